@@ -1,0 +1,81 @@
+/* checks.h: what must hold before a kernel may follow pointers.
+ *
+ * People see the messages of the Python wrappers (rlaif_pl/ops). These checks only keep a direct
+ * call of torch.ops from reading outside its tensors, so they are few and terse.
+ */
+#pragma once
+#include <torch/csrc/stable/device.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <cstdint>
+#include <optional>
+#include <type_traits>
+
+namespace rlaif_pl {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+/* The type that arithmetic on scalar_t runs in. */
+template <typename scalar_t>
+using accumulator_t = std::conditional_t<std::is_same_v<scalar_t, double>, double, float>;
+
+inline ScalarType accumulator_type(ScalarType dtype) {
+  return dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+inline void check_tensor(const char *name, const Tensor &tensor, ScalarType dtype,
+                         const Tensor &like) {
+  STD_TORCH_CHECK(tensor.scalar_type() == dtype, name, " has the wrong dtype");
+  STD_TORCH_CHECK(tensor.device() == like.device(), name, " is on another device");
+}
+
+/* rewards, values: (N, T) of one floating dtype; bootstrap: (N,) of it; lengths: (N,) int64. */
+inline void check_gae(const Tensor &rewards, const Tensor &values, const Tensor &lengths,
+                      const Tensor &bootstrap) {
+  STD_TORCH_CHECK(rewards.dim() == 2 && values.dim() == 2 && lengths.dim() == 1 &&
+                      bootstrap.dim() == 1,
+                  "gae: rewards and values must be 2-D, lengths and bootstrap 1-D");
+  const int64_t N = rewards.size(0), T = rewards.size(1);
+  STD_TORCH_CHECK(values.size(0) == N && values.size(1) == T && lengths.size(0) == N &&
+                      bootstrap.size(0) == N,
+                  "gae: rewards is (", N, ", ", T, "); another tensor does not fit it");
+  check_tensor("gae: values", values, rewards.scalar_type(), rewards);
+  check_tensor("gae: bootstrap", bootstrap, rewards.scalar_type(), rewards);
+  check_tensor("gae: lengths", lengths, ScalarType::Long, rewards);
+}
+
+/* All (N,); scores of one floating dtype, target and weight in its accumulator dtype. */
+inline void check_pairwise_ce(const Tensor &first, const Tensor &second, const Tensor &target,
+                              const std::optional<Tensor> &weight) {
+  const auto is_fit = [&](const Tensor &x) { return x.dim() == 1 && x.size(0) == first.numel(); };
+  STD_TORCH_CHECK(is_fit(first) && is_fit(second) && is_fit(target) &&
+                      (!weight.has_value() || is_fit(*weight)),
+                  "pairwise_ce_fwd: every tensor must be 1-D of one length");
+  const auto label_type = accumulator_type(first.scalar_type());
+  check_tensor("pairwise_ce_fwd: second", second, first.scalar_type(), first);
+  check_tensor("pairwise_ce_fwd: target", target, label_type, first);
+  if (weight.has_value())
+    check_tensor("pairwise_ce_fwd: weight", *weight, label_type, first);
+}
+
+/* Call visit(scalar_t{}) for the C++ type of a floating dtype. */
+template <typename Visitor>
+void visit_floating(const char *op, ScalarType dtype, const Visitor &visit) {
+  switch (dtype) {
+  case ScalarType::Float:
+    return visit(float{});
+  case ScalarType::Double:
+    return visit(double{});
+  case ScalarType::Half:
+    return visit(c10::Half{});
+  case ScalarType::BFloat16:
+    return visit(c10::BFloat16{});
+  default:
+    STD_TORCH_CHECK(false, op, ": unsupported dtype ", torch::headeronly::toString(dtype));
+  }
+}
+
+} // namespace rlaif_pl

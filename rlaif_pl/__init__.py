@@ -1,0 +1,3 @@
+"""Reinforcement learning from AI feedback on PyTorch Lightning."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,21 @@
+"""Lightning callbacks and loggers that keep a run's records."""
+
+from rlaif_pl.callbacks.export_model import ExportModel
+from rlaif_pl.callbacks.history import HistoryFile
+from rlaif_pl.callbacks.metrics_file import MetricsFile
+from rlaif_pl.callbacks.non_finite import NonFiniteError, NonFiniteStop
+from rlaif_pl.callbacks.run_facts import RunFacts
+from rlaif_pl.callbacks.sample_table import SampleTable
+from rlaif_pl.callbacks.wandb_logger import RunLoggers, default_loggers
+
+__all__ = [
+    "ExportModel",
+    "HistoryFile",
+    "MetricsFile",
+    "NonFiniteError",
+    "NonFiniteStop",
+    "RunFacts",
+    "RunLoggers",
+    "SampleTable",
+    "default_loggers",
+]

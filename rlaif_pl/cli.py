@@ -1,0 +1,173 @@
+"""Command line: ``python -m rlaif_pl COMMAND``.
+
+Imports happen inside the commands: ``run`` and ``--help`` start in a second instead of ten.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import inspect
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rlaif_pl import __version__
+from rlaif_pl.configs_folder import find_config
+
+LIGHTNING = ("fit", "validate", "test", "predict")
+DEFAULT_FIT = "quickstart/reward_from_pairs.yaml"
+# Command to module and function; the function's signature is the command's options.
+FUNCTIONS = {
+    "sample": ("rlaif_pl.commands.sample", "sample"),
+    "label": ("rlaif_pl.commands.label", "label"),
+    "evaluate alignment": ("rlaif_pl.commands.evaluate", "alignment"),
+    "evaluate reward": ("rlaif_pl.commands.evaluate", "reward"),
+    "evaluate policy": ("rlaif_pl.commands.evaluate", "policy"),
+    "report": ("rlaif_pl.commands.report", "report"),
+    "export": ("rlaif_pl.commands.export", "export"),
+    "doctor": ("rlaif_pl.commands.doctor", "doctor"),
+}
+HELP = """\
+usage: python -m rlaif_pl COMMAND [options]      (COMMAND --help says more)
+
+a whole experiment
+  run FILE             every stage of an experiment, each in its own process; finished ones are skipped
+
+training (LightningCLI: --config FILE, --print_config, --trainer.*, --model.*, --data.*)
+  fit                  train the module of a config; without one, the quickstart reward model
+  validate, test, predict
+
+single steps
+  sample               responses of a policy, as unlabeled pairs
+  label                preferences by a language model, as soft labels
+  evaluate alignment   agreement of a labeler with people, beside the length rule
+  evaluate reward      pair accuracy and calibration of a reward model
+  evaluate policy      win rates, KL, lengths and copying of a policy against its SFT policy
+  report               one HTML page about a run
+  export               preferences as TRL's prompt/chosen/rejected columns
+
+  doctor               what works on this machine, and what to do about what does not
+"""
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        args: Command and options; ``sys.argv[1:]`` where None.
+
+    Returns:
+        Exit status: 0, 1 after an error that is explained on standard error, 2 for wrong usage.
+    """
+    words = list(sys.argv[1:] if args is None else args)
+    if not words or words[0] in ("-h", "--help", "help"):
+        sys.stdout.write(HELP)
+        return 0 if words else 2
+    if words[0] == "--version":
+        sys.stdout.write(f"rlaif_pl {__version__}\n")
+        return 0
+    command = " ".join(words[:2]) if words[0] == "evaluate" else words[0]
+    rest = words[len(command.split()) :]
+    if command not in (*LIGHTNING, *FUNCTIONS, "run"):
+        known = ", ".join([*LIGHTNING, "run", *FUNCTIONS])
+        sys.stderr.write(f"error: unknown command {command!r}; known: {known}\n")
+        return 2
+    try:
+        if command == "run":
+            return run_experiment(rest)
+        if command in LIGHTNING:
+            return run_lightning(command, rest)
+        return run_function(command, rest)
+    except (ValueError, OSError, RuntimeError) as error:
+        if os.environ.get("RLAIF_PL_TRACEBACK") == "1":
+            raise
+        sys.stderr.write(f"error: {error}\n(RLAIF_PL_TRACEBACK=1 shows where)\n")
+        return 1
+
+
+def run_experiment(args: list[str]) -> int:
+    """``run FILE``: every stage of an experiment."""
+    from rlaif_pl.pipeline import run
+
+    parser = argparse.ArgumentParser("python -m rlaif_pl run", description=run.__doc__)
+    parser.add_argument("file", help="experiment YAML; one that comes with the package by its name")
+    parser.add_argument("--out", type=Path, help="folder of the run, in place of the file's")
+    parser.add_argument("--seed", type=int, help="in place of the file's")
+    parser.add_argument(
+        "--force", nargs="+", default=[], metavar="STAGE", help="run these (and what reads them) again"
+    )
+    parser.add_argument("--dry_run", action="store_true", help="only say what would run")
+    given = parser.parse_args(args)
+    return run(find_config(given.file), given.out, given.force, given.seed, given.dry_run)
+
+
+def run_lightning(command: str, args: list[str]) -> int:
+    """``fit`` and its like through LightningCLI."""
+    asks = {"-h", "--help", "--print_config"}
+    if command == "fit" and not any(
+        word.split("=")[0] in ("--config", "-c", "--model", *asks) for word in args
+    ):
+        sys.stdout.write(
+            f"No --config: training the embedded quickstart reward model on AI labels ({DEFAULT_FIT}).\n"
+        )
+        args = ["--config", str(find_config(DEFAULT_FIT)), *args]
+    args = [
+        str(find_config(word)) if before in ("--config", "-c") else word
+        for before, word in zip(["", *args], args, strict=False)
+    ]
+    from lightning.pytorch import LightningModule
+    from lightning.pytorch.cli import LightningCLI
+
+    from rlaif_pl.training import PreferenceDataModule
+
+    # ours on purpose: batches are text, loaders keep their own order, and stages are short
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*is smaller than the logging interval.*")
+    LightningCLI(
+        LightningModule,
+        PreferenceDataModule,
+        subclass_mode_model=True,
+        seed_everything_default=0,
+        save_config_callback=None,  # `run` keeps the resolved config; a lone fit has its file
+        args=[command, *args],
+    )
+    return 0
+
+
+def run_function(command: str, args: list[str]) -> int:
+    """A command that is one typed function."""
+    from jsonargparse import ArgumentParser
+
+    module, name = FUNCTIONS[command]
+    function: Callable[..., int] = getattr(importlib.import_module(module), name)
+    summary = (inspect.getdoc(function) or "").split("\n\nArgs:")[0]
+    parser = ArgumentParser(prog=f"python -m rlaif_pl {command}", description=summary)
+    parser.add_argument("--config", action="config", help="YAML with these options")
+    parser.add_function_arguments(function)
+    given = parser.instantiate_classes(parser.parse_args(gather_lists(function, args)))
+    options = {key: getattr(given, key) for key in inspect.signature(function).parameters}
+    return function(**options)
+
+
+def gather_lists(function: Callable[..., int], args: list[str]) -> list[str]:
+    """Turn ``--confidence 1 2 8`` into ``--confidence [1,2,8]`` for options that are lists."""
+    hints = {name: str(p.annotation) for name, p in inspect.signature(function).parameters.items()}
+    lists = {f"--{name}" for name, hint in hints.items() if hint.startswith("list[")}
+    result: list[str] = []
+    index = 0
+    while index < len(args):
+        word = args[index]
+        result.append(word)
+        index += 1
+        if word not in lists:
+            continue
+        values = []
+        while index < len(args) and not args[index].startswith("--"):
+            values.append(args[index])
+            index += 1
+        single = len(values) == 1 and values[0].startswith("[")
+        result.append(values[0] if single else f"[{','.join(values)}]")
+    return result

@@ -1,0 +1,1 @@
+"""What the command line runs besides fit: one module a command, each a typed function."""

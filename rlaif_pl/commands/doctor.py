@@ -1,0 +1,78 @@
+"""``doctor``: what works on this machine, and what to do about what does not."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import sys
+from collections.abc import Callable
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from rlaif_pl import ops
+from rlaif_pl.configs_folder import configs_folder
+from rlaif_pl.evaluation.judges import minilm_folder
+from rlaif_pl.models.backbone import resolve_dtype
+from rlaif_pl.models.embedded import verify_embedded_model
+
+
+def doctor() -> int:
+    """Check compiled ops, embedded models, configs and devices; exit 1 where a part is missing."""
+    checks: list[tuple[str, Callable[[], str]]] = [
+        ("python and torch", versions),
+        ("compiled ops", compiled_ops),
+        ("embedded model", embedded_model),
+        ("independent judge", lambda: str(minilm_folder())),
+        ("configs", lambda: str(configs_folder())),
+        ("device", device),
+        ("disk", disk),
+    ]
+    table = Table("part", "", "what was found")
+    healthy = True
+    for name, check in checks:
+        try:
+            table.add_row(name, "ok", check())
+        except (OSError, ValueError, RuntimeError) as error:
+            healthy = False
+            table.add_row(name, "MISSING", str(error))
+    Console().print(table)
+    return 0 if healthy else 1
+
+
+def versions() -> str:
+    """Python and library versions."""
+    return f"python {sys.version.split()[0]}, torch {torch.__version__}"
+
+
+def compiled_ops() -> str:
+    """Backend of each op on the CPU; the reference alone is slow but right."""
+    backends = {name: ops.backend_of(name, "cpu") for name in ("gae", "pairwise_ce_fwd")}
+    if "reference" in backends.values():
+        raise RuntimeError(
+            f"{backends}: the PyTorch reference is used; for the kernels run "
+            "`pip install --no-build-isolation -e .` with a C++ compiler"
+        )
+    return str(backends)
+
+
+def embedded_model() -> str:
+    """Checksums of the embedded model, recomputed."""
+    return f"sha256 {verify_embedded_model().weights_sha256[:16]}... verified"
+
+
+def device() -> str:
+    """Device and the type `dtype: auto` would take."""
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    nvcc = "nvcc found" if shutil.which("nvcc") else "no nvcc"
+    wandb = "W&B installed" if importlib.util.find_spec("wandb") else "no W&B"
+    return f"{name}, {torch.get_num_threads()} threads, auto = {resolve_dtype('auto')}, {nvcc}, {wandb}"
+
+
+def disk() -> str:
+    """Free space where runs are written."""
+    free = shutil.disk_usage(".").free / 2**30
+    if free < 2:
+        raise OSError(f"{free:.1f} GiB free here; a quickstart run needs about 3")
+    return f"{free:.0f} GiB free here"

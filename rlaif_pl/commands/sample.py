@@ -1,0 +1,84 @@
+"""``sample``: responses of a policy, as unlabeled pairs."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from rlaif_pl.data.preferences import write_preferences
+from rlaif_pl.data.sources import DataSource, load_prompts
+from rlaif_pl.evaluation.metrics import write_metrics
+from rlaif_pl.evaluation.win_rate import text_measures
+from rlaif_pl.models.policy import BackboneOptions, load_policy
+from rlaif_pl.rl.generate import generate
+from rlaif_pl.text import Template, word_count
+from rlaif_pl.types import Preference, Provenance
+
+
+def sample(
+    policy: BackboneOptions,
+    prompts: DataSource | str,
+    out: str,
+    pairs_per_prompt: int = 1,
+    template: Template = Template(),  # noqa: B008 - frozen
+    max_new_tokens: int = 64,
+    temperature: float = 1.0,
+    batch_size: int = 16,
+    seed: int = 0,
+) -> int:
+    """Sample responses to prompts and write them as unlabeled pairs to OUT/pairs.jsonl.
+
+    A pair of two equal or empty responses says nothing and is left out and counted.
+
+    Args:
+        policy: Model to sample from.
+        prompts: What to respond to.
+        out: Folder for pairs.jsonl and metrics.json.
+        pairs_per_prompt: Pairs of fresh responses to each prompt.
+        template: How prompts and responses are written.
+        max_new_tokens: Length limit of a response, EOS included.
+        temperature: Divides the logits; the paper samples at 1.
+        batch_size: Prompts at a time.
+        seed: Seeds the sampling noise.
+    """
+    started = time.monotonic()
+    rows = load_prompts(prompts)
+    model = load_policy(policy, template)
+    responses = generate(
+        model,
+        rows,
+        per_prompt=2 * pairs_per_prompt,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        seed=seed,
+        batch_size=batch_size,
+        title=f"sampling {len(rows)} prompts",
+    )
+    provenance = Provenance(
+        first_policy=f"{policy.name} T={temperature} seed={seed}",
+        second_policy=f"{policy.name} T={temperature} seed={seed}",
+    )
+    pairs = [
+        Preference(prompt.text, texts[k], texts[k + 1], prompt.group, provenance=provenance)
+        for prompt, texts in zip(rows, responses.texts, strict=True)
+        for k in range(0, len(texts), 2)
+        if texts[k] and texts[k + 1] and texts[k] != texts[k + 1]
+    ]
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_preferences(folder / "pairs.jsonl", pairs)
+    flat = [text for texts in responses.texts for text in texts]
+    cut = [flag for flags in responses.unfinished for flag in flags]
+    measures = text_measures([prompt.text for prompt in rows], responses.texts)
+    write_metrics(
+        folder / "metrics.json",
+        {
+            "sample/pairs": len(pairs),
+            "sample/dropped": len(rows) * pairs_per_prompt - len(pairs),
+            "sample/words": sum(map(word_count, flat)) / len(flat),
+            "sample/unfinished": sum(cut) / len(cut),
+            "sample/copied_4grams": measures.copied_4grams,
+            "sample/seconds": time.monotonic() - started,
+        },
+    )
+    return 0

@@ -1,0 +1,1 @@
+"""Reading, storing, splitting and batching of prompts and preferences."""

@@ -1,0 +1,90 @@
+"""Records to batches of text; modules tokenize, since each has its own tokenizer.
+
+A filler is a row that is there only so that every rank has as many rows as the others. It must
+count nowhere: pairs carry weight 0, prompts ``is_filler``, demonstrations ``is_filler`` too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from rlaif_pl.types import DemonstrationBatch, PairBatch, Preference, Prompt, PromptBatch
+
+
+def collate_pairs(
+    rows: Sequence[Preference], index: Sequence[int], is_filler: Sequence[bool]
+) -> PairBatch:
+    """Batch labeled preferences.
+
+    Args:
+        rows: ``N`` preferences with labels.
+        index: Their positions in the data set, for the error message. ``(N,)``
+        is_filler: True where a row must not count; its weight becomes 0. ``(N,)``
+
+    Raises:
+        ValueError: A row has no label.
+    """
+    targets = []
+    for position, row in zip(index, rows, strict=True):
+        if row.p_first is None:
+            raise ValueError(
+                f"expected labeled pairs, row {position} (group {row.group!r}) has no p_first; "
+                "label the pairs first"
+            )
+        targets.append(row.p_first)
+    weights = [0.0 if filler else row.weight for row, filler in zip(rows, is_filler, strict=True)]
+    return PairBatch(
+        prompts=[row.prompt for row in rows],
+        first=[row.first for row in rows],
+        second=[row.second for row in rows],
+        target=torch.tensor(targets, dtype=torch.float32),
+        weight=torch.tensor(weights, dtype=torch.float32),
+    )
+
+
+def collate_prompts(
+    rows: Sequence[Prompt], index: Sequence[int], is_filler: Sequence[bool]
+) -> PromptBatch:
+    """Batch prompts with the positions that key their sampling noise.
+
+    Args:
+        rows: ``N`` prompts.
+        index: Their positions in the data set. ``(N,)``
+        is_filler: True where a row must not count. ``(N,)``
+    """
+    return PromptBatch(
+        prompts=[row.text for row in rows],
+        groups=[row.group for row in rows],
+        positions=torch.tensor(list(index), dtype=torch.int64),
+        is_filler=torch.tensor(list(is_filler), dtype=torch.bool),
+    )
+
+
+def collate_demonstrations(
+    rows: Sequence[Prompt], index: Sequence[int], is_filler: Sequence[bool]
+) -> DemonstrationBatch:
+    """Batch prompts with their references.
+
+    Args:
+        rows: ``N`` prompts with references.
+        index: Their positions in the data set, for the error message. ``(N,)``
+        is_filler: True where a row must not count. ``(N,)``
+
+    Raises:
+        ValueError: A row has no reference.
+    """
+    references = []
+    for position, row in zip(index, rows, strict=True):
+        if row.reference is None:
+            raise ValueError(
+                f"expected demonstrations, row {position} (group {row.group!r}) has no reference; "
+                "add one or leave the row out"
+            )
+        references.append(row.reference)
+    return DemonstrationBatch(
+        prompts=[row.text for row in rows],
+        references=references,
+        is_filler=torch.tensor(list(is_filler), dtype=torch.bool),
+    )

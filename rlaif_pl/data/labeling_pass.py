@@ -1,0 +1,129 @@
+"""Ask a labeler for missing labels, a chunk at a time, so that a kill costs a chunk at most."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from rich.console import Console
+from rich.progress import Progress
+
+from rlaif_pl.data.label_store import LabelStore
+from rlaif_pl.types import Labeler, Preference, Provenance
+
+
+@dataclass(frozen=True, slots=True)
+class LabelingResult:
+    """Labels with an account of what they cost and what failed.
+
+    Attributes:
+        answers: All pairs in order; one the labeler could not judge has ``p_first=None``.
+        unusable: Why a pair has no label, to number of pairs.
+        reused: Answers (usable or not) that were in the store already.
+        new: Answers asked for now.
+    """
+
+    answers: list[Preference]
+    unusable: dict[str, int] = field(default_factory=dict)
+    reused: int = 0
+    new: int = 0
+
+    @property
+    def rows(self) -> list[Preference]:
+        """Pairs with a usable label, in order."""
+        return [answer for answer in self.answers if answer.p_first is not None]
+
+
+def label_pairs(
+    pairs: Sequence[Preference],
+    labeler: Labeler,
+    store: LabelStore,
+    chunk: int = 64,
+    progress: bool = True,
+    retry_failed: bool = False,
+) -> LabelingResult:
+    """Label pairs through the store.
+
+    Args:
+        pairs: What to label; labels they already have are not shown to the labeler.
+        labeler: Who judges.
+        store: Where answers are looked up and kept; each chunk is committed before the next.
+        chunk: Pairs asked for between two commits.
+        progress: Whether to show a progress bar.
+        retry_failed: Ask again where the stored answer is a failure; a resumed run may then train
+            on other rows than the unbroken one.
+
+    Raises:
+        ValueError: ``chunk`` is below 1, or the labeler breaks its contract.
+    """
+    if chunk < 1:
+        raise ValueError(f"expected chunk of at least 1, got {chunk}")
+    fingerprint = labeler.fingerprint
+    known = store.get_many(fingerprint, pairs)
+    missing = _unique(
+        pair
+        for pair, answer in zip(pairs, known, strict=True)
+        if answer is None or (retry_failed and answer.p_first is None)
+    )
+    with Progress(console=Console(stderr=True), disable=not (progress and missing)) as bar:
+        task = bar.add_task("labeling", total=len(missing))
+        for start in range(0, len(missing), chunk):
+            asked = missing[start : start + chunk]
+            answers = _checked(fingerprint, asked, labeler.label(asked))
+            store.put(fingerprint, answers)
+            bar.advance(task, len(asked))
+    found = stored_labels(pairs, fingerprint, store)
+    return dataclasses.replace(found, reused=len(pairs) - len(missing), new=len(missing))
+
+
+def stored_labels(
+    pairs: Sequence[Preference], fingerprint: str, store: LabelStore
+) -> LabelingResult:
+    """Read the labels of pairs that were all asked for before.
+
+    Raises:
+        ValueError: Some were not.
+    """
+    answers = store.get_many(fingerprint, pairs)
+    found = [answer for answer in answers if answer is not None]
+    if len(found) < len(answers):
+        raise ValueError(
+            f"expected labels of {len(pairs)} pairs by {fingerprint} in {store.path}, "
+            f"{len(answers) - len(found)} are missing; label the pairs first, and let every "
+            "process see the same label_store"
+        )
+    unusable = Counter(
+        answer.provenance.failure or "no reason given" for answer in found if answer.p_first is None
+    )
+    return LabelingResult(found, dict(unusable), reused=len(pairs))
+
+
+def _unique(pairs: Iterable[Preference]) -> list[Preference]:
+    """Keep the first of pairs with the same texts, without labels a labeler might copy."""
+    texts: dict[tuple[str, str, str], Preference] = {}
+    for pair in pairs:
+        own = pair.provenance
+        bare = dataclasses.replace(
+            pair,
+            p_first=None,
+            source=None,
+            provenance=Provenance(own.first_policy, own.second_policy),
+        )
+        texts.setdefault((pair.prompt, pair.first, pair.second), bare)
+    return list(texts.values())
+
+
+def _checked(
+    fingerprint: str, asked: Sequence[Preference], answers: Sequence[Preference]
+) -> Sequence[Preference]:
+    """Return the answers, or refuse them if they do not belong to what was asked."""
+    if [(a.prompt, a.first, a.second) for a in asked] != [
+        (a.prompt, a.first, a.second) for a in answers
+    ]:
+        raise ValueError(
+            f"expected {fingerprint} to return the {len(asked)} pairs it was given, in order, got "
+            f"{len(answers)} others; fix its label()"
+        )
+    return answers

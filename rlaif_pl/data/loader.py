@@ -1,0 +1,204 @@
+"""Batches in an order that depends on seed and epoch only, the same after a kill as without one.
+
+This is not a ``torch.utils.data.DataLoader``: batches are lists of strings that cost nothing to
+make, so worker processes have no use, and Lightning (2.6.6) leaves a loader of another class alone
+where it would put its own sampler, and with it other batches, into a ``DataLoader``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Generic, NamedTuple, TypeVar
+
+import torch
+
+Row = TypeVar("Row")
+Batch = TypeVar("Batch")
+
+
+class Shard(NamedTuple):
+    """One rank's part of one global batch."""
+
+    rows: list[int]
+    is_filler: list[bool]
+
+
+@dataclass(slots=True)
+class BatchOrder:
+    """Which rows make up which batch of which rank.
+
+    All ranks shuffle alike, cut the rows into global batches and take every ``num_ranks``-th row of
+    each. In the last, uneven batch a rank may be one row short; it repeats a row as filler.
+
+    Attributes:
+        num_rows: Rows in the data set.
+        batch_size: Rows a rank takes at a time.
+        rank: This process, from 0.
+        num_ranks: Number of processes.
+        seed: Seeds the order.
+        shuffle: Whether to shuffle anew every epoch; otherwise file order.
+        drop_last: Whether to leave out the last batch if it is not full.
+        lengths: Size of each row (words), to make batches of like lengths; None for none.
+        bucket_batches: Batches within which rows are sorted by length, if lengths are given.
+        epoch: Current epoch; set by ``set_epoch``.
+    """
+
+    num_rows: int
+    batch_size: int
+    rank: int = 0
+    num_ranks: int = 1
+    seed: int = 0
+    shuffle: bool = True
+    drop_last: bool = False
+    lengths: Sequence[int] | None = None
+    bucket_batches: int = 16
+    epoch: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse sizes from which no batch comes.
+
+        Raises:
+            ValueError: A size is below 1, or ``drop_last`` leaves no batch.
+        """
+        for name in ("num_rows", "batch_size", "num_ranks", "bucket_batches"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"expected {name} of at least 1, got {getattr(self, name)}")
+        if not len(self):
+            raise ValueError(
+                f"expected at least {self.global_batch} rows for one full batch of "
+                f"{self.num_ranks} x {self.batch_size}, got {self.num_rows}; make batch_size "
+                "smaller or set drop_last to false"
+            )
+
+    @property
+    def global_batch(self) -> int:
+        """Rows all ranks take at a time."""
+        return self.batch_size * self.num_ranks
+
+    @property
+    def sampler(self) -> BatchOrder:
+        """Itself: a batch sampler names what Lightning is to tell the epoch."""
+        return self
+
+    def __len__(self) -> int:
+        """Count the batches of an epoch, the same on every rank."""
+        full, rest = divmod(self.num_rows, self.global_batch)
+        return full + (rest > 0 and not self.drop_last)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch; Lightning calls this at the start of each."""
+        self.epoch = epoch
+
+    def shards(self) -> list[Shard]:
+        """Return this rank's batches of the current epoch."""
+        return [self._shard(batch) for batch in self._global_batches()]
+
+    def _global_batches(self) -> list[list[int]]:
+        """Cut the rows of the epoch into global batches."""
+        size = self.global_batch
+        if not self.shuffle:
+            rows = list(range(self.num_rows))
+            return [rows[n : n + size] for n in range(0, len(rows), size)][: len(self)]
+        generator = torch.Generator().manual_seed(_mix(self.seed, self.epoch))
+        rows = torch.randperm(self.num_rows, generator=generator).tolist()[: len(self) * size]
+        if self.lengths is None:
+            return [rows[n : n + size] for n in range(0, len(rows), size)]
+        batches: list[list[int]] = []
+        window = size * self.bucket_batches
+        for start in range(0, len(rows), window):
+            part = sorted(rows[start : start + window], key=self.lengths.__getitem__)
+            cut = [part[n : n + size] for n in range(0, len(part), size)]
+            order = torch.randperm(len(cut), generator=generator).tolist()
+            batches += [cut[n] for n in order]
+        return batches
+
+    def _shard(self, batch: list[int]) -> Shard:
+        """Take this rank's rows, one filler at most."""
+        own = batch[self.rank :: self.num_ranks]
+        per_rank = -(-len(batch) // self.num_ranks)
+        missing = per_rank - len(own)
+        return Shard(own + batch[:missing], [False] * len(own) + [True] * missing)
+
+
+class LoaderState(NamedTuple):
+    """How far a loader got, and over what.
+
+    ``batches`` of epoch ``epoch`` were handed out; the other fields must match on resuming.
+    """
+
+    epoch: int
+    batches: int
+    num_rows: int
+    global_batch: int
+    seed: int
+
+
+class BatchLoader(Generic[Row, Batch]):
+    """Iterate over one rank's batches; stateful, so Lightning resumes it within an epoch.
+
+    Args:
+        rows: The data set.
+        collate: Makes a batch of rows, their positions and their filler flags.
+        order: Which rows go together.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        collate: Callable[[Sequence[Row], Sequence[int], Sequence[bool]], Batch],
+        order: BatchOrder,
+    ) -> None:
+        self.rows = rows
+        self.collate = collate
+        self.batch_sampler = order  # Lightning calls batch_sampler.sampler.set_epoch
+        self._handed_out = (0, 0)
+        self._resume: tuple[int, int] | None = None
+
+    def __len__(self) -> int:
+        """Count the batches of a whole epoch, also after resuming in the middle of one."""
+        return len(self.batch_sampler)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield the (remaining) batches of the current epoch.
+
+        The epoch is read at the first batch, not before: Lightning makes the iterator of a run's
+        first epoch before it says which epoch that is.
+        """
+        epoch = self.batch_sampler.epoch
+        start = self._resume[1] if self._resume is not None and self._resume[0] == epoch else 0
+        self._resume = None
+        for number, shard in enumerate(self.batch_sampler.shards()[start:], start=start + 1):
+            self._handed_out = (epoch, number)
+            yield self.collate([self.rows[n] for n in shard.rows], shard.rows, shard.is_filler)
+
+    def state_dict(self) -> dict[str, int]:
+        """Return ``LoaderState`` as plain numbers, the same on every rank."""
+        epoch, batches = self._handed_out if self._resume is None else self._resume
+        order = self.batch_sampler
+        state = LoaderState(epoch, batches, order.num_rows, order.global_batch, order.seed)
+        return state._asdict()
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Continue where a checkpoint left off.
+
+        Raises:
+            ValueError: The checkpoint is from the middle of an epoch over other data.
+        """
+        saved = LoaderState(**state)
+        order = self.batch_sampler
+        now = LoaderState(*saved[:2], order.num_rows, order.global_batch, order.seed)
+        if saved != now and 0 < saved.batches < -(-saved.num_rows // saved.global_batch):
+            raise ValueError(
+                f"expected the data of the checkpoint, which was saved in the middle of an epoch "
+                f"({saved}), got {now}; resume with the same data, batch size times devices and "
+                "seed, or start a new run from the checkpoint's weights"
+            )
+        self._resume = (saved.epoch, saved.batches)
+
+
+def _mix(seed: int, epoch: int) -> int:
+    """Return a generator seed from run seed and epoch; neighbors share nothing."""
+    digest = hashlib.blake2b(f"{seed}/{epoch}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1

@@ -1,0 +1,99 @@
+"""Our own files: one JSON object a line, fields as in ``rlaif_pl.types``."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rlaif_pl.data.files import RawRow, read_rows, write_text
+from rlaif_pl.data.records import check, decode_all, encode, group_of
+from rlaif_pl.types import Preference, Prompt
+
+__all__ = [
+    "LoadedPreferences",
+    "group_of",
+    "preferences_from_rows",
+    "read_preferences",
+    "read_prompts",
+    "write_preferences",
+    "write_prompts",
+]
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedPreferences:
+    """Preferences with an account of what was left out.
+
+    Attributes:
+        rows: Usable rows in file order.
+        dropped: Reason to number of rows left out.
+    """
+
+    rows: list[Preference]
+    dropped: dict[str, int] = field(default_factory=dict)
+
+
+def read_preferences(path: str | Path) -> list[Preference]:
+    """Read preferences; pairs of identical responses are left out with a warning that counts them.
+
+    Raises:
+        ValueError: A field is missing or invalid; names file, line, field and what to do.
+    """
+    loaded = preferences_from_rows(read_rows(Path(path)))
+    for reason, count in loaded.dropped.items():
+        logger.warning("%s: left out %d rows: %s", path, count, reason)
+    return loaded.rows
+
+
+def preferences_from_rows(rows: Iterable[RawRow]) -> LoadedPreferences:
+    """Decode rows in our schema, leaving out pairs of identical responses.
+
+    Raises:
+        ValueError: See ``read_preferences``.
+    """
+    kept: list[Preference] = []
+    dropped: Counter[str] = Counter()
+    for _, row in decode_all(Preference, rows):
+        if row.first == row.second:
+            dropped["identical responses"] += 1
+        else:
+            kept.append(row)
+    return LoadedPreferences(kept, dict(dropped))
+
+
+def write_preferences(path: str | Path, rows: Sequence[Preference]) -> None:
+    """Write preferences so that a kill leaves the old file or the new one, never a part.
+
+    Raises:
+        ValueError: A row could not be read back (empty text, ``p_first`` out of range, ...).
+    """
+    write_text(Path(path), _lines(path, rows))
+
+
+def read_prompts(path: str | Path) -> list[Prompt]:
+    """Read prompts with fields ``text`` and, optionally, ``group`` and ``reference``.
+
+    Raises:
+        ValueError: A field is missing or invalid; names file, line, field and what to do.
+    """
+    return [prompt for _, prompt in decode_all(Prompt, read_rows(Path(path)))]
+
+
+def write_prompts(path: str | Path, rows: Sequence[Prompt]) -> None:
+    """Write prompts; safe against kills as ``write_preferences`` is.
+
+    Raises:
+        ValueError: A row could not be read back (empty text).
+    """
+    write_text(Path(path), _lines(path, rows))
+
+
+def _lines(path: str | Path, rows: Iterable[Preference | Prompt]) -> Iterator[str]:
+    """Check and encode each record."""
+    for number, row in enumerate(rows, start=1):
+        check(row, f"{path}:{number}")
+        yield encode(row)

@@ -1,0 +1,142 @@
+"""Our records to and from plain JSON objects, with every field checked by its annotation."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import math
+import types
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from rlaif_pl.data.files import RawRow
+from rlaif_pl.types import Preference, Prompt
+
+Record = TypeVar("Record", Preference, Prompt)
+logger = logging.getLogger(__name__)
+
+
+def group_of(text: str) -> str:
+    """Return the group of a prompt that has no identity of its own: a hash of its text."""
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def decode_all(kind: type[Record], rows: Iterable[RawRow]) -> Iterator[tuple[str, Record]]:
+    """Yield ``(where, record)`` for rows in our own schema; unknown fields are warned of once.
+
+    A row without ``group`` gets one from its text.
+
+    Raises:
+        ValueError: A field is missing or holds what it must not; names file, line and field.
+    """
+    text_field = "prompt" if kind is Preference else "text"
+    warned: set[str] = set()
+    for where, fields in rows:
+        text = fields.get(text_field)
+        known = {"group": group_of(text)} if isinstance(text, str) else {}
+        record = _decode(kind, {**known, **_present(fields, "group")}, where, "", warned)
+        check(record, where)
+        yield where, record
+    if warned:
+        logger.warning("ignored unknown fields: %s", ", ".join(sorted(warned)))
+
+
+def check(record: Preference | Prompt, where: str) -> None:
+    """Refuse a record that cannot be trained on.
+
+    Raises:
+        ValueError: Empty text, ``p_first`` outside [0, 1] or NaN, or a weight below 0 or infinite.
+    """
+    names = ("prompt", "first", "second") if isinstance(record, Preference) else ("text",)
+    for name in (*names, "group"):
+        if not getattr(record, name).strip():
+            raise _complaint(where, name, "some text", getattr(record, name))
+    if isinstance(record, Preference):
+        p, weight = record.p_first, record.weight
+        if p is not None and not 0.0 <= p <= 1.0:  # also refuses NaN
+            raise _complaint(where, "p_first", "a probability in [0, 1], or null if unlabeled", p)
+        if not (math.isfinite(weight) and weight >= 0.0):
+            raise _complaint(where, "weight", "a finite number, at least 0", weight)
+    elif record.reference is not None and not record.reference.strip():
+        raise _complaint(where, "reference", "some text, or null", record.reference)
+
+
+def encode(record: Preference | Prompt) -> str:
+    """Return a record as one line of JSON; measurements that are not finite become null."""
+    fields = dataclasses.asdict(record)
+    if isinstance(record, Preference):
+        fields["provenance"] = {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in fields["provenance"].items()
+        }
+    return json.dumps(fields, ensure_ascii=False, allow_nan=False)
+
+
+def decode_fields(kind: type[Any], fields: dict[str, object], where: str) -> Any:
+    """Build one dataclass from a JSON object whose unknown fields are ignored in silence."""
+    return _decode(kind, fields, where, "", set())
+
+
+def _present(fields: dict[str, object], name: str) -> dict[str, object]:
+    """Drop a field that is there but null."""
+    return {key: value for key, value in fields.items() if key != name or value is not None}
+
+
+def _decode(
+    kind: type[Any], fields: dict[str, object], where: str, prefix: str, unknown: set[str]
+) -> Any:
+    """Build a dataclass from a JSON object, checking each value against its annotation."""
+    hints = get_type_hints(kind)
+    unknown.update(prefix + name for name in fields if name not in hints)
+    values = {}
+    for field in dataclasses.fields(kind):
+        name = prefix + field.name
+        if field.name in fields:
+            value, hint = fields[field.name], hints[field.name]
+            if dataclasses.is_dataclass(hint):
+                if not isinstance(value, dict):
+                    raise _complaint(where, name, "an object", value)
+                values[field.name] = _decode(hint, value, where, f"{name}.", unknown)  # type: ignore[arg-type]
+            else:
+                values[field.name] = _matched(value, hint, where, name)
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise ValueError(
+                f"{where}: expected the field {name!r}, got only {', '.join(sorted(fields))}; "
+                "add it, or map your columns with `columns`"
+            )
+    return kind(**values)
+
+
+def _matched(value: object, hint: Any, where: str, name: str) -> object:
+    """Return the value if its type is the annotated one (an int may stand for a float)."""
+    options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    for option in options:
+        if get_origin(option) is Literal:
+            if value in get_args(option):
+                return value
+        elif option is type(None):
+            if value is None:
+                return None
+        elif isinstance(value, option) and (option is bool or not isinstance(value, bool)):
+            return value
+        elif option is float and isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+    raise _complaint(where, name, " or ".join(_named(option) for option in options), value)
+
+
+def _named(hint: Any) -> str:
+    """Return how an error message calls a type."""
+    if get_origin(hint) is Literal:
+        return " or ".join(repr(choice) for choice in get_args(hint))
+    return {str: "text", float: "a number", int: "a whole number", bool: "true or false"}.get(
+        hint, "null"
+    )
+
+
+def _complaint(where: str, name: str, expected: str, got: object) -> ValueError:
+    """Build the error for one wrong field."""
+    return ValueError(
+        f"{where}: expected {name!r} to be {expected}, got {str(got)[:60]!r}; fix or remove the row"
+    )

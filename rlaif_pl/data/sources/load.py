@@ -1,0 +1,121 @@
+"""The two ways to read a source: as preferences, or as prompts."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterable
+
+from rlaif_pl.data import tiny_tldr
+from rlaif_pl.data.files import RawRow
+from rlaif_pl.data.preferences import LoadedPreferences, preferences_from_rows
+from rlaif_pl.data.records import decode_all
+from rlaif_pl.data.sources.chosen_rejected import read_hh, read_trl, read_trl_prompt
+from rlaif_pl.data.sources.columns import read_column_prompt, read_columns
+from rlaif_pl.data.sources.openai_comparisons import read_comparisons
+from rlaif_pl.data.sources.rows import open_rows
+from rlaif_pl.data.sources.source import DataSource, Format
+from rlaif_pl.types import Preference, Prompt
+
+logger = logging.getLogger(__name__)
+
+
+def load_preferences(source: DataSource | str) -> LoadedPreferences:
+    """Read pairs of responses, labeled or not.
+
+    Args:
+        source: What to read; a string is a name with everything else at its default.
+
+    Returns:
+        Rows in file order, and why others were left out.
+
+    Raises:
+        FileNotFoundError: A local file is missing.
+        OSError: A hub data set cannot be had.
+        ValueError: A row is malformed (file, line and field are named), or none is left.
+    """
+    source = DataSource(source) if isinstance(source, str) else source
+    if tiny_tldr.is_name(source.name):
+        loaded = tiny_tldr.preferences(source.name)
+    else:
+        loaded = _read_pairs(source, *open_rows(source))
+    rows, dropped = loaded.rows, dict(loaded.dropped)
+    if source.hard_labels:
+        ties = sum(row.p_first == 0.5 for row in rows)
+        rows = [_hardened(row) for row in rows if row.p_first != 0.5]
+        dropped.update({"tie": ties} if ties else {})
+    if not rows:
+        raise ValueError(f"expected pairs in {source.name}, none is left; left out: {dropped}")
+    for reason, count in dropped.items():
+        logger.info("%s: left out %d rows: %s", source.name, count, reason)
+    return LoadedPreferences(rows[: source.limit], dropped)
+
+
+def load_prompts(source: DataSource | str) -> list[Prompt]:
+    """Read prompts, each text once a group, from a prompt file or any preferences.
+
+    Args:
+        source: What to read; a string is a name with everything else at its default.
+
+    Returns:
+        Prompts in file order; ``reference`` is filled in where the data set has demonstrations.
+
+    Raises:
+        FileNotFoundError: A local file is missing.
+        OSError: A hub data set cannot be had.
+        ValueError: A row is malformed (file, line and field are named), or there is none.
+    """
+    source = DataSource(source) if isinstance(source, str) else source
+    if tiny_tldr.is_name(source.name):
+        found = tiny_tldr.prompts(source.name)
+    else:
+        found = _read_prompts(source, *open_rows(source))
+    unique: dict[tuple[str, str], Prompt] = {}
+    for prompt in found:
+        known = unique.setdefault((prompt.group, prompt.text), prompt)
+        if known.reference is None and prompt.reference is not None:
+            unique[prompt.group, prompt.text] = prompt
+    if not unique:
+        raise ValueError(f"expected prompts in {source.name}, there is none")
+    return list(unique.values())[: source.limit]
+
+
+def _read_pairs(source: DataSource, found: Format, rows: Iterable[RawRow]) -> LoadedPreferences:
+    """Read pairs in a known format."""
+    if source.confidence is not None and found != "openai_comparisons":
+        raise ValueError(
+            f"expected confidence only with openai_comparisons, {source.name} is {found}; drop it"
+        )
+    if found == "openai_comparisons":
+        return read_comparisons(rows, source.confidence)
+    if found == "hh":
+        return read_hh(rows, source.seed)
+    if found == "trl":
+        return read_trl(rows, source.seed)
+    if found == "columns":
+        return read_columns(rows, source.columns, source.seed)
+    if found == "preferences":
+        return preferences_from_rows(rows)
+    raise ValueError(
+        f"expected pairs of responses in {source.name}, got {found} without responses; sample two "
+        "responses a prompt first, or give it as prompts"
+    )
+
+
+def _read_prompts(source: DataSource, found: Format, rows: Iterable[RawRow]) -> list[Prompt]:
+    """Read prompts in a known format."""
+    if found == "prompts":
+        return [prompt for _, prompt in decode_all(Prompt, rows)]
+    if found == "columns":
+        return [read_column_prompt(row, source.columns) for row in rows]
+    if found == "trl":
+        return [read_trl_prompt(row) for row in rows]
+    pairs = _read_pairs(source, found, rows).rows
+    return [Prompt(pair.prompt, pair.group) for pair in pairs]
+
+
+def _hardened(row: Preference) -> Preference:
+    """Round a label to 0 or 1."""
+    if row.p_first is None:
+        return row
+    return dataclasses.replace(row, p_first=float(row.p_first > 0.5))

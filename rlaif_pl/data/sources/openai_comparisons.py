@@ -1,0 +1,133 @@
+"""Human comparisons of summaries as published with arXiv 2009.01325 (JSON lines).
+
+One row is one worker's choice between two summaries of a post. The same pair comes back from
+several workers; here it becomes one preference whose ``p_first`` is the share of votes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from rlaif_pl.data.files import RawRow
+from rlaif_pl.data.preferences import LoadedPreferences, group_of
+from rlaif_pl.types import Preference, Provenance
+
+
+@dataclass(slots=True)
+class _Votes:
+    """One pair and everybody's choices."""
+
+    prompt: str
+    first: str
+    second: str
+    group: str
+    policies: dict[str, str | None]
+    for_first: list[bool] = field(default_factory=list)
+    workers: list[str | None] = field(default_factory=list)
+    confidences: list[int | None] = field(default_factory=list)
+
+
+def read_comparisons(
+    rows: Iterable[RawRow], confidence: Collection[int] | None = None
+) -> LoadedPreferences:
+    """Collapse rows to one preference a pair, in order of first appearance.
+
+    Args:
+        rows: Rows of ``info{id, post}``, ``summaries[2]{text, policy}``, ``choice``, ``worker`` and
+            ``extra{confidence}``; id, policy, worker and confidence may be missing.
+        confidence: Count only votes with these confidences; None counts all.
+
+    Raises:
+        ValueError: A row lacks the post, a summary or the choice; names file, line and field.
+    """
+    votes: dict[tuple[str, frozenset[str]], _Votes] = {}
+    dropped: Counter[str] = Counter()
+    for row in rows:
+        vote = _vote(row)
+        if confidence is not None and vote.confidences[0] not in confidence:
+            dropped["other confidence"] += 1
+            continue
+        if vote.first == vote.second:
+            dropped["identical responses"] += 1
+            continue
+        key = (vote.group, frozenset((vote.first, vote.second)))
+        if key in votes:
+            dropped["further vote on the same pair"] += 1
+            known = votes[key]
+            same_way = known.first == vote.first
+            known.for_first.append(vote.for_first[0] == same_way)
+            known.workers += vote.workers
+            known.confidences += vote.confidences
+        else:
+            votes[key] = vote
+    return LoadedPreferences([_preference(vote) for vote in votes.values()], dict(dropped))
+
+
+def _vote(row: RawRow) -> _Votes:
+    """Read one row."""
+    info = _part(row, "info", dict)
+    summaries = _part(row, "summaries", list)
+    choice = _part(row, "choice", int)
+    if len(summaries) != 2 or not all(isinstance(summary, dict) for summary in summaries):
+        raise ValueError(f"{row.where}: expected two 'summaries' with text, got {len(summaries)}")
+    if choice not in (0, 1):
+        raise ValueError(f"{row.where}: expected 'choice' to be 0 or 1, got {choice}; fix the row")
+    post = _text(row, "info.post", info.get("post"))
+    first, second = (
+        _text(row, f"summaries[{n}].text", summary.get("text"))
+        for n, summary in enumerate(summaries)
+    )
+    extra = row.fields.get("extra")
+    confidence = extra.get("confidence") if isinstance(extra, dict) else None
+    worker = row.fields.get("worker")
+    return _Votes(
+        prompt=post,
+        first=first,
+        second=second,
+        group=str(info.get("id") or group_of(post)),
+        policies={first: summaries[0].get("policy"), second: summaries[1].get("policy")},
+        for_first=[choice == 0],
+        workers=[worker if isinstance(worker, str) else None],
+        confidences=[confidence if isinstance(confidence, int) else None],
+    )
+
+
+def _preference(votes: _Votes) -> Preference:
+    """Turn votes into a soft label."""
+    alone = len(votes.for_first) == 1
+    return Preference(
+        prompt=votes.prompt,
+        first=votes.first,
+        second=votes.second,
+        group=votes.group,
+        p_first=sum(votes.for_first) / len(votes.for_first),
+        source="human",
+        provenance=Provenance(
+            first_policy=votes.policies[votes.first],
+            second_policy=votes.policies[votes.second],
+            labeler=votes.workers[0] if alone else f"{len(votes.for_first)} workers",
+            strategy="human",
+            confidence=votes.confidences[0] if alone else None,
+        ),
+    )
+
+
+def _part(row: RawRow, name: str, kind: type[Any]) -> Any:
+    """Return a field of a type, or say what is wrong with it."""
+    value = row.fields.get(name)
+    if not isinstance(value, kind):
+        raise ValueError(
+            f"{row.where}: expected {name!r} to be {kind.__name__}, got {str(value)[:60]!r}; is "
+            "this an OpenAI comparisons file?"
+        )
+    return value
+
+
+def _text(row: RawRow, name: str, value: object) -> str:
+    """Return stripped text, or say that there is none."""
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{row.where}: expected {name!r} to be some text, got {value!r}; fix it")
+    return value.strip()

@@ -1,0 +1,113 @@
+"""Raw rows of a source, wherever it lies, and a look at which format they are in."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import datasets
+
+from rlaif_pl.data.files import RawRow, data_files, is_data_file, read_rows
+from rlaif_pl.data.sources.source import DataSource, Format
+
+logger = logging.getLogger(__name__)
+SAVED_MARKS = ("dataset_dict.json", "state.json")  # left by datasets' save_to_disk
+
+
+def open_rows(source: DataSource) -> tuple[Format, Iterator[RawRow]]:
+    """Return the format of a source and its rows.
+
+    Raises:
+        FileNotFoundError: A file, folder or split is not there.
+        OSError: A hub data set cannot be had.
+        ValueError: There is no row, or the format cannot be told.
+    """
+    rows = _rows(source)
+    head = next(rows, None)
+    if head is None:
+        raise ValueError(f"expected rows in {source.name} (split {source.split!r}), it is empty")
+    found = source.format
+    if found == "auto":
+        found = detect(head, source)
+        logger.info("%s: reading as %s", source.name, found)
+    return found, itertools.chain([head], rows)
+
+
+def detect(row: RawRow, source: DataSource) -> Format:
+    """Tell the format from the first row.
+
+    Raises:
+        ValueError: It is none of ours.
+    """
+    fields = row.fields
+    if source.columns:
+        return "columns"
+    if {"info", "summaries", "choice"} <= fields.keys():
+        return "openai_comparisons"
+    if {"chosen", "rejected"} <= fields.keys():
+        is_dialogue = isinstance(fields["chosen"], str) and "prompt" not in fields
+        return "hh" if is_dialogue and "\n\nAssistant:" in str(fields["chosen"]) else "trl"
+    if {"prompt", "first", "second"} <= fields.keys():
+        return "columns" if "label" in fields else "preferences"
+    if {"prompt", "completion"} <= fields.keys():
+        return "trl"
+    if "prompt" in fields:
+        return "columns"
+    if "text" in fields:
+        return "prompts"
+    raise ValueError(
+        f"{row.where}: cannot tell the format from the fields {', '.join(sorted(fields))}; "
+        "expected prompt/first/second, prompt/chosen/rejected, info/summaries/choice or text; map "
+        "yours with `columns`"
+    )
+
+
+def _rows(source: DataSource) -> Iterator[RawRow]:
+    """Yield rows of a local file or folder, else of the hub."""
+    path = Path(source.name).expanduser()
+    if any((path / mark).exists() for mark in SAVED_MARKS):
+        return _dataset_rows(source, _saved(path, source.split))
+    looks_local = is_data_file(path) or source.name.startswith((".", "/", "~"))
+    if path.exists() or looks_local or source.name.count("/") > 1:
+        return _file_rows(data_files(path, source.split))
+    return _dataset_rows(source, _from_hub(source))
+
+
+def _file_rows(files: Iterable[Path]) -> Iterator[RawRow]:
+    """Yield the rows of several files in turn."""
+    for file in files:
+        yield from read_rows(file)
+
+
+def _dataset_rows(source: DataSource, table: datasets.Dataset) -> Iterator[RawRow]:
+    """Yield the rows of a ``datasets`` table."""
+    for number, fields in enumerate(table):
+        yield RawRow(f"{source.name} ({source.split}) row {number}", dict(fields))
+
+
+def _saved(path: Path, split: str) -> datasets.Dataset:
+    """Load a folder written by ``save_to_disk``."""
+    saved = datasets.load_from_disk(str(path))
+    if not isinstance(saved, datasets.DatasetDict):
+        return saved
+    if split not in saved:
+        raise FileNotFoundError(
+            f"expected the split {split!r} in {path}, found {', '.join(map(str, saved))}; set split"
+        )
+    return saved[split]
+
+
+def _from_hub(source: DataSource) -> datasets.Dataset:
+    """Load a split of a hub data set, from its cache where there is no network."""
+    try:
+        return datasets.load_dataset(
+            source.name, name=source.subset, split=source.split, revision=source.revision
+        )
+    except (datasets.exceptions.DatasetNotFoundError, OSError) as error:
+        raise OSError(
+            f"expected a file, a folder or a Hugging Face data set named {source.name!r}, got "
+            f"none: {error}; check the name and the network (HF_HUB_OFFLINE must not be 1), or "
+            "give the path of a local copy"
+        ) from error

@@ -1,0 +1,76 @@
+"""What a user says about a data set, and the rows that come of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Format = Literal["auto", "preferences", "prompts", "columns", "openai_comparisons", "hh", "trl"]
+OUR_COLUMNS = (
+    "prompt",
+    "first",
+    "second",
+    "p_first",
+    "label",
+    "weight",
+    "group",
+    "reference",
+    "chosen",
+    "rejected",
+)
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """A data set and how to read it.
+
+    Attributes:
+        name: A file or folder, ``tiny_tldr/train|dev|final|pairs``, or a Hugging Face hub name.
+        format: ``preferences`` and ``prompts`` are our own files; ``columns`` any table with
+            ``columns``; ``auto`` looks at the first row and says in the log what it found.
+        split: Split of a hub data set, or start of the file names in a folder.
+        subset: Configuration of a hub data set, where it has several.
+        revision: Commit or tag of a hub data set; None takes the newest.
+        columns: Our name to theirs. Ours: prompt with first and second (and p_first, or label: 0,
+            1, ``first``, ``second`` or ``tie``) or with chosen and rejected; weight, group;
+            prompt with reference for demonstrations.
+        confidence: Keep only OpenAI comparisons with these confidences. The scale 1..9 is signed:
+            1-4 go with the first summary, 6-9 with the second; strong ones are 1, 2, 8, 9.
+        limit: Keep the first so many rows, after all filters; None keeps all.
+        hard_labels: Round ``p_first`` to 0 or 1 and leave out exact ties.
+        seed: Places chosen and rejected into first and second, so that the side tells nothing.
+    """
+
+    name: str
+    format: Format = "auto"
+    split: str = "train"
+    subset: str | None = None
+    revision: str | None = None
+    columns: dict[str, str] | None = None
+    confidence: list[int] | None = None
+    limit: int | None = None
+    hard_labels: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse settings that mean nothing.
+
+        Raises:
+            ValueError: An unknown column or confidence, or a limit below 1.
+        """
+        if not self.name:
+            raise ValueError("expected the name of a data set, got an empty one")
+        for name in self.columns or {}:
+            if name not in OUR_COLUMNS:
+                raise ValueError(
+                    f"expected columns to map from {', '.join(OUR_COLUMNS)}, got {name!r}; write "
+                    "our name first, then theirs"
+                )
+        for value in self.confidence or []:
+            if not 1 <= value <= 9 or value == 5:
+                raise ValueError(
+                    f"expected confidences of the signed scale 1-4 and 6-9, got {value}; for "
+                    "strong ones on both sides write [1, 2, 8, 9]"
+                )
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"expected limit of at least 1, or null for all, got {self.limit}")

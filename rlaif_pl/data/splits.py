@@ -1,0 +1,54 @@
+"""Splits by prompt that stay the same whatever else is in the data set."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import TypeVar
+
+from rlaif_pl.types import Preference, Prompt
+
+Row = TypeVar("Row", Preference, Prompt)
+
+
+def split_by_group(
+    rows: Sequence[Row], fraction: float, seed: int = 0
+) -> tuple[list[Row], list[Row]]:
+    """Hold out about a fraction of the groups, all rows of a group on one side.
+
+    Which side a group is on follows from its name and the seed alone (unless a side would stay
+    empty), so the pairs, prompts and demonstrations of one post are held out together, and adding
+    rows moves no group.
+
+    Args:
+        rows: Anything with a ``group``.
+        fraction: Share of groups to hold out, in [0, 1); 0 holds out none. Small data sets get near
+            it only roughly; with two groups or more, neither side is empty.
+        seed: Choose another split.
+
+    Returns:
+        ``(training rows, held-out rows)``, each in the order given.
+
+    Raises:
+        ValueError: ``fraction`` is out of range, or there is but one group to split.
+    """
+    if not 0.0 <= fraction < 1.0:
+        raise ValueError(f"expected a fraction in [0, 1), got {fraction}")
+    if fraction == 0.0:
+        return list(rows), []
+    place = {row.group: group_position(row.group, seed) for row in rows}
+    if len(place) < 2:
+        raise ValueError(
+            f"expected at least 2 prompts to hold out a share of {fraction}, got {len(place)}; set "
+            "the fraction to 0 or give held-out data of its own"
+        )
+    bound = min(max(fraction, min(place.values()) + 2.0**-49), max(place.values()))
+    train = [row for row in rows if place[row.group] >= bound]
+    held_out = [row for row in rows if place[row.group] < bound]
+    return train, held_out
+
+
+def group_position(group: str, seed: int) -> float:
+    """Return a number in [0, 1) that looks random and depends on group and seed only."""
+    digest = hashlib.blake2b(f"{seed}/{group}".encode(), digest_size=6).digest()
+    return int.from_bytes(digest, "little") / 2.0**48

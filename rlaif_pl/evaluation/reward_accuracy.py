@@ -1,0 +1,175 @@
+"""How far a reward agrees with people and with held-out AI labels, and how calibrated it is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from scipy.special import expit
+from scipy.stats import spearmanr
+
+from rlaif_pl.evaluation.metrics import write_json
+from rlaif_pl.evaluation.pairs import Array, correctness, decided, lengths_of, p_first_of, side
+from rlaif_pl.statistics import (
+    Interval,
+    ReliabilityBin,
+    brier,
+    expected_calibration_error,
+    fold,
+    paired_difference,
+    proportion_by_group,
+    reliability_table,
+)
+from rlaif_pl.types import Preference, Reward
+
+
+@dataclass(frozen=True, slots=True)
+class RewardReport:
+    """A reward measured on pairs it was not trained on.
+
+    Attributes:
+        pair_accuracy: Share of pairs by people whose better response has the higher reward; equal
+            rewards count half.
+        length_baseline: The same for "more characters win".
+        gain_over_length: Paired difference of the two.
+        ece: Expected calibration error of ``sigmoid(margin)``: 10 bins of equal mass, favored side
+            first.
+        ece_equal_width: The same with bins of equal width.
+        brier: Mean squared difference of ``sigmoid(margin)`` and people's verdict.
+        reliability: Bins of equal mass behind ``ece``.
+        length_correlation: Spearman's correlation of margin and length difference, in [-1, 1]; NaN
+            where one of them never varies.
+        ai_agreement: Pair accuracy on held-out AI labels; empty where none were given.
+    """
+
+    pair_accuracy: Interval
+    length_baseline: Interval
+    gain_over_length: Interval
+    ece: float
+    ece_equal_width: float
+    brier: float
+    reliability: tuple[ReliabilityBin, ...]
+    length_correlation: float
+    ai_agreement: Interval
+
+    def to_metrics(self, prefix: str = "reward") -> dict[str, float]:
+        """Return flat numbers; what was not measured is left out."""
+        metrics: dict[str, float] = {f"{prefix}/n": self.pair_accuracy.n}
+        for name in ("pair_accuracy", "length_baseline", "gain_over_length", "ai_agreement"):
+            metrics |= getattr(self, name).to_metrics(f"{prefix}/{name}")
+        for name in ("ece", "ece_equal_width", "brier", "length_correlation"):
+            metrics[f"{prefix}/{name}"] = getattr(self, name)
+        if self.ai_agreement.n:
+            metrics[f"{prefix}/ai_n"] = self.ai_agreement.n
+        return {key: value for key, value in metrics.items() if math.isfinite(value)}
+
+    def render(self, console: Console) -> None:
+        """Print the report as a table."""
+        table = Table("measure", "value [interval]", "pairs", title="Reward on pairs by people")
+        for label, interval in (
+            ("pair accuracy", self.pair_accuracy),
+            ("longer response wins", self.length_baseline),
+            ("gain over length", self.gain_over_length),
+            ("agreement with held-out AI labels", self.ai_agreement),
+        ):
+            table.add_row(label, escape(interval.percent()), str(interval.n))
+        table.add_row("calibration error / Brier", f"{self.ece:.3f} / {self.brier:.3f}", "")
+        table.add_row("correlation with length", f"{self.length_correlation:.2f}", "")
+        console.print(table)
+
+    def write(self, folder: Path | str) -> None:
+        """Write ``reliability.json``, a list of bins, for the report."""
+        write_json(Path(folder) / "reliability.json", [asdict(row) for row in self.reliability])
+
+
+def measure_reward(
+    reward: Reward,
+    gold: Sequence[Preference],
+    ai_labeled: Sequence[Preference] = (),
+    *,
+    level: float = 0.95,
+    draws: int = 2000,
+    seed: int = 0,
+) -> RewardReport:
+    """Score both responses of every pair and compare the higher one with the verdict.
+
+    Responses are scored as they are: surplus symbols stay, since the policy is paid for them.
+
+    Args:
+        reward: Reward to measure.
+        gold: Pairs with people's ``p_first``; undecided ones are left out.
+        ai_labeled: Pairs with an AI's ``p_first`` that the reward was not trained on.
+        level: Coverage of the intervals, in (0, 1).
+        draws: Bootstrap resamples.
+        seed: Seeds the bootstrap.
+
+    Raises:
+        ValueError: No gold pair is decided, or a reward is not finite.
+    """
+    people, machine = ([pairs[i] for i in decided(pairs)] for pairs in (gold, ai_labeled))
+    if not people:
+        raise ValueError(f"expected pairs with a verdict by people, got none among {len(gold)}")
+    margin, truth = margins(reward, people), p_first_of(people)
+    groups = [pair.group for pair in people]
+    correct = correctness(side(margin), side(truth - 0.5))
+    first_length, second_length = lengths_of(people)
+    by_length = correctness(side(first_length - second_length), side(truth - 0.5))
+    confidence, came_true = fold(expit(margin), truth)
+    ai_correct = correctness(side(margins(reward, machine)), side(p_first_of(machine) - 0.5))
+    return RewardReport(
+        pair_accuracy=proportion_by_group(correct, groups, level, draws, seed),
+        length_baseline=proportion_by_group(by_length, groups, level, draws, seed),
+        gain_over_length=paired_difference(correct, by_length, groups, level, draws, seed),
+        ece=expected_calibration_error(confidence, came_true),
+        ece_equal_width=expected_calibration_error(confidence, came_true, binning="equal_width"),
+        brier=brier(expit(margin), truth),
+        reliability=tuple(reliability_table(confidence, came_true)),
+        length_correlation=_rank_correlation(margin, first_length - second_length),
+        ai_agreement=proportion_by_group(
+            ai_correct, [pair.group for pair in machine], level, draws, seed
+        ),
+    )
+
+
+def margins(reward: Reward, pairs: Sequence[Preference]) -> Array:
+    """Reward of the first minus reward of the second response, ``(N,)``.
+
+    Raises:
+        ValueError: The reward gave another number of scores, or one that is not finite.
+    """
+    if not pairs:
+        return np.zeros(0)
+    prompts = [pair.prompt for pair in pairs for _ in range(2)]  # neighbors share their prompt
+    scores = scored(reward, prompts, [text for pair in pairs for text in (pair.first, pair.second)])
+    return scores[0::2] - scores[1::2]
+
+
+def scored(reward: Reward, prompts: Sequence[str], responses: Sequence[str]) -> Array:
+    """Rewards as float64 ``(N,)``, checked.
+
+    Raises:
+        ValueError: The reward gave another number of scores, or one that is not finite.
+    """
+    scores: Array = reward.score(prompts, responses).detach().cpu().double().numpy()
+    if scores.shape != (len(prompts),):
+        raise ValueError(f"expected {len(prompts)} rewards, got shape {scores.shape}")
+    if not np.isfinite(scores).all():
+        bad = int((~np.isfinite(scores)).sum())
+        raise ValueError(
+            f"expected finite rewards, got {bad} of {len(scores)} that are NaN or infinite; "
+            "the reward model's training likely diverged: look at its loss"
+        )
+    return scores
+
+
+def _rank_correlation(x: Array, y: Array) -> float:
+    """Spearman's correlation; NaN where one side is constant or there are fewer than 2 rows."""
+    if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return math.nan
+    return float(spearmanr(x, y).statistic)

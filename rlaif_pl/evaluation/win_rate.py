@@ -1,0 +1,237 @@
+"""Win rate of one system over another on the same prompts, with what may explain it beside it."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from rlaif_pl.evaluation.pairs import Array, side
+from rlaif_pl.statistics import Interval, length_controlled_win_rate, proportion_by_group
+from rlaif_pl.text import copied_ngrams, strip_surplus_symbols, word_count
+from rlaif_pl.types import Labeler, PointwiseLabeler, Preference
+
+
+class TextMeasures(NamedTuple):
+    """Plain measures of a system's responses, as a judge reads them; means over responses."""
+
+    words: float
+    chars: float
+    copied_4grams: float  # share of word 4-grams that stand in the prompt, in [0, 1]
+
+
+@dataclass(frozen=True, slots=True)
+class WinRate:
+    """How often system A's responses were preferred to system B's.
+
+    Attributes:
+        judge: Fingerprint of the judge.
+        raw: Mean over prompts of the share of comparisons A wins; ties count half.
+        length_controlled: Predicted share at equal length in characters (arXiv 2309.00267,
+            appendix J).
+        a: Measures of A's responses.
+        b: Measures of B's responses.
+        length_ratio: Mean words of A over mean words of B; NaN where B has none.
+        comparisons: Comparisons behind the rates.
+        ties: Those without a winner, equal texts among them.
+        prompts_without_verdict: Prompts left out because no comparison of theirs was judged.
+        failures: Comparisons left out for want of a verdict, by kind.
+    """
+
+    judge: str
+    raw: Interval
+    length_controlled: Interval
+    a: TextMeasures
+    b: TextMeasures
+    length_ratio: float
+    comparisons: int
+    ties: int
+    prompts_without_verdict: int
+    failures: Mapping[str, int]
+
+    def to_metrics(self, name: str, prefix: str = "winrate") -> dict[str, float]:
+        """Return flat numbers ``winrate/<name>``, ``_low``, ``_high`` and so on."""
+        key = f"{prefix}/{name}"
+        metrics: dict[str, float] = self.raw.to_metrics(key)
+        metrics |= self.length_controlled.to_metrics(f"{key}_length_controlled")
+        metrics |= {
+            f"{key}_n": self.raw.n,
+            f"{key}_comparisons": self.comparisons,
+            f"{key}_ties": self.ties,
+            f"{key}_failures": sum(self.failures.values()),
+            f"{key}_length_ratio": self.length_ratio,
+        }
+        return {key: value for key, value in metrics.items() if math.isfinite(value)}
+
+
+class _Verdicts(NamedTuple):
+    """One row a comparison that was judged, and what could not be."""
+
+    wins: Array  # (N,) 1, 0 or 0.5
+    prompt: list[int]  # index of the prompt of each row
+    chars_a: Array  # (N,)
+    chars_b: Array  # (N,), an empty response counted as one character
+    failures: dict[str, int]
+
+
+def compare(
+    prompts: Sequence[str],
+    a: Sequence[Sequence[str]],
+    b: Sequence[Sequence[str]],
+    judge: Labeler,
+    groups: Sequence[str] | None = None,
+    *,
+    level: float = 0.95,
+    draws: int = 2000,
+    seed: int = 0,
+) -> WinRate:
+    """Judge every response of A against every response of B to the same prompt.
+
+    Surplus symbols at the end are removed first. Equal texts tie without being judged. A pointwise
+    judge scores each distinct response once; for a pairwise one, both orders are its own business.
+
+    Args:
+        prompts: Texts responded to, without template. ``P``
+        a: Responses of A, one or more a prompt. ``P`` lists
+        b: Responses of B, one or more a prompt, not necessarily as many. ``P`` lists
+        judge: Any labeler.
+        groups: Identity of each prompt for the bootstrap; None takes each prompt as its own.
+        level: Coverage of the intervals, in (0, 1).
+        draws: Bootstrap resamples.
+        seed: Seeds the bootstrap.
+
+    Raises:
+        ValueError: Lengths differ, a prompt lacks responses, or no comparison could be judged.
+    """
+    members = _checked(prompts, a, b, groups)
+    clean_a, clean_b = _clean(a), _clean(b)
+    verdicts = _judge_all(prompts, clean_a, clean_b, members, judge)
+    if not len(verdicts.wins):
+        raise ValueError(
+            f"expected verdicts on {len(prompts)} prompts, got none; failures {verdicts.failures}: "
+            f"check the judge {judge.fingerprint}"
+        )
+    judged, owner = np.unique(verdicts.prompt, return_inverse=True)
+    shares = np.bincount(owner, verdicts.wins) / np.bincount(owner)
+    rows = [members[i] for i in verdicts.prompt]
+    measures_a, measures_b = text_measures(prompts, clean_a), text_measures(prompts, clean_b)
+    return WinRate(
+        judge=judge.fingerprint,
+        raw=proportion_by_group(shares, [members[i] for i in judged], level, draws, seed),
+        length_controlled=length_controlled_win_rate(
+            verdicts.wins, verdicts.chars_a, verdicts.chars_b, rows, level, draws, seed
+        ),
+        a=measures_a,
+        b=measures_b,
+        length_ratio=measures_a.words / measures_b.words if measures_b.words else math.nan,
+        comparisons=len(verdicts.wins),
+        ties=int((verdicts.wins == 0.5).sum()),
+        prompts_without_verdict=len(prompts) - len(judged),
+        failures=verdicts.failures,
+    )
+
+
+def text_measures(prompts: Sequence[str], responses: Sequence[Sequence[str]]) -> TextMeasures:
+    """Measure responses, every prompt with the same weight."""
+    words = np.mean([np.mean([word_count(t) for t in texts]) for texts in responses])
+    chars = np.mean([np.mean([len(t) for t in texts]) for texts in responses])
+    return TextMeasures(float(words), float(chars), float(copied_shares(prompts, responses).mean()))
+
+
+def copied_shares(prompts: Sequence[str], responses: Sequence[Sequence[str]]) -> Array:
+    """Mean share of 4-grams copied from the prompt, by prompt, ``(P,)``."""
+    pairs = zip(prompts, responses, strict=True)
+    return np.array([np.mean([copied_ngrams(t, prompt) for t in texts]) for prompt, texts in pairs])
+
+
+def _checked(
+    prompts: Sequence[str],
+    a: Sequence[Sequence[str]],
+    b: Sequence[Sequence[str]],
+    groups: Sequence[str] | None,
+) -> list[str]:
+    """Check the arguments of ``compare``; return the group of each prompt."""
+    if not prompts or not len(prompts) == len(a) == len(b):
+        raise ValueError(
+            f"expected responses of both for each prompt, got {len(prompts)} prompts, "
+            f"{len(a)} and {len(b)} lists of responses"
+        )
+    if not all(a) or not all(b):
+        raise ValueError("expected at least one response of both to each prompt, got an empty list")
+    members = [str(i) for i in range(len(prompts))] if groups is None else list(groups)
+    if len(members) != len(prompts):
+        raise ValueError(f"expected a group per prompt, got {len(members)} for {len(prompts)}")
+    return members
+
+
+def _clean(responses: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Remove surplus symbols from every response."""
+    return [[strip_surplus_symbols(text) for text in texts] for texts in responses]
+
+
+def _judge_all(
+    prompts: Sequence[str],
+    a: Sequence[Sequence[str]],
+    b: Sequence[Sequence[str]],
+    groups: Sequence[str],
+    judge: Labeler,
+) -> _Verdicts:
+    """Judge all comparisons; those without a verdict are counted, not guessed."""
+    owner = [i for i in range(len(prompts)) for _ in range(len(a[i]) * len(b[i]))]
+    texts = [(x, y) for i in range(len(prompts)) for x in a[i] for y in b[i]]
+    pairs = [
+        Preference(prompts[i], x, y, groups[i]) for i, (x, y) in zip(owner, texts, strict=True)
+    ]
+    outcomes = _outcomes(pairs, judge)
+    kept = [i for i, outcome in enumerate(outcomes) if not isinstance(outcome, str)]
+    return _Verdicts(
+        wins=np.array([outcomes[i] for i in kept], np.float64),
+        prompt=[owner[i] for i in kept],
+        chars_a=np.array([len(pairs[i].first) for i in kept], np.float64),
+        chars_b=np.array([max(1, len(pairs[i].second)) for i in kept], np.float64),
+        failures=dict(Counter(outcome for outcome in outcomes if isinstance(outcome, str))),
+    )
+
+
+def _outcomes(pairs: Sequence[Preference], judge: Labeler) -> list[float | str]:
+    """Share of the win that goes to the first, or why there is no verdict, for each pair."""
+    outcomes: dict[tuple[str, str, str], float | str] = {
+        _key(pair): 0.5 for pair in pairs if pair.first == pair.second
+    }
+    asked = list({_key(pair): pair for pair in pairs if _key(pair) not in outcomes}.values())
+    judged = _by_score if isinstance(judge, PointwiseLabeler) else _by_label
+    outcomes |= zip((_key(pair) for pair in asked), judged(asked, judge), strict=True)
+    return [outcomes[_key(pair)] for pair in pairs]
+
+
+def _key(pair: Preference) -> tuple[str, str, str]:
+    """What makes two comparisons the same."""
+    return pair.prompt, pair.first, pair.second
+
+
+def _by_score(pairs: Sequence[Preference], judge: Labeler) -> list[float | str]:
+    """Outcomes by a pointwise judge, each distinct response scored once."""
+    if not isinstance(judge, PointwiseLabeler):
+        raise TypeError(f"expected a pointwise labeler, got {type(judge).__name__}")
+    distinct = list(dict.fromkeys((p.prompt, t) for p in pairs for t in (p.first, p.second)))
+    scores = judge.score([prompt for prompt, _ in distinct], [text for _, text in distinct])
+    known = dict(zip(distinct, scores, strict=True))
+    margins = np.array([known[p.prompt, p.first] - known[p.prompt, p.second] for p in pairs])
+    return [float(side(m)) if math.isfinite(m) else "no_score" for m in margins]
+
+
+def _by_label(pairs: Sequence[Preference], judge: Labeler) -> list[float | str]:
+    """Outcomes by any labeler."""
+    labeled = judge.label(pairs)
+    if len(labeled) != len(pairs):
+        raise ValueError(f"expected {len(pairs)} labels, the judge gave {len(labeled)}")
+    return [
+        label.provenance.failure or "unlabeled"
+        if label.p_first is None
+        else float(side(np.array(label.p_first - 0.5)))
+        for label in labeled
+    ]

@@ -1,0 +1,209 @@
+"""Labels read off a small model's likelihoods: how well does the response let it guess the prompt?
+
+A model of 135M parameters answers at chance when asked which of two summaries is better, but the
+likelihood it gives the post after reading a summary agrees with people well above chance. So the
+score of a response is the log-probability of the prompt's tokens after the response
+("reconstruction"), and the margin of a pair is the difference of two scores. There is no order,
+hence no position bias.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from rlaif_pl.labeling.local import Device, LocalModel, buckets
+from rlaif_pl.labeling.outcome import Judgment, Signature, checked_temperature, labeled
+from rlaif_pl.models.backbone import EMBEDDED, Precision
+from rlaif_pl.models.causal import taken_logprobs
+from rlaif_pl.models.encoding import pad_right
+from rlaif_pl.text import truncate_words
+from rlaif_pl.types import Preference
+
+TEMPLATE = "TL;DR: {response}\n\nPOST: {prompt}"
+VERSION = "reconstruction-1"  # raise with TEMPLATE
+
+
+class Score(NamedTuple):
+    """Score of one response and what it took."""
+
+    value: float  # nats, nan where there is none
+    tokens: int
+    failure: str | None
+
+
+class LikelihoodLabeler:
+    """Scores a response by log P(prompt | response) under a frozen language model.
+
+    Context and prompt are tokenized apart (the prompt with the white space before it) and joined,
+    so both responses of a pair are scored on exactly the same tokens of the prompt.
+
+    Args:
+        model: Embedded model, folder or hub name (see ``load_backbone``).
+        temperature: ``p_first = sigmoid(margin / temperature)``, above 0. The default fits people's
+            verdicts on whole TL;DR posts (0.104 on 100 pairs, embedded model, per token); shorter
+            prompts have wider margins and want more (0.28 where cut to 60 words).
+        normalize: ``token`` averages over the prompt's tokens, ``sum`` adds them up.
+        max_prompt_words: Prompts are cut after this many words; None reads them whole.
+        batch_tokens: Most tokens in one forward pass, padding included.
+        dtype: Type of the weights.
+        device: Where to run.
+        template: Text with ``{response}`` and, at its end, ``{prompt}``.
+        num_layers: Keep only the model's first layers; None keeps them all.
+        revision: Branch, tag or commit of a hub model.
+        trust_remote_code: Run Python code that comes with the model.
+    """
+
+    def __init__(
+        self,
+        model: str = EMBEDDED,
+        *,
+        temperature: float = 0.1,
+        normalize: Literal["token", "sum"] = "token",
+        max_prompt_words: int | None = None,
+        batch_tokens: int = 4096,
+        dtype: Precision = "float32",
+        device: Device = "auto",
+        template: str = TEMPLATE,
+        num_layers: int | None = None,
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> None:
+        if normalize not in ("token", "sum"):
+            raise ValueError(f"normalize must be 'token' or 'sum', got {normalize!r}")
+        self.temperature = checked_temperature(temperature)
+        self.normalize = normalize
+        self.max_prompt_words = max_prompt_words
+        self.batch_tokens = batch_tokens
+        self.template = template
+        self.context, self.target = split_template(template)
+        self.model = LocalModel(
+            model,
+            num_layers=num_layers,
+            dtype=dtype,
+            device=device,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+        )
+        self._known: dict[tuple[str, str], Score] = {}
+
+    @property
+    def prompt_version(self) -> str:
+        """Version of the template; a template of the user's own is named by its hash."""
+        if self.template == TEMPLATE:
+            return VERSION
+        return "custom-" + hashlib.sha256(self.template.encode()).hexdigest()[:12]
+
+    @property
+    def fingerprint(self) -> str:
+        """Everything that can change a label."""
+        return (
+            f"likelihood;{self.model.backbone.fingerprint};{self.prompt_version};"
+            f"normalize={self.normalize};max_prompt_words={self.max_prompt_words};"
+            f"temperature={self.temperature!r}"
+        )
+
+    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
+        """Return log P(prompt | response) in nats, per token or summed; nan where there is none."""
+        return [score.value for score in self.details(prompts, responses)]
+
+    def label(self, pairs: Sequence[Preference]) -> list[Preference]:
+        """Label pairs by the difference of their scores; order and identity are kept."""
+        prompts = [pair.prompt for pair in pairs]
+        both = [pair.first for pair in pairs] + [pair.second for pair in pairs]
+        scores = self.details(prompts * 2, both)
+        signature = Signature(self.model.backbone.fingerprint, "likelihood", self.prompt_version)
+        result = []
+        for n, pair in enumerate(pairs):
+            first, second = scores[n], scores[n + len(pairs)]
+            judgment = Judgment(
+                margin=first.value - second.value,
+                tokens=first.tokens + second.tokens,
+                failure=first.failure or second.failure,
+            )
+            result.append(labeled(pair, judgment, signature, self.temperature))
+        return result
+
+    def details(self, prompts: Sequence[str], responses: Sequence[str]) -> list[Score]:
+        """Return scores with token counts and failures (``empty``, ``too_long``, ``nonfinite``).
+
+        Each different prompt and response is read once in the life of this labeler.
+        """
+        keys = list(zip(prompts, responses, strict=True))
+        fresh = [key for key in dict.fromkeys(keys) if key not in self._known]
+        rows = self._encode(fresh)
+        readable = []
+        for key, (context, target) in zip(fresh, rows, strict=True):
+            size, limit = len(context) + len(target), self.model.context
+            if not target:
+                self._known[key] = Score(math.nan, 0, "empty")
+            elif limit is not None and size > limit:
+                self._known[key] = Score(math.nan, 0, "too_long")
+            else:
+                readable.append((key, context, target))
+        sizes = [len(context) + len(target) for _, context, target in readable]
+        for group in buckets(sizes, self.batch_tokens):
+            chosen = [readable[i] for i in group]
+            values = self._read([row[1] for row in chosen], [row[2] for row in chosen])
+            for i, value in zip(group, values, strict=True):
+                failure = None if math.isfinite(value) else "nonfinite"
+                self._known[readable[i][0]] = Score(value, sizes[i], failure)
+        return [self._known[key] for key in keys]
+
+    def _encode(self, keys: Sequence[tuple[str, str]]) -> list[tuple[list[int], list[int]]]:
+        """Tokenize contexts and prompts."""
+        if not keys:
+            return []
+        limit = self.max_prompt_words
+        contexts, targets = [], []
+        for prompt, response in keys:
+            text = prompt.strip() if limit is None else truncate_words(prompt.strip(), limit)
+            contexts.append(self.context.replace("{response}", response.strip()))
+            targets.append(self.target.replace("{prompt}", text) if text else "")
+        tokenizer = self.model.tokenizer
+        before = tokenizer(contexts, add_special_tokens=True).input_ids
+        after = tokenizer(targets, add_special_tokens=False).input_ids
+        return list(zip(before, after, strict=True))
+
+    @torch.no_grad()
+    def _read(self, contexts: Sequence[list[int]], targets: Sequence[list[int]]) -> list[float]:
+        """Scores of one batch; logits exist for prompt tokens only, a few hundred at a time."""
+        rows = [[*context, *target] for context, target in zip(contexts, targets, strict=True)]
+        ids, is_real = (part.to(self.model.device) for part in pad_right(rows, self.model.pad))
+        starts = torch.tensor([len(context) for context in contexts], device=ids.device)
+        places = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+        is_target = is_real & (places >= starts[:, None])
+        hidden = self.model.stack(ids, is_real, places)
+        logprobs: Tensor = taken_logprobs(
+            hidden[:, :-1],
+            self.model.head,  # type: ignore[arg-type]
+            ids[:, 1:],
+            is_target[:, 1:],
+            temperature=1.0,
+        )
+        total = logprobs.double().sum(1)
+        if self.normalize == "token":
+            total = total / is_target.sum(1)
+        return [float(value) for value in total]
+
+
+def split_template(template: str) -> tuple[str, str]:
+    """Cut a template into the context and the scored part, white space going to the latter.
+
+    Raises:
+        ValueError: A field is missing or repeated, or ``{prompt}`` is not last.
+    """
+    counts = (template.count("{response}"), template.count("{prompt}"))
+    if counts != (1, 1) or not template.endswith("{prompt}"):
+        raise ValueError(
+            "template must contain {response} once and end with {prompt}, "
+            f"got {template!r}; everything before {{prompt}} is context"
+        )
+    context = template.removesuffix("{prompt}")
+    bare = context.rstrip(" ")
+    return bare, context[len(bare) :] + "{prompt}"

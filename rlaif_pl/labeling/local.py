@@ -1,0 +1,123 @@
+"""A language model on this machine, as labelers use it: loaded on first use, read in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Literal
+
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from rlaif_pl.models.backbone import (
+    EMBEDDED,
+    Backbone,
+    CappedHead,
+    Precision,
+    attention_window,
+    load_backbone,
+    output_head,
+)
+from rlaif_pl.models.encoding import pad_of
+from rlaif_pl.models.stack import Stack, decoder_of
+
+Device = Literal["auto", "cpu", "cuda"]
+
+
+class LocalModel:
+    """A frozen causal language model, loaded on first use.
+
+    Args:
+        name: See ``rlaif_pl.models.backbone.load_backbone``.
+        num_layers: Keep only the first layers; None keeps them all.
+        dtype: Type of the weights.
+        device: Where to run; ``auto`` takes the GPU where there is one.
+        revision: Branch, tag or commit of a hub model.
+        trust_remote_code: Run Python code that comes with the model.
+    """
+
+    def __init__(
+        self,
+        name: str = EMBEDDED,
+        *,
+        num_layers: int | None = None,
+        dtype: Precision = "float32",
+        device: Device = "auto",
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> None:
+        self.name = name
+        self.num_layers = num_layers
+        self.dtype: Precision = dtype
+        self.revision = revision
+        self.trust_remote_code = trust_remote_code
+        use_gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+        self.device = torch.device("cuda" if use_gpu else "cpu")
+
+    @cached_property
+    def backbone(self) -> Backbone:
+        """Model and tokenizer."""
+        backbone = load_backbone(
+            self.name,
+            num_layers=self.num_layers,
+            dtype=self.dtype,
+            revision=self.revision,
+            trust_remote_code=self.trust_remote_code,
+        )
+        backbone.model.to(self.device)  # type: ignore[arg-type]
+        return backbone
+
+    @cached_property
+    def stack(self) -> Stack:
+        """All layers with the final norm."""
+        return Stack(decoder_of(self.backbone.model))
+
+    @cached_property
+    def head(self) -> nn.Linear | CappedHead:
+        """What turns hidden states into logits."""
+        return output_head(self.backbone.model)
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Tokenizer of the model."""
+        return self.backbone.tokenizer
+
+    @property
+    def pad(self) -> int:
+        """Id that fills padded places."""
+        return pad_of(self.tokenizer)
+
+    @property
+    def context(self) -> int | None:
+        """Longest text in tokens that the model was made for; None where it does not say."""
+        config = self.backbone.model.config.get_text_config()
+        limit = getattr(config, "max_position_embeddings", None)
+        return None if limit is None else int(limit)
+
+    @property
+    def window(self) -> int | None:
+        """Sliding attention window in tokens, or None."""
+        return attention_window(self.backbone.model.config)
+
+
+def buckets(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """Group items of like length so that little is spent on padding.
+
+    Args:
+        lengths: Cost of each item in tokens.
+        budget: Most tokens in a group, padding included; one longer item still forms a group.
+
+    Yields:
+        Indices of the items of a group, longest group first (memory runs out at once or never).
+    """
+    if budget < 1:
+        raise ValueError(f"batch_tokens must be at least 1, got {budget}")
+    group: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        if group and (len(group) + 1) * lengths[group[0]] > budget:
+            yield group
+            group = []
+        group.append(index)
+    if group:
+        yield group

@@ -1,0 +1,37 @@
+"""Labelers by short name, as configs name them."""
+
+from __future__ import annotations
+
+import inspect
+
+from rlaif_pl.labeling.likelihood import LikelihoodLabeler
+from rlaif_pl.labeling.pairwise import PairwiseLabeler
+from rlaif_pl.types import Labeler
+
+LABELERS: dict[str, type] = {"likelihood": LikelihoodLabeler, "pairwise": PairwiseLabeler}
+
+
+def build_labeler(spec: str | Labeler, **options: object) -> Labeler:
+    """Return a labeler by name, or the given one.
+
+    Args:
+        spec: ``likelihood``, ``pairwise`` or a labeler.
+        **options: Arguments of the named labeler.
+
+    Raises:
+        ValueError: The name or an option is unknown, or options come with a finished labeler.
+    """
+    if not isinstance(spec, str):
+        if options:
+            raise ValueError(
+                f"expected options only with a labeler's name, got {sorted(options)} with "
+                f"{type(spec).__name__}; set them where it is built"
+            )
+        return spec
+    if spec not in LABELERS:
+        raise ValueError(f"expected a labeler named one of {sorted(LABELERS)}, got {spec!r}")
+    known = inspect.signature(LABELERS[spec]).parameters
+    if unknown := sorted(set(options) - set(known)):
+        raise ValueError(f"labeler {spec!r} has no option {unknown}; it has {sorted(known)}")
+    labeler: Labeler = LABELERS[spec](**options)
+    return labeler

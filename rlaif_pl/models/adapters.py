@@ -1,0 +1,74 @@
+"""Copies of a stack for another role: full copies, or LoRA over shared base weights."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+from torch import nn
+
+from rlaif_pl.models.stack import Stack
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Low-rank adaptation (arXiv 2106.09685) of the linear layers of a stack.
+
+    Attributes:
+        r: Rank.
+        alpha: The update is scaled by ``alpha / r``.
+        target_modules: Names of the linear layers to adapt; ``all-linear`` adapts each one.
+    """
+
+    r: int = 16
+    alpha: int = 32
+    target_modules: list[str] | str = field(default="all-linear")
+
+
+def clone(stack: Stack, lora: Lora | None, seed: int = 0) -> Stack:
+    """Return a trainable copy of a stack for one role.
+
+    Args:
+        stack: The stack to start from; left as it is.
+        lora: With it, the copy shares the (frozen) base weights and trains adapters of its own, so
+            a role costs only its adapters and the original stays usable as reference. None copies
+            and trains every weight.
+        seed: Seeds the adapters' initial values.
+    """
+    if lora is None:
+        return copy.deepcopy(stack).requires_grad_(True)
+    if any(isinstance(module, LoraLayer) for module in stack.modules()):
+        raise ValueError("expected a stack without adapters, got one with; call merged(stack) first")
+    shared = {id(parameter): parameter for parameter in stack.parameters()}
+    twin = copy.deepcopy(stack, memo=shared)  # new modules, the same parameters
+    twin.requires_grad_(False)
+    names = [
+        name.rsplit(".", 1)[-1] for name, m in twin.named_modules() if isinstance(m, nn.Linear)
+    ]
+    targets = (
+        sorted(set(names)) if lora.target_modules == "all-linear" else list(lora.target_modules)
+    )
+    config = LoraConfig(
+        r=lora.r, lora_alpha=lora.alpha, lora_dropout=0.0, target_modules=targets, bias="none"
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        inject_adapter_in_model(config, twin.decoder)
+    return twin
+
+
+def merged(stack: Stack) -> Stack:
+    """Return a float32 copy whose adapters are folded into plain linear layers, ready to be saved.
+
+    Folded in float32: a bfloat16 weight would round most of a small update away.
+    """
+    flat = copy.deepcopy(stack).float()
+    for parent in list(flat.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, LoraLayer):
+                child.merge()  # type: ignore[operator]
+                setattr(parent, name, child.get_base_layer())
+    return flat

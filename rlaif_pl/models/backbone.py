@@ -1,0 +1,299 @@
+"""Load and save causal language models: the embedded one, a folder, or one of the hub's."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+
+from rlaif_pl.models.embedded import embedded_model_folder
+from rlaif_pl.models.stack import decoder_of
+
+EMBEDDED = "smollm2-135m"
+Precision = Literal["float32", "bfloat16", "auto"]
+
+# Files that decide what a folder's model says; order and names go into the fingerprint.
+HASHED = ("*.safetensors", "*.bin", "tokenizer.*", "vocab.*", "merges.txt", "chat_template.jinja")
+VOLATILE = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")
+
+
+@dataclass(frozen=True, slots=True)
+class Backbone:
+    """A loaded causal language model.
+
+    Attributes:
+        model: Frozen, in eval mode, without dropout.
+        tokenizer: Its tokenizer; it may have no pad token.
+        fingerprint: Identity of the weights, layers and precision; equal on every machine.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    fingerprint: str
+
+
+def load_backbone(
+    name: str = EMBEDDED,
+    *,
+    num_layers: int | None = None,
+    dtype: Precision = "float32",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    gradient_checkpointing: bool = False,
+) -> Backbone:
+    """Load a causal language model and its tokenizer.
+
+    Args:
+        name: ``smollm2-135m`` (embedded), a local transformers folder, or a hub name.
+        num_layers: Keep only the first layers, at least 1; None keeps them all.
+        dtype: Type of the weights; ``auto`` is bfloat16 where the machine computes it fast.
+        revision: Branch, tag or commit of a hub model.
+        trust_remote_code: Run Python code that comes with the model.
+        gradient_checkpointing: Recompute activations in the backward pass (in train mode only).
+
+    Raises:
+        OSError: There is no such model, or it cannot be reached.
+        ValueError: ``num_layers`` is out of range, or the files lack weights of the architecture.
+    """
+    source = str(embedded_model_folder()) if name == EMBEDDED else name
+    config, tokenizer = _load_config(name, source, revision, trust_remote_code)
+    if num_layers is not None:
+        _prune(config, num_layers)
+    _drop_dropout(config)
+    torch_dtype = resolve_dtype(dtype)
+    model = _load_weights(source, config, torch_dtype, revision, trust_remote_code)
+    if gradient_checkpointing:
+        # transformers renames it from gradient_ to activation_; the argument stays the first
+        old = model.gradient_checkpointing_enable
+        getattr(model, "activation_checkpointing_enable", old)({"use_reentrant": False})
+    kept = "all" if num_layers is None else str(num_layers)
+    precision = str(torch_dtype).removeprefix("torch.")
+    identity = f"{_identity(name, source, config, revision)}:layers={kept}:{precision}"
+    return Backbone(model.eval().requires_grad_(False), tokenizer, identity)
+
+
+def resolve_dtype(dtype: Precision) -> torch.dtype:
+    """Return the torch type for a precision; ``auto`` asks the GPU if any, else the CPU."""
+    if dtype == "auto":
+        fast = (
+            torch.cuda.is_bf16_supported(including_emulation=False)
+            if torch.cuda.is_available()
+            else torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        )
+        return torch.bfloat16 if fast else torch.float32
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    if dtype not in known:
+        raise ValueError(f"dtype must be one of {[*known, 'auto']}, got {dtype!r}")
+    return known[dtype]
+
+
+class CappedHead(nn.Module):
+    """Output embedding followed by ``cap * tanh(logits / cap)``, as Gemma 2 has it.
+
+    Args:
+        linear: Output embedding ``(V, D)``.
+        cap: Bound of the logits, above 0.
+    """
+
+    def __init__(self, linear: nn.Linear, cap: float) -> None:
+        super().__init__()
+        self.linear = linear
+        self.cap = cap
+
+    @property
+    def weight(self) -> Tensor:
+        """Weight of the output embedding."""
+        return self.linear.weight
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Logits ``(..., V)`` of hidden states ``(..., D)``."""
+        return self.cap * torch.tanh(self.linear(hidden) / self.cap)
+
+
+def output_head(model: PreTrainedModel) -> nn.Linear | CappedHead:
+    """Return what turns the decoder's last hidden states into logits.
+
+    Calling it on chosen rows saves the logits of all others. Architectures that do more there than
+    multiply and cap (Cohere and Granite scale) are caught by a self-test, not guessed.
+
+    Raises:
+        ValueError: The head and the decoder do not reproduce the model's own logits.
+    """
+    linear = cast(nn.Linear, model.get_output_embeddings())
+    cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+    head = linear if cap is None else CappedHead(linear, float(cap))
+    ids = torch.arange(2, 10, device=linear.weight.device)[None] % linear.weight.shape[0]
+    with torch.no_grad():
+        whole = model(input_ids=ids).logits.float()
+        parts = head(decoder_of(model)(input_ids=ids).last_hidden_state).float()
+    gap = ((whole - parts).abs().max() / whole.abs().max().clamp(min=1e-6)).item()
+    if not gap < (1e-3 if linear.weight.dtype == torch.float32 else 3e-2):
+        raise ValueError(
+            f"expected {type(model).__name__}'s decoder and output embedding to reproduce its "
+            f"logits, got a relative gap of {gap:.1e}; use a model of another architecture"
+        )
+    return head
+
+
+def attention_window(config: PreTrainedConfig) -> int | None:
+    """Return the shortest sliding window among the layers in tokens, or None where all see all."""
+    text = config.get_text_config()
+    kinds = getattr(text, "layer_types", None)
+    sizes = {
+        "sliding_attention": getattr(text, "sliding_window", None),
+        "chunked_attention": getattr(text, "attention_chunk_size", None),
+    }
+    used = sizes if kinds is None else {kind: sizes.get(kind) for kind in set(kinds)}
+    if kinds is None and getattr(text, "use_sliding_window", True) is False:
+        return None
+    return min((int(size) for size in used.values() if size is not None), default=None)
+
+
+def save_causal(
+    folder: str | Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> Path:
+    """Write a plain transformers folder (safetensors), whole or not at all.
+
+    Args:
+        folder: Where to; an older folder there is replaced.
+        model: A causal LM without adapters (see ``rlaif_pl.models.adapters.merged``).
+        tokenizer: Its tokenizer.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        model.save_pretrained(work)
+        tokenizer.save_pretrained(work)
+        work.chmod(0o755)
+        if folder.exists():
+            old = work.with_name(work.name + ".old")
+            folder.replace(old)
+            work.replace(folder)
+            shutil.rmtree(old)
+        else:
+            work.replace(folder)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return folder
+
+
+def _load_config(
+    name: str, source: str, revision: str | None, trust_remote_code: bool
+) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
+    """Load the small files first, so that a wrong name fails at once and with one message."""
+    options = {"revision": revision, "trust_remote_code": trust_remote_code}
+    try:
+        config = AutoConfig.from_pretrained(source, **options)
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+    except OSError as error:
+        raise OSError(
+            f"expected a model named {name!r}: looked for the embedded model ({EMBEDDED!r}), a "
+            f"transformers folder at {Path(name).resolve()}, and the hub (cache and network); "
+            f"check the name, or give the path of a folder with config.json, weights and "
+            f"tokenizer. Cause: {str(error).splitlines()[0]}"
+        ) from error
+    return config, cast(PreTrainedTokenizerBase, tokenizer)
+
+
+def _load_weights(
+    source: str,
+    config: PreTrainedConfig,
+    dtype: torch.dtype,
+    revision: str | None,
+    trust_remote_code: bool,
+) -> PreTrainedModel:
+    """Read the weights that the config asks for; one that is not there is an error."""
+    with _quiet_loading():
+        loaded = AutoModelForCausalLM.from_pretrained(
+            source,
+            config=config,
+            dtype=dtype,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+        )
+    model, info = cast("tuple[PreTrainedModel, dict[str, set[str]]]", loaded)
+    if info["missing_keys"]:
+        raise ValueError(
+            f"expected every weight of {type(model).__name__} in {source}, "
+            f"missing {sorted(info['missing_keys'])[:5]}; the files belong to another architecture"
+        )
+    return model
+
+
+def _prune(config: PreTrainedConfig, num_layers: int) -> None:
+    """Keep the first layers; the others are then never read from disk."""
+    text = config.get_text_config()
+    if not 1 <= num_layers <= text.num_hidden_layers:
+        raise ValueError(
+            f"num_layers must be in [1, {text.num_hidden_layers}] for this model, got {num_layers}"
+        )
+    text.num_hidden_layers = num_layers
+    if getattr(text, "layer_types", None):
+        text.layer_types = text.layer_types[:num_layers]
+
+
+def _drop_dropout(config: PreTrainedConfig) -> None:
+    """Turn dropout off: with it the log-ratio to the reference is not 0 at the first step."""
+    text = config.get_text_config()
+    for name, value in list(vars(text).items()):
+        if isinstance(value, float) and ("dropout" in name or name.endswith("pdrop")):
+            setattr(text, name, 0.0)
+
+
+@contextmanager
+def _quiet_loading() -> Iterator[None]:
+    """Hide progress bars and the report on layers left out on purpose; missing ones are checked."""
+    verbosity = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def _identity(name: str, source: str, config: PreTrainedConfig, revision: str | None) -> str:
+    """Hash a folder's contents (its place does not matter); name a hub model by its commit."""
+    folder = Path(source)
+    if not folder.is_dir():
+        commit = getattr(config, "_commit_hash", None) or revision or "main"
+        return f"{source}@{commit}"
+    names = {path for pattern in HASHED for path in folder.glob(pattern)}
+    digest = hashlib.blake2b(digest_size=16)
+    for path in sorted(names):
+        stat = path.stat()
+        digest.update(f"{path.name}:{_file_hash(path, stat.st_size, stat.st_mtime_ns)};".encode())
+    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    plain = {key: value for key, value in settings.items() if key not in VOLATILE}
+    digest.update(json.dumps(plain, sort_keys=True).encode())
+    return f"{EMBEDDED if name == EMBEDDED else config.model_type}@{digest.hexdigest()}"
+
+
+@functools.lru_cache(maxsize=256)
+def _file_hash(path: Path, size: int, mtime_ns: int) -> str:  # noqa: ARG001 - they key the cache
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "blake2b").hexdigest()

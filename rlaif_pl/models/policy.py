@@ -1,0 +1,157 @@
+"""Load a backbone as a policy: trunk, top, output head, tokenizer and template."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+
+from rlaif_pl.models.adapters import Lora, clone
+from rlaif_pl.models.backbone import (
+    EMBEDDED,
+    Backbone,
+    Precision,
+    load_backbone,
+    output_head,
+    resolve_dtype,
+)
+from rlaif_pl.models.causal import CausalModel
+from rlaif_pl.models.stack import Stack, decoder_of, split
+from rlaif_pl.text import Template
+
+
+@dataclass(frozen=True)
+class BackboneOptions:
+    """Which model to load and how it is cut.
+
+    Attributes:
+        name: ``smollm2-135m`` (embedded), a transformers folder, or a hub name.
+        num_layers: Keep only the first layers of the model; None keeps all.
+        trunk_layers: First layers that stay frozen and can be shared by several roles; 0 for none.
+        dtype: Type of the frozen weights; ``auto`` is bfloat16 where the machine computes it fast.
+            Weights that are trained are float32 whatever this says.
+        share_prefix: Compute a prompt once for all its responses (exact). Turned off by itself
+            where gradient checkpointing or a text beyond a sliding window forbids it.
+        gradient_checkpointing: Recompute layers in the backward pass: less memory, more time.
+        revision: Branch, tag or commit of a hub model.
+        trust_remote_code: Run Python code that comes with a hub model.
+        made_by: Command that makes the folder; named in the error where the folder is absent.
+    """
+
+    name: str = EMBEDDED
+    num_layers: int | None = None
+    trunk_layers: int = 0
+    dtype: Precision = "float32"
+    share_prefix: bool = True
+    gradient_checkpointing: bool = False
+    revision: str | None = None
+    trust_remote_code: bool = False
+    made_by: str | None = None
+
+    def check_exists(self) -> None:
+        """Refuse a folder that another command should have made.
+
+        Raises:
+            FileNotFoundError: ``made_by`` is given and ``name`` is not a folder.
+        """
+        if self.made_by is not None and not Path(self.name).is_dir():
+            raise FileNotFoundError(
+                f"expected a model folder at {self.name}, there is none; make it with: {self.made_by}"
+            )
+
+
+def load_policy(options: BackboneOptions, template: Template) -> CausalModel:
+    """Load a causal LM, frozen, as trunk and top.
+
+    Raises:
+        OSError: There is no such model.
+        ValueError: The model cannot be cut after ``trunk_layers`` layers.
+    """
+    options.check_exists()
+    backbone = load_backbone(
+        options.name,
+        num_layers=options.num_layers,
+        dtype=options.dtype,
+        revision=options.revision,
+        trust_remote_code=options.trust_remote_code,
+        gradient_checkpointing=options.gradient_checkpointing,
+    )
+    return as_policy(backbone, options, template)
+
+
+def as_policy(backbone: Backbone, options: BackboneOptions, template: Template) -> CausalModel:
+    """Cut a loaded causal LM; it must not be used as a whole afterwards."""
+    head = output_head(backbone.model)
+    config = copy.deepcopy(backbone.model.config)
+    trunk, top = split(decoder_of(backbone.model), options.trunk_layers)
+    policy = CausalModel(trunk, top, head, backbone.tokenizer, template, config)
+    policy.share_prefix = options.share_prefix and not options.gradient_checkpointing
+    return policy
+
+
+def for_role(policy: CausalModel, lora: Lora | None, seed: int) -> CausalModel:
+    """Return a trainable copy of a policy that shares its trunk (and, with LoRA, its weights).
+
+    What is trained is float32. Without trunk and LoRA the copy has its own input and output
+    embeddings, tied where they were tied.
+    """
+    top = clone(policy.top, lora, seed)
+    for parameter in top.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    head = policy.unembedding
+    if lora is None and policy.trunk is None:
+        head = copy.deepcopy(head).requires_grad_(True).float()
+        embedding = top.decoder.get_input_embeddings()
+        if policy.is_tied:
+            head.weight = embedding.weight
+    twin = CausalModel(policy.trunk, top, head, policy.tokenizer, policy.template, policy.config)
+    twin.share_prefix = policy.share_prefix
+    return twin
+
+
+def is_reward_folder(name: str) -> bool:
+    """Whether a name is a folder with a sequence-classification model, as reward models are saved."""
+    config = Path(name) / "config.json"
+    return config.is_file() and any(
+        kind.endswith("ForSequenceClassification")
+        for kind in AutoConfig.from_pretrained(name).architectures or []
+    )
+
+
+def load_reward_folder(
+    options: BackboneOptions, template: Template
+) -> tuple[CausalModel, torch.Tensor, float]:
+    """Load a reward model saved as a one-label sequence classifier.
+
+    Returns:
+        The decoder as a policy (its output head is the score head and not used for tokens), the
+        head's weight ``(1, D)`` and the shift to subtract.
+    """
+    model = AutoModelForSequenceClassification.from_pretrained(
+        options.name, dtype=resolve_dtype(options.dtype)
+    )
+    tokenizer = AutoTokenizer.from_pretrained(options.name)
+    model.eval().requires_grad_(False)
+    head = model.score
+    if not isinstance(head, nn.Linear) or head.out_features != 1:
+        raise ValueError(
+            f"expected {options.name} to hold one score a text (a Linear with one output), got {head}"
+        )
+    config = copy.deepcopy(model.config)
+    trunk, top = split(decoder_of(model), options.trunk_layers)
+    policy = CausalModel(trunk, top, head, tokenizer, template, config)
+    policy.share_prefix = options.share_prefix and not options.gradient_checkpointing
+    return policy, head.weight.detach().float(), float(getattr(config, "reward_shift", 0.0))
+
+
+def same_trunk(first: Stack | None, second: Stack | None) -> bool:
+    """Whether two trunks hold equal weights, so that one can stand for both."""
+    if first is None or second is None or first.num_layers != second.num_layers:
+        return False
+    ours, theirs = first.state_dict(), second.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)

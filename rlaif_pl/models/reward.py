@@ -1,0 +1,115 @@
+"""The reward model: a decoder with a scalar head, read at EOS, shifted so references average 0."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from rlaif_pl.models.adapters import Lora
+from rlaif_pl.models.encoding import PrefixBatch
+from rlaif_pl.models.export import save_reward
+from rlaif_pl.models.policy import (
+    BackboneOptions,
+    for_role,
+    is_reward_folder,
+    load_policy,
+    load_reward_folder,
+    same_trunk,
+)
+from rlaif_pl.models.shared_prefix import States, run
+from rlaif_pl.models.stack import Stack
+from rlaif_pl.text import Template
+
+SCORE_ROWS = 32  # texts scored at once
+
+
+class RewardModel(nn.Module):
+    """Scalar reward of a response to a prompt.
+
+    A pair is one prompt with two continuations, so the prompt is computed once. The reward is read
+    at EOS, which every encoded response ends in. Head weights start at N(0, 1/(d+1)) (Stiennon et
+    al. 2020, arXiv 2009.01325, section 3.4 and appendix); dropout is off.
+
+    Args:
+        backbone: Causal LM to start from, or a reward folder written by ``save``.
+        lora: Adapters on the layers above the trunk; None trains those layers whole.
+        template: How prompt and response are written.
+        max_response_tokens: Longer responses lose their tail but keep EOS (EOS included).
+        seed: Seeds head and adapters.
+        frozen: Load for scoring only: nothing is trained, no adapters are made.
+    """
+
+    def __init__(
+        self,
+        backbone: BackboneOptions = BackboneOptions(),  # noqa: B008 - frozen
+        *,
+        lora: Lora | None = None,
+        template: Template = Template(),  # noqa: B008 - frozen
+        max_response_tokens: int = 128,
+        seed: int = 0,
+        frozen: bool = False,
+    ) -> None:
+        super().__init__()
+        shift = 0.0
+        backbone.check_exists()
+        if is_reward_folder(backbone.name):
+            loaded, weight, shift = load_reward_folder(backbone, template)
+        else:
+            loaded = load_policy(backbone, template)
+            width = int(loaded.config.get_text_config().hidden_size)
+            generator = torch.Generator().manual_seed(seed)
+            weight = torch.randn(1, width, generator=generator) / math.sqrt(width + 1)
+        self.model = loaded if frozen else for_role(loaded, lora, seed)
+        self.head = nn.Linear(weight.shape[1], 1, bias=False)
+        self.head.weight.data.copy_(weight)
+        self.head.requires_grad_(not frozen)
+        self.max_response_tokens = max_response_tokens
+        self.register_buffer("shift", torch.tensor(shift))
+        self.shift: Tensor
+
+    def encode(self, prompts: Sequence[str], responses: Sequence[Sequence[str]]) -> PrefixBatch:
+        """Encode ``G`` prompts with ``K`` responses each."""
+        return self.model.encode(prompts, responses, self.max_response_tokens)
+
+    def rewards(self, batch: PrefixBatch, below: States | None = None) -> Tensor:
+        """Reward of each continuation, read at its last token. ``(N,)`` float32, differentiable
+
+        Args:
+            batch: Texts that end in EOS.
+            below: Trunk states of the batch, where they are known.
+        """
+        hidden = self.model.hidden(batch, below)
+        rows = torch.arange(len(hidden), device=hidden.device)
+        at_eos = hidden[rows, batch.lengths]
+        rewards: Tensor = self.head(at_eos.float()).squeeze(1)
+        return rewards - self.shift
+
+    def forward(self, prompts: Sequence[str], responses: Sequence[Sequence[str]]) -> Tensor:
+        """Rewards of ``K`` responses to each of ``G`` prompts. ``(G, K)``"""
+        return self.rewards(self.encode(prompts, responses)).view(len(prompts), -1)
+
+    @torch.no_grad()
+    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> Tensor:
+        """Rewards ``(N,)`` on the CPU, in batches of texts of like length; see ``types.Reward``."""
+        order = sorted(range(len(prompts)), key=lambda n: len(prompts[n]) + len(responses[n]))
+        result = torch.empty(len(prompts))
+        for start in range(0, len(order), SCORE_ROWS):
+            rows = order[start : start + SCORE_ROWS]
+            chunk = self([prompts[n] for n in rows], [[responses[n]] for n in rows])
+            result[rows] = chunk.squeeze(1).float().cpu()
+        return result
+
+    def adopt_trunk(self, trunk: Stack | None) -> bool:
+        """Drop the own trunk for an equal one; True if from now on its states can be passed in."""
+        if not same_trunk(self.model.trunk, trunk):
+            return False
+        self.model.trunk = trunk
+        return True
+
+    def save(self, folder: str | Path) -> Path:
+        """Write a transformers sequence-classification folder; the shift goes into its config."""
+        return save_reward(folder, self.model, self.head, float(self.shift))

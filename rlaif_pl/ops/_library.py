@@ -1,0 +1,154 @@
+"""Op schemas, fallbacks and the compiled library: the only place op names are declared.
+
+The dispatcher picks the implementation. The PyTorch reference is registered under
+CompositeExplicitAutograd, which the dispatcher uses only where no device kernel exists; a compiled
+kernel (csrc/) is registered under CPU or CUDA and so takes its place.
+
+Environment, read at import:
+    RLAIF_PL_REQUIRE_EXT=1: a compiled library that does not load is an error, not a fallback.
+    RLAIF_PL_DISABLE_EXT=1: the compiled library is left unloaded, so the reference runs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rlaif_pl.ops import reference
+
+NAMESPACE = "rlaif_pl"
+EXTENSION = "rlaif_pl._C"
+SCHEMAS = (
+    "gae(Tensor rewards, Tensor values, Tensor lengths, Tensor bootstrap, float gamma, float lam)"
+    " -> (Tensor advantages, Tensor returns)",
+    "pairwise_ce_fwd(Tensor first, Tensor second, Tensor target, Tensor? weight)"
+    " -> (Tensor loss, Tensor dmargin)",
+)
+OPS = tuple(schema.split("(", 1)[0] for schema in SCHEMAS)
+HOW_TO_BUILD = (
+    "build it with `RLAIF_PL_BUILD=cpu pip install --no-build-isolation --no-deps -e .` "
+    "(cuda instead of cpu where torch has CUDA and nvcc is installed)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class BuildFacts:
+    """How the loaded library was compiled.
+
+    Attributes:
+        compiler: Host compiler and version.
+        flags: Host compiler flags chosen by setup.py.
+        with_cuda: True if CUDA kernels are linked in.
+        cuda_compiler: nvcc version; empty without CUDA.
+        cuda_archs: GPU architectures compiled for; empty without CUDA.
+        torch_target: Oldest torch version the library runs with, for example ``2.10``.
+        torch_built: Version of the torch headers it was compiled against.
+    """
+
+    compiler: str
+    flags: str
+    with_cuda: bool
+    cuda_compiler: str
+    cuda_archs: str
+    torch_target: str
+    torch_built: str
+
+
+_library = torch.library.Library(NAMESPACE, "DEF")
+for _schema, _op in zip(SCHEMAS, OPS, strict=True):
+    _library.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
+    _library.impl(_op, getattr(reference, _op), "CompositeExplicitAutograd")
+
+
+def _load_extension() -> BuildFacts | None:
+    """Load the compiled kernels, which register themselves; None selects the reference.
+
+    Raises:
+        ImportError: The library is required but disabled, missing, or does not load.
+    """
+    required = os.environ.get("RLAIF_PL_REQUIRE_EXT") == "1"
+    if os.environ.get("RLAIF_PL_DISABLE_EXT") == "1":
+        if required:
+            raise ImportError(
+                "RLAIF_PL_REQUIRE_EXT=1 asks for the compiled ops and RLAIF_PL_DISABLE_EXT=1 "
+                "forbids them; unset one of the two"
+            )
+        return None
+    try:
+        facts = importlib.import_module(EXTENSION)
+    except ImportError as error:
+        if required:
+            raise ImportError(
+                f"RLAIF_PL_REQUIRE_EXT=1 but {EXTENSION} did not load ({error}); {HOW_TO_BUILD}"
+            ) from error
+        # A missing library is a choice (a pure-Python install); a broken one is a surprise.
+        if importlib.util.find_spec(EXTENSION) is not None:
+            warnings.warn(
+                f"{EXTENSION} is installed but did not load, so the slower PyTorch reference "
+                f"runs ({error}); {HOW_TO_BUILD}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        return None
+    return BuildFacts(**{name: getattr(facts, name) for name in BuildFacts.__dataclass_fields__})
+
+
+BUILD_FACTS = _load_extension()
+EXTENSION_LOADED = BUILD_FACTS is not None
+_overrides: list[torch.library.Library] = []
+
+
+@contextmanager
+def use_reference() -> Iterator[None]:
+    """Let every op run its PyTorch reference inside the block, compiled library or not.
+
+    For tests and benchmarks: it changes the dispatcher of the whole process, all threads included.
+    """
+    override = torch.library.Library(NAMESPACE, "IMPL")
+    _overrides.append(override)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # torch's notice that a kernel is replaced
+            for op in OPS:
+                for key in ("CPU", "CUDA"):
+                    override.impl(op, getattr(reference, op), key, allow_override=True)
+        yield
+    finally:
+        _overrides.remove(override)
+        override._destroy()
+
+
+def backend_of(op: str, device_type: str) -> str:
+    """Say which implementation an op runs; log it when a run starts.
+
+    Args:
+        op: Name in the ``rlaif_pl`` namespace, one of ``OPS``.
+        device_type: ``cpu``, ``cuda`` or another torch device type.
+
+    Returns:
+        ``"compiled"`` or ``"reference"``.
+
+    Raises:
+        ValueError: No such op.
+    """
+    if op not in OPS:
+        raise ValueError(f"backend_of: op must be one of {', '.join(OPS)}; got {op!r}")
+    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key(
+        f"{NAMESPACE}::{op}", device_type.upper()
+    )
+    return "compiled" if has_kernel and not _overrides else "reference"
+
+
+def has_values(tensor: Tensor) -> bool:
+    """Return True if elements can be looked at: no tracing, no fake or meta tensor."""
+    if torch.compiler.is_compiling() or tensor.device.type == "meta":
+        return False
+    return type(tensor) in (Tensor, torch.nn.Parameter)

@@ -1,0 +1,166 @@
+"""Generalized advantage estimation over rows of unequal length.
+
+Left out of the algorithm: several episodes in one row. A row is one trajectory, padded at the
+right.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rlaif_pl.ops._library import has_values
+
+FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+@torch.library.register_fake("rlaif_pl::gae")
+def _(
+    rewards: Tensor, values: Tensor, lengths: Tensor, bootstrap: Tensor, gamma: float, lam: float
+) -> tuple[Tensor, Tensor]:
+    torch._check(rewards.dim() == 2)
+    torch._check(values.shape == rewards.shape)
+    torch._check(lengths.shape == rewards.shape[:1])
+    torch._check(bootstrap.shape == rewards.shape[:1])
+    return rewards.new_empty(rewards.shape), rewards.new_empty(rewards.shape)
+
+
+def _setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
+    ctx.mark_non_differentiable(*output)
+
+
+def _backward(ctx, *grads):  # type: ignore[no-untyped-def]
+    return None, None, None, None, None, None
+
+
+# Both outputs are targets: registered so that direct callers get tensors without a gradient too.
+torch.library.register_autograd("rlaif_pl::gae", _backward, setup_context=_setup_context)
+
+
+def gae(
+    rewards: Tensor,
+    values: Tensor,
+    *,
+    lengths: Tensor | None = None,
+    is_response: Tensor | None = None,
+    bootstrap: Tensor | None = None,
+    gamma: float = 1.0,
+    lam: float = 0.95,
+) -> tuple[Tensor, Tensor]:
+    """Estimate advantages and value targets for a batch of trajectories padded at the right.
+
+    With ``V[L] = bootstrap`` after the last of ``L`` valid steps and ``A[L] = 0``::
+
+        delta[t] = r[t] + gamma * V[t + 1] - V[t]
+        A[t]     = delta[t] + gamma * lam * A[t + 1]
+        returns  = A + V
+
+    Source: Schulman et al. 2016, https://arxiv.org/abs/1506.02438, eq. 11, 12 and 16.
+
+    float32 and float64 are computed natively, bfloat16 and float16 in float32 and rounded once.
+    What padding holds, NaN included, has no effect; a NaN or infinity at a valid step reaches that
+    step and the earlier ones of its row, nothing else.
+
+    Args:
+        rewards: Reward received after the action at step t, in reward-model units. ``(N, T)``
+        values: Critic estimate of the state before the action at step t. ``(N, T)``
+        lengths: Valid steps of each row, in [0, T]; None means T, or what ``is_response`` says.
+            On a GPU the range is not looked at (that would wait for the device): a length outside
+            it acts as the nearer bound. ``(N,)`` int64
+        is_response: Instead of ``lengths``: True at valid steps, a run from step 0. Looking at it
+            waits for a GPU; pass ``lengths`` where that matters. ``(N, T)`` bool
+        bootstrap: Value of the state after the last valid step: 0 where the text ended, the
+            critic's estimate where it was cut at the length limit. None means 0. ``(N,)``
+        gamma: Discount per token, in [0, 1].
+        lam: Trace decay, in [0, 1]; 0 gives one-step TD, 1 gives Monte Carlo returns.
+
+    Returns:
+        ``(advantages, returns)``, each ``(N, T)`` in the dtype of ``rewards``, zero at padding.
+        Not differentiable: both are targets, so neither requires a gradient.
+
+    Raises:
+        ValueError: Shapes, dtypes or devices do not fit; a length, ``gamma`` or ``lam`` is out of
+            range; ``is_response`` has a gap; both ``lengths`` and ``is_response`` are given.
+    """
+    _check_trajectories(rewards, values)
+    for name, coefficient in (("gamma", gamma), ("lam", lam)):
+        if not 0.0 <= coefficient <= 1.0:
+            raise ValueError(f"gae: {name} must lie in [0, 1], got {coefficient}")
+    if is_response is not None:
+        if lengths is not None:
+            raise ValueError("gae: got both lengths and is_response; pass one of them")
+        lengths = _lengths_of_prefix(is_response, rewards)
+    elif lengths is None:
+        lengths = rewards.new_full(rewards.shape[:1], rewards.shape[1], dtype=torch.int64)
+    if bootstrap is None:
+        bootstrap = rewards.new_zeros(rewards.shape[:1])
+    _check_per_row("lengths", lengths, torch.int64, rewards)
+    _check_per_row("bootstrap", bootstrap, rewards.dtype, rewards)
+    _check_length_range(lengths, rewards.shape[1])
+    return torch.ops.rlaif_pl.gae.default(rewards, values, lengths, bootstrap, gamma, lam)
+
+
+def _check_trajectories(rewards: Tensor, values: Tensor) -> None:
+    if rewards.dim() != 2:
+        raise ValueError(
+            f"gae: rewards must be (N, T), got {tuple(rewards.shape)}; add the missing dimension"
+        )
+    if rewards.dtype not in FLOATING:
+        raise ValueError(
+            f"gae: rewards must be float32, float64, bfloat16 or float16, got {rewards.dtype}; "
+            "cast with .float()"
+        )
+    if values.shape != rewards.shape:
+        raise ValueError(
+            f"gae: values must have the shape of rewards {tuple(rewards.shape)}, got "
+            f"{tuple(values.shape)}; both hold one number per token"
+        )
+    _check_like("values", values, rewards.dtype, rewards)
+
+
+def _check_per_row(name: str, tensor: Tensor, dtype: torch.dtype, rewards: Tensor) -> None:
+    if tensor.shape != rewards.shape[:1]:
+        raise ValueError(
+            f"gae: {name} must be ({rewards.shape[0]},), one entry a row of rewards, got "
+            f"{tuple(tensor.shape)}"
+        )
+    _check_like(name, tensor, dtype, rewards)
+
+
+def _check_like(name: str, tensor: Tensor, dtype: torch.dtype, rewards: Tensor) -> None:
+    if tensor.dtype != dtype:
+        raise ValueError(f"gae: {name} must be {dtype}, got {tensor.dtype}; cast with .to({dtype})")
+    if tensor.device != rewards.device:
+        raise ValueError(
+            f"gae: {name} must be on {rewards.device} like rewards, got {tensor.device}; move it"
+        )
+
+
+def _check_length_range(lengths: Tensor, num_steps: int) -> None:
+    if not has_values(lengths) or lengths.device.type != "cpu" or lengths.numel() == 0:
+        return
+    shortest, longest = int(lengths.min()), int(lengths.max())
+    if shortest < 0 or longest > num_steps:
+        raise ValueError(
+            f"gae: lengths must lie in [0, {num_steps}], got {shortest} to {longest}; "
+            "count valid steps only"
+        )
+
+
+def _lengths_of_prefix(is_response: Tensor, rewards: Tensor) -> Tensor:
+    """Count the True entries of each row after checking that they are a run from step 0."""
+    if is_response.shape != rewards.shape:
+        raise ValueError(
+            f"gae: is_response must have the shape of rewards {tuple(rewards.shape)}, got "
+            f"{tuple(is_response.shape)}; leave the prompt's columns out of both"
+        )
+    _check_like("is_response", is_response, torch.bool, rewards)
+    if has_values(is_response):
+        has_gap = (is_response[:, 1:] & ~is_response[:, :-1]).any(dim=1)
+        if has_gap.any():
+            row = int(has_gap.int().argmax())
+            raise ValueError(
+                f"gae: is_response must be True up to some step and False after it; row {row} has "
+                "a True after a False; drop prompt columns and pad at the right"
+            )
+    return is_response.sum(dim=1)

@@ -1,0 +1,149 @@
+"""Cross-entropy of soft preferences under a two-way softmax over scores."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rlaif_pl.ops._library import has_values
+from rlaif_pl.ops.reference import accumulator_dtype
+
+FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+@torch.library.register_fake("rlaif_pl::pairwise_ce_fwd")
+def _(
+    first: Tensor, second: Tensor, target: Tensor, weight: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    torch._check(first.dim() == 1)
+    torch._check(second.shape == first.shape)
+    torch._check(target.shape == first.shape)
+    torch._check(weight is None or weight.shape == first.shape)
+    return first.new_empty(first.shape), first.new_empty(first.shape)
+
+
+def _setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
+    first, second, _, weight = inputs
+    _, dmargin = output
+    # Only dmargin serves the first derivative; the scores are references, kept for the second.
+    ctx.save_for_backward(first, second, weight, dmargin)
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx, grad_loss, grad_dmargin):  # type: ignore[no-untyped-def]
+    first, second, weight, dmargin = ctx.saved_tensors
+    grad_margin = None if grad_loss is None else grad_loss * dmargin
+    if grad_dmargin is not None:  # the output dmargin is used only in a second derivative
+        sigmoid = torch.sigmoid(first - second)
+        curved = grad_dmargin * sigmoid * (1 - sigmoid)
+        curved = curved if weight is None else (curved * weight).to(curved.dtype)
+        grad_margin = curved if grad_margin is None else grad_margin + curved
+    return grad_margin, None if grad_margin is None else -grad_margin, None, None
+
+
+torch.library.register_autograd(
+    "rlaif_pl::pairwise_ce_fwd", _backward, setup_context=_setup_context
+)
+
+
+def pairwise_ce(
+    first: Tensor, second: Tensor, target: Tensor, weight: Tensor | None = None
+) -> Tensor:
+    """Compute the cross-entropy of soft preferences under a two-way softmax over scores.
+
+    With margin ``m = first - second``, ``p = target`` and ``w = weight``::
+
+        loss = -w * (p * log(sigmoid(m)) + (1 - p) * log(sigmoid(-m)))
+
+    Source: Lee et al. 2023 (RLAIF), https://arxiv.org/abs/2309.00267v2, section 2.2.1; p in {0, 1}
+    gives the Bradley-Terry loss of Ouyang et al. 2022, https://arxiv.org/abs/2203.02155, eq. 1.
+
+    The derivative in the margin is computed with the loss and kept for the backward pass. float32
+    and float64 are computed natively; bfloat16 and float16 in float32, the loss rounded once.
+    Margins of any finite size are safe. An infinite margin gives the limit: 0 if the target is
+    wholly on its side, else infinity, with a finite gradient. A NaN margin (also infinity minus
+    infinity) gives NaN. A weight of 0 removes its pair: loss and gradient are 0 for any margin.
+
+    Args:
+        first: Score of the first response, in nats. ``(N,)``
+        second: Score of the second response. ``(N,)``
+        target: Labeler's probability that the first is better, in [0, 1], of any floating dtype.
+            Its values, like those of ``weight``, are checked on the CPU only: two passes over N
+            numbers there, on a GPU a wait for the device. ``(N,)``
+        weight: Importance of each pair, finite and at least 0; None stands for ones. ``(N,)``
+
+    Returns:
+        Loss of each pair in nats, ``(N,)`` in the dtype of ``first``; the caller reduces it.
+        Differentiable in ``first`` and ``second`` to any order, not in ``target`` and ``weight``.
+
+    Raises:
+        ValueError: Shapes, dtypes or devices do not fit; a target is outside [0, 1] or NaN; a
+            weight is negative or not finite; ``target`` or ``weight`` requires a gradient.
+    """
+    _check_scores(first, second)
+    target = _as_label("target", target, first)
+    _check_range("target", target, 1.0, "a probability in [0, 1]")
+    if weight is not None:
+        weight = _as_label("weight", weight, first)
+        largest = torch.finfo(weight.dtype).max
+        _check_range("weight", weight, largest, "finite and at least 0")
+    loss, _ = torch.ops.rlaif_pl.pairwise_ce_fwd.default(first, second, target, weight)
+    return loss
+
+
+def _check_scores(first: Tensor, second: Tensor) -> None:
+    if first.dim() != 1:
+        raise ValueError(
+            f"pairwise_ce: first must be (N,), one score a pair, got {tuple(first.shape)}; "
+            "flatten it or squeeze the last dimension"
+        )
+    if first.dtype not in FLOATING:
+        raise ValueError(
+            "pairwise_ce: first must be float32, float64, bfloat16 or float16, got "
+            f"{first.dtype}; cast with .float()"
+        )
+    _check_fit("second", second, first)
+    if second.dtype != first.dtype:
+        raise ValueError(
+            f"pairwise_ce: second must be {first.dtype} like first, got {second.dtype}; cast one"
+        )
+
+
+def _check_fit(name: str, tensor: Tensor, first: Tensor) -> None:
+    if tensor.shape != first.shape:
+        raise ValueError(
+            f"pairwise_ce: {name} must be {tuple(first.shape)} like first, got "
+            f"{tuple(tensor.shape)}; pass one entry a pair"
+        )
+    if tensor.device != first.device:
+        raise ValueError(
+            f"pairwise_ce: {name} must be on {first.device} like first, got {tensor.device}; "
+            "move it"
+        )
+
+
+def _as_label(name: str, tensor: Tensor, first: Tensor) -> Tensor:
+    """Check what came with the data and bring it to the dtype that the arithmetic runs in."""
+    _check_fit(name, tensor, first)
+    if not tensor.is_floating_point():
+        raise ValueError(
+            f"pairwise_ce: {name} must be floating point, got {tensor.dtype}; cast with .float()"
+        )
+    if tensor.requires_grad:
+        raise ValueError(
+            f"pairwise_ce: {name} must not require a gradient, since none is computed for it; "
+            "pass .detach()"
+        )
+    return tensor.to(accumulator_dtype(first.dtype))
+
+
+def _check_range(name: str, tensor: Tensor, largest: float, meaning: str) -> None:
+    if not has_values(tensor) or tensor.device.type != "cpu":
+        return
+    is_bad = ~((tensor >= 0) & (tensor <= largest))  # negated so that NaN counts as bad
+    if is_bad.any():
+        row = int(is_bad.int().argmax())
+        raise ValueError(
+            f"pairwise_ce: {name} must be {meaning}, got {float(tensor[row])} at index {row}; "
+            "drop the pair or mend its label"
+        )

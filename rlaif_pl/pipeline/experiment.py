@@ -1,0 +1,290 @@
+"""The experiment file: a list of stages, each one command with a config of its own.
+
+::
+
+    name: quickstart-rlaif
+    out: runs/quickstart            # --out replaces it
+    seed: 0                         # --seed replaces it
+    stages:
+      - name: sft
+        command: fit                # one of COMMANDS
+        config: sft.yaml            # relative to this file; may be left out where `set` says it all
+        set:                        # dotted keys laid over that config
+          seed_everything: ${seed}
+          trainer.default_root_dir: ${stage}
+        needs: []                   # earlier stages this one reads; by default the previous one
+        produces: [policy/config.json]   # below the stage's folder; must exist afterwards
+
+``${out}``, ``${seed}`` and ``${stage}`` (``${out}/<name>``) are filled in under ``set``.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TypeVar, cast
+
+from rlaif_pl.pipeline.yaml_files import Value, flatten, overlay, read_yaml
+
+T = TypeVar("T", str, int, list, dict)  # type: ignore[type-arg]
+COMMANDS = (
+    "fit",
+    "validate",
+    "test",
+    "predict",
+    "sample",
+    "label",
+    "evaluate alignment",
+    "evaluate reward",
+    "evaluate policy",
+    "report",
+    "export",
+)
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+PLACEHOLDER = re.compile(r"\$\{([^}]*)\}")
+RESERVED = ("replaced",)  # folders of the run folder that are not stages
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One command of an experiment.
+
+    Attributes:
+        name: Name of the stage and of its folder.
+        command: One of ``COMMANDS``.
+        config: Config file the command starts from; None for an empty one.
+        overrides: Dotted keys laid over it, placeholders not yet filled in.
+        needs: Earlier stages whose output this one reads.
+        produces: Files below the stage's folder that must exist afterwards.
+    """
+
+    name: str
+    command: str
+    config: Path | None
+    overrides: Mapping[str, Value]
+    needs: tuple[str, ...]
+    produces: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """A checked experiment file.
+
+    Attributes:
+        file: The file.
+        name: Name of the experiment.
+        out: Run folder; each stage has a folder of its name in it.
+        seed: Value of ``${seed}``.
+        stages: Stages in the order they run.
+    """
+
+    file: Path
+    name: str
+    out: Path
+    seed: int
+    stages: tuple[Stage, ...]
+
+    def folder(self, stage: Stage) -> Path:
+        """Where a stage works."""
+        return self.out / stage.name
+
+    def dependents(self, names: Iterable[str]) -> set[str]:
+        """Return the given stages and all that need them, directly or not."""
+        found = set(names)
+        for stage in self.stages:  # a stage stands below all it needs
+            if found.intersection(stage.needs):
+                found.add(stage.name)
+        return found
+
+    def resolve(self, stage: Stage, out: str | None = None) -> dict[str, Value]:
+        """Return a stage's config with ``set`` laid over it.
+
+        Args:
+            stage: A stage of this experiment.
+            out: Text for ``${out}``; by default the run folder. A fingerprint passes a fixed text,
+                so that a renamed run folder stays valid.
+        """
+        content = {} if stage.config is None else copy.deepcopy(read_yaml(stage.config))
+        place = str(self.out) if out is None else out
+        known: dict[str, Value] = {
+            "out": place,
+            "seed": self.seed,
+            "stage": f"{place}/{stage.name}",
+        }
+        for key, value in stage.overrides.items():
+            try:
+                overlay(content, key, fill(value, known))
+            except ValueError as error:
+                raise ValueError(f"{self.file}, stage {stage.name!r}: {error}") from error
+        return content
+
+
+def fill(value: Value, known: Mapping[str, Value]) -> Value:
+    """Fill ``${...}`` in; a value that is one placeholder and nothing else keeps its type."""
+    if isinstance(value, dict):
+        return {key: fill(item, known) for key, item in value.items()}
+    if isinstance(value, list):
+        return [fill(item, known) for item in value]
+    if not isinstance(value, str):
+        return value
+    for name in PLACEHOLDER.findall(value):
+        if name not in known:
+            raise ValueError(
+                f"unknown placeholder ${{{name}}} in {value!r}; "
+                f"known are {', '.join('${' + key + '}' for key in known)}"
+            )
+    whole = PLACEHOLDER.fullmatch(value)
+    if whole:
+        return known[whole.group(1)]
+    return PLACEHOLDER.sub(lambda match: str(known[match.group(1)]), value)
+
+
+def load_experiment(file: Path, out: Path | None = None, seed: int | None = None) -> Experiment:
+    """Read and check an experiment file.
+
+    Args:
+        file: The experiment.
+        out: Run folder in place of the file's.
+        seed: Seed in place of the file's.
+
+    Raises:
+        ValueError: The file, a key, a command, a config or a dependency is missing or wrong; the
+            message names it.
+    """
+    content = read_yaml(file)
+    _refuse_unknown(content, ("name", "out", "seed", "stages"), str(file))
+    rows = _take(content, "stages", list, None, str(file))
+    if not rows:
+        raise ValueError(f"{file}: stages must name at least one stage, got none")
+    stages: list[Stage] = []
+    for number, row in enumerate(rows, 1):
+        stages.append(_stage(file, row, f"{file}, stage {number}", stages))
+    name = _take(content, "name", str, file.stem, str(file))
+    experiment = Experiment(
+        file,
+        name,
+        Path(_take(content, "out", str, f"runs/{name}", str(file))) if out is None else out,
+        _take(content, "seed", int, 0, str(file)) if seed is None else seed,
+        tuple(stages),
+    )
+    _check_needs(experiment)
+    for stage in stages:
+        _check_reads(experiment, stage)
+    return experiment
+
+
+def _stage(file: Path, row: Value, where: str, before: list[Stage]) -> Stage:
+    """Check one entry of ``stages``."""
+    if not isinstance(row, dict):
+        raise ValueError(f"{where}: expected a mapping with name and command, got {row!r}")
+    keys = tuple(field.name for field in fields(Stage) if field.name != "overrides") + ("set",)
+    _refuse_unknown(row, keys, where)
+    name = _take(row, "name", str, None, where)
+    if not NAME.fullmatch(name) or name in RESERVED:
+        raise ValueError(
+            f"{where}: name must be letters, digits, '-' and '_' and not {RESERVED[0]!r}, "
+            f"got {name!r}"
+        )
+    where = f"{file}, stage {name!r}"
+    if name in {stage.name for stage in before}:
+        raise ValueError(f"{where}: the name is taken by an earlier stage; choose another")
+    command = " ".join(_take(row, "command", str, None, where).split())
+    if command not in COMMANDS:
+        raise ValueError(f"{where}: unknown command {command!r}{_closest(command, COMMANDS)}")
+    config = file.parent / _take(row, "config", str, None, where) if "config" in row else None
+    if config is not None and not config.is_file():
+        raise ValueError(f"{where}: the config file {config} does not exist")
+    return Stage(
+        name,
+        command,
+        config,
+        _take(row, "set", dict, {}, where),
+        _names(row, "needs", [stage.name for stage in before[-1:]], where),
+        _names(row, "produces", [], where),
+    )
+
+
+def _check_needs(experiment: Experiment) -> None:
+    """Refuse needs that name no stage, a stage further down, or each other in a circle."""
+    order = {stage.name: number for number, stage in enumerate(experiment.stages)}
+    needs = {stage.name: stage.needs for stage in experiment.stages}
+    for stage in experiment.stages:
+        where = f"{experiment.file}, stage {stage.name!r}"
+        for need in stage.needs:
+            if need not in order:
+                raise ValueError(f"{where}: needs unknown stage {need!r}{_closest(need, order)}")
+            circle = _path(needs, need, stage.name)
+            if circle:
+                raise ValueError(f"{where}: needs go in a circle: {' -> '.join(circle)}")
+            if order[need] > order[stage.name]:
+                raise ValueError(f"{where}: needs {need!r}, which must then stand above it")
+
+
+def _path(needs: Mapping[str, tuple[str, ...]], start: str, goal: str) -> list[str]:
+    """Return a way from ``start`` to ``goal`` along needs, with ``goal`` in front, or nothing."""
+    ways, seen = [[goal, start]], {start}
+    while ways:
+        way = ways.pop()
+        if way[-1] == goal:
+            return way
+        for need in needs.get(way[-1], ()):
+            if need == goal or need not in seen:
+                seen.add(need)
+                ways.append([*way, need])
+    return []
+
+
+def _check_reads(experiment: Experiment, stage: Stage) -> None:
+    """Refuse a config that names another stage's folder without needing that stage."""
+    upstream: set[str] = set(stage.needs)
+    for earlier in reversed(experiment.stages):
+        if earlier.name in upstream:
+            upstream.update(earlier.needs)
+    marker = "${out}/"
+    for key, value in flatten(experiment.resolve(stage, "${out}")).items():
+        if not isinstance(value, str) or not value.startswith(marker):
+            continue
+        read = value.removeprefix(marker).split("/", 1)[0]
+        others = {other.name for other in experiment.stages} - {stage.name}
+        if read in others - upstream:
+            raise ValueError(
+                f"{experiment.file}, stage {stage.name!r}: {key} reads {value} but the stage does "
+                f"not need {read!r}; add it to needs (and put it above, if it is below)"
+            )
+
+
+def _take(row: Mapping[str, Value], key: str, kind: type[T], default: T | None, where: str) -> T:
+    """Return a key's value after checking its type; a default of None makes the key required."""
+    value = row.get(key)
+    if value is None:
+        value = cast(Value, default)
+    if value is None:
+        raise ValueError(f"{where}: the key {key!r} is missing; it must be of type {kind.__name__}")
+    if not isinstance(value, kind) or isinstance(value, bool) and kind is int:
+        raise ValueError(f"{where}: {key} must be of type {kind.__name__}, got {value!r}")
+    return value
+
+
+def _names(row: Mapping[str, Value], key: str, default: list[str], where: str) -> tuple[str, ...]:
+    """Return a list of strings."""
+    values = _take(row, key, list, default, where)
+    if any(not isinstance(value, str) for value in values):
+        raise ValueError(f"{where}: {key} must be a list of names, got {values!r}")
+    return tuple(cast("list[str]", values))
+
+
+def _refuse_unknown(row: Mapping[str, Value], known: tuple[str, ...], where: str) -> None:
+    for key in row:
+        if key not in known:
+            raise ValueError(f"{where}: unknown key {key!r}{_closest(key, known)}")
+
+
+def _closest(word: str, known: Iterable[str]) -> str:
+    """Say what was probably meant, and what is possible."""
+    options = list(known)
+    near = difflib.get_close_matches(word, options, 1)
+    return (f"; did you mean {near[0]!r}?" if near else ";") + f" known are {', '.join(options)}"

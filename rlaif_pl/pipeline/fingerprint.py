@@ -1,0 +1,130 @@
+"""What a stage's result depends on, so that it runs again exactly when that changes.
+
+A fingerprint covers four things:
+
+* config: the command and its resolved config, with ``${out}`` left symbolic, so a run folder may be
+  renamed;
+* code: every file of the installed package below which the command sits. Parts that only look at
+  finished results (``LATE_PARTS``) count for the ``report`` command alone, so that work on the
+  report does not train again;
+* data: local files and folders that the config names, outside the run folder. A file up to
+  ``CONTENT_LIMIT`` bytes counts by its contents, a larger one by size and time of change;
+* upstream: the fingerprints of the stages it needs.
+
+Not covered: versions of other libraries, the machine, and data sets and models named on a hub.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rlaif_pl.pipeline.experiment import Experiment, Stage
+from rlaif_pl.pipeline.yaml_files import Value, flatten
+
+CONTENT_LIMIT = 64 * 2**20
+FOLDER_LIMIT = 4096  # files of one folder that are looked at
+LATE_PARTS = ("report", "rating", "pipeline")
+PACKAGE = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """Digests of all a stage depends on.
+
+    Attributes:
+        config: Digest of command and config.
+        code: Digest of the package.
+        data: Digest of each local file or folder the config names.
+        upstream: Digest of each stage it needs.
+    """
+
+    config: str
+    code: str
+    data: Mapping[str, str]
+    upstream: Mapping[str, str]
+
+    @property
+    def digest(self) -> str:
+        """One digest of all parts."""
+        return _digest(json.dumps(asdict(self), sort_keys=True).encode())
+
+    def changes_since(self, old: Fingerprint) -> list[str]:
+        """Name the parts that differ from an older fingerprint."""
+        changed = [name for name in ("config", "code") if getattr(self, name) != getattr(old, name)]
+        for part in ("data", "upstream"):
+            mine, theirs = getattr(self, part), getattr(old, part)
+            keys = [key for key in {**mine, **theirs} if mine.get(key) != theirs.get(key)]
+            changed += [f"{part} {key}" for key in sorted(keys)]
+        return changed
+
+
+def fingerprints(experiment: Experiment, package: Path = PACKAGE) -> dict[str, Fingerprint]:
+    """Return the fingerprint of every stage by its name."""
+    late, early = code_digest(package, ()), code_digest(package, LATE_PARTS)
+    found: dict[str, Fingerprint] = {}
+    for stage in experiment.stages:
+        found[stage.name] = Fingerprint(
+            _config_digest(experiment, stage),
+            late if stage.command == "report" else early,
+            dict(data_digests(experiment.resolve(stage), experiment.out)),
+            {need: found[need].digest for need in stage.needs},
+        )
+    return found
+
+
+def code_digest(package: Path, without: tuple[str, ...]) -> str:
+    """Digest every file of a package folder, except byte code and the named parts."""
+    total = hashlib.blake2b(digest_size=16)
+    for path in sorted(package.rglob("*")):
+        parts = path.relative_to(package).parts
+        if parts[0] in without or "__pycache__" in parts or not path.is_file():
+            continue
+        total.update(f"{'/'.join(parts)} {_digest(path.read_bytes())}\n".encode())
+    return total.hexdigest()
+
+
+def data_digests(config: Mapping[str, Value], out: Path) -> Iterator[tuple[str, str]]:
+    """Digest the local files and folders named in a config, outside the run folder.
+
+    A folder counts only where its name has a ``/``, so that a word like ``cpu`` is not taken for
+    one, and not if it holds the run folder.
+    """
+    run = out.resolve()
+    for value in sorted({item for item in flatten(dict(config)).values() if isinstance(item, str)}):
+        if not value or len(value) > 1024 or "\n" in value:
+            continue
+        path = Path(value)
+        where = path.resolve()
+        if where == run or run in where.parents or where in run.parents:
+            continue
+        if path.is_file():
+            yield value, _file_digest(path)
+        elif "/" in value and path.is_dir():
+            yield value, _folder_digest(path)
+
+
+def _config_digest(experiment: Experiment, stage: Stage) -> str:
+    content = {"command": stage.command, "config": experiment.resolve(stage, "${out}")}
+    return _digest(json.dumps(content, sort_keys=True).encode())
+
+
+def _folder_digest(folder: Path) -> str:
+    """Digest the first files of a folder, in the order of their names."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())[:FOLDER_LIMIT]
+    rows = [f"{path.relative_to(folder)} {_file_digest(path)}" for path in files]
+    return _digest("\n".join(rows).encode())
+
+
+def _file_digest(path: Path) -> str:
+    facts = path.stat()
+    if facts.st_size > CONTENT_LIMIT:
+        return f"{facts.st_size} bytes, {facts.st_mtime_ns}"
+    return _digest(path.read_bytes())
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()

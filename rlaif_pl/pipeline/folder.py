@@ -1,0 +1,163 @@
+"""What a run folder remembers: records of stages, the lock, the merged metrics.
+
+::
+
+    <out>/.lock                  held while `run` works here
+    <out>/metrics.json           metrics.json of all stages in one, and run/seconds
+    <out>/<stage>/config.yaml    the resolved config
+    <out>/<stage>/log.txt        what the stage printed
+    <out>/<stage>/started.json   a StageRecord, written before the stage starts
+    <out>/<stage>/done.json      a StageRecord, written after it succeeded
+    <out>/replaced/<stage>-<n>/  an earlier stage folder that no longer fits
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import os
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rlaif_pl.evaluation.metrics import read_metrics, write_json, write_metrics
+from rlaif_pl.pipeline.experiment import Experiment
+from rlaif_pl.pipeline.fingerprint import Fingerprint
+
+LOCK_PATIENCE = 5.0  # seconds; processes of a killed run need a moment to go
+
+
+class FolderInUseError(RuntimeError):
+    """Another `run` works in the folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageRecord:
+    """One stage, started or finished.
+
+    Attributes:
+        command: The program and its arguments, as one line.
+        fingerprint: What its result depends on.
+        attempts: How often it was started.
+        seconds: Seconds it ran, all attempts together; before the current one in ``started.json``.
+        time: When it was started or finished, in seconds since 1970.
+    """
+
+    command: str
+    fingerprint: Fingerprint
+    attempts: int
+    seconds: float
+    time: float
+
+    def write(self, path: Path) -> None:
+        """Write the record atomically."""
+        write_json(path, asdict(self))
+
+
+def read_record(path: Path) -> StageRecord | None:
+    """Read a record; None where there is none.
+
+    Raises:
+        ValueError: The file is damaged or of another version.
+    """
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return StageRecord(**{**content, "fingerprint": Fingerprint(**content["fingerprint"])})
+    except (json.JSONDecodeError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"{path} is not a stage record ({error}); delete it to run the stage again"
+        ) from error
+
+
+@contextmanager
+def folder_lock(out: Path, patience: float = LOCK_PATIENCE) -> Iterator[None]:
+    """Hold the run folder.
+
+    The lock belongs to the processes that have the file open: this one and, because the descriptor
+    is inheritable, the stage it starts. So a stage that outlives a killed run keeps others out.
+
+    Args:
+        out: The run folder; made if absent.
+        patience: Seconds to wait for another run to go.
+
+    Raises:
+        FolderInUseError: It did not.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / ".lock").open("a+", encoding="utf-8") as stream:
+        deadline = time.monotonic() + patience
+        while not _locked(stream.fileno()):
+            if time.monotonic() > deadline:
+                stream.seek(0)
+                raise FolderInUseError(
+                    f"{out} is in use by another run ({stream.read().strip() or 'unknown'}); "
+                    "wait for it to end, end it, or choose another folder with --out"
+                )
+            time.sleep(0.1)
+        os.set_inheritable(stream.fileno(), True)
+        stream.truncate(0)
+        stream.write(f"process {os.getpid()}\n")
+        stream.flush()
+        yield
+
+
+def _locked(descriptor: int) -> bool:
+    """Try to take the lock."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def move_aside(out: Path, stage_folder: Path) -> Path:
+    """Move a stage's folder below ``replaced``; nothing is ever deleted."""
+    shelf = out / "replaced"
+    shelf.mkdir(exist_ok=True)
+    number = 1
+    while (target := shelf / f"{stage_folder.name}-{number}").exists():
+        number += 1
+    stage_folder.rename(target)
+    return target
+
+
+def merge_metrics(experiment: Experiment) -> dict[str, float]:
+    """Write ``<out>/metrics.json`` from the stages that are finished, and return it.
+
+    A name that two stages give different values keeps the later one, with a warning.
+    """
+    merged: dict[str, float] = {}
+    origin: dict[str, str] = {}
+    total = 0.0
+    for stage in experiment.stages:
+        folder = experiment.folder(stage)
+        record = read_record(folder / "done.json")
+        if record is None:
+            continue
+        path = folder / "metrics.json"
+        for key, value in (read_metrics(path) if path.is_file() else {}).items():
+            clashes = key in merged and not _same(merged[key], value)
+            if clashes:
+                warnings.warn(
+                    f"{key} is {merged[key]} in stage {origin[key]} and {value} in {stage.name}; "
+                    f"{experiment.out / 'metrics.json'} keeps the latter",
+                    stacklevel=2,
+                )
+            merged[key], origin[key] = value, stage.name
+        merged[f"run/seconds_{stage.name}"] = round(record.seconds, 3)
+        total += record.seconds
+    merged["run/seconds"] = round(total, 3)
+    missing = [key for key, value in merged.items() if not math.isfinite(value)]
+    write_metrics(experiment.out / "metrics.json", merged, may_be_missing=missing)
+    return merged
+
+
+def _same(one: float, other: float) -> bool:
+    """Equal, where two missing values count as equal."""
+    return one == other or (math.isnan(one) and math.isnan(other))

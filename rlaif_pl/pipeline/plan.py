@@ -1,0 +1,173 @@
+"""Decide which stages to run, and show it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from rich.table import Table
+
+from rlaif_pl.pipeline.experiment import Experiment, Stage
+from rlaif_pl.pipeline.fingerprint import Fingerprint, fingerprints
+from rlaif_pl.pipeline.folder import read_record
+from rlaif_pl.pipeline.yaml_files import Value, flatten, read_yaml
+from rlaif_pl.report.durations import duration
+
+Action = Literal["run", "skip", "resume", "rerun"]
+COLORS: Mapping[Action, str] = {
+    "run": "cyan",
+    "skip": "green",
+    "resume": "yellow",
+    "rerun": "magenta",
+}
+SHOWN_CHANGES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What happens to a stage.
+
+    Attributes:
+        stage: The stage.
+        folder: Where it works.
+        action: ``run`` for the first time, ``skip`` as finished, ``resume`` after an interruption,
+            or ``rerun`` from the start with the old folder moved aside.
+        reason: Why, in a few words.
+        fingerprint: What its result depends on.
+    """
+
+    stage: Stage
+    folder: Path
+    action: Action
+    reason: str
+    fingerprint: Fingerprint
+
+
+def make_plan(experiment: Experiment, force: Sequence[str] = ()) -> list[Plan]:
+    """Return what happens to each stage, in order; changes nothing.
+
+    Args:
+        experiment: The experiment.
+        force: Stages to run whatever their state; those that need them run again too.
+
+    Raises:
+        ValueError: ``force`` names no stage.
+    """
+    names = [stage.name for stage in experiment.stages]
+    for name in force:
+        if name not in names:
+            raise ValueError(f"--force {name}: no such stage; the stages are {', '.join(names)}")
+    current = fingerprints(experiment)
+    plans: list[Plan] = []
+    anew: set[str] = set()  # stages whose results will be new, so that those below cannot be kept
+    for stage in experiment.stages:
+        action, reason = _decide(experiment, stage, current[stage.name], force)
+        above = [need for need in stage.needs if need in anew]
+        if above and action in ("skip", "resume"):
+            action, reason = "rerun", f"{above[0]} runs again"
+        if action != "skip":
+            anew.add(stage.name)
+        plans.append(Plan(stage, experiment.folder(stage), action, reason, current[stage.name]))
+    return plans
+
+
+def _decide(
+    experiment: Experiment, stage: Stage, current: Fingerprint, force: Sequence[str]
+) -> tuple[Action, str]:
+    """Return what a stage's own folder and ``force`` ask for."""
+    folder = experiment.folder(stage)
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return "run", ""
+    if stage.name in force:
+        return "rerun", "forced"
+    done, started = read_record(folder / "done.json"), read_record(folder / "started.json")
+    record = done or started
+    if record is None:
+        return "rerun", "the folder holds files of something else"
+    if record.fingerprint.digest != current.digest:
+        state = "changed" if done else "unfinished and changed"
+        changes = describe_changes(experiment, stage, record.fingerprint, current)
+        return "rerun", f"{state}: {changes}"
+    if done is None:
+        return "resume", f"interrupted in attempt {record.attempts}"
+    missing = missing_products(stage, folder)
+    if missing:
+        return "rerun", f"{missing[0]} is gone"
+    return "skip", f"finished in {duration(done.seconds)}"
+
+
+def missing_products(stage: Stage, folder: Path) -> list[str]:
+    """Return the files a stage should have made and did not."""
+    return [name for name in stage.produces if not (folder / name).exists()]
+
+
+def describe_changes(
+    experiment: Experiment, stage: Stage, old: Fingerprint, new: Fingerprint
+) -> str:
+    """Say what changed, with the first changed config keys where the old config is there."""
+    parts = new.changes_since(old)
+    path = experiment.folder(stage) / "config.yaml"
+    if "config" in parts and path.is_file():
+        before, after = flatten(read_yaml(path)), flatten(experiment.resolve(stage))
+        parts[parts.index("config")] = f"config ({_key_changes(before, after)})"
+    return ", ".join(parts)
+
+
+def _key_changes(before: Mapping[str, Value], after: Mapping[str, Value]) -> str:
+    """List changed keys with their values."""
+    absent = object()
+    changed = [
+        f"{key}: {before.get(key, 'absent')} -> {after.get(key, 'absent')}"
+        for key in {**before, **after}
+        if before.get(key, absent) != after.get(key, absent)
+    ]
+    more = len(changed) - SHOWN_CHANGES
+    return "; ".join(changed[:SHOWN_CHANGES]) + (f"; {more} more" if more > 0 else "") or "command"
+
+
+def plan_table(experiment: Experiment, plans: Sequence[Plan]) -> Table:
+    """Show what will happen."""
+    table = Table(title=f"{experiment.name}, seed {experiment.seed}, in {experiment.out}")
+    for title in ("stage", "command", "needs", "plan"):
+        table.add_column(title)
+    for plan in plans:
+        action = f"[{COLORS[plan.action]}]{plan.action}[/]"
+        table.add_row(
+            plan.stage.name,
+            plan.stage.command,
+            ", ".join(plan.stage.needs),
+            f"{action} {_escape(plan.reason)}".strip(),
+        )
+    return table
+
+
+def result_table(experiment: Experiment, plans: Sequence[Plan], ended: Mapping[str, str]) -> Table:
+    """Show what happened and how long each stage took.
+
+    Args:
+        experiment: The experiment.
+        plans: What was planned.
+        ended: How each stage that was reached ended.
+    """
+    table = Table(title=f"{experiment.name}: stages")
+    table.add_column("stage")
+    table.add_column("result")
+    table.add_column("time", justify="right")
+    total = 0.0
+    for plan in plans:
+        record = read_record(plan.folder / "done.json")
+        table.add_row(
+            plan.stage.name,
+            ended.get(plan.stage.name, "not reached"),
+            "" if record is None else duration(record.seconds),
+        )
+        total += 0.0 if record is None else record.seconds
+    table.add_section()
+    table.add_row("all", "", duration(total))
+    return table
+
+
+def _escape(text: str) -> str:
+    return text.replace("[", r"\[")

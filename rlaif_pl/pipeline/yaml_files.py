@@ -1,0 +1,127 @@
+"""YAML as jsonargparse reads it (``1e-4`` is a number), with repeated keys refused."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable
+from pathlib import Path
+from typing import TypeAlias, cast
+
+import yaml  # type: ignore[import-untyped]
+
+Value: TypeAlias = "None | bool | int | float | str | list[Value] | dict[str, Value]"
+FLOAT = re.compile(
+    r"^[-+]?(?:\d[\d_]*\.[\d_]*(?:[eE][-+]?\d+)?|\d[\d_]*[eE][-+]?\d+|\.[\d_]+(?:[eE][-+]?\d+)?"
+    r"|\.(?:inf|Inf|INF))$|^\.(?:nan|NaN|NAN)$"
+)
+
+
+class Loader(yaml.SafeLoader):  # type: ignore[misc]
+    """Safe loader with YAML 1.2 floats that refuses a key given twice."""
+
+    def construct_mapping(
+        self, node: yaml.MappingNode, deep: bool = False
+    ) -> dict[Hashable, object]:
+        """Build a mapping, as the base class does, after looking for repeated keys."""
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
+                raise ValueError(
+                    f"{node.start_mark.name}, line {key.start_mark.line + 1}: the key "
+                    f"{key.value!r} is given twice in one mapping; keep one of the two"
+                )
+            seen.add(str(key.value))
+        return cast("dict[Hashable, object]", super().construct_mapping(node, deep))
+
+
+class Dumper(yaml.SafeDumper):  # type: ignore[misc]
+    """Safe dumper that quotes the strings our loader would read as numbers."""
+
+
+for _class in (Loader, Dumper):
+    _class.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("-+0123456789."))
+
+
+def read_yaml(path: Path) -> dict[str, Value]:
+    """Read a mapping; an empty file is an empty mapping.
+
+    Raises:
+        ValueError: No such file, not YAML, a repeated key, or something else than a mapping.
+    """
+    if not path.is_file():
+        raise ValueError(f"expected a YAML file, there is none at {path}; check the name")
+    with path.open(encoding="utf-8") as stream:
+        try:
+            content = yaml.load(stream, Loader)  # noqa: S506 (a subclass of the safe loader)
+        except yaml.YAMLError as error:
+            raise ValueError(f"{path} is not valid YAML: {error}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict) or any(not isinstance(key, str) for key in content):
+        raise ValueError(
+            f"{path} must hold a mapping with string keys, got {type(content).__name__}"
+        )
+    return content
+
+
+def dump_yaml(content: dict[str, Value]) -> str:
+    """Write a mapping as YAML with its keys in the order given."""
+    return str(yaml.dump(content, Dumper=Dumper, sort_keys=False, allow_unicode=True))
+
+
+def overlay(content: dict[str, Value], key: str, value: Value) -> None:
+    """Set a dotted key in nested mappings, in place; a number picks an item of a list.
+
+    Raises:
+        ValueError: The key runs through something that is neither a mapping nor a list, or past the
+            end of a list.
+    """
+    *parents, last = key.split(".")
+    node: Value = content
+    for depth, part in enumerate(parents):
+        missing = isinstance(node, dict) and node.get(part) is None
+        if missing:
+            cast("dict[str, Value]", node)[part] = {}
+        node = _child(node, part, key, ".".join(parents[:depth]))
+    if isinstance(node, list):
+        _child(node, last, key, ".".join(parents))
+        node[int(last)] = value
+    elif isinstance(node, dict):
+        node[last] = value
+    else:
+        raise ValueError(_no_way(key, ".".join(parents), node))
+
+
+def _child(node: Value, part: str, key: str, above: str) -> Value:
+    """Return one item of a mapping or a list."""
+    if isinstance(node, dict):
+        return node[part]
+    if isinstance(node, list):
+        if part.isdigit() and int(part) < len(node):
+            return node[int(part)]
+        raise ValueError(
+            f"set: {key}: {above or 'the file'} is a list of {len(node)}, so expected a number "
+            f"below that in place of {part!r}"
+        )
+    raise ValueError(_no_way(key, above, node))
+
+
+def _no_way(key: str, above: str, node: Value) -> str:
+    return (
+        f"set: {key}: cannot go below {above!r}, which is the value {node!r}; "
+        "give that key a mapping or drop the rest of the dotted key"
+    )
+
+
+def flatten(content: Value, prefix: str = "") -> dict[str, Value]:
+    """Return the leaves of nested mappings and lists under dotted keys."""
+    if isinstance(content, dict) and content:
+        pairs = list(content.items())
+    elif isinstance(content, list) and content:
+        pairs = [(str(n), item) for n, item in enumerate(content)]
+    else:
+        return {prefix: content}
+    leaves: dict[str, Value] = {}
+    for key, value in pairs:
+        leaves.update(flatten(value, f"{prefix}.{key}" if prefix else key))
+    return leaves

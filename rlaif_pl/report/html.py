@@ -1,0 +1,98 @@
+"""Write ``report.html``: one file that needs nothing beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+
+from rlaif_pl.evaluation.metrics import write_text
+from rlaif_pl.report import plots, sections, verdict
+from rlaif_pl.report.durations import duration
+from rlaif_pl.report.inputs import Run, Stage, read_run
+
+SHOWN_SAMPLES = 8  # open; the others up to MOST_SAMPLES are folded away
+MOST_SAMPLES = 60
+
+
+@dataclass(frozen=True, slots=True)
+class StageTime:
+    """How long a stage took.
+
+    Attributes:
+        stage: The stage.
+        text: Its duration in words.
+        share: Of the longest stage, in [0, 1].
+    """
+
+    stage: Stage
+    text: str
+    share: float
+
+
+def write_report(run_dir: Path) -> Path:
+    """Write ``<run_dir>/report.html`` from what the run folder holds.
+
+    What is missing is called "not measured"; see ``rlaif_pl.report.inputs`` for the files.
+
+    Args:
+        run_dir: Folder of a run, with one folder a stage.
+
+    Returns:
+        Path of the report.
+
+    Raises:
+        ValueError: There is no such folder.
+    """
+    run = read_run(Path(run_dir))
+    return write_text(Path(run_dir) / "report.html", render(run))
+
+
+def render(run: Run) -> str:
+    """Return the page of a run."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("rlaif_pl.report", "templates"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters["number"] = lambda value: f"{value:.3g}"
+    stage = sections.reinforced(run)
+    bars = sections.alignment_bars(run.metrics)
+    return environment.get_template("report.html.j2").render(
+        run=run,
+        verdict=verdict.judge(run),
+        warnings=verdict.warnings_of(run),
+        rows=sections.metric_rows(run.metrics),
+        facts=sections.fact_rows(run.stages),
+        reinforced=stage,
+        curves=[(title, svg and Markup(svg)) for title, svg in sections.training_curves(stage)],
+        more_curves=[
+            (s.name, [Markup(svg) for svg in sections.all_curves(s)])
+            for s in run.stages
+            if s.history
+        ],
+        win_rates=Markup(plots.forest(run.win_rates)) if run.win_rates else None,
+        reliability=Markup(plots.reliability(run.reliability)) if run.reliability else None,
+        alignment=Markup(plots.bars(bars)) if bars else None,
+        shown=run.samples[:SHOWN_SAMPLES],
+        folded=run.samples[SHOWN_SAMPLES:MOST_SAMPLES],
+        times=stage_times(run),
+        total=duration(sum(s.seconds or 0.0 for s in run.stages)),
+    )
+
+
+def stage_times(run: Run) -> list[StageTime]:
+    """Return how long each stage took."""
+    longest = max((stage.seconds or 0.0 for stage in run.stages), default=0.0) or 1.0
+    return [
+        StageTime(
+            stage,
+            "not finished" if stage.seconds is None else duration(stage.seconds),
+            (stage.seconds or 0.0) / longest,
+        )
+        for stage in run.stages
+    ]

@@ -1,0 +1,274 @@
+"""What the numbers of a run say, in plain words.
+
+A claim needs an interval: an improvement is claimed where the whole 95 % interval lies on the good
+side, and called unclear where it does not. What the training itself optimized (its reward, its
+labeler) and what it did not (an independent judge) are judged apart, because agreement with the
+first alone is what reward hacking looks like.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from rlaif_pl.report.inputs import Run
+
+State = Literal["good", "bad", "unclear", "missing"]
+MAX_LENGTH_RATIO = 1.5  # longer summaries than this times SFT's make a win rate suspect
+MAX_COPY_GAIN = 0.10  # more copied 4-grams than this above SFT's
+MAX_ECE = 0.10
+LARGE_KL = 25.0  # nats a response; beyond it the policy has little to do with SFT
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One claim.
+
+    Attributes:
+        state: What the numbers say about it.
+        text: The claim, with its numbers.
+    """
+
+    state: State
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The run in a few sentences.
+
+    Attributes:
+        state: Of the headline.
+        headline: One sentence.
+        findings: What it rests on.
+    """
+
+    state: State
+    headline: str
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """A metric with its interval.
+
+    Attributes:
+        value: The estimate.
+        low: Lower limit; NaN where there is none.
+        high: Upper limit; NaN likewise.
+    """
+
+    value: float
+    low: float
+    high: float
+
+    def against(self, level: float) -> State:
+        """``good`` if all of the interval lies above a level, ``bad`` if all lies below."""
+        if not math.isfinite(self.low):
+            return "unclear"
+        if self.low > level:
+            return "good"
+        return "bad" if self.high < level else "unclear"
+
+    def number(self) -> str:
+        """Write it as a number."""
+        return f"{self.value:.3g}" + self._limits(1.0, ".3g")
+
+    def percent(self) -> str:
+        """Write it as a percentage."""
+        return f"{100 * self.value:.1f} %" + self._limits(100.0, ".1f")
+
+    def points(self) -> str:
+        """Write a difference of shares in percentage points."""
+        return f"{100 * self.value:+.1f} points" + self._limits(100.0, "+.1f")
+
+    def _limits(self, scale: float, form: str) -> str:
+        if not math.isfinite(self.low):
+            return ""
+        return f" [{scale * self.low:{form}}, {scale * self.high:{form}}]"
+
+
+def measure(metrics: Mapping[str, float], name: str) -> Measure | None:
+    """Return a metric with its interval; None where it was not measured."""
+    if name not in metrics:
+        return None
+    low, high = (metrics.get(f"{name}_{side}", math.nan) for side in ("low", "high"))
+    return Measure(metrics[name], low, high)
+
+
+def judge(run: Run) -> Verdict:
+    """Return the verdict on a run."""
+    metrics = run.metrics
+    own = [
+        _gain(metrics),
+        _win(metrics, "winrate/policy_vs_sft", "the labeler that trained it"),
+    ]
+    others = [
+        _win(metrics, "winrate/policy_vs_sft_independent", "an independent judge"),
+        _win(metrics, "winrate/policy_vs_sft_rouge", "likeness to the reference (ROUGE-L)"),
+    ]
+    state, headline = _headline(own, others[0])
+    rest = [
+        _win(metrics, "winrate/policy_vs_reference", "the training labeler", "the references"),
+        _labeler(metrics),
+        _reward_model(metrics),
+        _side_effects(metrics),
+    ]
+    return Verdict(state, headline, (*own, *others, *rest))
+
+
+def _headline(own: list[Finding], independent: Finding) -> tuple[State, str]:
+    """Put the findings in one sentence."""
+    states = {finding.state for finding in own}
+    if states == {"missing"}:
+        return "missing", "What reinforcement learning changed was not measured."
+    if "bad" in states:
+        return "bad", "The policy got worse by the very measure it was trained on."
+    if "good" not in states:
+        return "unclear", "No improvement is shown: the intervals include no change."
+    if independent.state == "good":
+        return "good", "The policy improved, and a judge that did not train it agrees."
+    if independent.state == "bad":
+        return "bad", (
+            "The policy improved by its own reward and got worse for an independent judge: "
+            "this is what reward hacking looks like."
+        )
+    if independent.state == "missing":
+        return "unclear", (
+            "The policy improved by the measure it was trained on; no independent judge was asked."
+        )
+    return "unclear", (
+        "The policy improved by the measure it was trained on; an independent judge "
+        "neither confirms nor denies it."
+    )
+
+
+def _gain(metrics: Mapping[str, float]) -> Finding:
+    """The reward on held-out prompts, after against before."""
+    gain = measure(metrics, "a2c/reward_gain")
+    if gain is None:
+        return Finding("missing", "Reward gain on held-out prompts: not measured.")
+    state = gain.against(0.0)
+    verb = {"good": "rose", "bad": "fell"}.get(state, "did not clearly change")
+    before, after = (measure(metrics, f"a2c/reward_{when}") for when in ("before", "after"))
+    between = f", from {before.value:.3g} to {after.value:.3g}" if before and after else ""
+    return Finding(state, f"Mean reward on held-out prompts {verb}: {gain.number()}{between}.")
+
+
+def _win(
+    metrics: Mapping[str, float], name: str, by: str, against: str = "the SFT policy"
+) -> Finding:
+    """A win rate against one half."""
+    rate = measure(metrics, name)
+    if rate is None:
+        return Finding("missing", f"Wins over {against}, judged by {by}: not measured.")
+    state = rate.against(0.5)
+    verb = {"good": "preferred to", "bad": "judged worse than"}.get(
+        state, "not shown to differ from"
+    )
+    text = f"The policy is {verb} {against} by {by}: it wins {rate.percent()}"
+    controlled = measure(metrics, f"{name}_length_controlled")
+    if controlled is not None:
+        text += f", at equal length {controlled.percent()}"
+    return Finding(state, text + ".")
+
+
+def _labeler(metrics: Mapping[str, float]) -> Finding:
+    """Whether the labeler knows more than which response is longer."""
+    alignment = measure(metrics, "labeler/alignment")
+    if alignment is None:
+        return Finding("missing", "Agreement of the labeler with people: not measured.")
+    text = f"The labeler agrees with people in {alignment.percent()} of pairs"
+    gain = measure(metrics, "labeler/gain_over_length")
+    baseline = measure(metrics, "labeler/length_baseline")
+    if gain is None or baseline is None:
+        return Finding("unclear", text + "; the length-only baseline was not measured.")
+    state = gain.against(0.0)
+    word = {"good": "better than", "bad": "worse than"}.get(state, "not shown to be better than")
+    return Finding(
+        state,
+        f"{text}, {word} the rule 'the longer one wins' ({baseline.percent()}); "
+        f"difference {gain.points()}.",
+    )
+
+
+def _reward_model(metrics: Mapping[str, float]) -> Finding:
+    """Whether the reward model orders held-out pairs, and says how sure it is."""
+    accuracy = measure(metrics, "reward/pair_accuracy")
+    if accuracy is None:
+        return Finding("missing", "Accuracy of the reward model on held-out pairs: not measured.")
+    text = f"The reward model orders {accuracy.percent()} of held-out pairs as people did"
+    ece = metrics.get("reward/ece")
+    if ece is not None:
+        text += f"; its probabilities are off by {ece:.2f} on average (ECE)"
+    return Finding(accuracy.against(0.5), text + ".")
+
+
+def _side_effects(metrics: Mapping[str, float]) -> Finding:
+    """Length, copying and distance from the SFT policy."""
+    ratio, copied, kl = (
+        metrics.get(f"a2c/{name}") for name in ("length_ratio", "copied_4grams", "kl")
+    )
+    if ratio is None and copied is None and kl is None:
+        return Finding("missing", "Length, copying and KL: not measured.")
+    parts, warned = [], bool(side_effect_warnings(metrics))
+    if ratio is not None:
+        parts.append(f"responses are {ratio:.2f} times as long as SFT's")
+    if copied is not None:
+        before = metrics.get("sft/copied_4grams")
+        parts.append(
+            f"{100 * copied:.0f} % of their word 4-grams stand in the prompt"
+            + ("" if before is None else f" (SFT {100 * before:.0f} %)")
+        )
+    if kl is not None:
+        parts.append(f"the KL from SFT is {kl:.2g} nats a response")
+    text = ", ".join(parts)
+    return Finding("bad" if warned else "good", text[0].upper() + text[1:] + ".")
+
+
+def side_effect_warnings(metrics: Mapping[str, float]) -> list[str]:
+    """Say which side effects are large enough to doubt a win rate."""
+    found = []
+    ratio, kl = metrics.get("a2c/length_ratio"), metrics.get("a2c/kl")
+    copied, before = metrics.get("a2c/copied_4grams"), metrics.get("sft/copied_4grams")
+    if ratio is not None and not 1 / MAX_LENGTH_RATIO <= ratio <= MAX_LENGTH_RATIO:
+        found.append(
+            f"Responses are {ratio:.2f} times as long as SFT's: judges and rewards follow length, "
+            "so read the win rates at equal length."
+        )
+    if copied is not None and before is not None and copied - before > MAX_COPY_GAIN:
+        found.append(
+            f"The policy copies {100 * copied:.0f} % of its 4-grams from the prompt, SFT "
+            f"{100 * before:.0f} %: part of its gain may be copying."
+        )
+    if kl is not None and kl > LARGE_KL:
+        found.append(f"The KL from SFT is {kl:.0f} nats a response: raise beta or train less.")
+    return found
+
+
+def warnings_of(run: Run) -> list[str]:
+    """Everything a reader should know before believing the rest."""
+    found = [*run.problems, *side_effect_warnings(run.metrics)]
+    found += [f"Stage {s.name} is not finished." for s in run.stages if not s.is_finished]
+    ece = run.metrics.get("reward/ece")
+    if ece is not None and ece > MAX_ECE:
+        found.append(
+            f"The reward model's probabilities are off by {ece:.2f} on average (ECE): fit its "
+            "temperature or give it more pairs before mixing it with other signals."
+        )
+    correlation = run.metrics.get("reward/length_correlation")
+    if correlation is not None and abs(correlation) > 0.5:
+        found.append(f"The reward follows length (correlation {correlation:.2f}).")
+    for name, word in (
+        ("labeler/failures", "labels"),
+        ("winrate/policy_vs_sft_failures", "judgments"),
+    ):
+        if run.metrics.get(name, 0) > 0:
+            found.append(f"{run.metrics[name]:.0f} {word} could not be had and are left out.")
+    ops = [stage.facts.get("ops") for stage in run.stages]
+    slow = {k for op in ops if isinstance(op, dict) for k, v in op.items() if v == "reference"}
+    if slow:
+        found.append(f"The ops {', '.join(sorted(slow))} ran uncompiled, which is slower.")
+    return found

@@ -1,0 +1,77 @@
+"""Sample from a policy over a whole data set, with a progress bar."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from rich.progress import Progress
+
+from rlaif_pl.models.causal import CausalModel
+from rlaif_pl.models.encoding import encode_prompts
+from rlaif_pl.rl.sampling import noise_seed, sample
+from rlaif_pl.types import Prompt
+
+
+class Responses(NamedTuple):
+    """Responses of one policy to ``P`` prompts, the same number to each."""
+
+    texts: list[list[str]]  # P lists
+    unfinished: list[list[bool]]  # P lists, True where the length limit cut the text
+    tokens: list[list[list[int]]]  # P lists of token rows, as they were drawn
+
+
+def generate(
+    policy: CausalModel,
+    prompts: Sequence[Prompt],
+    *,
+    per_prompt: int,
+    max_new_tokens: int,
+    temperature: float,
+    seed: int,
+    batch_size: int = 16,
+    title: str = "sampling",
+) -> Responses:
+    """Sample responses; batches hold prompts of like length, the noise depends on the prompt alone.
+
+    Args:
+        policy: Policy to sample from.
+        prompts: Prompts; ``Prompt.group`` keys the noise.
+        per_prompt: Responses a prompt.
+        max_new_tokens: Length limit, EOS included.
+        temperature: Divides the logits; 0 is greedy.
+        seed: Seeds the noise.
+        batch_size: Prompts at a time.
+        title: Name of the progress bar.
+    """
+    order = sorted(range(len(prompts)), key=lambda n: (len(prompts[n].text), n))
+    texts: list[list[str]] = [[] for _ in prompts]
+    unfinished: list[list[bool]] = [[] for _ in prompts]
+    tokens: list[list[list[int]]] = [[] for _ in prompts]
+    with Progress() as progress:
+        task = progress.add_task(title, total=len(prompts))
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            encoded = encode_prompts(
+                policy.tokenizer, policy.template, [prompts[n].text for n in rows]
+            )
+            seeds = [
+                noise_seed(seed, "sample", prompts[n].group, k)
+                for n in rows
+                for k in range(per_prompt)
+            ]
+            drawn = sample(
+                policy,
+                encoded,
+                per_prompt=per_prompt,
+                max_new_tokens=max_new_tokens,
+                temperature=temperature,
+                seeds=seeds,
+            )
+            decoded, ended = drawn.texts(policy), drawn.finished.tolist()
+            for place, n in enumerate(rows):
+                part = slice(place * per_prompt, (place + 1) * per_prompt)
+                texts[n], tokens[n] = decoded[part], drawn.tokens[part]
+                unfinished[n] = [not end for end in ended[part]]
+            progress.advance(task, len(rows))
+    return Responses(texts, unfinished, tokens)

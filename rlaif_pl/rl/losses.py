@@ -1,0 +1,34 @@
+"""Actor and critic losses of advantage actor-critic.
+
+``L_PG = -sum_t log pi(a_t | s_t) stopgrad(A_t)`` and ``L_V = sum_t (G_t - V(s_t))^2``
+(arXiv 2309.00267v2, appendix F, with Z_t - V(X_t) as advantage). Left out of PPO: ratio, clipping and
+epochs; each batch is used for one step, so the training pass is also the behavior policy's.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def policy_gradient_loss(logprobs: Tensor, advantages: Tensor, is_response: Tensor) -> Tensor:
+    """Policy-gradient loss, averaged over response tokens.
+
+    Args:
+        logprobs: Of the tokens taken, with gradient. ``(N, R)``
+        advantages: Targets without gradient. ``(N, R)``
+        is_response: Which entries count. ``(N, R)`` bool
+    """
+    return -(logprobs * advantages.detach() * is_response).sum() / is_response.sum().clamp(min=1)
+
+
+def value_loss(values: Tensor, returns: Tensor, is_response: Tensor) -> Tensor:
+    """Squared error of the critic, averaged over response tokens. Arguments ``(N, R)``."""
+    error = (values - returns.detach()) * is_response
+    return (error * error).sum() / is_response.sum().clamp(min=1)
+
+
+def explained_variance(values: Tensor, returns: Tensor, is_response: Tensor) -> Tensor:
+    """``1 - Var(G - V) / Var(G)`` over response tokens: 1 is perfect, 0 is a constant guess."""
+    truth, guess = returns[is_response], values[is_response]
+    spread = truth.var(unbiased=False)
+    return 1 - (truth - guess).var(unbiased=False) / spread.clamp(min=1e-12)

@@ -1,0 +1,88 @@
+"""From one score a response to a reward a token: the KL penalty and where the score goes.
+
+Objective (arXiv 2309.00267v2, appendix A.3): ``E[(1 - beta) r(x, y) - beta KL(pi || pi_SFT)]``. The
+KL enters as ``-beta (log pi - log pi_SFT)`` at each token, whose sum over a sampled text is an unbiased
+estimate of the sequence KL; the score enters at the last token and gamma is 1 in the paper.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+
+@dataclass(frozen=True)
+class Shaping:
+    """How scores and KL become token rewards.
+
+    Attributes:
+        beta: Weight of the KL penalty, in [0, 1].
+        scale_score: Multiply the score by ``1 - beta`` as the paper does.
+        unfinished_penalty: Subtracted from the score of a response that the length limit cut.
+    """
+
+    beta: float = 0.05
+    scale_score: bool = True
+    unfinished_penalty: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse a beta outside [0, 1]."""
+        if not 0 <= self.beta <= 1:
+            raise ValueError(f"beta must be in [0, 1], got {self.beta}")
+
+
+def token_rewards(
+    scores: Tensor,
+    logprobs: Tensor,
+    ref_logprobs: Tensor,
+    is_response: Tensor,
+    finished: Tensor,
+    shaping: Shaping,
+) -> Tensor:
+    """Spread score and KL penalty over the tokens of each response.
+
+    Args:
+        scores: Reward of each whole response. ``(N,)``
+        logprobs: Policy's log-probability of each token taken. ``(N, R)``
+        ref_logprobs: Reference's, of the same tokens. ``(N, R)``
+        is_response: True at response tokens, a prefix of each row. ``(N, R)`` bool
+        finished: False where the length limit cut the response. ``(N,)`` bool
+        shaping: Coefficients.
+
+    Returns:
+        Rewards ``(N, R)``, 0 at padding; an empty response has nowhere to put its score.
+    """
+    rewards = -shaping.beta * (logprobs - ref_logprobs) * is_response
+    final = scores * (1 - shaping.beta) if shaping.scale_score else scores
+    final = final - shaping.unfinished_penalty * (~finished).to(final.dtype)
+    lengths = is_response.sum(1)
+    rows = (lengths > 0).nonzero().squeeze(1)
+    rewards[rows, lengths[rows] - 1] += final[rows].to(rewards.dtype)
+    return rewards
+
+
+def sequence_kl(logprobs: Tensor, ref_logprobs: Tensor, is_response: Tensor) -> Tensor:
+    """Estimate ``KL(pi || reference)`` of each response by its sampled log-ratio, in nats. ``(N,)``"""
+    return ((logprobs - ref_logprobs) * is_response).sum(1)
+
+
+def whiten(values: Tensor, is_real: Tensor, shift_mean: bool = True) -> Tensor:
+    """Scale to variance 1 (and mean 0) over the real entries of all ranks; 0 elsewhere.
+
+    Args:
+        values: ``(N, R)``
+        is_real: Which entries count. ``(N, R)`` bool
+        shift_mean: Also subtract the mean; False keeps it.
+    """
+    kept = values.double() * is_real
+    sums = torch.stack([is_real.sum().double(), kept.sum(), (kept * kept).sum()])
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(sums)
+    count, total, squares = sums
+    mean = total / count.clamp(min=1)
+    variance = (squares / count.clamp(min=1) - mean * mean).clamp(min=0)
+    centered = values - mean.to(values.dtype) if shift_mean else values
+    return centered * torch.rsqrt(variance + 1e-8).to(values.dtype) * is_real

@@ -1,0 +1,218 @@
+"""Intervals: cluster bootstrap by group, Wilson's score interval, paired differences.
+
+Rows of one group (responses to one prompt) are not independent, so groups are drawn, never rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import norm
+
+Array = NDArray[np.float64]
+Statistic = Callable[[Array, Array], Array]
+Method = Literal["bca", "percentile"]
+Groups = Sequence[str] | Sequence[int] | NDArray[np.generic]
+
+CHUNK_NUMBERS = 4_000_000  # weights alive at once: 32 MB of float64
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """An estimate with its confidence limits.
+
+    Attributes:
+        value: The estimate; NaN where there was nothing to estimate it from.
+        low: Lower limit; NaN where the data cannot tell (a single group).
+        high: Upper limit; NaN likewise.
+        n: Rows behind the estimate.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def to_metrics(self, name: str) -> dict[str, float]:
+        """Return ``name``, ``name_low`` and ``name_high``; what does not exist is left out."""
+        named = {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
+        return {key: value for key, value in named.items() if math.isfinite(value)}
+
+    def percent(self) -> str:
+        """Return for example ``74.6 % [69.0, 80.1]``."""
+        if not math.isfinite(self.value):
+            return "not measured"
+        limits = (
+            f" [{100 * self.low:.1f}, {100 * self.high:.1f}]" if math.isfinite(self.low) else ""
+        )
+        return f"{100 * self.value:.1f} %{limits}"
+
+
+def empty_interval() -> Interval:
+    """Return the interval of no data."""
+    return Interval(math.nan, math.nan, math.nan, 0)
+
+
+def weighted_mean(values: Array, weights: Array) -> Array:
+    """Mean of ``values (N,)`` under each row of ``weights (draws, N)``; ``(draws,)``."""
+    mean: Array = weights @ values / weights.sum(1)
+    return mean
+
+
+def ratio_of_means(values: Array, weights: Array) -> Array:
+    """Mean of column 0 over mean of column 1 of ``values (N, 2)``, by row of weights."""
+    sums = weights @ values
+    ratio: Array = sums[:, 0] / sums[:, 1]
+    return ratio
+
+
+def bootstrap_by_group(
+    values: ArrayLike,
+    groups: Groups,
+    statistic: Statistic = weighted_mean,
+    level: float = 0.95,
+    draws: int = 2000,
+    seed: int = 0,
+    method: Method = "bca",
+) -> Interval:
+    """Estimate a statistic with an interval from resampled groups.
+
+    Groups are drawn with replacement (cluster bootstrap; Davison and Hinkley 1997, section 3.8).
+    The limits are bias-corrected and accelerated (BCa, Efron 1987), with the acceleration from
+    leaving out one group at a time. Where BCa does not exist (no spread, or the estimate beyond
+    every draw) the limits are plain percentiles.
+
+    Args:
+        values: One row per observation. ``(N,)`` or ``(N, columns)``
+        groups: Group of each row; rows of a group are drawn together. ``(N,)``
+        statistic: Maps values and weights ``(draws, N)`` to the statistic under each row of weights
+            ``(draws,)``; a row's weight counts how often it was drawn.
+        level: Coverage, in (0, 1).
+        draws: Resamples, at least 1.
+        seed: Seeds the resampling.
+        method: ``bca`` or ``percentile``.
+
+    Returns:
+        The statistic of the data as they are, its limits, and N. The limits are NaN where there is
+        a single group: it says nothing about other groups.
+
+    Raises:
+        ValueError: Lengths differ, a value is not finite, ``level`` or ``draws`` is out of range.
+    """
+    rows = np.asarray(values, np.float64)
+    if not len(rows):
+        return empty_interval()
+    member = _membership(rows, groups, level, draws)
+    count = int(member.max()) + 1
+    value = float(statistic(rows, np.ones((1, len(rows))))[0])
+    if count == 1:
+        return Interval(value, math.nan, math.nan, len(rows))
+    generator = np.random.default_rng(seed)
+    chunk = max(1, CHUNK_NUMBERS // len(rows))
+    sizes = [min(chunk, draws - start) for start in range(0, draws, chunk)]
+    drawn = (generator.multinomial(count, np.full(count, 1 / count), size) for size in sizes)
+    replicates = np.concatenate([statistic(rows, w[:, member].astype(np.float64)) for w in drawn])
+    tails = np.array([(1 - level) / 2, (1 + level) / 2])
+    if method == "bca":
+        tails = _bca_tails(tails, value, replicates, _leave_one_out(rows, member, statistic, chunk))
+    low, high = np.quantile(replicates, tails)
+    return Interval(value, float(low), float(high), len(rows))
+
+
+def proportion_by_group(
+    values: ArrayLike, groups: Groups, level: float = 0.95, draws: int = 2000, seed: int = 0
+) -> Interval:
+    """Mean of numbers in [0, 1] with an interval by group, honest also where all rows agree.
+
+    Where every group has the same mean a bootstrap has no spread and would claim certainty; there
+    Wilson's interval is used, with the number of groups as the number of trials.
+    """
+    rows = np.asarray(values, np.float64)
+    if not len(rows):
+        return empty_interval()
+    if rows.min() < 0 or rows.max() > 1:
+        raise ValueError(f"expected values in [0, 1], got {rows.min():.3g} to {rows.max():.3g}")
+    member = _membership(rows, groups, level, draws)
+    sizes = np.bincount(member)
+    means = np.bincount(member, rows) / sizes
+    if np.ptp(means) > 1e-12:
+        return bootstrap_by_group(rows, member, level=level, draws=draws, seed=seed)
+    bound = wilson(float(means.sum()), len(means), level)
+    return Interval(bound.value, bound.low, bound.high, len(rows))
+
+
+def paired_difference(
+    a: ArrayLike,
+    b: ArrayLike,
+    groups: Groups,
+    level: float = 0.95,
+    draws: int = 2000,
+    seed: int = 0,
+) -> Interval:
+    """Mean of ``a - b`` over the same rows, with the interval of ``bootstrap_by_group``."""
+    left, right = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    if left.shape != right.shape:
+        raise ValueError(f"expected paired values, got shapes {left.shape} and {right.shape}")
+    return bootstrap_by_group(left - right, groups, level=level, draws=draws, seed=seed)
+
+
+def wilson(successes: float, n: int, level: float = 0.95) -> Interval:
+    """Wilson's score interval of a proportion (Wilson 1927); independent trials, no groups.
+
+    Args:
+        successes: Trials that succeeded, in [0, n]; a tie may count half.
+        n: Trials, at least 1.
+        level: Coverage, in (0, 1).
+    """
+    if n < 1 or not 0 <= successes <= n or not 0 < level < 1:
+        raise ValueError(
+            f"expected n >= 1, successes in [0, n], level in (0, 1), got {successes}, {n}, {level}"
+        )
+    z2 = float(norm.ppf((1 + level) / 2)) ** 2
+    share = successes / n
+    center = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = math.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n * n))) / (1 + z2 / n)
+    return Interval(share, max(0.0, center - half), min(1.0, center + half), n)
+
+
+def _membership(rows: Array, groups: Groups, level: float, draws: int) -> NDArray[np.intp]:
+    """Check the arguments and return the index of each row's group, ``(N,)``."""
+    if len(groups) != len(rows):
+        raise ValueError(f"expected one group per row, got {len(rows)} rows, {len(groups)} groups")
+    if not np.isfinite(rows).all():
+        raise ValueError("expected finite values, got NaN or infinity; leave those rows out")
+    if not 0 < level < 1 or draws < 1:
+        raise ValueError(f"expected level in (0, 1) and draws >= 1, got {level} and {draws}")
+    return np.unique(np.asarray(groups), return_inverse=True)[1]
+
+
+def _leave_one_out(
+    rows: Array, member: NDArray[np.intp], statistic: Statistic, chunk: int
+) -> Array:
+    """Statistic without each group in turn, ``(groups,)``."""
+    count = int(member.max()) + 1
+    starts = range(0, count, chunk)
+    left_out = (np.arange(s, min(s + chunk, count)) for s in starts)
+    return np.concatenate(
+        [statistic(rows, (member != g[:, None]).astype(np.float64)) for g in left_out]
+    )
+
+
+def _bca_tails(tails: Array, value: float, replicates: Array, jackknife: Array) -> Array:
+    """Shift percentile positions by bias and acceleration (Efron 1987, eq. 2.3 and 6.6)."""
+    same = np.isclose(replicates, value, rtol=1e-12, atol=1e-12)  # equal but for the order of a sum
+    below = float(np.mean((replicates < value) & ~same) + np.mean(same) / 2)
+    spread = jackknife.mean() - jackknife
+    scale = float((spread**2).sum()) ** 1.5
+    if not 0 < below < 1 or scale < 1e-300:
+        return tails
+    bias = norm.ppf(below)
+    acceleration = float((spread**3).sum()) / (6 * scale)
+    z = bias + norm.ppf(tails)
+    shifted: Array = norm.cdf(bias + z / (1 - acceleration * z))
+    return shifted if np.isfinite(shifted).all() else tails

@@ -1,0 +1,80 @@
+"""Templates and plain measures of text; no model, no file, no state."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+WORD = re.compile(r"[\w']+")
+
+
+@dataclass(frozen=True)
+class Template:
+    """How a prompt is shown to a policy and how a response continues it.
+
+    Attributes:
+        prompt: Text with one ``{prompt}``; must not end in a space, which would change the first
+            token of the response.
+        response: Text with one ``{response}``, put right after the rendered prompt.
+        max_prompt_words: Longer prompts are cut after this many words; None keeps them whole.
+    """
+
+    prompt: str = "POST: {prompt}\n\nTL;DR:"
+    response: str = " {response}"
+    max_prompt_words: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a template that would drop the text or shift the first token."""
+        for name, text in (("prompt", self.prompt), ("response", self.response)):
+            if text.count("{" + name + "}") != 1:
+                raise ValueError(f"template.{name} must contain {{{name}}} exactly once, got {text!r}")
+        if self.prompt.endswith(" "):
+            raise ValueError(
+                "template.prompt ends in a space, which changes the first response token; "
+                f"move the space to template.response, got {self.prompt!r}"
+            )
+
+    def render(self, prompt: str) -> str:
+        """Return the prompt as the policy reads it."""
+        if self.max_prompt_words is not None:
+            prompt = truncate_words(prompt, self.max_prompt_words)
+        return self.prompt.replace("{prompt}", prompt)
+
+    def continuation(self, response: str) -> str:
+        """Return the response as it follows the rendered prompt."""
+        return self.response.replace("{response}", response.strip())
+
+
+def truncate_words(text: str, limit: int) -> str:
+    """Cut after ``limit`` whitespace-separated words, keeping the white space between them."""
+    words = re.finditer(r"\S+", text)
+    ends = [match.end() for match in words]
+    return text if len(ends) <= limit else text[: ends[limit - 1]]
+
+
+def word_count(text: str) -> int:
+    """Count whitespace-separated words."""
+    return len(text.split())
+
+
+def strip_surplus_symbols(text: str) -> str:
+    """Drop runs of full stops and white space at the end, keeping one full stop.
+
+    RL policies learn to append them; they are removed before a judge sees the text
+    (arXiv 2309.00267, appendix E).
+    """
+    stripped = re.sub(r"[\s.]+$", "", text)
+    return stripped + "." if re.search(r"\.", text[len(stripped) :]) else stripped
+
+
+def copied_ngrams(response: str, prompt: str, n: int = 4) -> float:
+    """Share of the response's word n-grams that stand in the prompt, in [0, 1].
+
+    Words are compared without case or punctuation; a response shorter than ``n`` words gives 0.
+    """
+    said, read = (WORD.findall(text.lower()) for text in (response, prompt))
+    grams = [tuple(said[i : i + n]) for i in range(len(said) - n + 1)]
+    if not grams:
+        return 0.0
+    known = {tuple(read[i : i + n]) for i in range(len(read) - n + 1)}
+    return sum(gram in known for gram in grams) / len(grams)

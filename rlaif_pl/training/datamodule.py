@@ -1,0 +1,265 @@
+"""The one data module: pairs, prompts or demonstrations, for every LightningModule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from typing_extensions import override
+
+from rlaif_pl.data.collate import collate_demonstrations, collate_pairs, collate_prompts
+from rlaif_pl.data.label_store import LabelStore
+from rlaif_pl.data.labeling_pass import label_pairs, stored_labels
+from rlaif_pl.data.loader import BatchLoader, BatchOrder
+from rlaif_pl.data.sources import DataSource, load_preferences, load_prompts
+from rlaif_pl.data.splits import split_by_group
+from rlaif_pl.text import word_count
+from rlaif_pl.types import Labeler, Preference, Prompt
+
+Serve = Literal["pairs", "prompts", "demonstrations"]
+Row = Preference | Prompt
+COLLATE: dict[str, Callable[..., Any]] = {
+    "pairs": collate_pairs,
+    "prompts": collate_prompts,
+    "demonstrations": collate_demonstrations,
+}
+
+
+class PreferenceDataModule(LightningDataModule):
+    """Serves one kind of batch, splits by prompt and labels what has no label.
+
+    ``prepare_data`` asks ``labeler`` for missing labels in one process of the run and keeps them in
+    ``label_store``; ``setup`` reads them there on every rank, so all ranks must see that file.
+    Training order depends on ``seed`` and epoch only and resumes within an epoch. Batches hold
+    text.
+
+    Args:
+        serve: ``pairs`` for the reward model, ``prompts`` for the actor, ``demonstrations`` for
+            supervised fine-tuning. Only the source of that kind is read.
+        preferences: Pairs of responses, labeled or not.
+        prompts: Prompts; references play no part.
+        demonstrations: Prompts with references; those without are left out and counted.
+        validation: Held-out data of the served kind; its prompts are left out of training.
+        validation_fraction: Without ``validation``, share of prompts to hold out, in [0, 1).
+        labeler: Judges pairs that have no label; None where all have one.
+        relabel: Ask the labeler for every pair, also where the data set has a label.
+        retry_failed: Ask again for pairs that the labeler could not judge in an earlier run.
+        label_store: File of labels, made if it is not there.
+        batch_size: Rows a process takes a training step.
+        eval_batch_size: Rows a process takes at a time in validation, test and prediction.
+        drop_last: Leave out the last training batch of an epoch if it is not full. Otherwise ranks
+            that are a row short get a filler (see ``rlaif_pl.data.collate``).
+        bucket: Put pairs or demonstrations of like lengths into a batch, to pad less.
+        seed: Seeds split and order.
+        progress: Whether to show a progress bar while labeling.
+
+    Attributes:
+        train_rows: Rows trained on, once set up; ``PromptBatch.positions`` counts in them.
+        validation_rows: Rows held out, once set up.
+
+    Raises:
+        ValueError: The source of the served kind is missing, or a setting is out of range.
+    """
+
+    train_rows: Sequence[Row] = ()
+    validation_rows: Sequence[Row] = ()
+
+    def __init__(
+        self,
+        serve: Serve = "pairs",
+        preferences: DataSource | str | None = None,
+        prompts: DataSource | str | None = None,
+        demonstrations: DataSource | str | None = None,
+        validation: DataSource | str | None = None,
+        validation_fraction: float = 0.1,
+        labeler: Labeler | None = None,
+        relabel: bool = False,
+        retry_failed: bool = False,
+        label_store: str = "~/.cache/rlaif_pl/labels.sqlite",
+        batch_size: int = 8,
+        eval_batch_size: int = 16,
+        drop_last: bool = False,
+        bucket: bool = False,
+        seed: int = 0,
+        progress: bool = True,
+    ) -> None:
+        super().__init__()
+        self.prepare_data_per_node = False  # several nodes would each pay for the same labels
+        self.serve = serve
+        self.source = _required(serve, preferences, prompts, demonstrations)
+        self.validation = validation
+        self.validation_fraction = validation_fraction
+        self.labeler = labeler
+        self.relabel = relabel
+        self.retry_failed = retry_failed
+        self.label_store = label_store
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.drop_last = drop_last
+        self.bucket = bucket
+        self.seed = seed
+        self.progress = progress
+
+    @override
+    def prepare_data(self) -> None:
+        if self.serve != "pairs":
+            return
+        pairs = [row for source in self._sources() for row in load_preferences(source).rows]
+        unlabeled = [pair for pair in pairs if self._needs_label(pair)]
+        if not unlabeled:
+            return
+        labeler = self._labeler_for(len(unlabeled))
+        with LabelStore(self.label_store) as store:
+            result = label_pairs(
+                unlabeled, labeler, store, progress=self.progress, retry_failed=self.retry_failed
+            )
+        rank_zero_info(
+            f"labels by {labeler.fingerprint}: {result.new} new, {result.reused} from {store.path}"
+        )
+        if result.unusable:
+            rank_zero_warn(
+                f"left out {sum(result.unusable.values())} of {len(unlabeled)} pairs that the "
+                f"labeler could not judge ({_listed(result.unusable)}); retry_failed asks again"
+            )
+
+    @override
+    def setup(self, stage: str) -> None:
+        rows = self._rows(self.source)
+        if self.validation is None:
+            self.train_rows, self.validation_rows = split_by_group(
+                rows, self.validation_fraction, self.seed
+            )
+        else:
+            self.validation_rows = self._rows(self.validation)
+            reserved = {row.group for row in self.validation_rows}
+            self.train_rows = [row for row in rows if row.group not in reserved]
+        left_out = len(rows) - len(self.train_rows) if self.validation is not None else 0
+        if not self.train_rows:
+            raise ValueError(
+                f"expected {self.serve} to train on, all {len(rows)} rows share prompts with the "
+                "validation data; give another validation source"
+            )
+        rank_zero_info(
+            f"{self.serve}: {len(self.train_rows)} to train on, {len(self.validation_rows)} held "
+            f"out, {left_out} left out because their prompt is held out"
+        )
+
+    @override
+    def train_dataloader(self) -> BatchLoader[Any, Any]:
+        overfits = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
+        return self._loader(self.train_rows, self.batch_size, shuffle=not overfits)
+
+    @override
+    def val_dataloader(self) -> BatchLoader[Any, Any] | list[Any]:
+        if not self.validation_rows:
+            return []
+        return self._loader(self.validation_rows, self.eval_batch_size, shuffle=False)
+
+    @override
+    def test_dataloader(self) -> BatchLoader[Any, Any] | list[Any]:
+        return self.val_dataloader()
+
+    @override
+    def predict_dataloader(self) -> BatchLoader[Any, Any] | list[Any]:
+        return self.val_dataloader()
+
+    def _sources(self) -> list[DataSource | str]:
+        """Return the sources that are read."""
+        return [self.source] if self.validation is None else [self.source, self.validation]
+
+    def _needs_label(self, pair: Preference) -> bool:
+        """Tell whether the labeler is to judge the pair."""
+        return self.relabel or pair.p_first is None
+
+    def _labeler_for(self, count: int) -> Labeler:
+        """Return the labeler, or say that one is needed."""
+        if self.labeler is None:
+            why = "relabel is set" if self.relabel else f"{count} pairs have no label"
+            raise ValueError(
+                f"expected a labeler, since {why}; set data.labeler, or give pairs with p_first"
+            )
+        return self.labeler
+
+    def _rows(self, source: DataSource | str) -> Sequence[Any]:
+        """Read a source as the served kind, with labels from the store where they are needed."""
+        if self.serve == "pairs":
+            return self._labeled(load_preferences(source).rows)
+        rows = load_prompts(source)
+        if self.serve == "prompts":
+            return rows
+        kept = [row for row in rows if row.reference is not None]
+        if len(kept) < len(rows):
+            rank_zero_warn(f"left out {len(rows) - len(kept)} of {len(rows)} without a reference")
+        if not kept:
+            raise ValueError(
+                f"expected demonstrations in {source}, no row has a reference; name the column "
+                "with columns: {reference: THEIRS}"
+            )
+        return kept
+
+    def _labeled(self, pairs: Sequence[Preference]) -> list[Preference]:
+        """Fill labels in from the store, in order, without pairs the labeler could not judge."""
+        unlabeled = [pair for pair in pairs if self._needs_label(pair)]
+        if not unlabeled:
+            return list(pairs)
+        fingerprint = self._labeler_for(len(unlabeled)).fingerprint
+        with LabelStore(self.label_store) as store:
+            answers = iter(stored_labels(unlabeled, fingerprint, store).answers)
+        filled = [next(answers) if self._needs_label(pair) else pair for pair in pairs]
+        rows = [pair for pair in filled if pair.p_first is not None]
+        if not rows:
+            raise ValueError(
+                f"expected labels to train on, {fingerprint} could judge none of {len(unlabeled)} "
+                "pairs; look at the failures above and check the labeler"
+            )
+        return rows
+
+    def _loader(self, rows: Sequence[Any], batch_size: int, shuffle: bool) -> BatchLoader[Any, Any]:
+        """Make this rank's loader."""
+        trainer = self.trainer
+        order = BatchOrder(
+            num_rows=len(rows),
+            batch_size=batch_size,
+            rank=0 if trainer is None else trainer.global_rank,
+            num_ranks=1 if trainer is None else trainer.world_size,
+            seed=self.seed,
+            shuffle=shuffle,
+            drop_last=self.drop_last and shuffle,
+            lengths=[_words(row) for row in rows] if self.bucket and shuffle else None,
+        )
+        return BatchLoader(rows, COLLATE[self.serve], order)
+
+
+def _required(
+    serve: Serve,
+    preferences: DataSource | str | None,
+    prompts: DataSource | str | None,
+    demonstrations: DataSource | str | None,
+) -> DataSource | str:
+    """Return the source of the served kind, or say that it is missing."""
+    if serve not in COLLATE:
+        raise ValueError(f"expected serve to be one of {', '.join(COLLATE)}, got {serve!r}")
+    sources = {"pairs": preferences, "prompts": prompts, "demonstrations": demonstrations}
+    source = sources[serve]
+    if source is None:
+        argument = "preferences" if serve == "pairs" else serve
+        given = [name for name, value in sources.items() if value is not None]
+        raise ValueError(
+            f"expected data.{argument}, since serve is {serve!r}, got "
+            f"{', '.join(given) or 'no source'}; name a file or data set"
+        )
+    return source
+
+
+def _words(row: Row) -> int:
+    """Measure a row for bucketing: words of the prompt and of its longer response."""
+    if isinstance(row, Preference):
+        return word_count(row.prompt) + max(word_count(row.first), word_count(row.second))
+    return word_count(row.text) + word_count(row.reference or "")
+
+
+def _listed(counts: dict[str, int]) -> str:
+    """Write counts as ``reason: number``."""
+    return ", ".join(f"{reason}: {count}" for reason, count in counts.items())

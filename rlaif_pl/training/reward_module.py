@@ -1,0 +1,85 @@
+"""Fit a reward to soft pairwise preferences."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
+from torchmetrics.classification import BinaryAccuracy
+from typing_extensions import override
+
+from rlaif_pl import ops
+from rlaif_pl.data.sources import DataSource, load_prompts
+from rlaif_pl.models.reward import RewardModel
+from rlaif_pl.training.base import TrainableModule
+from rlaif_pl.training.schedules import LinearDecay
+from rlaif_pl.types import PairBatch
+
+
+class RewardModule(TrainableModule):
+    """Cross-entropy between soft labels and the softmax over two rewards.
+
+    ``loss = -p log sigma(r1 - r2) - (1 - p) log sigma(r2 - r1)`` (arXiv 2309.00267, section 2.2.1).
+
+    Args:
+        reward: The model to fit.
+        references: Prompts with references whose mean reward is shifted to 0 at the end; None
+            leaves the rewards as they are.
+        optimizer: Builds the optimizer from parameters.
+        scheduler: Builds the learning-rate schedule, stepped every batch.
+    """
+
+    def __init__(
+        self,
+        reward: RewardModel,
+        references: DataSource | str | None = None,
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        scheduler: LRSchedulerCallable = LinearDecay,
+    ) -> None:
+        super().__init__(optimizer, scheduler)
+        self.reward = reward
+        self.references = references
+        self.val_accuracy = BinaryAccuracy()
+
+    def forward(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
+        """Return the loss in nats and the reward margin of each pair, both ``(N,)``."""
+        pairs = list(zip(batch.first, batch.second, strict=True))
+        first, second = self.reward(batch.prompts, pairs).unbind(1)
+        return ops.pairwise_ce(first, second, batch.target, batch.weight), first - second
+
+    @override
+    def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:
+        losses, margin = self(batch)
+        total = batch.weight.sum().clamp(min=1e-12)
+        loss = losses.sum() / total
+        agrees = ((margin > 0) == (batch.target > 0.5)).float()
+        size = len(batch.prompts)
+        self.log("reward/train_loss", loss, prog_bar=True, batch_size=size)
+        self.log("reward/train_accuracy", (agrees * batch.weight).sum() / total, batch_size=size)
+        return loss
+
+    @override
+    def validation_step(self, batch: PairBatch, batch_idx: int) -> None:
+        losses, margin = self(batch)
+        real = batch.weight > 0
+        size = int(real.sum())
+        self.val_accuracy.update(margin[real].sigmoid(), (batch.target[real] > 0.5).int())
+        mean = losses.sum() / batch.weight.sum().clamp(min=1e-12)
+        size = max(size, 1)
+        self.log("reward/val_loss", mean, prog_bar=True, batch_size=size, sync_dist=True)
+        self.log("reward/val_accuracy", self.val_accuracy, prog_bar=True, batch_size=size)
+
+    @override
+    def on_train_end(self) -> None:
+        if self.references is not None:
+            rows = [row for row in load_prompts(self.references) if row.reference]
+            if not rows:
+                raise ValueError(f"expected references in {self.references}, got prompts without any")
+            rewards = self.reward.score([r.text for r in rows], [str(r.reference) for r in rows])
+            self.reward.shift += rewards.mean()
+
+    @override
+    def export(self, folder: Path) -> Path:
+        return self.reward.save(folder)

@@ -1,0 +1,76 @@
+"""Supervised fine-tuning on demonstrations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
+from typing_extensions import override
+
+from rlaif_pl.models.adapters import Lora
+from rlaif_pl.models.export import save_policy
+from rlaif_pl.models.policy import BackboneOptions, for_role, load_policy
+from rlaif_pl.text import Template
+from rlaif_pl.training.base import TrainableModule
+from rlaif_pl.training.schedules import LinearDecay
+from rlaif_pl.types import DemonstrationBatch
+
+
+class SFTModule(TrainableModule):
+    """Fit a policy to references by maximum likelihood of the response tokens.
+
+    Args:
+        backbone: Model to start from.
+        lora: Adapters on the layers above the trunk; None trains those layers whole.
+        template: How prompts and responses are written.
+        max_response_tokens: Longer references lose their tail but keep EOS (EOS included).
+        optimizer: Builds the optimizer from parameters.
+        scheduler: Builds the learning-rate schedule, stepped every batch.
+        seed: Seeds the adapters.
+    """
+
+    def __init__(
+        self,
+        backbone: BackboneOptions = BackboneOptions(),  # noqa: B008 - frozen
+        lora: Lora | None = None,
+        template: Template = Template(),  # noqa: B008 - frozen
+        max_response_tokens: int = 128,
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        scheduler: LRSchedulerCallable = LinearDecay,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(optimizer, scheduler)
+        self.policy = for_role(load_policy(backbone, template), lora, seed)
+        self.max_response_tokens = max_response_tokens
+
+    def forward(self, batch: DemonstrationBatch) -> tuple[Tensor, Tensor]:
+        """Return the summed negative log-likelihood in nats and the number of response tokens."""
+        encoded = self.policy.encode(
+            batch.prompts, [[text] for text in batch.references], self.max_response_tokens
+        )
+        counted = encoded.is_response & ~batch.is_filler.to(encoded.ids.device)[:, None]
+        return -(self.policy.logprobs(encoded) * counted).sum(), counted.sum()
+
+    @override
+    def training_step(self, batch: DemonstrationBatch, batch_idx: int) -> Tensor:
+        total, count = self(batch)
+        loss = total / count.clamp(min=1)
+        self.log("sft/train_loss", loss, prog_bar=True, batch_size=len(batch.prompts))
+        return loss
+
+    @override
+    def validation_step(self, batch: DemonstrationBatch, batch_idx: int) -> None:
+        total, count = self(batch)
+        self.log(
+            "sft/val_loss",
+            total / count.clamp(min=1),
+            prog_bar=True,
+            batch_size=max(int(count), 1),
+            sync_dist=True,
+        )
+
+    @override
+    def export(self, folder: Path) -> Path:
+        return save_policy(folder, self.policy)

@@ -1,0 +1,155 @@
+"""Records that every part of the package speaks: prompts, preferences and the protocols over them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
+
+from torch import Tensor
+
+Source = Literal["ai", "human"]
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One thing to respond to.
+
+    Attributes:
+        text: What the response is about, without any template (a post, a dialogue).
+        group: Identity of the prompt; splits and bootstraps never separate rows of one group.
+        reference: A demonstration written by a person, where there is one.
+    """
+
+    text: str
+    group: str
+    reference: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where a preference came from and what its label cost.
+
+    Attributes:
+        first_policy: Who wrote the first response (checkpoint fingerprint, or a person's role).
+        second_policy: Who wrote the second response.
+        labeler: Model (and revision) that labeled, or the human annotator.
+        strategy: ``likelihood``, ``pairwise`` or ``human``.
+        prompt_version: Version of the labeling prompt.
+        margin: Log-odds of the first response before any temperature, in nats.
+        order_gap: ``|p(first) in order 1 - p(first) in order 2|``; None where a strategy has no order.
+        slot: Slot (1 or 2) that won in both orders; None where there is no order or they differ.
+        same_slot: True where the same slot won in both orders; None where there is no order.
+        outside_mass: Probability outside the verdict tokens, averaged over orders, in [0, 1].
+        confidence: Annotator's confidence on the data set's own scale.
+        tokens: Tokens read and written to make the label.
+        cost_usd: Money paid for the label.
+        failure: Why there is no usable label (``malformed``, ``nonfinite``, ...); None if there is one.
+    """
+
+    first_policy: str | None = None
+    second_policy: str | None = None
+    labeler: str | None = None
+    strategy: str | None = None
+    prompt_version: str | None = None
+    margin: float | None = None
+    order_gap: float | None = None
+    slot: int | None = None
+    same_slot: bool | None = None
+    outside_mass: float | None = None
+    confidence: int | None = None
+    tokens: int = 0
+    cost_usd: float = 0.0
+    failure: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """Two responses to one prompt and how much better the first is.
+
+    Attributes:
+        prompt: Text both responses reply to, without any template.
+        first: One response.
+        second: The other.
+        group: Identity of the prompt (see ``Prompt.group``).
+        p_first: Probability that the first is better, in [0, 1]; None where not labeled.
+        weight: Importance in the reward loss, at least 0.
+        source: Who judged; None where not labeled.
+        provenance: Where responses and label came from.
+    """
+
+    prompt: str
+    first: str
+    second: str
+    group: str
+    p_first: float | None = None
+    weight: float = 1.0
+    source: Source | None = None
+    provenance: Provenance = field(default_factory=Provenance)
+
+
+class PairBatch(NamedTuple):
+    """Preferences for the reward model; ``N`` pairs."""
+
+    prompts: list[str]
+    first: list[str]
+    second: list[str]
+    target: Tensor  # (N,) float32, probability that the first is better
+    weight: Tensor  # (N,) float32
+
+
+class PromptBatch(NamedTuple):
+    """Prompts for the actor, each with the position that keys its sampling noise; ``N`` prompts."""
+
+    prompts: list[str]
+    groups: list[str]
+    positions: Tensor  # (N,) int64, place of each prompt in the data set
+    is_filler: Tensor  # (N,) bool, True where a row repeats another only to keep ranks in step
+
+
+class SampledResponse(NamedTuple):
+    """One response of a policy in training, for tables."""
+
+    step: int
+    prompt: str
+    response: str
+    reward: float
+
+
+class DemonstrationBatch(NamedTuple):
+    """Prompts with references for supervised fine-tuning; ``N`` demonstrations."""
+
+    prompts: list[str]
+    references: list[str]
+    is_filler: Tensor  # (N,) bool, True where a row repeats another only to keep ranks in step
+
+
+@runtime_checkable
+class Labeler(Protocol):
+    """Judges which of two responses is better."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Everything that can change a label: model, revision, strategy, prompt version, settings."""
+
+    def label(self, pairs: Sequence[Preference]) -> list[Preference]:
+        """Return the pairs in order, with ``p_first``, ``source`` and ``provenance`` filled in.
+
+        A pair that could not be judged comes back with ``p_first=None`` and ``provenance.failure``.
+        """
+
+
+@runtime_checkable
+class PointwiseLabeler(Labeler, Protocol):
+    """A labeler that scores one response at a time, so pairs follow from differences."""
+
+    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
+        """Return one score a response; the difference of two is the margin in nats."""
+
+
+@runtime_checkable
+class Reward(Protocol):
+    """Maps a prompt and a response to a number to maximize."""
+
+    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> Tensor:
+        """Return rewards ``(N,)`` in float32."""

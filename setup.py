@@ -1,0 +1,143 @@
+"""Build of the compiled ops; everything else about the package is in pyproject.toml.
+
+RLAIF_PL_BUILD chooses what is built (the reference in PyTorch works without any of it):
+    auto (default)  CUDA and CPU kernels where torch has CUDA and nvcc is found, else CPU kernels,
+                    else, with a warning, nothing.
+    cpu             CPU kernels, or an error.
+    cuda            CUDA and CPU kernels, or an error.
+    none            nothing.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import warnings
+from pathlib import Path
+
+from setuptools import Extension, setup
+
+MODES = ("auto", "cpu", "cuda", "none")
+CSRC = Path("csrc")
+TORCH_TARGET = "0x020a000000000000"  # torch 2.10, the oldest whose stable ABI has what we use
+CXX_FLAGS = ["-O3", "-g0", "-std=c++20", "-Wall", "-fvisibility=hidden"]
+NVCC_FLAGS = ["-O3", "-std=c++20", "-lineinfo"]
+
+
+def build_mode() -> str:
+    """Return RLAIF_PL_BUILD after checking it."""
+    mode = os.environ.get("RLAIF_PL_BUILD", "auto")
+    if mode not in MODES:
+        raise SystemExit(f"RLAIF_PL_BUILD must be one of {', '.join(MODES)}; got {mode!r}")
+    return mode
+
+
+def missing_for_cpu() -> str | None:
+    """Say what a compiled build lacks and what to do, or None if it lacks nothing."""
+    for module in ("torch", "pybind11"):
+        if importlib.util.find_spec(module) is None:
+            return (
+                f"{module} is not importable while building; install it first and pass "
+                "--no-build-isolation to pip"
+            )
+    compiler = os.environ.get("CXX", "c++").split()[0]
+    if shutil.which(compiler) is None:
+        return f"the C++ compiler {compiler!r} is not on PATH; install one or set CXX"
+    return None
+
+
+def missing_for_cuda() -> str | None:
+    """Say what CUDA kernels lack and what to do, or None if they lack nothing."""
+    import torch
+    from torch.utils.cpp_extension import CUDA_HOME
+
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} has no CUDA; install a CUDA build of torch"
+    if CUDA_HOME is None or not (Path(CUDA_HOME) / "bin" / "nvcc").exists():
+        return "nvcc was not found; install the CUDA toolkit or set CUDA_HOME"
+    return None
+
+
+def wants() -> tuple[bool, bool]:
+    """Return whether to build anything, and whether to build CUDA kernels."""
+    mode = build_mode()
+    if mode == "none":
+        return False, False
+    problem = missing_for_cpu()
+    if problem is None:
+        cuda_problem = missing_for_cuda() if mode in ("auto", "cuda") else "not asked for"
+        if mode != "cuda" or cuda_problem is None:
+            return True, cuda_problem is None
+        problem = cuda_problem
+    if mode == "auto":
+        warnings.warn(f"rlaif_pl is installed without compiled ops: {problem}", stacklevel=2)
+        return False, False
+    raise SystemExit(f"RLAIF_PL_BUILD={mode} cannot build the compiled ops: {problem}")
+
+
+def cuda_archs() -> str:
+    """Return TORCH_CUDA_ARCH_LIST, by default data-centre GPUs and a PTX for what follows.
+
+    Torch's own default is the GPU at hand, which is none where an image is built.
+    """
+    import torch
+
+    newest = tuple(int(part) for part in torch.version.cuda.split(".")[:2])
+    default = "8.0;9.0;10.0+PTX" if newest >= (12, 8) else "8.0;9.0+PTX"
+    return os.environ.setdefault("TORCH_CUDA_ARCH_LIST", default)
+
+
+def nvcc_version() -> str:
+    """Return the release that ``nvcc --version`` prints."""
+    from torch.utils.cpp_extension import CUDA_HOME
+
+    command = [str(Path(CUDA_HOME) / "bin" / "nvcc"), "--version"]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    match = re.search(r"release [\d.]+, (V[\d.]+)", text)
+    return f"nvcc {match.group(1)}" if match else "nvcc of unknown version"
+
+
+def extension(with_cuda: bool) -> Extension:
+    """Describe ``rlaif_pl._C``; the macros end up in ``rlaif_pl.ops.BUILD_FACTS``."""
+    import pybind11
+    from torch.utils.cpp_extension import CppExtension, CUDAExtension
+
+    sources = [*CSRC.glob("*.cpp"), *(CSRC / "cpu").glob("*.cpp")]
+    macros = [("TORCH_TARGET_VERSION", TORCH_TARGET)]
+    if with_cuda:
+        sources += (CSRC / "cuda").glob("*.cu")
+        macros += [("RLAIF_PL_WITH_CUDA", "1"), ("USE_CUDA", "1")]
+    facts = [  # for the host compiler alone: their blanks and semicolons are nothing for nvcc
+        f"-DRLAIF_PL_FLAGS={' '.join(CXX_FLAGS)}",
+        f"-DRLAIF_PL_CUDA_COMPILER={nvcc_version() if with_cuda else ''}",
+        f"-DRLAIF_PL_CUDA_ARCHS={cuda_archs() if with_cuda else ''}",
+    ]
+    built = (CUDAExtension if with_cuda else CppExtension)(
+        "rlaif_pl._C",
+        sorted(str(path) for path in sources),
+        depends=sorted(str(path) for path in CSRC.rglob("*") if path.suffix in (".h", ".cuh")),
+        include_dirs=[pybind11.get_include()],
+        define_macros=macros,
+        extra_compile_args={"cxx": [*CXX_FLAGS, *facts], "nvcc": NVCC_FLAGS},
+    )
+    # Tensors never cross into Python here, so nothing unstable of torch's is linked.
+    built.libraries = [name for name in built.libraries if name != "torch_python"]
+    return built
+
+
+def main() -> None:
+    """Hand the chosen extension to setuptools."""
+    has_extension, with_cuda = wants()
+    if not has_extension:
+        setup()
+        return
+    from torch.utils.cpp_extension import BuildExtension
+
+    setup(ext_modules=[extension(with_cuda)], cmdclass={"build_ext": BuildExtension})
+
+
+if __name__ == "__main__":
+    main()

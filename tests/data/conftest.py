@@ -1,0 +1,16 @@
+"""Where real preference data may be."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def real_data():
+    """Return the folder of real data, or skip."""
+    root = Path(__file__).parents[2]
+    folder = Path(os.environ.get("RLAIF_PL_DATA", root.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real data at {folder}; set RLAIF_PL_DATA")
+    return folder

@@ -1,0 +1,127 @@
+"""HH dialogues and TRL columns: prompt found, sides balanced."""
+
+import gzip
+import json
+
+import pytest
+
+from rlaif_pl.data.preferences import group_of
+from rlaif_pl.data.sources import DataSource, load_preferences, load_prompts
+
+HEAD = "\n\nHuman: Hi\n\nAssistant: Yes?\n\nHuman: Why?\n\nAssistant:"
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(*rows):
+        path = tmp_path / "rows.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return str(path)
+
+    return write
+
+
+def better(pair):
+    return pair.first if pair.p_first == 1.0 else pair.second
+
+
+def user(text):
+    return {"role": "user", "content": text}
+
+
+def assistant(text):
+    return {"role": "assistant", "content": text}
+
+
+def test_a_dialogue_is_split_at_its_last_assistant_turn(write):
+    (pair,) = load_preferences(write({"chosen": HEAD + " So.", "rejected": HEAD + " No."})).rows
+    assert pair.prompt == HEAD
+    assert {pair.first, pair.second} == {"So.", "No."}
+    assert better(pair) == "So."
+    assert pair.group == group_of(HEAD)
+
+
+def test_dialogues_that_cannot_be_compared_are_left_out_and_counted(write):
+    other = HEAD.replace("Why", "How")
+    path = write(
+        {"chosen": HEAD + " Same.", "rejected": HEAD + " Same. "},
+        {"chosen": HEAD + " A.", "rejected": other + " B."},
+        {"chosen": HEAD + " A.", "rejected": HEAD},
+        {"chosen": HEAD + " A.", "rejected": HEAD + " B."},
+    )
+    loaded = load_preferences(path)
+    assert len(loaded.rows) == 1
+    assert loaded.dropped == {
+        "identical responses": 1,
+        "differs before the last Assistant turn": 1,
+        "empty response": 1,
+    }
+
+
+def test_the_side_is_balanced_fixed_by_the_seed_and_not_by_the_order(write):
+    rows = [{"chosen": f"{HEAD} good {n}", "rejected": f"{HEAD} bad {n}"} for n in range(400)]
+    pairs = load_preferences(write(*rows)).rows
+    share = sum(pair.p_first for pair in pairs) / 400
+    assert abs(share - 0.5) < 0.1  # 4 standard deviations of 400 tosses
+    assert all(better(pair).startswith("good") for pair in pairs)
+    again = load_preferences(write(*reversed(rows))).rows
+    assert again[::-1] == pairs
+    assert load_preferences(DataSource(write(*rows), seed=1)).rows != pairs
+
+
+def test_trl_strings(write):
+    (pair,) = load_preferences(write({"prompt": "Q", "chosen": " yes ", "rejected": "no"})).rows
+    assert (pair.prompt, better(pair)) == ("Q", "yes")
+
+
+def test_trl_conversations_with_and_without_prompt_are_the_same_pair(write):
+    explicit = {"prompt": [user("Q")], "chosen": [assistant("yes")], "rejected": [assistant("no")]}
+    implicit = {"chosen": [user("Q"), assistant("yes")], "rejected": [user("Q"), assistant("no")]}
+    assert load_preferences(write(explicit)).rows == load_preferences(write(implicit)).rows
+    assert load_prompts(write(implicit))[0].text == "Q"
+
+
+def test_a_longer_conversation_is_written_as_in_hh(write):
+    prompt = [user("Hi"), assistant("Yes?"), user("Why?")]
+    row = {"prompt": prompt, "chosen": [assistant("So.")], "rejected": [assistant("No.")]}
+    assert load_preferences(write(row)).rows[0].prompt == HEAD
+
+
+def test_a_completion_is_a_reference(write):
+    (prompt,) = load_prompts(write({"prompt": "Q", "completion": "yes"}))
+    assert (prompt.text, prompt.reference) == ("Q", "yes")
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"prompt": "Q", "chosen": "", "rejected": "b"}, "'chosen' to be some text, got none"),
+        ({"prompt": "Q", "chosen": "a", "rejected": None}, "'rejected' to be text or a list"),
+        ({"prompt": "Q", "chosen": "a"}, "'rejected' to be text or a list"),
+        ({"prompt": "Q", "chosen": [user("a")] * 2, "rejected": "b"}, "'chosen' to be one message"),
+        ({"prompt": [{"role": "dog"}], "chosen": "a", "rejected": "b"}, "'prompt' to be text or"),
+        ({"chosen": [user("Q")], "rejected": [user("P")]}, "'chosen' and 'rejected' to share all"),
+    ],
+)
+def test_a_wrong_trl_row_is_named_with_file_and_line(write, row, message):
+    path = write({"prompt": "Q", "chosen": "a", "rejected": "b"}, row)
+    with pytest.raises(ValueError, match=f"rows.jsonl:2: expected {message}"):
+        load_preferences(DataSource(path, format="trl"))
+
+
+def test_a_dialogue_without_assistant_turn_is_an_error(write):
+    path = write({"chosen": "a", "rejected": "b"})
+    with pytest.raises(ValueError, match="is this an Anthropic HH file"):
+        load_preferences(DataSource(path, format="hh"))
+
+
+@pytest.mark.parametrize("name", ["helpful-base", "harmless-base"])
+def test_every_real_row_is_kept_or_counted(real_data, name):
+    path = real_data / "hh_rlhf" / f"{name}.test.jsonl.gz"
+    loaded = load_preferences(str(path))
+    with gzip.open(path) as file:
+        total = sum(1 for _ in file)
+    assert len(loaded.rows) + sum(loaded.dropped.values()) == total
+    assert len(loaded.rows) > 0.97 * total
+    endings = {pair.prompt.endswith("\n\nAssistant:") for pair in loaded.rows}
+    assert endings == {True}

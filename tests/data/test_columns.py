@@ -1,0 +1,90 @@
+"""Any table by column names."""
+
+import json
+
+import pytest
+
+from rlaif_pl.data.preferences import group_of
+from rlaif_pl.data.sources import DataSource, load_preferences, load_prompts
+
+THEIRS = {"prompt": "question", "first": "a", "second": "b", "label": "winner", "group": "qid"}
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(*rows):
+        path = tmp_path / "rows.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return str(path)
+
+    return write
+
+
+def row(winner, **more):
+    return {"question": "Q", "a": "x", "b": "y", "winner": winner, "qid": 7, **more}
+
+
+@pytest.mark.parametrize(
+    ("label", "p"),
+    [(0, 1.0), ("first", 1.0), (1, 0.0), (" Second", 0.0), ("tie", 0.5), ("1", 0.0), (None, None)],
+)
+def test_a_label_names_the_better_side(write, label, p):
+    (pair,) = load_preferences(DataSource(write(row(label)), columns=THEIRS)).rows
+    assert (pair.prompt, pair.first, pair.second, pair.group) == ("Q", "x", "y", "7")
+    assert pair.p_first == p
+    assert pair.source == (None if p is None else "human")
+
+
+@pytest.mark.parametrize("label", [True, 2, "model_a", 0.3, ["first"]])
+def test_a_label_that_could_mean_anything_is_refused(write, label):
+    with pytest.raises(ValueError, match=r"rows.jsonl:1: expected the label to be 0 or 'first'"):
+        load_preferences(DataSource(write(row(label)), columns=THEIRS))
+
+
+def test_a_csv_holds_probabilities_and_weights_as_text(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("prompt,first,second,p_first,weight\nQ,x,y,0.25,2\nR,x,y,,\n")
+    one, two = load_preferences(DataSource(str(path), format="columns")).rows
+    assert (one.p_first, one.weight, one.group) == (0.25, 2.0, group_of("Q"))
+    assert (two.p_first, two.weight) == (None, 1.0)
+
+
+def test_chosen_and_rejected_can_be_mapped_too(write):
+    columns = {"prompt": "q", "chosen": "good", "rejected": "bad"}
+    source = DataSource(write({"q": "Q", "good": "x", "bad": "y"}), columns=columns)
+    (pair,) = load_preferences(source).rows
+    assert (pair.first if pair.p_first else pair.second) == "x"
+
+
+def test_prompts_take_their_reference_and_come_once(write):
+    columns = {"prompt": "post", "reference": "summary"}
+    path = write({"post": "P"}, {"post": "P", "summary": "S"}, {"post": "R", "summary": None})
+    one, two = load_prompts(DataSource(path, columns=columns))
+    assert (one.text, one.reference) == ("P", "S")
+    assert (two.text, two.reference) == ("R", None)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"a": " "}, "'a' to be some text"),
+        ({"question": 3}, "'question' to be some text"),
+        ({"p_first": 1.5}, "'p_first' to be a probability"),
+        ({"p_first": "much"}, "'p_first' to be a number"),
+        ({"weight": -1}, "'weight' to be a finite number"),
+    ],
+)
+def test_a_wrong_cell_is_named_with_file_and_line(write, change, message):
+    path = write(row(0), row(0, **change))
+    with pytest.raises(ValueError, match=f"rows.jsonl:2: expected {message}"):
+        load_preferences(DataSource(path, columns=THEIRS))
+
+
+def test_a_column_that_is_not_there_is_named(write):
+    with pytest.raises(ValueError, match=r"the column 'nope' \(our 'first'\), got a, b"):
+        load_preferences(DataSource(write(row(0)), columns={**THEIRS, "first": "nope"}))
+
+
+def test_an_unknown_column_of_ours_is_refused():
+    with pytest.raises(ValueError, match="got 'promt'; write our name first"):
+        DataSource("x", columns={"promt": "q"})

@@ -1,0 +1,107 @@
+"""Raw rows: every format, every place an error can be."""
+
+import gzip
+import json
+import os
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from rlaif_pl.data import files
+from rlaif_pl.data.files import data_files, read_rows, write_text
+
+ROWS = [{"prompt": "a, b", "n": 1}, {"prompt": 'quoted "x"\nnew line', "n": 2}]
+
+
+def fields(path):
+    return [row.fields for row in read_rows(path)]
+
+
+def test_json_lines_arrays_gzip_and_parquet_give_the_same_rows(tmp_path):
+    lines = "\n".join(json.dumps(row) for row in ROWS) + "\n\n"
+    (tmp_path / "a.jsonl").write_text(lines)
+    (tmp_path / "lines.json").write_text(lines)
+    (tmp_path / "array.json").write_text("\n " + json.dumps(ROWS))
+    with gzip.open(tmp_path / "a.jsonl.gz", "wt") as file:
+        file.write(lines)
+    pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "a.parquet")
+    for name in ("a.jsonl", "lines.json", "array.json", "a.jsonl.gz", "a.parquet"):
+        assert fields(tmp_path / name) == ROWS, name
+
+
+def test_csv_keeps_commas_and_new_lines_in_quotes_and_reads_empty_cells_as_none(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text('prompt,label\n"a, b\nc",0\nd,\n')
+    assert fields(path) == [{"prompt": "a, b\nc", "label": "0"}, {"prompt": "d", "label": None}]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "place"),
+    [
+        ("a.jsonl", '{"x": 1}\n{"x": \n', "a.jsonl:2: expected JSON"),
+        ("a.jsonl", "[1, 2]\n", "a.jsonl:1: expected one object"),
+        ("a.json", '[{"x": 1}, 3]', r"a.json\[1\]: expected one object"),
+        ("a.csv", "x,y\n1,2\n1,2,3\n", "a.csv:3: expected 2 cells"),
+        ("a.parquet", "no parquet at all", "a.parquet: expected a Parquet file"),
+        ("a.jsonl.gz", "no gzip", "a.jsonl.gz: expected UTF-8 text in gzip"),
+        ("a.csv", 'x,y\n"1,2\n', "expected CSV"),
+    ],
+)
+def test_a_broken_file_is_named_with_the_line(tmp_path, name, text, place):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=place):
+        list(read_rows(tmp_path / name))
+
+
+def test_text_that_is_not_utf8_is_an_error(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b'{"x": "\xff"}\n')
+    with pytest.raises(ValueError, match="expected UTF-8"):
+        list(read_rows(tmp_path / "a.jsonl"))
+
+
+def test_a_folder_gives_the_files_of_a_split_in_order(tmp_path):
+    for name in ("train-2.jsonl", "train-1.jsonl", "test.jsonl", "README.md"):
+        (tmp_path / name).write_text("{}\n")
+    assert [file.name for file in data_files(tmp_path, "train")] == [
+        "train-1.jsonl",
+        "train-2.jsonl",
+    ]
+    with pytest.raises(FileNotFoundError, match=r"split 'dev'.*found test.jsonl, train-1.jsonl"):
+        data_files(tmp_path, "dev")
+
+
+def test_a_missing_file_and_an_unknown_ending_say_so(tmp_path):
+    with pytest.raises(FileNotFoundError, match="found nothing"):
+        data_files(tmp_path / "none.jsonl", "train")
+    (tmp_path / "a.txt").write_text("")
+    with pytest.raises(ValueError, match="ending in .jsonl"):
+        data_files(tmp_path / "a.txt", "train")
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "a.jsonl"
+    write_text(path, ["old"])
+
+    def lines():
+        yield "new"
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        write_text(path, lines())
+
+    def no_disk(_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(files.os, "fsync", no_disk)
+    with pytest.raises(OSError, match="no space"):
+        write_text(path, ["new"])
+    assert path.read_text() == "old\n"
+    assert os.listdir(tmp_path) == ["a.jsonl"]
+
+
+def test_a_written_file_has_the_usual_permissions(tmp_path):
+    (tmp_path / "plain").write_text("")
+    write_text(tmp_path / "deep" / "a.jsonl", ["x"])
+    written = (tmp_path / "deep" / "a.jsonl").stat().st_mode
+    assert written == (tmp_path / "plain").stat().st_mode

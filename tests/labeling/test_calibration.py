@@ -1,0 +1,59 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.special import expit
+
+from rlaif_pl.labeling.calibration import calibrated_temperature, labeler_margins
+from rlaif_pl.labeling.outcome import Judgment, Signature, labeled
+from rlaif_pl.types import Preference
+
+
+class ByLength:
+    """A rule as labeler: the margin is the difference in characters; it fails on empty texts."""
+
+    fingerprint = "length"
+
+    def label(self, pairs):
+        assert all(pair.p_first is None for pair in pairs)  # it never sees the gold verdicts
+        return [
+            labeled(
+                pair,
+                Judgment(
+                    float(len(pair.first) - len(pair.second)),
+                    failure=None if pair.first else "empty",
+                ),
+                Signature("length", "rule", "1"),
+                1.0,
+            )
+            for pair in pairs
+        ]
+
+
+def gold(n, temperature):
+    rng = np.random.default_rng(3)
+    sizes = rng.integers(1, 12, (n, 2))
+    return [
+        Preference("p", "x" * a, "x" * b, str(i), float(expit((a - b) / temperature)), 1.0, "human")
+        for i, (a, b) in enumerate(sizes)
+    ]
+
+
+@pytest.mark.parametrize("temperature", [0.7, 3.0])
+def test_the_temperature_that_made_the_labels_is_found(temperature):
+    # The targets are sigmoid(margin / T) themselves, so the likeliest temperature is T.
+    found = calibrated_temperature(ByLength(), gold(60, temperature))
+    assert found == pytest.approx(temperature, rel=1e-4)
+
+
+def test_pairs_without_gold_or_label_are_left_out():
+    pairs = gold(30, 1.0)
+    pairs[0] = replace(pairs[0], p_first=None)
+    pairs[1] = replace(pairs[1], first="")
+    margins = labeler_margins(ByLength(), pairs)
+    assert len(margins.margins) == len(margins.targets) == 28
+
+
+def test_too_few_pairs_are_refused():
+    with pytest.raises(ValueError, match="at least 20"):
+        calibrated_temperature(ByLength(), gold(19, 1.0))

@@ -1,0 +1,68 @@
+import pytest
+import torch
+
+from rlaif_pl.models.encoding import assemble, encode, encode_responses, pad_of, pad_right
+from rlaif_pl.text import Template
+
+
+def test_assemble_by_hand():
+    # Prompt [3, 4, 5] gives prefix [3, 4] and opens each continuation with 5; [9] has no prefix.
+    batch = assemble([[3, 4, 5], [9]], [[6, 1], [7, 8, 1], [1], [2, 1]], pad=0)
+    assert batch.prefix_ids.tolist() == [[3, 4], [0, 0]]
+    assert batch.prefix_is_real.tolist() == [[True, True], [False, False]]
+    assert batch.ids.tolist() == [[5, 6, 1, 0], [5, 7, 8, 1], [9, 1, 0, 0], [9, 2, 1, 0]]
+    assert batch.is_real.sum(1).tolist() == [3, 4, 2, 3]
+    assert batch.lengths.tolist() == [2, 3, 1, 2]
+    assert batch.per_prefix == 2
+    assert batch.response_ids.shape == (4, 3)
+
+
+def test_padding_is_told_by_the_mask_not_by_the_id():
+    ids, is_real = pad_right([[1, 1], [1]], pad=1)
+    assert ids.tolist() == [[1, 1], [1, 1]]
+    assert is_real.tolist() == [[True, True], [True, False]]
+
+
+def test_no_rows_and_empty_rows_give_empty_tensors():
+    assert pad_right([], pad=0)[0].shape == (0, 0)
+    assert pad_right([[], []], pad=0)[1].shape == (2, 0)
+
+
+def test_every_response_ends_in_eos_even_when_cut(tokenizer):
+    rows = encode_responses(tokenizer, Template(), ["a cat", "the cat sat on the mat"], 4)
+    assert all(row[-1] == tokenizer.eos_token_id and len(row) <= 4 for row in rows)
+    whole = encode_responses(tokenizer, Template(), ["the cat sat on the mat"])[0]
+    assert rows[1][:3] == whole[:3]
+    assert rows[1].count(tokenizer.eos_token_id) == 1
+
+
+def test_encode_keeps_prompt_and_response_tokens(tokenizer):
+    batch = encode(tokenizer, Template(), ["the dog", "a cat sat"], [["a", "b c"], ["d", ""]])
+    for n, (prompt, response) in enumerate(
+        [("the dog", "a"), ("the dog", "b c"), ("a cat sat", "d"), ("a cat sat", "")]
+    ):
+        g = n // 2
+        row = batch.prefix_ids[g][batch.prefix_is_real[g]].tolist()
+        row += batch.ids[n][batch.is_real[n]].tolist()
+        expected = tokenizer(f"POST: {prompt}\n\nTL;DR:").input_ids
+        expected += [*tokenizer(f" {response}").input_ids, tokenizer.eos_token_id]
+        assert row == expected
+
+
+def test_pad_falls_back_to_eos_only_as_filler(tokenizer):
+    assert tokenizer.pad_token_id is None
+    assert pad_of(tokenizer) == tokenizer.eos_token_id
+    tokenizer.pad_token = "<s>"
+    assert pad_of(tokenizer) == tokenizer.bos_token_id
+
+
+@pytest.mark.parametrize(("prompts", "responses"), [([], []), ([[1], [2]], [[3], [4], [5]])])
+def test_uneven_numbers_of_responses_are_refused(prompts, responses):
+    with pytest.raises(ValueError, match="same number of responses"):
+        assemble(prompts, responses, pad=0)
+
+
+def test_to_moves_every_tensor(device):
+    batch = assemble([[3, 4]], [[1]], pad=0).to(device)
+    assert {tensor.device.type for tensor in batch} == {device.type}
+    assert batch.ids.dtype == torch.int64

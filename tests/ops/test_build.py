@@ -1,0 +1,100 @@
+"""The choices of setup.py: what each RLAIF_PL_BUILD builds, and what it says when it cannot."""
+
+import importlib
+import importlib.util
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+SETUP = Path(__file__).parents[2] / "setup.py"
+
+
+@pytest.fixture
+def build(monkeypatch):
+    """Load setup.py without running it, from the folder that its paths start at."""
+    monkeypatch.chdir(SETUP.parent)
+    monkeypatch.delenv("RLAIF_PL_BUILD", raising=False)
+    spec = importlib.util.spec_from_file_location("rlaif_pl_setup", SETUP)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def no_compiler(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda _name: None)
+
+
+def test_none_builds_nothing(build, monkeypatch):
+    monkeypatch.setenv("RLAIF_PL_BUILD", "none")
+    assert build.wants() == (False, False)
+
+
+def test_an_unknown_mode_is_refused(build, monkeypatch):
+    monkeypatch.setenv("RLAIF_PL_BUILD", "gpu")
+    with pytest.raises(SystemExit, match="one of auto, cpu, cuda, none; got 'gpu'"):
+        build.wants()
+
+
+@pytest.mark.usefixtures("no_compiler")
+def test_auto_without_a_compiler_warns_and_builds_nothing(build):
+    with pytest.warns(UserWarning, match="without compiled ops: the C.. compiler .* set CXX"):
+        assert build.wants() == (False, False)
+
+
+@pytest.mark.usefixtures("no_compiler")
+@pytest.mark.parametrize("mode", ["cpu", "cuda"])
+def test_a_promised_build_without_a_compiler_is_an_error(mode, build, monkeypatch):
+    monkeypatch.setenv("RLAIF_PL_BUILD", mode)
+    with pytest.raises(SystemExit, match=f"RLAIF_PL_BUILD={mode} cannot build.*set CXX"):
+        build.wants()
+
+
+@pytest.mark.skipif(torch.version.cuda is not None, reason="needs a torch without CUDA")
+def test_cuda_beside_a_cpu_torch_is_an_error(build, monkeypatch):
+    monkeypatch.setattr(build, "missing_for_cpu", lambda: None)
+    monkeypatch.setenv("RLAIF_PL_BUILD", "cuda")
+    with pytest.raises(SystemExit, match="has no CUDA; install a CUDA build of torch"):
+        build.wants()
+
+
+@pytest.mark.parametrize(
+    ("mode", "cuda_problem", "with_cuda"),
+    [
+        ("auto", None, True),
+        ("auto", "no nvcc", False),
+        ("cpu", None, False),
+        ("cuda", None, True),
+    ],
+)
+def test_cuda_is_linked_where_it_can_be(mode, cuda_problem, with_cuda, build, monkeypatch):
+    monkeypatch.setattr(build, "missing_for_cpu", lambda: None)
+    monkeypatch.setattr(build, "missing_for_cuda", lambda: cuda_problem)
+    monkeypatch.setenv("RLAIF_PL_BUILD", mode)
+    assert build.wants() == (True, with_cuda)
+
+
+def test_every_source_is_built_and_every_header_watched(build):
+    built = build.extension(with_cuda=False)
+    assert {Path(name).name for name in built.sources} == {
+        "gae_cpu.cpp",
+        "module.cpp",
+        "ops.cpp",
+        "pairwise_ce_cpu.cpp",
+    }
+    assert {"csrc/checks.h", "csrc/math/gae.h"} <= set(built.depends)
+    assert "torch_python" not in built.libraries
+
+
+def test_a_cuda_build_adds_the_launchers_and_names_its_architectures(build, monkeypatch):
+    cpp_extension = importlib.import_module("torch.utils.cpp_extension")
+    monkeypatch.setattr(cpp_extension, "CUDAExtension", cpp_extension.CppExtension)
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    monkeypatch.setattr(build, "nvcc_version", lambda: "nvcc V12.8.1")
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "9.0;10.0+PTX")
+    built = build.extension(with_cuda=True)
+    assert {"gae_cuda.cu", "pairwise_ce_cuda.cu"} <= {Path(name).name for name in built.sources}
+    assert ("RLAIF_PL_WITH_CUDA", "1") in built.define_macros
+    assert "-DRLAIF_PL_CUDA_ARCHS=9.0;10.0+PTX" in built.extra_compile_args["cxx"]

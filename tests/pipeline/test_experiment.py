@@ -1,0 +1,103 @@
+from pathlib import Path
+
+import pytest
+
+from rlaif_pl.pipeline.experiment import fill, load_experiment
+
+
+def load(tmp_path, stages, extra=""):
+    file = tmp_path / "x.yaml"
+    file.write_text(f"name: x\n{extra}\nstages:\n{stages}")
+    return load_experiment(file)
+
+
+def test_stages_have_defaults(tmp_path):
+    experiment = load(tmp_path, "  - {name: a, command: fit}\n  - {name: b, command: sample}\n")
+    assert (experiment.out, experiment.seed) == (Path("runs/x"), 0)
+    assert [stage.needs for stage in experiment.stages] == [(), ("a",)]
+
+
+def test_config_is_overlaid_and_placeholders_are_filled_with_their_types(toy):
+    experiment = load_experiment(toy.file)
+    assert experiment.resolve(experiment.stages[0]) == {
+        "optimizer": {"lr": 1e-4},
+        "model": "tiny",
+        "seed_everything": 3,
+        "trainer": {"default_root_dir": f"{toy.out}/sft"},
+    }
+
+
+def test_out_and_seed_of_the_command_line_win(toy):
+    experiment = load_experiment(toy.file, Path("elsewhere"), 7)
+    resolved = experiment.resolve(experiment.stages[0])
+    assert resolved["seed_everything"] == 7
+    assert resolved["trainer"] == {"default_root_dir": "elsewhere/sft"}
+
+
+def test_placeholders_inside_text_become_text():
+    assert fill(["seed-${seed}", {"x": "${seed}"}], {"seed": 3}) == ["seed-3", {"x": 3}]
+
+
+def test_an_unknown_placeholder_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"stage 'a': unknown placeholder \$\{sed\}.*\$\{seed\}"):
+        load(tmp_path, "  - {name: a, command: fit, set: {x: '${sed}'}}\n")
+
+
+def test_dependents_are_found_through_others(tmp_path):
+    stages = "".join(
+        f"  - {{name: {name}, command: fit, needs: {needs}}}\n"
+        for name, needs in (("a", "[]"), ("b", "[a]"), ("c", "[]"), ("d", "[b, c]"))
+    )
+    experiment = load(tmp_path, stages)
+    assert experiment.dependents(["a"]) == {"a", "b", "d"}
+    assert experiment.dependents(["c"]) == {"c", "d"}
+
+
+@pytest.mark.parametrize(
+    ("stages", "message"),
+    [
+        ("  - {name: a, command: fit, sets: {}}\n", r"unknown key 'sets'; did you mean 'set'\?"),
+        ("  - {name: a, command: fitt}\n", r"unknown command 'fitt'; did you mean 'fit'\?"),
+        ("  - {name: a}\n", r"stage 'a': the key 'command' is missing"),
+        ("  - {command: fit}\n", r"stage 1: the key 'name' is missing"),
+        ("  - {name: ../a, command: fit}\n", r"name must be letters.*got '\.\./a'"),
+        (
+            "  - {name: a, command: fit, config: no.yaml}\n",
+            r"config file .*no\.yaml does not exist",
+        ),
+        ("  - {name: a, command: fit}\n  - {name: a, command: fit}\n", r"taken by an earlier"),
+        ("  - {name: a, command: fit, needs: [b]}\n", r"needs unknown stage 'b'"),
+        ("  - {name: a, command: fit, needs: [a]}\n", r"in a circle: a -> a"),
+        ("  - {name: a, command: fit, needs: b}\n", r"needs must be of type list, got 'b'"),
+        (
+            "  - {name: a, command: fit, needs: [b]}\n  - {name: b, command: fit, needs: [a]}\n",
+            r"in a circle: a -> b -> a",
+        ),
+        (
+            "  - {name: a, command: fit, needs: [b]}\n  - {name: b, command: fit, needs: []}\n",
+            r"needs 'b', which must then stand above it",
+        ),
+        (
+            "  - {name: a, command: fit}\n  - {name: b, command: fit}\n"
+            "  - {name: c, command: fit, needs: [], set: {x: '${out}/b/y'}}\n",
+            r"stage 'c': x reads \$\{out\}/b/y but the stage does not need 'b'",
+        ),
+        ("  []\n", r"at least one stage"),
+        ("  - fit\n", r"stage 1: expected a mapping"),
+    ],
+)
+def test_a_wrong_stage_is_refused_by_name(tmp_path, stages, message):
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path, stages)
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ("sed: 3", "unknown key 'sed'; did you mean 'seed'"),
+        ("seed: true", "seed must be of type int"),
+    ],
+)
+def test_a_wrong_top_level_key_is_refused(tmp_path, extra, message):
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path, "  - {name: a, command: fit}\n", extra)

@@ -1,0 +1,61 @@
+import os
+from pathlib import Path
+
+from rlaif_pl.pipeline.experiment import load_experiment
+from rlaif_pl.pipeline.fingerprint import code_digest, data_digests, fingerprints
+
+
+def of(toy, stage, **options):
+    return fingerprints(load_experiment(toy.file, **options))[stage]
+
+
+def test_another_run_folder_changes_nothing(toy):
+    assert of(toy, "report") == of(toy, "report", out=Path("elsewhere"))
+
+
+def test_a_seed_changes_the_stages_that_use_it_and_those_below(toy):
+    old, new = of(toy, "sft"), of(toy, "sft", seed=4)
+    assert new.changes_since(old) == ["config"]
+    old, new = of(toy, "label"), of(toy, "label", seed=4)
+    assert new.changes_since(old) == ["upstream sft"]
+
+
+def test_a_local_data_file_counts_by_its_contents(toy, monkeypatch):
+    monkeypatch.chdir(toy.folder)
+    (toy.folder / "posts.jsonl").write_text("one")
+    toy.change("model: tiny", "data: posts.jsonl", "sft.yaml")
+    old = of(toy, "sft")
+    os.utime(toy.folder / "posts.jsonl", (1, 1))
+    assert of(toy, "sft") == old
+    (toy.folder / "posts.jsonl").write_text("two")
+    assert of(toy, "sft").changes_since(old) == ["data posts.jsonl"]
+
+
+def test_folders_count_and_the_run_folder_does_not(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("models/a", "run/sft", "cpu"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "x").write_text("x")
+    config = {"model": "models/a", "device": "cpu", "own": "run/sft/x", "all": str(tmp_path)}
+    digests = dict(data_digests(config, tmp_path / "run"))
+    assert list(digests) == ["models/a"]
+    (tmp_path / "models/a/x").write_text("y")
+    assert dict(data_digests(config, tmp_path / "run")) != digests
+
+
+def test_edited_code_counts_except_parts_that_only_look_at_results(tmp_path):
+    for name in ("ops", "report", "__pycache__"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.py").write_text("1")
+
+    def digests():
+        return code_digest(tmp_path, ()), code_digest(tmp_path, ("report",))
+
+    everything, early = digests()
+    (tmp_path / "__pycache__" / "a.py").write_text("2")
+    assert digests() == (everything, early)
+    (tmp_path / "report" / "a.py").write_text("2")
+    assert digests()[0] != everything
+    assert digests()[1] == early
+    (tmp_path / "ops" / "a.py").write_text("2")
+    assert digests()[1] != early

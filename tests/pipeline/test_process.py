@@ -1,0 +1,137 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from rlaif_pl.pipeline import Stage
+from rlaif_pl.pipeline.process import arguments, last_lines, stream
+
+STAGE = Stage("sft", "fit", None, {}, (), ())
+
+
+def python(code: str) -> list[str]:
+    return [sys.executable, "-c", code]
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_output_goes_to_the_terminal_and_to_the_log(tmp_path, capsys, terminal):
+    code = "import sys; print('out'); print('err', file=sys.stderr); print('end', end='')"
+    assert stream(python(code), tmp_path / "log.txt", terminal) == 0
+    assert sorted((tmp_path / "log.txt").read_text().split()) == ["end", "err", "out"]
+    assert sorted(capsys.readouterr().out.split()) == ["end", "err", "out"]
+
+
+def test_a_stage_on_a_terminal_sees_a_terminal(tmp_path):
+    code = "import sys; print(sys.stdout.isatty())"
+    stream(python(code), tmp_path / "yes.txt", True)
+    stream(python(code), tmp_path / "no.txt", False)
+    assert (tmp_path / "yes.txt").read_text() == "True\n"
+    assert (tmp_path / "no.txt").read_text() == "False\n"
+
+
+def test_the_log_keeps_the_last_form_of_a_progress_bar_without_colors(tmp_path):
+    code = r"print('10%\r\x1b[32m50%\x1b[0m\r100%'); print('é')"
+    stream(python(code), tmp_path / "log.txt", True)
+    assert (tmp_path / "log.txt").read_text().splitlines() == ["100%", "é"]
+
+
+def test_the_log_is_appended_to(tmp_path):
+    for word in ("one", "two"):
+        stream(python(f"print('{word}')"), tmp_path / "log.txt", False)
+    assert last_lines(tmp_path / "log.txt", 1) == "two"
+    assert last_lines(tmp_path / "log.txt", 9) == "one\ntwo"
+    assert last_lines(tmp_path / "none.txt", 9) == ""
+
+
+@pytest.mark.parametrize(("code", "status"), [("raise SystemExit(3)", 3), ("1/0", 1)])
+def test_the_exit_status_comes_back(tmp_path, code, status):
+    assert stream(python(code), tmp_path / "log.txt", False) == status
+
+
+def test_a_killed_program_gives_128_and_the_signal(tmp_path):
+    code = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    assert stream(python(code), tmp_path / "log.txt", False) == 137
+
+
+def test_a_grandchild_that_keeps_the_pipe_does_not_hold_us(tmp_path):
+    code = (
+        "import subprocess, sys\n"
+        "p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+        "print(p.pid)"
+    )
+    began = time.monotonic()
+    assert stream(python(code), tmp_path / "log.txt", False) == 0
+    assert time.monotonic() - began < 20
+    wait_for(lambda: gone(int((tmp_path / "log.txt").read_text())))
+
+
+def test_an_interrupt_ends_the_program_and_lets_it_finish_its_words(tmp_path):
+    def stop(_number, _frame):
+        raise KeyboardInterrupt
+
+    code = (
+        "import time\n"
+        "try:\n"
+        "    print('ready'); time.sleep(60)\n"
+        "except KeyboardInterrupt:\n"
+        "    print('saved')"
+    )
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, 2.0)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            stream(python(code), tmp_path / "log.txt", False)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert (tmp_path / "log.txt").read_text().split() == ["ready", "saved"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the death signal is Linux's")
+def test_a_killed_run_takes_its_stage_with_it(tmp_path):
+    inner = "import os, time; print(os.getpid()); time.sleep(60)"
+    outer = (
+        "import sys; from pathlib import Path; from rlaif_pl.pipeline.process import stream\n"
+        f"stream([sys.executable, '-c', {inner!r}], Path(sys.argv[1]), False)"
+    )
+    log = tmp_path / "log.txt"
+    parent = subprocess.Popen([*python(outer), str(log)], stdout=subprocess.DEVNULL)
+    wait_for(lambda: log.is_file() and log.read_text().strip())
+    child = int(log.read_text())
+    assert not gone(child)
+    parent.kill()
+    parent.wait()
+    wait_for(lambda: gone(child))
+
+
+def test_a_checkpoint_in_the_folder_is_gone_on_from(tmp_path):
+    config = ["--config", str(tmp_path / "config.yaml")]
+    assert arguments(STAGE, tmp_path)[1:] == ["-m", "rlaif_pl", "fit", *config]
+    (tmp_path / "checkpoints").mkdir()
+    for age, name in ((2, "last.ckpt"), (1, "last-v1.ckpt"), (3, "best.ckpt")):
+        (tmp_path / "checkpoints" / name).touch()
+        os.utime(tmp_path / "checkpoints" / name, (100 - age, 100 - age))
+    newest = str(tmp_path / "checkpoints/last-v1.ckpt")
+    assert arguments(STAGE, tmp_path)[-2:] == ["--ckpt_path", newest]
+    other = Stage("e", "evaluate policy", None, {}, (), ())
+    assert arguments(other, tmp_path)[1:] == ["-m", "rlaif_pl", "evaluate", "policy", *config]
+
+
+def gone(pid: int) -> bool:
+    """True if the process has ended (a zombie nobody has waited for counts as ended)."""
+    status = Path(f"/proc/{pid}/stat")
+    try:
+        return status.read_text().rsplit(")", 1)[1].split()[0] in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def wait_for(condition, seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

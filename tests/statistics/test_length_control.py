@@ -1,0 +1,105 @@
+"""Length-controlled win rate: by hand, against statsmodels, and where plain logistic fits fail."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import minimize
+from scipy.special import expit
+from statsmodels.api import Logit
+
+from rlaif_pl.statistics import length_controlled_win_rate
+from rlaif_pl.statistics.length_control import PRIOR_PRECISION, win_rate_at_zero
+
+
+def rate(wins, a, b, **options):
+    return length_controlled_win_rate(wins, a, b, draws=200, **options)
+
+
+def test_equal_lengths_give_the_plain_win_rate():
+    wins = np.array([1, 0, 1, 1] * 10)
+    assert rate(wins, np.full(40, 90), np.full(40, 90)).value == pytest.approx(0.75, abs=1e-3)
+    assert rate(wins, np.full(40, 120), np.full(40, 90)).value == pytest.approx(0.75, abs=1e-3)
+
+
+def test_two_ratios_by_hand():
+    # Ratio 1.5 wins 3 of 4 (log-odds ln 3), ratio 0.75 wins 1 of 4 (-ln 3). The line through both
+    # falls 2 ln 3 over 0.75, so at ratio 1 it is ln 3 - 0.5 * 2 ln 3 / 0.75 = -ln 3 / 3.
+    wins = np.array([1, 1, 1, 0, 1, 0, 0, 0] * 20)
+    a = np.array([150] * 4 + [75] * 4, float)
+    expected = expit(-np.log(3) / 3)
+    assert rate(wins, np.tile(a, 20), np.full(160, 100)).value == pytest.approx(expected, abs=1e-3)
+
+
+def test_fit_equals_statsmodels_logit():
+    rng = np.random.default_rng(0)
+    ratio = rng.lognormal(0.2, 0.3, 300)
+    wins = (rng.random(300) < expit(2 * (ratio - 1) + 0.3)).astype(float)
+    fit = Logit(wins, np.stack([np.ones(300), ratio - 1], 1)).fit(disp=False)
+    assert rate(wins, ratio * 100, np.full(300, 100)).value == pytest.approx(
+        expit(fit.params[0]), abs=1e-4
+    )
+
+
+def test_a_judge_of_pure_length_has_no_preference_at_equal_length():
+    rng = np.random.default_rng(4)
+    ratio = rng.lognormal(0.3, 0.3, 400)  # A is longer on average, so it wins more often
+    wins = (rng.random(400) < expit(4 * (ratio - 1))).astype(float)
+    result = length_controlled_win_rate(wins, ratio, np.ones(400), seed=1)
+    assert wins.mean() > 0.65
+    assert result.low < 0.5 < result.high
+
+
+def test_separated_and_unanimous_wins_stay_finite():
+    longer = np.array([1.2, 1.3, 1.4, 0.7, 0.8, 0.9])
+    separated = rate((longer > 1).astype(float), longer, np.ones(6))
+    assert 0 <= separated.low <= separated.value <= separated.high <= 1
+    unanimous = rate(np.ones(20), np.linspace(0.8, 1.2, 20), np.ones(20))
+    assert 0.99 < unanimous.value < 1
+
+
+def test_intervals_are_by_group():
+    rng = np.random.default_rng(1)
+    ratio, wins = rng.lognormal(0, 0.2, 40), rng.integers(0, 2, 40)
+    alone = rate(wins, ratio, np.ones(40))
+    repeated = rate(
+        np.repeat(wins, 4), np.repeat(ratio, 4), np.ones(160), groups=np.repeat(range(40), 4)
+    )
+    assert (repeated.low, repeated.high) == pytest.approx((alone.low, alone.high), abs=1e-3)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 10_000))
+def test_newton_finds_the_optimum_scipy_finds(seed):
+    rng = np.random.default_rng(seed)
+    n = rng.integers(2, 12)
+    wins, x = rng.integers(0, 3, n) / 2, rng.standard_t(2, n)  # heavy tails, often separable
+    weights = rng.integers(0, 3, (1, n)).astype(float)
+    weights[0, 0] += 1
+
+    def loss(beta):
+        z = beta[0] + beta[1] * x
+        fit = weights[0] @ (np.logaddexp(0, z) - wins * z)
+        return fit + PRIOR_PRECISION / 2 * (beta**2).sum()
+
+    options = {"xatol": 1e-7, "fatol": 1e-13, "maxiter": 8000, "maxfev": 8000}
+    peer = minimize(loss, np.zeros(2), method="Nelder-Mead", options=options)
+    ours = win_rate_at_zero(np.stack([wins, x], 1), weights)[0]
+    assert ours == pytest.approx(expit(peer.x[0]), abs=2e-3)
+
+
+def test_no_comparisons_give_an_empty_interval():
+    assert rate([], [], []).n == 0
+
+
+@pytest.mark.parametrize(
+    ("wins", "a", "b", "match"),
+    [
+        ([1], [1, 2], [1], "equal"),
+        ([2], [1], [1], "wins in"),
+        ([1], [1], [0], "empty B"),
+    ],
+)
+def test_bad_input_is_refused(wins, a, b, match):
+    with pytest.raises(ValueError, match=match):
+        rate(wins, a, b)
