@@ -18,9 +18,20 @@ import subprocess
 import warnings
 from pathlib import Path
 
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 
 MODES = ("auto", "cpu", "cuda", "none")
+# configs/ stands at the top of the checkout and inside the installed package.
+PACKAGES = {
+    "packages": [*find_packages(include=["rlaif_pl*"]), "rlaif_pl.configs"],
+    "package_dir": {"rlaif_pl": "rlaif_pl", "rlaif_pl.configs": "configs"},
+    "package_data": {
+        "rlaif_pl.configs": ["**/*.yaml"],
+        "rlaif_pl.data.tiny_tldr": ["*.jsonl", "README.md"],
+        "rlaif_pl.labeling": ["prompts/*.txt"],
+        "rlaif_pl.report": ["templates/*"],
+    },
+}
 CSRC = Path("csrc")
 TORCH_TARGET = "0x020a000000000000"  # torch 2.10, the oldest whose stable ABI has what we use
 CXX_FLAGS = ["-O3", "-g0", "-std=c++20", "-Wall", "-fvisibility=hidden"]
@@ -132,11 +143,15 @@ def main() -> None:
     """Hand the chosen extension to setuptools."""
     has_extension, with_cuda = wants()
     if not has_extension:
-        setup()
+        setup(**PACKAGES)
         return
     from torch.utils.cpp_extension import BuildExtension
 
-    setup(ext_modules=[extension(with_cuda)], cmdclass={"build_ext": BuildExtension})
+    setup(
+        ext_modules=[extension(with_cuda)],
+        cmdclass={"build_ext": BuildExtension},
+        **PACKAGES,
+    )
 
 
 if __name__ == "__main__":

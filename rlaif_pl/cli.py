@@ -10,7 +10,6 @@ import importlib
 import inspect
 import os
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -97,7 +96,11 @@ def run_experiment(args: list[str]) -> int:
     parser.add_argument("--out", type=Path, help="folder of the run, in place of the file's")
     parser.add_argument("--seed", type=int, help="in place of the file's")
     parser.add_argument(
-        "--force", nargs="+", default=[], metavar="STAGE", help="run these (and what reads them) again"
+        "--force",
+        nargs="+",
+        default=[],
+        metavar="STAGE",
+        help="run these (and what reads them) again",
     )
     parser.add_argument("--dry_run", action="store_true", help="only say what would run")
     given = parser.parse_args(args)
@@ -111,30 +114,12 @@ def run_lightning(command: str, args: list[str]) -> int:
         word.split("=")[0] in ("--config", "-c", "--model", *asks) for word in args
     ):
         sys.stdout.write(
-            f"No --config: training the embedded quickstart reward model on AI labels ({DEFAULT_FIT}).\n"
+            f"No --config: training the quickstart reward model on AI labels ({DEFAULT_FIT}).\n"
         )
         args = ["--config", str(find_config(DEFAULT_FIT)), *args]
-    args = [
-        str(find_config(word)) if before in ("--config", "-c") else word
-        for before, word in zip(["", *args], args, strict=False)
-    ]
-    from lightning.pytorch import LightningModule
-    from lightning.pytorch.cli import LightningCLI
+    from rlaif_pl.commands.train import train
 
-    from rlaif_pl.training import PreferenceDataModule
-
-    # ours on purpose: batches are text, loaders keep their own order, and stages are short
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*is smaller than the logging interval.*")
-    LightningCLI(
-        LightningModule,
-        PreferenceDataModule,
-        subclass_mode_model=True,
-        seed_everything_default=0,
-        save_config_callback=None,  # `run` keeps the resolved config; a lone fit has its file
-        args=[command, *args],
-    )
-    return 0
+    return train([command, *find_configs(args)])
 
 
 def run_function(command: str, args: list[str]) -> int:
@@ -146,10 +131,25 @@ def run_function(command: str, args: list[str]) -> int:
     summary = (inspect.getdoc(function) or "").split("\n\nArgs:")[0]
     parser = ArgumentParser(prog=f"python -m rlaif_pl {command}", description=summary)
     parser.add_argument("--config", action="config", help="YAML with these options")
-    parser.add_function_arguments(function)
-    given = parser.instantiate_classes(parser.parse_args(gather_lists(function, args)))
+    # as_group names a group after the function, which may be the name of an option too
+    parser.add_function_arguments(function, as_group=False)
+    words = gather_lists(function, find_configs(args))
+    given = parser.instantiate_classes(parser.parse_args(words))
     options = {key: getattr(given, key) for key in inspect.signature(function).parameters}
     return function(**options)
+
+
+def find_configs(args: list[str]) -> list[str]:
+    """Replace names of configs that come with the package by their paths."""
+    result: list[str] = []
+    for before, word in zip(["", *args], args, strict=False):
+        option, _, value = word.partition("=")
+        if before in ("--config", "-c"):
+            word = str(find_config(word))
+        elif value and option in ("--config", "-c"):
+            word = f"{option}={find_config(value)}"
+        result.append(word)
+    return result
 
 
 def gather_lists(function: Callable[..., int], args: list[str]) -> list[str]:

@@ -27,7 +27,9 @@ class Template:
         """Refuse a template that would drop the text or shift the first token."""
         for name, text in (("prompt", self.prompt), ("response", self.response)):
             if text.count("{" + name + "}") != 1:
-                raise ValueError(f"template.{name} must contain {{{name}}} exactly once, got {text!r}")
+                raise ValueError(
+                    f"template.{name} must contain {{{name}}} exactly once, got {text!r}"
+                )
         if self.prompt.endswith(" "):
             raise ValueError(
                 "template.prompt ends in a space, which changes the first response token; "

@@ -1,9 +1,21 @@
-"""Shared fixtures: devices, seeds, and no network or W&B account in any test."""
+"""Shared fixtures: devices, seeds, a tiny model with small data, and no network or W&B account."""
 
+import dataclasses
 import os
+from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from rlaif_pl.data import tiny_tldr
+from rlaif_pl.data.preferences import write_preferences, write_prompts
+from rlaif_pl.models import BackboneOptions, RewardModel
+from rlaif_pl.text import truncate_words
+from rlaif_pl.types import Preference, Prompt
+
+VOCAB = 300
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
@@ -22,3 +34,94 @@ def quiet_world(monkeypatch):
     torch.manual_seed(0)
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="session")
+def tiny_model_folder(tmp_path_factory) -> Path:
+    """Write a random Llama of four layers, and a byte-level BPE of tiny_tldr, as a transformers folder."""
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCAB,
+        special_tokens=["<pad>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    core.train_from_iterator((post.post for post in tiny_tldr.load("train")), trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core, eos_token="</s>", pad_token="<pad>", model_max_length=1024
+    )
+    config = LlamaConfig(
+        vocab_size=VOCAB,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=1024,
+        initializer_range=0.1,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    folder = tmp_path_factory.mktemp("tiny") / "model"
+    with torch.random.fork_rng():
+        torch.manual_seed(11)
+        LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_reward_folder(tiny_model_folder) -> Path:
+    """Write an untrained reward model over the tiny Llama."""
+    model = RewardModel(BackboneOptions(str(tiny_model_folder), trunk_layers=2))
+    return model.save(tiny_model_folder.with_name("reward_model"))
+
+
+@pytest.fixture(scope="session")
+def small_prompts() -> list[Prompt]:
+    """First words of twelve posts, with first words of their summaries."""
+    return [
+        Prompt(truncate_words(post.post, 8), post.id, truncate_words(post.summary, 5))
+        for post in tiny_tldr.load("train")[:12]
+    ]
+
+
+@pytest.fixture(scope="session")
+def small_pairs(small_prompts) -> list[Preference]:
+    """Two responses of different lengths to each small prompt, softly labeled both ways."""
+    return [
+        Preference(
+            prompt.text,
+            str(prompt.reference),
+            truncate_words(prompt.text, 2 + n % 3),
+            prompt.group,
+            p_first=0.2 + 0.1 * (n % 7),
+            weight=1.0 + n % 2,
+            source="ai",
+        )
+        for n, prompt in enumerate(small_prompts)
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class DataFiles:
+    """The small data as files, by absolute path."""
+
+    prompts: str
+    pairs: str
+    unlabeled: str
+
+
+@pytest.fixture(scope="session")
+def data_files(tmp_path_factory, small_prompts, small_pairs) -> DataFiles:
+    """Write the small data."""
+    folder = tmp_path_factory.mktemp("data")
+    write_prompts(folder / "prompts.jsonl", small_prompts)
+    write_preferences(folder / "pairs.jsonl", small_pairs)
+    bare = [dataclasses.replace(pair, p_first=None, source=None) for pair in small_pairs]
+    write_preferences(folder / "unlabeled.jsonl", bare)
+    return DataFiles(*(str(folder / f"{name}.jsonl") for name in ("prompts", "pairs", "unlabeled")))

@@ -50,18 +50,18 @@ def default_loggers(
     folder.mkdir(parents=True, exist_ok=True)
     use_writable_folders(folder)
     online = mode == "online"
-    loggers.append(
-        WandbLogger(
-            name=name or folder.resolve().name,
-            save_dir=folder,
-            id=run_id(folder),
-            project=project,
-            offline=not online,
-            # The stage's log file has the output; W&B's own capture breaks up progress bars.
-            settings=wandb.Settings(console="off", silent=not online),
-        )
+    logger = WandbLogger(
+        name=name or folder.resolve().name,
+        save_dir=folder,
+        id=run_id(folder),
+        project=project,
+        offline=not online,
+        # The stage's log file has the output; W&B's own capture breaks up progress bars.
+        settings=wandb.Settings(console="off", silent=not online),
     )
-    return loggers
+    # Lightning (2.6.6) passes on a setting that W&B has retired and warns about in every run.
+    logger._wandb_init.pop("anonymous", None)
+    return [*loggers, logger]
 
 
 class RunLoggers(Callback):

@@ -65,9 +65,7 @@ def alignment(
     return 0
 
 
-def narrowed(
-    source: DataSource, confidence: list[int] | None, limit: int | None
-) -> DataSource:
+def narrowed(source: DataSource, confidence: list[int] | None, limit: int | None) -> DataSource:
     """Return the source with further filters laid over its own."""
     changes = {"confidence": confidence, "limit": limit}
     given = {name: value for name, value in changes.items() if value is not None}
@@ -93,9 +91,7 @@ def reward(
         seed: Seeds the bootstrap.
     """
     machine = load_preferences(ai_labeled).rows if ai_labeled is not None else []
-    report = measure_reward(
-        reward, load_preferences(gold).rows, machine, draws=draws, seed=seed
-    )
+    report = measure_reward(reward, load_preferences(gold).rows, machine, draws=draws, seed=seed)
     report.render(Console())
     report.write(out)
     write(out, report.to_metrics("reward"))

@@ -54,10 +54,8 @@ def sample(
         batch_size=batch_size,
         title=f"sampling {len(rows)} prompts",
     )
-    provenance = Provenance(
-        first_policy=f"{policy.name} T={temperature} seed={seed}",
-        second_policy=f"{policy.name} T={temperature} seed={seed}",
-    )
+    author = f"{model.fingerprint} T={temperature} seed={seed}"
+    provenance = Provenance(first_policy=author, second_policy=author)
     pairs = [
         Preference(prompt.text, texts[k], texts[k + 1], prompt.group, provenance=provenance)
         for prompt, texts in zip(rows, responses.texts, strict=True)

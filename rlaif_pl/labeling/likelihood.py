@@ -27,6 +27,11 @@ from rlaif_pl.types import Preference
 
 TEMPLATE = "TL;DR: {response}\n\nPOST: {prompt}"
 VERSION = "reconstruction-1"  # raise with TEMPLATE
+CONDITION = "POST: {prompt}\n\nTL;DR:"
+NO_CONDITION = "TL;DR:"
+PMI_VERSION = "pmi-1"  # raise with the two above
+
+Row = tuple[list[int], list[int]]  # context, target
 
 
 class Score(NamedTuple):
@@ -40,6 +45,10 @@ class Score(NamedTuple):
 class LikelihoodLabeler:
     """Scores a response by log P(prompt | response) under a frozen language model.
 
+    With ``pmi_weight`` w the score is ``log P(prompt | response) / tokens + w * PMI`` with
+    ``PMI = (log P(response | prompt) - log P(response)) / tokens of the response``: a garbled response
+    that names the right words is likely to be found out by the second term.
+
     Context and prompt are tokenized apart (the prompt with the white space before it) and joined,
     so both responses of a pair are scored on exactly the same tokens of the prompt.
 
@@ -49,6 +58,8 @@ class LikelihoodLabeler:
             verdicts on whole TL;DR posts (0.104 on 100 pairs, embedded model, per token); shorter
             prompts have wider margins and want more (0.28 where cut to 60 words).
         normalize: ``token`` averages over the prompt's tokens, ``sum`` adds them up.
+        pmi_weight: Weight of the response's own likelihood gain, at least 0; 0 leaves it out and
+            saves two passes of three.
         max_prompt_words: Prompts are cut after this many words; None reads them whole.
         batch_tokens: Most tokens in one forward pass, padding included.
         dtype: Type of the weights.
@@ -65,6 +76,7 @@ class LikelihoodLabeler:
         *,
         temperature: float = 0.1,
         normalize: Literal["token", "sum"] = "token",
+        pmi_weight: float = 0.0,
         max_prompt_words: int | None = None,
         batch_tokens: int = 4096,
         dtype: Precision = "float32",
@@ -77,7 +89,10 @@ class LikelihoodLabeler:
         if normalize not in ("token", "sum"):
             raise ValueError(f"normalize must be 'token' or 'sum', got {normalize!r}")
         self.temperature = checked_temperature(temperature)
+        if not (math.isfinite(pmi_weight) and pmi_weight >= 0):
+            raise ValueError(f"pmi_weight must be finite and at least 0, got {pmi_weight}")
         self.normalize = normalize
+        self.pmi_weight = pmi_weight
         self.max_prompt_words = max_prompt_words
         self.batch_tokens = batch_tokens
         self.template = template
@@ -94,10 +109,11 @@ class LikelihoodLabeler:
 
     @property
     def prompt_version(self) -> str:
-        """Version of the template; a template of the user's own is named by its hash."""
-        if self.template == TEMPLATE:
-            return VERSION
-        return "custom-" + hashlib.sha256(self.template.encode()).hexdigest()[:12]
+        """Version of the templates; one of the user's own is named by its hash."""
+        version = VERSION
+        if self.template != TEMPLATE:
+            version = "custom-" + hashlib.sha256(self.template.encode()).hexdigest()[:12]
+        return f"{version}+{self.pmi_weight!r}*{PMI_VERSION}" if self.pmi_weight else version
 
     @property
     def fingerprint(self) -> str:
@@ -109,7 +125,7 @@ class LikelihoodLabeler:
         )
 
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
-        """Return log P(prompt | response) in nats, per token or summed; nan where there is none."""
+        """Return each response's score in nats; nan where there is none."""
         return [score.value for score in self.details(prompts, responses)]
 
     def label(self, pairs: Sequence[Preference]) -> list[Preference]:
@@ -136,43 +152,67 @@ class LikelihoodLabeler:
         """
         keys = list(zip(prompts, responses, strict=True))
         fresh = [key for key in dict.fromkeys(keys) if key not in self._known]
-        rows = self._encode(fresh)
+        rows = self._encode([text for key in fresh for text in self._texts(*key)])
+        width = len(rows) // max(len(fresh), 1)
         readable = []
-        for key, (context, target) in zip(fresh, rows, strict=True):
-            size, limit = len(context) + len(target), self.model.context
-            if not target:
+        for n, key in enumerate(fresh):
+            part = rows[n * width : (n + 1) * width]
+            longest, limit = max(map(size_of, part)), self.model.context
+            if any(not target for _, target in part):
                 self._known[key] = Score(math.nan, 0, "empty")
-            elif limit is not None and size > limit:
+            elif limit is not None and longest > limit:
                 self._known[key] = Score(math.nan, 0, "too_long")
             else:
-                readable.append((key, context, target))
-        sizes = [len(context) + len(target) for _, context, target in readable]
-        for group in buckets(sizes, self.batch_tokens):
-            chosen = [readable[i] for i in group]
-            values = self._read([row[1] for row in chosen], [row[2] for row in chosen])
-            for i, value in zip(group, values, strict=True):
-                failure = None if math.isfinite(value) else "nonfinite"
-                self._known[readable[i][0]] = Score(value, sizes[i], failure)
+                readable.append((key, part))
+        flat = [row for _, part in readable for row in part]
+        values = self._read_all(flat)
+        for n, (key, part) in enumerate(readable):
+            value = self._combine(values[n * width : (n + 1) * width])
+            failure = None if math.isfinite(value) else "nonfinite"
+            self._known[key] = Score(value, sum(map(size_of, part)), failure)
         return [self._known[key] for key in keys]
 
-    def _encode(self, keys: Sequence[tuple[str, str]]) -> list[tuple[list[int], list[int]]]:
-        """Tokenize contexts and prompts."""
-        if not keys:
+    def _texts(self, prompt: str, response: str) -> list[tuple[str, str]]:
+        """Contexts and targets whose likelihoods make the score: one, or three with PMI."""
+        limit, response = self.max_prompt_words, response.strip()
+        text = prompt.strip() if limit is None else truncate_words(prompt.strip(), limit)
+        context = self.context.replace("{response}", response)
+        texts = [(context, self.target.replace("{prompt}", text) if text else "")]
+        if self.pmi_weight:
+            target = f" {response}" if response else ""
+            texts += [(CONDITION.replace("{prompt}", text), target), (NO_CONDITION, target)]
+        return texts
+
+    def _combine(self, sums: Sequence[tuple[float, int]]) -> float:
+        """Make the score of the log-likelihoods and token counts of ``_texts``."""
+        total, count = sums[0]
+        score = total / count if self.normalize == "token" else total
+        if self.pmi_weight:
+            (given, length), (alone, _) = sums[1:]
+            score += self.pmi_weight * (given - alone) / length
+        return score
+
+    def _encode(self, texts: Sequence[tuple[str, str]]) -> list[Row]:
+        """Tokenize contexts and targets apart."""
+        if not texts:
             return []
-        limit = self.max_prompt_words
-        contexts, targets = [], []
-        for prompt, response in keys:
-            text = prompt.strip() if limit is None else truncate_words(prompt.strip(), limit)
-            contexts.append(self.context.replace("{response}", response.strip()))
-            targets.append(self.target.replace("{prompt}", text) if text else "")
         tokenizer = self.model.tokenizer
-        before = tokenizer(contexts, add_special_tokens=True).input_ids
-        after = tokenizer(targets, add_special_tokens=False).input_ids
+        before = tokenizer([text for text, _ in texts], add_special_tokens=True).input_ids
+        after = tokenizer([text for _, text in texts], add_special_tokens=False).input_ids
         return list(zip(before, after, strict=True))
+
+    def _read_all(self, rows: Sequence[Row]) -> list[tuple[float, int]]:
+        """Log-likelihood and token count of each target, in batches of like length."""
+        values: list[tuple[float, int]] = [(math.nan, 0)] * len(rows)
+        for group in buckets([size_of(row) for row in rows], self.batch_tokens):
+            sums = self._read([rows[i][0] for i in group], [rows[i][1] for i in group])
+            for i, value in zip(group, sums, strict=True):
+                values[i] = (value, len(rows[i][1]))
+        return values
 
     @torch.no_grad()
     def _read(self, contexts: Sequence[list[int]], targets: Sequence[list[int]]) -> list[float]:
-        """Scores of one batch; logits exist for prompt tokens only, a few hundred at a time."""
+        """Log-likelihoods of one batch's targets; logits exist for those tokens only."""
         rows = [[*context, *target] for context, target in zip(contexts, targets, strict=True)]
         ids, is_real = (part.to(self.model.device) for part in pad_right(rows, self.model.pad))
         starts = torch.tensor([len(context) for context in contexts], device=ids.device)
@@ -186,10 +226,12 @@ class LikelihoodLabeler:
             is_target[:, 1:],
             temperature=1.0,
         )
-        total = logprobs.double().sum(1)
-        if self.normalize == "token":
-            total = total / is_target.sum(1)
-        return [float(value) for value in total]
+        return [float(value) for value in logprobs.double().sum(1)]
+
+
+def size_of(row: Row) -> int:
+    """Tokens of a context with its target."""
+    return len(row[0]) + len(row[1])
 
 
 def split_template(template: str) -> tuple[str, str]:

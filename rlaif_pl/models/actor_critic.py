@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Literal
 
@@ -48,7 +49,7 @@ class ActorCritic(nn.Module):
         self.policy = for_role(self.reference, lora, seed)
         critic = None
         if value_network == "separate":
-            critic = for_role(self.reference, lora, seed + 1).top
+            critic = for_role(self.reference, lora, seed + 1, writes=False).top
         self.critic = critic
         width = int(self.reference.config.get_text_config().hidden_size)
         self.value_head = nn.Linear(width, 1)
@@ -63,7 +64,7 @@ class ActorCritic(nn.Module):
 
         Args:
             batch: Rollout.
-            below: Trunk states of the batch.
+            below: Trunk states of the batch, where they are known.
             temperature: Divides the logits, as for the policy.
 
         Returns:
@@ -73,16 +74,21 @@ class ActorCritic(nn.Module):
         return self.reference.logprobs_of(hidden, batch, temperature), hidden
 
     def values(self, batch: PrefixBatch, below: States | None, features: Tensor) -> Tensor:
-        """Estimate the return of each state, before each token and after the last. ``(N, 1 + R)``
+        """Estimate the return of each state, before each token and after the last. ``(N, 1 + R)``.
 
         Args:
             batch: Rollout.
-            below: Trunk states of the batch.
+            below: Trunk states of the batch, where they are known.
             features: Last states of the reference, from ``reference_pass``.
         """
         if self.critic is not None:
+            below = self.policy.trunk_states(batch) if below is None else below
             features = run(self.critic, batch, below, self.policy.share_prefix).continuation
-        values: Tensor = self.value_head(features.float()).squeeze(-1)
+        # Unit variance over sqrt(D): a step of Adam moves every weight by the learning rate, and on
+        # raw states of norm far above 1 that alone would swing the values by more than the returns.
+        width = features.shape[-1]
+        scaled = nn.functional.layer_norm(features.float(), (width,)) / math.sqrt(width)
+        values: Tensor = self.value_head(scaled).squeeze(-1)
         return values
 
     def save(self, folder: str | Path) -> Path:

@@ -41,7 +41,9 @@ def clone(stack: Stack, lora: Lora | None, seed: int = 0) -> Stack:
     if lora is None:
         return copy.deepcopy(stack).requires_grad_(True)
     if any(isinstance(module, LoraLayer) for module in stack.modules()):
-        raise ValueError("expected a stack without adapters, got one with; call merged(stack) first")
+        raise ValueError(
+            "expected a stack without adapters, got one with; call merged(stack) first"
+        )
     shared = {id(parameter): parameter for parameter in stack.parameters()}
     twin = copy.deepcopy(stack, memo=shared)  # new modules, the same parameters
     twin.requires_grad_(False)

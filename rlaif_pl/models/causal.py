@@ -49,6 +49,7 @@ class CausalModel(nn.Module):
         self.pad = pad_of(tokenizer)
         self.eos = int(tokenizer.eos_token_id)  # type: ignore[arg-type]
         self.share_prefix = True
+        self.fingerprint = "unnamed"  # of the loaded weights; who loads them says which they are
 
     @property
     def device(self) -> torch.device:
@@ -66,7 +67,7 @@ class CausalModel(nn.Module):
         return bool(getattr(self.config.get_text_config(), "tie_word_embeddings", False))
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Vocabulary logits of hidden states, float32. ``(..., D)`` to ``(..., V)``"""
+        """Vocabulary logits of hidden states, float32. ``(..., D)`` to ``(..., V)``."""
         logits: Tensor = self.unembedding(hidden.to(self.unembedding.weight.dtype))
         return logits.float()
 
@@ -95,7 +96,7 @@ class CausalModel(nn.Module):
     def logprobs(
         self, batch: PrefixBatch, below: States | None = None, temperature: float = 1.0
     ) -> Tensor:
-        """Log-probability of each response token, 0 at padding. ``(N, R)`` float32
+        """Log-probability of each response token, 0 at padding. ``(N, R)`` float32.
 
         Args:
             batch: Texts to score.
@@ -105,14 +106,18 @@ class CausalModel(nn.Module):
         return self.logprobs_of(self.hidden(batch, below), batch, temperature)
 
     def logprobs_of(self, hidden: Tensor, batch: PrefixBatch, temperature: float = 1.0) -> Tensor:
-        """Log-probability of each response token from final states ``(N, 1 + R, D)``. ``(N, R)``"""
+        """Log-probability of each response token from final states ``(N, 1 + R, D)``. ``(N, R)``."""
         return taken_logprobs(
             hidden[:, :-1], self.unembedding, batch.response_ids, batch.is_response, temperature
         )
 
 
 def taken_logprobs(
-    hidden: Tensor, unembedding: nn.Linear | CappedHead, tokens: Tensor, is_real: Tensor, temperature: float
+    hidden: Tensor,
+    unembedding: nn.Linear | CappedHead,
+    tokens: Tensor,
+    is_real: Tensor,
+    temperature: float,
 ) -> Tensor:
     """Log-probabilities of given tokens, a few hundred rows of logits at a time.
 
@@ -130,7 +135,9 @@ def taken_logprobs(
     for rows, picks in zip(states.split(LOGIT_ROWS), taken.split(LOGIT_ROWS), strict=True):
         if torch.is_grad_enabled():
             parts.append(
-                checkpoint(_logprob_rows, rows, unembedding, picks, temperature, use_reentrant=False)
+                checkpoint(
+                    _logprob_rows, rows, unembedding, picks, temperature, use_reentrant=False
+                )
             )
         else:
             parts.append(_logprob_rows(rows, unembedding, picks, temperature))
@@ -138,6 +145,8 @@ def taken_logprobs(
     return result.masked_scatter(is_real, torch.cat(parts)) if parts else result
 
 
-def _logprob_rows(rows: Tensor, unembedding: nn.Linear | CappedHead, picks: Tensor, temperature: float) -> Tensor:
+def _logprob_rows(
+    rows: Tensor, unembedding: nn.Linear | CappedHead, picks: Tensor, temperature: float
+) -> Tensor:
     logits = unembedding(rows.to(unembedding.weight.dtype)).float() / temperature
     return -nn.functional.cross_entropy(logits, picks, reduction="none")

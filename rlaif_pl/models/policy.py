@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import nn
@@ -14,6 +15,7 @@ from rlaif_pl.models.adapters import Lora, clone
 from rlaif_pl.models.backbone import (
     EMBEDDED,
     Backbone,
+    CappedHead,
     Precision,
     load_backbone,
     output_head,
@@ -90,25 +92,36 @@ def as_policy(backbone: Backbone, options: BackboneOptions, template: Template) 
     trunk, top = split(decoder_of(backbone.model), options.trunk_layers)
     policy = CausalModel(trunk, top, head, backbone.tokenizer, template, config)
     policy.share_prefix = options.share_prefix and not options.gradient_checkpointing
+    policy.fingerprint = backbone.fingerprint
     return policy
 
 
-def for_role(policy: CausalModel, lora: Lora | None, seed: int) -> CausalModel:
+def for_role(
+    policy: CausalModel, lora: Lora | None, seed: int, *, writes: bool = True
+) -> CausalModel:
     """Return a trainable copy of a policy that shares its trunk (and, with LoRA, its weights).
 
     What is trained is float32. Without trunk and LoRA the copy has its own input and output
     embeddings, tied where they were tied.
+
+    Args:
+        policy: What to start from; left as it is.
+        lora: Adapters on the top; None copies and trains the top whole.
+        seed: Seeds the adapters.
+        writes: Whether the role gives tokens a probability. One that does not (a reward, a value)
+            keeps the frozen output embedding: trained, it would never get a gradient, which DDP
+            refuses.
     """
     top = clone(policy.top, lora, seed)
     for parameter in top.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     head = policy.unembedding
-    if lora is None and policy.trunk is None:
+    if writes and lora is None and policy.trunk is None:
         head = copy.deepcopy(head).requires_grad_(True).float()
-        embedding = top.decoder.get_input_embeddings()
         if policy.is_tied:
-            head.weight = embedding.weight
+            linear = head.linear if isinstance(head, CappedHead) else head
+            linear.weight = cast(nn.Embedding, top.decoder.get_input_embeddings()).weight
     twin = CausalModel(policy.trunk, top, head, policy.tokenizer, policy.template, policy.config)
     twin.share_prefix = policy.share_prefix
     return twin
@@ -131,11 +144,21 @@ def load_reward_folder(
     Returns:
         The decoder as a policy (its output head is the score head and not used for tokens), the
         head's weight ``(1, D)`` and the shift to subtract.
+
+    Raises:
+        ValueError: ``num_layers`` is set, or the folder holds another number of scores than one.
     """
+    if options.num_layers is not None:
+        raise ValueError(
+            f"expected num_layers=null with the reward folder {options.name}, got "
+            f"{options.num_layers}; its head reads the last layer"
+        )
     model = AutoModelForSequenceClassification.from_pretrained(
         options.name, dtype=resolve_dtype(options.dtype)
     )
     tokenizer = AutoTokenizer.from_pretrained(options.name)
+    if options.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
     model.eval().requires_grad_(False)
     head = model.score
     if not isinstance(head, nn.Linear) or head.out_features != 1:
@@ -150,8 +173,10 @@ def load_reward_folder(
 
 
 def same_trunk(first: Stack | None, second: Stack | None) -> bool:
-    """Whether two trunks hold equal weights, so that one can stand for both."""
+    """Whether two trunks hold equal weights of one type, so that one can stand for both."""
     if first is None or second is None or first.num_layers != second.num_layers:
         return False
     ours, theirs = first.state_dict(), second.state_dict()
-    return ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
+    return ours.keys() == theirs.keys() and all(
+        ours[k].dtype == theirs[k].dtype and torch.equal(ours[k], theirs[k]) for k in ours
+    )

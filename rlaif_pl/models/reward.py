@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rlaif_pl.models.adapters import Lora
+from rlaif_pl.models.causal import CausalModel
 from rlaif_pl.models.encoding import PrefixBatch
 from rlaif_pl.models.export import save_reward
 from rlaif_pl.models.policy import (
@@ -20,7 +21,7 @@ from rlaif_pl.models.policy import (
     load_reward_folder,
     same_trunk,
 )
-from rlaif_pl.models.shared_prefix import States, run
+from rlaif_pl.models.shared_prefix import States
 from rlaif_pl.models.stack import Stack
 from rlaif_pl.text import Template
 
@@ -63,7 +64,7 @@ class RewardModel(nn.Module):
             width = int(loaded.config.get_text_config().hidden_size)
             generator = torch.Generator().manual_seed(seed)
             weight = torch.randn(1, width, generator=generator) / math.sqrt(width + 1)
-        self.model = loaded if frozen else for_role(loaded, lora, seed)
+        self.model = loaded if frozen else for_role(loaded, lora, seed, writes=False)
         self.head = nn.Linear(weight.shape[1], 1, bias=False)
         self.head.weight.data.copy_(weight)
         self.head.requires_grad_(not frozen)
@@ -76,7 +77,7 @@ class RewardModel(nn.Module):
         return self.model.encode(prompts, responses, self.max_response_tokens)
 
     def rewards(self, batch: PrefixBatch, below: States | None = None) -> Tensor:
-        """Reward of each continuation, read at its last token. ``(N,)`` float32, differentiable
+        """Reward of each continuation, read at its last token. ``(N,)`` float32, differentiable.
 
         Args:
             batch: Texts that end in EOS.
@@ -89,7 +90,7 @@ class RewardModel(nn.Module):
         return rewards - self.shift
 
     def forward(self, prompts: Sequence[str], responses: Sequence[Sequence[str]]) -> Tensor:
-        """Rewards of ``K`` responses to each of ``G`` prompts. ``(G, K)``"""
+        """Rewards of ``K`` responses to each of ``G`` prompts. ``(G, K)``."""
         return self.rewards(self.encode(prompts, responses)).view(len(prompts), -1)
 
     @torch.no_grad()
@@ -109,6 +110,16 @@ class RewardModel(nn.Module):
             return False
         self.model.trunk = trunk
         return True
+
+    def reads_states_of(self, policy: CausalModel) -> bool:
+        """Whether a policy's trunk states and tokens mean the same to this model as its own."""
+        ours = self.model
+        return (
+            ours.trunk is not None
+            and ours.trunk is policy.trunk
+            and ours.template == policy.template
+            and ours.eos == policy.eos
+        )
 
     def save(self, folder: str | Path) -> Path:
         """Write a transformers sequence-classification folder; the shift goes into its config."""

@@ -70,7 +70,7 @@ def run_whole(stack: Stack, batch: PrefixBatch, inputs: States) -> States:
 
 
 def positions_of(is_real: Tensor) -> Tensor:
-    """Position of each token among the real ones of its row; padding repeats the last. ``(N, T)``"""
+    """Position of each token among the real ones of its row; padding repeats the last. ``(N, T)``."""
     return (is_real.long().cumsum(1) - 1).clamp(min=0)
 
 

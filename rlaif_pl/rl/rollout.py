@@ -17,15 +17,25 @@ from rlaif_pl.types import Reward
 
 
 class Rollout(NamedTuple):
-    """``N = G * K`` sampled responses and what the update needs of them."""
+    """``N = G * K`` sampled responses and what the update needs of them.
+
+    Every row of ``batch`` ends in EOS, because a reward is read there; where the length limit cut a
+    response that EOS was not sampled and ``is_sampled`` is False at it.
+    """
 
     batch: PrefixBatch
     below: States | None  # trunk states, shared by all roles
     texts: list[str]  # N responses
+    is_sampled: Tensor  # (N, R) bool, True at tokens the policy drew
     finished: Tensor  # (N,) bool
     scores: Tensor  # (N,) reward of each text, before shaping
     ref_logprobs: Tensor  # (N, R)
     features: Tensor  # (N, 1 + R, D) last states of the reference
+
+    @property
+    def lengths(self) -> Tensor:
+        """Sampled tokens a row ``(N,)``."""
+        return self.is_sampled.sum(1)
 
 
 @torch.no_grad()
@@ -41,9 +51,12 @@ def collect(
 ) -> Rollout:
     """Sample responses from the policy and score them.
 
+    The trunk is run once, while sampling: its states serve policy, reference, value network and a
+    reward model that holds the same trunk.
+
     Args:
         actor: Policy and reference.
-        reward: Scores whole texts; one that holds the actor's own trunk is given its states.
+        reward: Scores whole texts.
         prompts: ``G`` prompts.
         per_prompt: Responses a prompt, ``K``.
         max_new_tokens: Length limit, EOS included.
@@ -60,20 +73,38 @@ def collect(
         max_new_tokens=max_new_tokens,
         temperature=temperature,
         seeds=seeds,
+        keep_trunk=policy.share_prefix,
     )
     texts = samples.texts(policy)
-    batch = assemble(rows, samples.tokens, policy.pad).to(policy.device)
-    below = policy.trunk_states(batch)
-    ref_logprobs, features = actor.reference_pass(batch, below, temperature)
-    scores = score_texts(reward, prompts, texts, per_prompt).to(policy.device)
+    closed = [row if row[-1] == policy.eos else [*row, policy.eos] for row in samples.tokens]
+    batch = assemble(rows, closed, policy.pad).to(policy.device)
     finished = samples.finished.to(policy.device)
-    return Rollout(batch, below, texts, finished, scores, ref_logprobs, features)
+    is_last = (
+        torch.arange(batch.ids.shape[1] - 1, device=policy.device) == batch.lengths[:, None] - 1
+    )
+    is_sampled = batch.is_response & (finished[:, None] | ~is_last)
+    below = samples.below or policy.trunk_states(batch)
+    ref_logprobs, features = actor.reference_pass(batch, below, temperature)
+    scores = score_rollout(actor, reward, prompts, texts, batch, below).to(policy.device)
+    return Rollout(batch, below, texts, is_sampled, finished, scores, ref_logprobs, features)
 
 
-def score_texts(
-    reward: Reward, prompts: Sequence[str], texts: Sequence[str], per_prompt: int
+def score_rollout(
+    actor: ActorCritic,
+    reward: Reward,
+    prompts: Sequence[str],
+    texts: Sequence[str],
+    batch: PrefixBatch,
+    below: States | None,
 ) -> Tensor:
-    """Score ``K`` texts a prompt; a reward model computes each prompt once. ``(N,)`` float32"""
+    """Score every response. ``(N,)`` float32.
+
+    A reward model on the policy's own trunk reads the sampled tokens from its states; any other
+    reward is given text, so it may have another tokenizer.
+    """
+    if isinstance(reward, RewardModel) and reward.reads_states_of(actor.policy):
+        return reward.rewards(batch, below)
+    per_prompt = len(texts) // len(prompts)
     if isinstance(reward, RewardModel):
         groups = [texts[n : n + per_prompt] for n in range(0, len(texts), per_prompt)]
         return reward(prompts, groups).flatten()

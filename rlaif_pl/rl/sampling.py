@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rlaif_pl.models.backbone import attention_window
 from rlaif_pl.models.causal import CausalModel
 from rlaif_pl.models.encoding import pad_right
-from rlaif_pl.models.shared_prefix import positions_of, spread_cache
+from rlaif_pl.models.shared_prefix import States, positions_of, spread_cache
 
 
 class Samples(NamedTuple):
@@ -20,6 +21,7 @@ class Samples(NamedTuple):
 
     tokens: list[list[int]]  # each ends in EOS where it finished
     finished: Tensor  # (N,) bool, False where the length limit cut the text
+    below: States | None = None  # trunk states, of an EOS after unfinished responses too
 
     def texts(self, model: CausalModel) -> list[str]:
         """Decode, without EOS and surrounding white space."""
@@ -36,7 +38,7 @@ def noise_seed(*key: int | str) -> int:
 
 
 def uniforms(seeds: Sequence[int], length: int) -> Tensor:
-    """One uniform a row and token, in [0, 1). ``(N, length)`` float64"""
+    """One uniform a row and token, in [0, 1). ``(N, length)`` float64."""
     rows = []
     for seed in seeds:
         generator = torch.Generator().manual_seed(seed)
@@ -59,7 +61,57 @@ def draw(logits: Tensor, uniform: Tensor, temperature: float) -> Tensor:
         return logits.argmax(-1)
     cumulative = torch.softmax(logits.double() / temperature, -1).cumsum(-1)
     point = uniform.to(logits.device)[:, None] * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, point, right=True).squeeze(1).clamp(max=logits.shape[1] - 1)
+    return (
+        torch.searchsorted(cumulative, point, right=True).squeeze(1).clamp(max=logits.shape[1] - 1)
+    )
+
+
+class Decoding:
+    """Key/value caches of texts that are still being written.
+
+    Args:
+        model: Policy.
+        prompts: Token ids of each prompt, ``G`` rows; computed once for all samples of a prompt.
+        per_prompt: Samples a prompt, ``K``.
+    """
+
+    def __init__(
+        self, model: CausalModel, prompts: Sequence[Sequence[int]], per_prompt: int
+    ) -> None:
+        self.trunk, self.top = model.trunk, model.top
+        self.caches = [stack.new_cache() for stack in model.stacks]
+        padded = pad_right([prompt[:-1] for prompt in prompts], model.pad)
+        ids, is_real = (tensor.to(model.device) for tensor in padded)
+        self.prefix: Tensor | None = None  # (G, P, D) trunk states of the prompts, if P > 0
+        hidden = ids
+        for stack, cache in zip(model.stacks, self.caches, strict=True):
+            if ids.shape[1]:
+                hidden = stack(hidden, is_real, positions_of(is_real), cache)
+                spread_cache(cache, per_prompt)
+                if stack is model.trunk:
+                    self.prefix = hidden
+        self.is_real = is_real.repeat_interleave(per_prompt, 0)
+        self.position = self.is_real.sum(1)
+
+    def lower(self, token: Tensor) -> Tensor:
+        """Take in one token a row; returns trunk states ``(n, 1, D)``, or the ids without one."""
+        self.is_real = torch.cat([self.is_real, self.is_real.new_ones(len(token), 1)], 1)
+        if self.trunk is None:
+            return token[:, None]
+        return self.trunk(token[:, None], self.is_real, self.position[:, None], self.caches[0])
+
+    def upper(self, below: Tensor) -> Tensor:
+        """Go on from ``lower``; returns final states ``(n, D)``."""
+        hidden = self.top(below, self.is_real, self.position[:, None], self.caches[-1])
+        self.position = self.position + 1
+        return hidden[:, -1]
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these rows only."""
+        self.is_real, self.position = self.is_real[rows], self.position[rows]
+        for cache in self.caches:
+            if cache.get_seq_length():
+                cache.batch_select_indices(rows)
 
 
 @torch.no_grad()
@@ -71,8 +123,9 @@ def sample(
     max_new_tokens: int,
     temperature: float,
     seeds: Sequence[int],
+    keep_trunk: bool = False,
 ) -> Samples:
-    """Sample ``per_prompt`` responses to each prompt.
+    """Sample ``per_prompt`` responses to each prompt; finished rows leave the batch.
 
     Args:
         model: Policy; its prompt is computed once for all samples of a prompt.
@@ -81,54 +134,123 @@ def sample(
         max_new_tokens: Length limit, EOS included.
         temperature: Divides the logits; 0 is greedy.
         seeds: One a sample (see ``noise_seed``), ``N = G * K``.
+        keep_trunk: Also return the trunk's states, of an EOS after every response too.
 
     Raises:
-        ValueError: The number of seeds is not ``G * K``, or a text would outgrow the model's sliding
-            window, whose keys are counted by place in the (padded) cache.
+        ValueError: The number of seeds is not ``G * K``, the temperature is negative, or a text would
+            outgrow the model's sliding window, whose keys are counted by place in the (padded) cache.
     """
     if len(seeds) != len(prompts) * per_prompt:
         raise ValueError(f"expected {len(prompts) * per_prompt} seeds, got {len(seeds)}")
-    device = model.device
-    longest = max(len(prompt) for prompt in prompts) + max_new_tokens
+    if temperature < 0:
+        raise ValueError(f"temperature must be at least 0, got {temperature}")
+    keep_trunk = keep_trunk and model.trunk is not None
+    check_window(model, prompts, max_new_tokens + keep_trunk)
+    with eval_mode(model):
+        return write(model, prompts, uniforms(seeds, max_new_tokens), temperature, keep_trunk)
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Leave train mode for a while: there, layers that recompute activations keep no cache."""
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def write(
+    model: CausalModel,
+    prompts: Sequence[Sequence[int]],
+    noise: Tensor,
+    temperature: float,
+    keep_trunk: bool,
+) -> Samples:
+    """Draw token after token until every response has ended or is cut.
+
+    Args:
+        model: Policy, in eval mode.
+        prompts: Token ids of each prompt, ``G`` rows.
+        noise: One uniform a response and token. ``(G * K, max_new_tokens)``
+        temperature: Divides the logits; 0 is greedy.
+        keep_trunk: Also return the trunk's states; the model has one.
+    """
+    count, max_new_tokens = noise.shape
+    per_prompt = count // len(prompts)
+    decoding = Decoding(model, prompts, per_prompt)
+    last = torch.tensor([prompt[-1] for prompt in prompts], device=model.device)
+    token = last.repeat_interleave(per_prompt)
+    draft = Draft(count, model.device)
+    for step in range(max_new_tokens + 2 if keep_trunk else max_new_tokens):
+        below = decoding.lower(token)
+        if keep_trunk:  # an EOS too goes through the trunk, and only then its row leaves
+            draft.columns.append(spread(below[:, 0], draft.rows, count))
+            below = draft.leave(token, model.eos if step else None, decoding, below)
+        if len(draft.rows) == 0:
+            break
+        if step >= max_new_tokens:  # not drawn: the reward of a cut response is read there
+            token = torch.full_like(draft.rows, model.eos)
+            decoding.position = decoding.position + 1
+            continue
+        logits = model.logits(decoding.upper(below))
+        token = draw(logits, noise[draft.rows.cpu(), step], temperature)
+        draft.write(token, model.eos)
+        if not keep_trunk:
+            token = draft.leave(token, model.eos, decoding, token)
+            if len(draft.rows) == 0:
+                break
+    states = None
+    if keep_trunk and decoding.prefix is not None:
+        states = States(decoding.prefix, torch.stack(draft.columns, 1))
+    return Samples(draft.tokens, draft.finished, states)
+
+
+class Draft:
+    """Responses as far as they are written.
+
+    Args:
+        count: Responses, ``N``.
+        device: Where token ids are.
+    """
+
+    def __init__(self, count: int, device: torch.device) -> None:
+        self.rows = torch.arange(count, device=device)  # those still being written
+        self.tokens: list[list[int]] = [[] for _ in range(count)]
+        self.finished = torch.zeros(count, dtype=torch.bool)
+        self.columns: list[Tensor] = []  # trunk states by place in the text, each (N, D)
+
+    def write(self, token: Tensor, eos: int) -> None:
+        """Append one token to each row that is being written."""
+        for row, new in zip(self.rows.tolist(), token.tolist(), strict=True):
+            self.tokens[row].append(new)
+        self.finished[self.rows[token == eos].cpu()] = True
+
+    def leave(self, token: Tensor, eos: int | None, decoding: Decoding, carried: Tensor) -> Tensor:
+        """Drop the rows whose token is EOS; returns what is left of ``carried`` ``(n, ...)``."""
+        going = (token != eos) if eos is not None else torch.ones_like(token, dtype=torch.bool)
+        if going.all():
+            return carried
+        left = going.nonzero().squeeze(1)
+        self.rows = self.rows[left]
+        decoding.keep(left)
+        return carried[left]
+
+
+def spread(states: Tensor, rows: Tensor, count: int) -> Tensor:
+    """Put states ``(n, D)`` at their rows of ``(count, D)``; the others are 0."""
+    return states.new_zeros(count, states.shape[-1]).index_copy(0, rows, states)
+
+
+def check_window(model: CausalModel, prompts: Sequence[Sequence[int]], new_tokens: int) -> None:
+    """Refuse texts that would outgrow a sliding window."""
+    longest = max(len(prompt) for prompt in prompts) + new_tokens
     window = attention_window(model.config)
     if window is not None and longest > window:
         raise ValueError(
             f"expected prompt and response within the model's sliding window of {window} tokens, "
             f"got up to {longest}; shorten prompts (template.max_prompt_words) or max_new_tokens"
         )
-    ids, is_real = (tensor.to(device) for tensor in pad_right([p[:-1] for p in prompts], model.pad))
-    stacks = model.stacks
-    caches = [stack.new_cache() for stack in stacks]
-    if ids.shape[1]:
-        hidden = ids
-        for stack, cache in zip(stacks, caches, strict=True):
-            hidden = stack(hidden, is_real, positions_of(is_real), cache)
-        for cache in caches:
-            spread_cache(cache, per_prompt)
-    keys = is_real.repeat_interleave(per_prompt, 0)
-    position = keys.sum(1)
-    token = torch.tensor([p[-1] for p in prompts], device=device).repeat_interleave(per_prompt)
-    noise = uniforms(seeds, max_new_tokens)
-    rows = torch.arange(len(seeds), device=device)
-    tokens: list[list[int]] = [[] for _ in seeds]
-    finished = torch.zeros(len(seeds), dtype=torch.bool)
-    for step in range(max_new_tokens):
-        keys = torch.cat([keys, keys.new_ones(len(rows), 1)], 1)
-        hidden = token[:, None]
-        for stack, cache in zip(stacks, caches, strict=True):
-            hidden = stack(hidden, keys, position[:, None], cache)
-        token = draw(model.logits(hidden[:, -1]), noise[rows.cpu(), step], temperature)
-        for row, new in zip(rows.tolist(), token.tolist(), strict=True):
-            tokens[row].append(new)
-        ended = token == model.eos
-        finished[rows[ended].cpu()] = True
-        if ended.any():
-            left = (~ended).nonzero().squeeze(1)
-            if len(left) == 0:
-                break
-            rows, token, keys, position = rows[left], token[left], keys[left], position[left]
-            for cache in caches:
-                cache.batch_select_indices(left)
-        position = position + 1
-    return Samples(tokens, finished)
-

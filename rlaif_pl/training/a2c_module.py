@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from typing_extensions import override
 
 from rlaif_pl import ops
@@ -15,8 +16,8 @@ from rlaif_pl.models.reward import RewardModel
 from rlaif_pl.rl.losses import explained_variance, policy_gradient_loss, value_loss
 from rlaif_pl.rl.rollout import Rollout, collect
 from rlaif_pl.rl.sampling import noise_seed
-from rlaif_pl.rl.shaping import Shaping, sequence_kl, token_rewards, whiten
-from rlaif_pl.training.base import TrainableModule
+from rlaif_pl.rl.shaping import Shaping, leave_one_out, sequence_kl, token_rewards, whiten
+from rlaif_pl.training.base import TrainableModule, rank_share
 from rlaif_pl.training.schedules import LinearDecay
 from rlaif_pl.types import PromptBatch, Reward, SampledResponse
 
@@ -38,6 +39,9 @@ class A2CModule(TrainableModule):
         lam: Trace decay, in [0, 1]; 1 gives Monte Carlo returns, as in the paper.
         vf_coef: Weight of the value loss.
         whiten_advantages: Scale advantages to mean 0 and variance 1 over all ranks.
+        group_baseline: Subtract from each score the mean of the prompt's other responses; the value
+            network then learns what is left. Needs ``per_prompt`` of at least 2.
+        value_lr_scale: The value network's learning rate as a multiple of the policy's.
         optimizer: Builds the optimizer from parameters.
         scheduler: Builds the learning-rate schedule, stepped every batch.
         seed: Seeds the sampling noise, which also depends on step, prompt and sample.
@@ -55,6 +59,8 @@ class A2CModule(TrainableModule):
         lam: float = 1.0,
         vf_coef: float = 0.5,
         whiten_advantages: bool = True,
+        group_baseline: bool = False,
+        value_lr_scale: float = 1.0,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         scheduler: LRSchedulerCallable = LinearDecay,
         seed: int = 0,
@@ -73,6 +79,8 @@ class A2CModule(TrainableModule):
         self.gamma, self.lam = gamma, lam
         self.vf_coef = vf_coef
         self.whiten_advantages = whiten_advantages
+        self.group_baseline = group_baseline
+        self.value_lr_scale = value_lr_scale
         self.seed = seed
         self.latest_samples: list[SampledResponse] = []
 
@@ -106,20 +114,23 @@ class A2CModule(TrainableModule):
             rollout: Sampled batch.
             is_counted: Response tokens that count. ``(N, R)`` bool
         """
-        tokens, below = rollout.batch, rollout.below
+        tokens, below, is_sampled = rollout.batch, rollout.below, rollout.is_sampled
         logprobs = self.actor.policy.logprobs(tokens, below, self.temperature)
         values = self.actor.values(tokens, below, rollout.features)[:, :-1]
+        scores = rollout.scores
+        if self.group_baseline:
+            scores = leave_one_out(scores, self.per_prompt)
         rewards = token_rewards(
-            rollout.scores,
+            scores,
             logprobs.detach(),
             rollout.ref_logprobs,
-            tokens.is_response,
+            is_sampled,
             rollout.finished,
             self.shaping,
         )
         # A response cut by the length limit is scored as it stands, so its end is terminal too.
         advantages, returns = ops.gae(
-            rewards, values.detach(), lengths=tokens.lengths, gamma=self.gamma, lam=self.lam
+            rewards, values.detach(), lengths=rollout.lengths, gamma=self.gamma, lam=self.lam
         )
         if self.whiten_advantages:
             advantages = whiten(advantages, is_counted)
@@ -135,45 +146,68 @@ class A2CModule(TrainableModule):
             "a2c/explained_variance": explained,
         }
         self.log_dict({k: v.detach() for k, v in parts.items()}, batch_size=len(tokens.ids))
-        return loss
+        return loss * rank_share(is_counted.sum())
 
     def log_update(self, rollout: Rollout, logprobs: Tensor, is_counted: Tensor) -> None:
-        """Log reward, KL and lengths of a training batch."""
+        """Log reward, KL and lengths of a training batch, means over the rows of all ranks."""
         rows = is_counted.any(1)
-        kl = sequence_kl(logprobs, rollout.ref_logprobs, rollout.batch.is_response)[rows]
-        values = {
-            "a2c/reward": rollout.scores[rows].mean(),
-            "a2c/kl": kl.mean(),
-            "a2c/length": rollout.batch.lengths[rows].float().mean(),
-            "a2c/unfinished": 1 - rollout.finished[rows].float().mean(),
-        }
-        size = int(rows.sum())
-        self.log_dict(values, prog_bar=True, batch_size=size, sync_dist=True)
+        share = rank_share(rows.sum())
+        values = batch_means(rollout, logprobs, rows)
+        self.log_dict(
+            {f"a2c/{name}": value * share for name, value in values.items()},
+            prog_bar=True,
+            batch_size=int(rows.sum()),
+            sync_dist=True,
+        )
 
     def counted(self, rollout: Rollout, batch: PromptBatch) -> Tensor:
-        """Response tokens of rows that are not fillers. ``(N, R)`` bool"""
+        """Response tokens of rows that are not fillers. ``(N, R)`` bool."""
         filler = batch.is_filler.repeat_interleave(self.per_prompt).to(rollout.scores.device)
-        return rollout.batch.is_response & ~filler[:, None]
+        return rollout.is_sampled & ~filler[:, None]
 
     @override
     def validation_step(self, batch: PromptBatch, batch_idx: int) -> None:
         rollout = self.rollout(batch, "validation")
-        is_counted = self.counted(rollout, batch)
-        rows = is_counted.any(1)
-        with torch.no_grad():
-            logprobs = self.actor.policy.logprobs(rollout.batch, rollout.below, self.temperature)
-        kl = sequence_kl(logprobs, rollout.ref_logprobs, rollout.batch.is_response)[rows]
-        values = {
-            "a2c/val_reward": rollout.scores[rows].mean(),
-            "a2c/val_kl": kl.mean(),
-            "a2c/val_length": rollout.batch.lengths[rows].float().mean(),
-        }
-        size = int(rows.sum())
-        self.log_dict(values, prog_bar=True, batch_size=size, sync_dist=True)
+        rows = self.counted(rollout, batch).any(1)
+        logprobs = self.actor.policy.logprobs(rollout.batch, rollout.below, self.temperature)
+        values = batch_means(rollout, logprobs, rows)
+        self.log_dict(
+            {f"a2c/val_{name}": value for name, value in values.items()},
+            prog_bar=True,
+            batch_size=int(rows.sum()),
+            sync_dist=True,
+        )
+
+    @override
+    def build_optimizer(self) -> Optimizer:
+        trained = self.trained()
+        policy = [value for name, value in trained.items() if name.startswith("actor.policy.")]
+        critic = [value for name, value in trained.items() if not name.startswith("actor.policy.")]
+        optimizer = self.optimizer([{"params": policy}, {"params": critic}])  # type: ignore[arg-type]
+        optimizer.param_groups[1]["lr"] *= self.value_lr_scale
+        return optimizer
 
     @override
     def export(self, folder: Path) -> Path:
         return self.actor.save(folder)
+
+
+def batch_means(rollout: Rollout, logprobs: Tensor, rows: Tensor) -> dict[str, Tensor]:
+    """Return mean reward, KL, length and unfinished share over rows; 0 where there are none.
+
+    Args:
+        rollout: Sampled batch.
+        logprobs: Policy's, of the response tokens. ``(N, R)``
+        rows: Which responses count. ``(N,)`` bool
+    """
+    quantities = {
+        "reward": rollout.scores,
+        "kl": sequence_kl(logprobs, rollout.ref_logprobs, rollout.is_sampled),
+        "length": rollout.lengths.float(),
+        "unfinished": (~rollout.finished).float(),
+    }
+    count = rows.sum().clamp(min=1)
+    return {name: value[rows].sum() / count for name, value in quantities.items()}
 
 
 def sampled_responses(

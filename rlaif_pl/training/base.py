@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from torch import nn
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.optim import Optimizer
 from typing_extensions import override
 
 
@@ -32,9 +34,13 @@ class TrainableModule(LightningModule):
         """Return the parameters that are trained, by name."""
         return {name: value for name, value in self.named_parameters() if value.requires_grad}
 
+    def build_optimizer(self) -> Optimizer:
+        """Build the one optimizer; modules with several learning rates give it groups."""
+        return self.optimizer(self.trained().values())
+
     @override
     def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer(self.trained().values())
+        optimizer = self.build_optimizer()
         schedule = {"scheduler": self.scheduler(optimizer), "interval": "step"}
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
@@ -54,14 +60,20 @@ class TrainableModule(LightningModule):
             )
 
     @override
-    def on_train_epoch_start(self) -> None:
-        self.eval()  # dropout stays off in every stage: the log-ratio must be 0 at the first step
+    def on_train_start(self) -> None:
+        # Dropout stays off in every stage: the log-ratio must be 0 at the first step. Not at the
+        # start of an epoch: a fit that resumes within one has no such start.
+        self.eval()
         self.train_checkpointed_layers()
 
     def train_checkpointed_layers(self) -> None:
-        """Put layers that recompute activations in train mode: elsewhere transformers ignores it."""
+        """Put trained layers that recompute activations in train mode, where transformers does it.
+
+        Frozen ones stay in eval mode: they recompute nothing, and in train mode would keep no cache.
+        """
         for module in self.modules():
-            if getattr(module, "gradient_checkpointing", False):
+            recomputes = getattr(module, "gradient_checkpointing", False)
+            if recomputes and any(p.requires_grad for p in module.parameters()):
                 module.train()
 
     def export(self, folder: Path) -> Path:
@@ -75,6 +87,20 @@ class TrainableModule(LightningModule):
         """
         raise TypeError(f"{type(self).__name__} has nothing to export to {folder}")
 
-    def example_device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.parameters()).device
+
+def rank_share(count: Tensor) -> Tensor:
+    """Return how much of a batch is on this rank: its count over the mean count of all ranks.
+
+    Distributed strategies average gradients over ranks as if all had as much to average. A rank's
+    mean loss times its share gives the mean over what all ranks have, so that two ranks do what
+    one does with both batches, fillers and uneven lengths included. 1 in a single process.
+
+    Args:
+        count: What this rank's loss is a mean over: tokens, rows or weights. A scalar.
+    """
+    own = count.detach().float()
+    if not (dist.is_available() and dist.is_initialized()):
+        return torch.ones_like(own)
+    total = own.clone()
+    dist.all_reduce(total)
+    return own * dist.get_world_size() / total.clamp(min=1e-12)

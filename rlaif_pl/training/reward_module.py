@@ -13,7 +13,7 @@ from typing_extensions import override
 from rlaif_pl import ops
 from rlaif_pl.data.sources import DataSource, load_prompts
 from rlaif_pl.models.reward import RewardModel
-from rlaif_pl.training.base import TrainableModule
+from rlaif_pl.training.base import TrainableModule, rank_share
 from rlaif_pl.training.schedules import LinearDecay
 from rlaif_pl.types import PairBatch
 
@@ -58,7 +58,7 @@ class RewardModule(TrainableModule):
         size = len(batch.prompts)
         self.log("reward/train_loss", loss, prog_bar=True, batch_size=size)
         self.log("reward/train_accuracy", (agrees * batch.weight).sum() / total, batch_size=size)
-        return loss
+        return loss * rank_share(batch.weight.sum())
 
     @override
     def validation_step(self, batch: PairBatch, batch_idx: int) -> None:
@@ -67,7 +67,6 @@ class RewardModule(TrainableModule):
         size = int(real.sum())
         self.val_accuracy.update(margin[real].sigmoid(), (batch.target[real] > 0.5).int())
         mean = losses.sum() / batch.weight.sum().clamp(min=1e-12)
-        size = max(size, 1)
         self.log("reward/val_loss", mean, prog_bar=True, batch_size=size, sync_dist=True)
         self.log("reward/val_accuracy", self.val_accuracy, prog_bar=True, batch_size=size)
 
@@ -76,7 +75,9 @@ class RewardModule(TrainableModule):
         if self.references is not None:
             rows = [row for row in load_prompts(self.references) if row.reference]
             if not rows:
-                raise ValueError(f"expected references in {self.references}, got prompts without any")
+                raise ValueError(
+                    f"expected references in {self.references}, got prompts without any"
+                )
             rewards = self.reward.score([r.text for r in rows], [str(r.reference) for r in rows])
             self.reward.shift += rewards.mean()
 

@@ -9,22 +9,34 @@ from torch.optim.lr_scheduler import LambdaLR
 class LinearDecay(LambdaLR):
     """Rise linearly over ``warmup_steps``, then fall linearly to 0 at ``total_steps``.
 
+    The first step has ``1 / warmup_steps`` of the peak, the last one of the warmup all of it.
+
     Args:
         optimizer: Its learning rates are the peak.
-        warmup_steps: Steps to reach the peak.
+        warmup_steps: Steps to reach the peak, at least 0.
         total_steps: Step at which the rate is 0; None keeps the peak after the warmup.
+
+    Raises:
+        ValueError: ``warmup_steps`` is negative or not below ``total_steps``.
     """
 
     def __init__(
         self, optimizer: Optimizer, warmup_steps: int = 0, total_steps: int | None = None
     ) -> None:
+        if warmup_steps < 0 or (total_steps is not None and total_steps <= warmup_steps):
+            raise ValueError(
+                "expected 0 <= warmup_steps < total_steps, "
+                f"got warmup_steps={warmup_steps}, total_steps={total_steps}"
+            )
         self.warmup_steps = warmup_steps
         self.total_steps = total_steps
         super().__init__(optimizer, self.factor)
 
     def factor(self, step: int) -> float:
         """Return what the peak rate is multiplied by at a step."""
-        warm = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
         if self.total_steps is None:
-            return warm
-        return warm * max(0.0, 1 - step / self.total_steps)
+            return 1.0
+        peak = max(self.warmup_steps - 1, 0)
+        return max(0.0, (self.total_steps - step) / (self.total_steps - peak))

@@ -13,7 +13,7 @@ from rlaif_pl.models.adapters import Lora
 from rlaif_pl.models.export import save_policy
 from rlaif_pl.models.policy import BackboneOptions, for_role, load_policy
 from rlaif_pl.text import Template
-from rlaif_pl.training.base import TrainableModule
+from rlaif_pl.training.base import TrainableModule, rank_share
 from rlaif_pl.training.schedules import LinearDecay
 from rlaif_pl.types import DemonstrationBatch
 
@@ -58,7 +58,7 @@ class SFTModule(TrainableModule):
         total, count = self(batch)
         loss = total / count.clamp(min=1)
         self.log("sft/train_loss", loss, prog_bar=True, batch_size=len(batch.prompts))
-        return loss
+        return loss * rank_share(count)
 
     @override
     def validation_step(self, batch: DemonstrationBatch, batch_idx: int) -> None:
@@ -67,7 +67,7 @@ class SFTModule(TrainableModule):
             "sft/val_loss",
             total / count.clamp(min=1),
             prog_bar=True,
-            batch_size=max(int(count), 1),
+            batch_size=int(count),
             sync_dist=True,
         )
 

@@ -68,6 +68,39 @@ def test_labels_follow_from_scores_and_temperature(folders, pairs):
         assert judged.provenance.tokens > 0
 
 
+def test_pmi_adds_what_the_prompt_does_for_the_response(folders, pairs):
+    def mean_logprob(context, target):
+        tokenizer = AutoTokenizer.from_pretrained(folders["llama"])
+        model = AutoModelForCausalLM.from_pretrained(folders["llama"]).eval()
+        before = tokenizer(context).input_ids
+        after = tokenizer(target, add_special_tokens=False).input_ids
+        with torch.no_grad():
+            table = model(torch.tensor([before + after])).logits[0].log_softmax(-1)
+        rows = torch.arange(len(before) - 1, len(before) + len(after) - 1)
+        return table[rows, torch.tensor(after)].mean().item()
+
+    prompt, response = pairs[0].prompt, pairs[0].first
+    plain = plain_scores(folders["llama"], [prompt], [response])[0]
+    given = mean_logprob(f"POST: {prompt.strip()}\n\nTL;DR:", f" {response.strip()}")
+    alone = mean_logprob("TL;DR:", f" {response.strip()}")
+    labeler = LikelihoodLabeler(folders["llama"], pmi_weight=0.2)
+    expected = plain + 0.2 * (given - alone)
+    assert labeler.score([prompt], [response])[0] == pytest.approx(expected, abs=1e-4)
+    assert "pmi" in labeler.prompt_version
+    assert labeler.fingerprint != LikelihoodLabeler(folders["llama"]).fingerprint
+
+
+def test_with_pmi_an_empty_response_has_no_score(folders):
+    (score,) = LikelihoodLabeler(folders["llama"], pmi_weight=0.2).details(["a post"], [""])
+    assert (score.failure, math.isnan(score.value)) == ("empty", True)
+
+
+@pytest.mark.parametrize("weight", [-0.1, float("nan"), float("inf")])
+def test_a_senseless_pmi_weight_is_refused(folders, weight):
+    with pytest.raises(ValueError, match="pmi_weight must be finite"):
+        LikelihoodLabeler(folders["llama"], pmi_weight=weight)
+
+
 def test_swapping_the_responses_swaps_the_label(folders, pairs):
     labeler = LikelihoodLabeler(folders["llama"])
     swapped = [replace(pair, first=pair.second, second=pair.first) for pair in pairs]
@@ -77,7 +110,11 @@ def test_swapping_the_responses_swaps_the_label(folders, pairs):
 
 def test_both_responses_are_scored_on_the_same_tokens(folders, pairs):
     labeler = LikelihoodLabeler(folders["llama"])
-    rows = labeler._encode([(pairs[0].prompt, pairs[0].first), (pairs[0].prompt, "x\n")])
+    texts = [
+        *labeler._texts(pairs[0].prompt, pairs[0].first),
+        *labeler._texts(pairs[0].prompt, "x\n"),
+    ]
+    rows = labeler._encode(texts)
     assert rows[0][1] == rows[1][1]
     tokenizer = labeler.model.tokenizer
     assert tokenizer.decode(rows[0][1]) == " " + pairs[0].prompt.strip()
@@ -122,7 +159,8 @@ def test_a_score_that_is_no_number_is_not_a_label(folders, pairs):
 
 def test_braces_in_texts_are_left_alone(folders):
     labeler = LikelihoodLabeler(folders["llama"])
-    ((context, target),) = labeler._encode([("see {response}", "{prompt}")])
+    texts = labeler._texts("see {response}", "{prompt}")
+    ((context, target),) = labeler._encode(texts)
     decode = labeler.model.tokenizer.decode
     assert decode(context) + decode(target) == "TL;DR: {prompt}\n\nPOST: see {response}"
 

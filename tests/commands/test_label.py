@@ -1,0 +1,49 @@
+import json
+
+import pytest
+
+from rlaif_pl.data.preferences import read_preferences, write_preferences
+from rlaif_pl.types import Preference
+
+
+def test_every_usable_pair_is_labeled_softly(command, out, labeler, data_files, small_pairs):
+    metrics = command("label", f"--pairs={data_files.unlabeled}", *labeler)
+    rows = read_preferences(out / "labeled.jsonl")
+    assert len(rows) == len(small_pairs) == metrics["label/new"]
+    assert all(0 < row.p_first < 1 and row.source == "ai" for row in rows)
+    assert rows[0].provenance.strategy == "likelihood"
+
+
+def test_labels_that_are_there_are_not_shown_to_the_labeler(command, out, labeler, data_files):
+    command("label", f"--pairs={data_files.pairs}", *labeler)
+    given = read_preferences(data_files.pairs)
+    found = read_preferences(out / "labeled.jsonl")
+    assert [row.p_first for row in found] != [row.p_first for row in given]
+
+
+def test_a_second_run_asks_for_nothing(command, labeler, data_files, small_pairs):
+    command("label", f"--pairs={data_files.unlabeled}", *labeler)
+    metrics = command("label", f"--pairs={data_files.unlabeled}", *labeler)
+    assert (metrics["label/new"], metrics["label/reused"]) == (0, len(small_pairs))
+
+
+def test_the_labeler_is_measured_on_gold_pairs_first(command, labeler, data_files, capsys):
+    words = [f"--pairs={data_files.unlabeled}", "--gold.name=tiny_tldr/dev", "--gold.limit=6"]
+    with pytest.warns(UserWarning, match="alignment with people"):
+        metrics = command("label", *words, *labeler, "--min_alignment=1.0")
+    assert 0 <= metrics["label/gold/alignment"] <= 1
+    assert "length" in capsys.readouterr().out
+
+
+def test_a_poor_labeler_can_stop_the_run(command, out, labeler, data_files, capsys):
+    words = [f"--pairs={data_files.unlabeled}", "--gold.name=tiny_tldr/dev", "--gold.limit=6"]
+    command("label", *words, *labeler, "--min_alignment=1.0", "--gate=stop", status=1)
+    assert "alignment with people" in capsys.readouterr().err
+    assert not (out / "labeled.jsonl").exists()
+
+
+def test_no_usable_label_is_an_error_that_says_why(command, out, labeler, tmp_path, capsys):
+    write_preferences(tmp_path / "empty.jsonl", [Preference("", "one", "two", "g")])
+    command("label", f"--pairs={tmp_path}/empty.jsonl", *labeler, status=1)
+    assert "expected usable labels, got none for 1 pairs" in capsys.readouterr().err
+    assert json.loads((out / "metrics.json").read_text())["label/new"] == 1

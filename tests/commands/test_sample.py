@@ -1,0 +1,40 @@
+from rlaif_pl.data.preferences import read_preferences
+
+
+def options(tiny_model_folder, data_files, *more):
+    return [
+        f"--policy.name={tiny_model_folder}",
+        "--policy.trunk_layers=2",
+        f"--prompts={data_files.prompts}",
+        "--max_new_tokens=6",
+        *more,
+    ]
+
+
+def test_pairs_are_two_different_responses_to_each_prompt(
+    command, out, tiny_model_folder, data_files, small_prompts
+):
+    metrics = command(
+        "sample", *options(tiny_model_folder, data_files, "--pairs_per_prompt=2", "--seed=5")
+    )
+    rows = read_preferences(out / "pairs.jsonl")
+    assert metrics["sample/pairs"] == len(rows)
+    assert metrics["sample/pairs"] + metrics["sample/dropped"] == 2 * len(small_prompts)
+    assert all(row.first and row.second and row.first != row.second for row in rows)
+    assert all(row.p_first is None for row in rows)
+    assert {row.group for row in rows} <= {prompt.group for prompt in small_prompts}
+    assert rows[0].provenance.first_policy == f"{tiny_model_folder} T=1.0 seed=5"
+
+
+def test_the_seed_decides(command, out, tiny_model_folder, data_files):
+    found = []
+    for seed in (1, 1, 2):
+        command("sample", *options(tiny_model_folder, data_files, f"--seed={seed}"))
+        found.append([(row.first, row.second) for row in read_preferences(out / "pairs.jsonl")])
+    assert found[0] == found[1] != found[2]
+
+
+def test_greedy_responses_make_no_pair(command, tiny_model_folder, data_files, small_prompts):
+    metrics = command("sample", *options(tiny_model_folder, data_files, "--temperature=0"))
+    assert metrics["sample/pairs"] == 0
+    assert metrics["sample/dropped"] == len(small_prompts)

@@ -1,0 +1,214 @@
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from rlaif_pl.models.actor_critic import ActorCritic
+from rlaif_pl.models.adapters import Lora
+from rlaif_pl.models.backbone import save_causal
+from rlaif_pl.models.policy import BackboneOptions
+from rlaif_pl.rl.losses import policy_gradient_loss, value_loss
+
+PROMPTS = ["the dog sat", "a cat"]
+RESPONSES = [["a dog", "the cat sat on the mat"], ["cat", "b"]]
+TEMPERATURE = 0.9
+WAYS = [(None, 0), (None, 2), (Lora(r=4), 0), (Lora(r=4), 2)]
+
+
+@pytest.fixture
+def folder(make_model, tokenizer, tmp_path):
+    return str(save_causal(tmp_path / "sft", make_model("llama"), tokenizer))
+
+
+def trained(module):
+    return {name: p for name, p in module.named_parameters() if p.requires_grad}
+
+
+def step(actor, lr=0.02):
+    """Move policy and critic by two steps: LoRA's A moves once B is off 0."""
+    optimizer = torch.optim.SGD(trained(actor).values(), lr=lr)
+    torch.nn.init.normal_(actor.value_head.weight)
+    batch = actor.policy.encode(PROMPTS, RESPONSES)
+    below = actor.policy.trunk_states(batch)
+    for _ in range(2):
+        optimizer.zero_grad()
+        _, features = actor.reference_pass(batch, below, TEMPERATURE)
+        logprobs = actor.policy.logprobs(batch, below, TEMPERATURE)
+        values = actor.values(batch, below, features)
+        (logprobs.sum() + values.square().sum()).backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("share_prefix", [True, False])
+@pytest.mark.parametrize(("lora", "trunk_layers"), WAYS)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_before_training_policy_and_reference_agree_to_the_bit(
+    folder, lora, trunk_layers, share_prefix, dtype
+):
+    if dtype == "bfloat16" and lora is None:
+        pytest.skip("layers that are trained whole are float32, their reference is not")
+    options = BackboneOptions(
+        folder, trunk_layers=trunk_layers, share_prefix=share_prefix, dtype=dtype
+    )
+    actor = ActorCritic(options, lora=lora)
+    batch = actor.policy.encode(PROMPTS, RESPONSES)
+    below = actor.policy.trunk_states(batch)
+    reference, _ = actor.reference_pass(batch, below, TEMPERATURE)
+    logprobs = actor.policy.logprobs(batch, below, TEMPERATURE)
+    assert logprobs.requires_grad
+    assert torch.equal(logprobs, reference)
+
+
+@pytest.mark.parametrize("value_network", ["separate", "reference_features"])
+def test_values_start_at_0_and_there_is_one_after_the_last_token(folder, value_network):
+    actor = ActorCritic(BackboneOptions(folder, trunk_layers=2), value_network=value_network)
+    batch = actor.policy.encode(PROMPTS, RESPONSES)
+    _, features = actor.reference_pass(batch, None, 1.0)
+    values = actor.values(batch, None, features)
+    assert values.shape == (4, 1 + batch.lengths.max())
+    assert (values == 0).all()
+
+
+def texts_of(batch):
+    """Each text of a batch without padding: ids, and where its response starts."""
+    for n, ids in enumerate(batch.ids):
+        group = n // batch.per_prefix
+        prefix = batch.prefix_ids[group][batch.prefix_is_real[group]]
+        yield torch.cat([prefix, ids[batch.is_real[n]]])[None], len(prefix) + 1
+
+
+def unit(states):
+    """Mean 0 and squared length 1, as the value head reads them."""
+    centered = states - states.mean(-1, keepdim=True)
+    return centered / (centered.square().sum(-1, keepdim=True) + 32 * 1e-5).sqrt()
+
+
+def plain_losses(policy, critic, head, batch, advantages, returns):
+    """Both losses from whole transformers models, one text at a time."""
+    policy_total = value_total = torch.zeros(())
+    for n, (ids, start) in enumerate(texts_of(batch)):
+        table = (policy(input_ids=ids).logits[0, start - 1 : -1] / TEMPERATURE).log_softmax(-1)
+        logprobs = table.gather(1, ids[0, start:, None])[:, 0]
+        states = unit(critic.model(input_ids=ids).last_hidden_state[0, start - 1 : -1])
+        length = len(logprobs)
+        policy_total = policy_total - (logprobs * advantages[n, :length]).sum()
+        value_total = value_total + (head(states)[:, 0] - returns[n, :length]).square().sum()
+    count = batch.is_response.sum()
+    return policy_total / count, value_total / count
+
+
+def plain_name(name, trunk_layers):
+    """Name of a top's weight in the uncut causal LM."""
+    name = name.replace("unembedding.", "lm_head.").replace("top.decoder.", "model.")
+    parts = name.replace("decoder.", "model.").split(".")
+    if parts[1] == "layers":
+        parts[2] = str(int(parts[2]) + trunk_layers)
+    return ".".join(parts)
+
+
+def assert_gradients(module, plain, trunk_layers):
+    expected = {name: p.grad for name, p in plain.named_parameters()}
+    found = trained(module)
+    assert found
+    for name, parameter in found.items():
+        gradient = expected[plain_name(name, trunk_layers)]
+        atol = 1e-4 * gradient.abs().max().item() + 1e-7
+        torch.testing.assert_close(parameter.grad, gradient, rtol=0, atol=atol, msg=name)
+    return {plain_name(name, trunk_layers) for name in found}
+
+
+@pytest.mark.parametrize("gradient_checkpointing", [False, True])
+@pytest.mark.parametrize("trunk_layers", [0, 2])
+@pytest.mark.parametrize("value_network", ["separate", "reference_features"])
+@pytest.mark.parametrize("tied", [False, True])
+def test_gradients_are_those_of_separate_whole_models(
+    folder, tiny_model_folder, tied, value_network, trunk_layers, gradient_checkpointing
+):
+    name = str(tiny_model_folder) if tied else folder
+    options = BackboneOptions(
+        name, trunk_layers=trunk_layers, gradient_checkpointing=gradient_checkpointing
+    )
+    actor = ActorCritic(options, value_network=value_network)
+    torch.nn.init.normal_(actor.value_head.weight)
+    actor.train(gradient_checkpointing)  # layers recompute in train mode only
+    batch = actor.policy.encode(PROMPTS, RESPONSES)
+    advantages, returns = torch.randn(2, *batch.is_response.shape)
+    below = actor.policy.trunk_states(batch)
+    _, features = actor.reference_pass(batch, below, TEMPERATURE)
+    logprobs = actor.policy.logprobs(batch, below, TEMPERATURE)
+    values = actor.values(batch, below, features)[:, :-1]
+    policy_part = policy_gradient_loss(logprobs, advantages, batch.is_response)
+    value_part = value_loss(values, returns, batch.is_response)
+    (policy_part + value_part).backward()
+
+    policy, critic = (
+        AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32) for _ in range(2)
+    )
+    head = torch.nn.Linear(32, 1)
+    head.load_state_dict(actor.value_head.state_dict())
+    expected = plain_losses(policy, critic, head, batch, advantages, returns)
+    torch.testing.assert_close(policy_part, expected[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(value_part, expected[1], rtol=1e-4, atol=1e-5)
+    sum(expected).backward()
+    compared = assert_gradients(actor.policy, policy, trunk_layers)
+    if trunk_layers == 0:
+        assert compared == {name for name, _ in policy.named_parameters()}
+    if value_network == "separate":
+        assert_gradients(actor.critic, critic, trunk_layers)
+    torch.testing.assert_close(actor.value_head.weight.grad, head.weight.grad, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("lora", "trunk_layers"), WAYS)
+def test_an_update_moves_policy_and_critic_and_leaves_the_reference(folder, lora, trunk_layers):
+    actor = ActorCritic(BackboneOptions(folder, trunk_layers=trunk_layers), lora=lora)
+    batch = actor.policy.encode(PROMPTS, RESPONSES)
+    weights = {name: p.clone() for name, p in actor.reference.named_parameters()}
+    before, features = actor.reference_pass(batch, None, TEMPERATURE)
+    step(actor)
+    after, again = actor.reference_pass(batch, None, TEMPERATURE)
+    assert torch.equal(after, before)
+    assert torch.equal(again, features)
+    assert all(torch.equal(p, weights[name]) for name, p in actor.reference.named_parameters())
+    with torch.no_grad():
+        assert not torch.allclose(actor.policy.logprobs(batch, None, TEMPERATURE), before)
+        assert actor.values(batch, None, features).abs().max() > 0
+
+
+@pytest.mark.parametrize("value_network", ["separate", "reference_features"])
+@pytest.mark.parametrize(("lora", "trunk_layers"), WAYS)
+def test_whatever_is_trained_gets_a_gradient(folder, lora, trunk_layers, value_network):
+    options = BackboneOptions(folder, trunk_layers=trunk_layers)
+    actor = ActorCritic(options, lora=lora, value_network=value_network)
+    step(actor, lr=0.0)
+    assert [name for name, p in trained(actor).items() if p.grad is None] == []
+
+
+def test_with_adapters_the_weights_are_held_once(folder):
+    actor = ActorCritic(BackboneOptions(folder, trunk_layers=2), lora=Lora(r=4))
+    own = set(trained(actor).values())
+    assert set(actor.parameters()) - own == set(actor.reference.parameters())
+
+
+def test_policy_and_critic_start_from_adapters_of_their_own(folder):
+    actor = ActorCritic(BackboneOptions(folder), lora=Lora(r=4), seed=3)
+    again = ActorCritic(BackboneOptions(folder), lora=Lora(r=4), seed=3)
+    first, second, third = (
+        {n.removeprefix("top."): p for n, p in trained(part).items() if "lora_A" in n}
+        for part in (actor.policy, actor.critic, again.policy)
+    )
+    assert first.keys() == second.keys() == third.keys()
+    assert not any(torch.equal(first[name], second[name]) for name in first)
+    assert all(torch.equal(first[name], third[name]) for name in first)
+
+
+@pytest.mark.parametrize(("lora", "trunk_layers"), WAYS)
+def test_a_saved_policy_is_the_trained_one_in_transformers(folder, lora, trunk_layers, tmp_path):
+    actor = ActorCritic(BackboneOptions(folder, trunk_layers=trunk_layers), lora=lora)
+    step(actor)
+    model = AutoModelForCausalLM.from_pretrained(actor.save(tmp_path / "policy"))
+    batch = actor.policy.encode(PROMPTS, RESPONSES)
+    with torch.no_grad():
+        hidden = actor.policy.hidden(batch)
+        for n, (ids, start) in enumerate(texts_of(batch)):
+            expected = model(input_ids=ids).logits[0, start - 1 :]
+            found = actor.policy.logits(hidden[n, : len(expected)])
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)

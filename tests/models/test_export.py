@@ -1,0 +1,153 @@
+import json
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+
+from rlaif_pl.models.adapters import Lora
+from rlaif_pl.models.backbone import save_causal
+from rlaif_pl.models.export import (
+    decoder_weights,
+    load_into,
+    other_special_token,
+    save_policy,
+    save_reward,
+)
+from rlaif_pl.models.policy import BackboneOptions, for_role, load_policy
+from rlaif_pl.models.stack import decoder_of
+from rlaif_pl.text import Template
+
+IDS = torch.arange(5, 15)[None]
+CUTS = [
+    ("llama", 0),
+    ("llama", 2),
+    ("qwen2", 0),
+    ("qwen2", 1),
+    ("gemma2", 0),
+    ("gemma2", 2),
+    ("gpt2", 0),
+]
+
+
+@pytest.fixture
+def load(make_model, tokenizer, tmp_path):
+    """Return a loader of policies over saved tiny models."""
+
+    def build(name, **changes):
+        folder = save_causal(tmp_path / name, make_model(name), tokenizer)
+        return load_policy(BackboneOptions(str(folder), **changes), Template())
+
+    return build
+
+
+def read(folder):
+    return AutoModelForCausalLM.from_pretrained(folder)
+
+
+def disturb(model):
+    """Move everything that is trained."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter), alpha=0.1)
+
+
+def logits_of(policy):
+    """Logits of one unpadded text, by the stacks themselves."""
+    is_real, places = torch.ones_like(IDS, dtype=torch.bool), torch.arange(10)[None]
+    hidden = IDS
+    for stack in policy.stacks:
+        hidden = stack(hidden, is_real, places)
+    return policy.logits(hidden)
+
+
+@pytest.mark.parametrize(("name", "trunk_layers"), CUTS)
+def test_an_untouched_policy_is_written_as_it_was_read(
+    load, make_model, tmp_path, name, trunk_layers
+):
+    folder = save_policy(tmp_path / "out", load(name, trunk_layers=trunk_layers))
+    expected, found = make_model(name).state_dict(), read(folder).state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
+
+
+@pytest.mark.parametrize("lora", [None, Lora(r=4)])
+@pytest.mark.parametrize(("name", "trunk_layers"), CUTS)
+@torch.no_grad()
+def test_a_trained_policy_says_the_same_in_transformers(load, tmp_path, name, trunk_layers, lora):
+    policy = for_role(load(name, trunk_layers=trunk_layers), lora, 0)
+    before = logits_of(policy)
+    disturb(policy)
+    expected = logits_of(policy)
+    assert (expected - before).abs().max() > 0.1
+    found = read(save_policy(tmp_path / "out", policy))(IDS).logits
+    torch.testing.assert_close(found, expected, rtol=0, atol=2e-4)
+
+
+def test_a_pruned_policy_is_written_with_the_layers_it_has(load, tmp_path):
+    folder = save_policy(tmp_path / "out", load("qwen2", num_layers=3, trunk_layers=2))
+    assert json.loads((folder / "config.json").read_text())["num_hidden_layers"] == 3
+    assert len(read(folder).model.layers) == 3
+
+
+def test_weights_are_written_in_float32(load, tmp_path):
+    policy = for_role(load("llama", dtype="bfloat16"), Lora(r=4), 0)
+    folder = save_policy(tmp_path / "out", policy)
+    assert json.loads((folder / "config.json").read_text())["dtype"] == "float32"
+    assert {p.dtype for p in read(folder).parameters()} == {torch.float32}
+
+
+def test_a_small_update_of_a_bfloat16_weight_survives(load, tmp_path):
+    # An update of 2^-12 of a weight of 1 is lost in bfloat16, which has 8 bits.
+    policy = for_role(load("llama", dtype="bfloat16"), Lora(r=2, alpha=2), 0)
+    layer = policy.top.decoder.layers[0].mlp.up_proj
+    layer.get_base_layer().weight.data.fill_(1)
+    layer.lora_A["default"].weight.data.fill_(2**-6)
+    layer.lora_B["default"].weight.data.fill_(2**-7)  # B A = 2 ranks * 2^-13, times alpha / r = 1
+    written = read(save_policy(tmp_path / "out", policy)).model.layers[0].mlp.up_proj.weight
+    torch.testing.assert_close(written, torch.full_like(written, 1 + 2**-12), rtol=0, atol=0)
+
+
+def test_saving_leaves_the_policy_as_it_was(load, tmp_path):
+    policy = for_role(load("llama", trunk_layers=2), Lora(r=4), 0)
+    disturb(policy)
+    before = {name: value.clone() for name, value in policy.state_dict().items()}
+    save_policy(tmp_path / "out", policy)
+    after = policy.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert policy.tokenizer.pad_token is None
+
+
+def test_layers_above_the_trunk_get_their_old_numbers(load):
+    weights = decoder_weights(load("llama", trunk_layers=3))
+    numbers = {int(name.split(".")[1]) for name in weights if name.startswith("layers.")}
+    assert numbers == {0, 1, 2, 3}
+    assert {"embed_tokens.weight", "norm.weight"} < weights.keys()
+
+
+def test_weights_without_a_place_are_an_error(make_model):
+    decoder = decoder_of(make_model("llama"))
+    weights = dict(decoder.state_dict())
+    weights["layers.9.extra"] = weights.pop("norm.weight")
+    with pytest.raises(ValueError, match=r"missing \['norm.weight'\], unexpected \['layers.9.ext"):
+        load_into(decoder, weights)
+
+
+def test_a_reward_folder_pads_with_another_token_than_eos(load, tmp_path):
+    policy = load("llama")
+    folder = save_reward(tmp_path / "out", policy, torch.nn.Linear(32, 1, bias=False), 0.25)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    assert tokenizer.pad_token == "<s>"
+    assert config["pad_token_id"] == tokenizer.pad_token_id != tokenizer.eos_token_id
+    assert config["reward_shift"] == 0.25
+    assert config["architectures"] == ["LlamaForSequenceClassification"]
+    assert policy.tokenizer.pad_token is None
+
+
+def test_a_tokenizer_with_eos_alone_cannot_pad_rewards(tokenizer):
+    core = tokenizer.backend_tokenizer
+    bare = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="</s>", bos_token="</s>")
+    with pytest.raises(ValueError, match="besides EOS"):
+        other_special_token(bare)

@@ -1,0 +1,242 @@
+import dataclasses
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from rlaif_pl.models import reward as reward_file
+from rlaif_pl.models.adapters import Lora
+from rlaif_pl.models.backbone import save_causal
+from rlaif_pl.models.policy import BackboneOptions, is_reward_folder, load_policy
+from rlaif_pl.models.reward import RewardModel
+from rlaif_pl.text import Template
+
+PROMPTS = ["the dog sat", "a cat", "POST: the cat sat on the mat"]
+RESPONSES = [["a dog", "the cat sat on the mat"], ["cat", "b"], ["on the mat", "dog dog dog"]]
+FLAT_PROMPTS = [prompt for prompt in PROMPTS for _ in range(2)]
+FLAT = [response for group in RESPONSES for response in group]
+WAYS = [(None, 0), (None, 2), (Lora(r=4), 0), (Lora(r=4), 2)]
+
+
+@pytest.fixture
+def options(make_model, tokenizer, tmp_path):
+    """Return a builder of options for a saved tiny model."""
+
+    def build(name="llama", **changes):
+        folder = save_causal(tmp_path / name, make_model(name), tokenizer)
+        return BackboneOptions(str(folder), **changes)
+
+    return build
+
+
+def train_a_few_steps(model):
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.Adam(trained, lr=0.02)
+    for _ in range(3):
+        optimizer.zero_grad()
+        rewards = model(PROMPTS, RESPONSES)
+        torch.nn.functional.softplus(rewards[:, 1] - rewards[:, 0]).mean().backward()
+        optimizer.step()
+
+
+def classifier_rewards(folder, prompts, responses):
+    """Read the folder with transformers alone: one padded batch, logits minus the shift."""
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    rows = [
+        tokenizer(Template().render(p)).input_ids
+        + tokenizer(f" {r}").input_ids
+        + [tokenizer.eos_token_id]
+        for p, r in zip(prompts, responses, strict=True)
+    ]
+    batch = tokenizer.pad({"input_ids": rows}, padding_side="right", return_tensors="pt")
+    assert not batch.attention_mask.all()
+    with torch.no_grad():
+        logits = model.eval()(**batch).logits[:, 0]
+    return logits.float() - model.config.reward_shift
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2", "gemma2", "gpt2"])
+def test_a_saved_model_gives_its_rewards_in_transformers(options, tmp_path, name):
+    trunk_layers = 0 if name == "gpt2" else 2
+    model = RewardModel(options(name, trunk_layers=trunk_layers), lora=Lora(r=4))
+    train_a_few_steps(model)
+    model.shift.fill_(0.75)
+    folder = model.save(tmp_path / "reward")
+    expected = classifier_rewards(folder, FLAT_PROMPTS, FLAT)
+    torch.testing.assert_close(model.score(FLAT_PROMPTS, FLAT), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(("lora", "trunk_layers"), WAYS)
+def test_a_reloaded_model_gives_the_same_rewards(options, tmp_path, lora, trunk_layers):
+    source = options(trunk_layers=trunk_layers)
+    model = RewardModel(source, lora=lora)
+    untrained = model.score(FLAT_PROMPTS, FLAT)
+    train_a_few_steps(model)
+    model.shift.fill_(-0.5)
+    expected = model.score(FLAT_PROMPTS, FLAT)
+    assert (expected - untrained - 0.5).abs().max() > 0.1  # trained far enough to tell
+    saved = dataclasses.replace(source, name=str(model.save(tmp_path / "reward")))
+    again = RewardModel(saved, frozen=True)
+    torch.testing.assert_close(again.score(FLAT_PROMPTS, FLAT), expected, rtol=0, atol=1e-4)
+    assert again.shift == -0.5
+
+
+@pytest.mark.parametrize(("lora", "trunk_layers"), WAYS)
+def test_whatever_is_trained_gets_a_gradient(options, lora, trunk_layers):
+    model = RewardModel(options(trunk_layers=trunk_layers), lora=lora)
+    model(PROMPTS, RESPONSES)[:, 0].sum().backward()
+    idle = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert idle == []
+
+
+def test_a_saved_model_can_be_trained_on(options, tmp_path):
+    first = RewardModel(options(trunk_layers=2), lora=Lora(r=4))
+    train_a_few_steps(first)
+    folder = str(first.save(tmp_path / "reward"))
+    assert is_reward_folder(folder)
+    model = RewardModel(BackboneOptions(folder, trunk_layers=2), lora=Lora(r=4))
+    before = model.score(FLAT_PROMPTS, FLAT)
+    torch.testing.assert_close(before, first.score(FLAT_PROMPTS, FLAT), rtol=0, atol=1e-4)
+    names = {n for n, p in model.named_parameters() if p.requires_grad}
+    assert "head.weight" in names
+    assert all("lora_" in n for n in names - {"head.weight"})
+    train_a_few_steps(model)
+    margins = model.score(FLAT_PROMPTS, FLAT) - before
+    assert (margins[::2] > margins[1::2]).all()
+
+
+def test_a_saved_model_trained_whole_has_no_idle_weight(options, tmp_path):
+    folder = str(RewardModel(options("gpt2")).save(tmp_path / "reward"))  # tied embeddings
+    model = RewardModel(BackboneOptions(folder))
+    model(PROMPTS, RESPONSES).sum().backward()
+    idle = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert idle == []
+
+
+def test_a_saved_model_recomputes_activations_when_asked(options, tmp_path):
+    folder = str(RewardModel(options()).save(tmp_path / "reward"))
+    model = RewardModel(BackboneOptions(folder, gradient_checkpointing=True))
+    layers = [m for m in model.modules() if getattr(m, "gradient_checkpointing", False)]
+    assert len(layers) >= 4
+    assert not model.model.share_prefix
+
+
+def test_a_frozen_model_trains_nothing(options):
+    model = RewardModel(options(trunk_layers=2), lora=Lora(r=4), frozen=True)
+    assert not any(p.requires_grad for p in model.parameters())
+    assert not any("lora_" in name for name, _ in model.named_parameters())
+    assert not model(PROMPTS, RESPONSES).requires_grad
+
+
+def test_the_head_starts_at_one_over_the_root_of_width_plus_one(options):
+    # Width 32: std 1 / sqrt(33) = 0.17408. Of 12 x 32 draws the estimate's own error is 3.6 %.
+    source = options()
+    heads = [RewardModel(source, seed=n, frozen=True).head.weight for n in range(12)]
+    weights = torch.cat(heads).flatten()
+    assert weights.std().item() == pytest.approx(0.17408, rel=0.11)
+    assert abs(weights.mean().item()) < 3 * 0.17408 / len(weights) ** 0.5
+    assert torch.equal(heads[3], RewardModel(source, seed=3, frozen=True).head.weight)
+
+
+def test_the_shift_is_subtracted(options):
+    model = RewardModel(options(), frozen=True)
+    before = model.score(["a"], ["b"])
+    model.shift.fill_(0.5)
+    torch.testing.assert_close(model.score(["a"], ["b"]), before - 0.5)
+
+
+def test_the_reward_is_the_head_on_the_state_at_eos(options, make_model, tokenizer):
+    model = RewardModel(options(), frozen=True)
+    model.head.weight.data.zero_()
+    model.head.weight.data[0, 5] = 2.0  # twice entry 5 of the last state
+    ids = tokenizer(Template().render("a cat")).input_ids
+    ids += [*tokenizer(" cat").input_ids, tokenizer.eos_token_id]
+    states = make_model("llama").model(input_ids=torch.tensor([ids])).last_hidden_state
+    found = model(["a cat", "the dog"], [["cat", "the cat sat"], ["a", "b"]])[0, 0]
+    torch.testing.assert_close(found, 2 * states[0, -1, 5], rtol=0, atol=1e-4)
+
+
+def test_a_long_response_is_cut_and_still_read_at_eos(options, tokenizer):
+    model = RewardModel(options(), max_response_tokens=4, frozen=True)
+    batch = model.encode(["a"], [["the cat sat on the mat"]])
+    assert batch.lengths.tolist() == [4]
+    assert batch.ids[0, -1] == tokenizer.eos_token_id
+
+
+def test_scores_depend_neither_on_order_nor_on_company(options, monkeypatch):
+    model = RewardModel(options(trunk_layers=2), frozen=True)
+    scores = model.score(FLAT_PROMPTS, FLAT)
+    torch.testing.assert_close(model(PROMPTS, RESPONSES).flatten(), scores, rtol=0, atol=1e-5)
+    monkeypatch.setattr(reward_file, "SCORE_ROWS", 2)
+    order = [4, 0, 5, 2, 1, 3]
+    shuffled = model.score([FLAT_PROMPTS[n] for n in order], [FLAT[n] for n in order])
+    torch.testing.assert_close(shuffled, scores[order], rtol=0, atol=1e-5)
+    assert model.score([], []).shape == (0,)
+
+
+def test_an_equal_trunk_is_adopted_and_its_states_give_the_same_rewards(options):
+    source = options(trunk_layers=2)
+    model = RewardModel(source, lora=Lora(r=4))
+    policy = load_policy(source, Template())
+    batch = policy.encode(PROMPTS, RESPONSES)
+    expected = model.rewards(batch)
+    assert model.adopt_trunk(policy.trunk)
+    assert model.model.trunk is policy.trunk
+    found = model.rewards(batch, policy.trunk_states(batch))
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(2, 3), (0, 2), (2, 0), (0, 0)])
+def test_trunks_of_other_depths_are_not_adopted(options, ours, theirs):
+    source = options()
+    model = RewardModel(dataclasses.replace(source, trunk_layers=ours), frozen=True)
+    other = load_policy(dataclasses.replace(source, trunk_layers=theirs), Template()).trunk
+    own = model.model.trunk
+    assert not model.adopt_trunk(other)
+    assert model.model.trunk is own
+
+
+def test_a_trunk_of_other_weights_is_not_adopted(options):
+    source = options(trunk_layers=2)
+    model = RewardModel(source, frozen=True)
+    other = load_policy(source, Template()).trunk
+    other.decoder.layers[0].mlp.up_proj.weight.data[0, 0] += 1
+    assert not model.adopt_trunk(other)
+
+
+@pytest.mark.parametrize("lora", [None, Lora(r=4)])
+def test_a_bfloat16_trunk_trains_float32_weights(options, lora):
+    plain = RewardModel(options(trunk_layers=2), lora=lora)
+    model = RewardModel(options(trunk_layers=2, dtype="bfloat16"), lora=lora)
+    assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
+    assert {p.dtype for p in model.model.trunk.parameters()} == {torch.bfloat16}
+    rewards = model(PROMPTS, RESPONSES)
+    assert rewards.dtype == torch.float32
+    # bfloat16 has 8 bits: each of 4 layers rounds its state by up to 2^-9 of its size.
+    torch.testing.assert_close(rewards, plain(PROMPTS, RESPONSES), rtol=0, atol=0.1)
+    before = rewards.detach()
+    train_a_few_steps(model)
+    moved = (model(PROMPTS, RESPONSES) - before).detach()
+    assert (moved[:, 0] > moved[:, 1]).all()
+
+
+def test_a_classifier_of_several_labels_is_refused(options, tmp_path):
+    folder = RewardModel(options(), frozen=True).save(tmp_path / "reward")
+    model = AutoModelForSequenceClassification.from_pretrained(
+        folder, num_labels=2, ignore_mismatched_sizes=True
+    )
+    model.save_pretrained(folder)
+    with pytest.raises(ValueError, match="one score a text"):
+        RewardModel(BackboneOptions(str(folder)), frozen=True)
+
+
+def test_a_reward_folder_cannot_lose_layers(options, tmp_path):
+    folder = RewardModel(options(), frozen=True).save(tmp_path / "reward")
+    with pytest.raises(ValueError, match="num_layers=null"):
+        RewardModel(BackboneOptions(str(folder), num_layers=2), frozen=True)
+
+
+def test_a_missing_folder_names_the_command_that_makes_it(tmp_path):
+    with pytest.raises(FileNotFoundError, match="make it with: make reward"):
+        RewardModel(BackboneOptions(str(tmp_path / "none"), made_by="make reward"))

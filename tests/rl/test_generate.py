@@ -1,0 +1,59 @@
+import pytest
+
+from rlaif_pl.rl.generate import generate
+from rlaif_pl.types import Prompt
+
+PROMPTS = [
+    Prompt("a dog that sat on a mat and then on a cat", "p0"),
+    Prompt("a cat", "p1"),
+    Prompt("the dog sat", "p2"),
+    Prompt("b", "p3"),
+]
+SETTINGS = {"per_prompt": 3, "max_new_tokens": 10, "temperature": 1.0, "seed": 4}
+
+
+@pytest.fixture
+def policy(policy_of):
+    """Return a policy that ends about one text in three: a likely token is its EOS."""
+    model = policy_of(trunk_layers=2)
+    model.eos = -1
+    greedy = generate(model, PROMPTS[:1], **{**SETTINGS, "temperature": 0.0})
+    model.eos = greedy.tokens[0][0][4]
+    return model
+
+
+def test_results_come_in_the_order_of_the_prompts_whatever_the_batches(policy):
+    whole = generate(policy, PROMPTS, **SETTINGS)
+    assert [len(group) for group in whole.texts] == [3] * 4
+    assert len({text for group in whole.texts for text in group}) > 6
+    for size in (1, 3):
+        assert generate(policy, PROMPTS, **SETTINGS, batch_size=size) == whole
+    shuffled = generate(policy, PROMPTS[::-1], **SETTINGS)
+    assert shuffled.tokens[::-1] == whole.tokens
+    assert generate(policy, PROMPTS[2:3], **SETTINGS).texts == whole.texts[2:3]
+
+
+def test_more_samples_go_on_from_fewer(policy):
+    whole = generate(policy, PROMPTS, **SETTINGS)
+    fewer = generate(policy, PROMPTS, **{**SETTINGS, "per_prompt": 1})
+    assert fewer.tokens == [group[:1] for group in whole.tokens]
+
+
+def test_another_seed_or_group_gives_other_noise(policy):
+    first = generate(policy, PROMPTS[:1], **SETTINGS)
+    assert generate(policy, PROMPTS[:1], **{**SETTINGS, "seed": 5}) != first
+    assert generate(policy, [Prompt(PROMPTS[0].text, "other")], **SETTINGS) != first
+
+
+def test_unfinished_texts_are_those_that_do_not_end_in_eos(policy):
+    result = generate(policy, PROMPTS, **SETTINGS)
+    rows = [row for group in result.tokens for row in group]
+    flags = [flag for group in result.unfinished for flag in group]
+    assert flags == [row[-1] != policy.eos for row in rows]
+    assert set(flags) == {True, False}
+    decoded = policy.tokenizer.batch_decode(rows, skip_special_tokens=True)
+    assert [t for group in result.texts for t in group] == [text.strip() for text in decoded]
+
+
+def test_no_prompts_give_no_responses(policy):
+    assert generate(policy, [], **SETTINGS).texts == []

@@ -1,0 +1,124 @@
+import pytest
+import torch
+
+from rlaif_pl.models import ActorCritic, BackboneOptions, Lora, RewardModel
+from rlaif_pl.rl.rollout import collect
+from rlaif_pl.rl.sampling import noise_seed
+
+PROMPTS = ["the dog sat on a mat", "a cat"]
+SEEDS = [noise_seed(1, prompt, k) for prompt in PROMPTS for k in range(3)]
+TEMPERATURE = 0.9
+
+
+class CountLetters:
+    """Rewards the letter e, and notes what it was asked."""
+
+    def __init__(self):
+        self.asked = []
+
+    def score(self, prompts, responses):
+        self.asked += zip(prompts, responses, strict=True)
+        return torch.tensor([float(text.count("e")) for text in responses])
+
+
+@pytest.fixture
+def actor_of(model_folder):
+    """Return a builder of actors that end some texts early: a likely token is their EOS."""
+
+    def build(trunk_layers=2, **options):
+        backbone = BackboneOptions(model_folder("llama"), trunk_layers=trunk_layers, **options)
+        return ActorCritic(backbone, lora=Lora(r=4))
+
+    return build
+
+
+def roll(actor, reward, max_new_tokens=8, temperature=TEMPERATURE):
+    return collect(
+        actor,
+        reward,
+        PROMPTS,
+        per_prompt=3,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        seeds=SEEDS,
+    )
+
+
+def make_some_end(actor):
+    """Let a sampled token be the end, so that some texts finish and others are cut."""
+    rollout = roll(actor, CountLetters())
+    for part in (actor.policy, actor.reference):
+        part.eos = int(rollout.batch.response_ids[0, 3])
+
+
+@pytest.mark.parametrize("trunk_layers", [0, 2])
+@pytest.mark.parametrize("share_prefix", [True, False])
+def test_states_and_logprobs_are_those_of_the_sampled_texts(actor_of, trunk_layers, share_prefix):
+    actor = actor_of(trunk_layers, share_prefix=share_prefix)
+    make_some_end(actor)
+    rollout = roll(actor, CountLetters())
+    assert set(rollout.finished.tolist()) == {True, False}
+    fresh = actor.policy.trunk_states(rollout.batch)
+    if trunk_layers:
+        real = rollout.batch.is_real
+        torch.testing.assert_close(
+            rollout.below.continuation[real], fresh.continuation[real], rtol=0, atol=1e-4
+        )
+    expected, _ = actor.reference_pass(rollout.batch, fresh, TEMPERATURE)
+    torch.testing.assert_close(rollout.ref_logprobs, expected, rtol=0, atol=1e-4)
+    logprobs = actor.policy.logprobs(rollout.batch, rollout.below, TEMPERATURE)
+    assert torch.equal(logprobs, rollout.ref_logprobs)  # KL is exactly 0 before the first update
+
+
+@pytest.mark.parametrize("trunk_layers", [0, 2])
+def test_every_text_ends_in_eos_and_what_was_not_drawn_is_marked(actor_of, trunk_layers):
+    actor = actor_of(trunk_layers)
+    make_some_end(actor)
+    rollout = roll(actor, CountLetters())
+    for n, length in enumerate(rollout.batch.lengths.tolist()):
+        row = rollout.batch.response_ids[n, :length].tolist()
+        drawn = rollout.is_sampled[n].tolist()
+        assert row[-1] == actor.policy.eos
+        assert actor.policy.eos not in row[:-1]
+        # An unfinished text has 8 drawn tokens and an EOS that was not.
+        expected = length if rollout.finished[n] else 8
+        assert length == expected + (not rollout.finished[n])
+        assert drawn == [True] * expected + [False] * (len(drawn) - expected)
+    assert torch.equal(rollout.lengths, rollout.is_sampled.sum(1))
+
+
+def test_a_text_reward_is_asked_about_every_pair_in_order(actor_of):
+    reward = CountLetters()
+    rollout = roll(actor_of(), reward)
+    prompts = [prompt for prompt in PROMPTS for _ in range(3)]
+    assert reward.asked == list(zip(prompts, rollout.texts, strict=True))
+    assert rollout.scores.tolist() == [text.count("e") for text in rollout.texts]
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_reward_model_scores_the_sampled_texts(actor_of, model_folder, shared):
+    actor = actor_of()
+    reward = RewardModel(BackboneOptions(model_folder("llama"), trunk_layers=2))
+    assert reward.adopt_trunk(actor.policy.trunk if shared else None) is shared
+    rollout = roll(actor, reward)
+    expected = reward.rewards(
+        reward_batch(reward, rollout) if shared else text_batch(reward, rollout)
+    )
+    torch.testing.assert_close(rollout.scores, expected.detach(), rtol=0, atol=1e-4)
+
+
+def reward_batch(reward, rollout):
+    """What a model on the policy's own trunk reads: the sampled tokens."""
+    assert reward.model.eos == rollout.batch.response_ids[0, rollout.batch.lengths[0] - 1]
+    return rollout.batch
+
+
+def text_batch(reward, rollout):
+    """What any other model reads: the texts, tokenized anew."""
+    return reward.encode(PROMPTS, [rollout.texts[:3], rollout.texts[3:]])
+
+
+def test_a_rollout_holds_no_graph(actor_of):
+    rollout = roll(actor_of(), CountLetters())
+    tensors = (rollout.ref_logprobs, rollout.features, rollout.scores, rollout.below.continuation)
+    assert not any(tensor.requires_grad for tensor in tensors)

@@ -1,0 +1,115 @@
+"""Every YAML under configs/ runs: on the tiny model and a few short rows, or as a dry run."""
+
+import inspect
+import json
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rlaif_pl import cli
+from rlaif_pl.configs_folder import configs_folder
+
+FILES = sorted(configs_folder().rglob("*.yaml"))
+# Values that only make a run smaller; a key that a file does not have stays out.
+SMALLER = {
+    "trunk_layers": 2,
+    "num_layers": None,
+    "max_new_tokens": 4,
+    "max_response_tokens": 8,
+    "per_prompt": 2,
+    "samples_per_prompt": 2,
+    "pairs_per_prompt": 1,
+    "batch_size": 4,
+    "draws": 20,
+    "limit": 6,
+}
+FIT = ("--trainer.max_steps=1", "--trainer.limit_val_batches=1", "--trainer.enable_progress_bar=false")
+
+
+def commands_that_take(config) -> list[str]:
+    """Return the commands whose required options the file has and whose options cover its keys."""
+    if {"model", "data", "trainer"} <= config.keys():
+        return ["fit"]
+    if "stages" in config:
+        return ["run"]
+    found = []
+    for command, (module, name) in cli.FUNCTIONS.items():
+        options = inspect.signature(getattr(import_module(module), name)).parameters
+        required = {key for key, option in options.items() if option.default is option.empty}
+        if config and required <= config.keys() <= options.keys():
+            found.append(command)
+    return found
+
+
+@pytest.fixture
+def shrunk(tmp_path, tiny_model_folder, tiny_reward_folder, data_files):
+    """Return a function that puts tiny models, files and sizes into a config."""
+    whole = {
+        "smollm2-135m": str(tiny_model_folder),
+        "tiny_tldr/train": data_files.prompts,
+        "tiny_tldr/pairs": data_files.unlabeled,
+    }
+    endings = {
+        "/policy": str(tiny_model_folder),
+        "/reward_model": str(tiny_reward_folder),
+        "/pairs.jsonl": data_files.unlabeled,
+        "/labeled.jsonl": data_files.pairs,
+    }
+    outputs = ("out", "run_dir", "default_root_dir", "label_store")
+
+    def replace(value, key=""):
+        if isinstance(value, dict):
+            return {name: replace(item, name) for name, item in value.items()}
+        if isinstance(value, list):
+            return [replace(item) for item in value]
+        if key in SMALLER:
+            return SMALLER[key]
+        if not isinstance(value, str):
+            return value
+        if key in outputs:
+            return str(tmp_path / "out" / Path(value).name)
+        if value in ("tiny_tldr/dev", "tiny_tldr/final") and key != "name":
+            return {"name": value, "limit": 6}
+        if value in whole:
+            return whole[value]
+        return next((new for end, new in endings.items() if value.endswith(end)), value)
+
+    return replace
+
+
+def test_there_are_configs_to_run():
+    assert len(FILES) >= 10
+
+
+@pytest.mark.parametrize("path", FILES, ids=[str(p.relative_to(configs_folder())) for p in FILES])
+def test_config_runs(path, shrunk, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    monkeypatch.chdir(tmp_path)
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    commands = commands_that_take(config)
+    assert len(commands) == 1, f"{path} must be the config of one command, it fits {commands}"
+    command = commands[0]
+    if command == "run":
+        assert cli.main(["run", str(path), "--out", str(tmp_path / "run"), "--dry_run"]) == 0
+        return
+    if command == "report":
+        (tmp_path / "out" / Path(config["run_dir"]).name).mkdir(parents=True)
+    file = tmp_path / path.name
+    file.write_text(yaml.safe_dump(shrunk(config)), encoding="utf-8")
+    options = FIT if command == "fit" else ()
+    assert cli.main([*command.split(), "--config", str(file), *options]) == 0
+    made = tmp_path / "out"
+    if command == "report":
+        assert next(made.rglob("report.html")).stat().st_size > 1000
+    else:
+        assert json.loads(next(made.rglob("metrics.json")).read_text(encoding="utf-8"))
+
+
+def test_paths_in_comments_exist():
+    """A command line in a comment of a config names configs that are there."""
+    for path in FILES:
+        for word in path.read_text(encoding="utf-8").split():
+            if word.startswith("configs/") and word.endswith(".yaml"):
+                assert configs_folder().joinpath(*Path(word).parts[1:]).is_file(), (path, word)

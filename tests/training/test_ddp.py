@@ -1,0 +1,204 @@
+"""Two processes do what one does with both their batches, through the command line.
+
+The data is uneven on purpose: the last training batch has one row for two ranks and so has the last
+validation batch. Both ranks must end with the same weights, equal to those of one process with
+batches twice as large, and nobody may wait for ever.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from rlaif_pl import cli
+from rlaif_pl.data.preferences import write_preferences, write_prompts
+
+HERE = Path(__file__).parent
+STAGES = ("sft", "reward", "a2c")
+PATIENCE = 300  # seconds, for machines that are busy with something else
+FITS = """
+import sys
+from rlaif_pl.cli import main
+codes = [main(["fit", "--config", file]) for file in sys.argv[1:]]
+sys.exit(max(codes))
+"""
+
+
+@pytest.fixture(scope="module")
+def configs(tmp_path_factory, tiny_model_folder, tiny_reward_folder, small_prompts, small_pairs):
+    """Write each stage's config for two ranks and for one; returns the folder."""
+    folder = tmp_path_factory.mktemp("ddp")
+    write_prompts(folder / "train_prompts.jsonl", small_prompts[:5])
+    write_prompts(folder / "val_prompts.jsonl", small_prompts[5:8])
+    write_preferences(folder / "train_pairs.jsonl", small_pairs[:5])
+    write_preferences(folder / "val_pairs.jsonl", small_pairs[5:8])
+    backbone = {"name": str(tiny_model_folder), "trunk_layers": 2}
+    lora = {"r": 4, "alpha": 8}
+    frozen = {"backbone": {**backbone, "name": str(tiny_reward_folder)}, "frozen": True}
+    models = {
+        "sft": {"backbone": backbone, "lora": lora},
+        "reward": {
+            "reward": component("rlaif_pl.models.RewardModel", backbone=backbone, lora=lora),
+            "references": str(folder / "val_prompts.jsonl"),
+        },
+        "a2c": {
+            "actor": component("rlaif_pl.models.ActorCritic", backbone=backbone, lora=lora),
+            "reward": component("rlaif_pl.models.RewardModel", **frozen),
+            "per_prompt": 2,
+            "max_new_tokens": 6,
+        },
+    }
+    kinds = {"sft": "demonstrations", "reward": "pairs", "a2c": "prompts"}
+    modules = {"sft": "SFTModule", "reward": "RewardModule", "a2c": "A2CModule"}
+    for stage in STAGES:
+        rows = "pairs" if stage == "reward" else "prompts"
+        for ranks in (1, 2):
+            root = folder / f"{stage}{ranks}"
+            config = {
+                "trainer": trainer_options(root, ranks),
+                "model": component(
+                    f"rlaif_pl.training.{modules[stage]}",
+                    optimizer=component("torch.optim.SGD", lr=0.05),
+                    **models[stage],
+                ),
+                "data": {
+                    "serve": kinds[stage],
+                    "preferences" if stage == "reward" else kinds[stage]: str(
+                        folder / f"train_{rows}.jsonl"
+                    ),
+                    "validation": str(folder / f"val_{rows}.jsonl"),
+                    "batch_size": 4 // ranks,
+                    "eval_batch_size": 2 // ranks,
+                },
+            }
+            root.with_suffix(".yaml").write_text(yaml.safe_dump(config))
+    return folder
+
+
+def component(path, **options):
+    return {"class_path": path, "init_args": options}
+
+
+def trainer_options(root, ranks):
+    return {
+        "default_root_dir": str(root),
+        "max_epochs": 2,
+        "accelerator": "cpu",
+        "devices": ranks,
+        "strategy": "ddp" if ranks > 1 else "auto",
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+        "gradient_clip_val": 1.0,
+        "callbacks": [
+            component("rank_record.RankRecord"),
+            component("rlaif_pl.callbacks.NonFiniteStop"),
+            component("rlaif_pl.callbacks.ExportModel", folder="model"),
+        ],
+    }
+
+
+def environment(**more):
+    path = os.pathsep.join([str(HERE), str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
+    threads = {"OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled", "HF_HUB_OFFLINE": "1"}
+    return {**os.environ, **threads, "PYTHONPATH": path, **more}
+
+
+def finish(processes):
+    """Wait for all processes; returns their exit statuses and what the first one said."""
+    try:
+        said = [process.communicate(timeout=PATIENCE)[0] for process in processes]
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+    return [process.returncode for process in processes], "\n".join(said)
+
+
+def start(line, environment, folder):
+    return subprocess.Popen(
+        line,
+        env=environment,
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def fitted(configs):
+    """Fit the three stages one after the other in each of two processes, as torchrun starts them."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    shared = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+        "GROUP_RANK": "0",
+        "TORCHELASTIC_RUN_ID": "test",
+    }
+    line = [sys.executable, "-c", FITS, *(str(configs / f"{stage}2.yaml") for stage in STAGES)]
+    ranks = [environment(**shared, RANK=str(n), LOCAL_RANK=str(n)) for n in range(2)]
+    codes, said = finish([start(line, rank, configs) for rank in ranks])
+    assert codes == [0, 0], said
+    return configs
+
+
+def record(folder, stage, ranks, rank=0):
+    return torch.load(folder / f"{stage}{ranks}" / f"rank{rank}.pt", weights_only=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
+def test_two_ranks_end_with_the_same_weights(fitted, stage):
+    first, second = (record(fitted, stage, 2, rank) for rank in range(2))
+    assert first["ranks"] == second["ranks"] == 2
+    for part in ("weights", "gradients"):
+        torch.testing.assert_close(first[part], second[part], rtol=0, atol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
+def test_two_ranks_equal_one_process_with_both_batches(fitted, stage, monkeypatch):
+    monkeypatch.syspath_prepend(str(HERE))
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert cli.main(["fit", "--config", str(fitted / f"{stage}1.yaml")]) == 0
+    one, two = record(fitted, stage, 1), record(fitted, stage, 2)
+    torch.testing.assert_close(two["gradients"], one["gradients"], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(two["weights"], one["weights"], rtol=0, atol=1e-5)
+    measured = [name for name in one["metrics"] if "/val_" in name]
+    assert measured
+    for name in measured:
+        assert two["metrics"][name] == pytest.approx(one["metrics"][name], rel=1e-4, abs=1e-5), name
+
+
+@pytest.mark.slow
+def test_rank_0_alone_exports(fitted):
+    for stage in STAGES:
+        assert (fitted / f"{stage}2" / "model" / "model.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_the_program_starts_its_own_second_rank(configs):
+    words = ["fit", "--config", str(configs / "sft2.yaml")]
+    root = f"--trainer.default_root_dir={configs / 'own'}"
+    line = [sys.executable, "-m", "rlaif_pl", *words, root, "--trainer.max_epochs=1"]
+    codes, said = finish([start(line, environment(), configs)])
+    assert codes == [0], said
+    ranks = [
+        torch.load(configs / "own" / f"rank{n}.pt", weights_only=True)["weights"] for n in range(2)
+    ]
+    torch.testing.assert_close(ranks[0], ranks[1], rtol=0, atol=0)

@@ -1,0 +1,115 @@
+"""The reward loss by hand, references at 0, and weights of 0."""
+
+import math
+
+import pytest
+import torch
+
+from rlaif_pl.data.sources import DataSource
+from rlaif_pl.models import BackboneOptions, RewardModel
+from rlaif_pl.types import PairBatch
+
+
+def batch_of(pairs, weights=None):
+    return PairBatch(
+        [pair.prompt for pair in pairs],
+        [pair.first for pair in pairs],
+        [pair.second for pair in pairs],
+        torch.tensor([pair.p_first for pair in pairs]),
+        torch.tensor(weights or [pair.weight for pair in pairs]),
+    )
+
+
+def cross_entropy(margin, p):
+    """``-p log s(m) - (1 - p) log s(-m)``."""
+    sigmoid = 1 / (1 + math.exp(-margin))
+    return -p * math.log(sigmoid) - (1 - p) * math.log(1 - sigmoid)
+
+
+def test_loss_is_the_soft_cross_entropy_by_hand(build, small_pairs):
+    module, _ = build("reward")
+    pairs = small_pairs[:6]
+    prompts = [pair.prompt for pair in pairs]
+    first = module.reward.score(prompts, [pair.first for pair in pairs]).tolist()
+    second = module.reward.score(prompts, [pair.second for pair in pairs]).tolist()
+    losses, margins = module(batch_of(pairs))
+    assert margins.tolist() == pytest.approx(
+        [a - b for a, b in zip(first, second, strict=True)], abs=1e-5
+    )
+    expected = [
+        pair.weight * cross_entropy(a - b, pair.p_first)
+        for pair, a, b in zip(pairs, first, second, strict=True)
+    ]
+    assert losses.tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_one_pair_in_numbers(build, small_pairs, monkeypatch):
+    # rewards 1.5 and 0.5, p 0.8: m = 1, -0.8 ln s(1) - 0.2 ln s(-1) = 0.8*0.31326 + 0.2*1.31326
+    module, _ = build("reward")
+    monkeypatch.setattr(module.reward, "forward", lambda *_: torch.tensor([[1.5, 0.5]]))
+    losses, margin = module(batch_of(small_pairs[:1])._replace(target=torch.tensor([0.8])))
+    assert margin.item() == 1.0
+    assert losses.item() == pytest.approx(0.51326, abs=1e-5)
+
+
+def test_training_loss_is_the_mean_over_weights(build, small_pairs):
+    module, _ = build("reward")
+    module.log = lambda *_, **__: None
+    batch = batch_of(small_pairs[:3], [1.0, 2.0, 0.5])
+    losses, _ = module(batch)
+    assert module.training_step(batch, 0).item() == pytest.approx(losses.sum().item() / 3.5)
+
+
+def test_pairs_of_weight_0_change_no_gradient(build, small_pairs):
+    gradients = []
+    for count in (3, 4):
+        module, _ = build("reward")
+        module.log = lambda *_, **__: None
+        module.training_step(batch_of(small_pairs[:count], [1.0, 2.0, 1.0, 0.0][:count]), 0).backward()
+        gradients.append({name: p.grad for name, p in module.trained().items()})
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-6)
+
+
+def test_references_average_0_after_a_fit_and_in_the_saved_model(
+    build, trainer, tmp_path, data_files, small_prompts
+):
+    module, data = build("reward", references=DataSource(data_files.prompts))
+    before = module.reward.shift.item()
+    trainer(4).fit(module, data)
+    texts = [p.text for p in small_prompts], [str(p.reference) for p in small_prompts]
+    scores = module.reward.score(*texts)
+    assert before == 0.0
+    assert abs(module.reward.shift.item()) > 1e-3
+    assert scores.mean().item() == pytest.approx(0.0, abs=1e-6)
+    module.export(tmp_path / "reward")
+    again = RewardModel(BackboneOptions(str(tmp_path / "reward"), trunk_layers=2), frozen=True)
+    torch.testing.assert_close(again.score(*texts), scores, rtol=1e-4, atol=1e-5)
+
+
+def test_a_second_fit_shifts_no_further(build, trainer, data_files, small_prompts):
+    module, data = build("reward", references=data_files.prompts)
+    trainer(2).fit(module, data)
+    trainer(2).fit(module, data)
+    texts = [p.text for p in small_prompts], [str(p.reference) for p in small_prompts]
+    assert module.reward.score(*texts).mean().item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_prompts_without_references_are_refused_by_name(build, trainer, data_files):
+    module, data = build("reward", references=data_files.pairs)
+    with pytest.raises(ValueError, match="expected references in .*pairs.jsonl"):
+        trainer(1).fit(module, data)
+
+
+def test_a_fit_learns_the_labels_and_saves_only_what_it_trained(
+    build, trainer, tmp_path, small_pairs
+):
+    module, data = build("reward")
+    batch = batch_of(small_pairs)
+    before = module(batch)[0].sum().item()
+    run = trainer(20, tmp_path, limit_val_batches=1.0)
+    run.fit(module, data)
+    assert module(batch)[0].sum().item() < 0.95 * before
+    assert {"reward/val_loss", "reward/val_accuracy"} <= run.callback_metrics.keys()
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]
+    assert saved.keys() == module.trained().keys()
+    assert any(name.endswith("head.weight") for name in saved)

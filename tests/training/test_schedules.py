@@ -1,0 +1,77 @@
+import io
+
+import pytest
+import torch
+from torch.optim.lr_scheduler import LinearLR, SequentialLR
+
+from rlaif_pl.training.schedules import LinearDecay
+
+PEAK = 0.2
+
+
+def optimizer():
+    return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=PEAK)
+
+
+def rates(schedule, steps):
+    """Learning rate that each step uses, over the peak."""
+    found = []
+    for _ in range(steps):
+        found.append(schedule.get_last_lr()[0] / PEAK)
+        schedule.optimizer.step()
+        schedule.step()
+    return found
+
+
+def test_warmup_and_decay_by_hand():
+    # Up by halves to the peak at step 1, then from there to 0 at step 6 by fifths.
+    found = rates(LinearDecay(optimizer(), warmup_steps=2, total_steps=6), 8)
+    assert found == pytest.approx([0.5, 1.0, 0.8, 0.6, 0.4, 0.2, 0.0, 0.0])
+
+
+def test_without_warmup_it_falls_from_the_start():
+    found = rates(LinearDecay(optimizer(), total_steps=4), 5)
+    assert found == pytest.approx([1.0, 0.75, 0.5, 0.25, 0.0])
+
+
+def test_without_an_end_the_peak_stays():
+    assert rates(LinearDecay(optimizer()), 3) == [1.0, 1.0, 1.0]
+    found = rates(LinearDecay(optimizer(), warmup_steps=4), 6)
+    assert found == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0, 1.0])
+
+
+def test_it_is_torchs_two_lines_one_after_the_other():
+    # LinearLR has the peak after its iterations: the last step of the warmup is the first below.
+    peer = optimizer()
+    up = LinearLR(peer, start_factor=1 / 5, total_iters=4)
+    down = LinearLR(peer, start_factor=1.0, end_factor=0.0, total_iters=26)
+    expected = rates(SequentialLR(peer, [up, down], milestones=[4]), 30)
+    found = rates(LinearDecay(optimizer(), warmup_steps=5, total_steps=30), 30)
+    assert found == pytest.approx(expected)
+
+
+def test_each_group_keeps_its_own_peak():
+    first, second = (torch.nn.Parameter(torch.zeros(1)) for _ in range(2))
+    groups = [{"params": [first], "lr": 1.0}, {"params": [second], "lr": 0.1}]
+    schedule = LinearDecay(torch.optim.SGD(groups), warmup_steps=2)
+    assert schedule.get_last_lr() == pytest.approx([0.5, 0.05])
+
+
+def test_a_resumed_schedule_goes_on_where_it_was():
+    whole = rates(LinearDecay(optimizer(), 3, 12), 10)
+    first = LinearDecay(optimizer(), 3, 12)
+    assert rates(first, 4) == whole[:4]
+    state = io.BytesIO()
+    torch.save((first.optimizer.state_dict(), first.state_dict()), state)
+    state.seek(0)
+    of_optimizer, of_schedule = torch.load(state, weights_only=True)
+    second = LinearDecay(optimizer(), 3, 12)
+    second.optimizer.load_state_dict(of_optimizer)
+    second.load_state_dict(of_schedule)
+    assert rates(second, 6) == pytest.approx(whole[4:])
+
+
+@pytest.mark.parametrize(("warmup_steps", "total_steps"), [(-1, None), (5, 5), (5, 3), (0, 0)])
+def test_a_warmup_beyond_the_end_is_refused(warmup_steps, total_steps):
+    with pytest.raises(ValueError, match="0 <= warmup_steps < total_steps"):
+        LinearDecay(optimizer(), warmup_steps, total_steps)
