@@ -38,7 +38,7 @@ def quiet_world(monkeypatch):
 
 @pytest.fixture(scope="session")
 def tiny_model_folder(tmp_path_factory) -> Path:
-    """Write a random Llama of four layers, and a byte-level BPE of tiny_tldr, as a transformers folder."""
+    """Write a random four-layer Llama and a byte-level BPE tokenizer, as transformers saves them."""
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()

@@ -1,5 +1,7 @@
 """The command line: what it says to a newcomer, to a misspelling and to a missing file."""
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -161,7 +163,8 @@ def test_an_own_config_goes_before_the_packaged_one(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("config", "command"), [("a2c", "rlaif.yaml"), ("reward", "fit --config configs/quickstart/sft")]
+    ("config", "command"),
+    [("a2c", "rlaif.yaml"), ("reward", "fit --config configs/quickstart/sft")],
 )
 def test_a_missing_checkpoint_names_the_command_that_makes_it(
     config, command, tmp_path, monkeypatch, capsys
@@ -170,14 +173,32 @@ def test_a_missing_checkpoint_names_the_command_that_makes_it(
     assert cli.main(["fit", "--config", f"configs/quickstart/{config}.yaml"]) == 1
     said = capsys.readouterr().err
     assert "expected a model folder at runs/quickstart/sft/policy, there is none; make it" in said
-    assert f"python -m rlaif_pl {'run configs/quickstart/' if config == 'a2c' else ''}{command}" in said
+    assert (
+        f"python -m rlaif_pl {'run configs/quickstart/' if config == 'a2c' else ''}{command}"
+        in said
+    )
 
 
-def test_an_empty_data_set_is_named(fit_config, tmp_path, capsys):
+@pytest.mark.parametrize("key", ["validation", "demonstrations"])
+def test_an_empty_file_never_means_no_file(key, fit_config, tmp_path, capsys):
     (tmp_path / "none.jsonl").write_text("")
-    path = fit_config(data={"demonstrations": str(tmp_path / "none.jsonl")})
+    path = fit_config(data={key: {"name": str(tmp_path / "none.jsonl")}})
     assert cli.main(["fit", "--config", path]) == 1
-    assert "none.jsonl" in capsys.readouterr().err
+    assert "none.jsonl (split 'train'), it is empty" in capsys.readouterr().err
+    assert cli.main(["fit", "--config", fit_config(), f"--data.{key}={tmp_path}/none.jsonl"]) == 1
+    assert "none.jsonl (split 'train'), it is empty" in capsys.readouterr().err
+
+
+def test_a_data_file_is_not_read_as_a_config(fit_config, tmp_path, small_prompts):
+    table = pa.table(
+        {
+            "prompt": [prompt.text for prompt in small_prompts],
+            "reference": [prompt.reference for prompt in small_prompts],
+        }
+    )
+    pq.write_table(table, tmp_path / "rows.parquet")
+    path = fit_config(data={"demonstrations": str(tmp_path / "rows.parquet")})
+    assert cli.main(["fit", "--config", path]) == 0
 
 
 def test_a_missing_data_file_is_named(fit_config, tmp_path, capsys):

@@ -25,7 +25,11 @@ SMALLER = {
     "draws": 20,
     "limit": 6,
 }
-FIT = ("--trainer.max_steps=1", "--trainer.limit_val_batches=1", "--trainer.enable_progress_bar=false")
+FIT = (
+    "--trainer.max_steps=1",
+    "--trainer.limit_val_batches=1",
+    "--trainer.enable_progress_bar=false",
+)
 
 
 def commands_that_take(config) -> list[str]:

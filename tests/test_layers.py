@@ -103,7 +103,9 @@ def test_every_allowance_is_used():
 
 
 def test_data_never_labels_by_itself():
-    assert not [where for where, part, module in imports() if part == "data" and "labeling" in module]
+    assert not [
+        where for where, part, module in imports() if part == "data" and "labeling" in module
+    ]
 
 
 def test_there_are_no_relative_imports():

@@ -25,24 +25,13 @@ UNHELPFUL = (
 class Parser(LightningArgumentParser):
     """LightningCLI's parser, without configs inside of configs.
 
-    It would read any string that names a file as a config first: a data file is then read as YAML
-    from end to end, and an empty one means null.
+    The original would read any string that names a file as a config first: a data file is then read
+    as YAML from end to end, and an empty one means null.
     """
 
     @override
     def add_class_arguments(self, *args: Any, **options: Any) -> list[str]:
         return super().add_class_arguments(*args, **{**options, "sub_configs": False})
-
-
-class TrainCLI(LightningCLI):
-    """LightningCLI with our parser."""
-
-    @override
-    def init_parser(self, **options: Any) -> LightningArgumentParser:
-        parser = Parser(**options)
-        help_text = "YAML of a run; several are laid over each other. See configs/quickstart/."
-        parser.add_argument("-c", "--config", action="config", help=help_text)
-        return parser
 
 
 def train(words: list[str]) -> int:
@@ -54,11 +43,12 @@ def train(words: list[str]) -> int:
     for message in UNHELPFUL:
         warnings.filterwarnings("ignore", message=message)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(is_no_advertisement)
-    TrainCLI(
+    LightningCLI(
         LightningModule,
         PreferenceDataModule,
         subclass_mode_model=True,
         seed_everything_default=0,
+        parser_class=Parser,
         save_config_callback=None,  # `run` keeps the resolved config; a lone fit has its file
         args=words,
     )

@@ -61,11 +61,15 @@ def save_policy(folder: str | Path, model: CausalModel) -> Path:
 
 
 @torch.no_grad()
-def save_reward(folder: str | Path, model: CausalModel, head: nn.Linear, shift: float) -> Path:
+def save_reward(
+    folder: str | Path, model: CausalModel, head: nn.Linear, shift: float, pooling: str = "eos"
+) -> Path:
     """Write a reward model as a one-label sequence classifier that transformers loads.
 
     Such a classifier reads the last token that is not padding, so its pad token must differ from
     EOS, where our reward stands; its logit is the reward before the shift (``config.reward_shift``).
+    With ``config.reward_pooling`` "mean" the head reads the mean state of the response instead, which
+    only this package's loader knows.
     """
     config = copy.deepcopy(model.config)
     tokenizer = copy.deepcopy(model.tokenizer)
@@ -74,6 +78,7 @@ def save_reward(folder: str | Path, model: CausalModel, head: nn.Linear, shift: 
     config.pad_token_id = tokenizer.pad_token_id
     config.num_labels = 1
     config.reward_shift = shift
+    config.reward_pooling = pooling
     config.dtype = torch.float32
     whole = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
     load_into(decoder_of(whole), decoder_weights(model))

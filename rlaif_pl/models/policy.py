@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import nn
@@ -24,6 +24,8 @@ from rlaif_pl.models.backbone import (
 from rlaif_pl.models.causal import CausalModel
 from rlaif_pl.models.stack import Stack, decoder_of, split
 from rlaif_pl.text import Template
+
+Pooling = Literal["eos", "mean"]
 
 
 @dataclass(frozen=True)
@@ -138,12 +140,12 @@ def is_reward_folder(name: str) -> bool:
 
 def load_reward_folder(
     options: BackboneOptions, template: Template
-) -> tuple[CausalModel, torch.Tensor, float]:
+) -> tuple[CausalModel, torch.Tensor, float, Pooling]:
     """Load a reward model saved as a one-label sequence classifier.
 
     Returns:
         The decoder as a policy (its output head is the score head and not used for tokens), the
-        head's weight ``(1, D)`` and the shift to subtract.
+        head's weight ``(1, D)``, the shift to subtract, and how the head reads the states.
 
     Raises:
         ValueError: ``num_layers`` is set, or the folder holds another number of scores than one.
@@ -158,7 +160,8 @@ def load_reward_folder(
     )
     tokenizer = AutoTokenizer.from_pretrained(options.name)
     if options.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        old = model.gradient_checkpointing_enable  # transformers renames it to activation_
+        getattr(model, "activation_checkpointing_enable", old)({"use_reentrant": False})
     model.eval().requires_grad_(False)
     head = model.score
     if not isinstance(head, nn.Linear) or head.out_features != 1:
@@ -169,7 +172,9 @@ def load_reward_folder(
     trunk, top = split(decoder_of(model), options.trunk_layers)
     policy = CausalModel(trunk, top, head, tokenizer, template, config)
     policy.share_prefix = options.share_prefix and not options.gradient_checkpointing
-    return policy, head.weight.detach().float(), float(getattr(config, "reward_shift", 0.0))
+    pooling = cast(Pooling, getattr(config, "reward_pooling", "eos"))
+    shift = float(getattr(config, "reward_shift", 0.0))
+    return policy, head.weight.detach().float(), shift, pooling
 
 
 def same_trunk(first: Stack | None, second: Stack | None) -> bool:

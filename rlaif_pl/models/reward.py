@@ -15,6 +15,7 @@ from rlaif_pl.models.encoding import PrefixBatch
 from rlaif_pl.models.export import save_reward
 from rlaif_pl.models.policy import (
     BackboneOptions,
+    Pooling,
     for_role,
     is_reward_folder,
     load_policy,
@@ -42,6 +43,8 @@ class RewardModel(nn.Module):
         max_response_tokens: Longer responses lose their tail but keep EOS (EOS included).
         seed: Seeds head and adapters.
         frozen: Load for scoring only: nothing is trained, no adapters are made.
+        pooling: What the head reads: the state at ``eos``, or the ``mean`` over the response's tokens,
+            which a few hundred pairs suffice for. A reward folder says itself how it is read.
     """
 
     def __init__(
@@ -53,12 +56,13 @@ class RewardModel(nn.Module):
         max_response_tokens: int = 128,
         seed: int = 0,
         frozen: bool = False,
+        pooling: Pooling = "eos",
     ) -> None:
         super().__init__()
         shift = 0.0
         backbone.check_exists()
         if is_reward_folder(backbone.name):
-            loaded, weight, shift = load_reward_folder(backbone, template)
+            loaded, weight, shift, pooling = load_reward_folder(backbone, template)
         else:
             loaded = load_policy(backbone, template)
             width = int(loaded.config.get_text_config().hidden_size)
@@ -68,6 +72,7 @@ class RewardModel(nn.Module):
         self.head = nn.Linear(weight.shape[1], 1, bias=False)
         self.head.weight.data.copy_(weight)
         self.head.requires_grad_(not frozen)
+        self.pooling: Pooling = pooling
         self.max_response_tokens = max_response_tokens
         self.register_buffer("shift", torch.tensor(shift))
         self.shift: Tensor
@@ -77,17 +82,24 @@ class RewardModel(nn.Module):
         return self.model.encode(prompts, responses, self.max_response_tokens)
 
     def rewards(self, batch: PrefixBatch, below: States | None = None) -> Tensor:
-        """Reward of each continuation, read at its last token. ``(N,)`` float32, differentiable.
+        """Reward of each continuation. ``(N,)`` float32, differentiable.
 
         Args:
             batch: Texts that end in EOS.
             below: Trunk states of the batch, where they are known.
         """
-        hidden = self.model.hidden(batch, below)
-        rows = torch.arange(len(hidden), device=hidden.device)
-        at_eos = hidden[rows, batch.lengths]
-        rewards: Tensor = self.head(at_eos.float()).squeeze(1)
+        rewards: Tensor = self.head(self.features(batch, below)).squeeze(1)
         return rewards - self.shift
+
+    def features(self, batch: PrefixBatch, below: States | None = None) -> Tensor:
+        """What the head reads of each continuation. ``(N, D)`` float32."""
+        hidden = self.model.hidden(batch, below)
+        if self.pooling == "mean":
+            kept = batch.is_response[..., None]
+            total = (hidden[:, 1:].float() * kept).sum(1)
+            return total / batch.lengths[:, None].clamp(min=1)
+        rows = torch.arange(len(hidden), device=hidden.device)
+        return hidden[rows, batch.lengths].float()
 
     def forward(self, prompts: Sequence[str], responses: Sequence[Sequence[str]]) -> Tensor:
         """Rewards of ``K`` responses to each of ``G`` prompts. ``(G, K)``."""
@@ -123,4 +135,4 @@ class RewardModel(nn.Module):
 
     def save(self, folder: str | Path) -> Path:
         """Write a transformers sequence-classification folder; the shift goes into its config."""
-        return save_reward(folder, self.model, self.head, float(self.shift))
+        return save_reward(folder, self.model, self.head, float(self.shift), self.pooling)

@@ -28,7 +28,12 @@ def value_loss(values: Tensor, returns: Tensor, is_response: Tensor) -> Tensor:
 
 
 def explained_variance(values: Tensor, returns: Tensor, is_response: Tensor) -> Tensor:
-    """``1 - Var(G - V) / Var(G)`` over response tokens: 1 is perfect, 0 is a constant guess."""
+    """``1 - Var(G - V) / Var(G)`` over response tokens: 1 is perfect, 0 is a constant guess.
+
+    A batch without response tokens (a rank that holds only fillers) gives 0, not NaN.
+    """
     truth, guess = returns[is_response], values[is_response]
+    if len(truth) == 0:
+        return truth.new_zeros(())
     spread = truth.var(unbiased=False)
     return 1 - (truth - guess).var(unbiased=False) / spread.clamp(min=1e-12)

@@ -14,6 +14,7 @@ from rlaif_pl import ops
 from rlaif_pl.data.sources import DataSource, load_prompts
 from rlaif_pl.models.reward import RewardModel
 from rlaif_pl.training.base import TrainableModule, rank_share
+from rlaif_pl.training.probe import probe
 from rlaif_pl.training.schedules import LinearDecay
 from rlaif_pl.types import PairBatch
 
@@ -27,6 +28,9 @@ class RewardModule(TrainableModule):
         reward: The model to fit.
         references: Prompts with references whose mean reward is shifted to 0 at the end; None
             leaves the rewards as they are.
+        probe_penalty: With it the head starts from a logistic fit on the frozen states of the training
+            pairs, with this L2 penalty on weights of standardized features ("linear probing, then
+            fine-tuning", Kumar et al. 2022, arXiv 2202.10054); None starts from the random head.
         optimizer: Builds the optimizer from parameters.
         scheduler: Builds the learning-rate schedule, stepped every batch.
     """
@@ -35,12 +39,14 @@ class RewardModule(TrainableModule):
         self,
         reward: RewardModel,
         references: DataSource | str | None = None,
+        probe_penalty: float | None = None,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         scheduler: LRSchedulerCallable = LinearDecay,
     ) -> None:
         super().__init__(optimizer, scheduler)
         self.reward = reward
         self.references = references
+        self.probe_penalty = probe_penalty
         self.val_accuracy = BinaryAccuracy()
 
     def forward(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
@@ -69,6 +75,13 @@ class RewardModule(TrainableModule):
         mean = losses.sum() / batch.weight.sum().clamp(min=1e-12)
         self.log("reward/val_loss", mean, prog_bar=True, batch_size=size, sync_dist=True)
         self.log("reward/val_accuracy", self.val_accuracy, prog_bar=True, batch_size=size)
+
+    @override
+    def on_fit_start(self) -> None:
+        if self.probe_penalty is None or self.trainer.ckpt_path is not None:
+            return  # a resumed run has its head in the checkpoint
+        weight = probe(self.reward, self.trainer.datamodule.train_rows, self.probe_penalty)  # type: ignore[attr-defined]
+        self.reward.head.weight.data.copy_(weight)
 
     @override
     def on_train_end(self) -> None:

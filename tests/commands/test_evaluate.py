@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from rlaif_pl import cli
-from rlaif_pl.data.sources import DataSource
 from rlaif_pl.commands.evaluate import narrowed
+from rlaif_pl.data.sources import DataSource
 
 DATA = Path(os.environ.get("RLAIF_PL_DATA", Path(__file__).parents[3] / "shared" / "data"))
 INTERVALS = ("alignment", "length_baseline", "gain_over_length", "length_matched")

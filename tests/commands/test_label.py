@@ -43,7 +43,8 @@ def test_a_poor_labeler_can_stop_the_run(command, out, labeler, data_files, caps
 
 
 def test_no_usable_label_is_an_error_that_says_why(command, out, labeler, tmp_path, capsys):
-    write_preferences(tmp_path / "empty.jsonl", [Preference("", "one", "two", "g")])
-    command("label", f"--pairs={tmp_path}/empty.jsonl", *labeler, status=1)
-    assert "expected usable labels, got none for 1 pairs" in capsys.readouterr().err
+    beyond_the_model = "word " * 2000
+    write_preferences(tmp_path / "long.jsonl", [Preference(beyond_the_model, "one", "two", "g")])
+    command("label", f"--pairs={tmp_path}/long.jsonl", *labeler, status=1)
+    assert "got none for 1 pairs: {'too_long': 1}" in capsys.readouterr().err
     assert json.loads((out / "metrics.json").read_text())["label/new"] == 1

@@ -71,11 +71,15 @@ def test_an_untouched_policy_is_written_as_it_was_read(
     assert all(torch.equal(found[key], expected[key]) for key in expected)
 
 
-@pytest.mark.parametrize("lora", [None, Lora(r=4)])
+@pytest.mark.parametrize("adapted", [False, True])
 @pytest.mark.parametrize(("name", "trunk_layers"), CUTS)
 @torch.no_grad()
-def test_a_trained_policy_says_the_same_in_transformers(load, tmp_path, name, trunk_layers, lora):
-    policy = for_role(load(name, trunk_layers=trunk_layers), lora, 0)
+def test_a_trained_policy_says_the_same_in_transformers(
+    load, tmp_path, name, trunk_layers, adapted
+):
+    # GPT-2's layers are no nn.Linear, so they are named.
+    lora = Lora(r=4, target_modules=["c_attn", "c_proj"] if name == "gpt2" else "all-linear")
+    policy = for_role(load(name, trunk_layers=trunk_layers), lora if adapted else None, 0)
     before = logits_of(policy)
     disturb(policy)
     expected = logits_of(policy)

@@ -59,6 +59,11 @@ def test_explained_variance_is_scikit_learns():
     )
 
 
+def test_nothing_to_explain_is_0():
+    ones = torch.ones(2, 2)
+    assert explained_variance(ones, ones, torch.zeros(2, 2, dtype=torch.bool)) == 0
+
+
 def test_a_constant_guess_explains_nothing():
     returns = torch.tensor([[1.0, 2.0], [3.0, 50.0]])
     assert explained_variance(torch.full((2, 2), 8.0), returns, IS_RESPONSE).item() == 0

@@ -208,6 +208,29 @@ def test_texts_beyond_a_sliding_window_are_refused(policy_of):
         draw_tokens(policy, range(4), [0], max_new_tokens=9)
 
 
+def test_an_eos_that_is_only_read_needs_a_place_in_the_window_too(policy_of):
+    policy = policy_of("mistral", trunk_layers=2)
+    draw_tokens(policy, range(4), [0], max_new_tokens=7, keep_trunk=True)
+    with pytest.raises(ValueError, match="got up to 17"):
+        draw_tokens(policy, range(4), [0], max_new_tokens=8, keep_trunk=True)
+
+
+@pytest.mark.parametrize("trunk_layers", [0, 2])
+def test_keeping_the_trunks_states_changes_no_token(policy_of, trunk_layers):
+    policy = policy_of(trunk_layers=trunk_layers)
+    end_early(policy)
+    found = draw_tokens(policy, range(4), range(4), keep_trunk=True)
+    assert found == draw_tokens(policy, range(4), range(4))
+
+
+def test_prompts_of_one_token_have_no_prefix_states_to_keep(policy_of):
+    policy = policy_of(trunk_layers=2)
+    settings = {"per_prompt": 1, "max_new_tokens": 4, "temperature": 1.0, "seeds": [1, 2]}
+    kept = sample(policy, [[5], [6]], **settings, keep_trunk=True)
+    assert kept.below is None
+    assert kept.tokens == sample(policy, [[5], [6]], **settings).tokens
+
+
 def test_texts_are_decoded_without_eos_and_outer_space(policy_of):
     policy = policy_of()
     rows = [policy.tokenizer(f" {text} ").input_ids for text in ("the cat", "", "a dog")]

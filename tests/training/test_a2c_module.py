@@ -138,7 +138,7 @@ def test_a_checkpoint_holds_policy_and_value_only(build, trainer, tmp_path):
     assert parts == {"actor.policy", "actor.critic", "actor.value_head"}
 
 
-def test_the_reward_model_adopts_an_equal_trunk(build, backbone):
+def test_the_reward_model_adopts_an_equal_trunk(build):
     module, _ = build("a2c")
     assert module.reward.model.trunk is module.actor.policy.trunk
     assert module.actor.reference.trunk is module.actor.policy.trunk
@@ -153,9 +153,7 @@ def test_neither_reference_nor_reward_moves(build, trainer):
     torch.testing.assert_close(before, after, rtol=0, atol=0)
 
 
-def test_gradient_checkpointing_changes_no_sample_and_no_gradient(
-    build, backbone, trainer, small_prompts
-):
+def test_gradient_checkpointing_changes_no_sample_and_no_gradient(build, backbone, small_prompts):
     results, texts = [], []
     for is_on in (False, True):
         options = dataclasses.replace(backbone, gradient_checkpointing=is_on)

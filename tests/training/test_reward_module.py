@@ -65,7 +65,9 @@ def test_pairs_of_weight_0_change_no_gradient(build, small_pairs):
     for count in (3, 4):
         module, _ = build("reward")
         module.log = lambda *_, **__: None
-        module.training_step(batch_of(small_pairs[:count], [1.0, 2.0, 1.0, 0.0][:count]), 0).backward()
+        module.training_step(
+            batch_of(small_pairs[:count], [1.0, 2.0, 1.0, 0.0][:count]), 0
+        ).backward()
         gradients.append({name: p.grad for name, p in module.trained().items()})
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-6)
 

@@ -53,7 +53,7 @@ def test_an_untrained_model_is_near_uniform(build, small_prompts):
     assert (total / count).item() == pytest.approx(math.log(300), abs=1.0)
 
 
-def test_fillers_change_neither_loss_nor_gradient(build, small_prompts, weights):
+def test_fillers_change_neither_loss_nor_gradient(build, small_prompts):
     rows = [*small_prompts[:3], small_prompts[0]]
     losses, gradients = [], []
     for batch in (batch_of(rows[:3]), batch_of(rows, fillers=1)):
