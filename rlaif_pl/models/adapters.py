@@ -9,6 +9,7 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from rlaif_pl.models.stack import Stack
 
@@ -48,7 +49,9 @@ def clone(stack: Stack, lora: Lora | None, seed: int = 0) -> Stack:
     twin = copy.deepcopy(stack, memo=shared)  # new modules, the same parameters
     twin.requires_grad_(False)
     names = [
-        name.rsplit(".", 1)[-1] for name, m in twin.named_modules() if isinstance(m, nn.Linear)
+        name.rsplit(".", 1)[-1]
+        for name, m in twin.named_modules()
+        if isinstance(m, (nn.Linear, Conv1D))
     ]
     targets = (
         sorted(set(names)) if lora.target_modules == "all-linear" else list(lora.target_modules)

@@ -22,11 +22,17 @@ class Shaping:
         beta: Weight of the KL penalty, in [0, 1].
         scale_score: Multiply the score by ``1 - beta`` as the paper does.
         unfinished_penalty: Subtracted from the score of a response that the length limit cut.
+        min_length: Tokens below which a response is too short. A reward model has seen few such
+            texts and may score them high; a policy finds that out.
+        short_penalty: Subtracted from the score of an empty response; one of ``n`` tokens loses the
+            share ``1 - n / min_length`` of it.
     """
 
     beta: float = 0.05
     scale_score: bool = True
     unfinished_penalty: float = 0.0
+    min_length: int = 0
+    short_penalty: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse a beta outside [0, 1]."""
@@ -59,6 +65,9 @@ def token_rewards(
     final = scores * (1 - shaping.beta) if shaping.scale_score else scores
     final = final - shaping.unfinished_penalty * (~finished).to(final.dtype)
     lengths = is_response.sum(1)
+    if shaping.min_length > 0:
+        missing = (1 - lengths / shaping.min_length).clamp(min=0)
+        final = final - shaping.short_penalty * missing.to(final.dtype)
     rows = (lengths > 0).nonzero().squeeze(1)
     rewards[rows, lengths[rows] - 1] += final[rows].to(rewards.dtype)
     return rewards

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
+from torchmetrics import MeanMetric
 from torchmetrics.classification import BinaryAccuracy
 from typing_extensions import override
 
@@ -17,6 +18,8 @@ from rlaif_pl.training.base import TrainableModule, rank_share
 from rlaif_pl.training.probe import probe
 from rlaif_pl.training.schedules import LinearDecay
 from rlaif_pl.types import PairBatch
+
+IGNORED = -1  # verdict of a pair that counts nowhere
 
 
 class RewardModule(TrainableModule):
@@ -47,7 +50,8 @@ class RewardModule(TrainableModule):
         self.reward = reward
         self.references = references
         self.probe_penalty = probe_penalty
-        self.val_accuracy = BinaryAccuracy()
+        self.val_loss = MeanMetric()
+        self.val_accuracy = BinaryAccuracy(ignore_index=IGNORED)
 
     def forward(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
         """Return the loss in nats and the reward margin of each pair, both ``(N,)``."""
@@ -69,11 +73,12 @@ class RewardModule(TrainableModule):
     @override
     def validation_step(self, batch: PairBatch, batch_idx: int) -> None:
         losses, margin = self(batch)
-        real = batch.weight > 0
-        size = int(real.sum())
-        self.val_accuracy.update(margin[real].sigmoid(), (batch.target[real] > 0.5).int())
-        mean = losses.sum() / batch.weight.sum().clamp(min=1e-12)
-        self.log("reward/val_loss", mean, prog_bar=True, batch_size=size, sync_dist=True)
+        weight = batch.weight
+        verdict = (batch.target > 0.5).int().masked_fill(weight == 0, IGNORED)
+        self.val_loss.update(losses / weight.clamp(min=1e-12), weight)
+        self.val_accuracy.update(margin.sigmoid(), verdict)
+        size = len(batch.prompts)
+        self.log("reward/val_loss", self.val_loss, prog_bar=True, batch_size=size)
         self.log("reward/val_accuracy", self.val_accuracy, prog_bar=True, batch_size=size)
 
     @override

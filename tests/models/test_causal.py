@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 
@@ -10,9 +12,9 @@ RESPONSES = [["a dog", "the cat sat on the mat"], ["cat", "b"]]
 
 
 def build(model, tokenizer, trunk_layers):
-    head = model.get_output_embeddings()
+    head, config = model.get_output_embeddings(), copy.deepcopy(model.config)
     trunk, top = split(decoder_of(model), trunk_layers)
-    return CausalModel(trunk, top, head, tokenizer, Template())
+    return CausalModel(trunk, top, head, tokenizer, Template(), config)
 
 
 def plain_logprobs(model, tokenizer, prompt, response, temperature):

@@ -25,8 +25,10 @@ PATIENCE = 300  # seconds, for machines that are busy with something else
 FITS = """
 import sys
 from rlaif_pl.cli import main
-codes = [main(["fit", "--config", file]) for file in sys.argv[1:]]
-sys.exit(max(codes))
+for file in sys.argv[1:]:
+    code = main(["fit", "--config", file])
+    if code:
+        sys.exit(code)
 """
 
 

@@ -42,6 +42,20 @@ def test_a_resumed_fit_equals_the_unbroken_one(stage, build, trainer, weights, t
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
+def test_a_head_that_started_from_a_probe_is_not_probed_again(build, trainer, weights, tmp_path):
+    def make():
+        return build("reward", probe_penalty=0.1)
+
+    whole, data = make()
+    before = whole.reward.head.weight.clone()
+    trainer(3).fit(whole, data)
+    assert (whole.reward.head.weight - before).abs().max() > 0.1  # three steps move it by 0.03
+    trainer(1, tmp_path).fit(*make())
+    second, data = make()
+    trainer(3).fit(second, data, ckpt_path=tmp_path / "last.ckpt")
+    torch.testing.assert_close(weights(second), weights(whole), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_same_seed_gives_the_same_numbers_whatever_the_global_one(
     stage, build, trainer, weights

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from rlaif_pl.data.sources import DataSource
 from rlaif_pl.models import BackboneOptions, RewardModel
@@ -115,3 +116,17 @@ def test_a_fit_learns_the_labels_and_saves_only_what_it_trained(
     saved = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]
     assert saved.keys() == module.trained().keys()
     assert any(name.endswith("head.weight") for name in saved)
+
+
+def test_validation_is_a_mean_over_weights_whatever_the_batches(build, trainer, small_pairs):
+    module, _ = build("reward")
+    losses, margins = module(batch_of(small_pairs[:3], [1.0, 2.0, 0.5]))
+    batches = [
+        batch_of(small_pairs[:2], [1.0, 2.0]),
+        batch_of(small_pairs[2:3], [0.5]),
+        batch_of(small_pairs[3:4], [0.0]),  # a rank with nothing but a filler
+    ]
+    (found,) = trainer(1).validate(module, DataLoader(batches, batch_size=None), verbose=False)
+    assert found["reward/val_loss"] == pytest.approx(losses.sum().item() / 3.5, rel=1e-5)
+    agree = [(m > 0) == (p.p_first > 0.5) for m, p in zip(margins, small_pairs, strict=False)]
+    assert found["reward/val_accuracy"] == pytest.approx(sum(map(bool, agree)) / 3)
