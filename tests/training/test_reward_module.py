@@ -126,7 +126,8 @@ def test_validation_is_a_mean_over_weights_whatever_the_batches(build, trainer, 
         batch_of(small_pairs[2:3], [0.5]),
         batch_of(small_pairs[3:4], [0.0]),  # a rank with nothing but a filler
     ]
-    (found,) = trainer(1).validate(module, DataLoader(batches, batch_size=None), verbose=False)
+    loader = DataLoader(batches, batch_size=None)
+    (found,) = trainer(1, limit_val_batches=1.0).validate(module, loader, verbose=False)
     assert found["reward/val_loss"] == pytest.approx(losses.sum().item() / 3.5, rel=1e-5)
     agree = [(m > 0) == (p.p_first > 0.5) for m, p in zip(margins, small_pairs, strict=False)]
     assert found["reward/val_accuracy"] == pytest.approx(sum(map(bool, agree)) / 3)
