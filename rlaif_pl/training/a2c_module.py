@@ -140,10 +140,10 @@ class A2CModule(TrainableModule):
         self.log_update(rollout, logprobs.detach(), is_counted)
         explained = explained_variance(values.detach(), returns, is_counted)
         parts = {
-            "a2c/loss": loss,
-            "a2c/policy_loss": policy_part,
-            "a2c/value_loss": value_part,
-            "a2c/explained_variance": explained,
+            "a2c/train_loss": loss,
+            "a2c/train_policy_loss": policy_part,
+            "a2c/train_value_loss": value_part,
+            "a2c/train_explained_variance": explained,
         }
         self.log_dict({k: v.detach() for k, v in parts.items()}, batch_size=len(tokens.ids))
         return loss * rank_share(is_counted.sum())
@@ -154,7 +154,7 @@ class A2CModule(TrainableModule):
         share = rank_share(rows.sum())
         values = batch_means(rollout, logprobs, rows)
         self.log_dict(
-            {f"a2c/{name}": value * share for name, value in values.items()},
+            {f"a2c/train_{name}": value * share for name, value in values.items()},
             prog_bar=True,
             batch_size=int(rows.sum()),
             sync_dist=True,

@@ -63,12 +63,12 @@ def test_a_toy_reward_rises_in_thirty_steps(build, trainer, backbone):
     )
     recorder = Recorder(module)
     trainer(30).fit(module, data)
-    rewards = recorder["a2c/reward"]
+    rewards = recorder["a2c/train_reward"]
     # measured: from 0.15 to 0.99, with a KL of 38 nats; at random one token in twenty is a vowel
     assert sum(rewards[:3]) / 3 < 0.3
     assert sum(rewards[-5:]) / 5 > 0.8
-    assert recorder["a2c/kl"][0] == 0.0
-    assert 5 < recorder["a2c/kl"][-1] < 100
+    assert recorder["a2c/train_kl"][0] == 0.0
+    assert 5 < recorder["a2c/train_kl"][-1] < 100
 
 
 @pytest.mark.parametrize("lora", [Lora(r=4, alpha=8), None], ids=["lora", "copy"])
@@ -81,7 +81,7 @@ def test_kl_is_exactly_0_at_the_first_step(
     module, _ = build("a2c", actor=actor, reward=frozen)
     recorder = Recorder(module)
     loss, gradients = step(module, batch_of(small_prompts, [0, 3, 5]))
-    assert recorder["a2c/kl"] == [0.0]
+    assert recorder["a2c/train_kl"] == [0.0]
     assert torch.isfinite(loss)
     assert all(gradient is not None for gradient in gradients.values())
 
@@ -93,7 +93,7 @@ def test_fillers_change_nothing(build, small_prompts):
         logged.append(Recorder(module))
         results.append(step(module, batch_of(small_prompts, positions, fillers)))
     torch.testing.assert_close(results[0], results[1], rtol=1e-4, atol=1e-6)
-    for name in ("a2c/reward", "a2c/kl", "a2c/length", "a2c/unfinished"):
+    for name in ("a2c/train_reward", "a2c/train_kl", "a2c/train_length", "a2c/train_unfinished"):
         assert logged[0][name] == pytest.approx(logged[1][name], abs=1e-6)
 
 
@@ -105,7 +105,7 @@ def test_a_batch_of_fillers_alone_is_finite_and_pulls_nowhere(build, small_promp
     assert all(not gradient.any() for gradient in gradients.values())
     module.validation_step(batch_of(small_prompts, [2], fillers=1), 0)
     for name in ("reward", "kl", "length"):
-        assert recorder[f"a2c/{name}"] == recorder[f"a2c/val_{name}"] == [0.0]
+        assert recorder[f"a2c/train_{name}"] == recorder[f"a2c/val_{name}"] == [0.0]
 
 
 def test_noise_depends_on_step_position_and_sample_alone(build, small_prompts):
