@@ -15,6 +15,7 @@ from rlaif_pl.data.sources import DataSource, load_preferences
 from rlaif_pl.evaluation.alignment import measure_alignment
 from rlaif_pl.evaluation.gate import check_gate
 from rlaif_pl.evaluation.metrics import write_metrics
+from rlaif_pl.labeling.calibration import calibrated
 from rlaif_pl.labeling.registry import build_labeler
 from rlaif_pl.labeling.summary import summarize_labels
 from rlaif_pl.types import Labeler
@@ -26,6 +27,7 @@ def label(
     labeler: Labeler | str = "likelihood",
     store: str | None = None,
     gold: DataSource | str | None = None,
+    fit_temperature_on: DataSource | str | None = None,
     gate: Literal["warn", "stop"] = "warn",
     min_alignment: float = 0.6,
     chunk: int = 64,
@@ -40,6 +42,8 @@ def label(
         labeler: ``likelihood``, ``pairwise``, or a class with its arguments.
         store: SQLite file of answers; by default OUT/labels.sqlite.
         gold: Pairs judged by people to measure the labeler on first; none are measured without.
+        fit_temperature_on: Pairs judged by people to fit the labeler's temperature on, in place of the
+            one it was given; use other pairs than ``gold``.
         gate: What to do where the labeler agrees too little with people.
         min_alignment: Least agreement with people, in [0, 1].
         chunk: Pairs asked for between two commits to the store.
@@ -49,6 +53,9 @@ def label(
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     metrics: dict[str, float] = {}
+    if fit_temperature_on is not None:
+        judge = calibrated(judge, load_preferences(fit_temperature_on).rows)
+        metrics["label/temperature"] = judge.temperature
     if gold is not None:
         report = measure_alignment(judge, load_preferences(gold).rows)
         report.render(Console())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, cast
 
 import numpy as np
 
@@ -37,6 +37,28 @@ def labeler_margins(labeler: Labeler, gold: Sequence[Preference]) -> Margins:
     ]
     table = np.asarray(rows, dtype=np.float64).reshape(-1, 2)
     return Margins(table[:, 0], table[:, 1])
+
+
+class TemperedLabeler(Labeler, Protocol):
+    """A labeler whose probabilities are ``sigmoid(margin / temperature)``."""
+
+    temperature: float
+
+
+def calibrated(labeler: Labeler, gold: Sequence[Preference]) -> TemperedLabeler:
+    """Return the labeler with its temperature fitted on people's labels.
+
+    Raises:
+        ValueError: The labeler has no temperature, or there are too few pairs.
+    """
+    if not hasattr(labeler, "temperature"):
+        raise ValueError(
+            f"expected a labeler with a temperature to fit, got {type(labeler).__name__}; "
+            "leave fit_temperature_on out"
+        )
+    tempered = cast(TemperedLabeler, labeler)
+    tempered.temperature = calibrated_temperature(labeler, gold)
+    return tempered
 
 
 def calibrated_temperature(labeler: Labeler, gold: Sequence[Preference]) -> float:

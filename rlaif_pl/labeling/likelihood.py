@@ -14,14 +14,10 @@ import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-import torch
-from torch import Tensor
-
-from rlaif_pl.labeling.local import Device, LocalModel, buckets
+from rlaif_pl.labeling.local import Device, LocalModel
 from rlaif_pl.labeling.outcome import Judgment, Signature, checked_temperature, labeled
+from rlaif_pl.labeling.reading import Row, read_targets, size_of
 from rlaif_pl.models.backbone import EMBEDDED, Precision
-from rlaif_pl.models.causal import taken_logprobs
-from rlaif_pl.models.encoding import pad_right
 from rlaif_pl.text import truncate_words
 from rlaif_pl.types import Preference
 
@@ -30,8 +26,6 @@ VERSION = "reconstruction-1"  # raise with TEMPLATE
 CONDITION = "POST: {prompt}\n\nTL;DR:"
 NO_CONDITION = "TL;DR:"
 PMI_VERSION = "pmi-1"  # raise with the two above
-
-Row = tuple[list[int], list[int]]  # context, target
 
 
 class Score(NamedTuple):
@@ -165,7 +159,7 @@ class LikelihoodLabeler:
             else:
                 readable.append((key, part))
         flat = [row for _, part in readable for row in part]
-        values = self._read_all(flat)
+        values = read_targets(self.model, flat, self.batch_tokens)
         for n, (key, part) in enumerate(readable):
             value = self._combine(values[n * width : (n + 1) * width])
             failure = None if math.isfinite(value) else "nonfinite"
@@ -200,38 +194,6 @@ class LikelihoodLabeler:
         before = tokenizer([text for text, _ in texts], add_special_tokens=True).input_ids
         after = tokenizer([text for _, text in texts], add_special_tokens=False).input_ids
         return list(zip(before, after, strict=True))
-
-    def _read_all(self, rows: Sequence[Row]) -> list[tuple[float, int]]:
-        """Log-likelihood and token count of each target, in batches of like length."""
-        values: list[tuple[float, int]] = [(math.nan, 0)] * len(rows)
-        for group in buckets([size_of(row) for row in rows], self.batch_tokens):
-            sums = self._read([rows[i][0] for i in group], [rows[i][1] for i in group])
-            for i, value in zip(group, sums, strict=True):
-                values[i] = (value, len(rows[i][1]))
-        return values
-
-    @torch.no_grad()
-    def _read(self, contexts: Sequence[list[int]], targets: Sequence[list[int]]) -> list[float]:
-        """Log-likelihoods of one batch's targets; logits exist for those tokens only."""
-        rows = [[*context, *target] for context, target in zip(contexts, targets, strict=True)]
-        ids, is_real = (part.to(self.model.device) for part in pad_right(rows, self.model.pad))
-        starts = torch.tensor([len(context) for context in contexts], device=ids.device)
-        places = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
-        is_target = is_real & (places >= starts[:, None])
-        hidden = self.model.stack(ids, is_real, places)
-        logprobs: Tensor = taken_logprobs(
-            hidden[:, :-1],
-            self.model.head,  # type: ignore[arg-type]
-            ids[:, 1:],
-            is_target[:, 1:],
-            temperature=1.0,
-        )
-        return [float(value) for value in logprobs.double().sum(1)]
-
-
-def size_of(row: Row) -> int:
-    """Tokens of a context with its target."""
-    return len(row[0]) + len(row[1])
 
 
 def split_template(template: str) -> tuple[str, str]:

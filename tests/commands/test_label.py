@@ -1,4 +1,5 @@
 import json
+import math
 
 import pytest
 
@@ -48,3 +49,13 @@ def test_no_usable_label_is_an_error_that_says_why(command, out, labeler, tmp_pa
     command("label", f"--pairs={tmp_path}/long.jsonl", *labeler, status=1)
     assert "got none for 1 pairs: {'too_long': 1}" in capsys.readouterr().err
     assert json.loads((out / "metrics.json").read_text())["label/new"] == 1
+
+
+def test_the_temperature_can_be_fitted_on_gold_pairs(command, out, labeler, data_files):
+    fitted = ["--fit_temperature_on.name=tiny_tldr/dev", "--fit_temperature_on.limit=24"]
+    metrics = command("label", f"--pairs={data_files.unlabeled}", *labeler, *fitted)
+    for row in read_preferences(out / "labeled.jsonl"):
+        odds = math.log(row.p_first / (1 - row.p_first))
+        assert odds * metrics["label/temperature"] == pytest.approx(
+            row.provenance.margin, rel=1e-4, abs=1e-9
+        )

@@ -4,7 +4,11 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from rlaif_pl.labeling.calibration import calibrated_temperature, labeler_margins
+from rlaif_pl.labeling.calibration import (
+    calibrated,
+    calibrated_temperature,
+    labeler_margins,
+)
 from rlaif_pl.labeling.outcome import Judgment, Signature, labeled
 from rlaif_pl.types import Preference
 
@@ -57,3 +61,14 @@ def test_pairs_without_gold_or_label_are_left_out():
 def test_too_few_pairs_are_refused():
     with pytest.raises(ValueError, match="at least 20"):
         calibrated_temperature(ByLength(), gold(19, 1.0))
+
+
+def test_a_labeler_without_temperature_cannot_be_calibrated():
+    class Bare:
+        fingerprint = "bare"
+
+        def label(self, pairs):
+            return list(pairs)
+
+    with pytest.raises(ValueError, match="Bare; leave fit_temperature_on out"):
+        calibrated(Bare(), gold(40, 0.5))

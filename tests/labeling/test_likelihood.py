@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from rlaif_pl.labeling import reading
 from rlaif_pl.labeling.likelihood import LikelihoodLabeler, split_template
 from rlaif_pl.models.embedded import embedded_model_folder
 from rlaif_pl.types import PointwiseLabeler, Preference, Provenance
@@ -68,10 +69,13 @@ def test_labels_follow_from_scores_and_temperature(folders, pairs):
         assert judged.provenance.tokens > 0
 
 
-def test_pmi_adds_what_the_prompt_does_for_the_response(folders, pairs):
+@pytest.mark.parametrize("batch_tokens", [1, 4096])
+@pytest.mark.parametrize("name", ["llama", "mistral"])
+def test_pmi_adds_what_the_prompt_does_for_the_response(folders, pairs, name, batch_tokens):
+    # Both responses of a prompt, and another prompt's: contexts shared by two rows and by one.
     def mean_logprob(context, target):
-        tokenizer = AutoTokenizer.from_pretrained(folders["llama"])
-        model = AutoModelForCausalLM.from_pretrained(folders["llama"]).eval()
+        tokenizer = AutoTokenizer.from_pretrained(folders[name])
+        model = AutoModelForCausalLM.from_pretrained(folders[name]).eval()
         before = tokenizer(context).input_ids
         after = tokenizer(target, add_special_tokens=False).input_ids
         with torch.no_grad():
@@ -79,15 +83,23 @@ def test_pmi_adds_what_the_prompt_does_for_the_response(folders, pairs):
         rows = torch.arange(len(before) - 1, len(before) + len(after) - 1)
         return table[rows, torch.tensor(after)].mean().item()
 
-    prompt, response = pairs[0].prompt, pairs[0].first
-    plain = plain_scores(folders["llama"], [prompt], [response])[0]
-    given = mean_logprob(f"POST: {prompt.strip()}\n\nTL;DR:", f" {response.strip()}")
-    alone = mean_logprob("TL;DR:", f" {response.strip()}")
-    labeler = LikelihoodLabeler(folders["llama"], pmi_weight=0.2)
-    expected = plain + 0.2 * (given - alone)
-    assert labeler.score([prompt], [response])[0] == pytest.approx(expected, abs=1e-4)
+    prompts = [pairs[0].prompt, pairs[0].prompt, pairs[1].prompt]
+    responses = [pairs[0].first, pairs[0].second, pairs[1].first]
+    expected = [
+        plain
+        + 0.2
+        * (
+            mean_logprob(f"POST: {prompt.strip()}\n\nTL;DR:", f" {response.strip()}")
+            - mean_logprob("TL;DR:", f" {response.strip()}")
+        )
+        for plain, prompt, response in zip(
+            plain_scores(folders[name], prompts, responses), prompts, responses, strict=True
+        )
+    ]
+    labeler = LikelihoodLabeler(folders[name], pmi_weight=0.2, batch_tokens=batch_tokens)
+    np.testing.assert_allclose(labeler.score(prompts, responses), expected, atol=1e-4, rtol=0)
     assert "pmi" in labeler.prompt_version
-    assert labeler.fingerprint != LikelihoodLabeler(folders["llama"]).fingerprint
+    assert labeler.fingerprint != LikelihoodLabeler(folders[name]).fingerprint
 
 
 def test_with_pmi_an_empty_response_has_no_score(folders):
@@ -131,7 +143,7 @@ def test_who_wrote_the_responses_is_kept(folders, pairs):
 def test_each_text_is_read_once(folders, pairs, monkeypatch):
     labeler = LikelihoodLabeler(folders["llama"])
     first = labeler.label(pairs * 2)
-    monkeypatch.setattr(labeler, "_read", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr(reading, "read_plain", lambda *_: pytest.fail("read again"))
     assert labeler.label(pairs) == first[:3]
 
 
