@@ -22,6 +22,7 @@ from torch import Tensor
 from torchmetrics.functional.text import rouge_score
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 
+from rlaif_pl.models.backbone import quiet_loading
 from rlaif_pl.text import strip_surplus_symbols
 from rlaif_pl.types import Preference
 
@@ -194,7 +195,10 @@ def load_encoder(source: str) -> PreTrainedModel:
         ValueError: The checkpoint lacks weights that the embedding needs, so that transformers
             made them up at random.
     """
-    encoder, info = AutoModel.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
+    with quiet_loading():
+        encoder, info = AutoModel.from_pretrained(
+            source, dtype=torch.float32, output_loading_info=True
+        )
     missing = sorted(key for key in info["missing_keys"] if not key.startswith(UNUSED))
     if missing:
         raise ValueError(

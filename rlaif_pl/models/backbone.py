@@ -223,7 +223,7 @@ def _load_weights(
     trust_remote_code: bool,
 ) -> PreTrainedModel:
     """Read the weights that the config asks for; one that is not there is an error."""
-    with _quiet_loading():
+    with quiet_loading():
         loaded = AutoModelForCausalLM.from_pretrained(
             source,
             config=config,
@@ -262,7 +262,7 @@ def _drop_dropout(config: PreTrainedConfig) -> None:
 
 
 @contextmanager
-def _quiet_loading() -> Iterator[None]:
+def quiet_loading() -> Iterator[None]:
     """Hide progress bars and the report on layers left out on purpose; missing ones are checked."""
     verbosity = transformers_logging.get_verbosity()
     bars = transformers_logging.is_progress_bar_enabled()

@@ -19,6 +19,7 @@ from rlaif_pl.models.backbone import (
     Precision,
     load_backbone,
     output_head,
+    quiet_loading,
     resolve_dtype,
 )
 from rlaif_pl.models.causal import CausalModel
@@ -155,9 +156,10 @@ def load_reward_folder(
             f"expected num_layers=null with the reward folder {options.name}, got "
             f"{options.num_layers}; its head reads the last layer"
         )
-    model = AutoModelForSequenceClassification.from_pretrained(
-        options.name, dtype=resolve_dtype(options.dtype)
-    )
+    with quiet_loading():
+        model = AutoModelForSequenceClassification.from_pretrained(
+            options.name, dtype=resolve_dtype(options.dtype)
+        )
     tokenizer = AutoTokenizer.from_pretrained(options.name)
     if options.gradient_checkpointing:
         old = model.gradient_checkpointing_enable  # transformers renames it to activation_
