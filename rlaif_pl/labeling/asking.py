@@ -1,0 +1,65 @@
+"""Between strategies and back ends: no call is made twice, every reply is kept and counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from rlaif_pl.labeling.calls import Backend, Call, CallKey, Reply, key_of
+
+
+class ReplyStore(Protocol):
+    """Where replies are kept between runs."""
+
+    def get_many(self, keys: Sequence[CallKey]) -> dict[bytes, Reply]:
+        """Return the replies that are there, by digest."""
+
+    def put(self, key: CallKey, call: Call, reply: Reply, fingerprint: str) -> None:
+        """Keep a reply; it is on disk when this returns."""
+
+
+class Asker:
+    """Asks a back end what is not known yet; its ``ask`` is what strategies are given.
+
+    Args:
+        backend: Who answers.
+        store: Keeps replies between runs; None keeps them for the life of this object only.
+        watch: Told of every new reply (progress, spending); may raise to stop before further calls.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        store: ReplyStore | None = None,
+        watch: Callable[[Call, Reply], None] | None = None,
+    ) -> None:
+        self.backend = backend
+        self.store = store
+        self.watch = watch
+        self._known: dict[bytes, Reply] = {}
+
+    def ask(self, calls: Sequence[Call]) -> list[Reply]:
+        """Return a reply for each call, in order; failures come back as replies, too."""
+        fingerprint = self.backend.fingerprint
+        keys = [key_of(fingerprint, call) for call in calls]
+        unknown = [key for key in keys if key.digest not in self._known]
+        if self.store is not None and unknown:
+            self._known |= self.store.get_many(unknown)
+        fresh = {
+            key.digest: (key, call)
+            for key, call in zip(keys, calls, strict=True)
+            if key.digest not in self._known
+        }
+        asked = list(fresh.values())
+
+        def done(place: int, reply: Reply) -> None:
+            key, call = asked[place]
+            if self.store is not None:
+                self.store.put(key, call, reply, fingerprint)
+            self._known[key.digest] = reply
+            if self.watch is not None:
+                self.watch(call, reply)
+
+        if asked:
+            self.backend.answer([call for _, call in asked], done)
+        return [self._known[key.digest] for key in keys]

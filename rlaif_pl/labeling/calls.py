@@ -1,0 +1,166 @@
+"""What labelers ask of a model and what it answers; strategies and back ends speak only this.
+
+A strategy turns pairs into calls and replies into judgments; a back end answers calls. Between them
+stands ``asking.Asker``, which keeps every reply on disk and counts what it cost.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Protocol, TypeAlias, runtime_checkable
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Text that a model reads.
+
+    Attributes:
+        text: All of it up to ``opening``: the plain prompt, or the user's message where ``chat``.
+        opening: What the answer begins with and the model goes on from ("Preferred Summary=", or
+            ""). Plain text: ``text + opening`` is read as one string. Chat: ``opening`` is put at the
+            start of the assistant's turn.
+        chat: Whether ``text`` goes through the model's chat template.
+        shared: Number of leading characters of ``text`` that other questions of the job are likely
+            to share (preamble and exemplars); a hint that changes no result.
+    """
+
+    text: str
+    opening: str = ""
+    chat: bool = False
+    shared: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """How text is drawn.
+
+    Attributes:
+        max_tokens: Length limit of the answer, at least 1.
+        temperature: Divides the logits; 0 is greedy.
+        top_k: Only this many likeliest tokens are drawn from; 0 takes all.
+        stop: Strings at which the answer ends; they are not part of it.
+        seed: Seeds the drawing, with the sample's number; without effect when greedy.
+    """
+
+    max_tokens: int = 512
+    temperature: float = 0.0
+    top_k: int = 0
+    stop: tuple[str, ...] = ()
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Choose:
+    """How likely is each of these answers?
+
+    Attributes:
+        question: What is read before the answer.
+        options: Whole strings, each different. An option's probability is that of an answer that
+            begins with it and with no longer option of which it is a part: of "1" and "10", the
+            answer "10" counts for "10" alone.
+    """
+
+    question: Question
+    options: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Generate:
+    """Write an answer.
+
+    Attributes:
+        question: What is read before the answer.
+        decoding: How to draw it.
+        sample: Number of the sample among those of the same question and decoding, from 0.
+    """
+
+    question: Question
+    decoding: Decoding = Decoding()
+    sample: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How likely is ``target`` after ``context``, as plain text?
+
+    Both are tokenized apart and joined, so that the target has the same tokens after any context.
+    """
+
+    context: str
+    target: str
+
+
+Call: TypeAlias = Choose | Generate | Score
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A model's answer to one call.
+
+    Attributes:
+        logprobs: ``Choose``: log-probability of each option in nats, None where the server did not
+            report it. ``Score``: log-probability of each token of the target.
+        text: ``Generate``: the text, without what stopped it.
+        finished: ``Generate``: False where the length limit cut the text.
+        read: Tokens of the prompt (whether computed, or taken from a cache).
+        written: Tokens generated.
+        cost_usd: Money paid, 0 for a model of one's own.
+        seconds: Time from asking to the answer; for a batch, an equal share of its time.
+        attempts: Requests it took, at least 1.
+        failure: Why there is no answer (``too_long``, ``empty``, ``nonfinite``, ``refused``,
+            ``malformed``, ``timeout``, ``http_500``, ...); None if there is one.
+    """
+
+    logprobs: tuple[float | None, ...] = ()
+    text: str = ""
+    finished: bool = True
+    read: int = 0
+    written: int = 0
+    cost_usd: float = 0.0
+    seconds: float = 0.0
+    attempts: int = 1
+    failure: str | None = None
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """Something that answers calls: a model on this machine or behind an endpoint."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Model, revision and everything else of the back end that can change a reply."""
+
+    def answer(self, calls: Sequence[Call], done: Callable[[int, Reply], None]) -> None:
+        """Answer calls, in any order and grouping.
+
+        Args:
+            calls: Different calls.
+            done: To be called with the place of a call and its reply as soon as that is known, so
+                that it can be kept; from the calling thread only. What cannot be answered is
+                reported with a ``failure``, not raised.
+        """
+
+
+Ask: TypeAlias = Callable[[Sequence[Call]], list[Reply]]
+"""Answers calls in order; equal calls are asked once. What strategies are given."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallKey:
+    """Identity of a call to a model: the same key always has the same reply."""
+
+    digest: bytes
+    kind: str = field(compare=False)
+
+
+def key_of(fingerprint: str, call: Call) -> CallKey:
+    """Hash what decides a reply: the back end, the kind of call and all of its fields but hints."""
+    fields = asdict(call)
+    if "question" in fields:
+        del fields["question"]["shared"]
+    kind = type(call).__name__.lower()
+    text = json.dumps([fingerprint, kind, fields], ensure_ascii=True, sort_keys=True)
+    return CallKey(hashlib.blake2b(text.encode(), digest_size=16).digest(), kind)

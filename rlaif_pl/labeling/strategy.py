@@ -1,0 +1,54 @@
+"""What every labeler that asks a model has in common: a strategy, a back end, a temperature."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from rlaif_pl.labeling.asking import Asker
+from rlaif_pl.labeling.calls import Ask, Backend
+from rlaif_pl.labeling.outcome import Judgment, Signature, checked_temperature, labeled
+from rlaif_pl.types import Preference
+
+
+class ModelLabeler(ABC):
+    """A labeler that turns pairs into calls to a model and replies into judgments.
+
+    Args:
+        backend: Who answers.
+        temperature: ``p_first = sigmoid(margin / temperature)``, above 0.
+    """
+
+    strategy: str
+    """Name of the strategy, as written into labels."""
+
+    def __init__(self, backend: Backend, temperature: float) -> None:
+        self.backend = backend
+        self.temperature = checked_temperature(temperature)
+        self.asker = Asker(backend)
+
+    @property
+    @abstractmethod
+    def prompt_version(self) -> str:
+        """Version of the prompt and of every setting of the strategy that can change a label."""
+
+    @abstractmethod
+    def judge(self, pairs: Sequence[Preference], ask: Ask) -> list[Judgment]:
+        """Judge pairs in order, asking the model as often as it takes."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Everything that can change a label."""
+        return (
+            f"{self.strategy};{self.backend.fingerprint};{self.prompt_version};"
+            f"temperature={self.temperature!r}"
+        )
+
+    def label(self, pairs: Sequence[Preference]) -> list[Preference]:
+        """Label pairs; order and identity are kept."""
+        signature = Signature(self.backend.fingerprint, self.strategy, self.prompt_version)
+        judgments = self.judge(pairs, self.asker.ask)
+        return [
+            labeled(pair, judgment, signature, self.temperature)
+            for pair, judgment in zip(pairs, judgments, strict=True)
+        ]
