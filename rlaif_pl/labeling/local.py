@@ -106,7 +106,7 @@ class LocalModel:
         config = self.backbone.model.config
         return int(config.decoder_start_token_id) if self.is_encoder_decoder else None
 
-    @property
+    @cached_property
     def ends(self) -> frozenset[int]:
         """Tokens that end an answer: those of tokenizer, config and generation config."""
         model = self.backbone.model
