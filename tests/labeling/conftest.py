@@ -1,5 +1,7 @@
 """Tiny random labelers in folders of their own, and the real data where it is at hand."""
 
+import hashlib
+import math
 import os
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from rlaif_pl.labeling.calls import Generate, Reply
 from rlaif_pl.models.backbone import save_causal
 from rlaif_pl.types import Preference
 
@@ -81,6 +84,63 @@ def pairs():
         Preference("the cat, alone", "a cat is alone", "the dog sat", "p1"),
         Preference(long, "mat", "the mat has two", "p0"),
     ]
+
+
+class HashedBackend:
+    """A back end without a model: every reply follows from a hash of what was asked.
+
+    Its answers depend on the whole text and so on the order of the responses, like a biased
+    model's, and are the same for the same call.
+    """
+
+    def __init__(self, fail=None, write=None, limit=None):
+        self.fail = fail or (lambda _: None)
+        self.write = write or self._words
+        self.limit = limit
+        self.asked = []
+
+    @property
+    def fingerprint(self):
+        return "hashed"
+
+    def answer(self, calls, done):
+        # Last call first, because a back end may answer in any order.
+        for place, call in reversed(list(enumerate(calls))):
+            self.asked.append(call)
+            done(place, self._reply(call))
+
+    def _reply(self, call):
+        text = call.question.text + call.question.opening
+        failure = self.fail(call)
+        if self.limit is not None and len(text) > self.limit:
+            failure = "too_long"
+        if failure is not None:
+            return Reply(read=len(text), cost_usd=0.001, failure=failure)
+        if isinstance(call, Generate):
+            return Reply(text=self.write(call), read=len(text), written=7, cost_usd=0.002)
+        shares = [self._number(text, option) for option in call.options]
+        outside = self._number(text, "outside")
+        total = math.fsum([*shares, outside])
+        return Reply(
+            logprobs=tuple(math.log(each / total) for each in shares),
+            read=len(text),
+            cost_usd=0.001,
+        )
+
+    def _words(self, call):
+        drawn = self._number(call.question.text, f"{call.sample},{call.decoding.seed}")
+        return f" The one is {drawn:.3f} times as good as the other."
+
+    @staticmethod
+    def _number(*parts):
+        digest = hashlib.sha256("\0".join(parts).encode()).digest()
+        return (int.from_bytes(digest[:6], "big") + 1) / 2**48
+
+
+@pytest.fixture(scope="session")
+def hashed():
+    """Makes back ends that answer by hashing."""
+    return HashedBackend
 
 
 @pytest.fixture
