@@ -1,5 +1,9 @@
 """Tiny random labelers in folders of their own, and the real data where it is at hand."""
 
+<<<<<<< HEAD
+=======
+import hashlib
+>>>>>>> strategies
 import math
 import os
 from pathlib import Path
@@ -26,6 +30,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from rlaif_pl.labeling.calls import Generate, Reply
 from rlaif_pl.models.backbone import save_causal
 from rlaif_pl.types import Preference
 
@@ -117,6 +122,7 @@ def pairs():
     ]
 
 
+<<<<<<< HEAD
 class PlainModel:
     """A transformers model asked one text at a time, without batch or cache, to compare with."""
 
@@ -161,6 +167,63 @@ class PlainModel:
 def plain_model(folders):
     """Return a function that loads a model to compare with."""
     return lambda name: PlainModel(folders[name], seq2seq=name == "t5")
+=======
+class HashedBackend:
+    """A back end without a model: every reply follows from a hash of what was asked.
+
+    Its answers depend on the whole text and so on the order of the responses, like a biased
+    model's, and are the same for the same call.
+    """
+
+    def __init__(self, fail=None, write=None, limit=None):
+        self.fail = fail or (lambda _: None)
+        self.write = write or self._words
+        self.limit = limit
+        self.asked = []
+
+    @property
+    def fingerprint(self):
+        return "hashed"
+
+    def answer(self, calls, done):
+        # Last call first, because a back end may answer in any order.
+        for place, call in reversed(list(enumerate(calls))):
+            self.asked.append(call)
+            done(place, self._reply(call))
+
+    def _reply(self, call):
+        text = call.question.text + call.question.opening
+        failure = self.fail(call)
+        if self.limit is not None and len(text) > self.limit:
+            failure = "too_long"
+        if failure is not None:
+            return Reply(read=len(text), cost_usd=0.001, failure=failure)
+        if isinstance(call, Generate):
+            return Reply(text=self.write(call), read=len(text), written=7, cost_usd=0.002)
+        shares = [self._number(text, option) for option in call.options]
+        outside = self._number(text, "outside")
+        total = math.fsum([*shares, outside])
+        return Reply(
+            logprobs=tuple(math.log(each / total) for each in shares),
+            read=len(text),
+            cost_usd=0.001,
+        )
+
+    def _words(self, call):
+        drawn = self._number(call.question.text, f"{call.sample},{call.decoding.seed}")
+        return f" The one is {drawn:.3f} times as good as the other."
+
+    @staticmethod
+    def _number(*parts):
+        digest = hashlib.sha256("\0".join(parts).encode()).digest()
+        return (int.from_bytes(digest[:6], "big") + 1) / 2**48
+
+
+@pytest.fixture(scope="session")
+def hashed():
+    """Makes back ends that answer by hashing."""
+    return HashedBackend
+>>>>>>> strategies
 
 
 @pytest.fixture
