@@ -222,6 +222,12 @@ def hashed():
     return HashedBackend
 
 
+@pytest.fixture(scope="session")
+def pair():
+    """One pair, labeled by nobody."""
+    return Preference("It rained all day.", "Rain all day.", "It was dry.", "g")
+
+
 @pytest.fixture
 def real_data():
     """Folder with real comparisons; skips where there is none."""
