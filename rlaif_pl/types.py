@@ -34,13 +34,16 @@ class Provenance:
         first_policy: Who wrote the first response (checkpoint fingerprint, or a person's role).
         second_policy: Who wrote the second response.
         labeler: Model (and revision) that labeled, or the human annotator.
-        strategy: ``likelihood``, ``pairwise`` or ``human``.
+        strategy: ``likelihood``, ``pairwise``, ``free_form``, ``score``, ``constitution``,
+            ``ensemble`` or ``human``.
         prompt_version: Version of the labeling prompt.
         margin: Log-odds of the first response before any temperature, in nats.
         order_gap: ``|p(first) in order 1 - p(first) in order 2|``; None where a strategy has no order.
-        slot: Slot (1 or 2) that won in both orders; None where there is no order or they differ.
+        slot: Slot (1 or 2) that was named in both orders, which for prompts that ask for the worse
+            response is where the worse one stood; None where there is no order or they differ.
         same_slot: True where the same slot won in both orders; None where there is no order.
         outside_mass: Probability outside the verdict tokens, averaged over orders, in [0, 1].
+        member_gap: Greatest difference of two members' ``p_first`` in an ensemble, in [0, 1].
         confidence: Annotator's confidence on the data set's own scale.
         tokens: Tokens read and written to make the label.
         written: Of these, the tokens written (rationales, free-form verdicts); the rest was read.
@@ -58,6 +61,7 @@ class Provenance:
     slot: int | None = None
     same_slot: bool | None = None
     outside_mass: float | None = None
+    member_gap: float | None = None
     confidence: int | None = None
     tokens: int = 0
     written: int = 0

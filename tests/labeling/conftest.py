@@ -1,9 +1,6 @@
 """Tiny random labelers in folders of their own, and the real data where it is at hand."""
 
-<<<<<<< HEAD
-=======
 import hashlib
->>>>>>> strategies
 import math
 import os
 from pathlib import Path
@@ -122,7 +119,6 @@ def pairs():
     ]
 
 
-<<<<<<< HEAD
 class PlainModel:
     """A transformers model asked one text at a time, without batch or cache, to compare with."""
 
@@ -167,7 +163,8 @@ class PlainModel:
 def plain_model(folders):
     """Return a function that loads a model to compare with."""
     return lambda name: PlainModel(folders[name], seq2seq=name == "t5")
-=======
+
+
 class HashedBackend:
     """A back end without a model: every reply follows from a hash of what was asked.
 
@@ -223,7 +220,12 @@ class HashedBackend:
 def hashed():
     """Makes back ends that answer by hashing."""
     return HashedBackend
->>>>>>> strategies
+
+
+@pytest.fixture(scope="session")
+def pair():
+    """One pair, labeled by nobody."""
+    return Preference("It rained all day.", "Rain all day.", "It was dry.", "g")
 
 
 @pytest.fixture
