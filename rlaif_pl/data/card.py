@@ -37,6 +37,7 @@ COLUMNS = {
     "first_policy": "who wrote `first`",
     "second_policy": "who wrote `second`",
     "slot": "slot (1 or 2) that won in both orders, if one did",
+    "member_gap": "in an ensemble, difference between its members' probabilities",
     "confidence": "annotator's confidence on the scale of the source",
     "written": "of `tokens`, those written",
     "failure": "why there is no label; null in every row here",
@@ -128,7 +129,7 @@ def _columns(exported: Exported) -> list[list[str]]:
     meanings = dict(COLUMNS)
     if "p_first" in exported.schema.names:
         meanings["margin"] = "log-odds of `first` in nats, before any temperature"
-    return [[f"`{name}`", meanings[name]] for name in exported.schema.names]
+    return [[f"`{name}`", meanings.get(name, name)] for name in exported.schema.names]
 
 
 def _provenance(pairs: Sequence[Preference]) -> list[list[str]]:

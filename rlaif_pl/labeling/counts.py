@@ -15,8 +15,9 @@ TIE = 1e-9  # a label this near to one half favors neither side
 KINDS: dict[str, Kind] = {
     "malformed": "malformed",  # an answer came, but no verdict could be read from it
     "empty": "malformed",
-    "unfinished": "malformed",
-    "no_verdict": "malformed",
+    "empty_rationale": "malformed",
+    "both": "malformed",  # the answer names both, or neither
+    "neither": "malformed",
     "nonfinite": "malformed",
     "missing_logprob": "malformed",
     "refused": "refused",  # the model declined to judge
