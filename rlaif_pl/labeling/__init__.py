@@ -1,5 +1,6 @@
 """Labelers: off-the-shelf language models that say which response is better."""
 
+from rlaif_pl.labeling.backends import LocalBackend
 from rlaif_pl.labeling.constitution import ConstitutionLabeler
 from rlaif_pl.labeling.ensemble import EnsembleLabeler
 from rlaif_pl.labeling.free_form import FreeFormLabeler
@@ -15,6 +16,7 @@ __all__ = [
     "FreeFormLabeler",
     "LabelerReward",
     "LikelihoodLabeler",
+    "LocalBackend",
     "PairwiseLabeler",
     "ScoreLabeler",
     "build_labeler",

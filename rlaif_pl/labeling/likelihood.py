@@ -175,6 +175,7 @@ class LikelihoodLabeler(ModelLabeler):
             Judgment(
                 margin=first.value - second.value,
                 tokens=first.tokens + second.tokens,
+                cost_usd=first.cost_usd + second.cost_usd,
                 failure=first.failure or second.failure,
             )
             for first, second in zip(ratings[: len(pairs)], ratings[len(pairs) :], strict=True)
