@@ -22,7 +22,7 @@ DEFAULT_FIT = "quickstart/reward_from_pairs.yaml"
 FUNCTIONS = {
     "sample": ("rlaif_pl.commands.sample", "sample"),
     "label": ("rlaif_pl.commands.label", "label"),
-    "evaluate alignment": ("rlaif_pl.commands.evaluate", "alignment"),
+    "evaluate alignment": ("rlaif_pl.commands.alignment", "alignment"),
     "evaluate reward": ("rlaif_pl.commands.evaluate", "reward"),
     "evaluate policy": ("rlaif_pl.commands.evaluate", "policy"),
     "report": ("rlaif_pl.commands.report", "report"),
