@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Literal
 
 from rich.console import Console
+from rich.markup import escape
 
 from rlaif_pl.commands.evaluate import write
 from rlaif_pl.data.sources import DataSource, load_preferences
@@ -79,8 +80,13 @@ def alignment(
         if table is not None:
             rows |= paper_rows(table, backend, asking, sizes)
         rows |= labelers or {}
+        progress = Console(stderr=True)
         measured = measure_table(
-            _one_by_one(rows), gold, prices=prices, resampling=Resampling(0.95, draws, seed)
+            _one_by_one(rows),
+            gold,
+            prices=prices,
+            resampling=Resampling(0.95, draws, seed),
+            tell=lambda line: progress.print(escape(line), highlight=False),
         )
         title = f"Alignment with people: {table or 'labelers'}"
         alignment_table_text.render(measured, Console(), title)

@@ -48,7 +48,7 @@ def test_a_table_of_labelers_of_ones_own(command, out, tmp_path, few, tiny_model
 def test_the_papers_tables_run_on_any_model(command, few, tiny_model_folder, table, rows):
     words = [f"--backend={tiny_model_folder}", "--asking.max_shots=0", "--asking.samples=[2]"]
     words += ["--asking.temperatures=[0.5,1.0]", "--asking.max_rationale_tokens=4"]
-    words += ["--limit=2", "--max_words=40"]
+    words += ["--limit=2"]
     if table == "sizes":
         words.append(f'--sizes={{"a": "{tiny_model_folder}", "b": "{tiny_model_folder}"}}')
     metrics = command("evaluate alignment", *few, f"--table={table}", *words)
