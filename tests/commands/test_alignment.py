@@ -57,6 +57,24 @@ def test_the_papers_tables_run_on_any_model(command, few, tiny_model_folder, tab
     assert all(metrics[key] == 2 for key in asked)
 
 
+def test_an_ensemble_is_compared_with_its_members(command, few, tmp_path, tiny_model_folder):
+    member = {
+        "class_path": "rlaif_pl.labeling.LikelihoodLabeler",
+        "init_args": {"backend": str(tiny_model_folder)},
+    }
+    summed = {**member, "init_args": {**member["init_args"], "normalize": "sum"}}
+    ensemble = {
+        "class_path": "rlaif_pl.labeling.EnsembleLabeler",
+        "init_args": {"labelers": [member, summed]},
+    }
+    config = tmp_path / "ensemble.yaml"
+    config.write_text(yaml.safe_dump({"labeler": ensemble, "gate": "off"}))
+    metrics = command("evaluate alignment", f"--config={config}", *few)
+    assert metrics["labeler/alignment"] == metrics["alignment/ensemble/alignment"]
+    # both terms of a pair have one prompt, so sums and means per token favor the same side
+    assert metrics["alignment/member_1/alignment"] == metrics["alignment/member_2/alignment"]
+
+
 def test_the_prompt_table_is_the_papers(tiny_model_folder):
     rows = paper_rows("prompts", str(tiny_model_folder), Asking())
     assert list(rows) == [
