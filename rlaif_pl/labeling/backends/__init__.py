@@ -1,0 +1,1 @@
+"""Back ends: who answers the calls of a labeler."""
