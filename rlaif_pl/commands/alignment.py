@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Literal
 
 from rich.console import Console
+from rich.markup import escape
 
 from rlaif_pl.commands.evaluate import write
 from rlaif_pl.data.sources import DataSource, load_preferences
@@ -17,6 +18,7 @@ from rlaif_pl.evaluation.gate import check_gate
 from rlaif_pl.evaluation.paper_tables import Asking, TableName, paper_rows
 from rlaif_pl.labeling.calls import Backend
 from rlaif_pl.labeling.cost import TokenPrices
+from rlaif_pl.labeling.ensemble import EnsembleLabeler
 from rlaif_pl.labeling.registry import build_labeler
 from rlaif_pl.models.backbone import EMBEDDED
 from rlaif_pl.types import Labeler, Preference
@@ -47,7 +49,8 @@ def alignment(
     """Measure how often a labeler agrees with people, beside the length rule; or compare several.
 
     With ``--table`` the rows are those of the paper's table for one model (``--backend``); with
-    ``--labelers`` they are yours. Otherwise ``--labeler`` alone is measured and held to the gate.
+    ``--labelers`` they are yours. Otherwise ``--labeler`` alone is measured and held to the gate; an
+    ensemble is also compared with its members.
 
     Args:
         data: Pairs judged by people.
@@ -74,25 +77,23 @@ def alignment(
         seed: Seeds the bootstrap.
     """
     gold = gold_pairs(data, confidence, max_words, limit)
+    resampling = Resampling(0.95, draws, seed)
     if table is not None or labelers is not None:
         rows: dict[str, Labeler | str] = {}
         if table is not None:
             rows |= paper_rows(table, backend, asking, sizes)
         rows |= labelers or {}
-        measured = measure_table(
-            _one_by_one(rows), gold, prices=prices, resampling=Resampling(0.95, draws, seed)
-        )
-        title = f"Alignment with people: {table or 'labelers'}"
-        alignment_table_text.render(measured, Console(), title)
-        if out is not None:
-            alignment_table_text.write(measured, out)
-            write(out, alignment_table_text.to_metrics(measured))
+        compare(rows, gold, table or "labelers", prices, resampling, out)
         return 0
     judge = build_labeler(labeler)
     report = measure_alignment(judge, gold, prices=prices, draws=draws, seed=seed)
     report.render(Console())
+    metrics = report.to_metrics("labeler")
+    if isinstance(judge, EnsembleLabeler):
+        members = {f"member {n}": member for n, member in enumerate(judge.labelers, 1)}
+        metrics |= compare({"ensemble": judge, **members}, gold, "members", prices, resampling, out)
     if out is not None:
-        write(out, report.to_metrics("labeler"))
+        write(out, metrics)
     if gate != "off":
         check_gate(
             report,
@@ -104,6 +105,31 @@ def alignment(
             confident=confident,
         )
     return 0
+
+
+def compare(
+    rows: dict[str, Labeler | str],
+    gold: Sequence[Preference],
+    title: str,
+    prices: TokenPrices | None,
+    resampling: Resampling,
+    out: str | None,
+) -> dict[str, float]:
+    """Measure labelers side by side, print their table, write it, and return its metrics."""
+    progress = Console(stderr=True)
+    table = measure_table(
+        _one_by_one(rows),
+        gold,
+        prices=prices,
+        resampling=resampling,
+        tell=lambda line: progress.print(escape(line), highlight=False),
+    )
+    alignment_table_text.render(table, Console(), f"Alignment with people: {title}")
+    metrics = alignment_table_text.to_metrics(table)
+    if out is not None:
+        alignment_table_text.write(table, out)
+        write(out, metrics)
+    return metrics
 
 
 def gold_pairs(

@@ -80,6 +80,10 @@ class AlignmentReport:
         )
         if position is not None:
             table.add_row("gap between the orders", escape(position.order_gap.number()), "")
+            counts = " ".join(map(str, position.gap_counts))
+            table.add_row("    pairs by gap, in tenths", counts, "")
+        for label, text in self._costs():
+            table.add_row(label, escape(text), "")
         table.add_row("tokens a label", f"{self.mean_tokens:.0f}", "")
         failures = ", ".join(f"{kind} {count}" for kind, count in sorted(self.failures.items()))
         table.add_row("left out", f"undecided {self.undecided}; failed: {failures or 'none'}", "")
@@ -95,6 +99,17 @@ class AlignmentReport:
             ("alignment at similar length", self.length_matched),
         ]
         return rows + [(f"alignment, {s.name} = {s.label}", s.alignment) for s in self.slices]
+
+    def _costs(self) -> list[tuple[str, str]]:
+        """The label's cost beside a person's; nothing where neither prices nor charges are known."""
+        cost = self.cost
+        if not math.isfinite(cost.times_cheaper):
+            return []
+        return [
+            ("AI label, $ a pair", cost.ai.number(".2g")),
+            ("person's label, $ a pair", cost.human.number(".2g")),
+            ("times cheaper", f"{cost.times_cheaper:.3g}"),
+        ]
 
     def to_metrics(self, prefix: str = "labeler") -> dict[str, float]:
         """Return flat numbers; what was not measured (no pair of similar length) is left out."""

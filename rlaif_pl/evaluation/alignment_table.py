@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
@@ -137,6 +137,7 @@ def measure_table(
     prices: TokenPrices | None = None,
     min_labeled: float = 0.5,
     resampling: Resampling = Resampling(),  # noqa: B008 - frozen
+    tell: Callable[[str], None] = logger.info,
 ) -> AlignmentTable:
     """Give people's pairs to several labelers and compare them.
 
@@ -150,6 +151,7 @@ def measure_table(
         min_labeled: Share of pairs a labeler must label for its failures to count against the pairs
             of all rows, in [0, 1].
         resampling: How intervals are made.
+        tell: Told of each labeler that is done.
 
     Raises:
         ValueError: No pair is decided, no labeler is given or two have one name, or no pair was
@@ -168,7 +170,8 @@ def measure_table(
         answers = labeler.label(blind)
         seconds = time.monotonic() - started
         labels.append(_Labels(name, labeler.fingerprint, answers, seconds))
-        logger.info("%s: %s in %.1f s", name, count_outcomes(answers).text(), seconds)
+        missing = count_outcomes(answers).text()
+        tell(f"{name}: {len(answers)} pairs in {seconds:.1f} s; no label or tied: {missing}")
     return _tabulate(labels, people, len(gold) - len(kept), prices, min_labeled, resampling)
 
 

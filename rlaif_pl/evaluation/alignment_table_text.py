@@ -149,6 +149,8 @@ def write(table: AlignmentTable, folder: Path | str) -> None:
     target = Path(folder)
     write_text(target / "rows.csv", text.getvalue())
     write_text(target / "table.md", to_markdown(table))
+    for record, row in zip(records, table.rows, strict=True):
+        record["order_gap_counts"] = list(row.position.gap_counts) if row.position else None
     kappas = [
         {"first": a.first, "second": a.second, **_limits("kappa", a.kappa)}
         for a in table.agreements

@@ -48,13 +48,31 @@ def test_a_table_of_labelers_of_ones_own(command, out, tmp_path, few, tiny_model
 def test_the_papers_tables_run_on_any_model(command, few, tiny_model_folder, table, rows):
     words = [f"--backend={tiny_model_folder}", "--asking.max_shots=0", "--asking.samples=[2]"]
     words += ["--asking.temperatures=[0.5,1.0]", "--asking.max_rationale_tokens=4"]
-    words += ["--limit=2", "--max_words=40"]
+    words += ["--limit=2"]
     if table == "sizes":
         words.append(f'--sizes={{"a": "{tiny_model_folder}", "b": "{tiny_model_folder}"}}')
     metrics = command("evaluate alignment", *few, f"--table={table}", *words)
     asked = [key for key in metrics if key.endswith("/count_asked")]
     assert len(asked) == rows
     assert all(metrics[key] == 2 for key in asked)
+
+
+def test_an_ensemble_is_compared_with_its_members(command, few, tmp_path, tiny_model_folder):
+    member = {
+        "class_path": "rlaif_pl.labeling.LikelihoodLabeler",
+        "init_args": {"backend": str(tiny_model_folder)},
+    }
+    summed = {**member, "init_args": {**member["init_args"], "normalize": "sum"}}
+    ensemble = {
+        "class_path": "rlaif_pl.labeling.EnsembleLabeler",
+        "init_args": {"labelers": [member, summed]},
+    }
+    config = tmp_path / "ensemble.yaml"
+    config.write_text(yaml.safe_dump({"labeler": ensemble, "gate": "off"}))
+    metrics = command("evaluate alignment", f"--config={config}", *few)
+    assert metrics["labeler/alignment"] == metrics["alignment/ensemble/alignment"]
+    # both terms of a pair have one prompt, so sums and means per token favor the same side
+    assert metrics["alignment/member_1/alignment"] == metrics["alignment/member_2/alignment"]
 
 
 def test_the_prompt_table_is_the_papers(tiny_model_folder):

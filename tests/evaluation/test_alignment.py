@@ -13,6 +13,7 @@ from rich.console import Console
 
 from rlaif_pl.evaluation.alignment import alignment_of, measure_alignment
 from rlaif_pl.evaluation.gate import LabelerGateError, LabelerGateWarning, check_gate
+from rlaif_pl.labeling.cost import TokenPrices
 from rlaif_pl.types import Preference, Provenance
 
 DATA = Path(os.environ.get("RLAIF_PL_DATA", Path(__file__).parents[3] / "shared" / "data"))
@@ -144,6 +145,23 @@ def test_the_table_names_the_length_rule_and_says_na_without_orders(measured):
     assert "n/a" in text
     assert "too_long 1" in text
     assert "[" in text  # the interval's bracket is text, not markup
+
+
+def test_the_table_shows_gaps_and_costs_where_they_are_known(measured):
+    note = Provenance(same_slot=True, slot=2, order_gap=0.95, tokens=2000, written=0)
+    labeled = [replace(gold, provenance=note) for gold in GOLD]
+    stream = io.StringIO()
+    alignment_of(labeled, GOLD, prices=TokenPrices(1.0, 2.0)).render(
+        Console(file=stream, width=150)
+    )
+    text = stream.getvalue()
+    assert "slot 2 in 100% (p = 0.12)" in text
+    assert "0 0 0 0 0 0 0 0 0 4" in text
+    assert "0.002" in text  # 2000 tokens at $1 a million
+    assert "times cheaper" in text
+    stream = io.StringIO()
+    measured([0.9] * 4).render(Console(file=stream, width=150))
+    assert "times cheaper" not in stream.getvalue()
 
 
 def test_a_gate_passes_warns_or_stops(measured):

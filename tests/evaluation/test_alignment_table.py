@@ -159,6 +159,7 @@ def test_files_hold_every_figure_with_its_limits(table, tmp_path):
     content = json.loads((tmp_path / "rows.json").read_text())
     assert content["rows"][1]["alignment"] == pytest.approx(0.75)
     assert {"first", "second", "kappa", "kappa_low", "kappa_high"} == set(content["kappas"][0])
+    assert content["rows"][0]["order_gap_counts"] is None  # no orders
     assert len(content["kappas"]) == 6  # three pairs of rows, three rows with people
     text = (tmp_path / "table.md").read_text()
     assert "Cohen's kappa" in text
