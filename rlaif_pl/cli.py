@@ -46,7 +46,7 @@ single steps
   evaluate reward      pair accuracy and calibration of a reward model
   evaluate policy      win rates, KL, lengths and copying of a policy against its SFT policy
   report               one HTML page about a run
-  export               preferences as TRL's prompt/chosen/rejected columns
+  export               preferences as Parquet, with a card, or in TRL's columns; or a model's replies
 
   doctor               what works on this machine, and what to do about what does not
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Literal
 
@@ -14,12 +15,13 @@ from rlaif_pl.data.sources import DataSource, load_preferences
 from rlaif_pl.evaluation import alignment_table_text
 from rlaif_pl.evaluation.alignment import measure_alignment
 from rlaif_pl.evaluation.alignment_table import Resampling, measure_table
-from rlaif_pl.evaluation.gate import check_gate
+from rlaif_pl.evaluation.gate import Limits
 from rlaif_pl.evaluation.paper_tables import Asking, TableName, paper_rows
 from rlaif_pl.labeling.calls import Backend
-from rlaif_pl.labeling.cost import TokenPrices
-from rlaif_pl.labeling.ensemble import EnsembleLabeler
+from rlaif_pl.labeling.ensemble import EnsembleLabeler, KeepsReplies
 from rlaif_pl.labeling.registry import build_labeler
+from rlaif_pl.labeling.reply_store import ReplyStore
+from rlaif_pl.labeling.spending import Price
 from rlaif_pl.models.backbone import EMBEDDED
 from rlaif_pl.types import Labeler, Preference
 
@@ -32,17 +34,15 @@ def alignment(
     backend: Backend | str = EMBEDDED,
     sizes: dict[str, Backend | str] | None = None,
     asking: Asking = Asking(),  # noqa: B008 - frozen
-    prices: TokenPrices | None = None,
+    prices: Price | None = None,
+    replies: str | None = None,
     confidence: list[int] | None = None,
     max_words: int | None = None,
     limit: int | None = None,
     out: str | None = None,
     gate: Literal["warn", "stop", "off"] = "warn",
     min_alignment: float = 0.6,
-    min_gain: float | None = 0.0,
-    max_same_slot: float | None = 0.8,
-    max_failures: float | None = 0.1,
-    confident: bool = False,
+    limits: Limits = Limits(),  # noqa: B008 - frozen
     draws: int = 2000,
     seed: int = 0,
 ) -> int:
@@ -61,6 +61,8 @@ def alignment(
         sizes: Models of the table of sizes by name.
         asking: What the rows of the paper's table have in common.
         prices: US dollars per million tokens read and written, for the comparison with people's cost.
+        replies: SQLite file of the models' replies, so that a killed job repeats none; by default
+            OUT/replies.sqlite.
         confidence: Keep only OpenAI comparisons with these confidences (1 2 8 9 are the strong ones).
         max_words: Keep only pairs whose prompt has at most so many words.
         limit: Keep the first so many pairs.
@@ -69,41 +71,33 @@ def alignment(
         gate: What to do where the labeler falls short: ``warn``, ``stop`` (exit non-zero) or ``off``.
             Tables are not held to it.
         min_alignment: Least agreement with people, in [0, 1].
-        min_gain: Least gain over the length rule, in [-1, 1]; null does not ask for one.
-        max_same_slot: Greatest share of pairs won by the same slot in both orders; null does not ask.
-        max_failures: Greatest share of pairs without a label; null does not ask.
-        confident: Hold the limits of the intervals to the gate in place of the estimates.
+        limits: What the gate asks of the labeler beside agreement.
         draws: Bootstrap resamples.
         seed: Seeds the bootstrap.
     """
     gold = gold_pairs(data, confidence, max_words, limit)
     resampling = Resampling(0.95, draws, seed)
-    if table is not None or labelers is not None:
-        rows: dict[str, Labeler | str] = {}
-        if table is not None:
-            rows |= paper_rows(table, backend, asking, sizes)
-        rows |= labelers or {}
-        compare(rows, gold, table or "labelers", prices, resampling, out)
-        return 0
-    judge = build_labeler(labeler)
-    report = measure_alignment(judge, gold, prices=prices, draws=draws, seed=seed)
-    report.render(Console())
-    metrics = report.to_metrics("labeler")
-    if isinstance(judge, EnsembleLabeler):
-        members = {f"member {n}": member for n, member in enumerate(judge.labelers, 1)}
-        metrics |= compare({"ensemble": judge, **members}, gold, "members", prices, resampling, out)
+    path = replies or (f"{out}/replies.sqlite" if out is not None else None)
+    with nullcontext() if path is None else ReplyStore(path) as store:
+        if table is not None or labelers is not None:
+            rows: dict[str, Labeler | str] = {}
+            if table is not None:
+                rows |= paper_rows(table, backend, asking, sizes)
+            rows |= labelers or {}
+            compare(rows, gold, table or "labelers", prices, resampling, out, store)
+            return 0
+        judge = keeping(build_labeler(labeler), store)
+        report = measure_alignment(judge, gold, prices=prices, draws=draws, seed=seed)
+        report.render(Console())
+        metrics = report.to_metrics("labeler")
+        if isinstance(judge, EnsembleLabeler):
+            members: dict[str, Labeler | str] = {"ensemble": judge}
+            members |= {f"member {n}": member for n, member in enumerate(judge.labelers, 1)}
+            metrics |= compare(members, gold, "members", prices, resampling, out, store)
     if out is not None:
         write(out, metrics)
     if gate != "off":
-        check_gate(
-            report,
-            min_alignment,
-            min_gain,
-            gate,
-            max_same_slot=max_same_slot,
-            max_failures=max_failures,
-            confident=confident,
-        )
+        limits.check(report, min_alignment, gate)
     return 0
 
 
@@ -111,14 +105,15 @@ def compare(
     rows: dict[str, Labeler | str],
     gold: Sequence[Preference],
     title: str,
-    prices: TokenPrices | None,
+    prices: Price | None,
     resampling: Resampling,
     out: str | None,
+    store: ReplyStore | None,
 ) -> dict[str, float]:
     """Measure labelers side by side, print their table, write it, and return its metrics."""
     progress = Console(stderr=True)
     table = measure_table(
-        _one_by_one(rows),
+        _one_by_one(rows, store),
         gold,
         prices=prices,
         resampling=resampling,
@@ -160,7 +155,16 @@ def gold_pairs(
     return rows
 
 
-def _one_by_one(rows: dict[str, Labeler | str]) -> Iterator[tuple[str, Labeler]]:
+def keeping(labeler: Labeler, store: ReplyStore | None) -> Labeler:
+    """Have a labeler that asks a model keep its replies."""
+    if store is not None and isinstance(labeler, KeepsReplies):
+        labeler.keep_replies(store)
+    return labeler
+
+
+def _one_by_one(
+    rows: dict[str, Labeler | str], store: ReplyStore | None
+) -> Iterator[tuple[str, Labeler]]:
     """Yield labelers and let go of each, so that the models of all rows are not held at once."""
     for name in list(rows):
-        yield name, build_labeler(rows.pop(name))
+        yield name, keeping(build_labeler(rows.pop(name)), store)

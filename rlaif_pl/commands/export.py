@@ -9,11 +9,14 @@ from rlaif_pl.data.card import dataset_card
 from rlaif_pl.data.export import Exported, Layout, soft_rows, trl_rows, write_parquet
 from rlaif_pl.data.sources import DataSource, load_preferences
 from rlaif_pl.evaluation.metrics import read_metrics, write_json_lines, write_text
+from rlaif_pl.labeling.reply_export import export_replies
+from rlaif_pl.labeling.reply_store import ReplyStore
 
 
 def export(
-    preferences: DataSource | str,
     out: str,
+    preferences: DataSource | str | None = None,
+    replies: str | None = None,
     layout: Layout = "trl",
     min_margin: float = 0.0,
     with_margin: bool = False,
@@ -26,8 +29,10 @@ def export(
     What is left out (unlabeled pairs; in TRL's columns ties, too) is counted by reason.
 
     Args:
-        preferences: Labeled pairs.
         out: A file ending in .jsonl or .parquet; or a folder, which gets train.parquet and README.md.
+        preferences: Labeled pairs.
+        replies: In place of preferences, the SQLite file of a model's replies: one row a call goes to
+            the file ``out``.
         layout: ``trl``: prompt, chosen, rejected, p_chosen. ``soft``: prompt, first, second, p_first,
             weight, source, group and the provenance of each label.
         min_margin: Leave out pairs with ``|p - 0.5|`` below this, in [0, 0.5].
@@ -38,6 +43,10 @@ def export(
         metrics: metrics.json of the labeling job, whose failures and agreement with people the card
             tells; by default the one beside the preferences, where there is one.
     """
+    if (preferences is None) == (replies is None):
+        raise ValueError("expected either preferences or replies to export, got both or neither")
+    if preferences is None:
+        return _export_replies(str(replies), out)
     if not 0 <= min_margin <= 0.5:
         raise ValueError(f"expected min_margin in [0, 0.5], got {min_margin}")
     if with_margin and layout != "trl":
@@ -66,6 +75,20 @@ def export(
         f"{len(table.rows)} pairs written to {out}, {missing} left out"
         + (f" ({reasons})\n" if reasons else "\n")
     )
+    return 0
+
+
+def _export_replies(replies: str, out: str) -> int:
+    """Write the rows of a reply store.
+
+    Raises:
+        FileNotFoundError: There is no such store.
+    """
+    if not Path(replies).is_file():
+        raise FileNotFoundError(f"expected a file of replies at {replies}, found none")
+    with ReplyStore(replies) as store:
+        count = export_replies(store, out)
+    sys.stdout.write(f"{count} calls written to {out}\n")
     return 0
 
 

@@ -27,9 +27,10 @@ from rlaif_pl.evaluation.pairs import (
     side,
     stripped,
 )
-from rlaif_pl.labeling.cost import TokenPrices, compare_costs
+from rlaif_pl.labeling.cost import compare_costs
 from rlaif_pl.labeling.counts import count_outcomes
 from rlaif_pl.labeling.position import position_bias
+from rlaif_pl.labeling.spending import Price
 from rlaif_pl.statistics import (
     Interval,
     brier,
@@ -46,7 +47,7 @@ def measure_alignment(
     gold: Sequence[Preference],
     *,
     slices: Mapping[str, Sequence[str]] | None = None,
-    prices: TokenPrices | None = None,
+    prices: Price | None = None,
     level: float = 0.95,
     draws: int = 2000,
     seed: int = 0,
@@ -83,7 +84,7 @@ def alignment_of(
     gold: Sequence[Preference],
     *,
     slices: Mapping[str, Sequence[str]] | None = None,
-    prices: TokenPrices | None = None,
+    prices: Price | None = None,
     level: float = 0.95,
     draws: int = 2000,
     seed: int = 0,

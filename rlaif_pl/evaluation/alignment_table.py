@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 
 from rlaif_pl.evaluation.alignment import alignment_of
 from rlaif_pl.evaluation.pairs import Array, correctness, decided, p_first_of, side, stripped
-from rlaif_pl.labeling.cost import CostComparison, TokenPrices, compare_costs
+from rlaif_pl.labeling.cost import CostComparison, compare_costs
 from rlaif_pl.labeling.counts import OutcomeCounts, count_outcomes
 from rlaif_pl.labeling.position import PositionBias, position_bias
+from rlaif_pl.labeling.spending import Price
 from rlaif_pl.statistics import (
     Interval,
     cohen_kappa_by_group,
@@ -134,7 +135,7 @@ def measure_table(
     labelers: Iterable[tuple[str, Labeler]],
     gold: Sequence[Preference],
     *,
-    prices: TokenPrices | None = None,
+    prices: Price | None = None,
     min_labeled: float = 0.5,
     resampling: Resampling = Resampling(),  # noqa: B008 - frozen
     tell: Callable[[str], None] = logger.info,
@@ -179,7 +180,7 @@ def _tabulate(
     labels: Sequence[_Labels],
     people: Sequence[Preference],
     undecided: int,
-    prices: TokenPrices | None,
+    prices: Price | None,
     min_labeled: float,
     resampling: Resampling,
 ) -> AlignmentTable:
@@ -220,7 +221,7 @@ def _row(
     chosen: NDArray[np.bool_],
     shared: NDArray[np.bool_],
     is_common: bool,
-    prices: TokenPrices | None,
+    prices: Price | None,
     resampling: Resampling,
 ) -> TableRow:
     """Measure one labeler.

@@ -36,6 +36,37 @@ class LabelerGateWarning(UserWarning):
     """As ``LabelerGateError``, where the run was told to go on."""
 
 
+@dataclass(frozen=True)
+class Limits:
+    """What a run asks of its labeler beside agreement; see ``check_gate``.
+
+    Attributes:
+        min_gain: Least gain over the length rule, in [-1, 1]; None does not ask for one.
+        max_same_slot: Greatest share of pairs won by the same slot in both orders; None does not ask.
+        max_failures: Greatest share of pairs without a label; None does not ask.
+        confident: Hold the limits of the intervals to the gate in place of the estimates.
+    """
+
+    min_gain: float | None = 0.0
+    max_same_slot: float | None = 0.8
+    max_failures: float | None = 0.1
+    confident: bool = False
+
+    def check(
+        self, report: AlignmentReport, min_alignment: float = 0.6, action: Action = "warn"
+    ) -> list[str]:
+        """Hold a report to these limits; see ``check_gate``."""
+        return check_gate(
+            report,
+            min_alignment,
+            self.min_gain,
+            action,
+            max_same_slot=self.max_same_slot,
+            max_failures=self.max_failures,
+            confident=self.confident,
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Fault:
     """What fell short.

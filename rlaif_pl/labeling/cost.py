@@ -13,40 +13,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rlaif_pl.labeling.spending import MILLION, Price
 from rlaif_pl.statistics import Interval, empty_interval, mean_by_group
 from rlaif_pl.types import Preference
 
 HUMAN_USD_PER_50_WORDS = 0.11  # Google Cloud's data labeling service, as cited in the paper
-
-
-@dataclass(frozen=True, slots=True)
-class TokenPrices:
-    """Prices of a model.
-
-    Attributes:
-        read: US dollars per million tokens read, at least 0.
-        written: US dollars per million tokens written, at least 0.
-    """
-
-    read: float
-    written: float
-
-    def __post_init__(self) -> None:
-        """Refuse what is no price.
-
-        Raises:
-            ValueError: A price is negative or not finite.
-        """
-        for name in ("read", "written"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise ValueError(
-                    f"expected {name} to be US dollars per million tokens, at least 0, got {value}"
-                )
-
-    def cost(self, read: float, written: float) -> float:
-        """Return the US dollars that so many tokens cost."""
-        return (read * self.read + written * self.written) / 1e6
 
 
 def human_cost(words: float, usd_per_50_words: float = HUMAN_USD_PER_50_WORDS) -> float:
@@ -91,7 +62,7 @@ class CostComparison:
 
 def compare_costs(
     rows: Sequence[Preference],
-    prices: TokenPrices | None = None,
+    prices: Price | None = None,
     usd_per_50_words: float = HUMAN_USD_PER_50_WORDS,
     level: float = 0.95,
     draws: int = 2000,
@@ -115,7 +86,7 @@ def compare_costs(
     read = np.array([row.provenance.tokens for row in rows], np.float64) - written
     words = np.array([words_of(row) for row in rows], np.float64)
     charged = np.array([row.provenance.cost_usd for row in rows], np.float64)
-    ai = charged if prices is None else (read * prices.read + written * prices.written) / 1e6
+    ai = charged if prices is None else (read * prices.read + written * prices.written) / MILLION
 
     def mean(values: np.ndarray) -> Interval:
         return mean_by_group(values, groups, level, draws, seed)

@@ -8,14 +8,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rlaif_pl.labeling.cost import CostComparison, TokenPrices, compare_costs
+from rlaif_pl.labeling.cost import CostComparison, compare_costs
 from rlaif_pl.labeling.counts import OutcomeCounts, count_outcomes
 from rlaif_pl.labeling.position import PositionBias, position_bias
+from rlaif_pl.labeling.spending import Price
 from rlaif_pl.statistics import Interval, mean_by_group, proportion_by_group
 from rlaif_pl.types import Preference
 
 DECIDED = 0.1  # a label this far from one half counts as decided
-HISTOGRAM_FILE = "labels.json"  # what of a summary is no flat number; the report reads it
+LABELS_FILE = "labels.json"  # what of a summary is no flat number; the report reads it
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,7 @@ class LabelSummary:
 
 def summarize_labels(
     pairs: Sequence[Preference],
-    prices: TokenPrices | None = None,
+    prices: Price | None = None,
     level: float = 0.95,
     draws: int = 2000,
     seed: int = 0,

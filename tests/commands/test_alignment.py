@@ -2,6 +2,7 @@
 
 import json
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -40,6 +41,12 @@ def test_a_table_of_labelers_of_ones_own(command, out, tmp_path, few, tiny_model
     assert "| with PMI |" in (out / "table.md").read_text()
     rows = json.loads((out / "rows.json").read_text())["rows"]
     assert [row["name"] for row in rows] == ["plain", "with PMI"]
+    calls = tmp_path / "calls.parquet"
+    words = ["export", f"--replies={out / 'replies.sqlite'}", f"--out={calls}"]
+    assert cli.main(words) == 0
+    # Four pairs: two reconstructions each, shared by both rows, and four calls of PMI's two terms.
+    assert pq.read_table(calls).num_rows <= 4 * 6
+    assert cli.main([*words, "--preferences=x.jsonl"]) == 1
 
 
 @pytest.mark.parametrize(
@@ -101,9 +108,16 @@ def test_short_prompts_are_chosen_before_the_limit():
 
 
 def test_a_gate_on_failures_is_an_option(few, tiny_model_folder, capsys):
-    words = ["evaluate", "alignment", *few, "--gate=stop", "--min_alignment=0", "--min_gain=null"]
+    words = [
+        "evaluate",
+        "alignment",
+        *few,
+        "--gate=stop",
+        "--min_alignment=0",
+        "--limits.min_gain=null",
+    ]
     words += ["--labeler=rlaif_pl.labeling.LikelihoodLabeler"]
     words += [f"--labeler.backend={tiny_model_folder}"]
     assert cli.main(words) == 0
-    assert cli.main([*words, "--confident=true", "--min_alignment=0.99"]) == 1
+    assert cli.main([*words, "--limits.confident=true", "--min_alignment=0.99"]) == 1
     assert "all of its interval" in capsys.readouterr().err

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from rlaif_pl.evaluation.alignment import alignment_of, measure_alignment
 from rlaif_pl.evaluation.gate import LabelerGateError, LabelerGateWarning, check_gate
-from rlaif_pl.labeling.cost import TokenPrices
+from rlaif_pl.labeling.spending import Price
 from rlaif_pl.types import Preference, Provenance
 
 DATA = Path(os.environ.get("RLAIF_PL_DATA", Path(__file__).parents[3] / "shared" / "data"))
@@ -151,9 +151,7 @@ def test_the_table_shows_gaps_and_costs_where_they_are_known(measured):
     note = Provenance(same_slot=True, slot=2, order_gap=0.95, tokens=2000, written=0)
     labeled = [replace(gold, provenance=note) for gold in GOLD]
     stream = io.StringIO()
-    alignment_of(labeled, GOLD, prices=TokenPrices(1.0, 2.0)).render(
-        Console(file=stream, width=150)
-    )
+    alignment_of(labeled, GOLD, prices=Price(1.0, 2.0)).render(Console(file=stream, width=150))
     text = stream.getvalue()
     assert "slot 2 in 100% (p = 0.12)" in text
     assert "0 0 0 0 0 0 0 0 0 4" in text

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from rlaif_pl.evaluation import alignment_table_text
 from rlaif_pl.evaluation.alignment_table import Resampling, measure_table
-from rlaif_pl.labeling.cost import TokenPrices
+from rlaif_pl.labeling.spending import Price
 from rlaif_pl.types import Preference, Provenance
 
 GOLD = [
@@ -125,7 +125,7 @@ def priced():
             )
             return [replace(p, p_first=0.6, source="ai", provenance=note) for p in pairs]
 
-    prices = TokenPrices(read=10.0, written=100.0)
+    prices = Price(read=10.0, written=100.0)
     return measure_table([("in words", Biased())], GOLD, prices=prices, resampling=FEW)
 
 

@@ -4,15 +4,16 @@ import math
 
 import pytest
 
-from rlaif_pl.labeling.cost import TokenPrices, compare_costs, human_cost, words_of
+from rlaif_pl.labeling.cost import compare_costs, human_cost, words_of
+from rlaif_pl.labeling.spending import Price
 from rlaif_pl.types import Preference, Provenance
 
-GPT4_2023 = TokenPrices(read=30.0, written=60.0)  # 8k context, September 2023
+GPT4_2023 = Price(read=30.0, written=60.0)  # 8k context, September 2023
 
 
 def test_the_papers_ai_label_costs_six_cents():
     # 2 inferences x (830 read at $30 a million + 61 written at $60): 2 x (.0249 + .00366)
-    cost = GPT4_2023.cost(read=2 * 830, written=2 * 61)
+    cost = GPT4_2023.of(read=2 * 830, written=2 * 61)
     assert cost == pytest.approx(0.05712)
     assert round(cost, 2) == 0.06
 
@@ -45,7 +46,7 @@ def test_failures_cost_too_and_prices_stand_in_for_what_was_charged():
     charged = compare_costs(rows)
     assert charged.ai.value == pytest.approx(0.01)
     assert charged.ai.low < 0.01 < charged.ai.high
-    assert compare_costs(rows, TokenPrices(10.0, 99.0)).ai.value == pytest.approx(200 * 10 / 1e6)
+    assert compare_costs(rows, Price(10.0, 99.0)).ai.value == pytest.approx(200 * 10 / 1e6)
 
 
 def test_a_model_of_ones_own_costs_nothing_and_no_ratio_is_claimed():
@@ -54,8 +55,3 @@ def test_a_model_of_ones_own_costs_nothing_and_no_ratio_is_claimed():
     assert math.isnan(found.times_cheaper)
     assert "x/times_cheaper" not in found.to_metrics("x")
     assert compare_costs([]).ai.n == 0
-
-
-def test_a_price_must_be_one():
-    with pytest.raises(ValueError, match="per million tokens"):
-        TokenPrices(-1.0, 0.0)
