@@ -46,6 +46,7 @@ class Provenance:
         member_gap: Greatest difference of two members' ``p_first`` in an ensemble, in [0, 1].
         confidence: Annotator's confidence on the data set's own scale.
         tokens: Tokens read and written to make the label.
+        written: Of these, the tokens written (rationales, free-form verdicts); the rest was read.
         cost_usd: Money paid for the label.
         failure: Why there is no usable label (``malformed``, ``nonfinite``, ...); None if there is one.
     """
@@ -63,6 +64,7 @@ class Provenance:
     member_gap: float | None = None
     confidence: int | None = None
     tokens: int = 0
+    written: int = 0
     cost_usd: float = 0.0
     failure: str | None = None
 

@@ -1,6 +1,6 @@
 """Labelers: off-the-shelf language models that say which response is better."""
 
-from rlaif_pl.labeling.backends import LocalBackend
+from rlaif_pl.labeling.backends import EndpointBackend, LocalBackend
 from rlaif_pl.labeling.constitution import ConstitutionLabeler
 from rlaif_pl.labeling.ensemble import EnsembleLabeler
 from rlaif_pl.labeling.free_form import FreeFormLabeler
@@ -12,6 +12,7 @@ from rlaif_pl.labeling.scoring import ScoreLabeler
 
 __all__ = [
     "ConstitutionLabeler",
+    "EndpointBackend",
     "EnsembleLabeler",
     "FreeFormLabeler",
     "LabelerReward",

@@ -40,7 +40,7 @@ class ConstitutionLabeler(ModelLabeler):
         shots: Number of examples shown before the sample, each with a principle of its own.
         exemplars: Name or path of a file with examples.
         cot: Have a rationale written first and read the verdict after it.
-        samples: Rationales an order, whose distributions are averaged.
+        samples: Rationales an order, whose distributions are averaged; see ``PairwiseLabeler``.
         rationale_temperature: Temperature of the rationales; 0 is greedy.
         top_k: Rationales are drawn from this many likeliest tokens; 0 takes all.
         max_rationale_tokens: Length limit of a rationale, at least 1.

@@ -128,6 +128,7 @@ class EnsembleLabeler:
         spent = Judgment(
             math.nan,
             tokens=sum(note.tokens for note in notes),
+            written=sum(note.written for note in notes),
             cost_usd=math.fsum(note.cost_usd for note in notes),
         )
         votes = [

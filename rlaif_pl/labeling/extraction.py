@@ -58,7 +58,8 @@ _HARM = rf"(?:(?:more|most)\s+{_HARMFUL}|harmful\s+one)"
 _SAFE = rf"(?:(?:less|least)\s+{_HARMFUL})"
 _QUALITY = (
     r"more\s+(?:\w+\s+)?(?:helpful|honest|accurate|useful|complete|coherent|concise|informative|"
-    r"relevant|faithful|clear|detailed|comprehensive|precise)"
+    r"relevant|faithful|clear|detailed|comprehensive|precise|effective|engaging|convincing|thorough|"
+    r"balanced|truthful|readable|appropriate|polite|respectful)"
 )
 
 _WHOLE = _compile(rf"(?:it\s+is\s+|it's\s+)?{_ref('x', bare=True)}")
@@ -70,7 +71,7 @@ _ANSWER = (
 )
 _STATED = (
     r"\b(?:{how})"
-    rf"(?:\s+(?:one|{_NOUN}))?(?:\s+overall)?(?:\s+here)?\s*(?:\s+(?:is|would\s+be)\s*:?|[:=]|-)\s*"
+    rf"(?:\s+(?:one|{_NOUN}))?(?:\s+overall)?(?:\s+here)?\s*(?:\s+(?:is|would\s+be)\s*[:,]?|[:=]|-)\s*"
     + _ref("x", bare=True)
 )
 _CHOSEN = (
@@ -105,7 +106,7 @@ _REFUSED = _compile(
 )
 _TIE = _compile(
     r"\b(?:tie[ds]?|equal(?:ly)?|identical|on\s+par|no\s+(?:real\s+|clear\s+)?difference|"
-    r"the\s+same|just\s+as\s+\w+\s+as|indistinguishable)\b"
+    r"(?:about|much)\s+the\s+same|the\s+same\s+quality|just\s+as\s+\w+\s+as|indistinguishable)\b"
 )
 _BOTH = _compile(r"\b(?:both|either)\b")
 _NEITHER = _compile(r"\b(?:neither|none\s+of|nor)\b")

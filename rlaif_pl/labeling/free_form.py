@@ -89,7 +89,13 @@ class FreeFormLabeler(ModelLabeler):
             else:
                 failures.append(verdict)
         if failures:
-            return Judgment(math.nan, spent.tokens, cost_usd=spent.cost_usd, failure=min(failures))
+            return Judgment(
+                math.nan,
+                spent.tokens,
+                cost_usd=spent.cost_usd,
+                written=spent.written,
+                failure=min(failures),
+            )
         first = [slots[0], 1.0 - slots[1]]
         if self.layout.prompt.asks_worse:
             first = [1.0 - share for share in first]
@@ -102,6 +108,7 @@ class FreeFormLabeler(ModelLabeler):
             slot=(1 if slots[0] else 2) if same else None,
             cost_usd=spent.cost_usd,
             p_first=one_hot(sum(first) - 1.0),
+            written=spent.written,
         )
 
     def _verdict(self, text: str) -> str:

@@ -17,6 +17,7 @@ class Judgment:
         margin: Log-odds of the first response in nats; without ``p_first``, a margin that is not
             finite means there is no label.
         tokens: Tokens read and written.
+        written: Of these, the tokens written.
         order_gap: Difference of ``p(first)`` between the two orders, in [0, 1].
         same_slot: True where the same slot won in both orders.
         outside_mass: Probability outside the verdict tokens, in [0, 1].
@@ -38,6 +39,7 @@ class Judgment:
     cost_usd: float = 0.0
     member_gap: float | None = None
     p_first: float | None = None
+    written: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,7 @@ def labeled(
         member_gap=judgment.member_gap if usable else None,
         confidence=None,
         tokens=judgment.tokens,
+        written=judgment.written,
         cost_usd=judgment.cost_usd,
         failure=failure,
     )

@@ -37,7 +37,8 @@ class PairwiseLabeler(ModelLabeler):
         shots: Number of examples shown before the sample.
         exemplars: Name or path of a file with examples, in place of the task's.
         cot: Have a rationale written first and read the verdict after it (two calls an order).
-        samples: Rationales an order, whose distributions are averaged (self-consistency).
+        samples: Rationales an order, whose distributions are averaged (self-consistency). A pair is
+            labeled where more than half of them came about in each order.
         rationale_temperature: Temperature of the rationales; 0 is greedy.
         top_k: Rationales are drawn from this many likeliest tokens; 0 takes all. The paper takes 40.
         max_rationale_tokens: Length limit of a rationale, at least 1.

@@ -10,6 +10,7 @@ from rlaif_pl.labeling import (
     ConstitutionLabeler,
     EnsembleLabeler,
     FreeFormLabeler,
+    LikelihoodLabeler,
     PairwiseLabeler,
     ScoreLabeler,
 )
@@ -57,19 +58,28 @@ WAYS = {
 }
 
 
+# Of these there is no prompt with a question.
+LIKELIHOODS = {
+    "likelihood": lambda b: LikelihoodLabeler(b),
+    "likelihood with PMI": lambda b: LikelihoodLabeler(b, pmi_weight=0.2, normalize="sum"),
+}
+EVERY = WAYS | LIKELIHOODS
+
+
 def swapped(pair):
     return replace(pair, first=pair.second, second=pair.first)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", EVERY)
 @settings(max_examples=20, deadline=None)
 @given(prompt=TEXT, first=TEXT, second=TEXT)
 def test_swapping_the_responses_swaps_the_label_exactly(hashed, pair, way, prompt, first, second):
     given_pair = replace(pair, prompt=prompt, first=first, second=second)
-    labeler = WAYS[way](hashed(write=says if "free" in way or "skips" in way else None))
+    labeler = EVERY[way](hashed(write=says if "free" in way or "skips" in way else None))
     one, other = labeler.label([given_pair, swapped(given_pair)])
     a, b = one.provenance, other.provenance
-    assert (a.tokens, a.failure, a.slot, a.same_slot) == (b.tokens, b.failure, b.slot, b.same_slot)
+    assert (a.tokens, a.written, a.failure) == (b.tokens, b.written, b.failure)
+    assert (a.slot, a.same_slot) == (b.slot, b.same_slot)
     assert a.cost_usd == pytest.approx(b.cost_usd, abs=1e-12)
     assert a.order_gap == pytest.approx(b.order_gap, abs=1e-12)
     assert a.outside_mass == pytest.approx(b.outside_mass, abs=1e-12)
@@ -84,10 +94,10 @@ def test_swapping_the_responses_swaps_the_label_exactly(hashed, pair, way, promp
         assert one.p_first == 0.5
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", EVERY)
 def test_every_strategy_keeps_order_and_identity(hashed, pair, way):
     pairs = [replace(pair, prompt=f"post {n}", group=str(n), weight=n) for n in range(3)]
-    labeler = WAYS[way](hashed(write=lambda _: " the first one."))
+    labeler = EVERY[way](hashed(write=lambda _: " the first one."))
     judged = labeler.label(pairs)
     assert [(row.prompt, row.group, row.weight) for row in judged] == [
         (row.prompt, row.group, row.weight) for row in pairs
@@ -96,12 +106,12 @@ def test_every_strategy_keeps_order_and_identity(hashed, pair, way):
     assert {row.provenance.prompt_version for row in judged} == {labeler.prompt_version}
     assert all(row.source == "ai" and 0 <= row.p_first <= 1 for row in judged)
     assert isinstance(labeler, Labeler)
-    assert isinstance(labeler, PointwiseLabeler) == (labeler.strategy == "score")
+    assert isinstance(labeler, PointwiseLabeler) == (labeler.strategy in ("score", "likelihood"))
 
 
 def test_every_setting_makes_a_fingerprint_of_its_own(hashed):
-    prints = {WAYS[way](hashed()).fingerprint for way in WAYS}
-    assert len(prints) == len(WAYS)
+    prints = {EVERY[way](hashed()).fingerprint for way in EVERY}
+    assert len(prints) == len(EVERY)
 
 
 @pytest.mark.parametrize("way", [way for way in WAYS if way != "ensemble that skips"])
