@@ -15,7 +15,7 @@ def build_labeler(spec: str | Labeler, **options: object) -> Labeler:
     """Return a labeler by name, or the given one.
 
     Args:
-        spec: ``likelihood``, ``pairwise`` or a labeler.
+        spec: A name in ``LABELERS`` or a labeler.
         **options: Arguments of the named labeler.
 
     Raises:
