@@ -1,6 +1,6 @@
 """Read pairs with a small model and keep the log-probability of every token.
 
-    python benchmarks/likelihood_study/collect.py batch13.json /tmp/cache.sqlite A recon cond alone
+python benchmarks/likelihood_study/collect.py batch13.json /tmp/cache.sqlite A recon cond alone
 
 Resumable. Nothing here looks at a verdict of people.
 """
@@ -8,6 +8,7 @@ Resumable. Nothing here looks at a verdict of people.
 from __future__ import annotations
 
 import argparse
+import logging
 import time
 from pathlib import Path
 
@@ -57,6 +58,7 @@ def read(backbone: Backbone, context: str, targets: list[str]) -> list[Tensor]:
 
 def main() -> None:
     """Read what is missing from the cache."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("cache", type=Path)
@@ -67,7 +69,7 @@ def main() -> None:
     args = parser.parse_args()
     cache, backbone = Cache(args.cache), load_backbone(dtype=args.dtype)
     pairs = load_pairs(args.data, args.half)[: args.limit]
-    print(f"{len(pairs)} pairs of half {args.half}")
+    logging.info("%d pairs of half %s", len(pairs), args.half)
     for name in args.wordings:
         started, done = time.perf_counter(), 0
         for pair in pairs:
@@ -78,7 +80,7 @@ def main() -> None:
                 for target, value in zip(targets, read(backbone, context, targets), strict=True):
                     cache.put((context, target), value.numpy())
                     done += 1
-        print(f"{name}: {done} reads in {time.perf_counter() - started:.0f} s", flush=True)
+        logging.info("%s: %d reads in %.0f s", name, done, time.perf_counter() - started)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """Embed posts and summaries, whole and by sentence, with all-MiniLM-L6-v2 (22M parameters).
 
-    python benchmarks/likelihood_study/embed.py batch13.json /tmp/embeddings-A.npz A
+python benchmarks/likelihood_study/embed.py batch13.json /tmp/embeddings-A.npz A
 """
 
 from __future__ import annotations
 
 import argparse
+import logging
 import re
 from pathlib import Path
 
@@ -29,6 +30,7 @@ def texts_of(pair: HumanPair) -> list[str]:
 
 def main() -> None:
     """Write vectors ``(N, 384)`` and the texts they belong to."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("output", type=Path)
@@ -39,7 +41,7 @@ def main() -> None:
     vectors = EmbeddingJudge({}).embed(texts).numpy()
     args.output.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(args.output, texts=np.array(texts), vectors=vectors)
-    print(f"{len(texts)} texts of {len(pairs)} pairs")
+    logging.info("%d texts of %d pairs", len(texts), len(pairs))
 
 
 if __name__ == "__main__":

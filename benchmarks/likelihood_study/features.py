@@ -120,7 +120,9 @@ class Embedded:
             "emb_post": lambda p, s: whole(p.post, s),
             "emb_title": lambda p, s: whole(p.title, s),
             "emb_coverage": lambda p, s: float(cross(p, s).max(1).mean()),
-            "emb_coverage_whole": lambda p, s: float((self.of(sentences(p.post)) @ self.of([s]).T).mean()),
+            "emb_coverage_whole": lambda p, s: float(
+                (self.of(sentences(p.post)) @ self.of([s]).T).mean()
+            ),
             "emb_support_mean": lambda p, s: float(cross(p, s).max(0).mean()),
             "emb_support_min": lambda p, s: float(cross(p, s).max(0).min()),
             "emb_center": lambda p, s: float(self.of(sentences(p.post)).mean(0) @ self.of([s])[0]),

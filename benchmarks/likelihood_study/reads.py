@@ -48,15 +48,15 @@ WORDINGS: dict[str, Wording] = {
     "cond_titled": lambda p, s: (f"{titled(p)}\n\nTL;DR:", f" {s}\n"),
     "cond_chat": lambda p, s: (chat(f"{titled(p)}\n\nSummarize this post."), f"{s}\n"),
     # the summary without the post
-    "alone": lambda p, s: ("TL;DR:", f" {s}\n"),
+    "alone": lambda _, s: ("TL;DR:", f" {s}\n"),
     "alone_titled": lambda p, s: (
         f"SUBREDDIT: r/{p.subreddit}\nTITLE: {p.title}\n\nTL;DR:",
         f" {s}\n",
     ),
-    "alone_chat": lambda p, s: (chat("Summarize a post."), f"{s}\n"),
+    "alone_chat": lambda _, s: (chat("Summarize a post."), f"{s}\n"),
     # the post without a summary (the same for both)
-    "post": lambda p, s: ("POST:", f" {p.post}"),
-    "post_titled": lambda p, s: ("\n\n", titled(p)),
+    "post": lambda p, _: ("POST:", f" {p.post}"),
+    "post_titled": lambda p, _: ("\n\n", titled(p)),
 }
 
 
