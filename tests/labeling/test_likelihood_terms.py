@@ -46,7 +46,7 @@ def test_shared_information_by_hand():
     calls = term.calls(POST, 'The "dog" ate the dog and fled.')
     assert calls == [
         Score("TL;DR:", " The"),
-        Score("TL;DR: The", ' "dog'),
+        Score('TL;DR: The "', "dog"),
         Score('TL;DR: The "dog"', " ate"),
     ]
     replies = [Reply(logprobs=(-4.0,)), Reply(logprobs=(-1.0, -8.0)), Reply(logprobs=(-1.0,))]
