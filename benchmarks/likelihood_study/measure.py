@@ -17,6 +17,7 @@ from pairs import HIGH_CONFIDENCE, half_of
 
 from rlaif_pl.data.sources import DataSource, load_preferences
 from rlaif_pl.labeling import LikelihoodLabeler
+from rlaif_pl.labeling.backends import LocalBackend
 from rlaif_pl.labeling.likelihood_terms import WeightedTerm
 from rlaif_pl.statistics import Interval, paired_difference, proportion_by_group
 from rlaif_pl.types import Preference
@@ -24,10 +25,10 @@ from rlaif_pl.types import Preference
 CHUNK = 16  # pairs labeled before they are written down
 
 
-def pairs_of(data: Path, half: str) -> list[Preference]:
+def pairs_of(data: Path, half: str, with_title: bool) -> list[Preference]:
     """High-confidence pairs of a half, majority of workers, exact ties left out."""
     source = DataSource(
-        str(data), confidence=sorted(HIGH_CONFIDENCE), with_title=True, hard_labels=True
+        str(data), confidence=sorted(HIGH_CONFIDENCE), with_title=with_title, hard_labels=True
     )
     return [pair for pair in load_preferences(source).rows if half_of(pair.group) == half]
 
@@ -65,11 +66,16 @@ def main() -> None:
     parser.add_argument("half", choices=["A", "B"])
     parser.add_argument("config", type=Path, help="init_args of LikelihoodLabeler, as YAML")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--limit", type=int, default=None, help="label only the first pairs")
+    parser.add_argument("--without-title", action="store_true", help="prompts are bare posts")
     args = parser.parse_args()
     options = yaml.safe_load(args.config.read_text(encoding="utf-8"))
+    if isinstance(options["backend"], dict):
+        options["backend"] = LocalBackend(**options["backend"])
     options["terms"] = [WeightedTerm(**term) for term in options["terms"]]
     labeler = LikelihoodLabeler(**options)
-    pairs, started = pairs_of(args.data, args.half), time.perf_counter()
+    pairs = pairs_of(args.data, args.half, not args.without_title)[: args.limit]
+    started = time.perf_counter()
     margins = np.array(margins_of(labeler, pairs, args.out))
     logging.info("%s: %.0f s", labeler.fingerprint, time.perf_counter() - started)
 
