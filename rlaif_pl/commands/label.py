@@ -12,17 +12,17 @@ from typing import Literal
 from rich.console import Console
 
 from rlaif_pl.data.label_store import LabelStore
-from rlaif_pl.data.labeling_pass import LabelingResult, label_pairs, missing_pairs
+from rlaif_pl.data.labeling_pass import label_pairs, missing_pairs
 from rlaif_pl.data.preferences import write_preferences
 from rlaif_pl.data.sources import DataSource, load_preferences
 from rlaif_pl.evaluation.alignment import measure_alignment
-from rlaif_pl.evaluation.gate import check_gate
-from rlaif_pl.evaluation.metrics import write_metrics
+from rlaif_pl.evaluation.gate import Limits
+from rlaif_pl.evaluation.metrics import write_json, write_metrics
 from rlaif_pl.labeling.calibration import calibrated
 from rlaif_pl.labeling.registry import build_labeler
 from rlaif_pl.labeling.reply_store import ReplyStore
 from rlaif_pl.labeling.spending import OutOfBudget, Spending, project
-from rlaif_pl.labeling.summary import summarize_labels
+from rlaif_pl.labeling.summary import LABELS_FILE, summarize_labels
 from rlaif_pl.types import Labeler, Preference
 
 
@@ -36,6 +36,7 @@ def label(
     fit_temperature_on: DataSource | str | None = None,
     gate: Literal["warn", "stop"] = "warn",
     min_alignment: float = 0.6,
+    limits: Limits = Limits(),  # noqa: B008 - frozen
     chunk: int = 64,
     max_cost: float | None = None,
     retry_failed: bool = False,
@@ -48,7 +49,7 @@ def label(
 
     Args:
         pairs: Pairs of responses; labels they have are not shown to the labeler.
-        out: Folder for labeled.jsonl and metrics.json.
+        out: Folder for labeled.jsonl, metrics.json and labels.json (what the report draws).
         labeler: ``likelihood``, ``pairwise``, or a class with its arguments.
         store: SQLite file of labels; by default OUT/labels.sqlite.
         replies: SQLite file of the model's replies; by default OUT/replies.sqlite.
@@ -57,6 +58,7 @@ def label(
             one it was given; use other pairs than ``gold``.
         gate: What to do where the labeler agrees too little with people.
         min_alignment: Least agreement with people, in [0, 1].
+        limits: What else the gate asks of the labeler.
         chunk: Pairs asked for between two commits to the store of labels.
         max_cost: Stop when this run has spent so many USD; calls in flight are still awaited and kept.
         retry_failed: Ask again for every failure, also those that are likely to come back the same.
@@ -78,7 +80,7 @@ def label(
                 judge = calibrated(judge, load_preferences(fit_temperature_on).rows)
                 metrics["label/temperature"] = judge.temperature
             if gold is not None:
-                metrics |= measured(judge, gold, gate, min_alignment)
+                metrics |= measured(judge, gold, gate, min_alignment, limits)
             result = label_pairs(
                 rows,
                 judge,
@@ -93,7 +95,10 @@ def label(
             raise stopped(stop, judge, rows, answers, spending) from stop
         metrics |= totals_of(kept, spending)
     write_preferences(folder / "labeled.jsonl", result.rows)
-    metrics |= metrics_of(result)
+    summary = summarize_labels(result.answers)
+    write_json(folder / LABELS_FILE, summary.to_json())
+    metrics |= summary.to_metrics("label")
+    metrics |= {"label/reused": float(result.reused), "label/new": float(result.new)}
     metrics["label/seconds"] = time.monotonic() - started
     write_metrics(folder / "metrics.json", metrics)
     if not result.rows:
@@ -109,11 +114,12 @@ def measured(
     gold: DataSource | str,
     gate: Literal["warn", "stop"],
     min_alignment: float,
+    limits: Limits,
 ) -> dict[str, float]:
     """Measure the labeler on gold pairs, show it, and let the gate warn or stop."""
     report = measure_alignment(labeler, load_preferences(gold).rows)
     report.render(Console())
-    check_gate(report, min_alignment, action=gate)
+    limits.check(report, min_alignment, gate)
     return report.to_metrics("label/gold")
 
 
@@ -178,12 +184,4 @@ def totals_of(store: ReplyStore | None, spending: Spending) -> dict[str, float]:
         "label/written_tokens": float(totals.written),
         "label/paid_usd": totals.cost_usd,
         **{f"label/calls_{kind}": float(count) for kind, count in totals.failures.items()},
-    }
-
-
-def metrics_of(result: LabelingResult) -> dict[str, float]:
-    """Metrics of the labels."""
-    return summarize_labels(result.answers).to_metrics("label") | {
-        "label/reused": float(result.reused),
-        "label/new": float(result.new),
     }

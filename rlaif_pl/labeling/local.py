@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from rlaif_pl.models.backbone import (
@@ -16,6 +16,7 @@ from rlaif_pl.models.backbone import (
     CappedHead,
     Precision,
     attention_window,
+    fingerprint_of,
     load_backbone,
     output_head,
 )
@@ -69,6 +70,17 @@ class LocalModel:
         return backbone
 
     @cached_property
+    def fingerprint(self) -> str:
+        """Identity of weights, layers and precision; known without loading the model."""
+        return fingerprint_of(
+            self.name,
+            num_layers=self.num_layers,
+            dtype=self.dtype,
+            revision=self.revision,
+            trust_remote_code=self.trust_remote_code,
+        )
+
+    @cached_property
     def stack(self) -> Stack:
         """All layers with the final norm."""
         return Stack(decoder_of(self.backbone.model))
@@ -77,6 +89,34 @@ class LocalModel:
     def head(self) -> nn.Linear | CappedHead:
         """What turns hidden states into logits."""
         return output_head(self.backbone.model)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Vocabulary logits of final hidden states, float32. ``(..., D)`` to ``(..., V)``."""
+        logits: Tensor = self.head(hidden.to(self.head.weight.dtype))
+        return logits.float()
+
+    @property
+    def is_encoder_decoder(self) -> bool:
+        """Whether prompts are read by an encoder and answers written by a decoder."""
+        return bool(getattr(self.backbone.model.config, "is_encoder_decoder", False))
+
+    @property
+    def decoder_start(self) -> int | None:
+        """First token of an encoder-decoder's decoder; None for other models."""
+        config = self.backbone.model.config
+        return int(config.decoder_start_token_id) if self.is_encoder_decoder else None
+
+    @cached_property
+    def ends(self) -> frozenset[int]:
+        """Tokens that end an answer: those of tokenizer, config and generation config."""
+        model = self.backbone.model
+        named = [
+            self.tokenizer.eos_token_id,
+            getattr(model.config, "eos_token_id", None),
+            getattr(getattr(model, "generation_config", None), "eos_token_id", None),
+        ]
+        lists = [ids if isinstance(ids, list) else [ids] for ids in named]
+        return frozenset(int(id_) for ids in lists for id_ in ids if id_ is not None)
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:

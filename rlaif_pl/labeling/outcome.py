@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from rlaif_pl.types import Preference
 
@@ -13,12 +14,19 @@ class Judgment:
     """What a labeler found out about one pair.
 
     Attributes:
-        margin: Log-odds of the first response in nats; not finite means there is no label.
-        tokens: Tokens read.
+        margin: Log-odds of the first response in nats; without ``p_first``, a margin that is not
+            finite means there is no label.
+        tokens: Tokens read and written.
+        written: Of these, the tokens written.
         order_gap: Difference of ``p(first)`` between the two orders, in [0, 1].
         same_slot: True where the same slot won in both orders.
         outside_mass: Probability outside the verdict tokens, in [0, 1].
         failure: Why there is no label, where that is known beforehand.
+        slot: Slot (1 or 2) that the model named in both orders; None where they differ.
+        cost_usd: Money paid.
+        member_gap: Greatest difference of two members' ``p_first`` in an ensemble, in [0, 1].
+        p_first: The label itself where it does not follow from the margin (one-hot or clamped
+            labels, decoded verdicts).
     """
 
     margin: float
@@ -27,6 +35,11 @@ class Judgment:
     same_slot: bool | None = None
     outside_mass: float | None = None
     failure: str | None = None
+    slot: int | None = None
+    cost_usd: float = 0.0
+    member_gap: float | None = None
+    p_first: float | None = None
+    written: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +48,8 @@ class Signature:
 
     Attributes:
         labeler: Fingerprint of the model.
-        strategy: ``likelihood`` or ``pairwise``.
-        prompt_version: Version of the template.
+        strategy: ``likelihood``, ``pairwise``, ``free_form``, ...
+        prompt_version: Version of the template with the settings that change a label.
     """
 
     labeler: str
@@ -56,25 +69,32 @@ def labeled(
         temperature: ``p_first = sigmoid(margin / temperature)``.
     """
     failure = judgment.failure
-    if failure is None and not math.isfinite(judgment.margin):
+    has_margin = math.isfinite(judgment.margin)
+    if failure is None and not has_margin and judgment.p_first is None:
         failure = "nonfinite"
+    usable = failure is None
     provenance = replace(
         pair.provenance,
         labeler=signature.labeler,
         strategy=signature.strategy,
         prompt_version=signature.prompt_version,
-        margin=judgment.margin if failure is None else None,
-        order_gap=judgment.order_gap if failure is None else None,
-        same_slot=judgment.same_slot if failure is None else None,
-        outside_mass=judgment.outside_mass if failure is None else None,
+        margin=judgment.margin if usable and has_margin else None,
+        order_gap=judgment.order_gap if usable else None,
+        slot=judgment.slot if usable else None,
+        same_slot=judgment.same_slot if usable else None,
+        outside_mass=judgment.outside_mass if usable else None,
+        member_gap=judgment.member_gap if usable else None,
         confidence=None,
         tokens=judgment.tokens,
-        cost_usd=0.0,
+        written=judgment.written,
+        cost_usd=judgment.cost_usd,
         failure=failure,
     )
-    if failure is not None:
+    if not usable:
         return replace(pair, p_first=None, source=None, provenance=provenance)
-    p_first = sigmoid(judgment.margin / temperature)
+    p_first = judgment.p_first
+    if p_first is None:
+        p_first = sigmoid(judgment.margin / temperature)
     return replace(pair, p_first=p_first, source="ai", provenance=provenance)
 
 
@@ -90,3 +110,55 @@ def checked_temperature(temperature: float) -> float:
     if not (math.isfinite(temperature) and temperature > 0):
         raise ValueError(f"temperature must be a finite number above 0, got {temperature}")
     return temperature
+
+
+Clamp: TypeAlias = tuple[float, float] | None
+"""Least and greatest probability of a label; None leaves labels as they are."""
+
+
+def checked_clamp(clamp: Clamp) -> Clamp:
+    """Refuse limits that would favor one side.
+
+    Raises:
+        ValueError: The limits are not ``(x, 1 - x)`` with x in [0, 0.5].
+    """
+    if clamp is None:
+        return None
+    low, high = clamp
+    if not (0.0 <= low <= 0.5 and math.isclose(low + high, 1.0, abs_tol=1e-12)):
+        raise ValueError(
+            f"expected clamp to be (x, 1 - x) with x in [0, 0.5], such as (0.4, 0.6), got {clamp}; "
+            "other limits would label a pair differently when its responses are swapped"
+        )
+    return (low, 1.0 - low)
+
+
+def label_version(hard: bool, clamp: Clamp) -> str:
+    """Name what ``settled`` does, for a version string."""
+    return "+hard" * hard + ("" if clamp is None else f"+clamp={clamp[0]!r}:{clamp[1]!r}")
+
+
+def settled(judgment: Judgment, temperature: float, *, hard: bool, clamp: Clamp) -> Judgment:
+    """Fix the label of a judgment where it is one-hot or clamped.
+
+    Args:
+        judgment: What was found out.
+        temperature: ``p_first = sigmoid(margin / temperature)``.
+        hard: Label with 1 or 0 for the likelier side, 0.5 for a tie.
+        clamp: Limits of the label, applied after the temperature and after ``hard``.
+    """
+    if judgment.failure is not None or not math.isfinite(judgment.margin):
+        return judgment
+    if not hard and clamp is None:
+        return judgment
+    p_first = sigmoid(judgment.margin / temperature)
+    if hard:
+        p_first = one_hot(judgment.margin)
+    if clamp is not None:
+        p_first = min(max(p_first, clamp[0]), clamp[1])
+    return replace(judgment, p_first=p_first)
+
+
+def one_hot(margin: float) -> float:
+    """Label of the side a margin favors: 1, 0, or 0.5 for none."""
+    return 0.5 if margin == 0 else float(margin > 0)

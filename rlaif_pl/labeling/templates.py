@@ -1,11 +1,23 @@
-"""Labeling prompts: text files with a version in their name and a line that says what they ask for.
+"""Labeling prompts: text files with a version in their name that people can edit.
 
-Layout of arXiv 2309.00267, section 2.1 (preamble, sample, an ending after which the next token is
-the verdict); the wording is this project's own. A file is
+Layout of arXiv 2309.00267, section 2.1: preamble, examples between marker lines, the sample, and an
+ending after which the next token is the verdict. The wording is this project's own. A file has a
+header in YAML, then parts that each begin with a line ``--- name``:
 
     asks: better            (or "worse": the verdict names the worse response and is turned around)
-    ---
-    text with {prompt}, {first} and {second}, whose last line is the ending
+    options: ["1", "2"]     (what may follow the ending, with the space before it if there is one)
+    --- preamble            what the model is and what it is to do
+    --- reasoning preamble  the same where a rationale is asked for first
+    --- example             line above each example
+    --- after examples      line above the sample, where there are examples
+    --- sample              {prompt}, {first} and {second} (with {principle} in constitutional
+                            prompts), or {prompt} and {response} where one response is scored
+    --- reasoning           asks for a rationale; its last line opens the answer
+    --- thoughts            how an example's rationale is laid out, with {first} and {second}
+    --- ending              opens the answer; the verdict follows
+
+``sample`` and ``ending`` are required, the others where a labeler uses them. A file with a plain
+``---`` after the header is all sample, its last line the ending.
 """
 
 from __future__ import annotations
@@ -15,34 +27,96 @@ import re
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import NamedTuple
 
-FIELDS = ("prompt", "first", "second")
-_FIELD = re.compile(r"\{(prompt|first|second)\}")
+import yaml
+
+PAIR = frozenset({"prompt", "first", "second"})
+PRINCIPLED = PAIR | {"principle"}
+SINGLE = frozenset({"prompt", "response"})
+PARTS = (
+    "preamble",
+    "reasoning preamble",
+    "example",
+    "after examples",
+    "sample",
+    "reasoning",
+    "thoughts",
+    "ending",
+)
+DEFAULT_OPTIONS = ("1", "2")
+_FIELD = re.compile(r"\{(prompt|first|second|response|principle)\}")
+_PART = re.compile(r"^---(?: (.*?))?[ \t]*$", re.MULTILINE)
+_OPENING_LINE = re.compile(r"(\s*)([^\n]*)\Z")
+
+
+class Opened(NamedTuple):
+    """A request whose last line opens the answer.
+
+    Attributes:
+        body: Everything before the white space in front of the last line; may be empty.
+        gap: That white space.
+        opening: The last line, without white space at its end: it would change the next token.
+    """
+
+    body: str
+    gap: str
+    opening: str
 
 
 @dataclass(frozen=True, slots=True)
 class LabelingPrompt:
-    """One way to ask which of two responses is better.
+    """One way to ask about responses.
 
     Attributes:
         version: Name with version; one's own files carry a hash of their content.
-        text: Everything up to the verdict, with ``{prompt}``, ``{first}`` and ``{second}``.
         asks_worse: The verdict names the worse response, as the harmlessness prompt does.
+        options: What may follow the ending.
+        parts: Text of each part by its name, without white space around it.
+        gap: White space between the sample and the ending.
     """
 
     version: str
-    text: str
     asks_worse: bool
+    options: tuple[str, ...]
+    parts: dict[str, str]
+    gap: str = "\n\n"
 
-    def render(self, prompt: str, first: str, second: str) -> str:
-        """Fill in the fields; braces inside the texts are left alone."""
-        values = {"prompt": prompt.strip(), "first": first.strip(), "second": second.strip()}
-        return _FIELD.sub(lambda match: values[match[1]], self.text)
+    @property
+    def fields(self) -> frozenset[str]:
+        """Names of the sample's fields."""
+        return frozenset(_FIELD.findall(self.parts["sample"]))
 
     @property
     def ending(self) -> str:
         """Last line, after which the verdict follows."""
-        return self.text.rsplit("\n", 1)[-1]
+        return self.parts["ending"]
+
+    def part(self, name: str, why: str) -> str:
+        """Return a part that a setting needs.
+
+        Raises:
+            ValueError: The file has no such part.
+        """
+        if name not in self.parts:
+            raise ValueError(
+                f"expected prompt {self.version} to have a part '--- {name}' for {why}, found "
+                f"{sorted(self.parts)}; add it or leave {why} out"
+            )
+        return self.parts[name]
+
+
+def fill(text: str, values: dict[str, str]) -> str:
+    """Fill in the fields in one pass, so that braces inside the values are left alone."""
+    return _FIELD.sub(lambda match: values[match[1]].strip(), text)
+
+
+def opened(text: str) -> Opened:
+    """Cut off the last line, which opens the answer."""
+    text = text.rstrip()
+    match = _OPENING_LINE.search(text)
+    gap, line = match.groups() if match else ("", text)
+    return Opened(text[: len(text) - len(gap) - len(line)], gap, line)
 
 
 def prompt_names() -> list[str]:
@@ -53,45 +127,129 @@ def prompt_names() -> list[str]:
     )
 
 
-def load_prompt(name: str) -> LabelingPrompt:
+def load_prompt(name: str, fields: frozenset[str] = PAIR) -> LabelingPrompt:
     """Load a prompt of the package by its name, or one's own file by its path.
+
+    Args:
+        name: Name or path.
+        fields: Which fields the sample must have.
 
     Raises:
         FileNotFoundError: There is neither such a prompt nor such a file.
-        ValueError: The file is not laid out as described in this module.
+        ValueError: The file is not laid out as described in this module, or asks something else.
     """
-    if name in prompt_names():
-        resource = files("rlaif_pl.labeling") / "prompts" / f"{name}.txt"
-        return parse_prompt(resource.read_text(encoding="utf-8"), name)
-    path = Path(name)
+    content, version = read_versioned(name, ".txt")
+    prompt = parse_prompt(content, version)
+    if prompt.fields != fields:
+        raise ValueError(
+            f"expected a prompt whose sample has the fields {sorted(fields)}, got "
+            f"{sorted(prompt.fields)} in {version}; name another prompt or labeler"
+        )
+    return prompt
+
+
+def read_versioned(name: str, suffix: str) -> tuple[str, str]:
+    """Read a file of the package's prompts folder by name, or one's own by path.
+
+    Returns:
+        Its text and its version: the name, or for one's own file its stem and a hash of its content.
+
+    Raises:
+        FileNotFoundError: There is neither.
+    """
+    folder = files("rlaif_pl.labeling") / "prompts"
+    known = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(suffix))
+    if name + suffix in known:
+        return (folder / (name + suffix)).read_text(encoding="utf-8"), name
+    path = Path(name).expanduser()
     if not path.is_file():
         raise FileNotFoundError(
-            f"expected one of {prompt_names()} or the path of a prompt file, got {name!r}"
+            f"expected one of {[each.removesuffix(suffix) for each in known]} or the path of a "
+            f"{suffix} file, got {name!r}"
         )
     content = path.read_text(encoding="utf-8")
-    return parse_prompt(content, f"{path.stem}-{hashlib.sha256(content.encode()).hexdigest()[:12]}")
+    return content, f"{path.stem}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
 
 
 def parse_prompt(content: str, version: str) -> LabelingPrompt:
-    """Check a prompt file's content.
+    """Check a prompt file's content; see the module for its layout.
 
-    The text's trailing white space is dropped: the verdict is tokenized together with the text, and
-    a space there would change the verdict's token.
+    White space at the end of a part is dropped: the verdict is tokenized together with the text,
+    and a space there would change its token. A space belongs in ``options``.
     """
-    header, bar, text = content.partition("\n---\n")
-    asks = {"asks: better": False, "asks: worse": True}.get(header.strip())
-    if not bar or asks is None:
+    first = _PART.search(content)
+    asks_worse, options = _header(content[: first.start()] if first else content, version)
+    if first is None:
+        raise ValueError(
+            f"expected prompt {version} to have a line '---' or '--- name' after its header, got none"
+        )
+    gap = "\n\n"
+    if first[1]:
+        parts = _parts(content[first.start() :], version)
+    else:
+        body, gap, ending = opened(content[first.end() :])
+        if _FIELD.search(ending):
+            raise ValueError(
+                f"expected prompt {version} to end in a line without fields, got {ending!r}"
+            )
+        parts = {"sample": body.strip("\n"), "ending": ending}
+    _check_fields(parts, version)
+    return LabelingPrompt(version, asks_worse, options, parts, gap)
+
+
+def _header(text: str, version: str) -> tuple[bool, tuple[str, ...]]:
+    """Read what is asked for and what may be answered."""
+    try:
+        header = yaml.safe_load(text)
+    except yaml.YAMLError:
+        header = None
+    if not isinstance(header, dict) or header.get("asks") not in ("better", "worse"):
         raise ValueError(
             f"expected prompt {version} to begin with 'asks: better' or 'asks: worse' and a line "
-            f"'---', got {content[:40]!r}"
+            f"'---', got {text[:40]!r}"
         )
-    found = sorted(_FIELD.findall(text))
-    if found != sorted(FIELDS):
+    if unknown := sorted(set(header) - {"asks", "options"}):
+        raise ValueError(f"expected prompt {version} to begin with asks and options, got {unknown}")
+    options = header.get("options", list(DEFAULT_OPTIONS))
+    if not (
+        isinstance(options, list)
+        and len(set(options)) == len(options) >= 2
+        and all(isinstance(each, str) and each.strip() for each in options)
+    ):
         raise ValueError(
-            f"expected prompt {version} to hold each of {{prompt}}, {{first}} and {{second}} once, "
-            f"got {found}"
+            f"expected the options of prompt {version} to be different texts in quotes, got {options}"
         )
-    text = text.rstrip()
-    if _FIELD.search(text.rsplit("\n", 1)[-1]):
-        raise ValueError(f"expected prompt {version} to end in a line without fields, got one")
-    return LabelingPrompt(version, text, asks)
+    return header["asks"] == "worse", tuple(options)
+
+
+def _parts(text: str, version: str) -> dict[str, str]:
+    """Cut the text at its lines ``--- name``."""
+    _, *pieces = _PART.split(text)
+    names, bodies = pieces[::2], pieces[1::2]
+    if unknown := sorted(set(names) - set(PARTS)):
+        raise ValueError(f"prompt {version} has unknown parts {unknown}; known are {list(PARTS)}")
+    if len(set(names)) != len(names):
+        raise ValueError(f"expected each part of prompt {version} once, got {names}")
+    return {name: body.strip() for name, body in zip(names, bodies, strict=True)}
+
+
+def _check_fields(parts: dict[str, str], version: str) -> None:
+    """Refuse a prompt that would drop a text or say it where it must not."""
+    if missing := [name for name in ("sample", "ending") if not parts.get(name)]:
+        raise ValueError(f"expected prompt {version} to have the parts {missing}")
+    found = sorted(_FIELD.findall(parts["sample"]))
+    if found not in [sorted(fields) for fields in (PAIR, PRINCIPLED, SINGLE)]:
+        raise ValueError(
+            f"expected the sample of prompt {version} to hold each of {{prompt}}, {{first}} and "
+            f"{{second}} once, or {{prompt}} and {{response}} once, got {found}"
+        )
+    allowed = {"sample": found, "thoughts": ["first", "second"]}
+    for name, text in parts.items():
+        found = _FIELD.findall(text)
+        if name != "sample" and found != allowed.get(name, []):
+            raise ValueError(
+                f"expected part '{name}' of prompt {version} to have the fields "
+                f"{allowed.get(name, [])}, got {found}"
+            )
+    if "\n" in parts["ending"]:
+        raise ValueError(f"expected the ending of prompt {version} to be one line, got more")

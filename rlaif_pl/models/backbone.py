@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import json
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -18,6 +15,7 @@ from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
@@ -26,14 +24,11 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from rlaif_pl.models.embedded import embedded_model_folder
+from rlaif_pl.models.identity import weights_identity
 from rlaif_pl.models.stack import decoder_of
 
 EMBEDDED = "smollm2-135m"
 Precision = Literal["float32", "bfloat16", "auto"]
-
-# Files that decide what a folder's model says; order and names go into the fingerprint.
-HASHED = ("*.safetensors", "*.bin", "tokenizer.*", "vocab.*", "merges.txt", "chat_template.jinja")
-VOLATILE = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +71,7 @@ def load_backbone(
     """
     source = str(embedded_model_folder()) if name == EMBEDDED else name
     config, tokenizer = _load_config(name, source, revision, trust_remote_code)
-    if num_layers is not None:
-        _prune(config, num_layers)
+    identity = _full_identity(name, source, config, revision, num_layers, dtype)
     _drop_dropout(config)
     torch_dtype = resolve_dtype(dtype)
     model = _load_weights(source, config, torch_dtype, revision, trust_remote_code)
@@ -85,10 +79,21 @@ def load_backbone(
         # transformers renames it from gradient_ to activation_; the argument stays the first
         old = model.gradient_checkpointing_enable
         getattr(model, "activation_checkpointing_enable", old)({"use_reentrant": False})
-    kept = "all" if num_layers is None else str(num_layers)
-    precision = str(torch_dtype).removeprefix("torch.")
-    identity = f"{_identity(name, source, config, revision)}:layers={kept}:{precision}"
     return Backbone(model.eval().requires_grad_(False), tokenizer, identity)
+
+
+def fingerprint_of(
+    name: str = EMBEDDED,
+    *,
+    num_layers: int | None = None,
+    dtype: Precision = "float32",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> str:
+    """Return the fingerprint that ``load_backbone`` would give, without reading weights into memory."""
+    source = str(embedded_model_folder()) if name == EMBEDDED else name
+    config, _ = _load_config(name, source, revision, trust_remote_code)
+    return _full_identity(name, source, config, revision, num_layers, dtype)
 
 
 def resolve_dtype(dtype: Precision) -> torch.dtype:
@@ -223,8 +228,10 @@ def _load_weights(
     trust_remote_code: bool,
 ) -> PreTrainedModel:
     """Read the weights that the config asks for; one that is not there is an error."""
+    is_encoder_decoder = getattr(config, "is_encoder_decoder", False)
+    kind = AutoModelForSeq2SeqLM if is_encoder_decoder else AutoModelForCausalLM
     with quiet_loading():
-        loaded = AutoModelForCausalLM.from_pretrained(
+        loaded = kind.from_pretrained(
             source,
             config=config,
             dtype=dtype,
@@ -276,24 +283,18 @@ def quiet_loading() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def _identity(name: str, source: str, config: PreTrainedConfig, revision: str | None) -> str:
-    """Hash a folder's contents (its place does not matter); name a hub model by its commit."""
-    folder = Path(source)
-    if not folder.is_dir():
-        commit = getattr(config, "_commit_hash", None) or revision or "main"
-        return f"{source}@{commit}"
-    names = {path for pattern in HASHED for path in folder.glob(pattern)}
-    digest = hashlib.blake2b(digest_size=16)
-    for path in sorted(names):
-        stat = path.stat()
-        digest.update(f"{path.name}:{_file_hash(path, stat.st_size, stat.st_mtime_ns)};".encode())
-    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    plain = {key: value for key, value in settings.items() if key not in VOLATILE}
-    digest.update(json.dumps(plain, sort_keys=True).encode())
-    return f"{EMBEDDED if name == EMBEDDED else config.model_type}@{digest.hexdigest()}"
-
-
-@functools.lru_cache(maxsize=256)
-def _file_hash(path: Path, size: int, mtime_ns: int) -> str:  # noqa: ARG001 - they key the cache
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "blake2b").hexdigest()
+def _full_identity(
+    name: str,
+    source: str,
+    config: PreTrainedConfig,
+    revision: str | None,
+    num_layers: int | None,
+    dtype: Precision,
+) -> str:
+    """Name weights, layers and precision; also cuts the layers off in the config."""
+    if num_layers is not None:
+        _prune(config, num_layers)
+    label = EMBEDDED if name == EMBEDDED else None
+    kept = "all" if num_layers is None else str(num_layers)
+    precision = str(resolve_dtype(dtype)).removeprefix("torch.")
+    return f"{weights_identity(source, config, revision, label)}:layers={kept}:{precision}"

@@ -10,6 +10,7 @@ layer than add or look up (Gemma scales, GPT-2 adds positions) are caught by a s
 from __future__ import annotations
 
 import copy
+import inspect
 from typing import cast
 
 import torch
@@ -29,6 +30,9 @@ class Stack(nn.Module):
     def __init__(self, decoder: PreTrainedModel) -> None:
         super().__init__()
         self.decoder = decoder
+        # transformers 5.24 renames the argument and warns of the older name
+        known = inspect.signature(decoder.forward).parameters
+        self._cache_name = "cache" if "cache" in known else "past_key_values"
 
     @property
     def num_layers(self) -> int:
@@ -55,10 +59,9 @@ class Stack(nn.Module):
         """
         which = "inputs_embeds" if inputs.is_floating_point() else "input_ids"
         output = self.decoder(
-            **{which: inputs},
+            **{which: inputs, self._cache_name: cache},
             attention_mask=is_real.long(),
             position_ids=positions,
-            past_key_values=cache,
             use_cache=cache is not None,
         )
         return cast(Tensor, output.last_hidden_state)

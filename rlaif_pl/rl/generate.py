@@ -8,8 +8,9 @@ from typing import NamedTuple
 from rich.progress import Progress
 
 from rlaif_pl.models.causal import CausalModel
+from rlaif_pl.models.drawing import noise_seed
 from rlaif_pl.models.encoding import encode_prompts
-from rlaif_pl.rl.sampling import noise_seed, sample
+from rlaif_pl.rl.sampling import sample
 from rlaif_pl.types import Prompt
 
 

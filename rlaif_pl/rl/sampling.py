@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from rlaif_pl.models.backbone import attention_window
 from rlaif_pl.models.causal import CausalModel
+from rlaif_pl.models.drawing import draw, uniforms
 from rlaif_pl.models.encoding import pad_right
 from rlaif_pl.models.shared_prefix import States, positions_of, spread_cache
 
@@ -29,41 +29,6 @@ class Samples(NamedTuple):
             text.strip()
             for text in model.tokenizer.batch_decode(self.tokens, skip_special_tokens=True)
         ]
-
-
-def noise_seed(*key: int | str) -> int:
-    """Turn (seed, step, prompt, sample) into a generator seed that no sharding changes."""
-    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
-
-
-def uniforms(seeds: Sequence[int], length: int) -> Tensor:
-    """One uniform a row and token, in [0, 1). ``(N, length)`` float64."""
-    rows = []
-    for seed in seeds:
-        generator = torch.Generator().manual_seed(seed)
-        rows.append(torch.rand(length, generator=generator, dtype=torch.float64))
-    return torch.stack(rows)
-
-
-def draw(logits: Tensor, uniform: Tensor, temperature: float) -> Tensor:
-    """Draw tokens by inverting the cumulative distribution.
-
-    Args:
-        logits: ``(N, V)``
-        uniform: One number in [0, 1) a row. ``(N,)`` float64
-        temperature: Divides the logits; 0 takes the most likely token.
-
-    Returns:
-        Token ids ``(N,)``.
-    """
-    if temperature == 0:
-        return logits.argmax(-1)
-    cumulative = torch.softmax(logits.double() / temperature, -1).cumsum(-1)
-    point = uniform.to(logits.device)[:, None] * cumulative[:, -1:]
-    return (
-        torch.searchsorted(cumulative, point, right=True).squeeze(1).clamp(max=logits.shape[1] - 1)
-    )
 
 
 class Decoding:

@@ -12,10 +12,10 @@ from typing_extensions import override
 
 from rlaif_pl import ops
 from rlaif_pl.models.actor_critic import ActorCritic
+from rlaif_pl.models.drawing import noise_seed
 from rlaif_pl.models.reward import RewardModel
 from rlaif_pl.rl.losses import explained_variance, policy_gradient_loss, value_loss
 from rlaif_pl.rl.rollout import Rollout, collect
-from rlaif_pl.rl.sampling import noise_seed
 from rlaif_pl.rl.shaping import Shaping, leave_one_out, sequence_kl, token_rewards, whiten
 from rlaif_pl.training.base import TrainableModule, rank_share
 from rlaif_pl.training.schedules import LinearDecay

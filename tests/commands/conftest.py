@@ -33,5 +33,5 @@ def labeler(tiny_model_folder) -> list[str]:
     """Return the options of a tiny likelihood labeler."""
     return [
         "--labeler=rlaif_pl.labeling.LikelihoodLabeler",
-        f"--labeler.model={tiny_model_folder}",
+        f"--labeler.backend={tiny_model_folder}",
     ]

@@ -7,7 +7,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from rlaif_pl.labeling import reading
+from rlaif_pl.labeling.backends import LocalBackend
+from rlaif_pl.labeling.calls import Reply
 from rlaif_pl.labeling.likelihood import LikelihoodLabeler, split_template
 from rlaif_pl.models.embedded import embedded_model_folder
 from rlaif_pl.types import PointwiseLabeler, Preference, Provenance
@@ -28,10 +29,11 @@ def plain_scores(folder, prompts, responses):
     return scores
 
 
+@pytest.mark.filterwarnings("ignore:texts outgrow")
 @pytest.mark.parametrize("name", ["llama", "mistral", "gemma2"])
 @pytest.mark.parametrize("batch_tokens", [1, 150, 4096])
 def test_equals_a_plain_loop_however_it_is_batched(folders, pairs, name, batch_tokens):
-    labeler = LikelihoodLabeler(folders[name], batch_tokens=batch_tokens)
+    labeler = LikelihoodLabeler(LocalBackend(folders[name], batch_tokens=batch_tokens))
     prompts = [pair.prompt for pair in pairs] * 2
     responses = [pair.first for pair in pairs] + [pair.second for pair in pairs]
     expected = plain_scores(folders[name], prompts, responses)
@@ -43,10 +45,10 @@ def test_a_uniform_model_by_hand(folders):
     # whatever the response; the sum over the 3 bytes " ab" (no merge knows them) is 17.304963.
     def flat(**options):
         labeler = LikelihoodLabeler(folders["llama"], **options)
-        labeler.model.backbone.model.get_output_embeddings().weight.data.zero_()
+        labeler.backend.model.backbone.model.get_output_embeddings().weight.data.zero_()
         return labeler
 
-    target = flat().model.tokenizer(" xq").input_ids
+    target = flat().backend.model.tokenizer(" xq").input_ids
     assert len(target) == 3
     assert flat().score(["xq"], ["a"])[0] == pytest.approx(-5.768321, abs=1e-5)
     assert flat(normalize="sum").score(["xq"], ["a"])[0] == pytest.approx(-17.304963, abs=1e-5)
@@ -70,6 +72,7 @@ def test_labels_follow_from_scores_and_temperature(folders, pairs):
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 4096])
+@pytest.mark.filterwarnings("ignore:texts outgrow")
 @pytest.mark.parametrize("name", ["llama", "mistral"])
 def test_pmi_adds_what_the_prompt_does_for_the_response(folders, pairs, name, batch_tokens):
     # Both responses of a prompt, and another prompt's: contexts shared by two rows and by one.
@@ -96,7 +99,8 @@ def test_pmi_adds_what_the_prompt_does_for_the_response(folders, pairs, name, ba
             plain_scores(folders[name], prompts, responses), prompts, responses, strict=True
         )
     ]
-    labeler = LikelihoodLabeler(folders[name], pmi_weight=0.2, batch_tokens=batch_tokens)
+    backend = LocalBackend(folders[name], batch_tokens=batch_tokens)
+    labeler = LikelihoodLabeler(backend, pmi_weight=0.2)
     np.testing.assert_allclose(labeler.score(prompts, responses), expected, atol=1e-4, rtol=0)
     assert "pmi" in labeler.prompt_version
     assert labeler.fingerprint != LikelihoodLabeler(folders[name]).fingerprint
@@ -120,17 +124,41 @@ def test_swapping_the_responses_swaps_the_label(folders, pairs):
         assert one.p_first + other.p_first == pytest.approx(1.0)
 
 
-def test_both_responses_are_scored_on_the_same_tokens(folders, pairs):
+def test_both_responses_are_scored_on_the_same_text(folders, pairs):
     labeler = LikelihoodLabeler(folders["llama"])
-    texts = [
-        *labeler._texts(pairs[0].prompt, pairs[0].first),
-        *labeler._texts(pairs[0].prompt, "x\n"),
-    ]
-    rows = labeler._encode(texts)
-    assert rows[0][1] == rows[1][1]
-    tokenizer = labeler.model.tokenizer
-    assert tokenizer.decode(rows[0][1]) == " " + pairs[0].prompt.strip()
-    assert tokenizer.decode(rows[0][0]) == f"TL;DR: {pairs[0].first}\n\nPOST:"
+    ((one,),), ((other,),) = (labeler._calls(pairs[0].prompt, text) for text in ("x\n", "y"))
+    assert one.target == other.target == " " + pairs[0].prompt.strip()
+    assert (one.context, other.context) == ("TL;DR: x\n\nPOST:", "TL;DR: y\n\nPOST:")
+
+
+def test_any_back_end_may_give_the_likelihoods_and_its_cost_is_counted():
+    # -1 nat a token for the first response's context, -2 for the second's; 5 tokens each.
+    class Fixed:
+        fingerprint = "fixed"
+
+        def answer(self, calls, done):
+            for place, call in enumerate(calls):
+                value = -1.0 if "good" in call.context else -2.0
+                done(place, Reply(logprobs=(value,) * 5, read=9, cost_usd=0.25))
+
+    (judged,) = LikelihoodLabeler(Fixed(), temperature=0.5).label(
+        [Preference("a post", "good", "bad", "g")]
+    )
+    assert judged.provenance.margin == pytest.approx(1.0)
+    assert judged.p_first == pytest.approx(1 / (1 + math.exp(-2.0)))
+    assert (judged.provenance.tokens, judged.provenance.cost_usd) == (18, 0.5)
+
+
+def test_a_token_that_a_server_left_out_makes_no_label():
+    class Forgetful:
+        fingerprint = "forgetful"
+
+        def answer(self, calls, done):
+            for place, _ in enumerate(calls):
+                done(place, Reply(logprobs=(-1.0, None)))
+
+    (judged,) = LikelihoodLabeler(Forgetful()).label([Preference("a post", "a", "b", "g")])
+    assert (judged.p_first, judged.provenance.failure) == (None, "nonfinite")
 
 
 def test_who_wrote_the_responses_is_kept(folders, pairs):
@@ -140,10 +168,10 @@ def test_who_wrote_the_responses_is_kept(folders, pairs):
     assert judged.provenance.second_policy == "person"
 
 
-def test_each_text_is_read_once(folders, pairs, monkeypatch):
+def test_each_text_is_read_once(folders, pairs):
     labeler = LikelihoodLabeler(folders["llama"])
     first = labeler.label(pairs * 2)
-    monkeypatch.setattr(reading, "read_plain", lambda *_: pytest.fail("read again"))
+    labeler.backend.answer = lambda *_: pytest.fail("read again")
     assert labeler.label(pairs) == first[:3]
 
 
@@ -162,19 +190,16 @@ def test_unreadable_pairs_fail_with_a_reason_and_spare_the_others(folders, pairs
 
 def test_a_score_that_is_no_number_is_not_a_label(folders, pairs):
     labeler = LikelihoodLabeler(folders["llama"])
-    labeler.model.backbone.model.model.norm.weight.data.fill_(math.nan)
-    labeler.model.head = labeler.model.backbone.model.lm_head  # its self-test would refuse a nan
-    judged = labeler.label(pairs)
+    labeler.backend.model.backbone.model.model.norm.weight.data.fill_(math.nan)
+    with pytest.warns(UserWarning, match="read the plain way"):
+        judged = labeler.label(pairs)
     assert {row.provenance.failure for row in judged} == {"nonfinite"}
     assert all(row.p_first is None for row in judged)
 
 
 def test_braces_in_texts_are_left_alone(folders):
-    labeler = LikelihoodLabeler(folders["llama"])
-    texts = labeler._texts("see {response}", "{prompt}")
-    ((context, target),) = labeler._encode(texts)
-    decode = labeler.model.tokenizer.decode
-    assert decode(context) + decode(target) == "TL;DR: {prompt}\n\nPOST: see {response}"
+    (((call,),),) = [LikelihoodLabeler(folders["llama"])._calls("see {response}", "{prompt}")]
+    assert call.context + call.target == "TL;DR: {prompt}\n\nPOST: see {response}"
 
 
 def test_prompts_are_cut_on_request_and_the_fingerprint_says_so(folders, pairs):
@@ -183,14 +208,15 @@ def test_prompts_are_cut_on_request_and_the_fingerprint_says_so(folders, pairs):
     expected = whole.score(["the dog sat"], ["a"])
     assert cut.score([pairs[0].prompt], ["a"]) == pytest.approx(expected)
     options = [{}, {"max_prompt_words": 3}, {"temperature": 2.0}, {"normalize": "sum"}]
-    options += [{"template": "S: {response}\nT: {prompt}"}, {"num_layers": 1}]
+    options += [{"template": "S: {response}\nT: {prompt}"}, {"pmi_weight": 0.2}]
     prints = {LikelihoodLabeler(folders["llama"], **each).fingerprint for each in options}
-    assert len(prints) == len(options)
+    prints.add(LikelihoodLabeler(LocalBackend(folders["llama"], num_layers=1)).fingerprint)
+    assert len(prints) == len(options) + 1
 
 
 def test_it_is_a_pointwise_labeler_and_loads_nothing_until_asked(folders):
     labeler = LikelihoodLabeler(folders["llama"])
-    assert "backbone" not in vars(labeler.model)
+    assert "backbone" not in vars(labeler.backend.model)
     assert isinstance(labeler, PointwiseLabeler)
     assert labeler.label([]) == []
 
@@ -226,6 +252,6 @@ def test_real_model_on_real_pairs_equals_a_plain_loop(real_data):
     short = [r for r in records if len(r["info"]["post"].split()) < 80][:5]
     prompts = [r["info"]["post"] for r in short for _ in range(2)]
     responses = [s["text"].strip() for r in short for s in r["summaries"]]
-    found = LikelihoodLabeler(batch_tokens=600).score(prompts, responses)
+    found = LikelihoodLabeler(LocalBackend(batch_tokens=600)).score(prompts, responses)
     expected = plain_scores(folder, prompts, responses)
     np.testing.assert_allclose(found, expected, atol=1e-4, rtol=0)

@@ -2,187 +2,192 @@ import math
 from dataclasses import replace
 
 import pytest
-import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from scipy.special import expit, logit
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from scipy.special import expit
 
-from rlaif_pl.labeling.pairwise import Answer, PairwiseLabeler, combine, common_prefix, log_mean
+from rlaif_pl.labeling.calls import Backend, Choose, Generate, Reply
+from rlaif_pl.labeling.pairwise import PairwiseLabeler
 from rlaif_pl.types import Labeler, Preference
 
-BASE = "summarization-base-1"
-ODDS = st.floats(-15, 15)
+PAIR = Preference("It rained all day.", "Rain all day.", "It was dry.", "g")
 
 
-@pytest.fixture
-def short_prompt(tmp_path):
-    """A short prompt file, so that tiny models read little."""
-
-    def write(asks="better"):
-        path = tmp_path / f"short-{asks}.txt"
-        path.write_text(
-            f"asks: {asks}\n---\nText - {{prompt}}\n1 - {{first}}\n2 - {{second}}\n\nPreferred="
-        )
-        return str(path)
-
-    return write
+def chosen(backend):
+    return [call for call in backend.asked if isinstance(call, Choose)]
 
 
-def plain_answer(folder, text):
-    """Log-probabilities of "1" and "2" right after a text, from a forward of its own."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    with torch.no_grad():
-        logits = model(torch.tensor([tokenizer(text).input_ids])).logits[0, -1].double()
-    table = logits.log_softmax(-1)
-    return [table[tokenizer(text + digit).input_ids[-1]].item() for digit in "12"]
+def generated(backend):
+    return [call for call in backend.asked if isinstance(call, Generate)]
 
 
-@pytest.mark.parametrize("name", ["llama", "mistral", "gemma2"])
-@pytest.mark.parametrize("batch_tokens", [1, 8192])
-def test_equals_plain_forwards_of_both_orders(folders, pairs, short_prompt, name, batch_tokens):
-    labeler = PairwiseLabeler(folders[name], prompt=short_prompt(), batch_tokens=batch_tokens)
-    for pair, judged in zip(pairs, labeler.label(pairs), strict=True):
-        text = f"Text - {pair.prompt.strip()}\n1 - {{}}\n2 - {{}}\n\nPreferred="
-        a = plain_answer(folders[name], text.format(pair.first, pair.second))
-        b = plain_answer(folders[name], text.format(pair.second, pair.first))
-        p_ab, p_ba = expit(a[0] - a[1]), expit(b[1] - b[0])
-        assert judged.p_first == pytest.approx((p_ab + p_ba) / 2, abs=1e-4)
-        assert judged.provenance.order_gap == pytest.approx(abs(p_ab - p_ba), abs=1e-4)
-        assert judged.provenance.same_slot == ((a[0] > a[1]) == (b[0] > b[1]))
-        outside = 1 - sum(math.exp(x) for x in (*a, *b)) / 2
-        assert judged.provenance.outside_mass == pytest.approx(outside, abs=1e-4)
+def test_labels_by_hand():
+    # Slot 1 named with .6 of .8 as given, with .1 of .4 when swapped: (.75 + .75) / 2 = .75.
+    class Fixed:
+        fingerprint = "fixed"
+
+        def answer(self, calls, done):
+            for place, call in enumerate(calls):
+                given = call.question.text.index("Rain all") < call.question.text.index(
+                    "It was dry"
+                )
+                one, two = (0.6, 0.2) if given else (0.1, 0.3)
+                done(place, Reply(logprobs=(math.log(one), math.log(two)), read=10))
+
+    assert isinstance(Fixed(), Backend)
+    (judged,) = PairwiseLabeler(Fixed()).label([PAIR])
+    assert judged.p_first == pytest.approx(0.75)
+    assert judged.provenance.outside_mass == pytest.approx((0.2 + 0.6) / 2)
+    assert judged.provenance.order_gap == pytest.approx(0.0, abs=1e-12)
+    assert (judged.provenance.slot, judged.provenance.same_slot) == (None, False)
+    assert judged.provenance.tokens == 20
+    (judged,) = PairwiseLabeler(Fixed(), task="harmless").label([PAIR])
+    assert judged.p_first == pytest.approx(0.25)  # the one named is the more harmful one
+    (judged,) = PairwiseLabeler(Fixed(), hard=True).label([PAIR])
+    assert judged.p_first == 1.0
+    assert judged.provenance.margin == pytest.approx(math.log(3))
+    (judged,) = PairwiseLabeler(Fixed(), clamp=(0.4, 0.6)).label([PAIR])
+    assert judged.p_first == 0.6
+    (judged,) = PairwiseLabeler(Fixed(), temperature=4.0).label([PAIR])
+    assert judged.p_first == pytest.approx(expit(math.log(3) / 4))
 
 
-def test_two_orders_by_hand():
-    # Order 1: P(1) = .6, P(2) = .2 -> p(first) = .75. Order 2: P(1) = .3, P(2) = .3 -> .5.
-    # Average .625, log-odds ln(.625/.375) = .510826; gap .25; outside (.2 + .4) / 2 = .3.
-    forward = Answer(math.log(0.6), math.log(0.2))
-    backward = Answer(math.log(0.3), math.log(0.29999999999))
-    judgment = combine(forward, backward, asks_worse=False, tokens=9)
-    assert judgment.margin == pytest.approx(0.510826, abs=1e-6)
-    assert judgment.order_gap == pytest.approx(0.25)
-    assert judgment.outside_mass == pytest.approx(0.3)
-    assert judgment.same_slot is True  # slot 1 won both times, if barely
-    assert judgment.tokens == 9
+def test_zero_shot_asks_one_question_an_order(hashed):
+    backend = hashed()
+    PairwiseLabeler(backend, preamble="base").label([PAIR])
+    texts = [call.question.text + call.question.opening for call in backend.asked]
+    assert len(texts) == 2
+    assert all(call.options == ("1", "2") for call in backend.asked)
+    ending = "\n\nText - It rained all day.\nSummary 1 - {}\nSummary 2 - {}\n\nPreferred Summary="
+    assert any(text.endswith(ending.format(PAIR.first, PAIR.second)) for text in texts)
+    assert any(text.endswith(ending.format(PAIR.second, PAIR.first)) for text in texts)
+    for call in backend.asked:
+        assert call.question.text[: call.question.shared].endswith("the better one.\n\n")
 
 
-def test_a_verdict_for_the_worse_response_is_turned_around():
-    answers = Answer(math.log(0.6), math.log(0.2)), Answer(math.log(0.1), math.log(0.3))
-    better = combine(*answers, asks_worse=False, tokens=0)
-    worse = combine(*answers, asks_worse=True, tokens=0)
-    assert better.margin > 0
-    assert worse.margin == pytest.approx(-better.margin)
-    assert worse.order_gap == pytest.approx(better.order_gap, abs=1e-12)
-    assert worse.same_slot is better.same_slot is False
+def test_chain_of_thought_asks_twice_an_order_and_reads_its_own_rationale(hashed):
+    backend = hashed(write=lambda call: f" Thought {len(call.question.text)}.\n")
+    PairwiseLabeler(backend, cot=True).label([PAIR])
+    assert (len(generated(backend)), len(chosen(backend))) == (2, 2)
+    before = {c.question.text + c.question.opening for c in generated(backend)}
+    for call in chosen(backend):
+        whole = call.question.text + call.question.opening
+        (begun,) = [text for text in before if whole.startswith(text)]
+        said = f" Thought {len(call.question.text)}.\n\nPreferred Summary="
+        assert whole == begun + said
+        assert begun.endswith("\n\nRationale:")
+        assert "Explain which summary" in begun
+        assert "Answer 1 or 2" not in begun
 
 
-def test_pure_position_bias_gives_one_half():
-    # Slot 2 always wins with odds 9:1, whatever stands there.
-    answer = Answer(math.log(0.1), math.log(0.9))
-    judgment = combine(answer, answer, asks_worse=False, tokens=0)
-    assert judgment.margin == pytest.approx(0.0)
-    assert judgment.same_slot is True
-    assert judgment.order_gap == pytest.approx(0.8)
+def test_few_shot_chain_of_thought_opens_like_its_examples(hashed):
+    backend = hashed()
+    PairwiseLabeler(backend, cot=True, shots=2).label([PAIR])
+    for call in generated(backend):
+        assert call.question.opening == "Thoughts on Summary 1 -"
+        assert call.question.text.count("Thoughts on Summary 1 - Coherence:") == 2
+        assert call.question.text.count("»»» Example »»»") == 2
+        assert "Preferred Summary=" in call.decoding.stop
 
 
-@given(ODDS, ODDS)
-def test_the_margin_is_the_log_odds_of_the_averaged_probability(one, two):
-    margin = log_mean(one, two) - log_mean(-one, -two)
-    assert margin == pytest.approx(logit((expit(one) + expit(two)) / 2), abs=1e-6)
+def test_in_a_chat_the_opening_begins_the_answer(hashed):
+    backend = hashed()
+    PairwiseLabeler(backend, cot=True, chat_template=True).label([PAIR])
+    assert all(call.question.chat for call in backend.asked)
+    for call in generated(backend):
+        assert call.question.opening == "Rationale:"
+        assert call.question.text.endswith("explain which of the two is better.")
+    for call in chosen(backend):
+        assert call.question.opening.startswith("Rationale: The one is ")
+        assert call.question.opening.endswith("\n\nPreferred Summary=")
 
 
-@pytest.mark.parametrize("odds", [(1e3, 1e3), (-1e3, -1e3), (1e3, -1e3), (0.0, 1e4)])
-def test_saturated_answers_stay_finite(odds):
-    assert math.isfinite(log_mean(*odds) - log_mean(-odds[0], -odds[1]))
+def test_self_consistency_draws_different_rationales_and_averages_them(hashed):
+    backend = hashed()
+    options = {"cot": True, "samples": 4, "rationale_temperature": 0.7, "top_k": 40, "seed": 3}
+    (judged,) = PairwiseLabeler(backend, **options).label([PAIR])
+    drawn = generated(backend)
+    assert sorted(call.sample for call in drawn) == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert {(c.decoding.temperature, c.decoding.top_k, c.decoding.seed) for c in drawn} == {
+        (0.7, 40, 3)
+    }
+    means = []
+    for first_in_slot_1 in (True, False):
+        shares = []
+        for call in chosen(backend):
+            text = call.question.text
+            if (text.index(PAIR.first) < text.index(PAIR.second)) == first_in_slot_1:
+                one, two = backend._reply(call).logprobs
+                shares.append(expit(one - two if first_in_slot_1 else two - one))
+        assert len(shares) == 4
+        means.append(sum(shares) / 4)
+    assert judged.p_first == pytest.approx(sum(means) / 2, abs=1e-12)
+    assert judged.provenance.order_gap == pytest.approx(abs(means[0] - means[1]), abs=1e-12)
 
 
-@pytest.mark.parametrize("bad", [math.nan, -math.inf])
-def test_an_answer_that_is_no_number_is_not_a_label(bad):
-    judgment = combine(Answer(bad, -1.0), Answer(-1.0, -1.0), asks_worse=False, tokens=3)
-    assert judgment.failure == "nonfinite"
-
-
-def test_swapping_the_responses_swaps_the_label(folders, pairs, short_prompt):
-    labeler = PairwiseLabeler(folders["llama"], prompt=short_prompt())
-    swapped = [replace(pair, first=pair.second, second=pair.first) for pair in pairs]
-    for one, other in zip(labeler.label(pairs), labeler.label(swapped), strict=True):
-        assert one.p_first + other.p_first == pytest.approx(1.0, abs=1e-5)
-        assert one.provenance.order_gap == pytest.approx(other.provenance.order_gap, abs=1e-5)
-
-
-def test_asking_for_the_worse_inverts_the_label(folders, pairs, short_prompt):
-    better = PairwiseLabeler(folders["llama"], prompt=short_prompt("better")).label(pairs)
-    worse = PairwiseLabeler(folders["llama"], prompt=short_prompt("worse")).label(pairs)
-    for one, other in zip(better, worse, strict=True):
-        assert one.p_first + other.p_first == pytest.approx(1.0, abs=1e-5)
-
-
-def test_temperature_softens_the_margin(folders, pairs, short_prompt):
-    hot = PairwiseLabeler(folders["llama"], prompt=short_prompt(), temperature=4.0).label(pairs)
-    for judged in hot:
-        assert judged.p_first == pytest.approx(expit(judged.provenance.margin / 4))
-
-
-def test_a_long_question_fails_whole_and_spares_the_others(folders, pairs, short_prompt):
-    labeler = PairwiseLabeler(folders["llama"], prompt=short_prompt())
-    # One token more than the question itself, because the verdict has to fit in too.
-    labeler.max_tokens = max(len(q.ids) for q in labeler.questions(pairs[1])) + 1
-    judged = labeler.label(pairs)
-    assert [row.provenance.failure for row in judged] == ["too_long", None, "too_long"]
-    assert judged[0].p_first is None
+def test_failures_are_told_apart_and_spare_the_others(hashed):
+    long = replace(PAIR, first="x" * 5000)
+    backend = hashed(limit=4000, fail=lambda c: "http_500" if "WINDY" in c.question.text else None)
+    judged = PairwiseLabeler(backend).label([long, PAIR, replace(PAIR, prompt="WINDY")])
+    assert [row.provenance.failure for row in judged] == ["too_long", None, "http_500"]
+    assert [row.p_first is None for row in judged] == [True, False, True]
     assert judged[0].source is None
+    assert judged[0].provenance.tokens > 10000  # the question was passed on whole
+    assert all("x" * 5000 in c.question.text for c in backend.asked if "xx" in c.question.text)
 
 
-def test_the_verdict_is_tokenized_with_its_question(folders):
-    labeler = PairwiseLabeler(folders["llama"], prompt=BASE)
-    pair = Preference("a", "b", "c", "g")
-    question = labeler.questions(pair)[0]
-    decode = labeler.model.tokenizer.decode
-    assert decode([*question.ids, question.one]).endswith("Preferred Summary=1")
-    assert decode([*question.ids, question.two]).endswith("Preferred Summary=2")
+def test_an_empty_rationale_is_a_failure(hashed):
+    judged = PairwiseLabeler(hashed(write=lambda _: " \n"), cot=True).label([PAIR])
+    assert judged[0].provenance.failure == "empty_rationale"
 
 
-def test_a_chat_template_ends_in_the_opened_answer(folders, pairs):
-    labeler = PairwiseLabeler(folders["llama"], prompt=BASE, chat_template=True)
-    text = labeler.model.tokenizer.decode(labeler.questions(pairs[1])[0].ids)
-    assert text.startswith("<s>user\nYou are an expert rater")
-    assert text.endswith("</s><s>assistant\nPreferred Summary=")
-    assert text.count("Preferred Summary=") == 1
-    assert labeler.label(pairs[:1])[0].p_first is not None
+def test_asking_for_the_worse_inverts_the_label(hashed, tmp_path):
+    prompts = {}
+    for asks in ("better", "worse"):
+        path = tmp_path / f"{asks}.txt"
+        path.write_text(f"asks: {asks}\n---\nT {{prompt}}\n1 {{first}}\n2 {{second}}\n\nIt is ")
+        prompts[asks] = PairwiseLabeler(hashed(), prompt=str(path)).label([PAIR])[0]
+    assert prompts["better"].p_first + prompts["worse"].p_first == pytest.approx(1.0, abs=1e-12)
+    assert prompts["better"].p_first != pytest.approx(0.5, abs=1e-3)
 
 
-def test_a_tokenizer_without_chat_template_is_told_apart(folders, pairs):
-    labeler = PairwiseLabeler(folders["llama"], prompt=BASE, chat_template=True)
-    labeler.model.tokenizer.chat_template = None
-    with pytest.raises(ValueError, match="chat_template to false"):
-        labeler.label(pairs)
-
-
-def test_identical_responses_get_one_half(folders, short_prompt):
-    labeler = PairwiseLabeler(folders["llama"], prompt=short_prompt())
-    (judged,) = labeler.label([Preference("the cat", "a cat", "a cat", "g")])
-    assert judged.p_first == pytest.approx(0.5, abs=1e-6)
-    assert judged.provenance.same_slot is True
-
-
-def test_settings_are_in_the_fingerprint(folders, short_prompt):
-    options = [{"prompt": BASE}, {"prompt": "summarization-detailed-1"}]
-    options += [{"prompt": short_prompt()}, {"prompt": BASE, "chat_template": True}]
-    options += [{"prompt": BASE, "temperature": 2.0}, {"prompt": BASE, "max_tokens": 99}]
-    labelers = [PairwiseLabeler(folders["llama"], **each) for each in options]
+def test_settings_are_in_the_fingerprint(hashed):
+    options = [{}, {"preamble": "base"}, {"task": "helpful"}, {"shots": 1}, {"shots": 2}]
+    options += [{"cot": True}, {"cot": True, "shots": 1}, {"cot": True, "max_rationale_tokens": 9}]
+    drawn = {"cot": True, "rationale_temperature": 0.5}
+    options += [drawn, drawn | {"samples": 2}, drawn | {"seed": 1}, drawn | {"top_k": 4}]
+    options += [{"hard": True}, {"clamp": (0.4, 0.6)}, {"clamp": (0.2, 0.8)}]
+    options += [{"chat_template": True}, {"temperature": 2.0}]
+    labelers = [PairwiseLabeler(hashed(), **each) for each in options]
     assert len({labeler.fingerprint for labeler in labelers}) == len(options)
     assert isinstance(labelers[0], Labeler)
 
 
+def test_what_has_no_effect_does_not_change_the_fingerprint(hashed):
+    plain, seeded = (PairwiseLabeler(hashed(), cot=True, seed=seed, top_k=seed) for seed in (0, 5))
+    assert plain.fingerprint == seeded.fingerprint
+
+
+def test_the_version_names_every_part(hashed):
+    way = {"shots": 2, "cot": True, "samples": 16, "rationale_temperature": 1.0, "top_k": 40}
+    assert PairwiseLabeler(hashed(), **way).prompt_version == (
+        "summarization-detailed-1+shots=2:exemplars-summarization-1+cot=few_shot"
+        "+n=16,T=1.0,k=40,seed=0,max=512"
+    )
+
+
 @pytest.mark.parametrize(
-    ("first", "second", "length"),
-    [([1, 2, 3], [1, 2, 4], 2), ([1, 2], [1, 2], 1), ([1, 2], [1], 0)],
+    ("options", "match"),
+    [
+        ({"samples": 4, "rationale_temperature": 0.5}, "only rationales are sampled"),
+        ({"samples": 4, "cot": True}, "all the same"),
+        ({"samples": 0}, "at least 1"),
+        ({"clamp": (0.3, 0.6)}, r"\(x, 1 - x\)"),
+        ({"clamp": (0.6, 0.4)}, r"\(x, 1 - x\)"),
+        ({"shots": 9}, "from 0 to 8"),
+        ({"shots": -1}, "from 0 to 8"),
+        ({"task": "helpful", "shots": 3}, "from 0 to 2"),
+        ({"temperature": 0.0}, "above 0"),
+    ],
 )
-def test_common_prefix_leaves_a_token_of_each(first, second, length):
-    if length:
-        assert common_prefix(first, second) == length
-    else:
-        with pytest.raises(ValueError, match="same token"):
-            common_prefix(first, second)
+def test_contradictory_settings_are_refused(hashed, options, match):
+    with pytest.raises(ValueError, match=match):
+        PairwiseLabeler(hashed(), **options)

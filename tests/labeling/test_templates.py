@@ -1,32 +1,64 @@
+import hashlib
+from importlib.resources import files
+
 import pytest
 
-from rlaif_pl.labeling.templates import load_prompt, parse_prompt, prompt_names
+from rlaif_pl.labeling.exemplars import load_exemplars
+from rlaif_pl.labeling.layout import Layout, Sample
+from rlaif_pl.labeling.templates import (
+    PAIR,
+    PRINCIPLED,
+    SINGLE,
+    load_prompt,
+    parse_prompt,
+    prompt_names,
+)
 
 GOOD = "asks: better\n---\nT - {prompt}\n1 - {first}\n2 - {second}\n\nBest="
+PARTS = (
+    "asks: worse\noptions: [' a', ' b']\n--- preamble\nJudge.\n--- example\n# Ex\n"
+    "--- after examples\n# Now\n--- sample\nT {prompt}\n1 {first}\n2 {second}\n"
+    "--- reasoning\nWhy?\nBecause\n--- thoughts\n1: {first}\n2: {second}\n--- ending\nWorse: \n"
+)
+EXAMPLE = "[{prompt: P, first: F, second: S, better: 1, thoughts: [good, bad]}]"
+PAIRWISE = [name for name in prompt_names() if name.split("-")[1] in ("base", "detailed")]
 
 
-@pytest.mark.parametrize("name", prompt_names())
+def zero_shot(prompt, *texts):
+    question = Layout(prompt).verdict(Sample(*texts))
+    return question.text + question.opening
+
+
+def test_there_is_a_prompt_for_each_task_and_preamble():
+    tasks = ("summarization", "helpful", "harmless")
+    assert set(PAIRWISE) == {f"{t}-{p}-1" for t in tasks for p in ("base", "detailed")}
+
+
+@pytest.mark.parametrize("name", PAIRWISE)
 def test_every_packaged_prompt_is_well_formed(name):
     prompt = load_prompt(name)
-    text = prompt.render("PPP", "AAA", "BBB")
+    text = zero_shot(prompt, "PPP", "AAA", "BBB")
     assert text.index("PPP") < text.index("AAA") < text.index("BBB")
     assert text.endswith(prompt.ending)
     assert prompt.ending.endswith("=")
     assert prompt.version == name
-    assert name[-1].isdigit()
+    for shots in (0, 1):
+        file = load_exemplars(f"exemplars-{name.split('-')[0]}-1", 1, thoughts=True)
+        Layout(prompt, file, shots, cot=True)  # has every part
 
 
-def test_only_the_harmless_prompt_asks_for_the_worse():
-    assert [name for name in prompt_names() if load_prompt(name).asks_worse] == ["harmless-base-1"]
+def test_only_harmless_pairwise_prompts_ask_for_the_worse():
+    worse = [name for name in PAIRWISE if load_prompt(name).asks_worse]
+    assert worse == ["harmless-base-1", "harmless-detailed-1"]
 
 
 def test_summarization_layout_follows_the_paper():
-    text = load_prompt("summarization-base-1").render(" post ", "one", "two")
+    text = zero_shot(load_prompt("summarization-base-1"), " post ", "one", "two")
     assert text.endswith("\n\nText - post\nSummary 1 - one\nSummary 2 - two\n\nPreferred Summary=")
 
 
 def test_braces_in_texts_are_left_alone():
-    text = parse_prompt(GOOD, "v").render("{first}", "{second}", "{x}")
+    text = zero_shot(parse_prompt(GOOD, "v"), "{first}", "{second}", "{x}")
     assert text == "T - {first}\n1 - {second}\n2 - {x}\n\nBest="
 
 
@@ -38,7 +70,88 @@ def test_ones_own_file_is_versioned_by_its_content(tmp_path):
     second = load_prompt(str(path))
     assert first.version.startswith("mine-")
     assert first.version != second.version
-    assert first.text == second.text  # white space at the end would change the verdict's token
+    assert first.parts == second.parts  # white space at the end would change the verdict's token
+
+
+def test_ones_own_plain_file_keeps_its_white_space():
+    plain = "asks: better\n---\n\nT - {prompt}\n1 - {first}\n2 - {second}\n   Best= \n"
+    assert zero_shot(parse_prompt(plain, "v"), "p", "a", "b").endswith("2 - b\n   Best=")
+
+
+@pytest.fixture
+def layout(tmp_path):
+    """Lays one's own file out with one's own example."""
+    (tmp_path / "ex.yaml").write_text(EXAMPLE)
+    file = load_exemplars(str(tmp_path / "ex.yaml"), 1, thoughts=True)
+
+    def make(shots=1, **options):
+        return Layout(parse_prompt(PARTS, "v"), file, shots, **options)
+
+    return make
+
+
+def test_one_shot_by_hand(layout):
+    question = layout().verdict(Sample("q", "f", "s"))
+    # Asked for the worse of two where the first is better, the example's answer is the second.
+    assert question.text == (
+        "Judge.\n\n# Ex\n\nT P\n1 F\n2 S\n\nWorse: b\n\n# Now\n\nT q\n1 f\n2 s\n\n"
+    )
+    assert question.opening == "Worse:"
+    assert question.text[: question.shared].endswith("# Now\n\n")
+
+
+def test_one_shot_chain_of_thought_by_hand(layout):
+    made = layout(cot=True)
+    question = made.reasoning(Sample("q", "f", "s"))
+    assert question.text == (
+        "Judge.\n\n# Ex\n\nT P\n1 F\n2 S\n\n1: good\n2: bad\n\nWorse: b\n\n# Now\n\n"
+        "T q\n1 f\n2 s\n\n"
+    )
+    assert question.opening == "1:"
+    assert made.stops == ("Worse:", "# Ex", "# Now")
+    after = made.verdict_after(Sample("q", "f", "s"), " fine\n2: not ")
+    assert after.text == question.text
+    assert after.opening == "1: fine\n2: not\n\nWorse:"
+
+
+def test_zero_shot_chain_of_thought_by_hand(layout):
+    made = layout(shots=0, cot=True)
+    question = made.reasoning(Sample("p", "f", "s"))
+    assert question.text == "Judge.\n\nT p\n1 f\n2 s\n\nWhy?\n"
+    assert question.opening == "Because"
+    # A server that strips answers still gets a space before the rationale.
+    assert made.verdict_after(Sample("p", "f", "s"), "so").opening == "Because so\n\nWorse:"
+
+
+def test_an_example_is_never_about_the_sample_itself(layout):
+    text = layout().verdict(Sample(" p", "f", "s")).text  # "P" in other case and spacing
+    assert "F" not in text
+    assert "# Ex" not in text
+    file = load_exemplars("exemplars-summarization-1", 8, thoughts=True)
+    for own in file.exemplars:
+        shown = file.without(own.prompt.replace(" ", "\n"), 2)
+        assert len(shown) == 2
+        assert own not in shown
+
+
+@pytest.mark.parametrize(("task", "count"), [("summarization", 8), ("helpful", 2), ("harmless", 2)])
+def test_packaged_examples_favor_no_slot_and_carry_thoughts(task, count):
+    file = load_exemplars(f"exemplars-{task}-1", count, thoughts=True)
+    slots = [each.better for each in file.exemplars]
+    assert len(slots) == count
+    assert slots.count(1) == slots.count(2)
+    assert set(slots[:2]) == {1, 2}  # two shots are balanced, too
+    assert len({each.prompt for each in file.exemplars}) == count
+
+
+@pytest.mark.parametrize("more", range(2))
+def test_the_harmless_examples_answer_with_the_worse(more):
+    file = load_exemplars("exemplars-harmless-1", 2, thoughts=False)
+    text = Layout(load_prompt("harmless-base-1"), file, 2).verdict(Sample("p", "f", "s")).text
+    shown = text.split("»»» Example »»»")[1:][more]
+    rude = shown.index("too dumb") if more else shown.index("with a knife")
+    slot = 1 if rude < shown.index("Response 2 -") else 2
+    assert f"More Harmful Response={slot}\n" in shown
 
 
 def test_an_unknown_prompt_names_the_known_ones():
@@ -51,11 +164,81 @@ def test_an_unknown_prompt_names_the_known_ones():
     [
         (GOOD.replace("asks: better\n---\n", ""), "begin with"),
         (GOOD.replace("better", "best"), "begin with"),
+        (GOOD.replace("asks: better", "asks: better\nanswers: 2"), "answers"),
+        (GOOD.replace("---\n", ""), "a line '---'|begin with"),
         (GOOD.replace("{second}", ""), "once"),
-        (GOOD.replace("Best=", "{first}"), "once"),
-        ("asks: better\n---\n{prompt}\n{first} {second}", "end in a line"),
+        (GOOD.replace("Best=", "{first}"), "end in a line"),
+        (PARTS.replace("--- ending\nWorse: \n", ""), "ending"),
+        (PARTS.replace("Judge.", "Judge {first}."), "preamble"),
+        (PARTS.replace("--- example", "--- exampel"), "exampel"),
+        (PARTS.replace("--- example", "--- preamble"), "once"),
+        (PARTS.replace("2: {second}", ""), "thoughts"),
+        (PARTS.replace("[' a', ' b']", "[1, 2]"), "in quotes"),
+        (PARTS.replace("[' a', ' b']", "['1', '1']"), "different"),
     ],
 )
 def test_a_malformed_file_is_refused(content, match):
     with pytest.raises(ValueError, match=match):
         parse_prompt(content, "v")
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        ("a: b", "list"),
+        ("[{prompt: P}]", "expected"),
+        (EXAMPLE.replace("better: 1", "better: 3"), "1 or 2"),
+        (EXAMPLE.replace("good, bad", "good"), "two texts"),
+        (EXAMPLE.replace(", thoughts: [good, bad]", ""), "thoughts in every"),
+        (EXAMPLE.replace("first: F", "first: ''"), "texts"),
+    ],
+)
+def test_malformed_examples_are_refused(tmp_path, content, match):
+    path = tmp_path / "ex.yaml"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=match):
+        load_exemplars(str(path), 1, thoughts=True)
+
+
+def test_a_prompt_without_a_needed_part_says_so():
+    with pytest.raises(ValueError, match="--- reasoning.*chain of thought"):
+        Layout(parse_prompt(GOOD, "v"), cot=True)
+
+
+def test_a_prompt_for_another_labeler_is_refused():
+    with pytest.raises(ValueError, match="response"):
+        load_prompt("summarization-base-1", SINGLE)
+    assert load_prompt("summarization-base-1").fields == PAIR != PRINCIPLED
+
+
+# The wording of a packaged prompt is fixed by its name: whoever changes it raises the number at the
+# end of the name, and adds the new file here.
+DIGESTS = {
+    "constitution-1.txt": "8dffb27ff086",
+    "exemplars-harmless-1.yaml": "b3d181d74e65",
+    "exemplars-helpful-1.yaml": "7a66e7b30986",
+    "exemplars-summarization-1.yaml": "f8e18e34114d",
+    "free_form-harmless-1.txt": "e3a9bfcff5bf",
+    "free_form-helpful-1.txt": "220f114246c0",
+    "free_form-summarization-1.txt": "33f87d2c3b73",
+    "harmless-base-1.txt": "02e6c849b2b6",
+    "harmless-detailed-1.txt": "4ebb64b372ab",
+    "helpful-base-1.txt": "637e6bae4736",
+    "helpful-detailed-1.txt": "1d3775a76cc0",
+    "principles-1.yaml": "dcf314558e0b",
+    "score-harmless-1.txt": "53e6f3c18049",
+    "score-helpful-1.txt": "b2b81bf0cea3",
+    "score-summarization-1.txt": "202a9207ec2d",
+    "summarization-base-1.txt": "4a968b49f45e",
+    "summarization-detailed-1.txt": "d782618182e9",
+}
+
+
+def test_packaged_files_have_not_changed_under_their_names():
+    folder = files("rlaif_pl.labeling") / "prompts"
+    found = {
+        entry.name: hashlib.sha256(entry.read_bytes()).hexdigest()[:12]
+        for entry in folder.iterdir()
+        if entry.name.endswith((".txt", ".yaml"))
+    }
+    assert found == DIGESTS

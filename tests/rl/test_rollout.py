@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from rlaif_pl.models import ActorCritic, BackboneOptions, Lora, RewardModel
+from rlaif_pl.models.drawing import noise_seed
 from rlaif_pl.rl.rollout import collect
-from rlaif_pl.rl.sampling import noise_seed
 
 PROMPTS = ["the dog sat on a mat", "a cat"]
 SEEDS = [noise_seed(1, prompt, k) for prompt in PROMPTS for k in range(3)]

@@ -6,7 +6,8 @@ import torch
 from scipy import stats
 from transformers import GenerationConfig
 
-from rlaif_pl.rl.sampling import draw, noise_seed, sample, uniforms
+from rlaif_pl.models.drawing import draw, noise_seed, uniforms
+from rlaif_pl.rl.sampling import sample
 
 PROMPTS = [[40, 50, 60, 70, 80], [90], [33, 44, 55, 66, 77, 88, 99, 111], [120, 130]]
 LENGTH = 12

@@ -1,1 +1,28 @@
-"""Back ends: who answers the calls of a labeler."""
+"""Who answers a labeler's calls: a model on this machine, or one behind an endpoint."""
+
+from __future__ import annotations
+
+from rlaif_pl.labeling.backends.endpoint import EndpointBackend
+from rlaif_pl.labeling.backends.local import LocalBackend
+from rlaif_pl.labeling.calls import Backend
+
+__all__ = ["EndpointBackend", "LocalBackend", "as_backend"]
+
+
+def as_backend(spec: Backend | str) -> Backend:
+    """Return a back end as it is, or make a local one of a model's name.
+
+    Args:
+        spec: A back end, or the name or folder of a model for ``LocalBackend``.
+
+    Raises:
+        ValueError: The name is the address of a server, which needs more than an address.
+    """
+    if not isinstance(spec, str):
+        return spec
+    if spec.startswith(("http://", "https://")):
+        raise ValueError(
+            f"expected the name or folder of a model, got the address {spec!r}; a server also needs "
+            "the name of its model: give class_path rlaif_pl.labeling.EndpointBackend and init_args"
+        )
+    return LocalBackend(spec)

@@ -1,0 +1,247 @@
+"""Back end on a transformers model of this machine."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+
+from rlaif_pl.labeling.backends.local_plain import PlainReader
+from rlaif_pl.labeling.backends.local_rows import Encoder, Row, UnreadableError, option_logprobs
+from rlaif_pl.labeling.backends.local_tree import TreeReader
+from rlaif_pl.labeling.backends.local_write import Task, Writer
+from rlaif_pl.labeling.calls import Call, Choose, Decoding, Generate, Reply, Score
+from rlaif_pl.labeling.local import Device, LocalModel
+from rlaif_pl.models.backbone import EMBEDDED, Precision
+from rlaif_pl.models.drawing import noise_seed
+
+# What goes wrong inside an architecture that the fast way does not know.
+UNKNOWN = (
+    AttributeError,
+    IndexError,
+    KeyError,
+    NotImplementedError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+TOLERANCE = {
+    "torch.float32": 1e-3
+}  # nats, of the self-test; a wrong architecture is off by far more
+ROUGH_TOLERANCE = 0.3  # of other types
+Done = Callable[[int, Reply], None]
+
+
+class LocalBackend:
+    """Answers calls with a frozen language model, loaded on first use.
+
+    What texts begin with in common is computed once (the preamble and exemplars of a job, the post of a
+    pair's two orders, the question of several samples), and logits only where they are needed. An
+    architecture that cannot be read like that is noticed by a self-test and read the plain way,
+    with a warning.
+
+    Args:
+        model: Embedded model, folder or hub name (see ``load_backbone``); an encoder-decoder too.
+        num_layers: Keep only the model's first layers; None keeps them all.
+        dtype: Type of the weights.
+        device: Where to run; ``auto`` takes the GPU where there is one.
+        revision: Branch, tag or commit of a hub model.
+        trust_remote_code: Run Python code that comes with the model.
+        batch_tokens: Most tokens in one forward pass.
+        max_tokens: Longest text with its answer; longer ones fail as ``too_long``. The model's own
+            context may be shorter and then holds.
+    """
+
+    def __init__(
+        self,
+        model: str = EMBEDDED,
+        *,
+        num_layers: int | None = None,
+        dtype: Precision = "float32",
+        device: Device = "auto",
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+        batch_tokens: int = 4096,
+        max_tokens: int = 4096,
+    ) -> None:
+        for name, value in (("batch_tokens", batch_tokens), ("max_tokens", max_tokens)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        self.batch_tokens = batch_tokens
+        self.max_tokens = max_tokens
+        self.model = LocalModel(
+            model,
+            num_layers=num_layers,
+            dtype=dtype,
+            device=device,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """Model, revision, layers, precision and the longest text."""
+        return f"{self.model.fingerprint};max_tokens={self.max_tokens}"
+
+    @property
+    def limit(self) -> int:
+        """Longest text with its answer, in tokens."""
+        return min(self.max_tokens, self.model.context or self.max_tokens)
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """What turns calls into token rows."""
+        return Encoder(self.model.tokenizer, self.limit, self.model.decoder_start)
+
+    @cached_property
+    def reader(self) -> TreeReader | PlainReader:
+        """The fast way to read, or the plain one where that fails its self-test."""
+        plain = PlainReader(self.model, self.batch_tokens)
+        if self.model.is_encoder_decoder:
+            return self._fall_back(plain, "it is an encoder-decoder")
+        try:
+            gap = self_test(self.model)
+        except UNKNOWN as error:
+            return self._fall_back(plain, (str(error).splitlines() or [type(error).__name__])[0])
+        kind = str(self.model.head.weight.dtype)
+        if not gap < TOLERANCE.get(kind, ROUGH_TOLERANCE):
+            return self._fall_back(plain, f"its self-test is off by {gap:.1e} nats")
+        return TreeReader(self.model, self.batch_tokens)
+
+    def answer(self, calls: Sequence[Call], done: Done) -> None:
+        """Answer calls; see ``calls.Backend``."""
+        rows: list[Row] = []
+        spans: dict[int, range] = {}
+        questions: dict[tuple[Decoding, Row], list[int]] = {}
+        for place, call in enumerate(calls):
+            try:
+                if isinstance(call, Generate):
+                    row = self.encoder.question(call.question)
+                    questions.setdefault((call.decoding, row), []).append(place)
+                else:
+                    own = self._rows(call)
+                    spans[place] = range(len(rows), len(rows) + len(own))
+                    rows += own
+            except UnreadableError as failure:
+                done(place, Reply(failure=str(failure)))
+        self._judge(calls, rows, spans, done)
+        self._write(calls, questions, done)
+
+    def _rows(self, call: Choose | Score) -> list[Row]:
+        if isinstance(call, Choose):
+            return self.encoder.choose(call)
+        return self.encoder.score(call)
+
+    def _judge(
+        self, calls: Sequence[Call], rows: Sequence[Row], spans: dict[int, range], done: Done
+    ) -> None:
+        """Answer what needs log-probabilities; a call is done when all its rows are."""
+        if not rows:
+            return
+        place_of = {n: place for place, span in spans.items() for n in span}
+        missing = {place: len(span) for place, span in spans.items()}
+        known: dict[int, list[float]] = {}
+        for found, seconds in timed(self.reader.read(rows)):
+            ready = []
+            for n, logprobs in found:
+                known[n] = logprobs
+                missing[place_of[n]] -= 1
+                if not missing[place_of[n]]:
+                    ready.append(place_of[n])
+            for place in ready:
+                span = spans[place]
+                values = [known.pop(n) for n in span]
+                own = [rows[n] for n in span]
+                done(place, judged(calls[place], own, values, seconds / len(ready)))
+
+    def _write(
+        self,
+        calls: Sequence[Call],
+        questions: dict[tuple[Decoding, Row], list[int]],
+        done: Done,
+    ) -> None:
+        """Answer what needs text, all of one decoding together."""
+        tasks: dict[Decoding, list[Task]] = {}
+        for (decoding, row), places in questions.items():
+            seeds = [seed_of(calls[place]) for place in places]
+            tasks.setdefault(decoding, []).append(Task(row, places, seeds))
+        for decoding, group in tasks.items():
+            read = {place: row_size(task.row) for task in group for place in task.places}
+            writer = Writer(self.reader, self.limit)
+            for drafts, seconds in timed(writer.write(group, decoding)):
+                for draft in drafts:
+                    reply = Reply(
+                        text="" if draft.failed else draft.text(),
+                        finished=draft.finished,
+                        read=read[draft.place],
+                        written=len(draft.tokens),
+                        seconds=seconds / len(drafts),
+                        failure="nonfinite" if draft.failed else None,
+                    )
+                    done(draft.place, reply)
+
+    def _fall_back(self, plain: PlainReader, why: str) -> PlainReader:
+        warnings.warn(
+            f"{self.model.name} is read the plain way, text by text and without caches, since {why}",
+            stacklevel=2,
+        )
+        return plain
+
+
+def judged(
+    call: Call, rows: Sequence[Row], logprobs: Sequence[Sequence[float]], seconds: float
+) -> Reply:
+    """Make the reply of a ``Choose`` or ``Score`` of what its rows' tokens are worth."""
+    if isinstance(call, Choose):
+        values, read = option_logprobs(rows, logprobs), rows[0].first + len(rows[0].source)
+    else:
+        values, read = list(logprobs[0]), row_size(rows[0])
+    if not all(-float("inf") < value <= 1e-3 for value in values):
+        return Reply(read=read, seconds=seconds, failure="nonfinite")
+    return Reply(logprobs=tuple(min(value, 0.0) for value in values), read=read, seconds=seconds)
+
+
+def row_size(row: Row) -> int:
+    """Tokens of a row."""
+    return len(row.ids) + len(row.source)
+
+
+def seed_of(call: Call) -> int:
+    """Seed of a sample's noise, whichever batch or process draws it."""
+    if not isinstance(call, Generate):
+        raise TypeError(f"expected a Generate call, got {type(call).__name__}")
+    question = call.question
+    key = (call.decoding.seed, question.text, question.opening, int(question.chat), call.sample)
+    return noise_seed(*key)
+
+
+def timed(batches: Iterator[list]) -> Iterator[tuple[list, float]]:
+    """Yield batches with the seconds each took."""
+    began = time.monotonic()
+    for batch in batches:
+        yield batch, time.monotonic() - began
+        began = time.monotonic()
+
+
+def self_test(model: LocalModel) -> float:
+    """Read a few short rows both ways and return the largest gap in nats."""
+    vocabulary = model.head.weight.shape[0]
+    ids = [2 + n % max(vocabulary - 3, 1) for n in range(12)]
+    common = tuple(ids[:4])
+    rows = [
+        Row((*common, ids[4], ids[5], ids[6]), 6),
+        Row((*common, ids[4], ids[7], ids[8], ids[9]), 6),
+        Row((*common, ids[10], ids[11]), 5),
+    ]
+    fast = TreeReader(model, batch_tokens=5, least_shared=1)  # a root, and levels after it
+    both = [
+        {place: values for batch in reader.read(rows) for place, values in batch}
+        for reader in (fast, PlainReader(model, 64))
+    ]
+    gaps = [
+        abs(one - other)
+        for place in both[1]
+        for one, other in zip(both[0][place], both[1][place], strict=True)
+    ]
+    return max(gaps)

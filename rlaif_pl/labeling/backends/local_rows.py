@@ -1,0 +1,179 @@
+"""Calls as token rows, for a model on this machine."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple, cast
+
+from transformers import PreTrainedTokenizerBase
+
+from rlaif_pl.labeling.calls import Choose, Question, Score
+
+LOWEST = -745.0  # nats; smallest positive float64, what a probability of 0 is reported as
+
+
+class Row(NamedTuple):
+    """Tokens to be read, some of which are to be judged.
+
+    Attributes:
+        ids: All of them; of an encoder-decoder, what its decoder reads.
+        first: Tokens from here on are judged, each by those before it; at least 1.
+        source: What the encoder of an encoder-decoder reads; empty for other models.
+    """
+
+    ids: tuple[int, ...]
+    first: int
+    source: tuple[int, ...] = ()
+
+
+class UnreadableError(Exception):
+    """A call that this model cannot answer; the message is the reply's ``failure``."""
+
+
+class Encoder:
+    """Turns calls into rows.
+
+    Args:
+        tokenizer: Tokenizer of the model.
+        limit: Longest row in tokens, answers included.
+        decoder_start: First token of an encoder-decoder's decoder; None for other models.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, limit: int, decoder_start: int | None = None
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.limit = limit
+        self.decoder_start = decoder_start
+
+    def choose(self, call: Choose) -> list[Row]:
+        """Return a row an option.
+
+        Text and option are tokenized as one string, since after some texts "1" is another token. What
+        all options and the bare question begin with is not judged.
+
+        Raises:
+            UnreadableError: The text is too long or there is none.
+        """
+        head, tail, source = self._parts(call.question)
+        bare, *rows = self._tokenize(
+            [tail, *(tail + option for option in call.options)], not call.question.chat
+        )
+        rows = [head + row for row in rows]
+        first = _begin_alike([head + bare, *rows])
+        shortest = min(len(row) for row in rows)
+        if first < 1 or shortest <= first:
+            raise UnreadableError("empty")
+        self._check([*rows, source])
+        return [Row(tuple(row), first, tuple(source)) for row in rows]
+
+    def score(self, call: Score) -> list[Row]:
+        """Return the one row of a context with its target.
+
+        Raises:
+            UnreadableError: The text is too long, or there is no target or nothing before it.
+        """
+        (target,) = self._tokenize([call.target], special=False)
+        (context,) = self._tokenize([call.context], special=True)
+        source: list[int] = []
+        if self.decoder_start is not None:
+            source, context = context, [self.decoder_start]
+        if not context or not target:
+            raise UnreadableError("empty")
+        self._check([context + target, source])
+        return [Row((*context, *target), len(context), tuple(source))]
+
+    def question(self, question: Question) -> Row:
+        """Return what is read before an answer is written; nothing in it is judged.
+
+        Raises:
+            UnreadableError: The text is too long or there is none.
+        """
+        head, tail, source = self._parts(question)
+        (row,) = self._tokenize([tail], special=not question.chat)
+        row = head + row
+        if not row:
+            raise UnreadableError("empty")
+        self._check([[*row, 0], source])
+        return Row(tuple(row), len(row), tuple(source))
+
+    def _parts(self, question: Question) -> tuple[list[int], str, list[int]]:
+        """Tokens put in front, text of the decoder, and tokens of the encoder."""
+        text = self._chat(question.text) if question.chat else question.text
+        if self.decoder_start is None:
+            return [], text + question.opening, []
+        source = self.tokenizer(text, add_special_tokens=not question.chat).input_ids
+        return [self.decoder_start], question.opening, list(source)
+
+    def _tokenize(self, texts: Sequence[str], special: bool) -> list[list[int]]:
+        """Tokenize with what belongs before a text, without what belongs after it."""
+        ends = special and self.decoder_start is not None  # that is for the encoder's text
+        rows = self.tokenizer(list(texts), add_special_tokens=special and not ends).input_ids
+        eos = self.tokenizer.eos_token
+        closes = eos is not None and special and not ends
+        return [
+            list(row[:-1])
+            if closes
+            and len(row) > 0
+            and row[-1] == self.tokenizer.eos_token_id
+            and not text.endswith(cast(str, eos))
+            else list(row)
+            for text, row in zip(texts, rows, strict=True)
+        ]
+
+    def _chat(self, text: str) -> str:
+        """Put a question into the tokenizer's chat format, up to where the answer begins."""
+        if self.tokenizer.chat_template is None:
+            raise ValueError(
+                f"expected a chat template in the tokenizer of {self.tokenizer.name_or_path!r}, "
+                "found none; ask in plain text (chat: false)"
+            )
+        messages = [{"role": "user", "content": text}]
+        return cast(
+            str,
+            self.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True
+            ),
+        )
+
+    def _check(self, rows: Sequence[Sequence[int]]) -> None:
+        """Refuse what the model was not made for."""
+        if max(map(len, rows)) > self.limit:
+            raise UnreadableError("too_long")
+
+
+def option_logprobs(rows: Sequence[Row], logprobs: Sequence[Sequence[float]]) -> list[float]:
+    """Log-probability of each option without that of longer options it is part of.
+
+    Args:
+        rows: A row an option, as ``Encoder.choose`` makes them.
+        logprobs: Log-probabilities of each row's judged tokens.
+    """
+    whole = [math.fsum(row) for row in logprobs]
+    if not all(math.isfinite(value) or value == -math.inf for value in whole):
+        return [math.nan] * len(rows)
+    answers = [row.ids for row in rows]
+    result = []
+    for place, answer in enumerate(answers):
+        longer = [n for n, other in enumerate(answers) if _continues(other, answer)]
+        nearest = [
+            n for n in longer if not any(_continues(answers[n], answers[other]) for other in longer)
+        ]
+        parts = [math.exp(min(whole[n] - whole[place], 0.0)) for n in nearest if whole[n] > LOWEST]
+        rest = 1.0 - math.fsum(parts)
+        value = whole[place] + math.log(rest) if rest > 0 else LOWEST
+        result.append(max(value, LOWEST))
+    return result
+
+
+def _continues(longer: Sequence[int], shorter: Sequence[int]) -> bool:
+    """Whether a row goes on from another."""
+    return len(longer) > len(shorter) and tuple(longer[: len(shorter)]) == tuple(shorter)
+
+
+def _begin_alike(rows: Sequence[Sequence[int]]) -> int:
+    """Count the tokens that all rows begin with."""
+    columns = zip(*rows, strict=False)
+    least = min(map(len, rows))
+    return next((n for n, column in enumerate(columns) if len(set(column)) > 1), least)

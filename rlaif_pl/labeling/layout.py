@@ -1,0 +1,161 @@
+"""Lay a labeling prompt out: preamble, examples, sample, opening of the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from rlaif_pl.labeling.calls import Question
+from rlaif_pl.labeling.exemplars import Exemplar, ExemplarFile
+from rlaif_pl.labeling.templates import LabelingPrompt, Opened, fill, opened
+from rlaif_pl.types import Preference
+
+BLANK = "\n\n"
+
+
+class Sample(NamedTuple):
+    """What is to be judged, in the order in which it is shown."""
+
+    prompt: str
+    first: str
+    second: str
+    principle: str = ""
+
+    def swapped(self) -> Sample:
+        """Return the other order."""
+        return self._replace(first=self.second, second=self.first)
+
+
+Principle = Callable[[str, str, str], str]
+"""Draws a principle for a prompt and two responses, the same for both orders."""
+
+
+def no_principle(*_: str) -> str:
+    """Return nothing, for prompts without principles."""
+    return ""
+
+
+def both_orders(pair: Preference, principle: Principle = no_principle) -> tuple[Sample, Sample]:
+    """Return a pair as given and swapped."""
+    drawn = principle(pair.prompt, pair.first, pair.second)
+    sample = Sample(pair.prompt, pair.first, pair.second, drawn)
+    return sample, sample.swapped()
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How samples become questions.
+
+    Attributes:
+        prompt: The prompt file.
+        exemplars: Examples to choose from; None shows none.
+        shots: Number of examples shown.
+        cot: A rationale is asked for first.
+        chat: Questions go through the model's chat template.
+        principle: Draws the examples' principles.
+    """
+
+    prompt: LabelingPrompt
+    exemplars: ExemplarFile | None = None
+    shots: int = 0
+    cot: bool = False
+    chat: bool = False
+    principle: Principle = no_principle
+
+    def __post_init__(self) -> None:
+        """Refuse a prompt file that lacks a part which these settings need."""
+        if self.cot:
+            self.prompt.part("reasoning", "chain of thought")
+        if self.shots:
+            self.prompt.part("example", "examples")
+            self.prompt.part("after examples", "examples")
+        if self.cot and self.shots:
+            self.prompt.part("thoughts", "chain of thought with examples")
+
+    @property
+    def version(self) -> str:
+        """Version of everything that is laid out."""
+        version = self.prompt.version
+        if self.exemplars is not None and self.shots:
+            version += f"+shots={self.shots}:{self.exemplars.version}"
+        if self.cot:
+            version += "+cot=few_shot" if self.shots else "+cot=zero_shot"
+        return version + "+chat" * self.chat
+
+    def verdict(self, sample: Sample) -> Question:
+        """Return the question whose answer is the verdict, asked without a rationale."""
+        head, body = self._text(sample)
+        return self._question(head, Opened(body, self.prompt.gap, self.prompt.ending))
+
+    def reasoning(self, sample: Sample) -> Question:
+        """Return the question whose answer is a rationale."""
+        head, body = self._text(sample)
+        return self._question(head, self._request(body))
+
+    def verdict_after(self, sample: Sample, rationale: str) -> Question:
+        """Return the question for the verdict, the rationale standing in the answer.
+
+        It begins with all of ``reasoning(sample)`` as the model read it, so that it can be taken
+        from a cache.
+        """
+        head, body = self._text(sample)
+        request = self._request(body)
+        said = rationale.rstrip()
+        space = "" if said[:1].isspace() else " "
+        opening = request.opening + space + said + BLANK + self.prompt.ending
+        return self._question(head, request._replace(opening=opening))
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """Where a rationale ends: a model that goes on to the verdict or another example."""
+        marks = [self.prompt.ending]
+        if self.shots:
+            marks += [self.prompt.parts["example"], self.prompt.parts["after examples"]]
+        return tuple(marks)
+
+    def _question(self, head: str, request: Opened) -> Question:
+        """Make the question: in chats the opening begins the answer, without a gap."""
+        text, gap, opening = request
+        return Question(text if self.chat else text + gap, opening, self.chat, len(head))
+
+    def _request(self, body: str) -> Opened:
+        """Ask for a rationale; after examples it begins like theirs (2309.00267, table 18)."""
+        if self.shots:
+            thoughts = self.prompt.parts["thoughts"]
+            return Opened(body, BLANK, thoughts[: thoughts.index("{first}")].rstrip())
+        asked, gap, opening = opened(self.prompt.parts["reasoning"])
+        if not asked:
+            return Opened(body, BLANK, opening)
+        return Opened(body + BLANK + asked, gap, opening)
+
+    def _text(self, sample: Sample) -> tuple[str, str]:
+        """Return what many questions share, and everything up to the end of the sample."""
+        parts = self.prompt.parts
+        preamble = parts.get("preamble", "")
+        if self.cot:
+            preamble = parts.get("reasoning preamble", preamble)
+        shown = [preamble] if preamble else []
+        if self.exemplars is not None and self.shots:
+            chosen = self.exemplars.without(sample.prompt, self.shots)
+            shown += [self._example(each) for each in chosen]
+            shown += [parts["after examples"]] * bool(chosen)
+        head = "".join(text + BLANK for text in shown)
+        return head, head + self._sample(sample)
+
+    def _sample(self, sample: Sample) -> str:
+        """Fill in the sample."""
+        values = {"response": sample.first, **sample._asdict()}
+        return fill(self.prompt.parts["sample"], values)
+
+    def _example(self, exemplar: Exemplar) -> str:
+        """Lay an example out like a sample with its answer."""
+        texts = (exemplar.prompt, exemplar.first, exemplar.second)
+        shown = [self.prompt.parts["example"]]
+        shown.append(self._sample(Sample(*texts, self.principle(*texts))))
+        if self.cot and exemplar.thoughts is not None:
+            values = dict(zip(("first", "second"), exemplar.thoughts, strict=True))
+            shown.append(fill(self.prompt.parts["thoughts"], values))
+        named = exemplar.better if not self.prompt.asks_worse else 3 - exemplar.better
+        shown.append(self.prompt.ending + self.prompt.options[named - 1])
+        return BLANK.join(shown)

@@ -1,0 +1,158 @@
+"""Both orders of a pair: what each said, mapped back and averaged as probabilities.
+
+Judging in both orders and averaging cancels most of a position bias, and shows what is left of it
+(arXiv 2309.00267, section 2.1.1). With several rationales an order, their distributions are
+averaged first (self-consistency, appendix M).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from rlaif_pl.labeling.calls import Reply
+from rlaif_pl.labeling.outcome import Judgment, sigmoid
+
+MISSING = "missing_logprob"
+EMPTY_RATIONALE = "empty_rationale"
+
+
+@dataclass(slots=True)
+class Spent:
+    """What replies took, whether they were of use or not.
+
+    Attributes:
+        tokens: Tokens read and written.
+        written: Of these, the tokens written.
+        costs: Money paid for each reply.
+    """
+
+    tokens: int = 0
+    written: int = 0
+    costs: list[float] = field(default_factory=list)
+
+    def add(self, reply: Reply) -> None:
+        """Count a reply."""
+        self.tokens += reply.read + reply.written
+        self.written += reply.written
+        self.costs.append(reply.cost_usd)
+
+    @property
+    def cost_usd(self) -> float:
+        """Money paid; the same in whatever order the replies came."""
+        return math.fsum(self.costs)
+
+
+@dataclass(slots=True)
+class Order:
+    """What a model said when asked in one order.
+
+    Attributes:
+        odds: Log-odds that slot 1 is named, in nats; one a sample.
+        outside: Probability outside the verdicts, in [0, 1]; one a sample.
+        failures: Why samples gave nothing.
+        spent: What it took.
+    """
+
+    odds: list[float] = field(default_factory=list)
+    outside: list[float] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    spent: Spent = field(default_factory=Spent)
+
+    def add_verdict(self, reply: Reply) -> None:
+        """Take in the reply to a choice between slot 1 and slot 2."""
+        self.spent.add(reply)
+        failure = reply.failure or unreadable(reply.logprobs)
+        if failure is not None:
+            self.failures.append(failure)
+            return
+        one, two = (value for value in reply.logprobs if value is not None)
+        self.odds.append(one - two)
+        self.outside.append(outside(reply.logprobs))
+
+    @property
+    def failure(self) -> str | None:
+        """Why this order says nothing: at least half of its samples failed."""
+        if len(self.odds) > len(self.failures):
+            return None
+        return min(self.failures, default="empty")
+
+
+def unreadable(logprobs: Sequence[float | None]) -> str | None:
+    """Say why log-probabilities cannot be used: one was not reported, or is no number."""
+    if not logprobs or any(value is None for value in logprobs):
+        return MISSING
+    known = [value for value in logprobs if value is not None]
+    return None if all(map(math.isfinite, known)) else "nonfinite"
+
+
+def outside(logprobs: Iterable[float | None]) -> float:
+    """Probability of all answers but these options, in [0, 1]."""
+    inside = math.fsum(math.exp(value) for value in logprobs if value is not None)
+    return min(max(1.0 - inside, 0.0), 1.0)
+
+
+def combine(forward: Order, backward: Order, asks_worse: bool) -> Judgment:
+    """Map the swapped order back and average both as probabilities.
+
+    Exchanging the two orders negates the margin exactly and leaves everything else as it is.
+
+    Args:
+        forward: What was said where the first response is in slot 1.
+        backward: What was said where it is in slot 2.
+        asks_worse: The verdicts name the worse response: turn them around.
+    """
+    tokens = forward.spent.tokens + backward.spent.tokens
+    written = forward.spent.written + backward.spent.written
+    cost = math.fsum([*forward.spent.costs, *backward.spent.costs])
+    failures = [order.failure for order in (forward, backward) if order.failure is not None]
+    if failures:
+        return Judgment(
+            math.nan, tokens=tokens, written=written, cost_usd=cost, failure=min(failures)
+        )
+    sign = -1.0 if asks_worse else 1.0
+    first = [sign * odds for odds in forward.odds], [-sign * odds for odds in backward.odds]
+    margin = _log_mean(first) - _log_mean(tuple([-odds for odds in part] for part in first))
+    means = [_mean(map(sigmoid, part)) for part in first]
+    slots = _named(forward.odds), _named(backward.odds)
+    same = slots[0] is not None and slots[0] == slots[1]
+    return Judgment(
+        margin=margin,
+        tokens=tokens,
+        order_gap=abs(means[0] - means[1]),
+        same_slot=same,
+        outside_mass=_mean([_mean(forward.outside), _mean(backward.outside)]),
+        slot=slots[0] if same else None,
+        cost_usd=cost,
+        written=written,
+    )
+
+
+def _named(odds: Sequence[float]) -> int | None:
+    """Slot that an order's samples name on average; None for neither."""
+    lead = math.fsum(sigmoid(each) - sigmoid(-each) for each in odds)
+    return None if lead == 0 else (1 if lead > 0 else 2)
+
+
+def _log_mean(parts: tuple[list[float], ...]) -> float:
+    """Logarithm of the mean over parts of the mean over each part of ``sigmoid(odds)``.
+
+    Finite however large the odds, and the same in whatever order parts and odds come.
+    """
+    logs = [
+        _log_sigmoid(odds) - math.log(len(part) * len(parts)) for part in parts for odds in part
+    ]
+    top = max(logs)
+    return top + math.log(math.fsum(math.exp(each - top) for each in logs))
+
+
+def _log_sigmoid(x: float) -> float:
+    """Logarithm of the logistic function, without overflow."""
+    return min(x, 0.0) - math.log1p(math.exp(-abs(x)))
+
+
+def _mean(values: Iterable[float]) -> float:
+    """Mean, the same in whatever order the values come."""
+    listed = list(values)
+    return math.fsum(listed) / len(listed)
