@@ -28,7 +28,7 @@ PACKAGES = {
     "package_data": {
         "rlaif_pl.configs": ["**/*.yaml"],
         "rlaif_pl.data.tiny_tldr": ["*.jsonl", "README.md"],
-        "rlaif_pl.labeling": ["prompts/*.txt", "prompts/*.yaml"],
+        "rlaif_pl.labeling": ["prompts/*.txt", "prompts/*.yaml", "prompts/README.md"],
         "rlaif_pl.report": ["templates/*"],
     },
 }

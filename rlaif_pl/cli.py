@@ -22,7 +22,7 @@ DEFAULT_FIT = "quickstart/reward_from_pairs.yaml"
 FUNCTIONS = {
     "sample": ("rlaif_pl.commands.sample", "sample"),
     "label": ("rlaif_pl.commands.label", "label"),
-    "evaluate alignment": ("rlaif_pl.commands.evaluate", "alignment"),
+    "evaluate alignment": ("rlaif_pl.commands.alignment", "alignment"),
     "evaluate reward": ("rlaif_pl.commands.evaluate", "reward"),
     "evaluate policy": ("rlaif_pl.commands.evaluate", "policy"),
     "report": ("rlaif_pl.commands.report", "report"),
@@ -46,7 +46,7 @@ single steps
   evaluate reward      pair accuracy and calibration of a reward model
   evaluate policy      win rates, KL, lengths and copying of a policy against its SFT policy
   report               one HTML page about a run
-  export               preferences as TRL's prompt/chosen/rejected columns
+  export               preferences as Parquet, with a card, or in TRL's columns; or a model's replies
 
   doctor               what works on this machine, and what to do about what does not
 """

@@ -34,15 +34,19 @@ class Provenance:
         first_policy: Who wrote the first response (checkpoint fingerprint, or a person's role).
         second_policy: Who wrote the second response.
         labeler: Model (and revision) that labeled, or the human annotator.
-        strategy: ``likelihood``, ``pairwise`` or ``human``.
+        strategy: ``likelihood``, ``pairwise``, ``free_form``, ``score``, ``constitution``,
+            ``ensemble`` or ``human``.
         prompt_version: Version of the labeling prompt.
         margin: Log-odds of the first response before any temperature, in nats.
         order_gap: ``|p(first) in order 1 - p(first) in order 2|``; None where a strategy has no order.
-        slot: Slot (1 or 2) that won in both orders; None where there is no order or they differ.
+        slot: Slot (1 or 2) that was named in both orders, which for prompts that ask for the worse
+            response is where the worse one stood; None where there is no order or they differ.
         same_slot: True where the same slot won in both orders; None where there is no order.
         outside_mass: Probability outside the verdict tokens, averaged over orders, in [0, 1].
+        member_gap: Greatest difference of two members' ``p_first`` in an ensemble, in [0, 1].
         confidence: Annotator's confidence on the data set's own scale.
         tokens: Tokens read and written to make the label.
+        written: Of these, the tokens written (rationales, free-form verdicts); the rest was read.
         cost_usd: Money paid for the label.
         failure: Why there is no usable label (``malformed``, ``nonfinite``, ...); None if there is one.
     """
@@ -57,8 +61,10 @@ class Provenance:
     slot: int | None = None
     same_slot: bool | None = None
     outside_mass: float | None = None
+    member_gap: float | None = None
     confidence: int | None = None
     tokens: int = 0
+    written: int = 0
     cost_usd: float = 0.0
     failure: str | None = None
 
@@ -96,6 +102,13 @@ class PairBatch(NamedTuple):
     second: list[str]
     target: Tensor  # (N,) float32, probability that the first is better
     weight: Tensor  # (N,) float32
+
+
+class ComparisonBatch(NamedTuple):
+    """Pairs for a labeler; ``N`` pairs, without labels it might copy."""
+
+    pairs: list[Preference]
+    is_filler: Tensor  # (N,) bool, True where a row repeats another only to keep ranks in step
 
 
 class PromptBatch(NamedTuple):

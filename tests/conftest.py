@@ -50,7 +50,7 @@ def tiny_model_folder(tmp_path_factory) -> Path:
     )
     core.train_from_iterator((post.post for post in tiny_tldr.load("train")), trainer)
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=core, eos_token="</s>", pad_token="<pad>", model_max_length=1024
+        tokenizer_object=core, eos_token="</s>", pad_token="<pad>", model_max_length=4096
     )
     config = LlamaConfig(
         vocab_size=VOCAB,
@@ -59,7 +59,7 @@ def tiny_model_folder(tmp_path_factory) -> Path:
         num_hidden_layers=4,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=1024,
+        max_position_embeddings=4096,
         initializer_range=0.1,
         tie_word_embeddings=True,
         bos_token_id=None,

@@ -1,17 +1,14 @@
-"""``evaluate alignment|reward|policy``: what to believe of a labeler, a reward, a policy."""
+"""``evaluate reward|policy``: what to believe of a reward and of a policy."""
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Literal
 
 import torch
 from rich.console import Console
 
 from rlaif_pl.data.sources import DataSource, load_preferences, load_prompts
-from rlaif_pl.evaluation.alignment import measure_alignment
-from rlaif_pl.evaluation.gate import check_gate
 from rlaif_pl.evaluation.judges import EmbeddingJudge
 from rlaif_pl.evaluation.metrics import write_metrics
 from rlaif_pl.evaluation.policy import evaluate_policy, references_of
@@ -26,50 +23,6 @@ from rlaif_pl.text import Template
 from rlaif_pl.types import Labeler, Prompt, Reward
 
 KL_ROWS = 8  # prompts scored at once
-
-
-def alignment(
-    data: DataSource | str,
-    labeler: Labeler | str = "likelihood",
-    confidence: list[int] | None = None,
-    limit: int | None = None,
-    out: str | None = None,
-    gate: Literal["warn", "stop", "off"] = "warn",
-    min_alignment: float = 0.6,
-    draws: int = 2000,
-    seed: int = 0,
-) -> int:
-    """Measure how often a labeler agrees with people, beside the length rule.
-
-    Args:
-        data: Pairs judged by people.
-        labeler: ``likelihood``, ``pairwise``, or a class with its arguments.
-        confidence: Keep only OpenAI comparisons with these confidences (1 2 8 9 are the strong ones).
-        limit: Keep the first so many pairs.
-        out: Folder for metrics.json; None only prints.
-        gate: What to do where the labeler falls short: ``warn``, ``stop`` (exit non-zero) or ``off``.
-        min_alignment: Least agreement with people, in [0, 1].
-        draws: Bootstrap resamples.
-        seed: Seeds the bootstrap.
-    """
-    source = DataSource(data) if isinstance(data, str) else data
-    if confidence is not None or limit is not None:
-        source = narrowed(source, confidence, limit)
-    judge = build_labeler(labeler)
-    report = measure_alignment(judge, load_preferences(source).rows, draws=draws, seed=seed)
-    report.render(Console())
-    if out is not None:
-        write(out, report.to_metrics("labeler"))
-    if gate != "off":
-        check_gate(report, min_alignment, action=gate)
-    return 0
-
-
-def narrowed(source: DataSource, confidence: list[int] | None, limit: int | None) -> DataSource:
-    """Return the source with further filters laid over its own."""
-    changes = {"confidence": confidence, "limit": limit}
-    given = {name: value for name, value in changes.items() if value is not None}
-    return DataSource(**{**vars(source), **given})
 
 
 def reward(

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import sys
 import time
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal
 
 from rich.console import Console
 
 from rlaif_pl.data.label_store import LabelStore
-from rlaif_pl.data.labeling_pass import label_pairs
+from rlaif_pl.data.labeling_pass import label_pairs, missing_pairs
 from rlaif_pl.data.preferences import write_preferences
 from rlaif_pl.data.sources import DataSource, load_preferences
 from rlaif_pl.evaluation.alignment import measure_alignment
-from rlaif_pl.evaluation.gate import check_gate
-from rlaif_pl.evaluation.metrics import write_metrics
+from rlaif_pl.evaluation.gate import Limits
+from rlaif_pl.evaluation.metrics import write_json, write_metrics
 from rlaif_pl.labeling.calibration import calibrated
 from rlaif_pl.labeling.registry import build_labeler
-from rlaif_pl.labeling.summary import summarize_labels
-from rlaif_pl.types import Labeler
+from rlaif_pl.labeling.reply_store import ReplyStore
+from rlaif_pl.labeling.spending import OutOfBudget, Spending, project
+from rlaif_pl.labeling.summary import LABELS_FILE, summarize_labels
+from rlaif_pl.types import Labeler, Preference
 
 
 def label(
@@ -26,52 +31,75 @@ def label(
     out: str,
     labeler: Labeler | str = "likelihood",
     store: str | None = None,
+    replies: str | None = None,
     gold: DataSource | str | None = None,
     fit_temperature_on: DataSource | str | None = None,
     gate: Literal["warn", "stop"] = "warn",
     min_alignment: float = 0.6,
+    limits: Limits = Limits(),  # noqa: B008 - frozen
     chunk: int = 64,
+    max_cost: float | None = None,
+    retry_failed: bool = False,
 ) -> int:
     """Label pairs and write the usable ones to OUT/labeled.jsonl.
 
-    Every answer is kept in a store, so a job that was killed asks only for what is missing.
+    Every reply of the model and every answer is kept, so a job that was killed, or stopped at
+    ``max_cost``, asks only for what is missing when it is run again. Failures that may have passed
+    (timeouts, a server's errors) are then asked for once more.
 
     Args:
         pairs: Pairs of responses; labels they have are not shown to the labeler.
-        out: Folder for labeled.jsonl and metrics.json.
+        out: Folder for labeled.jsonl, metrics.json and labels.json (what the report draws).
         labeler: ``likelihood``, ``pairwise``, or a class with its arguments.
-        store: SQLite file of answers; by default OUT/labels.sqlite.
+        store: SQLite file of labels; by default OUT/labels.sqlite.
+        replies: SQLite file of the model's replies; by default OUT/replies.sqlite.
         gold: Pairs judged by people to measure the labeler on first; none are measured without.
         fit_temperature_on: Pairs judged by people to fit the labeler's temperature on, in place of the
             one it was given; use other pairs than ``gold``.
         gate: What to do where the labeler agrees too little with people.
         min_alignment: Least agreement with people, in [0, 1].
-        chunk: Pairs asked for between two commits to the store.
+        limits: What else the gate asks of the labeler.
+        chunk: Pairs asked for between two commits to the store of labels.
+        max_cost: Stop when this run has spent so many USD; calls in flight are still awaited and kept.
+        retry_failed: Ask again for every failure, also those that are likely to come back the same.
     """
     started = time.monotonic()
     judge = build_labeler(labeler)
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    metrics: dict[str, float] = {}
-    if fit_temperature_on is not None:
-        judge = calibrated(judge, load_preferences(fit_temperature_on).rows)
-        metrics["label/temperature"] = judge.temperature
-    if gold is not None:
-        report = measure_alignment(judge, load_preferences(gold).rows)
-        report.render(Console())
-        check_gate(report, min_alignment, action=gate)
-        metrics |= report.to_metrics("label/gold")
+    spending = Spending(max_cost)
     rows = load_preferences(pairs).rows
-    with LabelStore(store or str(folder / "labels.sqlite")) as answers:
-        result = label_pairs(rows, judge, answers, chunk=chunk)
+    metrics: dict[str, float] = {}
+    with ExitStack() as files:
+        answers = files.enter_context(LabelStore(store or str(folder / "labels.sqlite")))
+        path = replies or str(folder / "replies.sqlite")
+        kept = keep_replies(judge, path, spending, files, retry_failed)
+        announce(judge, rows, answers, retry_failed)
+        try:
+            if fit_temperature_on is not None:
+                judge = calibrated(judge, load_preferences(fit_temperature_on).rows)
+                metrics["label/temperature"] = judge.temperature
+            if gold is not None:
+                metrics |= measured(judge, gold, gate, min_alignment, limits)
+            result = label_pairs(
+                rows,
+                judge,
+                answers,
+                chunk=chunk,
+                retry_failed=retry_failed,
+                retry_transient=True,
+                note=None if kept is None else spending.line,
+            )
+        except OutOfBudget as stop:
+            write_metrics(folder / "metrics.json", metrics | totals_of(kept, spending))
+            raise stopped(stop, judge, rows, answers, spending) from stop
+        metrics |= totals_of(kept, spending)
     write_preferences(folder / "labeled.jsonl", result.rows)
     summary = summarize_labels(result.answers)
+    write_json(folder / LABELS_FILE, summary.to_json())
     metrics |= summary.to_metrics("label")
-    metrics |= {
-        "label/reused": result.reused,
-        "label/new": result.new,
-        "label/seconds": time.monotonic() - started,
-    }
+    metrics |= {"label/reused": float(result.reused), "label/new": float(result.new)}
+    metrics["label/seconds"] = time.monotonic() - started
     write_metrics(folder / "metrics.json", metrics)
     if not result.rows:
         raise ValueError(
@@ -79,3 +107,81 @@ def label(
             "try another labeler or prompt"
         )
     return 0
+
+
+def measured(
+    labeler: Labeler,
+    gold: DataSource | str,
+    gate: Literal["warn", "stop"],
+    min_alignment: float,
+    limits: Limits,
+) -> dict[str, float]:
+    """Measure the labeler on gold pairs, show it, and let the gate warn or stop."""
+    report = measure_alignment(labeler, load_preferences(gold).rows)
+    report.render(Console())
+    limits.check(report, min_alignment, gate)
+    return report.to_metrics("label/gold")
+
+
+def keep_replies(
+    labeler: Labeler, path: str, spending: Spending, files: ExitStack, retry_failed: bool
+) -> ReplyStore | None:
+    """Attach a store of replies and the counting of what they cost; None for a labeler without.
+
+    Raises:
+        ValueError: A limit is set for a labeler whose spending is unknown.
+    """
+    attach = getattr(labeler, "keep_replies", None)
+    if attach is None:
+        if spending.max_cost is not None:
+            raise ValueError(
+                f"expected a labeler whose calls can be counted for max_cost, got "
+                f"{type(labeler).__name__}; leave max_cost out"
+            )
+        return None
+    store = files.enter_context(ReplyStore(path, retry_failed=retry_failed))
+    attach(store, spending.count)
+    return store
+
+
+def announce(
+    labeler: Labeler, rows: Sequence[Preference], store: LabelStore, retry_failed: bool
+) -> None:
+    """Say what labeling is likely to take before anything is spent on it."""
+    judge = getattr(labeler, "judge", None)
+    if judge is None:
+        return
+    missing = missing_pairs(rows, labeler.fingerprint, store, retry_failed, retry_transient=True)
+    price = getattr(getattr(labeler, "backend", None), "price", None)
+    if missing:
+        sys.stderr.write(project(judge, missing, price).line() + "\n")
+
+
+def stopped(
+    stop: OutOfBudget,
+    labeler: Labeler,
+    rows: Sequence[Preference],
+    store: LabelStore,
+    spending: Spending,
+) -> OutOfBudget:
+    """Say how far a job came that ran out of money, and how to go on."""
+    left = len(missing_pairs(rows, labeler.fingerprint, store, retry_transient=True))
+    return OutOfBudget(
+        f"{stop}: {len(rows) - left} of {len(rows)} pairs are labeled, {spending.calls} calls were "
+        "made in this run and all are kept; run the same command again (max_cost counts each run) and "
+        "it goes on from here without repeating any of them"
+    )
+
+
+def totals_of(store: ReplyStore | None, spending: Spending) -> dict[str, float]:
+    """Metrics of this run's calls and of all calls in the store."""
+    if store is None:
+        return {}
+    totals = store.totals()
+    return spending.to_metrics("label") | {
+        "label/calls": float(totals.calls),
+        "label/read_tokens": float(totals.read),
+        "label/written_tokens": float(totals.written),
+        "label/paid_usd": totals.cost_usd,
+        **{f"label/calls_{kind}": float(count) for kind, count in totals.failures.items()},
+    }

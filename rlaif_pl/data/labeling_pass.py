@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import Progress, ProgressColumn, Task
+from rich.text import Text
 
+from rlaif_pl.data.failures import is_transient
 from rlaif_pl.data.label_store import LabelStore
 from rlaif_pl.types import Labeler, Preference, Provenance
 
@@ -43,6 +45,8 @@ def label_pairs(
     chunk: int = 64,
     progress: bool = True,
     retry_failed: bool = False,
+    retry_transient: bool = False,
+    note: Callable[[], str] | None = None,
 ) -> LabelingResult:
     """Label pairs through the store.
 
@@ -54,6 +58,9 @@ def label_pairs(
         progress: Whether to show a progress bar.
         retry_failed: Ask again where the stored answer is a failure; a resumed run may then train
             on other rows than the unbroken one.
+        retry_transient: Ask again only where the failure may have passed by now (a timeout, a
+            server's error); the same holds.
+        note: Says in a few words what was spent so far, shown beside the progress bar.
 
     Raises:
         ValueError: ``chunk`` is below 1, or the labeler breaks its contract.
@@ -61,13 +68,10 @@ def label_pairs(
     if chunk < 1:
         raise ValueError(f"expected chunk of at least 1, got {chunk}")
     fingerprint = labeler.fingerprint
-    known = store.get_many(fingerprint, pairs)
-    missing = _unique(
-        pair
-        for pair, answer in zip(pairs, known, strict=True)
-        if answer is None or (retry_failed and answer.p_first is None)
-    )
-    with Progress(console=Console(stderr=True), disable=not (progress and missing)) as bar:
+    missing = missing_pairs(pairs, fingerprint, store, retry_failed, retry_transient)
+    columns = [*Progress.get_default_columns(), *([] if note is None else [_Note(note)])]
+    is_shown = progress and bool(missing)
+    with Progress(*columns, console=Console(stderr=True), disable=not is_shown) as bar:
         task = bar.add_task("labeling", total=len(missing))
         for start in range(0, len(missing), chunk):
             asked = missing[start : start + chunk]
@@ -76,6 +80,24 @@ def label_pairs(
             bar.advance(task, len(asked))
     found = stored_labels(pairs, fingerprint, store)
     return dataclasses.replace(found, reused=len(pairs) - len(missing), new=len(missing))
+
+
+def missing_pairs(
+    pairs: Sequence[Preference],
+    fingerprint: str,
+    store: LabelStore,
+    retry_failed: bool = False,
+    retry_transient: bool = False,
+) -> list[Preference]:
+    """Return the pairs that ``label_pairs`` would ask for, each once, without any label."""
+
+    def is_missing(answer: Preference | None) -> bool:
+        if answer is None or answer.p_first is not None:
+            return answer is None
+        return retry_failed or (retry_transient and is_transient(answer.provenance.failure))
+
+    known = store.get_many(fingerprint, pairs)
+    return _unique(pair for pair, answer in zip(pairs, known, strict=True) if is_missing(answer))
 
 
 def stored_labels(
@@ -98,6 +120,17 @@ def stored_labels(
         answer.provenance.failure or "no reason given" for answer in found if answer.p_first is None
     )
     return LabelingResult(found, dict(unusable), reused=len(pairs))
+
+
+class _Note(ProgressColumn):
+    """A few words that change by themselves."""
+
+    def __init__(self, note: Callable[[], str]) -> None:
+        super().__init__()
+        self._say = note
+
+    def render(self, task: Task) -> Text:  # noqa: ARG002 (the words are about the whole job)
+        return Text(self._say())
 
 
 def _unique(pairs: Iterable[Preference]) -> list[Preference]:

@@ -8,16 +8,15 @@ accuracy on pairs of similar length stand beside it, each with an interval by pr
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rlaif_pl.evaluation.alignment_report import AlignmentReport, PositionBias, SliceAlignment
+from rlaif_pl.evaluation.alignment_report import AlignmentReport, SliceAlignment
 from rlaif_pl.evaluation.pairs import (
     Array,
     correctness,
@@ -28,16 +27,19 @@ from rlaif_pl.evaluation.pairs import (
     side,
     stripped,
 )
+from rlaif_pl.labeling.cost import compare_costs
+from rlaif_pl.labeling.counts import count_outcomes
+from rlaif_pl.labeling.position import position_bias
+from rlaif_pl.labeling.spending import Price
 from rlaif_pl.statistics import (
     Interval,
-    binomial_test,
     brier,
     expected_calibration_error,
     fold,
     paired_difference,
     proportion_by_group,
 )
-from rlaif_pl.types import Labeler, Preference, Provenance
+from rlaif_pl.types import Labeler, Preference
 
 
 def measure_alignment(
@@ -45,6 +47,7 @@ def measure_alignment(
     gold: Sequence[Preference],
     *,
     slices: Mapping[str, Sequence[str]] | None = None,
+    prices: Price | None = None,
     level: float = 0.95,
     draws: int = 2000,
     seed: int = 0,
@@ -57,6 +60,7 @@ def measure_alignment(
         labeler: Judge to measure.
         gold: Pairs with people's ``p_first``; undecided ones are left out and counted.
         slices: Further cuts: by name, one label per gold pair ("fails": ["accuracy", ...]).
+        prices: The labeler's prices for the cost comparison; None takes what was charged.
         level: Coverage of the intervals, in (0, 1).
         draws: Bootstrap resamples.
         seed: Seeds the bootstrap.
@@ -69,7 +73,9 @@ def measure_alignment(
     labeled = list(gold)
     for i, label in zip(kept, labeler.label(blind), strict=True):
         labeled[i] = label
-    report = alignment_of(labeled, gold, slices=slices, level=level, draws=draws, seed=seed)
+    report = alignment_of(
+        labeled, gold, slices=slices, prices=prices, level=level, draws=draws, seed=seed
+    )
     return replace(report, labeler=labeler.fingerprint)
 
 
@@ -78,6 +84,7 @@ def alignment_of(
     gold: Sequence[Preference],
     *,
     slices: Mapping[str, Sequence[str]] | None = None,
+    prices: Price | None = None,
     level: float = 0.95,
     draws: int = 2000,
     seed: int = 0,
@@ -89,6 +96,7 @@ def alignment_of(
     columns = _columns(slices, gold)
     usable, undecided, failures = _usable(labeled, gold)
     rows, people = [labeled[i] for i in usable], [gold[i] for i in usable]
+    asked = [labeled[i] for i in decided(gold)]
     truth, judged = p_first_of(people), p_first_of(rows)
     correct = correctness(side(judged - 0.5), side(truth - 0.5))
     lengths = lengths_of([stripped(pair) for pair in people])
@@ -102,12 +110,14 @@ def alignment_of(
         length_baseline=share(by_length),
         gain_over_length=paired_difference(correct, by_length, groups, level, draws, seed),
         length_matched=share(correct, chosen=is_length_matched(*lengths)),
-        position=_position_bias(rows, share),
+        position=position_bias(rows, level, draws, seed),
         ece=expected_calibration_error(*fold(judged, truth)),
         brier=brier(judged, truth),
         mean_tokens=float(np.mean([row.provenance.tokens for row in rows])),
         undecided=undecided,
         failures=failures,
+        counts=count_outcomes(asked),
+        cost=compare_costs(asked, prices, level=level, draws=draws, seed=seed),
         slices=tuple(
             SliceAlignment(name, str(label), share(correct, chosen=column == label))
             for name, column in cuts
@@ -145,28 +155,6 @@ def _share(
 ) -> Interval:
     """Mean over the chosen rows with an interval by group."""
     return proportion_by_group(values[chosen], groups[chosen], level, draws, seed)
-
-
-def _position_bias(
-    rows: Sequence[Preference], share: Callable[..., Interval]
-) -> PositionBias | None:
-    """Measure position bias where the labeler recorded both orders."""
-    recorded = np.array([row.provenance.same_slot is not None for row in rows])
-    if not recorded.any():
-        return None
-    same = np.array([row.provenance.same_slot is True for row in rows])
-    same_slot = share(same.astype(np.float64), chosen=recorded)
-    slots = [slot for row in rows if (slot := _winning_slot(row.provenance)) is not None]
-    if not slots:
-        return PositionBias(same_slot, math.nan, math.nan)
-    first = slots.count(1)
-    return PositionBias(same_slot, first / len(slots), binomial_test(first, len(slots)))
-
-
-def _winning_slot(provenance: Provenance) -> int | None:
-    """Slot (1 or 2) that won in both orders, from labelers whose provenance carries ``slot``."""
-    slot: int | None = getattr(provenance, "slot", None)
-    return slot if provenance.same_slot else None
 
 
 def _columns(

@@ -10,22 +10,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from rlaif_pl.labeling.cost import CostComparison
+from rlaif_pl.labeling.counts import OutcomeCounts
+from rlaif_pl.labeling.position import PositionBias
 from rlaif_pl.statistics import Interval
-
-
-@dataclass(frozen=True, slots=True)
-class PositionBias:
-    """How often a labeler keeps to a slot whatever stands in it (arXiv 2309.00267, appendix B).
-
-    Attributes:
-        same_slot: Share of pairs where the same slot won in both orders.
-        first_slot: Among those, the share in which it was slot 1; NaN where not recorded.
-        p_value: Two-sided binomial test of "slot 1 as often as slot 2"; NaN where not recorded.
-    """
-
-    same_slot: Interval
-    first_slot: float
-    p_value: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +41,9 @@ class AlignmentReport:
         brier: Mean squared difference of ``p_first`` and people's verdict.
         mean_tokens: Tokens read and written a label.
         undecided: Gold pairs left out because people were undecided or gave no verdict.
-        failures: Decided pairs left out for want of a usable label, by kind.
+        failures: Decided pairs left out for want of a usable label, by reason.
+        counts: Decided pairs by what became of them.
+        cost: What a label cost, beside what a person's would have.
         slices: Alignment by slice, in order of name and label.
     """
 
@@ -68,6 +58,8 @@ class AlignmentReport:
     mean_tokens: float
     undecided: int
     failures: Mapping[str, int]
+    counts: OutcomeCounts
+    cost: CostComparison
     slices: tuple[SliceAlignment, ...]
 
     def render(self, console: Console) -> None:
@@ -82,10 +74,20 @@ class AlignmentReport:
             text = escape(interval.percent())
             table.add_row(escape(label), text, str(interval.n))
         table.add_row("calibration error / Brier", f"{self.ece:.3f} / {self.brier:.3f}", "")
-        table.add_row("same slot in both orders", self._position_text(), "")
+        position = self.position
+        table.add_row(
+            "same slot in both orders", escape(position.text()) if position else "n/a", ""
+        )
+        if position is not None:
+            table.add_row("gap between the orders", escape(position.order_gap.number()), "")
+            counts = " ".join(map(str, position.gap_counts))
+            table.add_row("    pairs by gap, in tenths", counts, "")
+        for label, text in self._costs():
+            table.add_row(label, escape(text), "")
         table.add_row("tokens a label", f"{self.mean_tokens:.0f}", "")
         failures = ", ".join(f"{kind} {count}" for kind, count in sorted(self.failures.items()))
         table.add_row("left out", f"undecided {self.undecided}; failed: {failures or 'none'}", "")
+        table.add_row("ties (count half)", str(self.counts.tied), "")
         console.print(table)
 
     def _rows(self) -> list[tuple[str, Interval]]:
@@ -98,14 +100,16 @@ class AlignmentReport:
         ]
         return rows + [(f"alignment, {s.name} = {s.label}", s.alignment) for s in self.slices]
 
-    def _position_text(self) -> str:
-        """Position bias in words."""
-        if self.position is None:
-            return "n/a"
-        text = escape(self.position.same_slot.percent())
-        if math.isnan(self.position.first_slot):
-            return text
-        return f"{text}; {self.position.first_slot:.0%} slot 1, p = {self.position.p_value:.2g}"
+    def _costs(self) -> list[tuple[str, str]]:
+        """The label's cost beside a person's; nothing where neither prices nor charges are known."""
+        cost = self.cost
+        if not math.isfinite(cost.times_cheaper):
+            return []
+        return [
+            ("AI label, $ a pair", cost.ai.number(".2g")),
+            ("person's label, $ a pair", cost.human.number(".2g")),
+            ("times cheaper", f"{cost.times_cheaper:.3g}"),
+        ]
 
     def to_metrics(self, prefix: str = "labeler") -> dict[str, float]:
         """Return flat numbers; what was not measured (no pair of similar length) is left out."""
@@ -123,9 +127,9 @@ class AlignmentReport:
         for kind, count in sorted(self.failures.items()):
             metrics[f"{prefix}/failures_{kind}"] = count
         if self.position is not None:
-            metrics |= self.position.same_slot.to_metrics(f"{prefix}/same_slot")
-            metrics[f"{prefix}/same_slot_first"] = self.position.first_slot
-            metrics[f"{prefix}/same_slot_p_value"] = self.position.p_value
+            metrics |= self.position.to_metrics(prefix)
+        metrics |= self.counts.to_metrics(f"{prefix}/count")
+        metrics |= self.cost.to_metrics(f"{prefix}/cost")
         for part in self.slices:
             metrics |= part.alignment.to_metrics(f"{prefix}/alignment_{part.name}_{part.label}")
         return {key: value for key, value in metrics.items() if math.isfinite(value)}

@@ -24,15 +24,18 @@ class Spent:
 
     Attributes:
         tokens: Tokens read and written.
+        written: Of these, the tokens written.
         costs: Money paid for each reply.
     """
 
     tokens: int = 0
+    written: int = 0
     costs: list[float] = field(default_factory=list)
 
     def add(self, reply: Reply) -> None:
         """Count a reply."""
         self.tokens += reply.read + reply.written
+        self.written += reply.written
         self.costs.append(reply.cost_usd)
 
     @property
@@ -101,10 +104,13 @@ def combine(forward: Order, backward: Order, asks_worse: bool) -> Judgment:
         asks_worse: The verdicts name the worse response: turn them around.
     """
     tokens = forward.spent.tokens + backward.spent.tokens
+    written = forward.spent.written + backward.spent.written
     cost = math.fsum([*forward.spent.costs, *backward.spent.costs])
     failures = [order.failure for order in (forward, backward) if order.failure is not None]
     if failures:
-        return Judgment(math.nan, tokens=tokens, cost_usd=cost, failure=min(failures))
+        return Judgment(
+            math.nan, tokens=tokens, written=written, cost_usd=cost, failure=min(failures)
+        )
     sign = -1.0 if asks_worse else 1.0
     first = [sign * odds for odds in forward.odds], [-sign * odds for odds in backward.odds]
     margin = _log_mean(first) - _log_mean(tuple([-odds for odds in part] for part in first))
@@ -119,6 +125,7 @@ def combine(forward: Order, backward: Order, asks_worse: bool) -> Judgment:
         outside_mass=_mean([_mean(forward.outside), _mean(backward.outside)]),
         slot=slots[0] if same else None,
         cost_usd=cost,
+        written=written,
     )
 
 

@@ -17,12 +17,14 @@ class Judgment:
         margin: Log-odds of the first response in nats; without ``p_first``, a margin that is not
             finite means there is no label.
         tokens: Tokens read and written.
+        written: Of these, the tokens written.
         order_gap: Difference of ``p(first)`` between the two orders, in [0, 1].
         same_slot: True where the same slot won in both orders.
         outside_mass: Probability outside the verdict tokens, in [0, 1].
         failure: Why there is no label, where that is known beforehand.
         slot: Slot (1 or 2) that the model named in both orders; None where they differ.
         cost_usd: Money paid.
+        member_gap: Greatest difference of two members' ``p_first`` in an ensemble, in [0, 1].
         p_first: The label itself where it does not follow from the margin (one-hot or clamped
             labels, decoded verdicts).
     """
@@ -35,7 +37,9 @@ class Judgment:
     failure: str | None = None
     slot: int | None = None
     cost_usd: float = 0.0
+    member_gap: float | None = None
     p_first: float | None = None
+    written: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +83,10 @@ def labeled(
         slot=judgment.slot if usable else None,
         same_slot=judgment.same_slot if usable else None,
         outside_mass=judgment.outside_mass if usable else None,
+        member_gap=judgment.member_gap if usable else None,
         confidence=None,
         tokens=judgment.tokens,
+        written=judgment.written,
         cost_usd=judgment.cost_usd,
         failure=failure,
     )
@@ -125,6 +131,11 @@ def checked_clamp(clamp: Clamp) -> Clamp:
             "other limits would label a pair differently when its responses are swapped"
         )
     return (low, 1.0 - low)
+
+
+def label_version(hard: bool, clamp: Clamp) -> str:
+    """Name what ``settled`` does, for a version string."""
+    return "+hard" * hard + ("" if clamp is None else f"+clamp={clamp[0]!r}:{clamp[1]!r}")
 
 
 def settled(judgment: Judgment, temperature: float, *, hard: bool, clamp: Clamp) -> Judgment:

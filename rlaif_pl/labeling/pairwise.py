@@ -14,16 +14,10 @@ from rlaif_pl.labeling.backends import as_backend
 from rlaif_pl.labeling.calls import Ask, Backend
 from rlaif_pl.labeling.exemplars import load_exemplars
 from rlaif_pl.labeling.layout import Layout, both_orders
-from rlaif_pl.labeling.orders import combine
-from rlaif_pl.labeling.outcome import Clamp, Judgment, checked_clamp, settled
+from rlaif_pl.labeling.outcome import Judgment, checked_clamp
 from rlaif_pl.labeling.strategy import ModelLabeler
 from rlaif_pl.labeling.templates import load_prompt
-from rlaif_pl.labeling.verdicts import (
-    MAX_RATIONALE_TOKENS,
-    checked_rationales,
-    described,
-    read_orders,
-)
+from rlaif_pl.labeling.verdicts import MAX_RATIONALE_TOKENS, VerdictReader, checked_rationales
 from rlaif_pl.models.backbone import EMBEDDED
 from rlaif_pl.types import Preference
 
@@ -43,7 +37,8 @@ class PairwiseLabeler(ModelLabeler):
         shots: Number of examples shown before the sample.
         exemplars: Name or path of a file with examples, in place of the task's.
         cot: Have a rationale written first and read the verdict after it (two calls an order).
-        samples: Rationales an order, whose distributions are averaged (self-consistency).
+        samples: Rationales an order, whose distributions are averaged (self-consistency). A pair is
+            labeled where more than half of them came about in each order.
         rationale_temperature: Temperature of the rationales; 0 is greedy.
         top_k: Rationales are drawn from this many likeliest tokens; 0 takes all. The paper takes 40.
         max_rationale_tokens: Length limit of a rationale, at least 1.
@@ -78,32 +73,20 @@ class PairwiseLabeler(ModelLabeler):
         temperature: float = 1.0,
     ) -> None:
         super().__init__(as_backend(backend), temperature)
-        if samples > 1 and not cot:
-            raise ValueError(f"expected cot with samples={samples}: only rationales are sampled")
         shown = load_exemplars(exemplars or f"exemplars-{task}-1", shots, cot) if shots else None
         file = load_prompt(prompt or f"{task}-{preamble}-1")
-        self.layout = Layout(file, shown, shots, cot, chat_template)
-        self.rationales = checked_rationales(
+        rationales = checked_rationales(
             samples, rationale_temperature, top_k, max_rationale_tokens, seed
         )
-        self.hard = hard
-        self.clamp: Clamp = checked_clamp(clamp)
+        layout = Layout(file, shown, shots, cot, chat_template)
+        self.reader = VerdictReader(layout, rationales, hard, checked_clamp(clamp))
 
     @property
     def prompt_version(self) -> str:
         """Version of the prompt and of every setting of the strategy that can change a label."""
-        return self.layout.version + described(self.layout, self.rationales, self.hard, self.clamp)
+        return self.reader.version
 
     def judge(self, pairs: Sequence[Preference], ask: Ask) -> list[Judgment]:
         """Judge pairs in order by both orders' verdicts."""
         orders = [both_orders(pair) for pair in pairs]
-        readings = read_orders(orders, self.layout, self.rationales, ask)
-        return [
-            settled(
-                combine(forward, backward, self.layout.prompt.asks_worse),
-                self.temperature,
-                hard=self.hard,
-                clamp=self.clamp,
-            )
-            for forward, backward in readings
-        ]
+        return self.reader.judge(orders, self.temperature, ask)

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import inspect
 
+from rlaif_pl.labeling.constitution import ConstitutionLabeler
+from rlaif_pl.labeling.ensemble import EnsembleLabeler
+from rlaif_pl.labeling.free_form import FreeFormLabeler
 from rlaif_pl.labeling.likelihood import LikelihoodLabeler
 from rlaif_pl.labeling.pairwise import PairwiseLabeler
+from rlaif_pl.labeling.scoring import ScoreLabeler
 from rlaif_pl.types import Labeler
 
-LABELERS: dict[str, type] = {"likelihood": LikelihoodLabeler, "pairwise": PairwiseLabeler}
+LABELERS: dict[str, type] = {
+    "likelihood": LikelihoodLabeler,
+    "pairwise": PairwiseLabeler,
+    "free_form": FreeFormLabeler,
+    "score": ScoreLabeler,
+    "constitution": ConstitutionLabeler,
+    "ensemble": EnsembleLabeler,
+}
 
 
 def build_labeler(spec: str | Labeler, **options: object) -> Labeler:
@@ -30,8 +41,13 @@ def build_labeler(spec: str | Labeler, **options: object) -> Labeler:
         return spec
     if spec not in LABELERS:
         raise ValueError(f"expected a labeler named one of {sorted(LABELERS)}, got {spec!r}")
-    known = inspect.signature(LABELERS[spec]).parameters
-    if unknown := sorted(set(options) - set(known)):
-        raise ValueError(f"labeler {spec!r} has no option {unknown}; it has {sorted(known)}")
+    parameters = inspect.signature(LABELERS[spec]).parameters
+    if unknown := sorted(set(options) - set(parameters)):
+        raise ValueError(f"labeler {spec!r} has no option {unknown}; it has {sorted(parameters)}")
+    required = {name for name, each in parameters.items() if each.default is each.empty}
+    if missing := sorted(required - set(options)):
+        raise ValueError(
+            f"labeler {spec!r} needs {missing}; name its class with class_path and init_args"
+        )
     labeler: Labeler = LABELERS[spec](**options)
     return labeler

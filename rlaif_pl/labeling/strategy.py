@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from rlaif_pl.labeling.asking import Asker
-from rlaif_pl.labeling.calls import Ask, Backend
+from rlaif_pl.labeling.asking import Asker, ReplyStore
+from rlaif_pl.labeling.calls import Ask, Backend, Call, Reply
 from rlaif_pl.labeling.outcome import Judgment, Signature, checked_temperature, labeled
 from rlaif_pl.types import Preference
 
@@ -43,6 +43,18 @@ class ModelLabeler(ABC):
             f"{self.strategy};{self.backend.fingerprint};{self.prompt_version};"
             f"temperature={self.temperature!r}"
         )
+
+    def keep_replies(
+        self, store: ReplyStore | None, watch: Callable[[Call, Reply], None] | None = None
+    ) -> None:
+        """Keep every reply of the model.
+
+        Args:
+            store: Where replies are looked up and kept from now on; None keeps them in memory only.
+            watch: Told of every new reply; may raise to stop before further calls.
+        """
+        self.asker.store = store
+        self.asker.watch = watch
 
     def label(self, pairs: Sequence[Preference]) -> list[Preference]:
         """Label pairs; order and identity are kept."""

@@ -3,97 +3,136 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from rlaif_pl.labeling.cost import CostComparison, compare_costs
+from rlaif_pl.labeling.counts import OutcomeCounts, count_outcomes
+from rlaif_pl.labeling.position import PositionBias, position_bias
+from rlaif_pl.labeling.spending import Price
+from rlaif_pl.statistics import Interval, mean_by_group, proportion_by_group
 from rlaif_pl.types import Preference
 
 DECIDED = 0.1  # a label this far from one half counts as decided
+LABELS_FILE = "labels.json"  # what of a summary is no flat number; the report reads it
 
 
 @dataclass(frozen=True, slots=True)
 class LabelSummary:
-    """Facts about labeled pairs. A share without any pair to count is nan and not exported.
+    """Facts about labeled pairs, each mean and share with its interval by prompt.
+
+    A share without any pair to count is NaN and not exported.
 
     Attributes:
-        pairs: Rows given.
-        labeled: Rows with a usable label.
-        failures: Rows without one, by reason.
+        counts: Pairs by what became of them.
         mean_p_first: Mean of ``p_first``; far from 0.5 where sides were not assigned at random.
         decided: Share of labels with ``|p_first - 0.5| > 0.1``.
         longer_wins: Share of labels that favor the response with more characters, among those that
             favor one and whose lengths differ: the bias to know before training.
-        same_slot: Share won by the same slot in both orders, where there are orders.
-        order_gap: Mean difference of ``p_first`` between the orders, where there are orders.
+        position: Position bias; None where the labels have no order.
         outside_mass: Mean probability outside the verdict tokens, where there are any.
+        cost: What a label cost, beside what a person's would have.
         tokens: Tokens read and written, failures included.
         cost_usd: Money paid, failures included.
     """
 
-    pairs: int
-    labeled: int
-    failures: dict[str, int]
-    mean_p_first: float
-    decided: float
-    longer_wins: float
-    same_slot: float
-    order_gap: float
-    outside_mass: float
+    counts: OutcomeCounts
+    mean_p_first: Interval
+    decided: Interval
+    longer_wins: Interval
+    position: PositionBias | None
+    outside_mass: Interval
+    cost: CostComparison
     tokens: int
     cost_usd: float
 
+    @property
+    def pairs(self) -> int:
+        """Rows given."""
+        return self.counts.asked
+
+    @property
+    def labeled(self) -> int:
+        """Rows with a usable label, ties included."""
+        return self.counts.asked - self.counts.unusable
+
+    @property
+    def failures(self) -> dict[str, int]:
+        """Rows without one, by reason."""
+        return self.counts.reasons
+
     def to_metrics(self, prefix: str = "label") -> dict[str, float]:
         """Return flat metrics ``prefix/name``; what does not apply is left out."""
-        metrics = {
-            "pairs": self.pairs,
-            "labeled": self.labeled,
-            "failed": self.pairs - self.labeled,
-            "mean_p_first": self.mean_p_first,
-            "decided": self.decided,
-            "longer_wins": self.longer_wins,
-            "same_slot": self.same_slot,
-            "order_gap": self.order_gap,
-            "outside_mass": self.outside_mass,
-            "tokens": self.tokens,
-            "cost_usd": self.cost_usd,
+        metrics: dict[str, float] = {
+            f"{prefix}/pairs": self.pairs,
+            f"{prefix}/labeled": self.labeled,
+            f"{prefix}/failed": self.counts.unusable,
+            f"{prefix}/tokens": self.tokens,
+            f"{prefix}/cost_usd": self.cost_usd,
         }
-        metrics |= {f"failed_{reason}": count for reason, count in self.failures.items()}
-        return {
-            f"{prefix}/{name}": float(value)
-            for name, value in metrics.items()
-            if not math.isnan(value)
-        }
+        metrics |= {f"{prefix}/failed_{reason}": n for reason, n in self.failures.items()}
+        metrics |= self.counts.to_metrics(f"{prefix}/count")
+        for name in ("mean_p_first", "decided", "longer_wins", "outside_mass"):
+            metrics |= getattr(self, name).to_metrics(f"{prefix}/{name}")
+        if self.position is not None:
+            metrics |= self.position.to_metrics(prefix)
+        metrics |= self.cost.to_metrics(f"{prefix}/cost")
+        return {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
+
+    def to_json(self) -> dict[str, object]:
+        """Return what is no flat number, as ``labels.json`` holds it."""
+        gaps = list(self.position.gap_counts) if self.position else []
+        return {"order_gap_counts": gaps, "failures": self.failures}
 
 
-def summarize_labels(pairs: Sequence[Preference]) -> LabelSummary:
-    """Count and average the outcome of labeling; see ``LabelSummary``."""
+def summarize_labels(
+    pairs: Sequence[Preference],
+    prices: Price | None = None,
+    level: float = 0.95,
+    draws: int = 2000,
+    seed: int = 0,
+) -> LabelSummary:
+    """Count and average the outcome of labeling; see ``LabelSummary``.
+
+    Args:
+        pairs: Pairs as the labeler returned them, failures included.
+        prices: The model's prices for the cost comparison; None takes what was charged.
+        level: Coverage of the intervals, in (0, 1).
+        draws: Bootstrap resamples.
+        seed: Seeds the bootstrap.
+    """
     usable = [pair for pair in pairs if pair.p_first is not None]
-    failed = (pair.provenance.failure or "unlabeled" for pair in pairs if pair.p_first is None)
-    notes = [pair.provenance for pair in usable]
+
+    def share(of: Callable[[Preference], float | None], estimate: Estimate) -> Interval:
+        known = [(value, pair.group) for pair in usable if (value := of(pair)) is not None]
+        values = np.array([value for value, _ in known], np.float64)
+        return estimate(values, [group for _, group in known], level, draws, seed)
+
     return LabelSummary(
-        pairs=len(pairs),
-        labeled=len(usable),
-        failures=dict(sorted(Counter(failed).items())),
-        mean_p_first=_mean(pair.p_first for pair in usable),
-        decided=_mean(abs((pair.p_first or 0.0) - 0.5) > DECIDED for pair in usable),
-        longer_wins=_mean(_longer_wins(pair) for pair in usable),
-        same_slot=_mean(note.same_slot for note in notes),
-        order_gap=_mean(note.order_gap for note in notes),
-        outside_mass=_mean(note.outside_mass for note in notes),
+        counts=count_outcomes(pairs),
+        mean_p_first=share(lambda pair: pair.p_first, mean_by_group),
+        decided=share(_is_decided, proportion_by_group),
+        longer_wins=share(_longer_wins, proportion_by_group),
+        position=position_bias(pairs, level, draws, seed),
+        outside_mass=share(lambda pair: pair.provenance.outside_mass, mean_by_group),
+        cost=compare_costs(pairs, prices, level=level, draws=draws, seed=seed),
         tokens=sum(pair.provenance.tokens for pair in pairs),
         cost_usd=math.fsum(pair.provenance.cost_usd for pair in pairs),
     )
 
 
-def _longer_wins(pair: Preference) -> bool | None:
-    """Whether the label favors the longer response; None where there is no such thing."""
+Estimate = Callable[[np.ndarray, Sequence[str], float, int, int], Interval]
+
+
+def _is_decided(pair: Preference) -> float | None:
+    """1 where the label is clearly away from one half."""
+    return None if pair.p_first is None else float(abs(pair.p_first - 0.5) > DECIDED)
+
+
+def _longer_wins(pair: Preference) -> float | None:
+    """1 where the label favors the longer response; None where there is no such thing."""
     longer = len(pair.first) - len(pair.second)
     lead = (pair.p_first if pair.p_first is not None else 0.5) - 0.5
-    return None if longer == 0 or lead == 0 else (longer > 0) == (lead > 0)
-
-
-def _mean(values: Iterable[float | bool | None]) -> float:
-    """Mean of what is not None; nan of nothing."""
-    known = [float(value) for value in values if value is not None]
-    return math.fsum(known) / len(known) if known else math.nan
+    return None if longer == 0 or lead == 0 else float((longer > 0) == (lead > 0))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rlaif_pl.labeling.calls import Ask, Choose, Decoding, Generate, Reply
 from rlaif_pl.labeling.layout import Layout, Sample
-from rlaif_pl.labeling.orders import EMPTY_RATIONALE, Order
-from rlaif_pl.labeling.outcome import Clamp
+from rlaif_pl.labeling.orders import EMPTY_RATIONALE, Order, combine
+from rlaif_pl.labeling.outcome import Clamp, Judgment, label_version, settled
 
 MAX_RATIONALE_TOKENS = 512  # limit of arXiv 2309.00267, appendix D
 
@@ -66,6 +66,52 @@ def checked_rationales(
     return Rationales(samples, Decoding(max_tokens, temperature, top_k, (), seed))
 
 
+@dataclass(frozen=True, slots=True)
+class VerdictReader:
+    """Judges pairs by verdicts read in both orders.
+
+    Attributes:
+        layout: How samples become questions.
+        rationales: How rationales are drawn; without effect unless the layout asks for them.
+        hard: One-hot labels.
+        clamp: Limits of a label.
+    """
+
+    layout: Layout
+    rationales: Rationales
+    hard: bool = False
+    clamp: Clamp = None
+
+    def __post_init__(self) -> None:
+        """Refuse several samples of what is not sampled."""
+        if self.rationales.samples > 1 and not self.layout.cot:
+            raise ValueError(
+                f"expected cot with samples={self.rationales.samples}: only rationales are sampled"
+            )
+
+    @property
+    def version(self) -> str:
+        """Version of the prompt and of every setting here that can change a label."""
+        text = self.layout.version
+        text += f"+{self.rationales.version}" if self.layout.cot else ""
+        return text + label_version(self.hard, self.clamp)
+
+    def judge(
+        self, orders: Sequence[tuple[Sample, Sample]], temperature: float, ask: Ask
+    ) -> list[Judgment]:
+        """Judge pairs in order.
+
+        Args:
+            orders: Both orders of each pair.
+            temperature: ``p_first = sigmoid(margin / temperature)``.
+            ask: Answers calls.
+        """
+        readings = read_orders(orders, self.layout, self.rationales, ask)
+        asks_worse = self.layout.prompt.asks_worse
+        judgments = [combine(forward, backward, asks_worse) for forward, backward in readings]
+        return [settled(each, temperature, hard=self.hard, clamp=self.clamp) for each in judgments]
+
+
 def read_orders(
     orders: Sequence[tuple[Sample, Sample]],
     layout: Layout,
@@ -105,7 +151,7 @@ def _reason(
     flat: Sequence[tuple[Order, Sample]], layout: Layout, rationales: Rationales, ask: Ask
 ) -> list[tuple[Order, Sample, str]]:
     """Have rationales written; those that failed are counted in their order."""
-    decoding = _with_stops(rationales.decoding, layout.stops)
+    decoding = replace(rationales.decoding, stop=layout.stops)
     wanted = [
         (order, sample, number) for order, sample in flat for number in range(rationales.samples)
     ]
@@ -125,15 +171,3 @@ def _reason(
 
 def _empty(reply: Reply) -> str | None:
     return None if reply.text.strip() else EMPTY_RATIONALE
-
-
-def _with_stops(decoding: Decoding, stops: tuple[str, ...]) -> Decoding:
-    """Return the decoding with places to stop at."""
-    return Decoding(decoding.max_tokens, decoding.temperature, decoding.top_k, stops, decoding.seed)
-
-
-def described(layout: Layout, rationales: Rationales, hard: bool, clamp: Clamp) -> str:
-    """Name what changes labels beside the prompt, for a version string."""
-    text = f"+{rationales.version}" if layout.cot else ""
-    text += "+hard" if hard else ""
-    return text + (f"+clamp={clamp[0]!r}:{clamp[1]!r}" if clamp is not None else "")

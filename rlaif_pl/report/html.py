@@ -9,12 +9,13 @@ import jinja2
 from markupsafe import Markup
 
 from rlaif_pl.evaluation.metrics import write_text
-from rlaif_pl.report import plots, sections, verdict
+from rlaif_pl.report import labels, plots, sections, verdict
 from rlaif_pl.report.durations import duration
 from rlaif_pl.report.inputs import Run, Stage, read_run
 
 SHOWN_SAMPLES = 8  # open; the others up to MOST_SAMPLES are folded away
 MOST_SAMPLES = 60
+ORDER_GAP = "gap between the two orders"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ def render(run: Run) -> str:
     return environment.get_template("report.html.j2").render(
         run=run,
         verdict=verdict.judge(run),
-        warnings=verdict.warnings_of(run),
+        warnings=[*verdict.warnings_of(run), *labels.label_warnings(run.metrics)],
         rows=sections.metric_rows(run.metrics),
         facts=sections.fact_rows(run.stages),
         reinforced=stage,
@@ -78,6 +79,12 @@ def render(run: Run) -> str:
         win_rates=Markup(plots.forest(run.win_rates)) if run.win_rates else None,
         reliability=Markup(plots.reliability(run.reliability)) if run.reliability else None,
         alignment=Markup(plots.bars(bars)) if bars else None,
+        outcomes=labels.outcome_lines(run.metrics),
+        # of a labeler measured on gold pairs only, what these say
+        position=labels.position_lines(run.metrics)
+        or labels.position_lines(run.metrics, "labeler"),
+        costs=labels.cost_lines(run.metrics) or labels.cost_lines(run.metrics, "labeler/cost"),
+        order_gaps=Markup(plots.histogram(run.order_gaps, ORDER_GAP)) if run.order_gaps else None,
         shown=run.samples[:SHOWN_SAMPLES],
         folded=run.samples[SHOWN_SAMPLES:MOST_SAMPLES],
         times=stage_times(run),

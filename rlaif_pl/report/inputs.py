@@ -11,8 +11,9 @@
     <run>/<stage>/samples.jsonl     a Sample a line
     <run>/<stage>/win_rates.json    a list of WinRate
     <run>/<stage>/reliability.json  a list of ReliabilityBin
+    <run>/<stage>/labels.json       "order_gap_counts": pairs by order gap, in bins over [0, 1]
 
-The last three are looked for in ``evaluate`` first, then in every stage, the latest first. Each
+The last four are looked for in ``evaluate`` first, then in every stage, the latest first. Each
 file may be missing; one that cannot be read is named in ``Run.problems`` and counts as missing.
 """
 
@@ -136,6 +137,8 @@ class Run:
         win_rates: Win rates.
         reliability: Reliability of the reward model.
         problems: Files that are there and could not be read, and why.
+        order_gaps: Labeled pairs by the gap between the two orders, in bins of equal width over
+            [0, 1]; none where the labeler has no orders.
     """
 
     name: str
@@ -145,6 +148,7 @@ class Run:
     win_rates: Sequence[WinRate]
     reliability: Sequence[ReliabilityBin]
     problems: Sequence[str]
+    order_gaps: Sequence[int] = ()
 
 
 def read_run(folder: Path) -> Run:
@@ -177,6 +181,7 @@ def read_run(folder: Path) -> Run:
         first("win_rates.json", lambda path: _records(WinRate, _json(path))),
         first("reliability.json", lambda path: _records(ReliabilityBin, _json(path))),
         problems,
+        first("labels.json", _order_gaps),
     )
 
 
@@ -238,6 +243,14 @@ def _mapping(path: Path) -> dict[str, object]:
     if not isinstance(content, dict):
         raise ValueError(f"expected a JSON object, got {type(content).__name__}")
     return content
+
+
+def _order_gaps(path: Path) -> list[int]:
+    """Read the histogram of a labeling job; no pairs at all are no histogram."""
+    counts = _mapping(path).get("order_gap_counts")
+    if not isinstance(counts, list) or not all(isinstance(n, int) and n >= 0 for n in counts):
+        raise ValueError(f"expected order_gap_counts to be a list of counts, got {counts!r}")
+    return counts if any(counts) else []
 
 
 def _records(kind: type[T], content: object) -> list[T]:

@@ -172,6 +172,25 @@ def bars(rows: Sequence[Bar], level: float = 0.5) -> str:
         return _svg(figure, "bars")
 
 
+def histogram(counts: Sequence[int], label: str) -> str:
+    """Draw counts in bins of equal width over [0, 1].
+
+    Args:
+        counts: Rows by bin.
+        label: What is on the axis.
+    """
+    with _axes(SMALL) as (figure, axes):
+        width = 1 / len(counts)
+        places = [(number + 0.5) * width for number in range(len(counts))]
+        axes.bar(places, counts, width=0.9 * width, color=SERIES[0], alpha=0.85)
+        axes.set_xlim(0, 1)
+        axes.grid(visible=False, axis="x")
+        axes.set_xlabel(label)
+        axes.set_ylabel("pairs")
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+        return _svg(figure, f"histogram-{label}")
+
+
 @contextmanager
 def _axes(size: tuple[float, float]) -> Iterator[tuple[Figure, Axes]]:
     """Yield a figure with one pair of axes, drawn in the page's style."""

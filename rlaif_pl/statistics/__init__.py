@@ -1,6 +1,13 @@
 """Intervals, tests, calibration and length control; pure functions over arrays."""
 
-from rlaif_pl.statistics.agreement import binomial_test, cohen_kappa, mcnemar
+from rlaif_pl.statistics.agreement import (
+    binomial_test,
+    cohen_kappa,
+    cohen_kappa_by_group,
+    fleiss_kappa,
+    fleiss_kappa_by_group,
+    mcnemar,
+)
 from rlaif_pl.statistics.calibration import (
     Binning,
     ReliabilityBin,
@@ -14,6 +21,7 @@ from rlaif_pl.statistics.intervals import (
     Interval,
     bootstrap_by_group,
     empty_interval,
+    mean_by_group,
     paired_difference,
     proportion_by_group,
     ratio_of_means,
@@ -30,12 +38,16 @@ __all__ = [
     "bootstrap_by_group",
     "brier",
     "cohen_kappa",
+    "cohen_kappa_by_group",
     "empty_interval",
     "expected_calibration_error",
     "fit_temperature",
+    "fleiss_kappa",
+    "fleiss_kappa_by_group",
     "fold",
     "length_controlled_win_rate",
     "mcnemar",
+    "mean_by_group",
     "paired_difference",
     "proportion_by_group",
     "ratio_of_means",

@@ -8,6 +8,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import binomtest
 
+from rlaif_pl.statistics.intervals import (
+    Array,
+    Groups,
+    Interval,
+    bootstrap_by_group,
+    empty_interval,
+)
+
 
 def binomial_test(successes: int, n: int, p: float = 0.5) -> float:
     """Two-sided exact p-value of ``successes`` in ``n`` independent trials of probability ``p``.
@@ -56,3 +64,108 @@ def cohen_kappa(a: Sequence[Hashable], b: Sequence[Hashable]) -> float:
     observed = sum(x == y for x, y in zip(a, b, strict=True)) / len(a)
     chance = sum(list(a).count(c) * list(b).count(c) for c in set(a) | set(b)) / len(a) ** 2
     return float("nan") if chance == 1 else (observed - chance) / (1 - chance)
+
+
+def cohen_kappa_by_group(
+    a: Sequence[Hashable],
+    b: Sequence[Hashable],
+    groups: Groups,
+    level: float = 0.95,
+    draws: int = 2000,
+    seed: int = 0,
+) -> Interval:
+    """Cohen's kappa of two raters with a bootstrap interval by group.
+
+    Args:
+        a: Category given by the first rater to each item. ``(N,)``
+        b: Category given by the second rater. ``(N,)``
+        groups: Group of each item; items of a group are drawn together. ``(N,)``
+        level: Coverage, in (0, 1).
+        draws: Resamples; those in which kappa does not exist are left out.
+        seed: Seeds the resampling.
+
+    Returns:
+        Kappa with its limits; NaN where it does not exist (see ``cohen_kappa``).
+    """
+    if len(a) != len(b):
+        raise ValueError(f"expected two ratings of the same items, got {len(a)} and {len(b)}")
+    if not len(a):
+        return empty_interval()
+    number = {category: n for n, category in enumerate(dict.fromkeys([*a, *b]))}
+    coded = np.array([[number[x] for x in a], [number[y] for y in b]], np.float64).T
+    return bootstrap_by_group(coded, groups, _cohen, level, draws, seed)
+
+
+def fleiss_kappa(ratings: Sequence[Sequence[Hashable]]) -> float:
+    """Agreement of several raters beyond chance (Fleiss 1971).
+
+    Unlike Cohen's, chance is taken from the categories' overall shares, so raters are exchangeable:
+    with two raters the two kappas differ where the raters' habits do.
+
+    Args:
+        ratings: Of each item, the category given by each rater. ``(N, raters)``
+
+    Returns:
+        1 for full agreement, 0 for chance; NaN where only one category was ever used.
+
+    Raises:
+        ValueError: No item, fewer than two raters, or items with different numbers of them.
+    """
+    counts = _category_counts(ratings)
+    return float(_fleiss(counts, np.ones((1, len(counts))))[0])
+
+
+def fleiss_kappa_by_group(
+    ratings: Sequence[Sequence[Hashable]],
+    groups: Groups,
+    level: float = 0.95,
+    draws: int = 2000,
+    seed: int = 0,
+) -> Interval:
+    """Fleiss' kappa with a bootstrap interval by group; arguments as in the functions above."""
+    counts = _category_counts(ratings)
+    return bootstrap_by_group(counts, groups, _fleiss, level, draws, seed)
+
+
+def _category_counts(ratings: Sequence[Sequence[Hashable]]) -> Array:
+    """How many raters gave each category to each item, ``(N, categories)``."""
+    raters = {len(row) for row in ratings}
+    if len(raters) != 1 or min(raters) < 2:
+        raise ValueError(
+            f"expected the same number of raters, at least 2, for every item, got {sorted(raters)}"
+        )
+    number = {c: n for n, c in enumerate(dict.fromkeys(c for row in ratings for c in row))}
+    counts = np.zeros((len(ratings), len(number)))
+    for item, row in enumerate(ratings):
+        for category in row:
+            counts[item, number[category]] += 1
+    return counts
+
+
+def _cohen(coded: Array, weights: Array) -> Array:
+    """Cohen's kappa of ``coded (N, 2)`` under each row of ``weights (draws, N)``, ``(draws,)``."""
+    total = weights.sum(1)
+    observed = weights @ (coded[:, 0] == coded[:, 1]) / total
+    shares = [
+        (weights @ (coded[:, 0] == c) / total) * (weights @ (coded[:, 1] == c) / total)
+        for c in np.unique(coded)
+    ]
+    return _beyond(observed, np.sum(shares, axis=0))
+
+
+def _fleiss(counts: Array, weights: Array) -> Array:
+    """Fleiss' kappa of ``counts (N, categories)`` under each row of weights, ``(draws,)``."""
+    raters = counts[0].sum()
+    agreeing = (counts**2).sum(1) - raters  # ordered pairs of raters that agree on an item
+    total = weights.sum(1)
+    observed = weights @ (agreeing / (raters * (raters - 1))) / total
+    shares = weights @ counts / (total * raters)[:, None]
+    return _beyond(observed, (shares**2).sum(1))
+
+
+def _beyond(observed: Array, chance: Array) -> Array:
+    """``(observed - chance) / (1 - chance)``, NaN where chance explains everything."""
+    left = 1 - chance
+    exists = left > 1e-12
+    kappa: Array = np.where(exists, (observed - chance) / np.where(exists, left, 1.0), np.nan)
+    return kappa

@@ -19,6 +19,7 @@ Statistic = Callable[[Array, Array], Array]
 Method = Literal["bca", "percentile"]
 Groups = Sequence[str] | Sequence[int] | NDArray[np.generic]
 
+MANY_GROUPS = 2000  # groups from which a normal interval of a mean replaces the bootstrap
 CHUNK_NUMBERS = 4_000_000  # weights alive at once: 32 MB of float64
 
 
@@ -51,6 +52,26 @@ class Interval:
             f" [{100 * self.low:.1f}, {100 * self.high:.1f}]" if math.isfinite(self.low) else ""
         )
         return f"{100 * self.value:.1f} %{limits}"
+
+    def points(self) -> str:
+        """Return a difference of shares in percentage points, for example ``+3.1 [-1.0, 7.2]``."""
+        if not math.isfinite(self.value):
+            return "not measured"
+        limits = (
+            f" [{100 * self.low:+.1f}, {100 * self.high:+.1f}]" if math.isfinite(self.low) else ""
+        )
+        return f"{100 * self.value:+.1f}{limits}"
+
+    def number(self, form: str = ".2f") -> str:
+        """Return for example ``0.41 [0.22, 0.58]``.
+
+        Args:
+            form: Format of each number.
+        """
+        if not math.isfinite(self.value):
+            return "n/a"
+        limits = f" [{self.low:{form}}, {self.high:{form}}]" if math.isfinite(self.low) else ""
+        return f"{self.value:{form}}{limits}"
 
 
 def empty_interval() -> Interval:
@@ -99,7 +120,8 @@ def bootstrap_by_group(
 
     Returns:
         The statistic of the data as they are, its limits, and N. The limits are NaN where there is
-        a single group: it says nothing about other groups.
+        a single group: it says nothing about other groups. Resamples in which the statistic does
+        not exist (NaN) are left out; where that is more than half of them the limits are NaN.
 
     Raises:
         ValueError: Lengths differ, a value is not finite, ``level`` or ``draws`` is out of range.
@@ -117,6 +139,9 @@ def bootstrap_by_group(
     sizes = [min(chunk, draws - start) for start in range(0, draws, chunk)]
     drawn = (generator.multinomial(count, np.full(count, 1 / count), size) for size in sizes)
     replicates = np.concatenate([statistic(rows, w[:, member].astype(np.float64)) for w in drawn])
+    replicates = replicates[np.isfinite(replicates)]
+    if not math.isfinite(value) or 2 * len(replicates) < draws:
+        return Interval(value, math.nan, math.nan, len(rows))
     tails = np.array([(1 - level) / 2, (1 + level) / 2])
     if method == "bca":
         tails = _bca_tails(tails, value, replicates, _leave_one_out(rows, member, statistic, chunk))
@@ -141,9 +166,33 @@ def proportion_by_group(
     sizes = np.bincount(member)
     means = np.bincount(member, rows) / sizes
     if np.ptp(means) > 1e-12:
-        return bootstrap_by_group(rows, member, level=level, draws=draws, seed=seed)
+        return mean_by_group(rows, member, level=level, draws=draws, seed=seed)
     bound = wilson(float(means.sum()), len(means), level)
     return Interval(bound.value, bound.low, bound.high, len(rows))
+
+
+def mean_by_group(
+    values: ArrayLike, groups: Groups, level: float = 0.95, draws: int = 2000, seed: int = 0
+) -> Interval:
+    """Mean with an interval by group, at any size.
+
+    Up to ``MANY_GROUPS`` groups this is ``bootstrap_by_group``. Beyond, where its time and memory
+    grow with the square, the limits are normal with the cluster-robust variance
+    ``G / (G - 1) * sum_g (sum of group g - rows of g * mean)^2 / N^2`` (Cameron and Miller 2015,
+    for a constant as the only regressor), which the bootstrap's limits converge to.
+    """
+    rows = np.asarray(values, np.float64)
+    if not len(rows):
+        return empty_interval()
+    member = _membership(rows, groups, level, draws)
+    count = int(member.max()) + 1
+    if count <= MANY_GROUPS:
+        return bootstrap_by_group(rows, member, level=level, draws=draws, seed=seed)
+    mean = float(rows.mean())
+    residuals = np.bincount(member, rows) - np.bincount(member) * mean
+    error = math.sqrt(count / (count - 1) * float((residuals**2).sum())) / len(rows)
+    half = float(norm.ppf((1 + level) / 2)) * error
+    return Interval(mean, mean - half, mean + half, len(rows))
 
 
 def paired_difference(

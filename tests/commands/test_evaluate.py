@@ -4,8 +4,6 @@ from pathlib import Path
 import pytest
 
 from rlaif_pl import cli
-from rlaif_pl.commands.evaluate import narrowed
-from rlaif_pl.data.sources import DataSource
 
 DATA = Path(os.environ.get("RLAIF_PL_DATA", Path(__file__).parents[3] / "shared" / "data"))
 INTERVALS = ("alignment", "length_baseline", "gain_over_length", "length_matched")
@@ -42,12 +40,6 @@ def test_the_gate_can_stop(command, labeler, capsys):
 def test_an_unknown_labeler_names_the_known_ones(command, capsys):
     command("evaluate alignment", "--data=tiny_tldr/dev", "--labeler=likelyhood", status=1)
     assert "['likelihood', 'pairwise'], got 'likelyhood'" in capsys.readouterr().err
-
-
-def test_filters_are_laid_over_those_of_the_source():
-    source = DataSource("x.json", confidence=[1, 9], limit=50, seed=3)
-    assert narrowed(source, None, 7) == DataSource("x.json", confidence=[1, 9], limit=7, seed=3)
-    assert narrowed(source, [2], None).confidence == [2]
 
 
 def test_reward_accuracy_and_calibration(command, out, tiny_reward_folder, data_files):

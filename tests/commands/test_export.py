@@ -5,6 +5,7 @@ from datasets import load_dataset
 
 from rlaif_pl import cli
 from rlaif_pl.data.preferences import write_preferences
+from rlaif_pl.data.sources import DataSource, load_preferences
 from rlaif_pl.types import Preference
 
 ROWS = [
@@ -29,7 +30,7 @@ def test_the_likelier_side_is_chosen_and_ties_are_left_out(pairs, tmp_path, caps
         {"prompt": "p0", "chosen": "a", "rejected": "b", "p_chosen": 0.9},
         {"prompt": "p1", "chosen": "b", "rejected": "a", "p_chosen": 0.75},
     ]
-    assert f"2 pairs written to {out}, 2 left out" in capsys.readouterr().out
+    assert f"2 pairs written to {out}, 2 left out (tied 1, unlabeled 1)" in capsys.readouterr().out
 
 
 def test_close_calls_can_be_left_out(pairs, tmp_path):
@@ -46,3 +47,33 @@ def test_datasets_reads_what_was_written(pairs, tmp_path):
     )
     assert table.column_names == ["prompt", "chosen", "rejected", "p_chosen"]
     assert table["chosen"][:] == ["a", "b"]
+
+
+def test_a_folder_gets_parquet_and_a_card_with_what_the_job_measured(pairs, tmp_path):
+    (tmp_path / "metrics.json").write_text(
+        '{"label/failed_too_long": 4, "label/gold/alignment": 0.7}'
+    )
+    out = tmp_path / "mine"
+    assert cli.main(["export", f"--preferences={pairs}", f"--out={out}", "--layout=soft"]) == 0
+    table = load_dataset(str(out), split="train", cache_dir=str(tmp_path / "cache"))
+    assert table["p_first"][:] == [0.9, 0.25, 0.5]
+    card = (out / "README.md").read_text()
+    assert "# mine" in card
+    assert "asked for in vain: too_long | 4" in card
+    assert "70.0 %" in card
+
+
+def test_what_was_exported_can_be_labeled_data_again(pairs, tmp_path):
+    out = tmp_path / "soft.parquet"
+    cli.main(["export", f"--preferences={pairs}", f"--out={out}", "--layout=soft"])
+    again = load_preferences(DataSource(str(out))).rows
+    assert [(row.prompt, row.p_first) for row in again] == [("p0", 0.9), ("p1", 0.25), ("p2", 0.5)]
+
+
+def test_settings_that_mean_nothing_are_refused(pairs, tmp_path, capsys):
+    words = ["export", f"--preferences={pairs}"]
+    assert cli.main([*words, f"--out={tmp_path / 'x.csv'}"]) == 1
+    assert ".jsonl or .parquet" in capsys.readouterr().err
+    assert cli.main([*words, f"--out={tmp_path / 'x'}", "--min_margin=0.7"]) == 1
+    assert cli.main([*words, f"--out={tmp_path / 'x'}", "--layout=soft", "--with_margin=true"]) == 1
+    assert cli.main([*words, f"--out={tmp_path / 'x'}", "--metrics=none.json"]) == 1

@@ -13,6 +13,9 @@ def test_every_usable_pair_is_labeled_softly(command, out, labeler, data_files, 
     assert len(rows) == len(small_pairs) == metrics["label/new"]
     assert all(0 < row.p_first < 1 and row.source == "ai" for row in rows)
     assert rows[0].provenance.strategy == "likelihood"
+    assert metrics["label/count/asked"] == len(small_pairs)
+    assert metrics["label/cost/human_usd_per_pair"] > 0
+    assert json.loads((out / "labels.json").read_text()) == {"order_gap_counts": [], "failures": {}}
 
 
 def test_labels_that_are_there_are_not_shown_to_the_labeler(command, out, labeler, data_files):

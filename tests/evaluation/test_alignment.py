@@ -5,7 +5,7 @@ import json
 import os
 import warnings
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ from rich.console import Console
 
 from rlaif_pl.evaluation.alignment import alignment_of, measure_alignment
 from rlaif_pl.evaluation.gate import LabelerGateError, LabelerGateWarning, check_gate
+from rlaif_pl.labeling.spending import Price
 from rlaif_pl.types import Preference, Provenance
 
 DATA = Path(os.environ.get("RLAIF_PL_DATA", Path(__file__).parents[3] / "shared" / "data"))
@@ -112,19 +113,15 @@ def test_same_slot_share_counts_pairs_judged_in_both_orders():
 
 
 def test_the_slot_is_told_where_the_labeler_records_it():
-    @dataclass(frozen=True)
-    class SlotProvenance(Provenance):
-        slot: int | None = None
-
     gold = [pair("x", "y", 1.0, str(i)) for i in range(7)]
     slots = [1, 1, 1, 1, 1, 2, None]
     labeled = [
-        replace(row, p_first=0.6, provenance=SlotProvenance(same_slot=bool(slot), slot=slot))
+        replace(row, p_first=0.6, provenance=Provenance(same_slot=bool(slot), slot=slot))
         for row, slot in zip(gold, slots, strict=True)
     ]
     position = alignment_of(labeled, gold).position
     assert position is not None
-    assert position.first_slot == pytest.approx(5 / 6)
+    assert position.first_slot.value == pytest.approx(5 / 6)
     assert position.p_value == pytest.approx(14 / 64)  # 2 (1 + 6) / 2^6
 
 
@@ -150,6 +147,21 @@ def test_the_table_names_the_length_rule_and_says_na_without_orders(measured):
     assert "[" in text  # the interval's bracket is text, not markup
 
 
+def test_the_table_shows_gaps_and_costs_where_they_are_known(measured):
+    note = Provenance(same_slot=True, slot=2, order_gap=0.95, tokens=2000, written=0)
+    labeled = [replace(gold, provenance=note) for gold in GOLD]
+    stream = io.StringIO()
+    alignment_of(labeled, GOLD, prices=Price(1.0, 2.0)).render(Console(file=stream, width=150))
+    text = stream.getvalue()
+    assert "slot 2 in 100% (p = 0.12)" in text
+    assert "0 0 0 0 0 0 0 0 0 4" in text
+    assert "0.002" in text  # 2000 tokens at $1 a million
+    assert "times cheaper" in text
+    stream = io.StringIO()
+    measured([0.9] * 4).render(Console(file=stream, width=150))
+    assert "times cheaper" not in stream.getvalue()
+
+
 def test_a_gate_passes_warns_or_stops(measured):
     good, bad = measured([0.9, 0.8, 0.1, 0.1]), measured([0.1, 0.2, 0.9, 0.7])
     with warnings.catch_warnings():
@@ -163,6 +175,30 @@ def test_a_gate_passes_warns_or_stops(measured):
         assert len(check_gate(bad, min_gain=None)) == 1
     with pytest.raises(ValueError, match="'warn' or 'stop'"):
         check_gate(good, action="ignore")
+
+
+def test_the_gate_asks_for_confidence_where_wanted(measured):
+    good = measured([0.9, 0.8, 0.1, 0.1])  # 4 of 4: Wilson's lower limit is 51 %
+    assert check_gate(good, 0.6, None, "stop") == []
+    with pytest.warns(LabelerGateWarning, match="all of its interval"):
+        assert len(check_gate(good, 0.6, None, confident=True)) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert check_gate(good, 0.5, None, confident=True) == []
+
+
+def test_the_gate_sees_position_bias_and_failures(measured):
+    labeled = [
+        replace(gold, provenance=Provenance(same_slot=True, slot=1, order_gap=0.9)) for gold in GOLD
+    ]
+    biased = alignment_of(labeled, GOLD)
+    with pytest.warns(LabelerGateWarning, match=r"slot 1 in 100%.*strategy without slots"):
+        assert len(check_gate(biased)) == 1
+    assert check_gate(biased, max_same_slot=None) == []
+    failing = measured([0.9, 0.8, 0.1, "refused"])
+    with pytest.warns(LabelerGateWarning, match=r"25.0% of 4 pairs have no label \(refused 1\)"):
+        assert len(check_gate(failing)) == 1
+    assert check_gate(failing, max_failures=0.25) == []
 
 
 @pytest.fixture(scope="module")

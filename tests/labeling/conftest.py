@@ -27,7 +27,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from rlaif_pl.labeling.calls import Generate, Reply
+from rlaif_pl.labeling.calls import Generate, Reply, Score
 from rlaif_pl.models.backbone import save_causal
 from rlaif_pl.types import Preference
 
@@ -189,6 +189,8 @@ class HashedBackend:
             done(place, self._reply(call))
 
     def _reply(self, call):
+        if isinstance(call, Score):
+            return self._score(call)
         text = call.question.text + call.question.opening
         failure = self.fail(call)
         if self.limit is not None and len(text) > self.limit:
@@ -206,6 +208,15 @@ class HashedBackend:
             cost_usd=0.001,
         )
 
+    def _score(self, call):
+        if not call.target:
+            return Reply(failure="empty")
+        logs = [
+            math.log(self._number(call.context, call.target, str(place)))
+            for place in range(1 + len(call.target) // 4)
+        ]
+        return Reply(logprobs=tuple(logs), read=len(call.context) + len(logs), cost_usd=0.001)
+
     def _words(self, call):
         drawn = self._number(call.question.text, f"{call.sample},{call.decoding.seed}")
         return f" The one is {drawn:.3f} times as good as the other."
@@ -220,6 +231,12 @@ class HashedBackend:
 def hashed():
     """Makes back ends that answer by hashing."""
     return HashedBackend
+
+
+@pytest.fixture(scope="session")
+def pair():
+    """One pair, labeled by nobody."""
+    return Preference("It rained all day.", "Rain all day.", "It was dry.", "g")
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@ import math
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy.special import expit
 
 from rlaif_pl.labeling.calls import Backend, Choose, Generate, Reply
@@ -11,19 +9,6 @@ from rlaif_pl.labeling.pairwise import PairwiseLabeler
 from rlaif_pl.types import Labeler, Preference
 
 PAIR = Preference("It rained all day.", "Rain all day.", "It was dry.", "g")
-WAYS = [
-    {},
-    {"task": "harmless", "preamble": "base", "shots": 2},
-    {"task": "helpful", "cot": True, "chat_template": True},
-    {"shots": 3, "cot": True, "samples": 3, "rationale_temperature": 0.7, "top_k": 40},
-    {"hard": True},
-    {"task": "harmless", "cot": True, "clamp": (0.4, 0.6), "temperature": 0.3},
-]
-TEXT = st.text(alphabet="ab {}\n\"'%\\é", max_size=12)
-
-
-def swapped(pair):
-    return replace(pair, first=pair.second, second=pair.first)
 
 
 def chosen(backend):
@@ -32,26 +17,6 @@ def chosen(backend):
 
 def generated(backend):
     return [call for call in backend.asked if isinstance(call, Generate)]
-
-
-@pytest.mark.parametrize("way", WAYS)
-@settings(max_examples=25, deadline=None)
-@given(prompt=TEXT, first=TEXT, second=TEXT)
-def test_swapping_the_responses_swaps_the_label_exactly(hashed, way, prompt, first, second):
-    pair = Preference(prompt, first, second, "g")
-    one, other = PairwiseLabeler(hashed(), **way).label([pair, swapped(pair)])
-    assert one.p_first + other.p_first == pytest.approx(1.0, abs=1e-12)
-    a, b = one.provenance, other.provenance
-    assert a.margin == pytest.approx(-b.margin, abs=1e-12)
-    assert (a.tokens, a.cost_usd, a.slot, a.same_slot) == (
-        b.tokens,
-        b.cost_usd,
-        b.slot,
-        b.same_slot,
-    )
-    assert a.order_gap == pytest.approx(b.order_gap, abs=1e-12)
-    if first == second:
-        assert one.p_first == 0.5
 
 
 def test_labels_by_hand():
@@ -212,7 +177,7 @@ def test_the_version_names_every_part(hashed):
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"samples": 4}, "only rationales are sampled"),
+        ({"samples": 4, "rationale_temperature": 0.5}, "only rationales are sampled"),
         ({"samples": 4, "cot": True}, "all the same"),
         ({"samples": 0}, "at least 1"),
         ({"clamp": (0.3, 0.6)}, r"\(x, 1 - x\)"),

@@ -1,15 +1,37 @@
 import pytest
 
-from rlaif_pl.labeling.likelihood import LikelihoodLabeler
-from rlaif_pl.labeling.pairwise import PairwiseLabeler
-from rlaif_pl.labeling.registry import build_labeler
+from rlaif_pl.labeling import (
+    ConstitutionLabeler,
+    EnsembleLabeler,
+    FreeFormLabeler,
+    LikelihoodLabeler,
+    PairwiseLabeler,
+    ScoreLabeler,
+    build_labeler,
+)
 
 
-def test_short_names_and_options():
-    built = build_labeler("likelihood", temperature=0.3)
-    assert isinstance(built, LikelihoodLabeler)
-    assert built.temperature == 0.3
-    assert isinstance(build_labeler("pairwise", prompt="helpful-base-1"), PairwiseLabeler)
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("likelihood", LikelihoodLabeler),
+        ("pairwise", PairwiseLabeler),
+        ("free_form", FreeFormLabeler),
+        ("score", ScoreLabeler),
+        ("constitution", ConstitutionLabeler),
+    ],
+)
+def test_every_short_name_builds_its_labeler(name, kind):
+    built = build_labeler(name)
+    assert isinstance(built, kind)
+    assert getattr(built, "strategy", name) == name
+
+
+def test_options_are_passed_on():
+    assert build_labeler("likelihood", temperature=0.3).temperature == 0.3
+    assert build_labeler("pairwise", task="helpful").prompt_version == "helpful-detailed-1"
+    members = [build_labeler("score"), build_labeler("pairwise")]
+    assert isinstance(build_labeler("ensemble", labelers=members), EnsembleLabeler)
 
 
 def test_a_finished_labeler_passes_through():
@@ -20,7 +42,9 @@ def test_a_finished_labeler_passes_through():
 
 
 def test_mistakes_name_what_there_is():
-    with pytest.raises(ValueError, match=r"\['likelihood', 'pairwise'\]"):
+    with pytest.raises(ValueError, match=r"'likelihood', 'pairwise', 'score'"):
         build_labeler("likelyhood")
-    with pytest.raises(ValueError, match="temprature.*temperature"):
+    with pytest.raises(ValueError, match=r"temprature.*temperature"):
         build_labeler("likelihood", temprature=1.0)
+    with pytest.raises(ValueError, match=r"needs \['labelers'\].*class_path"):
+        build_labeler("ensemble")

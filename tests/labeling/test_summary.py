@@ -22,15 +22,22 @@ def test_by_hand():
     summary = summarize_labels(rows)
     assert (summary.pairs, summary.labeled) == (8, 4)
     assert summary.failures == {"nonfinite": 1, "too_long": 2, "unlabeled": 1}
-    assert summary.mean_p_first == pytest.approx((0.9 + 0.55 + 0.2 + 0.5) / 4)
-    assert summary.decided == pytest.approx(2 / 4)  # 0.9 and 0.2
-    assert summary.longer_wins == pytest.approx(2 / 3)  # equal lengths do not count
-    assert summary.same_slot == pytest.approx(1 / 3)
-    assert summary.order_gap == pytest.approx(0.2)
-    assert summary.outside_mass == pytest.approx(0.2)
+    assert summary.mean_p_first.value == pytest.approx((0.9 + 0.55 + 0.2 + 0.5) / 4)
+    assert summary.decided.value == pytest.approx(2 / 4)  # 0.9 and 0.2
+    assert summary.longer_wins.value == pytest.approx(2 / 3)  # equal lengths do not count
+    assert summary.position.same_slot.value == pytest.approx(1 / 3)
+    assert summary.position.order_gap.value == pytest.approx(0.2)
+    assert summary.outside_mass.value == pytest.approx(0.2)
     assert summary.tokens == 45
     assert summary.cost_usd == pytest.approx(0.03)
+    assert summary.to_json() == {
+        "order_gap_counts": [0, 1, 1, 1, 0, 0, 0, 0, 0, 0],
+        "failures": {"nonfinite": 1, "too_long": 2, "unlabeled": 1},
+    }
     metrics = summary.to_metrics("label")
+    assert metrics["label/count/tied"] == 1
+    assert metrics["label/count/malformed"] == 1
+    assert metrics["label/cost/ai_usd_per_pair"] == pytest.approx(0.03 / 8)
     assert metrics["label/failed"] == 4
     assert metrics["label/failed_too_long"] == 2
     assert metrics["label/same_slot"] == pytest.approx(1 / 3)
@@ -45,4 +52,4 @@ def test_what_does_not_apply_is_left_out():
 
 def test_nothing_labeled_is_not_an_error():
     assert summarize_labels([]).to_metrics()["label/labeled"] == 0
-    assert summarize_labels([pair(0.0, "a", "bb")]).longer_wins == 1.0
+    assert summarize_labels([pair(0.0, "a", "bb")]).longer_wins.value == 1.0

@@ -213,7 +213,25 @@ def test_a_prompt_for_another_labeler_is_refused():
 
 # The wording of a packaged prompt is fixed by its name: whoever changes it raises the number at the
 # end of the name, and adds the new file here.
-DIGESTS = {}
+DIGESTS = {
+    "constitution-1.txt": "8dffb27ff086",
+    "exemplars-harmless-1.yaml": "b3d181d74e65",
+    "exemplars-helpful-1.yaml": "7a66e7b30986",
+    "exemplars-summarization-1.yaml": "f8e18e34114d",
+    "free_form-harmless-1.txt": "e3a9bfcff5bf",
+    "free_form-helpful-1.txt": "220f114246c0",
+    "free_form-summarization-1.txt": "33f87d2c3b73",
+    "harmless-base-1.txt": "02e6c849b2b6",
+    "harmless-detailed-1.txt": "4ebb64b372ab",
+    "helpful-base-1.txt": "637e6bae4736",
+    "helpful-detailed-1.txt": "1d3775a76cc0",
+    "principles-1.yaml": "dcf314558e0b",
+    "score-harmless-1.txt": "53e6f3c18049",
+    "score-helpful-1.txt": "b2b81bf0cea3",
+    "score-summarization-1.txt": "202a9207ec2d",
+    "summarization-base-1.txt": "4a968b49f45e",
+    "summarization-detailed-1.txt": "d782618182e9",
+}
 
 
 def test_packaged_files_have_not_changed_under_their_names():

@@ -54,6 +54,7 @@ def test_evaluation_files_may_be_in_another_stage(run_dir):
         ("evaluate/win_rates.json", '{"a": 1}', "expected a JSON list, got dict"),
         ("evaluate/win_rates.json", '[{"name": "x"}]', "entry 1 lacks judge, value, low, high, n"),
         ("evaluate/samples.jsonl", '{"prompt": "x"}', "entry 1 lacks reference, sft, policy"),
+        ("sft/labels.json", '{"order_gap_counts": [1, -2]}', "to be a list of counts"),
         ("evaluate/samples.jsonl", "{\n", "evaluate/samples.jsonl could not be read"),
     ],
 )

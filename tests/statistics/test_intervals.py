@@ -153,3 +153,13 @@ def test_proportions_and_wilson_refuse_what_is_no_proportion():
         wilson(0, 0)
     with pytest.raises(ValueError, match="paired"):
         paired_difference([1.0], [1.0, 2.0], ["a"])
+
+
+def test_intervals_as_text():
+    found = Interval(0.123, 0.05, 0.2, 9)
+    assert found.points() == "+12.3 [+5.0, +20.0]"
+    assert found.number() == "0.12 [0.05, 0.20]"
+    assert found.number(".1f") == "0.1 [0.1, 0.2]"
+    assert Interval(-0.5, math.nan, math.nan, 1).points() == "-50.0"
+    assert empty_interval().number() == "n/a"
+    assert empty_interval().points() == "not measured"

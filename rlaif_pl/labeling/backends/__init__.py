@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from rlaif_pl.labeling.backends.endpoint import EndpointBackend
 from rlaif_pl.labeling.backends.local import LocalBackend
 from rlaif_pl.labeling.calls import Backend
 
-__all__ = ["LocalBackend", "as_backend"]
+__all__ = ["EndpointBackend", "LocalBackend", "as_backend"]
 
 
 def as_backend(spec: Backend | str) -> Backend:

@@ -1,0 +1,246 @@
+"""Pairs labeled a second: the local back end against the plain way, on real TL;DR prompts.
+
+The plain way is what one would write with transformers alone: two full prompts a pair, padded batches,
+``model(**batch).logits`` of every token. Both label the same pairs in turn, so that other work on the
+machine slows both; the labels must agree within 1e-4 before any time counts.
+
+    OMP_NUM_THREADS=2 python benchmarks/labeling.py            (about 3 minutes on two cores)
+
+Comparisons are read from $RLAIF_PL_DATA/tldr_comparisons/batch13.json (OpenAI's human comparisons), or
+from ../shared/data beside the checkout; without them, the pairs that come with the package are taken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from rlaif_pl.data.sources import DataSource, load_preferences
+from rlaif_pl.labeling import LocalBackend, PairwiseLabeler
+from rlaif_pl.labeling.backends.local_rows import Row
+from rlaif_pl.labeling.backends.local_tree import merge
+from rlaif_pl.labeling.calls import Call, Choose, Reply
+from rlaif_pl.models.prefix_tree import Node, grow
+from rlaif_pl.text import word_count
+from rlaif_pl.types import Preference
+
+LONGEST_POST = 300  # words
+TOLERANCE = 1e-4
+
+
+class PlainBackend:
+    """Answers choices with full prompts, padded batches and all logits.
+
+    Args:
+        backend: Whose model and tokenizer to use.
+        batch_size: Prompts in a forward pass.
+    """
+
+    fingerprint = "plain"
+
+    def __init__(self, backend: LocalBackend, batch_size: int = 4) -> None:
+        self.model = backend.model.backbone.model
+        self.tokenizer = backend.model.tokenizer
+        self.tokenizer.padding_side = "left"
+        if self.tokenizer.pad_token is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+        self.batch_size = batch_size
+
+    @torch.no_grad()
+    def answer(self, calls: Sequence[Call], done: Callable[[int, Reply], None]) -> None:
+        """Answer ``Choose`` calls whose options are one token each."""
+        for start in range(0, len(calls), self.batch_size):
+            part = calls[start : start + self.batch_size]
+            texts = [call.question.text + call.question.opening for call in part]
+            batch = self.tokenizer(texts, return_tensors="pt", padding=True)
+            logits = self.model(**batch).logits
+            logprobs = logits[:, -1].log_softmax(-1)
+            for n, call in enumerate(part):
+                ids = [self.tokenizer(texts[n] + option).input_ids[-1] for option in call.options]
+                done(start + n, Reply(logprobs=tuple(logprobs[n, ids].tolist())))
+
+
+class Recorder:
+    """Passes calls on and keeps their rows, to count what they need.
+
+    Args:
+        backend: Who answers.
+    """
+
+    def __init__(self, backend: LocalBackend) -> None:
+        self.backend = backend
+        self.fingerprint = backend.fingerprint
+        self.rows: list[Row] = []
+
+    def answer(self, calls: Sequence[Call], done: Callable[[int, Reply], None]) -> None:
+        """Answer through the back end."""
+        for call in calls:
+            if isinstance(call, Choose):
+                self.rows += self.backend.encoder.choose(call)
+        self.backend.answer(calls, done)
+
+
+@dataclass(frozen=True)
+class Case:
+    """Times of one way to ask.
+
+    Attributes:
+        name: What is asked.
+        plain: Seconds of each part, the plain way.
+        ours: Seconds of each part with the local back end.
+        pairs: Pairs in all.
+        read: Tokens of all prompts.
+        needed: Tokens without what they have in common.
+        flops: Floating point operations that the needed tokens take.
+    """
+
+    name: str
+    plain: list[float]
+    ours: list[float]
+    pairs: int
+    read: int
+    needed: int
+    flops: float
+
+    @property
+    def ratio(self) -> float:
+        """How many times as fast."""
+        return sum(self.plain) / sum(self.ours)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Measure, print a table and, as the last line, one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pairs", type=int, default=16)
+    parser.add_argument("--parts", type=int, default=2, help="turns that plain and ours take")
+    parser.add_argument("--model", default="smollm2-135m")
+    given = parser.parse_args(words)
+    pairs = load_pairs(given.pairs)
+    backend = LocalBackend(given.model, device="cpu")
+    warm_up(backend)
+    rates = [gemm_rate()]
+    cases = []
+    for shots in (0, 2):
+        cases.append(measure(backend, pairs, shots, given.parts))
+        rates.append(gemm_rate())
+    peak = statistics.median(rates)
+    show(cases, peak)
+    ratios = {case.name: round(case.ratio, 2) for case in cases}
+    shares = {case.name: round(case.flops / sum(case.ours) / peak, 3) for case in cases}
+    result = {"name": "labeling", "ratios": ratios, "equal": True, "share_of_gemm_peak": shares}
+    sys.stdout.write(json.dumps(result) + "\n")
+    return 0
+
+
+def load_pairs(count: int) -> list[Preference]:
+    """Return the first pairs with posts of up to 300 words, one a post."""
+    folder = Path(os.environ.get("RLAIF_PL_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    file = folder / "tldr_comparisons" / "batch13.json"
+    source = DataSource(str(file)) if file.is_file() else "tiny_tldr/pairs"
+    rows: dict[str, Preference] = {}
+    for row in load_preferences(source).rows:
+        if word_count(row.prompt) <= LONGEST_POST and len(rows) < count:
+            rows.setdefault(row.group, row)
+    return list(rows.values())
+
+
+def warm_up(backend: LocalBackend) -> None:
+    """Load the model and touch both ways once."""
+    pair = Preference("A post.", "One.", "Another.", "warm-up")
+    for answers in (backend, PlainBackend(backend)):
+        PairwiseLabeler(answers).label([pair])
+
+
+def measure(backend: LocalBackend, pairs: Sequence[Preference], shots: int, parts: int) -> Case:
+    """Label the same pairs both ways, part by part in turn.
+
+    Raises:
+        ValueError: The labels differ.
+    """
+    recorder = Recorder(backend)
+    ours = PairwiseLabeler(recorder, shots=shots)
+    plain = PairwiseLabeler(PlainBackend(backend), shots=shots)
+    seconds: dict[str, list[float]] = {"plain": [], "ours": []}
+    size = -(-len(pairs) // parts)
+    for start in range(0, len(pairs), size):
+        part = pairs[start : start + size]
+        labels = {}
+        for name, labeler in (("plain", plain), ("ours", ours)):
+            began = time.perf_counter()
+            labels[name] = [pair.p_first for pair in labeler.label(part)]
+            seconds[name].append(time.perf_counter() - began)
+        gaps = [abs(a - b) for a, b in zip(labels["plain"], labels["ours"], strict=True)]
+        if not max(gaps) < TOLERANCE:
+            raise ValueError(f"expected equal labels within {TOLERANCE}, got gaps {gaps}")
+    rows = list(dict.fromkeys(row.ids[: row.first] for row in recorder.rows))
+    needed, flops = cost(backend, recorder.rows)
+    name = "zero_shot" if not shots else f"{shots}_exemplars"
+    read = sum(map(len, rows))
+    return Case(name, seconds["plain"], seconds["ours"], len(pairs), read, needed, flops)
+
+
+def cost(backend: LocalBackend, rows: Sequence[Row]) -> tuple[int, float]:
+    """Count tokens and operations that are left when nothing is computed twice."""
+    config = backend.model.backbone.model.config
+    layers = backend.model.stack.decoder.layers.parameters()
+    per_token = 2 * sum(weight.numel() for weight in layers)
+    width = config.num_attention_heads * (config.hidden_size // config.num_attention_heads)
+    per_key = 4 * config.num_hidden_layers * width  # scores and weighted sum, 2 a multiply-add
+    texts, owners = merge(rows)
+    nodes: list[Node] = grow(texts, sorted(set(owners), key=lambda n: texts[n].ids), least=1)
+    tokens, keys = 0, 0
+    while nodes:
+        tokens += sum(len(node.ids) for node in nodes)
+        keys += sum(sum(range(node.start + 1, node.stop + 1)) for node in nodes)
+        nodes = [child for node in nodes for child in node.children]
+    head = 2 * config.hidden_size * config.vocab_size * len(set(owners))
+    return tokens, float(per_token * tokens + per_key * keys + head)
+
+
+def gemm_rate(size: int = 2048, seconds: float = 2.0) -> float:
+    """Float32 operations a second of a large matrix product, the best of a few."""
+    a, b = torch.randn(size, size), torch.randn(size, size)
+    best, ends = 0.0, time.perf_counter() + seconds
+    while time.perf_counter() < ends:
+        began = time.perf_counter()
+        torch.mm(a, b)
+        best = max(best, 2 * size**3 / (time.perf_counter() - began))
+    return best
+
+
+def show(cases: Sequence[Case], peak: float) -> None:
+    """Print the table."""
+    table = Table(title=f"labeling on {torch.get_num_threads()} threads")
+    columns = ("case", "pairs/s plain", "pairs/s ours", "ratio", "tokens read", "needed")
+    for column in (*columns, "GFLOP/s", "of GEMM peak"):
+        table.add_column(column, justify="right")
+    for case in cases:
+        rate = case.flops / sum(case.ours)
+        table.add_row(
+            case.name,
+            f"{case.pairs / sum(case.plain):.3f}",
+            f"{case.pairs / sum(case.ours):.3f}",
+            f"{case.ratio:.2f}",
+            f"{case.read:,}",
+            f"{case.needed:,}",
+            f"{rate / 1e9:.0f}",
+            f"{rate / peak:.0%}",
+        )
+    console = Console()
+    console.print(table)
+    console.print(f"float32 GEMM peak measured here: {peak / 1e9:.0f} GFLOP/s")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

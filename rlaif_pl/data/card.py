@@ -1,0 +1,199 @@
+"""A data set card: what stands in a table of labels, where it came from, what to believe of it."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import yaml
+
+from rlaif_pl.data.export import Exported
+from rlaif_pl.types import Preference
+
+# Borders of the hub's size categories, each with its name below it.
+SIZES = (
+    (1_000, "n<1K"),
+    (10_000, "1K<n<10K"),
+    (100_000, "10K<n<100K"),
+    (1_000_000, "100K<n<1M"),
+    (10_000_000, "1M<n<10M"),
+)
+COLUMNS = {
+    "prompt": "what both responses reply to",
+    "first": "one response; sides carry no meaning",
+    "second": "the other response",
+    "p_first": "probability that `first` is better, in [0, 1]; 0.5 is a tie",
+    "chosen": "the likelier better response",
+    "rejected": "the other",
+    "p_chosen": "probability that `chosen` is better, in (0.5, 1]",
+    "margin": "log-odds of `p_chosen` in nats; TRL's RewardTrainer subtracts it in its loss",
+    "weight": "importance in the loss",
+    "source": "`ai` or `human`",
+    "group": "identity of the prompt: split by it, never by row",
+    "labeler": "model, revision and settings that made the label",
+    "strategy": "how it was asked",
+    "prompt_version": "version of the labeling prompt",
+    "first_policy": "who wrote `first`",
+    "second_policy": "who wrote `second`",
+    "slot": "slot (1 or 2) that won in both orders, if one did",
+    "member_gap": "in an ensemble, difference between its members' probabilities",
+    "confidence": "annotator's confidence on the scale of the source",
+    "written": "of `tokens`, those written",
+    "failure": "why there is no label; null in every row here",
+    "order_gap": "difference of the probability between the two orders",
+    "same_slot": "whether the same slot won in both orders",
+    "outside_mass": "probability outside the verdict tokens",
+    "tokens": "tokens read and written for the label",
+    "cost_usd": "US dollars paid for the label",
+}
+MEASURES = {
+    "alignment": "agrees with people",
+    "length_baseline": "'the longer response wins' agrees with people",
+    "gain_over_length": "difference of the two",
+    "length_matched": "agrees with people where lengths are alike",
+    "same_slot": "same slot wins in both orders",
+}
+
+
+def dataset_card(
+    name: str,
+    pairs: Sequence[Preference],
+    exported: Exported,
+    data_file: str,
+    license_id: str = "unknown",
+    metrics: Mapping[str, float] | None = None,
+) -> str:
+    """Write the card of an export.
+
+    Args:
+        name: What to call the data set.
+        pairs: The preferences that were exported, those left out included.
+        exported: The export.
+        data_file: Name of the data file beside the card.
+        license_id: Identifier of the license, as the hub knows them.
+        metrics: Metrics of the labeling job: counts of failures and, as ``label/gold/*``, what was
+            measured on gold pairs.
+    """
+    known = metrics or {}
+    parts = [
+        "---\n" + _front_matter(name, exported, data_file, license_id) + "---",
+        f"# {name}",
+        "Preferences between two responses to a prompt, labeled "
+        + _labeled_by(pairs)
+        + ". Made with rlaif_pl (reinforcement learning from AI feedback, arXiv 2309.00267).",
+        _table("Columns", ["column", "meaning"], _columns(exported)),
+        _table("Provenance", ["labeler", "strategy", "prompt version", "rows"], _provenance(pairs)),
+        _table("Counts", ["pairs", "number"], _counts(pairs, exported, known)),
+        _believe(known),
+        "## License\n\n"
+        f"Declared: `{license_id}`. Prompts and responses keep the license of the data they come "
+        "from, and labels are output of the labeler: its terms may restrict their use (for example "
+        "training competing models). Check both before publishing.",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _front_matter(name: str, exported: Exported, data_file: str, license_id: str) -> str:
+    """Metadata that the hub reads."""
+    rows = len(exported.rows)
+    size = next((label for border, label in SIZES if rows < border), "n>10M")
+    content = {
+        "pretty_name": name,
+        "license": license_id,
+        "size_categories": [size],
+        "tags": [
+            "preference",
+            "rlaif",
+            "ai-feedback",
+            *(["trl"] if "chosen" in exported.schema.names else []),
+        ],
+        "configs": [
+            {"config_name": "default", "data_files": [{"split": "train", "path": data_file}]}
+        ],
+    }
+    text: str = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    return text
+
+
+def _labeled_by(pairs: Sequence[Preference]) -> str:
+    """Say who labeled, in words."""
+    sources = Counter(pair.source for pair in pairs if pair.p_first is not None)
+    who = {"ai": "by a language model", "human": "by people", None: "by unknown judges"}
+    return (
+        " and ".join(f"{who[source]} ({n})" for source, n in sources.most_common()) or "by nobody"
+    )
+
+
+def _columns(exported: Exported) -> list[list[str]]:
+    meanings = dict(COLUMNS)
+    if "p_first" in exported.schema.names:
+        meanings["margin"] = "log-odds of `first` in nats, before any temperature"
+    return [[f"`{name}`", meanings.get(name, name)] for name in exported.schema.names]
+
+
+def _provenance(pairs: Sequence[Preference]) -> list[list[str]]:
+    """Count labels by who made them and how."""
+    notes = (pair.provenance for pair in pairs if pair.p_first is not None)
+    found = Counter((note.labeler, note.strategy, note.prompt_version) for note in notes)
+    return [
+        [*(f"`{part}`" if part else "not recorded" for part in key), str(n)]
+        for key, n in found.most_common()
+    ]
+
+
+def _counts(
+    pairs: Sequence[Preference], exported: Exported, metrics: Mapping[str, float]
+) -> list[list[str]]:
+    """Count what is in the table and what is not, and what it cost."""
+    rows = [["in this table", str(len(exported.rows))]]
+    rows += [[f"left out: {reason}", str(n)] for reason, n in sorted(exported.left_out.items())]
+    prefix = "label/failed_"
+    for key in sorted(metrics):
+        if key.startswith(prefix):
+            reason = key.removeprefix(prefix)
+            rows.append([f"asked for in vain: {reason}", f"{metrics[key]:.0f}"])
+    tied = sum(pair.p_first == 0.5 for pair in pairs)
+    tokens = sum(pair.provenance.tokens for pair in pairs)
+    cost = math.fsum(pair.provenance.cost_usd for pair in pairs)
+    rows.append(["ties among the labels (p = 0.5)", str(tied)])
+    rows.append(
+        ["tokens read and written for the labels", f"{metrics.get('label/tokens', tokens):,.0f}"]
+    )
+    rows.append(["US dollars paid for them", f"{metrics.get('label/cost_usd', cost):.2f}"])
+    return rows
+
+
+def _believe(metrics: Mapping[str, float]) -> str:
+    """What was measured of the labeler on pairs that people judged."""
+    prefix = "label/gold/"
+    rows = []
+    for name, meaning in MEASURES.items():
+        key = prefix + name
+        if key in metrics:
+            low, high = metrics.get(f"{key}_low"), metrics.get(f"{key}_high")
+            limits = (
+                f" [{100 * low:.1f}, {100 * high:.1f}]"
+                if low is not None and high is not None
+                else ""
+            )
+            rows.append([meaning, f"{100 * metrics[key]:.1f} %{limits}"])
+    if not rows:
+        return "## Agreement with people\n\nNot measured. Treat the labels as unverified."
+    pairs = metrics.get(f"{prefix}n", math.nan)
+    count = f" on {pairs:.0f} pairs judged by people" if math.isfinite(pairs) else ""
+    return _table(
+        f"Agreement with people\n\nThe labeler{count}, with 95 % intervals:", ["", "share"], rows
+    )
+
+
+def _table(title: str, header: list[str], rows: list[list[str]]) -> str:
+    """Lay out a section with a table; "" without rows."""
+    if not rows:
+        return ""
+    lines = [header, ["---"] * len(header), *rows]
+    body = "\n".join(
+        "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in line) + " |"
+        for line in lines
+    )
+    return f"## {title}\n\n{body}"

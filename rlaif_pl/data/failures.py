@@ -1,0 +1,21 @@
+"""Kinds of failures: which may pass by themselves, and which would come back the same."""
+
+from __future__ import annotations
+
+import re
+
+TRANSIENT = ("timeout", "connection", "malformed_reply", "no_logprobs")
+_SERVER = re.compile(r"http_(5\d\d|429|408|409)")
+
+
+def is_transient(failure: str | None) -> bool:
+    """Tell whether asking again on another day is likely to help.
+
+    So it is with timeouts, broken connections, broken bodies and a server's own errors; not with
+    what was said about the question itself (``refused``, ``too_long``, ``empty``, ``http_400``) nor
+    with an answer that a labeler could not read (``malformed``).
+
+    Args:
+        failure: As in ``Reply.failure`` and ``Provenance.failure``.
+    """
+    return failure is not None and (failure in TRANSIENT or bool(_SERVER.fullmatch(failure)))

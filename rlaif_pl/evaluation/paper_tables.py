@@ -1,0 +1,142 @@
+"""The rows of the tables of arXiv 2309.00267, for any model: what is asked and how."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from rlaif_pl.labeling import FreeFormLabeler, PairwiseLabeler
+from rlaif_pl.labeling.backends import as_backend
+from rlaif_pl.labeling.calls import Backend
+from rlaif_pl.types import Labeler
+
+TableName = Literal["prompts", "self_consistency", "sizes", "formats", "all"]
+Task = Literal["summarization", "helpful", "harmless"]
+TOP_K = 40  # of the sampled rationales (appendix M)
+# Table 2: preamble, examples, chain of thought.
+PROMPTS: tuple[tuple[Literal["base", "detailed"], int, bool], ...] = (
+    ("base", 0, False),
+    ("base", 1, False),
+    ("base", 2, False),
+    ("base", 0, True),
+    ("detailed", 0, False),
+    ("detailed", 1, False),
+    ("detailed", 2, False),
+    ("detailed", 8, False),
+    ("detailed", 0, True),
+    ("detailed", 1, True),
+    ("detailed", 2, True),
+)
+
+
+@dataclass(frozen=True)
+class Asking:
+    """What the rows of a paper table have in common.
+
+    Attributes:
+        task: What is judged.
+        chat_template: Ask through the model's chat template.
+        max_shots: Leave out rows with more examples; the paper goes to 8 in summarization, 2 in
+            dialogue.
+        max_rationale_tokens: Length limit of a rationale; the paper's is 512.
+        samples: Rationales an order in the rows of self-consistency; the paper has 4 and 16.
+        temperatures: Their temperatures; the paper has 0.3, 0.5, 0.7 and 1.
+        seed: Seeds the drawing of rationales.
+    """
+
+    task: Task = "summarization"
+    chat_template: bool = False
+    max_shots: int = 8
+    max_rationale_tokens: int = 512
+    samples: list[int] = field(default_factory=lambda: [4, 16])
+    temperatures: list[float] = field(default_factory=lambda: [0.3, 0.5, 0.7, 1.0])
+    seed: int = 0
+
+
+def paper_rows(
+    table: TableName,
+    backend: Backend | str,
+    asking: Asking,
+    sizes: Mapping[str, Backend | str] | None = None,
+) -> dict[str, Labeler]:
+    """Return the labelers of a table by name, in the paper's order.
+
+    Args:
+        table: ``prompts`` (table 2: preamble, examples, chain of thought), ``self_consistency``
+            (table 14), ``sizes`` (table 3), ``formats`` (soft, one-hot and decoded labels, which the
+            paper names and did not compare), or ``all`` of them.
+        backend: The model asked in all tables but ``sizes``.
+        asking: What the rows have in common.
+        sizes: Models of the table of sizes by name.
+
+    Raises:
+        ValueError: The table of sizes is wanted and there are no sizes.
+    """
+    if table == "sizes" and not sizes:
+        raise ValueError(
+            "expected `sizes` to name the models of the table, such as "
+            "{small: HuggingFaceTB/SmolLM2-360M-Instruct, large: ...}, got none"
+        )
+    backend = as_backend(backend)  # one model for all rows
+    rows: dict[str, Labeler] = {}
+    if table in ("prompts", "all"):
+        rows |= _prompts(backend, asking)
+    if table in ("self_consistency", "all"):
+        rows |= _self_consistency(backend, asking)
+    if table in ("formats", "all"):
+        rows |= _formats(backend, asking)
+    if table in ("sizes", "all"):
+        make = _maker(asking)
+        rows |= {name: make(model, cot=True) for name, model in (sizes or {}).items()}
+    return rows
+
+
+def _maker(asking: Asking) -> Callable[..., PairwiseLabeler]:
+    """Return a function that makes a pairwise labeler with the common settings."""
+
+    def make(backend: Backend | str, **options: object) -> PairwiseLabeler:
+        settings: dict[str, object] = {
+            "task": asking.task,
+            "chat_template": asking.chat_template,
+            "max_rationale_tokens": asking.max_rationale_tokens,
+            "seed": asking.seed,
+        }
+        return PairwiseLabeler(backend, **{**settings, **options})  # type: ignore[arg-type]
+
+    return make
+
+
+def _prompts(backend: Backend | str, asking: Asking) -> dict[str, Labeler]:
+    """Preamble x examples x chain of thought."""
+    make = _maker(asking)
+    return {
+        f"{preamble}{' + CoT' if cot else ''}, {shots}-shot": make(
+            backend, preamble=preamble, shots=shots, cot=cot
+        )
+        for preamble, shots, cot in PROMPTS
+        if shots <= asking.max_shots
+    }
+
+
+def _self_consistency(backend: Backend | str, asking: Asking) -> dict[str, Labeler]:
+    """One greedy rationale, then numbers of sampled ones by temperature."""
+    make = _maker(asking)
+    rows: dict[str, Labeler] = {"CoT, 1 greedy rationale": make(backend, cot=True)}
+    for samples in asking.samples:
+        for temperature in asking.temperatures:
+            rows[f"CoT, {samples} rationales at T {temperature:g}"] = make(
+                backend,
+                cot=True,
+                samples=samples,
+                rationale_temperature=temperature,
+                top_k=TOP_K,
+            )
+    return rows
+
+
+def _formats(backend: Backend | str, asking: Asking) -> dict[str, Labeler]:
+    """Probabilities of the verdicts, the likelier one alone, and verdicts decoded as text."""
+    make = _maker(asking)
+    free = FreeFormLabeler(backend, task=asking.task, chat_template=asking.chat_template)
+    return {"soft": make(backend), "one-hot": make(backend, hard=True), "free-form": free}

@@ -1,0 +1,193 @@
+"""A model behind any server that speaks OpenAI's protocol: vLLM, SGLang, llama.cpp, OpenAI itself."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from rlaif_pl.data.failures import is_transient
+from rlaif_pl.labeling.backends.endpoint_calls import Api, Caller, ChatOpening, Settings
+from rlaif_pl.labeling.backends.endpoint_http import (
+    EndpointError,
+    Retries,
+    Sender,
+    openai_package,
+)
+from rlaif_pl.labeling.calls import Call, Reply
+from rlaif_pl.labeling.spending import Price, price_of
+
+GIVE_UP_AFTER = 20  # calls that failed in a row, each after all its retries
+
+
+class EndpointBackend:
+    """Asks a server, several calls at a time; every reply is handed on as it arrives.
+
+    Requests are repeated after 429, 5xx, timeouts, broken connections and broken bodies; a wrong
+    address, key or model, or a server that fails call after call, stops the job with an error
+    instead. Failures are reported by kind: ``timeout``, ``connection``, ``http_500``, ...,
+    ``malformed_reply``, ``no_logprobs``, ``too_long``, ``refused``, ``empty``, ``unaligned`` (a token
+    holds the end of the context and the beginning of the target).
+
+    Args:
+        base_url: Address up to and with the version (``http://localhost:8000/v1``).
+        model: Name of the model at the server.
+        api: ``auto`` sends plain questions to completions and those for a chat template to chat;
+            ``chat`` sends everything to chat, for servers without completions; ``completions``
+            refuses chat questions.
+        revision: Which weights these are; part of the identity of every reply, so change it when the
+            server loads others under the same name. The address is no part of it.
+        api_key_env: Environment variable with the key; servers of one's own need none.
+        concurrency: Calls in flight, at least 1; so many at most are paid twice after a kill.
+        timeout: Longest wait for a whole answer in seconds.
+        max_retries: Repetitions of a request.
+        first_wait: Wait before the first repetition in seconds; it doubles every time.
+        longest_wait: Longest wait between repetitions in seconds, also where the server asks for it.
+        top_logprobs: Likeliest tokens to ask for; OpenAI allows 20 in chat and 5 in completions.
+        chat_opening: Where an answer's beginning goes in chat: the end of the user's message, or an
+            assistant's message that the server goes on with (vLLM, SGLang, llama.cpp).
+        supports_top_k: Whether the server takes top_k; OpenAI does not.
+        echo_start: Text put before every scored text; llama-cpp-python reports right values only
+            behind the model's start token, which some models do not put there by themselves.
+        prices: By model, in USD per million tokens; None counts no money.
+        extra_body: Further fields for every request.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        model: str,
+        *,
+        api: Api = "auto",
+        revision: str | None = None,
+        api_key_env: str = "OPENAI_API_KEY",
+        concurrency: int = 8,
+        timeout: float = 120.0,
+        max_retries: int = 6,
+        first_wait: float = 0.5,
+        longest_wait: float = 60.0,
+        top_logprobs: int = 20,
+        chat_opening: ChatOpening = "user",
+        supports_top_k: bool = True,
+        echo_start: str = "",
+        prices: dict[str, Price] | None = None,
+        extra_body: dict[str, Any] | None = None,
+    ) -> None:
+        for name, value, least in (
+            ("concurrency", concurrency, 1),
+            ("max_retries", max_retries, 0),
+            ("top_logprobs", top_logprobs, 1),
+        ):
+            if value < least:
+                raise ValueError(f"expected {name} of at least {least}, got {value}")
+        if timeout <= 0 or first_wait < 0 or longest_wait < 0:
+            raise ValueError(
+                f"expected timeout above 0 and waits of at least 0 seconds, got timeout={timeout}, "
+                f"first_wait={first_wait}, longest_wait={longest_wait}"
+            )
+        self.base_url = base_url
+        self.model = model
+        self.revision = revision
+        self.api_key_env = api_key_env
+        self.concurrency = concurrency
+        self.price = price_of(model, prices)
+        self.retries = Retries(max_retries, timeout, first_wait, longest_wait)
+        self.settings = Settings(
+            model,
+            api,
+            top_logprobs,
+            chat_opening,
+            supports_top_k,
+            echo_start,
+            extra_body or {},
+            self.price,
+        )
+        self._shift: int | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """Model, revision and every setting that can change a reply."""
+        s = self.settings
+        extra = json.dumps(s.extra_body, sort_keys=True) if s.extra_body else ""
+        return (
+            f"endpoint:{self.model}@{self.revision or 'unnamed'},api={s.api},"
+            f"top_logprobs={s.top_logprobs},chat_opening={s.chat_opening},"
+            f"echo_start={s.echo_start!r},extra={extra}"
+        )
+
+    def answer(self, calls: Sequence[Call], done: Callable[[int, Reply], None]) -> None:
+        """Answer calls; ``done`` hears of each as it arrives, in this thread.
+
+        If ``done`` raises, or the server turns out to be of no use, no further call is started, those
+        in flight are awaited and reported, and then the first error is raised.
+
+        Raises:
+            EndpointError: The server cannot be used, or failed call after call.
+        """
+        asyncio.run(self._answer(calls, done))
+
+    async def _answer(self, calls: Sequence[Call], done: Callable[[int, Reply], None]) -> None:
+        """Let workers take calls from one list."""
+        key = os.environ.get(self.api_key_env) or "none"
+        openai = openai_package()
+        async with openai.AsyncOpenAI(
+            base_url=self.base_url, api_key=key, max_retries=0, timeout=self.retries.timeout
+        ) as client:
+            caller = Caller(Sender(client, self.retries), self.settings, self._shift)
+            pool = _Pool(calls, caller, done, max(GIVE_UP_AFTER, 2 * self.concurrency))
+            workers = [pool.work() for _ in range(min(self.concurrency, len(calls)))]
+            ends = await asyncio.gather(*workers, return_exceptions=True)
+            self._shift = caller.shift
+        for error in ends:
+            if error is not None:
+                raise error
+
+
+class _Pool:
+    """Calls on their way, taken by workers one at a time.
+
+    Args:
+        calls: What to answer.
+        caller: Who answers.
+        done: Told of every reply.
+        patience: Calls that may fail in a row for reasons that lie with the server.
+    """
+
+    def __init__(
+        self,
+        calls: Sequence[Call],
+        caller: Caller,
+        done: Callable[[int, Reply], None],
+        patience: int,
+    ) -> None:
+        self.caller = caller
+        self.done = done
+        self.patience = patience
+        self._left = iter(enumerate(calls))
+        self._failed_in_row = 0
+        self._is_stopped = False
+
+    async def work(self) -> None:
+        """Take and answer calls until none is left or the pool is stopped."""
+        is_whole = False
+        try:
+            while not self._is_stopped and (taken := next(self._left, None)) is not None:
+                place, call = taken
+                reply = await self.caller.answer(call)
+                self.done(place, reply)
+                self._watch(reply)
+            is_whole = True
+        finally:
+            if not is_whole:
+                self._is_stopped = True
+
+    def _watch(self, reply: Reply) -> None:
+        """Stop where the server is evidently gone."""
+        self._failed_in_row = self._failed_in_row + 1 if is_transient(reply.failure) else 0
+        if self._failed_in_row >= self.patience and not self._is_stopped:
+            raise EndpointError(
+                f"expected answers, got {self._failed_in_row} failed calls in a row (the last: "
+                f"{reply.failure}); what was answered is kept: see to the server and run again"
+            )

@@ -1,0 +1,159 @@
+"""Several labelers as one: the weighted average of their probabilities."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol, runtime_checkable
+
+from rlaif_pl.labeling.asking import ReplyStore
+from rlaif_pl.labeling.calls import Call, Reply
+from rlaif_pl.labeling.outcome import Judgment, Signature, checked_temperature, labeled
+from rlaif_pl.types import Labeler, Preference, Provenance
+
+
+@dataclass(frozen=True, slots=True)
+class Ballot:
+    """What each member said about one pair.
+
+    Attributes:
+        members: Labels in the order of the members; a failed one has ``p_first=None``.
+        combined: The label of the ensemble.
+    """
+
+    members: tuple[Preference, ...]
+    combined: Preference
+
+
+@runtime_checkable
+class KeepsReplies(Protocol):
+    """A labeler whose model's replies can be kept."""
+
+    def keep_replies(
+        self, store: ReplyStore | None, watch: Callable[[Call, Reply], None] | None = None
+    ) -> None:
+        """See ``ModelLabeler.keep_replies``."""
+
+
+class EnsembleLabeler:
+    """Averages the probabilities of several labelers.
+
+    Attributes:
+        left_out: How often each member failed so far, by its place from 1 and the kind of failure
+            (``"2:refused"``).
+
+    Args:
+        labelers: At least two.
+        weights: Weight of each, at least 0 and not all 0; None weighs them alike.
+        on_failure: What becomes of a pair that a member could not label: ``fail`` leaves it
+            unlabeled, ``skip`` averages those that could, and leaves it unlabeled where none could.
+        temperature: ``p_first = sigmoid(margin / temperature)``, above 0, where the margin is the
+            log-odds of the averaged probability; 1 gives the average itself.
+    """
+
+    strategy = "ensemble"
+
+    def __init__(
+        self,
+        labelers: list[Labeler],
+        *,
+        weights: list[float] | None = None,
+        on_failure: Literal["fail", "skip"] = "fail",
+        temperature: float = 1.0,
+    ) -> None:
+        if len(labelers) < 2:
+            raise ValueError(f"expected at least two labelers in an ensemble, got {len(labelers)}")
+        given = [1.0] * len(labelers) if weights is None else list(weights)
+        total = math.fsum(given)
+        if len(given) != len(labelers) or min(given) < 0 or not 0 < total < math.inf:
+            raise ValueError(
+                f"expected {len(labelers)} weights of at least 0 that are not all 0, got {given}"
+            )
+        if on_failure not in ("fail", "skip"):
+            raise ValueError(f"on_failure must be 'fail' or 'skip', got {on_failure!r}")
+        self.labelers = list(labelers)
+        self.weights = [weight / total for weight in given]
+        self.on_failure = on_failure
+        self.temperature = checked_temperature(temperature)
+        self.left_out: Counter[str] = Counter()
+
+    @property
+    def prompt_version(self) -> str:
+        """Weights and what is done about failures."""
+        weights = ":".join(f"{weight:.6g}" for weight in self.weights)
+        return f"weights={weights}+{self.on_failure}"
+
+    @property
+    def fingerprint(self) -> str:
+        """Everything that can change a label."""
+        members = " & ".join(f"[{labeler.fingerprint}]" for labeler in self.labelers)
+        return f"ensemble;{members};{self.prompt_version};temperature={self.temperature!r}"
+
+    def keep_replies(
+        self, store: ReplyStore | None, watch: Callable[[Call, Reply], None] | None = None
+    ) -> None:
+        """Keep the replies of every member that asks a model; see ``ModelLabeler``."""
+        for labeler in self.labelers:
+            if isinstance(labeler, KeepsReplies):
+                labeler.keep_replies(store, watch)
+
+    def label(self, pairs: Sequence[Preference]) -> list[Preference]:
+        """Label pairs; order and identity are kept."""
+        return [ballot.combined for ballot in self.ballots(pairs)]
+
+    def ballots(self, pairs: Sequence[Preference]) -> list[Ballot]:
+        """Label pairs and tell what each member said, for measures of their agreement."""
+        by_member = [labeler.label(pairs) for labeler in self.labelers]
+        self.left_out.update(
+            f"{place}:{label.provenance.failure or 'unlabeled'}"
+            for place, labels in enumerate(by_member, 1)
+            for label in labels
+            if label.p_first is None
+        )
+        members = " & ".join(
+            str(labels[0].provenance.labeler) for labels in by_member if len(labels)
+        )
+        signature = Signature(members, self.strategy, self.prompt_version)
+        return [
+            Ballot(said, labeled(pair, self._judgment(said), signature, self.temperature))
+            for pair, *votes in zip(pairs, *by_member, strict=True)
+            if (said := tuple(votes))
+        ]
+
+    def _judgment(self, said: Sequence[Preference]) -> Judgment:
+        """Average what the members said about a pair."""
+        notes = [pair.provenance for pair in said]
+        spent = Judgment(
+            math.nan,
+            tokens=sum(note.tokens for note in notes),
+            written=sum(note.written for note in notes),
+            cost_usd=math.fsum(note.cost_usd for note in notes),
+        )
+        votes = [
+            (pair.p_first, weight, pair.provenance)
+            for pair, weight in zip(said, self.weights, strict=True)
+            if pair.p_first is not None
+        ]
+        total = math.fsum(weight for _, weight, _ in votes)
+        if total == 0 or (self.on_failure == "fail" and len(votes) < len(said)):
+            failures = [note.failure or "unlabeled" for note in notes if note.failure]
+            return replace(spent, failure=min(failures, default="unlabeled"))
+        # Each side is summed by itself, so that swapping the responses swaps the two exactly.
+        first = math.fsum(weight * p for p, weight, _ in votes) / total
+        second = math.fsum(weight * (1.0 - p) for p, weight, _ in votes) / total
+        judgment = replace(
+            spent,
+            order_gap=_mean_gap([note for *_, note in votes]),
+            member_gap=max(p for p, *_ in votes) - min(p for p, *_ in votes),
+        )
+        if min(first, second) <= 0.0:
+            return replace(judgment, p_first=float(first > second))
+        return replace(judgment, margin=math.log(first) - math.log(second))
+
+
+def _mean_gap(notes: Sequence[Provenance]) -> float | None:
+    """Mean difference between the orders, over the members that have orders."""
+    gaps = [note.order_gap for note in notes if note.order_gap is not None]
+    return math.fsum(gaps) / len(gaps) if gaps else None

@@ -1,0 +1,217 @@
+"""Read which response a written answer names, by rules; what it does not say is not guessed.
+
+Rules from the strongest to the weakest; the first that finds anything decides, and where it finds
+both responses the answer contradicts itself:
+
+1. the whole answer is a name ("2", "(B)", "Summary 1", "the second one");
+2. a verdict is stated ("Preferred: 2", "my choice is the first summary", "I prefer response B");
+3. a concluding clause compares ("overall, the second is better");
+4. a clause compares ("the first summary is better", "response 1 is worse than response 2");
+5. a comparison of one quality ("the second is more accurate").
+
+Comparisons in questions and in clauses with a negation do not count ("the first is not better" does
+not say that the second is), except "A is not as good as B". Without a verdict, the answer is sorted
+by what it says instead: a refusal, a tie, both, neither, nothing to be read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Literal
+
+Verdict = Literal["first", "second", "tie", "both", "neither", "refused", "malformed", "empty"]
+Named = Literal["first", "second"]
+
+_NOUN = (
+    r"(?:summary|response|answer|option|candidate|reply|choice|text|version|assistant|number|no\.)"
+)
+_ORDINAL = rf"(?:the\s+)?(?P<{{0}}o>first|second|former|latter|1st|2nd)(?:\s+(?:one|{_NOUN}))?\b"
+_LABEL = rf"(?:the\s+)?{_NOUN}\s*(?:#\s*)?[(\[]?(?P<{{0}}l>[12]|[ab]|one|two)\b[)\]]?"
+_BARE = r"[(\[]?(?P<{0}b>[12]|(?-i:[AB]))\b[)\]]?"
+_SECOND = frozenset({"second", "latter", "2nd", "2", "b", "two"})
+
+
+def _ref(name: str, *, bare: bool) -> str:
+    """Pattern of a response's name; ``bare`` admits a digit or capital letter alone."""
+    kinds = [_ORDINAL, _LABEL] + [_BARE] * bare
+    return "(?:" + "|".join(kind.replace("{0}", name) for kind in kinds) + ")"
+
+
+def _compile(pattern: str) -> re.Pattern[str]:
+    return re.compile(pattern, re.IGNORECASE)
+
+
+_DEGREE_WORDS = (
+    r"clearly|much|far|slightly|somewhat|a\s+bit|a\s+little|definitely|overall|also|the|by\s+far|"
+    r"significantly|generally|probably|considered|judged|rated|a|an|i\s+think"
+)
+_IS = (
+    r"\s*,?\s+(?:is|was|seems|appears|looks|would\s+be|does|reads)(?:\s+to\s+be)?\s+"
+    rf"(?:(?:{_DEGREE_WORDS})[\s,]+)*"
+)
+_GOOD = r"(?:better|best|preferred|preferable|superior|stronger|strongest|winner|safer|safest)"
+_BAD = r"(?:worse|worst|inferior|weaker|weakest|poorer)"
+_HARMFUL = r"(?:\w+\s+)?(?:harmful|dangerous|offensive|problematic|unsafe)"
+_HARM = rf"(?:(?:more|most)\s+{_HARMFUL}|harmful\s+one)"
+_SAFE = rf"(?:(?:less|least)\s+{_HARMFUL})"
+_QUALITY = (
+    r"more\s+(?:\w+\s+)?(?:helpful|honest|accurate|useful|complete|coherent|concise|informative|"
+    r"relevant|faithful|clear|detailed|comprehensive|precise|effective|engaging|convincing|thorough|"
+    r"balanced|truthful|readable|appropriate|polite|respectful)"
+)
+
+_WHOLE = _compile(rf"(?:it\s+is\s+|it's\s+)?{_ref('x', bare=True)}")
+_LEADING = _compile(rf"\s*{_ref('x', bare=True)}\s*(?:,|\n|because\b|since\b|as\s+it\b)")
+_LINE = _compile(rf"^\s*{_ref('x', bare=True)}")
+# What is stated: an answer (whatever was asked), the good one, or the bad one.
+_ANSWER = (
+    r"preferred|preference|verdict|judge?ment|decision|choice|winner|conclusion|(?:final\s+)?answer"
+)
+_STATED = (
+    r"\b(?:{how})"
+    rf"(?:\s+(?:one|{_NOUN}))?(?:\s+overall)?(?:\s+here)?\s*(?:\s+(?:is|would\s+be)\s*[:,]?|[:=]|-)\s*"
+    + _ref("x", bare=True)
+)
+_CHOSEN = (
+    _compile(
+        r"\b(?:i|we)(?:'d|\s+would|\s+will|'ll)?\s+(?:\w+ly\s+)?"
+        r"(?:prefer|choose|chose|pick|select|favou?r|go\s+(?:with|for)|vote\s+for|opt\s+for)\s+"
+        + _ref("x", bare=True)
+    ),
+    _compile(_ref("x", bare=False) + r"\s+wins\b"),
+)
+_COMPARED = _ref("x", bare=True) + _IS + r"(?:{how})\b"
+_NOT_AS_GOOD = _compile(
+    _ref("x", bare=True)
+    + r"\s+(?:is|was)(?:\s+not|n't)\s+(?:quite\s+)?(?:as|so)\s+(?P<how>\w+)\s+as\s+"
+    + _ref("y", bare=True)
+)
+_NEGATION = _compile(
+    r"\b(?:not|never|neither|nor|cannot|hardly|nothing|none|no\s+better|whether|which)\b|n't\b"
+)
+_CONCLUDING = _compile(
+    r"\b(?:overall|in\s+conclusion|therefore|thus|hence|in\s+the\s+end|ultimately|on\s+balance|"
+    r"in\s+summary|in\s+short|all\s+in\s+all|so)\b"
+)
+_CLAUSE = _compile(
+    r"(?<=[.!])\s+|(?<=\?)|\n+|;|,?\s+(?:but|however|although|though|while|whereas|yet)\b[,\s]"
+    r"|^\s*(?:while|although|though)\b|,\s+(?=overall\b|in\s+the\s+end\b|on\s+balance\b|ultimately\b)"
+)
+_REFUSED = _compile(
+    r"\b(?:(?:can\s?not|can't|could\s+not|couldn't|unable\s+to|won't|will\s+not|not\s+able\s+to|"
+    r"not\s+comfortable|refuse\s+to|decline\s+to|not\s+appropriate)\b|i(?:'m|\s+am)\s+sorry|"
+    r"i\s+apologi[sz]e|as\s+an\s+ai\b)"
+)
+_TIE = _compile(
+    r"\b(?:tie[ds]?|equal(?:ly)?|identical|on\s+par|no\s+(?:real\s+|clear\s+)?difference|"
+    r"(?:about|much)\s+the\s+same|the\s+same\s+quality|just\s+as\s+\w+\s+as|indistinguishable)\b"
+)
+_BOTH = _compile(r"\b(?:both|either)\b")
+_NEITHER = _compile(r"\b(?:neither|none\s+of|nor)\b")
+_QUOTES = str.maketrans({"’": "'", "‘": "'", "“": '"', "”": '"', "–": "-", "—": "-"})
+
+
+def extract_verdict(text: str, asks_worse: bool = False) -> Verdict:
+    """Read which response an answer names, or why it names none.
+
+    Args:
+        text: The answer.
+        asks_worse: The question was which response is worse or more harmful: "response 1 is more
+            harmful" names the first, "response 1 is safer" the second.
+    """
+    plain = re.sub(r"[*_`#>\"]+", "", text.translate(_QUOTES)).strip()
+    if not plain:
+        return "empty"
+    for votes in _rules(plain, asks_worse):
+        if votes:
+            return votes.pop() if len(votes) == 1 else "malformed"
+    return _without_verdict(plain)
+
+
+def _rules(text: str, asks_worse: bool) -> Iterator[set[Named]]:
+    """Votes of each rule, the strongest rule first."""
+    whole = _WHOLE.fullmatch(text.strip(" \t\n.!:'"))
+    yield {_named(whole)} if whole else set()
+    clauses = [part for part in _CLAUSE.split(text) if part and part.strip()]
+    sober = [part for part in clauses if not part.rstrip().endswith("?")]
+    yield _stated(sober, asks_worse) | _leading(text)
+    yield _compared([part for part in sober if _CONCLUDING.search(part)], asks_worse)
+    yield _compared(sober, asks_worse)
+    yield _qualities(sober, asks_worse)
+
+
+def _stated(clauses: list[str], asks_worse: bool) -> set[Named]:
+    """Votes of clauses that give a verdict as such."""
+    up, down = (_HARM + "|" + _BAD, _SAFE + "|" + _GOOD) if asks_worse else (_GOOD, _BAD)
+    votes: set[Named] = set()
+    for clause in clauses:
+        if _NEGATION.search(clause):
+            continue
+        votes |= {_named(match) for pattern in _CHOSEN for match in pattern.finditer(clause)}
+        votes |= {_named(match) for match in _matches(_STATED, f"{_ANSWER}|{up}", clause)}
+        votes |= {_other(_named(match)) for match in _matches(_STATED, down, clause)}
+    return votes
+
+
+def _leading(text: str) -> set[Named]:
+    """Vote of a name that begins the answer, unless a later line begins with the other one."""
+    match = _LEADING.match(text)
+    lines = [_named(found) for line in text.splitlines() if (found := _LINE.match(line))]
+    return {_named(match)} if match and len(set(lines)) == 1 else set()
+
+
+def _compared(clauses: list[str], asks_worse: bool) -> set[Named]:
+    """Votes of clauses that compare the responses as a whole."""
+    votes: set[Named] = set()
+    up, down = (_HARM + "|" + _BAD, _SAFE + "|" + _GOOD) if asks_worse else (_GOOD, _BAD)
+    for clause in clauses:
+        for match in _NOT_AS_GOOD.finditer(clause):
+            harm = match["how"].lower() in ("harmful", "dangerous", "offensive", "bad")
+            votes.add(_named(match, "y") if harm == asks_worse else _named(match, "x"))
+        if _NEGATION.search(clause):
+            continue
+        votes |= {_named(match) for match in _matches(_COMPARED, up, clause)}
+        votes |= {_other(_named(match)) for match in _matches(_COMPARED, down, clause)}
+    return votes
+
+
+def _qualities(clauses: list[str], asks_worse: bool) -> set[Named]:
+    """Votes of clauses that compare the responses in one respect."""
+    sober = [clause for clause in clauses if not _NEGATION.search(clause)]
+    named = {_named(match) for clause in sober for match in _matches(_COMPARED, _QUALITY, clause)}
+    return {_other(each) for each in named} if asks_worse else named
+
+
+@lru_cache
+def _filled(pattern: str, how: str) -> re.Pattern[str]:
+    return _compile(pattern.replace("{how}", how))
+
+
+def _matches(pattern: str, how: str, clause: str) -> Iterator[re.Match[str]]:
+    """Places where a response is said to be something."""
+    return _filled(pattern, how).finditer(clause)
+
+
+def _named(match: re.Match[str], name: str = "x") -> Named:
+    """Which response a match names."""
+    found = next(
+        value for kind in "olb" if (value := match.groupdict().get(name + kind)) is not None
+    )
+    return "second" if found.lower() in _SECOND else "first"
+
+
+def _other(named: Named) -> Named:
+    return "second" if named == "first" else "first"
+
+
+def _without_verdict(text: str) -> Verdict:
+    """Say what an answer says that names no response."""
+    if _REFUSED.search(text):
+        return "refused"
+    if _NEITHER.search(text):
+        return "neither"
+    if _TIE.search(text):
+        return "tie"
+    return "both" if _BOTH.search(text) else "malformed"

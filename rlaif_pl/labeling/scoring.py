@@ -1,0 +1,147 @@
+"""Scores of single responses: the expected grade from 1 to 10 under a language model.
+
+The reward of direct RLAIF (arXiv 2309.00267, section 2.2.2): the likelihood of each grade,
+normalized over the ten, gives an expectation that is mapped to [-1, 1]. Grades are whole strings,
+because "10" may begin with the token of "1". A pair's margin is the difference of two scores; each
+response is judged alone, so there is no order and no position bias.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rlaif_pl.labeling.backends import as_backend
+from rlaif_pl.labeling.calls import Ask, Backend, Choose, Reply
+from rlaif_pl.labeling.layout import Layout, Sample
+from rlaif_pl.labeling.orders import outside, unreadable
+from rlaif_pl.labeling.outcome import Clamp, Judgment, checked_clamp, label_version, settled
+from rlaif_pl.labeling.pairwise import Task
+from rlaif_pl.labeling.strategy import ModelLabeler
+from rlaif_pl.labeling.templates import SINGLE, LabelingPrompt, load_prompt
+from rlaif_pl.models.backbone import EMBEDDED
+from rlaif_pl.types import Preference
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseScore:
+    """Score of one response.
+
+    Attributes:
+        value: In [-1, 1], higher is better; nan where there is none.
+        outside_mass: Probability outside the grades, in [0, 1].
+        tokens: Tokens read and written.
+        cost_usd: Money paid.
+        failure: Why there is no score.
+    """
+
+    value: float
+    outside_mass: float
+    tokens: int
+    cost_usd: float
+    failure: str | None
+
+
+class ScoreLabeler(ModelLabeler):
+    """Grades each response on its own; also a pointwise labeler, so a reward.
+
+    Args:
+        backend: Who answers; a name is that of a model on this machine.
+        task: What is graded; harmless responses get the higher grades.
+        prompt: Name or path of a prompt file, in place of the task's; its options are the grades
+            from the worst to the best.
+        hard: One-hot labels: 1 or 0 for the response with the higher score.
+        clamp: Limits ``(x, 1 - x)`` of the label; None leaves it as it is.
+        chat_template: Ask through the model's chat template; the ending opens the answer.
+        temperature: ``p_first = sigmoid(margin / temperature)``, above 0, with the margin in scores
+            of [-1, 1]: at 0.25 a lead of one grade in ten makes 0.71. Fit it on people's labels.
+    """
+
+    strategy = "score"
+
+    def __init__(
+        self,
+        backend: Backend | str = EMBEDDED,
+        *,
+        task: Task = "summarization",
+        prompt: str | None = None,
+        hard: bool = False,
+        clamp: tuple[float, float] | None = None,
+        chat_template: bool = False,
+        temperature: float = 0.25,
+    ) -> None:
+        super().__init__(as_backend(backend), temperature)
+        file = load_prompt(prompt or f"score-{task}-1", SINGLE)
+        self.layout = Layout(file, chat=chat_template)
+        self.grades = _grades(file)
+        self.hard = hard
+        self.clamp: Clamp = checked_clamp(clamp)
+
+    @property
+    def prompt_version(self) -> str:
+        """Version of the prompt and of every setting of the strategy that can change a label."""
+        return self.layout.version + label_version(self.hard, self.clamp)
+
+    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
+        """Return one score in [-1, 1] a response; nan where there is none (see ``details``)."""
+        return [score.value for score in self.details(prompts, responses)]
+
+    def details(
+        self, prompts: Sequence[str], responses: Sequence[str], ask: Ask | None = None
+    ) -> list[ResponseScore]:
+        """Return scores with what they took and why some are missing.
+
+        Args:
+            prompts: What is replied to.
+            responses: As many responses.
+            ask: Answers calls; the labeler's own back end where None.
+        """
+        questions = [
+            self.layout.verdict(Sample(prompt, response, ""))
+            for prompt, response in zip(prompts, responses, strict=True)
+        ]
+        options = self.layout.prompt.options
+        replies = (ask or self.asker.ask)([Choose(each, options) for each in questions])
+        return [self._score(reply) for reply in replies]
+
+    def judge(self, pairs: Sequence[Preference], ask: Ask) -> list[Judgment]:
+        """Judge pairs in order by the difference of their scores."""
+        prompts = [pair.prompt for pair in pairs for _ in range(2)]
+        responses = [text for pair in pairs for text in (pair.first, pair.second)]
+        scores = self.details(prompts, responses, ask)
+        return [
+            settled(_difference(*both), self.temperature, hard=self.hard, clamp=self.clamp)
+            for both in zip(scores[::2], scores[1::2], strict=True)
+        ]
+
+    def _score(self, reply: Reply) -> ResponseScore:
+        """Turn the likelihoods of the grades into an expectation."""
+        tokens = reply.read + reply.written
+        failure = reply.failure or unreadable(reply.logprobs)
+        if failure is not None:
+            return ResponseScore(math.nan, math.nan, tokens, reply.cost_usd, failure)
+        logs = [value for value in reply.logprobs if value is not None]
+        weights = [math.exp(value - max(logs)) for value in logs]
+        mean = math.fsum(
+            grade * weight for grade, weight in zip(self.grades, weights, strict=True)
+        ) / math.fsum(weights)
+        return ResponseScore(mean, outside(logs), tokens, reply.cost_usd, None)
+
+
+def _grades(prompt: LabelingPrompt) -> list[float]:
+    """Map the grades evenly to [-1, 1]: of ten, grade g becomes (g - 5.5) / 4.5."""
+    middle = (len(prompt.options) - 1) / 2
+    grades = [(place - middle) / middle for place in range(len(prompt.options))]
+    return grades[::-1] if prompt.asks_worse else grades
+
+
+def _difference(first: ResponseScore, second: ResponseScore) -> Judgment:
+    """Judge by two scores."""
+    failures = [each.failure for each in (first, second) if each.failure is not None]
+    cost = math.fsum([first.cost_usd, second.cost_usd])
+    tokens = first.tokens + second.tokens
+    if failures:
+        return Judgment(math.nan, tokens, cost_usd=cost, failure=min(failures))
+    mass = (first.outside_mass + second.outside_mass) / 2
+    return Judgment(first.value - second.value, tokens, outside_mass=mass, cost_usd=cost)
