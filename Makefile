@@ -14,7 +14,7 @@ STAMP = $(VENV)/.installed
 KERNELS = $(shell find csrc -type f) setup.py pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test lint clean
+.PHONY: help install quickstart test lint bench clean
 
 help: ## Show what there is to make
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -38,6 +38,9 @@ lint: $(STAMP) ## ruff and mypy
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+bench: $(STAMP) ## Benchmarks against the plain way; each ends in a line of JSON
+	set -e; for file in benchmarks/*.py; do $(PY) $$file; done
 
 clean: ## Remove builds and caches, not runs
 	rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache rlaif_pl/*.so

@@ -104,6 +104,13 @@ class PairBatch(NamedTuple):
     weight: Tensor  # (N,) float32
 
 
+class ComparisonBatch(NamedTuple):
+    """Pairs for a labeler; ``N`` pairs, without labels it might copy."""
+
+    pairs: list[Preference]
+    is_filler: Tensor  # (N,) bool, True where a row repeats another only to keep ranks in step
+
+
 class PromptBatch(NamedTuple):
     """Prompts for the actor, each with the position that keys its sampling noise; ``N`` prompts."""
 

@@ -30,12 +30,17 @@ FIT = (
     "--trainer.limit_val_batches=1",
     "--trainer.enable_progress_bar=false",
 )
+PREDICT = (
+    "--trainer.devices=1",
+    "--trainer.strategy=auto",
+    "--trainer.enable_progress_bar=false",
+)
 
 
 def commands_that_take(config) -> list[str]:
     """Return the commands whose required options the file has and whose options cover its keys."""
     if {"model", "data", "trainer"} <= config.keys():
-        return ["fit"]
+        return ["predict" if config["data"].get("serve") == "comparisons" else "fit"]
     if "stages" in config:
         return ["run"]
     found = []
@@ -102,7 +107,7 @@ def test_config_runs(path, shrunk, tmp_path, monkeypatch):
         (tmp_path / "out" / Path(config["run_dir"]).name).mkdir(parents=True)
     file = tmp_path / path.name
     file.write_text(yaml.safe_dump(shrunk(config)), encoding="utf-8")
-    options = FIT if command == "fit" else ()
+    options = {"fit": FIT, "predict": PREDICT}.get(command, ())
     assert cli.main([*command.split(), "--config", str(file), *options]) == 0
     made = tmp_path / "out"
     if command == "report":

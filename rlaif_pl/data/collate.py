@@ -7,10 +7,19 @@ count nowhere: pairs carry weight 0, prompts ``is_filler``, demonstrations ``is_
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
-from rlaif_pl.types import DemonstrationBatch, PairBatch, Preference, Prompt, PromptBatch
+from rlaif_pl.types import (
+    ComparisonBatch,
+    DemonstrationBatch,
+    PairBatch,
+    Preference,
+    Prompt,
+    PromptBatch,
+    Provenance,
+)
 
 
 def collate_pairs(
@@ -42,6 +51,30 @@ def collate_pairs(
         target=torch.tensor(targets, dtype=torch.float32),
         weight=torch.tensor(weights, dtype=torch.float32),
     )
+
+
+def collate_comparisons(
+    rows: Sequence[Preference],
+    index: Sequence[int],  # noqa: ARG001 - all collate functions are called alike
+    is_filler: Sequence[bool],
+) -> ComparisonBatch:
+    """Batch pairs for a labeler.
+
+    Args:
+        rows: ``N`` preferences, labeled or not.
+        index: Their positions in the data set. ``(N,)``
+        is_filler: True where a row must not be labeled. ``(N,)``
+    """
+    return ComparisonBatch(
+        [unlabeled(row) for row in rows], torch.tensor(list(is_filler), dtype=torch.bool)
+    )
+
+
+def unlabeled(pair: Preference) -> Preference:
+    """Return a pair without its label and whence that came; who wrote the responses is kept."""
+    own = pair.provenance
+    provenance = Provenance(own.first_policy, own.second_policy)
+    return replace(pair, p_first=None, source=None, provenance=provenance)
 
 
 def collate_prompts(

@@ -9,7 +9,12 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from typing_extensions import override
 
-from rlaif_pl.data.collate import collate_demonstrations, collate_pairs, collate_prompts
+from rlaif_pl.data.collate import (
+    collate_comparisons,
+    collate_demonstrations,
+    collate_pairs,
+    collate_prompts,
+)
 from rlaif_pl.data.label_store import LabelStore
 from rlaif_pl.data.labeling_pass import label_pairs, stored_labels
 from rlaif_pl.data.loader import BatchLoader, BatchOrder
@@ -18,12 +23,13 @@ from rlaif_pl.data.splits import split_by_group
 from rlaif_pl.text import word_count
 from rlaif_pl.types import Labeler, Preference, Prompt
 
-Serve = Literal["pairs", "prompts", "demonstrations"]
+Serve = Literal["pairs", "prompts", "demonstrations", "comparisons"]
 Row = Preference | Prompt
 COLLATE: dict[str, Callable[..., Any]] = {
     "pairs": collate_pairs,
     "prompts": collate_prompts,
     "demonstrations": collate_demonstrations,
+    "comparisons": collate_comparisons,
 }
 
 
@@ -37,7 +43,8 @@ class PreferenceDataModule(LightningDataModule):
 
     Args:
         serve: ``pairs`` for the reward model, ``prompts`` for the actor, ``demonstrations`` for
-            supervised fine-tuning. Only the source of that kind is read.
+            supervised fine-tuning, ``comparisons`` (all of ``preferences``, without labels, in file
+            order) for a labeler in ``predict``. Only the source of that kind is read.
         preferences: Pairs of responses, labeled or not.
         prompts: Prompts; references play no part.
         demonstrations: Prompts with references; those without are left out and counted.
@@ -127,6 +134,9 @@ class PreferenceDataModule(LightningDataModule):
     @override
     def setup(self, stage: str) -> None:
         rows = self._rows(self.source)
+        if self.serve == "comparisons":
+            self.train_rows = rows
+            return
         if self.validation is None:
             self.train_rows, self.validation_rows = split_by_group(
                 rows, self.validation_fraction, self.seed
@@ -163,6 +173,8 @@ class PreferenceDataModule(LightningDataModule):
 
     @override
     def predict_dataloader(self) -> BatchLoader[Any, Any] | list[Any]:
+        if self.serve == "comparisons":
+            return self._loader(self.train_rows, self.eval_batch_size, shuffle=False)
         return self.val_dataloader()
 
     def _sources(self) -> list[DataSource | str]:
@@ -186,6 +198,8 @@ class PreferenceDataModule(LightningDataModule):
         """Read a source as the served kind, with labels from the store where they are needed."""
         if self.serve == "pairs":
             return self._labeled(load_preferences(source).rows)
+        if self.serve == "comparisons":
+            return load_preferences(source).rows
         rows = load_prompts(source)
         if self.serve == "prompts":
             return rows
@@ -241,10 +255,10 @@ def _required(
     """Return the source of the served kind, or say that it is missing."""
     if serve not in COLLATE:
         raise ValueError(f"expected serve to be one of {', '.join(COLLATE)}, got {serve!r}")
-    sources = {"pairs": preferences, "prompts": prompts, "demonstrations": demonstrations}
-    source = sources[serve]
+    sources = {"preferences": preferences, "prompts": prompts, "demonstrations": demonstrations}
+    argument = "preferences" if serve in ("pairs", "comparisons") else serve
+    source = sources[argument]
     if source is None:
-        argument = "preferences" if serve == "pairs" else serve
         given = [name for name, value in sources.items() if value is not None]
         raise ValueError(
             f"expected data.{argument}, since serve is {serve!r}, got "

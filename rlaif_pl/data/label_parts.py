@@ -1,0 +1,66 @@
+"""Labels of one process among many: a file of its own, to be merged at the end.
+
+Plain appended lines and not a ``LabelStore``, because ranks on several nodes meet only on a network
+file system, which SQLite's write-ahead log cannot use. A kill costs the line that was being written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+from rlaif_pl.data.records import decode_fields, encode
+from rlaif_pl.types import Preference
+
+Texts: TypeAlias = tuple[str, str, str]
+
+
+def texts_of(pair: Preference) -> Texts:
+    """Return what a label depends on: prompt, first and second response."""
+    return pair.prompt, pair.first, pair.second
+
+
+class LabelParts:
+    """Files of labels by one labeler, one a rank.
+
+    Args:
+        folder: Where they are; made if it is not there.
+        fingerprint: ``Labeler.fingerprint``; other labelers' files are left alone.
+        rank: Whose file is written to.
+    """
+
+    def __init__(self, folder: str | Path, fingerprint: str, rank: int = 0) -> None:
+        self.folder = Path(folder)
+        self.name = hashlib.blake2b(fingerprint.encode(), digest_size=8).hexdigest()
+        self.path = self.folder / f"{self.name}-rank{rank:05d}.jsonl"
+
+    def read(self) -> dict[Texts, Preference]:
+        """Return the labels in all ranks' files, failures included."""
+        found: dict[Texts, Preference] = {}
+        for path in sorted(self.folder.glob(f"{self.name}-rank*.jsonl")):
+            *lines, _ = path.read_bytes().split(b"\n")  # what follows the last was cut by a kill
+            for line in lines:
+                pair: Preference = decode_fields(Preference, json.loads(line), str(path))
+                found[texts_of(pair)] = pair
+        return found
+
+    def append(self, labeled: Sequence[Preference]) -> None:
+        """Add labels to this rank's file; they are on disk when this returns."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if self.path.is_file():
+            self._drop_cut_line()
+        with self.path.open("ab") as file:
+            file.write("".join(encode(pair) + "\n" for pair in labeled).encode())
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _drop_cut_line(self) -> None:
+        """Remove what a kill left of a line, so that the next one begins a line."""
+        content = self.path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            os.truncate(self.path, whole)

@@ -1,0 +1,118 @@
+"""Label pairs in several processes, on one machine or many, through Lightning's ``predict``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from typing_extensions import override
+
+from rlaif_pl.data.files import write_text
+from rlaif_pl.data.label_parts import LabelParts, Texts, texts_of
+from rlaif_pl.data.label_store import LabelStore
+from rlaif_pl.data.preferences import write_preferences
+from rlaif_pl.labeling.summary import summarize_labels
+from rlaif_pl.types import ComparisonBatch, Labeler, Preference
+
+
+class LabelingModule(LightningModule):
+    """Each rank labels its share of the pairs; rank 0 puts the shares together.
+
+    Serve ``comparisons``. Labels are kept batch by batch in ``OUT/parts``, which all ranks must see: a
+    repeated run asks only for what is missing, also with another number of ranks.
+
+    Args:
+        labeler: Who judges; each rank has its own copy.
+        out: Folder for labeled.jsonl (usable labels in the order of the data), metrics.json and parts.
+        label_store: File of labels to put the merged labels into as well, where training finds them;
+            only rank 0 opens it. None leaves that out.
+
+    Attributes:
+        labeled: All pairs in order once ``predict`` is done, failures included; on rank 0 only.
+    """
+
+    def __init__(self, labeler: Labeler, out: str, label_store: str | None = None) -> None:
+        super().__init__()
+        self.labeler = labeler
+        self.out = Path(out)
+        self.label_store = label_store
+        self.labeled: list[Preference] = []
+        self._known: dict[Texts, Preference] = {}
+
+    @property
+    def parts(self) -> LabelParts:
+        """Files of labels; this rank's is written to."""
+        return LabelParts(self.out / "parts", self.labeler.fingerprint, self.global_rank)
+
+    @override
+    def on_predict_start(self) -> None:
+        self._known = self.parts.read()
+        self.trainer.strategy.barrier("labels-read")  # before any rank adds to its file
+
+    @override
+    def predict_step(self, batch: ComparisonBatch, batch_idx: int) -> None:
+        own = zip(batch.pairs, batch.is_filler.tolist(), strict=True)
+        fresh = {texts_of(pair): pair for pair, is_filler in own if not is_filler}
+        missing = [pair for texts, pair in fresh.items() if texts not in self._known]
+        if missing:
+            answers = self.labeler.label(missing)
+            self.parts.append(answers)
+            self._known |= {texts_of(answer): answer for answer in answers}
+
+    @override
+    def on_predict_end(self) -> None:
+        self.trainer.strategy.barrier("labels-written")
+        if self.global_rank == 0:
+            loader: Any = self.trainer.predict_dataloaders
+            self.labeled = merged(loader.rows, self.parts)
+            self._publish()
+        self.trainer.strategy.barrier("labels-merged")
+
+    @override
+    def configure_optimizers(self) -> None:
+        return None
+
+    def _publish(self) -> None:
+        """Write the merged labels."""
+        usable = [pair for pair in self.labeled if pair.p_first is not None]
+        write_preferences(self.out / "labeled.jsonl", usable)
+        if self.label_store is not None:
+            with LabelStore(self.label_store) as store:
+                store.put(self.labeler.fingerprint, self.labeled)
+        summary = summarize_labels(self.labeled)
+        metrics = json.dumps(summary.to_metrics(), indent=2, sort_keys=True)
+        write_text(self.out / "metrics.json", [metrics])
+        rank_zero_info(
+            f"labels: {summary.labeled} of {summary.pairs} pairs in {self.out / 'labeled.jsonl'}; "
+            f"failures: {summary.failures or 'none'}"
+        )
+
+
+def merged(pairs: Sequence[Preference], parts: LabelParts) -> list[Preference]:
+    """Return the label of every pair, in order.
+
+    Raises:
+        ValueError: Some pairs have none, as where ranks do not share the folder.
+    """
+    found = parts.read()
+    missing = sum(texts_of(pair) not in found for pair in pairs)
+    if missing:
+        raise ValueError(
+            f"expected labels of {len(pairs)} pairs in {parts.folder}, {missing} are missing; let "
+            "every rank write to a folder that rank 0 sees, and predict all batches"
+        )
+    return [_filled(pair, found[texts_of(pair)]) for pair in pairs]
+
+
+def _filled(pair: Preference, answer: Preference) -> Preference:
+    """Return a pair with an answer, keeping what belongs to the pair itself."""
+    own = pair.provenance
+    provenance = replace(
+        answer.provenance, first_policy=own.first_policy, second_policy=own.second_policy
+    )
+    return replace(pair, p_first=answer.p_first, source=answer.source, provenance=provenance)

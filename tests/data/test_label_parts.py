@@ -1,0 +1,33 @@
+from dataclasses import replace
+
+import pytest
+
+from rlaif_pl.data.label_parts import LabelParts, texts_of
+from rlaif_pl.types import Preference, Provenance
+
+PAIR = Preference("a\u2028post\n", "one", "other", "g", p_first=0.25, source="ai")
+FAILED = Preference("b", "one", "other", "g", provenance=Provenance(failure="too_long"))
+
+
+def test_labels_of_all_ranks_are_read_back_as_they_were(tmp_path):
+    LabelParts(tmp_path / "parts", "labeler", 0).append([PAIR])
+    LabelParts(tmp_path / "parts", "labeler", 1).append([FAILED])
+    LabelParts(tmp_path / "parts", "another", 0).append([replace(PAIR, p_first=0.9)])
+    found = LabelParts(tmp_path / "parts", "labeler", 7).read()
+    assert found == {texts_of(PAIR): PAIR, texts_of(FAILED): FAILED}
+
+
+@pytest.mark.parametrize("kept", [1, 40])
+def test_a_line_that_a_kill_cut_is_written_anew(tmp_path, kept):
+    parts = LabelParts(tmp_path, "labeler")
+    parts.append([PAIR, FAILED])
+    content = parts.path.read_bytes()
+    first = content.index(b"\n") + 1
+    parts.path.write_bytes(content[: first + kept])
+    assert list(parts.read()) == [texts_of(PAIR)]
+    parts.append([FAILED])
+    assert parts.path.read_bytes() == content
+
+
+def test_there_may_be_no_labels_yet(tmp_path):
+    assert LabelParts(tmp_path / "nowhere", "labeler").read() == {}

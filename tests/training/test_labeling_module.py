@@ -1,0 +1,146 @@
+"""Labels through ``predict``: two uneven ranks equal one process, and a kill loses nothing."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from functools import wraps
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rlaif_pl import cli
+from rlaif_pl.data.label_store import LabelStore
+from rlaif_pl.data.preferences import read_preferences, write_preferences
+from rlaif_pl.labeling import LikelihoodLabeler
+
+PATIENCE = 300  # seconds, for machines that are busy with something else
+
+
+@pytest.fixture
+def config(tmp_path, tiny_model_folder, small_pairs):
+    """Write the config of seven pairs in batches of two; returns a function of the ranks."""
+    pairs = [replace(pair, p_first=None, source=None) for pair in small_pairs[:6]]
+    pairs.insert(3, replace(pairs[0], prompt="word " * 2000, group="long"))
+    write_preferences(tmp_path / "pairs.jsonl", pairs)
+    labeler = {
+        "class_path": "rlaif_pl.labeling.LikelihoodLabeler",
+        "init_args": {"backend": str(tiny_model_folder), "temperature": 0.5},
+    }
+
+    def write(ranks):
+        out = tmp_path / f"out{ranks}"
+        config = {
+            "trainer": {
+                "accelerator": "cpu",
+                "devices": ranks,
+                "strategy": "ddp" if ranks > 1 else "auto",
+                "logger": False,
+                "enable_progress_bar": False,
+            },
+            "model": {
+                "class_path": "rlaif_pl.training.LabelingModule",
+                "init_args": {
+                    "out": str(out),
+                    "labeler": labeler,
+                    "label_store": str(out / "labels.sqlite"),
+                },
+            },
+            "data": {
+                "serve": "comparisons",
+                "preferences": str(tmp_path / "pairs.jsonl"),
+                "eval_batch_size": 2,
+            },
+        }
+        file = tmp_path / f"predict{ranks}.yaml"
+        file.write_text(yaml.safe_dump(config), encoding="utf-8")
+        return file, out
+
+    return write
+
+
+def lines(out):
+    return {path.name: path.read_text().splitlines() for path in (out / "parts").iterdir()}
+
+
+@pytest.mark.slow
+def test_two_ranks_equal_one_process_and_no_pair_comes_twice(config, tiny_model_folder):
+    file, two = config(2)
+    root = str(Path(__file__).parents[2])
+    path = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])
+    threads = {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    done = subprocess.run(
+        [sys.executable, "-m", "rlaif_pl", "predict", "--config", str(file)],
+        env={**os.environ, **threads},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    file, one = config(1)
+    assert cli.main(["predict", "--config", str(file)]) == 0
+    # 7 pairs: global batches of 4 and 3; rank 0 takes 2 + 2 and rank 1 takes 2 + 1.
+    assert sorted(map(len, lines(two).values())) == [3, 4]
+    assert [len(part) for part in lines(one).values()] == [7]
+    prompts = [json.loads(line)["prompt"] for part in lines(two).values() for line in part]
+    assert len(set(prompts)) == 7
+    ours, theirs = (read_preferences(out / "labeled.jsonl") for out in (one, two))
+    assert len(ours) == 6  # the long one has no label
+    for a, b in zip(ours, theirs, strict=True):
+        assert (a.prompt, a.first, a.second, a.group) == (b.prompt, b.first, b.second, b.group)
+        assert a.p_first == pytest.approx(b.p_first, abs=1e-5)
+    for out in (one, two):
+        metrics = json.loads((out / "metrics.json").read_text())
+        assert metrics["label/labeled"] == 6
+        assert metrics["label/failed_too_long"] == 1
+        with LabelStore(out / "labels.sqlite") as store:
+            labeler = LikelihoodLabeler(str(tiny_model_folder), temperature=0.5)
+            assert [row.p_first for row in store.get_many(labeler.fingerprint, ours)] == [
+                pytest.approx(row.p_first, abs=1e-5) for row in ours
+            ]
+
+
+def test_a_repeated_run_asks_only_for_what_is_missing(config, monkeypatch):
+    file, out = config(1)
+    assert cli.main(["predict", "--config", str(file)]) == 0
+    expected = (out / "labeled.jsonl").read_text()
+    (part,) = (out / "parts").iterdir()
+    kept = part.read_text().splitlines(keepends=True)
+    # Four labels of another rank, and one that was cut while it was written.
+    part.with_name(part.name.replace("00000", "00001")).write_text("".join(kept[:4]))
+    part.write_text(kept[4][:20])
+    asked = []
+    label = LikelihoodLabeler.label
+
+    @wraps(label)
+    def counted(self, pairs):
+        asked.extend(pair.prompt for pair in pairs)
+        return label(self, pairs)
+
+    monkeypatch.setattr(LikelihoodLabeler, "label", counted)
+    assert cli.main(["predict", "--config", str(file)]) == 0
+    assert asked == [json.loads(line)["prompt"] for line in kept[4:]]
+    assert (out / "labeled.jsonl").read_text() == expected
+
+
+def test_a_label_that_is_there_already_is_not_shown_to_the_labeler(
+    config, monkeypatch, small_pairs
+):
+    file, out = config(1)
+    write_preferences(file.parent / "pairs.jsonl", small_pairs[:3])
+    seen = []
+    label = LikelihoodLabeler.label
+
+    @wraps(label)
+    def watched(self, pairs):
+        seen.extend(pairs)
+        return label(self, pairs)
+
+    monkeypatch.setattr(LikelihoodLabeler, "label", watched)
+    assert cli.main(["predict", "--config", str(file)]) == 0
+    assert [(pair.p_first, pair.source) for pair in seen] == [(None, None)] * 3
+    rows = read_preferences(out / "labeled.jsonl")
+    assert [row.weight for row in rows] == [pair.weight for pair in small_pairs[:3]]
+    assert {row.provenance.strategy for row in rows} == {"likelihood"}
