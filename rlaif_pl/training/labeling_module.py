@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from typing_extensions import override
@@ -63,6 +64,12 @@ class LabelingModule(LightningModule):
             answers = self.labeler.label(missing)
             self.parts.append(answers)
             self._known |= {texts_of(answer): answer for answer in answers}
+
+    @override
+    def transfer_batch_to_device(
+        self, batch: ComparisonBatch, device: torch.device, dataloader_idx: int
+    ) -> ComparisonBatch:
+        return batch  # of text; Lightning would take the records apart to look for tensors
 
     @override
     def on_predict_end(self) -> None:
