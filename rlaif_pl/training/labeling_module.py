@@ -56,7 +56,7 @@ class LabelingModule(LightningModule):
         self.trainer.strategy.barrier("labels-read")  # before any rank adds to its file
 
     @override
-    def predict_step(self, batch: ComparisonBatch, batch_idx: int) -> None:
+    def predict_step(self, batch: ComparisonBatch, batch_idx: int) -> int:
         own = zip(batch.pairs, batch.is_filler.tolist(), strict=True)
         fresh = {texts_of(pair): pair for pair, is_filler in own if not is_filler}
         missing = [pair for texts, pair in fresh.items() if texts not in self._known]
@@ -64,6 +64,7 @@ class LabelingModule(LightningModule):
             answers = self.labeler.label(missing)
             self.parts.append(answers)
             self._known |= {texts_of(answer): answer for answer in answers}
+        return len(missing)
 
     @override
     def transfer_batch_to_device(
