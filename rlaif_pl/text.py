@@ -47,6 +47,20 @@ class Template:
         return self.response.replace("{response}", response.strip())
 
 
+TITLE = re.compile(r"^TITLE:[ \t]*(.+)$", re.MULTILINE)
+
+
+def titled(post: str, title: str, subreddit: str) -> str:
+    """Return a post under its subreddit and title, in the order of arXiv 2009.01325."""
+    return f"SUBREDDIT: r/{subreddit}\nTITLE: {title.strip()}\nPOST: {post}"
+
+
+def title_of(prompt: str) -> str | None:
+    """Return what stands after the first "TITLE:" that begins a line, or None."""
+    found = TITLE.search(prompt)
+    return found[1].strip() if found else None
+
+
 def truncate_words(text: str, limit: int) -> str:
     """Cut after ``limit`` whitespace-separated words, keeping the white space between them."""
     words = re.finditer(r"\S+", text)

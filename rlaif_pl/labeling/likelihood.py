@@ -9,25 +9,24 @@ hence no position bias.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
 from rlaif_pl.labeling.backends import as_backend
 from rlaif_pl.labeling.calls import Ask, Backend, Reply, Score
+from rlaif_pl.labeling.likelihood_terms import (
+    TEMPLATE,
+    Term,
+    WeightedTerm,
+    build_term,
+    split_template,
+)
 from rlaif_pl.labeling.outcome import Judgment
 from rlaif_pl.labeling.strategy import ModelLabeler
 from rlaif_pl.models.backbone import EMBEDDED
 from rlaif_pl.text import truncate_words
 from rlaif_pl.types import Preference
-
-TEMPLATE = "TL;DR: {response}\n\nPOST: {prompt}"
-VERSION = "reconstruction-1"  # raise with TEMPLATE
-CONDITION = "POST: {prompt}\n\nTL;DR:"
-NO_CONDITION = "TL;DR:"
-PMI_VERSION = "pmi-1"  # raise with the two above
 
 
 class Rating(NamedTuple):
@@ -39,83 +38,12 @@ class Rating(NamedTuple):
     failure: str | None
 
 
-class Term(Protocol):
-    """One summand of a score."""
-
-    @property
-    def version(self) -> str:
-        """Name with version, and with every setting that can change a value."""
-
-    def calls(self, prompt: str, response: str) -> list[Score]:
-        """Return what the model is asked; always as many calls."""
-
-    def value(self, replies: Sequence[Reply]) -> float:
-        """Return the summand in nats of the calls' replies, none of which failed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reconstruction:
-    """``log P(prompt | response)``, per token or summed up.
-
-    Context and prompt are tokenized apart (the prompt with the white space before it) and joined,
-    so both responses of a pair are scored on exactly the same tokens of the prompt.
-
-    Attributes:
-        template: Text with ``{response}`` and, at its end, ``{prompt}``.
-        normalize: ``token`` or ``sum``.
-    """
-
-    template: str = TEMPLATE
-    normalize: str = "token"
-
-    @property
-    def version(self) -> str:
-        """See ``Term``; a template of the user's own is named by its hash."""
-        version = VERSION
-        if self.template != TEMPLATE:
-            version = "custom-" + hashlib.sha256(self.template.encode()).hexdigest()[:12]
-        return version if self.normalize == "token" else f"{version}-{self.normalize}"
-
-    def calls(self, prompt: str, response: str) -> list[Score]:
-        """See ``Term``."""
-        context, target = split_template(self.template)
-        context = context.replace("{response}", response)
-        return [Score(context, target.replace("{prompt}", prompt) if prompt else "")]
-
-    def value(self, replies: Sequence[Reply]) -> float:
-        """See ``Term``."""
-        total = total_of(replies[0])
-        return total / len(replies[0].logprobs) if self.normalize == "token" else total
-
-
-@dataclass(frozen=True, slots=True)
-class Pmi:
-    """``(log P(response | prompt) - log P(response)) / tokens of the response``.
-
-    A garbled response that names the right words is likely to be found out by it.
-    """
-
-    @property
-    def version(self) -> str:
-        """See ``Term``."""
-        return PMI_VERSION
-
-    def calls(self, prompt: str, response: str) -> list[Score]:
-        """See ``Term``."""
-        target = f" {response}" if response else ""
-        return [Score(CONDITION.replace("{prompt}", prompt), target), Score(NO_CONDITION, target)]
-
-    def value(self, replies: Sequence[Reply]) -> float:
-        """See ``Term``."""
-        given, alone = replies
-        return (total_of(given) - total_of(alone)) / len(given.logprobs)
-
-
 class LikelihoodLabeler(ModelLabeler):
     """Scores a response by log P(prompt | response) under a frozen language model.
 
     With ``pmi_weight`` w the score is ``log P(prompt | response) / tokens + w * PMI`` with
-    ``PMI = (log P(response | prompt) - log P(response)) / tokens of the response``.
+    ``PMI = (log P(response | prompt) - log P(response)) / tokens of the response``; ``terms`` makes
+    it any weighted sum. What was tried on real pairs, and how far it holds, is in docs/likelihood.md.
 
     Args:
         backend: Who gives the likelihoods: a back end, or the name of a model for ``LocalBackend``.
@@ -127,6 +55,8 @@ class LikelihoodLabeler(ModelLabeler):
             saves two passes of three.
         max_prompt_words: Prompts are cut after this many words; None reads them whole.
         template: Text with ``{response}`` and, at its end, ``{prompt}``.
+        terms: Summands of the score; None stands for the reconstruction, and PMI where
+            ``pmi_weight`` is above 0.
     """
 
     strategy = "likelihood"
@@ -140,6 +70,7 @@ class LikelihoodLabeler(ModelLabeler):
         pmi_weight: float = 0.0,
         max_prompt_words: int | None = None,
         template: str = TEMPLATE,
+        terms: Sequence[WeightedTerm] | None = None,
     ) -> None:
         super().__init__(as_backend(backend), temperature)
         if normalize not in ("token", "sum"):
@@ -148,9 +79,17 @@ class LikelihoodLabeler(ModelLabeler):
             raise ValueError(f"pmi_weight must be finite and at least 0, got {pmi_weight}")
         split_template(template)
         self.max_prompt_words = max_prompt_words
-        self.terms: list[tuple[float, Term]] = [(1.0, Reconstruction(template, normalize))]
-        if pmi_weight:
-            self.terms.append((pmi_weight, Pmi()))
+        if terms is None:
+            terms = [WeightedTerm("reconstruction")]
+            terms += [WeightedTerm("pmi", pmi_weight)] if pmi_weight else []
+        elif not terms or pmi_weight:
+            raise ValueError(
+                f"expected at least one term, and PMI among the terms or as pmi_weight but not "
+                f"both, got terms={list(terms)} and pmi_weight={pmi_weight}"
+            )
+        self.terms: list[tuple[float, Term]] = [
+            (term.weight, build_term(term.kind, template, normalize)) for term in terms
+        ]
 
     @property
     def prompt_version(self) -> str:
@@ -190,17 +129,24 @@ class LikelihoodLabeler(ModelLabeler):
 
     def _rate(self, prompts: Sequence[str], responses: Sequence[str], ask: Ask) -> list[Rating]:
         """Ask for every term of every response at once."""
-        calls = [self._calls(*texts) for texts in zip(prompts, responses, strict=True)]
+        texts = list(zip(prompts, responses, strict=True))
+        calls = [self._calls(*own) for own in texts]
         replies = iter(ask([call for own in calls for part in own for call in part]))
-        return [self._rating([[next(replies) for _ in part] for part in own]) for own in calls]
+        return [
+            self._rating(self._texts(*own), [[next(replies) for _ in part] for part in asked])
+            for own, asked in zip(texts, calls, strict=True)
+        ]
 
     def _calls(self, prompt: str, response: str) -> list[list[Score]]:
         """Return the calls of each term."""
-        text, limit = prompt.strip(), self.max_prompt_words
-        text = text if limit is None else truncate_words(text, limit)
-        return [term.calls(text, response.strip()) for _, term in self.terms]
+        return [term.calls(*self._texts(prompt, response)) for _, term in self.terms]
 
-    def _rating(self, replies: Sequence[Sequence[Reply]]) -> Rating:
+    def _texts(self, prompt: str, response: str) -> tuple[str, str]:
+        """Return prompt and response as the terms see them."""
+        text, limit = prompt.strip(), self.max_prompt_words
+        return text if limit is None else truncate_words(text, limit), response.strip()
+
+    def _rating(self, texts: tuple[str, str], replies: Sequence[Sequence[Reply]]) -> Rating:
         """Add the terms up."""
         flat = [reply for part in replies for reply in part]
         tokens, cost = sum(r.read + r.written for r in flat), math.fsum(r.cost_usd for r in flat)
@@ -208,29 +154,7 @@ class LikelihoodLabeler(ModelLabeler):
         if failure is not None:
             return Rating(math.nan, tokens, cost, failure)
         value = math.fsum(
-            weight * term.value(part)
+            weight * term.value(*texts, part)
             for (weight, term), part in zip(self.terms, replies, strict=True)
         )
         return Rating(value, tokens, cost, None if math.isfinite(value) else "nonfinite")
-
-
-def total_of(reply: Reply) -> float:
-    """Log-probability of a whole target in nats; nan where the server left a token out."""
-    return math.fsum(math.nan if value is None else value for value in reply.logprobs)
-
-
-def split_template(template: str) -> tuple[str, str]:
-    """Cut a template into the context and the scored part, white space going to the latter.
-
-    Raises:
-        ValueError: A field is missing or repeated, or ``{prompt}`` is not last.
-    """
-    counts = (template.count("{response}"), template.count("{prompt}"))
-    if counts != (1, 1) or not template.endswith("{prompt}"):
-        raise ValueError(
-            "template must contain {response} once and end with {prompt}, "
-            f"got {template!r}; everything before {{prompt}} is context"
-        )
-    context = template.removesuffix("{prompt}")
-    bare = context.rstrip(" ")
-    return bare, context[len(bare) :] + "{prompt}"

@@ -91,3 +91,32 @@ def test_reading_labels_that_were_never_made_is_an_error(store):
 def test_a_chunk_of_nothing_is_refused(store):
     with pytest.raises(ValueError, match="chunk of at least 1"):
         label_pairs(PAIRS, Ruler(), store, chunk=0)
+
+
+class Flaky(Ruler):
+    """Fails with a kind of failure of one's choice."""
+
+    def __init__(self, kind, fails=("p3",)):
+        super().__init__(fails=fails)
+        self.kind = kind
+
+    def _judge(self, pair):
+        judged = super()._judge(pair)
+        if judged.p_first is None:
+            return dataclasses.replace(judged, provenance=Provenance(failure=self.kind))
+        return judged
+
+
+@pytest.mark.parametrize(("kind", "again"), [("timeout", 1), ("http_503", 1), ("refused", 0)])
+def test_failures_that_may_have_passed_are_asked_for_again_on_request(store, kind, again):
+    label_pairs(PAIRS, Flaky(kind), store, progress=False)
+    kept = label_pairs(PAIRS, Ruler(), store, progress=False)
+    assert (kept.new, kept.unusable) == (0, {kind: 1})
+    result = label_pairs(PAIRS, Ruler(), store, progress=False, retry_transient=True)
+    assert result.new == again
+    assert result.unusable == ({} if again else {kind: 1})
+
+
+def test_a_note_is_shown_beside_the_bar(store, capsys):
+    label_pairs(PAIRS, Ruler(), store, note=lambda: "spent 3 USD")
+    assert "spent 3 USD" in capsys.readouterr().err

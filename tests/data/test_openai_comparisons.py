@@ -47,6 +47,17 @@ def test_votes_on_one_pair_become_their_share_whichever_way_round(write):
     assert loaded.dropped == {"further vote on the same pair": 2}
 
 
+def test_title_and_subreddit_stand_before_the_post_on_request(write):
+    row = vote(0)
+    row["info"]["subreddit"] = "pets"
+    source = DataSource(write(row), with_title=True)
+    (pair,) = load_preferences(source).rows
+    assert pair.prompt == "SUBREDDIT: r/pets\nTITLE: T\nPOST: Post."
+    assert pair.group == "t3_1"
+    with pytest.raises(ValueError, match=r"info\.subreddit"):
+        load_preferences(DataSource(write(vote(0)), with_title=True))
+
+
 def test_a_tie_stays_soft_and_is_left_out_where_hard_labels_are_asked_for(write):
     path = write(vote(0), vote(1, worker="w2"), vote(0, post_id="t3_2"))
     assert [pair.p_first for pair in load_preferences(path).rows] == [0.5, 1.0]

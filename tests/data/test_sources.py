@@ -138,6 +138,12 @@ def test_settings_that_mean_nothing_are_refused(settings, message):
         DataSource(**{"name": "x", **settings})
 
 
+def test_a_title_is_refused_where_rows_have_none(tmp_path):
+    write_preferences(tmp_path / "p.jsonl", PAIRS)
+    with pytest.raises(ValueError, match="with_title only with openai_comparisons"):
+        load_preferences(DataSource(str(tmp_path / "p.jsonl"), with_title=True))
+
+
 def test_confidence_without_confidences_is_refused(tmp_path):
     write_preferences(tmp_path / "p.jsonl", PAIRS)
     with pytest.raises(ValueError, match="confidence only with openai_comparisons"):

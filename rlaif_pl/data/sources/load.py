@@ -86,8 +86,12 @@ def _read_pairs(source: DataSource, found: Format, rows: Iterable[RawRow]) -> Lo
         raise ValueError(
             f"expected confidence only with openai_comparisons, {source.name} is {found}; drop it"
         )
+    if source.with_title and found != "openai_comparisons":
+        raise ValueError(
+            f"expected with_title only with openai_comparisons, {source.name} is {found}; drop it"
+        )
     if found == "openai_comparisons":
-        return read_comparisons(rows, source.confidence)
+        return read_comparisons(rows, source.confidence, with_title=source.with_title)
     if found == "hh":
         return read_hh(rows, source.seed)
     if found == "trl":

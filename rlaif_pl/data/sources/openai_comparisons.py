@@ -13,6 +13,7 @@ from typing import Any
 
 from rlaif_pl.data.files import RawRow
 from rlaif_pl.data.preferences import LoadedPreferences, group_of
+from rlaif_pl.text import titled
 from rlaif_pl.types import Preference, Provenance
 
 
@@ -31,7 +32,10 @@ class _Votes:
 
 
 def read_comparisons(
-    rows: Iterable[RawRow], confidence: Collection[int] | None = None
+    rows: Iterable[RawRow],
+    confidence: Collection[int] | None = None,
+    *,
+    with_title: bool = False,
 ) -> LoadedPreferences:
     """Collapse rows to one preference a pair, in order of first appearance.
 
@@ -39,6 +43,7 @@ def read_comparisons(
         rows: Rows of ``info{id, post}``, ``summaries[2]{text, policy}``, ``choice``, ``worker`` and
             ``extra{confidence}``; id, policy, worker and confidence may be missing.
         confidence: Count only votes with these confidences; None counts all.
+        with_title: Put ``info.subreddit`` and ``info.title`` before the post.
 
     Raises:
         ValueError: A row lacks the post, a summary or the choice; names file, line and field.
@@ -46,7 +51,7 @@ def read_comparisons(
     votes: dict[tuple[str, frozenset[str]], _Votes] = {}
     dropped: Counter[str] = Counter()
     for row in rows:
-        vote = _vote(row)
+        vote = _vote(row, with_title)
         if confidence is not None and vote.confidences[0] not in confidence:
             dropped["other confidence"] += 1
             continue
@@ -66,7 +71,7 @@ def read_comparisons(
     return LoadedPreferences([_preference(vote) for vote in votes.values()], dict(dropped))
 
 
-def _vote(row: RawRow) -> _Votes:
+def _vote(row: RawRow, with_title: bool) -> _Votes:
     """Read one row."""
     info = _part(row, "info", dict)
     summaries = _part(row, "summaries", list)
@@ -75,7 +80,10 @@ def _vote(row: RawRow) -> _Votes:
         raise ValueError(f"{row.where}: expected two 'summaries' with text, got {len(summaries)}")
     if choice not in (0, 1):
         raise ValueError(f"{row.where}: expected 'choice' to be 0 or 1, got {choice}; fix the row")
-    post = _text(row, "info.post", info.get("post"))
+    post = prompt = _text(row, "info.post", info.get("post"))
+    if with_title:
+        names = (_text(row, f"info.{key}", info.get(key)) for key in ("title", "subreddit"))
+        prompt = titled(post, *names)
     first, second = (
         _text(row, f"summaries[{n}].text", summary.get("text"))
         for n, summary in enumerate(summaries)
@@ -84,7 +92,7 @@ def _vote(row: RawRow) -> _Votes:
     confidence = extra.get("confidence") if isinstance(extra, dict) else None
     worker = row.fields.get("worker")
     return _Votes(
-        prompt=post,
+        prompt=prompt,
         first=first,
         second=second,
         group=str(info.get("id") or group_of(post)),

@@ -36,6 +36,8 @@ class DataSource:
             prompt with reference for demonstrations.
         confidence: Keep only OpenAI comparisons with these confidences. The scale 1..9 is signed:
             1-4 go with the first summary, 6-9 with the second; strong ones are 1, 2, 8, 9.
+        with_title: Put subreddit and title of OpenAI comparisons before the post (see
+            ``text.titled``), as labelers that look at the title want it.
         limit: Keep the first so many rows, after all filters; None keeps all.
         hard_labels: Round ``p_first`` to 0 or 1 and leave out exact ties.
         seed: Places chosen and rejected into first and second, so that the side tells nothing.
@@ -48,6 +50,7 @@ class DataSource:
     revision: str | None = None
     columns: dict[str, str] | None = None
     confidence: list[int] | None = None
+    with_title: bool = False
     limit: int | None = None
     hard_labels: bool = False
     seed: int = 0

@@ -116,7 +116,7 @@ def test_a_server_of_no_use_stops_the_job_after_the_calls_in_flight(
     server.script.extend([None, (status, message)])
     heard = []
     with pytest.raises(EndpointError, match=f"HTTP {status}.*api_key_env"):
-        endpoint(server, concurrency=2).answer(verdicts(40), lambda n, reply: heard.append(n))
+        endpoint(server, concurrency=2).answer(verdicts(40), lambda n, _: heard.append(n))
     assert len(server.record.requests) <= 4
     assert len(heard) == server.record.served.total()
 
@@ -127,7 +127,7 @@ def test_a_server_that_is_gone_is_given_up(serve, endpoint):
     heard = []
     backend = endpoint(server, max_retries=1, concurrency=2)
     with pytest.raises(EndpointError, match="20 failed calls in a row.*connection"):
-        backend.answer(verdicts(100), lambda n, reply: heard.append(reply.failure))
+        backend.answer(verdicts(100), lambda _, reply: heard.append(reply.failure))
     assert set(heard) == {"connection"}
     assert 20 <= len(heard) <= 22
 
@@ -199,7 +199,7 @@ def test_a_text_cut_by_the_limit_says_so(serve, endpoint):
     [("", "stop", "empty"), (" \n", "length", "empty"), ("no", "content_filter", "refused")],
 )
 def test_texts_that_are_none(serve, endpoint, text, finish, kind):
-    def reply(path, body):
+    def reply(*_):
         choice = {"text": text, "finish_reason": finish, "logprobs": None}
         return {"choices": [choice], "usage": {"prompt_tokens": 1, "completion_tokens": 0}}
 
@@ -257,7 +257,7 @@ def test_an_error_of_the_listener_stops_the_job_but_loses_nothing_in_flight(serv
     server = serve(latency=0.05)
     heard = []
 
-    def done(place, reply):
+    def done(place, _):
         heard.append(place)
         if len(heard) == 1:
             raise OSError("disk full")

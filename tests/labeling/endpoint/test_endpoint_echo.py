@@ -16,6 +16,10 @@ from rlaif_pl.labeling.backends.endpoint_http import EndpointError
 from rlaif_pl.labeling.calls import Choose, Question, Score
 
 
+def unheard(*_):
+    """Listen to no reply."""
+
+
 def echo(tokens, values):
     return Completion("", "stop", False, tuple(tokens), tuple(values), (), 0, 0)
 
@@ -100,7 +104,7 @@ def value_of(before, word):
 def echoing(shift=0, wrong=False):
     """A server with echo whose list lies ``shift`` places off."""
 
-    def reply(path, body):
+    def reply(_, body):
         tokens = words_of(body["prompt"])
         usage = {"prompt_tokens": len(tokens), "completion_tokens": 1}
         if not body.get("echo"):
@@ -148,17 +152,17 @@ def test_a_target_is_scored_whatever_the_shift(serve, endpoint, shift):
 
 def test_a_wrong_echo_stops_the_job(serve, endpoint):
     with pytest.raises(EndpointError, match="echo cannot be used with this model"):
-        endpoint(serve(reply=echoing(wrong=True))).answer([Score("x", " y")], lambda n, reply: None)
+        endpoint(serve(reply=echoing(wrong=True))).answer([Score("x", " y")], unheard)
 
 
 def test_a_server_without_echo_says_so(serve, endpoint):
-    with pytest.raises(EndpointError, match="expected the echoed tokens to spell"):
-        endpoint(serve()).answer([Score("x", " y")], lambda n, reply: None)
+    with pytest.raises(EndpointError, match="expected the whole text to be echoed, got 0"):
+        endpoint(serve()).answer([Score("x", " y")], unheard)
 
 
 def test_a_chat_server_cannot_score(serve, endpoint):
     with pytest.raises(EndpointError, match="use a LocalBackend"):
-        endpoint(serve(), api="chat").answer([Score("x", " y")], lambda n, reply: None)
+        endpoint(serve(), api="chat").answer([Score("x", " y")], unheard)
 
 
 @pytest.mark.parametrize(

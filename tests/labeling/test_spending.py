@@ -1,0 +1,91 @@
+"""Money: prices, totals, limits and the guess beforehand, worked by hand."""
+
+import pytest
+
+from rlaif_pl.labeling.calls import Choose, Decoding, Generate, Question, Reply, Score
+from rlaif_pl.labeling.spending import OutOfBudget, Price, Spending, price_of, project
+from rlaif_pl.types import Preference
+
+CALL = Score("a", " b")
+
+
+def test_a_price_is_per_million_tokens():
+    # 830 read at 30 USD and 61 written at 60 USD per million, twice: the paper's pair for 0.057 USD
+    assert 2 * Price(30.0, 60.0).of(830, 61) == pytest.approx(0.05712)
+
+
+@pytest.mark.parametrize("values", [(-1.0, 0.0), (0.0, float("nan")), (float("inf"), 0.0)])
+def test_impossible_prices_are_refused(values):
+    with pytest.raises(ValueError, match="USD per million"):
+        Price(*values)
+
+
+def test_a_table_must_name_the_model():
+    table = {"a": Price(1.0, 2.0)}
+    assert price_of("a", table) == Price(1.0, 2.0)
+    assert price_of("a", None) is None
+    with pytest.raises(ValueError, match=r"expected a price for 'b', got prices for \['a'\]"):
+        price_of("b", table)
+
+
+def test_totals_add_up():
+    spending = Spending()
+    spending.count(CALL, Reply(read=10, written=2, cost_usd=0.5, seconds=1.0, attempts=2))
+    spending.count(CALL, Reply(read=5, cost_usd=0.25, seconds=0.5, failure="timeout"))
+    assert spending.to_metrics("x") == {
+        "x/run_calls": 2.0,
+        "x/run_failed_calls": 1.0,
+        "x/run_requests": 3.0,
+        "x/run_read_tokens": 15.0,
+        "x/run_written_tokens": 2.0,
+        "x/run_cost_usd": 0.75,
+        "x/run_call_seconds": 1.5,
+    }
+    assert spending.line() == "2 calls, 1 failed, 17 tokens, 0.7500 USD"
+
+
+def test_the_limit_stops_at_the_reply_that_reaches_it_and_counts_it():
+    spending = Spending(max_cost=1.0)
+    spending.count(CALL, Reply(cost_usd=0.75))
+    with pytest.raises(OutOfBudget, match=r"1\.2500 of 1\.0000 USD"):
+        spending.count(CALL, Reply(cost_usd=0.5))
+    assert (spending.calls, spending.cost_usd) == (2, 1.25)
+    spending.count(CALL, Reply())  # what costs nothing needs no money
+
+
+def test_a_limit_below_zero_is_refused():
+    with pytest.raises(ValueError, match="max_cost"):
+        Spending(-1.0)
+
+
+def rationale_then_verdict(pairs, ask):
+    """Two rounds a pair: a text of at most 10 tokens, then a verdict after that text."""
+    firsts = [Generate(Question(pair.prompt), Decoding(max_tokens=10)) for pair in pairs]
+    texts = ask(firsts)
+    ask([Choose(Question(pair.prompt + reply.text), ("1", "2"))
+         for pair, reply in zip(pairs, texts, strict=True)])  # fmt: skip
+
+
+def test_a_projection_writes_the_calls_out_for_a_sample():
+    # prompts of 40 characters: 10 tokens to write the text, 10 + 10 to judge it, 10 + 1 written
+    pairs = [Preference(f"{n:40}", "a", "b", "g") for n in range(100)]
+    found = project(rationale_then_verdict, pairs, Price(1.0, 2.0), sample=20)
+    assert (found.pairs, found.sampled, found.calls, found.rounds) == (100, 20, 200, 2)
+    assert (found.read, found.written) == (3000, 1100)
+    assert found.cost_usd == pytest.approx((3000 + 2 * 1100) / 1e6)
+    assert "about 200 calls in 2 round(s)" in found.line()
+
+
+def test_a_projection_counts_tokens_as_it_is_told():
+    pairs = [Preference("three small words", "a", "b", "g")]
+
+    def once(pairs, ask):
+        ask([Choose(Question(pair.prompt), ("1", "2")) for pair in pairs])
+
+    found = project(once, pairs, count=lambda text: len(text.split()))
+    assert (found.read, found.written, found.cost_usd) == (3, 1, None)
+    assert "no price given" in found.line()
+
+
+def test_nothing_to_label_is_projected_to_nothing():
+    assert project(rationale_then_verdict, []).calls == 0
