@@ -18,6 +18,7 @@ UNHELPFUL = (
     r".*does not have many workers",  # batches are text: a worker would cost more than it saves
     r".*is smaller than the logging interval",  # stages are short; every step is logged anyway
     r"Found \d+ module\(s\) in eval mode",  # on purpose: dropout is off in every stage
+    r"You have overridden `transfer_batch_to_device` in",  # on purpose: pairs for a labeler are text
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # between Lightning and torch
 )
 

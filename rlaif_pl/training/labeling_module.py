@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from typing_extensions import override
@@ -55,7 +56,7 @@ class LabelingModule(LightningModule):
         self.trainer.strategy.barrier("labels-read")  # before any rank adds to its file
 
     @override
-    def predict_step(self, batch: ComparisonBatch, batch_idx: int) -> None:
+    def predict_step(self, batch: ComparisonBatch, batch_idx: int) -> int:
         own = zip(batch.pairs, batch.is_filler.tolist(), strict=True)
         fresh = {texts_of(pair): pair for pair, is_filler in own if not is_filler}
         missing = [pair for texts, pair in fresh.items() if texts not in self._known]
@@ -63,6 +64,13 @@ class LabelingModule(LightningModule):
             answers = self.labeler.label(missing)
             self.parts.append(answers)
             self._known |= {texts_of(answer): answer for answer in answers}
+        return len(missing)
+
+    @override
+    def transfer_batch_to_device(
+        self, batch: ComparisonBatch, device: torch.device, dataloader_idx: int
+    ) -> ComparisonBatch:
+        return batch  # of text; Lightning would take the records apart to look for tensors
 
     @override
     def on_predict_end(self) -> None:
