@@ -14,10 +14,10 @@ STAMP = $(VENV)/.installed
 KERNELS = $(shell find csrc -type f) setup.py pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test lint clean
+.PHONY: help install quickstart test lint bench cuda-check clean
 
 help: ## Show what there is to make
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 install: $(STAMP) ## Virtual environment with torch, the package and its compiled kernels
 
@@ -38,6 +38,23 @@ lint: $(STAMP) ## ruff and mypy
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+bench: $(STAMP) ## Labeling and kernels against the plain way and peers; each ends in one line of JSON
+	$(PIP) install -q --no-deps "torchrl>=0.14" tensordict || echo "torchrl is left out"
+	$(PY) benchmarks/pairwise_ce.py
+	$(PY) benchmarks/gae.py
+	$(PY) benchmarks/linear_logprob.py --vocabulary 49152
+	$(PY) benchmarks/linear_logprob.py --vocabulary 151936 --rows 512
+	$(PY) benchmarks/labeling.py
+
+# Links the CUDA extension and loads it; needs nvcc 13 and 10 GB of disk, but no GPU.
+cuda-check: ## Link the CUDA kernels against a CUDA torch in a throw-away venv
+	rm -rf build/cuda-check && $(PYTHON) -m venv build/cuda-check
+	build/cuda-check/bin/pip install -q "setuptools>=77" wheel ninja pybind11 numpy torch==2.14.1
+	RLAIF_PL_BUILD=cuda build/cuda-check/bin/python setup.py build_ext \
+		--build-lib build/cuda-check/lib --build-temp build/cuda-check/temp
+	cd build/cuda-check/lib/rlaif_pl && ../../bin/python -c \
+		"import torch, _C; assert _C.with_cuda; print(_C.cuda_compiler, _C.cuda_archs)"
 
 clean: ## Remove builds and caches, not runs
 	rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache rlaif_pl/*.so

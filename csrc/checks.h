@@ -5,6 +5,7 @@
  */
 #pragma once
 #include <torch/csrc/stable/device.h>
+#include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
@@ -59,6 +60,56 @@ inline void check_pairwise_ce(const Tensor &first, const Tensor &second, const T
   check_tensor("pairwise_ce_fwd: target", target, label_type, first);
   if (weight.has_value())
     check_tensor("pairwise_ce_fwd: weight", *weight, label_type, first);
+}
+
+/* logprobs, ref_logprobs, values: (N, T) of one floating dtype; scores, bootstrap: (N,) of it. */
+inline void check_shaped_gae(const Tensor &logprobs, const Tensor &ref_logprobs,
+                             const Tensor &values, const Tensor &scores, const Tensor &lengths,
+                             const Tensor &bootstrap) {
+  check_gae(logprobs, values, lengths, bootstrap);
+  check_gae(logprobs, ref_logprobs, lengths, scores);
+}
+
+inline void check_logits(const Tensor &logits, const Tensor &tokens,
+                         const std::optional<Tensor> &bias) {
+  STD_TORCH_CHECK(logits.dim() == 2 && logits.is_contiguous(),
+                  "softmax: logits must be 2-D and contiguous");
+  STD_TORCH_CHECK(tokens.dim() == 1 && tokens.size(0) == logits.size(0),
+                  "softmax: tokens must be 1-D, one a row of logits");
+  check_tensor("softmax: tokens", tokens, ScalarType::Long, logits);
+  if (bias.has_value()) {
+    STD_TORCH_CHECK(bias->dim() == 1 && bias->size(0) == logits.size(1),
+                    "softmax: bias must be 1-D, one a column of logits");
+    check_tensor("softmax: bias", *bias, accumulator_type(logits.scalar_type()), logits);
+  }
+}
+
+/* state: (N, 5) contiguous in the accumulator dtype. */
+inline void check_softmax_block(const Tensor &logits, const Tensor &tokens,
+                                const std::optional<Tensor> &bias, const Tensor &state) {
+  check_logits(logits, tokens, bias);
+  STD_TORCH_CHECK(state.dim() == 2 && state.size(0) == logits.size(0) && state.size(1) == 5 &&
+                      state.is_contiguous(),
+                  "softmax: state must be (N, 5) and contiguous");
+  check_tensor("softmax: state", state, accumulator_type(logits.scalar_type()), logits);
+}
+
+/* rows: (N, 4) in the accumulator dtype. */
+inline void check_softmax_slope(const Tensor &logits, const Tensor &tokens,
+                                const std::optional<Tensor> &bias, const Tensor &rows) {
+  check_logits(logits, tokens, bias);
+  STD_TORCH_CHECK(rows.dim() == 2 && rows.size(0) == logits.size(0) && rows.size(1) == 4,
+                  "softmax: rows must be (N, 4)");
+  check_tensor("softmax: rows", rows, accumulator_type(logits.scalar_type()), logits);
+}
+
+/* The tensor itself where it is contiguous, which saves a trip through the dispatcher. */
+inline Tensor packed(const Tensor &tensor) {
+  return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
+}
+
+inline std::optional<Tensor> packed(const std::optional<Tensor> &tensor) {
+  return tensor.has_value() ? std::make_optional(packed(*tensor)) : std::nullopt;
 }
 
 /* Call visit(scalar_t{}) for the C++ type of a floating dtype. */

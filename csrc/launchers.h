@@ -9,15 +9,29 @@ namespace rlaif_pl {
 
 using torch::stable::Tensor;
 using TensorPair = std::tuple<Tensor, Tensor>;
+using PairwiseOutputs = std::tuple<Tensor, Tensor, Tensor, Tensor>;
+using ShapedOutputs = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 
-TensorPair gae_cpu(const Tensor &rewards, const Tensor &values, const Tensor &lengths,
-                   const Tensor &bootstrap, double gamma, double lam);
-TensorPair gae_cuda(const Tensor &rewards, const Tensor &values, const Tensor &lengths,
-                    const Tensor &bootstrap, double gamma, double lam);
+#define RLAIF_PL_DECLARE(device)                                                                   \
+  TensorPair gae_##device(const Tensor &rewards, const Tensor &values, const Tensor &lengths,      \
+                          const Tensor &bootstrap, double gamma, double lam);                      \
+  ShapedOutputs shaped_gae_##device(const Tensor &logprobs, const Tensor &ref_logprobs,            \
+                                    const Tensor &values, const Tensor &scores,                    \
+                                    const Tensor &lengths, const Tensor &bootstrap, double beta,   \
+                                    double gamma, double lam);                                     \
+  PairwiseOutputs pairwise_ce_fwd_##device(const Tensor &first, const Tensor &second,              \
+                                           const Tensor &target,                                   \
+                                           const std::optional<Tensor> &weight);                   \
+  void softmax_block_##device(Tensor logits, const Tensor &tokens,                                 \
+                              const std::optional<Tensor> &bias, Tensor state, int64_t start,      \
+                              double inv_temperature, double softcap, bool weighted);              \
+  void softmax_slope_##device(Tensor logits, const Tensor &tokens,                                 \
+                              const std::optional<Tensor> &bias, const Tensor &rows,               \
+                              int64_t start, double inv_temperature, double softcap);
 
-TensorPair pairwise_ce_fwd_cpu(const Tensor &first, const Tensor &second, const Tensor &target,
-                               const std::optional<Tensor> &weight);
-TensorPair pairwise_ce_fwd_cuda(const Tensor &first, const Tensor &second, const Tensor &target,
-                                const std::optional<Tensor> &weight);
+RLAIF_PL_DECLARE(cpu)
+RLAIF_PL_DECLARE(cuda)
+
+#undef RLAIF_PL_DECLARE
 
 } // namespace rlaif_pl

@@ -7,14 +7,15 @@
 
 #include "launchers.h"
 
-STABLE_TORCH_LIBRARY_IMPL(rlaif_pl, CPU, m) {
-  m.impl("gae", TORCH_BOX(&rlaif_pl::gae_cpu));
-  m.impl("pairwise_ce_fwd", TORCH_BOX(&rlaif_pl::pairwise_ce_fwd_cpu));
-}
+#define RLAIF_PL_BIND(device)                                                                      \
+  m.impl("gae", TORCH_BOX(&rlaif_pl::gae_##device));                                               \
+  m.impl("shaped_gae", TORCH_BOX(&rlaif_pl::shaped_gae_##device));                                 \
+  m.impl("pairwise_ce_fwd", TORCH_BOX(&rlaif_pl::pairwise_ce_fwd_##device));                       \
+  m.impl("softmax_block_", TORCH_BOX(&rlaif_pl::softmax_block_##device));                          \
+  m.impl("softmax_slope_", TORCH_BOX(&rlaif_pl::softmax_slope_##device));
+
+STABLE_TORCH_LIBRARY_IMPL(rlaif_pl, CPU, m) { RLAIF_PL_BIND(cpu) }
 
 #ifdef RLAIF_PL_WITH_CUDA
-STABLE_TORCH_LIBRARY_IMPL(rlaif_pl, CUDA, m) {
-  m.impl("gae", TORCH_BOX(&rlaif_pl::gae_cuda));
-  m.impl("pairwise_ce_fwd", TORCH_BOX(&rlaif_pl::pairwise_ce_fwd_cuda));
-}
+STABLE_TORCH_LIBRARY_IMPL(rlaif_pl, CUDA, m) { RLAIF_PL_BIND(cuda) }
 #endif

@@ -13,10 +13,10 @@ from pairs import HumanPair
 from reads import WORDINGS, Cache
 
 Array = NDArray[np.float64]
-Reads = dict[str, list[tuple[Array, Array]]]
+Reads = list[tuple[Array, Array]]
 
 
-def load_reads(pairs: list[HumanPair], cache: Cache, wording: str) -> list[tuple[Array, Array]]:
+def load_reads(pairs: list[HumanPair], cache: Cache, wording: str) -> Reads:
     """Log-probabilities of both targets of each pair.
 
     Raises:
@@ -31,19 +31,12 @@ def load_reads(pairs: list[HumanPair], cache: Cache, wording: str) -> list[tuple
     return rows
 
 
-def per_summary(reads: list[tuple[Array, Array]], reduce: Callable[[Array], float]) -> Array:
+def per_summary(reads: Reads, reduce: Callable[[Array], float]) -> Array:
     """Reduce the tokens of each target to one number, ``(pairs, 2)``."""
     return np.array([[reduce(a), reduce(b)] for a, b in reads])
 
 
-def pointwise_gain(given: list[tuple[Array, Array]], alone: list[tuple[Array, Array]]) -> Reads:
-    """Token by token, what the context adds: same targets read after two contexts."""
-    return {
-        "gain": [(g[0] - a[0], g[1] - a[1]) for g, a in zip(given, alone, strict=True)],
-    }
-
-
-def saturated(reads: list[tuple[Array, Array]], scale: float) -> Array:
+def saturated(reads: Reads, scale: float) -> Array:
     """Token differences of the two contexts squashed by tanh before the mean, ``(pairs, 2)``.
 
     Only where both targets are the same tokens. A few names cannot decide alone.
@@ -52,7 +45,7 @@ def saturated(reads: list[tuple[Array, Array]], scale: float) -> Array:
     return np.stack([means / 2, -means / 2], 1)
 
 
-def weighted(reads: list[tuple[Array, Array]], weigh: Callable[[Array, int], Array]) -> Array:
+def weighted(reads: Reads, weigh: Callable[[Array, int], Array]) -> Array:
     """Means with weights made of the pair's mean surprisal per token and the position."""
     rows = []
     for a, b in reads:
@@ -85,14 +78,27 @@ def new_share(pair: HumanPair, text: str) -> float:
     return sum(w not in known for w in own) / max(len(own), 1)
 
 
+def shared(pair: HumanPair, text: str, *, only_title: bool = False) -> set[str]:
+    """Words of the summary that post and title have, or the title alone."""
+    return set(words(text)) & set(words(pair.title if only_title else f"{pair.post} {pair.title}"))
+
+
+def letters(found: set[str]) -> int:
+    """Characters of all words together."""
+    return sum(map(len, found))
+
+
 SURFACE: dict[str, Callable[[HumanPair, str], float]] = {
-    "log_characters": lambda _, s: float(np.log(len(s))),
-    "ends_with_stop": lambda _, s: float(s.rstrip("\"')")[-1:] in (".", "!", "?")),
+    "log characters": lambda _, s: float(np.log(len(s))),
+    "log distinct words": lambda _, s: float(np.log(len(set(words(s))))),
+    "shared words, number": lambda p, s: float(len(shared(p, s))),
+    "shared_words": lambda p, s: float(np.log(1 + letters(shared(p, s)))),
+    "title_words": lambda p, s: float(np.log(5 + letters(shared(p, s, only_title=True)))),
+    "new words, share": lambda p, s: -new_share(p, s),
+    "copied 3-grams": copied_share,
+    "ends with stop": lambda _, s: float(s.rstrip("\"')")[-1:] in (".", "!", "?")),
     "asks": lambda _, s: float("?" in s),
-    "copied_3grams": copied_share,
-    "new_words": lambda p, s: -new_share(p, s),
     "sentences": lambda _, s: float(len(sentences(s))),
-    "distinct_content": lambda _, s: float(len({w for w in words(s) if len(w) > 3})),
 }
 
 
@@ -117,13 +123,12 @@ class Embedded:
             return float(self.of([a])[0] @ self.of([b])[0])
 
         return {
-            "emb_post": lambda p, s: whole(p.post, s),
-            "emb_title": lambda p, s: whole(p.title, s),
-            "emb_coverage": lambda p, s: float(cross(p, s).max(1).mean()),
-            "emb_coverage_whole": lambda p, s: float(
-                (self.of(sentences(p.post)) @ self.of([s]).T).mean()
+            "MiniLM to post": lambda p, s: whole(p.post, s),
+            "MiniLM to title": lambda p, s: whole(p.title, s),
+            "MiniLM coverage": lambda p, s: float(cross(p, s).max(1).mean()),
+            "MiniLM support, mean": lambda p, s: float(cross(p, s).max(0).mean()),
+            "MiniLM support, worst": lambda p, s: float(cross(p, s).max(0).min()),
+            "MiniLM to mean sentence": lambda p, s: float(
+                self.of(sentences(p.post)).mean(0) @ self.of([s])[0]
             ),
-            "emb_support_mean": lambda p, s: float(cross(p, s).max(0).mean()),
-            "emb_support_min": lambda p, s: float(cross(p, s).max(0).min()),
-            "emb_center": lambda p, s: float(self.of(sentences(p.post)).mean(0) @ self.of([s])[0]),
         }

@@ -25,12 +25,10 @@ from rlaif_pl.types import Preference
 CHUNK = 16  # pairs labeled before they are written down
 
 
-def pairs_of(data: Path, half: str, with_title: bool) -> list[Preference]:
-    """High-confidence pairs of a half, majority of workers, exact ties left out."""
-    source = DataSource(
-        str(data), confidence=sorted(HIGH_CONFIDENCE), with_title=with_title, hard_labels=True
-    )
-    return [pair for pair in load_preferences(source).rows if half_of(pair.group) == half]
+def pairs_of(data: Path, half: str, confidence: list[int], with_title: bool) -> list[Preference]:
+    """Pairs of a half, majority of workers of a confidence, exact ties left out."""
+    source = DataSource(str(data), confidence=confidence, with_title=with_title, hard_labels=True)
+    return [pair for pair in load_preferences(source).rows if half_of(pair.group) in half]
 
 
 def margins_of(labeler: LikelihoodLabeler, pairs: list[Preference], out: Path) -> list[float]:
@@ -63,10 +61,12 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
-    parser.add_argument("half", choices=["A", "B"])
+    parser.add_argument("half", choices=["A", "B", "AB"])
     parser.add_argument("config", type=Path, help="init_args of LikelihoodLabeler, as YAML")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--limit", type=int, default=None, help="label only the first pairs")
+    high = sorted(HIGH_CONFIDENCE)
+    parser.add_argument("--confidence", type=int, nargs="+", default=high)
     parser.add_argument("--without-title", action="store_true", help="prompts are bare posts")
     args = parser.parse_args()
     options = yaml.safe_load(args.config.read_text(encoding="utf-8"))
@@ -74,7 +74,7 @@ def main() -> None:
         options["backend"] = LocalBackend(**options["backend"])
     options["terms"] = [WeightedTerm(**term) for term in options["terms"]]
     labeler = LikelihoodLabeler(**options)
-    pairs = pairs_of(args.data, args.half, not args.without_title)[: args.limit]
+    pairs = pairs_of(args.data, args.half, args.confidence, not args.without_title)[: args.limit]
     started = time.perf_counter()
     margins = np.array(margins_of(labeler, pairs, args.out))
     logging.info("%s: %.0f s", labeler.fingerprint, time.perf_counter() - started)

@@ -15,12 +15,11 @@
 #include <cstdint>
 
 #include "../math/gae.h"
+#include "warp.cuh"
 
 namespace rlaif_pl {
 
-constexpr int kWarp = 32;
 constexpr int kGaeThreads = 128;
-constexpr unsigned kAllLanes = 0xffffffffu;
 
 /* Compose each lane's map with those of all lanes below it (later steps of the row). */
 template <typename acc_t>

@@ -23,19 +23,30 @@ template <typename acc_t> struct PairwiseCe {
   acc_t slope;
 };
 
+/* What a batch adds up to, beside the losses. */
+enum PairwiseSum { kSumLoss, kSumWeight, kSumAgree, kSumMargin, kPairwiseSums };
+
+/* Finish a pair; `small` is exp(-|m|), in (0, 1], and `log1p_small` is log(1 + small).
+ * Selections and no branches, so that the CPU's loop becomes vector code. */
 template <typename acc_t>
-RLAIF_PL_HD PairwiseCe<acc_t> pairwise_ce(acc_t margin, acc_t target, acc_t weight) {
+RLAIF_PL_HD PairwiseCe<acc_t> pairwise_ce(acc_t margin, acc_t target, acc_t weight, acc_t small,
+                                          acc_t log1p_small) {
   const acc_t zero = 0, one = 1;
-  if (weight == zero)
-    return {zero, zero};
-  const acc_t small = std::exp(-std::fabs(margin)); // in (0, 1], so no overflow
-  // The side the margin speaks against; comparisons, since std::fmax is a call on the CPU.
+  const acc_t size = margin < zero ? -margin : margin;
+  // The side the margin speaks against.
   const acc_t share = margin > zero ? one - target : target;
-  const acc_t against = share == zero ? zero : share * std::fabs(margin);
+  const acc_t against = share == zero ? zero : share * size;
   const acc_t larger = one / (one + small), smaller = small * larger;
-  const acc_t up = margin >= zero ? larger : smaller; // sigmoid(m); down is sigmoid(-m)
-  const acc_t down = margin >= zero ? smaller : larger;
-  return {weight * (std::log1p(small) + against), weight * ((one - target) * up - target * down)};
+  const acc_t up = margin < zero ? smaller : larger; // sigmoid(m); down is sigmoid(-m)
+  const acc_t down = margin < zero ? larger : smaller;
+  const acc_t loss = weight * (log1p_small + against);
+  const acc_t slope = weight * ((one - target) * up - target * down);
+  return {weight == zero ? zero : loss, weight == zero ? zero : slope};
+}
+
+/* 1 where margin and target prefer the same response, else 0. */
+template <typename acc_t> RLAIF_PL_HD acc_t pairwise_agrees(acc_t margin, acc_t target) {
+  return (margin > acc_t(0)) == (target > acc_t(0.5)) ? acc_t(1) : acc_t(0);
 }
 
 } // namespace rlaif_pl

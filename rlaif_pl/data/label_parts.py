@@ -42,10 +42,10 @@ class LabelParts:
         """Return the labels in all ranks' files, failures included."""
         found: dict[Texts, Preference] = {}
         for path in sorted(self.folder.glob(f"{self.name}-rank*.jsonl")):
-            for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-                if line.endswith("\n"):  # else a kill cut it
-                    pair: Preference = decode_fields(Preference, json.loads(line), str(path))
-                    found[texts_of(pair)] = pair
+            *lines, _ = path.read_bytes().split(b"\n")  # what follows the last was cut by a kill
+            for line in lines:
+                pair: Preference = decode_fields(Preference, json.loads(line), str(path))
+                found[texts_of(pair)] = pair
         return found
 
     def append(self, labeled: Sequence[Preference]) -> None:

@@ -108,7 +108,7 @@ class AlignmentReport:
         return [
             ("AI label, $ a pair", cost.ai.number(".2g")),
             ("person's label, $ a pair", cost.human.number(".2g")),
-            ("times cheaper", f"{cost.times_cheaper:.3g}"),
+            ("times cheaper", f"{cost.times_cheaper:,.1f}"),
         ]
 
     def to_metrics(self, prefix: str = "labeler") -> dict[str, float]:

@@ -85,13 +85,15 @@ def render(table: AlignmentTable, console: Console, title: str = "Labelers") -> 
 def notes(table: AlignmentTable) -> list[str]:
     """Return what has to be known to read the table, a sentence each."""
     first = table.rows[0]
+    apart = any(not row.is_common for row in table.rows)
+    every = "every row without †" if apart else "every row"
     lines = [
-        f"{table.common} of {table.pairs} decided pairs were labeled by every row and are what rows "
-        f"are compared on; 'all pairs' counts a failure as a coin toss. Brackets: 95 % intervals by "
-        "prompt.",
-        f"'The longer response wins' agrees in {_percent(first.length_baseline)} % of them.",
+        f"{table.common} of {table.pairs} decided pairs were labeled by {every} and are what rows are "
+        "compared on; 'all pairs' counts a failure as a coin toss. Brackets: 95 % intervals by prompt.",
+        f"'The longer response wins' agrees in {_percent(_reference(table).length_baseline)} % of "
+        "them.",
     ]
-    if any(not row.is_common for row in table.rows):
+    if apart:
         lines.append("† labeled too few pairs to be compared: measured on those it labeled.")
     if table.undecided:
         lines.append(f"{table.undecided} pairs that people did not decide are left out.")
@@ -101,7 +103,7 @@ def notes(table: AlignmentTable) -> list[str]:
     line = f"A person would read {words:.0f} words a pair: ${human:.2f} at $0.11 per 50 words"
     priced = [row for row in table.rows if math.isfinite(row.cost.times_cheaper)]
     if priced:
-        each = ", ".join(f"{row.name} {row.cost.times_cheaper:.3g}" for row in priced)
+        each = ", ".join(f"{row.name} {_times(row.cost.times_cheaper)}" for row in priced)
         lines.append(f"{line}; times cheaper: {each}.")
     else:
         lines.append(f"{line}; no token prices were given, and machine time is not priced.")
@@ -213,6 +215,16 @@ def _markdown(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join(
         "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines
     )
+
+
+def _reference(table: AlignmentTable) -> TableRow:
+    """Return the first row that is measured on the common pairs."""
+    return next(row for row in table.rows if row.is_common)
+
+
+def _times(factor: float) -> str:
+    """Write a factor to three digits without an exponent."""
+    return f"{factor:,.0f}" if factor >= 100 else f"{factor:.3g}"
 
 
 def _percent(interval: Interval) -> str:

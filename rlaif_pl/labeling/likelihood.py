@@ -43,7 +43,7 @@ class LikelihoodLabeler(ModelLabeler):
 
     With ``pmi_weight`` w the score is ``log P(prompt | response) / tokens + w * PMI`` with
     ``PMI = (log P(response | prompt) - log P(response)) / tokens of the response``; ``terms`` makes
-    it any weighted sum. What agrees best with people on whole posts is in docs/likelihood.md.
+    it any weighted sum. What was tried on real pairs, and how far it holds, is in docs/likelihood.md.
 
     Args:
         backend: Who gives the likelihoods: a back end, or the name of a model for ``LocalBackend``.

@@ -8,14 +8,21 @@ from rlaif_pl.ops._library import (
     use_reference,
 )
 from rlaif_pl.ops.gae import gae
-from rlaif_pl.ops.pairwise import pairwise_ce
+from rlaif_pl.ops.linear import linear_logprob
+from rlaif_pl.ops.pairwise import PairwiseSums, pairwise_ce, pairwise_ce_sums
+from rlaif_pl.ops.shaped import ShapedGae, shaped_gae
 
 __all__ = [
     "BUILD_FACTS",
     "EXTENSION_LOADED",
     "BuildFacts",
+    "PairwiseSums",
+    "ShapedGae",
     "backend_of",
     "gae",
+    "linear_logprob",
     "pairwise_ce",
+    "pairwise_ce_sums",
+    "shaped_gae",
     "use_reference",
 ]

@@ -15,7 +15,7 @@ import importlib
 import importlib.util
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -29,10 +29,26 @@ EXTENSION = "rlaif_pl._C"
 SCHEMAS = (
     "gae(Tensor rewards, Tensor values, Tensor lengths, Tensor bootstrap, float gamma, float lam)"
     " -> (Tensor advantages, Tensor returns)",
+    "shaped_gae(Tensor logprobs, Tensor ref_logprobs, Tensor values, Tensor scores,"
+    " Tensor lengths, Tensor bootstrap, float beta, float gamma, float lam)"
+    " -> (Tensor advantages, Tensor returns, Tensor kl, Tensor moments)",
     "pairwise_ce_fwd(Tensor first, Tensor second, Tensor target, Tensor? weight)"
-    " -> (Tensor loss, Tensor dmargin)",
+    " -> (Tensor loss, Tensor dmargin, Tensor total, Tensor sums)",
+    "softmax_block_(Tensor(a!) logits, Tensor tokens, Tensor? bias, Tensor(b!) state, int start,"
+    " float inv_temperature, float softcap, bool weighted) -> ()",
+    "softmax_slope_(Tensor(a!) logits, Tensor tokens, Tensor? bias, Tensor rows, int start,"
+    " float inv_temperature, float softcap) -> ()",
 )
 OPS = tuple(schema.split("(", 1)[0] for schema in SCHEMAS)
+# Made of the ops above, so there is no kernel to choose; ops/linear.py implements them.
+COMPOSED = (
+    "linear_logprob_fwd(Tensor hidden, Tensor weight, Tensor tokens, Tensor? bias,"
+    " float temperature, float softcap, bool keep_slope)"
+    " -> (Tensor logprob, Tensor entropy, Tensor logsumexp, Tensor slope)",
+    "linear_logprob_bwd(Tensor hidden, Tensor weight, Tensor tokens, Tensor? bias,"
+    " Tensor rows, float temperature, float softcap, bool trains_weight, bool trains_bias)"
+    " -> (Tensor dhidden, Tensor dweight, Tensor dbias)",
+)
 HOW_TO_BUILD = (
     "build it with `RLAIF_PL_BUILD=cpu pip install --no-build-isolation --no-deps -e .` "
     "(cuda instead of cpu where torch has CUDA and nvcc is installed)"
@@ -66,6 +82,8 @@ _library = torch.library.Library(NAMESPACE, "DEF")
 for _schema, _op in zip(SCHEMAS, OPS, strict=True):
     _library.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
     _library.impl(_op, getattr(reference, _op), "CompositeExplicitAutograd")
+for _schema in COMPOSED:
+    _library.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
 
 
 def _load_extension() -> BuildFacts | None:
@@ -145,6 +163,11 @@ def backend_of(op: str, device_type: str) -> str:
         f"{NAMESPACE}::{op}", device_type.upper()
     )
     return "compiled" if has_kernel and not _overrides else "reference"
+
+
+def implement(op: str, function: Callable[..., object]) -> None:
+    """Give a composed op its one implementation."""
+    _library.impl(op, function, "CompositeExplicitAutograd")
 
 
 def has_values(tensor: Tensor) -> bool:

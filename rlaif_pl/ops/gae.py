@@ -82,10 +82,8 @@ def gae(
         ValueError: Shapes, dtypes or devices do not fit; a length, ``gamma`` or ``lam`` is out of
             range; ``is_response`` has a gap; both ``lengths`` and ``is_response`` are given.
     """
-    _check_trajectories(rewards, values)
-    for name, coefficient in (("gamma", gamma), ("lam", lam)):
-        if not 0.0 <= coefficient <= 1.0:
-            raise ValueError(f"gae: {name} must lie in [0, 1], got {coefficient}")
+    check_trajectories("gae", "rewards", rewards, "values", values)
+    check_coefficients("gae", gamma, lam)
     if is_response is not None:
         if lengths is not None:
             raise ValueError("gae: got both lengths and is_response; pass one of them")
@@ -94,55 +92,69 @@ def gae(
         lengths = rewards.new_full(rewards.shape[:1], rewards.shape[1], dtype=torch.int64)
     if bootstrap is None:
         bootstrap = rewards.new_zeros(rewards.shape[:1])
-    _check_per_row("lengths", lengths, torch.int64, rewards)
-    _check_per_row("bootstrap", bootstrap, rewards.dtype, rewards)
-    _check_length_range(lengths, rewards.shape[1])
+    check_per_row("gae", "lengths", lengths, torch.int64, "rewards", rewards)
+    check_per_row("gae", "bootstrap", bootstrap, rewards.dtype, "rewards", rewards)
+    check_length_range("gae", lengths, rewards.shape[1])
     return torch.ops.rlaif_pl.gae.default(rewards, values, lengths, bootstrap, gamma, lam)
 
 
-def _check_trajectories(rewards: Tensor, values: Tensor) -> None:
-    if rewards.dim() != 2:
+def check_trajectories(op: str, first_name: str, first: Tensor, name: str, other: Tensor) -> None:
+    """Refuse two tensors that are not one number a token each; ``op`` starts the message."""
+    if first.dim() != 2:
         raise ValueError(
-            f"gae: rewards must be (N, T), got {tuple(rewards.shape)}; add the missing dimension"
+            f"{op}: {first_name} must be (N, T), got {tuple(first.shape)}; add the missing dimension"
         )
-    if rewards.dtype not in FLOATING:
+    if first.dtype not in FLOATING:
         raise ValueError(
-            f"gae: rewards must be float32, float64, bfloat16 or float16, got {rewards.dtype}; "
+            f"{op}: {first_name} must be float32, float64, bfloat16 or float16, got {first.dtype}; "
             "cast with .float()"
         )
-    if values.shape != rewards.shape:
+    if other.shape != first.shape:
         raise ValueError(
-            f"gae: values must have the shape of rewards {tuple(rewards.shape)}, got "
-            f"{tuple(values.shape)}; both hold one number per token"
+            f"{op}: {name} must have the shape of {first_name} {tuple(first.shape)}, got "
+            f"{tuple(other.shape)}; both hold one number per token"
         )
-    _check_like("values", values, rewards.dtype, rewards)
+    _check_like(f"{op}: {name}", other, first.dtype, first_name, first)
 
 
-def _check_per_row(name: str, tensor: Tensor, dtype: torch.dtype, rewards: Tensor) -> None:
-    if tensor.shape != rewards.shape[:1]:
+def check_per_row(
+    op: str, name: str, row: Tensor, dtype: torch.dtype, first_name: str, first: Tensor
+) -> None:
+    """Refuse a tensor that is not one number a row of ``first``."""
+    if row.shape != first.shape[:1]:
         raise ValueError(
-            f"gae: {name} must be ({rewards.shape[0]},), one entry a row of rewards, got "
-            f"{tuple(tensor.shape)}"
+            f"{op}: {name} must be ({first.shape[0]},), one entry a row of {first_name}, got "
+            f"{tuple(row.shape)}"
         )
-    _check_like(name, tensor, dtype, rewards)
+    _check_like(f"{op}: {name}", row, dtype, first_name, first)
 
 
-def _check_like(name: str, tensor: Tensor, dtype: torch.dtype, rewards: Tensor) -> None:
+def _check_like(
+    what: str, tensor: Tensor, dtype: torch.dtype, first_name: str, first: Tensor
+) -> None:
     if tensor.dtype != dtype:
-        raise ValueError(f"gae: {name} must be {dtype}, got {tensor.dtype}; cast with .to({dtype})")
-    if tensor.device != rewards.device:
+        raise ValueError(f"{what} must be {dtype}, got {tensor.dtype}; cast with .to({dtype})")
+    if tensor.device != first.device:
         raise ValueError(
-            f"gae: {name} must be on {rewards.device} like rewards, got {tensor.device}; move it"
+            f"{what} must be on {first.device} like {first_name}, got {tensor.device}; move it"
         )
 
 
-def _check_length_range(lengths: Tensor, num_steps: int) -> None:
+def check_coefficients(op: str, gamma: float, lam: float) -> None:
+    """Refuse a discount or trace decay outside [0, 1]."""
+    for name, coefficient in (("gamma", gamma), ("lam", lam)):
+        if not 0.0 <= coefficient <= 1.0:
+            raise ValueError(f"{op}: {name} must lie in [0, 1], got {coefficient}")
+
+
+def check_length_range(op: str, lengths: Tensor, num_steps: int) -> None:
+    """Refuse a length outside [0, T], where looking does not wait for a device."""
     if not has_values(lengths) or lengths.device.type != "cpu" or lengths.numel() == 0:
         return
-    shortest, longest = int(lengths.min()), int(lengths.max())
+    shortest, longest = (int(bound) for bound in lengths.aminmax())
     if shortest < 0 or longest > num_steps:
         raise ValueError(
-            f"gae: lengths must lie in [0, {num_steps}], got {shortest} to {longest}; "
+            f"{op}: lengths must lie in [0, {num_steps}], got {shortest} to {longest}; "
             "count valid steps only"
         )
 
@@ -154,7 +166,7 @@ def _lengths_of_prefix(is_response: Tensor, rewards: Tensor) -> Tensor:
             f"gae: is_response must have the shape of rewards {tuple(rewards.shape)}, got "
             f"{tuple(is_response.shape)}; leave the prompt's columns out of both"
         )
-    _check_like("is_response", is_response, torch.bool, rewards)
+    _check_like("gae: is_response", is_response, torch.bool, "rewards", rewards)
     if has_values(is_response):
         has_gap = (is_response[:, 1:] & ~is_response[:, :-1]).any(dim=1)
         if has_gap.any():

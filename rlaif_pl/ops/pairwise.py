@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import TypeAlias
+
 import torch
 from torch import Tensor
 
@@ -9,41 +12,97 @@ from rlaif_pl.ops._library import has_values
 from rlaif_pl.ops.reference import accumulator_dtype
 
 FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+Outputs: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class PairwiseSums:
+    """What a batch of pairs adds up to; every field is ``()``, and only ``loss`` has a gradient.
+
+    Sums and not means, so that ranks can add theirs before they divide.
+
+    Attributes:
+        loss: Sum of the weighted losses, in nats, in the dtype that arithmetic runs in.
+        others: The sums that the properties name. ``(3,)`` float64
+    """
+
+    loss: Tensor
+    others: Tensor
+
+    @property
+    def weight(self) -> Tensor:
+        """Sum of the weights. ``()`` float64."""
+        return self.others[0]
+
+    @property
+    def agree(self) -> Tensor:
+        """Weight of the pairs whose margin and target prefer the same response. ``()`` float64.
+
+        That is, of those with ``(margin > 0) == (target > 0.5)``.
+        """
+        return self.others[1]
+
+    @property
+    def margin(self) -> Tensor:
+        """Sum of ``weight * (first - second)``. ``()`` float64."""
+        return self.others[2]
 
 
 @torch.library.register_fake("rlaif_pl::pairwise_ce_fwd")
 def _(
     first: Tensor, second: Tensor, target: Tensor, weight: Tensor | None
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     torch._check(first.dim() == 1)
     torch._check(second.shape == first.shape)
     torch._check(target.shape == first.shape)
     torch._check(weight is None or weight.shape == first.shape)
-    return first.new_empty(first.shape), first.new_empty(first.shape)
+    each = first.new_empty(first.shape), first.new_empty(first.shape)
+    return *each, target.new_empty(()), target.new_empty(3, dtype=torch.float64)
 
 
 def _setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
     first, second, _, weight = inputs
-    _, dmargin = output
+    _, dmargin, _, sums = output
     # Only dmargin serves the first derivative; the scores are references, kept for the second.
     ctx.save_for_backward(first, second, weight, dmargin)
+    ctx.mark_non_differentiable(sums)
     ctx.set_materialize_grads(False)
 
 
-def _backward(ctx, grad_loss, grad_dmargin):  # type: ignore[no-untyped-def]
+def _backward(ctx, grad_loss, grad_dmargin, grad_total, _grad_sums):  # type: ignore[no-untyped-def]
     first, second, weight, dmargin = ctx.saved_tensors
+    if grad_total is not None:  # () and so broadcast
+        if grad_total.dtype != dmargin.dtype:
+            grad_total = grad_total.to(dmargin.dtype)
+        grad_loss = grad_total if grad_loss is None else grad_loss + grad_total
     grad_margin = None if grad_loss is None else grad_loss * dmargin
     if grad_dmargin is not None:  # the output dmargin is used only in a second derivative
         sigmoid = torch.sigmoid(first - second)
         curved = grad_dmargin * sigmoid * (1 - sigmoid)
         curved = curved if weight is None else (curved * weight).to(curved.dtype)
         grad_margin = curved if grad_margin is None else grad_margin + curved
-    return grad_margin, None if grad_margin is None else -grad_margin, None, None
+    if grad_margin is None:
+        return None, None, None, None
+    needs_first, needs_second = ctx.needs_input_grad[:2]
+    return grad_margin if needs_first else None, -grad_margin if needs_second else None, None, None
 
 
 torch.library.register_autograd(
     "rlaif_pl::pairwise_ce_fwd", _backward, setup_context=_setup_context
 )
+
+
+class _Eager(torch.autograd.Function):
+    """The same derivative as registered above, by the shorter way: a call takes half the time."""
+
+    @staticmethod
+    def forward(ctx, first, second, target, weight):  # type: ignore[no-untyped-def]
+        with torch._C._AutoDispatchBelowAutograd():
+            output = torch.ops.rlaif_pl.pairwise_ce_fwd.default(first, second, target, weight)
+        _setup_context(ctx, (first, second, target, weight), output)
+        return output
+
+    backward = staticmethod(_backward)
 
 
 def pairwise_ce(
@@ -68,8 +127,8 @@ def pairwise_ce(
         first: Score of the first response, in nats. ``(N,)``
         second: Score of the second response. ``(N,)``
         target: Labeler's probability that the first is better, in [0, 1], of any floating dtype.
-            Its values, like those of ``weight``, are checked on the CPU only: two passes over N
-            numbers there, on a GPU a wait for the device. ``(N,)``
+            Its values, like those of ``weight``, are checked on the CPU only, on the way; on a GPU
+            it would be a wait for the device. ``(N,)``
         weight: Importance of each pair, finite and at least 0; None stands for ones. ``(N,)``
 
     Returns:
@@ -80,15 +139,51 @@ def pairwise_ce(
         ValueError: Shapes, dtypes or devices do not fit; a target is outside [0, 1] or NaN; a
             weight is negative or not finite; ``target`` or ``weight`` requires a gradient.
     """
+    return _run(first, second, target, weight)[0]
+
+
+def pairwise_ce_sums(
+    first: Tensor, second: Tensor, target: Tensor, weight: Tensor | None = None
+) -> PairwiseSums:
+    """Add up ``pairwise_ce`` over a batch, with accuracy and margin, in one pass over memory.
+
+    Sums run in float64 over blocks of 1,024 pairs, so the number of threads changes nothing.
+
+    Args:
+        first: As in ``pairwise_ce``. ``(N,)``
+        second: As in ``pairwise_ce``. ``(N,)``
+        target: As in ``pairwise_ce``. ``(N,)``
+        weight: As in ``pairwise_ce``. ``(N,)``
+
+    Returns:
+        The sums; ``loss`` is differentiable like ``pairwise_ce``.
+
+    Raises:
+        ValueError: As ``pairwise_ce``.
+    """
+    _, _, total, sums = _run(first, second, target, weight)
+    return PairwiseSums(total, sums)
+
+
+def _run(first: Tensor, second: Tensor, target: Tensor, weight: Tensor | None) -> Outputs:
     _check_scores(first, second)
     target = _as_label("target", target, first)
-    _check_range("target", target, 1.0, "a probability in [0, 1]")
     if weight is not None:
         weight = _as_label("weight", weight, first)
-        largest = torch.finfo(weight.dtype).max
-        _check_range("weight", weight, largest, "finite and at least 0")
-    loss, _ = torch.ops.rlaif_pl.pairwise_ce_fwd.default(first, second, target, weight)
-    return loss
+    op = torch.ops.rlaif_pl.pairwise_ce_fwd.default
+    if torch.compiler.is_compiling():
+        outputs: Outputs = op(first, second, target, weight)
+        return outputs
+    try:
+        outputs = _Eager.apply(first, second, target, weight)
+    except RuntimeError:
+        # The kernel saw a bad label and says nothing of where; look only now.
+        _check_range("target", target, 1.0, "a probability in [0, 1]")
+        if weight is not None:
+            largest = torch.finfo(weight.dtype).max
+            _check_range("weight", weight, largest, "finite and at least 0")
+        raise
+    return outputs
 
 
 def _check_scores(first: Tensor, second: Tensor) -> None:
@@ -134,7 +229,8 @@ def _as_label(name: str, tensor: Tensor, first: Tensor) -> Tensor:
             f"pairwise_ce: {name} must not require a gradient, since none is computed for it; "
             "pass .detach()"
         )
-    return tensor.to(accumulator_dtype(first.dtype))
+    wanted = accumulator_dtype(first.dtype)
+    return tensor if tensor.dtype == wanted else tensor.to(wanted)
 
 
 def _check_range(name: str, tensor: Tensor, largest: float, meaning: str) -> None:

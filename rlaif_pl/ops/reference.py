@@ -57,9 +57,59 @@ def gae(
     return advantages.to(rewards.dtype), returns.to(rewards.dtype)
 
 
+def shaped_gae(
+    logprobs: Tensor,
+    ref_logprobs: Tensor,
+    values: Tensor,
+    scores: Tensor,
+    lengths: Tensor,
+    bootstrap: Tensor,
+    beta: float,
+    gamma: float,
+    lam: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """``gae`` on rewards of ``-beta * (log pi - log ref)`` a token, and the score at the last.
+
+    Source: Lee et al. 2023, https://arxiv.org/abs/2309.00267v2, appendix A.3; ``gae`` above.
+
+    Args:
+        logprobs: ``(N, T)``
+        ref_logprobs: ``(N, T)``
+        values: ``(N, T)``
+        scores: Added to the reward of the last valid step; an empty row has none. ``(N,)``
+        lengths: ``(N,)`` int64
+        bootstrap: ``(N,)``
+        beta: Weight of the log-ratio.
+        gamma: Discount per step.
+        lam: Trace decay per step.
+
+    Returns:
+        ``(advantages, returns, kl, moments)``: advantages and returns as ``gae`` gives them;
+        ``kl``, the sum of the log-ratio over valid steps, ``(N,)``; ``moments``, the sums of the
+        advantages and of their squares over valid steps, ``(N, 2)`` float64.
+
+    Raises:
+        RuntimeError: As ``gae``.
+    """
+    acc = accumulator_dtype(logprobs.dtype)
+    steps = torch.arange(logprobs.shape[1], device=logprobs.device)
+    ratio = torch.where(
+        steps < lengths[:, None],
+        logprobs.to(acc) - ref_logprobs.to(acc),
+        torch.zeros((), dtype=acc),
+    )
+    rewards = -beta * ratio
+    rewards = torch.where(steps == lengths[:, None] - 1, rewards + scores.to(acc)[:, None], rewards)
+    advantages, returns = gae(rewards, values.to(acc), lengths, bootstrap.to(acc), gamma, lam)
+    kl = ratio.sum(1, dtype=torch.float64)
+    moments = torch.stack([advantages.double().sum(1), advantages.double().square().sum(1)], 1)
+    dtype = logprobs.dtype
+    return advantages.to(dtype), returns.to(dtype), kl.to(acc).to(dtype), moments
+
+
 def pairwise_ce_fwd(
     first: Tensor, second: Tensor, target: Tensor, weight: Tensor | None
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Weighted cross-entropy of soft preferences, and its derivative in the margin.
 
     With ``m = first - second`` and ``p = target``::
@@ -81,9 +131,22 @@ def pairwise_ce_fwd(
         weight: Importance of each pair, in the accumulator dtype; None stands for ones. ``(N,)``
 
     Returns:
-        ``(loss, dmargin)``, each ``(N,)`` contiguous.
+        ``(loss, dmargin, total, sums)``: the first two ``(N,)`` contiguous; ``total`` is the sum of
+        the losses, ``()`` in the accumulator dtype; ``sums``, ``(3,)`` float64, holds those of the
+        weights, of the weights where margin and target prefer the same response, and of
+        ``w * m``.
+
+    Raises:
+        RuntimeError: On the CPU, a target is outside [0, 1] or a weight negative or not finite.
     """
     acc = accumulator_dtype(first.dtype)
+    is_good = (target >= 0) & (target <= 1)  # NaN is bad
+    if weight is not None:
+        is_good = is_good & (weight >= 0) & (weight <= torch.finfo(acc).max)
+    if first.device.type == "cpu" and not is_good.all():
+        raise RuntimeError(
+            "pairwise_ce_fwd: a target is outside [0, 1] or a weight is negative or not finite"
+        )
     margin = first.to(acc) - second.to(acc)
     small = torch.exp(-margin.abs())  # in (0, 1]
     share = torch.where(margin > 0, 1 - target, target)  # what the margin speaks against
@@ -94,4 +157,107 @@ def pairwise_ce_fwd(
     if weight is not None:
         loss = torch.where(weight != 0, weight * loss, 0.0)
         slope = torch.where(weight != 0, weight * slope, 0.0)
-    return loss.to(first.dtype).contiguous(), slope.to(first.dtype).contiguous()
+    agrees = ((margin > 0) == (target > 0.5)).double()
+    weights = torch.ones_like(target) if weight is None else weight
+    margins = torch.where(weights != 0, weights * margin, 0.0)
+    sums = torch.stack([weights.sum(dtype=torch.float64), (weights * agrees).sum(), _sum(margins)])
+    total = _sum(loss).to(acc)
+    return loss.to(first.dtype).contiguous(), slope.to(first.dtype).contiguous(), total, sums
+
+
+def _sum(numbers: Tensor) -> Tensor:
+    return numbers.sum(dtype=torch.float64)
+
+
+def softmax_block_(
+    logits: Tensor,
+    tokens: Tensor,
+    bias: Tensor | None,
+    state: Tensor,
+    start: int,
+    inv_temperature: float,
+    softcap: float,
+    weighted: bool,
+) -> None:
+    """Take the next block of columns into the statistics of a softmax over all columns.
+
+    With ``z = cap(logit + bias) * inv_temperature``, a row's state is: the largest z so far; the
+    sum of ``exp(z - max)``; the sum of ``exp(z - max) * (z - max)``; the taken token's z; and the
+    factor by which this block's larger maximum shrank the older sums.
+
+    Source: Milakov and Gimelshein 2018, https://arxiv.org/abs/1805.02867.
+
+    Args:
+        logits: Of columns ``start`` to ``start + B``. Overwritten with ``exp(z - max) * dcap`` where
+            ``weighted``, ``dcap`` being the slope of the soft cap; else kept. ``(N, B)`` contiguous
+        tokens: Column of the taken token. ``(N,)`` int64
+        bias: Added to the logits, in the accumulator dtype. ``(B,)``
+        state: Updated in place; starts as ``(-inf, 0, 0, 0, 0)``. ``(N, 5)`` accumulator dtype
+        start: Column that the block begins at.
+        inv_temperature: One over the temperature.
+        softcap: ``cap(x) = softcap * tanh(x / softcap)``; 0 for none.
+        weighted: Whether to overwrite the logits.
+    """
+    z, slope = _shaped(logits, bias, state.dtype, inv_temperature, softcap)
+    largest, sums, moment, taken, _ = state.unbind(1)
+    here = tokens - start
+    is_here = (here >= 0) & (here < z.shape[1])
+    found = z.gather(1, here.clamp(0, z.shape[1] - 1)[:, None])[:, 0]
+    new = torch.maximum(largest, z.amax(1))
+    is_empty = sums == 0
+    factor = torch.where(is_empty, 0.0, torch.exp(largest - new))
+    moment = torch.where(is_empty, 0.0, (moment + sums * (largest - new)) * factor)
+    gap = z - torch.where(new == -torch.inf, 0.0, new)[:, None]
+    weights = torch.exp(gap)
+    moment = moment + torch.where(weights == 0, 0.0, weights * gap).sum(1)
+    sums = torch.where(is_empty, 0.0, sums * factor) + weights.sum(1)
+    taken = torch.where(is_here, found, taken)
+    state.copy_(torch.stack([new, sums, moment, taken, factor], 1))
+    if weighted:
+        logits.copy_(weights * slope)
+
+
+def softmax_slope_(
+    logits: Tensor,
+    tokens: Tensor,
+    bias: Tensor | None,
+    rows: Tensor,
+    start: int,
+    inv_temperature: float,
+    softcap: float,
+) -> None:
+    """Overwrite logits with the derivative of a combination of log-probability and entropy.
+
+    With ``p = exp(z - logsumexp)``::
+
+        d logprob / dz = [taken] - p        d entropy / dz = -p (log p + entropy)
+
+    Args:
+        logits: Of columns ``start`` to ``start + B``; overwritten. ``(N, B)`` contiguous
+        tokens: Column of the taken token. ``(N,)`` int64
+        bias: As in ``softmax_block_``. ``(B,)``
+        rows: Log-sum-exp of z, entropy, gradient of the log-probability, gradient of the entropy.
+            ``(N, 4)`` accumulator dtype
+        start: Column that the block begins at.
+        inv_temperature: One over the temperature.
+        softcap: As in ``softmax_block_``.
+    """
+    z, slope = _shaped(logits, bias, rows.dtype, inv_temperature, softcap)
+    logsumexp, entropy, grad_logprob, grad_entropy = rows[:, :, None].unbind(1)
+    logp = z - logsumexp
+    p = torch.exp(logp)
+    columns = torch.arange(start, start + z.shape[1], device=z.device)
+    gap = (columns == tokens[:, None]).to(p.dtype) - p
+    pull = grad_logprob * gap - torch.where(p == 0, 0.0, grad_entropy * p * (logp + entropy))
+    logits.copy_(pull * slope * inv_temperature)
+
+
+def _shaped(
+    logits: Tensor, bias: Tensor | None, acc: torch.dtype, inv_temperature: float, softcap: float
+) -> tuple[Tensor, Tensor | float]:
+    """Return z and the slope of the soft cap."""
+    x = logits.to(acc) if bias is None else logits.to(acc) + bias
+    if softcap == 0:
+        return x * inv_temperature, 1.0
+    tanh = torch.tanh(x / softcap)
+    return softcap * tanh * inv_temperature, 1 - tanh * tanh

@@ -87,7 +87,9 @@ def cost_lines(metrics: Mapping[str, float], prefix: str = "label/cost") -> list
     lines.append(Line("person's label at $0.11 per 50 words, $ a pair", _dollars(human)))
     cheaper = metrics.get(f"{prefix}/times_cheaper")
     if cheaper is not None:
-        lines.append(Line("times cheaper", f"{cheaper:.3g}"))
+        lines.append(
+            Line("times cheaper", f"{cheaper:,.0f}" if cheaper >= 100 else f"{cheaper:.3g}")
+        )
     return lines
 
 

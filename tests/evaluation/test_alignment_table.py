@@ -70,6 +70,7 @@ def test_a_row_that_labels_little_does_not_shrink_the_others(table):
     assert c.alignment_all.value == 0.5
     text = alignment_table_text.to_markdown(measured)
     assert "| b † |" in text
+    assert "4 of 4 decided pairs were labeled by every row without †" in text
     assert "refused 3" in text
 
 

@@ -83,6 +83,7 @@ def test_every_source_is_built_and_every_header_watched(build):
         "module.cpp",
         "ops.cpp",
         "pairwise_ce_cpu.cpp",
+        "softmax_cpu.cpp",
     }
     assert {"csrc/checks.h", "csrc/math/gae.h"} <= set(built.depends)
     assert "torch_python" not in built.libraries

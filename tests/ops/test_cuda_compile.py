@@ -16,6 +16,8 @@ import torch
 CUDA = Path(__file__).parents[2] / "csrc" / "cuda"
 ARCHS = ("80", "90", "100")
 NUM_DTYPES = 4
+MOST_REGISTERS = 64  # leaves at least half of an SM's thread slots to blocks of 128 or 256
+SHARED = {"warp.cuh"}  # no kernel of its own
 INCLUDE = Path(torch.__file__).parent / "include"
 
 
@@ -62,6 +64,7 @@ def reports(tmp_path_factory) -> dict[str, tuple[int, str]]:
 
 def test_there_is_a_launcher_for_every_kernel_header():
     headers = {path.name.removesuffix("_kernel.cuh") for path in CUDA.glob("*.cuh")}
+    headers -= SHARED
     assert headers == {path.name.removesuffix("_cuda.cu") for path in CUDA.glob("*.cu")}
     assert len(headers) >= 2
 
@@ -70,10 +73,15 @@ def test_there_is_a_launcher_for_every_kernel_header():
 def test_every_source_compiles_for_every_arch_without_spills(reports):
     for name, (status, text) in reports.items():
         assert status == 0, f"{name}: {text}"
+        header = (CUDA / name.replace("_cuda.cu", "_kernel.cuh")).read_text()
+        kernels = NUM_DTYPES * header.count("__global__")
         entries = re.findall(r"Compiling entry function '\w+' for 'sm_(\d+)'", text)
-        assert {arch: entries.count(arch) for arch in ARCHS} == dict.fromkeys(ARCHS, NUM_DTYPES)
+        assert {arch: entries.count(arch) for arch in ARCHS} == dict.fromkeys(ARCHS, kernels)
+        registers = [int(count) for count in re.findall(r"Used (\d+) registers", text)]
+        assert len(registers) == kernels * len(ARCHS)
+        assert max(registers) <= MOST_REGISTERS, f"{name}: {text}"
         spills = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", text)
-        assert spills == [("0", "0")] * (NUM_DTYPES * len(ARCHS)), f"{name}: {text}"
+        assert spills == [("0", "0")] * (kernels * len(ARCHS)), f"{name}: {text}"
 
 
 @pytest.mark.parametrize("path", sorted(CUDA.glob("*.cuh")), ids=lambda path: path.name)

@@ -4,6 +4,7 @@ Address and undefined-behavior sanitizers watch every access; the numbers are he
 budget of the reference.
 """
 
+import math
 import os
 import shutil
 import subprocess
@@ -11,11 +12,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from rlaif_pl.ops import reference
 
 HERE = Path(__file__).parent / "cuda_emulation"
 COMPILER = os.environ.get("CXX", "c++")
+some_shapes = settings(
+    max_examples=8,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 NAMES = {torch.float32: "float", torch.float64: "double"}
 
 
@@ -41,6 +50,14 @@ def driver(tmp_path_factory) -> Path:
 def emulate(driver, op, blocks, arrays, *numbers):
     """Run a kernel on the host; returns its two outputs in the shape of the first array."""
     first = arrays[0]
+    done = run(driver, op, blocks, arrays, *numbers)
+    flat = torch.frombuffer(bytearray(done), dtype=first.dtype, count=2 * first.numel())
+    return flat.view(2, *first.shape).unbind()
+
+
+def run(driver, op, blocks, arrays, *numbers) -> bytes:
+    """Run a kernel on the host; returns what it wrote."""
+    first = arrays[0]
     done = subprocess.run(
         [str(driver), op, NAMES[first.dtype], str(blocks), *map(str, numbers)],
         input=b"".join(array.contiguous().numpy().tobytes() for array in arrays),
@@ -49,8 +66,19 @@ def emulate(driver, op, blocks, arrays, *numbers):
         check=False,
     )
     assert done.returncode == 0, done.stderr.decode()
-    flat = torch.frombuffer(bytearray(done.stdout), dtype=first.dtype)
-    return flat.view(2, *first.shape).unbind()
+    return done.stdout
+
+
+def split(raw: bytes, *parts):
+    """Cut the output into tensors, each given as its dtype and shape."""
+    tensors, at = [], 0
+    for dtype, shape in parts:
+        count = math.prod(shape)
+        tensors.append(torch.frombuffer(bytearray(raw), dtype=dtype, offset=at, count=count))
+        tensors[-1] = tensors[-1].view(shape)
+        at += count * dtype.itemsize
+    assert at == len(raw)
+    return tensors
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -96,7 +124,78 @@ def test_pairwise_ce_kernel(n, blocks, dtype, driver, exact_pairwise_ce, assert_
     target[::3], weight[::4] = 1.0, 0.0
     args = (first, second, target, weight)
     got = emulate(driver, "pairwise_ce", blocks, args, n)
-    plain = reference.pairwise_ce_fwd(*args)
+    plain = reference.pairwise_ce_fwd(*args)[:2]
     truth = exact_pairwise_ce(*args)
     for one, same_dtype, true in zip(got, plain, truth, strict=True):
         assert_within_budget(one, same_dtype, true)
+
+
+def test_pairwise_ce_sums(driver):
+    first, second = 4 * torch.randn(2, 700, dtype=torch.float64)
+    target, weight = torch.rand(2, 700, dtype=torch.float64)
+    args = (first, second, target, weight)
+    each, f64 = (700,), torch.float64
+    _, _, got = split(
+        run(driver, "pairwise_ce", 2, args, 700), (f64, each), (f64, each), (f64, (4,))
+    )
+    _, _, total, sums = reference.pairwise_ce_fwd(*args)
+    torch.testing.assert_close(got, torch.cat([total[None], sums]))
+
+
+@some_shapes
+@given(
+    n=st.integers(1, 6),
+    t=st.integers(1, 100),
+    blocks=st.integers(1, 2),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+    seed=st.integers(0, 1000),
+)
+def test_shaped_gae_kernel(n, t, blocks, dtype, seed, driver):
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randn(3, n, t, dtype=dtype, generator=generator)
+    scores, bootstrap = torch.randn(2, n, dtype=dtype, generator=generator)
+    lengths = torch.randint(0, t + 1, (n,), generator=generator)
+    raw = run(
+        driver, "shaped_gae", blocks, (*rows, scores, bootstrap, lengths), n, t, 0.2, 0.99, 0.95
+    )
+    shapes = [(dtype, (n, t)), (dtype, (n, t)), (dtype, (n,)), (torch.float64, (n, 2))]
+    want = reference.shaped_gae(*rows, scores, lengths, bootstrap, 0.2, 0.99, 0.95)
+    close = {"rtol": 1e-4, "atol": 1e-4} if dtype == torch.float32 else {"rtol": 1e-9, "atol": 1e-9}
+    torch.testing.assert_close(split(raw, *shapes), list(want), **close)
+
+
+@some_shapes
+@given(
+    n=st.integers(1, 6),
+    width=st.integers(1, 90),
+    blocks=st.integers(1, 2),
+    softcap=st.sampled_from([0.0, 4.0]),
+    weighted=st.booleans(),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+    seed=st.integers(0, 1000),
+)
+def test_softmax_kernels(n, width, blocks, softcap, weighted, dtype, seed, driver):
+    generator = torch.Generator().manual_seed(seed)
+    logits = 5 * torch.randn(n, width, dtype=dtype, generator=generator)
+    bias = torch.randn(width, dtype=dtype, generator=generator)
+    bias[0] = -torch.inf if width > 1 else 0.0
+    # Some tokens lie in this block of columns, which starts at 50, and some outside.
+    tokens = 50 + torch.randint(-width, 2 * width, (n,), generator=generator)
+    state = torch.rand(n, 5, dtype=dtype, generator=generator)
+    state[0] = torch.tensor([-torch.inf, 0, 0, 0, 0])
+    close = {"rtol": 1e-4, "atol": 1e-4} if dtype == torch.float32 else {"rtol": 1e-9, "atol": 1e-9}
+    numbers = (n, width, 50, 1.25, softcap)
+    raw = run(
+        driver, "softmax_block", blocks, (logits, bias, state, tokens), *numbers, int(weighted)
+    )
+    want, want_state = logits.clone(), state.clone()
+    reference.softmax_block_(want, tokens, bias, want_state, 50, 1.25, softcap, weighted)
+    got = split(raw, (dtype, (n, width)), (dtype, (n, 5)))
+    torch.testing.assert_close(got, [want, want_state], **close)
+    rows = torch.randn(n, 4, dtype=dtype, generator=generator)
+    rows[:, 0] = (1.25 * (logits + bias)).logsumexp(1)
+    raw = run(driver, "softmax_slope", blocks, (logits, bias, rows, tokens), *numbers)
+    want = logits.clone()
+    reference.softmax_slope_(want, tokens, bias, rows, 50, 1.25, softcap)
+    got = split(raw, (dtype, (n, width)), (dtype, (n, 4)))
+    torch.testing.assert_close(got, [want, rows], **close)

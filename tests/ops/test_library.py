@@ -95,5 +95,5 @@ def test_a_device_without_kernels_runs_the_reference():
 
 
 def test_an_unknown_op_is_refused():
-    with pytest.raises(ValueError, match="must be one of gae, pairwise_ce_fwd; got 'gea'"):
+    with pytest.raises(ValueError, match="must be one of gae, .*; got 'gea'"):
         ops.backend_of("gea", "cpu")

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from functools import wraps
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,7 @@ def test_a_repeated_run_asks_only_for_what_is_missing(config, monkeypatch):
     asked = []
     label = LikelihoodLabeler.label
 
+    @wraps(label)
     def counted(self, pairs):
         asked.extend(pair.prompt for pair in pairs)
         return label(self, pairs)
@@ -130,9 +132,13 @@ def test_a_label_that_is_there_already_is_not_shown_to_the_labeler(
     write_preferences(file.parent / "pairs.jsonl", small_pairs[:3])
     seen = []
     label = LikelihoodLabeler.label
-    monkeypatch.setattr(
-        LikelihoodLabeler, "label", lambda self, pairs: (seen.extend(pairs), label(self, pairs))[1]
-    )
+
+    @wraps(label)
+    def watched(self, pairs):
+        seen.extend(pairs)
+        return label(self, pairs)
+
+    monkeypatch.setattr(LikelihoodLabeler, "label", watched)
     assert cli.main(["predict", "--config", str(file)]) == 0
     assert [(pair.p_first, pair.source) for pair in seen] == [(None, None)] * 3
     rows = read_preferences(out / "labeled.jsonl")

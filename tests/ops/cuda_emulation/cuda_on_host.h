@@ -17,7 +17,7 @@
 #define __global__
 #define __device__
 #define __forceinline__ inline
-#define __launch_bounds__(threads)
+#define __launch_bounds__(...)
 
 struct Extent {
   unsigned x;
@@ -53,6 +53,10 @@ template <typename T> T __shfl_up_sync(unsigned lanes, T mine, int offset) {
 
 template <typename T> T __shfl_sync(unsigned lanes, T mine, int source) {
   return exchange(lanes, mine, source);
+}
+
+template <typename T> T __shfl_xor_sync(unsigned lanes, T mine, int mask) {
+  return exchange(lanes, mine, static_cast<int>(threadIdx.x % 32) ^ mask);
 }
 
 /* Run `kernel` on every thread of every block, blocks one after another. */

@@ -1,0 +1,108 @@
+"""Advantages against the usual loop over time, copy bandwidth and torchrl.
+
+    python benchmarks/gae.py
+
+The loop stands for what trainers write (TRL's is inline and cannot be called): one pass backwards
+over time on tensors of (B, T) or (T, B). The bandwidth is that of copying as many bytes as the op
+must move. torchrl joins where it is installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+
+import torch
+from timing import medians, report
+from torch import Tensor
+
+from rlaif_pl import ops
+
+GAMMA, LAM, BETA = 0.99, 0.95, 0.05
+Pair = tuple[Tensor, Tensor]
+
+
+def loop(rewards: Tensor, values: Tensor) -> Pair:
+    """The usual loop on (B, T), without padding or bootstrap."""
+    steps, carry, parts = rewards.shape[1], torch.zeros(len(rewards)), []
+    for t in reversed(range(steps)):
+        next_value = values[:, t + 1] if t + 1 < steps else torch.zeros(len(rewards))
+        carry = rewards[:, t] + GAMMA * next_value - values[:, t] + GAMMA * LAM * carry
+        parts.append(carry)
+    advantages = torch.stack(parts[::-1], 1)
+    return advantages, advantages + values
+
+
+def loop_time_first(rewards: Tensor, values: Tensor) -> Pair:
+    """The usual loop on (T, B)."""
+    advantages, carry = torch.empty_like(rewards), torch.zeros(rewards.shape[1])
+    for t in reversed(range(len(rewards))):
+        next_value = values[t + 1] if t + 1 < len(rewards) else 0.0
+        carry = rewards[t] + GAMMA * next_value - values[t] + GAMMA * LAM * carry
+        advantages[t] = carry
+    return advantages, advantages + values
+
+
+def vectorized_torchrl(rewards: Tensor, values: Tensor) -> Pair:
+    """Torchrl's convolution, which wants (B, T, 1), next values and ends."""
+    from torchrl.objectives.value.functional import vec_generalized_advantage_estimate
+
+    after = torch.cat([values[:, 1:], torch.zeros(len(values), 1)], 1)
+    done = torch.zeros(*rewards.shape, 1, dtype=torch.bool)
+    done[:, -1] = True
+    columns = (x[..., None] for x in (values, after, rewards))
+    found = vec_generalized_advantage_estimate(GAMMA, LAM, *columns, done, done)
+    return found[0][..., 0], found[1][..., 0]
+
+
+def main() -> None:
+    """Check, time and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--size", type=int, nargs=2, default=(1024, 1024), metavar=("B", "T"))
+    arguments = parser.parse_args()
+    rows, steps = arguments.size
+    policy, ref, values = torch.randn(3, rows, steps).unbind()
+    scores = torch.randn(rows)
+    rewards = -BETA * (policy - ref)
+    rewards[:, -1] += scores
+
+    def shaped() -> ops.ShapedGae:
+        return ops.shaped_gae(policy, ref, values, scores, beta=BETA, gamma=GAMMA, lam=LAM)
+
+    def plain() -> Pair:
+        return ops.gae(rewards, values, gamma=GAMMA, lam=LAM)
+
+    turned = rewards.t().contiguous(), values.t().contiguous()
+    peers = {"loop (B, T)": lambda: loop(rewards, values)}
+    peers["loop (T, B)"] = lambda: loop_time_first(*turned)
+    if importlib.util.find_spec("torchrl") is not None:
+        peers["torchrl"] = lambda: vectorized_torchrl(rewards, values)
+    want = plain()
+    for name, peer in peers.items():
+        found = [x.t() if "(T, B)" in name else x for x in peer()]
+        torch.testing.assert_close(found, list(want), rtol=1e-3, atol=1e-4)
+    fused = shaped()
+    torch.testing.assert_close([fused.advantages, fused.returns], list(want), rtol=1e-4, atol=1e-4)
+    # A copy of n numbers moves 2n: 4 arrays for gae (2 in, 2 out), 5 for shaped_gae.
+    source, sink = torch.randn(5 * rows * steps // 2), torch.empty(5 * rows * steps // 2)
+    half = 2 * rows * steps
+    ways = {
+        "gae": plain,
+        "shaped_gae": shaped,
+        "copy of gae's bytes": lambda: sink[:half].copy_(source[:half]),
+        "copy of shaped_gae's bytes": lambda: sink.copy_(source),
+        "copy of shaped_gae's bytes, new memory": lambda: source.clone(),
+    }
+    seconds = medians({**ways, **peers}, arguments.repeats)
+    ratios = {f"speedup over {name}": seconds[name] / seconds["gae"] for name in peers}
+    ratios["gae: share of copy bandwidth"] = seconds["copy of gae's bytes"] / seconds["gae"]
+    copied = seconds["copy of shaped_gae's bytes"]
+    ratios["shaped_gae: share of copy bandwidth"] = copied / seconds["shaped_gae"]
+    copied = seconds["copy of shaped_gae's bytes, new memory"]
+    ratios["shaped_gae: share of copy bandwidth, new memory"] = copied / seconds["shaped_gae"]
+    report("gae", seconds, ratios)
+
+
+if __name__ == "__main__":
+    main()

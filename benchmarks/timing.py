@@ -1,0 +1,68 @@
+"""Interleaved timing and peak memory for the kernel benchmarks."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+Function = Callable[[], object]
+
+
+def medians(functions: Mapping[str, Function], repeats: int, inner: int = 1) -> dict[str, float]:
+    """Time functions in turn, so that what else the machine does falls on all of them.
+
+    Args:
+        functions: Name to call.
+        repeats: Rounds; one more, not counted, warms up.
+        inner: Calls a measurement.
+
+    Returns:
+        Median seconds of a call.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    for round_ in range(repeats + 1):
+        for name, function in functions.items():
+            begin = time.perf_counter()
+            for _ in range(inner):
+                function()
+            if round_ > 0:
+                seconds[name].append((time.perf_counter() - begin) / inner)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def resident() -> int:
+    """Return the bytes of this process that are in memory (Linux)."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096
+
+
+def peak_growth(function: Function) -> int:
+    """Return by how many bytes memory grew at most while a function ran, sampled each 2 ms."""
+    before, peak, stop = resident(), [0], threading.Event()
+
+    def watch() -> None:
+        while not stop.is_set():
+            peak[0] = max(peak[0], resident() - before)
+            stop.wait(0.002)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        function()
+    finally:
+        stop.set()
+        watcher.join()
+    return peak[0]
+
+
+def report(name: str, seconds: Mapping[str, float], ratios: Mapping[str, float]) -> None:
+    """Print a table, then one line of JSON; only called once the outputs were found equal."""
+    for what, value in seconds.items():
+        print(f"{what:48s} {1e3 * value:12.4f} ms")
+    for what, value in ratios.items():
+        print(f"{what:48s} {value:12.3f} x")
+    rounded = {key: round(value, 4) for key, value in ratios.items()}
+    print(json.dumps({"name": name, "ratios": rounded, "equal": True}))

@@ -1,0 +1,316 @@
+"""Log-probability and entropy of tokens from hidden states, without a row of logits left over.
+
+The output embedding is taken in blocks of columns: a matrix product gives a block's logits, and a
+fused kernel folds them into the running statistics of the softmax. Where only the hidden states
+need a gradient, that same block, by then exp(z - max), is multiplied back onto the embedding, so the
+derivative is ready when the forward pass ends and costs no second look at the logits. Where the
+embedding is trained, the backward pass makes the blocks again and writes each part of the
+embedding's gradient once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from rlaif_pl.ops._library import has_values, implement
+from rlaif_pl.ops.reference import accumulator_dtype
+
+FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+BLOCK_LOGITS = 1 << 22  # 16 MB of float32 logits at a time
+LEAST_COLUMNS = 1024  # below this a matrix product is slow
+MOST_ROWS = BLOCK_LOGITS // LEAST_COLUMNS
+
+
+def _blocks(num_rows: int, num_columns: int) -> Iterator[tuple[slice, slice]]:
+    """Yield row and column ranges whose product stays at ``BLOCK_LOGITS``; rows outermost."""
+    for row in range(0, num_rows, MOST_ROWS):
+        rows = slice(row, min(row + MOST_ROWS, num_rows))
+        width = max(LEAST_COLUMNS, BLOCK_LOGITS // (rows.stop - rows.start))
+        for column in range(0, num_columns, width):
+            yield rows, slice(column, min(column + width, num_columns))
+
+
+def _logits(hidden: Tensor, weight: Tensor, columns: slice, room: Tensor) -> Tensor:
+    part = weight[columns]
+    out = room[: hidden.shape[0] * part.shape[0]].view(hidden.shape[0], part.shape[0])
+    return torch.mm(hidden, part.t(), out=out)
+
+
+def _room(hidden: Tensor, weight: Tensor) -> Tensor:
+    sizes = [(r.stop - r.start) * (c.stop - c.start) for r, c in _blocks(len(hidden), len(weight))]
+    return hidden.new_empty(max(sizes, default=0))
+
+
+def _part(bias: Tensor | None, columns: slice, dtype: torch.dtype) -> Tensor | None:
+    return None if bias is None else bias[columns].to(accumulator_dtype(dtype))
+
+
+def _forward(
+    hidden: Tensor,
+    weight: Tensor,
+    tokens: Tensor,
+    bias: Tensor | None,
+    temperature: float,
+    softcap: float,
+    keep_slope: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    acc = accumulator_dtype(hidden.dtype)
+    num_rows, width = hidden.shape
+    state = torch.zeros(num_rows, 5, dtype=acc, device=hidden.device)
+    state[:, 0] = -torch.inf
+    mean = torch.zeros(num_rows if keep_slope else 0, width, dtype=acc, device=hidden.device)
+    room = _room(hidden, weight)
+    for rows, columns in _blocks(num_rows, len(weight)):
+        logits = _logits(hidden[rows], weight, columns, room)
+        torch.ops.rlaif_pl.softmax_block_.default(
+            logits,
+            tokens[rows],
+            _part(bias, columns, hidden.dtype),
+            state[rows],
+            columns.start,
+            1.0 / temperature,
+            softcap,
+            keep_slope,
+        )
+        if keep_slope:  # sums of exp(z - max) times embeddings, in step with the state's sums
+            _add_product(mean[rows].mul_(state[rows, 4:]), logits, weight[columns])
+    largest, total, moment, taken, _ = state.unbind(1)
+    logsumexp = largest + total.log()
+    entropy = total.log() - moment / total
+    logprob = taken - logsumexp
+    if keep_slope:
+        mean = _slope(mean, total, taken, weight[tokens], temperature, softcap)
+    return logprob, entropy, logsumexp, mean.to(hidden.dtype)
+
+
+def _slope(
+    mean: Tensor,
+    total: Tensor,
+    taken: Tensor,
+    embedding: Tensor,
+    temperature: float,
+    softcap: float,
+) -> Tensor:
+    """Turn weighted sums of embeddings into d logprob / d hidden: taken minus mean. ``(N, D)``."""
+    mean.div_(-total[:, None])
+    if softcap == 0:
+        mean.add_(embedding)
+    else:
+        tanh = taken * (temperature / softcap)
+        mean.addcmul_(embedding.to(mean.dtype), (1 - tanh * tanh)[:, None])
+    return mean.div_(temperature)
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """Add ``left @ right`` in place; the sum stays in the accumulator dtype."""
+    if total.dtype == left.dtype:
+        total.addmm_(left, right)
+    else:
+        total.add_(left @ right)
+
+
+def _backward_blocks(
+    hidden: Tensor,
+    weight: Tensor,
+    tokens: Tensor,
+    bias: Tensor | None,
+    rows: Tensor,
+    temperature: float,
+    softcap: float,
+    trains_weight: bool,
+    trains_bias: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    acc = accumulator_dtype(hidden.dtype)
+    dhidden = torch.zeros(hidden.shape, dtype=acc, device=hidden.device)
+    dweight = weight.new_zeros(weight.shape if trains_weight else (0, weight.shape[1]))
+    dbias = torch.zeros(len(weight) if trains_bias else 0, dtype=acc, device=hidden.device)
+    room = _room(hidden, weight)
+    for these, columns in _blocks(len(hidden), len(weight)):
+        slopes = _logits(hidden[these], weight, columns, room)
+        torch.ops.rlaif_pl.softmax_slope_.default(
+            slopes,
+            tokens[these],
+            _part(bias, columns, hidden.dtype),
+            rows[these],
+            columns.start,
+            1.0 / temperature,
+            softcap,
+        )
+        _add_product(dhidden[these], slopes, weight[columns])
+        if trains_weight:
+            dweight[columns].addmm_(slopes.t(), hidden[these])
+        if trains_bias:
+            dbias[columns] += slopes.sum(0, dtype=acc)
+    bias_dtype = hidden.dtype if bias is None else bias.dtype
+    return dhidden.to(hidden.dtype), dweight, dbias.to(bias_dtype)
+
+
+implement("linear_logprob_fwd", _forward)
+implement("linear_logprob_bwd", _backward_blocks)
+
+
+@torch.library.register_fake("rlaif_pl::linear_logprob_fwd")
+def _(hidden, weight, tokens, bias, temperature, softcap, keep_slope):  # type: ignore[no-untyped-def]
+    acc = accumulator_dtype(hidden.dtype)
+    row = [hidden.new_empty(hidden.shape[:1], dtype=acc) for _ in range(3)]
+    return *row, hidden.new_empty(hidden.shape[0] if keep_slope else 0, hidden.shape[1])
+
+
+@torch.library.register_fake("rlaif_pl::linear_logprob_bwd")
+def _(  # type: ignore[no-untyped-def]
+    hidden, weight, tokens, bias, rows, temperature, softcap, trains_weight, trains_bias
+):
+    acc_bias = hidden.dtype if bias is None else bias.dtype
+    return (
+        hidden.new_empty(hidden.shape),
+        weight.new_empty(weight.shape[0] if trains_weight else 0, weight.shape[1]),
+        hidden.new_empty(weight.shape[0] if trains_bias else 0, dtype=acc_bias),
+    )
+
+
+def _setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
+    hidden, weight, tokens, bias, ctx.temperature, ctx.softcap, ctx.keep_slope = inputs
+    _, entropy, logsumexp, slope = output
+    ctx.mark_non_differentiable(logsumexp, slope)
+    if ctx.keep_slope:
+        ctx.mark_non_differentiable(entropy)
+        ctx.save_for_backward(slope)
+    else:
+        ctx.save_for_backward(hidden, weight, tokens, bias, logsumexp, entropy)
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx, grad_logprob, grad_entropy, _grad_logsumexp, _grad_slope):  # type: ignore[no-untyped-def]
+    nothing = (None,) * 7
+    if ctx.keep_slope:
+        if grad_logprob is None:
+            return nothing
+        (slope,) = ctx.saved_tensors
+        return (grad_logprob[:, None] * slope).to(slope.dtype), *nothing[1:]
+    if grad_logprob is None and grad_entropy is None:
+        return nothing
+    hidden, weight, tokens, bias, logsumexp, entropy = ctx.saved_tensors
+    zero = torch.zeros_like(entropy)
+    grads = [zero if grad is None else grad for grad in (grad_logprob, grad_entropy)]
+    needs_hidden, needs_weight, _, needs_bias = ctx.needs_input_grad[:4]
+    dhidden, dweight, dbias = torch.ops.rlaif_pl.linear_logprob_bwd.default(
+        hidden,
+        weight,
+        tokens,
+        bias,
+        torch.stack([logsumexp, entropy, *grads], 1),
+        ctx.temperature,
+        ctx.softcap,
+        needs_weight,
+        needs_bias,
+    )
+    return (
+        dhidden if needs_hidden else None,
+        dweight if needs_weight else None,
+        None,
+        dbias if needs_bias else None,
+        *nothing[4:],
+    )
+
+
+torch.library.register_autograd(
+    "rlaif_pl::linear_logprob_fwd", _backward, setup_context=_setup_context
+)
+
+
+def linear_logprob(
+    hidden: Tensor,
+    weight: Tensor,
+    tokens: Tensor,
+    temperature: float = 1.0,
+    *,
+    bias: Tensor | None = None,
+    softcap: float | None = None,
+    entropy_gradient: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Log-probability of the taken token, and entropy, without holding the logits of all rows.
+
+    With ``z = cap(hidden @ weight.T + bias) / temperature`` and p its softmax::
+
+        logprob = z[token] - log(sum(exp(z)))        entropy = -sum(p log p)
+
+    At most ``BLOCK_LOGITS`` logits exist at a time (or 1,024 columns of at most 4,096 rows). Logits
+    have the dtype of ``hidden``, statistics float32 (float64 for float64 inputs).
+
+    If neither ``weight`` nor ``bias`` requires a gradient, the derivative in ``hidden`` is made in
+    the forward pass, ``(N, D)``, and only scaled in the backward. Otherwise, or with
+    ``entropy_gradient``, the backward pass computes the logits again, block by block.
+
+    Args:
+        hidden: State before each token. ``(N, D)`` floating
+        weight: Output embedding, of the dtype of ``hidden``. ``(V, D)``
+        tokens: Token taken in each row, in [0, V); the range is checked on the CPU only.
+            ``(N,)`` int64
+        temperature: Divides the logits, above 0.
+        bias: Of the output embedding, floating. ``(V,)``
+        softcap: Bound of ``cap(x) = softcap * tanh(x / softcap)``, above 0; None for no cap.
+        entropy_gradient: Whether the entropy is differentiable; without, it carries no gradient
+            where neither ``weight`` nor ``bias`` is trained.
+
+    Returns:
+        ``(logprob, entropy)`` in nats, each ``(N,)``, float32 or float64. Differentiable once, in
+        ``hidden``, ``weight`` and ``bias``.
+
+    Raises:
+        ValueError: Shapes, dtypes, devices, ``temperature`` or ``softcap`` do not fit.
+    """
+    _check(hidden, weight, tokens, bias)
+    for name, number in (("temperature", temperature), ("softcap", softcap)):
+        if number is not None and not number > 0:
+            raise ValueError(f"linear_logprob: {name} must be above 0, got {number}")
+    trains_head = weight.requires_grad or (bias is not None and bias.requires_grad)
+    needs_grad = torch.is_grad_enabled() and hidden.requires_grad
+    logprob, entropy, _, _ = torch.ops.rlaif_pl.linear_logprob_fwd.default(
+        hidden,
+        weight,
+        tokens,
+        bias,
+        float(temperature),
+        float(softcap or 0.0),
+        needs_grad and not trains_head and not entropy_gradient,
+    )
+    return logprob, entropy
+
+
+def _check(hidden: Tensor, weight: Tensor, tokens: Tensor, bias: Tensor | None) -> None:
+    if hidden.dim() != 2 or hidden.dtype not in FLOATING:
+        raise ValueError(
+            "linear_logprob: hidden must be (N, D) in float32, float64, bfloat16 or float16, got "
+            f"{tuple(hidden.shape)} in {hidden.dtype}; flatten the batch, or cast"
+        )
+    if weight.dim() != 2 or weight.shape[1] != hidden.shape[1] or weight.dtype != hidden.dtype:
+        raise ValueError(
+            f"linear_logprob: weight must be (V, {hidden.shape[1]}) in {hidden.dtype} like hidden, "
+            f"got {tuple(weight.shape)} in {weight.dtype}"
+        )
+    if tokens.shape != hidden.shape[:1] or tokens.dtype != torch.int64:
+        raise ValueError(
+            f"linear_logprob: tokens must be ({hidden.shape[0]},) int64, one a row of hidden, got "
+            f"{tuple(tokens.shape)} in {tokens.dtype}"
+        )
+    if bias is not None and (bias.shape != weight.shape[:1] or not bias.is_floating_point()):
+        raise ValueError(
+            f"linear_logprob: bias must be ({weight.shape[0]},) floating, one a row of weight, got "
+            f"{tuple(bias.shape)} in {bias.dtype}"
+        )
+    for name, tensor in (("weight", weight), ("tokens", tokens), ("bias", bias)):
+        if tensor is not None and tensor.device != hidden.device:
+            raise ValueError(
+                f"linear_logprob: {name} must be on {hidden.device} like hidden, got "
+                f"{tensor.device}; move it"
+            )
+    if has_values(tokens) and tokens.device.type == "cpu" and tokens.numel() > 0:
+        least, most = int(tokens.min()), int(tokens.max())
+        if least < 0 or most >= len(weight):
+            raise ValueError(
+                f"linear_logprob: tokens must lie in [0, {len(weight)}), got {least} to {most}; "
+                "leave padding out"
+            )
