@@ -143,7 +143,7 @@ class Projection:
     def line(self) -> str:
         """Say it in a sentence."""
         cost = (
-            "no price given" if self.cost_usd is None else f"at most about {self.cost_usd:.2f} USD"
+            "no price given" if self.cost_usd is None else f"at most about {self.cost_usd:.4g} USD"
         )
         return (
             f"{self.pairs} pairs to label: about {self.calls:,} calls in {self.rounds} round(s), "

@@ -110,6 +110,15 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.flush()
 
 
+class QuietServer(ThreadingHTTPServer):
+    """Says nothing about clients that went away, which is what many tests make them do."""
+
+    daemon_threads = True
+
+    def handle_error(self, *_):
+        pass
+
+
 class Server:
     """The server with its record; ``script`` holds faults for the next requests, before any draw."""
 
@@ -124,8 +133,7 @@ class Server:
         self._random = random.Random(self.faults.seed)
         self._lock = threading.Lock()
         self._at_once = 0
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._http.daemon_threads = True
+        self._http = QuietServer(("127.0.0.1", 0), Handler)
         self._http.app = self
         self.url = f"http://127.0.0.1:{self._http.server_port}/v1"
         threading.Thread(target=self._http.serve_forever, daemon=True).start()
