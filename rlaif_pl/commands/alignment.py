@@ -17,11 +17,11 @@ from rlaif_pl.evaluation.alignment import measure_alignment
 from rlaif_pl.evaluation.alignment_table import Resampling, measure_table
 from rlaif_pl.evaluation.gate import Limits
 from rlaif_pl.evaluation.paper_tables import Asking, TableName, paper_rows
+from rlaif_pl.labeling.accounts.reply_store import ReplyStore
+from rlaif_pl.labeling.accounts.spending import Price
 from rlaif_pl.labeling.calls import Backend
-from rlaif_pl.labeling.ensemble import EnsembleLabeler, KeepsReplies
 from rlaif_pl.labeling.registry import build_labeler
-from rlaif_pl.labeling.reply_store import ReplyStore
-from rlaif_pl.labeling.spending import Price
+from rlaif_pl.labeling.strategies.ensemble import EnsembleLabeler, KeepsReplies
 from rlaif_pl.models.backbone import EMBEDDED
 from rlaif_pl.types import Labeler, Preference
 

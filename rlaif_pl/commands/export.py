@@ -9,8 +9,8 @@ from rlaif_pl.data.card import dataset_card
 from rlaif_pl.data.export import Exported, Layout, soft_rows, trl_rows, write_parquet
 from rlaif_pl.data.sources import DataSource, load_preferences
 from rlaif_pl.evaluation.metrics import read_metrics, write_json_lines, write_text
-from rlaif_pl.labeling.reply_export import export_replies
-from rlaif_pl.labeling.reply_store import ReplyStore
+from rlaif_pl.labeling.accounts.reply_export import export_replies
+from rlaif_pl.labeling.accounts.reply_store import ReplyStore
 
 
 def export(

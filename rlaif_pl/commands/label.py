@@ -18,11 +18,11 @@ from rlaif_pl.data.sources import DataSource, load_preferences
 from rlaif_pl.evaluation.alignment import measure_alignment
 from rlaif_pl.evaluation.gate import Limits
 from rlaif_pl.evaluation.metrics import write_json, write_metrics
+from rlaif_pl.labeling.accounts.reply_store import ReplyStore
+from rlaif_pl.labeling.accounts.spending import OutOfBudget, Spending, project
+from rlaif_pl.labeling.accounts.summary import LABELS_FILE, summarize_labels
 from rlaif_pl.labeling.calibration import calibrated
 from rlaif_pl.labeling.registry import build_labeler
-from rlaif_pl.labeling.reply_store import ReplyStore
-from rlaif_pl.labeling.spending import OutOfBudget, Spending, project
-from rlaif_pl.labeling.summary import LABELS_FILE, summarize_labels
 from rlaif_pl.types import Labeler, Preference
 
 

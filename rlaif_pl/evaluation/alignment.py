@@ -27,10 +27,10 @@ from rlaif_pl.evaluation.pairs import (
     side,
     stripped,
 )
-from rlaif_pl.labeling.cost import compare_costs
-from rlaif_pl.labeling.counts import count_outcomes
-from rlaif_pl.labeling.position import position_bias
-from rlaif_pl.labeling.spending import Price
+from rlaif_pl.labeling.accounts.cost import compare_costs
+from rlaif_pl.labeling.accounts.counts import count_outcomes
+from rlaif_pl.labeling.accounts.position import position_bias
+from rlaif_pl.labeling.accounts.spending import Price
 from rlaif_pl.statistics import (
     Interval,
     brier,

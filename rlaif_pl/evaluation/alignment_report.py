@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from rlaif_pl.labeling.cost import CostComparison
-from rlaif_pl.labeling.counts import OutcomeCounts
-from rlaif_pl.labeling.position import PositionBias
+from rlaif_pl.labeling.accounts.cost import CostComparison
+from rlaif_pl.labeling.accounts.counts import OutcomeCounts
+from rlaif_pl.labeling.accounts.position import PositionBias
 from rlaif_pl.statistics import Interval
 
 

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from rlaif_pl.evaluation.alignment import alignment_of
 from rlaif_pl.evaluation.pairs import Array, correctness, decided, p_first_of, side, stripped
-from rlaif_pl.labeling.cost import CostComparison, compare_costs
-from rlaif_pl.labeling.counts import OutcomeCounts, count_outcomes
-from rlaif_pl.labeling.position import PositionBias, position_bias
-from rlaif_pl.labeling.spending import Price
+from rlaif_pl.labeling.accounts.cost import CostComparison, compare_costs
+from rlaif_pl.labeling.accounts.counts import OutcomeCounts, count_outcomes
+from rlaif_pl.labeling.accounts.position import PositionBias, position_bias
+from rlaif_pl.labeling.accounts.spending import Price
 from rlaif_pl.statistics import (
     Interval,
     cohen_kappa_by_group,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import inspect
 
-from rlaif_pl.labeling.constitution import ConstitutionLabeler
-from rlaif_pl.labeling.ensemble import EnsembleLabeler
-from rlaif_pl.labeling.free_form import FreeFormLabeler
-from rlaif_pl.labeling.likelihood import LikelihoodLabeler
-from rlaif_pl.labeling.pairwise import PairwiseLabeler
-from rlaif_pl.labeling.scoring import ScoreLabeler
+from rlaif_pl.labeling.strategies.constitution import ConstitutionLabeler
+from rlaif_pl.labeling.strategies.ensemble import EnsembleLabeler
+from rlaif_pl.labeling.strategies.free_form import FreeFormLabeler
+from rlaif_pl.labeling.strategies.likelihood import LikelihoodLabeler
+from rlaif_pl.labeling.strategies.pairwise import PairwiseLabeler
+from rlaif_pl.labeling.strategies.scoring import ScoreLabeler
 from rlaif_pl.types import Labeler
 
 LABELERS: dict[str, type] = {

@@ -17,7 +17,7 @@ from rlaif_pl.data.files import write_text
 from rlaif_pl.data.label_parts import LabelParts, Texts, texts_of
 from rlaif_pl.data.label_store import LabelStore
 from rlaif_pl.data.preferences import write_preferences
-from rlaif_pl.labeling.summary import summarize_labels
+from rlaif_pl.labeling.accounts.summary import summarize_labels
 from rlaif_pl.types import ComparisonBatch, Labeler, Preference
 
 

@@ -5,9 +5,9 @@ import pytest
 
 from rlaif_pl.commands.label import label
 from rlaif_pl.data.preferences import read_preferences, write_preferences
+from rlaif_pl.labeling.accounts.spending import OutOfBudget, Price
 from rlaif_pl.labeling.calls import Choose, Question, Reply
 from rlaif_pl.labeling.outcome import Judgment
-from rlaif_pl.labeling.spending import OutOfBudget, Price
 from rlaif_pl.labeling.strategy import ModelLabeler
 from rlaif_pl.types import Preference
 

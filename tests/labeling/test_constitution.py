@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from rlaif_pl.labeling.calls import Choose, Reply
-from rlaif_pl.labeling.constitution import ConstitutionLabeler, load_principles
-from rlaif_pl.labeling.exemplars import load_exemplars
+from rlaif_pl.labeling.prompting.exemplars import load_exemplars
+from rlaif_pl.labeling.strategies.constitution import ConstitutionLabeler, load_principles
 
 
 def test_there_are_sixteen_different_questions_for_less_harm():

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlaif_pl.labeling.extraction import extract_verdict
+from rlaif_pl.labeling.prompting.extraction import extract_verdict
 
 BETTER = [
     # the whole answer is a name

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlaif_pl.labeling.backends import LocalBackend
 from rlaif_pl.labeling.calls import Reply
-from rlaif_pl.labeling.likelihood import LikelihoodLabeler, split_template
+from rlaif_pl.labeling.strategies.likelihood import LikelihoodLabeler, split_template
 from rlaif_pl.models.embedded import embedded_model_folder
 from rlaif_pl.types import PointwiseLabeler, Preference, Provenance
 

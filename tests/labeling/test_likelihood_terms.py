@@ -6,8 +6,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlaif_pl.labeling.calls import Reply, Score
-from rlaif_pl.labeling.likelihood import LikelihoodLabeler
-from rlaif_pl.labeling.likelihood_terms import (
+from rlaif_pl.labeling.strategies.likelihood import LikelihoodLabeler
+from rlaif_pl.labeling.strategies.likelihood_terms import (
     Length,
     SharedInformation,
     SharedWords,

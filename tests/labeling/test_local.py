@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlaif_pl.labeling.local import LocalModel, buckets
+from rlaif_pl.labeling.backends.local_model import LocalModel, buckets
 
 
 def test_buckets_by_hand():

@@ -5,7 +5,7 @@ import pytest
 from scipy.special import expit
 
 from rlaif_pl.labeling.calls import Backend, Choose, Generate, Reply
-from rlaif_pl.labeling.pairwise import PairwiseLabeler
+from rlaif_pl.labeling.strategies.pairwise import PairwiseLabeler
 from rlaif_pl.types import Labeler, Preference
 
 PAIR = Preference("It rained all day.", "Rain all day.", "It was dry.", "g")

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from rlaif_pl.labeling.position import position_bias
+from rlaif_pl.labeling.accounts.position import position_bias
 from rlaif_pl.types import Preference, Provenance
 
 

@@ -7,10 +7,10 @@ import sqlite3
 import pyarrow.parquet as pq
 import pytest
 
+from rlaif_pl.labeling.accounts.reply_export import export_replies
+from rlaif_pl.labeling.accounts.reply_store import ReplyStore
 from rlaif_pl.labeling.asking import Asker
 from rlaif_pl.labeling.calls import Choose, Decoding, Generate, Question, Reply, Score, key_of
-from rlaif_pl.labeling.reply_export import export_replies
-from rlaif_pl.labeling.reply_store import ReplyStore
 
 CALLS = (
     Choose(Question("which? ", shared=3), ("1", "2")),

@@ -6,7 +6,7 @@ from scipy.special import expit
 
 from rlaif_pl.labeling.calls import Reply
 from rlaif_pl.labeling.reward import LabelerReward
-from rlaif_pl.labeling.scoring import ScoreLabeler
+from rlaif_pl.labeling.strategies.scoring import ScoreLabeler
 from rlaif_pl.types import PointwiseLabeler, Reward
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
+from rlaif_pl.labeling.accounts.spending import OutOfBudget, Price, Spending, price_of, project
 from rlaif_pl.labeling.calls import Choose, Decoding, Generate, Question, Reply, Score
-from rlaif_pl.labeling.spending import OutOfBudget, Price, Spending, price_of, project
 from rlaif_pl.types import Preference
 
 CALL = Score("a", " b")

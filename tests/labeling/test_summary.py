@@ -1,6 +1,6 @@
 import pytest
 
-from rlaif_pl.labeling.summary import summarize_labels
+from rlaif_pl.labeling.accounts.summary import summarize_labels
 from rlaif_pl.types import Preference, Provenance
 
 

@@ -3,9 +3,9 @@ from importlib.resources import files
 
 import pytest
 
-from rlaif_pl.labeling.exemplars import load_exemplars
-from rlaif_pl.labeling.layout import Layout, Sample
-from rlaif_pl.labeling.templates import (
+from rlaif_pl.labeling.prompting.exemplars import load_exemplars
+from rlaif_pl.labeling.prompting.layout import Layout, Sample
+from rlaif_pl.labeling.prompting.templates import (
     PAIR,
     PRINCIPLED,
     SINGLE,

@@ -2,7 +2,7 @@
 
 import json
 
-from rlaif_pl.labeling.summary import summarize_labels
+from rlaif_pl.labeling.accounts.summary import summarize_labels
 from rlaif_pl.report import write_report
 from rlaif_pl.report.labels import cost_lines, label_warnings, outcome_lines, position_lines
 from rlaif_pl.types import Preference, Provenance

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from rlaif_pl.data.failures import is_transient
+from rlaif_pl.labeling.accounts.spending import Price, price_of
 from rlaif_pl.labeling.backends.endpoint_calls import Api, Caller, ChatOpening, Settings
 from rlaif_pl.labeling.backends.endpoint_http import (
     EndpointError,
@@ -17,7 +18,6 @@ from rlaif_pl.labeling.backends.endpoint_http import (
     openai_package,
 )
 from rlaif_pl.labeling.calls import Call, Reply
-from rlaif_pl.labeling.spending import Price, price_of
 
 GIVE_UP_AFTER = 20  # calls that failed in a row, each after all its retries
 

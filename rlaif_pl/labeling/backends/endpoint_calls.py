@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from rlaif_pl.labeling.accounts.spending import Price
 from rlaif_pl.labeling.backends.endpoint_body import Completion, Table
 from rlaif_pl.labeling.backends.endpoint_choose import choose
 from rlaif_pl.labeling.backends.endpoint_echo import (
@@ -20,7 +21,6 @@ from rlaif_pl.labeling.backends.endpoint_echo import (
 )
 from rlaif_pl.labeling.backends.endpoint_http import EndpointError, Route, Sender
 from rlaif_pl.labeling.calls import Call, Choose, Generate, Question, Reply, Score
-from rlaif_pl.labeling.spending import Price
 
 Api = Literal["auto", "completions", "chat"]
 ChatOpening = Literal["user", "assistant"]

@@ -7,12 +7,12 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 
+from rlaif_pl.labeling.backends.local_model import Device, LocalModel
 from rlaif_pl.labeling.backends.local_plain import PlainReader
 from rlaif_pl.labeling.backends.local_rows import Encoder, Row, UnreadableError, option_logprobs
 from rlaif_pl.labeling.backends.local_tree import TreeReader
 from rlaif_pl.labeling.backends.local_write import Task, Writer
 from rlaif_pl.labeling.calls import Call, Choose, Decoding, Generate, Reply, Score
-from rlaif_pl.labeling.local import Device, LocalModel
 from rlaif_pl.models.backbone import EMBEDDED, Precision
 from rlaif_pl.models.drawing import noise_seed
 

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rlaif_pl.labeling.backends.local_model import LocalModel, buckets
 from rlaif_pl.labeling.backends.local_rows import Row
-from rlaif_pl.labeling.local import LocalModel, buckets
 from rlaif_pl.models.encoding import pad_right
 
 LOGITS = 2**28  # numbers of one batch's logits, 1 GiB of float32

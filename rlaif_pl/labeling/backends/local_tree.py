@@ -10,8 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from rlaif_pl.labeling.backends.local_model import LocalModel, buckets
 from rlaif_pl.labeling.backends.local_rows import Row
-from rlaif_pl.labeling.local import LocalModel, buckets
 from rlaif_pl.models.causal import LOGIT_ROWS
 from rlaif_pl.models.encoding import pad_right
 from rlaif_pl.models.prefix_tree import (

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from rlaif_pl.labeling.backends.local_model import buckets
 from rlaif_pl.labeling.backends.local_plain import PlainReader
 from rlaif_pl.labeling.backends.local_rows import Row
 from rlaif_pl.labeling.backends.local_tree import Part, TreeReader, whole
 from rlaif_pl.labeling.calls import Decoding
-from rlaif_pl.labeling.local import buckets
 from rlaif_pl.models.drawing import draw, uniforms
 from rlaif_pl.models.prefix_tree import Text, levels
 from rlaif_pl.models.tree_run import RowCache

@@ -5,11 +5,11 @@ import time
 
 import pytest
 
+from rlaif_pl.labeling.accounts.reply_store import ReplyStore
+from rlaif_pl.labeling.accounts.spending import OutOfBudget, Price, Spending
 from rlaif_pl.labeling.asking import Asker
 from rlaif_pl.labeling.backends.endpoint_http import EndpointError
 from rlaif_pl.labeling.calls import Backend, Choose, Decoding, Generate, Question, Reply
-from rlaif_pl.labeling.reply_store import ReplyStore
-from rlaif_pl.labeling.spending import OutOfBudget, Price, Spending
 
 
 def ask(backend, calls):

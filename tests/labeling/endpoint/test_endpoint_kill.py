@@ -9,10 +9,10 @@ import pytest
 
 from rlaif_pl.data.label_store import LabelStore
 from rlaif_pl.data.labeling_pass import label_pairs
+from rlaif_pl.labeling.accounts.reply_store import ReplyStore
+from rlaif_pl.labeling.accounts.spending import Price
 from rlaif_pl.labeling.calls import Choose, Question
 from rlaif_pl.labeling.outcome import Judgment
-from rlaif_pl.labeling.reply_store import ReplyStore
-from rlaif_pl.labeling.spending import Price
 from rlaif_pl.labeling.strategy import ModelLabeler
 from rlaif_pl.types import Preference
 

@@ -22,7 +22,7 @@ from rlaif_pl.labeling.backends.endpoint import EndpointBackend
 from rlaif_pl.labeling.backends.endpoint_http import EndpointError
 from rlaif_pl.labeling.backends.local import LocalBackend
 from rlaif_pl.labeling.calls import Choose, Decoding, Generate, Question, Score
-from rlaif_pl.labeling.pairwise import PairwiseLabeler
+from rlaif_pl.labeling.strategies.pairwise import PairwiseLabeler
 from rlaif_pl.models.embedded import embedded_gguf
 from rlaif_pl.text import truncate_words
 from rlaif_pl.types import Preference

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import yaml
 
-from rlaif_pl.labeling.templates import read_versioned
+from rlaif_pl.labeling.prompting.templates import read_versioned
 
 _REQUIRED = {"prompt", "first", "second", "better"}
 

@@ -15,14 +15,14 @@ from typing import Literal, NamedTuple
 
 from rlaif_pl.labeling.backends import as_backend
 from rlaif_pl.labeling.calls import Ask, Backend, Reply, Score
-from rlaif_pl.labeling.likelihood_terms import (
+from rlaif_pl.labeling.outcome import Judgment
+from rlaif_pl.labeling.strategies.likelihood_terms import (
     TEMPLATE,
     Term,
     WeightedTerm,
     build_term,
     split_template,
 )
-from rlaif_pl.labeling.outcome import Judgment
 from rlaif_pl.labeling.strategy import ModelLabeler
 from rlaif_pl.models.backbone import EMBEDDED
 from rlaif_pl.text import truncate_words

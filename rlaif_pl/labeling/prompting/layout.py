@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from rlaif_pl.labeling.calls import Question
-from rlaif_pl.labeling.exemplars import Exemplar, ExemplarFile
-from rlaif_pl.labeling.templates import LabelingPrompt, Opened, fill, opened
+from rlaif_pl.labeling.prompting.exemplars import Exemplar, ExemplarFile
+from rlaif_pl.labeling.prompting.templates import LabelingPrompt, Opened, fill, opened
 from rlaif_pl.types import Preference
 
 BLANK = "\n\n"

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from rlaif_pl.labeling.calls import Ask, Choose, Decoding, Generate, Reply
-from rlaif_pl.labeling.layout import Layout, Sample
-from rlaif_pl.labeling.orders import EMPTY_RATIONALE, Order, combine
 from rlaif_pl.labeling.outcome import Clamp, Judgment, label_version, settled
+from rlaif_pl.labeling.prompting.layout import Layout, Sample
+from rlaif_pl.labeling.prompting.orders import EMPTY_RATIONALE, Order, combine
 
 MAX_RATIONALE_TOKENS = 512  # limit of arXiv 2309.00267, appendix D
 

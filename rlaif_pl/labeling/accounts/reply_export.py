@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rlaif_pl.data.files import write_text
-from rlaif_pl.labeling.reply_store import ReplyStore
+from rlaif_pl.labeling.accounts.reply_store import ReplyStore
 
 BATCH = 1024  # rows of a Parquet row group
 SCHEMA = pa.schema(

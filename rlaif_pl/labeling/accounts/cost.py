@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rlaif_pl.labeling.spending import MILLION, Price
+from rlaif_pl.labeling.accounts.spending import MILLION, Price
 from rlaif_pl.statistics import Interval, empty_interval, mean_by_group
 from rlaif_pl.types import Preference
 

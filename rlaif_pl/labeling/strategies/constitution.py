@@ -17,12 +17,16 @@ import yaml
 
 from rlaif_pl.labeling.backends import as_backend
 from rlaif_pl.labeling.calls import Ask, Backend
-from rlaif_pl.labeling.exemplars import load_exemplars
-from rlaif_pl.labeling.layout import Layout, both_orders
 from rlaif_pl.labeling.outcome import Judgment, checked_clamp
+from rlaif_pl.labeling.prompting.exemplars import load_exemplars
+from rlaif_pl.labeling.prompting.layout import Layout, both_orders
+from rlaif_pl.labeling.prompting.templates import PRINCIPLED, load_prompt, read_versioned
+from rlaif_pl.labeling.prompting.verdicts import (
+    MAX_RATIONALE_TOKENS,
+    VerdictReader,
+    checked_rationales,
+)
 from rlaif_pl.labeling.strategy import ModelLabeler
-from rlaif_pl.labeling.templates import PRINCIPLED, load_prompt, read_versioned
-from rlaif_pl.labeling.verdicts import MAX_RATIONALE_TOKENS, VerdictReader, checked_rationales
 from rlaif_pl.models.backbone import EMBEDDED
 from rlaif_pl.types import Preference
 

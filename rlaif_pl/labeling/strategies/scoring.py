@@ -14,12 +14,12 @@ from dataclasses import dataclass
 
 from rlaif_pl.labeling.backends import as_backend
 from rlaif_pl.labeling.calls import Ask, Backend, Choose, Reply
-from rlaif_pl.labeling.layout import Layout, Sample
-from rlaif_pl.labeling.orders import outside, unreadable
 from rlaif_pl.labeling.outcome import Clamp, Judgment, checked_clamp, label_version, settled
-from rlaif_pl.labeling.pairwise import Task
+from rlaif_pl.labeling.prompting.layout import Layout, Sample
+from rlaif_pl.labeling.prompting.orders import outside, unreadable
+from rlaif_pl.labeling.prompting.templates import SINGLE, LabelingPrompt, load_prompt
+from rlaif_pl.labeling.strategies.pairwise import Task
 from rlaif_pl.labeling.strategy import ModelLabeler
-from rlaif_pl.labeling.templates import SINGLE, LabelingPrompt, load_prompt
 from rlaif_pl.models.backbone import EMBEDDED
 from rlaif_pl.types import Preference
 

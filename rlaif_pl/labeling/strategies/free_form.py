@@ -11,14 +11,14 @@ from collections.abc import Sequence
 
 from rlaif_pl.labeling.backends import as_backend
 from rlaif_pl.labeling.calls import Ask, Backend, Decoding, Generate, Reply
-from rlaif_pl.labeling.exemplars import load_exemplars
-from rlaif_pl.labeling.extraction import extract_verdict
-from rlaif_pl.labeling.layout import Layout, both_orders
-from rlaif_pl.labeling.orders import Spent
 from rlaif_pl.labeling.outcome import Judgment, one_hot
-from rlaif_pl.labeling.pairwise import Task
+from rlaif_pl.labeling.prompting.exemplars import load_exemplars
+from rlaif_pl.labeling.prompting.extraction import extract_verdict
+from rlaif_pl.labeling.prompting.layout import Layout, both_orders
+from rlaif_pl.labeling.prompting.orders import Spent
+from rlaif_pl.labeling.prompting.templates import load_prompt
+from rlaif_pl.labeling.strategies.pairwise import Task
 from rlaif_pl.labeling.strategy import ModelLabeler
-from rlaif_pl.labeling.templates import load_prompt
 from rlaif_pl.models.backbone import EMBEDDED
 from rlaif_pl.types import Preference
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rlaif_pl.labeling.cost import CostComparison, compare_costs
-from rlaif_pl.labeling.counts import OutcomeCounts, count_outcomes
-from rlaif_pl.labeling.position import PositionBias, position_bias
-from rlaif_pl.labeling.spending import Price
+from rlaif_pl.labeling.accounts.cost import CostComparison, compare_costs
+from rlaif_pl.labeling.accounts.counts import OutcomeCounts, count_outcomes
+from rlaif_pl.labeling.accounts.position import PositionBias, position_bias
+from rlaif_pl.labeling.accounts.spending import Price
 from rlaif_pl.statistics import Interval, mean_by_group, proportion_by_group
 from rlaif_pl.types import Preference
 

@@ -1,0 +1,1 @@
+"""How labelers ask: prompt files, examples, both orders, and verdicts found in written text."""

@@ -1,0 +1,1 @@
+"""Labelers: each turns pairs into calls to a model and replies into judgments."""
