@@ -1,8 +1,7 @@
 /* gae_cpu.cpp: threads over rows, vector code along a row. Serves gae and shaped_gae.
  *
  * A row is taken in blocks of kSteps from its end. In a block, x[t] = sum over k < w of
- * decay^k delta[t + k] is widened from w = 1 to 16 in four passes, each x[t] += decay^w x[t + w];
- * then A[t] = x[t] + decay^16 A[t + 16] is a recurrence over vectors of 16 steps. No step waits for
+ * decay^k delta[t + k] is widened from w = 1 to 4 to 16 in two passes; then A[t] = x[t] + decay^16 A[t + 16] is a recurrence over vectors of 16 steps. No step waits for
  * the one after it, and a NaN still reaches earlier steps only.
  *
  * Shapes    rewards, logprobs, ref_logprobs, values, advantages, returns: (N, T) contiguous;
@@ -12,6 +11,7 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
+#include <cstring>
 
 #include "../checks.h"
 #include "../launchers.h"
@@ -25,7 +25,7 @@ constexpr int64_t kLanes = 16;
 
 template <typename acc_t> struct Coefficients {
   acc_t gamma, beta;
-  acc_t decay[5]; // (gamma * lam) to the power 1, 2, 4, 8, 16
+  acc_t decay[kLanes + 1]; // powers of gamma * lam
 };
 
 template <typename acc_t> struct RowSums {
@@ -57,28 +57,46 @@ RLAIF_PL_INLINE acc_t delta_body(acc_t *__restrict__ x, const acc_t *__restrict_
   return gap;
 }
 
-/* x[t] = sum of power[w] x[t + k] over k < 16, from the sum over k < 1; in place, ascending. */
-template <int w, typename acc_t> RLAIF_PL_INLINE void widen(acc_t *x, acc_t power, int64_t n) {
-  for (int64_t i = 0; i < n; i += kLanes) {
-    acc_t later[kLanes];
-    for (int64_t k = 0; k < kLanes; ++k)
-      later[k] = x[i + k + w];
-    for (int64_t k = 0; k < kLanes; ++k)
-      x[i + k] += power * later[k];
-  }
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wpsabi" // vectors are returned by inlined functions only
+#endif
+
+/* kLanes numbers as one value; the compiler splits it into what the processor has. */
+template <typename acc_t> struct Vector {
+  typedef acc_t type __attribute__((vector_size(kLanes * sizeof(acc_t))));
+};
+
+template <typename acc_t> RLAIF_PL_INLINE typename Vector<acc_t>::type load(const acc_t *x) {
+  typename Vector<acc_t>::type lanes;
+  std::memcpy(&lanes, x, sizeof(lanes));
+  return lanes;
 }
 
-/* Turn deltas into advantages: x holds n of them and then zeros up to room for 2 * kLanes more. */
+template <typename acc_t>
+RLAIF_PL_INLINE void store(acc_t *x, const typename Vector<acc_t>::type &lanes) {
+  std::memcpy(x, &lanes, sizeof(lanes));
+}
+
+/* Sums over windows four times as wide as the w steps that x holds; in place, ascending, so that
+ * what is read ahead is not yet written. */
+template <int w, typename acc_t>
+RLAIF_PL_INLINE void widen(acc_t *x, const Coefficients<acc_t> &by, int64_t n) {
+  const acc_t one = by.decay[w], two = by.decay[2 * w], three = by.decay[3 * w];
+  for (int64_t i = 0; i < n; i += kLanes)
+    store(x + i, (load(x + i) + one * load(x + i + w)) +
+                     (two * load(x + i + 2 * w) + three * load(x + i + 3 * w)));
+}
+
+/* Turn deltas into advantages: x holds n of them and then zeros up to 3 * kLanes more. */
 template <typename acc_t>
 RLAIF_PL_INLINE void scan_body(acc_t *x, const Coefficients<acc_t> &by, int64_t n) {
-  widen<1>(x, by.decay[0], n);
-  widen<2>(x, by.decay[1], n);
-  widen<4>(x, by.decay[2], n);
-  widen<8>(x, by.decay[3], n);
-  const acc_t power = by.decay[4];
-  for (int64_t i = (n - 1) / kLanes * kLanes; i >= 0; i -= kLanes)
-    for (int64_t k = 0; k < kLanes; ++k)
-      x[i + k] += power * x[i + k + kLanes];
+  widen<1>(x, by, n);
+  widen<4>(x, by, n);
+  auto later = load(x + n); // zeros
+  for (int64_t i = (n - 1) / kLanes * kLanes; i >= 0; i -= kLanes) {
+    later = load(x + i) + by.decay[kLanes] * later;
+    store(x + i, later);
+  }
 }
 
 template <typename acc_t>
@@ -107,11 +125,12 @@ template <typename acc_t> struct Block {
 template <typename acc_t>
 RLAIF_PL_INLINE RowSums<acc_t> block_body(const Block<acc_t> &block,
                                           const Coefficients<acc_t> &by, int64_t n) {
-  alignas(64) acc_t x[kSteps + 2 * kLanes];
+  static_assert(kLanes == 16); // two passes of widen
+  alignas(64) acc_t x[kSteps + 3 * kLanes];
   RowSums<acc_t> sums;
   sums.kl = delta_body(x, block.reward, block.reference, block.value, block.next_value, by, n);
-  x[n - 1] += block.score + by.decay[0] * block.carry;
-  for (int64_t k = 0; k < 2 * kLanes; ++k)
+  x[n - 1] += block.score + by.decay[1] * block.carry;
+  for (int64_t k = 0; k < 3 * kLanes; ++k)
     x[n + k] = 0;
   scan_body(x, by, n);
   finish_body(block.advantages, block.returns, x, block.value, sums, n);
@@ -178,10 +197,10 @@ template <typename scalar_t>
 void run_rows(const Rows<scalar_t> &rows, double beta, double gamma, double lam) {
   using acc_t = accumulator_t<scalar_t>;
   Coefficients<acc_t> by{static_cast<acc_t>(gamma), static_cast<acc_t>(beta), {}};
-  double decay = gamma * lam;
+  double decay = 1;
   for (acc_t &power : by.decay) {
     power = static_cast<acc_t>(decay);
-    decay *= decay;
+    decay *= gamma * lam;
   }
   const int64_t grain = std::max<int64_t>(1, kStepsPerTask / std::max<int64_t>(1, rows.T));
   torch::stable::parallel_for(0, rows.N, grain, [&](int64_t begin, int64_t end) {
