@@ -19,6 +19,7 @@ State = Literal["good", "bad", "unclear", "missing"]
 MAX_LENGTH_RATIO = 1.5  # longer summaries than this times SFT's make a win rate suspect
 MAX_COPY_GAIN = 0.10  # more copied 4-grams than this above SFT's
 MAX_ECE = 0.10
+MAX_CUT_GAIN = 0.10  # a larger share of responses cut by the length limit than this above SFT's
 LARGE_KL = 25.0  # nats a response; beyond it the policy has little to do with SFT
 
 
@@ -243,6 +244,12 @@ def side_effect_warnings(metrics: Mapping[str, float]) -> list[str]:
             f"The policy copies {100 * copied:.0f} % of its 4-grams from the prompt, SFT "
             f"{100 * before:.0f} %: part of its gain may be copying."
         )
+    cut, cut_before = metrics.get("a2c/unfinished"), metrics.get("sft/unfinished")
+    if cut is not None and cut_before is not None and cut - cut_before > MAX_CUT_GAIN:
+        found.append(
+            f"The length limit cuts {100 * cut:.0f} % of the policy's responses, "
+            f"{100 * cut_before:.0f} % of SFT's: raise the limit or unfinished_penalty."
+        )
     if kl is not None and kl > LARGE_KL:
         found.append(f"The KL from SFT is {kl:.0f} nats a response: raise beta or train less.")
     return found
@@ -251,7 +258,9 @@ def side_effect_warnings(metrics: Mapping[str, float]) -> list[str]:
 def warnings_of(run: Run) -> list[str]:
     """Everything a reader should know before believing the rest."""
     found = [*run.problems, *side_effect_warnings(run.metrics)]
-    found += [f"Stage {s.name} is not finished." for s in run.stages if not s.is_finished]
+    # The stage that writes this page is never finished while it does.
+    others = [stage for stage in run.stages if " report " not in f" {stage.command} "]
+    found += [f"Stage {s.name} is not finished." for s in others if not s.is_finished]
     ece = run.metrics.get("reward/ece")
     if ece is not None and ece > MAX_ECE:
         found.append(

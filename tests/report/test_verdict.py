@@ -94,6 +94,10 @@ def test_nothing_measured_is_said_of_everything():
     [
         ({"a2c/length_ratio": 1.6}, "1.60 times as long"),
         ({"a2c/length_ratio": 0.5}, "0.50 times as long"),
+        (
+            {"a2c/unfinished": 0.65, "sft/unfinished": 0.4},
+            "cuts 65 % of the policy's responses, 40 %",
+        ),
         ({"a2c/copied_4grams": 0.3}, "copies 30 % of its 4-grams from the prompt, SFT 10 %"),
         ({"a2c/kl": 40.0}, "40 nats"),
     ],
@@ -102,6 +106,11 @@ def test_side_effects_are_warned_of(metrics, changed, said):
     assert side_effect_warnings(metrics) == []
     assert said in side_effect_warnings({**metrics, **changed})[0]
     assert judge(run_of({**metrics, **changed})).findings[-1].state == "bad"
+
+
+def test_the_page_does_not_warn_of_the_stage_that_writes_it(metrics):
+    writing = Stage("report", False, None, 1, 0.0, "-m rlaif_pl report --config x.yaml")
+    assert warnings_of(run_of(metrics, [writing])) == []
 
 
 def test_warnings_collect_what_makes_numbers_doubtful(metrics):
