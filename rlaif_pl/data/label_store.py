@@ -6,16 +6,13 @@ import dataclasses
 import hashlib
 import json
 import math
-import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from rlaif_pl.data.records import decode_fields
+from rlaif_pl.data.sqlite_file import Layout, SqliteFile
 from rlaif_pl.types import Preference, Provenance
 
-SCHEMA_VERSION = 1
 TABLE = """
 CREATE TABLE IF NOT EXISTS labels (
     key BLOB PRIMARY KEY,
@@ -25,11 +22,12 @@ CREATE TABLE IF NOT EXISTS labels (
     provenance TEXT NOT NULL
 ) WITHOUT ROWID
 """
+LAYOUT = Layout("label store", 1, (TABLE,), setting="label_store")
 SELECT = "SELECT key, p_first, source, provenance FROM labels WHERE key IN ({marks})"
 KEYS_PER_QUERY = 500  # below SQLite's smallest limit on parameters, 999
 
 
-class LabelStore:
+class LabelStore(SqliteFile):
     """One SQLite file of labels.
 
     A batch of labels is committed whole and survives a kill or a power cut. Several processes of
@@ -45,44 +43,12 @@ class LabelStore:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path).expanduser()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            self._connection = sqlite3.connect(self.path, timeout=60.0, isolation_level=None)
-        except sqlite3.OperationalError as error:
-            raise self._damaged(error) from error
-        try:
-            self._connection.execute("PRAGMA journal_mode=WAL")
-            self._connection.execute("PRAGMA synchronous=FULL")
-            self._prepare()
-        except sqlite3.DatabaseError as error:
-            self._connection.close()
-            raise self._damaged(error) from error
-        except ValueError:
-            self._connection.close()
-            raise
-
-    def __enter__(self) -> Self:
-        """Return the store itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close the file; what was put is already committed."""
-        self.close()
+        super().__init__(path, LAYOUT)
 
     def __len__(self) -> int:
         """Count the stored answers of all labelers, failures included."""
-        (count,) = self._connection.execute("SELECT COUNT(*) FROM labels").fetchone()
+        (count,) = self.connection.execute("SELECT COUNT(*) FROM labels").fetchone()
         return int(count)
-
-    def close(self) -> None:
-        """Close the file."""
-        self._connection.close()
 
     def get_many(self, fingerprint: str, pairs: Sequence[Preference]) -> list[Preference | None]:
         """Look labels up.
@@ -98,14 +64,12 @@ class LabelStore:
         """
         keys = [_key(fingerprint, pair) for pair in pairs]
         found: dict[bytes, tuple[float | None, str | None, str]] = {}
-        try:
+        with self.explained():
             for start in range(0, len(keys), KEYS_PER_QUERY):
                 part = keys[start : start + KEYS_PER_QUERY]
                 marks = ",".join("?" * len(part))
                 query = SELECT.format(marks=marks)
-                found.update({row[0]: row[1:] for row in self._connection.execute(query, part)})
-        except sqlite3.DatabaseError as error:
-            raise self._damaged(error) from error
+                found.update({row[0]: row[1:] for row in self.connection.execute(query, part)})
         return [
             self._filled(pair, found[key]) if key in found else None
             for key, pair in zip(keys, pairs, strict=True)
@@ -122,39 +86,13 @@ class LabelStore:
             ValueError: A ``p_first`` is outside [0, 1].
         """
         rows = [self._row(fingerprint, pair) for pair in labeled]
-        try:
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                self._connection.executemany(
-                    "INSERT INTO labels VALUES (?, ?, ?, ?, ?) ON CONFLICT(key) DO UPDATE SET "
-                    "p_first=excluded.p_first, source=excluded.source, "
-                    "provenance=excluded.provenance WHERE labels.p_first IS NULL",
-                    rows,
-                )
-            except BaseException:
-                self._connection.execute("ROLLBACK")
-                raise
-            self._connection.execute("COMMIT")
-        except sqlite3.DatabaseError as error:
-            raise self._damaged(error) from error
-
-    def _prepare(self) -> None:
-        """Make the table in a new file, or refuse a file of another version."""
-        (version,) = self._connection.execute("PRAGMA user_version").fetchone()
-        if version == SCHEMA_VERSION:
-            return
-        self._connection.execute("BEGIN IMMEDIATE")
-        (version,) = self._connection.execute("PRAGMA user_version").fetchone()
-        (tables,) = self._connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
-        if version != SCHEMA_VERSION and (version or tables):
-            self._connection.execute("ROLLBACK")
-            raise ValueError(
-                f"expected {self.path} to be a label store of version {SCHEMA_VERSION}, got "
-                f"version {version} with {tables} tables; name another label_store"
+        with self.explained(), self.transaction():
+            self.connection.executemany(
+                "INSERT INTO labels VALUES (?, ?, ?, ?, ?) ON CONFLICT(key) DO UPDATE SET "
+                "p_first=excluded.p_first, source=excluded.source, "
+                "provenance=excluded.provenance WHERE labels.p_first IS NULL",
+                rows,
             )
-        self._connection.execute(TABLE)
-        self._connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-        self._connection.execute("COMMIT")
 
     def _row(
         self, fingerprint: str, pair: Preference
@@ -182,19 +120,6 @@ class LabelStore:
             provenance, first_policy=own.first_policy, second_policy=own.second_policy
         )
         return dataclasses.replace(pair, p_first=p_first, source=source, provenance=provenance)  # type: ignore[arg-type]
-
-    def _damaged(self, error: sqlite3.DatabaseError) -> Exception:
-        """Build the error for a file that cannot be used."""
-        if isinstance(error, sqlite3.OperationalError):
-            return OSError(
-                f"expected to use the label store {self.path}, got {error}; check that the folder "
-                "can be written, the disk has room and no other program holds the file, or name "
-                "another label_store"
-            )
-        return ValueError(
-            f"expected {self.path} to be a label store, got a file that SQLite cannot read "
-            f"({error}); move it away (labels are then made anew) or restore a copy"
-        )
 
 
 def _key(fingerprint: str, pair: Preference) -> bytes:

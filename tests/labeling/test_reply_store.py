@@ -51,9 +51,9 @@ def test_another_model_has_other_replies(store):
 
 def test_more_keys_than_a_query_takes_are_found(store):
     calls = [Score("x", f" {n}") for n in range(1203)]
-    store._connection.execute("BEGIN")  # one commit for all, this once
+    store.connection.execute("BEGIN")  # one commit for all, this once
     keys = [put(store, call, Reply(logprobs=(-float(n),))) for n, call in enumerate(calls)]
-    store._connection.execute("COMMIT")
+    store.connection.execute("COMMIT")
     found = store.get_many(keys)
     assert [found[key.digest].logprobs[0] for key in keys] == [-float(n) for n in range(1203)]
 

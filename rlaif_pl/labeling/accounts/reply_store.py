@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from rlaif_pl.data.failures import is_transient
+from rlaif_pl.data.sqlite_file import Layout, SqliteFile
 from rlaif_pl.labeling.calls import Call, CallKey, Reply
 
-SCHEMA_VERSION = 1
 APPLICATION = 0x524C4149  # "RLAI", tells these files from other SQLite files
 COLUMNS = (
     "logprobs",
@@ -49,6 +47,7 @@ CREATE TABLE replies (
 )
 """
 INDEX = "CREATE INDEX replies_by_digest ON replies (digest)"
+LAYOUT = Layout("reply store", 1, (TABLE, INDEX), application=APPLICATION)
 NAMES = ", ".join(COLUMNS)
 SELECT = (
     f"SELECT digest, {NAMES}, is_transient FROM replies WHERE digest IN ({{marks}}) ORDER BY id"
@@ -83,7 +82,7 @@ class Totals:
     seconds: float
 
 
-class ReplyStore:
+class ReplyStore(SqliteFile):
     """One SQLite file with a row per model call.
 
     A row is on disk when ``put`` returns and survives a kill or a power cut. Several processes of
@@ -109,46 +108,14 @@ class ReplyStore:
         retry_failed: bool = False,
         now: Callable[[], float] = time.time,
     ) -> None:
-        self.path = Path(path).expanduser()
+        super().__init__(path, LAYOUT)
         self.retry_failed = retry_failed
         self._now = now
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            self._connection = sqlite3.connect(self.path, timeout=60.0, isolation_level=None)
-        except sqlite3.OperationalError as error:
-            raise self._unusable(error) from error
-        try:
-            self._connection.execute("PRAGMA journal_mode=WAL")
-            self._connection.execute("PRAGMA synchronous=FULL")
-            self._prepare()
-        except sqlite3.DatabaseError as error:
-            self._connection.close()
-            raise self._unusable(error) from error
-        except ValueError:
-            self._connection.close()
-            raise
-
-    def __enter__(self) -> Self:
-        """Return the store itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close the file; what was put is already committed."""
-        self.close()
 
     def __len__(self) -> int:
         """Count rows: answers, failures and repetitions."""
-        (count,) = self._connection.execute("SELECT COUNT(*) FROM replies").fetchone()
+        (count,) = self.connection.execute("SELECT COUNT(*) FROM replies").fetchone()
         return int(count)
-
-    def close(self) -> None:
-        """Close the file."""
-        self._connection.close()
 
     def get_many(self, keys: Sequence[CallKey]) -> dict[bytes, Reply]:
         """Return the replies that need not be asked for again, by digest.
@@ -158,11 +125,11 @@ class ReplyStore:
         """
         found: dict[bytes, Reply] = {}
         digests = list(dict.fromkeys(key.digest for key in keys))
-        try:
+        with self.explained():
             for start in range(0, len(digests), KEYS_PER_QUERY):
                 part = digests[start : start + KEYS_PER_QUERY]
                 query = SELECT.format(marks=",".join("?" * len(part)))
-                for digest, *columns, transient in self._connection.execute(query, part):
+                for digest, *columns, transient in self.connection.execute(query, part):
                     reply = _reply(columns)
                     is_answer = reply.failure is None
                     known = found.get(digest)
@@ -170,8 +137,6 @@ class ReplyStore:
                         continue
                     if is_answer or not (transient or self.retry_failed):
                         found[digest] = reply
-        except sqlite3.DatabaseError as error:
-            raise self._unusable(error) from error
         return found
 
     def put(self, key: CallKey, call: Call, reply: Reply, fingerprint: str) -> None:
@@ -193,26 +158,22 @@ class ReplyStore:
             int(is_transient(reply.failure)),
             self._now(),
         )
-        try:
-            self._connection.execute(INSERT, row)
-        except sqlite3.DatabaseError as error:
-            raise self._unusable(error) from error
+        with self.explained():
+            self.connection.execute(INSERT, row)
 
     def totals(self) -> Totals:
         """Add up all rows."""
-        try:
-            calls, read, written, cost, seconds = self._connection.execute(
+        with self.explained():
+            calls, read, written, cost, seconds = self.connection.execute(
                 "SELECT COUNT(*), TOTAL(read_tokens), TOTAL(written_tokens), TOTAL(cost_usd), "
                 "TOTAL(seconds) FROM replies"
             ).fetchone()
-            (answered,) = self._connection.execute(
+            (answered,) = self.connection.execute(
                 "SELECT COUNT(DISTINCT digest) FROM replies WHERE failure IS NULL"
             ).fetchone()
-            failures = self._connection.execute(
+            failures = self.connection.execute(
                 "SELECT failure, COUNT(*) FROM replies WHERE failure IS NOT NULL GROUP BY failure"
             ).fetchall()
-        except sqlite3.DatabaseError as error:
-            raise self._unusable(error) from error
         return Totals(calls, answered, dict(failures), int(read), int(written), cost, seconds)
 
     def rows(self) -> Iterator[dict[str, Any]]:
@@ -222,7 +183,7 @@ class ReplyStore:
         ``logprobs`` a list in which infinite values are None.
         """
         names = ("digest", "kind", "fingerprint", "call", *COLUMNS, "created")
-        cursor = self._connection.execute(f"SELECT {', '.join(names)} FROM replies ORDER BY id")
+        cursor = self.connection.execute(f"SELECT {', '.join(names)} FROM replies ORDER BY id")
         for values in cursor:
             row = dict(zip(names, values, strict=True))
             row["digest"] = row["digest"].hex()
@@ -233,45 +194,6 @@ class ReplyStore:
             ]
             row["finished"] = bool(row["finished"])
             yield row
-
-    def _prepare(self) -> None:
-        """Make the table in a new file, or refuse a file that is none of ours."""
-        if self._versions() == (APPLICATION, SCHEMA_VERSION):
-            return
-        self._connection.execute("BEGIN IMMEDIATE")
-        found = self._versions()  # another process may have made it meanwhile
-        (tables,) = self._connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
-        if found != (APPLICATION, SCHEMA_VERSION):
-            if any(found) or tables:
-                self._connection.execute("ROLLBACK")
-                raise ValueError(
-                    f"expected {self.path} to be a reply store of version {SCHEMA_VERSION}, got an "
-                    f"SQLite file of kind {found[0]:#x}, version {found[1]}, with {tables} tables; "
-                    "name another file"
-                )
-            self._connection.execute(TABLE)
-            self._connection.execute(INDEX)
-            self._connection.execute(f"PRAGMA application_id={APPLICATION}")
-            self._connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-        self._connection.execute("COMMIT")
-
-    def _versions(self) -> tuple[int, int]:
-        """Return the kind of file and the version of its layout."""
-        (kind,) = self._connection.execute("PRAGMA application_id").fetchone()
-        (version,) = self._connection.execute("PRAGMA user_version").fetchone()
-        return kind, version
-
-    def _unusable(self, error: sqlite3.DatabaseError) -> Exception:
-        """Build the error for a file that cannot be used."""
-        if isinstance(error, sqlite3.OperationalError):
-            return OSError(
-                f"expected to use the reply store {self.path}, got {error}; check that the folder can "
-                "be written, the disk has room and no other program holds the file"
-            )
-        return ValueError(
-            f"expected {self.path} to be a reply store, got a file that SQLite cannot read ({error}); "
-            "move it away (calls are then made anew) or restore a copy"
-        )
 
 
 def _plain(value: float | None) -> float | str | None:

@@ -1,0 +1,135 @@
+"""One SQLite file of a known kind: opened safely, refused with a reason, never half written."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What a kind of file looks like.
+
+    Attributes:
+        kind: Its name in messages ("label store").
+        version: Version of the layout, at least 1; raise it with ``statements``.
+        statements: SQL that makes an empty file.
+        setting: What a user changes to name another file, in messages.
+        application: SQLite's application id, which tells these files from others; 0 sets none.
+    """
+
+    kind: str
+    version: int
+    statements: tuple[str, ...]
+    setting: str = "file"
+    application: int = 0
+
+
+class SqliteFile:
+    """A file in write-ahead mode whose commits survive a kill or a power cut.
+
+    Several processes of one machine may use it at once. It must not lie on a network file system,
+    which the write-ahead log cannot use.
+
+    Args:
+        path: The file; made with its folder if it is not there. ``~`` is expanded.
+        layout: What it must look like.
+
+    Raises:
+        ValueError: The file is of another kind or version, or damaged.
+        OSError: The file cannot be used: no room, no permission, held by another program.
+    """
+
+    def __init__(self, path: str | Path, layout: Layout) -> None:
+        self.path = Path(path).expanduser()
+        self.layout = layout
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.explained():
+            self.connection = sqlite3.connect(self.path, timeout=60.0, isolation_level=None)
+        try:
+            with self.explained():
+                self.connection.execute("PRAGMA journal_mode=WAL")
+                self.connection.execute("PRAGMA synchronous=FULL")
+                self._prepare()
+        except (OSError, ValueError):
+            self.connection.close()
+            raise
+
+    def __enter__(self) -> Self:
+        """Return the store itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the file; what was put is already committed."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self.connection.close()
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Turn what SQLite raises inside the block into an error that says what to do."""
+        layout = self.layout
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            raise OSError(
+                f"expected to use the {layout.kind} {self.path}, got {error}; check that the folder "
+                "can be written, the disk has room and no other program holds the file, or name "
+                f"another {layout.setting}"
+            ) from error
+        except sqlite3.DatabaseError as error:
+            raise ValueError(
+                f"expected {self.path} to be a {layout.kind}, got a file that SQLite cannot read "
+                f"({error}); move it away (its rows are then made anew) or restore a copy"
+            ) from error
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Commit what the block does whole, or nothing of it."""
+        self.connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self.connection.execute("ROLLBACK")
+            raise
+        self.connection.execute("COMMIT")
+
+    def _prepare(self) -> None:
+        """Make the tables in a new file, or refuse a file that is none of ours."""
+        layout = self.layout
+        wanted = (layout.application, layout.version)
+        if self._found() == wanted:
+            return
+        with self.transaction():
+            application, version = self._found()  # another process may have made it meanwhile
+            if (application, version) == wanted:
+                return
+            (tables,) = self.connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
+            if application or version or tables:
+                raise ValueError(
+                    f"expected {self.path} to be a {layout.kind} of version {layout.version}, got "
+                    f"version {version} with {tables} tables (application id {application:#x}); "
+                    f"name another {layout.setting}"
+                )
+            for statement in layout.statements:
+                self.connection.execute(statement)
+            self.connection.execute(f"PRAGMA application_id={layout.application}")
+            self.connection.execute(f"PRAGMA user_version={layout.version}")
+
+    def _found(self) -> tuple[int, int]:
+        """Return application id and version of the file as it is."""
+        (application,) = self.connection.execute("PRAGMA application_id").fetchone()
+        (version,) = self.connection.execute("PRAGMA user_version").fetchone()
+        return application, version
