@@ -29,6 +29,7 @@ from rlaif_pl.text import strip_surplus_symbols, word_count
 from rlaif_pl.types import Labeler, Prompt, Reward
 
 Estimate = Callable[..., Interval]
+NO_RATIO = 1e-9  # chance of a resample without a length ratio that is taken for none
 
 
 def evaluate_policy(
@@ -159,7 +160,8 @@ def _length_ratio(samples: PolicySamples, groups: Sequence[str], mean: Estimate)
     if not lengths[:, 1].any():
         return empty_interval()
     ratio = mean(lengths, groups, statistic=ratio_of_means, draws=1)
-    if not lengths[:, 1].all():  # a resample could hold nothing but empty SFT responses
+    # Chance that a resample of the prompts holds nothing but empty SFT responses, so no ratio.
+    if np.mean(lengths[:, 1] == 0) ** len(lengths) > NO_RATIO:
         return replace(ratio, low=math.nan, high=math.nan)
     return mean(lengths, groups, statistic=ratio_of_means)
 

@@ -104,6 +104,21 @@ def test_a_mute_sft_policy_leaves_the_length_ratio_without_interval(length_rewar
     assert "a2c/length_ratio_low" not in metrics
 
 
+def test_a_few_mute_responses_among_many_leave_the_interval(length_reward, length_labeler):
+    many = {
+        "prompts": [Prompt(f"{p.text} {n}", f"{p.group}-{n}") for n in range(8) for p in PROMPTS],
+        "sft": [["", ""], *(SFT * 8)[1:]],
+        "policy": POLICY * 8,
+    }
+    metrics = evaluate_policy(
+        samples(**many), length_reward, length_labeler, draws=200
+    ).to_metrics()
+    low, high = metrics["a2c/length_ratio_low"], metrics["a2c/length_ratio_high"]
+    expected = 8 * 6.5 / (8 * 3.5 - 1.5)
+    assert metrics["a2c/length_ratio"] == pytest.approx(expected)
+    assert low < expected < high
+
+
 def test_samples_that_do_not_belong_together_are_refused():
     with pytest.raises(ValueError, match="one entry per prompt"):
         samples(sft=SFT[:2])
