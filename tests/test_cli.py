@@ -237,7 +237,7 @@ def test_fit_without_a_config_says_what_it_trains(
         "--model.init_args.reward.init_args.backbone.trunk_layers=2",
         f"--model.init_args.references={data_files.prompts}",
         f"--data.preferences={data_files.unlabeled}",
-        f"--data.labeler.init_args.model={tiny_model_folder}",
+        f"--data.labeler.init_args.backend.init_args.model={tiny_model_folder}",
     ]
     assert cli.main(["fit", *small]) == 0
     first = capsys.readouterr().out.splitlines()[0]

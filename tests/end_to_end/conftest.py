@@ -17,7 +17,10 @@ FIT = {
     "trainer.limit_val_batches": 1,
     "data.batch_size": 4,
 }
-LABELER = {"labeler.init_args.model": "${model}", "labeler.init_args.temperature": 1.0}
+LABELER = {
+    "labeler.init_args.backend.init_args.model": "${model}",
+    "labeler.init_args.temperature": 1.0,
+}
 GOLD = {"name": "tiny_tldr/dev", "limit": 8}
 # Dotted keys laid over each stage's config, by stage name; ${model} is the tiny model.
 SMALLER = {
