@@ -20,7 +20,7 @@ HOPELESS = (401, 403, 404)  # a wrong key, address or model fails every call ali
 TOO_LONG = ("context length", "context window", "context_length", "maximum context", "too long")
 FILTERED = ("content_filter", "content_policy", "content management policy")
 # A server that reports no log-probabilities twice is likely to have none.
-LAST_ATTEMPT = {"no_logprobs": 2}
+MOST_IN_ROW = {"no_logprobs": 2}
 QUOTA = ("insufficient_quota", "billing_hard_limit")
 
 
@@ -90,15 +90,15 @@ class Sender:
         Raises:
             EndpointError: Address, key, model or account are refused.
         """
-        attempt = 0
+        attempt, in_row, last = 0, 0, ""
         while True:
             attempt += 1
             await self._wait_for_quiet()
             found = await self._once(route, request, logprobs)
             if isinstance(found, Completion):
                 return Sent(found, None, attempt)
-            most = LAST_ATTEMPT.get(found.kind, self.retries.most + 1)
-            is_last = attempt >= min(most, self.retries.most + 1)
+            in_row, last = (in_row + 1 if found.kind == last else 1), found.kind
+            is_last = attempt > self.retries.most or in_row >= MOST_IN_ROW.get(last, attempt + 1)
             if not found.again or is_last or found.wait > self.retries.longest_wait:
                 return Sent(None, found.kind, attempt)
             await self._back_off(attempt, found.wait)

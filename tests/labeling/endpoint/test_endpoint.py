@@ -148,6 +148,16 @@ def test_a_wait_longer_than_allowed_is_a_failure(serve, endpoint):
     assert (reply.failure, reply.attempts) == ("http_429", 1)
 
 
+def test_missing_logprobs_after_another_fault_are_asked_for_again(serve, endpoint):
+    server = serve()
+    server.script.extend(["status_500", "no_logprobs", "malformed", "no_logprobs"])
+    (reply,) = ask(endpoint(server, concurrency=1, first_wait=0.0), verdicts(1))
+    assert (reply.failure, reply.attempts) == (None, 5)
+    server.script.extend(["no_logprobs", "no_logprobs"])
+    (reply,) = ask(endpoint(server, concurrency=1, first_wait=0.0), verdicts(1))
+    assert (reply.failure, reply.attempts) == ("no_logprobs", 2)
+
+
 def test_every_call_survives_a_faulty_server(serve, endpoint, faults, known_masses):
     server = serve(faults(0.05, 0.03, 0.05, 0.02, 0.01, 0.03, seed=4), latency=0.002)
     calls = verdicts(200)
