@@ -39,8 +39,8 @@ class BackboneOptions:
         trunk_layers: First layers that stay frozen and can be shared by several roles; 0 for none.
         dtype: Type of the frozen weights; ``auto`` is bfloat16 where the machine computes it fast.
             Weights that are trained are float32 whatever this says.
-        share_prefix: Compute a prompt once for all its responses (exact). Turned off by itself
-            where gradient checkpointing or a text beyond a sliding window forbids it.
+        share_prefix: Compute a prompt once for all its responses and pad nothing (exact), where the
+            architecture allows it; see ``rlaif_pl.models.shared_prefix``.
         gradient_checkpointing: Recompute layers in the backward pass: less memory, more time.
         revision: Branch, tag or commit of a hub model.
         trust_remote_code: Run Python code that comes with a hub model.
@@ -94,7 +94,7 @@ def as_policy(backbone: Backbone, options: BackboneOptions, template: Template) 
     config = copy.deepcopy(backbone.model.config)
     trunk, top = split(decoder_of(backbone.model), options.trunk_layers)
     policy = CausalModel(trunk, top, head, backbone.tokenizer, template, config)
-    policy.share_prefix = options.share_prefix and not options.gradient_checkpointing
+    policy.share_prefix = options.share_prefix
     policy.fingerprint = backbone.fingerprint
     return policy
 
@@ -173,7 +173,7 @@ def load_reward_folder(
     config = copy.deepcopy(model.config)
     trunk, top = split(decoder_of(model), options.trunk_layers)
     policy = CausalModel(trunk, top, head, tokenizer, template, config)
-    policy.share_prefix = options.share_prefix and not options.gradient_checkpointing
+    policy.share_prefix = options.share_prefix
     pooling = cast(Pooling, getattr(config, "reward_pooling", "eos"))
     shift = float(getattr(config, "reward_shift", 0.0))
     return policy, head.weight.detach().float(), shift, pooling

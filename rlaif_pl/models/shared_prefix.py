@@ -1,7 +1,12 @@
 """Run a stack over prompts once and over all continuations of each prompt.
 
 Exact: a continuation sees the same keys at the same positions as in a plain forward over the whole
-text (tests compare both within 1e-4). It costs ``G * P + N * R`` tokens instead of ``N * (P + R)``.
+text (tests compare both within 1e-4). It costs as many tokens as the prompts and continuations have,
+instead of ``N * (P + R)``.
+
+The tokens of the batch run in one row without padding (``pair_attention``). A model that cannot do that
+runs padded prompts through a key/value cache, ``G * P + N * R`` tokens, or, where a cache is no use
+either, whole padded texts.
 """
 
 from __future__ import annotations
@@ -14,6 +19,7 @@ from transformers import DynamicCache
 
 from rlaif_pl.models.backbone import attention_window
 from rlaif_pl.models.encoding import PrefixBatch
+from rlaif_pl.models.pair_layout import pack
 from rlaif_pl.models.stack import Stack
 
 
@@ -33,14 +39,16 @@ def run(
         stack: Layers to run.
         batch: Token ids and masks.
         below: Output of the stack underneath; None where this stack embeds the ids itself.
-        share_prefix: Compute each prefix once through a key/value cache. False runs whole texts,
-            which gradient checkpointing (no cache) needs. Texts beyond a sliding window are run
-            whole too: an index-based window would count the padding after the prefix.
+        share_prefix: Compute each prefix once; False runs whole texts. Without packing they are run
+            whole too where activations are recomputed (no cache) or a text is beyond a sliding
+            window, since an index-based window would count the padding after the prefix.
     """
+    if share_prefix and stack.packs:
+        return run_packed(stack, batch, below)
     inputs = States(batch.prefix_ids, batch.ids) if below is None else below
     window = attention_window(stack.decoder.config)
     fits = window is None or batch.prefix_ids.shape[1] + batch.ids.shape[1] <= window
-    if not share_prefix or not fits or batch.prefix_ids.shape[1] == 0:
+    if not share_prefix or not fits or stack.recomputes or batch.prefix_ids.shape[1] == 0:
         return run_whole(stack, batch, inputs)
     cache = stack.new_cache()
     prefix = stack(inputs.prefix, batch.prefix_is_real, positions_of(batch.prefix_is_real), cache)
@@ -51,6 +59,13 @@ def run(
     )
     positions = start[:, None] + torch.arange(batch.ids.shape[1], device=start.device)
     return States(prefix, stack(inputs.continuation, keys, positions, cache))
+
+
+def run_packed(stack: Stack, batch: PrefixBatch, below: States | None = None) -> States:
+    """Run the real tokens of a batch as one row; padded places of the result hold 0."""
+    row = pack(batch)
+    inputs = States(batch.prefix_ids, batch.ids) if below is None else below
+    return States(*row.scatter(stack.packed(row.gather(*inputs), row)))
 
 
 def run_whole(stack: Stack, batch: PrefixBatch, inputs: States) -> States:

@@ -17,6 +17,9 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
+from rlaif_pl.models.pair_attention import prepare, run_packed
+from rlaif_pl.models.pair_layout import PackedRow
+
 SELF_TEST_TOLERANCE = 1e-3  # float32 sums in another order; a wrong architecture is off by far more
 
 
@@ -33,6 +36,7 @@ class Stack(nn.Module):
         # transformers 5.24 renames the argument and warns of the older name
         known = inspect.signature(decoder.forward).parameters
         self._cache_name = "cache" if "cache" in known else "past_key_values"
+        self._packs: bool | None = None  # unknown until asked for the first time
 
     @property
     def num_layers(self) -> int:
@@ -65,6 +69,33 @@ class Stack(nn.Module):
             use_cache=cache is not None,
         )
         return cast(Tensor, output.last_hidden_state)
+
+    @property
+    def packs(self) -> bool:
+        """Whether texts can be run without padding; found out by a test on the first call."""
+        if self._packs is None:
+            self._packs = prepare(self.decoder)
+        return self._packs
+
+    @property
+    def recomputes(self) -> bool:
+        """Whether layers recompute their activations in the backward pass: they keep no cache."""
+        return any(
+            module.training and getattr(module, "gradient_checkpointing", False)
+            for module in self.decoder.modules()
+        )
+
+    def packed(self, inputs: Tensor, row: PackedRow) -> Tensor:
+        """Run the layers on a whole batch in one row; only where ``packs``.
+
+        Args:
+            inputs: Token ids ``(T,)`` int64, or hidden states ``(T, D)``.
+            row: Which tokens are whose.
+
+        Returns:
+            Hidden states as of ``forward``. ``(T, D)``
+        """
+        return run_packed(self.decoder, inputs, row)
 
     def new_cache(self) -> DynamicCache:
         """Return an empty key/value cache for this stack."""
