@@ -11,25 +11,20 @@ from __future__ import annotations
 
 import copy
 import sys
-import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from rlaif_pl.models.pair_layout import PackedRow, Tree, pack_texts
+from rlaif_pl.models.pair_layout import PackedRow, Tree
 
 PREFIX = "packed_or_"  # of the names under which the function is registered
-KINDS = {"full_attention", "sliding_attention"}  # layer types that it computes
-TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}  # of the self-test; others round more
-ROUGH = 5e-2
-PROBE = (7, (5, 3))  # tokens of the prefix and of the continuations of the self-test
-
-_noticed: set[str] = set()  # architectures whose fallback was reported
 
 
 def attention(
@@ -115,65 +110,71 @@ def _attend(
 
 def _plain_attention(module: nn.Module, name: str) -> Any:
     """Return the attention function that a module had; ``eager`` is in the model's own file."""
-    eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+    eager: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
     return ALL_ATTENTION_FUNCTIONS.get_interface(name, eager)
 
 
-def run_packed(decoder: PreTrainedModel, inputs: Tensor, row: PackedRow) -> Tensor:
+def run_packed(
+    decoder: PreTrainedModel, inputs: Tensor, row: PackedRow, needed: Tensor | None = None
+) -> Tensor:
     """Run a prepared decoder on a packed row.
 
     Args:
-        decoder: One for which ``prepare`` returned True.
+        decoder: One that ``pair_fitness.prepare`` found fit to pack.
         inputs: Ids ``(T,)`` or hidden states ``(T, D)``.
         row: How they are laid out.
+        needed: Places in the row whose states are used, for a decoder that was found fit to narrow:
+            the last layer's MLP, most of that layer's work, then runs on these only. None for all.
 
     Returns:
-        States ``(T, D)``.
+        States ``(T, D)``; those not needed mean nothing.
     """
     which = "inputs_embeds" if inputs.is_floating_point() else "input_ids"
     # A mask of four dimensions is handed down as it is; ours says nothing and is not read.
     blank = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=inputs.device)
-    output = decoder(
-        **{which: inputs[None]},
-        attention_mask=blank,
-        position_ids=row.positions[None],
-        use_cache=False,
-        packed_row=row,
-    )
+    with nullcontext() if needed is None else _narrowed(last_mlp(decoder), needed, len(inputs)):
+        output = decoder(
+            **{which: inputs[None]},
+            attention_mask=blank,
+            position_ids=row.positions[None],
+            use_cache=False,
+            packed_row=row,
+        )
     states: Tensor = output.last_hidden_state[0]
     return states
 
 
-def prepare(decoder: PreTrainedModel) -> bool:
-    """Put the attention function in front of a decoder's own, if the decoder then computes right.
+@contextmanager
+def _narrowed(mlp: nn.Module, needed: Tensor, total: int) -> Iterator[None]:
+    """Let a token-wise module read only some places of a row; elsewhere it gives 0."""
 
-    Tested on a small tree against each of its texts alone, so that an architecture that looks at other
-    tokens anywhere but in attention, or in another way, is found out. Where it fails the decoder is left
-    as it was, and one line says so, once an architecture.
+    def narrow(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (inputs[0].index_select(1, needed), *inputs[1:])
 
-    Returns:
-        Whether the decoder can run packed rows.
-    """
-    before = _redirect(decoder)
+    def widen(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return output.new_zeros(1, total, output.shape[-1]).index_copy(1, needed, output)
+
+    hooks = mlp.register_forward_pre_hook(narrow), mlp.register_forward_hook(widen)
     try:
-        reason = _unfit(decoder)
-    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-    if reason is None:
-        return True
-    for module, config in before:
-        module.config = config
-    name = type(decoder).__name__
-    if name not in _noticed:
-        _noticed.add(name)
-        warnings.warn(
-            f"{name} cannot run texts packed without padding ({reason}); it runs padded batches",
-            stacklevel=2,
-        )
-    return False
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
-def _redirect(decoder: PreTrainedModel) -> list[tuple[Any, Any]]:
+def last_mlp(decoder: PreTrainedModel) -> nn.Module:
+    """Return the MLP of the last layer.
+
+    Raises:
+        ValueError: The layers have no module named ``mlp``.
+    """
+    found = [m for n, m in decoder.named_modules() if n.count(".") == 2 and n.endswith(".mlp")]
+    if not found:
+        raise ValueError(f"expected the layers of {type(decoder).__name__} to have an 'mlp'")
+    return found[-1]
+
+
+def redirect(decoder: PreTrainedModel) -> list[tuple[Any, Any]]:
     """Give the layers a config that names our function; returns modules with their old config.
 
     Masks are made by the decoder, whose own config stays: for it nothing changes.
@@ -193,58 +194,3 @@ def _redirect(decoder: PreTrainedModel) -> list[tuple[Any, Any]]:
         before.append((module, config))
         module.config = copies[id(config)]
     return before
-
-
-@torch.no_grad()
-def _unfit(decoder: PreTrainedModel) -> str | None:
-    """Say why a decoder cannot run packed rows, or None if it can."""
-    config = decoder.config.get_text_config()
-    other = set(getattr(config, "layer_types", None) or KINDS) - KINDS
-    if other:
-        return f"layers of type {', '.join(sorted(other))}"
-    weight = next(decoder.parameters())
-    prefix, branches = PROBE
-    row = pack_texts(prefix, branches, weight.device)
-    total = prefix + sum(branches)
-    embedding = decoder.get_input_embeddings()
-    if embedding is None:
-        generator = torch.Generator().manual_seed(0)
-        states = torch.randn(total, int(config.hidden_size), generator=generator)
-        inputs = states.to(weight.device, weight.dtype)
-    else:
-        inputs = torch.arange(2, 2 + total, device=weight.device) % embedding.weight.shape[0]
-    packed = run_packed(decoder, inputs, row)
-    if _slides(config) and row.windows <= {None}:
-        return "its attention does not say its sliding window"
-    gap, size, start = 0.0, 1e-6, prefix
-    for length in branches:
-        text = [*range(prefix), *range(start, start + length)]
-        expected = _alone(decoder, inputs[text])
-        gap = max(gap, (packed[text] - expected).abs().max().item())
-        size = max(size, expected.abs().max().item())
-        start += length
-    is_close = gap / size < TOLERANCE.get(weight.dtype, ROUGH)
-    return None if is_close else f"its states are off by {gap / size:.1e} of the largest"
-
-
-def _slides(config: PreTrainedConfig) -> bool:
-    """Whether some layer has a sliding window by the config."""
-    kinds = getattr(config, "layer_types", None)
-    if kinds is not None:
-        return "sliding_attention" in kinds
-    has_window = getattr(config, "sliding_window", None) is not None
-    return has_window and getattr(config, "use_sliding_window", True) is not False
-
-
-def _alone(decoder: PreTrainedModel, inputs: Tensor) -> Tensor:
-    """Run one text the way the model itself does; ids ``(T,)`` or states to states ``(T, D)``."""
-    which = "inputs_embeds" if inputs.is_floating_point() else "input_ids"
-    positions = torch.arange(len(inputs), device=inputs.device)[None]
-    output = decoder(
-        **{which: inputs[None]},
-        attention_mask=torch.ones_like(positions),
-        position_ids=positions,
-        use_cache=False,
-    )
-    states: Tensor = output.last_hidden_state[0]
-    return states

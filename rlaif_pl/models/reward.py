@@ -22,7 +22,7 @@ from rlaif_pl.models.policy import (
     load_reward_folder,
     same_trunk,
 )
-from rlaif_pl.models.shared_prefix import States
+from rlaif_pl.models.shared_prefix import States, run
 from rlaif_pl.models.stack import Stack
 from rlaif_pl.text import Template
 
@@ -88,18 +88,24 @@ class RewardModel(nn.Module):
             batch: Texts that end in EOS.
             below: Trunk states of the batch, where they are known.
         """
-        rewards: Tensor = self.head(self.features(batch, below)).squeeze(1)
+        features = self.features(batch, below)
+        with torch.autocast(features.device.type, enabled=False):  # margins need all 24 bits
+            rewards = nn.functional.linear(features, self.head.weight.float()).squeeze(1)
         return rewards - self.shift
 
     def features(self, batch: PrefixBatch, below: States | None = None) -> Tensor:
         """What the head reads of each continuation. ``(N, D)`` float32."""
-        hidden = self.model.hidden(batch, below)
+        model = self.model
+        below = model.trunk_states(batch) if below is None else below
+        places = torch.arange(batch.ids.shape[1], device=batch.ids.device)
+        is_read = places == batch.lengths[:, None]
         if self.pooling == "mean":
-            kept = batch.is_response[..., None]
-            total = (hidden[:, 1:].float() * kept).sum(1)
+            is_read = batch.is_real & (places > 0)
+        hidden = run(model.top, batch, below, model.share_prefix, is_read).continuation
+        if self.pooling == "mean":
+            total = hidden.float().masked_fill(~is_read[..., None], 0.0).sum(1)
             return total / batch.lengths[:, None].clamp(min=1)
-        rows = torch.arange(len(hidden), device=hidden.device)
-        return hidden[rows, batch.lengths].float()
+        return hidden[is_read].float()
 
     def forward(self, prompts: Sequence[str], responses: Sequence[Sequence[str]]) -> Tensor:
         """Rewards of ``K`` responses to each of ``G`` prompts. ``(G, K)``."""

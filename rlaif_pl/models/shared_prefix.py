@@ -31,7 +31,11 @@ class States(NamedTuple):
 
 
 def run(
-    stack: Stack, batch: PrefixBatch, below: States | None = None, share_prefix: bool = True
+    stack: Stack,
+    batch: PrefixBatch,
+    below: States | None = None,
+    share_prefix: bool = True,
+    is_wanted: Tensor | None = None,
 ) -> States:
     """Return the stack's hidden states for a batch.
 
@@ -42,9 +46,12 @@ def run(
         share_prefix: Compute each prefix once; False runs whole texts. Without packing they are run
             whole too where activations are recomputed (no cache) or a text is beyond a sliding
             window, since an index-based window would count the padding after the prefix.
+        is_wanted: Continuation tokens whose states are used, ``(N, 1 + R)`` bool, which saves work
+            on all others, the prefixes included; what is returned for those means nothing. None
+            for all.
     """
     if share_prefix and stack.packs:
-        return run_packed(stack, batch, below)
+        return run_packed(stack, batch, below, is_wanted)
     inputs = States(batch.prefix_ids, batch.ids) if below is None else below
     window = attention_window(stack.decoder.config)
     fits = window is None or batch.prefix_ids.shape[1] + batch.ids.shape[1] <= window
@@ -61,11 +68,20 @@ def run(
     return States(prefix, stack(inputs.continuation, keys, positions, cache))
 
 
-def run_packed(stack: Stack, batch: PrefixBatch, below: States | None = None) -> States:
-    """Run the real tokens of a batch as one row; padded places of the result hold 0."""
+def run_packed(
+    stack: Stack,
+    batch: PrefixBatch,
+    below: States | None = None,
+    is_wanted: Tensor | None = None,
+) -> States:
+    """Run the real tokens of a batch as one row; see ``run``. Padded places of the result hold 0."""
     row = pack(batch)
     inputs = States(batch.prefix_ids, batch.ids) if below is None else below
-    return States(*row.scatter(stack.packed(row.gather(*inputs), row)))
+    needed = None
+    if is_wanted is not None:
+        nowhere = torch.zeros_like(batch.prefix_is_real)
+        needed = row.gather(nowhere, is_wanted).nonzero().squeeze(1)
+    return States(*row.scatter(stack.packed(row.gather(*inputs), row, needed)))
 
 
 def run_whole(stack: Stack, batch: PrefixBatch, inputs: States) -> States:

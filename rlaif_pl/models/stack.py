@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
-from rlaif_pl.models.pair_attention import prepare, run_packed
+from rlaif_pl.models.pair_attention import run_packed
+from rlaif_pl.models.pair_fitness import Fitness, prepare
 from rlaif_pl.models.pair_layout import PackedRow
 
 SELF_TEST_TOLERANCE = 1e-3  # float32 sums in another order; a wrong architecture is off by far more
@@ -36,7 +37,7 @@ class Stack(nn.Module):
         # transformers 5.24 renames the argument and warns of the older name
         known = inspect.signature(decoder.forward).parameters
         self._cache_name = "cache" if "cache" in known else "past_key_values"
-        self._packs: bool | None = None  # unknown until asked for the first time
+        self._fitness: Fitness | None = None  # unknown until asked for the first time
 
     @property
     def num_layers(self) -> int:
@@ -73,9 +74,13 @@ class Stack(nn.Module):
     @property
     def packs(self) -> bool:
         """Whether texts can be run without padding; found out by a test on the first call."""
-        if self._packs is None:
-            self._packs = prepare(self.decoder)
-        return self._packs
+        return self._fit.packs
+
+    @property
+    def _fit(self) -> Fitness:
+        if self._fitness is None:
+            self._fitness = prepare(self.decoder)
+        return self._fitness
 
     @property
     def recomputes(self) -> bool:
@@ -85,17 +90,20 @@ class Stack(nn.Module):
             for module in self.decoder.modules()
         )
 
-    def packed(self, inputs: Tensor, row: PackedRow) -> Tensor:
+    def packed(self, inputs: Tensor, row: PackedRow, needed: Tensor | None = None) -> Tensor:
         """Run the layers on a whole batch in one row; only where ``packs``.
 
         Args:
             inputs: Token ids ``(T,)`` int64, or hidden states ``(T, D)``.
             row: Which tokens are whose.
+            needed: Places in the row whose states are used, to save work on the others; None for all.
 
         Returns:
-            Hidden states as of ``forward``. ``(T, D)``
+            Hidden states as of ``forward``; those not needed mean nothing. ``(T, D)``
         """
-        return run_packed(self.decoder, inputs, row)
+        if not self._fit.narrows or self.recomputes:  # the backward pass would recompute all places
+            needed = None
+        return run_packed(self.decoder, inputs, row, needed)
 
     def new_cache(self) -> DynamicCache:
         """Return an empty key/value cache for this stack."""

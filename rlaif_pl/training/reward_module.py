@@ -55,20 +55,19 @@ class RewardModule(TrainableModule):
 
     def forward(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
         """Return the loss in nats and the reward margin of each pair, both ``(N,)``."""
-        pairs = list(zip(batch.first, batch.second, strict=True))
-        first, second = self.reward(batch.prompts, pairs).unbind(1)
+        first, second = self._rewards(batch)
         return ops.pairwise_ce(first, second, batch.target, batch.weight), first - second
 
     @override
     def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:
-        losses, margin = self(batch)
-        total = batch.weight.sum().clamp(min=1e-12)
-        loss = losses.sum() / total
-        agrees = ((margin > 0) == (batch.target > 0.5)).float()
+        sums = ops.pairwise_ce_sums(*self._rewards(batch), batch.target, batch.weight)
+        total = sums.weight.float().clamp(min=1e-12)
+        loss = sums.loss / total
         size = len(batch.prompts)
         self.log("reward/train_loss", loss, prog_bar=True, batch_size=size)
-        self.log("reward/train_accuracy", (agrees * batch.weight).sum() / total, batch_size=size)
-        return loss * rank_share(batch.weight.sum())
+        self.log("reward/train_accuracy", sums.agree.float() / total, batch_size=size)
+        self.log("reward/train_margin", sums.margin.float() / total, batch_size=size)
+        return loss * rank_share(sums.weight)
 
     @override
     def validation_step(self, batch: PairBatch, batch_idx: int) -> None:
@@ -80,6 +79,12 @@ class RewardModule(TrainableModule):
         size = len(batch.prompts)
         self.log("reward/val_loss", self.val_loss, prog_bar=True, batch_size=size)
         self.log("reward/val_accuracy", self.val_accuracy, prog_bar=True, batch_size=size)
+
+    def _rewards(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
+        """Return the rewards of the first and of the second responses, each ``(N,)``."""
+        pairs = list(zip(batch.first, batch.second, strict=True))
+        first, second = self.reward(batch.prompts, pairs).unbind(1)
+        return first, second
 
     @override
     def on_fit_start(self) -> None:

@@ -10,6 +10,8 @@ from transformers import (
     Gemma3TextConfig,
     GPT2Config,
     GPT2LMHeadModel,
+    GPTNeoConfig,
+    GPTNeoForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
@@ -17,6 +19,8 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
 )
 
 VOCAB = 320
@@ -41,7 +45,22 @@ GPT2 = {
     "n_layer": 4,
     "n_head": 4,
     "n_positions": 256,
+    "resid_pdrop": 0.0,
+    "embd_pdrop": 0.0,
+    "attn_pdrop": 0.0,
     "initializer_range": 0.2,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+}
+GPT_NEO = {
+    "vocab_size": VOCAB,
+    "hidden_size": 32,
+    "num_layers": 4,
+    "num_heads": 4,
+    "attention_types": [[["global"], 4]],
+    "max_position_embeddings": 256,
+    "initializer_range": 0.2,
+    "embed_dropout": 0.0,
     "bos_token_id": 0,
     "eos_token_id": 1,
 }
@@ -56,7 +75,9 @@ def make_model():
         build = {
             "llama": lambda: LlamaForCausalLM(LlamaConfig(**SHAPE)),
             "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SHAPE)),
+            "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SHAPE, head_dim=8)),
             "gpt2": lambda: GPT2LMHeadModel(GPT2Config(**GPT2)),
+            "gpt_neo": lambda: GPTNeoForCausalLM(GPTNeoConfig(**GPT_NEO)),
             "mistral": lambda: MistralForCausalLM(MistralConfig(**SHAPE, sliding_window=window)),
             "gemma2": lambda: Gemma2ForCausalLM(
                 Gemma2Config(**GEMMA, sliding_window=window or 128, layer_types=KINDS)

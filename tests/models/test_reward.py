@@ -121,7 +121,6 @@ def test_a_saved_model_recomputes_activations_when_asked(options, tmp_path):
     model = RewardModel(BackboneOptions(folder, gradient_checkpointing=True))
     layers = [m for m in model.modules() if getattr(m, "gradient_checkpointing", False)]
     assert len(layers) >= 4
-    assert not model.model.share_prefix
 
 
 def test_a_frozen_model_trains_nothing(options):
@@ -139,6 +138,37 @@ def test_the_head_starts_at_one_over_the_root_of_width_plus_one(options):
     assert weights.std().item() == pytest.approx(0.17408, rel=0.11)
     assert abs(weights.mean().item()) < 3 * 0.17408 / len(weights) ** 0.5
     assert torch.equal(heads[3], RewardModel(source, seed=3, frozen=True).head.weight)
+
+
+@pytest.mark.parametrize("pooling", ["eos", "mean"])
+def test_the_last_mlp_runs_only_where_the_head_reads(options, pooling):
+    plain = RewardModel(options(share_prefix=False), pooling=pooling)
+    model = RewardModel(options(), pooling=pooling)
+    model(PROMPTS, RESPONSES)  # tests itself
+    batch, rows = model.encode(PROMPTS, RESPONSES), []
+    mlps = [layer.mlp for layer in model.model.top.decoder.layers]
+    for mlp in mlps:
+        mlp.up_proj.register_forward_hook(lambda _, inputs, __: rows.append(inputs[0].shape[1]))
+    rewards = model.rewards(batch)
+    every = int(batch.prefix_is_real.sum() + batch.is_real.sum())
+    read = {"eos": len(FLAT), "mean": int(batch.lengths.sum())}[pooling]
+    assert rows == [every, every, every, read]
+    torch.testing.assert_close(rewards, plain.rewards(batch), rtol=0, atol=1e-4)
+    weights = torch.arange(1.0, len(FLAT) + 1)
+    found, expected = (
+        torch.autograd.grad(r @ weights, m.model.top.decoder.layers[-1].mlp.up_proj.weight)[0]
+        for r, m in ((rewards, model), (plain.rewards(batch), plain))
+    )
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4 * expected.abs().max().item())
+
+
+def test_rewards_are_float32_under_autocast(options):
+    model = RewardModel(options())
+    with torch.autocast("cpu", torch.bfloat16):
+        rewards = model(PROMPTS, RESPONSES)
+    assert rewards.dtype == torch.float32
+    assert (rewards != rewards.bfloat16().float()).any()
+    torch.testing.assert_close(rewards, model(PROMPTS, RESPONSES), rtol=0, atol=0.1)
 
 
 def test_the_shift_is_subtracted(options):

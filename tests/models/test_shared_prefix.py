@@ -23,6 +23,7 @@ def plain(model):
 
 def continuations(model, trunk_layers, share_prefix):
     trunk, top = split(decoder_of(model), trunk_layers)
+    assert all(stack.packs for stack in (trunk, top) if stack is not None)
     below = None if trunk is None else run(trunk, BATCH, share_prefix=share_prefix)
     return run(top, BATCH, below, share_prefix).continuation
 
@@ -35,6 +36,17 @@ def continuations(model, trunk_layers, share_prefix):
 def test_equals_a_plain_forward_of_each_text(make_model, name, trunk_layers, share_prefix):
     expected = plain(make_model(name))
     hidden = continuations(make_model(name), trunk_layers, share_prefix)
+    for n, states in enumerate(expected):
+        torch.testing.assert_close(hidden[n, : len(states)], states, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "trunk_layers"), [("llama", 0), ("gemma2", 2), ("gpt2", 0)])
+def test_without_packing_a_cache_gives_the_same(make_model, monkeypatch, name, trunk_layers):
+    expected = plain(make_model(name))
+    monkeypatch.setattr(Stack, "packs", False)
+    trunk, top = split(decoder_of(make_model(name)), trunk_layers)
+    below = None if trunk is None else run(trunk, BATCH)
+    hidden = run(top, BATCH, below).continuation
     for n, states in enumerate(expected):
         torch.testing.assert_close(hidden[n, : len(states)], states, rtol=0, atol=1e-4)
 
