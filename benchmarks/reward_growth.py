@@ -14,10 +14,10 @@ from rlaif_pl.models import BackboneOptions, RewardModel
 from rlaif_pl.models.encoding import PrefixBatch, assemble
 
 PROMPT = 350  # tokens, about the mean of TL;DR posts
-RESPONSE, PER_PROMPT, PROMPTS = 40, 2, 8  # where another one varies
+RESPONSE, PER_PROMPT, PROMPTS = 40, 2, 4  # where another one varies
 SWEEPS = {
-    "response tokens": [(n, PER_PROMPT, PROMPTS // 2) for n in (20, 40, 80, 160, 320)],
-    "responses a prompt": [(RESPONSE, n, PROMPTS // 2) for n in (2, 4, 8, 16)],
+    "response tokens": [(n, PER_PROMPT, PROMPTS) for n in (20, 40, 80, 160, 320)],
+    "responses a prompt": [(RESPONSE, n, PROMPTS) for n in (2, 4, 8, 16)],
     "prompts a step": [(RESPONSE, PER_PROMPT, n) for n in (1, 2, 4, 8, 16)],
 }
 PLACE = {name: n for n, name in enumerate(SWEEPS)}
