@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
@@ -24,6 +24,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from rlaif_pl.models.pair_layout import PackedRow, Tree
 
+Piece = tuple[Tensor, Tensor, Tensor]  # query, key and value of one prefix or continuation
+Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 PREFIX = "packed_or_"  # of the names under which the function is registered
 
 
@@ -68,19 +70,21 @@ def attention(
     results, place = [], 0
     for tree in packed_row.trees:
         end = place + 1 + len(tree.branches)
-        parts = tuple(t[place:end] for t in (queries, keys, values))
-        results += _tree(tree, parts, packed_row, window, attend)
+        pieces = zip(queries[place:end], keys[place:end], values[place:end], strict=True)
+        results += _tree(tree, list(pieces), packed_row, window, attend)
         place = end
     return torch.cat([part.transpose(1, 2) for part in results], 1), None
 
 
-def _tree(tree: Tree, parts: Any, row: PackedRow, window: int | None, attend: Any) -> list[Tensor]:
-    """Attend in one prefix and its continuations; one result for each, without empty ones."""
-    (query, *queries), (key, *keys), (value, *values) = parts
+def _tree(
+    tree: Tree, pieces: list[Piece], row: PackedRow, window: int | None, attend: Attend
+) -> list[Tensor]:
+    """Attend in one prefix and its continuations; one result for each, without an empty prefix."""
+    (query, key, value), *branches = pieces
     results = []
     if tree.prefix:
         results.append(attend(query, key, value, row.sees(0, tree.prefix, window)))
-    for own, q, k, v in zip(tree.branches, queries, keys, values, strict=True):
+    for own, (q, k, v) in zip(tree.branches, branches, strict=True):
         if tree.prefix:
             k, v = torch.cat([key, k], 2), torch.cat([value, v], 2)
         results.append(attend(q, k, v, row.sees(tree.prefix, own, window)))
@@ -88,7 +92,12 @@ def _tree(tree: Tree, parts: Any, row: PackedRow, window: int | None, attend: An
 
 
 def _attend(
-    query: Tensor, key: Tensor, value: Tensor, sees: Tensor | None, scale: float | None, cap: Any
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    sees: Tensor | None,
+    scale: float | None,
+    cap: float | None,
 ) -> Tensor:
     """Attend in one text; without ``sees`` each token sees those before it."""
     share = query.shape[1] // key.shape[1]

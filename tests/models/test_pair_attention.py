@@ -82,6 +82,43 @@ def test_loss_and_gradients_equal_those_of_each_text_alone(make_model, name, win
     assert max(gradient.abs().max().item() for gradient in wanted.values()) > 1e-2
 
 
+def random_row(generator, length):
+    return torch.randint(2, 300, (length,), generator=generator).tolist()
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(("name", "window"), [("llama", None), ("gemma3", 4)])
+def test_random_lengths_give_the_states_of_each_text_alone(make_model, name, window, seed):
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(low, high):
+        return int(torch.randint(low, high, (1,), generator=generator))
+
+    groups, repeat = draw(1, 4), draw(1, 4)
+    prompts = [random_row(generator, draw(1, 20)) for _ in range(groups)]
+    responses = [random_row(generator, draw(1, 12)) for _ in range(groups * repeat)]
+    stack = Stack(decoder_of(make_model(name, window)))
+    found = run(stack, assemble(prompts, responses, pad=1)).continuation
+    for n, response in enumerate(responses):
+        prompt = prompts[n // repeat]
+        expected = alone(stack, prompt, response)
+        torch.testing.assert_close(found[n, len(response)], expected, rtol=0, atol=1e-4)
+        assert not found[n, len(response) + 1 :].any()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize(("name", "window"), MODELS)
+def test_packed_rows_on_a_gpu(make_model, name, window):
+    stack = Stack(decoder_of(make_model(name, window)))
+    expected = run(stack, BATCH).continuation
+    batch = BATCH.to(torch.device("cuda"))
+    stack = Stack(decoder_of(make_model(name, window)).cuda())
+    assert stack.packs
+    found = run(stack, batch).continuation
+    torch.testing.assert_close(found.cpu(), expected, rtol=0, atol=1e-3)
+
+
 def test_a_wanted_state_is_the_same_when_all_are_wanted(make_model):
     stack = Stack(decoder_of(make_model("llama")))
     whole = run(stack, BATCH)

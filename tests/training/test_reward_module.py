@@ -61,6 +61,27 @@ def test_training_loss_is_the_mean_over_weights(build, small_pairs):
     assert module.training_step(batch, 0).item() == pytest.approx(losses.sum().item() / 3.5)
 
 
+def test_loss_accuracy_and_margin_of_a_batch_by_hand(build, small_pairs, monkeypatch):
+    # Margins 1, -2, 0.5, 9; targets prefer first, first, second, second; the last counts nowhere.
+    rewards = torch.tensor([[1.5, 0.5], [0.0, 2.0], [0.5, 0.0], [9.0, 0.0]], requires_grad=True)
+    module, _ = build("reward")
+    monkeypatch.setattr(module.reward, "forward", lambda *_: rewards)
+    logged = {}
+    module.log = lambda name, value, **_: logged.update({name: value.item()})
+    target, weight = torch.tensor([0.8, 1.0, 0.0, 0.0]), [1.0, 2.0, 1.0, 0.0]
+    loss = module.training_step(batch_of(small_pairs[:4], weight)._replace(target=target), 0)
+    entropies = [cross_entropy(1.0, 0.8), 2 * cross_entropy(-2.0, 1.0), cross_entropy(0.5, 0.0)]
+    assert loss.item() == pytest.approx(sum(entropies) / 4, abs=1e-6)
+    assert logged["reward/train_loss"] == pytest.approx(loss.item())
+    assert logged["reward/train_accuracy"] == pytest.approx(1 / 4)
+    assert logged["reward/train_margin"] == pytest.approx((1 - 4 + 0.5) / 4)
+    loss.backward()
+    # d loss / d margin = w (sigma(m) - p) / 4
+    slopes = [(0.731059 - 0.8) / 4, 2 * (0.119203 - 1.0) / 4, 0.622459 / 4, 0.0]
+    expected = torch.tensor([[slope, -slope] for slope in slopes])
+    torch.testing.assert_close(rewards.grad, expected, rtol=0, atol=1e-6)
+
+
 def test_pairs_of_weight_0_change_no_gradient(build, small_pairs):
     gradients = []
     for count in (3, 4):
