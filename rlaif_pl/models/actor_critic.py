@@ -4,35 +4,51 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from rlaif_pl.models.adapters import Lora
+from rlaif_pl.models.causal import TokenFacts
 from rlaif_pl.models.encoding import PrefixBatch
 from rlaif_pl.models.export import save_policy
 from rlaif_pl.models.policy import BackboneOptions, for_role, load_policy
 from rlaif_pl.models.shared_prefix import States, run
 from rlaif_pl.text import Template
 
-ValueNetwork = Literal["separate", "reference_features"]
+ValueNetwork = Literal["separate", "adapter", "shared_trunk", "reference_features", "none"]
+
+
+class Evaluation(NamedTuple):
+    """What policy and value network say about sampled responses."""
+
+    tokens: TokenFacts
+    values: Tensor | None  # (N, 1 + R) before each token and after the last; None without network
 
 
 class ActorCritic(nn.Module):
     """Three roles that start from one SFT checkpoint and share its frozen trunk.
 
-    With LoRA the policy and the value network hold adapters over the reference's own weights, so the
-    reference costs no memory of its own and no adapter is ever switched: each role is a module.
+    With LoRA the policy holds adapters over the reference's own weights, so the reference costs no
+    memory of its own and no adapter is ever switched: each role is a module.
 
     Args:
         backbone: The SFT policy: what all three roles start from.
-        lora: Adapters of policy and value network; None trains copies of all layers above the trunk.
+        lora: Adapters of the policy, and of the value network where it has some; None trains copies
+            of all layers above the trunk.
         template: How prompts and responses are written; the SFT policy's.
-        value_network: ``separate`` is a network of its own that starts from the SFT policy (the
-            paper's); ``reference_features`` is a head on the frozen reference's last states, which
-            costs no further pass.
+        value_network: ``separate`` is a copy of all layers above the trunk that starts from the SFT
+            policy (with ``trunk_layers=0``, the paper's); ``adapter`` the same with adapters of its
+            own over shared weights, for which ``lora`` is needed; ``shared_trunk`` a head on the
+            policy's own last states, so the value loss trains the policy's layers too;
+            ``reference_features`` a head on the frozen reference's last states, which costs no
+            further pass; ``none`` leaves it out. None takes ``adapter`` with ``lora`` and
+            ``separate`` without.
         seed: Seeds adapters and head.
+
+    Raises:
+        ValueError: ``adapter`` without ``lora``.
     """
 
     def __init__(
@@ -41,20 +57,31 @@ class ActorCritic(nn.Module):
         *,
         lora: Lora | None = None,
         template: Template = Template(),  # noqa: B008 - frozen
-        value_network: ValueNetwork = "separate",
+        value_network: ValueNetwork | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if value_network is None:
+            value_network = "separate" if lora is None else "adapter"
+        if value_network == "adapter" and lora is None:
+            raise ValueError(
+                "expected lora with value_network=adapter, got none; set lora, or take "
+                "value_network=separate for a copy that is trained whole"
+            )
+        self.value_network: ValueNetwork = value_network
         self.reference = load_policy(backbone, template)
         self.policy = for_role(self.reference, lora, seed)
         critic = None
-        if value_network == "separate":
-            critic = for_role(self.reference, lora, seed + 1, writes=False).top
+        if value_network in ("separate", "adapter"):
+            own = lora if value_network == "adapter" else None
+            critic = for_role(self.reference, own, seed + 1, writes=False).top
         self.critic = critic
-        width = int(self.reference.config.get_text_config().hidden_size)
-        self.value_head = nn.Linear(width, 1)
-        nn.init.zeros_(self.value_head.weight)  # values start at 0: the first returns set the scale
-        nn.init.zeros_(self.value_head.bias)
+        self.value_head: nn.Linear | None = None
+        if value_network != "none":
+            width = int(self.reference.config.get_text_config().hidden_size)
+            self.value_head = nn.Linear(width, 1)
+            nn.init.zeros_(self.value_head.weight)  # start at 0: the first returns set the scale
+            nn.init.zeros_(self.value_head.bias)
 
     @torch.no_grad()
     def reference_pass(
@@ -73,17 +100,58 @@ class ActorCritic(nn.Module):
         hidden = self.reference.hidden(batch, below)
         return self.reference.logprobs_of(hidden, batch, temperature), hidden
 
-    def values(self, batch: PrefixBatch, below: States | None, features: Tensor) -> Tensor:
+    def evaluate(
+        self,
+        batch: PrefixBatch,
+        below: States | None,
+        features: Tensor | None,
+        temperature: float,
+        *,
+        entropy_gradient: bool = False,
+    ) -> Evaluation:
+        """Run policy and value network once, with gradients.
+
+        Args:
+            batch: Rollout.
+            below: Trunk states of the batch, where they are known.
+            features: Last states of the reference, from ``reference_pass``; only
+                ``reference_features`` reads them.
+            temperature: Divides the logits, as in sampling.
+            entropy_gradient: Whether the entropy is differentiable.
+        """
+        below = self.policy.trunk_states(batch) if below is None else below
+        hidden = self.policy.hidden(batch, below)
+        facts = self.policy.token_facts(
+            hidden, batch, temperature, entropy_gradient=entropy_gradient
+        )
+        if self.value_network == "none":
+            return Evaluation(facts, None)
+        if self.value_network == "shared_trunk":
+            features = hidden
+        return Evaluation(facts, self.values(batch, below, features))
+
+    def values(self, batch: PrefixBatch, below: States | None, features: Tensor | None) -> Tensor:
         """Estimate the return of each state, before each token and after the last. ``(N, 1 + R)``.
 
         Args:
             batch: Rollout.
             below: Trunk states of the batch, where they are known.
-            features: Last states of the reference, from ``reference_pass``.
+            features: What the head reads, ``(N, 1 + R, D)``: last states of the reference, or of
+                the policy; None where the value network has layers of its own.
+
+        Raises:
+            ValueError: There is no value network, or no features for its head.
         """
+        if self.value_head is None:
+            raise ValueError("expected a value network, got value_network=none; it gives no values")
         if self.critic is not None:
             below = self.policy.trunk_states(batch) if below is None else below
             features = run(self.critic, batch, below, self.policy.share_prefix).continuation
+        if features is None:
+            raise ValueError(
+                f"expected last states for value_network={self.value_network}, got None; pass those "
+                "of the reference or the policy"
+            )
         # Unit variance over sqrt(D): a step of Adam moves every weight by the learning rate, and on
         # raw states of norm far above 1 that alone would swing the values by more than the returns.
         width = features.shape[-1]

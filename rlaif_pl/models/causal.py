@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
+from rlaif_pl import ops
 from rlaif_pl.models.backbone import CappedHead
 from rlaif_pl.models.encoding import PrefixBatch, encode, pad_of
 from rlaif_pl.models.shared_prefix import States, run
 from rlaif_pl.models.stack import Stack
 from rlaif_pl.text import Template
 
-LOGIT_ROWS = 256  # rows of logits alive at once: 256 x 49,152 float32 is 48 MiB
+LOGIT_ROWS = 256  # rows that a reader of whole logits takes at once: 48 MiB at 49,152 tokens
 
 
 class CausalModel(nn.Module):
@@ -107,46 +108,66 @@ class CausalModel(nn.Module):
 
     def logprobs_of(self, hidden: Tensor, batch: PrefixBatch, temperature: float = 1.0) -> Tensor:
         """Log-probability of each response token from final states ``(N, 1 + R, D)``. ``(N, R)``."""
-        return taken_logprobs(
-            hidden[:, :-1], self.unembedding, batch.response_ids, batch.is_response, temperature
+        return self.token_facts(hidden, batch, temperature).logprobs
+
+    def token_facts(
+        self,
+        hidden: Tensor,
+        batch: PrefixBatch,
+        temperature: float = 1.0,
+        *,
+        entropy_gradient: bool = False,
+    ) -> TokenFacts:
+        """Log-probability and entropy at each response token from final states ``(N, 1 + R, D)``."""
+        return token_facts(
+            hidden[:, :-1],
+            self.unembedding,
+            batch.response_ids,
+            batch.is_response,
+            temperature,
+            entropy_gradient=entropy_gradient,
         )
 
 
-def taken_logprobs(
+class TokenFacts(NamedTuple):
+    """What a policy says at each place of a response, in nats; 0 at padding."""
+
+    logprobs: Tensor  # (N, R) float32, of the token taken
+    entropy: Tensor  # (N, R) float32, of the whole distribution
+
+
+def token_facts(
     hidden: Tensor,
     unembedding: nn.Linear | CappedHead,
     tokens: Tensor,
     is_real: Tensor,
     temperature: float,
-) -> Tensor:
-    """Log-probabilities of given tokens, a few hundred rows of logits at a time.
+    *,
+    entropy_gradient: bool = False,
+) -> TokenFacts:
+    """Log-probabilities of given tokens and entropies, without the logits of all of them.
 
     Args:
         hidden: State before each token. ``(N, R, D)``
-        unembedding: Output embedding.
+        unembedding: Output embedding, capped or not.
         tokens: Token taken at each place. ``(N, R)`` int64
-        is_real: Where to compute; elsewhere the result is 0. ``(N, R)`` bool
+        is_real: Where to compute; elsewhere the results are 0. ``(N, R)`` bool
         temperature: Divides the logits, above 0.
+        entropy_gradient: Whether the entropy is differentiable; it costs the logits a second time
+            in the backward pass where the output embedding is frozen.
     """
     if temperature <= 0:
         raise ValueError(f"temperature must be above 0 to score tokens, got {temperature}")
-    states, taken = hidden[is_real], tokens[is_real]
-    parts = []
-    for rows, picks in zip(states.split(LOGIT_ROWS), taken.split(LOGIT_ROWS), strict=True):
-        if torch.is_grad_enabled():
-            parts.append(
-                checkpoint(
-                    _logprob_rows, rows, unembedding, picks, temperature, use_reentrant=False
-                )
-            )
-        else:
-            parts.append(_logprob_rows(rows, unembedding, picks, temperature))
-    result = hidden.new_zeros(tokens.shape, dtype=torch.float32)
-    return result.masked_scatter(is_real, torch.cat(parts)) if parts else result
-
-
-def _logprob_rows(
-    rows: Tensor, unembedding: nn.Linear | CappedHead, picks: Tensor, temperature: float
-) -> Tensor:
-    logits = unembedding(rows.to(unembedding.weight.dtype)).float() / temperature
-    return -nn.functional.cross_entropy(logits, picks, reduction="none")
+    capped = unembedding if isinstance(unembedding, CappedHead) else None
+    linear = unembedding if isinstance(unembedding, nn.Linear) else unembedding.linear
+    found = ops.linear_logprob(
+        hidden[is_real].to(linear.weight.dtype),
+        linear.weight,
+        tokens[is_real],
+        temperature,
+        bias=linear.bias,
+        softcap=None if capped is None else capped.cap,
+        entropy_gradient=entropy_gradient,
+    )
+    empty = hidden.new_zeros(tokens.shape, dtype=torch.float32)
+    return TokenFacts(*(empty.masked_scatter(is_real, part.float()) for part in found))

@@ -10,6 +10,11 @@ from __future__ import annotations
 from torch import Tensor
 
 
+def response_mean(values: Tensor, is_response: Tensor) -> Tensor:
+    """Average over response tokens; 0 where there is none. Arguments ``(N, R)``."""
+    return (values * is_response).sum() / is_response.sum().clamp(min=1)
+
+
 def policy_gradient_loss(logprobs: Tensor, advantages: Tensor, is_response: Tensor) -> Tensor:
     """Policy-gradient loss, averaged over response tokens.
 
@@ -18,13 +23,12 @@ def policy_gradient_loss(logprobs: Tensor, advantages: Tensor, is_response: Tens
         advantages: Targets without gradient. ``(N, R)``
         is_response: Which entries count. ``(N, R)`` bool
     """
-    return -(logprobs * advantages.detach() * is_response).sum() / is_response.sum().clamp(min=1)
+    return -response_mean(logprobs * advantages.detach(), is_response)
 
 
 def value_loss(values: Tensor, returns: Tensor, is_response: Tensor) -> Tensor:
     """Squared error of the critic, averaged over response tokens. Arguments ``(N, R)``."""
-    error = (values - returns.detach()) * is_response
-    return (error * error).sum() / is_response.sum().clamp(min=1)
+    return response_mean((values - returns.detach()).square(), is_response)
 
 
 def explained_variance(values: Tensor, returns: Tensor, is_response: Tensor) -> Tensor:

@@ -30,7 +30,9 @@ class Rollout(NamedTuple):
     finished: Tensor  # (N,) bool
     scores: Tensor  # (N,) reward of each text, before shaping
     ref_logprobs: Tensor  # (N, R)
-    features: Tensor  # (N, 1 + R, D) last states of the reference
+    features: (
+        Tensor | None
+    )  # (N, 1 + R, D) last states of the reference, where the values need them
 
     @property
     def lengths(self) -> Tensor:
@@ -84,7 +86,9 @@ def collect(
     )
     is_sampled = batch.is_response & (finished[:, None] | ~is_last)
     below = samples.below or policy.trunk_states(batch)
-    ref_logprobs, features = actor.reference_pass(batch, below, temperature)
+    ref_logprobs, last = actor.reference_pass(batch, below, temperature)
+    features = last if actor.value_network == "reference_features" else None
+    del last  # nothing else reads it: free it before the update
     scores = score_rollout(actor, reward, prompts, texts, batch, below).to(policy.device)
     return Rollout(batch, below, texts, is_sampled, finished, scores, ref_logprobs, features)
 

@@ -2,7 +2,8 @@
 
 Objective (arXiv 2309.00267v2, appendix A.3): ``E[(1 - beta) r(x, y) - beta KL(pi || pi_SFT)]``. The
 KL enters as ``-beta (log pi - log pi_SFT)`` at each token, whose sum over a sampled text is an unbiased
-estimate of the sequence KL; the score enters at the last token and gamma is 1 in the paper.
+estimate of the sequence KL; the score enters at the last token and gamma is 1 in the paper. The KL can
+be a term of the loss instead (``kl.py``): ``(1 - beta) L_PG + beta KL``.
 """
 
 from __future__ import annotations
@@ -13,14 +14,19 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from rlaif_pl.rl.kl import KLEstimator, KLPlacement
+
 
 @dataclass(frozen=True)
 class Shaping:
     """How scores and KL become token rewards.
 
     Attributes:
-        beta: Weight of the KL penalty, in [0, 1].
-        scale_score: Multiply the score by ``1 - beta`` as the paper does.
+        beta: Weight of the KL penalty, in [0, 1]; the first one where it adapts.
+        scale_score: Multiply the score (with the KL in the loss: the policy-gradient loss) by
+            ``1 - beta`` as the paper does.
+        kl_placement: ``reward``: a penalty in the reward of each token; ``loss``: a term of the loss.
+        kl_estimator: What that term is, ``k2`` or ``k3``; see ``kl.py``.
         unfinished_penalty: Subtracted from the score of a response that the length limit cut.
         min_length: Tokens below which a response is too short. A reward model has seen few such
             texts and may score them high; a policy finds that out.
@@ -30,6 +36,8 @@ class Shaping:
 
     beta: float = 0.05
     scale_score: bool = True
+    kl_placement: KLPlacement = "reward"
+    kl_estimator: KLEstimator = "k2"
     unfinished_penalty: float = 0.0
     min_length: int = 0
     short_penalty: float = 0.0
@@ -38,6 +46,35 @@ class Shaping:
         """Refuse a beta outside [0, 1]."""
         if not 0 <= self.beta <= 1:
             raise ValueError(f"beta must be in [0, 1], got {self.beta}")
+
+    @property
+    def reward_beta(self) -> float:
+        """Weight of the KL in the token rewards: 0 where it is in the loss."""
+        return self.beta if self.kl_placement == "reward" else 0.0
+
+    @property
+    def policy_weight(self) -> float:
+        """Weight of the policy-gradient loss: the ``1 - beta`` that is not in the score."""
+        in_loss = self.scale_score and self.kl_placement == "loss"
+        return 1 - self.beta if in_loss else 1.0
+
+
+def final_scores(scores: Tensor, lengths: Tensor, finished: Tensor, shaping: Shaping) -> Tensor:
+    """What the last token of each response is rewarded with: scaled score minus penalties. ``(N,)``.
+
+    Args:
+        scores: Reward of each whole response. ``(N,)``
+        lengths: Tokens of each response. ``(N,)``
+        finished: False where the length limit cut the response. ``(N,)`` bool
+        shaping: Coefficients.
+    """
+    is_scaled = shaping.scale_score and shaping.kl_placement == "reward"
+    final = scores * (1 - shaping.beta) if is_scaled else scores
+    final = final - shaping.unfinished_penalty * (~finished).to(final.dtype)
+    if shaping.min_length > 0:
+        missing = (1 - lengths / shaping.min_length).clamp(min=0)
+        final = final - shaping.short_penalty * missing.to(final.dtype)
+    return final
 
 
 def token_rewards(
@@ -50,6 +87,9 @@ def token_rewards(
 ) -> Tensor:
     """Spread score and KL penalty over the tokens of each response.
 
+    This is the plain definition; training takes ``ops.shaped_gae``, which does it and the advantages in
+    one pass.
+
     Args:
         scores: Reward of each whole response. ``(N,)``
         logprobs: Policy's log-probability of each token taken. ``(N, R)``
@@ -61,13 +101,9 @@ def token_rewards(
     Returns:
         Rewards ``(N, R)``, 0 at padding; an empty response has nowhere to put its score.
     """
-    rewards = -shaping.beta * (logprobs - ref_logprobs) * is_response
-    final = scores * (1 - shaping.beta) if shaping.scale_score else scores
-    final = final - shaping.unfinished_penalty * (~finished).to(final.dtype)
+    rewards = -shaping.reward_beta * (logprobs - ref_logprobs) * is_response
     lengths = is_response.sum(1)
-    if shaping.min_length > 0:
-        missing = (1 - lengths / shaping.min_length).clamp(min=0)
-        final = final - shaping.short_penalty * missing.to(final.dtype)
+    final = final_scores(scores, lengths, finished, shaping)
     rows = (lengths > 0).nonzero().squeeze(1)
     rewards[rows, lengths[rows] - 1] += final[rows].to(rewards.dtype)
     return rewards
@@ -98,16 +134,21 @@ def sequence_kl(logprobs: Tensor, ref_logprobs: Tensor, is_response: Tensor) -> 
     return ((logprobs - ref_logprobs) * is_response).sum(1)
 
 
-def whiten(values: Tensor, is_real: Tensor, shift_mean: bool = True) -> Tensor:
+def whiten(
+    values: Tensor, is_real: Tensor, shift_mean: bool = True, moments: Tensor | None = None
+) -> Tensor:
     """Scale to variance 1 (and mean 0) over the real entries of all ranks; 0 elsewhere.
 
     Args:
         values: ``(N, R)``
         is_real: Which entries count. ``(N, R)`` bool
         shift_mean: Also subtract the mean; False keeps it.
+        moments: Sums of the real entries and of their squares, where they are known. ``(2,)`` float64
     """
-    kept = values.double() * is_real
-    sums = torch.stack([is_real.sum().double(), kept.sum(), (kept * kept).sum()])
+    if moments is None:
+        kept = values.double() * is_real
+        moments = torch.stack([kept.sum(), (kept * kept).sum()])
+    sums = torch.cat([is_real.sum().double()[None], moments])
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(sums)
     count, total, squares = sums

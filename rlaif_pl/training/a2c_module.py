@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -10,14 +11,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from rlaif_pl import ops
 from rlaif_pl.models.actor_critic import ActorCritic
 from rlaif_pl.models.drawing import noise_seed
 from rlaif_pl.models.reward import RewardModel
-from rlaif_pl.rl.losses import explained_variance, policy_gradient_loss, value_loss
+from rlaif_pl.rl.kl import AdaptiveKL, KLController
+from rlaif_pl.rl.objective import Objective
 from rlaif_pl.rl.rollout import Rollout, collect
-from rlaif_pl.rl.shaping import Shaping, leave_one_out, sequence_kl, token_rewards, whiten
-from rlaif_pl.training.base import TrainableModule, rank_share
+from rlaif_pl.rl.shaping import Shaping, sequence_kl
+from rlaif_pl.training.base import TrainableModule, mean_over_ranks, rank_share
 from rlaif_pl.training.schedules import LinearDecay
 from rlaif_pl.types import PromptBatch, Reward, SampledResponse
 
@@ -34,17 +35,24 @@ class A2CModule(TrainableModule):
         per_prompt: Responses sampled for each prompt, ``K``.
         max_new_tokens: Length limit of a response, EOS included.
         temperature: Divides the logits of policy and reference, in sampling and in scoring.
-        shaping: KL coefficient and penalties.
+        shaping: KL coefficient, where the KL enters, and penalties.
         gamma: Discount per token, in [0, 1].
         lam: Trace decay, in [0, 1]; 1 gives Monte Carlo returns, as in the paper.
         vf_coef: Weight of the value loss.
+        ent_coef: Weight of the mean entropy a token, which is subtracted from the loss.
         whiten_advantages: Scale advantages to mean 0 and variance 1 over all ranks.
         group_baseline: Subtract from each score the mean of the prompt's other responses; the value
-            network then learns what is left. Needs ``per_prompt`` of at least 2.
+            network then learns what is left. Needs ``per_prompt`` of at least 2. Without a value
+            network it is needed, and the penalties are part of the score: the difference is the
+            advantage (leave-one-out REINFORCE, arXiv 2402.14740).
+        adaptive_kl: Lets the KL coefficient follow a target, from ``shaping.beta`` on.
         value_lr_scale: The value network's learning rate as a multiple of the policy's.
         optimizer: Builds the optimizer from parameters.
         scheduler: Builds the learning-rate schedule, stepped every batch.
         seed: Seeds the sampling noise, which also depends on step, prompt and sample.
+
+    Raises:
+        ValueError: There is no value network, and no group baseline or a ``lam`` below 1.
     """
 
     def __init__(
@@ -58,14 +66,21 @@ class A2CModule(TrainableModule):
         gamma: float = 1.0,
         lam: float = 1.0,
         vf_coef: float = 0.5,
-        whiten_advantages: bool = True,
+        ent_coef: float = 0.0,
+        whiten_advantages: bool = False,
         group_baseline: bool = False,
+        adaptive_kl: AdaptiveKL | None = None,
         value_lr_scale: float = 1.0,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         scheduler: LRSchedulerCallable = LinearDecay,
         seed: int = 0,
     ) -> None:
         super().__init__(optimizer, scheduler)
+        if actor.value_network == "none" and not (group_baseline and lam == 1):
+            raise ValueError(
+                "expected group_baseline=true and lam=1 with value_network=none, got "
+                f"group_baseline={group_baseline} and lam={lam}; there are no values to bootstrap from"
+            )
         self.actor = actor
         self.reward = reward
         if isinstance(reward, nn.Module):
@@ -75,11 +90,17 @@ class A2CModule(TrainableModule):
         self.per_prompt = per_prompt
         self.max_new_tokens = max_new_tokens
         self.temperature = temperature
-        self.shaping = shaping
-        self.gamma, self.lam = gamma, lam
-        self.vf_coef = vf_coef
-        self.whiten_advantages = whiten_advantages
-        self.group_baseline = group_baseline
+        self.objective = Objective(
+            shaping,
+            per_prompt=per_prompt,
+            gamma=gamma,
+            lam=lam,
+            vf_coef=vf_coef,
+            ent_coef=ent_coef,
+            whiten_advantages=whiten_advantages,
+            group_baseline=group_baseline,
+        )
+        self.kl_control = KLController(shaping.beta, adaptive_kl)
         self.value_lr_scale = value_lr_scale
         self.seed = seed
         self.latest_samples: list[SampledResponse] = []
@@ -114,45 +135,32 @@ class A2CModule(TrainableModule):
             rollout: Sampled batch.
             is_counted: Response tokens that count. ``(N, R)`` bool
         """
-        tokens, below, is_sampled = rollout.batch, rollout.below, rollout.is_sampled
-        logprobs = self.actor.policy.logprobs(tokens, below, self.temperature)
-        values = self.actor.values(tokens, below, rollout.features)[:, :-1]
-        scores = rollout.scores
-        if self.group_baseline:
-            scores = leave_one_out(scores, self.per_prompt)
-        rewards = token_rewards(
-            scores,
-            logprobs.detach(),
-            rollout.ref_logprobs,
-            is_sampled,
-            rollout.finished,
-            self.shaping,
+        objective = self.objective.at(self.kl_control.beta)
+        found = self.actor.evaluate(
+            rollout.batch,
+            rollout.below,
+            rollout.features,
+            self.temperature,
+            entropy_gradient=objective.ent_coef > 0,
         )
-        # A response cut by the length limit is scored as it stands, so its end is terminal too.
-        advantages, returns = ops.gae(
-            rewards, values.detach(), lengths=rollout.lengths, gamma=self.gamma, lam=self.lam
+        targets = objective.targets(rollout, found)
+        loss, parts = objective.loss(rollout, found, targets, is_counted)
+        if self.kl_control.rule is not None:
+            parts["beta"] = torch.tensor(self.kl_control.beta)
+        self.log_dict(
+            {f"a2c/train_{name}": value.detach() for name, value in parts.items()},
+            batch_size=len(rollout.texts),
         )
-        if self.whiten_advantages:
-            advantages = whiten(advantages, is_counted)
-        policy_part = policy_gradient_loss(logprobs, advantages, is_counted)
-        value_part = value_loss(values, returns, is_counted)
-        loss = policy_part + self.vf_coef * value_part
-        self.log_update(rollout, logprobs.detach(), is_counted)
-        explained = explained_variance(values.detach(), returns, is_counted)
-        parts = {
-            "a2c/train_loss": loss,
-            "a2c/train_policy_loss": policy_part,
-            "a2c/train_value_loss": value_part,
-            "a2c/train_explained_variance": explained,
-        }
-        self.log_dict({k: v.detach() for k, v in parts.items()}, batch_size=len(tokens.ids))
+        rows = is_counted.any(1)
+        self.log_update(rollout, targets.kl, rows)
+        if self.kl_control.rule is not None:
+            self.kl_control.update(mean_over_ranks(targets.kl[rows].sum(), rows.sum()).item())
         return loss * rank_share(is_counted.sum())
 
-    def log_update(self, rollout: Rollout, logprobs: Tensor, is_counted: Tensor) -> None:
+    def log_update(self, rollout: Rollout, kl: Tensor, rows: Tensor) -> None:
         """Log reward, KL and lengths of a training batch, means over the rows of all ranks."""
-        rows = is_counted.any(1)
         share = rank_share(rows.sum())
-        values = batch_means(rollout, logprobs, rows)
+        values = batch_means(rollout, kl, rows)
         self.log_dict(
             {f"a2c/train_{name}": value * share for name, value in values.items()},
             prog_bar=True,
@@ -170,7 +178,8 @@ class A2CModule(TrainableModule):
         rollout = self.rollout(batch, "validation")
         rows = self.counted(rollout, batch).any(1)
         logprobs = self.actor.policy.logprobs(rollout.batch, rollout.below, self.temperature)
-        values = batch_means(rollout, logprobs, rows)
+        kl = sequence_kl(logprobs, rollout.ref_logprobs, rollout.is_sampled)
+        values = batch_means(rollout, kl, rows)
         self.log_dict(
             {f"a2c/val_{name}": value for name, value in values.items()},
             prog_bar=True,
@@ -183,26 +192,45 @@ class A2CModule(TrainableModule):
         trained = self.trained()
         policy = [value for name, value in trained.items() if name.startswith("actor.policy.")]
         critic = [value for name, value in trained.items() if not name.startswith("actor.policy.")]
-        optimizer = self.optimizer([{"params": policy}, {"params": critic}])  # type: ignore[arg-type]
-        optimizer.param_groups[1]["lr"] *= self.value_lr_scale
+        groups = [{"params": group} for group in (policy, critic) if group]
+        optimizer = self.optimizer(groups)  # type: ignore[arg-type]
+        for group in optimizer.param_groups[1:]:
+            group["lr"] *= self.value_lr_scale
         return optimizer
+
+    @override
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        if self.kl_control.rule is not None:
+            checkpoint["kl_beta"] = self.kl_control.beta
+
+    @override
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        if self.kl_control.rule is not None:
+            if "kl_beta" not in checkpoint:
+                raise ValueError(
+                    "expected the KL coefficient in the checkpoint of a run with adaptive_kl, found "
+                    "none; use the config the checkpoint was written with"
+                )
+            self.kl_control.beta = checkpoint["kl_beta"]
 
     @override
     def export(self, folder: Path) -> Path:
         return self.actor.save(folder)
 
 
-def batch_means(rollout: Rollout, logprobs: Tensor, rows: Tensor) -> dict[str, Tensor]:
+def batch_means(rollout: Rollout, kl: Tensor, rows: Tensor) -> dict[str, Tensor]:
     """Return mean reward, KL, length and unfinished share over rows; 0 where there are none.
 
     Args:
         rollout: Sampled batch.
-        logprobs: Policy's, of the response tokens. ``(N, R)``
+        kl: Log-ratio of each response, see ``sequence_kl``. ``(N,)``
         rows: Which responses count. ``(N,)`` bool
     """
     quantities = {
         "reward": rollout.scores,
-        "kl": sequence_kl(logprobs, rollout.ref_logprobs, rollout.is_sampled),
+        "kl": kl,
         "length": rollout.lengths.float(),
         "unfinished": (~rollout.finished).float(),
     }

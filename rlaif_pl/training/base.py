@@ -104,3 +104,16 @@ def rank_share(count: Tensor) -> Tensor:
     total = own.clone()
     dist.all_reduce(total)
     return own * dist.get_world_size() / total.clamp(min=1e-12)
+
+
+def mean_over_ranks(total: Tensor, count: Tensor) -> Tensor:
+    """Return the sum of ``total`` over the sum of ``count``, both over all ranks; 0 without any.
+
+    Args:
+        total: Sum of this rank's values. A scalar.
+        count: How many they are. A scalar.
+    """
+    sums = torch.stack([total.detach().double(), count.detach().double()])
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(sums)
+    return sums[0] / sums[1].clamp(min=1)

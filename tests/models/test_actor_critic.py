@@ -1,5 +1,6 @@
 import pytest
 import torch
+from peft.tuners.lora import LoraLayer
 from transformers import AutoModelForCausalLM
 
 from rlaif_pl.models.actor_critic import ActorCritic
@@ -32,9 +33,8 @@ def step(actor, lr=0.02):
     for _ in range(2):
         optimizer.zero_grad()
         _, features = actor.reference_pass(batch, below, TEMPERATURE)
-        logprobs = actor.policy.logprobs(batch, below, TEMPERATURE)
-        values = actor.values(batch, below, features)
-        (logprobs.sum() + values.square().sum()).backward()
+        found = actor.evaluate(batch, below, features, TEMPERATURE)
+        (found.tokens.logprobs.sum() + found.values.square().sum()).backward()
         optimizer.step()
 
 
@@ -120,7 +120,7 @@ def assert_gradients(module, plain, trunk_layers):
 
 @pytest.mark.parametrize("gradient_checkpointing", [False, True])
 @pytest.mark.parametrize("trunk_layers", [0, 2])
-@pytest.mark.parametrize("value_network", ["separate", "reference_features"])
+@pytest.mark.parametrize("value_network", ["separate", "shared_trunk", "reference_features"])
 @pytest.mark.parametrize("tied", [False, True])
 def test_gradients_are_those_of_separate_whole_models(
     folder, tiny_model_folder, tied, value_network, trunk_layers, gradient_checkpointing
@@ -136,15 +136,17 @@ def test_gradients_are_those_of_separate_whole_models(
     advantages, returns = torch.randn(2, *batch.is_response.shape)
     below = actor.policy.trunk_states(batch)
     _, features = actor.reference_pass(batch, below, TEMPERATURE)
-    logprobs = actor.policy.logprobs(batch, below, TEMPERATURE)
-    values = actor.values(batch, below, features)[:, :-1]
-    policy_part = policy_gradient_loss(logprobs, advantages, batch.is_response)
+    found = actor.evaluate(batch, below, features, TEMPERATURE)
+    values = found.values[:, :-1]
+    policy_part = policy_gradient_loss(found.tokens.logprobs, advantages, batch.is_response)
     value_part = value_loss(values, returns, batch.is_response)
     (policy_part + value_part).backward()
 
     policy, critic = (
         AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32) for _ in range(2)
     )
+    if value_network == "shared_trunk":
+        critic = policy
     head = torch.nn.Linear(32, 1)
     head.load_state_dict(actor.value_head.state_dict())
     expected = plain_losses(policy, critic, head, batch, advantages, returns)
@@ -157,6 +159,93 @@ def test_gradients_are_those_of_separate_whole_models(
     if value_network == "separate":
         assert_gradients(actor.critic, critic, trunk_layers)
     torch.testing.assert_close(actor.value_head.weight.grad, head.weight.grad, rtol=1e-4, atol=1e-4)
+
+
+def adapted(stack):
+    """Each adapted layer of a stack by its name in the uncut causal LM."""
+    return {n: m for n, m in stack.named_modules() if isinstance(m, LoraLayer)}
+
+
+def add_adapters(plain, stack, trunk_layers):
+    """Add each adapter's product to the weight of a whole model; returns those weights."""
+    weights = {}
+    for name, layer in adapted(stack).items():
+        weight = plain.get_parameter(plain_name(f"{name}.weight", trunk_layers))
+        product = layer.lora_B["default"].weight @ layer.lora_A["default"].weight
+        weight.data += layer.scaling["default"] * product.detach()
+        weights[name] = weight
+    return weights
+
+
+@pytest.mark.parametrize("gradient_checkpointing", [False, True])
+@pytest.mark.parametrize("trunk_layers", [0, 2])
+def test_adapters_gradients_follow_from_those_of_separate_merged_models(
+    folder, trunk_layers, gradient_checkpointing
+):
+    options = BackboneOptions(
+        folder, trunk_layers=trunk_layers, gradient_checkpointing=gradient_checkpointing
+    )
+    actor = ActorCritic(options, lora=Lora(r=2, alpha=4), value_network="adapter")
+    torch.nn.init.normal_(actor.value_head.weight)
+    for name, parameter in trained(actor).items():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.05)
+    actor.train(gradient_checkpointing)
+    batch = actor.policy.encode(PROMPTS, RESPONSES)
+    advantages, returns = torch.randn(2, *batch.is_response.shape)
+    found = actor.evaluate(batch, None, None, TEMPERATURE)
+    policy_part = policy_gradient_loss(found.tokens.logprobs, advantages, batch.is_response)
+    value_part = value_loss(found.values[:, :-1], returns, batch.is_response)
+    (policy_part + value_part).backward()
+
+    plain = [AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32) for _ in range(2)]
+    stacks = (actor.policy.top, actor.critic)
+    pairs = [
+        (stack, add_adapters(m, stack, trunk_layers))
+        for m, stack in zip(plain, stacks, strict=True)
+    ]
+    expected = plain_losses(*plain, actor.value_head, batch, advantages, returns)
+    torch.testing.assert_close(policy_part, expected[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(value_part, expected[1], rtol=1e-4, atol=1e-5)
+    sum(expected).backward()
+    for stack, weights in pairs:
+        for name, layer in adapted(stack).items():
+            a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+            gradient = layer.scaling["default"] * weights[name].grad
+            for ours, wanted in ((a, b.T @ gradient), (b, gradient @ a.T)):
+                atol = 2e-4 * wanted.abs().max().item() + 1e-7
+                torch.testing.assert_close(ours.grad, wanted, rtol=0, atol=atol, msg=name)
+
+
+def test_a_value_network_is_chosen_by_name_or_as_the_policy_is_trained(folder):
+    options, lora = BackboneOptions(folder, trunk_layers=2), Lora(r=2)
+    assert ActorCritic(options).value_network == "separate"
+    assert ActorCritic(options, lora=lora).value_network == "adapter"
+    separate = ActorCritic(options, lora=lora, value_network="separate")
+    assert adapted(separate.policy.top)
+    assert not adapted(separate.critic)
+    assert all(p.requires_grad for p in separate.critic.parameters())
+    assert not set(separate.critic.parameters()) & set(separate.reference.parameters())
+    for name in ("shared_trunk", "reference_features", "none"):
+        assert ActorCritic(options, value_network=name).critic is None
+    with pytest.raises(ValueError, match="expected lora with value_network=adapter"):
+        ActorCritic(options, value_network="adapter")
+
+
+def test_without_a_value_network_there_is_nothing_of_it(folder):
+    actor = ActorCritic(BackboneOptions(folder, trunk_layers=2), value_network="none")
+    assert all(name.startswith("policy.") for name in trained(actor))
+    batch = actor.policy.encode(PROMPTS, RESPONSES)
+    assert actor.evaluate(batch, None, None, 1.0).values is None
+    with pytest.raises(ValueError, match="got value_network=none"):
+        actor.values(batch, None, None)
+
+
+def test_a_head_needs_states_to_read(folder):
+    actor = ActorCritic(BackboneOptions(folder), value_network="reference_features")
+    batch = actor.policy.encode(PROMPTS, RESPONSES)
+    with pytest.raises(ValueError, match="value_network=reference_features, got None"):
+        actor.values(batch, None, None)
 
 
 @pytest.mark.parametrize(("lora", "trunk_layers"), WAYS)
@@ -175,7 +264,7 @@ def test_an_update_moves_policy_and_critic_and_leaves_the_reference(folder, lora
         assert actor.values(batch, None, features).abs().max() > 0
 
 
-@pytest.mark.parametrize("value_network", ["separate", "reference_features"])
+@pytest.mark.parametrize("value_network", ["separate", "shared_trunk", "reference_features"])
 @pytest.mark.parametrize(("lora", "trunk_layers"), WAYS)
 def test_whatever_is_trained_gets_a_gradient(folder, lora, trunk_layers, value_network):
     options = BackboneOptions(folder, trunk_layers=trunk_layers)

@@ -3,7 +3,8 @@ import copy
 import pytest
 import torch
 
-from rlaif_pl.models.causal import LOGIT_ROWS, CausalModel, taken_logprobs
+from rlaif_pl.models.backbone import CappedHead
+from rlaif_pl.models.causal import CausalModel, token_facts
 from rlaif_pl.models.stack import decoder_of, split
 from rlaif_pl.text import Template
 
@@ -50,42 +51,61 @@ def test_roles_can_start_from_one_trunk_pass(make_model, tokenizer):
 
 
 def test_a_uniform_head_by_hand():
-    # Logits all 0 over 4 tokens: log P = -ln 4 = -1.386294 whatever the temperature.
+    # Logits all 0 over 4 tokens: log P = -ln 4 = -1.386294 whatever the temperature, entropy ln 4.
     head = torch.nn.Linear(3, 4, bias=False)
     torch.nn.init.zeros_(head.weight)
     is_real = torch.tensor([[True, False]])
-    found = taken_logprobs(torch.randn(1, 2, 3), head, torch.tensor([[2, 0]]), is_real, 0.5)
-    torch.testing.assert_close(found, torch.tensor([[-1.386294, 0.0]]))
+    found = token_facts(torch.randn(1, 2, 3), head, torch.tensor([[2, 0]]), is_real, 0.5)
+    torch.testing.assert_close(found.logprobs, torch.tensor([[-1.386294, 0.0]]))
+    torch.testing.assert_close(found.entropy, torch.tensor([[1.386294, 0.0]]))
 
 
-def test_chunked_rows_and_gradients_equal_the_whole():
-    torch.manual_seed(0)
-    rows = LOGIT_ROWS + 7  # two chunks
-    head = torch.nn.Linear(8, 11, bias=False)
-    hidden = torch.randn(1, rows, 8, requires_grad=True)
-    tokens = torch.randint(11, (1, rows))
-    is_real = torch.rand(1, rows) > 0.1
-    is_real[:, :LOGIT_ROWS] = True
-    table = (head(hidden) / 0.9).log_softmax(-1).gather(2, tokens[..., None])[..., 0]
-    expected = torch.where(is_real, table, 0.0)
-    found = taken_logprobs(hidden, head, tokens, is_real, 0.9)
-    torch.testing.assert_close(found, expected)
-    weights = torch.randn(1, rows)
-    (wanted,) = torch.autograd.grad((expected * weights).sum(), hidden, retain_graph=True)
-    (got,) = torch.autograd.grad((found * weights).sum(), hidden)
-    torch.testing.assert_close(got, wanted)
+def plain_facts(hidden, head, tokens, is_real, temperature):
+    """The same through all logits at once."""
+    table = (head(hidden) / temperature).log_softmax(-1)
+    taken = table.gather(2, tokens[..., None])[..., 0]
+    return [torch.where(is_real, x, 0.0) for x in (taken, -(table.exp() * table).sum(-1))]
+
+
+@pytest.mark.parametrize("trains_head", [False, True])
+@pytest.mark.parametrize("cap", [None, 2.0])
+@pytest.mark.parametrize("bias", [False, True])
+def test_fused_facts_and_their_gradients_are_those_of_whole_logits(bias, cap, trains_head):
+    head = torch.nn.Linear(8, 11, bias=bias).requires_grad_(trains_head)
+    whole = head if cap is None else CappedHead(head, cap)
+    hidden = torch.randn(3, 5, 8, requires_grad=True)
+    tokens = torch.randint(11, (3, 5))
+    is_real = torch.rand(3, 5) > 0.3
+    wanted = plain_facts(hidden, whole, tokens, is_real, 0.9)
+    found = token_facts(hidden, whole, tokens, is_real, 0.9, entropy_gradient=True)
+    inputs = [hidden, *(head.parameters() if trains_head else ())]
+    weights = torch.randn(2, 3, 5)
+    results = []
+    for facts in (wanted, found):
+        loss = sum((x * w).sum() for x, w in zip(facts, weights, strict=True))
+        results.append((*facts, *torch.autograd.grad(loss, inputs)))
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-5)
+
+
+def test_without_an_entropy_gradient_only_the_logprob_pulls():
+    head = torch.nn.Linear(8, 11).requires_grad_(False)
+    hidden = torch.randn(1, 4, 8, requires_grad=True)
+    found = token_facts(hidden, head, torch.zeros(1, 4).long(), torch.ones(1, 4).bool(), 1.0)
+    assert found.logprobs.requires_grad
+    assert not found.entropy.requires_grad
 
 
 def test_nothing_to_score_gives_zeros():
     head = torch.nn.Linear(3, 4)
     none = torch.zeros(2, 5, dtype=torch.bool)
-    found = taken_logprobs(torch.randn(2, 5, 3), head, torch.zeros(2, 5).long(), none, 1.0)
-    assert found.shape == (2, 5)
-    assert (found == 0).all()
+    found = token_facts(torch.randn(2, 5, 3), head, torch.zeros(2, 5).long(), none, 1.0)
+    assert found.logprobs.shape == found.entropy.shape == (2, 5)
+    assert not torch.stack(list(found)).any()
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0])
 def test_temperature_must_be_positive(temperature):
     one = torch.ones(1, 1)
     with pytest.raises(ValueError, match="above 0"):
-        taken_logprobs(one[None], torch.nn.Linear(1, 2), one.long(), one.bool(), temperature)
+        token_facts(one[None], torch.nn.Linear(1, 2), one.long(), one.bool(), temperature)

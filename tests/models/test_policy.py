@@ -2,7 +2,6 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from rlaif_pl.models import causal
 from rlaif_pl.models.adapters import Lora
 from rlaif_pl.models.backbone import save_causal
 from rlaif_pl.models.policy import (
@@ -52,22 +51,33 @@ def test_logprobs_are_the_librarys_own(
             assert (found[n, len(expected) :] == 0).all()
 
 
-def test_small_pieces_of_logits_change_neither_value_nor_gradient(folder, monkeypatch):
-    policy = for_role(load_policy(BackboneOptions(folder("llama")), Template()), None, 0)
+@pytest.mark.parametrize("lora", [None, Lora(r=2)])
+@pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2"])
+def test_the_fused_logprobs_train_as_whole_logits_do(folder, name, lora):
+    policy = for_role(load_policy(BackboneOptions(folder(name)), Template()), lora, 0)
     batch = policy.encode(PROMPTS, RESPONSES)
 
-    def value_and_gradients(rows):
-        monkeypatch.setattr(causal, "LOGIT_ROWS", rows)
-        policy.zero_grad()
-        logprobs = policy.logprobs(batch, temperature=0.9)
-        (logprobs * torch.arange(1, 1 + logprobs.shape[1])).sum().backward()
-        return logprobs.detach(), {n: p.grad.clone() for n, p in policy.named_parameters()}
+    def fused():
+        return policy.logprobs(batch, temperature=0.9)
 
-    whole, wanted = value_and_gradients(10_000)
-    pieces, found = value_and_gradients(3)
-    torch.testing.assert_close(pieces, whole, rtol=0, atol=1e-5)
-    for name, gradient in wanted.items():
-        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-4, msg=name)
+    def whole():
+        table = (policy.logits(policy.hidden(batch)[:, :-1]) / 0.9).log_softmax(-1)
+        taken = table.gather(2, batch.response_ids[..., None])[..., 0]
+        return torch.where(batch.is_response, taken, 0.0)
+
+    def value_and_gradients(function):
+        policy.zero_grad()
+        logprobs = function()
+        (logprobs * torch.arange(1, 1 + logprobs.shape[1])).sum().backward()
+        trained = {n: p for n, p in policy.named_parameters() if p.requires_grad}
+        return logprobs.detach(), {n: p.grad.clone() for n, p in trained.items()}
+
+    expected, wanted = value_and_gradients(whole)
+    logprobs, found = value_and_gradients(fused)
+    torch.testing.assert_close(logprobs, expected, rtol=0, atol=1e-5)
+    for key, gradient in wanted.items():
+        atol = 1e-5 * gradient.abs().max().item() + 1e-6
+        torch.testing.assert_close(found[key], gradient, rtol=1e-4, atol=atol, msg=key)
 
 
 def test_a_loaded_policy_is_frozen_and_a_role_trains_its_top(folder):

@@ -25,9 +25,9 @@ class CountLetters:
 def actor_of(model_folder):
     """Return a builder of actors that end some texts early: a likely token is their EOS."""
 
-    def build(trunk_layers=2, **options):
+    def build(trunk_layers=2, value_network="adapter", **options):
         backbone = BackboneOptions(model_folder("llama"), trunk_layers=trunk_layers, **options)
-        return ActorCritic(backbone, lora=Lora(r=4))
+        return ActorCritic(backbone, lora=Lora(r=4), value_network=value_network)
 
     return build
 
@@ -118,7 +118,49 @@ def text_batch(reward, rollout):
     return reward.encode(PROMPTS, [rollout.texts[:3], rollout.texts[3:]])
 
 
+class Calls:
+    """Notes the shape of what a module is given.
+
+    Args:
+        module: Whose calls to note.
+    """
+
+    def __init__(self, module):
+        self.shapes = []
+        module.register_forward_pre_hook(lambda _, given: self.shapes.append(given[0].shape[:2]))
+
+
+def test_samples_share_the_prefill_and_finished_rows_leave(actor_of):
+    actor = actor_of()
+    make_some_end(actor)
+    for part in (actor.policy.trunk, actor.policy.top):
+        calls = Calls(part)
+        roll(actor, CountLetters())
+        rows = [rows for rows, width in calls.shapes if width == 1]
+        assert calls.shapes[0][0] == len(PROMPTS)  # and not once a sample
+        assert rows[0] == len(SEEDS)
+        assert rows == sorted(rows, reverse=True)
+        assert rows[-1] < rows[0]
+
+
+def test_all_roles_read_the_trunk_states_made_while_sampling(actor_of, model_folder):
+    actor = actor_of()
+    reward = RewardModel(BackboneOptions(model_folder("llama"), trunk_layers=2), frozen=True)
+    assert reward.adopt_trunk(actor.policy.trunk)
+    calls = Calls(actor.policy.trunk)
+    rollout = roll(actor, reward)
+    assert [width for _, width in calls.shapes[1:]] == [1] * len(calls.shapes[1:])
+    count = len(calls.shapes)
+    actor.evaluate(rollout.batch, rollout.below, rollout.features, TEMPERATURE)
+    assert len(calls.shapes) == count
+
+
 def test_a_rollout_holds_no_graph(actor_of):
-    rollout = roll(actor_of(), CountLetters())
+    rollout = roll(actor_of(value_network="reference_features"), CountLetters())
     tensors = (rollout.ref_logprobs, rollout.features, rollout.scores, rollout.below.continuation)
     assert not any(tensor.requires_grad for tensor in tensors)
+
+
+@pytest.mark.parametrize("value_network", ["adapter", "shared_trunk", "none"])
+def test_the_references_states_are_kept_only_for_who_reads_them(actor_of, value_network):
+    assert roll(actor_of(value_network=value_network), CountLetters()).features is None

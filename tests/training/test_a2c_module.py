@@ -1,15 +1,19 @@
 """A2C on toy rewards: it learns, starts at KL 0, and fillers count for nothing."""
 
 import dataclasses
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
 
 from rlaif_pl.models import ActorCritic, Lora, RewardModel
+from rlaif_pl.rl.kl import AdaptiveKL
 from rlaif_pl.rl.shaping import Shaping
 from rlaif_pl.training import LinearDecay
 from rlaif_pl.types import PromptBatch, Reward
+
+NETWORKS = ("separate", "shared_trunk", "reference_features", "none")
 
 
 class VowelReward:
@@ -71,14 +75,19 @@ def test_a_toy_reward_rises_in_thirty_steps(build, trainer, backbone):
     assert 5 < recorder["a2c/train_kl"][-1] < 100
 
 
-@pytest.mark.parametrize("lora", [Lora(r=4, alpha=8), None], ids=["lora", "copy"])
-@pytest.mark.parametrize("value_network", ["separate", "reference_features"])
+@pytest.mark.parametrize(
+    ("value_network", "lora"),
+    [
+        *((name, lora) for name in NETWORKS for lora in (Lora(r=4, alpha=8), None)),
+        ("adapter", Lora(r=4, alpha=8)),
+    ],
+)
 def test_kl_is_exactly_0_at_the_first_step(
     build, backbone, small_prompts, tiny_reward_folder, lora, value_network
 ):
     actor = ActorCritic(backbone, lora=lora, value_network=value_network)
     frozen = RewardModel(dataclasses.replace(backbone, name=str(tiny_reward_folder)), frozen=True)
-    module, _ = build("a2c", actor=actor, reward=frozen)
+    module, _ = build("a2c", actor=actor, reward=frozen, group_baseline=True)
     recorder = Recorder(module)
     loss, gradients = step(module, batch_of(small_prompts, [0, 3, 5]))
     assert recorder["a2c/train_kl"] == [0.0]
@@ -167,3 +176,78 @@ def test_gradient_checkpointing_changes_no_sample_and_no_gradient(build, backbon
         texts.append([sample.response for sample in module.latest_samples])
     assert texts[0] == texts[1]
     torch.testing.assert_close(results[0], results[1], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("placement", ["reward", "loss"])
+def test_leave_one_out_alone_learns_the_toy_reward(build, trainer, backbone, placement):
+    module, data = build(
+        "a2c",
+        actor=ActorCritic(dataclasses.replace(backbone, trunk_layers=0), value_network="none"),
+        reward=VowelReward(),
+        per_prompt=8,
+        max_new_tokens=8,
+        temperature=1.0,
+        shaping=Shaping(beta=0.01, kl_placement=placement),
+        group_baseline=True,
+        scheduler=LinearDecay,
+    )
+    recorder = Recorder(module)
+    trainer(15).fit(module, data)
+    rewards = recorder["a2c/train_reward"]
+    assert sum(rewards[:3]) / 3 < 0.3
+    assert sum(rewards[-3:]) / 3 > 0.45
+    assert recorder["a2c/train_kl"][0] == 0.0
+    if placement == "loss":
+        assert recorder["a2c/train_kl_loss"][0] == 0.0 < recorder["a2c/train_kl_loss"][-1]
+
+
+@pytest.mark.parametrize("changes", [{}, {"group_baseline": True, "lam": 0.9}])
+def test_without_values_there_must_be_another_baseline(build, backbone, changes):
+    with pytest.raises(ValueError, match="group_baseline=true and lam=1 with value_network=none"):
+        build("a2c", actor=ActorCritic(backbone, value_network="none"), **changes)
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.Adafactor, torch.optim.AdamW])
+@pytest.mark.parametrize("gradient_checkpointing", [True, False])
+def test_bfloat16_recomputation_and_either_optimizer_train(
+    build, trainer, weights, backbone, optimizer, gradient_checkpointing
+):
+    options = dataclasses.replace(
+        backbone, dtype="bfloat16", gradient_checkpointing=gradient_checkpointing
+    )
+    actor = ActorCritic(options, lora=Lora(r=4, alpha=8))
+    module, data = build(
+        "a2c",
+        actor=actor,
+        reward=VowelReward(),
+        optimizer=partial(optimizer, lr=1e-2),
+        value_lr_scale=2.0,
+        ent_coef=0.01,
+    )
+    recorder = Recorder(module)
+    before = weights(module)
+    fitted = trainer(2)
+    fitted.fit(module, data)
+    rates = [group["lr"] for group in fitted.optimizers[0].param_groups]
+    assert rates[1] == pytest.approx(2 * rates[0])
+    moved = weights(module)
+    assert all(value.isfinite().all() for value in moved.values())
+    assert all((moved[name] != before[name]).any() for name in before if "lora_A" not in name)
+    assert recorder["a2c/train_kl"][0] == 0.0
+    assert min(recorder["a2c/train_entropy"]) > 0
+    frozen = {p.dtype for p in module.actor.reference.parameters()}
+    assert frozen == {torch.bfloat16}
+
+
+def test_the_kl_coefficient_follows_the_measured_kl(build, trainer):
+    rule = AdaptiveKL(target=0.1, gain=1.0, limit=0.5)
+    module, data = build("a2c", reward=VowelReward(), adaptive_kl=rule)
+    recorder = Recorder(module)
+    trainer(4).fit(module, data)
+    betas, kls = recorder["a2c/train_beta"], recorder["a2c/train_kl"]
+    assert betas[0] == pytest.approx(0.05)
+    expected = 0.05
+    for used, kl in zip(betas, kls, strict=True):
+        assert used == pytest.approx(expected)
+        expected *= 1 + max(-0.5, min(kl / 0.1 - 1, 0.5))
+    assert module.kl_control.beta == pytest.approx(expected)

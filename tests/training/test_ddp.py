@@ -54,6 +54,8 @@ def configs(tmp_path_factory, tiny_model_folder, tiny_reward_folder, small_promp
             "reward": component("rlaif_pl.models.RewardModel", **frozen),
             "per_prompt": 2,
             "max_new_tokens": 6,
+            "whiten_advantages": True,
+            "adaptive_kl": {"target": 0.05, "gain": 0.9, "limit": 1.0},
         },
     }
     kinds = {"sft": "demonstrations", "reward": "pairs", "a2c": "prompts"}

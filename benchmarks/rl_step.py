@@ -1,0 +1,210 @@
+"""RL steps a second (rollout + reward + update): this package against TRL's RLOOTrainer.
+
+Both sides sample the same number of responses to the same TL;DR posts from SmolLM2-135M, score them
+with the same function of the text, and take one AdamW step: float32, no gradient checkpointing, one
+process, responses of a fixed length (a token that is never drawn stands for the end of text). Ours is
+measured with leave-one-out scores as the advantage, which is what TRL does, and as A2C with a value
+network of its own, which is more work. Each side is a process of its own; they take their steps in
+turn, so that other work on the machine slows all of them. Before any time counts, both must give the
+same log-probabilities.
+
+    pip install --no-deps "trl>=1.16"
+    OMP_NUM_THREADS=2 python benchmarks/rl_step.py             (about 8 minutes on two cores)
+
+Posts are read from $RLAIF_PL_DATA/tldr_comparisons/batch13.json (OpenAI's human comparisons), or from
+../shared/data beside the checkout; without them, the posts that come with the package are taken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer
+
+from rlaif_pl.data.sources import DataSource, load_preferences
+from rlaif_pl.models.embedded import embedded_model_folder
+from rlaif_pl.text import Template, truncate_words
+
+NEVER = "<empty_output>"  # in SmolLM2's vocabulary, and as good as never drawn
+TOLERANCE = 1e-3  # nats a token
+SIDES = ("trl", "leave_one_out", "a2c")
+WORKER = Path(__file__).with_name("rl_step_worker.py")
+
+
+class Worker:
+    """One side, in a process of its own that takes a step whenever it is told to.
+
+    Args:
+        side: ``trl``, ``leave_one_out`` or ``a2c``.
+        settings: File with what all sides share.
+        log: Where the process may say what it likes.
+    """
+
+    def __init__(self, side: str, settings: Path, log: Path) -> None:
+        self.side, self.log = side, log
+        threads = os.environ.get("OMP_NUM_THREADS", str(os.cpu_count()))
+        quiet = {"WANDB_MODE": "disabled", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": threads}
+        with log.open("w") as stream:
+            self.process = subprocess.Popen(
+                [sys.executable, str(WORKER), side, str(settings)],
+                env={**os.environ, **quiet},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stream,
+                text=True,
+            )
+
+    def hear(self) -> dict[str, Any]:
+        """Return the next message.
+
+        Raises:
+            RuntimeError: The process ended.
+        """
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            end = self.log.read_text()[-2000:]
+            raise RuntimeError(f"expected a message from {self.side}, it ended; it said:\n{end}")
+        message: dict[str, Any] = json.loads(line)
+        return message
+
+    def step(self) -> dict[str, Any]:
+        """Let it take one step and return what it measured."""
+        assert self.process.stdin is not None
+        self.process.stdin.write("step\n")
+        self.process.stdin.flush()
+        return self.hear()
+
+    def stop(self) -> None:
+        """End the process."""
+        self.process.kill()
+        self.process.wait()
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Measure, print a table and, as the last line, one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--prompts", type=int, default=4, help="prompts a step")
+    parser.add_argument("--per_prompt", type=int, default=4, help="samples a prompt, K")
+    parser.add_argument("--new_tokens", type=int, default=32, help="tokens of every response")
+    parser.add_argument("--words", type=int, default=150, help="posts are cut after so many words")
+    parser.add_argument(
+        "--repeats", type=int, default=3, help="steps that count; one more warms up"
+    )
+    parser.add_argument("--train", choices=("lora", "all"), default="lora")
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
+    given = parser.parse_args(words)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        settings = {**vars(given), "model": str(endless_model(folder / "model"))}
+        posts = load_posts(given.prompts * (given.repeats + 1), given.words)
+        settings["posts"] = posts
+        file = folder / "settings.json"
+        file.write_text(json.dumps(settings))
+        workers = [Worker(side, file, folder / f"{side}.log") for side in given.sides]
+        try:
+            found = measure(workers, given.repeats, given.new_tokens)
+        finally:
+            for worker in workers:
+                worker.stop()
+    report(found, given, prompt_tokens(posts))
+    return 0
+
+
+def endless_model(folder: Path) -> Path:
+    """Write the embedded model with an end of text that is never drawn; the weights are linked."""
+    source = embedded_model_folder()
+    folder.mkdir()
+    (folder / "model.safetensors").symlink_to(source / "model.safetensors")
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    pad = tokenizer.pad_token or tokenizer.eos_token
+    tokenizer.eos_token, tokenizer.pad_token = NEVER, pad
+    tokenizer.save_pretrained(folder)
+    for name in ("config.json", "generation_config.json"):
+        config = json.loads((source / name).read_text())
+        config["eos_token_id"] = tokenizer.convert_tokens_to_ids(NEVER)
+        (folder / name).write_text(json.dumps(config))
+    return folder
+
+
+def load_posts(count: int, words: int) -> list[str]:
+    """Return posts, cut after so many words; one a group, in the order of the file."""
+    shared = Path(os.environ.get("RLAIF_PL_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    file = shared / "tldr_comparisons" / "batch13.json"
+    source = DataSource(str(file)) if file.is_file() else "tiny_tldr/pairs"
+    posts = dict.fromkeys(row.prompt for row in load_preferences(source).rows)
+    found = [truncate_words(post, words) for post in posts][:count]
+    if len(found) < count:
+        raise ValueError(f"expected {count} posts, found {len(found)}; take fewer repeats")
+    return found
+
+
+def prompt_tokens(posts: Sequence[str]) -> float:
+    """Mean tokens of a rendered prompt."""
+    tokenizer = AutoTokenizer.from_pretrained(embedded_model_folder())
+    return statistics.mean(len(tokenizer(Template().render(post)).input_ids) for post in posts)
+
+
+def measure(
+    workers: Sequence[Worker], repeats: int, new_tokens: int
+) -> dict[str, list[dict[str, Any]]]:
+    """Let the sides take their steps in turn; the first step of each does not count.
+
+    Raises:
+        ValueError: The sides differ in log-probabilities, or a response has another length.
+    """
+    ready = {worker.side: worker.hear() for worker in workers}
+    first, *others = (message["logprobs"] for message in ready.values())
+    for other in others:
+        gap = max(abs(a - b) for a, b in zip(first, other, strict=True))
+        if not gap < TOLERANCE:
+            raise ValueError(f"expected equal log-probabilities within {TOLERANCE}, got gap {gap}")
+    found: dict[str, list[dict[str, Any]]] = {worker.side: [] for worker in workers}
+    for turn in range(repeats + 1):
+        for worker in workers:
+            step = worker.step()
+            if step["length"] != new_tokens:
+                raise ValueError(
+                    f"expected {new_tokens} tokens a response of {worker.side}, got {step['length']}"
+                )
+            sys.stderr.write(f"turn {turn}, {worker.side}: {step['seconds']:.1f} s\n")
+            if turn > 0:
+                found[worker.side].append({**step, "imports": ready[worker.side]["imports"]})
+    return found
+
+
+def report(
+    found: Mapping[str, Sequence[Mapping[str, Any]]], given: argparse.Namespace, tokens: float
+) -> None:
+    """Print the table and the JSON line."""
+    count = given.prompts * given.per_prompt
+    print(
+        f"{given.prompts} prompts of {tokens:.0f} tokens on average x {given.per_prompt} samples of "
+        f"{given.new_tokens} tokens, training {given.train}"
+    )
+    print(f"{'':16s}{'s/step':>10s}{'samples/s':>12s}{'peak RSS, GB':>14s}{'over imports':>14s}")
+    rates, peaks = {}, {}
+    for side, steps in found.items():
+        seconds = statistics.median(step["seconds"] for step in steps)
+        rates[side], peaks[side] = count / seconds, max(step["peak"] for step in steps)
+        over = peaks[side] - steps[0]["imports"]
+        print(
+            f"{side:16s}{seconds:10.2f}{rates[side]:12.3f}{peaks[side] / 1e9:14.2f}{over / 1e9:14.2f}"
+        )
+    ours = [side for side in found if side != "trl" and "trl" in found]
+    ratios = {side: round(rates[side] / rates["trl"], 3) for side in ours}
+    ratios |= {f"{side}_memory": round(peaks[side] / peaks["trl"], 3) for side in ours}
+    print(json.dumps({"name": "rl_step", "ratios": ratios, "equal": True}))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,203 @@
+"""One side of ``rl_step.py``: says when it is ready, then takes a step for each line it reads."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+from timing import resident
+
+RESPONSE = "The author asks what to do about it, and whether anyone else has been there."
+RANK, ALPHA = 16, 32
+TEMPERATURE, BETA, RATE = 0.9, 0.05, 1e-5
+
+
+def vowels(text: str) -> float:
+    """Share of vowels among the characters: a reward that costs nothing."""
+    return sum(letter in "aeiou" for letter in text) / max(len(text), 1)
+
+
+class VowelReward:
+    """The same as a ``Reward`` of this package."""
+
+    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> torch.Tensor:  # noqa: ARG002 - the protocol's
+        """Return rewards ``(N,)``."""
+        return torch.tensor([vowels(text) for text in responses])
+
+
+class Line:
+    """Messages to and from the driver, on what was standard output before anyone printed to it."""
+
+    def __init__(self) -> None:
+        self.stream: TextIO = os.fdopen(os.dup(1), "w")
+        os.dup2(2, 1)
+        self.imports = 0
+        self.began = 0.0
+
+    def say(self, **message: Any) -> None:
+        """Send one message."""
+        self.stream.write(json.dumps(message) + "\n")
+        self.stream.flush()
+
+    def ready(self, logprobs: Sequence[float]) -> None:
+        """Say that everything is loaded."""
+        self.say(logprobs=list(logprobs), imports=self.imports)
+
+    def begin(self) -> None:
+        """Wait to be told, then start the clock."""
+        if not sys.stdin.readline():
+            sys.exit(0)
+        self.began = time.perf_counter()
+
+    def end(self, length: float) -> None:
+        """Say what the step took and how long its responses were."""
+        seconds = time.perf_counter() - self.began
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        self.say(seconds=seconds, peak=peak, length=length)
+
+
+def run_ours(given: dict[str, Any], line: Line) -> None:
+    """A2CModule under a Lightning trainer."""
+    from lightning.pytorch import Callback, Trainer
+    from torch.utils.data import DataLoader
+
+    from rlaif_pl.models import ActorCritic, BackboneOptions, Lora
+    from rlaif_pl.training import A2CModule
+    from rlaif_pl.types import PromptBatch
+
+    class Steps(Callback):
+        def on_train_batch_start(self, *_: Any) -> None:
+            line.begin()
+
+        def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+            line.end(float(trainer.callback_metrics["a2c/train_length"]))
+
+    line.imports = resident()
+    alone = given["side"] == "leave_one_out"
+    lora = Lora(RANK, ALPHA) if given["train"] == "lora" else None
+    actor = ActorCritic(
+        BackboneOptions(given["model"]), lora=lora, value_network="none" if alone else None
+    )
+    module = A2CModule(
+        actor,
+        VowelReward(),
+        per_prompt=given["per_prompt"],
+        max_new_tokens=given["new_tokens"],
+        temperature=TEMPERATURE,
+        group_baseline=alone,
+        optimizer=partial(torch.optim.AdamW, lr=RATE, weight_decay=0.0),
+    )
+    batches = []
+    for start in range(0, len(given["posts"]), given["prompts"]):
+        posts = given["posts"][start : start + given["prompts"]]
+        places = torch.arange(start, start + len(posts))
+        batches.append(PromptBatch(posts, posts, places, torch.zeros(len(posts), dtype=torch.bool)))
+    with torch.no_grad():
+        texts = actor.policy.encode(given["posts"][:1], [[RESPONSE]])
+        logprobs = actor.policy.logprobs(texts, temperature=TEMPERATURE)[0, :-1]
+    line.ready(logprobs.tolist())
+    trainer = Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        callbacks=[Steps()],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        gradient_clip_val=1.0,
+    )
+    trainer.fit(module, DataLoader(batches, batch_size=None))
+
+
+def run_trl(given: dict[str, Any], line: Line) -> None:
+    """RLOOTrainer; advantages from leave-one-out scores with the KL in them."""
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+    from trl import RLOOConfig, RLOOTrainer
+
+    from rlaif_pl.text import Template
+
+    lengths: list[int] = []
+
+    def reward(completions, completion_ids, **_):  # type: ignore[no-untyped-def]
+        lengths[:] = [len(row) for row in completion_ids]
+        return [vowels(text) for text in completions]
+
+    class Steps(TrainerCallback):
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            line.begin()
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            line.end(sum(lengths) / len(lengths))
+
+    line.imports = resident()
+    tokenizer = AutoTokenizer.from_pretrained(given["model"])
+    prompts = [Template().render(post) for post in given["posts"]]
+    size = given["prompts"] * given["per_prompt"]
+    config = RLOOConfig(
+        output_dir=str(Path(given["model"]).with_name("trl")),
+        per_device_train_batch_size=size,
+        gradient_accumulation_steps=1,
+        num_generations=given["per_prompt"],
+        max_completion_length=given["new_tokens"],
+        max_steps=len(prompts) // given["prompts"],
+        temperature=TEMPERATURE,
+        beta=BETA,
+        learning_rate=RATE,
+        lr_scheduler_type="constant",
+        shuffle_dataset=False,
+        gradient_checkpointing=False,
+        bf16=False,
+        use_cpu=True,
+        report_to="none",
+        save_strategy="no",
+        logging_steps=1000,
+        disable_tqdm=True,
+    )
+    lora = LoraConfig(
+        r=RANK, lora_alpha=ALPHA, lora_dropout=0.0, target_modules="all-linear", bias="none"
+    )
+    trainer = RLOOTrainer(
+        AutoModelForCausalLM.from_pretrained(given["model"], dtype=torch.float32),
+        reward,
+        args=config,
+        train_dataset=Dataset.from_dict({"prompt": prompts}),
+        processing_class=tokenizer,
+        callbacks=[Steps()],
+        peft_config=lora if given["train"] == "lora" else None,
+    )
+    ids = tokenizer(f"{prompts[0]} {RESPONSE}", return_tensors="pt").input_ids
+    kept = ids.shape[1] - len(tokenizer(prompts[0]).input_ids)
+    with torch.no_grad():
+        logprobs, _, _ = trainer._get_per_token_logps_and_entropies(
+            trainer.model, ids, torch.ones_like(ids), kept
+        )
+    line.ready(logprobs[0].tolist())
+    trainer.train()
+
+
+@contextmanager
+def messages() -> Iterator[Line]:
+    """Open the line before anything else is printed."""
+    line = Line()
+    try:
+        yield line
+    finally:
+        line.stream.close()
+
+
+if __name__ == "__main__":
+    with messages() as opened:
+        side, file = sys.argv[1:]
+        settings = {**json.loads(Path(file).read_text()), "side": side}
+        (run_trl if side == "trl" else run_ours)(settings, opened)

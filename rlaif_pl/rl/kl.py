@@ -1,0 +1,93 @@
+"""KL to the reference: estimators that can be differentiated, and a coefficient that adapts.
+
+The sampled log-ratio ``k1 = log pi - log ref`` estimates ``KL(pi || ref)`` without bias, but its
+gradient is 0 on average, so as a loss it does nothing. Of the two that can be a loss (names after
+Schulman, http://joschu.net/blog/kl-approx.html), averaged over tokens drawn from ``pi``:
+
+- ``k2 = (log pi - log ref)^2 / 2`` has the gradient of ``KL(pi || ref)``;
+- ``k3 = ref / pi - 1 + log pi - log ref`` is an unbiased value of ``KL(pi || ref)``, at least 0, but
+  has the gradient of ``KL(ref || pi)``. The two gradients agree near ``pi = ref``.
+
+Either is the KL of the next token alone: unlike a penalty in the reward it leaves out that a token
+also decides which states follow.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+KLPlacement = Literal["reward", "loss"]
+KLEstimator = Literal["k2", "k3"]
+
+
+def token_kl(logprobs: Tensor, ref_logprobs: Tensor, estimator: KLEstimator) -> Tensor:
+    """Estimate the KL at each token, differentiable in ``logprobs``, in nats.
+
+    Args:
+        logprobs: Policy's log-probability of each token taken. ``(N, R)``
+        ref_logprobs: Reference's, of the same tokens. ``(N, R)``
+        estimator: ``k2`` or ``k3``.
+    """
+    ratio = logprobs - ref_logprobs
+    return 0.5 * ratio.square() if estimator == "k2" else torch.expm1(-ratio) + ratio
+
+
+@dataclass(frozen=True)
+class AdaptiveKL:
+    """A KL coefficient that follows a target (Ziegler et al. 2019, arXiv 1909.08593, section 2.2).
+
+    After each batch ``beta <- beta (1 + gain clip(KL / target - 1, -limit, limit))``, with KL the mean
+    over responses, and beta held at 1 or below.
+
+    Attributes:
+        target: KL to aim at, in nats a response, above 0.
+        gain: How fast beta follows, above 0; the source has 0.1.
+        limit: Bound of the relative error, above 0; the source has 0.2.
+    """
+
+    target: float
+    gain: float = 0.1
+    limit: float = 0.2
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that are not above 0, and steps that could make beta negative."""
+        for name in ("target", "gain", "limit"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"adaptive_kl.{name} must be above 0, got {getattr(self, name)}")
+        if not self.gain * self.limit < 1:
+            raise ValueError(
+                "expected adaptive_kl.gain * adaptive_kl.limit below 1, got "
+                f"{self.gain} * {self.limit}; beta would become negative"
+            )
+
+
+class KLController:
+    """Holds the KL coefficient of the next batch.
+
+    Args:
+        beta: Coefficient of the first batch, in [0, 1]; above 0 where it is to adapt.
+        rule: How it adapts; None keeps it.
+
+    Raises:
+        ValueError: It is to adapt from 0, which it would never leave.
+    """
+
+    def __init__(self, beta: float, rule: AdaptiveKL | None = None) -> None:
+        if rule is not None and beta == 0:
+            raise ValueError(
+                "expected shaping.beta above 0 with adaptive_kl, got 0; it only scales"
+            )
+        self.beta = beta
+        self.rule = rule
+
+    def update(self, kl: float) -> None:
+        """Take in the mean KL of a batch, in nats a response; one that is not finite is left out."""
+        if self.rule is not None and math.isfinite(kl):
+            error = kl / self.rule.target - 1
+            error = min(max(error, -self.rule.limit), self.rule.limit)
+            self.beta = min(self.beta * (1 + self.rule.gain * error), 1.0)

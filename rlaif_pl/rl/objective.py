@@ -1,0 +1,124 @@
+"""The objective of one A2C update: targets without gradients, and the loss.
+
+``(1 - beta) r - beta KL`` of arXiv 2309.00267v2, appendix A.3, with the actor and critic losses of its
+appendix F. Defaults are the paper's where it gives a number.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from rlaif_pl import ops
+from rlaif_pl.models.actor_critic import Evaluation
+from rlaif_pl.rl.kl import token_kl
+from rlaif_pl.rl.losses import (
+    explained_variance,
+    policy_gradient_loss,
+    response_mean,
+    value_loss,
+)
+from rlaif_pl.rl.rollout import Rollout
+from rlaif_pl.rl.shaping import Shaping, final_scores, leave_one_out, whiten
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What an update maximizes, and how.
+
+    Attributes:
+        shaping: KL coefficient, where the KL enters, and penalties.
+        per_prompt: Responses a prompt, ``K``.
+        gamma: Discount per token, in [0, 1].
+        lam: Trace decay, in [0, 1].
+        vf_coef: Weight of the value loss.
+        ent_coef: Weight of the mean entropy a token, at least 0.
+        whiten_advantages: Scale advantages to mean 0 and variance 1 over all ranks.
+        group_baseline: Subtract from each score the mean of the prompt's other responses.
+    """
+
+    shaping: Shaping = Shaping()  # noqa: RUF009 - frozen
+    per_prompt: int = 4
+    gamma: float = 1.0
+    lam: float = 1.0
+    vf_coef: float = 0.5
+    ent_coef: float = 0.0
+    whiten_advantages: bool = False
+    group_baseline: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse an entropy to be avoided."""
+        if not self.ent_coef >= 0:
+            raise ValueError(f"ent_coef must be at least 0, got {self.ent_coef}")
+
+    def at(self, beta: float) -> Objective:
+        """Return the same objective with another KL coefficient."""
+        return replace(self, shaping=replace(self.shaping, beta=beta))
+
+    def targets(self, rollout: Rollout, found: Evaluation) -> ops.ShapedGae:
+        """Advantages, returns and KL of a batch, without gradients.
+
+        Args:
+            rollout: Sampled batch.
+            found: What policy and value network say of it. Without values the leave-one-out score,
+                penalties included, and the KL still to come are the advantage.
+        """
+        logprobs = found.tokens.logprobs.detach()
+        scores, lengths = rollout.scores.to(logprobs.dtype), rollout.lengths
+        if self.group_baseline and found.values is not None:
+            scores = leave_one_out(scores, self.per_prompt)
+        final = final_scores(scores, lengths, rollout.finished, self.shaping)
+        if found.values is None:
+            final, values = leave_one_out(final, self.per_prompt), torch.zeros_like(logprobs)
+        else:
+            values = found.values[:, :-1].detach()
+        # A response cut by the length limit is scored as it stands, so its end is terminal too.
+        return ops.shaped_gae(
+            logprobs,
+            rollout.ref_logprobs,
+            values,
+            final,
+            lengths=lengths,
+            beta=self.shaping.reward_beta,
+            gamma=self.gamma,
+            lam=self.lam,
+        )
+
+    def loss(
+        self, rollout: Rollout, found: Evaluation, targets: ops.ShapedGae, is_counted: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Sum of the weighted losses, each a mean over tokens.
+
+        Args:
+            rollout: Sampled batch.
+            found: What policy and value network say of it, with gradients.
+            targets: See ``targets``.
+            is_counted: Response tokens that count. ``(N, R)`` bool
+
+        Returns:
+            The loss, and it and its parts (unweighted) by the name they are logged under.
+        """
+        logprobs, entropies = found.tokens
+        advantages = targets.advantages
+        if self.whiten_advantages:
+            moments = targets.moments[is_counted.any(1)].sum(0)
+            advantages = whiten(advantages, is_counted, moments=moments)
+        parts = {
+            "policy_loss": policy_gradient_loss(logprobs, advantages, is_counted),
+            "entropy": response_mean(entropies, is_counted),
+        }
+        loss = self.shaping.policy_weight * parts["policy_loss"]
+        if self.ent_coef > 0:
+            loss = loss - self.ent_coef * parts["entropy"]
+        if self.shaping.kl_placement == "loss":
+            kl = token_kl(logprobs, rollout.ref_logprobs, self.shaping.kl_estimator)
+            parts["kl_loss"] = response_mean(kl, is_counted)
+            loss = loss + self.shaping.beta * parts["kl_loss"]
+        if found.values is not None:
+            values, returns = found.values[:, :-1], targets.returns
+            parts["value_loss"] = value_loss(values, returns, is_counted)
+            parts["explained_variance"] = explained_variance(values.detach(), returns, is_counted)
+            loss = loss + self.vf_coef * parts["value_loss"]
+        return loss, {"loss": loss, **parts}

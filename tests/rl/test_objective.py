@@ -1,0 +1,181 @@
+"""Losses of whole small batches, worked by hand; two responses of 2 and 1 tokens."""
+
+import math
+
+import pytest
+import torch
+
+from rlaif_pl import ops
+from rlaif_pl.models.actor_critic import Evaluation
+from rlaif_pl.models.causal import TokenFacts
+from rlaif_pl.models.encoding import assemble
+from rlaif_pl.rl.objective import Objective
+from rlaif_pl.rl.rollout import Rollout
+from rlaif_pl.rl.shaping import Shaping, final_scores, leave_one_out, token_rewards, whiten
+
+IS_SAMPLED = torch.tensor([[True, True], [True, False]])
+SCORES = torch.tensor([1.0, 3.0])
+RATIO = torch.tensor([[0.5, -0.3], [1.0, 7.0]])  # log pi - log ref; the 7 is padding
+LOGPROBS = torch.tensor([[-1.0, -2.0], [-0.5, -9.0]])
+VALUES = torch.tensor([[0.2, 0.4, 9.0], [1.0, 9.0, 9.0]])
+ENTROPY = torch.tensor([[1.0, 2.0], [3.0, 50.0]])
+PLAIN = {"beta": 0.1, "scale_score": True}
+
+
+def rollout_of(finished=(True, True)):
+    batch = assemble([[5, 6]], [[1, 2], [3]], pad=0)
+    ref = LOGPROBS - RATIO
+    return Rollout(batch, None, ["", ""], IS_SAMPLED, torch.tensor(finished), SCORES, ref, None)
+
+
+def evaluation(values=VALUES, logprobs=LOGPROBS, entropy=ENTROPY):
+    return Evaluation(TokenFacts(logprobs, entropy), values)
+
+
+def run(objective, values=VALUES, finished=(True, True)):
+    """Return targets, loss, parts, and the loss's gradients in logprobs, entropies and values."""
+    logprobs, entropy = LOGPROBS.clone().requires_grad_(), ENTROPY.clone().requires_grad_()
+    values = None if values is None else values.clone().requires_grad_()
+    found = evaluation(values, logprobs, entropy)
+    rollout = rollout_of(finished)
+    targets = objective.targets(rollout, found)
+    loss, parts = objective.loss(rollout, found, targets, IS_SAMPLED)
+    loss.backward()
+    grads = [None if x is None else x.grad for x in (logprobs, entropy, values)]
+    return targets, loss.item(), {k: v.item() for k, v in parts.items()}, grads
+
+
+def test_kl_in_the_reward_by_hand():
+    # Rewards: -0.05, 0.03 + 0.9 = 0.93; -0.1 + 2.7 = 2.6. Returns 0.88, 0.93; 2.6.
+    # Advantages 0.68, 0.53; 1.6. Policy loss (0.68 + 1.06 + 0.8) / 3 = 2.54 / 3.
+    # Value loss (0.4624 + 0.2809 + 2.56) / 3 = 3.3033 / 3, at 0.5.
+    targets, loss, parts, grads = run(Objective(Shaping(**PLAIN), per_prompt=2))
+    torch.testing.assert_close(targets.returns, torch.tensor([[0.88, 0.93], [2.6, 0.0]]))
+    torch.testing.assert_close(targets.advantages, torch.tensor([[0.68, 0.53], [1.6, 0.0]]))
+    torch.testing.assert_close(targets.kl, torch.tensor([0.2, 1.0]))
+    assert parts["policy_loss"] == pytest.approx(2.54 / 3)
+    assert parts["value_loss"] == pytest.approx(3.3033 / 3)
+    assert loss == pytest.approx((2.54 + 0.5 * 3.3033) / 3)
+    torch.testing.assert_close(grads[0], -targets.advantages / 3)
+    assert grads[1] is None
+    # 0.5 * 2 (value - return) / 3; nothing after the last token
+    expected = torch.tensor([[-0.68, -0.53, 0.0], [-1.6, 0.0, 0.0]]) / 3
+    torch.testing.assert_close(grads[2], expected)
+
+
+def test_an_unscaled_score_by_hand():
+    # Returns -0.05 + 0.03 + 1 = 0.98, 1.03; -0.1 + 3 = 2.9.
+    targets, *_ = run(Objective(Shaping(beta=0.1, scale_score=False), per_prompt=2))
+    torch.testing.assert_close(targets.returns, torch.tensor([[0.98, 1.03], [2.9, 0.0]]))
+
+
+def test_kl_in_the_loss_by_hand():
+    # Returns are the scores: 1, 1; 3. Advantages 0.8, 0.6; 2. L_PG (0.8 + 1.2 + 1) / 3 = 1.
+    # k2: (0.125 + 0.045 + 0.5) / 3 = 0.67 / 3. Value loss (0.64 + 0.36 + 4) / 3 = 5 / 3.
+    # 0.9 * 1 + 0.1 * 0.67 / 3 + 0.5 * 5 / 3.
+    objective = Objective(Shaping(**PLAIN, kl_placement="loss"), per_prompt=2)
+    targets, loss, parts, grads = run(objective)
+    torch.testing.assert_close(targets.advantages, torch.tensor([[0.8, 0.6], [2.0, 0.0]]))
+    torch.testing.assert_close(targets.kl, torch.tensor([0.2, 1.0]))
+    assert parts["policy_loss"] == pytest.approx(1.0)
+    assert parts["kl_loss"] == pytest.approx(0.67 / 3)
+    assert loss == pytest.approx(0.9 + 0.067 / 3 + 2.5 / 3)
+    # -0.9 advantage / 3 + 0.1 ratio / 3: -0.72 + 0.05, -0.54 - 0.03; -1.8 + 0.1, over 3
+    torch.testing.assert_close(grads[0], torch.tensor([[-0.67, -0.57], [-1.7, 0.0]]) / 3)
+
+
+def test_kl_in_the_loss_as_k3_and_without_scaling_by_hand():
+    # k3 = e^-x - 1 + x at 0.5, -0.3, 1: 0.106531, 0.049859, 0.367879, sum 0.524269.
+    shaping = Shaping(beta=0.1, scale_score=False, kl_placement="loss", kl_estimator="k3")
+    _, loss, parts, _ = run(Objective(shaping, per_prompt=2))
+    assert parts["kl_loss"] == pytest.approx(0.524269 / 3, abs=1e-6)
+    assert loss == pytest.approx(1.0 + 0.0524269 / 3 + 2.5 / 3, abs=1e-6)
+
+
+def test_lambda_and_gamma_by_hand():
+    # Row 0, gamma 0.5, lambda 0.5: delta_1 = 0.93 - 0.4 = 0.53; delta_0 = -0.05 + 0.2 - 0.2 = -0.05;
+    # A_0 = -0.05 + 0.25 * 0.53 = 0.0825. Returns A + V.
+    targets, *_ = run(Objective(Shaping(**PLAIN), per_prompt=2, gamma=0.5, lam=0.5))
+    torch.testing.assert_close(targets.advantages, torch.tensor([[0.0825, 0.53], [1.6, 0.0]]))
+    torch.testing.assert_close(targets.returns, torch.tensor([[0.2825, 0.93], [2.6, 0.0]]))
+
+
+def test_whitening_by_hand():
+    # KL in the loss: advantages 0.8, 0.6, 2. Mean 3.4 / 3, variance 5 / 3 - (3.4 / 3)^2 = 0.382222.
+    shaping = Shaping(**PLAIN, kl_placement="loss")
+    _, _, parts, grads = run(Objective(shaping, per_prompt=2, whiten_advantages=True, vf_coef=0.0))
+    a, b, c = ((x - 3.4 / 3) / math.sqrt(0.3822222) for x in (0.8, 0.6, 2.0))
+    assert parts["policy_loss"] == pytest.approx((a + 2 * b + 0.5 * c) / 3, abs=1e-5)
+    expected = torch.tensor([[-0.9 * a + 0.05, -0.9 * b - 0.03], [-0.9 * c + 0.1, 0.0]]) / 3
+    torch.testing.assert_close(grads[0], expected, rtol=0, atol=1e-5)
+
+
+def test_entropy_and_value_coefficients_by_hand():
+    # Mean entropy 2; 2.54 / 3 - 0.01 * 2 + 0.1 * 3.3033 / 3.
+    objective = Objective(Shaping(**PLAIN), per_prompt=2, ent_coef=0.01, vf_coef=0.1)
+    _, loss, parts, grads = run(objective)
+    assert parts["entropy"] == pytest.approx(2.0)
+    assert loss == pytest.approx(2.54 / 3 - 0.02 + 0.33033 / 3)
+    torch.testing.assert_close(grads[1], torch.tensor([[-0.01, -0.01], [-0.01, 0.0]]) / 3)
+
+
+def test_penalties_by_hand():
+    # Cut: 0.5 off. One token of at least 2: half of 0.8 off. 0.9, 2.7 - 0.5 - 0.4.
+    shaping = Shaping(beta=0.1, unfinished_penalty=0.5, min_length=2, short_penalty=0.8)
+    found = final_scores(SCORES, torch.tensor([2, 1]), torch.tensor([True, False]), shaping)
+    torch.testing.assert_close(found, torch.tensor([0.9, 1.8]))
+
+
+def test_a_group_baseline_beside_values_by_hand():
+    # 1 - 3 = -2 and 2: final -1.8, 1.8. Returns -1.82, -1.77; 1.7.
+    targets, *_ = run(Objective(Shaping(**PLAIN), per_prompt=2, group_baseline=True))
+    torch.testing.assert_close(targets.returns, torch.tensor([[-1.82, -1.77], [1.7, 0.0]]))
+
+
+def test_leave_one_out_without_values_by_hand():
+    # Final 0.9 and 2.7 - 0.5 = 2.2, cut; less the other: -1.3, 1.3. With the KL still to come:
+    # -1.3 - 0.02, -1.3 + 0.03; 1.3 - 0.1. Policy loss (-1.32 - 2.54 + 0.6) / 3.
+    shaping = Shaping(**PLAIN, unfinished_penalty=0.5)
+    objective = Objective(shaping, per_prompt=2, group_baseline=True)
+    targets, loss, parts, grads = run(objective, values=None, finished=(True, False))
+    torch.testing.assert_close(targets.advantages, torch.tensor([[-1.32, -1.27], [1.2, 0.0]]))
+    assert loss == pytest.approx(-3.26 / 3)
+    assert "value_loss" not in parts
+    assert grads[2] is None
+
+
+@pytest.mark.parametrize("gamma", [1.0, 0.9])
+def test_the_fused_targets_are_those_of_token_rewards_and_gae(gamma):
+    torch.manual_seed(1)
+    lengths = torch.tensor([9, 3, 12, 0, 1, 7])
+    is_sampled = torch.arange(12) < lengths[:, None]
+    logprobs, ref = torch.randn(2, 6, 12) - 3
+    values, scores = torch.randn(6, 13), torch.randn(6)
+    finished = torch.tensor([True, False] * 3)
+    batch = assemble([[1, 2]] * 2, [[3] * 12] * 6, pad=0)
+    rollout = Rollout(batch, None, [""] * 6, is_sampled, finished, scores, ref, None)
+    shaping = Shaping(unfinished_penalty=0.4, min_length=5, short_penalty=0.7)
+    objective = Objective(shaping, per_prompt=3, gamma=gamma, lam=0.8, group_baseline=True)
+    found = evaluation(values, logprobs, torch.zeros_like(logprobs))
+    targets = objective.targets(rollout, found)
+    left = leave_one_out(scores, 3)
+    rewards = token_rewards(left, logprobs, ref, is_sampled, finished, shaping)
+    advantages, returns = ops.gae(rewards, values[:, :-1], lengths=lengths, gamma=gamma, lam=0.8)
+    close = {"rtol": 0, "atol": 1e-5}
+    torch.testing.assert_close(targets.advantages, advantages, **close)
+    torch.testing.assert_close(targets.returns, returns, **close)
+    rows = torch.tensor([True, True, False, True, True, False])
+    counted = is_sampled & rows[:, None]
+    moments = targets.moments[rows].sum(0)
+    by_moments = whiten(targets.advantages, counted, moments=moments)
+    torch.testing.assert_close(by_moments, whiten(advantages, counted), **close)
+
+
+def test_another_beta_changes_nothing_else():
+    objective = Objective(Shaping(beta=0.1, min_length=3), per_prompt=2, lam=0.9)
+    assert objective.at(0.2) == Objective(Shaping(beta=0.2, min_length=3), per_prompt=2, lam=0.9)
+
+
+def test_an_entropy_to_be_avoided_is_refused():
+    with pytest.raises(ValueError, match="ent_coef must be at least 0, got -1"):
+        Objective(ent_coef=-1)
