@@ -39,6 +39,7 @@ COMMANDS = (
     "predict",
     "sample",
     "label",
+    "rest",
     "evaluate alignment",
     "evaluate reward",
     "evaluate policy",
