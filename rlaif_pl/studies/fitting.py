@@ -238,9 +238,7 @@ class Fitter:
         return digest.hexdigest()
 
 
-def labels_of(
-    rows: Sequence[int], p_first: Sequence[float | None], weight: float = 1.0
-) -> Labels:
+def labels_of(rows: Sequence[int], p_first: Sequence[float | None], weight: float = 1.0) -> Labels:
     """Make labels of those pairs that have one.
 
     Args:
@@ -248,7 +246,9 @@ def labels_of(
         p_first: Probability that the first is better; None or NaN without a label. ``(M,)``
         weight: Importance of each, above 0.
     """
-    kept = [(r, p) for r, p in zip(rows, p_first, strict=True) if p is not None and not math.isnan(p)]
+    kept = [
+        (r, p) for r, p in zip(rows, p_first, strict=True) if p is not None and not math.isnan(p)
+    ]
     return Labels(
         np.array([row for row, _ in kept], np.intp),
         np.array([p for _, p in kept], np.float64),

@@ -254,7 +254,13 @@ def _size_figure(rows: Sequence[LabelerRow]) -> Figure:
         high = np.array([100 * i.high for i in intervals]) - values
         limits = np.nan_to_num(np.clip([low, high], 0, None))
         ax.errorbar(
-            place + 0.1 * number, values, limits, fmt="o", capsize=3, color=COLORS[number], label=label
+            place + 0.1 * number,
+            values,
+            limits,
+            fmt="o",
+            capsize=3,
+            color=COLORS[number],
+            label=label,
         )
     ax.axhline(50, color="#999999", linewidth=0.8, linestyle=":")
     ax.set_xticks(place, [row.name for row in rows], fontsize=8)

@@ -30,15 +30,15 @@ def located(source: DataSource | str) -> DataSource:
     other = Path(place, *path.parts[1:]) if place else None
     if other is None or not other.exists():
         raise FileNotFoundError(
-            f"expected real comparisons at {path}" + (f" or {other}" if other else "") + ", found no "
+            f"expected real comparisons at {path}"
+            + (f" or {other}" if other else "")
+            + ", found no "
             f"file; get them as docs/studies.md says, or set {DATA} to the folder that holds them"
         )
     return replace(source, name=str(other))
 
 
-def study_pairs(
-    source: DataSource, max_words: int | None, limit: int | None
-) -> list[Preference]:
+def study_pairs(source: DataSource, max_words: int | None, limit: int | None) -> list[Preference]:
     """Return judged pairs of prompts that are short enough, the first so many.
 
     Raises:

@@ -194,9 +194,7 @@ def _figure(report: CurveReport) -> Figure:
     sizes = [point.size for point in report.points]
     for color, arm in zip(COLORS, report.points[0].accuracy, strict=False):
         intervals = [point.accuracy[arm] for point in report.points]
-        ax.plot(
-            sizes, [100 * i.value for i in intervals], "o-", color=color, label=ARM_TITLES[arm]
-        )
+        ax.plot(sizes, [100 * i.value for i in intervals], "o-", color=color, label=ARM_TITLES[arm])
         low, high = [100 * i.low for i in intervals], [100 * i.high for i in intervals]
         ax.fill_between(sizes, low, high, color=color, alpha=0.12, linewidth=0)
     ax.axhline(

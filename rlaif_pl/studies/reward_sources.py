@@ -314,9 +314,7 @@ def _figure(report: SourcesReport) -> Figure:
         below = values - [100 * i.low for i in intervals]
         above = np.array([100 * i.high for i in intervals]) - values
         limits = np.nan_to_num(np.clip([below, above], 0, None))
-        ax.errorbar(
-            place, values, limits, fmt="o", capsize=3, color=COLORS[number], label=stratum
-        )
+        ax.errorbar(place, values, limits, fmt="o", capsize=3, color=COLORS[number], label=stratum)
     ax.axhline(50, color="#999999", linewidth=0.8, linestyle=":")
     names = [judge.name.replace(", ", "\n") for judge in report.judges]
     ax.set_xticks(np.arange(len(names)), names, fontsize=8)

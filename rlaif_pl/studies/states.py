@@ -41,7 +41,9 @@ class StateCache:
         ValueError: The model has no trunk, or there is no pair.
     """
 
-    def __init__(self, reward: RewardModel, pairs: Sequence[Preference], folder: Path | str) -> None:
+    def __init__(
+        self, reward: RewardModel, pairs: Sequence[Preference], folder: Path | str
+    ) -> None:
         if reward.model.trunk is None:
             raise ValueError(
                 "expected a reward with a frozen trunk whose states can be kept, got trunk_layers=0; "

@@ -24,7 +24,9 @@ def test_rewards_from_kept_states_are_those_of_a_plain_forward(
     batch, below = cache.batch(rows)
     with torch.no_grad():
         kept = reward.rewards(batch, below)
-    torch.testing.assert_close(kept, rewards_plain(reward, [judged[r] for r in rows]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        kept, rewards_plain(reward, [judged[r] for r in rows]), atol=1e-5, rtol=0
+    )
 
 
 def test_gradients_flow_above_the_kept_states_only(filled):
