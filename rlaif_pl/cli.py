@@ -22,6 +22,7 @@ DEFAULT_FIT = "quickstart/reward_from_pairs.yaml"
 FUNCTIONS = {
     "sample": ("rlaif_pl.commands.sample", "sample"),
     "label": ("rlaif_pl.commands.label", "label"),
+    "rest": ("rlaif_pl.commands.rest", "rest"),
     "evaluate alignment": ("rlaif_pl.commands.alignment", "alignment"),
     "evaluate reward": ("rlaif_pl.commands.evaluate", "reward"),
     "evaluate policy": ("rlaif_pl.commands.evaluate", "policy"),
@@ -49,6 +50,7 @@ training (LightningCLI: --config FILE, --print_config, --trainer.*, --model.*, -
 single steps
   sample               responses of a policy, as unlabeled pairs
   label                preferences by a language model, as soft labels
+  rest                 a policy trained on its own best samples (Grow and Improve steps)
   evaluate alignment   agreement of a labeler with people, beside the length rule
   evaluate reward      pair accuracy and calibration of a reward model
   evaluate policy      win rates, KL, lengths and copying of a policy against its SFT policy

@@ -15,6 +15,7 @@
         needs: []                   # earlier stages this one reads; by default the previous one
         produces: [policy/config.json]   # below the stage's folder; must exist afterwards
 
+A number in a dotted key picks an item of a list, ``+`` at its end adds one.
 ``${out}``, ``${seed}`` and ``${stage}`` (``${out}/<name>``) are filled in under ``set``.
 """
 
@@ -38,6 +39,7 @@ COMMANDS = (
     "predict",
     "sample",
     "label",
+    "rest",
     "evaluate alignment",
     "evaluate reward",
     "evaluate policy",

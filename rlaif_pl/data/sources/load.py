@@ -65,11 +65,7 @@ def load_prompts(source: DataSource | str) -> list[Prompt]:
         OSError: A hub data set cannot be had.
         ValueError: A row is malformed (file, line and field are named), or there is none.
     """
-    source = DataSource(source) if isinstance(source, str) else source
-    if tiny_tldr.is_name(source.name):
-        found = tiny_tldr.prompts(source.name)
-    else:
-        found = _read_prompts(source, *open_rows(source))
+    source, found = _all_prompts(source)
     unique: dict[tuple[str, str], Prompt] = {}
     for prompt in found:
         known = unique.setdefault((prompt.group, prompt.text), prompt)
@@ -78,6 +74,37 @@ def load_prompts(source: DataSource | str) -> list[Prompt]:
     if not unique:
         raise ValueError(f"expected prompts in {source.name}, there is none")
     return list(unique.values())[: source.limit]
+
+
+def load_demonstrations(source: DataSource | str) -> list[Prompt]:
+    """Read prompts with references, each different reference of a prompt once.
+
+    A prompt has several where several good responses to it are known, as after filtering samples.
+
+    Args:
+        source: What to read; a string is a name with everything else at its default.
+
+    Returns:
+        Prompts in file order; those without a reference are among them.
+
+    Raises:
+        FileNotFoundError: A local file is missing.
+        OSError: A hub data set cannot be had.
+        ValueError: A row is malformed (file, line and field are named), or there is none.
+    """
+    source, found = _all_prompts(source)
+    if not found:
+        raise ValueError(f"expected demonstrations in {source.name}, there is none")
+    unique = {(prompt.group, prompt.text, prompt.reference): prompt for prompt in found}
+    return list(unique.values())[: source.limit]
+
+
+def _all_prompts(source: DataSource | str) -> tuple[DataSource, list[Prompt]]:
+    """Return the source and every prompt in it, repetitions included."""
+    source = DataSource(source) if isinstance(source, str) else source
+    if tiny_tldr.is_name(source.name):
+        return source, tiny_tldr.prompts(source.name)
+    return source, _read_prompts(source, *open_rows(source))
 
 
 def _read_pairs(source: DataSource, found: Format, rows: Iterable[RawRow]) -> LoadedPreferences:

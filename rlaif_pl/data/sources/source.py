@@ -41,6 +41,7 @@ class DataSource:
         limit: Keep the first so many rows, after all filters; None keeps all.
         hard_labels: Round ``p_first`` to 0 or 1 and leave out exact ties.
         seed: Places chosen and rejected into first and second, so that the side tells nothing.
+        made_by: Command that gets or makes the data; named in the error where they are absent.
     """
 
     name: str
@@ -54,6 +55,7 @@ class DataSource:
     limit: int | None = None
     hard_labels: bool = False
     seed: int = 0
+    made_by: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse settings that mean nothing.

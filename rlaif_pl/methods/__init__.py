@@ -1,0 +1,1 @@
+"""Training methods that are loops over the parts: sampling, scoring, filtering, fitting."""
