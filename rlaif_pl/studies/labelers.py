@@ -224,7 +224,7 @@ def _cost_metrics(rows: Sequence[LabelerRow], prices: Mapping[str, Price]) -> di
 def _cost_figure(rows: Sequence[LabelerRow], prices: Mapping[str, Price]) -> Figure:
     """Dollars a pair, on a logarithmic scale."""
     figure = Figure(figsize=(7.2, 0.6 * len(rows) + 1.6))
-    ax = plain_axes(figure)[0]
+    ax = plain_axes(figure)
     ax.grid(visible=True, axis="x", color="#dddddd", linewidth=0.6)
     place = np.arange(len(rows))
     for color, (name, price) in zip(COLORS, prices.items(), strict=False):
@@ -241,7 +241,7 @@ def _cost_figure(rows: Sequence[LabelerRow], prices: Mapping[str, Price]) -> Fig
 def _size_figure(rows: Sequence[LabelerRow]) -> Figure:
     """Alignment with intervals, and at like length."""
     figure = Figure(figsize=(6.4, 3.0))
-    ax = plain_axes(figure)[0]
+    ax = plain_axes(figure)
     place = np.arange(len(rows))
     for number, (label, intervals) in enumerate(
         (

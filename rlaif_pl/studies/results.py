@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.console import Console
@@ -112,11 +113,10 @@ def save_figure(figure: Figure, path: Path) -> None:
     work.replace(path)
 
 
-def plain_axes(figure: Figure, rows: int = 1, columns: int = 1) -> list[object]:
-    """Return axes without upper and right spines, with a faint grid."""
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    for ax in axes:
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.grid(visible=True, axis="y", color="#dddddd", linewidth=0.6)
-        ax.set_axisbelow(True)
-    return list(axes)
+def plain_axes(figure: Figure) -> Axes:
+    """Return the figure's axes, without upper and right spines and with a faint grid."""
+    ax = figure.subplots()
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(visible=True, axis="y", color="#dddddd", linewidth=0.6)
+    ax.set_axisbelow(True)
+    return ax

@@ -190,7 +190,7 @@ def _metrics(report: CurveReport) -> dict[str, float]:
 def _figure(report: CurveReport) -> Figure:
     """Accuracy by size, an interval by post at each, and the length rule."""
     figure = Figure(figsize=(6.4, 3.4))
-    ax = plain_axes(figure)[0]
+    ax = plain_axes(figure)
     sizes = [point.size for point in report.points]
     for color, arm in zip(COLORS, report.points[0].accuracy, strict=False):
         intervals = [point.accuracy[arm] for point in report.points]

@@ -148,7 +148,7 @@ def compare_sources(
     asked += [(a, LENGTH) for a in [*fitted, LABELER]]
     comparisons = _compare(asked, correct, groups, level, draws)
     finite = int(np.isfinite(data.ai).sum())
-    counts = {method: len(own) for method, own in seeds.items()}
+    counts = {str(method): len(own) for method, own in seeds.items()}
     return SourcesReport(judges, comparisons, len(common), len(set(groups)), finite, counts, folds)
 
 
@@ -304,7 +304,7 @@ def _slug(name: str) -> str:
 def _figure(report: SourcesReport) -> Figure:
     """Accuracy of each judge by subset of the votes, with intervals."""
     figure = Figure(figsize=(7.2, 3.2))
-    ax = plain_axes(figure)[0]
+    ax = plain_axes(figure)
     strata = list(report.judges[0].accuracy)
     width = 0.8 / len(strata)
     for number, stratum in enumerate(strata):

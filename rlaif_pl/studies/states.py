@@ -1,4 +1,4 @@
-"""Hidden states of a frozen trunk on disk, so that many rewards are trained from one pass over the text.
+"""Hidden states of a frozen trunk on disk: many rewards are trained from one pass over the text.
 
 The lower layers of a reward model do not change in training. Their output for a prompt and its two
 responses is computed once and kept; a fit then runs (and differentiates) the upper layers only. The

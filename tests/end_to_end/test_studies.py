@@ -17,6 +17,11 @@ TINY = {
     "max_response_tokens": 16,
     "max_new_tokens": 4,
     "samples_per_prompt": 2,
+    "per_prompt": 2,
+    "pairs_per_prompt": 1,
+    "grow_steps": 1,
+    "levels": [50],
+    "batch_size": 4,
     "draws": 30,
     "limit": 6,
     "head_seeds": 2,
@@ -24,6 +29,14 @@ TINY = {
     "folds": 2,
     "subsets": 2,
     "sizes": [4, 6],
+}
+FIT = {
+    "trainer.max_steps": 1,
+    "trainer.max_epochs": -1,
+    "trainer.accelerator": "cpu",
+    "trainer.limit_val_batches": 0,
+    "trainer.enable_progress_bar": False,
+    "data.validation": None,
 }
 ROWS = 10
 
@@ -53,8 +66,12 @@ def comparisons(tmp_path):
 
 
 @pytest.fixture
-def shrunk(tmp_path, tiny_model_folder):
+def shrunk(tmp_path, tiny_model_folder, data_files):
     """Return a writer of a study with tiny models and sizes."""
+
+    whole = {"smollm2-135m": str(tiny_model_folder), "tiny_tldr/final": data_files.prompts}
+    whole |= {"tiny_tldr/train": data_files.prompts}
+    few = {"name": "tiny_tldr/dev", "limit": 3}
 
     def shrink(value, key=""):
         if key in TINY and not isinstance(value, dict):
@@ -63,10 +80,20 @@ def shrunk(tmp_path, tiny_model_folder):
             return {name: shrink(item, name) for name, item in value.items()}
         if isinstance(value, list):
             return [shrink(item) for item in value]
-        return str(tiny_model_folder) if value == "smollm2-135m" else value
+        if value == "tiny_tldr/dev" and key != "name":
+            return few
+        return whole.get(value, value) if isinstance(value, str) else value
 
     def write(name):
         content = shrink(yaml.safe_load((STUDIES / name).read_text(encoding="utf-8")))
+        for stage in content["stages"]:
+            if "config" in stage:
+                source = (STUDIES / stage["config"]).read_text(encoding="utf-8")
+                own = tmp_path / f"{stage['name']}.yaml"
+                own.write_text(yaml.safe_dump(shrink(yaml.safe_load(source))), encoding="utf-8")
+                stage["config"] = str(own)
+            if stage["command"] == "fit":
+                stage["set"] = FIT | stage["set"]
         content["out"] = str(tmp_path / "run")
         path = tmp_path / name
         path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
@@ -82,19 +109,22 @@ def shrunk(tmp_path, tiny_model_folder):
         ("reward_sources.yaml", {"rewards": "reward_sources.png", "curve": "reward_curve.png"}),
         ("labeler_size.yaml", {"sizes": "labeler_size.png"}),
         ("label_cost.yaml", {"cost": "label_cost.png"}),
+        ("policies.yaml", {"matrix": "win_matrix.png"}),
     ],
 )
 def test_study_runs_and_goes_on(
     name, made, shrunk, comparisons, launch, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setenv("RLAIF_PL_DATA", str(comparisons))
+    monkeypatch.setenv("WANDB_MODE", "disabled")
     monkeypatch.chdir(tmp_path)
     file, out = shrunk(name), tmp_path / "run"
     assert run(file, launch=launch) == 0
     for stage, plot in made.items():
         assert (out / stage / plot).read_bytes()[:4] == b"\x89PNG"
         assert "| " in (out / stage / "results.md").read_text(encoding="utf-8")
-        assert (out / stage / "rows.csv").read_text(encoding="utf-8").count("\n") > 1
+        rows = next((out / stage).glob("*.csv")).read_text(encoding="utf-8")
+        assert rows.count("\n") > 1
         assert json.loads((out / stage / "metrics.json").read_text(encoding="utf-8"))
     capsys.readouterr()
     last = list(made)[-1]
