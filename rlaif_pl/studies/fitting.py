@@ -60,7 +60,7 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """Labels to train on; a pair may stand in more than one row, once a source.
+    """Labels to train on.
 
     Attributes:
         rows: Pair of each label. ``(M,)``
@@ -78,13 +78,18 @@ class Labels:
         return Labels(self.rows[kept], self.target[kept], self.weight[kept])
 
 
-def joined(*parts: Labels) -> Labels:
-    """Put labels of several sources together."""
-    return Labels(
-        np.concatenate([part.rows for part in parts]),
-        np.concatenate([part.target for part in parts]),
-        np.concatenate([part.weight for part in parts]),
-    )
+def merged(*parts: Labels) -> Labels:
+    """Put labels of several sources together, one row a pair.
+
+    ``a CE(p) + b CE(q) = (a + b) CE((a p + b q) / (a + b))`` plus what no reward changes, so one row
+    with the mean label trains as both would, at half the cost.
+    """
+    rows = np.concatenate([part.rows for part in parts])
+    target = np.concatenate([part.target for part in parts])
+    weight = np.concatenate([part.weight for part in parts])
+    pairs, place = np.unique(rows, return_inverse=True)
+    total = np.bincount(place, weight)
+    return Labels(pairs, np.bincount(place, weight * target) / total, total)
 
 
 class Fitter:

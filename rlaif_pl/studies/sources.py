@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlaif_pl.evaluation.pairs import correctness, lengths_of, side
-from rlaif_pl.studies.fitting import Array, Fitter, Labels, Method, joined, labels_of
+from rlaif_pl.studies.fitting import Array, Fitter, Labels, Method, labels_of, merged
 from rlaif_pl.studies.folds import Index, draw_subset, fold_of
 from rlaif_pl.types import Preference
 
@@ -45,7 +45,7 @@ class TwiceLabeled:
         return [pair.group for pair in self.pairs]
 
     def labels(self, arm: str, ai_weight: float = 1.0) -> Labels:
-        """Return the labels an arm trains on; ``hybrid`` has one of each source a pair.
+        """Return the labels an arm trains on; ``hybrid`` has both of each pair.
 
         Args:
             arm: One of ``ARMS``.
@@ -59,7 +59,7 @@ class TwiceLabeled:
         rows = range(len(self.pairs))
         human, ai = labels_of(rows, self.human.tolist()), labels_of(rows, self.ai.tolist())
         if arm == "hybrid":
-            return joined(human, labels_of(rows, self.ai.tolist(), ai_weight))
+            return merged(human, labels_of(rows, self.ai.tolist(), ai_weight))
         return human if arm == "human" else ai
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from rlaif_pl.studies.fitting import Fitter, Recipe, joined, labels_of
+from rlaif_pl.studies.fitting import Fitter, Recipe, labels_of, merged
 
 RECIPE = Recipe(penalty=0.01, epochs=2, batch_size=4, lr=1e-2)
 
@@ -19,10 +19,16 @@ def test_labels_leave_out_what_has_none():
     assert labels.weight.tolist() == [2.0]
 
 
-def test_joined_labels_keep_both_sources():
-    both = joined(labels_of([0, 1], [1.0, 0.0]), labels_of([1], [0.7], 0.5))
-    assert both.rows.tolist() == [0, 1, 1]
-    assert both.of(np.array([1])).target.tolist() == [0.0, 0.7]
+def test_merged_labels_train_as_both_sources_do():
+    human, ai = labels_of([0, 1], [1.0, 0.0]), labels_of([1, 2], [0.7, 0.4], 0.5)
+    both = merged(human, ai)
+    assert both.rows.tolist() == [0, 1, 2]
+    assert both.weight.tolist() == [1.0, 1.5, 0.5]
+    assert both.target == pytest.approx([1.0, 0.35 / 1.5, 0.4])
+    assert both.of(np.array([1])).rows.tolist() == [1]
+    # the gradient of the loss by the margin of pair 1, at a margin of 0.3: sum of both or of the one
+    p = 1 / (1 + np.exp(-0.3))
+    assert both.weight[1] * (p - both.target[1]) == pytest.approx(1.0 * p + 0.5 * (p - 0.7))
 
 
 def test_the_head_learns_what_people_like(fitter, judged):
@@ -31,16 +37,6 @@ def test_the_head_learns_what_people_like(fitter, judged):
     margins = fitter.margins(labels.of(train), test, "head", seed=0)
     truth = np.array([judged[row].p_first for row in test])
     assert ((margins > 0) == (truth > 0.5)).mean() >= 0.75
-
-
-def test_two_labels_of_a_pair_train_like_their_mean(fitter):
-    rows, test = [0, 1, 2, 3], np.arange(8, 12)
-    human, ai = [1.0, 0.0, 1.0, 0.0], [0.6, 0.2, 0.8, 0.4]
-    both = joined(labels_of(rows, human), labels_of(rows, ai))
-    mean = labels_of(rows, [(h + a) / 2 for h, a in zip(human, ai, strict=True)])
-    margins = [fitter.margins(labels, test, "head", 0) for labels in (both, mean)]
-    # the scale of features is that of the rows given, which repeating them barely changes
-    assert margins[0] == pytest.approx(margins[1], rel=0.1, abs=0.05)
 
 
 def test_training_the_top_changes_margins_and_starts_afresh(fitter, judged):

@@ -27,10 +27,11 @@ def test_labels_meet_whichever_response_stands_first(twice):
     assert np.isfinite(twice.strata["strong"]).sum() == 10
 
 
-def test_hybrid_has_a_label_of_each_source(twice):
+def test_hybrid_has_both_labels_of_each_pair(twice):
     labels = twice.labels("hybrid", ai_weight=0.5)
-    assert len(labels.rows) == 24 + 23
-    assert labels.weight.sum() == pytest.approx(24 + 23 * 0.5)
+    assert labels.weight.tolist() == [1.5] * 23 + [1.0]  # the last has no label by the AI
+    # (1 x 1.0 + 0.5 x 0.2) / 1.5 and (1 x 0.0 + 0.5 x 0.1) / 1.5
+    assert labels.target[:2] == pytest.approx([1.1 / 1.5, 0.05 / 1.5])
     assert len(twice.labels("ai").rows) == 23
 
 
