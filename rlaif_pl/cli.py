@@ -26,10 +26,17 @@ FUNCTIONS = {
     "evaluate alignment": ("rlaif_pl.commands.alignment", "alignment"),
     "evaluate reward": ("rlaif_pl.commands.evaluate", "reward"),
     "evaluate policy": ("rlaif_pl.commands.evaluate", "policy"),
+    "evaluate matrix": ("rlaif_pl.commands.matrix", "matrix"),
+    "study pairs": ("rlaif_pl.commands.study", "pairs"),
+    "study rewards": ("rlaif_pl.commands.study", "rewards"),
+    "study curve": ("rlaif_pl.commands.study", "curve"),
+    "study sizes": ("rlaif_pl.commands.study", "sizes"),
+    "study cost": ("rlaif_pl.commands.study", "cost"),
     "report": ("rlaif_pl.commands.report", "report"),
     "export": ("rlaif_pl.commands.export", "export"),
     "doctor": ("rlaif_pl.commands.doctor", "doctor"),
 }
+GROUPS = ("evaluate", "study")  # commands of two words
 HELP = """\
 usage: python -m rlaif_pl COMMAND [options]      (COMMAND --help says more)
 
@@ -47,6 +54,12 @@ single steps
   evaluate alignment   agreement of a labeler with people, beside the length rule
   evaluate reward      pair accuracy and calibration of a reward model
   evaluate policy      win rates, KL, lengths and copying of a policy against its SFT policy
+  evaluate matrix      win rates of every two of several policies, by several judges
+  study pairs          judged pairs of a study, with subsets of the votes
+  study rewards        rewards from AI labels, people's and both, on people's verdicts
+  study curve          accuracy of a reward against the pairs it was trained on
+  study sizes          agreement with people by size of the labeler, from a table of labelers
+  study cost           price of a label by model and by person, from a table of labelers
   report               one HTML page about a run
   export               preferences as Parquet, with a card, or in TRL's columns; or a model's replies
 
@@ -70,7 +83,7 @@ def main(args: Sequence[str] | None = None) -> int:
     if words[0] == "--version":
         sys.stdout.write(f"rlaif_pl {__version__}\n")
         return 0
-    command = " ".join(words[:2]) if words[0] == "evaluate" else words[0]
+    command = " ".join(words[:2]) if words[0] in GROUPS else words[0]
     rest = words[len(command.split()) :]
     if command not in (*LIGHTNING, *FUNCTIONS, "run"):
         known = ", ".join([*LIGHTNING, "run", *FUNCTIONS])

@@ -19,6 +19,7 @@ TIERS = (
     ("training",),
     ("evaluation", "callbacks"),
     ("methods",),
+    ("studies",),
     ("rating", "report"),
     ("pipeline",),
     ("commands",),

@@ -43,6 +43,12 @@ COMMANDS = (
     "evaluate alignment",
     "evaluate reward",
     "evaluate policy",
+    "evaluate matrix",
+    "study pairs",
+    "study rewards",
+    "study curve",
+    "study sizes",
+    "study cost",
     "report",
     "export",
 )

@@ -29,6 +29,13 @@ from rlaif_pl.statistics.intervals import (
     wilson,
 )
 from rlaif_pl.statistics.length_control import length_controlled_win_rate
+from rlaif_pl.statistics.power import (
+    holm,
+    minimum_detectable_effect,
+    standard_error_by_group,
+    standard_error_of,
+    two_sided_p_value,
+)
 
 __all__ = [
     "Binning",
@@ -45,13 +52,18 @@ __all__ = [
     "fleiss_kappa",
     "fleiss_kappa_by_group",
     "fold",
+    "holm",
     "length_controlled_win_rate",
     "mcnemar",
     "mean_by_group",
+    "minimum_detectable_effect",
     "paired_difference",
     "proportion_by_group",
     "ratio_of_means",
     "reliability_table",
+    "standard_error_by_group",
+    "standard_error_of",
+    "two_sided_p_value",
     "weighted_mean",
     "wilson",
 ]

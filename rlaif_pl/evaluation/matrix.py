@@ -1,0 +1,243 @@
+"""Every policy against every other, by every judge: win rates with intervals.
+
+A win rate by the labeler whose labels trained one of the two is that teacher's opinion of its pupil;
+such cells are marked. Judges that taught neither stand beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import combinations
+
+from scipy.special import expit
+
+from rlaif_pl.evaluation.reward_accuracy import scored
+from rlaif_pl.evaluation.win_rate import WinRate, compare
+from rlaif_pl.statistics import (
+    Interval,
+    holm,
+    minimum_detectable_effect,
+    standard_error_of,
+    two_sided_p_value,
+)
+from rlaif_pl.types import Labeler, PointwiseLabeler, Preference, Prompt, Reward
+
+Texts = Sequence[Sequence[str]]
+
+
+class RewardJudge:
+    """A reward as a pointwise judge: the response with the higher reward wins.
+
+    Args:
+        reward: Any reward.
+        name: What to call it.
+    """
+
+    def __init__(self, reward: Reward, name: str) -> None:
+        self.reward = reward
+        self.name = name
+
+    @property
+    def fingerprint(self) -> str:
+        """Name of the judge; a reward has none of its own."""
+        return f"reward:{self.name}"
+
+    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
+        """Return the reward of each response."""
+        return [float(value) for value in scored(self.reward, prompts, responses)]
+
+    def label(self, pairs: Sequence[Preference]) -> list[Preference]:
+        """Return the pairs with ``p_first = sigmoid(reward of first - reward of second)``."""
+        prompts = [pair.prompt for pair in pairs for _ in range(2)]
+        scores = self.score(prompts, [text for pair in pairs for text in (pair.first, pair.second)])
+        return [
+            replace(pair, p_first=float(expit(first - second)), source="ai")
+            for pair, first, second in zip(pairs, scores[0::2], scores[1::2], strict=True)
+        ]
+
+
+class RememberedScores:
+    """A pointwise judge that scores each response once, however many policies it is compared with.
+
+    Args:
+        judge: Who scores.
+    """
+
+    def __init__(self, judge: PointwiseLabeler) -> None:
+        self.judge = judge
+        self.known: dict[tuple[str, str], float] = {}
+
+    @property
+    def fingerprint(self) -> str:
+        """That of the judge."""
+        return self.judge.fingerprint
+
+    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
+        """Return scores, asking for new responses only."""
+        keys = list(zip(prompts, responses, strict=True))
+        new = [key for key in dict.fromkeys(keys) if key not in self.known]
+        if new:
+            scores = self.judge.score([p for p, _ in new], [r for _, r in new])
+            self.known |= dict(zip(new, scores, strict=True))
+        return [self.known[key] for key in keys]
+
+    def label(self, pairs: Sequence[Preference]) -> list[Preference]:
+        """Return the pairs labeled by the judge."""
+        return self.judge.label(pairs)
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyColumns:
+    """What stands beside a policy's win rates.
+
+    Attributes:
+        texts: Its responses to each prompt.
+        words: Mean words of a response.
+        copied_4grams: Share of 4-grams copied from the prompt.
+        unfinished: Share of responses that met the length limit.
+        kl: KL from the SFT policy in nats a response; None where not measured.
+        rewards: Mean reward by name of the reward.
+    """
+
+    texts: Texts
+    words: Interval
+    copied_4grams: Interval
+    unfinished: float
+    kl: Interval | None = None
+    rewards: Mapping[str, Interval] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One policy against another by one judge.
+
+    Attributes:
+        judge: Name of the judge.
+        a: The policy whose wins are counted.
+        b: The other.
+        rate: The comparison.
+        is_taught: Whether the judge trained one of the two.
+        p_adjusted: P-value of "even", adjusted (Holm) for all pairs by this judge.
+        detectable: Smallest true distance from one half that this sample finds with 80 % power.
+    """
+
+    judge: str
+    a: str
+    b: str
+    rate: WinRate
+    is_taught: bool
+    p_adjusted: float
+    detectable: float
+
+
+@dataclass(frozen=True, slots=True)
+class WinMatrix:
+    """All comparisons.
+
+    Attributes:
+        policies: Policies by name, in the order given, with what stands beside their wins.
+        judges: Names of the judges with the policies each taught.
+        cells: One a judge and unordered pair, the earlier policy first.
+        prompts: Prompts responded to.
+    """
+
+    policies: Mapping[str, PolicyColumns]
+    judges: Mapping[str, Sequence[str]]
+    cells: Sequence[Cell]
+    prompts: int
+
+    def win_rate(self, judge: str, a: str, b: str, at_equal_length: bool = False) -> Interval:
+        """Return how often ``a`` beats ``b``; the reverse is one less it, so that ties are shared.
+
+        At equal length the regression is of the earlier policy on the later one; the reverse is its
+        complement here too.
+
+        Raises:
+            KeyError: There is no such comparison.
+        """
+        for cell in self.cells:
+            if cell.judge == judge and {cell.a, cell.b} == {a, b}:
+                rate = cell.rate.length_controlled if at_equal_length else cell.rate.raw
+                return rate if cell.a == a else complement(rate)
+        raise KeyError(f"no comparison of {a} and {b} by {judge}")
+
+    def mean_win_rate(self, judge: str, policy: str) -> float:
+        """Return the mean of a policy's raw win rates against the others, in [0, 1]."""
+        others = [name for name in self.policies if name != policy]
+        return sum(self.win_rate(judge, policy, other).value for other in others) / len(others)
+
+
+def complement(interval: Interval) -> Interval:
+    """Return one less an interval of a share."""
+    return Interval(1 - interval.value, 1 - interval.high, 1 - interval.low, interval.n)
+
+
+def measure_matrix(
+    prompts: Sequence[Prompt],
+    policies: Mapping[str, PolicyColumns],
+    judges: Mapping[str, Labeler],
+    taught: Mapping[str, Sequence[str]],
+    *,
+    level: float = 0.95,
+    draws: int = 1000,
+    seed: int = 0,
+) -> WinMatrix:
+    """Judge every two policies by every judge; intervals by prompt group.
+
+    Args:
+        prompts: What was responded to.
+        policies: At least two, by name.
+        judges: At least one, by name.
+        taught: Policies that a judge's labels trained, by name of the judge.
+        level: Coverage of the intervals, in (0, 1).
+        draws: Bootstrap resamples.
+        seed: Seeds the bootstrap.
+
+    Raises:
+        ValueError: There are fewer than two policies or no judge, or ``taught`` names an unknown
+            judge or policy.
+    """
+    _check(policies, judges, taught)
+    texts, groups = [p.text for p in prompts], [p.group for p in prompts]
+    cells: list[Cell] = []
+    for judge_name, judge in judges.items():
+        asked = RememberedScores(judge) if isinstance(judge, PointwiseLabeler) else judge
+        found = []
+        for a, b in combinations(policies, 2):
+            rate = compare(
+                texts,
+                policies[a].texts,
+                policies[b].texts,
+                asked,
+                groups,
+                level=level,
+                draws=draws,
+                seed=seed,
+            )
+            found.append((a, b, rate))
+        adjusted = holm([two_sided_p_value(rate.raw, 0.5, level) for _, _, rate in found])
+        pupils = set(taught.get(judge_name, ()))
+        for (a, b, rate), p in zip(found, adjusted, strict=True):
+            least = minimum_detectable_effect(standard_error_of(rate.raw, level), level=level)
+            cells.append(Cell(judge_name, a, b, rate, bool(pupils & {a, b}), p, least))
+    by_judge = {name: tuple(taught.get(name, ())) for name in judges}
+    return WinMatrix(policies, by_judge, cells, len(prompts))
+
+
+def _check(
+    policies: Mapping[str, object],
+    judges: Mapping[str, object],
+    taught: Mapping[str, Sequence[str]],
+) -> None:
+    if len(policies) < 2 or not judges:
+        raise ValueError(
+            f"expected at least two policies and one judge, got {list(policies)} and {list(judges)}"
+        )
+    for judge, pupils in taught.items():
+        unknown = [name for name in pupils if name not in policies]
+        if judge not in judges or unknown:
+            raise ValueError(
+                f"expected taught to name judges among {list(judges)} and policies among "
+                f"{list(policies)}, got {judge}: {list(pupils)}"
+            )

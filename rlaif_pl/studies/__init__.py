@@ -1,0 +1,1 @@
+"""Comparisons of whole systems, as the paper makes them: tables, plots and what they can tell."""
