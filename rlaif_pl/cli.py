@@ -22,9 +22,11 @@ DEFAULT_FIT = "quickstart/reward_from_pairs.yaml"
 FUNCTIONS = {
     "sample": ("rlaif_pl.commands.sample", "sample"),
     "label": ("rlaif_pl.commands.label", "label"),
+    "revise": ("rlaif_pl.commands.revise", "revise"),
     "evaluate alignment": ("rlaif_pl.commands.alignment", "alignment"),
     "evaluate reward": ("rlaif_pl.commands.evaluate", "reward"),
     "evaluate policy": ("rlaif_pl.commands.evaluate", "policy"),
+    "evaluate revisions": ("rlaif_pl.commands.revisions", "revisions"),
     "report": ("rlaif_pl.commands.report", "report"),
     "export": ("rlaif_pl.commands.export", "export"),
     "doctor": ("rlaif_pl.commands.doctor", "doctor"),
@@ -42,9 +44,11 @@ training (LightningCLI: --config FILE, --print_config, --trainer.*, --model.*, -
 single steps
   sample               responses of a policy, as unlabeled pairs
   label                preferences by a language model, as soft labels
+  revise               answers to harmful requests, criticized and revised, as demonstrations
   evaluate alignment   agreement of a labeler with people, beside the length rule
   evaluate reward      pair accuracy and calibration of a reward model
   evaluate policy      win rates, KL, lengths and copying of a policy against its SFT policy
+  evaluate revisions   what each round of revision did, by judges that are measured themselves
   report               one HTML page about a run
   export               preferences as Parquet, with a card, or in TRL's columns; or a model's replies
 

@@ -38,9 +38,11 @@ COMMANDS = (
     "predict",
     "sample",
     "label",
+    "revise",
     "evaluate alignment",
     "evaluate reward",
     "evaluate policy",
+    "evaluate revisions",
     "report",
     "export",
 )

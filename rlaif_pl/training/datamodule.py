@@ -18,7 +18,12 @@ from rlaif_pl.data.collate import (
 from rlaif_pl.data.label_store import LabelStore
 from rlaif_pl.data.labeling_pass import label_pairs, stored_labels
 from rlaif_pl.data.loader import BatchLoader, BatchOrder
-from rlaif_pl.data.sources import DataSource, load_preferences, load_prompts
+from rlaif_pl.data.sources import (
+    DataSource,
+    load_demonstrations,
+    load_preferences,
+    load_prompts,
+)
 from rlaif_pl.data.splits import split_by_group
 from rlaif_pl.text import word_count
 from rlaif_pl.types import Labeler, Preference, Prompt
@@ -200,9 +205,9 @@ class PreferenceDataModule(LightningDataModule):
             return self._labeled(load_preferences(source).rows)
         if self.serve == "comparisons":
             return load_preferences(source).rows
-        rows = load_prompts(source)
         if self.serve == "prompts":
-            return rows
+            return load_prompts(source)
+        rows = load_demonstrations(source)
         kept = [row for row in rows if row.reference is not None]
         if len(kept) < len(rows):
             rank_zero_warn(f"left out {len(rows) - len(kept)} of {len(rows)} without a reference")

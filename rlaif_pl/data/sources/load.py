@@ -6,7 +6,7 @@ import dataclasses
 import logging
 from collections.abc import Iterable
 
-from rlaif_pl.data import tiny_tldr
+from rlaif_pl.data import tiny_requests, tiny_tldr
 from rlaif_pl.data.files import RawRow
 from rlaif_pl.data.preferences import LoadedPreferences, preferences_from_rows
 from rlaif_pl.data.records import decode_all
@@ -37,6 +37,8 @@ def load_preferences(source: DataSource | str) -> LoadedPreferences:
     source = DataSource(source) if isinstance(source, str) else source
     if tiny_tldr.is_name(source.name):
         loaded = tiny_tldr.preferences(source.name)
+    elif tiny_requests.is_name(source.name):
+        loaded = tiny_requests.preferences(source.name)
     else:
         loaded = _read_pairs(source, *open_rows(source))
     rows, dropped = loaded.rows, dict(loaded.dropped)
@@ -66,18 +68,45 @@ def load_prompts(source: DataSource | str) -> list[Prompt]:
         ValueError: A row is malformed (file, line and field are named), or there is none.
     """
     source = DataSource(source) if isinstance(source, str) else source
-    if tiny_tldr.is_name(source.name):
-        found = tiny_tldr.prompts(source.name)
-    else:
-        found = _read_prompts(source, *open_rows(source))
     unique: dict[tuple[str, str], Prompt] = {}
-    for prompt in found:
+    for prompt in _all_prompts(source):
         known = unique.setdefault((prompt.group, prompt.text), prompt)
         if known.reference is None and prompt.reference is not None:
             unique[prompt.group, prompt.text] = prompt
     if not unique:
         raise ValueError(f"expected prompts in {source.name}, there is none")
     return list(unique.values())[: source.limit]
+
+
+def load_demonstrations(source: DataSource | str) -> list[Prompt]:
+    """Read prompts with references; unlike ``load_prompts``, all references of a prompt.
+
+    Args:
+        source: What to read; a string is a name with everything else at its default.
+
+    Returns:
+        Prompts in file order, each with each of its different references; those that have none
+        come with None.
+
+    Raises:
+        FileNotFoundError: A local file is missing.
+        OSError: A hub data set cannot be had.
+        ValueError: A row is malformed (file, line and field are named), or there is none.
+    """
+    source = DataSource(source) if isinstance(source, str) else source
+    found = list(dict.fromkeys(_all_prompts(source)))
+    if not found:
+        raise ValueError(f"expected prompts in {source.name}, there is none")
+    return found[: source.limit]
+
+
+def _all_prompts(source: DataSource) -> list[Prompt]:
+    """Read every row of a source as a prompt."""
+    if tiny_tldr.is_name(source.name):
+        return tiny_tldr.prompts(source.name)
+    if tiny_requests.is_name(source.name):
+        return tiny_requests.prompts(source.name)
+    return _read_prompts(source, *open_rows(source))
 
 
 def _read_pairs(source: DataSource, found: Format, rows: Iterable[RawRow]) -> LoadedPreferences:

@@ -1,0 +1,79 @@
+"""From revisions to demonstrations for supervised fine-tuning, with an account of what was left out."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from rlaif_pl.data.revisions import HARMFUL, Revision
+from rlaif_pl.types import Prompt
+
+_LAST_SENTENCE = re.compile(r"^.*[.!?][\"')\]]*(?=\s|$)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Demonstrations:
+    """What a policy is fine-tuned on.
+
+    Attributes:
+        rows: Prompts with references: revisions, then helpful answers.
+        revised: Number of rows that are revisions.
+        dropped: Reason to number of responses left out.
+    """
+
+    rows: list[Prompt]
+    revised: int
+    dropped: dict[str, int] = field(default_factory=dict)
+
+
+def whole_sentences(text: str) -> str:
+    """Return the text up to its last full sentence; nothing where it has none."""
+    found = _LAST_SENTENCE.search(text)
+    return found[0].strip() if found else ""
+
+
+def demonstrations(
+    revisions: Sequence[Revision],
+    helpful: Sequence[Prompt] = (),
+    *,
+    only_last: bool = False,
+) -> Demonstrations:
+    """Take all revisions of harmful prompts, and helpful answers as they are.
+
+    First answers to harmful prompts are never taken, nor revisions that changed nothing.
+    A response that the length limit cut ends with
+    its last full sentence, and is left out where it has none: otherwise a policy would learn to stop
+    in the middle of a sentence.
+
+    Args:
+        revisions: Rows of a revise job, of both kinds.
+        helpful: Helpful prompts with references, to be mixed in.
+        only_last: Take only the last revision of each prompt; the paper takes all.
+    """
+    dropped: Counter[str] = Counter()
+    last = {(row.group, row.prompt): row.round for row in revisions if row.failure is None}
+    rows: dict[Prompt, None] = {}
+    for row in revisions:
+        is_revision = row.kind == HARMFUL
+        if is_revision and row.round == 0:
+            continue
+        if row.failure is not None:
+            dropped[row.failure] += 1
+        elif row.unchanged:
+            dropped["unchanged"] += 1
+        elif is_revision and only_last and row.round != last[row.group, row.prompt]:
+            dropped["not the last"] += 1
+        else:
+            text = row.response if row.finished else whole_sentences(row.response)
+            demonstration = Prompt(row.prompt, row.group, text)
+            if not text:
+                dropped["cut before a full sentence"] += 1
+            elif demonstration in rows:
+                dropped["repeats an earlier one"] += 1
+            else:
+                rows[demonstration] = None
+    harmful = {(row.group, row.prompt) for row in revisions if row.kind == HARMFUL}
+    revised = sum((row.group, row.text) in harmful for row in rows)
+    return Demonstrations([*rows, *helpful], revised, dict(dropped))
