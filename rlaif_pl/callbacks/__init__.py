@@ -4,6 +4,7 @@ from rlaif_pl.callbacks.export_model import ExportModel
 from rlaif_pl.callbacks.history import HistoryFile
 from rlaif_pl.callbacks.metrics_file import MetricsFile
 from rlaif_pl.callbacks.non_finite import NonFiniteError, NonFiniteStop
+from rlaif_pl.callbacks.reward_cost import RewardCost
 from rlaif_pl.callbacks.run_facts import RunFacts
 from rlaif_pl.callbacks.sample_table import SampleTable
 from rlaif_pl.callbacks.wandb_logger import RunLoggers, default_loggers
@@ -14,6 +15,7 @@ __all__ = [
     "MetricsFile",
     "NonFiniteError",
     "NonFiniteStop",
+    "RewardCost",
     "RunFacts",
     "RunLoggers",
     "SampleTable",

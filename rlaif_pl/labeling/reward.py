@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from rlaif_pl.labeling.accounts.reply_store import ReplyStore
+from rlaif_pl.labeling.accounts.spending import Spending
 from rlaif_pl.types import PointwiseLabeler
 
 
@@ -15,37 +17,111 @@ class LabelerReward:
     """Rewards responses with the scores of a pointwise labeler (arXiv 2309.00267, section 2.2.2).
 
     A score that cannot be had is an error: any number in its place would be a reward that nobody
-    gave, and a policy would learn from it.
+    gave, and a policy would learn from it. All calls of a batch are made at once, none is made
+    twice, and each is counted.
 
     Args:
         labeler: Scores one response at a time, such as ``ScoreLabeler`` or ``LikelihoodLabeler``.
+        scale: The reward is ``scale * (score - shift)``; above 0. It weighs the reward against the
+            KL penalty: ``1 / temperature`` of the labeler makes rewards the log-odds of its labels.
+        shift: Score that gets reward 0.
+        empty: Reward of a response without any text, which not every labeler can score; None asks
+            the labeler.
+        replies: SQLite file that keeps the model's replies, so that a run that was killed pays for
+            none of them again; None keeps them for the life of this object only.
+        max_cost: Stop when this process has spent so many USD; None for no limit.
+
+    Raises:
+        ValueError: The labeler scores no single responses, or a setting does not fit it.
     """
 
-    def __init__(self, labeler: PointwiseLabeler) -> None:
+    def __init__(
+        self,
+        labeler: PointwiseLabeler,
+        scale: float = 1.0,
+        shift: float = 0.0,
+        empty: float | None = None,
+        replies: str | None = None,
+        max_cost: float | None = None,
+    ) -> None:
         if not isinstance(labeler, PointwiseLabeler):
             raise ValueError(
                 f"expected a labeler that scores single responses, got {type(labeler).__name__}; "
                 "use ScoreLabeler or LikelihoodLabeler"
             )
+        numbers = (scale, shift, 0.0 if empty is None else empty)
+        if not (all(map(math.isfinite, numbers)) and scale > 0):
+            raise ValueError(
+                f"expected a finite scale above 0, shift and empty, got {scale}, {shift} and {empty}"
+            )
         self.labeler = labeler
+        self.scale, self.shift, self.empty = scale, shift, empty
+        self.replies = replies
+        self.spending = Spending(max_cost)
+        self.responses = 0
+        self.store: ReplyStore | None = None
+        attach = getattr(labeler, "keep_replies", None)
+        if attach is not None:
+            attach(None, self.spending.count)
+        elif replies is not None or max_cost is not None:
+            raise ValueError(
+                f"expected a labeler whose calls can be kept and counted, got "
+                f"{type(labeler).__name__}; leave replies and max_cost out"
+            )
 
     @property
     def fingerprint(self) -> str:
         """Everything that can change a reward."""
-        return f"reward;{self.labeler.fingerprint}"
+        settings = f"scale={self.scale!r};shift={self.shift!r};empty={self.empty!r}"
+        return f"reward;{self.labeler.fingerprint};{settings}"
 
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> Tensor:
         """Return rewards ``(N,)`` in float32 on the CPU; see ``types.Reward``.
 
         Raises:
             ValueError: Some responses have no score.
+            OutOfBudget: ``max_cost`` is spent; what was paid for is kept.
         """
-        scores = self.labeler.score(prompts, responses)
-        missing = [place for place, value in enumerate(scores) if not math.isfinite(value)]
+        self._open()
+        rows = [n for n, text in enumerate(responses) if text.strip() or self.empty is None]
+        scores = self.labeler.score([prompts[n] for n in rows], [responses[n] for n in rows])
+        self._refuse_missing(scores, rows, len(responses))
+        self.responses += len(scores)
+        rewards = torch.full((len(responses),), self.empty or 0.0)
+        rewards[rows] = self.scale * (torch.tensor(scores, dtype=torch.float32) - self.shift)
+        return rewards
+
+    def to_metrics(self, prefix: str) -> dict[str, float]:
+        """Return what the rewards took: this process's calls, and all calls in the file of replies.
+
+        Args:
+            prefix: Part of the names before the slash.
+        """
+        metrics = {f"{prefix}/run_responses": float(self.responses)}
+        metrics |= self.spending.to_metrics(prefix)
+        if self.store is not None:
+            totals = self.store.totals()
+            metrics |= {
+                f"{prefix}/calls": float(totals.calls),
+                f"{prefix}/read_tokens": float(totals.read),
+                f"{prefix}/written_tokens": float(totals.written),
+                f"{prefix}/paid_usd": totals.cost_usd,
+            }
+        return metrics
+
+    def _open(self) -> None:
+        """Open the file of replies at the first use: in the process that asks, not in its parent."""
+        if self.replies is not None and self.store is None:
+            self.store = ReplyStore(self.replies)
+            self.labeler.keep_replies(self.store, self.spending.count)  # type: ignore[attr-defined]
+
+    @staticmethod
+    def _refuse_missing(scores: Sequence[float], rows: Sequence[int], count: int) -> None:
+        """Refuse scores that are not finite."""
+        missing = [rows[n] for n, value in enumerate(scores) if not math.isfinite(value)]
         if missing:
             raise ValueError(
-                f"expected a score for each of {len(scores)} responses, got none for "
+                f"expected a score for each of {count} responses, got none for "
                 f"{len(missing)} (the first at place {missing[0]}); check that the prompts fit into "
                 "the labeler's context and that its back end answers, then resume"
             )
-        return torch.tensor(scores, dtype=torch.float32)

@@ -1,1 +1,1 @@
-"""Whole methods over the parts below: loops that no single module or labeler is."""
+"""Training methods that are loops over the parts: sampling, scoring, filtering, fitting."""

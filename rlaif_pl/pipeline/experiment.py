@@ -15,6 +15,7 @@
         needs: []                   # earlier stages this one reads; by default the previous one
         produces: [policy/config.json]   # below the stage's folder; must exist afterwards
 
+A number in a dotted key picks an item of a list, ``+`` at its end adds one.
 ``${out}``, ``${seed}`` and ``${stage}`` (``${out}/<name>``) are filled in under ``set``.
 """
 
@@ -39,6 +40,7 @@ COMMANDS = (
     "sample",
     "label",
     "revise",
+    "rest",
     "evaluate alignment",
     "evaluate reward",
     "evaluate policy",

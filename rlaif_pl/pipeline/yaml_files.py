@@ -72,6 +72,8 @@ def dump_yaml(content: dict[str, Value]) -> str:
 def overlay(content: dict[str, Value], key: str, value: Value) -> None:
     """Set a dotted key in nested mappings, in place; a number picks an item of a list.
 
+    ``+`` at the end of the key adds the value to a list (``trainer.callbacks.+``).
+
     Raises:
         ValueError: The key runs through something that is neither a mapping nor a list, or past the
             end of a list.
@@ -83,7 +85,9 @@ def overlay(content: dict[str, Value], key: str, value: Value) -> None:
         if missing:
             cast("dict[str, Value]", node)[part] = {}
         node = _child(node, part, key, ".".join(parents[:depth]))
-    if isinstance(node, list):
+    if isinstance(node, list) and last == "+":
+        node.append(value)
+    elif isinstance(node, list):
         _child(node, last, key, ".".join(parents))
         node[int(last)] = value
     elif isinstance(node, dict):

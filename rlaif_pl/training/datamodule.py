@@ -18,18 +18,15 @@ from rlaif_pl.data.collate import (
 from rlaif_pl.data.label_store import LabelStore
 from rlaif_pl.data.labeling_pass import label_pairs, stored_labels
 from rlaif_pl.data.loader import BatchLoader, BatchOrder
-from rlaif_pl.data.sources import (
-    DataSource,
-    load_demonstrations,
-    load_preferences,
-    load_prompts,
-)
+from rlaif_pl.data.mixing import PreferencePart, load_pairs
+from rlaif_pl.data.sources import DataSource, load_demonstrations, load_prompts
 from rlaif_pl.data.splits import split_by_group
 from rlaif_pl.text import word_count
 from rlaif_pl.types import Labeler, Preference, Prompt
 
 Serve = Literal["pairs", "prompts", "demonstrations", "comparisons"]
 Row = Preference | Prompt
+Pairs = DataSource | str | list[PreferencePart]
 COLLATE: dict[str, Callable[..., Any]] = {
     "pairs": collate_pairs,
     "prompts": collate_prompts,
@@ -50,7 +47,8 @@ class PreferenceDataModule(LightningDataModule):
         serve: ``pairs`` for the reward model, ``prompts`` for the actor, ``demonstrations`` for
             supervised fine-tuning, ``comparisons`` (all of ``preferences``, without labels, in file
             order) for a labeler in ``predict``. Only the source of that kind is read.
-        preferences: Pairs of responses, labeled or not.
+        preferences: Pairs of responses, labeled or not; a list mixes several sources, each with a
+            weight and a temperature of its own.
         prompts: Prompts; references play no part.
         demonstrations: Prompts with references; those without are left out and counted.
         validation: Held-out data of the served kind; its prompts are left out of training.
@@ -81,7 +79,7 @@ class PreferenceDataModule(LightningDataModule):
     def __init__(
         self,
         serve: Serve = "pairs",
-        preferences: DataSource | str | None = None,
+        preferences: Pairs | None = None,
         prompts: DataSource | str | None = None,
         demonstrations: DataSource | str | None = None,
         validation: DataSource | str | None = None,
@@ -118,7 +116,7 @@ class PreferenceDataModule(LightningDataModule):
     def prepare_data(self) -> None:
         if self.serve != "pairs":
             return
-        pairs = [row for source in self._sources() for row in load_preferences(source).rows]
+        pairs = [row for source in self._sources() for row in load_pairs(source).rows]
         unlabeled = [pair for pair in pairs if self._needs_label(pair)]
         if not unlabeled:
             return
@@ -182,7 +180,7 @@ class PreferenceDataModule(LightningDataModule):
             return self._loader(self.train_rows, self.eval_batch_size, shuffle=False)
         return self.val_dataloader()
 
-    def _sources(self) -> list[DataSource | str]:
+    def _sources(self) -> list[Pairs]:
         """Return the sources that are read."""
         return [self.source] if self.validation is None else [self.source, self.validation]
 
@@ -199,12 +197,14 @@ class PreferenceDataModule(LightningDataModule):
             )
         return self.labeler
 
-    def _rows(self, source: DataSource | str) -> Sequence[Any]:
+    def _rows(self, source: Pairs) -> Sequence[Any]:
         """Read a source as the served kind, with labels from the store where they are needed."""
         if self.serve == "pairs":
-            return self._labeled(load_preferences(source).rows)
+            return self._labeled(load_pairs(source).rows)
         if self.serve == "comparisons":
-            return load_preferences(source).rows
+            return load_pairs(source).rows
+        if isinstance(source, list):
+            raise ValueError(f"expected one source of {self.serve}, got {len(source)}; give one")
         if self.serve == "prompts":
             return load_prompts(source)
         rows = load_demonstrations(source)
@@ -253,14 +253,18 @@ class PreferenceDataModule(LightningDataModule):
 
 def _required(
     serve: Serve,
-    preferences: DataSource | str | None,
+    preferences: Pairs | None,
     prompts: DataSource | str | None,
     demonstrations: DataSource | str | None,
-) -> DataSource | str:
+) -> Pairs:
     """Return the source of the served kind, or say that it is missing."""
     if serve not in COLLATE:
         raise ValueError(f"expected serve to be one of {', '.join(COLLATE)}, got {serve!r}")
-    sources = {"preferences": preferences, "prompts": prompts, "demonstrations": demonstrations}
+    sources: dict[str, Pairs | None] = {
+        "preferences": preferences,
+        "prompts": prompts,
+        "demonstrations": demonstrations,
+    }
     argument = "preferences" if serve in ("pairs", "comparisons") else serve
     source = sources[argument]
     if source is None:

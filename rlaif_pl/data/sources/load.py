@@ -67,9 +67,9 @@ def load_prompts(source: DataSource | str) -> list[Prompt]:
         OSError: A hub data set cannot be had.
         ValueError: A row is malformed (file, line and field are named), or there is none.
     """
-    source = DataSource(source) if isinstance(source, str) else source
+    source, found = _all_prompts(source)
     unique: dict[tuple[str, str], Prompt] = {}
-    for prompt in _all_prompts(source):
+    for prompt in found:
         known = unique.setdefault((prompt.group, prompt.text), prompt)
         if known.reference is None and prompt.reference is not None:
             unique[prompt.group, prompt.text] = prompt
@@ -79,34 +79,36 @@ def load_prompts(source: DataSource | str) -> list[Prompt]:
 
 
 def load_demonstrations(source: DataSource | str) -> list[Prompt]:
-    """Read prompts with references; unlike ``load_prompts``, all references of a prompt.
+    """Read prompts with references, each different reference of a prompt once.
+
+    A prompt has several where several good responses to it are known, as after filtering samples.
 
     Args:
         source: What to read; a string is a name with everything else at its default.
 
     Returns:
-        Prompts in file order, each with each of its different references; those that have none
-        come with None.
+        Prompts in file order; those without a reference are among them.
 
     Raises:
         FileNotFoundError: A local file is missing.
         OSError: A hub data set cannot be had.
         ValueError: A row is malformed (file, line and field are named), or there is none.
     """
-    source = DataSource(source) if isinstance(source, str) else source
-    found = list(dict.fromkeys(_all_prompts(source)))
+    source, found = _all_prompts(source)
     if not found:
-        raise ValueError(f"expected prompts in {source.name}, there is none")
-    return found[: source.limit]
+        raise ValueError(f"expected demonstrations in {source.name}, there is none")
+    unique = {(prompt.group, prompt.text, prompt.reference): prompt for prompt in found}
+    return list(unique.values())[: source.limit]
 
 
-def _all_prompts(source: DataSource) -> list[Prompt]:
-    """Read every row of a source as a prompt."""
+def _all_prompts(source: DataSource | str) -> tuple[DataSource, list[Prompt]]:
+    """Return the source and every prompt in it, repetitions included."""
+    source = DataSource(source) if isinstance(source, str) else source
     if tiny_tldr.is_name(source.name):
-        return tiny_tldr.prompts(source.name)
+        return source, tiny_tldr.prompts(source.name)
     if tiny_requests.is_name(source.name):
-        return tiny_requests.prompts(source.name)
-    return _read_prompts(source, *open_rows(source))
+        return source, tiny_requests.prompts(source.name)
+    return source, _read_prompts(source, *open_rows(source))
 
 
 def _read_pairs(source: DataSource, found: Format, rows: Iterable[RawRow]) -> LoadedPreferences:

@@ -1,0 +1,158 @@
+"""Preferences of several sources in one training set: people's and a labeler's, each with a weight.
+
+The hybrid of arXiv 2309.00267, appendix K, trains one reward model on human and AI labels together. A
+source's weight multiplies the weight of each of its pairs in the loss. Its temperature T turns a
+label p into ``sigmoid(logit(p) / T)``: a labeler that is too sure of itself is toned down before it
+meets people's labels. T can be fitted on pairs that both have judged.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from rlaif_pl.data.preferences import LoadedPreferences
+from rlaif_pl.data.sources import DataSource, load_preferences
+from rlaif_pl.statistics import fit_temperature
+from rlaif_pl.types import Preference
+
+LEAST_PAIRS = 20  # below this a fitted temperature is mostly chance
+SUREST = 1e-6  # labels nearer to 0 or 1 count as this near when a temperature is fitted
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What a source's temperature is fitted on.
+
+    Attributes:
+        labeled: Pairs that people have judged, as the source's labeler labeled them (what ``label``
+            wrote).
+        people: The same pairs with people's labels. Use none that later report the reward model's
+            quality.
+    """
+
+    labeled: DataSource | str
+    people: DataSource | str
+
+
+@dataclass(frozen=True)
+class PreferencePart:
+    """One source of a mix.
+
+    Attributes:
+        source: Pairs of responses.
+        weight: Multiplies the weight of each pair, above 0.
+        temperature: Divides the log-odds of each label, above 0; 1 leaves them as they are. Labels
+            of 0 and 1 stay.
+        calibration: Fit the temperature on these pairs in place of giving it.
+    """
+
+    source: DataSource | str
+    weight: float = 1.0
+    temperature: float = 1.0
+    calibration: Calibration | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that mean nothing.
+
+        Raises:
+            ValueError: A weight or temperature is not above 0, or the temperature is given twice.
+        """
+        for name in ("weight", "temperature"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise ValueError(
+                    f"expected a {name} above 0, got {value}; drop a source that is to count for "
+                    "nothing"
+                )
+        if self.calibration is not None and self.temperature != 1.0:
+            raise ValueError(
+                f"expected calibration or a temperature, got both (temperature {self.temperature}); "
+                "drop one of them"
+            )
+
+
+def load_pairs(source: DataSource | str | Sequence[PreferencePart]) -> LoadedPreferences:
+    """Read one source of pairs, or several as one set in the order given.
+
+    Raises:
+        ValueError: A source cannot be used (see ``load_preferences``), the list is empty, pairs that
+            are to be tempered have no label, or a temperature cannot be fitted.
+    """
+    if isinstance(source, DataSource | str):
+        return load_preferences(source)
+    if not source:
+        raise ValueError("expected at least one source of preferences, got an empty list")
+    rows: list[Preference] = []
+    dropped: Counter[str] = Counter()
+    for part in source:
+        loaded = load_preferences(part.source)
+        name = part.source if isinstance(part.source, str) else part.source.name
+        temperature = part.temperature
+        if part.calibration is not None:
+            temperature = fitted_temperature(part.calibration)
+        rows += [_weighed(row, part.weight, temperature, name) for row in loaded.rows]
+        dropped.update(loaded.dropped)
+        logger.info(
+            "%s: %d pairs (%s), weight %g, temperature %.3g",
+            *(name, len(loaded.rows), _sources(loaded.rows), part.weight, temperature),
+        )
+    return LoadedPreferences(rows, dict(dropped))
+
+
+def tempered(p_first: float, temperature: float) -> float:
+    """Return ``sigmoid(logit(p_first) / temperature)``; 0, 1 and one half stay what they are."""
+    if p_first in (0.0, 1.0) or temperature == 1.0:
+        return p_first
+    odds = (math.log(p_first) - math.log1p(-p_first)) / temperature
+    return 1.0 / (1.0 + math.exp(-odds)) if odds >= 0 else 1.0 - 1.0 / (1.0 + math.exp(odds))
+
+
+def fitted_temperature(calibration: Calibration) -> float:
+    """Return the temperature under which people's labels are likeliest given the labeler's.
+
+    Raises:
+        ValueError: Fewer than 20 pairs are in both sources with a label.
+    """
+    people = {_key(row): row.p_first for row in load_preferences(calibration.people).rows}
+    labeled = load_preferences(calibration.labeled).rows
+    both = [
+        (min(max(row.p_first, SUREST), 1 - SUREST), target)
+        for row in labeled
+        if row.p_first is not None and (target := people.get(_key(row))) is not None
+    ]
+    if len(both) < LEAST_PAIRS:
+        raise ValueError(
+            f"expected at least {LEAST_PAIRS} pairs judged by both to fit a temperature, got "
+            f"{len(both)} ({len(labeled)} by the labeler, {len(people)} by people); label the pairs "
+            "that people judged, or set the temperature by hand"
+        )
+    return fit_temperature([math.log(p) - math.log1p(-p) for p, _ in both], [t for _, t in both])
+
+
+def _weighed(row: Preference, weight: float, temperature: float, name: str) -> Preference:
+    """Return a pair with its source's weight and temperature."""
+    if temperature == 1.0:
+        return replace(row, weight=row.weight * weight)
+    if row.p_first is None:
+        raise ValueError(
+            f"expected labeled pairs in {name}, since they have a temperature, got one without "
+            "p_first; label them first, or drop the temperature"
+        )
+    label = tempered(row.p_first, temperature)
+    return replace(row, weight=row.weight * weight, p_first=label)
+
+
+def _key(row: Preference) -> tuple[str, str, str]:
+    """Tell pairs apart; both sources must have the responses in the same order."""
+    return row.group, row.first, row.second
+
+
+def _sources(rows: Sequence[Preference]) -> str:
+    """Count rows by who judged them."""
+    counts = Counter(row.source or "not labeled" for row in rows)
+    return ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
