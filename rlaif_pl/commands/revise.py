@@ -21,7 +21,7 @@ from rlaif_pl.labeling.accounts.spending import OutOfBudget, Spending
 from rlaif_pl.labeling.backends import as_backend
 from rlaif_pl.labeling.calls import Backend, Call, Reply
 from rlaif_pl.methods.constitutional import Reviser, RevisionOptions
-from rlaif_pl.methods.demonstrations import Demonstrations, demonstrations
+from rlaif_pl.methods.demonstrations import Cut, Demonstrations, demonstrations
 from rlaif_pl.models.backbone import EMBEDDED
 from rlaif_pl.text import word_count
 from rlaif_pl.types import Prompt
@@ -34,6 +34,7 @@ def revise(
     options: RevisionOptions = RevisionOptions(),  # noqa: B008 - frozen
     helpful: DataSource | str | None = None,
     only_last: bool = False,
+    cut: Cut = "sentence",
     replies: str | None = None,
     chunk: int = 256,
     max_cost: float | None = None,
@@ -54,6 +55,8 @@ def revise(
         helpful: Ordinary prompts to mix in: their references are taken as they are, and those
             without one are answered by the model.
         only_last: Demonstrate only the last revision of each prompt.
+        cut: What is demonstrated of a response that the length limit cut: all up to its last full
+            ``sentence``, all of it (``keep``), or nothing (``drop``).
         replies: SQLite file of the model's replies; by default OUT/replies.sqlite.
         chunk: Prompts taken through all rounds at a time, at least 1.
         max_cost: Stop when this run has spent so many USD; calls in flight are still awaited and kept.
@@ -81,7 +84,7 @@ def revise(
                 f"{stop}: {spending.calls} calls were made in this run and all are kept; run the same "
                 "command again (max_cost counts each run) and it goes on from here"
             ) from stop
-    found = demonstrations(rows, known, only_last=only_last)
+    found = demonstrations(rows, known, only_last=only_last, cut=cut)
     write_revisions(folder / "revisions.jsonl", rows)
     if not found.revised:
         raise ValueError(

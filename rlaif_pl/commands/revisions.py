@@ -81,7 +81,7 @@ def people(
     """Return the pairs of a source that are short enough, and what to call them; None without a source.
 
     Raises:
-        FileNotFoundError: The file is not there; says where HH's files can be had.
+        FileNotFoundError: The file is not there.
         ValueError: No pair is short enough.
     """
     if gold is None:
@@ -90,14 +90,7 @@ def people(
     limit = source.limit
     # of the pairs that are short enough the first are kept, so the limit comes last
     whole = replace(source, limit=limit if max_words is None else None)
-    try:
-        rows = load_preferences(whole).rows
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"{error}. Anthropic's HH files are at https://github.com/anthropics/hh-rlhf "
-            "(harmless-base and helpful-base, test.jsonl.gz; their texts are offensive); put the "
-            "file there, or name other pairs judged by people"
-        ) from error
+    rows = load_preferences(whole).rows
     if max_words is not None:
         rows = [row for row in rows if _words(row) <= max_words][:limit]
     if not rows:

@@ -6,10 +6,12 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from rlaif_pl.data.revisions import HARMFUL, Revision
 from rlaif_pl.types import Prompt
 
+Cut = Literal["sentence", "keep", "drop"]
 _LAST_SENTENCE = re.compile(r"^.*[.!?][\"')\]]*(?=\s|$)", re.DOTALL)
 
 
@@ -39,6 +41,7 @@ def demonstrations(
     helpful: Sequence[Prompt] = (),
     *,
     only_last: bool = False,
+    cut: Cut = "sentence",
 ) -> Demonstrations:
     """Take all revisions of harmful prompts, and helpful answers as they are.
 
@@ -51,6 +54,8 @@ def demonstrations(
         revisions: Rows of a revise job, of both kinds.
         helpful: Helpful prompts with references, to be mixed in.
         only_last: Take only the last revision of each prompt; the paper takes all.
+        cut: What becomes of a response that the length limit cut: ``sentence`` as said above, ``keep``
+            takes it as it is, ``drop`` leaves it out.
     """
     dropped: Counter[str] = Counter()
     last = {(row.group, row.prompt): row.round for row in revisions if row.failure is None}
@@ -66,10 +71,10 @@ def demonstrations(
         elif is_revision and only_last and row.round != last[row.group, row.prompt]:
             dropped["not the last"] += 1
         else:
-            text = row.response if row.finished else whole_sentences(row.response)
+            text = _kept(row, cut)
             demonstration = Prompt(row.prompt, row.group, text)
             if not text:
-                dropped["cut before a full sentence"] += 1
+                dropped["cut by the length limit"] += 1
             elif demonstration in rows:
                 dropped["repeats an earlier one"] += 1
             else:
@@ -77,3 +82,10 @@ def demonstrations(
     harmful = {(row.group, row.prompt) for row in revisions if row.kind == HARMFUL}
     revised = sum((row.group, row.text) in harmful for row in rows)
     return Demonstrations([*rows, *helpful], revised, dict(dropped))
+
+
+def _kept(row: Revision, cut: Cut) -> str:
+    """Return what is demonstrated of a response; nothing where it is left out."""
+    if row.finished or cut == "keep":
+        return row.response
+    return whole_sentences(row.response) if cut == "sentence" else ""

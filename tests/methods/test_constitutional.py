@@ -121,6 +121,8 @@ def test_a_cut_revision_ends_with_its_last_sentence(scripted, requests):
     rows = Reviser(scripted(write), RevisionOptions(rounds=1)).revise(requests[:1])
     assert rows[1].response == "No. That would be unki"
     assert [row.reference for row in demonstrations(rows).rows] == ["No."]
+    assert [row.reference for row in demonstrations(rows, cut="keep").rows] == [rows[1].response]
+    assert demonstrations(rows, cut="drop").dropped == {"cut by the length limit": 1}
     assert whole_sentences('He said "no." And th') == 'He said "no."'
     assert whole_sentences("It costs 3.50 or so") == ""
 
@@ -133,7 +135,7 @@ def test_a_revision_that_changes_nothing_is_told_and_left_out(scripted, requests
 
 
 def test_kept_replies_are_not_asked_for_again(scripted, requests, tmp_path):
-    class Killed(Exception):
+    class KilledError(Exception):
         pass
 
     def stop_after(count):
@@ -142,7 +144,7 @@ def test_kept_replies_are_not_asked_for_again(scripted, requests, tmp_path):
         def watch(_call, _reply):
             seen.append(1)
             if len(seen) == count:
-                raise Killed
+                raise KilledError
 
         return watch
 
@@ -150,7 +152,7 @@ def test_kept_replies_are_not_asked_for_again(scripted, requests, tmp_path):
     asked = 0
     for count in (2, 3, 4):
         backend = scripted()
-        with ReplyStore(tmp_path / "replies.sqlite") as store, pytest.raises(Killed):
+        with ReplyStore(tmp_path / "replies.sqlite") as store, pytest.raises(KilledError):
             Reviser(backend, TWO, store, stop_after(count)).revise(requests)
         asked += len(backend.asked)
     assert asked == 2 + 3 + 4
