@@ -2,11 +2,10 @@ import json
 import re
 import subprocess
 from datetime import datetime, timezone
-from types import SimpleNamespace
 
 import pytest
 import torch
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, LightningDataModule
 
 from rlaif_pl.callbacks import MetricsFile, RunFacts, SampleTable
 from rlaif_pl.callbacks.csv_rows import read_table
@@ -121,8 +120,9 @@ def test_harmful_samples_are_hashes_unless_texts_are_asked_for(
     tmp_path, fit, source, show_text, is_shown
 ):
     class WithSource(Callback):
-        def on_train_start(self, trainer, pl_module):
-            trainer.datamodule = SimpleNamespace(source=source)
+        def on_train_start(self, trainer, _):
+            trainer.datamodule = LightningDataModule()
+            trainer.datamodule.source = source
 
     fit(callbacks=[WithSource(), SampleTable(1, 1, show_text)], max_steps=1)
     (row,) = read_table(tmp_path / "samples.csv").rows
