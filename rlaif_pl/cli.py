@@ -22,6 +22,7 @@ DEFAULT_FIT = "quickstart/reward_from_pairs.yaml"
 FUNCTIONS = {
     "sample": ("rlaif_pl.commands.sample", "sample"),
     "label": ("rlaif_pl.commands.label", "label"),
+    "revise": ("rlaif_pl.commands.revise", "revise"),
     "rest": ("rlaif_pl.commands.rest", "rest"),
     "evaluate alignment": ("rlaif_pl.commands.alignment", "alignment"),
     "evaluate reward": ("rlaif_pl.commands.evaluate", "reward"),
@@ -32,6 +33,7 @@ FUNCTIONS = {
     "study curve": ("rlaif_pl.commands.study", "curve"),
     "study sizes": ("rlaif_pl.commands.study", "sizes"),
     "study cost": ("rlaif_pl.commands.study", "cost"),
+    "evaluate revisions": ("rlaif_pl.commands.revisions", "revisions"),
     "report": ("rlaif_pl.commands.report", "report"),
     "export": ("rlaif_pl.commands.export", "export"),
     "doctor": ("rlaif_pl.commands.doctor", "doctor"),
@@ -50,6 +52,7 @@ training (LightningCLI: --config FILE, --print_config, --trainer.*, --model.*, -
 single steps
   sample               responses of a policy, as unlabeled pairs
   label                preferences by a language model, as soft labels
+  revise               answers to harmful requests, criticized and revised, as demonstrations
   rest                 a policy trained on its own best samples (Grow and Improve steps)
   evaluate alignment   agreement of a labeler with people, beside the length rule
   evaluate reward      pair accuracy and calibration of a reward model
@@ -60,6 +63,7 @@ single steps
   study curve          accuracy of a reward against the pairs it was trained on
   study sizes          agreement with people by size of the labeler, from a table of labelers
   study cost           price of a label by model and by person, from a table of labelers
+  evaluate revisions   what each round of revision did, by judges that are measured themselves
   report               one HTML page about a run
   export               preferences as Parquet, with a card, or in TRL's columns; or a model's replies
 

@@ -12,6 +12,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from rlaif_pl.callbacks.csv_rows import Cell, csv_text, read_table, write_table
+from rlaif_pl.data.sources import DataSource, is_sensitive
+from rlaif_pl.text import concealed
 
 COLUMNS = ("step", "prompt", "response", "reward")  # the number last: see read_table
 Sample = tuple[int, str, str, float]
@@ -26,14 +28,19 @@ class SampleTable(Callback):
     Args:
         every_n_steps: Optimizer steps between two entries, at least 1; the first step is one.
         num_samples: Samples an entry, at least 1: the first ones, not a choice.
+        show_text: Whether texts are written as they are or as hashes; None shows them unless the data
+            module's source is sensitive (harmful requests, see ``data.sources.is_sensitive``).
     """
 
-    def __init__(self, every_n_steps: int = 10, num_samples: int = 4) -> None:
+    def __init__(
+        self, every_n_steps: int = 10, num_samples: int = 4, show_text: bool | None = None
+    ) -> None:
         for name, value in (("every_n_steps", every_n_steps), ("num_samples", num_samples)):
             if value < 1:
                 raise ValueError(f"SampleTable: {name} must be at least 1, got {value}")
         self.every_n_steps = every_n_steps
         self.num_samples = num_samples
+        self.show_text = show_text
         self._last_step = -1
 
     @override
@@ -65,7 +72,17 @@ class SampleTable(Callback):
                 "leave this callback out for modules that do not sample"
             )
             return
-        self._write(trainer, [_plain(sample) for sample in samples[: self.num_samples]])
+        shown = [_plain(sample) for sample in samples[: self.num_samples]]
+        if not self._shows_text(trainer):
+            shown = [(n, concealed(one), concealed(two), reward) for n, one, two, reward in shown]
+        self._write(trainer, shown)
+
+    def _shows_text(self, trainer: Trainer) -> bool:
+        """Tell whether texts may be read by whoever sees the table."""
+        if self.show_text is not None:
+            return self.show_text
+        source = getattr(getattr(trainer, "datamodule", None), "source", None)
+        return not (isinstance(source, DataSource | str) and is_sensitive(source))
 
     def _write(self, trainer: Trainer, samples: Sequence[Sample]) -> None:
         """Add samples to the file and to W&B."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from rlaif_pl.data.sources import DataSource, load_preferences, load_prompts
+from rlaif_pl.data.sources import DataSource, is_sensitive, load_preferences, load_prompts
 from rlaif_pl.evaluation.judges import EmbeddingJudge
 from rlaif_pl.evaluation.metrics import write_metrics
 from rlaif_pl.evaluation.policy import evaluate_policy, references_of
@@ -66,6 +66,7 @@ def policy(
     batch_size: int = 16,
     draws: int = 2000,
     seed: int = 0,
+    show_text: bool | None = None,
 ) -> int:
     """Compare a trained policy with the SFT policy it came from, on the same prompts.
 
@@ -84,6 +85,8 @@ def policy(
         batch_size: Prompts at a time.
         draws: Bootstrap resamples.
         seed: Seeds sampling and bootstrap.
+        show_text: Whether samples.jsonl, which the report shows, holds texts or their hashes; None
+            shows them unless the prompts are sensitive (harmful requests).
     """
     started = time.monotonic()
     rows = load_prompts(prompts)
@@ -108,7 +111,7 @@ def policy(
         seed=seed,
     )
     report.render(Console())
-    report.write(out)
+    report.write(out, show_text=not is_sensitive(prompts) if show_text is None else show_text)
     write(out, report.to_metrics() | {"evaluate/seconds": time.monotonic() - started})
     return 0
 

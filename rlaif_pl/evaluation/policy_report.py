@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from rich.table import Table
 from rlaif_pl.evaluation.metrics import write_json, write_json_lines
 from rlaif_pl.evaluation.win_rate import WinRate
 from rlaif_pl.statistics import Interval
+from rlaif_pl.text import concealed
 from rlaif_pl.types import Prompt
 
 Texts = Sequence[Sequence[str]]
@@ -96,24 +97,17 @@ class PolicyReport:
             table.add_row(name, raw, controlled, escape(r.judge))
         console.print(table)
 
-    def write(self, folder: Path | str) -> None:
-        """Write ``samples.jsonl`` and ``win_rates.json`` for the report."""
-        columns = (self.samples.prompts, self.samples.sft, self.samples.policy)
-        rows = zip(*columns, self.reward_sft, self.reward_policy, strict=True)
-        write_json_lines(
-            Path(folder) / "samples.jsonl",
-            (
-                {
-                    "prompt": prompt.text,
-                    "reference": prompt.reference,
-                    "sft": list(sft),
-                    "policy": list(policy),
-                    "reward_sft": list(before),
-                    "reward_policy": list(after),
-                }
-                for prompt, sft, policy, before, after in rows
-            ),
-        )
+    def write(self, folder: Path | str, *, show_text: bool = True) -> None:
+        """Write ``samples.jsonl`` and ``win_rates.json`` for the report.
+
+        Args:
+            folder: Where to.
+            show_text: Write texts into samples.jsonl, which the report shows. Otherwise they stand
+                there as hashes, and as they are in ``sample_texts.jsonl``, which nothing shows.
+        """
+        write_json_lines(Path(folder) / "samples.jsonl", self._rows(show_text))
+        if not show_text:
+            write_json_lines(Path(folder) / "sample_texts.jsonl", self._rows(show_text=True))
         write_json(
             Path(folder) / "win_rates.json",
             [
@@ -121,3 +115,18 @@ class PolicyReport:
                 for name, rate in self.win_rates.items()
             ],
         )
+
+    def _rows(self, show_text: bool) -> Iterator[dict[str, object]]:
+        """Yield a record a prompt."""
+        put = str if show_text else concealed
+        columns = (self.samples.prompts, self.samples.sft, self.samples.policy)
+        rows = zip(*columns, self.reward_sft, self.reward_policy, strict=True)
+        for prompt, sft, policy, before, after in rows:
+            yield {
+                "prompt": put(prompt.text),
+                "reference": None if prompt.reference is None else put(prompt.reference),
+                "sft": [put(text) for text in sft],
+                "policy": [put(text) for text in policy],
+                "reward_sft": list(before),
+                "reward_policy": list(after),
+            }

@@ -39,6 +39,7 @@ COMMANDS = (
     "predict",
     "sample",
     "label",
+    "revise",
     "rest",
     "evaluate alignment",
     "evaluate reward",
@@ -49,6 +50,7 @@ COMMANDS = (
     "study curve",
     "study sizes",
     "study cost",
+    "evaluate revisions",
     "report",
     "export",
 )

@@ -1,9 +1,11 @@
 import json
+import re
 import subprocess
 from datetime import datetime, timezone
 
 import pytest
 import torch
+from lightning.pytorch import Callback, LightningDataModule
 
 from rlaif_pl.callbacks import MetricsFile, RunFacts, SampleTable
 from rlaif_pl.callbacks.csv_rows import read_table
@@ -103,3 +105,28 @@ def test_a_module_that_does_not_sample_is_named(fit, tiny):
 def test_counts_below_one_are_refused(options):
     with pytest.raises(ValueError, match="must be at least 1, got 0"):
         SampleTable(**options)
+
+
+@pytest.mark.parametrize(
+    ("source", "show_text", "is_shown"),
+    [
+        ("tiny_tldr/train", None, True),
+        ("tiny_requests/train", None, False),
+        ("tiny_requests/train", True, True),
+        ("tiny_tldr/train", False, False),
+    ],
+)
+def test_harmful_samples_are_hashes_unless_texts_are_asked_for(
+    tmp_path, fit, source, show_text, is_shown
+):
+    class WithSource(Callback):
+        def on_train_start(self, trainer, _):
+            trainer.datamodule = LightningDataModule()
+            trainer.datamodule.source = source
+
+    fit(callbacks=[WithSource(), SampleTable(1, 1, show_text)], max_steps=1)
+    (row,) = read_table(tmp_path / "samples.csv").rows
+    assert (row["response"] == "reply 0") is is_shown
+    assert (
+        re.fullmatch(r"\[[0-9a-f]{8}, 2 words, not shown\]", row["response"]) is None
+    ) is is_shown

@@ -6,7 +6,7 @@ import dataclasses
 import logging
 from collections.abc import Iterable
 
-from rlaif_pl.data import tiny_tldr
+from rlaif_pl.data import tiny_requests, tiny_tldr
 from rlaif_pl.data.files import RawRow
 from rlaif_pl.data.preferences import LoadedPreferences, preferences_from_rows
 from rlaif_pl.data.records import decode_all
@@ -37,6 +37,8 @@ def load_preferences(source: DataSource | str) -> LoadedPreferences:
     source = DataSource(source) if isinstance(source, str) else source
     if tiny_tldr.is_name(source.name):
         loaded = tiny_tldr.preferences(source.name)
+    elif tiny_requests.is_name(source.name):
+        loaded = tiny_requests.preferences(source.name)
     else:
         loaded = _read_pairs(source, *open_rows(source))
     rows, dropped = loaded.rows, dict(loaded.dropped)
@@ -104,6 +106,8 @@ def _all_prompts(source: DataSource | str) -> tuple[DataSource, list[Prompt]]:
     source = DataSource(source) if isinstance(source, str) else source
     if tiny_tldr.is_name(source.name):
         return source, tiny_tldr.prompts(source.name)
+    if tiny_requests.is_name(source.name):
+        return source, tiny_requests.prompts(source.name)
     return source, _read_prompts(source, *open_rows(source))
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from rlaif_pl.data import tiny_requests
+
+HARMFUL_NAMES = ("harmless", "red-team", "red_team", "redteam")  # of data about harm, HH's included
 Format = Literal["auto", "preferences", "prompts", "columns", "openai_comparisons", "hh", "trl"]
 OUR_COLUMNS = (
     "prompt",
@@ -25,7 +28,8 @@ class DataSource:
     """A data set and how to read it.
 
     Attributes:
-        name: A file or folder, ``tiny_tldr/train|dev|final|pairs``, or a Hugging Face hub name.
+        name: A file or folder, ``tiny_tldr/train|dev|final|pairs``,
+            ``tiny_requests/train|dev|final|helpful|rl``, or a Hugging Face hub name.
         format: ``preferences`` and ``prompts`` are our own files; ``columns`` any table with
             ``columns``; ``auto`` looks at the first row and says in the log what it found.
         split: Split of a hub data set, or start of the file names in a folder.
@@ -41,6 +45,7 @@ class DataSource:
         limit: Keep the first so many rows, after all filters; None keeps all.
         hard_labels: Round ``p_first`` to 0 or 1 and leave out exact ties.
         seed: Places chosen and rejected into first and second, so that the side tells nothing.
+        sensitive: Keep its texts out of tables and pages (see ``is_sensitive``); None goes by the name.
         made_by: Command that gets or makes the data; named in the error where they are absent.
     """
 
@@ -55,6 +60,7 @@ class DataSource:
     limit: int | None = None
     hard_labels: bool = False
     seed: int = 0
+    sensitive: bool | None = None
     made_by: str | None = None
 
     def __post_init__(self) -> None:
@@ -79,3 +85,18 @@ class DataSource:
                 )
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"expected limit of at least 1, or null for all, got {self.limit}")
+
+
+def is_sensitive(source: DataSource | str) -> bool:
+    """Tell whether a source's texts should not be shown unasked: harmful requests and replies.
+
+    What the source itself says counts; otherwise its name does: ``tiny_requests`` but for its
+    helpful questions, and names with ``harmless`` or ``red-team`` in them, as HH's have.
+    """
+    source = DataSource(source) if isinstance(source, str) else source
+    if source.sensitive is not None:
+        return source.sensitive
+    if tiny_requests.is_name(source.name):
+        return source.name != tiny_requests.HARMLESS_TO_SHOW
+    named = f"{source.name} {source.subset or ''}".lower()
+    return any(word in named for word in HARMFUL_NAMES)

@@ -1,0 +1,219 @@
+"""What each round of revision did to harmlessness and helpfulness, and whether its judge can tell.
+
+The comparison of Constitutional AI's figure on revisions (arXiv 2212.08073, section 3.4), with a
+labeler in place of the paper's preference models: the responses of every round against the first
+answers to the same prompts. A judge counts for as much as it agrees with people: its alignment on
+their pairs stands beside its verdicts, and where that is not above chance its verdicts are no
+evidence of anything.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rlaif_pl.data.revisions import Revision, chains
+from rlaif_pl.evaluation.alignment import measure_alignment
+from rlaif_pl.evaluation.win_rate import WinRate, compare
+from rlaif_pl.statistics import Interval, empty_interval
+from rlaif_pl.types import Labeler, Preference
+
+CHANCE = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeQuality:
+    """How far a judge agrees with people.
+
+    Attributes:
+        name: What it judges: ``harmless``, ``helpful``.
+        labeler: Fingerprint of the judge.
+        gold: Name of the pairs it was measured on; None where it was not.
+        alignment: Share of pairs on which it favors people's side.
+        length_baseline: The same for the rule that the longer response wins.
+        same_slot: Share of pairs on which the same slot won in both orders; empty where a judge has
+            no order.
+    """
+
+    name: str
+    labeler: str
+    gold: str | None
+    alignment: Interval
+    length_baseline: Interval
+    same_slot: Interval
+
+    @property
+    def can_tell(self) -> bool:
+        """Whether the whole interval of its alignment is above chance."""
+        return math.isfinite(self.alignment.low) and self.alignment.low > CHANCE
+
+    def text(self) -> str:
+        """Say in a sentence what the judge is worth."""
+        if self.gold is None:
+            return (
+                f"{self.name}: the judge was not measured on people's pairs, so nothing is claimed."
+            )
+        where = f"{self.alignment.percent()} on {self.alignment.n} pairs of {self.gold}"
+        rule = f"the longer response wins: {self.length_baseline.percent()}"
+        if self.can_tell:
+            return f"{self.name}: the judge agrees with people in {where} ({rule})."
+        if self.alignment.high < CHANCE:
+            return (
+                f"{self.name}: the judge agrees with people in {where}, less than by chance ({rule}); "
+                "nothing is claimed."
+            )
+        return (
+            f"{self.name}: the judge is at chance, {where} ({rule}), so nothing is claimed from its "
+            "verdicts."
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RoundResult:
+    """The responses of one round against earlier ones to the same prompts, by one judge.
+
+    Attributes:
+        judge: Name of the judge.
+        round: Number of the round, from 1.
+        against: Round compared with: 0, or the one before.
+        rate: Share of prompts on which the later response is preferred; None where no prompt has both.
+    """
+
+    judge: str
+    round: int
+    against: int
+    rate: WinRate | None
+
+
+@dataclass(frozen=True, slots=True)
+class RevisionStudy:
+    """Rounds by judges.
+
+    Attributes:
+        prompts: Prompts with a first answer.
+        missing: Prompts without a response, by round.
+        judges: The judges by name.
+        results: Results by judge and round.
+    """
+
+    prompts: int
+    missing: Mapping[int, int]
+    judges: Mapping[str, JudgeQuality]
+    results: Sequence[RoundResult]
+
+    def reading(self, result: RoundResult) -> str:
+        """Say what a result shows; nothing where its judge cannot tell."""
+        if not self.judges[result.judge].can_tell:
+            return "nothing claimed"
+        if result.rate is None or not math.isfinite(result.rate.raw.low):
+            return "not measured"
+        if result.rate.raw.low > CHANCE:
+            return f"more {result.judge}"
+        if result.rate.raw.high < CHANCE:
+            return f"less {result.judge}"
+        return "no difference seen"
+
+    def to_metrics(self) -> dict[str, float]:
+        """Return flat numbers ``revisions/...``."""
+        metrics: dict[str, float] = {"revisions/prompts": float(self.prompts)}
+        for number, count in self.missing.items():
+            metrics[f"revisions/missing_{number}"] = float(count)
+        for name, judge in self.judges.items():
+            metrics |= judge.alignment.to_metrics(f"revisions/{name}/judge_alignment")
+            metrics |= judge.length_baseline.to_metrics(f"revisions/{name}/judge_length_baseline")
+            metrics[f"revisions/{name}/judge_can_tell"] = float(judge.can_tell)
+        for result in self.results:
+            if result.rate is not None:
+                name = f"{result.judge}/round_{result.round}_vs_{result.against}"
+                metrics |= result.rate.to_metrics(name, "revisions")
+        return metrics
+
+
+def measure_judge(
+    name: str,
+    labeler: Labeler,
+    gold: Sequence[Preference] | None,
+    gold_name: str | None,
+    *,
+    level: float = 0.95,
+    draws: int = 2000,
+    seed: int = 0,
+) -> JudgeQuality:
+    """Measure a judge on pairs judged by people; without pairs it counts as not measured.
+
+    Raises:
+        ValueError: No pair is decided or none could be labeled.
+    """
+    none = empty_interval()
+    if gold is None:
+        return JudgeQuality(name, labeler.fingerprint, None, none, none, none)
+    report = measure_alignment(labeler, gold, level=level, draws=draws, seed=seed)
+    same_slot = none if report.position is None else report.position.same_slot
+    return JudgeQuality(
+        name, report.labeler, gold_name, report.alignment, report.length_baseline, same_slot
+    )
+
+
+def compare_rounds(
+    rows: Sequence[Revision],
+    judges: Mapping[str, Labeler],
+    qualities: Mapping[str, JudgeQuality],
+    *,
+    level: float = 0.95,
+    draws: int = 2000,
+    seed: int = 0,
+) -> RevisionStudy:
+    """Compare every round with the first answers and with the round before.
+
+    Args:
+        rows: What a revise job wrote; answers to helpful prompts play no part.
+        judges: Labelers by name; pairwise ones read both orders.
+        qualities: What is known of each, by the same name.
+        level: Coverage of the intervals, in (0, 1).
+        draws: Bootstrap resamples.
+        seed: Seeds the bootstrap.
+
+    Raises:
+        ValueError: No prompt has a first answer and a revision, or a judge gave no verdict at all.
+    """
+    found = chains(rows)
+    last = max((number for chain in found.values() for number in chain), default=0)
+    if last == 0:
+        raise ValueError(
+            f"expected first answers and revisions, got {len(rows)} rows without any revision; look "
+            "at what revise left out"
+        )
+    results = []
+    for name, judge in judges.items():
+        for number in range(1, last + 1):
+            for against in dict.fromkeys((0, number - 1)):
+                rate = _rate(found, number, against, judge, level, draws, seed)
+                results.append(RoundResult(name, number, against, rate))
+    missing = {n: sum(n not in chain for chain in found.values()) for n in range(1, last + 1)}
+    return RevisionStudy(len(found), missing, dict(qualities), results)
+
+
+def _rate(
+    found: Mapping[tuple[str, str], Mapping[int, Revision]],
+    number: int,
+    against: int,
+    judge: Labeler,
+    level: float,
+    draws: int,
+    seed: int,
+) -> WinRate | None:
+    """Compare two rounds on the prompts that have both."""
+    both = [chain for chain in found.values() if number in chain and against in chain]
+    if not both:
+        return None
+    return compare(
+        [chain[number].prompt for chain in both],
+        [[chain[number].response] for chain in both],
+        [[chain[against].response] for chain in both],
+        judge,
+        [chain[number].group for chain in both],
+        level=level,
+        draws=draws,
+        seed=seed,
+    )

@@ -1,0 +1,185 @@
+"""A study of revision rounds for the terminal, for Markdown, as CSV and as a plot; no reply shown."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from rlaif_pl.evaluation.metrics import write_text
+from rlaif_pl.evaluation.revision_rounds import CHANCE, RevisionStudy, RoundResult
+from rlaif_pl.statistics import Interval
+
+HEADER = (
+    "judge",
+    "round",
+    "against",
+    "preferred, %",
+    "at equal length, %",
+    "words",
+    "n",
+    "reading",
+)
+COLORS = {"harmless": "#1b6ca8", "helpful": "#c2571a"}
+GRAY = "#8a8a8a"
+
+
+def render(study: RevisionStudy, console: Console) -> None:
+    """Print the table and what its judges are worth."""
+    table = Table(title="Rounds of revision against earlier responses", title_justify="left")
+    for number, title in enumerate(HEADER):
+        table.add_column(title, justify="left" if number in (0, 7) else "right", overflow="fold")
+    for cells in _cells(study):
+        table.add_row(*(escape(cell.replace(" [", "\n[")) for cell in cells))
+    console.print(table)
+    for note in notes(study):
+        console.print(escape(note), highlight=False)
+
+
+def notes(study: RevisionStudy) -> list[str]:
+    """Return what has to be known to read the table, a sentence each."""
+    lines = [judge.text() for judge in study.judges.values()]
+    for judge in study.judges.values():
+        if math.isfinite(judge.same_slot.value):
+            lines.append(
+                f"{judge.name}: the same slot won in both orders in {judge.same_slot.percent()} of "
+                "people's pairs."
+            )
+    gone = {number: count for number, count in study.missing.items() if count}
+    if gone:
+        each = ", ".join(f"round {number}: {count}" for number, count in gone.items())
+        lines.append(f"Of {study.prompts} prompts, left out for want of a revision: {each}.")
+    lines.append(
+        f"{study.prompts} prompts; both orders are judged; 95 % intervals by prompt; words are "
+        "those of the later response over those of the earlier."
+    )
+    return lines
+
+
+def to_markdown(study: RevisionStudy) -> str:
+    """Return the table and its notes as Markdown."""
+    lines = [list(HEADER), ["---", *["---:"] * 6, "---"], *_cells(study)]
+    body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return body + "\n\n" + "\n".join(f"- {note}" for note in notes(study)) + "\n"
+
+
+def to_records(study: RevisionStudy) -> list[dict[str, object]]:
+    """Return a flat record a result; what was not measured is None."""
+    return [_record(study, result) for result in study.results]
+
+
+def write(study: RevisionStudy, folder: Path | str) -> None:
+    """Write ``table.md``, ``rows.csv`` and ``rounds.svg`` into a folder."""
+    records = to_records(study)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(records[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    target = Path(folder)
+    write_text(target / "rows.csv", text.getvalue())
+    write_text(target / "table.md", to_markdown(study))
+    write_text(target / "rounds.svg", plot(study))
+
+
+def plot(study: RevisionStudy) -> str:
+    """Draw the share preferred to the first answer by round, as SVG.
+
+    A judge that cannot tell is drawn in gray and dashed, so that nobody takes its line for a result.
+    """
+    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
+    axes = figure.add_subplot()
+    axes.axhline(100 * CHANCE, color="black", linewidth=0.8)
+    for place, (name, judge) in enumerate(study.judges.items()):
+        own = [
+            r for r in study.results if r.judge == name and r.against == 0 and r.rate is not None
+        ]
+        shift = 0.06 * (place - (len(study.judges) - 1) / 2)
+        rates = [result.rate.raw for result in own if result.rate is not None]
+        values = [100 * rate.value for rate in rates]
+        ends = [[_reach(rate.value, rate.low), _reach(rate.high, rate.value)] for rate in rates]
+        axes.errorbar(
+            [result.round + shift for result in own],
+            values,
+            yerr=[list(side) for side in zip(*ends, strict=True)] if ends else None,
+            marker="o",
+            capsize=3,
+            color=COLORS.get(name, "#444444") if judge.can_tell else GRAY,
+            linestyle="-" if judge.can_tell else "--",
+            label=name if judge.can_tell else f"{name} (judge not above chance: no evidence)",
+        )
+    axes.set_xticks(sorted({result.round for result in study.results}))
+    axes.set_xlabel("round of critique and revision")
+    axes.set_ylabel("preferred to the first answer, %")
+    axes.set_ylim(0, 100)
+    axes.legend(loc="best", fontsize="small")
+    out = io.StringIO()
+    figure.savefig(out, format="svg", metadata={"Date": None})
+    return out.getvalue()
+
+
+def _reach(upper: float, lower: float) -> float:
+    """Length of an error bar in percentage points, 0 where there is no limit."""
+    reach = 100 * (upper - lower)
+    return max(reach, 0.0) if math.isfinite(reach) else 0.0
+
+
+def _cells(study: RevisionStudy) -> list[list[str]]:
+    """Return the table's rows as text."""
+    rows = []
+    for result in study.results:
+        against = "first answer" if result.against == 0 else f"round {result.against}"
+        cells = ["not measured", "n/a", "n/a", "0"]
+        if result.rate is not None:
+            rate = result.rate
+            ratio = f"× {rate.length_ratio:.2f}" if math.isfinite(rate.length_ratio) else "n/a"
+            cells = [_percent(rate.raw), _percent(rate.length_controlled), ratio, str(rate.raw.n)]
+        rows.append([result.judge, str(result.round), against, *cells, study.reading(result)])
+    return rows
+
+
+def _record(study: RevisionStudy, result: RoundResult) -> dict[str, object]:
+    """Flatten one result."""
+    judge, rate = study.judges[result.judge], result.rate
+    record: dict[str, object] = {
+        "judge": result.judge,
+        "round": result.round,
+        "against": result.against,
+        **_limits("preferred", None if rate is None else rate.raw),
+        **_limits("length_controlled", None if rate is None else rate.length_controlled),
+        "length_ratio": None if rate is None else _finite(rate.length_ratio),
+        "n": 0 if rate is None else rate.raw.n,
+        "ties": 0 if rate is None else rate.ties,
+        "without_verdict": 0 if rate is None else sum(rate.failures.values()),
+        "prompts_without_revision": study.missing[result.round],
+        **_limits("judge_alignment", judge.alignment),
+        **_limits("judge_length_baseline", judge.length_baseline),
+        "judge_pairs": judge.alignment.n,
+        "judge_gold": judge.gold,
+        "judge_can_tell": judge.can_tell,
+        "reading": study.reading(result),
+    }
+    return record
+
+
+def _limits(name: str, interval: Interval | None) -> dict[str, object]:
+    """Return an interval as three entries that are always there."""
+    parts = (math.nan,) * 3 if interval is None else (interval.value, interval.low, interval.high)
+    keys = (name, f"{name}_low", f"{name}_high")
+    return {key: _finite(value) for key, value in zip(keys, parts, strict=True)}
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _percent(interval: Interval) -> str:
+    """Percentage without its sign, which the column's title has."""
+    if not math.isfinite(interval.value):
+        return "n/a"
+    return interval.percent().replace(" %", "")

@@ -1,0 +1,91 @@
+"""From revisions to demonstrations for supervised fine-tuning, with an account of what was left out."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from rlaif_pl.data.revisions import HARMFUL, Revision
+from rlaif_pl.types import Prompt
+
+Cut = Literal["sentence", "keep", "drop"]
+_LAST_SENTENCE = re.compile(r"^.*[.!?][\"')\]]*(?=\s|$)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Demonstrations:
+    """What a policy is fine-tuned on.
+
+    Attributes:
+        rows: Prompts with references: revisions, then helpful answers.
+        revised: Number of rows that are revisions.
+        dropped: Reason to number of responses left out.
+    """
+
+    rows: list[Prompt]
+    revised: int
+    dropped: dict[str, int] = field(default_factory=dict)
+
+
+def whole_sentences(text: str) -> str:
+    """Return the text up to its last full sentence; nothing where it has none."""
+    found = _LAST_SENTENCE.search(text)
+    return found[0].strip() if found else ""
+
+
+def demonstrations(
+    revisions: Sequence[Revision],
+    helpful: Sequence[Prompt] = (),
+    *,
+    only_last: bool = False,
+    cut: Cut = "sentence",
+) -> Demonstrations:
+    """Take all revisions of harmful prompts, and helpful answers as they are.
+
+    First answers to harmful prompts are never taken, nor revisions that changed nothing.
+    A response that the length limit cut ends with
+    its last full sentence, and is left out where it has none: otherwise a policy would learn to stop
+    in the middle of a sentence.
+
+    Args:
+        revisions: Rows of a revise job, of both kinds.
+        helpful: Helpful prompts with references, to be mixed in.
+        only_last: Take only the last revision of each prompt; the paper takes all.
+        cut: What becomes of a response that the length limit cut: ``sentence`` as said above, ``keep``
+            takes it as it is, ``drop`` leaves it out.
+    """
+    dropped: Counter[str] = Counter()
+    last = {(row.group, row.prompt): row.round for row in revisions if row.failure is None}
+    rows: dict[Prompt, None] = {}
+    for row in revisions:
+        is_revision = row.kind == HARMFUL
+        if is_revision and row.round == 0:
+            continue
+        if row.failure is not None:
+            dropped[row.failure] += 1
+        elif row.unchanged:
+            dropped["unchanged"] += 1
+        elif is_revision and only_last and row.round != last[row.group, row.prompt]:
+            dropped["not the last"] += 1
+        else:
+            text = _kept(row, cut)
+            demonstration = Prompt(row.prompt, row.group, text)
+            if not text:
+                dropped["cut by the length limit"] += 1
+            elif demonstration in rows:
+                dropped["repeats an earlier one"] += 1
+            else:
+                rows[demonstration] = None
+    harmful = {(row.group, row.prompt) for row in revisions if row.kind == HARMFUL}
+    revised = sum((row.group, row.text) in harmful for row in rows)
+    return Demonstrations([*rows, *helpful], revised, dict(dropped))
+
+
+def _kept(row: Revision, cut: Cut) -> str:
+    """Return what is demonstrated of a response; nothing where it is left out."""
+    if row.finished or cut == "keep":
+        return row.response
+    return whole_sentences(row.response) if cut == "sentence" else ""
