@@ -29,16 +29,20 @@ from rlaif_pl.statistics.intervals import (
     wilson,
 )
 from rlaif_pl.statistics.length_control import length_controlled_win_rate
+from rlaif_pl.statistics.trends import BatchMean, Trend, divergence, trend
 
 __all__ = [
+    "BatchMean",
     "Binning",
     "Interval",
     "ReliabilityBin",
+    "Trend",
     "binomial_test",
     "bootstrap_by_group",
     "brier",
     "cohen_kappa",
     "cohen_kappa_by_group",
+    "divergence",
     "empty_interval",
     "expected_calibration_error",
     "fit_temperature",
@@ -52,6 +56,7 @@ __all__ = [
     "proportion_by_group",
     "ratio_of_means",
     "reliability_table",
+    "trend",
     "weighted_mean",
     "wilson",
 ]
