@@ -25,6 +25,8 @@ FUNCTIONS = {
     "evaluate alignment": ("rlaif_pl.commands.alignment", "alignment"),
     "evaluate reward": ("rlaif_pl.commands.evaluate", "reward"),
     "evaluate policy": ("rlaif_pl.commands.evaluate", "policy"),
+    "evaluate harmless": ("rlaif_pl.commands.harmless", "harmless"),
+    "select": ("rlaif_pl.commands.select", "select"),
     "report": ("rlaif_pl.commands.report", "report"),
     "export": ("rlaif_pl.commands.export", "export"),
     "doctor": ("rlaif_pl.commands.doctor", "doctor"),
@@ -45,6 +47,8 @@ single steps
   evaluate alignment   agreement of a labeler with people, beside the length rule
   evaluate reward      pair accuracy and calibration of a reward model
   evaluate policy      win rates, KL, lengths and copying of a policy against its SFT policy
+  evaluate harmless    share of responses that a judge of single responses finds harmless
+  select               of the best checkpoints by validation reward, the one that wins most against SFT
   report               one HTML page about a run
   export               preferences as Parquet, with a card, or in TRL's columns; or a model's replies
 
@@ -89,9 +93,10 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def run_experiment(args: list[str]) -> int:
     """``run FILE``: every stage of an experiment."""
-    from rlaif_pl.pipeline import run
-
-    parser = argparse.ArgumentParser("python -m rlaif_pl run", description=run.__doc__)
+    parser = argparse.ArgumentParser(
+        "python -m rlaif_pl run",
+        description="Run an experiment; what is finished is skipped, what was interrupted goes on.",
+    )
     parser.add_argument("file", help="experiment YAML; one that comes with the package by its name")
     parser.add_argument("--out", type=Path, help="folder of the run, in place of the file's")
     parser.add_argument("--seed", type=int, help="in place of the file's")
@@ -102,9 +107,20 @@ def run_experiment(args: list[str]) -> int:
         metavar="STAGE",
         help="run these (and what reads them) again",
     )
-    parser.add_argument("--dry_run", action="store_true", help="only say what would run")
+    parser.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="say what would run, check every stage's config, and estimate memory, time and cost",
+    )
     given = parser.parse_args(args)
-    return run(find_config(given.file), given.out, given.force, given.seed, given.dry_run)
+    file = find_config(given.file)
+    if given.dry_run:
+        from rlaif_pl.commands.dry_run import dry_run
+
+        return dry_run(file, FUNCTIONS, given.out, given.force, given.seed)
+    from rlaif_pl.pipeline import run
+
+    return run(file, given.out, given.force, given.seed)
 
 
 def run_lightning(command: str, args: list[str]) -> int:
