@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 from rlaif_pl.pipeline.estimate_expect import Expect, at, model_shape, rows_of
@@ -247,20 +247,21 @@ def _a2c(run: _Run, network: Network) -> Fit:
     per_prompt = run.number("model.init_args.per_prompt", 4)
     longest = run.number("model.init_args.max_new_tokens", 64)
     prompt, response = expect.prompt_tokens, min(expect.response_tokens, longest)
-    has_critic = (
-        at(run.content, "model.init_args.actor.init_args.value_network") != "reference_features"
-    )
+    value = at(run.content, "model.init_args.actor.init_args.value_network")
+    value = value or ("separate" if network.rank is None else "adapter")
+    has_critic = value in ("separate", "adapter")  # else a head on states that are there anyway
+    critic = network if value == "adapter" else replace(network, rank=None)
     roles = [frozen_model("reference", shape, network.width)]
     roles.append(network.role("policy", writes=True, owns=False))
     if has_critic:
-        roles.append(network.role("value", writes=False, owns=False))
+        roles.append(critic.role("value", writes=False, owns=False))
     tokens, written = network.tokens(1, prompt, per_prompt, response), per_prompt * response
     length = prompt + response
     flops = network.training_flops(tokens, length, written)
     flops += shape.forward_flops(tokens, length, written)  # reference
     flops += shape.forward_flops(prompt, prompt)  # prefill
     if has_critic:
-        flops += network.training_flops(tokens, length, 0)
+        flops += critic.training_flops(tokens, length, 0)
     options = at(run.content, "model.init_args.reward.init_args")
     if at(options, "backbone") is not None:
         judge = read_network(options, run.experiment, expect)

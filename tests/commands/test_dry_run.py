@@ -1,7 +1,6 @@
 """Dry runs of the experiments for GPUs, and of broken ones; nothing is downloaded or loaded."""
 
 import socket
-import time
 
 import pytest
 import yaml
@@ -12,7 +11,6 @@ from rlaif_pl.configs_folder import configs_folder
 from rlaif_pl.pipeline import load_experiment
 
 FILES = sorted(file for room in ("tldr", "hh") for file in (configs_folder() / room).glob("*.yaml"))
-SECONDS = 60  # a few on an idle core; the limit is for machines that do other things too
 
 
 @pytest.fixture
@@ -35,9 +33,7 @@ def test_there_are_experiments_for_gpus():
 
 @pytest.mark.parametrize("file", FILES, ids=[f"{f.parent.name}/{f.stem}" for f in FILES])
 def test_every_experiment_for_gpus_parses_and_fits(file, tmp_path, capsys, no_network):
-    started = time.monotonic()
     assert dry_run(file, tmp_path) == 0
-    assert time.monotonic() - started < SECONDS
     said = capsys.readouterr().out
     assert "stages parse;" in said
     assert "not known" not in said
@@ -99,3 +95,27 @@ def test_a_mistake_in_a_stage_is_named(tmp_path, stage, key, value, words):
 def test_a_dry_run_with_a_mistake_fails_and_names_the_stage(tmp_path, capsys):
     assert dry_run(broken(tmp_path, "select", "k", "four"), tmp_path) == 1
     assert capsys.readouterr().err.startswith("stage select: ")
+
+
+def test_the_judge_in_the_comments_works_as_written(tmp_path):
+    text = (configs_folder() / "tldr/rlaif.yaml").read_text(encoding="utf-8")
+    lines = text.splitlines()
+    start = next(n for n, line in enumerate(lines) if line.strip() == "# judge_every: 100")
+    while lines[start].strip().startswith("#"):
+        lines[start] = lines[start].replace("# ", "", 1)
+        start += 1
+    path = tmp_path / "judged.yaml"
+    path.write_text("\n".join(lines))
+    experiment = load_experiment(path)
+    (stage,) = [each for each in experiment.stages if each.name == "a2c"]
+    content = experiment.resolve(stage)
+    alarm = next(c for c in content["trainer"]["callbacks"] if "HackingAlarm" in c["class_path"])
+    assert alarm["init_args"]["judge"]["class_path"].endswith("ScoreLabeler")
+    check = ConfigCheck(cli.FUNCTIONS)
+    assert check.problem("fit", content) is None
+    for judge in (
+        {"class_path": "rlaif_pl.models.RewardModel", "init_args": {"frozen": True}},
+        {"class_path": "rlaif_pl.labeling.LikelihoodLabeler"},
+    ):
+        alarm["init_args"]["judge"] = judge
+        assert check.problem("fit", content) is None
