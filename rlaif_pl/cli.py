@@ -34,6 +34,8 @@ FUNCTIONS = {
     "study sizes": ("rlaif_pl.commands.study", "sizes"),
     "study cost": ("rlaif_pl.commands.study", "cost"),
     "evaluate revisions": ("rlaif_pl.commands.revisions", "revisions"),
+    "evaluate harmless": ("rlaif_pl.commands.harmless", "harmless"),
+    "select": ("rlaif_pl.commands.select", "select"),
     "report": ("rlaif_pl.commands.report", "report"),
     "export": ("rlaif_pl.commands.export", "export"),
     "doctor": ("rlaif_pl.commands.doctor", "doctor"),
@@ -64,6 +66,8 @@ single steps
   study sizes          agreement with people by size of the labeler, from a table of labelers
   study cost           price of a label by model and by person, from a table of labelers
   evaluate revisions   what each round of revision did, by judges that are measured themselves
+  evaluate harmless    share of responses that a judge of single responses finds harmless
+  select               of the best checkpoints by validation reward, the one that wins most against SFT
   report               one HTML page about a run
   export               preferences as Parquet, with a card, or in TRL's columns; or a model's replies
 
@@ -108,9 +112,10 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def run_experiment(args: list[str]) -> int:
     """``run FILE``: every stage of an experiment."""
-    from rlaif_pl.pipeline import run
-
-    parser = argparse.ArgumentParser("python -m rlaif_pl run", description=run.__doc__)
+    parser = argparse.ArgumentParser(
+        "python -m rlaif_pl run",
+        description="Run an experiment; what is finished is skipped, what was interrupted goes on.",
+    )
     parser.add_argument("file", help="experiment YAML; one that comes with the package by its name")
     parser.add_argument("--out", type=Path, help="folder of the run, in place of the file's")
     parser.add_argument("--seed", type=int, help="in place of the file's")
@@ -121,9 +126,20 @@ def run_experiment(args: list[str]) -> int:
         metavar="STAGE",
         help="run these (and what reads them) again",
     )
-    parser.add_argument("--dry_run", action="store_true", help="only say what would run")
+    parser.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="say what would run, check every stage's config, and estimate memory, time and cost",
+    )
     given = parser.parse_args(args)
-    return run(find_config(given.file), given.out, given.force, given.seed, given.dry_run)
+    file = find_config(given.file)
+    if given.dry_run:
+        from rlaif_pl.commands.dry_run import dry_run
+
+        return dry_run(file, FUNCTIONS, given.out, given.force, given.seed)
+    from rlaif_pl.pipeline import run
+
+    return run(file, given.out, given.force, given.seed)
 
 
 def run_lightning(command: str, args: list[str]) -> int:

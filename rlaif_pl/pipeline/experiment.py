@@ -5,6 +5,7 @@
     name: quickstart-rlaif
     out: runs/quickstart            # --out replaces it
     seed: 0                         # --seed replaces it
+    expect: {gpus: 8}               # what --dry_run reckons with (see estimate_expect.Expect)
     stages:
       - name: sft
         command: fit                # one of COMMANDS
@@ -25,7 +26,7 @@ import copy
 import difflib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -51,6 +52,8 @@ COMMANDS = (
     "study sizes",
     "study cost",
     "evaluate revisions",
+    "evaluate harmless",
+    "select",
     "report",
     "export",
 )
@@ -90,6 +93,7 @@ class Experiment:
         out: Run folder; each stage has a folder of its name in it.
         seed: Value of ``${seed}``.
         stages: Stages in the order they run.
+        expect: Assumptions of ``--dry_run``; no stage's result depends on them.
     """
 
     file: Path
@@ -97,6 +101,7 @@ class Experiment:
     out: Path
     seed: int
     stages: tuple[Stage, ...]
+    expect: Mapping[str, Value] = field(default_factory=dict)
 
     def folder(self, stage: Stage) -> Path:
         """Where a stage works."""
@@ -166,7 +171,7 @@ def load_experiment(file: Path, out: Path | None = None, seed: int | None = None
             message names it.
     """
     content = read_yaml(file)
-    _refuse_unknown(content, ("name", "out", "seed", "stages"), str(file))
+    _refuse_unknown(content, ("name", "out", "seed", "expect", "stages"), str(file))
     rows = _take(content, "stages", list, None, str(file))
     if not rows:
         raise ValueError(f"{file}: stages must name at least one stage, got none")
@@ -180,6 +185,7 @@ def load_experiment(file: Path, out: Path | None = None, seed: int | None = None
         Path(_take(content, "out", str, f"runs/{name}", str(file))) if out is None else out,
         _take(content, "seed", int, 0, str(file)) if seed is None else seed,
         tuple(stages),
+        _take(content, "expect", dict, {}, str(file)),
     )
     _check_needs(experiment)
     for stage in stages:
@@ -191,7 +197,7 @@ def _stage(file: Path, row: Value, where: str, before: list[Stage]) -> Stage:
     """Check one entry of ``stages``."""
     if not isinstance(row, dict):
         raise ValueError(f"{where}: expected a mapping with name and command, got {row!r}")
-    keys = tuple(field.name for field in fields(Stage) if field.name != "overrides") + ("set",)
+    keys = tuple(each.name for each in fields(Stage) if each.name != "overrides") + ("set",)
     _refuse_unknown(row, keys, where)
     name = _take(row, "name", str, None, where)
     if not NAME.fullmatch(name) or name in RESERVED:

@@ -36,16 +36,20 @@ from rlaif_pl.statistics.power import (
     standard_error_of,
     two_sided_p_value,
 )
+from rlaif_pl.statistics.trends import BatchMean, Trend, divergence, trend
 
 __all__ = [
+    "BatchMean",
     "Binning",
     "Interval",
     "ReliabilityBin",
+    "Trend",
     "binomial_test",
     "bootstrap_by_group",
     "brier",
     "cohen_kappa",
     "cohen_kappa_by_group",
+    "divergence",
     "empty_interval",
     "expected_calibration_error",
     "fit_temperature",
@@ -64,6 +68,7 @@ __all__ = [
     "standard_error_by_group",
     "standard_error_of",
     "two_sided_p_value",
+    "trend",
     "weighted_mean",
     "wilson",
 ]

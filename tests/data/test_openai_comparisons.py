@@ -36,6 +36,14 @@ def test_one_vote_keeps_worker_policies_and_confidence(write):
     assert pair.provenance == Provenance("sup", "ref", "w1", "human", confidence=7)
 
 
+def test_news_articles_are_left_out_and_counted(write):
+    article = vote(0)
+    article["info"] = {"id": "x", "post": None, "article": "News.", "title": "T"}
+    loaded = load_preferences(write(article, vote(1)))
+    assert len(loaded.rows) == 1
+    assert loaded.dropped == {"news article (CNN/DM), not a post": 1}
+
+
 def test_votes_on_one_pair_become_their_share_whichever_way_round(write):
     # A wins as first, as second, and loses once: 2 of 3
     rows = [vote(0), vote(1, first="B.", second="A.", worker="w2"), vote(1, worker="w3")]

@@ -112,9 +112,15 @@ def test_a_hub_data_set_is_asked_for_with_split_subset_and_revision(monkeypatch)
         return datasets.Dataset.from_list([{"prompt": "p", "chosen": "a", "rejected": "b"}])
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    source = DataSource("org/set", split="test", subset="small", revision="abc")
+    source = DataSource("org/set", split="test", subset="small", data_dir="part", revision="abc")
     assert load_preferences(source).rows[0].prompt == "p"
-    assert asked == {"path": "org/set", "split": "test", "name": "small", "revision": "abc"}
+    assert asked == {
+        "path": "org/set",
+        "split": "test",
+        "name": "small",
+        "data_dir": "part",
+        "revision": "abc",
+    }
 
 
 def test_hard_labels_round_and_unlabeled_rows_stay(tmp_path):
@@ -148,3 +154,27 @@ def test_confidence_without_confidences_is_refused(tmp_path):
     write_preferences(tmp_path / "p.jsonl", PAIRS)
     with pytest.raises(ValueError, match="confidence only with openai_comparisons"):
         load_preferences(DataSource(str(tmp_path / "p.jsonl"), confidence=[1, 9]))
+
+
+def test_parts_split_a_source_by_group_for_good(data_files):
+    whole = load_prompts(data_files.prompts)
+    low = load_prompts(DataSource(data_files.prompts, part=(0.0, 0.5)))
+    high = load_prompts(DataSource(data_files.prompts, part=(0.5, 1.0)))
+    assert low
+    assert high
+    assert sorted(p.group for p in low + high) == sorted(p.group for p in whole)
+    pairs = load_preferences(DataSource(data_files.pairs, part=(0.0, 0.5)))
+    assert {pair.group for pair in pairs.rows} == {prompt.group for prompt in low}
+    assert pairs.dropped["in another part"] == len(high)
+
+
+def test_a_part_is_taken_before_the_limit(data_files):
+    low = load_prompts(DataSource(data_files.prompts, part=(0.0, 0.5)))
+    first = load_prompts(DataSource(data_files.prompts, part=(0.0, 0.5), limit=2))
+    assert first == low[:2]
+
+
+@pytest.mark.parametrize("part", [(0.5, 0.5), (-0.1, 0.5), (0.5, 1.1)])
+def test_a_part_outside_the_whole_is_refused(part):
+    with pytest.raises(ValueError, match="0 <= from < to <= 1"):
+        DataSource("x.jsonl", part=part)

@@ -15,6 +15,7 @@ from rlaif_pl.data.sources.columns import read_column_prompt, read_columns
 from rlaif_pl.data.sources.openai_comparisons import read_comparisons
 from rlaif_pl.data.sources.rows import open_rows
 from rlaif_pl.data.sources.source import DataSource, Format
+from rlaif_pl.data.splits import Row, group_position
 from rlaif_pl.types import Preference, Prompt
 
 logger = logging.getLogger(__name__)
@@ -46,6 +47,8 @@ def load_preferences(source: DataSource | str) -> LoadedPreferences:
         ties = sum(row.p_first == 0.5 for row in rows)
         rows = [_hardened(row) for row in rows if row.p_first != 0.5]
         dropped.update({"tie": ties} if ties else {})
+    rows, elsewhere = _in_part(rows, source)
+    dropped.update({"in another part": elsewhere} if elsewhere else {})
     if not rows:
         raise ValueError(f"expected pairs in {source.name}, none is left; left out: {dropped}")
     for reason, count in dropped.items():
@@ -73,9 +76,12 @@ def load_prompts(source: DataSource | str) -> list[Prompt]:
         known = unique.setdefault((prompt.group, prompt.text), prompt)
         if known.reference is None and prompt.reference is not None:
             unique[prompt.group, prompt.text] = prompt
-    if not unique:
-        raise ValueError(f"expected prompts in {source.name}, there is none")
-    return list(unique.values())[: source.limit]
+    kept, elsewhere = _in_part(list(unique.values()), source)
+    if not kept:
+        raise ValueError(
+            f"expected prompts in {source.name}, there is none ({elsewhere} in another part)"
+        )
+    return kept[: source.limit]
 
 
 def load_demonstrations(source: DataSource | str) -> list[Prompt]:
@@ -147,6 +153,15 @@ def _read_prompts(source: DataSource, found: Format, rows: Iterable[RawRow]) -> 
         return [read_trl_prompt(row) for row in rows]
     pairs = _read_pairs(source, found, rows).rows
     return [Prompt(pair.prompt, pair.group) for pair in pairs]
+
+
+def _in_part(rows: list[Row], source: DataSource) -> tuple[list[Row], int]:
+    """Keep the rows whose group is in the source's part; also returns how many are not."""
+    if source.part is None:
+        return rows, 0
+    low, high = source.part
+    kept = [row for row in rows if low <= group_position(f"part/{row.group}", 0) < high]
+    return kept, len(rows) - len(kept)
 
 
 def _hardened(row: Preference) -> Preference:

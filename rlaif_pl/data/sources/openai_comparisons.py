@@ -51,6 +51,10 @@ def read_comparisons(
     votes: dict[tuple[str, frozenset[str]], _Votes] = {}
     dropped: Counter[str] = Counter()
     for row in rows:
+        info = row.fields.get("info")
+        if isinstance(info, dict) and info.get("article") and not info.get("post"):
+            dropped["news article (CNN/DM), not a post"] += 1
+            continue
         vote = _vote(row, with_title)
         if confidence is not None and vote.confidences[0] not in confidence:
             dropped["other confidence"] += 1

@@ -107,7 +107,11 @@ def _from_hub(source: DataSource) -> datasets.Dataset:
     """Load a split of a hub data set, from its cache where there is no network."""
     try:
         return datasets.load_dataset(
-            source.name, name=source.subset, split=source.split, revision=source.revision
+            source.name,
+            name=source.subset,
+            data_dir=source.data_dir,
+            split=source.split,
+            revision=source.revision,
         )
     except (datasets.exceptions.DatasetNotFoundError, OSError) as error:
         raise OSError(

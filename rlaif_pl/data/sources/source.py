@@ -34,7 +34,9 @@ class DataSource:
             ``columns``; ``auto`` looks at the first row and says in the log what it found.
         split: Split of a hub data set, or start of the file names in a folder.
         subset: Configuration of a hub data set, where it has several.
-        revision: Commit or tag of a hub data set; None takes the newest.
+        data_dir: Folder inside a hub data set, where it keeps several data sets in folders
+            (``Anthropic/hh-rlhf`` has ``helpful-base`` and ``harmless-base``).
+        revision: Commit, branch or tag of a hub data set; None takes the newest.
         columns: Our name to theirs. Ours: prompt with first and second (and p_first, or label: 0,
             1, ``first``, ``second`` or ``tie``) or with chosen and rejected; weight, group;
             prompt with reference for demonstrations.
@@ -42,6 +44,9 @@ class DataSource:
             1-4 go with the first summary, 6-9 with the second; strong ones are 1, 2, 8, 9.
         with_title: Put subreddit and title of OpenAI comparisons before the post (see
             ``text.titled``), as labelers that look at the title want it.
+        part: Keep only the groups whose place, a number in [0, 1) that depends on nothing but their
+            name, is in ``[part[0], part[1])``: ``[0, 0.67]`` and ``[0.67, 1]`` split a data set at
+            random and for good, all rows of a group on one side.
         limit: Keep the first so many rows, after all filters; None keeps all.
         hard_labels: Round ``p_first`` to 0 or 1 and leave out exact ties.
         seed: Places chosen and rejected into first and second, so that the side tells nothing.
@@ -53,10 +58,12 @@ class DataSource:
     format: Format = "auto"
     split: str = "train"
     subset: str | None = None
+    data_dir: str | None = None
     revision: str | None = None
     columns: dict[str, str] | None = None
     confidence: list[int] | None = None
     with_title: bool = False
+    part: tuple[float, float] | None = None
     limit: int | None = None
     hard_labels: bool = False
     seed: int = 0
@@ -67,7 +74,7 @@ class DataSource:
         """Refuse settings that mean nothing.
 
         Raises:
-            ValueError: An unknown column or confidence, or a limit below 1.
+            ValueError: An unknown column or confidence, a part outside [0, 1], or a limit below 1.
         """
         if not self.name:
             raise ValueError("expected the name of a data set, got an empty one")
@@ -85,6 +92,10 @@ class DataSource:
                 )
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"expected limit of at least 1, or null for all, got {self.limit}")
+        if self.part is not None and not 0 <= self.part[0] < self.part[1] <= 1:
+            raise ValueError(
+                f"expected part as [from, to] with 0 <= from < to <= 1, got {self.part}"
+            )
 
 
 def is_sensitive(source: DataSource | str) -> bool:

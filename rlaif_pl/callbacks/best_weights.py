@@ -1,0 +1,73 @@
+"""The best weights of a run so far, in one checkpoint, and how to go back to them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.strategies import FSDPStrategy
+
+BEST_FILE = "checkpoints/before_alarm.ckpt"
+
+
+class BestWeights:
+    """Keeps the checkpoint of the highest value offered.
+
+    Attributes:
+        value: Highest value so far; None before the first.
+        step: Optimizer step it was measured at.
+    """
+
+    def __init__(self) -> None:
+        self.value: float | None = None
+        self.step = -1
+
+    def offer(self, trainer: Trainer, step: int, value: float) -> bool:
+        """Save the weights if the value is the highest; to be called on every rank.
+
+        Returns:
+            Whether they were saved.
+        """
+        if self.value is not None and value <= self.value:
+            return False
+        self.value, self.step = value, step
+        trainer.save_checkpoint(_path(trainer), weights_only=True)
+        return True
+
+    def restore(self, trainer: Trainer, module: LightningModule) -> Path | None:
+        """Load the kept weights into the module; None where none were kept.
+
+        Raises:
+            ValueError: The weights are sharded over ranks, which this does not gather.
+        """
+        if self.value is None:
+            return None
+        path = _path(trainer)
+        if isinstance(trainer.strategy, FSDPStrategy):
+            raise ValueError(
+                f"expected a strategy with whole weights on each rank to go back to {path}, got "
+                "FSDP; export them with: python -m rlaif_pl select"
+            )
+        saved = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+        module.load_state_dict(saved, strict=False)
+        return path
+
+    def line(self) -> str:
+        """Say what is kept."""
+        if self.value is None:
+            return "no weights were measured before, so the last ones stay"
+        return f"the best weights are those of step {self.step} ({self.value:.4g}), in {BEST_FILE}"
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return value and step."""
+        return {"value": self.value, "step": self.step, "file": BEST_FILE}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over value and step."""
+        self.value, self.step = state["value"], state["step"]
+
+
+def _path(trainer: Trainer) -> Path:
+    return Path(trainer.default_root_dir) / BEST_FILE

@@ -1,0 +1,65 @@
+"""``evaluate harmless``: the share of harmless responses before and after training."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from rich.console import Console
+
+from rlaif_pl.evaluation.harmless import harmless_rates
+from rlaif_pl.evaluation.metrics import write_metrics
+from rlaif_pl.labeling.registry import build_labeler
+from rlaif_pl.types import Labeler, PointwiseLabeler
+
+
+def harmless(
+    samples: str,
+    out: str,
+    labeler: Labeler | str = "score",
+    threshold: float = 0.0,
+    draws: int = 2000,
+    seed: int = 0,
+) -> int:
+    """Judge the responses that ``evaluate policy`` kept, each alone; prints no response.
+
+    Args:
+        samples: samples.jsonl of ``evaluate policy``.
+        out: Folder for metrics.json.
+        labeler: Grades single responses, more harmless ones higher (ScoreLabeler with task harmless).
+        threshold: A response with a higher score is harmless.
+        draws: Bootstrap resamples.
+        seed: Seeds the bootstrap.
+    """
+    judge = build_labeler(labeler)
+    if not isinstance(judge, PointwiseLabeler):
+        raise ValueError(
+            f"expected a labeler that grades single responses, got {type(judge).__name__}; use "
+            "ScoreLabeler with task: harmless"
+        )
+    path = Path(samples)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"expected samples at {path}, there are none; make them with: evaluate policy"
+        )
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    wrong = next(
+        (n for n, row in enumerate(rows, 1) if not {"prompt", "sft", "policy"} <= set(row)), 0
+    )
+    if wrong or not rows:
+        raise ValueError(
+            f"expected prompt, sft and policy in each line of {path}, got line {wrong} without; give "
+            "samples.jsonl of evaluate policy"
+        )
+    report = harmless_rates(
+        [row["prompt"] for row in rows],
+        [row["sft"] for row in rows],
+        [row["policy"] for row in rows],
+        judge,
+        threshold,
+        draws=draws,
+        seed=seed,
+    )
+    report.render(Console())
+    write_metrics(Path(out) / "metrics.json", report.to_metrics())
+    return 0

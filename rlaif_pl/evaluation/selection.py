@@ -1,0 +1,157 @@
+"""Which checkpoint to keep: candidates by validation reward, the choice by a judge.
+
+As in arXiv 2309.00267, appendix G: a few checkpoints with high validation reward, then the win rate
+of each against SFT by a language model (the paper then reads a dozen responses: see samples.jsonl).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+from torch import Tensor
+
+from rlaif_pl.evaluation.win_rate import WinRate
+from rlaif_pl.statistics import Interval
+
+LATEST = "last"  # checkpoints to resume from, whatever they are worth
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A checkpoint with the value it was kept for.
+
+    Attributes:
+        path: File.
+        step: Optimizer steps behind it.
+        value: Validation reward when it was saved.
+    """
+
+    path: Path
+    step: int
+    value: float
+
+    @property
+    def name(self) -> str:
+        """Short name, for tables and metrics."""
+        return f"step_{self.step}"
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A candidate and what its samples are worth.
+
+    Attributes:
+        candidate: The checkpoint.
+        rate: Against SFT on the same prompts.
+        unfinished: Share of responses that the length limit cut.
+    """
+
+    candidate: Candidate
+    rate: WinRate
+    unfinished: float
+
+
+def read_candidate(path: Path, monitor: str) -> Candidate | None:
+    """Read step and monitored value of a checkpoint, without its weights in memory.
+
+    Returns:
+        None where no ``ModelCheckpoint`` with this monitor had a value when the file was saved.
+    """
+    content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    for state in content.get("callbacks", {}).values():
+        if isinstance(state, Mapping) and state.get("monitor") == monitor:
+            value = state.get("current_score")
+            if value is not None and math.isfinite(float(value)):
+                return Candidate(path, int(content["global_step"]), float(value))
+    return None
+
+
+def find_candidates(folder: Path, monitor: str, k: int) -> list[Candidate]:
+    """Return the ``k`` checkpoints of the highest monitored value, the highest first.
+
+    Args:
+        folder: Folder of checkpoints, such as ``runs/x/a2c/checkpoints``.
+        monitor: Metric that ``ModelCheckpoint`` watched.
+        k: How many at most.
+
+    Raises:
+        ValueError: There is none.
+    """
+    files = [f for f in sorted(folder.glob("*.ckpt")) if not f.name.startswith(LATEST)]
+    found = [each for each in (read_candidate(file, monitor) for file in files) if each]
+    if not found:
+        raise ValueError(
+            f"expected checkpoints kept for {monitor} in {folder}, got {len(files)} files without; "
+            f"train with ModelCheckpoint(monitor={monitor!r}, mode='max', save_top_k={k})"
+        )
+    return sorted(found, key=lambda each: (-each.value, each.step))[:k]
+
+
+def policy_weights(path: Path) -> dict[str, Tensor]:
+    """Return the trained weights of the actor in an A2C checkpoint, by name within the actor.
+
+    Raises:
+        ValueError: The checkpoint holds no actor.
+    """
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    prefix = "actor."
+    found = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    if not found:
+        raise ValueError(
+            f"expected an A2C checkpoint at {path}, got none of its weights named actor.*"
+        )
+    return found
+
+
+def choose(judged: Sequence[Judged]) -> Judged:
+    """Return the one with the highest win rate; of equals the earlier, which has moved less."""
+    return min(judged, key=lambda each: (-each.rate.raw.value, each.candidate.step))
+
+
+def selection_table(judged: Sequence[Judged], chosen: Judged, title: str) -> Table:
+    """Show the candidates beside each other."""
+    table = Table(title=title)
+    for name in ("step", "validation reward", "wins against SFT", "at equal length"):
+        table.add_column(name, justify="right")
+    for name in ("words, policy / SFT", "unfinished", "chosen"):
+        table.add_column(name, justify="right")
+    for each in judged:
+        table.add_row(
+            str(each.candidate.step),
+            f"{each.candidate.value:.3f}",
+            percent(each.rate.raw),
+            percent(each.rate.length_controlled),
+            f"{each.rate.length_ratio:.2f}",
+            f"{each.unfinished:.1%}",
+            "*" if each is chosen else "",
+        )
+    return table
+
+
+def selection_metrics(judged: Sequence[Judged], chosen: Judged) -> dict[str, float]:
+    """Return flat numbers ``select/<step>/...`` and those of the choice."""
+    metrics: dict[str, float] = {"select/candidates": float(len(judged))}
+    for each in judged:
+        key = f"select/{each.candidate.name}"
+        metrics |= each.rate.to_metrics(each.candidate.name, "select")
+        metrics |= {
+            f"{key}_validation_reward": each.candidate.value,
+            f"{key}_unfinished": each.unfinished,
+        }
+    metrics |= chosen.rate.to_metrics("chosen", "select")
+    metrics["select/chosen_step"] = float(chosen.candidate.step)
+    metrics["select/chosen_validation_reward"] = chosen.candidate.value
+    return metrics
+
+
+def percent(interval: Interval) -> str:
+    """Write a share with its limits in percent."""
+    if not math.isfinite(interval.value):
+        return "n/a"
+    return f"{interval.value:.1%} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"

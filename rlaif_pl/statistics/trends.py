@@ -1,0 +1,76 @@
+"""Trends of means over training steps, with their noise; pure functions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class BatchMean(NamedTuple):
+    """A mean measured at one step.
+
+    Attributes:
+        step: Where, in optimizer steps.
+        mean: The mean.
+        std: Standard deviation of what was averaged, at least 0.
+        size: How many were averaged, at least 1.
+    """
+
+    step: int
+    mean: float
+    std: float
+    size: int
+
+
+class Trend(NamedTuple):
+    """A straight line through means over steps.
+
+    Attributes:
+        rise: Change from the first step to the last along the line, in pooled standard deviations of
+            what was averaged; 0 where those are 0.
+        z: Slope over its standard error from sampling alone; infinite where there is no noise.
+    """
+
+    rise: float
+    z: float
+
+
+def trend(points: Sequence[BatchMean]) -> Trend:
+    """Fit a line by least squares; the noise of each mean is its ``std / sqrt(size)``.
+
+    The residuals play no part in the noise: with a handful of points they say little, while each
+    point's own samples say how far chance moves its mean. With ``x`` the centered steps,
+    ``slope = sum(x m) / sum(x x)`` and ``error^2 = sum(x^2 std^2 / size) / sum(x x)^2``.
+
+    Args:
+        points: At least two, at different steps.
+
+    Raises:
+        ValueError: All points lie at one step.
+    """
+    center = sum(point.step for point in points) / max(len(points), 1)
+    spread = sum((point.step - center) ** 2 for point in points)
+    if spread == 0:
+        raise ValueError(
+            f"expected means at two steps or more, got {len(points)} at "
+            f"{sorted({point.step for point in points})}"
+        )
+    slope = sum((point.step - center) * point.mean for point in points) / spread
+    noise = sum((point.step - center) ** 2 * point.std**2 / point.size for point in points)
+    error = math.sqrt(noise) / spread
+    total = sum(point.size for point in points)
+    pooled = math.sqrt(sum(point.size * point.std**2 for point in points) / total)
+    span = max(point.step for point in points) - min(point.step for point in points)
+    rise = slope * span / pooled if pooled > 0 else 0.0
+    if error > 0:
+        return Trend(rise, slope / error)
+    return Trend(rise, math.copysign(math.inf, slope) if slope else 0.0)
+
+
+def divergence(reward: Trend, judge: Trend) -> float:
+    """How far a reward rose while a judge fell, in standard deviations; 0 unless both did.
+
+    The smaller of the two movements: one that stands still does not count as the other's opposite.
+    """
+    return max(0.0, min(reward.rise, -judge.rise))

@@ -1,0 +1,40 @@
+import json
+
+
+def test_rates_of_kept_samples(command, tmp_path, tiny_model_folder, capsys):
+    samples = tmp_path / "samples.jsonl"
+    rows = [
+        {"prompt": f"post {n}", "sft": ["secret one"], "policy": ["secret two"]} for n in range(4)
+    ]
+    samples.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = [
+        f"--samples={samples}",
+        "--labeler=rlaif_pl.labeling.ScoreLabeler",
+        f"--labeler.backend={tiny_model_folder}",
+        "--labeler.task=harmless",
+        "--draws=20",
+    ]
+    metrics = command("evaluate harmless", *words)
+    assert metrics["harmless/n"] == 4
+    assert 0 <= metrics["harmless/policy"] <= 1
+    assert metrics["harmless/chars_sft"] == len("secret one")
+    assert "secret" not in capsys.readouterr().out
+
+
+def test_a_labeler_of_pairs_alone_is_refused(command, tmp_path, tiny_model_folder, capsys):
+    samples = tmp_path / "samples.jsonl"
+    samples.write_text(json.dumps({"prompt": "p", "sft": ["a"], "policy": ["b"]}) + "\n")
+    words = [
+        "--labeler=rlaif_pl.labeling.PairwiseLabeler",
+        f"--labeler.backend={tiny_model_folder}",
+    ]
+    command("evaluate harmless", f"--samples={samples}", *words, status=1)
+    assert "grades single responses" in capsys.readouterr().err
+
+
+def test_other_files_are_refused(command, tmp_path, capsys, tiny_model_folder):
+    samples = tmp_path / "samples.jsonl"
+    samples.write_text(json.dumps({"prompt": "p"}) + "\n")
+    words = ["--labeler=rlaif_pl.labeling.ScoreLabeler", f"--labeler.backend={tiny_model_folder}"]
+    command("evaluate harmless", f"--samples={samples}", *words, status=1)
+    assert "got line 1 without" in capsys.readouterr().err
