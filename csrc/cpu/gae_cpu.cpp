@@ -57,16 +57,22 @@ template <typename acc_t, int lanes> struct Lanes {
     return sum;
   }
 
-  /* Entries `by` to `by + lanes` of low followed by high. */
-  template <int by> static RLAIF_PL_INLINE vector shift(vector low, vector high) {
-    return shift<by>(low, high, std::make_integer_sequence<int, lanes>{});
+  /* Lane i of the result is lane i + by, or 0 beyond the last. */
+  template <int by> static RLAIF_PL_INLINE vector later(vector v) {
+#ifdef RLAIF_PL_TARGET
+    if constexpr (sizeof(vector) == 64 && sizeof(acc_t) == 4) {
+      vector moved; // GCC takes vpermt2ps, which needs an index and twice the time
+      __asm__("valignd %3, %1, %2, %0" : "=v"(moved) : "v"(v), "v"(vector{}), "i"(by));
+      return moved;
+    }
+#endif
+    return later<by>(v, std::make_integer_sequence<int, lanes>{});
   }
 
 private:
   template <int by, int... lane>
-  static RLAIF_PL_INLINE vector shift(vector low, vector high,
-                                      std::integer_sequence<int, lane...>) {
-    return __builtin_shufflevector(low, high, (lane + by)...);
+  static RLAIF_PL_INLINE vector later(vector v, std::integer_sequence<int, lane...>) {
+    return __builtin_shufflevector(v, vector{}, (lane + by)...);
   }
 };
 
@@ -75,8 +81,7 @@ template <bool shaped, int lanes, typename acc_t> struct Scan {
   using Lane = Lanes<acc_t, lanes>;
   using vector = typename Lane::vector;
   Coefficients<acc_t> by;
-  vector reach;   // powers of the decay from each lane to the advantage after the vector
-  vector later{}; // values after the vector; lane 0 counts
+  vector reach; // powers of the decay from each lane to the advantage after the vector
   acc_t carry = 0; // the advantage after the vector
   vector gap{}, sum{}, squares{};
 
@@ -88,23 +93,23 @@ template <bool shaped, int lanes, typename acc_t> struct Scan {
   /* Widen x[i], a sum over `width` lanes from i on, to all of them. */
   template <int width> RLAIF_PL_INLINE vector widen(vector x) const {
     if constexpr (width < lanes)
-      return widen<2 * width>(x + by.decay[width] * Lane::template shift<width>(x, vector{}));
+      return widen<2 * width>(x + by.decay[width] * Lane::template later<width>(x));
     else
       return x;
   }
 
   /* Advantages of one vector. A reward is -beta * (reward - reference) if `shaped`. */
-  RLAIF_PL_INLINE vector operator()(vector reward, vector reference, vector value, vector extra) {
+  RLAIF_PL_INLINE vector operator()(vector reward, vector reference, vector value, vector next,
+                                    vector extra) {
     vector delta = reward;
     if constexpr (shaped) {
       gap += reward - reference;
       delta = -by.beta * (reward - reference);
     }
-    delta += extra + by.gamma * Lane::template shift<1>(value, later) - value;
+    delta += extra + by.gamma * next - value;
     const vector x = widen<1>(delta);
     const vector advantages = x + reach * carry;
     carry = x[0] + by.decay[lanes] * carry;
-    later = value;
     if constexpr (shaped) {
       sum += advantages;
       squares += advantages * advantages;
@@ -129,24 +134,33 @@ RLAIF_PL_INLINE RowSums<acc_t> block_body(const Block<acc_t> &block, const Coeff
   using vector = typename Lane::vector;
   Scan<shaped, lanes, acc_t> scan(by);
   const int64_t rest = (n - 1) % lanes + 1, end = n - rest;
-  acc_t reward[lanes] = {}, reference[lanes] = {}, value[lanes] = {}, extra[lanes] = {};
-  std::copy(block.reward + end, block.reward + n, reward);
-  std::copy(block.value + end, block.value + n, value);
-  if constexpr (shaped)
-    std::copy(block.reference + end, block.reference + n, reference);
-  extra[rest - 1] = block.score + by.gamma * block.next_value + by.decay[1] * block.carry;
-  const vector of_rest = scan(Lane::load(reward), Lane::load(reference), Lane::load(value),
-                              Lane::load(extra));
+  const acc_t *reward = block.reward, *reference = block.reference, *value = block.value;
+  acc_t *advantages = block.advantages, *returns = block.returns;
+  acc_t room[4][lanes] = {};
   for (int64_t i = 0; i < rest; ++i) {
-    block.advantages[end + i] = of_rest[i];
-    block.returns[end + i] = of_rest[i] + value[i];
+    room[0][i] = reward[end + i];
+    room[1][i] = value[end + i];
+    if constexpr (shaped)
+      room[2][i] = reference[end + i];
   }
+  room[3][rest - 1] = block.score + by.gamma * block.next_value + by.decay[1] * block.carry;
+  const vector ends = Lane::load(room[1]);
+  const vector of_rest = scan(Lane::load(room[0]), Lane::load(room[2]), ends,
+                              Lane::template later<1>(ends), Lane::load(room[3]));
+  Lane::store(room[0], of_rest);
+  Lane::store(room[1], of_rest + ends);
+  for (int64_t i = 0; i < rest; ++i) {
+    advantages[end + i] = room[0][i];
+    returns[end + i] = room[1][i];
+  }
+#pragma GCC unroll 4
   for (int64_t i = end - lanes; i >= 0; i -= lanes) {
-    const vector values = Lane::load(block.value + i);
-    const vector references = shaped ? Lane::load(block.reference + i) : vector{};
-    const vector advantages = scan(Lane::load(block.reward + i), references, values, vector{});
-    Lane::store(block.advantages + i, advantages);
-    Lane::store(block.returns + i, advantages + values);
+    const vector values = Lane::load(value + i);
+    const vector references = shaped ? Lane::load(reference + i) : vector{};
+    const vector found = scan(Lane::load(reward + i), references, values,
+                              Lane::load(value + i + 1), vector{});
+    Lane::store(advantages + i, found);
+    Lane::store(returns + i, found + values);
   }
   return {Lane::sum(scan.gap), Lane::sum(scan.sum), Lane::sum(scan.squares)};
 }

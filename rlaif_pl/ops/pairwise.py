@@ -50,18 +50,25 @@ class PairwiseSums:
 
 @torch.library.register_fake("rlaif_pl::pairwise_ce_fwd")
 def _(
-    first: Tensor, second: Tensor, target: Tensor, weight: Tensor | None
+    first: Tensor, second: Tensor, target: Tensor, weight: Tensor | None, each: bool = True
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     torch._check(first.dim() == 1)
     torch._check(second.shape == first.shape)
     torch._check(target.shape == first.shape)
     torch._check(weight is None or weight.shape == first.shape)
-    each = first.new_empty(first.shape), first.new_empty(first.shape)
-    return *each, target.new_empty(()), target.new_empty(3, dtype=torch.float64)
+    loss = first.new_empty(first.shape if each else 0)
+    return loss, first.new_empty(first.shape), target.new_empty(()), target.new_empty(3, dtype=torch.float64)
+
+
+@torch.library.register_fake("rlaif_pl::pairwise_ce_bwd")
+def _(dmargin: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+    torch._check(dmargin.dim() == 1)
+    torch._check(grad.dim() == 0 or grad.shape == dmargin.shape)
+    return dmargin.new_empty(dmargin.shape), dmargin.new_empty(dmargin.shape)
 
 
 def _setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
-    first, second, _, weight = inputs
+    first, second, _, weight, _ = inputs
     _, dmargin, _, sums = output
     # Only dmargin serves the first derivative; the scores are references, kept for the second.
     ctx.save_for_backward(first, second, weight, dmargin)
@@ -75,6 +82,8 @@ def _backward(ctx, grad_loss, grad_dmargin, grad_total, _grad_sums):  # type: ig
         if grad_total.dtype != dmargin.dtype:
             grad_total = grad_total.to(dmargin.dtype)
         grad_loss = grad_total if grad_loss is None else grad_loss + grad_total
+    if grad_dmargin is None and grad_loss is not None and not torch.is_grad_enabled():
+        return *torch.ops.rlaif_pl.pairwise_ce_bwd.default(dmargin, grad_loss), None, None, None
     grad_margin = None if grad_loss is None else grad_loss * dmargin
     if grad_dmargin is not None:  # the output dmargin is used only in a second derivative
         sigmoid = torch.sigmoid(first - second)
@@ -82,9 +91,10 @@ def _backward(ctx, grad_loss, grad_dmargin, grad_total, _grad_sums):  # type: ig
         curved = curved if weight is None else (curved * weight).to(curved.dtype)
         grad_margin = curved if grad_margin is None else grad_margin + curved
     if grad_margin is None:
-        return None, None, None, None
+        return (None,) * 5
     needs_first, needs_second = ctx.needs_input_grad[:2]
-    return grad_margin if needs_first else None, -grad_margin if needs_second else None, None, None
+    grads = grad_margin if needs_first else None, -grad_margin if needs_second else None
+    return *grads, None, None, None
 
 
 torch.library.register_autograd(
@@ -96,10 +106,10 @@ class _Eager(torch.autograd.Function):
     """The same derivative as registered above, by the shorter way: a call takes half the time."""
 
     @staticmethod
-    def forward(ctx, first, second, target, weight):  # type: ignore[no-untyped-def]
+    def forward(ctx, *inputs):  # type: ignore[no-untyped-def]
         with torch._C._AutoDispatchBelowAutograd():
-            output = torch.ops.rlaif_pl.pairwise_ce_fwd.default(first, second, target, weight)
-        _setup_context(ctx, (first, second, target, weight), output)
+            output = torch.ops.rlaif_pl.pairwise_ce_fwd.default(*inputs)
+        _setup_context(ctx, inputs, output)
         return output
 
     backward = staticmethod(_backward)
@@ -139,7 +149,7 @@ def pairwise_ce(
         ValueError: Shapes, dtypes or devices do not fit; a target is outside [0, 1] or NaN; a
             weight is negative or not finite; ``target`` or ``weight`` requires a gradient.
     """
-    return _run(first, second, target, weight)[0]
+    return _run(first, second, target, weight, True)[0]
 
 
 def pairwise_ce_sums(
@@ -161,21 +171,23 @@ def pairwise_ce_sums(
     Raises:
         ValueError: As ``pairwise_ce``.
     """
-    _, _, total, sums = _run(first, second, target, weight)
+    _, _, total, sums = _run(first, second, target, weight, False)
     return PairwiseSums(total, sums)
 
 
-def _run(first: Tensor, second: Tensor, target: Tensor, weight: Tensor | None) -> Outputs:
+def _run(
+    first: Tensor, second: Tensor, target: Tensor, weight: Tensor | None, each: bool
+) -> Outputs:
     _check_scores(first, second)
     target = _as_label("target", target, first)
     if weight is not None:
         weight = _as_label("weight", weight, first)
     op = torch.ops.rlaif_pl.pairwise_ce_fwd.default
     if torch.compiler.is_compiling():
-        outputs: Outputs = op(first, second, target, weight)
+        outputs: Outputs = op(first, second, target, weight, each)
         return outputs
     try:
-        outputs = _Eager.apply(first, second, target, weight)
+        outputs = _Eager.apply(first, second, target, weight, each)
     except RuntimeError:
         # The kernel saw a bad label and says nothing of where; look only now.
         _check_range("target", target, 1.0, "a probability in [0, 1]")
