@@ -33,7 +33,7 @@ RLAIF_PL_DECLARE(cpu)
 RLAIF_PL_DECLARE(cuda)
 
 /* On a GPU two elementwise kernels of torch do. */
-TensorPair pairwise_ce_bwd_cpu(const Tensor &dmargin, const Tensor &grad);
+TensorPair pairwise_ce_bwd_cpu(const Tensor &dmargin, const Tensor &grad, double scale);
 
 #undef RLAIF_PL_DECLARE
 

@@ -69,20 +69,21 @@ RLAIF_PL_INLINE void pairwise_block_body(PairBlock<acc_t> &block, int64_t n) {
     pairwise_pairs<weighted, true>(block, n);
 }
 
-/* first = grad * slope, second = -first; one grad stands for all if `stride` is 0. */
+/* first = scale * grad * slope, second = -first; one grad stands for all if `stride` is 0. */
 RLAIF_PL_CLONES void pairwise_grads(float *__restrict__ first, float *__restrict__ second,
                                     const float *__restrict__ slope,
-                                    const float *__restrict__ grad, int64_t stride, int64_t n) {
+                                    const float *__restrict__ grad, float scale, int64_t stride,
+                                    int64_t n) {
   if (stride == 0) {
-    const float all = *grad;
+    const float all = scale * *grad;
     for (int64_t i = 0; i < n; ++i) {
       first[i] = all * slope[i];
       second[i] = -all * slope[i];
     }
   } else {
     for (int64_t i = 0; i < n; ++i) {
-      first[i] = grad[i] * slope[i];
-      second[i] = -grad[i] * slope[i];
+      first[i] = scale * grad[i] * slope[i];
+      second[i] = -first[i];
     }
   }
 }
@@ -191,7 +192,7 @@ PairwiseOutputs pairwise_ce_fwd_cpu(const Tensor &first, const Tensor &second, c
   return {loss, dmargin, total, sums};
 }
 
-TensorPair pairwise_ce_bwd_cpu(const Tensor &dmargin, const Tensor &grad) {
+TensorPair pairwise_ce_bwd_cpu(const Tensor &dmargin, const Tensor &grad, double scale) {
   STD_TORCH_CHECK(dmargin.dim() == 1 && dmargin.is_contiguous(),
                   "pairwise_ce_bwd: dmargin must be 1-D and contiguous");
   STD_TORCH_CHECK(grad.dim() == 0 || (grad.dim() == 1 && grad.size(0) == dmargin.numel()),
@@ -202,17 +203,20 @@ TensorPair pairwise_ce_bwd_cpu(const Tensor &dmargin, const Tensor &grad) {
   const int64_t stride = grad.dim() == 0 ? 0 : grad.stride(0);
   visit_floating("pairwise_ce_bwd", dmargin.scalar_type(), [&](auto zero) {
     using scalar_t = decltype(zero);
+    using acc_t = accumulator_t<scalar_t>;
     const scalar_t *slope = dmargin.const_data_ptr<scalar_t>(), *g = grad.const_data_ptr<scalar_t>();
     scalar_t *one = first.mutable_data_ptr<scalar_t>(), *two = second.mutable_data_ptr<scalar_t>();
     const auto run = [&](int64_t begin, int64_t end) {
       if constexpr (std::is_same_v<scalar_t, float>) {
         if (stride == 0 || stride == 1)
-          return pairwise_grads(one + begin, two + begin, slope + begin, g + begin * stride, stride,
-                                end - begin);
+          return pairwise_grads(one + begin, two + begin, slope + begin, g + begin * stride,
+                                static_cast<float>(scale), stride, end - begin);
       }
       for (int64_t i = begin; i < end; ++i) {
-        one[i] = g[i * stride] * slope[i];
-        two[i] = -one[i];
+        const acc_t found = static_cast<acc_t>(scale) * static_cast<acc_t>(g[i * stride]) *
+                            static_cast<acc_t>(slope[i]);
+        one[i] = static_cast<scalar_t>(found);
+        two[i] = static_cast<scalar_t>(-found);
       }
     };
     torch::stable::parallel_for(0, dmargin.numel(), kPairsPerBlock * kBlocksPerTask, run);

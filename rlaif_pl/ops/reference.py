@@ -168,17 +168,18 @@ def pairwise_ce_fwd(
     return loss.contiguous(), slope.to(first.dtype).contiguous(), total, sums
 
 
-def pairwise_ce_bwd(dmargin: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+def pairwise_ce_bwd(dmargin: Tensor, grad: Tensor, scale: float = 1.0) -> tuple[Tensor, Tensor]:
     """Gradients of both scores from the derivative in their difference.
 
     Args:
         dmargin: As ``pairwise_ce_fwd`` returns it. ``(N,)``
         grad: Gradient of each loss, or of their sum, in the dtype of ``dmargin``. ``(N,)`` or ``()``
+        scale: Multiplies both results.
 
     Returns:
-        ``(first, second)``: ``grad * dmargin`` and its negative, each ``(N,)``.
+        ``(first, second)``: ``scale * grad * dmargin`` and its negative, each ``(N,)``.
     """
-    first = grad * dmargin
+    first = (grad * scale) * dmargin
     return first, -first
 
 
