@@ -104,12 +104,27 @@ def cuda_archs() -> str:
     return os.environ.setdefault("TORCH_CUDA_ARCH_LIST", default)
 
 
-def nvcc_version() -> str:
-    """Return the release that ``nvcc --version`` prints."""
+def nvcc() -> Path:
+    """Return the compiler that torch will call."""
     from torch.utils.cpp_extension import CUDA_HOME
 
-    command = [str(Path(CUDA_HOME) / "bin" / "nvcc"), "--version"]
-    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return Path(CUDA_HOME) / "bin" / "nvcc"
+
+
+def toolkit_libraries() -> list[str]:
+    """Return the folders of libcudart by nvcc's own account.
+
+    Torch takes the folder above nvcc's for the toolkit. Where PATH leads to a link or a wrapper,
+    as in /usr/local/bin/nvcc, that is not it, and the linker would find no libcudart.
+    """
+    command = [nvcc(), "--dryrun", "-x", "cu", "-"]  # prints what it would do, to stderr
+    plan = subprocess.run(command, input="", capture_output=True, text=True, check=True).stderr
+    return [os.path.normpath(folder) for folder in re.findall(r'"-L([^"]+)"', plan)]
+
+
+def nvcc_version() -> str:
+    """Return the release that ``nvcc --version`` prints."""
+    text = subprocess.run([nvcc(), "--version"], capture_output=True, text=True, check=True).stdout
     match = re.search(r"release [\d.]+, (V[\d.]+)", text)
     return f"nvcc {match.group(1)}" if match else "nvcc of unknown version"
 
@@ -137,6 +152,8 @@ def extension(with_cuda: bool) -> Extension:
         define_macros=macros,
         extra_compile_args={"cxx": [*CXX_FLAGS, *facts], "nvcc": NVCC_FLAGS},
     )
+    if with_cuda:
+        built.library_dirs += toolkit_libraries()
     # Tensors never cross into Python here, so nothing unstable of torch's is linked.
     built.libraries = [name for name in built.libraries if name != "torch_python"]
     return built

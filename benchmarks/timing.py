@@ -17,7 +17,8 @@ def medians(functions: Mapping[str, Function], repeats: int, inner: int = 1) -> 
 
     Args:
         functions: Name to call.
-        repeats: Rounds; one more, not counted, warms up.
+        repeats: Rounds; one more, not counted, warms up. Each measurement follows a call that is
+            not timed, so that every function finds its own data in the caches, not its neighbor's.
         inner: Calls a measurement.
 
     Returns:
@@ -26,6 +27,7 @@ def medians(functions: Mapping[str, Function], repeats: int, inner: int = 1) -> 
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for round_ in range(repeats + 1):
         for name, function in functions.items():
+            function()
             begin = time.perf_counter()
             for _ in range(inner):
                 function()

@@ -21,7 +21,7 @@ using ShapedOutputs = std::tuple<Tensor, Tensor, Tensor, Tensor>;
                                     double gamma, double lam);                                     \
   PairwiseOutputs pairwise_ce_fwd_##device(const Tensor &first, const Tensor &second,              \
                                            const Tensor &target,                                   \
-                                           const std::optional<Tensor> &weight);                   \
+                                           const std::optional<Tensor> &weight, bool each);        \
   void softmax_block_##device(Tensor logits, const Tensor &tokens,                                 \
                               const std::optional<Tensor> &bias, Tensor state, int64_t start,      \
                               double inv_temperature, double softcap, bool weighted);              \
@@ -31,6 +31,9 @@ using ShapedOutputs = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 
 RLAIF_PL_DECLARE(cpu)
 RLAIF_PL_DECLARE(cuda)
+
+/* On a GPU two elementwise kernels of torch do. */
+TensorPair pairwise_ce_bwd_cpu(const Tensor &dmargin, const Tensor &grad, double scale);
 
 #undef RLAIF_PL_DECLARE
 

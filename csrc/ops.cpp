@@ -14,7 +14,10 @@
   m.impl("softmax_block_", TORCH_BOX(&rlaif_pl::softmax_block_##device));                          \
   m.impl("softmax_slope_", TORCH_BOX(&rlaif_pl::softmax_slope_##device));
 
-STABLE_TORCH_LIBRARY_IMPL(rlaif_pl, CPU, m) { RLAIF_PL_BIND(cpu) }
+STABLE_TORCH_LIBRARY_IMPL(rlaif_pl, CPU, m) {
+  RLAIF_PL_BIND(cpu)
+  m.impl("pairwise_ce_bwd", TORCH_BOX(&rlaif_pl::pairwise_ce_bwd_cpu));
+}
 
 #ifdef RLAIF_PL_WITH_CUDA
 STABLE_TORCH_LIBRARY_IMPL(rlaif_pl, CUDA, m) { RLAIF_PL_BIND(cuda) }

@@ -1,8 +1,9 @@
 /* gae_cpu.cpp: threads over rows, vector code along a row. Serves gae and shaped_gae.
  *
- * A row is taken in blocks of kSteps from its end. In a block, x[t] = sum over k < w of
- * decay^k delta[t + k] is widened from w = 1 to 4 to 16 in two passes; then A[t] = x[t] + decay^16 A[t + 16] is a recurrence over vectors of 16 steps. No step waits for
- * the one after it, and a NaN still reaches earlier steps only.
+ * A row is taken in blocks of kSteps from its end, a block in vectors. In registers, a vector of
+ * deltas becomes x[t] = sum over k of decay^k delta[t + k], as far as the vector goes, in log2(lanes)
+ * steps; then A[t] = x[t] + decay^(steps to the vector's end) * (the advantage there). Only that one
+ * number is waited for: a multiplication and an addition a vector. A NaN reaches earlier steps only.
  *
  * Shapes    rewards, logprobs, ref_logprobs, values, advantages, returns: (N, T) contiguous;
  *           scores, lengths, bootstrap, kl: (N,); moments: (N, 2).
@@ -12,6 +13,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "../checks.h"
 #include "../launchers.h"
@@ -20,130 +22,190 @@
 namespace rlaif_pl {
 
 constexpr int64_t kStepsPerTask = 1 << 15; // below this a thread costs more than it saves
-constexpr int64_t kSteps = 1024;           // a block's buffers stay in the first-level cache
-constexpr int64_t kLanes = 16;
+constexpr int64_t kSteps = 1024;           // of a block: float sums no longer than this
+constexpr int kMostLanes = 16;
 
 template <typename acc_t> struct Coefficients {
   acc_t gamma, beta;
-  acc_t decay[kLanes + 1]; // powers of gamma * lam
+  acc_t decay[kMostLanes + 1]; // powers of gamma * lam
 };
 
 template <typename acc_t> struct RowSums {
   acc_t kl, sum, squares;
 };
 
-/* x[t] = reward[t] + gamma * V[t + 1] - V[t] for n steps; V[n] is next_value. With `reference` the
- * reward is -beta * (reward - reference), which are then log-probabilities. Returns their gap. */
-template <typename acc_t>
-RLAIF_PL_INLINE acc_t delta_body(acc_t *__restrict__ x, const acc_t *__restrict__ reward,
-                                 const acc_t *__restrict__ reference,
-                                 const acc_t *__restrict__ value, acc_t next_value,
-                                 const Coefficients<acc_t> &by, int64_t n) {
-  const acc_t gamma = by.gamma, beta = by.beta;
-  acc_t gap = 0;
-  if (reference != nullptr) {
-#pragma omp simd reduction(+ : gap)
-    for (int64_t i = 0; i < n; ++i) {
-      gap += reward[i] - reference[i];
-      x[i] = -beta * (reward[i] - reference[i]) - value[i];
-    }
-  } else {
-    for (int64_t i = 0; i < n; ++i)
-      x[i] = reward[i] - value[i];
-  }
-  for (int64_t i = 0; i + 1 < n; ++i)
-    x[i] += gamma * value[i + 1];
-  x[n - 1] += gamma * next_value;
-  return gap;
-}
-
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wpsabi" // vectors are returned by inlined functions only
 #endif
 
-/* kLanes numbers as one value; the compiler splits it into what the processor has. */
-template <typename acc_t> struct Vector {
-  typedef acc_t type __attribute__((vector_size(kLanes * sizeof(acc_t))));
+/* `lanes` numbers as one value of the processor. */
+template <typename acc_t, int lanes> struct Lanes {
+  typedef acc_t vector __attribute__((vector_size(lanes * sizeof(acc_t))));
+
+  static RLAIF_PL_INLINE vector load(const acc_t *x) {
+    vector v;
+    std::memcpy(&v, x, sizeof(v));
+    return v;
+  }
+
+  static RLAIF_PL_INLINE void store(acc_t *x, vector v) { std::memcpy(x, &v, sizeof(v)); }
+
+  static RLAIF_PL_INLINE acc_t sum(vector v) {
+    acc_t sum = v[0];
+    for (int i = 1; i < lanes; ++i)
+      sum += v[i];
+    return sum;
+  }
+
+  /* Lane i of the result is lane i + by, or 0 beyond the last. */
+  template <int by> static RLAIF_PL_INLINE vector later(vector v) {
+#ifdef RLAIF_PL_TARGET
+    if constexpr (sizeof(vector) == 64 && sizeof(acc_t) == 4) {
+      vector moved; // GCC takes vpermt2ps, which needs an index and twice the time
+      __asm__("valignd %3, %1, %2, %0" : "=v"(moved) : "v"(v), "v"(vector{}), "i"(by));
+      return moved;
+    }
+#endif
+    return later<by>(v, std::make_integer_sequence<int, lanes>{});
+  }
+
+private:
+  template <int by, int... lane>
+  static RLAIF_PL_INLINE vector later(vector v, std::integer_sequence<int, lane...>) {
+    return __builtin_shufflevector(v, vector{}, (lane + by)...);
+  }
 };
 
-template <typename acc_t> RLAIF_PL_INLINE typename Vector<acc_t>::type load(const acc_t *x) {
-  typename Vector<acc_t>::type lanes;
-  std::memcpy(&lanes, x, sizeof(lanes));
-  return lanes;
-}
+/* What passes from a vector to the one before it in time, and what is added up on the way. */
+template <bool shaped, int lanes, typename acc_t> struct Scan {
+  using Lane = Lanes<acc_t, lanes>;
+  using vector = typename Lane::vector;
+  Coefficients<acc_t> by;
+  vector reach; // powers of the decay from each lane to the advantage after the vector
+  acc_t carry = 0; // the advantage after the vector
+  vector gap{}, sum{}, squares{};
 
-template <typename acc_t>
-RLAIF_PL_INLINE void store(acc_t *x, const typename Vector<acc_t>::type &lanes) {
-  std::memcpy(x, &lanes, sizeof(lanes));
-}
-
-/* Sums over windows four times as wide as the w steps that x holds; in place, ascending, so that
- * what is read ahead is not yet written. */
-template <int w, typename acc_t>
-RLAIF_PL_INLINE void widen(acc_t *x, const Coefficients<acc_t> &by, int64_t n) {
-  const acc_t one = by.decay[w], two = by.decay[2 * w], three = by.decay[3 * w];
-  for (int64_t i = 0; i < n; i += kLanes)
-    store(x + i, (load(x + i) + one * load(x + i + w)) +
-                     (two * load(x + i + 2 * w) + three * load(x + i + 3 * w)));
-}
-
-/* Turn deltas into advantages: x holds n of them and then zeros up to 3 * kLanes more. */
-template <typename acc_t>
-RLAIF_PL_INLINE void scan_body(acc_t *x, const Coefficients<acc_t> &by, int64_t n) {
-  widen<1>(x, by, n);
-  widen<4>(x, by, n);
-  auto later = load(x + n); // zeros
-  for (int64_t i = (n - 1) / kLanes * kLanes; i >= 0; i -= kLanes) {
-    later = load(x + i) + by.decay[kLanes] * later;
-    store(x + i, later);
+  explicit RLAIF_PL_INLINE Scan(const Coefficients<acc_t> &by) : by(by) {
+    for (int i = 0; i < lanes; ++i)
+      reach[i] = by.decay[lanes - i];
   }
-}
 
-template <typename acc_t>
-RLAIF_PL_INLINE void finish_body(acc_t *__restrict__ advantages, acc_t *__restrict__ returns,
-                                 const acc_t *__restrict__ x, const acc_t *__restrict__ value,
-                                 RowSums<acc_t> &sums, int64_t n) {
-  acc_t sum = 0, squares = 0;
-#pragma omp simd reduction(+ : sum, squares)
-  for (int64_t i = 0; i < n; ++i) {
-    advantages[i] = x[i];
-    returns[i] = x[i] + value[i];
-    sum += x[i];
-    squares += x[i] * x[i];
+  /* Widen x[i], a sum over `width` lanes from i on, to all of them. */
+  template <int width> RLAIF_PL_INLINE vector widen(vector x) const {
+    if constexpr (width < lanes)
+      return widen<2 * width>(x + by.decay[width] * Lane::template later<width>(x));
+    else
+      return x;
   }
-  sums.sum = sum;
-  sums.squares = squares;
-}
 
-/* One block of a row. Arrays have n entries; `last` is what comes after them. */
+  /* Advantages of one vector. A reward is -beta * (reward - reference) if `shaped`. */
+  RLAIF_PL_INLINE vector operator()(vector reward, vector reference, vector value, vector next,
+                                    vector extra) {
+    vector delta = reward;
+    if constexpr (shaped) {
+      gap += reward - reference;
+      delta = -by.beta * (reward - reference);
+    }
+    delta += extra + by.gamma * next - value;
+    const vector x = widen<1>(delta);
+    const vector advantages = x + reach * carry;
+    carry = x[0] + by.decay[lanes] * carry;
+    if constexpr (shaped) {
+      sum += advantages;
+      squares += advantages * advantages;
+    }
+    return advantages;
+  }
+};
+
+/* One block of a row. Arrays have n entries; next_value and carry, an advantage, come after. */
 template <typename acc_t> struct Block {
-  const acc_t *reward, *reference, *value;
+  const acc_t *reward, *reference, *value; // reference: or null
   acc_t *advantages, *returns;
   acc_t next_value, carry, score; // the score joins the block's last step
 };
 
-template <typename acc_t>
-RLAIF_PL_INLINE RowSums<acc_t> block_body(const Block<acc_t> &block,
-                                          const Coefficients<acc_t> &by, int64_t n) {
-  static_assert(kLanes == 16); // two passes of widen
-  alignas(64) acc_t x[kSteps + 3 * kLanes];
-  RowSums<acc_t> sums;
-  sums.kl = delta_body(x, block.reward, block.reference, block.value, block.next_value, by, n);
-  x[n - 1] += block.score + by.decay[1] * block.carry;
-  for (int64_t k = 0; k < 3 * kLanes; ++k)
-    x[n + k] = 0;
-  scan_body(x, by, n);
-  finish_body(block.advantages, block.returns, x, block.value, sums, n);
-  return sums;
+/* The block's last vector may be short: it passes through buffers whose other entries are 0 and
+ * add nothing. What comes after the block is part of its last step, not of the first carry. */
+template <bool shaped, int lanes, typename acc_t>
+RLAIF_PL_INLINE RowSums<acc_t> block_body(const Block<acc_t> &block, const Coefficients<acc_t> &by,
+                                          int64_t n) {
+  using Lane = Lanes<acc_t, lanes>;
+  using vector = typename Lane::vector;
+  Scan<shaped, lanes, acc_t> scan(by);
+  const int64_t rest = (n - 1) % lanes + 1, end = n - rest;
+  const acc_t *reward = block.reward, *reference = block.reference, *value = block.value;
+  acc_t *advantages = block.advantages, *returns = block.returns;
+  acc_t room[4][lanes] = {};
+  for (int64_t i = 0; i < rest; ++i) {
+    room[0][i] = reward[end + i];
+    room[1][i] = value[end + i];
+    if constexpr (shaped)
+      room[2][i] = reference[end + i];
+  }
+  room[3][rest - 1] = block.score + by.gamma * block.next_value + by.decay[1] * block.carry;
+  const vector ends = Lane::load(room[1]);
+  const vector of_rest = scan(Lane::load(room[0]), Lane::load(room[2]), ends,
+                              Lane::template later<1>(ends), Lane::load(room[3]));
+  Lane::store(room[0], of_rest);
+  Lane::store(room[1], of_rest + ends);
+  for (int64_t i = 0; i < rest; ++i) {
+    advantages[end + i] = room[0][i];
+    returns[end + i] = room[1][i];
+  }
+#pragma GCC unroll 4
+  for (int64_t i = end - lanes; i >= 0; i -= lanes) {
+    const vector values = Lane::load(value + i);
+    const vector references = shaped ? Lane::load(reference + i) : vector{};
+    const vector found = scan(Lane::load(reward + i), references, values,
+                              Lane::load(value + i + 1), vector{});
+    Lane::store(advantages + i, found);
+    Lane::store(returns + i, found + values);
+  }
+  return {Lane::sum(scan.gap), Lane::sum(scan.sum), Lane::sum(scan.squares)};
 }
 
-RLAIF_PL_CLONES RowSums<float> run_block(const Block<float> &block, const Coefficients<float> &by,
+template <int lanes, typename acc_t>
+RLAIF_PL_INLINE RowSums<acc_t> any_block(const Block<acc_t> &block, const Coefficients<acc_t> &by,
                                          int64_t n) {
-  return block_body(block, by, n);
+  return block.reference == nullptr ? block_body<false, lanes>(block, by, n)
+                                    : block_body<true, lanes>(block, by, n);
+}
+
+using FloatBlock = RowSums<float> (*)(const Block<float> &, const Coefficients<float> &, int64_t);
+
+RowSums<float> block_4(const Block<float> &block, const Coefficients<float> &by, int64_t n) {
+  return any_block<4>(block, by, n);
+}
+
+#ifdef RLAIF_PL_TARGET
+RLAIF_PL_TARGET("x86-64-v3")
+RowSums<float> block_8(const Block<float> &block, const Coefficients<float> &by, int64_t n) {
+  return any_block<8>(block, by, n);
+}
+
+RLAIF_PL_TARGET("x86-64-v4")
+RowSums<float> block_16(const Block<float> &block, const Coefficients<float> &by, int64_t n) {
+  return any_block<16>(block, by, n);
+}
+
+FloatBlock choose_block() {
+  if (__builtin_cpu_supports("x86-64-v4"))
+    return block_16;
+  return __builtin_cpu_supports("x86-64-v3") ? block_8 : block_4;
+}
+#else
+FloatBlock choose_block() { return block_4; }
+#endif
+
+inline RowSums<float> run_block(const Block<float> &block, const Coefficients<float> &by,
+                                int64_t n) {
+  static const FloatBlock chosen = choose_block();
+  return chosen(block, by, n);
 }
 inline RowSums<double> run_block(const Block<double> &block, const Coefficients<double> &by,
                                  int64_t n) {
-  return block_body(block, by, n);
+  return any_block<2>(block, by, n);
 }
 
 template <typename scalar_t> struct Rows {

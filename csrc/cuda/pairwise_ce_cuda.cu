@@ -16,13 +16,13 @@ constexpr int64_t kPairsPerThread = 4;
 
 PairwiseOutputs pairwise_ce_fwd_cuda(const Tensor &first, const Tensor &second,
                                      const Tensor &target,
-                                     const std::optional<Tensor> &weight) {
+                                     const std::optional<Tensor> &weight, bool each) {
   check_pairwise_ce(first, second, target, weight);
   // Without the guard a tensor on cuda:1 would launch on cuda:0.
   const torch::stable::accelerator::DeviceGuard guard(first.get_device_index());
   const auto f = packed(first), s = packed(second), p = packed(target);
   const std::optional<Tensor> w = packed(weight);
-  auto loss = torch::stable::new_empty(f, f.sizes());
+  auto loss = torch::stable::new_empty(f, {each ? f.numel() : 0});
   auto dmargin = torch::stable::new_empty(f, f.sizes());
   // One column a warp: added up by torch, in one order, where atomics would add in any.
   const unsigned blocks = std::max(1u, num_blocks(f.numel(), kPairwiseThreads * kPairsPerThread));
@@ -34,8 +34,8 @@ PairwiseOutputs pairwise_ce_fwd_cuda(const Tensor &first, const Tensor &second,
     using acc_t = accumulator_t<scalar_t>;
     pairwise_ce_kernel<acc_t, scalar_t><<<blocks, kPairwiseThreads, 0, current_stream(f)>>>(
         f.const_data_ptr<scalar_t>(), s.const_data_ptr<scalar_t>(), p.const_data_ptr<acc_t>(),
-        w.has_value() ? w->const_data_ptr<acc_t>() : nullptr, loss.mutable_data_ptr<scalar_t>(),
-        dmargin.mutable_data_ptr<scalar_t>(), partial.mutable_data_ptr<double>(), f.numel());
+        w.has_value() ? w->const_data_ptr<acc_t>() : nullptr,
+        each ? loss.mutable_data_ptr<scalar_t>() : nullptr, dmargin.mutable_data_ptr<scalar_t>(), partial.mutable_data_ptr<double>(), f.numel());
     STD_CUDA_KERNEL_LAUNCH_CHECK();
   });
   const std::array<int64_t, 1> warps{1};

@@ -1,6 +1,7 @@
 /* pairwise_ce_kernel.cuh: the preference loss on a GPU. No torch header, so nvcc alone compiles it.
  *
- * Shapes    every array of pairs (N,) contiguous; weight may be null and then stands for ones.
+ * Shapes    every array of pairs (N,) contiguous; weight may be null and then stands for ones;
+ *           loss may be null and is then not written.
  *           sums: (kPairwiseSums, number of warps), one column a warp; the launcher adds them up.
  * Grid      any number of blocks of kPairwiseThreads threads, which stride over pairs.
  * Cost      reads 3N or 4N elements, writes 2N; memory bound.
@@ -31,7 +32,8 @@ __global__ void __launch_bounds__(kPairwiseThreads, 2)
     const acc_t w = weight == nullptr ? acc_t(1) : weight[i];
     const acc_t small = std::exp(-std::fabs(margin));
     const auto pair = pairwise_ce(margin, target[i], w, small, std::log1p(small));
-    loss[i] = static_cast<scalar_t>(pair.loss);
+    if (loss != nullptr)
+      loss[i] = static_cast<scalar_t>(pair.loss);
     dmargin[i] = static_cast<scalar_t>(pair.slope);
     mine[kSumLoss] += pair.loss;
     mine[kSumWeight] += w;

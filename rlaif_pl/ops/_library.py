@@ -32,8 +32,9 @@ SCHEMAS = (
     "shaped_gae(Tensor logprobs, Tensor ref_logprobs, Tensor values, Tensor scores,"
     " Tensor lengths, Tensor bootstrap, float beta, float gamma, float lam)"
     " -> (Tensor advantages, Tensor returns, Tensor kl, Tensor moments)",
-    "pairwise_ce_fwd(Tensor first, Tensor second, Tensor target, Tensor? weight)"
+    "pairwise_ce_fwd(Tensor first, Tensor second, Tensor target, Tensor? weight, bool each=True)"
     " -> (Tensor loss, Tensor dmargin, Tensor total, Tensor sums)",
+    "pairwise_ce_bwd(Tensor dmargin, Tensor grad, float scale=1.0) -> (Tensor first, Tensor second)",
     "softmax_block_(Tensor(a!) logits, Tensor tokens, Tensor? bias, Tensor(b!) state, int start,"
     " float inv_temperature, float softcap, bool weighted) -> ()",
     "softmax_slope_(Tensor(a!) logits, Tensor tokens, Tensor? bias, Tensor rows, int start,"

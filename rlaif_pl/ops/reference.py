@@ -108,7 +108,7 @@ def shaped_gae(
 
 
 def pairwise_ce_fwd(
-    first: Tensor, second: Tensor, target: Tensor, weight: Tensor | None
+    first: Tensor, second: Tensor, target: Tensor, weight: Tensor | None, each: bool = True
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Weighted cross-entropy of soft preferences, and its derivative in the margin.
 
@@ -129,9 +129,11 @@ def pairwise_ce_fwd(
         second: Score of the second. ``(N,)``
         target: Probability that the first is better, in the accumulator dtype. ``(N,)``
         weight: Importance of each pair, in the accumulator dtype; None stands for ones. ``(N,)``
+        each: Whether the loss of each pair is wanted.
 
     Returns:
-        ``(loss, dmargin, total, sums)``: the first two ``(N,)`` contiguous; ``total`` is the sum of
+        ``(loss, dmargin, total, sums)``: the first two ``(N,)`` contiguous, but ``loss`` ``(0,)``
+        without ``each``; ``total`` is the sum of
         the losses, ``()`` in the accumulator dtype; ``sums``, ``(3,)`` float64, holds those of the
         weights, of the weights where margin and target prefer the same response, and of
         ``w * m``.
@@ -162,7 +164,23 @@ def pairwise_ce_fwd(
     margins = torch.where(weights != 0, weights * margin, 0.0)
     sums = torch.stack([weights.sum(dtype=torch.float64), (weights * agrees).sum(), _sum(margins)])
     total = _sum(loss).to(acc)
-    return loss.to(first.dtype).contiguous(), slope.to(first.dtype).contiguous(), total, sums
+    loss = loss.to(first.dtype) if each else first.new_empty(0)
+    return loss.contiguous(), slope.to(first.dtype).contiguous(), total, sums
+
+
+def pairwise_ce_bwd(dmargin: Tensor, grad: Tensor, scale: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Gradients of both scores from the derivative in their difference.
+
+    Args:
+        dmargin: As ``pairwise_ce_fwd`` returns it. ``(N,)``
+        grad: Gradient of each loss, or of their sum, in the dtype of ``dmargin``. ``(N,)`` or ``()``
+        scale: Multiplies both results.
+
+    Returns:
+        ``(first, second)``: ``scale * grad * dmargin`` and its negative, each ``(N,)``.
+    """
+    first = (grad * scale) * dmargin
+    return first, -first
 
 
 def _sum(numbers: Tensor) -> Tensor:

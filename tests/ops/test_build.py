@@ -94,8 +94,27 @@ def test_a_cuda_build_adds_the_launchers_and_names_its_architectures(build, monk
     monkeypatch.setattr(cpp_extension, "CUDAExtension", cpp_extension.CppExtension)
     monkeypatch.setattr(torch.version, "cuda", "12.8")
     monkeypatch.setattr(build, "nvcc_version", lambda: "nvcc V12.8.1")
+    monkeypatch.setattr(build, "toolkit_libraries", lambda: ["/opt/cuda/lib"])
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "9.0;10.0+PTX")
     built = build.extension(with_cuda=True)
     assert {"gae_cuda.cu", "pairwise_ce_cuda.cu"} <= {Path(name).name for name in built.sources}
     assert ("RLAIF_PL_WITH_CUDA", "1") in built.define_macros
+    assert "/opt/cuda/lib" in built.library_dirs
     assert "-DRLAIF_PL_CUDA_ARCHS=9.0;10.0+PTX" in built.extra_compile_args["cxx"]
+
+
+def test_the_toolkit_is_found_behind_a_wrapper_of_nvcc(build, monkeypatch, tmp_path):
+    # What nvcc 13.0 prints for --dryrun, shortened; a wrapper or link on PATH says nothing of it.
+    wrapper = tmp_path / "bin" / "nvcc"
+    wrapper.parent.mkdir()
+    wrapper.write_text(
+        "#!/bin/sh\ncat >&2 <<'END'\n#$ TOP=/opt/cuda/bin/..\n"
+        '#$ LIBRARIES=  "-L/opt/cuda/bin/../targets/x/lib/stubs" "-L/opt/cuda/bin/../targets/x/lib"\n'
+        "END\n"
+    )
+    wrapper.chmod(0o755)
+    monkeypatch.setattr(build, "nvcc", lambda: wrapper)
+    assert build.toolkit_libraries() == [
+        "/opt/cuda/targets/x/lib/stubs",
+        "/opt/cuda/targets/x/lib",
+    ]

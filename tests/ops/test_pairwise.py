@@ -279,3 +279,37 @@ def test_gradients_of_the_sum(device):
 
     assert torch.autograd.gradcheck(loss, pair)
     assert torch.autograd.gradgradcheck(loss, pair)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("n", [1, 64, 9000])
+def test_a_reduction_is_that_of_the_losses(n, reduction, weighted, device):
+    first, second = torch.randn(2, n, device=device, dtype=torch.float64).requires_grad_().unbind()
+    target = torch.rand(n, device=device, dtype=torch.float64)
+    weight = torch.rand_like(target) if weighted else None
+    losses = ops.pairwise_ce(first, second, target, weight)
+    want = losses.mean() if reduction == "mean" else losses.sum()
+    got = ops.pairwise_ce(first, second, target, weight, reduction=reduction)
+    torch.testing.assert_close(got, want)
+    for graph in (False, True):  # with a graph the gradients are made of ops that have one
+        grads = [
+            torch.autograd.grad(3 * x, (first, second), retain_graph=True, create_graph=graph)
+            for x in (got, want)
+        ]
+        torch.testing.assert_close(*grads)
+
+
+def test_the_mean_has_a_second_derivative(device):
+    first = torch.randn(5, device=device, dtype=torch.float64).requires_grad_()
+    target = torch.rand(5, device=device, dtype=torch.float64)
+    other = torch.zeros_like(first)
+    assert torch.autograd.gradgradcheck(
+        lambda x: ops.pairwise_ce(x, other, target, reduction="mean"), (first,)
+    )
+
+
+def test_another_reduction_is_refused(device):
+    row = torch.zeros(2, device=device)
+    with pytest.raises(ValueError, match="reduction must be none, mean or sum, got 'max'"):
+        ops.pairwise_ce(row, row, row, reduction="max")

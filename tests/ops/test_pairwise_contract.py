@@ -24,6 +24,14 @@ def test_registration(n, is_weighted, requires_grad, device):
     args = (first.requires_grad_(requires_grad), second, target)
     weight = torch.rand(n, device=device) if is_weighted else None
     torch.library.opcheck(torch.ops.rlaif_pl.pairwise_ce_fwd.default, (*args, weight))
+    torch.library.opcheck(torch.ops.rlaif_pl.pairwise_ce_fwd.default, (*args, weight, False))
+    dmargin = args[0].detach()
+    for grad in (
+        dmargin.new_ones(()),
+        torch.rand_like(dmargin),
+        dmargin.new_ones(()).expand(len(dmargin)),
+    ):
+        torch.library.opcheck(torch.ops.rlaif_pl.pairwise_ce_bwd.default, (dmargin, grad))
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
