@@ -149,6 +149,15 @@ def test_a_prompt_read_before_is_not_read_again(folders, monkeypatch):
     assert 0 < sum(computed) < whole / 2
 
 
+def test_what_several_pairs_begin_with_is_kept_for_later_calls(folders):
+    backend = LocalBackend(folders["llama"])
+    answers(backend, [Choose(Question(text), (" 1", " 2")) for text in ORDERS[:2]])
+    assert not backend.reader._roots  # the post of one pair
+    answers(backend, [Choose(Question(text), (" 1", " 2")) for text in ORDERS])
+    (root,) = backend.reader._roots
+    assert backend.model.tokenizer.decode(list(root)).startswith(PREAMBLE)
+
+
 @pytest.mark.parametrize(
     ("name", "packs"), [("llama", True), ("mistral", True), ("gpt2", True), ("gemma2", False)]
 )

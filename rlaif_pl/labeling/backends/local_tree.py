@@ -139,7 +139,9 @@ class TreeReader:
             known = self._known(tree, start)
             if known is not None:
                 yield from self._parts(texts, tree.members, known, extra, copies)
-            elif tree.children and self._cost(tree, extra, copies) > self.batch_tokens:
+            elif tree.children and (
+                self._cost(tree, extra, copies) > self.batch_tokens or self._lasts(tree)
+            ):
                 longer = self._keep(extend(self.model.stack, self.model.pad, root, tree.ids))
                 yield from self._parts(texts, tree.members, longer, extra, copies)
             else:
@@ -147,6 +149,13 @@ class TreeReader:
         costs = [self._cost(tree, extra, copies) for tree in small]
         for group in buckets(costs, self.batch_tokens):
             yield Part(root, [small[n] for n in group])
+
+    def _lasts(self, tree: Node) -> bool:
+        """Whether a beginning is likely to come again in later calls: more than a pair has it.
+
+        With levels a root costs a batch of its own and copies, so there only full batches have one.
+        """
+        return self.packs and tree.start == 0 and len(tree.members) > 2
 
     def _cost(self, tree: Node, extra: int, copies: int) -> int:
         """Tokens to compute, or their equal in cached places."""
