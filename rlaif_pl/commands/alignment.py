@@ -16,7 +16,9 @@ from rlaif_pl.evaluation import alignment_table_text
 from rlaif_pl.evaluation.alignment import measure_alignment
 from rlaif_pl.evaluation.alignment_table import Resampling, measure_table
 from rlaif_pl.evaluation.gate import Limits
+from rlaif_pl.evaluation.pairs import decided
 from rlaif_pl.evaluation.paper_tables import Asking, TableName, paper_rows
+from rlaif_pl.labeling.accounts.projection import foresee
 from rlaif_pl.labeling.accounts.reply_store import ReplyStore
 from rlaif_pl.labeling.accounts.spending import Price
 from rlaif_pl.labeling.calls import Backend
@@ -86,7 +88,7 @@ def alignment(
             rows |= labelers or {}
             compare(rows, gold, table or "labelers", prices, resampling, out, store)
             return 0
-        judge = keeping(build_labeler(labeler), store)
+        judge = announced(keeping(build_labeler(labeler), store), gold)
         report = measure_alignment(judge, gold, prices=prices, draws=draws, seed=seed)
         report.render(Console())
         metrics = report.to_metrics("labeler")
@@ -113,7 +115,7 @@ def compare(
     """Measure labelers side by side, print their table, write it, and return its metrics."""
     progress = Console(stderr=True)
     table = measure_table(
-        _one_by_one(rows, store),
+        _one_by_one(rows, store, gold),
         gold,
         prices=prices,
         resampling=resampling,
@@ -162,9 +164,19 @@ def keeping(labeler: Labeler, store: ReplyStore | None) -> Labeler:
     return labeler
 
 
+def announced(labeler: Labeler, gold: Sequence[Preference], name: str = "") -> Labeler:
+    """Say on standard error what measuring a labeler is likely to take, and pass it on."""
+    people = [gold[place] for place in decided(gold)]
+    projection = foresee(labeler, people) if people else None
+    if projection is not None:
+        line = f"{name}: {projection.line()}" if name else projection.line()
+        Console(stderr=True).print(escape(line), highlight=False, soft_wrap=True)
+    return labeler
+
+
 def _one_by_one(
-    rows: dict[str, Labeler | str], store: ReplyStore | None
+    rows: dict[str, Labeler | str], store: ReplyStore | None, gold: Sequence[Preference]
 ) -> Iterator[tuple[str, Labeler]]:
     """Yield labelers and let go of each, so that the models of all rows are not held at once."""
     for name in list(rows):
-        yield name, keeping(build_labeler(rows.pop(name)), store)
+        yield name, announced(keeping(build_labeler(rows.pop(name)), store), gold, name)
