@@ -132,9 +132,10 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--pairs", type=int, default=24)
     parser.add_argument("--parts", type=int, default=2, help="turns that plain and ours take")
     parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--batch_tokens", type=int, default=4096, help="of ours, in one pass")
     given = parser.parse_args(words)
     pairs = load_pairs(given.pairs)
-    backend = LocalBackend(given.model, device="cpu")
+    backend = LocalBackend(given.model, device="cpu", batch_tokens=given.batch_tokens)
     warm_up(backend)
     rates = [gemm_rate()]
     cases = []

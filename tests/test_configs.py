@@ -30,6 +30,8 @@ SMALLER = {
     "batch_size": 4,
     "draws": 20,
     "limit": 6,
+    "max_rationale_tokens": 8,
+    "samples": 2,
 }
 FIT = (
     "--trainer.max_steps=1",
