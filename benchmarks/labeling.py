@@ -4,7 +4,7 @@ The plain way is what one would write with transformers alone: two full prompts 
 ``model(**batch).logits`` of every token. Both label the same pairs in turn, so that other work on the
 machine slows both; the labels must agree within 1e-4 before any time counts.
 
-    OMP_NUM_THREADS=2 python benchmarks/labeling.py            (about 3 minutes on two cores)
+    OMP_NUM_THREADS=2 python benchmarks/labeling.py            (about 5 minutes on two cores)
 
 Comparisons are read from $RLAIF_PL_DATA/tldr_comparisons/batch13.json (OpenAI's human comparisons), or
 from ../shared/data beside the checkout; without them, the pairs that come with the package are taken.
@@ -129,12 +129,13 @@ class Case:
 def main(words: Sequence[str] | None = None) -> int:
     """Measure, print a table and, as the last line, one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pairs", type=int, default=16)
+    parser.add_argument("--pairs", type=int, default=24)
     parser.add_argument("--parts", type=int, default=2, help="turns that plain and ours take")
     parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--batch_tokens", type=int, default=4096, help="of ours, in one pass")
     given = parser.parse_args(words)
     pairs = load_pairs(given.pairs)
-    backend = LocalBackend(given.model, device="cpu")
+    backend = LocalBackend(given.model, device="cpu", batch_tokens=given.batch_tokens)
     warm_up(backend)
     rates = [gemm_rate()]
     cases = []

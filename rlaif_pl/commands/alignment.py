@@ -14,9 +14,12 @@ from rlaif_pl.commands.evaluate import write
 from rlaif_pl.data.sources import DataSource, load_preferences
 from rlaif_pl.evaluation import alignment_table_text
 from rlaif_pl.evaluation.alignment import measure_alignment
-from rlaif_pl.evaluation.alignment_table import Resampling, measure_table
+from rlaif_pl.evaluation.alignment_rows import Resampling
+from rlaif_pl.evaluation.alignment_table import measure_table
 from rlaif_pl.evaluation.gate import Limits
+from rlaif_pl.evaluation.pairs import decided
 from rlaif_pl.evaluation.paper_tables import Asking, TableName, paper_rows
+from rlaif_pl.labeling.accounts.projection import Pace, foresee
 from rlaif_pl.labeling.accounts.reply_store import ReplyStore
 from rlaif_pl.labeling.accounts.spending import Price
 from rlaif_pl.labeling.calls import Backend
@@ -86,7 +89,7 @@ def alignment(
             rows |= labelers or {}
             compare(rows, gold, table or "labelers", prices, resampling, out, store)
             return 0
-        judge = keeping(build_labeler(labeler), store)
+        judge = ready(build_labeler(labeler), gold, store)
         report = measure_alignment(judge, gold, prices=prices, draws=draws, seed=seed)
         report.render(Console())
         metrics = report.to_metrics("labeler")
@@ -113,7 +116,7 @@ def compare(
     """Measure labelers side by side, print their table, write it, and return its metrics."""
     progress = Console(stderr=True)
     table = measure_table(
-        _one_by_one(rows, store),
+        _one_by_one(rows, gold, store),
         gold,
         prices=prices,
         resampling=resampling,
@@ -155,16 +158,35 @@ def gold_pairs(
     return rows
 
 
-def keeping(labeler: Labeler, store: ReplyStore | None) -> Labeler:
-    """Have a labeler that asks a model keep its replies."""
-    if store is not None and isinstance(labeler, KeepsReplies):
-        labeler.keep_replies(store)
+def ready(
+    labeler: Labeler, gold: Sequence[Preference], store: ReplyStore | None, name: str = ""
+) -> Labeler:
+    """Say what measuring a labeler is likely to take, and have it keep its model's replies.
+
+    Args:
+        labeler: The labeler.
+        gold: What it will be given.
+        store: Where replies are kept; None keeps none.
+        name: Of its row in a table.
+    """
+    console = Console(stderr=True)
+
+    def tell(line: str) -> None:
+        text = f"{name}: {line}" if name else line
+        console.print(escape(text), highlight=False, soft_wrap=True)
+
+    people = [gold[place] for place in decided(gold)]
+    projection = foresee(labeler, people) if people else None
+    if projection is not None:
+        tell(projection.line())
+    if isinstance(labeler, KeepsReplies):
+        labeler.keep_replies(store, None if projection is None else Pace(projection, tell).count)
     return labeler
 
 
 def _one_by_one(
-    rows: dict[str, Labeler | str], store: ReplyStore | None
+    rows: dict[str, Labeler | str], gold: Sequence[Preference], store: ReplyStore | None
 ) -> Iterator[tuple[str, Labeler]]:
     """Yield labelers and let go of each, so that the models of all rows are not held at once."""
     for name in list(rows):
-        yield name, keeping(build_labeler(rows.pop(name)), store)
+        yield name, ready(build_labeler(rows.pop(name)), gold, store, name)

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -18,11 +19,14 @@ from rlaif_pl.data.sources import DataSource, load_preferences
 from rlaif_pl.evaluation.alignment import measure_alignment
 from rlaif_pl.evaluation.gate import Limits
 from rlaif_pl.evaluation.metrics import write_json, write_metrics
+from rlaif_pl.labeling.accounts.projection import Pace, Projection, foresee
 from rlaif_pl.labeling.accounts.reply_store import ReplyStore
-from rlaif_pl.labeling.accounts.spending import OutOfBudget, Spending, project
+from rlaif_pl.labeling.accounts.spending import OutOfBudget, Spending
 from rlaif_pl.labeling.accounts.summary import LABELS_FILE, summarize_labels
 from rlaif_pl.labeling.calibration import calibrated
+from rlaif_pl.labeling.calls import Call, Reply
 from rlaif_pl.labeling.registry import build_labeler
+from rlaif_pl.labeling.strategies.ensemble import KeepsReplies
 from rlaif_pl.types import Labeler, Preference
 
 
@@ -74,13 +78,16 @@ def label(
         answers = files.enter_context(LabelStore(store or str(folder / "labels.sqlite")))
         path = replies or str(folder / "replies.sqlite")
         kept = keep_replies(judge, path, spending, files, retry_failed)
-        announce(judge, rows, answers, retry_failed)
+        projection = announce(judge, rows, answers, retry_failed)
         try:
             if fit_temperature_on is not None:
                 judge = calibrated(judge, load_preferences(fit_temperature_on).rows)
                 metrics["label/temperature"] = judge.temperature
             if gold is not None:
                 metrics |= measured(judge, gold, gate, min_alignment, limits)
+            pace = None if projection is None else Pace(projection, say)
+            if kept is not None and pace is not None:
+                watch(judge, kept, spending, pace)
             result = label_pairs(
                 rows,
                 judge,
@@ -88,7 +95,7 @@ def label(
                 chunk=chunk,
                 retry_failed=retry_failed,
                 retry_transient=True,
-                note=None if kept is None else spending.line,
+                note=None if kept is None else partial(noted, spending, pace),
             )
         except OutOfBudget as stop:
             write_metrics(folder / "metrics.json", metrics | totals_of(kept, spending))
@@ -131,8 +138,7 @@ def keep_replies(
     Raises:
         ValueError: A limit is set for a labeler whose spending is unknown.
     """
-    attach = getattr(labeler, "keep_replies", None)
-    if attach is None:
+    if not isinstance(labeler, KeepsReplies):
         if spending.max_cost is not None:
             raise ValueError(
                 f"expected a labeler whose calls can be counted for max_cost, got "
@@ -140,21 +146,44 @@ def keep_replies(
             )
         return None
     store = files.enter_context(ReplyStore(path, retry_failed=retry_failed))
-    attach(store, spending.count)
+    labeler.keep_replies(store, spending.count)
     return store
 
 
 def announce(
     labeler: Labeler, rows: Sequence[Preference], store: LabelStore, retry_failed: bool
-) -> None:
-    """Say what labeling is likely to take before anything is spent on it."""
-    judge = getattr(labeler, "judge", None)
-    if judge is None:
-        return
+) -> Projection | None:
+    """Say what labeling is likely to take before anything is spent on it.
+
+    Returns:
+        What was said; None where nothing is known or left to do.
+    """
     missing = missing_pairs(rows, labeler.fingerprint, store, retry_failed, retry_transient=True)
-    price = getattr(getattr(labeler, "backend", None), "price", None)
-    if missing:
-        sys.stderr.write(project(judge, missing, price).line() + "\n")
+    projection = foresee(labeler, missing) if missing else None
+    if projection is not None:
+        say(projection.line())
+    return projection
+
+
+def watch(labeler: Labeler, store: ReplyStore, spending: Spending, pace: Pace) -> None:
+    """Go on counting what replies cost, and from now on also how fast they come."""
+
+    def count(call: Call, reply: Reply) -> None:
+        pace.count(call, reply)
+        spending.count(call, reply)  # may raise
+
+    if isinstance(labeler, KeepsReplies):
+        labeler.keep_replies(store, count)
+
+
+def noted(spending: Spending, pace: Pace | None) -> str:
+    """Say in a few words what was spent and what is to come."""
+    return ", ".join(filter(None, [spending.line(), "" if pace is None else pace.line()]))
+
+
+def say(line: str) -> None:
+    """Write a line to standard error."""
+    sys.stderr.write(line + "\n")
 
 
 def stopped(

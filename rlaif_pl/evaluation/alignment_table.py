@@ -18,10 +18,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlaif_pl.evaluation.alignment import alignment_of
+from rlaif_pl.evaluation.alignment_rows import (
+    PEOPLE,
+    Agreement,
+    AlignmentTable,
+    Resampling,
+    TableRow,
+)
 from rlaif_pl.evaluation.pairs import Array, correctness, decided, p_first_of, side, stripped
-from rlaif_pl.labeling.accounts.cost import CostComparison, compare_costs
-from rlaif_pl.labeling.accounts.counts import OutcomeCounts, count_outcomes
-from rlaif_pl.labeling.accounts.position import PositionBias, position_bias
+from rlaif_pl.labeling.accounts.cost import compare_costs
+from rlaif_pl.labeling.accounts.counts import count_outcomes
+from rlaif_pl.labeling.accounts.position import position_bias
 from rlaif_pl.labeling.accounts.spending import Price
 from rlaif_pl.statistics import (
     Interval,
@@ -34,91 +41,7 @@ from rlaif_pl.statistics import (
 )
 from rlaif_pl.types import Labeler, Preference
 
-PEOPLE = "people"  # name of the gold verdicts among the raters
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Resampling:
-    """How intervals are made.
-
-    Attributes:
-        level: Coverage, in (0, 1).
-        draws: Bootstrap resamples.
-        seed: Seeds them.
-    """
-
-    level: float = 0.95
-    draws: int = 2000
-    seed: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class TableRow:
-    """One labeler of a table.
-
-    Attributes:
-        name: Its name in the table.
-        labeler: Its fingerprint.
-        is_common: Whether it is measured on the pairs all rows share; False where it labeled too few
-            pairs, which would have shrunk everyone's: then on those it labeled.
-        alignment: Share of pairs on which it favors the side people favored; a tie counts half.
-        difference: Paired difference of alignment to the first row; of no data in the first row.
-        length_baseline: Alignment of "the longer response wins" on the same pairs.
-        gain_over_length: Paired difference of the two.
-        length_matched: Alignment where the shorter response has at least 80 % of the longer's length.
-        alignment_all: Alignment on all decided pairs, with a failure counted half.
-        brier: Mean squared difference of ``p_first`` and people's verdict.
-        position: Position bias; None where the strategy has no orders.
-        counts: Pairs by what became of them.
-        cost: Tokens and money a pair, beside what a person's label would cost.
-        seconds: Wall time of labeling all pairs, without answers that were on disk already.
-    """
-
-    name: str
-    labeler: str
-    is_common: bool
-    alignment: Interval
-    difference: Interval
-    length_baseline: Interval
-    gain_over_length: Interval
-    length_matched: Interval
-    alignment_all: Interval
-    brier: Interval
-    position: PositionBias | None
-    counts: OutcomeCounts
-    cost: CostComparison
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Agreement:
-    """Cohen's kappa of two rows, or of a row with people."""
-
-    first: str
-    second: str
-    kappa: Interval
-
-
-@dataclass(frozen=True, slots=True)
-class AlignmentTable:
-    """Labelers side by side.
-
-    Attributes:
-        rows: The labelers in the order given.
-        pairs: Pairs that people decided, which every labeler was given.
-        common: Of these, the pairs that all rows labeled (see ``TableRow.is_common``).
-        undecided: Gold pairs that people did not decide; nobody was asked about them.
-        agreements: Kappa of every two rows, then of each row with people, on the common pairs.
-        fleiss: Fleiss' kappa of all rows on the common pairs; of no data for a single row.
-    """
-
-    rows: tuple[TableRow, ...]
-    pairs: int
-    common: int
-    undecided: int
-    agreements: tuple[Agreement, ...]
-    fleiss: Interval
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,8 @@ import pytest
 from rich.console import Console
 
 from rlaif_pl.evaluation import alignment_table_text
-from rlaif_pl.evaluation.alignment_table import Resampling, measure_table
+from rlaif_pl.evaluation.alignment_rows import Resampling
+from rlaif_pl.evaluation.alignment_table import measure_table
 from rlaif_pl.labeling.accounts.spending import Price
 from rlaif_pl.types import Preference, Provenance
 

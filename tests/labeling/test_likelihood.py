@@ -1,6 +1,7 @@
 import json
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -255,3 +256,13 @@ def test_real_model_on_real_pairs_equals_a_plain_loop(real_data):
     found = LikelihoodLabeler(LocalBackend(batch_tokens=600)).score(prompts, responses)
     expected = plain_scores(folder, prompts, responses)
     np.testing.assert_allclose(found, expected, atol=1e-4, rtol=0)
+
+
+def test_written_tokens_are_counted_apart_from_those_read():
+    def answer(calls, done):  # a server that must write a token to tell likelihoods
+        for place, _ in enumerate(calls):
+            done(place, Reply(logprobs=(-1.0,), read=10, written=1))
+
+    labeler = LikelihoodLabeler(SimpleNamespace(fingerprint="server", answer=answer))
+    (judged,) = labeler.label([Preference("a post", "one", "two", "p")])
+    assert (judged.provenance.tokens, judged.provenance.written) == (22, 2)

@@ -134,18 +134,44 @@ def test_a_prompt_read_before_is_not_read_again(folders, monkeypatch):
     first = answers(backend, calls)
     assert backend.reader._roots
     computed = []
-    run = type(backend.model.stack).forward
+    decoder = type(backend.model.stack.decoder)
+    run = decoder.forward
 
-    def counted(self, inputs, *rest):
-        computed.append(inputs.numel())
-        return run(self, inputs, *rest)
+    def counted(self, input_ids, **rest):
+        computed.append(input_ids.numel())
+        return run(self, input_ids, **rest)
 
-    monkeypatch.setattr(type(backend.model.stack), "forward", counted)
+    monkeypatch.setattr(decoder, "forward", counted)
     assert [reply.logprobs for reply in answers(backend, calls)] == [
         pytest.approx(reply.logprobs, abs=1e-5) for reply in first
     ]
     whole = sum(len(backend.model.tokenizer(text).input_ids) for text in ORDERS)
-    assert sum(computed) < whole / 2
+    assert 0 < sum(computed) < whole / 2
+
+
+def test_what_several_pairs_begin_with_is_kept_for_later_calls(folders):
+    backend = LocalBackend(folders["llama"])
+    answers(backend, [Choose(Question(text), (" 1", " 2")) for text in ORDERS[:2]])
+    assert not backend.reader._roots  # the post of one pair
+    answers(backend, [Choose(Question(text), (" 1", " 2")) for text in ORDERS])
+    (root,) = backend.reader._roots
+    assert backend.model.tokenizer.decode(list(root)).startswith(PREAMBLE)
+
+
+@pytest.mark.parametrize(
+    ("name", "packs"), [("llama", True), ("mistral", True), ("gpt2", True), ("gemma2", False)]
+)
+def test_batches_are_read_in_one_pass_where_the_architecture_allows_it(build, name, packs):
+    assert build(name).reader.packs is packs
+
+
+def test_level_by_level_is_the_same(folders, build):
+    levels = LocalBackend(folders["llama"])
+    levels.reader.packs = False
+    calls = [Choose(Question(text), (" 1", " 2")) for text in QUESTIONS]
+    both = zip(answers(levels, calls), answers(build("llama"), calls), strict=True)
+    for one, other in both:
+        assert one.logprobs == pytest.approx(other.logprobs, abs=1e-4)
 
 
 def test_unreadable_texts_fail_with_a_reason_and_spare_the_others(folders):

@@ -58,6 +58,16 @@ def test_scores_by_hand():
     assert isinstance(labeler, PointwiseLabeler)
 
 
+def test_written_tokens_are_counted_apart_from_those_read(pair):
+    table = graded(g5=1.0).logprobs
+    backend = Grader({
+        pair.first: Reply(logprobs=table, read=10, written=1),
+        pair.second: Reply(logprobs=table, read=12, written=2),
+    })  # fmt: skip
+    (judged,) = ScoreLabeler(backend).label([pair])
+    assert (judged.provenance.tokens, judged.provenance.written) == (25, 3)
+
+
 @pytest.mark.parametrize(("grade", "score"), [(1, -1.0), (10, 1.0), (6, 0.5 / 4.5)])
 def test_grades_map_to_minus_one_to_one(grade, score):
     labeler = ScoreLabeler(Grader({"x": graded(**{f"g{grade}": 1.0})}))

@@ -1,9 +1,14 @@
 """Money: prices, totals, limits and the guess beforehand, worked by hand."""
 
+from types import SimpleNamespace
+
 import pytest
 
-from rlaif_pl.labeling.accounts.spending import OutOfBudget, Price, Spending, price_of, project
+from rlaif_pl.labeling.accounts.projection import Pace, duration, foresee, project
+from rlaif_pl.labeling.accounts.spending import OutOfBudget, Price, Spending, price_of
 from rlaif_pl.labeling.calls import Choose, Decoding, Generate, Question, Reply, Score
+from rlaif_pl.labeling.strategies.ensemble import EnsembleLabeler
+from rlaif_pl.labeling.strategy import ModelLabeler
 from rlaif_pl.types import Preference
 
 CALL = Score("a", " b")
@@ -89,3 +94,44 @@ def test_a_projection_counts_tokens_as_it_is_told():
 
 def test_nothing_to_label_is_projected_to_nothing():
     assert project(rationale_then_verdict, []).calls == 0
+
+
+class Once(ModelLabeler):
+    """One call of 40 characters a pair; free, or at a price."""
+
+    strategy = "once"
+    prompt_version = "1"
+
+    def __init__(self, price=None):
+        super().__init__(SimpleNamespace(fingerprint="nobody", price=price), 1.0)
+
+    def judge(self, pairs, ask):
+        ask([Choose(Question(f"{pair.prompt:40}"), ("1", "2")) for pair in pairs])
+
+
+def test_an_ensemble_takes_what_its_members_take():
+    pairs = [Preference(str(n), "a", "b", "g") for n in range(5)]
+    found = foresee(EnsembleLabeler([Once(), Once(Price(1.0, 0.0))]), pairs)
+    assert (found.calls, found.rounds, found.read, found.written) == (10, 2, 100, 10)
+    assert found.cost_usd == pytest.approx(50e-6)  # of the one with a price
+    nested = EnsembleLabeler([Once(), EnsembleLabeler([Once(), Once()])])
+    assert (foresee(nested, pairs).calls, foresee(nested, pairs).cost_usd) == (15, None)
+    assert foresee(SimpleNamespace(), pairs) is None
+
+
+def test_the_pace_of_the_first_calls_tells_how_long_it_takes():
+    # 100 calls of 10 read and 1 written; after 4 calls in 12 s, 96 * 3 s = 288 s are left
+    pairs = [Preference(str(n), "a", "b", "g") for n in range(100)]
+    now, lines = [0.0], []
+    pace = Pace(foresee(Once(), pairs), lines.append, lambda: now[0])
+    assert pace.line() == ""
+    for second in (3.0, 6.0, 9.0, 12.0, 15.0):
+        now[0] = second
+        pace.count(Choose(Question("x" * 40), ("1", "2")), Reply(written=1))
+    assert lines == ["at the pace of the first calls about 5 min to go"]
+    assert pace.seconds_left() == pytest.approx(95 * 3.0)
+
+
+def test_durations_by_hand():
+    assert [duration(s) for s in (9.4, 89, 90, 5399, 5400)] == [
+        "9 s", "89 s", "2 min", "90 min", "1.5 h"]  # fmt: skip

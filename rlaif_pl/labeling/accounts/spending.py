@@ -1,17 +1,15 @@
-"""What calls cost: prices, totals, a limit that stops a job cleanly, and a guess beforehand."""
+"""What calls cost: prices, totals, and a limit that stops a job cleanly."""
 
 from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from rlaif_pl.labeling.calls import Ask, Call, Generate, Reply, Score
-from rlaif_pl.types import Preference
+from rlaif_pl.labeling.calls import Call, Reply
 
 MILLION = 1_000_000
-CHARACTERS_PER_TOKEN = 4.0  # English text, until something was measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,104 +114,3 @@ class Spending:
             f"{prefix}/run_cost_usd": self.cost_usd,
             f"{prefix}/run_call_seconds": self.seconds,
         }
-
-
-@dataclass(frozen=True, slots=True)
-class Projection:
-    """A guess at what labeling will take, from the real prompts of a sample.
-
-    Attributes:
-        pairs: Pairs to label.
-        sampled: Pairs whose prompts were written out.
-        calls: Calls for all pairs.
-        rounds: Calls that must wait for one another.
-        read: Tokens read for all pairs.
-        written: Tokens written at most, as if every text went up to its limit.
-        cost_usd: Cost of the tokens above; None without a price.
-    """
-
-    pairs: int
-    sampled: int
-    calls: int
-    rounds: int
-    read: int
-    written: int
-    cost_usd: float | None
-
-    def line(self) -> str:
-        """Say it in a sentence."""
-        cost = (
-            "no price given" if self.cost_usd is None else f"at most about {self.cost_usd:.4g} USD"
-        )
-        return (
-            f"{self.pairs} pairs to label: about {self.calls:,} calls in {self.rounds} round(s), "
-            f"{self.read:,} tokens read and at most {self.written:,} written, {cost} "
-            f"(from the prompts of {self.sampled} pairs)"
-        )
-
-
-def project(
-    judge: Callable[[Sequence[Preference], Ask], object],
-    pairs: Sequence[Preference],
-    price: Price | None = None,
-    count: Callable[[str], float] | None = None,
-    sample: int = 20,
-) -> Projection:
-    """Write out the calls for a sample of the pairs, without asking anybody, and extrapolate.
-
-    Calls of a later round hold texts that are not there yet; a text as long as its limit stands in.
-
-    Args:
-        judge: ``ModelLabeler.judge``.
-        pairs: What is to be labeled.
-        price: Of the model.
-        count: Tokens of a text; a quarter of its characters without.
-        sample: Pairs to write out, evenly spread over all.
-    """
-    step = max(len(pairs) // sample, 1)
-    chosen = pairs[::step][:sample]
-    tokens = count or (lambda text: len(text) / CHARACTERS_PER_TOKEN)
-    asked: dict[Call, None] = {}
-    rounds = 0
-
-    def ask(calls: Sequence[Call]) -> list[Reply]:
-        nonlocal rounds
-        rounds += 1
-        asked.update(dict.fromkeys(calls))
-        return [_stand_in(call) for call in calls]
-
-    if chosen:
-        judge(chosen, ask)
-    scale = len(pairs) / max(len(chosen), 1)
-    read = round(scale * sum(tokens(_text_of(call)) for call in asked))
-    written = round(scale * sum(_written(call) for call in asked))
-    return Projection(
-        pairs=len(pairs),
-        sampled=len(chosen),
-        calls=round(scale * len(asked)),
-        rounds=rounds,
-        read=read,
-        written=written,
-        cost_usd=None if price is None else price.of(read, written),
-    )
-
-
-def _text_of(call: Call) -> str:
-    """All that a model reads for a call."""
-    if isinstance(call, Score):
-        return call.context + call.target
-    return call.question.text + call.question.opening
-
-
-def _written(call: Call) -> int:
-    """Tokens a model writes for a call at most."""
-    return call.decoding.max_tokens if isinstance(call, Generate) else 1
-
-
-def _stand_in(call: Call) -> Reply:
-    """Return a reply that says nothing, in place of one that would cost something."""
-    if isinstance(call, Generate):
-        return Reply(text="word" * call.decoding.max_tokens)  # as many tokens as it may have
-    if isinstance(call, Score):
-        return Reply(logprobs=(-1.0,) * max(len(call.target.split()), 1))
-    return Reply(logprobs=(-math.log(len(call.options)),) * len(call.options))

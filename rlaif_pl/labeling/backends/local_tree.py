@@ -14,6 +14,7 @@ from rlaif_pl.labeling.backends.local_model import LocalModel, buckets
 from rlaif_pl.labeling.backends.local_rows import Row
 from rlaif_pl.models.causal import LOGIT_ROWS
 from rlaif_pl.models.encoding import pad_right
+from rlaif_pl.models.forest import read_forest
 from rlaif_pl.models.prefix_tree import (
     LEAST_SHARED,
     Node,
@@ -54,14 +55,21 @@ class TreeReader:
         model: Who reads.
         batch_tokens: Most tokens in one forward pass.
         least_shared: Fewest tokens that are worth computing once for several rows.
+        packs: Read all levels of a batch in one pass without padding; else level by level, which
+            suits more architectures.
     """
 
     def __init__(
-        self, model: LocalModel, batch_tokens: int, least_shared: int = LEAST_SHARED
+        self,
+        model: LocalModel,
+        batch_tokens: int,
+        least_shared: int = LEAST_SHARED,
+        packs: bool = True,
     ) -> None:
         self.model = model
         self.batch_tokens = batch_tokens
         self.least_shared = least_shared
+        self.packs = packs
         self._roots: OrderedDict[tuple[int, ...], Root] = OrderedDict()
         self._warned = False
 
@@ -82,7 +90,7 @@ class TreeReader:
         for group in buckets([len(texts[owner].ids) for owner in long], self.batch_tokens):
             yield self._read_part(rows, users, whole(texts, [long[n] for n in group]))
         for part in self.parts(texts, short):
-            if not self.fits(part.width()):
+            if not self.packs and not self.fits(part.width()):
                 part = whole(texts, [n for tree in part.trees for n in tree.members])
             yield self._read_part(rows, users, part)
 
@@ -131,7 +139,9 @@ class TreeReader:
             known = self._known(tree, start)
             if known is not None:
                 yield from self._parts(texts, tree.members, known, extra, copies)
-            elif tree.children and self._cost(tree, extra, copies) > self.batch_tokens:
+            elif tree.children and (
+                self._cost(tree, extra, copies) > self.batch_tokens or self._lasts(tree)
+            ):
                 longer = self._keep(extend(self.model.stack, self.model.pad, root, tree.ids))
                 yield from self._parts(texts, tree.members, longer, extra, copies)
             else:
@@ -140,8 +150,17 @@ class TreeReader:
         for group in buckets(costs, self.batch_tokens):
             yield Part(root, [small[n] for n in group])
 
+    def _lasts(self, tree: Node) -> bool:
+        """Whether a beginning is likely to come again in later calls: more than a pair has it.
+
+        With levels a root costs a batch of its own and copies, so there only full batches have one.
+        """
+        return self.packs and tree.start == 0 and len(tree.members) > 2
+
     def _cost(self, tree: Node, extra: int, copies: int) -> int:
         """Tokens to compute, or their equal in cached places."""
+        if self.packs and not extra:
+            return tree.tokens()
         cached = len(tree.members) * copies * (tree.longest() + extra)
         return max(tree.tokens(), cached // KEYS_PER_TOKEN)
 
@@ -170,42 +189,49 @@ class TreeReader:
     ) -> Found:
         """Judge the rows of a batch of trees."""
         found: Found = []
-        for nodes, hidden in self._hidden(*part):
+        for nodes, starts, hidden in self._hidden(*part):
             places: list[tuple[int, int]] = []
             states: list[int] = []
             picks: list[int] = []
-            for n, node in enumerate(nodes):
+            for node, start in zip(nodes, starts, strict=True):
                 for place in users[node.members[0]] if not node.children else ():
                     row = rows[place]
+                    at = start + row.first - 1 - node.start
                     count = len(row.ids) - row.first
-                    at = row.first - 1 - node.start
                     places.append((place, count))
-                    states += [n * hidden.shape[1] + at + step for step in range(count)]
+                    states += range(at, at + count)
                     picks += row.ids[row.first :]
-            values = iter(self._logprobs(hidden.flatten(0, 1), states, picks))
+            values = iter(self._logprobs(hidden, states, picks))
             found += [(place, [next(values) for _ in range(count)]) for place, count in places]
         return found
 
     def _hidden(
         self, root: Root | None, trees: Sequence[Node]
-    ) -> Iterator[tuple[list[Node], Tensor]]:
-        """Yield the nodes of each level with their states ``(N, T, D)``."""
-        if root is None and not any(tree.children for tree in trees):
-            ids, is_real = pad_right([tree.ids for tree in trees], self.model.pad)
-            places = (is_real.long().cumsum(1) - 1).clamp(min=0)
-            device = self.model.device
-            yield (
-                list(trees),
-                self.model.stack(ids.to(device), is_real.to(device), places.to(device)),
-            )
+    ) -> Iterator[tuple[list[Node], Sequence[int], Tensor]]:
+        """Yield nodes, the place of each one's first state, and the states ``(places, D)``."""
+        stack, pad = self.model.stack, self.model.pad
+        if self.packs and self.fits(max(tree.longest() for tree in trees)):
+            forest, hidden = read_forest(stack, root, trees)
+            yield forest.nodes, forest.starts, hidden
             return
-        cache = RowCache(self.model.stack, self.model.pad, root)
+        if root is None and not any(tree.children for tree in trees):
+            ids, is_real = (
+                each.to(self.model.device) for each in pad_right([tree.ids for tree in trees], pad)
+            )
+            hidden = stack(ids, is_real, (is_real.long().cumsum(1) - 1).clamp(min=0))
+            yield list(trees), range(0, ids.numel(), ids.shape[1]), hidden.flatten(0, 1)
+            return
+        cache = RowCache(stack, pad, root)
         for level in levels(trees):
             nodes = [placed.node for placed in level]
             hidden = cache.advance(
                 [placed.parent for placed in level], [node.ids for node in nodes]
             )
-            yield nodes, hidden
+            yield (
+                nodes,
+                range(0, hidden.shape[0] * hidden.shape[1], hidden.shape[1]),
+                hidden.flatten(0, 1),
+            )
 
     def _logprobs(self, hidden: Tensor, states: list[int], picks: list[int]) -> list[float]:
         """Log-probability of each picked token after its state; equal states are projected once."""

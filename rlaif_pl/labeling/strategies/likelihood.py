@@ -34,6 +34,7 @@ class Rating(NamedTuple):
 
     value: float  # nats, nan where there is none
     tokens: int
+    written: int  # of these
     cost_usd: float
     failure: str | None
 
@@ -114,6 +115,7 @@ class LikelihoodLabeler(ModelLabeler):
             Judgment(
                 margin=first.value - second.value,
                 tokens=first.tokens + second.tokens,
+                written=first.written + second.written,
                 cost_usd=first.cost_usd + second.cost_usd,
                 failure=first.failure or second.failure,
             )
@@ -149,12 +151,15 @@ class LikelihoodLabeler(ModelLabeler):
     def _rating(self, texts: tuple[str, str], replies: Sequence[Sequence[Reply]]) -> Rating:
         """Add the terms up."""
         flat = [reply for part in replies for reply in part]
-        tokens, cost = sum(r.read + r.written for r in flat), math.fsum(r.cost_usd for r in flat)
+        written = sum(reply.written for reply in flat)
+        tokens = sum(reply.read for reply in flat) + written
+        cost = math.fsum(reply.cost_usd for reply in flat)
         failure = next((reply.failure for reply in flat if reply.failure is not None), None)
         if failure is not None:
-            return Rating(math.nan, tokens, cost, failure)
+            return Rating(math.nan, tokens, written, cost, failure)
         value = math.fsum(
             weight * term.value(*texts, part)
             for (weight, term), part in zip(self.terms, replies, strict=True)
         )
-        return Rating(value, tokens, cost, None if math.isfinite(value) else "nonfinite")
+        failure = None if math.isfinite(value) else "nonfinite"
+        return Rating(value, tokens, written, cost, failure)

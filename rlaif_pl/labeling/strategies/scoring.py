@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rlaif_pl.labeling.backends import as_backend
 from rlaif_pl.labeling.calls import Ask, Backend, Choose, Reply
@@ -32,6 +32,7 @@ class ResponseScore:
         value: In [-1, 1], higher is better; nan where there is none.
         outside_mass: Probability outside the grades, in [0, 1].
         tokens: Tokens read and written.
+        written: Of these, the tokens written.
         cost_usd: Money paid.
         failure: Why there is no score.
     """
@@ -39,6 +40,7 @@ class ResponseScore:
     value: float
     outside_mass: float
     tokens: int
+    written: int
     cost_usd: float
     failure: str | None
 
@@ -117,16 +119,16 @@ class ScoreLabeler(ModelLabeler):
 
     def _score(self, reply: Reply) -> ResponseScore:
         """Turn the likelihoods of the grades into an expectation."""
-        tokens = reply.read + reply.written
+        spent = (reply.read + reply.written, reply.written, reply.cost_usd)
         failure = reply.failure or unreadable(reply.logprobs)
         if failure is not None:
-            return ResponseScore(math.nan, math.nan, tokens, reply.cost_usd, failure)
+            return ResponseScore(math.nan, math.nan, *spent, failure)
         logs = [value for value in reply.logprobs if value is not None]
         weights = [math.exp(value - max(logs)) for value in logs]
         mean = math.fsum(
             grade * weight for grade, weight in zip(self.grades, weights, strict=True)
         ) / math.fsum(weights)
-        return ResponseScore(mean, outside(logs), tokens, reply.cost_usd, None)
+        return ResponseScore(mean, outside(logs), *spent, None)
 
 
 def _grades(prompt: LabelingPrompt) -> list[float]:
@@ -139,9 +141,13 @@ def _grades(prompt: LabelingPrompt) -> list[float]:
 def _difference(first: ResponseScore, second: ResponseScore) -> Judgment:
     """Judge by two scores."""
     failures = [each.failure for each in (first, second) if each.failure is not None]
-    cost = math.fsum([first.cost_usd, second.cost_usd])
-    tokens = first.tokens + second.tokens
+    spent = Judgment(
+        math.nan,
+        tokens=first.tokens + second.tokens,
+        written=first.written + second.written,
+        cost_usd=math.fsum([first.cost_usd, second.cost_usd]),
+    )
     if failures:
-        return Judgment(math.nan, tokens, cost_usd=cost, failure=min(failures))
+        return replace(spent, failure=min(failures))
     mass = (first.outside_mass + second.outside_mass) / 2
-    return Judgment(first.value - second.value, tokens, outside_mass=mass, cost_usd=cost)
+    return replace(spent, margin=first.value - second.value, outside_mass=mass)
