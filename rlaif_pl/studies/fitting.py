@@ -88,7 +88,7 @@ def merged(*parts: Labels) -> Labels:
     target = np.concatenate([part.target for part in parts])
     weight = np.concatenate([part.weight for part in parts])
     pairs, place = np.unique(rows, return_inverse=True)
-    total = np.bincount(place, weight)
+    total = np.bincount(place, weight).astype(np.float64)
     return Labels(pairs, np.bincount(place, weight * target) / total, total)
 
 
