@@ -6,6 +6,7 @@ models, where a small sample says most.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -316,8 +317,8 @@ def _figure(report: SourcesReport) -> Figure:
         limits = np.nan_to_num(np.clip([below, above], 0, None))
         ax.errorbar(place, values, limits, fmt="o", capsize=3, color=COLORS[number], label=stratum)
     ax.axhline(50, color="#999999", linewidth=0.8, linestyle=":")
-    names = [judge.name.replace(", ", "\n") for judge in report.judges]
+    names = [textwrap.fill(judge.name.replace(", ", "\n"), 10) for judge in report.judges]
     ax.set_xticks(np.arange(len(names)), names, fontsize=8)
     ax.set_ylabel("agreement with people, %")
-    ax.legend(title="votes", frameon=False, fontsize=8)
+    ax.legend(title="votes", frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
