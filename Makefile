@@ -41,6 +41,7 @@ lint: $(STAMP) ## ruff and mypy
 
 bench: $(STAMP) ## Labeling and kernels against the plain way and peers; each ends in one line of JSON
 	$(PIP) install -q --no-deps "torchrl>=0.14" tensordict pyvers orjson cloudpickle importlib_metadata || echo "torchrl is left out"
+	$(PIP) install -q --no-deps "trl>=1.16" "liger-kernel>=0.8.5" || echo "TRL and Liger are left out"
 	$(PY) benchmarks/pairwise_ce.py
 	$(PY) benchmarks/gae.py
 	$(PY) benchmarks/linear_logprob.py --vocabulary 49152

@@ -14,7 +14,7 @@ import argparse
 
 import torch
 import torch.nn.functional as F
-from timing import medians, report
+from timing import keep_memory, medians, report
 from torch import Tensor
 
 from rlaif_pl import ops
@@ -50,6 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=31)
     repeats = parser.parse_args().repeats
+    keep_memory()
     seconds, ratios = {}, {}
     for n, inner in ((64, 200), (1 << 20, 1)):
         first, second = (3 * torch.randn(2, n)).unbind()

@@ -36,6 +36,18 @@ def medians(functions: Mapping[str, Function], repeats: int, inner: int = 1) -> 
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
+def keep_memory() -> None:
+    """Let malloc (glibc) keep what is freed, so that outputs land in memory that is already mapped.
+
+    Else the kernel clears every page of a large output anew, which costs more than most ops here and
+    depends on what ran before. Not for measurements of memory.
+    """
+    libc = ctypes.CDLL("libc.so.6")
+    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD in malloc.h
+    libc.mallopt(mmap_threshold, 32 << 20)  # the most that glibc takes
+    libc.mallopt(trim_threshold, 1 << 30)
+
+
 def resident() -> int:
     """Return the bytes of this process that are in memory (Linux)."""
     with open("/proc/self/statm") as file:

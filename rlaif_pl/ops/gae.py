@@ -90,11 +90,13 @@ def gae(
         lengths = _lengths_of_prefix(is_response, rewards)
     elif lengths is None:
         lengths = rewards.new_full(rewards.shape[:1], rewards.shape[1], dtype=torch.int64)
+    else:
+        check_per_row("gae", "lengths", lengths, torch.int64, "rewards", rewards)
+        check_length_range("gae", lengths, rewards.shape[1])
     if bootstrap is None:
         bootstrap = rewards.new_zeros(rewards.shape[:1])
-    check_per_row("gae", "lengths", lengths, torch.int64, "rewards", rewards)
-    check_per_row("gae", "bootstrap", bootstrap, rewards.dtype, "rewards", rewards)
-    check_length_range("gae", lengths, rewards.shape[1])
+    else:
+        check_per_row("gae", "bootstrap", bootstrap, rewards.dtype, "rewards", rewards)
     return torch.ops.rlaif_pl.gae.default(rewards, values, lengths, bootstrap, gamma, lam)
 
 

@@ -106,10 +106,11 @@ def shaped_gae(
         raise ValueError(f"shaped_gae: beta must be at least 0, got {beta}")
     if lengths is None:
         lengths = logprobs.new_full(logprobs.shape[:1], logprobs.shape[1], dtype=torch.int64)
+    else:
+        check_per_row("shaped_gae", "lengths", lengths, torch.int64, *of)
+        check_length_range("shaped_gae", lengths, logprobs.shape[1])
     if bootstrap is None:
         bootstrap = logprobs.new_zeros(logprobs.shape[:1])
-    check_per_row("shaped_gae", "lengths", lengths, torch.int64, *of)
-    check_length_range("shaped_gae", lengths, logprobs.shape[1])
     for name, row in (("scores", scores), ("bootstrap", bootstrap)):
         check_per_row("shaped_gae", name, row, logprobs.dtype, *of)
     return ShapedGae(
