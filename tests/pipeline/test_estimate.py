@@ -206,3 +206,55 @@ def test_what_is_not_known_is_said(tmp_path):
 def test_wrong_assumptions_are_named(tmp_path, expect, words):
     with pytest.raises(ValueError, match=words):
         estimate(write(tmp_path, expect=expect))
+
+
+def a2c_roles(tmp_path, **actor):
+    """Name and size of the roles of an A2C stage on Qwen2.5-1.5B."""
+    stage = {
+        "name": "a2c",
+        "command": "fit",
+        "needs": [],
+        "set": {
+            "trainer": {"max_steps": 10, "devices": 1, "precision": "bf16-mixed"},
+            "model": {
+                "class_path": "rlaif_pl.training.A2CModule",
+                "init_args": {
+                    "actor": {
+                        "class_path": "rlaif_pl.models.ActorCritic",
+                        "init_args": {"backbone": {"name": "Qwen/Qwen2.5-1.5B"}, **actor},
+                    },
+                    "reward": {
+                        "class_path": "rlaif_pl.models.RewardModel",
+                        "init_args": {"backbone": {"name": "Qwen/Qwen2.5-0.5B"}},
+                    },
+                },
+            },
+            "data": {"prompts": "mine"},
+        },
+    }
+    _, (found,) = estimate(write(tmp_path, expect={}, stages=[stage]))
+    assert found.fit is not None
+    assert found.fit.rows == 80  # 10 steps of 8
+    return {role.name: (role.trained, role.frozen) for role in found.fit.roles}
+
+
+def test_a_whole_actor_is_a_reference_and_two_trained_copies(tmp_path):
+    assert a2c_roles(tmp_path) == {
+        "reference": (0, P),
+        "policy": (P, 0),
+        "value": (P, 151936 * 1536),
+        "reward": (0, 494_032_768),
+    }
+
+
+def test_with_adapters_policy_and_value_share_the_reference(tmp_path):
+    # rank 8 a layer: q and o 2 (1536 + 1536), k and v 2 (1536 + 256), 3 (1536 + 8960)
+    adapters = 28 * 8 * (6144 + 3584 + 31488)
+    roles = a2c_roles(tmp_path, lora={"r": 8})
+    assert roles["policy"] == roles["value"] == (adapters, 0)
+    assert roles["reference"] == (0, P)
+
+
+@pytest.mark.parametrize("kind", ["reference_features", "shared_trunk", "none"])
+def test_a_value_head_alone_is_no_role(tmp_path, kind):
+    assert "value" not in a2c_roles(tmp_path, value_network=kind)
