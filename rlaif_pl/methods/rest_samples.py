@@ -46,7 +46,7 @@ class ScoredResponse:
     is_finished: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Drawing:
     """How samples are drawn.
 

@@ -53,6 +53,12 @@ def test_dotted_keys_reach_into_mappings_and_lists():
     assert content == {"a": {"b": 1, "c": {"d": 5}}, "list": [{"x": 6}, 7], "empty": {"y": 8}}
 
 
+def test_a_plus_adds_to_a_list():
+    content = {"a": {"list": [1]}}
+    overlay(content, "a.list.+", {"b": 2})
+    assert content == {"a": {"list": [1, {"b": 2}]}}
+
+
 @pytest.mark.parametrize(
     ("key", "message"),
     [

@@ -12,6 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from rlaif_pl.data.label_store import LabelStore
+from rlaif_pl.data.mixing import PreferencePart
 from rlaif_pl.data.preferences import write_preferences, write_prompts
 from rlaif_pl.data.sources import DataSource
 from rlaif_pl.training.datamodule import PreferenceDataModule
@@ -322,3 +323,17 @@ def test_two_processes_count_every_row_once_and_label_once(files, tmp_path):
     assert trainer.callback_metrics["trained"] == len(data.train_rows)
     assert trainer.callback_metrics["counted"] == len(data.validation_rows)
     assert len(data.train_rows) + len(data.validation_rows) == 38
+
+
+def test_several_sources_are_one_set_with_their_weights(files, tmp_path):
+    other = [dataclasses.replace(pair, group=f"other {pair.group}", p_first=0.9) for pair in PAIRS]
+    write_preferences(tmp_path / "other.jsonl", other)
+    mix = [
+        PreferencePart(files["pairs"], weight=2.0),
+        PreferencePart(DataSource(str(tmp_path / "other.jsonl"), limit=10), temperature=2.0),
+    ]
+    data = ready(preferences=mix, validation_fraction=0.2)
+    rows = [*data.train_rows, *data.validation_rows]
+    found = [(row.weight, round(row.p_first, 6)) for row in rows]
+    assert sorted(set(found)) == [(1.0, 0.75), (2.0, 0.25)]
+    assert (found.count((1.0, 0.75)), found.count((2.0, 0.25))) == (10, 40)
