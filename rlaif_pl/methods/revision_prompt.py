@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os.path
 from dataclasses import dataclass
 
 import yaml
@@ -137,7 +138,10 @@ class RevisionLayout:
     def stops(self) -> tuple[str, ...]:
         """Where critiques and revisions end: four marks, as many as servers take."""
         names = ("human", "critique request", "revision request")
-        return (*(f"\n{self.texts[name]}" for name in names), self.texts["example"])
+        marks = [self.texts["example"], self.texts["after examples"]]
+        # small models go on to a mark but do not finish it as it stands
+        mark = os.path.commonprefix(marks).strip() or marks[0]
+        return (*(f"\n{self.texts[name]}" for name in names), mark)
 
     def is_malformed(self, text: str) -> bool:
         """Tell whether an answer is none: it has no letter, or begins with a label of the layout."""

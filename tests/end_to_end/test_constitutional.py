@@ -27,6 +27,7 @@ SMALLER = {
         "helpful": {"name": "tiny_requests/helpful", "limit": 3},
         "backend.init_args.model": "${model}",
         "options.shots": 0,
+        "options.chat_template": False,  # the tiny model has none
         "options.max_answer_tokens": 10,
         "options.max_critique_tokens": 6,
         "cut": "keep",

@@ -120,6 +120,11 @@ def test_what_begins_with_a_label_or_has_no_letter_is_malformed(text):
     assert not layout().is_malformed("I would rather not. Revision: x")
 
 
+def test_texts_end_where_a_model_goes_on_to_something_else():
+    assert layout().answer_stops == ("\nHuman:", "\nAssistant:")
+    assert layout().stops == ("\nHuman:", "\nCritique Request:", "\nRevision Request:", "»»»")
+
+
 def test_files_that_are_laid_out_otherwise_are_refused(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("- {name: a, critique: b}\n")
