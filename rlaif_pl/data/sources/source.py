@@ -109,5 +109,5 @@ def is_sensitive(source: DataSource | str) -> bool:
         return source.sensitive
     if tiny_requests.is_name(source.name):
         return source.name != tiny_requests.HARMLESS_TO_SHOW
-    named = f"{source.name} {source.subset or ''}".lower()
+    named = " ".join([source.name, source.subset or "", source.data_dir or ""]).lower()
     return any(word in named for word in HARMFUL_NAMES)
