@@ -44,6 +44,25 @@ template <typename acc_t, int lanes> struct Lanes {
 
   static RLAIF_PL_INLINE void store(acc_t *x, vector v) { std::memcpy(x, &v, sizeof(v)); }
 
+  /* The first n lanes, 1 to all of them; the others are 0. */
+  static RLAIF_PL_INLINE vector load(const acc_t *x, int64_t n) {
+    if (n == lanes)
+      return load(x);
+    acc_t room[lanes] = {};
+    for (int64_t i = 0; i < n; ++i)
+      room[i] = x[i];
+    return load(room);
+  }
+
+  static RLAIF_PL_INLINE void store(acc_t *x, vector v, int64_t n) {
+    if (n == lanes)
+      return store(x, v);
+    acc_t room[lanes];
+    store(room, v);
+    for (int64_t i = 0; i < n; ++i)
+      x[i] = room[i];
+  }
+
   static RLAIF_PL_INLINE acc_t sum(vector v) {
     acc_t sum = v[0];
     for (int i = 1; i < lanes; ++i)
@@ -119,7 +138,7 @@ template <typename acc_t> struct Block {
   acc_t next_value, carry, score; // the score joins the block's last step
 };
 
-/* The block's last vector may be short: it passes through buffers whose other entries are 0 and
+/* The block's last vector may be short: its other lanes are then 0 and
  * add nothing. What comes after the block is part of its last step, not of the first carry. */
 template <bool shaped, int lanes, typename acc_t>
 RLAIF_PL_INLINE RowSums<acc_t> block_body(const Block<acc_t> &block, const Coefficients<acc_t> &by,
@@ -130,23 +149,14 @@ RLAIF_PL_INLINE RowSums<acc_t> block_body(const Block<acc_t> &block, const Coeff
   const int64_t rest = (n - 1) % lanes + 1, end = n - rest;
   const acc_t *reward = block.reward, *reference = block.reference, *value = block.value;
   acc_t *advantages = block.advantages, *returns = block.returns;
-  acc_t room[4][lanes] = {};
-  for (int64_t i = 0; i < rest; ++i) {
-    room[0][i] = reward[end + i];
-    room[1][i] = value[end + i];
-    if constexpr (shaped)
-      room[2][i] = reference[end + i];
-  }
-  room[3][rest - 1] = block.score + by.gamma * block.next_value + by.decay[1] * block.carry;
-  const vector ends = Lane::load(room[1]);
-  const vector of_rest = scan(Lane::load(room[0]), Lane::load(room[2]), ends,
-                              Lane::template later<1>(ends), Lane::load(room[3]));
-  Lane::store(room[0], of_rest);
-  Lane::store(room[1], of_rest + ends);
-  for (int64_t i = 0; i < rest; ++i) {
-    advantages[end + i] = room[0][i];
-    returns[end + i] = room[1][i];
-  }
+  acc_t extra[lanes] = {};
+  extra[rest - 1] = block.score + by.gamma * block.next_value + by.decay[1] * block.carry;
+  const vector ends = Lane::load(value + end, rest);
+  const vector of_rest =
+      scan(Lane::load(reward + end, rest), shaped ? Lane::load(reference + end, rest) : vector{},
+           ends, Lane::template later<1>(ends), Lane::load(extra));
+  Lane::store(advantages + end, of_rest, rest);
+  Lane::store(returns + end, of_rest + ends, rest);
 #pragma GCC unroll 4
   for (int64_t i = end - lanes; i >= 0; i -= lanes) {
     const vector values = Lane::load(value + i);
