@@ -1,5 +1,6 @@
 """Lightning callbacks and loggers that keep a run's records."""
 
+from rlaif_pl.callbacks.compact_memory import CompactMemory
 from rlaif_pl.callbacks.export_model import ExportModel
 from rlaif_pl.callbacks.history import HistoryFile
 from rlaif_pl.callbacks.metrics_file import MetricsFile
@@ -9,6 +10,7 @@ from rlaif_pl.callbacks.sample_table import SampleTable
 from rlaif_pl.callbacks.wandb_logger import RunLoggers, default_loggers
 
 __all__ = [
+    "CompactMemory",
     "ExportModel",
     "HistoryFile",
     "MetricsFile",
