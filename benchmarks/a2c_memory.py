@@ -1,6 +1,7 @@
 """Memory of an A2C run of SmolLM2-135M with LoRA: peak over imports, against one copy of the weights.
 
-The run is a real one: model loaded, Lightning trainer, rollout, reward, update, AdamW. What the update
+The run is a real one: model loaded, Lightning trainer with the CompactMemory callback, rollout,
+reward, update, AdamW. What the update
 must keep for its backward pass is computed from the shapes of the batch (the formula is explained in
 docs/performance.md) and taken off; the rest is to stay within 1.6 copies of the weights.
 
@@ -25,6 +26,7 @@ from rl_step_worker import VowelReward
 from timing import resident
 from torch.utils.data import DataLoader
 
+from rlaif_pl.callbacks import CompactMemory
 from rlaif_pl.models import ActorCritic, BackboneOptions, Lora, RewardModel
 from rlaif_pl.models.encoding import PrefixBatch
 from rlaif_pl.rl.rollout import Rollout
@@ -128,6 +130,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--trunk_layers", type=int, default=0)
     parser.add_argument("--value_network", default="adapter")
     parser.add_argument("--reward", choices=("text", "model"), default="text")
+    parser.add_argument("--plain", action="store_true", help="without the CompactMemory callback")
     parser.add_argument("--folder", type=Path, default=Path("build/a2c_memory"))
     given = parser.parse_args(words)
     model = given.folder / "model"
@@ -143,7 +146,7 @@ def main(words: Sequence[str] | None = None) -> int:
     trainer = Trainer(
         max_epochs=1,
         accelerator="cpu",
-        callbacks=[recorder],
+        callbacks=[recorder] if given.plain else [recorder, CompactMemory()],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

@@ -1,6 +1,7 @@
 """Lightning callbacks and loggers that keep a run's records."""
 
 from rlaif_pl.callbacks.alarm_rules import AlarmLimits
+from rlaif_pl.callbacks.compact_memory import CompactMemory
 from rlaif_pl.callbacks.export_model import ExportModel
 from rlaif_pl.callbacks.hacking_alarm import HackingAlarm
 from rlaif_pl.callbacks.history import HistoryFile
@@ -13,6 +14,7 @@ from rlaif_pl.callbacks.wandb_logger import RunLoggers, default_loggers
 
 __all__ = [
     "AlarmLimits",
+    "CompactMemory",
     "ExportModel",
     "HackingAlarm",
     "HistoryFile",

@@ -82,6 +82,7 @@ def test_names_that_do_not_exist_say_which_do():
         ("tiny_tldr/train", False),
         ("data/hh_rlhf/harmless-base.test.jsonl.gz", True),
         (DataSource("Anthropic/hh-rlhf", subset="red-team-attempts"), True),
+        (DataSource("Anthropic/hh-rlhf", data_dir="harmless-base"), True),
         (DataSource("mine.jsonl", sensitive=True), True),
         (DataSource("tiny_requests/train", sensitive=False), False),
     ],

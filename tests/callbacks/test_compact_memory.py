@@ -1,0 +1,40 @@
+import subprocess
+import sys
+
+import pytest
+
+from rlaif_pl.callbacks import CompactMemory
+from rlaif_pl.callbacks.compact_memory import glibc
+
+# Blocks of 1 MB, every second one freed: their memory must be back although the others still live.
+HOLES = """
+import sys, torch
+from rlaif_pl.callbacks import CompactMemory
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096
+warm = torch.zeros(8 << 20)
+del warm  # from here on glibc takes such sizes from its heap
+if sys.argv[1] == "compact":
+    CompactMemory().setup(None, None, "fit")
+before = resident()
+kept = [torch.ones(1 << 18) for _ in range(200)]
+kept = kept[::2]
+print((resident() - before) / 1e6)
+"""
+
+
+@pytest.mark.skipif(glibc() is None, reason="needs glibc")
+def test_freed_tensors_leave_no_holes():
+    line = [sys.executable, "-c", HOLES]
+    found = {
+        way: float(subprocess.run([*line, way], capture_output=True, text=True, check=True).stdout)
+        for way in ("plain", "compact")
+    }
+    assert found["compact"] < 120  # 100 blocks of 1.05 MB
+    assert found["plain"] > 180
+
+
+def test_the_threshold_is_above_0():
+    with pytest.raises(ValueError, match="threshold_kb must be above 0, got 0"):
+        CompactMemory(0)
