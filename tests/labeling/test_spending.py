@@ -1,5 +1,6 @@
 """Money: prices, totals, limits and the guess beforehand, worked by hand."""
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -120,16 +121,22 @@ def test_an_ensemble_takes_what_its_members_take():
 
 
 def test_the_pace_of_the_first_calls_tells_how_long_it_takes():
-    # 100 calls of 10 read and 1 written; after 4 calls in 12 s, 96 * 3 s = 288 s are left
+    # 100 calls of 10 read and 1 written. Loading takes 60 s; then 4 calls come every 12 s, all at once:
+    # at the ninth 24 s and 8 calls have passed since the first, so 91 more at 3 s each are 273 s.
     pairs = [Preference(str(n), "a", "b", "g") for n in range(100)]
     now, lines = [0.0], []
     pace = Pace(foresee(Once(), pairs), lines.append, lambda: now[0])
     assert pace.line() == ""
-    for second in (3.0, 6.0, 9.0, 12.0, 15.0):
+    left = []
+    for second in (60.0, 72.0, 84.0):
         now[0] = second
-        pace.count(Choose(Question("x" * 40), ("1", "2")), Reply(written=1))
+        for _ in range(4 if second < 84 else 1):
+            pace.count(Choose(Question("x" * 40), ("1", "2")), Reply(written=1))
+            left.append(pace.seconds_left())
+    assert left[:4] == [math.inf] * 4
+    assert left[4] == pytest.approx(95 * 3.0)
+    assert left[8] == pytest.approx(91 * 3.0)
     assert lines == ["at the pace of the first calls about 5 min to go"]
-    assert pace.seconds_left() == pytest.approx(95 * 3.0)
 
 
 def test_durations_by_hand():

@@ -134,12 +134,12 @@ def foresee(labeler: Labeler, pairs: Sequence[Preference]) -> Projection | None:
 class Pace:
     """Measures a job against its projection and tells once how long it is going to take.
 
-    Progress is counted in projected tokens, time by the clock from the start, what it takes to load a
-    model included; so the first guess is rather long than short.
+    Progress is counted in projected tokens, from the first reply on: what came before it is loading a
+    model. Replies of a batch come at once, so the first of the next batch completes a fair measure.
 
     Args:
         projection: What the job was said to take.
-        tell: Told a line when ``LONG_ENOUGH`` has passed and most of the job is still ahead.
+        tell: Told a line when ``LONG_ENOUGH`` has passed since the first reply and more is ahead.
         clock: Seconds.
     """
 
@@ -152,24 +152,31 @@ class Pace:
         self.projection = projection
         self._tell = tell
         self._clock = clock
-        self._started = clock()
+        self._first: float | None = None  # when the first reply came
         self._done = 0.0
+        self._since_first = 0.0
         self._told = False
 
     def count(self, call: Call, reply: Reply) -> None:
         """Add one reply."""
-        self._done += len(_text_of(call)) / CHARACTERS_PER_TOKEN + (reply.written or _written(call))
+        now = self._clock()
+        tokens = len(_text_of(call)) / CHARACTERS_PER_TOKEN + (reply.written or _written(call))
+        self._done += tokens
+        if self._first is None:
+            self._first = now
+            return
+        self._since_first += tokens
         left = self.seconds_left()
-        if not self._told and self._clock() - self._started >= LONG_ENOUGH and left > LONG_ENOUGH:
+        if not self._told and now - self._first >= LONG_ENOUGH and left > LONG_ENOUGH:
             self._told = True
             self._tell(f"at the pace of the first calls {self.line()}")
 
     def seconds_left(self) -> float:
-        """Seconds to go at the pace so far; infinite before the first reply."""
-        if not self._done:
+        """Seconds to go at the pace so far; infinite until a second after the first reply."""
+        passed = 0.0 if self._first is None else self._clock() - self._first
+        if passed < 1.0 or not self._since_first:
             return math.inf
-        ahead = max(self.projection.tokens - self._done, 0.0)
-        return (self._clock() - self._started) * ahead / self._done
+        return passed * max(self.projection.tokens - self._done, 0.0) / self._since_first
 
     def line(self) -> str:
         """Say how long it still takes."""
