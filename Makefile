@@ -39,7 +39,7 @@ lint: $(STAMP) ## ruff and mypy
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-bench: $(STAMP) ## Labeling and kernels against the plain way and peers; each ends in one line of JSON
+bench: $(STAMP) ## Kernels, labeling and training steps against the plain way and peers; each ends in one line of JSON
 	$(PIP) install -q --no-deps "torchrl>=0.14" tensordict pyvers orjson cloudpickle importlib_metadata || echo "torchrl is left out"
 	$(PIP) install -q --no-deps "trl>=1.16" "liger-kernel>=0.8.5" || echo "TRL and Liger are left out"
 	$(PY) benchmarks/pairwise_ce.py
@@ -47,6 +47,9 @@ bench: $(STAMP) ## Labeling and kernels against the plain way and peers; each en
 	$(PY) benchmarks/linear_logprob.py --vocabulary 49152
 	$(PY) benchmarks/linear_logprob.py --vocabulary 151936 --rows 512
 	$(PY) benchmarks/labeling.py
+	$(PY) benchmarks/reward_step.py
+	$(PY) benchmarks/rl_step.py
+	$(PY) benchmarks/a2c_memory.py
 
 # Links the CUDA extension and loads it; needs nvcc 13 and 10 GB of disk, but no GPU.
 cuda-check: ## Link the CUDA kernels against a CUDA torch in a throw-away venv

@@ -5,8 +5,8 @@
 The loop stands for what trainers write (TRL's is inline and cannot be called): one pass backwards
 over time on tensors of (B, T) or (T, B). The bandwidth is that of copying as many bytes as the op
 must move, outputs in memory that is already mapped, as in a loop of training steps. torchrl joins
-where it is installed. PufferLib 3.0.0 does not: its sdist fetches its games' libraries from GitHub
-while it builds, and without them (NO_OCEAN=1) its setup.py stops with a NameError.
+where it is installed. PufferLib 3.0.0 does not: its sdist could not be built without a connection
+to GitHub, and with NO_OCEAN=1 its setup.py stops with a NameError.
 """
 
 from __future__ import annotations
