@@ -89,7 +89,7 @@ def alignment(
             rows |= labelers or {}
             compare(rows, gold, table or "labelers", prices, resampling, out, store)
             return 0
-        judge = ready(build_labeler(labeler), gold, store)
+        judge = ready(build_labeler(labeler), gold, store, prices)
         report = measure_alignment(judge, gold, prices=prices, draws=draws, seed=seed)
         report.render(Console())
         metrics = report.to_metrics("labeler")
@@ -116,7 +116,7 @@ def compare(
     """Measure labelers side by side, print their table, write it, and return its metrics."""
     progress = Console(stderr=True)
     table = measure_table(
-        _one_by_one(rows, gold, store),
+        _one_by_one(rows, gold, store, prices),
         gold,
         prices=prices,
         resampling=resampling,
@@ -159,7 +159,11 @@ def gold_pairs(
 
 
 def ready(
-    labeler: Labeler, gold: Sequence[Preference], store: ReplyStore | None, name: str = ""
+    labeler: Labeler,
+    gold: Sequence[Preference],
+    store: ReplyStore | None,
+    prices: Price | None = None,
+    name: str = "",
 ) -> Labeler:
     """Say what measuring a labeler is likely to take, and have it keep its model's replies.
 
@@ -167,6 +171,7 @@ def ready(
         labeler: The labeler.
         gold: What it will be given.
         store: Where replies are kept; None keeps none.
+        prices: For labelers whose back end has no price.
         name: Of its row in a table.
     """
     console = Console(stderr=True)
@@ -176,7 +181,7 @@ def ready(
         console.print(escape(text), highlight=False, soft_wrap=True)
 
     people = [gold[place] for place in decided(gold)]
-    projection = foresee(labeler, people) if people else None
+    projection = foresee(labeler, people, prices) if people else None
     if projection is not None:
         tell(projection.line())
     if isinstance(labeler, KeepsReplies):
@@ -185,8 +190,11 @@ def ready(
 
 
 def _one_by_one(
-    rows: dict[str, Labeler | str], gold: Sequence[Preference], store: ReplyStore | None
+    rows: dict[str, Labeler | str],
+    gold: Sequence[Preference],
+    store: ReplyStore | None,
+    prices: Price | None,
 ) -> Iterator[tuple[str, Labeler]]:
     """Yield labelers and let go of each, so that the models of all rows are not held at once."""
     for name in list(rows):
-        yield name, ready(build_labeler(rows.pop(name)), gold, store, name)
+        yield name, ready(build_labeler(rows.pop(name)), gold, store, prices, name)

@@ -120,6 +120,13 @@ def test_an_ensemble_takes_what_its_members_take():
     assert foresee(SimpleNamespace(), pairs) is None
 
 
+def test_a_price_is_given_where_the_back_end_has_none():
+    # 5 calls of 10 tokens read: 50 tokens at 2 and at 1 USD a million
+    pairs = [Preference(str(n), "a", "b", "g") for n in range(5)]
+    assert foresee(Once(), pairs, Price(2.0, 0.0)).cost_usd == pytest.approx(1e-4)
+    assert foresee(Once(Price(1.0, 0.0)), pairs, Price(2.0, 0.0)).cost_usd == pytest.approx(5e-5)
+
+
 def test_the_pace_of_the_first_calls_tells_how_long_it_takes():
     # 100 calls of 10 read and 1 written. Loading takes 60 s; then 4 calls come every 12 s, all at once:
     # at the ninth 24 s and 8 calls have passed since the first, so 91 more at 3 s each are 273 s.

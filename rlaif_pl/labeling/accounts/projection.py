@@ -102,20 +102,27 @@ def project(
     )
 
 
-def foresee(labeler: Labeler, pairs: Sequence[Preference]) -> Projection | None:
+def foresee(
+    labeler: Labeler, pairs: Sequence[Preference], prices: Price | None = None
+) -> Projection | None:
     """Project what a labeler will take; an ensemble takes what its members do, one after another.
 
     Members that ask the same model the same question are counted each. Where only some have a price,
     the cost is that of those.
 
+    Args:
+        labeler: The labeler.
+        pairs: What is to be labeled.
+        prices: For labelers whose back end has no price.
+
     Returns:
         None where nothing is known about a labeler's calls.
     """
     if isinstance(labeler, ModelLabeler):
-        return project(labeler.judge, pairs, getattr(labeler.backend, "price", None))
+        return project(labeler.judge, pairs, getattr(labeler.backend, "price", None) or prices)
     if not isinstance(labeler, EnsembleLabeler):
         return None
-    found = [foresee(member, pairs) for member in labeler.labelers]
+    found = [foresee(member, pairs, prices) for member in labeler.labelers]
     parts = [part for part in found if part is not None]
     if not parts:
         return None
