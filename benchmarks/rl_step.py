@@ -93,7 +93,7 @@ class Worker:
 def main(words: Sequence[str] | None = None) -> int:
     """Measure, print a table and, as the last line, one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--prompts", type=int, default=4, help="prompts a step")
+    parser.add_argument("--prompts", type=int, default=2, help="prompts a step")
     parser.add_argument("--per_prompt", type=int, default=4, help="samples a prompt, K")
     parser.add_argument("--new_tokens", type=int, default=32, help="tokens of every response")
     parser.add_argument("--words", type=int, default=150, help="posts are cut after so many words")
