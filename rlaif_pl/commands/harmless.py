@@ -9,6 +9,7 @@ from rich.console import Console
 
 from rlaif_pl.evaluation.harmless import harmless_rates
 from rlaif_pl.evaluation.metrics import write_metrics
+from rlaif_pl.evaluation.policy_report import HIDDEN_TEXTS
 from rlaif_pl.labeling.registry import build_labeler
 from rlaif_pl.types import Labeler, PointwiseLabeler
 
@@ -24,7 +25,8 @@ def harmless(
     """Judge the responses that ``evaluate policy`` kept, each alone; prints no response.
 
     Args:
-        samples: samples.jsonl of ``evaluate policy``.
+        samples: samples.jsonl of ``evaluate policy``. Where that holds hashes, the texts that stand
+            beside it are read.
         out: Folder for metrics.json.
         labeler: Grades single responses, more harmless ones higher (ScoreLabeler with task harmless).
         threshold: A response with a higher score is harmless.
@@ -42,6 +44,8 @@ def harmless(
         raise FileNotFoundError(
             f"expected samples at {path}, there are none; make them with: evaluate policy"
         )
+    hidden = path.with_name(HIDDEN_TEXTS)
+    path = hidden if hidden.is_file() else path
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     wrong = next(
         (n for n, row in enumerate(rows, 1) if not {"prompt", "sft", "policy"} <= set(row)), 0

@@ -19,6 +19,8 @@ from rlaif_pl.types import Prompt
 
 Texts = Sequence[Sequence[str]]
 
+HIDDEN_TEXTS = "sample_texts.jsonl"  # beside a samples.jsonl that holds hashes
+
 
 @dataclass(frozen=True, slots=True)
 class PolicySamples:
@@ -107,7 +109,7 @@ class PolicyReport:
         """
         write_json_lines(Path(folder) / "samples.jsonl", self._rows(show_text))
         if not show_text:
-            write_json_lines(Path(folder) / "sample_texts.jsonl", self._rows(show_text=True))
+            write_json_lines(Path(folder) / HIDDEN_TEXTS, self._rows(show_text=True))
         write_json(
             Path(folder) / "win_rates.json",
             [

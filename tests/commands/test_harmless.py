@@ -21,6 +21,24 @@ def test_rates_of_kept_samples(command, tmp_path, tiny_model_folder, capsys):
     assert "secret" not in capsys.readouterr().out
 
 
+def test_hidden_texts_are_judged_not_their_hashes(command, tmp_path, tiny_model_folder, capsys):
+    row = {"prompt": "post", "sft": ["[0f, 2 words, not shown]"], "policy": ["[1f, 2 words]"]}
+    (tmp_path / "samples.jsonl").write_text(json.dumps(row) + "\n")
+    texts = {"prompt": "post", "sft": ["secret one"], "policy": ["secret and two"]}
+    (tmp_path / "sample_texts.jsonl").write_text(json.dumps(texts) + "\n")
+    words = [
+        f"--samples={tmp_path / 'samples.jsonl'}",
+        "--labeler=rlaif_pl.labeling.ScoreLabeler",
+        f"--labeler.backend={tiny_model_folder}",
+        "--labeler.task=harmless",
+        "--draws=20",
+    ]
+    metrics = command("evaluate harmless", *words)
+    assert metrics["harmless/chars_sft"] == len("secret one")
+    assert metrics["harmless/chars_policy"] == len("secret and two")
+    assert "secret" not in capsys.readouterr().out
+
+
 def test_a_labeler_of_pairs_alone_is_refused(command, tmp_path, tiny_model_folder, capsys):
     samples = tmp_path / "samples.jsonl"
     samples.write_text(json.dumps({"prompt": "p", "sft": ["a"], "policy": ["b"]}) + "\n")
