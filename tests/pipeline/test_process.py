@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -80,15 +81,22 @@ def test_an_interrupt_ends_the_program_and_lets_it_finish_its_words(tmp_path):
         "except KeyboardInterrupt:\n"
         "    print('saved')"
     )
+    log = tmp_path / "log.txt"
+
+    def interrupt():
+        # Well after the word is there: a signal between it and the sleep would be slept through.
+        wait_for(lambda: log.is_file() and "ready" in log.read_text())
+        time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGALRM)
+
     before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, 2.0)
+    Thread(target=interrupt, daemon=True).start()
     try:
         with pytest.raises(KeyboardInterrupt):
-            stream(python(code), tmp_path / "log.txt", False)
+            stream(python(code), log, False)
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-    assert (tmp_path / "log.txt").read_text().split() == ["ready", "saved"]
+    assert log.read_text().split() == ["ready", "saved"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the death signal is Linux's")
