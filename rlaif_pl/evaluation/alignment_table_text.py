@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import re
 from collections.abc import Callable
@@ -15,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from rlaif_pl.evaluation.alignment_rows import PEOPLE, AlignmentTable, TableRow
-from rlaif_pl.evaluation.metrics import write_json, write_text
+from rlaif_pl.evaluation.metrics import write_csv, write_json, write_text
 from rlaif_pl.statistics import Interval
 
 INTERVALS = (
@@ -144,12 +142,8 @@ def to_metrics(table: AlignmentTable, prefix: str = "alignment") -> dict[str, fl
 def write(table: AlignmentTable, folder: Path | str) -> None:
     """Write ``table.md``, ``rows.csv`` and ``rows.json`` (with the kappas) into a folder."""
     records = to_records(table)
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(records[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records)
     target = Path(folder)
-    write_text(target / "rows.csv", text.getvalue())
+    write_csv(target / "rows.csv", records)
     write_text(target / "table.md", to_markdown(table))
     for record, row in zip(records, table.rows, strict=True):
         record["order_gap_counts"] = list(row.position.gap_counts) if row.position else None

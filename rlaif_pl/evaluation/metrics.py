@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
 import os
 import tempfile
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 
@@ -110,3 +112,12 @@ def _number(key: str, value: float, may_be_missing: Collection[str]) -> float | 
     raise ValueError(
         f"metric {key!r} is {plain}; find out why it is not finite, or list it in may_be_missing"
     )
+
+
+def write_csv(path: Path | str, records: Sequence[Mapping[str, object]]) -> None:
+    """Write records of equal keys, at least one, as a CSV file with a header."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(records[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    write_text(Path(path), text.getvalue())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import math
 from pathlib import Path
@@ -12,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from rlaif_pl.evaluation.metrics import write_text
+from rlaif_pl.evaluation.metrics import write_csv, write_text
 from rlaif_pl.evaluation.revision_rounds import CHANCE, RevisionStudy, RoundResult
 from rlaif_pl.statistics import Interval
 
@@ -77,12 +76,8 @@ def to_records(study: RevisionStudy) -> list[dict[str, object]]:
 def write(study: RevisionStudy, folder: Path | str) -> None:
     """Write ``table.md``, ``rows.csv`` and ``rounds.svg`` into a folder."""
     records = to_records(study)
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(records[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records)
     target = Path(folder)
-    write_text(target / "rows.csv", text.getvalue())
+    write_csv(target / "rows.csv", records)
     write_text(target / "table.md", to_markdown(study))
     write_text(target / "rounds.svg", plot(study))
 
