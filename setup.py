@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -38,6 +39,10 @@ TORCH_TARGET = "0x020a000000000000"  # torch 2.10, the oldest whose stable ABI h
 CXX_FLAGS = ["-O3", "-g0", "-std=c++20", "-Wall", "-fvisibility=hidden"]
 # What lets a loop with selections and sums become vector code; NaN and infinity keep their meaning.
 CXX_FLAGS += ["-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd"]
+if platform.machine() in ("x86_64", "AMD64"):
+    # GCC 12 moves 8 bytes through an MMX register and leaves the x87 unit unusable: long doubles of
+    # the process (numpy's among them) are NaN from then on.
+    CXX_FLAGS.append("-mno-mmx")
 NVCC_FLAGS = ["-O3", "-std=c++20", "-lineinfo"]
 
 

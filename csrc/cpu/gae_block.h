@@ -136,7 +136,26 @@ template <typename acc_t> struct Block {
   const acc_t *reward, *reference, *value; // reference: or null
   acc_t *advantages, *returns;
   acc_t next_value, carry, score; // the score joins the block's last step
+  int64_t ahead; // entries from this block's end to the end of the one taken next; 0: unknown
 };
+
+/* Ask for what the next block has in the place of entry i. Rows are taken from their ends, so the
+ * processor's own prefetching, which follows a page, starts anew with each row and comes too late.
+ * An address is never read through: it may lie outside the arrays. */
+template <bool shaped, typename acc_t>
+RLAIF_PL_INLINE void fetch_ahead(const Block<acc_t> &block, int64_t i) {
+  const auto at = [&](const acc_t *x) {
+    return reinterpret_cast<const void *>(reinterpret_cast<uintptr_t>(x) +
+                                          static_cast<uintptr_t>((i + block.ahead) * int64_t(sizeof(acc_t))));
+  };
+  constexpr int to_read = 0, to_write = 1, second_level = 2;
+  __builtin_prefetch(at(block.reward), to_read, second_level);
+  __builtin_prefetch(at(block.value), to_read, second_level);
+  if constexpr (shaped)
+    __builtin_prefetch(at(block.reference), to_read, second_level);
+  __builtin_prefetch(at(block.advantages), to_write, second_level);
+  __builtin_prefetch(at(block.returns), to_write, second_level);
+}
 
 /* The block's last vector may be short: its other lanes are then 0 and
  * add nothing. What comes after the block is part of its last step, not of the first carry. */
@@ -149,6 +168,7 @@ RLAIF_PL_INLINE RowSums<acc_t> block_body(const Block<acc_t> &block, const Coeff
   const int64_t rest = (n - 1) % lanes + 1, end = n - rest;
   const acc_t *reward = block.reward, *reference = block.reference, *value = block.value;
   acc_t *advantages = block.advantages, *returns = block.returns;
+  fetch_ahead<shaped>(block, end);
   acc_t extra[lanes] = {};
   extra[rest - 1] = block.score + by.gamma * block.next_value + by.decay[1] * block.carry;
   const vector ends = Lane::load(value + end, rest);
@@ -159,6 +179,7 @@ RLAIF_PL_INLINE RowSums<acc_t> block_body(const Block<acc_t> &block, const Coeff
   Lane::store(returns + end, of_rest + ends, rest);
 #pragma GCC unroll 4
   for (int64_t i = end - lanes; i >= 0; i -= lanes) {
+    fetch_ahead<shaped>(block, i);
     const vector values = Lane::load(value + i);
     const vector references = shaped ? Lane::load(reference + i) : vector{};
     const vector found = scan(Lane::load(reward + i), references, values,

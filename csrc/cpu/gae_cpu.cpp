@@ -10,6 +10,7 @@
 
 #include "../checks.h"
 #include "../launchers.h"
+#include "../outputs.h"
 #include "gae_block.h"
 
 namespace rlaif_pl {
@@ -24,8 +25,9 @@ template <typename scalar_t> struct Rows {
   int64_t N, T;
 };
 
+/* Row n. `next` is the row that the same thread takes after it, or n. */
 template <typename scalar_t>
-void run_row(const Rows<scalar_t> &rows, int64_t n,
+void run_row(const Rows<scalar_t> &rows, int64_t n, int64_t next,
              const Coefficients<accumulator_t<scalar_t>> &by) {
   using acc_t = accumulator_t<scalar_t>;
   constexpr bool is_narrow = !std::is_same_v<scalar_t, acc_t>;
@@ -39,6 +41,8 @@ void run_row(const Rows<scalar_t> &rows, int64_t n,
   for (int64_t end = length; end > 0; end -= kSteps) {
     const int64_t begin = std::max<int64_t>(0, end - kSteps), size = end - begin;
     const int64_t at = start + begin;
+    if constexpr (!is_narrow) // what is converted is read on the spot, before the block
+      block.ahead = begin > 0 ? -size : next * rows.T + rows.lengths[next] - (start + end);
     block.reward = as_accumulator<acc_t>(rows.rewards + at, room[0], size);
     block.value = as_accumulator<acc_t>(rows.values + at, room[1], size);
     if (rows.reference != nullptr)
@@ -75,7 +79,7 @@ void run_rows(const Rows<scalar_t> &rows, double beta, double gamma, double lam)
   const int64_t grain = std::max<int64_t>(1, kStepsPerTask / std::max<int64_t>(1, rows.T));
   torch::stable::parallel_for(0, rows.N, grain, [&](int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end; ++n)
-      run_row(rows, n, by);
+      run_row(rows, n, std::min(n + 1, end - 1), by);
   });
 }
 
@@ -90,8 +94,8 @@ TensorPair gae_cpu(const Tensor &rewards, const Tensor &values, const Tensor &le
                    const Tensor &bootstrap, double gamma, double lam) {
   check_gae(rewards, values, lengths, bootstrap);
   const auto r = packed(rewards), v = packed(values), l = packed(lengths), b = packed(bootstrap);
-  auto advantages = torch::stable::new_empty(r, r.sizes());
-  auto returns = torch::stable::new_empty(r, r.sizes());
+  auto advantages = empty(r, r.sizes());
+  auto returns = empty(r, r.sizes());
   const int64_t N = r.size(0), T = r.size(1);
   if (r.numel() == 0)
     return {advantages, returns};
@@ -116,10 +120,10 @@ ShapedOutputs shaped_gae_cpu(const Tensor &logprobs, const Tensor &ref_logprobs,
   const auto p = packed(logprobs), q = packed(ref_logprobs), v = packed(values),
              s = packed(scores), l = packed(lengths), b = packed(bootstrap);
   const int64_t N = p.size(0), T = p.size(1);
-  auto advantages = torch::stable::new_empty(p, p.sizes());
-  auto returns = torch::stable::new_empty(p, p.sizes());
-  auto kl = torch::stable::new_empty(p, {N});
-  auto moments = torch::stable::new_empty(p, {N, 2}, ScalarType::Double);
+  auto advantages = empty(p, p.sizes());
+  auto returns = empty(p, p.sizes());
+  auto kl = empty(p, {N});
+  auto moments = empty(p, {N, 2}, ScalarType::Double);
   check_lengths("shaped_gae", l, T);
   visit_floating("shaped_gae", p.scalar_type(), [&](auto zero) {
     using scalar_t = decltype(zero);

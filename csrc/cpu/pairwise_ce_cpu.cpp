@@ -16,6 +16,7 @@
 #include "../checks.h"
 #include "../launchers.h"
 #include "../math/pairwise_ce.h"
+#include "../outputs.h"
 #include "vector_math.h"
 
 namespace rlaif_pl {
@@ -175,10 +176,10 @@ PairwiseOutputs pairwise_ce_fwd_cpu(const Tensor &first, const Tensor &second, c
   check_pairwise_ce(first, second, target, weight);
   const auto f = packed(first), s = packed(second), p = packed(target);
   const std::optional<Tensor> w = packed(weight);
-  auto loss = torch::stable::new_empty(f, {each ? f.numel() : 0});
-  auto dmargin = torch::stable::new_empty(f, f.sizes());
-  auto total = torch::stable::new_empty(p, {});
-  auto sums = torch::stable::new_empty(p, {kPairwiseSums - 1}, ScalarType::Double);
+  auto loss = empty(f, {each ? f.numel() : 0});
+  auto dmargin = empty(f, f.sizes());
+  auto total = empty(p, {});
+  auto sums = empty(p, {kPairwiseSums - 1}, ScalarType::Double);
   visit_floating("pairwise_ce_fwd", f.scalar_type(), [&](auto zero) {
     using scalar_t = decltype(zero);
     using acc_t = accumulator_t<scalar_t>;
@@ -198,8 +199,8 @@ TensorPair pairwise_ce_bwd_cpu(const Tensor &dmargin, const Tensor &grad, double
   STD_TORCH_CHECK(grad.dim() == 0 || (grad.dim() == 1 && grad.size(0) == dmargin.numel()),
                   "pairwise_ce_bwd: grad must be () or fit dmargin");
   check_tensor("pairwise_ce_bwd: grad", grad, dmargin.scalar_type(), dmargin);
-  auto first = torch::stable::new_empty(dmargin, dmargin.sizes());
-  auto second = torch::stable::new_empty(dmargin, dmargin.sizes());
+  auto first = empty(dmargin, dmargin.sizes());
+  auto second = empty(dmargin, dmargin.sizes());
   const int64_t stride = grad.dim() == 0 ? 0 : grad.stride(0);
   visit_floating("pairwise_ce_bwd", dmargin.scalar_type(), [&](auto zero) {
     using scalar_t = decltype(zero);

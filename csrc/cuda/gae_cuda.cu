@@ -4,6 +4,7 @@
 
 #include "../checks.h"
 #include "../launchers.h"
+#include "../outputs.h"
 #include "gae_kernel.cuh"
 #include "launch.h"
 
@@ -16,8 +17,8 @@ TensorPair gae_cuda(const Tensor &rewards, const Tensor &values, const Tensor &l
   const torch::stable::accelerator::DeviceGuard guard(rewards.get_device_index());
   const auto r = torch::stable::contiguous(rewards), v = torch::stable::contiguous(values),
              l = torch::stable::contiguous(lengths), b = torch::stable::contiguous(bootstrap);
-  auto advantages = torch::stable::new_empty(r, r.sizes());
-  auto returns = torch::stable::new_empty(r, r.sizes());
+  auto advantages = empty(r, r.sizes());
+  auto returns = empty(r, r.sizes());
   if (r.numel() == 0) // a grid of zero blocks is a launch error
     return {advantages, returns};
   const int64_t N = r.size(0), T = r.size(1);

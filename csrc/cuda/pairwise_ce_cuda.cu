@@ -7,6 +7,7 @@
 
 #include "../checks.h"
 #include "../launchers.h"
+#include "../outputs.h"
 #include "launch.h"
 #include "pairwise_ce_kernel.cuh"
 
@@ -22,11 +23,11 @@ PairwiseOutputs pairwise_ce_fwd_cuda(const Tensor &first, const Tensor &second,
   const torch::stable::accelerator::DeviceGuard guard(first.get_device_index());
   const auto f = packed(first), s = packed(second), p = packed(target);
   const std::optional<Tensor> w = packed(weight);
-  auto loss = torch::stable::new_empty(f, {each ? f.numel() : 0});
-  auto dmargin = torch::stable::new_empty(f, f.sizes());
+  auto loss = empty(f, {each ? f.numel() : 0});
+  auto dmargin = empty(f, f.sizes());
   // One column a warp: added up by torch, in one order, where atomics would add in any.
   const unsigned blocks = std::max(1u, num_blocks(f.numel(), kPairwiseThreads * kPairsPerThread));
-  auto partial = torch::stable::new_empty(
+  auto partial = empty(
       p, {kPairwiseSums, static_cast<int64_t>(blocks) * (kPairwiseThreads / kWarp)},
       ScalarType::Double);
   visit_floating("pairwise_ce_fwd", f.scalar_type(), [&](auto zero) {

@@ -4,6 +4,7 @@
 
 #include "../checks.h"
 #include "../launchers.h"
+#include "../outputs.h"
 #include "launch.h"
 #include "shaped_gae_kernel.cuh"
 
@@ -18,10 +19,10 @@ ShapedOutputs shaped_gae_cuda(const Tensor &logprobs, const Tensor &ref_logprobs
   const auto p = packed(logprobs), q = packed(ref_logprobs), v = packed(values),
              s = packed(scores), l = packed(lengths), b = packed(bootstrap);
   const int64_t N = p.size(0), T = p.size(1);
-  auto advantages = torch::stable::new_empty(p, p.sizes());
-  auto returns = torch::stable::new_empty(p, p.sizes());
-  auto kl = torch::stable::new_empty(p, {N});
-  auto moments = torch::stable::new_empty(p, {N, 2}, ScalarType::Double);
+  auto advantages = empty(p, p.sizes());
+  auto returns = empty(p, p.sizes());
+  auto kl = empty(p, {N});
+  auto moments = empty(p, {N, 2}, ScalarType::Double);
   if (N == 0) // a grid of zero blocks is a launch error
     return {advantages, returns, kl, moments};
   visit_floating("shaped_gae", p.scalar_type(), [&](auto zero) {
