@@ -5,14 +5,17 @@
 The loop stands for what trainers write (TRL's is inline and cannot be called): one pass backwards
 over time on tensors of (B, T) or (T, B). The bandwidth is that of copying as many bytes as the op
 must move, outputs in memory that is already mapped, as in a loop of training steps. torchrl joins
-where it is installed. PufferLib 3.0.0 does not: its sdist could not be built without a connection
-to GitHub, and with NO_OCEAN=1 its setup.py stops with a NameError.
+where it is installed. PufferLib's CPU kernel joins with ``--pufferlib``, the path of its
+pufferlib/extensions/pufferlib.cpp, which is compiled alone, with -O3: the whole sdist (3.0.0) needs
+files from GitHub to build.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from timing import keep_memory, medians, report
@@ -57,11 +60,31 @@ def vectorized_torchrl(rewards: Tensor, values: Tensor) -> Pair:
     return found[0][..., 0], found[1][..., 0]
 
 
+def puffer(path: Path, rewards: Tensor, values: Tensor) -> Callable[[], Pair]:
+    """PufferLib's loop in C++ on its own layout: rewards a step later, one more step at the end."""
+    from torch.utils.cpp_extension import load
+
+    load("pufferlib_peer", [str(path)], extra_cflags=["-O3"], is_python_module=False)
+    after = torch.zeros(len(rewards), 1)
+    later, longer = torch.cat([after, rewards], 1), torch.cat([values, after], 1)
+    dones, importance = torch.zeros_like(later), torch.ones_like(later)
+    advantages = torch.zeros_like(later)
+
+    def run() -> Pair:
+        torch.ops.pufferlib.compute_puff_advantage(
+            longer, later, dones, importance, advantages, GAMMA, LAM, 1.0, 1.0
+        )
+        return advantages[:, :-1], advantages[:, :-1] + values
+
+    return run
+
+
 def main() -> None:
     """Check, time and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--size", type=int, nargs=2, default=(1024, 1024), metavar=("B", "T"))
+    parser.add_argument("--pufferlib", type=Path, help="pufferlib/extensions/pufferlib.cpp")
     arguments = parser.parse_args()
     keep_memory()
     rows, steps = arguments.size
@@ -82,6 +105,8 @@ def main() -> None:
     if importlib.util.find_spec("torchrl") is not None:
         peers["torchrl"] = lambda: vectorized_torchrl(rewards, values)
     want = plain()
+    if arguments.pufferlib is not None:
+        peers["PufferLib"] = puffer(arguments.pufferlib, rewards, values)
     for name, peer in peers.items():
         found = [x.t() if "(T, B)" in name else x for x in peer()]
         torch.testing.assert_close(found, list(want), rtol=1e-3, atol=1e-4)
