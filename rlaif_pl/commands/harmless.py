@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from rlaif_pl.evaluation.harmless import harmless_rates
+from rlaif_pl.evaluation.harmlessness.rates import harmless_rates
 from rlaif_pl.evaluation.metrics import write_metrics
 from rlaif_pl.evaluation.policy_report import HIDDEN_TEXTS
 from rlaif_pl.labeling.registry import build_labeler

@@ -1,0 +1,8 @@
+"""What became of harmful requests; prompts and responses are counted here, never shown.
+
+::
+
+    rates           share of responses found harmless, before and after training
+    rounds          what each round of critique and revision did, by judges measured themselves
+    rounds_text     the rounds for the terminal, as Markdown, CSV and a plot
+"""
