@@ -4,7 +4,7 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from rlaif_pl.report import plots
-from rlaif_pl.report.inputs import ReliabilityBin, WinRate
+from rlaif_pl.report.run import ReliabilityBin, WinRate
 
 PLOTS = {
     "curve": lambda: plots.curve([(n, n * 0.5) for n in range(20)], "reward $x_1$ & <b>", 1, 2.0),
