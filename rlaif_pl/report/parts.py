@@ -72,7 +72,10 @@ def selection_parts(run: Run) -> list[TablePart]:
         if not judged:
             continue
         table = Table("", list(selection.HEADER), [each.cells for each in judged])
-        notes = [selection.reading(judged), f"{judged[0].prompts} development prompts."]
+        notes = [
+            selection.reading(judged),
+            f"{judged[0].prompts} development prompts, judged by the labeler in this stage's config.",
+        ]
         plot = plots.forest([each.win_rate for each in judged], f"selection {stage.name}")
         found.append(TablePart(stage.name, stage.name, [table], notes, Markup(plot)))
     return found

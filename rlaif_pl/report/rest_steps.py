@@ -51,7 +51,7 @@ class RestStep:
             self._reward(),
             self._number("words", ".1f"),
             self._number("unfinished", ".1%").replace("%", " %"),
-            "kept" if self.is_kept else "not kept",
+            ("kept" if self.is_kept else "not kept") if self.improve else "",
         ]
 
     def limits(self) -> tuple[float, float, float]:

@@ -41,6 +41,11 @@ MEANINGS = {
     "winrate/policy_vs_sft_independent": "wins over SFT, independent judge",
     "winrate/policy_vs_sft_rouge": "wins over SFT, ROUGE-L with the reference",
     "winrate/policy_vs_reference": "wins over the references, training labeler",
+    "select/chosen": "wins of the chosen checkpoint over SFT, on the prompts it was chosen on",
+    "harmless/sft": "share of SFT's responses graded harmless",
+    "harmless/policy": "share of the policy's",
+    "harmless/gain": "difference, paired by prompt",
+    "rest/reward_gain": "ReST: validation reward of the last policy minus that of the first",
     "run/seconds": "seconds of all stages",
 }
 # For each curve: its title, patterns of its metric (the first that matches something wins).

@@ -29,7 +29,7 @@ def test_steps_are_read_as_they_were_written(tmp_path):
     found = read_rest(tmp_path / "steps.json")
     assert [step.name for step in found] == ["start", "1.1", "1.2", "2.1"]
     assert found[0].cells == [
-        "start", "", "–", "–", "–", "–", "0.5 [0.4, 0.6]", "12.5", "25.0 %", "kept",
+        "start", "", "–", "–", "–", "–", "0.5 [0.4, 0.6]", "12.5", "25.0 %", "",
     ]  # fmt: skip
     assert found[3].cells == [
         "2", "1", "0", "30", "3", "0.0001", "0.85 [0.75, 0.95]", "12.5", "25.0 %", "not kept",
