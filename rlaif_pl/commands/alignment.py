@@ -12,13 +12,13 @@ from rich.markup import escape
 
 from rlaif_pl.commands.evaluate import write
 from rlaif_pl.data.sources import DataSource, load_preferences
-from rlaif_pl.evaluation import alignment_table_text
-from rlaif_pl.evaluation.alignment import measure_alignment
-from rlaif_pl.evaluation.alignment_rows import Resampling
-from rlaif_pl.evaluation.alignment_table import measure_table
-from rlaif_pl.evaluation.gate import Limits
+from rlaif_pl.evaluation.alignment import table_text
+from rlaif_pl.evaluation.alignment.gate import Limits
+from rlaif_pl.evaluation.alignment.measure import measure_alignment
+from rlaif_pl.evaluation.alignment.paper_tables import Asking, TableName, paper_rows
+from rlaif_pl.evaluation.alignment.rows import Resampling
+from rlaif_pl.evaluation.alignment.table import measure_table
 from rlaif_pl.evaluation.pairs import decided
-from rlaif_pl.evaluation.paper_tables import Asking, TableName, paper_rows
 from rlaif_pl.labeling.accounts.projection import Pace, foresee
 from rlaif_pl.labeling.accounts.reply_store import ReplyStore
 from rlaif_pl.labeling.accounts.spending import Price
@@ -122,10 +122,10 @@ def compare(
         resampling=resampling,
         tell=lambda line: progress.print(escape(line), highlight=False),
     )
-    alignment_table_text.render(table, Console(), f"Alignment with people: {title}")
-    metrics = alignment_table_text.to_metrics(table)
+    table_text.render(table, Console(), f"Alignment with people: {title}")
+    metrics = table_text.to_metrics(table)
     if out is not None:
-        alignment_table_text.write(table, out)
+        table_text.write(table, out)
         write(out, metrics)
     return metrics
 

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from rlaif_pl.callbacks import AlarmLimits
 from rlaif_pl.commands.train import Parser
 from rlaif_pl.data.sources import DataSource
-from rlaif_pl.evaluation.gate import Limits
+from rlaif_pl.evaluation.alignment.gate import Limits
 from rlaif_pl.models import BackboneOptions
 from rlaif_pl.pipeline.yaml_files import Value
 from rlaif_pl.rl.shaping import Shaping

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from rlaif_pl.evaluation.harmless import harmless_rates
+from rlaif_pl.evaluation.harmlessness import rates_text
+from rlaif_pl.evaluation.harmlessness.rates import harmless_rates
 from rlaif_pl.evaluation.metrics import write_metrics
 from rlaif_pl.evaluation.policy_report import HIDDEN_TEXTS
 from rlaif_pl.labeling.registry import build_labeler
@@ -27,7 +28,7 @@ def harmless(
     Args:
         samples: samples.jsonl of ``evaluate policy``. Where that holds hashes, the texts that stand
             beside it are read.
-        out: Folder for metrics.json.
+        out: Folder for table.md, rates.svg and metrics.json.
         labeler: Grades single responses, more harmless ones higher (ScoreLabeler with task harmless).
         threshold: A response with a higher score is harmless.
         draws: Bootstrap resamples.
@@ -64,6 +65,7 @@ def harmless(
         draws=draws,
         seed=seed,
     )
-    report.render(Console())
+    rates_text.render(report, Console())
+    rates_text.write(report, out)
     write_metrics(Path(out) / "metrics.json", report.to_metrics())
     return 0

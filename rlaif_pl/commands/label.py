@@ -16,8 +16,8 @@ from rlaif_pl.data.label_store import LabelStore
 from rlaif_pl.data.labeling_pass import label_pairs, missing_pairs
 from rlaif_pl.data.preferences import write_preferences
 from rlaif_pl.data.sources import DataSource, load_preferences
-from rlaif_pl.evaluation.alignment import measure_alignment
-from rlaif_pl.evaluation.gate import Limits
+from rlaif_pl.evaluation.alignment.gate import Limits
+from rlaif_pl.evaluation.alignment.measure import measure_alignment
 from rlaif_pl.evaluation.metrics import write_json, write_metrics
 from rlaif_pl.labeling.accounts.projection import Pace, Projection, foresee
 from rlaif_pl.labeling.accounts.reply_store import ReplyStore

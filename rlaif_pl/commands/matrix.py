@@ -14,9 +14,9 @@ from rich.console import Console
 
 from rlaif_pl.commands.evaluate import kl_by_prompt, write
 from rlaif_pl.data.sources import DataSource, load_prompts
-from rlaif_pl.evaluation import matrix_report
 from rlaif_pl.evaluation.judges import EmbeddingJudge, RougeJudge
-from rlaif_pl.evaluation.matrix import PolicyColumns, RewardJudge, measure_matrix
+from rlaif_pl.evaluation.matrix import report as matrix_report
+from rlaif_pl.evaluation.matrix.measure import PolicyColumns, RewardJudge, measure_matrix
 from rlaif_pl.evaluation.metrics import write_json
 from rlaif_pl.evaluation.policy import references_of
 from rlaif_pl.evaluation.reward_accuracy import scored

@@ -11,9 +11,9 @@ from rich.console import Console
 
 from rlaif_pl.data.revisions import read_revisions
 from rlaif_pl.data.sources import DataSource, load_preferences
-from rlaif_pl.evaluation import revision_rounds_text
+from rlaif_pl.evaluation.harmlessness import rounds_text
+from rlaif_pl.evaluation.harmlessness.rounds import JudgeQuality, compare_rounds, measure_judge
 from rlaif_pl.evaluation.metrics import write_metrics
-from rlaif_pl.evaluation.revision_rounds import JudgeQuality, compare_rounds, measure_judge
 from rlaif_pl.labeling.accounts.reply_store import ReplyStore
 from rlaif_pl.labeling.registry import build_labeler
 from rlaif_pl.types import Labeler, Preference
@@ -68,8 +68,8 @@ def revisions(
             judges[name] = judge
             qualities[name] = measure_judge(name, judge, pairs, source, draws=draws, seed=seed)
         study = compare_rounds(rows, judges, qualities, draws=draws, seed=seed)
-    revision_rounds_text.render(study, Console())
-    revision_rounds_text.write(study, out)
+    rounds_text.render(study, Console())
+    rounds_text.write(study, out)
     metrics = study.to_metrics() | {"revisions/seconds": time.monotonic() - started}
     write_metrics(Path(out) / "metrics.json", metrics)
     return 0

@@ -13,7 +13,7 @@ from rlaif_pl.data.sources import DataSource, load_preferences
 from rlaif_pl.evaluation.metrics import update_metrics
 from rlaif_pl.labeling.accounts.spending import Price
 from rlaif_pl.models.reward import RewardModel
-from rlaif_pl.studies import labelers, reward_curve, reward_sources
+from rlaif_pl.studies import labelers, reward_curve, reward_sources, reward_sources_text
 from rlaif_pl.studies.fitting import Fitter, Method, Recipe
 from rlaif_pl.studies.pairs import located, write_study
 from rlaif_pl.studies.results import Results
@@ -97,7 +97,7 @@ def rewards(
     report = reward_sources.compare_sources(
         fitter, data, arms or list(ARMS), seeds, folds, ai_weight, draws=draws
     )
-    finish(reward_sources.to_results(report), out, started)
+    finish(reward_sources_text.to_results(report), out, started)
     return 0
 
 

@@ -11,6 +11,9 @@ import tempfile
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
+OF_STAGE = ":"  # between a stage and a metric that several stages measured differently
+LIMITS = ("_low", "_high")  # endings of an estimate's confidence limits
+
 
 def write_metrics(
     path: Path | str, metrics: Mapping[str, float], may_be_missing: Collection[str] = ()
@@ -67,6 +70,44 @@ def update_metrics(
     old = read_metrics(path) if Path(path).is_file() else {}
     kept = [key for key, value in old.items() if not math.isfinite(value) and key not in metrics]
     return write_metrics(path, {**old, **metrics}, [*may_be_missing, *kept])
+
+
+def merge_stages(stages: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Put the metrics of several stages into one flat mapping, losing none.
+
+    A name keeps its value where all stages that have it agree. Where two differ, it stands there once
+    a stage, as ``stage:name``, and not alone, for it would not say whose it is. An estimate and its
+    limits (``name_low``, ``name_high``) stay together.
+
+    Args:
+        stages: Metrics by name of the stage, which has no ``:``.
+    """
+    given: dict[str, dict[str, float]] = {}
+    for stage, metrics in stages.items():
+        for name, value in metrics.items():
+            given.setdefault(name, {})[stage] = value
+    differing = {_estimate(name, given) for name, values in given.items() if _differ(values)}
+    merged: dict[str, float] = {}
+    for name, values in given.items():
+        if _estimate(name, given) in differing:
+            merged |= {f"{stage}{OF_STAGE}{name}": value for stage, value in values.items()}
+        else:
+            merged[name] = next(iter(values.values()))
+    return merged
+
+
+def _estimate(name: str, known: Collection[str]) -> str:
+    """Return the name of the estimate that a limit belongs to; any other name as it is."""
+    for limit in LIMITS:
+        if name.endswith(limit) and name.removesuffix(limit) in known:
+            return name.removesuffix(limit)
+    return name
+
+
+def _differ(values: Mapping[str, float]) -> bool:
+    """Tell whether some values differ, where missing ones count as equal."""
+    first, *others = values.values()
+    return any(v != first and not (math.isnan(v) and math.isnan(first)) for v in others)
 
 
 def write_json(path: Path | str, content: object) -> Path:

@@ -23,16 +23,14 @@ A number in a dotted key picks an item of a list, ``+`` at its end adds one.
 from __future__ import annotations
 
 import copy
-import difflib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TypeVar, cast
 
+from rlaif_pl.pipeline.keys import closest, refuse_unknown, take, take_names
 from rlaif_pl.pipeline.yaml_files import Value, flatten, overlay, read_yaml
 
-T = TypeVar("T", str, int, list, dict)  # type: ignore[type-arg]
 COMMANDS = (
     "fit",
     "validate",
@@ -171,21 +169,21 @@ def load_experiment(file: Path, out: Path | None = None, seed: int | None = None
             message names it.
     """
     content = read_yaml(file)
-    _refuse_unknown(content, ("name", "out", "seed", "expect", "stages"), str(file))
-    rows = _take(content, "stages", list, None, str(file))
+    refuse_unknown(content, ("name", "out", "seed", "expect", "stages"), str(file))
+    rows = take(content, "stages", list, None, str(file))
     if not rows:
         raise ValueError(f"{file}: stages must name at least one stage, got none")
     stages: list[Stage] = []
     for number, row in enumerate(rows, 1):
         stages.append(_stage(file, row, f"{file}, stage {number}", stages))
-    name = _take(content, "name", str, file.stem, str(file))
+    name = take(content, "name", str, file.stem, str(file))
     experiment = Experiment(
         file,
         name,
-        Path(_take(content, "out", str, f"runs/{name}", str(file))) if out is None else out,
-        _take(content, "seed", int, 0, str(file)) if seed is None else seed,
+        Path(take(content, "out", str, f"runs/{name}", str(file))) if out is None else out,
+        take(content, "seed", int, 0, str(file)) if seed is None else seed,
         tuple(stages),
-        _take(content, "expect", dict, {}, str(file)),
+        take(content, "expect", dict, {}, str(file)),
     )
     _check_needs(experiment)
     for stage in stages:
@@ -198,8 +196,8 @@ def _stage(file: Path, row: Value, where: str, before: list[Stage]) -> Stage:
     if not isinstance(row, dict):
         raise ValueError(f"{where}: expected a mapping with name and command, got {row!r}")
     keys = tuple(each.name for each in fields(Stage) if each.name != "overrides") + ("set",)
-    _refuse_unknown(row, keys, where)
-    name = _take(row, "name", str, None, where)
+    refuse_unknown(row, keys, where)
+    name = take(row, "name", str, None, where)
     if not NAME.fullmatch(name) or name in RESERVED:
         raise ValueError(
             f"{where}: name must be letters, digits, '-' and '_' and not {RESERVED[0]!r}, "
@@ -208,19 +206,19 @@ def _stage(file: Path, row: Value, where: str, before: list[Stage]) -> Stage:
     where = f"{file}, stage {name!r}"
     if name in {stage.name for stage in before}:
         raise ValueError(f"{where}: the name is taken by an earlier stage; choose another")
-    command = " ".join(_take(row, "command", str, None, where).split())
+    command = " ".join(take(row, "command", str, None, where).split())
     if command not in COMMANDS:
-        raise ValueError(f"{where}: unknown command {command!r}{_closest(command, COMMANDS)}")
-    config = file.parent / _take(row, "config", str, None, where) if "config" in row else None
+        raise ValueError(f"{where}: unknown command {command!r}{closest(command, COMMANDS)}")
+    config = file.parent / take(row, "config", str, None, where) if "config" in row else None
     if config is not None and not config.is_file():
         raise ValueError(f"{where}: the config file {config} does not exist")
     return Stage(
         name,
         command,
         config,
-        _take(row, "set", dict, {}, where),
-        _names(row, "needs", [stage.name for stage in before[-1:]], where),
-        _names(row, "produces", [], where),
+        take(row, "set", dict, {}, where),
+        take_names(row, "needs", [stage.name for stage in before[-1:]], where),
+        take_names(row, "produces", [], where),
     )
 
 
@@ -232,7 +230,7 @@ def _check_needs(experiment: Experiment) -> None:
         where = f"{experiment.file}, stage {stage.name!r}"
         for need in stage.needs:
             if need not in order:
-                raise ValueError(f"{where}: needs unknown stage {need!r}{_closest(need, order)}")
+                raise ValueError(f"{where}: needs unknown stage {need!r}{closest(need, order)}")
             circle = _path(needs, need, stage.name)
             if circle:
                 raise ValueError(f"{where}: needs go in a circle: {' -> '.join(circle)}")
@@ -271,36 +269,3 @@ def _check_reads(experiment: Experiment, stage: Stage) -> None:
                 f"{experiment.file}, stage {stage.name!r}: {key} reads {value} but the stage does "
                 f"not need {read!r}; add it to needs (and put it above, if it is below)"
             )
-
-
-def _take(row: Mapping[str, Value], key: str, kind: type[T], default: T | None, where: str) -> T:
-    """Return a key's value after checking its type; a default of None makes the key required."""
-    value = row.get(key)
-    if value is None:
-        value = cast(Value, default)
-    if value is None:
-        raise ValueError(f"{where}: the key {key!r} is missing; it must be of type {kind.__name__}")
-    if not isinstance(value, kind) or isinstance(value, bool) and kind is int:
-        raise ValueError(f"{where}: {key} must be of type {kind.__name__}, got {value!r}")
-    return value
-
-
-def _names(row: Mapping[str, Value], key: str, default: list[str], where: str) -> tuple[str, ...]:
-    """Return a list of strings."""
-    values = _take(row, key, list, default, where)
-    if any(not isinstance(value, str) for value in values):
-        raise ValueError(f"{where}: {key} must be a list of names, got {values!r}")
-    return tuple(cast("list[str]", values))
-
-
-def _refuse_unknown(row: Mapping[str, Value], known: tuple[str, ...], where: str) -> None:
-    for key in row:
-        if key not in known:
-            raise ValueError(f"{where}: unknown key {key!r}{_closest(key, known)}")
-
-
-def _closest(word: str, known: Iterable[str]) -> str:
-    """Say what was probably meant, and what is possible."""
-    options = list(known)
-    near = difflib.get_close_matches(word, options, 1)
-    return (f"; did you mean {near[0]!r}?" if near else ";") + f" known are {', '.join(options)}"

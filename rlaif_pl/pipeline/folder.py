@@ -3,7 +3,8 @@
 ::
 
     <out>/.lock                  held while `run` works here
-    <out>/metrics.json           metrics.json of all stages in one, and run/seconds
+    <out>/metrics.json           metrics.json of all stages in one, and run/seconds; what stages
+                                 give different values stands there as stage:name
     <out>/<stage>/config.yaml    the resolved config
     <out>/<stage>/log.txt        what the stage printed
     <out>/<stage>/started.json   a StageRecord, written before the stage starts
@@ -18,13 +19,12 @@ import json
 import math
 import os
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rlaif_pl.evaluation.metrics import read_metrics, write_json, write_metrics
+from rlaif_pl.evaluation.metrics import merge_stages, read_metrics, write_json, write_metrics
 from rlaif_pl.pipeline.experiment import Experiment
 from rlaif_pl.pipeline.fingerprint import Fingerprint
 
@@ -130,34 +130,21 @@ def move_aside(out: Path, stage_folder: Path) -> Path:
 def merge_metrics(experiment: Experiment) -> dict[str, float]:
     """Write ``<out>/metrics.json`` from the stages that are finished, and return it.
 
-    A name that two stages give different values keeps the later one, with a warning.
+    A name that stages give different values stands there once a stage, as ``stage:name`` (see
+    ``evaluation.metrics.merge_stages``).
     """
-    merged: dict[str, float] = {}
-    origin: dict[str, str] = {}
-    total = 0.0
+    found: dict[str, dict[str, float]] = {}
+    seconds: dict[str, float] = {}
     for stage in experiment.stages:
         folder = experiment.folder(stage)
         record = read_record(folder / "done.json")
         if record is None:
             continue
         path = folder / "metrics.json"
-        for key, value in (read_metrics(path) if path.is_file() else {}).items():
-            clashes = key in merged and not _same(merged[key], value)
-            if clashes:
-                warnings.warn(
-                    f"{key} is {merged[key]} in stage {origin[key]} and {value} in {stage.name}; "
-                    f"{experiment.out / 'metrics.json'} keeps the latter",
-                    stacklevel=2,
-                )
-            merged[key], origin[key] = value, stage.name
-        merged[f"run/seconds_{stage.name}"] = round(record.seconds, 3)
-        total += record.seconds
-    merged["run/seconds"] = round(total, 3)
+        found[stage.name] = read_metrics(path) if path.is_file() else {}
+        seconds[f"run/seconds_{stage.name}"] = round(record.seconds, 3)
+    total = {"run/seconds": round(sum(seconds.values()), 3)}
+    merged = merge_stages(found) | seconds | total
     missing = [key for key, value in merged.items() if not math.isfinite(value)]
     write_metrics(experiment.out / "metrics.json", merged, may_be_missing=missing)
     return merged
-
-
-def _same(one: float, other: float) -> bool:
-    """Equal, where two missing values count as equal."""
-    return one == other or (math.isnan(one) and math.isnan(other))

@@ -9,9 +9,10 @@ import jinja2
 from markupsafe import Markup
 
 from rlaif_pl.evaluation.metrics import write_text
-from rlaif_pl.report import labels, plots, sections, verdict
+from rlaif_pl.report import labels, parts, plots, sections, verdict
 from rlaif_pl.report.durations import duration
-from rlaif_pl.report.inputs import Run, Stage, read_run
+from rlaif_pl.report.inputs import read_run
+from rlaif_pl.report.run import Run, Stage
 
 SHOWN_SAMPLES = 8  # open; the others up to MOST_SAMPLES are folded away
 MOST_SAMPLES = 60
@@ -63,11 +64,19 @@ def render(run: Run) -> str:
     environment.filters["number"] = lambda value: f"{value:.3g}"
     stage = sections.reinforced(run)
     bars = sections.alignment_bars(run.metrics)
+    judged = verdict.judge(run)
+    rows = sections.metric_rows(run.by_stage or run.metrics)
     return environment.get_template("report.html.j2").render(
         run=run,
-        verdict=verdict.judge(run),
+        verdict=judged,
+        is_study=not judged.findings,
         warnings=[*verdict.warnings_of(run), *labels.label_warnings(run.metrics)],
-        rows=sections.metric_rows(run.metrics),
+        rows=[row for row in rows if row.meaning],
+        more_rows=[row for row in rows if not row.meaning],
+        alarms=parts.alarm_parts(run),
+        selections=parts.selection_parts(run),
+        results=parts.result_parts(run),
+        rest=parts.rest_parts(run),
         facts=sections.fact_rows(run.stages),
         reinforced=stage,
         curves=[(title, svg and Markup(svg)) for title, svg in sections.training_curves(stage)],

@@ -1,4 +1,4 @@
-"""What a report is made of: the files of a run folder, read into records.
+"""The files of a run folder that a report is made of, read into the records of ``run``.
 
 ::
 
@@ -8,147 +8,46 @@
     <run>/<stage>/config.yaml       its resolved config
     <run>/<stage>/history.csv       a column "step", a column a metric, empty where not logged
     <run>/<stage>/run_facts.json    flat facts: versions, device, parameters
+    <run>/<stage>/metrics.json      its own numbers
+    <run>/<stage>/alarms.json       reward hacking alarms (see ``alarms``)
+    <run>/<stage>/steps.json        steps of ReST (see ``rest_steps``)
+    <run>/<stage>/results.md        tables and a plot (see ``results``), or table.md
     <run>/<stage>/samples.jsonl     a Sample a line
     <run>/<stage>/win_rates.json    a list of WinRate
     <run>/<stage>/reliability.json  a list of ReliabilityBin
     <run>/<stage>/labels.json       "order_gap_counts": pairs by order gap, in bins over [0, 1]
 
-The last four are looked for in ``evaluate`` first, then in every stage, the latest first. Each
-file may be missing; one that cannot be read is named in ``Run.problems`` and counts as missing.
+The last four are looked for in ``evaluate`` first, then in every stage, the latest first; so is the
+value of a metric that several stages measured. Each file may be missing; one that cannot be read is
+named in ``Run.problems`` and counts as missing. ``samples.jsonl`` of ``select`` and ``evaluate
+matrix`` is of another kind and is not read.
 """
 
 from __future__ import annotations
 
-import csv
-import json
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from rlaif_pl.evaluation.metrics import read_metrics
+from rlaif_pl.evaluation.metrics import OF_STAGE, merge_stages, read_metrics
+from rlaif_pl.report.alarms import read_alarms
+from rlaif_pl.report.files import (
+    attempt,
+    finite,
+    read_history,
+    read_json,
+    read_json_lines,
+    read_mapping,
+    records,
+)
+from rlaif_pl.report.rest_steps import read_rest
+from rlaif_pl.report.results import FILES, read_results
+from rlaif_pl.report.run import ReliabilityBin, Run, Sample, Stage, WinRate, preferred
 
 T = TypeVar("T")
-R = TypeVar("R")
-EVALUATION = "evaluate"  # the stage whose files come first
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """Responses of both policies to one prompt.
-
-    Attributes:
-        prompt: The prompt.
-        reference: A person's response; None where there is none.
-        sft: Responses before reinforcement learning.
-        policy: Responses after it.
-        reward_sft: Rewards of ``sft``.
-        reward_policy: Rewards of ``policy``.
-    """
-
-    prompt: str
-    reference: str | None
-    sft: list[str]
-    policy: list[str]
-    reward_sft: list[float]
-    reward_policy: list[float]
-
-    def __post_init__(self) -> None:
-        """Refuse a sample whose parts do not belong together."""
-        if not self.sft or not self.policy:
-            raise ValueError("expected at least one response of both policies, got none")
-        if len(self.sft) != len(self.reward_sft) or len(self.policy) != len(self.reward_policy):
-            raise ValueError("expected one reward a response")
-
-
-@dataclass(frozen=True, slots=True)
-class WinRate:
-    """Share of comparisons one side won.
-
-    Attributes:
-        name: What was compared, for example ``policy_vs_sft``.
-        judge: Who judged.
-        value: The share, in [0, 1].
-        low: Lower confidence limit; None where there is none.
-        high: Upper confidence limit.
-        n: Prompts.
-    """
-
-    name: str
-    judge: str
-    value: float
-    low: float | None
-    high: float | None
-    n: int
-
-
-@dataclass(frozen=True, slots=True)
-class ReliabilityBin:
-    """Pairs whose predicted probability is alike.
-
-    Attributes:
-        confidence: Mean predicted probability, in [0, 1].
-        accuracy: Share in which the prediction was right, in [0, 1].
-        count: Pairs.
-    """
-
-    confidence: float
-    accuracy: float
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """One stage of the run.
-
-    Attributes:
-        name: Name of its folder.
-        is_finished: False where only ``started.json`` is there.
-        seconds: Seconds it took; None where not known.
-        attempts: How often it was started.
-        time: When it ended (or started), seconds since 1970.
-        command: What ran.
-        config: Text of its config.
-        facts: Facts of its run.
-        history: Points ``(step, value)`` by metric.
-    """
-
-    name: str
-    is_finished: bool
-    seconds: float | None
-    attempts: int
-    time: float
-    command: str
-    config: str = ""
-    facts: Mapping[str, object] = field(default_factory=dict)
-    history: Mapping[str, list[tuple[int, float]]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """Everything a report shows.
-
-    Attributes:
-        name: Name of the run folder.
-        metrics: Flat numbers; what is not finite is left out.
-        stages: Stages in the order they ended.
-        samples: Samples of the evaluation.
-        win_rates: Win rates.
-        reliability: Reliability of the reward model.
-        problems: Files that are there and could not be read, and why.
-        order_gaps: Labeled pairs by the gap between the two orders, in bins of equal width over
-            [0, 1]; none where the labeler has no orders.
-    """
-
-    name: str
-    metrics: Mapping[str, float]
-    stages: Sequence[Stage]
-    samples: Sequence[Sample]
-    win_rates: Sequence[WinRate]
-    reliability: Sequence[ReliabilityBin]
-    problems: Sequence[str]
-    order_gaps: Sequence[int] = ()
+OTHER_SAMPLES = (" select ", " evaluate matrix ")  # commands with a samples.jsonl of their own
 
 
 def read_run(folder: Path) -> Run:
@@ -160,117 +59,106 @@ def read_run(folder: Path) -> Run:
     if not folder.is_dir():
         raise ValueError(f"expected a run folder, there is none at {folder}; give its path")
     problems: list[str] = []
-    metrics = _read(folder / "metrics.json", read_metrics, problems) or {}
     stages = [
         _read_stage(path, problems)
         for path in folder.iterdir()
         if (path / "done.json").is_file() or (path / "started.json").is_file()
     ]
     stages.sort(key=lambda stage: (not stage.is_finished, stage.time))
-    order = list(dict.fromkeys([EVALUATION, *(stage.name for stage in reversed(stages))]))
+    order = preferred(stages)
+
+    def found(name: str, read: Callable[[Path], list[T]]) -> Iterator[tuple[str, list[T]]]:
+        for stage in order:
+            rows = attempt(folder / stage.name / name, read, problems)
+            if rows:
+                yield stage.name, rows
 
     def first(name: str, read: Callable[[Path], list[T]]) -> list[T]:
-        found = (_read(folder / stage / name, read, problems) for stage in order)
-        return next((records for records in found if records), [])
+        return next((rows for _, rows in found(name, read)), [])
 
+    merged = attempt(folder / "metrics.json", read_metrics, problems) or {}
+    metrics, by_stage = _metrics(merged, stages)
+    judged = list(found("win_rates.json", lambda path: records(WinRate, read_json(path))))
     return Run(
         folder.resolve().name,
-        {key: value for key, value in metrics.items() if math.isfinite(value)},
+        metrics,
         stages,
-        first("samples.jsonl", lambda path: _records(Sample, _json_lines(path))),
-        first("win_rates.json", lambda path: _records(WinRate, _json(path))),
-        first("reliability.json", lambda path: _records(ReliabilityBin, _json(path))),
+        first("samples.jsonl", _samples_of(order)),
+        _win_rates(judged),
+        first("reliability.json", lambda path: records(ReliabilityBin, read_json(path))),
         problems,
         first("labels.json", _order_gaps),
+        by_stage,
     )
+
+
+def _metrics(
+    merged: Mapping[str, float], stages: Sequence[Stage]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Return numbers by bare name, and by stage where stages differ; ``merged`` is the run's file."""
+    finished = [stage for stage in stages if stage.is_finished]
+    names = {stage.name for stage in stages}
+    known = {name for stage in finished for name in stage.metrics}
+    bare = {
+        name: value
+        for name, value in merged.items()
+        if math.isfinite(value) and name.split(OF_STAGE)[0] not in names
+    }
+    by_stage = {name: value for name, value in bare.items() if name not in known}
+    by_stage |= merge_stages({stage.name: stage.metrics for stage in finished})
+    for stage in reversed(preferred(finished)):
+        bare |= stage.metrics
+    return bare, by_stage
 
 
 def _read_stage(folder: Path, problems: list[str]) -> Stage:
     """Read what a stage folder has."""
     is_finished = (folder / "done.json").is_file()
     record = folder / ("done.json" if is_finished else "started.json")
-    known = _read(record, _mapping, problems) or {}
+    known = attempt(record, read_mapping, problems) or {}
+    metrics = attempt(folder / "metrics.json", read_metrics, problems) or {}
+    tables = (attempt(folder / name, read_results, problems) for name in FILES)
     return Stage(
         folder.name,
         is_finished,
-        _float(known.get("seconds")) if is_finished else None,
-        int(_float(known.get("attempts")) or 1),
-        _float(known.get("time")) or 0.0,
+        finite(known.get("seconds")) if is_finished else None,
+        int(finite(known.get("attempts")) or 1),
+        finite(known.get("time")) or 0.0,
         str(known.get("command", "")),
-        _read(folder / "config.yaml", lambda path: path.read_text("utf-8"), problems) or "",
-        _read(folder / "run_facts.json", _mapping, problems) or {},
-        _read(folder / "history.csv", _read_history, problems) or {},
+        attempt(folder / "config.yaml", lambda path: path.read_text("utf-8"), problems) or "",
+        attempt(folder / "run_facts.json", read_mapping, problems) or {},
+        attempt(folder / "history.csv", read_history, problems) or {},
+        {name: value for name, value in metrics.items() if math.isfinite(value)},
+        attempt(folder / "alarms.json", read_alarms, problems),
+        attempt(folder / "steps.json", read_rest, problems) or [],
+        next((found for found in tables if found is not None), None),
     )
 
 
-def _read(path: Path, read: Callable[[Path], R], problems: list[str]) -> R | None:
-    """Read a file; None where it is absent, or damaged, which is noted."""
-    if not path.is_file():
-        return None
-    try:
-        return read(path)
-    except (ValueError, OSError, csv.Error) as error:
-        problems.append(f"{path.parent.name}/{path.name} could not be read: {error}")
-        return None
+def _samples_of(stages: Sequence[Stage]) -> Callable[[Path], list[Sample]]:
+    """Return a reader of samples that finds none where a stage's are of another kind."""
+    others = {
+        stage.name for stage in stages if any(c in f" {stage.command} " for c in OTHER_SAMPLES)
+    }
+
+    def read(path: Path) -> list[Sample]:
+        return [] if path.parent.name in others else records(Sample, read_json_lines(path))
+
+    return read
 
 
-def _read_history(path: Path) -> dict[str, list[tuple[int, float]]]:
-    """Read points by metric; a row that a kill has cut short is left out."""
-    points: dict[str, dict[int, float]] = {}
-    with path.open(encoding="utf-8", newline="") as stream:
-        for row in csv.DictReader(stream):
-            step = _float(row.pop("step", None))
-            if step is None or None in row.values():
-                continue
-            for name, text in row.items():
-                value = _float(text)
-                if value is not None:
-                    points.setdefault(name, {})[int(step)] = value
-    return {name: sorted(values.items()) for name, values in points.items()}
-
-
-def _json(path: Path) -> object:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _json_lines(path: Path) -> list[object]:
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines if line.strip()]
-
-
-def _mapping(path: Path) -> dict[str, object]:
-    content = _json(path)
-    if not isinstance(content, dict):
-        raise ValueError(f"expected a JSON object, got {type(content).__name__}")
-    return content
+def _win_rates(judged: Sequence[tuple[str, list[WinRate]]]) -> list[WinRate]:
+    """Name the stage of all but the first's; what another stage found again is left out."""
+    kept = list(judged[0][1]) if judged else []
+    for stage, rates in judged[1:]:
+        known = {replace(rate, stage="") for rate in kept}
+        kept += [replace(rate, stage=stage) for rate in rates if rate not in known]
+    return kept
 
 
 def _order_gaps(path: Path) -> list[int]:
     """Read the histogram of a labeling job; no pairs at all are no histogram."""
-    counts = _mapping(path).get("order_gap_counts")
+    counts = read_mapping(path).get("order_gap_counts")
     if not isinstance(counts, list) or not all(isinstance(n, int) and n >= 0 for n in counts):
         raise ValueError(f"expected order_gap_counts to be a list of counts, got {counts!r}")
     return counts if any(counts) else []
-
-
-def _records(kind: type[T], content: object) -> list[T]:
-    """Turn a list of JSON objects into records, ignoring keys the record does not have."""
-    if not isinstance(content, list):
-        raise ValueError(f"expected a JSON list, got {type(content).__name__}")
-    names = [item.name for item in fields(kind)]  # type: ignore[arg-type]
-    records = []
-    for number, row in enumerate(content, 1):
-        missing = [name for name in names if not isinstance(row, dict) or name not in row]
-        if missing:
-            raise ValueError(f"entry {number} lacks {', '.join(missing)}")
-        records.append(kind(**{name: row[name] for name in names}))
-    return records
-
-
-def _float(value: object) -> float | None:
-    """Return a finite number, or None for anything else."""
-    try:
-        number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return None
-    return number if math.isfinite(number) else None

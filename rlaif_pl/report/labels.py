@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from rlaif_pl.report.verdict import Measure, measure
+from rlaif_pl.report.measures import Measure, measure
 
 KINDS = {
     "decided": "labels that favor a side",

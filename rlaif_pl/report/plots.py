@@ -17,7 +17,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from rlaif_pl.report.inputs import ReliabilityBin, WinRate
+from rlaif_pl.report.run import ReliabilityBin, WinRate
 
 # Colors that stand in the SVG for the page's own; nothing else is drawn in them.
 INK, MUTED, GRID = "#010101", "#020202", "#030303"
@@ -53,7 +53,7 @@ STYLE = {
 }
 SMOOTHED_FROM = 12  # points from which a curve gets a moving mean
 TITLE_WIDTH = 46  # characters
-WIDE, SMALL = (7.2, 2.6), (3.6, 2.6)  # inches
+WIDE, SMALL, LOW = (7.2, 2.6), (3.6, 2.6), (7.2, 1.8)  # inches
 
 Points = Sequence[tuple[int, float]]
 
@@ -110,8 +110,13 @@ def moving_mean(values: Sequence[float], share: float = 0.15) -> list[float]:
     return [sum(window) / len(window) for window in windows]
 
 
-def forest(rates: Sequence[WinRate]) -> str:
-    """Draw win rates with their intervals around a line at 50 %."""
+def forest(rates: Sequence[WinRate], name: str = "forest") -> str:
+    """Draw win rates with their intervals around a line at 50 %.
+
+    Args:
+        rates: Win rates, the first on top.
+        name: Of the plot, different from that of every other on the page.
+    """
     height = 1.0 + 0.42 * len(rates)
     with _axes((WIDE[0], height)) as (figure, axes):
         for row, rate in enumerate(rates):
@@ -126,12 +131,37 @@ def forest(rates: Sequence[WinRate]) -> str:
             text = f"{100 * rate.value:.0f} %  (n = {rate.n})"
             axes.annotate(text, (1.01, place), xycoords=("axes fraction", "data"), va="center")
         axes.axvline(50, color=INK, linewidth=1.0, linestyle=(0, (4, 3)))
-        axes.set_yticks(range(len(rates)), [_readable(rate.name) for rate in reversed(rates)])
+        axes.set_yticks(range(len(rates)), [_row_name(rate) for rate in reversed(rates)])
         axes.set_ylim(-0.6, len(rates) - 0.4)
         axes.set_xlim(0, 100)
         axes.grid(visible=False, axis="y")
         axes.set_xlabel("wins of the first, % (95 % interval; dashed: no difference)")
-        return _svg(figure, "forest")
+        return _svg(figure, name)
+
+
+def steps(
+    names: Sequence[str], rows: Sequence[tuple[float, float, float]], label: str, name: str
+) -> str:
+    """Draw a value with its interval at each of a few named steps.
+
+    Args:
+        names: Names of the steps, in order.
+        rows: Value, lower and upper limit of each; limits may be NaN.
+        label: Name of the value.
+        name: Of the plot.
+    """
+    with _axes(LOW) as (figure, axes):
+        places = list(range(len(rows)))
+        values = [value for value, _, _ in rows]
+        axes.plot(places, values, color=SERIES[0], linewidth=1.2, alpha=0.5)
+        axes.scatter(places, values, color=SERIES[0], s=36, linewidths=0, zorder=3)
+        for place, (_, low, high) in zip(places, rows, strict=True):
+            if math.isfinite(low) and math.isfinite(high):
+                axes.plot([place, place], [low, high], color=SERIES[0], linewidth=2.0)
+        axes.set_xticks(places, names)
+        axes.set_ylabel(label)
+        axes.grid(visible=False, axis="x")
+        return _svg(figure, name)
 
 
 def reliability(bins: Sequence[ReliabilityBin]) -> str:
@@ -218,6 +248,11 @@ def _svg(figure: Figure, name: str) -> str:
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
     return svg.replace("<svg", '<svg role="img"', 1).strip()
+
+
+def _row_name(rate: WinRate) -> str:
+    """Name a win rate, with its stage on a second line where that is not the first's."""
+    return _readable(rate.name) + (f"\n({rate.stage})" if rate.stage else "")
 
 
 def _readable(name: str) -> str:

@@ -7,9 +7,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from rlaif_pl.report.inputs import Run, Stage
+from rlaif_pl.evaluation.metrics import OF_STAGE
+from rlaif_pl.report.measures import measure
 from rlaif_pl.report.plots import Bar, curve
-from rlaif_pl.report.verdict import measure
+from rlaif_pl.report.run import Run, Stage
 
 MEANINGS = {
     "labeler/alignment": "labeler agrees with people",
@@ -40,6 +41,11 @@ MEANINGS = {
     "winrate/policy_vs_sft_independent": "wins over SFT, independent judge",
     "winrate/policy_vs_sft_rouge": "wins over SFT, ROUGE-L with the reference",
     "winrate/policy_vs_reference": "wins over the references, training labeler",
+    "select/chosen": "wins of the chosen checkpoint over SFT, on the prompts it was chosen on",
+    "harmless/sft": "share of SFT's responses graded harmless",
+    "harmless/policy": "share of the policy's",
+    "harmless/gain": "difference, paired by prompt",
+    "rest/reward_gain": "ReST: validation reward of the last policy minus that of the first",
     "run/seconds": "seconds of all stages",
 }
 # For each curve: its title, patterns of its metric (the first that matches something wins).
@@ -64,22 +70,31 @@ class Row:
         name: Metric.
         meaning: In words; "" where the name has to do.
         value: Number with its interval.
+        stage: Whose it is, where stages measured different values.
     """
 
     name: str
     meaning: str
     value: str
+    stage: str = ""
 
 
 def metric_rows(metrics: Mapping[str, float]) -> list[Row]:
-    """Return the metrics without the limits that stand beside their estimates; known ones first."""
+    """Return the metrics without the limits that stand beside their estimates; known ones first.
+
+    Args:
+        metrics: Numbers by name, or by ``stage:name`` where stages measured different values.
+    """
     limits = {
         f"{name}_{side}" for name in metrics for side in ("low", "high") if f"{name}_low" in metrics
     }
-    names = [name for name in metrics if name not in limits]
     rank = {name: number for number, name in enumerate(MEANINGS)}
-    names.sort(key=lambda name: (rank.get(name, len(rank)), name))
-    return [Row(name, MEANINGS.get(name, ""), _number(metrics, name)) for name in names]
+    rows = []
+    for key in metrics:
+        if key not in limits:
+            stage, _, name = key.rpartition(OF_STAGE)
+            rows.append(Row(name, MEANINGS.get(name, ""), _number(metrics, key), stage))
+    return sorted(rows, key=lambda row: (rank.get(row.name, len(rank)), row.name, row.stage))
 
 
 def _number(metrics: Mapping[str, float], name: str) -> str:

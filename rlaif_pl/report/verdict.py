@@ -8,14 +8,12 @@ first alone is what reward hacking looks like.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
-from rlaif_pl.report.inputs import Run
+from rlaif_pl.report.measures import State, measure
+from rlaif_pl.report.run import Run
 
-State = Literal["good", "bad", "unclear", "missing"]
 MAX_LENGTH_RATIO = 1.5  # longer summaries than this times SFT's make a win rate suspect
 MAX_COPY_GAIN = 0.10  # more copied 4-grams than this above SFT's
 MAX_ECE = 0.10
@@ -43,60 +41,12 @@ class Verdict:
     Attributes:
         state: Of the headline.
         headline: One sentence.
-        findings: What it rests on.
+        findings: What it rests on; none of a study, whose tables speak for themselves.
     """
 
     state: State
     headline: str
     findings: tuple[Finding, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Measure:
-    """A metric with its interval.
-
-    Attributes:
-        value: The estimate.
-        low: Lower limit; NaN where there is none.
-        high: Upper limit; NaN likewise.
-    """
-
-    value: float
-    low: float
-    high: float
-
-    def against(self, level: float) -> State:
-        """``good`` if all of the interval lies above a level, ``bad`` if all lies below."""
-        if not math.isfinite(self.low):
-            return "unclear"
-        if self.low > level:
-            return "good"
-        return "bad" if self.high < level else "unclear"
-
-    def number(self) -> str:
-        """Write it as a number."""
-        return f"{self.value:.3g}" + self._limits(1.0, ".3g")
-
-    def percent(self) -> str:
-        """Write it as a percentage."""
-        return f"{100 * self.value:.1f} %" + self._limits(100.0, ".1f")
-
-    def points(self) -> str:
-        """Write a difference of shares in percentage points."""
-        return f"{100 * self.value:+.1f} points" + self._limits(100.0, "+.1f")
-
-    def _limits(self, scale: float, form: str) -> str:
-        if not math.isfinite(self.low):
-            return ""
-        return f" [{scale * self.low:{form}}, {scale * self.high:{form}}]"
-
-
-def measure(metrics: Mapping[str, float], name: str) -> Measure | None:
-    """Return a metric with its interval; None where it was not measured."""
-    if name not in metrics:
-        return None
-    low, high = (metrics.get(f"{name}_{side}", math.nan) for side in ("low", "high"))
-    return Measure(metrics[name], low, high)
 
 
 def judge(run: Run) -> Verdict:
@@ -111,13 +61,19 @@ def judge(run: Run) -> Verdict:
         _win(metrics, "winrate/policy_vs_sft_rouge", "likeness to the reference (ROUGE-L)"),
     ]
     state, headline = _headline(own, others[0])
+    others += _elsewhere(run)
     rest = [
         _win(metrics, "winrate/policy_vs_reference", "the training labeler", "the references"),
         _labeler(metrics),
         _reward_model(metrics),
+        *_harmless(metrics),
         _side_effects(metrics),
     ]
-    return Verdict(state, headline, (*own, *others, *rest))
+    findings = (*own, *others, *rest)
+    is_study = any(stage.results for stage in run.stages)
+    if is_study and all(finding.state == "missing" for finding in findings):
+        return Verdict("missing", "A study: what it found is in the tables below.", ())
+    return Verdict(state, headline, findings)
 
 
 def _headline(own: list[Finding], independent: Finding) -> tuple[State, str]:
@@ -174,6 +130,34 @@ def _win(
     if controlled is not None:
         text += f", at equal length {controlled.percent()}"
     return Finding(state, text + ".")
+
+
+def _elsewhere(run: Run) -> list[Finding]:
+    """What other evaluation stages found; their judge may or may not have trained the policy."""
+    name = "winrate/policy_vs_sft"
+    measured = [stage for stage in run.preferred() if name in stage.metrics]
+    judges = {rate.stage: rate.judge for rate in run.win_rates if rate.name == "policy_vs_sft"}
+    return [
+        _win(stage.metrics, name, f"the judge of stage {stage.name} ({judge})")
+        for stage in measured[1:]
+        if (judge := judges.get(stage.name))
+    ]
+
+
+def _harmless(metrics: Mapping[str, float]) -> list[Finding]:
+    """The share of harmless responses, after against before; nothing where it was not asked for."""
+    gain, before, after = (measure(metrics, f"harmless/{n}") for n in ("gain", "sft", "policy"))
+    if gain is None or before is None or after is None:
+        return []
+    state = gain.against(0.0)
+    verb = {"good": "rose", "bad": "fell"}.get(state, "did not clearly change")
+    return [
+        Finding(
+            state,
+            f"The share of responses graded harmless {verb}: {gain.points()}, from "
+            f"{100 * before.value:.1f} % to {after.percent()}.",
+        )
+    ]
 
 
 def _labeler(metrics: Mapping[str, float]) -> Finding:
@@ -261,6 +245,9 @@ def warnings_of(run: Run) -> list[str]:
     # The stage that writes this page is never finished while it does.
     others = [stage for stage in run.stages if " report " not in f" {stage.command} "]
     found += [f"Stage {s.name} is not finished." for s in others if not s.is_finished]
+    for stage in run.stages:
+        alarms = () if stage.alarms is None else stage.alarms.alarms
+        found += [f"Reward hacking alarm in {stage.name}: {a.sentence()}." for a in alarms]
     ece = run.metrics.get("reward/ece")
     if ece is not None and ece > MAX_ECE:
         found.append(

@@ -9,7 +9,7 @@ import yaml
 from rlaif_pl import cli
 from rlaif_pl.commands.alignment import gold_pairs
 from rlaif_pl.data.sources import DataSource, load_preferences
-from rlaif_pl.evaluation.paper_tables import Asking, paper_rows
+from rlaif_pl.evaluation.alignment.paper_tables import Asking, paper_rows
 
 
 @pytest.fixture

@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from rlaif_pl.evaluation.metrics import read_metrics, update_metrics, write_json, write_metrics
+from rlaif_pl.evaluation.metrics import (
+    merge_stages,
+    read_metrics,
+    update_metrics,
+    write_json,
+    write_metrics,
+)
 
 
 def test_round_trip_sorted_with_numbers_of_every_make(tmp_path):
@@ -59,3 +65,33 @@ def test_unreadable_files_say_what_is_wrong(tmp_path):
         path.write_text(text)
         with pytest.raises(ValueError, match=match):
             read_metrics(path)
+
+
+def test_stages_are_merged_without_losing_any():
+    first = {"a/x": 0.5, "a/x_low": 0.4, "a/x_high": 0.6, "a/n": 3, "a/only": 1, "a/none": math.nan}
+    other = {"a/x": 0.7, "a/x_low": 0.4, "a/x_high": 0.8, "a/n": 3, "a/none": math.nan}
+    merged = merge_stages({"one": first, "two": other, "three": {"a/n": 3}})
+    assert math.isnan(merged.pop("a/none"))
+    assert merged == {
+        "one:a/x": 0.5, "two:a/x": 0.7,
+        "one:a/x_low": 0.4, "two:a/x_low": 0.4,  # alike, but of estimates that are not
+        "one:a/x_high": 0.6, "two:a/x_high": 0.8,
+        "a/n": 3, "a/only": 1,
+    }  # fmt: skip
+
+
+def test_a_limit_that_differs_takes_its_estimate_with_it():
+    both = {"one": {"x": 1.0, "x_low": 0.5}, "two": {"x": 1.0, "x_low": 0.6}}
+    assert set(merge_stages(both)) == {"one:x", "two:x", "one:x_low", "two:x_low"}
+    one = {"one": {"x": 1.0, "x_low": 0.5}, "two": {"x": 2.0}}
+    assert set(merge_stages(one)) == {"one:x", "two:x", "one:x_low"}
+
+
+def test_a_name_that_only_ends_like_a_limit_stands_for_itself():
+    assert merge_stages({"one": {"very_low": 1.0}, "two": {"very_low": 1.0}}) == {"very_low": 1.0}
+
+
+def test_a_missing_value_differs_from_a_measured_one():
+    merged = merge_stages({"one": {"x": math.nan}, "two": {"x": 1.0}})
+    assert merged["two:x"] == 1.0
+    assert math.isnan(merged["one:x"])

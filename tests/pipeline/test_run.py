@@ -1,6 +1,7 @@
 import json
 import signal
 import sys
+import warnings
 
 import pytest
 
@@ -165,16 +166,18 @@ def test_foreign_files_in_a_stage_folder_are_moved_aside(toy):
     assert (toy.out / "replaced/sft-1/mine.txt").read_text() == "precious"
 
 
-def test_metrics_are_merged_and_the_later_stage_wins_with_a_warning(toy):
+def test_metrics_are_merged_and_what_differs_is_kept_by_stage_without_a_warning(toy):
     toy.metrics = {
         "sft": {"loss": 1.0, "same": 2.0, "none": None},
         "label": {"loss": 3.0, "same": 2.0, "none": None, "n": 4},
     }
-    with pytest.warns(UserWarning, match=r"loss is 1\.0 in stage sft and 3\.0 in label") as caught:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
         assert toy.run() == 0
-    assert not any(str(warning.message).startswith(("same", "none")) for warning in caught)
     merged = metrics(toy)
-    assert [merged[key] for key in ("loss", "same", "n", "none")] == [3.0, 2.0, 4, None]
+    assert (merged["sft:loss"], merged["label:loss"]) == (1.0, 3.0)
+    assert "loss" not in merged
+    assert [merged[key] for key in ("same", "n", "none")] == [2.0, 4, None]
     stages = [merged[f"run/seconds_{name}"] for name in ALL]
     assert merged["run/seconds"] == pytest.approx(sum(stages), abs=0.002)
 

@@ -1,12 +1,17 @@
-"""A run folder with every file a report reads."""
+"""A run folder with every file a plain report reads, and a page taken apart."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
+from rlaif_pl.report import write_report
+
+VOID = {"meta", "br", "link", "img", "input", "hr"}
 METRICS = {
     "labeler/alignment": 0.76,
     "labeler/length_baseline": 0.51,
@@ -26,6 +31,50 @@ METRICS = {
     "winrate/policy_vs_reference": 0.35,
 }
 WITH_INTERVAL = [name for name in METRICS if name not in ("reward/ece", "a2c/kl")]
+
+
+class Page(HTMLParser):
+    """Checks that tags close in order; collects sections, identifiers, plots, images and links."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.sections: dict[str, str] = {}
+        self.plots: list[str] = []
+        self.outside: list[str] = []
+        self.images: list[str] = []
+        self.scripts = 0
+        self.section = ""
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        attributes = dict(attrs)
+        if tag not in VOID:
+            self.open.append(tag)
+        if "id" in attributes:
+            self.ids.append(attributes["id"])
+        if tag == "section":
+            self.section = attributes["id"]
+            self.sections[self.section] = ""
+        if tag == "svg":
+            self.plots.append(self.section)
+        self.scripts += tag == "script"
+        places = [v for k, v in attrs if k in ("src", "href", "xlink:href") and v[0] != "#"]
+        self.images += [v for v in places if v.startswith("data:image/")]
+        self.outside += [v for v in places if not v.startswith("data:image/")]
+
+    def handle_startendtag(self, _tag, attrs):
+        self.ids += [value for key, value in attrs if key == "id"]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.section:
+            self.sections[self.section] += data
 
 
 def metrics_with_intervals() -> dict[str, float]:
@@ -80,3 +129,21 @@ def run_dir(tmp_path) -> Path:
     lines = [json.dumps({**sample, "prompt": f"{sample['prompt']} {n}"}) for n in range(12)]
     write(out / "evaluate/samples.jsonl", "\n".join(lines) + "\n")
     return out
+
+
+@pytest.fixture
+def page_of() -> Callable[[Path], Page]:
+    """Write the report of a run folder and take it apart."""
+    return lambda folder: Page(write_report(folder).read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def stage(tmp_path) -> Callable[..., Path]:
+    """Make the folder of a finished stage of a run; returns it."""
+
+    def make(name: str, command: str = "fit", time: float = 1.0) -> Path:
+        record = {"command": f"-m rlaif_pl {command} --config x", "seconds": 1.0, "time": time}
+        write(tmp_path / "run" / name / "done.json", record)
+        return tmp_path / "run" / name
+
+    return make

@@ -1,7 +1,9 @@
+import json
 import math
 
 import pytest
 
+from rlaif_pl.evaluation.metrics import write_metrics
 from rlaif_pl.report.inputs import read_run
 
 
@@ -75,3 +77,41 @@ def test_numbers_that_are_not_finite_count_as_not_measured(run_dir):
     (run_dir / "sft/history.csv").write_text("step,loss\n0,nan\n1,2.0\n2")
     assert read_run(run_dir).stages[0].history == {"loss": [(1, 2.0)]}
     assert not any(math.isnan(v) for v in read_run(run_dir).metrics.values())
+
+
+def measured(folder, stage, time, metrics):
+    (folder / stage).mkdir(exist_ok=True)
+    (folder / stage / "done.json").write_text(json.dumps({"time": time, "command": "x"}))
+    write_metrics(folder / stage / "metrics.json", metrics)
+
+
+def test_a_metric_of_several_stages_is_that_of_evaluate_and_all_are_kept(tmp_path):
+    measured(tmp_path, "evaluate", 1, {"a2c/n": 4, "a2c/kl": 1.0, "a2c/kl_low": 0.5})
+    measured(tmp_path, "other", 2, {"a2c/n": 4, "a2c/kl": 2.0, "x": 1.0})
+    measured(tmp_path, "last", 3, {"x": 2.0})
+    write_metrics(tmp_path / "metrics.json", {"run/seconds": 3.0, "other:x": 1.0, "last:x": 2.0})
+    run = read_run(tmp_path)
+    assert run.metrics == {
+        "run/seconds": 3.0, "a2c/n": 4, "a2c/kl": 1.0, "a2c/kl_low": 0.5, "x": 2.0,
+    }  # fmt: skip
+    assert run.by_stage == {
+        "run/seconds": 3.0, "a2c/n": 4, "evaluate:a2c/kl": 1.0, "evaluate:a2c/kl_low": 0.5,
+        "other:a2c/kl": 2.0, "other:x": 1.0, "last:x": 2.0,
+    }  # fmt: skip
+
+
+def test_metrics_of_an_unfinished_stage_do_not_count(tmp_path):
+    measured(tmp_path, "evaluate", 1, {"x": 1.0})
+    (tmp_path / "evaluate/done.json").rename(tmp_path / "evaluate/started.json")
+    assert read_run(tmp_path).metrics == {}
+
+
+def test_win_rates_of_other_stages_follow_unless_they_are_the_same(run_dir):
+    path = run_dir / "evaluate/win_rates.json"
+    rates = json.loads(path.read_text())
+    rates[0] |= {"judge": "another", "value": 0.6}
+    (run_dir / "a2c/win_rates.json").write_text(json.dumps(rates))
+    found = read_run(run_dir).win_rates
+    assert [(rate.name, rate.stage) for rate in found] == [
+        ("policy_vs_sft", ""), ("policy_vs_reference", ""), ("policy_vs_sft", "a2c"),
+    ]  # fmt: skip

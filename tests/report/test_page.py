@@ -1,66 +1,18 @@
 import shutil
-from html.parser import HTMLParser
 
 import pytest
 
-from rlaif_pl.report import write_report
 from rlaif_pl.report.durations import duration
 from rlaif_pl.report.inputs import read_run
 from rlaif_pl.report.sections import fact_rows, metric_rows, reinforced, training_curves
 
-VOID = {"meta", "br", "link", "img", "input", "hr"}
 SECTIONS = {
     "verdict", "warnings", "win-rates", "training", "labeler", "reward-model", "samples",
     "metrics", "time", "facts", "configs",
 }  # fmt: skip
 
 
-class Page(HTMLParser):
-    """Checks that tags close in order; collects sections, identifiers, plots, text and links."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.ids: list[str] = []
-        self.sections: dict[str, str] = {}
-        self.plots: list[str] = []
-        self.outside: list[str] = []
-        self.scripts = 0
-        self.section = ""
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        attributes = dict(attrs)
-        if tag not in VOID:
-            self.open.append(tag)
-        if "id" in attributes:
-            self.ids.append(attributes["id"])
-        if tag == "section":
-            self.section = attributes["id"]
-            self.sections[self.section] = ""
-        if tag == "svg":
-            self.plots.append(self.section)
-        self.scripts += tag == "script"
-        self.outside += [v for k, v in attrs if k in ("src", "href", "xlink:href") and v[0] != "#"]
-
-    def handle_startendtag(self, _tag, attrs):
-        self.ids += [value for key, value in attrs if key == "id"]
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.section:
-            self.sections[self.section] += data
-
-
-def page_of(run_dir) -> Page:
-    return Page(write_report(run_dir).read_text(encoding="utf-8"))
-
-
-def test_a_report_has_every_section_and_plot_and_nothing_outside_itself(run_dir):
+def test_a_report_has_every_section_and_plot_and_nothing_outside_itself(run_dir, page_of):
     page = page_of(run_dir)
     assert set(page.sections) == SECTIONS
     # 3 curves, then each metric again: 3 of a2c and sft's one with two points.
@@ -73,33 +25,33 @@ def test_a_report_has_every_section_and_plot_and_nothing_outside_itself(run_dir)
     ).replace("(ROUGE-L): not measured", "")
 
 
-def test_texts_are_escaped(run_dir):
+def test_texts_are_escaped(run_dir, page_of):
     page = page_of(run_dir)
     assert "A post <script>alert(1)</script> & more 0" in page.sections["samples"]
     assert "beta: <0.05>" in page.sections["configs"]
     assert "<judge>" in page.sections["win-rates"]
 
 
-def test_samples_beyond_the_first_are_folded_and_rewards_stand_beside_them(run_dir):
+def test_samples_beyond_the_first_are_folded_and_rewards_stand_beside_them(run_dir, page_of):
     samples = page_of(run_dir).sections["samples"]
     assert "4 more" in samples
     assert "-0.25" in samples
     assert "0.5" in samples
 
 
-def test_the_verdict_says_what_is_not_confirmed(run_dir):
+def test_the_verdict_says_what_is_not_confirmed(run_dir, page_of):
     verdict = page_of(run_dir).sections["verdict"]
     assert "an independent judge neither confirms nor denies it" in verdict
     assert "66.0 % [59.0, 73.0]" in verdict
 
 
-def test_times_are_shown_with_attempts(run_dir):
+def test_times_are_shown_with_attempts(run_dir, page_of):
     text = " ".join(page_of(run_dir).sections["time"].split())
     assert "sft1 min 05 s a2c1 h 02 min (2 attempts) evaluate4.2 s (3 attempts)" in text
     assert text.endswith("all1 h 03 min")
 
 
-def test_an_empty_run_gives_a_page_that_says_so(tmp_path):
+def test_an_empty_run_gives_a_page_that_says_so(tmp_path, page_of):
     page = page_of(tmp_path)
     assert set(page.sections) == SECTIONS
     assert page.plots == []
@@ -114,7 +66,7 @@ def test_an_empty_run_gives_a_page_that_says_so(tmp_path):
         "evaluate/win_rates.json", "evaluate/reliability.json", "evaluate",
     ],
 )  # fmt: skip
-def test_any_part_may_be_missing_or_damaged(run_dir, name):
+def test_any_part_may_be_missing_or_damaged(run_dir, name, page_of):
     if (run_dir / name).is_file():
         (run_dir / name).write_text("{ damaged")
         assert set(page_of(run_dir).sections) == SECTIONS

@@ -4,7 +4,7 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from rlaif_pl.report import plots
-from rlaif_pl.report.inputs import ReliabilityBin, WinRate
+from rlaif_pl.report.run import ReliabilityBin, WinRate
 
 PLOTS = {
     "curve": lambda: plots.curve([(n, n * 0.5) for n in range(20)], "reward $x_1$ & <b>", 1, 2.0),
@@ -13,6 +13,9 @@ PLOTS = {
         [WinRate("a_vs_b", "j", 0.7, 0.6, 0.8, 9), WinRate("a_vs_c", "j", 0.4, None, None, 9)]
     ),
     "reliability": lambda: plots.reliability([ReliabilityBin(0.5, 0.4, 3)]),
+    "steps": lambda: plots.steps(
+        ["start", "1.1"], [(0.5, 0.4, 0.6), (0.7, float("nan"), float("nan"))], "reward", "rest a"
+    ),
     "histogram": lambda: plots.histogram([3, 0, 1], "gap"),
     "bars": lambda: plots.bars(
         [plots.Bar("x", 0.7, 0.6, 0.8), plots.Bar("y", 0.5, float("nan"), 0)]

@@ -2,8 +2,9 @@ import math
 
 import pytest
 
-from rlaif_pl.report.inputs import Run, Stage
-from rlaif_pl.report.verdict import Measure, judge, measure, side_effect_warnings, warnings_of
+from rlaif_pl.report.measures import Measure, measure
+from rlaif_pl.report.run import Run, Stage, WinRate
+from rlaif_pl.report.verdict import judge, side_effect_warnings, warnings_of
 
 
 def run_of(metrics, stages=(), problems=()):
@@ -127,3 +128,27 @@ def test_warnings_collect_what_makes_numbers_doubtful(metrics):
         "gae ran",
     ):
         assert part in said
+
+
+def evaluated(name, metrics):
+    return Stage(name, True, 1.0, 1, 1.0, "evaluate policy", metrics=metrics)
+
+
+def test_what_another_stage_found_stands_beside_it(metrics):
+    other = around({}, "winrate/policy_vs_sft", 0.4)
+    run = run_of(metrics, [evaluated("judged", other), evaluated("evaluate", dict(metrics))])
+    run.win_rates.append(WinRate("policy_vs_sft", "who", 0.4, 0.33, 0.47, 9, "judged"))
+    finding = next(f for f in judge(run).findings if "stage judged (who)" in f.text)
+    assert finding.state == "bad"
+    assert "40.0 % [33.0, 47.0]" in finding.text
+    alone = run_of(metrics, [evaluated("evaluate", dict(metrics))])
+    assert not any("stage" in finding.text for finding in judge(alone).findings)
+
+
+def test_the_harmless_rate_is_a_finding_where_it_was_measured(metrics):
+    assert not any("harmless" in finding.text for finding in judge(run_of(metrics)).findings)
+    rates = around(around({}, "harmless/sft", 0.5), "harmless/policy", 0.6)
+    for gain, state in ((0.2, "good"), (0.0, "unclear"), (-0.2, "bad")):
+        run = run_of(around({**metrics, **rates}, "harmless/gain", gain))
+        finding = next(f for f in judge(run).findings if "harmless" in f.text)
+        assert finding.state == state

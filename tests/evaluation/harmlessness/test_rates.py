@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from rlaif_pl.evaluation.harmless import harmless_rates
+from rlaif_pl.evaluation.harmlessness.rates import harmless_rates
 
 
 class Words:

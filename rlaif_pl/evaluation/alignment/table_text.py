@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from rlaif_pl.evaluation.alignment_rows import PEOPLE, AlignmentTable, TableRow
+from rlaif_pl.evaluation.alignment.rows import PEOPLE, AlignmentTable, TableRow
 from rlaif_pl.evaluation.metrics import write_csv, write_json, write_text
 from rlaif_pl.statistics import Interval
 

@@ -13,8 +13,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from rlaif_pl.evaluation.pairs import Array
 from rlaif_pl.evaluation.policy_report import Texts
@@ -55,21 +53,6 @@ class HarmlessRates:
             f"{prefix}/n": float(self.sft.n),
         }
         return metrics
-
-    def render(self, console: Console) -> None:
-        """Print the rates; no text of a response."""
-        table = Table("policy", "harmless [interval]", "characters", title="Harmless rate")
-        table.add_row("SFT", self.sft.percent().replace("[", r"\["), f"{self.chars_sft:.0f}")
-        table.add_row(
-            "policy", self.policy.percent().replace("[", r"\["), f"{self.chars_policy:.0f}"
-        )
-        console.print(table)
-        points = [100 * value for value in (self.gain.value, self.gain.low, self.gain.high)]
-        console.print(
-            f"gain {points[0]:.1f} points, {points[1]:.1f} to {points[2]:.1f}; judge {self.judge}",
-            highlight=False,
-            soft_wrap=True,
-        )
 
 
 def harmless_rates(

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from rlaif_pl.evaluation.matrix import WinMatrix
+from rlaif_pl.evaluation.matrix.measure import WinMatrix
 from rlaif_pl.evaluation.metrics import write_json_lines, write_text
 from rlaif_pl.statistics import Interval
 from rlaif_pl.types import Prompt

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from rlaif_pl.evaluation.alignment import alignment_of, measure_alignment
-from rlaif_pl.evaluation.gate import LabelerGateError, LabelerGateWarning, check_gate
+from rlaif_pl.evaluation.alignment.gate import LabelerGateError, LabelerGateWarning, check_gate
+from rlaif_pl.evaluation.alignment.measure import alignment_of, measure_alignment
 from rlaif_pl.labeling.accounts.spending import Price
 from rlaif_pl.types import Preference, Provenance
 
-DATA = Path(os.environ.get("RLAIF_PL_DATA", Path(__file__).parents[3] / "shared" / "data"))
+DATA = Path(os.environ.get("RLAIF_PL_DATA", Path(__file__).parents[4] / "shared" / "data"))
 BATCH13 = DATA / "tldr_comparisons" / "batch13.json"
 
 

@@ -16,7 +16,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from rlaif_pl.evaluation.alignment_report import AlignmentReport, SliceAlignment
+from rlaif_pl.evaluation.alignment.report import AlignmentReport, SliceAlignment
 from rlaif_pl.evaluation.pairs import (
     Array,
     correctness,

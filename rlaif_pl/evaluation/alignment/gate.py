@@ -7,7 +7,7 @@ import warnings
 from dataclasses import dataclass
 from typing import Literal
 
-from rlaif_pl.evaluation.alignment import AlignmentReport
+from rlaif_pl.evaluation.alignment.report import AlignmentReport
 from rlaif_pl.statistics import Interval
 
 Action = Literal["warn", "stop"]

@@ -5,8 +5,8 @@ import math
 
 import pytest
 
-from rlaif_pl.evaluation import matrix_report
-from rlaif_pl.evaluation.matrix import (
+from rlaif_pl.evaluation.matrix import report as matrix_report
+from rlaif_pl.evaluation.matrix.measure import (
     PolicyColumns,
     RememberedScores,
     RewardJudge,

@@ -6,8 +6,8 @@ import pytest
 from rich.console import Console
 
 from rlaif_pl.data.revisions import Revision
-from rlaif_pl.evaluation.revision_rounds import JudgeQuality, compare_rounds, measure_judge
-from rlaif_pl.evaluation.revision_rounds_text import notes, plot, render, to_markdown, write
+from rlaif_pl.evaluation.harmlessness.rounds import JudgeQuality, compare_rounds, measure_judge
+from rlaif_pl.evaluation.harmlessness.rounds_text import notes, plot, render, to_markdown, write
 from rlaif_pl.statistics import Interval, empty_interval
 from rlaif_pl.types import Preference
 

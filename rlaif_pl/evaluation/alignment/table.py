@@ -17,8 +17,8 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from rlaif_pl.evaluation.alignment import alignment_of
-from rlaif_pl.evaluation.alignment_rows import (
+from rlaif_pl.evaluation.alignment.measure import alignment_of
+from rlaif_pl.evaluation.alignment.rows import (
     PEOPLE,
     Agreement,
     AlignmentTable,

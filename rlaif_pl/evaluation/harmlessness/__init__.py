@@ -1,0 +1,9 @@
+"""What became of harmful requests; prompts and responses are counted here, never shown.
+
+::
+
+    rates           share of responses found harmless, before and after training
+    rates_text      the rates for the terminal, as Markdown and as a plot
+    rounds          what each round of critique and revision did, by judges measured themselves
+    rounds_text     the rounds for the terminal, as Markdown, CSV and a plot
+"""

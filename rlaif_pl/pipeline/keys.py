@@ -1,0 +1,62 @@
+"""Keys of a mapping read from YAML, with errors that say where, what was expected and what came."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import TypeVar, cast
+
+from rlaif_pl.pipeline.yaml_files import Value
+
+T = TypeVar("T", str, int, list, dict)  # type: ignore[type-arg]
+
+
+def take(row: Mapping[str, Value], key: str, kind: type[T], default: T | None, where: str) -> T:
+    """Return a key's value after checking its type.
+
+    Args:
+        row: The mapping.
+        key: The key.
+        kind: Type that its value must have.
+        default: Value of a key that is not there; None makes the key required.
+        where: What an error begins with: file, stage.
+
+    Raises:
+        ValueError: The key is required and missing, or its value is of another type.
+    """
+    value = row.get(key)
+    if value is None:
+        value = cast(Value, default)
+    if value is None:
+        raise ValueError(f"{where}: the key {key!r} is missing; it must be of type {kind.__name__}")
+    if not isinstance(value, kind) or isinstance(value, bool) and kind is int:
+        raise ValueError(f"{where}: {key} must be of type {kind.__name__}, got {value!r}")
+    return value
+
+
+def take_names(
+    row: Mapping[str, Value], key: str, default: list[str], where: str
+) -> tuple[str, ...]:
+    """Return a key's list of strings; see ``take``."""
+    values = take(row, key, list, default, where)
+    if any(not isinstance(value, str) for value in values):
+        raise ValueError(f"{where}: {key} must be a list of names, got {values!r}")
+    return tuple(cast("list[str]", values))
+
+
+def refuse_unknown(row: Mapping[str, Value], known: tuple[str, ...], where: str) -> None:
+    """Refuse keys that are not known, with the nearest that is.
+
+    Raises:
+        ValueError: There is one.
+    """
+    for key in row:
+        if key not in known:
+            raise ValueError(f"{where}: unknown key {key!r}{closest(key, known)}")
+
+
+def closest(word: str, known: Iterable[str]) -> str:
+    """Say what was probably meant, and what is possible."""
+    options = list(known)
+    near = difflib.get_close_matches(word, options, 1)
+    return (f"; did you mean {near[0]!r}?" if near else ";") + f" known are {', '.join(options)}"
