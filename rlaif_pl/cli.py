@@ -116,7 +116,7 @@ def main(args: Sequence[str] | None = None) -> int:
             return run_lightning(command, rest)
         return run_function(command, rest)
     except KeyboardInterrupt:
-        sys.stderr.write(f"{command} was interrupted; what it keeps is kept\n")
+        sys.stderr.write(f"{command} was interrupted\n")
         return INTERRUPTED
     except foreseen() as error:
         if os.environ.get("RLAIF_PL_TRACEBACK") == "1":

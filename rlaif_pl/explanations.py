@@ -11,7 +11,7 @@ OF_LIBRARIES = (
     ("safetensors", "SafetensorError"),  # damaged weights
     ("pickle", "UnpicklingError"),  # damaged checkpoints
 )
-GO_ON = "what was finished is kept, and the same command goes on from there"
+GO_ON = "then give the same command again"
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 

@@ -15,7 +15,7 @@ from rlaif_pl.explanations import explained, foreseen
     ("number", "said"),
     [
         (errno.ENOSPC, "expected room to write x/y, got: No space left on device; free some"),
-        (errno.EFBIG, "the same command goes on from there"),
+        (errno.EFBIG, "then give the same command again"),
         (errno.EACCES, "expected to be allowed to use x/y, got: Permission denied"),
         (errno.EROFS, "name another place"),
         (errno.ENOTDIR, "expected a folder at x/y"),
