@@ -10,10 +10,9 @@ import importlib
 import inspect
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
 from rlaif_pl import __version__
 from rlaif_pl.configs_folder import find_config
@@ -176,6 +175,8 @@ def run_function(command: str, args: list[str]) -> int:
     """A command that is one typed function."""
     from jsonargparse import ArgumentParser
 
+    from rlaif_pl.commands.words import prepared
+
     module, name = FUNCTIONS[command]
     function: Callable[..., int] = getattr(importlib.import_module(module), name)
     summary = (inspect.getdoc(function) or "").split("\n\nArgs:")[0]
@@ -183,8 +184,8 @@ def run_function(command: str, args: list[str]) -> int:
     parser.add_argument("--config", action="config", help="YAML with these options")
     # as_group names a group after the function, which may be the name of an option too
     parser.add_function_arguments(function, as_group=False)
-    words = name_sources(function, gather_lists(function, find_configs(args)))
-    given = parser.instantiate_classes(parser.parse_args(words))
+    words = parser.parse_args(prepared(function, find_configs(args)))
+    given = parser.instantiate_classes(words)
     options = {key: getattr(given, key) for key in inspect.signature(function).parameters}
     return function(**options)
 
@@ -200,65 +201,3 @@ def find_configs(args: list[str]) -> list[str]:
             word = f"{option}={find_config(value)}"
         result.append(word)
     return result
-
-
-def gather_lists(function: Callable[..., int], args: list[str]) -> list[str]:
-    """Turn ``--confidence 1 2 8`` into ``--confidence [1,2,8]`` for options that are lists."""
-    hints = {name: str(p.annotation) for name, p in inspect.signature(function).parameters.items()}
-    lists = {f"--{name}" for name, hint in hints.items() if hint.startswith("list[")}
-    result: list[str] = []
-    index = 0
-    while index < len(args):
-        word = args[index]
-        result.append(word)
-        index += 1
-        if word not in lists:
-            continue
-        values = []
-        while index < len(args) and not args[index].startswith("--"):
-            values.append(args[index])
-            index += 1
-        single = len(values) == 1 and values[0].startswith("[")
-        result.append(values[0] if single else f"[{','.join(values)}]")
-    return result
-
-
-def name_sources(function: Callable[..., int], args: list[str]) -> list[str]:
-    """Let ``--pairs.limit 5`` add to a data set that is given by its name alone, here or in a config.
-
-    The parser takes a bare name for the whole data set, which a further key would then replace.
-    """
-    hints = {name: str(p.annotation) for name, p in inspect.signature(function).parameters.items()}
-    sources = [name for name, hint in hints.items() if "DataSource" in hint]
-    extended = [name for name in sources if any(w.startswith(f"--{name}.") for w in args)]
-    result = list(args)
-    for name in extended:
-        result = [
-            word.replace(f"--{name}", f"--{name}.name", 1)
-            if word.split("=")[0] == f"--{name}" and not _value(result, place).startswith("{")
-            else word
-            for place, word in enumerate(result)
-        ]
-        if f"--{name}.name" not in (word.split("=")[0] for word in result):
-            known = [content[name] for content in _given_configs(args) if name in content]
-            if known and isinstance(known[-1], str):
-                result = [*result, f"--{name}.name", known[-1]]
-    return result
-
-
-def _value(args: list[str], place: int) -> str:
-    """Return the value of the option at a place: behind its ``=``, or the next word."""
-    _, is_joined, value = args[place].partition("=")
-    return value if is_joined else "".join(args[place + 1 : place + 2])
-
-
-def _given_configs(args: list[str]) -> Iterator[dict[str, Any]]:
-    """Yield what the configs among the options hold; the parser refuses one that is no mapping."""
-    import yaml
-
-    for place, word in enumerate(args):
-        if word.split("=")[0] in ("--config", "-c"):
-            text = Path(_value(args, place)).read_text(encoding="utf-8")
-            content = yaml.safe_load(text)
-            if isinstance(content, dict):
-                yield content

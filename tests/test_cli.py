@@ -259,9 +259,9 @@ def test_a_damaged_checkpoint_is_explained(fit_config, tmp_path, capsys):
 def test_what_is_wrong_with_a_value_is_said_without_the_whole_config(fit_config, capsys):
     words = ["fit", "--config", fit_config(), "--model.max_response_tokens=1"]
     assert cli.main(words) == 1
-    assert capsys.readouterr().err.startswith(
-        "error: expected max_response_tokens of at least 2 (a token and EOS), got 1\n"
-    )
+    said = capsys.readouterr().err
+    assert "error: expected max_response_tokens of at least 2 (a token and EOS), got 1\n" in said
+    assert "Given value" not in said
 
 
 def test_a_module_refuses_data_of_another_kind(fit_config, data_files, capsys):
@@ -316,48 +316,3 @@ def test_the_default_does_not_leak_into_a_config(fit_config, capsys):
     printed = yaml.safe_load(capsys.readouterr().out)
     assert printed["data"]["labeler"] is None
     assert not printed["trainer"]["callbacks"]
-
-
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [
-        (["--confidence", "1", "2", "8"], ["--confidence", "[1,2,8]"]),
-        (["--confidence", "[1, 2]"], ["--confidence", "[1, 2]"]),
-        (["--confidence=[1,2]", "--limit", "3"], ["--confidence=[1,2]", "--limit", "3"]),
-        (["--limit", "3", "--confidence", "1"], ["--limit", "3", "--confidence", "[1]"]),
-    ],
-)
-def test_lists_are_gathered(given, expected):
-    def takes_a_list(confidence: "list[int] | None" = None, limit: int = 0) -> int:
-        return len(confidence or []) + limit
-
-    assert cli.gather_lists(takes_a_list, given) == expected
-
-
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [
-        (["--data", "a", "--data.limit", "3"], ["--data.name", "a", "--data.limit", "3"]),
-        (["--data=a", "--data.limit=3"], ["--data.name=a", "--data.limit=3"]),
-        (
-            ["--data", "{name: a}", "--data.limit", "3"],
-            ["--data", "{name: a}", "--data.limit", "3"],
-        ),
-        (["--data", "a"], ["--data", "a"]),
-        (["--other", "a", "--other.limit", "3"], ["--other", "a", "--other.limit", "3"]),
-    ],
-)
-def test_further_keys_add_to_a_data_set_given_by_its_name(given, expected):
-    def reads(data: "DataSource | str", other: str = "") -> int:  # noqa: F821 - a name is enough
-        return len(str(data)) + len(other)
-
-    assert cli.name_sources(reads, given) == expected
-
-
-def test_further_keys_add_to_a_data_set_that_a_config_names(tmp_path, capsys):
-    (tmp_path / "export.yaml").write_text("preferences: tiny_tldr/dev\nout: rows.jsonl\n")
-    words = ["export", "--config", str(tmp_path / "export.yaml"), "--preferences.limit=3"]
-    assert stopped([*words, "--print_config"]) == 0
-    printed = yaml.safe_load(capsys.readouterr().out)
-    found = printed["preferences"]
-    assert (found["name"], found["limit"]) == ("tiny_tldr/dev", 3)
