@@ -56,9 +56,8 @@ def name_parts(function: Callable[..., int], args: list[str]) -> list[str]:
         is_named = keys & {f"--{name}.name", f"--{name}.class_path"}
         if is_named or not keys - {f"--{name}.help"} or hint.startswith("dict"):
             continue
-        kept, given = _taken(result, name)
-        if given is None:
-            given = _in_configs(args, name, parameter.default)
+        kept, value = _taken(result, name)
+        given = _in_configs(args, name, parameter.default) if value is None else value
         if not isinstance(given, str) or given.startswith("{"):
             continue
         if "DataSource" in hint:
