@@ -11,12 +11,14 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 from rlaif_pl import __version__
 from rlaif_pl.configs_folder import find_config
+from rlaif_pl.explanations import explained, foreseen
 
-LIGHTNING = ("fit", "validate", "test", "predict")
+LIGHTNING = ("fit", "validate", "predict")
 DEFAULT_FIT = "quickstart/reward_from_pairs.yaml"
 # Command to module and function; the function's signature is the command's options.
 FUNCTIONS = {
@@ -28,28 +30,30 @@ FUNCTIONS = {
     "evaluate reward": ("rlaif_pl.commands.evaluate", "reward"),
     "evaluate policy": ("rlaif_pl.commands.evaluate", "policy"),
     "evaluate matrix": ("rlaif_pl.commands.matrix", "matrix"),
+    "evaluate revisions": ("rlaif_pl.commands.revisions", "revisions"),
+    "evaluate harmless": ("rlaif_pl.commands.harmless", "harmless"),
     "study pairs": ("rlaif_pl.commands.study", "pairs"),
     "study rewards": ("rlaif_pl.commands.study", "rewards"),
     "study curve": ("rlaif_pl.commands.study", "curve"),
     "study sizes": ("rlaif_pl.commands.study", "sizes"),
     "study cost": ("rlaif_pl.commands.study", "cost"),
-    "evaluate revisions": ("rlaif_pl.commands.revisions", "revisions"),
-    "evaluate harmless": ("rlaif_pl.commands.harmless", "harmless"),
     "select": ("rlaif_pl.commands.select", "select"),
     "report": ("rlaif_pl.commands.report", "report"),
     "export": ("rlaif_pl.commands.export", "export"),
     "doctor": ("rlaif_pl.commands.doctor", "doctor"),
 }
 GROUPS = ("evaluate", "study")  # commands of two words
+INTERRUPTED = 130  # exit status, as of a shell: 128 + SIGINT
 HELP = """\
-usage: python -m rlaif_pl COMMAND [options]      (COMMAND --help says more)
+usage: python -m rlaif_pl COMMAND [options]      (COMMAND --help says more; --version)
 
 a whole experiment
   run FILE             every stage of an experiment, each in its own process; finished ones are skipped
 
 training (LightningCLI: --config FILE, --print_config, --trainer.*, --model.*, --data.*)
   fit                  train the module of a config; without one, the quickstart reward model
-  validate, test, predict
+  validate             its measures of held-out data
+  predict              labels by several processes (LabelingModule)
 
 single steps
   sample               responses of a policy, as unlabeled pairs
@@ -60,13 +64,13 @@ single steps
   evaluate reward      pair accuracy and calibration of a reward model
   evaluate policy      win rates, KL, lengths and copying of a policy against its SFT policy
   evaluate matrix      win rates of every two of several policies, by several judges
+  evaluate revisions   what each round of revision did, by judges that are measured themselves
+  evaluate harmless    share of responses that a judge of single responses finds harmless
   study pairs          judged pairs of a study, with subsets of the votes
   study rewards        rewards from AI labels, people's and both, on people's verdicts
   study curve          accuracy of a reward against the pairs it was trained on
   study sizes          agreement with people by size of the labeler, from a table of labelers
   study cost           price of a label by model and by person, from a table of labelers
-  evaluate revisions   what each round of revision did, by judges that are measured themselves
-  evaluate harmless    share of responses that a judge of single responses finds harmless
   select               of the best checkpoints by validation reward, the one that wins most against SFT
   report               one HTML page about a run
   export               preferences as Parquet, with a card, or in TRL's columns; or a model's replies
@@ -82,7 +86,8 @@ def main(args: Sequence[str] | None = None) -> int:
         args: Command and options; ``sys.argv[1:]`` where None.
 
     Returns:
-        Exit status: 0, 1 after an error that is explained on standard error, 2 for wrong usage.
+        Exit status: 0, 1 after an error that is explained on standard error, 2 for wrong usage, 130
+        after an interrupt.
     """
     words = list(sys.argv[1:] if args is None else args)
     if not words or words[0] in ("-h", "--help", "help"):
@@ -91,11 +96,17 @@ def main(args: Sequence[str] | None = None) -> int:
     if words[0] == "--version":
         sys.stdout.write(f"rlaif_pl {__version__}\n")
         return 0
+    if words[0] in GROUPS and words[1:2] and words[1] in ("-h", "--help", "help"):
+        lines = [line for line in HELP.splitlines() if line.startswith(f"  {words[0]} ")]
+        sys.stdout.write("\n".join([*lines, ""]))
+        return 0
     command = " ".join(words[:2]) if words[0] in GROUPS else words[0]
     rest = words[len(command.split()) :]
-    if command not in (*LIGHTNING, *FUNCTIONS, "run"):
-        known = ", ".join([*LIGHTNING, "run", *FUNCTIONS])
-        sys.stderr.write(f"error: unknown command {command!r}; known: {known}\n")
+    known = [*LIGHTNING, "run", *FUNCTIONS]
+    if command not in known:
+        near = get_close_matches(command, known, 1)
+        meant = f"did you mean {near[0]!r}? " if near else ""
+        sys.stderr.write(f"error: unknown command {command!r}; {meant}known: {', '.join(known)}\n")
         return 2
     try:
         if command == "run":
@@ -103,10 +114,13 @@ def main(args: Sequence[str] | None = None) -> int:
         if command in LIGHTNING:
             return run_lightning(command, rest)
         return run_function(command, rest)
-    except (ValueError, OSError, RuntimeError) as error:
+    except KeyboardInterrupt:
+        sys.stderr.write(f"{command} was interrupted\n")
+        return INTERRUPTED
+    except foreseen() as error:
         if os.environ.get("RLAIF_PL_TRACEBACK") == "1":
             raise
-        sys.stderr.write(f"error: {error}\n(RLAIF_PL_TRACEBACK=1 shows where)\n")
+        sys.stderr.write(f"error: {explained(error)}\n(RLAIF_PL_TRACEBACK=1 shows where)\n")
         return 1
 
 
@@ -161,6 +175,8 @@ def run_function(command: str, args: list[str]) -> int:
     """A command that is one typed function."""
     from jsonargparse import ArgumentParser
 
+    from rlaif_pl.commands.words import prepared
+
     module, name = FUNCTIONS[command]
     function: Callable[..., int] = getattr(importlib.import_module(module), name)
     summary = (inspect.getdoc(function) or "").split("\n\nArgs:")[0]
@@ -168,8 +184,8 @@ def run_function(command: str, args: list[str]) -> int:
     parser.add_argument("--config", action="config", help="YAML with these options")
     # as_group names a group after the function, which may be the name of an option too
     parser.add_function_arguments(function, as_group=False)
-    words = gather_lists(function, find_configs(args))
-    given = parser.instantiate_classes(parser.parse_args(words))
+    words = parser.parse_args(prepared(function, find_configs(args)))
+    given = parser.instantiate_classes(words)
     options = {key: getattr(given, key) for key in inspect.signature(function).parameters}
     return function(**options)
 
@@ -184,25 +200,4 @@ def find_configs(args: list[str]) -> list[str]:
         elif value and option in ("--config", "-c"):
             word = f"{option}={find_config(value)}"
         result.append(word)
-    return result
-
-
-def gather_lists(function: Callable[..., int], args: list[str]) -> list[str]:
-    """Turn ``--confidence 1 2 8`` into ``--confidence [1,2,8]`` for options that are lists."""
-    hints = {name: str(p.annotation) for name, p in inspect.signature(function).parameters.items()}
-    lists = {f"--{name}" for name, hint in hints.items() if hint.startswith("list[")}
-    result: list[str] = []
-    index = 0
-    while index < len(args):
-        word = args[index]
-        result.append(word)
-        index += 1
-        if word not in lists:
-            continue
-        values = []
-        while index < len(args) and not args[index].startswith("--"):
-            values.append(args[index])
-            index += 1
-        single = len(values) == 1 and values[0].startswith("[")
-        result.append(values[0] if single else f"[{','.join(values)}]")
     return result

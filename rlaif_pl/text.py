@@ -36,6 +36,11 @@ class Template:
                 "template.prompt ends in a space, which changes the first response token; "
                 f"move the space to template.response, got {self.prompt!r}"
             )
+        if self.max_prompt_words is not None and self.max_prompt_words < 1:
+            raise ValueError(
+                "template.max_prompt_words must be at least 1, or null for whole prompts, got "
+                f"{self.max_prompt_words}"
+            )
 
     def render(self, prompt: str) -> str:
         """Return the prompt as the policy reads it."""

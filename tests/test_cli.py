@@ -69,7 +69,20 @@ def test_version(capsys):
     assert capsys.readouterr().out == f"rlaif_pl {__version__}\n"
 
 
-@pytest.mark.parametrize("words", [["fti"], ["evaluate"], ["evaluate", "all"]])
+@pytest.mark.parametrize("group", cli.GROUPS)
+def test_help_of_a_group_lists_its_commands(group, capsys):
+    assert cli.main([group, "--help"]) == 0
+    said = capsys.readouterr().out
+    commands = [command for command in cli.FUNCTIONS if command.split()[0] == group]
+    assert [" ".join(line.split()[:2]) for line in said.splitlines()] == commands
+
+
+def test_a_misspelt_command_gets_the_nearest(capsys):
+    assert cli.main(["evaluate", "alignmnt"]) == 2
+    assert "did you mean 'evaluate alignment'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["fti"], ["evaluate"], ["evaluate", "all"], ["test"]])
 def test_an_unknown_command_names_the_known_ones(words, capsys):
     assert cli.main(words) == 2
     said = capsys.readouterr().err
@@ -88,8 +101,10 @@ def test_every_function_has_a_help_with_its_options(command, capsys):
 def test_help_of_fit(capsys):
     assert stopped(["fit", "--help"]) == 0
     said = capsys.readouterr().out
+    assert said.startswith("usage: python -m rlaif_pl [options] fit")
     assert "--data.serve" in said
     assert "--trainer.max_steps" in said
+    assert "--optimizer" not in said  # the model's own option says which
 
 
 def test_help_of_run(capsys):
@@ -216,6 +231,53 @@ def test_a_row_without_text_names_file_and_line(fit_config, tmp_path, capsys):
     assert "rows.jsonl:2: expected the field 'text'" in said
 
 
+def test_an_interrupt_ends_without_a_traceback(monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "run_function", interrupted)
+    assert cli.main(["doctor"]) == 130
+    assert "doctor was interrupted" in capsys.readouterr().err
+
+
+def test_a_device_that_is_not_there_is_explained(fit_config, monkeypatch, capsys):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    assert cli.main(["fit", "--config", fit_config(), "--trainer.accelerator=gpu"]) == 1
+    said = capsys.readouterr().err
+    assert "No supported gpu backend" in said
+    assert "rlaif_pl doctor" in said
+
+
+def test_a_damaged_checkpoint_is_explained(fit_config, tmp_path, capsys):
+    (tmp_path / "last.ckpt").write_text("nonsense")
+    words = ["fit", "--config", fit_config(), f"--ckpt_path={tmp_path / 'last.ckpt'}"]
+    assert cli.main(words) == 1
+    assert "expected a checkpoint of Lightning" in capsys.readouterr().err
+
+
+def test_what_is_wrong_with_a_value_is_said_without_the_whole_config(fit_config, capsys):
+    words = ["fit", "--config", fit_config(), "--model.max_response_tokens=1"]
+    assert cli.main(words) == 1
+    said = capsys.readouterr().err
+    assert "error: expected max_response_tokens of at least 2 (a token and EOS), got 1\n" in said
+    assert "Given value" not in said
+
+
+def test_a_module_refuses_data_of_another_kind(fit_config, data_files, capsys):
+    words = ["fit", "--config", fit_config(), "--data.serve=prompts"]
+    assert cli.main([*words, f"--data.prompts={data_files.prompts}"]) == 1
+    assert (
+        "expected data.serve to be 'demonstrations' for SFTModule, got 'prompts'"
+        in capsys.readouterr().err
+    )
+
+
+def test_a_module_that_predicts_nothing_says_so(fit_config, capsys):
+    assert cli.main(["predict", "--config", fit_config()]) == 1
+    assert "expected a LabelingModule for predict, got SFTModule" in capsys.readouterr().err
+
+
 def test_the_traceback_is_a_variable_away(fit_config, tmp_path, monkeypatch, capsys):
     path = fit_config(data={"demonstrations": str(tmp_path / "gone.jsonl")})
     assert cli.main(["fit", "--config", path]) == 1
@@ -254,19 +316,3 @@ def test_the_default_does_not_leak_into_a_config(fit_config, capsys):
     printed = yaml.safe_load(capsys.readouterr().out)
     assert printed["data"]["labeler"] is None
     assert not printed["trainer"]["callbacks"]
-
-
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [
-        (["--confidence", "1", "2", "8"], ["--confidence", "[1,2,8]"]),
-        (["--confidence", "[1, 2]"], ["--confidence", "[1, 2]"]),
-        (["--confidence=[1,2]", "--limit", "3"], ["--confidence=[1,2]", "--limit", "3"]),
-        (["--limit", "3", "--confidence", "1"], ["--limit", "3", "--confidence", "[1]"]),
-    ],
-)
-def test_lists_are_gathered(given, expected):
-    def takes_a_list(confidence: "list[int] | None" = None, limit: int = 0) -> int:
-        return len(confidence or []) + limit
-
-    assert cli.gather_lists(takes_a_list, given) == expected

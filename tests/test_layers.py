@@ -12,7 +12,7 @@ import rlaif_pl
 PACKAGE = Path(rlaif_pl.__file__).parent
 # Parts of one tier do not import each other.
 TIERS = (
-    ("types", "text", "statistics", "configs_folder"),
+    ("types", "text", "statistics", "configs_folder", "explanations"),
     ("ops",),
     ("data", "models"),
     ("labeling", "rl"),
@@ -20,7 +20,7 @@ TIERS = (
     ("evaluation", "callbacks"),
     ("methods",),
     ("studies",),
-    ("rating", "report"),
+    ("report",),
     ("pipeline",),
     ("commands",),
     ("cli",),
@@ -32,7 +32,7 @@ ALLOWED = {
     ("callbacks", "rlaif_pl.evaluation.metrics"),
 }
 # Parts that start before torch is wanted, and what they must not load at import.
-LIGHT = ("cli", "configs_folder")
+LIGHT = ("cli", "configs_folder", "explanations")
 HEAVY = ("torch", "lightning", "transformers")
 
 

@@ -13,7 +13,7 @@ from rlaif_pl.evaluation.metrics import write_metrics
 
 
 class MetricsFile(Callback):
-    """Writes ``<default_root_dir>/metrics.json`` at the end of a fit, validation or test.
+    """Writes ``<default_root_dir>/metrics.json`` at the end of a fit or validation.
 
     Values come from ``trainer.callback_metrics``. One that is not finite is written as ``null``,
     with a warning, so that the report can say it was not measured.
@@ -27,10 +27,6 @@ class MetricsFile(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == "validate":
             self._write(trainer)
-
-    @override
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._write(trainer)
 
     def _write(self, trainer: Trainer) -> None:
         values = trainer.callback_metrics  # on every rank: to compute them may be a collective

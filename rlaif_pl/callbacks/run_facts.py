@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
@@ -76,7 +76,7 @@ class RunFacts(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:
             return
-        facts = gather(trainer, pl_module, datetime.now(timezone.utc))
+        facts = gather(trainer, pl_module, datetime.now(UTC))
         write_json(Path(trainer.default_root_dir) / "run_facts.json", asdict(facts))
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):

@@ -78,6 +78,7 @@ def alignment(
         draws: Bootstrap resamples.
         seed: Seeds the bootstrap.
     """
+    _refuse_idle(table, labelers, labeler, backend, sizes, asking)
     gold = gold_pairs(data, confidence, max_words, limit)
     resampling = Resampling(0.95, draws, seed)
     path = replies or (f"{out}/replies.sqlite" if out is not None else None)
@@ -102,6 +103,37 @@ def alignment(
     if gate != "off":
         limits.check(report, min_alignment, gate)
     return 0
+
+
+def _refuse_idle(
+    table: TableName | None,
+    labelers: dict[str, Labeler | str] | None,
+    labeler: Labeler | str,
+    backend: Backend | str,
+    sizes: dict[str, Backend | str] | None,
+    asking: Asking,
+) -> None:
+    """Refuse options that say nothing about what is measured.
+
+    Raises:
+        ValueError: There is one; the message says where it belongs.
+    """
+    of_table = {
+        "backend": backend != EMBEDDED,
+        "sizes": sizes is not None,
+        "asking": asking != Asking(),
+    }
+    idle = [name for name, given in of_table.items() if given]
+    if table is None and idle:
+        raise ValueError(
+            f"expected {', '.join(idle)} only with --table, whose rows they describe; the model of one "
+            "labeler is --labeler.backend"
+        )
+    if (table is not None or labelers is not None) and labeler != "likelihood":
+        raise ValueError(
+            "expected labeler without --table and labelers, since it would not be a row; name it "
+            "under labelers"
+        )
 
 
 def compare(

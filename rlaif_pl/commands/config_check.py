@@ -26,7 +26,7 @@ from rlaif_pl.rl.shaping import Shaping
 from rlaif_pl.text import Template
 from rlaif_pl.training import PreferenceDataModule
 
-LIGHTNING = ("fit", "validate", "test", "predict")
+LIGHTNING = ("fit", "validate", "predict")
 OUTER = ("ckpt_path", "verbose", "return_predictions", "weights_only")  # of the commands themselves
 RECORDS: dict[frozenset[str], Callable[..., object]] = {
     frozenset(each.name for each in fields(kind)): kind

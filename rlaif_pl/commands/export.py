@@ -58,6 +58,12 @@ def export(
         if layout == "trl"
         else soft_rows(pairs, min_margin)
     )
+    reasons = ", ".join(f"{reason} {n}" for reason, n in sorted(table.left_out.items()))
+    if not table.rows:
+        raise ValueError(
+            f"expected pairs to export from {source.name}, none of {len(pairs)} is left ({reasons}); "
+            "label them first, or lower min_margin"
+        )
     target = Path(out)
     if target.suffix in (".jsonl", ".parquet"):
         write_table(target, table)
@@ -69,7 +75,6 @@ def export(
         title = name or target.resolve().name
         card = dataset_card(title, pairs, table, "train.parquet", license_id, known)
         write_text(target / "README.md", card)
-    reasons = ", ".join(f"{reason} {n}" for reason, n in sorted(table.left_out.items()))
     missing = sum(table.left_out.values())
     sys.stdout.write(
         f"{len(table.rows)} pairs written to {out}, {missing} left out"

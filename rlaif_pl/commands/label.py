@@ -19,9 +19,9 @@ from rlaif_pl.data.sources import DataSource, load_preferences
 from rlaif_pl.evaluation.alignment.gate import Limits
 from rlaif_pl.evaluation.alignment.measure import measure_alignment
 from rlaif_pl.evaluation.metrics import write_json, write_metrics
-from rlaif_pl.labeling.accounts.projection import Pace, Projection, foresee
+from rlaif_pl.labeling.accounts.projection import Pace, Projection, backends_of, foresee
 from rlaif_pl.labeling.accounts.reply_store import ReplyStore
-from rlaif_pl.labeling.accounts.spending import OutOfBudget, Spending
+from rlaif_pl.labeling.accounts.spending import OutOfBudget, Spending, refuse_unpriced
 from rlaif_pl.labeling.accounts.summary import LABELS_FILE, summarize_labels
 from rlaif_pl.labeling.calibration import calibrated
 from rlaif_pl.labeling.calls import Call, Reply
@@ -65,6 +65,7 @@ def label(
         limits: What else the gate asks of the labeler.
         chunk: Pairs asked for between two commits to the store of labels.
         max_cost: Stop when this run has spent so many USD; calls in flight are still awaited and kept.
+            A server needs ``prices`` for it.
         retry_failed: Ask again for every failure, also those that are likely to come back the same.
     """
     started = time.monotonic()
@@ -72,6 +73,7 @@ def label(
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     spending = Spending(max_cost)
+    refuse_unpriced(max_cost, backends_of(judge))
     rows = load_preferences(pairs).rows
     metrics: dict[str, float] = {}
     with ExitStack() as files:

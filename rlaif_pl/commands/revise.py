@@ -17,7 +17,7 @@ from rlaif_pl.data.revisions import HARMFUL, Revision, write_revisions
 from rlaif_pl.data.sources import DataSource, load_demonstrations, load_prompts
 from rlaif_pl.evaluation.metrics import write_metrics
 from rlaif_pl.labeling.accounts.reply_store import ReplyStore
-from rlaif_pl.labeling.accounts.spending import OutOfBudget, Spending
+from rlaif_pl.labeling.accounts.spending import OutOfBudget, Spending, refuse_unpriced
 from rlaif_pl.labeling.backends import as_backend
 from rlaif_pl.labeling.calls import Backend, Call, Reply
 from rlaif_pl.methods.constitutional import Reviser, RevisionOptions
@@ -60,6 +60,7 @@ def revise(
         replies: SQLite file of the model's replies; by default OUT/replies.sqlite.
         chunk: Prompts taken through all rounds at a time, at least 1.
         max_cost: Stop when this run has spent so many USD; calls in flight are still awaited and kept.
+            A server needs ``prices`` for it.
         retry_failed: Ask again for every failed call, also those likely to fail the same way.
     """
     started = time.monotonic()
@@ -68,6 +69,8 @@ def revise(
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     spending = Spending(max_cost)
+    author = as_backend(backend)
+    refuse_unpriced(max_cost, [author])
     asked = load_prompts(prompts)
     mixed = [] if helpful is None else load_demonstrations(helpful)
     known = [row for row in mixed if row.reference is not None]
@@ -75,7 +78,7 @@ def revise(
     with ExitStack() as files:
         path = replies or str(folder / "replies.sqlite")
         store = files.enter_context(ReplyStore(path, retry_failed=retry_failed))
-        reviser = Reviser(as_backend(backend), options, store)
+        reviser = Reviser(author, options, store)
         try:
             rows = run(reviser, asked, open_prompts, chunk, spending)
         except OutOfBudget as stop:

@@ -10,9 +10,9 @@ from rlaif_pl.data.sources import DataSource, load_prompts
 from rlaif_pl.evaluation.metrics import write_metrics
 from rlaif_pl.evaluation.win_rate import text_measures
 from rlaif_pl.models.policy import BackboneOptions, load_policy
-from rlaif_pl.rl.generate import generate
+from rlaif_pl.rl.generate import Responses, generate
 from rlaif_pl.text import Template, word_count
-from rlaif_pl.types import Preference, Provenance
+from rlaif_pl.types import Preference, Prompt, Provenance
 
 
 def sample(
@@ -40,7 +40,12 @@ def sample(
         temperature: Divides the logits; the paper samples at 1.
         batch_size: Prompts at a time.
         seed: Seeds the sampling noise.
+
+    Raises:
+        ValueError: A count is below 1, or no pair is left.
     """
+    if pairs_per_prompt < 1:
+        raise ValueError(f"expected pairs_per_prompt of at least 1, got {pairs_per_prompt}")
     started = time.monotonic()
     rows = load_prompts(prompts)
     model = load_policy(policy, template)
@@ -54,17 +59,9 @@ def sample(
         batch_size=batch_size,
         title=f"sampling {len(rows)} prompts",
     )
-    author = f"{model.fingerprint} T={temperature} seed={seed}"
-    provenance = Provenance(first_policy=author, second_policy=author)
-    pairs = [
-        Preference(prompt.text, texts[k], texts[k + 1], prompt.group, provenance=provenance)
-        for prompt, texts in zip(rows, responses.texts, strict=True)
-        for k in range(0, len(texts), 2)
-        if texts[k] and texts[k + 1] and texts[k] != texts[k + 1]
-    ]
+    pairs = different(rows, responses, f"{model.fingerprint} T={temperature} seed={seed}")
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    write_preferences(folder / "pairs.jsonl", pairs)
     flat = [text for texts in responses.texts for text in texts]
     cut = [flag for flags in responses.unfinished for flag in flags]
     measures = text_measures([prompt.text for prompt in rows], responses.texts)
@@ -79,4 +76,28 @@ def sample(
             "sample/seconds": time.monotonic() - started,
         },
     )
+    if not pairs:
+        raise ValueError(
+            f"expected pairs of two different responses, got none from {len(rows)} prompts: all "
+            f"{len(flat)} responses are empty or the same as the other one; raise temperature or "
+            "max_new_tokens, or look at the policy"
+        )
+    write_preferences(folder / "pairs.jsonl", pairs)
     return 0
+
+
+def different(rows: list[Prompt], responses: Responses, author: str) -> list[Preference]:
+    """Put each two responses to a prompt into a pair, unless they are equal or one is empty.
+
+    Args:
+        rows: The prompts.
+        responses: An even number of responses to each.
+        author: What the pairs say about who wrote them.
+    """
+    provenance = Provenance(first_policy=author, second_policy=author)
+    return [
+        Preference(prompt.text, texts[k], texts[k + 1], prompt.group, provenance=provenance)
+        for prompt, texts in zip(rows, responses.texts, strict=True)
+        for k in range(0, len(texts), 2)
+        if texts[k] and texts[k + 1] and texts[k] != texts[k + 1]
+    ]

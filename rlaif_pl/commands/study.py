@@ -20,8 +20,6 @@ from rlaif_pl.studies.results import Results
 from rlaif_pl.studies.sources import ARMS, TwiceLabeled, label_twice
 from rlaif_pl.studies.states import StateCache
 
-# OpenAI's signed scale: strong verdicts of either side, and the others.
-VOTES = {"strong": [1, 2, 8, 9], "weak": [3, 4, 6, 7]}
 SIZES = [25, 50, 100, 200, 400]
 
 

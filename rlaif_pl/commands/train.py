@@ -1,4 +1,4 @@
-"""``fit``, ``validate``, ``test`` and ``predict``: LightningCLI over the modules of this package."""
+"""``fit``, ``validate`` and ``predict``: LightningCLI over the modules of this package."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def train(words: list[str]) -> int:
     """Run a LightningCLI command.
 
     Args:
-        words: ``fit``, ``validate``, ``test`` or ``predict``, and its options.
+        words: ``fit``, ``validate`` or ``predict``, and its options.
     """
     for message in UNHELPFUL:
         warnings.filterwarnings("ignore", message=message)
@@ -50,6 +50,8 @@ def train(words: list[str]) -> int:
         subclass_mode_model=True,
         seed_everything_default=0,
         parser_class=Parser,
+        parser_kwargs={"prog": "python -m rlaif_pl"},
+        auto_configure_optimizers=False,  # modules take optimizer and scheduler themselves
         save_config_callback=None,  # `run` keeps the resolved config; a lone fit has its file
         args=words,
     )

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from rlaif_pl.labeling.accounts.projection import backends_of
 from rlaif_pl.labeling.accounts.reply_store import ReplyStore
-from rlaif_pl.labeling.accounts.spending import Spending
+from rlaif_pl.labeling.accounts.spending import Spending, refuse_unpriced
 from rlaif_pl.types import PointwiseLabeler
 
 
@@ -29,7 +30,8 @@ class LabelerReward:
             the labeler.
         replies: SQLite file that keeps the model's replies, so that a run that was killed pays for
             none of them again; None keeps them for the life of this object only.
-        max_cost: Stop when this process has spent so many USD; None for no limit.
+        max_cost: Stop when this process has spent so many USD; None for no limit. A server
+            needs ``prices`` for it.
 
     Raises:
         ValueError: The labeler scores no single responses, or a setting does not fit it.
@@ -54,6 +56,7 @@ class LabelerReward:
             raise ValueError(
                 f"expected a finite scale above 0, shift and empty, got {scale}, {shift} and {empty}"
             )
+        refuse_unpriced(max_cost, backends_of(labeler))
         self.labeler = labeler
         self.scale, self.shift, self.empty = scale, shift, empty
         self.replies = replies

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -34,7 +34,6 @@ from rlaif_pl.pipeline.yaml_files import Value, flatten, overlay, read_yaml
 COMMANDS = (
     "fit",
     "validate",
-    "test",
     "predict",
     "sample",
     "label",
@@ -104,14 +103,6 @@ class Experiment:
     def folder(self, stage: Stage) -> Path:
         """Where a stage works."""
         return self.out / stage.name
-
-    def dependents(self, names: Iterable[str]) -> set[str]:
-        """Return the given stages and all that need them, directly or not."""
-        found = set(names)
-        for stage in self.stages:  # a stage stands below all it needs
-            if found.intersection(stage.needs):
-                found.add(stage.name)
-        return found
 
     def resolve(self, stage: Stage, out: str | None = None) -> dict[str, Value]:
         """Return a stage's config with ``set`` laid over it.

@@ -44,7 +44,11 @@ def generate(
         seed: Seeds the noise.
         batch_size: Prompts at a time.
         title: Name of the progress bar.
+
+    Raises:
+        ValueError: A count is below 1.
     """
+    _refuse_none(per_prompt=per_prompt, max_new_tokens=max_new_tokens, batch_size=batch_size)
     order = sorted(range(len(prompts)), key=lambda n: (len(prompts[n].text), n))
     texts: list[list[str]] = [[] for _ in prompts]
     unfinished: list[list[bool]] = [[] for _ in prompts]
@@ -76,3 +80,12 @@ def generate(
                 unfinished[n] = [not end for end in ended[part]]
             progress.advance(task, len(rows))
     return Responses(texts, unfinished, tokens)
+
+
+def _refuse_none(**counts: int) -> None:
+    """Refuse counts below 1, by name."""
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(
+                f"expected {name} of at least 1, got {count}; nothing would be sampled"
+            )

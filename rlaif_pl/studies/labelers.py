@@ -72,7 +72,13 @@ def read_rows(path: Path | str) -> list[LabelerRow]:
             f"expected a table of labelers at {source}, found no file; make it with: "
             "python -m rlaif_pl evaluate alignment --labelers ... --out FOLDER"
         )
-    content = json.loads(source.read_text(encoding="utf-8"))
+    try:
+        content = json.loads(source.read_text(encoding="utf-8"))
+    except ValueError as error:  # broken JSON, or no text
+        raise ValueError(
+            f"expected JSON in {source}, got something else ({error}); give the rows.json of "
+            "`evaluate alignment --labelers`"
+        ) from error
     if not isinstance(content, dict) or not content.get("rows"):
         raise ValueError(
             f"expected {source} to hold rows of labelers, got {type(content).__name__} without "

@@ -52,8 +52,11 @@ class A2CModule(TrainableModule):
         seed: Seeds the sampling noise, which also depends on step, prompt and sample.
 
     Raises:
-        ValueError: There is no value network, and no group baseline or a ``lam`` below 1.
+        ValueError: There is no value network, and no group baseline or a ``lam`` below 1; or nothing
+            would be sampled.
     """
+
+    serves = "prompts"
 
     def __init__(
         self,
@@ -80,6 +83,11 @@ class A2CModule(TrainableModule):
             raise ValueError(
                 "expected group_baseline=true and lam=1 with value_network=none, got "
                 f"group_baseline={group_baseline} and lam={lam}; there are no values to bootstrap from"
+            )
+        if per_prompt < 1 or max_new_tokens < 1:
+            raise ValueError(
+                "expected per_prompt and max_new_tokens of at least 1, got "
+                f"{per_prompt} and {max_new_tokens}"
             )
         self.actor = actor
         self.reward = reward

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import LightningModule
@@ -22,7 +22,12 @@ class TrainableModule(LightningModule):
     Args:
         optimizer: Builds the optimizer from parameters.
         scheduler: Builds the learning-rate schedule, stepped every batch.
+
+    Attributes:
+        serves: Kind of batch that the module reads; empty for any.
     """
+
+    serves: ClassVar[str] = ""
 
     def __init__(self, optimizer: OptimizerCallable, scheduler: LRSchedulerCallable) -> None:
         super().__init__()
@@ -37,6 +42,15 @@ class TrainableModule(LightningModule):
     def build_optimizer(self) -> Optimizer:
         """Build the one optimizer; modules with several learning rates give it groups."""
         return self.optimizer(self.trained().values())
+
+    @override
+    def setup(self, stage: str) -> None:
+        if stage == "predict":
+            raise ValueError(
+                f"expected a LabelingModule for predict, got {type(self).__name__}, which predicts "
+                "nothing; fit trains it and validate measures it"
+            )
+        check_served(self, self.serves)
 
     @override
     def configure_optimizers(self) -> Any:
@@ -86,6 +100,24 @@ class TrainableModule(LightningModule):
             The folder.
         """
         raise TypeError(f"{type(self).__name__} has nothing to export to {folder}")
+
+
+def check_served(module: LightningModule, wanted: str) -> None:
+    """Refuse a data module that serves another kind of batch than the module reads.
+
+    Args:
+        module: Module whose trainer has the data.
+        wanted: The kind; empty for any.
+
+    Raises:
+        ValueError: Another kind is served.
+    """
+    served = getattr(getattr(module.trainer, "datamodule", None), "serve", wanted)
+    if wanted and served != wanted:
+        raise ValueError(
+            f"expected data.serve to be {wanted!r} for {type(module).__name__}, got {served!r}; "
+            f"set data.serve and name its data"
+        )
 
 
 def rank_share(count: Tensor) -> Tensor:

@@ -58,7 +58,7 @@ class PreferenceDataModule(LightningDataModule):
         retry_failed: Ask again for pairs that the labeler could not judge in an earlier run.
         label_store: File of labels, made if it is not there.
         batch_size: Rows a process takes a training step.
-        eval_batch_size: Rows a process takes at a time in validation, test and prediction.
+        eval_batch_size: Rows a process takes at a time in validation and prediction.
         drop_last: Leave out the last training batch of an epoch if it is not full. Otherwise ranks
             that are a row short get a filler (see ``rlaif_pl.data.collate``).
         bucket: Put pairs or demonstrations of like lengths into a batch, to pad less; a model whose
@@ -170,10 +170,6 @@ class PreferenceDataModule(LightningDataModule):
         if not self.validation_rows:
             return []
         return self._loader(self.validation_rows, self.eval_batch_size, shuffle=False)
-
-    @override
-    def test_dataloader(self) -> BatchLoader[Any, Any] | list[Any]:
-        return self.val_dataloader()
 
     @override
     def predict_dataloader(self) -> BatchLoader[Any, Any] | list[Any]:

@@ -18,6 +18,7 @@ from rlaif_pl.data.label_parts import LabelParts, Texts, texts_of
 from rlaif_pl.data.label_store import LabelStore
 from rlaif_pl.data.preferences import write_preferences
 from rlaif_pl.labeling.accounts.summary import summarize_labels
+from rlaif_pl.training.base import check_served
 from rlaif_pl.types import ComparisonBatch, Labeler, Preference
 
 
@@ -49,6 +50,10 @@ class LabelingModule(LightningModule):
     def parts(self) -> LabelParts:
         """Files of labels; this rank's is written to."""
         return LabelParts(self.out / "parts", self.labeler.fingerprint, self.global_rank)
+
+    @override
+    def setup(self, stage: str) -> None:
+        check_served(self, "comparisons")
 
     @override
     def on_predict_start(self) -> None:

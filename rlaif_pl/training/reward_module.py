@@ -38,6 +38,8 @@ class RewardModule(TrainableModule):
         scheduler: Builds the learning-rate schedule, stepped every batch.
     """
 
+    serves = "pairs"
+
     def __init__(
         self,
         reward: RewardModel,

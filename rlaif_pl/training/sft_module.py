@@ -29,7 +29,12 @@ class SFTModule(TrainableModule):
         optimizer: Builds the optimizer from parameters.
         scheduler: Builds the learning-rate schedule, stepped every batch.
         seed: Seeds the adapters.
+
+    Raises:
+        ValueError: No token of a response would be left to learn.
     """
+
+    serves = "demonstrations"
 
     def __init__(
         self,
@@ -42,6 +47,11 @@ class SFTModule(TrainableModule):
         seed: int = 0,
     ) -> None:
         super().__init__(optimizer, scheduler)
+        if max_response_tokens < 2:
+            raise ValueError(
+                f"expected max_response_tokens of at least 2 (a token and EOS), got "
+                f"{max_response_tokens}"
+            )
         self.policy = for_role(load_policy(backbone, template), lora, seed)
         self.max_response_tokens = max_response_tokens
 

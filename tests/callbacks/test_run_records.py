@@ -1,7 +1,7 @@
 import json
 import re
 import subprocess
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def test_facts_are_written_when_a_fit_starts(tmp_path, fit):
 def test_facts_say_which_ops_ran_the_reference(fit, tiny):
     trainer = fit()
     with use_reference():
-        facts = gather(trainer, tiny(), datetime(2025, 1, 2, tzinfo=timezone.utc))
+        facts = gather(trainer, tiny(), datetime(2025, 1, 2, tzinfo=UTC))
     assert set(facts.ops.values()) == {"reference"}
     assert facts.started == "2025-01-02T00:00:00+00:00"
 
@@ -34,7 +34,7 @@ def test_facts_say_which_ops_ran_the_reference(fit, tiny):
 def test_a_shared_weight_counts_once(fit, tiny):
     module = tiny()
     module.twin = module.layer
-    assert gather(fit(), module, datetime.now(timezone.utc)).parameters == 10
+    assert gather(fit(), module, datetime.now(UTC)).parameters == 10
 
 
 def test_the_commit_is_that_of_the_checkout_and_marked_where_files_differ(tmp_path):

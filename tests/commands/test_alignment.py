@@ -107,6 +107,20 @@ def test_short_prompts_are_chosen_before_the_limit():
         gold_pairs("tiny_tldr/dev", max_words=1)
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--backend=x"], "expected backend only with --table"),
+        (["--sizes={a: x}", "--asking.max_shots=1"], "expected sizes, asking only with --table"),
+        (["--table=formats", "--labeler=pairwise"], "expected labeler without --table"),
+        (["--labelers={a: pairwise}", "--labeler=score"], "name it under labelers"),
+    ],
+)
+def test_options_that_would_say_nothing_are_refused(few, words, said, capsys):
+    assert cli.main(["evaluate", "alignment", *few, *words]) == 1
+    assert said in capsys.readouterr().err
+
+
 def test_a_gate_on_failures_is_an_option(few, tiny_model_folder, capsys):
     words = [
         "evaluate",

@@ -77,3 +77,11 @@ def test_settings_that_mean_nothing_are_refused(pairs, tmp_path, capsys):
     assert cli.main([*words, f"--out={tmp_path / 'x'}", "--min_margin=0.7"]) == 1
     assert cli.main([*words, f"--out={tmp_path / 'x'}", "--layout=soft", "--with_margin=true"]) == 1
     assert cli.main([*words, f"--out={tmp_path / 'x'}", "--metrics=none.json"]) == 1
+
+
+def test_an_export_without_a_pair_is_an_error(tmp_path, capsys):
+    write_preferences(tmp_path / "bare.jsonl", [Preference("p", "a", "b", "g")])
+    words = ["export", f"--preferences={tmp_path / 'bare.jsonl'}", f"--out={tmp_path / 'x.jsonl'}"]
+    assert cli.main(words) == 1
+    assert "none of 1 is left (unlabeled 1); label them first" in capsys.readouterr().err
+    assert not (tmp_path / "x.jsonl").exists()

@@ -1,3 +1,5 @@
+import pytest
+
 from rlaif_pl.data.preferences import read_preferences
 
 
@@ -34,7 +36,17 @@ def test_the_seed_decides(command, out, tiny_model_folder, data_files):
     assert found[0] == found[1] != found[2]
 
 
-def test_greedy_responses_make_no_pair(command, tiny_model_folder, data_files, small_prompts):
-    metrics = command("sample", *options(tiny_model_folder, data_files, "--temperature=0"))
+def test_greedy_responses_make_no_pair(
+    command, tiny_model_folder, data_files, small_prompts, capsys
+):
+    words = options(tiny_model_folder, data_files, "--temperature=0")
+    metrics = command("sample", *words, status=1)
+    assert "expected pairs of two different responses, got none" in capsys.readouterr().err
     assert metrics["sample/pairs"] == 0
     assert metrics["sample/dropped"] == len(small_prompts)
+
+
+@pytest.mark.parametrize("name", ["pairs_per_prompt", "max_new_tokens", "batch_size"])
+def test_counts_below_one_are_refused(name, command, tiny_model_folder, data_files, capsys):
+    command("sample", *options(tiny_model_folder, data_files, f"--{name}=0"), status=1)
+    assert f"expected {name} of at least 1, got 0" in capsys.readouterr().err

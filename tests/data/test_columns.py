@@ -88,3 +88,20 @@ def test_a_column_that_is_not_there_is_named(write):
 def test_an_unknown_column_of_ours_is_refused():
     with pytest.raises(ValueError, match="got 'promt'; write our name first"):
         DataSource("x", columns={"promt": "q"})
+
+
+def test_a_misspelt_optional_column_is_no_absent_one(write):
+    file = write(row(0), row(1))
+    with pytest.raises(ValueError, match=r"expected the columns wieght in .*there are a, b, qid"):
+        load_preferences(DataSource(file, columns=THEIRS | {"weight": "wieght"}))
+    with pytest.raises(ValueError, match="expected the columns summry"):
+        load_prompts(DataSource(file, columns={"prompt": "question", "reference": "summry"}))
+    some = write(row(0), row(1, importance=2.0))  # a row may be without
+    found = load_preferences(DataSource(some, columns=THEIRS | {"weight": "importance"})).rows
+    assert [pair.weight for pair in found] == [1.0, 2.0]
+
+
+def test_a_misspelt_side_is_named_as_it_was_mapped(write):
+    columns = {"prompt": "q", "chosen": "goood", "rejected": "bad"}
+    with pytest.raises(ValueError, match="expected the column 'goood' .our 'chosen'."):
+        load_preferences(DataSource(write({"q": "Q", "good": "x", "bad": "y"}), columns=columns))

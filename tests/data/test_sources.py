@@ -9,7 +9,7 @@ import pytest
 
 from rlaif_pl.data.files import RawRow
 from rlaif_pl.data.preferences import write_preferences, write_prompts
-from rlaif_pl.data.sources import DataSource, load_preferences, load_prompts
+from rlaif_pl.data.sources import DataSource, load_demonstrations, load_preferences, load_prompts
 from rlaif_pl.data.sources.rows import detect
 from rlaif_pl.types import Preference, Prompt
 
@@ -166,6 +166,8 @@ def test_parts_split_a_source_by_group_for_good(data_files):
     pairs = load_preferences(DataSource(data_files.pairs, part=(0.0, 0.5)))
     assert {pair.group for pair in pairs.rows} == {prompt.group for prompt in low}
     assert pairs.dropped["in another part"] == len(high)
+    assert load_demonstrations(DataSource(data_files.prompts, part=(0.0, 0.5))) == low
+    assert load_demonstrations(DataSource(data_files.prompts, part=(0.5, 1.0), limit=1)) == high[:1]
 
 
 def test_a_part_is_taken_before_the_limit(data_files):

@@ -5,8 +5,15 @@ from types import SimpleNamespace
 
 import pytest
 
+from rlaif_pl import cli
 from rlaif_pl.labeling.accounts.projection import Pace, duration, foresee, project
-from rlaif_pl.labeling.accounts.spending import OutOfBudget, Price, Spending, price_of
+from rlaif_pl.labeling.accounts.spending import (
+    OutOfBudget,
+    Price,
+    Spending,
+    price_of,
+    refuse_unpriced,
+)
 from rlaif_pl.labeling.calls import Choose, Decoding, Generate, Question, Reply, Score
 from rlaif_pl.labeling.strategies.ensemble import EnsembleLabeler
 from rlaif_pl.labeling.strategy import ModelLabeler
@@ -57,6 +64,24 @@ def test_the_limit_stops_at_the_reply_that_reaches_it_and_counts_it():
         spending.count(CALL, Reply(cost_usd=0.5))
     assert (spending.calls, spending.cost_usd) == (2, 1.25)
     spending.count(CALL, Reply())  # what costs nothing needs no money
+
+
+def test_a_limit_that_no_price_could_reach_is_refused():
+    free = SimpleNamespace()  # a model on this machine has no price
+    priced, unpriced = SimpleNamespace(price=Price(1, 2)), SimpleNamespace(price=None, model="m")
+    refuse_unpriced(None, [unpriced])
+    refuse_unpriced(5.0, [free, priced])
+    with pytest.raises(ValueError, match=r"max_cost 5 .*\{m: \{read: 0.15, written: 0.6\}\}"):
+        refuse_unpriced(5.0, [free, unpriced])
+
+
+def test_a_limit_for_a_server_without_prices_is_refused_before_anything_is_asked(tmp_path, capsys):
+    server = "--labeler.backend=rlaif_pl.labeling.EndpointBackend"
+    words = ["label", "--pairs=tiny_tldr/pairs", f"--out={tmp_path}", "--max_cost=5"]
+    words += ["--labeler=rlaif_pl.labeling.PairwiseLabeler", server]
+    words += ["--labeler.backend.base_url=http://127.0.0.1:9/v1", "--labeler.backend.model=m"]
+    assert cli.main(words) == 1
+    assert "expected a price for max_cost 5" in capsys.readouterr().err
 
 
 def test_a_limit_below_zero_is_refused():

@@ -66,3 +66,8 @@ def test_to_moves_every_tensor(device):
     batch = assemble([[3, 4]], [[1]], pad=0).to(device)
     assert {tensor.device.type for tensor in batch} == {device.type}
     assert batch.ids.dtype == torch.int64
+
+
+def test_a_template_that_would_cut_everything_is_refused():
+    with pytest.raises(ValueError, match="max_prompt_words must be at least 1"):
+        Template(max_prompt_words=0)

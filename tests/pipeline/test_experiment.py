@@ -43,16 +43,6 @@ def test_an_unknown_placeholder_is_refused(tmp_path):
         load(tmp_path, "  - {name: a, command: fit, set: {x: '${sed}'}}\n")
 
 
-def test_dependents_are_found_through_others(tmp_path):
-    stages = "".join(
-        f"  - {{name: {name}, command: fit, needs: {needs}}}\n"
-        for name, needs in (("a", "[]"), ("b", "[a]"), ("c", "[]"), ("d", "[b, c]"))
-    )
-    experiment = load(tmp_path, stages)
-    assert experiment.dependents(["a"]) == {"a", "b", "d"}
-    assert experiment.dependents(["c"]) == {"c", "d"}
-
-
 @pytest.mark.parametrize(
     ("stages", "message"),
     [

@@ -36,6 +36,12 @@ def rows(tmp_path):
     return read_rows(file)
 
 
+def test_a_broken_table_is_named(tmp_path):
+    (tmp_path / "rows.json").write_text("{oops")
+    with pytest.raises(ValueError, match=r"expected JSON in .*rows\.json, got something else"):
+        read_rows(tmp_path / "rows.json")
+
+
 def test_the_papers_price_of_a_label(rows):
     # appendix L: 2 x 830 tokens read at $0.03 a thousand and 2 x 61 written at $0.06: $0.057
     assert rows[0].usd(Price(30.0, 60.0)) == pytest.approx(1660 * 30e-6 + 122 * 60e-6)

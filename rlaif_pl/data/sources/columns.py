@@ -115,7 +115,7 @@ def _preference(columns: Columns, row: RawRow, seed: int) -> Preference:
     prompt = columns.text(row, "prompt")
     group = _group(columns, row, prompt)
     weight = columns.number(row, "weight") if columns.has(row, "weight") else 1.0
-    if columns.has(row, "chosen"):
+    if "chosen" in columns.theirs or columns.has(row, "chosen"):
         choice = Choice(prompt, columns.text(row, "chosen"), columns.text(row, "rejected"))
         return placed(choice, group, seed, weight)
     p_first = _p_first(columns, row)

@@ -101,10 +101,13 @@ def load_demonstrations(source: DataSource | str) -> list[Prompt]:
         ValueError: A row is malformed (file, line and field are named), or there is none.
     """
     source, found = _all_prompts(source)
-    if not found:
-        raise ValueError(f"expected demonstrations in {source.name}, there is none")
     unique = {(prompt.group, prompt.text, prompt.reference): prompt for prompt in found}
-    return list(unique.values())[: source.limit]
+    kept, elsewhere = _in_part(list(unique.values()), source)
+    if not kept:
+        raise ValueError(
+            f"expected demonstrations in {source.name}, there is none ({elsewhere} in another part)"
+        )
+    return kept[: source.limit]
 
 
 def _all_prompts(source: DataSource | str) -> tuple[DataSource, list[Prompt]]:

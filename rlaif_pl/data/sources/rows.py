@@ -22,9 +22,12 @@ def open_rows(source: DataSource) -> tuple[Format, Iterator[RawRow]]:
     Raises:
         FileNotFoundError: A file, folder or split is not there.
         OSError: A hub data set cannot be had.
-        ValueError: There is no row, or the format cannot be told.
+        ValueError: There is no row, or the format cannot be told; while rows are read: none has a
+            column that ``columns`` names.
     """
     rows = _rows(source)
+    if source.columns:
+        rows = _with_columns(rows, source.name, set(source.columns.values()))
     head = next(rows, None)
     if head is None:
         raise ValueError(f"expected rows in {source.name} (split {source.split!r}), it is empty")
@@ -77,6 +80,19 @@ def _rows(source: DataSource) -> Iterator[RawRow]:
     if path.exists() or looks_local or source.name.count("/") > 1:
         return _file_rows(data_files(path, source.split))
     return _dataset_rows(source, _from_hub(source))
+
+
+def _with_columns(rows: Iterable[RawRow], name: str, wanted: set[str]) -> Iterator[RawRow]:
+    """Yield rows, and refuse a misspelt column at their end: as an absent one it would say nothing."""
+    seen: set[str] = set()
+    for row in rows:
+        seen.update(row.fields)
+        yield row
+    if seen and not wanted <= seen:
+        raise ValueError(
+            f"expected the columns {', '.join(sorted(wanted - seen))} in {name}, as `columns` says, no "
+            f"row has them; there are {', '.join(sorted(seen))}"
+        )
 
 
 def _file_rows(files: Iterable[Path]) -> Iterator[RawRow]:

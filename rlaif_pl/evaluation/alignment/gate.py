@@ -52,6 +52,14 @@ class Limits:
     max_failures: float | None = 0.1
     confident: bool = False
 
+    def __post_init__(self) -> None:
+        for name, low in (("min_gain", -1.0), ("max_same_slot", 0.0), ("max_failures", 0.0)):
+            value = getattr(self, name)
+            if value is not None and not low <= value <= 1.0:
+                raise ValueError(
+                    f"expected limits.{name} in [{low:g}, 1], or null not to ask, got {value}"
+                )
+
     def check(
         self, report: AlignmentReport, min_alignment: float = 0.6, action: Action = "warn"
     ) -> list[str]:
@@ -112,10 +120,12 @@ def check_gate(
 
     Raises:
         LabelerGateError: Something fell short and ``action`` is ``stop``.
-        ValueError: ``action`` is neither ``warn`` nor ``stop``.
+        ValueError: ``action`` is neither ``warn`` nor ``stop``, or ``min_alignment`` is no share.
     """
     if action not in ("warn", "stop"):
         raise ValueError(f"expected the gate's action to be 'warn' or 'stop', got {action!r}")
+    if not 0.0 <= min_alignment <= 1.0:
+        raise ValueError(f"expected min_alignment in [0, 1], got {min_alignment}")
     faults = _faults(report, min_alignment, min_gain, max_same_slot, max_failures, confident)
     if faults:
         advice = " ".join(dict.fromkeys(fault.advice for fault in faults))

@@ -102,6 +102,13 @@ def project(
     )
 
 
+def backends_of(labeler: Labeler) -> list[object]:
+    """Return who answers a labeler's calls; those of an ensemble's members."""
+    if isinstance(labeler, EnsembleLabeler):
+        return [backend for member in labeler.labelers for backend in backends_of(member)]
+    return [labeler.backend] if isinstance(labeler, ModelLabeler) else []
+
+
 def foresee(
     labeler: Labeler, pairs: Sequence[Preference], prices: Price | None = None
 ) -> Projection | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from rlaif_pl.labeling.calls import Call, Reply
@@ -50,6 +50,26 @@ def price_of(model: str, prices: Mapping[str, Price] | None) -> Price | None:
             "is free) so that totals are right"
         )
     return prices[model]
+
+
+def refuse_unpriced(max_cost: float | None, backends: Iterable[object]) -> None:
+    """Refuse a limit that would never be reached, since a back end that has prices has none set.
+
+    Args:
+        max_cost: The limit; None for none.
+        backends: Who answers. One without an attribute ``price`` charges nothing or by itself.
+
+    Raises:
+        ValueError: A limit is set and a price is missing.
+    """
+    for backend in backends:
+        if max_cost is not None and getattr(backend, "price", 0.0) is None:
+            model = getattr(backend, "model", "NAME")
+            raise ValueError(
+                f"expected a price for max_cost {max_cost:g} to be held to, got none: set prices of "
+                f"{type(backend).__name__}, such as {{{model}: {{read: 0.15, written: 0.6}}}} (USD per "
+                "million tokens; 0 where they are free), or leave max_cost out"
+            )
 
 
 class OutOfBudget(RuntimeError):  # noqa: N818 (a limit that was asked for is no error of the program)

@@ -115,7 +115,7 @@ class Sender:
             completion = parse_body(raw.text)
         except BodyError as error:
             return _Failed(error.kind, again=True)
-        except (asyncio.TimeoutError, self._openai.APITimeoutError):
+        except (TimeoutError, self._openai.APITimeoutError):
             return _Failed("timeout", again=True)
         except self._openai.APIStatusError as error:
             return self._status(error)

@@ -11,7 +11,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from rlaif_pl.evaluation.alignment.gate import LabelerGateError, LabelerGateWarning, check_gate
+from rlaif_pl.evaluation.alignment.gate import (
+    LabelerGateError,
+    LabelerGateWarning,
+    Limits,
+    check_gate,
+)
 from rlaif_pl.evaluation.alignment.measure import alignment_of, measure_alignment
 from rlaif_pl.labeling.accounts.spending import Price
 from rlaif_pl.types import Preference, Provenance
@@ -175,6 +180,18 @@ def test_a_gate_passes_warns_or_stops(measured):
         assert len(check_gate(bad, min_gain=None)) == 1
     with pytest.raises(ValueError, match="'warn' or 'stop'"):
         check_gate(good, action="ignore")
+    with pytest.raises(ValueError, match=r"min_alignment in \[0, 1\], got 60"):
+        check_gate(good, 60)
+
+
+@pytest.mark.parametrize("name", ["min_gain", "max_same_slot", "max_failures"])
+def test_limits_of_the_gate_are_shares(name):
+    assert getattr(Limits(**{name: 0.5}), name) == 0.5
+    assert getattr(Limits(**{name: None}), name) is None
+    with pytest.raises(
+        ValueError, match=rf"limits\.{name} in \[.*, 1\], or null not to ask, got 10"
+    ):
+        Limits(**{name: 10})
 
 
 def test_the_gate_asks_for_confidence_where_wanted(measured):
