@@ -28,6 +28,8 @@ FUNCTIONS = {
     "evaluate reward": ("rlaif_pl.commands.evaluate", "reward"),
     "evaluate policy": ("rlaif_pl.commands.evaluate", "policy"),
     "evaluate matrix": ("rlaif_pl.commands.matrix", "matrix"),
+    "rate": ("rlaif_pl.commands.rate", "rate"),
+    "evaluate ratings": ("rlaif_pl.commands.ratings", "ratings"),
     "study pairs": ("rlaif_pl.commands.study", "pairs"),
     "study rewards": ("rlaif_pl.commands.study", "rewards"),
     "study curve": ("rlaif_pl.commands.study", "curve"),
@@ -60,6 +62,8 @@ single steps
   evaluate reward      pair accuracy and calibration of a reward model
   evaluate policy      win rates, KL, lengths and copying of a policy against its SFT policy
   evaluate matrix      win rates of every two of several policies, by several judges
+  rate                 a page on which people rank responses without knowing who wrote them
+  evaluate ratings     win rates by people beside those of judges; preferences to train on
   study pairs          judged pairs of a study, with subsets of the votes
   study rewards        rewards from AI labels, people's and both, on people's verdicts
   study curve          accuracy of a reward against the pairs it was trained on
