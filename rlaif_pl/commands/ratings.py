@@ -12,7 +12,7 @@ from rlaif_pl.evaluation import verdicts as verdict_files
 from rlaif_pl.evaluation.verdicts import JudgeVerdicts, read_verdicts
 from rlaif_pl.rating.pairs import preferences_of
 from rlaif_pl.rating.ranked import Estimator
-from rlaif_pl.rating.report import findings_of, results_of, write_ratings
+from rlaif_pl.rating.report import findings_of, render, results_of, write_ratings
 from rlaif_pl.rating.store import FILE, RatingStore
 
 
@@ -58,7 +58,7 @@ def ratings(
     )
     results = results_of(found)
     console = Console()
-    results.render(console)
+    render(found, results, console)
     results.write(out)
     write_ratings(out, tasks, given, found.raters)
     pairs, left_out = preferences_of(found.ranked, seed)

@@ -7,8 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.console import Console
+from rich.markup import escape
+
 from rlaif_pl.evaluation.matrix.measure import WinMatrix
-from rlaif_pl.evaluation.matrix.report import heat_map, judge_table, notes
+from rlaif_pl.evaluation.matrix.report import heat_map, judge_table, notes, rich_table
 from rlaif_pl.evaluation.metrics import write_csv
 from rlaif_pl.rating.agreement import Agreement, Concordance, agreements, concordance
 from rlaif_pl.rating.ranked import Estimator, Ranked, gather
@@ -104,6 +107,16 @@ def results_of(found: Findings) -> Results:
         heat_map(found.matrix),
         "Win rates by people and by judges on the same responses",
     )
+
+
+def render(found: Findings, results: Results, console: Console) -> None:
+    """Print tables and notes, win rates as ``evaluate matrix`` prints them."""
+    for judge in found.matrix.judges:
+        console.print(rich_table(*judge_table(found.matrix, judge)))
+    for table in results.tables[len(found.matrix.judges) :]:
+        console.print(table.rich())
+    for note in results.notes:
+        console.print(escape(note), highlight=False)
 
 
 def write_ratings(

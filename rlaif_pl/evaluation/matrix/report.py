@@ -78,8 +78,8 @@ def render(matrix: WinMatrix, console: Console) -> None:
     """Print the tables."""
     for judge in matrix.judges:
         title, header, rows = judge_table(matrix, judge)
-        console.print(_rich(title, header, rows))
-    console.print(_rich("Policies", *_policy_table(matrix)))
+        console.print(rich_table(title, header, rows))
+    console.print(rich_table("Policies", *_policy_table(matrix)))
     for note in notes(matrix):
         console.print(escape(note), highlight=False)
 
@@ -210,7 +210,8 @@ def _markdown(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(cell for cell in line) + " |" for line in lines)
 
 
-def _rich(title: str, header: list[str], rows: list[list[str]]) -> Table:
+def rich_table(title: str, header: list[str], rows: list[list[str]]) -> Table:
+    """Return a table for the terminal: what "; " parts in a cell stands on a line each."""
     table = Table(title=escape(title), title_justify="left", pad_edge=False)
     for number, name in enumerate(header):
         table.add_column(escape(name), justify="right" if number else "left", overflow="fold")
