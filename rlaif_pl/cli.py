@@ -32,6 +32,8 @@ FUNCTIONS = {
     "evaluate matrix": ("rlaif_pl.commands.matrix", "matrix"),
     "evaluate revisions": ("rlaif_pl.commands.revisions", "revisions"),
     "evaluate harmless": ("rlaif_pl.commands.harmless", "harmless"),
+    "rate": ("rlaif_pl.commands.rate", "rate"),
+    "evaluate ratings": ("rlaif_pl.commands.ratings", "ratings"),
     "study pairs": ("rlaif_pl.commands.study", "pairs"),
     "study rewards": ("rlaif_pl.commands.study", "rewards"),
     "study curve": ("rlaif_pl.commands.study", "curve"),
@@ -66,6 +68,8 @@ single steps
   evaluate matrix      win rates of every two of several policies, by several judges
   evaluate revisions   what each round of revision did, by judges that are measured themselves
   evaluate harmless    share of responses that a judge of single responses finds harmless
+  rate                 a page on which people rank responses without knowing who wrote them
+  evaluate ratings     win rates by people beside those of judges; preferences to train on
   study pairs          judged pairs of a study, with subsets of the votes
   study rewards        rewards from AI labels, people's and both, on people's verdicts
   study curve          accuracy of a reward against the pairs it was trained on

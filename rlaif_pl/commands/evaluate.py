@@ -75,7 +75,7 @@ def policy(
         sft: Policy before it.
         reward: The reward it was trained on.
         prompts: Evaluation prompts, with references where there are any.
-        out: Folder for metrics.json, samples.jsonl and win_rates.json.
+        out: Folder for metrics.json, samples.jsonl, win_rates.json and verdicts.jsonl.
         labeler: The labeler whose labels trained the reward.
         independent: Also ask a judge that trained nothing here (sentence embeddings).
         template: How prompts and responses are written.

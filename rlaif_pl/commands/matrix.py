@@ -56,7 +56,8 @@ def matrix(
     Args:
         policies: Policies by name, at least two.
         prompts: Evaluation prompts, with references where there are any.
-        out: Folder for results.md, matrix.csv, samples.jsonl, win_matrix.png and metrics.json.
+        out: Folder for results.md, matrix.csv, samples.jsonl, verdicts.jsonl, win_matrix.png and
+            metrics.json.
         sft: Name of the policy that KL is measured from; None measures none.
         judges: Labelers by name.
         rewards: Rewards by name: each is a column beside the policies, and a judge.

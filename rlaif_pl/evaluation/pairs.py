@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -23,6 +24,21 @@ def stripped(pair: Preference) -> Preference:
     """Return the pair with surplus full stops and spaces removed from both responses."""
     first, second = strip_surplus_symbols(pair.first), strip_surplus_symbols(pair.second)
     return replace(pair, first=first, second=second)
+
+
+def comparison_key(prompt: str, first: str, second: str) -> str:
+    """Return what stands for a comparison in files without texts: a hash of the texts as judged.
+
+    Args:
+        prompt: Text both reply to.
+        first: One response, without surplus symbols.
+        second: The other.
+    """
+    digest = hashlib.blake2b(digest_size=12)
+    for text in (prompt, first, second):
+        data = text.encode()
+        digest.update(len(data).to_bytes(8, "little") + data)
+    return digest.hexdigest()
 
 
 def p_first_of(pairs: Sequence[Preference]) -> Array:

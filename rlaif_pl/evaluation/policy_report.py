@@ -5,20 +5,26 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from rlaif_pl.evaluation.metrics import write_json, write_json_lines
-from rlaif_pl.evaluation.win_rate import WinRate
+from rlaif_pl.evaluation.pairs import comparison_key, side
+from rlaif_pl.evaluation.verdicts import JudgedPair, write_verdicts
+from rlaif_pl.evaluation.win_rate import Verdict, WinRate
 from rlaif_pl.statistics import Interval
-from rlaif_pl.text import concealed
+from rlaif_pl.text import concealed, strip_surplus_symbols
 from rlaif_pl.types import Prompt
 
 Texts = Sequence[Sequence[str]]
 
+# Judge by what a win rate's name has after the two policies.
+JUDGES = {"": "labeler", "independent": "embedding", "rouge": "rouge_l"}
 HIDDEN_TEXTS = "sample_texts.jsonl"  # beside a samples.jsonl that holds hashes
 
 
@@ -100,7 +106,7 @@ class PolicyReport:
         console.print(table)
 
     def write(self, folder: Path | str, *, show_text: bool = True) -> None:
-        """Write ``samples.jsonl`` and ``win_rates.json`` for the report.
+        """Write ``samples.jsonl`` and ``win_rates.json`` for the report, and ``verdicts.jsonl``.
 
         Args:
             folder: Where to.
@@ -118,6 +124,37 @@ class PolicyReport:
             ],
         )
 
+        write_verdicts(folder, self._judged())
+
+    def _judged(self) -> Iterator[JudgedPair]:
+        """Yield the verdicts behind each win rate, and those of the reward."""
+        for name, rate in self.win_rates.items():
+            sides, _, ending = name.partition("_vs_")
+            other, _, kind = ending.partition("_")
+            judge = JUDGES[kind]
+            yield JudgedPair(judge, sides, other, rate.verdicts, ["policy"] * (judge == "labeler"))
+        yield JudgedPair("reward", "policy", "sft", self._reward_verdicts(), ["policy"])
+
+    def _reward_verdicts(self) -> list[Verdict]:
+        """Compare rewards, each response of the policy with each of SFT's to the same prompt."""
+        found = []
+        rows = zip(self.samples.prompts, self._side(True), self._side(False), strict=True)
+        for prompt, after, before in rows:
+            for first, second in product(after, before):
+                key = comparison_key(prompt.text, first[0], second[0])
+                if first[0] != second[0]:
+                    found.append(Verdict(key, float(side(np.array(first[1] - second[1])))))
+        return found
+
+    def _side(self, is_policy: bool) -> list[list[tuple[str, float]]]:
+        """Pair responses, as judges read them, with their rewards."""
+        texts = self.samples.policy if is_policy else self.samples.sft
+        rewards = self.reward_policy if is_policy else self.reward_sft
+        return [
+            [(strip_surplus_symbols(text), paid) for text, paid in zip(t, r, strict=True)]
+            for t, r in zip(texts, rewards, strict=True)
+        ]
+
     def _rows(self, show_text: bool) -> Iterator[dict[str, object]]:
         """Yield a record a prompt."""
         put = str if show_text else concealed
@@ -126,6 +163,7 @@ class PolicyReport:
         for prompt, sft, policy, before, after in rows:
             yield {
                 "prompt": put(prompt.text),
+                "group": prompt.group,
                 "reference": None if prompt.reference is None else put(prompt.reference),
                 "sft": [put(text) for text in sft],
                 "policy": [put(text) for text in policy],

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rlaif_pl.evaluation.pairs import Array, side
+from rlaif_pl.evaluation.pairs import Array, comparison_key, side
 from rlaif_pl.statistics import Interval, length_controlled_win_rate, proportion_by_group
 from rlaif_pl.text import copied_ngrams, strip_surplus_symbols, word_count
 from rlaif_pl.types import Labeler, PointwiseLabeler, Preference
@@ -22,6 +22,13 @@ class TextMeasures(NamedTuple):
     words: float
     chars: float
     copied_4grams: float  # share of word 4-grams that stand in the prompt, in [0, 1]
+
+
+class Verdict(NamedTuple):
+    """One comparison and who won it."""
+
+    key: str  # ``pairs.comparison_key``, A's response first
+    win: float  # 1 where A's is better, 0 where B's is, 0.5 for a tie
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +47,7 @@ class WinRate:
         ties: Those without a winner, equal texts among them.
         prompts_without_verdict: Prompts left out because no comparison of theirs was judged.
         failures: Comparisons left out for want of a verdict, by kind.
+        verdicts: Each comparison, where they are kept.
     """
 
     judge: str
@@ -52,6 +60,7 @@ class WinRate:
     ties: int
     prompts_without_verdict: int
     failures: Mapping[str, int]
+    verdicts: Sequence[Verdict] = ()
 
     def to_metrics(self, name: str, prefix: str = "winrate") -> dict[str, float]:
         """Return flat numbers ``winrate/<name>``, ``_low``, ``_high`` and so on."""
@@ -68,7 +77,7 @@ class WinRate:
         return {key: value for key, value in metrics.items() if math.isfinite(value)}
 
 
-class _Verdicts(NamedTuple):
+class Judged(NamedTuple):
     """One row a comparison that was judged, and what could not be."""
 
     wins: Array  # (N,) 1, 0 or 0.5
@@ -76,6 +85,7 @@ class _Verdicts(NamedTuple):
     chars_a: Array  # (N,)
     chars_b: Array  # (N,), an empty response counted as one character
     failures: dict[str, int]
+    keys: list[str]  # ``pairs.comparison_key`` of each row; may be empty
 
 
 def compare(
@@ -109,29 +119,58 @@ def compare(
     """
     members = _checked(prompts, a, b, groups)
     clean_a, clean_b = _clean(a), _clean(b)
-    verdicts = _judge_all(prompts, clean_a, clean_b, members, judge)
-    if not len(verdicts.wins):
+    judged = _judge_all(prompts, clean_a, clean_b, members, judge)
+    if not len(judged.wins):
         raise ValueError(
-            f"expected verdicts on {len(prompts)} prompts, got none; failures {verdicts.failures}: "
+            f"expected verdicts on {len(prompts)} prompts, got none; failures {judged.failures}: "
             f"check the judge {judge.fingerprint}"
         )
-    judged, owner = np.unique(verdicts.prompt, return_inverse=True)
-    shares = np.bincount(owner, verdicts.wins) / np.bincount(owner)
-    rows = [members[i] for i in verdicts.prompt]
-    measures_a, measures_b = text_measures(prompts, clean_a), text_measures(prompts, clean_b)
+    measures = text_measures(prompts, clean_a), text_measures(prompts, clean_b)
+    return win_rate_of(
+        judge.fingerprint, judged, members, measures, level=level, draws=draws, seed=seed
+    )
+
+
+def win_rate_of(
+    judge: str,
+    judged: Judged,
+    groups: Sequence[str],
+    measures: tuple[TextMeasures, TextMeasures],
+    *,
+    level: float = 0.95,
+    draws: int = 2000,
+    seed: int = 0,
+) -> WinRate:
+    """Make a win rate of verdicts, a model's or people's.
+
+    Args:
+        judge: Who judged.
+        judged: At least one verdict; a comparison may have several, by as many people.
+        groups: Group of each prompt that responses were judged to, with or without a verdict.
+        measures: Of A's and of B's responses.
+        level: Coverage of the intervals, in (0, 1).
+        draws: Bootstrap resamples.
+        seed: Seeds the bootstrap.
+    """
+    prompts, owner = np.unique(judged.prompt, return_inverse=True)
+    shares = np.bincount(owner, judged.wins) / np.bincount(owner)
+    rows = [groups[i] for i in judged.prompt]
+    a, b = measures
     return WinRate(
-        judge=judge.fingerprint,
-        raw=proportion_by_group(shares, [members[i] for i in judged], level, draws, seed),
+        judge=judge,
+        raw=proportion_by_group(shares, [groups[i] for i in prompts], level, draws, seed),
         length_controlled=length_controlled_win_rate(
-            verdicts.wins, verdicts.chars_a, verdicts.chars_b, rows, level, draws, seed
+            judged.wins, judged.chars_a, judged.chars_b, rows, level, draws, seed
         ),
-        a=measures_a,
-        b=measures_b,
-        length_ratio=measures_a.words / measures_b.words if measures_b.words else math.nan,
-        comparisons=len(verdicts.wins),
-        ties=int((verdicts.wins == 0.5).sum()),
-        prompts_without_verdict=len(prompts) - len(judged),
-        failures=verdicts.failures,
+        a=a,
+        b=b,
+        length_ratio=a.words / b.words if b.words else math.nan,
+        comparisons=len(judged.wins),
+        ties=int((judged.wins == 0.5).sum()),
+        prompts_without_verdict=len(groups) - len(prompts),
+        failures=judged.failures,
+        # people's comparisons have no keys, so none of them is kept here
+        verdicts=[Verdict(*row) for row in zip(judged.keys, judged.wins.tolist(), strict=False)],
     )
 
 
@@ -179,7 +218,7 @@ def _judge_all(
     b: Sequence[Sequence[str]],
     groups: Sequence[str],
     judge: Labeler,
-) -> _Verdicts:
+) -> Judged:
     """Judge all comparisons; those without a verdict are counted, not guessed."""
     owner = [i for i in range(len(prompts)) for _ in range(len(a[i]) * len(b[i]))]
     texts = [(x, y) for i in range(len(prompts)) for x in a[i] for y in b[i]]
@@ -188,12 +227,13 @@ def _judge_all(
     ]
     outcomes = _outcomes(pairs, judge)
     kept = [i for i, outcome in enumerate(outcomes) if not isinstance(outcome, str)]
-    return _Verdicts(
+    return Judged(
         wins=np.array([outcomes[i] for i in kept], np.float64),
         prompt=[owner[i] for i in kept],
         chars_a=np.array([len(pairs[i].first) for i in kept], np.float64),
         chars_b=np.array([max(1, len(pairs[i].second)) for i in kept], np.float64),
         failures=dict(Counter(outcome for outcome in outcomes if isinstance(outcome, str))),
+        keys=[comparison_key(*_key(pairs[i])) for i in kept],
     )
 
 

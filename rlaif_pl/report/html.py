@@ -107,8 +107,15 @@ def stage_times(run: Run) -> list[StageTime]:
     return [
         StageTime(
             stage,
-            "not finished" if stage.seconds is None else duration(stage.seconds),
+            _time_text(stage),
             (stage.seconds or 0.0) / longest,
         )
         for stage in run.stages
     ]
+
+
+def _time_text(stage: Stage) -> str:
+    """Say how long a stage took, where it is finished and that is known."""
+    if stage.seconds is not None:
+        return duration(stage.seconds)
+    return "not timed" if stage.is_finished else "not finished"

@@ -12,6 +12,8 @@
     <run>/<stage>/alarms.json       reward hacking alarms (see ``alarms``)
     <run>/<stage>/steps.json        steps of ReST (see ``rest_steps``)
     <run>/<stage>/results.md        tables and a plot (see ``results``), or table.md
+    <run>/<folder>/ratings.csv      of ``evaluate ratings``: a finished stage without done.json, since
+                                    people rate when they will and no run waits for them
     <run>/<stage>/samples.jsonl     a Sample a line
     <run>/<stage>/win_rates.json    a list of WinRate
     <run>/<stage>/reliability.json  a list of ReliabilityBin
@@ -47,6 +49,7 @@ from rlaif_pl.report.results import FILES, read_results
 from rlaif_pl.report.run import ReliabilityBin, Run, Sample, Stage, WinRate, preferred
 
 T = TypeVar("T")
+RATINGS = "ratings.csv"
 OTHER_SAMPLES = (" select ", " evaluate matrix ")  # commands with a samples.jsonl of their own
 
 
@@ -62,7 +65,7 @@ def read_run(folder: Path) -> Run:
     stages = [
         _read_stage(path, problems)
         for path in folder.iterdir()
-        if (path / "done.json").is_file() or (path / "started.json").is_file()
+        if any((path / name).is_file() for name in ("done.json", "started.json", RATINGS))
     ]
     stages.sort(key=lambda stage: (not stage.is_finished, stage.time))
     order = preferred(stages)
@@ -113,9 +116,9 @@ def _metrics(
 
 def _read_stage(folder: Path, problems: list[str]) -> Stage:
     """Read what a stage folder has."""
-    is_finished = (folder / "done.json").is_file()
+    is_finished = any((folder / name).is_file() for name in ("done.json", RATINGS))
     record = folder / ("done.json" if is_finished else "started.json")
-    known = attempt(record, read_mapping, problems) or {}
+    known = attempt(record, read_mapping, problems) or _rated(folder / RATINGS)
     metrics = attempt(folder / "metrics.json", read_metrics, problems) or {}
     tables = (attempt(folder / name, read_results, problems) for name in FILES)
     return Stage(
@@ -133,6 +136,13 @@ def _read_stage(folder: Path, problems: list[str]) -> Stage:
         attempt(folder / "steps.json", read_rest, problems) or [],
         next((found for found in tables if found is not None), None),
     )
+
+
+def _rated(path: Path) -> dict[str, object]:
+    """Return what done.json would say of people's ratings; nothing where there are none."""
+    if not path.is_file():
+        return {}
+    return {"command": "-m rlaif_pl evaluate ratings --out", "time": path.stat().st_mtime}
 
 
 def _samples_of(stages: Sequence[Stage]) -> Callable[[Path], list[Sample]]:

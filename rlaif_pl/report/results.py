@@ -1,7 +1,7 @@
 r"""Tables that stages leave as Markdown, with their plots: ``results.md`` or ``table.md``.
 
-Studies, ``evaluate matrix``, ``evaluate revisions``, ``evaluate harmless`` and tables of labelers
-write such files. What they are made of is read here, and nothing else of Markdown::
+Studies, ``evaluate matrix``, ``evaluate ratings``, ``evaluate revisions``, ``evaluate harmless`` and
+tables of labelers write such files. What they are made of is read here, and nothing else of Markdown::
 
     **Title**                 or a paragraph that ends in a colon: title of the table below it
     | a | b |                 a table; "\|" stands for a bar
@@ -25,6 +25,7 @@ IMAGE = re.compile(r"!\[(.*)\]\(([^()/\\]+)\)")
 BAR = re.compile(r"(?<!\\)\|")
 COMMANDS = {
     "evaluate matrix": "Policies against each other",
+    "evaluate ratings": "Policies ranked by people",
     "evaluate revisions": "Rounds of revision",
     "evaluate harmless": "Harmless rate",
     "evaluate alignment": "Labelers beside each other",

@@ -41,6 +41,8 @@ MEANINGS = {
     "winrate/policy_vs_sft_independent": "wins over SFT, independent judge",
     "winrate/policy_vs_sft_rouge": "wins over SFT, ROUGE-L with the reference",
     "winrate/policy_vs_reference": "wins over the references, training labeler",
+    "rating/people_agree": "share of pairs on which two people agree",
+    "rating/kendall_w": "Kendall's W of people's ranks",
     "select/chosen": "wins of the chosen checkpoint over SFT, on the prompts it was chosen on",
     "harmless/sft": "share of SFT's responses graded harmless",
     "harmless/policy": "share of the policy's",

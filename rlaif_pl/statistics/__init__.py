@@ -17,6 +17,7 @@ from rlaif_pl.statistics.calibration import (
     fold,
     reliability_table,
 )
+from rlaif_pl.statistics.concordance import kendall_w, rank_correlation
 from rlaif_pl.statistics.intervals import (
     Interval,
     bootstrap_by_group,
@@ -57,12 +58,14 @@ __all__ = [
     "fleiss_kappa_by_group",
     "fold",
     "holm",
+    "kendall_w",
     "length_controlled_win_rate",
     "mcnemar",
     "mean_by_group",
     "minimum_detectable_effect",
     "paired_difference",
     "proportion_by_group",
+    "rank_correlation",
     "ratio_of_means",
     "reliability_table",
     "standard_error_by_group",

@@ -6,7 +6,7 @@ such cells are marked. Judges that taught neither stand beside it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 
@@ -95,7 +95,7 @@ class PolicyColumns:
         texts: Its responses to each prompt.
         words: Mean words of a response.
         copied_4grams: Share of 4-grams copied from the prompt.
-        unfinished: Share of responses that met the length limit.
+        unfinished: Share of responses that met the length limit; None where not recorded.
         kl: KL from the SFT policy in nats a response; None where not measured.
         rewards: Mean reward by name of the reward.
     """
@@ -103,7 +103,7 @@ class PolicyColumns:
     texts: Texts
     words: Interval
     copied_4grams: Interval
-    unfinished: float
+    unfinished: float | None
     kl: Interval | None = None
     rewards: Mapping[str, Interval] = field(default_factory=dict)
 
@@ -216,13 +216,38 @@ def measure_matrix(
                 seed=seed,
             )
             found.append((a, b, rate))
-        adjusted = holm([two_sided_p_value(rate.raw, 0.5, level) for _, _, rate in found])
-        pupils = set(taught.get(judge_name, ()))
-        for (a, b, rate), p in zip(found, adjusted, strict=True):
-            least = minimum_detectable_effect(standard_error_of(rate.raw, level), level=level)
-            cells.append(Cell(judge_name, a, b, rate, bool(pupils & {a, b}), p, least))
+        cells += judge_cells(judge_name, found, taught.get(judge_name, ()), level)
     by_judge = {name: tuple(taught.get(name, ())) for name in judges}
     return WinMatrix(policies, by_judge, cells, len(prompts))
+
+
+def judge_cells(
+    judge: str,
+    rates: Sequence[tuple[str, str, WinRate]],
+    pupils: Collection[str] = (),
+    level: float = 0.95,
+) -> list[Cell]:
+    """Put one judge's comparisons into cells, with p-values adjusted for their number.
+
+    Args:
+        judge: Name of the judge.
+        rates: Two policies and how often the first beat the second, for every pair.
+        pupils: Policies that the judge's labels trained.
+        level: Coverage of the intervals.
+    """
+    adjusted = holm([two_sided_p_value(rate.raw, 0.5, level) for _, _, rate in rates])
+    return [
+        Cell(
+            judge,
+            a,
+            b,
+            rate,
+            not {a, b}.isdisjoint(pupils),
+            p,
+            minimum_detectable_effect(standard_error_of(rate.raw, level), level=level),
+        )
+        for (a, b, rate), p in zip(rates, adjusted, strict=True)
+    ]
 
 
 def _check(

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from rlaif_pl.evaluation.matrix.measure import WinMatrix
 from rlaif_pl.evaluation.metrics import write_json_lines, write_text
+from rlaif_pl.evaluation.verdicts import JudgedPair, write_verdicts
 from rlaif_pl.statistics import Interval
 from rlaif_pl.types import Prompt
 
@@ -33,7 +34,8 @@ def to_metrics(matrix: WinMatrix) -> dict[str, float]:
     for name, policy in matrix.policies.items():
         metrics |= policy.words.to_metrics(f"policy/{name}/words")
         metrics |= policy.copied_4grams.to_metrics(f"policy/{name}/copied_4grams")
-        metrics[f"policy/{name}/unfinished"] = policy.unfinished
+        if policy.unfinished is not None:
+            metrics[f"policy/{name}/unfinished"] = policy.unfinished
         if policy.kl is not None:
             metrics |= policy.kl.to_metrics(f"policy/{name}/kl")
         for reward, interval in policy.rewards.items():
@@ -45,7 +47,7 @@ def to_markdown(matrix: WinMatrix) -> str:
     """Return a table a judge, one of the policies, the notes and a link to the heat map."""
     parts = []
     for judge in matrix.judges:
-        title, header, rows = _judge_table(matrix, judge)
+        title, header, rows = judge_table(matrix, judge)
         parts.append(f"**{title}**\n\n{_markdown(header, rows)}")
     parts.append("**Policies**\n\n" + _markdown(*_policy_table(matrix)))
     parts.append("\n".join(f"- {note}" for note in notes(matrix)))
@@ -75,15 +77,15 @@ def notes(matrix: WinMatrix) -> list[str]:
 def render(matrix: WinMatrix, console: Console) -> None:
     """Print the tables."""
     for judge in matrix.judges:
-        title, header, rows = _judge_table(matrix, judge)
-        console.print(_rich(title, header, rows))
-    console.print(_rich("Policies", *_policy_table(matrix)))
+        title, header, rows = judge_table(matrix, judge)
+        console.print(rich_table(title, header, rows))
+    console.print(rich_table("Policies", *_policy_table(matrix)))
     for note in notes(matrix):
         console.print(escape(note), highlight=False)
 
 
 def write(matrix: WinMatrix, prompts: list[Prompt], folder: Path | str) -> None:
-    """Write results.md, matrix.csv, samples.jsonl and win_matrix.png."""
+    """Write results.md, matrix.csv, samples.jsonl, verdicts.jsonl and win_matrix.png."""
     target = Path(folder)
     write_text(target / "results.md", to_markdown(matrix))
     write_text(target / "matrix.csv", _csv(matrix))
@@ -91,12 +93,20 @@ def write(matrix: WinMatrix, prompts: list[Prompt], folder: Path | str) -> None:
     rows = (
         {
             "prompt": prompt.text,
+            "group": prompt.group,
             "reference": prompt.reference,
             **{name: list(matrix.policies[name].texts[n]) for name in names},
         }
         for n, prompt in enumerate(prompts)
     )
     write_json_lines(target / "samples.jsonl", rows)
+    write_verdicts(
+        target,
+        [
+            JudgedPair(c.judge, c.a, c.b, c.rate.verdicts, matrix.judges[c.judge])
+            for c in matrix.cells
+        ],
+    )
     figure = heat_map(matrix)
     work = target / ".win_matrix.png"
     figure.savefig(work, dpi=130, format="png", bbox_inches="tight", metadata={"Software": None})
@@ -130,8 +140,8 @@ def _draw(ax: Axes, matrix: WinMatrix, judge: str) -> None:
     ax.set_title(f"{judge}{mark}: row beats column, %", fontsize=9)
 
 
-def _judge_table(matrix: WinMatrix, judge: str) -> tuple[str, list[str], list[list[str]]]:
-    """Lay out one judge's matrix, with each policy's mean at the end."""
+def judge_table(matrix: WinMatrix, judge: str) -> tuple[str, list[str], list[list[str]]]:
+    """Return title, header and rows of one judge's matrix, with each policy's mean at the end."""
     names = list(matrix.policies)
     taught = matrix.judges[judge]
     title = f"Win rates, %, judge: {judge}"
@@ -164,7 +174,7 @@ def _policy_table(matrix: WinMatrix) -> tuple[list[str], list[list[str]]]:
             name,
             policy.words.number(".1f"),
             _share(policy.copied_4grams),
-            f"{100 * policy.unfinished:.1f}",
+            "–" if policy.unfinished is None else f"{100 * policy.unfinished:.1f}",
             "–" if policy.kl is None else policy.kl.number(),
             *(policy.rewards[reward].number() for reward in rewards),
         ]
@@ -200,7 +210,8 @@ def _markdown(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(cell for cell in line) + " |" for line in lines)
 
 
-def _rich(title: str, header: list[str], rows: list[list[str]]) -> Table:
+def rich_table(title: str, header: list[str], rows: list[list[str]]) -> Table:
+    """Return a table for the terminal: what "; " parts in a cell stands on a line each."""
     table = Table(title=escape(title), title_justify="left", pad_edge=False)
     for number, name in enumerate(header):
         table.add_column(escape(name), justify="right" if number else "left", overflow="fold")

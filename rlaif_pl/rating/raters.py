@@ -1,0 +1,88 @@
+"""What each person did, and whether the place on the page drew them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+import numpy as np
+
+from rlaif_pl.rating.ranked import Estimator
+from rlaif_pl.rating.store import Rating
+from rlaif_pl.rating.tasks import Task
+from rlaif_pl.statistics import Interval, empty_interval, rank_correlation
+
+
+@dataclass(frozen=True, slots=True)
+class Rater:
+    """One person's work.
+
+    Attributes:
+        name: The person, or a number in their place.
+        ranked: Prompts ranked.
+        skipped: Prompts the person could not judge.
+        median_seconds: Time with a prompt that was ranked; NaN where none was.
+        minutes: Time with all of them.
+        correlation: Mean Spearman correlation with others on the same prompts; NaN where there are
+            none.
+        shared: Rankings of others that is a mean over.
+    """
+
+    name: str
+    ranked: int
+    skipped: int
+    median_seconds: float
+    minutes: float
+    correlation: float
+    shared: int
+
+
+def raters_of(ratings: Sequence[Rating], show_names: bool) -> dict[str, Rater]:
+    """Return each person's work by name, in the order in which they began.
+
+    Args:
+        ratings: Ratings that count.
+        show_names: Call people by their names, not by numbers.
+    """
+    by_rater: dict[str, list[Rating]] = {}
+    by_task: dict[str, list[Rating]] = {}
+    for rating in ratings:
+        by_rater.setdefault(rating.rater.casefold(), []).append(rating)
+        by_task.setdefault(rating.task, []).append(rating)
+    found = {}
+    for number, (key, given) in enumerate(by_rater.items(), 1):
+        ranked = [rating for rating in given if rating.ranks is not None]
+        correlations = [
+            rank_correlation([rating.ranks, other.ranks])
+            for rating in given
+            for other in by_task[rating.task]
+            if rating.ranks and other.ranks and other.rater.casefold() != key
+        ]
+        seconds = [rating.seconds for rating in ranked]
+        found[key] = Rater(
+            given[0].rater if show_names else f"person {number}",
+            len(ranked),
+            len(given) - len(ranked),
+            median(seconds) if seconds else float("nan"),
+            sum(rating.seconds for rating in given) / 60,
+            float(np.mean(correlations)) if correlations else float("nan"),
+            len(correlations),
+        )
+    return found
+
+
+def first_shown_best(
+    tasks: Mapping[str, Task], ratings: Sequence[Rating], estimator: Estimator
+) -> tuple[Interval, float]:
+    """Return how often the response at the top of the page was ranked best, and what chance gives.
+
+    Orders are drawn at random, so more than chance is a habit of people.
+    """
+    ranked = [rating for rating in ratings if rating.ranks is not None]
+    if not ranked:
+        return empty_interval(), float("nan")
+    tops = [float(rating.ranks[rating.shown[0]] == 1) for rating in ranked if rating.ranks]
+    groups = [tasks[rating.task].group for rating in ranked]
+    chance = float(np.mean([1 / len(rating.shown) for rating in ranked]))
+    return estimator.share(tops, groups), chance
