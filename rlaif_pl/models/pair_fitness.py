@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from rlaif_pl.models.pair_attention import redirect, run_packed
+from rlaif_pl.models.packed_run import run_packed
+from rlaif_pl.models.pair_attention import redirect
 from rlaif_pl.models.pair_layout import pack_texts
 
 KINDS = {"full_attention", "sliding_attention"}  # layer types that pair_attention computes
@@ -30,7 +31,7 @@ class Fitness(NamedTuple):
 
     Attributes:
         packs: Packed rows.
-        narrows: Packed rows with the last MLP at some places only.
+        narrows: Packed rows with the last layer at some places only.
     """
 
     packs: bool
@@ -60,13 +61,14 @@ def prepare(decoder: PreTrainedModel) -> Fitness:
 
 @torch.no_grad()
 def _unfit(decoder: PreTrainedModel, narrow: bool) -> str | None:
-    """Say why a decoder cannot run packed rows (with its last MLP narrowed), or None if it can."""
+    """Say why a decoder cannot run packed rows (with its last layer narrowed), or None if it can."""
     config = decoder.config.get_text_config()
     other = set(getattr(config, "layer_types", None) or KINDS) - KINDS
     if other:
         return f"layers of type {', '.join(sorted(other))}"
     try:
-        gap, windows = _gap(decoder, narrow)
+        with torch.autocast(next(decoder.parameters()).device.type, enabled=False):
+            gap, windows = _gap(decoder, narrow)
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
     if _slides(config) and windows <= {None}:
@@ -91,7 +93,10 @@ def _gap(decoder: PreTrainedModel, narrow: bool) -> tuple[float, set[int | None]
         states = torch.randn(total, width, generator=torch.Generator().manual_seed(0))
         inputs = states.to(weight.device, weight.dtype)
     else:
-        inputs = torch.arange(2, 2 + total, device=weight.device) % embedding.weight.shape[0]
+        # From all over the vocabulary: of ids that training never met states are large, and rounding
+        # of 16-bit types then swings them.
+        vocabulary = embedding.weight.shape[0]
+        inputs = torch.arange(1, 1 + total, device=weight.device) * vocabulary // (1 + total)
     kept = torch.arange(prefix if narrow else 0, total, device=weight.device)
     packed = run_packed(decoder, inputs, row, kept if narrow else None)
     gap, size, start = 0.0, 1e-6, prefix

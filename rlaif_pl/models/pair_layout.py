@@ -37,6 +37,8 @@ class PackedRow:
         prefix_shape: ``(G, P)``
         shape: ``(N, 1 + R)``
         windows: Sliding windows of the layers that have run on it; None for layers without.
+        prefix_asks: False where nobody reads what the prefixes' tokens attend to, only their keys
+            and values.
     """
 
     trees: tuple[Tree, ...]
@@ -45,12 +47,18 @@ class PackedRow:
     prefix_shape: tuple[int, int]
     shape: tuple[int, int]
     windows: set[int | None] = field(default_factory=set, repr=False)
+    prefix_asks: bool = True
     _masks: dict[tuple[int, int, int | None], Tensor] = field(default_factory=dict, repr=False)
 
     @property
     def sizes(self) -> list[int]:
         """Length of each prefix and continuation in the order of the row."""
         return [size for tree in self.trees for size in (tree.prefix, *tree.branches)]
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest text: a prefix and one of its continuations."""
+        return max(tree.prefix + max(tree.branches) for tree in self.trees)
 
     def gather(self, prefix: Tensor, continuation: Tensor) -> Tensor:
         """Take the real tokens out of padded ones.

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
-from rlaif_pl.models.pair_attention import run_packed
+from rlaif_pl.models.packed_run import run_packed
 from rlaif_pl.models.pair_fitness import Fitness, prepare
 from rlaif_pl.models.pair_layout import PackedRow
 
@@ -96,7 +96,8 @@ class Stack(nn.Module):
         Args:
             inputs: Token ids ``(T,)`` int64, or hidden states ``(T, D)``.
             row: Which tokens are whose.
-            needed: Places in the row whose states are used, to save work on the others; None for all.
+            needed: Places in the row whose states are used, none of them a prefix's, to save work on
+                the others; None for all.
 
         Returns:
             Hidden states as of ``forward``; those not needed mean nothing. ``(T, D)``

@@ -21,7 +21,7 @@ class Samples(NamedTuple):
 
     tokens: list[list[int]]  # each ends in EOS where it finished
     finished: Tensor  # (N,) bool, False where the length limit cut the text
-    below: States | None = None  # trunk states, of an EOS after unfinished responses too
+    below: States | None = None  # trunk states of all tokens that another was drawn after, at least
 
     def texts(self, model: CausalModel) -> list[str]:
         """Decode, without EOS and surrounding white space."""
@@ -89,6 +89,7 @@ def sample(
     temperature: float,
     seeds: Sequence[int],
     keep_trunk: bool = False,
+    to_eos: bool = False,
 ) -> Samples:
     """Sample ``per_prompt`` responses to each prompt; finished rows leave the batch.
 
@@ -99,7 +100,8 @@ def sample(
         max_new_tokens: Length limit, EOS included.
         temperature: Divides the logits; 0 is greedy.
         seeds: One a sample (see ``noise_seed``), ``N = G * K``.
-        keep_trunk: Also return the trunk's states, of an EOS after every response too.
+        keep_trunk: Also return the trunk's states: of the tokens that another was drawn after.
+        to_eos: Also of the others: of an EOS after every response, which costs two more passes.
 
     Raises:
         ValueError: The number of seeds is not ``G * K``, the temperature is negative, or a text would
@@ -110,9 +112,11 @@ def sample(
     if temperature < 0:
         raise ValueError(f"temperature must be at least 0, got {temperature}")
     keep_trunk = keep_trunk and model.trunk is not None
-    check_window(model, prompts, max_new_tokens + keep_trunk)
+    to_eos = to_eos and keep_trunk
+    check_window(model, prompts, max_new_tokens + to_eos)
     with eval_mode(model):
-        return write(model, prompts, uniforms(seeds, max_new_tokens), temperature, keep_trunk)
+        noise = uniforms(seeds, max_new_tokens)
+        return write(model, prompts, noise, temperature, keep_trunk, to_eos)
 
 
 @contextmanager
@@ -134,6 +138,7 @@ def write(
     noise: Tensor,
     temperature: float,
     keep_trunk: bool,
+    to_eos: bool,
 ) -> Samples:
     """Draw token after token until every response has ended or is cut.
 
@@ -143,6 +148,7 @@ def write(
         noise: One uniform a response and token. ``(G * K, max_new_tokens)``
         temperature: Divides the logits; 0 is greedy.
         keep_trunk: Also return the trunk's states; the model has one.
+        to_eos: Also those of an EOS after every response.
     """
     count, max_new_tokens = noise.shape
     per_prompt = count // len(prompts)
@@ -150,10 +156,11 @@ def write(
     last = torch.tensor([prompt[-1] for prompt in prompts], device=model.device)
     token = last.repeat_interleave(per_prompt)
     draft = Draft(count, model.device)
-    for step in range(max_new_tokens + 2 if keep_trunk else max_new_tokens):
+    for step in range(max_new_tokens + 2 if to_eos else max_new_tokens):
         below = decoding.lower(token)
-        if keep_trunk:  # an EOS too goes through the trunk, and only then its row leaves
+        if keep_trunk:
             draft.columns.append(spread(below[:, 0], draft.rows, count))
+        if to_eos:  # an EOS too goes through the trunk, and only then its row leaves
             below = draft.leave(token, model.eos if step else None, decoding, below)
         if len(draft.rows) == 0:
             break
@@ -164,7 +171,7 @@ def write(
         logits = model.logits(decoding.upper(below))
         token = draw(logits, noise[draft.rows.cpu(), step], temperature)
         draft.write(token, model.eos)
-        if not keep_trunk:
+        if not to_eos:
             token = draft.leave(token, model.eos, decoding, token)
             if len(draft.rows) == 0:
                 break
