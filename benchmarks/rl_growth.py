@@ -11,11 +11,11 @@ that has adapters of its own (or with ``--train all``). Two parts of a step are 
 
 The floor of the update is the operations that it cannot do without (``growth.operations``; 4 a weight
 of a frozen output embedding and response token, 6 of a trained one) at the rate of a large matrix
-product, measured between the steps. The floor of the rollout is the same for reading the prompts (without what
-the last layer need not compute) and for the reference, and for each token written the larger of two:
-2 operations a weight and row and 4 a channel and visible key at that rate, or reading all weights once,
-each prompt's keys and values once and each row's own, at the rate at which a matrix-vector product
-reads memory. Adapters do not count while writing, since they could be merged.
+product, measured between the steps. The floor of the rollout is the same for reading the prompts
+(without what the last layer need not compute) and for the reference, and for each token written the
+larger of two: 2 operations a weight and row and 4 a channel and visible key at that rate, or reading
+all weights once, each prompt's keys and values once and each row's own, at the rate at which a
+matrix-vector product reads memory. Adapters do not count while writing, since they could be merged.
 
 Less than 10 minutes on two idle cores. ``--sizes 1 --repeats 1`` tries it out.
 """

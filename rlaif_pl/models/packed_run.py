@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rlaif_pl.models.pair_layout import PackedRow
+from rlaif_pl.models.shared_cache import SharedCache
 
 FINAL_NORMS = ("norm", "ln_f", "final_layer_norm")
 ATTENTIONS = ("self_attn", "attn", "attention")
@@ -25,7 +26,11 @@ ASKING = (
 
 
 def run_packed(
-    decoder: PreTrainedModel, inputs: Tensor, row: PackedRow, needed: Tensor | None = None
+    decoder: PreTrainedModel,
+    inputs: Tensor,
+    row: PackedRow,
+    needed: Tensor | None = None,
+    cache: SharedCache | None = None,
 ) -> Tensor:
     """Run a prepared decoder on a packed row.
 
@@ -37,24 +42,47 @@ def run_packed(
             was found fit to narrow. Of all others the last layer then computes keys and values, but
             no query, no product after attention, no MLP and no final norm; prefixes do not attend.
             None for all.
+        cache: Keeps the keys and values.
 
     Returns:
         States ``(T, D)``; those not needed mean nothing.
     """
-    which = "inputs_embeds" if inputs.is_floating_point() else "input_ids"
-    # A mask of four dimensions is handed down as it is; ours says nothing and is not read.
-    blank = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=inputs.device)
     with ExitStack() as stack:
         if needed is not None and len(needed) < len(inputs):
             stack.enter_context(_narrowed(decoder, needed, len(inputs)))
-        output = decoder(
-            **{which: inputs[None]},
-            attention_mask=blank,
-            position_ids=row.positions[None],
-            use_cache=False,
-            packed_row=row,
-        )
-    states: Tensor = output.last_hidden_state[0]
+        told = {"packed_row": row, "shared_cache": cache}
+        return _run(decoder, inputs[None], row.positions[None], told)[0]
+
+
+def run_written(
+    decoder: PreTrainedModel, inputs: Tensor, positions: Tensor, cache: SharedCache
+) -> Tensor:
+    """Run a prepared decoder on one new token of each text in a cache.
+
+    Args:
+        decoder: One whose cache ``suits``.
+        inputs: Ids ``(n, 1)`` or hidden states ``(n, 1, D)``.
+        positions: Place of each token in its own text. ``(n, 1)`` int64
+        cache: Keys and values of earlier tokens; extended in place.
+
+    Returns:
+        States ``(n, 1, D)``.
+    """
+    states = _run(decoder, inputs, positions, {"shared_cache": cache})
+    cache.length += 1
+    return states
+
+
+def _run(
+    decoder: PreTrainedModel, inputs: Tensor, positions: Tensor, told: Mapping[str, Any]
+) -> Tensor:
+    which = "inputs_embeds" if inputs.is_floating_point() else "input_ids"
+    # A mask of four dimensions is handed down as it is; ours says nothing and is not read.
+    blank = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=inputs.device)
+    output = decoder(
+        **{which: inputs}, attention_mask=blank, position_ids=positions, use_cache=False, **told
+    )
+    states: Tensor = output.last_hidden_state
     return states
 
 

@@ -24,6 +24,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from rlaif_pl.models import prefix_attention
 from rlaif_pl.models.pair_layout import PackedRow, Tree
+from rlaif_pl.models.shared_cache import SharedCache
 
 Piece = tuple[Tensor, Tensor, Tensor]  # query, key and value of one prefix or continuation
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
@@ -39,6 +40,7 @@ def attention(
     *args: Any,
     plain: str,
     packed_row: PackedRow | None = None,
+    shared_cache: SharedCache | None = None,
     **options: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """Attend within a packed row, or as the model did before.
@@ -51,12 +53,19 @@ def attention(
         attention_mask: For the model's own function.
         args: For the model's own function.
         plain: Name of the model's own function.
-        packed_row: How the row is laid out; None calls the model's own function.
+        packed_row: How the row is laid out.
+        shared_cache: Keeps the keys and values of the row. Without a row its texts get a token each,
+            and the shapes are ``(n, heads, 1, head size)``. Without both, the model's own function
+            is called.
         options: Scale, window and soft cap, by the names that transformers gives them.
 
     Returns:
-        ``(1, T, heads, head size)`` and, of the model's own function, its weights.
+        ``(1, T, heads, head size)``, or ``(n, 1, heads, head size)``, and, of the model's own function,
+        its weights.
     """
+    if packed_row is None and shared_cache is not None:
+        scale = options.get("scaling")
+        return shared_cache.write(module, query, key, value, scale), None
     if packed_row is None:
         own = _plain_attention(module, plain)
         result: tuple[Tensor, Tensor | None] = own(
@@ -65,6 +74,8 @@ def attention(
         return result
     window, cap = options.get("sliding_window"), options.get("softcap")
     packed_row.windows.add(window)
+    if shared_cache is not None:
+        shared_cache.read(module, query, key, value, cap)
     if prefix_attention.suits(query, key, value, packed_row, window, cap):
         scale = options.get("scaling")
         return prefix_attention.attend(query, key, value, packed_row, scale), None

@@ -58,7 +58,7 @@ class PackedRow:
     @property
     def longest(self) -> int:
         """Tokens of the longest text: a prefix and one of its continuations."""
-        return max(tree.prefix + max(tree.branches) for tree in self.trees)
+        return max(tree.prefix + max(tree.branches, default=0) for tree in self.trees)
 
     def gather(self, prefix: Tensor, continuation: Tensor) -> Tensor:
         """Take the real tokens out of padded ones.
@@ -82,7 +82,8 @@ class PackedRow:
         padded = packed.new_zeros(groups * long + rows * wide, packed.shape[-1])
         padded = padded.index_copy(0, self.sources, packed)
         prefix, continuation = padded.split([groups * long, rows * wide])
-        return prefix.view(groups, long, -1), continuation.view(rows, wide, -1)
+        width = packed.shape[-1]
+        return prefix.view(groups, long, width), continuation.view(rows, wide, width)
 
     def sees(self, prefix: int, own: int, window: int | None) -> Tensor | None:
         """Say which keys of ``[prefix, own]`` each of the ``own`` last tokens may look at.

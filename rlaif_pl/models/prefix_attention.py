@@ -64,6 +64,32 @@ def attend(
     return result
 
 
+def part(
+    query: Tensor, key: Tensor, value: Tensor, scale: float | None, is_causal: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Attend to some keys; without a gradient.
+
+    Args:
+        query: ``(A, B, n, size)``
+        key: ``(A, B, keys, size)``
+        value: Like ``key``.
+        scale: Factor of the scores; one over the root of the head size where None.
+        is_causal: Whether query j sees only the keys up to j.
+
+    Returns:
+        The result ``(A, B, n, size)`` and the log-sum-exp of the scores ``(A, B, n)``.
+    """
+    found: tuple[Tensor, Tensor] = _attend(query, key, value, 0.0, is_causal, scale=scale)
+    return found
+
+
+def join(result: Tensor, lse: Tensor, other: Tensor, other_lse: Tensor) -> tuple[Tensor, Tensor]:
+    """Join the attention of the same queries to two sets of keys; arguments and results of ``part``."""
+    joint = torch.logaddexp(lse, other_lse)
+    mixed = (lse - joint).exp()[..., None] * result + (other_lse - joint).exp()[..., None] * other
+    return mixed.to(result.dtype), joint
+
+
 class _RowAttention(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -75,16 +101,11 @@ class _RowAttention(torch.autograd.Function):
         lse_type = torch.float64 if query.dtype == torch.float64 else torch.float32
         lse = query.new_zeros(q.shape[:3], dtype=lse_type)
         for own, prefix in _parts(row):
-            found, size_ = _attend(
-                *_at(own, q), *_at(prefix or own, k, v), 0.0, prefix is None, scale=scale
-            )
-            if prefix is None:
-                out[:, :, own], lse[:, :, own] = found, size_
-            else:
-                joint = torch.logaddexp(lse[:, :, own], size_)
-                shares = ((part - joint).exp()[..., None] for part in (lse[:, :, own], size_))
-                mixed = sum(s * o for s, o in zip(shares, (out[:, :, own], found), strict=True))
-                out[:, :, own], lse[:, :, own] = mixed, joint
+            keys, values = _at(prefix or own, k, v)
+            found = part(q[:, :, own], keys, values, scale, is_causal=prefix is None)
+            if prefix is not None:
+                found = join(out[:, :, own], lse[:, :, own], *found)
+            out[:, :, own], lse[:, :, own] = found
         ctx.save_for_backward(query, key, value, output, lse)
         ctx.row, ctx.scale = row, scale
         return output

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from rlaif_pl.models.backbone import attention_window
 from rlaif_pl.models.causal import CausalModel
 from rlaif_pl.models.drawing import draw, uniforms
-from rlaif_pl.models.encoding import pad_right
-from rlaif_pl.models.shared_prefix import States, positions_of, spread_cache
+from rlaif_pl.models.shared_prefix import States
+from rlaif_pl.rl.decoding import Decoding, decoding_of
 
 
 class Samples(NamedTuple):
@@ -29,54 +29,6 @@ class Samples(NamedTuple):
             text.strip()
             for text in model.tokenizer.batch_decode(self.tokens, skip_special_tokens=True)
         ]
-
-
-class Decoding:
-    """Key/value caches of texts that are still being written.
-
-    Args:
-        model: Policy.
-        prompts: Token ids of each prompt, ``G`` rows; computed once for all samples of a prompt.
-        per_prompt: Samples a prompt, ``K``.
-    """
-
-    def __init__(
-        self, model: CausalModel, prompts: Sequence[Sequence[int]], per_prompt: int
-    ) -> None:
-        self.trunk, self.top = model.trunk, model.top
-        self.caches = [stack.new_cache() for stack in model.stacks]
-        padded = pad_right([prompt[:-1] for prompt in prompts], model.pad)
-        ids, is_real = (tensor.to(model.device) for tensor in padded)
-        self.prefix: Tensor | None = None  # (G, P, D) trunk states of the prompts, if P > 0
-        hidden = ids
-        for stack, cache in zip(model.stacks, self.caches, strict=True):
-            if ids.shape[1]:
-                hidden = stack(hidden, is_real, positions_of(is_real), cache)
-                spread_cache(cache, per_prompt)
-                if stack is model.trunk:
-                    self.prefix = hidden
-        self.is_real = is_real.repeat_interleave(per_prompt, 0)
-        self.position = self.is_real.sum(1)
-
-    def lower(self, token: Tensor) -> Tensor:
-        """Take in one token a row; returns trunk states ``(n, 1, D)``, or the ids without one."""
-        self.is_real = torch.cat([self.is_real, self.is_real.new_ones(len(token), 1)], 1)
-        if self.trunk is None:
-            return token[:, None]
-        return self.trunk(token[:, None], self.is_real, self.position[:, None], self.caches[0])
-
-    def upper(self, below: Tensor) -> Tensor:
-        """Go on from ``lower``; returns final states ``(n, D)``."""
-        hidden = self.top(below, self.is_real, self.position[:, None], self.caches[-1])
-        self.position = self.position + 1
-        return hidden[:, -1]
-
-    def keep(self, rows: Tensor) -> None:
-        """Go on with these rows only."""
-        self.is_real, self.position = self.is_real[rows], self.position[rows]
-        for cache in self.caches:
-            if cache.get_seq_length():
-                cache.batch_select_indices(rows)
 
 
 @torch.no_grad()
@@ -152,7 +104,7 @@ def write(
     """
     count, max_new_tokens = noise.shape
     per_prompt = count // len(prompts)
-    decoding = Decoding(model, prompts, per_prompt)
+    decoding = decoding_of(model, prompts, per_prompt, max_new_tokens + (2 if to_eos else 0))
     last = torch.tensor([prompt[-1] for prompt in prompts], device=model.device)
     token = last.repeat_interleave(per_prompt)
     draft = Draft(count, model.device)

@@ -119,25 +119,33 @@ def text_batch(reward, rollout):
 
 
 class Calls:
-    """Notes the shape of what a module is given.
+    """Notes the shape of what a stack's decoder is given, in whatever way it is run.
 
     Args:
-        module: Whose calls to note.
+        stack: Whose calls to note.
     """
 
-    def __init__(self, module):
+    def __init__(self, stack):
         self.shapes = []
-        module.register_forward_pre_hook(lambda _, given: self.shapes.append(given[0].shape[:2]))
+        stack.decoder.register_forward_pre_hook(self.note, with_kwargs=True)
+
+    def note(self, _, __, given):
+        states = given.get("inputs_embeds")
+        self.shapes.append((given["input_ids"] if states is None else states).shape[:2])
 
 
-def test_samples_share_the_prefill_and_finished_rows_leave(actor_of):
-    actor = actor_of()
+@pytest.mark.parametrize("share_prefix", [True, False])
+def test_samples_share_the_prefill_and_finished_rows_leave(actor_of, share_prefix):
+    actor = actor_of(share_prefix=share_prefix)
     make_some_end(actor)
+    prompts = encode_prompts(actor.policy.tokenizer, actor.policy.template, PROMPTS)
+    lengths = [len(prompt) - 1 for prompt in prompts]
     for part in (actor.policy.trunk, actor.policy.top):
         calls = Calls(part)
         roll(actor, CountLetters())
         rows = [rows for rows, width in calls.shapes if width == 1]
-        assert calls.shapes[0][0] == len(PROMPTS)  # and not once a sample
+        # Prompts are read once, and not once a sample: without padding, or else a row each.
+        assert calls.shapes[0] == ((1, sum(lengths)) if share_prefix else (2, max(lengths)))
         assert rows[0] == len(SEEDS)
         assert rows == sorted(rows, reverse=True)
         assert rows[-1] < rows[0]
@@ -147,6 +155,7 @@ def test_all_roles_read_the_trunk_states_made_while_sampling(actor_of, model_fol
     actor = actor_of()
     reward = RewardModel(BackboneOptions(model_folder("llama"), trunk_layers=2), frozen=True)
     assert reward.adopt_trunk(actor.policy.trunk)
+    assert actor.policy.trunk.packs  # tests itself
     calls = Calls(actor.policy.trunk)
     rollout = roll(actor, reward)
     assert [width for _, width in calls.shapes[1:]] == [1] * len(calls.shapes[1:])

@@ -39,11 +39,13 @@ def end_early(policy):
     policy.eos = tokens[LENGTH // 2]
 
 
+@pytest.mark.parametrize("share_prefix", [True, False])
 @pytest.mark.parametrize(
     ("name", "trunk_layers"), [("llama", 0), ("llama", 2), ("gpt2", 0), ("mistral", 2)]
 )
-def test_greedy_is_the_librarys_generate(policy_of, plain_of, name, trunk_layers):
-    policy, model = policy_of(name, trunk_layers=trunk_layers), plain_of(name)
+def test_greedy_is_the_librarys_generate(policy_of, plain_of, name, trunk_layers, share_prefix):
+    policy = policy_of(name, trunk_layers=trunk_layers, share_prefix=share_prefix)
+    model = plain_of(name)
     limit = 8 if name == "mistral" else LENGTH  # its window has 16 places
     if name != "mistral":
         end_early(policy)

@@ -1,0 +1,100 @@
+"""Keys and values of texts that are still being written: a prompt's once, whatever its samples.
+
+A cache with a row a text would hold each prompt K times, and every new token would copy all of it to
+make room. Here prompts stay as they were computed, in one packed row, and each text has room for its
+own tokens from the start. A token's attention is computed in both parts and joined by log-sum-exp, as
+in ``prefix_attention``.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from rlaif_pl.models import prefix_attention
+from rlaif_pl.models.pair_layout import PackedRow
+
+
+class SharedCache:
+    """Cache of one stack.
+
+    Args:
+        row: How the prompts lie in the row that is run first; none has a continuation.
+        per_prompt: Texts a prompt, ``K``.
+        room: Tokens that a text can get, at most.
+
+    Attributes:
+        suits: Whether every layer that read the prompts computes the attention that this cache does.
+        length: Tokens that each text has got.
+    """
+
+    def __init__(self, row: PackedRow, per_prompt: int, room: int) -> None:
+        self.row = row
+        self.room = room
+        self.suits = True
+        self.length = 0
+        self.prompt_of = torch.arange(len(row.trees)).repeat_interleave(per_prompt)
+        self._prompts: dict[
+            int, tuple[Tensor, Tensor]
+        ] = {}  # by layer, each (1, key heads, T, size)
+        self._own: dict[
+            int, tuple[Tensor, Tensor]
+        ] = {}  # by layer, each (n, key heads, room, size)
+
+    def read(
+        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, cap: float | None
+    ) -> None:
+        """Keep a layer's keys and values of the prompts."""
+        self._prompts[_place(module)] = key, value
+        self.suits &= prefix_attention.suits(query, key, value, self.row, None, cap)
+
+    def write(
+        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scale: float | None
+    ) -> Tensor:
+        """Take in one token a text and attend from it.
+
+        Args:
+            module: The calling attention module.
+            query: ``(n, heads, 1, head size)``
+            key: ``(n, key heads, 1, head size)``
+            value: Like ``key``.
+            scale: Factor of the scores.
+
+        Returns:
+            ``(n, 1, heads, head size)``
+        """
+        layer, count, share = _place(module), len(key), query.shape[1] // key.shape[1]
+        if layer not in self._own:
+            shape = count, key.shape[1], self.room, key.shape[-1]
+            self._own[layer] = key.new_empty(shape), value.new_empty(shape)
+        keys, values = self._own[layer]
+        keys[:, :, self.length], values[:, :, self.length] = key[:, :, 0], value[:, :, 0]
+        places = slice(self.length + 1)
+        asks = query[:, :, 0].unflatten(1, (-1, share))  # (n, key heads, share, size)
+        found, lse = prefix_attention.part(asks, keys[:, :, places], values[:, :, places], scale)
+        prompt_keys, prompt_values = self._prompts[layer]
+        start = first = 0
+        counts = torch.bincount(self.prompt_of, minlength=len(self.row.trees)).tolist()
+        for tree, texts in zip(self.row.trees, counts, strict=True):
+            own, prompt = slice(first, first + texts), slice(start, start + tree.prefix)
+            start, first = prompt.stop, own.stop
+            if not texts or not tree.prefix:
+                continue
+            gathered = asks[own].transpose(0, 1).flatten(1, 2)[:, None]
+            k, v = (t[0, :, None, prompt] for t in (prompt_keys, prompt_values))
+            seen, size = (
+                t[:, 0].unflatten(1, (texts, share)).transpose(0, 1)
+                for t in prefix_attention.part(gathered, k, v, scale)
+            )
+            found[own], lse[own] = prefix_attention.join(found[own], lse[own], seen, size)
+        return found.flatten(1, 2)[:, None]
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these texts only."""
+        self.prompt_of = self.prompt_of[rows.cpu()]
+        self._own = {n: (k[rows], v[rows]) for n, (k, v) in self._own.items()}
+
+
+def _place(module: nn.Module) -> int:
+    layer: int = module.layer_idx  # type: ignore[assignment]
+    return layer
