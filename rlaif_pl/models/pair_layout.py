@@ -137,8 +137,8 @@ def pack(batch: PrefixBatch) -> PackedRow:
 
 def pack_texts(prefix: int, branches: tuple[int, ...], device: torch.device) -> PackedRow:
     """Lay out one prefix with continuations of the given lengths in tokens."""
-    longest = max(branches)
-    reach = torch.arange(longest, device=device) < torch.tensor(branches, device=device)[:, None]
+    longest, sizes = max(branches, default=0), torch.tensor(branches, dtype=torch.int64)
+    reach = torch.arange(longest, device=device) < sizes.to(device)[:, None]
     real = torch.ones(1, prefix, dtype=torch.bool, device=device)
     return pack(PrefixBatch(real.long(), real, reach.long(), reach))
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
 from rlaif_pl.models.packed_run import run_packed, run_written
-from rlaif_pl.models.pair_fitness import Fitness, prepare
+from rlaif_pl.models.pair_fitness import Fitness, can_write, prepare
 from rlaif_pl.models.pair_layout import PackedRow
 from rlaif_pl.models.shared_cache import SharedCache
 
@@ -39,6 +39,7 @@ class Stack(nn.Module):
         known = inspect.signature(decoder.forward).parameters
         self._cache_name = "cache" if "cache" in known else "past_key_values"
         self._fitness: Fitness | None = None  # unknown until asked for the first time
+        self._writes: bool | None = None
 
     @property
     def num_layers(self) -> int:
@@ -79,6 +80,13 @@ class Stack(nn.Module):
     def packs(self) -> bool:
         """Whether texts can be run without padding; found out by a test on the first call."""
         return self._fit.packs
+
+    @property
+    def writes(self) -> bool:
+        """Whether texts can be written over one copy of their prompt's keys; tested likewise."""
+        if self._writes is None:
+            self._writes = self.packs and can_write(self.decoder)
+        return self._writes
 
     @property
     def _fit(self) -> Fitness:

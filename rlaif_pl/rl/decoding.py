@@ -76,7 +76,7 @@ class SharedDecoding(Decoding):
     """Texts that share the keys and values of their prompt; see ``SharedCache``.
 
     Args:
-        model: Policy, all of whose stacks pack.
+        model: Policy, all of whose stacks write.
         prompts: Token ids of each prompt.
         per_prompt: Samples a prompt.
         room: Tokens that a text can get, its prompt's last one included.
@@ -115,9 +115,7 @@ def decoding_of(
         per_prompt: Samples a prompt, ``K``.
         room: Tokens that a text can get, its prompt's last one included.
     """
-    can_share = model.share_prefix and model.device.type == "cpu" and max(map(len, prompts)) > 1
-    if can_share and all(stack.packs for stack in model.stacks):
-        shared = SharedDecoding(model, prompts, per_prompt, room)
-        if all(cache.suits for cache in shared.caches if isinstance(cache, SharedCache)):
-            return shared
+    can_share = model.share_prefix and max(map(len, prompts)) > 1
+    if can_share and all(stack.writes for stack in model.stacks):
+        return SharedDecoding(model, prompts, per_prompt, room)
     return Decoding(model, prompts, per_prompt)

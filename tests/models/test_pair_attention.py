@@ -204,3 +204,18 @@ def test_a_layer_that_mixes_neighbors_is_found_out(make_model, monkeypatch):
     with pytest.warns(UserWarning, match="off by"):
         assert not Stack(decoder).packs
     assert not decoder.layers[0].self_attn.config._attn_implementation.startswith(PREFIX)
+
+
+@pytest.mark.parametrize(("name", "window"), MODELS)
+def test_who_can_write_over_shared_keys(make_model, name, window):
+    decoder = decoder_of(make_model(name, window))
+    # Gemma 2 caps its scores; windows of 4 are smaller than the texts that are tried.
+    assert Stack(decoder).writes is (window is None and name != "gemma2")
+
+
+def test_a_written_token_that_is_wrong_is_found_out(make_model):
+    decoder = decoder_of(make_model("llama"))
+    layer = decoder.layers[1]
+    layer.register_forward_hook(lambda _, __, states: states * (0.9 if states.shape[1] == 1 else 1))
+    assert Stack(decoder).packs
+    assert not Stack(decoder).writes

@@ -60,7 +60,7 @@ def test_a_prompt_is_held_once_and_each_text_has_room_for_its_own(policy_of):
 @torch.no_grad()
 def test_of_prompts_the_last_layer_computes_keys_and_values_alone(policy_of):
     policy, counts = policy_of(), {}
-    assert policy.top.packs
+    assert policy.top.writes
     last = policy.top.decoder.layers[-1]
     for name, part in {**dict(last.self_attn.named_children()), "mlp": last.mlp}.items():
         part.register_forward_hook(lambda _, i, __, n=name: counts.update({n: i[0].shape[-2]}))

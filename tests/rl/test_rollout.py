@@ -152,7 +152,7 @@ def test_all_roles_read_the_trunk_states_made_while_sampling(actor_of, model_fol
     actor = actor_of()
     reward = RewardModel(BackboneOptions(model_folder("llama"), trunk_layers=2), frozen=True)
     assert reward.adopt_trunk(actor.policy.trunk)
-    assert actor.policy.trunk.packs  # tests itself
+    assert actor.policy.trunk.writes  # tests itself
     calls = Calls(actor.policy.trunk)
     rollout = roll(actor, reward)
     assert [width for _, width in calls.shapes[1:]] == [1] * len(calls.shapes[1:])
