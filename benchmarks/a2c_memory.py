@@ -67,8 +67,8 @@ def kept_bytes(actor: ActorCritic, batch: PrefixBatch) -> int:
     A token of a Llama-type layer keeps the inputs of two norms, the inputs of q/k/v, o (attention's
     output) and gate/up, queries (6 D), a key and a value of each key head, a log-sum-exp a head, gate,
     its activation, up and their product (4 F), and 7 r in the adapters. A prompt's token keeps no input
-    and inside of the last MLP (D + 4 F); what the last layer, its norm and the output embedding take out
-    at the responses' places comes to 8 D each.
+    and inside of the last MLP (D + 4 F); what the last layer, its norm and the output embedding take
+    out at the responses' places comes to 8 D each.
     """
     config = actor.reference.config.get_text_config()
     width, inner, heads = config.hidden_size, config.intermediate_size, config.num_attention_heads

@@ -8,11 +8,15 @@ in ``prefix_attention``.
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 import torch
 from torch import Tensor, nn
 
 from rlaif_pl.models import prefix_attention
 from rlaif_pl.models.pair_layout import PackedRow
+
+Pair = tuple[Tensor, Tensor]  # keys and values
 
 
 class SharedCache:
@@ -33,20 +37,19 @@ class SharedCache:
         self.room = room
         self.suits = True
         self.length = 0
-        self.prompt_of = torch.arange(len(row.trees)).repeat_interleave(per_prompt)
-        self._prompts: dict[
-            int, tuple[Tensor, Tensor]
-        ] = {}  # by layer, each (1, key heads, T, size)
-        self._own: dict[
-            int, tuple[Tensor, Tensor]
-        ] = {}  # by layer, each (n, key heads, room, size)
+        self._prompt_of = torch.arange(len(row.trees)).repeat_interleave(per_prompt)
+        self._texts = self._find_texts()
+        # By layer and prompt, each (key heads, 1, P, size); by layer, each (n, key heads, room, size).
+        self._prompts: dict[int, list[Pair]] = {}
+        self._own: dict[int, Pair] = {}
 
     def read(
         self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, cap: float | None
     ) -> None:
         """Keep a layer's keys and values of the prompts."""
-        self._prompts[_place(module)] = key, value
         self.suits &= prefix_attention.suits(query, key, value, self.row, None, cap)
+        parts = (t.transpose(0, 1).split(self.row.sizes, 2) for t in (key, value))
+        self._prompts[_place(module)] = list(zip(*parts, strict=True))
 
     def write(
         self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scale: float | None
@@ -72,27 +75,32 @@ class SharedCache:
         places = slice(self.length + 1)
         asks = query[:, :, 0].unflatten(1, (-1, share))  # (n, key heads, share, size)
         found, lse = prefix_attention.part(asks, keys[:, :, places], values[:, :, places], scale)
-        prompt_keys, prompt_values = self._prompts[layer]
-        start = first = 0
-        counts = torch.bincount(self.prompt_of, minlength=len(self.row.trees)).tolist()
-        for tree, texts in zip(self.row.trees, counts, strict=True):
-            own, prompt = slice(first, first + texts), slice(start, start + tree.prefix)
-            start, first = prompt.stop, own.stop
-            if not texts or not tree.prefix:
-                continue
-            gathered = asks[own].transpose(0, 1).flatten(1, 2)[:, None]
-            k, v = (t[0, :, None, prompt] for t in (prompt_keys, prompt_values))
-            seen, size = (
-                t[:, 0].unflatten(1, (texts, share)).transpose(0, 1)
-                for t in prefix_attention.part(gathered, k, v, scale)
-            )
-            found[own], lse[own] = prefix_attention.join(found[own], lse[own], seen, size)
-        return found.flatten(1, 2)[:, None]
+        by_head = asks.transpose(0, 1).flatten(1, 2)  # (key heads, n * share, size)
+        seen, size = torch.zeros_like(by_head), lse.new_full(by_head.shape[:2], -torch.inf)
+        for prompt, texts in self._texts:
+            k, v = self._prompts[layer][prompt]
+            at = slice(texts.start * share, texts.stop * share)
+            result, scores = prefix_attention.part(by_head[:, None, at], k, v, scale)
+            seen[:, at], size[:, at] = result[:, 0], scores[:, 0]
+        others = (t.unflatten(1, (count, share)).transpose(0, 1) for t in (seen, size))
+        joined, _ = prefix_attention.join(found, lse, *others)
+        return joined.flatten(1, 2)[:, None]
 
     def keep(self, rows: Tensor) -> None:
         """Go on with these texts only."""
-        self.prompt_of = self.prompt_of[rows.cpu()]
+        self._prompt_of = self._prompt_of[rows.cpu()]
+        self._texts = self._find_texts()
         self._own = {n: (k[rows], v[rows]) for n, (k, v) in self._own.items()}
+
+    def _find_texts(self) -> list[tuple[int, slice]]:
+        """List the prompts that hold more than the token their texts begin with, and their texts."""
+        counts = torch.bincount(self._prompt_of, minlength=len(self.row.trees)).tolist()
+        ends = list(accumulate(counts))
+        return [
+            (prompt, slice(end - count, end))
+            for prompt, (end, count) in enumerate(zip(ends, counts, strict=True))
+            if count and self.row.trees[prompt].prefix
+        ]
 
 
 def _place(module: nn.Module) -> int:

@@ -49,7 +49,8 @@ def test_a_prompt_is_held_once_and_each_text_has_room_for_its_own(policy_of):
     sizes = []
     for samples in (1, 16):
         (cache,) = decoding_of(policy, PROMPTS, samples, 4).caches
-        assert sum(k.numel() + v.numel() for k, v in cache._prompts.values()) == layers * 11 * width
+        held = [pair for pairs in cache._prompts.values() for pair in pairs]
+        assert sum(k.numel() + v.numel() for k, v in held) == layers * 11 * width
         decoding = decoding_of(policy, PROMPTS, samples, 4)
         decoding.upper(decoding.lower(torch.full((3 * samples,), 5)))
         own = decoding.caches[0]._own.values()
