@@ -49,6 +49,7 @@ bench: $(STAMP) ## Kernels, labeling and training steps against the plain way an
 	$(PY) benchmarks/labeling.py
 	$(PY) benchmarks/reward_step.py
 	$(PY) benchmarks/rl_step.py
+	$(PY) benchmarks/rl_growth.py
 	$(PY) benchmarks/a2c_memory.py
 
 # Links the CUDA extension and loads it; needs nvcc 13 and 10 GB of disk, but no GPU.

@@ -64,21 +64,20 @@ class Recorder(Callback):
 def kept_bytes(actor: ActorCritic, batch: PrefixBatch) -> int:
     """Bytes that policy and value network keep for the backward pass, with LoRA on every layer.
 
-    A token of a Llama-type layer keeps the inputs of two norms, the inputs of q/k/v, o and gate/up,
-    queries and attention output (7 D), gate, its activation, up and their product (4 F), and 7 r in
-    the adapters; each row of keys keeps keys and values as wide as the queries (2 D). The output
-    embedding keeps D a response token.
+    A token of a Llama-type layer keeps the inputs of two norms, the inputs of q/k/v, o (attention's
+    output) and gate/up, queries (6 D), a key and a value of each key head, a log-sum-exp a head, gate,
+    its activation, up and their product (4 F), and 7 r in the adapters. A prompt's token keeps no input
+    and inside of the last MLP (D + 4 F); what the last layer, its norm and the output embedding take
+    out at the responses' places comes to 8 D each.
     """
     config = actor.reference.config.get_text_config()
-    width, inner = config.hidden_size, config.intermediate_size
-    layers = actor.policy.top.num_layers
-    rows, length = batch.ids.shape
-    prompts, prefix = batch.prefix_ids.shape
-    tokens = prompts * prefix + rows * length
-    keys = prompts * prefix + rows * (prefix + length)
-    network = layers * (tokens * (7 * width + 4 * inner + 7 * RANK) + keys * 2 * width)
-    networks = 2 if actor.critic is not None else 1
-    return FLOAT * (networks * network + rows * length * width)
+    width, inner, heads = config.hidden_size, config.intermediate_size, config.num_attention_heads
+    keys = width // heads * config.num_key_value_heads
+    prompts, responses = int(batch.prefix_is_real.sum()), int(batch.lengths.sum())
+    token = 6 * width + 2 * keys + heads + 4 * inner + 7 * RANK
+    network = actor.policy.top.num_layers * (prompts + responses) * token
+    network += 8 * width * responses - (width + 4 * inner) * prompts
+    return FLOAT * (2 if actor.critic is not None else 1) * network
 
 
 def peak_resident() -> int:

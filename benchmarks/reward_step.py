@@ -22,7 +22,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from reward_growth import draw, grow, show
+from growth import draw, show
+from reward_growth import grow
 from reward_workers import ANSWER, Job
 
 from rlaif_pl.data.sources import DataSource, load_preferences
@@ -84,11 +85,11 @@ def main(words: Sequence[str] | None = None) -> int:
         compare(result, given.batch, given.repeats, given.layers)
     if "growth" not in given.skip:
         points = grow(given.growth_layers)
-        show(points)
+        show(points, "", "pairs")
         result["share_of_floor"] = {p.name: round(p.share, 3) for p in points}
         result["median_share_of_floor"] = round(statistics.median(p.share for p in points), 3)
         if given.plot is not None:
-            draw(points, given.plot)
+            draw({"": points}, "pairs", given.plot)
     print(json.dumps(result))
     return 0
 

@@ -14,7 +14,7 @@ from rlaif_pl.models.causal import TokenFacts
 from rlaif_pl.models.encoding import PrefixBatch
 from rlaif_pl.models.export import save_policy
 from rlaif_pl.models.policy import BackboneOptions, for_role, load_policy
-from rlaif_pl.models.shared_prefix import States, run
+from rlaif_pl.models.shared_prefix import States, states_before
 from rlaif_pl.text import Template
 
 ValueNetwork = Literal["separate", "adapter", "shared_trunk", "reference_features", "none"]
@@ -24,7 +24,7 @@ class Evaluation(NamedTuple):
     """What policy and value network say about sampled responses."""
 
     tokens: TokenFacts
-    values: Tensor | None  # (N, 1 + R) before each token and after the last; None without network
+    values: Tensor | None  # (N, R) before each token; None without network
 
 
 class ActorCritic(nn.Module):
@@ -91,11 +91,12 @@ class ActorCritic(nn.Module):
 
         Args:
             batch: Rollout.
-            below: Trunk states of the batch, where they are known.
+            below: Trunk states of the batch, or of its inputs, where they are known.
             temperature: Divides the logits, as for the policy.
 
         Returns:
-            Log-probabilities of the response tokens ``(N, R)`` and last states ``(N, 1 + R, D)``.
+            Log-probabilities of the response tokens ``(N, R)`` and last states before them
+            ``(N, R, D)``.
         """
         hidden = self.reference.hidden(batch, below)
         return self.reference.logprobs_of(hidden, batch, temperature), hidden
@@ -113,13 +114,13 @@ class ActorCritic(nn.Module):
 
         Args:
             batch: Rollout.
-            below: Trunk states of the batch, where they are known.
+            below: Trunk states of the batch, or of its inputs, where they are known.
             features: Last states of the reference, from ``reference_pass``; only
                 ``reference_features`` reads them.
             temperature: Divides the logits, as in sampling.
             entropy_gradient: Whether the entropy is differentiable.
         """
-        below = self.policy.trunk_states(batch) if below is None else below
+        below = self.policy.trunk_states(batch.inputs) if below is None else below
         hidden = self.policy.hidden(batch, below)
         facts = self.policy.token_facts(
             hidden, batch, temperature, entropy_gradient=entropy_gradient
@@ -131,12 +132,12 @@ class ActorCritic(nn.Module):
         return Evaluation(facts, self.values(batch, below, features))
 
     def values(self, batch: PrefixBatch, below: States | None, features: Tensor | None) -> Tensor:
-        """Estimate the return of each state, before each token and after the last. ``(N, 1 + R)``.
+        """Estimate the return of the state before each response token. ``(N, R)``.
 
         Args:
             batch: Rollout.
-            below: Trunk states of the batch, where they are known.
-            features: What the head reads, ``(N, 1 + R, D)``: last states of the reference, or of
+            below: Trunk states of the batch, or of its inputs, where they are known.
+            features: What the head reads, ``(N, R, D)``: last states of the reference, or of
                 the policy; None where the value network has layers of its own.
 
         Raises:
@@ -145,8 +146,8 @@ class ActorCritic(nn.Module):
         if self.value_head is None:
             raise ValueError("expected a value network, got value_network=none; it gives no values")
         if self.critic is not None:
-            below = self.policy.trunk_states(batch) if below is None else below
-            features = run(self.critic, batch, below, self.policy.share_prefix).continuation
+            below = self.policy.trunk_states(batch.inputs) if below is None else below
+            features = states_before(self.critic, batch, below, self.policy.share_prefix)
         if features is None:
             raise ValueError(
                 f"expected last states for value_network={self.value_network}, got None; pass those "

@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from rlaif_pl import ops
 from rlaif_pl.models.backbone import CappedHead
 from rlaif_pl.models.encoding import PrefixBatch, encode, pad_of
-from rlaif_pl.models.shared_prefix import States, run
+from rlaif_pl.models.shared_prefix import States, run, states_before
 from rlaif_pl.models.stack import Stack
 from rlaif_pl.text import Template
 
@@ -90,9 +90,14 @@ class CausalModel(nn.Module):
             return run(self.trunk, batch, share_prefix=self.share_prefix)
 
     def hidden(self, batch: PrefixBatch, below: States | None = None) -> Tensor:
-        """Final hidden states of the continuations ``(N, 1 + R, D)``."""
-        below = self.trunk_states(batch) if below is None else below
-        return run(self.top, batch, below, self.share_prefix).continuation
+        """Final state before each response token ``(N, R, D)``; at padding it means nothing.
+
+        Args:
+            batch: Texts.
+            below: Trunk states of the batch, or of its inputs, where they are known.
+        """
+        below = self.trunk_states(batch.inputs) if below is None else below
+        return states_before(self.top, batch, below, self.share_prefix)
 
     def logprobs(
         self, batch: PrefixBatch, below: States | None = None, temperature: float = 1.0
@@ -101,13 +106,13 @@ class CausalModel(nn.Module):
 
         Args:
             batch: Texts to score.
-            below: Trunk states of the batch where they are known.
+            below: Trunk states of the batch, or of its inputs, where they are known.
             temperature: Divides the logits, as in sampling.
         """
         return self.logprobs_of(self.hidden(batch, below), batch, temperature)
 
     def logprobs_of(self, hidden: Tensor, batch: PrefixBatch, temperature: float = 1.0) -> Tensor:
-        """Log-probability of each response token from final states ``(N, 1 + R, D)``. ``(N, R)``."""
+        """Log-probability of each response token from the states before them. ``(N, R)``."""
         return self.token_facts(hidden, batch, temperature).logprobs
 
     def token_facts(
@@ -118,9 +123,9 @@ class CausalModel(nn.Module):
         *,
         entropy_gradient: bool = False,
     ) -> TokenFacts:
-        """Log-probability and entropy at each response token from final states ``(N, 1 + R, D)``."""
+        """Log-probability and entropy at each response token from the states before them."""
         return token_facts(
-            hidden[:, :-1],
+            hidden,
             self.unembedding,
             batch.response_ids,
             batch.is_response,

@@ -41,7 +41,9 @@ def draw(logits: Tensor, uniform: Tensor, temperature: float, top_k: int = 0) ->
     if 0 < top_k < logits.shape[1]:
         values, places = logits.topk(top_k, -1)
         logits = torch.full_like(logits, -torch.inf).scatter(-1, places, values)
-    cumulative = torch.softmax(logits.double() / temperature, -1).cumsum(-1)
+    # In place, and not divided by the sum: over a vocabulary in float64 memory is what takes the time.
+    weights = logits.to(torch.float64, copy=True).div_(temperature)
+    cumulative = weights.sub_(weights.amax(-1, keepdim=True)).exp_().cumsum_(-1)
     point = uniform.to(logits.device)[:, None] * cumulative[:, -1:]
     drawn = torch.searchsorted(cumulative, point, right=True).squeeze(1)
     return drawn.clamp(max=logits.shape[1] - 1)

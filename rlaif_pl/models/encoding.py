@@ -41,6 +41,14 @@ class PrefixBatch(NamedTuple):
         return self.is_real[:, 1:]
 
     @property
+    def inputs(self) -> PrefixBatch:
+        """The texts without the last token of each, which nothing is predicted from. ``(N, R)``.
+
+        Column j of its continuations is the token before response token j.
+        """
+        return PrefixBatch(self.prefix_ids, self.prefix_is_real, self.ids[:, :-1], self.is_response)
+
+    @property
     def lengths(self) -> Tensor:
         """Response tokens a row ``(N,)``."""
         return self.is_response.sum(1)

@@ -4,15 +4,15 @@ transformers lets an attention function be registered by name. Ours is put in fr
 has: given a ``PackedRow`` it computes each prompt's attention to itself and each response's attention
 to prompt and itself, and nothing between texts; without one it hands on to the model's own. So layers,
 rotary positions, adapters and gradient checkpointing stay the library's. No mask of the whole row is
-ever made: a prompt needs none, and a response of R tokens one of (R, P + R).
+ever made. Where ``prefix_attention`` suits, a prompt's keys serve its responses in place; elsewhere
+they are laid before each response's own, and a response of R tokens needs a mask of (R, P + R).
 """
 
 from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -22,7 +22,9 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from rlaif_pl.models import prefix_attention
 from rlaif_pl.models.pair_layout import PackedRow, Tree
+from rlaif_pl.models.shared_cache import SharedCache
 
 Piece = tuple[Tensor, Tensor, Tensor]  # query, key and value of one prefix or continuation
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
@@ -38,6 +40,7 @@ def attention(
     *args: Any,
     plain: str,
     packed_row: PackedRow | None = None,
+    shared_cache: SharedCache | None = None,
     **options: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """Attend within a packed row, or as the model did before.
@@ -50,12 +53,19 @@ def attention(
         attention_mask: For the model's own function.
         args: For the model's own function.
         plain: Name of the model's own function.
-        packed_row: How the row is laid out; None calls the model's own function.
+        packed_row: How the row is laid out.
+        shared_cache: Keeps the keys and values of the row. Without a row its texts get a token each,
+            and the shapes are ``(n, heads, 1, head size)``. Without both, the model's own function
+            is called.
         options: Scale, window and soft cap, by the names that transformers gives them.
 
     Returns:
-        ``(1, T, heads, head size)`` and, of the model's own function, its weights.
+        ``(1, T, heads, head size)``, or ``(n, 1, heads, head size)``, and, of the model's own function,
+        its weights.
     """
+    if packed_row is None and shared_cache is not None:
+        scale = options.get("scaling")
+        return shared_cache.write(module, query, key, value, scale), None
     if packed_row is None:
         own = _plain_attention(module, plain)
         result: tuple[Tensor, Tensor | None] = own(
@@ -64,6 +74,11 @@ def attention(
         return result
     window, cap = options.get("sliding_window"), options.get("softcap")
     packed_row.windows.add(window)
+    if shared_cache is not None:
+        shared_cache.read(module, query, key, value, cap)
+    if prefix_attention.suits(query, key, value, packed_row, window, cap):
+        scale = options.get("scaling")
+        return prefix_attention.attend(query, key, value, packed_row, scale), None
     attend = partial(_attend, scale=options.get("scaling"), cap=cap)
     # Split, not sliced: the gradient of a slice is as long as the row, that of a split the piece.
     queries, keys, values = (t.split(packed_row.sizes, 2) for t in (query, key, value))
@@ -82,8 +97,10 @@ def _tree(
     """Attend in one prefix and its continuations; one result for each, without an empty prefix."""
     (query, key, value), *branches = pieces
     results = []
-    if tree.prefix:
+    if tree.prefix and row.prefix_asks:
         results.append(attend(query, key, value, row.sees(0, tree.prefix, window)))
+    elif tree.prefix:
+        results.append(value.new_zeros(1, query.shape[1], tree.prefix, value.shape[-1]))
     for own, (q, k, v) in zip(tree.branches, branches, strict=True):
         if tree.prefix:
             k, v = torch.cat([key, k], 2), torch.cat([value, v], 2)
@@ -121,66 +138,6 @@ def _plain_attention(module: nn.Module, name: str) -> Any:
     """Return the attention function that a module had; ``eager`` is in the model's own file."""
     eager: Any = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
     return ALL_ATTENTION_FUNCTIONS.get_interface(name, eager)
-
-
-def run_packed(
-    decoder: PreTrainedModel, inputs: Tensor, row: PackedRow, needed: Tensor | None = None
-) -> Tensor:
-    """Run a prepared decoder on a packed row.
-
-    Args:
-        decoder: One that ``pair_fitness.prepare`` found fit to pack.
-        inputs: Ids ``(T,)`` or hidden states ``(T, D)``.
-        row: How they are laid out.
-        needed: Places in the row whose states are used, for a decoder that was found fit to narrow:
-            the last layer's MLP, most of that layer's work, then runs on these only. None for all.
-
-    Returns:
-        States ``(T, D)``; those not needed mean nothing.
-    """
-    which = "inputs_embeds" if inputs.is_floating_point() else "input_ids"
-    # A mask of four dimensions is handed down as it is; ours says nothing and is not read.
-    blank = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=inputs.device)
-    with nullcontext() if needed is None else _narrowed(last_mlp(decoder), needed, len(inputs)):
-        output = decoder(
-            **{which: inputs[None]},
-            attention_mask=blank,
-            position_ids=row.positions[None],
-            use_cache=False,
-            packed_row=row,
-        )
-    states: Tensor = output.last_hidden_state[0]
-    return states
-
-
-@contextmanager
-def _narrowed(mlp: nn.Module, needed: Tensor, total: int) -> Iterator[None]:
-    """Let a token-wise module read only some places of a row; elsewhere it gives 0."""
-
-    def narrow(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (inputs[0].index_select(1, needed), *inputs[1:])
-
-    def widen(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        return output.new_zeros(1, total, output.shape[-1]).index_copy(1, needed, output)
-
-    hooks = mlp.register_forward_pre_hook(narrow), mlp.register_forward_hook(widen)
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def last_mlp(decoder: PreTrainedModel) -> nn.Module:
-    """Return the MLP of the last layer.
-
-    Raises:
-        ValueError: The layers have no module named ``mlp``.
-    """
-    found = [m for n, m in decoder.named_modules() if n.count(".") == 2 and n.endswith(".mlp")]
-    if not found:
-        raise ValueError(f"expected the layers of {type(decoder).__name__} to have an 'mlp'")
-    return found[-1]
 
 
 def redirect(decoder: PreTrainedModel) -> list[tuple[Any, Any]]:

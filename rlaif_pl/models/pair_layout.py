@@ -37,6 +37,8 @@ class PackedRow:
         prefix_shape: ``(G, P)``
         shape: ``(N, 1 + R)``
         windows: Sliding windows of the layers that have run on it; None for layers without.
+        prefix_asks: False where nobody reads what the prefixes' tokens attend to, only their keys
+            and values.
     """
 
     trees: tuple[Tree, ...]
@@ -45,12 +47,18 @@ class PackedRow:
     prefix_shape: tuple[int, int]
     shape: tuple[int, int]
     windows: set[int | None] = field(default_factory=set, repr=False)
+    prefix_asks: bool = True
     _masks: dict[tuple[int, int, int | None], Tensor] = field(default_factory=dict, repr=False)
 
     @property
     def sizes(self) -> list[int]:
         """Length of each prefix and continuation in the order of the row."""
         return [size for tree in self.trees for size in (tree.prefix, *tree.branches)]
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest text: a prefix and one of its continuations."""
+        return max(tree.prefix + max(tree.branches, default=0) for tree in self.trees)
 
     def gather(self, prefix: Tensor, continuation: Tensor) -> Tensor:
         """Take the real tokens out of padded ones.
@@ -74,7 +82,8 @@ class PackedRow:
         padded = packed.new_zeros(groups * long + rows * wide, packed.shape[-1])
         padded = padded.index_copy(0, self.sources, packed)
         prefix, continuation = padded.split([groups * long, rows * wide])
-        return prefix.view(groups, long, -1), continuation.view(rows, wide, -1)
+        width = packed.shape[-1]
+        return prefix.view(groups, long, width), continuation.view(rows, wide, width)
 
     def sees(self, prefix: int, own: int, window: int | None) -> Tensor | None:
         """Say which keys of ``[prefix, own]`` each of the ``own`` last tokens may look at.
@@ -128,8 +137,8 @@ def pack(batch: PrefixBatch) -> PackedRow:
 
 def pack_texts(prefix: int, branches: tuple[int, ...], device: torch.device) -> PackedRow:
     """Lay out one prefix with continuations of the given lengths in tokens."""
-    longest = max(branches)
-    reach = torch.arange(longest, device=device) < torch.tensor(branches, device=device)[:, None]
+    longest, sizes = max(branches, default=0), torch.tensor(branches, dtype=torch.int64)
+    reach = torch.arange(longest, device=device) < sizes.to(device)[:, None]
     real = torch.ones(1, prefix, dtype=torch.bool, device=device)
     return pack(PrefixBatch(real.long(), real, reach.long(), reach))
 

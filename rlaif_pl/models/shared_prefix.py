@@ -47,8 +47,8 @@ def run(
             whole too where activations are recomputed (no cache) or a text is beyond a sliding
             window, since an index-based window would count the padding after the prefix.
         is_wanted: Continuation tokens whose states are used, ``(N, 1 + R)`` bool, which saves work
-            on all others, the prefixes included; what is returned for those means nothing. None
-            for all.
+            on all others, the prefixes included, in the last layer; what is returned for those means
+            nothing. None for all.
     """
     if share_prefix and stack.packs:
         return run_packed(stack, batch, below, is_wanted)
@@ -66,6 +66,27 @@ def run(
     )
     positions = start[:, None] + torch.arange(batch.ids.shape[1], device=start.device)
     return States(prefix, stack(inputs.continuation, keys, positions, cache))
+
+
+def states_before(
+    stack: Stack, batch: PrefixBatch, below: States | None = None, share_prefix: bool = True
+) -> Tensor:
+    """Return the stack's state before each response token. ``(N, R, D)``.
+
+    The last token of a response is not run, and of a prompt the last layer computes no more than keys
+    and values. States at padding mean nothing.
+
+    Args:
+        stack: Layers to run.
+        batch: Token ids and masks.
+        below: Output of the stack underneath for these texts, their last tokens or not; None where
+            this stack embeds the ids itself.
+        share_prefix: See ``run``.
+    """
+    inputs = batch.inputs
+    if below is not None:
+        below = States(below.prefix, below.continuation[:, : inputs.ids.shape[1]])
+    return run(stack, inputs, below, share_prefix, inputs.is_real).continuation
 
 
 def run_packed(

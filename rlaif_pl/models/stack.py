@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
-from rlaif_pl.models.pair_attention import run_packed
-from rlaif_pl.models.pair_fitness import Fitness, prepare
+from rlaif_pl.models.packed_run import run_packed, run_written
+from rlaif_pl.models.pair_fitness import Fitness, can_write, prepare
 from rlaif_pl.models.pair_layout import PackedRow
+from rlaif_pl.models.shared_cache import SharedCache
 
 SELF_TEST_TOLERANCE = 1e-3  # float32 sums in another order; a wrong architecture is off by far more
 
@@ -38,6 +39,7 @@ class Stack(nn.Module):
         known = inspect.signature(decoder.forward).parameters
         self._cache_name = "cache" if "cache" in known else "past_key_values"
         self._fitness: Fitness | None = None  # unknown until asked for the first time
+        self._writes: bool | None = None
 
     @property
     def num_layers(self) -> int:
@@ -49,7 +51,7 @@ class Stack(nn.Module):
         inputs: Tensor,
         is_real: Tensor,
         positions: Tensor,
-        cache: DynamicCache | None = None,
+        cache: DynamicCache | SharedCache | None = None,
     ) -> Tensor:
         """Run the layers.
 
@@ -57,11 +59,14 @@ class Stack(nn.Module):
             inputs: Token ids ``(N, T)`` int64, or hidden states ``(N, T, D)``.
             is_real: True where a key may be attended to, for cached and new tokens. ``(N, C + T)``
             positions: Position of each new token in its own text. ``(N, T)`` int64
-            cache: Keys and values of ``C`` earlier tokens; extended in place.
+            cache: Keys and values of ``C`` earlier tokens; extended in place. One that is shared
+                knows itself what is real, and takes one token a text.
 
         Returns:
             Hidden states after the last layer (and the final norm, in a top). ``(N, T, D)``
         """
+        if isinstance(cache, SharedCache):
+            return run_written(self.decoder, inputs, positions, cache)
         which = "inputs_embeds" if inputs.is_floating_point() else "input_ids"
         output = self.decoder(
             **{which: inputs, self._cache_name: cache},
@@ -77,6 +82,13 @@ class Stack(nn.Module):
         return self._fit.packs
 
     @property
+    def writes(self) -> bool:
+        """Whether texts can be written over one copy of their prompt's keys; tested likewise."""
+        if self._writes is None:
+            self._writes = self.packs and can_write(self.decoder)
+        return self._writes
+
+    @property
     def _fit(self) -> Fitness:
         if self._fitness is None:
             self._fitness = prepare(self.decoder)
@@ -90,20 +102,28 @@ class Stack(nn.Module):
             for module in self.decoder.modules()
         )
 
-    def packed(self, inputs: Tensor, row: PackedRow, needed: Tensor | None = None) -> Tensor:
+    def packed(
+        self,
+        inputs: Tensor,
+        row: PackedRow,
+        needed: Tensor | None = None,
+        cache: SharedCache | None = None,
+    ) -> Tensor:
         """Run the layers on a whole batch in one row; only where ``packs``.
 
         Args:
             inputs: Token ids ``(T,)`` int64, or hidden states ``(T, D)``.
             row: Which tokens are whose.
-            needed: Places in the row whose states are used, to save work on the others; None for all.
+            needed: Places in the row whose states are used, none of them a prefix's, to save work on
+                the others; None for all.
+            cache: Keeps the keys and values.
 
         Returns:
             Hidden states as of ``forward``; those not needed mean nothing. ``(T, D)``
         """
         if not self._fit.narrows or self.recomputes:  # the backward pass would recompute all places
             needed = None
-        return run_packed(self.decoder, inputs, row, needed)
+        return run_packed(self.decoder, inputs, row, needed, cache)
 
     def new_cache(self) -> DynamicCache:
         """Return an empty key/value cache for this stack."""

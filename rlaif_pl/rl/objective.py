@@ -73,7 +73,7 @@ class Objective:
         if found.values is None:
             final, values = leave_one_out(final, self.per_prompt), torch.zeros_like(logprobs)
         else:
-            values = found.values[:, :-1].detach()
+            values = found.values.detach()
         # A response cut by the length limit is scored as it stands, so its end is terminal too.
         return ops.shaped_gae(
             logprobs,
@@ -117,7 +117,7 @@ class Objective:
             parts["kl_loss"] = response_mean(kl, is_counted)
             loss = loss + self.shaping.beta * parts["kl_loss"]
         if found.values is not None:
-            values, returns = found.values[:, :-1], targets.returns
+            values, returns = found.values, targets.returns
             parts["value_loss"] = value_loss(values, returns, is_counted)
             parts["explained_variance"] = explained_variance(values.detach(), returns, is_counted)
             loss = loss + self.vf_coef * parts["value_loss"]

@@ -19,25 +19,27 @@ from rlaif_pl.types import Reward
 class Rollout(NamedTuple):
     """``N = G * K`` sampled responses and what the update needs of them.
 
-    Every row of ``batch`` ends in EOS, because a reward is read there; where the length limit cut a
-    response that EOS was not sampled and ``is_sampled`` is False at it.
+    A response in ``batch`` is what the policy drew: it ends in EOS where it finished, and in the last
+    token drawn where the length limit cut it.
     """
 
     batch: PrefixBatch
-    below: States | None  # trunk states, shared by all roles
+    below: States | None  # trunk states of the batch's inputs at least, shared by all roles
     texts: list[str]  # N responses
-    is_sampled: Tensor  # (N, R) bool, True at tokens the policy drew
     finished: Tensor  # (N,) bool
     scores: Tensor  # (N,) reward of each text, before shaping
     ref_logprobs: Tensor  # (N, R)
-    features: (
-        Tensor | None
-    )  # (N, 1 + R, D) last states of the reference, where the values need them
+    features: Tensor | None  # (N, R, D) last states of the reference, where the values need them
+
+    @property
+    def is_sampled(self) -> Tensor:
+        """True at the tokens drawn ``(N, R)``."""
+        return self.batch.is_response
 
     @property
     def lengths(self) -> Tensor:
         """Sampled tokens a row ``(N,)``."""
-        return self.is_sampled.sum(1)
+        return self.batch.lengths
 
 
 @torch.no_grad()
@@ -68,6 +70,7 @@ def collect(
     """
     policy = actor.policy
     rows = encode_prompts(policy.tokenizer, policy.template, prompts)
+    reads_states = isinstance(reward, RewardModel) and reward.reads_states_of(policy)
     samples = sample(
         policy,
         rows,
@@ -76,21 +79,21 @@ def collect(
         temperature=temperature,
         seeds=seeds,
         keep_trunk=policy.share_prefix,
+        to_eos=reads_states,
     )
     texts = samples.texts(policy)
-    closed = [row if row[-1] == policy.eos else [*row, policy.eos] for row in samples.tokens]
-    batch = assemble(rows, closed, policy.pad).to(policy.device)
-    finished = samples.finished.to(policy.device)
-    is_last = (
-        torch.arange(batch.ids.shape[1] - 1, device=policy.device) == batch.lengths[:, None] - 1
-    )
-    is_sampled = batch.is_response & (finished[:, None] | ~is_last)
-    below = samples.below or policy.trunk_states(batch)
+    batch = assemble(rows, samples.tokens, policy.pad).to(policy.device)
+    read = batch.inputs
+    if reads_states:  # a reward is read at EOS, drawn or not
+        closed = [row if row[-1] == policy.eos else [*row, policy.eos] for row in samples.tokens]
+        read = assemble(rows, closed, policy.pad).to(policy.device)
+    below = samples.below or policy.trunk_states(read)
     ref_logprobs, last = actor.reference_pass(batch, below, temperature)
     features = last if actor.value_network == "reference_features" else None
     del last  # nothing else reads it: free it before the update
-    scores = score_rollout(actor, reward, prompts, texts, batch, below).to(policy.device)
-    return Rollout(batch, below, texts, is_sampled, finished, scores, ref_logprobs, features)
+    scores = score_rollout(actor, reward, prompts, texts, read, below).to(policy.device)
+    finished = samples.finished.to(policy.device)
+    return Rollout(batch, below, texts, finished, scores, ref_logprobs, features)
 
 
 def score_rollout(
@@ -103,8 +106,9 @@ def score_rollout(
 ) -> Tensor:
     """Score every response. ``(N,)`` float32.
 
-    A reward model on the policy's own trunk reads the sampled tokens from its states; any other
-    reward is given text, so it may have another tokenizer.
+    A reward model on the policy's own trunk reads the sampled tokens from its states, and then every
+    response of the batch ends in EOS; any other reward is given text, so it may have another
+    tokenizer.
     """
     if isinstance(reward, RewardModel) and reward.reads_states_of(actor.policy):
         return reward.rewards(batch, below)

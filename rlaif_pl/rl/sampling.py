@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from rlaif_pl.models.backbone import attention_window
 from rlaif_pl.models.causal import CausalModel
 from rlaif_pl.models.drawing import draw, uniforms
-from rlaif_pl.models.encoding import pad_right
-from rlaif_pl.models.shared_prefix import States, positions_of, spread_cache
+from rlaif_pl.models.shared_prefix import States
+from rlaif_pl.rl.decoding import Decoding, decoding_of
 
 
 class Samples(NamedTuple):
@@ -21,7 +21,7 @@ class Samples(NamedTuple):
 
     tokens: list[list[int]]  # each ends in EOS where it finished
     finished: Tensor  # (N,) bool, False where the length limit cut the text
-    below: States | None = None  # trunk states, of an EOS after unfinished responses too
+    below: States | None = None  # trunk states of all tokens that another was drawn after, at least
 
     def texts(self, model: CausalModel) -> list[str]:
         """Decode, without EOS and surrounding white space."""
@@ -29,54 +29,6 @@ class Samples(NamedTuple):
             text.strip()
             for text in model.tokenizer.batch_decode(self.tokens, skip_special_tokens=True)
         ]
-
-
-class Decoding:
-    """Key/value caches of texts that are still being written.
-
-    Args:
-        model: Policy.
-        prompts: Token ids of each prompt, ``G`` rows; computed once for all samples of a prompt.
-        per_prompt: Samples a prompt, ``K``.
-    """
-
-    def __init__(
-        self, model: CausalModel, prompts: Sequence[Sequence[int]], per_prompt: int
-    ) -> None:
-        self.trunk, self.top = model.trunk, model.top
-        self.caches = [stack.new_cache() for stack in model.stacks]
-        padded = pad_right([prompt[:-1] for prompt in prompts], model.pad)
-        ids, is_real = (tensor.to(model.device) for tensor in padded)
-        self.prefix: Tensor | None = None  # (G, P, D) trunk states of the prompts, if P > 0
-        hidden = ids
-        for stack, cache in zip(model.stacks, self.caches, strict=True):
-            if ids.shape[1]:
-                hidden = stack(hidden, is_real, positions_of(is_real), cache)
-                spread_cache(cache, per_prompt)
-                if stack is model.trunk:
-                    self.prefix = hidden
-        self.is_real = is_real.repeat_interleave(per_prompt, 0)
-        self.position = self.is_real.sum(1)
-
-    def lower(self, token: Tensor) -> Tensor:
-        """Take in one token a row; returns trunk states ``(n, 1, D)``, or the ids without one."""
-        self.is_real = torch.cat([self.is_real, self.is_real.new_ones(len(token), 1)], 1)
-        if self.trunk is None:
-            return token[:, None]
-        return self.trunk(token[:, None], self.is_real, self.position[:, None], self.caches[0])
-
-    def upper(self, below: Tensor) -> Tensor:
-        """Go on from ``lower``; returns final states ``(n, D)``."""
-        hidden = self.top(below, self.is_real, self.position[:, None], self.caches[-1])
-        self.position = self.position + 1
-        return hidden[:, -1]
-
-    def keep(self, rows: Tensor) -> None:
-        """Go on with these rows only."""
-        self.is_real, self.position = self.is_real[rows], self.position[rows]
-        for cache in self.caches:
-            if cache.get_seq_length():
-                cache.batch_select_indices(rows)
 
 
 @torch.no_grad()
@@ -89,6 +41,7 @@ def sample(
     temperature: float,
     seeds: Sequence[int],
     keep_trunk: bool = False,
+    to_eos: bool = False,
 ) -> Samples:
     """Sample ``per_prompt`` responses to each prompt; finished rows leave the batch.
 
@@ -99,7 +52,8 @@ def sample(
         max_new_tokens: Length limit, EOS included.
         temperature: Divides the logits; 0 is greedy.
         seeds: One a sample (see ``noise_seed``), ``N = G * K``.
-        keep_trunk: Also return the trunk's states, of an EOS after every response too.
+        keep_trunk: Also return the trunk's states: of the tokens that another was drawn after.
+        to_eos: Also of the others: of an EOS after every response, which costs two more passes.
 
     Raises:
         ValueError: The number of seeds is not ``G * K``, the temperature is negative, or a text would
@@ -110,9 +64,11 @@ def sample(
     if temperature < 0:
         raise ValueError(f"temperature must be at least 0, got {temperature}")
     keep_trunk = keep_trunk and model.trunk is not None
-    check_window(model, prompts, max_new_tokens + keep_trunk)
+    to_eos = to_eos and keep_trunk
+    check_window(model, prompts, max_new_tokens + to_eos)
     with eval_mode(model):
-        return write(model, prompts, uniforms(seeds, max_new_tokens), temperature, keep_trunk)
+        noise = uniforms(seeds, max_new_tokens)
+        return write(model, prompts, noise, temperature, keep_trunk, to_eos)
 
 
 @contextmanager
@@ -134,6 +90,7 @@ def write(
     noise: Tensor,
     temperature: float,
     keep_trunk: bool,
+    to_eos: bool,
 ) -> Samples:
     """Draw token after token until every response has ended or is cut.
 
@@ -143,17 +100,19 @@ def write(
         noise: One uniform a response and token. ``(G * K, max_new_tokens)``
         temperature: Divides the logits; 0 is greedy.
         keep_trunk: Also return the trunk's states; the model has one.
+        to_eos: Also those of an EOS after every response.
     """
     count, max_new_tokens = noise.shape
     per_prompt = count // len(prompts)
-    decoding = Decoding(model, prompts, per_prompt)
+    decoding = decoding_of(model, prompts, per_prompt, max_new_tokens + (2 if to_eos else 0))
     last = torch.tensor([prompt[-1] for prompt in prompts], device=model.device)
     token = last.repeat_interleave(per_prompt)
     draft = Draft(count, model.device)
-    for step in range(max_new_tokens + 2 if keep_trunk else max_new_tokens):
+    for step in range(max_new_tokens + 2 if to_eos else max_new_tokens):
         below = decoding.lower(token)
-        if keep_trunk:  # an EOS too goes through the trunk, and only then its row leaves
+        if keep_trunk:
             draft.columns.append(spread(below[:, 0], draft.rows, count))
+        if to_eos:  # an EOS too goes through the trunk, and only then its row leaves
             below = draft.leave(token, model.eos if step else None, decoding, below)
         if len(draft.rows) == 0:
             break
@@ -164,7 +123,7 @@ def write(
         logits = model.logits(decoding.upper(below))
         token = draw(logits, noise[draft.rows.cpu(), step], temperature)
         draft.write(token, model.eos)
-        if not keep_trunk:
+        if not to_eos:
             token = draft.leave(token, model.eos, decoding, token)
             if len(draft.rows) == 0:
                 break

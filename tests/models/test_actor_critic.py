@@ -7,6 +7,7 @@ from rlaif_pl.models.actor_critic import ActorCritic
 from rlaif_pl.models.adapters import Lora
 from rlaif_pl.models.backbone import save_causal
 from rlaif_pl.models.policy import BackboneOptions
+from rlaif_pl.models.stack import decoder_of
 from rlaif_pl.rl.losses import policy_gradient_loss, value_loss
 
 PROMPTS = ["the dog sat", "a cat"]
@@ -61,12 +62,12 @@ def test_before_training_policy_and_reference_agree_to_the_bit(
 
 
 @pytest.mark.parametrize("value_network", ["separate", "reference_features"])
-def test_values_start_at_0_and_there_is_one_after_the_last_token(folder, value_network):
+def test_values_start_at_0_and_there_is_one_before_each_token(folder, value_network):
     actor = ActorCritic(BackboneOptions(folder, trunk_layers=2), value_network=value_network)
     batch = actor.policy.encode(PROMPTS, RESPONSES)
     _, features = actor.reference_pass(batch, None, 1.0)
     values = actor.values(batch, None, features)
-    assert values.shape == (4, 1 + batch.lengths.max())
+    assert values.shape == (4, batch.lengths.max())
     assert (values == 0).all()
 
 
@@ -90,7 +91,7 @@ def plain_losses(policy, critic, head, batch, advantages, returns):
     for n, (ids, start) in enumerate(texts_of(batch)):
         table = (policy(input_ids=ids).logits[0, start - 1 : -1] / TEMPERATURE).log_softmax(-1)
         logprobs = table.gather(1, ids[0, start:, None])[:, 0]
-        states = unit(critic.model(input_ids=ids).last_hidden_state[0, start - 1 : -1])
+        states = unit(decoder_of(critic)(input_ids=ids).last_hidden_state[0, start - 1 : -1])
         length = len(logprobs)
         policy_total = policy_total - (logprobs * advantages[n, :length]).sum()
         value_total = value_total + (head(states)[:, 0] - returns[n, :length]).square().sum()
@@ -108,7 +109,9 @@ def plain_name(name, trunk_layers):
 
 
 def assert_gradients(module, plain, trunk_layers):
-    expected = {name: p.grad for name, p in plain.named_parameters()}
+    # GPT-2 calls its decoder by a name of its own.
+    names = {name.replace("transformer.", "model."): p for name, p in plain.named_parameters()}
+    expected = {name: p.grad for name, p in names.items()}
     found = trained(module)
     assert found
     for name, parameter in found.items():
@@ -116,6 +119,63 @@ def assert_gradients(module, plain, trunk_layers):
         atol = 1e-4 * gradient.abs().max().item() + 1e-7
         torch.testing.assert_close(parameter.grad, gradient, rtol=0, atol=atol, msg=name)
     return {plain_name(name, trunk_layers) for name in found}
+
+
+@pytest.mark.parametrize(
+    ("name", "trunk_layers"),
+    [("gpt2", 0), *((n, k) for n in ("qwen2", "qwen3", "gemma2", "gemma3") for k in (0, 2))],
+)
+def test_other_architectures_give_the_gradients_of_whole_models(
+    make_model, tokenizer, tmp_path, name, trunk_layers
+):
+    source = str(save_causal(tmp_path / "sft", make_model(name), tokenizer))
+    actor = ActorCritic(BackboneOptions(source, trunk_layers=trunk_layers))
+    assert actor.policy.top._fit.narrows
+    torch.nn.init.normal_(actor.value_head.weight)
+    batch = actor.policy.encode(PROMPTS, RESPONSES)
+    advantages, returns = torch.randn(2, *batch.is_response.shape)
+    found = actor.evaluate(batch, None, None, TEMPERATURE)
+    policy_part = policy_gradient_loss(found.tokens.logprobs, advantages, batch.is_response)
+    value_part = value_loss(found.values, returns, batch.is_response)
+    (policy_part + value_part).backward()
+    plain = [AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32) for _ in range(2)]
+    expected = plain_losses(*plain, actor.value_head, batch, advantages, returns)
+    torch.testing.assert_close(policy_part, expected[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(value_part, expected[1], rtol=1e-4, atol=1e-5)
+    sum(expected).backward()
+    assert_gradients(actor.policy, plain[0], trunk_layers)
+    assert_gradients(actor.critic, plain[1], trunk_layers)
+
+
+def tokens_read(top):
+    """Note how many tokens each part of a stack's layers and its norm is given in a run."""
+    counts = {}
+
+    def note(name):
+        return lambda _, given, __: counts.update({name: given[0].shape[-2]})
+
+    for n, layer in enumerate(top.decoder.layers):
+        parts = {**dict(layer.self_attn.named_children()), "up_proj": layer.mlp.up_proj}
+        for name, part in parts.items():
+            part.register_forward_hook(note((n, name)))
+    top.decoder.norm.register_forward_hook(note("norm"))
+    return counts
+
+
+def test_no_role_runs_a_token_in_vain(folder):
+    actor = ActorCritic(BackboneOptions(folder, trunk_layers=2), lora=Lora(r=4))
+    batch = actor.policy.encode(PROMPTS, RESPONSES)
+    counts = [tokens_read(top) for top in (actor.reference.top, actor.policy.top, actor.critic)]
+    actor.reference_pass(batch, None, TEMPERATURE)
+    actor.evaluate(batch, None, None, TEMPERATURE)
+    # A response is predicted from the last prompt token and all of its own but the last.
+    responses = int(batch.lengths.sum())
+    every = int(batch.prefix_is_real.sum()) + responses
+    parts = ("q_proj", "k_proj", "v_proj", "o_proj", "up_proj")
+    expected = {(n, part): every for n in (0, 1) for part in parts}
+    expected |= {(1, part): responses for part in ("q_proj", "o_proj", "up_proj")}
+    for found in counts:
+        assert found == {**expected, "norm": responses}
 
 
 @pytest.mark.parametrize("gradient_checkpointing", [False, True])
@@ -137,7 +197,7 @@ def test_gradients_are_those_of_separate_whole_models(
     below = actor.policy.trunk_states(batch)
     _, features = actor.reference_pass(batch, below, TEMPERATURE)
     found = actor.evaluate(batch, below, features, TEMPERATURE)
-    values = found.values[:, :-1]
+    values = found.values
     policy_part = policy_gradient_loss(found.tokens.logprobs, advantages, batch.is_response)
     value_part = value_loss(values, returns, batch.is_response)
     (policy_part + value_part).backward()
@@ -195,7 +255,7 @@ def test_adapters_gradients_follow_from_those_of_separate_merged_models(
     advantages, returns = torch.randn(2, *batch.is_response.shape)
     found = actor.evaluate(batch, None, None, TEMPERATURE)
     policy_part = policy_gradient_loss(found.tokens.logprobs, advantages, batch.is_response)
-    value_part = value_loss(found.values[:, :-1], returns, batch.is_response)
+    value_part = value_loss(found.values, returns, batch.is_response)
     (policy_part + value_part).backward()
 
     plain = [AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32) for _ in range(2)]
@@ -300,6 +360,6 @@ def test_a_saved_policy_is_the_trained_one_in_transformers(folder, lora, trunk_l
     with torch.no_grad():
         hidden = actor.policy.hidden(batch)
         for n, (ids, start) in enumerate(texts_of(batch)):
-            expected = model(input_ids=ids).logits[0, start - 1 :]
+            expected = model(input_ids=ids).logits[0, start - 1 : -1]
             found = actor.policy.logits(hidden[n, : len(expected)])
             torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)

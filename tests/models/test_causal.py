@@ -46,7 +46,7 @@ def test_logprobs_equal_the_librarys_own(make_model, tokenizer, name, trunk_laye
 def test_roles_can_start_from_one_trunk_pass(make_model, tokenizer):
     causal = build(make_model("llama"), tokenizer, 2)
     batch = causal.encode(PROMPTS, RESPONSES)
-    below = causal.trunk_states(batch)
+    below = causal.trunk_states(batch.inputs)
     assert torch.equal(causal.logprobs(batch, below), causal.logprobs(batch))
 
 

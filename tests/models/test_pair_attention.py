@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from rlaif_pl.models import pair_fitness
+from rlaif_pl.models import pair_fitness, prefix_attention
 from rlaif_pl.models.adapters import Lora, clone
 from rlaif_pl.models.encoding import assemble
 from rlaif_pl.models.pair_attention import PREFIX
@@ -72,6 +72,7 @@ def test_loss_and_gradients_equal_those_of_each_text_alone(make_model, name, win
     loss, wanted = gradients(stack, expected)
     assert stack.packs
     assert stack.recomputes is (way == "recompute")
+    assert stack._fit.narrows
     found = run(stack, BATCH, is_wanted=ENDS).continuation[ENDS]
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
     packed_loss, got = gradients(stack, found)
@@ -80,6 +81,19 @@ def test_loss_and_gradients_equal_those_of_each_text_alone(make_model, name, win
     for key, gradient in wanted.items():
         torch.testing.assert_close(got[key], gradient, rtol=0, atol=1e-4)
     assert max(gradient.abs().max().item() for gradient in wanted.values()) > 1e-2
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_keys_laid_beside_each_responses_own_give_the_same(make_model, monkeypatch, name):
+    monkeypatch.setattr(prefix_attention, "suits", lambda *_: False)  # as on other devices
+    stack = build(make_model, name, None, "whole")
+    expected = torch.stack([alone(stack, PROMPTS[n // 2], r) for n, r in enumerate(RESPONSES)])
+    _, wanted = gradients(stack, expected)
+    found = run(stack, BATCH, is_wanted=ENDS).continuation[ENDS]
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+    _, got = gradients(stack, found)
+    for key, gradient in wanted.items():
+        torch.testing.assert_close(got[key], gradient, rtol=0, atol=1e-4)
 
 
 def random_row(generator, length):
@@ -190,3 +204,18 @@ def test_a_layer_that_mixes_neighbors_is_found_out(make_model, monkeypatch):
     with pytest.warns(UserWarning, match="off by"):
         assert not Stack(decoder).packs
     assert not decoder.layers[0].self_attn.config._attn_implementation.startswith(PREFIX)
+
+
+@pytest.mark.parametrize(("name", "window"), MODELS)
+def test_who_can_write_over_shared_keys(make_model, name, window):
+    decoder = decoder_of(make_model(name, window))
+    # Gemma 2 caps its scores; windows of 4 are smaller than the texts that are tried.
+    assert Stack(decoder).writes is (window is None and name != "gemma2")
+
+
+def test_a_written_token_that_is_wrong_is_found_out(make_model):
+    decoder = decoder_of(make_model("llama"))
+    layer = decoder.layers[1]
+    layer.register_forward_hook(lambda _, __, states: states * (0.9 if states.shape[1] == 1 else 1))
+    assert Stack(decoder).packs
+    assert not Stack(decoder).writes

@@ -61,7 +61,7 @@ def test_the_fused_logprobs_train_as_whole_logits_do(folder, name, lora):
         return policy.logprobs(batch, temperature=0.9)
 
     def whole():
-        table = (policy.logits(policy.hidden(batch)[:, :-1]) / 0.9).log_softmax(-1)
+        table = (policy.logits(policy.hidden(batch)) / 0.9).log_softmax(-1)
         taken = table.gather(2, batch.response_ids[..., None])[..., 0]
         return torch.where(batch.is_response, taken, 0.0)
 

@@ -141,7 +141,7 @@ def test_the_head_starts_at_one_over_the_root_of_width_plus_one(options):
 
 
 @pytest.mark.parametrize("pooling", ["eos", "mean"])
-def test_the_last_mlp_runs_only_where_the_head_reads(options, pooling):
+def test_the_last_layer_asks_and_ends_only_where_the_head_reads(options, pooling):
     plain = RewardModel(options(share_prefix=False), pooling=pooling)
     model = RewardModel(options(), pooling=pooling)
     model(PROMPTS, RESPONSES)  # tests itself
@@ -149,10 +149,14 @@ def test_the_last_mlp_runs_only_where_the_head_reads(options, pooling):
     mlps = [layer.mlp for layer in model.model.top.decoder.layers]
     for mlp in mlps:
         mlp.up_proj.register_forward_hook(lambda _, inputs, __: rows.append(inputs[0].shape[1]))
+    last, parts = model.model.top.decoder.layers[-1].self_attn, {}
+    for name, part in last.named_children():
+        part.register_forward_hook(lambda _, i, __, n=name: parts.update({n: i[0].shape[1]}))
     rewards = model.rewards(batch)
     every = int(batch.prefix_is_real.sum() + batch.is_real.sum())
     read = {"eos": len(FLAT), "mean": int(batch.lengths.sum())}[pooling]
     assert rows == [every, every, every, read]
+    assert parts == {"q_proj": read, "k_proj": every, "v_proj": every, "o_proj": read}
     torch.testing.assert_close(rewards, plain.rewards(batch), rtol=0, atol=1e-4)
     weights = torch.arange(1.0, len(FLAT) + 1)
     found, expected = (

@@ -17,7 +17,7 @@ IS_SAMPLED = torch.tensor([[True, True], [True, False]])
 SCORES = torch.tensor([1.0, 3.0])
 RATIO = torch.tensor([[0.5, -0.3], [1.0, 7.0]])  # log pi - log ref; the 7 is padding
 LOGPROBS = torch.tensor([[-1.0, -2.0], [-0.5, -9.0]])
-VALUES = torch.tensor([[0.2, 0.4, 9.0], [1.0, 9.0, 9.0]])
+VALUES = torch.tensor([[0.2, 0.4], [1.0, 9.0]])
 ENTROPY = torch.tensor([[1.0, 2.0], [3.0, 50.0]])
 PLAIN = {"beta": 0.1, "scale_score": True}
 
@@ -25,7 +25,7 @@ PLAIN = {"beta": 0.1, "scale_score": True}
 def rollout_of(finished=(True, True)):
     batch = assemble([[5, 6]], [[1, 2], [3]], pad=0)
     ref = LOGPROBS - RATIO
-    return Rollout(batch, None, ["", ""], IS_SAMPLED, torch.tensor(finished), SCORES, ref, None)
+    return Rollout(batch, None, ["", ""], torch.tensor(finished), SCORES, ref, None)
 
 
 def evaluation(values=VALUES, logprobs=LOGPROBS, entropy=ENTROPY):
@@ -59,7 +59,7 @@ def test_kl_in_the_reward_by_hand():
     torch.testing.assert_close(grads[0], -targets.advantages / 3)
     assert grads[1] is None
     # 0.5 * 2 (value - return) / 3; nothing after the last token
-    expected = torch.tensor([[-0.68, -0.53, 0.0], [-1.6, 0.0, 0.0]]) / 3
+    expected = torch.tensor([[-0.68, -0.53], [-1.6, 0.0]]) / 3
     torch.testing.assert_close(grads[2], expected)
 
 
@@ -150,17 +150,17 @@ def test_the_fused_targets_are_those_of_token_rewards_and_gae(gamma):
     lengths = torch.tensor([9, 3, 12, 0, 1, 7])
     is_sampled = torch.arange(12) < lengths[:, None]
     logprobs, ref = torch.randn(2, 6, 12) - 3
-    values, scores = torch.randn(6, 13), torch.randn(6)
+    values, scores = torch.randn(6, 12), torch.randn(6)
     finished = torch.tensor([True, False] * 3)
-    batch = assemble([[1, 2]] * 2, [[3] * 12] * 6, pad=0)
-    rollout = Rollout(batch, None, [""] * 6, is_sampled, finished, scores, ref, None)
+    batch = assemble([[1, 2]] * 2, [[3] * length for length in lengths.tolist()], pad=0)
+    rollout = Rollout(batch, None, [""] * 6, finished, scores, ref, None)
     shaping = Shaping(unfinished_penalty=0.4, min_length=5, short_penalty=0.7)
     objective = Objective(shaping, per_prompt=3, gamma=gamma, lam=0.8, group_baseline=True)
     found = evaluation(values, logprobs, torch.zeros_like(logprobs))
     targets = objective.targets(rollout, found)
     left = leave_one_out(scores, 3)
     rewards = token_rewards(left, logprobs, ref, is_sampled, finished, shaping)
-    advantages, returns = ops.gae(rewards, values[:, :-1], lengths=lengths, gamma=gamma, lam=0.8)
+    advantages, returns = ops.gae(rewards, values, lengths=lengths, gamma=gamma, lam=0.8)
     close = {"rtol": 0, "atol": 1e-5}
     torch.testing.assert_close(targets.advantages, advantages, **close)
     torch.testing.assert_close(targets.returns, returns, **close)

@@ -3,6 +3,7 @@ import torch
 
 from rlaif_pl.models import ActorCritic, BackboneOptions, Lora, RewardModel
 from rlaif_pl.models.drawing import noise_seed
+from rlaif_pl.models.encoding import assemble, encode_prompts
 from rlaif_pl.rl.rollout import collect
 
 PROMPTS = ["the dog sat on a mat", "a cat"]
@@ -58,9 +59,9 @@ def test_states_and_logprobs_are_those_of_the_sampled_texts(actor_of, trunk_laye
     make_some_end(actor)
     rollout = roll(actor, CountLetters())
     assert set(rollout.finished.tolist()) == {True, False}
-    fresh = actor.policy.trunk_states(rollout.batch)
+    fresh = actor.policy.trunk_states(rollout.batch.inputs)
     if trunk_layers:
-        real = rollout.batch.is_real
+        real = rollout.batch.inputs.is_real
         torch.testing.assert_close(
             rollout.below.continuation[real], fresh.continuation[real], rtol=1e-4, atol=1e-4
         )
@@ -71,19 +72,16 @@ def test_states_and_logprobs_are_those_of_the_sampled_texts(actor_of, trunk_laye
 
 
 @pytest.mark.parametrize("trunk_layers", [0, 2])
-def test_every_text_ends_in_eos_and_what_was_not_drawn_is_marked(actor_of, trunk_layers):
+def test_a_batch_holds_the_drawn_tokens_and_no_other(actor_of, trunk_layers):
     actor = actor_of(trunk_layers)
     make_some_end(actor)
     rollout = roll(actor, CountLetters())
     for n, length in enumerate(rollout.batch.lengths.tolist()):
         row = rollout.batch.response_ids[n, :length].tolist()
-        drawn = rollout.is_sampled[n].tolist()
-        assert row[-1] == actor.policy.eos
+        assert (row[-1] == actor.policy.eos) is bool(rollout.finished[n])
         assert actor.policy.eos not in row[:-1]
-        # An unfinished text has 8 drawn tokens and an EOS that was not.
-        expected = length if rollout.finished[n] else 8
-        assert length == expected + (not rollout.finished[n])
-        assert drawn == [True] * expected + [False] * (len(drawn) - expected)
+        assert rollout.finished[n] or length == 8
+        assert rollout.is_sampled[n].tolist() == [place < length for place in range(8)]
     assert torch.equal(rollout.lengths, rollout.is_sampled.sum(1))
 
 
@@ -101,16 +99,18 @@ def test_a_reward_model_scores_the_sampled_texts(actor_of, model_folder, shared)
     reward = RewardModel(BackboneOptions(model_folder("llama"), trunk_layers=2))
     assert reward.adopt_trunk(actor.policy.trunk if shared else None) is shared
     rollout = roll(actor, reward)
+    assert not rollout.finished.any()
     expected = reward.rewards(
-        reward_batch(reward, rollout) if shared else text_batch(reward, rollout)
+        closed_batch(reward, rollout) if shared else text_batch(reward, rollout)
     )
     torch.testing.assert_close(rollout.scores, expected.detach(), rtol=0, atol=1e-4)
 
 
-def reward_batch(reward, rollout):
-    """What a model on the policy's own trunk reads: the sampled tokens."""
-    assert reward.model.eos == rollout.batch.response_ids[0, rollout.batch.lengths[0] - 1]
-    return rollout.batch
+def closed_batch(reward, rollout):
+    """What a model on the policy's own trunk reads: the sampled tokens, here cut, and EOS."""
+    prompts = encode_prompts(reward.model.tokenizer, reward.model.template, PROMPTS)
+    drawn = [[*row, reward.model.eos] for row in rollout.batch.response_ids.tolist()]
+    return assemble(prompts, drawn, reward.model.pad)
 
 
 def text_batch(reward, rollout):
@@ -119,25 +119,30 @@ def text_batch(reward, rollout):
 
 
 class Calls:
-    """Notes the shape of what a module is given.
+    """Notes the shape of what a stack's first layer is given, in whatever way it is run.
 
     Args:
-        module: Whose calls to note.
+        stack: Whose calls to note.
     """
 
-    def __init__(self, module):
+    def __init__(self, stack):
         self.shapes = []
-        module.register_forward_pre_hook(lambda _, given: self.shapes.append(given[0].shape[:2]))
+        layer = stack.decoder.layers[0]
+        layer.register_forward_pre_hook(lambda _, given: self.shapes.append(given[0].shape[:2]))
 
 
-def test_samples_share_the_prefill_and_finished_rows_leave(actor_of):
-    actor = actor_of()
+@pytest.mark.parametrize("share_prefix", [True, False])
+def test_samples_share_the_prefill_and_finished_rows_leave(actor_of, share_prefix):
+    actor = actor_of(share_prefix=share_prefix)
     make_some_end(actor)
+    prompts = encode_prompts(actor.policy.tokenizer, actor.policy.template, PROMPTS)
+    lengths = [len(prompt) - 1 for prompt in prompts]
     for part in (actor.policy.trunk, actor.policy.top):
         calls = Calls(part)
         roll(actor, CountLetters())
         rows = [rows for rows, width in calls.shapes if width == 1]
-        assert calls.shapes[0][0] == len(PROMPTS)  # and not once a sample
+        # Prompts are read once, and not once a sample: without padding, or else a row each.
+        assert calls.shapes[0] == ((1, sum(lengths)) if share_prefix else (2, max(lengths)))
         assert rows[0] == len(SEEDS)
         assert rows == sorted(rows, reverse=True)
         assert rows[-1] < rows[0]
@@ -147,6 +152,7 @@ def test_all_roles_read_the_trunk_states_made_while_sampling(actor_of, model_fol
     actor = actor_of()
     reward = RewardModel(BackboneOptions(model_folder("llama"), trunk_layers=2), frozen=True)
     assert reward.adopt_trunk(actor.policy.trunk)
+    assert actor.policy.trunk.writes  # tests itself
     calls = Calls(actor.policy.trunk)
     rollout = roll(actor, reward)
     assert [width for _, width in calls.shapes[1:]] == [1] * len(calls.shapes[1:])

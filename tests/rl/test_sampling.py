@@ -39,11 +39,13 @@ def end_early(policy):
     policy.eos = tokens[LENGTH // 2]
 
 
+@pytest.mark.parametrize("share_prefix", [True, False])
 @pytest.mark.parametrize(
     ("name", "trunk_layers"), [("llama", 0), ("llama", 2), ("gpt2", 0), ("mistral", 2)]
 )
-def test_greedy_is_the_librarys_generate(policy_of, plain_of, name, trunk_layers):
-    policy, model = policy_of(name, trunk_layers=trunk_layers), plain_of(name)
+def test_greedy_is_the_librarys_generate(policy_of, plain_of, name, trunk_layers, share_prefix):
+    policy = policy_of(name, trunk_layers=trunk_layers, share_prefix=share_prefix)
+    model = plain_of(name)
     limit = 8 if name == "mistral" else LENGTH  # its window has 16 places
     if name != "mistral":
         end_early(policy)
@@ -211,16 +213,18 @@ def test_texts_beyond_a_sliding_window_are_refused(policy_of):
 
 def test_an_eos_that_is_only_read_needs_a_place_in_the_window_too(policy_of):
     policy = policy_of("mistral", trunk_layers=2)
-    draw_tokens(policy, range(4), [0], max_new_tokens=7, keep_trunk=True)
+    draw_tokens(policy, range(4), [0], max_new_tokens=8, keep_trunk=True)
+    draw_tokens(policy, range(4), [0], max_new_tokens=7, keep_trunk=True, to_eos=True)
     with pytest.raises(ValueError, match="got up to 17"):
-        draw_tokens(policy, range(4), [0], max_new_tokens=8, keep_trunk=True)
+        draw_tokens(policy, range(4), [0], max_new_tokens=8, keep_trunk=True, to_eos=True)
 
 
+@pytest.mark.parametrize("to_eos", [False, True])
 @pytest.mark.parametrize("trunk_layers", [0, 2])
-def test_keeping_the_trunks_states_changes_no_token(policy_of, trunk_layers):
+def test_keeping_the_trunks_states_changes_no_token(policy_of, trunk_layers, to_eos):
     policy = policy_of(trunk_layers=trunk_layers)
     end_early(policy)
-    found = draw_tokens(policy, range(4), range(4), keep_trunk=True)
+    found = draw_tokens(policy, range(4), range(4), keep_trunk=True, to_eos=to_eos)
     assert found == draw_tokens(policy, range(4), range(4))
 
 

@@ -1,0 +1,211 @@
+"""How the RL step grows with response length, samples a prompt and prompts, beside its floor.
+
+    OMP_NUM_THREADS=2 python benchmarks/rl_growth.py --plot docs/rl_growth.png
+
+A2C of the first layers of SmolLM2-135M on prompts of 350 tokens, float32, with LoRA and a value network
+that has adapters of its own (or with ``--train all``). Two parts of a step are timed apart:
+
+- the update: policy and value network forward and backward, losses, AdamW;
+- the rollout: writing the samples, the frozen reference's log-probabilities, and a reward that costs
+  nothing. No sample ends early, so that all have the same length.
+
+The floor of the update is the operations that it cannot do without (``growth.operations``; 4 a weight
+of a frozen output embedding and response token, 6 of a trained one) at the rate of a large matrix
+product, measured between the steps. The floor of the rollout is the same for reading the prompts
+(without what the last layer need not compute) and for the reference, and for each token written the
+larger of two: 2 operations a weight and row and 4 a channel and visible key at that rate, or reading
+all weights once, each prompt's keys and values once and each row's own, at the rate at which a
+matrix-vector product reads memory. Adapters do not count while writing, since they could be merged.
+
+Less than 10 minutes on two idle cores. ``--sizes 1 --repeats 1`` tries it out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from growth import (
+    KEYS_VALUES,
+    PROMPT,
+    Point,
+    channels,
+    draw,
+    gemm_rate,
+    keys_seen,
+    operations,
+    reading_rate,
+    show,
+)
+from rl_step_worker import VowelReward
+
+from rlaif_pl.models import ActorCritic, BackboneOptions, Lora
+from rlaif_pl.models.encoding import PrefixBatch, assemble, encode_prompts
+from rlaif_pl.models.stack import Stack
+from rlaif_pl.training import A2CModule
+from rlaif_pl.types import PromptBatch
+
+RESPONSE, PER_PROMPT, PROMPTS = 40, 4, 4  # where another one varies
+SWEEPS = {
+    "response tokens": [(n, PER_PROMPT, PROMPTS) for n in (20, 40, 80, 160)],
+    "samples a prompt": [(RESPONSE, n, PROMPTS) for n in (2, 4, 8, 16)],
+    "prompts a step": [(RESPONSE, PER_PROMPT, n) for n in (1, 2, 4, 8, 16)],
+}
+PLACE = {name: n for n, name in enumerate(SWEEPS)}
+PARTS = ("update", "rollout")
+WORDS = ("dog", "house", "money", "friend", "work", "school", "phone", "night")  # a token each
+FLOAT = 4  # bytes
+
+
+class Rates(NamedTuple):
+    """Speed of the machine."""
+
+    products: float  # operations a second
+    reading: float  # bytes a second
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Measure, print two tables and, as the last line, one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--layers", type=int, default=3, help="keep the first layers only")
+    parser.add_argument("--train", choices=("lora", "all"), default="lora")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--sizes", type=int, help="only the first sizes of each sweep")
+    parser.add_argument("--plot", type=Path, help="write a picture here")
+    given = parser.parse_args(words)
+    tables = grow(build(given.layers, given.train), given.repeats, given.sizes)
+    for part, points in tables.items():
+        show(points, part, "samples")
+    if given.plot is not None:
+        draw(tables, "samples", given.plot)
+    result: dict[str, Any] = {"name": "rl_growth", "equal": True}
+    for part, points in tables.items():
+        result[f"{part}_samples_per_s"] = {p.name: round(p.count / p.seconds, 3) for p in points}
+        result[f"{part}_share_of_floor"] = {p.name: round(p.share, 3) for p in points}
+    print(json.dumps(result))
+    return 0
+
+
+def build(layers: int, train: str) -> A2CModule:
+    """Load the module; its policy never ends a text, and nothing is logged."""
+    lora = Lora(16, 32) if train == "lora" else None
+    actor = ActorCritic(BackboneOptions(num_layers=layers), lora=lora)
+    actor.policy.eos = -1
+    module = A2CModule(actor, VowelReward(), optimizer=partial(torch.optim.AdamW, lr=1e-6))
+    module.log_dict = lambda *_, **__: None  # type: ignore[method-assign] - there is no trainer
+    return module
+
+
+def grow(module: A2CModule, repeats: int, sizes: int | None) -> dict[str, list[Point]]:
+    """Time both parts at every size; one small step before, which is not counted, warms up."""
+    optimizer = module.build_optimizer()
+    take(module, optimizer, 4, 2, 1)
+    tables: dict[str, list[Point]] = {part: [] for part in PARTS}
+    for sweep, cases in SWEEPS.items():
+        for case in cases[:sizes]:
+            turns = []
+            for _ in range(repeats):
+                rates = Rates(gemm_rate(), reading_rate())
+                turns.append((*take(module, optimizer, *case), *rates))
+            middle = [statistics.median(column) for column in zip(*turns, strict=True)]
+            floors = floors_of(module.actor, case, Rates(*middle[2:]))
+            for n, part in enumerate(PARTS):
+                count = case[1] * case[2]
+                point = Point(sweep, case[PLACE[sweep]], count, middle[n], floors[n])
+                tables[part].append(point)
+            sys.stderr.write(
+                f"{tables['update'][-1].name}: {middle[0]:.2f} and {middle[1]:.2f} s\n"
+            )
+    return tables
+
+
+def take(
+    module: A2CModule,
+    optimizer: torch.optim.Optimizer,
+    response: int,
+    per_prompt: int,
+    prompts: int,
+) -> tuple[float, float]:
+    """Take one step; returns the seconds of its update and of its rollout.
+
+    Raises:
+        ValueError: A prompt or a sample has another length.
+    """
+    module.per_prompt, module.max_new_tokens = per_prompt, response
+    texts = prompts_of(module.actor, prompts)
+    none = torch.zeros(prompts, dtype=torch.bool)
+    batch = PromptBatch(texts, texts, torch.arange(prompts), none)
+    began = time.perf_counter()
+    rollout = module.rollout(batch, 0)
+    wrote = time.perf_counter()
+    module.update_loss(rollout, module.counted(rollout, batch)).backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    ended = time.perf_counter()
+    found = (rollout.batch.prefix_ids.shape[1] + 1, set(rollout.lengths.tolist()))
+    if found != (PROMPT, {response}):
+        raise ValueError(
+            f"expected prompts and samples of {PROMPT}, {response} tokens, got {found}"
+        )
+    return ended - wrote, wrote - began
+
+
+def prompts_of(actor: ActorCritic, count: int) -> list[str]:
+    """Make prompts of the same number of tokens, each from a word of its own."""
+    policy = actor.policy
+    (bare,) = encode_prompts(policy.tokenizer, policy.template, [WORDS[0]])
+    room = PROMPT - len(bare) + 1
+    return [" ".join([WORDS[n % len(WORDS)]] * room) for n in range(count)]
+
+
+def floors_of(actor: ActorCritic, case: tuple[int, int, int], rates: Rates) -> tuple[float, float]:
+    """Seconds that an update and a rollout cannot go below; see the module's docstring."""
+    response, per_prompt, prompts = case
+    rows = [[0] * response] * (per_prompt * prompts)
+    inputs = assemble([[0] * PROMPT] * prompts, rows, pad=0).inputs
+    head = actor.policy.unembedding.weight
+    logits = head.numel() * len(rows) * response
+    update = operations(actor.policy.top, inputs) + (6 if head.requires_grad else 4) * logits
+    if actor.critic is not None:
+        update += operations(actor.critic, inputs)
+    reference = operations(actor.reference.top, inputs) + 2 * logits
+    written = writing_seconds(actor.reference.top, head.numel(), inputs, rates)
+    return update / rates.products, reference / rates.products + written
+
+
+def writing_seconds(stack: Stack, head: int, inputs: PrefixBatch, rates: Rates) -> float:
+    """Seconds that reading the prompts and writing the samples cannot go below.
+
+    Args:
+        stack: The model without adapters.
+        head: Weights of the output embedding.
+        inputs: Tokens that are read, all rows of one length.
+        rates: Speed of the machine.
+    """
+    prompts, prefix = inputs.prefix_ids.shape
+    rows, length = inputs.ids.shape
+    nothing = inputs.ids[:, :0]
+    read = operations(stack, inputs._replace(ids=nothing, is_real=nothing.bool()))
+    layers = stack.decoder.layers
+    matrices = [(n, p) for n, p in layers.named_parameters() if p.dim() == 2]
+    weights = head + sum(p.numel() for _, p in matrices)
+    kept = sum(p.shape[0] for n, p in matrices if n.split(".")[2] in KEYS_VALUES)  # a token
+    seconds = read / rates.products
+    for step in range(length):
+        seen = keys_seen([prefix] * prompts, [step + 1] * rows, is_last=True, ends_only=True)
+        work = 2 * weights * rows + 4 * channels(stack) * len(layers) * seen
+        moved = FLOAT * (weights + kept * (prompts * prefix + rows * (step + 1)))
+        seconds += max(work / rates.products, moved / rates.reading)
+    return seconds
+
+
+if __name__ == "__main__":
+    sys.exit(main())
