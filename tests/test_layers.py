@@ -20,7 +20,7 @@ TIERS = (
     ("evaluation", "callbacks"),
     ("methods",),
     ("studies",),
-    ("report",),
+    ("rating", "report"),
     ("pipeline",),
     ("commands",),
     ("cli",),

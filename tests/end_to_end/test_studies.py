@@ -66,7 +66,7 @@ def comparisons(tmp_path):
 def without_rest(stages):
     """Leave ReST out, which starts processes of its own (see test_methods); SFT stands in for it."""
     stages[:] = [stage for stage in stages if stage["command"] != "rest"]
-    last = stages[-1]
+    last = stages[-2]  # a report follows
     if last["command"] == "evaluate matrix":
         last["needs"].remove("rest")
         last["set"]["policies"]["rest"]["name"] = "${out}/sft/policy"
@@ -131,6 +131,7 @@ def test_study_runs_and_goes_on(
         rows = next((out / stage).glob("*.csv")).read_text(encoding="utf-8")
         assert rows.count("\n") > 1
         assert json.loads((out / stage / "metrics.json").read_text(encoding="utf-8"))
+        assert f"{stage}/" in (out / "report.html").read_text(encoding="utf-8")
     capsys.readouterr()
     last = list(made)[-1]
     assert run(file, launch=launch, force=[last]) == 0  # the others are kept
