@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -65,6 +66,13 @@ class RewardModel(nn.Module):
             loaded, weight, shift, pooling = load_reward_folder(backbone, template)
         else:
             loaded = load_policy(backbone, template)
+            if frozen:
+                warnings.warn(
+                    f"{backbone.name} is a language model and no reward folder: with frozen=True its "
+                    "reward head stays random and its scores mean nothing; fit a reward model on it "
+                    "first and name the folder that the fit exports",
+                    stacklevel=2,
+                )
             width = int(loaded.config.get_text_config().hidden_size)
             generator = torch.Generator().manual_seed(seed)
             weight = torch.randn(1, width, generator=generator) / math.sqrt(width + 1)

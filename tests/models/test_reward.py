@@ -1,4 +1,5 @@
 import dataclasses
+import warnings
 
 import pytest
 import torch
@@ -128,6 +129,15 @@ def test_a_frozen_model_trains_nothing(options):
     assert not any(p.requires_grad for p in model.parameters())
     assert not any("lora_" in name for name, _ in model.named_parameters())
     assert not model(PROMPTS, RESPONSES).requires_grad
+
+
+def test_scoring_with_a_random_head_is_warned_of(options, tmp_path):
+    with pytest.warns(UserWarning, match="its reward head stays random"):
+        folder = RewardModel(options(), frozen=True).save(tmp_path / "reward")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        RewardModel(BackboneOptions(str(folder)), frozen=True)
+        RewardModel(options())  # to be trained
 
 
 def test_the_head_starts_at_one_over_the_root_of_width_plus_one(options):
