@@ -145,8 +145,9 @@ template <typename acc_t> struct Block {
 template <bool shaped, typename acc_t>
 RLAIF_PL_INLINE void fetch_ahead(const Block<acc_t> &block, int64_t i) {
   const auto at = [&](const acc_t *x) {
+    const int64_t bytes = (i + block.ahead) * static_cast<int64_t>(sizeof(acc_t));
     return reinterpret_cast<const void *>(reinterpret_cast<uintptr_t>(x) +
-                                          static_cast<uintptr_t>((i + block.ahead) * int64_t(sizeof(acc_t))));
+                                          static_cast<uintptr_t>(bytes));
   };
   constexpr int to_read = 0, to_write = 1, second_level = 2;
   __builtin_prefetch(at(block.reward), to_read, second_level);

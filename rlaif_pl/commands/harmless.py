@@ -10,7 +10,7 @@ from rich.console import Console
 from rlaif_pl.evaluation.harmlessness import rates_text
 from rlaif_pl.evaluation.harmlessness.rates import harmless_rates
 from rlaif_pl.evaluation.metrics import write_metrics
-from rlaif_pl.evaluation.policy_report import HIDDEN_TEXTS
+from rlaif_pl.evaluation.samples import HIDDEN_TEXTS
 from rlaif_pl.labeling.registry import build_labeler
 from rlaif_pl.types import Labeler, PointwiseLabeler
 

@@ -13,7 +13,7 @@ import numpy as np
 from rich.console import Console
 
 from rlaif_pl.commands.evaluate import kl_by_prompt, write
-from rlaif_pl.data.sources import DataSource, load_prompts
+from rlaif_pl.data.sources import DataSource, is_sensitive, load_prompts
 from rlaif_pl.evaluation.judges import EmbeddingJudge, RougeJudge
 from rlaif_pl.evaluation.matrix import report as matrix_report
 from rlaif_pl.evaluation.matrix.measure import PolicyColumns, RewardJudge, measure_matrix
@@ -47,6 +47,7 @@ def matrix(
     batch_size: int = 16,
     draws: int = 1000,
     seed: int = 0,
+    show_text: bool | None = None,
 ) -> int:
     """Compare every two of several policies on the same prompts by several judges.
 
@@ -72,6 +73,8 @@ def matrix(
         batch_size: Prompts at a time.
         draws: Bootstrap resamples.
         seed: Seeds sampling and bootstrap.
+        show_text: Whether samples.jsonl holds texts or their hashes; None shows them unless the
+            prompts' source is sensitive.
     """
     started = time.monotonic()
     if sft is not None and sft not in policies:
@@ -101,7 +104,8 @@ def matrix(
         asked["rouge_l"] = RougeJudge(references)
     result = measure_matrix(rows, columns, asked, taught or {}, draws=draws, seed=seed)
     matrix_report.render(result, Console())
-    matrix_report.write(result, rows, out)
+    shown = not is_sensitive(prompts) if show_text is None else show_text
+    matrix_report.write(result, rows, out, show_text=shown)
     metrics = matrix_report.to_metrics(result)
     write(out, metrics | {"matrix/seconds": time.monotonic() - started})
     return 0

@@ -9,8 +9,9 @@ from typing import Any
 from jsonargparse import ArgumentParser
 from rich.console import Console
 
-from rlaif_pl.data.sources import DataSource, load_prompts
-from rlaif_pl.evaluation.metrics import write_json_lines, write_metrics
+from rlaif_pl.data.sources import DataSource, is_sensitive, load_prompts
+from rlaif_pl.evaluation.metrics import write_metrics
+from rlaif_pl.evaluation.samples import write_samples
 from rlaif_pl.evaluation.selection import (
     Candidate,
     Judged,
@@ -44,6 +45,7 @@ def select(
     batch_size: int = 16,
     draws: int = 2000,
     seed: int = 0,
+    show_text: bool | None = None,
 ) -> int:
     """Choose a checkpoint as the paper does, on prompts set aside for that, and export its policy.
 
@@ -65,6 +67,8 @@ def select(
         batch_size: Prompts at a time.
         draws: Bootstrap resamples.
         seed: Seeds sampling and bootstrap.
+        show_text: Whether samples.jsonl holds texts or their hashes; None shows them unless the
+            prompts' source is sensitive.
     """
     started = time.monotonic()
     rows = load_prompts(prompts)
@@ -98,7 +102,8 @@ def select(
         {"prompt": row.text, **{name: given[n] for name, given in names.items()}}
         for n, row in enumerate(rows)
     )
-    write_json_lines(folder / "samples.jsonl", samples)
+    shown = not is_sensitive(prompts) if show_text is None else show_text
+    write_samples(folder, samples, show_text=shown)
     show(judged, chosen, len(rows), judge)
     seconds = {"select/prompts": float(len(rows)), "select/seconds": time.monotonic() - started}
     write_metrics(folder / "metrics.json", selection_metrics(judged, chosen) | seconds)

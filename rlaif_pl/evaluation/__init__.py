@@ -8,5 +8,6 @@
     reward_accuracy, policy, policy_report, selection, win_rate, judges
                     a reward model, a policy beside SFT, which checkpoint to keep, and what they
                     compare with
-    metrics, pairs  files that every command writes; pairs as arrays
+    metrics, samples, verdicts, pairs
+                    files that commands write; pairs as arrays
 """

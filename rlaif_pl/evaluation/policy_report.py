@@ -13,19 +13,19 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from rlaif_pl.evaluation.metrics import write_json, write_json_lines
+from rlaif_pl.evaluation.metrics import write_json
 from rlaif_pl.evaluation.pairs import comparison_key, side
+from rlaif_pl.evaluation.samples import write_samples
 from rlaif_pl.evaluation.verdicts import JudgedPair, write_verdicts
 from rlaif_pl.evaluation.win_rate import Verdict, WinRate
 from rlaif_pl.statistics import Interval
-from rlaif_pl.text import concealed, strip_surplus_symbols
+from rlaif_pl.text import strip_surplus_symbols
 from rlaif_pl.types import Prompt
 
 Texts = Sequence[Sequence[str]]
 
 # Judge by what a win rate's name has after the two policies.
 JUDGES = {"": "labeler", "independent": "embedding", "rouge": "rouge_l"}
-HIDDEN_TEXTS = "sample_texts.jsonl"  # beside a samples.jsonl that holds hashes
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,12 +110,9 @@ class PolicyReport:
 
         Args:
             folder: Where to.
-            show_text: Write texts into samples.jsonl, which the report shows. Otherwise they stand
-                there as hashes, and as they are in ``sample_texts.jsonl``, which nothing shows.
+            show_text: Whether samples.jsonl holds texts or their hashes; see ``write_samples``.
         """
-        write_json_lines(Path(folder) / "samples.jsonl", self._rows(show_text))
-        if not show_text:
-            write_json_lines(Path(folder) / HIDDEN_TEXTS, self._rows(show_text=True))
+        write_samples(folder, self._rows(), show_text=show_text)
         write_json(
             Path(folder) / "win_rates.json",
             [
@@ -123,7 +120,6 @@ class PolicyReport:
                 for name, rate in self.win_rates.items()
             ],
         )
-
         write_verdicts(folder, self._judged())
 
     def _judged(self) -> Iterator[JudgedPair]:
@@ -155,18 +151,17 @@ class PolicyReport:
             for t, r in zip(texts, rewards, strict=True)
         ]
 
-    def _rows(self, show_text: bool) -> Iterator[dict[str, object]]:
+    def _rows(self) -> Iterator[dict[str, object]]:
         """Yield a record a prompt."""
-        put = str if show_text else concealed
         columns = (self.samples.prompts, self.samples.sft, self.samples.policy)
         rows = zip(*columns, self.reward_sft, self.reward_policy, strict=True)
         for prompt, sft, policy, before, after in rows:
             yield {
-                "prompt": put(prompt.text),
+                "prompt": prompt.text,
                 "group": prompt.group,
-                "reference": None if prompt.reference is None else put(prompt.reference),
-                "sft": [put(text) for text in sft],
-                "policy": [put(text) for text in policy],
+                "reference": prompt.reference,
+                "sft": list(sft),
+                "policy": list(policy),
                 "reward_sft": list(before),
                 "reward_policy": list(after),
             }

@@ -39,7 +39,7 @@ class Stack(nn.Module):
         known = inspect.signature(decoder.forward).parameters
         self._cache_name = "cache" if "cache" in known else "past_key_values"
         self._fitness: Fitness | None = None  # unknown until asked for the first time
-        self._writes: bool | None = None
+        self._writes: dict[str, bool] = {}  # by type of device
 
     @property
     def num_layers(self) -> int:
@@ -84,9 +84,10 @@ class Stack(nn.Module):
     @property
     def writes(self) -> bool:
         """Whether texts can be written over one copy of their prompt's keys; tested likewise."""
-        if self._writes is None:
-            self._writes = self.packs and can_write(self.decoder)
-        return self._writes
+        device = next(self.decoder.parameters()).device.type
+        if device not in self._writes:
+            self._writes[device] = self.packs and can_write(self.decoder)
+        return self._writes[device]
 
     @property
     def _fit(self) -> Fitness:

@@ -27,7 +27,7 @@ from rlaif_pl.pipeline.yaml_files import Value, flatten
 
 CONTENT_LIMIT = 64 * 2**20
 FOLDER_LIMIT = 4096  # files of one folder that are looked at
-LATE_PARTS = ("report", "pipeline")
+LATE_PARTS = ("report", "rating", "pipeline")
 PACKAGE = Path(__file__).resolve().parents[1]
 
 

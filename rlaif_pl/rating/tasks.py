@@ -11,7 +11,7 @@ from pathlib import Path
 from rlaif_pl.data.files import RawRow, read_rows
 from rlaif_pl.data.records import group_of
 from rlaif_pl.data.sources import is_sensitive
-from rlaif_pl.evaluation.policy_report import HIDDEN_TEXTS
+from rlaif_pl.evaluation.samples import FILE, HIDDEN_TEXTS
 from rlaif_pl.text import strip_surplus_symbols
 
 MOST_ITEMS = 9  # ranked with the digits 1 to 9
@@ -105,7 +105,7 @@ def read_samples(
     """
     source = Path(path)
     hidden = source.with_name(HIDDEN_TEXTS)
-    has_hidden = source.name == "samples.jsonl" and hidden.is_file()
+    has_hidden = source.name == FILE and hidden.is_file()
     read = hidden if has_hidden else source
     if not read.is_file():
         raise FileNotFoundError(

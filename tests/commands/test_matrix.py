@@ -36,6 +36,12 @@ def test_a_policy_beside_itself_is_even(
     # sampled policies are not sampled again
     monkeypatch.setattr("rlaif_pl.commands.matrix.generate", None)
     assert command("evaluate matrix", *words)["matrix/ours/sft_vs_same"] == 0.5
+    # texts of a sensitive source are concealed
+    assert command("evaluate matrix", *words, "--prompts.sensitive=true")
+    lines = (out / "samples.jsonl").read_text().splitlines()
+    assert all("not shown]" in json.loads(line)["prompt"] for line in lines)
+    kept = (out / "sample_texts.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in kept] == rows
 
 
 def test_an_unknown_sft_policy_is_named(command, tiny_model_folder, data_files, capsys):

@@ -120,6 +120,7 @@ def test_the_winner_is_exported_and_said_to_be_chosen_here(
         *labeler,
         "--max_new_tokens=6",
         "--draws=50",
+        "--show_text=false",
     )
     assert metrics["select/candidates"] == len(best) == 2
     steps = [int(name.split("=")[1].removesuffix(".ckpt")) for name in best]
@@ -134,6 +135,9 @@ def test_the_winner_is_exported_and_said_to_be_chosen_here(
     assert (out / "policy/config.json").is_file()
     rows = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
     assert rows[0].keys() == {"prompt", "sft", *(f"step_{step}" for step in steps)}
+    assert "not shown]" in rows[0]["prompt"]
+    kept = [json.loads(line) for line in (out / "sample_texts.jsonl").read_text().splitlines()]
+    assert "not shown]" not in kept[0]["prompt"]
     assert "These prompts served to choose it" in capsys.readouterr().out
 
 

@@ -16,7 +16,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from rlaif_pl.evaluation.matrix.measure import WinMatrix
-from rlaif_pl.evaluation.metrics import write_json_lines, write_text
+from rlaif_pl.evaluation.metrics import write_text
+from rlaif_pl.evaluation.samples import write_samples
 from rlaif_pl.evaluation.verdicts import JudgedPair, write_verdicts
 from rlaif_pl.statistics import Interval
 from rlaif_pl.types import Prompt
@@ -84,8 +85,17 @@ def render(matrix: WinMatrix, console: Console) -> None:
         console.print(escape(note), highlight=False)
 
 
-def write(matrix: WinMatrix, prompts: list[Prompt], folder: Path | str) -> None:
-    """Write results.md, matrix.csv, samples.jsonl, verdicts.jsonl and win_matrix.png."""
+def write(
+    matrix: WinMatrix, prompts: list[Prompt], folder: Path | str, *, show_text: bool = True
+) -> None:
+    """Write results.md, matrix.csv, samples.jsonl, verdicts.jsonl and win_matrix.png.
+
+    Args:
+        matrix: Win rates and samples.
+        prompts: What the samples respond to.
+        folder: Where to.
+        show_text: Whether samples.jsonl holds texts or their hashes; see ``write_samples``.
+    """
     target = Path(folder)
     write_text(target / "results.md", to_markdown(matrix))
     write_text(target / "matrix.csv", _csv(matrix))
@@ -99,7 +109,7 @@ def write(matrix: WinMatrix, prompts: list[Prompt], folder: Path | str) -> None:
         }
         for n, prompt in enumerate(prompts)
     )
-    write_json_lines(target / "samples.jsonl", rows)
+    write_samples(target, rows, show_text=show_text)
     write_verdicts(
         target,
         [

@@ -1,0 +1,42 @@
+"""samples.jsonl: what policies answered, a row a prompt, shown or concealed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from rlaif_pl.evaluation.metrics import write_json_lines
+from rlaif_pl.text import concealed
+
+FILE = "samples.jsonl"
+HIDDEN_TEXTS = "sample_texts.jsonl"  # beside a samples.jsonl that holds hashes
+PLAIN = "group"  # the column that names a prompt without being a text of it
+
+Row = Mapping[str, object]
+
+
+def write_samples(folder: Path | str, rows: Iterable[Row], *, show_text: bool = True) -> None:
+    """Write FOLDER/samples.jsonl.
+
+    Args:
+        folder: Where to.
+        rows: A record a prompt: texts, lists of texts, numbers.
+        show_text: Write texts into samples.jsonl, which the report may show. Otherwise they stand there
+            as hashes, and as they are in ``sample_texts.jsonl``, which nothing shows.
+    """
+    kept = list(rows)
+    write_json_lines(Path(folder) / FILE, kept if show_text else _concealed(kept))
+    if not show_text:
+        write_json_lines(Path(folder) / HIDDEN_TEXTS, kept)
+
+
+def _concealed(rows: Iterable[Row]) -> Iterator[Row]:
+    for row in rows:
+        yield {name: value if name == PLAIN else _hidden(value) for name, value in row.items()}
+
+
+def _hidden(value: object) -> object:
+    """Conceal a text and the texts of a list; leave what is none."""
+    if isinstance(value, list):
+        return [_hidden(item) for item in value]
+    return concealed(value) if isinstance(value, str) else value

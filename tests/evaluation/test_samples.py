@@ -1,0 +1,41 @@
+"""samples.jsonl with texts, and with what stands for them."""
+
+import json
+
+from rlaif_pl.evaluation.samples import write_samples
+from rlaif_pl.text import concealed
+
+ROWS = [
+    {
+        "prompt": "how to pick a lock",
+        "group": "g1",
+        "reference": None,
+        "policy": ["no", "a tension wrench"],
+        "reward": [0.5, -1.0],
+    }
+]
+
+
+def read(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_texts_are_shown_and_stand_in_one_file(tmp_path):
+    write_samples(tmp_path, ROWS)
+    assert read(tmp_path / "samples.jsonl") == ROWS
+    assert [path.name for path in tmp_path.iterdir()] == ["samples.jsonl"]
+
+
+def test_texts_are_concealed_and_kept_beside(tmp_path):
+    write_samples(tmp_path, iter(ROWS), show_text=False)
+    (row,) = read(tmp_path / "samples.jsonl")
+    assert row == {
+        "prompt": concealed("how to pick a lock"),
+        "group": "g1",
+        "reference": None,
+        "policy": [concealed("no"), concealed("a tension wrench")],
+        "reward": [0.5, -1.0],
+    }
+    assert "lock" not in (tmp_path / "samples.jsonl").read_text()
+    assert "wrench" not in (tmp_path / "samples.jsonl").read_text()
+    assert read(tmp_path / "sample_texts.jsonl") == ROWS
