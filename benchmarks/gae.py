@@ -4,9 +4,11 @@
 
 The loop stands for what trainers write (TRL's is inline and cannot be called): one pass backwards
 over time on tensors of (B, T) or (T, B). The bandwidth is that of copying as many bytes as the op
-must move, outputs in memory that is already mapped, as in a loop of training steps. torchrl joins
-where it is installed. PufferLib's CPU kernel joins with ``--pufferlib``, the path of its
-pufferlib/extensions/pufferlib.cpp, which is compiled alone, with -O3: the whole sdist (3.0.0) needs
+must move, outputs in memory that is already mapped, as in a loop of training steps: once call after
+call, so that op and copy find their data in the caches, and once after the caches were filled with
+other data, as they are after a forward pass. torchrl joins where it is installed. PufferLib's CPU
+kernel joins with ``--pufferlib``, the path of its pufferlib/extensions/pufferlib.cpp, which is
+compiled alone, with -O3: the whole sdist (3.0.0) needs
 files from GitHub to build.
 """
 
@@ -24,6 +26,7 @@ from torch import Tensor
 from rlaif_pl import ops
 
 GAMMA, LAM, BETA = 0.99, 0.95, 0.05
+OPS = ("gae", "shaped_gae")
 Pair = tuple[Tensor, Tensor]
 
 
@@ -121,12 +124,20 @@ def main() -> None:
         "copy of gae's bytes": lambda: sink[:half].copy_(source[:half]),
         "copy of shaped_gae's bytes": lambda: sink.copy_(source),
     }
-    seconds = medians({**ways, **peers}, arguments.repeats)
-    ratios = {f"speedup over {name}": seconds[name] / seconds["gae"] for name in peers}
-    ratios["gae: share of copy bandwidth"] = seconds["copy of gae's bytes"] / seconds["gae"]
-    copied = seconds["copy of shaped_gae's bytes"]
-    ratios["shaped_gae: share of copy bandwidth"] = copied / seconds["shaped_gae"]
-    report("gae", seconds, ratios)
+    seconds = medians(ways, arguments.repeats, inner=20)
+    ratios = shares(seconds, "share of copy bandwidth")
+    filler = torch.zeros(50_000_000)  # 200 MB
+    cold = medians(ways, arguments.repeats, before=lambda: filler.add_(1))
+    ratios |= shares(cold, "share of copy bandwidth, caches cold")
+    seconds |= {f"{name}, caches cold": value for name, value in cold.items()}
+    slow = medians({"gae": plain, **peers}, arguments.repeats)
+    ratios |= {f"speedup over {name}": slow[name] / slow["gae"] for name in peers}
+    report("gae", seconds | {name: slow[name] for name in peers}, ratios)
+
+
+def shares(seconds: dict[str, float], what: str) -> dict[str, float]:
+    """How much of the copy's rate each op reaches."""
+    return {f"{op}: {what}": seconds[f"copy of {op}'s bytes"] / seconds[op] for op in OPS}
 
 
 if __name__ == "__main__":

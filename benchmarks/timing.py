@@ -12,14 +12,21 @@ from collections.abc import Callable, Mapping
 Function = Callable[[], object]
 
 
-def medians(functions: Mapping[str, Function], repeats: int, inner: int = 1) -> dict[str, float]:
+def medians(
+    functions: Mapping[str, Function],
+    repeats: int,
+    inner: int = 1,
+    before: Function | None = None,
+) -> dict[str, float]:
     """Time functions in turn, so that what else the machine does falls on all of them.
 
     Args:
         functions: Name to call.
-        repeats: Rounds; one more, not counted, warms up. Each measurement follows a call that is
-            not timed, so that every function finds its own data in the caches, not its neighbor's.
+        repeats: Rounds; one more, not counted, warms up. Each measurement follows as many calls
+            that are not timed, so that every function finds its own data in the caches, not its
+            neighbor's.
         inner: Calls a measurement.
+        before: Called ahead of each measurement, for example to empty the caches.
 
     Returns:
         Median seconds of a call.
@@ -27,7 +34,10 @@ def medians(functions: Mapping[str, Function], repeats: int, inner: int = 1) -> 
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for round_ in range(repeats + 1):
         for name, function in functions.items():
-            function()
+            for _ in range(inner):
+                function()
+            if before is not None:
+                before()
             begin = time.perf_counter()
             for _ in range(inner):
                 function()

@@ -3,16 +3,15 @@
  * A row is taken in blocks of kSteps from its end, a block in vectors. In registers, a vector of
  * deltas becomes x[t] = sum over k of decay^k delta[t + k], as far as the vector goes, in log2(lanes)
  * steps; then A[t] = x[t] + decay^(steps to the vector's end) * (the advantage there). Only that one
- * number is waited for: a multiplication and an addition a vector. A NaN reaches earlier steps only.
+ * number is waited for: a multiplication and an addition a vector. The steps of several vectors are
+ * interleaved, as a pipeline. A NaN reaches earlier steps only.
  * tests/ops/cpu_widths runs every width of vector, whichever this processor is given.
  */
 #pragma once
-#include <algorithm>
+#include <bit>
 #include <cstdint>
-#include <cstring>
-#include <utility>
 
-#include "vector_math.h"
+#include "lanes.h"
 
 namespace rlaif_pl {
 
@@ -21,72 +20,20 @@ constexpr int kMostLanes = 16;
 
 template <typename acc_t> struct Coefficients {
   acc_t gamma, beta;
-  acc_t decay[kMostLanes + 1]; // powers of gamma * lam
+  acc_t decay[kMostLanes]; // powers of gamma * lam, from the highest to the first
+
+  Coefficients(double gamma, double lam, double beta)
+      : gamma(static_cast<acc_t>(gamma)), beta(static_cast<acc_t>(beta)) {
+    double power = 1;
+    for (int i = kMostLanes - 1; i >= 0; --i)
+      decay[i] = static_cast<acc_t>(power *= gamma * lam);
+  }
+
+  RLAIF_PL_INLINE acc_t power(int k) const { return decay[kMostLanes - k]; }
 };
 
 template <typename acc_t> struct RowSums {
   acc_t kl, sum, squares;
-};
-
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wpsabi" // vectors are returned by inlined functions only
-#endif
-
-/* `lanes` numbers as one value of the processor. */
-template <typename acc_t, int lanes> struct Lanes {
-  typedef acc_t vector __attribute__((vector_size(lanes * sizeof(acc_t))));
-
-  static RLAIF_PL_INLINE vector load(const acc_t *x) {
-    vector v;
-    std::memcpy(&v, x, sizeof(v));
-    return v;
-  }
-
-  static RLAIF_PL_INLINE void store(acc_t *x, vector v) { std::memcpy(x, &v, sizeof(v)); }
-
-  /* The first n lanes, 1 to all of them; the others are 0. */
-  static RLAIF_PL_INLINE vector load(const acc_t *x, int64_t n) {
-    if (n == lanes)
-      return load(x);
-    acc_t room[lanes] = {};
-    for (int64_t i = 0; i < n; ++i)
-      room[i] = x[i];
-    return load(room);
-  }
-
-  static RLAIF_PL_INLINE void store(acc_t *x, vector v, int64_t n) {
-    if (n == lanes)
-      return store(x, v);
-    acc_t room[lanes];
-    store(room, v);
-    for (int64_t i = 0; i < n; ++i)
-      x[i] = room[i];
-  }
-
-  static RLAIF_PL_INLINE acc_t sum(vector v) {
-    acc_t sum = v[0];
-    for (int i = 1; i < lanes; ++i)
-      sum += v[i];
-    return sum;
-  }
-
-  /* Lane i of the result is lane i + by, or 0 beyond the last. */
-  template <int by> static RLAIF_PL_INLINE vector later(vector v) {
-#ifdef RLAIF_PL_TARGET
-    if constexpr (sizeof(vector) == 64 && sizeof(acc_t) == 4) {
-      vector moved; // GCC takes vpermt2ps, which needs an index and twice the time
-      __asm__("valignd %3, %1, %2, %0" : "=v"(moved) : "v"(v), "v"(vector{}), "i"(by));
-      return moved;
-    }
-#endif
-    return later<by>(v, std::make_integer_sequence<int, lanes>{});
-  }
-
-private:
-  template <int by, int... lane>
-  static RLAIF_PL_INLINE vector later(vector v, std::integer_sequence<int, lane...>) {
-    return __builtin_shufflevector(v, vector{}, (lane + by)...);
-  }
 };
 
 /* What passes from a vector to the one before it in time, and what is added up on the way. */
@@ -98,36 +45,39 @@ template <bool shaped, int lanes, typename acc_t> struct Scan {
   acc_t carry = 0; // the advantage after the vector
   vector gap{}, sum{}, squares{};
 
-  explicit RLAIF_PL_INLINE Scan(const Coefficients<acc_t> &by) : by(by) {
-    for (int i = 0; i < lanes; ++i)
-      reach[i] = by.decay[lanes - i];
+  explicit RLAIF_PL_INLINE Scan(const Coefficients<acc_t> &by)
+      : by(by), reach(Lane::load(by.decay + kMostLanes - lanes)) {}
+
+  /* A reward is -beta * (reward - reference) if `shaped`. */
+  RLAIF_PL_INLINE vector delta(vector reward, vector reference, vector value, vector next) {
+    if constexpr (!shaped)
+      return reward + by.gamma * next - value;
+    gap += reward - reference;
+    return by.gamma * next - value - by.beta * (reward - reference);
   }
 
-  /* Widen x[i], a sum over `width` lanes from i on, to all of them. */
+  /* Widen x[i], a sum over `width` lanes from i on, to twice as many. */
   template <int width> RLAIF_PL_INLINE vector widen(vector x) const {
+    return x + by.power(width) * Lane::template later<width>(x);
+  }
+
+  /* The same, to all lanes. */
+  template <int width> RLAIF_PL_INLINE vector widen_to_all(vector x) const {
     if constexpr (width < lanes)
-      return widen<2 * width>(x + by.decay[width] * Lane::template later<width>(x));
+      return widen_to_all<2 * width>(widen<width>(x));
     else
       return x;
   }
 
-  /* Advantages of one vector. A reward is -beta * (reward - reference) if `shaped`. */
-  RLAIF_PL_INLINE vector operator()(vector reward, vector reference, vector value, vector next,
-                                    vector extra) {
-    vector delta = reward;
+  /* Advantages of the vector whose sums over all lanes are x. */
+  RLAIF_PL_INLINE vector advantages(vector x) {
+    const vector found = x + reach * carry;
+    carry = x[0] + by.power(lanes) * carry;
     if constexpr (shaped) {
-      gap += reward - reference;
-      delta = -by.beta * (reward - reference);
+      sum += found;
+      squares += found * found;
     }
-    delta += extra + by.gamma * next - value;
-    const vector x = widen<1>(delta);
-    const vector advantages = x + reach * carry;
-    carry = x[0] + by.decay[lanes] * carry;
-    if constexpr (shaped) {
-      sum += advantages;
-      squares += advantages * advantages;
-    }
-    return advantages;
+    return found;
   }
 };
 
@@ -136,66 +86,94 @@ template <typename acc_t> struct Block {
   const acc_t *reward, *reference, *value; // reference: or null
   acc_t *advantages, *returns;
   acc_t next_value, carry, score; // the score joins the block's last step
-  int64_t ahead; // entries from this block's end to the end of the one taken next; 0: unknown
 };
 
-/* Ask for what the next block has in the place of entry i. Rows are taken from their ends, so the
- * processor's own prefetching, which follows a page, starts anew with each row and comes too late.
- * An address is never read through: it may lie outside the arrays. */
-template <bool shaped, typename acc_t>
-RLAIF_PL_INLINE void fetch_ahead(const Block<acc_t> &block, int64_t i) {
-  const auto at = [&](const acc_t *x) {
-    const int64_t bytes = (i + block.ahead) * static_cast<int64_t>(sizeof(acc_t));
-    return reinterpret_cast<const void *>(reinterpret_cast<uintptr_t>(x) +
-                                          static_cast<uintptr_t>(bytes));
-  };
-  constexpr int to_read = 0, to_write = 1, second_level = 2;
-  __builtin_prefetch(at(block.reward), to_read, second_level);
-  __builtin_prefetch(at(block.value), to_read, second_level);
-  if constexpr (shaped)
-    __builtin_prefetch(at(block.reference), to_read, second_level);
-  __builtin_prefetch(at(block.advantages), to_write, second_level);
-  __builtin_prefetch(at(block.returns), to_write, second_level);
-}
-
-/* The block's last vector may be short: its other lanes are then 0 and
- * add nothing. What comes after the block is part of its last step, not of the first carry. */
-template <bool shaped, int lanes, typename acc_t>
-RLAIF_PL_INLINE RowSums<acc_t> block_body(const Block<acc_t> &block, const Coefficients<acc_t> &by,
-                                          int64_t n) {
+/* One block on its way through a scan. */
+template <bool shaped, int lanes, typename acc_t> struct BlockScan {
   using Lane = Lanes<acc_t, lanes>;
   using vector = typename Lane::vector;
-  Scan<shaped, lanes, acc_t> scan(by);
-  const int64_t rest = (n - 1) % lanes + 1, end = n - rest;
-  const acc_t *reward = block.reward, *reference = block.reference, *value = block.value;
-  acc_t *advantages = block.advantages, *returns = block.returns;
-  fetch_ahead<shaped>(block, end);
-  acc_t extra[lanes] = {};
-  extra[rest - 1] = block.score + by.gamma * block.next_value + by.decay[1] * block.carry;
-  const vector ends = Lane::load(value + end, rest);
-  const vector of_rest =
-      scan(Lane::load(reward + end, rest), shaped ? Lane::load(reference + end, rest) : vector{},
-           ends, Lane::template later<1>(ends), Lane::load(extra));
-  Lane::store(advantages + end, of_rest, rest);
-  Lane::store(returns + end, of_rest + ends, rest);
-#pragma GCC unroll 4
-  for (int64_t i = end - lanes; i >= 0; i -= lanes) {
-    fetch_ahead<shaped>(block, i);
-    const vector values = Lane::load(value + i);
-    const vector references = shaped ? Lane::load(reference + i) : vector{};
-    const vector found = scan(Lane::load(reward + i), references, values,
-                              Lane::load(value + i + 1), vector{});
-    Lane::store(advantages + i, found);
-    Lane::store(returns + i, found + values);
+  static constexpr int kGroup = 2; // vectors that go side by side
+  static constexpr int kStages = std::countr_zero(static_cast<unsigned>(lanes)); // of widening
+  const Block<acc_t> block;
+  Scan<shaped, lanes, acc_t> scan;
+
+  RLAIF_PL_INLINE BlockScan(const Block<acc_t> &block, const Coefficients<acc_t> &by)
+      : block(block), scan(by) {}
+
+  RLAIF_PL_INLINE vector delta(int64_t i) {
+    return scan.delta(Lane::load(block.reward + i),
+                      shaped ? Lane::load(block.reference + i) : vector{},
+                      Lane::load(block.value + i), Lane::load(block.value + i + 1));
   }
-  return {Lane::sum(scan.gap), Lane::sum(scan.sum), Lane::sum(scan.squares)};
-}
+
+  RLAIF_PL_INLINE void finish(int64_t i, vector x) {
+    const vector found = scan.advantages(x);
+    Lane::store(block.advantages + i, found);
+    Lane::store(block.returns + i, found + Lane::load(block.value + i));
+  }
+
+  /* The last vector, from `end` on, has `rest` entries; its other lanes are 0 and add nothing.
+   * What comes after the block is part of its last step, not of the first carry. */
+  RLAIF_PL_INLINE void take_rest(int64_t end, int64_t rest) {
+    vector after{};
+    after[rest - 1] = block.score + scan.by.gamma * block.next_value +
+                      scan.by.power(1) * block.carry;
+    const vector values = Lane::load(block.value + end, rest);
+    const vector delta = after +
+                         scan.delta(Lane::load(block.reward + end, rest),
+                                    shaped ? Lane::load(block.reference + end, rest) : vector{},
+                                    values, Lane::template later<1>(values));
+    const vector found = scan.advantages(scan.template widen_to_all<1>(delta));
+    Lane::store(block.advantages + end, found, rest);
+    Lane::store(block.returns + end, found + values, rest);
+  }
+
+  /* Every stage from this one down takes what the stage before it left in the turn before. */
+  template <int stage> RLAIF_PL_INLINE void advance(vector (&stages)[kStages + 1][kGroup]) const {
+    if constexpr (stage > 0) {
+      for (int u = 0; u < kGroup; ++u)
+        stages[stage][u] = scan.template widen<1 << (stage - 1)>(stages[stage - 1][u]);
+      advance<stage - 1>(stages);
+    }
+  }
+
+  /* Entries before `end`, a whole number of groups, as a pipeline: in each turn one group of vectors
+   * leaves, those on their way go a stage further and another enters. One vector after the other
+   * would fill the processor's queues with instructions that wait for the one before them. */
+  RLAIF_PL_INLINE void take_groups(int64_t end) {
+    constexpr int step = kGroup * lanes, delay = (kStages + 1) * step;
+    vector stages[kStages + 1][kGroup] = {};
+    for (int64_t i = end - step; i >= -delay; i -= step) {
+      if (i + delay < end)
+        for (int u = kGroup - 1; u >= 0; --u)
+          finish(i + delay + u * lanes, stages[kStages][u]);
+      advance<kStages>(stages);
+      if (i >= 0)
+        for (int u = 0; u < kGroup; ++u)
+          stages[0][u] = delta(i + u * lanes);
+    }
+  }
+
+  RLAIF_PL_INLINE RowSums<acc_t> run(int64_t n) {
+    const int64_t rest = (n - 1) % lanes + 1;
+    int64_t end = n - rest;
+    take_rest(end, rest);
+    const bool is_short = end < 4 * kGroup * lanes; // filling and emptying would cost more
+    const int64_t in_groups = is_short ? 0 : end - end % (kGroup * lanes);
+    for (; end > in_groups; end -= lanes)
+      finish(end - lanes, scan.template widen_to_all<1>(delta(end - lanes)));
+    if (!is_short)
+      take_groups(end);
+    return {Lane::sum(scan.gap), Lane::sum(scan.sum), Lane::sum(scan.squares)};
+  }
+};
 
 template <int lanes, typename acc_t>
 RLAIF_PL_INLINE RowSums<acc_t> any_block(const Block<acc_t> &block, const Coefficients<acc_t> &by,
                                          int64_t n) {
-  return block.reference == nullptr ? block_body<false, lanes>(block, by, n)
-                                    : block_body<true, lanes>(block, by, n);
+  if (block.reference == nullptr)
+    return BlockScan<false, lanes, acc_t>(block, by).run(n);
+  return BlockScan<true, lanes, acc_t>(block, by).run(n);
 }
 
 using FloatBlock = RowSums<float> (*)(const Block<float> &, const Coefficients<float> &, int64_t);

@@ -25,9 +25,8 @@ template <typename scalar_t> struct Rows {
   int64_t N, T;
 };
 
-/* Row n. `next` is the row that the same thread takes after it, or n. */
 template <typename scalar_t>
-void run_row(const Rows<scalar_t> &rows, int64_t n, int64_t next,
+void run_row(const Rows<scalar_t> &rows, int64_t n,
              const Coefficients<accumulator_t<scalar_t>> &by) {
   using acc_t = accumulator_t<scalar_t>;
   constexpr bool is_narrow = !std::is_same_v<scalar_t, acc_t>;
@@ -41,8 +40,6 @@ void run_row(const Rows<scalar_t> &rows, int64_t n, int64_t next,
   for (int64_t end = length; end > 0; end -= kSteps) {
     const int64_t begin = std::max<int64_t>(0, end - kSteps), size = end - begin;
     const int64_t at = start + begin;
-    if constexpr (!is_narrow) // what is converted is read on the spot, before the block
-      block.ahead = begin > 0 ? -size : next * rows.T + rows.lengths[next] - (start + end);
     block.reward = as_accumulator<acc_t>(rows.rewards + at, room[0], size);
     block.value = as_accumulator<acc_t>(rows.values + at, room[1], size);
     if (rows.reference != nullptr)
@@ -70,16 +67,11 @@ void run_row(const Rows<scalar_t> &rows, int64_t n, int64_t next,
 template <typename scalar_t>
 void run_rows(const Rows<scalar_t> &rows, double beta, double gamma, double lam) {
   using acc_t = accumulator_t<scalar_t>;
-  Coefficients<acc_t> by{static_cast<acc_t>(gamma), static_cast<acc_t>(beta), {}};
-  double decay = 1;
-  for (acc_t &power : by.decay) {
-    power = static_cast<acc_t>(decay);
-    decay *= gamma * lam;
-  }
+  const Coefficients<acc_t> by(gamma, lam, beta);
   const int64_t grain = std::max<int64_t>(1, kStepsPerTask / std::max<int64_t>(1, rows.T));
   torch::stable::parallel_for(0, rows.N, grain, [&](int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end; ++n)
-      run_row(rows, n, std::min(n + 1, end - 1), by);
+      run_row(rows, n, by);
   });
 }
 

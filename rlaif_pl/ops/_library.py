@@ -41,6 +41,7 @@ SCHEMAS = (
     " float inv_temperature, float softcap) -> ()",
 )
 OPS = tuple(schema.split("(", 1)[0] for schema in SCHEMAS)
+TARGETS = ("gae", "shaped_gae")  # what they return is aimed at, so it never has a gradient
 # Made of the ops above, so there is no kernel to choose; ops/linear.py implements them.
 COMPOSED = (
     "linear_logprob_fwd(Tensor hidden, Tensor weight, Tensor tokens, Tensor? bias,"
@@ -83,6 +84,8 @@ _library = torch.library.Library(NAMESPACE, "DEF")
 for _schema, _op in zip(SCHEMAS, OPS, strict=True):
     _library.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
     _library.impl(_op, getattr(reference, _op), "CompositeExplicitAutograd")
+for _op in TARGETS:  # a node of autograd that says "no gradient" would cost more than a small batch
+    _library.impl(_op, torch.library.fallthrough_kernel, "Autograd")
 for _schema in COMPOSED:
     _library.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
 

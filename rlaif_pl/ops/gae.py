@@ -25,18 +25,6 @@ def _(
     return rewards.new_empty(rewards.shape), rewards.new_empty(rewards.shape)
 
 
-def _setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
-    ctx.mark_non_differentiable(*output)
-
-
-def _backward(ctx, *grads):  # type: ignore[no-untyped-def]
-    return None, None, None, None, None, None
-
-
-# Both outputs are targets: registered so that direct callers get tensors without a gradient too.
-torch.library.register_autograd("rlaif_pl::gae", _backward, setup_context=_setup_context)
-
-
 def gae(
     rewards: Tensor,
     values: Tensor,

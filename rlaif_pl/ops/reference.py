@@ -1,7 +1,8 @@
 """Plain PyTorch statements of every op: the definition the kernels are tested against.
 
 The signatures are those of the schemas in ``_library.py``. Arithmetic runs in ``accumulator_dtype``
-and is rounded once, at the end, to the dtype of the inputs; the kernels do the same.
+and is rounded once, at the end, to the dtype of the inputs; the kernels do the same. ``no_grad`` marks
+the ops whose results are targets.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ def accumulator_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+@torch.no_grad()
 def gae(
     rewards: Tensor, values: Tensor, lengths: Tensor, bootstrap: Tensor, gamma: float, lam: float
 ) -> tuple[Tensor, Tensor]:
@@ -57,6 +59,7 @@ def gae(
     return advantages.to(rewards.dtype), returns.to(rewards.dtype)
 
 
+@torch.no_grad()
 def shaped_gae(
     logprobs: Tensor,
     ref_logprobs: Tensor,

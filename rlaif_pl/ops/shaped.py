@@ -46,17 +46,6 @@ def _(logprobs, ref_logprobs, values, scores, lengths, bootstrap, beta, gamma, l
     return *targets, logprobs.new_empty(rows), logprobs.new_empty(rows, 2, dtype=torch.float64)
 
 
-def _setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
-    ctx.mark_non_differentiable(*output)
-
-
-def _backward(ctx, *grads):  # type: ignore[no-untyped-def]
-    return (None,) * 9
-
-
-torch.library.register_autograd("rlaif_pl::shaped_gae", _backward, setup_context=_setup_context)
-
-
 def shaped_gae(
     logprobs: Tensor,
     ref_logprobs: Tensor,

@@ -16,7 +16,7 @@ namespace {
 
 using namespace rlaif_pl;
 using Array = std::unique_ptr<float[]>;
-constexpr float kGamma = 0.97f, kDecay = 0.9f, kBeta = 0.1f, kScore = 2, kNext = 0.7f, kCarry = 0.3f;
+constexpr float kGamma = 0.97f, kLam = 0.92f, kDecay = kGamma * kLam, kBeta = 0.1f, kScore = 2, kNext = 0.7f, kCarry = 0.3f;
 
 Array random_array(int64_t n) {
   auto x = std::make_unique<float[]>(n);
@@ -36,9 +36,7 @@ void check(const char *what, int64_t n, double got, double want) {
 void try_block(FloatBlock run, int64_t n, bool shaped) {
   const Array reward = random_array(n), reference = random_array(n), value = random_array(n);
   const Array advantages = random_array(n), returns = random_array(n);
-  Coefficients<float> by{kGamma, kBeta, {}};
-  for (int k = 0; k <= kMostLanes; ++k)
-    by.decay[k] = static_cast<float>(std::pow(static_cast<double>(kDecay), k));
+  const Coefficients<float> by(kGamma, kLam, kBeta);
   const RowSums<float> sums =
       run({reward.get(), shaped ? reference.get() : nullptr, value.get(), advantages.get(),
            returns.get(), kNext, kCarry, kScore},
