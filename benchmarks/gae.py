@@ -6,9 +6,9 @@ The loop stands for what trainers write (TRL's is inline and cannot be called): 
 over time on tensors of (B, T) or (T, B). The bandwidth is that of copying as many bytes as the op
 must move, outputs in memory that is already mapped, as in a loop of training steps: once call after
 call, so that op and copy find their data in the caches, and once after the caches were filled with
-other data, as they are after a forward pass. torchrl joins where it is installed. PufferLib's CPU
-kernel joins with ``--pufferlib``, the path of its pufferlib/extensions/pufferlib.cpp, which is
-compiled alone, with -O3: the whole sdist (3.0.0) needs
+other data, as they are after a forward pass; shares are of the best times. torchrl joins where it
+is installed. PufferLib's CPU kernel joins with ``--pufferlib``, the path of its
+pufferlib/extensions/pufferlib.cpp, which is compiled alone, with -O3: the whole sdist (3.0.0) needs
 files from GitHub to build.
 """
 
@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from timing import keep_memory, medians, report
+from timing import keep_memory, report, timings
 from torch import Tensor
 
 from rlaif_pl import ops
@@ -124,13 +124,13 @@ def main() -> None:
         "copy of gae's bytes": lambda: sink[:half].copy_(source[:half]),
         "copy of shaped_gae's bytes": lambda: sink.copy_(source),
     }
-    seconds = medians(ways, arguments.repeats, inner=20)
+    seconds = timings(ways, 4 * arguments.repeats, inner=20, of=min)
     ratios = shares(seconds, "share of copy bandwidth")
     filler = torch.zeros(50_000_000)  # 200 MB
-    cold = medians(ways, arguments.repeats, before=lambda: filler.add_(1))
+    cold = timings(ways, arguments.repeats, before=lambda: filler.add_(1), of=min)
     ratios |= shares(cold, "share of copy bandwidth, caches cold")
     seconds |= {f"{name}, caches cold": value for name, value in cold.items()}
-    slow = medians({"gae": plain, **peers}, arguments.repeats)
+    slow = timings({"gae": plain, **peers}, arguments.repeats)
     ratios |= {f"speedup over {name}": slow[name] / slow["gae"] for name in peers}
     report("gae", seconds | {name: slow[name] for name in peers}, ratios)
 

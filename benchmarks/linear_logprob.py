@@ -15,7 +15,7 @@ import importlib.util
 from collections.abc import Callable
 
 import torch
-from timing import medians, peak_growth, report
+from timing import peak_growth, report, timings
 from torch import Tensor
 
 from rlaif_pl import ops
@@ -121,7 +121,7 @@ def main() -> None:
             for name, way in ways_here().items()
         }
         memory = {name: peak_growth(way) for name, way in ways.items()}
-        seconds |= medians(ways, sizes.repeats)
+        seconds |= timings(ways, sizes.repeats)
         ours = f"blocked, {kind}"
         # The gradient of the embedding is an output, the same in both.
         output = weight.numel() * 4 if kind == "trained" else 0

@@ -15,7 +15,7 @@ import argparse
 
 import torch
 import torch.nn.functional as F
-from timing import keep_memory, medians, report
+from timing import keep_memory, report, timings
 from torch import Tensor
 
 from rlaif_pl import ops
@@ -72,7 +72,7 @@ def main() -> None:
             f"{way.__name__} {n}": (lambda w=way, a=args: w(*a))
             for way in (eager, logged, mean, sums, losses)
         }
-        seconds |= medians(ways, repeats, inner)
+        seconds |= timings(ways, repeats, inner)
     for way in ("mean", "sums", "losses"):
         speedup = seconds["eager 1048576"] / seconds[f"{way} 1048576"]
         ratios[f"{way}: speedup over eager, 2^20 pairs"] = speedup

@@ -12,11 +12,12 @@ from collections.abc import Callable, Mapping
 Function = Callable[[], object]
 
 
-def medians(
+def timings(
     functions: Mapping[str, Function],
     repeats: int,
     inner: int = 1,
     before: Function | None = None,
+    of: Callable[[list[float]], float] = statistics.median,
 ) -> dict[str, float]:
     """Time functions in turn, so that what else the machine does falls on all of them.
 
@@ -27,9 +28,11 @@ def medians(
             neighbor's.
         inner: Calls a measurement.
         before: Called ahead of each measurement, for example to empty the caches.
+        of: What the measurements of a function are summed up by; ``min`` where neighbors on the
+            machine take a share of what is measured, as STREAM does for bandwidths.
 
     Returns:
-        Median seconds of a call.
+        Seconds of a call.
     """
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for round_ in range(repeats + 1):
@@ -43,7 +46,7 @@ def medians(
                 function()
             if round_ > 0:
                 seconds[name].append((time.perf_counter() - begin) / inner)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+    return {name: of(values) for name, values in seconds.items()}
 
 
 def keep_memory() -> None:

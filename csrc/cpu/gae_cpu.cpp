@@ -70,7 +70,7 @@ void run_rows(const Rows<scalar_t> &rows, double beta, double gamma, double lam)
   const Coefficients<acc_t> by(gamma, lam, beta);
   const int64_t grain = std::max<int64_t>(1, kStepsPerTask / std::max<int64_t>(1, rows.T));
   torch::stable::parallel_for(0, rows.N, grain, [&](int64_t begin, int64_t end) {
-    for (int64_t n = begin; n < end; ++n)
+    for (int64_t n = end; n-- > begin;) // downwards, as along a row: one stream for prefetching
       run_row(rows, n, by);
   });
 }
