@@ -44,12 +44,6 @@ class HumanPair:
         return self.first, self.second
 
     @property
-    def longer_wins(self) -> float:
-        """What "more characters win" says of the first summary: 1, 0, or 0.5 at equal length."""
-        a, b = len(self.first), len(self.second)
-        return 0.5 if a == b else float(a > b)
-
-    @property
     def is_length_matched(self) -> bool:
         """Whether the shorter summary has at least 80 % of the longer one's characters."""
         a, b = sorted((len(self.first), len(self.second)))

@@ -13,7 +13,7 @@ from typing import Literal
 from rich.console import Console
 
 from rlaif_pl.data.label_store import LabelStore
-from rlaif_pl.data.labeling_pass import label_pairs, missing_pairs
+from rlaif_pl.data.labeling_pass import LabelingResult, label_pairs, missing_pairs
 from rlaif_pl.data.preferences import write_preferences
 from rlaif_pl.data.sources import DataSource, load_preferences
 from rlaif_pl.evaluation.alignment.gate import Limits
@@ -103,19 +103,23 @@ def label(
             write_metrics(folder / "metrics.json", metrics | totals_of(kept, spending))
             raise stopped(stop, judge, rows, answers, spending) from stop
         metrics |= totals_of(kept, spending)
-    write_preferences(folder / "labeled.jsonl", result.rows)
-    summary = summarize_labels(result.answers)
-    write_json(folder / LABELS_FILE, summary.to_json())
-    metrics |= summary.to_metrics("label")
-    metrics |= {"label/reused": float(result.reused), "label/new": float(result.new)}
     metrics["label/seconds"] = time.monotonic() - started
-    write_metrics(folder / "metrics.json", metrics)
+    write_results(folder, result, metrics)
     if not result.rows:
         raise ValueError(
             f"expected usable labels, got none for {len(rows)} pairs: {result.unusable}; "
             "try another labeler or prompt"
         )
     return 0
+
+
+def write_results(folder: Path, result: LabelingResult, metrics: dict[str, float]) -> None:
+    """Write the labels, what the report draws of them, and the job's metrics with theirs."""
+    write_preferences(folder / "labeled.jsonl", result.rows)
+    summary = summarize_labels(result.answers)
+    write_json(folder / LABELS_FILE, summary.to_json())
+    counts = {"label/reused": float(result.reused), "label/new": float(result.new)}
+    write_metrics(folder / "metrics.json", metrics | summary.to_metrics("label") | counts)
 
 
 def measured(

@@ -174,7 +174,10 @@ def attention_window(config: PreTrainedConfig) -> int | None:
 
 
 def save_causal(
-    folder: str | Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+    folder: str | Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    card: str | None = None,
 ) -> Path:
     """Write a plain transformers folder (safetensors), whole or not at all.
 
@@ -182,6 +185,7 @@ def save_causal(
         folder: Where to; an older folder there is replaced.
         model: A causal LM without adapters (see ``rlaif_pl.models.adapters.merged``).
         tokenizer: Its tokenizer.
+        card: Text of its README.md, if it is to have one.
     """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -189,6 +193,8 @@ def save_causal(
     try:
         model.save_pretrained(work)
         tokenizer.save_pretrained(work)
+        if card is not None:
+            (work / "README.md").write_text(card, encoding="utf-8")
         work.chmod(0o755)
         if folder.exists():
             old = work.with_name(work.name + ".old")

@@ -50,7 +50,8 @@ class CausalModel(nn.Module):
         self.pad = pad_of(tokenizer)
         self.eos = int(tokenizer.eos_token_id)  # type: ignore[arg-type]
         self.share_prefix = True
-        self.fingerprint = "unnamed"  # of the loaded weights; who loads them says which they are
+        # Of the loaded weights; who loads them says which they are.
+        self.fingerprint, self.base = "unnamed", "unnamed"
 
     @property
     def device(self) -> torch.device:

@@ -77,10 +77,24 @@ def encode_prompts(
     tokenizer: PreTrainedTokenizerBase, template: Template, prompts: Sequence[str]
 ) -> list[list[int]]:
     """Render prompts by the template and tokenize them; each has at least one token."""
-    rows = tokenizer([template.render(text) for text in prompts], add_special_tokens=True).input_ids
+    rows = tokenize_open(tokenizer, [template.render(text) for text in prompts])
     if any(len(row) == 0 for row in rows):
         raise ValueError("expected every prompt to have at least one token, got an empty one")
-    return [list(row) for row in rows]
+    return rows
+
+
+def tokenize_open(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """Tokenize texts that go on: with what the tokenizer puts before one, without an EOS after it.
+
+    Some tokenizers (Llama's with ``add_eos_token``) close every text; a model that reads EOS there
+    takes what follows for another document.
+    """
+    eos, eos_id = tokenizer.eos_token, tokenizer.eos_token_id
+    rows = tokenizer(list(texts), add_special_tokens=True).input_ids
+    return [
+        list(row[:-1]) if row and row[-1] == eos_id and not text.endswith(str(eos)) else list(row)
+        for text, row in zip(texts, rows, strict=True)
+    ]
 
 
 def encode_responses(

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from rlaif_pl.models.adapters import merged
 from rlaif_pl.models.backbone import save_causal
+from rlaif_pl.models.card import policy_card, reward_card
 from rlaif_pl.models.causal import CausalModel
 from rlaif_pl.models.stack import decoder_of
 
@@ -57,7 +58,8 @@ def save_policy(folder: str | Path, model: CausalModel) -> Path:
         head = getattr(model.unembedding, "linear", model.unembedding)
         whole.get_output_embeddings().load_state_dict(head.state_dict())
     whole.tie_weights()
-    return save_causal(folder, whole, model.tokenizer)
+    card = policy_card(model.base, model.template)
+    return save_causal(folder, whole, model.tokenizer, card)
 
 
 @torch.no_grad()
@@ -83,7 +85,8 @@ def save_reward(
     whole = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
     load_into(decoder_of(whole), decoder_weights(model))
     whole.score.load_state_dict(head.state_dict())
-    return save_causal(folder, whole, tokenizer)
+    card = reward_card(model.base, model.template, pooling)
+    return save_causal(folder, whole, tokenizer, card)
 
 
 def other_special_token(tokenizer: object) -> str:

@@ -95,7 +95,7 @@ def as_policy(backbone: Backbone, options: BackboneOptions, template: Template) 
     trunk, top = split(decoder_of(backbone.model), options.trunk_layers)
     policy = CausalModel(trunk, top, head, backbone.tokenizer, template, config)
     policy.share_prefix = options.share_prefix
-    policy.fingerprint = backbone.fingerprint
+    policy.fingerprint, policy.base = backbone.fingerprint, options.name
     return policy
 
 
@@ -126,7 +126,7 @@ def for_role(
             linear = head.linear if isinstance(head, CappedHead) else head
             linear.weight = cast(nn.Embedding, top.decoder.get_input_embeddings()).weight
     twin = CausalModel(policy.trunk, top, head, policy.tokenizer, policy.template, policy.config)
-    twin.share_prefix = policy.share_prefix
+    twin.share_prefix, twin.base = policy.share_prefix, policy.base
     return twin
 
 

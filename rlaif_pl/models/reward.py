@@ -41,7 +41,7 @@ class RewardModel(nn.Module):
         backbone: Causal LM to start from, or a reward folder written by ``save``.
         lora: Adapters on the layers above the trunk; None trains those layers whole.
         template: How prompt and response are written.
-        max_response_tokens: Longer responses lose their tail but keep EOS (EOS included).
+        max_response_tokens: Longer responses lose their tail but keep EOS (EOS included), at least 2.
         seed: Seeds head and adapters.
         frozen: Load for scoring only: nothing is trained, no adapters are made.
         pooling: What the head reads: the state at ``eos``, or the ``mean`` over the response's tokens,
@@ -60,6 +60,11 @@ class RewardModel(nn.Module):
         pooling: Pooling = "eos",
     ) -> None:
         super().__init__()
+        if max_response_tokens < 2:
+            raise ValueError(
+                "expected max_response_tokens of at least 2, a token and EOS, got "
+                f"{max_response_tokens}; no response would be read"
+            )
         shift = 0.0
         backbone.check_exists()
         if is_reward_folder(backbone.name):

@@ -33,7 +33,7 @@ class Objective:
         per_prompt: Responses a prompt, ``K``.
         gamma: Discount per token, in [0, 1].
         lam: Trace decay, in [0, 1].
-        vf_coef: Weight of the value loss.
+        vf_coef: Weight of the value loss, at least 0.
         ent_coef: Weight of the mean entropy a token, at least 0.
         whiten_advantages: Scale advantages to mean 0 and variance 1 over all ranks.
         group_baseline: Subtract from each score the mean of the prompt's other responses.
@@ -49,9 +49,10 @@ class Objective:
     group_baseline: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse an entropy to be avoided."""
-        if not self.ent_coef >= 0:
-            raise ValueError(f"ent_coef must be at least 0, got {self.ent_coef}")
+        """Refuse weights that would reward a wrong value or a certain policy."""
+        for name in ("vf_coef", "ent_coef"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
 
     def at(self, beta: float) -> Objective:
         """Return the same objective with another KL coefficient."""

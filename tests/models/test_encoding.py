@@ -1,7 +1,15 @@
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 
-from rlaif_pl.models.encoding import assemble, encode, encode_responses, pad_of, pad_right
+from rlaif_pl.models.encoding import (
+    assemble,
+    encode,
+    encode_prompts,
+    encode_responses,
+    pad_of,
+    pad_right,
+)
 from rlaif_pl.text import Template
 
 
@@ -47,6 +55,20 @@ def test_encode_keeps_prompt_and_response_tokens(tokenizer):
         expected = tokenizer(f"POST: {prompt}\n\nTL;DR:").input_ids
         expected += [*tokenizer(f" {response}").input_ids, tokenizer.eos_token_id]
         assert row == expected
+
+
+def test_a_prompt_stays_open_where_the_tokenizer_closes_texts(tokenizer):
+    bos, eos = tokenizer.bos_token, tokenizer.eos_token
+    plain = encode_prompts(tokenizer, Template(), ["the dog", "a cat sat"])
+    ids = [(bos, tokenizer.bos_token_id), (eos, tokenizer.eos_token_id)]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{bos} $A {eos}", special_tokens=ids
+    )
+    assert tokenizer("the dog").input_ids[-1] == tokenizer.eos_token_id
+    closing = encode_prompts(tokenizer, Template(), ["the dog", "a cat sat"])
+    assert closing == [[tokenizer.bos_token_id, *row] for row in plain]
+    told = encode_prompts(tokenizer, Template(prompt="{prompt}" + eos), ["the dog"])
+    assert told[0][-1] == tokenizer.eos_token_id  # the template wants it there
 
 
 def test_pad_falls_back_to_eos_only_as_filler(tokenizer):

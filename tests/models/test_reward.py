@@ -210,6 +210,11 @@ def test_a_long_response_is_cut_and_still_read_at_eos(options, tokenizer):
     assert batch.ids[0, -1] == tokenizer.eos_token_id
 
 
+def test_a_length_limit_without_room_for_a_token_is_refused(options):
+    with pytest.raises(ValueError, match="max_response_tokens of at least 2.*got 1"):
+        RewardModel(options(), max_response_tokens=1)
+
+
 def test_scores_depend_neither_on_order_nor_on_company(options, monkeypatch):
     model = RewardModel(options(trunk_layers=2), frozen=True)
     scores = model.score(FLAT_PROMPTS, FLAT)

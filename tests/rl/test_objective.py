@@ -176,6 +176,7 @@ def test_another_beta_changes_nothing_else():
     assert objective.at(0.2) == Objective(Shaping(beta=0.2, min_length=3), per_prompt=2, lam=0.9)
 
 
-def test_an_entropy_to_be_avoided_is_refused():
-    with pytest.raises(ValueError, match="ent_coef must be at least 0, got -1"):
-        Objective(ent_coef=-1)
+@pytest.mark.parametrize("name", ["ent_coef", "vf_coef"])
+def test_a_negative_weight_of_a_loss_is_refused(name):
+    with pytest.raises(ValueError, match=f"{name} must be at least 0, got -1"):
+        Objective(**{name: -1})

@@ -9,6 +9,7 @@ from typing import NamedTuple, cast
 from transformers import PreTrainedTokenizerBase
 
 from rlaif_pl.labeling.calls import Choose, Question, Score
+from rlaif_pl.models.encoding import tokenize_open
 
 LOWEST = -745.0  # nats; smallest positive float64, what a probability of 0 is reported as
 
@@ -108,18 +109,10 @@ class Encoder:
 
     def _tokenize(self, texts: Sequence[str], special: bool) -> list[list[int]]:
         """Tokenize with what belongs before a text, without what belongs after it."""
-        ends = special and self.decoder_start is not None  # that is for the encoder's text
-        rows = self.tokenizer(list(texts), add_special_tokens=special and not ends).input_ids
-        eos = self.tokenizer.eos_token
-        closes = eos is not None and special and not ends
+        if special and self.decoder_start is None:  # else it is for the encoder's text
+            return tokenize_open(self.tokenizer, texts)
         return [
-            list(row[:-1])
-            if closes
-            and len(row) > 0
-            and row[-1] == self.tokenizer.eos_token_id
-            and not text.endswith(cast(str, eos))
-            else list(row)
-            for text, row in zip(texts, rows, strict=True)
+            list(row) for row in self.tokenizer(list(texts), add_special_tokens=False).input_ids
         ]
 
     def _chat(self, text: str) -> str:
