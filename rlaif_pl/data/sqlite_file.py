@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+PATIENCE = 60.0  # seconds to wait for another process
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +53,10 @@ class SqliteFile:
         self.layout = layout
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.explained():
-            self.connection = sqlite3.connect(self.path, timeout=60.0, isolation_level=None)
+            self.connection = sqlite3.connect(self.path, timeout=PATIENCE, isolation_level=None)
         try:
             with self.explained():
-                self.connection.execute("PRAGMA journal_mode=WAL")
+                self._log_ahead()
                 self.connection.execute("PRAGMA synchronous=FULL")
                 self._prepare()
         except (OSError, ValueError):
@@ -105,6 +108,22 @@ class SqliteFile:
             self.connection.execute("ROLLBACK")
             raise
         self.connection.execute("COMMIT")
+
+    def _log_ahead(self) -> None:
+        """Switch a new file to write-ahead mode, in which it stays.
+
+        SQLite does not wait for a lock here, whatever the timeout: of two processes that open a
+        new file at once, one is told that it is locked.
+        """
+        end = time.monotonic() + PATIENCE
+        while True:
+            try:
+                self.connection.execute("PRAGMA journal_mode=WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                    raise
+            time.sleep(0.02)
 
     def _prepare(self) -> None:
         """Make the tables in a new file, or refuse a file that is none of ours."""

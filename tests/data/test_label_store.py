@@ -6,6 +6,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -103,6 +104,19 @@ def test_two_processes_at_once_and_a_kill_lose_nothing_committed(tmp_path):
         expected = [pair(n) for n in range(max(*done, 150) + 1)]
         assert None not in store.get_many("f", expected)
         assert store.get_many("f", [pair(299)])[0].p_first == 0.5
+
+
+def test_a_new_file_can_be_opened_by_many_at_once(tmp_path):
+    def use(n, path):
+        with LabelStore(path) as store:
+            store.put("f", [labeled(n)])
+
+    for attempt in range(20):
+        path = tmp_path / f"{attempt}.sqlite"
+        with ThreadPoolExecutor(16) as pool:
+            assert list(pool.map(use, range(16), [path] * 16)) == [None] * 16
+        with LabelStore(path) as store:
+            assert len(store) == 16
 
 
 def test_a_file_that_is_no_store_says_what_to_do(tmp_path):
