@@ -16,7 +16,8 @@ namespace {
 
 using namespace rlaif_pl;
 using Array = std::unique_ptr<float[]>;
-constexpr float kGamma = 0.97f, kLam = 0.92f, kDecay = kGamma * kLam, kBeta = 0.1f, kScore = 2, kNext = 0.7f, kCarry = 0.3f;
+constexpr float kGamma = 0.97f, kLam = 0.92f, kDecay = kGamma * kLam, kBeta = 0.1f;
+constexpr float kScore = 2, kNext = 0.7f, kCarry = 0.3f;
 
 Array random_array(int64_t n) {
   auto x = std::make_unique<float[]>(n);
