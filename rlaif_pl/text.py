@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 WORD = re.compile(r"[\w']+")
+_HALVES = re.compile("[\ud800-\udfff]")
+MOST_SHOWN = 60  # characters of a wrong value that a message repeats
 
 
 @dataclass(frozen=True)
@@ -109,3 +113,32 @@ def copied_ngrams(response: str, prompt: str, n: int = 4) -> float:
         return 0.0
     known = {tuple(read[i : i + n]) for i in range(len(read) - n + 1)}
     return sum(gram in known for gram in grams) / len(grams)
+
+
+def whole_characters(value: Any) -> Any:
+    r"""Return text, or plain lists and mappings of it, with halves of surrogate pairs mended.
+
+    JSON and YAML can spell one half of a character beyond U+FFFF (``\ud83d``), which no encoding can
+    write. Two halves that belong together become their character, a lone one becomes U+FFFD.
+    """
+    if isinstance(value, str):
+        if value.isascii() or not _HALVES.search(value):
+            return value
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, dict):
+        return {whole_characters(key): whole_characters(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [whole_characters(item) for item in value]
+    return value
+
+
+def shown(value: object) -> str:
+    """Return how a message names a wrong value: scalars as they are, short; the rest by its kind."""
+    if isinstance(value, Mapping):
+        names = ", ".join(sorted(map(str, value)))
+        return f"an object of {names[:MOST_SHOWN]}" if names else "an empty object"
+    if isinstance(value, list | tuple):
+        return f"a list of {len(value)}"
+    text = value if isinstance(value, str) else str(value)
+    cut = text if len(text) <= MOST_SHOWN else text[:MOST_SHOWN] + "..."
+    return repr(cut) if isinstance(value, str) else cut

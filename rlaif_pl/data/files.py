@@ -7,15 +7,22 @@ import gzip
 import io
 import json
 import os
+import re
 import tempfile
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import Any, BinaryIO, NamedTuple, TextIO, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rlaif_pl.text import shown, whole_characters
+
 SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".csv", ".csv.gz", ".parquet")
+MARK = "\ufeff"  # byte order mark, once decoded
+LONGEST_CELL = 2**26  # characters; bounds what an open quote reads (the csv module's own is 2**17)
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")  # an escape in JSON that may be half a character
 
 
 class RawRow(NamedTuple):
@@ -64,9 +71,12 @@ def data_files(path: Path, split: str) -> list[Path]:
 
 
 def read_rows(path: Path) -> Iterator[RawRow]:
-    """Yield the rows of one file in file order.
+    r"""Yield the rows of one file in file order.
 
-    A ``.json`` file may hold one array or one object a line.
+    Text is UTF-8, or UTF-16 or UTF-32 as a byte order mark (or JSON's first bytes) tells; the mark
+    itself is no text. Lines may end as on Unix, Windows or old Macs, and line ends inside CSV cells
+    become ``\n``. Half a surrogate pair, which JSON can spell and no text can hold, is read as
+    U+FFFD. A ``.json`` file may hold one array or one object a line.
 
     Raises:
         ValueError: The file is not what its name says; the message names file and line.
@@ -75,18 +85,70 @@ def read_rows(path: Path) -> Iterator[RawRow]:
     if name.endswith(".parquet"):
         yield from _parquet_rows(path)
         return
-    opener = gzip.open if path.name.endswith(".gz") else open
     try:
-        with opener(path, "rt", encoding="utf-8", newline="") as file:
+        with open_text(path) as file:
             if name.endswith(".csv"):
                 yield from _csv_rows(path, file)
             else:
                 yield from _json_rows(path, file, may_be_array=name.endswith(".json"))
-    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
+    except UnicodeDecodeError as error:
         raise ValueError(
-            f"{path}: expected UTF-8 text{' in gzip' if name != path.name else ''}, got something "
-            f"else ({error}); convert the file or download it again"
+            f"{path}{_undecodable_line(path)}: expected UTF-8 text, got bytes that are none "
+            f"({error.reason}); save the file as UTF-8"
         ) from error
+    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
+        raise ValueError(
+            f"{path}: expected UTF-8 text in gzip, got something else ({error}); download it again"
+        ) from error
+
+
+def open_text(path: Path) -> TextIO:
+    r"""Open a text file, compressed or not, in the encoding that its first bytes tell.
+
+    Line ends are ``\n`` whatever they are in the file; a byte order mark is skipped.
+    """
+    stream = _open_bytes(path)
+    try:
+        # json.detect_encoding knows the marks of UTF-8, -16 and -32, and the latter two without
+        encoding = json.detect_encoding(stream.read(4))
+        stream.seek(0)
+    except BaseException:
+        stream.close()
+        raise
+    return io.TextIOWrapper(stream, encoding=encoding, newline=None)
+
+
+def read_text(path: Path) -> str:
+    """Return a whole text file, read as ``open_text`` says.
+
+    Raises:
+        ValueError: It is not UTF-8 (nor UTF-16 with a byte order mark); names file and line.
+    """
+    with open_text(path) as file:
+        try:
+            return file.read()
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"{path}{_undecodable_line(path)}: expected UTF-8 text, got bytes that are none "
+                f"({error.reason}); save the file as UTF-8"
+            ) from error
+
+
+def _open_bytes(path: Path) -> BinaryIO:
+    """Open a file's bytes, decompressed."""
+    opener = gzip.open if path.name.endswith(".gz") else open
+    return cast(BinaryIO, opener(path, "rb"))
+
+
+def _undecodable_line(path: Path) -> str:
+    """Return ``:N`` for the first line of a file that is not UTF-8; nothing for other encodings."""
+    with _open_bytes(path) as stream:
+        for number, line in enumerate(stream, start=1):
+            try:
+                line.decode()
+            except UnicodeDecodeError:
+                return f":{number}" if number > 1 or b"\0" not in line else ""
+    return ""
 
 
 def write_text(path: Path, lines: Iterable[str]) -> None:
@@ -122,11 +184,12 @@ def _json_rows(path: Path, file: TextIO, may_be_array: bool) -> Iterator[RawRow]
     if may_be_array:
         text = file.read()
         if text.lstrip().startswith("["):
-            for n, item in enumerate(_parse(text, str(path))):  # type: ignore[arg-type, var-annotated]
+            for n, item in enumerate(cast("list[object]", _parse(text, str(path)))):
                 yield _as_row(item, f"{path}[{n}]")
             return
-        file = io.StringIO(text, newline="\n")
+        file = io.StringIO(text)
     for number, line in enumerate(file, start=1):
+        line = line.lstrip(MARK)  # files that were joined have marks inside
         if line.strip():
             where = f"{path}:{number}"
             yield _as_row(_parse(line, where), where)
@@ -135,51 +198,87 @@ def _json_rows(path: Path, file: TextIO, may_be_array: bool) -> Iterator[RawRow]
 def _parse(text: str, where: str) -> object:
     """Parse JSON or say where it is broken."""
     try:
-        return json.loads(text)
+        found = json.loads(text)
     except json.JSONDecodeError as error:
         raise ValueError(
             f"{where}: expected JSON, got {text.strip()[:60]!r} ({error}); fix or remove it"
         ) from error
+    except RecursionError as error:
+        raise ValueError(f"{where}: expected JSON, got one nested too deeply; fix it") from error
+    return whole_characters(found) if _HALF.search(text) else found
 
 
 def _as_row(item: object, where: str) -> RawRow:
     """Refuse anything but an object."""
     if not isinstance(item, dict):
         raise ValueError(
-            f"{where}: expected one object with named fields, got {type(item).__name__}; "
+            f"{where}: expected one object with named fields, got {shown(item)}; "
             "write one {...} a row"
         )
     return RawRow(where, item)
 
 
 def _csv_rows(path: Path, file: TextIO) -> Iterator[RawRow]:
-    """Yield the rows of a CSV file with a header; empty cells become None."""
+    """Yield the rows of a CSV file with a header; empty cells become None.
+
+    A row is named by the line that it begins on.
+    """
+    csv.field_size_limit(max(csv.field_size_limit(), LONGEST_CELL))
     reader = csv.DictReader(file, strict=True)
+    begins = 1
     try:
+        names = reader.fieldnames or ()
+        begins = reader.line_num + 1
         for row in reader:
-            where = f"{path}:{reader.line_num}"
+            where = f"{path}:{begins}"
             if None in row:
                 raise ValueError(
-                    f"{where}: expected {len(reader.fieldnames or ())} cells as in the header, got "
-                    f"more; quote cells that hold commas"
+                    f"{where}: expected {len(names)} cells as in the header, got more; quote cells "
+                    "that hold commas"
                 )
             yield RawRow(where, {key: value or None for key, value in row.items()})
+            begins = reader.line_num + 1
     except csv.Error as error:
-        raise ValueError(
-            f"{path}:{reader.line_num}: expected CSV ({error}); fix the quoting of this line"
-        ) from error
+        raise ValueError(f"{path}:{begins}: {_csv_problem(error)}") from error
+
+
+def _csv_problem(error: csv.Error) -> str:
+    """Say what is wrong with a row of a CSV file."""
+    if "field limit" in str(error):
+        return (
+            f"expected cells of at most {csv.field_size_limit():,} characters, got a longer one; "
+            "close the quote that this row opens, or cut the cell"
+        )
+    return f"expected CSV ({error}); fix the quoting of the row that begins here"
 
 
 def _parquet_rows(path: Path) -> Iterator[RawRow]:
     """Yield the rows of a Parquet file, a batch at a time."""
+    number = 0
     try:
         with pq.ParquetFile(path) as file:
-            number = 0
             for batch in file.iter_batches(batch_size=1024):
-                for fields in batch.to_pylist():
+                for fields in _plain_rows(batch, path, number):
                     yield RawRow(f"{path} row {number}", fields)
                     number += 1
     except pa.ArrowInvalid as error:
         raise ValueError(
             f"{path}: expected a Parquet file, got something else ({error}); download it again"
+        ) from error
+
+
+def _plain_rows(batch: pa.RecordBatch, path: Path, first: int) -> list[dict[str, Any]]:
+    """Return a batch as Python values; ``first`` is the number of its first row."""
+    try:
+        return batch.to_pylist()
+    except UnicodeDecodeError as error:
+        for n in range(batch.num_rows):
+            try:
+                batch.slice(n, 1).to_pylist()
+            except UnicodeDecodeError:
+                first += n
+                break
+        raise ValueError(
+            f"{path} row {first}: expected UTF-8 text, got bytes that are none ({error.reason}); "
+            "write the file again with whole characters"
         ) from error

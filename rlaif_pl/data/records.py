@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from rlaif_pl.data.files import RawRow
+from rlaif_pl.text import shown
 from rlaif_pl.types import Preference, Prompt
 
 Record = TypeVar("Record", Preference, Prompt)
@@ -138,5 +139,5 @@ def _named(hint: Any) -> str:
 def _complaint(where: str, name: str, expected: str, got: object) -> ValueError:
     """Build the error for one wrong field."""
     return ValueError(
-        f"{where}: expected {name!r} to be {expected}, got {str(got)[:60]!r}; fix or remove the row"
+        f"{where}: expected {name!r} to be {expected}, got {shown(got)}; fix or remove the row"
     )

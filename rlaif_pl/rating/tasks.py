@@ -12,7 +12,7 @@ from rlaif_pl.data.files import RawRow, read_rows
 from rlaif_pl.data.records import group_of
 from rlaif_pl.data.sources import is_sensitive
 from rlaif_pl.evaluation.samples import FILE, HIDDEN_TEXTS
-from rlaif_pl.text import strip_surplus_symbols
+from rlaif_pl.text import shown, strip_surplus_symbols
 
 MOST_ITEMS = 9  # ranked with the digits 1 to 9
 REFERENCE = "reference"
@@ -197,7 +197,7 @@ def _text(where: str, fields: Mapping[str, object], name: str) -> str:
     value = fields.get(name)
     if not isinstance(value, str):
         raise ValueError(
-            f"{where}: expected {name!r} to be text, got {str(value)[:60]!r} among "
+            f"{where}: expected {name!r} to be text, got {shown(value)} among "
             f"{', '.join(sorted(fields))}; give samples.jsonl of evaluate policy or evaluate matrix, "
             "or rows with prompt, policy, response or prompt, first, second"
         )

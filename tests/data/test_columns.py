@@ -1,6 +1,7 @@
 """Any table by column names."""
 
 import json
+import math
 
 import pytest
 
@@ -26,7 +27,15 @@ def row(winner, **more):
 
 @pytest.mark.parametrize(
     ("label", "p"),
-    [(0, 1.0), ("first", 1.0), (1, 0.0), (" Second", 0.0), ("tie", 0.5), ("1", 0.0), (None, None)],
+    [
+        *[(label, 1.0) for label in (0, 0.0, "0", "0.0", "first", "A", "a ", "model_a", "Model A")],
+        *[
+            (label, 0.0)
+            for label in (1, 1.0, "1", "1.0", " Second", "B", "b", "model_b", "MODEL-B")
+        ],
+        *[(label, 0.5) for label in ("tie", "Tie", "tie (bothbad)", "both_bad")],
+        *[(label, None) for label in (None, math.nan)],
+    ],
 )
 def test_a_label_names_the_better_side(write, label, p):
     (pair,) = load_preferences(DataSource(write(row(label)), columns=THEIRS)).rows
@@ -35,9 +44,13 @@ def test_a_label_names_the_better_side(write, label, p):
     assert pair.source == (None if p is None else "human")
 
 
-@pytest.mark.parametrize("label", [True, 2, "model_a", 0.3, ["first"]])
+@pytest.mark.parametrize(
+    "label", [True, False, "true", "False", 2, "2", 0.3, -1, "model_c", "", "01", ["first"]]
+)
 def test_a_label_that_could_mean_anything_is_refused(write, label):
-    with pytest.raises(ValueError, match=r"rows.jsonl:1: expected the label to be 0 or 'first'"):
+    with pytest.raises(
+        ValueError, match=r"rows.jsonl:1: expected the label to be 0, 'first'.* in 'winner'"
+    ):
         load_preferences(DataSource(write(row(label)), columns=THEIRS))
 
 

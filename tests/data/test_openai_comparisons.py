@@ -98,7 +98,7 @@ def test_confidence_keeps_strong_votes_of_both_sides_and_limit_counts_after_it(w
     ("change", "message"),
     [
         ({"choice": 2}, "'choice' to be 0 or 1, got 2"),
-        ({"choice": None}, "'choice' to be int"),
+        ({"choice": None}, "'choice' to be 0 or 1"),
         ({"info": {"id": "x"}}, "'info.post' to be some text"),
         ({"summaries": [{"text": "a"}]}, "two 'summaries'"),
         ({"summaries": [{"text": "a"}, {"text": " "}]}, r"'summaries\[1\].text' to be some text"),

@@ -56,11 +56,11 @@ def test_files_survive_a_round_trip_one_line_a_row(tmp_path):
     [
         ({"prompt": "  "}, "'prompt' to be some text"),
         ({"first": ""}, "'first' to be some text"),
-        ({"second": None}, "'second' to be text, got 'None'"),
+        ({"second": None}, "'second' to be text, got None"),
         ({"group": ""}, "'group' to be some text"),
         ({"p_first": 1.01}, "'p_first' to be a probability"),
         ({"p_first": math.nan}, "'p_first' to be a probability"),
-        ({"p_first": True}, "'p_first' to be a number or null, got 'True'"),
+        ({"p_first": True}, "'p_first' to be a number or null, got True"),
         ({"p_first": "0.5"}, "'p_first' to be a number or null"),
         ({"weight": -1}, "'weight' to be a finite number"),
         ({"weight": math.inf}, "'weight' to be a finite number"),

@@ -9,10 +9,9 @@ from typing import NamedTuple
 from rlaif_pl.data.files import RawRow
 from rlaif_pl.data.preferences import LoadedPreferences, group_of
 from rlaif_pl.data.sides import chosen_is_first
+from rlaif_pl.data.sources.messages import ASSISTANT, read_exchange, split_dialogue
+from rlaif_pl.text import shown
 from rlaif_pl.types import Preference, Prompt, Provenance
-
-ASSISTANT = "\n\nAssistant:"
-SPEAKERS = {"user": "\n\nHuman:", "assistant": ASSISTANT, "system": "\n\nSystem:"}
 
 
 class Choice(NamedTuple):
@@ -55,8 +54,9 @@ def read_hh(rows: Iterable[RawRow], seed: int) -> LoadedPreferences:
 def read_trl(rows: Iterable[RawRow], seed: int) -> LoadedPreferences:
     """Read ``prompt``, ``chosen`` and ``rejected``: strings, or lists of ``{role, content}``.
 
-    Without a prompt, the messages both sides begin with are the prompt. A lone user message stands
-    as it is; a longer conversation is written with ``Human:`` and ``Assistant:`` as in HH.
+    ``chosen`` and ``rejected`` may repeat the whole dialogue, with or without a prompt beside it; see
+    ``messages.read_exchange``. Rows whose sides differ before the last message, or whose prompt is
+    not in their dialogue, are left out and counted, as are those that are the same on both sides.
 
     Args:
         rows: Rows of the three columns.
@@ -68,7 +68,11 @@ def read_trl(rows: Iterable[RawRow], seed: int) -> LoadedPreferences:
     kept: list[Preference] = []
     dropped: Counter[str] = Counter()
     for row in rows:
-        choice = _trl_choice(row)
+        found = read_exchange(row, "prompt", ("chosen", "rejected"))
+        if isinstance(found, str):
+            dropped[found] += 1
+            continue
+        choice = Choice(*found)
         if choice.chosen == choice.rejected:
             dropped["identical responses"] += 1
         else:
@@ -76,17 +80,21 @@ def read_trl(rows: Iterable[RawRow], seed: int) -> LoadedPreferences:
     return LoadedPreferences(kept, dict(dropped))
 
 
-def read_trl_prompt(row: RawRow) -> Prompt:
+def read_trl_prompt(row: RawRow) -> Prompt | None:
     """Read the prompt of a TRL row, with ``completion`` as its reference if there is one.
+
+    Returns:
+        The prompt; None for a row that ``read_trl`` would leave out.
 
     Raises:
         ValueError: See ``read_trl``.
     """
-    if "completion" not in row.fields:
-        text = _trl_choice(row).prompt
-        return Prompt(text, group_of(text))
-    text = _conversation(row, "prompt")
-    return Prompt(text, group_of(text), _answer(row, "completion"))
+    names = ("completion",) if "completion" in row.fields else ("chosen", "rejected")
+    found = read_exchange(row, "prompt", names)
+    if isinstance(found, str):
+        return None
+    reference = found[1] if len(names) == 1 else None
+    return Prompt(found[0], group_of(found[0]), reference)
 
 
 def placed(choice: Choice, group: str, seed: int, weight: float = 1.0) -> Preference:
@@ -114,75 +122,6 @@ def _split_dialogue(row: RawRow, name: str) -> tuple[str, str]:
     if not isinstance(text, str) or ASSISTANT not in text:
         raise ValueError(
             f"{row.where}: expected {name!r} to be a dialogue with '\\n\\nAssistant:', got "
-            f"{type(text).__name__} without; is this an Anthropic HH file?"
+            f"{shown(text)}; is this an Anthropic HH file?"
         )
-    head, _, response = text.rpartition(ASSISTANT)
-    return head + ASSISTANT, response.strip()
-
-
-def _trl_choice(row: RawRow) -> Choice:
-    """Read one row of TRL columns."""
-    if row.fields.get("prompt") is not None:
-        return Choice(
-            _conversation(row, "prompt"), _answer(row, "chosen"), _answer(row, "rejected")
-        )
-    chosen, rejected = _messages(row, "chosen"), _messages(row, "rejected")
-    shared = 0
-    while shared < min(len(chosen), len(rejected)) - 1 and chosen[shared] == rejected[shared]:
-        shared += 1
-    if not shared or len(chosen) != shared + 1 or len(rejected) != shared + 1:
-        raise ValueError(
-            f"{row.where}: expected 'chosen' and 'rejected' to share all messages but the last, "
-            f"got {len(chosen)} and {len(rejected)} with {shared} shared; add a 'prompt' column"
-        )
-    return Choice(_as_text(chosen[:shared]), chosen[shared][1], rejected[shared][1])
-
-
-def _conversation(row: RawRow, name: str) -> str:
-    """Return a prompt column as text."""
-    value = row.fields.get(name)
-    text = value if isinstance(value, str) else _as_text(_messages(row, name))
-    _nonempty(row, name, text)
-    return text  # as it is: white space in front belongs to dialogues
-
-
-def _answer(row: RawRow, name: str) -> str:
-    """Return a response column as text: a string, or a list of one message."""
-    value = row.fields.get(name)
-    if not isinstance(value, str):
-        messages = _messages(row, name)
-        if len(messages) != 1:
-            raise ValueError(
-                f"{row.where}: expected {name!r} to be one message, got {len(messages)}; move all "
-                "but the last to 'prompt'"
-            )
-        value = messages[0][1]
-    return _nonempty(row, name, value)
-
-
-def _messages(row: RawRow, name: str) -> list[tuple[str, str]]:
-    """Return a conversational column as (role, content)."""
-    value = row.fields.get(name)
-    messages = value if isinstance(value, list) else []
-    parsed = [(item.get("role"), item.get("content")) for item in messages if hasattr(item, "get")]
-    good = all(role in SPEAKERS and isinstance(content, str) for role, content in parsed)
-    if not parsed or len(parsed) != len(messages) or not good:
-        raise ValueError(
-            f"{row.where}: expected {name!r} to be text or a list of messages with role "
-            f"({', '.join(SPEAKERS)}) and content, got {str(value)[:60]!r}; fix or map the column"
-        )
-    return [(str(role), str(content).strip()) for role, content in parsed]
-
-
-def _as_text(messages: list[tuple[str, str]]) -> str:
-    """Write a conversation as text that the assistant continues."""
-    if len(messages) == 1 and messages[0][0] == "user":
-        return messages[0][1]
-    return "".join(f"{SPEAKERS[role]} {content}" for role, content in messages) + ASSISTANT
-
-
-def _nonempty(row: RawRow, name: str, text: str) -> str:
-    """Refuse empty text."""
-    if not text.strip():
-        raise ValueError(f"{row.where}: expected {name!r} to be some text, got none; fix the row")
-    return text.strip()
+    return split_dialogue(text)

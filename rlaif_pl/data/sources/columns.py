@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
@@ -9,17 +11,17 @@ from rlaif_pl.data.files import RawRow
 from rlaif_pl.data.preferences import LoadedPreferences, group_of
 from rlaif_pl.data.records import check
 from rlaif_pl.data.sources.chosen_rejected import Choice, placed
+from rlaif_pl.data.sources.messages import read_exchange
+from rlaif_pl.text import shown
 from rlaif_pl.types import Preference, Prompt, Provenance
 
-LABELS: dict[object, float] = {
-    0: 1.0,
-    "0": 1.0,
-    "first": 1.0,
-    1: 0.0,
-    "1": 0.0,
-    "second": 0.0,
-    "tie": 0.5,
-}
+LABELS = {
+    **dict.fromkeys(("0", "first", "a", "modela"), 1.0),
+    **dict.fromkeys(("1", "second", "b", "modelb"), 0.0),
+    **dict.fromkeys(("tie", "tie(bothbad)", "bothbad"), 0.5),
+}  # text in lower case, without white space, dashes and underscores, to p_first
+YES_NO = {"true": 1.0, "false": 0.0}
+PAIRS = ("chosen", "rejected"), ("first", "second")
 
 
 class Columns:
@@ -32,16 +34,34 @@ class Columns:
     def __init__(self, theirs: Mapping[str, str] | None) -> None:
         self.theirs = dict(theirs or {})
 
+    def value(self, row: RawRow, name: str) -> object:
+        """Return what stands in our column; None where it is absent, null or a gap (NaN)."""
+        value = row.fields.get(self.theirs.get(name, name))
+        return None if isinstance(value, float) and math.isnan(value) else value
+
     def has(self, row: RawRow, name: str) -> bool:
         """Tell whether the row holds something in our column."""
-        return row.fields.get(self.theirs.get(name, name)) is not None
+        return self.value(row, name) is not None
 
-    def text(self, row: RawRow, name: str) -> str:
-        """Return the stripped text of our column.
+    def texts(self, row: RawRow, *answers: str) -> list[str] | str:
+        """Return prompt and responses, given as text or messages; or why the row is left out.
 
         Raises:
-            ValueError: There is none.
+            ValueError: A column is absent, or holds no text; see ``messages.read_exchange``.
         """
+        names = ("prompt", *answers)
+        values = [row.fields.get(self.theirs.get(name, name)) for name in names]
+        for name, value in zip(names, values, strict=True):
+            if not isinstance(value, list | dict):
+                self._check_text(row, name)
+        theirs = [self.theirs.get(name, name) for name in names]
+        found = read_exchange(row, theirs[0], theirs[1:])
+        if isinstance(found, list) and found[0] == values[0]:
+            found[0] = found[0].strip()
+        return found
+
+    def _check_text(self, row: RawRow, name: str) -> None:
+        """Refuse a column that is absent or holds no text."""
         theirs = self.theirs.get(name, name)
         value = row.fields.get(theirs)
         if theirs not in row.fields:
@@ -51,10 +71,9 @@ class Columns:
             )
         if not isinstance(value, str) or not value.strip():
             raise ValueError(
-                f"{row.where}: expected {theirs!r} to be some text, got {str(value)[:60]!r}; fix "
-                "or remove the row"
+                f"{row.where}: expected {theirs!r} to be some text, got {shown(value)}; fix or "
+                "remove the row"
             )
-        return value.strip()
 
     def number(self, row: RawRow, name: str) -> float:
         """Return the number in our column, also where a CSV holds it as text.
@@ -69,7 +88,9 @@ class Columns:
                 return float(value)
         except ValueError:
             pass
-        raise ValueError(f"{row.where}: expected {theirs!r} to be a number, got {value!r}; fix it")
+        raise ValueError(
+            f"{row.where}: expected {theirs!r} to be a number, got {shown(value)}; fix it"
+        )
 
 
 def read_columns(
@@ -90,6 +111,9 @@ def read_columns(
     dropped: Counter[str] = Counter()
     for row in rows:
         pair = _preference(columns, row, seed)
+        if isinstance(pair, str):
+            dropped[pair] += 1
+            continue
         check(pair, row.where)
         if pair.first == pair.second:
             dropped["identical responses"] += 1
@@ -98,31 +122,38 @@ def read_columns(
     return LoadedPreferences(kept, dict(dropped))
 
 
-def read_column_prompt(row: RawRow, theirs: Mapping[str, str] | None) -> Prompt:
+def read_column_prompt(row: RawRow, theirs: Mapping[str, str] | None) -> Prompt | None:
     """Read a prompt, with its reference if there is one.
+
+    Returns:
+        The prompt; None where the reference repeats another dialogue.
 
     Raises:
         ValueError: There is no prompt.
     """
     columns = Columns(theirs)
-    text = columns.text(row, "prompt")
-    reference = columns.text(row, "reference") if columns.has(row, "reference") else None
-    return Prompt(text, _group(columns, row, text), reference)
+    found = columns.texts(row, *(["reference"] if columns.has(row, "reference") else []))
+    if isinstance(found, str):
+        return None
+    return Prompt(found[0], _group(columns, row, found[0]), *found[1:])
 
 
-def _preference(columns: Columns, row: RawRow, seed: int) -> Preference:
-    """Read one pair."""
-    prompt = columns.text(row, "prompt")
+def _preference(columns: Columns, row: RawRow, seed: int) -> Preference | str:
+    """Read one pair, or say why it is left out."""
+    is_chosen = "chosen" in columns.theirs or columns.has(row, "chosen")
+    found = columns.texts(row, *PAIRS[0 if is_chosen else 1])
+    if isinstance(found, str):
+        return found
+    prompt, first, second = found
     group = _group(columns, row, prompt)
     weight = columns.number(row, "weight") if columns.has(row, "weight") else 1.0
-    if "chosen" in columns.theirs or columns.has(row, "chosen"):
-        choice = Choice(prompt, columns.text(row, "chosen"), columns.text(row, "rejected"))
-        return placed(choice, group, seed, weight)
+    if is_chosen:
+        return placed(Choice(prompt, first, second), group, seed, weight)
     p_first = _p_first(columns, row)
     return Preference(
         prompt=prompt,
-        first=columns.text(row, "first"),
-        second=columns.text(row, "second"),
+        first=first,
+        second=second,
         group=group,
         p_first=p_first,
         weight=weight,
@@ -132,23 +163,50 @@ def _preference(columns: Columns, row: RawRow, seed: int) -> Preference:
 
 
 def _p_first(columns: Columns, row: RawRow) -> float | None:
-    """Read the label, None where the row has none."""
-    if columns.has(row, "p_first"):
-        return columns.number(row, "p_first")
-    if not columns.has(row, "label"):
+    """Read the label, None where the row has none.
+
+    A label that is a number is the place of the better response, 0 or 1, so a boolean would mean
+    one side to some and the other to others: only ``p_first`` may be one.
+    """
+    given = columns.value(row, "p_first")
+    if given is not None:
+        said = YES_NO.get(str(given).strip().lower())
+        return columns.number(row, "p_first") if said is None else said
+    label = columns.value(row, "label")
+    if label is None:
         return None
-    label = row.fields[columns.theirs.get("label", "label")]
-    known = label.strip().lower() if isinstance(label, str) else label
-    if isinstance(known, bool) or not isinstance(known, str | int) or known not in LABELS:
+    p_first = LABELS.get(_plain(label))
+    if p_first is None:
+        theirs = columns.theirs.get("label", "label")
         raise ValueError(
-            f"{row.where}: expected the label to be 0 or 'first', 1 or 'second', or 'tie', got "
-            f"{label!r}; rename the values or give p_first"
+            f"{row.where}: expected the label to be 0, 'first', 'A' or 'model_a', 1, 'second', 'B' or "
+            f"'model_b', or a tie, got {shown(label)} in {theirs!r}; rename the values, or map the "
+            "column to p_first if true and 1 mean that the first is better"
         )
-    return LABELS[known]
+    return p_first
+
+
+def _plain(label: object) -> str:
+    """Return a label as ``LABELS`` has it: ``0`` for 0, 0.0 and "0.0", ``modela`` for "Model A"."""
+    if isinstance(label, bool) or not isinstance(label, str | int | float):
+        return ""
+    text = re.sub(r"[\s_-]", "", label).lower() if isinstance(label, str) else str(label)
+    return re.sub(r"^([01])\.0*$", r"\1", text)
 
 
 def _group(columns: Columns, row: RawRow, prompt: str) -> str:
-    """Return the group as text, or a hash of the prompt."""
-    if not columns.has(row, "group"):
+    """Return the group as text, or a hash of the prompt; 7 and 7.0 are the same group.
+
+    Raises:
+        ValueError: It is neither text nor a number.
+    """
+    value = columns.value(row, "group")
+    if value is None:
         return group_of(prompt)
-    return str(row.fields[columns.theirs.get("group", "group")])
+    if not isinstance(value, str | int | float):
+        theirs = columns.theirs.get("group", "group")
+        raise ValueError(
+            f"{row.where}: expected {theirs!r} to be text or a number, got {shown(value)}; fix or "
+            "leave out the column"
+        )
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

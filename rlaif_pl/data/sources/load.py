@@ -151,11 +151,20 @@ def _read_prompts(source: DataSource, found: Format, rows: Iterable[RawRow]) -> 
     if found == "prompts":
         return [prompt for _, prompt in decode_all(Prompt, rows)]
     if found == "columns":
-        return [read_column_prompt(row, source.columns) for row in rows]
+        return _kept(source, (read_column_prompt(row, source.columns) for row in rows))
     if found == "trl":
-        return [read_trl_prompt(row) for row in rows]
+        return _kept(source, (read_trl_prompt(row) for row in rows))
     pairs = _read_pairs(source, found, rows).rows
     return [Prompt(pair.prompt, pair.group) for pair in pairs]
+
+
+def _kept(source: DataSource, found: Iterable[Prompt | None]) -> list[Prompt]:
+    """Leave out the rows without a prompt of their own, and say how many."""
+    prompts = list(found)
+    kept = [prompt for prompt in prompts if prompt is not None]
+    if missing := len(prompts) - len(kept):
+        logger.warning("%s: left out %d rows whose sides or prompt differ", source.name, missing)
+    return kept
 
 
 def _in_part(rows: list[Row], source: DataSource) -> tuple[list[Row], int]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from rlaif_pl.data.files import RawRow
 from rlaif_pl.data.preferences import LoadedPreferences, group_of
-from rlaif_pl.text import titled
+from rlaif_pl.text import shown, titled
 from rlaif_pl.types import Preference, Provenance
 
 
@@ -79,11 +79,12 @@ def _vote(row: RawRow, with_title: bool) -> _Votes:
     """Read one row."""
     info = _part(row, "info", dict)
     summaries = _part(row, "summaries", list)
-    choice = _part(row, "choice", int)
+    choice = _whole(row.fields.get("choice"))
     if len(summaries) != 2 or not all(isinstance(summary, dict) for summary in summaries):
         raise ValueError(f"{row.where}: expected two 'summaries' with text, got {len(summaries)}")
     if choice not in (0, 1):
-        raise ValueError(f"{row.where}: expected 'choice' to be 0 or 1, got {choice}; fix the row")
+        got = shown(row.fields.get("choice"))
+        raise ValueError(f"{row.where}: expected 'choice' to be 0 or 1, got {got}; fix the row")
     post = prompt = _text(row, "info.post", info.get("post"))
     if with_title:
         names = (_text(row, f"info.{key}", info.get(key)) for key in ("title", "subreddit"))
@@ -93,7 +94,7 @@ def _vote(row: RawRow, with_title: bool) -> _Votes:
         for n, summary in enumerate(summaries)
     )
     extra = row.fields.get("extra")
-    confidence = extra.get("confidence") if isinstance(extra, dict) else None
+    confidence = _whole(extra.get("confidence")) if isinstance(extra, dict) else None
     worker = row.fields.get("worker")
     return _Votes(
         prompt=prompt,
@@ -103,7 +104,7 @@ def _vote(row: RawRow, with_title: bool) -> _Votes:
         policies={first: summaries[0].get("policy"), second: summaries[1].get("policy")},
         for_first=[choice == 0],
         workers=[worker if isinstance(worker, str) else None],
-        confidences=[confidence if isinstance(confidence, int) else None],
+        confidences=[confidence],
     )
 
 
@@ -127,12 +128,19 @@ def _preference(votes: _Votes) -> Preference:
     )
 
 
+def _whole(value: object) -> int | None:
+    """Return a whole number, also one that a table with gaps holds as ``1.0``; None for others."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1:
+        return None
+    return int(value)
+
+
 def _part(row: RawRow, name: str, kind: type[Any]) -> Any:
     """Return a field of a type, or say what is wrong with it."""
     value = row.fields.get(name)
     if not isinstance(value, kind):
         raise ValueError(
-            f"{row.where}: expected {name!r} to be {kind.__name__}, got {str(value)[:60]!r}; is "
+            f"{row.where}: expected {name!r} to be {kind.__name__}, got {shown(value)}; is "
             "this an OpenAI comparisons file?"
         )
     return value
@@ -141,5 +149,7 @@ def _part(row: RawRow, name: str, kind: type[Any]) -> Any:
 def _text(row: RawRow, name: str, value: object) -> str:
     """Return stripped text, or say that there is none."""
     if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"{row.where}: expected {name!r} to be some text, got {value!r}; fix it")
+        raise ValueError(
+            f"{row.where}: expected {name!r} to be some text, got {shown(value)}; fix it"
+        )
     return value.strip()

@@ -50,10 +50,11 @@ def detect(row: RawRow, source: DataSource) -> Format:
     if {"info", "summaries", "choice"} <= fields.keys():
         return "openai_comparisons"
     if {"chosen", "rejected"} <= fields.keys():
-        is_dialogue = isinstance(fields["chosen"], str) and "prompt" not in fields
+        is_dialogue = isinstance(fields["chosen"], str) and fields.get("prompt") is None
         return "hh" if is_dialogue and "\n\nAssistant:" in str(fields["chosen"]) else "trl"
     if {"prompt", "first", "second"} <= fields.keys():
-        return "columns" if "label" in fields else "preferences"
+        in_text = isinstance(fields.get("p_first"), str)  # numbers in a CSV file
+        return "columns" if in_text or "label" in fields else "preferences"
     if {"prompt", "completion"} <= fields.keys():
         return "trl"
     if "prompt" in fields:

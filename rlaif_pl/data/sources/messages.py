@@ -1,0 +1,223 @@
+"""Conversations as data sets hold them, and the text that is made of them.
+
+A message has ``role`` and ``content``; the content is text or a list of parts. Only text can be
+judged here: images, tool calls and roles other than the four below are refused, never written out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from rlaif_pl.data.files import RawRow
+from rlaif_pl.text import shown
+
+ASSISTANT = "\n\nAssistant:"
+SYSTEM = "\n\nSystem:"
+SPEAKERS = {"user": "\n\nHuman:", "assistant": ASSISTANT, "system": SYSTEM, "developer": SYSTEM}
+TEXT_PARTS = ("text", "input_text", "output_text")
+CALLS = ("tool_calls", "function_call")
+DIFFERS = "differs before the last message"
+ELSEWHERE = "prompt is not in its dialogue"
+
+
+class Message(NamedTuple):
+    """One turn of a conversation; ``role`` is a key of ``SPEAKERS``, developers count as system."""
+
+    role: str
+    content: str
+
+
+class Side(NamedTuple):
+    """A response by ``role``, with what was said before it where its column repeats that."""
+
+    before: str | list[Message]
+    answer: str
+    role: str = "assistant"
+
+
+def read_exchange(row: RawRow, prompt: str, answers: Sequence[str]) -> list[str] | str:
+    r"""Read a prompt and the responses to it, each given as text or as messages.
+
+    Responses may repeat the whole dialogue, as messages or in HH's layout: then what stands before
+    the last message is the prompt, if all responses agree on it and the prompt's column, where
+    there is one, is part of it. A lone user message stands as it is; a longer conversation is
+    written with ``Human:`` and ``Assistant:``.
+
+    Args:
+        row: The row.
+        prompt: Column of the prompt; may be absent or null where the responses repeat it.
+        answers: Columns of the responses.
+
+    Returns:
+        The prompt's text and the stripped responses; or why the row has to be left out.
+
+    Raises:
+        ValueError: A column is missing, empty or of another kind; names file, line and column.
+    """
+    sides = _sides(row, answers)
+    has_prompt = row.fields.get(prompt) is not None
+    before = sides[0].before if sides else []
+    if not has_prompt and sides and not (before and all(each.before == before for each in sides)):
+        counts = " and ".join(str(len(_listed(row, name)) or "no") for name in answers)
+        raise ValueError(
+            f"{row.where}: expected {' and '.join(map(repr, answers))} to share all messages but "
+            f"the last, got {counts} messages that do not; add a {prompt!r} column"
+        )
+    for name, side in zip(answers, sides, strict=True):
+        if side.role != "assistant":
+            raise _no_messages(row, name, f"a response of the role {side.role!r}")
+    if not before:
+        return [_conversation(row, prompt), *(each.answer for each in sides)]
+    if any(each.before != before for each in sides):
+        return DIFFERS
+    text = _joined(row, prompt, before) if has_prompt else _written(before)
+    return ELSEWHERE if text is None else [text, *(each.answer for each in sides)]
+
+
+def split_dialogue(text: str) -> tuple[str, str]:
+    """Split text in HH's layout after its last ``Assistant:``; the response is stripped."""
+    head, _, response = text.rpartition(ASSISTANT)
+    return head + ASSISTANT, response.strip()
+
+
+def as_text(messages: Sequence[Message]) -> str:
+    """Write a conversation as text that the assistant continues."""
+    if len(messages) == 1 and messages[0].role == "user":
+        return messages[0].content
+    return "".join(f"{SPEAKERS[role]} {content}" for role, content in messages) + ASSISTANT
+
+
+def _sides(row: RawRow, names: Sequence[str]) -> list[Side]:
+    """Read the responses; what stands before them is kept only where all of them have it."""
+    values = [row.fields.get(name) for name in names]
+    if values and all(isinstance(value, str) and _is_dialogue(value) for value in values):
+        pieces = [split_dialogue(str(value)) for value in values]
+        return [
+            Side(before, _nonempty(row, name, answer))
+            for name, (before, answer) in zip(names, pieces, strict=True)
+        ]
+    whole = all(len(_listed(row, name)) > 1 for name in names)
+    return [_side(row, name, whole) for name in names]
+
+
+def _side(row: RawRow, name: str, whole: bool) -> Side:
+    """Read one response: text, one message, or, where ``whole``, the last of several."""
+    value = row.fields.get(name)
+    if isinstance(value, str):
+        return Side("", _nonempty(row, name, value))
+    messages = _messages(row, name)
+    if len(messages) > 1 and not whole:
+        raise ValueError(
+            f"{row.where}: expected {name!r} to be one message, got {len(messages)}; move all but "
+            "the last to the prompt, or repeat the dialogue in every response"
+        )
+    role, content = messages[-1]
+    return Side(messages[:-1], _nonempty(row, name, content), role)
+
+
+def _is_dialogue(text: str) -> bool:
+    """Whether text is a dialogue in HH's layout from its first turn on."""
+    return text.lstrip().startswith("Human:") and ASSISTANT in text
+
+
+def _joined(row: RawRow, name: str, before: str | list[Message]) -> str | None:
+    """Return the longer of a prompt and the dialogue that repeats it; None where it does not."""
+    value = row.fields.get(name)
+    if isinstance(before, str):
+        return before if _conversation(row, name).strip() in before else None
+    if isinstance(value, str):
+        said = [message.content for message in before if message.role == "user"]
+        is_there = value.strip() in (*said, as_text(before).strip())
+        return as_text(before) if is_there else None
+    prompt = _messages(row, name)
+    if prompt[-len(before) :] == before:
+        return as_text(prompt)
+    is_there = prompt in (before[: len(prompt)], before[-len(prompt) :])
+    return as_text(before) if is_there else None
+
+
+def _written(before: str | list[Message]) -> str:
+    """Return what was said before a response as text."""
+    return before if isinstance(before, str) else as_text(before)
+
+
+def _conversation(row: RawRow, name: str) -> str:
+    """Return a prompt's column as text, white space in front included: it belongs to dialogues."""
+    value = row.fields.get(name)
+    text = value if isinstance(value, str) else as_text(_messages(row, name))
+    _nonempty(row, name, text)
+    return text
+
+
+def _listed(row: RawRow, name: str) -> list[object]:
+    """Return the items of a column that holds a list; none for any other value."""
+    value = row.fields.get(name)
+    return [value] if isinstance(value, Mapping) else value if isinstance(value, list) else []
+
+
+def _messages(row: RawRow, name: str) -> list[Message]:
+    """Read a column of messages; a message alone is a list of one."""
+    items = _listed(row, name)
+    if not items:
+        raise _no_messages(row, name, shown(row.fields.get(name)))
+    messages = []
+    for number, item in enumerate(items, start=1):
+        try:
+            messages.append(_message(item))
+        except ValueError as error:
+            raise _no_messages(row, name, f"message {number} {error}") from error
+    return messages
+
+
+def _message(item: object) -> Message:
+    """Read one message.
+
+    Raises:
+        ValueError: It cannot be text; the message says what it has, as in "message 2 with ...".
+    """
+    if not isinstance(item, Mapping):
+        raise ValueError(f"that is {shown(item)}")
+    role, content = item.get("role"), item.get("content")
+    if role not in SPEAKERS:
+        raise ValueError(f"of the role {shown(role)}" if role else "without a role")
+    if any(item.get(name) for name in CALLS):
+        raise ValueError("with tool calls")
+    if isinstance(content, list) and content:
+        content = "\n".join(_part(part) for part in content)
+    if not isinstance(content, str):
+        raise ValueError(f"with {shown(content)} as content" if content else "without content")
+    return Message("system" if role == "developer" else str(role), content.strip())
+
+
+def _part(part: object) -> str:
+    """Return the text of one part of a message's content; keys that are null are as good as absent.
+
+    Raises:
+        ValueError: It is no text.
+    """
+    if isinstance(part, str):
+        return part
+    if not isinstance(part, Mapping):
+        raise ValueError(f"with a part that is {shown(part)}")
+    given = {key: value for key, value in part.items() if value is not None}
+    kind = given.get("type", "text" if given.keys() == {"text"} else None)
+    text = given.get("text")
+    if kind not in TEXT_PARTS or not isinstance(text, str):
+        raise ValueError(f"with a part that is no text ({shown(kind or given)})")
+    return text
+
+
+def _no_messages(row: RawRow, name: str, got: str) -> ValueError:
+    """Build the error for a column that is neither text nor messages of text."""
+    return ValueError(
+        f"{row.where}: expected {name!r} to be text or a list of messages with role "
+        f"({', '.join(SPEAKERS)}) and text as content, got {got}; fix, leave out or map it"
+    )
+
+
+def _nonempty(row: RawRow, name: str, text: str) -> str:
+    """Refuse empty text."""
+    if not text.strip():
+        raise ValueError(f"{row.where}: expected {name!r} to be some text, got none; fix the row")
+    return text.strip()
