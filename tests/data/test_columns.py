@@ -118,3 +118,31 @@ def test_a_misspelt_side_is_named_as_it_was_mapped(write):
     columns = {"prompt": "q", "chosen": "goood", "rejected": "bad"}
     with pytest.raises(ValueError, match="expected the column 'goood' .our 'chosen'."):
         load_preferences(DataSource(write({"q": "Q", "good": "x", "bad": "y"}), columns=columns))
+
+
+@pytest.mark.parametrize(("value", "p"), [(True, 1.0), (False, 0.0), (1, 1.0), (math.nan, None)])
+def test_a_boolean_is_a_probability_where_it_is_mapped_to_one(write, value, p):
+    columns = {name: theirs for name, theirs in THEIRS.items() if name != "label"}
+    source = DataSource(write(row(value)), columns=columns | {"p_first": "winner"})
+    assert load_preferences(source).rows[0].p_first == p
+
+
+def test_a_table_with_probabilities_as_text_needs_no_format(tmp_path):
+    (tmp_path / "rows.csv").write_text("prompt,first,second,p_first\nQ,x,y,0.25\nR,x,y,\n")
+    rows = load_preferences(str(tmp_path / "rows.csv")).rows
+    assert [pair.p_first for pair in rows] == [0.25, None]
+
+
+def test_gaps_and_decimals_of_a_table_change_no_group(write):
+    path = write(row(0), row(0, qid=7.0), row(0, qid="7"), row(0, qid=math.nan))
+    groups = [pair.group for pair in load_preferences(DataSource(path, columns=THEIRS)).rows]
+    assert groups == ["7", "7", "7", group_of("Q")]
+    with pytest.raises(ValueError, match=r"'qid' to be text or a number, got an object of a"):
+        load_preferences(DataSource(write(row(0, qid={"a": 1})), columns=THEIRS))
+
+
+def test_a_refusal_does_not_print_the_row(write):
+    secret = ["confidential"] * 3
+    with pytest.raises(ValueError, match="'a' to be text or a list of messages") as refused:
+        load_preferences(DataSource(write(row(0, a=secret)), columns=THEIRS))
+    assert len(str(refused.value)) < 300

@@ -36,6 +36,81 @@ def test_csv_keeps_commas_and_new_lines_in_quotes_and_reads_empty_cells_as_none(
     assert fields(path) == [{"prompt": "a, b\nc", "label": "0"}, {"prompt": "d", "label": None}]
 
 
+LINES = ['{"prompt": "Größe?", "n": 1}', '{"prompt": "b", "n": 2}']
+READ = [{"prompt": "Größe?", "n": 1}, {"prompt": "b", "n": 2}]
+ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "utf-32")
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "lines.json", "array.json"])
+def test_marks_encodings_and_line_ends_change_no_json_row(tmp_path, name, encoding, end):
+    text = f"[{end}{f',{end}'.join(LINES)}{end}]" if name == "array.json" else end.join(LINES)
+    opener = gzip.open if name.endswith(".gz") else open
+    with opener(tmp_path / name, "wb") as file:
+        file.write(text.encode(encoding))
+    assert fields(tmp_path / name) == READ
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_marks_encodings_and_line_ends_change_no_csv_row(tmp_path, encoding, end):
+    text = end.join(["prompt,label", '"ä, b', 'c",0', "d,"])
+    (tmp_path / "a.csv").write_bytes(text.encode(encoding))
+    assert fields(tmp_path / "a.csv") == [
+        {"prompt": "ä, b\nc", "label": "0"},
+        {"prompt": "d", "label": None},
+    ]
+    assert [row.where.rpartition(":")[2] for row in read_rows(tmp_path / "a.csv")] == ["2", "4"]
+
+
+def test_utf16_without_a_mark_is_told_by_its_zeros(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes("\n".join(LINES).encode("utf-16-le"))
+    assert fields(tmp_path / "a.jsonl") == READ
+
+
+def test_files_that_were_joined_have_marks_inside(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(
+        b"".join((line + "\n").encode("utf-8-sig") for line in LINES)
+    )
+    assert fields(tmp_path / "a.jsonl") == READ
+
+
+def test_half_characters_become_the_replacement_character(tmp_path):
+    half, whole = '{"a": ["x\\ud83d y"], "\\uDE00": {"b": "\\ude00"}}', '{"a": "\\ud83d\\ude00"}'
+    (tmp_path / "a.jsonl").write_text(f"{half}\n{whole}\n")
+    assert fields(tmp_path / "a.jsonl") == [
+        {"a": ["x\ufffd y"], "\ufffd": {"b": "\ufffd"}},
+        {"a": "\U0001f600"},
+    ]
+    (tmp_path / "a.json").write_text(f"[{half}, {whole}]")
+    assert fields(tmp_path / "a.json") == fields(tmp_path / "a.jsonl")
+
+
+def test_a_long_cell_is_read_and_an_endless_one_is_named_for_what_it_is(tmp_path, monkeypatch):
+    path = tmp_path / "a.csv"
+    path.write_text(f'x,y\n1,"{"long " * 40_000}"\n')
+    assert len(fields(path)[0]["y"]) == 200_000
+    monkeypatch.setattr(files, "LONGEST_CELL", 1000)
+    before = files.csv.field_size_limit(1000)
+    path.write_text('x,y\n1,2\n1,"open\n' + "a\n" * 1000)
+    try:
+        with pytest.raises(
+            ValueError, match=r"a.csv:3: expected cells of at most 1,000 char.*quote"
+        ):
+            list(read_rows(path))
+    finally:
+        files.csv.field_size_limit(before)
+
+
+def test_parquet_with_bytes_that_are_no_text_is_named_with_the_row(tmp_path):
+    raw = pa.array([b"fine", b"half \xed\xa0\xbd"], pa.binary())
+    text = pa.Array.from_buffers(pa.string(), 2, raw.buffers())
+    pq.write_table(pa.table({"prompt": text}), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match="a.parquet row 1: expected UTF-8 text"):
+        list(read_rows(tmp_path / "a.parquet"))
+
+
 @pytest.mark.parametrize(
     ("name", "text", "place"),
     [
@@ -55,9 +130,17 @@ def test_a_broken_file_is_named_with_the_line(tmp_path, name, text, place):
 
 
 def test_text_that_is_not_utf8_is_an_error(tmp_path):
-    (tmp_path / "a.jsonl").write_bytes(b'{"x": "\xff"}\n')
-    with pytest.raises(ValueError, match="expected UTF-8"):
+    (tmp_path / "a.jsonl").write_bytes(b'{"x": "y"}\n{"x": "\xff"}\n')
+    with pytest.raises(ValueError, match=r"a.jsonl:2: expected UTF-8.*save the file as UTF-8"):
         list(read_rows(tmp_path / "a.jsonl"))
+
+
+def test_damaged_gzip_is_named(tmp_path):
+    content = bytearray(gzip.compress(os.urandom(10_000).hex().encode()))
+    content[3000:3050] = bytes(50)
+    (tmp_path / "a.jsonl.gz").write_bytes(content)
+    with pytest.raises(ValueError, match=r"a.jsonl.gz.*expected"):
+        list(read_rows(tmp_path / "a.jsonl.gz"))
 
 
 def test_a_folder_gives_the_files_of_a_split_in_order(tmp_path):

@@ -179,7 +179,7 @@ def _message(item: object) -> Message:
     if not isinstance(item, Mapping):
         raise ValueError(f"that is {shown(item)}")
     role, content = item.get("role"), item.get("content")
-    if role not in SPEAKERS:
+    if not isinstance(role, str) or role not in SPEAKERS:
         raise ValueError(f"of the role {shown(role)}" if role else "without a role")
     if any(item.get(name) for name in CALLS):
         raise ValueError("with tool calls")
