@@ -136,7 +136,7 @@ def run_experiment(args: list[str]) -> int:
     )
     parser.add_argument("file", help="experiment YAML; one that comes with the package by its name")
     parser.add_argument("--out", type=Path, help="folder of the run, in place of the file's")
-    parser.add_argument("--seed", type=int, help="in place of the file's")
+    parser.add_argument("--seed", type=whole, help="in place of the file's")
     parser.add_argument(
         "--force",
         nargs="+",
@@ -158,6 +158,14 @@ def run_experiment(args: list[str]) -> int:
     from rlaif_pl.pipeline import run
 
     return run(file, given.out, given.force, given.seed)
+
+
+def whole(word: str) -> int:
+    """Read a whole number, also one written as ``1e3``."""
+    from rlaif_pl.pipeline.yaml_files import whole_number
+
+    number = whole_number(word)
+    return int(word) if number is None else number
 
 
 def run_lightning(command: str, args: list[str]) -> int:

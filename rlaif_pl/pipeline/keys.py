@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import TypeVar, cast
 
-from rlaif_pl.pipeline.yaml_files import Value
+from rlaif_pl.pipeline.yaml_files import Value, whole_number
 
 T = TypeVar("T", str, int, list, dict)  # type: ignore[type-arg]
 
@@ -27,6 +27,8 @@ def take(row: Mapping[str, Value], key: str, kind: type[T], default: T | None, w
     value = row.get(key)
     if value is None:
         value = cast(Value, default)
+    number = whole_number(value) if kind is int else None
+    value = value if number is None else number
     if value is None:
         raise ValueError(f"{where}: the key {key!r} is missing; it must be of type {kind.__name__}")
     if not isinstance(value, kind) or isinstance(value, bool) and kind is int:

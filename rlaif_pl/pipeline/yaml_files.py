@@ -1,23 +1,53 @@
-"""YAML as jsonargparse reads it (``1e-4`` is a number), with repeated keys refused."""
+"""YAML as jsonargparse reads it (``1e-4`` is a number), with repeated keys refused.
+
+Whole numbers may be written with an exponent, too: ``1e3`` is 1000.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Hashable
+from decimal import Decimal
 from pathlib import Path
 from typing import TypeAlias, cast
 
 import yaml  # type: ignore[import-untyped]
+
+from rlaif_pl.text import whole_characters
 
 Value: TypeAlias = "None | bool | int | float | str | list[Value] | dict[str, Value]"
 FLOAT = re.compile(
     r"^[-+]?(?:\d[\d_]*\.[\d_]*(?:[eE][-+]?\d+)?|\d[\d_]*[eE][-+]?\d+|\.[\d_]+(?:[eE][-+]?\d+)?"
     r"|\.(?:inf|Inf|INF))$|^\.(?:nan|NaN|NAN)$"
 )
+EXPONENT = re.compile(r"[-+]?(?:\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d{1,2}")
+
+
+def whole_number(value: object) -> int | None:
+    """Return the whole number that a float, or text with an exponent, stands for; None for others.
+
+    ``1e3``, ``"1e3"``, ``"2.5E1"`` and ``8.0`` do; ``1e-4``, ``2.5`` and ``"8.0"`` do not, nor does
+    what is an int already.
+    """
+    if isinstance(value, str) and EXPONENT.fullmatch(value):
+        exact = Decimal(value.replace("_", ""))
+        return int(exact) if exact == exact.to_integral_value() else None
+    return int(value) if isinstance(value, float) and value.is_integer() else None
 
 
 class Loader(yaml.SafeLoader):  # type: ignore[misc]
     """Safe loader with YAML 1.2 floats that refuses a key given twice."""
+
+    def construct_yaml_float(self, node: yaml.ScalarNode) -> float:
+        """Read a number; beyond 1, whole ones with an exponent are ints (1.0 may be a share)."""
+        number = whole_number(node.value)
+        if number is not None and abs(number) > 1:
+            return number
+        return float(super().construct_yaml_float(node))
+
+    def construct_yaml_str(self, node: yaml.ScalarNode) -> str:
+        """Read text, with halves of characters mended."""
+        return str(whole_characters(super().construct_yaml_str(node)))
 
     def construct_mapping(
         self, node: yaml.MappingNode, deep: bool = False
@@ -38,6 +68,8 @@ class Dumper(yaml.SafeDumper):  # type: ignore[misc]
     """Safe dumper that quotes the strings our loader would read as numbers."""
 
 
+Loader.add_constructor("tag:yaml.org,2002:float", Loader.construct_yaml_float)
+Loader.add_constructor("tag:yaml.org,2002:str", Loader.construct_yaml_str)
 for _class in (Loader, Dumper):
     _class.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("-+0123456789."))
 
@@ -50,10 +82,10 @@ def read_yaml(path: Path) -> dict[str, Value]:
     """
     if not path.is_file():
         raise ValueError(f"expected a YAML file, there is none at {path}; check the name")
-    with path.open(encoding="utf-8") as stream:
+    with path.open("rb") as stream:  # YAML tells UTF-16 from UTF-8 by the byte order mark
         try:
             content = yaml.load(stream, Loader)  # noqa: S506 (a subclass of the safe loader)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ValueError(f"{path} is not valid YAML: {error}") from error
     if content is None:
         return {}

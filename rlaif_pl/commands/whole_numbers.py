@@ -1,0 +1,38 @@
+"""``1e3`` for options that are whole numbers, in configs and on the command line.
+
+YAML and jsonargparse (4.53) read ``1e3`` as a float and then refuse it, or hand ``1000.0`` on where
+that equals the default. Which options are whole numbers only jsonargparse knows when it looks at a
+value, and it has no hook there: its function is replaced by one that turns the value first.
+"""
+
+from __future__ import annotations
+
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
+
+from jsonargparse import _typehints
+
+from rlaif_pl.pipeline.yaml_files import whole_number
+
+_adapt = _typehints.adapt_typehints
+
+
+def accept_whole_numbers() -> None:
+    """Let every parser of this process accept ``1e3`` for a whole number; may be called again."""
+    _typehints.adapt_typehints = adapt
+
+
+def adapt(value: Any, hint: Any, *args: Any, **options: Any) -> Any:
+    """Check a value as jsonargparse does, after turning it where the hint asks for a whole number.
+
+    Where a hint takes floats, too (``limit_val_batches``: 1 is one batch and 1.0 all of them), only
+    numbers beyond 1 are turned.
+    """
+    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    is_text = isinstance(value, str) and str in kinds
+    number = whole_number(value) if int in kinds and not is_text else None
+    if number is None:
+        return _adapt(value, hint, *args, **options)
+    if float in kinds and abs(number) <= 1:
+        return _adapt(float(number), float, *args, **options)
+    return _adapt(number, hint, *args, **options)
