@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 WORD = re.compile(r"[\w']+")
+_HALF_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")  # in JSON: may be half a character
 _HALVES = re.compile("[\ud800-\udfff]")
 MOST_SHOWN = 60  # characters of a wrong value that a message repeats
 
@@ -130,6 +132,19 @@ def whole_characters(value: Any) -> Any:
     if isinstance(value, list):
         return [whole_characters(item) for item in value]
     return value
+
+
+def parse_json(text: str) -> Any:
+    """Parse JSON whose texts all can be written again; see ``whole_characters``.
+
+    Raises:
+        json.JSONDecodeError: It is none, or is nested too deeply.
+    """
+    try:
+        found = json.loads(text)
+    except RecursionError as error:
+        raise json.JSONDecodeError("nested too deeply", text, 0) from error
+    return whole_characters(found) if _HALF_ESCAPE.search(text) else found
 
 
 def shown(value: object) -> str:

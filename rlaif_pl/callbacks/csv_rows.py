@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from rlaif_pl.data.files import allow_long_cells
 from rlaif_pl.evaluation.metrics import write_text
 
 Cell = float | int | str
@@ -29,6 +30,7 @@ def read_table(path: Path) -> Table:
         return Table([], [])
     with path.open(encoding="utf-8", newline="") as stream:
         text = stream.read()
+    allow_long_cells()
     lines = list(csv.reader(io.StringIO(text, newline="")))
     if lines and not text.endswith("\n"):
         lines.pop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from pathlib import Path
 
 from rlaif_pl.data.card import dataset_card
@@ -52,13 +53,15 @@ def export(
     if with_margin and layout != "trl":
         raise ValueError("expected with_margin only with layout trl; the soft layout has p_first")
     source = DataSource(preferences) if isinstance(preferences, str) else preferences
-    pairs = load_preferences(source).rows
+    loaded = load_preferences(source)
+    pairs = loaded.rows
     table = (
         trl_rows(pairs, min_margin, with_margin)
         if layout == "trl"
         else soft_rows(pairs, min_margin)
     )
-    reasons = ", ".join(f"{reason} {n}" for reason, n in sorted(table.left_out.items()))
+    left_out = Counter(loaded.dropped) + Counter(table.left_out)
+    reasons = ", ".join(f"{reason} {n}" for reason, n in sorted(left_out.items()))
     if not table.rows:
         raise ValueError(
             f"expected pairs to export from {source.name}, none of {len(pairs)} is left ({reasons}); "
@@ -75,7 +78,7 @@ def export(
         title = name or target.resolve().name
         card = dataset_card(title, pairs, table, "train.parquet", license_id, known)
         write_text(target / "README.md", card)
-    missing = sum(table.left_out.values())
+    missing = left_out.total()
     sys.stdout.write(
         f"{len(table.rows)} pairs written to {out}, {missing} left out"
         + (f" ({reasons})\n" if reasons else "\n")

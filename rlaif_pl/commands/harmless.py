@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
+from rlaif_pl.data.files import read_rows
 from rlaif_pl.evaluation.harmlessness import rates_text
 from rlaif_pl.evaluation.harmlessness.rates import harmless_rates
 from rlaif_pl.evaluation.metrics import write_metrics
@@ -47,7 +48,7 @@ def harmless(
         )
     hidden = path.with_name(HIDDEN_TEXTS)
     path = hidden if hidden.is_file() else path
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    rows: list[dict[str, Any]] = [row.fields for row in read_rows(path)]
     wrong = next(
         (n for n, row in enumerate(rows, 1) if not {"prompt", "sft", "policy"} <= set(row)), 0
     )

@@ -7,7 +7,6 @@ import gzip
 import io
 import json
 import os
-import re
 import tempfile
 import zlib
 from collections.abc import Iterable, Iterator
@@ -17,12 +16,11 @@ from typing import Any, BinaryIO, NamedTuple, TextIO, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rlaif_pl.text import shown, whole_characters
+from rlaif_pl.text import parse_json, shown
 
 SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".csv", ".csv.gz", ".parquet")
 MARK = "\ufeff"  # byte order mark, once decoded
 LONGEST_CELL = 2**26  # characters; bounds what an open quote reads (the csv module's own is 2**17)
-_HALF = re.compile(r"\\u[dD][89a-fA-F]")  # an escape in JSON that may be half a character
 
 
 class RawRow(NamedTuple):
@@ -198,14 +196,11 @@ def _json_rows(path: Path, file: TextIO, may_be_array: bool) -> Iterator[RawRow]
 def _parse(text: str, where: str) -> object:
     """Parse JSON or say where it is broken."""
     try:
-        found = json.loads(text)
+        return parse_json(text)
     except json.JSONDecodeError as error:
         raise ValueError(
             f"{where}: expected JSON, got {text.strip()[:60]!r} ({error}); fix or remove it"
         ) from error
-    except RecursionError as error:
-        raise ValueError(f"{where}: expected JSON, got one nested too deeply; fix it") from error
-    return whole_characters(found) if _HALF.search(text) else found
 
 
 def _as_row(item: object, where: str) -> RawRow:
@@ -223,7 +218,7 @@ def _csv_rows(path: Path, file: TextIO) -> Iterator[RawRow]:
 
     A row is named by the line that it begins on.
     """
-    csv.field_size_limit(max(csv.field_size_limit(), LONGEST_CELL))
+    allow_long_cells()
     reader = csv.DictReader(file, strict=True)
     begins = 1
     try:
@@ -240,6 +235,11 @@ def _csv_rows(path: Path, file: TextIO) -> Iterator[RawRow]:
             begins = reader.line_num + 1
     except csv.Error as error:
         raise ValueError(f"{path}:{begins}: {_csv_problem(error)}") from error
+
+
+def allow_long_cells() -> None:
+    """Let the csv module read cells of up to ``LONGEST_CELL`` characters, in this process."""
+    csv.field_size_limit(max(csv.field_size_limit(), LONGEST_CELL))
 
 
 def _csv_problem(error: csv.Error) -> str:

@@ -13,10 +13,8 @@ import json
 import os.path
 from dataclasses import dataclass
 
-import yaml
-
 from rlaif_pl.labeling.calls import Question
-from rlaif_pl.labeling.prompting.templates import read_versioned
+from rlaif_pl.labeling.prompting.templates import parse_yaml, read_versioned
 
 BLANK = "\n\n"
 LABELS = ("critique request", "critique", "revision request", "revision")
@@ -247,7 +245,7 @@ def load_layout(name: str) -> tuple[dict[str, str], str]:
         ValueError: A part is missing, unknown or empty.
     """
     content, version = read_versioned(name, ".yaml")
-    rows = yaml.safe_load(content)
+    rows = parse_yaml(content, version)
     if (
         not isinstance(rows, dict)
         or set(rows) != set(KEYS)
@@ -260,7 +258,7 @@ def load_layout(name: str) -> tuple[dict[str, str], str]:
 
 def _entries(content: str, version: str, fields: tuple[str, ...]) -> list[dict[str, str]]:
     """Read a list of entries that have just the given texts."""
-    rows = yaml.safe_load(content)
+    rows = parse_yaml(content, version)
     if not isinstance(rows, list) or not rows:
         raise ValueError(f"expected {version} to be a list of entries, got {type(rows).__name__}")
     for number, row in enumerate(rows, 1):

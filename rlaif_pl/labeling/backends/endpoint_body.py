@@ -3,6 +3,7 @@
 Servers that speak OpenAI's protocol differ in small ways: log-probabilities come as parallel lists
 (completions) or as a list of objects (chat; some servers use it for completions, too), tokens come as
 text, as bytes, or in the notation of the tokenizer's vocabulary.
+Half a surrogate pair is read as U+FFFD.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
+
+from rlaif_pl.text import parse_json
 
 Table: TypeAlias = tuple[tuple[str, float], ...]
 """Likeliest tokens at one place: text and log-probability in nats."""
@@ -64,7 +67,7 @@ def parse_body(content: str) -> Completion:
         BodyError: It is no JSON, or a field is missing or of another kind than it must be.
     """
     try:
-        body = json.loads(content)
+        body = parse_json(content)
     except json.JSONDecodeError as error:
         raise BodyError(f"expected JSON, got {content[:60]!r} ({error})") from error
     choices = _field(body, "choices", list)

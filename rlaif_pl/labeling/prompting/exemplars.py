@@ -9,9 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import yaml
-
-from rlaif_pl.labeling.prompting.templates import read_versioned
+from rlaif_pl.labeling.prompting.templates import parse_yaml, read_versioned
 
 _REQUIRED = {"prompt", "first", "second", "better"}
 
@@ -65,7 +63,7 @@ def load_exemplars(name: str, shots: int, thoughts: bool) -> ExemplarFile:
         ValueError: The file has too few examples, lacks rationales, or is laid out otherwise.
     """
     content, version = read_versioned(name, ".yaml")
-    rows = yaml.safe_load(content)
+    rows = parse_yaml(content, version)
     if not isinstance(rows, list):
         raise ValueError(f"expected {version} to be a list of examples, got {type(rows).__name__}")
     exemplars = tuple(_exemplar(row, f"{version}, example {n}") for n, row in enumerate(rows, 1))

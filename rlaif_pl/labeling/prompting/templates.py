@@ -31,6 +31,9 @@ from typing import NamedTuple
 
 import yaml
 
+from rlaif_pl.data.files import read_text
+from rlaif_pl.text import whole_characters
+
 PAIR = frozenset({"prompt", "first", "second"})
 PRINCIPLED = PAIR | {"principle"}
 SINGLE = frozenset({"prompt", "response"})
@@ -156,6 +159,7 @@ def read_versioned(name: str, suffix: str) -> tuple[str, str]:
 
     Raises:
         FileNotFoundError: There is neither.
+        ValueError: The file is no text.
     """
     folder = files("rlaif_pl.labeling") / "prompts"
     known = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(suffix))
@@ -167,8 +171,23 @@ def read_versioned(name: str, suffix: str) -> tuple[str, str]:
             f"expected one of {[each.removesuffix(suffix) for each in known]} or the path of a "
             f"{suffix} file, got {name!r}"
         )
-    content = path.read_text(encoding="utf-8")
+    content = read_text(path)
     return content, f"{path.stem}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
+
+
+def parse_yaml(content: str, version: str) -> object:
+    """Parse a file that ``read_versioned`` read.
+
+    Raises:
+        ValueError: It is not YAML.
+    """
+    try:
+        return whole_characters(yaml.safe_load(content))
+    except yaml.YAMLError as error:
+        raise ValueError(
+            f"expected {version} to be YAML, got: {' '.join(str(error).split())}; fix it (a text with "
+            "': ' in it needs quotes)"
+        ) from error
 
 
 def parse_prompt(content: str, version: str) -> LabelingPrompt:

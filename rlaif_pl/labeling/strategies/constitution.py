@@ -13,14 +13,17 @@ import json
 from collections.abc import Sequence
 from typing import Literal
 
-import yaml
-
 from rlaif_pl.labeling.backends import as_backend
 from rlaif_pl.labeling.calls import Ask, Backend
 from rlaif_pl.labeling.outcome import Judgment, checked_clamp
 from rlaif_pl.labeling.prompting.exemplars import load_exemplars
 from rlaif_pl.labeling.prompting.layout import Layout, both_orders
-from rlaif_pl.labeling.prompting.templates import PRINCIPLED, load_prompt, read_versioned
+from rlaif_pl.labeling.prompting.templates import (
+    PRINCIPLED,
+    load_prompt,
+    parse_yaml,
+    read_versioned,
+)
 from rlaif_pl.labeling.prompting.verdicts import (
     MAX_RATIONALE_TOKENS,
     VerdictReader,
@@ -114,7 +117,7 @@ def load_principles(name: str) -> tuple[tuple[str, ...], str]:
         ValueError: The file is not a list of different texts.
     """
     content, version = read_versioned(name, ".yaml")
-    rows = yaml.safe_load(content)
+    rows = parse_yaml(content, version)
     if not (
         isinstance(rows, list)
         and rows
