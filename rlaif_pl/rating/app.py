@@ -12,12 +12,13 @@ from typing import Annotated, Any
 import jinja2
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import HTMLResponse
-from pydantic import BaseModel, Field, StringConstraints
+from pydantic import BaseModel, Field, StringConstraints, model_validator
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from rlaif_pl.rating.order import ranks_by_item, shown_order
 from rlaif_pl.rating.store import Rating, RatingStore
 from rlaif_pl.rating.tasks import Task
+from rlaif_pl.text import whole_characters
 
 HEADERS = {
     # all comes from this server, nothing is inline, no page may frame this one
@@ -59,6 +60,12 @@ class Person(BaseModel):
     """Who asks."""
 
     rater: Name
+
+    @model_validator(mode="before")
+    @classmethod
+    def mend(cls, body: Any) -> Any:
+        """Mend half characters, which neither SQLite nor a refusal that quotes them could hold."""
+        return whole_characters(body)
 
 
 class Answer(Person):

@@ -85,3 +85,12 @@ def test_an_export_without_a_pair_is_an_error(tmp_path, capsys):
     assert cli.main(words) == 1
     assert "none of 1 is left (unlabeled 1); label them first" in capsys.readouterr().err
     assert not (tmp_path / "x.jsonl").exists()
+
+
+def test_what_loading_left_out_is_counted(tmp_path, capsys):
+    row = {"prompt": "p", "first": "a", "second": "b", "p_first": 1.0, "group": "g"}
+    rows = [row, row | {"second": "a"}]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
+    out = str(tmp_path / "o.jsonl")
+    assert cli.main(["export", "--preferences", str(tmp_path / "a.jsonl"), "--out", out]) == 0
+    assert "1 left out (identical responses 1)" in capsys.readouterr().out

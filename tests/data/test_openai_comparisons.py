@@ -4,8 +4,10 @@ import json
 
 import pytest
 
+from rlaif_pl.data.files import RawRow
 from rlaif_pl.data.preferences import group_of
 from rlaif_pl.data.sources import DataSource, load_preferences, load_prompts
+from rlaif_pl.data.sources.openai_comparisons import read_comparisons
 from rlaif_pl.types import Provenance
 
 
@@ -129,3 +131,14 @@ def test_the_real_file_has_the_known_counts(real_data):
 def test_the_real_file_without_ids_is_read(real_data):
     loaded = load_preferences(str(real_data / "tldr_comparisons" / "edit_b2_eval_test.json"))
     assert 1 <= len(loaded.rows) <= 5
+
+
+def test_numbers_of_a_table_with_gaps_name_the_same_side():
+    rows = [vote(0.0), vote(1.0, post="Other.", post_id="t3_2")]
+    rows[0]["extra"] = {"confidence": 7.0}
+    one, two = read_comparisons([RawRow("x:1", row) for row in rows]).rows
+    assert (one.p_first, two.p_first) == (1.0, 0.0)
+    assert one.provenance.confidence == 7
+    for choice in (True, 0.5, "0"):
+        with pytest.raises(ValueError, match="x:1: expected 'choice' to be 0 or 1"):
+            read_comparisons([RawRow("x:1", vote(choice))])

@@ -245,3 +245,19 @@ def test_packaged_files_have_not_changed_under_their_names():
         if entry.name.endswith((".txt", ".yaml"))
     }
     assert found == DIGESTS
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_ones_own_file_may_have_a_mark_and_other_line_ends(tmp_path, encoding):
+    text = "asks: better\n---\n{prompt}\n{first}\n{second}\nBetter:"
+    (tmp_path / "a.txt").write_text(text)
+    (tmp_path / "b.txt").write_bytes(text.replace("\n", "\r\n").encode(encoding))
+    plain, marked = (load_prompt(str(tmp_path / name)) for name in ("a.txt", "b.txt"))
+    assert marked.parts == plain.parts
+    assert marked.version[1:] == plain.version[1:]
+
+
+def test_examples_that_are_no_yaml_are_named(tmp_path):
+    (tmp_path / "mine.yaml").write_text("- prompt: a: b\n")
+    with pytest.raises(ValueError, match=r"expected mine-\w+ to be YAML, got.*needs quotes"):
+        load_exemplars(str(tmp_path / "mine.yaml"), 1, thoughts=False)

@@ -74,3 +74,17 @@ def test_a_dotted_key_that_leads_nowhere_is_refused(key, message):
 
 def test_leaves_have_dotted_names():
     assert flatten({"a": {"b": [1, {"c": 2}]}, "d": []}) == {"a.b.0": 1, "a.b.1.c": 2, "d": []}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_marks_line_ends_and_half_characters_change_nothing(tmp_path, encoding):
+    text = 'name: ä\r\nsteps: 1e3\r\nshare: 1e0\r\nhalf: "\\ud83d"\r\nwhole: "\\ud83d\\ude00"\r\n'
+    (tmp_path / "a.yaml").write_bytes(text.encode(encoding))
+    whole = {"name": "ä", "steps": 1000, "share": 1.0, "half": "\ufffd", "whole": "\U0001f600"}
+    assert read_yaml(tmp_path / "a.yaml") == whole
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path):
+    (tmp_path / "a.yaml").write_bytes(b"name: \xff\xe4\n")
+    with pytest.raises(ValueError, match=r"a.yaml is not valid YAML"):
+        read_yaml(tmp_path / "a.yaml")

@@ -161,3 +161,11 @@ def test_many_raters_at_once_get_as_many_rankings_as_are_wanted(start, samples, 
         counts = Counter(rating.task for rating in store.ratings())
         assert len({(r.task, r.rater) for r in store.ratings()}) == 36
     assert list(counts.values()) == [3] * 12
+
+
+@pytest.mark.parametrize("name", ["ada \\ud83d", "ada \\u0000", "<b>ada</b> \\u202e"])
+def test_odd_characters_in_a_name_are_no_fault_of_the_server(client, name):
+    body = f'{{"rater": "{name}"}}'
+    response = client.post("/api/next", content=body, headers={"content-type": "application/json"})
+    assert response.status_code == 200
+    assert client.post("/api/undo", content=body).status_code == 422  # quotes what it refuses

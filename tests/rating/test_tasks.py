@@ -99,3 +99,11 @@ def test_ranks_go_back_to_the_items():
     for wrong in ([1, 1, 2], [1, 2], [0, 1, 2]):
         with pytest.raises(ValueError, match="ranks 1 to 3, each once"):
             ranks_by_item((2, 0, 1), wrong)
+
+
+def test_odd_characters_of_responses_are_text(tmp_path):
+    texts = ["half \ud83d", "nul \x00 inside", "\u202eevil", "<script>alert(1)</script>"]
+    rows = [{"prompt": "p", "policy": f"p{n}", "response": text} for n, text in enumerate(texts)]
+    (tmp_path / "s.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (task,) = read_samples(tmp_path / "s.jsonl").tasks
+    assert [item.text for item in task.items] == ["half \ufffd", *texts[1:]]

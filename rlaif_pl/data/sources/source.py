@@ -38,7 +38,8 @@ class DataSource:
             (``Anthropic/hh-rlhf`` has ``helpful-base`` and ``harmless-base``).
         revision: Commit, branch or tag of a hub data set; None takes the newest.
         columns: Our name to theirs. Ours: prompt with first and second (and p_first, or label: 0,
-            1, ``first``, ``second`` or ``tie``) or with chosen and rejected; weight, group;
+            1, ``first``, ``second``, ``tie``, ... as docs/data.md lists) or with chosen and
+            rejected, as text or messages; weight, group;
             prompt with reference for demonstrations.
         confidence: Keep only OpenAI comparisons with these confidences. The scale 1..9 is signed:
             1-4 go with the first summary, 6-9 with the second; strong ones are 1, 2, 8, 9.

@@ -94,3 +94,9 @@ def test_what_breaks_the_protocol_is_refused(body):
 def test_what_is_no_object_is_refused(content):
     with pytest.raises(BodyError):
         parse_body(content)
+
+
+def test_half_characters_become_the_replacement_character():
+    body = json.dumps(broken("choices", 0, "text", value="Good \ud83d point"))
+    assert "\\ud83d" in body
+    assert parse_body(body).text == "Good \ufffd point"
