@@ -208,8 +208,25 @@ def find_configs(args: list[str]) -> list[str]:
     for before, word in zip(["", *args], args, strict=False):
         option, _, value = word.partition("=")
         if before in ("--config", "-c"):
-            word = str(find_config(word))
+            word = str(utf8(find_config(word)))
         elif value and option in ("--config", "-c"):
-            word = f"{option}={find_config(value)}"
+            word = f"{option}={utf8(find_config(value))}"
         result.append(word)
     return result
+
+
+def utf8(path: Path) -> Path:
+    """Return a config's path after a look at its bytes: the parser's refusal would name no file.
+
+    Raises:
+        ValueError: It is not UTF-8.
+    """
+    if path.is_file():
+        try:
+            path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"expected {path} to be UTF-8, got bytes that are none ({error.reason}); save the "
+                "file as UTF-8"
+            ) from error
+    return path

@@ -316,3 +316,10 @@ def test_the_default_does_not_leak_into_a_config(fit_config, capsys):
     printed = yaml.safe_load(capsys.readouterr().out)
     assert printed["data"]["labeler"] is None
     assert not printed["trainer"]["callbacks"]
+
+
+@pytest.mark.parametrize("command", ["export", "fit"])
+def test_a_config_in_another_encoding_is_named(tmp_path, capsys, command):
+    (tmp_path / "a.yaml").write_bytes("out: x.jsonl\n".encode("utf-16"))
+    assert cli.main([command, "--config", str(tmp_path / "a.yaml")]) == 1
+    assert "a.yaml to be UTF-8" in capsys.readouterr().err
