@@ -19,7 +19,7 @@ _adapt = _typehints.adapt_typehints
 
 def accept_whole_numbers() -> None:
     """Let every parser of this process accept ``1e3`` for a whole number; may be called again."""
-    _typehints.adapt_typehints = adapt
+    _typehints.adapt_typehints = adapt  # type: ignore[assignment]  # the original names options
 
 
 def adapt(value: Any, hint: Any, *args: Any, **options: Any) -> Any:
