@@ -46,6 +46,8 @@ class RewardReport:
         length_correlation: Spearman's correlation of margin and length difference, in [-1, 1]; NaN
             where one of them never varies.
         ai_agreement: Pair accuracy on held-out AI labels; empty where none were given.
+        identical: Pairs left out of all of these because the reward reads the same of both responses,
+            as of two that differ behind its length limit.
     """
 
     pair_accuracy: Interval
@@ -57,10 +59,12 @@ class RewardReport:
     reliability: tuple[ReliabilityBin, ...]
     length_correlation: float
     ai_agreement: Interval
+    identical: int = 0
 
     def to_metrics(self, prefix: str = "reward") -> dict[str, float]:
         """Return flat numbers; what was not measured is left out."""
         metrics: dict[str, float] = {f"{prefix}/n": self.pair_accuracy.n}
+        metrics[f"{prefix}/identical"] = self.identical
         for name in ("pair_accuracy", "length_baseline", "gain_over_length", "ai_agreement"):
             metrics |= getattr(self, name).to_metrics(f"{prefix}/{name}")
         for name in ("ece", "ece_equal_width", "brier", "length_correlation"):
@@ -81,6 +85,8 @@ class RewardReport:
             table.add_row(label, escape(interval.percent()), str(interval.n))
         table.add_row("calibration error / Brier", f"{self.ece:.3f} / {self.brier:.3f}", "")
         table.add_row("correlation with length", f"{self.length_correlation:.2f}", "")
+        if self.identical:
+            table.add_row("left out: identical once cut", "", str(self.identical))
         console.print(table)
 
     def write(self, folder: Path | str) -> None:
@@ -103,7 +109,8 @@ def measure_reward(
 
     Args:
         reward: Reward to measure.
-        gold: Pairs with people's ``p_first``; undecided ones are left out.
+        gold: Pairs with people's ``p_first``; undecided ones are left out, and those whose responses
+            the reward cannot tell apart (see ``RewardModel.tells_apart``).
         ai_labeled: Pairs with an AI's ``p_first`` that the reward was not trained on.
         level: Coverage of the intervals, in (0, 1).
         draws: Bootstrap resamples.
@@ -115,6 +122,13 @@ def measure_reward(
     people, machine = ([pairs[i] for i in decided(pairs)] for pairs in (gold, ai_labeled))
     if not people:
         raise ValueError(f"expected pairs with a verdict by people, got none among {len(gold)}")
+    asked = len(people) + len(machine)
+    people, machine = told_apart(reward, people), told_apart(reward, machine)
+    if not people:
+        raise ValueError(
+            f"expected pairs that the reward can tell apart, all of {asked} are identical once their "
+            "responses are cut; raise its max_response_tokens"
+        )
     margin, truth = margins(reward, people), p_first_of(people)
     groups = [pair.group for pair in people]
     correct = correctness(side(margin), side(truth - 0.5))
@@ -134,7 +148,16 @@ def measure_reward(
         ai_agreement=proportion_by_group(
             ai_correct, [pair.group for pair in machine], level, draws, seed
         ),
+        identical=asked - len(people) - len(machine),
     )
+
+
+def told_apart(reward: Reward, pairs: list[Preference]) -> list[Preference]:
+    """Return the pairs of whose responses the reward does not read one and the same."""
+    tells_apart = getattr(reward, "tells_apart", None)
+    if tells_apart is None:
+        return pairs
+    return [pair for pair, differs in zip(pairs, tells_apart(pairs), strict=True) if differs]
 
 
 def margins(reward: Reward, pairs: Sequence[Preference]) -> Array:

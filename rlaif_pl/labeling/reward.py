@@ -90,7 +90,7 @@ class LabelerReward:
         scores = self.labeler.score([prompts[n] for n in rows], [responses[n] for n in rows])
         self._refuse_missing(scores, rows, len(responses))
         self.responses += len(scores)
-        rewards = torch.full((len(responses),), self.empty or 0.0)
+        rewards = torch.full((len(responses),), self.empty or 0.0, dtype=torch.float32)
         rewards[rows] = self.scale * (torch.tensor(scores, dtype=torch.float32) - self.shift)
         return rewards
 

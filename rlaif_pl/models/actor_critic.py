@@ -14,6 +14,8 @@ from rlaif_pl.models.causal import TokenFacts
 from rlaif_pl.models.encoding import PrefixBatch
 from rlaif_pl.models.export import save_policy
 from rlaif_pl.models.policy import BackboneOptions, for_role, load_policy
+from rlaif_pl.models.precision import widened
+from rlaif_pl.models.scalar_head import ScalarHead
 from rlaif_pl.models.shared_prefix import States, states_before
 from rlaif_pl.text import Template
 
@@ -31,7 +33,9 @@ class ActorCritic(nn.Module):
     """Three roles that start from one SFT checkpoint and share its frozen trunk.
 
     With LoRA the policy holds adapters over the reference's own weights, so the reference costs no
-    memory of its own and no adapter is ever switched: each role is a module.
+    memory of its own and no adapter is ever switched: each role is a module. Without, the policy's
+    layers are float32 copies, and so the reference's are float32 too: both give the same numbers
+    before the first step, in any precision of the trainer.
 
     Args:
         backbone: The SFT policy: what all three roles start from.
@@ -71,15 +75,20 @@ class ActorCritic(nn.Module):
         self.value_network: ValueNetwork = value_network
         self.reference = load_policy(backbone, template)
         self.policy = for_role(self.reference, lora, seed)
+        if lora is None:  # as the policy is: in other types the KL would not start at 0
+            self.reference.top.float()
+            if self.reference.trunk is None:
+                self.reference.unembedding.float()
         critic = None
         if value_network in ("separate", "adapter"):
             own = lora if value_network == "adapter" else None
             critic = for_role(self.reference, own, seed + 1, writes=False).top
         self.critic = critic
-        self.value_head: nn.Linear | None = None
+        self.reference.top.follow(self.policy.top)
+        self.value_head: ScalarHead | None = None
         if value_network != "none":
             width = int(self.reference.config.get_text_config().hidden_size)
-            self.value_head = nn.Linear(width, 1)
+            self.value_head = ScalarHead(width)
             nn.init.zeros_(self.value_head.weight)  # start at 0: the first returns set the scale
             nn.init.zeros_(self.value_head.bias)
 
@@ -132,7 +141,7 @@ class ActorCritic(nn.Module):
         return Evaluation(facts, self.values(batch, below, features))
 
     def values(self, batch: PrefixBatch, below: States | None, features: Tensor | None) -> Tensor:
-        """Estimate the return of the state before each response token. ``(N, R)``.
+        """Estimate the return of the state before each response token. ``(N, R)`` float32.
 
         Args:
             batch: Rollout.
@@ -156,8 +165,8 @@ class ActorCritic(nn.Module):
         # Unit variance over sqrt(D): a step of Adam moves every weight by the learning rate, and on
         # raw states of norm far above 1 that alone would swing the values by more than the returns.
         width = features.shape[-1]
-        scaled = nn.functional.layer_norm(features.float(), (width,)) / math.sqrt(width)
-        values: Tensor = self.value_head(scaled).squeeze(-1)
+        scaled = nn.functional.layer_norm(widened(features), (width,)) / math.sqrt(width)
+        values: Tensor = self.value_head(scaled)
         return values
 
     def save(self, folder: str | Path) -> Path:

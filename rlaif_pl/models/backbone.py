@@ -23,6 +23,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from rlaif_pl import ops
 from rlaif_pl.models.embedded import embedded_model_folder
 from rlaif_pl.models.identity import weights_identity
 from rlaif_pl.models.stack import decoder_of
@@ -134,6 +135,23 @@ class CappedHead(nn.Module):
         return self.cap * torch.tanh(self.linear(hidden) / self.cap)
 
 
+def head_logits(head: nn.Linear | CappedHead, hidden: Tensor) -> Tensor:
+    """Vocabulary logits of final hidden states, never rounded to 16 bits.
+
+    Args:
+        head: Output embedding, capped or not.
+        hidden: ``(..., D)``
+
+    Returns:
+        ``(..., V)`` float32, or float64 where the head is.
+    """
+    linear = head.linear if isinstance(head, CappedHead) else head
+    weight = linear.weight
+    rows = hidden.flatten(0, -2).to(weight.dtype)
+    logits = ops.linear_logits(rows, weight, linear.bias).unflatten(0, hidden.shape[:-1])
+    return head.cap * torch.tanh(logits / head.cap) if isinstance(head, CappedHead) else logits
+
+
 def output_head(model: PreTrainedModel) -> nn.Linear | CappedHead:
     """Return what turns the decoder's last hidden states into logits.
 
@@ -149,7 +167,7 @@ def output_head(model: PreTrainedModel) -> nn.Linear | CappedHead:
     ids = torch.arange(2, 10, device=linear.weight.device)[None] % linear.weight.shape[0]
     with torch.no_grad():
         whole = model(input_ids=ids).logits.float()
-        parts = head(decoder_of(model)(input_ids=ids).last_hidden_state).float()
+        parts = head_logits(head, decoder_of(model)(input_ids=ids).last_hidden_state)
     gap = ((whole - parts).abs().max() / whole.abs().max().clamp(min=1e-6)).item()
     if not gap < (1e-3 if linear.weight.dtype == torch.float32 else 3e-2):
         raise ValueError(

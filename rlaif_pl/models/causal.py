@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from rlaif_pl import ops
-from rlaif_pl.models.backbone import CappedHead
+from rlaif_pl.models.backbone import CappedHead, head_logits
 from rlaif_pl.models.encoding import PrefixBatch, encode, pad_of
 from rlaif_pl.models.shared_prefix import States, run, states_before
 from rlaif_pl.models.stack import Stack
@@ -70,8 +70,7 @@ class CausalModel(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Vocabulary logits of hidden states, float32. ``(..., D)`` to ``(..., V)``."""
-        logits: Tensor = self.unembedding(hidden.to(self.unembedding.weight.dtype))
-        return logits.float()
+        return head_logits(self.unembedding, hidden)
 
     def encode(
         self,
@@ -175,5 +174,5 @@ def token_facts(
         softcap=None if capped is None else capped.cap,
         entropy_gradient=entropy_gradient,
     )
-    empty = hidden.new_zeros(tokens.shape, dtype=torch.float32)
-    return TokenFacts(*(empty.masked_scatter(is_real, part.float()) for part in found))
+    empty = found[0].new_zeros(tokens.shape)
+    return TokenFacts(*(empty.masked_scatter(is_real, part) for part in found))

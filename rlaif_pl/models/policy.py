@@ -38,7 +38,8 @@ class BackboneOptions:
         num_layers: Keep only the first layers of the model; None keeps all.
         trunk_layers: First layers that stay frozen and can be shared by several roles; 0 for none.
         dtype: Type of the frozen weights; ``auto`` is bfloat16 where the machine computes it fast.
-            Weights that are trained are float32 whatever this says.
+            Weights that are trained are float32 whatever this says, and so is the reference of a
+            policy that is trained whole.
         share_prefix: Compute a prompt once for all its responses and pad nothing (exact), where the
             architecture allows it; see ``rlaif_pl.models.shared_prefix``.
         gradient_checkpointing: Recompute layers in the backward pass: less memory, more time.

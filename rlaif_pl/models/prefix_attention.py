@@ -57,11 +57,16 @@ def attend(
     Returns:
         ``(1, T, heads, head size)``
     """
-    if torch.is_autocast_enabled(query.device.type):
-        dtype = torch.get_autocast_dtype(query.device.type)
-        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
-    result: Tensor = _RowAttention.apply(query, key, value, row, scale)
+    result: Tensor = _RowAttention.apply(*autocasted(query, key, value), row, scale)
     return result
+
+
+def autocasted(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Bring all to autocast's type where it is on: rotated queries and keys may still be float32."""
+    if not torch.is_autocast_enabled(query.device.type):
+        return query, key, value
+    dtype = torch.get_autocast_dtype(query.device.type)
+    return query.to(dtype), key.to(dtype), value.to(dtype)
 
 
 def part(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from rlaif_pl.models.adapters import Lora
 from rlaif_pl.models.causal import CausalModel
-from rlaif_pl.models.encoding import PrefixBatch
+from rlaif_pl.models.encoding import PrefixBatch, encode_responses
 from rlaif_pl.models.export import save_reward
 from rlaif_pl.models.policy import (
     BackboneOptions,
@@ -23,9 +23,12 @@ from rlaif_pl.models.policy import (
     load_reward_folder,
     same_trunk,
 )
+from rlaif_pl.models.precision import widened
+from rlaif_pl.models.scalar_head import ScalarHead
 from rlaif_pl.models.shared_prefix import States, run
 from rlaif_pl.models.stack import Stack
 from rlaif_pl.text import Template
+from rlaif_pl.types import Preference
 
 SCORE_ROWS = 32  # texts scored at once
 
@@ -82,17 +85,33 @@ class RewardModel(nn.Module):
             generator = torch.Generator().manual_seed(seed)
             weight = torch.randn(1, width, generator=generator) / math.sqrt(width + 1)
         self.model = loaded if frozen else for_role(loaded, lora, seed, writes=False)
-        self.head = nn.Linear(weight.shape[1], 1, bias=False)
+        self.head = ScalarHead(weight.shape[1], bias=False)
         self.head.weight.data.copy_(weight)
         self.head.requires_grad_(not frozen)
         self.pooling: Pooling = pooling
         self.max_response_tokens = max_response_tokens
-        self.register_buffer("shift", torch.tensor(shift))
-        self.shift: Tensor
+        # No buffer, which a cast of the module to 16 bits would round.
+        self.shift = torch.tensor(shift, dtype=torch.float32)
 
     def encode(self, prompts: Sequence[str], responses: Sequence[Sequence[str]]) -> PrefixBatch:
         """Encode ``G`` prompts with ``K`` responses each."""
         return self.model.encode(prompts, responses, self.max_response_tokens)
+
+    def tells_apart(self, pairs: Sequence[Preference]) -> list[bool]:
+        """Whether what is read of a pair's two responses differs; one answer a pair.
+
+        Responses that differ behind ``max_response_tokens`` only, or in white space that no token
+        keeps, get one and the same reward: such a pair teaches nothing and measures nothing.
+        """
+        if not pairs:
+            return []
+        first, second = (
+            encode_responses(
+                self.model.tokenizer, self.model.template, texts, self.max_response_tokens
+            )
+            for texts in ([pair.first for pair in pairs], [pair.second for pair in pairs])
+        )
+        return [one != other for one, other in zip(first, second, strict=True)]
 
     def rewards(self, batch: PrefixBatch, below: States | None = None) -> Tensor:
         """Reward of each continuation. ``(N,)`` float32, differentiable.
@@ -101,9 +120,7 @@ class RewardModel(nn.Module):
             batch: Texts that end in EOS.
             below: Trunk states of the batch, where they are known.
         """
-        features = self.features(batch, below)
-        with torch.autocast(features.device.type, enabled=False):  # margins need all 24 bits
-            rewards = nn.functional.linear(features, self.head.weight.float()).squeeze(1)
+        rewards: Tensor = self.head(self.features(batch, below))
         return rewards - self.shift
 
     def features(self, batch: PrefixBatch, below: States | None = None) -> Tensor:
@@ -116,9 +133,9 @@ class RewardModel(nn.Module):
             is_read = batch.is_real & (places > 0)
         hidden = run(model.top, batch, below, model.share_prefix, is_read).continuation
         if self.pooling == "mean":
-            total = hidden.float().masked_fill(~is_read[..., None], 0.0).sum(1)
+            total = widened(hidden).masked_fill(~is_read[..., None], 0.0).sum(1)
             return total / batch.lengths[:, None].clamp(min=1)
-        return hidden[is_read].float()
+        return widened(hidden[is_read])
 
     def forward(self, prompts: Sequence[str], responses: Sequence[Sequence[str]]) -> Tensor:
         """Rewards of ``K`` responses to each of ``G`` prompts. ``(G, K)``."""
@@ -128,7 +145,7 @@ class RewardModel(nn.Module):
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> Tensor:
         """Rewards ``(N,)`` on the CPU, in batches of texts of like length; see ``types.Reward``."""
         order = sorted(range(len(prompts)), key=lambda n: len(prompts[n]) + len(responses[n]))
-        result = torch.empty(len(prompts))
+        result = torch.empty(len(prompts), dtype=torch.float32)
         for start in range(0, len(order), SCORE_ROWS):
             rows = order[start : start + SCORE_ROWS]
             chunk = self([prompts[n] for n in rows], [[responses[n]] for n in rows])

@@ -47,6 +47,7 @@ class SharedCache:
         self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, cap: float | None
     ) -> None:
         """Keep a layer's keys and values of the prompts."""
+        query, key, value = prefix_attention.autocasted(query, key, value)
         self.suits &= prefix_attention.suits(query, key, value, self.row, None, cap)
         parts = (t.transpose(0, 1).split(self.row.sizes, 2) for t in (key, value))
         self._prompts[_place(module)] = list(zip(*parts, strict=True))
@@ -66,6 +67,7 @@ class SharedCache:
         Returns:
             ``(n, 1, heads, head size)``
         """
+        query, key, value = prefix_attention.autocasted(query, key, value)
         layer, count, share = _place(module), len(key), query.shape[1] // key.shape[1]
         if layer not in self._own:
             shape = count, key.shape[1], self.room, key.shape[-1]

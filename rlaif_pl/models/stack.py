@@ -40,6 +40,7 @@ class Stack(nn.Module):
         self._cache_name = "cache" if "cache" in known else "past_key_values"
         self._fitness: Fitness | None = None  # unknown until asked for the first time
         self._writes: dict[str, bool] = {}  # by type of device
+        self._followed: list[Stack] = []  # in a list, so that it is no part of this module
 
     @property
     def num_layers(self) -> int:
@@ -66,7 +67,8 @@ class Stack(nn.Module):
             Hidden states after the last layer (and the final norm, in a top). ``(N, T, D)``
         """
         if isinstance(cache, SharedCache):
-            return run_written(self.decoder, inputs, positions, cache)
+            return run_written(self.decoder, self._entering(inputs), positions, cache)
+        inputs = self._entering(inputs)
         which = "inputs_embeds" if inputs.is_floating_point() else "input_ids"
         output = self.decoder(
             **{which: inputs, self._cache_name: cache},
@@ -100,8 +102,13 @@ class Stack(nn.Module):
         """Whether layers recompute their activations in the backward pass: they keep no cache."""
         return any(
             module.training and getattr(module, "gradient_checkpointing", False)
-            for module in self.decoder.modules()
+            for stack in (self, *self._followed)
+            for module in stack.decoder.modules()
         )
+
+    def follow(self, other: Stack) -> None:
+        """Run batches the way that another stack is run, so that equal weights round alike."""
+        self._followed = [other]
 
     def packed(
         self,
@@ -124,7 +131,14 @@ class Stack(nn.Module):
         """
         if not self._fit.narrows or self.recomputes:  # the backward pass would recompute all places
             needed = None
-        return run_packed(self.decoder, inputs, row, needed, cache)
+        return run_packed(self.decoder, self._entering(inputs), row, needed, cache)
+
+    def _entering(self, inputs: Tensor) -> Tensor:
+        """Bring hidden states of a stack in another type to this one's; ids stay."""
+        dtype = next(self.decoder.parameters()).dtype
+        return (
+            inputs.to(dtype) if inputs.is_floating_point() and dtype.is_floating_point else inputs
+        )
 
     def new_cache(self) -> DynamicCache:
         """Return an empty key/value cache for this stack."""

@@ -7,6 +7,7 @@ from rlaif_pl.ops._library import (
     backend_of,
     use_reference,
 )
+from rlaif_pl.ops._products import linear_logits
 from rlaif_pl.ops.gae import gae
 from rlaif_pl.ops.linear import linear_logprob
 from rlaif_pl.ops.pairwise import PairwiseSums, pairwise_ce, pairwise_ce_sums
@@ -20,6 +21,7 @@ __all__ = [
     "ShapedGae",
     "backend_of",
     "gae",
+    "linear_logits",
     "linear_logprob",
     "pairwise_ce",
     "pairwise_ce_sums",

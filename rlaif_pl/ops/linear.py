@@ -10,38 +10,14 @@ embedding's gradient once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
 from rlaif_pl.ops._library import has_values, implement
+from rlaif_pl.ops._products import add_product, block_logits, blocks, make_room, without_autocast
 from rlaif_pl.ops.reference import accumulator_dtype
 
 FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-BLOCK_LOGITS = 1 << 21  # 8 MB of float32 logits at a time; twice that is no faster
-LEAST_COLUMNS = 1024  # below this a matrix product is slow
-MOST_ROWS = BLOCK_LOGITS // LEAST_COLUMNS
-
-
-def _blocks(num_rows: int, num_columns: int) -> Iterator[tuple[slice, slice]]:
-    """Yield row and column ranges whose product stays at ``BLOCK_LOGITS``; rows outermost."""
-    for row in range(0, num_rows, MOST_ROWS):
-        rows = slice(row, min(row + MOST_ROWS, num_rows))
-        width = max(LEAST_COLUMNS, BLOCK_LOGITS // (rows.stop - rows.start))
-        for column in range(0, num_columns, width):
-            yield rows, slice(column, min(column + width, num_columns))
-
-
-def _logits(hidden: Tensor, weight: Tensor, columns: slice, room: Tensor) -> Tensor:
-    part = weight[columns]
-    out = room[: hidden.shape[0] * part.shape[0]].view(hidden.shape[0], part.shape[0])
-    return torch.mm(hidden, part.t(), out=out)
-
-
-def _room(hidden: Tensor, weight: Tensor) -> Tensor:
-    sizes = [(r.stop - r.start) * (c.stop - c.start) for r, c in _blocks(len(hidden), len(weight))]
-    return hidden.new_empty(max(sizes, default=0))
 
 
 def _part(bias: Tensor | None, columns: slice, dtype: torch.dtype) -> Tensor | None:
@@ -62,9 +38,10 @@ def _forward(
     state = torch.zeros(num_rows, 5, dtype=acc, device=hidden.device)
     state[:, 0] = -torch.inf
     mean = torch.zeros(num_rows if keep_slope else 0, width, dtype=acc, device=hidden.device)
-    room = _room(hidden, weight)
-    for rows, columns in _blocks(num_rows, len(weight)):
-        logits = _logits(hidden[rows], weight, columns, room)
+    room = make_room(hidden, weight)
+    for rows, columns in blocks(hidden, weight):
+        block = weight[columns]
+        logits = block_logits(hidden[rows], block, room)
         torch.ops.rlaif_pl.softmax_block_.default(
             logits,
             tokens[rows],
@@ -76,7 +53,7 @@ def _forward(
             keep_slope,
         )
         if keep_slope:  # sums of exp(z - max) times embeddings, in step with the state's sums
-            _add_product(mean[rows].mul_(state[rows, 4:]), logits, weight[columns])
+            add_product(mean[rows].mul_(state[rows, 4:]), logits, block)
     largest, total, moment, taken, _ = state.unbind(1)
     logsumexp = largest + total.log()
     entropy = total.log() - moment / total
@@ -104,14 +81,6 @@ def _slope(
     return mean.div_(temperature)
 
 
-def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """Add ``left @ right`` in place; the sum stays in the accumulator dtype."""
-    if total.dtype == left.dtype:
-        total.addmm_(left, right)
-    else:
-        total.add_(left @ right)
-
-
 def _backward_blocks(
     hidden: Tensor,
     weight: Tensor,
@@ -127,9 +96,10 @@ def _backward_blocks(
     dhidden = torch.zeros(hidden.shape, dtype=acc, device=hidden.device)
     dweight = weight.new_zeros(weight.shape if trains_weight else (0, weight.shape[1]))
     dbias = torch.zeros(len(weight) if trains_bias else 0, dtype=acc, device=hidden.device)
-    room = _room(hidden, weight)
-    for these, columns in _blocks(len(hidden), len(weight)):
-        slopes = _logits(hidden[these], weight, columns, room)
+    room = make_room(hidden, weight)
+    for these, columns in blocks(hidden, weight):
+        block = weight[columns]
+        slopes = block_logits(hidden[these], block, room)
         torch.ops.rlaif_pl.softmax_slope_.default(
             slopes,
             tokens[these],
@@ -139,17 +109,17 @@ def _backward_blocks(
             1.0 / temperature,
             softcap,
         )
-        _add_product(dhidden[these], slopes, weight[columns])
+        add_product(dhidden[these], slopes, block)
         if trains_weight:
-            dweight[columns].addmm_(slopes.t(), hidden[these])
+            add_product(dweight[columns], slopes.t(), hidden[these])
         if trains_bias:
             dbias[columns] += slopes.sum(0, dtype=acc)
     bias_dtype = hidden.dtype if bias is None else bias.dtype
     return dhidden.to(hidden.dtype), dweight, dbias.to(bias_dtype)
 
 
-implement("linear_logprob_fwd", _forward)
-implement("linear_logprob_bwd", _backward_blocks)
+implement("linear_logprob_fwd", without_autocast(_forward))
+implement("linear_logprob_bwd", without_autocast(_backward_blocks))
 
 
 @torch.library.register_fake("rlaif_pl::linear_logprob_fwd")
@@ -238,7 +208,7 @@ def linear_logprob(
         logprob = z[token] - log(sum(exp(z)))        entropy = -sum(p log p)
 
     At most ``BLOCK_LOGITS`` logits exist at a time (or 1,024 columns of at most 2,048 rows). Logits
-    have the dtype of ``hidden``, statistics float32 (float64 for float64 inputs).
+    and statistics are float32 (float64 for float64 inputs), also those of 16-bit inputs.
 
     If neither ``weight`` nor ``bias`` requires a gradient, the derivative in ``hidden`` is made in
     the forward pass, ``(N, D)``, and only scaled in the backward. Otherwise, or with

@@ -251,7 +251,8 @@ def _a2c(run: _Run, network: Network) -> Fit:
     value = value or ("separate" if network.rank is None else "adapter")
     has_critic = value in ("separate", "adapter")  # else a head on states that are there anyway
     critic = network if value == "adapter" else replace(network, rank=None)
-    roles = [frozen_model("reference", shape, network.width)]
+    # The reference of a policy that is trained whole is float32 like it.
+    roles = [frozen_model("reference", shape, 4 if network.rank is None else network.width)]
     roles.append(network.role("policy", writes=True, owns=False))
     if has_critic:
         roles.append(critic.role("value", writes=False, owns=False))

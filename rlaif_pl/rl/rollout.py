@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rlaif_pl.models.actor_critic import ActorCritic
 from rlaif_pl.models.encoding import PrefixBatch, assemble, encode_prompts
+from rlaif_pl.models.precision import own_precision
 from rlaif_pl.models.reward import RewardModel
 from rlaif_pl.models.shared_prefix import States
 from rlaif_pl.rl.sampling import sample
@@ -116,4 +117,8 @@ def score_rollout(
     if isinstance(reward, RewardModel):
         groups = [texts[n : n + per_prompt] for n in range(0, len(texts), per_prompt)]
         return reward(prompts, groups).flatten()
-    return reward.score([p for p in prompts for _ in range(per_prompt)], texts)
+    asked = [p for p in prompts for _ in range(per_prompt)]
+    if isinstance(reward, nn.Module):  # moved, cast and run by the trainer like the policy
+        return reward.score(asked, texts).float()
+    with own_precision(actor.policy.device.type):
+        return reward.score(asked, texts).float()

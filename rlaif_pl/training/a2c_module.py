@@ -18,7 +18,12 @@ from rlaif_pl.rl.kl import AdaptiveKL, KLController
 from rlaif_pl.rl.objective import Objective
 from rlaif_pl.rl.rollout import Rollout, collect
 from rlaif_pl.rl.shaping import Shaping, sequence_kl
-from rlaif_pl.training.base import TrainableModule, mean_over_ranks, rank_share
+from rlaif_pl.training.base import (
+    TrainableModule,
+    mean_over_ranks,
+    most_parts,
+    rank_share,
+)
 from rlaif_pl.training.schedules import LinearDecay
 from rlaif_pl.types import PromptBatch, Reward, SampledResponse
 
@@ -40,7 +45,8 @@ class A2CModule(TrainableModule):
         lam: Trace decay, in [0, 1]; 1 gives Monte Carlo returns, as in the paper.
         vf_coef: Weight of the value loss.
         ent_coef: Weight of the mean entropy a token, which is subtracted from the loss.
-        whiten_advantages: Scale advantages to mean 0 and variance 1 over all ranks.
+        whiten_advantages: Scale advantages to mean 0 and variance 1 over all ranks; not with
+            ``trainer.accumulate_grad_batches``.
         group_baseline: Subtract from each score the mean of the prompt's other responses; the value
             network then learns what is left. Needs ``per_prompt`` of at least 2. Without a value
             network it is needed, and the penalties are part of the score: the difference is the
@@ -111,6 +117,7 @@ class A2CModule(TrainableModule):
         self.kl_control = KLController(shaping.beta, adaptive_kl)
         self.value_lr_scale = value_lr_scale
         self.seed = seed
+        self._kl_sums: list[Tensor] = []  # sum and number of responses, by part of the step
         self.latest_samples: list[SampledResponse] = []
 
     def rollout(self, batch: PromptBatch, *key: int | str) -> Rollout:
@@ -154,7 +161,7 @@ class A2CModule(TrainableModule):
         targets = objective.targets(rollout, found)
         loss, parts = objective.loss(rollout, found, targets, is_counted)
         if self.kl_control.rule is not None:
-            parts["beta"] = torch.tensor(self.kl_control.beta)
+            parts["beta"] = torch.tensor(self.kl_control.beta, dtype=torch.float32)
         self.log_dict(
             {f"a2c/train_{name}": value.detach() for name, value in parts.items()},
             batch_size=len(rollout.texts),
@@ -162,8 +169,34 @@ class A2CModule(TrainableModule):
         rows = is_counted.any(1)
         self.log_update(rollout, targets.kl, rows)
         if self.kl_control.rule is not None:
-            self.kl_control.update(mean_over_ranks(targets.kl[rows].sum(), rows.sum()).item())
-        return loss * rank_share(is_counted.sum())
+            self._kl_sums.append(torch.stack([targets.kl[rows].sum(), rows.sum()]))
+            if self._parts == 1:
+                self.follow_kl()
+        return self.weighted(loss, is_counted.sum())
+
+    def follow_kl(self) -> None:
+        """Let the KL coefficient follow the responses of the step that ends."""
+        sums, self._kl_sums = self._kl_sums, []
+        if sums:
+            self.kl_control.update(mean_over_ranks(*torch.stack(sums).sum(0)).item())
+
+    @override
+    def finish_step(self) -> None:
+        super().finish_step()
+        self.follow_kl()
+
+    @override
+    def check_accumulation(self) -> None:
+        super().check_accumulation()
+        if self.objective.whiten_advantages:
+            parts = most_parts(self.trainer)
+            whole = getattr(self.trainer.datamodule, "batch_size", 1) * parts  # type: ignore[attr-defined]
+            raise ValueError(
+                f"expected trainer.accumulate_grad_batches of 1 with whiten_advantages, got {parts}: "
+                "the mean and spread of all advantages of a step are not known before its last part is "
+                f"sampled; set data.batch_size to {whole} instead (backbone.gradient_checkpointing "
+                "saves memory), or whiten_advantages to false"
+            )
 
     def log_update(self, rollout: Rollout, kl: Tensor, rows: Tensor) -> None:
         """Log reward, KL and lengths of a training batch, means over the rows of all ranks."""

@@ -1,13 +1,16 @@
-"""What the three LightningModules share: one optimizer, lean checkpoints, an export."""
+"""What the LightningModules share: one optimizer, means over a step's batch, checkpoints, an export."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.optim import Optimizer
@@ -15,9 +18,11 @@ from typing_extensions import override
 
 
 class TrainableModule(LightningModule):
-    """A LightningModule that checkpoints only what it trains.
+    """A LightningModule that checkpoints only what it trains, and whose loss is a mean over a step.
 
-    Frozen weights come from the named backbone, so a checkpoint of adapters is megabytes.
+    Frozen weights come from the named backbone, so a checkpoint of adapters is megabytes. The mean
+    is over all ranks and all of ``trainer.accumulate_grad_batches``, however the step's rows are cut
+    (see ``weighted``).
 
     Args:
         optimizer: Builds the optimizer from parameters.
@@ -34,6 +39,8 @@ class TrainableModule(LightningModule):
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.strict_loading = False
+        self._counts: list[Tensor] = []  # of the micro-batches of this step, on this rank
+        self._unit = torch.ones(())  # what losses of this step were divided by
 
     def trained(self) -> dict[str, nn.Parameter]:
         """Return the parameters that are trained, by name."""
@@ -51,12 +58,81 @@ class TrainableModule(LightningModule):
                 "nothing; fit trains it and validate measures it"
             )
         check_served(self, self.serves)
+        if stage == "fit" and most_parts(self.trainer) > 1:
+            self.check_accumulation()
+
+    def check_accumulation(self) -> None:
+        """Refuse what could not be a mean over the whole batch of a step that is cut into parts.
+
+        Raises:
+            ValueError: The strategy accumulates gradients itself.
+        """
+        strategy = self.trainer.strategy
+        if strategy.handles_gradient_accumulation:
+            raise ValueError(
+                f"expected trainer.accumulate_grad_batches of 1 with {type(strategy).__name__}, which "
+                f"averages parts as if all were alike, got {most_parts(self.trainer)}; raise "
+                "data.batch_size instead, or take the strategy ddp"
+            )
 
     @override
     def configure_optimizers(self) -> Any:
         optimizer = self.build_optimizer()
         schedule = {"scheduler": self.scheduler(optimizer), "interval": "step"}
         return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def weighted(self, loss: Tensor, count: Tensor) -> Tensor:
+        """Weigh a micro-batch's mean loss by its share of the optimizer step's batch.
+
+        Lightning averages over the parts of a step (``accumulate_grad_batches``), and distributed
+        strategies over ranks, as if each had as much to average. How much all of them have is known
+        when the last is computed, so losses are weighted relative to the first part, and the
+        gradient is put right in ``optimizer_step``. Without a trainer each batch is a step.
+
+        Args:
+            loss: Mean over what ``count`` counts. A scalar.
+            count: Tokens, rows or weights on this rank. A scalar.
+        """
+        own = count.detach().to(loss.dtype)
+        if self._parts == 1:
+            return loss * rank_share(own)
+        if not self._counts:
+            total, ranks = over_ranks(own)
+            self._unit = torch.where(total > 0, total / ranks, 1.0)
+        self._counts.append(own)
+        return loss * (own / self._unit)
+
+    @property
+    def _parts(self) -> int:
+        """Micro-batches of an optimizer step; the last of an epoch may have fewer."""
+        return 1 if self._trainer is None else self.trainer.accumulate_grad_batches
+
+    @override
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: Optimizer | LightningOptimizer,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        def closure() -> Any:  # as Lightning's own, which the hooks before a step follow
+            result = None if optimizer_closure is None else optimizer_closure()
+            self.finish_step()
+            return result
+
+        super().optimizer_step(epoch, batch_idx, optimizer, closure)
+
+    @torch.no_grad()
+    def finish_step(self) -> None:
+        """Make the accumulated gradient that of the mean over the step's batch; see ``weighted``."""
+        counts, self._counts = self._counts, []
+        if not counts:
+            return
+        total, ranks = over_ranks(torch.stack(counts).sum())
+        factor = (self._parts * ranks * self._unit / total.clamp(min=1e-12)).item()
+        for parameter in self.trained().values():
+            if parameter.grad is not None:
+                parameter.grad.mul_(factor)
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -102,6 +178,14 @@ class TrainableModule(LightningModule):
         raise TypeError(f"{type(self).__name__} has nothing to export to {folder}")
 
 
+def most_parts(trainer: Trainer) -> int:
+    """Return the most micro-batches that an optimizer step of a run accumulates."""
+    plans = [
+        c.scheduling for c in trainer.callbacks if isinstance(c, GradientAccumulationScheduler)
+    ]  # type: ignore[attr-defined]
+    return max([trainer.accumulate_grad_batches, *(n for plan in plans for n in plan.values())])
+
+
 def check_served(module: LightningModule, wanted: str) -> None:
     """Refuse a data module that serves another kind of batch than the module reads.
 
@@ -120,6 +204,15 @@ def check_served(module: LightningModule, wanted: str) -> None:
         )
 
 
+def over_ranks(count: Tensor) -> tuple[Tensor, int]:
+    """Return the sum of a scalar over all ranks, and how many they are."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return count, 1
+    total = count.clone()
+    dist.all_reduce(total)
+    return total, dist.get_world_size()
+
+
 def rank_share(count: Tensor) -> Tensor:
     """Return how much of a batch is on this rank: its count over the mean count of all ranks.
 
@@ -130,12 +223,10 @@ def rank_share(count: Tensor) -> Tensor:
     Args:
         count: What this rank's loss is a mean over: tokens, rows or weights. A scalar.
     """
-    own = count.detach().float()
-    if not (dist.is_available() and dist.is_initialized()):
-        return torch.ones_like(own)
-    total = own.clone()
-    dist.all_reduce(total)
-    return own * dist.get_world_size() / total.clamp(min=1e-12)
+    own = count.detach()
+    own = own if own.is_floating_point() else own.float()
+    total, ranks = over_ranks(own)
+    return torch.ones_like(own) if ranks == 1 else own * ranks / total.clamp(min=1e-12)
 
 
 def mean_over_ranks(total: Tensor, count: Tensor) -> Tensor:

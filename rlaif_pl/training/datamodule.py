@@ -160,6 +160,29 @@ class PreferenceDataModule(LightningDataModule):
             f"out, {left_out} left out because their prompt is held out"
         )
 
+    def keep_rows(self, choose: Callable[[Sequence[Any]], Sequence[bool]], reason: str) -> None:
+        """Leave rows out of both splits, with a warning that counts them; after ``setup``.
+
+        Args:
+            choose: Whether to keep each of some rows.
+            reason: Why the others are left out, and what to do.
+
+        Raises:
+            ValueError: No row of a split would be left.
+        """
+        for split, name in (("training", "train_rows"), ("validation", "validation_rows")):
+            rows = getattr(self, name)
+            kept = [row for row, keep in zip(rows, choose(rows), strict=True) if keep]
+            if rows and not kept:
+                raise ValueError(
+                    f"expected {self.serve} to use in {split}, all {len(rows)} are left out: {reason}"
+                )
+            if len(kept) < len(rows):
+                rank_zero_warn(
+                    f"left out {len(rows) - len(kept)} of {len(rows)} {self.serve} of {split}: {reason}"
+                )
+                setattr(self, name, kept)
+
     @override
     def train_dataloader(self) -> BatchLoader[Any, Any]:
         overfits = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]

@@ -54,6 +54,12 @@ class LabelingModule(LightningModule):
     @override
     def setup(self, stage: str) -> None:
         check_served(self, "comparisons")
+        precision = str(self.trainer.precision)
+        if precision.endswith("-true") and precision != "32-true":  # Lightning would cast the pairs
+            raise ValueError(
+                f"expected trainer.precision to be 32-true for labeling, got {precision}; a local "
+                "labeler computes in its own dtype: set the labeler's dtype instead"
+            )
 
     @override
     def on_predict_start(self) -> None:

@@ -13,8 +13,10 @@ from typing_extensions import override
 
 from rlaif_pl import ops
 from rlaif_pl.data.sources import DataSource, load_prompts
+from rlaif_pl.models.precision import HALVES, widened
 from rlaif_pl.models.reward import RewardModel
-from rlaif_pl.training.base import TrainableModule, rank_share
+from rlaif_pl.training.base import TrainableModule
+from rlaif_pl.training.datamodule import PreferenceDataModule
 from rlaif_pl.training.probe import probe
 from rlaif_pl.training.schedules import LinearDecay
 from rlaif_pl.types import PairBatch
@@ -26,6 +28,8 @@ class RewardModule(TrainableModule):
     """Cross-entropy between soft labels and the softmax over two rewards.
 
     ``loss = -p log sigma(r1 - r2) - (1 - p) log sigma(r2 - r1)`` (arXiv 2309.00267, section 2.2.1).
+    Pairs of ``PreferenceDataModule`` that the reward cannot tell apart (see
+    ``RewardModel.tells_apart``) are left out of training and validation, and counted in a warning.
 
     Args:
         reward: The model to fit.
@@ -55,6 +59,17 @@ class RewardModule(TrainableModule):
         self.val_loss = MeanMetric()
         self.val_accuracy = BinaryAccuracy(ignore_index=IGNORED)
 
+    @override
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if isinstance(data, PreferenceDataModule):
+            data.keep_rows(
+                self.reward.tells_apart,
+                f"their responses are identical once cut to {self.reward.max_response_tokens} tokens, "
+                "so that they teach and measure nothing; raise the reward's max_response_tokens",
+            )
+
     def forward(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
         """Return the loss in nats and the reward margin of each pair, both ``(N,)``."""
         first, second = self._rewards(batch)
@@ -62,17 +77,24 @@ class RewardModule(TrainableModule):
 
     @override
     def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:
+        batch = in_float32(batch)
         sums = ops.pairwise_ce_sums(*self._rewards(batch), batch.target, batch.weight)
-        total = sums.weight.float().clamp(min=1e-12)
+        total = sums.weight.to(sums.loss.dtype).clamp(min=1e-12)
         loss = sums.loss / total
         size = len(batch.prompts)
         self.log("reward/train_loss", loss, prog_bar=True, batch_size=size)
         self.log("reward/train_accuracy", sums.agree.float() / total, batch_size=size)
         self.log("reward/train_margin", sums.margin.float() / total, batch_size=size)
-        return loss * rank_share(sums.weight)
+        return self.weighted(loss, sums.weight)
+
+    @override
+    def on_validation_epoch_start(self) -> None:
+        if self.val_loss.dtype in HALVES:  # cast with the module; in bfloat16 a sum stops at 256
+            self.val_loss.set_dtype(torch.float32)
 
     @override
     def validation_step(self, batch: PairBatch, batch_idx: int) -> None:
+        batch = in_float32(batch)
         losses, margin = self(batch)
         weight = batch.weight
         verdict = (batch.target > 0.5).int().masked_fill(weight == 0, IGNORED)
@@ -109,3 +131,8 @@ class RewardModule(TrainableModule):
     @override
     def export(self, folder: Path) -> Path:
         return self.reward.save(folder)
+
+
+def in_float32(batch: PairBatch) -> PairBatch:
+    """Bring labels and weights back to float32: trainers in ``bf16-true`` cast every batch."""
+    return batch._replace(target=widened(batch.target), weight=widened(batch.weight))

@@ -13,7 +13,7 @@ from rlaif_pl.models.adapters import Lora
 from rlaif_pl.models.export import save_policy
 from rlaif_pl.models.policy import BackboneOptions, for_role, load_policy
 from rlaif_pl.text import Template
-from rlaif_pl.training.base import TrainableModule, rank_share
+from rlaif_pl.training.base import TrainableModule
 from rlaif_pl.training.schedules import LinearDecay
 from rlaif_pl.types import DemonstrationBatch
 
@@ -68,7 +68,7 @@ class SFTModule(TrainableModule):
         total, count = self(batch)
         loss = total / count.clamp(min=1)
         self.log("sft/train_loss", loss, prog_bar=True, batch_size=len(batch.prompts))
-        return loss * rank_share(count)
+        return self.weighted(loss, count)
 
     @override
     def validation_step(self, batch: DemonstrationBatch, batch_idx: int) -> None:

@@ -99,3 +99,27 @@ def test_rewards_that_are_not_finite_and_pairs_without_verdict_are_refused(lengt
         measure_reward(Table({"good one": math.nan, "bad": 0.0}), GOLD[:1])
     with pytest.raises(ValueError, match="none among 1"):
         measure_reward(length_reward, GOLD[4:])
+
+
+class Shortsighted:
+    """A reward that reads one character."""
+
+    def score(self, prompts, responses):  # noqa: ARG002 - the protocol's signature
+        return torch.tensor([float(ord(text[0])) for text in responses])
+
+    def tells_apart(self, pairs):
+        return [pair.first[0] != pair.second[0] for pair in pairs]
+
+
+def test_pairs_that_the_reward_cannot_tell_apart_are_left_out_and_counted():
+    rows = [("a", "b", 0.0), ("b", "a", 1.0), ("aa", "ab", 1.0)]
+    pairs = [
+        Preference("post", first, second, f"g{n}", p_first=p)
+        for n, (first, second, p) in enumerate(rows)
+    ]
+    report = measure_reward(Shortsighted(), pairs, pairs[2:], draws=50)
+    assert (report.pair_accuracy.value, report.pair_accuracy.n) == (1.0, 2)
+    assert report.ai_agreement.n == 0
+    assert report.to_metrics()["reward/identical"] == 2
+    with pytest.raises(ValueError, match="all of 1 are identical once"):
+        measure_reward(Shortsighted(), pairs[2:], draws=50)

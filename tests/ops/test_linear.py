@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rlaif_pl import ops
-from rlaif_pl.ops import linear
+from rlaif_pl.ops import _products, linear
 
 pytestmark = pytest.mark.usefixtures("implementation")
 
@@ -14,9 +14,9 @@ pytestmark = pytest.mark.usefixtures("implementation")
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     """Let even small shapes take several blocks of rows and columns."""
-    monkeypatch.setattr(linear, "BLOCK_LOGITS", 64)
-    monkeypatch.setattr(linear, "LEAST_COLUMNS", 7)
-    monkeypatch.setattr(linear, "MOST_ROWS", 9)
+    monkeypatch.setattr(_products, "BLOCK_LOGITS", 64)
+    monkeypatch.setattr(_products, "LEAST_COLUMNS", 7)
+    monkeypatch.setattr(_products, "MOST_ROWS", 9)
 
 
 def sample(device, n=20, d=6, v=37, dtype=torch.float64):
@@ -146,8 +146,8 @@ def test_no_rows(device):
 
 def test_never_more_logits_than_a_block(device, monkeypatch):
     seen = []
-    real = linear._logits
-    monkeypatch.setattr(linear, "_logits", lambda *a: seen.append(real(*a)) or seen[-1])
+    real = linear.block_logits
+    monkeypatch.setattr(linear, "block_logits", lambda *a: seen.append(real(*a)) or seen[-1])
     hidden, weight, tokens, _ = sample(device, 50, 4, 300)
     ops.linear_logprob(hidden, weight, tokens)
     assert max(x.numel() for x in seen) <= 64

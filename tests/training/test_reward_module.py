@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from rlaif_pl.data.preferences import write_preferences
 from rlaif_pl.data.sources import DataSource
 from rlaif_pl.models import BackboneOptions, RewardModel
-from rlaif_pl.types import PairBatch
+from rlaif_pl.types import PairBatch, Preference
 
 
 def batch_of(pairs, weights=None):
@@ -152,3 +153,52 @@ def test_validation_is_a_mean_over_weights_whatever_the_batches(build, trainer, 
     assert found["reward/val_loss"] == pytest.approx(losses.sum().item() / 3.5, rel=1e-5)
     agree = [(m > 0) == (p.p_first > 0.5) for m, p in zip(margins, small_pairs, strict=False)]
     assert found["reward/val_accuracy"] == pytest.approx(sum(map(bool, agree)) / 3)
+
+
+def alike(count, prompt="post"):
+    """Pairs that differ behind many common words only."""
+    start = "the same words at the beginning of both responses"
+    return [
+        Preference(f"{prompt} {n}", f"{start} one", f"{start} two", f"{prompt}{n}", p_first=0.9)
+        for n in range(count)
+    ]
+
+
+def test_pairs_identical_after_the_cut_are_left_out_and_counted(
+    build, trainer, backbone, tmp_path, small_pairs
+):
+    reward = RewardModel(backbone, max_response_tokens=6)
+    pairs = [*alike(6), *small_pairs[:4]]
+    assert reward.tells_apart(pairs) == [False] * 6 + [True] * 4
+    assert reward.tells_apart([]) == []
+    write_preferences(tmp_path / "train.jsonl", pairs)
+    write_preferences(tmp_path / "val.jsonl", [*alike(2, "other"), *small_pairs[4:6]])
+    module, data = build("reward", reward=reward)
+    data.source, data.validation = str(tmp_path / "train.jsonl"), str(tmp_path / "val.jsonl")
+    with pytest.warns(UserWarning, match="identical once cut to 6 tokens") as warned:
+        trainer(1, limit_val_batches=1.0).fit(module, data)
+    said = [str(each.message) for each in warned if "left out" in str(each.message)]
+    assert ["left out 6 of 10 pairs of training", "left out 2 of 4 pairs of validation"] == [
+        text.partition(":")[0] for text in said
+    ]
+    assert (len(data.train_rows), len(data.validation_rows)) == (4, 2)
+
+
+def test_pairs_that_are_all_identical_after_the_cut_are_refused(build, trainer, backbone, tmp_path):
+    write_preferences(tmp_path / "train.jsonl", alike(3))
+    module, data = build("reward", reward=RewardModel(backbone, max_response_tokens=6))
+    data.source, data.validation_fraction = str(tmp_path / "train.jsonl"), 0.0
+    with pytest.raises(
+        ValueError, match=r"all 3 are left out.*raise the reward's max_response_tokens"
+    ):
+        trainer(1).fit(module, data)
+
+
+def test_validation_in_bfloat16_counts_beyond_256(build, trainer, small_pairs):
+    module, _ = build("reward")
+    batches = [batch_of(small_pairs[:2], [200.0, 101.0]) for _ in range(3)]
+    loader = DataLoader(batches, batch_size=None)
+    run = trainer(1, limit_val_batches=1.0, precision="bf16-true")
+    run.validate(module, loader, verbose=False)
+    assert module.val_loss.weight.dtype == torch.float32
+    assert module.val_loss.weight.item() == 903.0

@@ -15,6 +15,7 @@ from rlaif_pl.labeling.backends.local_write import Task, Writer
 from rlaif_pl.labeling.calls import Call, Choose, Decoding, Generate, Reply, Score
 from rlaif_pl.models.backbone import EMBEDDED, Precision
 from rlaif_pl.models.drawing import noise_seed
+from rlaif_pl.models.precision import own_precision
 
 # What goes wrong inside an architecture that the fast way does not know.
 UNKNOWN = (
@@ -138,8 +139,9 @@ class LocalBackend:
                     rows += own
             except UnreadableError as failure:
                 done(place, Reply(failure=str(failure)))
-        self._judge(calls, rows, spans, done)
-        self._write(calls, questions, done)
+        with own_precision(self.model.device.type):
+            self._judge(calls, rows, spans, done)
+            self._write(calls, questions, done)
 
     def _rows(self, call: Choose | Score) -> list[Row]:
         if isinstance(call, Choose):

@@ -17,6 +17,7 @@ from rlaif_pl.models.backbone import (
     Precision,
     attention_window,
     fingerprint_of,
+    head_logits,
     load_backbone,
     output_head,
 )
@@ -92,8 +93,7 @@ class LocalModel:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Vocabulary logits of final hidden states, float32. ``(..., D)`` to ``(..., V)``."""
-        logits: Tensor = self.head(hidden.to(self.head.weight.dtype))
-        return logits.float()
+        return head_logits(self.head, hidden)
 
     @property
     def is_encoder_decoder(self) -> bool:

@@ -1,0 +1,101 @@
+"""Products with an output embedding, block by block, summed and kept in float32."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+from torch import Tensor
+
+from rlaif_pl.ops.reference import accumulator_dtype
+
+P = ParamSpec("P")
+R = TypeVar("R")
+BLOCK_LOGITS = 1 << 21  # 8 MB of float32 logits at a time; twice that is no faster
+LEAST_COLUMNS = 1024  # below this a matrix product is slow
+MOST_ROWS = BLOCK_LOGITS // LEAST_COLUMNS
+
+
+def blocks(hidden: Tensor, weight: Tensor) -> Iterator[tuple[slice, slice]]:
+    """Yield row and column ranges whose product stays at ``BLOCK_LOGITS``; rows outermost.
+
+    A CPU widens 16-bit embeddings before it multiplies, so there a block of these is no larger either.
+    """
+    num_rows, (num_columns, size) = len(hidden), weight.shape
+    widens = weight.device.type == "cpu" and accumulator_dtype(weight.dtype) != weight.dtype
+    for row in range(0, num_rows, MOST_ROWS):
+        rows = slice(row, min(row + MOST_ROWS, num_rows))
+        entries = max(rows.stop - rows.start, size if widens else 0)
+        width = max(LEAST_COLUMNS, BLOCK_LOGITS // entries)
+        for column in range(0, num_columns, width):
+            yield rows, slice(column, min(column + width, num_columns))
+
+
+def product(left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
+    """``left @ right`` in the accumulator dtype of ``right``, without rounding to 16 bits between.
+
+    Args:
+        left: On a GPU brought to the dtype of ``right``. ``(N, K)``
+        right: ``(K, M)``
+        out: Where to on a CPU, contiguous. ``(N, M)``
+    """
+    acc = accumulator_dtype(right.dtype)
+    if right.dtype != acc and right.device.type == "cuda":
+        return torch.mm(left.to(right.dtype), right, out_dtype=acc)
+    return torch.mm(left.to(acc), right.to(acc), out=out)
+
+
+def add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """Add ``left @ right`` in place; the sum stays in the dtype of ``total``."""
+    if left.dtype == right.dtype == total.dtype == accumulator_dtype(total.dtype):
+        total.addmm_(left, right)
+    else:
+        total.add_(product(left, right))
+
+
+def block_logits(hidden: Tensor, block: Tensor, room: Tensor) -> Tensor:
+    """Logits of rows for a block of the embedding ``(B, D)``, on a CPU in ``room``."""
+    shape = len(hidden), len(block)
+    return product(hidden, block.t(), out=room[: shape[0] * shape[1]].view(shape))
+
+
+def make_room(hidden: Tensor, weight: Tensor) -> Tensor:
+    """Return uninitialized memory for the logits of the largest block."""
+    sizes = [(r.stop - r.start) * (c.stop - c.start) for r, c in blocks(hidden, weight)]
+    return hidden.new_empty(max(sizes, default=0), dtype=accumulator_dtype(hidden.dtype))
+
+
+def without_autocast(kernel: Callable[P, R]) -> Callable[P, R]:
+    """Let a kernel choose its types itself: autocast would round products to 16 bits."""
+
+    @functools.wraps(kernel)
+    def run(*args: P.args, **options: P.kwargs) -> R:
+        first: Any = args[0]
+        with torch.autocast(first.device.type, enabled=False):
+            return kernel(*args, **options)
+
+    return run
+
+
+@without_autocast
+def linear_logits(hidden: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``hidden @ weight.T + bias`` in float32, for readers of whole rows of logits.
+
+    Args:
+        hidden: ``(N, D)`` floating
+        weight: Output embedding, of the dtype of ``hidden``. ``(V, D)``
+        bias: Of the output embedding, floating. ``(V,)``
+
+    Returns:
+        Logits ``(N, V)``, float32 or float64; those of 16-bit inputs are not rounded again.
+    """
+    acc = accumulator_dtype(weight.dtype)
+    if weight.dtype == acc or weight.device.type == "cuda":
+        logits = product(hidden, weight.t())
+    else:
+        logits = hidden.new_empty(len(hidden), len(weight), dtype=acc)
+        for rows, columns in blocks(hidden, weight):
+            logits[rows, columns] = product(hidden[rows], weight[columns].t())
+    return logits if bias is None else logits + bias.to(acc)
