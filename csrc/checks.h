@@ -62,6 +62,15 @@ inline void check_pairwise_ce(const Tensor &first, const Tensor &second, const T
     check_tensor("pairwise_ce_fwd: weight", *weight, label_type, first);
 }
 
+/* dmargin: (N,) contiguous; grad: (N,) or () of its dtype. */
+inline void check_pairwise_ce_bwd(const Tensor &dmargin, const Tensor &grad) {
+  STD_TORCH_CHECK(dmargin.dim() == 1 && dmargin.is_contiguous(),
+                  "pairwise_ce_bwd: dmargin must be 1-D and contiguous");
+  STD_TORCH_CHECK(grad.dim() == 0 || (grad.dim() == 1 && grad.size(0) == dmargin.numel()),
+                  "pairwise_ce_bwd: grad must be () or fit dmargin");
+  check_tensor("pairwise_ce_bwd: grad", grad, dmargin.scalar_type(), dmargin);
+}
+
 /* logprobs, ref_logprobs, values: (N, T) of one floating dtype; scores, bootstrap: (N,) of it. */
 inline void check_shaped_gae(const Tensor &logprobs, const Tensor &ref_logprobs,
                              const Tensor &values, const Tensor &scores, const Tensor &lengths,
@@ -85,8 +94,8 @@ inline void check_logits(const Tensor &logits, const Tensor &tokens,
 }
 
 /* state: (N, 5) contiguous in the accumulator dtype. */
-inline void check_softmax_block(const Tensor &logits, const Tensor &tokens,
-                                const std::optional<Tensor> &bias, const Tensor &state) {
+inline void check_softmax_update(const Tensor &logits, const Tensor &tokens,
+                                 const std::optional<Tensor> &bias, const Tensor &state) {
   check_logits(logits, tokens, bias);
   STD_TORCH_CHECK(state.dim() == 2 && state.size(0) == logits.size(0) && state.size(1) == 5 &&
                       state.is_contiguous(),
@@ -95,8 +104,8 @@ inline void check_softmax_block(const Tensor &logits, const Tensor &tokens,
 }
 
 /* rows: (N, 4) in the accumulator dtype. */
-inline void check_softmax_slope(const Tensor &logits, const Tensor &tokens,
-                                const std::optional<Tensor> &bias, const Tensor &rows) {
+inline void check_softmax_backward(const Tensor &logits, const Tensor &tokens,
+                                   const std::optional<Tensor> &bias, const Tensor &rows) {
   check_logits(logits, tokens, bias);
   STD_TORCH_CHECK(rows.dim() == 2 && rows.size(0) == logits.size(0) && rows.size(1) == 4,
                   "softmax: rows must be (N, 4)");

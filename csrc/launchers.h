@@ -22,18 +22,16 @@ using ShapedOutputs = std::tuple<Tensor, Tensor, Tensor, Tensor>;
   PairwiseOutputs pairwise_ce_fwd_##device(const Tensor &first, const Tensor &second,              \
                                            const Tensor &target,                                   \
                                            const std::optional<Tensor> &weight, bool each);        \
-  void softmax_block_##device(Tensor logits, const Tensor &tokens,                                 \
-                              const std::optional<Tensor> &bias, Tensor state, int64_t start,      \
-                              double inv_temperature, double softcap, bool weighted);              \
-  void softmax_slope_##device(Tensor logits, const Tensor &tokens,                                 \
-                              const std::optional<Tensor> &bias, const Tensor &rows,               \
-                              int64_t start, double inv_temperature, double softcap);
+  TensorPair pairwise_ce_bwd_##device(const Tensor &dmargin, const Tensor &grad, double scale);    \
+  void online_softmax_update_##device(                                                             \
+      Tensor logits, const Tensor &tokens, const std::optional<Tensor> &bias, Tensor state,        \
+      int64_t start, double inv_temperature, double softcap, bool weighted);                       \
+  void online_softmax_backward_##device(Tensor logits, const Tensor &tokens,                       \
+                                        const std::optional<Tensor> &bias, const Tensor &rows,     \
+                                        int64_t start, double inv_temperature, double softcap);
 
 RLAIF_PL_DECLARE(cpu)
 RLAIF_PL_DECLARE(cuda)
-
-/* On a GPU two elementwise kernels of torch do. */
-TensorPair pairwise_ce_bwd_cpu(const Tensor &dmargin, const Tensor &grad, double scale);
 
 #undef RLAIF_PL_DECLARE
 

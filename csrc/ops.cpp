@@ -11,14 +11,14 @@
   m.impl("gae", TORCH_BOX(&rlaif_pl::gae_##device));                                               \
   m.impl("shaped_gae", TORCH_BOX(&rlaif_pl::shaped_gae_##device));                                 \
   m.impl("pairwise_ce_fwd", TORCH_BOX(&rlaif_pl::pairwise_ce_fwd_##device));                       \
-  m.impl("softmax_block_", TORCH_BOX(&rlaif_pl::softmax_block_##device));                          \
-  m.impl("softmax_slope_", TORCH_BOX(&rlaif_pl::softmax_slope_##device));
+  m.impl("pairwise_ce_bwd", TORCH_BOX(&rlaif_pl::pairwise_ce_bwd_##device));                       \
+  m.impl("online_softmax_update_", TORCH_BOX(&rlaif_pl::online_softmax_update_##device));          \
+  m.impl("online_softmax_backward_", TORCH_BOX(&rlaif_pl::online_softmax_backward_##device));
 
-STABLE_TORCH_LIBRARY_IMPL(rlaif_pl, CPU, m) {
-  RLAIF_PL_BIND(cpu)
-  m.impl("pairwise_ce_bwd", TORCH_BOX(&rlaif_pl::pairwise_ce_bwd_cpu));
-}
+STABLE_TORCH_LIBRARY_IMPL(rlaif_pl, CPU, m){RLAIF_PL_BIND(cpu)}
 
 #ifdef RLAIF_PL_WITH_CUDA
-STABLE_TORCH_LIBRARY_IMPL(rlaif_pl, CUDA, m) { RLAIF_PL_BIND(cuda) }
+STABLE_TORCH_LIBRARY_IMPL(rlaif_pl, CUDA, m) {
+  RLAIF_PL_BIND(cuda)
+}
 #endif

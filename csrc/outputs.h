@@ -1,7 +1,8 @@
 /* outputs.h: memory for what a kernel writes.
  *
  * torch::stable::new_empty asks the dispatcher by name for each tensor, which for a few pairs takes
- * longer than the kernel. The allocator is called directly here, by a function of the same stable ABI.
+ * longer than the kernel. The allocator is called directly here, by a function of the same stable
+ * ABI.
  */
 #pragma once
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>

@@ -17,6 +17,15 @@ namespace rlaif_pl {
 
 constexpr int64_t kStepsPerTask = 1 << 15; // below this a thread costs more than it saves
 
+RLAIF_PL_CLONES RowSums<float> run_block(const Block<float> &block, const Coefficients<float> &by,
+                                         int64_t n) {
+  return any_block(block, by, n);
+}
+inline RowSums<double> run_block(const Block<double> &block, const Coefficients<double> &by,
+                                 int64_t n) {
+  return any_block(block, by, n);
+}
+
 template <typename scalar_t> struct Rows {
   const scalar_t *rewards, *reference, *values, *scores, *bootstrap; // reference, scores: or null
   const int64_t *lengths;
@@ -77,8 +86,8 @@ void run_rows(const Rows<scalar_t> &rows, double beta, double gamma, double lam)
 
 void check_lengths(const char *op, const Tensor &lengths, int64_t T) {
   const int64_t *length = lengths.const_data_ptr<int64_t>();
-  const bool is_good = std::all_of(length, length + lengths.numel(),
-                                   [T](int64_t x) { return x >= 0 && x <= T; });
+  const bool is_good =
+      std::all_of(length, length + lengths.numel(), [T](int64_t x) { return x >= 0 && x <= T; });
   STD_TORCH_CHECK(is_good, op, ": lengths must lie in [0, ", T, "]");
 }
 
@@ -109,8 +118,8 @@ ShapedOutputs shaped_gae_cpu(const Tensor &logprobs, const Tensor &ref_logprobs,
                              const Tensor &values, const Tensor &scores, const Tensor &lengths,
                              const Tensor &bootstrap, double beta, double gamma, double lam) {
   check_shaped_gae(logprobs, ref_logprobs, values, scores, lengths, bootstrap);
-  const auto p = packed(logprobs), q = packed(ref_logprobs), v = packed(values),
-             s = packed(scores), l = packed(lengths), b = packed(bootstrap);
+  const auto p = packed(logprobs), q = packed(ref_logprobs), v = packed(values), s = packed(scores),
+             l = packed(lengths), b = packed(bootstrap);
   const int64_t N = p.size(0), T = p.size(1);
   auto advantages = empty(p, p.sizes());
   auto returns = empty(p, p.sizes());
@@ -119,11 +128,18 @@ ShapedOutputs shaped_gae_cpu(const Tensor &logprobs, const Tensor &ref_logprobs,
   check_lengths("shaped_gae", l, T);
   visit_floating("shaped_gae", p.scalar_type(), [&](auto zero) {
     using scalar_t = decltype(zero);
-    const Rows<scalar_t> rows{
-        p.const_data_ptr<scalar_t>(), q.const_data_ptr<scalar_t>(), v.const_data_ptr<scalar_t>(),
-        s.const_data_ptr<scalar_t>(), b.const_data_ptr<scalar_t>(), l.const_data_ptr<int64_t>(),
-        advantages.mutable_data_ptr<scalar_t>(), returns.mutable_data_ptr<scalar_t>(),
-        kl.mutable_data_ptr<scalar_t>(), moments.mutable_data_ptr<double>(), N, T};
+    const Rows<scalar_t> rows{p.const_data_ptr<scalar_t>(),
+                              q.const_data_ptr<scalar_t>(),
+                              v.const_data_ptr<scalar_t>(),
+                              s.const_data_ptr<scalar_t>(),
+                              b.const_data_ptr<scalar_t>(),
+                              l.const_data_ptr<int64_t>(),
+                              advantages.mutable_data_ptr<scalar_t>(),
+                              returns.mutable_data_ptr<scalar_t>(),
+                              kl.mutable_data_ptr<scalar_t>(),
+                              moments.mutable_data_ptr<double>(),
+                              N,
+                              T};
     run_rows(rows, beta, gamma, lam);
   });
   return {advantages, returns, kl, moments};

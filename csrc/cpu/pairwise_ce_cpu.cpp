@@ -26,7 +26,7 @@ constexpr int64_t kBlocksPerTask = 8;
 
 template <typename acc_t> struct PairBlock {
   const acc_t *first, *second, *target, *weight; // weight may be null: ones
-  acc_t *loss, *slope; // loss may be null: only the sums are wanted
+  acc_t *loss, *slope;                           // loss may be null: only the sums are wanted
   acc_t sums[kPairwiseSums];
   bool is_bad; // a target or weight is out of range
 };
@@ -37,8 +37,8 @@ RLAIF_PL_INLINE void pairwise_pairs(PairBlock<acc_t> &block, int64_t n) {
   const acc_t *first = block.first, *second = block.second, *target = block.target,
               *weight = block.weight;
   acc_t *loss = block.loss, *slope = block.slope;
-  acc_t sum_loss = 0, sum_weight = 0, sum_agree = 0, sum_margin = 0, bad = 0;
-#pragma omp simd reduction(+ : sum_loss, sum_weight, sum_agree, sum_margin, bad)
+  acc_t sum_loss = 0, sum_weight = 0, sum_correct = 0, sum_margin = 0, bad = 0;
+#pragma omp simd reduction(+ : sum_loss, sum_weight, sum_correct, sum_margin, bad)
   for (int64_t i = 0; i < n; ++i) {
     const acc_t margin = first[i] - second[i], p = target[i];
     const acc_t w = weighted ? weight[i] : acc_t(1);
@@ -47,17 +47,18 @@ RLAIF_PL_INLINE void pairwise_pairs(PairBlock<acc_t> &block, int64_t n) {
     if constexpr (each)
       loss[i] = pair.loss;
     slope[i] = pair.slope;
-    const acc_t range = (p >= acc_t(0) ? acc_t(0) : acc_t(1)) + (p <= acc_t(1) ? acc_t(0) : acc_t(1)) +
-                        (w >= acc_t(0) ? acc_t(0) : acc_t(1)) + (w <= largest ? acc_t(0) : acc_t(1));
+    const acc_t range =
+        (p >= acc_t(0) ? acc_t(0) : acc_t(1)) + (p <= acc_t(1) ? acc_t(0) : acc_t(1)) +
+        (w >= acc_t(0) ? acc_t(0) : acc_t(1)) + (w <= largest ? acc_t(0) : acc_t(1));
     bad += range;
     sum_loss += pair.loss;
     sum_weight += w;
-    sum_agree += w * pairwise_agrees(margin, p);
+    sum_correct += w * pairwise_correct(margin, p);
     sum_margin += w == acc_t(0) ? acc_t(0) : w * margin;
   }
   block.sums[kSumLoss] = sum_loss;
   block.sums[kSumWeight] = sum_weight;
-  block.sums[kSumAgree] = sum_agree;
+  block.sums[kSumCorrect] = sum_correct;
   block.sums[kSumMargin] = sum_margin;
   block.is_bad = bad != acc_t(0);
 }
@@ -72,9 +73,8 @@ RLAIF_PL_INLINE void pairwise_block_body(PairBlock<acc_t> &block, int64_t n) {
 
 /* first = scale * grad * slope, second = -first; one grad stands for all if `stride` is 0. */
 RLAIF_PL_CLONES void pairwise_grads(float *__restrict__ first, float *__restrict__ second,
-                                    const float *__restrict__ slope,
-                                    const float *__restrict__ grad, float scale, int64_t stride,
-                                    int64_t n) {
+                                    const float *__restrict__ slope, const float *__restrict__ grad,
+                                    float scale, int64_t stride, int64_t n) {
   if (stride == 0) {
     const float all = scale * *grad;
     for (int64_t i = 0; i < n; ++i) {
@@ -186,7 +186,8 @@ PairwiseOutputs pairwise_ce_fwd_cpu(const Tensor &first, const Tensor &second, c
     const auto all = run_pairs(Pairs<scalar_t>{
         f.const_data_ptr<scalar_t>(), s.const_data_ptr<scalar_t>(), p.const_data_ptr<acc_t>(),
         w.has_value() ? w->const_data_ptr<acc_t>() : nullptr,
-        each ? loss.mutable_data_ptr<scalar_t>() : nullptr, dmargin.mutable_data_ptr<scalar_t>(), f.numel()});
+        each ? loss.mutable_data_ptr<scalar_t>() : nullptr, dmargin.mutable_data_ptr<scalar_t>(),
+        f.numel()});
     *total.mutable_data_ptr<acc_t>() = static_cast<acc_t>(all[kSumLoss]);
     std::copy(all.begin() + 1, all.end(), sums.mutable_data_ptr<double>());
   });
@@ -194,18 +195,15 @@ PairwiseOutputs pairwise_ce_fwd_cpu(const Tensor &first, const Tensor &second, c
 }
 
 TensorPair pairwise_ce_bwd_cpu(const Tensor &dmargin, const Tensor &grad, double scale) {
-  STD_TORCH_CHECK(dmargin.dim() == 1 && dmargin.is_contiguous(),
-                  "pairwise_ce_bwd: dmargin must be 1-D and contiguous");
-  STD_TORCH_CHECK(grad.dim() == 0 || (grad.dim() == 1 && grad.size(0) == dmargin.numel()),
-                  "pairwise_ce_bwd: grad must be () or fit dmargin");
-  check_tensor("pairwise_ce_bwd: grad", grad, dmargin.scalar_type(), dmargin);
+  check_pairwise_ce_bwd(dmargin, grad);
   auto first = empty(dmargin, dmargin.sizes());
   auto second = empty(dmargin, dmargin.sizes());
   const int64_t stride = grad.dim() == 0 ? 0 : grad.stride(0);
   visit_floating("pairwise_ce_bwd", dmargin.scalar_type(), [&](auto zero) {
     using scalar_t = decltype(zero);
     using acc_t = accumulator_t<scalar_t>;
-    const scalar_t *slope = dmargin.const_data_ptr<scalar_t>(), *g = grad.const_data_ptr<scalar_t>();
+    const scalar_t *slope = dmargin.const_data_ptr<scalar_t>(),
+                   *g = grad.const_data_ptr<scalar_t>();
     scalar_t *one = first.mutable_data_ptr<scalar_t>(), *two = second.mutable_data_ptr<scalar_t>();
     const auto run = [&](int64_t begin, int64_t end) {
       if constexpr (std::is_same_v<scalar_t, float>) {

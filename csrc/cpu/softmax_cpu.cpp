@@ -1,12 +1,15 @@
 /* softmax_cpu.cpp: statistics and slopes of a softmax whose logits come in blocks of columns.
  *
  * z = cap(logit + bias) / temperature, where cap(x) = softcap * tanh(x / softcap), or x without a
- * softcap. Threads over rows, vector code along a row; a block is small enough to stay in cache.
+ * softcap. Threads over rows. A row is taken in pieces that stay in the first-level cache; the sums
+ * of a piece refer to its own maximum and are merged into those before, so that memory is read
+ * once.
  *
  * Shapes    logits: (N, B) contiguous, overwritten; tokens: (N,); bias: (B,) or null;
  *           state: (N, 5) as math/softmax.h says; the rest (N,).
- * Cost      softmax_block_: reads NB twice (from cache), writes NB if weighted; an exponential an
- *           element, two with a softcap. softmax_slope_: reads and writes NB once.
+ * Cost      online_softmax_update_: reads NB once, an exponential an element; if weighted, reads
+ * and writes NB once more, with another exponential. A softcap adds an exponential to each.
+ *           online_softmax_backward_: reads and writes NB once.
  */
 #include <torch/csrc/stable/ops.h>
 
@@ -20,7 +23,7 @@
 namespace rlaif_pl {
 
 constexpr int64_t kLogitsPerTask = 1 << 14;
-constexpr int64_t kColumns = 2048; // buffer of half and bfloat16 logits as float
+constexpr int64_t kColumns = 1024; // of a piece
 
 struct CpuMath {
   template <typename acc_t> static RLAIF_PL_INLINE acc_t exp_negative(acc_t x) {
@@ -34,31 +37,31 @@ RLAIF_PL_INLINE acc_t biased_logit(const acc_t *logit, const acc_t *bias, int64_
 }
 
 template <bool biased, bool capped, typename acc_t>
-RLAIF_PL_INLINE acc_t max_loop(const acc_t *logit, const acc_t *bias, const Shape<acc_t> &shape,
-                               acc_t largest, int64_t n) {
+RLAIF_PL_INLINE SoftmaxSums<acc_t> sums_loop(const acc_t *logit, const acc_t *bias,
+                                             const Shape<acc_t> &shape, int64_t n) {
+  acc_t z[kColumns], sum = 0, moment = 0, largest = kMinusInfinity<acc_t>;
 #pragma omp simd reduction(max : largest)
   for (int64_t i = 0; i < n; ++i) {
-    const acc_t z = shaped<capped, CpuMath>(biased_logit<biased>(logit, bias, i), shape).z;
-    largest = z > largest ? z : largest;
+    z[i] = shaped<capped, CpuMath>(biased_logit<biased>(logit, bias, i), shape).z;
+    largest = z[i] > largest ? z[i] : largest;
   }
-  return largest;
-}
-
-template <bool biased, bool capped, bool weighted, typename acc_t>
-RLAIF_PL_INLINE void sum_loop(acc_t *weights, const acc_t *logit, const acc_t *bias,
-                              const Shape<acc_t> &shape, acc_t offset, acc_t *sums, int64_t n) {
-  acc_t sum = 0, moment = 0;
+  const acc_t offset = softmax_offset(largest);
 #pragma omp simd reduction(+ : sum, moment)
   for (int64_t i = 0; i < n; ++i) {
-    const auto one = shaped<capped, CpuMath>(biased_logit<biased>(logit, bias, i), shape);
-    const acc_t gap = one.z - offset, weight = exp_below_zero(gap);
+    const acc_t gap = z[i] - offset, weight = exp_below_zero(gap);
     sum += weight;
     moment += weight == acc_t(0) ? acc_t(0) : weight * gap;
-    if (weighted)
-      weights[i] = weight * one.slope;
   }
-  sums[0] += sum;
-  sums[1] += moment;
+  return {largest, sum, moment};
+}
+
+template <bool biased, bool capped, typename acc_t>
+RLAIF_PL_INLINE void weights_loop(acc_t *weights, const acc_t *logit, const acc_t *bias,
+                                  const Shape<acc_t> &shape, acc_t offset, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    const auto one = shaped<capped, CpuMath>(biased_logit<biased>(logit, bias, i), shape);
+    weights[i] = exp_below_zero(one.z - offset) * one.slope;
+  }
 }
 
 template <bool biased, bool capped, typename acc_t>
@@ -84,23 +87,20 @@ RLAIF_PL_INLINE void with_flags(const acc_t *bias, const Shape<acc_t> &shape,
 }
 
 template <typename acc_t>
-RLAIF_PL_INLINE acc_t max_body(const acc_t *logit, const acc_t *bias, const Shape<acc_t> &shape,
-                               acc_t largest, int64_t n) {
-  acc_t result = largest;
+RLAIF_PL_INLINE SoftmaxSums<acc_t> sums_body(const acc_t *logit, const acc_t *bias,
+                                             const Shape<acc_t> &shape, int64_t n) {
+  auto sums = sums_of_nothing<acc_t>();
   with_flags(bias, shape, [&](auto b, auto c) __attribute__((always_inline)) {
-    result = max_loop<b.value, c.value>(logit, bias, shape, largest, n);
+    sums = sums_loop<b.value, c.value>(logit, bias, shape, n);
   });
-  return result;
+  return sums;
 }
 
 template <typename acc_t>
-RLAIF_PL_INLINE void sum_body(acc_t *weights, const acc_t *logit, const acc_t *bias,
-                              const Shape<acc_t> &shape, acc_t offset, acc_t *sums, int64_t n) {
+RLAIF_PL_INLINE void weights_body(acc_t *weights, const acc_t *logit, const acc_t *bias,
+                                  const Shape<acc_t> &shape, acc_t offset, int64_t n) {
   with_flags(bias, shape, [&](auto b, auto c) __attribute__((always_inline)) {
-    if (weights != nullptr)
-      sum_loop<b.value, c.value, true>(weights, logit, bias, shape, offset, sums, n);
-    else
-      sum_loop<b.value, c.value, false>(weights, logit, bias, shape, offset, sums, n);
+    weights_loop<b.value, c.value>(weights, logit, bias, shape, offset, n);
   });
 }
 
@@ -112,25 +112,25 @@ RLAIF_PL_INLINE void slope_body(acc_t *slopes, const acc_t *logit, const acc_t *
   });
 }
 
-RLAIF_PL_CLONES float row_max(const float *logit, const float *bias, const Shape<float> &shape,
-                              float largest, int64_t n) {
-  return max_body(logit, bias, shape, largest, n);
+RLAIF_PL_CLONES SoftmaxSums<float> row_sums(const float *logit, const float *bias,
+                                            const Shape<float> &shape, int64_t n) {
+  return sums_body(logit, bias, shape, n);
 }
-RLAIF_PL_CLONES void row_sum(float *weights, const float *logit, const float *bias,
-                             const Shape<float> &shape, float offset, float *sums, int64_t n) {
-  sum_body(weights, logit, bias, shape, offset, sums, n);
+RLAIF_PL_CLONES void row_weights(float *weights, const float *logit, const float *bias,
+                                 const Shape<float> &shape, float offset, int64_t n) {
+  weights_body(weights, logit, bias, shape, offset, n);
 }
 RLAIF_PL_CLONES void row_slope(float *slopes, const float *logit, const float *bias,
                                const Shape<float> &shape, const SlopeRow<float> &row, int64_t n) {
   slope_body(slopes, logit, bias, shape, row, n);
 }
-inline double row_max(const double *logit, const double *bias, const Shape<double> &shape,
-                      double largest, int64_t n) {
-  return max_body(logit, bias, shape, largest, n);
+inline SoftmaxSums<double> row_sums(const double *logit, const double *bias,
+                                    const Shape<double> &shape, int64_t n) {
+  return sums_body(logit, bias, shape, n);
 }
-inline void row_sum(double *weights, const double *logit, const double *bias,
-                    const Shape<double> &shape, double offset, double *sums, int64_t n) {
-  sum_body(weights, logit, bias, shape, offset, sums, n);
+inline void row_weights(double *weights, const double *logit, const double *bias,
+                        const Shape<double> &shape, double offset, int64_t n) {
+  weights_body(weights, logit, bias, shape, offset, n);
 }
 inline void row_slope(double *slopes, const double *logit, const double *bias,
                       const Shape<double> &shape, const SlopeRow<double> &row, int64_t n) {
@@ -158,36 +158,35 @@ void walk(scalar_t *row, const accumulator_t<scalar_t> *bias, int64_t B, const A
 }
 
 template <typename scalar_t>
-void block_of_row(scalar_t *row, int64_t token, const accumulator_t<scalar_t> *bias,
-                  accumulator_t<scalar_t> *state, const Shape<accumulator_t<scalar_t>> &shape,
-                  int64_t B, bool weighted) {
+void update_row(scalar_t *row, int64_t token, const accumulator_t<scalar_t> *bias,
+                accumulator_t<scalar_t> *state, const Shape<accumulator_t<scalar_t>> &shape,
+                int64_t B, bool weighted) {
   using acc_t = accumulator_t<scalar_t>;
   if (token >= 0 && token < B) {
     const acc_t logit = static_cast<acc_t>(row[token]) + (bias == nullptr ? acc_t(0) : bias[token]);
     state[kTaken] = shaped<CpuMath>(logit, shape).z;
   }
-  acc_t largest = state[kMax];
+  auto sums = sums_of_nothing<acc_t>();
   walk<false>(row, bias, B, [&](const acc_t *logit, const acc_t *piece, int64_t n) {
-    largest = row_max(logit, piece, shape, largest, n);
+    sums = softmax_merge<CpuMath>(sums, row_sums(logit, piece, shape, n));
   });
-  const acc_t offset = softmax_rescale<CpuMath>(state, largest);
-  acc_t sums[2] = {0, 0};
-  const auto add = [&](acc_t *logit, const acc_t *piece, int64_t n) {
-    row_sum(weighted ? logit : nullptr, logit, piece, shape, offset, sums, n);
-  };
-  weighted ? walk<true>(row, bias, B, add) : walk<false>(row, bias, B, add);
-  state[kSum] += sums[0];
-  state[kMoment] += sums[1];
+  softmax_update<CpuMath>(state, sums);
+  if (!weighted)
+    return;
+  const acc_t offset = softmax_offset(state[kMax]);
+  walk<true>(row, bias, B, [&](acc_t *logit, const acc_t *piece, int64_t n) {
+    row_weights(logit, logit, piece, shape, offset, n);
+  });
 }
 
-void softmax_block_cpu(Tensor logits, const Tensor &tokens, const std::optional<Tensor> &bias,
-                       Tensor state, int64_t start, double inv_temperature, double softcap,
-                       bool weighted) {
-  check_softmax_block(logits, tokens, bias, state);
+void online_softmax_update_cpu(Tensor logits, const Tensor &tokens,
+                               const std::optional<Tensor> &bias, Tensor state, int64_t start,
+                               double inv_temperature, double softcap, bool weighted) {
+  check_softmax_update(logits, tokens, bias, state);
   const auto t = packed(tokens);
   const std::optional<Tensor> b = packed(bias);
   const int64_t N = logits.size(0), B = logits.size(1);
-  visit_floating("softmax_block_", logits.scalar_type(), [&](auto zero) {
+  visit_floating("online_softmax_update_", logits.scalar_type(), [&](auto zero) {
     using scalar_t = decltype(zero);
     using acc_t = accumulator_t<scalar_t>;
     const Shape<acc_t> shape{static_cast<acc_t>(inv_temperature), static_cast<acc_t>(softcap)};
@@ -198,19 +197,20 @@ void softmax_block_cpu(Tensor logits, const Tensor &tokens, const std::optional<
     const int64_t grain = std::max<int64_t>(1, kLogitsPerTask / std::max<int64_t>(1, B));
     torch::stable::parallel_for(0, N, grain, [&](int64_t begin, int64_t end) {
       for (int64_t n = begin; n < end; ++n)
-        block_of_row(logit + n * B, token[n] - start, offsets, states + n * kSoftmaxState, shape, B,
-                     weighted);
+        update_row(logit + n * B, token[n] - start, offsets, states + n * kSoftmaxState, shape, B,
+                   weighted);
     });
   });
 }
 
-void softmax_slope_cpu(Tensor logits, const Tensor &tokens, const std::optional<Tensor> &bias,
-                       const Tensor &rows, int64_t start, double inv_temperature, double softcap) {
-  check_softmax_slope(logits, tokens, bias, rows);
+void online_softmax_backward_cpu(Tensor logits, const Tensor &tokens,
+                                 const std::optional<Tensor> &bias, const Tensor &rows,
+                                 int64_t start, double inv_temperature, double softcap) {
+  check_softmax_backward(logits, tokens, bias, rows);
   const auto t = packed(tokens), r = packed(rows);
   const std::optional<Tensor> b = packed(bias);
   const int64_t N = logits.size(0), B = logits.size(1);
-  visit_floating("softmax_slope_", logits.scalar_type(), [&](auto zero) {
+  visit_floating("online_softmax_backward_", logits.scalar_type(), [&](auto zero) {
     using scalar_t = decltype(zero);
     using acc_t = accumulator_t<scalar_t>;
     const Shape<acc_t> shape{static_cast<acc_t>(inv_temperature), static_cast<acc_t>(softcap)};

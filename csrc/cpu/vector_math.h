@@ -3,8 +3,7 @@
  * RLAIF_PL_CLONES compiles a function for AVX-512, for AVX2 and for any x86-64, and picks one when
  * the library loads; elsewhere it does nothing. Such a function must not be a template, so bodies
  * are templates marked RLAIF_PL_INLINE and one clone calls each. No libm call in a body: it would
- * stop vectorization. Where the width of a vector is in the types, as in a scan, no clone will do:
- * RLAIF_PL_TARGET, defined under the same conditions, compiles one function for one architecture.
+ * stop vectorization.
  *
  * Errors of the float functions, against the exact value: exp_below_zero 2 ulp, log1p_unit 3 ulp.
  */
@@ -18,7 +17,6 @@
     __GNUC__ >= 12
 #define RLAIF_PL_CLONES                                                                            \
   __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#define RLAIF_PL_TARGET(architecture) __attribute__((target("arch=" architecture)))
 #else
 #define RLAIF_PL_CLONES
 #endif

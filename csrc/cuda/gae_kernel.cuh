@@ -9,7 +9,8 @@
  *           A length outside [0, T] acts as the nearer bound: looking would wait for the device.
  * Grid      any number of blocks of kGaeThreads threads; warps stride over rows.
  * Cost      reads 2NT + 2N elements (values[t + 1] from cache), writes 2NT; memory bound.
- * Reference rlaif_pl/ops/reference.py::gae; tests/ops/test_gae.py, tests/ops/test_cuda_emulation.py.
+ * Reference rlaif_pl/ops/reference.py::gae; tests/ops/test_gae.py,
+ * tests/ops/test_cuda_emulation.py.
  */
 #pragma once
 #include <cstdint>

@@ -16,8 +16,8 @@ ShapedOutputs shaped_gae_cuda(const Tensor &logprobs, const Tensor &ref_logprobs
   check_shaped_gae(logprobs, ref_logprobs, values, scores, lengths, bootstrap);
   // Without the guard a tensor on cuda:1 would launch on cuda:0.
   const torch::stable::accelerator::DeviceGuard guard(logprobs.get_device_index());
-  const auto p = packed(logprobs), q = packed(ref_logprobs), v = packed(values),
-             s = packed(scores), l = packed(lengths), b = packed(bootstrap);
+  const auto p = packed(logprobs), q = packed(ref_logprobs), v = packed(values), s = packed(scores),
+             l = packed(lengths), b = packed(bootstrap);
   const int64_t N = p.size(0), T = p.size(1);
   auto advantages = empty(p, p.sizes());
   auto returns = empty(p, p.sizes());
@@ -28,9 +28,9 @@ ShapedOutputs shaped_gae_cuda(const Tensor &logprobs, const Tensor &ref_logprobs
   visit_floating("shaped_gae", p.scalar_type(), [&](auto zero) {
     using scalar_t = decltype(zero);
     using acc_t = accumulator_t<scalar_t>;
-    const ShapedInputs<scalar_t> in{
-        p.const_data_ptr<scalar_t>(), q.const_data_ptr<scalar_t>(), v.const_data_ptr<scalar_t>(),
-        s.const_data_ptr<scalar_t>(), b.const_data_ptr<scalar_t>(), l.const_data_ptr<int64_t>()};
+    const ShapedInputs<scalar_t> in{p.const_data_ptr<scalar_t>(), q.const_data_ptr<scalar_t>(),
+                                    v.const_data_ptr<scalar_t>(), s.const_data_ptr<scalar_t>(),
+                                    b.const_data_ptr<scalar_t>(), l.const_data_ptr<int64_t>()};
     const ShapedTargets<scalar_t> out{
         advantages.mutable_data_ptr<scalar_t>(), returns.mutable_data_ptr<scalar_t>(),
         kl.mutable_data_ptr<scalar_t>(), moments.mutable_data_ptr<double>()};

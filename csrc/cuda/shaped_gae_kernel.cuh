@@ -4,12 +4,11 @@
  * The scan is that of gae_kernel.cuh, one warp a row; the rewards are made on the way:
  * -beta * (logprob - ref_logprob), and the score at the row's last step.
  *
- * Shapes    logprobs, ref_logprobs, values, advantages, returns: (N, T) contiguous; scores, lengths,
- *           bootstrap, kl: (N,); moments: (N, 2).
- *           A length outside [0, T] acts as the nearer bound: looking would wait for the device.
- * Grid      any number of blocks of kGaeThreads threads; warps stride over rows.
- * Cost      reads 3NT + 3N elements (values[t + 1] from cache), writes 2NT + 3N; memory bound.
- * Reference rlaif_pl/ops/reference.py::shaped_gae; tests/ops/test_shaped.py,
+ * Shapes    logprobs, ref_logprobs, values, advantages, returns: (N, T) contiguous; scores,
+ * lengths, bootstrap, kl: (N,); moments: (N, 2). A length outside [0, T] acts as the nearer bound:
+ * looking would wait for the device. Grid      any number of blocks of kGaeThreads threads; warps
+ * stride over rows. Cost      reads 3NT + 3N elements (values[t + 1] from cache), writes 2NT + 3N;
+ * memory bound. Reference rlaif_pl/ops/reference.py::shaped_gae; tests/ops/test_shaped.py,
  *           tests/ops/test_cuda_emulation.py.
  */
 #pragma once
@@ -49,8 +48,8 @@ __global__ void __launch_bounds__(kGaeThreads)
       acc_t value = 0;
       if (t >= 0) {
         const bool is_last = t + 1 == length;
-        const acc_t ratio = static_cast<acc_t>(in.logprobs[row + t]) -
-                            static_cast<acc_t>(in.ref_logprobs[row + t]);
+        const acc_t ratio =
+            static_cast<acc_t>(in.logprobs[row + t]) - static_cast<acc_t>(in.ref_logprobs[row + t]);
         const acc_t score = is_last ? static_cast<acc_t>(in.scores[n]) : acc_t(0);
         const acc_t next_value =
             static_cast<acc_t>(is_last ? in.bootstrap[n] : in.values[row + t + 1]);

@@ -14,14 +14,4 @@ template <typename T> __device__ __forceinline__ T warp_sum(T mine) {
   return mine;
 }
 
-/* Maximum over the warp, in every lane; NaN only where all lanes hold NaN. */
-template <typename T> __device__ __forceinline__ T warp_max(T mine) {
-#pragma unroll
-  for (int lane = kWarp / 2; lane > 0; lane /= 2) {
-    const T theirs = __shfl_xor_sync(kAllLanes, mine, lane);
-    mine = theirs > mine ? theirs : mine;
-  }
-  return mine;
-}
-
 } // namespace rlaif_pl

@@ -24,7 +24,7 @@ template <typename acc_t> struct PairwiseCe {
 };
 
 /* What a batch adds up to, beside the losses. */
-enum PairwiseSum { kSumLoss, kSumWeight, kSumAgree, kSumMargin, kPairwiseSums };
+enum PairwiseSum { kSumLoss, kSumWeight, kSumCorrect, kSumMargin, kPairwiseSums };
 
 /* Finish a pair; `small` is exp(-|m|), in (0, 1], and `log1p_small` is log(1 + small).
  * Selections and no branches, so that the CPU's loop becomes vector code. */
@@ -45,7 +45,7 @@ RLAIF_PL_HD PairwiseCe<acc_t> pairwise_ce(acc_t margin, acc_t target, acc_t weig
 }
 
 /* 1 where margin and target prefer the same response, else 0. */
-template <typename acc_t> RLAIF_PL_HD acc_t pairwise_agrees(acc_t margin, acc_t target) {
+template <typename acc_t> RLAIF_PL_HD acc_t pairwise_correct(acc_t margin, acc_t target) {
   return (margin > acc_t(0)) == (target > acc_t(0.5)) ? acc_t(1) : acc_t(0);
 }
 

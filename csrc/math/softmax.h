@@ -10,9 +10,12 @@
  *
  * Source    Milakov and Gimelshein 2018, arXiv:1805.02867 (online normalizer).
  * Types     acc_t is float (for float, half and bfloat16 storage) or double.
- * Reference rlaif_pl/ops/reference.py::softmax_block_, softmax_slope_; tests/ops/test_linear.py.
+ * Reference rlaif_pl/ops/reference.py::online_softmax_update_, online_softmax_backward_;
+ *           tests/ops/test_linear.py.
  */
 #pragma once
+#include <limits>
+
 #include "host_device.h"
 
 namespace rlaif_pl {
@@ -48,19 +51,54 @@ RLAIF_PL_HD Shaped<acc_t> shaped(acc_t logit, const Shape<acc_t> &shape) {
                                   : shaped<false, Math>(logit, shape);
 }
 
-/* Move the sums of a row to a new largest z; returns what to subtract from the block's z. A row of
- * -infinity alone keeps sums of 0 and no NaN, since later blocks may hold more. */
+template <typename acc_t> constexpr acc_t kMinusInfinity = -std::numeric_limits<acc_t>::infinity();
+
+/* What some entries of a row add up to, relative to their largest z. */
+template <typename acc_t> struct SoftmaxSums {
+  acc_t max, sum, moment;
+};
+
+template <typename acc_t> RLAIF_PL_HD SoftmaxSums<acc_t> sums_of_nothing() {
+  return {kMinusInfinity<acc_t>, acc_t(0), acc_t(0)};
+}
+
+/* What to subtract from z where `largest` is the maximum: of -infinity alone, nothing. */
+template <typename acc_t> RLAIF_PL_HD acc_t softmax_offset(acc_t largest) {
+  return largest > kMinusInfinity<acc_t> ? largest : acc_t(0);
+}
+
+/* Refer sums to a maximum that is no smaller; returns the factor of the sum. Entries of -infinity
+ * alone keep sums of 0 and no NaN, since others may hold more. */
 template <typename Math, typename acc_t>
-RLAIF_PL_HD acc_t softmax_rescale(acc_t *state, acc_t largest) {
-  const acc_t gap = state[kMax] - largest; // <= 0; NaN where both are -infinity
-  const bool is_empty = state[kSum] == acc_t(0);
+RLAIF_PL_HD acc_t softmax_rescale(SoftmaxSums<acc_t> &sums, acc_t largest) {
+  const acc_t gap = sums.max - largest; // <= 0; NaN where both are -infinity
+  const bool is_empty = sums.sum == acc_t(0);
   const acc_t factor = is_empty ? acc_t(0) : Math::exp_negative(gap);
-  state[kMoment] = is_empty ? acc_t(0) : (state[kMoment] + state[kSum] * gap) * factor;
-  state[kSum] = is_empty ? acc_t(0) : state[kSum] * factor;
+  sums.moment = factor == acc_t(0) ? acc_t(0) : (sums.moment + sums.sum * gap) * factor;
+  sums.sum = is_empty ? acc_t(0) : sums.sum * factor;
+  sums.max = largest;
+  return factor;
+}
+
+/* The sums of two sets of entries together. */
+template <typename Math, typename acc_t>
+RLAIF_PL_HD SoftmaxSums<acc_t> softmax_merge(SoftmaxSums<acc_t> one, SoftmaxSums<acc_t> two) {
+  const acc_t largest = two.max > one.max ? two.max : one.max;
+  softmax_rescale<Math>(one, largest);
+  softmax_rescale<Math>(two, largest);
+  return {largest, one.sum + two.sum, one.moment + two.moment};
+}
+
+/* Take the sums of a block of columns into the state of its row. */
+template <typename Math, typename acc_t>
+RLAIF_PL_HD void softmax_update(acc_t *state, SoftmaxSums<acc_t> block) {
+  SoftmaxSums<acc_t> older{state[kMax], state[kSum], state[kMoment]};
+  const acc_t largest = block.max > older.max ? block.max : older.max;
+  state[kFactor] = softmax_rescale<Math>(older, largest);
+  softmax_rescale<Math>(block, largest);
   state[kMax] = largest;
-  state[kFactor] = factor;
-  const bool is_finite = largest - largest == acc_t(0);
-  return is_finite || largest > acc_t(0) ? largest : acc_t(0);
+  state[kSum] = older.sum + block.sum;
+  state[kMoment] = older.moment + block.moment;
 }
 
 /* What the slope of a row needs; the layout of a row of `rows`. */

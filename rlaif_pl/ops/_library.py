@@ -35,9 +35,9 @@ SCHEMAS = (
     "pairwise_ce_fwd(Tensor first, Tensor second, Tensor target, Tensor? weight, bool each=True)"
     " -> (Tensor loss, Tensor dmargin, Tensor total, Tensor sums)",
     "pairwise_ce_bwd(Tensor dmargin, Tensor grad, float scale=1.0) -> (Tensor first, Tensor second)",
-    "softmax_block_(Tensor(a!) logits, Tensor tokens, Tensor? bias, Tensor(b!) state, int start,"
+    "online_softmax_update_(Tensor(a!) logits, Tensor tokens, Tensor? bias, Tensor(b!) state, int start,"
     " float inv_temperature, float softcap, bool weighted) -> ()",
-    "softmax_slope_(Tensor(a!) logits, Tensor tokens, Tensor? bias, Tensor rows, int start,"
+    "online_softmax_backward_(Tensor(a!) logits, Tensor tokens, Tensor? bias, Tensor rows, int start,"
     " float inv_temperature, float softcap) -> ()",
 )
 OPS = tuple(schema.split("(", 1)[0] for schema in SCHEMAS)

@@ -42,7 +42,7 @@ def _forward(
     for rows, columns in blocks(hidden, weight):
         block = weight[columns]
         logits = block_logits(hidden[rows], block, room)
-        torch.ops.rlaif_pl.softmax_block_.default(
+        torch.ops.rlaif_pl.online_softmax_update_.default(
             logits,
             tokens[rows],
             _part(bias, columns, hidden.dtype),
@@ -100,7 +100,7 @@ def _backward_blocks(
     for these, columns in blocks(hidden, weight):
         block = weight[columns]
         slopes = block_logits(hidden[these], block, room)
-        torch.ops.rlaif_pl.softmax_slope_.default(
+        torch.ops.rlaif_pl.online_softmax_backward_.default(
             slopes,
             tokens[these],
             _part(bias, columns, hidden.dtype),

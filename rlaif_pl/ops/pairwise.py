@@ -35,7 +35,7 @@ class PairwiseSums:
         return self.others[0]
 
     @property
-    def agree(self) -> Tensor:
+    def num_correct(self) -> Tensor:
         """Weight of the pairs whose margin and target prefer the same response. ``()`` float64.
 
         That is, of those with ``(margin > 0) == (target > 0.5)``.

@@ -190,7 +190,7 @@ def _sum(numbers: Tensor) -> Tensor:
     return numbers.sum(dtype=torch.float64)
 
 
-def softmax_block_(
+def online_softmax_update_(
     logits: Tensor,
     tokens: Tensor,
     bias: Tensor | None,
@@ -238,7 +238,7 @@ def softmax_block_(
         logits.copy_(weights * slope)
 
 
-def softmax_slope_(
+def online_softmax_backward_(
     logits: Tensor,
     tokens: Tensor,
     bias: Tensor | None,
@@ -256,12 +256,12 @@ def softmax_slope_(
     Args:
         logits: Of columns ``start`` to ``start + B``; overwritten. ``(N, B)`` contiguous
         tokens: Column of the taken token. ``(N,)`` int64
-        bias: As in ``softmax_block_``. ``(B,)``
+        bias: As in ``online_softmax_update_``. ``(B,)``
         rows: Log-sum-exp of z, entropy, gradient of the log-probability, gradient of the entropy.
             ``(N, 4)`` accumulator dtype
         start: Column that the block begins at.
         inv_temperature: One over the temperature.
-        softcap: As in ``softmax_block_``.
+        softcap: As in ``online_softmax_update_``.
     """
     z, slope = _shaped(logits, bias, rows.dtype, inv_temperature, softcap)
     logsumexp, entropy, grad_logprob, grad_entropy = rows[:, :, None].unbind(1)

@@ -83,7 +83,7 @@ class RewardModule(TrainableModule):
         loss = sums.loss / total
         size = len(batch.prompts)
         self.log("reward/train_loss", loss, prog_bar=True, batch_size=size)
-        self.log("reward/train_accuracy", sums.agree.float() / total, batch_size=size)
+        self.log("reward/train_accuracy", sums.num_correct.float() / total, batch_size=size)
         self.log("reward/train_margin", sums.margin.float() / total, batch_size=size)
         return self.weighted(loss, sums.weight)
 

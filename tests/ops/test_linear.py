@@ -168,7 +168,10 @@ def test_registration_of_the_block_ops(device):
     state = torch.zeros(5, 5, device=device)
     state[:, 0] = -torch.inf
     rows = torch.rand(5, 4, device=device)
-    block, slope = torch.ops.rlaif_pl.softmax_block_, torch.ops.rlaif_pl.softmax_slope_
+    block, slope = (
+        torch.ops.rlaif_pl.online_softmax_update_,
+        torch.ops.rlaif_pl.online_softmax_backward_,
+    )
     torch.library.opcheck(block.default, (logits, tokens, None, state, 0, 1.0, 0.0, True))
     torch.library.opcheck(slope.default, (logits, tokens, None, rows, 0, 1.0, 0.0))
 

@@ -233,7 +233,7 @@ def test_sums_by_hand(device):
     first, second = column(2, 0, 3, device=device), column(1, 2, 0, device=device)
     target, weight = column(0.9, 0.8, 0.5, device=device), column(1, 2, 0, device=device)
     sums = ops.pairwise_ce_sums(first, second, target, weight)
-    got = [x.item() for x in (sums.loss, sums.weight, sums.agree, sums.margin)]
+    got = [x.item() for x in (sums.loss, sums.weight, sums.num_correct, sums.margin)]
     assert got == pytest.approx([0.413262 + 3.453856, 3.0, 1.0, 1 - 4], abs=1e-5)
 
 
@@ -252,7 +252,7 @@ def test_sums_are_those_of_the_losses(n, dtype, device):
     torch.testing.assert_close(sums.loss.double(), losses.double().sum(), **close)
     close = {"rtol": 1e-5, "atol": 1e-3}
     torch.testing.assert_close(sums.weight, weight.double().sum(), **close)
-    torch.testing.assert_close(sums.agree, (weight * agrees).double().sum(), **close)
+    torch.testing.assert_close(sums.num_correct, (weight * agrees).double().sum(), **close)
     torch.testing.assert_close(sums.margin, (weight * margin).double().sum(), **close)
     assert not sums.margin.requires_grad
     torch.testing.assert_close(list(torch.autograd.grad(sums.loss, (one, two))), grads)

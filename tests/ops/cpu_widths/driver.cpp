@@ -1,6 +1,6 @@
-/* driver.cpp: a block of a row by every width of vector that this processor has, against the
- * recurrence in double, one step at a time. Prints the widths that ran; a wrong number or a read
- * outside an array (under the address sanitizer) is an error.
+/* driver.cpp: a block of a row against the recurrence in double, one step at a time. Built once for
+ * each width of vector. A wrong number or a read outside an array (under the address sanitizer) is
+ * an error.
  *
  * Every array has a heap block of exactly its size.
  */
@@ -8,7 +8,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
-#include <vector>
 
 #include "../../../csrc/cpu/gae_block.h"
 
@@ -34,14 +33,15 @@ void check(const char *what, int64_t n, double got, double want) {
   std::exit(1);
 }
 
-void try_block(FloatBlock run, int64_t n, bool shaped) {
+void try_block(int64_t n, bool shaped) {
   const Array reward = random_array(n), reference = random_array(n), value = random_array(n);
   const Array advantages = random_array(n), returns = random_array(n);
   const Coefficients<float> by(kGamma, kLam, kBeta);
-  const RowSums<float> sums =
-      run({reward.get(), shaped ? reference.get() : nullptr, value.get(), advantages.get(),
-           returns.get(), kNext, kCarry, kScore},
-          by, n);
+  const Block<float> block{reward.get(),  shaped ? reference.get() : nullptr,
+                           value.get(),   advantages.get(),
+                           returns.get(), kNext,
+                           kCarry,        kScore};
+  const RowSums<float> sums = any_block(block, by, n);
   double carry = kCarry, next = kNext, kl = 0, sum = 0, squares = 0;
   for (int64_t t = n - 1; t >= 0; --t) {
     const double ratio = static_cast<double>(reward[t]) - reference[t];
@@ -62,18 +62,8 @@ void try_block(FloatBlock run, int64_t n, bool shaped) {
 } // namespace
 
 int main() {
-  std::vector<std::pair<int, FloatBlock>> widths{{4, block_4}};
-#ifdef RLAIF_PL_TARGET
-  if (__builtin_cpu_supports("x86-64-v3"))
-    widths.emplace_back(8, block_8);
-  if (__builtin_cpu_supports("x86-64-v4"))
-    widths.emplace_back(16, block_16);
-#endif
-  for (const auto &[lanes, run] : widths) {
-    for (int64_t n = 1; n <= kSteps; n += n < 70 ? 1 : 106)
-      for (const bool shaped : {false, true})
-        try_block(run, n, shaped);
-    std::printf("%d ", lanes);
-  }
+  for (int64_t n = 1; n <= kSteps; n += n < 70 ? 1 : 106)
+    for (const bool shaped : {false, true})
+      try_block(n, shaped);
   return 0;
 }

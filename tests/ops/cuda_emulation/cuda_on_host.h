@@ -1,8 +1,9 @@
 /* cuda_on_host.h: just enough CUDA for a kernel header to run as host C++ under sanitizers.
  *
  * A block is a set of threads, one each lane; a warp shuffle is an exchange through memory between
- * two barriers. What it cannot show: memory-model races, occupancy, timing. A lane that leaves a
- * shuffle out hangs, which the caller's time limit turns into a failure.
+ * two barriers, and shared memory is static, since blocks run one after another. What it cannot
+ * show: occupancy, timing, races within a warp. A lane that leaves a shuffle or a barrier out
+ * hangs, which the caller's time limit turns into a failure.
  */
 #pragma once
 #include <barrier>
@@ -18,6 +19,7 @@
 #define __device__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
+#define __shared__ static
 
 struct Extent {
   unsigned x;
@@ -31,6 +33,9 @@ struct Warp {
 };
 
 inline thread_local Warp *current_warp;
+inline thread_local std::barrier<> *current_block;
+
+inline void __syncthreads() { current_block->arrive_and_wait(); }
 
 template <typename T> T exchange(unsigned lanes, T mine, int source) {
   static_assert(sizeof(T) <= 8);
@@ -63,11 +68,12 @@ template <typename T> T __shfl_xor_sync(unsigned lanes, T mine, int mask) {
 template <typename Kernel> void launch(unsigned blocks, unsigned threads, const Kernel &kernel) {
   for (unsigned block = 0; block < blocks; ++block) {
     const auto warps = std::make_unique<Warp[]>(threads / 32);
+    std::barrier<> meet{static_cast<std::ptrdiff_t>(threads)};
     std::vector<std::thread> lanes;
     for (unsigned thread = 0; thread < threads; ++thread)
       lanes.emplace_back([&, thread] {
         threadIdx.x = thread, blockIdx.x = block, blockDim.x = threads, gridDim.x = blocks;
-        current_warp = &warps[thread / 32];
+        current_warp = &warps[thread / 32], current_block = &meet;
         kernel();
       });
     for (auto &lane : lanes)
