@@ -49,7 +49,7 @@ def label(
 
     Every reply of the model and every answer is kept, so a job that was killed, or stopped at
     ``max_cost``, asks only for what is missing when it is run again. Failures that may have passed
-    (timeouts, a server's errors) are then asked for once more.
+    (timeouts, a server's errors and refusals) are then asked for once more.
 
     Args:
         pairs: Pairs of responses; labels they have are not shown to the labeler.
@@ -117,6 +117,8 @@ def write_results(folder: Path, result: LabelingResult, metrics: dict[str, float
     """Write the labels, what the report draws of them, and the job's metrics with theirs."""
     write_preferences(folder / "labeled.jsonl", result.rows)
     summary = summarize_labels(result.answers)
+    for note in summary.notes():
+        say(note)
     write_json(folder / LABELS_FILE, summary.to_json())
     counts = {"label/reused": float(result.reused), "label/new": float(result.new)}
     write_metrics(folder / "metrics.json", metrics | summary.to_metrics("label") | counts)

@@ -19,3 +19,15 @@ def is_transient(failure: str | None) -> bool:
         failure: As in ``Reply.failure`` and ``Provenance.failure``.
     """
     return failure is not None and (failure in TRANSIENT or bool(_SERVER.fullmatch(failure)))
+
+
+def is_asked_again(failure: str | None) -> bool:
+    """Tell whether the next run asks again without being told to.
+
+    Besides what may pass, that is every request that a server refused (``http_400``, ...): most often
+    a setting or the server is at fault and gets put right, and a refused request costs nothing.
+
+    Args:
+        failure: As in ``Reply.failure`` and ``Provenance.failure``.
+    """
+    return is_transient(failure) or (failure or "").startswith("http_4")

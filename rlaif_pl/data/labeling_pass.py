@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import Progress, ProgressColumn, Task
 from rich.text import Text
 
-from rlaif_pl.data.failures import is_transient
+from rlaif_pl.data.failures import is_asked_again
 from rlaif_pl.data.label_store import LabelStore
 from rlaif_pl.types import Labeler, Preference, Provenance
 
@@ -59,7 +59,7 @@ def label_pairs(
         retry_failed: Ask again where the stored answer is a failure; a resumed run may then train
             on other rows than the unbroken one.
         retry_transient: Ask again only where the failure may have passed by now (a timeout, a
-            server's error); the same holds.
+            server's error or refusal); the same holds.
         note: Says in a few words what was spent so far, shown beside the progress bar.
 
     Raises:
@@ -94,7 +94,7 @@ def missing_pairs(
     def is_missing(answer: Preference | None) -> bool:
         if answer is None or answer.p_first is not None:
             return answer is None
-        return retry_failed or (retry_transient and is_transient(answer.provenance.failure))
+        return retry_failed or (retry_transient and is_asked_again(answer.provenance.failure))
 
     known = store.get_many(fingerprint, pairs)
     return _unique(pair for pair, answer in zip(pairs, known, strict=True) if is_missing(answer))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from rlaif_pl.labeling.calls import Backend, Call, CallKey, Reply, key_of
+from rlaif_pl.labeling.guard import MIN_OPTION_MASS, low_mass_warning, readable
 
 
 class ReplyStore(Protocol):
@@ -21,10 +23,13 @@ class ReplyStore(Protocol):
 class Asker:
     """Asks a back end what is not known yet; its ``ask`` is what strategies are given.
 
+    Replies are kept as they came and handed on as ``guard.readable`` lets them pass.
+
     Args:
         backend: Who answers.
         store: Keeps replies between runs; None keeps them for the life of this object only.
         watch: Told of every new reply (progress, spending); may raise to stop before further calls.
+        min_option_mass: Least probability of a choice's options together.
     """
 
     def __init__(
@@ -32,10 +37,13 @@ class Asker:
         backend: Backend,
         store: ReplyStore | None = None,
         watch: Callable[[Call, Reply], None] | None = None,
+        min_option_mass: float = MIN_OPTION_MASS,
     ) -> None:
         self.backend = backend
         self.store = store
         self.watch = watch
+        self.min_option_mass = min_option_mass
+        self._has_warned = False
         self._known: dict[bytes, Reply] = {}
 
     def ask(self, calls: Sequence[Call]) -> list[Reply]:
@@ -62,4 +70,16 @@ class Asker:
 
         if asked:
             self.backend.answer([call for _, call in asked], done)
-        return [self._known[key.digest] for key in keys]
+        replies = [
+            readable(call, self._known[key.digest], self.min_option_mass)
+            for key, call in zip(keys, calls, strict=True)
+        ]
+        self._warn(calls, replies)
+        return replies
+
+    def _warn(self, calls: Sequence[Call], replies: Sequence[Reply]) -> None:
+        """Say at the first batch with such choices that they are no answers."""
+        text = low_mass_warning(calls, replies, self.min_option_mass)
+        if text is not None and not self._has_warned:
+            self._has_warned = True
+            warnings.warn(text, stacklevel=3)

@@ -82,7 +82,7 @@ def labeled(
         order_gap=judgment.order_gap if usable else None,
         slot=judgment.slot if usable else None,
         same_slot=judgment.same_slot if usable else None,
-        outside_mass=judgment.outside_mass if usable else None,
+        outside_mass=judgment.outside_mass,  # also where it is why there is no label
         member_gap=judgment.member_gap if usable else None,
         confidence=None,
         tokens=judgment.tokens,

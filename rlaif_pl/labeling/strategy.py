@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from rlaif_pl.labeling.asking import Asker, ReplyStore
 from rlaif_pl.labeling.calls import Ask, Backend, Call, Reply
+from rlaif_pl.labeling.guard import MIN_OPTION_MASS, checked_mass
 from rlaif_pl.labeling.outcome import Judgment, Signature, checked_temperature, labeled
 from rlaif_pl.types import Preference
 
@@ -17,15 +18,21 @@ class ModelLabeler(ABC):
     Args:
         backend: Who answers.
         temperature: ``p_first = sigmoid(margin / temperature)``, above 0.
+        min_option_mass: Least probability of a verdict's options together, in [0, 1); None for a
+            strategy that asks for no choice.
     """
 
     strategy: str
     """Name of the strategy, as written into labels."""
 
-    def __init__(self, backend: Backend, temperature: float) -> None:
+    def __init__(
+        self, backend: Backend, temperature: float, min_option_mass: float | None = None
+    ) -> None:
         self.backend = backend
         self.temperature = checked_temperature(temperature)
-        self.asker = Asker(backend)
+        least = MIN_OPTION_MASS if min_option_mass is None else checked_mass(min_option_mass)
+        self.min_option_mass = min_option_mass
+        self.asker = Asker(backend, min_option_mass=least)
 
     @property
     @abstractmethod
@@ -39,9 +46,11 @@ class ModelLabeler(ABC):
     @property
     def fingerprint(self) -> str:
         """Everything that can change a label."""
+        least = self.min_option_mass
         return (
             f"{self.strategy};{self.backend.fingerprint};{self.prompt_version};"
             f"temperature={self.temperature!r}"
+            + ("" if least is None else f";min_option_mass={least!r}")
         )
 
     def keep_replies(

@@ -59,7 +59,8 @@ def test_more_keys_than_a_query_takes_are_found(store):
 
 
 @pytest.mark.parametrize(
-    "kind", ["timeout", "connection", "http_429", "http_503", "malformed_reply"]
+    "kind",
+    ["timeout", "connection", "http_429", "http_503", "malformed_reply", "http_400", "http_422"],
 )
 def test_failures_that_may_pass_are_asked_for_again(store, kind):
     key = put(store, CALLS[0], Reply(failure=kind))
@@ -67,7 +68,7 @@ def test_failures_that_may_pass_are_asked_for_again(store, kind):
     assert len(store) == 1
 
 
-@pytest.mark.parametrize("kind", ["refused", "too_long", "empty", "http_400", "nonfinite"])
+@pytest.mark.parametrize("kind", ["refused", "too_long", "empty", "nonfinite"])
 def test_failures_that_stay_are_asked_for_again_only_on_request(store, kind):
     key = put(store, CALLS[0], Reply(failure=kind))
     assert store.get_many([key])[key.digest].failure == kind

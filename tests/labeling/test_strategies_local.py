@@ -50,7 +50,7 @@ def text_of(pair, swap=False):
 def test_zero_shot_equals_plain_forwards(folders, pairs, short, plain_model, name, batch_tokens):
     plain = plain_model(name)
     backend = LocalBackend(folders[name], batch_tokens=batch_tokens)
-    labeler = PairwiseLabeler(backend, prompt=short)
+    labeler = PairwiseLabeler(backend, prompt=short, min_option_mass=0.0)
     for pair, judged in zip(pairs, labeler.label(pairs), strict=True):
         a, b = (
             [plain.option(text_of(pair, swap) + "Preferred=", digit) for digit in "12"]
@@ -101,7 +101,7 @@ def test_grades_equal_plain_forwards(folders, plain_model, tmp_path):
     assert len(plain.tokenizer(" 10").input_ids) > len(plain.tokenizer(" 1").input_ids)
     logs[0] = math.log(math.exp(logs[0]) - math.exp(logs[9]))
     mean = sum(share * (grade - 5.5) / 4.5 for grade, share in enumerate(softmax(logs), 1))
-    labeler = ScoreLabeler(LocalBackend(folders["llama"]), prompt=str(path))
+    labeler = ScoreLabeler(LocalBackend(folders["llama"]), prompt=str(path), min_option_mass=0.0)
     (value,) = labeler.score(["the cat"], ["a dog"])
     assert value == pytest.approx(mean, abs=1e-4)
 
@@ -109,15 +109,15 @@ def test_grades_equal_plain_forwards(folders, plain_model, tmp_path):
 def test_a_long_question_fails_whole_and_spares_the_others(folders, pairs, short):
     longest = len(LocalBackend(folders["llama"]).model.tokenizer(text_of(pairs[1])).input_ids)
     backend = LocalBackend(folders["llama"], max_tokens=longest + 20)
-    judged = PairwiseLabeler(backend, prompt=short).label(pairs)
+    judged = PairwiseLabeler(backend, prompt=short, min_option_mass=0.0).label(pairs)
     assert [row.provenance.failure for row in judged] == ["too_long", None, "too_long"]
     assert (judged[0].p_first, judged[0].source) == (None, None)
 
 
 WAYS = {
-    "zero shot": lambda b: PairwiseLabeler(b, preamble="base"),
-    "chat": lambda b: PairwiseLabeler(b, chat_template=True),
-    "few shot": lambda b: PairwiseLabeler(b, task="harmless", shots=2),
+    "zero shot": lambda b: PairwiseLabeler(b, min_option_mass=0.0, preamble="base"),
+    "chat": lambda b: PairwiseLabeler(b, min_option_mass=0.0, chat_template=True),
+    "few shot": lambda b: PairwiseLabeler(b, min_option_mass=0.0, task="harmless", shots=2),
     "self-consistency": lambda b: PairwiseLabeler(
         b,
         preamble="base",
@@ -128,9 +128,16 @@ WAYS = {
         top_k=40,
         max_rationale_tokens=5,
     ),
-    "score": lambda b: ScoreLabeler(b, task="helpful"),
-    "constitution": lambda b: ConstitutionLabeler(b, cot=True, max_rationale_tokens=5),
-    "ensemble": lambda b: EnsembleLabeler([PairwiseLabeler(b, preamble="base"), ScoreLabeler(b)]),
+    "score": lambda b: ScoreLabeler(b, task="helpful", min_option_mass=0.0),
+    "constitution": lambda b: ConstitutionLabeler(
+        b, min_option_mass=0.0, cot=True, max_rationale_tokens=5
+    ),
+    "ensemble": lambda b: EnsembleLabeler(
+        [
+            PairwiseLabeler(b, min_option_mass=0.0, preamble="base"),
+            ScoreLabeler(b, min_option_mass=0.0),
+        ]
+    ),
 }
 
 
@@ -156,7 +163,7 @@ def test_a_written_answer_of_a_random_model_is_no_verdict(roomy, pair):
 
 
 def test_the_grade_is_a_reward(roomy):
-    reward = LabelerReward(ScoreLabeler(LocalBackend(roomy, max_tokens=16384)))
+    reward = LabelerReward(ScoreLabeler(LocalBackend(roomy, max_tokens=16384), min_option_mass=0.0))
     scores = reward.score(["the cat"] * 2, ["a cat", "a dog sat"])
     assert scores.shape == (2,)
     assert (scores.abs() <= 1).all()

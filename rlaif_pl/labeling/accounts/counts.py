@@ -20,6 +20,8 @@ KINDS: dict[str, Kind] = {
     "neither": "malformed",
     "nonfinite": "malformed",
     "missing_logprob": "malformed",
+    "low_option_mass": "malformed",  # the model would nearly always write something else
+    "unclosed_thought": "malformed",  # the length limit came before the answer
     "refused": "refused",  # the model declined to judge
     "too_long": "too_long",  # the question does not fit; its ending is never cut off
 }

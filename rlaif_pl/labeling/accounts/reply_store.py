@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rlaif_pl.data.failures import is_transient
+from rlaif_pl.data.failures import is_asked_again
 from rlaif_pl.data.sqlite_file import Layout, SqliteFile
 from rlaif_pl.labeling.calls import Call, CallKey, Reply
 
@@ -49,9 +49,7 @@ CREATE TABLE replies (
 INDEX = "CREATE INDEX replies_by_digest ON replies (digest)"
 LAYOUT = Layout("reply store", 1, (TABLE, INDEX), application=APPLICATION)
 NAMES = ", ".join(COLUMNS)
-SELECT = (
-    f"SELECT digest, {NAMES}, is_transient FROM replies WHERE digest IN ({{marks}}) ORDER BY id"
-)
+SELECT = f"SELECT digest, {NAMES} FROM replies WHERE digest IN ({{marks}}) ORDER BY id"
 INSERT = (
     f"INSERT INTO replies (digest, kind, fingerprint, call, {NAMES}, is_transient, created) "
     f"VALUES ({', '.join('?' * (len(COLUMNS) + 6))})"
@@ -121,7 +119,7 @@ class ReplyStore(SqliteFile):
         """Return the replies that need not be asked for again, by digest.
 
         The first answer counts where there are several; without any, the last failure does, unless
-        it may have passed by now (timeouts, a server's errors) or ``retry_failed`` is set.
+        it may have passed by now (see ``is_asked_again``) or ``retry_failed`` is set.
         """
         found: dict[bytes, Reply] = {}
         digests = list(dict.fromkeys(key.digest for key in keys))
@@ -129,13 +127,15 @@ class ReplyStore(SqliteFile):
             for start in range(0, len(digests), KEYS_PER_QUERY):
                 part = digests[start : start + KEYS_PER_QUERY]
                 query = SELECT.format(marks=",".join("?" * len(part)))
-                for digest, *columns, transient in self.connection.execute(query, part):
+                for digest, *columns in self.connection.execute(query, part):
                     reply = _reply(columns)
                     is_answer = reply.failure is None
                     known = found.get(digest)
                     if known is not None and known.failure is None:
                         continue
-                    if is_answer or not (transient or self.retry_failed):
+                    # by today's rule, not by that of the version that wrote the row
+                    asks_again = self.retry_failed or is_asked_again(reply.failure)
+                    if is_answer or not asks_again:
                         found[digest] = reply
         return found
 
@@ -155,7 +155,7 @@ class ReplyStore(SqliteFile):
             reply.seconds,
             reply.attempts,
             reply.failure,
-            int(is_transient(reply.failure)),
+            int(is_asked_again(reply.failure)),
             self._now(),
         )
         with self.explained():

@@ -12,9 +12,11 @@ from rlaif_pl.labeling.accounts.cost import CostComparison, compare_costs
 from rlaif_pl.labeling.accounts.counts import OutcomeCounts, count_outcomes
 from rlaif_pl.labeling.accounts.position import PositionBias, position_bias
 from rlaif_pl.labeling.accounts.spending import Price
+from rlaif_pl.labeling.guard import LOW_MASS
 from rlaif_pl.statistics import Interval, mean_by_group, proportion_by_group
 from rlaif_pl.types import Preference
 
+MOSTLY_OUTSIDE = 0.9  # mean probability outside the verdicts from which it is said
 DECIDED = 0.1  # a label this far from one half counts as decided
 LABELS_FILE = "labels.json"  # what of a summary is no flat number; the report reads it
 
@@ -32,7 +34,8 @@ class LabelSummary:
         longer_wins: Share of labels that favor the response with more characters, among those that
             favor one and whose lengths differ: the bias to know before training.
         position: Position bias; None where the labels have no order.
-        outside_mass: Mean probability outside the verdict tokens, where there are any.
+        outside_mass: Mean probability outside the verdict tokens, where there are any; also of pairs
+            that have no label because of it.
         cost: What a label cost, beside what a person's would have.
         tokens: Tokens read and written, failures included.
         cost_usd: Money paid, failures included.
@@ -81,6 +84,18 @@ class LabelSummary:
         metrics |= self.cost.to_metrics(f"{prefix}/cost")
         return {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
 
+    def notes(self) -> list[str]:
+        """Return sentences on what to see to before training on the labels; mostly none."""
+        mass, low = self.outside_mass.value, self.failures.get(LOW_MASS, 0)
+        if not (low or mass > MOSTLY_OUTSIDE):
+            return []
+        left_out = f"; {low} of {self.pairs} pairs have no label for it ({LOW_MASS})" * bool(low)
+        return [
+            f"warning: on average {mass:.2%} of the probability lies outside the verdict tokens"
+            f"{left_out}. The model would rather write something else: see docs/labeling.md, Verdicts "
+            "without probability"
+        ]
+
     def to_json(self) -> dict[str, object]:
         """Return what is no flat number, as ``labels.json`` holds it."""
         gaps = list(self.position.gap_counts) if self.position else []
@@ -105,8 +120,12 @@ def summarize_labels(
     """
     usable = [pair for pair in pairs if pair.p_first is not None]
 
-    def share(of: Callable[[Preference], float | None], estimate: Estimate) -> Interval:
-        known = [(value, pair.group) for pair in usable if (value := of(pair)) is not None]
+    def share(
+        of: Callable[[Preference], float | None],
+        estimate: Estimate,
+        rows: Sequence[Preference] = usable,
+    ) -> Interval:
+        known = [(value, pair.group) for pair in rows if (value := of(pair)) is not None]
         values = np.array([value for value, _ in known], np.float64)
         return estimate(values, [group for _, group in known], level, draws, seed)
 
@@ -116,7 +135,7 @@ def summarize_labels(
         decided=share(_is_decided, proportion_by_group),
         longer_wins=share(_longer_wins, proportion_by_group),
         position=position_bias(pairs, level, draws, seed),
-        outside_mass=share(lambda pair: pair.provenance.outside_mass, mean_by_group),
+        outside_mass=share(lambda pair: pair.provenance.outside_mass, mean_by_group, pairs),
         cost=compare_costs(pairs, prices, level=level, draws=draws, seed=seed),
         tokens=sum(pair.provenance.tokens for pair in pairs),
         cost_usd=math.fsum(pair.provenance.cost_usd for pair in pairs),

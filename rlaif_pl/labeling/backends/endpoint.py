@@ -10,13 +10,15 @@ from typing import Any
 
 from rlaif_pl.data.failures import is_transient
 from rlaif_pl.labeling.accounts.spending import Price, price_of
-from rlaif_pl.labeling.backends.endpoint_calls import Api, Caller, ChatOpening, Settings
-from rlaif_pl.labeling.backends.endpoint_http import (
-    EndpointError,
-    Retries,
-    Sender,
-    openai_package,
+from rlaif_pl.labeling.backends.endpoint_calls import (
+    Api,
+    Caller,
+    ChatOpening,
+    MaxTokensField,
+    Settings,
 )
+from rlaif_pl.labeling.backends.endpoint_errors import AGAIN, EndpointError, unreachable
+from rlaif_pl.labeling.backends.endpoint_http import Learned, Retries, Sender, openai_package
 from rlaif_pl.labeling.calls import Call, Reply
 
 GIVE_UP_AFTER = 20  # calls that failed in a row, each after all its retries
@@ -25,11 +27,13 @@ GIVE_UP_AFTER = 20  # calls that failed in a row, each after all its retries
 class EndpointBackend:
     """Asks a server, several calls at a time; every reply is handed on as it arrives.
 
-    Requests are repeated after 429, 5xx, timeouts, broken connections and broken bodies; a wrong
-    address, key or model, or a server that fails call after call, stops the job with an error
-    instead. Failures are reported by kind: ``timeout``, ``connection``, ``http_500``, ...,
-    ``malformed_reply``, ``no_logprobs``, ``too_long``, ``refused``, ``empty``, ``unaligned`` (a token
-    holds the end of the context and the beginning of the target).
+    Requests are repeated after 429, 5xx, timeouts, broken connections and broken bodies (an error in
+    a body of status 200 counts as its own status); a wrong address, key or model, an account without
+    credit, a setting that every request is refused for, or a server that fails call after call stops
+    the job with the server's sentence instead. Failures are reported by kind: ``timeout``,
+    ``connection``, ``http_500``, ..., ``malformed_reply``, ``no_logprobs``, ``too_long``,
+    ``refused``, ``empty``, ``unclosed_thought``, ``unaligned`` (a token holds the end of the context
+    and the beginning of the target).
 
     Args:
         base_url: Address up to and with the version (``http://localhost:8000/v1``).
@@ -49,6 +53,10 @@ class EndpointBackend:
         chat_opening: Where an answer's beginning goes in chat: the end of the user's message, or an
             assistant's message that the server goes on with (vLLM, SGLang, llama.cpp).
         supports_top_k: Whether the server takes top_k; OpenAI does not.
+        supports_temperature: Whether the model takes a temperature; without, none is sent, and text is
+            drawn in the server's own way.
+        max_tokens_field: What the chat route calls the length limit; newer models of OpenAI refuse
+            ``max_tokens``.
         echo_start: Text put before every scored text; llama-cpp-python reports right values only
             behind the model's start token, which some models do not put there by themselves.
         prices: By model, in USD per million tokens; None counts no money.
@@ -71,6 +79,8 @@ class EndpointBackend:
         top_logprobs: int = 20,
         chat_opening: ChatOpening = "user",
         supports_top_k: bool = True,
+        supports_temperature: bool = True,
+        max_tokens_field: MaxTokensField = "max_tokens",
         echo_start: str = "",
         prices: dict[str, Price] | None = None,
         extra_body: dict[str, Any] | None = None,
@@ -82,6 +92,11 @@ class EndpointBackend:
         ):
             if value < least:
                 raise ValueError(f"expected {name} of at least {least}, got {value}")
+        if not base_url.startswith(("http://", "https://")):
+            raise ValueError(
+                f"expected base_url to begin with http:// or https://, got {base_url!r}; "
+                "for example http://localhost:8000/v1"
+            )
         if timeout <= 0 or first_wait < 0 or longest_wait < 0:
             raise ValueError(
                 f"expected timeout above 0 and waits of at least 0 seconds, got timeout={timeout}, "
@@ -100,11 +115,13 @@ class EndpointBackend:
             top_logprobs,
             chat_opening,
             supports_top_k,
+            supports_temperature,
+            max_tokens_field,
             echo_start,
             extra_body or {},
             self.price,
         )
-        self._shift: int | None = None
+        self._learned = Learned()
 
     @property
     def fingerprint(self) -> str:
@@ -115,6 +132,7 @@ class EndpointBackend:
             f"endpoint:{self.model}@{self.revision or 'unnamed'},api={s.api},"
             f"top_logprobs={s.top_logprobs},chat_opening={s.chat_opening},"
             f"echo_start={s.echo_start!r},extra={extra}"
+            + ("" if s.supports_temperature else ",temperature=own")
         )
 
     def answer(self, calls: Sequence[Call], done: Callable[[int, Reply], None]) -> None:
@@ -135,14 +153,16 @@ class EndpointBackend:
         async with openai.AsyncOpenAI(
             base_url=self.base_url, api_key=key, max_retries=0, timeout=self.retries.timeout
         ) as client:
-            caller = Caller(Sender(client, self.retries), self.settings, self._shift)
+            sender = Sender(client, self.retries, self.api_key_env, self._learned)
+            caller = Caller(sender, self.settings)
             pool = _Pool(calls, caller, done, max(GIVE_UP_AFTER, 2 * self.concurrency))
             workers = [pool.work() for _ in range(min(self.concurrency, len(calls)))]
             ends = await asyncio.gather(*workers, return_exceptions=True)
-            self._shift = caller.shift
         for error in ends:
             if error is not None:
                 raise error
+        if calls and not self._learned.is_reached:
+            raise EndpointError(unreachable(self.base_url, sender.last))
 
 
 class _Pool:
@@ -187,7 +207,10 @@ class _Pool:
         """Stop where the server is evidently gone."""
         self._failed_in_row = self._failed_in_row + 1 if is_transient(reply.failure) else 0
         if self._failed_in_row >= self.patience and not self._is_stopped:
+            sender = self.caller.sender
+            if not sender.learned.is_reached:
+                raise EndpointError(unreachable(sender.client.base_url, sender.last))
             raise EndpointError(
-                f"expected answers, got {self._failed_in_row} failed calls in a row (the last: "
-                f"{reply.failure}); what was answered is kept: see to the server and run again"
+                f"expected answers of {sender.client.base_url}, got {self._failed_in_row} failed calls "
+                f"in a row (the last: {reply.failure}: {sender.last}); see to the server, {AGAIN}"
             )

@@ -13,13 +13,12 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
+from rlaif_pl.labeling.backends.endpoint_errors import Table, raise_reported
 from rlaif_pl.text import parse_json
 
-Table: TypeAlias = tuple[tuple[str, float], ...]
-"""Likeliest tokens at one place: text and log-probability in nats."""
-
+THOUGHTS = ("reasoning", "reasoning_content", "thinking")  # fields of a message
 NEVER = -9000.0  # servers write -9999 where JSON has no minus infinity
 SLACK = 1e-3  # a log-probability may exceed 0 by this much rounding
 Kind = TypeVar("Kind")
@@ -48,6 +47,7 @@ class Completion:
         tables: Likeliest tokens at each place; empty where none were reported.
         read: Tokens of the prompt.
         written: Tokens written.
+        only_thoughts: Thoughts came in a field of their own, and no answer after them.
     """
 
     text: str
@@ -58,18 +58,23 @@ class Completion:
     tables: tuple[Table, ...]
     read: int
     written: int
+    only_thoughts: bool = False
 
 
 def parse_body(content: str) -> Completion:
     """Check the body of a completion or a chat completion.
 
     Raises:
-        BodyError: It is no JSON, or a field is missing or of another kind than it must be.
+        BodyError: It is no JSON (kind ``streamed`` where it is a stream of events), or a field is
+            missing or of another kind than it must be.
+        ReportedError: It holds an error in place of an answer.
     """
     try:
         body = parse_json(content)
     except json.JSONDecodeError as error:
-        raise BodyError(f"expected JSON, got {content[:60]!r} ({error})") from error
+        kind = "streamed" if content.lstrip().startswith("data:") else "malformed_reply"
+        raise BodyError(f"expected JSON, got {content[:60]!r} ({error})", kind) from error
+    raise_reported(body)
     choices = _field(body, "choices", list)
     if not choices:
         raise BodyError("expected one choice, got none")
@@ -77,11 +82,12 @@ def parse_body(content: str) -> Completion:
     if not isinstance(choice, dict):
         raise BodyError(f"expected an object as choice, got {type(choice).__name__}")
     message = choice.get("message")
+    refused, has_thoughts = False, False
     if isinstance(message, dict):
         refused = bool(message.get("refusal"))
-        text = "" if message.get("content") is None else _field(message, "content", str)
+        text, has_thoughts = _said(message)
     else:
-        refused, text = False, _field(choice, "text", str)
+        text = _field(choice, "text", str)
     finish = choice.get("finish_reason") or "stop"
     tokens, logprobs, tables = _logprobs(choice.get("logprobs"))
     usage = _field(body, "usage", dict)
@@ -94,7 +100,25 @@ def parse_body(content: str) -> Completion:
         tables=tables,
         read=_count(usage, "prompt_tokens"),
         written=_count(usage, "completion_tokens"),
+        only_thoughts=has_thoughts and not text.strip(),
     )
+
+
+def _said(message: Mapping[str, object]) -> tuple[str, bool]:
+    """Return a message's answer, and whether thoughts came beside it.
+
+    Thoughts have a field of their own (``reasoning``; older servers: ``reasoning_content``) or are
+    parts of the content (``{"type": "thinking"}``).
+    """
+    has_thoughts = any(message.get(name) for name in THOUGHTS)
+    content = message.get("content")
+    if content is None:
+        return "", has_thoughts
+    if not isinstance(content, list):
+        return _field(message, "content", str), has_thoughts
+    parts = [_field({"part": part}, "part", dict) for part in content]
+    text = "".join(_field(part, "text", str) for part in parts if part.get("type") == "text")
+    return text, has_thoughts or any(part.get("type") != "text" for part in parts)
 
 
 def token_text(token: str, raw: object = None) -> str:

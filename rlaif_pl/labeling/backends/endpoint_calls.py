@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from rlaif_pl.labeling.accounts.spending import Price
-from rlaif_pl.labeling.backends.endpoint_body import Completion, Table
+from rlaif_pl.labeling.backends.endpoint_body import Completion
 from rlaif_pl.labeling.backends.endpoint_choose import choose
 from rlaif_pl.labeling.backends.endpoint_echo import (
     KNOWN_TEXT,
@@ -19,11 +20,16 @@ from rlaif_pl.labeling.backends.endpoint_echo import (
     starts_of,
     target_logprobs,
 )
-from rlaif_pl.labeling.backends.endpoint_http import EndpointError, Route, Sender
+from rlaif_pl.labeling.backends.endpoint_errors import EndpointError, Table, unlikely
+from rlaif_pl.labeling.backends.endpoint_http import Learned, Route, Sender
 from rlaif_pl.labeling.calls import Call, Choose, Generate, Question, Reply, Score
+from rlaif_pl.labeling.guard import MIN_OPTION_MASS, off_option_mass
+from rlaif_pl.labeling.prompting.thoughts import UNCLOSED
 
 Api = Literal["auto", "completions", "chat"]
 ChatOpening = Literal["user", "assistant"]
+MaxTokensField = Literal["max_tokens", "max_completion_tokens"]
+UNLIKELY_IN_ROW = 2  # both orders of a pair
 SEEDS = 2**31 - 1  # servers take seeds below this
 SAMPLE_STRIDE = 1_000_003  # prime, so that seeds of samples of neighboring seeds differ
 
@@ -37,6 +43,8 @@ class Settings:
     top_logprobs: int
     chat_opening: ChatOpening
     supports_top_k: bool
+    supports_temperature: bool
+    max_tokens_field: MaxTokensField
     echo_start: str
     extra_body: Mapping[str, Any]
     price: Price | None
@@ -70,13 +78,12 @@ class Caller:
     Args:
         sender: Sends requests.
         settings: How to talk to the server.
-        shift: Result of an earlier self-test of the server's echo.
     """
 
-    def __init__(self, sender: Sender, settings: Settings, shift: int | None = None) -> None:
+    def __init__(self, sender: Sender, settings: Settings) -> None:
         self.sender = sender
         self.settings = settings
-        self.shift = shift
+        self.learned: Learned = sender.learned
         self._testing = asyncio.Lock()
 
     async def answer(self, call: Call) -> Reply:
@@ -95,16 +102,43 @@ class Caller:
         """Read the options off the likeliest tokens."""
         tally, is_chat = Tally(), self._is_chat(call.question)
 
+        first: Table = ()
+
         async def look_up(beginning: str) -> Table | None:
+            nonlocal first
             if beginning and is_chat and self.settings.chat_opening == "user":
                 return None  # the server cannot be made to go on from there
             done = await self._ask(tally, call.question, beginning, {"max_tokens": 1})
-            return None if done is None else done.tables[0] if done.tables else ()
+            table = None if done is None else done.tables[0] if done.tables else ()
+            first = first or table or ()
+            if done is not None and done.only_thoughts:
+                tally.failure = UNCLOSED  # the table is that of a thought's first token
+                return None
+            return table
 
         logprobs = await choose(call.options, look_up, ignore_space=is_chat)
+        if first:
+            self._watch_mass(call, () if logprobs is None else logprobs, first)
         if logprobs is None:
             return tally.reply(self.settings.price)
         return tally.reply(self.settings.price, logprobs=logprobs, failure=None)
+
+    def _watch_mass(self, call: Choose, logprobs: Sequence[float | None], table: Table) -> None:
+        """Warn where the server writes something else than an option from the first choice on.
+
+        So does a server (or a proxy before it) that drops the flags for going on with a begun
+        answer, and one whose model begins to think.
+        """
+        if self.learned.unlikely is None:
+            return
+        if 1.0 - off_option_mass(logprobs) >= MIN_OPTION_MASS:
+            self.learned.unlikely = None
+            return
+        self.learned.unlikely += 1
+        if self.learned.unlikely == UNLIKELY_IN_ROW:
+            url = self.sender.client.base_url
+            goes_on = self._is_chat(call.question) and self.settings.chat_opening == "assistant"
+            warnings.warn(unlikely(url, call.options, table, goes_on), stacklevel=2)
 
     async def _generate(self, call: Generate) -> Reply:
         """Let the server write."""
@@ -126,7 +160,7 @@ class Caller:
             self.settings.price,
             text=done.text,
             finished=done.finish != "length",
-            failure=None if done.text.strip() else "empty",
+            failure=None if done.text.strip() else UNCLOSED if done.only_thoughts else "empty",
         )
 
     async def _score(self, call: Score) -> Reply:
@@ -138,15 +172,16 @@ class Caller:
             )
         tally = Tally()
         async with self._testing:
-            if self.shift is None:
-                self.shift = await self._test_echo(tally)
+            if self.learned.shift is None:
+                self.learned.shift = await self._test_echo(tally)
+            shift = self.learned.shift
         if not call.target:
             return tally.reply(self.settings.price, failure="empty")
         found = await self._echo(tally, call.context + call.target)
         if found is None:
             return tally.reply(self.settings.price)
         try:
-            logprobs = target_logprobs(found, call.context, call.target, self.shift)
+            logprobs = target_logprobs(found, call.context, call.target, shift)
         except EchoError:
             return tally.reply(self.settings.price, failure="unaligned")
         if None in logprobs:
@@ -218,6 +253,9 @@ class Caller:
                 question.text, opening, self.settings.chat_opening
             )
             extra |= flags
+            limit = options.get("max_tokens", 1)
+            options = {name: value for name, value in options.items() if name != "max_tokens"}
+            options[self.settings.max_tokens_field] = limit
             if logprobs:
                 request |= {"logprobs": True, "top_logprobs": self.settings.top_logprobs}
         else:
@@ -225,6 +263,8 @@ class Caller:
             if logprobs:
                 request["logprobs"] = self.settings.top_logprobs
         request |= options
+        if not self.settings.supports_temperature:
+            del request["temperature"]
         if extra:
             request["extra_body"] = extra
         sent = await self.sender.send(route, request, logprobs)

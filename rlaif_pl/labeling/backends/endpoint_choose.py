@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable, Sequence
 
-from rlaif_pl.labeling.backends.endpoint_body import Table
+from rlaif_pl.labeling.backends.endpoint_errors import Table
 
 DEPTH = 8  # longest chain of tokens followed; verdicts are short
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rlaif_pl.labeling.backends.endpoint_body import Completion, Table
+from rlaif_pl.labeling.backends.endpoint_body import Completion
+from rlaif_pl.labeling.backends.endpoint_errors import Table
 
 KNOWN_TEXT = "The cat sat on the mat. It was a warm day, and the sun was high in the blue sky."
 SHIFTS = (0, 1, -1)

@@ -6,26 +6,53 @@ import asyncio
 import importlib
 import random
 import time
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from rlaif_pl.labeling.backends.endpoint_body import BodyError, Completion, parse_body
+from rlaif_pl.labeling.backends.endpoint_errors import (
+    EndpointError,
+    ReportedError,
+    meaning_of,
+    redirects,
+    refuses_all,
+    sentence_of,
+    streams,
+    useless,
+)
 
 if TYPE_CHECKING:
-    from openai import APIStatusError, AsyncOpenAI
+    from openai import AsyncOpenAI
 
 Route = Literal["completions", "chat"]
-HOPELESS = (401, 403, 404)  # a wrong key, address or model fails every call alike
-TOO_LONG = ("context length", "context window", "context_length", "maximum context", "too long")
-FILTERED = ("content_filter", "content_policy", "content management policy")
 # A server that reports no log-probabilities twice is likely to have none.
 MOST_IN_ROW = {"no_logprobs": 2}
-QUOTA = ("insufficient_quota", "billing_hard_limit")
+UNREACHED = ("connection", "timeout")
+MOST_SAID = 5  # different sentences that are shown
+REFUSED_ALIKE = 3  # questions refused with one sentence before it is asked whether all would be
+HARMLESS = {"user": "Which number is larger, 1 or 2?", "assistant": "The larger one is"}
 
 
-class EndpointError(ConnectionError):
-    """The server cannot be used at all: every further call would fail in the same way."""
+@dataclass(slots=True)
+class Learned:
+    """What a back end has found out about its server, kept from one batch of calls to the next.
+
+    Attributes:
+        shift: How the server's echo lies against its tokens; None before it was tested.
+        is_reached: It answered a request in any way.
+        refused: Questions by the sentence with which they were refused.
+        excused: Sentences that are about the questions, not about every request.
+        unlikely: Choices in a row, from the first, whose options had next to no probability; None
+            once one had.
+    """
+
+    shift: int | None = None
+    is_reached: bool = False
+    refused: dict[str, set[str]] = field(default_factory=dict)
+    excused: set[str] = field(default_factory=set)
+    unlikely: int | None = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,23 +88,42 @@ class _Failed(NamedTuple):
     kind: str
     again: bool
     wait: float = 0.0  # seconds the server asks for
+    sentence: str = ""  # what the server, or the system, says
+    status: int = 0  # of a request that the server refuses, for whatever reason
 
 
 class Sender:
     """Sends requests through one client; a server's wish to be left alone holds for all of them.
 
+    Attributes:
+        last: What the server or the system said about the last attempt that failed.
+
     Args:
         client: Client of the ``openai`` package, its own retries switched off.
         retries: When to repeat.
+        api_key_env: Environment variable that the key came from, for messages.
+        learned: What is known about the server; added to.
         seed: Seeds the random part of waits, which changes no reply.
     """
 
-    def __init__(self, client: AsyncOpenAI, retries: Retries, seed: int = 0) -> None:
+    def __init__(
+        self,
+        client: AsyncOpenAI,
+        retries: Retries,
+        api_key_env: str = "OPENAI_API_KEY",
+        learned: Learned | None = None,
+        seed: int = 0,
+    ) -> None:
         self.client = client
         self.retries = retries
+        self.api_key_env = api_key_env
+        self.last = ""
         self._random = random.Random(seed)
         self._quiet_until = 0.0
         self._openai: Any = openai_package()
+        self.learned = learned or Learned()
+        self._testing = asyncio.Lock()
+        self._stop: EndpointError | None = None
 
     async def send(self, route: Route, request: dict[str, Any], logprobs: bool = False) -> Sent:
         """Send a request until it is answered or repeating it will not help.
@@ -88,15 +134,19 @@ class Sender:
             logprobs: Whether an answer without log-probabilities is a failure.
 
         Raises:
-            EndpointError: Address, key, model or account are refused.
+            EndpointError: Address, key, model, account or every request are refused.
         """
         attempt, in_row, last = 0, 0, ""
         while True:
             attempt += 1
             await self._wait_for_quiet()
             found = await self._once(route, request, logprobs)
+            self.learned.is_reached |= isinstance(found, Completion) or found.kind not in UNREACHED
             if isinstance(found, Completion):
                 return Sent(found, None, attempt)
+            self.last = found.sentence or self.last
+            if found.status:
+                await self._consider(route, request, found)
             in_row, last = (in_row + 1 if found.kind == last else 1), found.kind
             is_last = attempt > self.retries.most or in_row >= MOST_IN_ROW.get(last, attempt + 1)
             if not found.again or is_last or found.wait > self.retries.longest_wait:
@@ -112,35 +162,84 @@ class Sender:
         try:
             # The client's timeout counts anew with every byte; this one does not.
             raw = await asyncio.wait_for(create(**request), self.retries.timeout)
+            self._refuse_redirect(raw.http_response)
             completion = parse_body(raw.text)
         except BodyError as error:
-            return _Failed(error.kind, again=True)
+            if error.kind == "streamed":
+                raise EndpointError(streams(self.client.base_url)) from error
+            return _Failed(error.kind, again=True, sentence=str(error))
+        except ReportedError as error:
+            headers = raw.http_response.headers
+            return self._status(error.status, error.sentence, error.sentence, headers, request)
         except (TimeoutError, self._openai.APITimeoutError):
-            return _Failed("timeout", again=True)
+            return _Failed("timeout", True, sentence=f"no answer in {self.retries.timeout:g} s")
         except self._openai.APIStatusError as error:
-            return self._status(error)
-        except self._openai.APIConnectionError:
-            return _Failed("connection", again=True)
+            self._refuse_redirect(error.response)
+            text = error.response.text
+            said = sentence_of(text)
+            return self._status(error.status_code, said, text, error.response.headers, request)
+        except self._openai.APIConnectionError as error:
+            return _Failed("connection", again=True, sentence=str(error.__cause__ or error))
         if completion.refused:
             return _Failed("refused", again=False)
         if logprobs and not completion.tokens and not any(completion.tables):
-            return _Failed("no_logprobs", again=True)
+            return _Failed(
+                "no_logprobs", again=True, sentence="an answer without log-probabilities"
+            )
         return completion
 
-    def _status(self, error: APIStatusError) -> _Failed:
-        """Tell what an HTTP status means."""
-        status, text = error.status_code, f"{error.message} {error.body}".lower()
-        if status in HOPELESS or any(word in text for word in QUOTA):
-            raise EndpointError(
-                f"expected {self.client.base_url} to answer, got HTTP {status}: "
-                f"{error.message[:200]}; check base_url, model and the key in api_key_env"
-            ) from error
-        if status == 413 or (status in (400, 422) and any(word in text for word in TOO_LONG)):
-            return _Failed("too_long", again=False)
-        if status in (400, 422) and any(word in text for word in FILTERED):
-            return _Failed("refused", again=False)
-        again = status in (408, 409, 429) or status >= 500
-        return _Failed(f"http_{status}", again, wanted_wait(error.response.headers))
+    def _status(
+        self, status: int, sentence: str, text: str, headers: Any, request: dict[str, Any]
+    ) -> _Failed:
+        """Tell what an HTTP status means, or one that stands in a body.
+
+        Raises:
+            EndpointError: Every call would be refused.
+        """
+        meaning = meaning_of(status, text)
+        url = self.client.base_url
+        if meaning == "useless":
+            model = str(request["model"])
+            raise EndpointError(useless(url, status, sentence, self.api_key_env, model))
+        if meaning in ("too_long", "refused"):
+            return _Failed(meaning, again=False, sentence=sentence)
+        said = f"HTTP {status}: {sentence}"
+        if meaning == "again":
+            return _Failed(f"http_{status}", True, wanted_wait(headers), said)
+        return _Failed(f"http_{status}", False, sentence=said, status=status)
+
+    def _refuse_redirect(self, response: Any) -> None:
+        """Refuse an answer to a question that a redirect has lost: most turn a POST into a GET."""
+        if response.history and response.request.method != "POST":
+            raise EndpointError(redirects(self.client.base_url, response.url))
+
+    async def _consider(self, route: Route, request: dict[str, Any], failed: _Failed) -> None:
+        """Find out whether a refusal is about the question or about every request, and say so.
+
+        After a few questions that are refused with the same sentence a harmless one is sent with
+        the same settings.
+
+        Raises:
+            EndpointError: It is refused in the same way.
+        """
+        sentence, url = failed.sentence, self.client.base_url
+        refused, excused = self.learned.refused, self.learned.excused
+        if sentence not in refused and len(refused) < MOST_SAID:
+            warnings.warn(f"{url} refuses a request: {sentence}", stacklevel=2)
+        asked = refused.setdefault(sentence, set())
+        asked.add(str(request.get("messages", request.get("prompt"))))
+        async with self._testing:
+            if self._stop is not None:
+                raise self._stop
+            if sentence in excused or len(asked) < REFUSED_ALIKE:
+                return
+            found = await self._once(route, harmless(request), logprobs=False)
+            if isinstance(found, Completion):
+                excused.add(sentence)
+            elif found.sentence == sentence:
+                plain = sentence.removeprefix(f"HTTP {failed.status}: ")
+                self._stop = EndpointError(refuses_all(url, failed.status, plain))
+                raise self._stop
 
     async def _wait_for_quiet(self) -> None:
         """Wait as long as the server asked for, also if it told another call."""
@@ -153,6 +252,14 @@ class Sender:
             self._quiet_until = max(self._quiet_until, time.monotonic() + wanted)
         wait = min(self.retries.first_wait * 2 ** (attempt - 1), self.retries.longest_wait)
         await asyncio.sleep(wait * (1 - self._random.random() / 2))
+
+
+def harmless(request: dict[str, Any]) -> dict[str, Any]:
+    """Return a request with the same settings that asks nothing a server could object to."""
+    if "prompt" in request:
+        return request | {"prompt": HARMLESS["user"]}
+    turns = [{**turn, "content": HARMLESS[turn["role"]]} for turn in request["messages"]]
+    return request | {"messages": turns}
 
 
 def wanted_wait(headers: Any) -> float:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
 from rlaif_pl.labeling.calls import Choose, Question, Score
+from rlaif_pl.labeling.prompting.thoughts import answer_prompt
 from rlaif_pl.models.encoding import tokenize_open
 
 LOWEST = -745.0  # nats; smallest positive float64, what a probability of 0 is reported as
@@ -122,13 +123,7 @@ class Encoder:
                 f"expected a chat template in the tokenizer of {self.tokenizer.name_or_path!r}, "
                 "found none; ask in plain text (chat: false)"
             )
-        messages = [{"role": "user", "content": text}]
-        return cast(
-            str,
-            self.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True
-            ),
-        )
+        return answer_prompt(self.tokenizer, [{"role": "user", "content": text}])
 
     def _check(self, rows: Sequence[Sequence[int]]) -> None:
         """Refuse what the model was not made for."""

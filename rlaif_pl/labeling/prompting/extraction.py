@@ -11,7 +11,8 @@ both responses the answer contradicts itself:
 
 Comparisons in questions and in clauses with a negation do not count ("the first is not better" does
 not say that the second is), except "A is not as good as B". Without a verdict, the answer is sorted
-by what it says instead: a refusal, a tie, both, neither, nothing to be read.
+by what it says instead: a refusal, a tie, both, neither, nothing to be read. Thoughts (``<think>`` and
+the like) are no part of the answer.
 """
 
 from __future__ import annotations
@@ -21,7 +22,11 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Literal
 
-Verdict = Literal["first", "second", "tie", "both", "neither", "refused", "malformed", "empty"]
+from rlaif_pl.labeling.prompting.thoughts import answer_of
+
+Verdict = Literal[
+    "first", "second", "tie", "both", "neither", "refused", "malformed", "empty", "unclosed_thought"
+]
 Named = Literal["first", "second"]
 
 _NOUN = (
@@ -117,11 +122,14 @@ def extract_verdict(text: str, asks_worse: bool = False) -> Verdict:
     """Read which response an answer names, or why it names none.
 
     Args:
-        text: The answer.
+        text: The answer; thoughts in it are left out, and without their end there is no answer.
         asks_worse: The question was which response is worse or more harmful: "response 1 is more
             harmful" names the first, "response 1 is safer" the second.
     """
-    plain = re.sub(r"[*_`#>\"]+", "", text.translate(_QUOTES)).strip()
+    answer = answer_of(text)
+    if answer is None:
+        return "unclosed_thought"
+    plain = re.sub(r"[*_`#>\"]+", "", answer.translate(_QUOTES)).strip()
     if not plain:
         return "empty"
     for votes in _rules(plain, asks_worse):

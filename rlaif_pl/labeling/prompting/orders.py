@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from rlaif_pl.labeling.calls import Reply
+from rlaif_pl.labeling.guard import LOW_MASS, off_option_mass
 from rlaif_pl.labeling.outcome import Judgment, sigmoid
 
 MISSING = "missing_logprob"
@@ -50,7 +51,8 @@ class Order:
 
     Attributes:
         odds: Log-odds that slot 1 is named, in nats; one a sample.
-        outside: Probability outside the verdicts, in [0, 1]; one a sample.
+        outside: Probability outside the verdicts, in [0, 1]; one a sample that has a verdict, or has
+            none because it is too unlikely.
         failures: Why samples gave nothing.
         spent: What it took.
     """
@@ -64,12 +66,13 @@ class Order:
         """Take in the reply to a choice between slot 1 and slot 2."""
         self.spent.add(reply)
         failure = reply.failure or unreadable(reply.logprobs)
+        if reply.logprobs and failure in (None, LOW_MASS):
+            self.outside.append(off_option_mass(reply.logprobs))
         if failure is not None:
             self.failures.append(failure)
             return
         one, two = (value for value in reply.logprobs if value is not None)
         self.odds.append(one - two)
-        self.outside.append(outside(reply.logprobs))
 
     @property
     def failure(self) -> str | None:
@@ -87,12 +90,6 @@ def unreadable(logprobs: Sequence[float | None]) -> str | None:
     return None if all(map(math.isfinite, known)) else "nonfinite"
 
 
-def outside(logprobs: Iterable[float | None]) -> float:
-    """Probability of all answers but these options, in [0, 1]."""
-    inside = math.fsum(math.exp(value) for value in logprobs if value is not None)
-    return min(max(1.0 - inside, 0.0), 1.0)
-
-
 def combine(forward: Order, backward: Order, asks_worse: bool) -> Judgment:
     """Map the swapped order back and average both as probabilities.
 
@@ -106,10 +103,16 @@ def combine(forward: Order, backward: Order, asks_worse: bool) -> Judgment:
     tokens = forward.spent.tokens + backward.spent.tokens
     written = forward.spent.written + backward.spent.written
     cost = math.fsum([*forward.spent.costs, *backward.spent.costs])
+    outside = [_mean(order.outside) for order in (forward, backward) if order.outside]
     failures = [order.failure for order in (forward, backward) if order.failure is not None]
     if failures:
         return Judgment(
-            math.nan, tokens=tokens, written=written, cost_usd=cost, failure=min(failures)
+            math.nan,
+            tokens=tokens,
+            outside_mass=_mean(outside) if outside else None,
+            written=written,
+            cost_usd=cost,
+            failure=min(failures),
         )
     sign = -1.0 if asks_worse else 1.0
     first = [sign * odds for odds in forward.odds], [-sign * odds for odds in backward.odds]
@@ -122,7 +125,7 @@ def combine(forward: Order, backward: Order, asks_worse: bool) -> Judgment:
         tokens=tokens,
         order_gap=abs(means[0] - means[1]),
         same_slot=same,
-        outside_mass=_mean([_mean(forward.outside), _mean(backward.outside)]),
+        outside_mass=_mean(outside),
         slot=slots[0] if same else None,
         cost_usd=cost,
         written=written,

@@ -15,6 +15,7 @@ from typing import Literal
 
 from rlaif_pl.labeling.backends import as_backend
 from rlaif_pl.labeling.calls import Ask, Backend
+from rlaif_pl.labeling.guard import MIN_OPTION_MASS
 from rlaif_pl.labeling.outcome import Judgment, checked_clamp
 from rlaif_pl.labeling.prompting.exemplars import load_exemplars
 from rlaif_pl.labeling.prompting.layout import Layout, both_orders
@@ -56,6 +57,8 @@ class ConstitutionLabeler(ModelLabeler):
         clamp: Limits ``(x, 1 - x)`` of the label; ``auto`` is (0.4, 0.6) with ``cot`` and none
             without.
         chat_template: Ask through the model's chat template; the ending opens the answer.
+        min_option_mass: Least probability of the options together, in [0, 1); an order whose options
+            have less gives no label (``low_option_mass``).
         temperature: ``p_first = sigmoid(margin / temperature)``, above 0.
     """
 
@@ -78,9 +81,10 @@ class ConstitutionLabeler(ModelLabeler):
         hard: bool = False,
         clamp: tuple[float, float] | Literal["auto"] | None = "auto",
         chat_template: bool = False,
+        min_option_mass: float = MIN_OPTION_MASS,
         temperature: float = 1.0,
     ) -> None:
-        super().__init__(as_backend(backend), temperature)
+        super().__init__(as_backend(backend), temperature, min_option_mass)
         self.principles, self.principles_version = load_principles(principles)
         self.seed = seed
         shown = load_exemplars(exemplars, shots, cot) if shots else None

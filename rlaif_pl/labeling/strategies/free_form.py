@@ -22,7 +22,7 @@ from rlaif_pl.labeling.strategy import ModelLabeler
 from rlaif_pl.models.backbone import EMBEDDED
 from rlaif_pl.types import Preference
 
-RULES = "rules-1"  # raise when extract_verdict reads some answer differently
+RULES = "rules-2"  # raise when extract_verdict reads some answer differently
 SHARES = {"first": 1.0, "second": 0.0, "tie": 0.5}  # of slot 1
 
 
@@ -30,7 +30,8 @@ class FreeFormLabeler(ModelLabeler):
     """Has verdicts written in both orders and labels with 1, 0, or 0.5 where the orders disagree.
 
     An answer without a verdict is a failure of its kind (``refused``, ``both``, ``neither``,
-    ``malformed``, ``empty``), never a label; one that calls the responses equal counts as a half.
+    ``malformed``, ``empty``, ``unclosed_thought``), never a label; one that calls the responses equal
+    counts as a half.
 
     Args:
         backend: Who answers; a name is that of a model on this machine.

@@ -12,6 +12,7 @@ from typing import Literal
 
 from rlaif_pl.labeling.backends import as_backend
 from rlaif_pl.labeling.calls import Ask, Backend
+from rlaif_pl.labeling.guard import MIN_OPTION_MASS
 from rlaif_pl.labeling.outcome import Judgment, checked_clamp
 from rlaif_pl.labeling.prompting.exemplars import load_exemplars
 from rlaif_pl.labeling.prompting.layout import Layout, both_orders
@@ -50,6 +51,8 @@ class PairwiseLabeler(ModelLabeler):
         hard: One-hot labels: 1 or 0 for the likelier side.
         clamp: Limits ``(x, 1 - x)`` of the label, such as (0.4, 0.6); None leaves it as it is.
         chat_template: Ask through the model's chat template; the ending opens the answer.
+        min_option_mass: Least probability of the options together, in [0, 1); an order whose options
+            have less gives no label (``low_option_mass``).
         temperature: ``p_first = sigmoid(margin / temperature)``, above 0, where the margin is the
             log-odds of the averaged probability; 1 gives the paper's labels.
     """
@@ -74,9 +77,10 @@ class PairwiseLabeler(ModelLabeler):
         hard: bool = False,
         clamp: tuple[float, float] | None = None,
         chat_template: bool = False,
+        min_option_mass: float = MIN_OPTION_MASS,
         temperature: float = 1.0,
     ) -> None:
-        super().__init__(as_backend(backend), temperature)
+        super().__init__(as_backend(backend), temperature, min_option_mass)
         shown = load_exemplars(exemplars or f"exemplars-{task}-1", shots, cot) if shots else None
         file = load_prompt(prompt or f"{task}-{preamble}-1")
         rationales = checked_rationales(

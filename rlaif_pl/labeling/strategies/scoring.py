@@ -14,9 +14,10 @@ from dataclasses import dataclass, replace
 
 from rlaif_pl.labeling.backends import as_backend
 from rlaif_pl.labeling.calls import Ask, Backend, Choose, Reply
+from rlaif_pl.labeling.guard import LOW_MASS, MIN_OPTION_MASS, off_option_mass
 from rlaif_pl.labeling.outcome import Clamp, Judgment, checked_clamp, label_version, settled
 from rlaif_pl.labeling.prompting.layout import Layout, Sample
-from rlaif_pl.labeling.prompting.orders import outside, unreadable
+from rlaif_pl.labeling.prompting.orders import unreadable
 from rlaif_pl.labeling.prompting.templates import SINGLE, LabelingPrompt, load_prompt
 from rlaif_pl.labeling.strategies.pairwise import Task
 from rlaif_pl.labeling.strategy import ModelLabeler
@@ -56,6 +57,8 @@ class ScoreLabeler(ModelLabeler):
         hard: One-hot labels: 1 or 0 for the response with the higher score.
         clamp: Limits ``(x, 1 - x)`` of the label; None leaves it as it is.
         chat_template: Ask through the model's chat template; the ending opens the answer.
+        min_option_mass: Least probability of the grades together, in [0, 1); a response
+            whose grades have less gets no score (``low_option_mass``).
         temperature: ``p_first = sigmoid(margin / temperature)``, above 0, with the margin in scores
             of [-1, 1]: at 0.25 a lead of one grade in ten makes 0.71. Fit it on people's labels.
     """
@@ -71,9 +74,10 @@ class ScoreLabeler(ModelLabeler):
         hard: bool = False,
         clamp: tuple[float, float] | None = None,
         chat_template: bool = False,
+        min_option_mass: float = MIN_OPTION_MASS,
         temperature: float = 0.25,
     ) -> None:
-        super().__init__(as_backend(backend), temperature)
+        super().__init__(as_backend(backend), temperature, min_option_mass)
         file = load_prompt(prompt or f"score-{task}-1", SINGLE)
         self.layout = Layout(file, chat=chat_template)
         self.grades = _grades(file)
@@ -122,13 +126,14 @@ class ScoreLabeler(ModelLabeler):
         spent = (reply.read + reply.written, reply.written, reply.cost_usd)
         failure = reply.failure or unreadable(reply.logprobs)
         if failure is not None:
-            return ResponseScore(math.nan, math.nan, *spent, failure)
+            mass = off_option_mass(reply.logprobs) if failure == LOW_MASS else math.nan
+            return ResponseScore(math.nan, mass, *spent, failure)
         logs = [value for value in reply.logprobs if value is not None]
         weights = [math.exp(value - max(logs)) for value in logs]
         mean = math.fsum(
             grade * weight for grade, weight in zip(self.grades, weights, strict=True)
         ) / math.fsum(weights)
-        return ResponseScore(mean, outside(logs), *spent, None)
+        return ResponseScore(mean, off_option_mass(logs), *spent, None)
 
 
 def _grades(prompt: LabelingPrompt) -> list[float]:
@@ -147,7 +152,8 @@ def _difference(first: ResponseScore, second: ResponseScore) -> Judgment:
         written=first.written + second.written,
         cost_usd=math.fsum([first.cost_usd, second.cost_usd]),
     )
+    known = [mass for mass in (first.outside_mass, second.outside_mass) if math.isfinite(mass)]
+    mass = math.fsum(known) / len(known) if known else None
     if failures:
-        return replace(spent, failure=min(failures))
-    mass = (first.outside_mass + second.outside_mass) / 2
+        return replace(spent, failure=min(failures), outside_mass=mass)
     return replace(spent, margin=first.value - second.value, outside_mass=mass)

@@ -8,7 +8,7 @@ import pytest
 from rlaif_pl.labeling.accounts.reply_store import ReplyStore
 from rlaif_pl.labeling.accounts.spending import OutOfBudget, Price, Spending
 from rlaif_pl.labeling.asking import Asker
-from rlaif_pl.labeling.backends.endpoint_http import EndpointError
+from rlaif_pl.labeling.backends.endpoint_errors import EndpointError
 from rlaif_pl.labeling.calls import Backend, Choose, Decoding, Generate, Question, Reply
 
 
@@ -106,16 +106,22 @@ def test_what_lies_with_the_question_is_not_retried(serve, endpoint, status, mes
 
 
 @pytest.mark.parametrize(
-    ("status", "message"),
-    [(401, "bad key"), (404, "no such model"), (429, "insufficient_quota")],
+    ("status", "message", "way_out"),
+    [
+        (401, "bad key", "TEST_ENDPOINT_KEY .api_key_env"),
+        (402, "insufficient credits", "no more money.*TEST_ENDPOINT_KEY"),
+        (403, "not for you", "TEST_ENDPOINT_KEY .api_key_env"),
+        (404, "no such model. Valid aliases: big", "set model .now 'tiny'.*base_url"),
+        (429, "insufficient_quota", "no more money.*TEST_ENDPOINT_KEY"),
+    ],
 )
 def test_a_server_of_no_use_stops_the_job_after_the_calls_in_flight(
-    serve, endpoint, status, message
+    serve, endpoint, status, message, way_out
 ):
     server = serve(latency=0.05)
     server.script.extend([None, (status, message)])
     heard = []
-    with pytest.raises(EndpointError, match=f"HTTP {status}.*api_key_env"):
+    with pytest.raises(EndpointError, match=f"{server.url}.*{way_out}.*HTTP {status}.: {message}"):
         endpoint(server, concurrency=2).answer(verdicts(40), lambda n, _: heard.append(n))
     assert len(server.record.requests) <= 4
     assert len(heard) == server.record.served.total()
@@ -126,7 +132,7 @@ def test_a_server_that_is_gone_is_given_up(serve, endpoint):
     server.close()
     heard = []
     backend = endpoint(server, max_retries=1, concurrency=2)
-    with pytest.raises(EndpointError, match="20 failed calls in a row.*connection"):
+    with pytest.raises(EndpointError, match=f"Cannot reach {server.url}.*Start the server"):
         backend.answer(verdicts(100), lambda _, reply: heard.append(reply.failure))
     assert set(heard) == {"connection"}
     assert 20 <= len(heard) <= 22

@@ -12,7 +12,7 @@ from rlaif_pl.labeling.backends.endpoint_echo import (
     starts_of,
     target_logprobs,
 )
-from rlaif_pl.labeling.backends.endpoint_http import EndpointError
+from rlaif_pl.labeling.backends.endpoint_errors import EndpointError
 from rlaif_pl.labeling.calls import Choose, Question, Score
 
 

@@ -19,7 +19,7 @@ import pytest
 
 from rlaif_pl.data import tiny_tldr
 from rlaif_pl.labeling.backends.endpoint import EndpointBackend
-from rlaif_pl.labeling.backends.endpoint_http import EndpointError
+from rlaif_pl.labeling.backends.endpoint_errors import EndpointError
 from rlaif_pl.labeling.backends.local import LocalBackend
 from rlaif_pl.labeling.calls import Choose, Decoding, Generate, Question, Score
 from rlaif_pl.labeling.strategies.pairwise import PairwiseLabeler

@@ -1,0 +1,224 @@
+"""What servers say when they refuse: the sentence, what it means, and what to do about it."""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+import re
+from collections.abc import Sequence
+from typing import Any, Literal, TypeAlias
+
+Table: TypeAlias = tuple[tuple[str, float], ...]
+"""Likeliest tokens at one place: text and log-probability in nats."""
+
+LONGEST_SENTENCE = 300  # characters shown of what a server says
+TOO_LONG = ("context length", "context window", "context_length", "maximum context", "too long")
+FILTERED = (
+    "content_filter",
+    "content_policy",
+    "content management policy",
+    "usage policy",
+    "flagged",
+    "moderation",
+)
+QUOTA = (
+    "insufficient_quota",
+    "insufficient credit",
+    "insufficient balance",
+    "credit balance",
+    "billing_hard_limit",
+    "payment required",
+)
+# Words of errors that come without a status, and the status that they stand for; the first fits.
+_STATUS_WORDS = (
+    (402, QUOTA),
+    (401, ("invalid_api_key", "authentication", "unauthorized", "api key")),
+    (429, ("rate limit", "rate_limit", "ratelimit", "too many requests", "overloaded", "busy")),
+    (404, ("model_not_found", "no such model", "unknown model")),
+    (400, ("invalid_request", "unsupported", "bad request")),
+)
+# What to set, by what the sentence names; the first fits. Names are of the back end's init_args.
+_HINTS = (
+    ("max_completion_tokens", "set max_tokens_field: max_completion_tokens in the back end"),
+    (
+        "temperature",
+        "set supports_temperature: false in the back end: the server then draws its way",
+    ),
+    ("top_logprobs", "set a smaller top_logprobs in the back end, or let the server report more"),
+    (
+        "logprobs",
+        "set a smaller top_logprobs in the back end, or, where the model reports none, take "
+        "FreeFormLabeler",
+    ),
+    ("top_k", "set supports_top_k: false in the back end"),
+    ("continue_final_message", "set chat_opening: user in the back end"),
+    ("add_generation_prompt", "set chat_opening: user in the back end"),
+    ("assistant message", "set chat_opening: user in the back end"),
+    ("prefill", "set chat_opening: user in the back end"),
+    ("chat template", "set chat_template: false in the labeler, or give the server a template"),
+    ("chat_template", "leave chat_template_kwargs out of the back end's extra_body"),
+    ("stream", "take a server or route that answers without streaming; streams are not read"),
+)
+_UNKNOWN = "see to the server, or to extra_body in the back end's init_args"
+AGAIN = (
+    "then give the same command again: what was answered is kept, what was refused is asked again"
+)
+
+Meaning = Literal["useless", "too_long", "refused", "again", "never"]
+
+
+class EndpointError(ConnectionError):
+    """The server cannot be used at all: every further call would fail in the same way."""
+
+
+class ReportedError(Exception):
+    """A body of status 200 that holds an error in place of an answer.
+
+    Attributes:
+        status: HTTP status that the error stands for.
+        sentence: What the server says.
+    """
+
+    def __init__(self, status: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.status = status
+        self.sentence = sentence
+
+
+def raise_reported(body: object) -> None:
+    """Raise the error that a body holds; routers put it beside empty choices, or into the first.
+
+    Raises:
+        ReportedError: There is one.
+    """
+    if not isinstance(body, dict):
+        return
+    choices = body.get("choices")
+    first = choices[0] if isinstance(choices, list) and choices else None
+    error = first.get("error") if isinstance(first, dict) else None
+    if first is None:
+        error = body.get("error")
+    if error:
+        raise ReportedError(_status_of(error), sentence_of(json.dumps({"error": error})))
+
+
+def _status_of(error: object) -> int:
+    """HTTP status of an error in a body; 500 where it says nothing that is known."""
+    fields = error if isinstance(error, dict) else {}
+    for name in ("code", "status", "status_code"):
+        value = str(fields.get(name, ""))
+        if value.isdecimal() and 400 <= int(value) < 600:
+            return int(value)
+    words = json.dumps(error).lower()
+    return next((code for code, known in _STATUS_WORDS if any(w in words for w in known)), 500)
+
+
+def sentence_of(text: str) -> str:
+    """Return what a server says in the body of an error: JSON of several kinds, HTML, or text."""
+    found: Any = text
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError:
+        if "<" in text:  # a page of a proxy
+            page = re.sub(r"(?is)<(script|style|head)\b.*?</\1>", " ", text)
+            found = html.unescape(re.sub(r"<[^>]*>", " ", page))
+    for name in ("error", "detail", "message", "msg"):
+        if isinstance(found, list) and found:
+            found = found[0]
+        if isinstance(found, dict) and found.get(name):
+            found = found[name]
+    said = found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
+    said = " ".join("".join(c if c.isprintable() else " " for c in said).split())
+    return said[:LONGEST_SENTENCE] or "(nothing said)"
+
+
+def meaning_of(status: int, text: str) -> Meaning:
+    """Tell what a status of 400 or more means.
+
+    Args:
+        status: HTTP status.
+        text: Everything that the server says.
+
+    Returns:
+        ``useless``: every call would be refused (key, address, model, credit). ``too_long`` and
+        ``refused``: said about the question. ``again``: may pass. ``never``: this request is refused.
+    """
+    words = text.lower()
+    if status in (400, 403, 422) and any(word in words for word in FILTERED):
+        return "refused"
+    if status in (401, 402, 403, 404) or any(word in words for word in QUOTA):
+        return "useless"
+    if status == 413 or (status in (400, 422) and any(word in words for word in TOO_LONG)):
+        return "too_long"
+    return "again" if status in (408, 409, 429) or status >= 500 else "never"
+
+
+def useless(url: object, status: int, sentence: str, api_key_env: str, model: str) -> str:
+    """Say that a server refuses every call, and what to do."""
+    if status == 404:
+        what = f"has no such model or route: set model (now {model!r}), base_url or api"
+    elif status in (401, 403):
+        what = f"does not accept the key: put a valid one into {api_key_env} (api_key_env)"
+    else:
+        what = f"answers for no more money: see to the account of the key in {api_key_env}"
+    return f"{url} {what}, {AGAIN}. It says (HTTP {status}): {sentence}"
+
+
+def refuses_all(url: object, status: int, sentence: str) -> str:
+    """Say that a server refuses every request for one reason, and what to set."""
+    words = sentence.lower()
+    hint = next((hint for word, hint in _HINTS if word in words), _UNKNOWN)
+    return f"{url} refuses every request (HTTP {status}): {sentence}\nTo go on, {hint}; {AGAIN}"
+
+
+def unreachable(url: object, reason: str) -> str:
+    """Say that a server was never reached, and what to do."""
+    return (
+        f"Cannot reach {url} ({reason}). Start the server there, or set base_url to its address or a "
+        f"longer timeout, {AGAIN}"
+    )
+
+
+def unlikely(url: object, options: Sequence[str], table: Table, goes_on: bool) -> str:
+    """Say what a server writes in place of an option, and why that may be.
+
+    Args:
+        url: Its address.
+        options: What it was to choose from.
+        table: Likeliest tokens.
+        goes_on: Whether it was to go on with a message that was begun for it.
+    """
+    token, logprob = max(table, key=lambda row: row[1])
+    text = (
+        f"{url} was to answer {' or '.join(map(repr, options))} and writes {token!r} "
+        f"({math.exp(logprob):.0%}): nearly all probability lies outside the verdict tokens, and such "
+        "answers become no labels. "
+    )
+    if "<" in token or "think" in token.lower():
+        return text + (
+            "A model that thinks first: set extra_body: {chat_template_kwargs: {enable_thinking: "
+            "false}} in the back end, or what the server has for it"
+        )
+    if goes_on:
+        return text + (
+            "It may have begun a new answer in place of going on with the opening (some proxies drop "
+            "continue_final_message): set chat_opening: user, or ask the server itself"
+        )
+    return text + "Ask through its chat template (chat_template: true), or show examples (shots)"
+
+
+def redirects(url: object, target: object) -> str:
+    """Say that an address leads elsewhere in a way that loses the question."""
+    return (
+        f"{url} sends requests on to {target} and loses what they ask. Set base_url to the address it "
+        f"leads to, {AGAIN}"
+    )
+
+
+def streams(url: object) -> str:
+    """Say that a server streams its answers."""
+    return (
+        f"{url} streams its answers though none was asked to be; streams are not read. Switch that off "
+        f"at the server or take another route, {AGAIN}"
+    )

@@ -1,0 +1,87 @@
+"""What a reply must be before a strategy may read it: an answer, not thoughts or noise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from rlaif_pl.labeling.calls import Call, Choose, Generate, Reply
+from rlaif_pl.labeling.prompting.thoughts import UNCLOSED, answer_of
+
+MIN_OPTION_MASS = 0.005
+"""Least probability of all options together. Below it, a model that was to name an option writes
+something else at least 199 times in 200 (an opened thought, "Sure"), and which of two such
+numbers is larger says nothing. Small models that do answer give 0.01 to 0.9."""
+LOW_MASS = "low_option_mass"
+"""Failure of a choice whose options are too unlikely."""
+
+
+def off_option_mass(logprobs: Iterable[float | None]) -> float:
+    """Probability of all answers but these options, in [0, 1]; what is not reported counts as 0."""
+    inside = math.fsum(math.exp(value) for value in logprobs if value is not None)
+    return min(max(1.0 - inside, 0.0), 1.0)
+
+
+def checked_mass(least: float) -> float:
+    """Refuse a threshold that is no probability.
+
+    Raises:
+        ValueError: It is not in [0, 1).
+    """
+    if not 0.0 <= least < 1.0:
+        raise ValueError(f"expected min_option_mass in [0, 1), got {least}; 0 takes every answer")
+    return least
+
+
+def readable(call: Call, reply: Reply, min_option_mass: float) -> Reply:
+    """Return a reply as a strategy may read it.
+
+    Text loses its thoughts (``unclosed_thought`` where it ends inside of them). A choice whose
+    options are all reported and together less likely than ``min_option_mass`` is no answer
+    (``low_option_mass``; its log-probabilities stay).
+    """
+    if reply.failure is not None:
+        return reply
+    if isinstance(call, Generate):
+        text = answer_of(reply.text)
+        if text is None:
+            return replace(reply, text="", failure=UNCLOSED)
+        return reply if text == reply.text else replace(reply, text=text)
+    if isinstance(call, Choose) and is_unlikely(reply.logprobs, min_option_mass):
+        return replace(reply, failure=LOW_MASS)
+    return reply
+
+
+def is_unlikely(logprobs: Sequence[float | None], least: float) -> bool:
+    """Whether options, all of them reported, have less than this probability together."""
+    known = [value for value in logprobs if value is not None and math.isfinite(value)]
+    if not known or len(known) < len(logprobs):
+        return False  # a failure of another kind
+    return math.fsum(map(math.exp, known)) < least
+
+
+def low_mass_warning(calls: Sequence[Call], replies: Sequence[Reply], least: float) -> str | None:
+    """Say that choices are no answers, with how unlikely they are; None where all are."""
+    chosen = [
+        (call, reply)
+        for call, reply in zip(calls, replies, strict=True)
+        if isinstance(call, Choose) and (reply.failure in (None, LOW_MASS))
+    ]
+    low = [(call, reply) for call, reply in chosen if reply.failure == LOW_MASS]
+    if not low:
+        return None
+    mean = math.fsum(off_option_mass(reply.logprobs) for _, reply in low) / len(low)
+    call = low[0][0]
+    return (
+        f"{len(low)} of {len(chosen)} choices between {', '.join(map(repr, call.options))} are no "
+        f"answers ({LOW_MASS}): {mean:.2%} of the probability lies outside the verdict tokens "
+        f"(allowed: {1 - least:.2%}). The model would write something else after "
+        f"{call.question.opening[-40:]!r}: "
+        + (
+            "switch its thoughts off, or set chat_opening: user where a server begins anew"
+            if call.question.chat
+            else "set chat_template: true for a chat model, or show examples (shots)"
+        )
+        + "; min_option_mass in the labeler's init_args moves the threshold"
+    )

@@ -1,0 +1,103 @@
+"""Thoughts of reasoning models: told apart from the answer, and closed before one is read.
+
+A model that thinks aloud names the responses many times before it decides. What stands in a block of
+thoughts is no answer: the answer comes after it, and where the block is never closed (the length
+limit cut it) there is none.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from transformers import PreTrainedTokenizerBase
+
+UNCLOSED = "unclosed_thought"
+"""Failure of a reply that ends inside its thoughts."""
+
+# Opening and closing marks as chat templates and vLLM's reasoning parsers have them.
+_MARKS = (
+    (r"<\s*(?:seed:)?think(?:ing)?\s*>", r"<\s*/\s*(?:seed:)?think(?:ing)?\s*>"),  # DeepSeek, Qwen
+    (r"<\s*(?:thoughts?|reasoning)\s*>", r"<\s*/\s*(?:thoughts?|reasoning)\s*>"),  # EXAONE
+    (r"\[THINK\]", r"\[/THINK\]"),  # Magistral
+    (r"◁think▷", r"◁/think▷"),  # Kimi-VL
+    (r"<\|begin_of_thought\|>", r"<\|end_of_thought\|>"),  # Sky-T1, OpenThinker
+    (r"<\|START_THINKING\|>", r"<\|END_THINKING\|>"),  # Command A
+    (r"<\|channel>thought", r"<channel\|>"),  # Gemma
+    (
+        r"<\|channel\|>(?:analysis|commentary)[^<]*<\|message\|>",  # gpt-oss
+        r"<\|channel\|>final[^<]*<\|message\|>",
+    ),
+    (r"(?-i:\Aanalysis(?=[A-Z]))", r"(?-i:assistantfinal(?=\S))"),  # the same without its tokens
+)
+_OPENING, _CLOSING = ("|".join(part) for part in zip(*_MARKS, strict=True))
+_MARK = re.compile(f"(?P<opens>{_OPENING})|(?:{_CLOSING})", re.IGNORECASE)
+_OPEN_AT_END = re.compile(f"(?P<mark>{_OPENING})\\s*\\Z", re.IGNORECASE)
+# What stands around an answer that follows thoughts.
+_WRAPPING = re.compile(
+    r"<\s*/?\s*answer\s*>|<\|(?:begin|end)_of_solution\|>|<\|(?:START|END)_RESPONSE\|>"
+    r"|<\|(?:return|end)\|>",
+    re.IGNORECASE,
+)
+_HARMONY = "<|start|>assistant"  # gpt-oss: the answer's channel is opened by its own mark
+# Templates name the switch differently and leave alone what they do not know.
+NO_THOUGHTS = {"enable_thinking": False, "thinking": False}
+
+
+def answer_of(text: str) -> str | None:
+    """Return a written text without its thoughts; None where it ends inside of them.
+
+    A closing mark without an opening one belongs to thoughts that the chat template opened:
+    everything before it is thought. Text without any mark is returned as it is.
+    """
+    kept: list[str] = []
+    start, is_inside, is_marked = 0, False, False
+    for mark in _MARK.finditer(text):
+        is_marked = True
+        if mark["opens"]:
+            if not is_inside:
+                kept.append(text[start : mark.start()])
+            is_inside = True
+            continue
+        if not is_inside:
+            kept.clear()
+        start, is_inside = mark.end(), False
+    if is_inside:
+        return None
+    if not is_marked:
+        return text
+    parts = [part.strip() for part in (*kept, text[start:])]  # a thought stood on its own lines
+    return _WRAPPING.sub("", " ".join(part for part in parts if part)).strip()
+
+
+def answer_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]]) -> str:
+    """Put messages into a tokenizer's chat format, up to where an answer without thoughts begins.
+
+    Thoughts are switched off where the template knows how, and closed where it opens them all the
+    same: a verdict is read at the first token, and rationales are asked for in the answer itself.
+    """
+    text = tokenizer.apply_chat_template(
+        list(messages), tokenize=False, add_generation_prompt=True, **NO_THOUGHTS
+    )
+    return close_thought(str(text))
+
+
+def close_thought(prompt: str) -> str:
+    """Close thoughts that the end of a prompt opens, as Qwen's templates close empty ones."""
+    if prompt.endswith(_HARMONY):
+        return prompt + "<|channel|>final<|message|>"
+    found = _OPEN_AT_END.search(prompt)
+    if found is None:
+        return prompt
+    return f"{prompt.rstrip()}\n\n{_closing_of(found['mark'])}\n\n"
+
+
+def _closing_of(mark: str) -> str:
+    """Return the mark that closes thoughts opened by another."""
+    if mark.startswith("<|channel|>"):
+        return "<|end|><|start|>assistant<|channel|>final<|message|>"
+    if mark.startswith("<|channel>"):
+        return "<channel|>"
+    for opening, closing in (("begin_of", "end_of"), ("START_", "END_")):
+        mark = mark.replace(opening, closing)
+    return mark if "end_of" in mark or "END_" in mark else f"{mark[0]}/{mark[1:]}"
