@@ -27,8 +27,8 @@ from timing import resident
 from torch.utils.data import DataLoader
 
 from rlaif_pl.callbacks import CompactMemory
+from rlaif_pl.engine.response_batch import ResponseBatch
 from rlaif_pl.models import ActorCritic, BackboneOptions, Lora, RewardModel
-from rlaif_pl.models.encoding import PrefixBatch
 from rlaif_pl.rl.rollout import Rollout
 from rlaif_pl.training import A2CModule
 from rlaif_pl.types import PromptBatch
@@ -61,7 +61,7 @@ class Recorder(Callback):
         self.resident.append(resident())
 
 
-def kept_bytes(actor: ActorCritic, batch: PrefixBatch) -> int:
+def kept_bytes(actor: ActorCritic, batch: ResponseBatch) -> int:
     """Bytes that policy and value network keep for the backward pass, with LoRA on every layer.
 
     A token of a Llama-type layer keeps the inputs of two norms, the inputs of q/k/v, o (attention's

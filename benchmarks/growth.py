@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import torch
 
-from rlaif_pl.models.encoding import PrefixBatch
-from rlaif_pl.models.stack import Stack
+from rlaif_pl.engine.response_batch import ResponseBatch
+from rlaif_pl.engine.runner import DecoderRunner
 
 PROMPT = 350  # tokens, about the mean of TL;DR posts
 KEYS_VALUES = ("k_proj", "v_proj")  # what the last layer cannot leave out of tokens nobody reads
@@ -45,7 +45,7 @@ class Point(NamedTuple):
         return self.floor / self.seconds
 
 
-def operations(stack: Stack, batch: PrefixBatch, *, ends_only: bool = False) -> float:
+def operations(stack: DecoderRunner, batch: ResponseBatch, *, ends_only: bool = False) -> float:
     """Count the multiplications and additions that one pass of a Llama-type stack cannot do without.
 
     A weight takes 2 a token forward; where anything is trained, 2 more for the gradient of its inputs
@@ -84,7 +84,7 @@ def operations(stack: Stack, batch: PrefixBatch, *, ends_only: bool = False) -> 
     return total
 
 
-def channels(stack: Stack) -> int:
+def channels(stack: DecoderRunner) -> int:
     """Channels of all query heads."""
     attention = stack.decoder.layers[0].self_attn
     return int(stack.decoder.config.num_attention_heads * attention.head_dim)

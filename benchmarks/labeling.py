@@ -25,13 +25,13 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.table import Table
+from rlaif_pl.labeling.backends.local_tree import merge
+from rlaif_pl.models.prefix_tree import Node, grow
 
 from rlaif_pl.data.sources import DataSource, load_preferences
 from rlaif_pl.labeling import LocalBackend, PairwiseLabeler
 from rlaif_pl.labeling.backends.local_rows import Row
-from rlaif_pl.labeling.backends.local_tree import merge
 from rlaif_pl.labeling.calls import Call, Choose, Reply
-from rlaif_pl.models.prefix_tree import Node, grow
 from rlaif_pl.text import word_count
 from rlaif_pl.types import Preference
 

@@ -9,8 +9,8 @@ import torch
 from growth import PROMPT, Point, gemm_rate, operations
 
 from rlaif_pl import ops
+from rlaif_pl.engine.response_batch import ResponseBatch, assemble
 from rlaif_pl.models import BackboneOptions, RewardModel
-from rlaif_pl.models.encoding import PrefixBatch, assemble
 
 RESPONSE, PER_PROMPT, PROMPTS = 40, 2, 4  # where another one varies
 SWEEPS = {
@@ -46,7 +46,7 @@ def grow(num_layers: int) -> list[Point]:
     return points
 
 
-def batch_of(response: int, per_prompt: int, prompts: int) -> PrefixBatch:
+def batch_of(response: int, per_prompt: int, prompts: int) -> ResponseBatch:
     """Make texts of given lengths from random tokens."""
     generator = torch.Generator().manual_seed(0)
 
@@ -57,7 +57,7 @@ def batch_of(response: int, per_prompt: int, prompts: int) -> PrefixBatch:
     return assemble([row(PROMPT) for _ in range(prompts)], texts, pad=0)
 
 
-def step(reward: RewardModel, optimizer: torch.optim.Optimizer, batch: PrefixBatch) -> None:
+def step(reward: RewardModel, optimizer: torch.optim.Optimizer, batch: ResponseBatch) -> None:
     """Train on neighbors as pairs, the first of which is better."""
     first, second = reward.rewards(batch).view(-1, 2).unbind(1)
     ops.pairwise_ce_sums(first, second, torch.ones_like(first)).loss.backward()

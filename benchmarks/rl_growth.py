@@ -47,9 +47,10 @@ from growth import (
 )
 from rl_step_worker import VowelReward
 
+from rlaif_pl.engine.response_batch import ResponseBatch, assemble
+from rlaif_pl.engine.runner import DecoderRunner
 from rlaif_pl.models import ActorCritic, BackboneOptions, Lora
-from rlaif_pl.models.encoding import PrefixBatch, assemble, encode_prompts
-from rlaif_pl.models.stack import Stack
+from rlaif_pl.models.encoding import encode_prompts
 from rlaif_pl.training import A2CModule
 from rlaif_pl.types import PromptBatch
 
@@ -181,7 +182,7 @@ def floors_of(actor: ActorCritic, case: tuple[int, int, int], rates: Rates) -> t
     return update / rates.products, reference / rates.products + written
 
 
-def writing_seconds(stack: Stack, head: int, inputs: PrefixBatch, rates: Rates) -> float:
+def writing_seconds(stack: DecoderRunner, head: int, inputs: ResponseBatch, rates: Rates) -> float:
     """Seconds that reading the prompts and writing the samples cannot go below.
 
     Args:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,10 @@ from rlaif_pl.data.preferences import write_preferences, write_prompts
 from rlaif_pl.models import BackboneOptions, RewardModel
 from rlaif_pl.text import truncate_words
 from rlaif_pl.types import Preference, Prompt
+
+# Fixtures that several folders of tests need; loaded by path, since tests are no package.
+sys.path.insert(0, str(Path(__file__).parent / "plugins"))
+pytest_plugins = ["architectures"]
 
 VOCAB = 300
 

@@ -14,6 +14,7 @@ PACKAGE = Path(rlaif_pl.__file__).parent
 TIERS = (
     ("types", "text", "statistics", "configs_folder", "explanations"),
     ("ops",),
+    ("engine",),
     ("data", "models"),
     ("labeling", "rl"),
     ("training",),

@@ -9,6 +9,7 @@ import torch
 from rich.console import Console
 
 from rlaif_pl.data.sources import DataSource, is_sensitive, load_preferences, load_prompts
+from rlaif_pl.engine.response_batch import assemble
 from rlaif_pl.evaluation.judges import EmbeddingJudge
 from rlaif_pl.evaluation.metrics import write_metrics
 from rlaif_pl.evaluation.policy import evaluate_policy, references_of
@@ -16,7 +17,7 @@ from rlaif_pl.evaluation.policy_report import PolicySamples
 from rlaif_pl.evaluation.reward_accuracy import measure_reward
 from rlaif_pl.labeling.registry import build_labeler
 from rlaif_pl.models.causal import CausalModel
-from rlaif_pl.models.encoding import assemble, encode_prompts
+from rlaif_pl.models.encoding import encode_prompts
 from rlaif_pl.models.policy import BackboneOptions, load_policy
 from rlaif_pl.rl.generate import Responses, generate
 from rlaif_pl.text import Template

@@ -32,6 +32,7 @@ from functools import partial
 from pathlib import Path
 
 from rlaif_pl.data.preferences import write_prompts
+from rlaif_pl.engine.sampling import sample_seed
 from rlaif_pl.methods.rest_improve import Improve, fit_config, select
 from rlaif_pl.methods.rest_parts import Parts, Result
 from rlaif_pl.methods.rest_samples import (
@@ -43,7 +44,6 @@ from rlaif_pl.methods.rest_samples import (
     score_demonstrations,
 )
 from rlaif_pl.models.backbone import fingerprint_of
-from rlaif_pl.models.drawing import noise_seed
 from rlaif_pl.models.policy import BackboneOptions, load_policy
 from rlaif_pl.models.reward import RewardModel
 from rlaif_pl.statistics import mean_by_group
@@ -177,7 +177,7 @@ class Rest:
             self.train,
             self.drawing,
             grow=number,
-            seed=noise_seed(self.seed, "grow", number),
+            seed=sample_seed(self.seed, "grow", number),
         )
         return {"samples": float(len(rows))} | summary(rows, self.seed)
 
@@ -216,7 +216,7 @@ class Rest:
             self.validation,
             self.judging,
             grow=0,
-            seed=noise_seed(self.seed, "validation"),
+            seed=sample_seed(self.seed, "validation"),
         )
         return summary(rows, self.seed)
 

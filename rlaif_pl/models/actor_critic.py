@@ -9,14 +9,14 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from rlaif_pl.engine.hidden_states import states_before
+from rlaif_pl.engine.response_batch import HiddenStates, ResponseBatch
+from rlaif_pl.engine.score import TokenLogprobs
 from rlaif_pl.models.adapters import Lora
-from rlaif_pl.models.causal import TokenFacts
-from rlaif_pl.models.encoding import PrefixBatch
 from rlaif_pl.models.export import save_policy
 from rlaif_pl.models.policy import BackboneOptions, for_role, load_policy
 from rlaif_pl.models.precision import widened
 from rlaif_pl.models.scalar_head import ScalarHead
-from rlaif_pl.models.shared_prefix import States, states_before
 from rlaif_pl.text import Template
 
 ValueNetwork = Literal["separate", "adapter", "shared_trunk", "reference_features", "none"]
@@ -25,7 +25,7 @@ ValueNetwork = Literal["separate", "adapter", "shared_trunk", "reference_feature
 class Evaluation(NamedTuple):
     """What policy and value network say about sampled responses."""
 
-    tokens: TokenFacts
+    tokens: TokenLogprobs
     values: Tensor | None  # (N, R) before each token; None without network
 
 
@@ -94,7 +94,7 @@ class ActorCritic(nn.Module):
 
     @torch.no_grad()
     def reference_pass(
-        self, batch: PrefixBatch, below: States | None, temperature: float
+        self, batch: ResponseBatch, below: HiddenStates | None, temperature: float
     ) -> tuple[Tensor, Tensor]:
         """Run the frozen reference once.
 
@@ -112,8 +112,8 @@ class ActorCritic(nn.Module):
 
     def evaluate(
         self,
-        batch: PrefixBatch,
-        below: States | None,
+        batch: ResponseBatch,
+        below: HiddenStates | None,
         features: Tensor | None,
         temperature: float,
         *,
@@ -131,7 +131,7 @@ class ActorCritic(nn.Module):
         """
         below = self.policy.trunk_states(batch.inputs) if below is None else below
         hidden = self.policy.hidden(batch, below)
-        facts = self.policy.token_facts(
+        facts = self.policy.token_logprobs(
             hidden, batch, temperature, entropy_gradient=entropy_gradient
         )
         if self.value_network == "none":
@@ -140,7 +140,9 @@ class ActorCritic(nn.Module):
             features = hidden
         return Evaluation(facts, self.values(batch, below, features))
 
-    def values(self, batch: PrefixBatch, below: States | None, features: Tensor | None) -> Tensor:
+    def values(
+        self, batch: ResponseBatch, below: HiddenStates | None, features: Tensor | None
+    ) -> Tensor:
         """Estimate the return of the state before each response token. ``(N, R)`` float32.
 
         Args:

@@ -11,7 +11,8 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from rlaif_pl.models.stack import Stack
+from rlaif_pl.engine.decoder_layers import text_part
+from rlaif_pl.engine.runner import DecoderRunner
 
 
 @dataclass(frozen=True)
@@ -29,18 +30,20 @@ class Lora:
     target_modules: list[str] | str = field(default="all-linear")
 
 
-def clone(stack: Stack, lora: Lora | None, seed: int = 0) -> Stack:
+def clone(stack: DecoderRunner, lora: Lora | None, seed: int = 0) -> DecoderRunner:
     """Return a trainable copy of a stack for one role.
 
     Args:
         stack: The stack to start from; left as it is.
         lora: With it, the copy shares the (frozen) base weights and trains adapters of its own, so
             a role costs only its adapters and the original stays usable as reference. None copies
-            and trains every weight.
+            and trains every weight. Parts for images or sound are kept as they are either way.
         seed: Seeds the adapters' initial values.
     """
     if lora is None:
-        return copy.deepcopy(stack).requires_grad_(True)
+        twin = copy.deepcopy(stack).requires_grad_(False)
+        text_part(twin.decoder).requires_grad_(True)
+        return twin
     if any(isinstance(module, LoraLayer) for module in stack.modules()):
         raise ValueError(
             "expected a stack without adapters, got one with; call merged(stack) first"
@@ -48,9 +51,10 @@ def clone(stack: Stack, lora: Lora | None, seed: int = 0) -> Stack:
     shared = {id(parameter): parameter for parameter in stack.parameters()}
     twin = copy.deepcopy(stack, memo=shared)  # new modules, the same parameters
     twin.requires_grad_(False)
+    text = text_part(twin.decoder)
     names = [
         name.rsplit(".", 1)[-1]
-        for name, m in twin.named_modules()
+        for name, m in text.named_modules()
         if isinstance(m, (nn.Linear, Conv1D))
     ]
     targets = (
@@ -61,11 +65,11 @@ def clone(stack: Stack, lora: Lora | None, seed: int = 0) -> Stack:
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        inject_adapter_in_model(config, twin.decoder)
+        inject_adapter_in_model(config, text)
     return twin
 
 
-def merged(stack: Stack) -> Stack:
+def merged(stack: DecoderRunner) -> DecoderRunner:
     """Return a float32 copy whose adapters are folded into plain linear layers, ready to be saved.
 
     Folded in float32: a bfloat16 weight would round most of a small update away.

@@ -23,10 +23,11 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from rlaif_pl import ops
+from rlaif_pl.engine.decoder_layers import decoder_of
+from rlaif_pl.engine.noise import FACTOR, error_in_noise, word_ids
+from rlaif_pl.engine.score import CappedHead, head_logits
 from rlaif_pl.models.embedded import embedded_model_folder
 from rlaif_pl.models.identity import weights_identity
-from rlaif_pl.models.stack import decoder_of
 
 EMBEDDED = "smollm2-135m"
 Precision = Literal["float32", "bfloat16", "auto"]
@@ -112,46 +113,6 @@ def resolve_dtype(dtype: Precision) -> torch.dtype:
     return known[dtype]
 
 
-class CappedHead(nn.Module):
-    """Output embedding followed by ``cap * tanh(logits / cap)``, as Gemma 2 has it.
-
-    Args:
-        linear: Output embedding ``(V, D)``.
-        cap: Bound of the logits, above 0.
-    """
-
-    def __init__(self, linear: nn.Linear, cap: float) -> None:
-        super().__init__()
-        self.linear = linear
-        self.cap = cap
-
-    @property
-    def weight(self) -> Tensor:
-        """Weight of the output embedding."""
-        return self.linear.weight
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """Logits ``(..., V)`` of hidden states ``(..., D)``."""
-        return self.cap * torch.tanh(self.linear(hidden) / self.cap)
-
-
-def head_logits(head: nn.Linear | CappedHead, hidden: Tensor) -> Tensor:
-    """Vocabulary logits of final hidden states, never rounded to 16 bits.
-
-    Args:
-        head: Output embedding, capped or not.
-        hidden: ``(..., D)``
-
-    Returns:
-        ``(..., V)`` float32, or float64 where the head is.
-    """
-    linear = head.linear if isinstance(head, CappedHead) else head
-    weight = linear.weight
-    rows = hidden.flatten(0, -2).to(weight.dtype)
-    logits = ops.linear_logits(rows, weight, linear.bias).unflatten(0, hidden.shape[:-1])
-    return head.cap * torch.tanh(logits / head.cap) if isinstance(head, CappedHead) else logits
-
-
 def output_head(model: PreTrainedModel) -> nn.Linear | CappedHead:
     """Return what turns the decoder's last hidden states into logits.
 
@@ -164,15 +125,19 @@ def output_head(model: PreTrainedModel) -> nn.Linear | CappedHead:
     linear = cast(nn.Linear, model.get_output_embeddings())
     cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
     head = linear if cap is None else CappedHead(linear, float(cap))
-    ids = torch.arange(2, 10, device=linear.weight.device)[None] % linear.weight.shape[0]
+    ids = word_ids(linear.weight.shape[0], 8, linear.weight.device)[None]
+
+    def whole() -> Tensor:
+        return cast(Tensor, model(input_ids=ids).logits[0])
+
     with torch.no_grad():
-        whole = model(input_ids=ids).logits.float()
-        parts = head_logits(head, decoder_of(model)(input_ids=ids).last_hidden_state)
-    gap = ((whole - parts).abs().max() / whole.abs().max().clamp(min=1e-6)).item()
-    if not gap < (1e-3 if linear.weight.dtype == torch.float32 else 3e-2):
+        parts = head_logits(head, decoder_of(model)(input_ids=ids).last_hidden_state[0])
+        error = error_in_noise(parts, whole(), whole, model)
+    if not error <= FACTOR:
         raise ValueError(
             f"expected {type(model).__name__}'s decoder and output embedding to reproduce its "
-            f"logits, got a relative gap of {gap:.1e}; use a model of another architecture"
+            f"logits, got some off by {error:.1e} times its rounding; use a model of another "
+            "architecture"
         )
     return head
 

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from rlaif_pl import ops
-from rlaif_pl.models.backbone import CappedHead, head_logits
-from rlaif_pl.models.encoding import PrefixBatch, encode, pad_of
-from rlaif_pl.models.shared_prefix import States, run, states_before
-from rlaif_pl.models.stack import Stack
+from rlaif_pl.engine.hidden_states import hidden_states, states_before
+from rlaif_pl.engine.response_batch import HiddenStates, ResponseBatch
+from rlaif_pl.engine.runner import DecoderRunner
+from rlaif_pl.engine.score import CappedHead, TokenLogprobs, head_logits, token_logprobs
+from rlaif_pl.models.encoding import encode, pad_of
 from rlaif_pl.text import Template
-
-LOGIT_ROWS = 256  # rows that a reader of whole logits takes at once: 48 MiB at 49,152 tokens
 
 
 class CausalModel(nn.Module):
@@ -33,8 +30,8 @@ class CausalModel(nn.Module):
 
     def __init__(
         self,
-        trunk: Stack | None,
-        top: Stack,
+        trunk: DecoderRunner | None,
+        top: DecoderRunner,
         unembedding: nn.Linear | CappedHead,
         tokenizer: PreTrainedTokenizerBase,
         template: Template,
@@ -49,6 +46,7 @@ class CausalModel(nn.Module):
         self.config = config
         self.pad = pad_of(tokenizer)
         self.eos = int(tokenizer.eos_token_id)  # type: ignore[arg-type]
+        self.end_ids: frozenset[int] = frozenset({self.eos})
         self.share_prefix = True
         # Of the loaded weights; who loads them says which they are.
         self.fingerprint, self.base = "unnamed", "unnamed"
@@ -59,7 +57,7 @@ class CausalModel(nn.Module):
         return self.unembedding.weight.device
 
     @property
-    def stacks(self) -> list[Stack]:
+    def stacks(self) -> list[DecoderRunner]:
         """Stacks in the order they run."""
         return [self.top] if self.trunk is None else [self.trunk, self.top]
 
@@ -77,19 +75,19 @@ class CausalModel(nn.Module):
         prompts: Sequence[str],
         responses: Sequence[Sequence[str]],
         max_response_tokens: int | None = None,
-    ) -> PrefixBatch:
+    ) -> ResponseBatch:
         """Encode ``G`` prompts with ``K`` responses each, on this model's device."""
         batch = encode(self.tokenizer, self.template, prompts, responses, max_response_tokens)
         return batch.to(self.device)
 
-    def trunk_states(self, batch: PrefixBatch) -> States | None:
+    def trunk_states(self, batch: ResponseBatch) -> HiddenStates | None:
         """Run the frozen trunk, if there is one; several roles can start from its result."""
         if self.trunk is None:
             return None
         with torch.no_grad():
-            return run(self.trunk, batch, share_prefix=self.share_prefix)
+            return hidden_states(self.trunk, batch, share_prefix=self.share_prefix)
 
-    def hidden(self, batch: PrefixBatch, below: States | None = None) -> Tensor:
+    def hidden(self, batch: ResponseBatch, below: HiddenStates | None = None) -> Tensor:
         """Final state before each response token ``(N, R, D)``; at padding it means nothing.
 
         Args:
@@ -100,7 +98,7 @@ class CausalModel(nn.Module):
         return states_before(self.top, batch, below, self.share_prefix)
 
     def logprobs(
-        self, batch: PrefixBatch, below: States | None = None, temperature: float = 1.0
+        self, batch: ResponseBatch, below: HiddenStates | None = None, temperature: float = 1.0
     ) -> Tensor:
         """Log-probability of each response token, 0 at padding. ``(N, R)`` float32.
 
@@ -111,20 +109,20 @@ class CausalModel(nn.Module):
         """
         return self.logprobs_of(self.hidden(batch, below), batch, temperature)
 
-    def logprobs_of(self, hidden: Tensor, batch: PrefixBatch, temperature: float = 1.0) -> Tensor:
+    def logprobs_of(self, hidden: Tensor, batch: ResponseBatch, temperature: float = 1.0) -> Tensor:
         """Log-probability of each response token from the states before them. ``(N, R)``."""
-        return self.token_facts(hidden, batch, temperature).logprobs
+        return self.token_logprobs(hidden, batch, temperature).logprobs
 
-    def token_facts(
+    def token_logprobs(
         self,
         hidden: Tensor,
-        batch: PrefixBatch,
+        batch: ResponseBatch,
         temperature: float = 1.0,
         *,
         entropy_gradient: bool = False,
-    ) -> TokenFacts:
+    ) -> TokenLogprobs:
         """Log-probability and entropy at each response token from the states before them."""
-        return token_facts(
+        return token_logprobs(
             hidden,
             self.unembedding,
             batch.response_ids,
@@ -133,46 +131,7 @@ class CausalModel(nn.Module):
             entropy_gradient=entropy_gradient,
         )
 
-
-class TokenFacts(NamedTuple):
-    """What a policy says at each place of a response, in nats; 0 at padding."""
-
-    logprobs: Tensor  # (N, R) float32, of the token taken
-    entropy: Tensor  # (N, R) float32, of the whole distribution
-
-
-def token_facts(
-    hidden: Tensor,
-    unembedding: nn.Linear | CappedHead,
-    tokens: Tensor,
-    is_real: Tensor,
-    temperature: float,
-    *,
-    entropy_gradient: bool = False,
-) -> TokenFacts:
-    """Log-probabilities of given tokens and entropies, without the logits of all of them.
-
-    Args:
-        hidden: State before each token. ``(N, R, D)``
-        unembedding: Output embedding, capped or not.
-        tokens: Token taken at each place. ``(N, R)`` int64
-        is_real: Where to compute; elsewhere the results are 0. ``(N, R)`` bool
-        temperature: Divides the logits, above 0.
-        entropy_gradient: Whether the entropy is differentiable; it costs the logits a second time
-            in the backward pass where the output embedding is frozen.
-    """
-    if temperature <= 0:
-        raise ValueError(f"temperature must be above 0 to score tokens, got {temperature}")
-    capped = unembedding if isinstance(unembedding, CappedHead) else None
-    linear = unembedding if isinstance(unembedding, nn.Linear) else unembedding.linear
-    found = ops.linear_logprob(
-        hidden[is_real].to(linear.weight.dtype),
-        linear.weight,
-        tokens[is_real],
-        temperature,
-        bias=linear.bias,
-        softcap=None if capped is None else capped.cap,
-        entropy_gradient=entropy_gradient,
-    )
-    empty = found[0].new_zeros(tokens.shape)
-    return TokenFacts(*(empty.masked_scatter(is_real, part) for part in found))
+    def texts(self, tokens: Sequence[Sequence[int]]) -> list[str]:
+        """Decode responses, without special tokens and surrounding white space."""
+        texts = self.tokenizer.batch_decode([list(row) for row in tokens], skip_special_tokens=True)
+        return [text.strip() for text in texts]

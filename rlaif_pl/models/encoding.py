@@ -3,74 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
-import torch
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from rlaif_pl.engine.response_batch import ResponseBatch, assemble
 from rlaif_pl.text import Template
-
-
-class PrefixBatch(NamedTuple):
-    """``G`` prefixes, each with the same number of continuations, ``N = G * K`` in all.
-
-    The last prompt token opens the continuation, so a continuation's hidden state at column j is the
-    state before its response token j, and column ``length`` is the state at its last token.
-    Both parts are padded on the right: a padded column then always has real keys to look at.
-    """
-
-    prefix_ids: Tensor  # (G, P) int64, prompt without its last token
-    prefix_is_real: Tensor  # (G, P) bool
-    ids: Tensor  # (N, 1 + R) int64, last prompt token, then the response
-    is_real: Tensor  # (N, 1 + R) bool
-
-    @property
-    def per_prefix(self) -> int:
-        """Continuations of each prefix, ``K``."""
-        return self.ids.shape[0] // self.prefix_ids.shape[0]
-
-    @property
-    def response_ids(self) -> Tensor:
-        """Response tokens ``(N, R)``."""
-        return self.ids[:, 1:]
-
-    @property
-    def is_response(self) -> Tensor:
-        """True at response tokens ``(N, R)``."""
-        return self.is_real[:, 1:]
-
-    @property
-    def inputs(self) -> PrefixBatch:
-        """The texts without the last token of each, which nothing is predicted from. ``(N, R)``.
-
-        Column j of its continuations is the token before response token j.
-        """
-        return PrefixBatch(self.prefix_ids, self.prefix_is_real, self.ids[:, :-1], self.is_response)
-
-    @property
-    def lengths(self) -> Tensor:
-        """Response tokens a row ``(N,)``."""
-        return self.is_response.sum(1)
-
-    def to(self, device: torch.device) -> PrefixBatch:
-        """Move every tensor to a device."""
-        return PrefixBatch(*(tensor.to(device) for tensor in self))
-
-
-def pad_right(rows: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
-    """Stack rows of token ids.
-
-    Returns:
-        ``(ids, is_real)``, each ``(N, longest row)``; padded places hold ``pad`` and False.
-    """
-    width = max((len(row) for row in rows), default=0)
-    ids = torch.full((len(rows), width), pad, dtype=torch.int64)
-    is_real = torch.zeros(len(rows), width, dtype=torch.bool)
-    for n, row in enumerate(rows):
-        ids[n, : len(row)] = torch.tensor(row, dtype=torch.int64)
-        is_real[n, : len(row)] = True
-    return ids, is_real
 
 
 def encode_prompts(
@@ -121,28 +58,13 @@ def encode(
     prompts: Sequence[str],
     responses: Sequence[Sequence[str]],
     max_response_tokens: int | None = None,
-) -> PrefixBatch:
+) -> ResponseBatch:
     """Encode ``G`` prompts with ``K`` responses each; all prompts must have the same K."""
     rows = encode_prompts(tokenizer, template, prompts)
     flat = [text for group in responses for text in group]
     return assemble(
         rows, encode_responses(tokenizer, template, flat, max_response_tokens), pad_of(tokenizer)
     )
-
-
-def assemble(
-    prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], pad: int
-) -> PrefixBatch:
-    """Build a batch from token rows; response ``n`` belongs to prompt ``n // K``."""
-    if not prompts or len(responses) % len(prompts):
-        raise ValueError(
-            f"expected the same number of responses for each of {len(prompts)} prompts, "
-            f"got {len(responses)} responses"
-        )
-    per_prefix = len(responses) // len(prompts)
-    prefix_ids, prefix_is_real = pad_right([row[:-1] for row in prompts], pad)
-    rows = [[prompts[n // per_prefix][-1], *row] for n, row in enumerate(responses)]
-    return PrefixBatch(prefix_ids, prefix_is_real, *pad_right(rows, pad))
 
 
 def pad_of(tokenizer: PreTrainedTokenizerBase) -> int:

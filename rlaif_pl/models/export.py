@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
+from rlaif_pl.engine.decoder_layers import decoder_of
 from rlaif_pl.models.adapters import merged
 from rlaif_pl.models.backbone import save_causal
 from rlaif_pl.models.card import policy_card, reward_card
 from rlaif_pl.models.causal import CausalModel
-from rlaif_pl.models.stack import decoder_of
 
 
 def decoder_weights(model: CausalModel) -> dict[str, Tensor]:

@@ -11,6 +11,8 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
+from rlaif_pl.engine.decoder_layers import decoder_of, split
+from rlaif_pl.engine.runner import DecoderRunner
 from rlaif_pl.models.adapters import Lora, clone
 from rlaif_pl.models.backbone import (
     EMBEDDED,
@@ -23,7 +25,6 @@ from rlaif_pl.models.backbone import (
     resolve_dtype,
 )
 from rlaif_pl.models.causal import CausalModel
-from rlaif_pl.models.stack import Stack, decoder_of, split
 from rlaif_pl.text import Template
 
 Pooling = Literal["eos", "mean"]
@@ -180,7 +181,7 @@ def load_reward_folder(
     return policy, head.weight.detach().float(), shift, pooling
 
 
-def same_trunk(first: Stack | None, second: Stack | None) -> bool:
+def same_trunk(first: DecoderRunner | None, second: DecoderRunner | None) -> bool:
     """Whether two trunks hold equal weights of one type, so that one can stand for both."""
     if first is None or second is None or first.num_layers != second.num_layers:
         return False

@@ -10,9 +10,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from rlaif_pl.engine.hidden_states import hidden_states
+from rlaif_pl.engine.response_batch import HiddenStates, ResponseBatch
+from rlaif_pl.engine.runner import DecoderRunner
 from rlaif_pl.models.adapters import Lora
 from rlaif_pl.models.causal import CausalModel
-from rlaif_pl.models.encoding import PrefixBatch, encode_responses
+from rlaif_pl.models.encoding import encode_responses
 from rlaif_pl.models.export import save_reward
 from rlaif_pl.models.policy import (
     BackboneOptions,
@@ -25,8 +28,6 @@ from rlaif_pl.models.policy import (
 )
 from rlaif_pl.models.precision import widened
 from rlaif_pl.models.scalar_head import ScalarHead
-from rlaif_pl.models.shared_prefix import States, run
-from rlaif_pl.models.stack import Stack
 from rlaif_pl.text import Template
 from rlaif_pl.types import Preference
 
@@ -93,7 +94,7 @@ class RewardModel(nn.Module):
         # No buffer, which a cast of the module to 16 bits would round.
         self.shift = torch.tensor(shift, dtype=torch.float32)
 
-    def encode(self, prompts: Sequence[str], responses: Sequence[Sequence[str]]) -> PrefixBatch:
+    def encode(self, prompts: Sequence[str], responses: Sequence[Sequence[str]]) -> ResponseBatch:
         """Encode ``G`` prompts with ``K`` responses each."""
         return self.model.encode(prompts, responses, self.max_response_tokens)
 
@@ -113,7 +114,7 @@ class RewardModel(nn.Module):
         )
         return [one != other for one, other in zip(first, second, strict=True)]
 
-    def rewards(self, batch: PrefixBatch, below: States | None = None) -> Tensor:
+    def rewards(self, batch: ResponseBatch, below: HiddenStates | None = None) -> Tensor:
         """Reward of each continuation. ``(N,)`` float32, differentiable.
 
         Args:
@@ -123,7 +124,7 @@ class RewardModel(nn.Module):
         rewards: Tensor = self.head(self.features(batch, below))
         return rewards - self.shift
 
-    def features(self, batch: PrefixBatch, below: States | None = None) -> Tensor:
+    def features(self, batch: ResponseBatch, below: HiddenStates | None = None) -> Tensor:
         """What the head reads of each continuation. ``(N, D)`` float32."""
         model = self.model
         below = model.trunk_states(batch) if below is None else below
@@ -131,7 +132,7 @@ class RewardModel(nn.Module):
         is_read = places == batch.lengths[:, None]
         if self.pooling == "mean":
             is_read = batch.is_real & (places > 0)
-        hidden = run(model.top, batch, below, model.share_prefix, is_read).continuation
+        hidden = hidden_states(model.top, batch, below, model.share_prefix, is_read).continuation
         if self.pooling == "mean":
             total = widened(hidden).masked_fill(~is_read[..., None], 0.0).sum(1)
             return total / batch.lengths[:, None].clamp(min=1)
@@ -152,7 +153,7 @@ class RewardModel(nn.Module):
             result[rows] = chunk.squeeze(1).float().cpu()
         return result
 
-    def adopt_trunk(self, trunk: Stack | None) -> bool:
+    def adopt_trunk(self, trunk: DecoderRunner | None) -> bool:
         """Drop the own trunk for an equal one; True if from now on its states can be passed in."""
         if not same_trunk(self.model.trunk, trunk):
             return False

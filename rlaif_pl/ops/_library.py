@@ -35,8 +35,8 @@ SCHEMAS = (
     "pairwise_ce_fwd(Tensor first, Tensor second, Tensor target, Tensor? weight, bool each=True)"
     " -> (Tensor loss, Tensor dmargin, Tensor total, Tensor sums)",
     "pairwise_ce_bwd(Tensor dmargin, Tensor grad, float scale=1.0) -> (Tensor first, Tensor second)",
-    "online_softmax_update_(Tensor(a!) logits, Tensor tokens, Tensor? bias, Tensor(b!) state, int start,"
-    " float inv_temperature, float softcap, bool weighted) -> ()",
+    "online_softmax_update_(Tensor(a!) logits, Tensor tokens, Tensor? bias, Tensor(b!) state,"
+    " int start, float inv_temperature, float softcap, bool weighted) -> ()",
     "online_softmax_backward_(Tensor(a!) logits, Tensor tokens, Tensor? bias, Tensor rows, int start,"
     " float inv_temperature, float softcap) -> ()",
 )

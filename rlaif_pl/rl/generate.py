@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 from rich.progress import Progress
 
+from rlaif_pl.engine.local_generator import sample_responses
+from rlaif_pl.engine.sampling import SamplingParams, sample_seed
 from rlaif_pl.models.causal import CausalModel
-from rlaif_pl.models.drawing import noise_seed
 from rlaif_pl.models.encoding import encode_prompts
-from rlaif_pl.rl.sampling import sample
 from rlaif_pl.types import Prompt
 
 
@@ -48,7 +48,11 @@ def generate(
     Raises:
         ValueError: A count is below 1.
     """
-    _refuse_none(per_prompt=per_prompt, max_new_tokens=max_new_tokens, batch_size=batch_size)
+    if batch_size < 1:
+        raise ValueError(f"expected batch_size of at least 1, got {batch_size}")
+    params = SamplingParams(
+        n=per_prompt, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
+    )
     order = sorted(range(len(prompts)), key=lambda n: (len(prompts[n].text), n))
     texts: list[list[str]] = [[] for _ in prompts]
     unfinished: list[list[bool]] = [[] for _ in prompts]
@@ -61,31 +65,15 @@ def generate(
                 policy.tokenizer, policy.template, [prompts[n].text for n in rows]
             )
             seeds = [
-                noise_seed(seed, "sample", prompts[n].group, k)
+                sample_seed(seed, "sample", prompts[n].group, k)
                 for n in rows
                 for k in range(per_prompt)
             ]
-            drawn = sample(
-                policy,
-                encoded,
-                per_prompt=per_prompt,
-                max_new_tokens=max_new_tokens,
-                temperature=temperature,
-                seeds=seeds,
-            )
-            decoded, ended = drawn.texts(policy), drawn.finished.tolist()
+            drawn = sample_responses(policy, encoded, params, seeds, policy.end_ids)
+            decoded, ended = policy.texts(drawn.tokens), drawn.finished
             for place, n in enumerate(rows):
                 part = slice(place * per_prompt, (place + 1) * per_prompt)
                 texts[n], tokens[n] = decoded[part], drawn.tokens[part]
                 unfinished[n] = [not end for end in ended[part]]
             progress.advance(task, len(rows))
     return Responses(texts, unfinished, tokens)
-
-
-def _refuse_none(**counts: int) -> None:
-    """Refuse counts below 1, by name."""
-    for name, count in counts.items():
-        if count < 1:
-            raise ValueError(
-                f"expected {name} of at least 1, got {count}; nothing would be sampled"
-            )

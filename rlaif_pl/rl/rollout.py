@@ -8,12 +8,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from rlaif_pl.engine.local_generator import sample_responses
+from rlaif_pl.engine.response_batch import HiddenStates, ResponseBatch, assemble
+from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.models.actor_critic import ActorCritic
-from rlaif_pl.models.encoding import PrefixBatch, assemble, encode_prompts
+from rlaif_pl.models.encoding import encode_prompts
 from rlaif_pl.models.precision import own_precision
 from rlaif_pl.models.reward import RewardModel
-from rlaif_pl.models.shared_prefix import States
-from rlaif_pl.rl.sampling import sample
 from rlaif_pl.types import Reward
 
 
@@ -24,8 +25,8 @@ class Rollout(NamedTuple):
     token drawn where the length limit cut it.
     """
 
-    batch: PrefixBatch
-    below: States | None  # trunk states of the batch's inputs at least, shared by all roles
+    batch: ResponseBatch
+    below: HiddenStates | None  # trunk states of the batch's inputs at least, shared by all roles
     texts: list[str]  # N responses
     finished: Tensor  # (N,) bool
     scores: Tensor  # (N,) reward of each text, before shaping
@@ -49,9 +50,7 @@ def collect(
     reward: Reward,
     prompts: Sequence[str],
     *,
-    per_prompt: int,
-    max_new_tokens: int,
-    temperature: float,
+    params: SamplingParams,
     seeds: Sequence[int],
 ) -> Rollout:
     """Sample responses from the policy and score them.
@@ -63,37 +62,34 @@ def collect(
         actor: Policy and reference.
         reward: Scores whole texts.
         prompts: ``G`` prompts.
-        per_prompt: Responses a prompt, ``K``.
-        max_new_tokens: Length limit, EOS included.
-        temperature: Divides the logits of policy and reference alike, so that their KL is exactly
-            0 before the first update.
+        params: How to draw, ``n`` responses a prompt. The temperature divides the logits of policy and
+            reference alike, so that their KL is exactly 0 before the first update.
         seeds: One a response.
     """
     policy = actor.policy
     rows = encode_prompts(policy.tokenizer, policy.template, prompts)
     reads_states = isinstance(reward, RewardModel) and reward.reads_states_of(policy)
-    samples = sample(
+    samples = sample_responses(
         policy,
         rows,
-        per_prompt=per_prompt,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        seeds=seeds,
+        params,
+        seeds,
+        policy.end_ids,
         keep_trunk=policy.share_prefix,
-        to_eos=reads_states,
+        close_with=policy.eos if reads_states else None,
     )
-    texts = samples.texts(policy)
-    batch = assemble(rows, samples.tokens, policy.pad).to(policy.device)
+    texts = policy.texts(samples.tokens)
+    batch = assemble(rows, samples.tokens, policy.pad, policy.device)
     read = batch.inputs
     if reads_states:  # a reward is read at EOS, drawn or not
         closed = [row if row[-1] == policy.eos else [*row, policy.eos] for row in samples.tokens]
-        read = assemble(rows, closed, policy.pad).to(policy.device)
+        read = assemble(rows, closed, policy.pad, policy.device)
     below = samples.below or policy.trunk_states(read)
-    ref_logprobs, last = actor.reference_pass(batch, below, temperature)
+    ref_logprobs, last = actor.reference_pass(batch, below, params.temperature)
     features = last if actor.value_network == "reference_features" else None
     del last  # nothing else reads it: free it before the update
     scores = score_rollout(actor, reward, prompts, texts, read, below).to(policy.device)
-    finished = samples.finished.to(policy.device)
+    finished = torch.tensor(samples.finished).to(policy.device)
     return Rollout(batch, below, texts, finished, scores, ref_logprobs, features)
 
 
@@ -102,8 +98,8 @@ def score_rollout(
     reward: Reward,
     prompts: Sequence[str],
     texts: Sequence[str],
-    batch: PrefixBatch,
-    below: States | None,
+    batch: ResponseBatch,
+    below: HiddenStates | None,
 ) -> Tensor:
     """Score every response. ``(N,)`` float32.
 

@@ -19,9 +19,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from rlaif_pl.models.encoding import PrefixBatch
+from rlaif_pl.engine.response_batch import HiddenStates, ResponseBatch
 from rlaif_pl.models.reward import RewardModel
-from rlaif_pl.models.shared_prefix import States
 from rlaif_pl.types import Preference
 
 SHARD = 64  # pairs a file: what a killed run repeats at most
@@ -84,7 +83,7 @@ class StateCache:
             self.made += len(rows)
         return self.made
 
-    def batch(self, rows: Sequence[int]) -> tuple[PrefixBatch, States]:
+    def batch(self, rows: Sequence[int]) -> tuple[ResponseBatch, HiddenStates]:
         """Encode pairs and read their states, padded as the batch is.
 
         Returns:
@@ -97,7 +96,7 @@ class StateCache:
         prefix = pad_sequence([states[0] for states in read], batch_first=True)
         continuation = pad_sequence([s for states in read for s in states[1:]], batch_first=True)
         device = batch.ids.device
-        return batch, States(prefix.to(device), continuation.to(device))
+        return batch, HiddenStates(prefix.to(device), continuation.to(device))
 
     def _read(self, row: int) -> list[Tensor]:
         with safe_open(self.shards[row // SHARD], framework="pt") as file:

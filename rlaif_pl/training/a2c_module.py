@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from rlaif_pl.engine.sampling import SamplingParams, sample_seed
 from rlaif_pl.models.actor_critic import ActorCritic
-from rlaif_pl.models.drawing import noise_seed
 from rlaif_pl.models.reward import RewardModel
 from rlaif_pl.rl.kl import AdaptiveKL, KLController
 from rlaif_pl.rl.objective import Objective
@@ -123,7 +123,7 @@ class A2CModule(TrainableModule):
     def rollout(self, batch: PromptBatch, *key: int | str) -> Rollout:
         """Sample and score responses; the noise depends on ``key``, prompt and sample only."""
         seeds = [
-            noise_seed(self.seed, *key, int(position), sample)
+            sample_seed(self.seed, *key, int(position), sample)
             for position in batch.positions
             for sample in range(self.per_prompt)
         ]
@@ -131,9 +131,11 @@ class A2CModule(TrainableModule):
             self.actor,
             self.reward,
             batch.prompts,
-            per_prompt=self.per_prompt,
-            max_new_tokens=self.max_new_tokens,
-            temperature=self.temperature,
+            params=SamplingParams(
+                n=self.per_prompt,
+                max_new_tokens=self.max_new_tokens,
+                temperature=self.temperature,
+            ),
             seeds=seeds,
         )
 

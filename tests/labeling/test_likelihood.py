@@ -30,7 +30,6 @@ def plain_scores(folder, prompts, responses):
     return scores
 
 
-@pytest.mark.filterwarnings("ignore:texts outgrow")
 @pytest.mark.parametrize("name", ["llama", "mistral", "gemma2"])
 @pytest.mark.parametrize("batch_tokens", [1, 150, 4096])
 def test_equals_a_plain_loop_however_it_is_batched(folders, pairs, name, batch_tokens):
@@ -73,7 +72,6 @@ def test_labels_follow_from_scores_and_temperature(folders, pairs):
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 4096])
-@pytest.mark.filterwarnings("ignore:texts outgrow")
 @pytest.mark.parametrize("name", ["llama", "mistral"])
 def test_pmi_adds_what_the_prompt_does_for_the_response(folders, pairs, name, batch_tokens):
     # Both responses of a prompt, and another prompt's: contexts shared by two rows and by one.

@@ -3,8 +3,9 @@ import warnings
 
 import pytest
 
+from rlaif_pl.engine.tree_runner import PrefixTreeRunner
 from rlaif_pl.labeling.backends import LocalBackend, as_backend
-from rlaif_pl.labeling.backends.local_plain import PlainReader
+from rlaif_pl.labeling.backends.local_plain import PlainRunner
 from rlaif_pl.labeling.calls import Backend, Choose, Question, Score
 
 PREAMBLE = "Say which is the better cat. " * 3
@@ -32,13 +33,12 @@ def build(folders):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 made[key] = LocalBackend(folders[name], **options)
-                _ = made[key].reader
+                _ = made[key].runner
         return made[key]
 
     return build
 
 
-@pytest.mark.filterwarnings("ignore:texts outgrow")
 @pytest.mark.parametrize("batch_tokens", [1, 300, 4096])
 @pytest.mark.parametrize("name", ["llama", "mistral", "gemma2", "gpt2", "cohere"])
 def test_choices_equal_whole_strings_one_by_one(build, plain_model, name, batch_tokens):
@@ -53,7 +53,6 @@ def test_choices_equal_whole_strings_one_by_one(build, plain_model, name, batch_
         assert reply.read == len(plain.tokenizer(call.question.text).input_ids)
 
 
-@pytest.mark.filterwarnings("ignore:texts outgrow")
 @pytest.mark.parametrize("batch_tokens", [1, 300, 4096])
 @pytest.mark.parametrize("name", ["llama", "mistral", "gemma2", "gpt2", "cohere"])
 def test_scores_equal_one_by_one(build, plain_model, name, batch_tokens):
@@ -75,7 +74,7 @@ def test_an_encoder_decoder_is_asked_through_its_decoder(folders, plain_model):
     backend = LocalBackend(folders["t5"], batch_tokens=100)
     calls = [Choose(Question(text, "TL;DR:"), (" 1", " 2", " the cat")) for text in QUESTIONS]
     calls += [Score(text, " the dog sat") for text in ORDERS]
-    with pytest.warns(UserWarning, match="read the plain way"):
+    with pytest.warns(UserWarning, match="run the plain way"):
         replies = answers(backend, calls)
     for call, reply in zip(calls, replies, strict=True):
         text = call.question.text if isinstance(call, Choose) else call.context
@@ -132,9 +131,9 @@ def test_a_prompt_read_before_is_not_read_again(folders, monkeypatch):
     backend = LocalBackend(folders["llama"], batch_tokens=120)
     calls = [Choose(Question(text), (" 1", " 2")) for text in ORDERS]
     first = answers(backend, calls)
-    assert backend.reader._roots
+    assert backend.runner._roots
     computed = []
-    decoder = type(backend.model.stack.decoder)
+    decoder = type(backend.model.top.decoder)
     run = decoder.forward
 
     def counted(self, input_ids, **rest):
@@ -152,26 +151,15 @@ def test_a_prompt_read_before_is_not_read_again(folders, monkeypatch):
 def test_what_several_pairs_begin_with_is_kept_for_later_calls(folders):
     backend = LocalBackend(folders["llama"])
     answers(backend, [Choose(Question(text), (" 1", " 2")) for text in ORDERS[:2]])
-    assert not backend.reader._roots  # the post of one pair
+    assert not backend.runner._roots  # the post of one pair
     answers(backend, [Choose(Question(text), (" 1", " 2")) for text in ORDERS])
-    (root,) = backend.reader._roots
+    (root,) = backend.runner._roots
     assert backend.model.tokenizer.decode(list(root)).startswith(PREAMBLE)
 
 
-@pytest.mark.parametrize(
-    ("name", "packs"), [("llama", True), ("mistral", True), ("gpt2", True), ("gemma2", False)]
-)
-def test_batches_are_read_in_one_pass_where_the_architecture_allows_it(build, name, packs):
-    assert build(name).reader.packs is packs
-
-
-def test_level_by_level_is_the_same(folders, build):
-    levels = LocalBackend(folders["llama"])
-    levels.reader.packs = False
-    calls = [Choose(Question(text), (" 1", " 2")) for text in QUESTIONS]
-    both = zip(answers(levels, calls), answers(build("llama"), calls), strict=True)
-    for one, other in both:
-        assert one.logprobs == pytest.approx(other.logprobs, abs=1e-4)
+@pytest.mark.parametrize("name", ["llama", "mistral", "gpt2", "gemma2"])
+def test_known_architectures_are_run_by_the_engine(build, name):
+    assert isinstance(build(name).runner, PrefixTreeRunner)
 
 
 def test_unreadable_texts_fail_with_a_reason_and_spare_the_others(folders):
@@ -198,7 +186,7 @@ def test_the_model_s_own_context_holds_too(folders):
 def test_what_is_no_number_is_a_failure(folders):
     backend = LocalBackend(folders["llama"])
     backend.model.backbone.model.model.norm.weight.data.fill_(math.nan)
-    with pytest.warns(UserWarning, match="read the plain way"):
+    with pytest.warns(UserWarning, match="run the plain way"):
         replies = answers(backend, [Choose(Question("TL;DR:"), ("1", "2")), Score("a", " b")])
     assert [reply.failure for reply in replies] == ["nonfinite", "nonfinite"]
     assert all(reply.logprobs == () for reply in replies)
@@ -206,21 +194,12 @@ def test_what_is_no_number_is_a_failure(folders):
 
 def test_an_unknown_architecture_is_read_the_plain_way_with_one_notice(folders):
     backend = LocalBackend(folders["cohere"])
-    with pytest.warns(UserWarning, match="read the plain way"):
+    with pytest.warns(UserWarning, match="run the plain way"):
         answers(backend, [Score("TL;DR:", " a")])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         answers(backend, [Score("TL;DR:", " b")])
-    assert isinstance(backend.reader, PlainReader)
-
-
-def test_texts_beyond_a_sliding_window_are_noticed_once(folders):
-    backend = LocalBackend(folders["mistral"])
-    with pytest.warns(UserWarning, match="sliding window of 16 tokens"):
-        answers(backend, [Choose(Question(text), (" 1", " 2")) for text in ORDERS])
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        answers(backend, [Choose(Question(ORDERS[0]), (" 1", " 2"))])
+    assert isinstance(backend.runner, PlainRunner)
 
 
 def test_replies_come_batch_by_batch(folders):

@@ -40,7 +40,6 @@ def plain_greedy(plain, text, count):
     return plain.tokenizer.decode(written), ended
 
 
-@pytest.mark.filterwarnings("ignore:texts outgrow", "ignore:.*read the plain way")
 @pytest.mark.parametrize("batch_tokens", [1, 4096])
 @pytest.mark.parametrize("name", ["llama", "mistral", "gemma2", "gpt2", "cohere"])
 def test_greedy_text_equals_one_by_one(build, plain_model, name, batch_tokens):

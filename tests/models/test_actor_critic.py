@@ -3,11 +3,11 @@ import torch
 from peft.tuners.lora import LoraLayer
 from transformers import AutoModelForCausalLM
 
+from rlaif_pl.engine.decoder_layers import decoder_of
 from rlaif_pl.models.actor_critic import ActorCritic
 from rlaif_pl.models.adapters import Lora
 from rlaif_pl.models.backbone import save_causal
 from rlaif_pl.models.policy import BackboneOptions
-from rlaif_pl.models.stack import decoder_of
 from rlaif_pl.rl.losses import policy_gradient_loss, value_loss
 
 PROMPTS = ["the dog sat", "a cat"]
@@ -130,7 +130,7 @@ def test_other_architectures_give_the_gradients_of_whole_models(
 ):
     source = str(save_causal(tmp_path / "sft", make_model(name), tokenizer))
     actor = ActorCritic(BackboneOptions(source, trunk_layers=trunk_layers))
-    assert actor.policy.top._fit.narrows
+    assert actor.policy.top.capabilities.prunes
     torch.nn.init.normal_(actor.value_head.weight)
     batch = actor.policy.encode(PROMPTS, RESPONSES)
     advantages, returns = torch.randn(2, *batch.is_response.shape)

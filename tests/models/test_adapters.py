@@ -1,9 +1,11 @@
 import pytest
 import torch
 from torch import nn
+from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
+from rlaif_pl.engine.decoder_layers import decoder_of
+from rlaif_pl.engine.runner import DecoderRunner
 from rlaif_pl.models.adapters import Lora, clone, merged
-from rlaif_pl.models.stack import Stack, decoder_of
 
 IDS = torch.tensor([[5, 6, 7, 8]])
 REAL = torch.ones_like(IDS, dtype=torch.bool)
@@ -12,7 +14,7 @@ PLACES = torch.arange(4)[None]
 
 @pytest.fixture
 def stack(make_model):
-    return Stack(decoder_of(make_model("llama")))
+    return DecoderRunner(decoder_of(make_model("llama")))
 
 
 def out(stack):
@@ -112,3 +114,23 @@ def test_a_full_copy_is_independent_and_trainable(stack):
     assert not any(p.data_ptr() in pointers for p in twin.parameters())
     train_a_step(twin)
     torch.testing.assert_close(out(stack), before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("lora", [Lora(r=2), None])
+def test_of_a_model_with_a_vision_tower_the_language_model_alone_is_trained(lora):
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
+    vision = {**sizes, "num_attention_heads": 2, "image_size": 32, "patch_size": 16}
+    config = Gemma3Config(
+        text_config={**sizes, **heads, "vocab_size": 40},
+        vision_config={**vision, "vision_use_head": False},
+        mm_tokens_per_image=4,
+        image_token_index=37,
+        boi_token_index=38,
+        eoi_token_index=39,
+    )
+    model = Gemma3ForConditionalGeneration(config).eval().requires_grad_(False)
+    twin = clone(DecoderRunner(decoder_of(model)), lora)
+    trained = [name for name, p in twin.named_parameters() if p.requires_grad]
+    assert trained
+    assert all(name.startswith("decoder.language_model.") for name in trained)

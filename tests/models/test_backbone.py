@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import GraniteConfig, GraniteForCausalLM
 
+from rlaif_pl.engine.decoder_layers import decoder_of
 from rlaif_pl.models import embedded
 from rlaif_pl.models.backbone import (
     CappedHead,
@@ -15,7 +16,6 @@ from rlaif_pl.models.backbone import (
     resolve_dtype,
     save_causal,
 )
-from rlaif_pl.models.stack import decoder_of
 
 IDS = torch.arange(5, 15)[None]
 

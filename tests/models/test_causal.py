@@ -3,9 +3,9 @@ import copy
 import pytest
 import torch
 
-from rlaif_pl.models.backbone import CappedHead
-from rlaif_pl.models.causal import CausalModel, token_facts
-from rlaif_pl.models.stack import decoder_of, split
+from rlaif_pl.engine.decoder_layers import decoder_of, split
+from rlaif_pl.engine.score import CappedHead, token_logprobs
+from rlaif_pl.models.causal import CausalModel
 from rlaif_pl.text import Template
 
 PROMPTS = ["the dog sat", "a cat"]
@@ -55,7 +55,7 @@ def test_a_uniform_head_by_hand():
     head = torch.nn.Linear(3, 4, bias=False)
     torch.nn.init.zeros_(head.weight)
     is_real = torch.tensor([[True, False]])
-    found = token_facts(torch.randn(1, 2, 3), head, torch.tensor([[2, 0]]), is_real, 0.5)
+    found = token_logprobs(torch.randn(1, 2, 3), head, torch.tensor([[2, 0]]), is_real, 0.5)
     torch.testing.assert_close(found.logprobs, torch.tensor([[-1.386294, 0.0]]))
     torch.testing.assert_close(found.entropy, torch.tensor([[1.386294, 0.0]]))
 
@@ -77,7 +77,7 @@ def test_fused_facts_and_their_gradients_are_those_of_whole_logits(bias, cap, tr
     tokens = torch.randint(11, (3, 5))
     is_real = torch.rand(3, 5) > 0.3
     wanted = plain_facts(hidden, whole, tokens, is_real, 0.9)
-    found = token_facts(hidden, whole, tokens, is_real, 0.9, entropy_gradient=True)
+    found = token_logprobs(hidden, whole, tokens, is_real, 0.9, entropy_gradient=True)
     inputs = [hidden, *(head.parameters() if trains_head else ())]
     weights = torch.randn(2, 3, 5)
     results = []
@@ -91,7 +91,7 @@ def test_fused_facts_and_their_gradients_are_those_of_whole_logits(bias, cap, tr
 def test_without_an_entropy_gradient_only_the_logprob_pulls():
     head = torch.nn.Linear(8, 11).requires_grad_(False)
     hidden = torch.randn(1, 4, 8, requires_grad=True)
-    found = token_facts(hidden, head, torch.zeros(1, 4).long(), torch.ones(1, 4).bool(), 1.0)
+    found = token_logprobs(hidden, head, torch.zeros(1, 4).long(), torch.ones(1, 4).bool(), 1.0)
     assert found.logprobs.requires_grad
     assert not found.entropy.requires_grad
 
@@ -99,7 +99,7 @@ def test_without_an_entropy_gradient_only_the_logprob_pulls():
 def test_nothing_to_score_gives_zeros():
     head = torch.nn.Linear(3, 4)
     none = torch.zeros(2, 5, dtype=torch.bool)
-    found = token_facts(torch.randn(2, 5, 3), head, torch.zeros(2, 5).long(), none, 1.0)
+    found = token_logprobs(torch.randn(2, 5, 3), head, torch.zeros(2, 5).long(), none, 1.0)
     assert found.logprobs.shape == found.entropy.shape == (2, 5)
     assert not torch.stack(list(found)).any()
 
@@ -108,4 +108,4 @@ def test_nothing_to_score_gives_zeros():
 def test_temperature_must_be_positive(temperature):
     one = torch.ones(1, 1)
     with pytest.raises(ValueError, match="above 0"):
-        token_facts(one[None], torch.nn.Linear(1, 2), one.long(), one.bool(), temperature)
+        token_logprobs(one[None], torch.nn.Linear(1, 2), one.long(), one.bool(), temperature)

@@ -2,13 +2,13 @@ import pytest
 import torch
 from tokenizers.processors import TemplateProcessing
 
+from rlaif_pl.engine.response_batch import pad_right
 from rlaif_pl.models.encoding import (
     assemble,
     encode,
     encode_prompts,
     encode_responses,
     pad_of,
-    pad_right,
 )
 from rlaif_pl.text import Template
 
@@ -86,7 +86,8 @@ def test_uneven_numbers_of_responses_are_refused(prompts, responses):
 
 def test_to_moves_every_tensor(device):
     batch = assemble([[3, 4]], [[1]], pad=0).to(device)
-    assert {tensor.device.type for tensor in batch} == {device.type}
+    tensors = (batch.ids, batch.prefix_ids, batch.is_real, batch.prefix_is_real, batch.lengths)
+    assert {tensor.device.type for tensor in tensors} == {device.type}
     assert batch.ids.dtype == torch.int64
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
+from rlaif_pl.engine.decoder_layers import decoder_of
 from rlaif_pl.models.adapters import Lora
 from rlaif_pl.models.backbone import save_causal
 from rlaif_pl.models.export import (
@@ -14,7 +15,6 @@ from rlaif_pl.models.export import (
     save_reward,
 )
 from rlaif_pl.models.policy import BackboneOptions, for_role, load_policy
-from rlaif_pl.models.stack import decoder_of
 from rlaif_pl.text import Template
 
 IDS = torch.arange(5, 15)[None]

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from rlaif_pl import ops
+from rlaif_pl.engine.response_batch import assemble
+from rlaif_pl.engine.score import TokenLogprobs
 from rlaif_pl.models.actor_critic import Evaluation
-from rlaif_pl.models.causal import TokenFacts
-from rlaif_pl.models.encoding import assemble
 from rlaif_pl.rl.objective import Objective
 from rlaif_pl.rl.rollout import Rollout
 from rlaif_pl.rl.shaping import Shaping, final_scores, leave_one_out, token_rewards, whiten
@@ -29,7 +29,7 @@ def rollout_of(finished=(True, True)):
 
 
 def evaluation(values=VALUES, logprobs=LOGPROBS, entropy=ENTROPY):
-    return Evaluation(TokenFacts(logprobs, entropy), values)
+    return Evaluation(TokenLogprobs(logprobs, entropy), values)
 
 
 def run(objective, values=VALUES, finished=(True, True)):

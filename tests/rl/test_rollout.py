@@ -1,13 +1,14 @@
 import pytest
 import torch
 
+from rlaif_pl.engine.response_batch import assemble
+from rlaif_pl.engine.sampling import SamplingParams, sample_seed
 from rlaif_pl.models import ActorCritic, BackboneOptions, Lora, RewardModel
-from rlaif_pl.models.drawing import noise_seed
-from rlaif_pl.models.encoding import assemble, encode_prompts
+from rlaif_pl.models.encoding import encode_prompts
 from rlaif_pl.rl.rollout import collect
 
 PROMPTS = ["the dog sat on a mat", "a cat"]
-SEEDS = [noise_seed(1, prompt, k) for prompt in PROMPTS for k in range(3)]
+SEEDS = [sample_seed(1, prompt, k) for prompt in PROMPTS for k in range(3)]
 TEMPERATURE = 0.9
 
 
@@ -38,9 +39,7 @@ def roll(actor, reward, max_new_tokens=8, temperature=TEMPERATURE):
         actor,
         reward,
         PROMPTS,
-        per_prompt=3,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
+        params=SamplingParams(n=3, max_new_tokens=max_new_tokens, temperature=temperature),
         seeds=SEEDS,
     )
 
@@ -50,6 +49,7 @@ def make_some_end(actor):
     rollout = roll(actor, CountLetters())
     for part in (actor.policy, actor.reference):
         part.eos = int(rollout.batch.response_ids[0, 3])
+        part.end_ids = frozenset({part.eos})
 
 
 @pytest.mark.parametrize("trunk_layers", [0, 2])
@@ -152,7 +152,7 @@ def test_all_roles_read_the_trunk_states_made_while_sampling(actor_of, model_fol
     actor = actor_of()
     reward = RewardModel(BackboneOptions(model_folder("llama"), trunk_layers=2), frozen=True)
     assert reward.adopt_trunk(actor.policy.trunk)
-    assert actor.policy.trunk.writes  # tests itself
+    assert actor.policy.trunk.capabilities.decodes  # tests itself
     calls = Calls(actor.policy.trunk)
     rollout = roll(actor, reward)
     assert [width for _, width in calls.shapes[1:]] == [1] * len(calls.shapes[1:])

@@ -178,8 +178,9 @@ def test_pairs_identical_after_the_cut_are_left_out_and_counted(
     with pytest.warns(UserWarning, match="identical once cut to 6 tokens") as warned:
         trainer(1, limit_val_batches=1.0).fit(module, data)
     said = [str(each.message) for each in warned if "left out" in str(each.message)]
-    assert ["left out 6 of 10 pairs of training", "left out 2 of 4 pairs of validation"] == [
-        text.partition(":")[0] for text in said
+    assert [text.partition(":")[0] for text in said] == [
+        "left out 6 of 10 pairs of training",
+        "left out 2 of 4 pairs of validation",
     ]
     assert (len(data.train_rows), len(data.validation_rows)) == (4, 2)
 

@@ -7,30 +7,16 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 
+from rlaif_pl.engine.sampling import sample_seed
+from rlaif_pl.engine.tree_runner import PrefixTreeRunner
 from rlaif_pl.labeling.backends.local_model import Device, LocalModel
-from rlaif_pl.labeling.backends.local_plain import PlainReader
+from rlaif_pl.labeling.backends.local_plain import PlainRunner
 from rlaif_pl.labeling.backends.local_rows import Encoder, Row, UnreadableError, option_logprobs
-from rlaif_pl.labeling.backends.local_tree import TreeReader
-from rlaif_pl.labeling.backends.local_write import Task, Writer
+from rlaif_pl.labeling.backends.local_write import Runner, Task, Writer
 from rlaif_pl.labeling.calls import Call, Choose, Decoding, Generate, Reply, Score
 from rlaif_pl.models.backbone import EMBEDDED, Precision
-from rlaif_pl.models.drawing import noise_seed
 from rlaif_pl.models.precision import own_precision
 
-# What goes wrong inside an architecture that the fast way does not know.
-UNKNOWN = (
-    AttributeError,
-    IndexError,
-    KeyError,
-    NotImplementedError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
-TOLERANCE = {
-    "torch.float32": 1e-3
-}  # nats, of the self-test; a wrong architecture is off by far more
-ROUGH_TOLERANCE = 0.3  # of other types
 Done = Callable[[int, Reply], None]
 
 
@@ -96,32 +82,18 @@ class LocalBackend:
         return Encoder(self.model.tokenizer, self.limit, self.model.decoder_start)
 
     @cached_property
-    def reader(self) -> TreeReader | PlainReader:
-        """The fast way to read, or the plain one where that fails its self-test."""
-        plain = PlainReader(self.model, self.batch_tokens)
+    def runner(self) -> Runner:
+        """The engine's way to run texts, or the plain one for models that it does not reproduce."""
         if self.model.is_encoder_decoder:
-            return self._fall_back(plain, "it is an encoder-decoder")
+            return self._fall_back("it is an encoder-decoder")
         try:
-            return self._tested(packs=True)
-        except UNKNOWN:  # level by level asks less of an architecture
-            pass
-        try:
-            return self._tested(packs=False)
-        except UNKNOWN as error:
-            why = (str(error).splitlines() or [type(error).__name__])[0]
-            return self._fall_back(plain, why)
-
-    def _tested(self, packs: bool) -> TreeReader:
-        """Return a reader that gives what the plain one gives.
-
-        Raises:
-            ValueError: It does not.
-        """
-        gap = self_test(self.model, packs)
-        kind = str(self.model.head.weight.dtype)
-        if not gap < TOLERANCE.get(kind, ROUGH_TOLERANCE):
-            raise ValueError(f"its self-test is off by {gap:.1e} nats")
-        return TreeReader(self.model, self.batch_tokens, packs=packs)
+            self.model.head  # noqa: B018 - found out on first use
+        except ValueError as error:
+            return self._fall_back(str(error))
+        can = self.model.top.capabilities
+        if not (can.packs and can.decodes):
+            return self._fall_back(str(can.reason))
+        return PrefixTreeRunner(self.model, self.batch_tokens)
 
     def answer(self, calls: Sequence[Call], done: Done) -> None:
         """Answer calls; see ``calls.Backend``."""
@@ -157,7 +129,7 @@ class LocalBackend:
         place_of = {n: place for place, span in spans.items() for n in span}
         missing = {place: len(span) for place, span in spans.items()}
         known: dict[int, list[float]] = {}
-        for found, seconds in timed(self.reader.read(rows)):
+        for found, seconds in timed(self.runner.score(rows)):
             ready = []
             for n, logprobs in found:
                 known[n] = logprobs
@@ -183,25 +155,25 @@ class LocalBackend:
             tasks.setdefault(decoding, []).append(Task(row, places, seeds))
         for decoding, group in tasks.items():
             read = {place: row_size(task.row) for task in group for place in task.places}
-            writer = Writer(self.reader, self.limit)
-            for drafts, seconds in timed(writer.write(group, decoding)):
-                for draft in drafts:
+            writer = Writer(self.runner, self.model, self.limit)
+            for answers, seconds in timed(writer.write(group, decoding)):
+                for answer in answers:
                     reply = Reply(
-                        text="" if draft.failed else draft.text(),
-                        finished=draft.finished,
-                        read=read[draft.place],
-                        written=len(draft.tokens),
-                        seconds=seconds / len(drafts),
-                        failure="nonfinite" if draft.failed else None,
+                        text=answer.text,
+                        finished=answer.finished,
+                        read=read[answer.place],
+                        written=len(answer.tokens),
+                        seconds=seconds / len(answers),
+                        failure="nonfinite" if answer.failed else None,
                     )
-                    done(draft.place, reply)
+                    done(answer.place, reply)
 
-    def _fall_back(self, plain: PlainReader, why: str) -> PlainReader:
+    def _fall_back(self, why: str) -> PlainRunner:
         warnings.warn(
-            f"{self.model.name} is read the plain way, text by text and without caches, since {why}",
+            f"{self.model.name} is run the plain way, in padded batches without caches: {why}",
             stacklevel=2,
         )
-        return plain
+        return PlainRunner(self.model, self.batch_tokens)
 
 
 def judged(
@@ -228,7 +200,7 @@ def seed_of(call: Call) -> int:
         raise TypeError(f"expected a Generate call, got {type(call).__name__}")
     question = call.question
     key = (call.decoding.seed, question.text, question.opening, int(question.chat), call.sample)
-    return noise_seed(*key)
+    return sample_seed(*key)
 
 
 def timed(batches: Iterator[list]) -> Iterator[tuple[list, float]]:
@@ -237,27 +209,3 @@ def timed(batches: Iterator[list]) -> Iterator[tuple[list, float]]:
     for batch in batches:
         yield batch, time.monotonic() - began
         began = time.monotonic()
-
-
-def self_test(model: LocalModel, packs: bool) -> float:
-    """Read a few short rows both ways and return the largest gap in nats."""
-    vocabulary = model.head.weight.shape[0]
-    ids = [2 + n % max(vocabulary - 3, 1) for n in range(12)]
-    common = tuple(ids[:4])
-    rows = [
-        Row((*common, ids[4], ids[5], ids[6]), 6),
-        Row((*common, ids[4], ids[7], ids[8], ids[9]), 6),
-        Row((*common, ids[10], ids[11]), 5),
-    ]
-    # a root, and levels after it
-    fast = TreeReader(model, batch_tokens=5, least_shared=1, packs=packs)
-    both = [
-        {place: values for batch in reader.read(rows) for place, values in batch}
-        for reader in (fast, PlainReader(model, 64))
-    ]
-    gaps = [
-        abs(one - other)
-        for place in both[1]
-        for one, other in zip(both[0][place], both[1][place], strict=True)
-    ]
-    return max(gaps)

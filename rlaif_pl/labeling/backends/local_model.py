@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Literal
 
@@ -10,19 +9,19 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from rlaif_pl.engine.decoder_layers import decoder_of
+from rlaif_pl.engine.runner import DecoderRunner
+from rlaif_pl.engine.score import CappedHead
 from rlaif_pl.models.backbone import (
     EMBEDDED,
     Backbone,
-    CappedHead,
     Precision,
-    attention_window,
     fingerprint_of,
     head_logits,
     load_backbone,
     output_head,
 )
 from rlaif_pl.models.encoding import pad_of
-from rlaif_pl.models.stack import Stack, decoder_of
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -81,10 +80,13 @@ class LocalModel:
             trust_remote_code=self.trust_remote_code,
         )
 
+    trunk: DecoderRunner | None = None
+    share_prefix = True
+
     @cached_property
-    def stack(self) -> Stack:
+    def top(self) -> DecoderRunner:
         """All layers with the final norm."""
-        return Stack(decoder_of(self.backbone.model))
+        return DecoderRunner(decoder_of(self.backbone.model))
 
     @cached_property
     def head(self) -> nn.Linear | CappedHead:
@@ -134,30 +136,3 @@ class LocalModel:
         config = self.backbone.model.config.get_text_config()
         limit = getattr(config, "max_position_embeddings", None)
         return None if limit is None else int(limit)
-
-    @property
-    def window(self) -> int | None:
-        """Sliding attention window in tokens, or None."""
-        return attention_window(self.backbone.model.config)
-
-
-def buckets(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Group items of like length so that little is spent on padding.
-
-    Args:
-        lengths: Cost of each item in tokens.
-        budget: Most tokens in a group, padding included; one longer item still forms a group.
-
-    Yields:
-        Indices of the items of a group, longest group first (memory runs out at once or never).
-    """
-    if budget < 1:
-        raise ValueError(f"batch_tokens must be at least 1, got {budget}")
-    group: list[int] = []
-    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        if group and (len(group) + 1) * lengths[group[0]] > budget:
-            yield group
-            group = []
-        group.append(index)
-    if group:
-        yield group

@@ -1,9 +1,10 @@
 import pytest
 import torch
 
-from rlaif_pl.models.encoding import assemble
-from rlaif_pl.models.shared_prefix import positions_of, run
-from rlaif_pl.models.stack import Stack, decoder_of, split
+from rlaif_pl.engine.decoder_layers import decoder_of, split
+from rlaif_pl.engine.hidden_states import hidden_states, positions_of
+from rlaif_pl.engine.response_batch import assemble
+from rlaif_pl.engine.runner import DecoderRunner
 
 PROMPTS = [[3, 4, 5, 6, 7, 8, 9, 30, 31], [10, 11, 12], [20]]
 RESPONSES = [[5, 6, 7, 1], [9, 1], [2, 1], [4, 4, 4, 4, 1], [1], [7, 8, 1]]
@@ -23,9 +24,9 @@ def plain(model):
 
 def continuations(model, trunk_layers, share_prefix):
     trunk, top = split(decoder_of(model), trunk_layers)
-    assert all(stack.packs for stack in (trunk, top) if stack is not None)
-    below = None if trunk is None else run(trunk, BATCH, share_prefix=share_prefix)
-    return run(top, BATCH, below, share_prefix).continuation
+    assert all(stack.capabilities.packs for stack in (trunk, top) if stack is not None)
+    below = None if trunk is None else hidden_states(trunk, BATCH, share_prefix=share_prefix)
+    return hidden_states(top, BATCH, below, share_prefix).continuation
 
 
 @pytest.mark.parametrize("share_prefix", [True, False])
@@ -40,22 +41,12 @@ def test_equals_a_plain_forward_of_each_text(make_model, name, trunk_layers, sha
         torch.testing.assert_close(hidden[n, : len(states)], states, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize(("name", "trunk_layers"), [("llama", 0), ("gemma2", 2), ("gpt2", 0)])
-def test_without_packing_a_cache_gives_the_same(make_model, monkeypatch, name, trunk_layers):
-    expected = plain(make_model(name))
-    monkeypatch.setattr(Stack, "packs", False)
-    trunk, top = split(decoder_of(make_model(name)), trunk_layers)
-    below = None if trunk is None else run(trunk, BATCH)
-    hidden = run(top, BATCH, below).continuation
-    for n, states in enumerate(expected):
-        torch.testing.assert_close(hidden[n, : len(states)], states, rtol=0, atol=1e-4)
-
-
+@pytest.mark.parametrize("share_prefix", [True, False])
 @pytest.mark.parametrize("name", ["mistral", "gemma2", "gemma3"])
-def test_sliding_windows_hold_where_whole_texts_are_run(make_model, name):
+def test_sliding_windows_hold(make_model, name, share_prefix):
     # The longest text has 13 tokens, three windows of 4.
     expected = plain(make_model(name, window=4))
-    hidden = continuations(make_model(name, window=4), 2, share_prefix=False)
+    hidden = continuations(make_model(name, window=4), 2, share_prefix)
     for n, states in enumerate(expected):
         torch.testing.assert_close(hidden[n, : len(states)], states, rtol=0, atol=1e-4)
 
@@ -70,7 +61,7 @@ def test_gradients_equal_those_of_plain_forwards(make_model):
     weights = torch.randn(6, 6, 32, generator=torch.Generator().manual_seed(1))
 
     def shared(model):
-        hidden = run(Stack(model.model), BATCH).continuation
+        hidden = hidden_states(DecoderRunner(model.model), BATCH).continuation
         return (hidden * weights * BATCH.is_real[..., None]).sum()
 
     def apart(model):
@@ -84,9 +75,9 @@ def test_gradients_equal_those_of_plain_forwards(make_model):
 
 
 def test_other_texts_in_the_batch_do_not_matter(make_model):
-    stack = Stack(decoder_of(make_model("llama")))
-    alone = run(stack, assemble([PROMPTS[1]], RESPONSES[2:4], pad=1)).continuation
-    together = run(stack, BATCH).continuation[2:4]
+    stack = DecoderRunner(decoder_of(make_model("llama")))
+    alone = hidden_states(stack, assemble([PROMPTS[1]], RESPONSES[2:4], pad=1)).continuation
+    together = hidden_states(stack, BATCH).continuation[2:4]
     torch.testing.assert_close(alone, together[:, : alone.shape[1]], rtol=0, atol=1e-5)
 
 

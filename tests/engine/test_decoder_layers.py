@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from rlaif_pl.models.stack import Stack, decoder_of, layers_of, split
+from rlaif_pl.engine.decoder_layers import decoder_of, layers_of, split
+from rlaif_pl.engine.runner import DecoderRunner
 
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10, 11, 12]])
 REAL = torch.ones_like(IDS, dtype=torch.bool)
@@ -53,7 +54,7 @@ def test_the_trunk_is_frozen_and_shares_the_models_weights(make_model):
 
 
 def test_a_cache_continues_where_it_stopped(make_model):
-    stack = Stack(decoder_of(make_model("llama")))
+    stack = DecoderRunner(decoder_of(make_model("llama")))
     whole = stack(IDS, REAL, PLACES)
     cache = stack.new_cache()
     stack(IDS[:, :5], REAL[:, :5], PLACES[:, :5], cache)

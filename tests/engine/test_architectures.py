@@ -1,4 +1,4 @@
-"""Packed rows against each text alone: states, loss of a pair and gradients, by architecture."""
+"""Packed batches against each text alone: states, loss of a pair and gradients, by architecture."""
 
 import warnings
 
@@ -6,12 +6,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from rlaif_pl.models import pair_fitness, prefix_attention
+from rlaif_pl.engine import capabilities
+from rlaif_pl.engine.attention import segments
+from rlaif_pl.engine.attention.dispatch import PREFIX
+from rlaif_pl.engine.decoder_layers import decoder_of
+from rlaif_pl.engine.hidden_states import hidden_states
+from rlaif_pl.engine.response_batch import assemble
+from rlaif_pl.engine.runner import DecoderRunner
 from rlaif_pl.models.adapters import Lora, clone
-from rlaif_pl.models.encoding import assemble
-from rlaif_pl.models.pair_attention import PREFIX
-from rlaif_pl.models.shared_prefix import run
-from rlaif_pl.models.stack import Stack, decoder_of
 
 PROMPTS = [[3, 4, 5, 6, 7, 8, 9, 30, 31], [10, 11, 12], [20]]
 RESPONSES = [[5, 6, 7, 1], [9, 1], [2, 1], [4, 4, 4, 4, 1], [1], [7, 8, 1]]
@@ -56,7 +58,7 @@ def build(make_model, name, window, way):
         old = model.gradient_checkpointing_enable
         getattr(model, "activation_checkpointing_enable", old)({"use_reentrant": False})
     lora = Lora(r=2, target_modules=TARGETS.get(name, "all-linear")) if way == "lora" else None
-    stack = clone(Stack(decoder_of(model)), lora)
+    stack = clone(DecoderRunner(decoder_of(model)), lora)
     generator = torch.Generator().manual_seed(5)
     for name, parameter in trained(stack).items():
         if "lora_B" in name:
@@ -70,10 +72,10 @@ def test_loss_and_gradients_equal_those_of_each_text_alone(make_model, name, win
     stack = build(make_model, name, window, way)
     expected = torch.stack([alone(stack, PROMPTS[n // 2], r) for n, r in enumerate(RESPONSES)])
     loss, wanted = gradients(stack, expected)
-    assert stack.packs
+    assert stack.capabilities.packs
     assert stack.recomputes is (way == "recompute")
-    assert stack._fit.narrows
-    found = run(stack, BATCH, is_wanted=ENDS).continuation[ENDS]
+    assert stack.capabilities.prunes
+    found = hidden_states(stack, BATCH, is_wanted=ENDS).continuation[ENDS]
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
     packed_loss, got = gradients(stack, found)
     torch.testing.assert_close(packed_loss, loss, rtol=0, atol=1e-4)
@@ -85,11 +87,11 @@ def test_loss_and_gradients_equal_those_of_each_text_alone(make_model, name, win
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
 def test_keys_laid_beside_each_responses_own_give_the_same(make_model, monkeypatch, name):
-    monkeypatch.setattr(prefix_attention, "suits", lambda *_: False)  # as on other devices
+    monkeypatch.setattr(segments, "is_supported", lambda *_: False)  # as on other devices
     stack = build(make_model, name, None, "whole")
     expected = torch.stack([alone(stack, PROMPTS[n // 2], r) for n, r in enumerate(RESPONSES)])
     _, wanted = gradients(stack, expected)
-    found = run(stack, BATCH, is_wanted=ENDS).continuation[ENDS]
+    found = hidden_states(stack, BATCH, is_wanted=ENDS).continuation[ENDS]
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
     _, got = gradients(stack, found)
     for key, gradient in wanted.items():
@@ -111,8 +113,8 @@ def test_random_lengths_give_the_states_of_each_text_alone(make_model, name, win
     groups, repeat = draw(1, 4), draw(1, 4)
     prompts = [random_row(generator, draw(1, 20)) for _ in range(groups)]
     responses = [random_row(generator, draw(1, 12)) for _ in range(groups * repeat)]
-    stack = Stack(decoder_of(make_model(name, window)))
-    found = run(stack, assemble(prompts, responses, pad=1)).continuation
+    stack = DecoderRunner(decoder_of(make_model(name, window)))
+    found = hidden_states(stack, assemble(prompts, responses, pad=1)).continuation
     for n, response in enumerate(responses):
         prompt = prompts[n // repeat]
         expected = alone(stack, prompt, response)
@@ -124,19 +126,19 @@ def test_random_lengths_give_the_states_of_each_text_alone(make_model, name, win
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize(("name", "window"), MODELS)
 def test_packed_rows_on_a_gpu(make_model, name, window):
-    stack = Stack(decoder_of(make_model(name, window)))
-    expected = run(stack, BATCH).continuation
+    stack = DecoderRunner(decoder_of(make_model(name, window)))
+    expected = hidden_states(stack, BATCH).continuation
     batch = BATCH.to(torch.device("cuda"))
-    stack = Stack(decoder_of(make_model(name, window)).cuda())
-    assert stack.packs
-    found = run(stack, batch).continuation
+    stack = DecoderRunner(decoder_of(make_model(name, window)).cuda())
+    assert stack.capabilities.packs
+    found = hidden_states(stack, batch).continuation
     torch.testing.assert_close(found.cpu(), expected, rtol=0, atol=1e-3)
 
 
 def test_a_wanted_state_is_the_same_when_all_are_wanted(make_model):
-    stack = Stack(decoder_of(make_model("llama")))
-    whole = run(stack, BATCH)
-    some = run(stack, BATCH, is_wanted=ENDS)
+    stack = DecoderRunner(decoder_of(make_model("llama")))
+    whole = hidden_states(stack, BATCH)
+    some = hidden_states(stack, BATCH, is_wanted=ENDS)
     torch.testing.assert_close(some.continuation[ENDS], whole.continuation[ENDS])
     ids = torch.tensor([PROMPTS[0][:-1]])
     states = stack.decoder(input_ids=ids, use_cache=False).last_hidden_state
@@ -144,10 +146,10 @@ def test_a_wanted_state_is_the_same_when_all_are_wanted(make_model):
 
 
 def test_texts_of_one_row_do_not_see_each_other(make_model):
-    stack = Stack(decoder_of(make_model("llama")))
-    first = run(stack, BATCH).continuation
+    stack = DecoderRunner(decoder_of(make_model("llama")))
+    first = hidden_states(stack, BATCH).continuation
     other = assemble([[40, 41], *PROMPTS[1:]], [[9, 9, 1], [8, 1], *RESPONSES[2:]], pad=1)
-    second = run(stack, other).continuation
+    second = hidden_states(stack, other).continuation
     for n in range(2, 6):
         length = len(RESPONSES[n]) + 1
         torch.testing.assert_close(first[n, :length], second[n, :length], rtol=0, atol=1e-5)
@@ -159,7 +161,7 @@ def test_other_calls_of_a_prepared_model_are_as_before(make_model):
     is_real[1, 2:] = 0
     before = decoder(input_ids=ids, attention_mask=is_real).last_hidden_state
     plain = decoder.config._attn_implementation
-    assert Stack(decoder).packs
+    assert DecoderRunner(decoder).capabilities.packs
     assert decoder.config._attn_implementation == plain
     assert decoder.layers[0].self_attn.config._attn_implementation == PREFIX + plain
     assert "packed" not in decoder.config.to_json_string()
@@ -169,53 +171,55 @@ def test_other_calls_of_a_prepared_model_are_as_before(make_model):
 
 
 def test_a_model_that_cannot_pack_runs_padded_and_says_so_once(make_model, monkeypatch):
-    monkeypatch.setattr(pair_fitness, "_noticed", set())
-    stack = Stack(decoder_of(make_model("gpt_neo")))  # computes its attention itself
+    monkeypatch.setattr(capabilities, "_noticed", set())
+    stack = DecoderRunner(decoder_of(make_model("gpt_neo")))  # computes its attention itself
     with pytest.warns(UserWarning, match="GPTNeoModel cannot run texts packed without padding"):
-        found = run(stack, BATCH, is_wanted=ENDS).continuation[ENDS]
+        found = hidden_states(stack, BATCH, is_wanted=ENDS).continuation[ENDS]
     expected = torch.stack([alone(stack, PROMPTS[n // 2], r) for n, r in enumerate(RESPONSES)])
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        run(Stack(decoder_of(make_model("gpt_neo"))), BATCH)
+        hidden_states(DecoderRunner(decoder_of(make_model("gpt_neo"))), BATCH)
 
 
 @pytest.mark.parametrize("kind", ["chunked_attention", "linear_attention"])
 def test_layers_of_unknown_kinds_are_not_packed(make_model, monkeypatch, kind):
-    monkeypatch.setattr(pair_fitness, "_noticed", set())
+    monkeypatch.setattr(capabilities, "_noticed", set())
     decoder = decoder_of(make_model("llama"))
     decoder.config.layer_types = ["full_attention", kind, "full_attention", "full_attention"]
     with pytest.warns(UserWarning, match=f"layers of type {kind}"):
-        assert not Stack(decoder).packs
+        assert not DecoderRunner(decoder).capabilities.packs
 
 
 def test_attention_that_keeps_its_window_to_itself_is_not_packed(make_model, monkeypatch):
-    monkeypatch.setattr(pair_fitness, "_noticed", set())
+    monkeypatch.setattr(capabilities, "_noticed", set())
     decoder = decoder_of(make_model("llama"))  # passes no window on, whatever the config says
     decoder.config.sliding_window = 64
     with pytest.warns(UserWarning, match="does not say its sliding window"):
-        assert not Stack(decoder).packs
+        assert not DecoderRunner(decoder).capabilities.packs
 
 
 def test_a_layer_that_mixes_neighbors_is_found_out(make_model, monkeypatch):
-    monkeypatch.setattr(pair_fitness, "_noticed", set())
+    monkeypatch.setattr(capabilities, "_noticed", set())
     decoder = decoder_of(make_model("llama"))
     decoder.layers[1].register_forward_hook(lambda _, __, states: states + states.roll(1, 1))
-    with pytest.warns(UserWarning, match="off by"):
-        assert not Stack(decoder).packs
+    with pytest.warns(UserWarning, match="cannot run texts packed"):
+        assert not DecoderRunner(decoder).capabilities.packs
     assert not decoder.layers[0].self_attn.config._attn_implementation.startswith(PREFIX)
 
 
 @pytest.mark.parametrize(("name", "window"), MODELS)
-def test_who_can_write_over_shared_keys(make_model, name, window):
-    decoder = decoder_of(make_model(name, window))
-    # Gemma 2 caps its scores; windows of 4 are smaller than the texts that are tried.
-    assert Stack(decoder).writes is (window is None and name != "gemma2")
+def test_every_architecture_that_packs_decodes(make_model, name, window):
+    can = DecoderRunner(decoder_of(make_model(name, window))).capabilities
+    assert can.packs
+    assert can.prunes
+    assert can.decodes
 
 
-def test_a_written_token_that_is_wrong_is_found_out(make_model):
+def test_a_decoded_token_that_is_wrong_is_found_out(make_model):
     decoder = decoder_of(make_model("llama"))
     layer = decoder.layers[1]
     layer.register_forward_hook(lambda _, __, states: states * (0.9 if states.shape[1] == 1 else 1))
-    assert Stack(decoder).packs
-    assert not Stack(decoder).writes
+    can = DecoderRunner(decoder).capabilities
+    assert can.packs
+    assert not can.decodes

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlaif_pl.models.prefix_tree import Text, common_start, grow, levels
+from rlaif_pl.engine.prefix_tree import Text, common_start, grow, pack_trees
 
 
 def tree_of(rows, shareable=None, least=1):
@@ -24,7 +24,7 @@ def test_a_tree_by_hand():
     # All begin with "ab"; the first two go on with "c"; "x" is alone.
     found = tree_of(words("abcd", "abce", "abf", "x"))
     assert shape(found) == [("ab", [("c", [("d", []), ("e", [])]), ("f", [])]), ("x", [])]
-    assert [node.tokens() for node in found] == [6, 1]
+    assert [node.num_tokens() for node in found] == [6, 1]
     assert [node.longest() for node in found] == [4, 1]
 
 
@@ -42,14 +42,19 @@ def test_the_last_tokens_of_a_row_stay_its_own():
     ]
 
 
-def test_levels_by_hand():
-    first, second, third = levels(tree_of(words("abcd", "abce", "abf", "x")))
-    assert [placed.parent for placed in first] == [0, 0]
-    assert ["".join(map(chr, placed.node.ids)) for placed in second] == ["c", "f"]
-    assert [placed.parent for placed in third] == [0, 0]
-    *_, last = levels(tree_of(words("abcd", "abce", "abf", "x")), to_the_end=True)
-    assert [placed.node.members for placed in last] == [[0], [1], [2], [3]]
-    assert ["".join(map(chr, placed.node.ids)) for placed in last] == ["d", "e", "", ""]
+def test_packed_trees_by_hand():
+    packed = pack_trees(tree_of(words("abcd", "abce", "abf", "x")), "cpu")
+    assert "".join(map(chr, packed.ids.tolist())) == "abxcfde"
+    assert packed.batch.positions.tolist() == [0, 1, 0, 2, 2, 3, 3]
+    assert [(n.members[0], start) for n, start in packed.leaves] == [(3, 2), (2, 4), (0, 5), (1, 6)]
+
+
+def test_carried_leaves_bring_every_row_to_the_last_level():
+    trees = tree_of(words("abcd", "abce", "abf", "x"))
+    packed = pack_trees(trees, "cpu", to_the_end=True)
+    assert packed.rows == [0, 1, 2, 3]
+    assert [segment.length for segment in packed.batch.levels[-1]] == [1, 1, 0, 0]
+    assert packed.batch.ends == [4, 4, 3, 1]
 
 
 ROWS = st.lists(st.lists(st.integers(0, 2), min_size=2, max_size=9), min_size=1, max_size=12)
@@ -73,7 +78,7 @@ def test_every_row_can_be_read_off_its_branch(rows, least):
 
     trees = tree_of(rows, least=least)
     assert dict(branches(trees)) == {n: tuple(row) for n, row in enumerate(rows)}
-    assert sum(tree.tokens() for tree in trees) <= sum(map(len, rows))
+    assert sum(tree.num_tokens() for tree in trees) <= sum(map(len, rows))
 
 
 def test_rows_begin_alike_by_hand():

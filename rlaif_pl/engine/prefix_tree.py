@@ -1,8 +1,7 @@
-"""Token rows as a tree: what several rows begin with is one node, so that it is computed once.
+"""Token rows as a tree: what several rows begin with is one segment, so that it is computed once.
 
 Rows of a labeling job begin alike at several depths: all of them with the preamble and its exemplars,
 both orders of a pair with the post, the second calls of self-consistency with the first call's prompt.
-This module only finds the nodes; ``tree_run`` computes them level by level.
 """
 
 from __future__ import annotations
@@ -12,15 +11,20 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import NamedTuple
 
-LEAST_SHARED = 24  # tokens; a smaller node costs more in calls and copies than it saves
+import torch
+from torch import Tensor
+
+from rlaif_pl.engine.batch import PackedBatch, Segment, pack_segments, to_device
+
+LEAST_SHARED = 24  # tokens; a smaller segment costs more in calls than it saves
 
 
 class Text(NamedTuple):
-    """A row to be read.
+    """A row to be run.
 
     Attributes:
         ids: Its tokens, at least 1.
-        shareable: Leading tokens that may belong to a node of several rows, below ``len(ids)``; the
+        shareable: Leading tokens that may belong to a segment of several rows, below ``len(ids)``; the
             states of the others are wanted.
     """
 
@@ -49,20 +53,29 @@ class Node:
         """Place after the last token."""
         return self.start + len(self.ids)
 
-    def tokens(self) -> int:
+    def num_tokens(self) -> int:
         """Tokens of this node and all below."""
-        return len(self.ids) + sum(child.tokens() for child in self.children)
+        return len(self.ids) + sum(child.num_tokens() for child in self.children)
 
     def longest(self) -> int:
         """Tokens of the longest row, what is above this node included."""
         return max((child.longest() for child in self.children), default=self.stop)
 
 
-class Placed(NamedTuple):
-    """A node in a level, with the place of its parent in the level above (0 in the first)."""
+class PackedTree(NamedTuple):
+    """Trees in one row.
 
-    node: Node
-    parent: int
+    Attributes:
+        batch: Layout.
+        ids: ``(T,)`` int64
+        leaves: Leaves with the place of each one's first token.
+        rows: Row of text of each segment of the last level, where leaves were carried down.
+    """
+
+    batch: PackedBatch
+    ids: Tensor
+    leaves: list[tuple[Node, int]]
+    rows: list[int]
 
 
 def grow(
@@ -90,25 +103,38 @@ def grow(
     return nodes
 
 
-def levels(nodes: Sequence[Node], to_the_end: bool = False) -> Iterator[list[Placed]]:
-    """Walk down a forest, all nodes of a depth at a time.
+def pack_trees(
+    trees: Sequence[Node], device: torch.device, root_length: int = 0, *, to_the_end: bool = False
+) -> PackedTree:
+    """Lay trees out in one row, level by level.
 
     Args:
-        nodes: The first level.
-        to_the_end: Carry leaves on through the levels below as nodes without tokens, so that the last
-            level has every row.
+        trees: First nodes; they start where the root ends.
+        device: Where the tensors go.
+        root_length: Tokens that all rows begin with and that are not in the row.
+        to_the_end: Carry leaves down as empty segments, so that the last level has every row.
     """
-    level = [Placed(node, 0) for node in nodes]
+    levels: list[list[Segment]] = []
+    ids: list[int] = []
+    leaves: list[tuple[Node, int]] = []
+    level = [(node, 0) for node in trees]
+    rows: list[int] = []
     while level:
-        yield level
-        deeper = any(placed.node.children for placed in level)
-        below = []
+        levels.append([Segment(len(node.ids), parent) for node, parent in level])
+        deeper = any(node.children for node, _ in level)
+        below: list[tuple[Node, int]] = []
         for place, (node, _) in enumerate(level):
+            if node.ids and not node.children:
+                leaves.append((node, len(ids)))
+            ids += node.ids
             if node.children:
-                below += [Placed(child, place) for child in node.children]
+                below += [(child, place) for child in node.children]
             elif to_the_end and deeper:
-                below.append(Placed(Node(node.stop, (), node.members), place))
+                below.append((Node(node.stop, (), node.members), place))
+        rows = [node.members[0] for node, _ in level]
         level = below
+    (moved,) = to_device([ids], device)
+    return PackedTree(pack_segments(levels, device, root_length), moved, leaves, rows)
 
 
 def common_start(one: Sequence[int], other: Sequence[int]) -> int:

@@ -1,0 +1,243 @@
+"""Texts that share prefixes, laid out in one row without padding.
+
+A batch is a forest of *segments* of tokens: a segment attends causally to itself and fully to its
+ancestors. Segments lie level by level ``[all prefixes | all continuations | ...]``, those of one parent
+side by side. So all queries of a level that share an ancestor are one run of the row, and attention
+between two levels is one variable-length call (``AttentionBlock``) without copies.
+
+Everything is planned on the host from lengths, and moved to the device in one copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate, chain, pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Segment(NamedTuple):
+    """Tokens that belong together.
+
+    Attributes:
+        length: How many, at least 0.
+        parent: Number of the segment in the level above that it continues; 0 in the first level,
+            where there is none.
+    """
+
+    length: int
+    parent: int = 0
+
+
+class Runs(NamedTuple):
+    """Sequences that lie end to end.
+
+    Attributes:
+        lengths: Tokens of each.
+        cumulative: Where each starts, and where the last ends. ``(len(lengths) + 1,)`` int32
+    """
+
+    lengths: tuple[int, ...]
+    cumulative: Tensor
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence."""
+        return max(self.lengths, default=0)
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionBlock:
+    """Run i of the queries attends to run i of the keys.
+
+    Attributes:
+        queries: Part of the row that asks.
+        keys: Part of the row (or of a cache) that is asked.
+        query_runs: How the queries are cut.
+        key_runs: How the keys are cut, as many runs.
+        causal: Query j of a run sees keys up to j only; the two parts are then the same.
+    """
+
+    queries: slice
+    keys: slice
+    query_runs: Runs
+    key_runs: Runs
+    causal: bool
+
+    def slices(self) -> Iterator[tuple[slice, slice]]:
+        """Yield the runs that have queries, relative to ``queries`` and ``keys``."""
+        queries = accumulate(self.query_runs.lengths, initial=0)
+        keys = accumulate(self.key_runs.lengths, initial=0)
+        for (a, b), (c, d) in zip(pairwise(queries), pairwise(keys), strict=True):
+            if b > a:
+                yield slice(a, b), slice(c, d)
+
+    @property
+    def has_empty_keys(self) -> bool:
+        """Whether some queries have no keys."""
+        pairs = zip(self.query_runs.lengths, self.key_runs.lengths, strict=True)
+        return any(asking and not asked for asking, asked in pairs)
+
+
+@dataclass(eq=False)
+class PackedBatch:
+    """Layout of ``T`` tokens; make one with ``pack_segments``.
+
+    Attributes:
+        levels: Segments by depth.
+        starts: Place of each segment's first token, by level.
+        positions: Place of each token in its own text. ``(T,)`` int64
+        blocks: Attention of all tokens: first each segment's to itself, then each level's to those
+            above it.
+        root_length: Tokens that every text begins with and that are not in the row.
+        skip_prefix_queries: Nobody reads what the first level attends to, only its keys and values.
+    """
+
+    levels: tuple[tuple[Segment, ...], ...]
+    starts: tuple[tuple[int, ...], ...]
+    positions: Tensor
+    blocks: tuple[AttentionBlock, ...]
+    root_length: int = 0
+    skip_prefix_queries: bool = False
+    _masks: dict[tuple[int, int, int | None], Tensor] = field(default_factory=dict, repr=False)
+
+    def __len__(self) -> int:
+        """Tokens of the row."""
+        return len(self.positions)
+
+    @property
+    def first_level(self) -> slice:
+        """Place of the prefixes."""
+        return slice(0, sum(segment.length for segment in self.levels[0]))
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest text, the root included."""
+        ends, longest = [self.root_length], 0
+        for level in self.levels:
+            ends = [ends[segment.parent] + segment.length for segment in level]
+            longest = max(longest, max(ends, default=0))
+        return longest
+
+    @property
+    def ends(self) -> list[int]:
+        """Tokens of each text that ends in the last level, the root included."""
+        ends = [self.root_length]
+        for level in self.levels:
+            ends = [ends[segment.parent] + segment.length for segment in level]
+        return ends
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of every segment in the order of the row."""
+        return [segment.length for level in self.levels for segment in level]
+
+    def chains(self) -> list[list[int]]:
+        """Return for every segment its ancestors that have tokens, topmost first, by their number."""
+        found: list[list[int]] = []
+        above: list[list[int]] = [[]]
+        for level in self.levels:
+            below = []
+            for segment in level:
+                chain_ = above[segment.parent]
+                found.append(chain_)
+                below.append([*chain_, len(found) - 1] if segment.length else chain_)
+            above = below
+        return found
+
+    def attention_mask(self, before: int, own: int, window: int | None) -> Tensor | None:
+        """Say which of ``before + own`` keys the last ``own`` tokens of a text may see.
+
+        Args:
+            before: Keys of ancestors and root.
+            own: Tokens that ask, each sees itself and what is before it.
+            window: Number of latest tokens that a token sees, itself included; None for all.
+
+        Returns:
+            True where it may, ``(own, before + own)`` bool; None where each sees all before it and
+            there is nothing before.
+        """
+        if window is not None and before + own <= window:
+            window = None
+        if window is None and not before:
+            return None
+        key = before, own, window
+        if key not in self._masks:
+            device = self.positions.device
+            ahead = torch.arange(before + own, device=device)
+            behind = torch.arange(before, before + own, device=device)[:, None] - ahead
+            reach = behind >= 0
+            self._masks[key] = reach if window is None else reach & (behind < window)
+        return self._masks[key]
+
+
+def pack_segments(
+    levels: Sequence[Sequence[Segment]], device: torch.device | str, root_length: int = 0
+) -> PackedBatch:
+    """Plan a batch.
+
+    Args:
+        levels: Segments by depth, those of one parent side by side and in the parents' order.
+        device: Where the tensors go, in one copy.
+        root_length: Tokens that all texts begin with, computed before.
+
+    Raises:
+        ValueError: Parents are out of order.
+    """
+    starts, positions, ends, place = [], [], [root_length], 0
+    for level in levels:
+        parents = [segment.parent for segment in level]
+        if parents != sorted(parents) or (parents and not 0 <= parents[-1] < len(ends)):
+            raise ValueError(f"expected segments in the order of their parents, got {parents[:20]}")
+        begins = [ends[parent] for parent in parents]
+        ends = [begin + segment.length for begin, segment in zip(begins, level, strict=True)]
+        positions += [range(begin, end) for begin, end in zip(begins, ends, strict=True)]
+        starts.append(tuple(accumulate((s.length for s in level), initial=place)))
+        place = starts[-1][-1]
+    plans = _plan(levels, [begin[0] for begin in starts] + [place])
+    lists = [list(chain.from_iterable(positions))]
+    for queries, keys in ((plan[2], plan[3]) for plan in plans):
+        lists += [list(accumulate(runs, initial=0)) for runs in (queries, keys)]
+    moved, *cumulative = to_device(lists, device)
+    ints = iter(part.int() for part in cumulative)
+    blocks = [
+        AttentionBlock(asking, asked, Runs(q, next(ints)), Runs(k, next(ints)), causal)
+        for asking, asked, q, k, causal in plans
+    ]
+    kept = tuple(tuple(level) for level in levels)
+    return PackedBatch(kept, tuple(s[:-1] for s in starts), moved, tuple(blocks), root_length)
+
+
+Plan = tuple[slice, slice, tuple[int, ...], tuple[int, ...], bool]
+
+
+def _plan(levels: Sequence[Sequence[Segment]], edges: Sequence[int]) -> list[Plan]:
+    """Plan every level's attention to itself, then to those above; ``edges`` are level borders."""
+    plans: list[Plan] = []
+    own = tuple(segment.length for level in levels for segment in level)
+    whole = slice(edges[0], edges[-1])
+    plans.append((whole, whole, own, own, True))
+    for depth in range(1, len(levels)):
+        asking = slice(edges[depth], edges[depth + 1])
+        ancestors = [segment.parent for segment in levels[depth]]
+        for above in range(depth - 1, -1, -1):
+            counts = [0] * len(levels[above])
+            for segment, ancestor in zip(levels[depth], ancestors, strict=True):
+                counts[ancestor] += segment.length
+            asked = slice(edges[above], edges[above + 1])
+            if asked.stop > asked.start and asking.stop > asking.start:
+                lengths = tuple(segment.length for segment in levels[above])
+                plans.append((asking, asked, tuple(counts), lengths, False))
+            ancestors = [levels[above][ancestor].parent for ancestor in ancestors]
+    return plans
+
+
+def to_device(lists: Sequence[Sequence[int]], device: torch.device | str) -> list[Tensor]:
+    """Move lists of integers to a device in one copy, which nobody waits for; int64 tensors."""
+    flat = torch.tensor(list(chain.from_iterable(lists)), dtype=torch.int64)
+    if torch.device(device).type == "cuda":
+        flat = flat.pin_memory()
+    return list(flat.to(device, non_blocking=True).split([len(part) for part in lists]))

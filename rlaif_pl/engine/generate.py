@@ -1,0 +1,189 @@
+"""Write texts token by token: prompts once for all their samples, rows leave the batch as they end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from rlaif_pl.engine.generation_state import GenerationState
+from rlaif_pl.engine.response_batch import HiddenStates
+from rlaif_pl.engine.sampling import SamplingParams, sample_from_logits, sample_noise
+
+STEPS_PER_SYNC = 16  # tokens that a GPU draws before the host looks which texts have ended
+
+
+class Generated(NamedTuple):
+    """Texts, those of a prompt next to each other."""
+
+    tokens: list[list[int]]  # each ends in an end token where it finished by one
+    finished: list[bool]  # False where the length limit cut the text
+    failed: list[bool]  # True where a logit was NaN
+    below: HiddenStates | None = None  # trunk states of the tokens that another was drawn after
+
+
+def steps_per_sync(device: torch.device) -> int:
+    """Return after how many tokens the host looks which texts have ended; a CPU waits for nothing."""
+    return 1 if device.type == "cpu" else STEPS_PER_SYNC
+
+
+class StopChecker(Protocol):
+    """Finds stop strings in the tokens of a text."""
+
+    def cut(self, tokens: Sequence[int]) -> int | None:
+        """Return how many tokens a text has when it first holds a stop string; None if it has none."""
+
+
+@torch.no_grad()
+def generate_tokens(
+    state: GenerationState,
+    first_tokens: Tensor,
+    params: SamplingParams,
+    seeds: Sequence[int],
+    end_ids: Iterable[int],
+    *,
+    limits: Sequence[int] | None = None,
+    stop: StopChecker | None = None,
+    close_with: int | None = None,
+) -> Generated:
+    """Draw token after token until every text has ended or is cut.
+
+    Args:
+        state: Prompts that are already run, with room for ``max_new_tokens`` (two more with
+            ``close_with``).
+        first_tokens: Last token of each text's prompt, which opens it. ``(N,)`` int64
+        params: How to draw.
+        seeds: Seed of each text's noise.
+        end_ids: Tokens that end a text.
+        limits: Most tokens of each text; ``params.max_new_tokens`` for all where None.
+        stop: Looks for stop strings.
+        close_with: Run this token after every text that does not end in it through the trunk, and the
+            end tokens too, so that the trunk's states reach to the end of the closed text.
+    """
+    count, device = len(seeds), first_tokens.device
+    longest = params.max_new_tokens if limits is None else min(max(limits), params.max_new_tokens)
+    noise = sample_noise(seeds, longest, device) if params.temperature else None
+    drawn = torch.full((count, longest), -1, dtype=torch.int64, device=device)
+    ends = torch.tensor(sorted({*end_ids, *params.stop_token_ids}), device=device)
+    room = torch.tensor(limits or [longest] * count, device=device)
+    progress = _Progress(count, device)
+    every = steps_per_sync(device)
+    token = first_tokens
+    for step in range(longest if close_with is None else longest + 2):
+        below = state.forward_trunk(token)
+        is_due = step % every == 0 or step >= longest
+        if close_with is not None and step and is_due:  # an end token too goes through the trunk
+            below = progress.drop(state, below, drawn, stop)
+        if not progress.rows:
+            break
+        if step >= longest:  # not drawn: the reward of a cut text is read there
+            token = torch.full((len(progress.rows),), close_with, device=device)
+            continue
+        logits = state.next_logits(below)
+        uniform = logits.new_zeros(len(logits)) if noise is None else noise[progress.places, step]
+        token, is_valid = sample_from_logits(logits, uniform, params)
+        drawn[progress.places, step] = token
+        progress.failed |= ~is_valid
+        progress.ended |= torch.isin(token, ends) | ~is_valid
+        if close_with is None:
+            progress.ended |= room <= step + 1
+            if (step + 1) % every == 0 or step + 1 == longest:
+                token = progress.drop(state, token, drawn, stop)
+                room = room[progress.kept] if progress.kept is not None else room
+                if not progress.rows:
+                    break
+    return _collect(drawn, progress, params, end_ids, limits, stop, state.trunk_states())
+
+
+class _Progress:
+    """Which texts are still being written."""
+
+    def __init__(self, count: int, device: torch.device) -> None:
+        self.rows = list(range(count))
+        self.places = torch.arange(count, device=device)
+        self.ended = torch.zeros(count, dtype=torch.bool, device=device)
+        self.failed = torch.zeros(count, dtype=torch.bool, device=device)
+        self.failures: set[int] = set()
+        self.kept: Tensor | None = None
+
+    def drop(
+        self, state: GenerationState, carried: Tensor, drawn: Tensor, stop: StopChecker | None
+    ) -> Tensor:
+        """Drop the texts that have ended; returns what is left of ``carried`` ``(n, ...)``."""
+        flags = torch.stack([self.ended, self.failed]).tolist()  # waits for the device
+        ended = flags[0]
+        if stop is not None:
+            texts = drawn[self.places].tolist()
+            ended = [
+                end or stop.cut([t for t in text if t >= 0]) is not None
+                for end, text in zip(ended, texts, strict=True)
+            ]
+        self.failures |= {row for row, bad in zip(self.rows, flags[1], strict=True) if bad}
+        kept = [n for n, end in enumerate(ended) if not end]
+        self.kept = None
+        if len(kept) == len(self.rows):
+            return carried
+        self.rows = [self.rows[n] for n in kept]
+        index = torch.tensor(kept, dtype=torch.int64).to(self.places.device, non_blocking=True)
+        self.kept = index
+        self.places, self.ended, self.failed = (
+            t[index] for t in (self.places, self.ended, self.failed)
+        )
+        if kept:
+            state.select_rows(kept, index)
+        return carried[index]
+
+
+def _collect(
+    drawn: Tensor,
+    progress: _Progress,
+    params: SamplingParams,
+    end_ids: Iterable[int],
+    limits: Sequence[int] | None,
+    stop: StopChecker | None,
+    below: HiddenStates | None,
+) -> Generated:
+    """Cut each row at what ended it."""
+    ends = {*end_ids, *params.stop_token_ids}
+    tokens, finished = [], []
+    for n, row in enumerate(drawn.tolist()):
+        limit = len(row) if limits is None else min(limits[n], len(row))
+        text = [token for token in row[:limit] if token >= 0]
+        last = next((place for place, token in enumerate(text) if token in ends), None)
+        text = text if last is None else text[: last + 1]
+        cut = None if stop is None else stop.cut(text)
+        tokens.append(text if cut is None else text[:cut])
+        finished.append(last is not None or cut is not None)
+    failed = [n in progress.failures for n in range(len(tokens))]
+    return Generated(tokens, finished, failed, below)
+
+
+class StopStrings:
+    """Finds stop strings by decoding the end of a text.
+
+    Args:
+        strings: What ends a text.
+        decode: Turns token ids into text.
+    """
+
+    def __init__(self, strings: Sequence[str], decode: Callable[[Sequence[int]], str]) -> None:
+        self.strings = tuple(strings)
+        self.decode = decode
+        # A character is at most four bytes, and a token at least one.
+        self._tail = 4 * max(map(len, strings), default=0) + 4
+
+    def cut(self, tokens: Sequence[int]) -> int | None:
+        """Return how many tokens a text has when it first holds a stop string; None if it has none."""
+        if not self._holds(tokens[-self._tail :]) and not self._holds(tokens):
+            return None
+        low, high = 1, len(tokens)  # text grows with its tokens
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (low, middle) if self._holds(tokens[:middle]) else (middle + 1, high)
+        return low
+
+    def _holds(self, tokens: Sequence[int]) -> bool:
+        text = self.decode(tokens)
+        return any(string in text for string in self.strings)

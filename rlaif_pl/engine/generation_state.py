@@ -1,0 +1,190 @@
+"""Texts while they are being written: what was run of them, and the next token's logits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from rlaif_pl.engine.batch import PackedBatch, Segment, pack_segments, to_device
+from rlaif_pl.engine.kv_cache import KVCache
+from rlaif_pl.engine.response_batch import HiddenStates
+from rlaif_pl.engine.runner import DecoderRunner
+
+
+class LanguageModel(Protocol):
+    """What the engine needs to know of a model."""
+
+    trunk: DecoderRunner | None
+    top: DecoderRunner
+    share_prefix: bool
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Vocabulary logits ``(..., V)`` of final hidden states ``(..., D)``, float32."""
+
+
+class GenerationState(Protocol):
+    """Texts whose prompts were run."""
+
+    def forward_trunk(self, tokens: Tensor) -> Tensor:
+        """Take in one token a text ``(n,)``; returns what ``next_logits`` goes on from."""
+
+    def next_logits(self, below: Tensor) -> Tensor:
+        """Return the next token's logits ``(n, V)``."""
+
+    def select_rows(self, rows: Sequence[int], index: Tensor) -> None:
+        """Go on with these texts only; ``index`` holds the same on the device."""
+
+    def trunk_states(self) -> HiddenStates | None:
+        """Return the trunk's states of all tokens taken in, if they were kept."""
+
+
+class PackedState:
+    """Texts over one copy of their prompts' keys.
+
+    Args:
+        model: Model whose layers can be packed and decoded.
+        ids: Tokens of the prompts but the last of each. ``(T,)`` int64
+        batch: Their layout; prompts end in the last level.
+        leaves: Which segment of the last level each text continues, in ascending order.
+        capacity: Most tokens that a text takes in.
+        roots: Cache of what all prompts begin with, one a runner; None without.
+        keep_trunk: Keep the trunk's states; for a batch of one level, a segment a prompt.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        ids: Tensor,
+        batch: PackedBatch,
+        leaves: Sequence[int],
+        capacity: int,
+        *,
+        roots: Sequence[KVCache] | None = None,
+        keep_trunk: bool = False,
+    ) -> None:
+        self.model = model
+        self.batch = batch
+        self.runners = runners_of(model)
+        (ends,) = to_device([[batch.ends[leaf] for leaf in leaves]], ids.device)
+        self.positions = ends[:, None] - 1
+        self.caches: list[KVCache] = []
+        self._prefix: Tensor | None = None
+        self._columns: list[Tensor] | None = [] if keep_trunk and model.trunk is not None else None
+        self._rows = torch.arange(len(leaves), device=ids.device)
+        self._count = len(leaves)
+        hidden = ids
+        for number, runner in enumerate(self.runners):
+            root = None if roots is None else roots[number]
+            cache = KVCache(batch, root)
+            # Of the last layers no state is read, only keys and values.
+            places = ids[:0] if number == len(self.runners) - 1 else None
+            if len(ids):
+                hidden = runner.packed_forward(hidden, batch, places, cache=cache, root=root)
+            cache.fork(leaves, capacity)
+            if runner is model.trunk:
+                self._prefix = hidden
+            self.caches.append(cache)
+
+    def forward_trunk(self, tokens: Tensor) -> Tensor:
+        """See ``GenerationState``; states ``(n, 1, D)``, or the ids without a trunk."""
+        self.positions = self.positions + 1
+        if self.model.trunk is None:
+            return tokens[:, None]
+        states = self.model.trunk.decode_step(tokens[:, None], self.positions, self.caches[0])
+        if self._columns is not None:
+            empty = states.new_zeros(self._count, states.shape[-1])
+            self._columns.append(empty.index_copy(0, self._rows, states[:, 0]))
+        return states
+
+    def next_logits(self, below: Tensor) -> Tensor:
+        """See ``GenerationState``."""
+        hidden = self.model.top.decode_step(below, self.positions, self.caches[-1])
+        return self.model.logits(hidden[:, -1])
+
+    def select_rows(self, rows: Sequence[int], index: Tensor) -> None:
+        """See ``GenerationState``."""
+        self.positions, self._rows = self.positions[index], self._rows[index]
+        for cache in self.caches:
+            cache.select_rows(rows, index)
+
+    def trunk_states(self) -> HiddenStates | None:
+        """See ``GenerationState``; prefixes padded on the right."""
+        if self._columns is None or self._prefix is None:
+            return None
+        lengths = self.batch.lengths
+        pieces = self._prefix.split(lengths)
+        prefix = torch.nn.utils.rnn.pad_sequence(list(pieces), batch_first=True)
+        return HiddenStates(prefix, torch.stack(self._columns, 1))
+
+
+class EqualLengthState:
+    """Texts of prompts of one length, by the model's own cache, or by running them whole each time.
+
+    For layers that are not packed (recurrent ones among them): no text is padded, so that none depends
+    on its neighbors.
+
+    Args:
+        model: Any model.
+        prompts: Token ids of each text's prompt but the last. ``(n, P)`` int64
+    """
+
+    def __init__(self, model: LanguageModel, prompts: Tensor) -> None:
+        self.model = model
+        self.runners = runners_of(model)
+        self.ids = prompts
+        self._alive = torch.arange(len(prompts), device=prompts.device)
+        self.caches: list[DynamicCache] | None = None
+        if all(runner.capabilities.caches for runner in self.runners):
+            self.caches = [runner.new_cache() for runner in self.runners]
+            if prompts.shape[1]:
+                self._run(prompts)
+
+    def _run(self, new: Tensor) -> Tensor:
+        """Run tokens ``(n, t)`` after those before them; returns final states ``(n, t, D)``."""
+        stop = self.ids.shape[1]
+        positions = torch.arange(stop - new.shape[1], stop, device=new.device)
+        hidden = new
+        for number, runner in enumerate(self.runners):
+            cache = None if self.caches is None else self.caches[number]
+            is_real = torch.ones_like(self.ids, dtype=torch.bool)
+            hidden = runner(hidden, is_real, positions.expand(len(new), -1), cache)
+        return hidden
+
+    def forward_trunk(self, tokens: Tensor) -> Tensor:
+        """See ``GenerationState``; final states ``(n, D)``."""
+        column = self.ids.new_zeros(len(self.ids)).index_copy(0, self._alive, tokens)
+        self.ids = torch.cat([self.ids, column[:, None]], 1)
+        states = self._run(self.ids if self.caches is None else column[:, None])
+        return states[self._alive, -1]
+
+    def next_logits(self, below: Tensor) -> Tensor:
+        """See ``GenerationState``."""
+        return self.model.logits(below)
+
+    def select_rows(self, rows: Sequence[int], index: Tensor) -> None:  # noqa: ARG002
+        """See ``GenerationState``; texts that ended stay, for caches that cannot leave one out."""
+        self._alive = self._alive[index]
+
+    def trunk_states(self) -> HiddenStates | None:
+        """Return None: no states are kept."""
+
+
+def runners_of(model: LanguageModel) -> list[DecoderRunner]:
+    """Return a model's layers in the order they run."""
+    return [model.top] if model.trunk is None else [model.trunk, model.top]
+
+
+def pack_prompts(
+    prompts: Sequence[Sequence[int]], device: torch.device
+) -> tuple[Tensor, PackedBatch]:
+    """Lay prompts out in one level, in their order.
+
+    Returns:
+        Ids ``(T,)`` and layout.
+    """
+    (ids,) = to_device([[token for prompt in prompts for token in prompt]], device)
+    return ids, pack_segments([[Segment(len(prompt)) for prompt in prompts]], device)

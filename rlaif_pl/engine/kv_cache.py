@@ -1,0 +1,208 @@
+"""Keys and values of texts that are being written: what they begin with once, whatever their number.
+
+A cache with a row a text would hold each prompt once a sample, and every new token would copy all of
+it to make room. Here the prompts stay as they were computed, in one packed batch, and each text has
+room for its own tokens from the start. A token's attention is computed in all parts and joined by
+log-sum-exp, as in ``attention.segments``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+from rlaif_pl.engine.attention.leaf import leaf_for, merge_attention_states
+from rlaif_pl.engine.attention.reference import attend_masked
+from rlaif_pl.engine.attention.segments import Keys, is_supported
+from rlaif_pl.engine.batch import (
+    AttentionBlock,
+    PackedBatch,
+    Runs,
+    Segment,
+    pack_segments,
+    to_device,
+)
+
+
+class KVCache:
+    """Cache of one stack of layers.
+
+    Args:
+        batch: Layout of what is prefilled: prompts, or a prefix tree of them.
+        root: Keys and values of what all prompts begin with; read, never changed.
+
+    Attributes:
+        batch: Layout of the prefilled tokens.
+        length: Tokens that each text has got since ``fork``.
+    """
+
+    def __init__(self, batch: PackedBatch, root: KVCache | None = None) -> None:
+        self.batch = batch
+        self.root = root
+        self.length = 0
+        self._prefilled: dict[int, Keys] = {}  # by layer, each (T, key heads, size)
+        self._own: dict[int, Keys] = {}  # by layer, each (n, capacity, key heads, size)
+        self._capacity = 0
+        self._leaves: list[int] = []  # by text, its segment in the last level
+        self._blocks: list[AttentionBlock] = []
+
+    def prefill(self, layer: int, key: Tensor, value: Tensor) -> None:
+        """Keep a layer's keys and values of the packed batch. ``(T, key heads, size)``."""
+        self._prefilled[layer] = key, value
+
+    def prefilled(self, layer: int) -> Keys:
+        """Return a layer's keys and values of root and packed batch, the root's first."""
+        own = self._prefilled[layer]
+        if self.root is None:
+            return own
+        before = self.root.prefilled(layer)
+        joined = [torch.cat(part) for part in zip(before, own, strict=True)]
+        return joined[0], joined[1]
+
+    def root_keys(self, layer: int) -> Keys | None:
+        """Return a layer's keys and values of the root, or None without one."""
+        return None if self.root is None else self.root.prefilled(layer)
+
+    def joined(self) -> KVCache:
+        """Return a cache of one text, whose root and tokens are laid end to end."""
+        batch = pack_segments([[Segment(self.batch.longest)]], self.batch.positions.device)
+        cache = KVCache(batch)
+        cache._prefilled = {layer: self.prefilled(layer) for layer in self._prefilled}
+        return cache
+
+    def fork(self, leaves: Sequence[int], capacity: int) -> None:
+        """Begin texts.
+
+        Args:
+            leaves: Which segment of the last level each text continues, in ascending order; a
+                prompt that ends higher has an empty segment there.
+            capacity: Most tokens that a text can get.
+        """
+        self._leaves, self._capacity = list(leaves), capacity
+        self._plan()
+
+    def append(
+        self,
+        layer: int,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scale: float | None,
+        window: int | None = None,
+        softcap: float | None = None,
+    ) -> Tensor:
+        """Take in one token a text and attend from it.
+
+        Args:
+            layer: Number of the layer.
+            query: ``(n, heads, size)``
+            key: ``(n, key heads, size)``
+            value: Like ``key``.
+            scale: Factor of the scores.
+            window: Latest tokens that a token sees, itself included; None for all.
+            softcap: Bound of the scores; None for none.
+
+        Returns:
+            ``(n, heads, size)``
+        """
+        if layer not in self._own:
+            self._own[layer] = tuple(  # type: ignore[assignment]
+                t.new_empty(len(t), self._capacity, *t.shape[1:]) for t in (key, value)
+            )
+        keys, values = self._own[layer]
+        keys[:, self.length], values[:, self.length] = key, value
+        own = slice(0, self.length + 1)
+        if not is_supported(query, key, value, self._longest + own.stop, window, softcap):
+            return self._append_masked(layer, query, scale, window, softcap)
+        leaf = leaf_for(query)
+        joint = leaf.dense(query, keys[:, own], values[:, own], scale)
+        for block in self._blocks:
+            k, v = self._prefilled[layer]
+            found = leaf.forward(query, k[block.keys], v[block.keys], block, scale)
+            joint = merge_attention_states(joint, found)
+        root = self.root_keys(layer)
+        if root is not None:
+            block = _everything(len(query), len(root[0]), query.device)
+            joint = merge_attention_states(joint, leaf.forward(query, *root, block, scale))
+        return joint.output
+
+    def select_rows(self, rows: Sequence[int], index: Tensor | None = None) -> None:
+        """Go on with these texts only, in ascending order; ``index`` is the same on the device."""
+        self._leaves = [self._leaves[row] for row in rows]
+        if index is None:
+            (index,) = to_device([rows], self.batch.positions.device)
+        self._own = {layer: (k[index], v[index]) for layer, (k, v) in self._own.items()}
+        self._plan()
+
+    def _plan(self) -> None:
+        """Plan the attention of the texts to each level of the prefilled batch."""
+        levels = self.batch.levels
+        first = len(self.batch.lengths) - len(levels[-1])
+        chains, lengths = self.batch.chains(), self.batch.lengths
+        self._chains = [
+            [*chains[first + leaf], *([first + leaf] if lengths[first + leaf] else [])]
+            for leaf in self._leaves
+        ]
+        self._longest = self.batch.root_length + max(
+            (sum(lengths[n] for n in chain) for chain in self._chains), default=0
+        )
+        lists: list[list[int]] = []
+        plans: list[tuple[slice, tuple[int, ...], tuple[int, ...]]] = []
+        ancestors, edge = self._leaves, len(self.batch)
+        for level in reversed(levels):
+            counts = [0] * len(level)
+            for ancestor in ancestors:
+                counts[ancestor] += 1
+            ancestors = [level[ancestor].parent for ancestor in ancestors]
+            sizes = tuple(segment.length for segment in level)
+            keys = slice(edge - sum(sizes), edge)
+            edge = keys.start
+            if keys.stop > keys.start:
+                lists += [list(accumulate(runs, initial=0)) for runs in (counts, sizes)]
+                plans.append((keys, tuple(counts), sizes))
+        moved = iter(part.int() for part in to_device(lists, self.batch.positions.device))
+        everyone = slice(0, len(self._leaves))
+        self._blocks = [
+            AttentionBlock(everyone, keys, Runs(q, next(moved)), Runs(k, next(moved)), causal=False)
+            for keys, q, k in plans
+        ]
+
+    def _append_masked(
+        self,
+        layer: int,
+        query: Tensor,
+        scale: float | None,
+        window: int | None,
+        softcap: float | None,
+    ) -> Tensor:
+        """Attend text by text, where a window or cap asks for it."""
+        keys, values = self._own[layer]
+        # Without a prompt nothing was prefilled, and no chain names a piece.
+        k, v = self._prefilled.get(layer, (keys[:0, 0], values[:0, 0]))
+        pieces = k.split(self.batch.lengths), v.split(self.batch.lengths)
+        root = self.root_keys(layer)
+        results = []
+        for row, chain in enumerate(self._chains):
+            parts = [] if root is None else [root]
+            parts += [(pieces[0][n], pieces[1][n]) for n in chain]
+            parts.append((keys[row, : self.length + 1], values[row, : self.length + 1]))
+            key, value = (torch.cat(part) for part in zip(*parts, strict=True))
+            first = 0 if window is None else max(0, len(key) - window)
+            mask = torch.ones(1, len(key) - first, dtype=torch.bool, device=query.device)
+            found = attend_masked(
+                query[row : row + 1], key[first:], value[first:], mask, scale, softcap
+            )
+            results.append(found)
+        return torch.cat(results)
+
+
+def _everything(queries: int, keys: int, device: torch.device) -> AttentionBlock:
+    """Return a block in which all queries ask all keys."""
+    cumulative = to_device([[0, queries], [0, keys]], device)
+    runs = [
+        Runs((count,), part.int()) for count, part in zip((queries, keys), cumulative, strict=True)
+    ]
+    return AttentionBlock(slice(0, queries), slice(0, keys), *runs, causal=False)

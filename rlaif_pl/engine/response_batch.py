@@ -1,0 +1,190 @@
+"""Prompts with their responses as padded tensors, and how they lie in one packed row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from rlaif_pl.engine.batch import PackedBatch, Segment, pack_segments, to_device
+
+
+class HiddenStates(NamedTuple):
+    """Hidden states of a ``ResponseBatch`` after some layers; 0 or meaningless at padding."""
+
+    prefix: Tensor  # (G, P, D)
+    continuation: Tensor  # (N, 1 + R, D)
+
+
+class PackedResponses(NamedTuple):
+    """A ``ResponseBatch`` without padding.
+
+    Attributes:
+        batch: Prefixes, then continuations.
+        sources: Place of each token among ``G * P`` padded prefix and then ``N * (1 + R)`` padded
+            continuation tokens. ``(T,)`` int64
+    """
+
+    batch: PackedBatch
+    sources: Tensor
+
+    def gather(self, prefix: Tensor, continuation: Tensor) -> Tensor:
+        """Take the tokens out of padded ones.
+
+        Args:
+            prefix: Ids ``(G, P)`` or states ``(G, P, D)``.
+            continuation: Ids ``(N, 1 + R)`` or states ``(N, 1 + R, D)``.
+
+        Returns:
+            Ids ``(T,)`` or states ``(T, D)``.
+        """
+        return torch.cat([prefix.flatten(0, 1), continuation.flatten(0, 1)])[self.sources]
+
+
+@dataclass(frozen=True, eq=False)
+class ResponseBatch:
+    """``G`` prefixes, each with the same number of continuations, ``N = G * K`` in all.
+
+    The last prompt token opens the continuation, so a continuation's hidden state at column j is the
+    state before its response token j, and column ``length`` is the state at its last token.
+    Both parts are padded on the right. Lengths are known on the host, so nothing waits for a device.
+
+    Attributes:
+        prefix_ids: Prompts without their last token. ``(G, P)`` int64
+        ids: Last prompt token, then the response. ``(N, 1 + R)`` int64
+        prefix_lengths: Tokens of each prefix.
+        continuation_lengths: Tokens of each continuation.
+    """
+
+    prefix_ids: Tensor
+    ids: Tensor
+    prefix_lengths: tuple[int, ...]
+    continuation_lengths: tuple[int, ...]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return self.ids.device
+
+    @property
+    def per_prefix(self) -> int:
+        """Continuations of each prefix, ``K``."""
+        return len(self.continuation_lengths) // max(len(self.prefix_lengths), 1)
+
+    @cached_property
+    def prefix_is_real(self) -> Tensor:
+        """True at tokens of prefixes. ``(G, P)``."""
+        return _is_real(self.prefix_lengths, self.prefix_ids)
+
+    @cached_property
+    def is_real(self) -> Tensor:
+        """True at tokens of continuations. ``(N, 1 + R)``."""
+        return _is_real(self.continuation_lengths, self.ids)
+
+    @property
+    def response_ids(self) -> Tensor:
+        """Response tokens ``(N, R)``."""
+        return self.ids[:, 1:]
+
+    @property
+    def is_response(self) -> Tensor:
+        """True at response tokens ``(N, R)``."""
+        return self.is_real[:, 1:]
+
+    @cached_property
+    def lengths(self) -> Tensor:
+        """Response tokens a row ``(N,)``."""
+        (moved,) = to_device([[max(n - 1, 0) for n in self.continuation_lengths]], self.device)
+        return moved
+
+    @cached_property
+    def inputs(self) -> ResponseBatch:
+        """The texts without the last token of each, which nothing is predicted from. ``(N, R)``.
+
+        Column j of its continuations is the token before response token j.
+        """
+        lengths = tuple(max(n - 1, 0) for n in self.continuation_lengths)
+        return ResponseBatch(self.prefix_ids, self.ids[:, :-1], self.prefix_lengths, lengths)
+
+    @cached_property
+    def packed(self) -> PackedResponses:
+        """Layout without padding."""
+        (groups, long), wide = self.prefix_ids.shape, self.ids.shape[1]
+        repeat = self.per_prefix
+        levels = [
+            [Segment(length) for length in self.prefix_lengths],
+            [Segment(length, n // repeat) for n, length in enumerate(self.continuation_lengths)],
+        ]
+        sources: list[int] = []
+        for row, length in enumerate(self.prefix_lengths):
+            sources += range(row * long, row * long + length)
+        for row, length in enumerate(self.continuation_lengths):
+            start = groups * long + row * wide
+            sources += range(start, start + length)
+        (moved,) = to_device([sources], self.device)
+        return PackedResponses(pack_segments(levels, self.device), moved)
+
+    def scatter(self, packed: Tensor) -> HiddenStates:
+        """Put packed states ``(T, D)`` back; padded places hold 0."""
+        (groups, long), (rows, wide) = self.prefix_ids.shape, self.ids.shape
+        width = packed.shape[-1]
+        padded = packed.new_zeros(groups * long + rows * wide, width)
+        padded = padded.index_copy(0, self.packed.sources, packed)
+        prefix, continuation = padded.split([groups * long, rows * wide])
+        return HiddenStates(prefix.view(groups, long, width), continuation.view(rows, wide, width))
+
+    def to(self, device: torch.device | str) -> ResponseBatch:
+        """Move every tensor to a device."""
+        moved = (tensor.to(device, non_blocking=True) for tensor in (self.prefix_ids, self.ids))
+        return ResponseBatch(*moved, self.prefix_lengths, self.continuation_lengths)
+
+
+def pad_right(rows: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
+    """Stack rows of token ids.
+
+    Returns:
+        ``(ids, is_real)``, each ``(N, longest row)``; padded places hold ``pad`` and False.
+    """
+    width = max((len(row) for row in rows), default=0)
+    ids = torch.tensor(
+        [[*row, *[pad] * (width - len(row))] for row in rows], dtype=torch.int64
+    ).view(len(rows), width)
+    lengths = torch.tensor([len(row) for row in rows], dtype=torch.int64)
+    return ids, torch.arange(width) < lengths[:, None]
+
+
+def assemble(
+    prompts: Sequence[Sequence[int]],
+    responses: Sequence[Sequence[int]],
+    pad: int,
+    device: torch.device | str = "cpu",
+) -> ResponseBatch:
+    """Build a batch from token rows; response ``n`` belongs to prompt ``n // K``.
+
+    Raises:
+        ValueError: There is no prompt, or not the same number of responses for each.
+    """
+    if not prompts or len(responses) % len(prompts):
+        raise ValueError(
+            f"expected the same number of responses for each of {len(prompts)} prompts, "
+            f"got {len(responses)} responses"
+        )
+    per_prefix = len(responses) // len(prompts)
+    prefixes = [row[:-1] for row in prompts]
+    rows = [[prompts[n // per_prefix][-1], *row] for n, row in enumerate(responses)]
+    batch = ResponseBatch(
+        pad_right(prefixes, pad)[0],
+        pad_right(rows, pad)[0],
+        tuple(map(len, prefixes)),
+        tuple(map(len, rows)),
+    )
+    return batch.to(device)
+
+
+def _is_real(lengths: Sequence[int], ids: Tensor) -> Tensor:
+    (moved,) = to_device([lengths], ids.device)
+    return torch.arange(ids.shape[1], device=ids.device) < moved[:, None]

@@ -1,0 +1,167 @@
+"""Draw tokens: settings, filters, and noise that is keyed by what is drawn."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+BLOCK = 512  # tokens summed together before one of them is looked for
+NUCLEUS = 1024  # likeliest tokens that a CPU sorts first; more only where they fall short
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How responses are drawn; names and meanings are vLLM's.
+
+    Attributes:
+        n: Responses a prompt, at least 1.
+        max_new_tokens: Length limit, end token included, at least 1.
+        temperature: Divides the logits; 0 takes the likeliest token.
+        top_k: Only this many likeliest tokens are drawn; 0 for all.
+        top_p: Only the likeliest tokens that together reach this probability are drawn, in (0, 1].
+        min_p: Only tokens with at least this share of the likeliest one's probability, in [0, 1].
+        stop: Strings at which a text ends; they are not part of it.
+        stop_token_ids: Tokens at which a text ends, besides the model's own end tokens.
+        seed: Seeds the noise, together with prompt and sample.
+    """
+
+    n: int = 1
+    max_new_tokens: int = 64
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, count in (("n", self.n), ("max_new_tokens", self.max_new_tokens)):
+            if count < 1:
+                raise ValueError(
+                    f"expected {name} of at least 1, got {count}; nothing would be sampled"
+                )
+        if self.temperature < 0:
+            raise ValueError(f"temperature must be at least 0, got {self.temperature}")
+        if self.top_k < 0:
+            raise ValueError(f"top_k must be at least 0 (0 for all), got {self.top_k}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")
+        if not 0 <= self.min_p <= 1:
+            raise ValueError(f"min_p must be in [0, 1], got {self.min_p}")
+        if any(not string for string in self.stop):
+            raise ValueError("expected stop strings that are not empty, got ''")
+
+    @property
+    def filters(self) -> bool:
+        """Whether some tokens are never drawn."""
+        return self.top_k > 0 or self.top_p < 1 or self.min_p > 0
+
+
+def sample_seed(*key: int | str) -> int:
+    """Turn (seed, step, prompt, sample) into a generator seed that no sharding changes."""
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def sample_noise(seeds: Sequence[int], length: int, device: torch.device | str = "cpu") -> Tensor:
+    """One uniform a row and token, in [0, 1), made on the host. ``(N, length)`` float32."""
+    noise = torch.empty(len(seeds), length)
+    for row, seed in zip(noise, seeds, strict=True):
+        torch.rand(length, generator=torch.Generator().manual_seed(seed), out=row)
+    return noise.to(device, non_blocking=True)
+
+
+class Drawn(NamedTuple):
+    """Tokens drawn."""
+
+    tokens: Tensor  # (N,) int64
+    is_valid: Tensor  # (N,) bool, False where the logits hold NaN or +inf
+
+
+def sample_from_logits(logits: Tensor, uniform: Tensor, params: SamplingParams) -> Drawn:
+    """Draw one token a row by inverting the cumulative distribution.
+
+    One number a row suffices, so noise is made ahead of the text and no row depends on the others in
+    its batch. The sum runs over blocks of the vocabulary first, then within one block: of 150,000 terms
+    one after the other float32 would show its rounding.
+
+    Args:
+        logits: ``(N, V)``; minus infinity where a token is never drawn.
+        uniform: One number in [0, 1) a row. ``(N,)`` float32
+        params: Temperature and filters.
+    """
+    logits = logits.float()
+    if params.temperature == 0:
+        top, tokens = logits.max(-1)
+        return Drawn(tokens, top.isfinite())
+    filtered = filter_logits(logits, params) / params.temperature
+    weights = (filtered - filtered.amax(-1, keepdim=True)).exp()
+    rows, vocabulary = weights.shape
+    spare = -vocabulary % BLOCK
+    if spare:
+        weights = torch.nn.functional.pad(weights, (0, spare))
+    blocks = weights.view(rows, -1, BLOCK)
+    sums = blocks.sum(-1).cumsum(-1)
+    total = sums[:, -1]
+    point = (uniform.to(total) * total)[:, None]
+    block = _first_above(sums, point)
+    before = torch.where(block > 0, sums.gather(1, (block - 1).clamp(min=0)), 0.0)
+    chosen = blocks.gather(1, block[..., None].expand(-1, 1, BLOCK))[:, 0].cumsum(-1)
+    within = _first_above(chosen, point - before)
+    tokens = (block * BLOCK + within).squeeze(1)
+    return Drawn(tokens.clamp(max=vocabulary - 1), total.isfinite())
+
+
+def _first_above(sums: Tensor, point: Tensor) -> Tensor:
+    """Place of the first sum above a point; of the last that grows where rounding leaves none."""
+    place = torch.searchsorted(sums, point, right=True)
+    last = torch.searchsorted(sums, sums[:, -1:].contiguous())
+    return torch.minimum(place, last).clamp(max=sums.shape[-1] - 1)
+
+
+def filter_logits(logits: Tensor, params: SamplingParams) -> Tensor:
+    """Set the logits of tokens that are never drawn to minus infinity.
+
+    The order is vLLM's: top-k, then min-p and top-p on what temperature makes of the rest.
+
+    Args:
+        logits: Before temperature. ``(N, V)`` float32
+        params: Filters; with none the logits are returned as they are.
+    """
+    if not params.filters or params.temperature == 0:
+        return logits
+    if 0 < params.top_k < logits.shape[-1]:
+        least = logits.topk(params.top_k, -1).values[..., -1:]
+        logits = logits.masked_fill(logits < least, -torch.inf)
+    if params.min_p > 0:
+        top = logits.amax(-1, keepdim=True)
+        floor = top + params.temperature * torch.tensor(params.min_p, device=top.device).log()
+        logits = logits.masked_fill(logits < floor, -torch.inf)
+    if params.top_p < 1:
+        least = _nucleus(logits / params.temperature, params.top_p) * params.temperature
+        logits = logits.masked_fill(logits < least, -torch.inf)
+    return logits
+
+
+def _nucleus(logits: Tensor, top_p: float) -> Tensor:
+    """Least logit among the likeliest tokens that reach a probability. ``(N, 1)``."""
+    norm = logits.logsumexp(-1, keepdim=True)
+    count = logits.shape[-1]
+    if logits.device.type == "cpu" and count > NUCLEUS:
+        values = logits.topk(NUCLEUS, -1).values
+        if bool(((values - norm).exp().sum(-1) >= top_p).all()):
+            return _least(values, norm, top_p)
+    return _least(logits.sort(-1, descending=True).values, norm, top_p)
+
+
+def _least(values: Tensor, norm: Tensor, top_p: float) -> Tensor:
+    """Take the last of descending logits before which less than ``top_p`` has been seen."""
+    seen = (values - norm).exp().cumsum(-1)
+    kept = (seen < top_p).sum(-1, keepdim=True).clamp(max=values.shape[-1] - 1)
+    return values.gather(-1, kept)

@@ -1,0 +1,267 @@
+"""Score and continue token rows with what they begin with in common run once."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from rlaif_pl.engine.batch import Segment, pack_segments, to_device
+from rlaif_pl.engine.generation_state import LanguageModel, PackedState
+from rlaif_pl.engine.kv_cache import KVCache
+from rlaif_pl.engine.prefix_tree import LEAST_SHARED, Node, Text, common_start, grow, pack_trees
+
+LOGIT_ROWS = 256  # states that become logits at once: 48 MiB at 49,152 tokens
+ROWS_PER_TOKEN = 4  # places for tokens to be written that weigh as much as one token to be computed
+Scores = list[tuple[int, list[float]]]
+
+
+class ScoredRow(NamedTuple):
+    """Tokens to be run, some of which are to be scored.
+
+    Attributes:
+        ids: All of them.
+        first: Tokens from here on are scored, each by those before it; at least 1.
+    """
+
+    ids: tuple[int, ...]
+    first: int
+
+
+class Root(NamedTuple):
+    """Keys and values of what many rows begin with, computed once."""
+
+    ids: tuple[int, ...]
+    cache: KVCache
+
+
+class Part(NamedTuple):
+    """Trees that are run together, after the same root."""
+
+    root: Root | None
+    trees: list[Node]
+
+
+class PrefixTreeRunner:
+    """Runs rows by as few computed tokens as are needed, and makes logits only where they are read.
+
+    Args:
+        model: Model that can be packed, without a trunk of its own.
+        batch_tokens: Most tokens in one forward pass.
+        least_shared: Fewest tokens that are worth computing once for several rows.
+    """
+
+    def __init__(
+        self, model: LanguageModel, batch_tokens: int, least_shared: int = LEAST_SHARED
+    ) -> None:
+        self.model = model
+        self.batch_tokens = batch_tokens
+        self.least_shared = least_shared
+        self._roots: OrderedDict[tuple[int, ...], Root] = OrderedDict()
+
+    @torch.no_grad()
+    def score(self, rows: Sequence[ScoredRow]) -> Iterator[Scores]:
+        """Yield places of rows with the log-probabilities of their scored tokens, batch by batch."""
+        texts, owners = merge(rows)
+        users: dict[int, list[int]] = {}
+        for place, owner in enumerate(owners):
+            users.setdefault(owner, []).append(place)
+        for part in self._parts(texts, sorted(users, key=lambda n: texts[n].ids), None, 0):
+            yield self._score_part(rows, users, part)
+
+    @torch.no_grad()
+    def states(
+        self, prompts: Sequence[tuple[int, ...]], copies: Sequence[int], max_new_tokens: int
+    ) -> Iterator[tuple[PackedState, list[int]]]:
+        """Run prompts and yield texts to be continued, batch by batch.
+
+        Args:
+            prompts: Token ids, each at least 1.
+            copies: Texts that continue each prompt.
+            max_new_tokens: Most tokens that a text will get.
+
+        Yields:
+            The state of a batch, which wants each prompt's last token first, and the prompts of the
+            batch in the order of the texts.
+        """
+        texts = [Text(ids[:-1], max(len(ids) - 2, 0)) for ids in prompts]
+        order = sorted(range(len(texts)), key=lambda n: texts[n].ids)
+        extra = max_new_tokens * max(copies, default=1)
+        for root, trees in self._parts(texts, order, None, extra):
+            length = 0 if root is None else len(root.ids)
+            tree = pack_trees(trees, self.model.top.device, length, to_the_end=True)
+            leaves = [leaf for leaf, row in enumerate(tree.rows) for _ in range(copies[row])]
+            state = PackedState(
+                self.model,
+                tree.ids,
+                tree.batch,
+                leaves,
+                max_new_tokens,
+                roots=None if root is None else [root.cache],
+            )
+            yield state, tree.rows
+
+    def _parts(
+        self, texts: Sequence[Text], members: Sequence[int], root: Root | None, extra: int
+    ) -> Iterator[Part]:
+        """Cut texts into parts that fit into a batch, each after what it begins with.
+
+        Args:
+            texts: All texts.
+            members: Those to run, sorted by their tokens.
+            root: What they begin with.
+            extra: Tokens that each will grow by.
+        """
+        start = 0 if root is None else len(root.ids)
+        small: list[Node] = []
+        for tree in grow(texts, members, start, self.least_shared):
+            known = self._known(tree, start)
+            if known is not None:
+                yield from self._parts(texts, tree.members, known, extra)
+            elif tree.children and (self._cost(tree, extra) > self.batch_tokens or _lasts(tree)):
+                longer = self._keep(self._extend(root, tree.ids))
+                yield from self._parts(texts, tree.members, longer, extra)
+            else:
+                small.append(tree)
+        for group in buckets([self._cost(tree, extra) for tree in small], self.batch_tokens):
+            yield Part(root, [small[n] for n in group])
+
+    def _cost(self, tree: Node, extra: int) -> int:
+        """Tokens to compute, or their equal in places to be written."""
+        return tree.num_tokens() + len(tree.members) * extra // ROWS_PER_TOKEN
+
+    def _known(self, tree: Node, start: int) -> Root | None:
+        """Return a kept root that all rows of a tree begin with and that is longer than ``start``."""
+        if not tree.children:
+            return None
+        for ids, root in reversed(self._roots.items()):
+            if start < len(ids) <= tree.stop and tuple(tree.ids[: len(ids) - start]) == ids[start:]:
+                self._roots.move_to_end(ids)
+                return root
+        return None
+
+    def _extend(self, root: Root | None, ids: tuple[int, ...]) -> Root:
+        """Run on from a root (or from nothing) and return the longer root."""
+        before = () if root is None else root.ids
+        device = self.model.top.device
+        batch = pack_segments([[Segment(len(ids))]], device, len(before))
+        cache = KVCache(batch, None if root is None else root.cache)
+        (moved,) = to_device([ids], device)
+        self.model.top.packed_forward(moved, batch, moved[:0], cache=cache, root=cache.root)
+        return Root((*before, *ids), cache.joined())
+
+    def _keep(self, root: Root) -> Root:
+        """Keep a root for later calls, the newest ones within ``batch_tokens`` in all."""
+        self._roots[root.ids] = root
+        while len(self._roots) > 1 and sum(map(len, self._roots)) > self.batch_tokens:
+            self._roots.popitem(last=False)
+        return root
+
+    def _score_part(
+        self, rows: Sequence[ScoredRow], users: dict[int, list[int]], part: Part
+    ) -> Scores:
+        """Score the rows of a batch of trees."""
+        length = 0 if part.root is None else len(part.root.ids)
+        tree = pack_trees(part.trees, self.model.top.device, length)
+        root = None if part.root is None else part.root.cache
+        places: list[tuple[int, int]] = []
+        states: list[int] = []
+        picks: list[int] = []
+        for node, start in tree.leaves:
+            for place in users[node.members[0]]:
+                row = rows[place]
+                at = start + row.first - 1 - node.start
+                count = len(row.ids) - row.first
+                places.append((place, count))
+                states += range(at, at + count)
+                picks += row.ids[row.first :]
+        hidden = self.model.top.packed_forward(tree.ids, tree.batch, root=root)
+        values = iter(score_states(self.model, hidden, states, picks))
+        return [(place, [next(values) for _ in range(count)]) for place, count in places]
+
+
+def score_states(
+    model: LanguageModel, hidden: Tensor, states: Sequence[int], picks: Sequence[int]
+) -> list[float]:
+    """Log-probability of each picked token after its state; equal states are projected once.
+
+    Args:
+        model: Makes logits.
+        hidden: Final states ``(T, D)``.
+        states: Place of each pick's state.
+        picks: Tokens.
+    """
+    if not states:
+        return []
+    wanted, which = torch.tensor(states).unique(return_inverse=True)
+    order = which.argsort(stable=True)  # picks by state, so that a slice of states has a slice
+    counts = which.bincount(minlength=len(wanted))
+    tokens = torch.tensor(picks)[order].split(
+        [int(part.sum()) for part in counts.split(LOGIT_ROWS)]
+    )
+    parts = []
+    for begin, picked in zip(range(0, len(wanted), LOGIT_ROWS), tokens, strict=True):
+        chosen = wanted[begin : begin + LOGIT_ROWS].to(hidden.device)
+        logits = model.logits(hidden[chosen])
+        norms = logits.logsumexp(-1)
+        rows = torch.arange(len(chosen)).repeat_interleave(counts[begin : begin + LOGIT_ROWS])
+        rows = rows.to(logits.device)
+        # above 0 by rounding alone, which grows with the logits
+        parts.append((logits[rows, picked.to(logits.device)] - norms[rows]).clamp(max=0))
+    values = torch.empty(len(picks))
+    values[order] = torch.cat(parts).cpu()
+    return [float(value) for value in values]
+
+
+def merge(rows: Sequence[ScoredRow]) -> tuple[list[Text], list[int]]:
+    """Find rows that are run along with a longer one.
+
+    The last token of a row is scored, never run: "1" and "2" after one question make one text.
+
+    Returns:
+        A text a row, and for each row the one in whose text it is run.
+    """
+    texts = [Text(row.ids[:-1], row.first - 1) for row in rows]
+    owners = list(range(len(rows)))
+    order = sorted(owners, key=lambda n: texts[n].ids)
+    for place in range(len(order) - 2, -1, -1):
+        shorter, longer = order[place], owners[order[place + 1]]
+        if common_start(texts[shorter].ids, texts[longer].ids) == len(texts[shorter].ids):
+            owners[shorter] = longer
+            least = min(texts[shorter].shareable, texts[longer].shareable)
+            texts[longer] = Text(texts[longer].ids, least)
+    return texts, owners
+
+
+def buckets(lengths: Sequence[int], budget: int, *, padded: bool = False) -> Iterator[list[int]]:
+    """Group items of like length.
+
+    Args:
+        lengths: Cost of each item in tokens.
+        budget: Most tokens in a group; one longer item still forms a group.
+        padded: Every item of a group costs as much as its longest.
+
+    Yields:
+        Indices of the items of a group, longest group first (memory runs out at once or never).
+    """
+    if budget < 1:
+        raise ValueError(f"batch_tokens must be at least 1, got {budget}")
+    group: list[int] = []
+    used = 0
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        cost = lengths[group[0]] if padded and group else lengths[index]
+        if group and used + cost > budget:
+            yield group
+            group, used, cost = [], 0, lengths[index]
+        group.append(index)
+        used += cost
+    if group:
+        yield group
+
+
+def _lasts(tree: Node) -> bool:
+    """Whether a beginning is likely to come again in later calls: more than a pair has it."""
+    return tree.start == 0 and len(tree.members) > 2

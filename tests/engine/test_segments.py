@@ -1,0 +1,172 @@
+"""Attention of a packed batch against the plain definition: softmax over a text's own scores."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from rlaif_pl.engine.attention import leaf, reference, segments
+from rlaif_pl.engine.attention.leaf import Attended, merge_attention_states
+from rlaif_pl.engine.batch import Segment, pack_segments
+
+# Prefixes of 6, 0 and 1 tokens, three continuations each, and a third level below some of those.
+LEVELS = [
+    [Segment(6), Segment(0), Segment(1)],
+    [
+        Segment(n, parent)
+        for parent, sizes in enumerate([(4, 1, 3), (2, 5, 1), (3, 3, 0)])
+        for n in sizes
+    ],
+    [Segment(2, 0), Segment(1, 0), Segment(20, 4), Segment(3, 8)],
+]
+TOTAL = sum(segment.length for level in LEVELS for segment in level)
+BATCH = pack_segments(LEVELS, "cpu")
+ROOT = 5
+
+
+def plain(query, key, value, scale, root=None, levels=LEVELS):
+    """One text at a time, all of its scores at once, keys repeated for the heads that share them."""
+    share = query.shape[1] // key.shape[1]
+    begin = [] if root is None else [t.double() for t in root]
+    result, start, above = [], 0, [[]]
+    for level in levels:
+        below = []
+        for length, parent in level:
+            own = list(range(start, start + length))
+            places = above[parent] + own
+            keys, values = (t[places].double() for t in (key, value))
+            if begin:
+                keys, values = torch.cat([begin[0], keys]), torch.cat([begin[1], values])
+            keys, values = (t.repeat_interleave(share, 1).transpose(0, 1) for t in (keys, values))
+            scores = scale * query[own].double().transpose(0, 1) @ keys.transpose(1, 2)
+            ahead = torch.ones(scores.shape[1:], dtype=torch.bool).triu(1 + keys.shape[1] - length)
+            weights = scores.masked_fill(ahead, -torch.inf).softmax(-1)
+            result.append((weights @ values).transpose(0, 1))
+            below.append(places)
+            start += length
+        above = below
+    return torch.cat(result)
+
+
+def draw(heads, key_heads, dtype=torch.float32, total=TOTAL, size=8):
+    generator = torch.Generator().manual_seed(3)
+    shapes = [(total, count, size) for count in (heads, key_heads, key_heads)]
+    return [torch.randn(shape, generator=generator).to(dtype) for shape in shapes]
+
+
+@pytest.fixture(params=["fused", "math", "reference"])
+def attend(request, monkeypatch):
+    """Attention by torch's fused CPU kernel, by plain products, and text by text."""
+    if request.param == "reference":
+        return reference.attend
+    if request.param == "math":
+        monkeypatch.setattr(segments, "leaf_for", lambda _: leaf.MATH)
+    return segments.attend
+
+
+def test_two_responses_by_hand(attend):
+    # One head of size 1, scale 1, all queries 0: a token weighs what it sees equally.
+    # Prompt values 2, 4; first response 6; second 0, 9.
+    value = torch.tensor([2.0, 4.0, 6.0, 0.0, 9.0]).view(5, 1, 1)
+    batch = pack_segments([[Segment(2)], [Segment(1), Segment(2)]], "cpu")
+    found = attend(torch.zeros_like(value), torch.ones_like(value), value, batch, 1.0)
+    # Means of 2; of 2, 4; of 2, 4, 6; of 2, 4, 0; of 2, 4, 0, 9.
+    torch.testing.assert_close(found.flatten(), torch.tensor([2.0, 3.0, 4.0, 2.0, 3.75]))
+
+
+@pytest.mark.parametrize("scale", [None, 0.7])
+@pytest.mark.parametrize(("heads", "key_heads"), [(4, 4), (6, 2), (3, 1)])
+def test_results_and_gradients_are_those_of_each_text_alone(attend, heads, key_heads, scale):
+    tensors = draw(heads, key_heads)
+    weights = torch.randn(TOTAL, heads, 8, generator=torch.Generator().manual_seed(4))
+    given = [t.clone().requires_grad_() for t in tensors]
+    found = attend(*given, BATCH, scale)
+    gradients = torch.autograd.grad(found, given, weights)
+    exact = [t.double().requires_grad_() for t in tensors]
+    expected = plain(*exact, 8**-0.5 if scale is None else scale)
+    wanted = torch.autograd.grad(expected, exact, weights.double())
+    for one, other in zip((found, *gradients), (expected, *wanted), strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=0, atol=1e-5)
+
+
+def test_a_root_is_seen_by_every_token(attend):
+    root = draw(6, 2, total=ROOT)[1:]
+    batch = pack_segments(LEVELS, "cpu", ROOT)
+    given = draw(6, 2)
+    found = attend(*given, batch, None, tuple(root))
+    expected = plain(*given, 8**-0.5, root)
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-5)
+    assert batch.positions.min() == ROOT
+    assert batch.longest == BATCH.longest + ROOT
+
+
+def test_half_precision_rounds_and_no_more(attend):
+    query, key, value = draw(4, 2, torch.bfloat16)
+    found = attend(query, key, value, BATCH)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.double(), plain(query, key, value, 8**-0.5), rtol=0, atol=3e-2)
+
+
+def test_prefixes_that_do_not_ask_change_nothing_else(attend):
+    silent = dataclasses.replace(BATCH, skip_prefix_queries=True)
+    prefix = BATCH.first_level.stop
+    results = []
+    for batch in (BATCH, silent):
+        given = [t.clone().requires_grad_() for t in draw(4, 2)]
+        found = attend(*given, batch)
+        results.append((found, *torch.autograd.grad(found[prefix:].square().sum(), given)))
+    assert not results[1][0][:prefix].any()
+    results = [(one[0][prefix:], *one[1:]) for one in results]
+    torch.testing.assert_close(results[1], results[0], rtol=0, atol=1e-6)
+
+
+def test_keys_are_kept_once_whatever_the_number_of_continuations():
+    batch = pack_segments([[Segment(40)], [Segment(5)] * 16], "cpu")
+    query, key, value = (t.requires_grad_() for t in draw(6, 2, total=len(batch)))
+    kept = {}
+
+    def note(tensor):
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        segments.attend(query, key, value, batch)
+    # queries and output of 6 heads, keys and values of 2, the log-sum-exp of 6; floats of 4 bytes
+    assert sum(kept.values()) == 4 * len(batch) * (8 * (6 + 6 + 2 + 2) + 6)
+
+
+def test_merging_with_no_keys_changes_nothing():
+    one = Attended(torch.randn(3, 2, 4), torch.randn(3, 2))
+    nothing = Attended(torch.zeros(3, 2, 4), torch.full((3, 2), -torch.inf))
+    for pair in ((one, nothing), (nothing, one)):
+        torch.testing.assert_close(merge_attention_states(*pair), one)
+    assert not merge_attention_states(nothing, nothing).output.any()
+
+
+@pytest.mark.parametrize(
+    ("window", "cap", "expected"),
+    [(None, None, True), (32, None, True), (24, None, False), (None, 30.0, False)],
+)
+def test_what_blocks_compute(window, cap, expected):
+    # The longest text has 0 + 5 + 20 tokens.
+    assert segments.is_supported(*draw(4, 2), BATCH.longest, window, cap) is expected
+
+
+def test_heads_of_different_sizes_are_left_to_the_reference():
+    query, key, value = draw(4, 2)
+    assert not segments.is_supported(query, key, value[..., :4], BATCH.longest, None, None)
+
+
+@pytest.mark.parametrize("make", [lambda: leaf.CPU, lambda: leaf.MATH])
+def test_one_query_a_text_sees_all_of_its_keys(make):
+    generator = torch.Generator().manual_seed(1)
+    query = torch.randn(3, 4, 8, generator=generator)
+    keys, values = (torch.randn(3, 5, 2, 8, generator=generator) for _ in range(2))
+    found = make().dense(query, keys, values, None)
+    for n in range(3):
+        k, v = (t[n].repeat_interleave(2, 1).transpose(0, 1) for t in (keys, values))
+        scores = (query[n][:, None] @ k.transpose(1, 2))[:, 0] * 8**-0.5
+        torch.testing.assert_close(found.lse[n], scores.logsumexp(-1))
+        expected = (scores.softmax(-1)[:, None] @ v)[:, 0]
+        torch.testing.assert_close(found.output[n], expected)

@@ -1,0 +1,124 @@
+"""Rows run as trees: every token's state and score is that of its text alone."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rlaif_pl.engine.decoder_layers import decoder_of
+from rlaif_pl.engine.prefix_tree import Node, Text, grow, pack_trees
+from rlaif_pl.engine.runner import DecoderRunner
+from rlaif_pl.engine.tree_runner import PrefixTreeRunner, ScoredRow, buckets
+
+HEAD = (5, 6, 7, 8)
+TEXTS = [
+    (*HEAD, 9, 10, 11),
+    (*HEAD, 9, 10, 12, 13),
+    (*HEAD, 14, 15, 16, 17, 18),
+    (*HEAD, 14, 15, 19),
+    (*HEAD, 20),
+    (30, 31),
+]
+# Windows of 4 tokens: the longest text has 9.
+ARCHITECTURES = [
+    *((name, None) for name in ("llama", "qwen2", "gpt2", "gemma2", "gemma3")),
+    *((name, 4) for name in ("mistral", "gemma2")),
+]
+
+
+def log_probabilities(plain, ids):
+    """Distribution after every token of a text, by transformers alone."""
+    return plain(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("name", "window"), ARCHITECTURES)
+def test_states_are_those_of_each_text_alone(make_model, name, window):
+    decoder = decoder_of(make_model(name, window))
+    rows = [Text(ids, len(ids) - 1) for ids in TEXTS]
+    tree = pack_trees(grow(rows, sorted(range(6), key=lambda n: TEXTS[n]), least=1), "cpu")
+    # 4 tokens of the head; then 9 10 | 11 | 12 13, 14 15 | 16 17 18 | 19, 20; then 30 31
+    assert len(tree.ids) == 18
+    runner = DecoderRunner(decoder)
+    assert runner.capabilities.packs
+    hidden = runner.packed_forward(tree.ids, tree.batch)
+    for node, start in tree.leaves:
+        ids = torch.tensor([TEXTS[node.members[0]]])
+        expected = decoder(input_ids=ids, use_cache=False).last_hidden_state[0, node.start :]
+        found = hidden[start : start + len(node.ids)]
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("batch_tokens", [6, 4096])
+@pytest.mark.parametrize(("name", "window"), ARCHITECTURES)
+def test_scores_are_those_of_each_text_alone(model_of, plain_of, name, window, batch_tokens):
+    model, plain = model_of(name, window), plain_of(name, window)
+    runner = PrefixTreeRunner(model, batch_tokens, least_shared=2)
+    rows = [ScoredRow(ids, max(1, len(ids) - 2)) for ids in TEXTS]
+    for _ in range(2):  # the second time from a kept root
+        found = {place: values for batch in runner.score(rows) for place, values in batch}
+        assert sorted(found) == list(range(6))
+        for place, (ids, first) in enumerate(rows):
+            table = log_probabilities(plain, ids)
+            expected = [table[at - 1, ids[at]].item() for at in range(first, len(ids))]
+            assert found[place] == pytest.approx(expected, abs=1e-4)
+        assert bool(runner._roots) is (batch_tokens == 6)  # a pair keeps its beginning to itself
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("name", "window"), ARCHITECTURES)
+def test_texts_go_on_as_each_would_alone(model_of, plain_of, name, window):
+    model, plain = model_of(name, window), plain_of(name, window)
+    runner = PrefixTreeRunner(model, 4096, least_shared=2)
+    copies = [2, 1, 1, 1, 1, 1]
+    seen = []
+    for state, order in runner.states(TEXTS, copies, 3):
+        owners = [row for row in order for _ in range(copies[row])]
+        texts = [list(TEXTS[row]) for row in owners]
+        for step in range(3):
+            tokens = torch.tensor([text[-1] for text in texts])
+            found = state.next_logits(state.forward_trunk(tokens)).log_softmax(-1)
+            for text, values in zip(texts, found, strict=True):
+                expected = log_probabilities(plain, text)[-1]
+                torch.testing.assert_close(values, expected, atol=1e-4, rtol=1e-4)
+                text.append(40 + step)
+        seen += owners
+    assert sorted(seen) == [0, 0, 1, 2, 3, 4, 5]
+
+
+def test_unrelated_texts_do_not_see_each_other(make_model):
+    runner = DecoderRunner(decoder_of(make_model("llama")))
+    assert runner.capabilities.packs
+    texts = [(5, 6, 7), (8, 9), (10,)]
+    tree = pack_trees([Node(0, ids, [n]) for n, ids in enumerate(texts)], "cpu")
+    hidden = runner.packed_forward(tree.ids, tree.batch)
+    alone = [runner.decoder(input_ids=torch.tensor([ids])).last_hidden_state[0] for ids in texts]
+    torch.testing.assert_close(hidden, torch.cat(alone), atol=1e-4, rtol=1e-4)
+
+
+def test_groups_hold_what_the_budget_allows():
+    assert list(buckets([3, 9, 2, 4], 7)) == [[1], [3, 0], [2]]
+    assert list(buckets([3, 9, 2, 4], 7, padded=True)) == [[1], [3], [0, 2]]
+
+
+def test_buckets_by_hand():
+    # Sorted by length: 9 (index 1), 5 (3), 4 (0), 1 (2). Budget 10: [9], then 5 and 4 pad to
+    # 2 x 5 = 10; a third would cost 15, so 1 is alone.
+    assert list(buckets([4, 9, 1, 5], 10, padded=True)) == [[1], [3, 0], [2]]
+
+
+def test_an_item_over_budget_is_a_group_of_its_own():
+    assert list(buckets([50, 2], 10)) == [[0], [1]]
+
+
+@given(st.lists(st.integers(0, 60), max_size=40), st.integers(1, 200))
+def test_every_item_comes_once_and_budgets_hold(lengths, budget):
+    groups = list(buckets(lengths, budget, padded=True))
+    assert sorted(index for group in groups for index in group) == list(range(len(lengths)))
+    for group in groups:
+        assert len(group) == 1 or len(group) * max(lengths[i] for i in group) <= budget
+
+
+def test_a_budget_below_one_is_refused():
+    with pytest.raises(ValueError, match="batch_tokens"):
+        list(buckets([1], 0))
