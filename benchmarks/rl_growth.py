@@ -100,6 +100,7 @@ def build(layers: int, train: str) -> A2CModule:
     lora = Lora(16, 32) if train == "lora" else None
     actor = ActorCritic(BackboneOptions(num_layers=layers), lora=lora)
     actor.policy.eos = -1
+    actor.policy.stop_token_ids = frozenset({actor.policy.eos})
     module = A2CModule(actor, VowelReward(), optimizer=partial(torch.optim.AdamW, lr=1e-6))
     module.log_dict = lambda *_, **__: None  # type: ignore[method-assign] - there is no trainer
     return module

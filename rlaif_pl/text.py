@@ -13,6 +13,57 @@ WORD = re.compile(r"[\w']+")
 _HALF_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")  # in JSON: may be half a character
 _HALVES = re.compile("[\ud800-\udfff]")
 MOST_SHOWN = 60  # characters of a wrong value that a message repeats
+DATA_BEGIN, DATA_END = "\ufdd0", "\ufdd1"  # noncharacters, which are in no text
+_DATA = re.compile(f"{DATA_BEGIN}([^{DATA_BEGIN}{DATA_END}]*){DATA_END}|[{DATA_BEGIN}{DATA_END}]")
+
+
+class FilledText(str):
+    """A template with data filled in that knows where the data stands.
+
+    A tokenizer's control tokens are control tokens in the template, and text in the data; see
+    ``rlaif_pl.models.control_tokens``. Equal to the plain string; of its operations ``+`` alone keeps
+    the places.
+
+    Args:
+        text: The text.
+        data: Begin and end of each part that came from data, in order, in characters.
+    """
+
+    data: tuple[tuple[int, int], ...]
+
+    def __new__(cls, text: str, data: tuple[tuple[int, int], ...] = ()) -> FilledText:
+        """Make the string."""
+        made = super().__new__(cls, text)
+        made.data = data
+        return made
+
+    def __add__(self, other: str) -> FilledText:
+        """Append a text; one that knows no places is a template."""
+        after = other.data if isinstance(other, FilledText) else ()
+        moved = tuple((begin + len(self), end + len(self)) for begin, end in after)
+        return FilledText(str(self) + str(other), self.data + moved)
+
+
+def mark_data(text: str) -> str:
+    """Put marks around data that goes into a template; ``filled`` reads them."""
+    bare = text.replace(DATA_BEGIN, "").replace(DATA_END, "")
+    return f"{DATA_BEGIN}{bare}{DATA_END}"
+
+
+def filled(marked: str) -> FilledText:
+    """Take the marks out of a filled template; a mark without its other half is dropped."""
+    parts: list[str] = []
+    data: list[tuple[int, int]] = []
+    place = length = 0
+    for match in _DATA.finditer(marked):
+        parts.append(marked[place : match.start()])
+        length += len(parts[-1])
+        place = match.end()
+        if match[1]:
+            parts.append(match[1])
+            data.append((length, length + len(match[1])))
+            length += len(match[1])
+    return FilledText("".join([*parts, marked[place:]]), tuple(data))
 
 
 @dataclass(frozen=True)
@@ -48,15 +99,15 @@ class Template:
                 f"{self.max_prompt_words}"
             )
 
-    def render(self, prompt: str) -> str:
+    def render(self, prompt: str) -> FilledText:
         """Return the prompt as the policy reads it."""
         if self.max_prompt_words is not None:
             prompt = truncate_words(prompt, self.max_prompt_words)
-        return self.prompt.replace("{prompt}", prompt)
+        return filled(self.prompt.replace("{prompt}", mark_data(prompt)))
 
-    def continuation(self, response: str) -> str:
+    def continuation(self, response: str) -> FilledText:
         """Return the response as it follows the rendered prompt."""
-        return self.response.replace("{response}", response.strip())
+        return filled(self.response.replace("{response}", mark_data(response.strip())))
 
 
 TITLE = re.compile(r"^TITLE:[ \t]*(.+)$", re.MULTILINE)

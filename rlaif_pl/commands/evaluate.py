@@ -17,7 +17,6 @@ from rlaif_pl.evaluation.policy_report import PolicySamples
 from rlaif_pl.evaluation.reward_accuracy import measure_reward
 from rlaif_pl.labeling.registry import build_labeler
 from rlaif_pl.models.causal import CausalModel
-from rlaif_pl.models.encoding import encode_prompts
 from rlaif_pl.models.policy import BackboneOptions, load_policy
 from rlaif_pl.rl.generate import Responses, generate
 from rlaif_pl.text import Template
@@ -132,7 +131,7 @@ def kl_by_prompt(
     result = []
     for start in range(0, len(prompts), KL_ROWS):
         part = slice(start, start + KL_ROWS)
-        rows = encode_prompts(policy.tokenizer, policy.template, [p.text for p in prompts[part]])
+        rows = policy.encode_prompts([prompt.text for prompt in prompts[part]])
         tokens = [row for group in responses.tokens[part] for row in group]
         batch = assemble(rows, tokens, policy.pad).to(policy.device)
         scale = temperature or 1.0

@@ -11,6 +11,7 @@ from torch import Tensor
 from rlaif_pl.engine.generation_state import GenerationState
 from rlaif_pl.engine.response_batch import HiddenStates
 from rlaif_pl.engine.sampling import SamplingParams, sample_from_logits, sample_noise
+from rlaif_pl.engine.score import Vocabulary, mask_unused
 
 STEPS_PER_SYNC = 16  # tokens that a GPU draws before the host looks which texts have ended
 
@@ -47,6 +48,7 @@ def generate_tokens(
     limits: Sequence[int] | None = None,
     stop: StopChecker | None = None,
     close_with: int | None = None,
+    vocabulary: Vocabulary | None = None,
 ) -> Generated:
     """Draw token after token until every text has ended or is cut.
 
@@ -61,12 +63,15 @@ def generate_tokens(
         stop: Looks for stop strings.
         close_with: Run this token after every text that does not end in it through the trunk, and the
             end tokens too, so that the trunk's states reach to the end of the closed text.
+        vocabulary: Ids that can be drawn, where the state's logits do not know; None for all.
     """
     count, device = len(seeds), first_tokens.device
     longest = params.max_new_tokens if limits is None else min(max(limits), params.max_new_tokens)
     noise = sample_noise(seeds, longest, device) if params.temperature else None
     drawn = torch.full((count, longest), -1, dtype=torch.int64, device=device)
-    ends = torch.tensor(sorted({*end_ids, *params.stop_token_ids}), device=device)
+    ends = torch.tensor(
+        sorted({*end_ids, *params.stop_token_ids}), dtype=torch.int64, device=device
+    )
     room = torch.tensor(limits or [longest] * count, device=device)
     progress = _Progress(count, device)
     every = steps_per_sync(device)
@@ -82,12 +87,16 @@ def generate_tokens(
             token = torch.full((len(progress.rows),), close_with, device=device)
             continue
         logits = state.next_logits(below)
+        if vocabulary is not None:
+            logits = mask_unused(logits, vocabulary)
         uniform = logits.new_zeros(len(logits)) if noise is None else noise[progress.places, step]
         token, is_valid = sample_from_logits(logits, uniform, params)
         drawn[progress.places, step] = token
         progress.failed |= ~is_valid
         progress.ended |= torch.isin(token, ends) | ~is_valid
-        if close_with is None:
+        if close_with is not None:  # whatever ended a text, its reward is read at this token
+            token = token.masked_fill(progress.ended, close_with)
+        else:
             progress.ended |= room <= step + 1
             if (step + 1) % every == 0 or step + 1 == longest:
                 token = progress.drop(state, token, drawn, stop)

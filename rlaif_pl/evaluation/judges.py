@@ -180,7 +180,12 @@ class EmbeddingJudge(ReferenceJudge):
     def _encode(self, texts: list[str]) -> Tensor:
         """Embed one batch, ``(N, D)``."""
         inputs = self.tokenizer(
-            texts, padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
+            texts,
+            padding=True,
+            truncation=True,
+            max_length=self.max_tokens,
+            return_tensors="pt",
+            split_special_tokens=True,  # "[SEP]" in a response is text
         ).to(self.encoder.device)
         hidden = self.encoder(**inputs).last_hidden_state
         is_real = inputs["attention_mask"][..., None]

@@ -17,6 +17,9 @@ from typing import Protocol, TypeAlias, runtime_checkable
 class Question:
     """Text that a model reads.
 
+    A tokenizer's control tokens are control tokens where a template holds them (a ``FilledText``
+    knows where; ``opening`` holds no data otherwise), and text in everything else.
+
     Attributes:
         text: All of it up to ``opening``: the plain prompt, or the user's message where ``chat``.
         opening: What the answer begins with and the model goes on from ("Preferred Summary=", or
@@ -87,6 +90,7 @@ class Score:
     """How likely is ``target`` after ``context``, as plain text?
 
     Both are tokenized apart and joined, so that the target has the same tokens after any context.
+    Control tokens are read as in a ``Question``.
     """
 
     context: str

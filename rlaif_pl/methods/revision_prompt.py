@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from rlaif_pl.labeling.calls import Question
 from rlaif_pl.labeling.prompting.templates import parse_yaml, read_versioned
+from rlaif_pl.text import filled, mark_data
 
 BLANK = "\n\n"
 LABELS = ("critique request", "critique", "revision request", "revision")
@@ -147,16 +148,21 @@ class RevisionLayout:
         said = text.strip().casefold()
         return said.startswith(labels) or not any(map(str.isalpha, said))
 
-    def dialogue(self, prompt: str) -> str:
+    def dialogue(self, prompt: str, *, marked: bool = False) -> str:
         """Return a prompt as a conversation that ends where the assistant is to speak.
 
         Dialogues (HH's) stay as they are, but for white space at both ends; anything else becomes
         what the person says.
+
+        Args:
+            prompt: The prompt.
+            marked: Whether to put marks around it, as data; see ``rlaif_pl.text.filled``.
         """
         text = prompt.strip()
+        said = mark_data(text) if marked else text
         if text.endswith(self.texts["assistant"]):
-            return text
-        return f"{self.texts['human']} {text}{BLANK}{self.texts['assistant']}"
+            return said
+        return f"{self.texts['human']} {said}{BLANK}{self.texts['assistant']}"
 
     def answer(self, prompt: str) -> Question:
         """Return the question whose answer is the first reply."""
@@ -164,7 +170,7 @@ class RevisionLayout:
         dialogue = self.dialogue(prompt)
         said = dialogue.removesuffix(self.texts["assistant"]).strip()
         if not self.chat:
-            return self._ask(head, said, self.texts["assistant"])
+            return self._ask(head, mark_data(said), self.texts["assistant"])
         speaker = f"{self.texts['human']} "
         if said.startswith(speaker) and f"\n{self.texts['assistant']}" not in said:
             return Question(said.removeprefix(speaker), chat=True)  # a single turn, as people ask
@@ -194,8 +200,9 @@ class RevisionLayout:
 
     def _ask(self, head: str, body: str, opening: str) -> Question:
         """Make the question: in chats the opening begins the answer, without a gap."""
-        text = head + body.rstrip()
-        return Question(text if self.chat else text + BLANK, opening, self.chat, len(head))
+        text = filled(head + body.rstrip())
+        asked = text if self.chat else text + BLANK
+        return Question(asked, opening, self.chat, len(filled(head)))
 
     def _head(self, prompt: str) -> str:
         """Return what the questions of a job begin with; an example about the prompt is left out."""
@@ -214,7 +221,7 @@ class RevisionLayout:
         principle = next(each for each in self.principles if each.name == example.principle)
         critique = example.critique if self.critiques else None
         asked = self._asked(example.prompt, example.response, principle, critique, to_revise=True)
-        revision = f"{self.texts['revision']} {example.revision}"
+        revision = f"{self.texts['revision']} {mark_data(example.revision)}"
         return BLANK.join([self.texts["example"], asked, revision])
 
     def _asked(
@@ -227,11 +234,11 @@ class RevisionLayout:
         to_revise: bool = False,
     ) -> str:
         """Return conversation and requests up to where the model goes on."""
-        parts = [f"{self.dialogue(prompt)} {response.strip()}"]
+        parts = [f"{self.dialogue(prompt, marked=True)} {mark_data(response.strip())}"]
         if critique is not None or not to_revise:
             parts.append(f"{self.texts['critique request']} {principle.critique}")
         if critique is not None:
-            parts.append(f"{self.texts['critique']} {critique.strip()}")
+            parts.append(f"{self.texts['critique']} {mark_data(critique.strip())}")
         if to_revise:
             parts.append(f"{self.texts['revision request']} {principle.revision}")
         return BLANK.join(parts)

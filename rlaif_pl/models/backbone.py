@@ -28,6 +28,7 @@ from rlaif_pl.engine.noise import FACTOR, error_in_noise, word_ids
 from rlaif_pl.engine.score import CappedHead, head_logits
 from rlaif_pl.models.embedded import embedded_model_folder
 from rlaif_pl.models.identity import weights_identity
+from rlaif_pl.models.model_info import ModelInfo, model_info
 
 EMBEDDED = "smollm2-135m"
 Precision = Literal["float32", "bfloat16", "auto"]
@@ -41,11 +42,13 @@ class Backbone:
         model: Frozen, in eval mode, without dropout.
         tokenizer: Its tokenizer; it may have no pad token.
         fingerprint: Identity of the weights, layers and precision; equal on every machine.
+        info: Its end tokens, padding, vocabulary and longest text.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     fingerprint: str
+    info: ModelInfo
 
 
 def load_backbone(
@@ -81,7 +84,11 @@ def load_backbone(
         # transformers renames it from gradient_ to activation_; the argument stays the first
         old = model.gradient_checkpointing_enable
         getattr(model, "activation_checkpointing_enable", old)({"use_reentrant": False})
-    return Backbone(model.eval().requires_grad_(False), tokenizer, identity)
+    written, _ = PreTrainedConfig.get_config_dict(source, revision=revision)
+    head = model.get_output_embeddings() or model.get_input_embeddings()
+    rows = int(cast(Tensor, head.weight).shape[0])
+    info = model_info(name, tokenizer, config, written, rows, model.generation_config)
+    return Backbone(model.eval().requires_grad_(False), tokenizer, identity, info)
 
 
 def fingerprint_of(

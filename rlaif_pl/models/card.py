@@ -6,6 +6,7 @@ in a transformers folder says which one that was; so the card does, on the hub a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
@@ -48,18 +49,21 @@ reward = model.score(["What was responded to."], ["A response."])[0]
 """
 
 
-def policy_card(base: str, template: Template) -> str:
+def policy_card(base: str, template: Template, ends: Sequence[str] = ()) -> str:
     """Write the card of a policy.
 
     Args:
         base: Name or folder of the model it was trained from.
         template: How it was shown prompts.
+        ends: Tokens that end a text.
     """
+    named = ", ".join(f"`{token}`" for token in ends)
+    about = f" A text ends at {named} (generation_config.json)." if ends else ""
     return _card(
         "A policy",
         base,
         {"library_name": "transformers", "pipeline_tag": "text-generation"},
-        f"A policy trained with {FROM}.",
+        f"A policy trained with {FROM}.{about}",
         template,
         POLICY_USE,
     )

@@ -8,11 +8,22 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
+from rlaif_pl.engine.generate import Generated, StopStrings
 from rlaif_pl.engine.hidden_states import hidden_states, states_before
+from rlaif_pl.engine.local_generator import sample_responses
 from rlaif_pl.engine.response_batch import HiddenStates, ResponseBatch
 from rlaif_pl.engine.runner import DecoderRunner
-from rlaif_pl.engine.score import CappedHead, TokenLogprobs, head_logits, token_logprobs
-from rlaif_pl.models.encoding import encode, pad_of
+from rlaif_pl.engine.sampling import SamplingParams
+from rlaif_pl.engine.score import (
+    CappedHead,
+    TokenLogprobs,
+    head_logits,
+    mask_unused,
+    token_logprobs,
+)
+from rlaif_pl.models.control_tokens import added_around
+from rlaif_pl.models.encoding import encode, encode_prompts, encode_responses
+from rlaif_pl.models.model_info import ModelInfo, require_eos
 from rlaif_pl.text import Template
 
 
@@ -26,6 +37,10 @@ class CausalModel(nn.Module):
         tokenizer: Tokenizer of the model.
         template: How prompts and responses are written.
         config: Configuration of the whole, uncut model.
+        info: End tokens, padding, vocabulary and longest text.
+
+    Raises:
+        ValueError: The model's files name no end token.
     """
 
     def __init__(
@@ -36,6 +51,7 @@ class CausalModel(nn.Module):
         tokenizer: PreTrainedTokenizerBase,
         template: Template,
         config: PreTrainedConfig,
+        info: ModelInfo,
     ) -> None:
         super().__init__()
         self.trunk = trunk
@@ -44,9 +60,10 @@ class CausalModel(nn.Module):
         self.tokenizer = tokenizer
         self.template = template
         self.config = config
-        self.pad = pad_of(tokenizer)
-        self.eos = int(tokenizer.eos_token_id)  # type: ignore[arg-type]
-        self.end_ids: frozenset[int] = frozenset({self.eos})
+        self.info = info
+        self.pad = info.pad_token_id
+        self.eos = require_eos(info, tokenizer)
+        self.stop_token_ids = info.stop_token_ids
         self.share_prefix = True
         # Of the loaded weights; who loads them says which they are.
         self.fingerprint, self.base = "unnamed", "unnamed"
@@ -67,8 +84,11 @@ class CausalModel(nn.Module):
         return bool(getattr(self.config.get_text_config(), "tie_word_embeddings", False))
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Vocabulary logits of hidden states, float32. ``(..., D)`` to ``(..., V)``."""
-        return head_logits(self.unembedding, hidden)
+        """Logits of the tokenizer's tokens, float32. ``(..., D)`` to ``(..., V)``.
+
+        Ids that no token has get -inf where they lie between tokens, and no logit after the last.
+        """
+        return mask_unused(head_logits(self.unembedding, hidden), self.info)
 
     def encode(
         self,
@@ -77,8 +97,62 @@ class CausalModel(nn.Module):
         max_response_tokens: int | None = None,
     ) -> ResponseBatch:
         """Encode ``G`` prompts with ``K`` responses each, on this model's device."""
-        batch = encode(self.tokenizer, self.template, prompts, responses, max_response_tokens)
+        batch = encode(
+            self.tokenizer,
+            self.template,
+            prompts,
+            responses,
+            max_response_tokens,
+            pad=self.pad,
+            stop_token_ids=self.stop_token_ids,
+        )
+        repeat = batch.per_prefix
+        sizes = [
+            (batch.prefix_lengths[n // repeat] + 1, own - 1)
+            for n, own in enumerate(batch.continuation_lengths)
+        ]
+        self.info.check_length(*max(sizes, key=sum), "max_response_tokens")
         return batch.to(self.device)
+
+    def encode_prompts(self, prompts: Sequence[str]) -> list[list[int]]:
+        """Render prompts and tokenize them; each has at least one token."""
+        return encode_prompts(self.tokenizer, self.template, prompts, self.stop_token_ids)
+
+    def check_lengths(
+        self,
+        texts: Sequence[tuple[str, Sequence[str] | None]],
+        most: int,
+        cut: str = "max_response_tokens",
+    ) -> None:
+        """Refuse texts that are longer than the model's positions.
+
+        Few texts are tokenized: a token holds at least a byte, so most are known to be short enough.
+
+        Args:
+            texts: Prompts with their responses; None for responses that are yet to be written.
+            most: Longest response in tokens, the end token included.
+            cut: Config key that says so.
+
+        Raises:
+            ValueError: A prompt with its response is longer than ``info.max_model_len``.
+        """
+        limit = self.info.max_model_len
+        if limit is None:
+            return
+        around = sum(map(len, added_around(self.tokenizer))) + 2 + len(self.template.response)
+        long: list[tuple[str, Sequence[str] | None]] = []
+        for prompt, responses in texts:
+            after = most if responses is None else min(most, max(map(_bytes, responses)) + around)
+            if _bytes(self.template.render(prompt)) + around + after > limit:
+                long.append((prompt, responses))
+        worst = (0, 0)
+        rows = self.encode_prompts([prompt for prompt, _ in long])
+        for row, (_, responses) in zip(rows, long, strict=True):
+            closed = encode_responses(
+                self.tokenizer, self.template, responses or [], most, self.stop_token_ids
+            )
+            worst = max(worst, (len(row), max(map(len, closed), default=most)), key=sum)
+        self.info.check_length(*worst, cut)
 
     def trunk_states(self, batch: ResponseBatch) -> HiddenStates | None:
         """Run the frozen trunk, if there is one; several roles can start from its result."""
@@ -129,9 +203,52 @@ class CausalModel(nn.Module):
             batch.is_response,
             temperature,
             entropy_gradient=entropy_gradient,
+            info=self.info,
         )
 
+    def sample(
+        self,
+        prompts: Sequence[Sequence[int]],
+        params: SamplingParams,
+        seeds: Sequence[int],
+        *,
+        keep_trunk: bool = False,
+        close: bool = False,
+    ) -> Generated:
+        """Sample responses to prompts; see ``rlaif_pl.engine.local_generator.sample_responses``.
+
+        Args:
+            prompts: Token ids of each prompt.
+            params: How to draw.
+            seeds: One a response.
+            keep_trunk: Also return the trunk's states.
+            close: Keep them up to an EOS after every response, where a reward is read.
+
+        Raises:
+            ValueError: A text could outgrow the model's longest one.
+        """
+        self.info.check_length(max(map(len, prompts)), params.max_new_tokens, "max_new_tokens")
+        return sample_responses(
+            self,
+            prompts,
+            params,
+            seeds,
+            self.stop_token_ids,
+            stop=StopStrings(params.stop, self._decode) if params.stop else None,
+            keep_trunk=keep_trunk,
+            close_with=self.eos if close else None,
+        )
+
+    def _decode(self, tokens: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))
+
     def texts(self, tokens: Sequence[Sequence[int]]) -> list[str]:
-        """Decode responses, without special tokens and surrounding white space."""
-        texts = self.tokenizer.batch_decode([list(row) for row in tokens], skip_special_tokens=True)
+        """Decode responses, without end token, special tokens and surrounding white space."""
+        stops = self.stop_token_ids
+        written = [row[:-1] if row and row[-1] in stops else row for row in tokens]
+        texts = self.tokenizer.batch_decode(written, skip_special_tokens=True)
         return [text.strip() for text in texts]
+
+
+def _bytes(text: str) -> int:
+    return len(text.encode(errors="replace"))

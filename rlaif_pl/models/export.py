@@ -14,6 +14,7 @@ from rlaif_pl.models.adapters import merged
 from rlaif_pl.models.backbone import save_causal
 from rlaif_pl.models.card import policy_card, reward_card
 from rlaif_pl.models.causal import CausalModel
+from rlaif_pl.models.model_info import exported_generation_config
 
 
 def decoder_weights(model: CausalModel) -> dict[str, Tensor]:
@@ -46,6 +47,8 @@ def load_into(decoder: PreTrainedModel, weights: dict[str, Tensor]) -> None:
 def save_policy(folder: str | Path, model: CausalModel) -> Path:
     """Write a policy as a causal LM that transformers loads; weights in float32.
 
+    generation_config.json is kept, with all tokens that end a text.
+
     Args:
         folder: Where to; replaced whole or not at all.
         model: Policy, with or without adapters.
@@ -58,7 +61,11 @@ def save_policy(folder: str | Path, model: CausalModel) -> Path:
         head = getattr(model.unembedding, "linear", model.unembedding)
         whole.get_output_embeddings().load_state_dict(head.state_dict())
     whole.tie_weights()
-    card = policy_card(model.base, model.template)
+    kept = exported_generation_config(model.info)
+    if kept is not None:
+        whole.generation_config = kept
+    ends = model.tokenizer.convert_ids_to_tokens(sorted(model.info.stop_token_ids))
+    card = policy_card(model.base, model.template, list(map(str, ends)))
     return save_causal(folder, whole, model.tokenizer, card)
 
 

@@ -9,7 +9,12 @@ from typing import Literal, cast
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedConfig,
+)
 
 from rlaif_pl.engine.decoder_layers import decoder_of, split
 from rlaif_pl.engine.runner import DecoderRunner
@@ -25,6 +30,7 @@ from rlaif_pl.models.backbone import (
     resolve_dtype,
 )
 from rlaif_pl.models.causal import CausalModel
+from rlaif_pl.models.model_info import model_info
 from rlaif_pl.text import Template
 
 Pooling = Literal["eos", "mean"]
@@ -42,7 +48,7 @@ class BackboneOptions:
             Weights that are trained are float32 whatever this says, and so is the reference of a
             policy that is trained whole.
         share_prefix: Compute a prompt once for all its responses and pad nothing (exact), where the
-            architecture allows it; see ``rlaif_pl.models.shared_prefix``.
+            architecture allows it; see ``rlaif_pl.engine``.
         gradient_checkpointing: Recompute layers in the backward pass: less memory, more time.
         revision: Branch, tag or commit of a hub model.
         trust_remote_code: Run Python code that comes with a hub model.
@@ -95,7 +101,7 @@ def as_policy(backbone: Backbone, options: BackboneOptions, template: Template) 
     head = output_head(backbone.model)
     config = copy.deepcopy(backbone.model.config)
     trunk, top = split(decoder_of(backbone.model), options.trunk_layers)
-    policy = CausalModel(trunk, top, head, backbone.tokenizer, template, config)
+    policy = CausalModel(trunk, top, head, backbone.tokenizer, template, config, backbone.info)
     policy.share_prefix = options.share_prefix
     policy.fingerprint, policy.base = backbone.fingerprint, options.name
     return policy
@@ -127,7 +133,8 @@ def for_role(
         if policy.is_tied:
             linear = head.linear if isinstance(head, CappedHead) else head
             linear.weight = cast(nn.Embedding, top.decoder.get_input_embeddings()).weight
-    twin = CausalModel(policy.trunk, top, head, policy.tokenizer, policy.template, policy.config)
+    shared = (policy.tokenizer, policy.template, policy.config, policy.info)
+    twin = CausalModel(policy.trunk, top, head, *shared)
     twin.share_prefix, twin.base = policy.share_prefix, policy.base
     return twin
 
@@ -173,8 +180,11 @@ def load_reward_folder(
             f"expected {options.name} to hold one score a text (a Linear with one output), got {head}"
         )
     config = copy.deepcopy(model.config)
+    written, _ = PreTrainedConfig.get_config_dict(options.name)
+    rows = int(model.get_input_embeddings().weight.shape[0])
     trunk, top = split(decoder_of(model), options.trunk_layers)
-    policy = CausalModel(trunk, top, head, tokenizer, template, config)
+    info = model_info(options.name, tokenizer, config, written, rows)
+    policy = CausalModel(trunk, top, head, tokenizer, template, config, info)
     policy.share_prefix = options.share_prefix
     pooling = cast(Pooling, getattr(config, "reward_pooling", "eos"))
     shift = float(getattr(config, "reward_shift", 0.0))

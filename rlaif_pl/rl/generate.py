@@ -7,10 +7,8 @@ from typing import NamedTuple
 
 from rich.progress import Progress
 
-from rlaif_pl.engine.local_generator import sample_responses
 from rlaif_pl.engine.sampling import SamplingParams, sample_seed
 from rlaif_pl.models.causal import CausalModel
-from rlaif_pl.models.encoding import encode_prompts
 from rlaif_pl.types import Prompt
 
 
@@ -39,20 +37,23 @@ def generate(
         policy: Policy to sample from.
         prompts: Prompts; ``Prompt.group`` keys the noise.
         per_prompt: Responses a prompt.
-        max_new_tokens: Length limit, EOS included.
+        max_new_tokens: Length limit, the end token included.
         temperature: Divides the logits; 0 is greedy.
         seed: Seeds the noise.
         batch_size: Prompts at a time.
         title: Name of the progress bar.
 
     Raises:
-        ValueError: A count is below 1.
+        ValueError: A count is below 1, or a text could outgrow the model; nothing is sampled then.
     """
     if batch_size < 1:
         raise ValueError(f"expected batch_size of at least 1, got {batch_size}")
     params = SamplingParams(
         n=per_prompt, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
     )
+    encoded = policy.encode_prompts([prompt.text for prompt in prompts])
+    if encoded:
+        policy.info.check_length(max(map(len, encoded)), max_new_tokens, "max_new_tokens")
     order = sorted(range(len(prompts)), key=lambda n: (len(prompts[n].text), n))
     texts: list[list[str]] = [[] for _ in prompts]
     unfinished: list[list[bool]] = [[] for _ in prompts]
@@ -61,15 +62,13 @@ def generate(
         task = progress.add_task(title, total=len(prompts))
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
-            encoded = encode_prompts(
-                policy.tokenizer, policy.template, [prompts[n].text for n in rows]
-            )
             seeds = [
                 sample_seed(seed, "sample", prompts[n].group, k)
                 for n in rows
                 for k in range(per_prompt)
             ]
-            drawn = sample_responses(policy, encoded, params, seeds, policy.end_ids)
+            chosen = [encoded[n] for n in rows]
+            drawn = policy.sample(chosen, params, seeds)
             decoded, ended = policy.texts(drawn.tokens), drawn.finished
             for place, n in enumerate(rows):
                 part = slice(place * per_prompt, (place + 1) * per_prompt)

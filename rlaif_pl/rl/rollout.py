@@ -8,11 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from rlaif_pl.engine.local_generator import sample_responses
 from rlaif_pl.engine.response_batch import HiddenStates, ResponseBatch, assemble
 from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.models.actor_critic import ActorCritic
-from rlaif_pl.models.encoding import encode_prompts
 from rlaif_pl.models.precision import own_precision
 from rlaif_pl.models.reward import RewardModel
 from rlaif_pl.types import Reward
@@ -21,8 +19,8 @@ from rlaif_pl.types import Reward
 class Rollout(NamedTuple):
     """``N = G * K`` sampled responses and what the update needs of them.
 
-    A response in ``batch`` is what the policy drew: it ends in EOS where it finished, and in the last
-    token drawn where the length limit cut it.
+    A response in ``batch`` is what the policy drew: it ends in an end token where it finished, and in
+    the last token drawn where the length limit cut it.
     """
 
     batch: ResponseBatch
@@ -67,22 +65,16 @@ def collect(
         seeds: One a response.
     """
     policy = actor.policy
-    rows = encode_prompts(policy.tokenizer, policy.template, prompts)
+    rows = policy.encode_prompts(prompts)
     reads_states = isinstance(reward, RewardModel) and reward.reads_states_of(policy)
-    samples = sample_responses(
-        policy,
-        rows,
-        params,
-        seeds,
-        policy.end_ids,
-        keep_trunk=policy.share_prefix,
-        close_with=policy.eos if reads_states else None,
-    )
+    samples = policy.sample(rows, params, seeds, keep_trunk=policy.share_prefix, close=reads_states)
     texts = policy.texts(samples.tokens)
     batch = assemble(rows, samples.tokens, policy.pad, policy.device)
     read = batch.inputs
     if reads_states:  # a reward is read at EOS, drawn or not
-        closed = [row if row[-1] == policy.eos else [*row, policy.eos] for row in samples.tokens]
+        stops = policy.stop_token_ids
+        written = [row[:-1] if row[-1] in stops else row for row in samples.tokens]
+        closed = [[*row, policy.eos] for row in written]
         read = assemble(rows, closed, policy.pad, policy.device)
     below = samples.below or policy.trunk_states(read)
     ref_logprobs, last = actor.reference_pass(batch, below, params.temperature)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from rlaif_pl.training.base import (
     rank_share,
 )
 from rlaif_pl.training.schedules import LinearDecay
-from rlaif_pl.types import PromptBatch, Reward, SampledResponse
+from rlaif_pl.types import Prompt, PromptBatch, Reward, SampledResponse
 
 
 class A2CModule(TrainableModule):
@@ -119,6 +120,14 @@ class A2CModule(TrainableModule):
         self.seed = seed
         self._kl_sums: list[Tensor] = []  # sum and number of responses, by part of the step
         self.latest_samples: list[SampledResponse] = []
+
+    @override
+    def check_lengths(self, rows: Sequence[Prompt]) -> None:
+        texts = [(row.text, None) for row in rows]
+        self.actor.policy.check_lengths(texts, self.max_new_tokens, "max_new_tokens")
+        if isinstance(self.reward, RewardModel):
+            longest = min(self.max_new_tokens + 1, self.reward.max_response_tokens)
+            self.reward.model.check_lengths(texts, longest)
 
     def rollout(self, batch: PromptBatch, *key: int | str) -> Rollout:
         """Sample and score responses; the noise depends on ``key``, prompt and sample only."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -58,8 +58,22 @@ class TrainableModule(LightningModule):
                 "nothing; fit trains it and validate measures it"
             )
         check_served(self, self.serves)
+        data = getattr(self.trainer, "datamodule", None)
+        if stage == "fit" and data is not None:
+            parts = (getattr(data, name, ()) for name in ("train_rows", "validation_rows"))
+            self.check_lengths([row for part in parts for row in part])
         if stage == "fit" and most_parts(self.trainer) > 1:
             self.check_accumulation()
+
+    def check_lengths(self, rows: Sequence[Any]) -> None:
+        """Refuse rows that a model is too short for, before any work is spent on the others.
+
+        Args:
+            rows: All that training and validation will read.
+
+        Raises:
+            ValueError: A text is longer than the model's positions.
+        """
 
     def check_accumulation(self) -> None:
         """Refuse what could not be a mean over the whole batch of a step that is cut into parts.

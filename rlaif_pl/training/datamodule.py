@@ -62,7 +62,7 @@ class PreferenceDataModule(LightningDataModule):
         drop_last: Leave out the last training batch of an epoch if it is not full. Otherwise ranks
             that are a row short get a filler (see ``rlaif_pl.data.collate``).
         bucket: Put pairs or demonstrations of like lengths into a batch, to pad less; a model whose
-            texts are packed (``rlaif_pl.models.shared_prefix``) pads nothing anyway.
+            texts are packed (``rlaif_pl.engine``) pads nothing anyway.
         seed: Seeds split and order.
         progress: Whether to show a progress bar while labeling.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ from rlaif_pl.training.base import TrainableModule
 from rlaif_pl.training.datamodule import PreferenceDataModule
 from rlaif_pl.training.probe import probe
 from rlaif_pl.training.schedules import LinearDecay
-from rlaif_pl.types import PairBatch
+from rlaif_pl.types import PairBatch, Preference
 
 IGNORED = -1  # verdict of a pair that counts nowhere
 
@@ -69,6 +70,11 @@ class RewardModule(TrainableModule):
                 f"their responses are identical once cut to {self.reward.max_response_tokens} tokens, "
                 "so that they teach and measure nothing; raise the reward's max_response_tokens",
             )
+
+    @override
+    def check_lengths(self, rows: Sequence[Preference]) -> None:
+        texts = [(row.prompt, [row.first, row.second]) for row in rows]
+        self.reward.model.check_lengths(texts, self.reward.max_response_tokens)
 
     def forward(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
         """Return the loss in nats and the reward margin of each pair, both ``(N,)``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ from rlaif_pl.models.policy import BackboneOptions, for_role, load_policy
 from rlaif_pl.text import Template
 from rlaif_pl.training.base import TrainableModule
 from rlaif_pl.training.schedules import LinearDecay
-from rlaif_pl.types import DemonstrationBatch
+from rlaif_pl.types import DemonstrationBatch, Prompt
 
 
 class SFTModule(TrainableModule):
@@ -54,6 +55,11 @@ class SFTModule(TrainableModule):
             )
         self.policy = for_role(load_policy(backbone, template), lora, seed)
         self.max_response_tokens = max_response_tokens
+
+    @override
+    def check_lengths(self, rows: Sequence[Prompt]) -> None:
+        texts = [(row.text, [row.reference or ""]) for row in rows]
+        self.policy.check_lengths(texts, self.max_response_tokens)
 
     def forward(self, batch: DemonstrationBatch) -> tuple[Tensor, Tensor]:
         """Return the summed negative log-likelihood in nats and the number of response tokens."""

@@ -18,6 +18,8 @@ WAYS = [(None, 0), (None, 2), (Lora(r=4), 0), (Lora(r=4), 2)]
 
 @pytest.fixture
 def folder(make_model, tokenizer, tmp_path):
+    # every row of the model is a token, so that its own softmax is the policy's
+    tokenizer.add_tokens([f"<{n}>" for n in range(len(tokenizer), 320)])
     return str(save_causal(tmp_path / "sft", make_model("llama"), tokenizer))
 
 
@@ -94,7 +96,7 @@ def plain_losses(policy, critic, head, batch, advantages, returns):
         states = unit(decoder_of(critic)(input_ids=ids).last_hidden_state[0, start - 1 : -1])
         length = len(logprobs)
         policy_total = policy_total - (logprobs * advantages[n, :length]).sum()
-        value_total = value_total + (head(states)[:, 0] - returns[n, :length]).square().sum()
+        value_total = value_total + (head(states) - returns[n, :length]).square().sum()
     count = batch.is_response.sum()
     return policy_total / count, value_total / count
 
@@ -128,6 +130,8 @@ def assert_gradients(module, plain, trunk_layers):
 def test_other_architectures_give_the_gradients_of_whole_models(
     make_model, tokenizer, tmp_path, name, trunk_layers
 ):
+    # every row of the model is a token, so that its own softmax is the policy's
+    tokenizer.add_tokens([f"<{n}>" for n in range(len(tokenizer), 320)])
     source = str(save_causal(tmp_path / "sft", make_model(name), tokenizer))
     actor = ActorCritic(BackboneOptions(source, trunk_layers=trunk_layers))
     assert actor.policy.top.capabilities.prunes

@@ -6,6 +6,7 @@ import torch
 from rlaif_pl.engine.decoder_layers import decoder_of, split
 from rlaif_pl.engine.score import CappedHead, token_logprobs
 from rlaif_pl.models.causal import CausalModel
+from rlaif_pl.models.model_info import model_info
 from rlaif_pl.text import Template
 
 PROMPTS = ["the dog sat", "a cat"]
@@ -15,7 +16,8 @@ RESPONSES = [["a dog", "the cat sat on the mat"], ["cat", "b"]]
 def build(model, tokenizer, trunk_layers):
     head, config = model.get_output_embeddings(), copy.deepcopy(model.config)
     trunk, top = split(decoder_of(model), trunk_layers)
-    return CausalModel(trunk, top, head, tokenizer, Template(), config)
+    info = model_info("tiny", tokenizer, config, config.to_dict(), config.vocab_size)
+    return CausalModel(trunk, top, head, tokenizer, Template(), config, info)
 
 
 def plain_logprobs(model, tokenizer, prompt, response, temperature):
@@ -23,6 +25,7 @@ def plain_logprobs(model, tokenizer, prompt, response, temperature):
     before = tokenizer(Template().render(prompt)).input_ids
     after = [*tokenizer(f" {response}").input_ids, tokenizer.eos_token_id]
     logits = model(input_ids=torch.tensor([before + after])).logits[0].float() / temperature
+    logits = logits[:, : len(tokenizer)]  # other ids are never drawn
     table = logits.log_softmax(-1)
     return torch.stack([table[len(before) - 1 + j, token] for j, token in enumerate(after)])
 

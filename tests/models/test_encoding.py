@@ -8,7 +8,6 @@ from rlaif_pl.models.encoding import (
     encode,
     encode_prompts,
     encode_responses,
-    pad_of,
 )
 from rlaif_pl.text import Template
 
@@ -69,13 +68,6 @@ def test_a_prompt_stays_open_where_the_tokenizer_closes_texts(tokenizer):
     assert closing == [[tokenizer.bos_token_id, *row] for row in plain]
     told = encode_prompts(tokenizer, Template(prompt="{prompt}" + eos), ["the dog"])
     assert told[0][-1] == tokenizer.eos_token_id  # the template wants it there
-
-
-def test_pad_falls_back_to_eos_only_as_filler(tokenizer):
-    assert tokenizer.pad_token_id is None
-    assert pad_of(tokenizer) == tokenizer.eos_token_id
-    tokenizer.pad_token = "<s>"
-    assert pad_of(tokenizer) == tokenizer.bos_token_id
 
 
 @pytest.mark.parametrize(("prompts", "responses"), [([], []), ([[1], [2]], [[3], [4], [5]])])

@@ -29,6 +29,7 @@ def plain_logprobs(model, tokenizer, prompt, response, temperature):
     before = tokenizer(Template().render(prompt)).input_ids
     after = [*tokenizer(f" {response}").input_ids, tokenizer.eos_token_id]
     logits = model(input_ids=torch.tensor([before + after])).logits[0].float() / temperature
+    logits = logits[:, : len(tokenizer)]  # other ids are never drawn
     table = logits[len(before) - 1 : -1].log_softmax(-1)
     return table.gather(1, torch.tensor(after)[:, None])[:, 0]
 

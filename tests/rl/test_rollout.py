@@ -49,7 +49,7 @@ def make_some_end(actor):
     rollout = roll(actor, CountLetters())
     for part in (actor.policy, actor.reference):
         part.eos = int(rollout.batch.response_ids[0, 3])
-        part.end_ids = frozenset({part.eos})
+        part.stop_token_ids = frozenset({part.eos})
 
 
 @pytest.mark.parametrize("trunk_layers", [0, 2])

@@ -74,12 +74,14 @@ class LocalBackend:
     @property
     def limit(self) -> int:
         """Longest text with its answer, in tokens."""
-        return min(self.max_tokens, self.model.context or self.max_tokens)
+        return min(self.max_tokens, self.model.info.max_model_len or self.max_tokens)
 
     @cached_property
     def encoder(self) -> Encoder:
         """What turns calls into token rows."""
-        return Encoder(self.model.tokenizer, self.limit, self.model.decoder_start)
+        model = self.model
+        stops = model.info.stop_token_ids
+        return Encoder(model.tokenizer, self.limit, model.decoder_start, stops)
 
     @cached_property
     def runner(self) -> Runner:

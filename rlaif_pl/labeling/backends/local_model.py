@@ -11,17 +11,16 @@ from transformers import PreTrainedTokenizerBase
 
 from rlaif_pl.engine.decoder_layers import decoder_of
 from rlaif_pl.engine.runner import DecoderRunner
-from rlaif_pl.engine.score import CappedHead
+from rlaif_pl.engine.score import CappedHead, head_logits
 from rlaif_pl.models.backbone import (
     EMBEDDED,
     Backbone,
     Precision,
     fingerprint_of,
-    head_logits,
     load_backbone,
     output_head,
 )
-from rlaif_pl.models.encoding import pad_of
+from rlaif_pl.models.model_info import ModelInfo
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -98,6 +97,11 @@ class LocalModel:
         return head_logits(self.head, hidden)
 
     @property
+    def info(self) -> ModelInfo:
+        """End tokens, padding, vocabulary and longest text."""
+        return self.backbone.info
+
+    @property
     def is_encoder_decoder(self) -> bool:
         """Whether prompts are read by an encoder and answers written by a decoder."""
         return bool(getattr(self.backbone.model.config, "is_encoder_decoder", False))
@@ -108,31 +112,7 @@ class LocalModel:
         config = self.backbone.model.config
         return int(config.decoder_start_token_id) if self.is_encoder_decoder else None
 
-    @cached_property
-    def ends(self) -> frozenset[int]:
-        """Tokens that end an answer: those of tokenizer, config and generation config."""
-        model = self.backbone.model
-        named = [
-            self.tokenizer.eos_token_id,
-            getattr(model.config, "eos_token_id", None),
-            getattr(getattr(model, "generation_config", None), "eos_token_id", None),
-        ]
-        lists = [ids if isinstance(ids, list) else [ids] for ids in named]
-        return frozenset(int(id_) for ids in lists for id_ in ids if id_ is not None)
-
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Tokenizer of the model."""
         return self.backbone.tokenizer
-
-    @property
-    def pad(self) -> int:
-        """Id that fills padded places."""
-        return pad_of(self.tokenizer)
-
-    @property
-    def context(self) -> int | None:
-        """Longest text in tokens that the model was made for; None where it does not say."""
-        config = self.backbone.model.config.get_text_config()
-        limit = getattr(config, "max_position_embeddings", None)
-        return None if limit is None else int(limit)

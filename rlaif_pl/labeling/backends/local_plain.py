@@ -84,7 +84,7 @@ class PlainRunner:
         return logits
 
     def _padded(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        ids, is_real = pad_right(rows, self.model.pad)
+        ids, is_real = pad_right(rows, self.model.info.pad_token_id)
         return ids.to(self.model.device), is_real.to(self.model.device)
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
 from rlaif_pl.labeling.calls import Choose, Question, Score
 from rlaif_pl.labeling.prompting.thoughts import answer_prompt
+from rlaif_pl.models.control_tokens import ControlTokens
 from rlaif_pl.models.encoding import tokenize_open
+from rlaif_pl.text import FilledText, filled
 
 LOWEST = -745.0  # nats; smallest positive float64, what a probability of 0 is reported as
 
@@ -40,14 +42,21 @@ class Encoder:
         tokenizer: Tokenizer of the model.
         limit: Longest row in tokens, answers included.
         decoder_start: First token of an encoder-decoder's decoder; None for other models.
+        stop_token_ids: Tokens that end a text; data cannot spell them, nor other control tokens.
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, limit: int, decoder_start: int | None = None
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        limit: int,
+        decoder_start: int | None = None,
+        stop_token_ids: Collection[int] = (),
     ) -> None:
         self.tokenizer = tokenizer
         self.limit = limit
         self.decoder_start = decoder_start
+        template = str(tokenizer.chat_template or "")
+        self.control = ControlTokens(tokenizer, template, stop_token_ids)
 
     def choose(self, call: Choose) -> list[Row]:
         """Return a row an option.
@@ -100,35 +109,42 @@ class Encoder:
         self._check([[*row, 0], source])
         return Row(tuple(row), len(row), tuple(source))
 
-    def _parts(self, question: Question) -> tuple[list[int], str, list[int]]:
+    def _parts(self, question: Question) -> tuple[list[int], FilledText, list[int]]:
         """Tokens put in front, text of the decoder, and tokens of the encoder."""
-        text = self._chat(question.text) if question.chat else question.text
+        text = self._chat(question.text) if question.chat else as_data(question.text)
         if self.decoder_start is None:
             return [], text + question.opening, []
-        source = self.tokenizer(text, add_special_tokens=not question.chat).input_ids
-        return [self.decoder_start], question.opening, list(source)
+        (source,) = self.control.tokenize([text], special=not question.chat)
+        return [self.decoder_start], FilledText("") + question.opening, source
 
     def _tokenize(self, texts: Sequence[str], special: bool) -> list[list[int]]:
         """Tokenize with what belongs before a text, without what belongs after it."""
         if special and self.decoder_start is None:  # else it is for the encoder's text
-            return tokenize_open(self.tokenizer, texts)
-        return [
-            list(row) for row in self.tokenizer(list(texts), add_special_tokens=False).input_ids
-        ]
+            return tokenize_open(self.control, texts)
+        return self.control.tokenize(texts, special=False)
 
-    def _chat(self, text: str) -> str:
-        """Put a question into the tokenizer's chat format, up to where the answer begins."""
+    def _chat(self, text: str) -> FilledText:
+        """Put a question into the tokenizer's chat format, up to where the answer begins.
+
+        All of the question is data there: the turns are the chat template's alone.
+        """
         if self.tokenizer.chat_template is None:
             raise ValueError(
                 f"expected a chat template in the tokenizer of {self.tokenizer.name_or_path!r}, "
                 "found none; ask in plain text (chat: false)"
             )
-        return answer_prompt(self.tokenizer, [{"role": "user", "content": text}])
+        messages = [{"role": "user", "content": self.control.mark(text)}]
+        return filled(answer_prompt(self.tokenizer, messages))
 
     def _check(self, rows: Sequence[Sequence[int]]) -> None:
         """Refuse what the model was not made for."""
         if max(map(len, rows)) > self.limit:
             raise UnreadableError("too_long")
+
+
+def as_data(text: str) -> FilledText:
+    """Return a text with its places of data: all of it where it knows none."""
+    return text if isinstance(text, FilledText) else FilledText(text, ((0, len(text)),))
 
 
 def option_logprobs(rows: Sequence[Row], logprobs: Sequence[Sequence[float]]) -> list[float]:

@@ -93,9 +93,10 @@ class Writer:
             torch.tensor([task.row.ids[-1] for task in owners], device=self.model.device),
             params,
             [seed for task in tasks for seed in task.seeds],
-            self.model.ends,
+            self.model.info.stop_token_ids,
             limits=[min(params.max_new_tokens, self.limit - len(t.row.ids)) for t in owners],
             stop=StopStrings(params.stop, self._decode) if params.stop else None,
+            vocabulary=self.model.info,
         )
 
     def _answers(
@@ -115,7 +116,7 @@ class Writer:
 
     def _text(self, last: int, tokens: Sequence[int], stop: Sequence[str]) -> str:
         """Return what was written after the question's last token, without what stopped it."""
-        written = [token for token in tokens if token not in self.model.ends]
+        written = [token for token in tokens if token not in self.model.info.stop_token_ids]
         # The last token of the question decides how the first one of the answer is spelled.
         before, text = self._decode([last]), self._decode([last, *written])
         text = text[len(before) :] if text.startswith(before) else self._decode(written)

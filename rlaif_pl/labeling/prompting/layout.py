@@ -9,6 +9,7 @@ from typing import NamedTuple
 from rlaif_pl.labeling.calls import Question
 from rlaif_pl.labeling.prompting.exemplars import Exemplar, ExemplarFile
 from rlaif_pl.labeling.prompting.templates import LabelingPrompt, Opened, fill, opened
+from rlaif_pl.text import filled, mark_data
 from rlaif_pl.types import Preference
 
 BLANK = "\n\n"
@@ -103,7 +104,7 @@ class Layout:
         request = self._request(body)
         said = rationale.rstrip()
         space = "" if said[:1].isspace() else " "
-        opening = request.opening + space + said + BLANK + self.prompt.ending
+        opening = request.opening + space + mark_data(said) + BLANK + self.prompt.ending
         return self._question(head, request._replace(opening=opening))
 
     @property
@@ -117,7 +118,8 @@ class Layout:
     def _question(self, head: str, request: Opened) -> Question:
         """Make the question: in chats the opening begins the answer, without a gap."""
         text, gap, opening = request
-        return Question(text if self.chat else text + gap, opening, self.chat, len(head))
+        asked = filled(text if self.chat else text + gap)
+        return Question(asked, filled(opening), self.chat, len(filled(head)))
 
     def _request(self, body: str) -> Opened:
         """Ask for a rationale; after examples it begins like theirs (2309.00267, table 18)."""
@@ -130,7 +132,7 @@ class Layout:
         return Opened(body + BLANK + asked, gap, opening)
 
     def _text(self, sample: Sample) -> tuple[str, str]:
-        """Return what many questions share, and everything up to the end of the sample."""
+        """Return what many questions share, and everything up to the end of the sample, marked."""
         parts = self.prompt.parts
         preamble = parts.get("preamble", "")
         if self.cot:

@@ -32,7 +32,7 @@ from typing import NamedTuple
 import yaml
 
 from rlaif_pl.data.files import read_text
-from rlaif_pl.text import whole_characters
+from rlaif_pl.text import mark_data, whole_characters
 
 PAIR = frozenset({"prompt", "first", "second"})
 PRINCIPLED = PAIR | {"principle"}
@@ -110,8 +110,11 @@ class LabelingPrompt:
 
 
 def fill(text: str, values: dict[str, str]) -> str:
-    """Fill in the fields in one pass, so that braces inside the values are left alone."""
-    return _FIELD.sub(lambda match: values[match[1]].strip(), text)
+    """Fill in the fields in one pass, so that braces inside the values are left alone.
+
+    The values stand between marks, since they are data; see ``rlaif_pl.text.filled``.
+    """
+    return _FIELD.sub(lambda match: mark_data(values[match[1]].strip()), text)
 
 
 def opened(text: str) -> Opened:

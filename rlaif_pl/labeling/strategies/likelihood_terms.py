@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
 from rlaif_pl.labeling.calls import Reply, Score
-from rlaif_pl.text import WORD, title_of
+from rlaif_pl.text import WORD, filled, mark_data, title_of
 
 TEMPLATE = "TL;DR: {response}\n\nPOST: {prompt}"
 VERSION = "reconstruction-1"  # raise with TEMPLATE
@@ -98,8 +98,9 @@ class Reconstruction:
     def calls(self, prompt: str, response: str) -> list[Score]:
         """See ``Term``."""
         context, target = split_template(self.template)
-        context = context.replace("{response}", response)
-        return [Score(context, target.replace("{prompt}", prompt) if prompt else "")]
+        context = filled(context.replace("{response}", mark_data(response)))
+        scored = filled(target.replace("{prompt}", mark_data(prompt)))
+        return [Score(context, scored if prompt else "")]
 
     def value(self, prompt: str, response: str, replies: Sequence[Reply]) -> float:  # noqa: ARG002
         """See ``Term``."""

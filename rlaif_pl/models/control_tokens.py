@@ -1,0 +1,137 @@
+"""Tokenize texts so that control tokens are the template's, and data that spells one is text.
+
+A tokenizer turns "</s>" or "<|im_start|>" into a control token wherever the string stands. In data it
+would end a response twice, or let a candidate open the judge's turn. What is read without such a
+string has exactly the tokens that the tokenizer gives it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Sequence
+from typing import NamedTuple
+
+from transformers import PreTrainedTokenizerBase
+
+from rlaif_pl.text import DATA_BEGIN, DATA_END, FilledText
+
+
+class ControlToken(NamedTuple):
+    """A token that a template may hold and data may not."""
+
+    id: int
+    lstrip: bool  # takes in white space before it
+    rstrip: bool  # takes in white space after it
+
+
+class ControlTokens:
+    """Control tokens of a tokenizer, and where a text spells them.
+
+    Args:
+        tokenizer: Tokenizer; all tokens that it calls special are control tokens.
+        template: Template as written: of the tokens that were added to the vocabulary and are not
+            special, those in it are control tokens too (but white space).
+        stop_token_ids: Tokens that end a text, which are control tokens too.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        template: str = "",
+        stop_token_ids: Collection[int] = (),
+    ) -> None:
+        self.tokenizer = tokenizer
+        special = {*tokenizer.all_special_ids, *stop_token_ids}
+        self.tokens = {
+            token.content: ControlToken(number, token.lstrip, token.rstrip)
+            for number, token in tokenizer.added_tokens_decoder.items()
+            if token.content
+            and (
+                token.special
+                or number in special
+                or (token.content in template and not token.content.isspace())
+            )
+        }
+        self.ids = frozenset(token.id for token in self.tokens.values())
+        names = sorted(self.tokens, key=len, reverse=True)  # the longest wins, as in tokenizers
+        begins = "".join(sorted({re.escape(name[0]) for name in names}))
+        choice = "|".join(map(re.escape, names))
+        self.pattern = re.compile(f"(?=[{begins}])(?:{choice})" if names else "(?!)")
+
+    def mark(self, text: str) -> str:
+        """Put marks around every control token that a text spells; see ``text.filled``."""
+        bare = text.replace(DATA_BEGIN, "").replace(DATA_END, "")
+        return self.pattern.sub(f"{DATA_BEGIN}\\g<0>{DATA_END}", bare)
+
+    def tokenize(self, texts: Sequence[str], *, special: bool) -> list[list[int]]:
+        """Tokenize texts.
+
+        Args:
+            texts: Texts; of a ``FilledText`` the data is read as text, of any other string all.
+            special: Whether to add what the tokenizer puts before and after a text.
+        """
+        if not texts:
+            return []
+        rows = self.tokenizer(list(map(str, texts)), add_special_tokens=special).input_ids
+        return [
+            self._as_text(text, special)
+            if not self.ids.isdisjoint(row) and self._is_spelled_by_data(text)
+            else list(row)
+            for text, row in zip(texts, rows, strict=True)
+        ]
+
+    def _is_spelled_by_data(self, text: str) -> bool:
+        return any(is_data for _, is_data in self._found(text))
+
+    def _found(self, text: str) -> Iterator[tuple[re.Match[str], bool]]:
+        """Yield control tokens in a text with whether data spells them, wholly or in part."""
+        data = text.data if isinstance(text, FilledText) else ((0, len(text)),)
+        for match in self.pattern.finditer(text):
+            yield match, any(begin < match.end() and match.start() < end for begin, end in data)
+
+    def _as_text(self, text: str, special: bool) -> list[int]:
+        """Tokenize a text piece by piece between the template's own control tokens."""
+        before, after = added_around(self.tokenizer) if special else ([], [])
+        ids, place, strips = list(before), 0, False
+        for match, is_data in self._found(text):
+            if is_data:
+                continue
+            token = self.tokens[match[0]]
+            piece = str(text)[place : match.start()]
+            ids += self._plain(_stripped(piece, strips, token.lstrip))
+            ids.append(token.id)
+            place, strips = match.end(), token.rstrip
+        return [*ids, *self._plain(_stripped(str(text)[place:], strips, False)), *after]
+
+    def _plain(self, piece: str) -> list[int]:
+        """Tokenize a piece without any control token in it."""
+        if not piece:
+            return []
+        ids: list[int] = self.tokenizer(
+            piece, add_special_tokens=False, split_special_tokens=True
+        ).input_ids
+        if self.ids.isdisjoint(ids):
+            return list(ids)
+        # A token of the vocabulary proper, or one that is not special, is found all the same: break
+        # the string that spells it.
+        places = [match.start() + 1 for match in self.pattern.finditer(piece)]
+        parts = [
+            piece[begin:end] for begin, end in zip([0, *places], [*places, len(piece)], strict=True)
+        ]
+        rows = self.tokenizer(parts, add_special_tokens=False, split_special_tokens=True).input_ids
+        return [token for row in rows for token in row if token not in self.ids]
+
+
+def added_around(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    """Return the tokens that a tokenizer puts before and after a text."""
+    bare = list(tokenizer("a", add_special_tokens=False).input_ids)
+    whole = list(tokenizer("a", add_special_tokens=True).input_ids)
+    for start in range(len(whole) - len(bare) + 1):
+        if whole[start : start + len(bare)] == bare:
+            return whole[:start], whole[start + len(bare) :]
+    return [], []
+
+
+def _stripped(piece: str, left: bool, right: bool) -> str:
+    piece = piece.lstrip() if left else piece
+    return piece.rstrip() if right else piece

@@ -1,0 +1,165 @@
+"""What a model's files say of its tokens and texts: ends, padding, vocabulary and longest text."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """Facts about one model that sampling, scoring, labeling and export share.
+
+    Attributes:
+        name: Folder or name of the model, for messages.
+        eos_token_id: Token that closes a response: the tokenizer's, else the config's; None where
+            neither names one.
+        stop_token_ids: All tokens that end a text: those of tokenizer, config.json and
+            generation_config.json.
+        pad_token_id: Id that fills padded places, a row of the embedding; masks, never ids, say
+            what is padding.
+        vocab_size: Logits from here on belong to no token of the tokenizer.
+        unused_token_ids: Ids below ``vocab_size`` that the tokenizer lacks too.
+        max_model_len: Longest text in tokens, prompt and response; None where the config names none.
+        generation_config: As it lay beside the weights; None for a model that does not write.
+    """
+
+    name: str
+    eos_token_id: int | None
+    stop_token_ids: frozenset[int]
+    pad_token_id: int
+    vocab_size: int
+    unused_token_ids: tuple[int, ...] = ()
+    max_model_len: int | None = None
+    generation_config: GenerationConfig | None = None
+
+    def check_length(self, prompt: int, response: int, cut: str) -> None:
+        """Refuse a text that the model was not made for.
+
+        Args:
+            prompt: Tokens of the longest prompt.
+            response: Tokens of its response.
+            cut: Config key that limits the response.
+
+        Raises:
+            ValueError: Both together are longer than ``max_model_len``.
+        """
+        if self.max_model_len is not None and prompt + response > self.max_model_len:
+            raise ValueError(
+                f"expected prompt and response within the {self.max_model_len} tokens of "
+                f"{self.name} (max_position_embeddings in its config.json), got "
+                f"{prompt + response}: a prompt of {prompt} and up to {response} of response; "
+                f"shorten prompts (template.max_prompt_words) or {cut}, or take a model with a "
+                "longer context"
+            )
+
+
+def model_info(
+    name: str,
+    tokenizer: PreTrainedTokenizerBase,
+    config: PreTrainedConfig,
+    written: dict[str, Any],
+    rows: int,
+    generation_config: GenerationConfig | None = None,
+) -> ModelInfo:
+    """Gather the facts about a model.
+
+    Args:
+        name: Folder or name of the model.
+        tokenizer: Its tokenizer.
+        config: Its configuration.
+        written: config.json as it is written: a class's default for ``eos_token_id`` is not the
+            model's.
+        rows: Rows of its embeddings.
+        generation_config: Its generation configuration, where it writes.
+    """
+    text = config.get_text_config()
+    in_config = written.get("eos_token_id")
+    if in_config is None and isinstance(written.get("text_config"), dict):
+        in_config = written["text_config"].get("eos_token_id")
+    named = [*_ids(tokenizer.eos_token_id), *_ids(in_config)]
+    if generation_config is not None and not getattr(
+        generation_config, "_from_model_config", False
+    ):
+        named += _ids(generation_config.eos_token_id)
+    ends = [number for number in dict.fromkeys(named) if 0 <= number < rows]
+    known = {number for number in tokenizer.get_vocab().values() if number < rows}
+    size = max(known, default=rows - 1) + 1
+    pads = [*_ids(tokenizer.pad_token_id), *ends, 0]
+    limit = getattr(text, "max_position_embeddings", None)
+    return ModelInfo(
+        name=name,
+        eos_token_id=ends[0] if ends else None,
+        stop_token_ids=frozenset(ends),
+        pad_token_id=next(number for number in pads if 0 <= number < rows),
+        vocab_size=size,
+        unused_token_ids=tuple(sorted(set(range(size)) - known)),
+        max_model_len=int(limit) if isinstance(limit, int) and limit > 0 else None,
+        generation_config=generation_config,
+    )
+
+
+def require_eos(info: ModelInfo, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the token that closes responses, and name it in a tokenizer that does not.
+
+    Raises:
+        ValueError: No file names one that the model has.
+    """
+    number = info.eos_token_id
+    token = None if number is None else tokenizer.convert_ids_to_tokens(number)
+    if number is None or token is None:
+        raise ValueError(
+            f"expected an end token in the tokenizer of {info.name}, got none that the model has: "
+            "tokenizer_config.json names no eos_token, config.json and generation_config.json no "
+            f"eos_token_id; set eos_token in {info.name}/tokenizer_config.json to the token that "
+            "ends a text"
+        )
+    if tokenizer.eos_token_id != number:
+        warnings.warn(
+            f"the tokenizer of {info.name} names no eos_token of the model; responses end in "
+            f"{token!r} (id {number}), which its config names",
+            stacklevel=2,
+        )
+        tokenizer.eos_token = str(token)
+    return number
+
+
+def exported_generation_config(info: ModelInfo) -> GenerationConfig | None:
+    """Return the generation configuration to lay beside trained weights, with every end token.
+
+    transformers refuses to write some settings that it reads (a temperature without sampling); such
+    a file is replaced by one of the token ids alone.
+    """
+    if info.generation_config is None:
+        return None
+    kept = copy.deepcopy(info.generation_config)
+    kept.eos_token_id = _in_order(info)
+    try:
+        kept.validate(strict=True)
+    except ValueError as error:
+        warnings.warn(
+            f"generation_config.json of {info.name} is not kept but for its token ids: "
+            f"{str(error).splitlines()[0]}",
+            stacklevel=2,
+        )
+        ids = {name: getattr(kept, name) for name in ("bos_token_id", "pad_token_id")}
+        return GenerationConfig(eos_token_id=kept.eos_token_id, **ids)
+    return kept
+
+
+def _in_order(info: ModelInfo) -> int | list[int] | None:
+    """All end tokens, the one that closes responses first."""
+    rest = sorted(info.stop_token_ids - {info.eos_token_id})
+    return (
+        [info.eos_token_id, *rest] if rest and info.eos_token_id is not None else info.eos_token_id
+    )
+
+
+def _ids(named: Any) -> list[int]:
+    """Token ids that a file names: one, several or none."""
+    listed = named if isinstance(named, list | tuple) else [named]
+    return [int(number) for number in listed if number is not None]
