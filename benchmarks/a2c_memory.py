@@ -98,7 +98,7 @@ def build(given: argparse.Namespace, model: Path) -> A2CModule:
     """Load the run's module."""
     options = BackboneOptions(str(model), trunk_layers=given.trunk_layers)
     actor = ActorCritic(options, lora=Lora(RANK), value_network=given.value_network)
-    reward = VowelReward() if given.reward == "text" else RewardModel(options, frozen=True)
+    reward = VowelReward() if given.reward == "text" else RewardModel(options, lora=Lora(1))
     return A2CModule(
         actor,
         reward,

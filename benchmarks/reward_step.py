@@ -27,7 +27,7 @@ from reward_growth import grow
 from reward_workers import ANSWER, Job
 
 from rlaif_pl.data.sources import DataSource, load_preferences
-from rlaif_pl.models import BackboneOptions, RewardModel
+from rlaif_pl.models import BackboneOptions, Lora, RewardModel
 from rlaif_pl.types import Preference
 
 FIRST_LOSS_GAP = 1e-4  # nothing was trained yet
@@ -136,7 +136,7 @@ def compare(result: dict[str, Any], batch: int, repeats: int, layers: int | None
 
 def prepare(model: Path, batch: int, steps: int, layers: int | None) -> Job:
     """Save the reward model that both start from and tokenize the pairs once for TRL."""
-    reward = RewardModel(BackboneOptions(num_layers=layers), frozen=True)
+    reward = RewardModel(BackboneOptions(num_layers=layers), lora=Lora(1))
     reward.save(model)
     pairs = load_pairs(batch * steps)
     texts = [[p.prompt, *sides(p)] for p in pairs]

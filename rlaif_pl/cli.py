@@ -9,6 +9,7 @@ import argparse
 import importlib
 import inspect
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
@@ -149,14 +150,31 @@ def run_experiment(args: list[str]) -> int:
         action="store_true",
         help="say what would run, check every stage's config, and estimate memory, time and cost",
     )
+    parser.add_argument(
+        "--no_check",
+        action="store_true",
+        help="start without looking whether later stages have their data and servers",
+    )
+    parser.add_argument("--check", action="store_true", help="look for that, and run nothing")
     given = parser.parse_args(args)
     file = find_config(given.file)
+    if given.check:
+        from rlaif_pl.commands.stage_check import stage_check
+
+        return stage_check(file, FUNCTIONS, given.out, given.force, given.seed)
     if given.dry_run:
         from rlaif_pl.commands.dry_run import dry_run
 
         return dry_run(file, FUNCTIONS, given.out, given.force, given.seed)
-    from rlaif_pl.pipeline import run
+    from rlaif_pl.pipeline import load_experiment, run
+    from rlaif_pl.pipeline.plan import make_plan
 
+    plans = make_plan(load_experiment(file, given.out, given.seed), given.force)
+    if not given.no_check and any(plan.action != "skip" for plan in plans):
+        # In a process of its own: this one lives as long as the run and would keep torch in memory.
+        words = [sys.executable, "-m", "rlaif_pl", "run", *args, "--check"]
+        if code := subprocess.run(words, check=False).returncode:
+            return code
     return run(file, given.out, given.force, given.seed)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from typing_extensions import override
 
@@ -12,7 +13,7 @@ from rlaif_pl.training.base import TrainableModule
 
 
 class ExportModel(Callback):
-    """Calls the module's ``export`` at the end of a fit, on rank 0.
+    """Calls the module's ``export`` at the end of a fit, on rank 0; looks before it whether it can.
 
     Args:
         folder: Where to; a relative path is below ``trainer.default_root_dir``.
@@ -22,11 +23,54 @@ class ExportModel(Callback):
         self.folder = folder
 
     @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":
+            self.check(trainer, pl_module)
+
+    @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not isinstance(pl_module, TrainableModule):
-            raise TypeError(
-                f"ExportModel: expected a module with export(folder), got {type(pl_module).__name__}"
-            )
         if trainer.is_global_zero and not trainer.interrupted:
-            target = pl_module.export(Path(trainer.default_root_dir) / self.folder)
+            target = exporter(pl_module).export(self.target(trainer))
             rank_zero_info(f"Model written to {target}")
+
+    def target(self, trainer: Trainer) -> Path:
+        """Where the model will be written."""
+        return Path(trainer.default_root_dir) / self.folder
+
+    def check(self, trainer: Trainer, pl_module: LightningModule) -> int:
+        """Refuse, before training, an export that would fail after it.
+
+        Returns:
+            Bytes that it will take.
+
+        Raises:
+            ValueError: The module, its architecture or the strategy does not allow one, or a file is
+                in the way.
+        """
+        size = exporter(pl_module).check_export()
+        if isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy):
+            raise ValueError(
+                f"ExportModel: expected a strategy with whole weights on each rank, got "
+                f"{type(trainer.strategy).__name__}; leave it out and export the checkpoint with: "
+                "python -m rlaif_pl select"
+            )
+        target = self.target(trainer)
+        if target.exists() and not target.is_dir():
+            raise ValueError(
+                f"ExportModel: expected a folder at {target} or nothing, got a file; move it away"
+            )
+        return size
+
+
+def exporter(module: LightningModule) -> TrainableModule:
+    """Return the module as one that exports.
+
+    Raises:
+        ValueError: It does not.
+    """
+    if not isinstance(module, TrainableModule):
+        raise ValueError(
+            f"ExportModel: expected a module with export(folder), got {type(module).__name__}; leave "
+            "it out of trainer.callbacks"
+        )
+    return module

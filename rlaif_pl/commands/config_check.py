@@ -20,6 +20,8 @@ from rlaif_pl.callbacks import AlarmLimits
 from rlaif_pl.commands.train import Parser
 from rlaif_pl.data.sources import DataSource
 from rlaif_pl.evaluation.alignment.gate import Limits
+from rlaif_pl.labeling.accounts.projection import backends_of
+from rlaif_pl.labeling.backends import EndpointBackend
 from rlaif_pl.models import BackboneOptions
 from rlaif_pl.pipeline.yaml_files import Value
 from rlaif_pl.rl.shaping import Shaping
@@ -43,11 +45,13 @@ class ConfigCheck:
 
     Attributes:
         built: Parts that were built: labelers behind servers, callbacks, optimizers, schedules.
+        servers: What asks servers among them, by address.
     """
 
     def __init__(self, functions: Mapping[str, tuple[str, str]]) -> None:
         self.functions = dict(functions)
         self.built = 0
+        self.servers: dict[str, EndpointBackend] = {}
 
     def problem(self, command: str, content: Mapping[str, Value]) -> str | None:
         """Say what is wrong with a stage's config; None where nothing was found."""
@@ -62,6 +66,16 @@ class ConfigCheck:
                 return f"unknown command {command!r}"
         except (ArgumentError, ValueError, TypeError, OSError) as error:
             return " ".join(str(error).split())
+        return None
+
+    def unreachable(self) -> str | None:
+        """Ask the servers of what was built whether they are there, each once; say which is not."""
+        while self.servers:
+            _, server = self.servers.popitem()
+            try:
+                server.check()
+            except OSError as error:
+                return str(error)
         return None
 
     def _build(self, config: Any) -> None:
@@ -100,6 +114,8 @@ class ConfigCheck:
         elif is_schedule:
             made(torch.optim.SGD(weights, lr=1.0))
         self.built += 1
+        asked = [made] if isinstance(made, EndpointBackend) else backends_of(made)
+        self.servers |= {str(b.base_url): b for b in asked if isinstance(b, EndpointBackend)}
 
 
 @cache

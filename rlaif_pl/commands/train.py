@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from typing_extensions import override
 
+from rlaif_pl.callbacks.preflight import preflight
 from rlaif_pl.training import PreferenceDataModule
 
 # Warnings that say nothing to the user of a command, each with the reason it is left out.
@@ -35,6 +36,14 @@ class Parser(LightningArgumentParser):
         return super().add_class_arguments(*args, **{**options, "sub_configs": False})
 
 
+class CommandLine(LightningCLI):
+    """LightningCLI that looks for what the last step needs before it prepares the first."""
+
+    def before_fit(self) -> None:
+        """See ``preflight``; called by LightningCLI, before data are labeled."""
+        preflight(self.trainer, self.model)
+
+
 def train(words: list[str]) -> int:
     """Run a LightningCLI command.
 
@@ -44,7 +53,7 @@ def train(words: list[str]) -> int:
     for message in UNHELPFUL:
         warnings.filterwarnings("ignore", message=message)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(is_no_advertisement)
-    LightningCLI(
+    CommandLine(
         LightningModule,
         PreferenceDataModule,
         subclass_mode_model=True,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,13 @@ from rlaif_pl.engine.score import CappedHead, head_logits
 from rlaif_pl.models.embedded import embedded_model_folder
 from rlaif_pl.models.identity import weights_identity
 from rlaif_pl.models.model_info import ModelInfo, model_info
+from rlaif_pl.models.suited import (
+    refuse_adapters,
+    refuse_classifier,
+    refuse_incomplete,
+    require_decoder,
+)
+from rlaif_pl.models.tokenizer_files import name_rope_for_all, save_tokenizer
 
 EMBEDDED = "smollm2-135m"
 Precision = Literal["float32", "bfloat16", "auto"]
@@ -59,6 +66,7 @@ def load_backbone(
     revision: str | None = None,
     trust_remote_code: bool = False,
     gradient_checkpointing: bool = False,
+    decoder_only: bool = False,
 ) -> Backbone:
     """Load a causal language model and its tokenizer.
 
@@ -69,13 +77,18 @@ def load_backbone(
         revision: Branch, tag or commit of a hub model.
         trust_remote_code: Run Python code that comes with the model.
         gradient_checkpointing: Recompute activations in the backward pass (in train mode only).
+        decoder_only: Refuse encoders and encoder-decoders, which only labelers take.
 
     Raises:
         OSError: There is no such model, or it cannot be reached.
-        ValueError: ``num_layers`` is out of range, or the files lack weights of the architecture.
+        ValueError: ``num_layers`` is out of range, the model suits no such role, or the files lack
+            weights of the architecture.
     """
     source = str(embedded_model_folder()) if name == EMBEDDED else name
     config, tokenizer = _load_config(name, source, revision, trust_remote_code)
+    refuse_classifier(name, config)
+    if decoder_only:
+        require_decoder(name, config)
     identity = _full_identity(name, source, config, revision, num_layers, dtype)
     _drop_dropout(config)
     torch_dtype = resolve_dtype(dtype)
@@ -168,6 +181,9 @@ def save_causal(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     card: str | None = None,
+    *,
+    revision: str | None = None,
+    check: Callable[[Path], None] | None = None,
 ) -> Path:
     """Write a plain transformers folder (safetensors), whole or not at all.
 
@@ -176,15 +192,20 @@ def save_causal(
         model: A causal LM without adapters (see ``rlaif_pl.models.adapters.merged``).
         tokenizer: Its tokenizer.
         card: Text of its README.md, if it is to have one.
+        revision: Commit of the hub model that the tokenizer was read from.
+        check: Raises where the written files are not right; they then take no place.
     """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         model.save_pretrained(work)
-        tokenizer.save_pretrained(work)
+        name_rope_for_all(work / "config.json")
+        save_tokenizer(work, tokenizer, revision)
         if card is not None:
             (work / "README.md").write_text(card, encoding="utf-8")
+        if check is not None:
+            check(work)
         work.chmod(0o755)
         if folder.exists():
             old = work.with_name(work.name + ".old")
@@ -203,6 +224,7 @@ def _load_config(
 ) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
     """Load the small files first, so that a wrong name fails at once and with one message."""
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
+    refuse_adapters(source)
     try:
         config = AutoConfig.from_pretrained(source, **options)
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
@@ -236,11 +258,7 @@ def _load_weights(
             output_loading_info=True,
         )
     model, info = cast("tuple[PreTrainedModel, dict[str, set[str]]]", loaded)
-    if info["missing_keys"]:
-        raise ValueError(
-            f"expected every weight of {type(model).__name__} in {source}, "
-            f"missing {sorted(info['missing_keys'])[:5]}; the files belong to another architecture"
-        )
+    refuse_incomplete(source, model, info["missing_keys"], info["unexpected_keys"])
     return model
 
 

@@ -4,33 +4,57 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import (
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from rlaif_pl.engine.decoder_layers import decoder_of
+from rlaif_pl.engine.runner import DecoderRunner
 from rlaif_pl.models.adapters import merged
 from rlaif_pl.models.backbone import save_causal
 from rlaif_pl.models.card import policy_card, reward_card
 from rlaif_pl.models.causal import CausalModel
+from rlaif_pl.models.export_check import WrittenCheck
 from rlaif_pl.models.model_info import exported_generation_config
 
+PAD = "<|pad_{}|>"  # added where a tokenizer has no other token to pad with than EOS
 
-def decoder_weights(model: CausalModel) -> dict[str, Tensor]:
-    """Return the weights of the whole decoder under the names of the uncut architecture."""
-    top = merged(model.top).decoder
+
+def decoder_weights(model: CausalModel, *, fold: bool = True) -> dict[str, Tensor]:
+    """Return the weights of the whole decoder under the names of the uncut architecture.
+
+    Args:
+        model: Trunk and top.
+        fold: Fold adapters in, in a float32 copy; without it they are left out, which is right for
+            names and shapes alone.
+    """
+    top = dict(merged(model.top).decoder.state_dict()) if fold else _without_adapters(model.top)
     if model.trunk is None:
-        return dict(top.state_dict())
-    lower = model.trunk.decoder.state_dict()
-    weights = dict(lower)
-    for name, value in top.state_dict().items():
+        return top
+    weights = dict(model.trunk.decoder.state_dict())
+    for name, value in top.items():
         kind, _, rest = name.partition(".")
         if kind in ("layers", "h"):
             index, _, leaf = rest.partition(".")
             name = f"{kind}.{int(index) + model.trunk.num_layers}.{leaf}"
         weights[name] = value
     return weights
+
+
+def _without_adapters(stack: DecoderRunner) -> dict[str, Tensor]:
+    return {
+        name.replace(".base_layer.", "."): value
+        for name, value in stack.decoder.state_dict().items()
+        if ".lora_" not in name
+    }
 
 
 def load_into(decoder: PreTrainedModel, weights: dict[str, Tensor]) -> None:
@@ -47,15 +71,18 @@ def load_into(decoder: PreTrainedModel, weights: dict[str, Tensor]) -> None:
 def save_policy(folder: str | Path, model: CausalModel) -> Path:
     """Write a policy as a causal LM that transformers loads; weights in float32.
 
-    generation_config.json is kept, with all tokens that end a text.
+    The folder is read again before it takes its place. generation_config.json is kept, with all
+    tokens that end a text.
 
     Args:
         folder: Where to; replaced whole or not at all.
         model: Policy, with or without adapters.
+
+    Raises:
+        ValueError: What was written does not compute what the policy does.
     """
-    config = copy.deepcopy(model.config)
-    config.dtype = torch.float32
-    whole = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    check = WrittenCheck(model, model.unembedding)
+    whole = _empty_policy(model)
     load_into(decoder_of(whole), decoder_weights(model))
     if not model.is_tied:
         head = getattr(model.unembedding, "linear", model.unembedding)
@@ -66,7 +93,9 @@ def save_policy(folder: str | Path, model: CausalModel) -> Path:
         whole.generation_config = kept
     ends = model.tokenizer.convert_ids_to_tokens(sorted(model.info.stop_token_ids))
     card = policy_card(model.base, model.template, list(map(str, ends)))
-    return save_causal(folder, whole, model.tokenizer, card)
+    return save_causal(
+        folder, whole, model.tokenizer, card, revision=_commit(model), check=check.policy
+    )
 
 
 @torch.no_grad()
@@ -78,38 +107,137 @@ def save_reward(
     Such a classifier reads the last token that is not padding, so its pad token must differ from
     EOS, where our reward stands; its logit is the reward before the shift (``config.reward_shift``).
     With ``config.reward_pooling`` "mean" the head reads the mean state of the response instead, which
-    only this package's loader knows.
-    """
-    config = copy.deepcopy(model.config)
-    tokenizer = copy.deepcopy(model.tokenizer)
-    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
-        tokenizer.pad_token = other_special_token(tokenizer)
-    config.pad_token_id = tokenizer.pad_token_id
-    config.num_labels = 1
-    config.reward_shift = shift
-    config.reward_pooling = pooling
-    config.dtype = torch.float32
-    whole = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
-    load_into(decoder_of(whole), decoder_weights(model))
-    whole.score.load_state_dict(head.state_dict())
-    card = reward_card(model.base, model.template, pooling)
-    return save_causal(folder, whole, tokenizer, card)
-
-
-def other_special_token(tokenizer: object) -> str:
-    """Return a special token that is not EOS, to pad with.
+    only this package's loader knows. The folder is read again before it takes its place.
 
     Raises:
-        ValueError: The tokenizer has none; a reward could not be told from padding.
+        ValueError: The architecture has no classifier, or what was written does not compute what the
+            reward model does.
     """
-    tokens = [t for t in tokenizer.all_special_tokens if t != tokenizer.eos_token]  # type: ignore[attr-defined]
+    check = WrittenCheck(model, head)
+    whole = _empty_classifier(model)
+    load_into(decoder_of(whole), decoder_weights(model))
+    cast(nn.Linear, whole.score).load_state_dict(head.state_dict())
+    tokenizer = copy.deepcopy(model.tokenizer)
+    pad = _pad_apart_from_eos(whole, tokenizer)
+    for config in (whole.config, whole.config.get_text_config()):
+        config.pad_token_id = pad
+    whole.config.reward_shift = shift
+    whole.config.reward_pooling = pooling
+    card = reward_card(model.base, model.template, pooling)
+    return save_causal(folder, whole, tokenizer, card, revision=_commit(model), check=check.reward)
+
+
+def check_policy_export(model: CausalModel) -> int:
+    """Refuse, before training, a policy that ``save_policy`` could not write.
+
+    Returns:
+        Bytes that its weights will take.
+
+    Raises:
+        ValueError: The architecture has no causal LM, or one of other weights.
+    """
+    with torch.device("meta"):
+        whole = _empty_policy(model)
+    return _check_shapes(model, whole)
+
+
+def check_reward_export(model: CausalModel) -> int:
+    """Refuse, before training, a reward model that ``save_reward`` could not write.
+
+    Returns:
+        Bytes that its weights will take.
+
+    Raises:
+        ValueError: The architecture has no sequence classifier, or one of other weights.
+    """
+    with torch.device("meta"):
+        whole = _empty_classifier(model)
+    return _check_shapes(model, whole)
+
+
+def _empty_policy(model: CausalModel) -> PreTrainedModel:
+    config = copy.deepcopy(model.config)
+    config.dtype = torch.float32
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+
+
+def _empty_classifier(model: CausalModel) -> PreTrainedModel:
+    """Return a one-label classifier of the model's architecture, its weights not yet filled in."""
+    config = copy.deepcopy(model.config)
+    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        kind = type(config).__name__.removesuffix("Config")
+        raise ValueError(
+            f"expected an architecture that transformers has a sequence classifier for, to export a "
+            f"reward model, got {kind} ({model.base}): nothing could read its rewards again; start "
+            "the reward model from a backbone that has one (Llama, Qwen, Mistral, Gemma, GPT-2, "
+            "GPT-NeoX and most others); its policy may stay of this architecture"
+        )
+    config.num_labels = 1
+    config.dtype = torch.float32
+    whole = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+    if not isinstance(getattr(whole, "score", None), nn.Linear):
+        raise ValueError(
+            f"expected a sequence classifier with one linear score, got {type(whole).__name__}; start "
+            "the reward model from another backbone"
+        )
+    return whole
+
+
+def _check_shapes(model: CausalModel, whole: PreTrainedModel) -> int:
+    """Refuse a class for the export whose weights are not the model's by name and shape; its bytes."""
+    ours = {name: value.shape for name, value in decoder_weights(model, fold=False).items()}
+    theirs = {name: value.shape for name, value in decoder_of(whole).state_dict().items()}
+    if ours != theirs:
+        odd = sorted(name for name in ours.keys() | theirs if ours.get(name) != theirs.get(name))
+        raise ValueError(
+            f"expected {type(whole).__name__} to take the weights of {model.base} for an export, it "
+            f"differs in {odd[:3]}; start from another backbone"
+        )
+    return sum(weight.numel() * weight.element_size() for weight in whole.parameters())
+
+
+def _pad_apart_from_eos(whole: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the id to pad a reward model's texts with; named in the tokenizer, a row of the model.
+
+    Tokenizers with one special token for everything (GPT-2, Pythia) get a token of their own, and
+    the model a row for it, which is never attended to.
+    """
+    rows = cast(nn.Embedding, whole.get_input_embeddings()).num_embeddings
+    pad = tokenizer.pad_token_id
+    if pad is None or pad == tokenizer.eos_token_id:
+        other = other_special_token(tokenizer, rows)
+        if other is None:
+            known = tokenizer.get_vocab()
+            other = next(
+                name for n in range(len(known) + 1) if (name := PAD.format(n)) not in known
+            )
+            tokenizer.add_special_tokens({"pad_token": other})
+        tokenizer.pad_token = other
+        pad = tokenizer.pad_token_id
+    number = int(pad)  # type: ignore[arg-type]
+    if number >= rows:
+        whole.resize_token_embeddings(number + 1, mean_resizing=False)
+        table = cast(nn.Embedding, whole.get_input_embeddings())
+        table.weight[rows:] = 0.0  # not at random: it is in the file
+    return number
+
+
+def other_special_token(tokenizer: PreTrainedTokenizerBase, rows: int) -> str | None:
+    """Return a special token that is not EOS, to pad with; None where the tokenizer has none.
+
+    Args:
+        tokenizer: Tokenizer of the model.
+        rows: Rows of the model's embedding; a token without one is none.
+    """
+    ids = dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
+    tokens = [token for token, n in ids.items() if n != tokenizer.eos_token_id and n < rows]
     for name in ("unk_token", "bos_token"):
         token = getattr(tokenizer, name, None)
         if token in tokens:
             return str(token)
-    if tokens:
-        return str(tokens[0])
-    raise ValueError(
-        "expected a special token besides EOS to pad with, got none; add one with "
-        "tokenizer.add_special_tokens({'pad_token': ...}) and resize the embeddings"
-    )
+    return str(tokens[0]) if tokens else None
+
+
+def _commit(model: CausalModel) -> str | None:
+    """Commit of the hub model that config and tokenizer came from."""
+    return getattr(model.config, "_commit_hash", None)

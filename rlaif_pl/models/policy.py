@@ -14,6 +14,8 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
 )
 
 from rlaif_pl.engine.decoder_layers import decoder_of, split
@@ -31,6 +33,13 @@ from rlaif_pl.models.backbone import (
 )
 from rlaif_pl.models.causal import CausalModel
 from rlaif_pl.models.model_info import model_info
+from rlaif_pl.models.suited import (
+    classifier_named,
+    note_tying,
+    refuse_incomplete,
+    require_decoder,
+    warn_of_experts,
+)
 from rlaif_pl.text import Template
 
 Pooling = Literal["eos", "mean"]
@@ -82,7 +91,7 @@ def load_policy(options: BackboneOptions, template: Template) -> CausalModel:
 
     Raises:
         OSError: There is no such model.
-        ValueError: The model cannot be cut after ``trunk_layers`` layers.
+        ValueError: The model cannot be cut after ``trunk_layers`` layers, or is no decoder alone.
     """
     options.check_exists()
     backbone = load_backbone(
@@ -92,6 +101,7 @@ def load_policy(options: BackboneOptions, template: Template) -> CausalModel:
         revision=options.revision,
         trust_remote_code=options.trust_remote_code,
         gradient_checkpointing=options.gradient_checkpointing,
+        decoder_only=True,
     )
     return as_policy(backbone, options, template)
 
@@ -100,6 +110,7 @@ def as_policy(backbone: Backbone, options: BackboneOptions, template: Template) 
     """Cut a loaded causal LM; it must not be used as a whole afterwards."""
     head = output_head(backbone.model)
     config = copy.deepcopy(backbone.model.config)
+    note_tying(config, backbone.model)
     trunk, top = split(decoder_of(backbone.model), options.trunk_layers)
     policy = CausalModel(trunk, top, head, backbone.tokenizer, template, config, backbone.info)
     policy.share_prefix = options.share_prefix
@@ -124,6 +135,8 @@ def for_role(
             refuses.
     """
     top = clone(policy.top, lora, seed)
+    if lora is not None and lora.target_modules == "all-linear":
+        warn_of_experts(policy.top.decoder, policy.base)
     for parameter in top.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
@@ -139,13 +152,9 @@ def for_role(
     return twin
 
 
-def is_reward_folder(name: str) -> bool:
-    """Whether a name is a folder with a sequence-classification model, as reward models are saved."""
-    config = Path(name) / "config.json"
-    return config.is_file() and any(
-        kind.endswith("ForSequenceClassification")
-        for kind in AutoConfig.from_pretrained(name).architectures or []
-    )
+def is_reward_folder(name: str, revision: str | None = None) -> bool:
+    """Whether a folder or hub model is a sequence classifier, as reward models are saved."""
+    return name != EMBEDDED and classifier_named(name, revision)
 
 
 def load_reward_folder(
@@ -158,37 +167,57 @@ def load_reward_folder(
         head's weight ``(1, D)``, the shift to subtract, and how the head reads the states.
 
     Raises:
-        ValueError: ``num_layers`` is set, or the folder holds another number of scores than one.
+        ValueError: ``num_layers`` is set, the folder holds another number of scores than one, its
+            files lack weights, or it is no decoder.
     """
     if options.num_layers is not None:
         raise ValueError(
             f"expected num_layers=null with the reward folder {options.name}, got "
             f"{options.num_layers}; its head reads the last layer"
         )
-    with quiet_loading():
-        model = AutoModelForSequenceClassification.from_pretrained(
-            options.name, dtype=resolve_dtype(options.dtype)
-        )
-    tokenizer = AutoTokenizer.from_pretrained(options.name)
+    model, tokenizer = _load_classifier(options)
     if options.gradient_checkpointing:
         old = model.gradient_checkpointing_enable  # transformers renames it to activation_
         getattr(model, "activation_checkpointing_enable", old)({"use_reentrant": False})
     model.eval().requires_grad_(False)
-    head = model.score
-    if not isinstance(head, nn.Linear) or head.out_features != 1:
-        raise ValueError(
-            f"expected {options.name} to hold one score a text (a Linear with one output), got {head}"
-        )
+    head = cast(nn.Linear, model.score)
     config = copy.deepcopy(model.config)
     written, _ = PreTrainedConfig.get_config_dict(options.name)
     rows = int(model.get_input_embeddings().weight.shape[0])
     trunk, top = split(decoder_of(model), options.trunk_layers)
     info = model_info(options.name, tokenizer, config, written, rows)
     policy = CausalModel(trunk, top, head, tokenizer, template, config, info)
-    policy.share_prefix = options.share_prefix
+    policy.share_prefix, policy.base = options.share_prefix, options.name
     pooling = cast(Pooling, getattr(config, "reward_pooling", "eos"))
     shift = float(getattr(config, "reward_shift", 0.0))
     return policy, head.weight.detach().float(), shift, pooling
+
+
+def _load_classifier(
+    options: BackboneOptions,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Read a classifier whose one score is in its files."""
+    name = options.name
+    source = {"revision": options.revision, "trust_remote_code": options.trust_remote_code}
+    written = AutoConfig.from_pretrained(name, **source)
+    require_decoder(name, written)
+    with quiet_loading():
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            name, dtype=resolve_dtype(options.dtype), output_loading_info=True, **source
+        )
+    head = getattr(model, "score", None)
+    if not isinstance(head, nn.Linear) or head.out_features != 1:
+        raise ValueError(
+            f"expected {name} to hold one score a text (score.weight with one row; num_labels: 1 in "
+            f"its config.json), got {head}; name a reward model with one score"
+        )
+    if head.bias is not None:
+        raise ValueError(
+            f"expected {name} to hold a score without a bias, got score.bias; subtract it by "
+            "reward_shift in its config.json and save the head without it"
+        )
+    refuse_incomplete(name, model, info["missing_keys"], info["unexpected_keys"])
+    return model, AutoTokenizer.from_pretrained(name, **source)
 
 
 def same_trunk(first: DecoderRunner | None, second: DecoderRunner | None) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -47,9 +46,14 @@ class RewardModel(nn.Module):
         template: How prompt and response are written.
         max_response_tokens: Longer responses lose their tail but keep EOS (EOS included), at least 2.
         seed: Seeds head and adapters.
-        frozen: Load for scoring only: nothing is trained, no adapters are made.
+        frozen: Load for scoring only: nothing is trained, no adapters are made; only a reward
+            folder has something to score with.
         pooling: What the head reads: the state at ``eos``, or the ``mean`` over the response's tokens,
             which a few hundred pairs suffice for. A reward folder says itself how it is read.
+
+    Raises:
+        ValueError: A language model is given with ``frozen``, the backbone suits no reward, or
+            nothing of a response would be read.
     """
 
     def __init__(
@@ -71,17 +75,17 @@ class RewardModel(nn.Module):
             )
         shift = 0.0
         backbone.check_exists()
-        if is_reward_folder(backbone.name):
+        if is_reward_folder(backbone.name, backbone.revision):
             loaded, weight, shift, pooling = load_reward_folder(backbone, template)
         else:
-            loaded = load_policy(backbone, template)
             if frozen:
-                warnings.warn(
-                    f"{backbone.name} is a language model and no reward folder: with frozen=True its "
-                    "reward head stays random and its scores mean nothing; fit a reward model on it "
-                    "first and name the folder that the fit exports",
-                    stacklevel=2,
+                raise ValueError(
+                    f"expected a reward folder with frozen=true, got {backbone.name}, whose "
+                    "config.json names no sequence classifier (or is not there): a reward head on it "
+                    "would stay random and its scores mean nothing; fit a reward model on it first "
+                    "and name the folder that the fit exports"
                 )
+            loaded = load_policy(backbone, template)
             width = int(loaded.config.get_text_config().hidden_size)
             generator = torch.Generator().manual_seed(seed)
             weight = torch.randn(1, width, generator=generator) / math.sqrt(width + 1)

@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from rlaif_pl.engine.sampling import SamplingParams, sample_seed
 from rlaif_pl.models.actor_critic import ActorCritic
+from rlaif_pl.models.export import check_policy_export
 from rlaif_pl.models.reward import RewardModel
 from rlaif_pl.rl.kl import AdaptiveKL, KLController
 from rlaif_pl.rl.objective import Objective
@@ -270,6 +271,10 @@ class A2CModule(TrainableModule):
     @override
     def export(self, folder: Path) -> Path:
         return self.actor.save(folder)
+
+    @override
+    def check_export(self) -> int:
+        return check_policy_export(self.actor.policy)
 
 
 def batch_means(rollout: Rollout, kl: Tensor, rows: Tensor) -> dict[str, Tensor]:

@@ -58,12 +58,18 @@ class TrainableModule(LightningModule):
                 "nothing; fit trains it and validate measures it"
             )
         check_served(self, self.serves)
+        if stage != "fit":
+            return
+        self.check_inputs()
         data = getattr(self.trainer, "datamodule", None)
-        if stage == "fit" and data is not None:
+        if data is not None:
             parts = (getattr(data, name, ()) for name in ("train_rows", "validation_rows"))
             self.check_lengths([row for part in parts for row in part])
-        if stage == "fit" and most_parts(self.trainer) > 1:
+        if most_parts(self.trainer) > 1:
             self.check_accumulation()
+
+    def check_inputs(self) -> None:
+        """Refuse what the last step would miss, before the first; see ``callbacks.preflight``."""
 
     def check_lengths(self, rows: Sequence[Any]) -> None:
         """Refuse rows that a model is too short for, before any work is spent on the others.
@@ -190,6 +196,17 @@ class TrainableModule(LightningModule):
             The folder.
         """
         raise TypeError(f"{type(self).__name__} has nothing to export to {folder}")
+
+    def check_export(self) -> int:
+        """Refuse, before training, what ``export`` could not write.
+
+        Returns:
+            Bytes that the weights will take.
+
+        Raises:
+            ValueError: There is no class to export to that holds these weights.
+        """
+        raise TypeError(f"{type(self).__name__} has nothing to export")
 
 
 def most_parts(trainer: Trainer) -> int:

@@ -14,13 +14,14 @@ from typing_extensions import override
 
 from rlaif_pl import ops
 from rlaif_pl.data.sources import DataSource, load_prompts
+from rlaif_pl.models.export import check_reward_export
 from rlaif_pl.models.precision import HALVES, widened
 from rlaif_pl.models.reward import RewardModel
 from rlaif_pl.training.base import TrainableModule
 from rlaif_pl.training.datamodule import PreferenceDataModule
 from rlaif_pl.training.probe import probe
 from rlaif_pl.training.schedules import LinearDecay
-from rlaif_pl.types import PairBatch, Preference
+from rlaif_pl.types import PairBatch, Preference, Prompt
 
 IGNORED = -1  # verdict of a pair that counts nowhere
 
@@ -125,18 +126,34 @@ class RewardModule(TrainableModule):
 
     @override
     def on_train_end(self) -> None:
-        if self.references is not None:
-            rows = [row for row in load_prompts(self.references) if row.reference]
-            if not rows:
-                raise ValueError(
-                    f"expected references in {self.references}, got prompts without any"
-                )
+        if rows := self._reference_rows():
             rewards = self.reward.score([r.text for r in rows], [str(r.reference) for r in rows])
             self.reward.shift += rewards.mean()
 
     @override
     def export(self, folder: Path) -> Path:
         return self.reward.save(folder)
+
+    @override
+    def check_export(self) -> int:
+        return check_reward_export(self.reward.model)
+
+    @override
+    def check_inputs(self) -> None:
+        self._reference_rows()
+
+    def _reference_rows(self) -> list[Prompt]:
+        """Read the references; empty where none are named.
+
+        Raises:
+            ValueError: Some are named, and no row has one.
+        """
+        if self.references is None:
+            return []
+        rows = [row for row in load_prompts(self.references) if row.reference]
+        if not rows:
+            raise ValueError(f"expected references in {self.references}, got prompts without any")
+        return rows
 
 
 def in_float32(batch: PairBatch) -> PairBatch:

@@ -11,7 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from rlaif_pl.models.adapters import Lora
-from rlaif_pl.models.export import save_policy
+from rlaif_pl.models.export import check_policy_export, save_policy
 from rlaif_pl.models.policy import BackboneOptions, for_role, load_policy
 from rlaif_pl.text import Template
 from rlaif_pl.training.base import TrainableModule
@@ -90,3 +90,7 @@ class SFTModule(TrainableModule):
     @override
     def export(self, folder: Path) -> Path:
         return save_policy(folder, self.policy)
+
+    @override
+    def check_export(self) -> int:
+        return check_policy_export(self.policy)

@@ -2,15 +2,26 @@ import json
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    Ernie4_5Config,
+    Ernie4_5ForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from rlaif_pl.engine.decoder_layers import decoder_of
+from rlaif_pl.models import RewardModel
+from rlaif_pl.models import backbone as backbone_file
+from rlaif_pl.models import export as export_file
 from rlaif_pl.models.adapters import Lora
 from rlaif_pl.models.backbone import save_causal
 from rlaif_pl.models.export import (
+    check_policy_export,
+    check_reward_export,
     decoder_weights,
     load_into,
-    other_special_token,
     save_policy,
     save_reward,
 )
@@ -150,8 +161,109 @@ def test_a_reward_folder_pads_with_another_token_than_eos(load, tmp_path):
     assert policy.tokenizer.pad_token is None
 
 
-def test_a_tokenizer_with_eos_alone_cannot_pad_rewards(tokenizer):
+def alone(folder, tokenizer, text):
+    """What transformers says of one text without padding."""
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    return model(input_ids=tokenizer(text, return_tensors="pt").input_ids).logits[:, 0]
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gpt_neox"])
+@torch.no_grad()
+def test_a_tokenizer_with_eos_alone_gets_a_token_to_pad_with(load, tokenizer, tmp_path, name):
     core = tokenizer.backend_tokenizer
     bare = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="</s>", bos_token="</s>")
-    with pytest.raises(ValueError, match="besides EOS"):
-        other_special_token(bare)
+    policy = load(name)
+    policy.tokenizer = bare
+    head = torch.nn.Linear(32, 1, bias=False)
+    folder = save_reward(tmp_path / "out", policy, head, 0.0)
+    again = AutoTokenizer.from_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    assert again.pad_token not in (None, "</s>")
+    assert config["pad_token_id"] == again.pad_token_id < config["vocab_size"]
+    assert bare.pad_token is None
+    texts = ["the cat</s>", "the dog sat on the mat</s>"]
+    batch = again(texts, padding=True, padding_side="right", return_tensors="pt")
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    found = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits[:, 0]
+    expected = torch.cat([alone(folder, again, text) for text in texts])
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+    reward = RewardModel(BackboneOptions(str(folder)), frozen=True)  # reads it, too
+    reward.score(["the cat"], ["sat"])
+
+
+@torch.no_grad()
+def test_a_pad_token_without_a_row_gets_one_in_the_export(load, tokenizer, tmp_path):
+    policy = load("llama")
+    rows = policy.config.vocab_size
+    spare = [f"<spare{n}>" for n in range(rows - len(tokenizer))]
+    tokenizer.add_tokens(spare)
+    tokenizer.add_special_tokens({"pad_token": "<fill>"})
+    assert tokenizer.pad_token_id == rows
+    policy.tokenizer = tokenizer
+    folder = save_reward(tmp_path / "out", policy, torch.nn.Linear(32, 1, bias=False), 0.0)
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["pad_token_id"], config["vocab_size"]) == (rows, rows + 1)
+
+
+def test_what_was_written_wrong_takes_no_ones_place(load, tmp_path, monkeypatch):
+    policy = load("llama")
+    folder = save_policy(tmp_path / "out", policy)
+    before = (folder / "model.safetensors").read_bytes()
+    wrong = decoder_weights(policy)
+    wrong["layers.1.mlp.up_proj.weight"] = wrong["layers.1.mlp.up_proj.weight"] * 1.01
+    monkeypatch.setattr(export_file, "decoder_weights", lambda model: wrong)
+    with pytest.raises(ValueError, match="trained model's logits within .*nothing was exported"):
+        save_policy(folder, policy)
+    assert (folder / "model.safetensors").read_bytes() == before
+    head = torch.nn.Linear(32, 1, bias=False)
+    with pytest.raises(ValueError, match="trained model's rewards within"):
+        save_reward(tmp_path / "reward", policy, head, 0.0)
+    assert [path.name for path in tmp_path.iterdir() if "out" in path.name] == ["out"]
+    assert not (tmp_path / "reward").exists()
+
+
+def test_another_tokenizer_than_the_trained_one_is_not_exported(load, tmp_path, monkeypatch):
+    policy = load("llama")
+    saved = backbone_file.save_tokenizer
+
+    def lose(folder, tokenizer, revision=None):
+        saved(folder, tokenizer, revision)
+        path = folder / "tokenizer.json"
+        content = json.loads(path.read_text())
+        content["model"]["merges"] = []
+        path.write_text(json.dumps(content))
+
+    monkeypatch.setattr(backbone_file, "save_tokenizer", lose)
+    with pytest.raises(ValueError, match="give the ids of the one trained with"):
+        save_policy(tmp_path / "out", policy)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("scale", [1.0, 300.0])
+@torch.no_grad()
+def test_large_activations_do_not_keep_a_right_model_from_its_export(load, tmp_path, dtype, scale):
+    policy = for_role(load("llama", dtype=dtype), Lora(r=4), 0)
+    disturb(policy)
+    for layer in policy.top.decoder.layers:
+        layer.mlp.down_proj.get_base_layer().weight.mul_(scale)
+    save_policy(tmp_path / "out", policy)
+
+
+def test_an_export_is_tried_on_shapes_alone(load):
+    for name, trunk_layers in CUTS:
+        policy = for_role(load(name, trunk_layers=trunk_layers), Lora(r=2), 0)
+        check_policy_export(policy)
+        check_reward_export(policy)
+
+
+def test_an_architecture_without_a_classifier_is_named_before_training(tokenizer, tmp_path):
+    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "head_dim": 8}
+    heads = {"vocab_size": 320, "num_attention_heads": 2, "num_key_value_heads": 1}
+    model = Ernie4_5ForCausalLM(Ernie4_5Config(**small, **heads, eos_token_id=1)).eval()
+    folder = str(save_causal(tmp_path / "ernie", model, tokenizer))
+    policy = load_policy(BackboneOptions(folder), Template())
+    check_policy_export(policy)
+    with pytest.raises(ValueError, match="a sequence classifier for.*got Ernie4_5 .*ernie"):
+        check_reward_export(policy)
+    with pytest.raises(ValueError, match="got Ernie4_5"):
+        save_reward(tmp_path / "out", policy, torch.nn.Linear(16, 1, bias=False), 0.0)

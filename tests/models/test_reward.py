@@ -1,8 +1,10 @@
 import dataclasses
-import warnings
+import json
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from rlaif_pl.models import reward as reward_file
@@ -124,30 +126,66 @@ def test_a_saved_model_recomputes_activations_when_asked(options, tmp_path):
     assert len(layers) >= 4
 
 
-def test_a_frozen_model_trains_nothing(options):
-    model = RewardModel(options(trunk_layers=2), lora=Lora(r=4), frozen=True)
+def test_a_frozen_model_trains_nothing(options, tmp_path):
+    folder = str(RewardModel(options(trunk_layers=2)).save(tmp_path / "reward"))
+    model = RewardModel(BackboneOptions(folder, trunk_layers=2), lora=Lora(r=4), frozen=True)
     assert not any(p.requires_grad for p in model.parameters())
     assert not any("lora_" in name for name, _ in model.named_parameters())
     assert not model(PROMPTS, RESPONSES).requires_grad
 
 
-def test_scoring_with_a_random_head_is_warned_of(options, tmp_path):
-    with pytest.warns(UserWarning, match="its reward head stays random"):
-        folder = RewardModel(options(), frozen=True).save(tmp_path / "reward")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        RewardModel(BackboneOptions(str(folder)), frozen=True)
-        RewardModel(options())  # to be trained
+def test_scoring_with_a_random_head_is_refused(options):
+    source = options()
+    with pytest.raises(ValueError, match="expected a reward folder with frozen=true, got .*llama"):
+        RewardModel(source, frozen=True)
+    RewardModel(source)  # to be trained
+
+
+def damaged(folder, rename=None):
+    """Take the score out of a reward folder's weights, or give it another name."""
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    score = weights.pop("score.weight")
+    save_file(weights if rename is None else {**weights, rename: score}, path, {"format": "pt"})
+    return BackboneOptions(str(folder))
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_folder_without_its_score_is_refused(options, tmp_path, frozen):
+    folder = RewardModel(options()).save(tmp_path / "reward")
+    with pytest.raises(ValueError, match=r"reward, missing \['score.weight'\]; "):
+        RewardModel(damaged(folder), frozen=frozen)
+
+
+def test_a_score_under_another_name_is_refused(options, tmp_path):
+    folder = RewardModel(options()).save(tmp_path / "reward")
+    with pytest.raises(ValueError, match=r"score.weight'\], found \['classifier.weight'\]"):
+        RewardModel(damaged(folder, "classifier.weight"), frozen=True)
+
+
+def test_a_language_models_folder_that_says_classifier_is_refused(options):
+    source = options()
+    path = Path(source.name) / "config.json"
+    settings = json.loads(path.read_text()) | {"architectures": ["LlamaForSequenceClassification"]}
+    path.write_text(json.dumps(settings | {"num_labels": 1}))
+    with pytest.raises(ValueError, match=r"missing \['score.weight'\]"):
+        RewardModel(source, frozen=True)
+
+
+def test_a_saved_models_card_names_where_it_came_from(options, tmp_path):
+    folder = RewardModel(options()).save(tmp_path / "reward")
+    again = RewardModel(BackboneOptions(str(folder))).save(tmp_path / "again")
+    assert "/reward`" in (again / "README.md").read_text()
 
 
 def test_the_head_starts_at_one_over_the_root_of_width_plus_one(options):
     # Width 32: std 1 / sqrt(33) = 0.17408. Of 12 x 32 draws the estimate's own error is 3.6 %.
     source = options()
-    heads = [RewardModel(source, seed=n, frozen=True).head.weight for n in range(12)]
+    heads = [RewardModel(source, seed=n).head.weight.detach() for n in range(12)]
     weights = torch.cat(heads).flatten()
     assert weights.std().item() == pytest.approx(0.17408, rel=0.11)
     assert abs(weights.mean().item()) < 3 * 0.17408 / len(weights) ** 0.5
-    assert torch.equal(heads[3], RewardModel(source, seed=3, frozen=True).head.weight)
+    assert torch.equal(heads[3], RewardModel(source, seed=3).head.weight)
 
 
 @pytest.mark.parametrize("pooling", ["eos", "mean"])
@@ -186,14 +224,14 @@ def test_rewards_are_float32_under_autocast(options):
 
 
 def test_the_shift_is_subtracted(options):
-    model = RewardModel(options(), frozen=True)
+    model = RewardModel(options())
     before = model.score(["a"], ["b"])
     model.shift.fill_(0.5)
     torch.testing.assert_close(model.score(["a"], ["b"]), before - 0.5)
 
 
 def test_the_reward_is_the_head_on_the_state_at_eos(options, make_model, tokenizer):
-    model = RewardModel(options(), frozen=True)
+    model = RewardModel(options())
     model.head.weight.data.zero_()
     model.head.weight.data[0, 5] = 2.0  # twice entry 5 of the last state
     ids = tokenizer(Template().render("a cat")).input_ids
@@ -204,7 +242,7 @@ def test_the_reward_is_the_head_on_the_state_at_eos(options, make_model, tokeniz
 
 
 def test_a_long_response_is_cut_and_still_read_at_eos(options, tokenizer):
-    model = RewardModel(options(), max_response_tokens=4, frozen=True)
+    model = RewardModel(options(), max_response_tokens=4)
     batch = model.encode(["a"], [["the cat sat on the mat"]])
     assert batch.lengths.tolist() == [4]
     assert batch.ids[0, -1] == tokenizer.eos_token_id
@@ -216,7 +254,7 @@ def test_a_length_limit_without_room_for_a_token_is_refused(options):
 
 
 def test_scores_depend_neither_on_order_nor_on_company(options, monkeypatch):
-    model = RewardModel(options(trunk_layers=2), frozen=True)
+    model = RewardModel(options(trunk_layers=2))
     scores = model.score(FLAT_PROMPTS, FLAT)
     torch.testing.assert_close(model(PROMPTS, RESPONSES).flatten(), scores, rtol=0, atol=1e-5)
     monkeypatch.setattr(reward_file, "SCORE_ROWS", 2)
@@ -241,7 +279,7 @@ def test_an_equal_trunk_is_adopted_and_its_states_give_the_same_rewards(options)
 @pytest.mark.parametrize(("ours", "theirs"), [(2, 3), (0, 2), (2, 0), (0, 0)])
 def test_trunks_of_other_depths_are_not_adopted(options, ours, theirs):
     source = options()
-    model = RewardModel(dataclasses.replace(source, trunk_layers=ours), frozen=True)
+    model = RewardModel(dataclasses.replace(source, trunk_layers=ours))
     other = load_policy(dataclasses.replace(source, trunk_layers=theirs), Template()).trunk
     own = model.model.trunk
     assert not model.adopt_trunk(other)
@@ -250,7 +288,7 @@ def test_trunks_of_other_depths_are_not_adopted(options, ours, theirs):
 
 def test_a_trunk_of_other_weights_is_not_adopted(options):
     source = options(trunk_layers=2)
-    model = RewardModel(source, frozen=True)
+    model = RewardModel(source)
     other = load_policy(source, Template()).trunk
     other.decoder.layers[0].mlp.up_proj.weight.data[0, 0] += 1
     assert not model.adopt_trunk(other)
@@ -273,17 +311,17 @@ def test_a_bfloat16_trunk_trains_float32_weights(options, lora):
 
 
 def test_a_classifier_of_several_labels_is_refused(options, tmp_path):
-    folder = RewardModel(options(), frozen=True).save(tmp_path / "reward")
+    folder = RewardModel(options()).save(tmp_path / "reward")
     model = AutoModelForSequenceClassification.from_pretrained(
         folder, num_labels=2, ignore_mismatched_sizes=True
     )
     model.save_pretrained(folder)
-    with pytest.raises(ValueError, match="one score a text"):
+    with pytest.raises(ValueError, match="one score a text .score.weight with one row"):
         RewardModel(BackboneOptions(str(folder)), frozen=True)
 
 
 def test_a_reward_folder_cannot_lose_layers(options, tmp_path):
-    folder = RewardModel(options(), frozen=True).save(tmp_path / "reward")
+    folder = RewardModel(options()).save(tmp_path / "reward")
     with pytest.raises(ValueError, match="num_layers=null"):
         RewardModel(BackboneOptions(str(folder), num_layers=2), frozen=True)
 

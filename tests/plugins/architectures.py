@@ -11,10 +11,14 @@ from transformers import (
     GPT2LMHeadModel,
     GPTNeoConfig,
     GPTNeoForCausalLM,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen3Config,
@@ -76,6 +80,12 @@ def make_model():
             "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SHAPE, head_dim=8)),
             "gpt2": lambda: GPT2LMHeadModel(GPT2Config(**GPT2)),
             "gpt_neo": lambda: GPTNeoForCausalLM(GPTNeoConfig(**GPT_NEO)),
+            "gpt_neox": lambda: GPTNeoXForCausalLM(
+                GPTNeoXConfig(**{k: v for k, v in SHAPE.items() if k != "num_key_value_heads"})
+            ),
+            "mixtral": lambda: MixtralForCausalLM(
+                MixtralConfig(**SHAPE, num_local_experts=4, num_experts_per_tok=2)
+            ),
             "mistral": lambda: MistralForCausalLM(MistralConfig(**SHAPE, sliding_window=window)),
             "gemma2": lambda: Gemma2ForCausalLM(
                 Gemma2Config(**GEMMA, sliding_window=window or 128, layer_types=KINDS)

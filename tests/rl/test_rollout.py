@@ -150,7 +150,7 @@ def test_samples_share_the_prefill_and_finished_rows_leave(actor_of, share_prefi
 
 def test_all_roles_read_the_trunk_states_made_while_sampling(actor_of, model_folder):
     actor = actor_of()
-    reward = RewardModel(BackboneOptions(model_folder("llama"), trunk_layers=2), frozen=True)
+    reward = RewardModel(BackboneOptions(model_folder("llama"), trunk_layers=2), lora=Lora(r=2))
     assert reward.adopt_trunk(actor.policy.trunk)
     assert actor.policy.trunk.capabilities.decodes  # tests itself
     calls = Calls(actor.policy.trunk)

@@ -33,7 +33,7 @@ def backbone(tiny_model_folder) -> BackboneOptions:
 
 
 @pytest.fixture
-def build(backbone, data_files) -> Callable[..., Built]:
+def build(backbone, tiny_reward_folder, data_files) -> Callable[..., Built]:
     """Return a builder of a stage's module and data; keywords go to the module."""
 
     def build(stage: str, **changes) -> Built:
@@ -50,7 +50,8 @@ def build(backbone, data_files) -> Callable[..., Built]:
                 "pairs", preferences=data_files.pairs, **data
             )
         actor = settings.pop("actor", None) or ActorCritic(backbone, lora=LORA)
-        reward = settings.pop("reward", None) or RewardModel(backbone, frozen=True)
+        own = BackboneOptions(str(tiny_reward_folder), trunk_layers=2)
+        reward = settings.pop("reward", None) or RewardModel(own, frozen=True)
         settings = {"per_prompt": 2, "max_new_tokens": 6, **settings}
         return A2CModule(actor, reward, **settings), PreferenceDataModule(
             "prompts", prompts=data_files.prompts, **data

@@ -21,6 +21,7 @@ from rlaif_pl.labeling.backends.endpoint_errors import AGAIN, EndpointError, unr
 from rlaif_pl.labeling.backends.endpoint_http import Learned, Retries, Sender, openai_package
 from rlaif_pl.labeling.calls import Call, Reply
 
+CHECK_SECONDS = 30.0  # longest wait for a server's list of models
 GIVE_UP_AFTER = 20  # calls that failed in a row, each after all its retries
 
 
@@ -145,6 +146,32 @@ class EndpointBackend:
             EndpointError: The server cannot be used, or failed call after call.
         """
         asyncio.run(self._answer(calls, done))
+
+    def check(self) -> None:
+        """Ask for the list of models, to find out before any work whether anybody answers.
+
+        Raises:
+            EndpointError: Nobody does, or the key is refused.
+        """
+        openai, wait = openai_package(), min(self.retries.timeout, CHECK_SECONDS)
+        key = os.environ.get(self.api_key_env) or "none"
+        try:
+            with openai.OpenAI(
+                base_url=self.base_url, api_key=key, max_retries=1, timeout=wait
+            ) as client:
+                client.models.with_raw_response.list()
+        except openai.APIConnectionError as error:
+            raise EndpointError(
+                f"expected a server at {self.base_url}, got no answer ({error}); see to base_url, or "
+                "start it"
+            ) from error
+        except openai.AuthenticationError as error:
+            raise EndpointError(
+                f"expected {self.base_url} to take the key in {self.api_key_env}, got HTTP 401: "
+                f"{error.message[:200]}; set another"
+            ) from error
+        except openai.APIStatusError:
+            return  # it answers; not every server lists its models
 
     async def _answer(self, calls: Sequence[Call], done: Callable[[int, Reply], None]) -> None:
         """Let workers take calls from one list."""

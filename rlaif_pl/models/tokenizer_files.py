@@ -1,0 +1,165 @@
+"""Write tokenizer and config so that others read them: as they came, changed only where they changed.
+
+transformers 5 writes classes and fields (``TokenizersBackend``, lists of ``extra_special_tokens``) that
+older versions, and programs built on them, cannot load. What it read is still right, so that is kept.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import cached_file
+
+CONFIG = "tokenizer_config.json"
+WHOLE = "tokenizer.json"
+FILES = (
+    CONFIG,
+    WHOLE,
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tekken.json",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+OF_THIS_MACHINE = ("is_local", "local_files_only", "name_or_path")
+Settings = dict[str, Any]
+
+
+def save_tokenizer(
+    folder: Path, tokenizer: PreTrainedTokenizerBase, revision: str | None = None
+) -> None:
+    """Write a tokenizer's files.
+
+    Args:
+        folder: Where to.
+        tokenizer: What to write; made in memory, or read from a folder or the hub.
+        revision: Commit of the hub model it was read from.
+    """
+    files = source_files(tokenizer, revision)
+    settings = _read(files[CONFIG]) if CONFIG in files else {}
+    if len(files) < 2 or "auto_map" in settings:  # made in memory, or with code of its own
+        tokenizer.save_pretrained(folder)
+        _write(folder / CONFIG, portable(_read(folder / CONFIG)))
+        return
+    for name, path in files.items():
+        shutil.copyfile(path, folder / name)
+    _write(folder / CONFIG, portable(settings))
+    before = AutoTokenizer.from_pretrained(files[CONFIG].parent)
+    if tokenizer.get_added_vocab() != before.get_added_vocab():
+        _take_vocabulary(folder, tokenizer, before)
+    _take_named(folder, tokenizer, before)
+
+
+def source_files(
+    tokenizer: PreTrainedTokenizerBase, revision: str | None = None
+) -> dict[str, Path]:
+    """Return the files a tokenizer was read from, as far as they are still there."""
+    source = str(tokenizer.name_or_path or "")
+    names = dict.fromkeys((*FILES, *tokenizer.vocab_files_names.values()))
+    if Path(source).is_dir():
+        return {name: path for name in names if (path := Path(source) / name).is_file()}
+    if not source:
+        return {}
+    found = {}
+    for name in names:  # loading has fetched what there is
+        cached = cached_file(
+            source,
+            name,
+            revision=revision,
+            local_files_only=True,
+            _raise_exceptions_for_gated_repo=False,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+        if cached is not None:
+            found[name] = Path(cached)
+    return found
+
+
+def portable(settings: Settings) -> Settings:
+    """Return a tokenizer_config.json in words that transformers 4 and 5 both read alike."""
+    result = {key: value for key, value in settings.items() if key not in OF_THIS_MACHINE}
+    if result.get("tokenizer_class") == "TokenizersBackend":
+        result["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if isinstance(result.get("extra_special_tokens"), list):
+        result["additional_special_tokens"] = result.pop("extra_special_tokens")
+    named = result.pop("model_specific_special_tokens", None)
+    if named:
+        result.setdefault("extra_special_tokens", named)
+    return result
+
+
+def name_rope_for_all(path: Path) -> None:
+    """Repeat the base of the rotary positions under the name that transformers 4 reads.
+
+    transformers 5 writes ``rope_parameters`` alone; an older one would take its default base for it and
+    compute other positions without a word.
+
+    Args:
+        path: A config.json.
+    """
+    settings = _read(path)
+    rope = settings.get("rope_parameters")
+    if not isinstance(rope, dict) or "rope_theta" not in rope:
+        return
+    settings.setdefault("rope_theta", rope["rope_theta"])
+    rest = {key: value for key, value in rope.items() if key != "rope_theta"}
+    if rest.get("rope_type", "default") != "default":
+        settings.setdefault("rope_scaling", rest)
+    _write(path, settings)
+
+
+def _take_vocabulary(
+    folder: Path, tokenizer: PreTrainedTokenizerBase, before: PreTrainedTokenizerBase
+) -> None:
+    """Write the tokens that were added since the tokenizer was read."""
+    with tempfile.TemporaryDirectory(dir=folder) as written:
+        tokenizer.save_pretrained(written)
+        if (Path(written) / WHOLE).is_file():
+            (Path(written) / WHOLE).replace(folder / WHOLE)
+    known = before.get_added_vocab()
+    fresh = {token: n for token, n in tokenizer.get_added_vocab().items() if token not in known}
+    settings = _read(folder / CONFIG)
+    if "added_tokens_decoder" in settings:
+        flags = dict.fromkeys(("lstrip", "normalized", "rstrip", "single_word"), False)
+        settings["added_tokens_decoder"] |= {
+            str(number): {"content": token, **flags, "special": True}
+            for token, number in fresh.items()
+        }
+        _write(folder / CONFIG, settings)
+    if (folder / "added_tokens.json").is_file():
+        _write(folder / "added_tokens.json", _read(folder / "added_tokens.json") | fresh)
+
+
+def _take_named(
+    folder: Path, tokenizer: PreTrainedTokenizerBase, before: PreTrainedTokenizerBase
+) -> None:
+    """Write the special tokens (pad_token and the like) named since the tokenizer was read."""
+    old, new = before.special_tokens_map, tokenizer.special_tokens_map
+    changed = {key: str(value) for key, value in new.items() if old.get(key) != value}
+    if not changed:
+        return
+    for name in (CONFIG, "special_tokens_map.json"):
+        if (folder / name).is_file():
+            _write(folder / name, _read(folder / name) | changed)
+
+
+def _read(path: Path) -> Settings:
+    content: Settings = json.loads(path.read_text(encoding="utf-8"))
+    return content
+
+
+def _write(path: Path, content: Settings) -> None:
+    text = json.dumps(content, indent=2, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8")
