@@ -81,7 +81,6 @@ __global__ void __launch_bounds__(kSoftmaxThreads)
   for (int64_t n = blockIdx.x; n < N; n += gridDim.x) {
     scalar_t *row = logits + n * B;
     acc_t *of_row = state + n * kSoftmaxState;
-    const acc_t older = of_row[kMax];
     const int64_t token = tokens[n] - start;
     if (threadIdx.x == 0 && token >= 0 && token < B)
       of_row[kTaken] = shaped_at(row[token], bias, token, shape).z;
@@ -94,13 +93,13 @@ __global__ void __launch_bounds__(kSoftmaxThreads)
         z[k] = shaped_at(entries[k], bias, at + k, shape).z;
       add_entries(mine, z);
     });
-    const SoftmaxSums<acc_t> all = merge_block(mine);
-    // All threads have read the state and the row by now.
+    const SoftmaxSums<acc_t> all = merge_block(mine); // all threads have read the row by now
     if (threadIdx.x == 0)
       softmax_update<GpuMath>(of_row, all);
     if (!weighted)
       continue;
-    const acc_t offset = softmax_offset(all.max > older ? all.max : older);
+    __syncthreads(); // the state is written
+    const acc_t offset = softmax_offset(of_row[kMax]);
     visit_packs<true>(row, B, [&](auto &entries, int64_t at) {
       constexpr int count = sizeof(entries) / sizeof(scalar_t);
 #pragma unroll

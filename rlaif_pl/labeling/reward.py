@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 import torch
@@ -87,8 +88,9 @@ class LabelerReward:
         """
         self._open()
         rows = [n for n, text in enumerate(responses) if text.strip() or self.empty is None]
-        scores = self.labeler.score([prompts[n] for n in rows], [responses[n] for n in rows])
-        self._refuse_missing(scores, rows, len(responses))
+        asked = [prompts[n] for n in rows], [responses[n] for n in rows]
+        scores = self.labeler.score(*asked)
+        self._refuse_missing(scores, *asked)
         self.responses += len(scores)
         rewards = torch.full((len(responses),), self.empty or 0.0, dtype=torch.float32)
         rewards[rows] = self.scale * (torch.tensor(scores, dtype=torch.float32) - self.shift)
@@ -118,13 +120,21 @@ class LabelerReward:
             self.store = ReplyStore(self.replies)
             self.labeler.keep_replies(self.store, self.spending.count)  # type: ignore[attr-defined]
 
-    @staticmethod
-    def _refuse_missing(scores: Sequence[float], rows: Sequence[int], count: int) -> None:
-        """Refuse scores that are not finite."""
-        missing = [rows[n] for n, value in enumerate(scores) if not math.isfinite(value)]
-        if missing:
-            raise ValueError(
-                f"expected a score for each of {count} responses, got none for "
-                f"{len(missing)} (the first at place {missing[0]}); check that the prompts fit into "
-                "the labeler's context and that its back end answers, then resume"
-            )
+    def _refuse_missing(
+        self, scores: Sequence[float], prompts: Sequence[str], responses: Sequence[str]
+    ) -> None:
+        """Refuse scores that are not finite, with why they are missing."""
+        missing = [n for n, value in enumerate(scores) if not math.isfinite(value)]
+        if not missing:
+            return
+        reasons: Counter[str] = Counter()
+        details = getattr(self.labeler, "details", None)
+        if details is not None:  # every reply is known by now
+            found = details([prompts[n] for n in missing], [responses[n] for n in missing])
+            reasons.update(each.failure or "nonfinite" for each in found)
+        why = ", ".join(f"{name}: {count}" for name, count in sorted(reasons.items()))
+        raise ValueError(
+            f"expected a score for each of {len(responses)} responses, got none for {len(missing)} "
+            f"({why or 'no reason given'}); check that the prompts fit into the labeler's context and "
+            "that its back end answers, with a grade, then resume"
+        )

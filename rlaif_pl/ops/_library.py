@@ -37,8 +37,8 @@ SCHEMAS = (
     "pairwise_ce_bwd(Tensor dmargin, Tensor grad, float scale=1.0) -> (Tensor first, Tensor second)",
     "online_softmax_update_(Tensor(a!) logits, Tensor tokens, Tensor? bias, Tensor(b!) state,"
     " int start, float inv_temperature, float softcap, bool weighted) -> ()",
-    "online_softmax_backward_(Tensor(a!) logits, Tensor tokens, Tensor? bias, Tensor rows, int start,"
-    " float inv_temperature, float softcap) -> ()",
+    "online_softmax_backward_(Tensor(a!) logits, Tensor tokens, Tensor? bias, Tensor rows,"
+    " int start, float inv_temperature, float softcap) -> ()",
 )
 OPS = tuple(schema.split("(", 1)[0] for schema in SCHEMAS)
 TARGETS = ("gae", "shaped_gae")  # what they return is aimed at, so it never has a gradient

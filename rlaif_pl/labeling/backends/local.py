@@ -68,8 +68,8 @@ class LocalBackend:
 
     @property
     def fingerprint(self) -> str:
-        """Model, revision, layers, precision and the longest text."""
-        return f"{self.model.fingerprint};max_tokens={self.max_tokens}"
+        """Model, revision, layers, precision, the longest text, and how chats are begun."""
+        return f"{self.model.fingerprint};max_tokens={self.max_tokens};thoughts=closed"
 
     @property
     def limit(self) -> int:

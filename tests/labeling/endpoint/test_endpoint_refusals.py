@@ -1,0 +1,357 @@
+"""Servers that refuse, lie about their status, think, redirect or stream: said, and no label of it."""
+
+import math
+import re
+import threading
+import warnings
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+
+from rlaif_pl import cli
+from rlaif_pl.labeling.accounts.reply_store import ReplyStore
+from rlaif_pl.labeling.asking import Asker
+from rlaif_pl.labeling.backends.endpoint import EndpointBackend
+from rlaif_pl.labeling.backends.endpoint_errors import EndpointError, meaning_of, sentence_of
+from rlaif_pl.labeling.calls import Choose, Decoding, Generate, Question
+from rlaif_pl.labeling.strategies.free_form import FreeFormLabeler
+from rlaif_pl.labeling.strategies.pairwise import PairwiseLabeler
+
+UNSUPPORTED = (
+    "Unsupported parameter: 'max_tokens' is not supported with this model. Use "
+    "'max_completion_tokens' instead."
+)
+USAGE = {"prompt_tokens": 3, "completion_tokens": 1}
+
+
+def verdicts(count, **options):
+    return [Choose(Question(f"which, {n}?", **options), ("1", "2")) for n in range(count)]
+
+
+def asked(backend, calls):
+    replies = {}
+    backend.answer(calls, replies.__setitem__)
+    return [replies[n] for n in range(len(calls))]
+
+
+def chat(content, table=(("1", -0.1), ("2", -2.5)), **message):
+    rows = [{"token": token, "logprob": value} for token, value in table]
+    choice = {
+        "message": {"role": "assistant", "content": content, **message},
+        "logprobs": {"content": [{**rows[0], "top_logprobs": rows}]},
+        "finish_reason": "stop",
+    }
+    return {"choices": [choice], "usage": USAGE}
+
+
+def in_body(code, message):
+    return {"choices": None, "usage": None, "error": {"code": code, "message": message}}
+
+
+@pytest.fixture
+def refusing(serve):
+    """Return a starter of servers that refuse requests for which ``why`` gives a sentence."""
+
+    def start(why):
+        server = serve()
+        arrive = server.arrive
+
+        def judged(body):
+            fault, sentence = arrive(body), why(body)
+            return fault if sentence is None else (400, sentence)
+
+        server.arrive = judged
+        return server
+
+    return start
+
+
+def test_a_setting_that_is_refused_stops_the_job_with_the_servers_sentence(refusing, endpoint):
+    server = refusing(lambda body: UNSUPPORTED if "max_tokens" in body else None)
+    heard = []
+    with (
+        pytest.warns(UserWarning, match="Unsupported parameter"),
+        pytest.raises(
+            EndpointError, match="(?s)'max_tokens' is not.*max_tokens_field: max_compl"
+        ) as e,
+    ):
+        endpoint(server, api="chat", concurrency=4).answer(
+            verdicts(200), lambda _, reply: heard.append(reply.failure)
+        )
+    assert server.url in str(e.value)
+    assert len(server.record.requests) <= 12
+    assert set(heard) <= {"http_400"}
+
+
+def test_the_other_name_of_the_length_limit_is_sent(serve, endpoint):
+    server = serve(reply=lambda *_: chat("1"))
+    backend = endpoint(server, api="chat", max_tokens_field="max_completion_tokens")
+    asked(backend, [*verdicts(1), Generate(Question("x"), Decoding(max_tokens=7))])
+    limits = [(b.get("max_tokens"), b["max_completion_tokens"]) for b in server.record.requests]
+    assert sorted(limits, key=str) == [(None, 1), (None, 7)]
+    assert backend.fingerprint == endpoint(server, api="chat").fingerprint
+
+
+def test_a_temperature_that_is_refused_can_be_left_out(refusing, endpoint):
+    sentence = "Unsupported value: 'temperature' does not support 0 with this model."
+    server = refusing(lambda body: sentence if "temperature" in body else None)
+    calls = [Generate(Question(f"why, {n}?")) for n in range(9)]
+    with (
+        pytest.warns(UserWarning, match="does not support 0"),
+        pytest.raises(EndpointError, match="supports_temperature: false"),
+    ):
+        asked(endpoint(server), calls)
+    backend = endpoint(server, supports_temperature=False)
+    assert [reply.failure for reply in asked(backend, calls)] == [None] * 9
+    assert backend.fingerprint != endpoint(server).fingerprint
+
+
+def test_a_refusal_of_some_questions_does_not_stop_the_others(refusing, endpoint):
+    server = refusing(lambda body: "bad words" if "which, 1" in body["prompt"] else None)
+    with pytest.warns(UserWarning, match="HTTP 400: bad words"):
+        replies = asked(endpoint(server, concurrency=1), verdicts(20))
+    refused = [n for n, reply in enumerate(replies) if reply.failure == "http_400"]
+    assert refused == [1, *range(10, 20)]
+    assert len(server.record.requests) == 21  # one harmless question decided it
+
+
+def test_refusals_are_counted_over_batches(refusing, endpoint):
+    server = refusing(lambda _: "never")
+    backend = endpoint(server)
+    with pytest.warns(UserWarning, match="never"):
+        asked(backend, verdicts(1))
+    asked(backend, verdicts(2)[1:])
+    with pytest.raises(EndpointError, match="refuses every request"):
+        asked(backend, verdicts(3)[2:])
+
+
+@pytest.mark.parametrize(
+    ("code", "status"), [(429, 429), ("429", 429), ("rate_limit_exceeded", 429), (503, 503)]
+)
+def test_an_error_in_a_good_status_is_waited_for(serve, endpoint, code, status):
+    bodies = iter([in_body(code, "try later"), chat("1"), *[in_body(code, "try later")] * 3])
+    backend = endpoint(serve(reply=lambda *_: next(bodies)), api="chat", max_retries=2)
+    (reply,) = asked(backend, verdicts(1))
+    assert (reply.failure, reply.attempts) == (None, 2)
+    (reply,) = asked(backend, verdicts(1))
+    assert (reply.failure, reply.attempts) == (f"http_{status}", 3)
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (in_body(402, "Insufficient credits"), "HTTP 402.: Insufficient credits"),
+        (in_body("insufficient_quota", "You are out"), "HTTP 402.: You are out"),
+        (in_body(None, "Incorrect API key"), "HTTP 401.: Incorrect API key"),
+        ({"choices": [], "error": "invalid_api_key"}, "HTTP 401.: invalid_api_key"),
+        ({"choices": [{"error": {"code": 402, "message": "none left"}}]}, "none left"),
+    ],
+)
+def test_an_error_in_a_good_status_that_stays_stops_the_job(serve, endpoint, body, said):
+    server = serve(reply=lambda *_: body)
+    with pytest.raises(EndpointError, match=said):
+        asked(endpoint(server, api="chat", concurrency=1), verdicts(9))
+    assert len(server.record.requests) == 1
+
+
+def test_a_server_that_keeps_failing_is_quoted(serve, endpoint):
+    server = serve(reply=lambda *_: in_body(500, "the fan is on fire"))
+    with pytest.raises(EndpointError, match="20 failed calls.*http_500.*the fan is on fire"):
+        asked(endpoint(server, api="chat", max_retries=0), verdicts(40))
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ('{"error": {"message": "no such model"}}', "no such model"),
+        ('{"error": "plain"}', "plain"),
+        ('{"message": "of old vLLM", "code": 404}', "of old vLLM"),
+        ('{"detail": [{"loc": ["body"], "msg": "field required"}]}', "field required"),
+        (
+            "<html><head><title>x</title></head><h1>502</h1>Bad&nbsp;Gateway</html>",
+            "502 Bad Gateway",
+        ),
+        ("a\x1b[31m\nb", "a [31m b"),
+        ("", "(nothing said)"),
+    ],
+)
+def test_a_sentence_is_found_in_every_kind_of_error(text, sentence):
+    assert sentence_of(text) == sentence
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "meaning"),
+    [
+        (400, "your prompt was flagged by moderation", "refused"),
+        (403, "input flagged", "refused"),
+        (403, "forbidden", "useless"),
+        (400, "your credit balance is too low", "useless"),
+        (413, "<html>Request Entity Too Large</html>", "too_long"),
+        (422, "field required", "never"),
+        (405, "method not allowed", "never"),
+        (502, "<html>Bad Gateway</html>", "again"),
+    ],
+)
+def test_what_a_status_means(status, text, meaning):
+    assert meaning_of(status, text) == meaning
+
+
+def test_a_server_never_reached_is_named_however_few_calls(serve, endpoint):
+    server = serve()
+    server.close()
+    heard = []
+    with pytest.raises(EndpointError, match=f"Cannot reach {server.url}.*set base_url"):
+        endpoint(server, max_retries=0).answer(verdicts(2), lambda _, r: heard.append(r.failure))
+    assert heard == ["connection"] * 2
+
+
+@pytest.mark.parametrize("url", ["localhost:8000/v1", "", "ftp://host/v1"])
+def test_an_address_without_a_protocol_is_refused(url):
+    with pytest.raises(ValueError, match="base_url to begin with http"):
+        EndpointBackend(url, "m")
+
+
+class Elsewhere(BaseHTTPRequestHandler):
+    """Sends every question on, or answers what came of it as a stream."""
+
+    status = 301
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["content-length"]))
+        self.send_response(self.status)
+        if self.status == 301:
+            self.send_header("location", "/elsewhere")
+        content = b'data: {"choices": []}\n\ndata: [DONE]\n\n'
+        self.send_header("content-length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("content-length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("status", "said"), [(301, "sends requests on to .*/elsewhere"), (200, "streams its answers")]
+)
+def test_redirects_and_streams_are_named_at_once(status, said):
+    handler = type("Handler", (Elsewhere,), {"status": status})
+    with HTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        backend = EndpointBackend(f"http://127.0.0.1:{server.server_port}/v1", "m")
+        with pytest.raises(EndpointError, match=said):
+            asked(backend, verdicts(1))
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("message", "text", "failure"),
+    [
+        ({"content": "2", "reasoning": "1 is better"}, "2", None),
+        ({"content": "2", "reasoning_content": "1 is better"}, "2", None),
+        ({"content": None, "reasoning": "1 is better, but"}, "", "unclosed_thought"),
+        ({"content": "", "reasoning_content": "1 is better, but"}, "", "unclosed_thought"),
+        ({"content": None}, "", "empty"),
+        (
+            {"content": [{"type": "thinking", "thinking": "1"}, {"type": "text", "text": "2"}]},
+            "2",
+            None,
+        ),
+        ({"content": [{"type": "thinking", "thinking": "1"}]}, "", "unclosed_thought"),
+    ],
+)
+def test_thoughts_in_a_field_of_their_own_are_no_answer(serve, endpoint, message, text, failure):
+    server = serve(reply=lambda *_: chat(**message))
+    (reply,) = asked(endpoint(server, api="chat"), [Generate(Question("Which?"))])
+    assert (reply.text, reply.failure) == (text, failure)
+
+
+def test_a_choice_is_not_read_off_a_thoughts_first_token(serve, endpoint, pair):
+    server = serve(reply=lambda *_: chat(None, reasoning="1"))
+    (judged,) = PairwiseLabeler(endpoint(server, api="chat")).label([pair])
+    assert judged.provenance.failure == "unclosed_thought"
+
+
+def test_words_behind_thoughts_are_read_from_a_server(serve, endpoint, pair):
+    def reply(_, body):
+        text = body["messages"][0]["content"]
+        right = 1 if text.index(pair.first) < text.index(pair.second) else 2
+        return chat(f"<think>Summary {3 - right} is better.</think>Summary {right}.")
+
+    backend = endpoint(serve(reply=reply), api="chat")
+    (judged,) = FreeFormLabeler(backend, chat_template=True).label([pair])
+    assert judged.p_first == 1.0
+
+
+@pytest.mark.parametrize(
+    ("token", "opening", "hint"),
+    [
+        ("Sure", "assistant", "drop continue_final_message.: set chat_opening: user"),
+        ("Sure", "user", "show examples"),
+        ("<think>", "assistant", "enable_thinking: false"),
+    ],
+)
+def test_a_dropped_beginning_is_said_at_the_first_pair(serve, endpoint, pair, token, opening, hint):
+    table = ((token, -0.01), ("1", -7.0), ("2", -8.0))
+    server = serve(reply=lambda *_: chat(token, table))
+    backend = endpoint(server, api="chat", chat_opening=opening)
+    with pytest.warns(UserWarning, match=r"no answers .low_option_mass") as said:
+        (judged,) = PairwiseLabeler(backend).label([pair])
+    assert any(re.search(hint, str(each.message)) for each in said)
+    assert judged.provenance.failure == "low_option_mass"
+    assert judged.provenance.outside_mass == pytest.approx(1 - math.exp(-7) - math.exp(-8))
+
+
+def test_a_server_that_answers_is_not_warned_of(serve, endpoint):
+    tables = iter([(("1", -0.1), ("2", -2.5)), *[(("Sure", -0.01), ("1", -7.0), ("2", -8.0))] * 5])
+    backend = endpoint(serve(reply=lambda *_: chat("1", next(tables))), api="chat", concurrency=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        asked(backend, verdicts(6))
+
+
+CONFIG = """
+labeler:
+  class_path: rlaif_pl.labeling.PairwiseLabeler
+  init_args:
+    preamble: base
+    backend:
+      class_path: rlaif_pl.labeling.EndpointBackend
+      init_args: {{base_url: '{url}', model: tiny, max_retries: 0, first_wait: 0.0}}
+"""
+
+
+def test_refused_requests_are_asked_again_by_the_same_command(
+    refusing, data_files, small_pairs, tmp_path, capsys
+):
+    state = {"sentence": "the proxy is of yesterday"}
+    server = refusing(lambda _: state["sentence"])
+    config, out = tmp_path / "label.yaml", tmp_path / "out"
+    config.write_text(CONFIG.format(url=server.url))
+    words = ["label", "--config", str(config), "--pairs", data_files.unlabeled, "--out", str(out)]
+    with pytest.warns(UserWarning, match="of yesterday"):
+        assert cli.main(words) == 1
+    error = capsys.readouterr().err
+    assert "the proxy is of yesterday" in error
+    assert "the same command again" in error
+    assert len(server.record.requests) <= 12
+    state["sentence"] = None
+    assert cli.main(words) == 0
+    assert len((out / "labeled.jsonl").read_text().splitlines()) == len(small_pairs)
+
+
+def test_replies_of_a_job_that_was_refused_are_asked_for_again(refusing, endpoint, tmp_path):
+    state = {"sentence": "no"}
+    server = refusing(lambda _: state["sentence"])
+    with ReplyStore(tmp_path / "r.sqlite") as store:
+        with pytest.warns(UserWarning, match="HTTP 400: no"):
+            (reply,) = Asker(endpoint(server), store).ask(verdicts(1))
+        assert reply.failure == "http_400"
+        state["sentence"] = None
+        (reply,) = Asker(endpoint(server), store).ask(verdicts(1))
+        assert reply.failure is None
