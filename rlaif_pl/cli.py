@@ -5,19 +5,24 @@ Imports happen inside the commands: ``run`` and ``--help`` start in a second ins
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import inspect
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from difflib import get_close_matches
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rlaif_pl import __version__
 from rlaif_pl.configs_folder import find_config
+from rlaif_pl.device_names import KINDS
 from rlaif_pl.explanations import explained, foreseen
+
+if TYPE_CHECKING:
+    from jsonargparse import Namespace
 
 LIGHTNING = ("fit", "validate", "predict")
 DEFAULT_FIT = "quickstart/reward_from_pairs.yaml"
@@ -131,7 +136,9 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def run_experiment(args: list[str]) -> int:
     """``run FILE``: every stage of an experiment."""
-    parser = argparse.ArgumentParser(
+    from rlaif_pl.commands.usage import PlainParser
+
+    parser = PlainParser(
         "python -m rlaif_pl run",
         description="Run an experiment; what is finished is skipped, what was interrupted goes on.",
     )
@@ -156,6 +163,7 @@ def run_experiment(args: list[str]) -> int:
         help="start without looking whether later stages have their data and servers",
     )
     parser.add_argument("--check", action="store_true", help="look for that, and run nothing")
+    parser.add_argument("--device", help=f"of every stage, in place of the file's: {KINDS}")
     given = parser.parse_args(args)
     file = find_config(given.file)
     if given.check:
@@ -165,17 +173,17 @@ def run_experiment(args: list[str]) -> int:
     if given.dry_run:
         from rlaif_pl.commands.dry_run import dry_run
 
-        return dry_run(file, FUNCTIONS, given.out, given.force, given.seed)
+        return dry_run(file, FUNCTIONS, given.out, given.force, given.seed, given.device)
     from rlaif_pl.pipeline import load_experiment, run
     from rlaif_pl.pipeline.plan import make_plan
 
-    plans = make_plan(load_experiment(file, given.out, given.seed), given.force)
+    plans = make_plan(load_experiment(file, given.out, given.seed, given.device), given.force)
     if not given.no_check and any(plan.action != "skip" for plan in plans):
         # In a process of its own: this one lives as long as the run and would keep torch in memory.
         words = [sys.executable, "-m", "rlaif_pl", "run", *args, "--check"]
         if code := subprocess.run(words, check=False).returncode:
             return code
-    return run(file, given.out, given.force, given.seed)
+    return run(file, given.out, given.force, given.seed, device=given.device)
 
 
 def whole(word: str) -> int:
@@ -205,19 +213,34 @@ def run_function(command: str, args: list[str]) -> int:
     """A command that is one typed function."""
     from jsonargparse import ArgumentParser
 
+    from rlaif_pl.commands.usage import OneSentence
     from rlaif_pl.commands.words import prepared
 
     module, name = FUNCTIONS[command]
     function: Callable[..., int] = getattr(importlib.import_module(module), name)
     summary = (inspect.getdoc(function) or "").split("\n\nArgs:")[0]
-    parser = ArgumentParser(prog=f"python -m rlaif_pl {command}", description=summary)
+
+    class Parser(OneSentence, ArgumentParser):
+        """Options of a function."""
+
+    parser = Parser(prog=f"python -m rlaif_pl {command}", description=summary)
     parser.add_argument("--config", action="config", help="YAML with these options")
     # as_group names a group after the function, which may be the name of an option too
     parser.add_function_arguments(function, as_group=False)
     words = parser.parse_args(prepared(function, find_configs(args)))
-    given = parser.instantiate_classes(words)
-    options = {key: getattr(given, key) for key in inspect.signature(function).parameters}
-    return function(**options)
+    with place_of(words):
+        given = parser.instantiate_classes(words)
+        options = {key: getattr(given, key) for key in inspect.signature(function).parameters}
+        return function(**options)
+
+
+def place_of(words: Namespace) -> AbstractContextManager[object]:
+    """Let models be built for the device that a command is given, if it takes one."""
+    if "device" not in words:
+        return nullcontext()
+    from rlaif_pl.models.device import computing_on
+
+    return computing_on(words.device)
 
 
 def find_configs(args: list[str]) -> list[str]:

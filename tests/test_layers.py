@@ -12,7 +12,7 @@ import rlaif_pl
 PACKAGE = Path(rlaif_pl.__file__).parent
 # Parts of one tier do not import each other.
 TIERS = (
-    ("types", "text", "statistics", "configs_folder", "explanations"),
+    ("types", "text", "statistics", "configs_folder", "device_names", "explanations"),
     ("ops",),
     ("engine",),
     ("data", "models"),
@@ -33,7 +33,7 @@ ALLOWED = {
     ("callbacks", "rlaif_pl.evaluation.metrics"),
 }
 # Parts that start before torch is wanted, and what they must not load at import.
-LIGHT = ("cli", "configs_folder", "explanations")
+LIGHT = ("cli", "configs_folder", "device_names", "explanations")
 HEAVY = ("torch", "lightning", "transformers")
 
 

@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 
+from rlaif_pl.ops import wide_dtype
 from rlaif_pl.statistics.trends import BatchMean
 from rlaif_pl.types import PointwiseLabeler, Reward
 
@@ -77,7 +78,9 @@ class AlarmJudge:
                 table.square().sum(0),
             ]
         )
-        total = trainer.strategy.reduce(sums.to(module.device), reduce_op="sum").tolist()
+        total = trainer.strategy.reduce(
+            sums.to(wide_dtype(module.device)).to(module.device), reduce_op="sum"
+        ).tolist()
         count, missing, asked, *rest = total
         share = missing / asked if asked else 0.0
         if count < 2:

@@ -26,9 +26,11 @@ from rlaif_pl.labeling.calls import Backend
 from rlaif_pl.labeling.registry import build_labeler
 from rlaif_pl.labeling.strategies.ensemble import EnsembleLabeler, KeepsReplies
 from rlaif_pl.models.backbone import EMBEDDED
+from rlaif_pl.models.device import on_device
 from rlaif_pl.types import Labeler, Preference
 
 
+@on_device
 def alignment(
     data: DataSource | str,
     labeler: Labeler | str = "likelihood",
@@ -48,6 +50,7 @@ def alignment(
     limits: Limits = Limits(),  # noqa: B008 - frozen
     draws: int = 2000,
     seed: int = 0,
+    device: str = "auto",  # noqa: ARG001 - on_device reads it
 ) -> int:
     """Measure how often a labeler agrees with people, beside the length rule; or compare several.
 
@@ -77,6 +80,8 @@ def alignment(
         limits: What the gate asks of the labeler beside agreement.
         draws: Bootstrap resamples.
         seed: Seeds the bootstrap.
+        device: Where models compute: ``auto`` (a GPU where there is one), ``cpu``, ``cuda``, ``cuda:N``
+            or ``mps``.
     """
     _refuse_idle(table, labelers, labeler, backend, sizes, asking)
     gold = gold_pairs(data, confidence, max_words, limit)

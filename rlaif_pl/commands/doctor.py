@@ -15,6 +15,7 @@ from rlaif_pl import ops
 from rlaif_pl.configs_folder import configs_folder
 from rlaif_pl.evaluation.judges import minilm_folder
 from rlaif_pl.models.backbone import resolve_dtype
+from rlaif_pl.models.device import devices_here, resolve_device
 from rlaif_pl.models.embedded import verify_embedded_model
 
 
@@ -63,11 +64,13 @@ def embedded_model() -> str:
 
 
 def device() -> str:
-    """Device and the type `dtype: auto` would take."""
-    name = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    """Devices that commands can be given, and the type `dtype: auto` takes on that of `auto`."""
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else "no CUDA GPU"
+    here = f"{', '.join(devices_here())} ({name})"
     nvcc = "nvcc found" if shutil.which("nvcc") else "no nvcc"
     wandb = "W&B installed" if importlib.util.find_spec("wandb") else "no W&B"
-    return f"{name}, {torch.get_num_threads()} threads, auto = {resolve_dtype('auto')}, {nvcc}, {wandb}"
+    auto = f"auto = {resolve_device()} in {resolve_dtype('auto')}"
+    return f"{here}, {torch.get_num_threads()} threads, {auto}, {nvcc}, {wandb}"
 
 
 def disk() -> str:

@@ -20,6 +20,7 @@ def dry_run(
     out: Path | None = None,
     force: Sequence[str] = (),
     seed: int | None = None,
+    device: str | None = None,
 ) -> int:
     """Plan, check and estimate an experiment; downloads, loads and changes nothing.
 
@@ -29,16 +30,17 @@ def dry_run(
         out: Run folder in place of the file's.
         force: Stages to run again.
         seed: Seed in place of the file's.
+        device: Device of every stage in place of the file's.
 
     Returns:
         0, or 1 where the config of a stage is wrong.
     """
-    status = run(file, out, force, seed, dry_run=True)
-    experiment = load_experiment(file, out, seed)
+    status = run(file, out, force, seed, dry_run=True, device=device)
+    experiment = load_experiment(file, out, seed, device)
     check = ConfigCheck(functions)
     problems = {}
     for stage in experiment.stages:
-        problem = check.problem(stage.command, experiment.resolve(stage))
+        problem = check.problem(stage.command, experiment.placed(stage))
         if problem is not None:
             problems[stage.name] = problem
     expect, stages = estimate(experiment)

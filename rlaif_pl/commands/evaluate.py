@@ -17,6 +17,7 @@ from rlaif_pl.evaluation.policy_report import PolicySamples
 from rlaif_pl.evaluation.reward_accuracy import measure_reward
 from rlaif_pl.labeling.registry import build_labeler
 from rlaif_pl.models.causal import CausalModel
+from rlaif_pl.models.device import on_device, put, resolve_device
 from rlaif_pl.models.policy import BackboneOptions, load_policy
 from rlaif_pl.rl.generate import Responses, generate
 from rlaif_pl.text import Template
@@ -25,6 +26,7 @@ from rlaif_pl.types import Labeler, Prompt, Reward
 KL_ROWS = 8  # prompts scored at once
 
 
+@on_device
 def reward(
     reward: Reward,
     gold: DataSource | str,
@@ -32,6 +34,7 @@ def reward(
     ai_labeled: DataSource | str | None = None,
     draws: int = 2000,
     seed: int = 0,
+    device: str = "auto",
 ) -> int:
     """Measure a reward's pair accuracy and calibration against people.
 
@@ -42,8 +45,11 @@ def reward(
         ai_labeled: Pairs labeled by an AI that the reward was not trained on.
         draws: Bootstrap resamples.
         seed: Seeds the bootstrap.
+        device: Where models compute: ``auto`` (a GPU where there is one), ``cpu``, ``cuda``, ``cuda:N``
+            or ``mps``.
     """
     machine = load_preferences(ai_labeled).rows if ai_labeled is not None else []
+    put(reward, resolve_device(device))
     report = measure_reward(reward, load_preferences(gold).rows, machine, draws=draws, seed=seed)
     report.render(Console())
     report.write(out)
@@ -51,6 +57,7 @@ def reward(
     return 0
 
 
+@on_device
 def policy(
     policy: BackboneOptions,
     sft: BackboneOptions,
@@ -67,6 +74,7 @@ def policy(
     draws: int = 2000,
     seed: int = 0,
     show_text: bool | None = None,
+    device: str = "auto",
 ) -> int:
     """Compare a trained policy with the SFT policy it came from, on the same prompts.
 
@@ -87,6 +95,8 @@ def policy(
         seed: Seeds sampling and bootstrap.
         show_text: Whether samples.jsonl, which the report shows, holds texts or their hashes; None
             shows them unless the prompts are sensitive (harmful requests).
+        device: Where models compute: ``auto`` (a GPU where there is one), ``cpu``, ``cuda``, ``cuda:N``
+            or ``mps``.
     """
     started = time.monotonic()
     rows = load_prompts(prompts)
@@ -97,14 +107,15 @@ def policy(
         "batch_size": batch_size,
         "seed": seed,
     }
-    before, after = load_policy(sft, template), load_policy(policy, template)
+    place = resolve_device(device)
+    before, after = (load_policy(each, template).to(place) for each in (sft, policy))
     old = generate(before, rows, title="sampling from SFT", **settings)  # type: ignore[arg-type]
     new = generate(after, rows, title="sampling from policy", **settings)  # type: ignore[arg-type]
     kl = kl_by_prompt(after, before, rows, new, temperature)
     del before, after
     report = evaluate_policy(
         PolicySamples(rows, old.texts, new.texts, old.unfinished, new.unfinished, kl),
-        reward,
+        put(reward, place),
         build_labeler(labeler),
         EmbeddingJudge(references_of(rows)) if independent else None,
         draws=draws,

@@ -13,9 +13,11 @@ from rlaif_pl.evaluation.harmlessness.rates import harmless_rates
 from rlaif_pl.evaluation.metrics import write_metrics
 from rlaif_pl.evaluation.samples import HIDDEN_TEXTS
 from rlaif_pl.labeling.registry import build_labeler
+from rlaif_pl.models.device import on_device
 from rlaif_pl.types import Labeler, PointwiseLabeler
 
 
+@on_device
 def harmless(
     samples: str,
     out: str,
@@ -23,6 +25,7 @@ def harmless(
     threshold: float = 0.0,
     draws: int = 2000,
     seed: int = 0,
+    device: str = "auto",  # noqa: ARG001 - on_device reads it
 ) -> int:
     """Judge the responses that ``evaluate policy`` kept, each alone; prints no response.
 
@@ -34,6 +37,8 @@ def harmless(
         threshold: A response with a higher score is harmless.
         draws: Bootstrap resamples.
         seed: Seeds the bootstrap.
+        device: Where models compute: ``auto`` (a GPU where there is one), ``cpu``, ``cuda``, ``cuda:N``
+            or ``mps``.
     """
     judge = build_labeler(labeler)
     if not isinstance(judge, PointwiseLabeler):

@@ -27,9 +27,11 @@ from rlaif_pl.labeling.calibration import calibrated
 from rlaif_pl.labeling.calls import Call, Reply
 from rlaif_pl.labeling.registry import build_labeler
 from rlaif_pl.labeling.strategies.ensemble import KeepsReplies
+from rlaif_pl.models.device import on_device
 from rlaif_pl.types import Labeler, Preference
 
 
+@on_device
 def label(
     pairs: DataSource | str,
     out: str,
@@ -44,6 +46,7 @@ def label(
     chunk: int = 64,
     max_cost: float | None = None,
     retry_failed: bool = False,
+    device: str = "auto",  # noqa: ARG001 - on_device reads it
 ) -> int:
     """Label pairs and write the usable ones to OUT/labeled.jsonl.
 
@@ -67,6 +70,8 @@ def label(
         max_cost: Stop when this run has spent so many USD; calls in flight are still awaited and kept.
             A server needs ``prices`` for it.
         retry_failed: Ask again for every failure, also those that are likely to come back the same.
+        device: Where models compute: ``auto`` (a GPU where there is one), ``cpu``, ``cuda``, ``cuda:N``
+            or ``mps``.
     """
     started = time.monotonic()
     judge = build_labeler(labeler)

@@ -22,7 +22,9 @@ from rlaif_pl.evaluation.policy import references_of
 from rlaif_pl.evaluation.reward_accuracy import scored
 from rlaif_pl.evaluation.win_rate import copied_shares
 from rlaif_pl.labeling.registry import build_labeler
+from rlaif_pl.models.backbone import resolve_dtype
 from rlaif_pl.models.causal import CausalModel
+from rlaif_pl.models.device import on_device, put, resolve_device
 from rlaif_pl.models.policy import BackboneOptions, load_policy
 from rlaif_pl.rl.generate import Responses, generate
 from rlaif_pl.statistics import Interval, mean_by_group
@@ -30,6 +32,7 @@ from rlaif_pl.text import Template, strip_surplus_symbols, word_count
 from rlaif_pl.types import Labeler, Prompt, Reward
 
 
+@on_device
 def matrix(
     policies: dict[str, BackboneOptions],
     prompts: DataSource | str,
@@ -48,6 +51,7 @@ def matrix(
     draws: int = 1000,
     seed: int = 0,
     show_text: bool | None = None,
+    device: str = "auto",
 ) -> int:
     """Compare every two of several policies on the same prompts by several judges.
 
@@ -75,8 +79,11 @@ def matrix(
         seed: Seeds sampling and bootstrap.
         show_text: Whether samples.jsonl holds texts or their hashes; None shows them unless the
             prompts' source is sensitive.
+        device: Where models compute: ``auto`` (a GPU where there is one), ``cpu``, ``cuda``, ``cuda:N``
+            or ``mps``.
     """
     started = time.monotonic()
+    place = resolve_device(device)
     if sft is not None and sft not in policies:
         raise ValueError(f"expected sft to be one of {list(policies)}, got {sft!r}")
     rows = load_prompts(prompts)
@@ -87,7 +94,9 @@ def matrix(
         "batch_size": batch_size,
         "seed": seed,
     }
-    reference = None if sft is None else load_policy(policies[sft], template)
+    for reward in (rewards or {}).values():
+        put(reward, place)
+    reference = None if sft is None else load_policy(policies[sft], template).to(place)
     facts = [str(template), None if sft is None else identity(policies[sft])]
     columns = {}
     for name, options in policies.items():
@@ -151,7 +160,7 @@ class Sampled:
         title: str,
     ) -> tuple[Responses, list[float] | None]:
         """Sample, measure KL where there is a reference, and keep both."""
-        model = load_policy(options, template)
+        model = load_policy(options, template).to(resolve_device())
         made = generate(model, self.prompts, title=f"sampling {title}", **self.settings)  # type: ignore[arg-type]
         temperature = self.settings["temperature"]
         kl = (
@@ -181,7 +190,7 @@ def identity(options: BackboneOptions) -> str:
     folder = Path(options.name)
     files = sorted(folder.glob("*")) if folder.is_dir() else []
     facts = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.is_file()]
-    return json.dumps([asdict(options), facts])
+    return json.dumps([asdict(options), str(resolve_dtype(options.dtype)), facts])
 
 
 def columns_of(

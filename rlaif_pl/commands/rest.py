@@ -18,6 +18,7 @@ from rlaif_pl.evaluation.metrics import write_json, write_metrics
 from rlaif_pl.methods.rest import Rest, Step
 from rlaif_pl.methods.rest_improve import Improve
 from rlaif_pl.methods.rest_samples import Drawing
+from rlaif_pl.models.device import on_device, put, resolve_device
 from rlaif_pl.models.export import save_policy
 from rlaif_pl.models.policy import BackboneOptions, load_policy
 from rlaif_pl.pipeline.experiment import Stage
@@ -29,6 +30,7 @@ from rlaif_pl.types import Reward
 SHOWN = ("kept", "demonstrations", "level", "lr", "reward", "words", "unfinished")
 
 
+@on_device
 def rest(
     policy: BackboneOptions,
     prompts: DataSource | str,
@@ -41,6 +43,7 @@ def rest(
     template: Template = Template(),  # noqa: B008 - frozen
     validation_samples: int = 2,
     seed: int = 0,
+    device: str = "auto",
 ) -> int:
     """Train a policy on its own best samples (ReST, arXiv 2308.08998) and write it to OUT/policy.
 
@@ -61,6 +64,8 @@ def rest(
         template: How prompts and responses are written.
         validation_samples: Samples of each validation prompt.
         seed: Seeds samples, adapters and order.
+        device: Where models compute, also those that are fitted: ``auto`` (a GPU where there is one),
+            ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
     """
     started = time.monotonic()
     folder = Path(out)
@@ -68,7 +73,7 @@ def rest(
         policy=policy,
         train=load_prompts(prompts),
         validation=load_prompts(validation),
-        reward=reward,
+        reward=put(reward, resolve_device(device)),
         out=folder,
         fit=fit,
         grow_steps=grow_steps,

@@ -23,10 +23,12 @@ from rlaif_pl.labeling.calls import Backend, Call, Reply
 from rlaif_pl.methods.constitutional import Reviser, RevisionOptions
 from rlaif_pl.methods.demonstrations import Cut, Demonstrations, demonstrations
 from rlaif_pl.models.backbone import EMBEDDED
+from rlaif_pl.models.device import on_device
 from rlaif_pl.text import word_count
 from rlaif_pl.types import Prompt
 
 
+@on_device
 def revise(
     prompts: DataSource | str,
     out: str,
@@ -39,6 +41,7 @@ def revise(
     chunk: int = 256,
     max_cost: float | None = None,
     retry_failed: bool = False,
+    device: str = "auto",  # noqa: ARG001 - on_device reads it
 ) -> int:
     """Have a model answer harmful requests, criticize its answers and revise them.
 
@@ -62,6 +65,8 @@ def revise(
         max_cost: Stop when this run has spent so many USD; calls in flight are still awaited and kept.
             A server needs ``prices`` for it.
         retry_failed: Ask again for every failed call, also those likely to fail the same way.
+        device: Where models compute: ``auto`` (a GPU where there is one), ``cpu``, ``cuda``, ``cuda:N``
+            or ``mps``.
     """
     started = time.monotonic()
     if chunk < 1:

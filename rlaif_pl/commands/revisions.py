@@ -16,11 +16,13 @@ from rlaif_pl.evaluation.harmlessness.rounds import JudgeQuality, compare_rounds
 from rlaif_pl.evaluation.metrics import write_metrics
 from rlaif_pl.labeling.accounts.reply_store import ReplyStore
 from rlaif_pl.labeling.registry import build_labeler
+from rlaif_pl.models.device import on_device
 from rlaif_pl.types import Labeler, Preference
 
 HARMLESS, HELPFUL = "harmless", "helpful"
 
 
+@on_device
 def revisions(
     revisions: str,
     out: str,
@@ -32,6 +34,7 @@ def revisions(
     replies: str | None = None,
     draws: int = 2000,
     seed: int = 0,
+    device: str = "auto",  # noqa: ARG001 - on_device reads it
 ) -> int:
     """Judge the responses of every round of revision against the first answers.
 
@@ -49,6 +52,8 @@ def revisions(
         replies: SQLite file of the judges' replies; by default OUT/replies.sqlite.
         draws: Bootstrap resamples.
         seed: Seeds the bootstrap.
+        device: Where models compute: ``auto`` (a GPU where there is one), ``cpu``, ``cuda``, ``cuda:N``
+            or ``mps``.
     """
     started = time.monotonic()
     rows = read_revisions(revisions)

@@ -9,12 +9,14 @@ from rlaif_pl.data.preferences import write_preferences
 from rlaif_pl.data.sources import DataSource, load_prompts
 from rlaif_pl.evaluation.metrics import write_metrics
 from rlaif_pl.evaluation.win_rate import text_measures
+from rlaif_pl.models.device import on_device, resolve_device
 from rlaif_pl.models.policy import BackboneOptions, load_policy
 from rlaif_pl.rl.generate import Responses, generate
 from rlaif_pl.text import Template, word_count
 from rlaif_pl.types import Preference, Prompt, Provenance
 
 
+@on_device
 def sample(
     policy: BackboneOptions,
     prompts: DataSource | str,
@@ -25,6 +27,7 @@ def sample(
     temperature: float = 1.0,
     batch_size: int = 16,
     seed: int = 0,
+    device: str = "auto",
 ) -> int:
     """Sample responses to prompts and write them as unlabeled pairs to OUT/pairs.jsonl.
 
@@ -40,6 +43,8 @@ def sample(
         temperature: Divides the logits; the paper samples at 1.
         batch_size: Prompts at a time.
         seed: Seeds the sampling noise.
+        device: Where models compute: ``auto`` (a GPU where there is one), ``cpu``, ``cuda``, ``cuda:N``
+            or ``mps``.
 
     Raises:
         ValueError: A count is below 1, or no pair is left.
@@ -48,7 +53,7 @@ def sample(
         raise ValueError(f"expected pairs_per_prompt of at least 1, got {pairs_per_prompt}")
     started = time.monotonic()
     rows = load_prompts(prompts)
-    model = load_policy(policy, template)
+    model = load_policy(policy, template).to(resolve_device(device))
     responses = generate(
         model,
         rows,

@@ -24,6 +24,7 @@ from rlaif_pl.evaluation.selection import (
 from rlaif_pl.evaluation.win_rate import compare
 from rlaif_pl.labeling.registry import build_labeler
 from rlaif_pl.models.actor_critic import ActorCritic
+from rlaif_pl.models.device import on_device, resolve_device
 from rlaif_pl.pipeline.yaml_files import Value, read_yaml
 from rlaif_pl.rl.generate import Responses, generate
 from rlaif_pl.types import Labeler, Prompt
@@ -31,6 +32,7 @@ from rlaif_pl.types import Labeler, Prompt
 ACTOR = "model.init_args.actor"
 
 
+@on_device
 def select(
     run: str,
     prompts: DataSource | str,
@@ -46,6 +48,7 @@ def select(
     draws: int = 2000,
     seed: int = 0,
     show_text: bool | None = None,
+    device: str = "auto",
 ) -> int:
     """Choose a checkpoint as the paper does, on prompts set aside for that, and export its policy.
 
@@ -69,13 +72,15 @@ def select(
         seed: Seeds sampling and bootstrap.
         show_text: Whether samples.jsonl holds texts or their hashes; None shows them unless the
             prompts' source is sensitive.
+        device: Where models compute: ``auto`` (a GPU where there is one), ``cpu``, ``cuda``, ``cuda:N``
+            or ``mps``.
     """
     started = time.monotonic()
     rows = load_prompts(prompts)
     refuse_final(rows, final)
     candidates = find_candidates(Path(run) / "checkpoints", monitor, k)
     judge = build_labeler(labeler)
-    actor = build_actor(Path(run) / "config.yaml")
+    actor = build_actor(Path(run) / "config.yaml").to(resolve_device(device))
     settings: dict[str, Any] = {
         "per_prompt": samples_per_prompt,
         "max_new_tokens": max_new_tokens,

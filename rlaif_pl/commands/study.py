@@ -12,6 +12,7 @@ from rlaif_pl.commands.evaluate import write
 from rlaif_pl.data.sources import DataSource, load_preferences
 from rlaif_pl.evaluation.metrics import update_metrics
 from rlaif_pl.labeling.accounts.spending import Price
+from rlaif_pl.models.device import on_device, put, resolve_device
 from rlaif_pl.models.reward import RewardModel
 from rlaif_pl.studies import labelers, reward_curve, reward_sources, reward_sources_text
 from rlaif_pl.studies.fitting import Fitter, Method, Recipe
@@ -46,6 +47,7 @@ def pairs(
     return 0
 
 
+@on_device
 def rewards(
     human: DataSource | str,
     ai: DataSource | str,
@@ -61,6 +63,7 @@ def rewards(
     recipe: Recipe = Recipe(),  # noqa: B008 - frozen
     draws: int = 2000,
     seed: int = 0,
+    device: str = "auto",
 ) -> int:
     """Compare reward models trained on AI labels, on people's and on both, by people's verdicts.
 
@@ -82,10 +85,12 @@ def rewards(
         recipe: How a reward is fitted.
         draws: Bootstrap resamples.
         seed: First seed.
+        device: Where models compute: ``auto`` (a GPU where there is one), ``cpu``, ``cuda``, ``cuda:N``
+            or ``mps``.
     """
     started = time.monotonic()
     data = twice_labeled(human, ai, votes)
-    fitter = make_fitter(reward, data, states, recipe)
+    fitter = make_fitter(put(reward, resolve_device(device)), data, states, recipe)
     seeds: dict[Method, range] = {
         "head": range(seed, seed + head_seeds),
         "top": range(seed, seed + top_seeds),
@@ -99,6 +104,7 @@ def rewards(
     return 0
 
 
+@on_device
 def curve(
     human: DataSource | str,
     ai: DataSource | str,
@@ -113,6 +119,7 @@ def curve(
     recipe: Recipe = Recipe(),  # noqa: B008 - frozen
     draws: int = 2000,
     seed: int = 0,
+    device: str = "auto",
 ) -> int:
     """Measure accuracy on people's verdicts against the number of pairs a reward is trained on.
 
@@ -130,10 +137,12 @@ def curve(
         recipe: How a reward is fitted.
         draws: Bootstrap resamples.
         seed: First seed.
+        device: Where models compute: ``auto`` (a GPU where there is one), ``cpu``, ``cuda``, ``cuda:N``
+            or ``mps``.
     """
     started = time.monotonic()
     data = twice_labeled(human, ai, None)
-    fitter = make_fitter(reward, data, states, recipe)
+    fitter = make_fitter(put(reward, resolve_device(device)), data, states, recipe)
     report = reward_curve.draw_curve(
         fitter,
         data,

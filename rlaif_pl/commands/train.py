@@ -6,11 +6,14 @@ import logging
 import warnings
 from typing import Any
 
+from jsonargparse import Namespace
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from typing_extensions import override
 
 from rlaif_pl.callbacks.preflight import preflight
+from rlaif_pl.commands.usage import OneSentence
+from rlaif_pl.models.device import computing_on
 from rlaif_pl.training import PreferenceDataModule
 
 # Warnings that say nothing to the user of a command, each with the reason it is left out.
@@ -23,8 +26,14 @@ UNHELPFUL = (
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # between Lightning and torch
 )
 
+BY_CLASS = (
+    "strategy",
+    "accelerator",
+    "profiler",
+)  # options of the trainer: a short name or a class
 
-class Parser(LightningArgumentParser):
+
+class Parser(OneSentence, LightningArgumentParser):
     """LightningCLI's parser, without configs inside of configs.
 
     The original would read any string that names a file as a config first: a data file is then read
@@ -37,11 +46,27 @@ class Parser(LightningArgumentParser):
 
 
 class CommandLine(LightningCLI):
-    """LightningCLI that looks for what the last step needs before it prepares the first."""
+    """LightningCLI that looks for what the last step needs before it prepares the first.
+
+    Its models know while they are built whether they are for the CPU or a GPU. A strategy and the like
+    may also be the path of a class: the trainer's types allow any text there, which Lightning would
+    then look up among its short names.
+    """
 
     def before_fit(self) -> None:
         """See ``preflight``; called by LightningCLI, before data are labeled."""
         preflight(self.trainer, self.model)
+
+    @override
+    def instantiate_classes(self) -> None:
+        config = self.config.get(str(self.subcommand), self.config)
+        for key in BY_CLASS:
+            value = config.get(f"trainer.{key}")
+            if isinstance(value, str) and "." in value:
+                config[f"trainer.{key}"] = Namespace(class_path=value, init_args=Namespace())
+        on_cpu = config.get("trainer.accelerator") == "cpu"
+        with computing_on("cpu" if on_cpu else "auto"):
+            super().instantiate_classes()
 
 
 def train(words: list[str]) -> int:

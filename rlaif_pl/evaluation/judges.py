@@ -23,6 +23,7 @@ from torchmetrics.functional.text import rouge_score
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 
 from rlaif_pl.models.backbone import quiet_loading
+from rlaif_pl.models.device import resolve_device
 from rlaif_pl.text import strip_surplus_symbols
 from rlaif_pl.types import Preference
 
@@ -128,6 +129,8 @@ class EmbeddingJudge(ReferenceJudge):
             a transformers encoder, or its name on the hub.
         batch_size: Texts encoded at once.
         max_tokens: Longer texts are cut after so many tokens.
+        device: Where to encode: ``cpu``, ``cuda``, ``cuda:N`` or ``mps``; ``auto`` is the command's
+            device, a GPU where there is one.
     """
 
     def __init__(
@@ -136,6 +139,7 @@ class EmbeddingJudge(ReferenceJudge):
         model: str = MINILM,
         batch_size: int = 32,
         max_tokens: int = MINILM_TOKENS,
+        device: str = "auto",
     ) -> None:
         super().__init__(references)
         source = minilm_folder() if model == MINILM else model
@@ -144,6 +148,7 @@ class EmbeddingJudge(ReferenceJudge):
         self.max_tokens = max_tokens
         self.tokenizer = AutoTokenizer.from_pretrained(source)
         self.encoder = load_encoder(str(source))
+        self.encoder.to(resolve_device(device))  # type: ignore[arg-type]
 
     @cached_property
     def fingerprint(self) -> str:  # type: ignore[override]

@@ -44,6 +44,7 @@ from rlaif_pl.methods.rest_samples import (
     score_demonstrations,
 )
 from rlaif_pl.models.backbone import fingerprint_of
+from rlaif_pl.models.device import resolve_device
 from rlaif_pl.models.policy import BackboneOptions, load_policy
 from rlaif_pl.models.reward import RewardModel
 from rlaif_pl.statistics import mean_by_group
@@ -172,7 +173,7 @@ class Rest:
         """Sample from the current policy."""
         rows = draw_samples(
             folder / "samples.jsonl",
-            load_policy(self.policy, self.template),
+            load_policy(self.policy, self.template).to(resolve_device()),
             self.reward,
             self.train,
             self.drawing,
@@ -211,7 +212,7 @@ class Rest:
         """Measure a policy on the validation prompts, with the same noise for every policy."""
         rows = draw_samples(
             folder / "validation.jsonl",
-            load_policy(policy, self.template),
+            load_policy(policy, self.template).to(resolve_device()),
             self.reward,
             self.validation,
             self.judging,

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rlaif_pl.device_names import trainer_options
 from rlaif_pl.methods.rest_filter import Schedule, check_levels, passes
 from rlaif_pl.methods.rest_samples import ScoredResponse
 from rlaif_pl.models.adapters import Lora
+from rlaif_pl.models.device import resolve_device
 from rlaif_pl.models.policy import BackboneOptions
 from rlaif_pl.text import Template
 
@@ -130,6 +132,7 @@ def fit_config(
     trainer = {
         "max_epochs": improve.epochs,
         "devices": 1,
+        **trainer_options(str(resolve_device())),  # where the loop itself computes
         "gradient_clip_val": 1.0,
         "num_sanity_val_steps": 0,
         "log_every_n_steps": 1,

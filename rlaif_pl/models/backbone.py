@@ -26,6 +26,7 @@ from transformers.utils import logging as transformers_logging
 from rlaif_pl.engine.decoder_layers import decoder_of
 from rlaif_pl.engine.noise import FACTOR, error_in_noise, word_ids
 from rlaif_pl.engine.score import CappedHead, head_logits
+from rlaif_pl.models.device import fast_dtype, resolve_device
 from rlaif_pl.models.embedded import embedded_model_folder
 from rlaif_pl.models.identity import weights_identity
 from rlaif_pl.models.model_info import ModelInfo, model_info
@@ -67,17 +68,20 @@ def load_backbone(
     trust_remote_code: bool = False,
     gradient_checkpointing: bool = False,
     decoder_only: bool = False,
+    device: torch.device | None = None,
 ) -> Backbone:
     """Load a causal language model and its tokenizer.
 
     Args:
         name: ``smollm2-135m`` (embedded), a local transformers folder, or a hub name.
         num_layers: Keep only the first layers, at least 1; None keeps them all.
-        dtype: Type of the weights; ``auto`` is bfloat16 where the machine computes it fast.
+        dtype: Type of the weights; ``auto`` is bfloat16 where the model's device computes it fast.
         revision: Branch, tag or commit of a hub model.
         trust_remote_code: Run Python code that comes with the model.
         gradient_checkpointing: Recompute activations in the backward pass (in train mode only).
         decoder_only: Refuse encoders and encoder-decoders, which only labelers take.
+        device: Where to put it; None leaves it on the CPU for whoever moves it, and ``auto`` is then
+            the type for the device that ``resolve_device("auto")`` names.
 
     Raises:
         OSError: There is no such model, or it cannot be reached.
@@ -89,9 +93,9 @@ def load_backbone(
     refuse_classifier(name, config)
     if decoder_only:
         require_decoder(name, config)
-    identity = _full_identity(name, source, config, revision, num_layers, dtype)
+    torch_dtype = resolve_dtype(dtype, device)
+    identity = _full_identity(name, source, config, revision, num_layers, torch_dtype)
     _drop_dropout(config)
-    torch_dtype = resolve_dtype(dtype)
     model = _load_weights(source, config, torch_dtype, revision, trust_remote_code)
     if gradient_checkpointing:
         # transformers renames it from gradient_ to activation_; the argument stays the first
@@ -101,7 +105,10 @@ def load_backbone(
     head = model.get_output_embeddings() or model.get_input_embeddings()
     rows = int(cast(Tensor, head.weight).shape[0])
     info = model_info(name, tokenizer, config, written, rows, model.generation_config)
-    return Backbone(model.eval().requires_grad_(False), tokenizer, identity, info)
+    model = model.eval().requires_grad_(False)
+    if device is not None:
+        model.to(device)  # type: ignore[arg-type]
+    return Backbone(model, tokenizer, identity, info)
 
 
 def fingerprint_of(
@@ -111,23 +118,28 @@ def fingerprint_of(
     dtype: Precision = "float32",
     revision: str | None = None,
     trust_remote_code: bool = False,
+    device: torch.device | None = None,
 ) -> str:
     """Return the fingerprint that ``load_backbone`` would give, without reading weights into memory."""
     source = str(embedded_model_folder()) if name == EMBEDDED else name
     config, _ = _load_config(name, source, revision, trust_remote_code)
-    return _full_identity(name, source, config, revision, num_layers, dtype)
+    torch_dtype = resolve_dtype(dtype, device)
+    return _full_identity(name, source, config, revision, num_layers, torch_dtype)
 
 
-def resolve_dtype(dtype: Precision) -> torch.dtype:
-    """Return the torch type for a precision; ``auto`` asks the GPU if any, else the CPU."""
-    if dtype == "auto":
-        fast = (
-            torch.cuda.is_bf16_supported(including_emulation=False)
-            if torch.cuda.is_available()
-            else torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-        )
-        return torch.bfloat16 if fast else torch.float32
+def resolve_dtype(dtype: Precision, device: torch.device | None = None) -> torch.dtype:
+    """Return the torch type for a precision.
+
+    Args:
+        dtype: The precision.
+        device: What ``auto`` depends on: where the weights go; None for ``resolve_device("auto")``.
+
+    Raises:
+        ValueError: The precision is unknown.
+    """
     known = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    if dtype == "auto":
+        return fast_dtype(resolve_device() if device is None else device)
     if dtype not in known:
         raise ValueError(f"dtype must be one of {[*known, 'auto']}, got {dtype!r}")
     return known[dtype]
@@ -303,12 +315,12 @@ def _full_identity(
     config: PreTrainedConfig,
     revision: str | None,
     num_layers: int | None,
-    dtype: Precision,
+    dtype: torch.dtype,
 ) -> str:
     """Name weights, layers and precision; also cuts the layers off in the config."""
     if num_layers is not None:
         _prune(config, num_layers)
     label = EMBEDDED if name == EMBEDDED else None
     kept = "all" if num_layers is None else str(num_layers)
-    precision = str(resolve_dtype(dtype)).removeprefix("torch.")
+    precision = str(dtype).removeprefix("torch.")
     return f"{weights_identity(source, config, revision, label)}:layers={kept}:{precision}"

@@ -53,9 +53,9 @@ class BackboneOptions:
         name: ``smollm2-135m`` (embedded), a transformers folder, or a hub name.
         num_layers: Keep only the first layers of the model; None keeps all.
         trunk_layers: First layers that stay frozen and can be shared by several roles; 0 for none.
-        dtype: Type of the frozen weights; ``auto`` is bfloat16 where the machine computes it fast.
-            Weights that are trained are float32 whatever this says, and so is the reference of a
-            policy that is trained whole.
+        dtype: Type of the frozen weights; ``auto`` is bfloat16 where the model's device computes it
+            fast. Weights that are trained are float32 whatever this says, and so is the reference of
+            a policy that is trained whole.
         share_prefix: Compute a prompt once for all its responses and pad nothing (exact), where the
             architecture allows it; see ``rlaif_pl.engine``.
         gradient_checkpointing: Recompute layers in the backward pass: less memory, more time.

@@ -11,6 +11,7 @@ from rlaif_pl.ops._products import linear_logits
 from rlaif_pl.ops.gae import gae
 from rlaif_pl.ops.linear import linear_logprob
 from rlaif_pl.ops.pairwise import PairwiseSums, pairwise_ce, pairwise_ce_sums
+from rlaif_pl.ops.reference import wide_dtype
 from rlaif_pl.ops.shaped import ShapedGae, shaped_gae
 
 __all__ = [
@@ -27,4 +28,5 @@ __all__ = [
     "pairwise_ce_sums",
     "shaped_gae",
     "use_reference",
+    "wide_dtype",
 ]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rlaif_pl.ops._library import has_values
-from rlaif_pl.ops.reference import accumulator_dtype
+from rlaif_pl.ops.reference import accumulator_dtype, wide_dtype
 
 FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 Outputs: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -61,7 +61,7 @@ def _(
         loss,
         first.new_empty(first.shape),
         target.new_empty(()),
-        target.new_empty(3, dtype=torch.float64),
+        target.new_empty(3, dtype=wide_dtype(target.device)),
     )
 
 

@@ -16,6 +16,11 @@ def accumulator_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+def wide_dtype(device: torch.device) -> torch.dtype:
+    """Return the dtype that long sums run in: float64, but float32 on Apple's GPUs, which lack it."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 @torch.no_grad()
 def gae(
     rewards: Tensor, values: Tensor, lengths: Tensor, bootstrap: Tensor, gamma: float, lam: float
@@ -89,7 +94,7 @@ def shaped_gae(
     Returns:
         ``(advantages, returns, kl, moments)``: advantages and returns as ``gae`` gives them;
         ``kl``, the sum of the log-ratio over valid steps, ``(N,)``; ``moments``, the sums of the
-        advantages and of their squares over valid steps, ``(N, 2)`` float64.
+        advantages and of their squares over valid steps, ``(N, 2)`` in ``wide_dtype``.
 
     Raises:
         RuntimeError: As ``gae``.
@@ -99,13 +104,15 @@ def shaped_gae(
     ratio = torch.where(
         steps < lengths[:, None],
         logprobs.to(acc) - ref_logprobs.to(acc),
-        torch.zeros((), dtype=acc),
+        logprobs.new_zeros((), dtype=acc),
     )
     rewards = -beta * ratio
     rewards = torch.where(steps == lengths[:, None] - 1, rewards + scores.to(acc)[:, None], rewards)
     advantages, returns = gae(rewards, values.to(acc), lengths, bootstrap.to(acc), gamma, lam)
-    kl = ratio.sum(1, dtype=torch.float64)
-    moments = torch.stack([advantages.double().sum(1), advantages.double().square().sum(1)], 1)
+    wide = wide_dtype(logprobs.device)
+    kl = ratio.sum(1, dtype=wide)
+    precise = advantages.to(wide)
+    moments = torch.stack([precise.sum(1), precise.square().sum(1)], 1)
     dtype = logprobs.dtype
     return advantages.to(dtype), returns.to(dtype), kl.to(acc).to(dtype), moments
 
@@ -136,10 +143,9 @@ def pairwise_ce_fwd(
 
     Returns:
         ``(loss, dmargin, total, sums)``: the first two ``(N,)`` contiguous, but ``loss`` ``(0,)``
-        without ``each``; ``total`` is the sum of
-        the losses, ``()`` in the accumulator dtype; ``sums``, ``(3,)`` float64, holds those of the
-        weights, of the weights where margin and target prefer the same response, and of
-        ``w * m``.
+        without ``each``; ``total`` is the sum of the losses, ``()`` in the accumulator dtype;
+        ``sums``, ``(3,)`` in ``wide_dtype``, holds those of the weights, of the weights where margin
+        and target prefer the same response, and of ``w * m``.
 
     Raises:
         RuntimeError: On the CPU, a target is outside [0, 1] or a weight negative or not finite.
@@ -162,10 +168,11 @@ def pairwise_ce_fwd(
     if weight is not None:
         loss = torch.where(weight != 0, weight * loss, 0.0)
         slope = torch.where(weight != 0, weight * slope, 0.0)
-    agrees = ((margin > 0) == (target > 0.5)).double()
+    wide = wide_dtype(first.device)
+    agrees = ((margin > 0) == (target > 0.5)).to(wide)
     weights = torch.ones_like(target) if weight is None else weight
     margins = torch.where(weights != 0, weights * margin, 0.0)
-    sums = torch.stack([weights.sum(dtype=torch.float64), (weights * agrees).sum(), _sum(margins)])
+    sums = torch.stack([weights.sum(dtype=wide), (weights * agrees).sum(), _sum(margins)])
     total = _sum(loss).to(acc)
     loss = loss.to(first.dtype) if each else first.new_empty(0)
     return loss.contiguous(), slope.to(first.dtype).contiguous(), total, sums
@@ -187,7 +194,7 @@ def pairwise_ce_bwd(dmargin: Tensor, grad: Tensor, scale: float = 1.0) -> tuple[
 
 
 def _sum(numbers: Tensor) -> Tensor:
-    return numbers.sum(dtype=torch.float64)
+    return numbers.sum(dtype=wide_dtype(numbers.device))
 
 
 def online_softmax_update_(

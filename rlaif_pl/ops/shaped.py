@@ -13,6 +13,7 @@ from rlaif_pl.ops.gae import (
     check_per_row,
     check_trajectories,
 )
+from rlaif_pl.ops.reference import wide_dtype
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,7 @@ class ShapedGae:
         kl: Sum of ``logprob - ref_logprob`` over the valid steps of each row, in nats. ``(N,)``
         moments: Sums of the advantages and of their squares over the valid steps of each row. To
             whiten, add up the rows that count (of all ranks) and divide by their number of steps.
-            ``(N, 2)`` float64
+            ``(N, 2)`` float64 (float32 on MPS, see ``wide_dtype``)
     """
 
     advantages: Tensor
@@ -43,7 +44,11 @@ def _(logprobs, ref_logprobs, values, scores, lengths, bootstrap, beta, gamma, l
         torch._check(each.shape == logprobs.shape[:1])
     rows = logprobs.shape[0]
     targets = logprobs.new_empty(logprobs.shape), logprobs.new_empty(logprobs.shape)
-    return *targets, logprobs.new_empty(rows), logprobs.new_empty(rows, 2, dtype=torch.float64)
+    return (
+        *targets,
+        logprobs.new_empty(rows),
+        logprobs.new_empty(rows, 2, dtype=wide_dtype(logprobs.device)),
+    )
 
 
 def shaped_gae(

@@ -5,6 +5,7 @@
     name: quickstart-rlaif
     out: runs/quickstart            # --out replaces it
     seed: 0                         # --seed replaces it
+    device: auto                    # of every stage (see device_names); --device replaces it
     expect: {gpus: 8}               # what --dry_run reckons with (see estimate_expect.Expect)
     stages:
       - name: sft
@@ -27,7 +28,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import cast
 
+from rlaif_pl.device_names import parse_device, trainer_options
 from rlaif_pl.pipeline.keys import closest, refuse_unknown, take, take_names
 from rlaif_pl.pipeline.yaml_files import Value, flatten, overlay, read_yaml
 
@@ -54,6 +57,23 @@ COMMANDS = (
     "report",
     "export",
 )
+# Those that load a model themselves; fit and its like take the trainer's accelerator.
+DEVICE_COMMANDS = (
+    "sample",
+    "label",
+    "revise",
+    "rest",
+    "evaluate alignment",
+    "evaluate reward",
+    "evaluate policy",
+    "evaluate matrix",
+    "study rewards",
+    "study curve",
+    "evaluate revisions",
+    "evaluate harmless",
+    "select",
+)
+TRAINER_COMMANDS = ("fit", "validate", "predict")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 PLACEHOLDER = re.compile(r"\$\{([^}]*)\}")
 RESERVED = ("replaced",)  # folders of the run folder that are not stages
@@ -91,6 +111,7 @@ class Experiment:
         seed: Value of ``${seed}``.
         stages: Stages in the order they run.
         expect: Assumptions of ``--dry_run``; no stage's result depends on them.
+        device: Device of every stage; None leaves each stage's own. No reason to run one again.
     """
 
     file: Path
@@ -99,6 +120,7 @@ class Experiment:
     seed: int
     stages: tuple[Stage, ...]
     expect: Mapping[str, Value] = field(default_factory=dict)
+    device: str | None = None
 
     def folder(self, stage: Stage) -> Path:
         """Where a stage works."""
@@ -126,6 +148,16 @@ class Experiment:
                 raise ValueError(f"{self.file}, stage {stage.name!r}: {error}") from error
         return content
 
+    def placed(self, stage: Stage) -> dict[str, Value]:
+        """Return a stage's resolved config with the experiment's device laid over it."""
+        content = self.resolve(stage)
+        if self.device is not None and stage.command in DEVICE_COMMANDS:
+            content["device"] = self.device
+        if self.device is not None and stage.command in TRAINER_COMMANDS:
+            for key, value in trainer_options(self.device).items():
+                overlay(content, f"trainer.{key}", cast(Value, value))
+        return content
+
 
 def fill(value: Value, known: Mapping[str, Value]) -> Value:
     """Fill ``${...}`` in; a value that is one placeholder and nothing else keeps its type."""
@@ -147,20 +179,23 @@ def fill(value: Value, known: Mapping[str, Value]) -> Value:
     return PLACEHOLDER.sub(lambda match: str(known[match.group(1)]), value)
 
 
-def load_experiment(file: Path, out: Path | None = None, seed: int | None = None) -> Experiment:
+def load_experiment(
+    file: Path, out: Path | None = None, seed: int | None = None, device: str | None = None
+) -> Experiment:
     """Read and check an experiment file.
 
     Args:
         file: The experiment.
         out: Run folder in place of the file's.
         seed: Seed in place of the file's.
+        device: Device in place of the file's.
 
     Raises:
         ValueError: The file, a key, a command, a config or a dependency is missing or wrong; the
             message names it.
     """
     content = read_yaml(file)
-    refuse_unknown(content, ("name", "out", "seed", "expect", "stages"), str(file))
+    refuse_unknown(content, ("name", "out", "seed", "device", "expect", "stages"), str(file))
     rows = take(content, "stages", list, None, str(file))
     if not rows:
         raise ValueError(f"{file}: stages must name at least one stage, got none")
@@ -175,11 +210,22 @@ def load_experiment(file: Path, out: Path | None = None, seed: int | None = None
         take(content, "seed", int, 0, str(file)) if seed is None else seed,
         tuple(stages),
         take(content, "expect", dict, {}, str(file)),
+        _device(content, device, str(file)),
     )
     _check_needs(experiment)
     for stage in stages:
         _check_reads(experiment, stage)
     return experiment
+
+
+def _device(content: Mapping[str, Value], given: str | None, where: str) -> str | None:
+    """Return the device of all stages; None where neither the file nor the caller names one."""
+    name = given
+    if name is None and "device" in content:
+        name = take(content, "device", str, None, where)
+    if name is not None:
+        parse_device(name)
+    return name
 
 
 def _stage(file: Path, row: Value, where: str, before: list[Stage]) -> Stage:

@@ -110,7 +110,7 @@ def describe_changes(
     parts = new.changes_since(old)
     path = experiment.folder(stage) / "config.yaml"
     if "config" in parts and path.is_file():
-        before, after = flatten(read_yaml(path)), flatten(experiment.resolve(stage))
+        before, after = flatten(read_yaml(path)), flatten(experiment.placed(stage))
         parts[parts.index("config")] = f"config ({_key_changes(before, after)})"
     return ", ".join(parts)
 

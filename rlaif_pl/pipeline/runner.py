@@ -54,6 +54,7 @@ def run(
     seed: int | None = None,
     dry_run: bool = False,
     launch: Launch = launch,
+    device: str | None = None,
 ) -> int:
     """Run an experiment; what is finished is skipped, what was interrupted goes on.
 
@@ -64,6 +65,7 @@ def run(
         seed: Seed in place of the file's.
         dry_run: Only show what would happen.
         launch: Runs one stage in its folder and returns its exit status.
+        device: Device of every stage in place of the file's.
 
     Returns:
         0 if every stage is finished, else the exit status of the stage that failed, or
@@ -74,7 +76,7 @@ def run(
         FolderInUseError: Another run works in the folder.
     """
     console = Console()
-    experiment = load_experiment(Path(file), out, seed)
+    experiment = load_experiment(Path(file), out, seed, device)
     if dry_run:
         console.print(plan_table(experiment, make_plan(experiment, force)))
         return 0
@@ -138,7 +140,7 @@ def _run_stage(experiment: Experiment, plan: Plan, launch: Launch) -> int:
     folder.mkdir(exist_ok=True)
     before = read_record(folder / "started.json")  # of an interrupted attempt
     spent, attempts = (0.0, 1) if before is None else (_spent(before, folder), before.attempts + 1)
-    config = dump_yaml(experiment.resolve(plan.stage))
+    config = dump_yaml(experiment.placed(plan.stage))
     header = f"# Stage {plan.stage.name} of {experiment.file}, resolved.\n"
     (folder / "config.yaml").write_text(header + config, encoding="utf-8")
     line = " ".join(arguments(plan.stage, folder)[1:])

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from rlaif_pl.ops import wide_dtype
 from rlaif_pl.rl.kl import KLEstimator, KLPlacement
 
 
@@ -143,12 +144,14 @@ def whiten(
         values: ``(N, R)``
         is_real: Which entries count. ``(N, R)`` bool
         shift_mean: Also subtract the mean; False keeps it.
-        moments: Sums of the real entries and of their squares, where they are known. ``(2,)`` float64
+        moments: Sums of the real entries and of their squares, where they are known. ``(2,)`` in
+            ``wide_dtype``
     """
+    wide = wide_dtype(values.device)
     if moments is None:
-        kept = values.double() * is_real
+        kept = values.to(wide) * is_real
         moments = torch.stack([kept.sum(), (kept * kept).sum()])
-    sums = torch.cat([is_real.sum().double()[None], moments])
+    sums = torch.cat([is_real.sum().to(wide)[None], moments])
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(sums)
     count, total, squares = sums

@@ -16,6 +16,8 @@ from torch import distributed as dist
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from rlaif_pl.ops import wide_dtype
+
 
 class TrainableModule(LightningModule):
     """A LightningModule that checkpoints only what it trains, and whose loss is a mean over a step.
@@ -267,7 +269,8 @@ def mean_over_ranks(total: Tensor, count: Tensor) -> Tensor:
         total: Sum of this rank's values. A scalar.
         count: How many they are. A scalar.
     """
-    sums = torch.stack([total.detach().double(), count.detach().double()])
+    wide = wide_dtype(total.device)
+    sums = torch.stack([total.detach().to(wide), count.detach().to(wide)])
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(sums)
     return sums[0] / sums[1].clamp(min=1)

@@ -9,7 +9,7 @@ from functools import cached_property
 
 from rlaif_pl.engine.sampling import sample_seed
 from rlaif_pl.engine.tree_runner import PrefixTreeRunner
-from rlaif_pl.labeling.backends.local_model import Device, LocalModel
+from rlaif_pl.labeling.backends.local_model import LocalModel
 from rlaif_pl.labeling.backends.local_plain import PlainRunner
 from rlaif_pl.labeling.backends.local_rows import Encoder, Row, UnreadableError, option_logprobs
 from rlaif_pl.labeling.backends.local_write import Runner, Task, Writer
@@ -32,7 +32,8 @@ class LocalBackend:
         model: Embedded model, folder or hub name (see ``load_backbone``); an encoder-decoder too.
         num_layers: Keep only the model's first layers; None keeps them all.
         dtype: Type of the weights.
-        device: Where to run; ``auto`` takes the GPU where there is one.
+        device: Where to run: ``cpu``, ``cuda``, ``cuda:N`` or ``mps``; ``auto`` is the command's
+            device, a GPU where there is one.
         revision: Branch, tag or commit of a hub model.
         trust_remote_code: Run Python code that comes with the model.
         batch_tokens: Most tokens in one forward pass.
@@ -46,7 +47,7 @@ class LocalBackend:
         *,
         num_layers: int | None = None,
         dtype: Precision = "float32",
-        device: Device = "auto",
+        device: str = "auto",
         revision: str | None = None,
         trust_remote_code: bool = False,
         batch_tokens: int = 4096,

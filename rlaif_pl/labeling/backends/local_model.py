@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Literal
 
-import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
@@ -20,9 +18,8 @@ from rlaif_pl.models.backbone import (
     load_backbone,
     output_head,
 )
+from rlaif_pl.models.device import resolve_device
 from rlaif_pl.models.model_info import ModelInfo
-
-Device = Literal["auto", "cpu", "cuda"]
 
 
 class LocalModel:
@@ -32,7 +29,8 @@ class LocalModel:
         name: See ``rlaif_pl.models.backbone.load_backbone``.
         num_layers: Keep only the first layers; None keeps them all.
         dtype: Type of the weights.
-        device: Where to run; ``auto`` takes the GPU where there is one.
+        device: Where to run: ``cpu``, ``cuda``, ``cuda:N`` or ``mps``; ``auto`` is the command's
+            device, a GPU where there is one.
         revision: Branch, tag or commit of a hub model.
         trust_remote_code: Run Python code that comes with the model.
     """
@@ -43,7 +41,7 @@ class LocalModel:
         *,
         num_layers: int | None = None,
         dtype: Precision = "float32",
-        device: Device = "auto",
+        device: str = "auto",
         revision: str | None = None,
         trust_remote_code: bool = False,
     ) -> None:
@@ -52,21 +50,19 @@ class LocalModel:
         self.dtype: Precision = dtype
         self.revision = revision
         self.trust_remote_code = trust_remote_code
-        use_gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
-        self.device = torch.device("cuda" if use_gpu else "cpu")
+        self.device = resolve_device(device)
 
     @cached_property
     def backbone(self) -> Backbone:
         """Model and tokenizer."""
-        backbone = load_backbone(
+        return load_backbone(
             self.name,
             num_layers=self.num_layers,
             dtype=self.dtype,
             revision=self.revision,
             trust_remote_code=self.trust_remote_code,
+            device=self.device,
         )
-        backbone.model.to(self.device)  # type: ignore[arg-type]
-        return backbone
 
     @cached_property
     def fingerprint(self) -> str:
@@ -77,6 +73,7 @@ class LocalModel:
             dtype=self.dtype,
             revision=self.revision,
             trust_remote_code=self.trust_remote_code,
+            device=self.device,
         )
 
     trunk: DecoderRunner | None = None

@@ -1,0 +1,33 @@
+"""Names of devices as commands and experiments take them, without torch."""
+
+from __future__ import annotations
+
+import re
+
+KINDS = "auto, cpu, cuda, cuda:N or mps"
+NAME = re.compile(r"(auto|cpu|mps|cuda)(?::(\d+))?")
+
+
+def parse_device(name: str) -> tuple[str, int | None]:
+    """Split the name of a device into its kind and its number.
+
+    Raises:
+        ValueError: It is no such name.
+    """
+    found = NAME.fullmatch(name)
+    if found is None or (found[2] is not None and found[1] != "cuda"):
+        raise ValueError(f"expected device to be {KINDS}, got {name!r}; take one of them")
+    return found[1], None if found[2] is None else int(found[2])
+
+
+def trainer_options(name: str) -> dict[str, str | list[int]]:
+    """Return the options of Lightning's trainer that take a device.
+
+    Args:
+        name: The device. One with a number takes that GPU alone; else how many is the config's matter.
+
+    Raises:
+        ValueError: It is no such name.
+    """
+    kind, number = parse_device(name)
+    return {"accelerator": kind} | ({} if number is None else {"devices": [number]})
