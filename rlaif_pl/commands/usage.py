@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from rlaif_pl.explanations import explained
 
@@ -28,7 +28,7 @@ class OneSentence:
         """Say what is wrong and exit with 2; or raise, where the parser is asked to."""
         if not self.exit_on_error:
             super().error(message, ex)  # type: ignore[misc]
-        parser = getattr(ex, "subcommand_parser", None) or self
+        parser: Any = getattr(ex, "subcommand_parser", None) or self
         sys.stderr.write(f"error: {refusal(parser, message)}\n")
         sys.exit(2)
 

@@ -235,6 +235,14 @@ def _plan(levels: Sequence[Sequence[Segment]], edges: Sequence[int]) -> list[Pla
     return plans
 
 
+def full_block(queries: int, keys: int, device: torch.device) -> AttentionBlock:
+    """Return a block in which all queries ask all keys."""
+    asking, asked = (part.int() for part in to_device([[0, queries], [0, keys]], device))
+    return AttentionBlock(
+        slice(0, queries), slice(0, keys), Runs((queries,), asking), Runs((keys,), asked), False
+    )
+
+
 def to_device(lists: Sequence[Sequence[int]], device: torch.device | str) -> list[Tensor]:
     """Move lists of integers to a device in one copy, which nobody waits for; int64 tensors."""
     flat = torch.tensor(list(chain.from_iterable(lists)), dtype=torch.int64)

@@ -75,6 +75,7 @@ def generate_tokens(
     room = torch.tensor(limits or [longest] * count, device=device)
     progress = _Progress(count, device)
     every = steps_per_sync(device)
+    closing = -1 if close_with is None else close_with
     token = first_tokens
     for step in range(longest if close_with is None else longest + 2):
         below = state.forward_trunk(token)
@@ -84,7 +85,7 @@ def generate_tokens(
         if not progress.rows:
             break
         if step >= longest:  # not drawn: the reward of a cut text is read there
-            token = torch.full((len(progress.rows),), close_with, device=device)
+            token = torch.full_like(token[: len(progress.rows)], closing)
             continue
         logits = state.next_logits(below)
         if vocabulary is not None:
@@ -95,7 +96,7 @@ def generate_tokens(
         progress.failed |= ~is_valid
         progress.ended |= torch.isin(token, ends) | ~is_valid
         if close_with is not None:  # whatever ended a text, its reward is read at this token
-            token = token.masked_fill(progress.ended, close_with)
+            token = token.masked_fill(progress.ended, closing)
         else:
             progress.ended |= room <= step + 1
             if (step + 1) % every == 0 or step + 1 == longest:

@@ -18,9 +18,17 @@ from rlaif_pl.engine.runner import DecoderRunner
 class LanguageModel(Protocol):
     """What the engine needs to know of a model."""
 
-    trunk: DecoderRunner | None
-    top: DecoderRunner
-    share_prefix: bool
+    @property
+    def trunk(self) -> DecoderRunner | None:
+        """Lower layers; None where ``top`` holds all."""
+
+    @property
+    def top(self) -> DecoderRunner:
+        """Upper layers with the final norm."""
+
+    @property
+    def share_prefix(self) -> bool:
+        """Whether a prompt is run once for all that continue it."""
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Vocabulary logits ``(..., V)`` of final hidden states ``(..., D)``, float32."""

@@ -22,6 +22,7 @@ from rlaif_pl.engine.batch import (
     PackedBatch,
     Runs,
     Segment,
+    full_block,
     pack_segments,
     to_device,
 )
@@ -125,7 +126,7 @@ class KVCache:
             joint = merge_attention_states(joint, found)
         root = self.root_keys(layer)
         if root is not None:
-            block = _everything(len(query), len(root[0]), query.device)
+            block = full_block(len(query), len(root[0]), query.device)
             joint = merge_attention_states(joint, leaf.forward(query, *root, block, scale))
         return joint.output
 
@@ -197,12 +198,3 @@ class KVCache:
             )
             results.append(found)
         return torch.cat(results)
-
-
-def _everything(queries: int, keys: int, device: torch.device) -> AttentionBlock:
-    """Return a block in which all queries ask all keys."""
-    cumulative = to_device([[0, queries], [0, keys]], device)
-    runs = [
-        Runs((count,), part.int()) for count, part in zip((queries, keys), cumulative, strict=True)
-    ]
-    return AttentionBlock(slice(0, queries), slice(0, keys), *runs, causal=False)

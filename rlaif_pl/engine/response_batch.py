@@ -139,8 +139,12 @@ class ResponseBatch:
 
     def to(self, device: torch.device | str) -> ResponseBatch:
         """Move every tensor to a device."""
-        moved = (tensor.to(device, non_blocking=True) for tensor in (self.prefix_ids, self.ids))
-        return ResponseBatch(*moved, self.prefix_lengths, self.continuation_lengths)
+        return ResponseBatch(
+            self.prefix_ids.to(device, non_blocking=True),
+            self.ids.to(device, non_blocking=True),
+            self.prefix_lengths,
+            self.continuation_lengths,
+        )
 
 
 def pad_right(rows: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:

@@ -106,7 +106,9 @@ def token_logprobs(
         raise ValueError(f"temperature must be above 0 to score tokens, got {temperature}")
     capped = unembedding if isinstance(unembedding, CappedHead) else None
     linear = unembedding if isinstance(unembedding, nn.Linear) else unembedding.linear
-    taken, weight, bias = tokens[is_real], linear.weight, linear.bias
+    taken = tokens[is_real]
+    weight: Tensor = linear.weight
+    bias: Tensor | None = linear.bias
     if info is not None and info.unused_token_ids:
         # Rare: a copy of the rows that are read, since a mask would have to go into the kernel.
         used = torch.ones(info.vocab_size, dtype=torch.bool, device=weight.device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -19,16 +19,16 @@ ROWS_PER_TOKEN = 4  # places for tokens to be written that weigh as much as one 
 Scores = list[tuple[int, list[float]]]
 
 
-class ScoredRow(NamedTuple):
-    """Tokens to be run, some of which are to be scored.
+class ScoredRow(Protocol):
+    """Tokens to be run, some of which are to be scored."""
 
-    Attributes:
-        ids: All of them.
-        first: Tokens from here on are scored, each by those before it; at least 1.
-    """
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """All of them."""
 
-    ids: tuple[int, ...]
-    first: int
+    @property
+    def first(self) -> int:
+        """Tokens from here on are scored, each by those before it; at least 1."""
 
 
 class Root(NamedTuple):

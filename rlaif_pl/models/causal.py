@@ -245,7 +245,7 @@ class CausalModel(nn.Module):
     def texts(self, tokens: Sequence[Sequence[int]]) -> list[str]:
         """Decode responses, without end token, special tokens and surrounding white space."""
         stops = self.stop_token_ids
-        written = [row[:-1] if row and row[-1] in stops else row for row in tokens]
+        written = [list(row[:-1] if row and row[-1] in stops else row) for row in tokens]
         texts = self.tokenizer.batch_decode(written, skip_special_tokens=True)
         return [text.strip() for text in texts]
 

@@ -183,7 +183,7 @@ def load_reward_folder(
     head = cast(nn.Linear, model.score)
     config = copy.deepcopy(model.config)
     written, _ = PreTrainedConfig.get_config_dict(options.name)
-    rows = int(model.get_input_embeddings().weight.shape[0])
+    rows = len(cast(torch.Tensor, model.get_input_embeddings().weight))
     trunk, top = split(decoder_of(model), options.trunk_layers)
     info = model_info(options.name, tokenizer, config, written, rows)
     policy = CausalModel(trunk, top, head, tokenizer, template, config, info)

@@ -213,9 +213,8 @@ class TrainableModule(LightningModule):
 
 def most_parts(trainer: Trainer) -> int:
     """Return the most micro-batches that an optimizer step of a run accumulates."""
-    plans = [
-        c.scheduling for c in trainer.callbacks if isinstance(c, GradientAccumulationScheduler)
-    ]  # type: ignore[attr-defined]
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    plans = [c.scheduling for c in callbacks if isinstance(c, GradientAccumulationScheduler)]
     return max([trainer.accumulate_grad_batches, *(n for plan in plans for n in plan.values())])
 
 

@@ -1,5 +1,7 @@
 """Rows run as trees: every token's state and score is that of its text alone."""
 
+from collections import namedtuple
+
 import pytest
 import torch
 from hypothesis import given
@@ -8,8 +10,9 @@ from hypothesis import strategies as st
 from rlaif_pl.engine.decoder_layers import decoder_of
 from rlaif_pl.engine.prefix_tree import Node, Text, grow, pack_trees
 from rlaif_pl.engine.runner import DecoderRunner
-from rlaif_pl.engine.tree_runner import PrefixTreeRunner, ScoredRow, buckets
+from rlaif_pl.engine.tree_runner import PrefixTreeRunner, buckets
 
+Row = namedtuple("Row", ["ids", "first"])
 HEAD = (5, 6, 7, 8)
 TEXTS = [
     (*HEAD, 9, 10, 11),
@@ -54,7 +57,7 @@ def test_states_are_those_of_each_text_alone(make_model, name, window):
 def test_scores_are_those_of_each_text_alone(model_of, plain_of, name, window, batch_tokens):
     model, plain = model_of(name, window), plain_of(name, window)
     runner = PrefixTreeRunner(model, batch_tokens, least_shared=2)
-    rows = [ScoredRow(ids, max(1, len(ids) - 2)) for ids in TEXTS]
+    rows = [Row(ids, max(1, len(ids) - 2)) for ids in TEXTS]
     for _ in range(2):  # the second time from a kept root
         found = {place: values for batch in runner.score(rows) for place, values in batch}
         assert sorted(found) == list(range(6))

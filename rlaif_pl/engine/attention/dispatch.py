@@ -92,11 +92,11 @@ def packed_attention(
         dtype = torch.get_autocast_dtype(query.device.type)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     if packed.batch is None:
-        tokens = [tensor[:, :, 0] for tensor in (query, key, value)]
-        found = _cache(packed).append(_layer(module), *tokens, scale, window, softcap)
+        q, k, v = (tensor[:, :, 0] for tensor in (query, key, value))
+        found = _cache(packed).append(_layer(module), q, k, v, scale, window, softcap)
         return found[:, None], None
-    rows = [tensor[0].transpose(0, 1) for tensor in (query, key, value)]
-    return _attend(module, *rows, packed, scale, window, softcap)[None], None
+    q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    return _attend(module, q, k, v, packed, scale, window, softcap)[None], None
 
 
 def _attend(

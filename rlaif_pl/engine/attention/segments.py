@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from rlaif_pl.engine.attention.leaf import Attended, leaf_for, merge_attention_states
-from rlaif_pl.engine.batch import AttentionBlock, PackedBatch, Runs
+from rlaif_pl.engine.batch import AttentionBlock, PackedBatch, Runs, full_block
 
 Keys = tuple[Tensor, Tensor]  # keys and values, each (m, key heads, size)
 
@@ -108,12 +108,7 @@ def _forward(
             found = merge_attention_states(Attended(output[asking], lse[asking]), found)
         output[asking], lse[asking] = found
     if root is not None:
-        everywhere = slice(0, len(query))
-        runs = [
-            Runs((count,), torch.tensor([0, count], dtype=torch.int32, device=query.device))
-            for count in (len(query), len(root[0]))
-        ]
-        block = AttentionBlock(everywhere, slice(0, len(root[0])), *runs, causal=False)
+        block = full_block(len(query), len(root[0]), query.device)
         found = leaf.forward(query, *root, block, scale)
         return merge_attention_states(Attended(output, lse), found)
     return Attended(output, lse)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -76,9 +77,8 @@ def answer_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[st
     Thoughts are switched off where the template knows how, and closed where it opens them all the
     same: a verdict is read at the first token, and rationales are asked for in the answer itself.
     """
-    text = tokenizer.apply_chat_template(
-        list(messages), tokenize=False, add_generation_prompt=True, **NO_THOUGHTS
-    )
+    options: dict[str, Any] = {"tokenize": False, "add_generation_prompt": True, **NO_THOUGHTS}
+    text = tokenizer.apply_chat_template(list(messages), **options)
     return close_thought(str(text))
 
 
