@@ -25,10 +25,10 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.table import Table
-from rlaif_pl.labeling.backends.local_tree import merge
-from rlaif_pl.models.prefix_tree import Node, grow
 
 from rlaif_pl.data.sources import DataSource, load_preferences
+from rlaif_pl.engine.prefix_tree import Node, grow
+from rlaif_pl.engine.tree_runner import merge
 from rlaif_pl.labeling import LocalBackend, PairwiseLabeler
 from rlaif_pl.labeling.backends.local_rows import Row
 from rlaif_pl.labeling.calls import Call, Choose, Reply
