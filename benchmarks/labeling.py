@@ -211,7 +211,7 @@ def measure(backend: LocalBackend, pairs: Sequence[Preference], shots: int, part
 def cost(backend: LocalBackend, rows: Sequence[Row]) -> tuple[int, float]:
     """Count tokens and operations that are left when nothing is computed twice."""
     config = backend.model.backbone.model.config
-    layers = backend.model.stack.decoder.layers.parameters()
+    layers = backend.model.top.decoder.layers.parameters()
     per_token = 2 * sum(weight.numel() for weight in layers)
     width = config.num_attention_heads * (config.hidden_size // config.num_attention_heads)
     per_key = 4 * config.num_hidden_layers * width  # scores and weighted sum, 2 a multiply-add

@@ -23,6 +23,7 @@ Less than 10 minutes on two idle cores. ``--sizes 1 --repeats 1`` tries it out.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import statistics
 import sys
@@ -195,7 +196,8 @@ def writing_seconds(stack: DecoderRunner, head: int, inputs: ResponseBatch, rate
     prompts, prefix = inputs.prefix_ids.shape
     rows, length = inputs.ids.shape
     nothing = inputs.ids[:, :0]
-    read = operations(stack, inputs._replace(ids=nothing, is_real=nothing.bool()))
+    bare = dataclasses.replace(inputs, ids=nothing, continuation_lengths=(0,) * rows)
+    read = operations(stack, bare)
     layers = stack.decoder.layers
     matrices = [(n, p) for n, p in layers.named_parameters() if p.dim() == 2]
     weights = head + sum(p.numel() for _, p in matrices)

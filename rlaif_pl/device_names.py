@@ -15,9 +15,11 @@ def parse_device(name: str) -> tuple[str, int | None]:
         ValueError: It is no such name.
     """
     found = NAME.fullmatch(name)
-    if found is None or (found[2] is not None and found[1] != "cuda"):
+    # torch itself writes a Mac's one GPU as mps:0
+    numbered = found is not None and found[2] is not None and found[0] != "mps:0"
+    if found is None or (numbered and found[1] != "cuda"):
         raise ValueError(f"expected device to be {KINDS}, got {name!r}; take one of them")
-    return found[1], None if found[2] is None else int(found[2])
+    return found[1], int(found[2]) if numbered else None
 
 
 def trainer_options(name: str) -> dict[str, str | list[int]]:

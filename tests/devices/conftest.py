@@ -56,7 +56,8 @@ class Pretended(torch.Tensor):
 
 def run(func, args, kwargs):
     """Run an op as the device would: on its own tensors, results on it."""
-    if func.namespace == "rlaif_pl":  # no kernels there: the definition in PyTorch
+    if func.namespace == "rlaif_pl" and hasattr(reference, func._opname):
+        # no kernels there: the definition in PyTorch
         return getattr(reference, func._opname)(*args, **kwargs)
     name, flat = func._schema.name, tree_flatten((args, kwargs))[0]
     given = [each for each in flat if isinstance(each, torch.Tensor)]
@@ -77,7 +78,7 @@ def run(func, args, kwargs):
         return args[0]
     known = {id(plain(each)): each for each in flat if isinstance(each, Pretended)}
     back = [
-        known.get(id(x)) or Pretended(x) if isinstance(x, torch.Tensor) and not to_cpu else x
+        known.get(id(x), Pretended(x)) if isinstance(x, torch.Tensor) and not to_cpu else x
         for x in leaves
     ]
     return tree_unflatten(back, shape)

@@ -169,6 +169,7 @@ def test_single_responses(command, tmp_path, tiny_model_folder):
         "evaluate harmless",
         f"--samples={file}",
         "--labeler=rlaif_pl.labeling.ScoreLabeler",
+        "--labeler.min_option_mass=0",
         f"--labeler.backend={tiny_model_folder}",
         "--labeler.task=harmless",
         "--draws=20",
