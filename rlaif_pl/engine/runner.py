@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Callable
+from typing import Self, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
+from typing_extensions import override
 
 from rlaif_pl.engine.batch import PackedBatch
 from rlaif_pl.engine.capabilities import Capabilities, probe_capabilities
@@ -59,6 +61,22 @@ class DecoderRunner(nn.Module):
     def follow(self, other: DecoderRunner) -> None:
         """Run batches the way that another runner does, so that equal weights round alike."""
         self._followed = [other]
+
+    @override
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # Rotary frequencies are no weights: in 16 bits (bf16-true) far positions turn to others.
+        exact = [
+            (module, name, buffer)
+            for module in self.modules()
+            for name, buffer in module.named_buffers(recurse=False)
+            if buffer.dtype == torch.float32
+        ]
+        super()._apply(fn, recurse)
+        for module, name, buffer in exact:
+            moved = module._buffers[name]
+            if moved is not None and moved.dtype in (torch.bfloat16, torch.float16):
+                module._buffers[name] = buffer.to(moved.device)
+        return self
 
     def forward(
         self,

@@ -15,7 +15,7 @@ from typing_extensions import override
 from rlaif_pl import ops
 from rlaif_pl.data.sources import DataSource, load_prompts
 from rlaif_pl.models.export import check_reward_export
-from rlaif_pl.models.precision import HALVES, widened
+from rlaif_pl.models.precision import widened
 from rlaif_pl.models.reward import RewardModel
 from rlaif_pl.training.base import TrainableModule
 from rlaif_pl.training.datamodule import PreferenceDataModule
@@ -96,8 +96,9 @@ class RewardModule(TrainableModule):
 
     @override
     def on_validation_epoch_start(self) -> None:
-        if self.val_loss.dtype in HALVES:  # cast with the module; in bfloat16 a sum stops at 256
-            self.val_loss.set_dtype(torch.float32)
+        # Cast with the module in bf16-true; in bfloat16 a sum of ones stops at 256.
+        dtype = self.val_loss.weight.dtype
+        self.val_loss.set_dtype(torch.promote_types(dtype, torch.float32))
 
     @override
     def validation_step(self, batch: PairBatch, batch_idx: int) -> None:

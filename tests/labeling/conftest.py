@@ -150,12 +150,16 @@ class PlainModel:
         assert whole[: len(before)] == before
         return math.fsum(self.after(before, whole[len(before) :]))
 
+    def next_token(self, ids, source=None):
+        """Log-probabilities of the next token among those that the tokenizer has."""
+        return self.table(ids, source)[-1, : len(self.tokenizer)].log_softmax(-1)
+
     @torch.no_grad()
     def greedy(self, ids, count):
         """The likeliest next tokens, one after the other."""
         written = []
         for _ in range(count):
-            written.append(self.table([*ids, *written])[-1].argmax().item())
+            written.append(self.next_token([*ids, *written]).argmax().item())
         return written
 
 

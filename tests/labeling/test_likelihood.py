@@ -190,7 +190,7 @@ def test_unreadable_pairs_fail_with_a_reason_and_spare_the_others(folders, pairs
 def test_a_score_that_is_no_number_is_not_a_label(folders, pairs):
     labeler = LikelihoodLabeler(folders["llama"])
     labeler.backend.model.backbone.model.model.norm.weight.data.fill_(math.nan)
-    with pytest.warns(UserWarning, match="read the plain way"):
+    with pytest.warns(UserWarning, match="run the plain way"):
         judged = labeler.label(pairs)
     assert {row.provenance.failure for row in judged} == {"nonfinite"}
     assert all(row.p_first is None for row in judged)

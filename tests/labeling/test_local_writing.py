@@ -53,7 +53,7 @@ def test_greedy_text_equals_one_by_one(build, plain_model, name, batch_tokens):
         assert 1 <= reply.written <= 9
 
 
-@pytest.mark.filterwarnings("ignore:.*read the plain way")
+@pytest.mark.filterwarnings("ignore:.*run the plain way")
 def test_an_encoder_decoder_writes_after_its_opening(build, plain_model):
     plain = plain_model("t5")
     calls = [Generate(Question(text, "TL;DR:"), Decoding(max_tokens=6)) for text in TEXTS]
@@ -62,7 +62,7 @@ def test_an_encoder_decoder_writes_after_its_opening(build, plain_model):
         opening = plain.tokenizer("TL;DR:", add_special_tokens=False).input_ids
         written = []
         while len(written) < 6 and written[-1:] != [1]:
-            written.append(plain.table([*opening, *written], source)[-1].argmax().item())
+            written.append(plain.next_token([*opening, *written], source).argmax().item())
         ended = written[-1] == 1
         assert reply.finished == ended
         assert reply.text == plain.tokenizer.decode(written[:-1] if ended else written)
@@ -89,7 +89,7 @@ def test_only_the_top_k_are_drawn(build, plain_model):
     plain = plain_model("llama")
     calls = [Generate(Question("TL;DR:"), Decoding(1, 2.0, top_k=3), n) for n in range(60)]
     drawn = {reply.text for reply in answers(build("llama"), calls)}
-    likeliest = plain.table(plain.tokenizer("TL;DR:").input_ids)[-1].topk(3).indices.tolist()
+    likeliest = plain.next_token(plain.tokenizer("TL;DR:").input_ids).topk(3).indices.tolist()
     assert drawn == {plain.tokenizer.decode([token]) for token in likeliest}
 
 
@@ -99,7 +99,7 @@ def test_frequencies_of_the_first_token_are_the_model_s(build, plain_model):
     calls = [Generate(Question("the cat"), Decoding(1, 1.0), n) for n in range(2000)]
     texts = [reply.text for reply in answers(build("llama"), calls)]
     chances = {}
-    for token, chance in enumerate(plain.table(plain.tokenizer("the cat").input_ids)[-1].exp()):
+    for token, chance in enumerate(plain.next_token(plain.tokenizer("the cat").input_ids).exp()):
         text = plain.tokenizer.decode([token], skip_special_tokens=True)  # bytes may share one
         chances[text] = chances.get(text, 0.0) + chance.item()
     for text, chance in chances.items():

@@ -96,7 +96,7 @@ def plain_losses(policy, critic, head, batch, advantages, returns):
         states = unit(decoder_of(critic)(input_ids=ids).last_hidden_state[0, start - 1 : -1])
         length = len(logprobs)
         policy_total = policy_total - (logprobs * advantages[n, :length]).sum()
-        value_total = value_total + (head(states) - returns[n, :length]).square().sum()
+        value_total = value_total + (head(states).flatten() - returns[n, :length]).square().sum()
     count = batch.is_response.sum()
     return policy_total / count, value_total / count
 

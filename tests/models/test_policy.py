@@ -47,7 +47,9 @@ def test_logprobs_are_the_librarys_own(
         model = AutoModelForCausalLM.from_pretrained(options.name, dtype=torch.float32)
         flat = [response for group in RESPONSES for response in group]
         for n, response in enumerate(flat):
-            expected = plain_logprobs(model, tokenizer, PROMPTS[n // 2], response, temperature)
+            expected = plain_logprobs(
+                model, policy.tokenizer, PROMPTS[n // 2], response, temperature
+            )
             torch.testing.assert_close(found[n, : len(expected)], expected, rtol=0, atol=1e-4)
             assert (found[n, len(expected) :] == 0).all()
 

@@ -9,7 +9,7 @@ import torch
 from rlaif_pl import cli
 from rlaif_pl.labeling.backends import LocalBackend
 from rlaif_pl.labeling.calls import Score
-from rlaif_pl.models import ActorCritic, Lora, RewardModel
+from rlaif_pl.models import ActorCritic, BackboneOptions, Lora, RewardModel
 from rlaif_pl.training import LabelingModule, PreferenceDataModule
 
 HALVES = ("bf16-mixed", "bf16-true")
@@ -121,8 +121,8 @@ def test_without_autocast_too_the_reference_has_the_types_of_a_whole_policy(
 
 
 @pytest.mark.parametrize("precision", HALVES)
-def test_a_reward_model_scores_in_float32(build, trainer, backbone, precision):
-    reward = RewardModel(backbone, frozen=True)
+def test_a_reward_model_scores_in_float32(build, trainer, tiny_reward_folder, precision):
+    reward = RewardModel(BackboneOptions(str(tiny_reward_folder)), frozen=True)
     reward.shift += 0.123456
     module, data = build("a2c", reward=reward)
     seen = []

@@ -199,7 +199,8 @@ def test_validation_in_bfloat16_counts_beyond_256(build, trainer, small_pairs):
     module, _ = build("reward")
     batches = [batch_of(small_pairs[:2], [200.0, 101.0]) for _ in range(3)]
     loader = DataLoader(batches, batch_size=None)
+    sums = []
+    module.on_validation_epoch_end = lambda: sums.append(module.val_loss.weight.clone())
     run = trainer(1, limit_val_batches=1.0, precision="bf16-true")
     run.validate(module, loader, verbose=False)
-    assert module.val_loss.weight.dtype == torch.float32
-    assert module.val_loss.weight.item() == 903.0
+    assert [(each.dtype, each.item()) for each in sums] == [(torch.float32, 903.0)]
