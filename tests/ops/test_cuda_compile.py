@@ -58,7 +58,7 @@ def reports(tmp_path_factory) -> dict[str, tuple[int, str]]:
     return {
         name: (process.wait(), text)
         for name, process in running.items()
-        for text in [process.communicate(timeout=300)[0]]
+        for text in [process.communicate(timeout=900)[0]]
     }
 
 
