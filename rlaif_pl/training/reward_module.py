@@ -95,17 +95,13 @@ class RewardModule(TrainableModule):
         return self.weighted(loss, sums.weight)
 
     @override
-    def on_validation_epoch_start(self) -> None:
-        # Cast with the module in bf16-true; in bfloat16 a sum of ones stops at 256.
-        dtype = self.val_loss.weight.dtype
-        self.val_loss.set_dtype(torch.promote_types(dtype, torch.float32))
-
-    @override
     def validation_step(self, batch: PairBatch, batch_idx: int) -> None:
         batch = in_float32(batch)
         losses, margin = self(batch)
         weight = batch.weight
         verdict = (batch.target > 0.5).int().masked_fill(weight == 0, IGNORED)
+        # In bf16-true every move makes it a metric of 16 bits, where a sum of ones stops at 256.
+        self.val_loss.set_dtype(torch.promote_types(self.val_loss.weight.dtype, torch.float32))
         self.val_loss.update(losses / weight.clamp(min=1e-12), weight)
         self.val_accuracy.update(margin.sigmoid(), verdict)
         size = len(batch.prompts)

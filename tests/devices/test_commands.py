@@ -246,7 +246,9 @@ def test_the_loop_and_its_fits(
             BackboneOptions(**config["model"]["init_args"]["backbone"]), rest_command.Template()
         )
         before = dict(used)
-        rest_command.save_policy(folder / "policy", policy)  # of a model that this test left on the CPU
+        rest_command.save_policy(
+            folder / "policy", policy
+        )  # of a model that this test left on the CPU
         used.clear()
         used.update(before)
 
