@@ -242,10 +242,10 @@ def test_the_loop_and_its_fits(
 
     def fit(config, folder):
         fitted.append(config["trainer"])
+        before = dict(used)  # this fit leaves its models on the CPU
         policy = rest_command.load_policy(
             BackboneOptions(**config["model"]["init_args"]["backbone"]), rest_command.Template()
         )
-        before = dict(used)
         rest_command.save_policy(
             folder / "policy", policy
         )  # of a model that this test left on the CPU

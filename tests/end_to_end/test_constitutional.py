@@ -19,7 +19,11 @@ FIT = {
     "trainer.limit_val_batches": 0,
     "data.batch_size": 4,
 }
-JUDGE = {"labeler.init_args.backend.init_args.model": "${model}", "labeler.init_args.shots": 0}
+JUDGE = {
+    "labeler.init_args.backend.init_args.model": "${model}",
+    "labeler.init_args.shots": 0,
+    "labeler.init_args.min_option_mass": 0,  # a random model prefers its options to nothing
+}
 REWARD = {"reward.init_args.backbone.trunk_layers": 2}
 SMALLER = {
     "revise": {
