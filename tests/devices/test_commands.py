@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import json
+import traceback
 
 import pytest
 import torch
@@ -25,6 +26,8 @@ def used(monkeypatch) -> dict[int, str]:
     forward = torch.nn.Embedding.forward
 
     def spied(self, ids):
+        if any(frame.filename.endswith("export_check.py") for frame in traceback.extract_stack()):
+            return forward(self, ids)  # what is written is read again wherever the model was
         last[id(self)] = self.weight.device.type
         kept.append(self)  # so that no other gets its id
         return forward(self, ids)
@@ -246,9 +249,7 @@ def test_the_loop_and_its_fits(
         policy = rest_command.load_policy(
             BackboneOptions(**config["model"]["init_args"]["backbone"]), rest_command.Template()
         )
-        rest_command.save_policy(
-            folder / "policy", policy
-        )  # of a model that this test left on the CPU
+        rest_command.save_policy(folder / "policy", policy)
         used.clear()
         used.update(before)
 
