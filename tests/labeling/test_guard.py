@@ -48,15 +48,15 @@ def test_an_unlikely_verdict_is_no_label_for_any_strategy(way, pair):
     with pytest.warns(
         UserWarning, match=r"low_option_mass.*99\.8[78]% .* outside the verdict tokens"
     ):
-        (judged,) = WAYS[way](Fixed(0.00125)).label([pair])
+        (judged,) = WAYS[way](Fixed(0.0012)).label([pair])
     assert (judged.p_first, judged.provenance.failure) == (None, "low_option_mass")
-    assert judged.provenance.outside_mass == pytest.approx(0.99875)
+    assert judged.provenance.outside_mass == pytest.approx(0.9988)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        (kept,) = WAYS[way](Fixed(0.00125), min_option_mass=0.001).label([pair])
+        (kept,) = WAYS[way](Fixed(0.0012), min_option_mass=0.001).label([pair])
         (likely,) = WAYS[way](Fixed(2 * MIN_OPTION_MASS)).label([pair])
     assert kept.p_first == likely.p_first == pytest.approx(0.5)
-    assert kept.provenance.outside_mass == pytest.approx(0.99875)
+    assert kept.provenance.outside_mass == pytest.approx(0.9988)
 
 
 def test_one_unlikely_order_leaves_the_pair_unlabeled(pair):
@@ -85,9 +85,9 @@ def test_what_is_not_reported_is_a_failure_of_another_kind():
 
 def test_the_summary_says_how_much_lies_outside(pair):
     with pytest.warns(UserWarning, match="low_option_mass"):
-        rows = PairwiseLabeler(Fixed(0.00125)).label([pair])
+        rows = PairwiseLabeler(Fixed(0.0012)).label([pair])
     summary = summarize_labels(rows)
-    assert summary.to_metrics("label")["label/outside_mass"] == pytest.approx(0.99875)
+    assert summary.to_metrics("label")["label/outside_mass"] == pytest.approx(0.9988)
     (note,) = summary.notes()
     assert "99.88%" in note
     assert "1 of 1 pairs have no label" in note
