@@ -51,7 +51,7 @@ __device__ __forceinline__ void write_total(double sum, acc_t *total, double *su
 }
 
 template <typename acc_t, typename scalar_t>
-__global__ void __launch_bounds__(kPairwiseThreads)
+__global__ void __launch_bounds__(kPairwiseThreads, 2) // without the 2, sm_80 spills registers
     pairwise_ce_kernel(const scalar_t *__restrict__ first, const scalar_t *__restrict__ second,
                        const acc_t *__restrict__ target, const acc_t *__restrict__ weight,
                        scalar_t *__restrict__ loss, scalar_t *__restrict__ dmargin,

@@ -74,7 +74,7 @@ __device__ __forceinline__ SoftmaxSums<acc_t> merge_block(SoftmaxSums<acc_t> min
 }
 
 template <typename acc_t, typename scalar_t>
-__global__ void __launch_bounds__(kSoftmaxThreads)
+__global__ void __launch_bounds__(kSoftmaxThreads, 4) // without the 4, sm_100 spills registers
     online_softmax_update_kernel(scalar_t *logits, const int64_t *__restrict__ tokens,
                                  const acc_t *__restrict__ bias, acc_t *state, int64_t start,
                                  Shape<acc_t> shape, bool weighted, int64_t N, int64_t B) {
