@@ -33,7 +33,7 @@ quickstart: $(STAMP) ## The whole of RLAIF on two CPU cores, with a report
 	$(PY) -m rlaif_pl run configs/quickstart/rlaif.yaml
 
 test: $(STAMP) lint ## Lint, types and every test, with compiled kernels required
-	RLAIF_PL_REQUIRE_EXT=1 $(PY) -m pytest tests
+	RLAIF_PL_REQUIRE_EXT=1 $(PY) -m pytest tests -n auto --maxprocesses 8 --dist worksteal
 
 lint: $(STAMP) ## ruff, clang-format and mypy
 	$(VENV)/bin/ruff check .

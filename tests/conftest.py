@@ -5,6 +5,12 @@ import os
 import sys
 from pathlib import Path
 
+# Read where transformers is imported: a name that is nobody's folder is not looked for in the network.
+os.environ["HF_HUB_OFFLINE"] = "1"
+# Read where torch is imported: tests that run side by side must not fight for the cores.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers

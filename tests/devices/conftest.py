@@ -12,7 +12,6 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from rlaif_pl.models import device as devices
 from rlaif_pl.ops import reference
@@ -21,6 +20,22 @@ T = torch.Tensor
 MPS = torch.device("mps", 0)
 MOVES = ("aten::_to_copy", "aten::copy_", "aten::set_")
 INDEXING = ("aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_")
+
+
+def tree_map(change, value):
+    """Change every leaf of nested lists, tuples and dictionaries; torch's own is many times slower."""
+    if type(value) in (tuple, list):
+        return type(value)([tree_map(change, item) for item in value])
+    if type(value) is dict:
+        return {key: tree_map(change, item) for key, item in value.items()}
+    return change(value)
+
+
+def tensors_in(value) -> list[torch.Tensor]:
+    """Return the tensors among the leaves."""
+    found = []
+    tree_map(lambda leaf: found.append(leaf) if isinstance(leaf, torch.Tensor) else None, value)
+    return found
 
 
 class Pretended(torch.Tensor):
@@ -59,8 +74,8 @@ def run(func, args, kwargs):
     if func.namespace == "rlaif_pl" and hasattr(reference, func._opname):
         # no kernels there: the definition in PyTorch
         return getattr(reference, func._opname)(*args, **kwargs)
-    name, flat = func._schema.name, tree_flatten((args, kwargs))[0]
-    given = [each for each in flat if isinstance(each, torch.Tensor)]
+    name, flat = func._schema.name, tensors_in((args, kwargs))
+    given = flat
     if name in INDEXING:  # places may be on the CPU, values not
         given = [args[0], *args[2:3]]
     alien = [each for each in given if not isinstance(each, Pretended) and each.dim() > 0]
@@ -72,22 +87,23 @@ def run(func, args, kwargs):
     place = kwargs.get("device")
     if place is not None:
         plain_kwargs["device"] = torch.device("cpu")
-    leaves, shape = tree_flatten(func(*plain_args, **plain_kwargs))
+    result = func(*plain_args, **plain_kwargs)
     to_cpu = place is not None and place.type == "cpu"
     if name == "aten::copy_" and not isinstance(args[0], Pretended):
         return args[0]
     known = {id(plain(each)): each for each in flat if isinstance(each, Pretended)}
-    back = [
-        known.get(id(x), Pretended(x)) if isinstance(x, torch.Tensor) and not to_cpu else x
-        for x in leaves
-    ]
-    return tree_unflatten(back, shape)
+
+    def placed(leaf):
+        if to_cpu or not isinstance(leaf, torch.Tensor):
+            return leaf
+        return known[id(leaf)] if id(leaf) in known else Pretended(leaf)
+
+    return tree_map(placed, result)
 
 
 def whole(func, args, kwargs):
     """Run what torch takes apart by device as one op."""
-    given = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, torch.Tensor)]
-    if any(x.dim() and not isinstance(x, Pretended) for x in given):
+    if any(x.dim() and not isinstance(x, Pretended) for x in tensors_in((args, kwargs))):
         raise RuntimeError(f"{func.__name__}: expected all tensors on {MPS}, got one on the CPU")
     args, kwargs = tree_map(plain, (args, kwargs))
     return tree_map(lambda x: Pretended(x) if isinstance(x, T) else x, func(*args, **kwargs))

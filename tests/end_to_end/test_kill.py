@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from rlaif_pl.pipeline import run
 
 ROOT = Path(__file__).parents[2]
-STEPS = 150
+STEPS = 80
 PATIENCE = 300  # seconds, for machines that are busy with something else
 
 
@@ -25,11 +25,14 @@ def changes(monkeypatch):
 
 
 def kill_after_a_checkpoint(file, checkpoint):
-    """Start the experiment in processes of its own and kill them once a checkpoint is written."""
+    """Start the experiment in processes of its own and kill them once a checkpoint is written.
+
+    They get this process's number of threads: sums in another order are other numbers.
+    """
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     process = subprocess.Popen(
         [sys.executable, "-m", "rlaif_pl", "run", str(file)],
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": str(torch.get_num_threads())},
         cwd=file.parent,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
