@@ -15,7 +15,7 @@ KERNELS = $(shell find csrc -type f) setup.py pyproject.toml
 CXX_FILES = $(shell find csrc tests/ops -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test lint bench cuda-check clean
+.PHONY: help install quickstart test nvcc lint bench cuda-check clean
 
 help: ## Show what there is to make
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -34,6 +34,9 @@ quickstart: $(STAMP) ## The whole of RLAIF on two CPU cores, with a report
 
 test: $(STAMP) lint ## Lint, types and every test, with compiled kernels required
 	RLAIF_PL_REQUIRE_EXT=1 $(PY) -m pytest tests -n auto --maxprocesses 8 --dist worksteal
+
+nvcc: $(STAMP) ## Compile every CUDA source for every GPU; needs nvcc, no GPU
+	RLAIF_PL_REQUIRE_NVCC=1 $(PY) -m pytest tests/ops/test_cuda_compile.py
 
 lint: $(STAMP) ## ruff, clang-format and mypy
 	$(VENV)/bin/ruff check .

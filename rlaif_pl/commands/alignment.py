@@ -18,6 +18,7 @@ from rlaif_pl.evaluation.alignment.measure import measure_alignment
 from rlaif_pl.evaluation.alignment.paper_tables import Asking, TableName, paper_rows
 from rlaif_pl.evaluation.alignment.rows import Resampling
 from rlaif_pl.evaluation.alignment.table import measure_table
+from rlaif_pl.evaluation.gold import judges_named
 from rlaif_pl.evaluation.pairs import decided
 from rlaif_pl.labeling.accounts.projection import Pace, foresee
 from rlaif_pl.labeling.accounts.reply_store import ReplyStore
@@ -159,7 +160,7 @@ def compare(
         resampling=resampling,
         tell=lambda line: progress.print(escape(line), highlight=False),
     )
-    table_text.render(table, Console(), f"Alignment with people: {title}")
+    table_text.render(table, Console(), f"Alignment with {judges_named(table.judged)}: {title}")
     metrics = table_text.to_metrics(table)
     if out is not None:
         table_text.write(table, out)

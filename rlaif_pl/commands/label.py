@@ -12,6 +12,7 @@ from typing import Literal
 
 from rich.console import Console
 
+from rlaif_pl.data.failures import causes
 from rlaif_pl.data.label_store import LabelStore
 from rlaif_pl.data.labeling_pass import LabelingResult, label_pairs, missing_pairs
 from rlaif_pl.data.preferences import write_preferences
@@ -112,8 +113,8 @@ def label(
     write_results(folder, result, metrics)
     if not result.rows:
         raise ValueError(
-            f"expected usable labels, got none for {len(rows)} pairs: {result.unusable}; "
-            "try another labeler or prompt"
+            f"the labeler gave no usable label for {len(rows)} pairs: {causes(result.unusable)}. Try "
+            "another labeler or prompt"
         )
     return 0
 

@@ -29,7 +29,7 @@ COLUMNS = {
     "p_chosen": "probability that `chosen` is better, in (0.5, 1]",
     "margin": "log-odds of `p_chosen` in nats; TRL's RewardTrainer subtracts it in its loss",
     "weight": "importance in the loss",
-    "source": "`ai` or `human`",
+    "source": "`ai`, `human` or `synthetic`",
     "group": "identity of the prompt: split by it, never by row",
     "labeler": "model, revision and settings that made the label",
     "strategy": "how it was asked",
@@ -48,10 +48,10 @@ COLUMNS = {
     "cost_usd": "US dollars paid for the label",
 }
 MEASURES = {
-    "alignment": "agrees with people",
-    "length_baseline": "'the longer response wins' agrees with people",
+    "alignment": "agrees with gold verdicts",
+    "length_baseline": "'the longer response wins' agrees with gold verdicts",
     "gain_over_length": "difference of the two",
-    "length_matched": "agrees with people where lengths are alike",
+    "length_matched": "agrees with gold verdicts where lengths are alike",
     "same_slot": "same slot wins in both orders",
 }
 
@@ -119,7 +119,12 @@ def _front_matter(name: str, exported: Exported, data_file: str, license_id: str
 def _labeled_by(pairs: Sequence[Preference]) -> str:
     """Say who labeled, in words."""
     sources = Counter(pair.source for pair in pairs if pair.p_first is not None)
-    who = {"ai": "by a language model", "human": "by people", None: "by unknown judges"}
+    who = {
+        "ai": "by a language model",
+        "human": "by people",
+        "synthetic": "by construction",
+        None: "by unknown judges",
+    }
     return (
         " and ".join(f"{who[source]} ({n})" for source, n in sources.most_common()) or "by nobody"
     )
@@ -165,7 +170,7 @@ def _counts(
 
 
 def _believe(metrics: Mapping[str, float]) -> str:
-    """What was measured of the labeler on pairs that people judged."""
+    """What was measured of the labeler on gold pairs."""
     prefix = "label/gold/"
     rows = []
     for name, meaning in MEASURES.items():
@@ -179,11 +184,13 @@ def _believe(metrics: Mapping[str, float]) -> str:
             )
             rows.append([meaning, f"{100 * metrics[key]:.1f} %{limits}"])
     if not rows:
-        return "## Agreement with people\n\nNot measured. Treat the labels as unverified."
+        return "## Agreement with gold verdicts\n\nNot measured. Treat the labels as unverified."
     pairs = metrics.get(f"{prefix}n", math.nan)
-    count = f" on {pairs:.0f} pairs judged by people" if math.isfinite(pairs) else ""
+    count = f" on {pairs:.0f} pairs with gold verdicts" if math.isfinite(pairs) else ""
     return _table(
-        f"Agreement with people\n\nThe labeler{count}, with 95 % intervals:", ["", "share"], rows
+        f"Agreement with gold verdicts\n\nThe labeler{count}, with 95 % intervals:",
+        ["", "share"],
+        rows,
     )
 
 

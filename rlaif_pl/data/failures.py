@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 TRANSIENT = ("timeout", "connection", "malformed_reply", "no_logprobs")
 _SERVER = re.compile(r"http_(5\d\d|429|408|409)")
+
+
+def causes(failures: Mapping[str, int]) -> str:
+    """Return failures in words, the most frequent first: ``malformed 12, timeout 3``."""
+    order = sorted(failures.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{kind} {count}" for kind, count in order)
 
 
 def is_transient(failure: str | None) -> bool:
@@ -19,6 +26,11 @@ def is_transient(failure: str | None) -> bool:
         failure: As in ``Reply.failure`` and ``Provenance.failure``.
     """
     return failure is not None and (failure in TRANSIENT or bool(_SERVER.fullmatch(failure)))
+
+
+def is_of_server(failure: str | None) -> bool:
+    """Tell whether the server was not there, timed out or reported an error of its own."""
+    return failure in ("timeout", "connection") or (failure or "").startswith("http_5")
 
 
 def is_asked_again(failure: str | None) -> bool:

@@ -1,9 +1,9 @@
-"""How far a reward agrees with people and with held-out AI labels, and how calibrated it is."""
+"""How far a reward agrees with gold verdicts and with held-out AI labels, and how calibrated it is."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from rich.table import Table
 from scipy.special import expit
 from scipy.stats import spearmanr
 
+from rlaif_pl.evaluation.gold import judge_counts, judge_metrics, judges_named
 from rlaif_pl.evaluation.metrics import write_json
 from rlaif_pl.evaluation.pairs import Array, correctness, decided, lengths_of, p_first_of, side
 from rlaif_pl.statistics import (
@@ -34,18 +35,19 @@ class RewardReport:
     """A reward measured on pairs it was not trained on.
 
     Attributes:
-        pair_accuracy: Share of pairs by people whose better response has the higher reward; equal
+        pair_accuracy: Share of gold pairs whose better response has the higher reward; equal
             rewards count half.
         length_baseline: The same for "more characters win".
         gain_over_length: Paired difference of the two.
         ece: Expected calibration error of ``sigmoid(margin)``: 10 bins of equal mass, favored side
             first.
         ece_equal_width: The same with bins of equal width.
-        brier: Mean squared difference of ``sigmoid(margin)`` and people's verdict.
+        brier: Mean squared difference of ``sigmoid(margin)`` and the gold verdict.
         reliability: Bins of equal mass behind ``ece``.
         length_correlation: Spearman's correlation of margin and length difference, in [-1, 1]; NaN
             where one of them never varies.
         ai_agreement: Pair accuracy on held-out AI labels; empty where none were given.
+        judged: Pairs by who gave the gold verdict (a key of ``gold.NAMES``).
         identical: Pairs left out of all of these because the reward reads the same of both responses,
             as of two that differ behind its length limit.
     """
@@ -59,12 +61,14 @@ class RewardReport:
     reliability: tuple[ReliabilityBin, ...]
     length_correlation: float
     ai_agreement: Interval
+    judged: Mapping[str, int]
     identical: int = 0
 
     def to_metrics(self, prefix: str = "reward") -> dict[str, float]:
         """Return flat numbers; what was not measured is left out."""
         metrics: dict[str, float] = {f"{prefix}/n": self.pair_accuracy.n}
         metrics[f"{prefix}/identical"] = self.identical
+        metrics |= judge_metrics(self.judged, prefix)
         for name in ("pair_accuracy", "length_baseline", "gain_over_length", "ai_agreement"):
             metrics |= getattr(self, name).to_metrics(f"{prefix}/{name}")
         for name in ("ece", "ece_equal_width", "brier", "length_correlation"):
@@ -75,7 +79,12 @@ class RewardReport:
 
     def render(self, console: Console) -> None:
         """Print the report as a table."""
-        table = Table("measure", "value [interval]", "pairs", title="Reward on pairs by people")
+        table = Table(
+            "measure",
+            "value [interval]",
+            "pairs",
+            title=f"Reward beside {judges_named(self.judged)}",
+        )
         for label, interval in (
             ("pair accuracy", self.pair_accuracy),
             ("longer response wins", self.length_baseline),
@@ -109,7 +118,7 @@ def measure_reward(
 
     Args:
         reward: Reward to measure.
-        gold: Pairs with people's ``p_first``; undecided ones are left out, and those whose responses
+        gold: Pairs with a gold ``p_first``; undecided ones are left out, and those whose responses
             the reward cannot tell apart (see ``RewardModel.tells_apart``).
         ai_labeled: Pairs with an AI's ``p_first`` that the reward was not trained on.
         level: Coverage of the intervals, in (0, 1).
@@ -121,7 +130,9 @@ def measure_reward(
     """
     people, machine = ([pairs[i] for i in decided(pairs)] for pairs in (gold, ai_labeled))
     if not people:
-        raise ValueError(f"expected pairs with a verdict by people, got none among {len(gold)}")
+        raise ValueError(
+            f"expected gold pairs with a verdict that is no tie, got none among {len(gold)}"
+        )
     asked = len(people) + len(machine)
     people, machine = told_apart(reward, people), told_apart(reward, machine)
     if not people:
@@ -148,6 +159,7 @@ def measure_reward(
         ai_agreement=proportion_by_group(
             ai_correct, [pair.group for pair in machine], level, draws, seed
         ),
+        judged=judge_counts(people),
         identical=asked - len(people) - len(machine),
     )
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from rlaif_pl.data.failures import causes
 from rlaif_pl.evaluation.pairs import Array, comparison_key, side
 from rlaif_pl.statistics import Interval, length_controlled_win_rate, proportion_by_group
 from rlaif_pl.text import copied_ngrams, strip_surplus_symbols, word_count
@@ -122,8 +123,8 @@ def compare(
     judged = _judge_all(prompts, clean_a, clean_b, members, judge)
     if not len(judged.wins):
         raise ValueError(
-            f"expected verdicts on {len(prompts)} prompts, got none; failures {judged.failures}: "
-            f"check the judge {judge.fingerprint}"
+            f"the judge gave no verdict on {len(prompts)} prompts: {causes(judged.failures)}. Check "
+            f"the judge {judge.fingerprint}"
         )
     measures = text_measures(prompts, clean_a), text_measures(prompts, clean_b)
     return win_rate_of(

@@ -7,14 +7,15 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from rlaif_pl.evaluation.gold import judges_in
 from rlaif_pl.evaluation.metrics import OF_STAGE
 from rlaif_pl.report.measures import measure
 from rlaif_pl.report.plots import Bar, curve
 from rlaif_pl.report.run import Run, Stage
 
 MEANINGS = {
-    "labeler/alignment": "labeler agrees with people",
-    "labeler/length_baseline": "'the longer one wins' agrees with people",
+    "labeler/alignment": "labeler agrees with {judges}",
+    "labeler/length_baseline": "'the longer one wins' agrees with {judges}",
     "labeler/gain_over_length": "labeler minus length rule",
     "labeler/length_matched": "labeler agrees, on pairs of like length",
     "labeler/same_slot": "the same slot wins in both orders",
@@ -25,7 +26,7 @@ MEANINGS = {
     "label/cost/ai_usd_per_pair": "US dollars a label",
     "label/cost/human_usd_per_pair": "US dollars a person would be paid for it",
     "labeler/ece": "calibration error of the labels",
-    "reward/pair_accuracy": "reward model orders held-out pairs as people did",
+    "reward/pair_accuracy": "reward model agrees with {judges} on held-out pairs",
     "reward/ai_agreement": "reward model agrees with held-out AI labels",
     "reward/ece": "calibration error of the reward model",
     "reward/brier": "Brier score of the reward model",
@@ -95,8 +96,14 @@ def metric_rows(metrics: Mapping[str, float]) -> list[Row]:
     for key in metrics:
         if key not in limits:
             stage, _, name = key.rpartition(OF_STAGE)
-            rows.append(Row(name, MEANINGS.get(name, ""), _number(metrics, key), stage))
+            rows.append(Row(name, _meaning(metrics, name), _number(metrics, key), stage))
     return sorted(rows, key=lambda row: (rank.get(row.name, len(rank)), row.name, row.stage))
+
+
+def _meaning(metrics: Mapping[str, float], name: str) -> str:
+    """Say what a metric is and, of agreement, with whom."""
+    judges = judges_in(metrics, name.partition("/")[0])
+    return MEANINGS.get(name, "").replace("{judges}", judges)
 
 
 def _number(metrics: Mapping[str, float], name: str) -> str:
@@ -148,7 +155,7 @@ def _match(names: Sequence[str], patterns: Sequence[str]) -> str | None:
 
 
 def alignment_bars(metrics: Mapping[str, float]) -> list[Bar]:
-    """Return the labeler's agreement with people beside its baselines."""
+    """Return the labeler's agreement with gold verdicts beside its baselines."""
     rows = []
     for label, name, is_baseline in ALIGNMENT:
         found = measure(metrics, name)

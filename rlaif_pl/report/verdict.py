@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from rlaif_pl.evaluation.gold import judges_in
 from rlaif_pl.report.measures import State, measure
 from rlaif_pl.report.run import Run
 
@@ -164,8 +165,10 @@ def _labeler(metrics: Mapping[str, float]) -> Finding:
     """Whether the labeler knows more than which response is longer."""
     alignment = measure(metrics, "labeler/alignment")
     if alignment is None:
-        return Finding("missing", "Agreement of the labeler with people: not measured.")
-    text = f"The labeler agrees with people in {alignment.percent()} of pairs"
+        return Finding("missing", "Agreement of the labeler with gold verdicts: not measured.")
+    text = (
+        f"The labeler agrees with {judges_in(metrics, 'labeler')} in {alignment.percent()} of pairs"
+    )
     gain = measure(metrics, "labeler/gain_over_length")
     baseline = measure(metrics, "labeler/length_baseline")
     if gain is None or baseline is None:
@@ -184,7 +187,8 @@ def _reward_model(metrics: Mapping[str, float]) -> Finding:
     accuracy = measure(metrics, "reward/pair_accuracy")
     if accuracy is None:
         return Finding("missing", "Accuracy of the reward model on held-out pairs: not measured.")
-    text = f"The reward model orders {accuracy.percent()} of held-out pairs as people did"
+    judges = judges_in(metrics, "reward")
+    text = f"The reward model agrees with {judges} in {accuracy.percent()} of held-out pairs"
     ece = metrics.get("reward/ece")
     if ece is not None:
         text += f"; its probabilities are off by {ece:.2f} on average (ECE)"

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.figure import Figure
 
+from rlaif_pl.evaluation.gold import judge_counts, judges_named
 from rlaif_pl.statistics import (
     Interval,
     minimum_detectable_effect,
@@ -38,8 +39,8 @@ class Point:
 
     Attributes:
         size: Pairs trained on.
-        accuracy: By arm, the share of held-out pairs judged as people did, the mean over draws of
-            each pair first; the interval is by post.
+        accuracy: By arm, the share of held-out pairs judged as the gold verdicts do, the mean over
+            draws of each pair first; the interval is by post.
         spread: By arm, the standard deviation of accuracy over draws: what the choice of pairs does.
         gap: RLAIF less RLHF on the same pairs; None where one of them is not drawn.
         detectable: Smallest true gap that this sample finds with 80 % power; NaN without a gap.
@@ -58,6 +59,7 @@ class CurveReport:
 
     points: Sequence[Point]
     length_rule: Interval
+    gold: str
     pairs: int
     draws: int
     folds: int
@@ -102,7 +104,8 @@ def draw_curve(
         points.append(_point(size, correct, groups, level, draws))
     by_length = right(length_margin([data.pairs[row] for row in kept]), truth)
     rule = proportion_by_group(by_length, groups, level, draws)
-    return CurveReport(points, rule, len(kept), len(seeds), folds, method)
+    gold = judges_named(judge_counts(data.pairs))
+    return CurveReport(points, rule, gold, len(kept), len(seeds), folds, method)
 
 
 def to_results(report: CurveReport) -> Results:
@@ -121,14 +124,15 @@ def to_results(report: CurveReport) -> Results:
             cells += [point.gap.points(), _points(point.detectable)]
         body.append(cells)
     notes = [
-        f"{report.pairs} pairs that people decided, {report.folds} folds by post, {report.draws} "
-        f'draws a size, method "{report.method}". "Longer one wins": {report.length_rule.percent()}.',
+        f"{report.pairs} pairs that {report.gold} decided, {report.folds} folds by post, "
+        f'{report.draws} draws a size, method "{report.method}". "Longer one wins": '
+        f"{report.length_rule.percent()}.",
         "The interval is over posts that are judged; the spread over draws is the luck of the pairs "
         "that are trained on, one standard deviation in points.",
     ]
     return Results(
         "reward_curve",
-        [ResultTable("Agreement with people by pairs trained on", header, body)],
+        [ResultTable(f"Agreement with {report.gold} by pairs trained on", header, body)],
         notes,
         _records(report),
         _metrics(report),
@@ -205,6 +209,6 @@ def _figure(report: CurveReport) -> Figure:
     named = [size for size in sizes if size == sizes[-1] or size * 1.25 <= sizes[-1]]
     ax.set_xticks(named, [str(size) for size in named])
     ax.set_xlabel("pairs trained on")
-    ax.set_ylabel("agreement with people, %")
+    ax.set_ylabel(f"agreement with {report.gold}, %")
     ax.legend(frameon=False, fontsize=8)
     return figure

@@ -1,4 +1,4 @@
-"""Study 1: reward models from AI labels, people's labels and both, held to people's verdicts.
+"""Study 1: reward models from AI labels, people's labels and both, held to the gold verdicts.
 
 The question of arXiv 2309.00267, sections 4.1 and 4.4 (RLAIF, RLHF and both), asked of the reward
 models, where a small sample says most.
@@ -13,6 +13,7 @@ from itertools import combinations
 import numpy as np
 from scipy.special import expit
 
+from rlaif_pl.evaluation.gold import judge_counts, judges_named
 from rlaif_pl.statistics import (
     Interval,
     brier,
@@ -42,11 +43,11 @@ SURE = 1e-9  # a label this near to 0 or 1 counts as that sure, so that its log-
 
 @dataclass(frozen=True, slots=True)
 class Judge:
-    """Something that judges pairs, measured on people's verdicts.
+    """Something that judges pairs, measured on the gold verdicts.
 
     Attributes:
         name: Its name.
-        accuracy: Share of pairs on which it favors people's side, by subset of the votes; the mean
+        accuracy: Share of pairs on which it favors the gold side, by subset of the votes; the mean
             over seeds of each pair first.
         seed_spread: Standard deviation of accuracy over seeds; NaN of one.
         ece: Expected calibration error of ``sigmoid(margin)``, mean over seeds; NaN for a rule.
@@ -86,7 +87,8 @@ class SourcesReport:
     Attributes:
         judges: Fitted arms first, then the labeler and the length rule.
         comparisons: Every two of them that a question asks about.
-        pairs: Pairs that people decided.
+        gold: Who gave the gold verdicts, as in "agreement with people".
+        pairs: Pairs with a gold verdict.
         posts: Posts they are about.
         labeled: Pairs with an AI's label.
         seeds: Seeds of each fitted arm by method.
@@ -95,6 +97,7 @@ class SourcesReport:
 
     judges: Sequence[Judge]
     comparisons: Sequence[Comparison]
+    gold: str
     pairs: int
     posts: int
     labeled: int
@@ -112,7 +115,7 @@ def compare_sources(
     level: float = 0.95,
     draws: int = 2000,
 ) -> SourcesReport:
-    """Fit every arm by every method and measure all on people's verdicts.
+    """Fit every arm by every method and measure all on the gold verdicts.
 
     Args:
         fitter: Fits and judges.
@@ -147,7 +150,9 @@ def compare_sources(
     comparisons = _compare(asked, correct, groups, level, draws)
     finite = int(np.isfinite(data.ai).sum())
     counts = {str(method): len(own) for method, own in seeds.items()}
-    return SourcesReport(judges, comparisons, len(common), len(set(groups)), finite, counts, folds)
+    gold = judges_named(judge_counts(data.pairs))
+    posts = len(set(groups))
+    return SourcesReport(judges, comparisons, gold, len(common), posts, finite, counts, folds)
 
 
 def _correct(margins: Array, truth: Array) -> Array:

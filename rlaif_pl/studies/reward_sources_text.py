@@ -36,8 +36,8 @@ def to_results(report: SourcesReport) -> Results:
     ]
     seeds = ", ".join(f"{method}: {count}" for method, count in report.seeds.items())
     notes = [
-        f"{report.pairs} pairs that people decided, of {report.posts} posts; {report.folds} folds by "
-        f"post, every pair judged by models that saw nothing of its post; seeds {seeds}.",
+        f"{report.pairs} pairs that {report.gold} decided, of {report.posts} posts; {report.folds} "
+        f"folds by post, every pair judged by models that saw nothing of its post; seeds {seeds}.",
         f"{report.labeled} pairs have an AI label. Intervals (95 %) and differences by bootstrap over "
         "posts; a pair counts with its mean over seeds.",
         '"head": a logistic head on the frozen model\'s states; "top": adapters on the upper layers '
@@ -48,7 +48,7 @@ def to_results(report: SourcesReport) -> Results:
     return Results(
         "reward_sources",
         [
-            ResultTable("Agreement with people on held-out pairs", header, body),
+            ResultTable(f"Agreement with {report.gold} on held-out pairs", header, body),
             ResultTable(
                 "Differences on the same pairs, points",
                 ["difference", "points", "detectable", "p, adjusted"],
@@ -59,7 +59,7 @@ def to_results(report: SourcesReport) -> Results:
         _records(report),
         _metrics(report),
         _figure(report),
-        "Accuracy of reward models on people's verdicts, by whose labels they were trained on",
+        "Accuracy of reward models on held-out verdicts, by whose labels they were trained on",
     )
 
 
@@ -121,6 +121,6 @@ def _figure(report: SourcesReport) -> Figure:
     ax.axhline(50, color="#999999", linewidth=0.8, linestyle=":")
     names = [textwrap.fill(judge.name.replace(", ", "\n"), 10) for judge in report.judges]
     ax.set_xticks(np.arange(len(names)), names, fontsize=8)
-    ax.set_ylabel("agreement with people, %")
+    ax.set_ylabel(f"agreement with {report.gold}, %")
     ax.legend(title="votes", frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure

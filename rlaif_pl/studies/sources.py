@@ -134,7 +134,7 @@ def smallest_training_part(groups: Sequence[str], folds: int, seeds: Sequence[in
 
 
 def right(margin: Array, truth: Array) -> Array:
-    """1 where a margin favors the side people favored, 0 where not, 0.5 where neither. ``(N,)``.
+    """1 where a margin favors the gold side, 0 where not, 0.5 where neither. ``(N,)``.
 
     Args:
         margin: How much better the first is.
@@ -150,7 +150,7 @@ def length_margin(pairs: Sequence[Preference]) -> Array:
 
 
 def decided_in(truth: Array) -> Index:
-    """Pairs that people decided: a label that is there and is not one half."""
+    """Decided pairs: a label that is there and is not one half."""
     return np.flatnonzero(np.isfinite(truth) & (truth != 0.5))
 
 

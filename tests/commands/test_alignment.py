@@ -33,7 +33,7 @@ def test_a_table_of_labelers_of_ones_own(command, out, tmp_path, few, tiny_model
     assert metrics["alignment/pairs"] == metrics["alignment/common"] == 4
     assert 0 <= metrics["alignment/with_pmi/alignment"] <= 1
     assert metrics["alignment/plain/ai_usd_per_pair"] > 0
-    assert "alignment/kappa/plain/people" in metrics or metrics["alignment/plain/alignment"] in (
+    assert "alignment/kappa/plain/gold" in metrics or metrics["alignment/plain/alignment"] in (
         0,
         1,
     )

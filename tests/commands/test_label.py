@@ -38,7 +38,7 @@ def test_a_second_run_asks_for_nothing(command, labeler, data_files, small_pairs
 
 def test_the_labeler_is_measured_on_gold_pairs_first(command, labeler, data_files, capsys):
     words = [f"--pairs={data_files.unlabeled}", "--gold.name=tiny_tldr/dev", "--gold.limit=6"]
-    with pytest.warns(UserWarning, match="alignment with people"):
+    with pytest.warns(UserWarning, match="alignment with synthetic verdicts"):
         metrics = command("label", *words, *labeler, "--min_alignment=1.0")
     assert 0 <= metrics["label/gold/alignment"] <= 1
     assert "length" in capsys.readouterr().out
@@ -47,7 +47,7 @@ def test_the_labeler_is_measured_on_gold_pairs_first(command, labeler, data_file
 def test_a_poor_labeler_can_stop_the_run(command, out, labeler, data_files, capsys):
     words = [f"--pairs={data_files.unlabeled}", "--gold.name=tiny_tldr/dev", "--gold.limit=6"]
     command("label", *words, *labeler, "--min_alignment=1.0", "--gate=stop", status=1)
-    assert "alignment with people" in capsys.readouterr().err
+    assert "alignment with synthetic verdicts" in capsys.readouterr().err
     assert not (out / "labeled.jsonl").exists()
 
 
@@ -55,7 +55,7 @@ def test_no_usable_label_is_an_error_that_says_why(command, out, labeler, tmp_pa
     beyond_the_model = "word " * 2000
     write_preferences(tmp_path / "long.jsonl", [Preference(beyond_the_model, "one", "two", "g")])
     command("label", f"--pairs={tmp_path}/long.jsonl", *labeler, status=1)
-    assert "got none for 1 pairs: {'too_long': 1}" in capsys.readouterr().err
+    assert "no usable label for 1 pairs: too_long 1" in capsys.readouterr().err
     assert json.loads((out / "metrics.json").read_text())["label/new"] == 1
 
 

@@ -86,7 +86,7 @@ def test_the_card_tells_provenance_counts_and_agreement():
     assert "| asked for in vain: timeout | 3 |" in body
     assert "| tokens read and written for the labels | 12,345 |" in body
     assert "| US dollars paid for them | 0.75 |" in body
-    assert "86 pairs judged by people" in body
+    assert "86 pairs with gold verdicts" in body
     assert "59.3 % [48.8, 68.6]" in body
     assert "by a language model (3) and by people (1)" in body
 

@@ -54,7 +54,7 @@ def test_gold_pairs_prefer_the_better_reply_on_a_balanced_side():
     pairs = load_preferences("tiny_requests/final").rows
     for pair, row in zip(pairs, SPLITS["final"], strict=True):
         assert (pair.first if pair.p_first == 1.0 else pair.second) == row.better
-        assert (pair.source, pair.group) == ("human", row.id)
+        assert (pair.source, pair.group) == ("synthetic", row.id)
     assert 0.3 < sum(pair.p_first for pair in pairs) / len(pairs) < 0.7
     with pytest.raises(ValueError, match="has requests only; take tiny_requests/dev"):
         load_preferences("tiny_requests/train")

@@ -91,7 +91,7 @@ def test_gold_pairs_prefer_the_better_summary_on_a_balanced_side():
         post = by_id[pair.group]
         assert pair.prompt == post.post
         assert (pair.first if pair.p_first == 1.0 else pair.second) == post.better
-        assert (pair.source, pair.provenance.strategy) == ("human", "gold")
+        assert (pair.source, pair.provenance.strategy) == ("synthetic", "gold")
     share = sum(pair.p_first for pair in loaded.rows) / len(loaded.rows)
     assert 0.3 < share < 0.7
 

@@ -83,7 +83,7 @@ def test_rounds_of_revision_are_shown_without_a_reply(stage, page_of):
     text = page.sections["results-rounds"]
     assert "Rounds of revision" in text
     assert "nothing claimed" in text
-    assert "the judge was not measured on people's pairs" in text
+    assert "the judge was not measured on gold pairs" in text
     assert page.images[0].startswith("data:image/svg+xml;base64,")
     assert SECRET not in "".join(page.sections.values())
 

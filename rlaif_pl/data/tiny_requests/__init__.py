@@ -107,7 +107,7 @@ def gold_pair(row: Request) -> Preference:
         second=sides[1],
         group=row.id,
         p_first=float(is_first),
-        source="human",
+        source="synthetic",
         provenance=Provenance(strategy="gold"),
     )
 

@@ -106,7 +106,7 @@ def gold_pair(post: Post) -> Preference:
         second=sides[1],
         group=post.id,
         p_first=float(is_first),
-        source="human",
+        source="synthetic",
         provenance=Provenance(strategy="gold"),
     )
 

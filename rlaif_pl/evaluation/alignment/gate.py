@@ -1,4 +1,4 @@
-"""Stop, or at least warn, before training on labels that do not agree with people."""
+"""Stop, or at least warn, before training on labels that do not agree with gold verdicts."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rlaif_pl.evaluation.alignment.report import AlignmentReport
+from rlaif_pl.evaluation.gold import judges_named
 from rlaif_pl.statistics import Interval
 
 Action = Literal["warn", "stop"]
@@ -29,7 +30,7 @@ GO_ON = "To go on regardless, set the gate's action to 'warn'."
 
 
 class LabelerGateError(RuntimeError):
-    """The labeler agrees too little with people to train on its labels."""
+    """The labeler agrees too little with the gold verdicts to train on its labels."""
 
 
 class LabelerGateWarning(UserWarning):
@@ -151,8 +152,8 @@ def _faults(
     if not _least(report.alignment, confident) >= min_alignment:
         faults.append(
             Fault(
-                f"alignment with people is {report.alignment.percent()} on {report.alignment.n} "
-                f"pairs, expected at least {min_alignment:.1%}{sure}",
+                f"alignment with {judges_named(report.judged)} is {report.alignment.percent()} on "
+                f"{report.alignment.n} pairs, expected at least {min_alignment:.1%}{sure}",
                 TRY_ANOTHER,
             )
         )

@@ -16,7 +16,9 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from rlaif_pl.data.failures import causes
 from rlaif_pl.evaluation.alignment.report import AlignmentReport, SliceAlignment
+from rlaif_pl.evaluation.gold import judge_counts
 from rlaif_pl.evaluation.pairs import (
     Array,
     correctness,
@@ -106,6 +108,7 @@ def alignment_of(
     cuts = [(name, np.array([c[i] for i in usable])) for name, c in sorted(columns.items())]
     return AlignmentReport(
         labeler=rows[0].provenance.labeler or "unknown",
+        judged=judge_counts(people),
         alignment=share(correct),
         length_baseline=share(by_length),
         gain_over_length=paired_difference(correct, by_length, groups, level, draws, seed),
@@ -137,9 +140,14 @@ def _usable(
     failed = (labeled[i].provenance for i in kept if labeled[i].p_first is None)
     failures = dict(Counter(provenance.failure or "unlabeled" for provenance in failed))
     if not usable:
+        undecided = f"{len(gold) - len(kept)} of {len(gold)} gold pairs are undecided"
+        if not kept:
+            raise ValueError(
+                f"expected gold pairs with a verdict that is no tie, got none: {undecided}"
+            )
         raise ValueError(
-            f"expected labeled pairs with a verdict by people, got none: {len(gold)} gold pairs, "
-            f"{len(gold) - len(kept)} undecided, failures {failures}; check data and labeler"
+            f"the labeler gave no usable label: {causes(failures)}; {undecided}. Try another labeler "
+            "or prompt"
         )
     return usable, len(gold) - len(kept), failures
 

@@ -1,4 +1,4 @@
-"""Measurements of a labeler against people: the record, its metrics and its table."""
+"""Measurements of a labeler against gold verdicts: the record, its metrics and its table."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from rlaif_pl.evaluation.gold import judge_metrics, judges_named
 from rlaif_pl.labeling.accounts.cost import CostComparison
 from rlaif_pl.labeling.accounts.counts import OutcomeCounts
 from rlaif_pl.labeling.accounts.position import PositionBias
@@ -27,10 +28,11 @@ class SliceAlignment:
 
 @dataclass(frozen=True, slots=True)
 class AlignmentReport:
-    """A labeler measured against people's preferences.
+    """A labeler measured against gold verdicts.
 
     Attributes:
         labeler: Fingerprint of the labeler.
+        judged: Pairs by who gave the gold verdict (a key of ``gold.NAMES``).
         alignment: Share of pairs with the same favored side; a labeler's tie counts half.
         length_baseline: The same for "more characters win"; equal lengths count half.
         gain_over_length: Paired difference of the two, over all usable pairs.
@@ -38,9 +40,9 @@ class AlignmentReport:
             one's characters.
         position: Position bias; None where the strategy has no order ("n/a").
         ece: Expected calibration error (10 bins of equal mass, favored side first).
-        brier: Mean squared difference of ``p_first`` and people's verdict.
+        brier: Mean squared difference of ``p_first`` and the gold verdict.
         mean_tokens: Tokens read and written a label.
-        undecided: Gold pairs left out because people were undecided or gave no verdict.
+        undecided: Gold pairs left out because their verdict is a tie or missing.
         failures: Decided pairs left out for want of a usable label, by reason.
         counts: Decided pairs by what became of them.
         cost: What a label cost, beside what a person's would have.
@@ -48,6 +50,7 @@ class AlignmentReport:
     """
 
     labeler: str
+    judged: Mapping[str, int]
     alignment: Interval
     length_baseline: Interval
     gain_over_length: Interval
@@ -65,7 +68,8 @@ class AlignmentReport:
     def render(self, console: Console) -> None:
         """Print the report as a table."""
         table = Table(
-            title=escape(f"Alignment of {self.labeler} with people"), title_justify="left"
+            title=escape(f"Alignment of {self.labeler} with {judges_named(self.judged)}"),
+            title_justify="left",
         )
         table.add_column("measure")
         table.add_column("value [interval]", justify="right")
@@ -122,6 +126,7 @@ class AlignmentReport:
             f"{prefix}/brier": self.brier,
             f"{prefix}/mean_tokens": self.mean_tokens,
         }
+        metrics |= judge_metrics(self.judged, prefix)
         for name in ("alignment", "length_baseline", "gain_over_length", "length_matched"):
             metrics |= getattr(self, name).to_metrics(f"{prefix}/{name}")
         for kind, count in sorted(self.failures.items()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rlaif_pl.labeling.accounts.cost import CostComparison
@@ -9,7 +10,7 @@ from rlaif_pl.labeling.accounts.counts import OutcomeCounts
 from rlaif_pl.labeling.accounts.position import PositionBias
 from rlaif_pl.statistics import Interval
 
-PEOPLE = "people"  # name of the gold verdicts among the raters
+GOLD = "gold"  # name of the gold verdicts among the raters
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +37,13 @@ class TableRow:
         labeler: Its fingerprint.
         is_common: Whether it is measured on the pairs all rows share; False where it labeled too few
             pairs, which would have shrunk everyone's: then on those it labeled.
-        alignment: Share of pairs on which it favors the side people favored; a tie counts half.
+        alignment: Share of pairs on which it favors the gold side; a tie counts half.
         difference: Paired difference of alignment to the first row; of no data in the first row.
         length_baseline: Alignment of "the longer response wins" on the same pairs.
         gain_over_length: Paired difference of the two.
         length_matched: Alignment where the shorter response has at least 80 % of the longer's length.
         alignment_all: Alignment on all decided pairs, with a failure counted half.
-        brier: Mean squared difference of ``p_first`` and people's verdict.
+        brier: Mean squared difference of ``p_first`` and the gold verdict.
         position: Position bias; None where the strategy has no orders.
         counts: Pairs by what became of them.
         cost: Tokens and money a pair, beside what a person's label would cost.
@@ -67,7 +68,7 @@ class TableRow:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """Cohen's kappa of two rows, or of a row with people."""
+    """Cohen's kappa of two rows, or of a row with the gold verdicts."""
 
     first: str
     second: str
@@ -80,14 +81,17 @@ class AlignmentTable:
 
     Attributes:
         rows: The labelers in the order given.
-        pairs: Pairs that people decided, which every labeler was given.
+        judged: Decided pairs by who gave the gold verdict.
+        pairs: Decided pairs, which every labeler was given.
         common: Of these, the pairs that all rows labeled (see ``TableRow.is_common``).
-        undecided: Gold pairs that people did not decide; nobody was asked about them.
-        agreements: Kappa of every two rows, then of each row with people, on the common pairs.
+        undecided: Gold pairs without a decision; nobody was asked about them.
+        agreements: Kappa of every two rows, then of each row with the gold verdicts, on the common
+            pairs.
         fleiss: Fleiss' kappa of all rows on the common pairs; of no data for a single row.
     """
 
     rows: tuple[TableRow, ...]
+    judged: Mapping[str, int]
     pairs: int
     common: int
     undecided: int

@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 
 from rlaif_pl.evaluation.alignment.measure import alignment_of
 from rlaif_pl.evaluation.alignment.rows import (
-    PEOPLE,
+    GOLD,
     Agreement,
     AlignmentTable,
     Resampling,
     TableRow,
 )
+from rlaif_pl.evaluation.gold import judge_counts
 from rlaif_pl.evaluation.pairs import Array, correctness, decided, p_first_of, side, stripped
 from rlaif_pl.labeling.accounts.cost import compare_costs
 from rlaif_pl.labeling.accounts.counts import count_outcomes
@@ -63,14 +64,14 @@ def measure_table(
     resampling: Resampling = Resampling(),  # noqa: B008 - frozen
     tell: Callable[[str], None] = logger.info,
 ) -> AlignmentTable:
-    """Give people's pairs to several labelers and compare them.
+    """Give gold pairs to several labelers and compare them.
 
     No labeler sees the verdicts; surplus symbols at the end of a response are removed first.
 
     Args:
         labelers: Names and labelers; taken one after the other, so that an iterator may build each
             when it is wanted and let go of the last.
-        gold: Pairs with people's ``p_first``; undecided ones are left out and counted.
+        gold: Pairs with a gold ``p_first``; undecided ones are left out and counted.
         prices: The labelers' prices for the cost comparison; None takes what was charged.
         min_labeled: Share of pairs a labeler must label for its failures to count against the pairs
             of all rows, in [0, 1].
@@ -82,13 +83,15 @@ def measure_table(
             labeled by all.
     """
     kept = decided(gold)
-    people = [gold[i] for i in kept]
-    if not people:
-        raise ValueError(f"expected pairs that people decided, got none among {len(gold)}")
-    blind = [replace(stripped(pair), p_first=None, source=None) for pair in people]
+    truth = [gold[i] for i in kept]
+    if not truth:
+        raise ValueError(
+            f"expected gold pairs with a verdict that is no tie, got none among {len(gold)}"
+        )
+    blind = [replace(stripped(pair), p_first=None, source=None) for pair in truth]
     labels: list[_Labels] = []
     for name, labeler in labelers:
-        if name == PEOPLE or any(name == known.name for known in labels):
+        if name == GOLD or any(name == known.name for known in labels):
             raise ValueError(f"expected a different name for each labeler, got {name!r} again")
         started = time.monotonic()
         answers = labeler.label(blind)
@@ -96,12 +99,12 @@ def measure_table(
         labels.append(_Labels(name, labeler.fingerprint, answers, seconds))
         missing = count_outcomes(answers).text()
         tell(f"{name}: {len(answers)} pairs in {seconds:.1f} s; no label or tied: {missing}")
-    return _tabulate(labels, people, len(gold) - len(kept), prices, min_labeled, resampling)
+    return _tabulate(labels, truth, len(gold) - len(kept), prices, min_labeled, resampling)
 
 
 def _tabulate(
     labels: Sequence[_Labels],
-    people: Sequence[Preference],
+    truth: Sequence[Preference],
     undecided: int,
     prices: Price | None,
     min_labeled: float,
@@ -123,7 +126,7 @@ def _tabulate(
         _row(
             one,
             labels[0],
-            people,
+            truth,
             common if full[n] else has[n],
             common if full[n] and full[0] else has[n] & has[0],
             bool(full[n]),
@@ -133,14 +136,16 @@ def _tabulate(
         for n, one in enumerate(labels)
     )
     raters = [one for n, one in enumerate(labels) if full[n]]
-    agreements, fleiss = _agreements(raters, people, common, resampling)
-    return AlignmentTable(rows, len(people), int(common.sum()), undecided, agreements, fleiss)
+    agreements, fleiss = _agreements(raters, truth, common, resampling)
+    return AlignmentTable(
+        rows, judge_counts(truth), len(truth), int(common.sum()), undecided, agreements, fleiss
+    )
 
 
 def _row(
     one: _Labels,
     first: _Labels,
-    people: Sequence[Preference],
+    truth: Sequence[Preference],
     chosen: NDArray[np.bool_],
     shared: NDArray[np.bool_],
     is_common: bool,
@@ -152,7 +157,7 @@ def _row(
     Args:
         one: Its labels.
         first: Those of the first row.
-        people: The verdicts.
+        truth: The verdicts.
         chosen: Pairs to measure on. ``(N,)``
         shared: Pairs on which to compare with the first row. ``(N,)``
         is_common: Whether ``chosen`` are the pairs all rows share.
@@ -160,10 +165,10 @@ def _row(
         resampling: How intervals are made.
     """
     level, draws, seed = resampling.level, resampling.draws, resampling.seed
-    groups = np.array([pair.group for pair in people])
-    right, first_right = _right(one.rows, people), _right(first.rows, people)
+    groups = np.array([pair.group for pair in truth])
+    right, first_right = _right(one.rows, truth), _right(first.rows, truth)
     none = empty_interval()
-    own, gold = _pick(one.rows, chosen), _pick(people, chosen)
+    own, gold = _pick(one.rows, chosen), _pick(truth, chosen)
     report = alignment_of(own, gold, level=level, draws=draws, seed=seed) if own else None
     error = (p_first_of(own) - p_first_of(gold)) ** 2 if own else np.zeros(0)
     is_first = one is first
@@ -189,10 +194,10 @@ def _row(
     )
 
 
-def _right(labels: Sequence[Preference], people: Sequence[Preference]) -> Array:
-    """1 where a label favors people's side, 0 where not, 0.5 for ties and failures, ``(N,)``."""
+def _right(labels: Sequence[Preference], truth: Sequence[Preference]) -> Array:
+    """1 where a label favors the gold side, 0 where not, 0.5 for ties and failures, ``(N,)``."""
     judged = np.array([0.5 if row.p_first is None else row.p_first for row in labels], np.float64)
-    return correctness(side(judged - 0.5), side(p_first_of(people) - 0.5))
+    return correctness(side(judged - 0.5), side(p_first_of(truth) - 0.5))
 
 
 def _pick(rows: Sequence[Preference], chosen: NDArray[np.bool_]) -> list[Preference]:
@@ -202,17 +207,17 @@ def _pick(rows: Sequence[Preference], chosen: NDArray[np.bool_]) -> list[Prefere
 
 def _agreements(
     raters: Sequence[_Labels],
-    people: Sequence[Preference],
+    truth: Sequence[Preference],
     common: NDArray[np.bool_],
     resampling: Resampling,
 ) -> tuple[tuple[Agreement, ...], Interval]:
-    """Kappa of every two raters and of each with people, and Fleiss' of all raters."""
-    groups = [pair.group for pair in _pick(people, common)]
+    """Kappa of every two raters and of each with the gold verdicts, and Fleiss' of all raters."""
+    groups = [pair.group for pair in _pick(truth, common)]
     settings = (resampling.level, resampling.draws, resampling.seed)
     sides = {one.name: _sides(_pick(one.rows, common)) for one in raters}
-    gold = _sides(_pick(people, common))
+    gold = _sides(_pick(truth, common))
     pairs = [(a, b, sides[a], sides[b]) for a, b in combinations(sides, 2)]
-    pairs += [(name, PEOPLE, own, gold) for name, own in sides.items()]
+    pairs += [(name, GOLD, own, gold) for name, own in sides.items()]
     agreements = tuple(
         Agreement(a, b, cohen_kappa_by_group(left, right, groups, *settings))
         for a, b, left, right in pairs

@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from rlaif_pl.evaluation.alignment.rows import PEOPLE, AlignmentTable, TableRow
+from rlaif_pl.evaluation.alignment.rows import GOLD, AlignmentTable, TableRow
+from rlaif_pl.evaluation.gold import judge_metrics, judges_named
 from rlaif_pl.evaluation.metrics import write_csv, write_json, write_text
 from rlaif_pl.statistics import Interval
 
@@ -86,6 +87,7 @@ def notes(table: AlignmentTable) -> list[str]:
     apart = any(not row.is_common for row in table.rows)
     every = "every row without †" if apart else "every row"
     lines = [
+        f"Alignment is with {judges_named(table.judged)}.",
         f"{table.common} of {table.pairs} decided pairs were labeled by {every} and are what rows are "
         "compared on; 'all pairs' counts a failure as a coin toss. Brackets: 95 % intervals by prompt.",
         f"'The longer response wins' agrees in {_percent(_reference(table).length_baseline)} % of "
@@ -94,7 +96,7 @@ def notes(table: AlignmentTable) -> list[str]:
     if apart:
         lines.append("† labeled too few pairs to be compared: measured on those it labeled.")
     if table.undecided:
-        lines.append(f"{table.undecided} pairs that people did not decide are left out.")
+        lines.append(f"{table.undecided} gold pairs without a decision are left out.")
     if math.isfinite(table.fleiss.value):
         lines.append(f"Fleiss' kappa of all rows: {table.fleiss.number()}.")
     human, words = first.cost.human.value, first.cost.words.value
@@ -128,6 +130,7 @@ def to_records(table: AlignmentTable) -> list[dict[str, object]]:
 def to_metrics(table: AlignmentTable, prefix: str = "alignment") -> dict[str, float]:
     """Return flat numbers ``prefix/row/name``; what was not measured is left out."""
     metrics: dict[str, float] = {f"{prefix}/pairs": table.pairs, f"{prefix}/common": table.common}
+    metrics |= judge_metrics(table.judged, prefix)
     metrics |= table.fleiss.to_metrics(f"{prefix}/fleiss_kappa")
     for agreement in table.agreements:
         name = f"kappa/{slug(agreement.first)}/{slug(agreement.second)}"
@@ -192,8 +195,8 @@ def _finite(value: float) -> float | None:
 
 
 def _raters(table: AlignmentTable) -> list[str]:
-    """Names of the matrix: rows, then people."""
-    return [*dict.fromkeys(a.first for a in table.agreements), PEOPLE]
+    """Names of the matrix: rows, then the gold verdicts."""
+    return [*dict.fromkeys(a.first for a in table.agreements), GOLD]
 
 
 def _matrix(table: AlignmentTable) -> list[tuple[str, list[str]]]:

@@ -2,8 +2,8 @@
 
 The comparison of Constitutional AI's figure on revisions (arXiv 2212.08073, section 3.4), with a
 labeler in place of the paper's preference models: the responses of every round against the first
-answers to the same prompts. A judge counts for as much as it agrees with people: its alignment on
-their pairs stands beside its verdicts, and where that is not above chance its verdicts are no
+answers to the same prompts. A judge counts for as much as it agrees with gold verdicts: its alignment
+stands beside its verdicts, and where that is not above chance its verdicts are no
 evidence of anything.
 """
 
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from rlaif_pl.data.revisions import Revision, chains
 from rlaif_pl.evaluation.alignment.measure import measure_alignment
+from rlaif_pl.evaluation.gold import judges_named
 from rlaif_pl.evaluation.win_rate import WinRate, compare
 from rlaif_pl.statistics import Interval, empty_interval
 from rlaif_pl.types import Labeler, Preference
@@ -24,13 +25,14 @@ CHANCE = 0.5
 
 @dataclass(frozen=True, slots=True)
 class JudgeQuality:
-    """How far a judge agrees with people.
+    """How far a judge agrees with gold verdicts.
 
     Attributes:
         name: What it judges: ``harmless``, ``helpful``.
         labeler: Fingerprint of the judge.
         gold: Name of the pairs it was measured on; None where it was not.
-        alignment: Share of pairs on which it favors people's side.
+        judges: Who gave their verdicts, as in "agrees with people".
+        alignment: Share of pairs on which it favors the gold side.
         length_baseline: The same for the rule that the longer response wins.
         same_slot: Share of pairs on which the same slot won in both orders; empty where a judge has
             no order.
@@ -39,6 +41,7 @@ class JudgeQuality:
     name: str
     labeler: str
     gold: str | None
+    judges: str
     alignment: Interval
     length_baseline: Interval
     same_slot: Interval
@@ -51,17 +54,15 @@ class JudgeQuality:
     def text(self) -> str:
         """Say in a sentence what the judge is worth."""
         if self.gold is None:
-            return (
-                f"{self.name}: the judge was not measured on people's pairs, so nothing is claimed."
-            )
+            return f"{self.name}: the judge was not measured on gold pairs, so nothing is claimed."
         where = f"{self.alignment.percent()} on {self.alignment.n} pairs of {self.gold}"
         rule = f"the longer response wins: {self.length_baseline.percent()}"
         if self.can_tell:
-            return f"{self.name}: the judge agrees with people in {where} ({rule})."
+            return f"{self.name}: the judge agrees with {self.judges} in {where} ({rule})."
         if self.alignment.high < CHANCE:
             return (
-                f"{self.name}: the judge agrees with people in {where}, less than by chance ({rule}); "
-                "nothing is claimed."
+                f"{self.name}: the judge agrees with {self.judges} in {where}, less than by chance "
+                f"({rule}); nothing is claimed."
             )
         return (
             f"{self.name}: the judge is at chance, {where} ({rule}), so nothing is claimed from its "
@@ -140,18 +141,24 @@ def measure_judge(
     draws: int = 2000,
     seed: int = 0,
 ) -> JudgeQuality:
-    """Measure a judge on pairs judged by people; without pairs it counts as not measured.
+    """Measure a judge on gold pairs; without pairs it counts as not measured.
 
     Raises:
         ValueError: No pair is decided or none could be labeled.
     """
     none = empty_interval()
     if gold is None:
-        return JudgeQuality(name, labeler.fingerprint, None, none, none, none)
+        return JudgeQuality(name, labeler.fingerprint, None, "", none, none, none)
     report = measure_alignment(labeler, gold, level=level, draws=draws, seed=seed)
     same_slot = none if report.position is None else report.position.same_slot
     return JudgeQuality(
-        name, report.labeler, gold_name, report.alignment, report.length_baseline, same_slot
+        name,
+        report.labeler,
+        gold_name,
+        judges_named(report.judged),
+        report.alignment,
+        report.length_baseline,
+        same_slot,
     )
 
 

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from rlaif_pl.data.failures import is_transient
+from rlaif_pl.data.failures import is_of_server, is_transient
 from rlaif_pl.labeling.accounts.spending import Price, price_of
 from rlaif_pl.labeling.backends.endpoint_calls import (
     Api,
@@ -17,7 +17,7 @@ from rlaif_pl.labeling.backends.endpoint_calls import (
     MaxTokensField,
     Settings,
 )
-from rlaif_pl.labeling.backends.endpoint_errors import AGAIN, EndpointError, unreachable
+from rlaif_pl.labeling.backends.endpoint_errors import EndpointError
 from rlaif_pl.labeling.backends.endpoint_http import Learned, Retries, Sender, openai_package
 from rlaif_pl.labeling.calls import Call, Reply
 
@@ -188,8 +188,8 @@ class EndpointBackend:
         for error in ends:
             if error is not None:
                 raise error
-        if calls and not self._learned.is_reached:
-            raise EndpointError(unreachable(self.base_url, sender.last))
+        if calls and not self._learned.has_answered:
+            raise EndpointError(sender.silent(len(calls)))
 
 
 class _Pool:
@@ -232,12 +232,8 @@ class _Pool:
 
     def _watch(self, reply: Reply) -> None:
         """Stop where the server is evidently gone."""
+        sender = self.caller.sender
+        sender.learned.has_answered |= not is_of_server(reply.failure)
         self._failed_in_row = self._failed_in_row + 1 if is_transient(reply.failure) else 0
         if self._failed_in_row >= self.patience and not self._is_stopped:
-            sender = self.caller.sender
-            if not sender.learned.is_reached:
-                raise EndpointError(unreachable(sender.client.base_url, sender.last))
-            raise EndpointError(
-                f"expected answers of {sender.client.base_url}, got {self._failed_in_row} failed calls "
-                f"in a row (the last: {reply.failure}: {sender.last}); see to the server, {AGAIN}"
-            )
+            raise EndpointError(sender.silent(self._failed_in_row))

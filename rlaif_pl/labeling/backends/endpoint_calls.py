@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from rlaif_pl.data.failures import is_of_server
 from rlaif_pl.labeling.accounts.spending import Price
 from rlaif_pl.labeling.backends.endpoint_body import Completion
 from rlaif_pl.labeling.backends.endpoint_choose import choose
@@ -197,6 +198,8 @@ class Caller:
             EndpointError: The server has no echo, or a wrong one.
         """
         found = await self._echo(tally, KNOWN_TEXT)
+        if found is None and is_of_server(tally.failure):
+            raise EndpointError(self.sender.silent(1))
         if found is None:
             raise EndpointError(
                 f"expected the server to echo log-probabilities of a prompt, got {tally.failure}; not "

@@ -180,6 +180,14 @@ def unreachable(url: object, reason: str) -> str:
     )
 
 
+def failing(url: object, failed: int, reason: str) -> str:
+    """Say that a server fails call after call, and what to do."""
+    return (
+        f"{url} failed to answer {failed} calls in a row, each after all its repetitions (the last: "
+        f"{reason}). See to the server, {AGAIN}"
+    )
+
+
 def unlikely(url: object, options: Sequence[str], table: Table, goes_on: bool) -> str:
     """Say what a server writes in place of an option, and why that may be.
 

@@ -15,11 +15,13 @@ from rlaif_pl.labeling.backends.endpoint_body import BodyError, Completion, pars
 from rlaif_pl.labeling.backends.endpoint_errors import (
     EndpointError,
     ReportedError,
+    failing,
     meaning_of,
     redirects,
     refuses_all,
     sentence_of,
     streams,
+    unreachable,
     useless,
 )
 
@@ -42,6 +44,7 @@ class Learned:
     Attributes:
         shift: How the server's echo lies against its tokens; None before it was tested.
         is_reached: It answered a request in any way.
+        has_answered: It answered one otherwise than with an error of its own.
         refused: Questions by the sentence with which they were refused.
         excused: Sentences that are about the questions, not about every request.
         unlikely: Choices in a row, from the first, whose options had next to no probability; None
@@ -50,6 +53,7 @@ class Learned:
 
     shift: int | None = None
     is_reached: bool = False
+    has_answered: bool = False
     refused: dict[str, set[str]] = field(default_factory=dict)
     excused: set[str] = field(default_factory=set)
     unlikely: int | None = 0
@@ -124,6 +128,12 @@ class Sender:
         self.learned = learned or Learned()
         self._testing = asyncio.Lock()
         self._stop: EndpointError | None = None
+
+    def silent(self, failed: int) -> str:
+        """Say that the server gave no answer to so many calls, and what to do."""
+        if not self.learned.is_reached:
+            return unreachable(self.client.base_url, self.last)
+        return failing(self.client.base_url, failed, self.last)
 
     async def send(self, route: Route, request: dict[str, Any], logprobs: bool = False) -> Sent:
         """Send a request until it is answered or repeating it will not help.

@@ -131,7 +131,7 @@ def test_the_slot_is_told_where_the_labeler_records_it():
 
 
 def test_nothing_to_measure_is_an_error_that_says_why(measured):
-    with pytest.raises(ValueError, match=r"2 undecided"):
+    with pytest.raises(ValueError, match=r"2 of 2 gold pairs are undecided"):
         measured([], [pair("x", "y", 0.5), pair("x", "y", None)])
     with pytest.raises(ValueError, match=r"malformed"):
         measured(["malformed"], GOLD[:1])

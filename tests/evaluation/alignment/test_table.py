@@ -79,7 +79,7 @@ def test_kappas_between_rows_and_with_people(table):
     measured = table({"a": [0.9, 0.9, 0.1, 0.1], "b": [0.8, 0.8, 0.3, 0.6]})
     kappas = {(k.first, k.second): k.kappa.value for k in measured.agreements}
     # a and b agree on 3 of 4; chance (2*3 + 2*1) / 16 = 1/2: kappa 1/2. b is people's own.
-    assert kappas == pytest.approx({("a", "b"): 0.5, ("a", "people"): 0.5, ("b", "people"): 1.0})
+    assert kappas == pytest.approx({("a", "b"): 0.5, ("a", "gold"): 0.5, ("b", "gold"): 1.0})
     # Fleiss: observed 3/4, shares 5/8 and 3/8: chance 34/64; (14/64) / (30/64)
     assert measured.fleiss.value == pytest.approx(14 / 30)
 
@@ -112,7 +112,7 @@ def test_what_cannot_be_compared_is_refused(table, answering):
         table({"a": ["malformed"] * 4})
     with pytest.raises(ValueError, match="different name"):
         measure_table([("a", answering([0.9] * 4))] * 2, GOLD)
-    with pytest.raises(ValueError, match="people decided"):
+    with pytest.raises(ValueError, match="verdict that is no tie"):
         table({"a": []}, [replace(GOLD[0], p_first=None)])
 
 

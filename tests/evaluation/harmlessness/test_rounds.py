@@ -59,7 +59,7 @@ def gold(count):
 def quality(low, high, name="harmless"):
     interval = Interval((low + high) / 2, low, high, 40)
     rule = Interval(0.5, 0.4, 0.6, 40)
-    return JudgeQuality(name, "kind", "pairs of people", interval, rule, empty_interval())
+    return JudgeQuality(name, "kind", "pairs of people", "people", interval, rule, empty_interval())
 
 
 GOOD, CHANCE, BELOW = quality(0.7, 0.9), quality(0.45, 0.6), quality(0.2, 0.4)

@@ -136,7 +136,7 @@ class Server:
         self._http = QuietServer(("127.0.0.1", 0), Handler)
         self._http.app = self
         self.url = f"http://127.0.0.1:{self._http.server_port}/v1"
-        threading.Thread(target=self._http.serve_forever, daemon=True).start()
+        threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True).start()
 
     def close(self):
         self.closing.set()

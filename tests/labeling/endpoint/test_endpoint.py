@@ -70,7 +70,7 @@ def test_no_more_calls_are_in_flight_than_allowed(serve, endpoint):
 )
 def test_a_fault_is_retried_and_reported_by_its_kind_if_it_stays(serve, endpoint, fault, kind):
     server = serve()
-    backend = endpoint(server, max_retries=2, timeout=2.0 if fault == "stall" else 60.0)
+    backend = endpoint(server, max_retries=2, timeout=1.0 if fault == "stall" else 60.0)
     server.script.extend([fault] * 2)
     (reply,) = ask(backend, verdicts(1))
     assert (reply.failure, reply.attempts) == (None, 3)

@@ -13,7 +13,7 @@ from rlaif_pl.labeling.accounts.reply_store import ReplyStore
 from rlaif_pl.labeling.asking import Asker
 from rlaif_pl.labeling.backends.endpoint import EndpointBackend
 from rlaif_pl.labeling.backends.endpoint_errors import EndpointError, meaning_of, sentence_of
-from rlaif_pl.labeling.calls import Choose, Decoding, Generate, Question
+from rlaif_pl.labeling.calls import Choose, Decoding, Generate, Question, Score
 from rlaif_pl.labeling.strategies.free_form import FreeFormLabeler
 from rlaif_pl.labeling.strategies.pairwise import PairwiseLabeler
 
@@ -156,7 +156,7 @@ def test_an_error_in_a_good_status_that_stays_stops_the_job(serve, endpoint, bod
 
 def test_a_server_that_keeps_failing_is_quoted(serve, endpoint):
     server = serve(reply=lambda *_: in_body(500, "the fan is on fire"))
-    with pytest.raises(EndpointError, match="20 failed calls.*http_500.*the fan is on fire"):
+    with pytest.raises(EndpointError, match="20 calls in a row.*HTTP 500.*the fan is on fire"):
         asked(endpoint(server, api="chat", max_retries=0), verdicts(40))
 
 
@@ -205,6 +205,25 @@ def test_a_server_never_reached_is_named_however_few_calls(serve, endpoint):
     assert heard == ["connection"] * 2
 
 
+def test_a_server_that_only_fails_is_named_with_what_it_says(serve, endpoint):
+    server = serve()
+    server.script.extend(["status_500"] * 9)
+    heard = []
+    with pytest.raises(
+        EndpointError, match=f"{server.url}.* failed to answer 3 calls in a row.*500"
+    ):
+        endpoint(server, max_retries=0).answer(verdicts(3), lambda _, r: heard.append(r.failure))
+    assert heard == ["http_500"] * 3
+
+
+def test_an_echo_that_nobody_answers_names_the_server(serve, endpoint):
+    server = serve()
+    server.close()
+    score = [Score("a", " b")]
+    with pytest.raises(EndpointError, match=f"Cannot reach {server.url}"):
+        endpoint(server, max_retries=0).answer(score, lambda *_: None)
+
+
 @pytest.mark.parametrize("url", ["localhost:8000/v1", "", "ftp://host/v1"])
 def test_an_address_without_a_protocol_is_refused(url):
     with pytest.raises(ValueError, match="base_url to begin with http"):
@@ -242,7 +261,7 @@ class Elsewhere(BaseHTTPRequestHandler):
 def test_redirects_and_streams_are_named_at_once(status, said):
     handler = type("Handler", (Elsewhere,), {"status": status})
     with HTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         backend = EndpointBackend(f"http://127.0.0.1:{server.server_port}/v1", "m")
         with pytest.raises(EndpointError, match=said):
             asked(backend, verdicts(1))

@@ -1,0 +1,43 @@
+"""Whose verdicts a measurement rests on: people's, synthetic ones or an AI's."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from rlaif_pl.types import Preference
+
+NAMES = {"human": "people", "synthetic": "synthetic verdicts", "ai": "an AI labeler"}
+UNKNOWN = "unknown"
+METRIC = "verdicts_by"
+
+
+def judge_counts(pairs: Sequence[Preference]) -> dict[str, int]:
+    """Return how many labeled pairs each kind of judge (a key of ``NAMES``) decided."""
+    judged = (pair.source or UNKNOWN for pair in pairs if pair.p_first is not None)
+    return dict(Counter(judged))
+
+
+def judges_named(judged: Mapping[str, float]) -> str:
+    """Name the judges as in "agreement with people", the most frequent first."""
+    order = sorted(judged, key=lambda kind: -judged[kind])
+    return " and ".join(NAMES.get(kind, "unknown judges") for kind in order) or NAMES["human"]
+
+
+def judge_metrics(judged: Mapping[str, int], prefix: str) -> dict[str, float]:
+    """Return the counts as flat numbers."""
+    return {f"{prefix}/{METRIC}_{kind}": count for kind, count in judged.items()}
+
+
+def judges_in(metrics: Mapping[str, float], prefix: str) -> str:
+    """Name the judges behind the metrics under a prefix, from what ``judge_metrics`` wrote.
+
+    Args:
+        metrics: Flat numbers.
+        prefix: ``labeler`` or ``reward``.
+
+    Returns:
+        The names; people where the metrics do not say, as those of an older run.
+    """
+    head = f"{prefix}/{METRIC}_"
+    return judges_named({k.removeprefix(head): n for k, n in metrics.items() if k.startswith(head)})
