@@ -1,6 +1,7 @@
 """A figure says whose verdicts it rests on."""
 
 import pytest
+import torch
 from rich.console import Console
 
 from rlaif_pl.data import tiny_requests, tiny_tldr
@@ -13,8 +14,7 @@ from rlaif_pl.types import Preference
 
 
 class Longer:
-    def score(self, prompts, responses):
-        import torch
+    def score(self, prompts, responses):  # noqa: ARG002 (the protocol gives both)
 
         return torch.tensor([float(len(text)) for text in responses])
 
