@@ -28,6 +28,7 @@ from torch.utils.data import DataLoader
 
 from rlaif_pl.callbacks import CompactMemory
 from rlaif_pl.engine.response_batch import ResponseBatch
+from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.models import ActorCritic, BackboneOptions, Lora, RewardModel
 from rlaif_pl.rl.rollout import Rollout
 from rlaif_pl.training import A2CModule
@@ -102,8 +103,7 @@ def build(given: argparse.Namespace, model: Path) -> A2CModule:
     return A2CModule(
         actor,
         reward,
-        per_prompt=given.per_prompt,
-        max_new_tokens=given.new_tokens,
+        sampling=SamplingParams(given.per_prompt, given.new_tokens, temperature=0.9),
         group_baseline=given.value_network == "none",
         optimizer=partial(torch.optim.AdamW, lr=1e-5),
     )

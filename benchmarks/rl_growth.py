@@ -50,6 +50,7 @@ from rl_step_worker import VowelReward
 
 from rlaif_pl.engine.response_batch import ResponseBatch, assemble
 from rlaif_pl.engine.runner import DecoderRunner
+from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.models import ActorCritic, BackboneOptions, Lora
 from rlaif_pl.models.encoding import encode_prompts
 from rlaif_pl.training import A2CModule
@@ -142,7 +143,7 @@ def take(
     Raises:
         ValueError: A prompt or a sample has another length.
     """
-    module.per_prompt, module.max_new_tokens = per_prompt, response
+    module.sampling = SamplingParams(per_prompt, response, temperature=0.9)
     texts = prompts_of(module.actor, prompts)
     none = torch.zeros(prompts, dtype=torch.bool)
     batch = PromptBatch(texts, texts, torch.arange(prompts), none)

@@ -70,6 +70,7 @@ def run_ours(given: dict[str, Any], line: Line) -> None:
     from lightning.pytorch import Callback, Trainer
     from torch.utils.data import DataLoader
 
+    from rlaif_pl.engine.sampling import SamplingParams
     from rlaif_pl.models import ActorCritic, BackboneOptions, Lora
     from rlaif_pl.training import A2CModule
     from rlaif_pl.types import PromptBatch
@@ -90,9 +91,7 @@ def run_ours(given: dict[str, Any], line: Line) -> None:
     module = A2CModule(
         actor,
         VowelReward(),
-        per_prompt=given["per_prompt"],
-        max_new_tokens=given["new_tokens"],
-        temperature=TEMPERATURE,
+        sampling=SamplingParams(given["per_prompt"], given["new_tokens"], TEMPERATURE),
         group_baseline=alone,
         optimizer=partial(torch.optim.AdamW, lr=RATE, weight_decay=0.0),
     )
@@ -103,7 +102,8 @@ def run_ours(given: dict[str, Any], line: Line) -> None:
         batches.append(PromptBatch(posts, posts, places, torch.zeros(len(posts), dtype=torch.bool)))
     with torch.no_grad():
         texts = actor.policy.encode(given["posts"][:1], [[RESPONSE]])
-        logprobs = actor.policy.logprobs(texts, temperature=TEMPERATURE)[0, :-1]
+        params = SamplingParams(temperature=TEMPERATURE)
+        logprobs = actor.policy.logprobs(texts, params=params)[0, :-1]
     line.ready(logprobs.tolist())
     trainer = Trainer(
         max_epochs=1,

@@ -126,3 +126,11 @@ def test_the_command_line_starts_without_torch(part):
     top = [node for node in body if isinstance(node, ast.Import | ast.ImportFrom)]
     names = {module.split(".")[0] for node in top for module in modules(node)}
     assert names.isdisjoint(HEAVY)
+
+
+def test_every_folder_with_modules_is_a_package():
+    # A folder without __init__.py imports from a checkout, and is left out of a wheel.
+    bare = {path.parent for path in sources()} - {
+        path.parent for path in sources() if path.name == "__init__.py"
+    }
+    assert not bare

@@ -13,7 +13,7 @@ ADVICE = {
     "long) or shaping.min_length with short_penalty (too short); compare lengths in the labels: a "
     "reward model that learned length pays for it",
     "kl": "raise shaping.beta, lower the learning rate, or train fewer steps",
-    "unfinished": "raise max_new_tokens or shaping.unfinished_penalty",
+    "unfinished": "raise sampling.max_new_tokens or shaping.unfinished_penalty",
     "repetitive": "raise shaping.beta and lower the learning rate; add such texts to the labeled "
     "pairs, so that the reward model has seen them",
     "empty": "set shaping.min_length and shaping.short_penalty",

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
-import sys
-from typing import Any
-
 from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
-M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
+from rlaif_pl.engine.allocator import page_tensors
 
 
 class CompactMemory(Callback):
@@ -31,15 +27,4 @@ class CompactMemory(Callback):
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        libc = glibc()
-        if libc is not None:
-            libc.mallopt(M_MMAP_THRESHOLD, self.threshold_kb * 1024)
-            libc.malloc_trim(0)
-
-
-def glibc() -> Any | None:
-    """Return this process's C library if it is glibc, else None."""
-    if not sys.platform.startswith("linux"):
-        return None
-    libc = ctypes.CDLL(None)
-    return libc if hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim") else None
+        page_tensors(self.threshold_kb)

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from rlaif_pl.data.sources import DataSource, is_sensitive, load_preferences, load_prompts
 from rlaif_pl.engine.response_batch import assemble
+from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.evaluation.judges import EmbeddingJudge
 from rlaif_pl.evaluation.metrics import write_metrics
 from rlaif_pl.evaluation.policy import evaluate_policy, references_of
@@ -20,6 +21,7 @@ from rlaif_pl.models.causal import CausalModel
 from rlaif_pl.models.device import on_device, put, resolve_device
 from rlaif_pl.models.policy import BackboneOptions, load_policy
 from rlaif_pl.rl.generate import Responses, generate
+from rlaif_pl.rl.kl import log_ratio
 from rlaif_pl.text import Template
 from rlaif_pl.types import Labeler, Prompt, Reward
 
@@ -67,9 +69,7 @@ def policy(
     labeler: Labeler | str = "likelihood",
     independent: bool = True,
     template: Template = Template(),  # noqa: B008 - frozen
-    samples_per_prompt: int = 4,
-    max_new_tokens: int = 64,
-    temperature: float = 0.9,
+    sampling: SamplingParams = SamplingParams(n=4, temperature=0.9),  # noqa: B008 - frozen
     batch_size: int = 16,
     draws: int = 2000,
     seed: int = 0,
@@ -87,9 +87,7 @@ def policy(
         labeler: The labeler whose labels trained the reward.
         independent: Also ask a judge that trained nothing here (sentence embeddings).
         template: How prompts and responses are written.
-        samples_per_prompt: Responses of each policy to each prompt.
-        max_new_tokens: Length limit of a response, EOS included.
-        temperature: Divides the logits of both policies.
+        sampling: How each policy responds, ``n`` times to each prompt.
         batch_size: Prompts at a time.
         draws: Bootstrap resamples.
         seed: Seeds sampling and bootstrap.
@@ -100,18 +98,12 @@ def policy(
     """
     started = time.monotonic()
     rows = load_prompts(prompts)
-    settings = {
-        "per_prompt": samples_per_prompt,
-        "max_new_tokens": max_new_tokens,
-        "temperature": temperature,
-        "batch_size": batch_size,
-        "seed": seed,
-    }
+    params = sampling.seeded(seed)
     place = resolve_device(device)
     before, after = (load_policy(each, template).to(place) for each in (sft, policy))
-    old = generate(before, rows, title="sampling from SFT", **settings)  # type: ignore[arg-type]
-    new = generate(after, rows, title="sampling from policy", **settings)  # type: ignore[arg-type]
-    kl = kl_by_prompt(after, before, rows, new, temperature)
+    old = generate(before, rows, params, batch_size=batch_size, title="sampling from SFT")
+    new = generate(after, rows, params, batch_size=batch_size, title="sampling from policy")
+    kl = kl_by_prompt(after, before, rows, new, params)
     del before, after
     report = evaluate_policy(
         PolicySamples(rows, old.texts, new.texts, old.unfinished, new.unfinished, kl),
@@ -133,11 +125,12 @@ def kl_by_prompt(
     reference: CausalModel,
     prompts: list[Prompt],
     responses: Responses,
-    temperature: float,
+    params: SamplingParams,
 ) -> list[float]:
     """Estimate the KL from the reference in nats a response, mean over each prompt's responses.
 
-    Both are scored at the sampling temperature; the estimate is the log-ratio of what was sampled.
+    Both are scored at the sampling temperature, and over the tokens that the policy's filters kept; the
+    estimate is the log-ratio of what was sampled.
     """
     result = []
     for start in range(0, len(prompts), KL_ROWS):
@@ -145,8 +138,7 @@ def kl_by_prompt(
         rows = policy.encode_prompts([prompt.text for prompt in prompts[part]])
         tokens = [row for group in responses.tokens[part] for row in group]
         batch = assemble(rows, tokens, policy.pad).to(policy.device)
-        scale = temperature or 1.0
-        ratio = policy.logprobs(batch, None, scale) - reference.logprobs(batch, None, scale)
+        ratio = log_ratio(policy, reference, batch, params.scored)
         result += ratio.sum(1).view(len(rows), -1).mean(1).tolist()
     return result
 

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from rlaif_pl.commands.evaluate import kl_by_prompt, write
 from rlaif_pl.data.sources import DataSource, is_sensitive, load_prompts
+from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.evaluation.judges import EmbeddingJudge, RougeJudge
 from rlaif_pl.evaluation.matrix import report as matrix_report
 from rlaif_pl.evaluation.matrix.measure import PolicyColumns, RewardJudge, measure_matrix
@@ -44,9 +45,7 @@ def matrix(
     independent: bool = True,
     rouge: bool = True,
     template: Template = Template(),  # noqa: B008 - frozen
-    samples_per_prompt: int = 2,
-    max_new_tokens: int = 64,
-    temperature: float = 0.9,
+    sampling: SamplingParams = SamplingParams(n=2, temperature=0.9),  # noqa: B008 - frozen
     batch_size: int = 16,
     draws: int = 1000,
     seed: int = 0,
@@ -71,9 +70,7 @@ def matrix(
         independent: Also ask a judge that trained nothing here (sentence embeddings): ``embedding``.
         rouge: Also judge by ROUGE-L where every prompt has a reference: ``rouge_l``.
         template: How prompts and responses are written.
-        samples_per_prompt: Responses of each policy to each prompt.
-        max_new_tokens: Length limit of a response, EOS included.
-        temperature: Divides the logits of every policy.
+        sampling: How each policy responds, ``n`` times to each prompt.
         batch_size: Prompts at a time.
         draws: Bootstrap resamples.
         seed: Seeds sampling and bootstrap.
@@ -87,20 +84,15 @@ def matrix(
     if sft is not None and sft not in policies:
         raise ValueError(f"expected sft to be one of {list(policies)}, got {sft!r}")
     rows = load_prompts(prompts)
-    settings: dict[str, float] = {
-        "per_prompt": samples_per_prompt,
-        "max_new_tokens": max_new_tokens,
-        "temperature": temperature,
-        "batch_size": batch_size,
-        "seed": seed,
-    }
+    params = sampling.seeded(seed)
     for reward in (rewards or {}).values():
         put(reward, place)
     reference = None if sft is None else load_policy(policies[sft], template).to(place)
     facts = [str(template), None if sft is None else identity(policies[sft])]
     columns = {}
     for name, options in policies.items():
-        sampled = Sampled(Path(out) / "sampled" / f"{name}.json", rows, settings, facts)
+        kept = Path(out) / "sampled" / f"{name}.json"
+        sampled = Sampled(kept, rows, params, batch_size, facts)
         known = sampled.read(options) or sampled.make(options, template, reference, title=name)
         columns[name] = columns_of(rows, *known, rewards or {}, draws, seed)
     del reference
@@ -126,7 +118,7 @@ class Sampled:
     Args:
         path: The file.
         prompts: What is responded to.
-        settings: Options of ``generate``.
+        params: How each policy responds.
         facts: What else the samples and their KL depend on: template, SFT policy.
     """
 
@@ -134,12 +126,14 @@ class Sampled:
         self,
         path: Path,
         prompts: list[Prompt],
-        settings: Mapping[str, float],
+        params: SamplingParams,
+        batch_size: int,
         facts: Sequence[str | None],
     ) -> None:
         self.path = path
         self.prompts = prompts
-        self.settings = settings
+        self.params = params
+        self.batch_size = batch_size
         self.facts = list(facts)
 
     def read(self, options: BackboneOptions) -> tuple[Responses, list[float] | None] | None:
@@ -161,12 +155,13 @@ class Sampled:
     ) -> tuple[Responses, list[float] | None]:
         """Sample, measure KL where there is a reference, and keep both."""
         model = load_policy(options, template).to(resolve_device())
-        made = generate(model, self.prompts, title=f"sampling {title}", **self.settings)  # type: ignore[arg-type]
-        temperature = self.settings["temperature"]
+        made = generate(
+            model, self.prompts, self.params, batch_size=self.batch_size, title=f"sampling {title}"
+        )
         kl = (
             None
             if reference is None
-            else kl_by_prompt(model, reference, self.prompts, made, temperature)
+            else kl_by_prompt(model, reference, self.prompts, made, self.params)
         )
         content = {
             "key": self._key(options),
@@ -181,7 +176,7 @@ class Sampled:
     def _key(self, options: BackboneOptions) -> str:
         """Digest of settings, prompts and weights."""
         texts = [prompt.text for prompt in self.prompts]
-        text = json.dumps([identity(options), self.facts, dict(self.settings), texts])
+        text = json.dumps([identity(options), self.facts, asdict(self.params), texts])
         return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
 

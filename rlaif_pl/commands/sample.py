@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rlaif_pl.data.preferences import write_preferences
 from rlaif_pl.data.sources import DataSource, load_prompts
+from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.evaluation.metrics import write_metrics
 from rlaif_pl.evaluation.win_rate import text_measures
 from rlaif_pl.models.device import on_device, resolve_device
@@ -21,10 +22,8 @@ def sample(
     policy: BackboneOptions,
     prompts: DataSource | str,
     out: str,
-    pairs_per_prompt: int = 1,
     template: Template = Template(),  # noqa: B008 - frozen
-    max_new_tokens: int = 64,
-    temperature: float = 1.0,
+    sampling: SamplingParams = SamplingParams(n=2),  # noqa: B008 - frozen
     batch_size: int = 16,
     seed: int = 0,
     device: str = "auto",
@@ -37,34 +36,33 @@ def sample(
         policy: Model to sample from.
         prompts: What to respond to.
         out: Folder for pairs.jsonl and metrics.json.
-        pairs_per_prompt: Pairs of fresh responses to each prompt.
         template: How prompts and responses are written.
-        max_new_tokens: Length limit of a response, EOS included.
-        temperature: Divides the logits; the paper samples at 1.
+        sampling: How responses are drawn; every two of the ``n`` make a pair. The paper draws at
+            temperature 1.
         batch_size: Prompts at a time.
         seed: Seeds the sampling noise.
         device: Where models compute: ``auto`` (a GPU where there is one), ``cpu``, ``cuda``, ``cuda:N``
             or ``mps``.
 
     Raises:
-        ValueError: A count is below 1, or no pair is left.
+        ValueError: ``n`` is odd, or no pair is left.
     """
-    if pairs_per_prompt < 1:
-        raise ValueError(f"expected pairs_per_prompt of at least 1, got {pairs_per_prompt}")
+    if sampling.n % 2:
+        raise ValueError(
+            f"expected an even sampling.n, as pairs are made of them, got {sampling.n}"
+        )
+    params = sampling.seeded(seed)
     started = time.monotonic()
     rows = load_prompts(prompts)
     model = load_policy(policy, template).to(resolve_device(device))
     responses = generate(
         model,
         rows,
-        per_prompt=2 * pairs_per_prompt,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        seed=seed,
+        params,
         batch_size=batch_size,
         title=f"sampling {len(rows)} prompts",
     )
-    pairs = different(rows, responses, f"{model.fingerprint} T={temperature} seed={seed}")
+    pairs = different(rows, responses, f"{model.fingerprint} {params}")
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     flat = [text for texts in responses.texts for text in texts]
@@ -74,7 +72,7 @@ def sample(
         folder / "metrics.json",
         {
             "sample/pairs": len(pairs),
-            "sample/dropped": len(rows) * pairs_per_prompt - len(pairs),
+            "sample/dropped": len(rows) * params.n // 2 - len(pairs),
             "sample/words": sum(map(word_count, flat)) / len(flat),
             "sample/unfinished": sum(cut) / len(cut),
             "sample/copied_4grams": measures.copied_4grams,
@@ -84,8 +82,8 @@ def sample(
     if not pairs:
         raise ValueError(
             f"expected pairs of two different responses, got none from {len(rows)} prompts: all "
-            f"{len(flat)} responses are empty or the same as the other one; raise temperature or "
-            "max_new_tokens, or look at the policy"
+            f"{len(flat)} responses are empty or the same as the other one; raise "
+            "sampling.temperature or sampling.max_new_tokens, or look at the policy"
         )
     write_preferences(folder / "pairs.jsonl", pairs)
     return 0

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from jsonargparse import ArgumentParser
 from rich.console import Console
 
 from rlaif_pl.data.sources import DataSource, is_sensitive, load_prompts
+from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.evaluation.metrics import write_metrics
 from rlaif_pl.evaluation.samples import write_samples
 from rlaif_pl.evaluation.selection import (
@@ -41,9 +42,7 @@ def select(
     k: int = 4,
     monitor: str = "a2c/val_reward",
     final: DataSource | str | None = None,
-    samples_per_prompt: int = 1,
-    max_new_tokens: int = 64,
-    temperature: float = 0.9,
+    sampling: SamplingParams = SamplingParams(n=1, temperature=0.9),  # noqa: B008 - frozen
     batch_size: int = 16,
     draws: int = 2000,
     seed: int = 0,
@@ -64,9 +63,7 @@ def select(
         k: Checkpoints to compare at most.
         monitor: Metric that ``ModelCheckpoint`` kept them for.
         final: Prompts that will report the result; named here, they are refused among ``prompts``.
-        samples_per_prompt: Responses of each policy to each prompt.
-        max_new_tokens: Length limit of a response, EOS included.
-        temperature: Divides the logits of all policies; 0 is greedy.
+        sampling: How each policy responds, ``n`` times to each prompt.
         batch_size: Prompts at a time.
         draws: Bootstrap resamples.
         seed: Seeds sampling and bootstrap.
@@ -81,20 +78,13 @@ def select(
     candidates = find_candidates(Path(run) / "checkpoints", monitor, k)
     judge = build_labeler(labeler)
     actor = build_actor(Path(run) / "config.yaml").to(resolve_device(device))
-    settings: dict[str, Any] = {
-        "per_prompt": samples_per_prompt,
-        "max_new_tokens": max_new_tokens,
-        "temperature": temperature,
-        "batch_size": batch_size,
-        "seed": seed,
-    }
-    before = generate(actor.reference, rows, title="sampling from SFT", **settings)
+    draw = partial(generate, prompts=rows, params=sampling.seeded(seed), batch_size=batch_size)
+    before = draw(actor.reference, title="sampling from SFT")
     texts, groups = [row.text for row in rows], [row.group for row in rows]
     judged, answers = [], {}
     for candidate in candidates:
         load_weights(actor, candidate)
-        title = f"sampling from step {candidate.step}"
-        after = generate(actor.policy, rows, title=title, **settings)
+        after = draw(actor.policy, title=f"sampling from step {candidate.step}")
         rate = compare(texts, after.texts, before.texts, judge, groups, draws=draws, seed=seed)
         judged.append(Judged(candidate, rate, cut_share(after)))
         answers[candidate.name] = after.texts

@@ -19,6 +19,12 @@ class HiddenStates(NamedTuple):
     prefix: Tensor  # (G, P, D)
     continuation: Tensor  # (N, 1 + R, D)
 
+    def part(self, groups: slice) -> HiddenStates:
+        """Return the states of some of the prefixes and their continuations."""
+        repeat = len(self.continuation) // max(len(self.prefix), 1)
+        rows = slice(groups.start * repeat, groups.stop * repeat)
+        return HiddenStates(self.prefix[groups], self.continuation[rows])
+
 
 class PackedResponses(NamedTuple):
     """A ``ResponseBatch`` without padding.
@@ -136,6 +142,34 @@ class ResponseBatch:
         padded = padded.index_copy(0, self.packed.sources, packed)
         prefix, continuation = padded.split([groups * long, rows * wide])
         return HiddenStates(prefix.view(groups, long, width), continuation.view(rows, wide, width))
+
+    def part(self, groups: slice) -> ResponseBatch:
+        """Return some of the prefixes with their continuations, padded as wide as all of them."""
+        rows = slice(groups.start * self.per_prefix, groups.stop * self.per_prefix)
+        return ResponseBatch(
+            self.prefix_ids[groups],
+            self.ids[rows],
+            self.prefix_lengths[groups],
+            self.continuation_lengths[rows],
+        )
+
+    def cut(self, most_tokens: int | None) -> list[slice]:
+        """Cut the prefixes, in order, into runs whose texts have at most so many tokens.
+
+        Args:
+            most_tokens: Tokens of a run, prefixes once, at least 1; a prefix with more is a run of its
+                own. None leaves all in one.
+        """
+        groups, repeat = len(self.prefix_lengths), self.per_prefix
+        runs: list[slice] = []
+        start, tokens = 0, 0
+        for n, prefix in enumerate(self.prefix_lengths):
+            own = prefix + sum(self.continuation_lengths[n * repeat : (n + 1) * repeat])
+            if most_tokens is not None and n > start and tokens + own > most_tokens:
+                runs.append(slice(start, n))
+                start, tokens = n, 0
+            tokens += own
+        return [*runs, slice(start, groups)]
 
     def to(self, device: torch.device | str) -> ResponseBatch:
         """Move every tensor to a device."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -27,7 +27,8 @@ class SamplingParams:
         min_p: Only tokens with at least this share of the likeliest one's probability, in [0, 1].
         stop: Strings at which a text ends; they are not part of it.
         stop_token_ids: Tokens at which a text ends, besides the model's own end tokens.
-        seed: Seeds the noise, together with prompt and sample.
+        seed: Seeds the noise, together with prompt and sample; None takes the seed of the command or
+            module that samples.
     """
 
     n: int = 1
@@ -38,7 +39,7 @@ class SamplingParams:
     min_p: float = 0.0
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
-    seed: int = 0
+    seed: int | None = None
 
     def __post_init__(self) -> None:
         for name, count in (("n", self.n), ("max_new_tokens", self.max_new_tokens)):
@@ -57,10 +58,28 @@ class SamplingParams:
         if any(not string for string in self.stop):
             raise ValueError("expected stop strings that are not empty, got ''")
 
+    def __str__(self) -> str:
+        """Say how was drawn, for provenance: what differs from plain sampling, and the seed."""
+        parts = [f"T={self.temperature}"]
+        for name in ("top_k", "top_p", "min_p", "stop", "stop_token_ids"):
+            value = getattr(self, name)
+            if value != getattr(SamplingParams, name):
+                parts.append(f"{name}={value}")
+        return " ".join([*parts, f"seed={self.seed or 0}"])
+
+    def seeded(self, seed: int) -> SamplingParams:
+        """Return the same with a seed, unless there is one."""
+        return self if self.seed is not None else replace(self, seed=seed)
+
     @property
     def filters(self) -> bool:
-        """Whether some tokens are never drawn."""
-        return self.top_k > 0 or self.top_p < 1 or self.min_p > 0
+        """Whether some tokens are never drawn for being unlikely."""
+        return self.temperature > 0 and (self.top_k > 0 or self.top_p < 1 or self.min_p > 0)
+
+    @property
+    def scored(self) -> SamplingParams:
+        """What given tokens are scored by: the same; of greedy texts, the model's own distribution."""
+        return self if self.temperature > 0 else SamplingParams()
 
 
 def sample_seed(*key: int | str) -> int:
@@ -134,7 +153,7 @@ def filter_logits(logits: Tensor, params: SamplingParams) -> Tensor:
         logits: Before temperature. ``(N, V)`` float32
         params: Filters; with none the logits are returned as they are.
     """
-    if not params.filters or params.temperature == 0:
+    if not params.filters:
         return logits
     if 0 < params.top_k < logits.shape[-1]:
         least = logits.topk(params.top_k, -1).values[..., -1:]
@@ -144,8 +163,10 @@ def filter_logits(logits: Tensor, params: SamplingParams) -> Tensor:
         floor = top + params.temperature * torch.tensor(params.min_p, device=top.device).log()
         logits = logits.masked_fill(logits < floor, -torch.inf)
     if params.top_p < 1:
-        least = _nucleus(logits / params.temperature, params.top_p) * params.temperature
-        logits = logits.masked_fill(logits < least, -torch.inf)
+        scaled = (
+            logits / params.temperature
+        )  # compared as it is: times T again it may round past itself
+        logits = logits.masked_fill(scaled < _nucleus(scaled, params.top_p), -torch.inf)
     return logits
 
 

@@ -6,8 +6,12 @@ from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from rlaif_pl import ops
+from rlaif_pl.engine.sampling import SamplingParams, filter_logits
+
+LOGITS = 1 << 24  # logits held at a time where all of a row are needed
 
 
 class CappedHead(nn.Module):
@@ -78,32 +82,50 @@ class TokenLogprobs(NamedTuple):
     entropy: Tensor  # (N, R) float32, of the whole distribution
 
 
+class Drawer(NamedTuple):
+    """What decides which tokens could be drawn."""
+
+    hidden: Tensor  # (N, R, D) the drawing policy's state before each token
+    head: nn.Linear | CappedHead
+
+
 def token_logprobs(
     hidden: Tensor,
     unembedding: nn.Linear | CappedHead,
     tokens: Tensor,
     is_real: Tensor,
-    temperature: float,
+    params: SamplingParams,
     *,
     entropy_gradient: bool = False,
     info: Vocabulary | None = None,
+    drawn_from: Drawer | None = None,
 ) -> TokenLogprobs:
     """Log-probabilities of given tokens and entropies, without the logits of all of them.
 
-    The distribution is that which sampling draws from: over the ids that the tokenizer has.
+    The distribution is that which sampling draws from: over the ids that the tokenizer has, at the
+    sampling temperature, and with filters only over the tokens that they keep.
 
     Args:
         hidden: State before each token. ``(N, R, D)``
         unembedding: Output embedding, capped or not.
         tokens: Token taken at each place. ``(N, R)`` int64
         is_real: Where to compute; elsewhere the results are 0. ``(N, R)`` bool
-        temperature: Divides the logits, above 0.
+        params: How the tokens were drawn.
         entropy_gradient: Whether the entropy is differentiable; it costs the logits a second time
             in the backward pass where the output embedding is frozen.
         info: Says which ids the tokenizer has; None for all.
+        drawn_from: The policy that drew the tokens, whose filters decide what another one is scored
+            over; None where it is the one that is scored.
+
+    Raises:
+        ValueError: The temperature is 0, which leaves no distribution.
     """
-    if temperature <= 0:
-        raise ValueError(f"temperature must be above 0 to score tokens, got {temperature}")
+    if params.temperature <= 0:
+        raise ValueError(f"temperature must be above 0 to score tokens, got {params.temperature}")
+    if params.filters:
+        found = _over_kept(hidden, unembedding, tokens, is_real, params, info, drawn_from)
+        empty = found[0].new_zeros(tokens.shape)
+        return TokenLogprobs(*(empty.masked_scatter(is_real, part) for part in found))
     capped = unembedding if isinstance(unembedding, CappedHead) else None
     linear = unembedding if isinstance(unembedding, nn.Linear) else unembedding.linear
     taken = tokens[is_real]
@@ -123,10 +145,61 @@ def token_logprobs(
         hidden[is_real].to(weight.dtype),
         weight,
         taken,
-        temperature,
+        params.temperature,
         bias=bias,
         softcap=None if capped is None else capped.cap,
         entropy_gradient=entropy_gradient,
     )
     empty = found[0].new_zeros(tokens.shape)
     return TokenLogprobs(*(empty.masked_scatter(is_real, part) for part in found))
+
+
+def _over_kept(
+    hidden: Tensor,
+    head: nn.Linear | CappedHead,
+    tokens: Tensor,
+    is_real: Tensor,
+    params: SamplingParams,
+    info: Vocabulary | None,
+    drawn_from: Drawer | None,
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities and entropies over the tokens that filters keep, some rows at a time."""
+    taken, states = tokens[is_real], hidden[is_real]
+    drawer = None if drawn_from is None else drawn_from.hidden[is_real]
+    vocabulary = head.weight.shape[0] if info is None else info.vocab_size
+
+    def part(states: Tensor, drawer: Tensor | None, taken: Tensor) -> tuple[Tensor, Tensor]:
+        def logits_of(head: nn.Linear | CappedHead, states: Tensor) -> Tensor:
+            logits = head_logits(head, states)
+            return logits if info is None else mask_unused(logits, info)
+
+        logits = logits_of(head, states)
+        with torch.no_grad():
+            own = (
+                logits
+                if drawn_from is None or drawer is None
+                else logits_of(drawn_from.head, drawer)
+            )
+            kept = filter_logits(own, params).isfinite()
+            # What was drawn was kept, whatever the rounding of another pass says at the border.
+            kept.scatter_(1, taken[:, None], True)
+        logprobs = (logits / params.temperature).masked_fill(~kept, -torch.inf).log_softmax(-1)
+        entropy = -(logprobs.exp() * logprobs.masked_fill(~kept, 0.0)).sum(-1)
+        return logprobs.gather(1, taken[:, None])[:, 0], entropy
+
+    size = max(1, LOGITS // vocabulary)
+    found = [
+        checkpoint(
+            part,
+            states[rows : rows + size],
+            None if drawer is None else drawer[rows : rows + size],
+            taken[rows : rows + size],
+            use_reentrant=False,
+        )
+        for rows in range(0, len(taken), size)
+    ]
+    if not found:
+        empty = states.new_zeros(0, dtype=torch.float32)
+        return empty, empty
+    logprobs, entropies = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return logprobs, entropies

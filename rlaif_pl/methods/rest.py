@@ -122,7 +122,9 @@ class Rest:
         self.reward, self.fit = reward, fit
         self.grow_steps, self.drawing, self.improve = grow_steps, drawing, improve
         self.template, self.seed = template, seed
-        self.judging = dataclasses.replace(drawing, per_prompt=validation_samples)
+        self.judging = dataclasses.replace(
+            drawing, sampling=dataclasses.replace(drawing.sampling, n=validation_samples)
+        )
         self.parts = Parts(out, self._dependencies())
 
     def run(self) -> list[Step]:

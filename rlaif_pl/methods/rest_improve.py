@@ -93,7 +93,7 @@ def select(rows: Sequence[ScoredResponse], improve: Improve, level: float) -> li
     if not kept:
         raise ValueError(
             f"expected responses to learn from, all {len(rows)} are empty or cut by the length "
-            "limit; raise drawing.max_new_tokens or set improve.keep_unfinished"
+            "limit; raise drawing.sampling.max_new_tokens or set improve.keep_unfinished"
         )
     passed = passes([row.reward for row in kept], [row.group for row in kept], improve.by, level)
     return [row for row, is_in in zip(kept, passed, strict=True) if is_in]

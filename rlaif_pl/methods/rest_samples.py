@@ -12,6 +12,7 @@ from pathlib import Path
 
 from rlaif_pl.data.files import read_rows, write_text
 from rlaif_pl.data.records import decode_fields
+from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.models.causal import CausalModel
 from rlaif_pl.rl.generate import Responses, generate
 from rlaif_pl.types import Prompt, Reward
@@ -51,22 +52,18 @@ class Drawing:
     """How samples are drawn.
 
     Attributes:
-        per_prompt: Samples a prompt, at least 1.
-        max_new_tokens: Length limit, EOS included.
-        temperature: Divides the logits.
+        sampling: How, ``n`` times a prompt.
         batch_size: Prompts at a time.
         chunk: Prompts between two writes to the file; a kill loses no more than these.
     """
 
-    per_prompt: int = 4
-    max_new_tokens: int = 64
-    temperature: float = 0.8
+    sampling: SamplingParams = SamplingParams(n=4, temperature=0.8)
     batch_size: int = 16
     chunk: int = 64
 
     def __post_init__(self) -> None:
         """Refuse counts below 1."""
-        for name in ("per_prompt", "max_new_tokens", "batch_size", "chunk"):
+        for name in ("batch_size", "chunk"):
             if getattr(self, name) < 1:
                 raise ValueError(f"expected {name} of at least 1, got {getattr(self, name)}")
 
@@ -95,7 +92,7 @@ def draw_samples(
         grow: Number of the Grow step.
         seed: Seeds the noise.
     """
-    known = whole_prompts(path, drawing.per_prompt)
+    known = whole_prompts(path, drawing.sampling.n)
     found = {(row.group, row.prompt) for row in known}
     missing = [prompt for prompt in prompts if (prompt.group, prompt.text) not in found]
     for start in range(0, len(missing), drawing.chunk):
@@ -103,10 +100,7 @@ def draw_samples(
         responses = generate(
             policy,
             part,
-            per_prompt=drawing.per_prompt,
-            max_new_tokens=drawing.max_new_tokens,
-            temperature=drawing.temperature,
-            seed=seed,
+            drawing.sampling.seeded(seed),
             batch_size=drawing.batch_size,
             title=f"sampling {start + 1}-{start + len(part)} of {len(missing)} prompts",
         )

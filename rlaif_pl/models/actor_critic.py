@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from rlaif_pl.engine.hidden_states import states_before
 from rlaif_pl.engine.response_batch import HiddenStates, ResponseBatch
-from rlaif_pl.engine.score import TokenLogprobs
+from rlaif_pl.engine.sampling import SamplingParams
+from rlaif_pl.engine.score import Drawer, TokenLogprobs
 from rlaif_pl.models.adapters import Lora
 from rlaif_pl.models.export import save_policy
 from rlaif_pl.models.policy import BackboneOptions, for_role, load_policy
@@ -94,28 +95,34 @@ class ActorCritic(nn.Module):
 
     @torch.no_grad()
     def reference_pass(
-        self, batch: ResponseBatch, below: HiddenStates | None, temperature: float
+        self, batch: ResponseBatch, below: HiddenStates | None, params: SamplingParams
     ) -> tuple[Tensor, Tensor]:
         """Run the frozen reference once.
+
+        With filters the policy is run, too: what it keeps is what both are scored over.
 
         Args:
             batch: Rollout.
             below: Trunk states of the batch, or of its inputs, where they are known.
-            temperature: Divides the logits, as for the policy.
+            params: How the policy drew the responses.
 
         Returns:
             Log-probabilities of the response tokens ``(N, R)`` and last states before them
             ``(N, R, D)``.
         """
         hidden = self.reference.hidden(batch, below)
-        return self.reference.logprobs_of(hidden, batch, temperature), hidden
+        drawer = None
+        if params.filters:
+            drawer = Drawer(self.policy.hidden(batch, below), self.policy.unembedding)
+        found = self.reference.token_logprobs(hidden, batch, params, drawn_from=drawer)
+        return found.logprobs, hidden
 
     def evaluate(
         self,
         batch: ResponseBatch,
         below: HiddenStates | None,
         features: Tensor | None,
-        temperature: float,
+        params: SamplingParams,
         *,
         entropy_gradient: bool = False,
     ) -> Evaluation:
@@ -126,14 +133,12 @@ class ActorCritic(nn.Module):
             below: Trunk states of the batch, or of its inputs, where they are known.
             features: Last states of the reference, from ``reference_pass``; only
                 ``reference_features`` reads them.
-            temperature: Divides the logits, as in sampling.
+            params: How the policy drew the responses.
             entropy_gradient: Whether the entropy is differentiable.
         """
         below = self.policy.trunk_states(batch.inputs) if below is None else below
         hidden = self.policy.hidden(batch, below)
-        facts = self.policy.token_logprobs(
-            hidden, batch, temperature, entropy_gradient=entropy_gradient
-        )
+        facts = self.policy.token_logprobs(hidden, batch, params, entropy_gradient=entropy_gradient)
         if self.value_network == "none":
             return Evaluation(facts, None)
         if self.value_network == "shared_trunk":

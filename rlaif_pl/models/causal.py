@@ -16,6 +16,7 @@ from rlaif_pl.engine.runner import DecoderRunner
 from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.engine.score import (
     CappedHead,
+    Drawer,
     TokenLogprobs,
     head_logits,
     mask_unused,
@@ -172,38 +173,47 @@ class CausalModel(nn.Module):
         return states_before(self.top, batch, below, self.share_prefix)
 
     def logprobs(
-        self, batch: ResponseBatch, below: HiddenStates | None = None, temperature: float = 1.0
+        self,
+        batch: ResponseBatch,
+        below: HiddenStates | None = None,
+        params: SamplingParams = SamplingParams(),  # noqa: B008 - frozen
     ) -> Tensor:
         """Log-probability of each response token, 0 at padding. ``(N, R)`` float32.
 
         Args:
             batch: Texts to score.
             below: Trunk states of the batch, or of its inputs, where they are known.
-            temperature: Divides the logits, as in sampling.
+            params: How the tokens were drawn; see ``token_logprobs``.
         """
-        return self.logprobs_of(self.hidden(batch, below), batch, temperature)
-
-    def logprobs_of(self, hidden: Tensor, batch: ResponseBatch, temperature: float = 1.0) -> Tensor:
-        """Log-probability of each response token from the states before them. ``(N, R)``."""
-        return self.token_logprobs(hidden, batch, temperature).logprobs
+        return self.token_logprobs(self.hidden(batch, below), batch, params).logprobs
 
     def token_logprobs(
         self,
         hidden: Tensor,
         batch: ResponseBatch,
-        temperature: float = 1.0,
+        params: SamplingParams = SamplingParams(),  # noqa: B008 - frozen
         *,
         entropy_gradient: bool = False,
+        drawn_from: Drawer | None = None,
     ) -> TokenLogprobs:
-        """Log-probability and entropy at each response token from the states before them."""
+        """Log-probability and entropy at each response token from the states before them.
+
+        Args:
+            hidden: States. ``(N, R, D)``
+            batch: Texts to score.
+            params: How the tokens were drawn: filters leave out the tokens that were not to be.
+            entropy_gradient: Whether the entropy is differentiable.
+            drawn_from: Who drew them, where it is not this policy.
+        """
         return token_logprobs(
             hidden,
             self.unembedding,
             batch.response_ids,
             batch.is_response,
-            temperature,
+            params,
             entropy_gradient=entropy_gradient,
             info=self.info,
+            drawn_from=drawn_from,
         )
 
     def sample(

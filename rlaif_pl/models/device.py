@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from rlaif_pl.device_names import KINDS, parse_device
+from rlaif_pl.engine.allocator import keep_freed_memory
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -81,7 +82,9 @@ def on_device(function: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(function)
     def run(*args: P.args, **options: P.kwargs) -> R:
         given = signature.bind_partial(*args, **options).arguments
-        with computing_on(str(given.get("device", default))):
+        with computing_on(str(given.get("device", default))) as device:
+            if device.type == "cpu":
+                keep_freed_memory()
             return function(*args, **options)
 
     return run

@@ -21,7 +21,7 @@ from rlaif_pl.pipeline.estimate_training import Fit, estimate_fit
 from rlaif_pl.pipeline.experiment import Experiment, Stage
 from rlaif_pl.pipeline.yaml_files import Value
 
-DEFAULTS = {"samples_per_prompt": {"select": 1, "evaluate policy": 4}, "k": 4}
+SAMPLES = {"sample": 2, "select": 1, "evaluate policy": 4}  # a prompt, where a config does not say
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ def _fit(
     reward = at(dict(content), "model.init_args.reward")
     asked = at(reward, "init_args.labeler")
     if asked is not None:  # direct RLAIF: the labeler is asked for every response
-        drawn = (fit.rows or 0.0) * float(_int(at(dict(content), "model.init_args.per_prompt"), 4))
+        drawn = (fit.rows or 0.0) * float(_int(at(dict(content), "model.init_args.sampling.n"), 4))
         labels, labeler, server, missing = _labeling(experiment, asked, drawn / 2, expect)
         note = note or missing
     return StageEstimate(
@@ -117,10 +117,9 @@ def _sampling(
             "rows not known: give expect.rows" if rows is None else f"size of {name} not known"
         )
         return StageEstimate(stage.name, stage.command, rows=rows, note=missing)
-    policies, each = 1.0, 2.0 * _int(content.get("pairs_per_prompt"), 1)
+    policies = 1.0
+    each = float(_int(at(dict(content), "sampling.n"), SAMPLES[stage.command]))
     if stage.command != "sample":
-        default = DEFAULTS["samples_per_prompt"][stage.command]  # type: ignore[index]
-        each = float(_int(content.get("samples_per_prompt"), default))
         policies = 2.0 if stage.command == "evaluate policy" else 1.0 + _int(content.get("k"), 4)
     written = rows * policies * each * expect.response_tokens
     prompt, length = expect.prompt_tokens, expect.prompt_tokens + expect.response_tokens

@@ -168,8 +168,8 @@ def _made_rows(name: str, experiment: Experiment, expect: Expect) -> float | Non
     if stage.command != "sample":
         return None
     prompts = rows_of(content.get("prompts"), experiment, expect)
-    per_prompt = content.get("pairs_per_prompt", 1)
-    return prompts * per_prompt if prompts and isinstance(per_prompt, int) else prompts
+    drawn = at(dict(content), "sampling.n")
+    return prompts * drawn / 2 if prompts and isinstance(drawn, int) else prompts
 
 
 def at(content: Value, key: str) -> Value:

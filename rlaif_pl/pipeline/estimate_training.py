@@ -171,6 +171,15 @@ class _Run:
         value = at(self.content, key)
         return float(value) if isinstance(value, int | float) else default
 
+    def held(self, tokens: float) -> float:
+        """Rows of a batch that are trained on at a time.
+
+        Args:
+            tokens: Of the longest row, a prompt with all its responses.
+        """
+        most = self.number("model.init_args.micro_batch_tokens", 0)
+        return min(self.batch, max(1.0, most // tokens)) if most else self.batch
+
     def finish(
         self,
         roles: list[Role],
@@ -225,9 +234,10 @@ def _sft(run: _Run, network: Network) -> Fit:
     longest = run.number("model.init_args.max_response_tokens", 128)
     prompt, response = expect.prompt_tokens, expect.response_tokens
     flops = network.training_flops(prompt + response, prompt + response, response)
-    tokens = run.batch * (expect.longest + longest)
+    rows = run.held(expect.longest + longest)
     role = network.role("policy", writes=True, owns=True)
-    return run.finish([role], network, tokens, run.batch * longest, (flops, 0.0))
+    tokens = rows * (expect.longest + longest)
+    return run.finish([role], network, tokens, rows * longest, (flops, 0.0))
 
 
 def _reward(run: _Run, network: Network) -> Fit:
@@ -237,15 +247,16 @@ def _reward(run: _Run, network: Network) -> Fit:
     prompt, response = expect.prompt_tokens, expect.response_tokens
     tokens = network.tokens(1, prompt, 2, response)
     flops = network.training_flops(tokens, prompt + response, 0)
-    batch = network.tokens(run.batch, expect.longest, 2, longest)
+    rows = run.held(expect.longest + 2 * longest)
+    batch = network.tokens(rows, expect.longest, 2, longest)
     role = network.role("reward", writes=False, owns=True)
     return run.finish([role], network, batch, 0, (flops, 0.0))
 
 
 def _a2c(run: _Run, network: Network) -> Fit:
     expect, shape = run.expect, network.shape
-    per_prompt = run.number("model.init_args.per_prompt", 4)
-    longest = run.number("model.init_args.max_new_tokens", 64)
+    per_prompt = run.number("model.init_args.sampling.n", 4)
+    longest = run.number("model.init_args.sampling.max_new_tokens", 64)
     prompt, response = expect.prompt_tokens, min(expect.response_tokens, longest)
     value = at(run.content, "model.init_args.actor.init_args.value_network")
     value = value or ("separate" if network.rank is None else "adapter")
@@ -276,9 +287,10 @@ def _a2c(run: _Run, network: Network) -> Fit:
             )
             flops += judge.shape.forward_flops(tokens, length)
     decode = shape.forward_flops(written, length, written)
-    batch = network.tokens(run.batch, expect.longest, per_prompt, longest)
+    rows = run.held(expect.longest + per_prompt * longest)
+    batch = network.tokens(rows, expect.longest, per_prompt, longest)
     kept = run.batch * (expect.longest + per_prompt * longest)
     cache = kept * shape.cache_bytes(2 if run.half else 4)
-    scored = run.batch * per_prompt * longest
+    scored = rows * per_prompt * longest
     nets = 2 if has_critic else 1
     return run.finish(roles, network, batch, scored, (flops, decode), cache, nets)

@@ -23,11 +23,8 @@ class Responses(NamedTuple):
 def generate(
     policy: CausalModel,
     prompts: Sequence[Prompt],
+    params: SamplingParams,
     *,
-    per_prompt: int,
-    max_new_tokens: int,
-    temperature: float,
-    seed: int,
     batch_size: int = 16,
     title: str = "sampling",
 ) -> Responses:
@@ -36,24 +33,19 @@ def generate(
     Args:
         policy: Policy to sample from.
         prompts: Prompts; ``Prompt.group`` keys the noise.
-        per_prompt: Responses a prompt.
-        max_new_tokens: Length limit, the end token included.
-        temperature: Divides the logits; 0 is greedy.
-        seed: Seeds the noise.
+        params: How to draw, ``n`` responses a prompt.
         batch_size: Prompts at a time.
         title: Name of the progress bar.
 
     Raises:
-        ValueError: A count is below 1, or a text could outgrow the model; nothing is sampled then.
+        ValueError: ``batch_size`` is below 1, or a text could outgrow the model: nothing is sampled
+            then.
     """
     if batch_size < 1:
         raise ValueError(f"expected batch_size of at least 1, got {batch_size}")
-    params = SamplingParams(
-        n=per_prompt, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed
-    )
     encoded = policy.encode_prompts([prompt.text for prompt in prompts])
     if encoded:
-        policy.info.check_length(max(map(len, encoded)), max_new_tokens, "max_new_tokens")
+        policy.info.check_length(max(map(len, encoded)), params.max_new_tokens, "max_new_tokens")
     order = sorted(range(len(prompts)), key=lambda n: (len(prompts[n].text), n))
     texts: list[list[str]] = [[] for _ in prompts]
     unfinished: list[list[bool]] = [[] for _ in prompts]
@@ -63,15 +55,15 @@ def generate(
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
             seeds = [
-                sample_seed(seed, "sample", prompts[n].group, k)
+                sample_seed(params.seed or 0, "sample", prompts[n].group, k)
                 for n in rows
-                for k in range(per_prompt)
+                for k in range(params.n)
             ]
             chosen = [encoded[n] for n in rows]
             drawn = policy.sample(chosen, params, seeds)
             decoded, ended = policy.texts(drawn.tokens), drawn.finished
             for place, n in enumerate(rows):
-                part = slice(place * per_prompt, (place + 1) * per_prompt)
+                part = slice(place * params.n, (place + 1) * params.n)
                 texts[n], tokens[n] = decoded[part], drawn.tokens[part]
                 unfinished[n] = [not end for end in ended[part]]
             progress.advance(task, len(rows))

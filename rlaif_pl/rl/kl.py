@@ -21,6 +21,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from rlaif_pl.engine.response_batch import ResponseBatch
+from rlaif_pl.engine.sampling import SamplingParams
+from rlaif_pl.engine.score import Drawer
+from rlaif_pl.models.causal import CausalModel
+
 KLPlacement = Literal["reward", "loss"]
 KLEstimator = Literal["k2", "k3"]
 
@@ -91,3 +96,21 @@ class KLController:
             error = kl / self.rule.target - 1
             error = min(max(error, -self.rule.limit), self.rule.limit)
             self.beta = min(self.beta * (1 + self.rule.gain * error), 1.0)
+
+
+def log_ratio(
+    policy: CausalModel, reference: CausalModel, batch: ResponseBatch, params: SamplingParams
+) -> Tensor:
+    """Log-ratio of each response token, of the distributions that sampling knew. ``(N, R)`` float32.
+
+    Args:
+        policy: Drew the responses; what its filters kept is what both are scored over.
+        reference: The other.
+        batch: Responses.
+        params: How they were drawn, with a temperature above 0.
+    """
+    hidden = policy.hidden(batch)
+    own = policy.token_logprobs(hidden, batch, params).logprobs
+    drawer = Drawer(hidden, policy.unembedding)
+    other = reference.hidden(batch)
+    return own - reference.token_logprobs(other, batch, params, drawn_from=drawer).logprobs

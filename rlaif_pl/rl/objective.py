@@ -87,25 +87,34 @@ class Objective:
             lam=self.lam,
         )
 
+    def advantages(self, targets: ops.ShapedGae, is_counted: Tensor) -> Tensor:
+        """Return the advantages, whitened over all ranks if they are to be. ``(N, R)``."""
+        if not self.whiten_advantages:
+            return targets.advantages
+        moments = targets.moments[is_counted.any(1)].sum(0)
+        return whiten(targets.advantages, is_counted, moments=moments)
+
     def loss(
-        self, rollout: Rollout, found: Evaluation, targets: ops.ShapedGae, is_counted: Tensor
+        self,
+        rollout: Rollout,
+        found: Evaluation,
+        advantages: Tensor,
+        returns: Tensor,
+        is_counted: Tensor,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Sum of the weighted losses, each a mean over tokens.
 
         Args:
             rollout: Sampled batch.
             found: What policy and value network say of it, with gradients.
-            targets: See ``targets``.
+            advantages: See ``advantages``. ``(N, R)``
+            returns: Value targets. ``(N, R)``
             is_counted: Response tokens that count. ``(N, R)`` bool
 
         Returns:
             The loss, and it and its parts (unweighted) by the name they are logged under.
         """
         logprobs, entropies = found.tokens
-        advantages = targets.advantages
-        if self.whiten_advantages:
-            moments = targets.moments[is_counted.any(1)].sum(0)
-            advantages = whiten(advantages, is_counted, moments=moments)
         parts = {
             "policy_loss": policy_gradient_loss(logprobs, advantages, is_counted),
             "entropy": response_mean(entropies, is_counted),
@@ -118,7 +127,7 @@ class Objective:
             parts["kl_loss"] = response_mean(kl, is_counted)
             loss = loss + self.shaping.beta * parts["kl_loss"]
         if found.values is not None:
-            values, returns = found.values, targets.returns
+            values = found.values
             parts["value_loss"] = value_loss(values, returns, is_counted)
             parts["explained_variance"] = explained_variance(values.detach(), returns, is_counted)
             loss = loss + self.vf_coef * parts["value_loss"]

@@ -31,6 +31,19 @@ class Rollout(NamedTuple):
     ref_logprobs: Tensor  # (N, R)
     features: Tensor | None  # (N, R, D) last states of the reference, where the values need them
 
+    def part(self, groups: slice) -> Rollout:
+        """Return the responses to some of the prompts."""
+        rows = slice(groups.start * self.batch.per_prefix, groups.stop * self.batch.per_prefix)
+        return Rollout(
+            self.batch.part(groups),
+            None if self.below is None else self.below.part(groups),
+            self.texts[rows],
+            self.finished[rows],
+            self.scores[rows],
+            self.ref_logprobs[rows],
+            None if self.features is None else self.features[rows],
+        )
+
     @property
     def is_sampled(self) -> Tensor:
         """True at the tokens drawn ``(N, R)``."""
@@ -60,7 +73,7 @@ def collect(
         actor: Policy and reference.
         reward: Scores whole texts.
         prompts: ``G`` prompts.
-        params: How to draw, ``n`` responses a prompt. The temperature divides the logits of policy and
+        params: How to draw, ``n`` responses a prompt. Temperature and filters hold for policy and
             reference alike, so that their KL is exactly 0 before the first update.
         seeds: One a response.
     """
@@ -77,7 +90,7 @@ def collect(
         closed = [[*row, policy.eos] for row in written]
         read = assemble(rows, closed, policy.pad, policy.device)
     below = samples.below or policy.trunk_states(read)
-    ref_logprobs, last = actor.reference_pass(batch, below, params.temperature)
+    ref_logprobs, last = actor.reference_pass(batch, below, params)
     features = last if actor.value_network == "reference_features" else None
     del last  # nothing else reads it: free it before the update
     scores = score_rollout(actor, reward, prompts, texts, read, below).to(policy.device)

@@ -20,12 +20,9 @@ from rlaif_pl.rl.kl import AdaptiveKL, KLController
 from rlaif_pl.rl.objective import Objective
 from rlaif_pl.rl.rollout import Rollout, collect
 from rlaif_pl.rl.shaping import Shaping, sequence_kl
-from rlaif_pl.training.base import (
-    TrainableModule,
-    mean_over_ranks,
-    most_parts,
-    rank_share,
-)
+from rlaif_pl.rl.update import Update
+from rlaif_pl.training.base import TrainableModule, most_parts
+from rlaif_pl.training.ranks import mean_over_ranks, rank_share
 from rlaif_pl.training.schedules import LinearDecay
 from rlaif_pl.types import Prompt, PromptBatch, Reward, SampledResponse
 
@@ -39,9 +36,8 @@ class A2CModule(TrainableModule):
     Args:
         actor: Policy, reference and value network.
         reward: Scores whole responses; a model of any tokenizer, since it is given text.
-        per_prompt: Responses sampled for each prompt, ``K``.
-        max_new_tokens: Length limit of a response, EOS included.
-        temperature: Divides the logits of policy and reference, in sampling and in scoring.
+        sampling: How ``n`` responses to each prompt are drawn. Temperature and filters hold for policy
+            and reference, in sampling and in scoring.
         shaping: KL coefficient, where the KL enters, and penalties.
         gamma: Discount per token, in [0, 1].
         lam: Trace decay, in [0, 1]; 1 gives Monte Carlo returns, as in the paper.
@@ -50,14 +46,17 @@ class A2CModule(TrainableModule):
         whiten_advantages: Scale advantages to mean 0 and variance 1 over all ranks; not with
             ``trainer.accumulate_grad_batches``.
         group_baseline: Subtract from each score the mean of the prompt's other responses; the value
-            network then learns what is left. Needs ``per_prompt`` of at least 2. Without a value
+            network then learns what is left. Needs ``sampling.n`` of at least 2. Without a value
             network it is needed, and the penalties are part of the score: the difference is the
             advantage (leave-one-out REINFORCE, arXiv 2402.14740).
         adaptive_kl: Lets the KL coefficient follow a target, from ``shaping.beta`` on.
         value_lr_scale: The value network's learning rate as a multiple of the policy's.
         optimizer: Builds the optimizer from parameters.
         scheduler: Builds the learning-rate schedule, stepped every batch.
-        seed: Seeds the sampling noise, which also depends on step, prompt and sample.
+        seed: Seeds the sampling noise, which also depends on step, prompt and sample; ``sampling.seed``
+            comes first.
+        micro_batch_tokens: Tokens that are trained on at a time, whole prompts with all their
+            responses; the rollout is sampled whole. See ``TrainableModule`` and ``Update``.
 
     Raises:
         ValueError: There is no value network, and no group baseline or a ``lam`` below 1; or nothing
@@ -70,9 +69,7 @@ class A2CModule(TrainableModule):
         self,
         actor: ActorCritic,
         reward: Reward,
-        per_prompt: int = 4,
-        max_new_tokens: int = 64,
-        temperature: float = 0.9,
+        sampling: SamplingParams = SamplingParams(n=4, temperature=0.9),  # noqa: B008 - frozen
         shaping: Shaping = Shaping(),  # noqa: B008 - frozen
         gamma: float = 1.0,
         lam: float = 1.0,
@@ -85,17 +82,18 @@ class A2CModule(TrainableModule):
         optimizer: OptimizerCallable = torch.optim.AdamW,
         scheduler: LRSchedulerCallable = LinearDecay,
         seed: int = 0,
+        micro_batch_tokens: int | None = None,
     ) -> None:
-        super().__init__(optimizer, scheduler)
+        super().__init__(optimizer, scheduler, micro_batch_tokens)
         if actor.value_network == "none" and not (group_baseline and lam == 1):
             raise ValueError(
                 "expected group_baseline=true and lam=1 with value_network=none, got "
                 f"group_baseline={group_baseline} and lam={lam}; there are no values to bootstrap from"
             )
-        if per_prompt < 1 or max_new_tokens < 1:
+        if sampling.temperature == 0:
             raise ValueError(
-                "expected per_prompt and max_new_tokens of at least 1, got "
-                f"{per_prompt} and {max_new_tokens}"
+                "expected sampling.temperature above 0, got 0: greedy responses have no probability to "
+                "learn from"
             )
         self.actor = actor
         self.reward = reward
@@ -103,12 +101,10 @@ class A2CModule(TrainableModule):
             reward.requires_grad_(False)
         if isinstance(reward, RewardModel):
             reward.adopt_trunk(actor.policy.trunk)  # one copy of the weights where they are equal
-        self.per_prompt = per_prompt
-        self.max_new_tokens = max_new_tokens
-        self.temperature = temperature
+        self.sampling = sampling.seeded(seed)
         self.objective = Objective(
             shaping,
-            per_prompt=per_prompt,
+            per_prompt=sampling.n,
             gamma=gamma,
             lam=lam,
             vf_coef=vf_coef,
@@ -118,41 +114,38 @@ class A2CModule(TrainableModule):
         )
         self.kl_control = KLController(shaping.beta, adaptive_kl)
         self.value_lr_scale = value_lr_scale
-        self.seed = seed
         self._kl_sums: list[Tensor] = []  # sum and number of responses, by part of the step
         self.latest_samples: list[SampledResponse] = []
 
     @override
     def check_lengths(self, rows: Sequence[Prompt]) -> None:
         texts = [(row.text, None) for row in rows]
-        self.actor.policy.check_lengths(texts, self.max_new_tokens, "max_new_tokens")
+        self.actor.policy.check_lengths(
+            texts, self.sampling.max_new_tokens, "sampling.max_new_tokens"
+        )
         if isinstance(self.reward, RewardModel):
-            longest = min(self.max_new_tokens + 1, self.reward.max_response_tokens)
+            longest = min(self.sampling.max_new_tokens + 1, self.reward.max_response_tokens)
             self.reward.model.check_lengths(texts, longest)
 
     def rollout(self, batch: PromptBatch, *key: int | str) -> Rollout:
         """Sample and score responses; the noise depends on ``key``, prompt and sample only."""
         seeds = [
-            sample_seed(self.seed, *key, int(position), sample)
+            sample_seed(self.sampling.seed or 0, *key, int(position), sample)
             for position in batch.positions
-            for sample in range(self.per_prompt)
+            for sample in range(self.sampling.n)
         ]
         return collect(
             self.actor,
             self.reward,
             batch.prompts,
-            params=SamplingParams(
-                n=self.per_prompt,
-                max_new_tokens=self.max_new_tokens,
-                temperature=self.temperature,
-            ),
+            params=self.sampling,
             seeds=seeds,
         )
 
     @override
     def training_step(self, batch: PromptBatch, batch_idx: int) -> Tensor:
         rollout = self.rollout(batch, self.global_step)
-        self.latest_samples = sampled_responses(self.global_step, batch, rollout, self.per_prompt)
+        self.latest_samples = sampled_responses(self.global_step, batch, rollout, self.sampling.n)
         return self.update_loss(rollout, self.counted(rollout, batch))
 
     def update_loss(self, rollout: Rollout, is_counted: Tensor) -> Tensor:
@@ -162,29 +155,29 @@ class A2CModule(TrainableModule):
             rollout: Sampled batch.
             is_counted: Response tokens that count. ``(N, R)`` bool
         """
-        objective = self.objective.at(self.kl_control.beta)
-        found = self.actor.evaluate(
-            rollout.batch,
-            rollout.below,
-            rollout.features,
-            self.temperature,
-            entropy_gradient=objective.ent_coef > 0,
+        update = Update(
+            self.actor,
+            self.objective.at(self.kl_control.beta),
+            rollout,
+            is_counted,
+            self.sampling,
+            self.micro_batch_tokens,
         )
-        targets = objective.targets(rollout, found)
-        loss, parts = objective.loss(rollout, found, targets, is_counted)
+        loss = self.backward_parts(update.losses(), update.count)
+        parts = update.logged()
         if self.kl_control.rule is not None:
             parts["beta"] = torch.tensor(self.kl_control.beta, dtype=torch.float32)
         self.log_dict(
-            {f"a2c/train_{name}": value.detach() for name, value in parts.items()},
+            {f"a2c/train_{name}": value for name, value in parts.items()},
             batch_size=len(rollout.texts),
         )
-        rows = is_counted.any(1)
-        self.log_update(rollout, targets.kl, rows)
+        rows, kl = is_counted.any(1), update.kl
+        self.log_update(rollout, kl, rows)
         if self.kl_control.rule is not None:
-            self._kl_sums.append(torch.stack([targets.kl[rows].sum(), rows.sum()]))
+            self._kl_sums.append(torch.stack([kl[rows].sum(), rows.sum()]))
             if self._parts == 1:
                 self.follow_kl()
-        return self.weighted(loss, is_counted.sum())
+        return loss
 
     def follow_kl(self) -> None:
         """Let the KL coefficient follow the responses of the step that ends."""
@@ -202,12 +195,11 @@ class A2CModule(TrainableModule):
         super().check_accumulation()
         if self.objective.whiten_advantages:
             parts = most_parts(self.trainer)
-            whole = getattr(self.trainer.datamodule, "batch_size", 1) * parts  # type: ignore[attr-defined]
             raise ValueError(
                 f"expected trainer.accumulate_grad_batches of 1 with whiten_advantages, got {parts}: "
                 "the mean and spread of all advantages of a step are not known before its last part is "
-                f"sampled; set data.batch_size to {whole} instead (backbone.gradient_checkpointing "
-                "saves memory), or whiten_advantages to false"
+                f"sampled; set data.batch_size {parts} times as high instead, and "
+                "model.init_args.micro_batch_tokens to what memory holds"
             )
 
     def log_update(self, rollout: Rollout, kl: Tensor, rows: Tensor) -> None:
@@ -223,14 +215,14 @@ class A2CModule(TrainableModule):
 
     def counted(self, rollout: Rollout, batch: PromptBatch) -> Tensor:
         """Response tokens of rows that are not fillers. ``(N, R)`` bool."""
-        filler = batch.is_filler.repeat_interleave(self.per_prompt).to(rollout.scores.device)
+        filler = batch.is_filler.repeat_interleave(self.sampling.n).to(rollout.scores.device)
         return rollout.is_sampled & ~filler[:, None]
 
     @override
     def validation_step(self, batch: PromptBatch, batch_idx: int) -> None:
         rollout = self.rollout(batch, "validation")
         rows = self.counted(rollout, batch).any(1)
-        logprobs = self.actor.policy.logprobs(rollout.batch, rollout.below, self.temperature)
+        logprobs = self.actor.policy.logprobs(rollout.batch, rollout.below, self.sampling)
         kl = sequence_kl(logprobs, rollout.ref_logprobs, rollout.is_sampled)
         values = batch_means(rollout, kl, rows)
         self.log_dict(

@@ -11,12 +11,14 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor, nn
-from torch import distributed as dist
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from rlaif_pl.ops import wide_dtype
+from rlaif_pl.training.ranks import over_ranks, rank_share
+
+CUTTABLE = (SingleDeviceStrategy, DDPStrategy)  # backward passes before the last stay on the rank
 
 
 class TrainableModule(LightningModule):
@@ -26,9 +28,15 @@ class TrainableModule(LightningModule):
     is over all ranks and all of ``trainer.accumulate_grad_batches``, however the step's rows are cut
     (see ``weighted``).
 
+    ``micro_batch_tokens`` bounds the memory of a batch: its parts are run forward and backward one
+    after the other, with losses that are divided by what the whole batch has to average, so that the
+    step is the same however it is cut.
+
     Args:
         optimizer: Builds the optimizer from parameters.
         scheduler: Builds the learning-rate schedule, stepped every batch.
+        micro_batch_tokens: Tokens of a batch that are trained on at a time, prompts once for all their
+            responses, at least 1; None for all.
 
     Attributes:
         serves: Kind of batch that the module reads; empty for any.
@@ -36,8 +44,19 @@ class TrainableModule(LightningModule):
 
     serves: ClassVar[str] = ""
 
-    def __init__(self, optimizer: OptimizerCallable, scheduler: LRSchedulerCallable) -> None:
+    def __init__(
+        self,
+        optimizer: OptimizerCallable,
+        scheduler: LRSchedulerCallable,
+        micro_batch_tokens: int | None = None,
+    ) -> None:
         super().__init__()
+        if micro_batch_tokens is not None and micro_batch_tokens < 1:
+            raise ValueError(
+                f"expected micro_batch_tokens of at least 1, got {micro_batch_tokens}; leave it out to "
+                "train on whole batches"
+            )
+        self.micro_batch_tokens = micro_batch_tokens
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.strict_loading = False
@@ -69,6 +88,12 @@ class TrainableModule(LightningModule):
             self.check_lengths([row for part in parts for row in part])
         if most_parts(self.trainer) > 1:
             self.check_accumulation()
+        strategy = self.trainer.strategy
+        if self.micro_batch_tokens is not None and not isinstance(strategy, CUTTABLE):
+            raise ValueError(
+                f"expected micro_batch_tokens with one device or the strategy ddp, got "
+                f"{type(strategy).__name__}, which moves gradients in every backward pass; leave it out"
+            )
 
     def check_inputs(self) -> None:
         """Refuse what the last step would miss, before the first; see ``callbacks.preflight``."""
@@ -115,14 +140,46 @@ class TrainableModule(LightningModule):
             loss: Mean over what ``count`` counts. A scalar.
             count: Tokens, rows or weights on this rank. A scalar.
         """
-        own = count.detach().to(loss.dtype)
+        return loss * self.weight_of(count.detach().to(loss.dtype))
+
+    def weight_of(self, count: Tensor) -> Tensor:
+        """Return what ``weighted`` multiplies a mean with; to be asked once a micro-batch."""
         if self._parts == 1:
-            return loss * rank_share(own)
+            return rank_share(count)
         if not self._counts:
-            total, ranks = over_ranks(own)
+            total, ranks = over_ranks(count)
             self._unit = torch.where(total > 0, total / ranks, 1.0)
-        self._counts.append(own)
-        return loss * (own / self._unit)
+        self._counts.append(count)
+        return count / self._unit
+
+    def backward_parts(self, losses: Sequence[Callable[[], Tensor]], count: Tensor) -> Tensor:
+        """Run parts of a batch forward and backward one after the other, to hold one at a time.
+
+        Args:
+            losses: Each computes a part's share of the batch's mean loss.
+            count: What the whole batch averages over; see ``weighted``.
+
+        Returns:
+            The last part's loss, whose backward pass is the caller's, as of a batch in one part. Before
+            it gradients stay on this rank.
+        """
+        if len(losses) == 1:
+            return self.weighted(losses[0](), count)
+        # Ranks may have one part and several: what they ask one another comes in the same order, the
+        # loss's own questions (whitening) before the weights.
+        loss = losses[0]()
+        weight = self.weight_of(count.detach().to(loss.dtype))
+        for compute in losses[1:]:
+            if self._trainer is None:
+                (loss * weight).backward()  # type: ignore[no-untyped-call]
+            else:
+                self.trainer.strategy.backward(loss * weight / self._parts, None)
+            loss = compute()
+        return loss * weight
+
+    @override
+    def optimizer_zero_grad(self, *_: Any) -> None:
+        """Do nothing: it comes after the first parts' backward passes; see ``optimizer_step``."""
 
     @property
     def _parts(self) -> int:
@@ -143,6 +200,7 @@ class TrainableModule(LightningModule):
             return result
 
         super().optimizer_step(epoch, batch_idx, optimizer, closure)
+        optimizer.zero_grad()
 
     @torch.no_grad()
     def finish_step(self) -> None:
@@ -234,42 +292,3 @@ def check_served(module: LightningModule, wanted: str) -> None:
             f"expected data.serve to be {wanted!r} for {type(module).__name__}, got {served!r}; "
             f"set data.serve and name its data"
         )
-
-
-def over_ranks(count: Tensor) -> tuple[Tensor, int]:
-    """Return the sum of a scalar over all ranks, and how many they are."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return count, 1
-    total = count.clone()
-    dist.all_reduce(total)
-    return total, dist.get_world_size()
-
-
-def rank_share(count: Tensor) -> Tensor:
-    """Return how much of a batch is on this rank: its count over the mean count of all ranks.
-
-    Distributed strategies average gradients over ranks as if all had as much to average. A rank's
-    mean loss times its share gives the mean over what all ranks have, so that two ranks do what
-    one does with both batches, fillers and uneven lengths included. 1 in a single process.
-
-    Args:
-        count: What this rank's loss is a mean over: tokens, rows or weights. A scalar.
-    """
-    own = count.detach()
-    own = own if own.is_floating_point() else own.float()
-    total, ranks = over_ranks(own)
-    return torch.ones_like(own) if ranks == 1 else own * ranks / total.clamp(min=1e-12)
-
-
-def mean_over_ranks(total: Tensor, count: Tensor) -> Tensor:
-    """Return the sum of ``total`` over the sum of ``count``, both over all ranks; 0 without any.
-
-    Args:
-        total: Sum of this rank's values. A scalar.
-        count: How many they are. A scalar.
-    """
-    wide = wide_dtype(total.device)
-    sums = torch.stack([total.detach().to(wide), count.detach().to(wide)])
-    if dist.is_available() and dist.is_initialized():
-        dist.all_reduce(sums)
-    return sums[0] / sums[1].clamp(min=1)

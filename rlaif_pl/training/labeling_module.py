@@ -17,6 +17,7 @@ from rlaif_pl.data.files import write_text
 from rlaif_pl.data.label_parts import LabelParts, Texts, texts_of
 from rlaif_pl.data.label_store import LabelStore
 from rlaif_pl.data.preferences import write_preferences
+from rlaif_pl.engine.allocator import keep_freed_memory
 from rlaif_pl.labeling.accounts.summary import summarize_labels
 from rlaif_pl.training.base import check_served
 from rlaif_pl.types import ComparisonBatch, Labeler, Preference
@@ -63,6 +64,7 @@ class LabelingModule(LightningModule):
 
     @override
     def on_predict_start(self) -> None:
+        keep_freed_memory()
         self._known = self.parts.read()
         self.trainer.strategy.barrier("labels-read")  # before any rank adds to its file
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -42,6 +43,7 @@ class RewardModule(TrainableModule):
             fine-tuning", Kumar et al. 2022, arXiv 2202.10054); None starts from the random head.
         optimizer: Builds the optimizer from parameters.
         scheduler: Builds the learning-rate schedule, stepped every batch.
+        micro_batch_tokens: Tokens that are trained on at a time; see ``TrainableModule``.
     """
 
     serves = "pairs"
@@ -53,8 +55,9 @@ class RewardModule(TrainableModule):
         probe_penalty: float | None = None,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         scheduler: LRSchedulerCallable = LinearDecay,
+        micro_batch_tokens: int | None = None,
     ) -> None:
-        super().__init__(optimizer, scheduler)
+        super().__init__(optimizer, scheduler, micro_batch_tokens)
         self.reward = reward
         self.references = references
         self.probe_penalty = probe_penalty
@@ -85,14 +88,25 @@ class RewardModule(TrainableModule):
     @override
     def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:
         batch = in_float32(batch)
-        sums = ops.pairwise_ce_sums(*self._rewards(batch), batch.target, batch.weight)
-        total = sums.weight.to(sums.loss.dtype).clamp(min=1e-12)
-        loss = sums.loss / total
+        pairs = list(zip(batch.first, batch.second, strict=True))
+        encoded = self.reward.encode(batch.prompts, pairs)
+        weight = batch.weight.sum()
+        total, found = weight.clamp(min=1e-12), []
+
+        def mean(rows: slice) -> Tensor:
+            first, second = self.reward.rewards(encoded.part(rows)).view(-1, 2).unbind(1)
+            sums = ops.pairwise_ce_sums(first, second, batch.target[rows], batch.weight[rows])
+            facts = (sums.loss.detach(), sums.num_correct, sums.margin)
+            found.append(torch.stack([fact.to(total.dtype) for fact in facts]))
+            return sums.loss / total
+
+        parts = encoded.cut(self.micro_batch_tokens)
+        loss = self.backward_parts([partial(mean, rows) for rows in parts], weight)
         size = len(batch.prompts)
-        self.log("reward/train_loss", loss, prog_bar=True, batch_size=size)
-        self.log("reward/train_accuracy", sums.num_correct.float() / total, batch_size=size)
-        self.log("reward/train_margin", sums.margin.float() / total, batch_size=size)
-        return self.weighted(loss, sums.weight)
+        names = ("train_loss", "train_accuracy", "train_margin")
+        for name, value in zip(names, torch.stack(found).sum(0) / total, strict=True):
+            self.log(f"reward/{name}", value, prog_bar=name == "train_loss", batch_size=size)
+        return loss
 
     @override
     def validation_step(self, batch: PairBatch, batch_idx: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from typing_extensions import override
 
+from rlaif_pl.engine.response_batch import ResponseBatch
 from rlaif_pl.models.adapters import Lora
 from rlaif_pl.models.export import check_policy_export, save_policy
 from rlaif_pl.models.policy import BackboneOptions, for_role, load_policy
@@ -30,6 +32,7 @@ class SFTModule(TrainableModule):
         optimizer: Builds the optimizer from parameters.
         scheduler: Builds the learning-rate schedule, stepped every batch.
         seed: Seeds the adapters.
+        micro_batch_tokens: Tokens that are trained on at a time; see ``TrainableModule``.
 
     Raises:
         ValueError: No token of a response would be left to learn.
@@ -46,8 +49,9 @@ class SFTModule(TrainableModule):
         optimizer: OptimizerCallable = torch.optim.AdamW,
         scheduler: LRSchedulerCallable = LinearDecay,
         seed: int = 0,
+        micro_batch_tokens: int | None = None,
     ) -> None:
-        super().__init__(optimizer, scheduler)
+        super().__init__(optimizer, scheduler, micro_batch_tokens)
         if max_response_tokens < 2:
             raise ValueError(
                 f"expected max_response_tokens of at least 2 (a token and EOS), got "
@@ -63,18 +67,31 @@ class SFTModule(TrainableModule):
 
     def forward(self, batch: DemonstrationBatch) -> tuple[Tensor, Tensor]:
         """Return the summed negative log-likelihood in nats and the number of response tokens."""
+        encoded, counted = self._encode(batch)
+        return -(self.policy.logprobs(encoded) * counted).sum(), counted.sum()
+
+    def _encode(self, batch: DemonstrationBatch) -> tuple[ResponseBatch, Tensor]:
+        """Return the texts and which of their response tokens count ``(N, R)``."""
         encoded = self.policy.encode(
             batch.prompts, [[text] for text in batch.references], self.max_response_tokens
         )
-        counted = encoded.is_response & ~batch.is_filler.to(encoded.ids.device)[:, None]
-        return -(self.policy.logprobs(encoded) * counted).sum(), counted.sum()
+        return encoded, encoded.is_response & ~batch.is_filler.to(encoded.ids.device)[:, None]
 
     @override
     def training_step(self, batch: DemonstrationBatch, batch_idx: int) -> Tensor:
-        total, count = self(batch)
-        loss = total / count.clamp(min=1)
-        self.log("sft/train_loss", loss, prog_bar=True, batch_size=len(batch.prompts))
-        return self.weighted(loss, count)
+        encoded, counted = self._encode(batch)
+        count, means = counted.sum(), []
+
+        def mean(rows: slice) -> Tensor:
+            summed = (self.policy.logprobs(encoded.part(rows)) * counted[rows]).sum()
+            means.append(-summed / count.clamp(min=1))
+            return means[-1]
+
+        parts = encoded.cut(self.micro_batch_tokens)
+        loss = self.backward_parts([partial(mean, rows) for rows in parts], count)
+        whole = torch.stack([each.detach() for each in means]).sum()
+        self.log("sft/train_loss", whole, prog_bar=True, batch_size=len(batch.prompts))
+        return loss
 
     @override
     def validation_step(self, batch: DemonstrationBatch, batch_idx: int) -> None:

@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from rlaif_pl.callbacks import CompactMemory
-from rlaif_pl.callbacks.compact_memory import glibc
+from rlaif_pl.engine.allocator import glibc
 
 # Blocks of 1 MB, every second one freed: their memory must be back although the others still live.
 HOLES = """

@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from transformers import AutoModelForCausalLM
 
 from rlaif_pl.callbacks import AlarmLimits, ExportModel, HackingAlarm
+from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.models import ActorCritic, BackboneOptions, Lora
 from rlaif_pl.training import A2CModule, LinearDecay, PreferenceDataModule
 
@@ -27,8 +28,7 @@ def stopped(tmp_path, tiny_model_folder, data_files):
     module = A2CModule(
         ActorCritic(backbone, lora=Lora(r=4, alpha=8)),
         Letters(),
-        per_prompt=2,
-        max_new_tokens=6,
+        sampling=SamplingParams(n=2, max_new_tokens=6, temperature=0.9),
         optimizer=partial(torch.optim.AdamW, lr=3e-2),
         scheduler=LinearDecay,
     )

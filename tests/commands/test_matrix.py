@@ -7,8 +7,8 @@ def options(model, data_files, *more):
         f"--prompts={data_files.prompts}",
         "--sft=sft",
         "--independent=false",
-        "--samples_per_prompt=2",
-        "--max_new_tokens=6",
+        "--sampling.n=2",
+        "--sampling.max_new_tokens=6",
         "--draws=50",
         *more,
     )

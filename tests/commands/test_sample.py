@@ -8,7 +8,7 @@ def options(tiny_model_folder, data_files, *more):
         f"--policy.name={tiny_model_folder}",
         "--policy.trunk_layers=2",
         f"--prompts={data_files.prompts}",
-        "--max_new_tokens=6",
+        "--sampling.max_new_tokens=6",
         *more,
     ]
 
@@ -17,7 +17,7 @@ def test_pairs_are_two_different_responses_to_each_prompt(
     command, out, tiny_model_folder, data_files, small_prompts
 ):
     metrics = command(
-        "sample", *options(tiny_model_folder, data_files, "--pairs_per_prompt=2", "--seed=5")
+        "sample", *options(tiny_model_folder, data_files, "--sampling.n=4", "--seed=5")
     )
     rows = read_preferences(out / "pairs.jsonl")
     assert metrics["sample/pairs"] == len(rows)
@@ -39,14 +39,20 @@ def test_the_seed_decides(command, out, tiny_model_folder, data_files):
 def test_greedy_responses_make_no_pair(
     command, tiny_model_folder, data_files, small_prompts, capsys
 ):
-    words = options(tiny_model_folder, data_files, "--temperature=0")
+    words = options(tiny_model_folder, data_files, "--sampling.temperature=0")
     metrics = command("sample", *words, status=1)
     assert "expected pairs of two different responses, got none" in capsys.readouterr().err
     assert metrics["sample/pairs"] == 0
     assert metrics["sample/dropped"] == len(small_prompts)
 
 
-@pytest.mark.parametrize("name", ["pairs_per_prompt", "max_new_tokens", "batch_size"])
+@pytest.mark.parametrize("name", ["sampling.n", "sampling.max_new_tokens", "batch_size"])
 def test_counts_below_one_are_refused(name, command, tiny_model_folder, data_files, capsys):
     command("sample", *options(tiny_model_folder, data_files, f"--{name}=0"), status=1)
+    name = name.removeprefix("sampling.")
     assert f"expected {name} of at least 1, got 0" in capsys.readouterr().err
+
+
+def test_an_odd_number_makes_no_pairs(command, tiny_model_folder, data_files, capsys):
+    command("sample", *options(tiny_model_folder, data_files, "--sampling.n=3"), status=1)
+    assert "expected an even sampling.n" in capsys.readouterr().err

@@ -8,6 +8,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from rlaif_pl.commands.select import build_actor, load_weights
+from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.evaluation.selection import Candidate, find_candidates
 from rlaif_pl.models import ActorCritic, BackboneOptions, Lora
 from rlaif_pl.training import A2CModule, LinearDecay, PreferenceDataModule
@@ -39,8 +40,7 @@ def a2c_run(tmp_path_factory, tiny_model_folder, data_files):
     module = A2CModule(
         actor,
         Lengths(),
-        per_prompt=2,
-        max_new_tokens=6,
+        sampling=SamplingParams(n=2, max_new_tokens=6, temperature=0.9),
         optimizer=partial(torch.optim.AdamW, lr=3e-2),
         scheduler=LinearDecay,
     )
@@ -118,7 +118,7 @@ def test_the_winner_is_exported_and_said_to_be_chosen_here(
         f"--run={folder}",
         f"--prompts={data_files.prompts}",
         *labeler,
-        "--max_new_tokens=6",
+        "--sampling.max_new_tokens=6",
         "--draws=50",
         "--show_text=false",
     )

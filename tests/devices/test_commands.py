@@ -111,7 +111,7 @@ def test_sampling_draws_there_what_the_cpu_draws(command, tmp_path, tiny_model_f
         f"--policy.name={tiny_model_folder}",
         "--policy.trunk_layers=2",
         f"--prompts={data_files.prompts}",
-        "--max_new_tokens=6",
+        "--sampling.max_new_tokens=6",
     )
     for device in ("cpu", "mps"):
         command("sample", *words, device=device)
@@ -127,8 +127,8 @@ def test_policies_and_their_judges(command, policies, reward, labeler, data_file
         *reward,
         *labeler,
         f"--prompts={data_files.prompts}",
-        "--samples_per_prompt=2",
-        "--max_new_tokens=6",
+        "--sampling.n=2",
+        "--sampling.max_new_tokens=6",
         "--draws=50",
     )
     metrics = command("evaluate policy", *words)
@@ -154,8 +154,8 @@ def test_a_matrix(command, tiny_model_folder, tiny_reward_folder, labeler, data_
         f"--prompts={data_files.prompts}",
         "--sft=sft",
         f"--rewards={rewards}",
-        "--samples_per_prompt=2",
-        "--max_new_tokens=6",
+        "--sampling.n=2",
+        "--sampling.max_new_tokens=6",
         "--draws=50",
     )
     assert metrics["matrix/embedding/sft_vs_same"] == 0.5
@@ -226,7 +226,7 @@ def test_a_checkpoint_is_selected(command, tmp_path, tiny_model_folder, data_fil
     kept = {"ModelCheckpoint{'monitor': 'a2c/val_reward'}": kept_by("a2c/val_reward", path)}
     state = {f"actor.{name}": value for name, value in actor.state_dict().items()}
     torch.save({"state_dict": state, "callbacks": kept, "global_step": 2}, path)
-    words = (f"--run={run}", f"--prompts={data_files.prompts}", "--max_new_tokens=4")
+    words = (f"--run={run}", f"--prompts={data_files.prompts}", "--sampling.max_new_tokens=4")
     command("select", *words, "--draws=20", *labeler)
     assert (tmp_path / "select-mps" / "policy" / "model.safetensors").is_file()
 
@@ -264,7 +264,7 @@ def test_the_loop_and_its_fits(
         "--validation.name=tiny_tldr/dev",
         "--validation.limit=3",
         *reward,
-        "--drawing={per_prompt: 2, max_new_tokens: 6}",
+        "--drawing={sampling: {n: 2, max_new_tokens: 6}}",
         "--improve={by: max_mean, levels: [0.5], keep_unfinished: true, early_stop: false}",
     )
     assert [each["accelerator"] for each in fitted] == ["mps"]

@@ -41,8 +41,8 @@ SMALLER = {
     "sample": {
         "policy.trunk_layers": 2,
         "prompts.limit": 4,
-        "pairs_per_prompt": 1,
-        "max_new_tokens": 8,
+        "sampling.n": 2,
+        "sampling.max_new_tokens": 8,
     },
     "label": JUDGE,
     "alignment": JUDGE | {"data": {"name": "tiny_requests/final", "limit": 6}, "draws": 20},
@@ -52,8 +52,8 @@ SMALLER = {
     | {
         "model.init_args.actor.init_args.backbone.trunk_layers": 2,
         "model.init_args.reward.init_args.backbone.trunk_layers": 2,
-        "model.init_args.max_new_tokens": 6,
-        "model.init_args.per_prompt": 2,
+        "model.init_args.sampling.max_new_tokens": 6,
+        "model.init_args.sampling.n": 2,
     },
     "evaluate": REWARD
     | JUDGE
@@ -61,8 +61,8 @@ SMALLER = {
         "policy.trunk_layers": 2,
         "sft.trunk_layers": 2,
         "prompts.limit": 4,
-        "samples_per_prompt": 2,
-        "max_new_tokens": 6,
+        "sampling.n": 2,
+        "sampling.max_new_tokens": 6,
         "draws": 20,
     },
     "report": {},

@@ -25,7 +25,7 @@ SMALLER = {
         "validation": {"name": "tiny_tldr/dev", "limit": 4},
         "reward.init_args.backbone.trunk_layers": 2,
         "grow_steps": 1,
-        "drawing": {"per_prompt": 2, "max_new_tokens": 6},
+        "drawing.sampling": {"n": 2, "max_new_tokens": 6},
         "improve.levels": [50],
         "improve.keep_unfinished": True,
         "improve.early_stop": False,

@@ -119,6 +119,16 @@ def test_min_p_is_a_share_of_the_likeliest():
     assert kept([0.1, 0.6, 0.05, 0.25], min_p=0.4) == [False, True, False, True]
 
 
+def test_the_last_token_of_a_nucleus_stays_whatever_the_temperature():
+    logits = torch.randn(500, 7, generator=torch.Generator().manual_seed(1))
+    for temperature in (0.3, 0.7, 0.9, 1.1):
+        params = SamplingParams(temperature=temperature, top_p=0.6)
+        found = filter_logits(logits, params).isfinite()
+        chances, order = (logits / temperature).softmax(-1).sort(-1, descending=True)
+        before = chances.cumsum(-1) - chances
+        assert torch.equal(found.gather(1, order), before < 0.6)
+
+
 def test_filters_look_at_what_temperature_makes():
     # At T = .5 .5, .3, .2 become .25, .09, .04 over .38: .66, .24, .11.
     row = [0.5, 0.3, 0.2]

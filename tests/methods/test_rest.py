@@ -12,6 +12,7 @@ from rlaif_pl import cli
 from rlaif_pl.commands import rest as command
 from rlaif_pl.data.preferences import read_prompts, write_prompts
 from rlaif_pl.data.sources import load_prompts
+from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.methods.rest import Rest
 from rlaif_pl.methods.rest_improve import Improve, fit_config, select
 from rlaif_pl.methods.rest_samples import (
@@ -28,7 +29,7 @@ from rlaif_pl.pipeline.yaml_files import dump_yaml
 from rlaif_pl.text import Template
 from rlaif_pl.training import PreferenceDataModule, SFTModule
 
-DRAWING = Drawing(per_prompt=3, max_new_tokens=6, temperature=1.0, batch_size=4, chunk=4)
+DRAWING = Drawing(SamplingParams(n=3, max_new_tokens=6), batch_size=4, chunk=4)
 IMPROVE = Improve(
     by="percentile",
     levels=[50.0, 90.0],

@@ -24,7 +24,7 @@ def test_the_command_trains_a_policy_and_skips_what_is_done(
             "init_args": {"backbone": {"name": str(tiny_reward_folder)}, "frozen": True},
         },
         "out": str(out),
-        "drawing": {"per_prompt": 2, "max_new_tokens": 6},
+        "drawing": {"sampling": {"n": 2, "max_new_tokens": 6}},
         "improve": {
             "by": "max_mean",
             "levels": [0.5],

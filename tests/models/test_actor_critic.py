@@ -4,6 +4,7 @@ from peft.tuners.lora import LoraLayer
 from transformers import AutoModelForCausalLM
 
 from rlaif_pl.engine.decoder_layers import decoder_of
+from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.models.actor_critic import ActorCritic
 from rlaif_pl.models.adapters import Lora
 from rlaif_pl.models.backbone import save_causal
@@ -13,6 +14,7 @@ from rlaif_pl.rl.losses import policy_gradient_loss, value_loss
 PROMPTS = ["the dog sat", "a cat"]
 RESPONSES = [["a dog", "the cat sat on the mat"], ["cat", "b"]]
 TEMPERATURE = 0.9
+PARAMS = SamplingParams(temperature=TEMPERATURE)
 WAYS = [(None, 0), (None, 2), (Lora(r=4), 0), (Lora(r=4), 2)]
 
 
@@ -35,8 +37,8 @@ def step(actor, lr=0.02):
     below = actor.policy.trunk_states(batch)
     for _ in range(2):
         optimizer.zero_grad()
-        _, features = actor.reference_pass(batch, below, TEMPERATURE)
-        found = actor.evaluate(batch, below, features, TEMPERATURE)
+        _, features = actor.reference_pass(batch, below, PARAMS)
+        found = actor.evaluate(batch, below, features, PARAMS)
         (found.tokens.logprobs.sum() + found.values.square().sum()).backward()
         optimizer.step()
 
@@ -57,8 +59,8 @@ def test_before_training_policy_and_reference_agree_to_the_bit(
     actor = ActorCritic(options, lora=lora)
     batch = actor.policy.encode(PROMPTS, RESPONSES)
     below = actor.policy.trunk_states(batch)
-    reference, _ = actor.reference_pass(batch, below, TEMPERATURE)
-    logprobs = actor.policy.logprobs(batch, below, TEMPERATURE)
+    reference, _ = actor.reference_pass(batch, below, PARAMS)
+    logprobs = actor.policy.logprobs(batch, below, PARAMS)
     assert logprobs.requires_grad
     assert torch.equal(logprobs, reference)
 
@@ -67,7 +69,7 @@ def test_before_training_policy_and_reference_agree_to_the_bit(
 def test_values_start_at_0_and_there_is_one_before_each_token(folder, value_network):
     actor = ActorCritic(BackboneOptions(folder, trunk_layers=2), value_network=value_network)
     batch = actor.policy.encode(PROMPTS, RESPONSES)
-    _, features = actor.reference_pass(batch, None, 1.0)
+    _, features = actor.reference_pass(batch, None, SamplingParams())
     values = actor.values(batch, None, features)
     assert values.shape == (4, batch.lengths.max())
     assert (values == 0).all()
@@ -138,7 +140,7 @@ def test_other_architectures_give_the_gradients_of_whole_models(
     torch.nn.init.normal_(actor.value_head.weight)
     batch = actor.policy.encode(PROMPTS, RESPONSES)
     advantages, returns = torch.randn(2, *batch.is_response.shape)
-    found = actor.evaluate(batch, None, None, TEMPERATURE)
+    found = actor.evaluate(batch, None, None, PARAMS)
     policy_part = policy_gradient_loss(found.tokens.logprobs, advantages, batch.is_response)
     value_part = value_loss(found.values, returns, batch.is_response)
     (policy_part + value_part).backward()
@@ -170,8 +172,8 @@ def test_no_role_runs_a_token_in_vain(folder):
     actor = ActorCritic(BackboneOptions(folder, trunk_layers=2), lora=Lora(r=4))
     batch = actor.policy.encode(PROMPTS, RESPONSES)
     counts = [tokens_read(top) for top in (actor.reference.top, actor.policy.top, actor.critic)]
-    actor.reference_pass(batch, None, TEMPERATURE)
-    actor.evaluate(batch, None, None, TEMPERATURE)
+    actor.reference_pass(batch, None, PARAMS)
+    actor.evaluate(batch, None, None, PARAMS)
     # A response is predicted from the last prompt token and all of its own but the last.
     responses = int(batch.lengths.sum())
     every = int(batch.prefix_is_real.sum()) + responses
@@ -199,8 +201,8 @@ def test_gradients_are_those_of_separate_whole_models(
     batch = actor.policy.encode(PROMPTS, RESPONSES)
     advantages, returns = torch.randn(2, *batch.is_response.shape)
     below = actor.policy.trunk_states(batch)
-    _, features = actor.reference_pass(batch, below, TEMPERATURE)
-    found = actor.evaluate(batch, below, features, TEMPERATURE)
+    _, features = actor.reference_pass(batch, below, PARAMS)
+    found = actor.evaluate(batch, below, features, PARAMS)
     values = found.values
     policy_part = policy_gradient_loss(found.tokens.logprobs, advantages, batch.is_response)
     value_part = value_loss(values, returns, batch.is_response)
@@ -257,7 +259,7 @@ def test_adapters_gradients_follow_from_those_of_separate_merged_models(
     actor.train(gradient_checkpointing)
     batch = actor.policy.encode(PROMPTS, RESPONSES)
     advantages, returns = torch.randn(2, *batch.is_response.shape)
-    found = actor.evaluate(batch, None, None, TEMPERATURE)
+    found = actor.evaluate(batch, None, None, PARAMS)
     policy_part = policy_gradient_loss(found.tokens.logprobs, advantages, batch.is_response)
     value_part = value_loss(found.values, returns, batch.is_response)
     (policy_part + value_part).backward()
@@ -300,7 +302,7 @@ def test_without_a_value_network_there_is_nothing_of_it(folder):
     actor = ActorCritic(BackboneOptions(folder, trunk_layers=2), value_network="none")
     assert all(name.startswith("policy.") for name in trained(actor))
     batch = actor.policy.encode(PROMPTS, RESPONSES)
-    assert actor.evaluate(batch, None, None, 1.0).values is None
+    assert actor.evaluate(batch, None, None, SamplingParams()).values is None
     with pytest.raises(ValueError, match="got value_network=none"):
         actor.values(batch, None, None)
 
@@ -317,14 +319,14 @@ def test_an_update_moves_policy_and_critic_and_leaves_the_reference(folder, lora
     actor = ActorCritic(BackboneOptions(folder, trunk_layers=trunk_layers), lora=lora)
     batch = actor.policy.encode(PROMPTS, RESPONSES)
     weights = {name: p.clone() for name, p in actor.reference.named_parameters()}
-    before, features = actor.reference_pass(batch, None, TEMPERATURE)
+    before, features = actor.reference_pass(batch, None, PARAMS)
     step(actor)
-    after, again = actor.reference_pass(batch, None, TEMPERATURE)
+    after, again = actor.reference_pass(batch, None, PARAMS)
     assert torch.equal(after, before)
     assert torch.equal(again, features)
     assert all(torch.equal(p, weights[name]) for name, p in actor.reference.named_parameters())
     with torch.no_grad():
-        assert not torch.allclose(actor.policy.logprobs(batch, None, TEMPERATURE), before)
+        assert not torch.allclose(actor.policy.logprobs(batch, None, PARAMS), before)
         assert actor.values(batch, None, features).abs().max() > 0
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from rlaif_pl.engine.decoder_layers import decoder_of, split
+from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.engine.score import CappedHead, token_logprobs
 from rlaif_pl.models.causal import CausalModel
 from rlaif_pl.models.model_info import model_info
@@ -37,7 +38,7 @@ def plain_logprobs(model, tokenizer, prompt, response, temperature):
 def test_logprobs_equal_the_librarys_own(make_model, tokenizer, name, trunk_layers, temperature):
     causal = build(make_model(name), tokenizer, trunk_layers)
     batch = causal.encode(PROMPTS, RESPONSES)
-    found = causal.logprobs(batch, temperature=temperature)
+    found = causal.logprobs(batch, params=SamplingParams(temperature=temperature))
     model = make_model(name)
     flat = [response for group in RESPONSES for response in group]
     for n, response in enumerate(flat):
@@ -58,7 +59,9 @@ def test_a_uniform_head_by_hand():
     head = torch.nn.Linear(3, 4, bias=False)
     torch.nn.init.zeros_(head.weight)
     is_real = torch.tensor([[True, False]])
-    found = token_logprobs(torch.randn(1, 2, 3), head, torch.tensor([[2, 0]]), is_real, 0.5)
+    found = token_logprobs(
+        torch.randn(1, 2, 3), head, torch.tensor([[2, 0]]), is_real, SamplingParams(temperature=0.5)
+    )
     torch.testing.assert_close(found.logprobs, torch.tensor([[-1.386294, 0.0]]))
     torch.testing.assert_close(found.entropy, torch.tensor([[1.386294, 0.0]]))
 
@@ -80,7 +83,9 @@ def test_fused_facts_and_their_gradients_are_those_of_whole_logits(bias, cap, tr
     tokens = torch.randint(11, (3, 5))
     is_real = torch.rand(3, 5) > 0.3
     wanted = plain_facts(hidden, whole, tokens, is_real, 0.9)
-    found = token_logprobs(hidden, whole, tokens, is_real, 0.9, entropy_gradient=True)
+    found = token_logprobs(
+        hidden, whole, tokens, is_real, SamplingParams(temperature=0.9), entropy_gradient=True
+    )
     inputs = [hidden, *(head.parameters() if trains_head else ())]
     weights = torch.randn(2, 3, 5)
     results = []
@@ -94,7 +99,9 @@ def test_fused_facts_and_their_gradients_are_those_of_whole_logits(bias, cap, tr
 def test_without_an_entropy_gradient_only_the_logprob_pulls():
     head = torch.nn.Linear(8, 11).requires_grad_(False)
     hidden = torch.randn(1, 4, 8, requires_grad=True)
-    found = token_logprobs(hidden, head, torch.zeros(1, 4).long(), torch.ones(1, 4).bool(), 1.0)
+    found = token_logprobs(
+        hidden, head, torch.zeros(1, 4).long(), torch.ones(1, 4).bool(), SamplingParams()
+    )
     assert found.logprobs.requires_grad
     assert not found.entropy.requires_grad
 
@@ -102,13 +109,16 @@ def test_without_an_entropy_gradient_only_the_logprob_pulls():
 def test_nothing_to_score_gives_zeros():
     head = torch.nn.Linear(3, 4)
     none = torch.zeros(2, 5, dtype=torch.bool)
-    found = token_logprobs(torch.randn(2, 5, 3), head, torch.zeros(2, 5).long(), none, 1.0)
+    found = token_logprobs(
+        torch.randn(2, 5, 3), head, torch.zeros(2, 5).long(), none, SamplingParams()
+    )
     assert found.logprobs.shape == found.entropy.shape == (2, 5)
     assert not torch.stack(list(found)).any()
 
 
-@pytest.mark.parametrize("temperature", [0.0, -1.0])
-def test_temperature_must_be_positive(temperature):
+def test_temperature_must_be_positive():
     one = torch.ones(1, 1)
     with pytest.raises(ValueError, match="above 0"):
-        token_logprobs(one[None], torch.nn.Linear(1, 2), one.long(), one.bool(), temperature)
+        token_logprobs(
+            one[None], torch.nn.Linear(1, 2), one.long(), one.bool(), SamplingParams(temperature=0)
+        )

@@ -124,7 +124,7 @@ def test_ids_without_a_token_have_no_probability(folder, tokenizer, name, holes)
     assert logits.shape[-1] == size
     assert (logits[..., list(holes)] == -torch.inf).all()
     table = (logits / 0.7).log_softmax(-1)
-    facts = policy.token_logprobs(hidden, batch, 0.7)
+    facts = policy.token_logprobs(hidden, batch, SamplingParams(temperature=0.7))
     expected = table.gather(-1, batch.response_ids[..., None]).squeeze(-1)
     real = batch.is_response
     torch.testing.assert_close(facts.logprobs[real], expected[real], rtol=0, atol=1e-4)
@@ -227,6 +227,8 @@ def test_token_logprobs_without_info_read_every_row(make_model):
     model = make_model("llama")
     hidden, tokens = torch.randn(1, 2, 32), torch.tensor([[319, 4]])
     real = torch.ones_like(tokens, dtype=torch.bool)
-    found = token_logprobs(hidden, model.get_output_embeddings(), tokens, real, 1.0).logprobs
+    found = token_logprobs(
+        hidden, model.get_output_embeddings(), tokens, real, SamplingParams()
+    ).logprobs
     table = model.get_output_embeddings()(hidden).log_softmax(-1)
     torch.testing.assert_close(found, table.gather(-1, tokens[..., None]).squeeze(-1))

@@ -2,6 +2,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.models.adapters import Lora
 from rlaif_pl.models.backbone import save_causal
 from rlaif_pl.models.policy import (
@@ -43,7 +44,9 @@ def test_logprobs_are_the_librarys_own(
     options = BackboneOptions(folder(name), trunk_layers=trunk_layers, share_prefix=share_prefix)
     policy = load_policy(options, Template())
     with torch.no_grad():
-        found = policy.logprobs(policy.encode(PROMPTS, RESPONSES), temperature=temperature)
+        found = policy.logprobs(
+            policy.encode(PROMPTS, RESPONSES), params=SamplingParams(temperature=temperature)
+        )
         model = AutoModelForCausalLM.from_pretrained(options.name, dtype=torch.float32)
         flat = [response for group in RESPONSES for response in group]
         for n, response in enumerate(flat):
@@ -61,7 +64,7 @@ def test_the_fused_logprobs_train_as_whole_logits_do(folder, name, lora):
     batch = policy.encode(PROMPTS, RESPONSES)
 
     def fused():
-        return policy.logprobs(batch, temperature=0.9)
+        return policy.logprobs(batch, params=SamplingParams(temperature=0.9))
 
     def whole():
         table = (policy.logits(policy.hidden(batch)) / 0.9).log_softmax(-1)

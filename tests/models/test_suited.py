@@ -14,6 +14,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.models import ActorCritic
 from rlaif_pl.models.adapters import Lora
 from rlaif_pl.models.backbone import load_backbone, save_causal
@@ -103,8 +104,10 @@ def test_embeddings_that_differ_stay_two_whatever_the_config_says(
 def test_the_kl_of_embeddings_that_differ_is_0_at_the_first_step(diverged):
     actor = ActorCritic(BackboneOptions(diverged), value_network="none")
     batch = actor.policy.encode(["the cat"], [["a dog", "the mat"]])
-    reference, _ = actor.reference_pass(batch, None, 1.0)
-    assert torch.equal(actor.evaluate(batch, None, None, 1.0).tokens.logprobs, reference)
+    reference, _ = actor.reference_pass(batch, None, SamplingParams())
+    assert torch.equal(
+        actor.evaluate(batch, None, None, SamplingParams()).tokens.logprobs, reference
+    )
 
 
 @pytest.mark.parametrize("copied", [True, False])

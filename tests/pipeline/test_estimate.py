@@ -140,7 +140,7 @@ EXPERIMENT = {
             "set": {
                 "policy": {"name": "${out}/sft/policy"},
                 "prompts": {"name": "mine", "part": [0.0, 0.5]},
-                "pairs_per_prompt": 3,
+                "sampling": {"n": 6},
             },
         },
         {

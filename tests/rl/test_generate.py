@@ -1,7 +1,9 @@
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
+from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.rl.generate import generate
 from rlaif_pl.types import Prompt
 
@@ -11,7 +13,7 @@ PROMPTS = [
     Prompt("the dog sat", "p2"),
     Prompt("b", "p3"),
 ]
-SETTINGS = {"per_prompt": 3, "max_new_tokens": 10, "temperature": 1.0, "seed": 4}
+PARAMS = SamplingParams(n=3, max_new_tokens=10, seed=4)
 
 
 @pytest.fixture
@@ -20,7 +22,7 @@ def policy(policy_of):
     model = policy_of(trunk_layers=2)
     model.eos = -1
     model.stop_token_ids = frozenset({model.eos})
-    drawn = generate(model, PROMPTS, **SETTINGS)
+    drawn = generate(model, PROMPTS, PARAMS)
     counts = Counter(token for group in drawn.tokens for row in group for token in row)
     model.eos = counts.most_common(1)[0][0]
     model.stop_token_ids = frozenset({model.eos})
@@ -28,30 +30,30 @@ def policy(policy_of):
 
 
 def test_results_come_in_the_order_of_the_prompts_whatever_the_batches(policy):
-    whole = generate(policy, PROMPTS, **SETTINGS)
+    whole = generate(policy, PROMPTS, PARAMS)
     assert [len(group) for group in whole.texts] == [3] * 4
     assert len({text for group in whole.texts for text in group}) > 6
     for size in (1, 3):
-        assert generate(policy, PROMPTS, **SETTINGS, batch_size=size) == whole
-    shuffled = generate(policy, PROMPTS[::-1], **SETTINGS)
+        assert generate(policy, PROMPTS, PARAMS, batch_size=size) == whole
+    shuffled = generate(policy, PROMPTS[::-1], PARAMS)
     assert shuffled.tokens[::-1] == whole.tokens
-    assert generate(policy, PROMPTS[2:3], **SETTINGS).texts == whole.texts[2:3]
+    assert generate(policy, PROMPTS[2:3], PARAMS).texts == whole.texts[2:3]
 
 
 def test_more_samples_go_on_from_fewer(policy):
-    whole = generate(policy, PROMPTS, **SETTINGS)
-    fewer = generate(policy, PROMPTS, **{**SETTINGS, "per_prompt": 1})
+    whole = generate(policy, PROMPTS, PARAMS)
+    fewer = generate(policy, PROMPTS, replace(PARAMS, n=1))
     assert fewer.tokens == [group[:1] for group in whole.tokens]
 
 
 def test_another_seed_or_group_gives_other_noise(policy):
-    first = generate(policy, PROMPTS[:1], **SETTINGS)
-    assert generate(policy, PROMPTS[:1], **{**SETTINGS, "seed": 5}) != first
-    assert generate(policy, [Prompt(PROMPTS[0].text, "other")], **SETTINGS) != first
+    first = generate(policy, PROMPTS[:1], PARAMS)
+    assert generate(policy, PROMPTS[:1], replace(PARAMS, seed=5)) != first
+    assert generate(policy, [Prompt(PROMPTS[0].text, "other")], PARAMS) != first
 
 
 def test_unfinished_texts_are_those_that_do_not_end_in_eos(policy):
-    result = generate(policy, PROMPTS, **SETTINGS)
+    result = generate(policy, PROMPTS, PARAMS)
     rows = [row for group in result.tokens for row in group]
     flags = [flag for group in result.unfinished for flag in group]
     assert flags == [row[-1] != policy.eos for row in rows]
@@ -62,4 +64,4 @@ def test_unfinished_texts_are_those_that_do_not_end_in_eos(policy):
 
 
 def test_no_prompts_give_no_responses(policy):
-    assert generate(policy, [], **SETTINGS).texts == []
+    assert generate(policy, [], PARAMS).texts == []

@@ -5,11 +5,13 @@ from rlaif_pl.engine.response_batch import assemble
 from rlaif_pl.engine.sampling import SamplingParams, sample_seed
 from rlaif_pl.models import ActorCritic, BackboneOptions, Lora, RewardModel
 from rlaif_pl.models.encoding import encode_prompts
+from rlaif_pl.rl.kl import log_ratio
 from rlaif_pl.rl.rollout import collect
 
 PROMPTS = ["the dog sat on a mat", "a cat"]
 SEEDS = [sample_seed(1, prompt, k) for prompt in PROMPTS for k in range(3)]
 TEMPERATURE = 0.9
+PARAMS = SamplingParams(temperature=TEMPERATURE)
 
 
 class CountLetters:
@@ -65,9 +67,9 @@ def test_states_and_logprobs_are_those_of_the_sampled_texts(actor_of, trunk_laye
         torch.testing.assert_close(
             rollout.below.continuation[real], fresh.continuation[real], rtol=1e-4, atol=1e-4
         )
-    expected, _ = actor.reference_pass(rollout.batch, fresh, TEMPERATURE)
+    expected, _ = actor.reference_pass(rollout.batch, fresh, PARAMS)
     torch.testing.assert_close(rollout.ref_logprobs, expected, rtol=0, atol=1e-4)
-    logprobs = actor.policy.logprobs(rollout.batch, rollout.below, TEMPERATURE)
+    logprobs = actor.policy.logprobs(rollout.batch, rollout.below, PARAMS)
     assert torch.equal(logprobs, rollout.ref_logprobs)  # KL is exactly 0 before the first update
 
 
@@ -161,7 +163,7 @@ def test_all_roles_read_the_trunk_states_made_while_sampling(actor_of, model_fol
     rollout = roll(actor, reward)
     assert [width for _, width in calls.shapes[1:]] == [1] * len(calls.shapes[1:])
     count = len(calls.shapes)
-    actor.evaluate(rollout.batch, rollout.below, rollout.features, TEMPERATURE)
+    actor.evaluate(rollout.batch, rollout.below, rollout.features, PARAMS)
     assert len(calls.shapes) == count
 
 
@@ -174,3 +176,70 @@ def test_a_rollout_holds_no_graph(actor_of):
 @pytest.mark.parametrize("value_network", ["adapter", "shared_trunk", "none"])
 def test_the_references_states_are_kept_only_for_who_reads_them(actor_of, value_network):
     assert roll(actor_of(value_network=value_network), CountLetters()).features is None
+
+
+FILTERS = [{"top_k": 5}, {"top_p": 0.6}, {"min_p": 0.3}, {"top_k": 9, "top_p": 0.8, "min_p": 0.05}]
+
+
+@pytest.mark.parametrize("filters", FILTERS)
+def test_tokens_are_scored_over_what_filters_keep(actor_of, filters):
+    actor = actor_of()
+    params = SamplingParams(n=3, max_new_tokens=8, temperature=0.7, **filters)
+    rollout = collect(actor, CountLetters(), PROMPTS, params=params, seeds=SEEDS)
+    found = actor.evaluate(rollout.batch, rollout.below, rollout.features, params)
+    assert torch.equal(found.tokens.logprobs, rollout.ref_logprobs)  # KL 0, to the last bit
+    rows, expected = plain_filtered(actor.policy, actor.policy, rollout.batch, params)
+    torch.testing.assert_close(found.tokens.logprobs[rollout.is_sampled], rows, rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        found.tokens.entropy[rollout.is_sampled], expected, rtol=0, atol=1e-4
+    )
+    whole = actor.policy.logprobs(rollout.batch, rollout.below, PARAMS)
+    assert (rows > whole[rollout.is_sampled] - 1).any()
+    found.tokens.logprobs.sum().backward()
+    assert all(
+        torch.isfinite(p.grad).all() for p in actor.policy.parameters() if p.grad is not None
+    )
+
+
+def test_the_reference_is_scored_over_what_the_policy_keeps(actor_of):
+    actor = actor_of()
+    with torch.no_grad():
+        for value in actor.policy.top.parameters():
+            if value.requires_grad:
+                value.add_(0.05 * torch.randn_like(value))
+    params = SamplingParams(n=3, max_new_tokens=8, top_k=4)
+    rollout = collect(actor, CountLetters(), PROMPTS, params=params, seeds=SEEDS)
+    expected, _ = plain_filtered(actor.reference, actor.policy, rollout.batch, params)
+    found = rollout.ref_logprobs[rollout.is_sampled]
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+    assert found.isfinite().all()
+    ratio = log_ratio(actor.policy, actor.reference, rollout.batch, params)
+    own = actor.policy.logprobs(rollout.batch, None, params)
+    torch.testing.assert_close(ratio, own - rollout.ref_logprobs, rtol=0, atol=1e-4)
+    assert ratio.abs().max() > 1e-3
+
+
+@torch.no_grad()
+def plain_filtered(model, drawer, batch, params):
+    """Score token by token from whole logits: over the tokens that the drawing policy keeps."""
+    logprobs, entropies = [], []
+    is_real = batch.is_response
+    own = drawer.unembedding(drawer.hidden(batch)[is_real]).float()
+    logits = model.unembedding(model.hidden(batch)[is_real]).float()
+    for row, mine, token in zip(own, logits, batch.response_ids[is_real].tolist(), strict=True):
+        chances = (row / params.temperature).softmax(-1)
+        order = row.argsort(descending=True).tolist()
+        if params.top_k:
+            order = order[: params.top_k]
+        order = [n for n in order if chances[n] >= params.min_p * chances[order[0]]]
+        total = chances[order].sum()
+        kept, seen = [], 0.0
+        for n in order:
+            if seen < params.top_p:
+                kept.append(n)
+            seen += float(chances[n] / total)
+        assert token in kept
+        table = (mine[kept] / params.temperature).log_softmax(-1)
+        logprobs.append(table[kept.index(token)])
+        entropies.append(-(table.exp() * table).sum())
+    return torch.stack(logprobs), torch.stack(entropies)

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import distributed as dist
 
+from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.models import ActorCritic, BackboneOptions, Lora
 from rlaif_pl.rl.shaping import Shaping, leave_one_out, sequence_kl, token_rewards, whiten
 
@@ -69,8 +70,8 @@ def test_before_training_the_rewards_are_the_scores_alone(tiny_model_folder, lor
     options = BackboneOptions(str(tiny_model_folder), trunk_layers=trunk_layers)
     actor = ActorCritic(options, lora=lora)
     batch = actor.policy.encode(["the dog", "a cat sat"], [["a", "b c d"], ["cat", "the mat"]])
-    reference, _ = actor.reference_pass(batch, None, 0.9)
-    logprobs = actor.policy.logprobs(batch, None, 0.9).detach()
+    reference, _ = actor.reference_pass(batch, None, SamplingParams(temperature=0.9))
+    logprobs = actor.policy.logprobs(batch, None, SamplingParams(temperature=0.9)).detach()
     assert (sequence_kl(logprobs, reference, batch.is_response) == 0).all()
     scores = torch.tensor([1.0, 2.0, 3.0, 4.0])
     everyone = torch.ones(4, dtype=torch.bool)

@@ -1,5 +1,6 @@
 """The three modules over the tiny model, each with its data, the same at every call."""
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
+from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.models import ActorCritic, BackboneOptions, Lora, RewardModel
 from rlaif_pl.training import (
     A2CModule,
@@ -25,6 +27,8 @@ RECIPE = {
     "scheduler": partial(LinearDecay, warmup_steps=2, total_steps=20),
 }
 Built = tuple[LightningModule, PreferenceDataModule]
+
+SAMPLING = [field.name for field in dataclasses.fields(SamplingParams) if field.name != "seed"]
 
 
 @pytest.fixture
@@ -52,7 +56,9 @@ def build(backbone, tiny_reward_folder, data_files) -> Callable[..., Built]:
         actor = settings.pop("actor", None) or ActorCritic(backbone, lora=LORA)
         own = BackboneOptions(str(tiny_reward_folder), trunk_layers=2)
         reward = settings.pop("reward", None) or RewardModel(own, frozen=True)
-        settings = {"per_prompt": 2, "max_new_tokens": 6, **settings}
+        given = {key: settings.pop(key) for key in SAMPLING if key in settings}
+        sampling = SamplingParams(**{"n": 2, "max_new_tokens": 6, "temperature": 0.9} | given)
+        settings = {"sampling": sampling, **settings}
         return A2CModule(actor, reward, **settings), PreferenceDataModule(
             "prompts", prompts=data_files.prompts, **data
         )

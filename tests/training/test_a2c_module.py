@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.models import ActorCritic, Lora, RewardModel
 from rlaif_pl.rl.kl import AdaptiveKL
 from rlaif_pl.rl.shaping import Shaping
@@ -59,9 +60,7 @@ def test_a_toy_reward_rises_in_thirty_steps(build, trainer, backbone):
         "a2c",
         actor=ActorCritic(dataclasses.replace(backbone, trunk_layers=0)),
         reward=VowelReward(),
-        per_prompt=8,
-        max_new_tokens=8,
-        temperature=1.0,
+        sampling=SamplingParams(n=8, max_new_tokens=8),
         shaping=Shaping(beta=0.01),
         scheduler=LinearDecay,
     )
@@ -184,9 +183,7 @@ def test_leave_one_out_alone_learns_the_toy_reward(build, trainer, backbone, pla
         "a2c",
         actor=ActorCritic(dataclasses.replace(backbone, trunk_layers=0), value_network="none"),
         reward=VowelReward(),
-        per_prompt=8,
-        max_new_tokens=8,
-        temperature=1.0,
+        sampling=SamplingParams(n=8, max_new_tokens=8),
         shaping=Shaping(beta=0.01, kl_placement=placement),
         group_baseline=True,
         scheduler=LinearDecay,

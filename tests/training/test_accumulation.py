@@ -8,8 +8,10 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from rlaif_pl.models import ActorCritic, BackboneOptions, RewardModel
+from rlaif_pl.models.policy import load_policy
 from rlaif_pl.rl.kl import AdaptiveKL
 from rlaif_pl.rl.shaping import Shaping
+from rlaif_pl.text import Template
 from rlaif_pl.training import LinearDecay
 
 # Llama's norms and rotations round to float32, which an error of 1e-16 can flip; GPT-2 computes in
@@ -83,6 +85,51 @@ def test_parts_equal_the_whole(build, trainer, backbone, stage, parts):
     torch.testing.assert_close(cut, whole, rtol=0, atol=1e-9)
 
 
+WHITENED = {"whiten_advantages": True}
+
+
+@pytest.mark.parametrize(("tokens", "parts"), [(1, 1), (150, 1), (1, 2)])
+@pytest.mark.parametrize(
+    ("stage", "changes"), [("sft", {}), ("reward", {}), ("a2c", {}), ("a2c", WHITENED)]
+)
+def test_memory_cuts_change_no_step_and_no_log(
+    build, trainer, backbone, stage, changes, tokens, parts
+):
+    if changes and parts > 1:
+        pytest.skip("refused: whitening wants the whole batch at once")
+    found = []
+    for most in (None, tokens):
+        options = {**changes, "micro_batch_tokens": most}
+        weights, module = fitted(build, trainer, stage, backbone, parts, changes=options)
+        logged = {name: float(v) for name, v in module.trainer.callback_metrics.items()}
+        found.append((weights, logged))
+    (whole, told), (cut, retold) = found
+    torch.testing.assert_close(cut, whole, rtol=0, atol=1e-9)
+    assert retold == pytest.approx(told, abs=1e-6)
+
+
+def test_parts_hold_whole_prompts_up_to_the_limit(backbone):
+    policy = load_policy(backbone, Template())
+    batch = policy.encode(["a b", "a b c d e f", "a", "b"], [["x", "y z"]] * 4, 20)
+    sizes = [
+        batch.prefix_lengths[n] + sum(batch.continuation_lengths[2 * n : 2 * n + 2])
+        for n in range(4)
+    ]
+    assert batch.cut(None) == [slice(0, 4)]
+    assert batch.cut(1) == [slice(n, n + 1) for n in range(4)]
+    most = sizes[2] + sizes[3]
+    assert batch.cut(most)[-1] == slice(2, 4)
+    assert batch.cut(most - 1)[-1] == slice(3, 4)
+    part = batch.part(slice(1, 3))
+    assert torch.equal(part.ids, batch.ids[2:6])
+    assert part.continuation_lengths == batch.continuation_lengths[2:6]
+
+
+def test_a_limit_below_one_is_refused(build):
+    with pytest.raises(ValueError, match="micro_batch_tokens of at least 1, got 0"):
+        build("sft", micro_batch_tokens=0)
+
+
 @pytest.mark.parametrize("stage", ["sft", "reward"])
 def test_the_last_step_of_an_epoch_may_have_fewer_parts(build, trainer, backbone, stage):
     # 12 rows: steps of 8 and 4, the second cut into 1 of 2 parts; twice over
@@ -117,5 +164,5 @@ def test_whitening_over_parts_is_refused_before_any_work(build, trainer, schedul
         if scheduled
         else {"accumulate_grad_batches": 3}
     )
-    with pytest.raises(ValueError, match=r"got 3.*set data.batch_size to 12 instead"):
+    with pytest.raises(ValueError, match=r"got 3.*batch_size 3 times as high.*micro_batch_tokens"):
         trainer(1, **options).fit(module, data)

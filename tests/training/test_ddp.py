@@ -52,8 +52,7 @@ def configs(tmp_path_factory, tiny_model_folder, tiny_reward_folder, small_promp
         "a2c": {
             "actor": component("rlaif_pl.models.ActorCritic", backbone=backbone, lora=lora),
             "reward": component("rlaif_pl.models.RewardModel", **frozen),
-            "per_prompt": 2,
-            "max_new_tokens": 6,
+            "sampling": {"n": 2, "max_new_tokens": 6, "temperature": 0.9},
             "whiten_advantages": True,
             "adaptive_kl": {"target": 0.05, "gain": 0.9, "limit": 1.0},
         },
@@ -70,6 +69,8 @@ def configs(tmp_path_factory, tiny_model_folder, tiny_reward_folder, small_promp
                     f"rlaif_pl.training.{modules[stage]}",
                     optimizer=component("torch.optim.SGD", lr=0.05),
                     **models[stage],
+                    # in parts on two ranks, whole on one: neither may matter
+                    micro_batch_tokens=40 if ranks > 1 else None,
                 ),
                 "data": {
                     "serve": kinds[stage],

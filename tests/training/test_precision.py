@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from rlaif_pl import cli
+from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.labeling.backends import LocalBackend
 from rlaif_pl.labeling.calls import Score
 from rlaif_pl.models import ActorCritic, BackboneOptions, Lora, RewardModel
@@ -116,8 +117,10 @@ def test_without_autocast_too_the_reference_has_the_types_of_a_whole_policy(
     actor = ActorCritic(options_of(backbone, trunk, dtype=dtype), value_network="none")
     prompts = [prompt.text for prompt in small_prompts[:3]]
     batch = actor.policy.encode(prompts, [[str(prompt.reference)] for prompt in small_prompts[:3]])
-    reference, _ = actor.reference_pass(batch, None, 0.9)
-    assert torch.equal(reference, actor.policy.logprobs(batch, None, 0.9))
+    reference, _ = actor.reference_pass(batch, None, SamplingParams(temperature=0.9))
+    assert torch.equal(
+        reference, actor.policy.logprobs(batch, None, SamplingParams(temperature=0.9))
+    )
 
 
 @pytest.mark.parametrize("precision", HALVES)
@@ -179,7 +182,7 @@ def test_the_quickstart_takes_a_step_by_command(
         f"{actor}.backbone.name", str(tiny_model_folder), f"{actor}.backbone.trunk_layers", "2",
         f"{actor}.value_network", value_network, f"{actor}.backbone.dtype", "bfloat16",
         f"{reward}.backbone.name", str(tiny_reward_folder), f"{reward}.backbone.trunk_layers", "2",
-        "--model.init_args.max_new_tokens", "5", "--data.prompts", data_files.prompts,
+        "--model.init_args.sampling.max_new_tokens", "5", "--data.prompts", data_files.prompts,
         "--data.validation", "null", "--data.batch_size", "2",
     ]  # fmt: skip
     assert cli.main(words) == 0

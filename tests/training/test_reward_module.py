@@ -66,7 +66,7 @@ def test_loss_accuracy_and_margin_of_a_batch_by_hand(build, small_pairs, monkeyp
     # Margins 1, -2, 0.5, 9; targets prefer first, first, second, second; the last counts nowhere.
     rewards = torch.tensor([[1.5, 0.5], [0.0, 2.0], [0.5, 0.0], [9.0, 0.0]], requires_grad=True)
     module, _ = build("reward")
-    monkeypatch.setattr(module.reward, "forward", lambda *_: rewards)
+    monkeypatch.setattr(module.reward, "rewards", lambda *_: rewards.flatten())
     logged = {}
     module.log = lambda name, value, **_: logged.update({name: value.item()})
     target, weight = torch.tensor([0.8, 1.0, 0.0, 0.0]), [1.0, 2.0, 1.0, 0.0]
