@@ -15,21 +15,33 @@ from rlaif_pl import ops
 from rlaif_pl.configs_folder import configs_folder
 from rlaif_pl.evaluation.judges import minilm_folder
 from rlaif_pl.models.backbone import resolve_dtype
-from rlaif_pl.models.device import devices_here, resolve_device
+from rlaif_pl.models.device import devices_here, on_device, resolve_device
 from rlaif_pl.models.embedded import verify_embedded_model
+from rlaif_pl.models.policy import BackboneOptions, load_policy
+from rlaif_pl.text import Template
 
 
-def doctor() -> int:
-    """Check compiled ops, embedded models, configs and devices; exit 1 where a part is missing."""
+@on_device
+def doctor(model: str | None = None, dtype: str = "auto", device: str = "auto") -> int:
+    """Check compiled ops, embedded models, configs and devices; exit 1 where a part is missing.
+
+    Args:
+        model: Also load this model, a folder or hub name, and say which way it runs and why.
+        dtype: Type of its weights, as ``backbone.dtype``.
+        device: Where it computes: ``auto`` (a GPU where there is one), ``cpu``, ``cuda``, ``cuda:N`` or
+            ``mps``.
+    """
     checks: list[tuple[str, Callable[[], str]]] = [
         ("python and torch", versions),
         ("compiled ops", compiled_ops),
         ("embedded model", embedded_model),
         ("independent judge", lambda: str(minilm_folder())),
         ("configs", lambda: str(configs_folder())),
-        ("device", device),
+        ("device", devices),
         ("disk", disk),
     ]
+    if model is not None:
+        checks.append((f"model {model}", lambda: way_of(model, dtype, device)))
     table = Table("part", "", "what was found")
     healthy = True
     for name, check in checks:
@@ -63,7 +75,7 @@ def embedded_model() -> str:
     return f"sha256 {verify_embedded_model().weights_sha256[:16]}... verified"
 
 
-def device() -> str:
+def devices() -> str:
     """Devices that commands can be given, and the type `dtype: auto` takes on that of `auto`."""
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else "no CUDA GPU"
     here = f"{', '.join(devices_here())} ({name})"
@@ -71,6 +83,21 @@ def device() -> str:
     wandb = "W&B installed" if importlib.util.find_spec("wandb") else "no W&B"
     auto = f"auto = {resolve_device()} in {resolve_dtype('auto')}"
     return f"{here}, {torch.get_num_threads()} threads, {auto}, {nvcc}, {wandb}"
+
+
+def way_of(model: str, dtype: str, device: str) -> str:
+    """Which way a model's texts are run here, found out by trying it against its own noise."""
+    options = BackboneOptions(model, dtype=dtype)  # type: ignore[arg-type]
+    policy = load_policy(options, Template()).to(resolve_device(device))
+    found = policy.top.capabilities
+    place = f"{policy.device}, {str(resolve_dtype(options.dtype)).removeprefix('torch.')}"
+    if found.packs:
+        sampled = (
+            "one token a text over one copy of each prompt's keys" if found.decodes else "whole"
+        )
+        return f"packed without padding ({place}); samples: {sampled}"
+    way = "padded batches" if found.pads else "texts of one length"
+    return f"{way} ({place}), each prompt once a response: {found.reason}"
 
 
 def disk() -> str:

@@ -59,6 +59,7 @@ COMMANDS = (
 )
 # Those that load a model themselves; fit and its like take the trainer's accelerator.
 DEVICE_COMMANDS = (
+    "doctor",
     "sample",
     "label",
     "revise",

