@@ -1,0 +1,442 @@
+"""A GPU that this machine lacks, claimed: real numbers on the CPU that answer ``.device`` with cuda:0.
+
+Unlike the device of ``tests/devices/conftest.py`` these tensors are on the CPU to torch's C++ part, so
+autograd runs too, and only Python reads ``cuda:0``. Each op goes through ``run``, which
+
+- refuses tensors of the CPU beside those of the GPU, as CUDA does;
+- notes where the host would wait for the GPU, by the rules of ``torch.cuda.set_sync_debug_mode``: values
+  and shapes that depend on data, and copies between host and GPU that are not ``non_blocking`` from pinned
+  memory;
+- computes what has no CPU implementation (FlashAttention, 16-bit products that give float32) by its
+  definition, and asserts what the CUDA implementation asks of its arguments;
+- where this torch is built with CUDA, also runs the op on fake tensors on cuda (``FakeTensorMode``): torch's
+  own rules for devices, shapes and types must agree, and an op whose result they cannot know must be one
+  that is noted as a wait.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+)
+from torch.overrides import TorchFunctionMode
+
+from rlaif_pl.engine.attention.leaf import MATH, Attended
+from rlaif_pl.engine.batch import AttentionBlock, Runs
+from rlaif_pl.ops import linear
+
+GPU = torch.device("cuda", 0)
+# What gives a value to the host, or a result whose shape depends on values.
+READS = {"aten::_local_scalar_dense", "aten::equal", "aten::is_nonzero"}
+SHAPES = {"aten::nonzero", "aten::masked_select", "aten::_unique", "aten::_unique2", "aten::bincount"}
+SHAPES |= {"aten::unique_dim", "aten::unique_consecutive", "aten::repeat_interleave"}
+INDEXING = {"aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_"}
+COPIES = {"aten::copy_", "aten::_to_copy", "aten::set_"}
+COMPOSED = {
+    "rlaif_pl::linear_logprob_fwd": linear.without_autocast(linear._forward),
+    "rlaif_pl::linear_logprob_bwd": linear.without_autocast(linear._backward_blocks),
+}
+SIXTEEN = (torch.float16, torch.bfloat16)
+
+
+class Claimed(torch.Tensor):
+    """A tensor that claims to be on the GPU.
+
+    Args:
+        held: Its numbers.
+        shadow: The same as torch fakes it on a GPU; made where None and there are shadows.
+    """
+
+    held: Tensor
+    shadow: Tensor | None
+    device = property(lambda self: GPU)  # type: ignore[assignment]
+    is_cuda = property(lambda self: True)  # type: ignore[assignment]
+    is_cpu = property(lambda self: False)  # type: ignore[assignment]
+
+    @staticmethod
+    def __new__(cls, held: Tensor, shadow: Tensor | None = None) -> Claimed:
+        made = torch.Tensor._make_wrapper_subclass(
+            cls,
+            held.shape,
+            strides=held.stride(),
+            storage_offset=held.storage_offset(),
+            dtype=held.dtype,
+            device="cpu",
+        )
+        made.held, made.shadow = held, shadow
+        return made
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    def get_device(self) -> int:
+        return 0
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        return STATE.run(func, args, kwargs or {})
+
+
+def tree_map(change, value):
+    """Change every leaf of nested lists, tuples and dictionaries."""
+    if type(value) in (tuple, list):
+        return type(value)([tree_map(change, item) for item in value])
+    if type(value) is dict:
+        return {key: tree_map(change, item) for key, item in value.items()}
+    return change(value)
+
+
+def leaves(value) -> list[Any]:
+    """Return the leaves."""
+    found: list[Any] = []
+    tree_map(found.append, value)
+    return found
+
+
+def held(value):
+    """Return the numbers of a claimed tensor, all else as it is."""
+    return value.held if isinstance(value, Claimed) else value
+
+
+class Gpu:
+    """What is claimed, and where the host would have waited for it."""
+
+    def __init__(self) -> None:
+        self.waits: Counter[str] = Counter()
+        self.mode: Claiming | None = None
+        self.fake: FakeTensorMode | None = None
+
+    def note(self, what: str) -> None:
+        """Note a wait, with the innermost line of this package, or of who calls."""
+        frames = [f for f in traceback.extract_stack() if f.filename != __file__]
+        own = [f for f in frames if "/rlaif_pl/" in f.filename and "/tests/" not in f.filename]
+        last = (own or frames)[-1]
+        where = last.filename.partition("/rlaif_pl/")[2] or last.filename.rpartition("/")[2]
+        self.waits[f"{where}:{last.lineno} {last.name}: {what}"] += 1
+
+    @contextmanager
+    def counted(self) -> Iterator[Counter[str]]:
+        """Give the waits of a block."""
+        before = self.waits.copy()
+        found: Counter[str] = Counter()
+        yield found
+        found.update(self.waits - before)
+
+    def claim(self, tensor: Tensor) -> Claimed:
+        """Return a tensor with the same numbers that claims the GPU."""
+        return tensor if isinstance(tensor, Claimed) else Claimed(tensor)
+
+    def move(self, module: nn.Module) -> nn.Module:
+        """Put weights and buffers on the GPU, those that are tied together."""
+        seen: dict[int, Tensor] = {}
+        for part in module.modules():
+            for name, weight in part._parameters.items():
+                if weight is not None and not isinstance(weight, Claimed):
+                    if id(weight) not in seen:
+                        there = Claimed(weight.detach().clone())
+                        seen[id(weight)] = nn.Parameter(there, requires_grad=weight.requires_grad)
+                    part._parameters[name] = seen[id(weight)]  # type: ignore[assignment]
+            for name, buffer in part._buffers.items():
+                if buffer is not None:
+                    part._buffers[name] = self.claim(buffer.clone())
+        return module
+
+    def run(self, func, args, kwargs):
+        """Run an op as the GPU would."""
+        name = func._schema.name
+        if name in COMPOSED:
+            with self.mode:
+                return COMPOSED[name](*args, **kwargs)
+        if name == "aten::_fused_sdp_choice":
+            return 0  # the definition in plain ops, whose results any backend has
+        flat = [leaf for leaf in leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        self.check_devices(name, args, flat)
+        wait = self.reason_to_wait(name, args, kwargs)
+        if wait:
+            self.note(wait)
+        own = tree_map(held, (args, {k: v for k, v in kwargs.items() if k != "device"}))
+        special = SPECIAL.get(str(func))
+        result = (special or func)(*own[0], **own[1])
+        if name == "aten::copy_" and not isinstance(args[0], Claimed):
+            return args[0]
+        known = {id(each.held): each for each in flat if isinstance(each, Claimed)}
+        shadows = self.shadow_run(func, args, kwargs, result, bool(wait))
+
+        def placed(leaf, shadow):
+            if not isinstance(leaf, Tensor):
+                return leaf
+            return known[id(leaf)] if id(leaf) in known else Claimed(leaf, shadow)
+
+        if isinstance(result, tuple | list):
+            pairs = zip(result, shadows or [None] * len(result), strict=True)
+            return type(result)([placed(leaf, shadow) for leaf, shadow in pairs])
+        return placed(result, shadows)
+
+    @staticmethod
+    def check_devices(name: str, args, flat: list[Tensor]) -> None:
+        """Refuse what CUDA would: numbers alone may come from the CPU, and places to read."""
+        given = flat
+        if name in INDEXING:
+            given = [leaf for leaf in (args[0], *args[2:3]) if isinstance(leaf, Tensor)]
+        alien = [each for each in given if not isinstance(each, Claimed) and each.dim() > 0]
+        if alien and name not in COPIES:
+            raise RuntimeError(f"{name}: expected all tensors on {GPU}, got one on the CPU")
+
+    @staticmethod
+    def reason_to_wait(name: str, args, kwargs) -> str | None:
+        """Say why the host waits for the GPU in an op; None where it does not."""
+        if name in READS:
+            return f"{name} gives a value to the host"
+        if name in SHAPES and kwargs.get("output_size") is None:
+            return f"{name} has as many results as values say"
+        if name in INDEXING:
+            places = [place for place in args[1] if place is not None]
+            if any(not isinstance(place, Claimed) for place in places):
+                return f"{name} copies places from the host"
+            masks = [place for place in places if place.dtype in (torch.bool, torch.uint8)]
+            fills = name != "aten::index" and args[2].numel() == 1 and len(masks) == len(places)
+            if masks and not fills:
+                return f"{name} has as many places as a mask says"
+        if name == "aten::isin" and isinstance(args[1], Tensor):
+            many = args[1].numel() >= 10 * max(args[0].numel(), 1) ** 0.145
+            return "aten::isin sorts what is unique" if many else None
+        if name == "aten::copy_" and isinstance(args[0], Claimed) != isinstance(args[1], Claimed):
+            blocking = not (len(args) > 2 and args[2]) and not kwargs.get("non_blocking")
+            number = isinstance(args[0], Claimed) and args[1].dim() == 0
+            return "a copy from or to the host" if blocking and not number else None
+        return None
+
+    def shadow_of(self, value):
+        """Return what torch fakes of a value."""
+        if not isinstance(value, Tensor):
+            return value
+        if not isinstance(value, Claimed):
+            return self.fake.from_tensor(value)
+        if value.shadow is None:
+            with self.fake:
+                value.shadow = torch.empty_strided(
+                    value.held.shape, value.held.stride(), dtype=value.held.dtype, device=GPU
+                )
+        return value.shadow
+
+    def shadow_run(self, func, args, kwargs, result, waits: bool):
+        """Run an op on fake tensors on cuda and compare; gives the fake results, or None."""
+        if self.fake is None:
+            return None
+        fake = tree_map(self.shadow_of, (args, kwargs))
+        if isinstance(fake[1].get("device"), torch.device):
+            fake[1]["device"] = GPU
+        try:
+            with self.fake:
+                found = func(*fake[0], **fake[1])
+        except (DataDependentOutputException, DynamicOutputShapeException):
+            assert waits, f"{func} depends on data, and is not counted as a wait"
+            return None
+        alike = [leaf for leaf in leaves(found) if isinstance(leaf, Tensor)]
+        truth = [leaf for leaf in leaves(result) if isinstance(leaf, Tensor)]
+        for ours, theirs in zip(truth, alike, strict=True):
+            if str(func) not in SPECIAL or ours.numel():
+                assert theirs.device.type == "cuda", f"{func} gives a tensor on {theirs.device}"
+                assert theirs.dtype == ours.dtype, f"{func} gives {theirs.dtype}, not {ours.dtype}"
+                assert waits or tuple(theirs.shape) == ours.shape, f"{func}: {theirs.shape}"
+        if any(isinstance(size, torch.SymInt) for leaf in alike for size in leaf.shape):
+            return None
+        return found
+
+
+STATE = Gpu()
+
+
+def is_gpu(place) -> bool:
+    """Whether a device by name or object is the GPU."""
+    return isinstance(place, str | torch.device) and torch.device(place).type == "cuda"
+
+
+def is_pinned(tensor: Tensor) -> bool:
+    """Whether a tensor of the host was pinned."""
+    return getattr(tensor, "claims_pinned", False)
+
+
+class Claiming(TorchFunctionMode):
+    """Makes tensors on the GPU where Python asks for them."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func in FUNCTIONS:
+            return FUNCTIONS[func](self, args, kwargs)
+        if is_gpu(kwargs.get("device")):
+            if func in (torch.tensor, torch.as_tensor, torch.from_numpy):
+                STATE.note("a tensor made of values on the host")
+            return STATE.claim(func(*args, **kwargs | {"device": "cpu"}))
+        return func(*args, **kwargs)
+
+
+def move_to(mode, args, kwargs):
+    """``Tensor.to``."""
+    tensor, *rest = args
+    if rest and isinstance(rest[0], Tensor):
+        rest[:1] = [rest[0].device, rest[0].dtype]
+    copy = kwargs.pop("copy", False)
+    device, dtype, non_blocking, _ = torch._C._nn._parse_to(*rest, **kwargs)
+    dtype = tensor.dtype if dtype is None else dtype
+    there = isinstance(tensor, Claimed)
+    goes = there if device is None else device.type == "cuda"
+    if goes == there:
+        return tensor.to(dtype, copy=copy)
+    if there:
+        assert not (tensor.requires_grad and torch.is_grad_enabled()), "no gradient to the host"
+        STATE.note("a copy to the host")
+        return tensor.held.to(dtype).clone()
+    if not (non_blocking and is_pinned(tensor)):
+        STATE.note("a copy from memory of the host that is not pinned, or waited for")
+    return Claimed(tensor.detach().to(dtype).clone())
+
+
+def to_list(mode, args, kwargs):
+    """``Tensor.tolist``."""
+    if isinstance(args[0], Claimed):
+        STATE.note("a copy to the host")
+    return held(args[0]).tolist()
+
+
+def pin(mode, args, kwargs):
+    """``Tensor.pin_memory``."""
+    assert not isinstance(args[0], Claimed), "only memory of the host can be pinned"
+    pinned = args[0].clone()
+    pinned.claims_pinned = True
+    return pinned
+
+
+def to_numpy(mode, args, kwargs):
+    """``Tensor.numpy``."""
+    if isinstance(args[0], Claimed):
+        raise TypeError("can't convert cuda:0 device type tensor to numpy")
+    return args[0].numpy(**kwargs)
+
+
+def backward(mode, args, kwargs):
+    """``Tensor.backward``, in which tensors are made too."""
+    with mode:
+        torch.autograd.backward(*args, kwargs.get("gradient"), kwargs.get("retain_graph"))
+
+
+FUNCTIONS = {
+    Tensor.to: move_to,
+    Tensor.cpu: lambda mode, args, kwargs: move_to(mode, (args[0], "cpu"), {}),
+    Tensor.cuda: lambda mode, args, kwargs: move_to(mode, (args[0], GPU), kwargs),
+    Tensor.tolist: to_list,
+    Tensor.numpy: to_numpy,
+    Tensor.pin_memory: pin,
+    Tensor.backward: backward,
+}
+
+
+def block_of(q, k, cumulative_q, cumulative_k, longest_q, longest_k, causal) -> AttentionBlock:
+    """Read the runs of variable lengths, and assert what FlashAttention asks of them."""
+    runs = []
+    for cumulative, longest, total in (
+        (cumulative_q, longest_q, len(q)),
+        (cumulative_k, longest_k, len(k)),
+    ):
+        assert cumulative.dtype == torch.int32
+        assert cumulative.is_contiguous()
+        edges = cumulative.tolist()
+        assert edges[0] == 0
+        assert edges[-1] == total, f"expected runs of {total} tokens, got {edges}"
+        lengths = tuple(cumulative.diff().tolist())
+        assert longest == max(lengths, default=0)
+        runs.append(Runs(lengths, cumulative))
+    assert len(runs[0].lengths) == len(runs[1].lengths)
+    if causal:  # FlashAttention aligns the diagonal at the end
+        assert runs[0].lengths == runs[1].lengths
+    return AttentionBlock(slice(0, len(q)), slice(0, len(k)), *runs, causal)
+
+
+def check_flash(*tensors: Tensor) -> None:
+    """Assert what FlashAttention asks of its tensors."""
+    for tensor in tensors:
+        assert tensor.dtype in SIXTEEN
+        assert tensor.dtype == tensors[0].dtype
+        assert tensor.stride(-1) == 1
+        assert tensor.shape[-1] % 8 == 0
+        assert tensor.shape[-1] <= 256
+    assert tensors[0].shape[-2] % tensors[1].shape[-2] == 0
+
+
+def flash_forward(
+    q, k, v, cum_q, cum_k, max_q, max_k, dropout, causal, debug, *, scale=None, **rest
+):
+    """``aten::_flash_attention_forward`` by its definition."""
+    assert not dropout
+    assert not debug
+    assert not any(value is not None for value in rest.values())
+    check_flash(q, k, v)
+    if cum_q is None:
+        assert (max_q, max_k) == (q.shape[1], k.shape[1]) == (1, k.shape[1])
+        found = MATH.dense(q[:, 0], k, v, scale)
+        output, lse = found.output[:, None], found.lse[..., None]
+    else:
+        block = block_of(q, k, cum_q, cum_k, max_q, max_k, causal)
+        found = MATH.forward(q, k, v, block, scale)
+        output, lse = found.output, found.lse.T.contiguous()
+        lse = lse.masked_fill(lse == -torch.inf, torch.inf)
+    state = torch.zeros(2, dtype=torch.uint64)
+    return output, lse, state, state.new_empty(()), q.new_empty(0)
+
+
+def flash_backward(
+    grad, q, k, v, out, lse, cum_q, cum_k, max_q, max_k, dropout, causal, seed, offset, *, scale=None
+):
+    """``aten::_flash_attention_backward`` by its definition."""
+    check_flash(q, k, v, grad, out)
+    assert out.is_contiguous()
+    assert lse.is_contiguous()
+    assert lse.dtype == torch.float32
+    block = block_of(q, k, cum_q, cum_k, max_q, max_k, causal)
+    return MATH.backward(grad, q, k, v, Attended(out, lse.T), block, scale)
+
+
+def widening_product(left, right, out_dtype):
+    """``aten::mm`` with ``out_dtype``."""
+    assert left.dtype == right.dtype
+    assert left.dtype in SIXTEEN
+    assert out_dtype == torch.float32
+    return left.to(out_dtype) @ right.to(out_dtype)
+
+
+SPECIAL = {
+    "aten._flash_attention_forward.default": flash_forward,
+    "aten._flash_attention_backward.default": flash_backward,
+    "aten.mm.dtype": widening_product,
+}
+
+
+@contextmanager
+def claiming_gpu(shadows: bool | None = None) -> Iterator[Gpu]:
+    """Claim a GPU for a block.
+
+    Args:
+        shadows: Also run every op on torch's fake tensors; where None if torch is built with CUDA.
+    """
+    STATE.__init__()  # type: ignore[misc]
+    if torch.version.cuda is not None if shadows is None else shadows:
+        STATE.fake = FakeTensorMode()
+    with Claiming() as STATE.mode:
+        yield STATE
+
+
+@pytest.fixture
+def gpu() -> Iterator[Gpu]:
+    """Let this machine have a GPU, for what is made by the test."""
+    with claiming_gpu() as found:
+        yield found
