@@ -31,6 +31,7 @@ from torch._subclasses.fake_tensor import (
     FakeTensorMode,
 )
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from rlaif_pl.engine.attention.leaf import MATH, Attended
 from rlaif_pl.engine.batch import AttentionBlock, Runs
@@ -278,7 +279,21 @@ class Claiming(TorchFunctionMode):
             if func in (torch.tensor, torch.as_tensor, torch.from_numpy):
                 STATE.note("a tensor made of values on the host")
             return STATE.claim(func(*args, **kwargs | {"device": "cpu"}))
+        if any(isinstance(leaf, Claimed) for leaf in leaves((args, kwargs))):
+            with Factories():
+                return func(*args, **kwargs)
         return func(*args, **kwargs)
+
+
+class Factories(TorchDispatchMode):
+    """Makes tensors on the GPU where C++ does: it takes a tensor's own place, which is the CPU."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if not isinstance(result, Tensor):
+            return result
+        alone = not any(isinstance(leaf, Tensor) for leaf in leaves((args, kwargs or {})))
+        return STATE.claim(result) if alone else result
 
 
 def move_to(mode, args, kwargs):
@@ -326,8 +341,12 @@ def to_numpy(mode, args, kwargs):
 
 def backward(mode, args, kwargs):
     """``Tensor.backward``, in which tensors are made too."""
-    with mode:
-        torch.autograd.backward(*args, kwargs.get("gradient"), kwargs.get("retain_graph"))
+    (loss,) = args
+    with mode, Factories():
+        # torch.autograd.backward would ask the mode again, without end
+        torch.autograd.Variable._execution_engine.run_backward(
+            (loss,), (torch.ones_like(loss),), False, False, (), True, accumulate_grad=True
+        )
 
 
 FUNCTIONS = {
