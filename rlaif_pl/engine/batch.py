@@ -246,6 +246,14 @@ def full_block(queries: int, keys: int, device: torch.device) -> AttentionBlock:
 def to_device(lists: Sequence[Sequence[int]], device: torch.device | str) -> list[Tensor]:
     """Move lists of integers to a device in one copy, which nobody waits for; int64 tensors."""
     flat = torch.tensor(list(chain.from_iterable(lists)), dtype=torch.int64)
-    if torch.device(device).type == "cuda":
-        flat = flat.pin_memory()
-    return list(flat.to(device, non_blocking=True).split([len(part) for part in lists]))
+    return list(send(flat, device).split([len(part) for part in lists]))
+
+
+def send(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """Move a tensor from the host to a device in a copy that nobody waits for.
+
+    A GPU copies by itself only out of pinned memory; else the host waits until all work before is done.
+    """
+    if torch.device(device).type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)

@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from rlaif_pl.engine.batch import to_device
 from rlaif_pl.engine.generation_state import GenerationState
 from rlaif_pl.engine.response_batch import HiddenStates
 from rlaif_pl.engine.sampling import SamplingParams, sample_from_logits, sample_noise
@@ -69,10 +70,8 @@ def generate_tokens(
     longest = params.max_new_tokens if limits is None else min(max(limits), params.max_new_tokens)
     noise = sample_noise(seeds, longest, device) if params.temperature else None
     drawn = torch.full((count, longest), -1, dtype=torch.int64, device=device)
-    ends = torch.tensor(
-        sorted({*end_ids, *params.stop_token_ids}), dtype=torch.int64, device=device
-    )
-    room = torch.tensor(limits or [longest] * count, device=device)
+    end_list = sorted({*end_ids, *params.stop_token_ids})
+    ends, room = to_device([end_list, limits or [longest] * count], device)
     progress = _Progress(count, device)
     every = steps_per_sync(device)
     closing = -1 if close_with is None else close_with
@@ -94,7 +93,8 @@ def generate_tokens(
         token, is_valid = sample_from_logits(logits, uniform, params)
         drawn[progress.places, step] = token
         progress.failed |= ~is_valid
-        progress.ended |= torch.isin(token, ends) | ~is_valid
+        # torch.isin would make a GPU sort, and the host wait, where many tokens end a text
+        progress.ended |= (token[:, None] == ends).any(1) | ~is_valid
         if close_with is not None:  # whatever ended a text, its reward is read at this token
             token = token.masked_fill(progress.ended, closing)
         else:
@@ -122,21 +122,23 @@ class _Progress:
         self, state: GenerationState, carried: Tensor, drawn: Tensor, stop: StopChecker | None
     ) -> Tensor:
         """Drop the texts that have ended; returns what is left of ``carried`` ``(n, ...)``."""
-        flags = torch.stack([self.ended, self.failed]).tolist()  # waits for the device
-        ended = flags[0]
+        columns = [self.ended.long()[:, None], self.failed.long()[:, None]]
         if stop is not None:
-            texts = drawn[self.places].tolist()
+            columns.append(drawn[self.places])
+        read = torch.cat(columns, 1).tolist()  # waits for the device, once
+        ended = [bool(end) for end, *_ in read]
+        if stop is not None:
             ended = [
                 end or stop.cut([t for t in text if t >= 0]) is not None
-                for end, text in zip(ended, texts, strict=True)
+                for end, (_, _, *text) in zip(ended, read, strict=True)
             ]
-        self.failures |= {row for row, bad in zip(self.rows, flags[1], strict=True) if bad}
+        self.failures |= {row for row, flags in zip(self.rows, read, strict=True) if flags[1]}
         kept = [n for n, end in enumerate(ended) if not end]
         self.kept = None
         if len(kept) == len(self.rows):
             return carried
         self.rows = [self.rows[n] for n in kept]
-        index = torch.tensor(kept, dtype=torch.int64).to(self.places.device, non_blocking=True)
+        (index,) = to_device([kept], self.places.device)
         self.kept = index
         self.places, self.ended, self.failed = (
             t[index] for t in (self.places, self.ended, self.failed)

@@ -20,6 +20,7 @@ def hidden_states(
     below: HiddenStates | None = None,
     share_prefix: bool = True,
     is_wanted: Tensor | None = None,
+    places: Tensor | None = None,
 ) -> HiddenStates:
     """Return a runner's hidden states for a batch.
 
@@ -31,13 +32,14 @@ def hidden_states(
         is_wanted: Continuation tokens whose states are used, ``(N, 1 + R)`` bool, which saves work
             on all others, the prefixes included, in the last layer; what is returned for those means
             nothing. None for all.
+        places: The same tokens by ``ResponseBatch.packed_places``; where None they are read from
+            ``is_wanted``, for which the host waits for a GPU.
     """
     inputs = HiddenStates(batch.prefix_ids, batch.ids) if below is None else below
     if not share_prefix or not runner.capabilities.packs:
         return _whole_texts(runner, batch, inputs)
     packed = batch.packed
-    places = None
-    if is_wanted is not None:
+    if is_wanted is not None and places is None:
         if is_wanted is batch.is_real:  # known without a look at the device
             first = packed.batch.first_level.stop
             places = torch.arange(first, len(packed.batch), device=batch.device)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import nn
 
+from rlaif_pl.engine.batch import send, to_device
 from rlaif_pl.engine.generate import Generated, StopChecker, generate_tokens
 from rlaif_pl.engine.generation_state import (
     EqualLengthState,
@@ -79,7 +80,7 @@ def _sample(
     close_with: int | None,
 ) -> Generated:
     device = model.top.device
-    last = torch.tensor([prompt[-1] for prompt in prompts]).repeat_interleave(params.n).to(device)
+    (last,) = to_device([[prompt[-1] for prompt in prompts for _ in range(params.n)]], device)
     if can_pack(model):
         keep_trunk = keep_trunk and model.trunk is not None
         closes = close_with if keep_trunk else None
@@ -96,8 +97,8 @@ def _sample(
     parts: dict[int, tuple[list[int], bool, bool]] = {}
     for rows in groups.values():
         ids = torch.tensor([list(prompts[n // params.n][:-1]) for n in rows], dtype=torch.int64)
-        state = EqualLengthState(model, ids.view(len(rows), -1).to(device))
-        index = torch.tensor(rows, device=device)
+        state = EqualLengthState(model, send(ids.view(len(rows), -1), device))
+        (index,) = to_device([rows], device)
         own = generate_tokens(state, last[index], params, [seeds[n] for n in rows], ends, stop=stop)
         parts |= dict(zip(rows, zip(*own[:3], strict=True), strict=True))
     tokens, finished, failed = zip(*(parts[n] for n in range(len(seeds))), strict=True)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rlaif_pl.engine.batch import PackedBatch, Segment, pack_segments, to_device
+from rlaif_pl.engine.batch import PackedBatch, Segment, pack_segments, send, to_device
 
 
 class HiddenStates(NamedTuple):
@@ -108,6 +108,38 @@ class ResponseBatch:
         return moved
 
     @cached_property
+    def response_places(self) -> Tensor:
+        """Place of each response token among ``N * R`` padded ones. ``(tokens,)`` int64."""
+        width = self.ids.shape[1] - 1
+        places: list[int] = []
+        for row, length in enumerate(self.continuation_lengths):
+            places += range(row * width, row * width + max(length - 1, 0))
+        (moved,) = to_device([places], self.device)
+        return moved
+
+    @cached_property
+    def last_places(self) -> Tensor:
+        """Place of each continuation's last token among ``N * (1 + R)`` padded ones. ``(N,)`` int64."""
+        width = self.ids.shape[1]
+        lengths = enumerate(self.continuation_lengths)
+        (moved,) = to_device([[row * width + max(n - 1, 0) for row, n in lengths]], self.device)
+        return moved
+
+    def packed_places(self, firsts: Sequence[int]) -> Tensor:
+        """Places in the packed row of each continuation's tokens from a column on; int64.
+
+        Args:
+            firsts: The first column of each continuation.
+        """
+        places: list[int] = []
+        start = sum(self.prefix_lengths)
+        for first, length in zip(firsts, self.continuation_lengths, strict=True):
+            places += range(start + first, start + length)
+            start += length
+        (moved,) = to_device([places], self.device)
+        return moved
+
+    @cached_property
     def inputs(self) -> ResponseBatch:
         """The texts without the last token of each, which nothing is predicted from. ``(N, R)``.
 
@@ -174,8 +206,8 @@ class ResponseBatch:
     def to(self, device: torch.device | str) -> ResponseBatch:
         """Move every tensor to a device."""
         return ResponseBatch(
-            self.prefix_ids.to(device, non_blocking=True),
-            self.ids.to(device, non_blocking=True),
+            send(self.prefix_ids, device),
+            send(self.ids, device),
             self.prefix_lengths,
             self.continuation_lengths,
         )

@@ -10,6 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from rlaif_pl.engine.batch import send
+
 BLOCK = 512  # tokens summed together before one of them is looked for
 NUCLEUS = 1024  # likeliest tokens that a CPU sorts first; more only where they fall short
 
@@ -93,7 +95,7 @@ def sample_noise(seeds: Sequence[int], length: int, device: torch.device | str =
     noise = torch.empty(len(seeds), length)
     for row, seed in zip(noise, seeds, strict=True):
         torch.rand(length, generator=torch.Generator().manual_seed(seed), out=row)
-    return noise.to(device, non_blocking=True)
+    return send(noise, device)
 
 
 class Drawn(NamedTuple):
@@ -160,7 +162,8 @@ def filter_logits(logits: Tensor, params: SamplingParams) -> Tensor:
         logits = logits.masked_fill(logits < least, -torch.inf)
     if params.min_p > 0:
         top = logits.amax(-1, keepdim=True)
-        floor = top + params.temperature * torch.tensor(params.min_p, device=top.device).log()
+        # A number of the host: moved to a GPU, each token would wait for it.
+        floor = top + params.temperature * torch.tensor(params.min_p).log()
         logits = logits.masked_fill(logits < floor, -torch.inf)
     if params.top_p < 1:
         scaled = (

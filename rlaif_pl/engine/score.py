@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from rlaif_pl import ops
+from rlaif_pl.engine.batch import to_device
 from rlaif_pl.engine.sampling import SamplingParams, filter_logits
 
 LOGITS = 1 << 24  # logits held at a time where all of a row are needed
@@ -70,7 +71,7 @@ def mask_unused(logits: Tensor, vocabulary: Vocabulary) -> Tensor:
     """Leave out the logits of ids that no token has. ``(..., rows)`` to ``(..., vocab_size)``."""
     logits = logits[..., : vocabulary.vocab_size]
     if vocabulary.unused_token_ids:
-        unused = torch.tensor(vocabulary.unused_token_ids, device=logits.device)
+        (unused,) = to_device([vocabulary.unused_token_ids], logits.device)
         logits = logits.index_fill(-1, unused, -torch.inf)
     return logits
 
@@ -99,6 +100,7 @@ def token_logprobs(
     entropy_gradient: bool = False,
     info: Vocabulary | None = None,
     drawn_from: Drawer | None = None,
+    places: Tensor | None = None,
 ) -> TokenLogprobs:
     """Log-probabilities of given tokens and entropies, without the logits of all of them.
 
@@ -116,33 +118,39 @@ def token_logprobs(
         info: Says which ids the tokenizer has; None for all.
         drawn_from: The policy that drew the tokens, whose filters decide what another one is scored
             over; None where it is the one that is scored.
+        places: Where ``is_real`` is True among all ``N * R``, int64; where None it is read from
+            ``is_real``, for which the host waits for a GPU.
 
     Raises:
         ValueError: The temperature is 0, which leaves no distribution.
     """
     if params.temperature <= 0:
         raise ValueError(f"temperature must be above 0 to score tokens, got {params.temperature}")
+    if places is None:
+        places = is_real.flatten().nonzero().squeeze(1)
     if params.filters:
-        found = _over_kept(hidden, unembedding, tokens, is_real, params, info, drawn_from)
-        empty = found[0].new_zeros(tokens.shape)
-        return TokenLogprobs(*(empty.masked_scatter(is_real, part) for part in found))
+        found = _over_kept(hidden, unembedding, tokens, places, params, info, drawn_from)
+        return TokenLogprobs(*(_spread(part, places, tokens.shape) for part in found))
     capped = unembedding if isinstance(unembedding, CappedHead) else None
     linear = unembedding if isinstance(unembedding, nn.Linear) else unembedding.linear
-    taken = tokens[is_real]
+    taken = tokens.flatten()[places]
     weight: Tensor = linear.weight
     bias: Tensor | None = linear.bias
     if info is not None and info.unused_token_ids:
         # Rare: a copy of the rows that are read, since a mask would have to go into the kernel.
         used = torch.ones(info.vocab_size, dtype=torch.bool, device=weight.device)
-        used[torch.tensor(info.unused_token_ids, device=weight.device)] = False
-        weight = weight[: info.vocab_size][used]
-        bias = None if bias is None else bias[: info.vocab_size][used]
+        used[to_device([info.unused_token_ids], weight.device)[0]] = False
+        unused = set(info.unused_token_ids)
+        kept = [token for token in range(info.vocab_size) if token not in unused]
+        (rows,) = to_device([kept], weight.device)
+        weight = weight.index_select(0, rows)
+        bias = None if bias is None else bias.index_select(0, rows)
         taken = (used.cumsum(0) - 1)[taken]
     elif info is not None and info.vocab_size < len(weight):
         weight = weight[: info.vocab_size]
         bias = None if bias is None else bias[: info.vocab_size]
     found = ops.linear_logprob(
-        hidden[is_real].to(weight.dtype),
+        _at(hidden, places).to(weight.dtype),
         weight,
         taken,
         params.temperature,
@@ -150,22 +158,31 @@ def token_logprobs(
         softcap=None if capped is None else capped.cap,
         entropy_gradient=entropy_gradient,
     )
-    empty = found[0].new_zeros(tokens.shape)
-    return TokenLogprobs(*(empty.masked_scatter(is_real, part) for part in found))
+    return TokenLogprobs(*(_spread(part, places, tokens.shape) for part in found))
+
+
+def _at(states: Tensor, places: Tensor) -> Tensor:
+    """Take states ``(N, R, D)`` at places among ``N * R``."""
+    return states.flatten(0, 1).index_select(0, places)
+
+
+def _spread(part: Tensor, places: Tensor, shape: torch.Size) -> Tensor:
+    """Put numbers back at their places; 0 elsewhere."""
+    return part.new_zeros(shape.numel()).index_copy(0, places, part).view(shape)
 
 
 def _over_kept(
     hidden: Tensor,
     head: nn.Linear | CappedHead,
     tokens: Tensor,
-    is_real: Tensor,
+    places: Tensor,
     params: SamplingParams,
     info: Vocabulary | None,
     drawn_from: Drawer | None,
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities and entropies over the tokens that filters keep, some rows at a time."""
-    taken, states = tokens[is_real], hidden[is_real]
-    drawer = None if drawn_from is None else drawn_from.hidden[is_real]
+    taken, states = tokens.flatten()[places], _at(hidden, places)
+    drawer = None if drawn_from is None else _at(drawn_from.hidden, places)
     vocabulary = head.weight.shape[0] if info is None else info.vocab_size
 
     def part(states: Tensor, drawer: Tensor | None, taken: Tensor) -> tuple[Tensor, Tensor]:

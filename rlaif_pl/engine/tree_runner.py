@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from rlaif_pl.engine.batch import Segment, pack_segments, to_device
+from rlaif_pl.engine.batch import Segment, pack_segments, send, to_device
 from rlaif_pl.engine.generation_state import LanguageModel, PackedState
 from rlaif_pl.engine.kv_cache import KVCache
 from rlaif_pl.engine.prefix_tree import LEAST_SHARED, Node, Text, common_start, grow, pack_trees
@@ -204,13 +204,13 @@ def score_states(
     )
     parts = []
     for begin, picked in zip(range(0, len(wanted), LOGIT_ROWS), tokens, strict=True):
-        chosen = wanted[begin : begin + LOGIT_ROWS].to(hidden.device)
+        chosen = send(wanted[begin : begin + LOGIT_ROWS], hidden.device)
         logits = model.logits(hidden[chosen])
         norms = logits.logsumexp(-1)
         rows = torch.arange(len(chosen)).repeat_interleave(counts[begin : begin + LOGIT_ROWS])
-        rows = rows.to(logits.device)
+        rows = send(rows, logits.device)
         # above 0 by rounding alone, which grows with the logits
-        parts.append((logits[rows, picked.to(logits.device)] - norms[rows]).clamp(max=0))
+        parts.append((logits[rows, send(picked, logits.device)] - norms[rows]).clamp(max=0))
     values = torch.empty(len(picks))
     values[order] = torch.cat(parts).cpu()
     return [float(value) for value in values]

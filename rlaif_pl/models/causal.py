@@ -214,6 +214,7 @@ class CausalModel(nn.Module):
             entropy_gradient=entropy_gradient,
             info=self.info,
             drawn_from=drawn_from,
+            places=batch.response_places,
         )
 
     def sample(

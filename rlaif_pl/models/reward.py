@@ -132,15 +132,19 @@ class RewardModel(nn.Module):
         """What the head reads of each continuation. ``(N, D)`` float32."""
         model = self.model
         below = model.trunk_states(batch) if below is None else below
-        places = torch.arange(batch.ids.shape[1], device=batch.ids.device)
-        is_read = places == batch.lengths[:, None]
+        columns = torch.arange(batch.ids.shape[1], device=batch.ids.device)
+        is_read = columns == batch.lengths[:, None]
+        firsts = [max(length - 1, 0) for length in batch.continuation_lengths]
         if self.pooling == "mean":
-            is_read = batch.is_real & (places > 0)
-        hidden = hidden_states(model.top, batch, below, model.share_prefix, is_read).continuation
+            is_read = batch.is_real & (columns > 0)
+            firsts = [1] * len(firsts)
+        places = batch.packed_places(firsts)
+        share = model.share_prefix
+        hidden = hidden_states(model.top, batch, below, share, is_read, places).continuation
         if self.pooling == "mean":
             total = widened(hidden).masked_fill(~is_read[..., None], 0.0).sum(1)
             return total / batch.lengths[:, None].clamp(min=1)
-        return widened(hidden[is_read])
+        return widened(hidden.flatten(0, 1).index_select(0, batch.last_places))
 
     def forward(self, prompts: Sequence[str], responses: Sequence[Sequence[str]]) -> Tensor:
         """Rewards of ``K`` responses to each of ``G`` prompts. ``(G, K)``."""

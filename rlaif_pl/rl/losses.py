@@ -36,8 +36,14 @@ def explained_variance(values: Tensor, returns: Tensor, is_response: Tensor) -> 
 
     A batch without response tokens (a rank that holds only fillers) gives 0, not NaN.
     """
-    truth, guess = returns[is_response], values[is_response]
-    if len(truth) == 0:
-        return truth.new_zeros(())
-    spread = truth.var(unbiased=False)
-    return 1 - (truth - guess).var(unbiased=False) / spread.clamp(min=1e-12)
+    explained = 1 - _variance(returns - values, is_response) / _variance(
+        returns, is_response
+    ).clamp(min=1e-12)
+    return explained.where(is_response.any(), 0.0)
+
+
+def _variance(values: Tensor, is_response: Tensor) -> Tensor:
+    """Mean square around the mean of some values, without their number on the host."""
+    count = is_response.sum().clamp(min=1)
+    mean = values.masked_fill(~is_response, 0.0).sum() / count
+    return (values - mean).square().masked_fill(~is_response, 0.0).sum() / count

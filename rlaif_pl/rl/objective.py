@@ -91,7 +91,8 @@ class Objective:
         """Return the advantages, whitened over all ranks if they are to be. ``(N, R)``."""
         if not self.whiten_advantages:
             return targets.advantages
-        moments = targets.moments[is_counted.any(1)].sum(0)
+        # Not by a mask as an index: the host would wait for a GPU to learn how many rows.
+        moments = targets.moments.masked_fill(~is_counted.any(1)[:, None], 0.0).sum(0)
         return whiten(targets.advantages, is_counted, moments=moments)
 
     def loss(

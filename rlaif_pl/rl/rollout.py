@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from rlaif_pl.engine.batch import send
 from rlaif_pl.engine.response_batch import HiddenStates, ResponseBatch, assemble
 from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.models.actor_critic import ActorCritic
@@ -93,8 +94,8 @@ def collect(
     ref_logprobs, last = actor.reference_pass(batch, below, params)
     features = last if actor.value_network == "reference_features" else None
     del last  # nothing else reads it: free it before the update
-    scores = score_rollout(actor, reward, prompts, texts, read, below).to(policy.device)
-    finished = torch.tensor(samples.finished).to(policy.device)
+    scores = send(score_rollout(actor, reward, prompts, texts, read, below), policy.device)
+    finished = send(torch.tensor(samples.finished), policy.device)
     return Rollout(batch, below, texts, finished, scores, ref_logprobs, features)
 
 

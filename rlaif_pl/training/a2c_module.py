@@ -174,7 +174,7 @@ class A2CModule(TrainableModule):
         rows, kl = is_counted.any(1), update.kl
         self.log_update(rollout, kl, rows)
         if self.kl_control.rule is not None:
-            self._kl_sums.append(torch.stack([kl[rows].sum(), rows.sum()]))
+            self._kl_sums.append(torch.stack([kl.masked_fill(~rows, 0.0).sum(), rows.sum()]))
             if self._parts == 1:
                 self.follow_kl()
         return loss
@@ -209,7 +209,7 @@ class A2CModule(TrainableModule):
         self.log_dict(
             {f"a2c/train_{name}": value * share for name, value in values.items()},
             prog_bar=True,
-            batch_size=int(rows.sum()),
+            batch_size=len(rows),  # of no effect on what is logged each step
             sync_dist=True,
         )
 
@@ -284,7 +284,7 @@ def batch_means(rollout: Rollout, kl: Tensor, rows: Tensor) -> dict[str, Tensor]
         "unfinished": (~rollout.finished).float(),
     }
     count = rows.sum().clamp(min=1)
-    return {name: value[rows].sum() / count for name, value in quantities.items()}
+    return {name: value.masked_fill(~rows, 0.0).sum() / count for name, value in quantities.items()}
 
 
 def sampled_responses(

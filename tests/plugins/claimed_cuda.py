@@ -40,7 +40,13 @@ from rlaif_pl.ops import linear
 GPU = torch.device("cuda", 0)
 # What gives a value to the host, or a result whose shape depends on values.
 READS = {"aten::_local_scalar_dense", "aten::equal", "aten::is_nonzero"}
-SHAPES = {"aten::nonzero", "aten::masked_select", "aten::_unique", "aten::_unique2", "aten::bincount"}
+SHAPES = {
+    "aten::nonzero",
+    "aten::masked_select",
+    "aten::_unique",
+    "aten::_unique2",
+    "aten::bincount",
+}
 SHAPES |= {"aten::unique_dim", "aten::unique_consecutive", "aten::repeat_interleave"}
 INDEXING = {"aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_"}
 COPIES = {"aten::copy_", "aten::_to_copy", "aten::set_"}
@@ -414,7 +420,22 @@ def flash_forward(
 
 
 def flash_backward(
-    grad, q, k, v, out, lse, cum_q, cum_k, max_q, max_k, dropout, causal, seed, offset, *, scale=None
+    grad,
+    q,
+    k,
+    v,
+    out,
+    lse,
+    cum_q,
+    cum_k,
+    max_q,
+    max_k,
+    dropout,
+    causal,
+    seed,
+    offset,
+    *,
+    scale=None,
 ):
     """``aten::_flash_attention_backward`` by its definition."""
     check_flash(q, k, v, grad, out)
