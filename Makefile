@@ -57,14 +57,18 @@ bench: $(STAMP) ## Kernels, labeling and training steps against the plain way an
 	$(PY) benchmarks/rl_growth.py
 	$(PY) benchmarks/a2c_memory.py
 
-# Links the CUDA extension and loads it; needs nvcc 13 and 10 GB of disk, but no GPU.
-cuda-check: ## Link the CUDA kernels against a CUDA torch in a throw-away venv
+# Links the CUDA extension and loads it, then runs models on a claimed GPU beside torch's fake tensors
+# on cuda (tests/plugins/claimed_cuda.py); needs nvcc 13 and 10 GB of disk, but no GPU.
+cuda-check: ## Link the CUDA kernels against a CUDA torch and look for waits and wrong devices, without a GPU
 	rm -rf build/cuda-check && $(PYTHON) -m venv build/cuda-check
 	build/cuda-check/bin/pip install -q "setuptools>=77" wheel ninja pybind11 numpy torch==2.14.1
 	RLAIF_PL_BUILD=cuda build/cuda-check/bin/python setup.py build_ext \
 		--build-lib build/cuda-check/lib --build-temp build/cuda-check/temp
 	cd build/cuda-check/lib/rlaif_pl && ../../bin/python -c \
 		"import torch, _C; assert _C.with_cuda; print(_C.cuda_compiler, _C.cuda_archs)"
+	RLAIF_PL_BUILD=none build/cuda-check/bin/pip install -q --no-build-isolation -e ".[dev]"
+	RLAIF_PL_DISABLE_EXT=1 RLAIF_PL_REQUIRE_FAKES=1 build/cuda-check/bin/python -m pytest \
+		tests/devices/test_claimed.py
 
 clean: ## Remove builds and caches, not runs
 	rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache rlaif_pl/*.so

@@ -8,6 +8,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from rlaif_pl.ops.reference import accumulator_dtype
 
@@ -45,6 +46,23 @@ def product(left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
     if right.dtype != acc and right.device.type == "cuda":
         return torch.mm(left.to(right.dtype), right, out_dtype=acc)
     return torch.mm(left.to(acc), right.to(acc), out=out)
+
+
+class _Widened(torch.autograd.Function):
+    """``left @ right`` of 16 bits in float32 on a GPU, for which torch has no derivative."""
+
+    @staticmethod
+    def forward(ctx: Any, left: Tensor, right: Tensor) -> Tensor:
+        ctx.save_for_backward(left, right)
+        return product(left, right)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        left, right = ctx.saved_tensors
+        needs_left, needs_right = ctx.needs_input_grad
+        slope = grad.to(right.dtype)
+        return slope @ right.t() if needs_left else None, left.t() @ slope if needs_right else None
 
 
 def add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
@@ -92,7 +110,9 @@ def linear_logits(hidden: Tensor, weight: Tensor, bias: Tensor | None = None) ->
         Logits ``(N, V)``, float32 or float64; those of 16-bit inputs are not rounded again.
     """
     acc = accumulator_dtype(weight.dtype)
-    if weight.dtype == acc or weight.device.type == "cuda":
+    if weight.dtype != acc and weight.device.type == "cuda":
+        logits = _Widened.apply(hidden.to(weight.dtype), weight.t())
+    elif weight.dtype == acc:
         logits = product(hidden, weight.t())
     else:
         logits = hidden.new_empty(len(hidden), len(weight), dtype=acc)

@@ -9,9 +9,9 @@ autograd runs too, and only Python reads ``cuda:0``. Each op goes through ``run`
   memory;
 - computes what has no CPU implementation (FlashAttention, 16-bit products that give float32) by its
   definition, and asserts what the CUDA implementation asks of its arguments;
-- where this torch is built with CUDA, also runs the op on fake tensors on cuda (``FakeTensorMode``): torch's
-  own rules for devices, shapes and types must agree, and an op whose result they cannot know must be one
-  that is noted as a wait.
+- where this torch is built with CUDA, also runs the op on fake tensors on cuda (``FakeTensorMode``):
+  torch's own rules for devices, shapes and types must agree, and an op whose result they cannot know
+  must be one that is noted as a wait.
 """
 
 from __future__ import annotations
@@ -47,7 +47,12 @@ SHAPES = {
     "aten::_unique2",
     "aten::bincount",
 }
-SHAPES |= {"aten::unique_dim", "aten::unique_consecutive", "aten::repeat_interleave"}
+SHAPES |= {
+    "aten::masked_scatter_backward",
+    "aten::unique_dim",
+    "aten::unique_consecutive",
+    "aten::repeat_interleave",
+}
 INDEXING = {"aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_"}
 COPIES = {"aten::copy_", "aten::_to_copy", "aten::set_"}
 COMPOSED = {

@@ -1,0 +1,166 @@
+"""On a GPU nothing is on the wrong device, and the host waits as seldom as is said.
+
+The GPU is claimed (``tests/plugins/claimed_cuda.py``). ``make cuda-check`` runs this file with a torch that
+is built with CUDA, where torch's fake tensors on cuda are asked about every op as well.
+"""
+
+import os
+
+import pytest
+import torch
+from torch import nn
+
+from rlaif_pl.engine.sampling import SamplingParams
+from rlaif_pl.labeling.backends import LocalBackend
+from rlaif_pl.labeling.strategies.likelihood import LikelihoodLabeler
+from rlaif_pl.models import ActorCritic, BackboneOptions, Lora, RewardModel
+from rlaif_pl.models import device as devices
+from rlaif_pl.models.policy import load_policy
+from rlaif_pl.text import Template
+from rlaif_pl.training import A2CModule, RewardModule, SFTModule
+from rlaif_pl.types import DemonstrationBatch, PairBatch, PromptBatch
+
+TOKENS = 32
+PER_CALL = 1  # waits of a call that samples, besides one in 16 tokens
+PER_STEP = 3  # waits of a training step, besides those of sampling
+LORA = Lora(r=4, alpha=8)
+DRAWS = {
+    "plain": SamplingParams(n=2, max_new_tokens=TOKENS),
+    "greedy": SamplingParams(n=2, max_new_tokens=TOKENS, temperature=0),
+    "filters": SamplingParams(n=2, max_new_tokens=TOKENS, top_k=20, top_p=0.9, min_p=0.05),
+}
+
+
+@pytest.fixture(params=["float32", "bfloat16"])
+def options(request, tiny_model_folder):
+    """A backbone in each type: plain products for float32, FlashAttention for 16 bits."""
+    return BackboneOptions(str(tiny_model_folder), trunk_layers=2, dtype=request.param)
+
+
+@pytest.fixture
+def prompts(small_prompts):
+    return [row.text for row in small_prompts[:3]]
+
+
+def on_gpu(*values, dtype=torch.float32):
+    return torch.tensor(values, dtype=dtype).to("cuda")
+
+
+def no_fillers():
+    return on_gpu(False, False, False, dtype=torch.bool)
+
+
+def test_torch_is_asked_about_every_op_where_that_is_promised(gpu):
+    if os.environ.get("RLAIF_PL_REQUIRE_FAKES") != "1":
+        pytest.skip("make cuda-check promises it")
+    assert gpu.fake is not None
+
+
+def test_it_computes_what_the_cpu_does_with_gradients(gpu):
+    layer, inputs = nn.Linear(4, 3), torch.randn(2, 4)
+    layer(inputs).square().sum().backward()
+    want, layer.weight.grad = layer.weight.grad, None
+    there = gpu.move(layer)(inputs.to("cuda"))
+    assert there.device.type == "cuda"
+    there.square().sum().backward()
+    torch.testing.assert_close(layer.weight.grad.cpu(), want)
+
+
+def test_it_refuses_tensors_of_the_cpu(gpu):
+    with pytest.raises(RuntimeError, match="got one on the CPU"):
+        torch.ones(2, device="cuda") + torch.ones(2)
+    with pytest.raises(TypeError, match="convert cuda:0"):
+        torch.ones(2, device="cuda").numpy()
+
+
+@pytest.mark.parametrize(
+    ("ask", "waits"),
+    [
+        (lambda x: x.sum().item(), 1),
+        (lambda x: x.tolist(), 1),
+        (lambda x: bool((x > 0).all()), 1),
+        (lambda x: x[x > 0], 1),
+        (lambda x: (x > 0).nonzero(), 1),
+        (lambda x: x[[0, 1]], 1),
+        (lambda x: torch.tensor([1.0], device="cuda"), 1),
+        (lambda x: torch.ones(2).to("cuda", non_blocking=True), 1),
+        (lambda x: torch.ones(2).pin_memory().to("cuda", non_blocking=True), 0),
+        (lambda x: x.masked_fill(x > 0, 1.0), 0),
+        (lambda x: x.index_select(0, torch.zeros(1, dtype=torch.int64, device="cuda")), 0),
+    ],
+)
+def test_it_notes_where_the_host_waits(gpu, ask, waits):
+    numbers = torch.ones(3, device="cuda")
+    with gpu.counted() as found:
+        ask(numbers)
+    assert sum(found.values()) == waits, found
+
+
+@pytest.mark.parametrize("draw", DRAWS)
+def test_a_sampled_token_waits_once_in_sixteen(gpu, options, prompts, draw):
+    policy = gpu.move(load_policy(options, Template()))
+    rows = policy.encode_prompts(prompts)
+    assert policy.top.capabilities.packs
+    assert policy.trunk.capabilities.packs  # tried once a model, with waits of its own
+    for close in (False, True):
+        with gpu.counted() as found:
+            drawn = policy.sample(rows, DRAWS[draw], range(6), keep_trunk=close, close=close)
+        longest = max(map(len, drawn.tokens))
+        # with close two more tokens are run, after each of which the host looks
+        assert sum(found.values()) <= -(-longest // 16) + PER_CALL + close, found
+
+
+@pytest.mark.parametrize("draw", ["plain", "filters"])
+@pytest.mark.parametrize("network", ["adapter", "shared_trunk"])
+def test_a_step_of_reinforcement_learning(gpu, options, prompts, draw, network):
+    actor = gpu.move(ActorCritic(options, lora=LORA, value_network=network))
+    reward = gpu.move(RewardModel(options, lora=LORA))
+    objective = {"whiten_advantages": True, "ent_coef": 0.01}
+    module = A2CModule(actor, reward, sampling=DRAWS[draw], **objective)
+    batch = PromptBatch(prompts, ["a", "b", "c"], torch.arange(3), no_fillers())
+    module.training_step(batch, 0)
+    with gpu.counted() as sampling:
+        module.rollout(batch, 0)
+    assert sum(sampling.values()) <= -(-(TOKENS + 2) // 16) + PER_CALL, sampling
+    with gpu.counted() as found:
+        module.training_step(batch, 0).backward()
+    assert sum(found.values()) <= sum(sampling.values()) + PER_STEP, found
+    assert all(p.grad is not None for name, p in module.trained().items() if "critic" not in name)
+
+
+def test_a_step_on_demonstrations(gpu, options, prompts, small_prompts):
+    module = gpu.move(SFTModule(options, LORA))
+    batch = DemonstrationBatch(prompts, [r.reference for r in small_prompts[:3]], no_fillers())
+    module.training_step(batch, 0)
+    with gpu.counted() as found:
+        module.training_step(batch, 0).backward()
+    assert not found
+
+
+@pytest.mark.parametrize("pooling", ["eos", "mean"])
+def test_a_step_on_pairs(gpu, options, small_pairs, pooling):
+    module = gpu.move(RewardModule(RewardModel(options, lora=LORA, pooling=pooling)))
+    columns = zip(*((p.prompt, p.first, p.second) for p in small_pairs[:3]), strict=True)
+    batch = PairBatch(*map(list, columns), on_gpu(0.2, 0.9, 0.6), on_gpu(1.0, 1.0, 2.0))
+    module.training_step(batch, 0)
+    with gpu.counted() as found:
+        module.training_step(batch, 0).backward()
+    assert not found
+
+
+def test_a_labeler(gpu, tiny_model_folder, small_pairs, monkeypatch):
+    monkeypatch.setattr(devices, "devices_here", lambda: ["cpu", "cuda:0"])
+    backend = LocalBackend(str(tiny_model_folder), device="cpu")
+    gpu.move(backend.model.backbone.model)
+    backend.model.device = torch.device("cuda")
+    labeler = LikelihoodLabeler(backend)
+    prompts = [pair.prompt for pair in small_pairs]
+    responses = [pair.first for pair in small_pairs]
+    labeler.score(prompts, responses)
+    with gpu.counted() as found:
+        scores = labeler.score(prompts, responses)
+    assert sum(found.values()) == 1, found  # all fit into one batch, which is read once
+    here = LikelihoodLabeler(LocalBackend(str(tiny_model_folder), device="cpu"))
+    torch.testing.assert_close(
+        torch.as_tensor(scores), torch.as_tensor(here.score(prompts, responses))
+    )
