@@ -1,7 +1,7 @@
 """On a GPU nothing is on the wrong device, and the host waits as seldom as is said.
 
-The GPU is claimed (``tests/plugins/claimed_cuda.py``). ``make cuda-check`` runs this file with a torch that
-is built with CUDA, where torch's fake tensors on cuda are asked about every op as well.
+The GPU is claimed (``tests/plugins/claimed_cuda.py``). ``make cuda-check`` runs this file with a torch
+that is built with CUDA, where torch's fake tensors on cuda are asked about every op as well.
 """
 
 import os
@@ -11,10 +11,7 @@ import torch
 from torch import nn
 
 from rlaif_pl.engine.sampling import SamplingParams
-from rlaif_pl.labeling.backends import LocalBackend
-from rlaif_pl.labeling.strategies.likelihood import LikelihoodLabeler
 from rlaif_pl.models import ActorCritic, BackboneOptions, Lora, RewardModel
-from rlaif_pl.models import device as devices
 from rlaif_pl.models.policy import load_policy
 from rlaif_pl.text import Template
 from rlaif_pl.training import A2CModule, RewardModule, SFTModule
@@ -110,8 +107,7 @@ def test_a_sampled_token_waits_once_in_sixteen(gpu, options, prompts, draw):
         assert sum(found.values()) <= -(-longest // 16) + PER_CALL + close, found
 
 
-@pytest.mark.parametrize("draw", ["plain", "filters"])
-@pytest.mark.parametrize("network", ["adapter", "shared_trunk"])
+@pytest.mark.parametrize(("draw", "network"), [("plain", "adapter"), ("filters", "shared_trunk")])
 def test_a_step_of_reinforcement_learning(gpu, options, prompts, draw, network):
     actor = gpu.move(ActorCritic(options, lora=LORA, value_network=network))
     reward = gpu.move(RewardModel(options, lora=LORA))
@@ -146,21 +142,3 @@ def test_a_step_on_pairs(gpu, options, small_pairs, pooling):
     with gpu.counted() as found:
         module.training_step(batch, 0).backward()
     assert not found
-
-
-def test_a_labeler(gpu, tiny_model_folder, small_pairs, monkeypatch):
-    monkeypatch.setattr(devices, "devices_here", lambda: ["cpu", "cuda:0"])
-    backend = LocalBackend(str(tiny_model_folder), device="cpu")
-    gpu.move(backend.model.backbone.model)
-    backend.model.device = torch.device("cuda")
-    labeler = LikelihoodLabeler(backend)
-    prompts = [pair.prompt for pair in small_pairs]
-    responses = [pair.first for pair in small_pairs]
-    labeler.score(prompts, responses)
-    with gpu.counted() as found:
-        scores = labeler.score(prompts, responses)
-    assert sum(found.values()) == 1, found  # all fit into one batch, which is read once
-    here = LikelihoodLabeler(LocalBackend(str(tiny_model_folder), device="cpu"))
-    torch.testing.assert_close(
-        torch.as_tensor(scores), torch.as_tensor(here.score(prompts, responses))
-    )

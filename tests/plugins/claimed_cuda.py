@@ -4,9 +4,9 @@ Unlike the device of ``tests/devices/conftest.py`` these tensors are on the CPU 
 autograd runs too, and only Python reads ``cuda:0``. Each op goes through ``run``, which
 
 - refuses tensors of the CPU beside those of the GPU, as CUDA does;
-- notes where the host would wait for the GPU, by the rules of ``torch.cuda.set_sync_debug_mode``: values
-  and shapes that depend on data, and copies between host and GPU that are not ``non_blocking`` from pinned
-  memory;
+- notes where the host would wait for the GPU, by the rules of ``torch.cuda.set_sync_debug_mode``:
+  values and shapes that depend on data, and copies between host and GPU that are not
+  ``non_blocking`` from pinned memory;
 - computes what has no CPU implementation (FlashAttention, 16-bit products that give float32) by its
   definition, and asserts what the CUDA implementation asks of its arguments;
 - where this torch is built with CUDA, also runs the op on fake tensors on cuda (``FakeTensorMode``):
