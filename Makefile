@@ -58,7 +58,7 @@ bench: $(STAMP) ## Kernels, labeling and training steps against the plain way an
 	$(PY) benchmarks/a2c_memory.py
 
 # Links the CUDA extension and loads it, then runs models on a claimed GPU beside torch's fake tensors
-# on cuda (tests/plugins/claimed_cuda.py); needs nvcc 13 and 10 GB of disk, but no GPU.
+# on cuda (tests/plugins/claimed.py); needs nvcc 13 and 10 GB of disk, but no GPU.
 cuda-check: ## Link the CUDA kernels against a CUDA torch and look for waits and wrong devices, without a GPU
 	rm -rf build/cuda-check && $(PYTHON) -m venv build/cuda-check
 	build/cuda-check/bin/pip install -q "setuptools>=77" wheel ninja pybind11 numpy torch==2.14.1

@@ -24,7 +24,7 @@ from rlaif_pl.types import Preference, Prompt
 
 # Fixtures that several folders of tests need; loaded by path, since tests are no package.
 sys.path.insert(0, str(Path(__file__).parent / "plugins"))
-pytest_plugins = ["architectures", "claimed_cuda"]
+pytest_plugins = ["architectures", "claimed"]
 
 VOCAB = 300
 

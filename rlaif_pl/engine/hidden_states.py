@@ -7,6 +7,8 @@ decoder that cannot be packed runs whole texts, padded on the right.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -19,8 +21,7 @@ def hidden_states(
     batch: ResponseBatch,
     below: HiddenStates | None = None,
     share_prefix: bool = True,
-    is_wanted: Tensor | None = None,
-    places: Tensor | None = None,
+    firsts: Sequence[int] | None = None,
 ) -> HiddenStates:
     """Return a runner's hidden states for a batch.
 
@@ -29,23 +30,15 @@ def hidden_states(
         batch: Texts.
         below: Output of the layers underneath; None where this runner embeds the ids itself.
         share_prefix: Run each prompt once; False runs whole texts.
-        is_wanted: Continuation tokens whose states are used, ``(N, 1 + R)`` bool, which saves work
-            on all others, the prefixes included, in the last layer; what is returned for those means
+        firsts: Column of each continuation from which on its states are used, which saves work on all
+            other tokens, the prefixes included, in the last layer; what is returned for those means
             nothing. None for all.
-        places: The same tokens by ``ResponseBatch.packed_places``; where None they are read from
-            ``is_wanted``, for which the host waits for a GPU.
     """
     inputs = HiddenStates(batch.prefix_ids, batch.ids) if below is None else below
     if not share_prefix or not runner.capabilities.packs:
         return _whole_texts(runner, batch, inputs)
     packed = batch.packed
-    if is_wanted is not None and places is None:
-        if is_wanted is batch.is_real:  # known without a look at the device
-            first = packed.batch.first_level.stop
-            places = torch.arange(first, len(packed.batch), device=batch.device)
-        else:
-            nowhere = torch.zeros_like(batch.prefix_is_real)
-            places = packed.gather(nowhere, is_wanted).nonzero().squeeze(1)
+    places = None if firsts is None else batch.packed_places(firsts)
     states = runner.packed_forward(packed.gather(*inputs), packed.batch, places)
     return batch.scatter(states)
 
@@ -71,7 +64,8 @@ def states_before(
     inputs = batch.inputs
     if below is not None:
         below = HiddenStates(below.prefix, below.continuation[:, : inputs.ids.shape[1]])
-    return hidden_states(runner, inputs, below, share_prefix, inputs.is_real).continuation
+    firsts = [0] * len(inputs.continuation_lengths)
+    return hidden_states(runner, inputs, below, share_prefix, firsts).continuation
 
 
 def _whole_texts(runner: DecoderRunner, batch: ResponseBatch, inputs: HiddenStates) -> HiddenStates:

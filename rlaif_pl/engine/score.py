@@ -94,13 +94,12 @@ def token_logprobs(
     hidden: Tensor,
     unembedding: nn.Linear | CappedHead,
     tokens: Tensor,
-    is_real: Tensor,
+    places: Tensor,
     params: SamplingParams,
     *,
     entropy_gradient: bool = False,
     info: Vocabulary | None = None,
     drawn_from: Drawer | None = None,
-    places: Tensor | None = None,
 ) -> TokenLogprobs:
     """Log-probabilities of given tokens and entropies, without the logits of all of them.
 
@@ -111,23 +110,20 @@ def token_logprobs(
         hidden: State before each token. ``(N, R, D)``
         unembedding: Output embedding, capped or not.
         tokens: Token taken at each place. ``(N, R)`` int64
-        is_real: Where to compute; elsewhere the results are 0. ``(N, R)`` bool
+        places: Where among all ``N * R`` to compute, in order (not as a mask, whose count a host would
+            have to wait for); elsewhere the results are 0. ``(tokens,)`` int64
         params: How the tokens were drawn.
         entropy_gradient: Whether the entropy is differentiable; it costs the logits a second time
             in the backward pass where the output embedding is frozen.
         info: Says which ids the tokenizer has; None for all.
         drawn_from: The policy that drew the tokens, whose filters decide what another one is scored
             over; None where it is the one that is scored.
-        places: Where ``is_real`` is True among all ``N * R``, int64; where None it is read from
-            ``is_real``, for which the host waits for a GPU.
 
     Raises:
         ValueError: The temperature is 0, which leaves no distribution.
     """
     if params.temperature <= 0:
         raise ValueError(f"temperature must be above 0 to score tokens, got {params.temperature}")
-    if places is None:
-        places = is_real.flatten().nonzero().squeeze(1)
     if params.filters:
         found = _over_kept(hidden, unembedding, tokens, places, params, info, drawn_from)
         return TokenLogprobs(*(_spread(part, places, tokens.shape) for part in found))
@@ -182,21 +178,19 @@ def _over_kept(
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities and entropies over the tokens that filters keep, some rows at a time."""
     taken, states = tokens.flatten()[places], _at(hidden, places)
-    drawer = None if drawn_from is None else _at(drawn_from.hidden, places)
+    drawer, drawer_head = states, head
+    if drawn_from is not None:
+        drawer, drawer_head = _at(drawn_from.hidden, places), drawn_from.head
     vocabulary = head.weight.shape[0] if info is None else info.vocab_size
 
-    def part(states: Tensor, drawer: Tensor | None, taken: Tensor) -> tuple[Tensor, Tensor]:
+    def part(states: Tensor, drawer: Tensor, taken: Tensor) -> tuple[Tensor, Tensor]:
         def logits_of(head: nn.Linear | CappedHead, states: Tensor) -> Tensor:
             logits = head_logits(head, states)
             return logits if info is None else mask_unused(logits, info)
 
         logits = logits_of(head, states)
         with torch.no_grad():
-            own = (
-                logits
-                if drawn_from is None or drawer is None
-                else logits_of(drawn_from.head, drawer)
-            )
+            own = logits if drawn_from is None else logits_of(drawer_head, drawer)
             kept = filter_logits(own, params).isfinite()
             # What was drawn was kept, whatever the rounding of another pass says at the border.
             kept.scatter_(1, taken[:, None], True)
@@ -209,7 +203,7 @@ def _over_kept(
         checkpoint(
             part,
             states[rows : rows + size],
-            None if drawer is None else drawer[rows : rows + size],
+            drawer[rows : rows + size],
             taken[rows : rows + size],
             use_reentrant=False,
         )

@@ -209,12 +209,11 @@ class CausalModel(nn.Module):
             hidden,
             self.unembedding,
             batch.response_ids,
-            batch.is_response,
+            batch.response_places,
             params,
             entropy_gradient=entropy_gradient,
             info=self.info,
             drawn_from=drawn_from,
-            places=batch.response_places,
         )
 
     def sample(

@@ -132,18 +132,12 @@ class RewardModel(nn.Module):
         """What the head reads of each continuation. ``(N, D)`` float32."""
         model = self.model
         below = model.trunk_states(batch) if below is None else below
-        columns = torch.arange(batch.ids.shape[1], device=batch.ids.device)
-        is_read = columns == batch.lengths[:, None]
-        firsts = [max(length - 1, 0) for length in batch.continuation_lengths]
-        if self.pooling == "mean":
-            is_read = batch.is_real & (columns > 0)
-            firsts = [1] * len(firsts)
-        places = batch.packed_places(firsts)
-        share = model.share_prefix
-        hidden = hidden_states(model.top, batch, below, share, is_read, places).continuation
-        if self.pooling == "mean":
-            total = widened(hidden).masked_fill(~is_read[..., None], 0.0).sum(1)
-            return total / batch.lengths[:, None].clamp(min=1)
+        is_mean = self.pooling == "mean"
+        firsts = [1 if is_mean else length - 1 for length in batch.continuation_lengths]
+        hidden = hidden_states(model.top, batch, below, model.share_prefix, firsts).continuation
+        if is_mean:
+            read = widened(hidden[:, 1:]).masked_fill(~batch.is_response[..., None], 0.0)
+            return read.sum(1) / batch.lengths[:, None].clamp(min=1)
         return widened(hidden.flatten(0, 1).index_select(0, batch.last_places))
 
     def forward(self, prompts: Sequence[str], responses: Sequence[Sequence[str]]) -> Tensor:

@@ -36,10 +36,8 @@ def explained_variance(values: Tensor, returns: Tensor, is_response: Tensor) -> 
 
     A batch without response tokens (a rank that holds only fillers) gives 0, not NaN.
     """
-    explained = 1 - _variance(returns - values, is_response) / _variance(
-        returns, is_response
-    ).clamp(min=1e-12)
-    return explained.where(is_response.any(), 0.0)
+    left, spread = (_variance(each, is_response) for each in (returns - values, returns))
+    return (1 - left / spread.clamp(min=1e-12)).where(is_response.any(), 0.0)
 
 
 def _variance(values: Tensor, is_response: Tensor) -> Tensor:

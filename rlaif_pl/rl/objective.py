@@ -6,6 +6,7 @@ appendix F. Defaults are the paper's where it gives a number.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -87,13 +88,20 @@ class Objective:
             lam=self.lam,
         )
 
-    def advantages(self, targets: ops.ShapedGae, is_counted: Tensor) -> Tensor:
-        """Return the advantages, whitened over all ranks if they are to be. ``(N, R)``."""
+    def advantages(self, targets: Sequence[ops.ShapedGae], is_counted: Tensor) -> Tensor:
+        """Advantages of all responses, whitened over them and all ranks if they are to be. ``(N, R)``.
+
+        Args:
+            targets: Of each part of the batch; see ``targets``.
+            is_counted: Response tokens that count. ``(N, R)`` bool
+        """
+        raw = torch.cat([each.advantages for each in targets])
         if not self.whiten_advantages:
-            return targets.advantages
+            return raw
         # Not by a mask as an index: the host would wait for a GPU to learn how many rows.
-        moments = targets.moments.masked_fill(~is_counted.any(1)[:, None], 0.0).sum(0)
-        return whiten(targets.advantages, is_counted, moments=moments)
+        each = torch.cat([part.moments for part in targets])
+        moments = each.masked_fill(~is_counted.any(1)[:, None], 0.0).sum(0)
+        return whiten(raw, is_counted, moments=moments)
 
     def loss(
         self,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 
 import torch
@@ -20,9 +19,6 @@ from rlaif_pl.rl.rollout import Rollout
 class Update:
     """The loss of a rollout as a sum over parts, each a share of the mean over all tokens.
 
-    Advantages are whitened over the whole rollout. What they are is known only once every part was
-    evaluated, so in several parts whitening takes one more pass, without gradients.
-
     Args:
         actor: Policy and value network.
         objective: What is maximized.
@@ -30,9 +26,6 @@ class Update:
         is_counted: Response tokens that count. ``(N, R)`` bool
         params: How the policy drew the responses.
         most_tokens: Tokens of a part; whole prompts with their responses. None for one part.
-
-    Attributes:
-        kl: Log-ratio of each response, see ``sequence_kl``; once all losses were computed. ``(N,)``
     """
 
     def __init__(
@@ -46,81 +39,63 @@ class Update:
     ) -> None:
         self.actor = actor
         self.objective = objective
-        self.rollout = rollout
         self.is_counted = is_counted
         self.params = params
         self.count = is_counted.sum()
-        self._cuts = rollout.batch.cut(most_tokens)
-        self._targets: ops.ShapedGae | None = None
-        self._advantages: Tensor | None = None
-        self._done: list[tuple[ops.ShapedGae, Tensor | None, dict[str, Tensor]]] = []
-        if len(self._cuts) > 1 and objective.whiten_advantages:
-            with torch.no_grad():
-                each = [self._targets_of(cut, self._evaluate(cut)) for cut in self._cuts]
-            names = ("advantages", "returns", "kl", "moments")
-            self._targets = ops.ShapedGae(
-                *(torch.cat([getattr(one, name) for one in each]) for name in names)
-            )
-            self._advantages = objective.advantages(self._targets, is_counted)
+        cuts, repeat = rollout.batch.cut(most_tokens), rollout.batch.per_prefix
+        self._parts = [rollout.part(cut) for cut in cuts]
+        self._rows = [slice(cut.start * repeat, cut.stop * repeat) for cut in cuts]
+        self._targets: list[ops.ShapedGae] = []
+        self._values: list[Tensor] = []
+        self._logs: list[dict[str, Tensor]] = []
 
     def losses(self) -> list[Callable[[], Tensor]]:
-        """Return functions that run a part forward and give its share of the loss."""
-        return [partial(self._loss, cut) for cut in self._cuts]
+        """Return functions that run a part forward and give its share of the loss.
+
+        What advantages are whitened over is known only once every part was evaluated, so in several
+        parts whitening takes one more pass, without gradients.
+        """
+        whitened = None
+        if len(self._parts) > 1 and self.objective.whiten_advantages:
+            with torch.no_grad():
+                known = [self.objective.targets(p, self._evaluate(p)) for p in self._parts]
+            whitened = self.objective.advantages(known, self.is_counted)
+        return [partial(self._loss, n, whitened) for n in range(len(self._parts))]
 
     @property
     def kl(self) -> Tensor:
-        """Log-ratio of each response. ``(N,)``."""
-        return torch.cat([targets.kl for targets, _, _ in self._done])
+        """Log-ratio of each response (see ``sequence_kl``), once all losses were computed. ``(N,)``."""
+        return torch.cat([targets.kl for targets in self._targets])
 
     def logged(self) -> dict[str, Tensor]:
         """Return the loss and its parts (unweighted) of the whole rollout, by name."""
-        names = self._done[0][2]
-        means = {name: sum_of([part[name] for _, _, part in self._done]) for name in names}
-        if "explained_variance" in means and len(self._done) > 1:
-            values = torch.cat([values for _, values, _ in self._done if values is not None])
-            returns = torch.cat([targets.returns for targets, _, _ in self._done])
+        means = {
+            name: torch.stack([part[name] for part in self._logs]).sum() for name in self._logs[0]
+        }
+        if self._values and len(self._parts) > 1:  # the one that is no mean over tokens
+            values = torch.cat(self._values)
+            returns = torch.cat([targets.returns for targets in self._targets])
             means["explained_variance"] = explained_variance(values, returns, self.is_counted)
         return means
 
-    def _loss(self, cut: slice) -> Tensor:
-        found, rows = self._evaluate(cut), self._rows(cut)
-        is_counted = self.is_counted[rows]
-        if self._targets is None or self._advantages is None:
-            targets = self._targets_of(cut, found)
-            advantages = self.objective.advantages(targets, is_counted)
+    def _loss(self, n: int, whitened: Tensor | None) -> Tensor:
+        part, rows = self._parts[n], self._rows[n]
+        is_counted, found = self.is_counted[rows], self._evaluate(part)
+        targets = self.objective.targets(part, found)
+        if whitened is None:
+            advantages = self.objective.advantages([targets], is_counted)
         else:
-            whole = self._targets
-            targets = replace(
-                whole,
-                advantages=whole.advantages[rows],
-                returns=whole.returns[rows],
-                kl=whole.kl[rows],
-                moments=whole.moments[rows],
-            )
-            advantages = self._advantages[rows]
-        part = self.rollout.part(cut)
+            advantages = whitened[rows]
         loss, logs = self.objective.loss(part, found, advantages, targets.returns, is_counted)
         share = is_counted.sum() / self.count.clamp(min=1)
-        values = None if found.values is None else found.values.detach()
-        logs = {name: value.detach() * share for name, value in logs.items()}
-        self._done.append((targets, values, logs))
+        self._targets.append(targets)
+        self._logs.append({name: value.detach() * share for name, value in logs.items()})
+        if found.values is not None:
+            self._values.append(found.values.detach())
         return loss * share
 
-    def _rows(self, cut: slice) -> slice:
-        repeat = self.rollout.batch.per_prefix
-        return slice(cut.start * repeat, cut.stop * repeat)
-
-    def _evaluate(self, cut: slice) -> Evaluation:
-        part = self.rollout.part(cut)
+    def _evaluate(self, part: Rollout) -> Evaluation:
         gradient = self.objective.ent_coef > 0
         return self.actor.evaluate(
             part.batch, part.below, part.features, self.params, entropy_gradient=gradient
         )
-
-    def _targets_of(self, cut: slice, found: Evaluation) -> ops.ShapedGae:
-        return self.objective.targets(self.rollout.part(cut), found)
-
-
-def sum_of(values: list[Tensor]) -> Tensor:
-    """Return the sum of scalars."""
-    return torch.stack(values).sum()

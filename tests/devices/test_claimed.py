@@ -1,6 +1,6 @@
 """On a GPU nothing is on the wrong device, and the host waits as seldom as is said.
 
-The GPU is claimed (``tests/plugins/claimed_cuda.py``). ``make cuda-check`` runs this file with a torch
+The GPU is claimed (``tests/plugins/claimed.py``). ``make cuda-check`` runs this file with a torch
 that is built with CUDA, where torch's fake tensors on cuda are asked about every op as well.
 """
 
@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from rlaif_pl.engine.sampling import SamplingParams
+from rlaif_pl.labeling import LikelihoodLabeler, LocalBackend
 from rlaif_pl.models import ActorCritic, BackboneOptions, Lora, RewardModel
 from rlaif_pl.models.policy import load_policy
 from rlaif_pl.text import Template
@@ -142,3 +143,18 @@ def test_a_step_on_pairs(gpu, options, small_pairs, pooling):
     with gpu.counted() as found:
         module.training_step(batch, 0).backward()
     assert not found
+
+
+def test_a_labeler(gpu, tiny_model_folder, small_pairs):
+    pairs = [(pair.prompt, pair.first) for pair in small_pairs]
+    prompts, responses = map(list, zip(*pairs, strict=True))
+    places = ("cuda", "cpu")
+    labelers = [
+        LikelihoodLabeler(LocalBackend(str(tiny_model_folder), device=place, dtype="float32"))
+        for place in places
+    ]
+    there, here = (labeler.score(prompts, responses) for labeler in labelers)
+    torch.testing.assert_close(torch.as_tensor(there), torch.as_tensor(here), rtol=0, atol=1e-4)
+    with gpu.counted() as found:  # other texts, since those are known by now
+        labelers[0].score(responses, prompts)
+    assert sum(found.values()) == 1, found  # all fit into one batch, which is read once

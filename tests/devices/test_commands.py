@@ -40,9 +40,9 @@ def used(monkeypatch) -> dict[int, str]:
 
 
 @pytest.fixture
-def command(tmp_path, pretended, used):
+def command(tmp_path, apple_gpu, used):
     """Return a runner of ``COMMAND --device mps ...`` that checks where models ran; gives metrics."""
-    assert pretended.type == "mps"
+    assert apple_gpu.place.type == "mps"
 
     def run(name, *words, device="mps"):
         out = tmp_path / f"{name.replace(' ', '-')}-{device}"

@@ -19,6 +19,7 @@ PROMPTS = [[3, 4, 5, 6, 7, 8, 9, 30, 31], [10, 11, 12], [20]]
 RESPONSES = [[5, 6, 7, 1], [9, 1], [2, 1], [4, 4, 4, 4, 1], [1], [7, 8, 1]]
 BATCH = assemble(PROMPTS, RESPONSES, pad=1)
 ENDS = torch.nn.functional.one_hot(BATCH.lengths, BATCH.ids.shape[1]).bool()
+LASTS = BATCH.lengths.tolist()
 # Windows of 4 tokens: the longest prompt has 9, so that prompts and responses both outgrow them.
 MODELS = [
     *((name, None) for name in ("llama", "gpt2", "qwen2", "qwen3", "gemma2", "gemma3")),
@@ -75,7 +76,7 @@ def test_loss_and_gradients_equal_those_of_each_text_alone(make_model, name, win
     assert stack.capabilities.packs
     assert stack.recomputes is (way == "recompute")
     assert stack.capabilities.prunes
-    found = hidden_states(stack, BATCH, is_wanted=ENDS).continuation[ENDS]
+    found = hidden_states(stack, BATCH, firsts=LASTS).continuation[ENDS]
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
     packed_loss, got = gradients(stack, found)
     torch.testing.assert_close(packed_loss, loss, rtol=0, atol=1e-4)
@@ -91,7 +92,7 @@ def test_keys_laid_beside_each_responses_own_give_the_same(make_model, monkeypat
     stack = build(make_model, name, None, "whole")
     expected = torch.stack([alone(stack, PROMPTS[n // 2], r) for n, r in enumerate(RESPONSES)])
     _, wanted = gradients(stack, expected)
-    found = hidden_states(stack, BATCH, is_wanted=ENDS).continuation[ENDS]
+    found = hidden_states(stack, BATCH, firsts=LASTS).continuation[ENDS]
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
     _, got = gradients(stack, found)
     for key, gradient in wanted.items():
@@ -138,7 +139,7 @@ def test_packed_rows_on_a_gpu(make_model, name, window):
 def test_a_wanted_state_is_the_same_when_all_are_wanted(make_model):
     stack = DecoderRunner(decoder_of(make_model("llama")))
     whole = hidden_states(stack, BATCH)
-    some = hidden_states(stack, BATCH, is_wanted=ENDS)
+    some = hidden_states(stack, BATCH, firsts=LASTS)
     torch.testing.assert_close(some.continuation[ENDS], whole.continuation[ENDS])
     ids = torch.tensor([PROMPTS[0][:-1]])
     states = stack.decoder(input_ids=ids, use_cache=False).last_hidden_state
@@ -174,7 +175,7 @@ def test_a_model_that_cannot_pack_runs_padded_and_says_so_once(make_model, monke
     monkeypatch.setattr(capabilities, "_noticed", set())
     stack = DecoderRunner(decoder_of(make_model("gpt_neo")))  # computes its attention itself
     with pytest.warns(UserWarning, match="GPTNeoModel cannot run texts packed without padding"):
-        found = hidden_states(stack, BATCH, is_wanted=ENDS).continuation[ENDS]
+        found = hidden_states(stack, BATCH, firsts=LASTS).continuation[ENDS]
     expected = torch.stack([alone(stack, PROMPTS[n // 2], r) for n, r in enumerate(RESPONSES)])
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
     with warnings.catch_warnings():

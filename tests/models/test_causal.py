@@ -54,13 +54,21 @@ def test_roles_can_start_from_one_trunk_pass(make_model, tokenizer):
     assert torch.equal(causal.logprobs(batch, below), causal.logprobs(batch))
 
 
+def places_of(is_real):
+    return is_real.flatten().nonzero().squeeze(1)
+
+
 def test_a_uniform_head_by_hand():
     # Logits all 0 over 4 tokens: log P = -ln 4 = -1.386294 whatever the temperature, entropy ln 4.
     head = torch.nn.Linear(3, 4, bias=False)
     torch.nn.init.zeros_(head.weight)
     is_real = torch.tensor([[True, False]])
     found = token_logprobs(
-        torch.randn(1, 2, 3), head, torch.tensor([[2, 0]]), is_real, SamplingParams(temperature=0.5)
+        torch.randn(1, 2, 3),
+        head,
+        torch.tensor([[2, 0]]),
+        places_of(is_real),
+        SamplingParams(temperature=0.5),
     )
     torch.testing.assert_close(found.logprobs, torch.tensor([[-1.386294, 0.0]]))
     torch.testing.assert_close(found.entropy, torch.tensor([[1.386294, 0.0]]))
@@ -84,7 +92,12 @@ def test_fused_facts_and_their_gradients_are_those_of_whole_logits(bias, cap, tr
     is_real = torch.rand(3, 5) > 0.3
     wanted = plain_facts(hidden, whole, tokens, is_real, 0.9)
     found = token_logprobs(
-        hidden, whole, tokens, is_real, SamplingParams(temperature=0.9), entropy_gradient=True
+        hidden,
+        whole,
+        tokens,
+        places_of(is_real),
+        SamplingParams(temperature=0.9),
+        entropy_gradient=True,
     )
     inputs = [hidden, *(head.parameters() if trains_head else ())]
     weights = torch.randn(2, 3, 5)
@@ -100,7 +113,7 @@ def test_without_an_entropy_gradient_only_the_logprob_pulls():
     head = torch.nn.Linear(8, 11).requires_grad_(False)
     hidden = torch.randn(1, 4, 8, requires_grad=True)
     found = token_logprobs(
-        hidden, head, torch.zeros(1, 4).long(), torch.ones(1, 4).bool(), SamplingParams()
+        hidden, head, torch.zeros(1, 4).long(), torch.arange(4), SamplingParams()
     )
     assert found.logprobs.requires_grad
     assert not found.entropy.requires_grad
@@ -108,7 +121,7 @@ def test_without_an_entropy_gradient_only_the_logprob_pulls():
 
 def test_nothing_to_score_gives_zeros():
     head = torch.nn.Linear(3, 4)
-    none = torch.zeros(2, 5, dtype=torch.bool)
+    none = torch.zeros(0, dtype=torch.int64)
     found = token_logprobs(
         torch.randn(2, 5, 3), head, torch.zeros(2, 5).long(), none, SamplingParams()
     )
@@ -120,5 +133,9 @@ def test_temperature_must_be_positive():
     one = torch.ones(1, 1)
     with pytest.raises(ValueError, match="above 0"):
         token_logprobs(
-            one[None], torch.nn.Linear(1, 2), one.long(), one.bool(), SamplingParams(temperature=0)
+            one[None],
+            torch.nn.Linear(1, 2),
+            one.long(),
+            torch.arange(1),
+            SamplingParams(temperature=0),
         )

@@ -226,9 +226,8 @@ def test_long_rows_are_found_before_work(folder):
 def test_token_logprobs_without_info_read_every_row(make_model):
     model = make_model("llama")
     hidden, tokens = torch.randn(1, 2, 32), torch.tensor([[319, 4]])
-    real = torch.ones_like(tokens, dtype=torch.bool)
     found = token_logprobs(
-        hidden, model.get_output_embeddings(), tokens, real, SamplingParams()
+        hidden, model.get_output_embeddings(), tokens, torch.arange(2), SamplingParams()
     ).logprobs
     table = model.get_output_embeddings()(hidden).log_softmax(-1)
     torch.testing.assert_close(found, table.gather(-1, tokens[..., None]).squeeze(-1))

@@ -39,7 +39,7 @@ def run(objective, values=VALUES, finished=(True, True)):
     found = evaluation(values, logprobs, entropy)
     rollout = rollout_of(finished)
     targets = objective.targets(rollout, found)
-    advantages = objective.advantages(targets, IS_SAMPLED)
+    advantages = objective.advantages([targets], IS_SAMPLED)
     loss, parts = objective.loss(rollout, found, advantages, targets.returns, IS_SAMPLED)
     loss.backward()
     grads = [None if x is None else x.grad for x in (logprobs, entropy, values)]

@@ -1,16 +1,16 @@
-"""The pretended device refuses what a real one does, and computes what the CPU does."""
+"""The claimed Apple GPU refuses what a real one does, and computes what the CPU does."""
 
 import pytest
 import torch
 from torch import nn
 
 
-def test_it_computes_what_the_cpu_does(pretended):
+def test_it_computes_what_the_cpu_does(apple_gpu):
     layer = nn.Linear(4, 3).requires_grad_(False)
     inputs = torch.randn(2, 4)
     want = layer(inputs)
-    there = layer.to(pretended)(inputs.to("mps"))
-    assert there.device == pretended
+    there = layer.to("mps")(inputs.to("mps"))
+    assert there.device == apple_gpu.place
     torch.testing.assert_close(there.cpu(), want)
     assert there.tolist() == want.tolist()
     held = torch.zeros(2, 3, device="mps")
@@ -18,12 +18,12 @@ def test_it_computes_what_the_cpu_does(pretended):
     assert held[:, 1:].tolist() == want[:, 1:].tolist()
 
 
-def test_it_refuses_tensors_of_the_cpu(pretended):
+def test_it_refuses_tensors_of_the_cpu(apple_gpu):
     with pytest.raises(RuntimeError, match="got one on the CPU"):
         torch.ones(2, device="mps") + torch.ones(2)
 
 
-def test_it_has_no_float64(pretended):
+def test_it_has_no_float64(apple_gpu):
     for make in (
         lambda: torch.ones(2, device="mps").double(),
         lambda: torch.ones(2, dtype=torch.float64).to("mps"),
@@ -35,6 +35,6 @@ def test_it_has_no_float64(pretended):
             make()
 
 
-def test_its_numbers_are_not_readable_in_place(pretended):
+def test_its_numbers_are_not_readable_in_place(apple_gpu):
     with pytest.raises((RuntimeError, TypeError)):
         torch.ones(2, device="mps").numpy()

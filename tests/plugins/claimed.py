@@ -1,9 +1,9 @@
-"""A GPU that this machine lacks, claimed: real numbers on the CPU that answer ``.device`` with cuda:0.
+"""A GPU that this machine lacks, claimed: real numbers on the CPU that answer ``.device`` with another.
 
-Unlike the device of ``tests/devices/conftest.py`` these tensors are on the CPU to torch's C++ part, so
-autograd runs too, and only Python reads ``cuda:0``. Each op goes through ``run``, which
+To torch's C++ part these tensors are on the CPU, so autograd runs too, and only Python reads ``cuda:0``
+or ``mps:0``. Each op goes through ``run``, which
 
-- refuses tensors of the CPU beside those of the GPU, as CUDA does;
+- refuses tensors of the CPU beside those of the GPU, as a GPU does, and on ``mps`` float64;
 - notes where the host would wait for the GPU, by the rules of ``torch.cuda.set_sync_debug_mode``:
   values and shapes that depend on data, and copies between host and GPU that are not
   ``non_blocking`` from pinned memory;
@@ -35,9 +35,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from rlaif_pl.engine.attention.leaf import MATH, Attended
 from rlaif_pl.engine.batch import AttentionBlock, Runs
-from rlaif_pl.ops import linear
+from rlaif_pl.models import device as devices
+from rlaif_pl.ops import linear, reference
 
-GPU = torch.device("cuda", 0)
+CUDA, MPS = torch.device("cuda", 0), torch.device("mps", 0)
 # What gives a value to the host, or a result whose shape depends on values.
 READS = {"aten::_local_scalar_dense", "aten::equal", "aten::is_nonzero"}
 SHAPES = {
@@ -72,12 +73,15 @@ class Claimed(torch.Tensor):
 
     held: Tensor
     shadow: Tensor | None
-    device = property(lambda self: GPU)  # type: ignore[assignment]
-    is_cuda = property(lambda self: True)  # type: ignore[assignment]
+    device = property(lambda self: STATE.place)  # type: ignore[assignment]
+    is_cuda = property(lambda self: STATE.place == CUDA)  # type: ignore[assignment]
+    is_mps = property(lambda self: STATE.place == MPS)  # type: ignore[assignment]
     is_cpu = property(lambda self: False)  # type: ignore[assignment]
 
     @staticmethod
     def __new__(cls, held: Tensor, shadow: Tensor | None = None) -> Claimed:
+        if held.dtype == torch.float64 and STATE.place == MPS:
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
         made = torch.Tensor._make_wrapper_subclass(
             cls,
             held.shape,
@@ -123,7 +127,8 @@ def held(value):
 class Gpu:
     """What is claimed, and where the host would have waited for it."""
 
-    def __init__(self) -> None:
+    def __init__(self, place: torch.device = CUDA) -> None:
+        self.place = place
         self.waits: Counter[str] = Counter()
         self.mode: Claiming | None = None
         self.fake: FakeTensorMode | None = None
@@ -166,9 +171,14 @@ class Gpu:
     def run(self, func, args, kwargs):
         """Run an op as the GPU would."""
         name = func._schema.name
-        if name in COMPOSED:
+        composed = COMPOSED.get(name)
+        if self.place == MPS and func.namespace == "rlaif_pl":  # no kernels there: the definition
+            composed = getattr(reference, func._opname, composed)
+        if composed is not None:
             with self.mode:
-                return COMPOSED[name](*args, **kwargs)
+                return composed(*args, **kwargs)
+        if self.place == MPS and torch.float64 in kwargs.values():
+            raise TypeError(f"{name}: MPS has no float64")
         if name == "aten::_fused_sdp_choice":
             return 0  # the definition in plain ops, whose results any backend has
         flat = [leaf for leaf in leaves((args, kwargs)) if isinstance(leaf, Tensor)]
@@ -194,15 +204,14 @@ class Gpu:
             return type(result)([placed(leaf, shadow) for leaf, shadow in pairs])
         return placed(result, shadows)
 
-    @staticmethod
-    def check_devices(name: str, args, flat: list[Tensor]) -> None:
-        """Refuse what CUDA would: numbers alone may come from the CPU, and places to read."""
+    def check_devices(self, name: str, args, flat: list[Tensor]) -> None:
+        """Refuse what a GPU would: numbers alone may come from the CPU, and places to read."""
         given = flat
         if name in INDEXING:
             given = [leaf for leaf in (args[0], *args[2:3]) if isinstance(leaf, Tensor)]
         alien = [each for each in given if not isinstance(each, Claimed) and each.dim() > 0]
         if alien and name not in COPIES:
-            raise RuntimeError(f"{name}: expected all tensors on {GPU}, got one on the CPU")
+            raise RuntimeError(f"{name}: expected all tensors on {self.place}, got one on the CPU")
 
     @staticmethod
     def reason_to_wait(name: str, args, kwargs) -> str | None:
@@ -237,7 +246,7 @@ class Gpu:
         if value.shadow is None:
             with self.fake:
                 value.shadow = torch.empty_strided(
-                    value.held.shape, value.held.stride(), dtype=value.held.dtype, device=GPU
+                    value.held.shape, value.held.stride(), dtype=value.held.dtype, device=CUDA
                 )
         return value.shadow
 
@@ -247,7 +256,7 @@ class Gpu:
             return None
         fake = tree_map(self.shadow_of, (args, kwargs))
         if isinstance(fake[1].get("device"), torch.device):
-            fake[1]["device"] = GPU
+            fake[1]["device"] = CUDA
         try:
             with self.fake:
                 found = func(*fake[0], **fake[1])
@@ -271,7 +280,8 @@ STATE = Gpu()
 
 def is_gpu(place) -> bool:
     """Whether a device by name or object is the GPU."""
-    return isinstance(place, str | torch.device) and torch.device(place).type == "cuda"
+    named = isinstance(place, str | torch.device)
+    return named and torch.device(place).type == STATE.place.type
 
 
 def is_pinned(tensor: Tensor) -> bool:
@@ -284,13 +294,15 @@ class Claiming(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
+        if getattr(func, "__name__", "") == "__get__":  # a shape or type: most of all calls
+            return func(*args, **kwargs)
         if func in FUNCTIONS:
             return FUNCTIONS[func](self, args, kwargs)
         if is_gpu(kwargs.get("device")):
             if func in (torch.tensor, torch.as_tensor, torch.from_numpy):
                 STATE.note("a tensor made of values on the host")
             return STATE.claim(func(*args, **kwargs | {"device": "cpu"}))
-        if any(isinstance(leaf, Claimed) for leaf in leaves((args, kwargs))):
+        if func is torch._C._nn.pad_sequence:
             with Factories():
                 return func(*args, **kwargs)
         return func(*args, **kwargs)
@@ -316,9 +328,11 @@ def move_to(mode, args, kwargs):
     device, dtype, non_blocking, _ = torch._C._nn._parse_to(*rest, **kwargs)
     dtype = tensor.dtype if dtype is None else dtype
     there = isinstance(tensor, Claimed)
-    goes = there if device is None else device.type == "cuda"
+    goes = there if device is None else is_gpu(device)
     if goes == there:
         return tensor.to(dtype, copy=copy)
+    if there and dtype == torch.float64 and STATE.place == MPS:
+        raise TypeError("MPS has no float64 to copy from")
     if there:
         assert not (tensor.requires_grad and torch.is_grad_enabled()), "no gradient to the host"
         STATE.note("a copy to the host")
@@ -346,7 +360,7 @@ def pin(mode, args, kwargs):
 def to_numpy(mode, args, kwargs):
     """``Tensor.numpy``."""
     if isinstance(args[0], Claimed):
-        raise TypeError("can't convert cuda:0 device type tensor to numpy")
+        raise TypeError(f"can't convert {STATE.place} device type tensor to numpy")
     return args[0].numpy(**kwargs)
 
 
@@ -363,7 +377,7 @@ def backward(mode, args, kwargs):
 FUNCTIONS = {
     Tensor.to: move_to,
     Tensor.cpu: lambda mode, args, kwargs: move_to(mode, (args[0], "cpu"), {}),
-    Tensor.cuda: lambda mode, args, kwargs: move_to(mode, (args[0], GPU), kwargs),
+    Tensor.cuda: lambda mode, args, kwargs: move_to(mode, (args[0], CUDA), kwargs),
     Tensor.tolist: to_list,
     Tensor.numpy: to_numpy,
     Tensor.pin_memory: pin,
@@ -467,21 +481,42 @@ SPECIAL = {
 
 
 @contextmanager
-def claiming_gpu(shadows: bool | None = None) -> Iterator[Gpu]:
+def claiming_gpu(place: torch.device = CUDA, shadows: bool | None = None) -> Iterator[Gpu]:
     """Claim a GPU for a block.
 
     Args:
+        place: Which.
         shadows: Also run every op on torch's fake tensors; where None if torch is built with CUDA.
     """
-    STATE.__init__()  # type: ignore[misc]
-    if torch.version.cuda is not None if shadows is None else shadows:
+    STATE.__init__(place)  # type: ignore[misc]
+    if (torch.version.cuda is not None and place == CUDA) if shadows is None else shadows:
         STATE.fake = FakeTensorMode()
     with Claiming() as STATE.mode:
         yield STATE
 
 
+@contextmanager
+def machine_with(place: torch.device, monkeypatch) -> Iterator[Gpu]:
+    """Let this machine have a GPU, for what is run in a block."""
+    name = "mps" if place == MPS else str(place)
+    monkeypatch.setattr(devices, "devices_here", lambda: ["cpu", name])
+    torch.__future__.set_overwrite_module_params_on_conversion(True)  # a tensor of another class
+    try:
+        with claiming_gpu(place) as found:
+            yield found
+    finally:
+        torch.__future__.set_overwrite_module_params_on_conversion(False)
+
+
 @pytest.fixture
-def gpu() -> Iterator[Gpu]:
-    """Let this machine have a GPU, for what is made by the test."""
-    with claiming_gpu() as found:
+def gpu(monkeypatch) -> Iterator[Gpu]:
+    """Let this machine have an NVIDIA GPU."""
+    with machine_with(CUDA, monkeypatch) as found:
+        yield found
+
+
+@pytest.fixture
+def apple_gpu(monkeypatch) -> Iterator[Gpu]:
+    """Let this machine have an Apple GPU."""
+    with machine_with(MPS, monkeypatch) as found:
         yield found
