@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from rlaif_pl.pipeline import run
 
 ROOT = Path(__file__).parents[2]
-STEPS = 80
+STEPS = 60
 PATIENCE = 300  # seconds, for machines that are busy with something else
 
 

@@ -169,8 +169,10 @@ def test_labels_keep_the_precision_that_their_fingerprint_names(
         trainer(1, precision="bf16-true").predict(module, data)
 
 
-@pytest.mark.parametrize("precision", HALVES)
-@pytest.mark.parametrize("value_network", ["reference_features", "adapter"])
+@pytest.mark.parametrize(
+    ("precision", "value_network"),
+    list(zip(HALVES, ["reference_features", "adapter"], strict=True)),
+)
 def test_the_quickstart_takes_a_step_by_command(
     tmp_path, tiny_model_folder, tiny_reward_folder, data_files, precision, value_network
 ):
