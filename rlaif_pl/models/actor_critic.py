@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,8 @@ from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.engine.score import Drawer, TokenLogprobs
 from rlaif_pl.models.adapters import Lora
 from rlaif_pl.models.export import save_policy
-from rlaif_pl.models.policy import BackboneOptions, for_role, load_policy
+from rlaif_pl.models.given import PolicySource, start_of
+from rlaif_pl.models.policy import BackboneOptions, Policy, for_role
 from rlaif_pl.models.precision import widened
 from rlaif_pl.models.scalar_head import ScalarHead
 from rlaif_pl.text import Template
@@ -39,10 +40,11 @@ class ActorCritic(nn.Module):
     before the first step, in any precision of the trainer.
 
     Args:
-        backbone: The SFT policy: what all three roles start from.
+        backbone: The SFT policy: what all three roles start from. In Python also a ``Policy``, which is
+            left as it is: reference and policy are copies on its trunk.
         lora: Adapters of the policy, and of the value network where it has some; None trains copies
             of all layers above the trunk.
-        template: How prompts and responses are written; the SFT policy's.
+        template: How prompts and responses are written; a ``Policy`` has one of its own.
         value_network: ``separate`` is a copy of all layers above the trunk that starts from the SFT
             policy (with ``trunk_layers=0``, the paper's); ``adapter`` the same with adapters of its
             own over shared weights, for which ``lora`` is needed; ``shared_trunk`` a head on the
@@ -58,7 +60,7 @@ class ActorCritic(nn.Module):
 
     def __init__(
         self,
-        backbone: BackboneOptions,
+        backbone: PolicySource,
         *,
         lora: Lora | None = None,
         template: Template = Template(),  # noqa: B008 - frozen
@@ -74,7 +76,8 @@ class ActorCritic(nn.Module):
                 "value_network=separate for a copy that is trained whole"
             )
         self.value_network: ValueNetwork = value_network
-        self.reference = load_policy(backbone, template)
+        self.is_given = not isinstance(backbone, BackboneOptions)  # no config can name it
+        self.reference = start_of(backbone, template)
         self.policy = for_role(self.reference, lora, seed)
         if lora is None:  # as the policy is: in other types the KL would not start at 0
             self.reference.top.float()
@@ -179,3 +182,9 @@ class ActorCritic(nn.Module):
     def save(self, folder: str | Path) -> Path:
         """Write the policy as a plain transformers folder."""
         return save_policy(folder, self.policy)
+
+
+if TYPE_CHECKING:  # see models.given
+    ActorSource = ActorCritic | Policy
+else:
+    ActorSource = ActorCritic

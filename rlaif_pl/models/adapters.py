@@ -44,13 +44,11 @@ def clone(stack: DecoderRunner, lora: Lora | None, seed: int = 0) -> DecoderRunn
         twin = copy.deepcopy(stack).requires_grad_(False)
         text_part(twin.decoder).requires_grad_(True)
         return twin
-    if any(isinstance(module, LoraLayer) for module in stack.modules()):
+    if has_adapters(stack):
         raise ValueError(
             "expected a stack without adapters, got one with; call merged(stack) first"
         )
-    shared = {id(parameter): parameter for parameter in stack.parameters()}
-    twin = copy.deepcopy(stack, memo=shared)  # new modules, the same parameters
-    twin.requires_grad_(False)
+    twin = shared_copy(stack).requires_grad_(False)
     text = text_part(twin.decoder)
     names = [
         name.rsplit(".", 1)[-1]
@@ -69,6 +67,16 @@ def clone(stack: DecoderRunner, lora: Lora | None, seed: int = 0) -> DecoderRunn
     return twin
 
 
+def has_adapters(module: nn.Module) -> bool:
+    """Whether some layers hold LoRA adapters."""
+    return any(isinstance(each, LoraLayer) for each in module.modules())
+
+
+def shared_copy(stack: DecoderRunner) -> DecoderRunner:
+    """Return a stack of new modules over the same parameters."""
+    return copy.deepcopy(stack, memo={id(parameter): parameter for parameter in stack.parameters()})
+
+
 def merged(stack: DecoderRunner) -> DecoderRunner:
     """Return a float32 copy whose adapters are folded into plain linear layers, ready to be saved.
 
@@ -80,4 +88,8 @@ def merged(stack: DecoderRunner) -> DecoderRunner:
             if isinstance(child, LoraLayer):
                 child.merge()  # type: ignore[operator]
                 setattr(parent, name, child.get_base_layer())
+    for module in flat.modules():
+        vars(module).pop(
+            "peft_config", None
+        )  # or PEFT warns of a second adapter where there is one
     return flat

@@ -30,6 +30,7 @@ from rlaif_pl.models.device import fast_dtype, resolve_device
 from rlaif_pl.models.embedded import embedded_model_folder
 from rlaif_pl.models.identity import weights_identity
 from rlaif_pl.models.model_info import ModelInfo, model_info
+from rlaif_pl.models.prepare import drop_dropout, recompute_activations
 from rlaif_pl.models.suited import (
     refuse_adapters,
     refuse_classifier,
@@ -95,12 +96,10 @@ def load_backbone(
         require_decoder(name, config)
     torch_dtype = resolve_dtype(dtype, device)
     identity = _full_identity(name, source, config, revision, num_layers, torch_dtype)
-    _drop_dropout(config)
+    drop_dropout(config)
     model = _load_weights(source, config, torch_dtype, revision, trust_remote_code)
     if gradient_checkpointing:
-        # transformers renames it from gradient_ to activation_; the argument stays the first
-        old = model.gradient_checkpointing_enable
-        getattr(model, "activation_checkpointing_enable", old)({"use_reentrant": False})
+        recompute_activations(model)
     written, _ = PreTrainedConfig.get_config_dict(source, revision=revision)
     head = model.get_output_embeddings() or model.get_input_embeddings()
     rows = int(cast(Tensor, head.weight).shape[0])
@@ -284,14 +283,6 @@ def _prune(config: PreTrainedConfig, num_layers: int) -> None:
     text.num_hidden_layers = num_layers
     if getattr(text, "layer_types", None):
         text.layer_types = text.layer_types[:num_layers]
-
-
-def _drop_dropout(config: PreTrainedConfig) -> None:
-    """Turn dropout off: with it the log-ratio to the reference is not 0 at the first step."""
-    text = config.get_text_config()
-    for name, value in list(vars(text).items()):
-        if isinstance(value, float) and ("dropout" in name or name.endswith("pdrop")):
-            setattr(text, name, 0.0)
 
 
 @contextmanager

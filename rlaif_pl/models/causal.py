@@ -22,8 +22,10 @@ from rlaif_pl.engine.score import (
     mask_unused,
     token_logprobs,
 )
+from rlaif_pl.models.adapters import Lora
 from rlaif_pl.models.control_tokens import added_around
 from rlaif_pl.models.encoding import encode, encode_prompts, encode_responses
+from rlaif_pl.models.identity import UNNAMED
 from rlaif_pl.models.model_info import ModelInfo, require_eos
 from rlaif_pl.text import Template
 
@@ -67,7 +69,9 @@ class CausalModel(nn.Module):
         self.stop_token_ids = info.stop_token_ids
         self.share_prefix = True
         # Of the loaded weights; who loads them says which they are.
-        self.fingerprint, self.base = "unnamed", "unnamed"
+        self.fingerprint, self.base = UNNAMED, UNNAMED
+        self.lora: Lora | None = None  # what was put on the top, for roles that are to be alike
+        self.home: torch.device | None = None  # where it computes; a trainer moves it meanwhile
 
     @property
     def device(self) -> torch.device:

@@ -5,12 +5,17 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
+import torch
+from torch import Tensor
 from transformers import PreTrainedConfig
 
 # Files that decide what a folder's model says; order and names go into the fingerprint.
 HASHED = ("*.safetensors", "*.bin", "tokenizer.*", "vocab.*", "merges.txt", "chat_template.jinja")
+UNNAMED = "unnamed"  # fingerprint of weights that were trained or handed over; see weights_digest
 VOLATILE = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")
 
 
@@ -38,6 +43,27 @@ def weights_identity(
     plain = {key: value for key, value in settings.items() if key not in VOLATILE}
     digest.update(json.dumps(plain, sort_keys=True).encode())
     return f"{label or config.model_type}@{digest.hexdigest()}"
+
+
+def weights_digest(tensors: Iterable[tuple[str, Tensor]], config: Mapping[str, Any]) -> str:
+    """Hash weights with their names and a configuration; takes a second a gigabyte or so.
+
+    Args:
+        tensors: Names and weights; of several names of one weight the first counts.
+        config: Settings that decide what the weights compute.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    plain = {key: value for key, value in config.items() if key not in VOLATILE}
+    digest.update(json.dumps(plain, sort_keys=True, default=str).encode())
+    seen: set[tuple[int, torch.Size]] = set()
+    for name, tensor in tensors:
+        place = tensor.data_ptr(), tensor.shape
+        if place not in seen:
+            seen.add(place)
+            digest.update(f"{name}:{tuple(tensor.shape)}:{tensor.dtype};".encode())
+            flat = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+            digest.update(flat.numpy().data)
+    return digest.hexdigest()
 
 
 @functools.lru_cache(maxsize=256)

@@ -1,26 +1,19 @@
-"""Load a backbone as a policy: trunk, top, output head, tokenizer and template."""
+"""A policy: a causal language model by name or in memory, cut into trunk and top."""
 
 from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import Self, TypeVar, cast
 
 import torch
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlaif_pl.engine.decoder_layers import decoder_of, split
 from rlaif_pl.engine.runner import DecoderRunner
-from rlaif_pl.models.adapters import Lora, clone
+from rlaif_pl.models.adapters import Lora, clone, has_adapters, merged, shared_copy
 from rlaif_pl.models.backbone import (
     EMBEDDED,
     Backbone,
@@ -28,21 +21,17 @@ from rlaif_pl.models.backbone import (
     Precision,
     load_backbone,
     output_head,
-    quiet_loading,
-    resolve_dtype,
 )
 from rlaif_pl.models.causal import CausalModel
-from rlaif_pl.models.model_info import model_info
-from rlaif_pl.models.suited import (
-    classifier_named,
-    note_tying,
-    refuse_incomplete,
-    require_decoder,
-    warn_of_experts,
-)
+from rlaif_pl.models.device import computing_on
+from rlaif_pl.models.export import save_policy
+from rlaif_pl.models.identity import UNNAMED, weights_digest
+from rlaif_pl.models.loaded import LoadedModel, loaded_backbone, loaded_model
+from rlaif_pl.models.prepare import cast_weights
+from rlaif_pl.models.suited import note_tying, warn_of_experts
 from rlaif_pl.text import Template
 
-Pooling = Literal["eos", "mean"]
+AnyModel = TypeVar("AnyModel", bound=CausalModel)
 
 
 @dataclass(frozen=True)
@@ -86,7 +75,109 @@ class BackboneOptions:
             )
 
 
-def load_policy(options: BackboneOptions, template: Template) -> CausalModel:
+class Policy(CausalModel):
+    """A causal language model that writes responses and can be trained to write others."""
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | Path | PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        trunk_layers: int = 0,
+        lora: Lora | None = None,
+        device: str = "auto",
+        *,
+        dtype: Precision | None = None,
+        template: Template = Template(),  # noqa: B008 - frozen
+        seed: int = 0,
+        frozen: bool = False,
+        gradient_checkpointing: bool = False,
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> Self:
+        """Make a policy of a model by name or in memory.
+
+        Args:
+            model: ``smollm2-135m`` (embedded), a transformers folder, a hub name, or a loaded causal
+                LM, which is taken over: its weights are frozen and its layers may be cut, so give
+                ``copy.deepcopy(model)`` to go on using it by itself.
+            tokenizer: Tokenizer of a loaded model; None reads the one beside the model's weights.
+            trunk_layers: First layers that stay frozen and are shared by all roles made of this one.
+            lora: Adapters on the layers above the trunk; None trains those layers whole.
+            device: Where to put it: ``auto`` (a GPU where there is one), ``cpu``, ``cuda``, ``cuda:N``
+                or ``mps``.
+            dtype: Type of the frozen weights; None is float32, or what a loaded model has.
+            template: How prompts and responses are written.
+            seed: Seeds the adapters.
+            frozen: For sampling and comparing only: nothing is trained, no adapters are made.
+            gradient_checkpointing: Recompute layers in the backward pass: less memory, more time.
+            revision: Branch, tag or commit of a hub model.
+            trust_remote_code: Run Python code that comes with a hub model.
+
+        Raises:
+            OSError: There is no such model.
+            TypeError: ``model`` is neither a name nor a transformers model.
+            ValueError: The model suits no policy or cannot be cut there, or arguments contradict.
+        """
+        if frozen and lora is not None:
+            raise ValueError(
+                "expected lora only for a policy that is trained, got frozen=True; drop one"
+            )
+        given = handed_over(model, tokenizer)
+        options = BackboneOptions(
+            str(model) if given is None else given.name,
+            trunk_layers=trunk_layers,
+            dtype=dtype or "float32",
+            gradient_checkpointing=gradient_checkpointing,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+        )
+        with computing_on(device) as place:
+            if given is None:
+                policy = load_policy(options, template)
+            else:
+                taken = loaded_backbone(
+                    given,
+                    dtype=dtype,
+                    gradient_checkpointing=gradient_checkpointing,
+                    decoder_only=True,
+                )
+                policy = as_policy(taken, options, template)
+            made = policy if frozen else for_role(policy, lora, seed)
+        made.home = place
+        return cast(Self, made.to(place))
+
+    def identity(self) -> str:
+        """Return what tells its weights from others' now; hashes them unless they are as loaded."""
+        if self.fingerprint != UNNAMED and not any(p.requires_grad for p in self.parameters()):
+            return self.fingerprint
+        weights = [(name, p) for name, p in self.named_parameters()]
+        return f"{self.config.model_type}@{weights_digest(weights, self.config.to_diff_dict())}"
+
+    def save(self, folder: str | Path) -> Path:
+        """Write a plain transformers folder, adapters folded in; returns it."""
+        return save_policy(folder, self)
+
+
+def handed_over(
+    model: object, tokenizer: PreTrainedTokenizerBase | None = None
+) -> LoadedModel | None:
+    """Return a model that is in memory, checked; None for the name of one.
+
+    Raises:
+        ValueError: A tokenizer comes with a name, or the model cannot be taken.
+    """
+    if not isinstance(model, str | Path):
+        return loaded_model(model, tokenizer)
+    if tokenizer is not None:
+        raise ValueError(
+            f"expected a tokenizer only with a loaded model, got one with the name {str(model)!r}, "
+            "which brings its own; load the model with transformers to pair it with another tokenizer"
+        )
+    return None
+
+
+def load_policy(options: BackboneOptions, template: Template) -> Policy:
     """Load a causal LM, frozen, as trunk and top.
 
     Raises:
@@ -106,21 +197,19 @@ def load_policy(options: BackboneOptions, template: Template) -> CausalModel:
     return as_policy(backbone, options, template)
 
 
-def as_policy(backbone: Backbone, options: BackboneOptions, template: Template) -> CausalModel:
+def as_policy(backbone: Backbone, options: BackboneOptions, template: Template) -> Policy:
     """Cut a loaded causal LM; it must not be used as a whole afterwards."""
     head = output_head(backbone.model)
     config = copy.deepcopy(backbone.model.config)
     note_tying(config, backbone.model)
     trunk, top = split(decoder_of(backbone.model), options.trunk_layers)
-    policy = CausalModel(trunk, top, head, backbone.tokenizer, template, config, backbone.info)
+    policy = Policy(trunk, top, head, backbone.tokenizer, template, config, backbone.info)
     policy.share_prefix = options.share_prefix
     policy.fingerprint, policy.base = backbone.fingerprint, options.name
     return policy
 
 
-def for_role(
-    policy: CausalModel, lora: Lora | None, seed: int, *, writes: bool = True
-) -> CausalModel:
+def for_role(policy: AnyModel, lora: Lora | None, seed: int, *, writes: bool = True) -> AnyModel:
     """Return a trainable copy of a policy that shares its trunk (and, with LoRA, its weights).
 
     What is trained is float32. Without trunk and LoRA the copy has its own input and output
@@ -142,82 +231,50 @@ def for_role(
             parameter.data = parameter.data.float()
     head = policy.unembedding
     if writes and lora is None and policy.trunk is None:
-        head = copy.deepcopy(head).requires_grad_(True).float()
-        if policy.is_tied:
-            linear = head.linear if isinstance(head, CappedHead) else head
-            linear.weight = cast(nn.Embedding, top.decoder.get_input_embeddings()).weight
-    shared = (policy.tokenizer, policy.template, policy.config, policy.info)
-    twin = CausalModel(policy.trunk, top, head, *shared)
-    twin.share_prefix, twin.base = policy.share_prefix, policy.base
+        head = _own_head(policy, top).requires_grad_(True).float()
+    twin = _twin(policy, top, head)
+    twin.lora = lora
     return twin
 
 
-def is_reward_folder(name: str, revision: str | None = None) -> bool:
-    """Whether a folder or hub model is a sequence classifier, as reward models are saved."""
-    return name != EMBEDDED and classifier_named(name, revision)
+def frozen_copy(policy: AnyModel) -> AnyModel:
+    """Return a policy as it is now, frozen: what other roles start from.
 
-
-def load_reward_folder(
-    options: BackboneOptions, template: Template
-) -> tuple[CausalModel, torch.Tensor, float, Pooling]:
-    """Load a reward model saved as a one-label sequence classifier.
-
-    Returns:
-        The decoder as a policy (its output head is the score head and not used for tokens), the
-        head's weight ``(1, D)``, the shift to subtract, and how the head reads the states.
-
-    Raises:
-        ValueError: ``num_layers`` is set, the folder holds another number of scores than one, its
-            files lack weights, or it is no decoder.
+    The trunk is shared, and so is every weight of a policy that is frozen itself. Otherwise the layers
+    above the trunk are copied with their adapters folded in, so that training the policy further
+    changes nothing here.
     """
-    if options.num_layers is not None:
-        raise ValueError(
-            f"expected num_layers=null with the reward folder {options.name}, got "
-            f"{options.num_layers}; its head reads the last layer"
-        )
-    model, tokenizer = _load_classifier(options)
-    if options.gradient_checkpointing:
-        old = model.gradient_checkpointing_enable  # transformers renames it to activation_
-        getattr(model, "activation_checkpointing_enable", old)({"use_reentrant": False})
-    model.eval().requires_grad_(False)
-    head = cast(nn.Linear, model.score)
-    config = copy.deepcopy(model.config)
-    written, _ = PreTrainedConfig.get_config_dict(options.name)
-    rows = len(cast(torch.Tensor, model.get_input_embeddings().weight))
-    trunk, top = split(decoder_of(model), options.trunk_layers)
-    info = model_info(options.name, tokenizer, config, written, rows)
-    policy = CausalModel(trunk, top, head, tokenizer, template, config, info)
-    policy.share_prefix, policy.base = options.share_prefix, options.name
-    pooling = cast(Pooling, getattr(config, "reward_pooling", "eos"))
-    shift = float(getattr(config, "reward_shift", 0.0))
-    return policy, head.weight.detach().float(), shift, pooling
+    adapted = has_adapters(policy.top)
+    if not adapted and not any(p.requires_grad for p in policy.parameters()):
+        twin = _twin(policy, shared_copy(policy.top), policy.unembedding)
+        twin.fingerprint = policy.fingerprint
+    else:
+        top = merged(policy.top)
+        if adapted:  # as a folder of these weights would be loaded
+            cast_weights(top, policy.unembedding.weight.dtype)
+        head = policy.unembedding
+        if any(p.requires_grad for p in head.parameters()):
+            head = _own_head(policy, top)
+        twin = _twin(policy, top.requires_grad_(False), head.requires_grad_(False))
+    twin.lora = policy.lora
+    return twin
 
 
-def _load_classifier(
-    options: BackboneOptions,
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Read a classifier whose one score is in its files."""
-    name = options.name
-    source = {"revision": options.revision, "trust_remote_code": options.trust_remote_code}
-    written = AutoConfig.from_pretrained(name, **source)
-    require_decoder(name, written)
-    with quiet_loading():
-        model, info = AutoModelForSequenceClassification.from_pretrained(
-            name, dtype=resolve_dtype(options.dtype), output_loading_info=True, **source
-        )
-    head = getattr(model, "score", None)
-    if not isinstance(head, nn.Linear) or head.out_features != 1:
-        raise ValueError(
-            f"expected {name} to hold one score a text (score.weight with one row; num_labels: 1 in "
-            f"its config.json), got {head}; name a reward model with one score"
-        )
-    if head.bias is not None:
-        raise ValueError(
-            f"expected {name} to hold a score without a bias, got score.bias; subtract it by "
-            "reward_shift in its config.json and save the head without it"
-        )
-    refuse_incomplete(name, model, info["missing_keys"], info["unexpected_keys"])
-    return model, AutoTokenizer.from_pretrained(name, **source)
+def _own_head(policy: CausalModel, top: DecoderRunner) -> nn.Linear | CappedHead:
+    """Copy a policy's output embedding for a copy of its top, tied to that where the two are tied."""
+    head = copy.deepcopy(policy.unembedding)
+    if policy.is_tied:
+        linear = head.linear if isinstance(head, CappedHead) else head
+        linear.weight = cast(nn.Embedding, top.decoder.get_input_embeddings()).weight
+    return head
+
+
+def _twin(policy: AnyModel, top: DecoderRunner, head: nn.Linear | CappedHead) -> AnyModel:
+    """Make another model on a policy's trunk, read and written the same way."""
+    shared = (policy.tokenizer, policy.template, policy.config, policy.info)
+    twin = type(policy)(policy.trunk, top, head, *shared)
+    twin.share_prefix, twin.base, twin.home = policy.share_prefix, policy.base, policy.home
+    return twin
 
 
 def same_trunk(first: DecoderRunner | None, second: DecoderRunner | None) -> bool:

@@ -5,27 +5,40 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlaif_pl.engine.hidden_states import hidden_states
 from rlaif_pl.engine.response_batch import HiddenStates, ResponseBatch
 from rlaif_pl.engine.runner import DecoderRunner
 from rlaif_pl.models.adapters import Lora
+from rlaif_pl.models.backbone import Precision
 from rlaif_pl.models.causal import CausalModel
+from rlaif_pl.models.device import computing_on
 from rlaif_pl.models.encoding import encode_responses
 from rlaif_pl.models.export import save_reward
+from rlaif_pl.models.given import RewardSource, check_cut, start_of
+from rlaif_pl.models.loaded import loaded_backbone
 from rlaif_pl.models.policy import (
     BackboneOptions,
-    Pooling,
+    Policy,
+    as_policy,
     for_role,
-    is_reward_folder,
-    load_policy,
-    load_reward_folder,
+    handed_over,
     same_trunk,
 )
 from rlaif_pl.models.precision import widened
+from rlaif_pl.models.reward_folder import (
+    LoadedReward,
+    Pooling,
+    is_classifier,
+    is_reward_folder,
+    load_reward_folder,
+    loaded_reward,
+)
 from rlaif_pl.models.scalar_head import ScalarHead
 from rlaif_pl.text import Template
 from rlaif_pl.types import Preference
@@ -41,9 +54,10 @@ class RewardModel(nn.Module):
     al. 2020, arXiv 2009.01325, section 3.4 and appendix); dropout is off.
 
     Args:
-        backbone: Causal LM to start from, or a reward folder written by ``save``.
+        backbone: Causal LM to start from, or a reward folder written by ``save``. In Python also a
+            ``Policy``: a copy of it as it is now, on the same trunk (see ``from_pretrained``).
         lora: Adapters on the layers above the trunk; None trains those layers whole.
-        template: How prompt and response are written.
+        template: How prompt and response are written; a ``Policy`` has one of its own.
         max_response_tokens: Longer responses lose their tail but keep EOS (EOS included), at least 2.
         seed: Seeds head and adapters.
         frozen: Load for scoring only: nothing is trained, no adapters are made; only a reward
@@ -58,7 +72,7 @@ class RewardModel(nn.Module):
 
     def __init__(
         self,
-        backbone: BackboneOptions = BackboneOptions(),  # noqa: B008 - frozen
+        backbone: RewardSource = BackboneOptions(),  # noqa: B008 - frozen
         *,
         lora: Lora | None = None,
         template: Template = Template(),  # noqa: B008 - frozen
@@ -74,18 +88,24 @@ class RewardModel(nn.Module):
                 f"{max_response_tokens}; no response would be read"
             )
         shift = 0.0
-        backbone.check_exists()
-        if is_reward_folder(backbone.name, backbone.revision):
-            loaded, weight, shift, pooling = load_reward_folder(backbone, template)
+        self.is_given = not isinstance(backbone, BackboneOptions)  # no config can name it
+        if isinstance(backbone, BackboneOptions):
+            backbone.check_exists()
+            if is_reward_folder(backbone.name, backbone.revision):
+                backbone = load_reward_folder(backbone, template)
+        loaded: CausalModel
+        if isinstance(backbone, LoadedReward):
+            loaded, weight, shift, pooling = backbone
         else:
             if frozen:
+                named = backbone.name if isinstance(backbone, BackboneOptions) else backbone.base
                 raise ValueError(
-                    f"expected a reward folder with frozen=true, got {backbone.name}, whose "
+                    f"expected a reward folder with frozen=true, got {named}, whose "
                     "config.json names no sequence classifier (or is not there): a reward head on it "
                     "would stay random and its scores mean nothing; fit a reward model on it first "
                     "and name the folder that the fit exports"
                 )
-            loaded = load_policy(backbone, template)
+            loaded = start_of(backbone, template)
             width = int(loaded.config.get_text_config().hidden_size)
             generator = torch.Generator().manual_seed(seed)
             weight = torch.randn(1, width, generator=generator) / math.sqrt(width + 1)
@@ -97,6 +117,56 @@ class RewardModel(nn.Module):
         self.max_response_tokens = max_response_tokens
         # No buffer, which a cast of the module to 16 bits would round.
         self.shift = torch.tensor(shift, dtype=torch.float32)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | Path | PreTrainedModel | Policy,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        trunk_layers: int = 0,
+        lora: Lora | None = None,
+        device: str = "auto",
+        *,
+        dtype: Precision | None = None,
+        template: Template = Template(),  # noqa: B008 - frozen
+        max_response_tokens: int = 128,
+        seed: int = 0,
+        frozen: bool = False,
+        pooling: Pooling = "eos",
+    ) -> Self:
+        """Make a reward model of a model by name or in memory.
+
+        Args:
+            model: What a new head is put on: a name or a loaded causal LM as ``Policy.from_pretrained``
+                takes them, or a policy (a copy of it as it is now, on the same trunk). Or a reward
+                model: a folder written by ``save``, or a loaded sequence classifier with one label.
+            tokenizer: Tokenizer of a loaded model; None reads the one beside the model's weights.
+            trunk_layers: First layers that stay frozen; a policy has its own.
+            lora: Adapters on the layers above the trunk; None trains those layers whole.
+            device: Where to put it; see ``Policy.from_pretrained``.
+            dtype: Type of the frozen weights; None is float32, or what a loaded model has.
+            template: How prompts and responses are written; a policy has its own.
+            max_response_tokens: See the class; so are the arguments after it.
+            seed: Seeds head and adapters.
+            frozen: Load a reward model for scoring only.
+            pooling: What a new head reads.
+
+        Raises:
+            OSError: There is no such model.
+            TypeError: ``model`` is none of these.
+            ValueError: The model suits no reward, or arguments contradict each other.
+        """
+        with computing_on(device) as place:
+            made = cls(
+                _source(model, tokenizer, trunk_layers, dtype, template),
+                lora=lora,
+                template=template,
+                max_response_tokens=max_response_tokens,
+                seed=seed,
+                frozen=frozen,
+                pooling=pooling,
+            )
+        return made.to(place)
 
     def encode(self, prompts: Sequence[str], responses: Sequence[Sequence[str]]) -> ResponseBatch:
         """Encode ``G`` prompts with ``K`` responses each."""
@@ -175,3 +245,24 @@ class RewardModel(nn.Module):
     def save(self, folder: str | Path) -> Path:
         """Write a transformers sequence-classification folder; the shift goes into its config."""
         return save_reward(folder, self.model, self.head, float(self.shift), self.pooling)
+
+
+def _source(
+    model: str | Path | PreTrainedModel | Policy,
+    tokenizer: PreTrainedTokenizerBase | None,
+    trunk_layers: int,
+    dtype: Precision | None,
+    template: Template,
+) -> RewardSource:
+    """Return what the constructor takes for what ``from_pretrained`` was given."""
+    if isinstance(model, Policy):
+        check_cut(model, trunk_layers)
+        return model
+    given = handed_over(model, tokenizer)
+    name = str(model) if given is None else given.name
+    options = BackboneOptions(name, trunk_layers=trunk_layers, dtype=dtype or "float32")
+    if given is None:
+        return options
+    if is_classifier(model):
+        return loaded_reward(given, options, template, dtype)
+    return as_policy(loaded_backbone(given, dtype=dtype, decoder_only=True), options, template)

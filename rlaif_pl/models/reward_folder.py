@@ -1,0 +1,150 @@
+"""Reward models as transformers keeps them: sequence classifiers with one label."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Literal, NamedTuple, cast
+
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from rlaif_pl.engine.decoder_layers import decoder_of, split
+from rlaif_pl.models.backbone import EMBEDDED, Precision, quiet_loading, resolve_dtype
+from rlaif_pl.models.causal import CausalModel
+from rlaif_pl.models.loaded import LoadedModel, freeze, written_settings
+from rlaif_pl.models.model_info import model_info
+from rlaif_pl.models.policy import BackboneOptions
+from rlaif_pl.models.prepare import cast_weights, recompute_activations
+from rlaif_pl.models.suited import (
+    CLASSIFIER,
+    classifier_named,
+    refuse_incomplete,
+    require_decoder,
+)
+from rlaif_pl.text import Template
+
+Pooling = Literal["eos", "mean"]
+
+
+def is_reward_folder(name: str, revision: str | None = None) -> bool:
+    """Whether a folder or hub model is a sequence classifier, as reward models are saved."""
+    return name != EMBEDDED and classifier_named(name, revision)
+
+
+class LoadedReward(NamedTuple):
+    """A sequence classifier with one label, taken apart.
+
+    Attributes:
+        model: The decoder; its output head is the score head and not used for tokens.
+        weight: Weight of the head. ``(1, D)`` float32
+        shift: What is subtracted from each score.
+        pooling: How the head reads the states.
+    """
+
+    model: CausalModel
+    weight: Tensor
+    shift: float
+    pooling: Pooling
+
+
+def load_reward_folder(options: BackboneOptions, template: Template) -> LoadedReward:
+    """Load a reward model saved as a one-label sequence classifier.
+
+    Raises:
+        ValueError: ``num_layers`` is set, the folder holds another number of scores than one, its
+            files lack weights, or it is no decoder.
+    """
+    if options.num_layers is not None:
+        raise ValueError(
+            f"expected num_layers=null with the reward folder {options.name}, got "
+            f"{options.num_layers}; its head reads the last layer"
+        )
+    model, tokenizer = _load_classifier(options)
+    if options.gradient_checkpointing:
+        recompute_activations(model)
+    written, _ = PreTrainedConfig.get_config_dict(options.name)
+    return _taken_apart(LoadedModel(model, tokenizer), options, template, written)
+
+
+def loaded_reward(
+    loaded: LoadedModel, options: BackboneOptions, template: Template, dtype: Precision | None
+) -> LoadedReward:
+    """Take over a classifier that is in memory; it must not be used as a whole afterwards.
+
+    Args:
+        loaded: Classifier and tokenizer.
+        options: How to cut it.
+        template: How prompts and responses are written.
+        dtype: Type of the weights; None keeps the model's.
+
+    Raises:
+        ValueError: It gives another number of scores than one, or is no decoder.
+    """
+    model = loaded.model
+    require_decoder(loaded.name, model.config)
+    _one_score(loaded.name, model)
+    if dtype is not None:
+        cast_weights(model, resolve_dtype(dtype, model.device))
+    freeze(model, options.gradient_checkpointing)
+    return _taken_apart(loaded, options, template, written_settings(model))
+
+
+def is_classifier(model: object) -> bool:
+    """Whether a loaded model is a sequence classifier."""
+    return isinstance(model, PreTrainedModel) and type(model).__name__.endswith(CLASSIFIER)
+
+
+def _taken_apart(
+    loaded: LoadedModel, options: BackboneOptions, template: Template, written: dict[str, Any]
+) -> LoadedReward:
+    """Cut a classifier with one score."""
+    model, tokenizer = loaded.model.eval().requires_grad_(False), loaded.tokenizer
+    head = cast(nn.Linear, model.score)
+    config = copy.deepcopy(model.config)
+    rows = len(cast(Tensor, model.get_input_embeddings().weight))
+    trunk, top = split(decoder_of(model), options.trunk_layers)
+    info = model_info(options.name, tokenizer, config, written, rows)
+    policy = CausalModel(trunk, top, head, tokenizer, template, config, info)
+    policy.share_prefix, policy.base = options.share_prefix, options.name
+    pooling = cast(Pooling, getattr(config, "reward_pooling", "eos"))
+    shift = float(getattr(config, "reward_shift", 0.0))
+    return LoadedReward(policy, head.weight.detach().float(), shift, pooling)
+
+
+def _load_classifier(
+    options: BackboneOptions,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Read a classifier whose one score is in its files."""
+    name = options.name
+    source = {"revision": options.revision, "trust_remote_code": options.trust_remote_code}
+    written = AutoConfig.from_pretrained(name, **source)
+    require_decoder(name, written)
+    with quiet_loading():
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            name, dtype=resolve_dtype(options.dtype), output_loading_info=True, **source
+        )
+    _one_score(name, model)
+    refuse_incomplete(name, model, info["missing_keys"], info["unexpected_keys"])
+    return model, AutoTokenizer.from_pretrained(name, **source)
+
+
+def _one_score(name: str, model: PreTrainedModel) -> None:
+    """Refuse a classifier whose head is not one linear score without a bias."""
+    head = getattr(model, "score", None)
+    if not isinstance(head, nn.Linear) or head.out_features != 1:
+        raise ValueError(
+            f"expected {name} to hold one score a text (score.weight with one row; num_labels: 1 in "
+            f"its config.json), got {head}; name a reward model with one score"
+        )
+    if head.bias is not None:
+        raise ValueError(
+            f"expected {name} to hold a score without a bias, got score.bias; subtract it by "
+            "reward_shift in its config.json and save the head without it"
+        )
