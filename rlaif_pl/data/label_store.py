@@ -23,6 +23,7 @@ CREATE TABLE IF NOT EXISTS labels (
 ) WITHOUT ROWID
 """
 LAYOUT = Layout("label store", 1, (TABLE,), setting="label_store")
+IN_MEMORY = ":memory:"  # as SQLite names it
 SELECT = "SELECT key, p_first, source, provenance FROM labels WHERE key IN ({marks})"
 KEYS_PER_QUERY = 500  # below SQLite's smallest limit on parameters, 999
 
@@ -36,7 +37,8 @@ class LabelStore(SqliteFile):
     cannot use.
 
     Args:
-        path: The file; made with its folder if it is not there. ``~`` is expanded.
+        path: The file; made with its folder if it is not there. ``~`` is expanded. ``:memory:`` keeps
+            the labels in memory until it is closed.
 
     Raises:
         ValueError: The file is no label store, is damaged, or is of another version.

@@ -13,9 +13,10 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeGuard
 
 from rlaif_pl.data.preferences import LoadedPreferences
-from rlaif_pl.data.sources import DataSource, load_preferences
+from rlaif_pl.data.sources import Data, load_preferences, named
 from rlaif_pl.statistics import fit_temperature
 from rlaif_pl.types import Preference
 
@@ -35,8 +36,8 @@ class Calibration:
             quality.
     """
 
-    labeled: DataSource | str
-    people: DataSource | str
+    labeled: Data
+    people: Data
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class PreferencePart:
         calibration: Fit the temperature on these pairs in place of giving it.
     """
 
-    source: DataSource | str
+    source: Data
     weight: float = 1.0
     temperature: float = 1.0
     calibration: Calibration | None = None
@@ -76,22 +77,20 @@ class PreferencePart:
             )
 
 
-def load_pairs(source: DataSource | str | Sequence[PreferencePart]) -> LoadedPreferences:
+def load_pairs(source: Data | Sequence[PreferencePart]) -> LoadedPreferences:
     """Read one source of pairs, or several as one set in the order given.
 
     Raises:
         ValueError: A source cannot be used (see ``load_preferences``), the list is empty, pairs that
             are to be tempered have no label, or a temperature cannot be fitted.
     """
-    if isinstance(source, DataSource | str):
+    if not is_mix(source):
         return load_preferences(source)
-    if not source:
-        raise ValueError("expected at least one source of preferences, got an empty list")
     rows: list[Preference] = []
     dropped: Counter[str] = Counter()
     for part in source:
         loaded = load_preferences(part.source)
-        name = part.source if isinstance(part.source, str) else part.source.name
+        name = named(part.source).name
         temperature = part.temperature
         if part.calibration is not None:
             temperature = fitted_temperature(part.calibration)
@@ -102,6 +101,19 @@ def load_pairs(source: DataSource | str | Sequence[PreferencePart]) -> LoadedPre
             *(name, len(loaded.rows), _sources(loaded.rows), part.weight, temperature),
         )
     return LoadedPreferences(rows, dict(dropped))
+
+
+def is_mix(source: object) -> TypeGuard[Sequence[PreferencePart]]:
+    """Tell several sources from one, whose records may be a list too.
+
+    Raises:
+        ValueError: The list is empty.
+    """
+    if not isinstance(source, list | tuple):
+        return False
+    if not source:
+        raise ValueError("expected at least one source of preferences, got an empty list")
+    return all(isinstance(part, PreferencePart) for part in source)
 
 
 def tempered(p_first: float, temperature: float) -> float:

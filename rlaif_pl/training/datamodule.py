@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
@@ -18,15 +18,15 @@ from rlaif_pl.data.collate import (
 from rlaif_pl.data.label_store import LabelStore
 from rlaif_pl.data.labeling_pass import label_pairs, stored_labels
 from rlaif_pl.data.loader import BatchLoader, BatchOrder
-from rlaif_pl.data.mixing import PreferencePart, load_pairs
-from rlaif_pl.data.sources import DataSource, load_demonstrations, load_prompts
+from rlaif_pl.data.mixing import PreferencePart, is_mix, load_pairs
+from rlaif_pl.data.sources import Data, load_demonstrations, load_prompts, named
 from rlaif_pl.data.splits import split_by_group
 from rlaif_pl.text import word_count
 from rlaif_pl.types import Labeler, Preference, Prompt
 
 Serve = Literal["pairs", "prompts", "demonstrations", "comparisons"]
 Row = Preference | Prompt
-Pairs = DataSource | str | list[PreferencePart]
+Pairs: TypeAlias = Data | list[PreferencePart]
 COLLATE: dict[str, Callable[..., Any]] = {
     "pairs": collate_pairs,
     "prompts": collate_prompts,
@@ -49,7 +49,8 @@ class PreferenceDataModule(LightningDataModule):
             order) for a labeler in ``predict``. Only the source of that kind is read.
         preferences: Pairs of responses, labeled or not; a list mixes several sources, each with a
             weight and a temperature of its own.
-        prompts: Prompts; references play no part.
+        prompts: Prompts; references play no part. In Python, what names data may also be the data: a
+            list of ``Preference``, ``Prompt``, dict or text, or a ``datasets.Dataset``.
         demonstrations: Prompts with references; those without are left out and counted.
         validation: Held-out data of the served kind; its prompts are left out of training.
         validation_fraction: Without ``validation``, share of prompts to hold out, in [0, 1).
@@ -81,9 +82,9 @@ class PreferenceDataModule(LightningDataModule):
         self,
         serve: Serve = "pairs",
         preferences: Pairs | None = None,
-        prompts: DataSource | str | None = None,
-        demonstrations: DataSource | str | None = None,
-        validation: DataSource | str | None = None,
+        prompts: Data | None = None,
+        demonstrations: Data | None = None,
+        validation: Data | None = None,
         validation_fraction: float = 0.1,
         labeler: Labeler | None = None,
         relabel: bool = False,
@@ -223,7 +224,7 @@ class PreferenceDataModule(LightningDataModule):
             return self._labeled(load_pairs(source).rows)
         if self.serve == "comparisons":
             return load_pairs(source).rows
-        if isinstance(source, list):
+        if is_mix(source):
             raise ValueError(f"expected one source of {self.serve}, got {len(source)}; give one")
         if self.serve == "prompts":
             return load_prompts(source)
@@ -233,8 +234,8 @@ class PreferenceDataModule(LightningDataModule):
             rank_zero_warn(f"left out {len(rows) - len(kept)} of {len(rows)} without a reference")
         if not kept:
             raise ValueError(
-                f"expected demonstrations in {source}, no row has a reference; name the column "
-                "with columns: {reference: THEIRS}"
+                f"expected demonstrations in {named(source).name}, no row has a reference; name the "
+                "column with columns: {reference: THEIRS}"
             )
         return kept
 
@@ -274,8 +275,8 @@ class PreferenceDataModule(LightningDataModule):
 def _required(
     serve: Serve,
     preferences: Pairs | None,
-    prompts: DataSource | str | None,
-    demonstrations: DataSource | str | None,
+    prompts: Data | None,
+    demonstrations: Data | None,
 ) -> Pairs:
     """Return the source of the served kind, or say that it is missing."""
     if serve not in COLLATE:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from rlaif_pl.data import tiny_requests, tiny_tldr
 from rlaif_pl.data.files import RawRow
@@ -12,6 +12,7 @@ from rlaif_pl.data.preferences import LoadedPreferences, preferences_from_rows
 from rlaif_pl.data.records import decode_all
 from rlaif_pl.data.sources.chosen_rejected import read_hh, read_trl, read_trl_prompt
 from rlaif_pl.data.sources.columns import read_column_prompt, read_columns
+from rlaif_pl.data.sources.memory import Data, is_records, memory_rows, named
 from rlaif_pl.data.sources.openai_comparisons import read_comparisons
 from rlaif_pl.data.sources.rows import open_rows
 from rlaif_pl.data.sources.source import DataSource, Format
@@ -21,11 +22,12 @@ from rlaif_pl.types import Preference, Prompt
 logger = logging.getLogger(__name__)
 
 
-def load_preferences(source: DataSource | str) -> LoadedPreferences:
+def load_preferences(data: Data) -> LoadedPreferences:
     """Read pairs of responses, labeled or not.
 
     Args:
-        source: What to read; a string is a name with everything else at its default.
+        data: What to read; a string is a name with everything else at its default. Records in memory
+            are read like the rows of a file.
 
     Returns:
         Rows in file order, and why others were left out.
@@ -35,13 +37,13 @@ def load_preferences(source: DataSource | str) -> LoadedPreferences:
         OSError: A hub data set cannot be had.
         ValueError: A row is malformed (file, line and field are named), or none is left.
     """
-    source = DataSource(source) if isinstance(source, str) else source
+    source = named(data)
     if tiny_tldr.is_name(source.name):
         loaded = tiny_tldr.preferences(source.name)
     elif tiny_requests.is_name(source.name):
         loaded = tiny_requests.preferences(source.name)
     else:
-        loaded = _read_pairs(source, *open_rows(source))
+        loaded = _read_pairs(source, *open_rows(source, _records(data)))
     rows, dropped = loaded.rows, dict(loaded.dropped)
     if source.hard_labels:
         ties = sum(row.p_first == 0.5 for row in rows)
@@ -56,11 +58,12 @@ def load_preferences(source: DataSource | str) -> LoadedPreferences:
     return LoadedPreferences(rows[: source.limit], dropped)
 
 
-def load_prompts(source: DataSource | str) -> list[Prompt]:
+def load_prompts(data: Data) -> list[Prompt]:
     """Read prompts, each text once a group, from a prompt file or any preferences.
 
     Args:
-        source: What to read; a string is a name with everything else at its default.
+        data: What to read; a string is a name with everything else at its default. Records in memory
+            are read like the rows of a file.
 
     Returns:
         Prompts in file order; ``reference`` is filled in where the data set has demonstrations.
@@ -70,7 +73,7 @@ def load_prompts(source: DataSource | str) -> list[Prompt]:
         OSError: A hub data set cannot be had.
         ValueError: A row is malformed (file, line and field are named), or there is none.
     """
-    source, found = _all_prompts(source)
+    source, found = _all_prompts(data)
     unique: dict[tuple[str, str], Prompt] = {}
     for prompt in found:
         known = unique.setdefault((prompt.group, prompt.text), prompt)
@@ -84,13 +87,14 @@ def load_prompts(source: DataSource | str) -> list[Prompt]:
     return kept[: source.limit]
 
 
-def load_demonstrations(source: DataSource | str) -> list[Prompt]:
+def load_demonstrations(data: Data) -> list[Prompt]:
     """Read prompts with references, each different reference of a prompt once.
 
     A prompt has several where several good responses to it are known, as after filtering samples.
 
     Args:
-        source: What to read; a string is a name with everything else at its default.
+        data: What to read; a string is a name with everything else at its default. Records in memory
+            are read like the rows of a file.
 
     Returns:
         Prompts in file order; those without a reference are among them.
@@ -100,7 +104,7 @@ def load_demonstrations(source: DataSource | str) -> list[Prompt]:
         OSError: A hub data set cannot be had.
         ValueError: A row is malformed (file, line and field are named), or there is none.
     """
-    source, found = _all_prompts(source)
+    source, found = _all_prompts(data)
     unique = {(prompt.group, prompt.text, prompt.reference): prompt for prompt in found}
     kept, elsewhere = _in_part(list(unique.values()), source)
     if not kept:
@@ -110,14 +114,19 @@ def load_demonstrations(source: DataSource | str) -> list[Prompt]:
     return kept[: source.limit]
 
 
-def _all_prompts(source: DataSource | str) -> tuple[DataSource, list[Prompt]]:
+def _records(data: Data) -> Iterator[RawRow] | None:
+    """Return the rows of records in memory; None for the name of some."""
+    return memory_rows(data) if is_records(data) else None  # type: ignore[arg-type]
+
+
+def _all_prompts(data: Data) -> tuple[DataSource, list[Prompt]]:
     """Return the source and every prompt in it, repetitions included."""
-    source = DataSource(source) if isinstance(source, str) else source
+    source = named(data)
     if tiny_tldr.is_name(source.name):
         return source, tiny_tldr.prompts(source.name)
     if tiny_requests.is_name(source.name):
         return source, tiny_requests.prompts(source.name)
-    return source, _read_prompts(source, *open_rows(source))
+    return source, _read_prompts(source, *open_rows(source, _records(data)))
 
 
 def _read_pairs(source: DataSource, found: Format, rows: Iterable[RawRow]) -> LoadedPreferences:

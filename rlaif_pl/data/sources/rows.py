@@ -16,8 +16,14 @@ logger = logging.getLogger(__name__)
 SAVED_MARKS = ("dataset_dict.json", "state.json")  # left by datasets' save_to_disk
 
 
-def open_rows(source: DataSource) -> tuple[Format, Iterator[RawRow]]:
+def open_rows(
+    source: DataSource, rows: Iterator[RawRow] | None = None
+) -> tuple[Format, Iterator[RawRow]]:
     """Return the format of a source and its rows.
+
+    Args:
+        source: What to read.
+        rows: Its rows, where they are in memory; None looks for them by name.
 
     Raises:
         FileNotFoundError: A file, folder or split is not there.
@@ -25,7 +31,7 @@ def open_rows(source: DataSource) -> tuple[Format, Iterator[RawRow]]:
         ValueError: There is no row, or the format cannot be told; while rows are read: none has a
             column that ``columns`` names.
     """
-    rows = _rows(source)
+    rows = _rows(source) if rows is None else rows
     if source.columns:
         rows = _with_columns(rows, source.name, set(source.columns.values()))
     head = next(rows, None)

@@ -99,13 +99,16 @@ class DataSource:
             )
 
 
-def is_sensitive(source: DataSource | str) -> bool:
+def is_sensitive(source: object) -> bool:
     """Tell whether a source's texts should not be shown unasked: harmful requests and replies.
 
     What the source itself says counts; otherwise its name does: ``tiny_requests`` but for its
-    helpful questions, and names with ``harmless`` or ``red-team`` in them, as HH's have.
+    helpful questions, and names with ``harmless`` or ``red-team`` in them, as HH's have. Records in
+    memory have no name and are not.
     """
     source = DataSource(source) if isinstance(source, str) else source
+    if not isinstance(source, DataSource):
+        return False
     if source.sensitive is not None:
         return source.sensitive
     if tiny_requests.is_name(source.name):

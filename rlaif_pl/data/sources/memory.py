@@ -1,0 +1,69 @@
+"""Records that are in memory already: lists of them, or a ``datasets.Dataset``."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import datasets
+
+from rlaif_pl.data.files import RawRow
+from rlaif_pl.data.sources.source import DataSource
+from rlaif_pl.text import shown
+from rlaif_pl.types import Preference, Prompt
+
+Records: TypeAlias = (
+    Sequence[Preference] | Sequence[Prompt] | Sequence[Mapping[str, Any]] | Sequence[str]
+)
+IN_MEMORY = "records in memory"  # what messages call them
+if TYPE_CHECKING:  # what a config can say is a name
+    Data: TypeAlias = DataSource | str | Records | datasets.Dataset
+else:
+    Data = DataSource | str
+
+
+def named(data: Data) -> DataSource:
+    """Return the source that data come from; records in memory come from one without a name."""
+    if isinstance(data, DataSource):
+        return data
+    return DataSource(data if isinstance(data, str) else IN_MEMORY)
+
+
+def is_records(data: object) -> bool:
+    """Whether data are records, not the name of some."""
+    return not isinstance(data, DataSource | str)
+
+
+def memory_rows(records: Records | datasets.Dataset) -> Iterator[RawRow]:
+    """Yield records as rows of a file, to be read and checked like those.
+
+    Args:
+        records: ``Preference`` or ``Prompt`` objects; dicts in any layout that files may have; texts,
+            which are prompts; or a ``datasets.Dataset`` of such rows.
+
+    Raises:
+        TypeError: They are none of these, or a split was not chosen.
+    """
+    if isinstance(records, datasets.DatasetDict | datasets.IterableDatasetDict):
+        raise TypeError(
+            f"expected one split of a data set, got all of {', '.join(map(str, records))}; pass one, "
+            "such as data['train']"
+        )
+    if not isinstance(records, Sequence | datasets.Dataset | datasets.IterableDataset):
+        raise TypeError(
+            f"expected a name, a list of records or a datasets.Dataset, got {type(records).__name__}; "
+            "a pandas table becomes one by to_dict('records')"
+        )
+    for number, record in enumerate(records):
+        where = f"record {number}"
+        if isinstance(record, Preference | Prompt):
+            yield RawRow(where, dataclasses.asdict(record))
+        elif isinstance(record, Mapping):
+            yield RawRow(where, dict(record))
+        elif isinstance(record, str):
+            yield RawRow(where, {"text": record})
+        else:
+            raise TypeError(
+                f"{where}: expected a Preference, a Prompt, a dict or a text, got {shown(record)}"
+            )
