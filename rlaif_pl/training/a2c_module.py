@@ -13,9 +13,11 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from rlaif_pl.engine.sampling import SamplingParams, sample_seed
-from rlaif_pl.models.actor_critic import ActorCritic
+from rlaif_pl.models.actor_critic import ActorCritic, ActorSource
 from rlaif_pl.models.export import check_policy_export
+from rlaif_pl.models.policy import Policy
 from rlaif_pl.models.reward import RewardModel
+from rlaif_pl.rl.function_reward import AnyReward, as_reward
 from rlaif_pl.rl.kl import AdaptiveKL, KLController
 from rlaif_pl.rl.objective import Objective
 from rlaif_pl.rl.rollout import Rollout, collect
@@ -24,7 +26,7 @@ from rlaif_pl.rl.update import Update
 from rlaif_pl.training.base import TrainableModule, most_parts
 from rlaif_pl.training.ranks import mean_over_ranks, rank_share
 from rlaif_pl.training.schedules import LinearDecay
-from rlaif_pl.types import Prompt, PromptBatch, Reward, SampledResponse
+from rlaif_pl.types import Prompt, PromptBatch, SampledResponse
 
 
 class A2CModule(TrainableModule):
@@ -34,8 +36,10 @@ class A2CModule(TrainableModule):
     training pass is also the behavior policy's, so no second policy pass is made.
 
     Args:
-        actor: Policy, reference and value network.
-        reward: Scores whole responses; a model of any tokenizer, since it is given text.
+        actor: Policy, reference and value network. In Python also a ``Policy``, which makes an
+            ``ActorCritic`` with adapters like its own and is left as it is.
+        reward: Scores whole responses; a model of any tokenizer, since it is given text. In Python also
+            a function that takes prompts and responses and returns a number each.
         sampling: How ``n`` responses to each prompt are drawn. Temperature and filters hold for policy
             and reference, in sampling and in scoring.
         shaping: KL coefficient, where the KL enters, and penalties.
@@ -67,8 +71,8 @@ class A2CModule(TrainableModule):
 
     def __init__(
         self,
-        actor: ActorCritic,
-        reward: Reward,
+        actor: ActorSource,
+        reward: AnyReward,
         sampling: SamplingParams = SamplingParams(n=4, temperature=0.9),  # noqa: B008 - frozen
         shaping: Shaping = Shaping(),  # noqa: B008 - frozen
         gamma: float = 1.0,
@@ -85,6 +89,9 @@ class A2CModule(TrainableModule):
         micro_batch_tokens: int | None = None,
     ) -> None:
         super().__init__(optimizer, scheduler, micro_batch_tokens)
+        if isinstance(actor, Policy):
+            actor = ActorCritic(actor, lora=actor.lora, template=actor.template, seed=seed)
+        reward = as_reward(reward)
         if actor.value_network == "none" and not (group_baseline and lam == 1):
             raise ValueError(
                 "expected group_baseline=true and lam=1 with value_network=none, got "
@@ -116,6 +123,12 @@ class A2CModule(TrainableModule):
         self.value_lr_scale = value_lr_scale
         self._kl_sums: list[Tensor] = []  # sum and number of responses, by part of the step
         self.latest_samples: list[SampledResponse] = []
+        self.is_given = actor.is_given or (isinstance(reward, RewardModel) and reward.is_given)
+
+    @property
+    def policy(self) -> Policy:
+        """The policy that is trained."""
+        return self.actor.policy
 
     @override
     def check_lengths(self, rows: Sequence[Prompt]) -> None:

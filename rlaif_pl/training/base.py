@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from rlaif_pl.training.frozen import KEY, check_frozen, frozen_digest
 from rlaif_pl.training.ranks import over_ranks, rank_share
 
 CUTTABLE = (SingleDeviceStrategy, DDPStrategy)  # backward passes before the last stay on the rank
@@ -40,6 +41,8 @@ class TrainableModule(LightningModule):
 
     Attributes:
         serves: Kind of batch that the module reads; empty for any.
+        is_given: Whether it holds models that were given as objects. No config names those, so that a
+            checkpoint, which holds what is trained, records a hash of the frozen weights beside it.
     """
 
     serves: ClassVar[str] = ""
@@ -60,6 +63,8 @@ class TrainableModule(LightningModule):
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.strict_loading = False
+        self.is_given = False
+        self._frozen: str | None = None
         self._counts: list[Tensor] = []  # of the micro-batches of this step, on this rank
         self._unit = torch.ones(())  # what losses of this step were divided by
 
@@ -81,6 +86,8 @@ class TrainableModule(LightningModule):
         check_served(self, self.serves)
         if stage != "fit":
             return
+        if self.is_given:
+            self.frozen_digest()  # now: a trainer in 16 bits casts the weights next
         self.check_inputs()
         data = getattr(self.trainer, "datamodule", None)
         if data is not None:
@@ -220,8 +227,19 @@ class TrainableModule(LightningModule):
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {name: state[name] for name in state if name in kept}
 
+        if self.is_given:
+            checkpoint[KEY] = self.frozen_digest()
+
+    def frozen_digest(self) -> str:
+        """Return a hash of the frozen weights as they came."""
+        if self._frozen is None:
+            self._frozen = frozen_digest(self)
+        return self._frozen
+
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if KEY in checkpoint:
+            check_frozen(checkpoint, self.frozen_digest(), type(self).__name__)
         missing = self.trained().keys() - checkpoint["state_dict"].keys()
         if missing:
             raise ValueError(

@@ -14,7 +14,7 @@ from torchmetrics.classification import BinaryAccuracy
 from typing_extensions import override
 
 from rlaif_pl import ops
-from rlaif_pl.data.sources import DataSource, load_prompts
+from rlaif_pl.data.sources import Data, load_prompts, named
 from rlaif_pl.models.export import check_reward_export
 from rlaif_pl.models.precision import widened
 from rlaif_pl.models.reward import RewardModel
@@ -51,7 +51,7 @@ class RewardModule(TrainableModule):
     def __init__(
         self,
         reward: RewardModel,
-        references: DataSource | str | None = None,
+        references: Data | None = None,
         probe_penalty: float | None = None,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         scheduler: LRSchedulerCallable = LinearDecay,
@@ -59,6 +59,7 @@ class RewardModule(TrainableModule):
     ) -> None:
         super().__init__(optimizer, scheduler, micro_batch_tokens)
         self.reward = reward
+        self.is_given = reward.is_given
         self.references = references
         self.probe_penalty = probe_penalty
         self.val_loss = MeanMetric()
@@ -163,7 +164,9 @@ class RewardModule(TrainableModule):
             return []
         rows = [row for row in load_prompts(self.references) if row.reference]
         if not rows:
-            raise ValueError(f"expected references in {self.references}, got prompts without any")
+            raise ValueError(
+                f"expected references in {named(self.references).name}, got prompts without any"
+            )
         return rows
 
 

@@ -14,7 +14,8 @@ from typing_extensions import override
 from rlaif_pl.engine.response_batch import ResponseBatch
 from rlaif_pl.models.adapters import Lora
 from rlaif_pl.models.export import check_policy_export, save_policy
-from rlaif_pl.models.policy import BackboneOptions, for_role, load_policy
+from rlaif_pl.models.given import PolicySource, to_train
+from rlaif_pl.models.policy import BackboneOptions
 from rlaif_pl.text import Template
 from rlaif_pl.training.base import TrainableModule
 from rlaif_pl.training.schedules import LinearDecay
@@ -25,9 +26,10 @@ class SFTModule(TrainableModule):
     """Fit a policy to references by maximum likelihood of the response tokens.
 
     Args:
-        backbone: Model to start from.
+        backbone: Model to start from. In Python also a ``Policy``: one that has weights to train is
+            trained itself, so that it has learned when the fit is over.
         lora: Adapters on the layers above the trunk; None trains those layers whole.
-        template: How prompts and responses are written.
+        template: How prompts and responses are written; a ``Policy`` has one of its own.
         max_response_tokens: Longer references lose their tail but keep EOS (EOS included).
         optimizer: Builds the optimizer from parameters.
         scheduler: Builds the learning-rate schedule, stepped every batch.
@@ -42,7 +44,7 @@ class SFTModule(TrainableModule):
 
     def __init__(
         self,
-        backbone: BackboneOptions = BackboneOptions(),  # noqa: B008 - frozen
+        backbone: PolicySource = BackboneOptions(),  # noqa: B008 - frozen
         lora: Lora | None = None,
         template: Template = Template(),  # noqa: B008 - frozen
         max_response_tokens: int = 128,
@@ -57,7 +59,8 @@ class SFTModule(TrainableModule):
                 f"expected max_response_tokens of at least 2 (a token and EOS), got "
                 f"{max_response_tokens}"
             )
-        self.policy = for_role(load_policy(backbone, template), lora, seed)
+        self.policy = to_train(backbone, lora, template, seed)
+        self.is_given = not isinstance(backbone, BackboneOptions)
         self.max_response_tokens = max_response_tokens
 
     @override

@@ -1,0 +1,70 @@
+"""A plain Python function as a reward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from rlaif_pl.types import Reward
+
+RewardFunction = Callable[[Sequence[str], Sequence[str]], Sequence[float] | Tensor]
+if TYPE_CHECKING:  # what a config can say is an object with a method ``score``
+    AnyReward = Reward | RewardFunction
+else:
+    AnyReward = Reward
+
+
+class FunctionReward:
+    """Rewards responses by a function of prompts and responses.
+
+    Args:
+        function: Given ``N`` prompts and their responses, returns ``N`` finite numbers.
+    """
+
+    def __init__(self, function: RewardFunction) -> None:
+        self.function = function
+
+    @property
+    def name(self) -> str:
+        """What messages call the function."""
+        return str(getattr(self.function, "__name__", type(self.function).__name__))
+
+    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> Tensor:
+        """Return rewards ``(N,)`` in float32 on the CPU; see ``types.Reward``.
+
+        Raises:
+            ValueError: The function returned another number of rewards, or one that is not finite.
+        """
+        found = self.function(list(prompts), list(responses))
+        values = torch.as_tensor(found, dtype=torch.float32).detach().cpu()
+        if values.shape != (len(responses),):
+            raise ValueError(
+                f"expected {self.name} to return {len(responses)} rewards, one a response, got shape "
+                f"{tuple(values.shape)}; return a list of as many numbers"
+            )
+        if not bool(values.isfinite().all()):
+            place = int((~values.isfinite()).nonzero()[0])
+            raise ValueError(
+                f"expected finite rewards from {self.name}, got {values[place].item()} for the "
+                f"response {responses[place][:60]!r}; return a number for every response"
+            )
+        return values
+
+
+def as_reward(reward: AnyReward) -> Reward:
+    """Return a reward as it is, or make one of a function.
+
+    Raises:
+        TypeError: It is neither.
+    """
+    if isinstance(reward, Reward):
+        return reward
+    if callable(reward):
+        return FunctionReward(reward)
+    raise TypeError(
+        f"expected a reward with a method score, or a function of prompts and responses, got "
+        f"{type(reward).__name__}"
+    )

@@ -1,0 +1,48 @@
+"""A function as a reward: what it may return, and what is said of the rest."""
+
+import pytest
+import torch
+
+from rlaif_pl.rl.function_reward import FunctionReward, as_reward
+from rlaif_pl.types import Reward
+
+
+def words(prompts, responses):
+    return [len(text.split()) for text in responses]
+
+
+def test_a_function_becomes_a_reward():
+    reward = as_reward(words)
+    assert isinstance(reward, Reward)
+    found = reward.score(["p", "p"], ["a b c", ""])
+    assert found.dtype == torch.float32
+    assert found.tolist() == [3.0, 0.0]
+    assert as_reward(reward) is reward
+
+
+def test_it_may_return_a_tensor_that_has_a_gradient():
+    weight = torch.ones(2, requires_grad=True)
+    assert (
+        not as_reward(lambda prompts, texts: 2 * weight).score(["p"] * 2, ["a", "b"]).requires_grad
+    )
+
+
+@pytest.mark.parametrize(
+    ("returned", "said"),
+    [
+        ([1.0], r"expected short to return 2 rewards, one a response, got shape \(1,\)"),
+        ([[1.0], [2.0]], r"got shape \(2, 1\)"),
+        ([1.0, float("nan")], "expected finite rewards from short, got nan for the response 'b'"),
+    ],
+)
+def test_wrong_rewards_are_refused(returned, said):
+    def short(prompts, responses):
+        return returned
+
+    with pytest.raises(ValueError, match=said):
+        FunctionReward(short).score(["p", "p"], ["a", "b"])
+
+
+def test_what_is_no_reward_is_refused():
+    with pytest.raises(TypeError, match="or a function of prompts and responses, got int"):
+        as_reward(3)
