@@ -5,27 +5,18 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-import torch
 from rich.console import Console
 
+from rlaif_pl.api import report_on, sample_both
 from rlaif_pl.data.sources import DataSource, is_sensitive, load_preferences, load_prompts
-from rlaif_pl.engine.response_batch import assemble
 from rlaif_pl.engine.sampling import SamplingParams
-from rlaif_pl.evaluation.judges import EmbeddingJudge
 from rlaif_pl.evaluation.metrics import write_metrics
-from rlaif_pl.evaluation.policy import evaluate_policy, references_of
-from rlaif_pl.evaluation.policy_report import PolicySamples
 from rlaif_pl.evaluation.reward_accuracy import measure_reward
 from rlaif_pl.labeling.registry import build_labeler
-from rlaif_pl.models.causal import CausalModel
 from rlaif_pl.models.device import on_device, put, resolve_device
 from rlaif_pl.models.policy import BackboneOptions, load_policy
-from rlaif_pl.rl.generate import Responses, generate
-from rlaif_pl.rl.kl import log_ratio
 from rlaif_pl.text import Template
-from rlaif_pl.types import Labeler, Prompt, Reward
-
-KL_ROWS = 8  # prompts scored at once
+from rlaif_pl.types import Labeler, Reward
 
 
 @on_device
@@ -98,49 +89,16 @@ def policy(
     """
     started = time.monotonic()
     rows = load_prompts(prompts)
-    params = sampling.seeded(seed)
     place = resolve_device(device)
     before, after = (load_policy(each, template).to(place) for each in (sft, policy))
-    old = generate(before, rows, params, batch_size=batch_size, title="sampling from SFT")
-    new = generate(after, rows, params, batch_size=batch_size, title="sampling from policy")
-    kl = kl_by_prompt(after, before, rows, new, params)
-    del before, after
-    report = evaluate_policy(
-        PolicySamples(rows, old.texts, new.texts, old.unfinished, new.unfinished, kl),
-        put(reward, place),
-        build_labeler(labeler),
-        EmbeddingJudge(references_of(rows)) if independent else None,
-        draws=draws,
-        seed=seed,
-    )
+    samples = sample_both(after, before, rows, sampling, seed=seed, batch_size=batch_size)
+    del before, after  # make room for the judges
+    judge = build_labeler(labeler)
+    report = report_on(samples, put(reward, place), judge, independent, draws=draws, seed=seed)
     report.render(Console())
     report.write(out, show_text=not is_sensitive(prompts) if show_text is None else show_text)
     write(out, report.to_metrics() | {"evaluate/seconds": time.monotonic() - started})
     return 0
-
-
-@torch.no_grad()
-def kl_by_prompt(
-    policy: CausalModel,
-    reference: CausalModel,
-    prompts: list[Prompt],
-    responses: Responses,
-    params: SamplingParams,
-) -> list[float]:
-    """Estimate the KL from the reference in nats a response, mean over each prompt's responses.
-
-    Both are scored at the sampling temperature, and over the tokens that the policy's filters kept; the
-    estimate is the log-ratio of what was sampled.
-    """
-    result = []
-    for start in range(0, len(prompts), KL_ROWS):
-        part = slice(start, start + KL_ROWS)
-        rows = policy.encode_prompts([prompt.text for prompt in prompts[part]])
-        tokens = [row for group in responses.tokens[part] for row in group]
-        batch = assemble(rows, tokens, policy.pad).to(policy.device)
-        ratio = log_ratio(policy, reference, batch, params.scored)
-        result += ratio.sum(1).view(len(rows), -1).mean(1).tolist()
-    return result
 
 
 def write(out: str, metrics: dict[str, float]) -> None:

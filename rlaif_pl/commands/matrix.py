@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from rlaif_pl.commands.evaluate import kl_by_prompt, write
+from rlaif_pl.commands.evaluate import write
 from rlaif_pl.data.sources import DataSource, is_sensitive, load_prompts
 from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.evaluation.judges import EmbeddingJudge, RougeJudge
@@ -28,6 +28,7 @@ from rlaif_pl.models.causal import CausalModel
 from rlaif_pl.models.device import on_device, put, resolve_device
 from rlaif_pl.models.policy import BackboneOptions, load_policy
 from rlaif_pl.rl.generate import Responses, generate
+from rlaif_pl.rl.kl import kl_by_prompt
 from rlaif_pl.statistics import Interval, mean_by_group
 from rlaif_pl.text import Template, strip_surplus_symbols, word_count
 from rlaif_pl.types import Labeler, Prompt, Reward
@@ -161,7 +162,7 @@ class Sampled:
         kl = (
             None
             if reference is None
-            else kl_by_prompt(model, reference, self.prompts, made, self.params)
+            else kl_by_prompt(model, reference, self.prompts, made.tokens, self.params)
         )
         content = {
             "key": self._key(options),

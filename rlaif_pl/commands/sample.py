@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from rlaif_pl.api import generate
 from rlaif_pl.data.preferences import write_preferences
 from rlaif_pl.data.sources import DataSource, load_prompts
 from rlaif_pl.engine.sampling import SamplingParams
@@ -12,9 +13,8 @@ from rlaif_pl.evaluation.metrics import write_metrics
 from rlaif_pl.evaluation.win_rate import text_measures
 from rlaif_pl.models.device import on_device, resolve_device
 from rlaif_pl.models.policy import BackboneOptions, load_policy
-from rlaif_pl.rl.generate import Responses, generate
+from rlaif_pl.rl.generate import pairs_of
 from rlaif_pl.text import Template, word_count
-from rlaif_pl.types import Preference, Prompt, Provenance
 
 
 @on_device
@@ -51,18 +51,12 @@ def sample(
         raise ValueError(
             f"expected an even sampling.n, as pairs are made of them, got {sampling.n}"
         )
-    params = sampling.seeded(seed)
     started = time.monotonic()
     rows = load_prompts(prompts)
     model = load_policy(policy, template).to(resolve_device(device))
-    responses = generate(
-        model,
-        rows,
-        params,
-        batch_size=batch_size,
-        title=f"sampling {len(rows)} prompts",
-    )
-    pairs = different(rows, responses, f"{model.fingerprint} {params}")
+    title = f"sampling {len(rows)} prompts"
+    responses = generate(model, rows, sampling, seed, batch_size=batch_size, title=title)
+    pairs = pairs_of(rows, responses.texts, responses.author)
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     flat = [text for texts in responses.texts for text in texts]
@@ -72,35 +66,12 @@ def sample(
         folder / "metrics.json",
         {
             "sample/pairs": len(pairs),
-            "sample/dropped": len(rows) * params.n // 2 - len(pairs),
+            "sample/dropped": len(rows) * sampling.n // 2 - len(pairs),
             "sample/words": sum(map(word_count, flat)) / len(flat),
             "sample/unfinished": sum(cut) / len(cut),
             "sample/copied_4grams": measures.copied_4grams,
             "sample/seconds": time.monotonic() - started,
         },
     )
-    if not pairs:
-        raise ValueError(
-            f"expected pairs of two different responses, got none from {len(rows)} prompts: all "
-            f"{len(flat)} responses are empty or the same as the other one; raise "
-            "sampling.temperature or sampling.max_new_tokens, or look at the policy"
-        )
-    write_preferences(folder / "pairs.jsonl", pairs)
+    write_preferences(folder / "pairs.jsonl", responses.pairs())  # an error where there are none
     return 0
-
-
-def different(rows: list[Prompt], responses: Responses, author: str) -> list[Preference]:
-    """Put each two responses to a prompt into a pair, unless they are equal or one is empty.
-
-    Args:
-        rows: The prompts.
-        responses: An even number of responses to each.
-        author: What the pairs say about who wrote them.
-    """
-    provenance = Provenance(first_policy=author, second_policy=author)
-    return [
-        Preference(prompt.text, texts[k], texts[k + 1], prompt.group, provenance=provenance)
-        for prompt, texts in zip(rows, responses.texts, strict=True)
-        for k in range(0, len(texts), 2)
-        if texts[k] and texts[k + 1] and texts[k] != texts[k + 1]
-    ]

@@ -1,15 +1,16 @@
-"""Sample from a policy over a whole data set, with a progress bar."""
+"""Sample from a policy over a whole data set, with a progress bar; pairs of what was sampled."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from rich.progress import Progress
 
 from rlaif_pl.engine.sampling import SamplingParams, sample_seed
 from rlaif_pl.models.causal import CausalModel
-from rlaif_pl.types import Prompt
+from rlaif_pl.types import Preference, Prompt, Provenance
 
 
 class Responses(NamedTuple):
@@ -20,6 +21,7 @@ class Responses(NamedTuple):
     tokens: list[list[list[int]]]  # P lists of token rows, as they were drawn
 
 
+@torch.no_grad()
 def generate(
     policy: CausalModel,
     prompts: Sequence[Prompt],
@@ -68,3 +70,22 @@ def generate(
                 unfinished[n] = [not end for end in ended[part]]
             progress.advance(task, len(rows))
     return Responses(texts, unfinished, tokens)
+
+
+def pairs_of(
+    rows: Sequence[Prompt], texts_of: Sequence[Sequence[str]], author: str
+) -> list[Preference]:
+    """Put each two responses to a prompt into a pair, unless they are equal or one is empty.
+
+    Args:
+        rows: The prompts.
+        texts_of: An even number of responses to each.
+        author: What the pairs say about who wrote them.
+    """
+    provenance = Provenance(first_policy=author, second_policy=author)
+    return [
+        Preference(prompt.text, texts[k], texts[k + 1], prompt.group, provenance=provenance)
+        for prompt, texts in zip(rows, texts_of, strict=True)
+        for k in range(0, len(texts), 2)
+        if texts[k] and texts[k + 1] and texts[k] != texts[k + 1]
+    ]

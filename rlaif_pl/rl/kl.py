@@ -15,18 +15,21 @@ also decides which states follow.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from rlaif_pl.engine.response_batch import ResponseBatch
+from rlaif_pl.engine.response_batch import ResponseBatch, assemble
 from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.engine.score import Drawer
 from rlaif_pl.models.causal import CausalModel
+from rlaif_pl.types import Prompt
 
 KLPlacement = Literal["reward", "loss"]
+KL_ROWS = 8  # prompts scored at once
 KLEstimator = Literal["k2", "k3"]
 
 
@@ -114,3 +117,27 @@ def log_ratio(
     drawer = Drawer(hidden, policy.unembedding)
     other = reference.hidden(batch)
     return own - reference.token_logprobs(other, batch, params, drawn_from=drawer).logprobs
+
+
+@torch.no_grad()
+def kl_by_prompt(
+    policy: CausalModel,
+    reference: CausalModel,
+    prompts: Sequence[Prompt],
+    tokens_of: Sequence[Sequence[Sequence[int]]],
+    params: SamplingParams,
+) -> list[float]:
+    """Estimate the KL from the reference in nats a response, mean over each prompt's responses.
+
+    Both are scored at the sampling temperature, and over the tokens that the policy's filters kept; the
+    estimate is the log-ratio of what was sampled.
+    """
+    result = []
+    for start in range(0, len(prompts), KL_ROWS):
+        part = slice(start, start + KL_ROWS)
+        rows = policy.encode_prompts([prompt.text for prompt in prompts[part]])
+        tokens = [row for group in tokens_of[part] for row in group]
+        batch = assemble(rows, tokens, policy.pad).to(policy.device)
+        ratio = log_ratio(policy, reference, batch, params.scored)
+        result += ratio.sum(1).view(len(rows), -1).mean(1).tolist()
+    return result
