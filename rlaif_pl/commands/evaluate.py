@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -87,7 +89,7 @@ def policy(
         labeler: The labeler whose labels trained the reward.
         independent: Also ask a judge that trained nothing here (sentence embeddings).
         template: How prompts and responses are written.
-        sampling: How each policy responds, ``n`` times to each prompt.
+        sampling: How each policy responds, ``n`` times to each prompt; once greedily besides.
         batch_size: Prompts at a time.
         draws: Bootstrap resamples.
         seed: Seeds sampling and bootstrap.
@@ -101,22 +103,38 @@ def policy(
     params = sampling.seeded(seed)
     place = resolve_device(device)
     before, after = (load_policy(each, template).to(place) for each in (sft, policy))
-    old = generate(before, rows, params, batch_size=batch_size, title="sampling from SFT")
-    new = generate(after, rows, params, batch_size=batch_size, title="sampling from policy")
-    kl = kl_by_prompt(after, before, rows, new, params)
+    sampled = _samples(after, before, rows, params, batch_size)
+    likeliest = replace(params, n=1, temperature=0.0)
+    greedy = None if likeliest == params else _samples(after, before, rows, likeliest, batch_size)
     del before, after
-    report = evaluate_policy(
-        PolicySamples(rows, old.texts, new.texts, old.unfinished, new.unfinished, kl),
-        put(reward, place),
-        build_labeler(labeler),
-        EmbeddingJudge(references_of(rows)) if independent else None,
+    measure = partial(
+        evaluate_policy,
+        reward=put(reward, place),
+        labeler=build_labeler(labeler),
+        independent=EmbeddingJudge(references_of(rows)) if independent else None,
         draws=draws,
         seed=seed,
     )
+    report = replace(measure(sampled), greedy=None if greedy is None else measure(greedy))
     report.render(Console())
     report.write(out, show_text=not is_sensitive(prompts) if show_text is None else show_text)
     write(out, report.to_metrics() | {"evaluate/seconds": time.monotonic() - started})
     return 0
+
+
+def _samples(
+    policy: CausalModel,
+    sft: CausalModel,
+    prompts: list[Prompt],
+    params: SamplingParams,
+    batch_size: int,
+) -> PolicySamples:
+    """Let both respond to the prompts, and measure the KL of what the policy says."""
+    how = "greedily" if params.temperature == 0 else "sampling"
+    old = generate(sft, prompts, params, batch_size=batch_size, title=f"{how} from SFT")
+    new = generate(policy, prompts, params, batch_size=batch_size, title=f"{how} from policy")
+    kl = kl_by_prompt(policy, sft, prompts, new, params)
+    return PolicySamples(prompts, old.texts, new.texts, old.unfinished, new.unfinished, kl)
 
 
 @torch.no_grad()

@@ -122,6 +122,7 @@ def _labeled_by(pairs: Sequence[Preference]) -> str:
     who = {
         "ai": "by a language model",
         "human": "by people",
+        "reading": "by a language model that read them blind",
         "synthetic": "by construction",
         None: "by unknown judges",
     }

@@ -7,7 +7,12 @@ from collections.abc import Mapping, Sequence
 
 from rlaif_pl.types import Preference
 
-NAMES = {"human": "people", "synthetic": "synthetic verdicts", "ai": "an AI labeler"}
+NAMES = {
+    "human": "people",
+    "reading": "a language model's blind reading",
+    "synthetic": "synthetic verdicts",
+    "ai": "an AI labeler",
+}
 UNKNOWN = "unknown"
 METRIC = "verdicts_by"
 
