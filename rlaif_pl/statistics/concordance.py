@@ -66,8 +66,8 @@ def _mid_ranks(ranks: ArrayLike) -> Array:
         )
     if not (rankdata(rows, method="min", axis=1) == rows).all():
         raise ValueError(
-            f"expected each rater's ranks to be 1 to {rows.shape[1]}, each once or, of equal things, the "
-            f"same rank and the next ones left out (1, 1, 3), got {rows.tolist()}"
+            f"expected each rater's ranks to be 1 to {rows.shape[1]}, each once or, of equal things, "
+            f"the same rank and the next ones left out (1, 1, 3), got {rows.tolist()}"
         )
     mid: Array = np.asarray(rankdata(rows, method="average", axis=1), np.float64)
     return mid

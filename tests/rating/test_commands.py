@@ -87,7 +87,7 @@ def test_kill_resume_and_report(start, samples, verdicts, tmp_path, capsys):
         assert len(list(csv.DictReader(file))) == 72
     # a run's page shows them, though no stage made them
     page = write_report(out.parent).read_text()
-    assert "Policies ranked by people" in page
+    assert "Policies ranked blind by people" in page
     assert "not timed" in page
 
 
