@@ -1,6 +1,7 @@
 """Tasks out, readings in, by file: blind, by text, all or nothing."""
 
 import json
+import sys
 
 import pytest
 
@@ -61,6 +62,20 @@ def test_exported_tasks_are_blind(exported):
     assert not [name for name in ("zebra", "yacht", "xenon") if name in exported.read_text()]
     firsts = {row["texts"][0].split()[0] for row in rows}
     assert firsts == {"one", "two", "three"}  # in an order drawn for each
+
+
+def test_a_file_needs_no_server(samples, out, tmp_path, monkeypatch):
+    for name in ("fastapi", "uvicorn"):
+        monkeypatch.setitem(sys.modules, name, None)
+    for name in ("app", "server"):
+        monkeypatch.delitem(sys.modules, f"rlaif_pl.rating.{name}", raising=False)
+    words = ["rate", "--samples", str(samples), "--out", str(out)]
+    assert cli.main(words) == 1  # the page needs one
+    path = tmp_path / "tasks.jsonl"
+    assert cli.main([*words, "--rater", "x", "--export_tasks", str(path)]) == 0
+    write(path, filled(rows_of(path)))
+    assert take(out, path) == 0
+    assert len(ratings(out)[0]) == 12
 
 
 def test_readings_come_back_by_policy(exported, out, capsys):
