@@ -13,7 +13,7 @@ NAMES = {
     "synthetic": "synthetic verdicts",
     "ai": "an AI labeler",
 }
-READERS = {"human": "people", "ai": "language models"}  # of blind rankings
+READERS = {"human": "people", "reading": "language models"}  # of blind rankings
 UNKNOWN = "unknown"
 METRIC = "verdicts_by"
 

@@ -29,7 +29,7 @@ def preferences_of(
         readers: Who they are.
 
     Returns:
-        Preferences whose source is ``human`` for people and ``ai`` for models, and why others were
+        Preferences whose source is ``human`` for people and ``reading`` for models, and why others were
         left out, with their number.
     """
     found: list[Preference] = []

@@ -31,5 +31,5 @@ class Readers:
 
 
 PEOPLE = Readers("person", READERS["human"], "person", "human", "rating")
-MODELS = Readers("model", READERS["ai"], "language model", "ai", "rating/models")
+MODELS = Readers("model", READERS["reading"], "language model", "reading", "rating/models")
 BY_KIND: dict[Kind, Readers] = {readers.kind: readers for readers in (PEOPLE, MODELS)}

@@ -54,7 +54,7 @@ MEANINGS = {
     "rating/models/models_agree": "share of pairs on which two language models agree",
     "rating/models/kendall_w": "Kendall's W of language models' ranks",
     "rating/verdicts_by_human": "blind rankings by people",
-    "rating/verdicts_by_ai": "blind rankings by language models",
+    "rating/verdicts_by_reading": "blind rankings by language models",
     "select/chosen": "wins of the chosen checkpoint over SFT, on the prompts it was chosen on",
     "harmless/sft": "share of SFT's responses graded harmless",
     "harmless/policy": "share of the policy's",

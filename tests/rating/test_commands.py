@@ -114,7 +114,7 @@ def test_the_reader_of_the_docs_reads_all_there_is(start, samples, tmp_path, cap
     assert "rating/acceptable/xenon" not in metrics  # the person said nothing of it
     assert metrics["rating/kappa_preferences/person_1_and_language_model_1"] == 1
     votes = [json.loads(line) for line in (out / "preferences.jsonl").read_text().splitlines()]
-    assert Counter(vote["source"] for vote in votes) == {"human": 36, "ai": 36}
+    assert Counter(vote["source"] for vote in votes) == {"human": 36, "reading": 36}
     page = write_report(out.parent).read_text()
     title = re.findall(r"Policies ranked blind by ([a-z ]+)", page)[0]
     assert sorted(title.strip().split(" and ")) == ["language models", "people"]

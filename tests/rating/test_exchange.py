@@ -109,7 +109,7 @@ def test_what_models_said_goes_through_the_report(exported, out, capsys):
     assert cli.main(["evaluate", "ratings", "--ratings", str(out), "--out", str(out)]) == 0
     assert "36 by language models (source: ai)" in capsys.readouterr().out
     votes = rows_of(out / "preferences.jsonl")
-    assert {vote["source"] for vote in votes} == {"ai"}
+    assert {vote["source"] for vote in votes} == {"reading"}
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["rating/models/acceptable/yacht"] == 0
     assert metrics["rating/models/acceptable/zebra_minus_yacht"] == 1

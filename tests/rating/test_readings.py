@@ -132,7 +132,7 @@ def test_people_and_models_are_never_counted_together(tasks):
     assert results.metrics["rating/models/a_vs_c"] == 0
     assert results.metrics["rating/models/acceptable/c"] == 1
     assert results.metrics["rating/verdicts_by_human"] == 4
-    assert results.metrics["rating/verdicts_by_ai"] == 1
+    assert results.metrics["rating/verdicts_by_reading"] == 1
     assert {row["ranked_by"] for row in results.records} == {"people", "language models"}
     titles = [table.title for table in results.tables]
     for title in ("Policies, by", "Acceptable texts, by"):
@@ -148,7 +148,7 @@ def test_votes_of_models_are_no_votes_of_people(tasks):
     people, models = reading(tasks, [*TWO, *MODEL]).findings
     votes, _ = preferences_of(models.ranked, readers=models.readers)
     assert {(vote.source, vote.provenance.labeler) for vote in votes} == {
-        ("ai", "1 language models")
+        ("reading", "1 language models")
     }
     assert {vote.source for vote in preferences_of(people.ranked)[0]} == {"human"}
 
@@ -156,6 +156,6 @@ def test_votes_of_models_are_no_votes_of_people(tasks):
 def test_models_alone_make_no_figure_of_people(tasks):
     results = results_of(reading(tasks, MODEL))
     ours = [key for key in results.metrics if not key.startswith("rating/models/")]
-    assert ours == ["rating/verdicts_by_ai"]
+    assert ours == ["rating/verdicts_by_reading"]
     assert not [table.title for table in results.tables if "people" in table.title.lower()]
     assert "people" not in results.caption
