@@ -107,7 +107,7 @@ def test_the_reader_of_the_docs_reads_all_there_is(start, samples, tmp_path, cap
     server.stop(signal.SIGINT)
     assert cli.main(["evaluate", "ratings", "--ratings", str(out), "--out", str(out)]) == 0
     said = capsys.readouterr().out
-    assert "36 by people (source: human), 36 by language models (source: ai)" in said
+    assert "36 by people (source: human), 36 by language models (source: reading)" in said
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["rating/models/rankings"] == metrics["rating/rankings"] == 12
     assert metrics["rating/models/acceptable/xenon"] == 1

@@ -107,7 +107,7 @@ def test_what_models_said_goes_through_the_report(exported, out, capsys):
     write(exported, filled(rows_of(exported)))
     assert take(out, exported) == 0
     assert cli.main(["evaluate", "ratings", "--ratings", str(out), "--out", str(out)]) == 0
-    assert "36 by language models (source: ai)" in capsys.readouterr().out
+    assert "36 by language models (source: reading)" in capsys.readouterr().out
     votes = rows_of(out / "preferences.jsonl")
     assert {vote["source"] for vote in votes} == {"reading"}
     metrics = json.loads((out / "metrics.json").read_text())
