@@ -17,7 +17,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from rlaif_pl.rating.order import judged, shown_order
 from rlaif_pl.rating.readers import Kind
-from rlaif_pl.rating.records import Rating
+from rlaif_pl.rating.records import LONGEST_NAME, LONGEST_REASON, MOST_SECONDS, Rating
 from rlaif_pl.rating.store import RatingStore
 from rlaif_pl.rating.tasks import Task
 from rlaif_pl.text import whole_characters
@@ -35,7 +35,9 @@ PARTS = {"marks.js": "text/javascript", "rate.js": "text/javascript", "rate.css"
 TOKEN_HEADER = "X-Rating-Token"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
-Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=60)]
+Name = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=LONGEST_NAME)
+]
 Key = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 
 
@@ -82,8 +84,10 @@ class Answer(Person):
     submission: Key
     ranks: list[StrictInt] | None = None  # by place on the page, from the top
     acceptable: list[StrictBool] | None = None  # likewise
-    reason: Annotated[str, StringConstraints(strip_whitespace=True, max_length=200)] | None = None
-    seconds: Annotated[float, Field(ge=0, le=86_400)] = 0.0
+    reason: (
+        Annotated[str, StringConstraints(strip_whitespace=True, max_length=LONGEST_REASON)] | None
+    ) = None
+    seconds: Annotated[float, Field(ge=0, le=MOST_SECONDS)] = 0.0
 
 
 class Undo(Person):

@@ -18,15 +18,12 @@ from rlaif_pl.data.files import read_rows
 from rlaif_pl.evaluation.metrics import write_text
 from rlaif_pl.rating.order import judged, shown_order
 from rlaif_pl.rating.readers import BY_KIND, Kind
-from rlaif_pl.rating.records import Rating
+from rlaif_pl.rating.records import LONGEST_NAME, LONGEST_REASON, MOST_SECONDS, Rating
 from rlaif_pl.rating.store import RatingStore
 from rlaif_pl.rating.tasks import Task
 from rlaif_pl.text import shown, strip_surplus_symbols
 
 T = TypeVar("T")
-LONGEST_NAME = 60  # characters, as on the page
-LONGEST_REASON = 200
-LONGEST = 86_400.0  # seconds, likewise
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,8 +189,14 @@ def _list(fields: Mapping[str, object], name: str, kind: type[T]) -> list[T] | N
 def _seconds(value: object) -> float:
     if value is None:
         return 0.0
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LONGEST:
-        raise ValueError(f"expected 'seconds' to be from 0 to {LONGEST:.0f}, got {shown(value)}")
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not 0 <= value <= MOST_SECONDS
+    ):
+        raise ValueError(
+            f"expected 'seconds' to be from 0 to {MOST_SECONDS:.0f}, got {shown(value)}"
+        )
     return float(value)
 
 

@@ -8,6 +8,10 @@ from typing import Any
 
 from rlaif_pl.rating.readers import Kind
 
+LONGEST_NAME = 60  # characters, of a rater
+LONGEST_REASON = 200
+MOST_SECONDS = 86_400.0  # that a task was looked at
+
 
 @dataclass(frozen=True, slots=True)
 class Rating:
