@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 from rlaif_pl.data.failures import causes
 from rlaif_pl.data.label_store import IN_MEMORY, LabelStore
@@ -181,15 +182,9 @@ def evaluate(
         ValueError: There is no prompt, or a reward is missing or not finite.
     """
     judge, paid = build_labeler(labeler), as_reward(reward)
-    samples = sample_both(policy, sft, prompts, sampling, seed=seed, batch_size=batch_size)
-    return report_on(
-        samples,
-        put(paid, policy.device),
-        judge,
-        independent,
-        draws=draws,
-        seed=seed,
-    )
+    sampled, greedy = sample_both(policy, sft, prompts, sampling, seed=seed, batch_size=batch_size)
+    put(paid, policy.device)
+    return report_on(sampled, greedy, paid, judge, independent, draws=draws, seed=seed)
 
 
 def sample_both(
@@ -200,18 +195,32 @@ def sample_both(
     *,
     seed: int = 0,
     batch_size: int = 16,
+) -> tuple[PolicySamples, PolicySamples | None]:
+    """Sample both policies on the same prompts with the same noise, and measure the KL between them.
+
+    Returns:
+        Responses as ``sampling`` says, and greedy ones, one to a prompt; None in their place where
+        ``sampling`` is that already.
+    """
+    params, rows = sampling.seeded(seed), load_prompts(prompts)
+    both = partial(_sample_both, policy, sft, rows, batch_size=batch_size)
+    likeliest = replace(params, n=1, temperature=0.0)
+    return both(params), None if likeliest == params else both(likeliest)
+
+
+def _sample_both(
+    policy: Policy, sft: Policy, rows: list[Prompt], params: SamplingParams, *, batch_size: int
 ) -> PolicySamples:
-    """Sample both policies on the same prompts with the same noise, and measure the KL between them."""
-    old = generate(sft, prompts, sampling, seed, batch_size=batch_size, title="sampling from SFT")
-    new = generate(
-        policy, old.prompts, sampling, seed, batch_size=batch_size, title="sampling from policy"
-    )
-    kl = kl_by_prompt(policy, sft, old.prompts, new.tokens, sampling.seeded(seed))
-    return PolicySamples(old.prompts, old.texts, new.texts, old.unfinished, new.unfinished, kl)
+    how = "greedily" if params.temperature == 0 else "sampling"
+    old = generate(sft, rows, params, batch_size=batch_size, title=f"{how} from SFT")
+    new = generate(policy, rows, params, batch_size=batch_size, title=f"{how} from policy")
+    kl = kl_by_prompt(policy, sft, rows, new.tokens, params)
+    return PolicySamples(rows, old.texts, new.texts, old.unfinished, new.unfinished, kl)
 
 
 def report_on(
-    samples: PolicySamples,
+    sampled: PolicySamples,
+    greedy: PolicySamples | None,
     reward: AnyReward,
     labeler: Labeler,
     independent: bool | Labeler,
@@ -222,5 +231,13 @@ def report_on(
     """Judge samples by reward, labeler and, unless it is False, an independent judge."""
     other: Labeler | None = None if isinstance(independent, bool) else independent
     if independent is True:
-        other = EmbeddingJudge(references_of(samples.prompts))
-    return evaluate_policy(samples, as_reward(reward), labeler, other, draws=draws, seed=seed)
+        other = EmbeddingJudge(references_of(sampled.prompts))
+    measure = partial(
+        evaluate_policy,
+        reward=as_reward(reward),
+        labeler=labeler,
+        independent=other,
+        draws=draws,
+        seed=seed,
+    )
+    return replace(measure(sampled), greedy=None if greedy is None else measure(greedy))

@@ -7,9 +7,13 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 WORD = re.compile(r"[\w']+")
+TOKEN = re.compile(r"\w+|[^\w\s]")
+DOUBLED = frozenset({"that", "had", "very", "really", "no", "so"})  # words that may be said twice
+REPETITIVE = 0.1  # share of repeated 3-grams
 _HALF_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")  # in JSON: may be half a character
 _HALVES = re.compile("[\ud800-\udfff]")
 MOST_SHOWN = 60  # characters of a wrong value that a message repeats
@@ -166,6 +170,25 @@ def copied_ngrams(response: str, prompt: str, n: int = 4) -> float:
         return 0.0
     known = {tuple(read[i : i + n]) for i in range(len(read) - n + 1)}
     return sum(gram in known for gram in grams) / len(grams)
+
+
+def repeated_ngrams(text: str, n: int = 3) -> float:
+    """Share of n-grams that stood in the text before, in [0, 1).
+
+    ``1 - distinct / all`` (seq-rep-n of Welleck et al. 2020, arXiv 1908.04319, section 6.1), over words
+    and single symbols without case, so that a row of full stops is repetition too. A text shorter
+    than ``n`` gives 0.
+    """
+    tokens = TOKEN.findall(text.lower())
+    grams = [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def is_repetitive(text: str) -> bool:
+    """Tell whether a text stammers: a word twice in a row, or a tenth of its 3-grams said before."""
+    words = WORD.findall(text.lower())
+    doubled = any(a == b and a not in DOUBLED for a, b in pairwise(words))
+    return doubled or repeated_ngrams(text) > REPETITIVE
 
 
 def whole_characters(value: Any) -> Any:

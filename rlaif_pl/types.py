@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
-Source = Literal["ai", "human", "synthetic"]
+Source = Literal["ai", "human", "reading", "synthetic"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +80,9 @@ class Preference:
         group: Identity of the prompt (see ``Prompt.group``).
         p_first: Probability that the first is better, in [0, 1]; None where not labeled.
         weight: Importance in the reward loss, at least 0.
-        source: Who judged: an AI, people, or nobody (``synthetic``: the pair was written as a better
-            and a worse response); None where not labeled.
+        source: Who judged: an AI labeler, people, a language model that read the pair blind and with
+            reasons (``reading``), or nobody (``synthetic``: the pair was written as a better and a
+            worse response); None where not labeled.
         provenance: Where responses and label came from.
     """
 

@@ -17,7 +17,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from rlaif_pl.data import tiny_tldr
+from rlaif_pl.data.files import read_rows
 from rlaif_pl.data.preferences import write_preferences, write_prompts
+from rlaif_pl.data.records import decode_fields
 from rlaif_pl.models import BackboneOptions, RewardModel
 from rlaif_pl.text import truncate_words
 from rlaif_pl.types import Preference, Prompt
@@ -27,6 +29,12 @@ sys.path.insert(0, str(Path(__file__).parent / "plugins"))
 pytest_plugins = ["architectures", "claimed"]
 
 VOCAB = 300
+
+
+def posts():
+    """Posts that the tests' tokenizer and files are made of; the package's may change, these not."""
+    rows = read_rows(Path(__file__).with_name("posts.jsonl"))
+    return [decode_fields(tiny_tldr.Post, row.fields, row.where) for row in rows]
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
@@ -59,7 +67,7 @@ def tiny_model_folder(tmp_path_factory) -> Path:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    core.train_from_iterator((post.post for post in tiny_tldr.load("train")), trainer)
+    core.train_from_iterator((post.post for post in posts()), trainer)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=core, eos_token="</s>", pad_token="<pad>", model_max_length=4096
     )
@@ -97,7 +105,7 @@ def small_prompts() -> list[Prompt]:
     """First words of twelve posts, with first words of their summaries."""
     return [
         Prompt(truncate_words(post.post, 8), post.id, truncate_words(post.summary, 5))
-        for post in tiny_tldr.load("train")[:12]
+        for post in posts()[:12]
     ]
 
 

@@ -297,6 +297,7 @@ def test_fit_without_a_config_says_what_it_trains(
         "--trainer.enable_progress_bar=false",
         f"--model.init_args.reward.init_args.backbone.name={tiny_model_folder}",
         "--model.init_args.reward.init_args.backbone.trunk_layers=2",
+        "--model.init_args.reward.init_args.backbone.num_layers=3",
         f"--model.init_args.references={data_files.prompts}",
         f"--data.preferences={data_files.unlabeled}",
         f"--data.labeler.init_args.backend.init_args.model={tiny_model_folder}",

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import NamedTuple
 
-TOKEN = re.compile(r"\w+|[^\w\s]")
+from rlaif_pl.text import repeated_ngrams
+
 ADVICE = {
     "length_ratio": "look at samples.csv; raise shaping.beta; add shaping.unfinished_penalty (too "
     "long) or shaping.min_length with short_penalty (too short); compare lengths in the labels: a "
     "reward model that learned length pays for it",
     "kl": "raise shaping.beta, lower the learning rate, or train fewer steps",
     "unfinished": "raise sampling.max_new_tokens or shaping.unfinished_penalty",
-    "repetitive": "raise shaping.beta and lower the learning rate; add such texts to the labeled "
-    "pairs, so that the reward model has seen them",
+    "repetitive": "set shaping.repetition_penalty, or raise shaping.beta and lower the learning "
+    "rate; add such texts to the labeled pairs, so that the reward model has seen them",
     "empty": "set shaping.min_length and shaping.short_penalty",
     "divergence": "trust the judge's best checkpoint, not the last; label fresh pairs of the present "
     "policy and fit the reward model again, or raise shaping.beta",
@@ -82,18 +82,6 @@ class TextSymptoms(NamedTuple):
     repetitive: int
     empty: int
     total: int
-
-
-def repeated_ngrams(text: str, n: int = 3) -> float:
-    """Share of n-grams that stood in the text before, in [0, 1).
-
-    ``1 - distinct / all`` (seq-rep-n of Welleck et al. 2020, arXiv 1908.04319, section 6.1), over words
-    and single symbols without case, so that a row of full stops is repetition too. A text shorter
-    than ``n`` gives 0.
-    """
-    tokens = TOKEN.findall(text.lower())
-    grams = [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
-    return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
 def symptoms(responses: Sequence[str], n: int, share: float) -> TextSymptoms:

@@ -78,7 +78,7 @@ def policy(
         labeler: The labeler whose labels trained the reward.
         independent: Also ask a judge that trained nothing here (sentence embeddings).
         template: How prompts and responses are written.
-        sampling: How each policy responds, ``n`` times to each prompt.
+        sampling: How each policy responds, ``n`` times to each prompt; once greedily besides.
         batch_size: Prompts at a time.
         draws: Bootstrap resamples.
         seed: Seeds sampling and bootstrap.
@@ -91,10 +91,10 @@ def policy(
     rows = load_prompts(prompts)
     place = resolve_device(device)
     before, after = (load_policy(each, template).to(place) for each in (sft, policy))
-    samples = sample_both(after, before, rows, sampling, seed=seed, batch_size=batch_size)
+    sampled, greedy = sample_both(after, before, rows, sampling, seed=seed, batch_size=batch_size)
     del before, after  # make room for the judges
-    judge = build_labeler(labeler)
-    report = report_on(samples, put(reward, place), judge, independent, draws=draws, seed=seed)
+    judge, paid = build_labeler(labeler), put(reward, place)
+    report = report_on(sampled, greedy, paid, judge, independent, draws=draws, seed=seed)
     report.render(Console())
     report.write(out, show_text=not is_sensitive(prompts) if show_text is None else show_text)
     write(out, report.to_metrics() | {"evaluate/seconds": time.monotonic() - started})

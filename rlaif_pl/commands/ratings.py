@@ -1,8 +1,9 @@
-"""``evaluate ratings``: what people's rankings say."""
+"""``evaluate ratings``: what blind rankings say."""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 from rich.console import Console
@@ -10,10 +11,14 @@ from rich.console import Console
 from rlaif_pl.data.preferences import write_preferences
 from rlaif_pl.evaluation import verdicts as verdict_files
 from rlaif_pl.evaluation.verdicts import JudgeVerdicts, read_verdicts
+from rlaif_pl.rating.findings import Reading, reading_of
 from rlaif_pl.rating.pairs import preferences_of
 from rlaif_pl.rating.ranked import Estimator
-from rlaif_pl.rating.report import findings_of, render, results_of, write_ratings
-from rlaif_pl.rating.store import FILE, RatingStore
+from rlaif_pl.rating.readers import BY_KIND
+from rlaif_pl.rating.report import render, results_of, write_ratings
+from rlaif_pl.rating.schema import FILE
+from rlaif_pl.rating.store import RatingStore
+from rlaif_pl.types import Preference
 
 
 def ratings(
@@ -26,7 +31,8 @@ def ratings(
 ) -> int:
     """Win rates by people beside those of judges, their agreement, and preferences to train on.
 
-    May be run at any time, also while people rate.
+    May be run at any time, also while people rate. Where language models read too, their figures stand
+    apart under their own name.
 
     Args:
         ratings: Folder of `rate`, or its ratings.sqlite.
@@ -46,8 +52,8 @@ def ratings(
         )
     with RatingStore(path) as store:
         tasks, given, facts = store.tasks(), store.ratings(), store.facts()
-        undone = store.count_undone()
-    found = findings_of(
+        undone = {kind: store.count_undone(kind) for kind in BY_KIND}
+    reading = reading_of(
         tasks,
         given,
         json.loads(facts.get("policies", "[]")),
@@ -56,20 +62,31 @@ def ratings(
         undone=undone,
         estimator=Estimator(draws=draws, seed=seed),
     )
-    results = results_of(found)
+    results = results_of(reading)
     console = Console()
-    render(found, results, console)
+    render(results, console)
     results.write(out)
-    write_ratings(out, tasks, given, found.raters)
-    pairs, left_out = preferences_of(found.ranked, seed)
-    write_preferences(Path(out) / "preferences.jsonl", pairs)
+    write_ratings(out, tasks, given, reading.raters)
+    write_votes(reading, Path(out) / "preferences.jsonl", seed, console)
+    return 0
+
+
+def write_votes(reading: Reading, path: Path, seed: int, console: Console) -> None:
+    """Write the votes as preferences and say whose they are; kinds of raters are rows of their own."""
+    pairs: list[Preference] = []
+    said, left_out = [], Counter[str]()
+    for found in reading.findings:
+        votes, others = preferences_of(found.ranked, seed, found.readers)
+        pairs += votes
+        left_out += Counter(others)
+        said.append(f"{len(votes)} by {found.readers.plural} (source: {found.readers.source})")
+    write_preferences(path, pairs)
     console.print(
-        f"{len(pairs)} preferences in {Path(out) / 'preferences.jsonl'}"
+        f"{len(pairs)} preferences in {path}: {', '.join(said)}"
         + "".join(f"; left out {count}: {reason}" for reason, count in left_out.items()),
         highlight=False,
         soft_wrap=True,
     )
-    return 0
 
 
 def judges_of(files: list[str] | None, samples: str | None) -> dict[str, JudgeVerdicts]:

@@ -29,7 +29,7 @@ COLUMNS = {
     "p_chosen": "probability that `chosen` is better, in (0.5, 1]",
     "margin": "log-odds of `p_chosen` in nats; TRL's RewardTrainer subtracts it in its loss",
     "weight": "importance in the loss",
-    "source": "`ai`, `human` or `synthetic`",
+    "source": "`ai`, `human`, `reading` or `synthetic`",
     "group": "identity of the prompt: split by it, never by row",
     "labeler": "model, revision and settings that made the label",
     "strategy": "how it was asked",
@@ -122,6 +122,7 @@ def _labeled_by(pairs: Sequence[Preference]) -> str:
     who = {
         "ai": "by a language model",
         "human": "by people",
+        "reading": "by a language model that read them blind",
         "synthetic": "by construction",
         None: "by unknown judges",
     }

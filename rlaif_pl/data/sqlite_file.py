@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -24,6 +24,8 @@ class Layout:
         statements: SQL that makes an empty file.
         setting: What a user changes to name another file, in messages.
         application: SQLite's application id, which tells these files from others; 0 sets none.
+        upgrades: SQL that turns a file of a version into one of the next, by that version. A file of
+            an earlier version is brought up to date when it is opened, all at once.
     """
 
     kind: str
@@ -31,6 +33,7 @@ class Layout:
     statements: tuple[str, ...]
     setting: str = "file"
     application: int = 0
+    upgrades: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
 
 
 class SqliteFile:
@@ -126,7 +129,7 @@ class SqliteFile:
             time.sleep(0.02)
 
     def _prepare(self) -> None:
-        """Make the tables in a new file, or refuse a file that is none of ours."""
+        """Make the tables in a new file, upgrade an older one, or refuse what is none of ours."""
         layout = self.layout
         wanted = (layout.application, layout.version)
         if self._found() == wanted:
@@ -135,17 +138,27 @@ class SqliteFile:
             application, version = self._found()  # another process may have made it meanwhile
             if (application, version) == wanted:
                 return
-            (tables,) = self.connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
-            if application or version or tables:
-                raise ValueError(
-                    f"expected {self.path} to be a {layout.kind} of version {layout.version}, got "
-                    f"version {version} with {tables} tables (application id {application:#x}); "
-                    f"name another {layout.setting}"
-                )
-            for statement in layout.statements:
+            for statement in self._missing(application, version):
                 self.connection.execute(statement)
             self.connection.execute(f"PRAGMA application_id={layout.application}")
             self.connection.execute(f"PRAGMA user_version={layout.version}")
+
+    def _missing(self, application: int, version: int) -> Iterator[str]:
+        """Yield what makes a new file, or an earlier version, one of the layout."""
+        layout = self.layout
+        (tables,) = self.connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
+        if not (application or version or tables):
+            yield from layout.statements
+            return
+        steps = range(version, layout.version)
+        if application != layout.application or not steps or not set(steps) <= set(layout.upgrades):
+            raise ValueError(
+                f"expected {self.path} to be a {layout.kind} of version {layout.version}, got "
+                f"version {version} with {tables} tables (application id {application:#x}); "
+                f"name another {layout.setting}"
+            )
+        for step in steps:
+            yield from layout.upgrades[step]
 
     def _found(self) -> tuple[int, int]:
         """Return application id and version of the file as it is."""

@@ -7,7 +7,13 @@ from collections.abc import Mapping, Sequence
 
 from rlaif_pl.types import Preference
 
-NAMES = {"human": "people", "synthetic": "synthetic verdicts", "ai": "an AI labeler"}
+NAMES = {
+    "human": "people",
+    "reading": "a language model's blind reading",
+    "synthetic": "synthetic verdicts",
+    "ai": "an AI labeler",
+}
+READERS = {"human": "people", "reading": "language models"}  # of blind rankings
 UNKNOWN = "unknown"
 METRIC = "verdicts_by"
 
@@ -18,10 +24,10 @@ def judge_counts(pairs: Sequence[Preference]) -> dict[str, int]:
     return dict(Counter(judged))
 
 
-def judges_named(judged: Mapping[str, float]) -> str:
+def judges_named(judged: Mapping[str, float], names: Mapping[str, str] = NAMES) -> str:
     """Name the judges as in "agreement with people", the most frequent first."""
     order = sorted(judged, key=lambda kind: -judged[kind])
-    return " and ".join(NAMES.get(kind, "unknown judges") for kind in order) or NAMES["human"]
+    return " and ".join(names.get(kind, "unknown judges") for kind in order) or names["human"]
 
 
 def judge_metrics(judged: Mapping[str, int], prefix: str) -> dict[str, float]:
@@ -29,15 +35,17 @@ def judge_metrics(judged: Mapping[str, int], prefix: str) -> dict[str, float]:
     return {f"{prefix}/{METRIC}_{kind}": count for kind, count in judged.items()}
 
 
-def judges_in(metrics: Mapping[str, float], prefix: str) -> str:
+def judges_in(metrics: Mapping[str, float], prefix: str, names: Mapping[str, str] = NAMES) -> str:
     """Name the judges behind the metrics under a prefix, from what ``judge_metrics`` wrote.
 
     Args:
         metrics: Flat numbers.
-        prefix: ``labeler`` or ``reward``.
+        prefix: ``labeler``, ``reward`` or ``rating``.
+        names: What to call each kind of judge.
 
     Returns:
         The names; people where the metrics do not say, as those of an older run.
     """
     head = f"{prefix}/{METRIC}_"
-    return judges_named({k.removeprefix(head): n for k, n in metrics.items() if k.startswith(head)})
+    found = {k.removeprefix(head): n for k, n in metrics.items() if k.startswith(head)}
+    return judges_named(found, names)

@@ -25,7 +25,7 @@ from rlaif_pl.statistics import (
     paired_difference,
     ratio_of_means,
 )
-from rlaif_pl.text import strip_surplus_symbols, word_count
+from rlaif_pl.text import is_repetitive, strip_surplus_symbols, word_count
 from rlaif_pl.types import Labeler, Prompt, Reward
 
 Estimate = Callable[..., Interval]
@@ -136,12 +136,16 @@ def _rewards(reward: Reward, prompts: Sequence[Prompt], responses: Texts) -> lis
 def _text_measures(
     prompts: Sequence[Prompt], responses: Texts, mean: Estimate
 ) -> dict[str, Interval]:
-    """Words, copied 4-grams and, where there are references, ROUGE-L of a system's responses."""
+    """Words, copied 4-grams, shares of empty and repetitive responses, ROUGE-L where it can be had."""
     clean = [[strip_surplus_symbols(text) for text in texts] for texts in responses]
     groups = [prompt.group for prompt in prompts]
     measures = {
         "words": mean(_words(clean), groups),
         "copied_4grams": mean(copied_shares([prompt.text for prompt in prompts], clean), groups),
+        "empty": mean(_means([[not text for text in texts] for texts in clean]), groups),
+        "repetitive": mean(
+            _means([[is_repetitive(text) for text in texts] for texts in clean]), groups
+        ),
     }
     likeness = [
         (prompt.group, np.mean([rouge_l(text, prompt.reference) for text in texts]))

@@ -24,6 +24,7 @@ from rlaif_pl.types import Prompt
 
 Texts = Sequence[Sequence[str]]
 
+GREEDY = "greedy"  # of metrics and columns: each policy's likeliest response
 # Judge by what a win rate's name has after the two policies.
 JUDGES = {"": "labeler", "independent": "embedding", "rouge": "rouge_l"}
 
@@ -73,6 +74,7 @@ class PolicyReport:
         quantities: Intervals by metric name: rewards, their paired gain, KL, length ratio, copied
             4-grams, ROUGE-L, unfinished shares.
         win_rates: Win rates by name, the training labeler's first.
+        greedy: The same of each policy's likeliest response; None where that was not measured.
     """
 
     samples: PolicySamples
@@ -80,30 +82,45 @@ class PolicyReport:
     reward_policy: Sequence[Sequence[float]]
     quantities: Mapping[str, Interval]
     win_rates: Mapping[str, WinRate]
+    greedy: PolicyReport | None = None
 
     def to_metrics(self) -> dict[str, float]:
-        """Return flat numbers ``a2c/...``, ``sft/...`` and ``winrate/...``."""
+        """Return flat numbers ``a2c/...``, ``sft/...``, ``winrate/...`` and ``greedy/...``."""
         metrics: dict[str, float] = {"a2c/n": len(self.samples.prompts)}
         for name, interval in self.quantities.items():
             metrics |= interval.to_metrics(name)
         for name, rate in self.win_rates.items():
             metrics |= rate.to_metrics(name)
+        if self.greedy is not None:
+            metrics |= {f"{GREEDY}/{name}": x for name, x in self.greedy.to_metrics().items()}
         return metrics
 
-    def render(self, console: Console) -> None:
-        """Print the report as two tables."""
-        table = Table("measure", "mean [interval]", title="Policy on held-out prompts")
+    def render(self, console: Console, decoding: str = "") -> None:
+        """Print the report as two tables, and two more of the likeliest responses.
+
+        Args:
+            console: Where to.
+            decoding: How the responses were drawn, for the titles.
+        """
+        title = f"Policy on held-out prompts{decoding}"
+        table = Table("measure", "mean [interval]", title=title)
         for name, q in self.quantities.items():
             limits = f" [{q.low:.3f}, {q.high:.3f}]" if math.isfinite(q.low) else ""
             table.add_row(name, escape(f"{q.value:.3f}{limits}"))
         console.print(table)
         table = Table(
-            "comparison", "wins [interval]", "at equal length", "judge", title="Win rates"
+            "comparison",
+            "wins [interval]",
+            "at equal length",
+            "judge",
+            title=f"Win rates{decoding}",
         )
         for name, r in self.win_rates.items():
             raw, controlled = escape(r.raw.percent()), escape(r.length_controlled.percent())
             table.add_row(name, raw, controlled, escape(r.judge))
         console.print(table)
+        if self.greedy is not None:
+            self.greedy.render(console, f", {GREEDY}")
 
     def write(self, folder: Path | str, *, show_text: bool = True) -> None:
         """Write ``samples.jsonl`` and ``win_rates.json`` for the report, and ``verdicts.jsonl``.
@@ -155,7 +172,7 @@ class PolicyReport:
         """Yield a record a prompt."""
         columns = (self.samples.prompts, self.samples.sft, self.samples.policy)
         rows = zip(*columns, self.reward_sft, self.reward_policy, strict=True)
-        for prompt, sft, policy, before, after in rows:
+        for number, (prompt, sft, policy, before, after) in enumerate(rows):
             yield {
                 "prompt": prompt.text,
                 "group": prompt.group,
@@ -164,4 +181,12 @@ class PolicyReport:
                 "policy": list(policy),
                 "reward_sft": list(before),
                 "reward_policy": list(after),
+                **self._likeliest(number),
             }
+
+    def _likeliest(self, number: int) -> dict[str, str]:
+        """Return the likeliest response of both to a prompt, where they were measured."""
+        if self.greedy is None:
+            return {}
+        found = self.greedy.samples
+        return {f"sft_{GREEDY}": found.sft[number][0], f"policy_{GREEDY}": found.policy[number][0]}

@@ -121,14 +121,16 @@ def _sampling(
     each = float(_int(at(dict(content), "sampling.n"), SAMPLES[stage.command]))
     if stage.command != "sample":
         policies = 2.0 if stage.command == "evaluate policy" else 1.0 + _int(content.get("k"), 4)
-    written = rows * policies * each * expect.response_tokens
+    is_greedy = each == 1 and at(dict(content), "sampling.temperature") == 0
+    besides = float(stage.command == "evaluate policy" and not is_greedy)  # the likeliest response
+    written = rows * policies * (each + besides) * expect.response_tokens
     prompt, length = expect.prompt_tokens, expect.prompt_tokens + expect.response_tokens
-    hours = expect.hours(shape.forward_flops(rows * policies * prompt, prompt))
+    hours = expect.hours(shape.forward_flops(rows * policies * (1 + besides) * prompt, prompt))
     decode = shape.forward_flops(written, length, written)
     hours += expect.hours(decode, expect.decode_utilization)
     if stage.command == "sample":
         return StageEstimate(stage.name, stage.command, rows=rows, gpu_hours=hours)
-    pairs = rows * each * each * (policies - 1)
+    pairs = rows * (each * each + besides) * (policies - 1)
     labels, labeler, server, note = _labeling(experiment, content.get("labeler"), pairs, expect)
     return StageEstimate(
         stage.name, stage.command, None, labels, labeler, rows, hours, server, note

@@ -12,10 +12,12 @@ from rlaif_pl.pipeline.yaml_files import Value
 
 # Rows by data set, folder or configuration in it, and split, as their cards and papers count them.
 KNOWN_ROWS: dict[str, int] = {
-    "tiny_tldr/train": 252,
-    "tiny_tldr/dev": 40,
-    "tiny_tldr/final": 86,
-    "tiny_tldr/pairs": 494,
+    "tiny_tldr/train": 828,
+    "tiny_tldr/dev": 60,
+    "tiny_tldr/final": 120,
+    "tiny_tldr/pairs": 280,
+    "tiny_tldr/faults_dev": 40,
+    "tiny_tldr/faults_final": 86,
     "trl-lib/tldr:train": 116722,
     "trl-lib/tldr:validation": 6447,
     "trl-lib/tldr:test": 6553,

@@ -1,7 +1,8 @@
-"""How far people agree with each other, and judges with people."""
+"""How far raters of one kind agree with each other, and judges with them."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -10,7 +11,7 @@ import numpy as np
 
 from rlaif_pl.evaluation.pairs import correctness, side
 from rlaif_pl.evaluation.verdicts import JudgeVerdicts
-from rlaif_pl.rating.ranked import Estimator, Ranked
+from rlaif_pl.rating.ranked import Estimator, Ranked, win_of
 from rlaif_pl.statistics import Interval, empty_interval, kendall_w, rank_correlation
 
 LENGTH = "the longer one wins"
@@ -21,7 +22,7 @@ class Concordance:
     """How far people agree on prompts that several ranked.
 
     Attributes:
-        w: Mean of Kendall's W over prompts.
+        w: Mean of Kendall's W over prompts, corrected for ties.
         chance: What W is on average where all rank at random.
         correlation: Mean Spearman correlation of two people; 0 at chance.
         agreement: Share of pairs of responses on which two people agree; one half at chance.
@@ -59,13 +60,14 @@ def concordance(ranked: Sequence[Ranked], estimator: Estimator) -> Concordance:
         return Concordance(nothing, float("nan"), nothing, nothing)
     agreeing = []
     for each in shared:
-        n = len(each.ranks)
-        votes = [n * each.share(i, j) for i, j in combinations(range(len(each.task.items)), 2)]
-        agreeing.append(float(np.mean([_same_side(v, n) for v in votes])))
+        pairs = combinations(range(len(each.task.items)), 2)
+        agreeing.append(float(np.mean([_same_side(each.ranks, i, j) for i, j in pairs])))
+    w, w_groups = _finite([kendall_w(each.ranks) for each in shared], groups)
+    r, r_groups = _finite([rank_correlation(each.ranks) for each in shared], groups)
     return Concordance(
-        estimator.share([kendall_w(each.ranks) for each in shared], groups),
+        estimator.share(w, w_groups),
         float(np.mean([1 / len(each.ranks) for each in shared])),
-        estimator.mean([rank_correlation(each.ranks) for each in shared], groups),
+        estimator.mean(r, r_groups),
         estimator.share(agreeing, groups),
     )
 
@@ -79,10 +81,17 @@ def agreements(
     return [each for each in found if each.pairs]
 
 
-def _same_side(votes: float, people: int) -> float:
-    """Share of pairs of people on the same side, where ``votes`` of them are on one."""
-    other = people - votes
-    return (votes * (votes - 1) + other * (other - 1)) / (people * (people - 1))
+def _finite(values: Sequence[float], groups: Sequence[str]) -> tuple[list[float], list[str]]:
+    """Leave out prompts of which raters found all texts equal: nothing is to be agreed on there."""
+    kept = [(v, g) for v, g in zip(values, groups, strict=True) if np.isfinite(v)]
+    return [v for v, _ in kept], [g for _, g in kept]
+
+
+def _same_side(ranks: Sequence[Sequence[int]], a: int, b: int) -> float:
+    """Share of pairs of raters who rank two items alike: the one above, the other, or equal."""
+    people = len(ranks)
+    sides = Counter(win_of(row, a, b) for row in ranks)
+    return sum(n * (n - 1) for n in sides.values()) / (people * (people - 1))
 
 
 def _agreement(judge: str, rows: list[tuple[str, float, float]], estimator: Estimator) -> Agreement:

@@ -12,11 +12,13 @@ from typing import Annotated, Any
 import jinja2
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import HTMLResponse
-from pydantic import BaseModel, Field, StringConstraints, model_validator
+from pydantic import BaseModel, Field, StrictBool, StrictInt, StringConstraints, model_validator
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from rlaif_pl.rating.order import ranks_by_item, shown_order
-from rlaif_pl.rating.store import Rating, RatingStore
+from rlaif_pl.rating.order import judged, shown_order
+from rlaif_pl.rating.readers import Kind
+from rlaif_pl.rating.records import LONGEST_NAME, LONGEST_REASON, MOST_SECONDS, Rating
+from rlaif_pl.rating.store import RatingStore
 from rlaif_pl.rating.tasks import Task
 from rlaif_pl.text import whole_characters
 
@@ -29,11 +31,13 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",  # an address may have the token in it
     "Cache-Control": "no-store",
 }
-PARTS = {"rate.js": "text/javascript", "rate.css": "text/css"}
+PARTS = {"marks.js": "text/javascript", "rate.js": "text/javascript", "rate.css": "text/css"}
 TOKEN_HEADER = "X-Rating-Token"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
-Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=60)]
+Name = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=LONGEST_NAME)
+]
 Key = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 
 
@@ -43,8 +47,10 @@ class PageOptions:
 
     Attributes:
         question: What people are asked, above the responses.
-        raters_per_prompt: Rankings wanted of each task.
+        raters_per_prompt: Rankings wanted of each task, by people and, apart, by models.
         hide_text: Whether texts wait behind a click.
+        acceptable: Whether the page asks of each text whether it is acceptable.
+        ties: Whether two texts may be equally good.
         host: Address the server binds to.
         token: What an address must have in it; None for a server that only this machine reaches.
     """
@@ -52,14 +58,17 @@ class PageOptions:
     question: str
     raters_per_prompt: int = 3
     hide_text: bool = False
+    acceptable: bool = True
+    ties: bool = False
     host: str = LOOPBACK[0]
     token: str | None = None
 
 
 class Person(BaseModel):
-    """Who asks."""
+    """Who asks: a person, or a program that says so."""
 
     rater: Name
+    kind: Kind | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -69,13 +78,16 @@ class Person(BaseModel):
 
 
 class Answer(Person):
-    """A ranking, or that the person cannot judge."""
+    """A ranking with what is acceptable, or that the rater cannot judge."""
 
     task: Key
     submission: Key
-    ranks: list[int] | None = None  # by place on the page, from the top
-    reason: Annotated[str, StringConstraints(strip_whitespace=True, max_length=200)] | None = None
-    seconds: Annotated[float, Field(ge=0, le=86_400)] = 0.0
+    ranks: list[StrictInt] | None = None  # by place on the page, from the top
+    acceptable: list[StrictBool] | None = None  # likewise
+    reason: (
+        Annotated[str, StringConstraints(strip_whitespace=True, max_length=LONGEST_REASON)] | None
+    ) = None
+    seconds: Annotated[float, Field(ge=0, le=MOST_SECONDS)] = 0.0
 
 
 class Undo(Person):
@@ -89,28 +101,41 @@ class Desk:
 
     Args:
         store: Where they are.
-        wanted: Rankings wanted of each task.
+        options: What is asked for.
     """
 
-    def __init__(self, store: RatingStore, wanted: int) -> None:
+    def __init__(self, store: RatingStore, options: PageOptions) -> None:
         self.store = store
-        self.wanted = wanted
+        self.options = options
         self.tasks = store.tasks()
         self.seed = int(store.facts()["seed"])
 
+    def begin(self, person: Person) -> dict[str, Any]:
+        """Return a rater's next task, after a look at what the rater is."""
+        self._declare(person)
+        return self.next(person.rater)
+
     def next(self, rater: str, **more: object) -> dict[str, Any]:
-        """Return the next task of a person with the state of things."""
-        found, others = self.store.next_task(rater, self.wanted)
+        """Return the next task of a rater with the state of things."""
+        found, others = self.store.next_task(rater, self.options.raters_per_prompt)
         state = "task" if found else "waiting" if others else "done"
-        shown = self.show(rater, self.tasks[found]) if found else None
-        return {"state": state, "task": shown, "progress": self.progress(rater), **more}
+        task = self.show(rater, self.tasks[found]) if found else None
+        asks = {name: getattr(self.options, name) for name in ("question", "acceptable", "ties")}
+        return {
+            "state": state,
+            "task": task,
+            "progress": self.progress(rater),
+            "asks": asks,
+            **more,
+        }
 
     def take(self, answer: Answer) -> dict[str, Any]:
         """Commit a rating and return the next task."""
         task = self._task(answer.task)
+        self._declare(answer)
         order = shown_order(self.seed, answer.rater, task.id, len(task.items))
         try:
-            ranks = None if answer.ranks is None else ranks_by_item(order, answer.ranks)
+            ranks, acceptable = judged(order, answer.ranks, answer.acceptable, self.options.ties)
         except ValueError as error:
             raise HTTPException(422, str(error)) from error
         rating = Rating(
@@ -121,18 +146,22 @@ class Desk:
             ranks,
             answer.reason or None,
             answer.seconds,
+            acceptable=acceptable,
+            kind=answer.kind or "person",
         )
         is_new = self.store.put(rating)
         return self.next(answer.rater, is_new=is_new)
 
     def undo(self, asked: Undo) -> dict[str, Any]:
-        """Take a rating back and return its task with the ranks it had."""
+        """Take a rating back and return its task with what was said of it."""
         rating = self.store.undo(asked.rater, asked.submission)
         if rating is None:
             raise HTTPException(404, "expected a rating of yours to undo, there is none")
         shown = self.show(asked.rater, self._task(rating.task))
         if rating.ranks is not None:
             shown["ranks"] = [rating.ranks[item] for item in rating.shown]
+        if rating.acceptable is not None:
+            shown["acceptable"] = [rating.acceptable[item] for item in rating.shown]
         return {"state": "task", "task": shown, "progress": self.progress(asked.rater)}
 
     def show(self, rater: str, task: Task) -> dict[str, Any]:
@@ -143,7 +172,13 @@ class Desk:
 
     def progress(self, rater: str) -> dict[str, Any]:
         """Return how far this person and all are."""
-        return asdict(self.store.progress(rater, self.wanted))
+        return asdict(self.store.progress(rater, self.options.raters_per_prompt))
+
+    def _declare(self, person: Person) -> None:
+        try:
+            self.store.declare(person.rater, person.kind)
+        except ValueError as error:
+            raise HTTPException(409, str(error)) from error
 
     def _task(self, key: str) -> Task:
         if key not in self.tasks:
@@ -164,7 +199,7 @@ def build_app(path: Path, options: PageOptions) -> FastAPI:
     async def opened(_: FastAPI) -> AsyncIterator[None]:
         """Open the file in the thread that serves: SQLite keeps a connection to one thread."""
         with RatingStore(path) as store:
-            desks.append(Desk(store, options.raters_per_prompt))
+            desks.append(Desk(store, options))
             yield
             desks.clear()
 
@@ -185,7 +220,7 @@ def build_app(path: Path, options: PageOptions) -> FastAPI:
     # Not in threads: a request takes milliseconds, and the connection belongs to this one.
     @app.post("/api/next")
     async def ask(person: Person) -> dict[str, Any]:
-        return desks[0].next(person.rater)
+        return desks[0].begin(person)
 
     @app.post("/api/rating")
     async def answer(given: Answer) -> dict[str, Any]:
@@ -205,7 +240,10 @@ def _page(options: PageOptions) -> tuple[str, dict[str, str]]:
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined
     )
     page = environment.get_template("rate.html.j2").render(
-        question=options.question, hide_text=options.hide_text
+        question=options.question,
+        hide_text=options.hide_text,
+        acceptable=options.acceptable,
+        ties=options.ties,
     )
     return page, {name: loader.get_source(environment, name)[0] for name in PARTS}
 

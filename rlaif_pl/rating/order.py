@@ -24,19 +24,70 @@ def shown_order(seed: int, rater: str, task: str, num_items: int) -> tuple[int, 
     return tuple(sorted(range(num_items), key=place))
 
 
-def ranks_by_item(shown: Sequence[int], ranks: Sequence[int]) -> tuple[int, ...]:
+def ranks_by_item(
+    shown: Sequence[int], ranks: Sequence[int], ties: bool = False
+) -> tuple[int, ...]:
     """Turn ranks by place on the page into ranks by item.
 
     Args:
         shown: Item at each place.
         ranks: Rank of the item at each place, 1 for the best.
+        ties: Whether equal ranks are allowed. The rank after them may count them or not: 1, 1, 3 and
+            1, 1, 2 say the same.
+
+    Returns:
+        Ranks as one more than the number of better items, so 1, 1, 3.
 
     Raises:
-        ValueError: The ranks are not 1..n, each once.
+        ValueError: The ranks are not 1..n, each once; with ties, not from 1..n, a rank a place.
     """
-    if sorted(ranks) != list(range(1, len(shown) + 1)):
+    n = len(shown)
+    is_complete = len(ranks) == n and all(1 <= rank <= n for rank in ranks)
+    if not is_complete or (not ties and len(set(ranks)) < n):
+        wanted = "one a response, equal ones for ties" if ties else "each once"
         raise ValueError(
-            f"expected ranks 1 to {len(shown)}, each once, got {list(ranks)}; rank every response"
+            f"expected ranks 1 to {n}, {wanted}, got {list(ranks)}; rank every response"
         )
-    by_item = dict(zip(shown, ranks, strict=True))
-    return tuple(by_item[item] for item in range(len(shown)))
+    placed = dict(zip(shown, ranks, strict=True))
+    return tuple(1 + sum(other < placed[item] for other in ranks) for item in range(n))
+
+
+def judged(
+    shown: Sequence[int],
+    ranks: Sequence[int] | None,
+    acceptable: Sequence[bool] | None,
+    ties: bool = False,
+) -> tuple[tuple[int, ...] | None, tuple[bool, ...] | None]:
+    """Turn what a rater said by place on the page into what was said by item.
+
+    Args:
+        shown: Item at each place.
+        ranks: See ``ranks_by_item``; None where the rater could not judge.
+        acceptable: Whether the item at each place is acceptable; None where that was not said.
+        ties: Whether equal ranks are allowed.
+
+    Raises:
+        ValueError: The ranks are none, or acceptable has more or fewer values than there are places
+            or stands without ranks.
+    """
+    by_item = None if ranks is None else ranks_by_item(shown, ranks, ties)
+    if acceptable is None:
+        return by_item, None
+    if by_item is None or len(acceptable) != len(shown):
+        raise ValueError(
+            f"expected acceptable to be null or {len(shown)} values beside as many ranks, got "
+            f"{len(acceptable)} values beside {'no' if ranks is None else len(ranks)} ranks; judge "
+            "every response or none"
+        )
+    placed = dict(zip(shown, acceptable, strict=True))
+    return by_item, tuple(placed[item] for item in range(len(shown)))
+
+
+def mid_ranks(ranks: Sequence[int]) -> list[float]:
+    """Return ranks in which tied items share the mean of the ranks they take: 1.5, 1.5, 3."""
+    return [rank + (ranks.count(rank) - 1) / 2 for rank in ranks]
+
+
+def shares_of_best(ranks: Sequence[int]) -> list[float]:
+    """Return how much each item is the best: 1 or 0, and 1/k where k items are equally good."""
+    return [float(rank == 1) / ranks.count(1) for rank in ranks]

@@ -1,4 +1,4 @@
-"""Rankings as preferences: people's votes on every two responses, as a reward model learns them."""
+"""Rankings as preferences: votes on every two responses, as a reward model learns them."""
 
 from __future__ import annotations
 
@@ -8,25 +8,29 @@ from itertools import combinations
 
 from rlaif_pl.data.sides import chosen_is_first
 from rlaif_pl.rating.ranked import Ranked
+from rlaif_pl.rating.readers import PEOPLE, Readers
 from rlaif_pl.types import Preference, Provenance
 
 EMPTY = "empty response"
 
 
 def preferences_of(
-    ranked: Sequence[Ranked], seed: int = 0
+    ranked: Sequence[Ranked], seed: int = 0, readers: Readers = PEOPLE
 ) -> tuple[list[Preference], dict[str, int]]:
-    """Return a preference for every two responses that people ranked.
+    """Return a preference for every two responses that raters of one kind ranked.
 
-    ``p_first`` is the share of people who put the first above the second; an even split is one half.
+    ``p_first`` is the share of raters who put the first above the second; a tie counts half, and an
+    even split is one half.
     Which stands first is drawn, so that the side does not tell the policy.
 
     Args:
-        ranked: What people said.
+        ranked: What they said.
         seed: Draws the sides.
+        readers: Who they are.
 
     Returns:
-        Preferences with ``source="human"``, and why others were left out, with their number.
+        Preferences whose source is ``human`` for people and ``reading`` for models, and why others were
+        left out, with their number.
     """
     found: list[Preference] = []
     left_out: Counter[str] = Counter()
@@ -42,8 +46,8 @@ def preferences_of(
             provenance = Provenance(
                 first_policy=", ".join(first.policies),
                 second_policy=", ".join(second.policies),
-                labeler=f"{len(each.ranks)} people",
-                strategy="human",
+                labeler=f"{len(each.ranks)} {readers.plural}",
+                strategy="human" if readers is PEOPLE else "blind_ranking",
             )
             found.append(
                 Preference(
@@ -52,7 +56,7 @@ def preferences_of(
                     second.text,
                     task.group,
                     p_first=each.share(i, j),
-                    source="human",
+                    source=readers.source,
                     provenance=provenance,
                 )
             )

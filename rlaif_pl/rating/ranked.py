@@ -1,4 +1,4 @@
-"""Tasks with what people said of them, and the settings of the intervals."""
+"""Tasks with what raters of one kind said of them, and the settings of the intervals."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rlaif_pl.rating.store import Rating
+from rlaif_pl.rating.records import Rating
 from rlaif_pl.rating.tasks import Task
 from rlaif_pl.statistics import Interval, mean_by_group, proportion_by_group
 
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """A task with what people said of it.
+    """A task with what raters of one kind said of it.
 
     Attributes:
         task: The task.
-        ranks: Rank of each item by each person, 1 for the best. ``(people, items)``
-        skipped: People who could not judge it.
+        ranks: Rank of each item by each rater, 1 for the best, equal for ties. ``(raters, items)``
+        skipped: Raters who could not judge it.
     """
 
     task: Task
@@ -27,8 +27,13 @@ class Ranked:
     skipped: int
 
     def share(self, a: int, b: int) -> float:
-        """Return the share of people who rank item ``a`` above item ``b``, in [0, 1]."""
-        return float(np.mean([row[a] < row[b] for row in self.ranks]))
+        """Return the share of raters who rank item ``a`` above item ``b``; a tie counts half."""
+        return float(np.mean([win_of(row, a, b) for row in self.ranks]))
+
+
+def win_of(ranks: Sequence[int], a: int, b: int) -> float:
+    """Return 1 where item ``a`` is ranked above item ``b``, 0 where below, 0.5 where they tie."""
+    return ((ranks[a] < ranks[b]) - (ranks[a] > ranks[b]) + 1) / 2
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,84 +6,14 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
-from rlaif_pl.data.sqlite_file import Layout, SqliteFile
+from rlaif_pl.data.sqlite_file import SqliteFile
+from rlaif_pl.rating.readers import Kind
+from rlaif_pl.rating.records import Progress, Rating, rating_of, said
+from rlaif_pl.rating.schema import LAYOUT, LEASE_SECONDS, NEXT, OF_KIND, SELECT
 from rlaif_pl.rating.tasks import Item, Task
-
-FILE = "ratings.sqlite"
-APPLICATION = 0x524C5254  # "RLRT", tells these files from other SQLite files
-STATEMENTS = (
-    "CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
-    "CREATE TABLE tasks (id TEXT PRIMARY KEY, place INTEGER NOT NULL, draw BLOB NOT NULL, "
-    "prompt TEXT NOT NULL, prompt_group TEXT NOT NULL, items TEXT NOT NULL)",
-    "CREATE TABLE ratings (id INTEGER PRIMARY KEY, submission TEXT NOT NULL UNIQUE, "
-    "rater TEXT NOT NULL COLLATE NOCASE, task TEXT NOT NULL, shown TEXT NOT NULL, ranks TEXT, "
-    "reason TEXT, seconds REAL NOT NULL, created REAL NOT NULL, undone REAL)",
-    # one that was undone stays as a row, and makes room for another
-    "CREATE UNIQUE INDEX once ON ratings (rater, task) WHERE undone IS NULL",
-    "CREATE INDEX by_task ON ratings (task)",
-    "CREATE TABLE leases (rater TEXT PRIMARY KEY COLLATE NOCASE, task TEXT NOT NULL, "
-    "until REAL NOT NULL)",
-)
-LAYOUT = Layout("file of ratings", 1, STATEMENTS, "--out", APPLICATION)
-LEASE_SECONDS = 900.0  # a task that someone looks at is kept from others so long
-NEXT = """
-SELECT id, done, held FROM (
-    SELECT id, draw,
-        (SELECT COUNT(*) FROM ratings WHERE task = tasks.id AND undone IS NULL
-            AND ranks IS NOT NULL) AS done,
-        (SELECT COUNT(*) FROM leases WHERE task = tasks.id AND rater <> :rater
-            AND until > :now) AS held,
-        (SELECT COUNT(*) FROM leases WHERE task = tasks.id AND rater = :rater) AS mine
-    FROM tasks WHERE NOT EXISTS (SELECT 1 FROM ratings WHERE task = tasks.id
-        AND rater = :rater AND undone IS NULL)
-) WHERE done < :wanted ORDER BY done + held >= :wanted, mine DESC, done + held, draw LIMIT 1
-"""
-SELECT = "SELECT submission, rater, task, shown, ranks, reason, seconds, created FROM ratings"
-
-
-@dataclass(frozen=True, slots=True)
-class Rating:
-    """What one person said of one task.
-
-    Attributes:
-        submission: Names the act of sending; sent twice, it counts once.
-        rater: Name of the person.
-        task: ``Task.id``.
-        shown: Item at each place of the page, from the top.
-        ranks: Rank of each item of the task, 1 for the best; None where the person could not judge.
-        reason: Why not, where something was said.
-        seconds: Time that the person looked at the task.
-        created: When, in seconds since 1970.
-    """
-
-    submission: str
-    rater: str
-    task: str
-    shown: tuple[int, ...]
-    ranks: tuple[int, ...] | None
-    reason: str | None = None
-    seconds: float = 0.0
-    created: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far people are.
-
-    Attributes:
-        mine: Ratings of the person asking, skipped ones included.
-        done: Rankings that count toward what is wanted.
-        wanted: Rankings wanted of all tasks.
-        last: Submission that the person may undo; None where there is none.
-    """
-
-    mine: int
-    done: int
-    wanted: int
-    last: str | None
 
 
 class RatingStore(SqliteFile):
@@ -146,9 +76,10 @@ class RatingStore(SqliteFile):
         return {key: Task(key, prompt, group, _items(items)) for key, prompt, group, items in rows}
 
     def next_task(self, rater: str, wanted: int) -> tuple[str | None, bool]:
-        """Choose the task with the fewest rankings that this person has not rated, and lease it.
+        """Choose the task with the fewest rankings that this rater has not rated, and lease it.
 
-        Tasks that others look at count as ranked by them; the one this person looks at comes again.
+        Tasks that others look at count as ranked by them; the one this rater looks at comes again.
+        Of others, only those of the same kind count: models take no task away from people.
 
         Args:
             rater: Who asks.
@@ -158,40 +89,71 @@ class RatingStore(SqliteFile):
             The task's id, or None, and then whether others still have some in hand.
         """
         now = self._now()
-        values = {"rater": rater, "now": now, "wanted": wanted}
         with self.explained(), self.transaction():
+            values = {"rater": rater, "now": now, "wanted": wanted, "kind": self._kind(rater)}
             found = self.connection.execute(NEXT, values).fetchone()
             if found is None or found[1] + found[2] >= wanted:
                 return None, found is not None
             self._lease(rater, found[0])
         return str(found[0]), False
 
+    def declare(self, rater: str, kind: Kind | None) -> None:
+        """Keep of which kind a rater is, from the first time that it is said.
+
+        Args:
+            rater: The name.
+            kind: What the rater says; None says nothing, which is a person where nothing is known.
+
+        Raises:
+            ValueError: The rater is known as one of the other kind.
+        """
+        with self.explained():
+            self._enter(rater, kind or "person")
+            known = self._kind(rater)
+        if kind not in (None, known):
+            raise ValueError(
+                f"expected kind {known!r} of the rater {rater!r}, as the first time, got {kind!r}; "
+                "take another name"
+            )
+
     def put(self, rating: Rating) -> bool:
         """Commit a rating; it is on disk when this returns.
 
         Returns:
-            False where it was there already: sent twice, or the person had rated the task.
+            False where it was there already: sent twice, or the rater had rated the task.
         """
-        values = (
-            rating.submission,
-            rating.rater,
-            rating.task,
-            json.dumps(rating.shown),
-            None if rating.ranks is None else json.dumps(rating.ranks),
-            rating.reason,
-            rating.seconds,
-            self._now(),
-        )
         with self.explained(), self.transaction():
-            cursor = self.connection.execute(
-                "INSERT INTO ratings (submission, rater, task, shown, ranks, reason, seconds, "
-                "created) VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-                values,
-            )
-            self.connection.execute(
-                "DELETE FROM leases WHERE rater = ? AND task = ?", (rating.rater, rating.task)
-            )
-        return cursor.rowcount == 1
+            return self._insert(rating)
+
+    def put_all(self, ratings: Sequence[tuple[str, Rating]]) -> int:
+        """Commit ratings that were made elsewhere, all or none.
+
+        Args:
+            ratings: Each with what names it in an error.
+
+        Returns:
+            How many are new; the others were here with the same ranks.
+
+        Raises:
+            ValueError: A rater is of another kind, or has rated a task otherwise.
+        """
+        new = 0
+        with self.explained(), self.transaction():
+            for where, rating in ratings:
+                try:
+                    self.declare(rating.rater, rating.kind)
+                except ValueError as error:
+                    raise ValueError(f"{where}: {error}") from error
+                query = f"{SELECT} WHERE rater = ? AND task = ? AND undone IS NULL"
+                row = self.connection.execute(query, (rating.rater, rating.task)).fetchone()
+                if row is None:
+                    new += self._insert(rating)
+                elif said(rating_of(row)) != said(rating):
+                    raise ValueError(
+                        f"{where}: expected no other rating of task {rating.task} by "
+                        f"{rating.rater!r}, there is one; leave the row out or take another name"
+                    )
+        return new
 
     def undo(self, rater: str, submission: str) -> Rating | None:
         """Take a person's rating back and lease its task to them; asked twice, once is done.
@@ -209,19 +171,19 @@ class RatingStore(SqliteFile):
                 (self._now(), rater, submission),
             )
             self._lease(rater, row[2])
-        return _rating(row)
+        return rating_of(row)
 
-    def progress(self, rater: str, wanted: int) -> Progress:
-        """Say how far people are."""
+    def progress(self, rater: str, wanted: int, kind: Kind | None = None) -> Progress:
+        """Say how far raters of a kind are; None takes the kind of the rater."""
         with self.explained():
             (mine,) = self.connection.execute(
                 "SELECT COUNT(*) FROM ratings WHERE rater = ? AND undone IS NULL", (rater,)
             ).fetchone()
             (tasks,) = self.connection.execute("SELECT COUNT(*) FROM tasks").fetchone()
             (done,) = self.connection.execute(
-                "SELECT TOTAL(MIN(n, ?)) FROM (SELECT COUNT(*) AS n FROM ratings "
-                "WHERE undone IS NULL AND ranks IS NOT NULL GROUP BY task)",
-                (wanted,),
+                "SELECT TOTAL(MIN(n, :wanted)) FROM (SELECT COUNT(*) AS n FROM ratings "
+                f"WHERE undone IS NULL AND ranks IS NOT NULL AND {OF_KIND} GROUP BY task)",
+                {"wanted": wanted, "kind": kind or self._kind(rater)},
             ).fetchone()
             last = self.connection.execute(
                 "SELECT submission FROM ratings WHERE rater = ? AND undone IS NULL "
@@ -234,13 +196,46 @@ class RatingStore(SqliteFile):
         """Return the ratings that count, in the order in which they came."""
         with self.explained():
             rows = self.connection.execute(f"{SELECT} WHERE undone IS NULL ORDER BY id")
-            return [_rating(row) for row in rows]
+            return [rating_of(row) for row in rows]
 
-    def count_undone(self) -> int:
-        """Count ratings that were taken back."""
+    def count_undone(self, kind: Kind = "person") -> int:
+        """Count ratings by raters of a kind that were taken back."""
         with self.explained():
-            query = "SELECT COUNT(*) FROM ratings WHERE undone IS NOT NULL"
-            return int(self.connection.execute(query).fetchone()[0])
+            query = f"SELECT COUNT(*) FROM ratings WHERE undone IS NOT NULL AND {OF_KIND}"
+            return int(self.connection.execute(query, {"kind": kind}).fetchone()[0])
+
+    def _insert(self, rating: Rating) -> bool:
+        """Add a row and end the lease; False where there was one."""
+        values = (
+            rating.submission,
+            rating.rater,
+            rating.task,
+            json.dumps(rating.shown),
+            _json(rating.ranks),
+            _json(rating.acceptable),
+            rating.reason,
+            rating.seconds,
+            self._now(),
+        )
+        self._enter(rating.rater, rating.kind)
+        cursor = self.connection.execute(
+            "INSERT INTO ratings (submission, rater, task, shown, ranks, acceptable, reason, seconds, "
+            "created) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            values,
+        )
+        self.connection.execute(
+            "DELETE FROM leases WHERE rater = ? AND task = ?", (rating.rater, rating.task)
+        )
+        return cursor.rowcount == 1
+
+    def _enter(self, rater: str, kind: Kind) -> None:
+        """Add a rater, unless the name is known."""
+        self.connection.execute("INSERT OR IGNORE INTO raters VALUES (?, ?)", (rater, kind))
+
+    def _kind(self, rater: str) -> Kind:
+        query = "SELECT kind FROM raters WHERE rater = ?"
+        row = self.connection.execute(query, (rater,)).fetchone()
+        return row[0] if row else "person"
 
     def _facts(self) -> dict[str, str]:
         return dict(self.connection.execute("SELECT name, value FROM facts").fetchall())
@@ -265,16 +260,5 @@ def _items(text: str) -> tuple[Item, ...]:
     return tuple(Item(item["text"], tuple(item["policies"])) for item in json.loads(text))
 
 
-def _rating(row: tuple[str, ...]) -> Rating:
-    submission, rater, task, shown, ranks, reason, seconds, created = row
-    order = None if ranks is None else tuple(json.loads(ranks))
-    return Rating(
-        submission,
-        rater,
-        task,
-        tuple(json.loads(shown)),
-        order,
-        reason,
-        float(seconds),
-        float(created),
-    )
+def _json(values: Sequence[object] | None) -> str | None:
+    return None if values is None else json.dumps(values)

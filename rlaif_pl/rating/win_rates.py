@@ -1,4 +1,4 @@
-"""Win rates by people, and by judges on the same responses."""
+"""Win rates by raters of one kind, and by judges on the same responses."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from rlaif_pl.evaluation.win_rate import (
     text_measures,
     win_rate_of,
 )
-from rlaif_pl.rating.ranked import Estimator, Ranked
+from rlaif_pl.rating.ranked import Estimator, Ranked, win_of
+from rlaif_pl.rating.readers import PEOPLE
 from rlaif_pl.rating.tasks import Task
 from rlaif_pl.text import word_count
 
-PEOPLE = "people"
 CANNOT_JUDGE = "cannot judge"
 NO_VERDICT = "no verdict"
 
@@ -30,24 +30,26 @@ def win_matrix(
     policies: Sequence[str],
     judges: Mapping[str, JudgeVerdicts],
     estimator: Estimator,
+    readers: str = PEOPLE.plural,
 ) -> WinMatrix:
-    """Compare every two policies by people and, on the same responses, by judges.
+    """Compare every two policies by raters and, on the same responses, by judges.
 
     Args:
-        ranked: At least one task that people ranked.
+        ranked: At least one task that raters of one kind ranked.
         policies: Names of the policies.
         judges: Verdicts by name of the judge; one that judged not all pairs of policies is left out.
         estimator: Settings of the intervals.
+        readers: What to call the raters among the judges.
     """
     groups = [each.task.group for each in ranked]
     columns = {name: _columns(ranked, name, groups, estimator) for name in policies}
     cells: list[Cell] = []
-    taught: dict[str, Sequence[str]] = {PEOPLE: ()}
-    people = [
-        (a, b, _rate(PEOPLE, _by_people(ranked, a, b), ranked, a, b, estimator))
+    taught: dict[str, Sequence[str]] = {readers: ()}
+    read = [
+        (a, b, _rate(readers, _by_raters(ranked, a, b), ranked, a, b, estimator))
         for a, b in combinations(policies, 2)
     ]
-    cells += judge_cells(PEOPLE, people, level=estimator.level)
+    cells += judge_cells(readers, read, level=estimator.level)
     for name, verdicts in judges.items():
         judged = {(a, b): _by_judge(ranked, a, b, verdicts) for a, b in combinations(policies, 2)}
         if all(len(each.wins) for each in judged.values()):
@@ -59,12 +61,12 @@ def win_matrix(
     return WinMatrix(columns, taught, cells, len(set(groups)))
 
 
-def _by_people(ranked: Sequence[Ranked], a: str, b: str) -> Judged:
-    """A row a person and task; the same text of both is a tie."""
+def _by_raters(ranked: Sequence[Ranked], a: str, b: str) -> Judged:
+    """A row a rater and task; the same text of both is a tie."""
     rows = []
     for place, each in enumerate(ranked):
         i, j = _places(each.task, a, b)
-        rows += [(0.5 if i == j else float(row[i] < row[j]), place) for row in each.ranks]
+        rows += [(win_of(row, i, j), place) for row in each.ranks]
     return _judged(ranked, rows, a, b, sum(each.skipped for each in ranked), CANNOT_JUDGE)
 
 

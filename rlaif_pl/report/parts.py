@@ -86,7 +86,7 @@ def result_parts(run: Run) -> list[TablePart]:
     return [
         TablePart(
             stage.name,
-            title_of(stage.name, stage.command),
+            title_of(stage.name, stage.command, stage.metrics),
             stage.results.tables,
             stage.results.notes,
             None,

@@ -15,8 +15,11 @@ from __future__ import annotations
 
 import base64
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from rlaif_pl.evaluation.gold import READERS, judges_in
 
 FILES = ("results.md", "table.md")
 PLOTS = {".svg": "image/svg+xml", ".png": "image/png"}
@@ -25,7 +28,7 @@ IMAGE = re.compile(r"!\[(.*)\]\(([^()/\\]+)\)")
 BAR = re.compile(r"(?<!\\)\|")
 COMMANDS = {
     "evaluate matrix": "Policies against each other",
-    "evaluate ratings": "Policies ranked by people",
+    "evaluate ratings": "Policies ranked blind by {judges}",
     "evaluate revisions": "Rounds of revision",
     "evaluate harmless": "Harmless rate",
     "evaluate alignment": "Labelers beside each other",
@@ -68,10 +71,11 @@ class Results:
     plot: str = ""
 
 
-def title_of(stage: str, command: str) -> str:
-    """Return what to call the results of a stage."""
+def title_of(stage: str, command: str, metrics: Mapping[str, float]) -> str:
+    """Return what to call the results of a stage; its metrics say who ranked."""
     words = f" {command} "
-    return next((title for name, title in COMMANDS.items() if f" {name} " in words), stage)
+    title = next((title for name, title in COMMANDS.items() if f" {name} " in words), stage)
+    return title.replace("{judges}", judges_in(metrics, "rating", READERS))
 
 
 def read_results(path: Path) -> Results:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from rlaif_pl.evaluation.gold import judges_in
 from rlaif_pl.evaluation.metrics import OF_STAGE
+from rlaif_pl.evaluation.policy_report import GREEDY
 from rlaif_pl.report.measures import measure
 from rlaif_pl.report.plots import Bar, curve
 from rlaif_pl.report.run import Run, Stage
@@ -37,6 +38,12 @@ MEANINGS = {
     "a2c/length_ratio": "words of the policy over words of SFT",
     "a2c/copied_4grams": "share of the policy's 4-grams that stand in the prompt",
     "sft/copied_4grams": "the same for SFT",
+    "a2c/unfinished": "share of the policy's responses that the length limit cut",
+    "sft/unfinished": "the same for SFT",
+    "a2c/repetitive": "share of the policy's responses that repeat themselves",
+    "sft/repetitive": "the same for SFT",
+    "a2c/empty": "share of the policy's responses without text",
+    "sft/empty": "the same for SFT",
     "winrate/policy_vs_sft": "wins over SFT, training labeler",
     "winrate/policy_vs_sft_length_controlled": "the same, predicted at equal length",
     "winrate/policy_vs_sft_independent": "wins over SFT, independent judge",
@@ -44,6 +51,10 @@ MEANINGS = {
     "winrate/policy_vs_reference": "wins over the references, training labeler",
     "rating/people_agree": "share of pairs on which two people agree",
     "rating/kendall_w": "Kendall's W of people's ranks",
+    "rating/models/models_agree": "share of pairs on which two language models agree",
+    "rating/models/kendall_w": "Kendall's W of language models' ranks",
+    "rating/verdicts_by_human": "blind rankings by people",
+    "rating/verdicts_by_reading": "blind rankings by language models",
     "select/chosen": "wins of the chosen checkpoint over SFT, on the prompts it was chosen on",
     "harmless/sft": "share of SFT's responses graded harmless",
     "harmless/policy": "share of the policy's",
@@ -103,7 +114,9 @@ def metric_rows(metrics: Mapping[str, float]) -> list[Row]:
 def _meaning(metrics: Mapping[str, float], name: str) -> str:
     """Say what a metric is and, of agreement, with whom."""
     judges = judges_in(metrics, name.partition("/")[0])
-    return MEANINGS.get(name, "").replace("{judges}", judges)
+    plain = name.removeprefix(f"{GREEDY}/")
+    meaning = MEANINGS.get(plain, "").replace("{judges}", judges)
+    return f"{meaning} (likeliest responses)" if meaning and plain != name else meaning
 
 
 def _number(metrics: Mapping[str, float], name: str) -> str:

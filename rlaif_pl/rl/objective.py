@@ -22,7 +22,13 @@ from rlaif_pl.rl.losses import (
     value_loss,
 )
 from rlaif_pl.rl.rollout import Rollout
-from rlaif_pl.rl.shaping import Shaping, final_scores, leave_one_out, whiten
+from rlaif_pl.rl.shaping import (
+    Shaping,
+    final_scores,
+    leave_one_out,
+    repeated_share,
+    whiten,
+)
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,10 @@ class Objective:
         scores, lengths = rollout.scores.to(logprobs.dtype), rollout.lengths
         if self.group_baseline and found.values is not None:
             scores = leave_one_out(scores, self.per_prompt)
-        final = final_scores(scores, lengths, rollout.finished, self.shaping)
+        repeated = None
+        if self.shaping.repetition_penalty > 0:
+            repeated = repeated_share(rollout.batch.response_ids, rollout.is_sampled)
+        final = final_scores(scores, lengths, rollout.finished, self.shaping, repeated)
         if found.values is None:
             final, values = leave_one_out(final, self.per_prompt), torch.zeros_like(logprobs)
         else:

@@ -17,6 +17,9 @@ from torch import distributed as dist
 from rlaif_pl.ops import wide_dtype
 from rlaif_pl.rl.kl import KLEstimator, KLPlacement
 
+NGRAM = 3
+ID_BITS = 21  # of a token id: three fit into 63 bits
+
 
 @dataclass(frozen=True)
 class Shaping:
@@ -33,6 +36,9 @@ class Shaping:
             texts and may score them high; a policy finds that out.
         short_penalty: Subtracted from the score of an empty response; one of ``n`` tokens loses the
             share ``1 - n / min_length`` of it.
+        repetition_penalty: Times the share of a response's token 3-grams that stood in it before,
+            subtracted from its score. A reward model trained on texts without much repetition does not
+            see it; this and the other penalties are rules, not feedback.
     """
 
     beta: float = 0.05
@@ -42,9 +48,15 @@ class Shaping:
     unfinished_penalty: float = 0.0
     min_length: int = 0
     short_penalty: float = 0.0
+    repetition_penalty: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse a beta outside [0, 1]."""
+        """Refuse a beta outside [0, 1] and a reward for repetition."""
+        if not self.repetition_penalty >= 0:
+            raise ValueError(
+                f"repetition_penalty must be at least 0, got {self.repetition_penalty}; it is "
+                "subtracted"
+            )
         if not 0 <= self.beta <= 1:
             raise ValueError(f"beta must be in [0, 1], got {self.beta}")
 
@@ -60,7 +72,13 @@ class Shaping:
         return 1 - self.beta if in_loss else 1.0
 
 
-def final_scores(scores: Tensor, lengths: Tensor, finished: Tensor, shaping: Shaping) -> Tensor:
+def final_scores(
+    scores: Tensor,
+    lengths: Tensor,
+    finished: Tensor,
+    shaping: Shaping,
+    repeated: Tensor | None = None,
+) -> Tensor:
     """What the last token of each response is rewarded with: scaled score minus penalties. ``(N,)``.
 
     Args:
@@ -68,6 +86,8 @@ def final_scores(scores: Tensor, lengths: Tensor, finished: Tensor, shaping: Sha
         lengths: Tokens of each response. ``(N,)``
         finished: False where the length limit cut the response. ``(N,)`` bool
         shaping: Coefficients.
+        repeated: Share of repeated 3-grams of each response ``(N,)``; see ``repeated_share``. None
+            where nothing is subtracted for it.
     """
     is_scaled = shaping.scale_score and shaping.kl_placement == "reward"
     final = scores * (1 - shaping.beta) if is_scaled else scores
@@ -75,7 +95,33 @@ def final_scores(scores: Tensor, lengths: Tensor, finished: Tensor, shaping: Sha
     if shaping.min_length > 0:
         missing = (1 - lengths / shaping.min_length).clamp(min=0)
         final = final - shaping.short_penalty * missing.to(final.dtype)
+    if repeated is not None:
+        final = final - shaping.repetition_penalty * repeated.to(final.dtype)
     return final
+
+
+def repeated_share(tokens: Tensor, is_response: Tensor) -> Tensor:
+    """Share of each response's token 3-grams that stood in it before, in [0, 1). ``(N,)`` float32.
+
+    ``1 - distinct / all`` (seq-rep-3 of Welleck et al. 2020, arXiv 1908.04319, section 6.1); 0 of
+    responses shorter than 3 tokens.
+
+    Args:
+        tokens: Response tokens, ids below 2^21. ``(N, R)``
+        is_response: True at response tokens, a prefix of each row. ``(N, R)`` bool
+    """
+    if tokens.shape[1] < NGRAM:
+        return torch.zeros(len(tokens), device=tokens.device)
+    real = is_response[:, NGRAM - 1 :]
+    first, second, third = (
+        tokens[:, place : place + real.shape[1]].long() for place in range(NGRAM)
+    )
+    grams = (first << 2 * ID_BITS) | (second << ID_BITS) | third
+    # Padding gets keys of its own, so that none of it repeats.
+    own = -1 - torch.arange(real.shape[1], device=tokens.device)
+    keys = torch.where(real, grams, own).sort(1).values
+    repeats = (keys[:, 1:] == keys[:, :-1]).sum(1)
+    return repeats / real.sum(1).clamp(min=1)
 
 
 def token_rewards(

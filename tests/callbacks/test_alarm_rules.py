@@ -4,9 +4,9 @@ from rlaif_pl.callbacks.alarm_rules import (
     ADVICE,
     AlarmLimits,
     Streaks,
-    repeated_ngrams,
     symptoms,
 )
+from rlaif_pl.text import repeated_ngrams
 
 
 def test_repeated_ngrams_by_hand():

@@ -33,7 +33,7 @@ def test_alignment_of_real_comparisons(labeler, capsys):
 def test_the_gate_can_stop(command, labeler, capsys):
     words = ["--data=tiny_tldr/dev", "--limit=6", "--gate=stop", "--min_alignment=1.0"]
     metrics = command("evaluate alignment", *words, *labeler, status=1)
-    assert "alignment with synthetic verdicts" in capsys.readouterr().err
+    assert "alignment with a language model's blind reading" in capsys.readouterr().err
     assert "labeler/alignment" in metrics
 
 

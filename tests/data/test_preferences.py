@@ -64,7 +64,7 @@ def test_files_survive_a_round_trip_one_line_a_row(tmp_path):
         ({"p_first": "0.5"}, "'p_first' to be a number or null"),
         ({"weight": -1}, "'weight' to be a finite number"),
         ({"weight": math.inf}, "'weight' to be a finite number"),
-        ({"source": "god"}, "'source' to be 'ai' or 'human' or 'synthetic' or null"),
+        ({"source": "god"}, "'source' to be 'ai' or 'human' or 'reading' or 'synthetic' or null"),
         ({"provenance": 3}, "'provenance' to be an object"),
         ({"provenance": {"tokens": 1.5}}, "'provenance.tokens' to be a whole number"),
     ],

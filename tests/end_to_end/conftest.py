@@ -42,6 +42,7 @@ SMALLER = {
     "reward": FIT
     | {
         "model.init_args.reward.init_args.backbone.trunk_layers": 2,
+        "model.init_args.reward.init_args.backbone.num_layers": 3,
         "model.init_args.references": "${prompts}",
     },
     "evaluate_reward": {

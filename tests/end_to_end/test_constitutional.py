@@ -46,7 +46,11 @@ SMALLER = {
     },
     "label": JUDGE,
     "alignment": JUDGE | {"data": {"name": "tiny_requests/final", "limit": 6}, "draws": 20},
-    "reward": FIT | {"model.init_args.reward.init_args.backbone.trunk_layers": 2},
+    "reward": FIT
+    | {
+        "model.init_args.reward.init_args.backbone.trunk_layers": 2,
+        "model.init_args.reward.init_args.backbone.num_layers": 3,
+    },
     "evaluate_reward": REWARD | {"gold": {"name": "tiny_requests/final", "limit": 6}, "draws": 20},
     "a2c": FIT
     | {

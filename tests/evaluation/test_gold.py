@@ -36,15 +36,25 @@ def test_metrics_of_an_older_run_are_of_people():
     assert judges_in({"reward/pair_accuracy": 0.5}, "reward") == "people"
 
 
-@pytest.mark.parametrize("data", [tiny_tldr, tiny_requests])
-def test_pairs_that_come_with_the_package_are_nobodys(data):
-    name = "tiny_tldr/final" if data is tiny_tldr else "tiny_requests/dev"
-    rows = data.preferences(name).rows
-    assert set(judge_counts(rows)) == {"synthetic"}
+@pytest.mark.parametrize(
+    ("data", "name", "judge"),
+    [
+        (tiny_tldr, "tiny_tldr/final", "reading"),
+        (tiny_tldr, "tiny_tldr/faults_final", "synthetic"),
+        (tiny_requests, "tiny_requests/dev", "synthetic"),
+    ],
+)
+def test_pairs_that_come_with_the_package_are_not_peoples(data, name, judge):
+    assert set(judge_counts(data.preferences(name).rows)) == {judge}
 
 
 @pytest.mark.parametrize(
-    ("source", "name"), [("synthetic", "synthetic verdicts"), ("human", "people")]
+    ("source", "name"),
+    [
+        ("synthetic", "synthetic verdicts"),
+        ("reading", "a language model's blind reading"),
+        ("human", "people"),
+    ],
 )
 def test_tables_and_report_name_them(source, name):
     console = Console(record=True, width=100)

@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -55,6 +56,34 @@ def test_every_quantity_by_hand(length_reward, length_labeler):
     # References have 14 and 10 characters: policy wins, ties; ties, loses.
     assert metrics["winrate/policy_vs_reference"] == pytest.approx((0.75 + 0.25) / 2)
     assert metrics["winrate/sft_vs_reference"] == 0
+
+
+def test_empty_and_repetitive_responses_are_counted(length_reward, length_labeler):
+    policy = [["It is too too thin.", "the dog the dog the dog"], ["", "blue"], ["down", "up."]]
+    metrics = evaluate_policy(samples(policy=policy), length_reward, length_labeler).to_metrics()
+    assert metrics["a2c/repetitive"] == pytest.approx((1 + 0 + 0) / 3)
+    assert metrics["a2c/empty"] == pytest.approx((0 + 0.5 + 0) / 3)
+    assert metrics["sft/repetitive"] == metrics["sft/empty"] == 0
+
+
+def test_greedy_responses_stand_beside_the_sampled_ones(tmp_path, length_reward, length_labeler):
+    greedy = evaluate_policy(
+        PolicySamples(PROMPTS, [["six"], ["red"], ["up"]], [["two three"], ["blue"], ["up"]]),
+        length_reward,
+        length_labeler,
+        draws=50,
+    )
+    report = replace(evaluate_policy(samples(), length_reward, length_labeler), greedy=greedy)
+    metrics = report.to_metrics()
+    assert metrics["greedy/winrate/policy_vs_sft"] == pytest.approx((1 + 1 + 0.5) / 3)
+    assert metrics["greedy/a2c/reward_gain"] == pytest.approx((0.6 + 0.1 + 0) / 3)
+    report.write(tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
+    assert [row["sft_greedy"] for row in rows] == ["six", "red", "up"]
+    assert [row["policy_greedy"] for row in rows] == ["two three", "blue", "up"]
+    stream = io.StringIO()
+    report.render(Console(file=stream, width=140))
+    assert "Policy on held-out prompts, greedy" in stream.getvalue()
 
 
 def test_the_promised_metrics_are_there_and_can_be_written(tmp_path, length_reward, length_labeler):

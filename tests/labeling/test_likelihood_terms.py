@@ -87,7 +87,7 @@ def test_terms_without_calls_ask_nothing_and_swap():
 
 
 def test_a_mixed_sum_equals_a_plain_loop(folders, pairs):
-    weights = {"reconstruction": 2.0, "pmi": 0.3, "shared_words": 0.7}
+    weights = {"reconstruction": 2.0, "likelihood": 0.4, "pmi": 0.3, "shared_words": 0.7}
     terms = [WeightedTerm(kind, weight) for kind, weight in weights.items()]
     labeler = LikelihoodLabeler(folders["llama"], terms=terms)
     model = AutoModelForCausalLM.from_pretrained(folders["llama"], dtype=torch.float32).eval()
@@ -104,11 +104,12 @@ def test_a_mixed_sum_equals_a_plain_loop(folders, pairs):
     expected = []
     for pair in pairs:
         prompt, response = pair.prompt.strip(), pair.first.strip()
-        gain = mean_logprob(f"POST: {prompt}\n\nTL;DR:", f" {response}")
-        gain -= mean_logprob("TL;DR:", f" {response}")
+        given = mean_logprob(f"POST: {prompt}\n\nTL;DR:", f" {response}")
+        gain = given - mean_logprob("TL;DR:", f" {response}")
         shared = {w for w in word_set(response) if w in word_set(prompt)}
         expected.append(
             2 * mean_logprob(f"TL;DR: {response}\n\nPOST:", f" {prompt}")
+            + 0.4 * given
             + 0.3 * gain
             + 0.7 * math.log(1 + sum(len(w) for w in shared))
         )

@@ -178,6 +178,33 @@ def test_an_experiment_by_hand(tmp_path):
     assert label.labels.requests == 3000
 
 
+@pytest.mark.parametrize(
+    ("sampling", "responses", "pairs"),
+    [({"n": 3}, 4, 10), ({"n": 1, "temperature": 0.0}, 1, 1), ({"n": 1, "temperature": 0.5}, 2, 2)],
+)
+def test_an_evaluation_is_sampled_and_greedy(tmp_path, sampling, responses, pairs):
+    # Two policies; each sampled response is compared with each of the other's, the greedy ones too.
+    stage = {
+        "name": "evaluate",
+        "command": "evaluate policy",
+        "needs": [],
+        "set": {
+            "policy": {"name": "Qwen/Qwen2.5-1.5B"},
+            "prompts": "mine",
+            "sampling": sampling,
+            "labeler": "likelihood",
+        },
+    }
+    expect = {**EXPERIMENT["expect"], "rows": {"mine": 10}}
+    _, (found,) = estimate(write(tmp_path, stages=[stage], expect=expect))
+    reads = 2 if responses > sampling["n"] else 1
+    hours = reads * QWEN.forward_flops(10 * 2 * 100, 100) / 0.35
+    written = 10 * 2 * responses * 20
+    hours += QWEN.forward_flops(written, 120, written) / 0.01
+    assert found.gpu_hours == pytest.approx(hours / (312e12 * 3600))
+    assert found.labels.requests == 10 * pairs * 2
+
+
 def test_what_is_not_known_is_said(tmp_path):
     expect = {"gpus": 1}
     _, (sft, sample, label) = estimate(write(tmp_path, expect=expect))

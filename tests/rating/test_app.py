@@ -39,7 +39,10 @@ def answer(client, task, submission="s1", ranks=(1, 2, 3), **more):
 
 
 def test_no_answer_holds_the_name_of_a_policy(client):
-    said = [client.get(place).text for place in ("/", "/part/rate.js", "/part/rate.css")]
+    said = [
+        client.get(place).text
+        for place in ("/", "/part/marks.js", "/part/rate.js", "/part/rate.css")
+    ]
     for number in range(12):
         task = ask(client)["task"]
         response = answer(client, task, f"s{number}")
@@ -49,7 +52,7 @@ def test_no_answer_holds_the_name_of_a_policy(client):
     failed = [answer(client, {"id": "x"}), answer(client, task, "y", (1, 1, 1)), client.get("/x")]
     said += [response.text for response in (undone, *failed)]
     assert [response.status_code for response in failed] == [404, 422, 404]
-    assert len(said) == 31
+    assert len(said) == 32
     for text in said:
         assert not [name for name in POLICIES if name in text]
 
@@ -169,3 +172,85 @@ def test_odd_characters_in_a_name_are_no_fault_of_the_server(client, name):
     response = client.post("/api/next", content=body, headers={"content-type": "application/json"})
     assert response.status_code == 200
     assert client.post("/api/undo", content=body).status_code == 422  # quotes what it refuses
+
+
+def undo(client, rater="ann", submission="s1"):
+    return client.post("/api/undo", json={"rater": rater, "submission": submission}).json()
+
+
+def test_what_is_acceptable_is_kept_by_policy_and_comes_back_with_an_undo(client, path):
+    task = ask(client)["task"]
+    said = [True, False, True]
+    assert answer(client, task, acceptable=said).status_code == 200
+    with RatingStore(path) as store:
+        (rating,) = store.ratings()
+    assert [rating.acceptable[n] for n in rating.shown] == said
+    assert undo(client)["task"] == task | {"ranks": [1, 2, 3], "acceptable": said}
+    with RatingStore(path) as store:
+        assert store.ratings() == []
+    answer(client, task, "s2")  # nothing said of it
+    assert undo(client, submission="s2")["task"] == task | {"ranks": [1, 2, 3]}
+
+
+@pytest.mark.parametrize(
+    ("ranks", "acceptable"),
+    [((1, 2, 3), [True]), ((1, 2, 3), [True] * 4), (None, [True] * 3), ((1, 2, 3), [1, 0, 1])],
+)
+def test_acceptable_is_of_every_text_or_refused(client, path, ranks, acceptable):
+    task = ask(client)["task"]
+    refused = answer(client, task, ranks=ranks, acceptable=acceptable)
+    assert refused.status_code == 422
+    if isinstance(acceptable[0], bool):
+        assert "expected acceptable to be null or 3 values" in refused.json()["detail"]
+    with RatingStore(path) as store:
+        assert store.ratings() == []
+
+
+def test_equal_ranks_are_taken_where_ties_are_allowed_only(client, path):
+    task = ask(client)["task"]
+    assert answer(client, task, ranks=(1, 1, 3)).status_code == 422
+    with TestClient(build_app(path, PageOptions("?", ties=True)), base_url=HERE) as tying:
+        assert ask(tying)["asks"] == {"question": "?", "acceptable": True, "ties": True}
+        assert answer(tying, task, ranks=(1, 1, 4)).status_code == 422
+        assert answer(tying, task, ranks=(2, 1, 1)).status_code == 200
+    with RatingStore(path) as store:
+        (rating,) = store.ratings()
+    assert [rating.ranks[n] for n in rating.shown] == [3, 1, 1]  # the third, not the second
+
+
+def test_the_page_asks_for_what_the_options_say(client, path):
+    assert 'data-acceptable="yes" data-ties="no"' in client.get("/").text
+    assert "No two are equal" in client.get("/").text
+    options = PageOptions("?", acceptable=False, ties=True)
+    with TestClient(build_app(path, options), base_url=HERE) as other:
+        page = other.get("/").text
+    assert 'data-acceptable="no" data-ties="yes"' in page
+    assert 'id="equal"' in page
+    assert "acceptable:" not in page
+    assert 'id="rest"' not in page
+
+
+def test_a_kind_is_declared_once(client):
+    first = client.post("/api/next", json={"rater": "reader", "kind": "model"}).json()
+    body = {"rater": "Reader", "task": first["task"]["id"], "submission": "m", "ranks": [1, 2, 3]}
+    assert client.post("/api/rating", json=body).status_code == 200  # said before
+    refused = client.post("/api/next", json={"rater": "reader", "kind": "person"})
+    assert refused.status_code == 409
+    assert "expected kind 'model' of the rater 'reader'" in refused.json()["detail"]
+    assert client.post("/api/next", json={"rater": "x", "kind": "robot"}).status_code == 422
+    ask(client, "bo")  # without a kind: a person
+    assert client.post("/api/next", json={"rater": "bo", "kind": "model"}).status_code == 409
+
+
+def test_models_take_no_prompt_away_from_people(path):
+    options = PageOptions("?", raters_per_prompt=1)
+    with TestClient(build_app(path, options), base_url=HERE) as client:
+        said = client.post("/api/next", json={"rater": "reader", "kind": "model"}).json()
+        count = 0
+        while said["task"]:
+            body = {"rater": "reader", "task": said["task"]["id"], "submission": f"m{count}"}
+            said = client.post("/api/rating", json=body | {"ranks": [1, 2, 3]}).json()
+            count += 1
+        assert (said["state"], said["progress"]["done"]) == ("done", 12)
+        begun = ask(client, "ann")
+        assert (begun["state"], begun["progress"]["done"]) == ("task", 0)

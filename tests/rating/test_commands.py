@@ -4,8 +4,11 @@ import builtins
 import csv
 import importlib
 import json
+import re
 import signal
 import sys
+from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -87,8 +90,34 @@ def test_kill_resume_and_report(start, samples, verdicts, tmp_path, capsys):
         assert len(list(csv.DictReader(file))) == 72
     # a run's page shows them, though no stage made them
     page = write_report(out.parent).read_text()
-    assert "Policies ranked by people" in page
+    assert "Policies ranked blind by people" in page
     assert "not timed" in page
+
+
+def test_the_reader_of_the_docs_reads_all_there_is(start, samples, tmp_path, capsys):
+    out = tmp_path / "run" / "read"
+    words = ("--samples", str(samples), "--out", str(out), "--raters_per_prompt", "1")
+    server = start(*words)
+    text = (Path(__file__).parents[2] / "docs" / "rating.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert "http://127.0.0.1:8000" in code
+    code = code.replace("http://127.0.0.1:8000", server.link.rstrip("/"))
+    exec(code, {"read": lambda prompt, texts: (by_length(texts), [len(t) > 5 for t in texts])})
+    assert rate(server, "ann", by_length) == 12  # the model left people's for people
+    server.stop(signal.SIGINT)
+    assert cli.main(["evaluate", "ratings", "--ratings", str(out), "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "36 by people (source: human), 36 by language models (source: reading)" in said
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["rating/models/rankings"] == metrics["rating/rankings"] == 12
+    assert metrics["rating/models/acceptable/xenon"] == 1
+    assert "rating/acceptable/xenon" not in metrics  # the person said nothing of it
+    assert metrics["rating/kappa_preferences/person_1_and_language_model_1"] == 1
+    votes = [json.loads(line) for line in (out / "preferences.jsonl").read_text().splitlines()]
+    assert Counter(vote["source"] for vote in votes) == {"human": 36, "reading": 36}
+    page = write_report(out.parent).read_text()
+    title = re.findall(r"Policies ranked blind by ([a-z ]+)", page)[0]
+    assert sorted(title.strip().split(" and ")) == ["language models", "people"]
 
 
 def test_other_samples_need_another_folder(start, samples, tmp_path, capsys):

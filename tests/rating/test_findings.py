@@ -8,10 +8,11 @@ import pytest
 from rlaif_pl.data.preferences import write_preferences
 from rlaif_pl.evaluation.pairs import comparison_key
 from rlaif_pl.evaluation.verdicts import JudgeVerdicts
+from rlaif_pl.rating.findings import reading_of
 from rlaif_pl.rating.pairs import preferences_of
 from rlaif_pl.rating.ranked import Estimator, Ranked, gather
-from rlaif_pl.rating.report import findings_of, results_of, write_ratings
-from rlaif_pl.rating.store import Rating
+from rlaif_pl.rating.records import Rating
+from rlaif_pl.rating.report import results_of, write_ratings
 from rlaif_pl.rating.tasks import Item, Task
 from rlaif_pl.report.results import read_results
 from rlaif_pl.training.datamodule import PreferenceDataModule
@@ -42,8 +43,15 @@ def judges():
 
 
 @pytest.fixture
-def found(tasks, judges):
-    return findings_of(tasks, RATINGS, "abc", judges, undone=2, estimator=Estimator(draws=200))
+def reading(tasks, judges):
+    estimator = Estimator(draws=200)
+    return reading_of(tasks, RATINGS, "abc", judges, undone={"person": 2}, estimator=estimator)
+
+
+@pytest.fixture
+def found(reading):
+    (people,) = reading.findings
+    return people
 
 
 def test_win_rates_of_people(found):
@@ -104,18 +112,19 @@ def test_what_each_person_did(found):
 def test_a_text_of_two_policies_is_a_tie():
     task = Task("t", "p", "g", (Item("x", ("a", "b")), Item("y", ("c",))))
     ratings = [Rating("1", "ann", "t", (0, 1), (1, 2))]
-    matrix = findings_of({"t": task}, ratings, "abc", {}, estimator=Estimator(draws=10)).matrix
+    reading = reading_of({"t": task}, ratings, "abc", {}, estimator=Estimator(draws=10))
+    matrix = reading.findings[0].matrix
     assert matrix.win_rate("people", "a", "b").value == 0.5
     assert matrix.win_rate("people", "b", "c").value == 1
 
 
 def test_nothing_ranked_is_refused(tasks):
     with pytest.raises(ValueError, match=r"expected rankings, got none \(1 without a ranking\)"):
-        findings_of(tasks, RATINGS[4:], "abc", {})
+        reading_of(tasks, RATINGS[4:], "abc", {})
 
 
-def test_files(found, tasks, tmp_path):
-    results = results_of(found)
+def test_files(reading, tasks, tmp_path):
+    results = results_of(reading)
     results.write(tmp_path)
     metrics = results.metrics
     assert metrics["rating/a_vs_b"] == pytest.approx(1 / 3)
@@ -131,16 +140,18 @@ def test_files(found, tasks, tmp_path):
         "Policies, by people",
         "Agreement with people",
         "People",
+        "Every two raters",
     ]
     assert any("Kendall's W over 1 prompts" in note for note in read.notes)
     assert read.plot.startswith("data:image/png")
-    write_ratings(tmp_path, tasks, RATINGS, found.raters)
+    write_ratings(tmp_path, tasks, RATINGS, reading.raters)
     with (tmp_path / "ratings.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 15
     assert rows[3] | {"time": ""} == {
         "rating": "2", "rater": "person 2", "task": "t1", "group": "group t1", "policies": "b",
-        "place": "1", "rank": "3", "seconds": "20.0", "time": "", "reason": "",
+        "place": "1", "rank": "3", "seconds": "20.0", "time": "", "reason": "", "kind": "person",
+        "acceptable": "",
     }  # fmt: skip
     assert (rows[-1]["rank"], rows[-1]["reason"]) == ("", "gibberish")
     assert "Ann" not in (tmp_path / "ratings.csv").read_text() + results.markdown()

@@ -90,6 +90,64 @@ def test_by_keyboard(page, start, samples, tmp_path):
     assert skipped.ranks is None
 
 
+def said_of(rating):
+    return [rating.acceptable[n] for n in rating.shown]
+
+
+def test_acceptable_by_keyboard(page, start, samples, tmp_path):
+    out = tmp_path / "out"
+    enter(page, start("--samples", str(samples), "--out", str(out)).link)
+    for key in ("1", "2"):
+        page.keyboard.press(key)
+    page.keyboard.press("Shift+Digit2")
+    page.keyboard.press("Shift+Digit2")
+    said = page.locator(".verdict")
+    assert said.all_text_contents() == ["Acceptable?", "✗ Not acceptable", "Acceptable?"]
+    expect(page, "#status").to_have_text("Say also whether 1, 3 are acceptable.")
+    page.keyboard.press("Enter")  # not sent: of all or of none
+    expect(page, "#send").to_be_disabled()
+    page.keyboard.press("a")
+    assert said.all_text_contents() == ["✓ Acceptable", "✗ Not acceptable", "✓ Acceptable"]
+    page.keyboard.press("Enter")
+    expect(page, "#count").to_have_text("1 by you, 1 of 36 in all")
+    (rating,), _ = ratings(out)
+    assert said_of(rating) == [True, False, True]
+    page.keyboard.press("u")
+    expect(page, "#status").to_have_text("Best to worst: 1, 2, 3")
+    assert said.all_text_contents() == ["✓ Acceptable", "✗ Not acceptable", "✓ Acceptable"]
+    page.keyboard.press("Escape")
+    assert said.all_text_contents() == ["Acceptable?"] * 3
+
+
+def test_ties_by_keyboard(page, start, samples, tmp_path):
+    out = tmp_path / "out"
+    words = ("--samples", str(samples), "--out", str(out), "--ties", "true")
+    enter(page, start(*words, "--acceptable", "false").link)
+    expect(page, ".verdict").to_have_count(0)
+    for key in "2=3":  # 2 and 3 are equally good, 1 follows
+        page.keyboard.press(key)
+    expect(page, "#status").to_have_text("Best to worst: 2 = 3, 1")
+    assert page.locator(".rank").all_text_contents() == ["worst", "= best", "= best"]
+    page.keyboard.press("=")  # the last too, and not
+    expect(page, "#status").to_have_text("Best to worst: 2 = 3 = 1")
+    page.keyboard.press("=")
+    page.keyboard.press("Enter")
+    expect(page, "#count").to_have_text("1 by you, 1 of 36 in all")
+    page.keyboard.press("1")
+    page.keyboard.press("2")
+    page.keyboard.press("=")
+    expect(page, "#status").to_have_text("Best to worst: 1, 2 = 3")
+    page.keyboard.press("Enter")
+    expect(page, "#count").to_have_text("2 by you, 2 of 36 in all")
+    page.keyboard.press("u")
+    expect(page, "#status").to_have_text("Best to worst: 1, 2 = 3")
+    page.keyboard.press("2")  # what was tied with it moves up alone
+    expect(page, "#status").to_have_text("Best to worst: 1, 3")
+    (rating,), _ = ratings(out)
+    assert [rating.ranks[n] for n in rating.shown] == [3, 1, 1]
+    assert rating.acceptable is None
+
+
 def test_a_ranking_outlives_a_server_that_stopped(page, start, samples, tmp_path):
     out = tmp_path / "out"
     server = start("--samples", str(samples), "--out", str(out))
@@ -109,7 +167,8 @@ def test_a_ranking_outlives_a_server_that_stopped(page, start, samples, tmp_path
 
 def test_on_a_phone_to_the_end(browser, start, samples, tmp_path):
     out = tmp_path / "out"
-    server = start("--samples", str(samples), "--out", str(out), "--limit", "1")
+    words = ("--samples", str(samples), "--out", str(out), "--limit", "1", "--ties", "true")
+    server = start(*words)
     context = browser.new_context(
         viewport={"width": 360, "height": 640}, has_touch=True, is_mobile=True
     )
@@ -122,12 +181,20 @@ def test_on_a_phone_to_the_end(browser, start, samples, tmp_path):
     assert page.locator(".rank").all_text_contents() == ["2nd", "worst", "best"]
     page.tap(".card >> nth=2")  # taken back: the others move up
     assert page.locator(".rank").all_text_contents() == ["best", "", ""]
+    page.tap("#equal")
     page.tap(".card >> nth=1")
+    assert page.locator(".rank").all_text_contents() == ["= best", "= best", "worst"]
+    page.tap(".verdict >> nth=2")
+    page.tap(".verdict >> nth=2")
+    page.tap("#rest")
     width = page.evaluate("document.documentElement.scrollWidth")
     assert width <= 360  # nothing to scroll sideways
     page.tap("#send")
     expect(page, "#end-title").to_have_text("Nothing left to rank. Thank you.")
     expect(page, "#undo").to_be_enabled()
+    (rating,), _ = ratings(out)
+    assert [rating.ranks[n] for n in rating.shown] == [1, 1, 3]
+    assert said_of(rating) == [True, True, False]
     context.close()
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from rlaif_pl.data.records import group_of
-from rlaif_pl.rating.order import ranks_by_item, shown_order
+from rlaif_pl.rating.order import mid_ranks, ranks_by_item, shares_of_best, shown_order
 from rlaif_pl.rating.tasks import Item, read_samples
 
 
@@ -99,6 +99,16 @@ def test_ranks_go_back_to_the_items():
     for wrong in ([1, 1, 2], [1, 2], [0, 1, 2]):
         with pytest.raises(ValueError, match="ranks 1 to 3, each once"):
             ranks_by_item((2, 0, 1), wrong)
+
+
+def test_tied_ranks_are_those_of_how_many_are_better():
+    assert ranks_by_item((2, 0, 1), [1, 1, 2], ties=True) == (1, 3, 1)
+    assert ranks_by_item((2, 0, 1), [2, 2, 2], ties=True) == (1, 1, 1)
+    assert mid_ranks((1, 3, 1)) == [1.5, 3, 1.5]
+    assert shares_of_best((1, 3, 1)) == [0.5, 0, 0.5]
+    for wrong in ([1, 1], [0, 1, 1], [1, 1, 4]):
+        with pytest.raises(ValueError, match="equal ones for ties"):
+            ranks_by_item((2, 0, 1), wrong, ties=True)
 
 
 def test_odd_characters_of_responses_are_text(tmp_path):

@@ -87,6 +87,12 @@ def test_the_metrics_table_keeps_limits_beside_their_estimates():
     ]
 
 
+def test_the_metrics_of_greedy_responses_say_so():
+    sampled, greedy = metric_rows({"a2c/empty": 0.5, "greedy/a2c/empty": 0.25})
+    assert sampled.meaning == "share of the policy's responses without text"
+    assert greedy.meaning == f"{sampled.meaning} (likeliest responses)"
+
+
 def test_curves_are_found_under_the_names_a_module_may_give_them(run_dir):
     path = run_dir / "a2c/history.csv"
     path.write_text(

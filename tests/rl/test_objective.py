@@ -11,7 +11,14 @@ from rlaif_pl.engine.score import TokenLogprobs
 from rlaif_pl.models.actor_critic import Evaluation
 from rlaif_pl.rl.objective import Objective
 from rlaif_pl.rl.rollout import Rollout
-from rlaif_pl.rl.shaping import Shaping, final_scores, leave_one_out, token_rewards, whiten
+from rlaif_pl.rl.shaping import (
+    Shaping,
+    final_scores,
+    leave_one_out,
+    repeated_share,
+    token_rewards,
+    whiten,
+)
 
 IS_SAMPLED = torch.tensor([[True, True], [True, False]])
 SCORES = torch.tensor([1.0, 3.0])
@@ -125,6 +132,46 @@ def test_penalties_by_hand():
     shaping = Shaping(beta=0.1, unfinished_penalty=0.5, min_length=2, short_penalty=0.8)
     found = final_scores(SCORES, torch.tensor([2, 1]), torch.tensor([True, False]), shaping)
     torch.testing.assert_close(found, torch.tensor([0.9, 1.8]))
+
+
+def test_repetition_is_taken_off_the_score_by_hand():
+    # 5 6 7 5 6 7: four 3-grams, one said before. 1 2 3 and padding: one, not repeated.
+    batch = assemble([[1, 2]], [[5, 6, 7, 5, 6, 7], [1, 2, 3]], pad=0)
+    ended, ref = torch.tensor([True, True]), torch.zeros(2, 6)
+    rollout = Rollout(batch, None, ["", ""], ended, SCORES, ref, None)
+    found = evaluation(torch.zeros(2, 6), torch.zeros(2, 6), torch.zeros(2, 6))
+    plain, less = (
+        Objective(Shaping(beta=0.0, repetition_penalty=weight), per_prompt=2).targets(
+            rollout, found
+        )
+        for weight in (0.0, 2.0)
+    )
+    expected = torch.tensor([[0.5], [0.0]]) * batch.is_response
+    torch.testing.assert_close(plain.returns - less.returns, expected)
+
+
+@pytest.mark.parametrize("rows", [[[4, 4, 4, 4, 4]], [[1, 2]], [[9]]])
+def test_the_share_of_repeated_tokens_is_that_of_a_plain_count(rows):
+    for row in rows:
+        grams = [tuple(row[i : i + 3]) for i in range(len(row) - 2)]
+        expected = 1 - len(set(grams)) / len(grams) if grams else 0.0
+        padded = torch.tensor([row + [0, 0, 0, 0]])
+        is_response = torch.arange(padded.shape[1])[None] < len(row)
+        assert repeated_share(padded, is_response).item() == pytest.approx(expected)
+
+
+def test_random_rows_repeat_as_a_plain_count_says():
+    torch.manual_seed(0)
+    tokens, lengths = torch.randint(0, 3, (50, 20)), torch.randint(0, 21, (50,))
+    found = repeated_share(tokens, torch.arange(20) < lengths[:, None])
+    for row, length, share in zip(tokens.tolist(), lengths.tolist(), found.tolist(), strict=True):
+        grams = [tuple(row[i : i + 3]) for i in range(length - 2)]
+        assert share == pytest.approx(1 - len(set(grams)) / len(grams) if grams else 0.0)
+
+
+def test_a_reward_for_repetition_is_refused():
+    with pytest.raises(ValueError, match="repetition_penalty must be at least 0, got -1"):
+        Shaping(repetition_penalty=-1)
 
 
 def test_a_group_baseline_beside_values_by_hand():

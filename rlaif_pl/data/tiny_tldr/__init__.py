@@ -12,17 +12,18 @@ from rlaif_pl.data.records import decode_fields
 from rlaif_pl.data.sides import chosen_is_first
 from rlaif_pl.types import Preference, Prompt, Provenance
 
-Split = Literal["train", "dev", "final"]
+Split = Literal["train", "dev", "final", "faults_dev", "faults_final"]
+Gold = Literal["dev", "final"]
 Failing = Literal["coherence", "accuracy", "coverage"]
+Choice = Literal["first", "second", "tie"]
 FOLDER = Path(__file__).parent
 NAME = "tiny_tldr"
-SPLITS: tuple[Split, ...] = ("train", "dev", "final")
+SPLITS: tuple[Split, ...] = ("train", "dev", "final", "faults_dev", "faults_final")
 NAMES: dict[str, Split | Literal["pairs"]] = {
-    "tiny_tldr/train": "train",
-    "tiny_tldr/dev": "dev",
-    "tiny_tldr/final": "final",
-    "tiny_tldr/pairs": "pairs",
+    **{f"{NAME}/{split}": split for split in SPLITS},
+    f"{NAME}/pairs": "pairs",
 }
+P_FIRST: dict[Choice, float] = {"first": 1.0, "second": 0.0, "tie": 0.5}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +32,12 @@ class Post:
 
     Attributes:
         id: Its name, unique over all splits.
-        topic: What it is about, one of a few dozen everyday topics.
-        post: The text, 40 to 90 words.
-        summary: Reference summary, 8 to 20 words.
-        better: A good summary by another writer; None in training posts.
-        worse: A summary that fails in one way; None in training posts.
-        fails: What ``worse`` lacks; None in training posts.
+        topic: What it is about, one of thirty everyday topics.
+        post: The text, 40 to 70 words; 40 to 90 in the splits of faults.
+        summary: Reference summary, 10 to 18 words; 8 to 20 in the splits of faults.
+        better: A good summary by another writer; None but in the splits of faults.
+        worse: A summary that fails in one way; None but in the splits of faults.
+        fails: What ``worse`` lacks; None but in the splits of faults.
     """
 
     id: str
@@ -48,17 +49,48 @@ class Post:
     fails: Failing | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Which of two sampled summaries a blind reader preferred.
+
+    Attributes:
+        post: Id of the post.
+        first: A summary sampled from the SFT policy of the quickstart.
+        second: Another one.
+        verdict: The reader's.
+        reason: One line.
+        second_verdict: That of a second reader who did not know the first's; None where nobody
+            read the pair again.
+    """
+
+    post: str
+    first: str
+    second: str
+    verdict: Choice
+    reason: str
+    second_verdict: Choice | None = None
+
+
 def is_name(name: str) -> bool:
     """Tell whether a data set name means this one."""
     return name == NAME or name.startswith(NAME + "/")
 
 
 def load(split: Split) -> list[Post]:
-    """Read the posts of a split: 252 to train on, 40 to choose recipes on, 86 to report on."""
+    """Read the posts of a split: 828 to train on, 60 to choose recipes on, 120 to report on.
+
+    ``faults_dev`` and ``faults_final`` are 40 and 86 other posts with pairs of one fault each.
+    """
     if split not in SPLITS:
         raise ValueError(f"expected a split of {', '.join(SPLITS)}, got {split!r}")
     rows = read_rows(FOLDER / f"{split}.jsonl")
     return [decode_fields(Post, row.fields, row.where) for row in rows]
+
+
+def readings(split: Gold) -> list[Reading]:
+    """Read the verdicts of blind readers on pairs of sampled summaries of the posts of a split."""
+    rows = read_rows(FOLDER / f"gold_{split}.jsonl")
+    return [decode_fields(Reading, row.fields, row.where) for row in rows]
 
 
 def prompts(name: str) -> list[Prompt]:
@@ -74,7 +106,11 @@ def prompts(name: str) -> list[Prompt]:
 
 
 def preferences(name: str) -> LoadedPreferences:
-    """Read ``tiny_tldr/pairs`` (unlabeled) or the gold pairs of ``tiny_tldr/dev`` or ``final``.
+    """Read the pairs of a split.
+
+    ``tiny_tldr/pairs`` are unlabeled; ``dev`` and ``final`` are pairs that the SFT policy sampled,
+    with the verdicts of a language model that read them blind; ``faults_dev`` and ``faults_final``
+    are pairs of written summaries, of which one has a fault.
 
     Raises:
         ValueError: There is no such split, or it is ``train``, which has no pairs.
@@ -87,14 +123,30 @@ def preferences(name: str) -> LoadedPreferences:
             f"expected pairs, {NAME}/train has posts and summaries only; take {NAME}/pairs to "
             f"train on, {NAME}/dev or {NAME}/final to evaluate on"
         )
+    if split == "dev" or split == "final":
+        posts = {post.id: post for post in load(split)}
+        return LoadedPreferences([read_pair(each, posts[each.post]) for each in readings(split)])
     return LoadedPreferences([gold_pair(post) for post in load(split)])
+
+
+def read_pair(reading: Reading, post: Post) -> Preference:
+    """Return what a reader preferred as a labeled pair; a tie is 0.5."""
+    return Preference(
+        prompt=post.post,
+        first=reading.first,
+        second=reading.second,
+        group=post.id,
+        p_first=P_FIRST[reading.verdict],
+        source="reading",
+        provenance=Provenance(strategy="gold"),
+    )
 
 
 def gold_pair(post: Post) -> Preference:
     """Return better and worse as a labeled pair; which comes first is a hash of the id.
 
     Raises:
-        ValueError: The post is for training and has none.
+        ValueError: The post has none.
     """
     if post.better is None or post.worse is None:
         raise ValueError(f"expected a post with better and worse, {post.id} has none")

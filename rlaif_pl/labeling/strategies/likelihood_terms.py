@@ -18,6 +18,7 @@ TEMPLATE = "TL;DR: {response}\n\nPOST: {prompt}"
 VERSION = "reconstruction-1"  # raise with TEMPLATE
 CONDITION = "POST: {prompt}\n\nTL;DR:"
 NO_CONDITION = "TL;DR:"
+LIKELIHOOD_VERSION = "likelihood-1"  # raise with CONDITION
 PMI_VERSION = "pmi-1"  # raise with the two above
 SHARED_VERSION = "shared-words-1"  # raise with anything that changes the value
 LENGTH_VERSION = "length-1"
@@ -25,7 +26,13 @@ LENGTH_VERSION = "length-1"
 INFORMATION_VERSION = "shared-information-1"
 
 Kind: TypeAlias = Literal[
-    "reconstruction", "pmi", "shared_information", "shared_words", "title_words", "length"
+    "reconstruction",
+    "likelihood",
+    "pmi",
+    "shared_information",
+    "shared_words",
+    "title_words",
+    "length",
 ]
 
 
@@ -48,8 +55,9 @@ class WeightedTerm:
     """A summand as configs name it.
 
     Attributes:
-        kind: ``reconstruction``: log P(prompt | response) per token. ``pmi``: what the prompt adds
-            to log P(response), per token. ``shared_information``: how surprising the words are that
+        kind: ``reconstruction``: log P(prompt | response) per token. ``likelihood``:
+            log P(response | prompt) per token. ``pmi``: what the prompt adds to log P(response),
+            per token. ``shared_information``: how surprising the words are that
             the response shares with the prompt. ``shared_words``: log of these words' characters.
             ``title_words``: the same of the prompt's title, a line "TITLE: ..." in it. ``length``:
             log of the response's characters. The last three cost the model no reading.
@@ -109,6 +117,29 @@ class Reconstruction:
 
 
 @dataclass(frozen=True, slots=True)
+class Likelihood:
+    """``log P(response | prompt)`` per token of the response.
+
+    Says how well a response follows from its prompt, grammar and facts alike; by itself it favors
+    what is short, vague or copied, which the reconstruction does not. Together they are the two
+    directions of a noisy channel.
+    """
+
+    @property
+    def version(self) -> str:
+        """See ``Term``."""
+        return LIKELIHOOD_VERSION
+
+    def calls(self, prompt: str, response: str) -> list[Score]:
+        """See ``Term``."""
+        return [_given(prompt, response)]
+
+    def value(self, prompt: str, response: str, replies: Sequence[Reply]) -> float:  # noqa: ARG002
+        """See ``Term``."""
+        return total_of(replies[0]) / len(replies[0].logprobs)
+
+
+@dataclass(frozen=True, slots=True)
 class Pmi:
     """``(log P(response | prompt) - log P(response)) / tokens of the response``.
 
@@ -122,8 +153,8 @@ class Pmi:
 
     def calls(self, prompt: str, response: str) -> list[Score]:
         """See ``Term``."""
-        target = f" {response}" if response else ""
-        return [Score(CONDITION.replace("{prompt}", prompt), target), Score(NO_CONDITION, target)]
+        given = _given(prompt, response)
+        return [given, Score(NO_CONDITION, given.target)]
 
     def value(self, prompt: str, response: str, replies: Sequence[Reply]) -> float:  # noqa: ARG002
         """See ``Term``."""
@@ -225,6 +256,7 @@ def build_term(kind: Kind, template: str, normalize: str) -> Term:
     """
     terms: dict[str, Term] = {
         "reconstruction": Reconstruction(template, normalize),
+        "likelihood": Likelihood(),
         "pmi": Pmi(),
         "shared_information": SharedInformation(),
         "shared_words": SharedWords(),
@@ -234,6 +266,12 @@ def build_term(kind: Kind, template: str, normalize: str) -> Term:
     if kind not in terms:
         raise ValueError(f"expected a kind of term among {sorted(terms)}, got {kind!r}")
     return terms[kind]
+
+
+def _given(prompt: str, response: str) -> Score:
+    """Ask for the response after its prompt."""
+    target = f" {response}" if response else ""
+    return Score(CONDITION.replace("{prompt}", prompt), target)
 
 
 def word_set(text: str) -> frozenset[str]:

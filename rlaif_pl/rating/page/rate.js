@@ -4,11 +4,11 @@
 const find = (id) => document.getElementById(id);
 const token = new URLSearchParams(location.search).get("token") || "";
 const mustReveal = document.body.dataset.hide === "yes";
+const asksAcceptable = document.body.dataset.acceptable === "yes";
+const allowsTies = document.body.dataset.ties === "yes";
 const state = {
   rater: "",
   task: null, // {id, prompt, texts}
-  chosen: [], // places on the page, from best to worst
-  isAutomatic: false, // the last of them followed from the others
   isHidden: false, // texts wait behind a click
   isBusy: false,
   submission: "", // names this rating, so that sending it twice counts once
@@ -27,7 +27,7 @@ async function post(path, body) {
   const answer = await fetch(path, {
     method: "POST",
     headers: { "Content-Type": "application/json", "X-Rating-Token": token },
-    body: JSON.stringify({ rater: state.rater, ...body }),
+    body: JSON.stringify({ rater: state.rater, kind: "person", ...body }),
   });
   if (!answer.ok) {
     const said = await answer.json().catch(() => ({}));
@@ -56,16 +56,18 @@ async function ask(path, body, failed) {
 
 const next = () => ask("api/next", {}, "No task came");
 
-function send(ranks, reason) {
+function send(ranks, acceptable) {
   if (state.task === null) return;
   const seconds = Math.min(lookedSoFar() / 1000, 86400);
-  const body = { task: state.task.id, submission: state.submission, ranks, reason, seconds };
+  const body = { task: state.task.id, submission: state.submission, ranks, acceptable, seconds };
   ask("api/rating", body, "Not saved");
 }
 
+const skip = () => send(null, null);
+
 function sendRanks() {
   if (!isComplete()) return;
-  send(state.task.texts.map((_, place) => state.chosen.indexOf(place) + 1), null);
+  send(state.task.texts.map((_, place) => rankOf(place)), isSaid() ? marks.acceptable : null);
 }
 
 function undo() {
@@ -77,10 +79,7 @@ function show(answer) {
   state.task = task;
   state.last = answer.progress.last;
   state.submission = newSubmission();
-  state.isAutomatic = false;
-  state.chosen = task && task.ranks
-    ? task.texts.map((_, place) => place).sort((a, b) => task.ranks[a] - task.ranks[b])
-    : [];
+  mark(task);
   state.isHidden = mustReveal && task !== null;
   const { mine, done, wanted } = answer.progress;
   find("count").textContent = `${mine} by you, ${done} of ${wanted} in all`;
@@ -122,10 +121,19 @@ function drawTask() {
     });
     const item = document.createElement("li");
     item.append(card);
+    if (asksAcceptable) item.append(verdictButton(place));
     return item;
   }));
   scrollTo(0, 0);
   drawRanks();
+}
+
+function verdictButton(place) {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.className = "verdict";
+  button.addEventListener("click", () => turn(place));
+  return button;
 }
 
 function drawEnd(kind) {
@@ -137,63 +145,58 @@ function drawEnd(kind) {
   find("again").hidden = isDone;
 }
 
-const count = () => (state.task === null ? 0 : state.task.texts.length);
-const isComplete = () => count() > 0 && state.chosen.length === count() && !state.isHidden;
+const isComplete = () => isSettled() && !state.isHidden;
+const canMark = () => !state.isBusy && !state.isHidden && state.task !== null;
 
-function rankName(rank) {
-  if (rank === 1) return "best";
-  if (rank === count()) return "worst";
-  return { 2: "2nd", 3: "3rd" }[rank] || `${rank}th`;
-}
-
-function choose(place) {
-  if (state.isBusy || state.isHidden || place >= count()) return;
-  if (state.chosen.includes(place)) {
-    if (state.isAutomatic) state.chosen.pop();
-    state.isAutomatic = false;
-    state.chosen = state.chosen.filter((other) => other !== place);
-  } else {
-    state.chosen.push(place);
-    if (state.chosen.length === count() - 1) {
-      const all = state.task.texts.map((_, other) => other);
-      state.chosen.push(all.find((other) => !state.chosen.includes(other)));
-      state.isAutomatic = true;
-    }
-  }
+// Change what the rater said, and show it.
+function change(isAsked, how) {
+  if (!isAsked || !canMark()) return;
+  how();
   drawRanks();
 }
 
-function takeBack() {
-  if (state.isBusy) return;
-  if (state.isAutomatic) state.chosen.pop();
-  state.isAutomatic = false;
-  state.chosen.pop();
-  drawRanks();
-}
-
-function clear() {
-  if (state.isBusy) return;
-  state.chosen = [];
-  state.isAutomatic = false;
-  drawRanks();
-}
+const choose = (place) => change(place < marks.count, () => toggleRank(place));
+const turn = (place) => change(asksAcceptable && place < marks.count, () => toggleAcceptable(place));
+const tie = () => change(allowsTies, toggleTie);
+const acceptRest = () => change(asksAcceptable, () => {
+  marks.acceptable = marks.acceptable.map((said) => said ?? true);
+});
+const takeBack = () => change(true, takeBackLast);
+const clear = () => change(true, () => mark({ texts: state.task.texts }));
 
 function drawRanks() {
   document.querySelectorAll(".card").forEach((card, place) => {
-    const rank = state.chosen.indexOf(place) + 1;
+    const rank = rankOf(place);
     card.setAttribute("aria-pressed", String(rank > 0));
-    card.querySelector(".rank").textContent = rank ? rankName(rank) : "";
+    card.querySelector(".rank").textContent = rankText(place);
   });
-  find("status").textContent = state.chosen.length
-    ? `Best to worst: ${state.chosen.map((place) => place + 1).join(", ")}`
-    : `Keys 1 to ${count()}, or a tap on each.`;
+  document.querySelectorAll(".verdict").forEach((button, place) => {
+    const said = { null: "", true: "yes", false: "no" }[String(marks.acceptable[place])];
+    button.dataset.said = said;
+    button.textContent = { "": "Acceptable?", yes: "✓ Acceptable", no: "✗ Not acceptable" }[said];
+    button.setAttribute("aria-label", `${place + 1}: ${button.textContent}`);
+  });
+  find("status").textContent = statusText();
   drawActions();
+}
+
+function statusText() {
+  const keys = asksAcceptable ? ` Shift and a number: acceptable or not.` : "";
+  if (isRanked() && unsaid().length) return `Say also whether ${unsaid().join(", ")} ${unsaid().length > 1 ? "are" : "is"} acceptable.`;
+  if (!marks.chosen.length) return `Keys 1 to ${marks.count}, or a tap on each.${keys}`;
+  const order = marks.chosen.map((place, n) => `${n ? (marks.tied.has(place) ? " = " : ", ") : ""}${place + 1}`);
+  return `Best to worst: ${order.join("")}${marks.isTying ? " =" : ""}`;
 }
 
 function drawActions() {
   find("send").disabled = state.isBusy || !isComplete();
   find("skip").disabled = state.isBusy || state.task === null;
-  find("clear").disabled = state.isBusy || state.chosen.length === 0;
+  find("clear").disabled = state.isBusy || (marks.chosen.length === 0 && !isSaid());
+  if (allowsTies) {
+    find("equal").disabled = state.isBusy || marks.chosen.length === 0;
+    find("equal").setAttribute("aria-pressed", String(isTied()));
+  }
+  if (asksAcceptable) find("rest").disabled = state.isBusy || state.task === null || !marks.acceptable.includes(null);
   find("undo").disabled = state.isBusy || state.last === null;
 }
 
@@ -208,11 +211,15 @@ document.addEventListener("visibilitychange", () => {
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
   if (state.rater === "" || event.target.tagName === "INPUT") return;
-  const isOnAction = event.target.tagName === "BUTTON" && !event.target.classList.contains("card");
-  const actions = { u: undo, s: () => send(null, null), Escape: clear, Backspace: takeBack };
+  const isOnAction = event.target.tagName === "BUTTON" && !event.target.matches(".card, .verdict");
+  const actions = { u: undo, s: skip, Escape: clear, Backspace: takeBack };
+  if (allowsTies) actions["="] = tie;
+  if (asksAcceptable) actions.a = acceptRest;
+  const digit = /^Digit([1-9])$/.exec(event.code);
   if (/^[1-9]$/.test(event.key)) choose(Number(event.key) - 1);
   else if (event.key === "Enter" && isComplete() && !isOnAction) sendRanks();
   else if (event.key in actions) actions[event.key]();
+  else if (digit) turn(Number(digit[1]) - 1); // the key's other sign: with Shift, or without on AZERTY
   else return;
   event.preventDefault();
 });
@@ -232,7 +239,8 @@ find("enter").addEventListener("submit", (event) => {
   if (name) begin(name);
 });
 find("rename").addEventListener("click", () => {
-  Object.assign(state, { rater: "", task: null, last: null, isHidden: false, chosen: [] });
+  Object.assign(state, { rater: "", task: null, last: null, isHidden: false });
+  mark(null);
   find("rename").hidden = true;
   find("count").textContent = "";
   drawSections();
@@ -244,7 +252,9 @@ find("reveal").addEventListener("click", () => {
 });
 find("again").addEventListener("click", next);
 find("undo").addEventListener("click", undo);
-find("skip").addEventListener("click", () => send(null, null));
+find("skip").addEventListener("click", skip);
+if (allowsTies) find("equal").addEventListener("click", tie);
+if (asksAcceptable) find("rest").addEventListener("click", acceptRest);
 find("clear").addEventListener("click", clear);
 find("send").addEventListener("click", sendRanks);
 
