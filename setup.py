@@ -31,8 +31,8 @@ PACKAGES = {
         "rlaif_pl.data.tiny_requests": ["*.jsonl", "README.md"],
         "rlaif_pl.data.tiny_tldr": ["*.jsonl", "README.md"],
         "rlaif_pl.labeling": ["prompts/*.txt", "prompts/*.yaml", "prompts/README.md"],
-        "rlaif_pl.rating": ["page/*"],
-        "rlaif_pl.report": ["templates/*"],
+        "rlaif_pl.evaluation.human": ["page/*"],
+        "rlaif_pl.reporting": ["templates/*"],
     },
 }
 CSRC = Path("csrc")

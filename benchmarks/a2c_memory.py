@@ -26,12 +26,12 @@ from rl_step_worker import VowelReward
 from timing import resident
 from torch.utils.data import DataLoader
 
-from rlaif_pl.callbacks import CompactMemory
 from rlaif_pl.engine.response_batch import ResponseBatch
 from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.models import ActorCritic, BackboneOptions, Lora, RewardModel
 from rlaif_pl.rl.rollout import Rollout
 from rlaif_pl.training import A2CModule
+from rlaif_pl.training.callbacks import CompactMemory
 from rlaif_pl.types import PromptBatch
 
 RANK = 16
@@ -103,8 +103,8 @@ def build(given: argparse.Namespace, model: Path) -> A2CModule:
     return A2CModule(
         actor,
         reward,
-        sampling=SamplingParams(given.per_prompt, given.new_tokens, temperature=0.9),
-        group_baseline=given.value_network == "none",
+        sampling=SamplingParams(given.num_generations, given.new_tokens, temperature=0.9),
+        baseline=given.value_network == "none",
         optimizer=partial(torch.optim.AdamW, lr=1e-5),
     )
 
@@ -122,7 +122,7 @@ def main(words: Sequence[str] | None = None) -> int:
     """Measure, print a table and, as the last line, one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--prompts", type=int, default=4, help="prompts a step")
-    parser.add_argument("--per_prompt", type=int, default=4)
+    parser.add_argument("--num_generations", type=int, default=4)
     parser.add_argument("--new_tokens", type=int, default=32)
     parser.add_argument("--words", type=int, default=60, help="posts are cut after so many words")
     parser.add_argument("--steps", type=int, default=3)

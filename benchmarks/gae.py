@@ -26,7 +26,7 @@ from torch import Tensor
 from rlaif_pl import ops
 
 GAMMA, LAM, BETA = 0.99, 0.95, 0.05
-OPS = ("gae", "shaped_gae")
+OPS = ("gae", "kl_gae")
 Pair = tuple[Tensor, Tensor]
 
 
@@ -96,11 +96,11 @@ def main() -> None:
     rewards = -BETA * (policy - ref)
     rewards[:, -1] += scores
 
-    def shaped() -> ops.ShapedGae:
-        return ops.shaped_gae(policy, ref, values, scores, beta=BETA, gamma=GAMMA, lam=LAM)
+    def shaped() -> ops.KLGae:
+        return ops.kl_gae(policy, ref, values, scores, kl_coef=BETA, gamma=GAMMA, gae_lambda=LAM)
 
     def plain() -> Pair:
-        return ops.gae(rewards, values, gamma=GAMMA, lam=LAM)
+        return ops.gae(rewards, values, gamma=GAMMA, gae_lambda=LAM)
 
     turned = rewards.t().contiguous(), values.t().contiguous()
     peers = {"loop (B, T)": lambda: loop(rewards, values)}
@@ -115,14 +115,14 @@ def main() -> None:
         torch.testing.assert_close(found, list(want), rtol=1e-3, atol=1e-4)
     fused = shaped()
     torch.testing.assert_close([fused.advantages, fused.returns], list(want), rtol=1e-4, atol=1e-4)
-    # A copy of n numbers moves 2n: 4 arrays for gae (2 in, 2 out), 5 for shaped_gae.
+    # A copy of n numbers moves 2n: 4 arrays for gae (2 in, 2 out), 5 for kl_gae.
     source, sink = torch.randn(5 * rows * steps // 2), torch.empty(5 * rows * steps // 2)
     half = 2 * rows * steps
     ways = {
         "gae": plain,
-        "shaped_gae": shaped,
+        "kl_gae": shaped,
         "copy of gae's bytes": lambda: sink[:half].copy_(source[:half]),
-        "copy of shaped_gae's bytes": lambda: sink.copy_(source),
+        "copy of kl_gae's bytes": lambda: sink.copy_(source),
     }
     seconds = timings(ways, 4 * arguments.repeats, inner=20, of=min)
     ratios = shares(seconds, "share of copy bandwidth")

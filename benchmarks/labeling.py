@@ -31,7 +31,7 @@ from rlaif_pl.engine.prefix_tree import Node, grow
 from rlaif_pl.engine.tree_runner import merge
 from rlaif_pl.labeling import LocalBackend, PairwiseLabeler
 from rlaif_pl.labeling.backends.local_rows import Row
-from rlaif_pl.labeling.calls import Call, Choose, Reply
+from rlaif_pl.labeling.calls import Call, ChoiceRequest, Response
 from rlaif_pl.text import word_count
 from rlaif_pl.types import Preference
 
@@ -58,17 +58,17 @@ class PlainBackend:
         self.batch_size = batch_size
 
     @torch.no_grad()
-    def answer(self, calls: Sequence[Call], done: Callable[[int, Reply], None]) -> None:
-        """Answer ``Choose`` calls whose options are one token each."""
+    def answer(self, calls: Sequence[Call], done: Callable[[int, Response], None]) -> None:
+        """Answer ``ChoiceRequest`` calls whose options are one token each."""
         for start in range(0, len(calls), self.batch_size):
             part = calls[start : start + self.batch_size]
-            texts = [call.question.text + call.question.opening for call in part]
+            texts = [call.question.text + call.question.assistant_prefix for call in part]
             batch = self.tokenizer(texts, return_tensors="pt", padding=True)
             logits = self.model(**batch).logits
             logprobs = logits[:, -1].log_softmax(-1)
             for n, call in enumerate(part):
                 ids = [self.tokenizer(texts[n] + option).input_ids[-1] for option in call.options]
-                done(start + n, Reply(logprobs=tuple(logprobs[n, ids].tolist())))
+                done(start + n, Response(logprobs=tuple(logprobs[n, ids].tolist())))
 
 
 class Recorder:
@@ -83,10 +83,10 @@ class Recorder:
         self.fingerprint = backend.fingerprint
         self.rows: list[Row] = []
 
-    def answer(self, calls: Sequence[Call], done: Callable[[int, Reply], None]) -> None:
+    def answer(self, calls: Sequence[Call], done: Callable[[int, Response], None]) -> None:
         """Answer through the back end."""
         for call in calls:
-            if isinstance(call, Choose):
+            if isinstance(call, ChoiceRequest):
                 self.rows += self.backend.encoder.choose(call)
         self.backend.answer(calls, done)
 

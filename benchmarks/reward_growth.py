@@ -46,14 +46,14 @@ def grow(num_layers: int) -> list[Point]:
     return points
 
 
-def batch_of(response: int, per_prompt: int, prompts: int) -> ResponseBatch:
+def batch_of(response: int, num_generations: int, prompts: int) -> ResponseBatch:
     """Make texts of given lengths from random tokens."""
     generator = torch.Generator().manual_seed(0)
 
     def row(length: int) -> list[int]:
         return torch.randint(10, 40_000, (length,), generator=generator).tolist()
 
-    texts = [row(response) for _ in range(prompts * per_prompt)]
+    texts = [row(response) for _ in range(prompts * num_generations)]
     return assemble([row(PROMPT) for _ in range(prompts)], texts, pad=0)
 
 

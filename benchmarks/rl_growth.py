@@ -135,7 +135,7 @@ def take(
     module: A2CModule,
     optimizer: torch.optim.Optimizer,
     response: int,
-    per_prompt: int,
+    num_generations: int,
     prompts: int,
 ) -> tuple[float, float]:
     """Take one step; returns the seconds of its update and of its rollout.
@@ -143,7 +143,7 @@ def take(
     Raises:
         ValueError: A prompt or a sample has another length.
     """
-    module.sampling = SamplingParams(per_prompt, response, temperature=0.9)
+    module.sampling = SamplingParams(num_generations, response, temperature=0.9)
     texts = prompts_of(module.actor, prompts)
     none = torch.zeros(prompts, dtype=torch.bool)
     batch = PromptBatch(texts, texts, torch.arange(prompts), none)
@@ -172,8 +172,8 @@ def prompts_of(actor: ActorCritic, count: int) -> list[str]:
 
 def floors_of(actor: ActorCritic, case: tuple[int, int, int], rates: Rates) -> tuple[float, float]:
     """Seconds that an update and a rollout cannot go below; see the module's docstring."""
-    response, per_prompt, prompts = case
-    rows = [[0] * response] * (per_prompt * prompts)
+    response, num_generations, prompts = case
+    rows = [[0] * response] * (num_generations * prompts)
     inputs = assemble([[0] * PROMPT] * prompts, rows, pad=0).inputs
     head = actor.policy.unembedding.weight
     logits = head.numel() * len(rows) * response

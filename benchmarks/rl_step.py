@@ -94,7 +94,7 @@ def main(words: Sequence[str] | None = None) -> int:
     """Measure, print a table and, as the last line, one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--prompts", type=int, default=2, help="prompts a step")
-    parser.add_argument("--per_prompt", type=int, default=4, help="samples a prompt, K")
+    parser.add_argument("--num_generations", type=int, default=4, help="samples a prompt, K")
     parser.add_argument("--new_tokens", type=int, default=32, help="tokens of every response")
     parser.add_argument("--words", type=int, default=150, help="posts are cut after so many words")
     parser.add_argument(
@@ -186,10 +186,10 @@ def report(
     found: Mapping[str, Sequence[Mapping[str, Any]]], given: argparse.Namespace, tokens: float
 ) -> None:
     """Print the table and the JSON line."""
-    count = given.prompts * given.per_prompt
+    count = given.prompts * given.num_generations
     print(
-        f"{given.prompts} prompts of {tokens:.0f} tokens on average x {given.per_prompt} samples of "
-        f"{given.new_tokens} tokens, training {given.train}"
+        f"{given.prompts} prompts of {tokens:.0f} tokens on average x {given.num_generations} samples "
+        f"of {given.new_tokens} tokens, training {given.train}"
     )
     print(f"{'':16s}{'s/step':>10s}{'samples/s':>12s}{'peak RSS, GB':>14s}{'over imports':>14s}")
     rates, peaks = {}, {}

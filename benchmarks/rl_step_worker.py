@@ -91,8 +91,8 @@ def run_ours(given: dict[str, Any], line: Line) -> None:
     module = A2CModule(
         actor,
         VowelReward(),
-        sampling=SamplingParams(given["per_prompt"], given["new_tokens"], TEMPERATURE),
-        group_baseline=alone,
+        sampling=SamplingParams(given["num_generations"], given["new_tokens"], TEMPERATURE),
+        baseline=alone,
         optimizer=partial(torch.optim.AdamW, lr=RATE, weight_decay=0.0),
     )
     batches = []
@@ -143,16 +143,16 @@ def run_trl(given: dict[str, Any], line: Line) -> None:
     line.imports = resident()
     tokenizer = AutoTokenizer.from_pretrained(given["model"])
     prompts = [Template().render(post) for post in given["posts"]]
-    size = given["prompts"] * given["per_prompt"]
+    size = given["prompts"] * given["num_generations"]
     config = RLOOConfig(
         output_dir=str(Path(given["model"]).with_name("trl")),
         per_device_train_batch_size=size,
         gradient_accumulation_steps=1,
-        num_generations=given["per_prompt"],
+        num_generations=given["num_generations"],
         max_completion_length=given["new_tokens"],
         max_steps=len(prompts) // given["prompts"],
         temperature=TEMPERATURE,
-        beta=BETA,
+        kl_coef=BETA,
         learning_rate=RATE,
         lr_scheduler_type="constant",
         shuffle_dataset=False,

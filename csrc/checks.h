@@ -72,9 +72,8 @@ inline void check_pairwise_ce_bwd(const Tensor &dmargin, const Tensor &grad) {
 }
 
 /* logprobs, ref_logprobs, values: (N, T) of one floating dtype; scores, bootstrap: (N,) of it. */
-inline void check_shaped_gae(const Tensor &logprobs, const Tensor &ref_logprobs,
-                             const Tensor &values, const Tensor &scores, const Tensor &lengths,
-                             const Tensor &bootstrap) {
+inline void check_kl_gae(const Tensor &logprobs, const Tensor &ref_logprobs, const Tensor &values,
+                         const Tensor &scores, const Tensor &lengths, const Tensor &bootstrap) {
   check_gae(logprobs, values, lengths, bootstrap);
   check_gae(logprobs, ref_logprobs, lengths, scores);
 }

@@ -15,10 +15,9 @@ using ShapedOutputs = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 #define RLAIF_PL_DECLARE(device)                                                                   \
   TensorPair gae_##device(const Tensor &rewards, const Tensor &values, const Tensor &lengths,      \
                           const Tensor &bootstrap, double gamma, double lam);                      \
-  ShapedOutputs shaped_gae_##device(const Tensor &logprobs, const Tensor &ref_logprobs,            \
-                                    const Tensor &values, const Tensor &scores,                    \
-                                    const Tensor &lengths, const Tensor &bootstrap, double beta,   \
-                                    double gamma, double lam);                                     \
+  ShapedOutputs kl_gae_##device(const Tensor &logprobs, const Tensor &ref_logprobs,                \
+                                const Tensor &values, const Tensor &scores, const Tensor &lengths, \
+                                const Tensor &bootstrap, double beta, double gamma, double lam);   \
   PairwiseOutputs pairwise_ce_fwd_##device(const Tensor &first, const Tensor &second,              \
                                            const Tensor &target,                                   \
                                            const std::optional<Tensor> &weight, bool each);        \

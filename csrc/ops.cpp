@@ -9,7 +9,7 @@
 
 #define RLAIF_PL_BIND(device)                                                                      \
   m.impl("gae", TORCH_BOX(&rlaif_pl::gae_##device));                                               \
-  m.impl("shaped_gae", TORCH_BOX(&rlaif_pl::shaped_gae_##device));                                 \
+  m.impl("kl_gae", TORCH_BOX(&rlaif_pl::kl_gae_##device));                                         \
   m.impl("pairwise_ce_fwd", TORCH_BOX(&rlaif_pl::pairwise_ce_fwd_##device));                       \
   m.impl("pairwise_ce_bwd", TORCH_BOX(&rlaif_pl::pairwise_ce_bwd_##device));                       \
   m.impl("online_softmax_update_", TORCH_BOX(&rlaif_pl::online_softmax_update_##device));          \

@@ -42,7 +42,7 @@ def main(
         rl.ActorCritic(start, lora=rl.Lora(), value_network="none"),
         short_and_on_topic,
         sampling,
-        group_baseline=True,  # each response against the others to its prompt, so no value network
+        baseline="rloo",  # each response against the others to its prompt, so no value network
         optimizer=partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.0),
     )
     data = rl.PreferenceDataModule("prompts", prompts=PROMPTS, validation_fraction=0, batch_size=4)

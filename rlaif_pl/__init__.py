@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # what type checkers and editors see of the table
         ScoreLabeler,
     )
     from rlaif_pl.models import ActorCritic, BackboneOptions, Lora, Policy, RewardModel
-    from rlaif_pl.rl.shaping import Shaping
+    from rlaif_pl.rl.shaping import RewardShaping
     from rlaif_pl.text import Template
     from rlaif_pl.training import (
         A2CModule,
@@ -61,7 +61,7 @@ _HOMES = {
     "Samples": "rlaif_pl.api",
     "SamplingParams": "rlaif_pl.engine.sampling",
     "ScoreLabeler": "rlaif_pl.labeling",
-    "Shaping": "rlaif_pl.rl.shaping",
+    "RewardShaping": "rlaif_pl.rl.shaping",
     "Template": "rlaif_pl.text",
     "evaluate": "rlaif_pl.api",
     "generate": "rlaif_pl.api",
@@ -93,7 +93,7 @@ __all__ = [
     "Samples",
     "SamplingParams",
     "ScoreLabeler",
-    "Shaping",
+    "RewardShaping",
     "Template",
     "evaluate",
     "generate",

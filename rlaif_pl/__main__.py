@@ -2,7 +2,7 @@
 
 import sys
 
-from rlaif_pl.cli import main
+from rlaif_pl.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

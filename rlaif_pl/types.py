@@ -38,12 +38,13 @@ class Provenance:
             ``ensemble`` or ``human``.
         prompt_version: Version of the labeling prompt.
         margin: Log-odds of the first response before any temperature, in nats.
-        order_gap: ``|p(first) in order 1 - p(first) in order 2|``; None where a strategy has no order.
+        position_gap: ``|p(first) in order 1 - p(first) in order 2|``; None where a strategy has no
+            order.
         slot: Slot (1 or 2) that was named in both orders, which for prompts that ask for the worse
             response is where the worse one stood; None where there is no order or they differ.
         same_slot: True where the same slot won in both orders; None where there is no order.
-        outside_mass: Probability outside the verdict tokens, averaged over orders, in [0, 1].
-        member_gap: Greatest difference of two members' ``p_first`` in an ensemble, in [0, 1].
+        off_option_mass: Probability outside the verdict tokens, averaged over orders, in [0, 1].
+        ensemble_spread: Greatest difference of two members' ``p_first`` in an ensemble, in [0, 1].
         confidence: Annotator's confidence on the data set's own scale.
         tokens: Tokens read and written to make the label.
         written: Of these, the tokens written (rationales, free-form verdicts); the rest was read.
@@ -57,11 +58,11 @@ class Provenance:
     strategy: str | None = None
     prompt_version: str | None = None
     margin: float | None = None
-    order_gap: float | None = None
+    position_gap: float | None = None
     slot: int | None = None
     same_slot: bool | None = None
-    outside_mass: float | None = None
-    member_gap: float | None = None
+    off_option_mass: float | None = None
+    ensemble_spread: float | None = None
     confidence: int | None = None
     tokens: int = 0
     written: int = 0
@@ -110,7 +111,7 @@ class ComparisonBatch(NamedTuple):
     """Pairs for a labeler; ``N`` pairs, without labels it might copy."""
 
     pairs: list[Preference]
-    is_filler: Tensor  # (N,) bool, True where a row repeats another only to keep ranks in step
+    is_padding: Tensor  # (N,) bool, True where a row repeats another only to keep ranks in step
 
 
 class PromptBatch(NamedTuple):
@@ -119,7 +120,7 @@ class PromptBatch(NamedTuple):
     prompts: list[str]
     groups: list[str]
     positions: Tensor  # (N,) int64, place of each prompt in the data set
-    is_filler: Tensor  # (N,) bool, True where a row repeats another only to keep ranks in step
+    is_padding: Tensor  # (N,) bool, True where a row repeats another only to keep ranks in step
 
 
 class SampledResponse(NamedTuple):
@@ -136,7 +137,7 @@ class DemonstrationBatch(NamedTuple):
 
     prompts: list[str]
     references: list[str]
-    is_filler: Tensor  # (N,) bool, True where a row repeats another only to keep ranks in step
+    is_padding: Tensor  # (N,) bool, True where a row repeats another only to keep ranks in step
 
 
 @runtime_checkable

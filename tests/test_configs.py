@@ -9,10 +9,10 @@ import pytest
 import yaml
 
 from rlaif_pl import cli
-from rlaif_pl.configs_folder import configs_folder
+from rlaif_pl.config_paths import config_paths
 
-FILES = sorted(configs_folder().rglob("*.yaml"))
-# What asks a server, or goes after another config: built in tests/commands/test_labeler_configs.py.
+FILES = sorted(config_paths().rglob("*.yaml"))
+# What asks a server, or goes after another config: built in tests/cli/commands/test_labeler_configs.py.
 RUNNABLE = [
     file
     for file in FILES
@@ -46,7 +46,7 @@ PREDICT = (
 def commands_that_take(config) -> list[str]:
     """Return the commands whose required options the file has and whose options cover its keys."""
     if {"model", "data", "trainer"} <= config.keys():
-        return ["predict" if config["data"].get("serve") == "comparisons" else "fit"]
+        return ["predict" if config["data"].get("task") == "comparisons" else "fit"]
     if "stages" in config:
         return ["run"]
     found = []
@@ -105,7 +105,7 @@ def test_there_are_configs_to_run():
     assert len(FILES) >= 10
 
 
-@pytest.mark.parametrize("path", RUNNABLE, ids=lambda p: str(p.relative_to(configs_folder())))
+@pytest.mark.parametrize("path", RUNNABLE, ids=lambda p: str(p.relative_to(config_paths())))
 def test_config_runs(path, shrunk, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "disabled")
     monkeypatch.chdir(tmp_path)
@@ -134,4 +134,4 @@ def test_paths_in_comments_exist():
     for path in FILES:
         for word in path.read_text(encoding="utf-8").split():
             if word.startswith("configs/") and word.endswith(".yaml"):
-                assert configs_folder().joinpath(*Path(word).parts[1:]).is_file(), (path, word)
+                assert config_paths().joinpath(*Path(word).parts[1:]).is_file(), (path, word)

@@ -12,30 +12,28 @@ import rlaif_pl
 PACKAGE = Path(rlaif_pl.__file__).parent
 # Parts of one tier do not import each other.
 TIERS = (
-    ("types", "text", "statistics", "configs_folder", "device_names", "explanations"),
+    ("types", "text", "statistics", "config_paths", "device_names", "errors"),
     ("ops",),
     ("engine",),
     ("data", "models"),
     ("labeling", "rl"),
     ("training",),
-    ("evaluation", "callbacks"),
+    ("evaluation",),
     ("api",),
     ("__init__",),
-    ("methods",),
-    ("studies",),
-    ("rating", "report"),
+    ("recipes",),
+    ("reporting",),
     ("pipeline",),
-    ("commands",),
     ("cli",),
     ("__main__",),
 )
 # Within a tier, with the reason.
 ALLOWED = {
-    # one atomic writer of metrics.json and of other files, for callbacks and commands alike
-    ("callbacks", "rlaif_pl.evaluation.metrics"),
+    # tables of results, which human readings share with the studies
+    ("evaluation", "rlaif_pl.recipes.studies.results"),
 }
 # Parts that start before torch is wanted, and what they must not load at import.
-LIGHT = ("cli", "__init__", "configs_folder", "device_names", "explanations")
+LIGHT = ("cli/main", "__init__", "config_paths", "device_names", "errors")
 HEAVY = ("torch", "lightning", "transformers")
 
 

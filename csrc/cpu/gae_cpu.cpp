@@ -1,8 +1,8 @@
-/* gae_cpu.cpp: threads over rows, blocks of gae_block.h along a row. Serves gae and shaped_gae.
+/* gae_cpu.cpp: threads over rows, blocks of gae_block.h along a row. Serves gae and kl_gae.
  *
  * Shapes    rewards, logprobs, ref_logprobs, values, advantages, returns: (N, T) contiguous;
  *           scores, lengths, bootstrap, kl: (N,); moments: (N, 2).
- * Cost      one pass: gae reads 2NT and writes 2NT elements, shaped_gae reads 3NT and writes 2NT.
+ * Cost      one pass: gae reads 2NT and writes 2NT elements, kl_gae reads 3NT and writes 2NT.
  */
 #include <torch/csrc/stable/ops.h>
 
@@ -114,10 +114,10 @@ TensorPair gae_cpu(const Tensor &rewards, const Tensor &values, const Tensor &le
   return {advantages, returns};
 }
 
-ShapedOutputs shaped_gae_cpu(const Tensor &logprobs, const Tensor &ref_logprobs,
-                             const Tensor &values, const Tensor &scores, const Tensor &lengths,
-                             const Tensor &bootstrap, double beta, double gamma, double lam) {
-  check_shaped_gae(logprobs, ref_logprobs, values, scores, lengths, bootstrap);
+ShapedOutputs kl_gae_cpu(const Tensor &logprobs, const Tensor &ref_logprobs, const Tensor &values,
+                         const Tensor &scores, const Tensor &lengths, const Tensor &bootstrap,
+                         double beta, double gamma, double lam) {
+  check_kl_gae(logprobs, ref_logprobs, values, scores, lengths, bootstrap);
   const auto p = packed(logprobs), q = packed(ref_logprobs), v = packed(values), s = packed(scores),
              l = packed(lengths), b = packed(bootstrap);
   const int64_t N = p.size(0), T = p.size(1);
@@ -125,8 +125,8 @@ ShapedOutputs shaped_gae_cpu(const Tensor &logprobs, const Tensor &ref_logprobs,
   auto returns = empty(p, p.sizes());
   auto kl = empty(p, {N});
   auto moments = empty(p, {N, 2}, ScalarType::Double);
-  check_lengths("shaped_gae", l, T);
-  visit_floating("shaped_gae", p.scalar_type(), [&](auto zero) {
+  check_lengths("kl_gae", l, T);
+  visit_floating("kl_gae", p.scalar_type(), [&](auto zero) {
     using scalar_t = decltype(zero);
     const Rows<scalar_t> rows{p.const_data_ptr<scalar_t>(),
                               q.const_data_ptr<scalar_t>(),

@@ -1,7 +1,7 @@
 """Records to batches of text; modules tokenize, since each has its own tokenizer.
 
 A filler is a row that is there only so that every rank has as many rows as the others. It must
-count nowhere: pairs carry weight 0, prompts ``is_filler``, demonstrations ``is_filler`` too.
+count nowhere: pairs carry weight 0, prompts ``is_padding``, demonstrations ``is_padding`` too.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from rlaif_pl.types import (
 
 
 def collate_pairs(
-    rows: Sequence[Preference], index: Sequence[int], is_filler: Sequence[bool]
+    rows: Sequence[Preference], index: Sequence[int], is_padding: Sequence[bool]
 ) -> PairBatch:
     """Batch labeled preferences.
 
     Args:
         rows: ``N`` preferences with labels.
         index: Their positions in the data set, for the error message. ``(N,)``
-        is_filler: True where a row must not count; its weight becomes 0. ``(N,)``
+        is_padding: True where a row must not count; its weight becomes 0. ``(N,)``
 
     Raises:
         ValueError: A row has no label.
@@ -43,7 +43,7 @@ def collate_pairs(
                 "label the pairs first"
             )
         targets.append(row.p_first)
-    weights = [0.0 if filler else row.weight for row, filler in zip(rows, is_filler, strict=True)]
+    weights = [0.0 if filler else row.weight for row, filler in zip(rows, is_padding, strict=True)]
     return PairBatch(
         prompts=[row.prompt for row in rows],
         first=[row.first for row in rows],
@@ -56,17 +56,17 @@ def collate_pairs(
 def collate_comparisons(
     rows: Sequence[Preference],
     index: Sequence[int],  # noqa: ARG001 - all collate functions are called alike
-    is_filler: Sequence[bool],
+    is_padding: Sequence[bool],
 ) -> ComparisonBatch:
     """Batch pairs for a labeler.
 
     Args:
         rows: ``N`` preferences, labeled or not.
         index: Their positions in the data set. ``(N,)``
-        is_filler: True where a row must not be labeled. ``(N,)``
+        is_padding: True where a row must not be labeled. ``(N,)``
     """
     return ComparisonBatch(
-        [unlabeled(row) for row in rows], torch.tensor(list(is_filler), dtype=torch.bool)
+        [unlabeled(row) for row in rows], torch.tensor(list(is_padding), dtype=torch.bool)
     )
 
 
@@ -78,32 +78,32 @@ def unlabeled(pair: Preference) -> Preference:
 
 
 def collate_prompts(
-    rows: Sequence[Prompt], index: Sequence[int], is_filler: Sequence[bool]
+    rows: Sequence[Prompt], index: Sequence[int], is_padding: Sequence[bool]
 ) -> PromptBatch:
     """Batch prompts with the positions that key their sampling noise.
 
     Args:
         rows: ``N`` prompts.
         index: Their positions in the data set. ``(N,)``
-        is_filler: True where a row must not count. ``(N,)``
+        is_padding: True where a row must not count. ``(N,)``
     """
     return PromptBatch(
         prompts=[row.text for row in rows],
         groups=[row.group for row in rows],
         positions=torch.tensor(list(index), dtype=torch.int64),
-        is_filler=torch.tensor(list(is_filler), dtype=torch.bool),
+        is_padding=torch.tensor(list(is_padding), dtype=torch.bool),
     )
 
 
 def collate_demonstrations(
-    rows: Sequence[Prompt], index: Sequence[int], is_filler: Sequence[bool]
+    rows: Sequence[Prompt], index: Sequence[int], is_padding: Sequence[bool]
 ) -> DemonstrationBatch:
     """Batch prompts with their references.
 
     Args:
         rows: ``N`` prompts with references.
         index: Their positions in the data set, for the error message. ``(N,)``
-        is_filler: True where a row must not count. ``(N,)``
+        is_padding: True where a row must not count. ``(N,)``
 
     Raises:
         ValueError: A row has no reference.
@@ -119,5 +119,5 @@ def collate_demonstrations(
     return DemonstrationBatch(
         prompts=[row.text for row in rows],
         references=references,
-        is_filler=torch.tensor(list(is_filler), dtype=torch.bool),
+        is_padding=torch.tensor(list(is_padding), dtype=torch.bool),
     )

@@ -22,7 +22,7 @@ class Shard(NamedTuple):
     """One rank's part of one global batch."""
 
     rows: list[int]
-    is_filler: list[bool]
+    is_padding: list[bool]
 
 
 @dataclass(slots=True)
@@ -171,7 +171,7 @@ class BatchLoader(Generic[Row, Batch]):
         self._resume = None
         for number, shard in enumerate(self.batch_sampler.shards()[start:], start=start + 1):
             self._handed_out = (epoch, number)
-            yield self.collate([self.rows[n] for n in shard.rows], shard.rows, shard.is_filler)
+            yield self.collate([self.rows[n] for n in shard.rows], shard.rows, shard.is_padding)
 
     def state_dict(self) -> dict[str, int]:
         """Return ``LoaderState`` as plain numbers, the same on every rank."""

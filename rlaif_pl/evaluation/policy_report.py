@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from rlaif_pl.evaluation.metrics import write_json
+from rlaif_pl.data.metric_files import write_json
 from rlaif_pl.evaluation.pairs import comparison_key, side
 from rlaif_pl.evaluation.samples import write_samples
 from rlaif_pl.evaluation.verdicts import JudgedPair, write_verdicts

@@ -14,8 +14,8 @@ from rich.table import Table
 from scipy.special import expit
 from scipy.stats import spearmanr
 
+from rlaif_pl.data.metric_files import write_json
 from rlaif_pl.evaluation.gold import judge_counts, judge_metrics, judges_named
-from rlaif_pl.evaluation.metrics import write_json
 from rlaif_pl.evaluation.pairs import Array, correctness, decided, lengths_of, p_first_of, side
 from rlaif_pl.statistics import (
     Interval,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from rlaif_pl.evaluation.metrics import write_json_lines
+from rlaif_pl.data.metric_files import write_json_lines
 from rlaif_pl.text import concealed
 
 FILE = "samples.jsonl"

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlaif_pl.data.files import read_rows
-from rlaif_pl.evaluation.metrics import write_json_lines
+from rlaif_pl.data.metric_files import write_json_lines
 from rlaif_pl.evaluation.pairs import comparison_key
 from rlaif_pl.evaluation.win_rate import Verdict
 

@@ -6,21 +6,21 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from rlaif_pl.labeling.calls import Backend, Call, CallKey, Reply, key_of
+from rlaif_pl.labeling.calls import Backend, Call, CallKey, Response, key_of
 from rlaif_pl.labeling.guard import MIN_OPTION_MASS, low_mass_warning, readable
 
 
 class ReplyStore(Protocol):
     """Where replies are kept between runs."""
 
-    def get_many(self, keys: Sequence[CallKey]) -> dict[bytes, Reply]:
+    def get_many(self, keys: Sequence[CallKey]) -> dict[bytes, Response]:
         """Return the replies that are there, by digest."""
 
-    def put(self, key: CallKey, call: Call, reply: Reply, fingerprint: str) -> None:
+    def put(self, key: CallKey, call: Call, reply: Response, fingerprint: str) -> None:
         """Keep a reply; it is on disk when this returns."""
 
 
-class Asker:
+class CachedClient:
     """Asks a back end what is not known yet; its ``ask`` is what strategies are given.
 
     Replies are kept as they came and handed on as ``guard.readable`` lets them pass.
@@ -36,7 +36,7 @@ class Asker:
         self,
         backend: Backend,
         store: ReplyStore | None = None,
-        watch: Callable[[Call, Reply], None] | None = None,
+        watch: Callable[[Call, Response], None] | None = None,
         min_option_mass: float = MIN_OPTION_MASS,
     ) -> None:
         self.backend = backend
@@ -44,9 +44,9 @@ class Asker:
         self.watch = watch
         self.min_option_mass = min_option_mass
         self._has_warned = False
-        self._known: dict[bytes, Reply] = {}
+        self._known: dict[bytes, Response] = {}
 
-    def ask(self, calls: Sequence[Call]) -> list[Reply]:
+    def ask(self, calls: Sequence[Call]) -> list[Response]:
         """Return a reply for each call, in order; failures come back as replies, too."""
         fingerprint = self.backend.fingerprint
         keys = [key_of(fingerprint, call) for call in calls]
@@ -60,7 +60,7 @@ class Asker:
         }
         asked = list(fresh.values())
 
-        def done(place: int, reply: Reply) -> None:
+        def done(place: int, reply: Response) -> None:
             key, call = asked[place]
             if self.store is not None:
                 self.store.put(key, call, reply, fingerprint)
@@ -77,7 +77,7 @@ class Asker:
         self._warn(calls, replies)
         return replies
 
-    def _warn(self, calls: Sequence[Call], replies: Sequence[Reply]) -> None:
+    def _warn(self, calls: Sequence[Call], replies: Sequence[Response]) -> None:
         """Say at the first batch with such choices that they are no answers."""
         text = low_mass_warning(calls, replies, self.min_option_mass)
         if text is not None and not self._has_warned:

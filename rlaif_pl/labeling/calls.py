@@ -1,7 +1,7 @@
 """What labelers ask of a model and what it answers; strategies and back ends speak only this.
 
 A strategy turns pairs into calls and replies into judgments; a back end answers calls. Between them
-stands ``asking.Asker``, which keeps every reply on disk and counts what it cost.
+stands ``asking.CachedClient``, which keeps every reply on disk and counts what it cost.
 """
 
 from __future__ import annotations
@@ -18,20 +18,21 @@ class Question:
     """Text that a model reads.
 
     A tokenizer's control tokens are control tokens where a template holds them (a ``FilledText``
-    knows where; ``opening`` holds no data otherwise), and text in everything else.
+    knows where; ``assistant_prefix`` holds no data otherwise), and text in everything else.
 
     Attributes:
-        text: All of it up to ``opening``: the plain prompt, or the user's message where ``chat``.
-        opening: What the answer begins with and the model goes on from ("Preferred Summary=", or
-            ""). Plain text: ``text + opening`` is read as one string. Chat: ``opening`` is put at the
-            start of the assistant's turn.
+        text: All of it up to ``assistant_prefix``: the plain prompt, or the user's message where
+            ``chat``.
+        assistant_prefix: What the answer begins with and the model goes on from ("Preferred
+            Summary=", or ""). Plain text: ``text + assistant_prefix`` is read as one string. Chat: it
+            is put at the start of the assistant's turn.
         chat: Whether ``text`` goes through the model's chat template.
         shared: Number of leading characters of ``text`` that other questions of the job are likely
             to share (preamble and exemplars); a hint that changes no result.
     """
 
     text: str
-    opening: str = ""
+    assistant_prefix: str = ""
     chat: bool = False
     shared: int = 0
 
@@ -56,7 +57,7 @@ class Decoding:
 
 
 @dataclass(frozen=True, slots=True)
-class Choose:
+class ChoiceRequest:
     """How likely is each of these answers?
 
     Attributes:
@@ -71,7 +72,7 @@ class Choose:
 
 
 @dataclass(frozen=True, slots=True)
-class Generate:
+class GenerateRequest:
     """Write an answer.
 
     Attributes:
@@ -86,7 +87,7 @@ class Generate:
 
 
 @dataclass(frozen=True, slots=True)
-class Score:
+class LoglikelihoodRequest:
     """How likely is ``target`` after ``context``, as plain text?
 
     Both are tokenized apart and joined, so that the target has the same tokens after any context.
@@ -97,18 +98,18 @@ class Score:
     target: str
 
 
-Call: TypeAlias = Choose | Generate | Score
+Call: TypeAlias = ChoiceRequest | GenerateRequest | LoglikelihoodRequest
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class Response:
     """A model's answer to one call.
 
     Attributes:
-        logprobs: ``Choose``: log-probability of each option in nats, None where the server did not
-            report it. ``Score``: log-probability of each token of the target.
-        text: ``Generate``: the text, without what stopped it.
-        finished: ``Generate``: False where the length limit cut the text.
+        logprobs: ``ChoiceRequest``: log-probability of each option in nats, None where the server did
+            not report it. ``LoglikelihoodRequest``: log-probability of each token of the target.
+        text: ``GenerateRequest``: the text, without what stopped it.
+        finished: ``GenerateRequest``: False where the length limit cut the text.
         read: Tokens of the prompt (whether computed, or taken from a cache).
         written: Tokens generated.
         cost_usd: Money paid, 0 for a model of one's own.
@@ -137,7 +138,7 @@ class Backend(Protocol):
     def fingerprint(self) -> str:
         """Model, revision and everything else of the back end that can change a reply."""
 
-    def answer(self, calls: Sequence[Call], done: Callable[[int, Reply], None]) -> None:
+    def answer(self, calls: Sequence[Call], done: Callable[[int, Response], None]) -> None:
         """Answer calls, in any order and grouping.
 
         Args:
@@ -148,7 +149,7 @@ class Backend(Protocol):
         """
 
 
-Ask: TypeAlias = Callable[[Sequence[Call]], list[Reply]]
+Ask: TypeAlias = Callable[[Sequence[Call]], list[Response]]
 """Answers calls in order; equal calls are asked once. What strategies are given."""
 
 

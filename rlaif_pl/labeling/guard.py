@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from rlaif_pl.labeling.calls import Call, Choose, Generate, Reply
+from rlaif_pl.labeling.calls import Call, ChoiceRequest, GenerateRequest, Response
 from rlaif_pl.labeling.prompting.thoughts import UNCLOSED, answer_of
 
 MIN_OPTION_MASS = 0.005
@@ -34,7 +34,7 @@ def checked_mass(least: float) -> float:
     return least
 
 
-def readable(call: Call, reply: Reply, min_option_mass: float) -> Reply:
+def readable(call: Call, reply: Response, min_option_mass: float) -> Response:
     """Return a reply as a strategy may read it.
 
     Text loses its thoughts (``unclosed_thought`` where it ends inside of them). A choice whose
@@ -43,12 +43,12 @@ def readable(call: Call, reply: Reply, min_option_mass: float) -> Reply:
     """
     if reply.failure is not None:
         return reply
-    if isinstance(call, Generate):
+    if isinstance(call, GenerateRequest):
         text = answer_of(reply.text)
         if text is None:
             return replace(reply, text="", failure=UNCLOSED)
         return reply if text == reply.text else replace(reply, text=text)
-    if isinstance(call, Choose) and is_unlikely(reply.logprobs, min_option_mass):
+    if isinstance(call, ChoiceRequest) and is_unlikely(reply.logprobs, min_option_mass):
         return replace(reply, failure=LOW_MASS)
     return reply
 
@@ -61,12 +61,14 @@ def is_unlikely(logprobs: Sequence[float | None], least: float) -> bool:
     return math.fsum(map(math.exp, known)) < least
 
 
-def low_mass_warning(calls: Sequence[Call], replies: Sequence[Reply], least: float) -> str | None:
+def low_mass_warning(
+    calls: Sequence[Call], replies: Sequence[Response], least: float
+) -> str | None:
     """Say that choices are no answers, with how unlikely they are; None where all are."""
     chosen = [
         (call, reply)
         for call, reply in zip(calls, replies, strict=True)
-        if isinstance(call, Choose) and (reply.failure in (None, LOW_MASS))
+        if isinstance(call, ChoiceRequest) and (reply.failure in (None, LOW_MASS))
     ]
     low = [(call, reply) for call, reply in chosen if reply.failure == LOW_MASS]
     if not low:
@@ -77,9 +79,9 @@ def low_mass_warning(calls: Sequence[Call], replies: Sequence[Reply], least: flo
         f"{len(low)} of {len(chosen)} choices between {', '.join(map(repr, call.options))} are no "
         f"answers ({LOW_MASS}): {mean:.2%} of the probability lies outside the verdict tokens "
         f"(allowed: {1 - least:.2%}). The model would write something else after "
-        f"{call.question.opening[-40:]!r}: "
+        f"{call.question.assistant_prefix[-40:]!r}: "
         + (
-            "switch its thoughts off, or set chat_opening: user where a server begins anew"
+            "switch its thoughts off, or set chat_assistant_prefix: user where a server begins anew"
             if call.question.chat
             else "set chat_template: true for a chat model, or show examples (shots)"
         )

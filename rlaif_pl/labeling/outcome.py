@@ -18,32 +18,32 @@ class Judgment:
             finite means there is no label.
         tokens: Tokens read and written.
         written: Of these, the tokens written.
-        order_gap: Difference of ``p(first)`` between the two orders, in [0, 1].
+        position_gap: Difference of ``p(first)`` between the two orders, in [0, 1].
         same_slot: True where the same slot won in both orders.
-        outside_mass: Probability outside the verdict tokens, in [0, 1].
+        off_option_mass: Probability outside the verdict tokens, in [0, 1].
         failure: Why there is no label, where that is known beforehand.
         slot: Slot (1 or 2) that the model named in both orders; None where they differ.
         cost_usd: Money paid.
-        member_gap: Greatest difference of two members' ``p_first`` in an ensemble, in [0, 1].
+        ensemble_spread: Greatest difference of two members' ``p_first`` in an ensemble, in [0, 1].
         p_first: The label itself where it does not follow from the margin (one-hot or clamped
             labels, decoded verdicts).
     """
 
     margin: float
     tokens: int = 0
-    order_gap: float | None = None
+    position_gap: float | None = None
     same_slot: bool | None = None
-    outside_mass: float | None = None
+    off_option_mass: float | None = None
     failure: str | None = None
     slot: int | None = None
     cost_usd: float = 0.0
-    member_gap: float | None = None
+    ensemble_spread: float | None = None
     p_first: float | None = None
     written: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Signature:
+class LabelerInfo:
     """Who judged and how, as written into each label.
 
     Attributes:
@@ -58,7 +58,7 @@ class Signature:
 
 
 def labeled(
-    pair: Preference, judgment: Judgment, signature: Signature, temperature: float
+    pair: Preference, judgment: Judgment, signature: LabelerInfo, temperature: float
 ) -> Preference:
     """Write a judgment into a pair.
 
@@ -79,11 +79,11 @@ def labeled(
         strategy=signature.strategy,
         prompt_version=signature.prompt_version,
         margin=judgment.margin if usable and has_margin else None,
-        order_gap=judgment.order_gap if usable else None,
+        position_gap=judgment.position_gap if usable else None,
         slot=judgment.slot if usable else None,
         same_slot=judgment.same_slot if usable else None,
-        outside_mass=judgment.outside_mass,  # also where it is why there is no label
-        member_gap=judgment.member_gap if usable else None,
+        off_option_mass=judgment.off_option_mass,  # also where it is why there is no label
+        ensemble_spread=judgment.ensemble_spread if usable else None,
         confidence=None,
         tokens=judgment.tokens,
         written=judgment.written,
@@ -134,11 +134,11 @@ def checked_clamp(clamp: Clamp) -> Clamp:
 
 
 def label_version(hard: bool, clamp: Clamp) -> str:
-    """Name what ``settled`` does, for a version string."""
+    """Name what ``finalize`` does, for a version string."""
     return "+hard" * hard + ("" if clamp is None else f"+clamp={clamp[0]!r}:{clamp[1]!r}")
 
 
-def settled(judgment: Judgment, temperature: float, *, hard: bool, clamp: Clamp) -> Judgment:
+def finalize(judgment: Judgment, temperature: float, *, hard: bool, clamp: Clamp) -> Judgment:
     """Fix the label of a judgment where it is one-hot or clamped.
 
     Args:

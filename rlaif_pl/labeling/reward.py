@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rlaif_pl.labeling.accounts.projection import backends_of
-from rlaif_pl.labeling.accounts.reply_store import ReplyStore
-from rlaif_pl.labeling.accounts.spending import Spending, refuse_unpriced
+from rlaif_pl.labeling.usage.projection import backends_of
+from rlaif_pl.labeling.usage.reply_store import ReplyStore
+from rlaif_pl.labeling.usage.spending import BudgetTracker, refuse_unpriced
 from rlaif_pl.types import PointwiseLabeler
 
 
@@ -61,7 +61,7 @@ class LabelerReward:
         self.labeler = labeler
         self.scale, self.shift, self.empty = scale, shift, empty
         self.replies = replies
-        self.spending = Spending(max_cost)
+        self.spending = BudgetTracker(max_cost)
         self.responses = 0
         self.store: ReplyStore | None = None
         attach = getattr(labeler, "keep_replies", None)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
-from rlaif_pl.labeling.asking import Asker, ReplyStore
-from rlaif_pl.labeling.calls import Ask, Backend, Call, Reply
+from rlaif_pl.labeling.asking import CachedClient, ReplyStore
+from rlaif_pl.labeling.calls import Ask, Backend, Call, Response
 from rlaif_pl.labeling.guard import MIN_OPTION_MASS, checked_mass
-from rlaif_pl.labeling.outcome import Judgment, Signature, checked_temperature, labeled
+from rlaif_pl.labeling.outcome import Judgment, LabelerInfo, checked_temperature, labeled
 from rlaif_pl.types import Preference
 
 
@@ -32,7 +32,7 @@ class ModelLabeler(ABC):
         self.temperature = checked_temperature(temperature)
         least = MIN_OPTION_MASS if min_option_mass is None else checked_mass(min_option_mass)
         self.min_option_mass = min_option_mass
-        self.asker = Asker(backend, min_option_mass=least)
+        self.asker = CachedClient(backend, min_option_mass=least)
 
     @property
     @abstractmethod
@@ -54,7 +54,7 @@ class ModelLabeler(ABC):
         )
 
     def keep_replies(
-        self, store: ReplyStore | None, watch: Callable[[Call, Reply], None] | None = None
+        self, store: ReplyStore | None, watch: Callable[[Call, Response], None] | None = None
     ) -> None:
         """Keep every reply of the model.
 
@@ -67,7 +67,7 @@ class ModelLabeler(ABC):
 
     def label(self, pairs: Sequence[Preference]) -> list[Preference]:
         """Label pairs; order and identity are kept."""
-        signature = Signature(self.backend.fingerprint, self.strategy, self.prompt_version)
+        signature = LabelerInfo(self.backend.fingerprint, self.strategy, self.prompt_version)
         judgments = self.judge(pairs, self.asker.ask)
         return [
             labeled(pair, judgment, signature, self.temperature)

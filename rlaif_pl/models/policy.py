@@ -50,7 +50,7 @@ class BackboneOptions:
         gradient_checkpointing: Recompute layers in the backward pass: less memory, more time.
         revision: Branch, tag or commit of a hub model.
         trust_remote_code: Run Python code that comes with a hub model.
-        made_by: Command that makes the folder; named in the error where the folder is absent.
+        create_with: Command that makes the folder; named in the error where the folder is absent.
     """
 
     name: str = EMBEDDED
@@ -61,17 +61,18 @@ class BackboneOptions:
     gradient_checkpointing: bool = False
     revision: str | None = None
     trust_remote_code: bool = False
-    made_by: str | None = None
+    create_with: str | None = None
 
     def check_exists(self) -> None:
         """Refuse a folder that another command should have made.
 
         Raises:
-            FileNotFoundError: ``made_by`` is given and ``name`` is not a folder.
+            FileNotFoundError: ``create_with`` is given and ``name`` is not a folder.
         """
-        if self.made_by is not None and not Path(self.name).is_dir():
+        if self.create_with is not None and not Path(self.name).is_dir():
             raise FileNotFoundError(
-                f"expected a model folder at {self.name}, there is none; make it with: {self.made_by}"
+                f"expected a model folder at {self.name}, there is none; make it with: "
+                f"{self.create_with}"
             )
 
 

@@ -9,24 +9,24 @@ from rlaif_pl.ops._library import (
 )
 from rlaif_pl.ops._products import linear_logits
 from rlaif_pl.ops.gae import gae
+from rlaif_pl.ops.kl_gae import KLGae, kl_gae
 from rlaif_pl.ops.linear import linear_logprob
 from rlaif_pl.ops.pairwise import PairwiseSums, pairwise_ce, pairwise_ce_sums
 from rlaif_pl.ops.reference import wide_dtype
-from rlaif_pl.ops.shaped import ShapedGae, shaped_gae
 
 __all__ = [
     "BUILD_FACTS",
     "EXTENSION_LOADED",
     "BuildFacts",
     "PairwiseSums",
-    "ShapedGae",
+    "KLGae",
     "backend_of",
     "gae",
     "linear_logits",
     "linear_logprob",
     "pairwise_ce",
     "pairwise_ce_sums",
-    "shaped_gae",
+    "kl_gae",
     "use_reference",
     "wide_dtype",
 ]

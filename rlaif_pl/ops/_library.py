@@ -27,10 +27,10 @@ from rlaif_pl.ops import reference
 NAMESPACE = "rlaif_pl"
 EXTENSION = "rlaif_pl._C"
 SCHEMAS = (
-    "gae(Tensor rewards, Tensor values, Tensor lengths, Tensor bootstrap, float gamma, float lam)"
-    " -> (Tensor advantages, Tensor returns)",
-    "shaped_gae(Tensor logprobs, Tensor ref_logprobs, Tensor values, Tensor scores,"
-    " Tensor lengths, Tensor bootstrap, float beta, float gamma, float lam)"
+    "gae(Tensor rewards, Tensor values, Tensor lengths, Tensor bootstrap, float gamma,"
+    " float gae_lambda) -> (Tensor advantages, Tensor returns)",
+    "kl_gae(Tensor logprobs, Tensor ref_logprobs, Tensor values, Tensor scores,"
+    " Tensor lengths, Tensor bootstrap, float kl_coef, float gamma, float gae_lambda)"
     " -> (Tensor advantages, Tensor returns, Tensor kl, Tensor moments)",
     "pairwise_ce_fwd(Tensor first, Tensor second, Tensor target, Tensor? weight, bool each=True)"
     " -> (Tensor loss, Tensor dmargin, Tensor total, Tensor sums)",
@@ -41,7 +41,7 @@ SCHEMAS = (
     " int start, float inv_temperature, float softcap) -> ()",
 )
 OPS = tuple(schema.split("(", 1)[0] for schema in SCHEMAS)
-TARGETS = ("gae", "shaped_gae")  # what they return is aimed at, so it never has a gradient
+TARGETS = ("gae", "kl_gae")  # what they return is aimed at, so it never has a gradient
 # Made of the ops above, so there is no kernel to choose; ops/linear.py implements them.
 COMPOSED = (
     "linear_logprob_fwd(Tensor hidden, Tensor weight, Tensor tokens, Tensor? bias,"

@@ -16,7 +16,12 @@ FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 @torch.library.register_fake("rlaif_pl::gae")
 def _(
-    rewards: Tensor, values: Tensor, lengths: Tensor, bootstrap: Tensor, gamma: float, lam: float
+    rewards: Tensor,
+    values: Tensor,
+    lengths: Tensor,
+    bootstrap: Tensor,
+    gamma: float,
+    gae_lambda: float,
 ) -> tuple[Tensor, Tensor]:
     torch._check(rewards.dim() == 2)
     torch._check(values.shape == rewards.shape)
@@ -33,14 +38,14 @@ def gae(
     is_response: Tensor | None = None,
     bootstrap: Tensor | None = None,
     gamma: float = 1.0,
-    lam: float = 0.95,
+    gae_lambda: float = 0.95,
 ) -> tuple[Tensor, Tensor]:
     """Estimate advantages and value targets for a batch of trajectories padded at the right.
 
     With ``V[L] = bootstrap`` after the last of ``L`` valid steps and ``A[L] = 0``::
 
         delta[t] = r[t] + gamma * V[t + 1] - V[t]
-        A[t]     = delta[t] + gamma * lam * A[t + 1]
+        A[t]     = delta[t] + gamma * gae_lambda * A[t + 1]
         returns  = A + V
 
     Source: Schulman et al. 2016, https://arxiv.org/abs/1506.02438, eq. 11, 12 and 16.
@@ -60,18 +65,18 @@ def gae(
         bootstrap: Value of the state after the last valid step: 0 where the text ended, the
             critic's estimate where it was cut at the length limit. None means 0. ``(N,)``
         gamma: Discount per token, in [0, 1].
-        lam: Trace decay, in [0, 1]; 0 gives one-step TD, 1 gives Monte Carlo returns.
+        gae_lambda: Trace decay, in [0, 1]; 0 gives one-step TD, 1 gives Monte Carlo returns.
 
     Returns:
         ``(advantages, returns)``, each ``(N, T)`` in the dtype of ``rewards``, zero at padding.
         Not differentiable: both are targets, so neither requires a gradient.
 
     Raises:
-        ValueError: Shapes, dtypes or devices do not fit; a length, ``gamma`` or ``lam`` is out of
-            range; ``is_response`` has a gap; both ``lengths`` and ``is_response`` are given.
+        ValueError: Shapes, dtypes or devices do not fit; a length, ``gamma`` or ``gae_lambda`` is out
+            of range; ``is_response`` has a gap; both ``lengths`` and ``is_response`` are given.
     """
     check_trajectories("gae", "rewards", rewards, "values", values)
-    check_coefficients("gae", gamma, lam)
+    check_coefficients("gae", gamma, gae_lambda)
     if is_response is not None:
         if lengths is not None:
             raise ValueError("gae: got both lengths and is_response; pass one of them")
@@ -85,7 +90,7 @@ def gae(
         bootstrap = rewards.new_zeros(rewards.shape[:1])
     else:
         check_per_row("gae", "bootstrap", bootstrap, rewards.dtype, "rewards", rewards)
-    return torch.ops.rlaif_pl.gae.default(rewards, values, lengths, bootstrap, gamma, lam)
+    return torch.ops.rlaif_pl.gae.default(rewards, values, lengths, bootstrap, gamma, gae_lambda)
 
 
 def check_trajectories(op: str, first_name: str, first: Tensor, name: str, other: Tensor) -> None:
@@ -130,9 +135,9 @@ def _check_like(
         )
 
 
-def check_coefficients(op: str, gamma: float, lam: float) -> None:
+def check_coefficients(op: str, gamma: float, gae_lambda: float) -> None:
     """Refuse a discount or trace decay outside [0, 1]."""
-    for name, coefficient in (("gamma", gamma), ("lam", lam)):
+    for name, coefficient in (("gamma", gamma), ("gae_lambda", gae_lambda)):
         if not 0.0 <= coefficient <= 1.0:
             raise ValueError(f"{op}: {name} must lie in [0, 1], got {coefficient}")
 

@@ -23,7 +23,12 @@ def wide_dtype(device: torch.device) -> torch.dtype:
 
 @torch.no_grad()
 def gae(
-    rewards: Tensor, values: Tensor, lengths: Tensor, bootstrap: Tensor, gamma: float, lam: float
+    rewards: Tensor,
+    values: Tensor,
+    lengths: Tensor,
+    bootstrap: Tensor,
+    gamma: float,
+    gae_lambda: float,
 ) -> tuple[Tensor, Tensor]:
     """Generalized advantage estimates and value targets by a reverse loop over time.
 
@@ -35,7 +40,7 @@ def gae(
         lengths: Valid steps of each row, in [0, T]. ``(N,)`` int64
         bootstrap: Value after the last valid step. ``(N,)``
         gamma: Discount per step.
-        lam: Trace decay per step.
+        gae_lambda: Trace decay per step.
 
     Returns:
         ``(advantages, returns)``, each ``(N, T)`` contiguous, zero from ``lengths[n]`` on.
@@ -57,7 +62,7 @@ def gae(
         value = values[:, t].to(acc)
         delta = rewards[:, t].to(acc) + gamma * next_value - value
         # where, not a product with the mask: padding may hold NaN, and 0 * NaN is NaN.
-        carry = torch.where(is_valid, delta + gamma * lam * carry, 0.0)
+        carry = torch.where(is_valid, delta + gamma * gae_lambda * carry, 0.0)
         advantages[:, t] = carry
         returns[:, t] = torch.where(is_valid, carry + value, 0.0)
         next_value = torch.where(is_valid, value, next_value)
@@ -65,18 +70,18 @@ def gae(
 
 
 @torch.no_grad()
-def shaped_gae(
+def kl_gae(
     logprobs: Tensor,
     ref_logprobs: Tensor,
     values: Tensor,
     scores: Tensor,
     lengths: Tensor,
     bootstrap: Tensor,
-    beta: float,
+    kl_coef: float,
     gamma: float,
-    lam: float,
+    gae_lambda: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """``gae`` on rewards of ``-beta * (log pi - log ref)`` a token, and the score at the last.
+    """``gae`` on rewards of ``-kl_coef * (log pi - log ref)`` a token, and the score at the last.
 
     Source: Lee et al. 2023, https://arxiv.org/abs/2309.00267v2, appendix A.3; ``gae`` above.
 
@@ -87,9 +92,9 @@ def shaped_gae(
         scores: Added to the reward of the last valid step; an empty row has none. ``(N,)``
         lengths: ``(N,)`` int64
         bootstrap: ``(N,)``
-        beta: Weight of the log-ratio.
+        kl_coef: Weight of the log-ratio.
         gamma: Discount per step.
-        lam: Trace decay per step.
+        gae_lambda: Trace decay per step.
 
     Returns:
         ``(advantages, returns, kl, moments)``: advantages and returns as ``gae`` gives them;
@@ -106,9 +111,11 @@ def shaped_gae(
         logprobs.to(acc) - ref_logprobs.to(acc),
         logprobs.new_zeros((), dtype=acc),
     )
-    rewards = -beta * ratio
+    rewards = -kl_coef * ratio
     rewards = torch.where(steps == lengths[:, None] - 1, rewards + scores.to(acc)[:, None], rewards)
-    advantages, returns = gae(rewards, values.to(acc), lengths, bootstrap.to(acc), gamma, lam)
+    advantages, returns = gae(
+        rewards, values.to(acc), lengths, bootstrap.to(acc), gamma, gae_lambda
+    )
     wide = wide_dtype(logprobs.device)
     kl = ratio.sum(1, dtype=wide)
     precise = advantages.to(wide)

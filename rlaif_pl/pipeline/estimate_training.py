@@ -255,7 +255,7 @@ def _reward(run: _Run, network: Network) -> Fit:
 
 def _a2c(run: _Run, network: Network) -> Fit:
     expect, shape = run.expect, network.shape
-    per_prompt = run.number("model.init_args.sampling.n", 4)
+    num_generations = run.number("model.init_args.sampling.n", 4)
     longest = run.number("model.init_args.sampling.max_new_tokens", 64)
     prompt, response = expect.prompt_tokens, min(expect.response_tokens, longest)
     value = at(run.content, "model.init_args.actor.init_args.value_network")
@@ -267,7 +267,10 @@ def _a2c(run: _Run, network: Network) -> Fit:
     roles.append(network.role("policy", writes=True, owns=False))
     if has_critic:
         roles.append(critic.role("value", writes=False, owns=False))
-    tokens, written = network.tokens(1, prompt, per_prompt, response), per_prompt * response
+    tokens, written = (
+        network.tokens(1, prompt, num_generations, response),
+        num_generations * response,
+    )
     length = prompt + response
     flops = network.training_flops(tokens, length, written)
     flops += shape.forward_flops(tokens, length, written)  # reference
@@ -287,10 +290,10 @@ def _a2c(run: _Run, network: Network) -> Fit:
             )
             flops += judge.shape.forward_flops(tokens, length)
     decode = shape.forward_flops(written, length, written)
-    rows = run.held(expect.longest + per_prompt * longest)
-    batch = network.tokens(rows, expect.longest, per_prompt, longest)
-    kept = run.batch * (expect.longest + per_prompt * longest)
+    rows = run.held(expect.longest + num_generations * longest)
+    batch = network.tokens(rows, expect.longest, num_generations, longest)
+    kept = run.batch * (expect.longest + num_generations * longest)
     cache = kept * shape.cache_bytes(2 if run.half else 4)
-    scored = rows * per_prompt * longest
+    scored = rows * num_generations * longest
     nets = 2 if has_critic else 1
     return run.finish(roles, network, batch, scored, (flops, decode), cache, nets)

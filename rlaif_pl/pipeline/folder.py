@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rlaif_pl.evaluation.metrics import merge_stages, read_metrics, write_json, write_metrics
+from rlaif_pl.data.metric_files import merge_stages, read_metrics, write_json, write_metrics
 from rlaif_pl.pipeline.experiment import Experiment
 from rlaif_pl.pipeline.fingerprint import Fingerprint
 

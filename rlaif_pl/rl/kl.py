@@ -49,12 +49,12 @@ def token_kl(logprobs: Tensor, ref_logprobs: Tensor, estimator: KLEstimator) -> 
 class AdaptiveKL:
     """A KL coefficient that follows a target (Ziegler et al. 2019, arXiv 1909.08593, section 2.2).
 
-    After each batch ``beta <- beta (1 + gain clip(KL / target - 1, -limit, limit))``, with KL the mean
-    over responses, and beta held at 1 or below.
+    After each batch ``kl_coef <- kl_coef (1 + gain clip(KL / target - 1, -limit, limit))``, with KL
+    the mean over responses, and held at 1 or below.
 
     Attributes:
         target: KL to aim at, in nats a response, above 0.
-        gain: How fast beta follows, above 0; the source has 0.1.
+        gain: How fast the coefficient follows, above 0; the source has 0.1.
         limit: Bound of the relative error, above 0; the source has 0.2.
     """
 
@@ -63,14 +63,14 @@ class AdaptiveKL:
     limit: float = 0.2
 
     def __post_init__(self) -> None:
-        """Refuse numbers that are not above 0, and steps that could make beta negative."""
+        """Refuse numbers that are not above 0, and steps that could make the coefficient negative."""
         for name in ("target", "gain", "limit"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"adaptive_kl.{name} must be above 0, got {getattr(self, name)}")
         if not self.gain * self.limit < 1:
             raise ValueError(
                 "expected adaptive_kl.gain * adaptive_kl.limit below 1, got "
-                f"{self.gain} * {self.limit}; beta would become negative"
+                f"{self.gain} * {self.limit}; the coefficient would become negative"
             )
 
 
@@ -78,19 +78,19 @@ class KLController:
     """Holds the KL coefficient of the next batch.
 
     Args:
-        beta: Coefficient of the first batch, in [0, 1]; above 0 where it is to adapt.
+        kl_coef: Coefficient of the first batch, in [0, 1]; above 0 where it is to adapt.
         rule: How it adapts; None keeps it.
 
     Raises:
         ValueError: It is to adapt from 0, which it would never leave.
     """
 
-    def __init__(self, beta: float, rule: AdaptiveKL | None = None) -> None:
-        if rule is not None and beta == 0:
+    def __init__(self, kl_coef: float, rule: AdaptiveKL | None = None) -> None:
+        if rule is not None and kl_coef == 0:
             raise ValueError(
-                "expected shaping.beta above 0 with adaptive_kl, got 0; it only scales"
+                "expected shaping.kl_coef above 0 with adaptive_kl, got 0; it only scales"
             )
-        self.beta = beta
+        self.kl_coef = kl_coef
         self.rule = rule
 
     def update(self, kl: float) -> None:
@@ -98,7 +98,7 @@ class KLController:
         if self.rule is not None and math.isfinite(kl):
             error = kl / self.rule.target - 1
             error = min(max(error, -self.rule.limit), self.rule.limit)
-            self.beta = min(self.beta * (1 + self.rule.gain * error), 1.0)
+            self.kl_coef = min(self.kl_coef * (1 + self.rule.gain * error), 1.0)
 
 
 def log_ratio(

@@ -23,7 +23,8 @@ from rlaif_pl.rl.losses import (
 )
 from rlaif_pl.rl.rollout import Rollout
 from rlaif_pl.rl.shaping import (
-    Shaping,
+    Baseline,
+    RewardShaping,
     final_scores,
     leave_one_out,
     repeated_share,
@@ -37,23 +38,23 @@ class Objective:
 
     Attributes:
         shaping: KL coefficient, where the KL enters, and penalties.
-        per_prompt: Responses a prompt, ``K``.
+        num_generations: Responses a prompt, ``K``.
         gamma: Discount per token, in [0, 1].
-        lam: Trace decay, in [0, 1].
+        gae_lambda: Trace decay, in [0, 1].
         vf_coef: Weight of the value loss, at least 0.
         ent_coef: Weight of the mean entropy a token, at least 0.
         whiten_advantages: Scale advantages to mean 0 and variance 1 over all ranks.
-        group_baseline: Subtract from each score the mean of the prompt's other responses.
+        baseline: ``rloo`` subtracts from each score the mean of the prompt's other responses.
     """
 
-    shaping: Shaping = Shaping()  # noqa: RUF009 - frozen
-    per_prompt: int = 4
+    shaping: RewardShaping = RewardShaping()  # noqa: RUF009 - frozen
+    num_generations: int = 4
     gamma: float = 1.0
-    lam: float = 1.0
+    gae_lambda: float = 1.0
     vf_coef: float = 0.5
     ent_coef: float = 0.0
     whiten_advantages: bool = False
-    group_baseline: bool = False
+    baseline: Baseline | None = None
 
     def __post_init__(self) -> None:
         """Refuse weights that would reward a wrong value or a certain policy."""
@@ -61,11 +62,11 @@ class Objective:
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
 
-    def at(self, beta: float) -> Objective:
+    def at(self, kl_coef: float) -> Objective:
         """Return the same objective with another KL coefficient."""
-        return replace(self, shaping=replace(self.shaping, beta=beta))
+        return replace(self, shaping=replace(self.shaping, kl_coef=kl_coef))
 
-    def targets(self, rollout: Rollout, found: Evaluation) -> ops.ShapedGae:
+    def targets(self, rollout: Rollout, found: Evaluation) -> ops.KLGae:
         """Advantages, returns and KL of a batch, without gradients.
 
         Args:
@@ -75,29 +76,29 @@ class Objective:
         """
         logprobs = found.tokens.logprobs.detach()
         scores, lengths = rollout.scores.to(logprobs.dtype), rollout.lengths
-        if self.group_baseline and found.values is not None:
-            scores = leave_one_out(scores, self.per_prompt)
+        if self.baseline and found.values is not None:
+            scores = leave_one_out(scores, self.num_generations)
         repeated = None
         if self.shaping.repetition_penalty > 0:
             repeated = repeated_share(rollout.batch.response_ids, rollout.is_sampled)
         final = final_scores(scores, lengths, rollout.finished, self.shaping, repeated)
         if found.values is None:
-            final, values = leave_one_out(final, self.per_prompt), torch.zeros_like(logprobs)
+            final, values = leave_one_out(final, self.num_generations), torch.zeros_like(logprobs)
         else:
             values = found.values.detach()
         # A response cut by the length limit is scored as it stands, so its end is terminal too.
-        return ops.shaped_gae(
+        return ops.kl_gae(
             logprobs,
             rollout.ref_logprobs,
             values,
             final,
             lengths=lengths,
-            beta=self.shaping.reward_beta,
+            kl_coef=self.shaping.reward_kl_coef,
             gamma=self.gamma,
-            lam=self.lam,
+            gae_lambda=self.gae_lambda,
         )
 
-    def advantages(self, targets: Sequence[ops.ShapedGae], is_counted: Tensor) -> Tensor:
+    def advantages(self, targets: Sequence[ops.KLGae], is_counted: Tensor) -> Tensor:
         """Advantages of all responses, whitened over them and all ranks if they are to be. ``(N, R)``.
 
         Args:
@@ -143,7 +144,7 @@ class Objective:
         if self.shaping.kl_placement == "loss":
             kl = token_kl(logprobs, rollout.ref_logprobs, self.shaping.kl_estimator)
             parts["kl_loss"] = response_mean(kl, is_counted)
-            loss = loss + self.shaping.beta * parts["kl_loss"]
+            loss = loss + self.shaping.kl_coef * parts["kl_loss"]
         if found.values is not None:
             values = found.values
             parts["value_loss"] = value_loss(values, returns, is_counted)

@@ -115,11 +115,11 @@ def score_rollout(
     """
     if isinstance(reward, RewardModel) and reward.reads_states_of(actor.policy):
         return reward.rewards(batch, below)
-    per_prompt = len(texts) // len(prompts)
+    num_generations = len(texts) // len(prompts)
     if isinstance(reward, RewardModel):
-        groups = [texts[n : n + per_prompt] for n in range(0, len(texts), per_prompt)]
+        groups = [texts[n : n + num_generations] for n in range(0, len(texts), num_generations)]
         return reward(prompts, groups).flatten()
-    asked = [p for p in prompts for _ in range(per_prompt)]
+    asked = [p for p in prompts for _ in range(num_generations)]
     if isinstance(reward, nn.Module):  # moved, cast and run by the trainer like the policy
         return reward.score(asked, texts).float()
     with own_precision(actor.policy.device.type):

@@ -9,6 +9,7 @@ be a term of the loss instead (``kl.py``): ``(1 - beta) L_PG + beta KL``.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -17,66 +18,67 @@ from torch import distributed as dist
 from rlaif_pl.ops import wide_dtype
 from rlaif_pl.rl.kl import KLEstimator, KLPlacement
 
+Baseline = Literal["rloo"]
 NGRAM = 3
 ID_BITS = 21  # of a token id: three fit into 63 bits
 
 
 @dataclass(frozen=True)
-class Shaping:
+class RewardShaping:
     """How scores and KL become token rewards.
 
     Attributes:
-        beta: Weight of the KL penalty, in [0, 1]; the first one where it adapts.
+        kl_coef: Weight of the KL penalty, in [0, 1]; the first one where it adapts.
         scale_score: Multiply the score (with the KL in the loss: the policy-gradient loss) by
-            ``1 - beta`` as the paper does.
+            ``1 - kl_coef`` as the paper does.
         kl_placement: ``reward``: a penalty in the reward of each token; ``loss``: a term of the loss.
         kl_estimator: What that term is, ``k2`` or ``k3``; see ``kl.py``.
-        unfinished_penalty: Subtracted from the score of a response that the length limit cut.
+        missing_eos_penalty: Subtracted from the score of a response that the length limit cut.
         min_length: Tokens below which a response is too short. A reward model has seen few such
             texts and may score them high; a policy finds that out.
-        short_penalty: Subtracted from the score of an empty response; one of ``n`` tokens loses the
-            share ``1 - n / min_length`` of it.
+        min_length_penalty: Subtracted from the score of an empty response; one of ``n`` tokens loses
+            the share ``1 - n / min_length`` of it.
         repetition_penalty: Times the share of a response's token 3-grams that stood in it before,
             subtracted from its score. A reward model trained on texts without much repetition does not
             see it; this and the other penalties are rules, not feedback.
     """
 
-    beta: float = 0.05
+    kl_coef: float = 0.05
     scale_score: bool = True
     kl_placement: KLPlacement = "reward"
     kl_estimator: KLEstimator = "k2"
-    unfinished_penalty: float = 0.0
+    missing_eos_penalty: float = 0.0
     min_length: int = 0
-    short_penalty: float = 0.0
+    min_length_penalty: float = 0.0
     repetition_penalty: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse a beta outside [0, 1] and a reward for repetition."""
+        """Refuse a KL coefficient outside [0, 1] and a reward for repetition."""
         if not self.repetition_penalty >= 0:
             raise ValueError(
                 f"repetition_penalty must be at least 0, got {self.repetition_penalty}; it is "
                 "subtracted"
             )
-        if not 0 <= self.beta <= 1:
-            raise ValueError(f"beta must be in [0, 1], got {self.beta}")
+        if not 0 <= self.kl_coef <= 1:
+            raise ValueError(f"kl_coef must be in [0, 1], got {self.kl_coef}")
 
     @property
-    def reward_beta(self) -> float:
+    def reward_kl_coef(self) -> float:
         """Weight of the KL in the token rewards: 0 where it is in the loss."""
-        return self.beta if self.kl_placement == "reward" else 0.0
+        return self.kl_coef if self.kl_placement == "reward" else 0.0
 
     @property
     def policy_weight(self) -> float:
         """Weight of the policy-gradient loss: the ``1 - beta`` that is not in the score."""
         in_loss = self.scale_score and self.kl_placement == "loss"
-        return 1 - self.beta if in_loss else 1.0
+        return 1 - self.kl_coef if in_loss else 1.0
 
 
 def final_scores(
     scores: Tensor,
     lengths: Tensor,
     finished: Tensor,
-    shaping: Shaping,
+    shaping: RewardShaping,
     repeated: Tensor | None = None,
 ) -> Tensor:
     """What the last token of each response is rewarded with: scaled score minus penalties. ``(N,)``.
@@ -90,11 +92,11 @@ def final_scores(
             where nothing is subtracted for it.
     """
     is_scaled = shaping.scale_score and shaping.kl_placement == "reward"
-    final = scores * (1 - shaping.beta) if is_scaled else scores
-    final = final - shaping.unfinished_penalty * (~finished).to(final.dtype)
+    final = scores * (1 - shaping.kl_coef) if is_scaled else scores
+    final = final - shaping.missing_eos_penalty * (~finished).to(final.dtype)
     if shaping.min_length > 0:
         missing = (1 - lengths / shaping.min_length).clamp(min=0)
-        final = final - shaping.short_penalty * missing.to(final.dtype)
+        final = final - shaping.min_length_penalty * missing.to(final.dtype)
     if repeated is not None:
         final = final - shaping.repetition_penalty * repeated.to(final.dtype)
     return final
@@ -130,11 +132,11 @@ def token_rewards(
     ref_logprobs: Tensor,
     is_response: Tensor,
     finished: Tensor,
-    shaping: Shaping,
+    shaping: RewardShaping,
 ) -> Tensor:
     """Spread score and KL penalty over the tokens of each response.
 
-    This is the plain definition; training takes ``ops.shaped_gae``, which does it and the advantages in
+    This is the plain definition; training takes ``ops.kl_gae``, which does it and the advantages in
     one pass.
 
     Args:
@@ -148,7 +150,7 @@ def token_rewards(
     Returns:
         Rewards ``(N, R)``, 0 at padding; an empty response has nowhere to put its score.
     """
-    rewards = -shaping.reward_beta * (logprobs - ref_logprobs) * is_response
+    rewards = -shaping.reward_kl_coef * (logprobs - ref_logprobs) * is_response
     lengths = is_response.sum(1)
     final = final_scores(scores, lengths, finished, shaping)
     rows = (lengths > 0).nonzero().squeeze(1)
@@ -156,7 +158,7 @@ def token_rewards(
     return rewards
 
 
-def leave_one_out(scores: Tensor, per_prompt: int) -> Tensor:
+def leave_one_out(scores: Tensor, num_generations: int) -> Tensor:
     """Subtract from each score the mean of the other responses to its prompt.
 
     A baseline that does not depend on the response itself leaves the policy gradient unbiased (Kool
@@ -164,15 +166,17 @@ def leave_one_out(scores: Tensor, per_prompt: int) -> Tensor:
 
     Args:
         scores: Those of a prompt next to each other. ``(G * K,)``
-        per_prompt: Responses a prompt, ``K``, at least 2.
+        num_generations: Responses a prompt, ``K``, at least 2.
 
     Raises:
         ValueError: ``K`` is below 2.
     """
-    if per_prompt < 2:
-        raise ValueError(f"leave-one-out needs at least 2 responses a prompt, got {per_prompt}")
-    groups = scores.view(-1, per_prompt)
-    others = (groups.sum(1, keepdim=True) - groups) / (per_prompt - 1)
+    if num_generations < 2:
+        raise ValueError(
+            f"leave-one-out needs at least 2 responses a prompt, got {num_generations}"
+        )
+    groups = scores.view(-1, num_generations)
+    others = (groups.sum(1, keepdim=True) - groups) / (num_generations - 1)
     return (groups - others).flatten()
 
 

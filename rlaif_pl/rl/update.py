@@ -45,7 +45,7 @@ class Update:
         cuts, repeat = rollout.batch.cut(most_tokens), rollout.batch.per_prefix
         self._parts = [rollout.part(cut) for cut in cuts]
         self._rows = [slice(cut.start * repeat, cut.stop * repeat) for cut in cuts]
-        self._targets: list[ops.ShapedGae] = []
+        self._targets: list[ops.KLGae] = []
         self._values: list[Tensor] = []
         self._logs: list[dict[str, Tensor]] = []
 

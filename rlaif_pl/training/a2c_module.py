@@ -21,7 +21,7 @@ from rlaif_pl.rl.function_reward import AnyReward, as_reward
 from rlaif_pl.rl.kl import AdaptiveKL, KLController
 from rlaif_pl.rl.objective import Objective
 from rlaif_pl.rl.rollout import Rollout, collect
-from rlaif_pl.rl.shaping import Shaping, sequence_kl
+from rlaif_pl.rl.shaping import Baseline, RewardShaping, sequence_kl
 from rlaif_pl.rl.update import Update
 from rlaif_pl.training.base import TrainableModule, most_parts
 from rlaif_pl.training.ranks import mean_over_ranks, rank_share
@@ -44,16 +44,16 @@ class A2CModule(TrainableModule):
             and reference, in sampling and in scoring.
         shaping: KL coefficient, where the KL enters, and penalties.
         gamma: Discount per token, in [0, 1].
-        lam: Trace decay, in [0, 1]; 1 gives Monte Carlo returns, as in the paper.
+        gae_lambda: Trace decay, in [0, 1]; 1 gives Monte Carlo returns, as in the paper.
         vf_coef: Weight of the value loss.
         ent_coef: Weight of the mean entropy a token, which is subtracted from the loss.
         whiten_advantages: Scale advantages to mean 0 and variance 1 over all ranks; not with
             ``trainer.accumulate_grad_batches``.
-        group_baseline: Subtract from each score the mean of the prompt's other responses; the value
+        baseline: ``rloo`` subtracts from each score the mean of the prompt's other responses; the value
             network then learns what is left. Needs ``sampling.n`` of at least 2. Without a value
             network it is needed, and the penalties are part of the score: the difference is the
             advantage (leave-one-out REINFORCE, arXiv 2402.14740).
-        adaptive_kl: Lets the KL coefficient follow a target, from ``shaping.beta`` on.
+        adaptive_kl: Lets the KL coefficient follow a target, from ``shaping.kl_coef`` on.
         value_lr_scale: The value network's learning rate as a multiple of the policy's.
         optimizer: Builds the optimizer from parameters.
         scheduler: Builds the learning-rate schedule, stepped every batch.
@@ -63,24 +63,24 @@ class A2CModule(TrainableModule):
             responses; the rollout is sampled whole. See ``TrainableModule`` and ``Update``.
 
     Raises:
-        ValueError: There is no value network, and no group baseline or a ``lam`` below 1; or nothing
-            would be sampled.
+        ValueError: There is no value network, and no ``baseline`` or a ``gae_lambda`` below 1; or
+            nothing would be sampled.
     """
 
-    serves = "prompts"
+    task = "prompts"
 
     def __init__(
         self,
         actor: ActorSource,
         reward: AnyReward,
         sampling: SamplingParams = SamplingParams(n=4, temperature=0.9),  # noqa: B008 - frozen
-        shaping: Shaping = Shaping(),  # noqa: B008 - frozen
+        shaping: RewardShaping = RewardShaping(),  # noqa: B008 - frozen
         gamma: float = 1.0,
-        lam: float = 1.0,
+        gae_lambda: float = 1.0,
         vf_coef: float = 0.5,
         ent_coef: float = 0.0,
         whiten_advantages: bool = False,
-        group_baseline: bool = False,
+        baseline: Baseline | None = None,
         adaptive_kl: AdaptiveKL | None = None,
         value_lr_scale: float = 1.0,
         optimizer: OptimizerCallable = torch.optim.AdamW,
@@ -92,10 +92,11 @@ class A2CModule(TrainableModule):
         if isinstance(actor, Policy):
             actor = ActorCritic(actor, lora=actor.lora, template=actor.template, seed=seed)
         reward = as_reward(reward)
-        if actor.value_network == "none" and not (group_baseline and lam == 1):
+        if actor.value_network == "none" and not (baseline and gae_lambda == 1):
             raise ValueError(
-                "expected group_baseline=true and lam=1 with value_network=none, got "
-                f"group_baseline={group_baseline} and lam={lam}; there are no values to bootstrap from"
+                "expected baseline=rloo and gae_lambda=1 with value_network=none, got "
+                f"baseline={baseline} and gae_lambda={gae_lambda}; there are no values to "
+                "bootstrap from"
             )
         if sampling.temperature == 0:
             raise ValueError(
@@ -111,15 +112,15 @@ class A2CModule(TrainableModule):
         self.sampling = sampling.seeded(seed)
         self.objective = Objective(
             shaping,
-            per_prompt=sampling.n,
+            num_generations=sampling.n,
             gamma=gamma,
-            lam=lam,
+            gae_lambda=gae_lambda,
             vf_coef=vf_coef,
             ent_coef=ent_coef,
             whiten_advantages=whiten_advantages,
-            group_baseline=group_baseline,
+            baseline=baseline,
         )
-        self.kl_control = KLController(shaping.beta, adaptive_kl)
+        self.kl_control = KLController(shaping.kl_coef, adaptive_kl)
         self.value_lr_scale = value_lr_scale
         self._kl_sums: list[Tensor] = []  # sum and number of responses, by part of the step
         self.latest_samples: list[SampledResponse] = []
@@ -170,7 +171,7 @@ class A2CModule(TrainableModule):
         """
         update = Update(
             self.actor,
-            self.objective.at(self.kl_control.beta),
+            self.objective.at(self.kl_control.kl_coef),
             rollout,
             is_counted,
             self.sampling,
@@ -179,7 +180,7 @@ class A2CModule(TrainableModule):
         loss = self.backward_parts(update.losses(), update.count)
         parts = update.logged()
         if self.kl_control.rule is not None:
-            parts["beta"] = torch.tensor(self.kl_control.beta, dtype=torch.float32)
+            parts["beta"] = torch.tensor(self.kl_control.kl_coef, dtype=torch.float32)
         self.log_dict(
             {f"a2c/train_{name}": value for name, value in parts.items()},
             batch_size=len(rollout.texts),
@@ -228,7 +229,7 @@ class A2CModule(TrainableModule):
 
     def counted(self, rollout: Rollout, batch: PromptBatch) -> Tensor:
         """Response tokens of rows that are not fillers. ``(N, R)`` bool."""
-        filler = batch.is_filler.repeat_interleave(self.sampling.n).to(rollout.scores.device)
+        filler = batch.is_padding.repeat_interleave(self.sampling.n).to(rollout.scores.device)
         return rollout.is_sampled & ~filler[:, None]
 
     @override
@@ -260,7 +261,7 @@ class A2CModule(TrainableModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         if self.kl_control.rule is not None:
-            checkpoint["kl_beta"] = self.kl_control.beta
+            checkpoint["kl_beta"] = self.kl_control.kl_coef
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -271,7 +272,7 @@ class A2CModule(TrainableModule):
                     "expected the KL coefficient in the checkpoint of a run with adaptive_kl, found "
                     "none; use the config the checkpoint was written with"
                 )
-            self.kl_control.beta = checkpoint["kl_beta"]
+            self.kl_control.kl_coef = checkpoint["kl_beta"]
 
     @override
     def export(self, folder: Path) -> Path:
@@ -301,9 +302,9 @@ def batch_means(rollout: Rollout, kl: Tensor, rows: Tensor) -> dict[str, Tensor]
 
 
 def sampled_responses(
-    step: int, batch: PromptBatch, rollout: Rollout, per_prompt: int
+    step: int, batch: PromptBatch, rollout: Rollout, num_generations: int
 ) -> list[SampledResponse]:
     """Pair every sampled text with its prompt and score, for tables."""
-    prompts = [prompt for prompt in batch.prompts for _ in range(per_prompt)]
+    prompts = [prompt for prompt in batch.prompts for _ in range(num_generations)]
     rows = zip(prompts, rollout.texts, rollout.scores.tolist(), strict=True)
     return [SampledResponse(step, prompt, text, score) for prompt, text, score in rows]

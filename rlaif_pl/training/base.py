@@ -40,12 +40,12 @@ class TrainableModule(LightningModule):
             responses, at least 1; None for all.
 
     Attributes:
-        serves: Kind of batch that the module reads; empty for any.
+        task: Kind of batch that the module reads; empty for any.
         is_given: Whether it holds models that were given as objects. No config names those, so that a
             checkpoint, which holds what is trained, records a hash of the frozen weights beside it.
     """
 
-    serves: ClassVar[str] = ""
+    task: ClassVar[str] = ""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class TrainableModule(LightningModule):
                 f"expected a LabelingModule for predict, got {type(self).__name__}, which predicts "
                 "nothing; fit trains it and validate measures it"
             )
-        check_served(self, self.serves)
+        check_served(self, self.task)
         if stage != "fit":
             return
         if self.is_given:
@@ -304,9 +304,9 @@ def check_served(module: LightningModule, wanted: str) -> None:
     Raises:
         ValueError: Another kind is served.
     """
-    served = getattr(getattr(module.trainer, "datamodule", None), "serve", wanted)
+    served = getattr(getattr(module.trainer, "datamodule", None), "task", wanted)
     if wanted and served != wanted:
         raise ValueError(
-            f"expected data.serve to be {wanted!r} for {type(module).__name__}, got {served!r}; "
-            f"set data.serve and name its data"
+            f"expected data.task to be {wanted!r} for {type(module).__name__}, got {served!r}; "
+            f"set data.task and name its data"
         )

@@ -44,7 +44,7 @@ class PreferenceDataModule(LightningDataModule):
     text.
 
     Args:
-        serve: ``pairs`` for the reward model, ``prompts`` for the actor, ``demonstrations`` for
+        task: ``pairs`` for the reward model, ``prompts`` for the actor, ``demonstrations`` for
             supervised fine-tuning, ``comparisons`` (all of ``preferences``, without labels, in file
             order) for a labeler in ``predict``. Only the source of that kind is read.
         preferences: Pairs of responses, labeled or not; a list mixes several sources, each with a
@@ -80,7 +80,7 @@ class PreferenceDataModule(LightningDataModule):
 
     def __init__(
         self,
-        serve: Serve = "pairs",
+        task: Serve = "pairs",
         preferences: Pairs | None = None,
         prompts: Data | None = None,
         demonstrations: Data | None = None,
@@ -99,8 +99,8 @@ class PreferenceDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         self.prepare_data_per_node = False  # several nodes would each pay for the same labels
-        self.serve = serve
-        self.source = _required(serve, preferences, prompts, demonstrations)
+        self.task = task
+        self.source = _required(task, preferences, prompts, demonstrations)
         self.validation = validation
         self.validation_fraction = validation_fraction
         self.labeler = labeler
@@ -116,7 +116,7 @@ class PreferenceDataModule(LightningDataModule):
 
     @override
     def prepare_data(self) -> None:
-        if self.serve != "pairs":
+        if self.task != "pairs":
             return
         pairs = [row for source in self._sources() for row in load_pairs(source).rows]
         unlabeled = [pair for pair in pairs if self._needs_label(pair)]
@@ -139,7 +139,7 @@ class PreferenceDataModule(LightningDataModule):
     @override
     def setup(self, stage: str) -> None:
         rows = self._rows(self.source)
-        if self.serve == "comparisons":
+        if self.task == "comparisons":
             self.train_rows = rows
             return
         if self.validation is None:
@@ -153,11 +153,11 @@ class PreferenceDataModule(LightningDataModule):
         left_out = len(rows) - len(self.train_rows) if self.validation is not None else 0
         if not self.train_rows:
             raise ValueError(
-                f"expected {self.serve} to train on, all {len(rows)} rows share prompts with the "
+                f"expected {self.task} to train on, all {len(rows)} rows share prompts with the "
                 "validation data; give another validation source"
             )
         rank_zero_info(
-            f"{self.serve}: {len(self.train_rows)} to train on, {len(self.validation_rows)} held "
+            f"{self.task}: {len(self.train_rows)} to train on, {len(self.validation_rows)} held "
             f"out, {left_out} left out because their prompt is held out"
         )
 
@@ -176,11 +176,11 @@ class PreferenceDataModule(LightningDataModule):
             kept = [row for row, keep in zip(rows, choose(rows), strict=True) if keep]
             if rows and not kept:
                 raise ValueError(
-                    f"expected {self.serve} to use in {split}, all {len(rows)} are left out: {reason}"
+                    f"expected {self.task} to use in {split}, all {len(rows)} are left out: {reason}"
                 )
             if len(kept) < len(rows):
                 rank_zero_warn(
-                    f"left out {len(rows) - len(kept)} of {len(rows)} {self.serve} of {split}: {reason}"
+                    f"left out {len(rows) - len(kept)} of {len(rows)} {self.task} of {split}: {reason}"
                 )
                 setattr(self, name, kept)
 
@@ -197,7 +197,7 @@ class PreferenceDataModule(LightningDataModule):
 
     @override
     def predict_dataloader(self) -> BatchLoader[Any, Any] | list[Any]:
-        if self.serve == "comparisons":
+        if self.task == "comparisons":
             return self._loader(self.train_rows, self.eval_batch_size, shuffle=False)
         return self.val_dataloader()
 
@@ -220,13 +220,13 @@ class PreferenceDataModule(LightningDataModule):
 
     def _rows(self, source: Pairs) -> Sequence[Any]:
         """Read a source as the served kind, with labels from the store where they are needed."""
-        if self.serve == "pairs":
+        if self.task == "pairs":
             return self._labeled(load_pairs(source).rows)
-        if self.serve == "comparisons":
+        if self.task == "comparisons":
             return load_pairs(source).rows
         if is_mix(source):
-            raise ValueError(f"expected one source of {self.serve}, got {len(source)}; give one")
-        if self.serve == "prompts":
+            raise ValueError(f"expected one source of {self.task}, got {len(source)}; give one")
+        if self.task == "prompts":
             return load_prompts(source)
         rows = load_demonstrations(source)
         kept = [row for row in rows if row.reference is not None]
@@ -269,29 +269,29 @@ class PreferenceDataModule(LightningDataModule):
             drop_last=self.drop_last and shuffle,
             lengths=[_words(row) for row in rows] if self.bucket and shuffle else None,
         )
-        return BatchLoader(rows, COLLATE[self.serve], order)
+        return BatchLoader(rows, COLLATE[self.task], order)
 
 
 def _required(
-    serve: Serve,
+    task: Serve,
     preferences: Pairs | None,
     prompts: Data | None,
     demonstrations: Data | None,
 ) -> Pairs:
     """Return the source of the served kind, or say that it is missing."""
-    if serve not in COLLATE:
-        raise ValueError(f"expected serve to be one of {', '.join(COLLATE)}, got {serve!r}")
+    if task not in COLLATE:
+        raise ValueError(f"expected serve to be one of {', '.join(COLLATE)}, got {task!r}")
     sources: dict[str, Pairs | None] = {
         "preferences": preferences,
         "prompts": prompts,
         "demonstrations": demonstrations,
     }
-    argument = "preferences" if serve in ("pairs", "comparisons") else serve
+    argument = "preferences" if task in ("pairs", "comparisons") else task
     source = sources[argument]
     if source is None:
         given = [name for name, value in sources.items() if value is not None]
         raise ValueError(
-            f"expected data.{argument}, since serve is {serve!r}, got "
+            f"expected data.{argument}, since serve is {task!r}, got "
             f"{', '.join(given) or 'no source'}; name a file or data set"
         )
     return source

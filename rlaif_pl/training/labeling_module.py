@@ -18,7 +18,7 @@ from rlaif_pl.data.label_parts import LabelParts, Texts, texts_of
 from rlaif_pl.data.label_store import LabelStore
 from rlaif_pl.data.preferences import write_preferences
 from rlaif_pl.engine.allocator import keep_freed_memory
-from rlaif_pl.labeling.accounts.summary import summarize_labels
+from rlaif_pl.labeling.usage.summary import summarize_labels
 from rlaif_pl.training.base import check_served
 from rlaif_pl.types import ComparisonBatch, Labeler, Preference
 
@@ -70,8 +70,8 @@ class LabelingModule(LightningModule):
 
     @override
     def predict_step(self, batch: ComparisonBatch, batch_idx: int) -> int:
-        own = zip(batch.pairs, batch.is_filler.tolist(), strict=True)
-        fresh = {texts_of(pair): pair for pair, is_filler in own if not is_filler}
+        own = zip(batch.pairs, batch.is_padding.tolist(), strict=True)
+        fresh = {texts_of(pair): pair for pair, is_padding in own if not is_padding}
         missing = [pair for texts, pair in fresh.items() if texts not in self._known]
         if missing:
             answers = self.labeler.label(missing)

@@ -46,7 +46,7 @@ class RewardModule(TrainableModule):
         micro_batch_tokens: Tokens that are trained on at a time; see ``TrainableModule``.
     """
 
-    serves = "pairs"
+    task = "pairs"
 
     def __init__(
         self,

@@ -40,7 +40,7 @@ class SFTModule(TrainableModule):
         ValueError: No token of a response would be left to learn.
     """
 
-    serves = "demonstrations"
+    task = "demonstrations"
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class SFTModule(TrainableModule):
         encoded = self.policy.encode(
             batch.prompts, [[text] for text in batch.references], self.max_response_tokens
         )
-        return encoded, encoded.is_response & ~batch.is_filler.to(encoded.ids.device)[:, None]
+        return encoded, encoded.is_response & ~batch.is_padding.to(encoded.ids.device)[:, None]
 
     @override
     def training_step(self, batch: DemonstrationBatch, batch_idx: int) -> Tensor:

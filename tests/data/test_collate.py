@@ -28,12 +28,12 @@ def test_prompts_keep_their_positions():
     assert (batch.prompts, batch.groups) == (["p", "q"], ["g", "h"])
     assert batch.positions.dtype == torch.int64
     assert batch.positions.tolist() == [4, 7]
-    assert batch.is_filler.tolist() == [False, True]
+    assert batch.is_padding.tolist() == [False, True]
 
 
 def test_a_filler_demonstration_is_marked():
     batch = collate_demonstrations(PROMPTS, [4, 7], [False, True])
-    assert (batch.prompts, batch.is_filler.tolist()) == (["p", "q"], [False, True])
+    assert (batch.prompts, batch.is_padding.tolist()) == (["p", "q"], [False, True])
 
 
 def test_a_prompt_without_reference_is_no_demonstration():

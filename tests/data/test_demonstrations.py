@@ -8,7 +8,7 @@ from rlaif_pl.types import Prompt
 
 
 def test_absent_data_name_the_command_that_gets_them(tmp_path):
-    source = DataSource(str(tmp_path / "batch.json"), made_by="curl -o batch.json URL")
+    source = DataSource(str(tmp_path / "batch.json"), create_with="curl -o batch.json URL")
     with pytest.raises(FileNotFoundError, match=r"batch\.json, .*get them with: curl -o batch"):
         load_preferences(source)
 

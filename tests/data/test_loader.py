@@ -19,7 +19,7 @@ def real_rows(shards):
     return [
         row
         for shard in shards
-        for row, filler in zip(shard.rows, shard.is_filler, strict=True)
+        for row, filler in zip(shard.rows, shard.is_padding, strict=True)
         if not filler
     ]
 
@@ -39,7 +39,7 @@ def test_every_row_counts_once_and_no_rank_waits(num_rows, batch_size, num_ranks
     expected = -(-num_rows // (batch_size * num_ranks))
     for batches in zip(*parts, strict=True):
         assert len({len(shard.rows) for shard in batches}) == 1
-        assert all(sum(shard.is_filler) <= 1 for shard in batches)
+        assert all(sum(shard.is_padding) <= 1 for shard in batches)
         assert 1 <= len(batches[0].rows) <= batch_size
     assert {len(shards) for shards in parts} == {expected}
 
@@ -49,8 +49,8 @@ def test_fillers_by_hand():
     first, second = ranks(2, num_rows=7, batch_size=2, shuffle=False)
     assert [shard.rows for shard in first] == [[0, 2], [4, 6]]
     assert [shard.rows for shard in second] == [[1, 3], [5, 4]]
-    assert second[1].is_filler == [False, True]
-    assert not any(flag for shard in first for flag in shard.is_filler)
+    assert second[1].is_padding == [False, True]
+    assert not any(flag for shard in first for flag in shard.is_padding)
 
 
 def test_more_ranks_shuffle_the_same_rows_into_the_same_global_batches():

@@ -79,7 +79,7 @@ def test_records_are_not_sensitive():
 
 
 @pytest.mark.parametrize(
-    ("serve", "given", "count"),
+    ("task", "given", "count"),
     [
         ("pairs", {"preferences": PAIRS}, 6),
         (
@@ -91,13 +91,13 @@ def test_records_are_not_sensitive():
         ("comparisons", {"preferences": PAIRS}, 8),
     ],
 )
-def test_the_data_module_takes_records(serve, given, count):
+def test_the_data_module_takes_records(task, given, count):
     data = PreferenceDataModule(
-        serve, validation=PROMPTS[5:7] if serve != "pairs" else PAIRS[:2], **given
+        task, validation=PROMPTS[5:7] if task != "pairs" else PAIRS[:2], **given
     )
     data.prepare_data()
     data.setup("fit")
     assert len(data.train_rows) == count
-    if serve != "comparisons":
+    if task != "comparisons":
         assert data.validation_rows
         assert not {row.group for row in data.train_rows} & {r.group for r in data.validation_rows}

@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from rlaif_pl import cli
-from rlaif_pl.commands import rest as rest_command
+from rlaif_pl.cli.commands import rest as rest_command
 from rlaif_pl.data.preferences import read_preferences
 from rlaif_pl.models import ActorCritic, BackboneOptions, Lora
 from rlaif_pl.pipeline.experiment import DEVICE_COMMANDS

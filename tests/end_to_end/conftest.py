@@ -6,10 +6,10 @@ import pytest
 import yaml
 
 from rlaif_pl import cli
-from rlaif_pl.configs_folder import configs_folder
+from rlaif_pl.config_paths import config_paths
 from rlaif_pl.pipeline.process import arguments
 
-QUICKSTART = configs_folder() / "quickstart"
+QUICKSTART = config_paths() / "quickstart"
 FIT = {
     "trainer.max_steps": 3,
     "trainer.max_epochs": -1,

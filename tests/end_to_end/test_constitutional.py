@@ -5,13 +5,13 @@ import json
 import pytest
 import yaml
 
-from rlaif_pl.configs_folder import configs_folder
+from rlaif_pl.config_paths import config_paths
 from rlaif_pl.data import tiny_requests
 from rlaif_pl.data.preferences import read_preferences, read_prompts
 from rlaif_pl.data.revisions import read_revisions
 from rlaif_pl.pipeline import run
 
-METHODS = configs_folder() / "methods"
+METHODS = config_paths() / "methods"
 FIT = {
     "trainer.max_steps": 2,
     "trainer.max_epochs": -1,

@@ -10,11 +10,11 @@ import math
 import pytest
 import yaml
 
-from rlaif_pl.commands import rest as command
-from rlaif_pl.configs_folder import configs_folder
+from rlaif_pl.cli.commands import rest as command
+from rlaif_pl.config_paths import config_paths
 from rlaif_pl.pipeline import run
 
-METHODS = configs_folder() / "methods"
+METHODS = config_paths() / "methods"
 REWARD = "model.init_args.reward.init_args.labeler.init_args.backend.init_args.model"
 SCORED = {"reward.init_args.labeler.init_args.backend.init_args.model": "${model}"}
 # Stages that are not the quickstart's, or are so in name only; laid over after the file's own `set`.

@@ -5,11 +5,11 @@ import json
 import pytest
 import yaml
 
-from rlaif_pl.configs_folder import configs_folder
+from rlaif_pl.config_paths import config_paths
 from rlaif_pl.data import tiny_tldr
 from rlaif_pl.pipeline import run
 
-STUDIES = configs_folder() / "studies"
+STUDIES = config_paths() / "studies"
 TINY = {
     "trunk_layers": 2,
     "num_layers": None,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from rlaif_pl.evaluation.metrics import (
+from rlaif_pl.data.metric_files import (
     merge_stages,
     read_metrics,
     update_metrics,

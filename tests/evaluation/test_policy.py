@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from rlaif_pl.evaluation.metrics import write_metrics
+from rlaif_pl.data.metric_files import write_metrics
 from rlaif_pl.evaluation.policy import evaluate_policy, references_of
 from rlaif_pl.evaluation.policy_report import PolicySamples
 from rlaif_pl.types import Prompt

@@ -27,7 +27,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from rlaif_pl.labeling.calls import Generate, Reply, Score
+from rlaif_pl.labeling.calls import GenerateRequest, LoglikelihoodRequest, Response
 from rlaif_pl.models.backbone import save_causal
 from rlaif_pl.types import Preference
 
@@ -193,20 +193,20 @@ class HashedBackend:
             done(place, self._reply(call))
 
     def _reply(self, call):
-        if isinstance(call, Score):
+        if isinstance(call, LoglikelihoodRequest):
             return self._score(call)
-        text = call.question.text + call.question.opening
+        text = call.question.text + call.question.assistant_prefix
         failure = self.fail(call)
         if self.limit is not None and len(text) > self.limit:
             failure = "too_long"
         if failure is not None:
-            return Reply(read=len(text), cost_usd=0.001, failure=failure)
-        if isinstance(call, Generate):
-            return Reply(text=self.write(call), read=len(text), written=7, cost_usd=0.002)
+            return Response(read=len(text), cost_usd=0.001, failure=failure)
+        if isinstance(call, GenerateRequest):
+            return Response(text=self.write(call), read=len(text), written=7, cost_usd=0.002)
         shares = [self._number(text, option) for option in call.options]
         outside = self._number(text, "outside")
         total = math.fsum([*shares, outside])
-        return Reply(
+        return Response(
             logprobs=tuple(math.log(each / total) for each in shares),
             read=len(text),
             cost_usd=0.001,
@@ -214,12 +214,12 @@ class HashedBackend:
 
     def _score(self, call):
         if not call.target:
-            return Reply(failure="empty")
+            return Response(failure="empty")
         logs = [
             math.log(self._number(call.context, call.target, str(place)))
             for place in range(1 + len(call.target) // 4)
         ]
-        return Reply(logprobs=tuple(logs), read=len(call.context) + len(logs), cost_usd=0.001)
+        return Response(logprobs=tuple(logs), read=len(call.context) + len(logs), cost_usd=0.001)
 
     def _words(self, call):
         drawn = self._number(call.question.text, f"{call.sample},{call.decoding.seed}")

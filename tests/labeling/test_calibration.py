@@ -9,7 +9,7 @@ from rlaif_pl.labeling.calibration import (
     calibrated_temperature,
     labeler_margins,
 )
-from rlaif_pl.labeling.outcome import Judgment, Signature, labeled
+from rlaif_pl.labeling.outcome import Judgment, LabelerInfo, labeled
 from rlaif_pl.types import Preference
 
 
@@ -27,7 +27,7 @@ class ByLength:
                     float(len(pair.first) - len(pair.second)),
                     failure=None if pair.first else "empty",
                 ),
-                Signature("length", "rule", "1"),
+                LabelerInfo("length", "rule", "1"),
                 1.0,
             )
             for pair in pairs

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from rlaif_pl.labeling.calls import Choose, Reply
+from rlaif_pl.labeling.calls import ChoiceRequest, Response
 from rlaif_pl.labeling.prompting.exemplars import load_exemplars
 from rlaif_pl.labeling.strategies.constitution import ConstitutionLabeler, load_principles
 
@@ -44,7 +44,7 @@ def test_both_orders_read_the_same_principle_and_name_a_letter(hashed, pair):
     for call in backend.asked:
         assert call.options == (" (A)", " (B)")
         assert call.question.text.count(principle) == 1
-        assert call.question.opening == "The answer is:"
+        assert call.question.assistant_prefix == "The answer is:"
     bodies = {call.question.text.split("Options:\n")[1] for call in backend.asked}
     one, other = pair.first, pair.second
     assert bodies == {f"(A) {one}\n(B) {other}\n\n", f"(A) {other}\n(B) {one}\n\n"}
@@ -59,7 +59,7 @@ def test_the_answer_names_the_less_harmful_response(pair):
                 text = call.question.text
                 ahead = text.index("Rain all") < text.index("It was dry")
                 logs = (math.log(0.9), math.log(0.1))
-                done(place, Reply(logprobs=logs if ahead else logs[::-1]))
+                done(place, Response(logprobs=logs if ahead else logs[::-1]))
 
     (judged,) = ConstitutionLabeler(Likes()).label([pair])
     assert judged.p_first == pytest.approx(0.9)
@@ -99,12 +99,12 @@ def test_labels_after_chain_of_thought_are_clamped(hashed, pair, options, limits
 def test_chain_of_thought_goes_step_by_step(hashed, pair):
     backend = hashed()
     ConstitutionLabeler(backend, cot=True).label([pair])
-    chosen = [call for call in backend.asked if isinstance(call, Choose)]
+    chosen = [call for call in backend.asked if isinstance(call, ChoiceRequest)]
     assert len(backend.asked) == 4
     for call in chosen:
-        opening = call.question.opening
-        assert opening.startswith("Let us think about it step by step: The one is ")
-        assert opening.endswith("\n\nThe answer is:")
+        assistant_prefix = call.question.assistant_prefix
+        assert assistant_prefix.startswith("Let us think about it step by step: The one is ")
+        assert assistant_prefix.endswith("\n\nThe answer is:")
 
 
 def test_settings_are_in_the_fingerprint(hashed, tmp_path):

@@ -13,7 +13,7 @@ class Fixed:
     def __init__(self, p_first, name="fixed", failure=None, gap=None, tokens=3, cost=0.25):
         self.fingerprint = name
         note = Provenance(
-            labeler=name, order_gap=gap, tokens=tokens, cost_usd=cost, failure=failure
+            labeler=name, position_gap=gap, tokens=tokens, cost_usd=cost, failure=failure
         )
         self.said = {"p_first": p_first, "source": p_first and "ai", "provenance": note}
 
@@ -29,8 +29,8 @@ def test_the_weighted_average_by_hand(pair):
     assert judged.p_first == pytest.approx(0.8)
     note = judged.provenance
     assert note.margin == pytest.approx(math.log(4))
-    assert note.member_gap == pytest.approx(0.4)
-    assert note.order_gap == 0.2  # of the members that have orders
+    assert note.ensemble_spread == pytest.approx(0.4)
+    assert note.position_gap == 0.2  # of the members that have orders
     assert (note.slot, note.same_slot) == (None, None)
     assert (note.tokens, note.cost_usd, note.labeler) == (6, 0.5, "a & b")
     assert isinstance(ensemble, Labeler)

@@ -31,7 +31,7 @@ def test_two_answers_by_hand(hashed, pair, forward, backward, p_first, gap, slot
     assert judged.p_first == p_first
     assert judged.source == "ai"
     note = judged.provenance
-    assert (note.order_gap, note.slot, note.same_slot) == (gap, slot, slot is not None)
+    assert (note.position_gap, note.slot, note.same_slot) == (gap, slot, slot is not None)
     assert (note.margin, note.failure) == (None, None)
 
 
@@ -75,7 +75,7 @@ def test_examples_end_in_a_written_verdict(hashed, pair):
     text = backend.asked[0].question.text
     assert text.count("\n\nThe better one is Summary 1\n") == 1
     assert text.count("\n\nThe better one is Summary 2\n") == 1
-    assert backend.asked[0].question.opening == "The better one is"
+    assert backend.asked[0].question.assistant_prefix == "The better one is"
     assert backend.asked[0].decoding.temperature == 0
 
 

@@ -5,13 +5,13 @@ import warnings
 
 import pytest
 
-from rlaif_pl.labeling.accounts.summary import summarize_labels
-from rlaif_pl.labeling.calls import Generate, Reply
+from rlaif_pl.labeling.calls import GenerateRequest, Response
 from rlaif_pl.labeling.guard import MIN_OPTION_MASS, is_unlikely
 from rlaif_pl.labeling.reward import LabelerReward
 from rlaif_pl.labeling.strategies.constitution import ConstitutionLabeler
 from rlaif_pl.labeling.strategies.pairwise import PairwiseLabeler
 from rlaif_pl.labeling.strategies.scoring import ScoreLabeler
+from rlaif_pl.labeling.usage.summary import summarize_labels
 
 
 class Fixed:
@@ -24,11 +24,13 @@ class Fixed:
 
     def answer(self, calls, done):
         for place, call in enumerate(calls):
-            if isinstance(call, Generate):
-                done(place, Reply(text=f"Since it is sample {call.sample}.", read=1, written=1))
+            if isinstance(call, GenerateRequest):
+                done(place, Response(text=f"Since it is sample {call.sample}.", read=1, written=1))
                 continue
             mass = self.masses[place % len(self.masses)]
-            done(place, Reply(logprobs=(math.log(mass / len(call.options)),) * len(call.options)))
+            done(
+                place, Response(logprobs=(math.log(mass / len(call.options)),) * len(call.options))
+            )
 
 
 WAYS = {
@@ -50,20 +52,20 @@ def test_an_unlikely_verdict_is_no_label_for_any_strategy(way, pair):
     ):
         (judged,) = WAYS[way](Fixed(0.0012)).label([pair])
     assert (judged.p_first, judged.provenance.failure) == (None, "low_option_mass")
-    assert judged.provenance.outside_mass == pytest.approx(0.9988)
+    assert judged.provenance.off_option_mass == pytest.approx(0.9988)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         (kept,) = WAYS[way](Fixed(0.0012), min_option_mass=0.001).label([pair])
         (likely,) = WAYS[way](Fixed(2 * MIN_OPTION_MASS)).label([pair])
     assert kept.p_first == likely.p_first == pytest.approx(0.5)
-    assert kept.provenance.outside_mass == pytest.approx(0.9988)
+    assert kept.provenance.off_option_mass == pytest.approx(0.9988)
 
 
 def test_one_unlikely_order_leaves_the_pair_unlabeled(pair):
     with pytest.warns(UserWarning, match="1 of 2 choices"):
         (judged,) = PairwiseLabeler(Fixed(0.9, 0.001)).label([pair])
     assert judged.provenance.failure == "low_option_mass"
-    assert judged.provenance.outside_mass == pytest.approx((0.1 + 0.999) / 2)
+    assert judged.provenance.off_option_mass == pytest.approx((0.1 + 0.999) / 2)
 
 
 def test_the_threshold_is_part_of_a_labelers_identity_and_is_checked():
@@ -87,7 +89,7 @@ def test_the_summary_says_how_much_lies_outside(pair):
     with pytest.warns(UserWarning, match="low_option_mass"):
         rows = PairwiseLabeler(Fixed(0.0012)).label([pair])
     summary = summarize_labels(rows)
-    assert summary.to_metrics("label")["label/outside_mass"] == pytest.approx(0.9988)
+    assert summary.to_metrics("label")["label/off_option_mass"] == pytest.approx(0.9988)
     (note,) = summary.notes()
     assert "99.88%" in note
     assert "1 of 1 pairs have no label" in note

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from rlaif_pl.labeling.accounts.spending import OutOfBudget
-from rlaif_pl.labeling.calls import Reply
+from rlaif_pl.labeling.calls import Response
 from rlaif_pl.labeling.reward import LabelerReward
 from rlaif_pl.labeling.strategies.scoring import ScoreLabeler
+from rlaif_pl.labeling.usage.spending import OutOfBudget
 
 
 class Grader:
@@ -23,7 +23,7 @@ class Grader:
         for place, call in enumerate(calls):
             (grade,) = [grade for word, grade in self.grades.items() if word in call.question.text]
             logs = tuple(0.0 if n == grade else -80.0 for n in range(1, 11))
-            done(place, Reply(logprobs=logs, read=6, written=1, cost_usd=0.01))
+            done(place, Response(logprobs=logs, read=6, written=1, cost_usd=0.01))
 
 
 def test_scale_shift_and_empty_by_hand():

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlaif_pl.labeling.backends import LocalBackend
-from rlaif_pl.labeling.calls import Reply
+from rlaif_pl.labeling.calls import Response
 from rlaif_pl.labeling.strategies.likelihood import LikelihoodLabeler, split_template
 from rlaif_pl.models.embedded import embedded_model_folder
 from rlaif_pl.types import PointwiseLabeler, Preference, Provenance
@@ -65,7 +65,7 @@ def test_labels_follow_from_scores_and_temperature(folders, pairs):
         assert judged.p_first == pytest.approx(expected)
         assert judged.source == "ai"
         assert (judged.prompt, judged.first, judged.group) == (pair.prompt, pair.first, pair.group)
-        assert judged.provenance.order_gap is None
+        assert judged.provenance.position_gap is None
         assert judged.provenance.strategy == "likelihood"
         assert judged.provenance.prompt_version == "reconstruction-1"
         assert judged.provenance.tokens > 0
@@ -138,7 +138,7 @@ def test_any_back_end_may_give_the_likelihoods_and_its_cost_is_counted():
         def answer(self, calls, done):
             for place, call in enumerate(calls):
                 value = -1.0 if "good" in call.context else -2.0
-                done(place, Reply(logprobs=(value,) * 5, read=9, cost_usd=0.25))
+                done(place, Response(logprobs=(value,) * 5, read=9, cost_usd=0.25))
 
     (judged,) = LikelihoodLabeler(Fixed(), temperature=0.5).label(
         [Preference("a post", "good", "bad", "g")]
@@ -154,7 +154,7 @@ def test_a_token_that_a_server_left_out_makes_no_label():
 
         def answer(self, calls, done):
             for place, _ in enumerate(calls):
-                done(place, Reply(logprobs=(-1.0, None)))
+                done(place, Response(logprobs=(-1.0, None)))
 
     (judged,) = LikelihoodLabeler(Forgetful()).label([Preference("a post", "a", "b", "g")])
     assert (judged.p_first, judged.provenance.failure) == (None, "nonfinite")
@@ -259,7 +259,7 @@ def test_real_model_on_real_pairs_equals_a_plain_loop(real_data):
 def test_written_tokens_are_counted_apart_from_those_read():
     def answer(calls, done):  # a server that must write a token to tell likelihoods
         for place, _ in enumerate(calls):
-            done(place, Reply(logprobs=(-1.0,), read=10, written=1))
+            done(place, Response(logprobs=(-1.0,), read=10, written=1))
 
     labeler = LikelihoodLabeler(SimpleNamespace(fingerprint="server", answer=answer))
     (judged,) = labeler.label([Preference("a post", "one", "two", "p")])

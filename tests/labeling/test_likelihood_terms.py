@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from rlaif_pl.labeling.calls import Reply, Score
+from rlaif_pl.labeling.calls import LoglikelihoodRequest, Response
 from rlaif_pl.labeling.strategies.likelihood import LikelihoodLabeler
 from rlaif_pl.labeling.strategies.likelihood_terms import (
     Length,
@@ -45,19 +45,23 @@ def test_shared_information_by_hand():
     term = SharedInformation()
     calls = term.calls(POST, 'The "dog" ate the dog and fled.')
     assert calls == [
-        Score("TL;DR:", " The"),
-        Score('TL;DR: The "', "dog"),
-        Score('TL;DR: The "dog"', " ate"),
+        LoglikelihoodRequest("TL;DR:", " The"),
+        LoglikelihoodRequest('TL;DR: The "', "dog"),
+        LoglikelihoodRequest('TL;DR: The "dog"', " ate"),
     ]
-    replies = [Reply(logprobs=(-4.0,)), Reply(logprobs=(-1.0, -8.0)), Reply(logprobs=(-1.0,))]
+    replies = [
+        Response(logprobs=(-4.0,)),
+        Response(logprobs=(-1.0, -8.0)),
+        Response(logprobs=(-1.0,)),
+    ]
     assert term.value(POST, "", replies) == pytest.approx(math.log(1 + (2 + 3 + 1) / 2))
     assert term.calls(POST, "") == []
     assert term.value(POST, "", []) == 0
-    assert math.isnan(term.value(POST, "", [Reply(logprobs=(None,))]))
+    assert math.isnan(term.value(POST, "", [Response(logprobs=(None,))]))
 
 
 def test_length_by_hand():
-    assert Length().value("post", "abcdefghi", [Reply()]) == pytest.approx(math.log(10))
+    assert Length().value("post", "abcdefghi", [Response()]) == pytest.approx(math.log(10))
 
 
 def test_words_and_titles():

@@ -6,7 +6,7 @@ import pytest
 from rlaif_pl.engine.tree_runner import PrefixTreeRunner
 from rlaif_pl.labeling.backends import LocalBackend, as_backend
 from rlaif_pl.labeling.backends.local_plain import PlainRunner
-from rlaif_pl.labeling.calls import Backend, Choose, Question, Score
+from rlaif_pl.labeling.calls import Backend, ChoiceRequest, LoglikelihoodRequest, Question
 
 PREAMBLE = "Say which is the better cat. " * 3
 POSTS = ["the dog sat on the mat and the cat sat on the dog. ", "a cat, alone at sea, twice over. "]
@@ -43,7 +43,7 @@ def build(folders):
 @pytest.mark.parametrize("name", ["llama", "mistral", "gemma2", "gpt2", "cohere"])
 def test_choices_equal_whole_strings_one_by_one(build, plain_model, name, batch_tokens):
     plain = plain_model(name)
-    calls = [Choose(Question(text), (" 1", " 2", " the cat")) for text in QUESTIONS]
+    calls = [ChoiceRequest(Question(text), (" 1", " 2", " the cat")) for text in QUESTIONS]
     for call, reply in zip(
         calls, answers(build(name, batch_tokens=batch_tokens), calls), strict=True
     ):
@@ -58,7 +58,9 @@ def test_choices_equal_whole_strings_one_by_one(build, plain_model, name, batch_
 def test_scores_equal_one_by_one(build, plain_model, name, batch_tokens):
     plain = plain_model(name)
     calls = [
-        Score(text, target) for text in (*ORDERS, "TL;DR:") for target in (" the dog", POSTS[0])
+        LoglikelihoodRequest(text, target)
+        for text in (*ORDERS, "TL;DR:")
+        for target in (" the dog", POSTS[0])
     ]
     for call, reply in zip(
         calls, answers(build(name, batch_tokens=batch_tokens), calls), strict=True
@@ -72,18 +74,20 @@ def test_scores_equal_one_by_one(build, plain_model, name, batch_tokens):
 def test_an_encoder_decoder_is_asked_through_its_decoder(folders, plain_model):
     plain = plain_model("t5")
     backend = LocalBackend(folders["t5"], batch_tokens=100)
-    calls = [Choose(Question(text, "TL;DR:"), (" 1", " 2", " the cat")) for text in QUESTIONS]
-    calls += [Score(text, " the dog sat") for text in ORDERS]
+    calls = [
+        ChoiceRequest(Question(text, "TL;DR:"), (" 1", " 2", " the cat")) for text in QUESTIONS
+    ]
+    calls += [LoglikelihoodRequest(text, " the dog sat") for text in ORDERS]
     with pytest.warns(UserWarning, match="run the plain way"):
         replies = answers(backend, calls)
     for call, reply in zip(calls, replies, strict=True):
-        text = call.question.text if isinstance(call, Choose) else call.context
+        text = call.question.text if isinstance(call, ChoiceRequest) else call.context
         source = plain.tokenizer(text, return_tensors="pt").input_ids
         ids = {
             word: plain.tokenizer(word, add_special_tokens=False).input_ids
             for word in ("TL;DR:", " 1", " 2", " the cat", " the dog sat")
         }
-        if isinstance(call, Score):
+        if isinstance(call, LoglikelihoodRequest):
             expected = plain.after([], ids[call.target], source)
         else:
             expected = [
@@ -97,7 +101,7 @@ def test_the_answer_10_counts_for_10_alone(build, plain_model):
     # Bytes: "1" begins "10" and "100", "10" begins "100"; what is left is by subtraction.
     plain = plain_model("llama")
     options = ("1", "2", "10", "100")
-    (reply,) = answers(build("llama"), [Choose(Question("TL;DR: "), options)])
+    (reply,) = answers(build("llama"), [ChoiceRequest(Question("TL;DR: "), options)])
     begins = {option: math.exp(plain.option("TL;DR: ", option)) for option in options}
     expected = [
         begins["1"] - begins["10"],
@@ -110,7 +114,7 @@ def test_the_answer_10_counts_for_10_alone(build, plain_model):
 
 def test_options_that_begin_alike_are_judged_whole(build, plain_model):
     plain = plain_model("llama")
-    (reply,) = answers(build("llama"), [Choose(Question("the cat"), (" (A)", " (B)"))])
+    (reply,) = answers(build("llama"), [ChoiceRequest(Question("the cat"), (" (A)", " (B)"))])
     expected = [plain.option("the cat", option) for option in (" (A)", " (B)")]
     assert reply.logprobs == pytest.approx(expected, abs=1e-4)
 
@@ -120,7 +124,7 @@ def test_a_chat_question_goes_through_the_template_and_its_opening_opens_the_ans
 ):
     plain = plain_model("llama")
     (reply,) = answers(
-        build("llama"), [Choose(Question("a cat?", "TL;DR:", chat=True), (" a", " b"))]
+        build("llama"), [ChoiceRequest(Question("a cat?", "TL;DR:", chat=True), (" a", " b"))]
     )
     text = "<s>user\na cat?</s><s>assistant\nTL;DR:"
     expected = [plain.option(text, option) for option in (" a", " b")]
@@ -129,7 +133,7 @@ def test_a_chat_question_goes_through_the_template_and_its_opening_opens_the_ans
 
 def test_a_prompt_read_before_is_not_read_again(folders, monkeypatch):
     backend = LocalBackend(folders["llama"], batch_tokens=120)
-    calls = [Choose(Question(text), (" 1", " 2")) for text in ORDERS]
+    calls = [ChoiceRequest(Question(text), (" 1", " 2")) for text in ORDERS]
     first = answers(backend, calls)
     assert backend.runner._roots
     computed = []
@@ -150,9 +154,9 @@ def test_a_prompt_read_before_is_not_read_again(folders, monkeypatch):
 
 def test_what_several_pairs_begin_with_is_kept_for_later_calls(folders):
     backend = LocalBackend(folders["llama"])
-    answers(backend, [Choose(Question(text), (" 1", " 2")) for text in ORDERS[:2]])
+    answers(backend, [ChoiceRequest(Question(text), (" 1", " 2")) for text in ORDERS[:2]])
     assert not backend.runner._roots  # the post of one pair
-    answers(backend, [Choose(Question(text), (" 1", " 2")) for text in ORDERS])
+    answers(backend, [ChoiceRequest(Question(text), (" 1", " 2")) for text in ORDERS])
     (root,) = backend.runner._roots
     assert backend.model.tokenizer.decode(list(root)).startswith(PREAMBLE)
 
@@ -165,12 +169,12 @@ def test_known_architectures_are_run_by_the_engine(build, name):
 def test_unreadable_texts_fail_with_a_reason_and_spare_the_others(folders):
     backend = LocalBackend(folders["llama"], max_tokens=60)
     calls = [
-        Choose(Question("the cat " * 80), ("1", "2")),
-        Choose(Question(""), ("1", "2")),
-        Score("TL;DR:", ""),
-        Score("the cat " * 80, "a"),
-        Score("", "a"),
-        Choose(Question("TL;DR:"), (" 1", " 2")),
+        ChoiceRequest(Question("the cat " * 80), ("1", "2")),
+        ChoiceRequest(Question(""), ("1", "2")),
+        LoglikelihoodRequest("TL;DR:", ""),
+        LoglikelihoodRequest("the cat " * 80, "a"),
+        LoglikelihoodRequest("", "a"),
+        ChoiceRequest(Question("TL;DR:"), (" 1", " 2")),
     ]
     failures = ["too_long", "empty", "empty", "too_long", "empty", None]
     assert [reply.failure for reply in answers(backend, calls)] == failures
@@ -179,7 +183,7 @@ def test_unreadable_texts_fail_with_a_reason_and_spare_the_others(folders):
 def test_the_model_s_own_context_holds_too(folders):
     backend = LocalBackend(folders["llama"], max_tokens=10_000)
     assert backend.limit == 512
-    (reply,) = answers(backend, [Score("the", " sea" * 400)])
+    (reply,) = answers(backend, [LoglikelihoodRequest("the", " sea" * 400)])
     assert reply.failure == "too_long"
 
 
@@ -187,7 +191,10 @@ def test_what_is_no_number_is_a_failure(folders):
     backend = LocalBackend(folders["llama"])
     backend.model.backbone.model.model.norm.weight.data.fill_(math.nan)
     with pytest.warns(UserWarning, match="run the plain way"):
-        replies = answers(backend, [Choose(Question("TL;DR:"), ("1", "2")), Score("a", " b")])
+        replies = answers(
+            backend,
+            [ChoiceRequest(Question("TL;DR:"), ("1", "2")), LoglikelihoodRequest("a", " b")],
+        )
     assert [reply.failure for reply in replies] == ["nonfinite", "nonfinite"]
     assert all(reply.logprobs == () for reply in replies)
 
@@ -195,10 +202,10 @@ def test_what_is_no_number_is_a_failure(folders):
 def test_an_unknown_architecture_is_read_the_plain_way_with_one_notice(folders):
     backend = LocalBackend(folders["cohere"])
     with pytest.warns(UserWarning, match="run the plain way"):
-        answers(backend, [Score("TL;DR:", " a")])
+        answers(backend, [LoglikelihoodRequest("TL;DR:", " a")])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        answers(backend, [Score("TL;DR:", " b")])
+        answers(backend, [LoglikelihoodRequest("TL;DR:", " b")])
     assert isinstance(backend.runner, PlainRunner)
 
 
@@ -212,7 +219,7 @@ def test_replies_come_batch_by_batch(folders):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        backend.answer([Choose(Question(text), (" 1", " 2")) for text in ORDERS], done)
+        backend.answer([ChoiceRequest(Question(text), (" 1", " 2")) for text in ORDERS], done)
     assert len(kept) == 2
 
 
@@ -244,7 +251,7 @@ def test_senseless_limits_are_refused(option):
 
 
 def test_every_device_answers_as_the_cpu(build, folders, device):
-    calls = [Choose(Question(text), (" 1", " 2")) for text in QUESTIONS]
+    calls = [ChoiceRequest(Question(text), (" 1", " 2")) for text in QUESTIONS]
     backend = LocalBackend(folders["llama"], device=device.type)
     assert backend.model.device.type == device.type
     cpu = build("llama", device="cpu")

@@ -3,7 +3,7 @@ import random
 import pytest
 
 from rlaif_pl.labeling.backends import LocalBackend
-from rlaif_pl.labeling.calls import Choose, Decoding, Generate, Question
+from rlaif_pl.labeling.calls import ChoiceRequest, Decoding, GenerateRequest, Question
 
 PREAMBLE = "Say which is the better cat. " * 3
 POSTS = ["the dog sat on the mat and the cat sat on the dog. ", "a cat, alone at sea, twice over. "]
@@ -44,7 +44,7 @@ def plain_greedy(plain, text, count):
 @pytest.mark.parametrize("name", ["llama", "mistral", "gemma2", "gpt2", "cohere"])
 def test_greedy_text_equals_one_by_one(build, plain_model, name, batch_tokens):
     plain = plain_model(name)
-    calls = [Generate(Question(text), Decoding(max_tokens=9)) for text in TEXTS]
+    calls = [GenerateRequest(Question(text), Decoding(max_tokens=9)) for text in TEXTS]
     backend = build(name, batch_tokens=batch_tokens)
     for call, reply in zip(calls, answers(backend, calls), strict=True):
         text, ended = plain_greedy(plain, call.question.text, 9)
@@ -56,13 +56,13 @@ def test_greedy_text_equals_one_by_one(build, plain_model, name, batch_tokens):
 @pytest.mark.filterwarnings("ignore:.*run the plain way")
 def test_an_encoder_decoder_writes_after_its_opening(build, plain_model):
     plain = plain_model("t5")
-    calls = [Generate(Question(text, "TL;DR:"), Decoding(max_tokens=6)) for text in TEXTS]
+    calls = [GenerateRequest(Question(text, "TL;DR:"), Decoding(max_tokens=6)) for text in TEXTS]
     for call, reply in zip(calls, answers(build("t5"), calls), strict=True):
         source = plain.tokenizer(call.question.text, return_tensors="pt").input_ids
-        opening = plain.tokenizer("TL;DR:", add_special_tokens=False).input_ids
+        assistant_prefix = plain.tokenizer("TL;DR:", add_special_tokens=False).input_ids
         written = []
         while len(written) < 6 and written[-1:] != [1]:
-            written.append(plain.next_token([*opening, *written], source).argmax().item())
+            written.append(plain.next_token([*assistant_prefix, *written], source).argmax().item())
         ended = written[-1] == 1
         assert reply.finished == ended
         assert reply.text == plain.tokenizer.decode(written[:-1] if ended else written)
@@ -70,7 +70,7 @@ def test_an_encoder_decoder_writes_after_its_opening(build, plain_model):
 
 def test_samples_depend_on_seed_question_and_number_alone(build):
     calls = [
-        Generate(Question(text), Decoding(12, 1.5, top_k=40, seed=seed), sample)
+        GenerateRequest(Question(text), Decoding(12, 1.5, top_k=40, seed=seed), sample)
         for text in TEXTS
         for seed in (0, 1)
         for sample in range(3)
@@ -87,7 +87,7 @@ def test_samples_depend_on_seed_question_and_number_alone(build):
 
 def test_only_the_top_k_are_drawn(build, plain_model):
     plain = plain_model("llama")
-    calls = [Generate(Question("TL;DR:"), Decoding(1, 2.0, top_k=3), n) for n in range(60)]
+    calls = [GenerateRequest(Question("TL;DR:"), Decoding(1, 2.0, top_k=3), n) for n in range(60)]
     drawn = {reply.text for reply in answers(build("llama"), calls)}
     likeliest = plain.next_token(plain.tokenizer("TL;DR:").input_ids).topk(3).indices.tolist()
     assert drawn == {plain.tokenizer.decode([token]) for token in likeliest}
@@ -96,7 +96,7 @@ def test_only_the_top_k_are_drawn(build, plain_model):
 def test_frequencies_of_the_first_token_are_the_model_s(build, plain_model):
     # 2000 draws: a share of p has a standard deviation of at most 0.5 / sqrt(2000) = 0.0112.
     plain = plain_model("llama")
-    calls = [Generate(Question("the cat"), Decoding(1, 1.0), n) for n in range(2000)]
+    calls = [GenerateRequest(Question("the cat"), Decoding(1, 1.0), n) for n in range(2000)]
     texts = [reply.text for reply in answers(build("llama"), calls)]
     chances = {}
     for token, chance in enumerate(plain.next_token(plain.tokenizer("the cat").input_ids).exp()):
@@ -109,12 +109,12 @@ def test_frequencies_of_the_first_token_are_the_model_s(build, plain_model):
 
 def test_an_answer_ends_at_a_stop_string_that_is_no_part_of_it(build):
     question = Question(TEXTS[0])
-    (free,) = answers(endless(build("llama")), [Generate(question, Decoding(20))])
+    (free,) = answers(endless(build("llama")), [GenerateRequest(question, Decoding(20))])
     assert not free.finished
     stop = free.text[6:9]
     assert stop
     decoding = Decoding(20, stop=("no such string", stop))
-    (reply,) = answers(endless(build("llama")), [Generate(question, decoding)])
+    (reply,) = answers(endless(build("llama")), [GenerateRequest(question, decoding)])
     assert reply.finished
     assert reply.text == free.text[: free.text.index(stop)]
     assert reply.written < free.written
@@ -126,8 +126,8 @@ def test_the_context_limits_an_answer(build):
     short, long = answers(
         backend,
         [
-            Generate(Question("TL;DR:"), Decoding(50)),
-            Generate(Question("the cat " * 40), Decoding(50)),
+            GenerateRequest(Question("TL;DR:"), Decoding(50)),
+            GenerateRequest(Question("the cat " * 40), Decoding(50)),
         ],
     )
     assert (short.written, short.finished) == (20 - size, False)
@@ -138,10 +138,10 @@ def test_a_text_may_be_asked_again_as_it_was_written(build):
     # The second call of chain of thought reads on from the first one's question and answer.
     backend = build("llama")
     question = Question(TEXTS[0])
-    (first,) = answers(backend, [Generate(question, Decoding(8))])
+    (first,) = answers(backend, [GenerateRequest(question, Decoding(8))])
     calls = [
-        Choose(Question(TEXTS[0] + first.text + " TL;DR:"), (" 1", " 2")),
-        Generate(question, Decoding(8)),
+        ChoiceRequest(Question(TEXTS[0] + first.text + " TL;DR:"), (" 1", " 2")),
+        GenerateRequest(question, Decoding(8)),
     ]
     label, again = answers(backend, calls)
     assert label.failure is None

@@ -3,13 +3,13 @@ import math
 import pytest
 from scipy.special import expit
 
-from rlaif_pl.labeling.outcome import Judgment, Signature, checked_temperature, labeled, sigmoid
+from rlaif_pl.labeling.outcome import Judgment, LabelerInfo, checked_temperature, labeled, sigmoid
 from rlaif_pl.types import Preference, Provenance
 
 PAIR = Preference(
     "p", "a", "b", "g", 0.9, 2.0, "human", Provenance(confidence=8, cost_usd=0.5, labeler="eve")
 )
-SIGNATURE = Signature("model", "pairwise", "v1")
+SIGNATURE = LabelerInfo("model", "pairwise", "v1")
 
 
 def test_a_judgment_replaces_an_older_label():

@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 from scipy.special import expit
 
-from rlaif_pl.labeling.calls import Backend, Choose, Generate, Reply
+from rlaif_pl.labeling.calls import Backend, ChoiceRequest, GenerateRequest, Response
 from rlaif_pl.labeling.strategies.pairwise import PairwiseLabeler
 from rlaif_pl.types import Labeler, Preference
 
@@ -12,11 +12,11 @@ PAIR = Preference("It rained all day.", "Rain all day.", "It was dry.", "g")
 
 
 def chosen(backend):
-    return [call for call in backend.asked if isinstance(call, Choose)]
+    return [call for call in backend.asked if isinstance(call, ChoiceRequest)]
 
 
 def generated(backend):
-    return [call for call in backend.asked if isinstance(call, Generate)]
+    return [call for call in backend.asked if isinstance(call, GenerateRequest)]
 
 
 def test_labels_by_hand():
@@ -30,13 +30,13 @@ def test_labels_by_hand():
                     "It was dry"
                 )
                 one, two = (0.6, 0.2) if given else (0.1, 0.3)
-                done(place, Reply(logprobs=(math.log(one), math.log(two)), read=10))
+                done(place, Response(logprobs=(math.log(one), math.log(two)), read=10))
 
     assert isinstance(Fixed(), Backend)
     (judged,) = PairwiseLabeler(Fixed()).label([PAIR])
     assert judged.p_first == pytest.approx(0.75)
-    assert judged.provenance.outside_mass == pytest.approx((0.2 + 0.6) / 2)
-    assert judged.provenance.order_gap == pytest.approx(0.0, abs=1e-12)
+    assert judged.provenance.off_option_mass == pytest.approx((0.2 + 0.6) / 2)
+    assert judged.provenance.position_gap == pytest.approx(0.0, abs=1e-12)
     assert (judged.provenance.slot, judged.provenance.same_slot) == (None, False)
     assert judged.provenance.tokens == 20
     (judged,) = PairwiseLabeler(Fixed(), task="harmless").label([PAIR])
@@ -53,7 +53,7 @@ def test_labels_by_hand():
 def test_zero_shot_asks_one_question_an_order(hashed):
     backend = hashed()
     PairwiseLabeler(backend, preamble="base").label([PAIR])
-    texts = [call.question.text + call.question.opening for call in backend.asked]
+    texts = [call.question.text + call.question.assistant_prefix for call in backend.asked]
     assert len(texts) == 2
     assert all(call.options == ("1", "2") for call in backend.asked)
     ending = "\n\nText - It rained all day.\nSummary 1 - {}\nSummary 2 - {}\n\nPreferred Summary="
@@ -67,9 +67,9 @@ def test_chain_of_thought_asks_twice_an_order_and_reads_its_own_rationale(hashed
     backend = hashed(write=lambda call: f" Thought {len(call.question.text)}.\n")
     PairwiseLabeler(backend, cot=True).label([PAIR])
     assert (len(generated(backend)), len(chosen(backend))) == (2, 2)
-    before = {c.question.text + c.question.opening for c in generated(backend)}
+    before = {c.question.text + c.question.assistant_prefix for c in generated(backend)}
     for call in chosen(backend):
-        whole = call.question.text + call.question.opening
+        whole = call.question.text + call.question.assistant_prefix
         (begun,) = [text for text in before if whole.startswith(text)]
         said = f" Thought {len(call.question.text)}.\n\nPreferred Summary="
         assert whole == begun + said
@@ -82,7 +82,7 @@ def test_few_shot_chain_of_thought_opens_like_its_examples(hashed):
     backend = hashed()
     PairwiseLabeler(backend, cot=True, shots=2).label([PAIR])
     for call in generated(backend):
-        assert call.question.opening == "Thoughts on Summary 1 -"
+        assert call.question.assistant_prefix == "Thoughts on Summary 1 -"
         assert call.question.text.count("Thoughts on Summary 1 - Coherence:") == 2
         assert call.question.text.count("»»» Example »»»") == 2
         assert "Preferred Summary=" in call.decoding.stop
@@ -93,11 +93,11 @@ def test_in_a_chat_the_opening_begins_the_answer(hashed):
     PairwiseLabeler(backend, cot=True, chat_template=True).label([PAIR])
     assert all(call.question.chat for call in backend.asked)
     for call in generated(backend):
-        assert call.question.opening == "Rationale:"
+        assert call.question.assistant_prefix == "Rationale:"
         assert call.question.text.endswith("explain which of the two is better.")
     for call in chosen(backend):
-        assert call.question.opening.startswith("Rationale: The one is ")
-        assert call.question.opening.endswith("\n\nPreferred Summary=")
+        assert call.question.assistant_prefix.startswith("Rationale: The one is ")
+        assert call.question.assistant_prefix.endswith("\n\nPreferred Summary=")
 
 
 def test_self_consistency_draws_different_rationales_and_averages_them(hashed):
@@ -120,7 +120,7 @@ def test_self_consistency_draws_different_rationales_and_averages_them(hashed):
         assert len(shares) == 4
         means.append(sum(shares) / 4)
     assert judged.p_first == pytest.approx(sum(means) / 2, abs=1e-12)
-    assert judged.provenance.order_gap == pytest.approx(abs(means[0] - means[1]), abs=1e-12)
+    assert judged.provenance.position_gap == pytest.approx(abs(means[0] - means[1]), abs=1e-12)
 
 
 def test_failures_are_told_apart_and_spare_the_others(hashed):

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from rlaif_pl.labeling.accounts.position import position_bias
+from rlaif_pl.labeling.usage.position import position_bias
 from rlaif_pl.types import Preference, Provenance
 
 
@@ -15,7 +15,7 @@ def row(group, p=0.6, **note):
 def test_share_direction_and_test_by_hand():
     slots = [1, 1, 1, 1, 1, 2, None, None]
     rows = [
-        row(str(n), same_slot=slot is not None, slot=slot, order_gap=n / 8)
+        row(str(n), same_slot=slot is not None, slot=slot, position_gap=n / 8)
         for n, slot in enumerate(slots)
     ]
     found = position_bias(rows)
@@ -24,7 +24,7 @@ def test_share_direction_and_test_by_hand():
     assert found.first_slot.value == pytest.approx(5 / 6)
     assert found.slots == (5, 1)
     assert found.p_value == pytest.approx(14 / 64)  # 2 (1 + 6) / 2^6
-    assert found.order_gap.value == pytest.approx(3.5 / 8)
+    assert found.position_gap.value == pytest.approx(3.5 / 8)
     # 0, 1/8, ..., 7/8 into tenths: 0 | .125 | .25 | .375 | - | .5 | .625 | .75 | .875 | -
     assert found.gap_counts == (1, 1, 1, 1, 0, 1, 1, 1, 1, 0)
     metrics = found.to_metrics("label")
@@ -34,7 +34,7 @@ def test_share_direction_and_test_by_hand():
 
 
 def test_a_gap_of_one_counts_in_the_last_bin():
-    found = position_bias([row("g", same_slot=False, order_gap=1.0)])
+    found = position_bias([row("g", same_slot=False, position_gap=1.0)])
     assert found.gap_counts[-1] == 1
 
 
@@ -44,7 +44,7 @@ def test_labels_without_orders_and_failures_do_not_count():
     found = position_bias([row("a", same_slot=False), row("b")])
     assert found.same_slot.n == 1
     assert math.isnan(found.p_value)
-    assert found.order_gap.n == 0
+    assert found.position_gap.n == 0
     assert "label/same_slot_p_value" not in found.to_metrics("label")
     assert "slot 1" not in found.text()
 

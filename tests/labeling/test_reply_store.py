@@ -7,20 +7,32 @@ import sqlite3
 import pyarrow.parquet as pq
 import pytest
 
-from rlaif_pl.labeling.accounts.reply_export import export_replies
-from rlaif_pl.labeling.accounts.reply_store import ReplyStore
-from rlaif_pl.labeling.asking import Asker
-from rlaif_pl.labeling.calls import Choose, Decoding, Generate, Question, Reply, Score, key_of
+from rlaif_pl.labeling.asking import CachedClient
+from rlaif_pl.labeling.calls import (
+    ChoiceRequest,
+    Decoding,
+    GenerateRequest,
+    LoglikelihoodRequest,
+    Question,
+    Response,
+    key_of,
+)
+from rlaif_pl.labeling.usage.reply_export import export_replies
+from rlaif_pl.labeling.usage.reply_store import ReplyStore
 
 CALLS = (
-    Choose(Question("which? ", shared=3), ("1", "2")),
-    Generate(Question("why? \u2603", chat=True), Decoding(max_tokens=9, stop=("\n",)), sample=2),
-    Score("a", " b c"),
+    ChoiceRequest(Question("which? ", shared=3), ("1", "2")),
+    GenerateRequest(
+        Question("why? \u2603", chat=True), Decoding(max_tokens=9, stop=("\n",)), sample=2
+    ),
+    LoglikelihoodRequest("a", " b c"),
 )
 REPLIES = (
-    Reply(logprobs=(-0.25, None), read=7, written=1, cost_usd=0.5, seconds=2.0, attempts=3),
-    Reply(text="because \u2603\n", finished=False, read=5, written=9, cost_usd=0.25, seconds=1.0),
-    Reply(logprobs=(-1.5, -math.inf), read=3),
+    Response(logprobs=(-0.25, None), read=7, written=1, cost_usd=0.5, seconds=2.0, attempts=3),
+    Response(
+        text="because \u2603\n", finished=False, read=5, written=9, cost_usd=0.25, seconds=1.0
+    ),
+    Response(logprobs=(-1.5, -math.inf), read=3),
 )
 
 
@@ -39,7 +51,7 @@ def put(store, call, reply, model="m"):
 def test_replies_come_back_as_they_were(store):
     keys = [put(store, *row) for row in zip(CALLS, REPLIES, strict=True)]
     with ReplyStore(store.path) as again:
-        found = again.get_many([*keys, key_of("m", Score("a", " c"))])
+        found = again.get_many([*keys, key_of("m", LoglikelihoodRequest("a", " c"))])
     assert [found[key.digest] for key in keys] == list(REPLIES)
     assert len(found) == 3
 
@@ -50,9 +62,9 @@ def test_another_model_has_other_replies(store):
 
 
 def test_more_keys_than_a_query_takes_are_found(store):
-    calls = [Score("x", f" {n}") for n in range(1203)]
+    calls = [LoglikelihoodRequest("x", f" {n}") for n in range(1203)]
     store.connection.execute("BEGIN")  # one commit for all, this once
-    keys = [put(store, call, Reply(logprobs=(-float(n),))) for n, call in enumerate(calls)]
+    keys = [put(store, call, Response(logprobs=(-float(n),))) for n, call in enumerate(calls)]
     store.connection.execute("COMMIT")
     found = store.get_many(keys)
     assert [found[key.digest].logprobs[0] for key in keys] == [-float(n) for n in range(1203)]
@@ -63,24 +75,24 @@ def test_more_keys_than_a_query_takes_are_found(store):
     ["timeout", "connection", "http_429", "http_503", "malformed_reply", "http_400", "http_422"],
 )
 def test_failures_that_may_pass_are_asked_for_again(store, kind):
-    key = put(store, CALLS[0], Reply(failure=kind))
+    key = put(store, CALLS[0], Response(failure=kind))
     assert store.get_many([key]) == {}
     assert len(store) == 1
 
 
 @pytest.mark.parametrize("kind", ["refused", "too_long", "empty", "nonfinite"])
 def test_failures_that_stay_are_asked_for_again_only_on_request(store, kind):
-    key = put(store, CALLS[0], Reply(failure=kind))
+    key = put(store, CALLS[0], Response(failure=kind))
     assert store.get_many([key])[key.digest].failure == kind
     with ReplyStore(store.path, retry_failed=True) as eager:
         assert eager.get_many([key]) == {}
 
 
 def test_an_answer_is_never_given_up_for_a_later_row(store):
-    key = put(store, CALLS[0], Reply(failure="refused"))
+    key = put(store, CALLS[0], Response(failure="refused"))
     put(store, CALLS[0], REPLIES[0])
-    put(store, CALLS[0], Reply(logprobs=(-9.0, -9.0)))
-    put(store, CALLS[0], Reply(failure="refused"))
+    put(store, CALLS[0], Response(logprobs=(-9.0, -9.0)))
+    put(store, CALLS[0], Response(failure="refused"))
     assert store.get_many([key]) == {key.digest: REPLIES[0]}
 
 
@@ -88,7 +100,7 @@ def test_totals_count_what_was_paid_for_failures_and_repetitions(store):
     for row in zip(CALLS, REPLIES, strict=True):
         put(store, *row)
     put(store, CALLS[0], REPLIES[0])
-    put(store, Score("a", " d"), Reply(failure="timeout", cost_usd=0.125))
+    put(store, LoglikelihoodRequest("a", " d"), Response(failure="timeout", cost_usd=0.125))
     totals = store.totals()
     assert (totals.calls, totals.answered, totals.failures) == (5, 3, {"timeout": 1})
     assert (totals.read, totals.written, totals.cost_usd) == (22, 11, 1.375)
@@ -107,23 +119,23 @@ class Canned:
     def answer(self, calls, done):
         for place, _ in enumerate(calls):
             self.asked += 1
-            done(place, Reply(logprobs=(-1.0, -2.0), failure=self.failure))
+            done(place, Response(logprobs=(-1.0, -2.0), failure=self.failure))
 
 
 def test_no_call_is_made_twice_in_two_runs(store):
     first, second = Canned(), Canned()
-    Asker(first, store).ask([CALLS[0], CALLS[2], CALLS[0]])
-    Asker(second, store).ask([CALLS[0], CALLS[1]])
+    CachedClient(first, store).ask([CALLS[0], CALLS[2], CALLS[0]])
+    CachedClient(second, store).ask([CALLS[0], CALLS[1]])
     assert (first.asked, second.asked, len(store)) == (2, 1, 3)
 
 
 def test_a_passing_failure_is_not_repeated_within_a_run_but_in_the_next(store):
     broken = Canned("http_500")
-    asker = Asker(broken, store)
+    asker = CachedClient(broken, store)
     asker.ask(CALLS[:1])
     assert asker.ask(CALLS[:1])[0].failure == "http_500"
     assert broken.asked == 1
-    assert Asker(Canned(), store).ask(CALLS[:1])[0].failure is None
+    assert CachedClient(Canned(), store).ask(CALLS[:1])[0].failure is None
     assert store.totals().failures == {"http_500": 1}
 
 

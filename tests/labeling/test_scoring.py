@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy.special import expit
 
-from rlaif_pl.labeling.calls import Reply
+from rlaif_pl.labeling.calls import Response
 from rlaif_pl.labeling.reward import LabelerReward
 from rlaif_pl.labeling.strategies.scoring import ScoreLabeler
 from rlaif_pl.types import PointwiseLabeler, Reward
@@ -29,7 +29,7 @@ class Grader:
 def graded(**shares):
     """Probabilities by grade (``g10=.5``), the rest next to nothing."""
     table = [shares.get(f"g{grade}", 0.0) for grade in range(1, 11)]
-    return Reply(logprobs=tuple(math.log(p) if p else -80.0 for p in table), read=10)
+    return Response(logprobs=tuple(math.log(p) if p else -80.0 for p in table), read=10)
 
 
 GRADES = {
@@ -37,9 +37,9 @@ GRADES = {
     "alpha": graded(g10=0.6, g1=0.2),
     # All for 4 and 7 alike: 5.5, so 0.
     "beta": graded(g4=0.5, g7=0.5),
-    "gamma": Reply(failure="too_long", read=99),
-    "delta": Reply(logprobs=(-1.0,) * 9 + (None,), read=10),
-    "omega": Reply(logprobs=(-1.0,) * 9 + (math.nan,), read=10),
+    "gamma": Response(failure="too_long", read=99),
+    "delta": Response(logprobs=(-1.0,) * 9 + (None,), read=10),
+    "omega": Response(logprobs=(-1.0,) * 9 + (math.nan,), read=10),
 }
 
 
@@ -47,7 +47,7 @@ def test_scores_by_hand():
     labeler = ScoreLabeler(Grader(GRADES))
     scores = labeler.details(["p"] * 5, ["alpha", "beta", "gamma", "delta", "omega"])
     assert [score.value for score in scores[:2]] == pytest.approx([0.5, 0.0])
-    assert scores[0].outside_mass == pytest.approx(0.2)
+    assert scores[0].off_option_mass == pytest.approx(0.2)
     assert [score.failure for score in scores] == [
         *(None, None),
         "too_long",
@@ -61,8 +61,8 @@ def test_scores_by_hand():
 def test_written_tokens_are_counted_apart_from_those_read(pair):
     table = graded(g5=1.0).logprobs
     backend = Grader({
-        pair.first: Reply(logprobs=table, read=10, written=1),
-        pair.second: Reply(logprobs=table, read=12, written=2),
+        pair.first: Response(logprobs=table, read=10, written=1),
+        pair.second: Response(logprobs=table, read=12, written=2),
     })  # fmt: skip
     (judged,) = ScoreLabeler(backend).label([pair])
     assert (judged.provenance.tokens, judged.provenance.written) == (25, 3)
@@ -80,7 +80,7 @@ def test_whole_grades_are_asked_for_so_that_10_is_not_1(hashed):
     (call,) = backend.asked
     assert call.options == tuple(f" {grade}" for grade in range(1, 11))
     assert call.question.text.endswith("\n\nTEXT: p\n\nSUMMARY: r\n\n")
-    assert call.question.opening == "SCORE:"
+    assert call.question.assistant_prefix == "SCORE:"
 
 
 def test_a_pair_is_labeled_by_the_difference(pair):
@@ -89,8 +89,8 @@ def test_a_pair_is_labeled_by_the_difference(pair):
     assert judged.provenance.margin == pytest.approx(0.5)
     assert judged.p_first == pytest.approx(expit(0.5 / 0.25))
     note = judged.provenance
-    assert (note.order_gap, note.slot, note.same_slot) == (None, None, None)  # there is no order
-    assert note.outside_mass == pytest.approx(0.1)
+    assert (note.position_gap, note.slot, note.same_slot) == (None, None, None)  # there is no order
+    assert note.off_option_mass == pytest.approx(0.1)
     assert note.tokens == 20
 
 

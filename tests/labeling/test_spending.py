@@ -6,20 +6,27 @@ from types import SimpleNamespace
 import pytest
 
 from rlaif_pl import cli
-from rlaif_pl.labeling.accounts.projection import Pace, duration, foresee, project
-from rlaif_pl.labeling.accounts.spending import (
+from rlaif_pl.labeling.calls import (
+    ChoiceRequest,
+    Decoding,
+    GenerateRequest,
+    LoglikelihoodRequest,
+    Question,
+    Response,
+)
+from rlaif_pl.labeling.strategies.ensemble import EnsembleLabeler
+from rlaif_pl.labeling.strategy import ModelLabeler
+from rlaif_pl.labeling.usage.projection import ThroughputEstimator, duration, estimate_cost, project
+from rlaif_pl.labeling.usage.spending import (
+    BudgetTracker,
     OutOfBudget,
     Price,
-    Spending,
     price_of,
     refuse_unpriced,
 )
-from rlaif_pl.labeling.calls import Choose, Decoding, Generate, Question, Reply, Score
-from rlaif_pl.labeling.strategies.ensemble import EnsembleLabeler
-from rlaif_pl.labeling.strategy import ModelLabeler
 from rlaif_pl.types import Preference
 
-CALL = Score("a", " b")
+CALL = LoglikelihoodRequest("a", " b")
 
 
 def test_a_price_is_per_million_tokens():
@@ -42,9 +49,9 @@ def test_a_table_must_name_the_model():
 
 
 def test_totals_add_up():
-    spending = Spending()
-    spending.count(CALL, Reply(read=10, written=2, cost_usd=0.5, seconds=1.0, attempts=2))
-    spending.count(CALL, Reply(read=5, cost_usd=0.25, seconds=0.5, failure="timeout"))
+    spending = BudgetTracker()
+    spending.count(CALL, Response(read=10, written=2, cost_usd=0.5, seconds=1.0, attempts=2))
+    spending.count(CALL, Response(read=5, cost_usd=0.25, seconds=0.5, failure="timeout"))
     assert spending.to_metrics("x") == {
         "x/run_calls": 2.0,
         "x/run_failed_calls": 1.0,
@@ -58,12 +65,12 @@ def test_totals_add_up():
 
 
 def test_the_limit_stops_at_the_reply_that_reaches_it_and_counts_it():
-    spending = Spending(max_cost=1.0)
-    spending.count(CALL, Reply(cost_usd=0.75))
+    spending = BudgetTracker(max_cost=1.0)
+    spending.count(CALL, Response(cost_usd=0.75))
     with pytest.raises(OutOfBudget, match=r"1\.2500 of 1\.0000 USD"):
-        spending.count(CALL, Reply(cost_usd=0.5))
+        spending.count(CALL, Response(cost_usd=0.5))
     assert (spending.calls, spending.cost_usd) == (2, 1.25)
-    spending.count(CALL, Reply())  # what costs nothing needs no money
+    spending.count(CALL, Response())  # what costs nothing needs no money
 
 
 def test_a_limit_that_no_price_could_reach_is_refused():
@@ -86,14 +93,14 @@ def test_a_limit_for_a_server_without_prices_is_refused_before_anything_is_asked
 
 def test_a_limit_below_zero_is_refused():
     with pytest.raises(ValueError, match="max_cost"):
-        Spending(-1.0)
+        BudgetTracker(-1.0)
 
 
 def rationale_then_verdict(pairs, ask):
     """Two rounds a pair: a text of at most 10 tokens, then a verdict after that text."""
-    firsts = [Generate(Question(pair.prompt), Decoding(max_tokens=10)) for pair in pairs]
+    firsts = [GenerateRequest(Question(pair.prompt), Decoding(max_tokens=10)) for pair in pairs]
     texts = ask(firsts)
-    ask([Choose(Question(pair.prompt + reply.text), ("1", "2"))
+    ask([ChoiceRequest(Question(pair.prompt + reply.text), ("1", "2"))
          for pair, reply in zip(pairs, texts, strict=True)])  # fmt: skip
 
 
@@ -111,7 +118,7 @@ def test_a_projection_counts_tokens_as_it_is_told():
     pairs = [Preference("three small words", "a", "b", "g")]
 
     def once(pairs, ask):
-        ask([Choose(Question(pair.prompt), ("1", "2")) for pair in pairs])
+        ask([ChoiceRequest(Question(pair.prompt), ("1", "2")) for pair in pairs])
 
     found = project(once, pairs, count=lambda text: len(text.split()))
     assert (found.read, found.written, found.cost_usd) == (3, 1, None)
@@ -132,24 +139,26 @@ class Once(ModelLabeler):
         super().__init__(SimpleNamespace(fingerprint="nobody", price=price), 1.0)
 
     def judge(self, pairs, ask):
-        ask([Choose(Question(f"{pair.prompt:40}"), ("1", "2")) for pair in pairs])
+        ask([ChoiceRequest(Question(f"{pair.prompt:40}"), ("1", "2")) for pair in pairs])
 
 
 def test_an_ensemble_takes_what_its_members_take():
     pairs = [Preference(str(n), "a", "b", "g") for n in range(5)]
-    found = foresee(EnsembleLabeler([Once(), Once(Price(1.0, 0.0))]), pairs)
+    found = estimate_cost(EnsembleLabeler([Once(), Once(Price(1.0, 0.0))]), pairs)
     assert (found.calls, found.rounds, found.read, found.written) == (10, 2, 100, 10)
     assert found.cost_usd == pytest.approx(50e-6)  # of the one with a price
     nested = EnsembleLabeler([Once(), EnsembleLabeler([Once(), Once()])])
-    assert (foresee(nested, pairs).calls, foresee(nested, pairs).cost_usd) == (15, None)
-    assert foresee(SimpleNamespace(), pairs) is None
+    assert (estimate_cost(nested, pairs).calls, estimate_cost(nested, pairs).cost_usd) == (15, None)
+    assert estimate_cost(SimpleNamespace(), pairs) is None
 
 
 def test_a_price_is_given_where_the_back_end_has_none():
     # 5 calls of 10 tokens read: 50 tokens at 2 and at 1 USD a million
     pairs = [Preference(str(n), "a", "b", "g") for n in range(5)]
-    assert foresee(Once(), pairs, Price(2.0, 0.0)).cost_usd == pytest.approx(1e-4)
-    assert foresee(Once(Price(1.0, 0.0)), pairs, Price(2.0, 0.0)).cost_usd == pytest.approx(5e-5)
+    assert estimate_cost(Once(), pairs, Price(2.0, 0.0)).cost_usd == pytest.approx(1e-4)
+    assert estimate_cost(Once(Price(1.0, 0.0)), pairs, Price(2.0, 0.0)).cost_usd == pytest.approx(
+        5e-5
+    )
 
 
 def test_the_pace_of_the_first_calls_tells_how_long_it_takes():
@@ -157,13 +166,13 @@ def test_the_pace_of_the_first_calls_tells_how_long_it_takes():
     # at the ninth 24 s and 8 calls have passed since the first, so 91 more at 3 s each are 273 s.
     pairs = [Preference(str(n), "a", "b", "g") for n in range(100)]
     now, lines = [0.0], []
-    pace = Pace(foresee(Once(), pairs), lines.append, lambda: now[0])
+    pace = ThroughputEstimator(estimate_cost(Once(), pairs), lines.append, lambda: now[0])
     assert pace.line() == ""
     left = []
     for second in (60.0, 72.0, 84.0):
         now[0] = second
         for _ in range(4 if second < 84 else 1):
-            pace.count(Choose(Question("x" * 40), ("1", "2")), Reply(written=1))
+            pace.count(ChoiceRequest(Question("x" * 40), ("1", "2")), Response(written=1))
             left.append(pace.seconds_left())
     assert left[:4] == [math.inf] * 4
     assert left[4] == pytest.approx(95 * 3.0)

@@ -14,7 +14,7 @@ from rlaif_pl.labeling import (
     PairwiseLabeler,
     ScoreLabeler,
 )
-from rlaif_pl.labeling.calls import Generate
+from rlaif_pl.labeling.calls import GenerateRequest
 from rlaif_pl.types import Labeler, PointwiseLabeler
 
 TEXT = st.text(alphabet="ab {}\n\"'%\\é", max_size=12)
@@ -81,8 +81,8 @@ def test_swapping_the_responses_swaps_the_label_exactly(hashed, pair, way, promp
     assert (a.tokens, a.written, a.failure) == (b.tokens, b.written, b.failure)
     assert (a.slot, a.same_slot) == (b.slot, b.same_slot)
     assert a.cost_usd == pytest.approx(b.cost_usd, abs=1e-12)
-    assert a.order_gap == pytest.approx(b.order_gap, abs=1e-12)
-    assert a.outside_mass == pytest.approx(b.outside_mass, abs=1e-12)
+    assert a.position_gap == pytest.approx(b.position_gap, abs=1e-12)
+    assert a.off_option_mass == pytest.approx(b.off_option_mass, abs=1e-12)
     if one.p_first is None:
         assert other.p_first is None
         return
@@ -133,9 +133,9 @@ def test_no_prompt_ends_in_a_space_and_no_text_is_lost(hashed, pair, way):
     WAYS[way](backend).label([odd])
     assert backend.asked
     for call in backend.asked:
-        asked = call.question.text + call.question.opening
+        asked = call.question.text + call.question.assistant_prefix
         assert asked == asked.rstrip()
         assert "{first} {x}" in asked
         assert "{second}\\1" in asked or "{prompt} }{" in asked
-        if not isinstance(call, Generate):
+        if not isinstance(call, GenerateRequest):
             assert len(set(call.options)) == len(call.options)

@@ -59,11 +59,11 @@ def test_zero_shot_equals_plain_forwards(folders, pairs, short, plain_model, nam
         p_ab, p_ba = expit(a[0] - a[1]), expit(b[1] - b[0])
         assert judged.p_first == pytest.approx((p_ab + p_ba) / 2, abs=1e-4)
         note = judged.provenance
-        assert note.order_gap == pytest.approx(abs(p_ab - p_ba), abs=1e-4)
+        assert note.position_gap == pytest.approx(abs(p_ab - p_ba), abs=1e-4)
         assert note.same_slot == ((a[0] > a[1]) == (b[0] > b[1]))
         assert note.slot == ((1 if a[0] > a[1] else 2) if note.same_slot else None)
         outside = 1 - sum(math.exp(x) for x in (*a, *b)) / 2
-        assert note.outside_mass == pytest.approx(outside, abs=1e-4)
+        assert note.off_option_mass == pytest.approx(outside, abs=1e-4)
         assert note.tokens > 0
 
 

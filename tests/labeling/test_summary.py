@@ -1,6 +1,6 @@
 import pytest
 
-from rlaif_pl.labeling.accounts.summary import summarize_labels
+from rlaif_pl.labeling.usage.summary import summarize_labels
 from rlaif_pl.types import Preference, Provenance
 
 
@@ -10,9 +10,11 @@ def pair(p, first="long text", second="text", **note):
 
 def test_by_hand():
     rows = [
-        pair(0.9, order_gap=0.1, same_slot=True, outside_mass=0.2, tokens=10, cost_usd=0.01),
-        pair(0.55, order_gap=0.3, same_slot=False, outside_mass=0.4, tokens=10, cost_usd=0.02),
-        pair(0.2, order_gap=0.2, same_slot=False, outside_mass=0.0, tokens=10),
+        pair(0.9, position_gap=0.1, same_slot=True, off_option_mass=0.2, tokens=10, cost_usd=0.01),
+        pair(
+            0.55, position_gap=0.3, same_slot=False, off_option_mass=0.4, tokens=10, cost_usd=0.02
+        ),
+        pair(0.2, position_gap=0.2, same_slot=False, off_option_mass=0.0, tokens=10),
         pair(0.5, "same", "size", tokens=10),
         pair(None, failure="too_long"),
         pair(None, failure="too_long"),
@@ -26,8 +28,8 @@ def test_by_hand():
     assert summary.decided.value == pytest.approx(2 / 4)  # 0.9 and 0.2
     assert summary.longer_wins.value == pytest.approx(2 / 3)  # equal lengths do not count
     assert summary.position.same_slot.value == pytest.approx(1 / 3)
-    assert summary.position.order_gap.value == pytest.approx(0.2)
-    assert summary.outside_mass.value == pytest.approx(0.2)
+    assert summary.position.position_gap.value == pytest.approx(0.2)
+    assert summary.off_option_mass.value == pytest.approx(0.2)
     assert summary.tokens == 45
     assert summary.cost_usd == pytest.approx(0.03)
     assert summary.to_json() == {
@@ -46,7 +48,7 @@ def test_by_hand():
 def test_what_does_not_apply_is_left_out():
     metrics = summarize_labels([pair(0.7, tokens=3)]).to_metrics()
     assert "label/same_slot" not in metrics
-    assert "label/order_gap" not in metrics
+    assert "label/position_gap" not in metrics
     assert metrics["label/decided"] == 1.0
 
 

@@ -26,7 +26,7 @@ PAIRWISE = [name for name in prompt_names() if name.split("-")[1] in ("base", "d
 
 def zero_shot(prompt, *texts):
     question = Layout(prompt).verdict(Sample(*texts))
-    return question.text + question.opening
+    return question.text + question.assistant_prefix
 
 
 def test_there_is_a_prompt_for_each_task_and_preamble():
@@ -96,7 +96,7 @@ def test_one_shot_by_hand(layout):
     assert question.text == (
         "Judge.\n\n# Ex\n\nT P\n1 F\n2 S\n\nWorse: b\n\n# Now\n\nT q\n1 f\n2 s\n\n"
     )
-    assert question.opening == "Worse:"
+    assert question.assistant_prefix == "Worse:"
     assert question.text[: question.shared].endswith("# Now\n\n")
 
 
@@ -107,20 +107,22 @@ def test_one_shot_chain_of_thought_by_hand(layout):
         "Judge.\n\n# Ex\n\nT P\n1 F\n2 S\n\n1: good\n2: bad\n\nWorse: b\n\n# Now\n\n"
         "T q\n1 f\n2 s\n\n"
     )
-    assert question.opening == "1:"
+    assert question.assistant_prefix == "1:"
     assert made.stops == ("Worse:", "# Ex", "# Now")
     after = made.verdict_after(Sample("q", "f", "s"), " fine\n2: not ")
     assert after.text == question.text
-    assert after.opening == "1: fine\n2: not\n\nWorse:"
+    assert after.assistant_prefix == "1: fine\n2: not\n\nWorse:"
 
 
 def test_zero_shot_chain_of_thought_by_hand(layout):
     made = layout(shots=0, cot=True)
     question = made.reasoning(Sample("p", "f", "s"))
     assert question.text == "Judge.\n\nT p\n1 f\n2 s\n\nWhy?\n"
-    assert question.opening == "Because"
+    assert question.assistant_prefix == "Because"
     # A server that strips answers still gets a space before the rationale.
-    assert made.verdict_after(Sample("p", "f", "s"), "so").opening == "Because so\n\nWorse:"
+    assert (
+        made.verdict_after(Sample("p", "f", "s"), "so").assistant_prefix == "Because so\n\nWorse:"
+    )
 
 
 def test_an_example_is_never_about_the_sample_itself(layout):

@@ -4,9 +4,9 @@ import copy
 
 import pytest
 
-from rlaif_pl.labeling.asking import Asker
+from rlaif_pl.labeling.asking import CachedClient
 from rlaif_pl.labeling.backends.local_rows import Encoder
-from rlaif_pl.labeling.calls import Generate, Question, Reply
+from rlaif_pl.labeling.calls import GenerateRequest, Question, Response
 from rlaif_pl.labeling.prompting.extraction import extract_verdict
 from rlaif_pl.labeling.prompting.thoughts import answer_of, answer_prompt, close_thought
 from rlaif_pl.labeling.strategies.free_form import FreeFormLabeler
@@ -102,10 +102,10 @@ def test_strategies_see_no_thoughts_and_stores_keep_them(hashed, pair):
         def put(self, _key, _call, reply, _fingerprint):
             seen.append(reply.text)
 
-    calls = [Generate(Question("a")), Generate(Question("b"))]
+    calls = [GenerateRequest(Question("a")), GenerateRequest(Question("b"))]
     texts = {"a": "<think>x</think>y", "b": "<think>x"}
     backend = hashed(write=lambda call: texts[call.question.text])
-    first, second = Asker(backend, Store()).ask(calls)
+    first, second = CachedClient(backend, Store()).ask(calls)
     assert (first.text, first.failure, second.failure) == ("y", None, "unclosed_thought")
     assert sorted(seen) == sorted(texts.values())
 
@@ -125,15 +125,15 @@ def test_words_are_read_behind_thoughts_in_both_orders(hashed, pair):
 def test_a_rationale_is_what_stands_behind_the_thoughts(hashed, pair):
     backend = hashed(write=lambda _: "<think>Is it 1?</think> It names the rain.")
     PairwiseLabeler(backend, cot=True).label([pair])
-    verdicts = [call for call in backend.asked if not isinstance(call, Generate)]
+    verdicts = [call for call in backend.asked if not isinstance(call, GenerateRequest)]
     assert len(verdicts) == 2
-    assert all("It names the rain." in call.question.opening for call in verdicts)
-    assert not any("Is it 1?" in call.question.opening for call in verdicts)
+    assert all("It names the rain." in call.question.assistant_prefix for call in verdicts)
+    assert not any("Is it 1?" in call.question.assistant_prefix for call in verdicts)
     unclosed = hashed(write=lambda _: "<think>Is it 1? Or")
     (cut,) = PairwiseLabeler(unclosed, cot=True).label([pair])
     assert cut.provenance.failure == "unclosed_thought"
 
 
 def test_a_failed_reply_stays_as_it_is(hashed):
-    (reply,) = Asker(hashed(fail=lambda _: "timeout")).ask([Generate(Question("a"))])
-    assert reply == Reply(read=1, cost_usd=0.001, failure="timeout")
+    (reply,) = CachedClient(hashed(fail=lambda _: "timeout")).ask([GenerateRequest(Question("a"))])
+    assert reply == Response(read=1, cost_usd=0.001, failure="timeout")

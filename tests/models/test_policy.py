@@ -140,14 +140,14 @@ def test_recomputation_does_not_forbid_shared_prefixes(folder, share):
 
 
 def test_a_missing_folder_names_the_command_that_makes_it(tmp_path):
-    options = BackboneOptions(str(tmp_path / "sft"), made_by="python -m rlaif_pl run x.yaml")
+    options = BackboneOptions(str(tmp_path / "sft"), create_with="python -m rlaif_pl run x.yaml")
     with pytest.raises(FileNotFoundError, match=r"sft, there is none; make it with: python -m"):
         load_policy(options, Template())
 
 
 def test_only_a_name_with_a_maker_must_be_a_folder(tmp_path):
     BackboneOptions("some-hub/name").check_exists()
-    BackboneOptions(str(tmp_path), made_by="make").check_exists()
+    BackboneOptions(str(tmp_path), create_with="make").check_exists()
 
 
 @pytest.mark.parametrize("trunk_layers", [-1, 4])

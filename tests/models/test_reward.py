@@ -329,4 +329,4 @@ def test_a_reward_folder_cannot_lose_layers(options, tmp_path):
 
 def test_a_missing_folder_names_the_command_that_makes_it(tmp_path):
     with pytest.raises(FileNotFoundError, match="make it with: make reward"):
-        RewardModel(BackboneOptions(str(tmp_path / "none"), made_by="make reward"))
+        RewardModel(BackboneOptions(str(tmp_path / "none"), create_with="make reward"))

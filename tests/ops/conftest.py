@@ -29,7 +29,7 @@ def extended(tensor):
     return tensor.detach().double().cpu().numpy().astype(np.longdouble)
 
 
-def gae_in_long_double(rewards, values, lengths, bootstrap, gamma, lam):
+def gae_in_long_double(rewards, values, lengths, bootstrap, gamma, gae_lambda):
     """The recurrence in extended precision; zero from each row's length on."""
     rewards, values = extended(rewards), extended(values)
     advantages, returns = np.zeros_like(rewards), np.zeros_like(rewards)
@@ -37,7 +37,7 @@ def gae_in_long_double(rewards, values, lengths, bootstrap, gamma, lam):
         carry, next_value = np.longdouble(0), extended(bootstrap)[n]
         for t in reversed(range(length)):
             delta = rewards[n, t] + gamma * next_value - values[n, t]
-            carry = delta + np.longdouble(gamma) * lam * carry
+            carry = delta + np.longdouble(gamma) * gae_lambda * carry
             next_value = values[n, t]
             advantages[n, t], returns[n, t] = carry, carry + next_value
     return advantages, returns

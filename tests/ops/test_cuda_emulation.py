@@ -177,16 +177,14 @@ def test_pairwise_ce_backward_kernel(stride, dtype, driver):
     dtype=st.sampled_from(list(NAMES)),
     seed=st.integers(0, 1000),
 )
-def test_shaped_gae_kernel(n, t, blocks, dtype, seed, driver):
+def test_kl_gae_kernel(n, t, blocks, dtype, seed, driver):
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randn(3, n, t, generator=generator).to(dtype)
     scores, bootstrap = torch.randn(2, n, generator=generator).to(dtype)
     lengths = torch.randint(0, t + 1, (n,), generator=generator)
-    raw = run(
-        driver, "shaped_gae", blocks, (*rows, scores, bootstrap, lengths), n, t, 0.2, 0.99, 0.95
-    )
+    raw = run(driver, "kl_gae", blocks, (*rows, scores, bootstrap, lengths), n, t, 0.2, 0.99, 0.95)
     shapes = [(dtype, (n, t)), (dtype, (n, t)), (dtype, (n,)), (torch.float64, (n, 2))]
-    want = reference.shaped_gae(*rows, scores, lengths, bootstrap, 0.2, 0.99, 0.95)
+    want = reference.kl_gae(*rows, scores, lengths, bootstrap, 0.2, 0.99, 0.95)
     *got, moments = split(raw, *shapes)
     torch.testing.assert_close(got, list(want[:3]), **CLOSE[dtype])
     close = CLOSE[reference.accumulator_dtype(dtype)]

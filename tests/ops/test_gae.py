@@ -25,21 +25,23 @@ def sample(n, t, device, dtype=torch.float32):
     return rewards, values, lengths, torch.randn(n, device=device, dtype=dtype)
 
 
-def closed_form(rewards, values, lengths, bootstrap, gamma, lam):
-    """Peer: A[t] = sum over k of (gamma lam)^k delta[t + k], as one float64 matrix product."""
+def closed_form(rewards, values, lengths, bootstrap, gamma, gae_lambda):
+    """Peer: A[t] = sum over k of (gamma gae_lambda)^k delta[t + k], as one float64 matrix product."""
     advantages, returns = np.zeros(rewards.shape), np.zeros(rewards.shape)
     for n, length in enumerate(lengths.tolist()):
         r, v = rewards[n, :length].double().numpy(), values[n, :length].double().numpy()
         delta = r + gamma * np.append(v[1:], float(bootstrap[n]))[:length] - v
         ahead = np.subtract.outer(-np.arange(length), -np.arange(length))  # k = column - row
-        decays = np.where(ahead >= 0, float(gamma * lam) ** np.abs(ahead), 0.0)
+        decays = np.where(ahead >= 0, float(gamma * gae_lambda) ** np.abs(ahead), 0.0)
         advantages[n, :length] = decays @ delta
         returns[n, :length] = advantages[n, :length] + v
     return torch.from_numpy(advantages), torch.from_numpy(returns)
 
 
-def run(rewards, values, lengths, bootstrap, gamma, lam):
-    return ops.gae(rewards, values, lengths=lengths, bootstrap=bootstrap, gamma=gamma, lam=lam)
+def run(rewards, values, lengths, bootstrap, gamma, gae_lambda):
+    return ops.gae(
+        rewards, values, lengths=lengths, bootstrap=bootstrap, gamma=gamma, gae_lambda=gae_lambda
+    )
 
 
 def test_two_steps_by_hand(device):
@@ -48,14 +50,14 @@ def test_two_steps_by_hand(device):
     rewards = torch.tensor([[0.0, 1.0]], device=device)
     values = torch.tensor([[3.0, 2.0]], device=device)
     bootstrap = torch.tensor([4.0], device=device)
-    advantages, returns = ops.gae(rewards, values, bootstrap=bootstrap, gamma=0.5, lam=0.5)
+    advantages, returns = ops.gae(rewards, values, bootstrap=bootstrap, gamma=0.5, gae_lambda=0.5)
     torch.testing.assert_close(advantages, torch.tensor([[-1.75, 1.0]], device=device))
     torch.testing.assert_close(returns, torch.tensor([[1.25, 3.0]], device=device))
 
 
 def test_ragged_rows_by_hand(device):
     # Row 0 ends after one step (terminal): A_0 = 5 - 2 = 3, return 5; its padding stays zero.
-    # Row 1 is cut after two, bootstrap 1, gamma = lam = 1:
+    # Row 1 is cut after two, bootstrap 1, gamma = gae_lambda = 1:
     #   delta_1 = 1 + 1 - 4 = -2; delta_0 = 0 + 4 - 3 = 1; A = (1 - 2, -2); returns = (2, 2)
     rewards = torch.tensor([[5.0, 9.0], [0.0, 1.0]], device=device)
     values = torch.tensor([[2.0, 9.0], [3.0, 4.0]], device=device)
@@ -64,7 +66,7 @@ def test_ragged_rows_by_hand(device):
         values,
         lengths=torch.tensor([1, 2], device=device),
         bootstrap=torch.tensor([0.0, 1.0], device=device),
-        lam=1.0,
+        gae_lambda=1.0,
     )
     torch.testing.assert_close(advantages, torch.tensor([[3.0, 0.0], [-1.0, -2.0]], device=device))
     torch.testing.assert_close(returns, torch.tensor([[5.0, 0.0], [2.0, 2.0]], device=device))
@@ -84,7 +86,7 @@ def test_matches_a_linear_filter(device):
     after = torch.cat([values[:, 1:], bootstrap[:, None]], dim=1)
     delta = (rewards + 0.99 * after - values).cpu().numpy()
     want = lfilter([1.0], [1.0, -0.99 * 0.95], delta[:, ::-1])[:, ::-1].copy()
-    got, _ = ops.gae(rewards, values, bootstrap=bootstrap, gamma=0.99, lam=0.95)
+    got, _ = ops.gae(rewards, values, bootstrap=bootstrap, gamma=0.99, gae_lambda=0.95)
     torch.testing.assert_close(got.cpu(), torch.from_numpy(want), rtol=1e-10, atol=1e-10)
 
 
@@ -110,24 +112,24 @@ def test_error_is_within_budget(shape, dtype, device, exact_gae, assert_within_b
     n=st.integers(0, 9),
     t=st.integers(0, 70),
     gamma=st.floats(0, 1, allow_subnormal=False),
-    lam=st.floats(0, 1, allow_subnormal=False),
+    gae_lambda=st.floats(0, 1, allow_subnormal=False),
 )
-def test_any_shape_and_coefficient(n, t, gamma, lam, device):
+def test_any_shape_and_coefficient(n, t, gamma, gae_lambda, device):
     args = sample(n, t, device, torch.float64)
-    want = closed_form(*(a.cpu() for a in args), gamma, lam)
-    for got, expected in zip(run(*args, gamma, lam), want, strict=True):
+    want = closed_form(*(a.cpu() for a in args), gamma, gae_lambda)
+    for got, expected in zip(run(*args, gamma, gae_lambda), want, strict=True):
         torch.testing.assert_close(got.cpu(), expected, rtol=1e-9, atol=1e-9)
 
 
 def test_lambda_one_gives_monte_carlo_returns(device):
     rewards, values, _, _ = sample(4, 33, device, torch.float64)
-    _, returns = ops.gae(rewards, values, lam=1.0)
+    _, returns = ops.gae(rewards, values, gae_lambda=1.0)
     torch.testing.assert_close(returns, rewards.flip(1).cumsum(1).flip(1))
 
 
 def test_lambda_zero_gives_one_step_errors(device):
     rewards, values, _, bootstrap = sample(4, 33, device, torch.float64)
-    advantages, _ = ops.gae(rewards, values, bootstrap=bootstrap, gamma=0.9, lam=0.0)
+    advantages, _ = ops.gae(rewards, values, bootstrap=bootstrap, gamma=0.9, gae_lambda=0.0)
     after = torch.cat([values[:, 1:], bootstrap[:, None]], dim=1)
     torch.testing.assert_close(advantages, rewards + 0.9 * after - values)
 

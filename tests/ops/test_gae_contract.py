@@ -66,7 +66,7 @@ def test_fake_tensors_pass_through(device):
         ({"is_response": torch.ones(3, 5)}, "is_response must be torch.bool"),
         ({"gamma": 1.5}, r"gamma must lie in \[0, 1\], got 1.5"),
         ({"gamma": float("nan")}, r"gamma must lie in \[0, 1\], got nan"),
-        ({"lam": -0.1}, r"lam must lie in \[0, 1\], got -0.1"),
+        ({"gae_lambda": -0.1}, r"gae_lambda must lie in \[0, 1\], got -0.1"),
         (
             {"lengths": torch.ones(3).long(), "is_response": torch.ones(3, 5).bool()},
             "both lengths and is_response",

@@ -40,32 +40,32 @@ def test_gradients_on_average_are_those_of_the_exact_kls(estimator):
 def test_the_coefficient_follows_its_target_by_hand():
     control = KLController(0.05, AdaptiveKL(target=6.0))
     control.update(9.0)  # error 0.5, held at 0.2: 0.05 * 1.02
-    assert control.beta == pytest.approx(0.051)
+    assert control.kl_coef == pytest.approx(0.051)
     control.update(5.4)  # error -0.1: 0.051 * 0.99
-    assert control.beta == pytest.approx(0.05049)
+    assert control.kl_coef == pytest.approx(0.05049)
     control.update(-20.0)  # held at -0.2: 0.05049 * 0.98
-    assert control.beta == pytest.approx(0.0494802)
+    assert control.kl_coef == pytest.approx(0.0494802)
     control.update(6.0)
-    assert control.beta == pytest.approx(0.0494802)
+    assert control.kl_coef == pytest.approx(0.0494802)
 
 
 def test_gain_and_limit_by_hand():
     control = KLController(0.1, AdaptiveKL(target=2.0, gain=0.5, limit=1.0))
     control.update(3.0)  # error 0.5: 0.1 * 1.25
-    assert control.beta == pytest.approx(0.125)
+    assert control.kl_coef == pytest.approx(0.125)
 
 
 def test_the_coefficient_stays_at_1_or_below_and_takes_in_no_nan():
     control = KLController(0.99, AdaptiveKL(target=1.0))
     for kl in (50.0, 50.0, float("nan"), float("inf")):
         control.update(kl)
-    assert control.beta == 1.0
+    assert control.kl_coef == 1.0
 
 
 def test_without_a_rule_it_stays():
     control = KLController(0.0)
     control.update(100.0)
-    assert control.beta == 0.0
+    assert control.kl_coef == 0.0
 
 
 def test_adapting_from_0_is_refused():

@@ -12,7 +12,7 @@ from rlaif_pl.models.actor_critic import Evaluation
 from rlaif_pl.rl.objective import Objective
 from rlaif_pl.rl.rollout import Rollout
 from rlaif_pl.rl.shaping import (
-    Shaping,
+    RewardShaping,
     final_scores,
     leave_one_out,
     repeated_share,
@@ -57,7 +57,7 @@ def test_kl_in_the_reward_by_hand():
     # Rewards: -0.05, 0.03 + 0.9 = 0.93; -0.1 + 2.7 = 2.6. Returns 0.88, 0.93; 2.6.
     # Advantages 0.68, 0.53; 1.6. Policy loss (0.68 + 1.06 + 0.8) / 3 = 2.54 / 3.
     # Value loss (0.4624 + 0.2809 + 2.56) / 3 = 3.3033 / 3, at 0.5.
-    targets, loss, parts, grads = run(Objective(Shaping(**PLAIN), per_prompt=2))
+    targets, loss, parts, grads = run(Objective(RewardShaping(**PLAIN), num_generations=2))
     torch.testing.assert_close(targets.returns, torch.tensor([[0.88, 0.93], [2.6, 0.0]]))
     torch.testing.assert_close(targets.advantages, torch.tensor([[0.68, 0.53], [1.6, 0.0]]))
     torch.testing.assert_close(targets.kl, torch.tensor([0.2, 1.0]))
@@ -73,7 +73,7 @@ def test_kl_in_the_reward_by_hand():
 
 def test_an_unscaled_score_by_hand():
     # Returns -0.05 + 0.03 + 1 = 0.98, 1.03; -0.1 + 3 = 2.9.
-    targets, *_ = run(Objective(Shaping(beta=0.1, scale_score=False), per_prompt=2))
+    targets, *_ = run(Objective(RewardShaping(kl_coef=0.1, scale_score=False), num_generations=2))
     torch.testing.assert_close(targets.returns, torch.tensor([[0.98, 1.03], [2.9, 0.0]]))
 
 
@@ -81,7 +81,7 @@ def test_kl_in_the_loss_by_hand():
     # Returns are the scores: 1, 1; 3. Advantages 0.8, 0.6; 2. L_PG (0.8 + 1.2 + 1) / 3 = 1.
     # k2: (0.125 + 0.045 + 0.5) / 3 = 0.67 / 3. Value loss (0.64 + 0.36 + 4) / 3 = 5 / 3.
     # 0.9 * 1 + 0.1 * 0.67 / 3 + 0.5 * 5 / 3.
-    objective = Objective(Shaping(**PLAIN, kl_placement="loss"), per_prompt=2)
+    objective = Objective(RewardShaping(**PLAIN, kl_placement="loss"), num_generations=2)
     targets, loss, parts, grads = run(objective)
     torch.testing.assert_close(targets.advantages, torch.tensor([[0.8, 0.6], [2.0, 0.0]]))
     torch.testing.assert_close(targets.kl, torch.tensor([0.2, 1.0]))
@@ -94,8 +94,8 @@ def test_kl_in_the_loss_by_hand():
 
 def test_kl_in_the_loss_as_k3_and_without_scaling_by_hand():
     # k3 = e^-x - 1 + x at 0.5, -0.3, 1: 0.106531, 0.049859, 0.367879, sum 0.524269.
-    shaping = Shaping(beta=0.1, scale_score=False, kl_placement="loss", kl_estimator="k3")
-    _, loss, parts, _ = run(Objective(shaping, per_prompt=2))
+    shaping = RewardShaping(kl_coef=0.1, scale_score=False, kl_placement="loss", kl_estimator="k3")
+    _, loss, parts, _ = run(Objective(shaping, num_generations=2))
     assert parts["kl_loss"] == pytest.approx(0.524269 / 3, abs=1e-6)
     assert loss == pytest.approx(1.0 + 0.0524269 / 3 + 2.5 / 3, abs=1e-6)
 
@@ -103,15 +103,19 @@ def test_kl_in_the_loss_as_k3_and_without_scaling_by_hand():
 def test_lambda_and_gamma_by_hand():
     # Row 0, gamma 0.5, lambda 0.5: delta_1 = 0.93 - 0.4 = 0.53; delta_0 = -0.05 + 0.2 - 0.2 = -0.05;
     # A_0 = -0.05 + 0.25 * 0.53 = 0.0825. Returns A + V.
-    targets, *_ = run(Objective(Shaping(**PLAIN), per_prompt=2, gamma=0.5, lam=0.5))
+    targets, *_ = run(
+        Objective(RewardShaping(**PLAIN), num_generations=2, gamma=0.5, gae_lambda=0.5)
+    )
     torch.testing.assert_close(targets.advantages, torch.tensor([[0.0825, 0.53], [1.6, 0.0]]))
     torch.testing.assert_close(targets.returns, torch.tensor([[0.2825, 0.93], [2.6, 0.0]]))
 
 
 def test_whitening_by_hand():
     # KL in the loss: advantages 0.8, 0.6, 2. Mean 3.4 / 3, variance 5 / 3 - (3.4 / 3)^2 = 0.382222.
-    shaping = Shaping(**PLAIN, kl_placement="loss")
-    _, _, parts, grads = run(Objective(shaping, per_prompt=2, whiten_advantages=True, vf_coef=0.0))
+    shaping = RewardShaping(**PLAIN, kl_placement="loss")
+    _, _, parts, grads = run(
+        Objective(shaping, num_generations=2, whiten_advantages=True, vf_coef=0.0)
+    )
     a, b, c = ((x - 3.4 / 3) / math.sqrt(0.3822222) for x in (0.8, 0.6, 2.0))
     assert parts["policy_loss"] == pytest.approx((a + 2 * b + 0.5 * c) / 3, abs=1e-5)
     expected = torch.tensor([[-0.9 * a + 0.05, -0.9 * b - 0.03], [-0.9 * c + 0.1, 0.0]]) / 3
@@ -120,7 +124,7 @@ def test_whitening_by_hand():
 
 def test_entropy_and_value_coefficients_by_hand():
     # Mean entropy 2; 2.54 / 3 - 0.01 * 2 + 0.1 * 3.3033 / 3.
-    objective = Objective(Shaping(**PLAIN), per_prompt=2, ent_coef=0.01, vf_coef=0.1)
+    objective = Objective(RewardShaping(**PLAIN), num_generations=2, ent_coef=0.01, vf_coef=0.1)
     _, loss, parts, grads = run(objective)
     assert parts["entropy"] == pytest.approx(2.0)
     assert loss == pytest.approx(2.54 / 3 - 0.02 + 0.33033 / 3)
@@ -129,7 +133,9 @@ def test_entropy_and_value_coefficients_by_hand():
 
 def test_penalties_by_hand():
     # Cut: 0.5 off. One token of at least 2: half of 0.8 off. 0.9, 2.7 - 0.5 - 0.4.
-    shaping = Shaping(beta=0.1, unfinished_penalty=0.5, min_length=2, short_penalty=0.8)
+    shaping = RewardShaping(
+        kl_coef=0.1, missing_eos_penalty=0.5, min_length=2, min_length_penalty=0.8
+    )
     found = final_scores(SCORES, torch.tensor([2, 1]), torch.tensor([True, False]), shaping)
     torch.testing.assert_close(found, torch.tensor([0.9, 1.8]))
 
@@ -141,7 +147,7 @@ def test_repetition_is_taken_off_the_score_by_hand():
     rollout = Rollout(batch, None, ["", ""], ended, SCORES, ref, None)
     found = evaluation(torch.zeros(2, 6), torch.zeros(2, 6), torch.zeros(2, 6))
     plain, less = (
-        Objective(Shaping(beta=0.0, repetition_penalty=weight), per_prompt=2).targets(
+        Objective(RewardShaping(kl_coef=0.0, repetition_penalty=weight), num_generations=2).targets(
             rollout, found
         )
         for weight in (0.0, 2.0)
@@ -171,20 +177,20 @@ def test_random_rows_repeat_as_a_plain_count_says():
 
 def test_a_reward_for_repetition_is_refused():
     with pytest.raises(ValueError, match="repetition_penalty must be at least 0, got -1"):
-        Shaping(repetition_penalty=-1)
+        RewardShaping(repetition_penalty=-1)
 
 
 def test_a_group_baseline_beside_values_by_hand():
     # 1 - 3 = -2 and 2: final -1.8, 1.8. Returns -1.82, -1.77; 1.7.
-    targets, *_ = run(Objective(Shaping(**PLAIN), per_prompt=2, group_baseline=True))
+    targets, *_ = run(Objective(RewardShaping(**PLAIN), num_generations=2, baseline="rloo"))
     torch.testing.assert_close(targets.returns, torch.tensor([[-1.82, -1.77], [1.7, 0.0]]))
 
 
 def test_leave_one_out_without_values_by_hand():
     # Final 0.9 and 2.7 - 0.5 = 2.2, cut; less the other: -1.3, 1.3. With the KL still to come:
     # -1.3 - 0.02, -1.3 + 0.03; 1.3 - 0.1. Policy loss (-1.32 - 2.54 + 0.6) / 3.
-    shaping = Shaping(**PLAIN, unfinished_penalty=0.5)
-    objective = Objective(shaping, per_prompt=2, group_baseline=True)
+    shaping = RewardShaping(**PLAIN, missing_eos_penalty=0.5)
+    objective = Objective(shaping, num_generations=2, baseline="rloo")
     targets, loss, parts, grads = run(objective, values=None, finished=(True, False))
     torch.testing.assert_close(targets.advantages, torch.tensor([[-1.32, -1.27], [1.2, 0.0]]))
     assert loss == pytest.approx(-3.26 / 3)
@@ -202,13 +208,13 @@ def test_the_fused_targets_are_those_of_token_rewards_and_gae(gamma):
     finished = torch.tensor([True, False] * 3)
     batch = assemble([[1, 2]] * 2, [[3] * length for length in lengths.tolist()], pad=0)
     rollout = Rollout(batch, None, [""] * 6, finished, scores, ref, None)
-    shaping = Shaping(unfinished_penalty=0.4, min_length=5, short_penalty=0.7)
-    objective = Objective(shaping, per_prompt=3, gamma=gamma, lam=0.8, group_baseline=True)
+    shaping = RewardShaping(missing_eos_penalty=0.4, min_length=5, min_length_penalty=0.7)
+    objective = Objective(shaping, num_generations=3, gamma=gamma, gae_lambda=0.8, baseline="rloo")
     found = evaluation(values, logprobs, torch.zeros_like(logprobs))
     targets = objective.targets(rollout, found)
     left = leave_one_out(scores, 3)
     rewards = token_rewards(left, logprobs, ref, is_sampled, finished, shaping)
-    advantages, returns = ops.gae(rewards, values, lengths=lengths, gamma=gamma, lam=0.8)
+    advantages, returns = ops.gae(rewards, values, lengths=lengths, gamma=gamma, gae_lambda=0.8)
     close = {"rtol": 0, "atol": 1e-5}
     torch.testing.assert_close(targets.advantages, advantages, **close)
     torch.testing.assert_close(targets.returns, returns, **close)
@@ -220,8 +226,12 @@ def test_the_fused_targets_are_those_of_token_rewards_and_gae(gamma):
 
 
 def test_another_beta_changes_nothing_else():
-    objective = Objective(Shaping(beta=0.1, min_length=3), per_prompt=2, lam=0.9)
-    assert objective.at(0.2) == Objective(Shaping(beta=0.2, min_length=3), per_prompt=2, lam=0.9)
+    objective = Objective(
+        RewardShaping(kl_coef=0.1, min_length=3), num_generations=2, gae_lambda=0.9
+    )
+    assert objective.at(0.2) == Objective(
+        RewardShaping(kl_coef=0.2, min_length=3), num_generations=2, gae_lambda=0.9
+    )
 
 
 @pytest.mark.parametrize("name", ["ent_coef", "vf_coef"])

@@ -7,7 +7,7 @@ from torch import distributed as dist
 
 from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.models import ActorCritic, BackboneOptions, Lora
-from rlaif_pl.rl.shaping import Shaping, leave_one_out, sequence_kl, token_rewards, whiten
+from rlaif_pl.rl.shaping import RewardShaping, leave_one_out, sequence_kl, token_rewards, whiten
 
 REF = torch.tensor([[-1.0, -2.0, -1.5, -9.0], [-3.0, -1.0, -9.0, -9.0], [-9.0] * 4])
 DIFF = torch.tensor([[0.5, -0.2, 0.1, 5.0], [1.0, 0.4, 5.0, 5.0], [5.0] * 4])
@@ -19,7 +19,7 @@ IS_RESPONSE = torch.tensor([[True] * 3 + [False], [True] * 2 + [False] * 2, [Fal
 
 
 def shaped(**settings):
-    return token_rewards(SCORES, LOGPROBS, REF, IS_RESPONSE, FINISHED, Shaping(**settings))
+    return token_rewards(SCORES, LOGPROBS, REF, IS_RESPONSE, FINISHED, RewardShaping(**settings))
 
 
 def test_token_rewards_by_hand():
@@ -28,22 +28,22 @@ def test_token_rewards_by_hand():
     # Row 1: -0.1, -0.04 + 0.9 * -1 - 0.3 = -1.24, cut by the limit: 0.3 off, not scaled.
     # Row 2 has no token to hold its score.
     expected = [[-0.05, 0.02, 1.79, 0.0], [-0.1, -1.24, 0.0, 0.0], [0.0] * 4]
-    torch.testing.assert_close(shaped(beta=0.1, unfinished_penalty=0.3), torch.tensor(expected))
+    torch.testing.assert_close(shaped(kl_coef=0.1, missing_eos_penalty=0.3), torch.tensor(expected))
 
 
 def test_an_unscaled_score_by_hand():
     # Row 0: -0.01 + 2 = 1.99. Row 1: -0.04 - 1 = -1.04.
     expected = [[-0.05, 0.02, 1.99, 0.0], [-0.1, -1.04, 0.0, 0.0], [0.0] * 4]
-    torch.testing.assert_close(shaped(beta=0.1, scale_score=False), torch.tensor(expected))
+    torch.testing.assert_close(shaped(kl_coef=0.1, scale_score=False), torch.tensor(expected))
 
 
 def test_without_a_kl_weight_only_the_score_is_left():
     expected = [[0.0, 0.0, 2.0, 0.0], [0.0, -1.0, 0.0, 0.0], [0.0] * 4]
-    torch.testing.assert_close(shaped(beta=0.0), torch.tensor(expected))
+    torch.testing.assert_close(shaped(kl_coef=0.0), torch.tensor(expected))
 
 
 def test_with_all_weight_on_the_kl_no_score_is_left():
-    torch.testing.assert_close(shaped(beta=1.0), -DIFF * IS_RESPONSE)
+    torch.testing.assert_close(shaped(kl_coef=1.0), -DIFF * IS_RESPONSE)
 
 
 def test_the_sum_is_the_objective_of_the_sampled_text():
@@ -53,9 +53,9 @@ def test_the_sum_is_the_objective_of_the_sampled_text():
 
 
 @pytest.mark.parametrize("beta", [-0.01, 1.01])
-def test_beta_outside_0_and_1_is_refused(beta):
+def test_beta_outside_0_and_1_is_refused(kl_coef):
     with pytest.raises(ValueError, match=r"beta must be in \[0, 1\]"):
-        Shaping(beta=beta)
+        RewardShaping(kl_coef=kl_coef)
 
 
 def test_sequence_kl_by_hand():
@@ -75,7 +75,7 @@ def test_before_training_the_rewards_are_the_scores_alone(tiny_model_folder, lor
     assert (sequence_kl(logprobs, reference, batch.is_response) == 0).all()
     scores = torch.tensor([1.0, 2.0, 3.0, 4.0])
     everyone = torch.ones(4, dtype=torch.bool)
-    settings = Shaping(scale_score=False)
+    settings = RewardShaping(scale_score=False)
     found = token_rewards(scores, logprobs, reference, batch.is_response, everyone, settings)
     expected = torch.zeros_like(found)
     expected[range(4), batch.lengths - 1] = scores

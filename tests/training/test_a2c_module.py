@@ -10,7 +10,7 @@ from torch import Tensor
 from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.models import ActorCritic, Lora, RewardModel
 from rlaif_pl.rl.kl import AdaptiveKL
-from rlaif_pl.rl.shaping import Shaping
+from rlaif_pl.rl.shaping import RewardShaping
 from rlaif_pl.training import LinearDecay
 from rlaif_pl.types import PromptBatch, Reward
 
@@ -61,7 +61,7 @@ def test_a_toy_reward_rises_in_thirty_steps(build, trainer, backbone):
         actor=ActorCritic(dataclasses.replace(backbone, trunk_layers=0)),
         reward=VowelReward(),
         sampling=SamplingParams(n=8, max_new_tokens=8),
-        shaping=Shaping(beta=0.01),
+        shaping=RewardShaping(kl_coef=0.01),
         scheduler=LinearDecay,
     )
     recorder = Recorder(module)
@@ -86,7 +86,7 @@ def test_kl_is_exactly_0_at_the_first_step(
 ):
     actor = ActorCritic(backbone, lora=lora, value_network=value_network)
     frozen = RewardModel(dataclasses.replace(backbone, name=str(tiny_reward_folder)), frozen=True)
-    module, _ = build("a2c", actor=actor, reward=frozen, group_baseline=True)
+    module, _ = build("a2c", actor=actor, reward=frozen, baseline="rloo")
     recorder = Recorder(module)
     loss, gradients = step(module, batch_of(small_prompts, [0, 3, 5]))
     assert recorder["a2c/train_kl"] == [0.0]
@@ -184,8 +184,8 @@ def test_leave_one_out_alone_learns_the_toy_reward(build, trainer, backbone, pla
         actor=ActorCritic(dataclasses.replace(backbone, trunk_layers=0), value_network="none"),
         reward=VowelReward(),
         sampling=SamplingParams(n=8, max_new_tokens=8),
-        shaping=Shaping(beta=0.01, kl_placement=placement),
-        group_baseline=True,
+        shaping=RewardShaping(kl_coef=0.01, kl_placement=placement),
+        baseline="rloo",
         scheduler=LinearDecay,
     )
     recorder = Recorder(module)
@@ -198,9 +198,9 @@ def test_leave_one_out_alone_learns_the_toy_reward(build, trainer, backbone, pla
         assert recorder["a2c/train_kl_loss"][0] == 0.0 < recorder["a2c/train_kl_loss"][-1]
 
 
-@pytest.mark.parametrize("changes", [{}, {"group_baseline": True, "lam": 0.9}])
+@pytest.mark.parametrize("changes", [{}, {"baseline": True, "gae_lambda": 0.9}])
 def test_without_values_there_must_be_another_baseline(build, backbone, changes):
-    with pytest.raises(ValueError, match="group_baseline=true and lam=1 with value_network=none"):
+    with pytest.raises(ValueError, match="baseline=rloo and gae_lambda=1 with value_network=none"):
         build("a2c", actor=ActorCritic(backbone, value_network="none"), **changes)
 
 
@@ -247,4 +247,4 @@ def test_the_kl_coefficient_follows_the_measured_kl(build, trainer):
     for used, kl in zip(betas, kls, strict=True):
         assert used == pytest.approx(expected)
         expected *= 1 + max(-0.5, min(kl / 0.1 - 1, 0.5))
-    assert module.kl_control.beta == pytest.approx(expected)
+    assert module.kl_control.kl_coef == pytest.approx(expected)

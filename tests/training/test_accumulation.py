@@ -10,7 +10,7 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 from rlaif_pl.models import ActorCritic, BackboneOptions, RewardModel
 from rlaif_pl.models.policy import load_policy
 from rlaif_pl.rl.kl import AdaptiveKL
-from rlaif_pl.rl.shaping import Shaping
+from rlaif_pl.rl.shaping import RewardShaping
 from rlaif_pl.text import Template
 from rlaif_pl.training import LinearDecay
 
@@ -53,7 +53,7 @@ def module_of(build, stage, backbone, **changes):
         changes = {"reward": RewardModel(backbone), **changes}
     elif stage == "a2c":
         actor = ActorCritic(backbone, value_network=changes.pop("value_network", "separate"))
-        shaping = Shaping(beta=0.1, kl_placement="loss")
+        shaping = RewardShaping(kl_coef=0.1, kl_placement="loss")
         changes = {
             "actor": actor,
             "reward": LengthReward(),
@@ -149,7 +149,7 @@ def test_clipping_sees_the_gradient_of_the_whole(build, trainer, backbone):
 def test_the_kl_coefficient_follows_once_a_step(build, trainer, backbone):
     changes = {"adaptive_kl": AdaptiveKL(target=0.1, gain=1.0, limit=0.5)}
     betas = [
-        fitted(build, trainer, "a2c", backbone, parts, changes=dict(changes))[1].kl_control.beta
+        fitted(build, trainer, "a2c", backbone, parts, changes=dict(changes))[1].kl_control.kl_coef
         for parts in (1, 2)
     ]
     assert betas[0] != 0.1

@@ -64,29 +64,29 @@ def test_each_kind_of_batch(files):
     batch = next(iter(pairs.train_dataloader()))
     assert len(batch.first) == 4
     assert batch.target.tolist() == [0.25] * 4
-    prompts = ready(serve="prompts", prompts=files["prompts"], batch_size=4)
+    prompts = ready(task="prompts", prompts=files["prompts"], batch_size=4)
     batch = next(iter(prompts.train_dataloader()))
     assert [prompts.train_rows[n].text for n in batch.positions] == batch.prompts
     with pytest.warns(UserWarning, match="without a reference"):
-        shown = ready(serve="demonstrations", demonstrations=files["prompts"], batch_size=4)
+        shown = ready(task="demonstrations", demonstrations=files["prompts"], batch_size=4)
     batch = next(iter(shown.train_dataloader()))
     assert [f"ref {text[1:]}" for text in batch.prompts] == batch.references
 
 
 def test_demonstrations_without_reference_are_left_out(files):
     with pytest.warns(UserWarning, match="left out 6 of 23 without a reference"):
-        data = ready(serve="demonstrations", demonstrations=files["prompts"])
+        data = ready(task="demonstrations", demonstrations=files["prompts"])
     assert len(data.train_rows) + len(data.validation_rows) == 17
     with (
         pytest.warns(UserWarning, match="left out 20 of 20"),
         pytest.raises(ValueError, match="no row has a reference"),
     ):
-        ready(serve="demonstrations", demonstrations=files["pairs"])
+        ready(task="demonstrations", demonstrations=files["pairs"])
 
 
 def test_the_kinds_hold_out_the_same_prompts(files):
     pairs = ready(preferences=files["pairs"], validation_fraction=0.3, seed=4)
-    prompts = ready(serve="prompts", prompts=files["pairs"], validation_fraction=0.3, seed=4)
+    prompts = ready(task="prompts", prompts=files["pairs"], validation_fraction=0.3, seed=4)
     held_out = {row.group for row in pairs.validation_rows}
     assert held_out == {row.group for row in prompts.validation_rows}
     assert not held_out & {row.group for row in pairs.train_rows}
@@ -140,7 +140,7 @@ def test_labels_the_data_has_are_kept_unless_relabel_is_set(files, tmp_path):
 
 def test_what_is_missing_is_named(files, tmp_path):
     with pytest.raises(ValueError, match=r"expected data.prompts, since serve is 'prompts', got "):
-        PreferenceDataModule(serve="prompts", preferences=files["pairs"])
+        PreferenceDataModule(task="prompts", preferences=files["pairs"])
     with pytest.raises(ValueError, match=r"expected data.preferences.* got no source"):
         PreferenceDataModule()
     with pytest.raises(ValueError, match="a labeler, since 40 pairs have no label"):
@@ -197,7 +197,7 @@ class Watcher(LightningModule):
         self.seen = []
 
     def training_step(self, batch, batch_idx):
-        assert not batch.is_filler.any()
+        assert not batch.is_padding.any()
         self.seen.append((self.current_epoch, batch_idx, batch.positions.tolist()))
         return self.weight
 

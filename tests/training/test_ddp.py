@@ -24,7 +24,7 @@ STAGES = ("sft", "reward", "a2c")
 PATIENCE = 300  # seconds, for machines that are busy with something else
 FITS = """
 import sys
-from rlaif_pl.cli import main
+from rlaif_pl.cli.main import main
 for file in sys.argv[1:]:
     code = main(["fit", "--config", file])
     if code:
@@ -105,8 +105,8 @@ def trainer_options(root, ranks):
         "gradient_clip_val": 1.0,
         "callbacks": [
             component("rank_record.RankRecord"),
-            component("rlaif_pl.callbacks.NonFiniteStop"),
-            component("rlaif_pl.callbacks.ExportModel", folder="model"),
+            component("rlaif_pl.training.callbacks.TerminateOnNaN"),
+            component("rlaif_pl.training.callbacks.ExportModel", folder="model"),
         ],
     }
 

@@ -19,9 +19,9 @@ def data(small_prompts, small_pairs):
     given = {"demonstrations": small_prompts, "prompts": small_prompts, "preferences": small_pairs}
     named = {"demonstrations": "demonstrations", "prompts": "prompts", "pairs": "preferences"}
 
-    def make(serve):
-        own = {named[serve]: given[named[serve]]}
-        return PreferenceDataModule(serve, **own, validation_fraction=0, batch_size=4)
+    def make(task):
+        own = {named[task]: given[named[task]]}
+        return PreferenceDataModule(task, **own, validation_fraction=0, batch_size=4)
 
     return make
 

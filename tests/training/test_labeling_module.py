@@ -49,7 +49,7 @@ def config(tmp_path, tiny_model_folder, small_pairs):
                 },
             },
             "data": {
-                "serve": "comparisons",
+                "task": "comparisons",
                 "preferences": str(tmp_path / "pairs.jsonl"),
                 "eval_batch_size": 2,
             },

@@ -9,7 +9,7 @@ import torch
 from rlaif_pl import cli
 from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.labeling.backends import LocalBackend
-from rlaif_pl.labeling.calls import Score
+from rlaif_pl.labeling.calls import LoglikelihoodRequest
 from rlaif_pl.models import ActorCritic, BackboneOptions, Lora, RewardModel
 from rlaif_pl.training import LabelingModule, PreferenceDataModule
 
@@ -86,7 +86,7 @@ def test_a2c_starts_at_kl_0_and_steps(
     options = options_of(backbone, trunk, share, recompute, dtype)
     actor = ActorCritic(options, lora=lora, value_network=value_network)
     module, data = build(
-        "a2c", actor=actor, reward=FixedReward(), group_baseline=True, whiten_advantages=True
+        "a2c", actor=actor, reward=FixedReward(), baseline="rloo", whiten_advantages=True
     )
     run, kls, losses = trainer(2, precision=precision, limit_val_batches=1), [], []
     own = module.update_loss
@@ -148,7 +148,7 @@ class Reads:
         self.values = []
 
     def label(self, pairs):
-        calls = [Score(pair.prompt, f" {pair.first}") for pair in pairs]
+        calls = [LoglikelihoodRequest(pair.prompt, f" {pair.first}") for pair in pairs]
         self.backend.answer(calls, lambda _, reply: self.values.append(reply.logprobs))
         return [dataclasses.replace(pair, p_first=0.5, source="ai") for pair in pairs]
 

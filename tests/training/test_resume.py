@@ -8,7 +8,7 @@ from lightning.pytorch import Callback
 
 from rlaif_pl.models import ActorCritic, Lora, RewardModel
 from rlaif_pl.rl.kl import AdaptiveKL
-from rlaif_pl.rl.shaping import Shaping
+from rlaif_pl.rl.shaping import RewardShaping
 
 STAGES = ["sft", "reward", "a2c"]
 STEPS, STOP = 7, 4  # 10 training rows in batches of 4: step 4 is the first of the second epoch
@@ -47,7 +47,9 @@ def test_a_resumed_fit_equals_the_unbroken_one(stage, build, trainer, weights, t
 @pytest.mark.parametrize("placement", ["reward", "loss"])
 def test_the_adaptive_kl_coefficient_survives(placement, build, trainer, weights, tmp_path):
     def make(rule=AdaptiveKL(target=0.5, gain=2.0)):  # noqa: B008 - frozen
-        return build("a2c", shaping=Shaping(beta=0.2, kl_placement=placement), adaptive_kl=rule)
+        return build(
+            "a2c", shaping=RewardShaping(kl_coef=0.2, kl_placement=placement), adaptive_kl=rule
+        )
 
     whole, data = make()
     trainer(STEPS).fit(whole, data)
@@ -55,8 +57,8 @@ def test_the_adaptive_kl_coefficient_survives(placement, build, trainer, weights
     trainer(STOP, tmp_path).fit(first, data)
     second, data = make()
     trainer(STEPS).fit(second, data, ckpt_path=tmp_path / "last.ckpt")
-    assert second.kl_control.beta == whole.kl_control.beta
-    assert len({0.2, first.kl_control.beta, whole.kl_control.beta}) == 3
+    assert second.kl_control.kl_coef == whole.kl_control.kl_coef
+    assert len({0.2, first.kl_control.kl_coef, whole.kl_control.kl_coef}) == 3
     torch.testing.assert_close(weights(second), weights(whole), rtol=0, atol=0)
     if placement == "reward":
         trainer(1, tmp_path / "kept").fit(*make(rule=None))

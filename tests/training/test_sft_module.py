@@ -104,6 +104,6 @@ def test_a_checkpoint_of_another_recipe_is_refused(build, trainer, tmp_path):
 
 
 def test_a_missing_model_names_the_command_that_makes_it(build, tmp_path):
-    options = BackboneOptions(str(tmp_path / "policy"), made_by="make it")
+    options = BackboneOptions(str(tmp_path / "policy"), create_with="make it")
     with pytest.raises(FileNotFoundError, match=r"no.*; make it with: make it"):
         build("sft", backbone=options)

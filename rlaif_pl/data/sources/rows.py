@@ -77,9 +77,9 @@ def detect(row: RawRow, source: DataSource) -> Format:
 def _rows(source: DataSource) -> Iterator[RawRow]:
     """Yield rows of a local file or folder, else of the hub."""
     path = Path(source.name).expanduser()
-    if source.made_by is not None and not path.exists():
+    if source.create_with is not None and not path.exists():
         raise FileNotFoundError(
-            f"expected data at {source.name}, there are none; get them with: {source.made_by}"
+            f"expected data at {source.name}, there are none; get them with: {source.create_with}"
         )
     if any((path / mark).exists() for mark in SAVED_MARKS):
         return _dataset_rows(source, _saved(path, source.split))

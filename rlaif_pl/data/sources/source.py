@@ -52,7 +52,7 @@ class DataSource:
         hard_labels: Round ``p_first`` to 0 or 1 and leave out exact ties.
         seed: Places chosen and rejected into first and second, so that the side tells nothing.
         sensitive: Keep its texts out of tables and pages (see ``is_sensitive``); None goes by the name.
-        made_by: Command that gets or makes the data; named in the error where they are absent.
+        create_with: Command that gets or makes the data; named in the error where they are absent.
     """
 
     name: str
@@ -69,7 +69,7 @@ class DataSource:
     hard_labels: bool = False
     seed: int = 0
     sensitive: bool | None = None
-    made_by: str | None = None
+    create_with: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse settings that mean nothing.

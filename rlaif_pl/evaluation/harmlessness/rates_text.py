@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from rlaif_pl.data.metric_files import write_text
 from rlaif_pl.evaluation.harmlessness.rates import HarmlessRates
-from rlaif_pl.evaluation.metrics import write_text
 
 HEADER = ("policy", "harmless, %", "characters")
 SHORTER = 0.5  # responses below this share of SFT's length may well be refusals

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rlaif_pl.data.revisions import Revision, chains
-from rlaif_pl.evaluation.alignment.measure import measure_alignment
+from rlaif_pl.evaluation.agreement.measure import measure_alignment
 from rlaif_pl.evaluation.gold import judges_named
 from rlaif_pl.evaluation.win_rate import WinRate, compare
 from rlaif_pl.statistics import Interval, empty_interval

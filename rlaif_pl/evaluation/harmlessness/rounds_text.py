@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from rlaif_pl.data.metric_files import write_csv, write_text
 from rlaif_pl.evaluation.harmlessness.rounds import CHANCE, RevisionStudy, RoundResult
-from rlaif_pl.evaluation.metrics import write_csv, write_text
 from rlaif_pl.statistics import Interval
 
 HEADER = (

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from rlaif_pl.data.failures import is_of_server, is_transient
-from rlaif_pl.labeling.accounts.spending import Price, price_of
 from rlaif_pl.labeling.backends.endpoint_calls import (
     Api,
     Caller,
@@ -19,7 +18,8 @@ from rlaif_pl.labeling.backends.endpoint_calls import (
 )
 from rlaif_pl.labeling.backends.endpoint_errors import EndpointError
 from rlaif_pl.labeling.backends.endpoint_http import Learned, Retries, Sender, openai_package
-from rlaif_pl.labeling.calls import Call, Reply
+from rlaif_pl.labeling.calls import Call, Response
+from rlaif_pl.labeling.usage.spending import Price, price_of
 
 CHECK_SECONDS = 30.0  # longest wait for a server's list of models
 GIVE_UP_AFTER = 20  # calls that failed in a row, each after all its retries
@@ -51,8 +51,8 @@ class EndpointBackend:
         first_wait: Wait before the first repetition in seconds; it doubles every time.
         longest_wait: Longest wait between repetitions in seconds, also where the server asks for it.
         top_logprobs: Likeliest tokens to ask for; OpenAI allows 20 in chat and 5 in completions.
-        chat_opening: Where an answer's beginning goes in chat: the end of the user's message, or an
-            assistant's message that the server goes on with (vLLM, SGLang, llama.cpp).
+        chat_assistant_prefix: Where an answer's beginning goes in chat: the end of the user's
+            message, or an assistant's message that the server goes on with (vLLM, SGLang, llama.cpp).
         supports_top_k: Whether the server takes top_k; OpenAI does not.
         supports_temperature: Whether the model takes a temperature; without, none is sent, and text is
             drawn in the server's own way.
@@ -78,7 +78,7 @@ class EndpointBackend:
         first_wait: float = 0.5,
         longest_wait: float = 60.0,
         top_logprobs: int = 20,
-        chat_opening: ChatOpening = "user",
+        chat_assistant_prefix: ChatOpening = "user",
         supports_top_k: bool = True,
         supports_temperature: bool = True,
         max_tokens_field: MaxTokensField = "max_tokens",
@@ -114,7 +114,7 @@ class EndpointBackend:
             model,
             api,
             top_logprobs,
-            chat_opening,
+            chat_assistant_prefix,
             supports_top_k,
             supports_temperature,
             max_tokens_field,
@@ -131,12 +131,12 @@ class EndpointBackend:
         extra = json.dumps(s.extra_body, sort_keys=True) if s.extra_body else ""
         return (
             f"endpoint:{self.model}@{self.revision or 'unnamed'},api={s.api},"
-            f"top_logprobs={s.top_logprobs},chat_opening={s.chat_opening},"
+            f"top_logprobs={s.top_logprobs},chat_assistant_prefix={s.chat_assistant_prefix},"
             f"echo_start={s.echo_start!r},extra={extra}"
             + ("" if s.supports_temperature else ",temperature=own")
         )
 
-    def answer(self, calls: Sequence[Call], done: Callable[[int, Reply], None]) -> None:
+    def answer(self, calls: Sequence[Call], done: Callable[[int, Response], None]) -> None:
         """Answer calls; ``done`` hears of each as it arrives, in this thread.
 
         If ``done`` raises, or the server turns out to be of no use, no further call is started, those
@@ -173,7 +173,7 @@ class EndpointBackend:
         except openai.APIStatusError:
             return  # it answers; not every server lists its models
 
-    async def _answer(self, calls: Sequence[Call], done: Callable[[int, Reply], None]) -> None:
+    async def _answer(self, calls: Sequence[Call], done: Callable[[int, Response], None]) -> None:
         """Let workers take calls from one list."""
         key = os.environ.get(self.api_key_env) or "none"
         openai = openai_package()
@@ -206,7 +206,7 @@ class _Pool:
         self,
         calls: Sequence[Call],
         caller: Caller,
-        done: Callable[[int, Reply], None],
+        done: Callable[[int, Response], None],
         patience: int,
     ) -> None:
         self.caller = caller
@@ -230,7 +230,7 @@ class _Pool:
             if not is_whole:
                 self._is_stopped = True
 
-    def _watch(self, reply: Reply) -> None:
+    def _watch(self, reply: Response) -> None:
         """Stop where the server is evidently gone."""
         sender = self.caller.sender
         sender.learned.has_answered |= not is_of_server(reply.failure)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from rlaif_pl.data.failures import is_of_server
-from rlaif_pl.labeling.accounts.spending import Price
 from rlaif_pl.labeling.backends.endpoint_body import Completion
 from rlaif_pl.labeling.backends.endpoint_choose import choose
 from rlaif_pl.labeling.backends.endpoint_echo import (
@@ -23,9 +22,17 @@ from rlaif_pl.labeling.backends.endpoint_echo import (
 )
 from rlaif_pl.labeling.backends.endpoint_errors import EndpointError, Table, unlikely
 from rlaif_pl.labeling.backends.endpoint_http import Learned, Route, Sender
-from rlaif_pl.labeling.calls import Call, Choose, Generate, Question, Reply, Score
+from rlaif_pl.labeling.calls import (
+    Call,
+    ChoiceRequest,
+    GenerateRequest,
+    LoglikelihoodRequest,
+    Question,
+    Response,
+)
 from rlaif_pl.labeling.guard import MIN_OPTION_MASS, off_option_mass
 from rlaif_pl.labeling.prompting.thoughts import UNCLOSED
+from rlaif_pl.labeling.usage.spending import Price
 
 Api = Literal["auto", "completions", "chat"]
 ChatOpening = Literal["user", "assistant"]
@@ -42,7 +49,7 @@ class Settings:
     model: str
     api: Api
     top_logprobs: int
-    chat_opening: ChatOpening
+    chat_assistant_prefix: ChatOpening
     supports_top_k: bool
     supports_temperature: bool
     max_tokens_field: MaxTokensField
@@ -61,9 +68,9 @@ class Tally:
         self.attempts = 0
         self.failure: str | None = None
 
-    def reply(self, price: Price | None, **fields: Any) -> Reply:
+    def reply(self, price: Price | None, **fields: Any) -> Response:
         """Make a reply of it; without a failure of its own it has that of the last request."""
-        return Reply(
+        return Response(
             read=self.read,
             written=self.written,
             cost_usd=0.0 if price is None else price.of(self.read, self.written),
@@ -87,19 +94,19 @@ class Caller:
         self.learned: Learned = sender.learned
         self._testing = asyncio.Lock()
 
-    async def answer(self, call: Call) -> Reply:
+    async def answer(self, call: Call) -> Response:
         """Answer one call; failures come back in the reply.
 
         Raises:
             EndpointError: The server cannot be used, or not for this kind of call.
         """
-        if isinstance(call, Choose):
+        if isinstance(call, ChoiceRequest):
             return await self._choose(call)
-        if isinstance(call, Generate):
+        if isinstance(call, GenerateRequest):
             return await self._generate(call)
         return await self._score(call)
 
-    async def _choose(self, call: Choose) -> Reply:
+    async def _choose(self, call: ChoiceRequest) -> Response:
         """Read the options off the likeliest tokens."""
         tally, is_chat = Tally(), self._is_chat(call.question)
 
@@ -107,7 +114,7 @@ class Caller:
 
         async def look_up(beginning: str) -> Table | None:
             nonlocal first
-            if beginning and is_chat and self.settings.chat_opening == "user":
+            if beginning and is_chat and self.settings.chat_assistant_prefix == "user":
                 return None  # the server cannot be made to go on from there
             done = await self._ask(tally, call.question, beginning, {"max_tokens": 1})
             table = None if done is None else done.tables[0] if done.tables else ()
@@ -124,7 +131,9 @@ class Caller:
             return tally.reply(self.settings.price)
         return tally.reply(self.settings.price, logprobs=logprobs, failure=None)
 
-    def _watch_mass(self, call: Choose, logprobs: Sequence[float | None], table: Table) -> None:
+    def _watch_mass(
+        self, call: ChoiceRequest, logprobs: Sequence[float | None], table: Table
+    ) -> None:
         """Warn where the server writes something else than an option from the first choice on.
 
         So does a server (or a proxy before it) that drops the flags for going on with a begun
@@ -138,10 +147,12 @@ class Caller:
         self.learned.unlikely += 1
         if self.learned.unlikely == UNLIKELY_IN_ROW:
             url = self.sender.client.base_url
-            goes_on = self._is_chat(call.question) and self.settings.chat_opening == "assistant"
+            goes_on = (
+                self._is_chat(call.question) and self.settings.chat_assistant_prefix == "assistant"
+            )
             warnings.warn(unlikely(url, call.options, table, goes_on), stacklevel=2)
 
-    async def _generate(self, call: Generate) -> Reply:
+    async def _generate(self, call: GenerateRequest) -> Response:
         """Let the server write."""
         decoding, tally = call.decoding, Tally()
         options: dict[str, Any] = {
@@ -164,7 +175,7 @@ class Caller:
             failure=None if done.text.strip() else UNCLOSED if done.only_thoughts else "empty",
         )
 
-    async def _score(self, call: Score) -> Reply:
+    async def _score(self, call: LoglikelihoodRequest) -> Response:
         """Read the target's log-probabilities off the echoed prompt."""
         if self.settings.api == "chat":
             raise EndpointError(
@@ -250,10 +261,10 @@ class Caller:
         route: Route = "chat" if self._is_chat(question) else "completions"
         extra = dict(self.settings.extra_body) | options.get("extra_body", {})
         request: dict[str, Any] = {"model": self.settings.model, "temperature": 1.0}
-        opening = question.opening + beginning
+        assistant_prefix = question.assistant_prefix + beginning
         if route == "chat":
             request["messages"], flags = messages(
-                question.text, opening, self.settings.chat_opening
+                question.text, assistant_prefix, self.settings.chat_assistant_prefix
             )
             extra |= flags
             limit = options.get("max_tokens", 1)
@@ -262,7 +273,7 @@ class Caller:
             if logprobs:
                 request |= {"logprobs": True, "top_logprobs": self.settings.top_logprobs}
         else:
-            request["prompt"] = question.text + opening
+            request["prompt"] = question.text + assistant_prefix
             if logprobs:
                 request["logprobs"] = self.settings.top_logprobs
         request |= options
@@ -280,19 +291,19 @@ class Caller:
 
 
 def messages(
-    text: str, opening: str, place: ChatOpening
+    text: str, assistant_prefix: str, place: ChatOpening
 ) -> tuple[list[dict[str, str]], dict[str, bool]]:
     """Return the messages of a chat request and the flags that make a server go on from the last.
 
     Args:
         text: The user's message.
-        opening: What the answer begins with.
+        assistant_prefix: What the answer begins with.
         place: ``user`` puts it at the end of the user's message, ``assistant`` into a message that
             the server is to go on with (vLLM and SGLang by these flags, others by themselves).
     """
-    if not opening:
+    if not assistant_prefix:
         return [{"role": "user", "content": text}], {}
     if place == "user":
-        return [{"role": "user", "content": f"{text.rstrip()}\n\n{opening}"}], {}
-    turns = [{"role": "user", "content": text}, {"role": "assistant", "content": opening}]
+        return [{"role": "user", "content": f"{text.rstrip()}\n\n{assistant_prefix}"}], {}
+    turns = [{"role": "user", "content": text}, {"role": "assistant", "content": assistant_prefix}]
     return turns, {"continue_final_message": True, "add_generation_prompt": False}

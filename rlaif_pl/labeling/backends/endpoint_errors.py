@@ -52,10 +52,10 @@ _HINTS = (
         "FreeFormLabeler",
     ),
     ("top_k", "set supports_top_k: false in the back end"),
-    ("continue_final_message", "set chat_opening: user in the back end"),
-    ("add_generation_prompt", "set chat_opening: user in the back end"),
-    ("assistant message", "set chat_opening: user in the back end"),
-    ("prefill", "set chat_opening: user in the back end"),
+    ("continue_final_message", "set chat_assistant_prefix: user in the back end"),
+    ("add_generation_prompt", "set chat_assistant_prefix: user in the back end"),
+    ("assistant message", "set chat_assistant_prefix: user in the back end"),
+    ("prefill", "set chat_assistant_prefix: user in the back end"),
     ("chat template", "set chat_template: false in the labeler, or give the server a template"),
     ("chat_template", "leave chat_template_kwargs out of the back end's extra_body"),
     ("stream", "take a server or route that answers without streaming; streams are not read"),
@@ -211,7 +211,7 @@ def unlikely(url: object, options: Sequence[str], table: Table, goes_on: bool) -
     if goes_on:
         return text + (
             "It may have begun a new answer in place of going on with the opening (some proxies drop "
-            "continue_final_message): set chat_opening: user, or ask the server itself"
+            "continue_final_message): set chat_assistant_prefix: user, or ask the server itself"
         )
     return text + "Ask through its chat template (chat_template: true), or show examples (shots)"
 

@@ -13,11 +13,18 @@ from rlaif_pl.labeling.backends.local_model import LocalModel
 from rlaif_pl.labeling.backends.local_plain import PlainRunner
 from rlaif_pl.labeling.backends.local_rows import Encoder, Row, UnreadableError, option_logprobs
 from rlaif_pl.labeling.backends.local_write import Runner, Task, Writer
-from rlaif_pl.labeling.calls import Call, Choose, Decoding, Generate, Reply, Score
+from rlaif_pl.labeling.calls import (
+    Call,
+    ChoiceRequest,
+    Decoding,
+    GenerateRequest,
+    LoglikelihoodRequest,
+    Response,
+)
 from rlaif_pl.models.backbone import EMBEDDED, Precision
 from rlaif_pl.models.precision import own_precision
 
-Done = Callable[[int, Reply], None]
+Done = Callable[[int, Response], None]
 
 
 class LocalBackend:
@@ -105,7 +112,7 @@ class LocalBackend:
         questions: dict[tuple[Decoding, Row], list[int]] = {}
         for place, call in enumerate(calls):
             try:
-                if isinstance(call, Generate):
+                if isinstance(call, GenerateRequest):
                     row = self.encoder.question(call.question)
                     questions.setdefault((call.decoding, row), []).append(place)
                 else:
@@ -113,13 +120,13 @@ class LocalBackend:
                     spans[place] = range(len(rows), len(rows) + len(own))
                     rows += own
             except UnreadableError as failure:
-                done(place, Reply(failure=str(failure)))
+                done(place, Response(failure=str(failure)))
         with own_precision(self.model.device.type):
             self._judge(calls, rows, spans, done)
             self._write(calls, questions, done)
 
-    def _rows(self, call: Choose | Score) -> list[Row]:
-        if isinstance(call, Choose):
+    def _rows(self, call: ChoiceRequest | LoglikelihoodRequest) -> list[Row]:
+        if isinstance(call, ChoiceRequest):
             return self.encoder.choose(call)
         return self.encoder.score(call)
 
@@ -161,7 +168,7 @@ class LocalBackend:
             writer = Writer(self.runner, self.model, self.limit)
             for answers, seconds in timed(writer.write(group, decoding)):
                 for answer in answers:
-                    reply = Reply(
+                    reply = Response(
                         text=answer.text,
                         finished=answer.finished,
                         read=read[answer.place],
@@ -181,15 +188,15 @@ class LocalBackend:
 
 def judged(
     call: Call, rows: Sequence[Row], logprobs: Sequence[Sequence[float]], seconds: float
-) -> Reply:
-    """Make the reply of a ``Choose`` or ``Score`` of what its rows' tokens are worth."""
-    if isinstance(call, Choose):
+) -> Response:
+    """Make the response to a choice or log-likelihood request of its rows' log-probabilities."""
+    if isinstance(call, ChoiceRequest):
         values, read = option_logprobs(rows, logprobs), rows[0].first + len(rows[0].source)
     else:
         values, read = list(logprobs[0]), row_size(rows[0])
     if not all(-float("inf") < value <= 1e-3 for value in values):
-        return Reply(read=read, seconds=seconds, failure="nonfinite")
-    return Reply(logprobs=tuple(min(value, 0.0) for value in values), read=read, seconds=seconds)
+        return Response(read=read, seconds=seconds, failure="nonfinite")
+    return Response(logprobs=tuple(min(value, 0.0) for value in values), read=read, seconds=seconds)
 
 
 def row_size(row: Row) -> int:
@@ -199,10 +206,16 @@ def row_size(row: Row) -> int:
 
 def seed_of(call: Call) -> int:
     """Seed of a sample's noise, whichever batch or process draws it."""
-    if not isinstance(call, Generate):
-        raise TypeError(f"expected a Generate call, got {type(call).__name__}")
+    if not isinstance(call, GenerateRequest):
+        raise TypeError(f"expected a GenerateRequest, got {type(call).__name__}")
     question = call.question
-    key = (call.decoding.seed, question.text, question.opening, int(question.chat), call.sample)
+    key = (
+        call.decoding.seed,
+        question.text,
+        question.assistant_prefix,
+        int(question.chat),
+        call.sample,
+    )
     return sample_seed(*key)
 
 

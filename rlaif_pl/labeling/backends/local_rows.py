@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-from rlaif_pl.labeling.calls import Choose, Question, Score
+from rlaif_pl.labeling.calls import ChoiceRequest, LoglikelihoodRequest, Question
 from rlaif_pl.labeling.prompting.thoughts import answer_prompt
 from rlaif_pl.models.control_tokens import ControlTokens
 from rlaif_pl.models.encoding import tokenize_open
@@ -58,7 +58,7 @@ class Encoder:
         template = str(tokenizer.chat_template or "")
         self.control = ControlTokens(tokenizer, template, stop_token_ids)
 
-    def choose(self, call: Choose) -> list[Row]:
+    def choose(self, call: ChoiceRequest) -> list[Row]:
         """Return a row an option.
 
         Text and option are tokenized as one string, since after some texts "1" is another token. What
@@ -79,7 +79,7 @@ class Encoder:
         self._check([*rows, source])
         return [Row(tuple(row), first, tuple(source)) for row in rows]
 
-    def score(self, call: Score) -> list[Row]:
+    def score(self, call: LoglikelihoodRequest) -> list[Row]:
         """Return the one row of a context with its target.
 
         Raises:
@@ -113,9 +113,9 @@ class Encoder:
         """Tokens put in front, text of the decoder, and tokens of the encoder."""
         text = self._chat(question.text) if question.chat else as_data(question.text)
         if self.decoder_start is None:
-            return [], text + question.opening, []
+            return [], text + question.assistant_prefix, []
         (source,) = self.control.tokenize([text], special=not question.chat)
-        return [self.decoder_start], FilledText("") + question.opening, source
+        return [self.decoder_start], FilledText("") + question.assistant_prefix, source
 
     def _tokenize(self, texts: Sequence[str], special: bool) -> list[list[int]]:
         """Tokenize with what belongs before a text, without what belongs after it."""

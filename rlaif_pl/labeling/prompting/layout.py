@@ -104,8 +104,10 @@ class Layout:
         request = self._request(body)
         said = rationale.rstrip()
         space = "" if said[:1].isspace() else " "
-        opening = request.opening + space + mark_data(said) + BLANK + self.prompt.ending
-        return self._question(head, request._replace(opening=opening))
+        assistant_prefix = (
+            request.assistant_prefix + space + mark_data(said) + BLANK + self.prompt.ending
+        )
+        return self._question(head, request._replace(assistant_prefix=assistant_prefix))
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -117,19 +119,19 @@ class Layout:
 
     def _question(self, head: str, request: Opened) -> Question:
         """Make the question: in chats the opening begins the answer, without a gap."""
-        text, gap, opening = request
+        text, gap, assistant_prefix = request
         asked = filled(text if self.chat else text + gap)
-        return Question(asked, filled(opening), self.chat, len(filled(head)))
+        return Question(asked, filled(assistant_prefix), self.chat, len(filled(head)))
 
     def _request(self, body: str) -> Opened:
         """Ask for a rationale; after examples it begins like theirs (2309.00267, table 18)."""
         if self.shots:
             thoughts = self.prompt.parts["thoughts"]
             return Opened(body, BLANK, thoughts[: thoughts.index("{first}")].rstrip())
-        asked, gap, opening = opened(self.prompt.parts["reasoning"])
+        asked, gap, assistant_prefix = opened(self.prompt.parts["reasoning"])
         if not asked:
-            return Opened(body, BLANK, opening)
-        return Opened(body + BLANK + asked, gap, opening)
+            return Opened(body, BLANK, assistant_prefix)
+        return Opened(body + BLANK + asked, gap, assistant_prefix)
 
     def _text(self, sample: Sample) -> tuple[str, str]:
         """Return what many questions share, and everything up to the end of the sample, marked."""

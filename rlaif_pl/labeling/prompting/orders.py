@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from rlaif_pl.labeling.calls import Reply
+from rlaif_pl.labeling.calls import Response
 from rlaif_pl.labeling.guard import LOW_MASS, off_option_mass
 from rlaif_pl.labeling.outcome import Judgment, sigmoid
 
@@ -33,7 +33,7 @@ class Spent:
     written: int = 0
     costs: list[float] = field(default_factory=list)
 
-    def add(self, reply: Reply) -> None:
+    def add(self, reply: Response) -> None:
         """Count a reply."""
         self.tokens += reply.read + reply.written
         self.written += reply.written
@@ -62,7 +62,7 @@ class Order:
     failures: list[str] = field(default_factory=list)
     spent: Spent = field(default_factory=Spent)
 
-    def add_verdict(self, reply: Reply) -> None:
+    def add_verdict(self, reply: Response) -> None:
         """Take in the reply to a choice between slot 1 and slot 2."""
         self.spent.add(reply)
         failure = reply.failure or unreadable(reply.logprobs)
@@ -109,7 +109,7 @@ def combine(forward: Order, backward: Order, asks_worse: bool) -> Judgment:
         return Judgment(
             math.nan,
             tokens=tokens,
-            outside_mass=_mean(outside) if outside else None,
+            off_option_mass=_mean(outside) if outside else None,
             written=written,
             cost_usd=cost,
             failure=min(failures),
@@ -123,9 +123,9 @@ def combine(forward: Order, backward: Order, asks_worse: bool) -> Judgment:
     return Judgment(
         margin=margin,
         tokens=tokens,
-        order_gap=abs(means[0] - means[1]),
+        position_gap=abs(means[0] - means[1]),
         same_slot=same,
-        outside_mass=_mean(outside),
+        off_option_mass=_mean(outside),
         slot=slots[0] if same else None,
         cost_usd=cost,
         written=written,

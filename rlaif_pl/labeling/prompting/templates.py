@@ -59,12 +59,12 @@ class Opened(NamedTuple):
     Attributes:
         body: Everything before the white space in front of the last line; may be empty.
         gap: That white space.
-        opening: The last line, without white space at its end: it would change the next token.
+        assistant_prefix: The last line, without white space at its end: it would change the next token.
     """
 
     body: str
     gap: str
-    opening: str
+    assistant_prefix: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,6 +98,6 @@ def _closing_of(mark: str) -> str:
         return "<|end|><|start|>assistant<|channel|>final<|message|>"
     if mark.startswith("<|channel>"):
         return "<channel|>"
-    for opening, closing in (("begin_of", "end_of"), ("START_", "END_")):
-        mark = mark.replace(opening, closing)
+    for assistant_prefix, closing in (("begin_of", "end_of"), ("START_", "END_")):
+        mark = mark.replace(assistant_prefix, closing)
     return mark if "end_of" in mark or "END_" in mark else f"{mark[0]}/{mark[1:]}"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from rlaif_pl.labeling.calls import Ask, Choose, Decoding, Generate, Reply
-from rlaif_pl.labeling.outcome import Clamp, Judgment, label_version, settled
+from rlaif_pl.labeling.calls import Ask, ChoiceRequest, Decoding, GenerateRequest, Response
+from rlaif_pl.labeling.outcome import Clamp, Judgment, finalize, label_version
 from rlaif_pl.labeling.prompting.layout import Layout, Sample
 from rlaif_pl.labeling.prompting.orders import EMPTY_RATIONALE, Order, combine
 
@@ -109,7 +109,7 @@ class VerdictReader:
         readings = read_orders(orders, self.layout, self.rationales, ask)
         asks_worse = self.layout.prompt.asks_worse
         judgments = [combine(forward, backward, asks_worse) for forward, backward in readings]
-        return [settled(each, temperature, hard=self.hard, clamp=self.clamp) for each in judgments]
+        return [finalize(each, temperature, hard=self.hard, clamp=self.clamp) for each in judgments]
 
 
 def read_orders(
@@ -134,13 +134,13 @@ def read_orders(
     ]
     options = layout.prompt.options
     if not layout.cot:
-        replies = ask([Choose(layout.verdict(sample), options) for _, sample in flat])
+        replies = ask([ChoiceRequest(layout.verdict(sample), options) for _, sample in flat])
         for (order, _), reply in zip(flat, replies, strict=True):
             order.add_verdict(reply)
         return results
     reasoned = _reason(flat, layout, rationales, ask)
     verdicts = ask(
-        [Choose(layout.verdict_after(sample, text), options) for _, sample, text in reasoned]
+        [ChoiceRequest(layout.verdict_after(sample, text), options) for _, sample, text in reasoned]
     )
     for (order, _, _), reply in zip(reasoned, verdicts, strict=True):
         order.add_verdict(reply)
@@ -156,7 +156,10 @@ def _reason(
         (order, sample, number) for order, sample in flat for number in range(rationales.samples)
     ]
     replies = ask(
-        [Generate(layout.reasoning(sample), decoding, number) for _, sample, number in wanted]
+        [
+            GenerateRequest(layout.reasoning(sample), decoding, number)
+            for _, sample, number in wanted
+        ]
     )
     reasoned = []
     for (order, sample, _), reply in zip(wanted, replies, strict=True):
@@ -169,5 +172,5 @@ def _reason(
     return reasoned
 
 
-def _empty(reply: Reply) -> str | None:
+def _empty(reply: Response) -> str | None:
     return None if reply.text.strip() else EMPTY_RATIONALE

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Literal, Protocol, runtime_checkable
 
 from rlaif_pl.labeling.asking import ReplyStore
-from rlaif_pl.labeling.calls import Call, Reply
-from rlaif_pl.labeling.outcome import Judgment, Signature, checked_temperature, labeled
+from rlaif_pl.labeling.calls import Call, Response
+from rlaif_pl.labeling.outcome import Judgment, LabelerInfo, checked_temperature, labeled
 from rlaif_pl.types import Labeler, Preference, Provenance
 
 
@@ -32,7 +32,7 @@ class KeepsReplies(Protocol):
     """A labeler whose model's replies can be kept."""
 
     def keep_replies(
-        self, store: ReplyStore | None, watch: Callable[[Call, Reply], None] | None = None
+        self, store: ReplyStore | None, watch: Callable[[Call, Response], None] | None = None
     ) -> None:
         """See ``ModelLabeler.keep_replies``."""
 
@@ -92,7 +92,7 @@ class EnsembleLabeler:
         return f"ensemble;{members};{self.prompt_version};temperature={self.temperature!r}"
 
     def keep_replies(
-        self, store: ReplyStore | None, watch: Callable[[Call, Reply], None] | None = None
+        self, store: ReplyStore | None, watch: Callable[[Call, Response], None] | None = None
     ) -> None:
         """Keep the replies of every member that asks a model; see ``ModelLabeler``."""
         for labeler in self.labelers:
@@ -115,7 +115,7 @@ class EnsembleLabeler:
         members = " & ".join(
             str(labels[0].provenance.labeler) for labels in by_member if len(labels)
         )
-        signature = Signature(members, self.strategy, self.prompt_version)
+        signature = LabelerInfo(members, self.strategy, self.prompt_version)
         return [
             Ballot(said, labeled(pair, self._judgment(said), signature, self.temperature))
             for pair, *votes in zip(pairs, *by_member, strict=True)
@@ -145,8 +145,8 @@ class EnsembleLabeler:
         second = math.fsum(weight * (1.0 - p) for p, weight, _ in votes) / total
         judgment = replace(
             spent,
-            order_gap=_mean_gap([note for *_, note in votes]),
-            member_gap=max(p for p, *_ in votes) - min(p for p, *_ in votes),
+            position_gap=_mean_gap([note for *_, note in votes]),
+            ensemble_spread=max(p for p, *_ in votes) - min(p for p, *_ in votes),
         )
         if min(first, second) <= 0.0:
             return replace(judgment, p_first=float(first > second))
@@ -155,5 +155,5 @@ class EnsembleLabeler:
 
 def _mean_gap(notes: Sequence[Provenance]) -> float | None:
     """Mean difference between the orders, over the members that have orders."""
-    gaps = [note.order_gap for note in notes if note.order_gap is not None]
+    gaps = [note.position_gap for note in notes if note.position_gap is not None]
     return math.fsum(gaps) / len(gaps) if gaps else None

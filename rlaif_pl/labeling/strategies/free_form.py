@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 
 from rlaif_pl.labeling.backends import as_backend
-from rlaif_pl.labeling.calls import Ask, Backend, Decoding, Generate, Reply
+from rlaif_pl.labeling.calls import Ask, Backend, Decoding, GenerateRequest, Response
 from rlaif_pl.labeling.outcome import Judgment, one_hot
 from rlaif_pl.labeling.prompting.exemplars import load_exemplars
 from rlaif_pl.labeling.prompting.extraction import extract_verdict
@@ -74,11 +74,13 @@ class FreeFormLabeler(ModelLabeler):
     def judge(self, pairs: Sequence[Preference], ask: Ask) -> list[Judgment]:
         """Judge pairs in order by what is written in both orders."""
         samples = [sample for pair in pairs for sample in both_orders(pair)]
-        replies = ask([Generate(self.layout.verdict(each), self.decoding) for each in samples])
+        replies = ask(
+            [GenerateRequest(self.layout.verdict(each), self.decoding) for each in samples]
+        )
         both = zip(replies[::2], replies[1::2], strict=True)
         return [self._judgment(forward, backward) for forward, backward in both]
 
-    def _judgment(self, forward: Reply, backward: Reply) -> Judgment:
+    def _judgment(self, forward: Response, backward: Response) -> Judgment:
         """Map the swapped order back and take the majority."""
         spent = Spent()
         slots, failures = [], []
@@ -104,7 +106,7 @@ class FreeFormLabeler(ModelLabeler):
         return Judgment(
             margin=math.nan,
             tokens=spent.tokens,
-            order_gap=abs(first[0] - first[1]),
+            position_gap=abs(first[0] - first[1]),
             same_slot=same,
             slot=(1 if slots[0] else 2) if same else None,
             cost_usd=spent.cost_usd,

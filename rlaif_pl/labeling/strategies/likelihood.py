@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from rlaif_pl.labeling.backends import as_backend
-from rlaif_pl.labeling.calls import Ask, Backend, Reply, Score
+from rlaif_pl.labeling.calls import Ask, Backend, LoglikelihoodRequest, Response
 from rlaif_pl.labeling.outcome import Judgment
 from rlaif_pl.labeling.strategies.likelihood_terms import (
     TEMPLATE,
@@ -139,7 +139,7 @@ class LikelihoodLabeler(ModelLabeler):
             for own, asked in zip(texts, calls, strict=True)
         ]
 
-    def _calls(self, prompt: str, response: str) -> list[list[Score]]:
+    def _calls(self, prompt: str, response: str) -> list[list[LoglikelihoodRequest]]:
         """Return the calls of each term."""
         return [term.calls(*self._texts(prompt, response)) for _, term in self.terms]
 
@@ -148,7 +148,7 @@ class LikelihoodLabeler(ModelLabeler):
         text, limit = prompt.strip(), self.max_prompt_words
         return text if limit is None else truncate_words(text, limit), response.strip()
 
-    def _rating(self, texts: tuple[str, str], replies: Sequence[Sequence[Reply]]) -> Rating:
+    def _rating(self, texts: tuple[str, str], replies: Sequence[Sequence[Response]]) -> Rating:
         """Add the terms up."""
         flat = [reply for part in replies for reply in part]
         written = sum(reply.written for reply in flat)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
-from rlaif_pl.labeling.calls import Reply, Score
+from rlaif_pl.labeling.calls import LoglikelihoodRequest, Response
 from rlaif_pl.text import WORD, filled, mark_data, title_of
 
 TEMPLATE = "TL;DR: {response}\n\nPOST: {prompt}"
@@ -43,10 +43,10 @@ class Term(Protocol):
     def version(self) -> str:
         """Name with version, and with every setting that can change a value."""
 
-    def calls(self, prompt: str, response: str) -> list[Score]:
+    def calls(self, prompt: str, response: str) -> list[LoglikelihoodRequest]:
         """Return what the model is asked, if anything."""
 
-    def value(self, prompt: str, response: str, replies: Sequence[Reply]) -> float:
+    def value(self, prompt: str, response: str, replies: Sequence[Response]) -> float:
         """Return the summand of the texts and the calls' replies, none of which failed."""
 
 
@@ -103,14 +103,14 @@ class Reconstruction:
             version = "custom-" + hashlib.sha256(self.template.encode()).hexdigest()[:12]
         return version if self.normalize == "token" else f"{version}-{self.normalize}"
 
-    def calls(self, prompt: str, response: str) -> list[Score]:
+    def calls(self, prompt: str, response: str) -> list[LoglikelihoodRequest]:
         """See ``Term``."""
         context, target = split_template(self.template)
         context = filled(context.replace("{response}", mark_data(response)))
         scored = filled(target.replace("{prompt}", mark_data(prompt)))
-        return [Score(context, scored if prompt else "")]
+        return [LoglikelihoodRequest(context, scored if prompt else "")]
 
-    def value(self, prompt: str, response: str, replies: Sequence[Reply]) -> float:  # noqa: ARG002
+    def value(self, prompt: str, response: str, replies: Sequence[Response]) -> float:  # noqa: ARG002
         """See ``Term``."""
         total = total_of(replies[0])
         return total / len(replies[0].logprobs) if self.normalize == "token" else total
@@ -130,11 +130,11 @@ class Likelihood:
         """See ``Term``."""
         return LIKELIHOOD_VERSION
 
-    def calls(self, prompt: str, response: str) -> list[Score]:
+    def calls(self, prompt: str, response: str) -> list[LoglikelihoodRequest]:
         """See ``Term``."""
         return [_given(prompt, response)]
 
-    def value(self, prompt: str, response: str, replies: Sequence[Reply]) -> float:  # noqa: ARG002
+    def value(self, prompt: str, response: str, replies: Sequence[Response]) -> float:  # noqa: ARG002
         """See ``Term``."""
         return total_of(replies[0]) / len(replies[0].logprobs)
 
@@ -151,12 +151,12 @@ class Pmi:
         """See ``Term``."""
         return PMI_VERSION
 
-    def calls(self, prompt: str, response: str) -> list[Score]:
+    def calls(self, prompt: str, response: str) -> list[LoglikelihoodRequest]:
         """See ``Term``."""
         given = _given(prompt, response)
-        return [given, Score(NO_CONDITION, given.target)]
+        return [given, LoglikelihoodRequest(NO_CONDITION, given.target)]
 
-    def value(self, prompt: str, response: str, replies: Sequence[Reply]) -> float:  # noqa: ARG002
+    def value(self, prompt: str, response: str, replies: Sequence[Response]) -> float:  # noqa: ARG002
         """See ``Term``."""
         given, alone = replies
         return (total_of(given) - total_of(alone)) / len(given.logprobs)
@@ -184,11 +184,11 @@ class SharedWords:
         """See ``Term``."""
         return f"{SHARED_VERSION}{'-title' if self.only_title else ''}-{self.offset:g}"
 
-    def calls(self, prompt: str, response: str) -> list[Score]:  # noqa: ARG002
+    def calls(self, prompt: str, response: str) -> list[LoglikelihoodRequest]:  # noqa: ARG002
         """See ``Term``; none."""
         return []
 
-    def value(self, prompt: str, response: str, replies: Sequence[Reply]) -> float:  # noqa: ARG002
+    def value(self, prompt: str, response: str, replies: Sequence[Response]) -> float:  # noqa: ARG002
         """See ``Term``; no reply is needed."""
         source = title_of(prompt) if self.only_title else prompt
         shared = word_set(source or "") & word_set(response)
@@ -210,7 +210,7 @@ class SharedInformation:
         """See ``Term``."""
         return INFORMATION_VERSION
 
-    def calls(self, prompt: str, response: str) -> list[Score]:
+    def calls(self, prompt: str, response: str) -> list[LoglikelihoodRequest]:
         """See ``Term``; one for each shared word."""
         known, text = word_set(prompt), f" {response}"
         calls = []
@@ -219,10 +219,12 @@ class SharedInformation:
             if word in known:
                 known -= {word}
                 start = len(text[: match.start()].rstrip())
-                calls.append(Score(NO_CONDITION + text[:start], text[start : match.end()]))
+                calls.append(
+                    LoglikelihoodRequest(NO_CONDITION + text[:start], text[start : match.end()])
+                )
         return calls
 
-    def value(self, prompt: str, response: str, replies: Sequence[Reply]) -> float:  # noqa: ARG002
+    def value(self, prompt: str, response: str, replies: Sequence[Response]) -> float:  # noqa: ARG002
         """See ``Term``."""
         surprisals = [-total_of(reply) for reply in replies]
         return math.log1p(math.fsum(math.sqrt(max(value, 0.0)) for value in surprisals) / 2)
@@ -237,11 +239,11 @@ class Length:
         """See ``Term``."""
         return LENGTH_VERSION
 
-    def calls(self, prompt: str, response: str) -> list[Score]:  # noqa: ARG002
+    def calls(self, prompt: str, response: str) -> list[LoglikelihoodRequest]:  # noqa: ARG002
         """See ``Term``; none."""
         return []
 
-    def value(self, prompt: str, response: str, replies: Sequence[Reply]) -> float:  # noqa: ARG002
+    def value(self, prompt: str, response: str, replies: Sequence[Response]) -> float:  # noqa: ARG002
         """See ``Term``; no reply is needed."""
         return math.log(1 + len(response))
 
@@ -268,10 +270,10 @@ def build_term(kind: Kind, template: str, normalize: str) -> Term:
     return terms[kind]
 
 
-def _given(prompt: str, response: str) -> Score:
+def _given(prompt: str, response: str) -> LoglikelihoodRequest:
     """Ask for the response after its prompt."""
     target = f" {response}" if response else ""
-    return Score(CONDITION.replace("{prompt}", prompt), target)
+    return LoglikelihoodRequest(CONDITION.replace("{prompt}", prompt), target)
 
 
 def word_set(text: str) -> frozenset[str]:
@@ -279,7 +281,7 @@ def word_set(text: str) -> frozenset[str]:
     return frozenset(WORD.findall(text.lower()))
 
 
-def total_of(reply: Reply) -> float:
+def total_of(reply: Response) -> float:
     """Log-probability of a whole target in nats; nan where the server left a token out."""
     return math.fsum(math.nan if value is None else value for value in reply.logprobs)
 

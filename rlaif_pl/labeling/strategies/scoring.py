@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from rlaif_pl.labeling.backends import as_backend
-from rlaif_pl.labeling.calls import Ask, Backend, Choose, Reply
+from rlaif_pl.labeling.calls import Ask, Backend, ChoiceRequest, Response
 from rlaif_pl.labeling.guard import LOW_MASS, MIN_OPTION_MASS, off_option_mass
-from rlaif_pl.labeling.outcome import Clamp, Judgment, checked_clamp, label_version, settled
+from rlaif_pl.labeling.outcome import Clamp, Judgment, checked_clamp, finalize, label_version
 from rlaif_pl.labeling.prompting.layout import Layout, Sample
 from rlaif_pl.labeling.prompting.orders import unreadable
 from rlaif_pl.labeling.prompting.templates import SINGLE, LabelingPrompt, load_prompt
@@ -31,7 +31,7 @@ class ResponseScore:
 
     Attributes:
         value: In [-1, 1], higher is better; nan where there is none.
-        outside_mass: Probability outside the grades, in [0, 1].
+        off_option_mass: Probability outside the grades, in [0, 1].
         tokens: Tokens read and written.
         written: Of these, the tokens written.
         cost_usd: Money paid.
@@ -39,7 +39,7 @@ class ResponseScore:
     """
 
     value: float
-    outside_mass: float
+    off_option_mass: float
     tokens: int
     written: int
     cost_usd: float
@@ -108,7 +108,7 @@ class ScoreLabeler(ModelLabeler):
             for prompt, response in zip(prompts, responses, strict=True)
         ]
         options = self.layout.prompt.options
-        replies = (ask or self.asker.ask)([Choose(each, options) for each in questions])
+        replies = (ask or self.asker.ask)([ChoiceRequest(each, options) for each in questions])
         return [self._score(reply) for reply in replies]
 
     def judge(self, pairs: Sequence[Preference], ask: Ask) -> list[Judgment]:
@@ -117,11 +117,11 @@ class ScoreLabeler(ModelLabeler):
         responses = [text for pair in pairs for text in (pair.first, pair.second)]
         scores = self.details(prompts, responses, ask)
         return [
-            settled(_difference(*both), self.temperature, hard=self.hard, clamp=self.clamp)
+            finalize(_difference(*both), self.temperature, hard=self.hard, clamp=self.clamp)
             for both in zip(scores[::2], scores[1::2], strict=True)
         ]
 
-    def _score(self, reply: Reply) -> ResponseScore:
+    def _score(self, reply: Response) -> ResponseScore:
         """Turn the likelihoods of the grades into an expectation."""
         spent = (reply.read + reply.written, reply.written, reply.cost_usd)
         failure = reply.failure or unreadable(reply.logprobs)
@@ -152,8 +152,10 @@ def _difference(first: ResponseScore, second: ResponseScore) -> Judgment:
         written=first.written + second.written,
         cost_usd=math.fsum([first.cost_usd, second.cost_usd]),
     )
-    known = [mass for mass in (first.outside_mass, second.outside_mass) if math.isfinite(mass)]
+    known = [
+        mass for mass in (first.off_option_mass, second.off_option_mass) if math.isfinite(mass)
+    ]
     mass = math.fsum(known) / len(known) if known else None
     if failures:
-        return replace(spent, failure=min(failures), outside_mass=mass)
-    return replace(spent, margin=first.value - second.value, outside_mass=mass)
+        return replace(spent, failure=min(failures), off_option_mass=mass)
+    return replace(spent, margin=first.value - second.value, off_option_mass=mass)

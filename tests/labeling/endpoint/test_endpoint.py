@@ -5,11 +5,18 @@ import time
 
 import pytest
 
-from rlaif_pl.labeling.accounts.reply_store import ReplyStore
-from rlaif_pl.labeling.accounts.spending import OutOfBudget, Price, Spending
-from rlaif_pl.labeling.asking import Asker
+from rlaif_pl.labeling.asking import CachedClient
 from rlaif_pl.labeling.backends.endpoint_errors import EndpointError
-from rlaif_pl.labeling.calls import Backend, Choose, Decoding, Generate, Question, Reply
+from rlaif_pl.labeling.calls import (
+    Backend,
+    ChoiceRequest,
+    Decoding,
+    GenerateRequest,
+    Question,
+    Response,
+)
+from rlaif_pl.labeling.usage.reply_store import ReplyStore
+from rlaif_pl.labeling.usage.spending import BudgetTracker, OutOfBudget, Price
 
 
 def ask(backend, calls):
@@ -25,7 +32,7 @@ def ask(backend, calls):
 
 
 def verdicts(count):
-    return [Choose(Question(f"which one, {n}? "), ("1", "2")) for n in range(count)]
+    return [ChoiceRequest(Question(f"which one, {n}? "), ("1", "2")) for n in range(count)]
 
 
 def test_the_back_end_is_one(serve, endpoint):
@@ -46,7 +53,7 @@ def test_verdicts_have_the_servers_log_probabilities(serve, endpoint, known_mass
 
 
 def test_a_verdict_that_is_not_reported_stays_unknown(serve, endpoint):
-    (reply,) = ask(endpoint(serve()), [Choose(Question("x"), ("2", "7"))])
+    (reply,) = ask(endpoint(serve()), [ChoiceRequest(Question("x"), ("2", "7"))])
     assert reply.logprobs[0] is not None
     assert reply.logprobs[1] is None
     assert reply.failure is None
@@ -186,7 +193,7 @@ def test_every_call_survives_a_faulty_server(serve, endpoint, faults, known_mass
 def test_texts_are_drawn_by_seed_and_sample(serve, endpoint):
     server = serve()
     decoding = Decoding(max_tokens=7, temperature=0.5, top_k=40, stop=("\n",), seed=3)
-    calls = [Generate(Question("why?"), decoding, sample) for sample in (0, 1)]
+    calls = [GenerateRequest(Question("why?"), decoding, sample) for sample in (0, 1)]
     first, second = ask(endpoint(server, concurrency=1), calls)
     assert first.text != second.text
     body = server.record.requests[0]
@@ -198,15 +205,15 @@ def test_texts_are_drawn_by_seed_and_sample(serve, endpoint):
 def test_greedy_texts_need_no_seed_and_no_top_k(serve, endpoint):
     server = serve()
     backend = endpoint(server, supports_top_k=False)
-    ask(backend, [Generate(Question("why?"), Decoding(max_tokens=7, top_k=40))])
+    ask(backend, [GenerateRequest(Question("why?"), Decoding(max_tokens=7, top_k=40))])
     assert not {"seed", "top_k"} & set(server.record.requests[0])
-    drawn = Generate(Question("why?"), Decoding(max_tokens=7, top_k=40, temperature=1.0))
+    drawn = GenerateRequest(Question("why?"), Decoding(max_tokens=7, top_k=40, temperature=1.0))
     with pytest.raises(EndpointError, match="set top_k to 0"):
         ask(backend, [drawn])
 
 
 def test_a_text_cut_by_the_limit_says_so(serve, endpoint):
-    (reply,) = ask(endpoint(serve()), [Generate(Question("why?"), Decoding(max_tokens=1))])
+    (reply,) = ask(endpoint(serve()), [GenerateRequest(Question("why?"), Decoding(max_tokens=1))])
     assert not reply.finished
 
 
@@ -219,15 +226,15 @@ def test_texts_that_are_none(serve, endpoint, text, finish, kind):
         choice = {"text": text, "finish_reason": finish, "logprobs": None}
         return {"choices": [choice], "usage": {"prompt_tokens": 1, "completion_tokens": 0}}
 
-    (found,) = ask(endpoint(serve(reply=reply)), [Generate(Question("why?"))])
+    (found,) = ask(endpoint(serve(reply=reply)), [GenerateRequest(Question("why?"))])
     assert found.failure == kind
 
 
 def test_chat_puts_the_opening_where_it_is_told(serve, endpoint):
     server = serve()
-    call = Choose(Question("Which?", opening="Better: ", chat=True), ("1", "2"))
+    call = ChoiceRequest(Question("Which?", assistant_prefix="Better: ", chat=True), ("1", "2"))
     ask(endpoint(server), [call])
-    ask(endpoint(server, chat_opening="assistant"), [call])
+    ask(endpoint(server, chat_assistant_prefix="assistant"), [call])
     one, two = server.record.requests
     assert one["messages"] == [{"role": "user", "content": "Which?\n\nBetter: "}]
     assert two["messages"] == [
@@ -245,7 +252,7 @@ def test_a_chat_server_gets_plain_questions_as_messages(serve, endpoint):
 
 
 def test_a_chat_question_is_refused_where_there_is_only_completion(serve, endpoint):
-    call = Choose(Question("Which?", chat=True), ("1", "2"))
+    call = ChoiceRequest(Question("Which?", chat=True), ("1", "2"))
     with pytest.raises(EndpointError, match="set api to auto"):
         ask(endpoint(serve(), api="completions"), [call])
 
@@ -254,16 +261,16 @@ def test_money_is_counted_and_stops_the_job(serve, endpoint, tmp_path):
     # 3 tokens read at 2 USD and 1 written at 4 USD per million: 10 millionths of a USD a call
     server = serve(latency=0.01)
     backend = endpoint(server, prices={"tiny": Price(2.0, 4.0)}, concurrency=4)
-    spending = Spending(max_cost=75e-6)
+    spending = BudgetTracker(max_cost=75e-6)
     with ReplyStore(tmp_path / "r.sqlite") as store:
-        asker = Asker(backend, store, spending.count)
+        asker = CachedClient(backend, store, spending.count)
         with pytest.raises(OutOfBudget):
             asker.ask(verdicts(100))
         # the eighth call reaches the limit; at most three more were in flight
         assert 8 <= spending.calls <= 11
         assert len(store) == spending.calls == server.record.served.total()
         assert store.totals().cost_usd == pytest.approx(spending.calls * 10e-6)
-        replies = Asker(backend, store).ask(verdicts(100))
+        replies = CachedClient(backend, store).ask(verdicts(100))
         assert server.record.served.total() == len(store) == 100
         assert max(server.record.served.values()) == 1
         assert sum(reply.cost_usd for reply in replies) == pytest.approx(1000e-6)
@@ -302,4 +309,4 @@ def test_a_model_without_a_price_is_refused(serve, endpoint):
 
 
 def test_replies_are_plain(serve, endpoint):
-    assert isinstance(ask(endpoint(serve()), verdicts(1))[0], Reply)
+    assert isinstance(ask(endpoint(serve()), verdicts(1))[0], Response)

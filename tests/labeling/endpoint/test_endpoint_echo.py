@@ -13,7 +13,7 @@ from rlaif_pl.labeling.backends.endpoint_echo import (
     target_logprobs,
 )
 from rlaif_pl.labeling.backends.endpoint_errors import EndpointError
-from rlaif_pl.labeling.calls import Choose, Question, Score
+from rlaif_pl.labeling.calls import ChoiceRequest, LoglikelihoodRequest, Question
 
 
 def unheard(*_):
@@ -133,7 +133,10 @@ def test_a_target_is_scored_whatever_the_shift(serve, endpoint, shift):
     server = serve(reply=echoing(shift))
     backend = endpoint(server, concurrency=2)
     heard = {}
-    calls = [Score("TL;DR: a cat", " sat on it"), Score("TL;DR: dogs", " sat on it")]
+    calls = [
+        LoglikelihoodRequest("TL;DR: a cat", " sat on it"),
+        LoglikelihoodRequest("TL;DR: dogs", " sat on it"),
+    ]
     backend.answer(calls, lambda n, reply: heard.update({n: reply}))
     for n, call in enumerate(calls):
         context = call.context
@@ -146,23 +149,25 @@ def test_a_target_is_scored_whatever_the_shift(serve, endpoint, shift):
     tests = len(words_of(KNOWN_TEXT))  # one echo and a plain call for each place but the first
     assert len(server.record.requests) == tests + 2
     again = {}
-    backend.answer([Score("x", " y")], lambda n, reply: again.update({n: reply}))
+    backend.answer([LoglikelihoodRequest("x", " y")], lambda n, reply: again.update({n: reply}))
     assert len(server.record.requests) == tests + 3  # tested once in the life of the back end
 
 
 def test_a_wrong_echo_stops_the_job(serve, endpoint):
     with pytest.raises(EndpointError, match="echo cannot be used with this model"):
-        endpoint(serve(reply=echoing(wrong=True))).answer([Score("x", " y")], unheard)
+        endpoint(serve(reply=echoing(wrong=True))).answer(
+            [LoglikelihoodRequest("x", " y")], unheard
+        )
 
 
 def test_a_server_without_echo_says_so(serve, endpoint):
     with pytest.raises(EndpointError, match="expected the whole text to be echoed, got 0"):
-        endpoint(serve()).answer([Score("x", " y")], unheard)
+        endpoint(serve()).answer([LoglikelihoodRequest("x", " y")], unheard)
 
 
 def test_a_chat_server_cannot_score(serve, endpoint):
     with pytest.raises(EndpointError, match="use a LocalBackend"):
-        endpoint(serve(), api="chat").answer([Score("x", " y")], unheard)
+        endpoint(serve(), api="chat").answer([LoglikelihoodRequest("x", " y")], unheard)
 
 
 @pytest.mark.parametrize(
@@ -172,13 +177,18 @@ def test_a_chat_server_cannot_score(serve, endpoint):
 def test_what_cannot_be_scored_is_a_failure(serve, endpoint, context, target, kind):
     heard = {}
     backend = endpoint(serve(reply=echoing()))
-    backend.answer([Score(context, target)], lambda n, reply: heard.update({n: reply}))
+    backend.answer(
+        [LoglikelihoodRequest(context, target)], lambda n, reply: heard.update({n: reply})
+    )
     assert heard[0].failure == kind
 
 
 def test_verdicts_and_scores_may_come_in_one_job(serve, endpoint):
     heard = {}
-    calls = [Choose(Question(KNOWN_TEXT[:7]), (" sat", " zz")), Score("TL;DR: a", " b")]
+    calls = [
+        ChoiceRequest(Question(KNOWN_TEXT[:7]), (" sat", " zz")),
+        LoglikelihoodRequest("TL;DR: a", " b"),
+    ]
     endpoint(serve(reply=echoing())).answer(calls, lambda n, reply: heard.update({n: reply}))
     assert heard[0].logprobs == pytest.approx((value_of("The cat", " sat"), -6.0))
     assert math.isfinite(heard[1].logprobs[0])

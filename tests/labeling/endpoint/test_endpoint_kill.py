@@ -9,11 +9,11 @@ import pytest
 
 from rlaif_pl.data.label_store import LabelStore
 from rlaif_pl.data.labeling_pass import label_pairs
-from rlaif_pl.labeling.accounts.reply_store import ReplyStore
-from rlaif_pl.labeling.accounts.spending import Price
-from rlaif_pl.labeling.calls import Choose, Question
+from rlaif_pl.labeling.calls import ChoiceRequest, Question
 from rlaif_pl.labeling.outcome import Judgment
 from rlaif_pl.labeling.strategy import ModelLabeler
+from rlaif_pl.labeling.usage.reply_store import ReplyStore
+from rlaif_pl.labeling.usage.spending import Price
 from rlaif_pl.types import Preference
 
 PAIRS = [Preference(f"post {n}", f"long {n}", f"short {n}", f"g{n}") for n in range(200)]
@@ -31,7 +31,7 @@ class BothOrders(ModelLabeler):
 
     def judge(self, pairs, ask):
         calls = [
-            Choose(Question(f"{pair.prompt} {one} {two}?"), ("1", "2"))
+            ChoiceRequest(Question(f"{pair.prompt} {one} {two}?"), ("1", "2"))
             for pair in pairs
             for one, two in ((pair.first, pair.second), (pair.second, pair.first))
         ]

@@ -9,13 +9,19 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from rlaif_pl import cli
-from rlaif_pl.labeling.accounts.reply_store import ReplyStore
-from rlaif_pl.labeling.asking import Asker
+from rlaif_pl.labeling.asking import CachedClient
 from rlaif_pl.labeling.backends.endpoint import EndpointBackend
 from rlaif_pl.labeling.backends.endpoint_errors import EndpointError, meaning_of, sentence_of
-from rlaif_pl.labeling.calls import Choose, Decoding, Generate, Question, Score
+from rlaif_pl.labeling.calls import (
+    ChoiceRequest,
+    Decoding,
+    GenerateRequest,
+    LoglikelihoodRequest,
+    Question,
+)
 from rlaif_pl.labeling.strategies.free_form import FreeFormLabeler
 from rlaif_pl.labeling.strategies.pairwise import PairwiseLabeler
+from rlaif_pl.labeling.usage.reply_store import ReplyStore
 
 UNSUPPORTED = (
     "Unsupported parameter: 'max_tokens' is not supported with this model. Use "
@@ -25,7 +31,7 @@ USAGE = {"prompt_tokens": 3, "completion_tokens": 1}
 
 
 def verdicts(count, **options):
-    return [Choose(Question(f"which, {n}?", **options), ("1", "2")) for n in range(count)]
+    return [ChoiceRequest(Question(f"which, {n}?", **options), ("1", "2")) for n in range(count)]
 
 
 def asked(backend, calls):
@@ -86,7 +92,7 @@ def test_a_setting_that_is_refused_stops_the_job_with_the_servers_sentence(refus
 def test_the_other_name_of_the_length_limit_is_sent(serve, endpoint):
     server = serve(reply=lambda *_: chat("1"))
     backend = endpoint(server, api="chat", max_tokens_field="max_completion_tokens")
-    asked(backend, [*verdicts(1), Generate(Question("x"), Decoding(max_tokens=7))])
+    asked(backend, [*verdicts(1), GenerateRequest(Question("x"), Decoding(max_tokens=7))])
     limits = [(b.get("max_tokens"), b["max_completion_tokens"]) for b in server.record.requests]
     assert sorted(limits, key=str) == [(None, 1), (None, 7)]
     assert backend.fingerprint == endpoint(server, api="chat").fingerprint
@@ -95,7 +101,7 @@ def test_the_other_name_of_the_length_limit_is_sent(serve, endpoint):
 def test_a_temperature_that_is_refused_can_be_left_out(refusing, endpoint):
     sentence = "Unsupported value: 'temperature' does not support 0 with this model."
     server = refusing(lambda body: sentence if "temperature" in body else None)
-    calls = [Generate(Question(f"why, {n}?")) for n in range(9)]
+    calls = [GenerateRequest(Question(f"why, {n}?")) for n in range(9)]
     with (
         pytest.warns(UserWarning, match="does not support 0"),
         pytest.raises(EndpointError, match="supports_temperature: false"),
@@ -219,7 +225,7 @@ def test_a_server_that_only_fails_is_named_with_what_it_says(serve, endpoint):
 def test_an_echo_that_nobody_answers_names_the_server(serve, endpoint):
     server = serve()
     server.close()
-    score = [Score("a", " b")]
+    score = [LoglikelihoodRequest("a", " b")]
     with pytest.raises(EndpointError, match=f"Cannot reach {server.url}"):
         endpoint(server, max_retries=0).answer(score, lambda *_: None)
 
@@ -286,7 +292,7 @@ def test_redirects_and_streams_are_named_at_once(status, said):
 )
 def test_thoughts_in_a_field_of_their_own_are_no_answer(serve, endpoint, message, text, failure):
     server = serve(reply=lambda *_: chat(**message))
-    (reply,) = asked(endpoint(server, api="chat"), [Generate(Question("Which?"))])
+    (reply,) = asked(endpoint(server, api="chat"), [GenerateRequest(Question("Which?"))])
     assert (reply.text, reply.failure) == (text, failure)
 
 
@@ -310,20 +316,22 @@ def test_words_behind_thoughts_are_read_from_a_server(serve, endpoint, pair):
 @pytest.mark.parametrize(
     ("token", "opening", "hint"),
     [
-        ("Sure", "assistant", "drop continue_final_message.: set chat_opening: user"),
+        ("Sure", "assistant", "drop continue_final_message.: set chat_assistant_prefix: user"),
         ("Sure", "user", "show examples"),
         ("<think>", "assistant", "enable_thinking: false"),
     ],
 )
-def test_a_dropped_beginning_is_said_at_the_first_pair(serve, endpoint, pair, token, opening, hint):
+def test_a_dropped_beginning_is_said_at_the_first_pair(
+    serve, endpoint, pair, token, assistant_prefix, hint
+):
     table = ((token, -0.01), ("1", -7.0), ("2", -8.0))
     server = serve(reply=lambda *_: chat(token, table))
-    backend = endpoint(server, api="chat", chat_opening=opening)
+    backend = endpoint(server, api="chat", chat_assistant_prefix=assistant_prefix)
     with pytest.warns(UserWarning, match=r"no answers .low_option_mass") as said:
         (judged,) = PairwiseLabeler(backend).label([pair])
     assert any(re.search(hint, str(each.message)) for each in said)
     assert judged.provenance.failure == "low_option_mass"
-    assert judged.provenance.outside_mass == pytest.approx(1 - math.exp(-7) - math.exp(-8))
+    assert judged.provenance.off_option_mass == pytest.approx(1 - math.exp(-7) - math.exp(-8))
 
 
 def test_a_server_that_answers_is_not_warned_of(serve, endpoint):
@@ -369,8 +377,8 @@ def test_replies_of_a_job_that_was_refused_are_asked_for_again(refusing, endpoin
     server = refusing(lambda _: state["sentence"])
     with ReplyStore(tmp_path / "r.sqlite") as store:
         with pytest.warns(UserWarning, match="HTTP 400: no"):
-            (reply,) = Asker(endpoint(server), store).ask(verdicts(1))
+            (reply,) = CachedClient(endpoint(server), store).ask(verdicts(1))
         assert reply.failure == "http_400"
         state["sentence"] = None
-        (reply,) = Asker(endpoint(server), store).ask(verdicts(1))
+        (reply,) = CachedClient(endpoint(server), store).ask(verdicts(1))
         assert reply.failure is None

@@ -21,7 +21,13 @@ from rlaif_pl.data import tiny_tldr
 from rlaif_pl.labeling.backends.endpoint import EndpointBackend
 from rlaif_pl.labeling.backends.endpoint_errors import EndpointError
 from rlaif_pl.labeling.backends.local import LocalBackend
-from rlaif_pl.labeling.calls import Choose, Decoding, Generate, Question, Score
+from rlaif_pl.labeling.calls import (
+    ChoiceRequest,
+    Decoding,
+    GenerateRequest,
+    LoglikelihoodRequest,
+    Question,
+)
 from rlaif_pl.labeling.strategies.pairwise import PairwiseLabeler
 from rlaif_pl.models.embedded import embedded_gguf
 from rlaif_pl.text import truncate_words
@@ -102,7 +108,9 @@ def test_verdicts_are_those_of_the_local_back_end(server, local):
         "1 + 1 =",
     )
     options = (("1", "2"), ("9", "10"), (" 2", " 3"))
-    calls = [Choose(Question(text), names) for text, names in zip(questions, options, strict=True)]
+    calls = [
+        ChoiceRequest(Question(text), names) for text, names in zip(questions, options, strict=True)
+    ]
     for ours, theirs in zip(ask(local, calls), ask(server, calls), strict=True):
         assert theirs.logprobs == pytest.approx(ours.logprobs, abs=0.5)
 
@@ -116,14 +124,14 @@ def test_labels_are_those_of_the_local_back_end(server, local):
     judged = [PairwiseLabeler(backend, preamble="base").label(pairs) for backend in (local, server)]
     for ours, theirs in zip(*judged, strict=True):
         assert theirs.p_first == pytest.approx(ours.p_first, abs=0.05)
-        assert theirs.provenance.outside_mass == pytest.approx(
-            ours.provenance.outside_mass, abs=0.1
+        assert theirs.provenance.off_option_mass == pytest.approx(
+            ours.provenance.off_option_mass, abs=0.1
         )
 
 
 def test_a_greedy_text_begins_as_the_local_back_ends(server, local):
     question = Question("The capital of France is Paris. The capital of Italy is")
-    calls = [Generate(question, Decoding(max_tokens=6, stop=("\n",)))]
+    calls = [GenerateRequest(question, Decoding(max_tokens=6, stop=("\n",)))]
     (ours,), (theirs,) = ask(local, calls), ask(server, calls)
     assert theirs.text.split()[0] == ours.text.split()[0]
     assert theirs.written <= 6
@@ -131,7 +139,9 @@ def test_a_greedy_text_begins_as_the_local_back_ends(server, local):
 
 def test_drawn_texts_repeat_by_seed(server):
     calls = [
-        Generate(Question("My favorite animal is"), Decoding(12, temperature=1.0, seed=5), sample)
+        GenerateRequest(
+            Question("My favorite animal is"), Decoding(12, temperature=1.0, seed=5), sample
+        )
         for sample in (0, 1, 2)
     ]
     first, again = ask(server, calls), ask(server, calls)
@@ -141,9 +151,11 @@ def test_drawn_texts_repeat_by_seed(server):
 
 def test_chat_questions_are_answered(server):
     question = Question("Say yes.", chat=True)
-    (reply,) = ask(server, [Generate(question, Decoding(max_tokens=8))])
+    (reply,) = ask(server, [GenerateRequest(question, Decoding(max_tokens=8))])
     assert reply.text.strip()
-    verdict = Choose(Question("Which number is larger, 1 or 2?", "Answer:", chat=True), ("1", "2"))
+    verdict = ChoiceRequest(
+        Question("Which number is larger, 1 or 2?", "Answer:", chat=True), ("1", "2")
+    )
     (reply,) = ask(server, [verdict])
     assert len(reply.logprobs) == 2
 
@@ -153,8 +165,8 @@ def test_scores_are_those_of_the_local_back_end(server, local):
         ("TL;DR: my cat is ill\n\nPOST:", " My cat has been sick for two days and will not eat."),
         ("TL;DR: a new job\n\nPOST:", " My cat has been sick for two days and will not eat."),
     ]
-    theirs = ask(server, [Score(context, target) for context, target in rows])
-    ours = ask(local, [Score(START + context, target) for context, target in rows])
+    theirs = ask(server, [LoglikelihoodRequest(context, target) for context, target in rows])
+    ours = ask(local, [LoglikelihoodRequest(START + context, target) for context, target in rows])
     for one, two in zip(ours, theirs, strict=True):
         assert len(two.logprobs) == len(one.logprobs)
         assert two.logprobs == pytest.approx(one.logprobs, abs=1.0)
@@ -167,10 +179,10 @@ def test_scores_are_those_of_the_local_back_end(server, local):
 def test_a_wrong_echo_is_found_out(url):
     bare = EndpointBackend(url, "smollm2", timeout=PATIENCE)
     with pytest.raises(EndpointError, match="echo_start"):
-        bare.answer([Score("TL;DR: a cat", " sat")], lambda *_: None)
+        bare.answer([LoglikelihoodRequest("TL;DR: a cat", " sat")], lambda *_: None)
 
 
 def test_a_text_beyond_the_context_is_a_failure(server):
     heard = {}
-    server.answer([Choose(Question("word " * 1100), ("1", "2"))], heard.__setitem__)
+    server.answer([ChoiceRequest(Question("word " * 1100), ("1", "2"))], heard.__setitem__)
     assert heard[0].failure == "too_long"

@@ -2,7 +2,7 @@
  *
  *   driver gae                     DTYPE BLOCKS N T GAMMA LAM
  *          rewards values lengths bootstrap
- *   driver shaped_gae              DTYPE BLOCKS N T BETA GAMMA LAM
+ *   driver kl_gae              DTYPE BLOCKS N T BETA GAMMA LAM
  *          logprobs ref_logprobs values scores bootstrap lengths
  *   driver pairwise_ce             DTYPE BLOCKS N
  *          first second target weight
@@ -22,8 +22,8 @@
 #include <torch/headeronly/util/Half.h>
 
 #include "../../../csrc/cuda/gae_kernel.cuh"
+#include "../../../csrc/cuda/kl_gae_kernel.cuh"
 #include "../../../csrc/cuda/pairwise_ce_kernel.cuh"
-#include "../../../csrc/cuda/shaped_gae_kernel.cuh"
 #include "../../../csrc/cuda/softmax_kernel.cuh"
 
 #include <string>
@@ -71,7 +71,7 @@ template <typename scalar_t> void run_gae(unsigned blocks, Arguments given) {
   write_array(returns, N * T);
 }
 
-template <typename scalar_t> void run_shaped_gae(unsigned blocks, Arguments given) {
+template <typename scalar_t> void run_kl_gae(unsigned blocks, Arguments given) {
   using acc_t = accumulator_t<scalar_t>;
   const int64_t N = given.integer(0), T = given.integer(1);
   const auto logprobs = read_array<scalar_t>(N * T), ref_logprobs = read_array<scalar_t>(N * T),
@@ -86,9 +86,9 @@ template <typename scalar_t> void run_shaped_gae(unsigned blocks, Arguments give
                                   scores.get(),   bootstrap.get(),    lengths.get()};
   const ShapedTargets<scalar_t> out{advantages.get(), returns.get(), kl.get(), moments.get()};
   launch(blocks, kGaeThreads, [&] {
-    shaped_gae_kernel<acc_t, scalar_t>(in, out, N, T, static_cast<acc_t>(given.number(2)),
-                                       static_cast<acc_t>(given.number(3)),
-                                       static_cast<acc_t>(given.number(3) * given.number(4)));
+    kl_gae_kernel<acc_t, scalar_t>(in, out, N, T, static_cast<acc_t>(given.number(2)),
+                                   static_cast<acc_t>(given.number(3)),
+                                   static_cast<acc_t>(given.number(3) * given.number(4)));
   });
   write_array(advantages, N * T);
   write_array(returns, N * T);
@@ -161,8 +161,8 @@ template <typename scalar_t> void run_softmax(bool is_update, unsigned blocks, A
 template <typename scalar_t> int run(const std::string &op, unsigned blocks, Arguments given) {
   if (op == "gae")
     run_gae<scalar_t>(blocks, given);
-  else if (op == "shaped_gae")
-    run_shaped_gae<scalar_t>(blocks, given);
+  else if (op == "kl_gae")
+    run_kl_gae<scalar_t>(blocks, given);
   else if (op == "pairwise_ce")
     run_pairwise_ce<scalar_t>(blocks, given);
   else if (op == "pairwise_ce_backward")

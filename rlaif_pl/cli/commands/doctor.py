@@ -1,0 +1,108 @@
+"""``doctor``: what works on this machine, and what to do about what does not."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import sys
+from collections.abc import Callable
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from rlaif_pl import ops
+from rlaif_pl.config_paths import config_paths
+from rlaif_pl.evaluation.judges import minilm_folder
+from rlaif_pl.models.backbone import resolve_dtype
+from rlaif_pl.models.device import devices_here, on_device, resolve_device
+from rlaif_pl.models.embedded import verify_embedded_model
+from rlaif_pl.models.policy import BackboneOptions, load_policy
+from rlaif_pl.text import Template
+
+
+@on_device
+def doctor(model: str | None = None, dtype: str = "auto", device: str = "auto") -> int:
+    """Check compiled ops, embedded models, configs and devices; exit 1 where a part is missing.
+
+    Args:
+        model: Also load this model, a folder or hub name, and say which way it runs and why.
+        dtype: Type of its weights, as ``backbone.dtype``.
+        device: Where it computes: ``auto`` (a GPU where there is one), ``cpu``, ``cuda``, ``cuda:N`` or
+            ``mps``.
+    """
+    checks: list[tuple[str, Callable[[], str]]] = [
+        ("python and torch", versions),
+        ("compiled ops", compiled_ops),
+        ("embedded model", embedded_model),
+        ("independent judge", lambda: str(minilm_folder())),
+        ("configs", lambda: str(config_paths())),
+        ("device", devices),
+        ("disk", disk),
+    ]
+    if model is not None:
+        checks.append((f"model {model}", lambda: way_of(model, dtype, device)))
+    table = Table("part", "", "what was found")
+    healthy = True
+    for name, check in checks:
+        try:
+            table.add_row(name, "ok", check())
+        except (OSError, ValueError, RuntimeError) as error:
+            healthy = False
+            table.add_row(name, "MISSING", str(error))
+    Console().print(table)
+    return 0 if healthy else 1
+
+
+def versions() -> str:
+    """Python and library versions."""
+    return f"python {sys.version.split()[0]}, torch {torch.__version__}"
+
+
+def compiled_ops() -> str:
+    """Backend of each op on the CPU; the reference alone is slow but right."""
+    backends = {name: ops.backend_of(name, "cpu") for name in ("gae", "pairwise_ce_fwd")}
+    if "reference" in backends.values():
+        raise RuntimeError(
+            f"{backends}: the PyTorch reference is used; for the kernels run "
+            "`pip install --no-build-isolation -e .` with a C++ compiler"
+        )
+    return str(backends)
+
+
+def embedded_model() -> str:
+    """Checksums of the embedded model, recomputed."""
+    return f"sha256 {verify_embedded_model().weights_sha256[:16]}... verified"
+
+
+def devices() -> str:
+    """Devices that commands can be given, and the type `dtype: auto` takes on that of `auto`."""
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else "no CUDA GPU"
+    here = f"{', '.join(devices_here())} ({name})"
+    nvcc = "nvcc found" if shutil.which("nvcc") else "no nvcc"
+    wandb = "W&B installed" if importlib.util.find_spec("wandb") else "no W&B"
+    auto = f"auto = {resolve_device()} in {resolve_dtype('auto')}"
+    return f"{here}, {torch.get_num_threads()} threads, {auto}, {nvcc}, {wandb}"
+
+
+def way_of(model: str, dtype: str, device: str) -> str:
+    """Which way a model's texts are run here, found out by trying it against its own noise."""
+    options = BackboneOptions(model, dtype=dtype)  # type: ignore[arg-type]
+    policy = load_policy(options, Template()).to(resolve_device(device))
+    found = policy.top.capabilities
+    place = f"{policy.device}, {str(resolve_dtype(options.dtype)).removeprefix('torch.')}"
+    if found.packs:
+        sampled = (
+            "one token a text over one copy of each prompt's keys" if found.decodes else "whole"
+        )
+        return f"packed without padding ({place}); samples: {sampled}"
+    way = "padded batches" if found.pads else "texts of one length"
+    return f"{way} ({place}), each prompt once a response: {found.reason}"
+
+
+def disk() -> str:
+    """Free space where runs are written."""
+    free = shutil.disk_usage(".").free / 2**30
+    if free < 2:
+        raise OSError(f"{free:.1f} GiB free here; a quickstart run needs about 3")
+    return f"{free:.0f} GiB free here"

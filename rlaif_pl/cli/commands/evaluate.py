@@ -1,0 +1,108 @@
+"""``evaluate reward|policy``: what to believe of a reward and of a policy."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from rlaif_pl.api import report_on, sample_both
+from rlaif_pl.data.metric_files import write_metrics
+from rlaif_pl.data.sources import DataSource, is_sensitive, load_preferences, load_prompts
+from rlaif_pl.engine.sampling import SamplingParams
+from rlaif_pl.evaluation.reward_accuracy import measure_reward
+from rlaif_pl.labeling.registry import build_labeler
+from rlaif_pl.models.device import on_device, put, resolve_device
+from rlaif_pl.models.policy import BackboneOptions, load_policy
+from rlaif_pl.text import Template
+from rlaif_pl.types import Labeler, Reward
+
+
+@on_device
+def reward(
+    reward: Reward,
+    gold: DataSource | str,
+    out: str,
+    ai_labeled: DataSource | str | None = None,
+    draws: int = 2000,
+    seed: int = 0,
+    device: str = "auto",
+) -> int:
+    """Measure a reward's pair accuracy and calibration against people.
+
+    Args:
+        reward: Reward to measure.
+        gold: Pairs judged by people.
+        out: Folder for metrics.json and reliability.json.
+        ai_labeled: Pairs labeled by an AI that the reward was not trained on.
+        draws: Bootstrap resamples.
+        seed: Seeds the bootstrap.
+        device: Where models compute: ``auto`` (a GPU where there is one), ``cpu``, ``cuda``, ``cuda:N``
+            or ``mps``.
+    """
+    machine = load_preferences(ai_labeled).rows if ai_labeled is not None else []
+    put(reward, resolve_device(device))
+    report = measure_reward(reward, load_preferences(gold).rows, machine, draws=draws, seed=seed)
+    report.render(Console())
+    report.write(out)
+    write(out, report.to_metrics("reward"))
+    return 0
+
+
+@on_device
+def policy(
+    policy: BackboneOptions,
+    sft: BackboneOptions,
+    reward: Reward,
+    prompts: DataSource | str,
+    out: str,
+    labeler: Labeler | str = "likelihood",
+    independent: bool = True,
+    template: Template = Template(),  # noqa: B008 - frozen
+    sampling: SamplingParams = SamplingParams(n=4, temperature=0.9),  # noqa: B008 - frozen
+    batch_size: int = 16,
+    draws: int = 2000,
+    seed: int = 0,
+    show_text: bool | None = None,
+    device: str = "auto",
+) -> int:
+    """Compare a trained policy with the SFT policy it came from, on the same prompts.
+
+    Args:
+        policy: Policy after reinforcement learning.
+        sft: Policy before it.
+        reward: The reward it was trained on.
+        prompts: Evaluation prompts, with references where there are any.
+        out: Folder for metrics.json, samples.jsonl, win_rates.json and verdicts.jsonl.
+        labeler: The labeler whose labels trained the reward.
+        independent: Also ask a judge that trained nothing here (sentence embeddings).
+        template: How prompts and responses are written.
+        sampling: How each policy responds, ``n`` times to each prompt; once greedily besides.
+        batch_size: Prompts at a time.
+        draws: Bootstrap resamples.
+        seed: Seeds sampling and bootstrap.
+        show_text: Whether samples.jsonl, which the report shows, holds texts or their hashes; None
+            shows them unless the prompts are sensitive (harmful requests).
+        device: Where models compute: ``auto`` (a GPU where there is one), ``cpu``, ``cuda``, ``cuda:N``
+            or ``mps``.
+    """
+    started = time.monotonic()
+    rows = load_prompts(prompts)
+    place = resolve_device(device)
+    before, after = (load_policy(each, template).to(place) for each in (sft, policy))
+    sampled, greedy = sample_both(after, before, rows, sampling, seed=seed, batch_size=batch_size)
+    del before, after  # make room for the judges
+    judge, paid = build_labeler(labeler), put(reward, place)
+    report = report_on(sampled, greedy, paid, judge, independent, draws=draws, seed=seed)
+    report.render(Console())
+    report.write(out, show_text=not is_sensitive(prompts) if show_text is None else show_text)
+    write(out, report.to_metrics() | {"evaluate/seconds": time.monotonic() - started})
+    return 0
+
+
+def write(out: str, metrics: dict[str, float]) -> None:
+    """Write OUT/metrics.json, making the folder."""
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_metrics(folder / "metrics.json", metrics)

@@ -1,0 +1,125 @@
+"""``export``: preferences as Parquet or JSON lines, in our columns or those other trainers read."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from pathlib import Path
+
+from rlaif_pl.data.card import dataset_card
+from rlaif_pl.data.export import Exported, Layout, soft_rows, trl_rows, write_parquet
+from rlaif_pl.data.metric_files import read_metrics, write_json_lines, write_text
+from rlaif_pl.data.sources import DataSource, load_preferences
+from rlaif_pl.labeling.usage.reply_export import export_replies
+from rlaif_pl.labeling.usage.reply_store import ReplyStore
+
+
+def export(
+    out: str,
+    preferences: DataSource | str | None = None,
+    replies: str | None = None,
+    layout: Layout = "trl",
+    min_margin: float = 0.0,
+    with_margin: bool = False,
+    name: str | None = None,
+    license_id: str = "unknown",
+    metrics: str | None = None,
+) -> int:
+    """Write labeled preferences; into a folder, with a data set card beside them.
+
+    What is left out (unlabeled pairs; in TRL's columns ties, too) is counted by reason.
+
+    Args:
+        out: A file ending in .jsonl or .parquet; or a folder, which gets train.parquet and README.md.
+        preferences: Labeled pairs.
+        replies: In place of preferences, the SQLite file of a model's replies: one row a call goes to
+            the file ``out``.
+        layout: ``trl``: prompt, chosen, rejected, p_chosen. ``soft``: prompt, first, second, p_first,
+            weight, source, group and the provenance of each label.
+        min_margin: Leave out pairs with ``|p - 0.5|`` below this, in [0, 0.5].
+        with_margin: Add TRL's ``margin`` (log-odds of p_chosen), which TRL's RewardTrainer subtracts
+            inside its loss.
+        name: What the card calls the data set; by default the folder's name.
+        license_id: License of the texts, as the hub names it (``apache-2.0``, ``cc-by-4.0``, ...).
+        metrics: metrics.json of the labeling job, whose failures and agreement with people the card
+            tells; by default the one beside the preferences, where there is one.
+    """
+    if (preferences is None) == (replies is None):
+        raise ValueError("expected either preferences or replies to export, got both or neither")
+    if preferences is None:
+        return _export_replies(str(replies), out)
+    if not 0 <= min_margin <= 0.5:
+        raise ValueError(f"expected min_margin in [0, 0.5], got {min_margin}")
+    if with_margin and layout != "trl":
+        raise ValueError("expected with_margin only with layout trl; the soft layout has p_first")
+    source = DataSource(preferences) if isinstance(preferences, str) else preferences
+    loaded = load_preferences(source)
+    pairs = loaded.rows
+    table = (
+        trl_rows(pairs, min_margin, with_margin)
+        if layout == "trl"
+        else soft_rows(pairs, min_margin)
+    )
+    left_out = Counter(loaded.dropped) + Counter(table.left_out)
+    reasons = ", ".join(f"{reason} {n}" for reason, n in sorted(left_out.items()))
+    if not table.rows:
+        raise ValueError(
+            f"expected pairs to export from {source.name}, none of {len(pairs)} is left ({reasons}); "
+            "label them first, or lower min_margin"
+        )
+    target = Path(out)
+    if target.suffix in (".jsonl", ".parquet"):
+        write_table(target, table)
+    elif target.suffix:
+        raise ValueError(f"expected out to end in .jsonl or .parquet, or to be a folder, got {out}")
+    else:
+        write_table(target / "train.parquet", table)
+        known = read_metrics(path) if (path := metrics_of(source, metrics)) else {}
+        title = name or target.resolve().name
+        card = dataset_card(title, pairs, table, "train.parquet", license_id, known)
+        write_text(target / "README.md", card)
+    missing = left_out.total()
+    sys.stdout.write(
+        f"{len(table.rows)} pairs written to {out}, {missing} left out"
+        + (f" ({reasons})\n" if reasons else "\n")
+    )
+    return 0
+
+
+def _export_replies(replies: str, out: str) -> int:
+    """Write the rows of a reply store.
+
+    Raises:
+        FileNotFoundError: There is no such store.
+    """
+    if not Path(replies).is_file():
+        raise FileNotFoundError(f"expected a file of replies at {replies}, found none")
+    with ReplyStore(replies) as store:
+        count = export_replies(store, out)
+    sys.stdout.write(f"{count} calls written to {out}\n")
+    return 0
+
+
+def write_table(path: Path, table: Exported) -> None:
+    """Write the rows as the file's ending says."""
+    if path.suffix == ".parquet":
+        write_parquet(path, table)
+    else:
+        write_json_lines(path, table.rows)
+
+
+def metrics_of(source: DataSource, metrics: str | None) -> Path | None:
+    """Return the metrics file of the job that made the labels; None where there is none.
+
+    Raises:
+        FileNotFoundError: One was named and is not there.
+    """
+    if metrics is not None:
+        path = Path(metrics)
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"expected metrics of the labeling job at {path}, found no file"
+            )
+        return path
+    beside = Path(source.name).parent / "metrics.json"
+    return beside if Path(source.name).is_file() and beside.is_file() else None

@@ -1,0 +1,237 @@
+"""``label``: ask a labeler for the missing labels of pairs, after measuring it on gold pairs."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+
+from rlaif_pl.data.failures import causes
+from rlaif_pl.data.label_store import LabelStore
+from rlaif_pl.data.labeling_pass import LabelingResult, label_pairs, missing_pairs
+from rlaif_pl.data.metric_files import write_json, write_metrics
+from rlaif_pl.data.preferences import write_preferences
+from rlaif_pl.data.sources import DataSource, load_preferences
+from rlaif_pl.evaluation.agreement.gate import QualityThresholds
+from rlaif_pl.evaluation.agreement.measure import measure_alignment
+from rlaif_pl.labeling.calibration import calibrated
+from rlaif_pl.labeling.calls import Call, Response
+from rlaif_pl.labeling.registry import build_labeler
+from rlaif_pl.labeling.strategies.ensemble import KeepsReplies
+from rlaif_pl.labeling.usage.projection import (
+    Projection,
+    ThroughputEstimator,
+    backends_of,
+    estimate_cost,
+)
+from rlaif_pl.labeling.usage.reply_store import ReplyStore
+from rlaif_pl.labeling.usage.spending import BudgetTracker, OutOfBudget, refuse_unpriced
+from rlaif_pl.labeling.usage.summary import LABELS_FILE, summarize_labels
+from rlaif_pl.models.device import on_device
+from rlaif_pl.types import Labeler, Preference
+
+
+@on_device
+def label(
+    pairs: DataSource | str,
+    out: str,
+    labeler: Labeler | str = "likelihood",
+    store: str | None = None,
+    replies: str | None = None,
+    gold: DataSource | str | None = None,
+    fit_temperature_on: DataSource | str | None = None,
+    gate: Literal["warn", "stop"] = "warn",
+    min_alignment: float = 0.6,
+    limits: QualityThresholds = QualityThresholds(),  # noqa: B008 - frozen
+    chunk: int = 64,
+    max_cost: float | None = None,
+    retry_failed: bool = False,
+    device: str = "auto",  # noqa: ARG001 - on_device reads it
+) -> int:
+    """Label pairs and write the usable ones to OUT/labeled.jsonl.
+
+    Every reply of the model and every answer is kept, so a job that was killed, or stopped at
+    ``max_cost``, asks only for what is missing when it is run again. Failures that may have passed
+    (timeouts, a server's errors and refusals) are then asked for once more.
+
+    Args:
+        pairs: Pairs of responses; labels they have are not shown to the labeler.
+        out: Folder for labeled.jsonl, metrics.json and labels.json (what the report draws).
+        labeler: ``likelihood``, ``pairwise``, or a class with its arguments.
+        store: SQLite file of labels; by default OUT/labels.sqlite.
+        replies: SQLite file of the model's replies; by default OUT/replies.sqlite.
+        gold: Pairs judged by people to measure the labeler on first; none are measured without.
+        fit_temperature_on: Pairs judged by people to fit the labeler's temperature on, in place of the
+            one it was given; use other pairs than ``gold``.
+        gate: What to do where the labeler agrees too little with people.
+        min_alignment: Least agreement with people, in [0, 1].
+        limits: What else the gate asks of the labeler.
+        chunk: Pairs asked for between two commits to the store of labels.
+        max_cost: Stop when this run has spent so many USD; calls in flight are still awaited and kept.
+            A server needs ``prices`` for it.
+        retry_failed: Ask again for every failure, also those that are likely to come back the same.
+        device: Where models compute: ``auto`` (a GPU where there is one), ``cpu``, ``cuda``, ``cuda:N``
+            or ``mps``.
+    """
+    started = time.monotonic()
+    judge = build_labeler(labeler)
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    spending = BudgetTracker(max_cost)
+    refuse_unpriced(max_cost, backends_of(judge))
+    rows = load_preferences(pairs).rows
+    metrics: dict[str, float] = {}
+    with ExitStack() as files:
+        answers = files.enter_context(LabelStore(store or str(folder / "labels.sqlite")))
+        path = replies or str(folder / "replies.sqlite")
+        kept = keep_replies(judge, path, spending, files, retry_failed)
+        projection = announce(judge, rows, answers, retry_failed)
+        try:
+            if fit_temperature_on is not None:
+                judge = calibrated(judge, load_preferences(fit_temperature_on).rows)
+                metrics["label/temperature"] = judge.temperature
+            if gold is not None:
+                metrics |= measured(judge, gold, gate, min_alignment, limits)
+            pace = None if projection is None else ThroughputEstimator(projection, say)
+            if kept is not None and pace is not None:
+                watch(judge, kept, spending, pace)
+            result = label_pairs(
+                rows,
+                judge,
+                answers,
+                chunk=chunk,
+                retry_failed=retry_failed,
+                retry_transient=True,
+                note=None if kept is None else partial(noted, spending, pace),
+            )
+        except OutOfBudget as stop:
+            write_metrics(folder / "metrics.json", metrics | totals_of(kept, spending))
+            raise stopped(stop, judge, rows, answers, spending) from stop
+        metrics |= totals_of(kept, spending)
+    metrics["label/seconds"] = time.monotonic() - started
+    write_results(folder, result, metrics)
+    if not result.rows:
+        raise ValueError(
+            f"the labeler gave no usable label for {len(rows)} pairs: {causes(result.unusable)}. Try "
+            "another labeler or prompt"
+        )
+    return 0
+
+
+def write_results(folder: Path, result: LabelingResult, metrics: dict[str, float]) -> None:
+    """Write the labels, what the report draws of them, and the job's metrics with theirs."""
+    write_preferences(folder / "labeled.jsonl", result.rows)
+    summary = summarize_labels(result.answers)
+    for note in summary.notes():
+        say(note)
+    write_json(folder / LABELS_FILE, summary.to_json())
+    counts = {"label/reused": float(result.reused), "label/new": float(result.new)}
+    write_metrics(folder / "metrics.json", metrics | summary.to_metrics("label") | counts)
+
+
+def measured(
+    labeler: Labeler,
+    gold: DataSource | str,
+    gate: Literal["warn", "stop"],
+    min_alignment: float,
+    limits: QualityThresholds,
+) -> dict[str, float]:
+    """Measure the labeler on gold pairs, show it, and let the gate warn or stop."""
+    report = measure_alignment(labeler, load_preferences(gold).rows)
+    report.render(Console())
+    limits.check(report, min_alignment, gate)
+    return report.to_metrics("label/gold")
+
+
+def keep_replies(
+    labeler: Labeler, path: str, spending: BudgetTracker, files: ExitStack, retry_failed: bool
+) -> ReplyStore | None:
+    """Attach a store of replies and the counting of what they cost; None for a labeler without.
+
+    Raises:
+        ValueError: A limit is set for a labeler whose spending is unknown.
+    """
+    if not isinstance(labeler, KeepsReplies):
+        if spending.max_cost is not None:
+            raise ValueError(
+                f"expected a labeler whose calls can be counted for max_cost, got "
+                f"{type(labeler).__name__}; leave max_cost out"
+            )
+        return None
+    store = files.enter_context(ReplyStore(path, retry_failed=retry_failed))
+    labeler.keep_replies(store, spending.count)
+    return store
+
+
+def announce(
+    labeler: Labeler, rows: Sequence[Preference], store: LabelStore, retry_failed: bool
+) -> Projection | None:
+    """Say what labeling is likely to take before anything is spent on it.
+
+    Returns:
+        What was said; None where nothing is known or left to do.
+    """
+    missing = missing_pairs(rows, labeler.fingerprint, store, retry_failed, retry_transient=True)
+    projection = estimate_cost(labeler, missing) if missing else None
+    if projection is not None:
+        say(projection.line())
+    return projection
+
+
+def watch(
+    labeler: Labeler, store: ReplyStore, spending: BudgetTracker, pace: ThroughputEstimator
+) -> None:
+    """Go on counting what replies cost, and from now on also how fast they come."""
+
+    def count(call: Call, reply: Response) -> None:
+        pace.count(call, reply)
+        spending.count(call, reply)  # may raise
+
+    if isinstance(labeler, KeepsReplies):
+        labeler.keep_replies(store, count)
+
+
+def noted(spending: BudgetTracker, pace: ThroughputEstimator | None) -> str:
+    """Say in a few words what was spent and what is to come."""
+    return ", ".join(filter(None, [spending.line(), "" if pace is None else pace.line()]))
+
+
+def say(line: str) -> None:
+    """Write a line to standard error."""
+    sys.stderr.write(line + "\n")
+
+
+def stopped(
+    stop: OutOfBudget,
+    labeler: Labeler,
+    rows: Sequence[Preference],
+    store: LabelStore,
+    spending: BudgetTracker,
+) -> OutOfBudget:
+    """Say how far a job came that ran out of money, and how to go on."""
+    left = len(missing_pairs(rows, labeler.fingerprint, store, retry_transient=True))
+    return OutOfBudget(
+        f"{stop}: {len(rows) - left} of {len(rows)} pairs are labeled, {spending.calls} calls were "
+        "made in this run and all are kept; run the same command again (max_cost counts each run) and "
+        "it goes on from here without repeating any of them"
+    )
+
+
+def totals_of(store: ReplyStore | None, spending: BudgetTracker) -> dict[str, float]:
+    """Metrics of this run's calls and of all calls in the store."""
+    if store is None:
+        return {}
+    totals = store.totals()
+    return spending.to_metrics("label") | {
+        "label/calls": float(totals.calls),
+        "label/read_tokens": float(totals.read),
+        "label/written_tokens": float(totals.written),
+        "label/paid_usd": totals.cost_usd,
+        **{f"label/calls_{kind}": float(count) for kind, count in totals.failures.items()},
+    }

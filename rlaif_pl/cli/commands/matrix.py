@@ -1,0 +1,220 @@
+"""``evaluate matrix``: several policies, each against each, by several judges."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from rlaif_pl.cli.commands.evaluate import write
+from rlaif_pl.data.metric_files import write_json
+from rlaif_pl.data.sources import DataSource, is_sensitive, load_prompts
+from rlaif_pl.engine.sampling import SamplingParams
+from rlaif_pl.evaluation.judges import EmbeddingJudge, RougeJudge
+from rlaif_pl.evaluation.policy import references_of
+from rlaif_pl.evaluation.reward_accuracy import scored
+from rlaif_pl.evaluation.win_rate import copied_shares
+from rlaif_pl.evaluation.win_rates import report as matrix_report
+from rlaif_pl.evaluation.win_rates.measure import PolicyColumns, RewardJudge, measure_matrix
+from rlaif_pl.labeling.registry import build_labeler
+from rlaif_pl.models.backbone import resolve_dtype
+from rlaif_pl.models.causal import CausalModel
+from rlaif_pl.models.device import on_device, put, resolve_device
+from rlaif_pl.models.policy import BackboneOptions, load_policy
+from rlaif_pl.rl.generate import Responses, generate
+from rlaif_pl.rl.kl import kl_by_prompt
+from rlaif_pl.statistics import Interval, mean_by_group
+from rlaif_pl.text import Template, strip_surplus_symbols, word_count
+from rlaif_pl.types import Labeler, Prompt, Reward
+
+
+@on_device
+def matrix(
+    policies: dict[str, BackboneOptions],
+    prompts: DataSource | str,
+    out: str,
+    sft: str | None = None,
+    judges: dict[str, Labeler | str] | None = None,
+    rewards: dict[str, Reward] | None = None,
+    taught: dict[str, list[str]] | None = None,
+    independent: bool = True,
+    rouge: bool = True,
+    template: Template = Template(),  # noqa: B008 - frozen
+    sampling: SamplingParams = SamplingParams(n=2, temperature=0.9),  # noqa: B008 - frozen
+    batch_size: int = 16,
+    draws: int = 1000,
+    seed: int = 0,
+    show_text: bool | None = None,
+    device: str = "auto",
+) -> int:
+    """Compare every two of several policies on the same prompts by several judges.
+
+    Each policy is sampled once, with the same noise; its samples are kept in OUT/sampled, so that a
+    killed run goes on with the next policy.
+
+    Args:
+        policies: Policies by name, at least two.
+        prompts: Evaluation prompts, with references where there are any.
+        out: Folder for results.md, matrix.csv, samples.jsonl, verdicts.jsonl, win_matrix.png and
+            metrics.json.
+        sft: Name of the policy that KL is measured from; None measures none.
+        judges: Labelers by name.
+        rewards: Rewards by name: each is a column beside the policies, and a judge.
+        taught: Policies that a judge's labels (or a reward) trained, by its name; their comparisons
+            by it are marked.
+        independent: Also ask a judge that trained nothing here (sentence embeddings): ``embedding``.
+        rouge: Also judge by ROUGE-L where every prompt has a reference: ``rouge_l``.
+        template: How prompts and responses are written.
+        sampling: How each policy responds, ``n`` times to each prompt.
+        batch_size: Prompts at a time.
+        draws: Bootstrap resamples.
+        seed: Seeds sampling and bootstrap.
+        show_text: Whether samples.jsonl holds texts or their hashes; None shows them unless the
+            prompts' source is sensitive.
+        device: Where models compute: ``auto`` (a GPU where there is one), ``cpu``, ``cuda``, ``cuda:N``
+            or ``mps``.
+    """
+    started = time.monotonic()
+    place = resolve_device(device)
+    if sft is not None and sft not in policies:
+        raise ValueError(f"expected sft to be one of {list(policies)}, got {sft!r}")
+    rows = load_prompts(prompts)
+    params = sampling.seeded(seed)
+    for reward in (rewards or {}).values():
+        put(reward, place)
+    reference = None if sft is None else load_policy(policies[sft], template).to(place)
+    facts = [str(template), None if sft is None else identity(policies[sft])]
+    columns = {}
+    for name, options in policies.items():
+        kept = Path(out) / "sampled" / f"{name}.json"
+        sampled = Sampled(kept, rows, params, batch_size, facts)
+        known = sampled.read(options) or sampled.make(options, template, reference, title=name)
+        columns[name] = columns_of(rows, *known, rewards or {}, draws, seed)
+    del reference
+    asked: dict[str, Labeler] = {n: build_labeler(judge) for n, judge in (judges or {}).items()}
+    asked |= {name: RewardJudge(reward, name) for name, reward in (rewards or {}).items()}
+    references = references_of(rows)
+    if independent:
+        asked["embedding"] = EmbeddingJudge(references)
+    if rouge and len(references) == len({row.text for row in rows}):
+        asked["rouge_l"] = RougeJudge(references)
+    result = measure_matrix(rows, columns, asked, taught or {}, draws=draws, seed=seed)
+    matrix_report.render(result, Console())
+    shown = not is_sensitive(prompts) if show_text is None else show_text
+    matrix_report.write(result, rows, out, show_text=shown)
+    metrics = matrix_report.to_metrics(result)
+    write(out, metrics | {"matrix/seconds": time.monotonic() - started})
+    return 0
+
+
+class Sampled:
+    """Samples of one policy on disk, taken only where prompts, settings and weights are the same.
+
+    Args:
+        path: The file.
+        prompts: What is responded to.
+        params: How each policy responds.
+        facts: What else the samples and their KL depend on: template, SFT policy.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        prompts: list[Prompt],
+        params: SamplingParams,
+        batch_size: int,
+        facts: Sequence[str | None],
+    ) -> None:
+        self.path = path
+        self.prompts = prompts
+        self.params = params
+        self.batch_size = batch_size
+        self.facts = list(facts)
+
+    def read(self, options: BackboneOptions) -> tuple[Responses, list[float] | None] | None:
+        """Return what was sampled before, or None."""
+        if not self.path.is_file():
+            return None
+        content = json.loads(self.path.read_text(encoding="utf-8"))
+        if content["key"] != self._key(options):
+            return None
+        parts = {name: content[name] for name in ("texts", "unfinished", "tokens")}
+        return Responses(**parts), content["kl"]
+
+    def make(
+        self,
+        options: BackboneOptions,
+        template: Template,
+        reference: CausalModel | None,
+        title: str,
+    ) -> tuple[Responses, list[float] | None]:
+        """Sample, measure KL where there is a reference, and keep both."""
+        model = load_policy(options, template).to(resolve_device())
+        made = generate(
+            model, self.prompts, self.params, batch_size=self.batch_size, title=f"sampling {title}"
+        )
+        kl = (
+            None
+            if reference is None
+            else kl_by_prompt(model, reference, self.prompts, made.tokens, self.params)
+        )
+        content = {
+            "key": self._key(options),
+            "texts": made.texts,
+            "tokens": made.tokens,
+            "unfinished": made.unfinished,
+            "kl": kl,
+        }
+        write_json(self.path, content)
+        return made, kl
+
+    def _key(self, options: BackboneOptions) -> str:
+        """Digest of settings, prompts and weights."""
+        texts = [prompt.text for prompt in self.prompts]
+        text = json.dumps([identity(options), self.facts, asdict(self.params), texts])
+        return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+
+
+def identity(options: BackboneOptions) -> str:
+    """Tell weights apart: by options and, of a folder, its files' sizes and times of change."""
+    folder = Path(options.name)
+    files = sorted(folder.glob("*")) if folder.is_dir() else []
+    facts = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.is_file()]
+    return json.dumps([asdict(options), str(resolve_dtype(options.dtype)), facts])
+
+
+def columns_of(
+    prompts: list[Prompt],
+    responses: Responses,
+    kl: list[float] | None,
+    rewards: Mapping[str, Reward],
+    draws: int,
+    seed: int,
+) -> PolicyColumns:
+    """Measure a policy's responses: words, copying, unfinished ones, KL and rewards."""
+    groups = [prompt.group for prompt in prompts]
+
+    def mean(values: object) -> Interval:
+        return mean_by_group(values, groups, draws=draws, seed=seed)  # type: ignore[arg-type]
+
+    clean = [[strip_surplus_symbols(text) for text in texts] for texts in responses.texts]
+    flat = [text for texts in responses.texts for text in texts]
+    asked = [p.text for p, texts in zip(prompts, responses.texts, strict=True) for _ in texts]
+    paid = {
+        name: mean(scored(reward, asked, flat).reshape(len(prompts), -1).mean(1))
+        for name, reward in rewards.items()
+    }
+    return PolicyColumns(
+        texts=responses.texts,
+        words=mean([np.mean([word_count(text) for text in texts]) for texts in clean]),
+        copied_4grams=mean(copied_shares([prompt.text for prompt in prompts], clean)),
+        unfinished=float(np.mean([flag for flags in responses.unfinished for flag in flags])),
+        kl=None if kl is None else mean(kl),
+        rewards=paid,
+    )

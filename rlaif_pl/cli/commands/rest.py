@@ -1,0 +1,155 @@
+"""``rest``: Reinforced Self-Training, Grow and Improve steps from a policy and a reward."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+from rich.console import Console
+from rich.table import Table
+
+from rlaif_pl.data.metric_files import write_json, write_metrics
+from rlaif_pl.data.sources import DataSource, load_prompts
+from rlaif_pl.models.device import on_device, put, resolve_device
+from rlaif_pl.models.export import save_policy
+from rlaif_pl.models.policy import BackboneOptions, load_policy
+from rlaif_pl.pipeline.experiment import Stage
+from rlaif_pl.pipeline.process import launch
+from rlaif_pl.pipeline.yaml_files import Value, dump_yaml
+from rlaif_pl.recipes.rest import Rest, Step
+from rlaif_pl.recipes.rest_improve import Improve
+from rlaif_pl.recipes.rest_samples import Drawing
+from rlaif_pl.text import Template
+from rlaif_pl.training.callbacks.csv_rows import Cell, write_table
+from rlaif_pl.types import Reward
+
+SHOWN = ("kept", "demonstrations", "level", "lr", "reward", "words", "unfinished")
+
+
+@on_device
+def rest(
+    policy: BackboneOptions,
+    prompts: DataSource | str,
+    validation: DataSource | str,
+    reward: Reward,
+    out: str,
+    grow_steps: int = 1,
+    drawing: Drawing = Drawing(),  # noqa: B008 - frozen
+    improve: Improve = Improve(),  # noqa: B008 - frozen
+    template: Template = Template(),  # noqa: B008 - frozen
+    validation_samples: int = 2,
+    seed: int = 0,
+    device: str = "auto",
+) -> int:
+    """Train a policy on its own best samples (ReST, arXiv 2308.08998) and write it to OUT/policy.
+
+    A Grow step samples from the policy and scores the samples; each of its Improve steps fits the
+    policy to what passes a rising threshold, as a `fit` in a process of its own. Run again after it
+    was killed, it skips what is finished and resumes the rest.
+
+    Args:
+        policy: Policy to start from, fitted to the demonstrations.
+        prompts: What to respond to; references among them are the demonstrations, which stay in the
+            mix where they pass the filter.
+        validation: Held-out prompts on which each step's reward is measured.
+        reward: Scores samples: a reward model, or a labeler (``LabelerReward``).
+        out: Folder for the policy, metrics.json, steps.json, history.csv and every step.
+        grow_steps: Grow steps.
+        drawing: How samples are drawn.
+        improve: Thresholds, learning rates and the fit.
+        template: How prompts and responses are written.
+        validation_samples: Samples of each validation prompt.
+        seed: Seeds samples, adapters and order.
+        device: Where models compute, also those that are fitted: ``auto`` (a GPU where there is one),
+            ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+    """
+    started = time.monotonic()
+    folder = Path(out)
+    loop = Rest(
+        policy=policy,
+        train=load_prompts(prompts),
+        validation=load_prompts(validation),
+        reward=put(reward, resolve_device(device)),
+        out=folder,
+        fit=fit,
+        grow_steps=grow_steps,
+        drawing=drawing,
+        improve=improve,
+        template=template,
+        validation_samples=validation_samples,
+        seed=seed,
+    )
+    steps = loop.run()
+    whole = dataclasses.replace(loop.policy, trunk_layers=0, dtype="float32")
+    save_policy(folder / "policy", load_policy(whole, template))
+    write_steps(folder, steps)
+    metrics = summarize(steps) | {"rest/parts_skipped": float(loop.parts.skipped)}
+    write_metrics(folder / "metrics.json", metrics | {"rest/seconds": time.monotonic() - started})
+    Console().print(steps_table(steps))
+    return 0
+
+
+def fit(config: dict[str, object], folder: Path) -> None:
+    """Run ``fit`` on a config in a process of its own; a checkpoint in the folder is resumed.
+
+    Raises:
+        RuntimeError: It failed; what it printed is in the folder's log.txt.
+    """
+    text = dump_yaml(cast("dict[str, Value]", config))
+    (folder / "config.yaml").write_text(text, encoding="utf-8")
+    stage = Stage(folder.name, "fit", None, {}, (), ())
+    sys.stdout.flush()
+    code = launch(stage, folder)
+    if code != 0:
+        raise RuntimeError(
+            f"expected {folder.name} to fit, it ended with status {code}; see {folder / 'log.txt'}"
+        )
+
+
+def summarize(steps: Sequence[Step]) -> dict[str, float]:
+    """Return the metrics of the loop: the start and the last step that was kept."""
+    before, after = steps[0].result, [step for step in steps if step.is_kept][-1].result
+    metrics = {
+        "rest/improve_steps": float(len(steps) - 1),
+        "rest/steps_kept": float(sum(step.is_kept for step in steps) - 1),
+        "rest/reward_gain": after["reward"] - before["reward"],
+        "rest/demonstration_reward": before["demonstration_reward"],
+    }
+    for name, result in (("before", before), ("after", after)):
+        for key in ("reward", "reward_low", "reward_high", "words", "unfinished"):
+            if key in result:
+                part, _, end = key.partition("_")
+                metrics[f"rest/{part}_{name}" + (f"_{end}" if end else "")] = result[key]
+    return metrics
+
+
+def write_steps(folder: Path, steps: Sequence[Step]) -> None:
+    """Write steps.json, and history.csv with a row a step for the report's plots."""
+    write_json(folder / "steps.json", [dataclasses.asdict(step) for step in steps])
+    columns = ["step", "rest/val_reward", "rest/val_words", "rest/val_unfinished", "rest/kept"]
+    rows: list[dict[str, Cell]] = []
+    for number, step in enumerate(steps):
+        row: dict[str, Cell] = {
+            "step": number,
+            "rest/val_reward": step.result["reward"],
+            "rest/val_words": step.result["words"],
+            "rest/val_unfinished": step.result["unfinished"],
+        }
+        rows.append(row | ({"rest/kept": step.result["kept"]} if "kept" in step.result else {}))
+    write_table(folder / "history.csv", columns, rows)
+
+
+def steps_table(steps: Sequence[Step]) -> Table:
+    """Show what each step learned from and what came of it."""
+    table = Table(title="ReST")
+    for name in ("grow", "improve", *SHOWN, "policy"):
+        table.add_column(name, justify="right")
+    for step in steps:
+        cells = [f"{step.result[name]:.4g}" if name in step.result else "" for name in SHOWN]
+        kept = "kept" if step.is_kept else "not kept"
+        table.add_row(str(step.grow), str(step.improve), *cells, kept)
+    return table

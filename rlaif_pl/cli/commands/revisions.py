@@ -1,0 +1,109 @@
+"""``evaluate revisions``: what rounds of revision did, by judges that are measured themselves."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from rlaif_pl.data.metric_files import write_metrics
+from rlaif_pl.data.revisions import read_revisions
+from rlaif_pl.data.sources import DataSource, load_preferences
+from rlaif_pl.evaluation.harmlessness import rounds_text
+from rlaif_pl.evaluation.harmlessness.rounds import JudgeQuality, compare_rounds, measure_judge
+from rlaif_pl.labeling.registry import build_labeler
+from rlaif_pl.labeling.usage.reply_store import ReplyStore
+from rlaif_pl.models.device import on_device
+from rlaif_pl.types import Labeler, Preference
+
+HARMLESS, HELPFUL = "harmless", "helpful"
+
+
+@on_device
+def revisions(
+    revisions: str,
+    out: str,
+    harmless: Labeler | str = "constitution",
+    helpful: Labeler | str | None = None,
+    harmless_gold: DataSource | str | None = None,
+    helpful_gold: DataSource | str | None = None,
+    max_words: int | None = None,
+    replies: str | None = None,
+    draws: int = 2000,
+    seed: int = 0,
+    device: str = "auto",  # noqa: ARG001 - on_device reads it
+) -> int:
+    """Judge the responses of every round of revision against the first answers.
+
+    Each judge is first measured on pairs judged by people. One that is not above chance there is shown
+    as such, and nothing is claimed from its verdicts. Judges read both orders; no reply is printed.
+
+    Args:
+        revisions: revisions.jsonl of a revise job, on prompts that no recipe was chosen on.
+        out: Folder for table.md, rows.csv, rounds.svg and metrics.json.
+        harmless: Who judges harmlessness.
+        helpful: Who judges helpfulness; None leaves it out.
+        harmless_gold: Pairs on which people said which response is less harmful (HH's harmless part).
+        helpful_gold: Pairs on which people said which response is more helpful.
+        max_words: Keep only people's pairs whose prompt and responses have at most so many words.
+        replies: SQLite file of the judges' replies; by default OUT/replies.sqlite.
+        draws: Bootstrap resamples.
+        seed: Seeds the bootstrap.
+        device: Where models compute: ``auto`` (a GPU where there is one), ``cpu``, ``cuda``, ``cuda:N``
+            or ``mps``.
+    """
+    started = time.monotonic()
+    rows = read_revisions(revisions)
+    spec = {HARMLESS: (harmless, harmless_gold)}
+    if helpful is not None:
+        spec[HELPFUL] = (helpful, helpful_gold)
+    judges: dict[str, Labeler] = {}
+    qualities: dict[str, JudgeQuality] = {}
+    Path(out).mkdir(parents=True, exist_ok=True)
+    with ReplyStore(replies or str(Path(out) / "replies.sqlite")) as store:
+        for name, (labeler, gold) in spec.items():
+            judge = build_labeler(labeler)
+            attach = getattr(judge, "keep_replies", None)
+            if attach is not None:
+                attach(store)
+            pairs, source = people(gold, max_words)
+            judges[name] = judge
+            qualities[name] = measure_judge(name, judge, pairs, source, draws=draws, seed=seed)
+        study = compare_rounds(rows, judges, qualities, draws=draws, seed=seed)
+    rounds_text.render(study, Console())
+    rounds_text.write(study, out)
+    metrics = study.to_metrics() | {"revisions/seconds": time.monotonic() - started}
+    write_metrics(Path(out) / "metrics.json", metrics)
+    return 0
+
+
+def people(
+    gold: DataSource | str | None, max_words: int | None
+) -> tuple[Sequence[Preference] | None, str | None]:
+    """Return the pairs of a source that are short enough, and what to call them; None without a source.
+
+    Raises:
+        FileNotFoundError: The file is not there.
+        ValueError: No pair is short enough.
+    """
+    if gold is None:
+        return None, None
+    source = DataSource(gold) if isinstance(gold, str) else gold
+    limit = source.limit
+    # of the pairs that are short enough the first are kept, so the limit comes last
+    whole = replace(source, limit=limit if max_words is None else None)
+    rows = load_preferences(whole).rows
+    if max_words is not None:
+        rows = [row for row in rows if _words(row) <= max_words][:limit]
+    if not rows:
+        raise ValueError(
+            f"expected pairs of at most {max_words} words in {source.name}, got none; raise max_words"
+        )
+    return rows, source.name
+
+
+def _words(row: Preference) -> int:
+    return sum(len(text.split()) for text in (row.prompt, row.first, row.second))

@@ -1,0 +1,77 @@
+"""``sample``: responses of a policy, as unlabeled pairs."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from rlaif_pl.api import generate
+from rlaif_pl.data.metric_files import write_metrics
+from rlaif_pl.data.preferences import write_preferences
+from rlaif_pl.data.sources import DataSource, load_prompts
+from rlaif_pl.engine.sampling import SamplingParams
+from rlaif_pl.evaluation.win_rate import text_measures
+from rlaif_pl.models.device import on_device, resolve_device
+from rlaif_pl.models.policy import BackboneOptions, load_policy
+from rlaif_pl.rl.generate import pairs_of
+from rlaif_pl.text import Template, word_count
+
+
+@on_device
+def sample(
+    policy: BackboneOptions,
+    prompts: DataSource | str,
+    out: str,
+    template: Template = Template(),  # noqa: B008 - frozen
+    sampling: SamplingParams = SamplingParams(n=2),  # noqa: B008 - frozen
+    batch_size: int = 16,
+    seed: int = 0,
+    device: str = "auto",
+) -> int:
+    """Sample responses to prompts and write them as unlabeled pairs to OUT/pairs.jsonl.
+
+    A pair of two equal or empty responses says nothing and is left out and counted.
+
+    Args:
+        policy: Model to sample from.
+        prompts: What to respond to.
+        out: Folder for pairs.jsonl and metrics.json.
+        template: How prompts and responses are written.
+        sampling: How responses are drawn; every two of the ``n`` make a pair. The paper draws at
+            temperature 1.
+        batch_size: Prompts at a time.
+        seed: Seeds the sampling noise.
+        device: Where models compute: ``auto`` (a GPU where there is one), ``cpu``, ``cuda``, ``cuda:N``
+            or ``mps``.
+
+    Raises:
+        ValueError: ``n`` is odd, or no pair is left.
+    """
+    if sampling.n % 2:
+        raise ValueError(
+            f"expected an even sampling.n, as pairs are made of them, got {sampling.n}"
+        )
+    started = time.monotonic()
+    rows = load_prompts(prompts)
+    model = load_policy(policy, template).to(resolve_device(device))
+    title = f"sampling {len(rows)} prompts"
+    responses = generate(model, rows, sampling, seed, batch_size=batch_size, title=title)
+    pairs = pairs_of(rows, responses.texts, responses.author)
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    flat = [text for texts in responses.texts for text in texts]
+    cut = [flag for flags in responses.unfinished for flag in flags]
+    measures = text_measures([prompt.text for prompt in rows], responses.texts)
+    write_metrics(
+        folder / "metrics.json",
+        {
+            "sample/pairs": len(pairs),
+            "sample/dropped": len(rows) * sampling.n // 2 - len(pairs),
+            "sample/words": sum(map(word_count, flat)) / len(flat),
+            "sample/unfinished": sum(cut) / len(cut),
+            "sample/copied_4grams": measures.copied_4grams,
+            "sample/seconds": time.monotonic() - started,
+        },
+    )
+    write_preferences(folder / "pairs.jsonl", responses.pairs())  # an error where there are none
+    return 0

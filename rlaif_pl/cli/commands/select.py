@@ -1,0 +1,181 @@
+"""``select``: of the best checkpoints by validation reward, the one that wins most against SFT."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from pathlib import Path
+
+from jsonargparse import ArgumentParser
+from rich.console import Console
+
+from rlaif_pl.data.metric_files import write_metrics
+from rlaif_pl.data.sources import DataSource, is_sensitive, load_prompts
+from rlaif_pl.engine.sampling import SamplingParams
+from rlaif_pl.evaluation.samples import write_samples
+from rlaif_pl.evaluation.selection import (
+    Candidate,
+    Judged,
+    choose,
+    find_candidates,
+    policy_weights,
+    selection_metrics,
+    selection_table,
+)
+from rlaif_pl.evaluation.win_rate import compare
+from rlaif_pl.labeling.registry import build_labeler
+from rlaif_pl.models.actor_critic import ActorCritic
+from rlaif_pl.models.device import on_device, resolve_device
+from rlaif_pl.pipeline.yaml_files import Value, read_yaml
+from rlaif_pl.rl.generate import Responses, generate
+from rlaif_pl.types import Labeler, Prompt
+
+ACTOR = "model.init_args.actor"
+
+
+@on_device
+def select(
+    run: str,
+    prompts: DataSource | str,
+    out: str,
+    labeler: Labeler | str = "likelihood",
+    k: int = 4,
+    monitor: str = "a2c/val_reward",
+    final: DataSource | str | None = None,
+    sampling: SamplingParams = SamplingParams(n=1, temperature=0.9),  # noqa: B008 - frozen
+    batch_size: int = 16,
+    draws: int = 2000,
+    seed: int = 0,
+    show_text: bool | None = None,
+    device: str = "auto",
+) -> int:
+    """Choose a checkpoint as the paper does, on prompts set aside for that, and export its policy.
+
+    Of the ``k`` checkpoints that A2C kept for their validation reward, each answers the prompts; a
+    judge compares the answers with those of the SFT policy, which is the actor's reference. The winner
+    becomes OUT/policy.
+
+    Args:
+        run: Folder of the finished A2C stage, with config.yaml and checkpoints/.
+        prompts: Development prompts: neither trained on nor those that report the result.
+        out: Folder for policy/, metrics.json and samples.jsonl.
+        labeler: Judge; one that asks for pairs does so in both orders.
+        k: Checkpoints to compare at most.
+        monitor: Metric that ``ModelCheckpoint`` kept them for.
+        final: Prompts that will report the result; named here, they are refused among ``prompts``.
+        sampling: How each policy responds, ``n`` times to each prompt.
+        batch_size: Prompts at a time.
+        draws: Bootstrap resamples.
+        seed: Seeds sampling and bootstrap.
+        show_text: Whether samples.jsonl holds texts or their hashes; None shows them unless the
+            prompts' source is sensitive.
+        device: Where models compute: ``auto`` (a GPU where there is one), ``cpu``, ``cuda``, ``cuda:N``
+            or ``mps``.
+    """
+    started = time.monotonic()
+    rows = load_prompts(prompts)
+    refuse_final(rows, final)
+    candidates = find_candidates(Path(run) / "checkpoints", monitor, k)
+    judge = build_labeler(labeler)
+    actor = build_actor(Path(run) / "config.yaml").to(resolve_device(device))
+    draw = partial(generate, prompts=rows, params=sampling.seeded(seed), batch_size=batch_size)
+    before = draw(actor.reference, title="sampling from SFT")
+    texts, groups = [row.text for row in rows], [row.group for row in rows]
+    judged, answers = [], {}
+    for candidate in candidates:
+        load_weights(actor, candidate)
+        after = draw(actor.policy, title=f"sampling from step {candidate.step}")
+        rate = compare(texts, after.texts, before.texts, judge, groups, draws=draws, seed=seed)
+        judged.append(Judged(candidate, rate, cut_share(after)))
+        answers[candidate.name] = after.texts
+    chosen = choose(judged)
+    load_weights(actor, chosen.candidate)
+    folder = Path(out)
+    actor.save(folder / "policy")
+    names = {"sft": before.texts, **answers}
+    samples = (
+        {"prompt": row.text, **{name: given[n] for name, given in names.items()}}
+        for n, row in enumerate(rows)
+    )
+    shown = not is_sensitive(prompts) if show_text is None else show_text
+    write_samples(folder, samples, show_text=shown)
+    show(judged, chosen, len(rows), judge)
+    seconds = {"select/prompts": float(len(rows)), "select/seconds": time.monotonic() - started}
+    write_metrics(folder / "metrics.json", selection_metrics(judged, chosen) | seconds)
+    return 0
+
+
+def refuse_final(rows: list[Prompt], final: DataSource | str | None) -> None:
+    """Refuse to choose on prompts that report the result.
+
+    Raises:
+        ValueError: Some prompts are in both.
+    """
+    if final is None:
+        return
+    reserved = {row.group for row in load_prompts(final)}
+    shared = sum(row.group in reserved for row in rows)
+    if shared:
+        raise ValueError(
+            f"expected prompts that report nothing, got {shared} of {len(rows)} that are in `final` "
+            "too: the chosen policy would look better there than it is; choose on others"
+        )
+
+
+def build_actor(config: Path) -> ActorCritic:
+    """Build the actor of an A2C stage from its resolved config.
+
+    Raises:
+        ValueError: The config has no actor, or its arguments are wrong.
+    """
+    node: Value = dict(read_yaml(config))
+    for key in ACTOR.split("."):
+        node = node.get(key) if isinstance(node, dict) else None
+    if not isinstance(node, dict):
+        raise ValueError(
+            f"expected {ACTOR} in {config}, found none; give the folder of an A2C stage"
+        )
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--actor", type=ActorCritic)
+    actor = parser.instantiate_classes(parser.parse_object({"actor": node})).actor
+    if not isinstance(actor, ActorCritic):
+        raise ValueError(f"expected {ACTOR} in {config} to be an ActorCritic, got {type(actor)}")
+    return actor.eval()
+
+
+def load_weights(actor: ActorCritic, candidate: Candidate) -> None:
+    """Put a checkpoint's weights into the actor.
+
+    Raises:
+        ValueError: The checkpoint lacks weights that this actor trains.
+    """
+    weights = policy_weights(candidate.path)
+    trained = {name for name, value in actor.named_parameters() if value.requires_grad}
+    missing = sorted(trained - weights.keys())
+    if missing:
+        raise ValueError(
+            f"expected every trained weight of the actor in {candidate.path}, missing "
+            f"{missing[:3]}; the config beside it is of another run"
+        )
+    actor.load_state_dict(weights, strict=False)
+
+
+def cut_share(responses: Responses) -> float:
+    """Share of responses that the length limit cut."""
+    flags = [flag for row in responses.unfinished for flag in row]
+    return sum(flags) / len(flags)
+
+
+def show(judged: list[Judged], chosen: Judged, prompts: int, judge: Labeler) -> None:
+    """Print the table and how to read it."""
+    console = Console()
+    title = f"checkpoints against SFT on {prompts} development prompts, 95 % intervals by prompt"
+    console.print(selection_table(judged, chosen, title))
+    console.print(
+        f"Judge: {judge.fingerprint}\n"
+        f"Step {chosen.candidate.step} is exported. These prompts served to choose it, so its rate is "
+        "too good by what the luckiest of several gains: report on other prompts (evaluate policy), "
+        "and by a judge that neither labeled the pairs nor chose here.",
+        soft_wrap=True,
+        highlight=False,
+    )

@@ -1,0 +1,76 @@
+"""What can be known at the start of an experiment about stages that come hours later."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rlaif_pl.cli.commands.config_check import ConfigCheck
+from rlaif_pl.pipeline import load_experiment
+from rlaif_pl.pipeline.experiment import Experiment
+from rlaif_pl.pipeline.plan import make_plan
+from rlaif_pl.pipeline.yaml_files import Value, flatten
+
+INPUTS = ("preferences", "prompts", "demonstrations", "validation", "references", "gold", "pairs")
+ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".jsonl.gz", ".csv.gz")
+
+
+def stage_check(
+    file: Path,
+    functions: Mapping[str, tuple[str, str]],
+    out: Path | None = None,
+    force: Sequence[str] = (),
+    seed: int | None = None,
+) -> int:
+    """Check every stage that is not finished: its config, its data, and the servers that it asks.
+
+    Servers of the first stage must be there; those of later ones may be started by then (a labeler and
+    the training may take turns on the GPUs), so that they are missing is said and no more.
+
+    Args:
+        file: The experiment.
+        functions: Module and function of each command that is one.
+        out: Run folder in place of the file's.
+        force: Stages to run again.
+        seed: Seed in place of the file's.
+
+    Returns:
+        0, or 1 where a stage could not run; standard error says which and why.
+    """
+    experiment = load_experiment(file, out, seed)
+    stages = [plan.stage for plan in make_plan(experiment, force) if plan.action != "skip"]
+    check, found = ConfigCheck(functions), 0
+    for stage in stages:
+        content = experiment.resolve(stage)
+        problem = check.problem(stage.command, content) or absent_data(experiment, content)
+        silent = check.unreachable()
+        if problem is None and silent is not None and stage is not stages[0]:
+            sys.stderr.write(f"warning: stage {stage.name}: {silent} before this stage\n")
+        elif problem := problem or silent:
+            found += 1
+            sys.stderr.write(f"stage {stage.name}: {problem}\n")
+    if found:
+        sys.stderr.write(
+            f"error: {found} of {len(stages)} stages could not run, so none was started; mend the "
+            "above, or go ahead with --no_check\n"
+        )
+    return 1 if found else 0
+
+
+def absent_data(experiment: Experiment, content: Mapping[str, Value]) -> str | None:
+    """Name a data file of a stage that is neither there nor below the run folder; None if all are.
+
+    Args:
+        experiment: The experiment; what lies in its run folder is made by its stages.
+        content: A stage's config.
+    """
+    for key, value in flatten(dict(content)).items():
+        is_data = isinstance(value, str) and value.endswith(ENDINGS)
+        if not is_data or not set(key.split(".")) & set(INPUTS):
+            continue
+        path = Path(str(value)).expanduser()
+        is_made = path.absolute().is_relative_to(experiment.out.absolute())
+        if not is_made and "://" not in str(value) and not path.exists():
+            return f"{key}: expected a data file at {value}, found none; check the name"
+    return None

@@ -1,0 +1,273 @@
+"""Command line: ``python -m rlaif_pl COMMAND``.
+
+Imports happen inside the commands: ``run`` and ``--help`` start in a second instead of ten.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rlaif_pl import __version__
+from rlaif_pl.config_paths import find_config
+from rlaif_pl.device_names import KINDS
+from rlaif_pl.errors import estimated_cost, explained
+
+if TYPE_CHECKING:
+    from jsonargparse import Namespace
+
+LIGHTNING = ("fit", "validate", "predict")
+DEFAULT_FIT = "quickstart/reward_from_pairs.yaml"
+# Command to module and function; the function's signature is the command's options.
+FUNCTIONS = {
+    "sample": ("rlaif_pl.cli.commands.sample", "sample"),
+    "label": ("rlaif_pl.cli.commands.label", "label"),
+    "revise": ("rlaif_pl.cli.commands.revise", "revise"),
+    "rest": ("rlaif_pl.cli.commands.rest", "rest"),
+    "evaluate alignment": ("rlaif_pl.cli.commands.alignment", "alignment"),
+    "evaluate reward": ("rlaif_pl.cli.commands.evaluate", "reward"),
+    "evaluate policy": ("rlaif_pl.cli.commands.evaluate", "policy"),
+    "evaluate matrix": ("rlaif_pl.cli.commands.matrix", "matrix"),
+    "evaluate revisions": ("rlaif_pl.cli.commands.revisions", "revisions"),
+    "evaluate harmless": ("rlaif_pl.cli.commands.harmless", "harmless"),
+    "rate": ("rlaif_pl.cli.commands.rate", "rate"),
+    "evaluate ratings": ("rlaif_pl.cli.commands.ratings", "ratings"),
+    "study pairs": ("rlaif_pl.cli.commands.study", "pairs"),
+    "study rewards": ("rlaif_pl.cli.commands.study", "rewards"),
+    "study curve": ("rlaif_pl.cli.commands.study", "curve"),
+    "study sizes": ("rlaif_pl.cli.commands.study", "sizes"),
+    "study cost": ("rlaif_pl.cli.commands.study", "cost"),
+    "select": ("rlaif_pl.cli.commands.select", "select"),
+    "report": ("rlaif_pl.cli.commands.report", "report"),
+    "export": ("rlaif_pl.cli.commands.export", "export"),
+    "doctor": ("rlaif_pl.cli.commands.doctor", "doctor"),
+}
+GROUPS = ("evaluate", "study")  # commands of two words
+INTERRUPTED = 130  # exit status, as of a shell: 128 + SIGINT
+HELP = """\
+usage: python -m rlaif_pl COMMAND [options]      (COMMAND --help says more; --version)
+
+a whole experiment
+  run FILE             every stage of an experiment, each in its own process; finished ones are skipped
+
+training (LightningCLI: --config FILE, --print_config, --trainer.*, --model.*, --data.*)
+  fit                  train the module of a config; without one, the quickstart reward model
+  validate             its measures of held-out data
+  predict              labels by several processes (LabelingModule)
+
+single steps
+  sample               responses of a policy, as unlabeled pairs
+  label                preferences by a language model, as soft labels
+  revise               answers to harmful requests, criticized and revised, as demonstrations
+  rest                 a policy trained on its own best samples (Grow and Improve steps)
+  evaluate alignment   agreement of a labeler with people, beside the length rule
+  evaluate reward      pair accuracy and calibration of a reward model
+  evaluate policy      win rates, KL, lengths and copying of a policy against its SFT policy
+  evaluate matrix      win rates of every two of several policies, by several judges
+  evaluate revisions   what each round of revision did, by judges that are measured themselves
+  evaluate harmless    share of responses that a judge of single responses finds harmless
+  rate                 a page on which people rank responses without knowing who wrote them
+  evaluate ratings     win rates by people beside those of judges; preferences to train on
+  study pairs          judged pairs of a study, with subsets of the votes
+  study rewards        rewards from AI labels, people's and both, on people's verdicts
+  study curve          accuracy of a reward against the pairs it was trained on
+  study sizes          agreement with people by size of the labeler, from a table of labelers
+  study cost           price of a label by model and by person, from a table of labelers
+  select               of the best checkpoints by validation reward, the one that wins most against SFT
+  report               one HTML page about a run
+  export               preferences as Parquet, with a card, or in TRL's columns; or a model's replies
+
+  doctor               what works on this machine, and what to do about what does not
+"""
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        args: Command and options; ``sys.argv[1:]`` where None.
+
+    Returns:
+        Exit status: 0, 1 after an error that is explained on standard error, 2 for wrong usage, 130
+        after an interrupt.
+    """
+    words = list(sys.argv[1:] if args is None else args)
+    if not words or words[0] in ("-h", "--help", "help"):
+        sys.stdout.write(HELP)
+        return 0 if words else 2
+    if words[0] == "--version":
+        sys.stdout.write(f"rlaif_pl {__version__}\n")
+        return 0
+    if words[0] in GROUPS and words[1:2] and words[1] in ("-h", "--help", "help"):
+        lines = [line for line in HELP.splitlines() if line.startswith(f"  {words[0]} ")]
+        sys.stdout.write("\n".join([*lines, ""]))
+        return 0
+    command = " ".join(words[:2]) if words[0] in GROUPS else words[0]
+    rest = words[len(command.split()) :]
+    known = [*LIGHTNING, "run", *FUNCTIONS]
+    if command not in known:
+        near = get_close_matches(command, known, 1)
+        meant = f"did you mean {near[0]!r}? " if near else ""
+        sys.stderr.write(f"error: unknown command {command!r}; {meant}known: {', '.join(known)}\n")
+        return 2
+    try:
+        if command == "run":
+            return run_experiment(rest)
+        if command in LIGHTNING:
+            return run_lightning(command, rest)
+        return run_function(command, rest)
+    except KeyboardInterrupt:
+        sys.stderr.write(f"{command} was interrupted\n")
+        return INTERRUPTED
+    except estimated_cost() as error:
+        if os.environ.get("RLAIF_PL_TRACEBACK") == "1":
+            raise
+        sys.stderr.write(f"error: {explained(error)}\n(RLAIF_PL_TRACEBACK=1 shows where)\n")
+        return 1
+
+
+def run_experiment(args: list[str]) -> int:
+    """``run FILE``: every stage of an experiment."""
+    from rlaif_pl.cli.commands.usage import PlainParser
+
+    parser = PlainParser(
+        "python -m rlaif_pl run",
+        description="Run an experiment; what is finished is skipped, what was interrupted goes on.",
+    )
+    parser.add_argument("file", help="experiment YAML; one that comes with the package by its name")
+    parser.add_argument("--out", type=Path, help="folder of the run, in place of the file's")
+    parser.add_argument("--seed", type=whole, help="in place of the file's")
+    parser.add_argument(
+        "--force",
+        nargs="+",
+        default=[],
+        metavar="STAGE",
+        help="run these (and what reads them) again",
+    )
+    parser.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="say what would run, check every stage's config, and estimate memory, time and cost",
+    )
+    parser.add_argument(
+        "--no_check",
+        action="store_true",
+        help="start without looking whether later stages have their data and servers",
+    )
+    parser.add_argument("--check", action="store_true", help="look for that, and run nothing")
+    parser.add_argument("--device", help=f"of every stage, in place of the file's: {KINDS}")
+    given = parser.parse_args(args)
+    file = find_config(given.file)
+    if given.check:
+        from rlaif_pl.cli.commands.stage_check import stage_check
+
+        return stage_check(file, FUNCTIONS, given.out, given.force, given.seed)
+    if given.dry_run:
+        from rlaif_pl.cli.commands.dry_run import dry_run
+
+        return dry_run(file, FUNCTIONS, given.out, given.force, given.seed, given.device)
+    from rlaif_pl.pipeline import load_experiment, run
+    from rlaif_pl.pipeline.plan import make_plan
+
+    plans = make_plan(load_experiment(file, given.out, given.seed, given.device), given.force)
+    if not given.no_check and any(plan.action != "skip" for plan in plans):
+        # In a process of its own: this one lives as long as the run and would keep torch in memory.
+        words = [sys.executable, "-m", "rlaif_pl", "run", *args, "--check"]
+        if code := subprocess.run(words, check=False).returncode:
+            return code
+    return run(file, given.out, given.force, given.seed, device=given.device)
+
+
+def whole(word: str) -> int:
+    """Read a whole number, also one written as ``1e3``."""
+    from rlaif_pl.pipeline.yaml_files import whole_number
+
+    number = whole_number(word)
+    return int(word) if number is None else number
+
+
+def run_lightning(command: str, args: list[str]) -> int:
+    """``fit`` and its like through LightningCLI."""
+    asks = {"-h", "--help", "--print_config"}
+    if command == "fit" and not any(
+        word.split("=")[0] in ("--config", "-c", "--model", *asks) for word in args
+    ):
+        sys.stdout.write(
+            f"No --config: training the quickstart reward model on AI labels ({DEFAULT_FIT}).\n"
+        )
+        args = ["--config", str(find_config(DEFAULT_FIT)), *args]
+    from rlaif_pl.cli.commands.train import train
+
+    return train([command, *find_configs(args)])
+
+
+def run_function(command: str, args: list[str]) -> int:
+    """A command that is one typed function."""
+    from jsonargparse import ArgumentParser
+
+    from rlaif_pl.cli.args import prepared
+    from rlaif_pl.cli.commands.usage import OneSentence
+
+    module, name = FUNCTIONS[command]
+    function: Callable[..., int] = getattr(importlib.import_module(module), name)
+    summary = (inspect.getdoc(function) or "").split("\n\nArgs:")[0]
+
+    class Parser(OneSentence, ArgumentParser):
+        """Options of a function."""
+
+    parser = Parser(prog=f"python -m rlaif_pl {command}", description=summary)
+    parser.add_argument("--config", action="config", help="YAML with these options")
+    # as_group names a group after the function, which may be the name of an option too
+    parser.add_function_arguments(function, as_group=False)
+    words = parser.parse_args(prepared(function, find_configs(args)))
+    with place_of(words):
+        given = parser.instantiate_classes(words)
+        options = {key: getattr(given, key) for key in inspect.signature(function).parameters}
+        return function(**options)
+
+
+def place_of(words: Namespace) -> AbstractContextManager[object]:
+    """Let models be built for the device that a command is given, if it takes one."""
+    if "device" not in words:
+        return nullcontext()
+    from rlaif_pl.models.device import computing_on
+
+    return computing_on(words.device)
+
+
+def find_configs(args: list[str]) -> list[str]:
+    """Replace names of configs that come with the package by their paths."""
+    result: list[str] = []
+    for before, word in zip(["", *args], args, strict=False):
+        option, _, value = word.partition("=")
+        if before in ("--config", "-c"):
+            word = str(utf8(find_config(word)))
+        elif value and option in ("--config", "-c"):
+            word = f"{option}={utf8(find_config(value))}"
+        result.append(word)
+    return result
+
+
+def utf8(path: Path) -> Path:
+    """Return a config's path after a look at its bytes: the parser's refusal would name no file.
+
+    Raises:
+        ValueError: It is not UTF-8.
+    """
+    if path.is_file():
+        try:
+            path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"expected {path} to be UTF-8, got bytes that are none ({error.reason}); save the "
+                "file as UTF-8"
+            ) from error
+    return path

@@ -1,0 +1,84 @@
+"""What an error is to a user: whether it is foreseen, and what to do where its own words do not say."""
+
+from __future__ import annotations
+
+import errno
+import sys
+
+# Errors of libraries that are no ValueError, OSError or RuntimeError; looked for where they are loaded.
+OF_LIBRARIES = (
+    ("lightning.fabric.utilities.exceptions", "MisconfigurationException"),  # devices, strategies
+    ("safetensors", "SafetensorError"),  # damaged weights
+    ("pickle", "UnpicklingError"),  # damaged checkpoints
+)
+GO_ON = "then give the same command again"
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+def estimated_cost() -> tuple[type[BaseException], ...]:
+    """Return the errors that end a command with a sentence in place of a traceback."""
+    found: list[type[BaseException]] = [ValueError, OSError, RuntimeError, ImportError]
+    for module, name in OF_LIBRARIES:
+        kind = getattr(sys.modules.get(module), name, None)
+        if kind is not None:
+            found.append(kind)
+    return tuple(found)
+
+
+def explained(error: BaseException) -> str:
+    """Return an error's message; those of the system and of damaged files with what to do."""
+    if isinstance(error, OSError) and error.errno is not None and error.strerror:
+        return _of_system(error)
+    name = type(error).__name__
+    if name == "SafetensorError" and "I/O error" in str(error):
+        return f"expected room and permission to write weights, got: {error}; {GO_ON}"
+    if name == "SafetensorError":
+        return (
+            f"expected weights in safetensors files, got something else ({error}); a file of the model "
+            "named is damaged or was not written to its end: make it or download it again"
+        )
+    if name == "UnpicklingError":
+        return (
+            "expected a checkpoint of Lightning, got a file that cannot be read as one: damaged, or of "
+            "another kind; name another with --ckpt_path, or leave that out to start over"
+        )
+    if name == "MisconfigurationException" and "backend found" in str(error):
+        return (
+            f"expected the device that trainer.accelerator names, got: {error} Take auto, or see what "
+            "there is with: python -m rlaif_pl doctor"
+        )
+    return _without_dump(str(error))
+
+
+def _without_dump(message: str) -> str:
+    """Return what is wrong with a config, without all that the parser tried and the config itself."""
+    lines = [line.strip() for line in message.splitlines()]
+    if not lines or not lines[0].startswith("Does not validate against"):
+        return message
+    end = next((n for n, line in enumerate(lines) if line.startswith("Given value type:")), None)
+    reasons = [line[2:] for line in lines[:end] if line.startswith("- ")]
+    told = [reason for reason in reasons if not reason.startswith("Expected a <class")]
+    return "; ".join(told) or message
+
+
+def _of_system(error: OSError) -> str:
+    """Explain what the system refused."""
+    place = error.filename if error.filename is not None else "a file"
+    said = error.strerror
+    if error.errno in NO_ROOM:
+        return (
+            f"expected room to write {place}, got: {said}; free some or name a place on another disk; "
+            f"{GO_ON}"
+        )
+    if error.errno in NOT_ALLOWED:
+        return f"expected to be allowed to use {place}, got: {said}; name another place"
+    if error.errno in (errno.EEXIST, errno.ENOTDIR):
+        return (
+            f"expected a folder at {place}, got: {said}; a file is in the way: name another place"
+        )
+    if error.errno == errno.EISDIR:
+        return f"expected a file at {place}, got a folder; name a file"
+    if error.errno == errno.ENOENT:
+        return f"expected a file or folder at {place}, found nothing; check the name"
+    return str(error)

@@ -1,0 +1,178 @@
+"""How far a labeler agrees with people, beside the rule "the longer response wins".
+
+Alignment is the share of pairs on which the labeler's favored side is the one people favored
+(arXiv 2309.00267, section 2.3). A figure alone says little: where people prefer longer responses,
+a labeler that only measures length looks good. So the length rule, the paired gain over it and the
+accuracy on pairs of similar length stand beside it, each with an interval by prompt.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlaif_pl.data.failures import causes
+from rlaif_pl.evaluation.agreement.report import AlignmentReport, SliceAlignment
+from rlaif_pl.evaluation.gold import judge_counts
+from rlaif_pl.evaluation.pairs import (
+    Array,
+    correctness,
+    decided,
+    is_length_matched,
+    lengths_of,
+    p_first_of,
+    side,
+    stripped,
+)
+from rlaif_pl.labeling.usage.cost import compare_costs
+from rlaif_pl.labeling.usage.counts import count_outcomes
+from rlaif_pl.labeling.usage.position import position_bias
+from rlaif_pl.labeling.usage.spending import Price
+from rlaif_pl.statistics import (
+    Interval,
+    brier,
+    expected_calibration_error,
+    fold,
+    paired_difference,
+    proportion_by_group,
+)
+from rlaif_pl.types import Labeler, Preference
+
+
+def measure_alignment(
+    labeler: Labeler,
+    gold: Sequence[Preference],
+    *,
+    slices: Mapping[str, Sequence[str]] | None = None,
+    prices: Price | None = None,
+    level: float = 0.95,
+    draws: int = 2000,
+    seed: int = 0,
+) -> AlignmentReport:
+    """Label people's pairs afresh and compare.
+
+    The labeler never sees the verdict; surplus symbols at the end of a response are removed first.
+
+    Args:
+        labeler: Judge to measure.
+        gold: Pairs with people's ``p_first``; undecided ones are left out and counted.
+        slices: Further cuts: by name, one label per gold pair ("fails": ["accuracy", ...]).
+        prices: The labeler's prices for the cost comparison; None takes what was charged.
+        level: Coverage of the intervals, in (0, 1).
+        draws: Bootstrap resamples.
+        seed: Seeds the bootstrap.
+
+    Raises:
+        ValueError: No pair is decided or none could be labeled, or a slice has another length.
+    """
+    kept = decided(gold)  # nothing is spent on pairs that cannot be compared
+    blind = [replace(stripped(gold[i]), p_first=None, source=None) for i in kept]
+    labeled = list(gold)
+    for i, label in zip(kept, labeler.label(blind), strict=True):
+        labeled[i] = label
+    report = alignment_of(
+        labeled, gold, slices=slices, prices=prices, level=level, draws=draws, seed=seed
+    )
+    return replace(report, labeler=labeler.fingerprint)
+
+
+def alignment_of(
+    labeled: Sequence[Preference],
+    gold: Sequence[Preference],
+    *,
+    slices: Mapping[str, Sequence[str]] | None = None,
+    prices: Price | None = None,
+    level: float = 0.95,
+    draws: int = 2000,
+    seed: int = 0,
+) -> AlignmentReport:
+    """Compare labels that exist already with people's verdicts on the same pairs, row by row.
+
+    Arguments and errors are those of ``measure_alignment``; ``labeled[i]`` judges ``gold[i]``.
+    """
+    columns = _columns(slices, gold)
+    usable, undecided, failures = _usable(labeled, gold)
+    rows, people = [labeled[i] for i in usable], [gold[i] for i in usable]
+    asked = [labeled[i] for i in decided(gold)]
+    truth, judged = p_first_of(people), p_first_of(rows)
+    correct = correctness(side(judged - 0.5), side(truth - 0.5))
+    lengths = lengths_of([stripped(pair) for pair in people])
+    by_length = correctness(side(lengths[0] - lengths[1]), side(truth - 0.5))
+    groups = np.unique([pair.group for pair in people], return_inverse=True)[1]
+    share = partial(_share, groups=groups, level=level, draws=draws, seed=seed)
+    cuts = [(name, np.array([c[i] for i in usable])) for name, c in sorted(columns.items())]
+    return AlignmentReport(
+        labeler=rows[0].provenance.labeler or "unknown",
+        judged=judge_counts(people),
+        alignment=share(correct),
+        length_baseline=share(by_length),
+        gain_over_length=paired_difference(correct, by_length, groups, level, draws, seed),
+        length_matched=share(correct, chosen=is_length_matched(*lengths)),
+        position=position_bias(rows, level, draws, seed),
+        ece=expected_calibration_error(*fold(judged, truth)),
+        brier=brier(judged, truth),
+        mean_tokens=float(np.mean([row.provenance.tokens for row in rows])),
+        undecided=undecided,
+        failures=failures,
+        counts=count_outcomes(asked),
+        cost=compare_costs(asked, prices, level=level, draws=draws, seed=seed),
+        slices=tuple(
+            SliceAlignment(name, str(label), share(correct, chosen=column == label))
+            for name, column in cuts
+            for label in np.unique(column)
+        ),
+    )
+
+
+def _usable(
+    labeled: Sequence[Preference], gold: Sequence[Preference]
+) -> tuple[list[int], int, dict[str, int]]:
+    """Return positions with a verdict and a label, undecided pairs, and failures by kind."""
+    if len(labeled) != len(gold):
+        raise ValueError(f"expected a label per gold pair, got {len(labeled)} for {len(gold)}")
+    kept = decided(gold)
+    usable = [i for i in kept if labeled[i].p_first is not None]
+    failed = (labeled[i].provenance for i in kept if labeled[i].p_first is None)
+    failures = dict(Counter(provenance.failure or "unlabeled" for provenance in failed))
+    if not usable:
+        undecided = f"{len(gold) - len(kept)} of {len(gold)} gold pairs are undecided"
+        if not kept:
+            raise ValueError(
+                f"expected gold pairs with a verdict that is no tie, got none: {undecided}"
+            )
+        raise ValueError(
+            f"the labeler gave no usable label: {causes(failures)}; {undecided}. Try another labeler "
+            "or prompt"
+        )
+    return usable, len(gold) - len(kept), failures
+
+
+def _share(
+    values: Array,
+    *,
+    groups: NDArray[np.intp],
+    level: float,
+    draws: int,
+    seed: int,
+    chosen: NDArray[np.bool_] | slice = slice(None),
+) -> Interval:
+    """Mean over the chosen rows with an interval by group."""
+    return proportion_by_group(values[chosen], groups[chosen], level, draws, seed)
+
+
+def _columns(
+    slices: Mapping[str, Sequence[str]] | None, gold: Sequence[Preference]
+) -> Mapping[str, Sequence[str]]:
+    """Check that every slice has one label per gold pair."""
+    for name, column in (slices or {}).items():
+        if len(column) != len(gold):
+            raise ValueError(
+                f"expected slice {name!r} to have a label per gold pair ({len(gold)}), "
+                f"got {len(column)}"
+            )
+    return slices or {}

@@ -1,0 +1,140 @@
+"""Measurements of a labeler against gold verdicts: the record, its metrics and its table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from rlaif_pl.evaluation.gold import judge_metrics, judges_named
+from rlaif_pl.labeling.usage.cost import CostComparison
+from rlaif_pl.labeling.usage.counts import OutcomeCounts
+from rlaif_pl.labeling.usage.position import PositionBias
+from rlaif_pl.statistics import Interval
+
+
+@dataclass(frozen=True, slots=True)
+class SliceAlignment:
+    """Alignment on the rows that carry one label."""
+
+    name: str
+    label: str
+    alignment: Interval
+
+
+@dataclass(frozen=True, slots=True)
+class AlignmentReport:
+    """A labeler measured against gold verdicts.
+
+    Attributes:
+        labeler: Fingerprint of the labeler.
+        judged: Pairs by who gave the gold verdict (a key of ``gold.NAMES``).
+        alignment: Share of pairs with the same favored side; a labeler's tie counts half.
+        length_baseline: The same for "more characters win"; equal lengths count half.
+        gain_over_length: Paired difference of the two, over all usable pairs.
+        length_matched: Alignment on pairs whose shorter response has at least 80 % of the longer
+            one's characters.
+        position: Position bias; None where the strategy has no order ("n/a").
+        ece: Expected calibration error (10 bins of equal mass, favored side first).
+        brier: Mean squared difference of ``p_first`` and the gold verdict.
+        mean_tokens: Tokens read and written a label.
+        undecided: Gold pairs left out because their verdict is a tie or missing.
+        failures: Decided pairs left out for want of a usable label, by reason.
+        counts: Decided pairs by what became of them.
+        cost: What a label cost, beside what a person's would have.
+        slices: Alignment by slice, in order of name and label.
+    """
+
+    labeler: str
+    judged: Mapping[str, int]
+    alignment: Interval
+    length_baseline: Interval
+    gain_over_length: Interval
+    length_matched: Interval
+    position: PositionBias | None
+    ece: float
+    brier: float
+    mean_tokens: float
+    undecided: int
+    failures: Mapping[str, int]
+    counts: OutcomeCounts
+    cost: CostComparison
+    slices: tuple[SliceAlignment, ...]
+
+    def render(self, console: Console) -> None:
+        """Print the report as a table."""
+        table = Table(
+            title=escape(f"Alignment of {self.labeler} with {judges_named(self.judged)}"),
+            title_justify="left",
+        )
+        table.add_column("measure")
+        table.add_column("value [interval]", justify="right")
+        table.add_column("pairs", justify="right")
+        for label, interval in self._rows():
+            text = escape(interval.percent())
+            table.add_row(escape(label), text, str(interval.n))
+        table.add_row("calibration error / Brier", f"{self.ece:.3f} / {self.brier:.3f}", "")
+        position = self.position
+        table.add_row(
+            "same slot in both orders", escape(position.text()) if position else "n/a", ""
+        )
+        if position is not None:
+            table.add_row("gap between the orders", escape(position.position_gap.number()), "")
+            counts = " ".join(map(str, position.gap_counts))
+            table.add_row("    pairs by gap, in tenths", counts, "")
+        for label, text in self._costs():
+            table.add_row(label, escape(text), "")
+        table.add_row("tokens a label", f"{self.mean_tokens:.0f}", "")
+        failures = ", ".join(f"{kind} {count}" for kind, count in sorted(self.failures.items()))
+        table.add_row("left out", f"undecided {self.undecided}; failed: {failures or 'none'}", "")
+        table.add_row("ties (count half)", str(self.counts.tied), "")
+        console.print(table)
+
+    def _rows(self) -> list[tuple[str, Interval]]:
+        """Shares to print, most important first."""
+        rows = [
+            ("alignment", self.alignment),
+            ("longer response wins", self.length_baseline),
+            ("gain over length", self.gain_over_length),
+            ("alignment at similar length", self.length_matched),
+        ]
+        return rows + [(f"alignment, {s.name} = {s.label}", s.alignment) for s in self.slices]
+
+    def _costs(self) -> list[tuple[str, str]]:
+        """The label's cost beside a person's; nothing where neither prices nor charges are known."""
+        cost = self.cost
+        if not math.isfinite(cost.times_cheaper):
+            return []
+        return [
+            ("AI label, $ a pair", cost.ai.number(".2g")),
+            ("person's label, $ a pair", cost.human.number(".2g")),
+            ("times cheaper", f"{cost.times_cheaper:,.1f}"),
+        ]
+
+    def to_metrics(self, prefix: str = "labeler") -> dict[str, float]:
+        """Return flat numbers; what was not measured (no pair of similar length) is left out."""
+        metrics: dict[str, float] = {
+            f"{prefix}/n": self.alignment.n,
+            f"{prefix}/length_matched_n": self.length_matched.n,
+            f"{prefix}/undecided": self.undecided,
+            f"{prefix}/failures": sum(self.failures.values()),
+            f"{prefix}/ece": self.ece,
+            f"{prefix}/brier": self.brier,
+            f"{prefix}/mean_tokens": self.mean_tokens,
+        }
+        metrics |= judge_metrics(self.judged, prefix)
+        for name in ("alignment", "length_baseline", "gain_over_length", "length_matched"):
+            metrics |= getattr(self, name).to_metrics(f"{prefix}/{name}")
+        for kind, count in sorted(self.failures.items()):
+            metrics[f"{prefix}/failures_{kind}"] = count
+        if self.position is not None:
+            metrics |= self.position.to_metrics(prefix)
+        metrics |= self.counts.to_metrics(f"{prefix}/count")
+        metrics |= self.cost.to_metrics(f"{prefix}/cost")
+        for part in self.slices:
+            metrics |= part.alignment.to_metrics(f"{prefix}/alignment_{part.name}_{part.label}")
+        return {key: value for key, value in metrics.items() if math.isfinite(value)}

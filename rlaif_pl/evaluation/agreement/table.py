@@ -1,0 +1,234 @@
+"""Several labelers on the same pairs: the paper's tables, for any labelers and data.
+
+What makes the rows comparable: all are measured on the pairs that every one of them labeled, with
+the paired difference to the first row beside each figure. A labeler that leaves out what is hard
+would be flattered by that, so its failures stand beside it, and its alignment on all pairs with a
+failure counted as a coin toss.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlaif_pl.evaluation.agreement.measure import alignment_of
+from rlaif_pl.evaluation.agreement.rows import (
+    GOLD,
+    Agreement,
+    AlignmentTable,
+    Resampling,
+    TableRow,
+)
+from rlaif_pl.evaluation.gold import judge_counts
+from rlaif_pl.evaluation.pairs import Array, correctness, decided, p_first_of, side, stripped
+from rlaif_pl.labeling.usage.cost import compare_costs
+from rlaif_pl.labeling.usage.counts import count_outcomes
+from rlaif_pl.labeling.usage.position import position_bias
+from rlaif_pl.labeling.usage.spending import Price
+from rlaif_pl.statistics import (
+    Interval,
+    cohen_kappa_by_group,
+    empty_interval,
+    fleiss_kappa_by_group,
+    mean_by_group,
+    paired_difference,
+    proportion_by_group,
+)
+from rlaif_pl.types import Labeler, Preference
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Labels:
+    """What one labeler returned."""
+
+    name: str
+    labeler: str
+    rows: list[Preference]
+    seconds: float
+
+
+def measure_table(
+    labelers: Iterable[tuple[str, Labeler]],
+    gold: Sequence[Preference],
+    *,
+    prices: Price | None = None,
+    min_labeled: float = 0.5,
+    resampling: Resampling = Resampling(),  # noqa: B008 - frozen
+    tell: Callable[[str], None] = logger.info,
+) -> AlignmentTable:
+    """Give gold pairs to several labelers and compare them.
+
+    No labeler sees the verdicts; surplus symbols at the end of a response are removed first.
+
+    Args:
+        labelers: Names and labelers; taken one after the other, so that an iterator may build each
+            when it is wanted and let go of the last.
+        gold: Pairs with a gold ``p_first``; undecided ones are left out and counted.
+        prices: The labelers' prices for the cost comparison; None takes what was charged.
+        min_labeled: Share of pairs a labeler must label for its failures to count against the pairs
+            of all rows, in [0, 1].
+        resampling: How intervals are made.
+        tell: Told of each labeler that is done.
+
+    Raises:
+        ValueError: No pair is decided, no labeler is given or two have one name, or no pair was
+            labeled by all.
+    """
+    kept = decided(gold)
+    truth = [gold[i] for i in kept]
+    if not truth:
+        raise ValueError(
+            f"expected gold pairs with a verdict that is no tie, got none among {len(gold)}"
+        )
+    blind = [replace(stripped(pair), p_first=None, source=None) for pair in truth]
+    labels: list[_Labels] = []
+    for name, labeler in labelers:
+        if name == GOLD or any(name == known.name for known in labels):
+            raise ValueError(f"expected a different name for each labeler, got {name!r} again")
+        started = time.monotonic()
+        answers = labeler.label(blind)
+        seconds = time.monotonic() - started
+        labels.append(_Labels(name, labeler.fingerprint, answers, seconds))
+        missing = count_outcomes(answers).text()
+        tell(f"{name}: {len(answers)} pairs in {seconds:.1f} s; no label or tied: {missing}")
+    return _tabulate(labels, truth, len(gold) - len(kept), prices, min_labeled, resampling)
+
+
+def _tabulate(
+    labels: Sequence[_Labels],
+    truth: Sequence[Preference],
+    undecided: int,
+    prices: Price | None,
+    min_labeled: float,
+    resampling: Resampling,
+) -> AlignmentTable:
+    """Compare labels of the same pairs."""
+    if not labels:
+        raise ValueError("expected at least one labeler, got none")
+    has = np.array([[row.p_first is not None for row in one.rows] for one in labels])
+    full = has.any(1) & (has.mean(1) >= min_labeled)
+    common = has[full].all(0)
+    if not full.any() or not common.any():
+        outcomes = "; ".join(f"{one.name}: {count_outcomes(one.rows).reasons}" for one in labels)
+        raise ValueError(
+            f"expected pairs labeled by all of {len(labels)} labelers, got none ({outcomes}); "
+            "leave out the labelers that fail"
+        )
+    rows = tuple(
+        _row(
+            one,
+            labels[0],
+            truth,
+            common if full[n] else has[n],
+            common if full[n] and full[0] else has[n] & has[0],
+            bool(full[n]),
+            prices,
+            resampling,
+        )
+        for n, one in enumerate(labels)
+    )
+    raters = [one for n, one in enumerate(labels) if full[n]]
+    agreements, fleiss = _agreements(raters, truth, common, resampling)
+    return AlignmentTable(
+        rows, judge_counts(truth), len(truth), int(common.sum()), undecided, agreements, fleiss
+    )
+
+
+def _row(
+    one: _Labels,
+    first: _Labels,
+    truth: Sequence[Preference],
+    chosen: NDArray[np.bool_],
+    shared: NDArray[np.bool_],
+    is_common: bool,
+    prices: Price | None,
+    resampling: Resampling,
+) -> TableRow:
+    """Measure one labeler.
+
+    Args:
+        one: Its labels.
+        first: Those of the first row.
+        truth: The verdicts.
+        chosen: Pairs to measure on. ``(N,)``
+        shared: Pairs on which to compare with the first row. ``(N,)``
+        is_common: Whether ``chosen`` are the pairs all rows share.
+        prices: See ``measure_table``.
+        resampling: How intervals are made.
+    """
+    level, draws, seed = resampling.level, resampling.draws, resampling.seed
+    groups = np.array([pair.group for pair in truth])
+    right, first_right = _right(one.rows, truth), _right(first.rows, truth)
+    none = empty_interval()
+    own, gold = _pick(one.rows, chosen), _pick(truth, chosen)
+    report = alignment_of(own, gold, level=level, draws=draws, seed=seed) if own else None
+    error = (p_first_of(own) - p_first_of(gold)) ** 2 if own else np.zeros(0)
+    is_first = one is first
+    return TableRow(
+        name=one.name,
+        labeler=one.labeler,
+        is_common=is_common,
+        alignment=report.alignment if report else none,
+        difference=none
+        if is_first
+        else paired_difference(
+            right[shared], first_right[shared], groups[shared], level, draws, seed
+        ),
+        length_baseline=report.length_baseline if report else none,
+        gain_over_length=report.gain_over_length if report else none,
+        length_matched=report.length_matched if report else none,
+        alignment_all=proportion_by_group(right, groups, level, draws, seed),
+        brier=mean_by_group(error, groups[chosen], level, draws, seed),
+        position=position_bias(one.rows, level, draws, seed),
+        counts=count_outcomes(one.rows),
+        cost=compare_costs(one.rows, prices, level=level, draws=draws, seed=seed),
+        seconds=one.seconds,
+    )
+
+
+def _right(labels: Sequence[Preference], truth: Sequence[Preference]) -> Array:
+    """1 where a label favors the gold side, 0 where not, 0.5 for ties and failures, ``(N,)``."""
+    judged = np.array([0.5 if row.p_first is None else row.p_first for row in labels], np.float64)
+    return correctness(side(judged - 0.5), side(p_first_of(truth) - 0.5))
+
+
+def _pick(rows: Sequence[Preference], chosen: NDArray[np.bool_]) -> list[Preference]:
+    """Return the chosen rows."""
+    return [row for row, wanted in zip(rows, chosen, strict=True) if wanted]
+
+
+def _agreements(
+    raters: Sequence[_Labels],
+    truth: Sequence[Preference],
+    common: NDArray[np.bool_],
+    resampling: Resampling,
+) -> tuple[tuple[Agreement, ...], Interval]:
+    """Kappa of every two raters and of each with the gold verdicts, and Fleiss' of all raters."""
+    groups = [pair.group for pair in _pick(truth, common)]
+    settings = (resampling.level, resampling.draws, resampling.seed)
+    sides = {one.name: _sides(_pick(one.rows, common)) for one in raters}
+    gold = _sides(_pick(truth, common))
+    pairs = [(a, b, sides[a], sides[b]) for a, b in combinations(sides, 2)]
+    pairs += [(name, GOLD, own, gold) for name, own in sides.items()]
+    agreements = tuple(
+        Agreement(a, b, cohen_kappa_by_group(left, right, groups, *settings))
+        for a, b, left, right in pairs
+    )
+    if len(sides) < 2:
+        return agreements, empty_interval()
+    ratings = list(zip(*sides.values(), strict=True))
+    return agreements, fleiss_kappa_by_group(ratings, groups, *settings)
+
+
+def _sides(rows: Sequence[Preference]) -> list[float]:
+    """Favored sides as categories: 1 first, 0 second, 0.5 neither."""
+    sides: list[float] = side(p_first_of(rows) - 0.5).tolist()
+    return sides

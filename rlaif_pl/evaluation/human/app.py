@@ -1,0 +1,268 @@
+"""The rating page and what it fetches. Neither ever holds the name of a policy."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import jinja2
+from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.responses import HTMLResponse
+from pydantic import BaseModel, Field, StrictBool, StrictInt, StringConstraints, model_validator
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from rlaif_pl.evaluation.human.order import judged, shown_order
+from rlaif_pl.evaluation.human.readers import Kind
+from rlaif_pl.evaluation.human.records import LONGEST_NAME, LONGEST_REASON, MOST_SECONDS, Rating
+from rlaif_pl.evaluation.human.store import RatingStore
+from rlaif_pl.evaluation.human.tasks import Task
+from rlaif_pl.text import whole_characters
+
+HEADERS = {
+    # all comes from this server, nothing is inline, no page may frame this one
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",  # an address may have the token in it
+    "Cache-Control": "no-store",
+}
+PARTS = {"marks.js": "text/javascript", "rate.js": "text/javascript", "rate.css": "text/css"}
+TOKEN_HEADER = "X-Rating-Token"
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+Name = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=LONGEST_NAME)
+]
+Key = Annotated[str, StringConstraints(min_length=1, max_length=64)]
+
+
+@dataclass(frozen=True, slots=True)
+class PageOptions:
+    """What the page says and asks for.
+
+    Attributes:
+        question: What people are asked, above the responses.
+        raters_per_prompt: Rankings wanted of each task, by people and, apart, by models.
+        hide_text: Whether texts wait behind a click.
+        acceptable: Whether the page asks of each text whether it is acceptable.
+        ties: Whether two texts may be equally good.
+        host: Address the server binds to.
+        token: What an address must have in it; None for a server that only this machine reaches.
+    """
+
+    question: str
+    raters_per_prompt: int = 3
+    hide_text: bool = False
+    acceptable: bool = True
+    ties: bool = False
+    host: str = LOOPBACK[0]
+    token: str | None = None
+
+
+class Person(BaseModel):
+    """Who asks: a person, or a program that says so."""
+
+    rater: Name
+    kind: Kind | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def mend(cls, body: Any) -> Any:
+        """Mend half characters, which neither SQLite nor a refusal that quotes them could hold."""
+        return whole_characters(body)
+
+
+class Answer(Person):
+    """A ranking with what is acceptable, or that the rater cannot judge."""
+
+    task: Key
+    submission: Key
+    ranks: list[StrictInt] | None = None  # by place on the page, from the top
+    acceptable: list[StrictBool] | None = None  # likewise
+    reason: (
+        Annotated[str, StringConstraints(strip_whitespace=True, max_length=LONGEST_REASON)] | None
+    ) = None
+    seconds: Annotated[float, Field(ge=0, le=MOST_SECONDS)] = 0.0
+
+
+class Undo(Person):
+    """A rating to take back."""
+
+    submission: Key
+
+
+class Desk:
+    """Hands out tasks and takes ratings.
+
+    Args:
+        store: Where they are.
+        options: What is asked for.
+    """
+
+    def __init__(self, store: RatingStore, options: PageOptions) -> None:
+        self.store = store
+        self.options = options
+        self.tasks = store.tasks()
+        self.seed = int(store.facts()["seed"])
+
+    def begin(self, person: Person) -> dict[str, Any]:
+        """Return a rater's next task, after a look at what the rater is."""
+        self._declare(person)
+        return self.next(person.rater)
+
+    def next(self, rater: str, **more: object) -> dict[str, Any]:
+        """Return the next task of a rater with the state of things."""
+        found, others = self.store.next_task(rater, self.options.raters_per_prompt)
+        state = "task" if found else "waiting" if others else "done"
+        task = self.show(rater, self.tasks[found]) if found else None
+        asks = {name: getattr(self.options, name) for name in ("question", "acceptable", "ties")}
+        return {
+            "state": state,
+            "task": task,
+            "progress": self.progress(rater),
+            "asks": asks,
+            **more,
+        }
+
+    def take(self, answer: Answer) -> dict[str, Any]:
+        """Commit a rating and return the next task."""
+        task = self._task(answer.task)
+        self._declare(answer)
+        order = shown_order(self.seed, answer.rater, task.id, len(task.items))
+        try:
+            ranks, acceptable = judged(order, answer.ranks, answer.acceptable, self.options.ties)
+        except ValueError as error:
+            raise HTTPException(422, str(error)) from error
+        rating = Rating(
+            answer.submission,
+            answer.rater,
+            task.id,
+            order,
+            ranks,
+            answer.reason or None,
+            answer.seconds,
+            acceptable=acceptable,
+            kind=answer.kind or "person",
+        )
+        is_new = self.store.put(rating)
+        return self.next(answer.rater, is_new=is_new)
+
+    def undo(self, asked: Undo) -> dict[str, Any]:
+        """Take a rating back and return its task with what was said of it."""
+        rating = self.store.undo(asked.rater, asked.submission)
+        if rating is None:
+            raise HTTPException(404, "expected a rating of yours to undo, there is none")
+        shown = self.show(asked.rater, self._task(rating.task))
+        if rating.ranks is not None:
+            shown["ranks"] = [rating.ranks[item] for item in rating.shown]
+        if rating.acceptable is not None:
+            shown["acceptable"] = [rating.acceptable[item] for item in rating.shown]
+        return {"state": "task", "task": shown, "progress": self.progress(asked.rater)}
+
+    def show(self, rater: str, task: Task) -> dict[str, Any]:
+        """Return what a person sees of a task: texts in their order, no policy."""
+        order = shown_order(self.seed, rater, task.id, len(task.items))
+        texts = [task.items[item].text for item in order]
+        return {"id": task.id, "prompt": task.prompt, "texts": texts}
+
+    def progress(self, rater: str) -> dict[str, Any]:
+        """Return how far this person and all are."""
+        return asdict(self.store.progress(rater, self.options.raters_per_prompt))
+
+    def _declare(self, person: Person) -> None:
+        try:
+            self.store.declare(person.rater, person.kind)
+        except ValueError as error:
+            raise HTTPException(409, str(error)) from error
+
+    def _task(self, key: str) -> Task:
+        if key not in self.tasks:
+            raise HTTPException(404, "expected a task of this page; load the page again")
+        return self.tasks[key]
+
+
+def build_app(path: Path, options: PageOptions) -> FastAPI:
+    """Return the application over a file of ratings that was begun.
+
+    Args:
+        path: The file.
+        options: What the page says and asks for.
+    """
+    desks: list[Desk] = []
+
+    @asynccontextmanager
+    async def opened(_: FastAPI) -> AsyncIterator[None]:
+        """Open the file in the thread that serves: SQLite keeps a connection to one thread."""
+        with RatingStore(path) as store:
+            desks.append(Desk(store, options))
+            yield
+            desks.clear()
+
+    app = FastAPI(lifespan=opened, docs_url=None, redoc_url=None, openapi_url=None)
+    page, parts = _page(options)
+    _guard(app, options)
+
+    @app.get("/")
+    async def index() -> HTMLResponse:
+        return HTMLResponse(page)
+
+    @app.get("/part/{name}")
+    async def part(name: str) -> Response:
+        if name not in parts:
+            raise HTTPException(404, "no such part")
+        return Response(parts[name], media_type=PARTS[name])
+
+    # Not in threads: a request takes milliseconds, and the connection belongs to this one.
+    @app.post("/api/next")
+    async def ask(person: Person) -> dict[str, Any]:
+        return desks[0].begin(person)
+
+    @app.post("/api/rating")
+    async def answer(given: Answer) -> dict[str, Any]:
+        return desks[0].take(given)
+
+    @app.post("/api/undo")
+    async def undo(asked: Undo) -> dict[str, Any]:
+        return desks[0].undo(asked)
+
+    return app
+
+
+def _page(options: PageOptions) -> tuple[str, dict[str, str]]:
+    """Return the page and its parts."""
+    loader = jinja2.PackageLoader("rlaif_pl.evaluation.human", "page")
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    page = environment.get_template("rate.html.j2").render(
+        question=options.question,
+        hide_text=options.hide_text,
+        acceptable=options.acceptable,
+        ties=options.ties,
+    )
+    return page, {name: loader.get_source(environment, name)[0] for name in PARTS}
+
+
+def _guard(app: FastAPI, options: PageOptions) -> None:
+    """Ask for the token, refuse foreign host names on this machine, and send the headers."""
+    if options.host in LOOPBACK:
+        # another page cannot reach this server under a name of its own (DNS rebinding)
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK, "[::1]"])
+
+    @app.middleware("http")
+    async def guarded(
+        request: Request, proceed: Callable[[Request], Awaitable[Response]]
+    ) -> Response:
+        given = request.headers.get(TOKEN_HEADER) or request.query_params.get("token") or ""
+        is_open = options.token is None or request.url.path.startswith("/part/")
+        if is_open or secrets.compare_digest(given.encode(), str(options.token).encode()):
+            response = await proceed(request)
+        else:
+            response = Response("expected the token in the address; ask for the link", 403)
+        response.headers.update(HEADERS)
+        return response

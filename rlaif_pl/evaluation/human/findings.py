@@ -1,0 +1,161 @@
+"""All that is known of ratings, people's and models' apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rlaif_pl.evaluation.human.acceptable import Acceptability, acceptability
+from rlaif_pl.evaluation.human.agreement import Agreement, Concordance, agreements, concordance
+from rlaif_pl.evaluation.human.order import mid_ranks, shares_of_best
+from rlaif_pl.evaluation.human.ranked import Estimator, Ranked, gather
+from rlaif_pl.evaluation.human.rater_pairs import RaterPair, rater_pairs
+from rlaif_pl.evaluation.human.raters import Rater, by_rater_of, first_shown_best, raters_of
+from rlaif_pl.evaluation.human.readers import BY_KIND, PEOPLE, Kind, Readers
+from rlaif_pl.evaluation.human.records import Rating
+from rlaif_pl.evaluation.human.tasks import Task
+from rlaif_pl.evaluation.human.win_rates import win_matrix
+from rlaif_pl.evaluation.verdicts import JudgeVerdicts
+from rlaif_pl.evaluation.win_rates.measure import WinMatrix
+from rlaif_pl.statistics import Interval
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """Everything that is known of the ratings by raters of one kind.
+
+    Attributes:
+        readers: Who they are.
+        ranked: Tasks that they ranked.
+        matrix: Win rates by them and by judges.
+        ranks: Mean rank and share ranked best, by policy.
+        acceptable: Shares of acceptable texts.
+        people: How far the raters agree.
+        judges: How far judges agree with them.
+        raters: What each rater did, by name without capitals.
+        top: How often the response at the top of the page was ranked best, and what chance gives.
+        tied: Rankings with ties.
+        undone: Ratings that were taken back.
+    """
+
+    readers: Readers
+    ranked: Sequence[Ranked]
+    matrix: WinMatrix
+    ranks: Mapping[str, tuple[Interval, Interval]]
+    acceptable: Acceptability
+    people: Concordance
+    judges: Sequence[Agreement]
+    raters: Mapping[str, Rater]
+    top: tuple[Interval, float]
+    tied: int
+    undone: int
+
+    @property
+    def rankings(self) -> int:
+        """Rankings by all raters."""
+        return sum(each.ranked for each in self.raters.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Everything that is known of a file of ratings.
+
+    Attributes:
+        findings: By kind of rater, people first; only kinds that ranked something.
+        raters: What each rater did, by kind and name without capitals.
+        pairs: Agreement of every two raters, also of different kinds.
+        pairs_left_out: Pairs of raters for which there was no room.
+    """
+
+    findings: Sequence[Findings]
+    raters: Mapping[Kind, Mapping[str, Rater]]
+    pairs: Sequence[RaterPair]
+    pairs_left_out: int
+
+
+def reading_of(
+    tasks: Mapping[str, Task],
+    ratings: Sequence[Rating],
+    policies: Sequence[str],
+    judges: Mapping[str, JudgeVerdicts],
+    *,
+    show_names: bool = False,
+    undone: Mapping[Kind, int] | None = None,
+    estimator: Estimator | None = None,
+) -> Reading:
+    """Measure all there is, apart for people and for models.
+
+    Args:
+        tasks: By id.
+        ratings: Ratings that count.
+        policies: Names of the policies.
+        judges: Verdicts by name of the judge.
+        show_names: Call raters by their names, not by numbers.
+        undone: Ratings that were taken back, by kind of rater.
+        estimator: Settings of the intervals; None takes the usual ones.
+
+    Raises:
+        ValueError: Nobody has ranked anything.
+    """
+    estimator = estimator or Estimator()
+    by_kind = {kind: [r for r in ratings if r.kind == kind] for kind in BY_KIND}
+    ranking = [kind for kind, given in by_kind.items() if any(r.ranks for r in given)]
+    if not ranking:
+        raise ValueError(
+            f"expected rankings, got none ({len(ratings)} without a ranking); rank some first: "
+            "python -m rlaif_pl rate"
+        )
+    raters = {k: raters_of(r, show_names, BY_KIND[k].one) for k, r in by_kind.items()}
+    found = [
+        findings_of(
+            tasks, by_kind[k], policies, judges, raters[k], estimator, (undone or {}).get(k, 0)
+        )
+        for k in ranking
+    ]
+    by_name = {
+        raters[kind][key].name: given
+        for kind in ranking
+        for key, given in by_rater_of(by_kind[kind]).items()
+    }
+    return Reading(found, raters, *rater_pairs(tasks, by_name, estimator))
+
+
+def findings_of(
+    tasks: Mapping[str, Task],
+    ratings: Sequence[Rating],
+    policies: Sequence[str],
+    judges: Mapping[str, JudgeVerdicts],
+    raters: Mapping[str, Rater],
+    estimator: Estimator,
+    undone: int = 0,
+) -> Findings:
+    """Measure the ratings of one kind of rater; arguments as of ``reading_of``."""
+    ranked = gather(tasks, ratings)
+    readers = BY_KIND[ratings[0].kind] if ratings else PEOPLE
+    return Findings(
+        readers,
+        ranked,
+        win_matrix(ranked, policies, judges, estimator, readers.plural),
+        {name: _ranks(ranked, name, estimator) for name in policies},
+        acceptability(tasks, ratings, policies, estimator),
+        concordance(ranked, estimator),
+        agreements(ranked, judges, estimator),
+        raters,
+        first_shown_best(tasks, ratings, estimator),
+        sum(len(set(row)) < len(row) for each in ranked for row in each.ranks),
+        undone,
+    )
+
+
+def _ranks(
+    ranked: Sequence[Ranked], policy: str, estimator: Estimator
+) -> tuple[Interval, Interval]:
+    """Return mean rank and share ranked best of a policy, a row a rater and prompt."""
+    places, best, groups = [], [], []
+    for each in ranked:
+        item = each.task.item_of(policy)
+        if item is not None:
+            places += [mid_ranks(row)[item] for row in each.ranks]
+            best += [shares_of_best(row)[item] for row in each.ranks]
+            groups += [each.task.group for _ in each.ranks]
+    return estimator.mean(places, groups), estimator.share(best, groups)

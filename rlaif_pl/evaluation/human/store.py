@@ -1,0 +1,264 @@
+"""Tasks and ratings in one SQLite file: a rating is on disk when the page is told so."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from rlaif_pl.data.sqlite_file import SqliteFile
+from rlaif_pl.evaluation.human.readers import Kind
+from rlaif_pl.evaluation.human.records import Progress, Rating, rating_of, said
+from rlaif_pl.evaluation.human.schema import LAYOUT, LEASE_SECONDS, NEXT, OF_KIND, SELECT
+from rlaif_pl.evaluation.human.tasks import Item, Task
+
+
+class RatingStore(SqliteFile):
+    """One SQLite file of tasks and ratings.
+
+    Args:
+        path: The file; made with its folder if it is not there.
+        now: Tells the time in seconds since 1970.
+
+    Raises:
+        ValueError: The file is of another kind, is damaged, or is of another version.
+        OSError: The file cannot be used: no room, no permission, held by another program.
+    """
+
+    def __init__(self, path: str | Path, now: Callable[[], float] = time.time) -> None:
+        super().__init__(path, LAYOUT)
+        self._now = now
+
+    def begin(self, tasks: Sequence[Task], facts: dict[str, str]) -> None:
+        """Put tasks and facts into an empty file, or see that they are those it was begun with.
+
+        Args:
+            tasks: What is ranked.
+            facts: ``seed``, and whatever else must not change.
+
+        Raises:
+            ValueError: The file was begun with other tasks or facts.
+        """
+        with self.explained(), self.transaction():
+            known = self._facts()
+            if not known:
+                self.connection.executemany("INSERT INTO facts VALUES (?, ?)", facts.items())
+                rows = [_task_row(place, task, facts) for place, task in enumerate(tasks)]
+                self.connection.executemany("INSERT INTO tasks VALUES (?, ?, ?, ?, ?, ?)", rows)
+                return
+        changed = [name for name, value in facts.items() if known.get(name) != value]
+        if changed or list(self.tasks().values()) != list(tasks):
+            raise ValueError(
+                f"expected the samples and settings that {self.path} was begun with, got other "
+                f"{', '.join(changed) or 'samples'}; give the same, leave --samples out to go on, or "
+                "name another --out"
+            )
+
+    def note(self, name: str, value: str) -> str:
+        """Keep a further fact, unless it is there already; return the one that is kept."""
+        with self.explained():
+            self.connection.execute("INSERT OR IGNORE INTO facts VALUES (?, ?)", (name, value))
+            return self._facts()[name]
+
+    def facts(self) -> dict[str, str]:
+        """Return what the file was begun with, and what was noted; empty for a new file."""
+        with self.explained():
+            return self._facts()
+
+    def tasks(self) -> dict[str, Task]:
+        """Return tasks by id, in the order of the samples."""
+        query = "SELECT id, prompt, prompt_group, items FROM tasks ORDER BY place"
+        with self.explained():
+            rows = self.connection.execute(query).fetchall()
+        return {key: Task(key, prompt, group, _items(items)) for key, prompt, group, items in rows}
+
+    def next_task(self, rater: str, wanted: int) -> tuple[str | None, bool]:
+        """Choose the task with the fewest rankings that this rater has not rated, and lease it.
+
+        Tasks that others look at count as ranked by them; the one this rater looks at comes again.
+        Of others, only those of the same kind count: models take no task away from people.
+
+        Args:
+            rater: Who asks.
+            wanted: Rankings wanted a task, at least 1.
+
+        Returns:
+            The task's id, or None, and then whether others still have some in hand.
+        """
+        now = self._now()
+        with self.explained(), self.transaction():
+            values = {"rater": rater, "now": now, "wanted": wanted, "kind": self._kind(rater)}
+            found = self.connection.execute(NEXT, values).fetchone()
+            if found is None or found[1] + found[2] >= wanted:
+                return None, found is not None
+            self._lease(rater, found[0])
+        return str(found[0]), False
+
+    def declare(self, rater: str, kind: Kind | None) -> None:
+        """Keep of which kind a rater is, from the first time that it is said.
+
+        Args:
+            rater: The name.
+            kind: What the rater says; None says nothing, which is a person where nothing is known.
+
+        Raises:
+            ValueError: The rater is known as one of the other kind.
+        """
+        with self.explained():
+            self._enter(rater, kind or "person")
+            known = self._kind(rater)
+        if kind not in (None, known):
+            raise ValueError(
+                f"expected kind {known!r} of the rater {rater!r}, as the first time, got {kind!r}; "
+                "take another name"
+            )
+
+    def put(self, rating: Rating) -> bool:
+        """Commit a rating; it is on disk when this returns.
+
+        Returns:
+            False where it was there already: sent twice, or the rater had rated the task.
+        """
+        with self.explained(), self.transaction():
+            return self._insert(rating)
+
+    def put_all(self, ratings: Sequence[tuple[str, Rating]]) -> int:
+        """Commit ratings that were made elsewhere, all or none.
+
+        Args:
+            ratings: Each with what names it in an error.
+
+        Returns:
+            How many are new; the others were here with the same ranks.
+
+        Raises:
+            ValueError: A rater is of another kind, or has rated a task otherwise.
+        """
+        new = 0
+        with self.explained(), self.transaction():
+            for where, rating in ratings:
+                try:
+                    self.declare(rating.rater, rating.kind)
+                except ValueError as error:
+                    raise ValueError(f"{where}: {error}") from error
+                query = f"{SELECT} WHERE rater = ? AND task = ? AND undone IS NULL"
+                row = self.connection.execute(query, (rating.rater, rating.task)).fetchone()
+                if row is None:
+                    new += self._insert(rating)
+                elif said(rating_of(row)) != said(rating):
+                    raise ValueError(
+                        f"{where}: expected no other rating of task {rating.task} by "
+                        f"{rating.rater!r}, there is one; leave the row out or take another name"
+                    )
+        return new
+
+    def undo(self, rater: str, submission: str) -> Rating | None:
+        """Take a person's rating back and lease its task to them; asked twice, once is done.
+
+        Returns:
+            The rating as it was; None where this person never sent it.
+        """
+        with self.explained(), self.transaction():
+            where = "WHERE rater = ? AND submission = ?"
+            row = self.connection.execute(f"{SELECT} {where}", (rater, submission)).fetchone()
+            if row is None:
+                return None
+            self.connection.execute(
+                f"UPDATE ratings SET undone = ? {where} AND undone IS NULL",
+                (self._now(), rater, submission),
+            )
+            self._lease(rater, row[2])
+        return rating_of(row)
+
+    def progress(self, rater: str, wanted: int, kind: Kind | None = None) -> Progress:
+        """Say how far raters of a kind are; None takes the kind of the rater."""
+        with self.explained():
+            (mine,) = self.connection.execute(
+                "SELECT COUNT(*) FROM ratings WHERE rater = ? AND undone IS NULL", (rater,)
+            ).fetchone()
+            (tasks,) = self.connection.execute("SELECT COUNT(*) FROM tasks").fetchone()
+            (done,) = self.connection.execute(
+                "SELECT TOTAL(MIN(n, :wanted)) FROM (SELECT COUNT(*) AS n FROM ratings "
+                f"WHERE undone IS NULL AND ranks IS NOT NULL AND {OF_KIND} GROUP BY task)",
+                {"wanted": wanted, "kind": kind or self._kind(rater)},
+            ).fetchone()
+            last = self.connection.execute(
+                "SELECT submission FROM ratings WHERE rater = ? AND undone IS NULL "
+                "ORDER BY id DESC LIMIT 1",
+                (rater,),
+            ).fetchone()
+        return Progress(mine, int(done), tasks * wanted, last[0] if last else None)
+
+    def ratings(self) -> list[Rating]:
+        """Return the ratings that count, in the order in which they came."""
+        with self.explained():
+            rows = self.connection.execute(f"{SELECT} WHERE undone IS NULL ORDER BY id")
+            return [rating_of(row) for row in rows]
+
+    def count_undone(self, kind: Kind = "person") -> int:
+        """Count ratings by raters of a kind that were taken back."""
+        with self.explained():
+            query = f"SELECT COUNT(*) FROM ratings WHERE undone IS NOT NULL AND {OF_KIND}"
+            return int(self.connection.execute(query, {"kind": kind}).fetchone()[0])
+
+    def _insert(self, rating: Rating) -> bool:
+        """Add a row and end the lease; False where there was one."""
+        values = (
+            rating.submission,
+            rating.rater,
+            rating.task,
+            json.dumps(rating.shown),
+            _json(rating.ranks),
+            _json(rating.acceptable),
+            rating.reason,
+            rating.seconds,
+            self._now(),
+        )
+        self._enter(rating.rater, rating.kind)
+        cursor = self.connection.execute(
+            "INSERT INTO ratings (submission, rater, task, shown, ranks, acceptable, reason, seconds, "
+            "created) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            values,
+        )
+        self.connection.execute(
+            "DELETE FROM leases WHERE rater = ? AND task = ?", (rating.rater, rating.task)
+        )
+        return cursor.rowcount == 1
+
+    def _enter(self, rater: str, kind: Kind) -> None:
+        """Add a rater, unless the name is known."""
+        self.connection.execute("INSERT OR IGNORE INTO raters VALUES (?, ?)", (rater, kind))
+
+    def _kind(self, rater: str) -> Kind:
+        query = "SELECT kind FROM raters WHERE rater = ?"
+        row = self.connection.execute(query, (rater,)).fetchone()
+        return row[0] if row else "person"
+
+    def _facts(self) -> dict[str, str]:
+        return dict(self.connection.execute("SELECT name, value FROM facts").fetchall())
+
+    def _lease(self, rater: str, task: str) -> None:
+        """Keep a task for a person, who holds one at a time."""
+        self.connection.execute(
+            "INSERT INTO leases VALUES (?, ?, ?) ON CONFLICT (rater) DO UPDATE SET "
+            "task = excluded.task, until = excluded.until",
+            (rater, task, self._now() + LEASE_SECONDS),
+        )
+
+
+def _task_row(place: int, task: Task, facts: dict[str, str]) -> tuple[object, ...]:
+    """Return a row; ``draw`` orders tasks with as many rankings, at random by the seed."""
+    draw = hashlib.blake2b(f"{facts.get('seed')}/{task.id}".encode(), digest_size=8).digest()
+    items = json.dumps([asdict(item) for item in task.items], ensure_ascii=False)
+    return task.id, place, draw, task.prompt, task.group, items
+
+
+def _items(text: str) -> tuple[Item, ...]:
+    return tuple(Item(item["text"], tuple(item["policies"])) for item in json.loads(text))
+
+
+def _json(values: Sequence[object] | None) -> str | None:
+    return None if values is None else json.dumps(values)

@@ -1,0 +1,115 @@
+"""Position bias: does a labeler keep to a slot whatever stands in it?
+
+A labeler that is asked in both orders shows two things: how often the same slot wins in both (share
+and direction: arXiv 2309.00267, appendix B), and how far the two answers are apart as probabilities.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rlaif_pl.statistics import (
+    Interval,
+    binomial_test,
+    empty_interval,
+    mean_by_group,
+    proportion_by_group,
+)
+from rlaif_pl.types import Preference, Provenance
+
+BINS = 10  # of equal width over the order gap's range, [0, 1]
+
+
+@dataclass(frozen=True, slots=True)
+class PositionBias:
+    """How often a labeler keeps to a slot, and to which (arXiv 2309.00267, appendix B).
+
+    Attributes:
+        same_slot: Share of pairs where the same slot won in both orders.
+        first_slot: Among those, the share in which it was slot 1; NaN where slots are not recorded.
+        p_value: Two-sided binomial test of "slot 1 as often as slot 2", pairs taken as independent;
+            NaN where slots are not recorded.
+        slots: Pairs won in both orders by slot 1 and by slot 2.
+        position_gap: Mean of ``|p(first) in order 1 - p(first) in order 2|``, in [0, 1].
+        gap_counts: Pairs by order gap, in ``BINS`` bins of equal width; the last includes 1.
+    """
+
+    same_slot: Interval
+    first_slot: Interval
+    p_value: float
+    slots: tuple[int, int]
+    position_gap: Interval
+    gap_counts: tuple[int, ...]
+
+    def to_metrics(self, prefix: str) -> dict[str, float]:
+        """Return flat numbers; what was not recorded is left out."""
+        metrics: dict[str, float] = self.same_slot.to_metrics(f"{prefix}/same_slot")
+        metrics |= self.first_slot.to_metrics(f"{prefix}/same_slot_first")
+        metrics |= self.position_gap.to_metrics(f"{prefix}/position_gap")
+        metrics[f"{prefix}/same_slot_1"], metrics[f"{prefix}/same_slot_2"] = self.slots
+        if math.isfinite(self.p_value):
+            metrics[f"{prefix}/same_slot_p_value"] = self.p_value
+        return metrics
+
+    def text(self) -> str:
+        """Return it in words."""
+        if not math.isfinite(self.first_slot.value):
+            return self.same_slot.percent()
+        slot = 1 if self.first_slot.value >= 0.5 else 2
+        share = max(self.first_slot.value, 1 - self.first_slot.value)
+        chance = f"(p = {self.p_value:.2g})"
+        return f"{self.same_slot.percent()}; of these slot {slot} in {share:.0%} {chance}"
+
+
+def position_bias(
+    rows: Sequence[Preference], level: float = 0.95, draws: int = 2000, seed: int = 0
+) -> PositionBias | None:
+    """Measure position bias on the labels that were asked for in both orders.
+
+    Args:
+        rows: Labeled pairs; those without orders, or without a label, do not count.
+        level: Coverage of the intervals, in (0, 1).
+        draws: Bootstrap resamples.
+        seed: Seeds the bootstrap.
+
+    Returns:
+        The bias; None where no label has orders ("n/a": pointwise labelers have none to remove).
+    """
+    asked = [row for row in rows if row.p_first is not None and _has_orders(row.provenance)]
+    if not asked:
+        return None
+    settings = {"level": level, "draws": draws, "seed": seed}
+    same = [row for row in asked if row.provenance.same_slot]
+    told = [row for row in same if row.provenance.slot is not None]
+    first = sum(row.provenance.slot == 1 for row in told)
+    gaps = [row for row in asked if row.provenance.position_gap is not None]
+    values = np.array([row.provenance.position_gap for row in gaps], np.float64)
+    places = np.minimum(np.floor(values * BINS + 1e-9), BINS - 1)  # 0.3 belongs to [0.3, 0.4)
+    counts = np.bincount(places.astype(np.intp), minlength=BINS)
+    return PositionBias(
+        same_slot=proportion_by_group(
+            [float(row.provenance.same_slot is True) for row in asked],
+            [row.group for row in asked],
+            **settings,  # type: ignore[arg-type]
+        ),
+        first_slot=proportion_by_group(
+            [float(row.provenance.slot == 1) for row in told],
+            [row.group for row in told],
+            **settings,  # type: ignore[arg-type]
+        ),
+        p_value=binomial_test(first, len(told)) if told else math.nan,
+        slots=(first, len(told) - first),
+        position_gap=mean_by_group(values, [row.group for row in gaps], **settings)  # type: ignore[arg-type]
+        if gaps
+        else empty_interval(),
+        gap_counts=tuple(int(count) for count in counts),
+    )
+
+
+def _has_orders(provenance: Provenance) -> bool:
+    """Whether the label says which slot won in each order."""
+    return provenance.same_slot is not None

@@ -1,0 +1,226 @@
+"""What a job will take: calls, tokens and money beforehand, and time from its first calls on."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from rlaif_pl.labeling.calls import Ask, Call, GenerateRequest, LoglikelihoodRequest, Response
+from rlaif_pl.labeling.strategies.ensemble import EnsembleLabeler
+from rlaif_pl.labeling.strategy import ModelLabeler
+from rlaif_pl.labeling.usage.spending import Price
+from rlaif_pl.types import Labeler, Preference
+
+CHARACTERS_PER_TOKEN = 4.0  # English text, until something was measured
+LONG_ENOUGH = 10.0  # seconds after which a pace is worth telling
+
+
+@dataclass(frozen=True, slots=True)
+class Projection:
+    """A guess at what labeling will take, from the real prompts of a sample.
+
+    Attributes:
+        pairs: Pairs to label.
+        sampled: Pairs whose prompts were written out.
+        calls: Calls for all pairs.
+        rounds: Calls that must wait for one another.
+        read: Tokens read for all pairs.
+        written: Tokens written at most, as if every text went up to its limit.
+        cost_usd: Cost of the tokens above; None without a price.
+    """
+
+    pairs: int
+    sampled: int
+    calls: int
+    rounds: int
+    read: int
+    written: int
+    cost_usd: float | None
+
+    @property
+    def tokens(self) -> int:
+        """Tokens read and written."""
+        return self.read + self.written
+
+    def line(self) -> str:
+        """Say it in a sentence."""
+        cost = (
+            "no price given" if self.cost_usd is None else f"at most about {self.cost_usd:.4g} USD"
+        )
+        return (
+            f"{self.pairs} pairs to label: about {self.calls:,} calls in {self.rounds} round(s), "
+            f"{self.read:,} tokens read and at most {self.written:,} written, {cost} "
+            f"(from the prompts of {self.sampled} pairs)"
+        )
+
+
+def project(
+    judge: Callable[[Sequence[Preference], Ask], object],
+    pairs: Sequence[Preference],
+    price: Price | None = None,
+    count: Callable[[str], float] | None = None,
+    sample: int = 20,
+) -> Projection:
+    """Write out the calls for a sample of the pairs, without asking anybody, and extrapolate.
+
+    Calls of a later round hold texts that are not there yet; a text as long as its limit stands in.
+
+    Args:
+        judge: Judges pairs with the answers it is given, as ``ModelLabeler.judge``.
+        pairs: What is to be labeled.
+        price: Of the model.
+        count: Tokens of a text; a quarter of its characters without.
+        sample: Pairs to write out, evenly spread over all.
+    """
+    step = max(len(pairs) // sample, 1)
+    chosen = pairs[::step][:sample]
+    tokens = count or (lambda text: len(text) / CHARACTERS_PER_TOKEN)
+    asked: dict[Call, None] = {}
+    rounds = 0
+
+    def ask(calls: Sequence[Call]) -> list[Response]:
+        nonlocal rounds
+        rounds += 1
+        asked.update(dict.fromkeys(calls))
+        return [_stand_in(call) for call in calls]
+
+    if chosen:
+        judge(chosen, ask)
+    scale = len(pairs) / max(len(chosen), 1)
+    read = round(scale * sum(tokens(_text_of(call)) for call in asked))
+    written = round(scale * sum(_written(call) for call in asked))
+    return Projection(
+        pairs=len(pairs),
+        sampled=len(chosen),
+        calls=round(scale * len(asked)),
+        rounds=rounds,
+        read=read,
+        written=written,
+        cost_usd=None if price is None else price.of(read, written),
+    )
+
+
+def backends_of(labeler: Labeler) -> list[object]:
+    """Return who answers a labeler's calls; those of an ensemble's members."""
+    if isinstance(labeler, EnsembleLabeler):
+        return [backend for member in labeler.labelers for backend in backends_of(member)]
+    return [labeler.backend] if isinstance(labeler, ModelLabeler) else []
+
+
+def estimate_cost(
+    labeler: Labeler, pairs: Sequence[Preference], prices: Price | None = None
+) -> Projection | None:
+    """Project what a labeler will take; an ensemble takes what its members do, one after another.
+
+    Members that ask the same model the same question are counted each. Where only some have a price,
+    the cost is that of those.
+
+    Args:
+        labeler: The labeler.
+        pairs: What is to be labeled.
+        prices: For labelers whose back end has no price.
+
+    Returns:
+        None where nothing is known about a labeler's calls.
+    """
+    if isinstance(labeler, ModelLabeler):
+        return project(labeler.judge, pairs, getattr(labeler.backend, "price", None) or prices)
+    if not isinstance(labeler, EnsembleLabeler):
+        return None
+    found = [estimate_cost(member, pairs, prices) for member in labeler.labelers]
+    parts = [part for part in found if part is not None]
+    if not parts:
+        return None
+    costs = [part.cost_usd for part in parts if part.cost_usd is not None]
+    return Projection(
+        pairs=len(pairs),
+        sampled=max(part.sampled for part in parts),
+        calls=sum(part.calls for part in parts),
+        rounds=sum(part.rounds for part in parts),
+        read=sum(part.read for part in parts),
+        written=sum(part.written for part in parts),
+        cost_usd=math.fsum(costs) if costs else None,
+    )
+
+
+class ThroughputEstimator:
+    """Measures a job against its projection and tells once how long it is going to take.
+
+    Progress is counted in projected tokens, from the first reply on: what came before it is loading a
+    model. Replies of a batch come at once, so the first of the next batch completes a fair measure.
+
+    Args:
+        projection: What the job was said to take.
+        tell: Told a line when ``LONG_ENOUGH`` has passed since the first reply and more is ahead.
+        clock: Seconds.
+    """
+
+    def __init__(
+        self,
+        projection: Projection,
+        tell: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.projection = projection
+        self._tell = tell
+        self._clock = clock
+        self._first: float | None = None  # when the first reply came
+        self._done = 0.0
+        self._since_first = 0.0
+        self._told = False
+
+    def count(self, call: Call, reply: Response) -> None:
+        """Add one reply."""
+        now = self._clock()
+        tokens = len(_text_of(call)) / CHARACTERS_PER_TOKEN + (reply.written or _written(call))
+        self._done += tokens
+        if self._first is None:
+            self._first = now
+            return
+        self._since_first += tokens
+        left = self.seconds_left()
+        if not self._told and now - self._first >= LONG_ENOUGH and left > LONG_ENOUGH:
+            self._told = True
+            self._tell(f"at the pace of the first calls {self.line()}")
+
+    def seconds_left(self) -> float:
+        """Seconds to go at the pace so far; infinite until a second after the first reply."""
+        passed = 0.0 if self._first is None else self._clock() - self._first
+        if passed < 1.0 or not self._since_first:
+            return math.inf
+        return passed * max(self.projection.tokens - self._done, 0.0) / self._since_first
+
+    def line(self) -> str:
+        """Say how long it still takes."""
+        left = self.seconds_left()
+        return "" if math.isinf(left) else f"about {duration(left)} to go"
+
+
+def duration(seconds: float) -> str:
+    """Say a time in its largest fitting unit: 45 s, 12 min, 3.5 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _text_of(call: Call) -> str:
+    """All that a model reads for a call."""
+    if isinstance(call, LoglikelihoodRequest):
+        return call.context + call.target
+    return call.question.text + call.question.assistant_prefix
+
+
+def _written(call: Call) -> int:
+    """Tokens a model writes for a call at most."""
+    return call.decoding.max_tokens if isinstance(call, GenerateRequest) else 1
+
+
+def _stand_in(call: Call) -> Response:
+    """Return a reply that says nothing, in place of one that would cost something."""
+    if isinstance(call, GenerateRequest):
+        return Response(text="word" * call.decoding.max_tokens)  # as many tokens as it may have
+    if isinstance(call, LoglikelihoodRequest):
+        return Response(logprobs=(-1.0,) * max(len(call.target.split()), 1))
+    return Response(logprobs=(-math.log(len(call.options)),) * len(call.options))

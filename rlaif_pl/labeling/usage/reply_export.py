@@ -1,0 +1,71 @@
+"""Replies as JSON lines or Parquet, to look at with other tools."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rlaif_pl.data.files import write_text
+from rlaif_pl.labeling.usage.reply_store import ReplyStore
+
+BATCH = 1024  # rows of a Parquet row group
+SCHEMA = pa.schema(
+    [
+        ("digest", pa.string()),
+        ("kind", pa.string()),
+        ("fingerprint", pa.string()),
+        ("call", pa.string()),
+        ("logprobs", pa.list_(pa.float64())),
+        ("text", pa.string()),
+        ("finished", pa.bool_()),
+        ("read_tokens", pa.int64()),
+        ("written_tokens", pa.int64()),
+        ("cost_usd", pa.float64()),
+        ("seconds", pa.float64()),
+        ("attempts", pa.int64()),
+        ("failure", pa.string()),
+        ("created", pa.float64()),
+    ]
+)
+
+
+def export_replies(store: ReplyStore, path: str | Path) -> int:
+    """Write all rows of a store to a file, old or new as a whole whatever happens.
+
+    Args:
+        store: Where they are.
+        path: Ends in ``.jsonl`` or ``.parquet``.
+
+    Returns:
+        Number of rows.
+
+    Raises:
+        ValueError: The file name ends otherwise.
+    """
+    target = Path(path)
+    if target.suffix == ".jsonl":
+        write_text(target, (json.dumps(row, ensure_ascii=False) for row in store.rows()))
+    elif target.suffix == ".parquet":
+        _write_parquet(store, target)
+    else:
+        raise ValueError(f"expected a file ending in .jsonl or .parquet, got {target}")
+    return len(store)
+
+
+def _write_parquet(store: ReplyStore, target: Path) -> None:
+    """Write beside the target, then rename over it."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+        with pq.ParquetWriter(partial, SCHEMA) as writer:
+            rows = store.rows()
+            while part := list(itertools.islice(rows, BATCH)):
+                writer.write_table(pa.Table.from_pylist(part, SCHEMA))
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,275 @@
+"""Reinforced Self-Training (ReST; Gulcehre et al. 2023, arXiv 2308.08998, algorithm 1).
+
+::
+
+    D scored by R
+    for g = 1..G:                                  Grow
+        S = samples of the policy to the prompts of D, scored by R
+        for i = 1..I:                              Improve
+            keep the rows of D + S that reach threshold i
+            fit the policy to them by likelihood, at a rate that falls with i
+            stop where the validation reward no longer rises; what did not raise it is not kept
+
+Only the last policy that was kept feeds the next Grow. Left out: other losses than the likelihood
+(the paper found none better), and the choice among checkpoints within one Improve by their reward.
+
+::
+
+    <out>/start/                 demonstrations.jsonl; validation.jsonl: samples of the first policy
+    <out>/grow-<g>/              samples.jsonl, each sample with where it came from
+    <out>/improve-<g>-<i>/       kept.jsonl, config.yaml and policy/ of the fit, validation.jsonl
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from rlaif_pl.data.preferences import write_prompts
+from rlaif_pl.engine.sampling import sample_seed
+from rlaif_pl.models.backbone import fingerprint_of
+from rlaif_pl.models.device import resolve_device
+from rlaif_pl.models.policy import BackboneOptions, load_policy
+from rlaif_pl.models.reward import RewardModel
+from rlaif_pl.recipes.rest_improve import Improve, fit_config, select
+from rlaif_pl.recipes.rest_parts import Parts, Result
+from rlaif_pl.recipes.rest_samples import (
+    DEMONSTRATION,
+    Drawing,
+    ScoredResponse,
+    draw_samples,
+    read_samples,
+    score_demonstrations,
+)
+from rlaif_pl.statistics import mean_by_group
+from rlaif_pl.text import Template, word_count
+from rlaif_pl.types import Prompt, Reward
+
+logger = logging.getLogger(__name__)
+Fit = Callable[[dict[str, object], Path], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One Improve step, or the start.
+
+    Attributes:
+        grow: Grow step, from 1; 0 for the start.
+        improve: Improve step within it, from 1; 0 for the start.
+        is_kept: Whether its policy was kept.
+        result: What was measured: ``reward`` (with limits), ``words`` and ``unfinished`` on the
+            validation prompts; ``kept``, ``demonstrations`` and ``lr`` of the fit.
+    """
+
+    grow: int
+    improve: int
+    is_kept: bool
+    result: Result
+
+
+class Rest:
+    """The loop.
+
+    Args:
+        policy: Policy to start from, fitted to the demonstrations.
+        train: Prompts to sample for; their references are the demonstrations D.
+        validation: Held-out prompts.
+        reward: Scores samples and demonstrations.
+        out: Folder of the loop.
+        fit: Runs the fit of a config in a folder; raises where it fails.
+        grow_steps: Grow steps, ``G``, at least 1.
+        drawing: How samples are drawn.
+        improve: How the policy is fitted to them.
+        template: How prompts and responses are written.
+        validation_samples: Samples of each validation prompt, at least 1.
+        seed: Seeds samples, adapters and order.
+
+    Raises:
+        ValueError: A count is below 1, there is no validation prompt, or one is trained on.
+    """
+
+    def __init__(
+        self,
+        policy: BackboneOptions,
+        train: Sequence[Prompt],
+        validation: Sequence[Prompt],
+        reward: Reward,
+        out: Path,
+        fit: Fit,
+        grow_steps: int = 1,
+        drawing: Drawing = Drawing(),  # noqa: B008 - frozen
+        improve: Improve = Improve(),  # noqa: B008 - frozen
+        template: Template = Template(),  # noqa: B008 - frozen
+        validation_samples: int = 2,
+        seed: int = 0,
+    ) -> None:
+        shared = {row.group for row in train} & {row.group for row in validation}
+        if grow_steps < 1 or validation_samples < 1 or not validation or shared:
+            raise ValueError(
+                "expected at least one Grow step, one sample of each validation prompt, and "
+                f"validation prompts apart from the training ones, got {grow_steps}, "
+                f"{validation_samples}, {len(validation)} prompts of which {len(shared)} are shared"
+            )
+        policy.check_exists()
+        self.policy, self.origin = policy, "start"
+        self.train, self.validation = train, validation
+        self.reward, self.fit = reward, fit
+        self.grow_steps, self.drawing, self.improve = grow_steps, drawing, improve
+        self.template, self.seed = template, seed
+        self.judging = dataclasses.replace(
+            drawing, sampling=dataclasses.replace(drawing.sampling, n=validation_samples)
+        )
+        self.parts = Parts(out, self._dependencies())
+
+    def run(self) -> list[Step]:
+        """Run what is not finished; afterwards ``policy`` names the policy that was kept last."""
+        start, result = self.parts.run("start", {}, self._start)
+        steps, best = [Step(0, 0, True, result)], result["reward"]
+        demonstrations = read_samples(start / "demonstrations.jsonl")
+        for grow in range(1, self.grow_steps + 1):
+            before, given = self.policy, {"policy": self.origin}
+            folder, _ = self.parts.run(f"grow-{grow}", given, partial(self._grow, number=grow))
+            rows = [*demonstrations, *read_samples(folder / "samples.jsonl")]
+            for step in self._improve_steps(grow, rows, best):
+                steps.append(step)
+                best = step.result["reward"] if step.is_kept else best
+            if self.policy is before:
+                logger.warning("ReST: no Improve of Grow %d raised the validation reward", grow)
+                break
+        return steps
+
+    def _improve_steps(
+        self, grow: int, rows: Sequence[ScoredResponse], best: float
+    ) -> Iterator[Step]:
+        """Run the Improve steps of a Grow step, up to the first that is not kept."""
+        for number in range(1, len(self.improve.levels) + 1):
+            folder, result = self._improve(grow, number, rows)
+            is_kept = self.improve.is_rise(best, result["reward"])
+            logger.info(
+                "Grow %d, Improve %d: %d rows, validation reward %.3f to %.3f, %s",
+                *(grow, number, result["kept"], best, result["reward"]),
+                "kept" if is_kept else "not kept",
+            )
+            if is_kept:
+                best, self.policy = result["reward"], self._trained(folder)
+                self.origin = folder.name
+            yield Step(grow, number, is_kept, result)
+            if not is_kept:
+                return
+
+    def _start(self, folder: Path) -> Result:
+        """Score the demonstrations and the first policy."""
+        rows = score_demonstrations(
+            folder / "demonstrations.jsonl", self.reward, self.train, self.seed
+        )
+        mean = math.fsum(row.reward for row in rows) / max(len(rows), 1)
+        return {"demonstration_reward": mean} | self._judge(folder, self.policy)
+
+    def _grow(self, folder: Path, number: int) -> Result:
+        """Sample from the current policy."""
+        rows = draw_samples(
+            folder / "samples.jsonl",
+            load_policy(self.policy, self.template).to(resolve_device()),
+            self.reward,
+            self.train,
+            self.drawing,
+            grow=number,
+            seed=sample_seed(self.seed, "grow", number),
+        )
+        return {"samples": float(len(rows))} | summary(rows, self.seed)
+
+    def _improve(
+        self, grow: int, number: int, rows: Sequence[ScoredResponse]
+    ) -> tuple[Path, Result]:
+        """Fit the current policy to what passes the filter, and judge what comes of it."""
+        level = self.improve.levels[number - 1]
+        kept = select(rows, self.improve, level)
+
+        def work(folder: Path) -> Result:
+            data = folder / "kept.jsonl"
+            write_prompts(data, [Prompt(row.prompt, row.group, row.response) for row in kept])
+            config = fit_config(
+                *(self.policy, data, folder, self.improve, self.template, number, self.seed)
+            )
+            if not (folder / "policy" / "config.json").is_file():  # written at once, at the end
+                self.fit(config, folder)
+            return {
+                "kept": float(len(kept)),
+                "demonstrations": float(sum(row.policy == DEMONSTRATION for row in kept)),
+                "level": level,
+                "lr": self.improve.rate(number),
+            } | self._judge(folder, self._trained(folder))
+
+        fitting = dataclasses.asdict(self._fitting())
+        given = {"policy": self.origin, "level": level, "step": number, "improve": fitting}
+        return self.parts.run(f"improve-{grow}-{number}", given, work)
+
+    def _judge(self, folder: Path, policy: BackboneOptions) -> Result:
+        """Measure a policy on the validation prompts, with the same noise for every policy."""
+        rows = draw_samples(
+            folder / "validation.jsonl",
+            load_policy(policy, self.template).to(resolve_device()),
+            self.reward,
+            self.validation,
+            self.judging,
+            grow=0,
+            seed=sample_seed(self.seed, "validation"),
+        )
+        return summary(rows, self.seed)
+
+    def _trained(self, folder: Path) -> BackboneOptions:
+        """Return the policy an Improve step wrote, cut as the first one is."""
+        name = str(folder / "policy")
+        return dataclasses.replace(
+            self.policy, name=name, num_layers=None, revision=None, create_with=None
+        )
+
+    def _fitting(self) -> Improve:
+        """Return the options that change what a fit gives, not when the loop ends."""
+        return dataclasses.replace(self.improve, levels=[0.0], early_stop=True, min_gain=0.0)
+
+    def _dependencies(self) -> dict[str, object]:
+        """Return what every part depends on."""
+        policy = self.policy
+        return {
+            "policy": fingerprint_of(
+                policy.name,
+                num_layers=policy.num_layers,
+                dtype=policy.dtype,
+                revision=policy.revision,
+                trust_remote_code=policy.trust_remote_code,
+            ),
+            "trunk_layers": policy.trunk_layers,
+            "train": [dataclasses.astuple(row) for row in self.train],
+            "validation": [dataclasses.astuple(row) for row in self.validation],
+            "reward": reward_identity(self.reward),
+            "template": dataclasses.asdict(self.template),
+            "drawing": dataclasses.asdict(self.drawing),
+            "judging": dataclasses.asdict(self.judging),
+            "seed": self.seed,
+        }
+
+
+def summary(rows: Sequence[ScoredResponse], seed: int) -> Result:
+    """Return mean reward with its interval by prompt, words and the share of unfinished samples."""
+    reward = mean_by_group([row.reward for row in rows], [row.group for row in rows], seed=seed)
+    count = len(rows)
+    return reward.to_metrics("reward") | {
+        "words": sum(word_count(row.response) for row in rows) / count,
+        "unfinished": sum(not row.is_finished for row in rows) / count,
+    }
+
+
+def reward_identity(reward: Reward) -> str:
+    """Tell rewards apart: by their fingerprint, or a reward model by its head and shift."""
+    if isinstance(reward, RewardModel):
+        head = reward.head.weight.detach().float().cpu().numpy().tobytes()
+        digest = hashlib.blake2b(head, digest_size=16).hexdigest()
+        return f"reward model {digest} {float(reward.shift)!r} {reward.pooling}"
+    return str(getattr(reward, "fingerprint", type(reward).__name__))

@@ -1,0 +1,172 @@
+"""One Improve step of ReST: what is kept, and the fit it goes into."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rlaif_pl.device_names import trainer_options
+from rlaif_pl.models.adapters import Lora
+from rlaif_pl.models.device import resolve_device
+from rlaif_pl.models.policy import BackboneOptions
+from rlaif_pl.recipes.rest_filter import Schedule, check_levels, passes
+from rlaif_pl.recipes.rest_samples import ScoredResponse
+from rlaif_pl.text import Template
+
+TrainerOption = str | int | float | bool
+CALLBACKS = ("RunLoggers", "RunMetadata", "MetricsFile", "TerminateOnNaN")
+
+
+@dataclass(frozen=True)
+class Improve:
+    """How the policy is fitted to what passes the filter.
+
+    Attributes:
+        by: What thresholds are on (see ``rest_filter.passes``).
+        levels: Threshold of each Improve step of a Grow step; they rise.
+        lr: Learning rate of the first Improve step of a Grow step.
+        lr_decay: What each further step multiplies it by, in (0, 1].
+        warmup_steps: Steps over which the rate rises; then it stays.
+        epochs: Passes over what was kept.
+        batch_size: Rows a process takes a training step.
+        max_response_tokens: Longer responses lose their tail but keep EOS.
+        lora: Adapters of each step, folded in at its end; None trains the layers whole.
+        keep_unfinished: Also learn from samples that the length limit cut.
+        early_stop: End a Grow step's Improve steps where the validation reward no longer rises; a
+            step that did not raise it is not kept. False keeps every step.
+        min_gain: What a step must add to the validation reward to be kept, in its units.
+        trainer: Options of the Lightning trainer (``devices``, ``strategy``, ``precision``, ...).
+    """
+
+    by: Schedule = "normalized"
+    levels: list[float] = field(default_factory=lambda: [0.0, 0.7, 0.8, 0.9])
+    lr: float = 1e-4
+    lr_decay: float = 0.5
+    warmup_steps: int = 0
+    epochs: int = 1
+    batch_size: int = 8
+    max_response_tokens: int = 128
+    lora: Lora | None = None
+    keep_unfinished: bool = False
+    early_stop: bool = True
+    min_gain: float = 0.0
+    trainer: dict[str, TrainerOption] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse a schedule that does not rise and a rate that does not fall."""
+        check_levels(self.by, self.levels)
+        if not (self.lr > 0 and 0 < self.lr_decay <= 1):
+            raise ValueError(
+                f"expected lr above 0 and lr_decay in (0, 1], got {self.lr} and {self.lr_decay}"
+            )
+
+    def rate(self, step: int) -> float:
+        """Return the learning rate of an Improve step, counted from 1."""
+        return self.lr * self.lr_decay ** (step - 1)
+
+    def is_rise(self, before: float, after: float) -> bool:
+        """Tell whether a step that took the validation reward from one value to another is kept."""
+        return not self.early_stop or after > before + self.min_gain
+
+
+def select(rows: Sequence[ScoredResponse], improve: Improve, level: float) -> list[ScoredResponse]:
+    """Return the rows an Improve step learns from.
+
+    Empty responses, repetitions of a response to its prompt and, unless they are asked for, samples
+    that the length limit cut are left out first: they set no threshold either.
+
+    Args:
+        rows: Demonstrations and samples with their rewards.
+        improve: How rows are filtered.
+        level: Threshold of the step.
+
+    Raises:
+        ValueError: Nothing is usable.
+    """
+    usable: dict[tuple[str, str, str], ScoredResponse] = {}
+    for row in rows:
+        if row.response.strip() and (row.is_finished or improve.keep_unfinished):
+            usable.setdefault((row.group, row.prompt, row.response), row)
+    kept = list(usable.values())
+    if not kept:
+        raise ValueError(
+            f"expected responses to learn from, all {len(rows)} are empty or cut by the length "
+            "limit; raise drawing.sampling.max_new_tokens or set improve.keep_unfinished"
+        )
+    passed = passes([row.reward for row in kept], [row.group for row in kept], improve.by, level)
+    return [row for row, is_in in zip(kept, passed, strict=True) if is_in]
+
+
+def fit_config(
+    policy: BackboneOptions,
+    data: Path,
+    folder: Path,
+    improve: Improve,
+    template: Template,
+    step: int,
+    seed: int,
+) -> dict[str, object]:
+    """Return the config of ``fit`` for an Improve step.
+
+    Args:
+        policy: Policy to start from.
+        data: Demonstrations to fit to, all of them to train on.
+        folder: Where the fit works; the policy goes to ``policy`` in it.
+        improve: How to fit.
+        template: How prompts and responses are written.
+        step: Number of the Improve step, from 1.
+        seed: Seeds adapters and order.
+    """
+    callbacks: list[object] = [
+        {"class_path": f"rlaif_pl.training.callbacks.{name}"} for name in CALLBACKS
+    ]
+    callbacks.append(
+        {"class_path": "rlaif_pl.training.callbacks.ExportModel", "init_args": {"folder": "policy"}}
+    )
+    callbacks.append(
+        {
+            "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
+            "init_args": {"save_last": True, "save_top_k": 0, "every_n_train_steps": 10},
+        }
+    )
+    trainer = {
+        "max_epochs": improve.epochs,
+        "devices": 1,
+        **trainer_options(str(resolve_device())),  # where the loop itself computes
+        "gradient_clip_val": 1.0,
+        "num_sanity_val_steps": 0,
+        "log_every_n_steps": 1,
+        **improve.trainer,
+        "default_root_dir": str(folder),
+        "logger": False,  # RunLoggers adds them
+        "callbacks": callbacks,
+    }
+    model = {
+        "backbone": dataclasses.asdict(policy),
+        "lora": None if improve.lora is None else dataclasses.asdict(improve.lora),
+        "template": dataclasses.asdict(template),
+        "max_response_tokens": improve.max_response_tokens,
+        "optimizer": {
+            "class_path": "torch.optim.AdamW",
+            "init_args": {"lr": improve.rate(step), "weight_decay": 0.0},
+        },
+        "scheduler": {
+            "class_path": "rlaif_pl.training.LinearDecay",
+            "init_args": {"warmup_steps": improve.warmup_steps},
+        },
+        "seed": seed,
+    }
+    return {
+        "seed_everything": seed,
+        "trainer": trainer,
+        "model": {"class_path": "rlaif_pl.training.SFTModule", "init_args": model},
+        "data": {
+            "task": "demonstrations",
+            "demonstrations": {"name": str(data), "format": "prompts"},
+            "validation_fraction": 0.0,
+            "batch_size": improve.batch_size,
+            "seed": seed,
+        },
+    }

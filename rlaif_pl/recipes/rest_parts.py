@@ -1,0 +1,93 @@
+"""Parts of a long loop, each in a folder of its own: finished ones are skipped, others resumed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rlaif_pl.data.metric_files import write_json
+
+RECORD = "part.json"
+SHELF = "replaced"
+Result = dict[str, float]
+
+
+class Parts:
+    """Runs parts of a loop, or finds that they have been run.
+
+    A part's fingerprint covers what it is given and the fingerprints of the parts before it. A part
+    with the same fingerprint is skipped where it is finished and goes on in its folder where it was
+    interrupted; with another, its folder is moved below ``replaced`` and it starts over.
+
+    Args:
+        out: Folder of the loop.
+        start: What every part depends on.
+    """
+
+    def __init__(self, out: Path, start: Mapping[str, object]) -> None:
+        self.out = out
+        self.fingerprint = digest(dict(start))
+        self.skipped = 0
+
+    def run(
+        self, name: str, given: Mapping[str, object], work: Callable[[Path], Result]
+    ) -> tuple[Path, Result]:
+        """Return a part's folder and its result.
+
+        Args:
+            name: Name of the part and of its folder.
+            given: What else it depends on.
+            work: Does the part in the folder it is given; must be able to go on from there.
+        """
+        self.fingerprint = digest({"before": self.fingerprint, "name": name, "given": dict(given)})
+        folder = self.out / name
+        record = _read(folder / RECORD)
+        if record is not None and record.get("fingerprint") == self.fingerprint:
+            if record.get("result") is not None:
+                self.skipped += 1
+                return folder, record["result"]
+        elif folder.exists():
+            self._put_aside(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / RECORD, {"fingerprint": self.fingerprint, "result": None})
+        result = work(folder)
+        write_json(folder / RECORD, {"fingerprint": self.fingerprint, "result": result})
+        return folder, result
+
+    def _put_aside(self, folder: Path) -> None:
+        """Move a folder out of the way; nothing is deleted."""
+        shelf = self.out / SHELF
+        shelf.mkdir(exist_ok=True)
+        number = 1
+        while (target := shelf / f"{folder.name}-{number}").exists():
+            number += 1
+        folder.rename(target)
+
+
+def digest(content: object) -> str:
+    """Digest anything that JSON can hold; other values count by their text."""
+    text = json.dumps(content, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """Read a record; None where there is none.
+
+    Raises:
+        ValueError: The file is damaged.
+    """
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"expected the record of a part at {path}, got {error}; delete its folder to run the "
+            "part again"
+        ) from error
+    if not isinstance(content, dict):
+        raise ValueError(f"expected one object in {path}, got {type(content).__name__}; delete it")
+    return content

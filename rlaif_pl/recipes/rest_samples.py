@@ -1,0 +1,211 @@
+"""Scored samples of ReST on disk: appended while they are drawn, read back after a kill."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rlaif_pl.data.files import read_rows, write_text
+from rlaif_pl.data.records import decode_fields
+from rlaif_pl.engine.sampling import SamplingParams
+from rlaif_pl.models.causal import CausalModel
+from rlaif_pl.rl.generate import Responses, generate
+from rlaif_pl.types import Prompt, Reward
+
+DEMONSTRATION = "demonstration"  # stands for the policy where a person wrote the response
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredResponse:
+    """One response with its reward and where it came from.
+
+    Attributes:
+        prompt: What it responds to.
+        group: Identity of the prompt.
+        response: The response.
+        reward: Its reward, in the units of the reward given.
+        grow: Grow step that drew it, from 1; 0 for a demonstration.
+        sample: Its number among the prompt's samples of that step, from 0.
+        policy: Fingerprint of the policy that wrote it, or ``demonstration``.
+        seed: Seed of the step's noise.
+        is_finished: False where the length limit cut it.
+    """
+
+    prompt: str
+    group: str
+    response: str
+    reward: float
+    grow: int
+    sample: int
+    policy: str
+    seed: int
+    is_finished: bool = True
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How samples are drawn.
+
+    Attributes:
+        sampling: How, ``n`` times a prompt.
+        batch_size: Prompts at a time.
+        chunk: Prompts between two writes to the file; a kill loses no more than these.
+    """
+
+    sampling: SamplingParams = SamplingParams(n=4, temperature=0.8)
+    batch_size: int = 16
+    chunk: int = 64
+
+    def __post_init__(self) -> None:
+        """Refuse counts below 1."""
+        for name in ("batch_size", "chunk"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"expected {name} of at least 1, got {getattr(self, name)}")
+
+
+def draw_samples(
+    path: Path,
+    policy: CausalModel,
+    reward: Reward,
+    prompts: Sequence[Prompt],
+    drawing: Drawing,
+    *,
+    grow: int,
+    seed: int,
+) -> list[ScoredResponse]:
+    """Draw and score what the file lacks, append it, and return all of it.
+
+    The noise of a sample depends on seed, prompt and its number alone, so a drawing that was killed
+    and resumed gives the samples of an unbroken one.
+
+    Args:
+        path: JSON lines, one ``ScoredResponse`` each.
+        policy: Policy to sample from.
+        reward: Scores the samples.
+        prompts: What to respond to.
+        drawing: How.
+        grow: Number of the Grow step.
+        seed: Seeds the noise.
+    """
+    known = whole_prompts(path, drawing.sampling.n)
+    found = {(row.group, row.prompt) for row in known}
+    missing = [prompt for prompt in prompts if (prompt.group, prompt.text) not in found]
+    for start in range(0, len(missing), drawing.chunk):
+        part = missing[start : start + drawing.chunk]
+        responses = generate(
+            policy,
+            part,
+            drawing.sampling.seeded(seed),
+            batch_size=drawing.batch_size,
+            title=f"sampling {start + 1}-{start + len(part)} of {len(missing)} prompts",
+        )
+        rows = _scored(part, responses, policy.fingerprint, reward, grow, seed)
+        append_samples(path, rows)
+        known += rows
+    return known
+
+
+def _scored(
+    prompts: Sequence[Prompt],
+    responses: Responses,
+    policy: str,
+    reward: Reward,
+    grow: int,
+    seed: int,
+) -> list[ScoredResponse]:
+    """Score responses and note where each came from."""
+    texts = [text for own in responses.texts for text in own]
+    asked = [p.text for p, own in zip(prompts, responses.texts, strict=True) for _ in own]
+    rewards = iter(score_all(reward, asked, texts))
+    return [
+        ScoredResponse(
+            prompt=prompt.text,
+            group=prompt.group,
+            response=text,
+            reward=next(rewards),
+            grow=grow,
+            sample=number,
+            policy=policy,
+            seed=seed,
+            is_finished=not unfinished,
+        )
+        for prompt, own, cut in zip(prompts, responses.texts, responses.unfinished, strict=True)
+        for number, (text, unfinished) in enumerate(zip(own, cut, strict=True))
+    ]
+
+
+def score_demonstrations(
+    path: Path, reward: Reward, demonstrations: Sequence[Prompt], seed: int
+) -> list[ScoredResponse]:
+    """Score the references of prompts that have one and write them; what is written is read."""
+    rows = [prompt for prompt in demonstrations if prompt.reference]
+    known = read_samples(path)
+    if len(known) == len(rows):
+        return known
+    path.unlink(missing_ok=True)
+    texts = [str(row.reference) for row in rows]
+    rewards = score_all(reward, [row.text for row in rows], texts)
+    scored = [
+        ScoredResponse(row.text, row.group, text, value, 0, 0, DEMONSTRATION, seed)
+        for row, text, value in zip(rows, texts, rewards, strict=True)
+    ]
+    append_samples(path, scored)
+    return scored
+
+
+def score_all(reward: Reward, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
+    """Return the rewards of responses; none is asked for where there is no response.
+
+    Raises:
+        ValueError: A reward is not finite.
+    """
+    values = [float(value) for value in reward.score(prompts, responses)] if responses else []
+    for value, response in zip(values, responses, strict=True):
+        if not math.isfinite(value):
+            raise ValueError(f"expected a finite reward, got {value} for {response[:60]!r}")
+    return values
+
+
+def append_samples(path: Path, rows: Iterable[ScoredResponse]) -> None:
+    """Append rows and wait until they are on disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = "".join(_line(row) + "\n" for row in rows)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_samples(path: Path) -> list[ScoredResponse]:
+    """Read the rows whose line has its end; there are none where there is no file."""
+    if not path.is_file():
+        return []
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if whole != content:
+        path.write_bytes(whole)  # a kill left a part of a line
+    return [decode_fields(ScoredResponse, row.fields, row.where) for row in read_rows(path)]
+
+
+def whole_prompts(path: Path, num_generations: int) -> list[ScoredResponse]:
+    """Read the prompts that have all their samples; a kill may have left others, which are dropped.
+
+    Args:
+        path: The file; rewritten without what is dropped.
+        num_generations: Samples of a whole prompt.
+    """
+    rows = read_samples(path)
+    counts = Counter((row.group, row.prompt) for row in rows)
+    kept = [row for row in rows if counts[row.group, row.prompt] == num_generations]
+    if len(kept) < len(rows):
+        write_text(path, map(_line, kept))
+    return kept
+
+
+def _line(row: ScoredResponse) -> str:
+    return json.dumps(asdict(row), ensure_ascii=False, allow_nan=False)

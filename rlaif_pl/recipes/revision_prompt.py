@@ -1,0 +1,283 @@
+"""What a model is asked when it answers, criticizes its answer and revises it.
+
+Layout of Constitutional AI's supervised stage (arXiv 2212.08073, section 3.1 and appendix A): examples,
+the conversation with the last reply, a critique request, the critique, a revision request, the
+revision. A revision takes the place of the reply, so a further round has the same shape. The wording is
+this project's own and lies in files of ``labeling/prompts`` that people can replace.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os.path
+from dataclasses import dataclass
+
+from rlaif_pl.labeling.calls import Question
+from rlaif_pl.labeling.prompting.templates import parse_yaml, read_versioned
+from rlaif_pl.text import filled, mark_data
+
+BLANK = "\n\n"
+LABELS = ("critique request", "critique", "revision request", "revision")
+KEYS = (
+    "answer preamble",
+    "preamble",
+    "example",
+    "after examples",
+    "human",
+    "assistant",
+    *LABELS,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Principle:
+    """One principle of the constitution, as a pair of requests.
+
+    Attributes:
+        name: What it is called in records.
+        critique: Asks what is wrong with the last reply.
+        revision: Asks for a reply without that.
+    """
+
+    name: str
+    critique: str
+    revision: str
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A round of critique and revision written by hand."""
+
+    prompt: str
+    response: str
+    principle: str
+    critique: str
+    revision: str
+
+
+def load_principles(name: str) -> tuple[tuple[Principle, ...], str]:
+    """Load principles of the package by name, or one's own file by path, with their version.
+
+    Raises:
+        FileNotFoundError: There is neither.
+        ValueError: The file is no list of entries with different names and both requests.
+    """
+    content, version = read_versioned(name, ".yaml")
+    entries = _entries(content, version, ("name", "critique", "revision"))
+    principles = tuple(Principle(**entry) for entry in entries)
+    if len({each.name for each in principles}) < len(principles):
+        raise ValueError(f"expected principles of {version} to have different names; rename some")
+    return principles, version
+
+
+def load_examples(name: str, principles: tuple[Principle, ...]) -> tuple[tuple[Example, ...], str]:
+    """Load examples of the package by name, or one's own file by path, with their version.
+
+    Raises:
+        FileNotFoundError: There is neither.
+        ValueError: The file is laid out otherwise, or names a principle that is not among those given.
+    """
+    content, version = read_versioned(name, ".yaml")
+    fields = ("prompt", "response", "principle", "critique", "revision")
+    examples = tuple(Example(**entry) for entry in _entries(content, version, fields))
+    known = {each.name for each in principles}
+    if missing := sorted({each.principle for each in examples} - known):
+        raise ValueError(
+            f"expected the examples of {version} to name principles that are there, got {missing}; "
+            f"known are {sorted(known)}; give examples for your principles, or shots: 0"
+        )
+    return examples, version
+
+
+def draw_principle(
+    principles: tuple[Principle, ...], seed: int, group: str, prompt: str, round_number: int
+) -> Principle:
+    """Draw the principle of one round of one prompt.
+
+    A hash of the arguments decides, so draws of different rounds and prompts are independent and a
+    draw is the same whatever else a job contains.
+
+    Args:
+        principles: To draw from, all equally likely.
+        seed: Seed of the job.
+        group: Identity of the prompt.
+        prompt: Its text.
+        round_number: From 1.
+    """
+    text = json.dumps([seed, group, prompt, round_number])
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return principles[int.from_bytes(digest, "big") % len(principles)]
+
+
+@dataclass(frozen=True)
+class RevisionLayout:
+    """Lays questions out.
+
+    Attributes:
+        texts: The parts of a layout file by name (see ``KEYS``).
+        principles: The principles, for the requests of the examples.
+        examples: Examples to show before the conversation.
+        critiques: Whether examples show their critiques; False for jobs that skip them.
+        chat: Ask through the model's chat template; what opens the answer begins the assistant's turn.
+    """
+
+    texts: dict[str, str]
+    principles: tuple[Principle, ...]
+    examples: tuple[Example, ...] = ()
+    critiques: bool = True
+    chat: bool = False
+
+    @property
+    def answer_stops(self) -> tuple[str, ...]:
+        """Where a first reply ends: at the next speaker."""
+        return tuple(f"\n{self.texts[name]}" for name in ("human", "assistant"))
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """Where critiques and revisions end: four marks, as many as servers take."""
+        names = ("human", "critique request", "revision request")
+        marks = [self.texts["example"], self.texts["after examples"]]
+        # small models go on to a mark but do not finish it as it stands
+        mark = os.path.commonprefix(marks).strip() or marks[0]
+        return (*(f"\n{self.texts[name]}" for name in names), mark)
+
+    def is_malformed(self, text: str) -> bool:
+        """Tell whether an answer is none: it has no letter, or begins with a label of the layout."""
+        labels = tuple(self.texts[name].casefold() for name in ("human", "assistant", *LABELS))
+        said = text.strip().casefold()
+        return said.startswith(labels) or not any(map(str.isalpha, said))
+
+    def dialogue(self, prompt: str, *, marked: bool = False) -> str:
+        """Return a prompt as a conversation that ends where the assistant is to speak.
+
+        Dialogues (HH's) stay as they are, but for white space at both ends; anything else becomes
+        what the person says.
+
+        Args:
+            prompt: The prompt.
+            marked: Whether to put marks around it, as data; see ``rlaif_pl.text.filled``.
+        """
+        text = prompt.strip()
+        said = mark_data(text) if marked else text
+        if text.endswith(self.texts["assistant"]):
+            return said
+        return f"{self.texts['human']} {said}{BLANK}{self.texts['assistant']}"
+
+    def answer(self, prompt: str) -> Question:
+        """Return the question whose answer is the first reply."""
+        head = self.texts["answer preamble"] + BLANK
+        dialogue = self.dialogue(prompt)
+        said = dialogue.removesuffix(self.texts["assistant"]).strip()
+        if not self.chat:
+            return self._ask(head, mark_data(said), self.texts["assistant"])
+        speaker = f"{self.texts['human']} "
+        if said.startswith(speaker) and f"\n{self.texts['assistant']}" not in said:
+            return Question(said.removeprefix(speaker), chat=True)  # a single turn, as people ask
+        return Question(head + said, chat=True, shared=len(head))
+
+    def critique(self, prompt: str, response: str, principle: Principle) -> Question:
+        """Return the question whose answer is a critique of a response."""
+        head = self._head(prompt)
+        return self._ask(head, self._asked(prompt, response, principle), self.texts["critique"])
+
+    def revision(
+        self, prompt: str, response: str, principle: Principle, critique: str | None
+    ) -> Question:
+        """Return the question whose answer is a revision.
+
+        Args:
+            prompt: The prompt.
+            response: The response to revise.
+            principle: The round's principle.
+            critique: What the critique said; None asks for the revision right away.
+        """
+        return self._ask(
+            self._head(prompt),
+            self._asked(prompt, response, principle, critique, to_revise=True),
+            self.texts["revision"],
+        )
+
+    def _ask(self, head: str, body: str, assistant_prefix: str) -> Question:
+        """Make the question: in chats the opening begins the answer, without a gap."""
+        text = filled(head + body.rstrip())
+        asked = text if self.chat else text + BLANK
+        return Question(asked, assistant_prefix, self.chat, len(filled(head)))
+
+    def _head(self, prompt: str) -> str:
+        """Return what the questions of a job begin with; an example about the prompt is left out."""
+        own = self._said(prompt)
+        shown = [each for each in self.examples if self._said(each.prompt) != own]
+        parts = [self.texts["preamble"], *(self._example(each) for each in shown)]
+        parts += [self.texts["after examples"]] * bool(shown)
+        return "".join(part + BLANK for part in parts)
+
+    def _said(self, prompt: str) -> str:
+        """Return a prompt without regard to case and white space."""
+        return " ".join(self.dialogue(prompt).split()).casefold()
+
+    def _example(self, example: Example) -> str:
+        """Lay an example out, with a critique where the job has critiques."""
+        principle = next(each for each in self.principles if each.name == example.principle)
+        critique = example.critique if self.critiques else None
+        asked = self._asked(example.prompt, example.response, principle, critique, to_revise=True)
+        revision = f"{self.texts['revision']} {mark_data(example.revision)}"
+        return BLANK.join([self.texts["example"], asked, revision])
+
+    def _asked(
+        self,
+        prompt: str,
+        response: str,
+        principle: Principle,
+        critique: str | None = None,
+        *,
+        to_revise: bool = False,
+    ) -> str:
+        """Return conversation and requests up to where the model goes on."""
+        parts = [f"{self.dialogue(prompt, marked=True)} {mark_data(response.strip())}"]
+        if critique is not None or not to_revise:
+            parts.append(f"{self.texts['critique request']} {principle.critique}")
+        if critique is not None:
+            parts.append(f"{self.texts['critique']} {mark_data(critique.strip())}")
+        if to_revise:
+            parts.append(f"{self.texts['revision request']} {principle.revision}")
+        return BLANK.join(parts)
+
+
+def load_layout(name: str) -> tuple[dict[str, str], str]:
+    """Load a layout of the package by name, or one's own file by path, with its version.
+
+    Raises:
+        FileNotFoundError: There is neither.
+        ValueError: A part is missing, unknown or empty.
+    """
+    content, version = read_versioned(name, ".yaml")
+    rows = parse_yaml(content, version)
+    if (
+        not isinstance(rows, dict)
+        or set(rows) != set(KEYS)
+        or not all(map(_is_text, rows.values()))
+    ):
+        got = sorted(map(str, rows)) if isinstance(rows, dict) else type(rows).__name__
+        raise ValueError(f"expected {version} to have a text for each of {list(KEYS)}, got {got}")
+    return {key: text.strip() for key, text in rows.items()}, version
+
+
+def _entries(content: str, version: str, fields: tuple[str, ...]) -> list[dict[str, str]]:
+    """Read a list of entries that have just the given texts."""
+    rows = parse_yaml(content, version)
+    if not isinstance(rows, list) or not rows:
+        raise ValueError(f"expected {version} to be a list of entries, got {type(rows).__name__}")
+    for number, row in enumerate(rows, 1):
+        if not (
+            isinstance(row, dict) and set(row) == set(fields) and all(map(_is_text, row.values()))
+        ):
+            raise ValueError(
+                f"expected entry {number} of {version} to have the texts {list(fields)}, got "
+                f"{sorted(map(str, row)) if isinstance(row, dict) else type(row).__name__}"
+            )
+    return [{key: text.strip() for key, text in row.items()} for row in rows]
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())

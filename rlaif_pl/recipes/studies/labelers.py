@@ -1,0 +1,279 @@
+"""Studies 4 and 6: what a table of labelers says of size, and of the price of a pair.
+
+Both read the rows that ``evaluate alignment`` wrote (``rows.json``), so nothing is asked twice.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from rlaif_pl.labeling.usage.cost import human_cost
+from rlaif_pl.labeling.usage.spending import Price
+from rlaif_pl.recipes.studies.results import COLORS, Results, ResultTable, plain_axes
+from rlaif_pl.statistics import Interval
+
+PAPER_WORDS = 304  # words a person reads for one label (arXiv 2309.00267, appendix L)
+LOCAL = "this machine"
+
+
+@dataclass(frozen=True, slots=True)
+class LabelerRow:
+    """One labeler as ``evaluate alignment`` measured it.
+
+    Attributes:
+        name: Its name in the table.
+        alignment: Agreement with people.
+        gain_over_length: Paired difference to "the longer one wins".
+        length_matched: Agreement on pairs of like length.
+        pairs: Pairs asked about.
+        seconds: Wall time of asking for them; answers that were on disk took none.
+        read: Tokens read a pair.
+        written: Tokens written a pair.
+        human_usd: What a person would be paid for a pair, by its words.
+    """
+
+    name: str
+    alignment: Interval
+    gain_over_length: Interval
+    length_matched: Interval
+    pairs: int
+    seconds: float
+    read: float
+    written: float
+    human_usd: Interval
+
+    @property
+    def seconds_per_pair(self) -> float:
+        """Wall time of one pair."""
+        return self.seconds / self.pairs if self.pairs else math.nan
+
+    def usd(self, price: Price) -> float:
+        """US dollars a pair at an endpoint's price of tokens."""
+        return (self.read * price.read + self.written * price.written) / 1_000_000
+
+
+def read_rows(path: Path | str) -> list[LabelerRow]:
+    """Read ``rows.json`` of ``evaluate alignment``.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is not a table of labelers.
+    """
+    source = Path(path)
+    if not source.is_file():
+        raise FileNotFoundError(
+            f"expected a table of labelers at {source}, found no file; make it with: "
+            "python -m rlaif_pl evaluate alignment --labelers ... --out FOLDER"
+        )
+    try:
+        content = json.loads(source.read_text(encoding="utf-8"))
+    except ValueError as error:  # broken JSON, or no text
+        raise ValueError(
+            f"expected JSON in {source}, got something else ({error}); give the rows.json of "
+            "`evaluate alignment --labelers`"
+        ) from error
+    if not isinstance(content, dict) or not content.get("rows"):
+        raise ValueError(
+            f"expected {source} to hold rows of labelers, got {type(content).__name__} without "
+            "'rows'; give the rows.json of `evaluate alignment --labelers`"
+        )
+    return [_row(record) for record in content["rows"]]
+
+
+def cost_results(rows: Sequence[LabelerRow], prices: Mapping[str, Price]) -> Results:
+    """Lay out what a label costs by each labeler and price, beside a person's.
+
+    Args:
+        rows: Labelers with their measured tokens.
+        prices: US dollars per million tokens by name of an endpoint. The tokens are those of the
+            labeler's own tokenizer; another model's will count somewhat differently.
+    """
+    header = ["labeler", "alignment, %", "tokens read + written", "s a pair", "pairs an hour"]
+    header += [f"{name}, $ a pair" for name in prices]
+    header += ["person, $ a pair", "a person costs, times"]
+    body = [[*_cost_cells(row), *_price_cells(row, prices)] for row in rows]
+    paper = human_cost(PAPER_WORDS)
+    notes = [
+        "A person is paid $0.11 per 50 words of prompt and responses (arXiv 2309.00267, appendix L: "
+        f"{PAPER_WORDS} words, ${paper:.2f} a pair, where an AI label cost about $0.06).",
+        f"Time is wall time on {LOCAL}, answers on disk excluded; a model of one's own costs that and "
+        "no tokens. Prices are those of the config, not quotations.",
+        "The last column divides a person's price by that of the dearest endpoint listed: the price of "
+        "a label says nothing of its worth, which is the first column.",
+    ]
+    return Results(
+        "label_cost",
+        [ResultTable("What a preference label costs", header, body)],
+        notes,
+        [_cost_record(row, prices) for row in rows],
+        _cost_metrics(rows, prices),
+        _cost_figure(rows, prices),
+        "Price of a preference label by labeler and endpoint, beside a person's",
+    )
+
+
+def size_results(rows: Sequence[LabelerRow]) -> Results:
+    """Lay out alignment by labeler, in the order of the table."""
+    body = [
+        [
+            row.name,
+            _share(row.alignment),
+            row.gain_over_length.points(),
+            _share(row.length_matched),
+            f"{row.seconds_per_pair:.2f}",
+            str(row.alignment.n),
+        ]
+        for row in rows
+    ]
+    header = ["labeler", "alignment, %", "over length rule, points", "at like length, %"]
+    header += ["s a pair", "pairs"]
+    record = [
+        {
+            "labeler": row.name,
+            "alignment": row.alignment.value,
+            "low": row.alignment.low,
+            "high": row.alignment.high,
+            "gain_over_length": row.gain_over_length.value,
+            "length_matched": row.length_matched.value,
+            "seconds_per_pair": row.seconds_per_pair,
+        }
+        for row in rows
+    ]
+    metrics: dict[str, float] = {}
+    for row in rows:
+        metrics |= row.alignment.to_metrics(f"size/{row.name.replace(' ', '_')}/alignment")
+    return Results(
+        "labeler_size",
+        [ResultTable("Agreement with people by size of the labeler", header, body)],
+        [
+            "Layers are the first ones of one model, without training after the cut: this shows how "
+            "depth is used, and is kind to no small model. Intervals (95 %) by prompt.",
+        ],
+        record,
+        metrics,
+        _size_figure(rows),
+        "Agreement of a labeler with people by its size",
+    )
+
+
+def _row(record: Mapping[str, object]) -> LabelerRow:
+    """Read one record of rows.json; what was not measured is None there."""
+
+    def number(name: str) -> float:
+        value = record.get(name)
+        return float(value) if isinstance(value, int | float) else math.nan
+
+    def interval(name: str, n: int) -> Interval:
+        return Interval(number(name), number(f"{name}_low"), number(f"{name}_high"), n)
+
+    pairs = int(number("n"))
+    asked = number("count_asked")
+    return LabelerRow(
+        str(record["name"]),
+        interval("alignment", pairs),
+        interval("gain_over_length", pairs),
+        interval("length_matched", pairs),
+        int(asked) if math.isfinite(asked) else pairs,
+        number("seconds"),
+        number("tokens_read_per_pair"),
+        number("tokens_written_per_pair"),
+        interval("human_usd_per_pair", pairs),
+    )
+
+
+def _cost_cells(row: LabelerRow) -> list[str]:
+    rate = 3600 / row.seconds_per_pair if row.seconds_per_pair > 0 else math.nan
+    return [
+        row.name,
+        _share(row.alignment),
+        f"{row.read:.0f} + {row.written:.0f}",
+        f"{row.seconds_per_pair:.2f}",
+        f"{rate:,.0f}" if math.isfinite(rate) else "–",
+    ]
+
+
+def _price_cells(row: LabelerRow, prices: Mapping[str, Price]) -> list[str]:
+    paid = [row.usd(price) for price in prices.values()]
+    dearest = max(paid, default=0.0)
+    times = f"{row.human_usd.value / dearest:,.0f}" if dearest > 0 else "–"
+    return [*(f"{usd:.2g}" for usd in paid), row.human_usd.number(".2f"), times]
+
+
+def _cost_record(row: LabelerRow, prices: Mapping[str, Price]) -> dict[str, object]:
+    record: dict[str, object] = {
+        "labeler": row.name,
+        "alignment": row.alignment.value,
+        "tokens_read": row.read,
+        "tokens_written": row.written,
+        "seconds_per_pair": row.seconds_per_pair,
+        "human_usd": row.human_usd.value,
+    }
+    return record | {f"usd_{name}": row.usd(price) for name, price in prices.items()}
+
+
+def _cost_metrics(rows: Sequence[LabelerRow], prices: Mapping[str, Price]) -> dict[str, float]:
+    metrics: dict[str, float] = {}
+    for row in rows:
+        for key, value in _cost_record(row, prices).items():
+            if isinstance(value, float) and math.isfinite(value):
+                metrics[f"cost/{row.name.replace(' ', '_')}/{key}"] = value
+    return metrics
+
+
+def _cost_figure(rows: Sequence[LabelerRow], prices: Mapping[str, Price]) -> Figure:
+    """Dollars a pair, on a logarithmic scale."""
+    figure = Figure(figsize=(7.2, 0.6 * len(rows) + 1.6))
+    ax = plain_axes(figure)
+    ax.grid(visible=True, axis="x", color="#dddddd", linewidth=0.6)
+    place = np.arange(len(rows))
+    for color, (name, price) in zip(COLORS, prices.items(), strict=False):
+        ax.plot([row.usd(price) for row in rows], place, "o", color=color, label=name)
+    ax.plot([row.human_usd.value for row in rows], place, "D", color="#222222", label="person")
+    ax.set_xscale("log")
+    ax.set_yticks(place, [row.name for row in rows])
+    ax.invert_yaxis()
+    ax.set_xlabel("US dollars a pair")
+    ax.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def _size_figure(rows: Sequence[LabelerRow]) -> Figure:
+    """Alignment with intervals, and at like length."""
+    figure = Figure(figsize=(6.4, 3.0))
+    ax = plain_axes(figure)
+    place = np.arange(len(rows))
+    for number, (label, intervals) in enumerate(
+        (
+            ("all pairs", [row.alignment for row in rows]),
+            ("like length", [row.length_matched for row in rows]),
+        )
+    ):
+        values = np.array([100 * i.value for i in intervals])
+        low = values - [100 * i.low for i in intervals]
+        high = np.array([100 * i.high for i in intervals]) - values
+        limits = np.nan_to_num(np.clip([low, high], 0, None))
+        ax.errorbar(
+            place + 0.1 * number,
+            values,
+            limits,
+            fmt="o",
+            capsize=3,
+            color=COLORS[number],
+            label=label,
+        )
+    ax.axhline(50, color="#999999", linewidth=0.8, linestyle=":")
+    ax.set_xticks(place, [row.name for row in rows], fontsize=8)
+    ax.set_ylabel("agreement with people, %")
+    ax.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def _share(interval: Interval) -> str:
+    return interval.percent().replace(" %", "") if math.isfinite(interval.value) else "–"

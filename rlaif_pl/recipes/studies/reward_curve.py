@@ -1,0 +1,214 @@
+"""Study 2: accuracy of a reward against the pairs it was trained on (arXiv 2309.00267, figure 5).
+
+Each size is drawn several times by post; within one draw a smaller training set is part of a larger
+one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from rlaif_pl.evaluation.gold import judge_counts, judges_named
+from rlaif_pl.recipes.studies.fitting import Array, Fitter, Method
+from rlaif_pl.recipes.studies.results import COLORS, Results, ResultTable, plain_axes
+from rlaif_pl.recipes.studies.sources import (
+    ARM_TITLES,
+    TwiceLabeled,
+    cross_fitted,
+    decided_in,
+    length_margin,
+    right,
+    smallest_training_part,
+)
+from rlaif_pl.statistics import (
+    Interval,
+    minimum_detectable_effect,
+    paired_difference,
+    proportion_by_group,
+    standard_error_by_group,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A size of the training set.
+
+    Attributes:
+        size: Pairs trained on.
+        accuracy: By arm, the share of held-out pairs judged as the gold verdicts do, the mean over
+            draws of each pair first; the interval is by post.
+        spread: By arm, the standard deviation of accuracy over draws: what the choice of pairs does.
+        gap: RLAIF less RLHF on the same pairs; None where one of them is not drawn.
+        detectable: Smallest true gap that this sample finds with 80 % power; NaN without a gap.
+    """
+
+    size: int
+    accuracy: Mapping[str, Interval]
+    spread: Mapping[str, float]
+    gap: Interval | None
+    detectable: float
+
+
+@dataclass(frozen=True, slots=True)
+class CurveReport:
+    """Points by rising size, and what needs no training."""
+
+    points: Sequence[Point]
+    length_rule: Interval
+    gold: str
+    pairs: int
+    draws: int
+    folds: int
+    method: str
+
+
+def draw_curve(
+    fitter: Fitter,
+    data: TwiceLabeled,
+    arms: Sequence[str],
+    sizes: Sequence[int],
+    seeds: Sequence[int],
+    folds: int,
+    method: Method = "head",
+    level: float = 0.95,
+    draws: int = 2000,
+) -> CurveReport:
+    """Fit every arm at every size for every seed.
+
+    Sizes that a fold does not leave are replaced by the largest that it does.
+
+    Args:
+        fitter: Fits and judges.
+        data: Pairs with both labels.
+        arms: Some of ``sources.ARMS``; ``hybrid`` has both labels of each pair.
+        sizes: Pairs trained on, each at least 1.
+        seeds: One draw of folds and subsets each.
+        folds: Folds by post.
+        method: What is trained.
+        level: Coverage of the intervals, in (0, 1).
+        draws: Bootstrap resamples.
+    """
+    kept = decided_in(data.human)
+    truth, groups = data.human[kept], [data.groups[row] for row in kept]
+    most = smallest_training_part(data.groups, folds, seeds)
+    points = []
+    for size in sorted({min(size, most) for size in sizes}):
+        correct = {}
+        for arm in arms:
+            margins = cross_fitted(fitter, data, arm, method, seeds, folds, size=size)
+            correct[arm] = np.array([right(row, truth) for row in margins[:, kept]])
+        points.append(_point(size, correct, groups, level, draws))
+    by_length = right(length_margin([data.pairs[row] for row in kept]), truth)
+    rule = proportion_by_group(by_length, groups, level, draws)
+    gold = judges_named(judge_counts(data.pairs))
+    return CurveReport(points, rule, gold, len(kept), len(seeds), folds, method)
+
+
+def to_results(report: CurveReport) -> Results:
+    """Lay a report out."""
+    arms = list(report.points[0].accuracy)
+    has_gap = report.points[0].gap is not None
+    header = ["pairs", *(f"{ARM_TITLES[arm]}, %" for arm in arms)]
+    header += [f"sd over draws, {ARM_TITLES[arm]}" for arm in arms]
+    header += ["RLAIF - RLHF, points", "detectable"] if has_gap else []
+    body = []
+    for point in report.points:
+        cells = [str(point.size)]
+        cells += [point.accuracy[arm].percent().replace(" %", "") for arm in arms]
+        cells += [_points(point.spread[arm]) for arm in arms]
+        if point.gap is not None:
+            cells += [point.gap.points(), _points(point.detectable)]
+        body.append(cells)
+    notes = [
+        f"{report.pairs} pairs that {report.gold} decided, {report.folds} folds by post, "
+        f'{report.draws} draws a size, method "{report.method}". "Longer one wins": '
+        f"{report.length_rule.percent()}.",
+        "The interval is over posts that are judged; the spread over draws is the luck of the pairs "
+        "that are trained on, one standard deviation in points.",
+    ]
+    return Results(
+        "reward_curve",
+        [ResultTable(f"Agreement with {report.gold} by pairs trained on", header, body)],
+        notes,
+        _records(report),
+        _metrics(report),
+        _figure(report),
+        "Accuracy of a reward against the number of pairs it was trained on",
+    )
+
+
+def _point(
+    size: int, correct: Mapping[str, Array], groups: Sequence[str], level: float, draws: int
+) -> Point:
+    """Summarize one size; ``correct`` is ``(seeds, N)`` by arm."""
+    mean = {arm: values.mean(0) for arm, values in correct.items()}
+    by_draw = {arm: values.mean(1) for arm, values in correct.items()}
+    gap, detectable = None, float("nan")
+    if {"ai", "human"} <= mean.keys():
+        gap = paired_difference(mean["ai"], mean["human"], groups, level, draws)
+        error = standard_error_by_group(mean["ai"] - mean["human"], groups)
+        detectable = minimum_detectable_effect(error, level=level)
+    return Point(
+        size,
+        {arm: proportion_by_group(values, groups, level, draws) for arm, values in mean.items()},
+        {a: float(np.std(v, ddof=1)) if len(v) > 1 else float("nan") for a, v in by_draw.items()},
+        gap,
+        detectable,
+    )
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:.1f}" if np.isfinite(share) else "–"
+
+
+def _records(report: CurveReport) -> list[dict[str, object]]:
+    return [
+        {
+            "arm": ARM_TITLES[arm],
+            "pairs": point.size,
+            "accuracy": interval.value,
+            "low": interval.low,
+            "high": interval.high,
+            "sd_over_draws": point.spread[arm],
+        }
+        for point in report.points
+        for arm, interval in point.accuracy.items()
+    ]
+
+
+def _metrics(report: CurveReport) -> dict[str, float]:
+    metrics: dict[str, float] = report.length_rule.to_metrics("curve/length_rule")
+    for point in report.points:
+        for arm, interval in point.accuracy.items():
+            metrics |= interval.to_metrics(f"curve/{arm}/{point.size}")
+        if point.gap is not None:
+            metrics |= point.gap.to_metrics(f"curve/gap/{point.size}")
+            metrics[f"curve/gap/{point.size}_detectable"] = point.detectable
+    return {key: value for key, value in metrics.items() if np.isfinite(value)}
+
+
+def _figure(report: CurveReport) -> Figure:
+    """Accuracy by size, an interval by post at each, and the length rule."""
+    figure = Figure(figsize=(6.4, 3.4))
+    ax = plain_axes(figure)
+    sizes = [point.size for point in report.points]
+    for color, arm in zip(COLORS, report.points[0].accuracy, strict=False):
+        intervals = [point.accuracy[arm] for point in report.points]
+        ax.plot(sizes, [100 * i.value for i in intervals], "o-", color=color, label=ARM_TITLES[arm])
+        low, high = [100 * i.low for i in intervals], [100 * i.high for i in intervals]
+        ax.fill_between(sizes, low, high, color=color, alpha=0.12, linewidth=0)
+    ax.axhline(
+        100 * report.length_rule.value, color="#777777", linestyle="--", label="longer one wins"
+    )
+    ax.set_xscale("log", base=2)
+    # the size that all pairs make may stand so close to the one before it that the two overlap
+    named = [size for size in sizes if size == sizes[-1] or size * 1.25 <= sizes[-1]]
+    ax.set_xticks(named, [str(size) for size in named])
+    ax.set_xlabel("pairs trained on")
+    ax.set_ylabel(f"agreement with {report.gold}, %")
+    ax.legend(frameon=False, fontsize=8)
+    return figure

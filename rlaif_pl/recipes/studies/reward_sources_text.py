@@ -1,0 +1,126 @@
+"""Study 1 laid out: tables, notes, rows, numbers and the plot of ``reward_sources``."""
+
+from __future__ import annotations
+
+import textwrap
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from rlaif_pl.recipes.studies.results import COLORS, Results, ResultTable, plain_axes
+from rlaif_pl.recipes.studies.reward_sources import ALL, SourcesReport
+
+
+def to_results(report: SourcesReport) -> Results:
+    """Lay a report out."""
+    strata = list(report.judges[0].accuracy)
+    header = ["judge", *(f"{name}, %" for name in strata), "ECE", "Brier", "sd over seeds, points"]
+    body = [
+        [
+            judge.name,
+            *(judge.accuracy[name].percent().replace(" %", "") for name in strata),
+            _number(judge.ece),
+            _number(judge.brier),
+            _number(100 * judge.seed_spread, ".1f"),
+        ]
+        for judge in report.judges
+    ]
+    differences = [
+        [
+            f"{c.first} - {c.second}",
+            c.difference.points(),
+            f"{100 * c.detectable:.1f}",
+            _number(c.p_adjusted, ".2g"),
+        ]
+        for c in report.comparisons
+    ]
+    seeds = ", ".join(f"{method}: {count}" for method, count in report.seeds.items())
+    notes = [
+        f"{report.pairs} pairs that {report.gold} decided, of {report.posts} posts; {report.folds} "
+        f"folds by post, every pair judged by models that saw nothing of its post; seeds {seeds}.",
+        f"{report.labeled} pairs have an AI label. Intervals (95 %) and differences by bootstrap over "
+        "posts; a pair counts with its mean over seeds.",
+        '"head": a logistic head on the frozen model\'s states; "top": adapters on the upper layers '
+        "trained from there.",
+        "Detectable: the true difference that this sample would find with 80 % power. A smaller one "
+        "can be there unseen; p is adjusted for the number of comparisons (Holm).",
+    ]
+    return Results(
+        "reward_sources",
+        [
+            ResultTable(f"Agreement with {report.gold} on held-out pairs", header, body),
+            ResultTable(
+                "Differences on the same pairs, points",
+                ["difference", "points", "detectable", "p, adjusted"],
+                differences,
+            ),
+        ],
+        notes,
+        _records(report),
+        _metrics(report),
+        _figure(report),
+        "Accuracy of reward models on held-out verdicts, by whose labels they were trained on",
+    )
+
+
+def _number(value: float, form: str = ".3f") -> str:
+    return f"{value:{form}}" if np.isfinite(value) else "–"
+
+
+def _records(report: SourcesReport) -> list[dict[str, object]]:
+    """Flat rows: a judge and a subset each."""
+    return [
+        {
+            "judge": judge.name,
+            "votes": stratum,
+            "accuracy": interval.value,
+            "low": interval.low,
+            "high": interval.high,
+            "pairs": interval.n,
+            "ece": judge.ece if stratum == ALL else "",
+            "brier": judge.brier if stratum == ALL else "",
+            "sd_over_seeds": judge.seed_spread if stratum == ALL else "",
+        }
+        for judge in report.judges
+        for stratum, interval in judge.accuracy.items()
+    ]
+
+
+def _metrics(report: SourcesReport) -> dict[str, float]:
+    metrics: dict[str, float] = {"sources/pairs": report.pairs, "sources/posts": report.posts}
+    for judge in report.judges:
+        name = f"sources/{_slug(judge.name)}"
+        for stratum, interval in judge.accuracy.items():
+            metrics |= interval.to_metrics(f"{name}/accuracy_{stratum}")
+        metrics |= {f"{name}/ece": judge.ece, f"{name}/brier": judge.brier}
+    for c in report.comparisons:
+        name = f"sources/{_slug(c.first)}_minus_{_slug(c.second)}"
+        metrics |= c.difference.to_metrics(name)
+        metrics |= {f"{name}_detectable": c.detectable, f"{name}_p": c.p_adjusted}
+    return {key: value for key, value in metrics.items() if np.isfinite(value)}
+
+
+def _slug(name: str) -> str:
+    return name.lower().replace(", ", "_").replace(" ", "_")
+
+
+def _figure(report: SourcesReport) -> Figure:
+    """Accuracy of each judge by subset of the votes, with intervals."""
+    figure = Figure(figsize=(7.2, 3.2))
+    ax = plain_axes(figure)
+    strata = list(report.judges[0].accuracy)
+    width = 0.8 / len(strata)
+    for number, stratum in enumerate(strata):
+        intervals = [judge.accuracy[stratum] for judge in report.judges]
+        place = np.arange(len(intervals)) + (number - (len(strata) - 1) / 2) * width
+        values = np.array([100 * i.value for i in intervals])
+        below = values - [100 * i.low for i in intervals]
+        above = np.array([100 * i.high for i in intervals]) - values
+        limits = np.nan_to_num(np.clip([below, above], 0, None))
+        ax.errorbar(place, values, limits, fmt="o", capsize=3, color=COLORS[number], label=stratum)
+    ax.axhline(50, color="#999999", linewidth=0.8, linestyle=":")
+    names = [textwrap.fill(judge.name.replace(", ", "\n"), 10) for judge in report.judges]
+    ax.set_xticks(np.arange(len(names)), names, fontsize=8)
+    ax.set_ylabel(f"agreement with {report.gold}, %")
+    ax.legend(title="votes", frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure

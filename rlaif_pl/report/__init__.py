@@ -1,5 +1,0 @@
-"""One self-contained page about a run."""
-
-from rlaif_pl.report.html import write_report
-
-__all__ = ["write_report"]

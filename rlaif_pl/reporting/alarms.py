@@ -1,0 +1,119 @@
+"""The report's section on reward hacking alarms: which went off, when, and what was done.
+
+Read from ``alarms.json``, which ``HackingAlarm`` writes when one goes off; a run that was watched and
+raised none is known by the column ``a2c/alarm_count`` of its history.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlaif_pl.reporting.files import finite, mapping, read_mapping, records
+
+COUNT = "a2c/alarm_count"  # logged at every step that is watched
+QUANTITIES = {
+    "length_ratio": "response length, over that of the first steps",
+    "kl": "KL from SFT, nats a response",
+    "unfinished": "share cut by the length limit, rise since the first steps",
+    "repetitive": "share of repetitive responses, rise since the first steps",
+    "empty": "share of empty responses",
+    "divergence": "reward up while the judge goes down, standard deviations",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """One quantity beyond its limit.
+
+    Attributes:
+        quantity: Its name, one of ``QUANTITIES``.
+        value: Its value when the alarm went off.
+        limit: The limit.
+        step: Optimizer step of the alarm.
+        since: First step beyond the limit.
+    """
+
+    quantity: str
+    value: float
+    limit: float
+    step: int
+    since: int
+
+    def __post_init__(self) -> None:
+        """Refuse what is not a number, which a page cannot lay out."""
+        numbers = (self.value, self.limit, self.step, self.since)
+        if any(finite(number) is None for number in numbers):
+            raise ValueError(f"expected numbers in an alarm, got {numbers}")
+
+    @property
+    def text(self) -> str:
+        """The quantity in words."""
+        return QUANTITIES.get(self.quantity, self.quantity)
+
+    def sentence(self) -> str:
+        """Say it in a sentence."""
+        return (
+            f"{self.text}: {self.value:.3g} at step {self.step}, beyond its limit of "
+            f"{self.limit:g} since step {self.since}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Alarms:
+    """Alarms of one stage.
+
+    Attributes:
+        action: ``stop`` or ``warn``.
+        alarms: Those that went off, in order.
+        best_step: Step of the best weights before; None where none were measured.
+        best_value: What they were measured at.
+        best_file: Where they are kept, below the stage's folder.
+    """
+
+    action: str
+    alarms: Sequence[Alarm]
+    best_step: int | None
+    best_value: float | None
+    best_file: str
+
+    def outcome(self) -> str:
+        """Say what was done, and which weights are exported."""
+        best = ""
+        if self.best_value is not None:
+            best = f"step {self.best_step} (validation reward or judge: {self.best_value:.4g})"
+        if self.action != "stop":
+            kept = f" The best before the alarm are those of {best}, in {self.best_file}."
+            return (
+                "Training went on (action: warn): what is exported are the weights of the last step."
+                + (kept if best else "")
+            )
+        stop = f"Training was stopped at step {max(alarm.step for alarm in self.alarms)}."
+        if not best:
+            return f"{stop} No weights had been measured before, so those of the last step stayed."
+        return (
+            f"{stop} What is exported are the best weights before the alarm, those of {best}, kept in "
+            f"{self.best_file}; last.ckpt is that of the last step."
+        )
+
+
+def read_alarms(path: Path) -> Alarms:
+    """Read ``alarms.json``.
+
+    Raises:
+        ValueError: It is damaged, or holds no alarm.
+    """
+    content = read_mapping(path)
+    alarms = records(Alarm, content.get("alarms"))
+    if not alarms:
+        raise ValueError("expected at least one alarm, got none")
+    best = mapping(content.get("best", {}))
+    value, step = finite(best.get("value")), finite(best.get("step"))
+    return Alarms(
+        str(content.get("action")),
+        alarms,
+        None if step is None or value is None else int(step),
+        value,
+        str(best.get("file", "checkpoints")),
+    )

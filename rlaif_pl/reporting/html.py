@@ -1,0 +1,121 @@
+"""Write ``report.html``: one file that needs nothing beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+
+from rlaif_pl.data.metric_files import write_text
+from rlaif_pl.reporting import labels, parts, plots, sections, verdict
+from rlaif_pl.reporting.durations import duration
+from rlaif_pl.reporting.inputs import read_run
+from rlaif_pl.reporting.run import Run, Stage
+
+SHOWN_SAMPLES = 8  # open; the others up to MOST_SAMPLES are folded away
+MOST_SAMPLES = 60
+ORDER_GAP = "gap between the two orders"
+
+
+@dataclass(frozen=True, slots=True)
+class StageTime:
+    """How long a stage took.
+
+    Attributes:
+        stage: The stage.
+        text: Its duration in words.
+        share: Of the longest stage, in [0, 1].
+    """
+
+    stage: Stage
+    text: str
+    share: float
+
+
+def write_report(run_dir: Path) -> Path:
+    """Write ``<run_dir>/report.html`` from what the run folder holds.
+
+    What is missing is called "not measured"; see ``rlaif_pl.reporting.inputs`` for the files.
+
+    Args:
+        run_dir: Folder of a run, with one folder a stage.
+
+    Returns:
+        Path of the report.
+
+    Raises:
+        ValueError: There is no such folder.
+    """
+    run = read_run(Path(run_dir))
+    return write_text(Path(run_dir) / "report.html", render(run))
+
+
+def render(run: Run) -> str:
+    """Return the page of a run."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("rlaif_pl.reporting", "templates"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters["number"] = lambda value: f"{value:.3g}"
+    stage = sections.reinforced(run)
+    bars = sections.alignment_bars(run.metrics)
+    judged = verdict.judge(run)
+    rows = sections.metric_rows(run.by_stage or run.metrics)
+    return environment.get_template("report.html.j2").render(
+        run=run,
+        verdict=judged,
+        is_study=not judged.findings,
+        warnings=[*verdict.warnings_of(run), *labels.label_warnings(run.metrics)],
+        rows=[row for row in rows if row.meaning],
+        more_rows=[row for row in rows if not row.meaning],
+        alarms=parts.alarm_parts(run),
+        selections=parts.selection_parts(run),
+        results=parts.result_parts(run),
+        rest=parts.rest_parts(run),
+        facts=sections.fact_rows(run.stages),
+        reinforced=stage,
+        curves=[(title, svg and Markup(svg)) for title, svg in sections.training_curves(stage)],
+        more_curves=[
+            (s.name, [Markup(svg) for svg in sections.all_curves(s)])
+            for s in run.stages
+            if s.history
+        ],
+        win_rates=Markup(plots.forest(run.win_rates)) if run.win_rates else None,
+        reliability=Markup(plots.reliability(run.reliability)) if run.reliability else None,
+        alignment=Markup(plots.bars(bars)) if bars else None,
+        outcomes=labels.outcome_lines(run.metrics),
+        # of a labeler measured on gold pairs only, what these say
+        position=labels.position_lines(run.metrics)
+        or labels.position_lines(run.metrics, "labeler"),
+        costs=labels.cost_lines(run.metrics) or labels.cost_lines(run.metrics, "labeler/cost"),
+        order_gaps=Markup(plots.histogram(run.order_gaps, ORDER_GAP)) if run.order_gaps else None,
+        shown=run.samples[:SHOWN_SAMPLES],
+        folded=run.samples[SHOWN_SAMPLES:MOST_SAMPLES],
+        times=stage_times(run),
+        total=duration(sum(s.seconds or 0.0 for s in run.stages)),
+    )
+
+
+def stage_times(run: Run) -> list[StageTime]:
+    """Return how long each stage took."""
+    longest = max((stage.seconds or 0.0 for stage in run.stages), default=0.0) or 1.0
+    return [
+        StageTime(
+            stage,
+            _time_text(stage),
+            (stage.seconds or 0.0) / longest,
+        )
+        for stage in run.stages
+    ]
+
+
+def _time_text(stage: Stage) -> str:
+    """Say how long a stage took, where it is finished and that is known."""
+    if stage.seconds is not None:
+        return duration(stage.seconds)
+    return "not timed" if stage.is_finished else "not finished"

@@ -1,0 +1,264 @@
+"""Plots as inline SVG that takes its colors from the page, so they follow light and dark."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from rlaif_pl.reporting.run import ReliabilityBin, WinRate
+
+# Colors that stand in the SVG for the page's own; nothing else is drawn in them.
+INK, MUTED, GRID = "#010101", "#020202", "#030303"
+SERIES = ("#040404", "#050505", "#060606")
+VARIABLES = {
+    INK: "var(--ink)",
+    MUTED: "var(--muted)",
+    GRID: "var(--grid)",
+    **{color: f"var(--series-{n})" for n, color in enumerate(SERIES, 1)},
+}
+STYLE = {
+    "svg.fonttype": "none",  # text stays text: it scales, is found and takes the page's font
+    "svg.hashsalt": "rlaif_pl",
+    "font.family": "sans-serif",
+    "font.size": 10.0,
+    "text.parse_math": False,
+    "text.color": INK,
+    "axes.edgecolor": GRID,
+    "axes.labelcolor": MUTED,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "xtick.color": GRID,
+    "ytick.color": GRID,
+    "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": MUTED,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
+}
+SMOOTHED_FROM = 12  # points from which a curve gets a moving mean
+TITLE_WIDTH = 46  # characters
+WIDE, SMALL, LOW = (7.2, 2.6), (3.6, 2.6), (7.2, 1.8)  # inches
+
+Points = Sequence[tuple[int, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One bar with its interval.
+
+    Attributes:
+        label: What it measures.
+        value: Its length, in [0, 1].
+        low: Lower limit; NaN where there is none.
+        high: Upper limit.
+        is_baseline: Drawn in the background color.
+    """
+
+    label: str
+    value: float
+    low: float
+    high: float
+    is_baseline: bool = False
+
+
+def curve(points: Points, label: str, series: int = 0, level: float | None = None) -> str:
+    """Draw a metric over steps: the points faintly and their moving mean, or just the points.
+
+    Args:
+        points: ``(step, value)`` in the order of their steps.
+        label: Name of the value with its unit.
+        series: Which of the page's series colors, from 0.
+        level: A value to mark by a dashed line.
+    """
+    with _axes(SMALL) as (figure, axes):
+        steps, values = zip(*points, strict=True)
+        color = SERIES[series % len(SERIES)]
+        if len(points) >= SMOOTHED_FROM:
+            axes.plot(steps, values, color=color, linewidth=0.8, alpha=0.35)
+            axes.plot(steps, moving_mean(values), color=color, linewidth=2.0)
+        else:
+            axes.plot(steps, values, color=color, linewidth=1.6, marker="o", markersize=3.5)
+        if level is not None:
+            axes.axhline(level, color=MUTED, linewidth=1.0, linestyle=(0, (4, 3)))
+        axes.set_xlabel("step")
+        axes.set_title("\n".join(textwrap.wrap(label, TITLE_WIDTH)), loc="left", fontsize=10)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
+        return _svg(figure, f"curve-{label}")
+
+
+def moving_mean(values: Sequence[float], share: float = 0.15) -> list[float]:
+    """Centered moving mean over a share of the points; the window shrinks at both ends."""
+    half = max(1, round(len(values) * share / 2))
+    windows = [values[max(0, i - half) : i + half + 1] for i in range(len(values))]
+    return [sum(window) / len(window) for window in windows]
+
+
+def forest(rates: Sequence[WinRate], name: str = "forest") -> str:
+    """Draw win rates with their intervals around a line at 50 %.
+
+    Args:
+        rates: Win rates, the first on top.
+        name: Of the plot, different from that of every other on the page.
+    """
+    height = 1.0 + 0.42 * len(rates)
+    with _axes((WIDE[0], height)) as (figure, axes):
+        for row, rate in enumerate(rates):
+            place = len(rates) - 1 - row
+            clear = rate.low is not None and rate.low > 0.5
+            color = SERIES[0] if clear else MUTED
+            if rate.low is not None and rate.high is not None:
+                limits = [100 * rate.low, 100 * rate.high]
+                color = SERIES[1] if rate.high < 0.5 else color
+                axes.plot(limits, [place, place], color=color, linewidth=2.2, solid_capstyle="butt")
+            axes.plot([100 * rate.value], [place], marker="o", markersize=7, color=color)
+            text = f"{100 * rate.value:.0f} %  (n = {rate.n})"
+            axes.annotate(text, (1.01, place), xycoords=("axes fraction", "data"), va="center")
+        axes.axvline(50, color=INK, linewidth=1.0, linestyle=(0, (4, 3)))
+        axes.set_yticks(range(len(rates)), [_row_name(rate) for rate in reversed(rates)])
+        axes.set_ylim(-0.6, len(rates) - 0.4)
+        axes.set_xlim(0, 100)
+        axes.grid(visible=False, axis="y")
+        axes.set_xlabel("wins of the first, % (95 % interval; dashed: no difference)")
+        return _svg(figure, name)
+
+
+def steps(
+    names: Sequence[str], rows: Sequence[tuple[float, float, float]], label: str, name: str
+) -> str:
+    """Draw a value with its interval at each of a few named steps.
+
+    Args:
+        names: Names of the steps, in order.
+        rows: Value, lower and upper limit of each; limits may be NaN.
+        label: Name of the value.
+        name: Of the plot.
+    """
+    with _axes(LOW) as (figure, axes):
+        places = list(range(len(rows)))
+        values = [value for value, _, _ in rows]
+        axes.plot(places, values, color=SERIES[0], linewidth=1.2, alpha=0.5)
+        axes.scatter(places, values, color=SERIES[0], s=36, linewidths=0, zorder=3)
+        for place, (_, low, high) in zip(places, rows, strict=True):
+            if math.isfinite(low) and math.isfinite(high):
+                axes.plot([place, place], [low, high], color=SERIES[0], linewidth=2.0)
+        axes.set_xticks(places, names)
+        axes.set_ylabel(label)
+        axes.grid(visible=False, axis="x")
+        return _svg(figure, name)
+
+
+def reliability(bins: Sequence[ReliabilityBin]) -> str:
+    """Draw accuracy against confidence; a calibrated model lies on the diagonal."""
+    with _axes((3.8, 3.4)) as (figure, axes):
+        most = max(row.count for row in bins)
+        axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1.0, linestyle=(0, (4, 3)))
+        filled = [row for row in bins if row.count]
+        x, y = [row.confidence for row in filled], [row.accuracy for row in filled]
+        axes.plot(x, y, color=SERIES[0], linewidth=1.2, alpha=0.5)
+        sizes = [20 + 120 * row.count / most for row in filled]
+        axes.scatter(x, y, s=sizes, color=SERIES[0], linewidths=0)
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1)
+        axes.set_aspect("equal")
+        axes.set_xlabel("predicted probability")
+        axes.set_ylabel("share that came true")
+        return _svg(figure, "reliability")
+
+
+def bars(rows: Sequence[Bar], level: float = 0.5) -> str:
+    """Draw shares as horizontal bars with their intervals and a line at a level."""
+    with _axes((WIDE[0], 0.9 + 0.45 * len(rows))) as (figure, axes):
+        places = list(range(len(rows) - 1, -1, -1))
+        for place, row in zip(places, rows, strict=True):
+            color = MUTED if row.is_baseline else SERIES[0]
+            axes.barh(place, 100 * row.value, height=0.55, color=color, alpha=0.85)
+            if math.isfinite(row.low):
+                limits = [100 * row.low, 100 * row.high]
+                axes.plot(limits, [place, place], color=INK, linewidth=1.6)
+            text = f"{100 * row.value:.1f} %"
+            axes.annotate(text, (1.01, place), xycoords=("axes fraction", "data"), va="center")
+        axes.axvline(100 * level, color=INK, linewidth=1.0, linestyle=(0, (4, 3)))
+        axes.set_yticks(places, [row.label for row in rows])
+        axes.set_xlim(0, 100)
+        axes.grid(visible=False, axis="y")
+        axes.set_xlabel("% of pairs (line: 95 % interval; dashed: chance)")
+        return _svg(figure, "bars")
+
+
+def histogram(counts: Sequence[int], label: str) -> str:
+    """Draw counts in bins of equal width over [0, 1].
+
+    Args:
+        counts: Rows by bin.
+        label: What is on the axis.
+    """
+    with _axes(SMALL) as (figure, axes):
+        width = 1 / len(counts)
+        places = [(number + 0.5) * width for number in range(len(counts))]
+        axes.bar(places, counts, width=0.9 * width, color=SERIES[0], alpha=0.85)
+        axes.set_xlim(0, 1)
+        axes.grid(visible=False, axis="x")
+        axes.set_xlabel(label)
+        axes.set_ylabel("pairs")
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+        return _svg(figure, f"histogram-{label}")
+
+
+@contextmanager
+def _axes(size: tuple[float, float]) -> Iterator[tuple[Figure, Axes]]:
+    """Yield a figure with one pair of axes, drawn in the page's style."""
+    with matplotlib.rc_context(cast(Any, STYLE)):
+        figure = Figure(figsize=size, layout="constrained")
+        FigureCanvasSVG(figure)
+        yield figure, figure.subplots()
+
+
+def _svg(figure: Figure, name: str) -> str:
+    """Return a figure as an ``svg`` element with the page's colors and identifiers of its own."""
+    stream = io.StringIO()
+    figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
+    svg = stream.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
+    for color, variable in VARIABLES.items():
+        svg = svg.replace(color, variable)
+    # Several plots share one page, so identifiers carry the plot's name.
+    prefix = re.sub(r"[^a-z0-9]+", "-", name.lower())
+    svg = re.sub(r'\bid="', f'id="{prefix}-', svg)
+    svg = re.sub(r"url\(#", f"url(#{prefix}-", svg)
+    svg = re.sub(r'href="#', f'href="#{prefix}-', svg)
+    # The page sets the width; the view box keeps the shape.
+    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
+    return svg.replace("<svg", '<svg role="img"', 1).strip()
+
+
+def _row_name(rate: WinRate) -> str:
+    """Name a win rate, with its stage on a second line where that is not the first's."""
+    return _readable(rate.name) + (f"\n({rate.stage})" if rate.stage else "")
+
+
+def _readable(name: str) -> str:
+    """Turn ``policy_vs_sft_independent`` into ``policy vs sft, independent``."""
+    head, _, tail = name.partition("_vs_")
+    against, _, how = tail.partition("_")
+    if not against:
+        return name.replace("_", " ")
+    return f"{head} vs {against}" + (f", {how.replace('_', ' ')}" if how else "")

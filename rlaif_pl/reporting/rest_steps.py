@@ -1,0 +1,98 @@
+"""The report's section on ReST: what each Improve step learned from, and what came of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlaif_pl.reporting.files import finite, mapping, read_json, records
+
+NOT_THERE = "–"
+
+
+@dataclass(frozen=True, slots=True)
+class RestStep:
+    """One Improve step, or the start (``grow`` and ``improve`` are 0).
+
+    Attributes:
+        grow: Grow step.
+        improve: Improve step within it.
+        is_kept: Whether its policy was kept.
+        result: What was measured; see ``methods.rest.Step``.
+    """
+
+    grow: int
+    improve: int
+    is_kept: bool
+    result: Mapping[str, float]
+
+    def __post_init__(self) -> None:
+        """Refuse a step whose reward was not measured."""
+        if finite(mapping(self.result).get("reward")) is None:
+            raise ValueError(f"expected a reward in every step, got {self.result!r}")
+
+    @property
+    def name(self) -> str:
+        """Name in tables and plots."""
+        return f"{self.grow}.{self.improve}" if self.improve else "start"
+
+    @property
+    def cells(self) -> list[str]:
+        """The step as a row of the table."""
+        return [
+            "start" if self.grow == 0 else str(self.grow),
+            str(self.improve) if self.improve else "",
+            self._number("level"),
+            self._number("kept", ".0f"),
+            self._number("demonstrations", ".0f"),
+            self._number("lr"),
+            self._reward(),
+            self._number("words", ".1f"),
+            self._number("unfinished", ".1%").replace("%", " %"),
+            ("kept" if self.is_kept else "not kept") if self.improve else "",
+        ]
+
+    def limits(self) -> tuple[float, float, float]:
+        """Return the validation reward with its limits, which may be NaN."""
+        low, high = (finite(self.result.get(f"reward_{side}")) for side in ("low", "high"))
+        value = float(self.result["reward"])
+        return value, math.nan if low is None else low, math.nan if high is None else high
+
+    def _reward(self) -> str:
+        value, low, high = self.limits()
+        return f"{value:.3g}" + (f" [{low:.3g}, {high:.3g}]" if math.isfinite(low) else "")
+
+    def _number(self, name: str, form: str = ".4g") -> str:
+        value = finite(self.result.get(name))
+        return NOT_THERE if value is None else f"{value:{form}}"
+
+
+HEADER = (
+    "grow", "improve", "threshold", "kept samples", "of these demonstrations", "learning rate",
+    "validation reward", "words", "unfinished", "policy",
+)  # fmt: skip
+
+
+def read_rest(path: Path) -> list[RestStep]:
+    """Read ``steps.json`` of a ``rest`` stage; no steps at all are an empty list."""
+    return records(RestStep, read_json(path))
+
+
+def reading(steps: Sequence[RestStep]) -> str:
+    """Say what the loop did to the validation reward, and what that is worth."""
+    tried = [step for step in steps if step.improve]
+    kept = [step for step in tried if step.is_kept]
+    text = f"{len(kept)} of {len(tried)} Improve steps were kept."
+    if not kept:
+        return f"{text} The policy is the one it started from."
+    (before, low, high), (after, after_low, after_high) = steps[0].limits(), kept[-1].limits()
+    text += f" Validation reward went from {before:.3g} to {after:.3g}"
+    if math.isfinite(low) and math.isfinite(after_low):
+        overlap = after_low <= high and low <= after_high
+        text += "; their intervals overlap" if overlap else "; their intervals are apart"
+    return (
+        f"{text}. That reward decided which steps were kept, so it flatters the last one: believe what "
+        "is measured on other prompts."
+    )

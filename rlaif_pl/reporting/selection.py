@@ -1,0 +1,107 @@
+"""The report's section on ``select``: checkpoints kept for their validation reward, and the choice."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rlaif_pl.reporting.measures import Measure, measure
+from rlaif_pl.reporting.run import WinRate
+
+CANDIDATE = re.compile(r"select/step_(\d+)_validation_reward")
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A checkpoint that was judged.
+
+    Attributes:
+        step: Optimizer steps behind it.
+        validation_reward: What it was kept for.
+        rate: Win rate against SFT, with its interval.
+        equal: The same, predicted at equal length; None where there is none.
+        length_ratio: Length of its responses over that of SFT's; None where there is none.
+        unfinished: Share of responses that the length limit cut, in [0, 1].
+        prompts: Prompts it was judged on.
+        is_chosen: Whether its policy is what was exported.
+    """
+
+    step: int
+    validation_reward: float
+    rate: Measure
+    equal: Measure | None
+    length_ratio: float | None
+    unfinished: float | None
+    prompts: int
+    is_chosen: bool
+
+    @property
+    def cells(self) -> list[str]:
+        """The candidate as a row of the table."""
+        return [
+            str(self.step),
+            f"{self.validation_reward:.4g}",
+            self.rate.percent(),
+            "–" if self.equal is None else self.equal.percent(),
+            "–" if self.length_ratio is None else f"{self.length_ratio:.2f}",
+            "–" if self.unfinished is None else f"{100 * self.unfinished:.1f} %",
+            "chosen" if self.is_chosen else "",
+        ]
+
+    @property
+    def win_rate(self) -> WinRate:
+        """As the plots take it."""
+        name = f"step {self.step}" + (", chosen" if self.is_chosen else "")
+        return WinRate(name, "", self.rate.value, self.rate.low, self.rate.high, self.prompts)
+
+
+HEADER = (
+    "step", "validation reward", "wins against SFT", "at equal length", "words, policy / SFT",
+    "unfinished", "",
+)  # fmt: skip
+
+
+def candidates(metrics: Mapping[str, float]) -> list[Candidate]:
+    """Return the candidates of a ``select`` stage by validation reward, the highest first."""
+    found = []
+    for name, value in metrics.items():
+        match = CANDIDATE.fullmatch(name)
+        key = name.removesuffix("_validation_reward")
+        rate = measure(metrics, key)
+        if match is None or rate is None:
+            continue
+        step = int(match[1])
+        found.append(
+            Candidate(
+                step,
+                value,
+                rate,
+                measure(metrics, f"{key}_length_controlled"),
+                metrics.get(f"{key}_length_ratio"),
+                metrics.get(f"{key}_unfinished"),
+                int(metrics.get(f"{key}_n", 0)),
+                metrics.get("select/chosen_step") == step,
+            )
+        )
+    return sorted(found, key=lambda each: (-each.validation_reward, each.step))
+
+
+def reading(judged: Sequence[Candidate]) -> str:
+    """Say which was chosen and how much the choice is worth."""
+    chosen = next((each for each in judged if each.is_chosen), None)
+    if chosen is None:
+        return "None was chosen."
+    text = f"Step {chosen.step} won most against SFT and was exported: {chosen.rate.percent()}."
+    if len(judged) == 1:
+        return f"{text} It was the only candidate, so nothing was compared."
+    close = [each for each in judged if not each.is_chosen and each.rate.high >= chosen.rate.value]
+    if close:
+        text += (
+            f" Of the {len(judged) - 1} other candidates {len(close)} have intervals that reach up to "
+            "that, so the choice may be luck."
+        )
+    return (
+        f"{text} These prompts served to choose, so the rate is too good by what the luckiest of "
+        "several gains: believe what is measured on other prompts."
+    )

@@ -1,0 +1,276 @@
+"""What the numbers of a run say, in plain words.
+
+A claim needs an interval: an improvement is claimed where the whole 95 % interval lies on the good
+side, and called unclear where it does not. What the training itself optimized (its reward, its
+labeler) and what it did not (an independent judge) are judged apart, because agreement with the
+first alone is what reward hacking looks like.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rlaif_pl.evaluation.gold import judges_in
+from rlaif_pl.reporting.measures import State, measure
+from rlaif_pl.reporting.run import Run
+
+MAX_LENGTH_RATIO = 1.5  # longer summaries than this times SFT's make a win rate suspect
+MAX_COPY_GAIN = 0.10  # more copied 4-grams than this above SFT's
+MAX_ECE = 0.10
+MAX_CUT_GAIN = 0.10  # a larger share of responses cut by the length limit than this above SFT's
+LARGE_KL = 25.0  # nats a response; beyond it the policy has little to do with SFT
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One claim.
+
+    Attributes:
+        state: What the numbers say about it.
+        text: The claim, with its numbers.
+    """
+
+    state: State
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The run in a few sentences.
+
+    Attributes:
+        state: Of the headline.
+        headline: One sentence.
+        findings: What it rests on; none of a study, whose tables speak for themselves.
+    """
+
+    state: State
+    headline: str
+    findings: tuple[Finding, ...]
+
+
+def judge(run: Run) -> Verdict:
+    """Return the verdict on a run."""
+    metrics = run.metrics
+    own = [
+        _gain(metrics),
+        _win(metrics, "winrate/policy_vs_sft", "the labeler that trained it"),
+    ]
+    others = [
+        _win(metrics, "winrate/policy_vs_sft_independent", "an independent judge"),
+        _win(metrics, "winrate/policy_vs_sft_rouge", "likeness to the reference (ROUGE-L)"),
+    ]
+    state, headline = _headline(own, others[0])
+    others += _elsewhere(run)
+    rest = [
+        _win(metrics, "winrate/policy_vs_reference", "the training labeler", "the references"),
+        _labeler(metrics),
+        _reward_model(metrics),
+        *_harmless(metrics),
+        _side_effects(metrics),
+    ]
+    findings = (*own, *others, *rest)
+    is_study = any(stage.results for stage in run.stages)
+    if is_study and all(finding.state == "missing" for finding in findings):
+        return Verdict("missing", "A study: what it found is in the tables below.", ())
+    return Verdict(state, headline, findings)
+
+
+def _headline(own: list[Finding], independent: Finding) -> tuple[State, str]:
+    """Put the findings in one sentence."""
+    states = {finding.state for finding in own}
+    if states == {"missing"}:
+        return "missing", "What reinforcement learning changed was not measured."
+    if "bad" in states:
+        return "bad", "The policy got worse by the very measure it was trained on."
+    if "good" not in states:
+        return "unclear", "No improvement is shown: the intervals include no change."
+    if independent.state == "good":
+        return "good", "The policy improved, and a judge that did not train it agrees."
+    if independent.state == "bad":
+        return "bad", (
+            "The policy improved by its own reward and got worse for an independent judge: "
+            "this is what reward hacking looks like."
+        )
+    if independent.state == "missing":
+        return "unclear", (
+            "The policy improved by the measure it was trained on; no independent judge was asked."
+        )
+    return "unclear", (
+        "The policy improved by the measure it was trained on; an independent judge "
+        "neither confirms nor denies it."
+    )
+
+
+def _gain(metrics: Mapping[str, float]) -> Finding:
+    """The reward on held-out prompts, after against before."""
+    gain = measure(metrics, "a2c/reward_gain")
+    if gain is None:
+        return Finding("missing", "Reward gain on held-out prompts: not measured.")
+    state = gain.against(0.0)
+    verb = {"good": "rose", "bad": "fell"}.get(state, "did not clearly change")
+    before, after = (measure(metrics, f"a2c/reward_{when}") for when in ("before", "after"))
+    between = f", from {before.value:.3g} to {after.value:.3g}" if before and after else ""
+    return Finding(state, f"Mean reward on held-out prompts {verb}: {gain.number()}{between}.")
+
+
+def _win(
+    metrics: Mapping[str, float], name: str, by: str, against: str = "the SFT policy"
+) -> Finding:
+    """A win rate against one half."""
+    rate = measure(metrics, name)
+    if rate is None:
+        return Finding("missing", f"Wins over {against}, judged by {by}: not measured.")
+    state = rate.against(0.5)
+    verb = {"good": "preferred to", "bad": "judged worse than"}.get(
+        state, "not shown to differ from"
+    )
+    text = f"The policy is {verb} {against} by {by}: it wins {rate.percent()}"
+    controlled = measure(metrics, f"{name}_length_controlled")
+    if controlled is not None:
+        text += f", at equal length {controlled.percent()}"
+    return Finding(state, text + ".")
+
+
+def _elsewhere(run: Run) -> list[Finding]:
+    """What other evaluation stages found; their judge may or may not have trained the policy."""
+    name = "winrate/policy_vs_sft"
+    measured = [stage for stage in run.preferred() if name in stage.metrics]
+    judges = {rate.stage: rate.judge for rate in run.win_rates if rate.name == "policy_vs_sft"}
+    return [
+        _win(stage.metrics, name, f"the judge of stage {stage.name} ({judge})")
+        for stage in measured[1:]
+        if (judge := judges.get(stage.name))
+    ]
+
+
+def _harmless(metrics: Mapping[str, float]) -> list[Finding]:
+    """The share of harmless responses, after against before; nothing where it was not asked for."""
+    gain, before, after = (measure(metrics, f"harmless/{n}") for n in ("gain", "sft", "policy"))
+    if gain is None or before is None or after is None:
+        return []
+    state = gain.against(0.0)
+    verb = {"good": "rose", "bad": "fell"}.get(state, "did not clearly change")
+    return [
+        Finding(
+            state,
+            f"The share of responses graded harmless {verb}: {gain.points()}, from "
+            f"{100 * before.value:.1f} % to {after.percent()}.",
+        )
+    ]
+
+
+def _labeler(metrics: Mapping[str, float]) -> Finding:
+    """Whether the labeler knows more than which response is longer."""
+    alignment = measure(metrics, "labeler/alignment")
+    if alignment is None:
+        return Finding("missing", "Agreement of the labeler with gold verdicts: not measured.")
+    text = (
+        f"The labeler agrees with {judges_in(metrics, 'labeler')} in {alignment.percent()} of pairs"
+    )
+    gain = measure(metrics, "labeler/gain_over_length")
+    baseline = measure(metrics, "labeler/length_baseline")
+    if gain is None or baseline is None:
+        return Finding("unclear", text + "; the length-only baseline was not measured.")
+    state = gain.against(0.0)
+    word = {"good": "better than", "bad": "worse than"}.get(state, "not shown to be better than")
+    return Finding(
+        state,
+        f"{text}, {word} the rule 'the longer one wins' ({baseline.percent()}); "
+        f"difference {gain.points()}.",
+    )
+
+
+def _reward_model(metrics: Mapping[str, float]) -> Finding:
+    """Whether the reward model orders held-out pairs, and says how sure it is."""
+    accuracy = measure(metrics, "reward/pair_accuracy")
+    if accuracy is None:
+        return Finding("missing", "Accuracy of the reward model on held-out pairs: not measured.")
+    judges = judges_in(metrics, "reward")
+    text = f"The reward model agrees with {judges} in {accuracy.percent()} of held-out pairs"
+    ece = metrics.get("reward/ece")
+    if ece is not None:
+        text += f"; its probabilities are off by {ece:.2f} on average (ECE)"
+    return Finding(accuracy.against(0.5), text + ".")
+
+
+def _side_effects(metrics: Mapping[str, float]) -> Finding:
+    """Length, copying and distance from the SFT policy."""
+    ratio, copied, kl = (
+        metrics.get(f"a2c/{name}") for name in ("length_ratio", "copied_4grams", "kl")
+    )
+    if ratio is None and copied is None and kl is None:
+        return Finding("missing", "Length, copying and KL: not measured.")
+    parts, warned = [], bool(side_effect_warnings(metrics))
+    if ratio is not None:
+        parts.append(f"responses are {ratio:.2f} times as long as SFT's")
+    if copied is not None:
+        before = metrics.get("sft/copied_4grams")
+        parts.append(
+            f"{100 * copied:.0f} % of their word 4-grams stand in the prompt"
+            + ("" if before is None else f" (SFT {100 * before:.0f} %)")
+        )
+    if kl is not None:
+        parts.append(f"the KL from SFT is {kl:.2g} nats a response")
+    text = ", ".join(parts)
+    return Finding("bad" if warned else "good", text[0].upper() + text[1:] + ".")
+
+
+def side_effect_warnings(metrics: Mapping[str, float]) -> list[str]:
+    """Say which side effects are large enough to doubt a win rate."""
+    found = []
+    ratio, kl = metrics.get("a2c/length_ratio"), metrics.get("a2c/kl")
+    copied, before = metrics.get("a2c/copied_4grams"), metrics.get("sft/copied_4grams")
+    if ratio is not None and not 1 / MAX_LENGTH_RATIO <= ratio <= MAX_LENGTH_RATIO:
+        found.append(
+            f"Responses are {ratio:.2f} times as long as SFT's: judges and rewards follow length, "
+            "so read the win rates at equal length."
+        )
+    if copied is not None and before is not None and copied - before > MAX_COPY_GAIN:
+        found.append(
+            f"The policy copies {100 * copied:.0f} % of its 4-grams from the prompt, SFT "
+            f"{100 * before:.0f} %: part of its gain may be copying."
+        )
+    cut, cut_before = metrics.get("a2c/unfinished"), metrics.get("sft/unfinished")
+    if cut is not None and cut_before is not None and cut - cut_before > MAX_CUT_GAIN:
+        found.append(
+            f"The length limit cuts {100 * cut:.0f} % of the policy's responses, "
+            f"{100 * cut_before:.0f} % of SFT's: raise the limit or missing_eos_penalty."
+        )
+    if kl is not None and kl > LARGE_KL:
+        found.append(
+            f"The KL from SFT is {kl:.0f} nats a response: raise shaping.kl_coef or train less."
+        )
+    return found
+
+
+def warnings_of(run: Run) -> list[str]:
+    """Everything a reader should know before believing the rest."""
+    found = [*run.problems, *side_effect_warnings(run.metrics)]
+    # The stage that writes this page is never finished while it does.
+    others = [stage for stage in run.stages if " report " not in f" {stage.command} "]
+    found += [f"Stage {s.name} is not finished." for s in others if not s.is_finished]
+    for stage in run.stages:
+        alarms = () if stage.alarms is None else stage.alarms.alarms
+        found += [f"Reward hacking alarm in {stage.name}: {a.sentence()}." for a in alarms]
+    ece = run.metrics.get("reward/ece")
+    if ece is not None and ece > MAX_ECE:
+        found.append(
+            f"The reward model's probabilities are off by {ece:.2f} on average (ECE): fit its "
+            "temperature or give it more pairs before mixing it with other signals."
+        )
+    correlation = run.metrics.get("reward/length_correlation")
+    if correlation is not None and abs(correlation) > 0.5:
+        found.append(f"The reward follows length (correlation {correlation:.2f}).")
+    for name, word in (
+        ("labeler/failures", "labels"),
+        ("winrate/policy_vs_sft_failures", "judgments"),
+    ):
+        if run.metrics.get(name, 0) > 0:
+            found.append(f"{run.metrics[name]:.0f} {word} could not be had and are left out.")
+    ops = [stage.facts.get("ops") for stage in run.stages]
+    slow = {k for op in ops if isinstance(op, dict) for k, v in op.items() if v == "reference"}
+    if slow:
+        found.append(f"The ops {', '.join(sorted(slow))} ran uncompiled, which is slower.")
+    return found

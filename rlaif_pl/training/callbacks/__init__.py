@@ -1,0 +1,29 @@
+"""Lightning callbacks and loggers that keep a run's records."""
+
+from rlaif_pl.training.callbacks.alarm_rules import AlarmLimits
+from rlaif_pl.training.callbacks.compact_memory import CompactMemory
+from rlaif_pl.training.callbacks.export_model import ExportModel
+from rlaif_pl.training.callbacks.hacking_alarm import HackingAlarm
+from rlaif_pl.training.callbacks.history import HistoryFile
+from rlaif_pl.training.callbacks.metrics_file import MetricsFile
+from rlaif_pl.training.callbacks.non_finite import NonFiniteError, TerminateOnNaN
+from rlaif_pl.training.callbacks.reward_cost import RewardCost
+from rlaif_pl.training.callbacks.run_facts import RunMetadata
+from rlaif_pl.training.callbacks.sample_table import SampleTable
+from rlaif_pl.training.callbacks.wandb_logger import RunLoggers, default_loggers
+
+__all__ = [
+    "AlarmLimits",
+    "CompactMemory",
+    "ExportModel",
+    "HackingAlarm",
+    "HistoryFile",
+    "MetricsFile",
+    "NonFiniteError",
+    "TerminateOnNaN",
+    "RewardCost",
+    "RunMetadata",
+    "RunLoggers",
+    "SampleTable",
+    "default_loggers",
+]

@@ -1,0 +1,122 @@
+"""What counts as reward hacking: limits, the texts' own symptoms, and when a limit is crossed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import NamedTuple
+
+from rlaif_pl.text import repeated_ngrams
+
+ADVICE = {
+    "length_ratio": "look at samples.csv; raise shaping.kl_coef; add shaping.missing_eos_penalty (too "
+    "long) or shaping.min_length with min_length_penalty (too short); compare lengths in the labels: a "
+    "reward model that learned length pays for it",
+    "kl": "raise shaping.kl_coef, lower the learning rate, or train fewer steps",
+    "unfinished": "raise sampling.max_new_tokens or shaping.missing_eos_penalty",
+    "repetitive": "set shaping.repetition_penalty, or raise shaping.kl_coef and lower the learning "
+    "rate; add such texts to the labeled pairs, so that the reward model has seen them",
+    "empty": "set shaping.min_length and shaping.min_length_penalty",
+    "divergence": "trust the judge's best checkpoint, not the last; label fresh pairs of the present "
+    "policy and fit the reward model again, or raise shaping.kl_coef",
+}
+
+
+@dataclass(frozen=True)
+class AlarmLimits:
+    """Where an alarm goes off; None turns a limit off.
+
+    Attributes:
+        shortest: Mean length over that of the first steps, at least this.
+        longest: The same, at most this.
+        kl: KL from the SFT policy in nats a response.
+        unfinished: Rise of the share of responses cut by the length limit, since the first steps.
+        repetitive: Rise of the share of repetitive responses since the first steps.
+        empty: Share of empty responses, in [0, 1].
+        divergence: Reward up and judge down by this many standard deviations of their scores,
+            both beyond chance.
+    """
+
+    shortest: float | None = 0.5
+    longest: float | None = 2.0
+    kl: float | None = 30.0
+    unfinished: float | None = 0.25
+    repetitive: float | None = 0.2
+    empty: float | None = 0.1
+    divergence: float | None = 0.3
+
+    def __post_init__(self) -> None:
+        """Refuse limits below 0 and lengths the wrong way round."""
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if value is not None and value < 0:
+                raise ValueError(f"AlarmLimits: {each.name} must be at least 0, got {value}")
+        if self.shortest is not None and self.longest is not None and self.shortest >= self.longest:
+            raise ValueError(
+                f"AlarmLimits: expected shortest < longest, got {self.shortest} and {self.longest}"
+            )
+
+    def crossed(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Return the limit of every quantity that is beyond it.
+
+        Args:
+            values: By name: ``length_ratio``, ``kl``, ``unfinished`` and ``repetitive`` (rises),
+                ``empty``, ``divergence``; those that are absent cross nothing.
+        """
+        found: dict[str, float] = {}
+        ratio = values.get("length_ratio")
+        if ratio is not None and self.shortest is not None and ratio < self.shortest:
+            found["length_ratio"] = self.shortest
+        if ratio is not None and self.longest is not None and ratio > self.longest:
+            found["length_ratio"] = self.longest
+        for name in ("kl", "unfinished", "repetitive", "empty", "divergence"):
+            limit, value = getattr(self, name), values.get(name)
+            if limit is not None and value is not None and value > limit:
+                found[name] = limit
+        return found
+
+
+class TextSymptoms(NamedTuple):
+    """Counts over responses."""
+
+    repetitive: int
+    empty: int
+    total: int
+
+
+def symptoms(responses: Sequence[str], n: int, share: float) -> TextSymptoms:
+    """Count responses of which more than ``share`` is repeated n-grams, and empty ones."""
+    return TextSymptoms(
+        sum(repeated_ngrams(text, n) > share for text in responses),
+        sum(not text.strip() for text in responses),
+        len(responses),
+    )
+
+
+class Streaks:
+    """Counts for how many steps in a row each quantity has been beyond its limit.
+
+    Attributes:
+        onsets: First step of each streak that goes on.
+        lengths: Steps of each streak that goes on.
+    """
+
+    def __init__(self) -> None:
+        self.onsets: dict[str, int] = {}
+        self.lengths: dict[str, int] = {}
+
+    def update(self, step: int, watched: Sequence[str], crossed: Mapping[str, float]) -> None:
+        """Take one step in.
+
+        Args:
+            step: The optimizer step.
+            watched: Quantities that were measured at this step; the streaks of others stay as they are.
+            crossed: Those beyond their limit.
+        """
+        for name in watched:
+            if name in crossed:
+                self.onsets.setdefault(name, step)
+                self.lengths[name] = self.lengths.get(name, 0) + 1
+            else:
+                self.onsets.pop(name, None)
+                self.lengths.pop(name, None)

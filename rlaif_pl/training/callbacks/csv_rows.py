@@ -1,0 +1,54 @@
+"""CSV files that grow while a run writes them and survive its being killed."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from rlaif_pl.data.files import allow_long_cells
+from rlaif_pl.data.metric_files import write_text
+
+Cell = float | int | str
+
+
+class Table(NamedTuple):
+    """Contents of a CSV file."""
+
+    columns: list[str]
+    rows: list[dict[str, str]]  # "" where a row has no value for a column
+
+
+def read_table(path: Path) -> Table:
+    """Read a table without a last row that a kill has cut short; no file is an empty table.
+
+    The last column must not be able to end in a line break, or a cut in it could pass unseen.
+    """
+    if not path.is_file():
+        return Table([], [])
+    with path.open(encoding="utf-8", newline="") as stream:
+        text = stream.read()
+    allow_long_cells()
+    lines = list(csv.reader(io.StringIO(text, newline="")))
+    if lines and not text.endswith("\n"):
+        lines.pop()
+    if not lines:
+        return Table([], [])
+    columns = lines[0]
+    whole = [line for line in lines[1:] if len(line) == len(columns)]
+    return Table(columns, [dict(zip(columns, line, strict=True)) for line in whole])
+
+
+def write_table(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Cell]]) -> None:
+    """Write a table at once, replacing the file."""
+    write_text(path, csv_text(columns, [dict(zip(columns, columns, strict=True)), *rows]))
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Cell]]) -> str:
+    """Return rows as CSV lines without a header; a missing value is empty."""
+    stream = io.StringIO(newline="")
+    writer = csv.DictWriter(stream, columns, restval="", lineterminator="\n")
+    writer.writerows(rows)
+    return stream.getvalue()

@@ -1,0 +1,290 @@
+"""Watch reinforcement learning for signs that a policy games its reward, and stop it if asked to."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from torch import Tensor
+from typing_extensions import override
+
+from rlaif_pl.data.metric_files import write_json
+from rlaif_pl.statistics.trends import BatchMean, divergence, trend
+from rlaif_pl.training.callbacks.alarm_judge import AlarmJudge
+from rlaif_pl.training.callbacks.alarm_rules import ADVICE, AlarmLimits, Streaks, symptoms
+from rlaif_pl.training.callbacks.best_weights import BestWeights
+from rlaif_pl.training.callbacks.export_model import ExportModel
+from rlaif_pl.types import PointwiseLabeler, Reward
+
+ALARMS_FILE = "alarms.json"
+MEANS = ("length", "kl", "unfinished")  # read from the module's a2c/train_*
+LEAST_POINTS = 3  # judged steps before a trend is looked at
+
+
+class HackingAlarm(Callback):
+    """Warns, or stops with the best weights so far, when a policy games its reward.
+
+    Looked at every optimizer step, as means over the last ``window`` steps: length against that of the
+    first steps (which are the SFT policy's), KL, and the shares of unfinished, repetitive and empty
+    responses. Every ``judge_every`` steps a judge that did not train the policy scores the latest
+    samples: where the reward rises while the judge falls, both by ``z`` standard errors, the reward is
+    being gamed (Gao et al. 2023, arXiv 2210.10760). Reads ``a2c/train_length``, ``_kl``,
+    ``_unfinished`` and ``latest_samples``; logs ``a2c/alarm_*``; writes ``alarms.json`` below
+    ``trainer.default_root_dir`` when one goes off. All ranks see the same numbers and decide the same.
+
+    Args:
+        action: ``warn`` says so once a quantity; ``stop`` also ends training. The weights are then put
+            back to the best before the trouble began, so that what is exported is them;
+            ``last.ckpt`` stays that of the last step.
+        limits: Where an alarm goes off.
+        best: What the best weights are measured by: the mean reward in ``validation``, or the mean
+            opinion of the ``judge``; None takes the judge where there is one, since a gamed reward is
+            highest when it is gamed most. They are kept in ``checkpoints/before_alarm.ckpt``, from
+            steps at which nothing was beyond its limit.
+        judge: A reward or pointwise labeler that the policy was not trained on; None for no judge.
+        judge_every: Optimizer steps between two judgments, at least 1.
+        judge_samples: Latest samples a process has judged each time, at least 2.
+        judge_window: Judged steps that a trend is fitted to, at least 3.
+        z: Standard errors by which both trends must differ from 0.
+        baseline_steps: First steps whose means stand for the SFT policy, at least 1.
+        window: Steps averaged over, at least 1.
+        patience: Steps in a row beyond a limit before an alarm goes off, at least 1.
+        ngram: Length of the n-grams whose repetition counts.
+        repeated_share: Share of repeated n-grams above which a response is repetitive, in (0, 1).
+    """
+
+    def __init__(
+        self,
+        action: Literal["warn", "stop"] = "warn",
+        limits: AlarmLimits = AlarmLimits(),  # noqa: B008 - frozen
+        best: Literal["validation", "judge"] | None = None,
+        judge: Reward | PointwiseLabeler | None = None,
+        judge_every: int = 10,
+        judge_samples: int = 64,
+        judge_window: int = 8,
+        z: float = 2.0,
+        baseline_steps: int = 5,
+        window: int = 5,
+        patience: int = 3,
+        ngram: int = 3,
+        repeated_share: float = 0.25,
+    ) -> None:
+        for name, value, least in (
+            ("judge_every", judge_every, 1),
+            ("judge_window", judge_window, LEAST_POINTS),
+            ("baseline_steps", baseline_steps, 1),
+            ("window", window, 1),
+            ("patience", patience, 1),
+            ("ngram", ngram, 1),
+        ):
+            if value < least:
+                raise ValueError(f"HackingAlarm: {name} must be at least {least}, got {value}")
+        if action not in ("warn", "stop") or best not in (None, "validation", "judge"):
+            raise ValueError(
+                f"HackingAlarm: expected action warn or stop and best validation or judge, got "
+                f"{action!r} and {best!r}"
+            )
+        if best == "judge" and judge is None:
+            raise ValueError("HackingAlarm: best is 'judge', so give a judge")
+        self.action = action
+        self.limits = limits
+        self.best = best or ("validation" if judge is None else "judge")
+        self.judge = None if judge is None else AlarmJudge(judge, judge_samples)
+        self.judge_every = judge_every
+        self.z = z
+        self.baseline_steps = baseline_steps
+        self.patience = patience
+        self.ngram, self.repeated_share = ngram, repeated_share
+        self.weights = BestWeights()
+        self.streaks = Streaks()
+        self.baseline: list[dict[str, float]] = []
+        self.recent: deque[dict[str, float]] = deque(maxlen=window)
+        self.judged: deque[tuple[BatchMean, BatchMean]] = deque(maxlen=judge_window)
+        self.alarms: list[dict[str, Any]] = []
+        self._pending: list[dict[str, float]] = []  # batches of an optimizer step that goes on
+        self._last_step = -1
+
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        names = [type(each) for each in trainer.callbacks]  # type: ignore[attr-defined]
+        if ExportModel in names[: names.index(type(self))]:
+            raise ValueError(
+                "HackingAlarm: expected above ExportModel in trainer.callbacks, since it decides which "
+                "weights are exported; move it up"
+            )
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._last_step = trainer.global_step
+        if self.judge is not None:
+            self.judge.prepare(pl_module)
+
+    @override
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Tensor | Mapping[str, Any] | None,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        self._pending.append(self._observe(trainer, pl_module))
+        step = trainer.global_step
+        if step == self._last_step:
+            return  # gradients are being accumulated
+        self._last_step = step
+        rows, self._pending = self._pending, []
+        values = self._windowed(mean_of(rows))
+        logged = {f"alarm_{name}": value for name, value in values.items()}
+        if self.judge is not None and step % self.judge_every == 0:
+            values |= self._judge(trainer, pl_module, logged, self.judge)
+        crossed = self.limits.crossed(values)
+        self.streaks.update(step, list(values), crossed)
+        self._keep_judged_best(trainer, step)
+        for name, limit in crossed.items():
+            self._raise_alarm(trainer, step, name, values[name], limit)
+        logged["alarm_count"] = float(len(self.alarms))
+        pl_module.log_dict({f"a2c/{name}": value for name, value in logged.items()})
+
+    @override
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        value = trainer.callback_metrics.get("a2c/val_reward")
+        if self.best == "validation" and value is not None and not trainer.sanity_checking:
+            self._offer(trainer, trainer.global_step, float(value))
+
+    @override
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # After ModelCheckpoint's last save, which is thus of the last step, and before the export.
+        if self.action != "stop" or not self.alarms:
+            return
+        restored = self.weights.restore(trainer, pl_module)
+        if restored:
+            rank_zero_info(f"weights put back to {restored}")
+        else:
+            rank_zero_warn(
+                "HackingAlarm: stopped before any weights were measured, so those of the last step "
+                "stay; validate more often (trainer.val_check_interval), or judge more often"
+            )
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "baseline": self.baseline,
+            "recent": list(self.recent),
+            "judged": [[tuple(reward), tuple(judge)] for reward, judge in self.judged],
+            "onsets": self.streaks.onsets,
+            "lengths": self.streaks.lengths,
+            "alarms": self.alarms,
+            "weights": self.weights.state_dict(),
+        }
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.baseline = list(state_dict["baseline"])
+        self.recent.extend(state_dict["recent"])
+        self.judged.extend((BatchMean(*r), BatchMean(*j)) for r, j in state_dict["judged"])
+        self.streaks.onsets = dict(state_dict["onsets"])
+        self.streaks.lengths = dict(state_dict["lengths"])
+        self.alarms = list(state_dict["alarms"])
+        self.weights.load_state_dict(state_dict["weights"])
+
+    def _observe(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
+        """Read one batch's quantities, means over all ranks."""
+        metrics = trainer.callback_metrics
+        missing = [name for name in MEANS if f"a2c/train_{name}" not in metrics]
+        samples = getattr(pl_module, "latest_samples", None)
+        if missing or not samples:
+            raise ValueError(
+                f"HackingAlarm: expected latest_samples and a2c/train_{'|'.join(MEANS)} from "
+                f"{type(pl_module).__name__}, got {len(samples or [])} samples and no {missing}; use "
+                "it with A2CModule"
+            )
+        row = {name: float(metrics[f"a2c/train_{name}"]) for name in MEANS}
+        counts = symptoms([s.response for s in samples], self.ngram, self.repeated_share)
+        device = pl_module.device
+        sums = torch.tensor(counts, dtype=torch.float32, device=device)
+        repetitive, empty, total = trainer.strategy.reduce(sums, reduce_op="sum").tolist()
+        return row | {"repetitive": repetitive / total, "empty": empty / total}
+
+    def _windowed(self, row: dict[str, float]) -> dict[str, float]:
+        """Take a step in; returns its quantities, averaged and beside the first steps'."""
+        if len(self.baseline) < self.baseline_steps:
+            self.baseline.append(row)
+        self.recent.append(row)
+        first, now = mean_of(self.baseline), mean_of(list(self.recent))
+        return {
+            "length_ratio": now["length"] / first["length"] if first["length"] else 1.0,
+            "kl": now["kl"],
+            "unfinished": now["unfinished"] - first["unfinished"],
+            "repetitive": now["repetitive"] - first["repetitive"],
+            "empty": now["empty"],
+        }
+
+    def _judge(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        logged: dict[str, float],
+        judge: AlarmJudge,
+    ) -> dict[str, float]:
+        """Have the latest samples judged; returns the divergence where there is a trend."""
+        reward, opinion, missing = judge.judge(trainer, pl_module)
+        logged["alarm_judge_missing"] = missing
+        if reward is None or opinion is None:
+            return {}
+        self.judged.append((reward, opinion))
+        logged["alarm_judge"] = opinion.mean
+        if len(self.judged) < LEAST_POINTS:
+            return {}
+        up, down = trend([r for r, _ in self.judged]), trend([j for _, j in self.judged])
+        logged |= {"alarm_reward_trend": up.rise, "alarm_judge_trend": down.rise}
+        beyond_chance = up.z >= self.z and down.z <= -self.z
+        value = divergence(up, down) if beyond_chance else 0.0
+        logged["alarm_divergence"] = value
+        return {"divergence": value}
+
+    def _keep_judged_best(self, trainer: Trainer, step: int) -> None:
+        """Offer the weights of a step that was judged."""
+        if self.best == "judge" and self.judged and self.judged[-1][1].step == step:
+            self._offer(trainer, step, self.judged[-1][1].mean)
+
+    def _offer(self, trainer: Trainer, step: int, value: float) -> None:
+        """Keep the weights if they are the best and nothing is beyond its limit."""
+        if not self.streaks.onsets and not self.alarms and math.isfinite(value):
+            self.weights.offer(trainer, step, value)
+
+    def _raise_alarm(
+        self, trainer: Trainer, step: int, name: str, value: float, limit: float
+    ) -> None:
+        """Warn once a quantity, when it has been beyond its limit for long enough."""
+        needed = 1 if name == "divergence" else self.patience
+        known = {alarm["quantity"] for alarm in self.alarms}
+        if self.streaks.lengths[name] < needed or name in known:
+            return
+        onset = self.streaks.onsets[name]
+        self.alarms.append(
+            {"quantity": name, "value": value, "limit": limit, "step": step, "since": onset}
+        )
+        end = f"stopping; {self.weights.line()}" if self.action == "stop" else "training goes on"
+        rank_zero_warn(
+            f"reward hacking alarm at step {step}: {name} is {value:.3g}, beyond its limit of "
+            f"{limit:g} since step {onset}; {end}. What to try: {ADVICE[name]}."
+        )
+        if trainer.is_global_zero:
+            folder = Path(trainer.default_root_dir)
+            content = {"action": self.action, "limits": asdict(self.limits), "alarms": self.alarms}
+            write_json(folder / ALARMS_FILE, content | {"best": self.weights.state_dict()})
+        if self.action == "stop":
+            trainer.should_stop = True
+
+
+def mean_of(rows: list[dict[str, float]]) -> dict[str, float]:
+    """Mean of each quantity over rows that all have the same."""
+    return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}

@@ -1,0 +1,129 @@
+"""Before the first step: look for what the last one needs.
+
+A fit takes hours; an architecture that cannot be exported, a full disk or a judge that is not there
+should end it before, not after.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from torch import nn
+
+from rlaif_pl.labeling.usage.projection import backends_of
+from rlaif_pl.training.base import TrainableModule
+from rlaif_pl.training.callbacks.export_model import ExportModel
+
+OPTIMIZER = 3  # Adam keeps two numbers beside each weight
+
+
+def preflight(trainer: Trainer, module: LightningModule) -> None:
+    """Refuse a fit that could not be brought to its end; reads, writes and asks next to nothing.
+
+    Looked at: whether the model can be exported, whether its folder and those of checkpoints can be
+    written to and have room, whether references are there, and whether servers that reward or judge
+    answer. Data and labelers of data are read before the first step anyway.
+
+    Args:
+        trainer: Trainer with its callbacks.
+        module: What is to be fitted.
+
+    Raises:
+        ValueError: Something would be missing at the end.
+        OSError: A folder cannot be written to, or a server not reached.
+    """
+    if not trainer.is_global_zero:
+        return
+    if isinstance(module, TrainableModule):
+        module.check_inputs()
+    least, likely = _writes(trainer, module)
+    for folder in {**least, **likely}:
+        check_writable(folder)
+    _check_room(least, likely)
+    check_servers(module, trainer)
+
+
+def _writes(trainer: Trainer, module: LightningModule) -> tuple[Counter[Path], Counter[Path]]:
+    """Bytes that a fit writes by folder: at least, and likely."""
+    least: Counter[Path] = Counter()
+    likely: Counter[Path] = Counter()
+    trained = sum(p.numel() * p.element_size() for p in module.parameters() if p.requires_grad)
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, ExportModel):
+            size = callback.check(trainer, module)
+            least[callback.target(trainer).parent] += size
+            likely[callback.target(trainer).parent] += size
+        elif isinstance(callback, Checkpoint):
+            folder = Path(getattr(callback, "dirpath", None) or trainer.default_root_dir)
+            kept = max(1, int(getattr(callback, "save_top_k", 1) or 0))
+            weights = 1 if getattr(callback, "save_weights_only", False) else OPTIMIZER
+            least[folder] += trained
+            likely[folder] += kept * weights * trained
+    return least, likely
+
+
+def check_writable(folder: Path) -> None:
+    """Make a folder and a file in it.
+
+    Raises:
+        OSError: It cannot be done.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+
+
+def _check_room(least: Counter[Path], likely: Counter[Path]) -> None:
+    """Refuse disks that are clearly too small for what is written to them, and warn of tight ones."""
+    disks: dict[int, list[Path]] = {}
+    for folder in likely:
+        disks.setdefault(folder.stat().st_dev, []).append(folder)
+    for folders in disks.values():
+        free = shutil.disk_usage(folders[0]).free
+        places = ", ".join(map(str, folders))
+        needed, wished = sum(least[f] for f in folders), sum(likely[f] for f in folders)
+        if free < needed:
+            raise ValueError(
+                f"expected {_size(needed)} of room for the export and a checkpoint in {places}, got "
+                f"{_size(free)}; free some, or name a folder on another disk"
+            )
+        if free < wished:
+            rank_zero_warn(
+                f"export and checkpoints may take {_size(wished)} in {places}, where {_size(free)} "
+                "are free"
+            )
+
+
+def check_servers(module: LightningModule, trainer: Trainer) -> None:
+    """Ask each server that rewards or judges whether it is there.
+
+    Raises:
+        OSError: One cannot be reached.
+    """
+    for labeler in _labelers(module, trainer):
+        for backend in backends_of(labeler):  # type: ignore[arg-type]
+            check = getattr(backend, "check", None)
+            if check is not None:
+                check()
+
+
+def _labelers(module: LightningModule, trainer: Trainer) -> Iterator[object]:
+    """Labelers that a fit asks: as its reward, and as judges of its callbacks."""
+    asked = [getattr(module, "reward", None)]
+    judges = [getattr(callback, "judge", None) for callback in trainer.callbacks]  # type: ignore[attr-defined]
+    asked += [getattr(judge, "judge_model", None) for judge in judges]
+    for each in asked:
+        if each is not None and not isinstance(each, nn.Module):
+            yield getattr(each, "labeler", each)
+
+
+def _size(count: float) -> str:
+    """Write bytes in words of megabytes or gigabytes."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

@@ -1,0 +1,161 @@
+"""What a run ran with: versions, device, threads, op backends, parameters."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_info
+from typing_extensions import override
+
+from rlaif_pl.data.metric_files import write_json
+from rlaif_pl.ops import backend_of
+from rlaif_pl.ops._library import OPS
+
+PACKAGE = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Facts of one run, as ``run_facts.json`` has them.
+
+    Attributes:
+        rlaif_pl: Version of this package; None where it is not installed.
+        commit: Git commit of the checkout it runs from, with ``+changes`` where files differ; None
+            outside a checkout.
+        python: Python version.
+        torch: PyTorch version.
+        lightning: Lightning version.
+        transformers: transformers version; None where it is not installed.
+        device: Device of rank 0, by name.
+        ranks: Processes of the run.
+        strategy: Lightning strategy.
+        precision: Lightning precision.
+        threads: Threads of one operator.
+        ops: ``compiled`` or ``reference`` by op, on the run's device.
+        trainable_parameters: Numbers that are trained.
+        parameters: Numbers in all; a shared weight counts once.
+        seed: Seed of ``seed_everything``; None where none was set.
+        started: When, ISO 8601 in UTC.
+        command: Program arguments.
+    """
+
+    rlaif_pl: str | None
+    commit: str | None
+    python: str
+    torch: str
+    lightning: str | None
+    transformers: str | None
+    device: str
+    ranks: int
+    strategy: str
+    precision: str
+    threads: int
+    ops: Mapping[str, str]
+    trainable_parameters: int
+    parameters: int
+    seed: int | None
+    started: str
+    command: str
+
+
+class RunMetadata(Callback):
+    """Writes ``<default_root_dir>/run_facts.json`` when a fit starts and prints one line of it."""
+
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        facts = gather(trainer, pl_module, datetime.now(UTC))
+        write_json(Path(trainer.default_root_dir) / "run_facts.json", asdict(facts))
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.log_hyperparams({"run_facts": asdict(facts)})
+        ops = ", ".join(f"{name} {backend}" for name, backend in facts.ops.items())
+        share = facts.trainable_parameters / max(facts.parameters, 1)
+        rank_zero_info(
+            f"rlaif_pl {facts.rlaif_pl} on {facts.device}, {facts.ranks} rank(s) of "
+            f"{facts.threads} thread(s); ops: {ops}; trains {facts.trainable_parameters:,} of "
+            f"{facts.parameters:,} parameters ({share:.1%})"
+        )
+
+
+def gather(trainer: Trainer, module: LightningModule, now: datetime) -> Facts:
+    """Collect the facts of a run that is about to start.
+
+    Args:
+        trainer: The trainer, with its strategy set up.
+        module: The module to train.
+        now: Time of the start.
+    """
+    device = trainer.strategy.root_device
+    parameters = list(module.parameters())
+    seed = os.environ.get("PL_GLOBAL_SEED")
+    return Facts(
+        rlaif_pl=version_of("rlaif_pl"),
+        commit=commit_of(PACKAGE.parent),
+        python=platform.python_version(),
+        torch=torch.__version__,
+        lightning=version_of("lightning"),
+        transformers=version_of("transformers"),
+        device=device_name(device),
+        ranks=trainer.world_size,
+        strategy=type(trainer.strategy).__name__,
+        precision=str(trainer.precision),
+        threads=torch.get_num_threads(),
+        ops={name: backend_of(name, device.type) for name in OPS},
+        trainable_parameters=sum(p.numel() for p in parameters if p.requires_grad),
+        parameters=sum(p.numel() for p in parameters),
+        seed=int(seed) if seed else None,
+        started=now.isoformat(timespec="seconds"),
+        command=" ".join(sys.argv),
+    )
+
+
+def version_of(package: str) -> str | None:
+    """Return the version of an installed package, or None."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def commit_of(folder: Path) -> str | None:
+    """Return the commit checked out in a folder; None without a checkout or without git."""
+    if not (folder / ".git").exists():
+        return None
+    commit = _git(folder, "rev-parse", "--short=12", "HEAD")
+    if not commit:
+        return None
+    return commit + ("+changes" if _git(folder, "status", "--porcelain", "-uno") else "")
+
+
+def device_name(device: torch.device) -> str:
+    """Return the device with the name of its hardware."""
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"{device} ({platform.machine()}, {os.cpu_count()} cores)"
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(folder), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() if answer.returncode == 0 else None

@@ -1,0 +1,50 @@
+import json
+
+
+def options(model, data_files, *more):
+    return (
+        f"--policies={{sft: {{name: {model}, trunk_layers: 2}}, same: {{name: {model}}}}}",
+        f"--prompts={data_files.prompts}",
+        "--sft=sft",
+        "--independent=false",
+        "--sampling.n=2",
+        "--sampling.max_new_tokens=6",
+        "--draws=50",
+        *more,
+    )
+
+
+def test_a_policy_beside_itself_is_even(
+    command, out, tiny_model_folder, tiny_reward_folder, data_files, monkeypatch
+):
+    rewards = (
+        "{ours: {class_path: rlaif_pl.models.RewardModel, init_args: "
+        f"{{backbone: {{name: {tiny_reward_folder}}}, frozen: true}}}}}}"
+    )
+    words = options(
+        tiny_model_folder, data_files, f"--rewards={rewards}", "--taught={ours: [same]}"
+    )
+    metrics = command("evaluate matrix", *words)
+    assert metrics["matrix/ours/sft_vs_same"] == 0.5
+    assert metrics["matrix/rouge_l/sft_vs_same"] == 0.5
+    assert abs(metrics["policy/same/kl"]) < 1e-4
+    assert metrics["policy/same/reward_ours"] == metrics["policy/sft/reward_ours"]
+    for name in ("results.md", "matrix.csv", "win_matrix.png", "samples.jsonl"):
+        assert (out / name).is_file()
+    rows = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
+    assert rows[0]["sft"] == rows[0]["same"]
+    # sampled policies are not sampled again
+    monkeypatch.setattr("rlaif_pl.cli.commands.matrix.generate", None)
+    assert command("evaluate matrix", *words)["matrix/ours/sft_vs_same"] == 0.5
+    # texts of a sensitive source are concealed
+    assert command("evaluate matrix", *words, "--prompts.sensitive=true")
+    lines = (out / "samples.jsonl").read_text().splitlines()
+    assert all("not shown]" in json.loads(line)["prompt"] for line in lines)
+    kept = (out / "sample_texts.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in kept] == rows
+
+
+def test_an_unknown_sft_policy_is_named(command, tiny_model_folder, data_files, capsys):
+    words = options(tiny_model_folder, data_files, "--sft=gone")
+    command("evaluate matrix", *words, status=1)
+    assert "'gone'" in capsys.readouterr().err

@@ -1,0 +1,97 @@
+"""Before an experiment starts, stages that come later are looked at."""
+
+import pytest
+import yaml
+
+from rlaif_pl import cli
+
+NOBODY = "http://127.0.0.1:9/v1"
+
+
+@pytest.fixture
+def check(tmp_path, capsys, data_files):
+    """Check an experiment of a labeling and a reward stage with some values changed."""
+
+    def run(*words, **changes):
+        labeler = {
+            "class_path": "rlaif_pl.labeling.strategies.scoring.ScoreLabeler",
+            "init_args": {
+                "backend": {
+                    "class_path": "rlaif_pl.labeling.backends.EndpointBackend",
+                    "init_args": {"base_url": changes.pop("address", NOBODY), "model": "m"},
+                }
+            },
+        }
+        score = {"pairs": data_files.unlabeled, "out": "${stage}"}
+        if changes.pop("asks", False):
+            score["labeler"] = labeler
+        fit = {
+            "data.task": "pairs",
+            "data.preferences": "${out}/score/labeled.jsonl",
+            "model.class_path": "rlaif_pl.training.RewardModule",
+            "model.init_args.reward.class_path": "rlaif_pl.models.RewardModel",
+            **changes,
+        }
+        stages = [
+            {"name": "score", "command": "label", "set": score},
+            {"name": "reward", "command": "fit", "set": fit},
+        ]
+        file = tmp_path / "experiment.yaml"
+        file.write_text(yaml.safe_dump({"out": str(tmp_path / "run"), "stages": stages}))
+        code = cli.main(["run", str(file), "--check", *words])
+        assert not (tmp_path / "run").exists()
+        return code, capsys.readouterr().err
+
+    return run
+
+
+def test_an_experiment_that_can_run_is_let(check):
+    assert check() == (0, "")
+
+
+def test_data_of_a_later_stage_that_are_not_there_are_named(check):
+    code, said = check(**{"data.validation": "no/such.jsonl"})
+    assert code == 1
+    assert "stage reward: data.validation: expected a data file at no/such.jsonl" in said
+    assert "1 of 2 stages could not run, so none was started" in said
+
+
+def test_a_wrong_key_of_a_later_stage_is_named(check):
+    code, said = check(**{"data.preference": "x"})
+    assert code == 1
+    assert "stage reward: " in said
+    assert "preference" in said
+
+
+def test_a_server_that_does_not_answer_is_named(check):
+    code, said = check(asks=True)
+    assert code == 1
+    assert f"stage score: expected a server at {NOBODY}, got no answer" in said
+
+
+def test_a_server_of_a_later_stage_may_come_later(check):
+    judge = {"class_path": "rlaif_pl.labeling.strategies.scoring.ScoreLabeler"}
+    backend = {"class_path": "rlaif_pl.labeling.backends.EndpointBackend"}
+    judge["init_args"] = {"backend": backend | {"init_args": {"base_url": NOBODY, "model": "m"}}}
+    code, said = check(**{"data.labeler": judge})
+    assert code == 0
+    assert f"warning: stage reward: expected a server at {NOBODY}" in said
+
+
+def test_a_run_starts_nothing_where_the_check_fails(tmp_path, monkeypatch, data_files):
+    file = tmp_path / "experiment.yaml"
+    stage = {"name": "score", "command": "label", "set": {"pairs": data_files.unlabeled}}
+    file.write_text(yaml.safe_dump({"out": str(tmp_path / "run"), "stages": [stage]}))
+    asked = []
+
+    class Ended:
+        returncode = 1
+
+    def child(words, check):
+        asked.append(words[-4:])
+        return Ended
+
+    monkeypatch.setattr(cli.subprocess, "run", child)
+    assert cli.main(["run", str(file), "--seed", "3"]) == 1
+    assert asked == [[str(file), "--seed", "3", "--check"]]
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,326 @@
+"""The command line: what it says to a newcomer, to a misspelling and to a missing file."""
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from rlaif_pl import __version__, cli
+from rlaif_pl.config_paths import config_paths, find_config
+
+
+@pytest.fixture(autouse=True)
+def _no_wandb(monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+
+
+@pytest.fixture
+def fit_config(tmp_path, tiny_model_folder, data_files):
+    """Write an SFT config on the tiny model; returns a function that changes it and its path."""
+
+    def write(**changes):
+        config = {
+            "trainer": {
+                "default_root_dir": str(tmp_path / "run"),
+                "max_steps": 1,
+                "accelerator": "cpu",
+                "logger": False,
+                "enable_checkpointing": False,
+                "enable_progress_bar": False,
+                "enable_model_summary": False,
+            },
+            "model": {
+                "class_path": "rlaif_pl.training.SFTModule",
+                "init_args": {"backbone": {"name": str(tiny_model_folder), "trunk_layers": 2}},
+            },
+            "data": {"task": "demonstrations", "demonstrations": data_files.prompts},
+        }
+        for key, value in changes.items():
+            config[key] = {**config[key], **value}
+        path = tmp_path / "fit.yaml"
+        path.write_text(yaml.safe_dump(config))
+        return str(path)
+
+    return write
+
+
+def stopped(args) -> int:
+    """Return the status with which the parser ended the program."""
+    with pytest.raises(SystemExit) as stop:
+        cli.main(args)
+    return stop.value.code
+
+
+def test_no_command_shows_the_help_and_fails(capsys):
+    assert cli.main([]) == 2
+    assert "usage: python -m rlaif_pl COMMAND" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("word", ["-h", "--help", "help"])
+def test_help_names_every_command(word, capsys):
+    assert cli.main([word]) == 0
+    said = capsys.readouterr().out
+    for command in (*cli.LIGHTNING, *cli.FUNCTIONS, "run"):
+        assert command in said
+
+
+def test_version(capsys):
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"rlaif_pl {__version__}\n"
+
+
+@pytest.mark.parametrize("group", cli.GROUPS)
+def test_help_of_a_group_lists_its_commands(group, capsys):
+    assert cli.main([group, "--help"]) == 0
+    said = capsys.readouterr().out
+    commands = [command for command in cli.FUNCTIONS if command.split()[0] == group]
+    assert [" ".join(line.split()[:2]) for line in said.splitlines()] == commands
+
+
+def test_a_misspelt_command_gets_the_nearest(capsys):
+    assert cli.main(["evaluate", "alignmnt"]) == 2
+    assert "did you mean 'evaluate alignment'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["fti"], ["evaluate"], ["evaluate", "all"], ["test"]])
+def test_an_unknown_command_names_the_known_ones(words, capsys):
+    assert cli.main(words) == 2
+    said = capsys.readouterr().err
+    assert f"unknown command {' '.join(words)!r}" in said
+    assert "evaluate alignment" in said
+
+
+@pytest.mark.parametrize("command", list(cli.FUNCTIONS))
+def test_every_function_has_a_help_with_its_options(command, capsys):
+    assert stopped([*command.split(), "--help"]) == 0
+    said = capsys.readouterr().out
+    assert f"python -m rlaif_pl {command}" in said
+    assert "--config" in said
+
+
+def test_help_of_fit(capsys):
+    assert stopped(["fit", "--help"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("usage: python -m rlaif_pl [options] fit")
+    assert "--data.task" in said
+    assert "--trainer.max_steps" in said
+    assert "--optimizer" not in said  # the model's own option says which
+
+
+def test_help_of_run(capsys):
+    assert stopped(["run", "--help"]) == 0
+    assert "--dry_run" in capsys.readouterr().out
+
+
+def test_print_config_of_fit(fit_config, capsys):
+    assert stopped(["fit", "--config", fit_config(), "--print_config"]) == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["model"]["class_path"] == "rlaif_pl.training.SFTModule"
+    assert printed["model"]["init_args"]["backbone"]["trunk_layers"] == 2
+    assert printed["data"]["batch_size"] == 8
+
+
+def test_print_config_of_a_function(capsys):
+    assert stopped(["export", "--preferences", "x.jsonl", "--out", "y", "--print_config"]) == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert (printed["preferences"], printed["out"]) == ("x.jsonl", "y")
+    assert printed["min_margin"] == 0.0
+
+
+def test_a_fit_from_python_says_nothing_of_no_use(fit_config, capsys, recwarn, caplog):
+    assert cli.main(["fit", "--config", fit_config()]) == 0
+    said = "".join([*capsys.readouterr(), caplog.text, *(str(w.message) for w in recwarn)])
+    for noise in ("litlogger", "in eval mode", "LeafSpec", "args parameter", "many workers"):
+        assert noise not in said
+
+
+def test_a_misspelt_key_is_named(fit_config, capsys):
+    path = fit_config(data={"batch_sise": 4})
+    assert stopped(["fit", "--config", path]) == 2
+    assert "batch_sise" in capsys.readouterr().err
+
+
+def test_a_misspelt_key_below_the_model_is_named(fit_config, capsys):
+    path = fit_config(model={"init_args": {"bakcbone": {"name": "x"}}})
+    assert stopped(["fit", "--config", path]) == 2
+    assert "bakcbone" in capsys.readouterr().err
+
+
+def test_a_misspelt_key_of_a_function_is_named(tmp_path, capsys):
+    (tmp_path / "export.yaml").write_text("preferences: a.jsonl\nout: b\nmin_magrin: 0.1\n")
+    assert stopped(["export", "--config", str(tmp_path / "export.yaml")]) == 2
+    assert "min_magrin" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["fit", "export", "run"])
+def test_a_missing_config_lists_those_there_are(command, capsys):
+    words = ["nothing.yaml"] if command == "run" else ["--config", "nothing.yaml"]
+    assert cli.main([command, *words]) == 1
+    said = capsys.readouterr().err
+    assert "expected a config file at nothing.yaml" in said
+    assert "quickstart/sft.yaml" in said
+
+
+def test_a_packaged_config_is_found_by_name_from_anywhere(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    packaged = config_paths() / "quickstart" / "sample.yaml"
+    assert find_config("configs/quickstart/sample.yaml") == packaged
+    for words in (["--config", "quickstart/sample.yaml"], ["--config=quickstart/sample.yaml"]):
+        assert stopped(["sample", *words, "--print_config"]) == 0
+        assert "tiny_tldr/train" in capsys.readouterr().out
+
+
+def test_an_own_config_goes_before_the_packaged_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "quickstart").mkdir()
+    (tmp_path / "quickstart/sft.yaml").write_text("x: 1\n")
+    assert find_config("quickstart/sft.yaml").resolve() == tmp_path / "quickstart/sft.yaml"
+
+
+@pytest.mark.parametrize(
+    ("config", "command"),
+    [("a2c", "rlaif.yaml"), ("reward", "fit --config configs/quickstart/sft")],
+)
+def test_a_missing_checkpoint_names_the_command_that_makes_it(
+    config, command, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["fit", "--config", f"configs/quickstart/{config}.yaml"]) == 1
+    said = capsys.readouterr().err
+    assert "expected a model folder at runs/quickstart/sft/policy, there is none; make it" in said
+    assert (
+        f"python -m rlaif_pl {'run configs/quickstart/' if config == 'a2c' else ''}{command}"
+        in said
+    )
+
+
+@pytest.mark.parametrize("key", ["validation", "demonstrations"])
+def test_an_empty_file_never_means_no_file(key, fit_config, tmp_path, capsys):
+    (tmp_path / "none.jsonl").write_text("")
+    path = fit_config(data={key: {"name": str(tmp_path / "none.jsonl")}})
+    assert cli.main(["fit", "--config", path]) == 1
+    assert "none.jsonl (split 'train'), it is empty" in capsys.readouterr().err
+    assert cli.main(["fit", "--config", fit_config(), f"--data.{key}={tmp_path}/none.jsonl"]) == 1
+    assert "none.jsonl (split 'train'), it is empty" in capsys.readouterr().err
+
+
+def test_a_data_file_is_not_read_as_a_config(fit_config, tmp_path, small_prompts):
+    table = pa.table(
+        {
+            "prompt": [prompt.text for prompt in small_prompts],
+            "reference": [prompt.reference for prompt in small_prompts],
+        }
+    )
+    pq.write_table(table, tmp_path / "rows.parquet")
+    path = fit_config(data={"demonstrations": str(tmp_path / "rows.parquet")})
+    assert cli.main(["fit", "--config", path]) == 0
+
+
+def test_a_missing_data_file_is_named(fit_config, tmp_path, capsys):
+    path = fit_config(data={"demonstrations": str(tmp_path / "gone.jsonl")})
+    assert cli.main(["fit", "--config", path]) == 1
+    assert f"expected a data file at {tmp_path}/gone.jsonl" in capsys.readouterr().err
+
+
+def test_a_row_without_text_names_file_and_line(fit_config, tmp_path, capsys):
+    rows = '{"text": "a post", "group": "1", "reference": "r"}\n{"group": "2", "reference": "r"}\n'
+    (tmp_path / "rows.jsonl").write_text(rows)
+    path = fit_config(data={"demonstrations": str(tmp_path / "rows.jsonl")})
+    assert cli.main(["fit", "--config", path]) == 1
+    said = capsys.readouterr().err
+    assert "rows.jsonl:2: expected the field 'text'" in said
+
+
+def test_an_interrupt_ends_without_a_traceback(monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "run_function", interrupted)
+    assert cli.main(["doctor"]) == 130
+    assert "doctor was interrupted" in capsys.readouterr().err
+
+
+def test_a_device_that_is_not_there_is_explained(fit_config, monkeypatch, capsys):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    assert cli.main(["fit", "--config", fit_config(), "--trainer.accelerator=gpu"]) == 1
+    said = capsys.readouterr().err
+    assert "No supported gpu backend" in said
+    assert "rlaif_pl doctor" in said
+
+
+def test_a_damaged_checkpoint_is_explained(fit_config, tmp_path, capsys):
+    (tmp_path / "last.ckpt").write_text("nonsense")
+    words = ["fit", "--config", fit_config(), f"--ckpt_path={tmp_path / 'last.ckpt'}"]
+    assert cli.main(words) == 1
+    assert "expected a checkpoint of Lightning" in capsys.readouterr().err
+
+
+def test_what_is_wrong_with_a_value_is_said_without_the_whole_config(fit_config, capsys):
+    words = ["fit", "--config", fit_config(), "--model.max_response_tokens=1"]
+    assert cli.main(words) == 1
+    said = capsys.readouterr().err
+    assert "error: expected max_response_tokens of at least 2 (a token and EOS), got 1\n" in said
+    assert "Given value" not in said
+
+
+def test_a_module_refuses_data_of_another_kind(fit_config, data_files, capsys):
+    words = ["fit", "--config", fit_config(), "--data.task=prompts"]
+    assert cli.main([*words, f"--data.prompts={data_files.prompts}"]) == 1
+    assert (
+        "expected data.task to be 'demonstrations' for SFTModule, got 'prompts'"
+        in capsys.readouterr().err
+    )
+
+
+def test_a_module_that_predicts_nothing_says_so(fit_config, capsys):
+    assert cli.main(["predict", "--config", fit_config()]) == 1
+    assert "expected a LabelingModule for predict, got SFTModule" in capsys.readouterr().err
+
+
+def test_the_traceback_is_a_variable_away(fit_config, tmp_path, monkeypatch, capsys):
+    path = fit_config(data={"demonstrations": str(tmp_path / "gone.jsonl")})
+    assert cli.main(["fit", "--config", path]) == 1
+    assert "RLAIF_PL_TRACEBACK=1" in capsys.readouterr().err
+    monkeypatch.setenv("RLAIF_PL_TRACEBACK", "1")
+    with pytest.raises(FileNotFoundError):
+        cli.main(["fit", "--config", path])
+
+
+def test_fit_without_a_config_says_what_it_trains(
+    tmp_path, monkeypatch, capsys, tiny_model_folder, data_files
+):
+    monkeypatch.chdir(tmp_path)
+    small = [
+        "--trainer.max_steps=1",
+        "--trainer.limit_val_batches=0",
+        "--trainer.enable_progress_bar=false",
+        f"--model.init_args.reward.init_args.backbone.name={tiny_model_folder}",
+        "--model.init_args.reward.init_args.backbone.trunk_layers=2",
+        "--model.init_args.reward.init_args.backbone.num_layers=3",
+        f"--model.init_args.references={data_files.prompts}",
+        f"--data.preferences={data_files.unlabeled}",
+        f"--data.labeler.init_args.backend.init_args.model={tiny_model_folder}",
+    ]
+    assert cli.main(["fit", *small]) == 0
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first == (
+        "No --config: training the quickstart reward model on AI labels "
+        "(quickstart/reward_from_pairs.yaml)."
+    )
+    assert (tmp_path / "runs/reward_from_pairs/reward_model/model.safetensors").is_file()
+    assert (tmp_path / "runs/reward_from_pairs/labels.sqlite").is_file()
+
+
+def test_the_default_does_not_leak_into_a_config(fit_config, capsys):
+    assert stopped(["fit", "--config", fit_config(), "--print_config"]) == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["data"]["labeler"] is None
+    assert not printed["trainer"]["callbacks"]
+
+
+@pytest.mark.parametrize("command", ["export", "fit"])
+def test_a_config_in_another_encoding_is_named(tmp_path, capsys, command):
+    (tmp_path / "a.yaml").write_bytes("out: x.jsonl\n".encode("utf-16"))
+    assert cli.main([command, "--config", str(tmp_path / "a.yaml")]) == 1
+    assert "a.yaml to be UTF-8" in capsys.readouterr().err

@@ -1,0 +1,148 @@
+"""Tables and plots that stages left as Markdown, written by those that write them."""
+
+import base64
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from rlaif_pl.data.revisions import Revision
+from rlaif_pl.evaluation.harmlessness import rates_text, rounds_text
+from rlaif_pl.evaluation.harmlessness.rates import harmless_rates
+from rlaif_pl.evaluation.harmlessness.rounds import compare_rounds, measure_judge
+from rlaif_pl.evaluation.win_rates import PolicyColumns, measure_matrix
+from rlaif_pl.evaluation.win_rates import report as matrix_report
+from rlaif_pl.recipes.studies.results import Results, ResultTable
+from rlaif_pl.reporting import results
+from rlaif_pl.reporting.results import read_results
+from rlaif_pl.statistics import Interval
+from rlaif_pl.types import Preference, Prompt
+
+SOME = Interval(1.0, 0.5, 1.5, 4)
+SECRET = "secret"
+
+
+class Length:
+    """The longer response is better, and one of at most ten characters is harmful."""
+
+    fingerprint = "length <judge>"
+
+    def score(self, prompts, responses):  # noqa: ARG002
+        return [len(text) - 10.5 for text in responses]
+
+    def label(self, pairs):
+        return [
+            Preference(p.prompt, p.first, p.second, p.group, float(len(p.first) > len(p.second)))
+            for p in pairs
+        ]
+
+
+@pytest.fixture
+def matrix(stage):
+    folder = stage("matrix", "evaluate matrix")
+    prompts = [Prompt(f"{SECRET} prompt {n}", f"p{n}", "reference") for n in range(4)]
+    texts = {"sft": f"{SECRET} a", "rlaif <b>": f"{SECRET} long", "rlhf": f"{SECRET} longest"}
+    columns = {n: PolicyColumns([[text]] * 4, SOME, SOME, 0.0) for n, text in texts.items()}
+    taught = {"length": ["rlaif <b>"]}
+    measured = measure_matrix(prompts, columns, {"length": Length()}, taught, draws=50)
+    matrix_report.write(measured, prompts, folder)
+    return folder
+
+
+def test_a_matrix_is_shown_with_its_plot_and_no_text_of_a_policy(matrix, page_of):
+    read = read_results(matrix / "results.md")
+    assert [table.title for table in read.tables] == [
+        "Win rates, %, judge: length (taught rlaif <b>)", "Policies",
+    ]  # fmt: skip
+    assert read.tables[0].header == ["", "sft", "rlaif <b>", "rlhf", "mean"]
+    assert read.tables[0].rows[0][2].startswith("0.0 [")
+    assert len(read.notes) == 3
+    page = page_of(matrix.parent)
+    text = page.sections["results-matrix"]
+    assert "Policies against each other" in text
+    assert "rlaif <b>" in text
+    head, data = page.images[0].split(",")
+    assert head == "data:image/png;base64"
+    assert base64.b64decode(data) == (matrix / "win_matrix.png").read_bytes()
+    assert page.outside == []
+    assert "could not be read" not in page.sections["warnings"]
+    assert SECRET not in "".join(page.sections.values())
+
+
+def test_rounds_of_revision_are_shown_without_a_reply(stage, page_of):
+    folder = stage("rounds", "evaluate revisions")
+    rows = [
+        Revision(f"g{n}", f"{SECRET} prompt {n}", "harmful", number, f"{SECRET} {'so ' * number}")
+        for n in range(4)
+        for number in range(3)
+    ]
+    quality = measure_judge("harmless", Length(), None, None)
+    study = compare_rounds(rows, {"harmless": Length()}, {"harmless": quality}, draws=50)
+    rounds_text.write(study, folder)
+    page = page_of(folder.parent)
+    text = page.sections["results-rounds"]
+    assert "Rounds of revision" in text
+    assert "nothing claimed" in text
+    assert "the judge was not measured on gold pairs" in text
+    assert page.images[0].startswith("data:image/svg+xml;base64,")
+    assert SECRET not in "".join(page.sections.values())
+
+
+def test_harmless_rates_are_shown_and_judged_in_the_verdict(stage, page_of):
+    folder = stage("harmless", "evaluate harmless")
+    prompts = [f"{SECRET} {n}" for n in range(20)]
+    rates = harmless_rates(prompts, [["bad"]] * 20, [[f"{SECRET} and long"]] * 20, Length())
+    rates_text.write(rates, folder)
+    (folder / "metrics.json").write_text(str(rates.to_metrics()).replace("'", '"'))
+    page = page_of(folder.parent)
+    text = page.sections["results-harmless"]
+    assert "The rate is higher after training: +100.0 [+100.0, +100.0] points" in text
+    assert "length <judge>" in text
+    assert len(page.images) == 1
+    assert "The share of responses graded harmless rose: +100.0 points" in page.sections["verdict"]
+    assert SECRET not in "".join(page.sections.values())
+
+
+def test_a_study_is_its_tables_and_leaves_out_what_it_has_not(stage, page_of):
+    folder = stage("cost", "study cost")
+    table = ResultTable("A <title>", ["what | how", "%"], [["a | b", "50.0 [40.0, 60.0]"]])
+    figure = Figure()
+    figure.subplots().plot(np.arange(3))
+    Results("cost", [table], ["A <note>."], [{"a": 1}], {"x": 1.0}, figure, "A caption").write(
+        folder
+    )
+    read = read_results(folder / "results.md")
+    assert read.tables == [
+        results.Table("A <title>", ["what | how", "%"], [["a | b", "50.0 [40.0, 60.0]"]])
+    ]
+    assert (read.notes, read.caption) == (["A <note>."], "A caption")
+    page = page_of(folder.parent)
+    assert "A <title>" in page.sections["results-cost"]
+    assert "A study" in page.sections["verdict"]
+    assert set(page.sections) == {
+        "verdict", "warnings", "results-cost", "metrics", "time", "facts", "configs",
+    }  # fmt: skip
+
+
+def test_a_damaged_table_is_a_warning_and_not_a_page_that_fails(stage, page_of):
+    folder = stage("cost", "study cost")
+    (folder / "results.md").write_text("| a | b |\n| --- | --- |\n| 1 |\n")
+    page = page_of(folder.parent)
+    assert "cost/results.md could not be read" in page.sections["warnings"]
+    assert "results-cost" not in page.sections
+
+
+def test_only_a_plot_in_the_stages_folder_is_taken(stage, tmp_path, monkeypatch):
+    folder = stage("cost", "study cost")
+    (tmp_path / "run" / "outside.png").write_bytes(b"x")
+    for link in ("../outside.png", "/etc/passwd", "missing.png", "note.txt"):
+        (folder / "results.md").write_text(f"![c]({link})\n")
+        assert read_results(folder / "results.md").plot == ""
+    (folder / "plot.png").write_bytes(b"x" * 20)
+    (folder / "results.md").write_text("Nothing but text.\n")
+    assert (
+        read_results(folder / "results.md").plot == "data:image/png;base64," + "eHh4" * 6 + "eHg="
+    )
+    monkeypatch.setattr(results, "LARGEST_PLOT", 10)
+    with pytest.raises(ValueError, match=r"at most 10 bytes, got 20 in plot\.png"):
+        read_results(folder / "results.md")

@@ -1,0 +1,154 @@
+import math
+
+import pytest
+
+from rlaif_pl.reporting.measures import Measure, measure
+from rlaif_pl.reporting.run import Run, Stage, WinRate
+from rlaif_pl.reporting.verdict import judge, side_effect_warnings, warnings_of
+
+
+def run_of(metrics, stages=(), problems=()):
+    return Run("r", metrics, list(stages), [], [], [], list(problems))
+
+
+def around(metrics, name, value, half=0.07):
+    return {**metrics, name: value, f"{name}_low": value - half, f"{name}_high": value + half}
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "state"),
+    [
+        (0.51, 0.7, "good"),
+        (0.3, 0.49, "bad"),
+        (0.4, 0.6, "unclear"),
+        (0.5, 0.6, "unclear"),
+        (math.nan, math.nan, "unclear"),
+    ],
+)
+def test_a_claim_needs_the_whole_interval_on_one_side(low, high, state):
+    assert Measure(0.6, low, high).against(0.5) == state
+
+
+def test_numbers_are_written_with_their_limits():
+    found = Measure(0.6612, 0.59, 0.7349)
+    assert found.percent() == "66.1 % [59.0, 73.5]"
+    assert found.number() == "0.661 [0.59, 0.735]"
+    assert Measure(0.25, 0.18, 0.32).points() == "+25.0 points [+18.0, +32.0]"
+    assert Measure(0.5, math.nan, math.nan).percent() == "50.0 %"
+    assert measure({"a": 1.0}, "b") is None
+
+
+@pytest.mark.parametrize(
+    ("independent", "state", "headline"),
+    [
+        (0.65, "good", "a judge that did not train it agrees"),
+        (0.53, "unclear", "neither confirms nor denies"),
+        (0.35, "bad", "reward hacking"),
+        (None, "unclear", "no independent judge was asked"),
+    ],
+)
+def test_the_headline_asks_a_judge_that_did_not_train(metrics, independent, state, headline):
+    if independent is None:
+        del metrics["winrate/policy_vs_sft_independent"]
+    else:
+        metrics = around(metrics, "winrate/policy_vs_sft_independent", independent)
+    verdict = judge(run_of(metrics))
+    assert verdict.state == state
+    assert headline in verdict.headline
+
+
+def test_no_gain_is_no_improvement(metrics):
+    metrics = around(metrics, "a2c/reward_gain", 0.01)
+    metrics = around(metrics, "winrate/policy_vs_sft", 0.52)
+    verdict = judge(run_of(metrics))
+    assert (verdict.state, verdict.headline) == (
+        "unclear",
+        "No improvement is shown: the intervals include no change.",
+    )
+    worse = judge(run_of(around(metrics, "a2c/reward_gain", -0.2)))
+    assert (worse.state, "got worse" in worse.headline) == ("bad", True)
+
+
+def test_findings_name_their_numbers(metrics):
+    texts = [finding.text for finding in judge(run_of(metrics)).findings]
+    assert texts[0] == (
+        "Mean reward on held-out prompts rose: 0.33 [0.26, 0.4], from -0.12 to 0.21."
+    )
+    assert texts[1].endswith("it wins 66.0 % [59.0, 73.0].")
+    assert "better than the rule 'the longer one wins'" in texts[5]
+    assert "difference +25.0 points [+18.0, +32.0]" in texts[5]
+    assert texts[7] == (
+        "Responses are 0.78 times as long as SFT's, 12 % of their word 4-grams stand in the "
+        "prompt (SFT 10 %), the KL from SFT is 2.1 nats a response."
+    )
+
+
+def test_nothing_measured_is_said_of_everything():
+    verdict = judge(run_of({}))
+    assert verdict.state == "missing"
+    assert {finding.state for finding in verdict.findings} == {"missing"}
+    assert all("not measured" in finding.text for finding in verdict.findings)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"a2c/length_ratio": 1.6}, "1.60 times as long"),
+        ({"a2c/length_ratio": 0.5}, "0.50 times as long"),
+        (
+            {"a2c/unfinished": 0.65, "sft/unfinished": 0.4},
+            "cuts 65 % of the policy's responses, 40 %",
+        ),
+        ({"a2c/copied_4grams": 0.3}, "copies 30 % of its 4-grams from the prompt, SFT 10 %"),
+        ({"a2c/kl": 40.0}, "40 nats"),
+    ],
+)
+def test_side_effects_are_warned_of(metrics, changed, said):
+    assert side_effect_warnings(metrics) == []
+    assert said in side_effect_warnings({**metrics, **changed})[0]
+    assert judge(run_of({**metrics, **changed})).findings[-1].state == "bad"
+
+
+def test_the_page_does_not_warn_of_the_stage_that_writes_it(metrics):
+    writing = Stage("report", False, None, 1, 0.0, "-m rlaif_pl report --config x.yaml")
+    assert warnings_of(run_of(metrics, [writing])) == []
+
+
+def test_warnings_collect_what_makes_numbers_doubtful(metrics):
+    assert warnings_of(run_of(metrics)) == []
+    stage = Stage("a2c", False, None, 1, 0.0, "", facts={"ops": {"gae": "reference"}})
+    metrics.update({"reward/ece": 0.2, "labeler/failures": 3, "reward/length_correlation": -0.8})
+    said = " ".join(warnings_of(run_of(metrics, [stage], ["x.json could not be read"])))
+    for part in (
+        "x.json",
+        "a2c is not finished",
+        "0.20 on average",
+        "3 labels",
+        "-0.80",
+        "gae ran",
+    ):
+        assert part in said
+
+
+def evaluated(name, metrics):
+    return Stage(name, True, 1.0, 1, 1.0, "evaluate policy", metrics=metrics)
+
+
+def test_what_another_stage_found_stands_beside_it(metrics):
+    other = around({}, "winrate/policy_vs_sft", 0.4)
+    run = run_of(metrics, [evaluated("judged", other), evaluated("evaluate", dict(metrics))])
+    run.win_rates.append(WinRate("policy_vs_sft", "who", 0.4, 0.33, 0.47, 9, "judged"))
+    finding = next(f for f in judge(run).findings if "stage judged (who)" in f.text)
+    assert finding.state == "bad"
+    assert "40.0 % [33.0, 47.0]" in finding.text
+    alone = run_of(metrics, [evaluated("evaluate", dict(metrics))])
+    assert not any("stage" in finding.text for finding in judge(alone).findings)
+
+
+def test_the_harmless_rate_is_a_finding_where_it_was_measured(metrics):
+    assert not any("harmless" in finding.text for finding in judge(run_of(metrics)).findings)
+    rates = around(around({}, "harmless/sft", 0.5), "harmless/policy", 0.6)
+    for gain, state in ((0.2, "good"), (0.0, "unclear"), (-0.2, "bad")):
+        run = run_of(around({**metrics, **rates}, "harmless/gain", gain))
+        finding = next(f for f in judge(run).findings if "harmless" in f.text)
+        assert finding.state == state

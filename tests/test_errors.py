@@ -1,0 +1,81 @@
+"""Errors in a user's words: what was expected, what came, what to do."""
+
+import errno
+import os
+import subprocess
+import sys
+
+import pytest
+from safetensors import SafetensorError, safe_open
+
+from rlaif_pl.errors import estimated_cost, explained
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.ENOSPC, "expected room to write x/y, got: No space left on device; free some"),
+        (errno.EFBIG, "then give the same command again"),
+        (errno.EACCES, "expected to be allowed to use x/y, got: Permission denied"),
+        (errno.EROFS, "name another place"),
+        (errno.ENOTDIR, "expected a folder at x/y"),
+        (errno.EEXIST, "a file is in the way"),
+        (errno.EISDIR, "expected a file at x/y, got a folder"),
+        (errno.ENOENT, "expected a file or folder at x/y, found nothing"),
+        (errno.EPIPE, "Broken pipe: 'x/y'"),
+    ],
+)
+def test_what_the_system_refused(number, said):
+    assert said in explained(OSError(number, os.strerror(number), "x/y"))
+
+
+def test_a_file_without_a_name():
+    assert "to write a file, got" in explained(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+
+
+def test_our_own_words_stay_as_they_are():
+    assert explained(FileNotFoundError("expected data at x, found none")) == (
+        "expected data at x, found none"
+    )
+    assert explained(ValueError("expected\n- a list")) == "expected\n- a list"
+
+
+def test_of_a_parser_only_the_reason_is_left():
+    message = (
+        "Does not validate against any of the Union subtypes\nSubtypes: [a, b]\nErrors:\n"
+        "  - beta must be in [0, 1], got 2.0\n  - Expected a <class 'str'>\n"
+        "Given value type: x\nGiven value:\n- no reason"
+    )
+    assert explained(ValueError(message)) == "beta must be in [0, 1], got 2.0"
+    bare = "Does not validate against any of the Union subtypes\n  - Expected a <class 'str'>"
+    assert explained(ValueError(bare)) == bare
+
+
+def test_damaged_weights_are_foreseen(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"\xff" * 100)
+    with pytest.raises(SafetensorError) as caught, safe_open(tmp_path / "model.safetensors", "pt"):
+        pass
+    assert isinstance(caught.value, estimated_cost())
+    assert "expected weights in safetensors files" in explained(caught.value)
+
+
+def test_a_mistake_of_ours_is_not_foreseen():
+    assert not issubclass(KeyError, estimated_cost())
+    assert not issubclass(AttributeError, estimated_cost())
+
+
+def test_a_full_disk_is_a_sentence_and_leaves_no_half_file(tmp_path, data_files):
+    program = (
+        "import resource, signal, sys; from rlaif_pl import cli;"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100));"
+        "sys.exit(cli.main(sys.argv[1:]))"
+    )
+    words = ["export", "--preferences", data_files.pairs, "--out", str(tmp_path / "rows.jsonl")]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *words], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "error: expected room to write" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())

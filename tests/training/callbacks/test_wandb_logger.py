@@ -1,0 +1,91 @@
+import os
+
+import pytest
+import wandb
+from lightning.pytorch.loggers import WandbLogger
+
+from rlaif_pl.training.callbacks import HistoryFile, RunLoggers, default_loggers
+from rlaif_pl.training.callbacks.csv_rows import read_table
+from rlaif_pl.training.callbacks.wandb_logger import (
+    WANDB_FOLDERS,
+    has_credentials,
+    run_id,
+    use_writable_folders,
+    wandb_mode,
+)
+
+
+@pytest.fixture(autouse=True)
+def stranger(monkeypatch, tmp_path):
+    """No account, and a home folder of its own."""
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL", "NETRC", *WANDB_FOLDERS):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+
+
+@pytest.mark.parametrize(
+    ("asked", "mode"),
+    [("", "offline"), ("offline", "offline"), ("dryrun", "offline"), ("disabled", "disabled")],
+)
+def test_without_an_account_nothing_goes_online(monkeypatch, asked, mode):
+    monkeypatch.setenv("WANDB_MODE", asked)
+    assert wandb_mode() == mode
+
+
+def test_a_key_makes_runs_online_unless_the_mode_says_otherwise(monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+    assert wandb_mode() == "online"
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert wandb_mode() == "offline"
+
+
+def test_credentials_in_netrc_are_found_for_the_right_host(monkeypatch, tmp_path):
+    assert not has_credentials()
+    (tmp_path / "home" / ".netrc").write_text("machine api.wandb.ai login user password x\n")
+    assert has_credentials()
+    monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")
+    assert not has_credentials()
+    (tmp_path / "other").write_text("machine wandb.example.org login user password x\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "other"))
+    assert has_credentials()
+
+
+def test_a_misspelt_mode_is_refused(monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offlin")
+    with pytest.raises(ValueError, match="got 'offlin'"):
+        wandb_mode()
+
+
+def test_a_disabled_account_leaves_the_history_file(monkeypatch, tmp_path):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert [type(logger) for logger in default_loggers(tmp_path / "run")] == [HistoryFile]
+
+
+def test_a_home_that_cannot_be_written_moves_the_folders_of_wandb(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", "/proc/none")
+    monkeypatch.setenv("WANDB_CACHE_DIR", "/chosen")
+    use_writable_folders(tmp_path)
+    assert os.environ["WANDB_CACHE_DIR"] == "/chosen"
+    assert os.environ["WANDB_CONFIG_DIR"] == str(tmp_path / "wandb" / "config")
+    assert os.environ["WANDB_DATA_DIR"] == str(tmp_path / "wandb" / "data")
+
+
+def test_a_resumed_run_keeps_its_identity(tmp_path):
+    assert run_id(tmp_path) == run_id(tmp_path)
+
+
+def test_a_fit_logs_offline_even_where_home_cannot_be_written(monkeypatch, tmp_path, fit):
+    monkeypatch.setenv("HOME", "/proc/none")
+    for name in WANDB_FOLDERS:  # set here so that they are unset again afterwards
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    try:
+        trainer = fit(callbacks=[RunLoggers("project")], enable_checkpointing=True)
+    finally:
+        wandb.finish()
+        os.environ.pop("WANDB_MODE", None)  # set by WandbLogger
+    assert [type(logger) for logger in trainer.loggers] == [HistoryFile, WandbLogger]
+    assert len(read_table(tmp_path / "history.csv").rows) == 4
+    assert list((tmp_path / "wandb").glob("offline-run-*/run-*.wandb"))
+    assert list((tmp_path / "checkpoints").glob("*.ckpt"))
