@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rlaif_pl import cli
+from rlaif_pl.cli import main as cli
 from rlaif_pl.config_paths import config_paths
 
 FILES = sorted(config_paths().rglob("*.yaml"))

@@ -43,10 +43,10 @@ def test_our_own_words_stay_as_they_are():
 def test_of_a_parser_only_the_reason_is_left():
     message = (
         "Does not validate against any of the Union subtypes\nSubtypes: [a, b]\nErrors:\n"
-        "  - beta must be in [0, 1], got 2.0\n  - Expected a <class 'str'>\n"
+        "  - kl_coef must be in [0, 1], got 2.0\n  - Expected a <class 'str'>\n"
         "Given value type: x\nGiven value:\n- no reason"
     )
-    assert explained(ValueError(message)) == "beta must be in [0, 1], got 2.0"
+    assert explained(ValueError(message)) == "kl_coef must be in [0, 1], got 2.0"
     bare = "Does not validate against any of the Union subtypes\n  - Expected a <class 'str'>"
     assert explained(ValueError(bare)) == bare
 
@@ -66,7 +66,7 @@ def test_a_mistake_of_ours_is_not_foreseen():
 
 def test_a_full_disk_is_a_sentence_and_leaves_no_half_file(tmp_path, data_files):
     program = (
-        "import resource, signal, sys; from rlaif_pl import cli;"
+        "import resource, signal, sys; from rlaif_pl.cli import main as cli;"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100));"
         "sys.exit(cli.main(sys.argv[1:]))"

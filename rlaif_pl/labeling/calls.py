@@ -166,6 +166,6 @@ def key_of(fingerprint: str, call: Call) -> CallKey:
     fields = asdict(call)
     if "question" in fields:
         del fields["question"]["shared"]
-    kind = type(call).__name__.lower()
+    kind = type(call).__name__.removesuffix("Request").lower()
     text = json.dumps([fingerprint, kind, fields], ensure_ascii=True, sort_keys=True)
     return CallKey(hashlib.blake2b(text.encode(), digest_size=16).digest(), kind)

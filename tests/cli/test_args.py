@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from rlaif_pl import cli
+from rlaif_pl.cli import main as cli
 from rlaif_pl.cli.args import gather_lists, name_parts
 
 CLASS = "rlaif_pl.labeling.PairwiseLabeler"

@@ -5,7 +5,8 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from rlaif_pl import __version__, cli
+from rlaif_pl import __version__
+from rlaif_pl.cli import main as cli
 from rlaif_pl.config_paths import config_paths, find_config
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from rlaif_pl import cli
+from rlaif_pl.cli import main as cli
 from rlaif_pl.cli.commands import rest as rest_command
 from rlaif_pl.data.preferences import read_preferences
 from rlaif_pl.models import ActorCritic, BackboneOptions, Lora

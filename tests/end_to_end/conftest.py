@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rlaif_pl import cli
+from rlaif_pl.cli import main as cli
 from rlaif_pl.config_paths import config_paths
 from rlaif_pl.pipeline.process import arguments
 

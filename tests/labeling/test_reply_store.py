@@ -149,7 +149,7 @@ def test_rows_are_exported_with_their_calls(store, tmp_path, ending):
         rows = [json.loads(line) for line in path.read_text().splitlines()]
     else:
         rows = pq.read_table(path).to_pylist()
-    assert [row["kind"] for row in rows] == ["choose", "generate", "score"]
+    assert [row["kind"] for row in rows] == ["choice", "generate", "loglikelihood"]
     assert json.loads(rows[1]["call"])["question"]["text"] == "why? \u2603"
     assert json.loads(rows[1]["call"])["decoding"]["stop"] == ["\n"]
     assert rows[0]["logprobs"] == [-0.25, None]

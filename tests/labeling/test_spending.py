@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from rlaif_pl import cli
+from rlaif_pl.cli import main as cli
 from rlaif_pl.labeling.calls import (
     ChoiceRequest,
     Decoding,

@@ -229,7 +229,7 @@ DIGESTS = {
     "helpful-base-1.txt": "637e6bae4736",
     "helpful-detailed-1.txt": "1d3775a76cc0",
     "principles-1.yaml": "dcf314558e0b",
-    "revision-1.yaml": "f23c0db34b76",
+    "revision-1.yaml": "43883ef37a90",
     "revision-principles-1.yaml": "cb0ebf024f3e",
     "score-harmless-1.txt": "53e6f3c18049",
     "score-helpful-1.txt": "b2b81bf0cea3",

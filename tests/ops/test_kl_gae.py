@@ -146,5 +146,5 @@ def test_refuses(position, broken, message, device):
 
 
 def test_refuses_a_negative_beta(device):
-    with pytest.raises(ValueError, match="beta must be at least 0"):
+    with pytest.raises(ValueError, match="kl_coef must be at least 0"):
         run(sample(3, 4, device), kl_coef=-0.1)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
-from rlaif_pl import cli
+from rlaif_pl.cli import main as cli
 from rlaif_pl.cli.commands import rest as command
 from rlaif_pl.data.preferences import read_prompts, write_prompts
 from rlaif_pl.data.sources import load_prompts

@@ -6,7 +6,7 @@ import json
 import pytest
 import yaml
 
-from rlaif_pl import cli
+from rlaif_pl.cli import main as cli
 
 
 @pytest.mark.slow

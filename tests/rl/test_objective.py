@@ -26,7 +26,7 @@ RATIO = torch.tensor([[0.5, -0.3], [1.0, 7.0]])  # log pi - log ref; the 7 is pa
 LOGPROBS = torch.tensor([[-1.0, -2.0], [-0.5, -9.0]])
 VALUES = torch.tensor([[0.2, 0.4], [1.0, 9.0]])
 ENTROPY = torch.tensor([[1.0, 2.0], [3.0, 50.0]])
-PLAIN = {"beta": 0.1, "scale_score": True}
+PLAIN = {"kl_coef": 0.1, "scale_score": True}
 
 
 def rollout_of(finished=(True, True)):

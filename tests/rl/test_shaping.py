@@ -52,9 +52,9 @@ def test_the_sum_is_the_objective_of_the_sampled_text():
     torch.testing.assert_close(shaped().sum(1)[:2], expected[:2])
 
 
-@pytest.mark.parametrize("beta", [-0.01, 1.01])
-def test_beta_outside_0_and_1_is_refused(kl_coef):
-    with pytest.raises(ValueError, match=r"beta must be in \[0, 1\]"):
+@pytest.mark.parametrize("kl_coef", [-0.01, 1.01])
+def test_a_kl_coefficient_outside_0_and_1_is_refused(kl_coef):
+    with pytest.raises(ValueError, match=r"kl_coef must be in \[0, 1\]"):
         RewardShaping(kl_coef=kl_coef)
 
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 import yaml
 
-from rlaif_pl import cli
+from rlaif_pl.cli import main as cli
 from rlaif_pl.data.preferences import write_preferences, write_prompts
 
 HERE = Path(__file__).parent
@@ -73,7 +73,7 @@ def configs(tmp_path_factory, tiny_model_folder, tiny_reward_folder, small_promp
                     micro_batch_tokens=40 if ranks > 1 else None,
                 ),
                 "data": {
-                    "serve": kinds[stage],
+                    "task": kinds[stage],
                     "preferences" if stage == "reward" else kinds[stage]: str(
                         folder / f"train_{rows}.jsonl"
                     ),

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rlaif_pl import cli
+from rlaif_pl.cli import main as cli
 from rlaif_pl.data.label_store import LabelStore
 from rlaif_pl.data.preferences import read_preferences, write_preferences
 from rlaif_pl.labeling import LikelihoodLabeler

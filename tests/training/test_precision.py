@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from rlaif_pl import cli
+from rlaif_pl.cli import main as cli
 from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.labeling.backends import LocalBackend
 from rlaif_pl.labeling.calls import LoglikelihoodRequest

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rlaif_pl import cli
+from rlaif_pl.cli import main as cli
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from rlaif_pl import cli
+from rlaif_pl.cli import main as cli
 from rlaif_pl.cli.commands.alignment import gold_pairs
 from rlaif_pl.data.sources import DataSource, load_preferences
 from rlaif_pl.evaluation.agreement.paper_tables import Asking, paper_rows

@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from rlaif_pl import cli
+from rlaif_pl.cli import main as cli
 from rlaif_pl.models import embedded
 
 

@@ -5,7 +5,7 @@ import socket
 import pytest
 import yaml
 
-from rlaif_pl import cli
+from rlaif_pl.cli import main as cli
 from rlaif_pl.cli.commands.config_check import ConfigCheck
 from rlaif_pl.config_paths import config_paths
 from rlaif_pl.pipeline import load_experiment
@@ -81,7 +81,7 @@ def broken(tmp_path, stage, key, value):
         ("label", "labeler.init_args.clamp", [0.9, 0.1], "clamp"),
         ("sft", "model.init_args.optimizer.init_args.lr", -1.0, "earning rate"),
         ("sft", "data.demonstrations.part", [0.5, 0.2], "part"),
-        ("a2c", "model.init_args.shaping.kl_coef", 2.0, "beta must be in [0, 1]"),
+        ("a2c", "model.init_args.shaping.kl_coef", 2.0, "kl_coef must be in [0, 1]"),
     ],
 )
 def test_a_mistake_in_a_stage_is_named(tmp_path, stage, key, value, words):

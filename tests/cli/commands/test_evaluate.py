@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from rlaif_pl import cli
+from rlaif_pl.cli import main as cli
 
 DATA = Path(os.environ.get("RLAIF_PL_DATA", Path(__file__).parents[4] / "shared" / "data"))
 INTERVALS = ("alignment", "length_baseline", "gain_over_length", "length_matched")

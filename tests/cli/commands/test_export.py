@@ -3,7 +3,7 @@ import json
 import pytest
 from datasets import load_dataset
 
-from rlaif_pl import cli
+from rlaif_pl.cli import main as cli
 from rlaif_pl.data.preferences import write_preferences
 from rlaif_pl.data.sources import DataSource, load_preferences
 from rlaif_pl.types import Preference

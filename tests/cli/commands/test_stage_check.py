@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from rlaif_pl import cli
+from rlaif_pl.cli import main as cli
 
 NOBODY = "http://127.0.0.1:9/v1"
 

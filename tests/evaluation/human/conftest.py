@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from rlaif_pl import cli
+from rlaif_pl.cli import main as cli
 from rlaif_pl.evaluation.human.tasks import Item, Task
 
 POLICIES = ("zebra", "yacht", "xenon")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from rlaif_pl import cli
+from rlaif_pl.cli import main as cli
 from rlaif_pl.data.sources import load_preferences
 from rlaif_pl.evaluation.pairs import comparison_key
 from rlaif_pl.evaluation.verdicts import JudgedPair, write_verdicts

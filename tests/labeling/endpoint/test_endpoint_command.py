@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from rlaif_pl import cli
+from rlaif_pl.cli import main as cli
 from rlaif_pl.data.preferences import read_preferences
 
 CONFIG = """

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from rlaif_pl import cli
+from rlaif_pl.cli import main as cli
 from rlaif_pl.labeling.asking import CachedClient
 from rlaif_pl.labeling.backends.endpoint import EndpointBackend
 from rlaif_pl.labeling.backends.endpoint_errors import EndpointError, meaning_of, sentence_of
@@ -314,7 +314,7 @@ def test_words_behind_thoughts_are_read_from_a_server(serve, endpoint, pair):
 
 
 @pytest.mark.parametrize(
-    ("token", "opening", "hint"),
+    ("token", "assistant_prefix", "hint"),
     [
         ("Sure", "assistant", "drop continue_final_message.: set chat_assistant_prefix: user"),
         ("Sure", "user", "show examples"),

@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningDataModule
 from rlaif_pl.ops import use_reference
 from rlaif_pl.training.callbacks import MetricsFile, RunMetadata, SampleTable
 from rlaif_pl.training.callbacks.csv_rows import read_table
-from rlaif_pl.training.callbacks.run_facts import commit_of, gather, version_of
+from rlaif_pl.training.callbacks.run_metadata import commit_of, gather, version_of
 
 
 def test_facts_are_written_when_a_fit_starts(tmp_path, fit):
