@@ -1,12 +1,15 @@
 """The whole command with an endpoint in its config."""
 
 import json
+import runpy
+from pathlib import Path
 
 import pytest
 
 from rlaif_pl.cli import main as cli
 from rlaif_pl.data.preferences import read_preferences
 
+EXAMPLES = Path(__file__).parents[3] / "examples"
 CONFIG = """
 labeler:
   class_path: rlaif_pl.labeling.PairwiseLabeler
@@ -43,3 +46,15 @@ def test_a_config_names_server_and_prices(serve, data_files, small_pairs, tmp_pa
     assert metrics["label/paid_usd"] == pytest.approx((2 * read + 4 * 24) / 1e6)
     labels = sum(row.provenance.cost_usd for row in rows)
     assert labels == pytest.approx(metrics["label/paid_usd"])
+
+
+def test_the_example_labels_through_a_server(serve, data_files, small_pairs, tmp_path, capsys):
+    server = serve()
+    example = runpy.run_path(str(EXAMPLES / "label_with_vllm.py"))["main"]
+    given = server.url, "tiny", data_files.unlabeled, 5, str(tmp_path / "labels.sqlite")
+    labeled = example(*given)
+    assert server.record.served.total() == 10  # both orders
+    assert [row.prompt for row in labeled] == [pair.prompt for pair in small_pairs[:5]]
+    assert "5 of 5 labeled" in capsys.readouterr().out
+    assert example(*given) == labeled
+    assert server.record.served.total() == 10  # kept
