@@ -43,9 +43,7 @@ def main(model: str = "smollm2-135m", trunk_layers: int = 20, limit: int = 24, s
     fit(module, steps // 2, "pairs", preferences=pairs)
 
     actor = rl.ActorCritic(sft, lora=rl.Lora(), value_network="reference_features")
-    shaping = rl.RewardShaping(
-        kl_coef=0.05, missing_eos_penalty=0.5, min_length=14, min_length_penalty=3.0
-    )
+    shaping = rl.RewardShaping(missing_eos_penalty=0.5, min_length=8, min_length_penalty=3.0)
     a2c = rl.A2CModule(actor, reward, sampling, shaping, baseline="rloo", **recipe(1e-3, steps))
     fit(a2c, steps, "prompts", prompts=posts[:limit], batch_size=4)
 
