@@ -15,7 +15,7 @@ KERNELS = $(shell find csrc -type f) setup.py pyproject.toml
 CXX_FILES = $(shell find csrc tests/ops -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test nvcc lint bench cuda-check clean
+.PHONY: help install quickstart test nvcc lint docs bench cuda-check clean
 
 help: ## Show what there is to make
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -43,6 +43,9 @@ lint: $(STAMP) ## ruff, clang-format and mypy
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/clang-format --dry-run --Werror $(CXX_FILES)
 	$(VENV)/bin/mypy
+
+docs: $(STAMP) ## The documentation as a site, in build/site
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
 
 bench: $(STAMP) ## Kernels, labeling and training steps against the plain way and peers; each ends in one line of JSON
 	$(PIP) install -q --no-deps "torchrl>=0.14" tensordict pyvers orjson cloudpickle importlib_metadata || echo "torchrl is left out"
