@@ -34,8 +34,8 @@ class Provenance:
         first_policy: Who wrote the first response (checkpoint fingerprint, or a person's role).
         second_policy: Who wrote the second response.
         labeler: Model (and revision) that labeled, or the human annotator.
-        strategy: ``likelihood``, ``pairwise``, ``free_form``, ``score``, ``constitution``,
-            ``ensemble`` or ``human``.
+        strategy: ``likelihood``, ``pairwise``, ``free_form``, ``score``, ``rubric``,
+            ``listwise``, ``constitution``, ``ensemble`` or ``human``.
         prompt_version: Version of the labeling prompt.
         margin: Log-odds of the first response before any temperature, in nats.
         position_gap: ``|p(first) in order 1 - p(first) in order 2|``; None where a strategy has no
@@ -44,6 +44,8 @@ class Provenance:
             response is where the worse one stood; None where there is no order or they differ.
         same_slot: True where the same slot won in both orders; None where there is no order.
         off_option_mass: Probability outside the verdict tokens, averaged over orders, in [0, 1].
+        tie_mass: Probability of a tie among the verdicts, averaged over orders, in [0, 1]; None where
+            ties are not asked for.
         ensemble_spread: Greatest difference of two members' ``p_first`` in an ensemble, in [0, 1].
         confidence: Annotator's confidence on the data set's own scale.
         tokens: Tokens read and written to make the label.
@@ -62,6 +64,7 @@ class Provenance:
     slot: int | None = None
     same_slot: bool | None = None
     off_option_mass: float | None = None
+    tie_mass: float | None = None
     ensemble_spread: float | None = None
     confidence: int | None = None
     tokens: int = 0

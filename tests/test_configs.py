@@ -58,7 +58,7 @@ def commands_that_take(config) -> list[str]:
     return found
 
 
-READERS = ("PairwiseLabeler", "ScoreLabeler", "ConstitutionLabeler")
+READERS = ("PairwiseLabeler", "ScoreLabeler", "RubricLabeler", "ConstitutionLabeler")
 
 
 @pytest.fixture

@@ -15,6 +15,17 @@ def causes(failures: Mapping[str, int]) -> str:
     return ", ".join(f"{kind} {count}" for kind, count in order)
 
 
+def advice(failures: Mapping[str, int]) -> str:
+    """Say what to do where all items of a job failed, by the most frequent failure."""
+    kind = max(sorted(failures), key=lambda name: failures[name], default="")
+    if is_asked_again(kind):
+        return "See to the server, then give the same command again: it asks for these anew"
+    return {
+        "too_long": "Take shorter texts, or let the model or its server read longer ones",
+        "unclosed_thought": "Raise the limit of thoughts or answers, or switch thoughts off",
+    }.get(kind, "Try another labeler or prompt")
+
+
 def is_transient(failure: str | None) -> bool:
     """Tell whether asking again on another day is likely to help.
 

@@ -7,8 +7,11 @@ from rlaif_pl.labeling.strategies.constitution import ConstitutionLabeler
 from rlaif_pl.labeling.strategies.ensemble import EnsembleLabeler
 from rlaif_pl.labeling.strategies.free_form import FreeFormLabeler
 from rlaif_pl.labeling.strategies.likelihood import LikelihoodLabeler
+from rlaif_pl.labeling.strategies.listwise import ListwiseLabeler
 from rlaif_pl.labeling.strategies.pairwise import PairwiseLabeler
+from rlaif_pl.labeling.strategies.rubric import RubricLabeler
 from rlaif_pl.labeling.strategies.scoring import ScoreLabeler
+from rlaif_pl.labeling.thinking import Thinking
 
 __all__ = [
     "ConstitutionLabeler",
@@ -17,8 +20,11 @@ __all__ = [
     "FreeFormLabeler",
     "LabelerReward",
     "LikelihoodLabeler",
+    "ListwiseLabeler",
     "LocalBackend",
     "PairwiseLabeler",
+    "RubricLabeler",
     "ScoreLabeler",
+    "Thinking",
     "build_labeler",
 ]

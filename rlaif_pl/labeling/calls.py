@@ -29,12 +29,15 @@ class Question:
         chat: Whether ``text`` goes through the model's chat template.
         shared: Number of leading characters of ``text`` that other questions of the job are likely
             to share (preamble and exemplars); a hint that changes no result.
+        thoughts: What the model thought before the answer, without marks; the back end closes them
+            in the model's own way and puts ``assistant_prefix`` behind. None: asked without thoughts.
     """
 
     text: str
     assistant_prefix: str = ""
     chat: bool = False
     shared: int = 0
+    thoughts: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,23 @@ class GenerateRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class ThinkRequest:
+    """Think before an answer; the reply's text is the thoughts alone, and "" where there are none.
+
+    Thoughts that the length limit cut are a failure (``unclosed_thought``), kept all the same.
+
+    Attributes:
+        question: What is thought about; for a chat template, and without ``thoughts``.
+        decoding: How to draw them.
+        sample: Number of the sample among those of the same question and decoding, from 0.
+    """
+
+    question: Question
+    decoding: Decoding = Decoding()
+    sample: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class LoglikelihoodRequest:
     """How likely is ``target`` after ``context``, as plain text?
 
@@ -98,7 +118,7 @@ class LoglikelihoodRequest:
     target: str
 
 
-Call: TypeAlias = ChoiceRequest | GenerateRequest | LoglikelihoodRequest
+Call: TypeAlias = ChoiceRequest | GenerateRequest | ThinkRequest | LoglikelihoodRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +128,8 @@ class Response:
     Attributes:
         logprobs: ``ChoiceRequest``: log-probability of each option in nats, None where the server did
             not report it. ``LoglikelihoodRequest``: log-probability of each token of the target.
-        text: ``GenerateRequest``: the text, without what stopped it.
-        finished: ``GenerateRequest``: False where the length limit cut the text.
+        text: ``GenerateRequest``, ``ThinkRequest``: the text, without what stopped it.
+        finished: ``GenerateRequest``, ``ThinkRequest``: False where the length limit cut the text.
         read: Tokens of the prompt (whether computed, or taken from a cache).
         written: Tokens generated.
         cost_usd: Money paid, 0 for a model of one's own.
@@ -164,8 +184,10 @@ class CallKey:
 def key_of(fingerprint: str, call: Call) -> CallKey:
     """Hash what decides a reply: the back end, the kind of call and all of its fields but hints."""
     fields = asdict(call)
-    if "question" in fields:
+    if not isinstance(call, LoglikelihoodRequest):
         del fields["question"]["shared"]
+        if call.question.thoughts is None:  # as before there were any
+            del fields["question"]["thoughts"]
     kind = type(call).__name__.removesuffix("Request").lower()
     text = json.dumps([fingerprint, kind, fields], ensure_ascii=True, sort_keys=True)
     return CallKey(hashlib.blake2b(text.encode(), digest_size=16).digest(), kind)

@@ -25,6 +25,7 @@ class Judgment:
         slot: Slot (1 or 2) that the model named in both orders; None where they differ.
         cost_usd: Money paid.
         ensemble_spread: Greatest difference of two members' ``p_first`` in an ensemble, in [0, 1].
+        tie_mass: Probability of a tie among the verdicts, in [0, 1], where ties are asked for.
         p_first: The label itself where it does not follow from the margin (one-hot or clamped
             labels, decoded verdicts).
     """
@@ -40,6 +41,7 @@ class Judgment:
     ensemble_spread: float | None = None
     p_first: float | None = None
     written: int = 0
+    tie_mass: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,7 @@ def labeled(
         slot=judgment.slot if usable else None,
         same_slot=judgment.same_slot if usable else None,
         off_option_mass=judgment.off_option_mass,  # also where it is why there is no label
+        tie_mass=judgment.tie_mass if usable else None,
         ensemble_spread=judgment.ensemble_spread if usable else None,
         confidence=None,
         tokens=judgment.tokens,

@@ -8,7 +8,9 @@ from rlaif_pl.labeling.strategies.constitution import ConstitutionLabeler
 from rlaif_pl.labeling.strategies.ensemble import EnsembleLabeler
 from rlaif_pl.labeling.strategies.free_form import FreeFormLabeler
 from rlaif_pl.labeling.strategies.likelihood import LikelihoodLabeler
+from rlaif_pl.labeling.strategies.listwise import ListwiseLabeler
 from rlaif_pl.labeling.strategies.pairwise import PairwiseLabeler
+from rlaif_pl.labeling.strategies.rubric import RubricLabeler
 from rlaif_pl.labeling.strategies.scoring import ScoreLabeler
 from rlaif_pl.types import Labeler
 
@@ -17,6 +19,8 @@ LABELERS: dict[str, type] = {
     "pairwise": PairwiseLabeler,
     "free_form": FreeFormLabeler,
     "score": ScoreLabeler,
+    "listwise": ListwiseLabeler,
+    "rubric": RubricLabeler,
     "constitution": ConstitutionLabeler,
     "ensemble": EnsembleLabeler,
 }

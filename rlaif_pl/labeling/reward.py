@@ -23,7 +23,8 @@ class LabelerReward:
     twice, and each is counted.
 
     Args:
-        labeler: Scores one response at a time, such as ``ScoreLabeler`` or ``LikelihoodLabeler``.
+        labeler: Scores one response at a time, such as ``ScoreLabeler``, ``RubricLabeler`` or
+            ``LikelihoodLabeler``.
         scale: The reward is ``scale * (score - shift)``; above 0. It weighs the reward against the
             KL penalty: ``1 / temperature`` of the labeler makes rewards the log-odds of its labels.
         shift: Score that gets reward 0.
@@ -50,7 +51,7 @@ class LabelerReward:
         if not isinstance(labeler, PointwiseLabeler):
             raise ValueError(
                 f"expected a labeler that scores single responses, got {type(labeler).__name__}; "
-                "use ScoreLabeler or LikelihoodLabeler"
+                "use ScoreLabeler, RubricLabeler or LikelihoodLabeler"
             )
         numbers = (scale, shift, 0.0 if empty is None else empty)
         if not (all(map(math.isfinite, numbers)) and scale > 0):

@@ -9,6 +9,7 @@ from rlaif_pl.labeling.asking import CachedClient, ReplyStore
 from rlaif_pl.labeling.calls import Ask, Backend, Call, Response
 from rlaif_pl.labeling.guard import MIN_OPTION_MASS, checked_mass
 from rlaif_pl.labeling.outcome import Judgment, LabelerInfo, checked_temperature, labeled
+from rlaif_pl.labeling.thinking import Thinking, thoughtful
 from rlaif_pl.types import Preference
 
 
@@ -20,18 +21,24 @@ class ModelLabeler(ABC):
         temperature: ``p_first = sigmoid(margin / temperature)``, above 0.
         min_option_mass: Least probability of a verdict's options together, in [0, 1); None for a
             strategy that asks for no choice.
+        thinking: Have the model think before each verdict; None asks without thoughts.
     """
 
     strategy: str
     """Name of the strategy, as written into labels."""
 
     def __init__(
-        self, backend: Backend, temperature: float, min_option_mass: float | None = None
+        self,
+        backend: Backend,
+        temperature: float,
+        min_option_mass: float | None = None,
+        thinking: Thinking | None = None,
     ) -> None:
         self.backend = backend
         self.temperature = checked_temperature(temperature)
         least = MIN_OPTION_MASS if min_option_mass is None else checked_mass(min_option_mass)
         self.min_option_mass = min_option_mass
+        self.thinking = thinking
         self.asker = CachedClient(backend, min_option_mass=least)
 
     @property
@@ -51,7 +58,13 @@ class ModelLabeler(ABC):
             f"{self.strategy};{self.backend.fingerprint};{self.prompt_version};"
             f"temperature={self.temperature!r}"
             + ("" if least is None else f";min_option_mass={least!r}")
+            + ("" if self.thinking is None else f";{self.thinking.version}")
         )
+
+    @property
+    def ask(self) -> Ask:
+        """Answers the calls of this labeler: kept, counted, and after thoughts where wanted."""
+        return thoughtful(self.asker.ask, self.thinking)
 
     def keep_replies(
         self, store: ReplyStore | None, watch: Callable[[Call, Response], None] | None = None
@@ -68,7 +81,7 @@ class ModelLabeler(ABC):
     def label(self, pairs: Sequence[Preference]) -> list[Preference]:
         """Label pairs; order and identity are kept."""
         signature = LabelerInfo(self.backend.fingerprint, self.strategy, self.prompt_version)
-        judgments = self.judge(pairs, self.asker.ask)
+        judgments = self.judge(pairs, self.ask)
         return [
             labeled(pair, judgment, signature, self.temperature)
             for pair, judgment in zip(pairs, judgments, strict=True)

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from rlaif_pl.pipeline.yaml_files import Value
 
 CHARACTERS_PER_TOKEN = 4.0
@@ -14,6 +16,9 @@ RATIONALE_TOKENS = 61  # arXiv 2309.00267, appendix L: mean with the detailed pr
 MILLION = 1_000_000
 PROMPTS = Path(__file__).parent.parent / "labeling" / "prompts"
 PAIRWISE = ("PairwiseLabeler", "ConstitutionLabeler", "FreeFormLabeler")
+THOUGHT_TOKENS = 2048  # budget of thoughts where none is set
+CRITERIA = 5  # of a rubric whose file cannot be read yet
+RUBRIC_TOKENS = 75  # what a rubric's question says besides prompt and response
 POINTWISE = ("ScoreLabeler", "LikelihoodLabeler")
 
 
@@ -39,6 +44,19 @@ class LabelCost:
         return LabelCost(self.requests, self.read, self.written, usd)
 
 
+def _rubric_cost(options: Mapping[str, Value], pairs: float, sample: float) -> LabelCost:
+    """Count a request a criterion of each response; of prompts' own criteria nothing is known."""
+    name = str(options.get("criteria") or f"criteria-{options.get('task', 'summarization')}-1")
+    packaged = PROMPTS / f"{name}.yaml"
+    path = packaged if packaged.is_file() else Path(name).expanduser()
+    try:
+        count = len(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (OSError, TypeError, UnicodeDecodeError, yaml.YAMLError):
+        count = CRITERIA
+    requests = 2 * pairs * count
+    return LabelCost(requests, requests * (RUBRIC_TOKENS + sample), requests)
+
+
 def label_cost(
     kind: str,
     options: Mapping[str, Value],
@@ -61,8 +79,28 @@ def label_cost(
         response: Mean tokens of a response.
         rationale: Mean tokens of a written rationale.
     """
+    cost = _plain_cost(kind, options, pairs, prompt, response, rationale)
+    thinking = options.get("thinking")
+    if cost is None or not isinstance(thinking, Mapping):
+        return cost
+    thoughts = cost.requests * _number(thinking.get("max_tokens"), THOUGHT_TOKENS)
+    # each question is read twice, the second time with its thoughts, which take their whole budget
+    return LabelCost(2 * cost.requests, 2 * cost.read + thoughts, cost.written + thoughts)
+
+
+def _plain_cost(
+    kind: str,
+    options: Mapping[str, Value],
+    pairs: float,
+    prompt: float,
+    response: float,
+    rationale: float,
+) -> LabelCost | None:
+    """Count requests and tokens of labeling without thoughts; see ``label_cost``."""
     name = kind.rsplit(".", 1)[-1]
     name = {"pairwise": "PairwiseLabeler", "likelihood": "LikelihoodLabeler"}.get(name, name)
+    if name == "RubricLabeler":
+        return _rubric_cost(options, pairs, prompt + response)
     if name in POINTWISE:
         fixed = instruction_tokens("ScoreLabeler", options) if name == "ScoreLabeler" else 20
         requests = 2 * pairs

@@ -42,7 +42,9 @@ def test_a_finished_labeler_passes_through():
 
 
 def test_mistakes_name_what_there_is():
-    with pytest.raises(ValueError, match=r"'likelihood', 'pairwise', 'score'"):
+    with pytest.raises(
+        ValueError, match=r"'likelihood', 'listwise', 'pairwise', 'rubric', 'score'"
+    ):
         build_labeler("likelyhood")
     with pytest.raises(ValueError, match=r"temprature.*temperature"):
         build_labeler("likelihood", temprature=1.0)

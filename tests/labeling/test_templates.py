@@ -236,6 +236,11 @@ DIGESTS = {
     "score-summarization-1.txt": "202a9207ec2d",
     "summarization-base-1.txt": "4a968b49f45e",
     "summarization-detailed-1.txt": "d782618182e9",
+    "criteria-harmless-1.yaml": "d9a4ca3c5564",
+    "criteria-helpful-1.yaml": "0e2e1b320c93",
+    "criteria-summarization-1.yaml": "67e585450fab",
+    "listwise-1.txt": "68288d7de6a6",
+    "rubric-1.txt": "f9008c4e062f",
 }
 
 

@@ -103,6 +103,19 @@ def test_the_papers_price_of_a_pair():
     assert cost.priced(30, 60).usd == pytest.approx((2 * 830 * 30 + 2 * 61 * 60) / 1e6)
 
 
+def test_thoughts_and_criteria_are_counted():
+    plain = label_cost("ScoreLabeler", {}, 10, 100, 20)
+    deep = label_cost("ScoreLabeler", {"thinking": {"max_tokens": 50}}, 10, 100, 20)
+    # a call for the thoughts of each of 20 responses, which the second call reads again
+    assert deep.requests == 2 * plain.requests == 40
+    assert deep.read == 2 * plain.read + 20 * 50
+    assert deep.written == plain.written + 20 * 50
+    rubric = label_cost("RubricLabeler", {}, 10, 100, 20)
+    assert rubric.requests == 2 * 10 * 5  # criteria-summarization-1
+    assert label_cost("RubricLabeler", {"task": "helpful"}, 10, 100, 20).requests == 2 * 10 * 4
+    assert rubric.read == 100 * (75 + 120)
+
+
 def test_an_unknown_labeler_is_not_priced():
     assert label_cost("mine.Labeler", {}, 1, 1, 1) is None
 

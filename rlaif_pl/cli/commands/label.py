@@ -12,7 +12,7 @@ from typing import Literal
 
 from rich.console import Console
 
-from rlaif_pl.data.failures import causes
+from rlaif_pl.data.failures import advice, causes
 from rlaif_pl.data.label_store import LabelStore
 from rlaif_pl.data.labeling_pass import LabelingResult, label_pairs, missing_pairs
 from rlaif_pl.data.metric_files import write_json, write_metrics
@@ -118,8 +118,8 @@ def label(
     write_results(folder, result, metrics)
     if not result.rows:
         raise ValueError(
-            f"the labeler gave no usable label for {len(rows)} pairs: {causes(result.unusable)}. Try "
-            "another labeler or prompt"
+            f"the labeler gave no usable label for {len(rows)} pairs: {causes(result.unusable)}. "
+            f"{advice(result.unusable)}"
         )
     return 0
 

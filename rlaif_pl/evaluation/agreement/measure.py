@@ -16,7 +16,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from rlaif_pl.data.failures import causes
+from rlaif_pl.data.failures import advice, causes
 from rlaif_pl.evaluation.agreement.report import AlignmentReport, SliceAlignment
 from rlaif_pl.evaluation.gold import judge_counts
 from rlaif_pl.evaluation.pairs import (
@@ -146,8 +146,7 @@ def _usable(
                 f"expected gold pairs with a verdict that is no tie, got none: {undecided}"
             )
         raise ValueError(
-            f"the labeler gave no usable label: {causes(failures)}; {undecided}. Try another labeler "
-            "or prompt"
+            f"the labeler gave no usable label: {causes(failures)}; {undecided}. {advice(failures)}"
         )
     return usable, len(gold) - len(kept), failures
 

@@ -9,19 +9,21 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from rlaif_pl.data.failures import is_of_server, is_transient
-from rlaif_pl.labeling.backends.endpoint_calls import (
+from rlaif_pl.labeling.backends.endpoint_calls import Caller
+from rlaif_pl.labeling.backends.endpoint_errors import EndpointError
+from rlaif_pl.labeling.backends.endpoint_http import Retries, Sender, openai_package
+from rlaif_pl.labeling.backends.endpoint_learned import Learned
+from rlaif_pl.labeling.backends.endpoint_request import (
     Api,
-    Caller,
     ChatOpening,
     MaxTokensField,
     Settings,
 )
-from rlaif_pl.labeling.backends.endpoint_errors import EndpointError
-from rlaif_pl.labeling.backends.endpoint_http import Learned, Retries, Sender, openai_package
 from rlaif_pl.labeling.calls import Call, Response
 from rlaif_pl.labeling.usage.spending import Price, price_of
 
 CHECK_SECONDS = 30.0  # longest wait for a server's list of models
+LOST_AT = 2  # calls, all of a batch, that met a broken connection
 GIVE_UP_AFTER = 20  # calls that failed in a row, each after all its retries
 
 
@@ -62,7 +64,18 @@ class EndpointBackend:
             behind the model's start token, which some models do not put there by themselves.
         prices: By model, in USD per million tokens; None counts no money.
         extra_body: Further fields for every request.
+        neutral_sampling: Send top_p 1, top_k -1, min_p 0 and repetition_penalty 1, so that a server
+            draws from the model's own distribution and not as the model's folder says. What a server
+            does not take is left out after its first refusal, with a notice.
+        supports_seed: Whether text is drawn by a seed; None leaves it out where the server refuses it.
+            Set false for a vLLM server on a CPU that prefills in chunks: a seed ends it.
+        supports_logprob_token_ids: Whether verdicts are asked for by their tokens, in place of the
+            likeliest ``top_logprobs``; None finds out by the first choice.
+        thought_marks: What opens and closes thoughts, for models that think before a verdict.
     """
+
+    rereads_scored = True
+    """Scored texts are read as a whole: a server's prefix cache does not hold log-probabilities."""
 
     def __init__(
         self,
@@ -85,6 +98,10 @@ class EndpointBackend:
         echo_start: str = "",
         prices: dict[str, Price] | None = None,
         extra_body: dict[str, Any] | None = None,
+        neutral_sampling: bool = True,
+        supports_seed: bool | None = None,
+        supports_logprob_token_ids: bool | None = None,
+        thought_marks: tuple[str, str] = ("<think>", "</think>"),
     ) -> None:
         for name, value, least in (
             ("concurrency", concurrency, 1),
@@ -121,6 +138,10 @@ class EndpointBackend:
             echo_start,
             extra_body or {},
             self.price,
+            neutral_sampling,
+            supports_seed,
+            supports_logprob_token_ids,
+            (thought_marks[0], thought_marks[1]),
         )
         self._learned = Learned()
 
@@ -133,7 +154,11 @@ class EndpointBackend:
             f"endpoint:{self.model}@{self.revision or 'unnamed'},api={s.api},"
             f"top_logprobs={s.top_logprobs},chat_assistant_prefix={s.chat_assistant_prefix},"
             f"echo_start={s.echo_start!r},extra={extra}"
+            + (",neutral" if s.neutral_sampling and s.supports_temperature else "")
             + ("" if s.supports_temperature else ",temperature=own")
+            + ("" if s.supports_seed is not False else ",seed=none")
+            + ("" if s.supports_logprob_token_ids is not False else ",verdicts=likeliest")
+            + ("" if s.thought_marks == ("<think>", "</think>") else f",marks={s.thought_marks}")
         )
 
     def answer(self, calls: Sequence[Call], done: Callable[[int, Response], None]) -> None:
@@ -188,7 +213,7 @@ class EndpointBackend:
         for error in ends:
             if error is not None:
                 raise error
-        if calls and not self._learned.has_answered:
+        if calls and (not self._learned.has_answered or pool.is_cut_off):
             raise EndpointError(sender.silent(len(calls)))
 
 
@@ -215,6 +240,13 @@ class _Pool:
         self._left = iter(enumerate(calls))
         self._failed_in_row = 0
         self._is_stopped = False
+        self._answered = 0
+        self._cut_off = 0
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether all of several calls met a broken connection, however well earlier ones went."""
+        return self._cut_off >= LOST_AT and not self._answered
 
     async def work(self) -> None:
         """Take and answer calls until none is left or the pool is stopped."""
@@ -233,6 +265,8 @@ class _Pool:
     def _watch(self, reply: Response) -> None:
         """Stop where the server is evidently gone."""
         sender = self.caller.sender
+        self._cut_off += reply.failure == "connection"
+        self._answered += reply.failure != "connection"
         sender.learned.has_answered |= not is_of_server(reply.failure)
         self._failed_in_row = self._failed_in_row + 1 if is_transient(reply.failure) else 0
         if self._failed_in_row >= self.patience and not self._is_stopped:

@@ -47,7 +47,7 @@ class Completion:
         tables: Likeliest tokens at each place; empty where none were reported.
         read: Tokens of the prompt.
         written: Tokens written.
-        only_thoughts: Thoughts came in a field of their own, and no answer after them.
+        thoughts: Thoughts that came in a field of their own; None where none did.
     """
 
     text: str
@@ -58,7 +58,12 @@ class Completion:
     tables: tuple[Table, ...]
     read: int
     written: int
-    only_thoughts: bool = False
+    thoughts: str | None = None
+
+    @property
+    def only_thoughts(self) -> bool:
+        """Whether thoughts came in a field of their own, and no answer after them."""
+        return self.thoughts is not None and not self.text.strip()
 
 
 def parse_body(content: str) -> Completion:
@@ -82,10 +87,10 @@ def parse_body(content: str) -> Completion:
     if not isinstance(choice, dict):
         raise BodyError(f"expected an object as choice, got {type(choice).__name__}")
     message = choice.get("message")
-    refused, has_thoughts = False, False
+    refused, thoughts = False, None
     if isinstance(message, dict):
         refused = bool(message.get("refusal"))
-        text, has_thoughts = _said(message)
+        text, thoughts = _said(message)
     else:
         text = _field(choice, "text", str)
     finish = choice.get("finish_reason") or "stop"
@@ -100,25 +105,36 @@ def parse_body(content: str) -> Completion:
         tables=tables,
         read=_count(usage, "prompt_tokens"),
         written=_count(usage, "completion_tokens"),
-        only_thoughts=has_thoughts and not text.strip(),
+        thoughts=thoughts,
     )
 
 
-def _said(message: Mapping[str, object]) -> tuple[str, bool]:
-    """Return a message's answer, and whether thoughts came beside it.
+def _said(message: Mapping[str, object]) -> tuple[str, str | None]:
+    """Return a message's answer, and the thoughts that came beside it; None where none did.
 
     Thoughts have a field of their own (``reasoning``; older servers: ``reasoning_content``) or are
     parts of the content (``{"type": "thinking"}``).
     """
-    has_thoughts = any(message.get(name) for name in THOUGHTS)
+    found = [message[name] for name in THOUGHTS if message.get(name)]
+    thoughts = _thought(found[0]) if found else None
     content = message.get("content")
     if content is None:
-        return "", has_thoughts
+        return "", thoughts
     if not isinstance(content, list):
-        return _field(message, "content", str), has_thoughts
+        return _field(message, "content", str), thoughts
     parts = [_field({"part": part}, "part", dict) for part in content]
     text = "".join(_field(part, "text", str) for part in parts if part.get("type") == "text")
-    return text, has_thoughts or any(part.get("type") != "text" for part in parts)
+    others = [part for part in parts if part.get("type") != "text"]
+    if others and thoughts is None:
+        thoughts = "".join(_thought(part.get("thinking", part.get("text"))) for part in others)
+    return text, thoughts
+
+
+def _thought(value: object) -> str:
+    """Return the text of a thought: a text, or a list of parts with texts."""
+    if isinstance(value, list):
+        return "".join(_thought(part.get("text")) for part in value if isinstance(part, dict))
+    return value if isinstance(value, str) else ""
 
 
 def token_text(token: str, raw: object = None) -> str:

@@ -6,9 +6,9 @@ import asyncio
 import math
 import time
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 from rlaif_pl.data.failures import is_of_server
 from rlaif_pl.labeling.backends.endpoint_body import Completion
@@ -21,41 +21,35 @@ from rlaif_pl.labeling.backends.endpoint_echo import (
     target_logprobs,
 )
 from rlaif_pl.labeling.backends.endpoint_errors import EndpointError, Table, unlikely
-from rlaif_pl.labeling.backends.endpoint_http import Learned, Route, Sender
+from rlaif_pl.labeling.backends.endpoint_http import Sender
+from rlaif_pl.labeling.backends.endpoint_learned import Learned
+from rlaif_pl.labeling.backends.endpoint_request import (
+    Route,
+    Settings,
+    Wanted,
+    draft,
+    is_strict,
+    structured_in,
+)
+from rlaif_pl.labeling.backends.endpoint_tokens import VerdictTokens
 from rlaif_pl.labeling.calls import (
     Call,
     ChoiceRequest,
+    Decoding,
     GenerateRequest,
     LoglikelihoodRequest,
     Question,
     Response,
+    ThinkRequest,
 )
 from rlaif_pl.labeling.guard import MIN_OPTION_MASS, off_option_mass
-from rlaif_pl.labeling.prompting.thoughts import UNCLOSED
+from rlaif_pl.labeling.prompting.thoughts import THOUGHTS, UNCLOSED, thoughts_of
 from rlaif_pl.labeling.usage.spending import Price
 
-Api = Literal["auto", "completions", "chat"]
-ChatOpening = Literal["user", "assistant"]
-MaxTokensField = Literal["max_tokens", "max_completion_tokens"]
 UNLIKELY_IN_ROW = 2  # both orders of a pair
-SEEDS = 2**31 - 1  # servers take seeds below this
+SEEDS = 2**31 - 1  # servers take seeds below this, vLLM below 2**63
+ANSWER_TOKENS = 32  # beyond a budget of thoughts
 SAMPLE_STRIDE = 1_000_003  # prime, so that seeds of samples of neighboring seeds differ
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """How to talk to one server; see ``EndpointBackend``."""
-
-    model: str
-    api: Api
-    top_logprobs: int
-    chat_assistant_prefix: ChatOpening
-    supports_top_k: bool
-    supports_temperature: bool
-    max_tokens_field: MaxTokensField
-    echo_start: str
-    extra_body: Mapping[str, Any]
-    price: Price | None
 
 
 class Tally:
@@ -92,7 +86,12 @@ class Caller:
         self.sender = sender
         self.settings = settings
         self.learned: Learned = sender.learned
+        self.tokens = sender.learned.tokens or VerdictTokens(
+            settings.model, settings.supports_logprob_token_ids
+        )
+        sender.learned.tokens = self.tokens
         self._testing = asyncio.Lock()
+        self._looking = asyncio.Lock()
 
     async def answer(self, call: Call) -> Response:
         """Answer one call; failures come back in the reply.
@@ -104,22 +103,30 @@ class Caller:
             return await self._choose(call)
         if isinstance(call, GenerateRequest):
             return await self._generate(call)
+        if isinstance(call, ThinkRequest):
+            return await self._think(call)
         return await self._score(call)
 
     async def _choose(self, call: ChoiceRequest) -> Response:
         """Read the options off the likeliest tokens."""
+        if structured := structured_in(self.settings.extra_body):
+            raise EndpointError(
+                f"expected no {' or '.join(structured)} in the back end's extra_body, which would hide "
+                "how likely all other answers are from a label by probabilities; leave it out"
+            )
         tally, is_chat = Tally(), self._is_chat(call.question)
-
+        goes_on = not is_chat or self.settings.chat_assistant_prefix == "assistant"
+        goes_on |= call.question.thoughts is not None
         first: Table = ()
 
         async def look_up(beginning: str) -> Table | None:
             nonlocal first
-            if beginning and is_chat and self.settings.chat_assistant_prefix == "user":
+            if beginning and not goes_on:
                 return None  # the server cannot be made to go on from there
-            done = await self._ask(tally, call.question, beginning, {"max_tokens": 1})
+            done = await self._table(tally, call, beginning, goes_on)
             table = None if done is None else done.tables[0] if done.tables else ()
             first = first or table or ()
-            if done is not None and done.only_thoughts:
+            if done is not None and done.only_thoughts and call.question.thoughts is None:
                 tally.failure = UNCLOSED  # the table is that of a thought's first token
                 return None
             return table
@@ -130,6 +137,27 @@ class Caller:
         if logprobs is None:
             return tally.reply(self.settings.price)
         return tally.reply(self.settings.price, logprobs=logprobs, failure=None)
+
+    async def _table(
+        self, tally: Tally, call: ChoiceRequest, beginning: str, goes_on: bool
+    ) -> Completion | None:
+        """Ask for what may follow: the options' own tokens where the server can, else the likeliest."""
+        question, is_chat = call.question, self._is_chat(call.question)
+        rests = [o[len(beginning) :] for o in call.options if o.startswith(beginning)]
+        rests = [rest for rest in rests if rest]
+        if is_chat and not beginning:  # with and without a space it is the same answer
+            rests = [space + rest.lstrip() for rest in rests for space in ("", " ")]
+        start = question.assistant_prefix + beginning if goes_on else ""
+        client = self.sender.client
+        if (start or is_chat) and not is_strict(client.base_url):  # other plain text ends in data
+            async with self._looking:
+                ids = await self.tokens.after(client, start, rests)
+            if ids is not None:
+                by_id = {"logprob_token_ids": list(ids)}
+                done = await self._ask(tally, Wanted(question, beginning, top=1, optional=by_id))
+                if done is None or (done.tables and self.tokens.check(done.tables[0], ids, rests)):
+                    return done
+        return await self._ask(tally, Wanted(question, beginning, top=self.settings.top_logprobs))
 
     def _watch_mass(
         self, call: ChoiceRequest, logprobs: Sequence[float | None], table: Table
@@ -154,18 +182,8 @@ class Caller:
 
     async def _generate(self, call: GenerateRequest) -> Response:
         """Let the server write."""
-        decoding, tally = call.decoding, Tally()
-        options: dict[str, Any] = {
-            "max_tokens": decoding.max_tokens,
-            "temperature": decoding.temperature,
-        }
-        if decoding.stop:
-            options["stop"] = list(decoding.stop)
-        if decoding.temperature > 0:
-            options["seed"] = (decoding.seed * SAMPLE_STRIDE + call.sample) % SEEDS
-            if decoding.top_k:
-                options["extra_body"] = {"top_k": self._top_k(decoding.top_k)}
-        done = await self._ask(tally, call.question, "", options, logprobs=False)
+        tally = Tally()
+        done = await self._ask(tally, self._drawn(call.question, call.decoding, call.sample))
         if done is None:
             return tally.reply(self.settings.price)
         return tally.reply(
@@ -174,6 +192,45 @@ class Caller:
             finished=done.finish != "length",
             failure=None if done.text.strip() else UNCLOSED if done.only_thoughts else "empty",
         )
+
+    async def _think(self, call: ThinkRequest) -> Response:
+        """Let the server think, and keep the thoughts alone."""
+        if not self._is_chat(call.question):
+            raise EndpointError(
+                "expected chat_template: true for a model that thinks first, got a plain question"
+            )
+        tally, decoding = Tally(), call.decoding
+        bare = replace(call.question, assistant_prefix="")  # it follows the thoughts
+        wanted = self._drawn(bare, decoding, call.sample)
+        wanted.limit += ANSWER_TOKENS  # so that a server which holds to the budget gets to the end
+        own = self.settings.extra_body.get("chat_template_kwargs", {})
+        wanted.body.setdefault("extra_body", {})["chat_template_kwargs"] = {**own, **THOUGHTS}
+        wanted.optional["thinking_token_budget"] = decoding.max_tokens
+        done = await self._ask(tally, wanted)
+        if done is None:
+            return tally.reply(self.settings.price)
+        thoughts, is_closed = thoughts_of(done.text, done.thoughts, done.finish == "length")
+        return tally.reply(
+            self.settings.price,
+            text=thoughts,
+            finished=is_closed,
+            failure=None if is_closed else UNCLOSED,
+        )
+
+    def _drawn(self, question: Question, decoding: Decoding, sample: int) -> Wanted:
+        """Put how text is drawn into a request."""
+        wanted = Wanted(question, limit=decoding.max_tokens, temperature=decoding.temperature)
+        if decoding.stop:
+            wanted.body["stop"] = list(decoding.stop)
+        if decoding.temperature > 0:
+            seed = (decoding.seed * SAMPLE_STRIDE + sample) % SEEDS
+            if self.settings.supports_seed:
+                wanted.body["seed"] = seed
+            elif self.settings.supports_seed is None:
+                wanted.optional["seed"] = seed
+            if decoding.top_k:
+                wanted.body["extra_body"] = {"top_k": self._top_k(decoding.top_k)}
+        return wanted
 
     async def _score(self, call: LoglikelihoodRequest) -> Response:
         """Read the target's log-probabilities off the echoed prompt."""
@@ -221,7 +278,9 @@ class Caller:
             tables: list[Table] = []
             for start in starts:
                 beginning = Question(self.settings.echo_start + KNOWN_TEXT[:start])
-                done = start and await self._ask(tally, beginning, "", {"max_tokens": 1})
+                done = start and await self._ask(
+                    tally, Wanted(beginning, top=self.settings.top_logprobs)
+                )
                 tables.append(done.tables[0] if done and done.tables else ())
             return find_shift(found.tokens, found.logprobs, tables)
         except EchoError as error:
@@ -229,8 +288,8 @@ class Caller:
 
     async def _echo(self, tally: Tally, text: str) -> Completion | None:
         """Ask for a text's own log-probabilities; one token is written, since 0 is no limit to some."""
-        options = {"max_tokens": 1, "echo": True, "logprobs": 1}
-        return await self._ask(tally, Question(self.settings.echo_start + text), "", options)
+        whole = Question(self.settings.echo_start + text)
+        return await self._ask(tally, Wanted(whole, top=1, body={"echo": True}))
 
     def _top_k(self, top_k: int) -> int:
         if not self.settings.supports_top_k:
@@ -249,61 +308,15 @@ class Caller:
             )
         return question.chat or self.settings.api == "chat"
 
-    async def _ask(
-        self,
-        tally: Tally,
-        question: Question,
-        beginning: str,
-        options: dict[str, Any],
-        logprobs: bool = True,
-    ) -> Completion | None:
+    async def _ask(self, tally: Tally, wanted: Wanted) -> Completion | None:
         """Send one request and count what it took; None where it failed, with the kind in ``tally``."""
-        route: Route = "chat" if self._is_chat(question) else "completions"
-        extra = dict(self.settings.extra_body) | options.get("extra_body", {})
-        request: dict[str, Any] = {"model": self.settings.model, "temperature": 1.0}
-        assistant_prefix = question.assistant_prefix + beginning
-        if route == "chat":
-            request["messages"], flags = messages(
-                question.text, assistant_prefix, self.settings.chat_assistant_prefix
-            )
-            extra |= flags
-            limit = options.get("max_tokens", 1)
-            options = {name: value for name, value in options.items() if name != "max_tokens"}
-            options[self.settings.max_tokens_field] = limit
-            if logprobs:
-                request |= {"logprobs": True, "top_logprobs": self.settings.top_logprobs}
-        else:
-            request["prompt"] = question.text + assistant_prefix
-            if logprobs:
-                request["logprobs"] = self.settings.top_logprobs
-        request |= options
-        if not self.settings.supports_temperature:
-            del request["temperature"]
-        if extra:
-            request["extra_body"] = extra
-        sent = await self.sender.send(route, request, logprobs)
+        route: Route = "chat" if self._is_chat(wanted.question) else "completions"
+        sender = self.sender
+        made = draft(wanted, route, self.settings, sender.client.base_url, self.learned.lacks)
+        sent = await sender.send(made, wanted.top is not None)
         tally.attempts += sent.attempts
         tally.failure = sent.failure
         if sent.completion is not None:
             tally.read += sent.completion.read
             tally.written += sent.completion.written
         return sent.completion
-
-
-def messages(
-    text: str, assistant_prefix: str, place: ChatOpening
-) -> tuple[list[dict[str, str]], dict[str, bool]]:
-    """Return the messages of a chat request and the flags that make a server go on from the last.
-
-    Args:
-        text: The user's message.
-        assistant_prefix: What the answer begins with.
-        place: ``user`` puts it at the end of the user's message, ``assistant`` into a message that
-            the server is to go on with (vLLM and SGLang by these flags, others by themselves).
-    """
-    if not assistant_prefix:
-        return [{"role": "user", "content": text}], {}
-    if place == "user":
-        return [{"role": "user", "content": f"{text.rstrip()}\n\n{assistant_prefix}"}], {}
-    turns = [{"role": "user", "content": text}, {"role": "assistant", "content": assistant_prefix}]
-    return turns, {"continue_final_message": True, "add_generation_prompt": False}

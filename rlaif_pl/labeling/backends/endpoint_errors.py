@@ -13,7 +13,15 @@ Table: TypeAlias = tuple[tuple[str, float], ...]
 """Likeliest tokens at one place: text and log-probability in nats."""
 
 LONGEST_SENTENCE = 300  # characters shown of what a server says
-TOO_LONG = ("context length", "context window", "context_length", "maximum context", "too long")
+TOO_LONG = (
+    "context length",
+    "context window",
+    "context_length",
+    "maximum context",
+    "maximum model length",
+    "max_model_len",
+    "too long",
+)
 FILTERED = (
     "content_filter",
     "content_policy",
@@ -182,10 +190,28 @@ def unreachable(url: object, reason: str) -> str:
 
 def failing(url: object, failed: int, reason: str) -> str:
     """Say that a server fails call after call, and what to do."""
+    see = "See to the server"
+    if any(word in reason.lower() for word in ("connect", "enginecore", "cpu generator")):
+        see = (
+            "It may have ended: look into its log and start it anew (a seed ends a vLLM server on a "
+            "CPU that prefills in chunks: set supports_seed: false in the back end, or start it with "
+            "--no-enable-chunked-prefill)"
+        )
     return (
         f"{url} failed to answer {failed} calls in a row, each after all its repetitions (the last: "
-        f"{reason}). See to the server, {AGAIN}"
+        f"{reason}). {see}, {AGAIN}"
     )
+
+
+def without_field(url: object, name: str, sentence: str) -> str:
+    """Say that a server does not take an optional field, and what becomes of it."""
+    effect = {
+        "seed": "texts are then drawn anew by every run that has to ask again",
+        "logprob_token_ids": "verdicts are read off the likeliest tokens",
+        "thinking_token_budget": "thoughts are cut where the budget ends, and then are a failure; "
+        "vLLM takes it where it was started with a reasoning parser",
+    }.get(name, "the server's own setting holds, which may come from the model's folder")
+    return f"{url} does not take {name} ({sentence}): it is left out from now on; {effect}"
 
 
 def unlikely(url: object, options: Sequence[str], table: Table, goes_on: bool) -> str:

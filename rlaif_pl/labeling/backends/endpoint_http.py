@@ -7,9 +7,9 @@ import importlib
 import random
 import time
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rlaif_pl.labeling.backends.endpoint_body import BodyError, Completion, parse_body
 from rlaif_pl.labeling.backends.endpoint_errors import (
@@ -23,40 +23,20 @@ from rlaif_pl.labeling.backends.endpoint_errors import (
     streams,
     unreachable,
     useless,
+    without_field,
 )
+from rlaif_pl.labeling.backends.endpoint_learned import Learned
+from rlaif_pl.labeling.backends.endpoint_request import Draft, Route, refused_fields
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
-Route = Literal["completions", "chat"]
 # A server that reports no log-probabilities twice is likely to have none.
 MOST_IN_ROW = {"no_logprobs": 2}
 UNREACHED = ("connection", "timeout")
 MOST_SAID = 5  # different sentences that are shown
 REFUSED_ALIKE = 3  # questions refused with one sentence before it is asked whether all would be
 HARMLESS = {"user": "Which number is larger, 1 or 2?", "assistant": "The larger one is"}
-
-
-@dataclass(slots=True)
-class Learned:
-    """What a back end has found out about its server, kept from one batch of calls to the next.
-
-    Attributes:
-        shift: How the server's echo lies against its tokens; None before it was tested.
-        is_reached: It answered a request in any way.
-        has_answered: It answered one otherwise than with an error of its own.
-        refused: Questions by the sentence with which they were refused.
-        excused: Sentences that are about the questions, not about every request.
-        unlikely: Choices in a row, from the first, whose options had next to no probability; None
-            once one had.
-    """
-
-    shift: int | None = None
-    is_reached: bool = False
-    has_answered: bool = False
-    refused: dict[str, set[str]] = field(default_factory=dict)
-    excused: set[str] = field(default_factory=set)
-    unlikely: int | None = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +74,7 @@ class _Failed(NamedTuple):
     wait: float = 0.0  # seconds the server asks for
     sentence: str = ""  # what the server, or the system, says
     status: int = 0  # of a request that the server refuses, for whatever reason
+    text: str = ""  # all that it says then
 
 
 class Sender:
@@ -135,18 +116,18 @@ class Sender:
             return unreachable(self.client.base_url, self.last)
         return failing(self.client.base_url, failed, self.last)
 
-    async def send(self, route: Route, request: dict[str, Any], logprobs: bool = False) -> Sent:
+    async def send(self, made: Draft, logprobs: bool = False) -> Sent:
         """Send a request until it is answered or repeating it will not help.
 
         Args:
-            route: Which of the server's two ways to complete text.
-            request: Arguments of the client's ``create``.
+            made: The request; an optional field that is refused is left out, and so are later ones.
             logprobs: Whether an answer without log-probabilities is a failure.
 
         Raises:
             EndpointError: Address, key, model, account or every request are refused.
         """
         attempt, in_row, last = 0, 0, ""
+        route, request = made.route, made.body
         while True:
             attempt += 1
             await self._wait_for_quiet()
@@ -155,6 +136,9 @@ class Sender:
             if isinstance(found, Completion):
                 return Sent(found, None, attempt)
             self.last = found.sentence or self.last
+            if found.status and (rest := self._without_refused(made, found)):
+                made, request = rest, rest.body
+                continue
             if found.status:
                 await self._consider(route, request, found)
             in_row, last = (in_row + 1 if found.kind == last else 1), found.kind
@@ -162,6 +146,21 @@ class Sender:
             if not found.again or is_last or found.wait > self.retries.longest_wait:
                 return Sent(None, found.kind, attempt)
             await self._back_off(attempt, found.wait)
+
+    def _without_refused(self, made: Draft, failed: _Failed) -> Draft | None:
+        """Return a request without what a refusal is about, and say so the first time."""
+        names = refused_fields(failed.sentence, failed.text, made.optional)
+        if not names:
+            return None
+        extra = made.body.get("extra_body", {})
+        for name in names:
+            known = self.learned.lacks
+            if made.without(known).body["extra_body"].get(name) == extra.get(name):
+                known[name] = known.get(name, 0) + 1
+                if name not in made.without(known).optional:
+                    url, sentence = self.client.base_url, failed.sentence
+                    warnings.warn(without_field(url, name, sentence), stacklevel=2)
+        return made.without(self.learned.lacks)
 
     async def _once(
         self, route: Route, request: dict[str, Any], logprobs: bool
@@ -216,7 +215,7 @@ class Sender:
         said = f"HTTP {status}: {sentence}"
         if meaning == "again":
             return _Failed(f"http_{status}", True, wanted_wait(headers), said)
-        return _Failed(f"http_{status}", False, sentence=said, status=status)
+        return _Failed(f"http_{status}", False, sentence=said, status=status, text=text)
 
     def _refuse_redirect(self, response: Any) -> None:
         """Refuse an answer to a question that a redirect has lost: most turn a POST into a GET."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 
 from rlaif_pl.engine.sampling import sample_seed
@@ -20,7 +21,9 @@ from rlaif_pl.labeling.calls import (
     GenerateRequest,
     LoglikelihoodRequest,
     Response,
+    ThinkRequest,
 )
+from rlaif_pl.labeling.prompting.thoughts import UNCLOSED
 from rlaif_pl.models.backbone import EMBEDDED, Precision
 from rlaif_pl.models.precision import own_precision
 
@@ -110,11 +113,16 @@ class LocalBackend:
         rows: list[Row] = []
         spans: dict[int, range] = {}
         questions: dict[tuple[Decoding, Row], list[int]] = {}
+        thoughts: dict[tuple[Decoding, Row], list[int]] = {}
         for place, call in enumerate(calls):
             try:
                 if isinstance(call, GenerateRequest):
                     row = self.encoder.question(call.question)
                     questions.setdefault((call.decoding, row), []).append(place)
+                elif isinstance(call, ThinkRequest):
+                    row, closing = self.encoder.thinking(call.question)
+                    until = replace(call.decoding, stop=(closing,))
+                    thoughts.setdefault((until, row), []).append(place)
                 else:
                     own = self._rows(call)
                     spans[place] = range(len(rows), len(rows) + len(own))
@@ -124,6 +132,7 @@ class LocalBackend:
         with own_precision(self.model.device.type):
             self._judge(calls, rows, spans, done)
             self._write(calls, questions, done)
+            self._write(calls, thoughts, done, are_thoughts=True)
 
     def _rows(self, call: ChoiceRequest | LoglikelihoodRequest) -> list[Row]:
         if isinstance(call, ChoiceRequest):
@@ -157,6 +166,7 @@ class LocalBackend:
         calls: Sequence[Call],
         questions: dict[tuple[Decoding, Row], list[int]],
         done: Done,
+        are_thoughts: bool = False,
     ) -> None:
         """Answer what needs text, all of one decoding together."""
         tasks: dict[Decoding, list[Task]] = {}
@@ -165,16 +175,17 @@ class LocalBackend:
             tasks.setdefault(decoding, []).append(Task(row, places, seeds))
         for decoding, group in tasks.items():
             read = {place: row_size(task.row) for task in group for place in task.places}
-            writer = Writer(self.runner, self.model, self.limit)
+            writer = Writer(self.runner, self.model, self.limit, are_thoughts)
             for answers, seconds in timed(writer.write(group, decoding)):
                 for answer in answers:
+                    is_cut = are_thoughts and not answer.stopped
                     reply = Response(
                         text=answer.text,
-                        finished=answer.finished,
+                        finished=answer.finished and not is_cut,
                         read=read[answer.place],
                         written=len(answer.tokens),
                         seconds=seconds / len(answers),
-                        failure="nonfinite" if answer.failed else None,
+                        failure="nonfinite" if answer.failed else UNCLOSED if is_cut else None,
                     )
                     done(answer.place, reply)
 
@@ -206,8 +217,8 @@ def row_size(row: Row) -> int:
 
 def seed_of(call: Call) -> int:
     """Seed of a sample's noise, whichever batch or process draws it."""
-    if not isinstance(call, GenerateRequest):
-        raise TypeError(f"expected a GenerateRequest, got {type(call).__name__}")
+    if not isinstance(call, GenerateRequest | ThinkRequest):
+        raise TypeError(f"expected a call for text, got {type(call).__name__}")
     question = call.question
     key = (
         call.decoding.seed,

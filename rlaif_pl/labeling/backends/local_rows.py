@@ -9,7 +9,7 @@ from typing import NamedTuple
 from transformers import PreTrainedTokenizerBase
 
 from rlaif_pl.labeling.calls import ChoiceRequest, LoglikelihoodRequest, Question
-from rlaif_pl.labeling.prompting.thoughts import answer_prompt
+from rlaif_pl.labeling.prompting.thoughts import answer_prompt, closing_of, thinking_prompt
 from rlaif_pl.models.control_tokens import ControlTokens
 from rlaif_pl.models.encoding import tokenize_open
 from rlaif_pl.text import FilledText, filled
@@ -109,9 +109,23 @@ class Encoder:
         self._check([[*row, 0], source])
         return Row(tuple(row), len(row), tuple(source))
 
+    def thinking(self, question: Question) -> tuple[Row, str]:
+        """Return what is read before thoughts are written, and the mark that closes them.
+
+        Raises:
+            UnreadableError: The text is too long.
+            ValueError: The model does not think, or is an encoder-decoder.
+        """
+        if self.decoder_start is not None:
+            raise ValueError("expected a decoder-only model for thinking, got an encoder-decoder")
+        prompt = filled(thinking_prompt(self.tokenizer, self._messages(question.text)))
+        (row,) = self._tokenize([prompt], special=False)
+        self._check([[*row, 0]])
+        return Row(tuple(row), len(row)), closing_of(prompt)
+
     def _parts(self, question: Question) -> tuple[list[int], FilledText, list[int]]:
         """Tokens put in front, text of the decoder, and tokens of the encoder."""
-        text = self._chat(question.text) if question.chat else as_data(question.text)
+        text = self._chat(question) if question.chat else as_data(question.text)
         if self.decoder_start is None:
             return [], text + question.assistant_prefix, []
         (source,) = self.control.tokenize([text], special=not question.chat)
@@ -123,18 +137,28 @@ class Encoder:
             return tokenize_open(self.control, texts)
         return self.control.tokenize(texts, special=False)
 
-    def _chat(self, text: str) -> FilledText:
+    def _chat(self, question: Question) -> FilledText:
         """Put a question into the tokenizer's chat format, up to where the answer begins.
 
-        All of the question is data there: the turns are the chat template's alone.
+        All of the question is data there, and so are thoughts: the turns and the marks are the chat
+        template's alone.
         """
+        messages = self._messages(question.text)
+        if question.thoughts is None:
+            return filled(answer_prompt(self.tokenizer, messages))
+        begun = thinking_prompt(self.tokenizer, messages)
+        space = "" if begun[-1:].isspace() else "\n"
+        thought = self.control.mark(question.thoughts.strip())
+        return filled(f"{begun}{space}{thought}\n{closing_of(filled(begun))}\n\n")
+
+    def _messages(self, text: str) -> list[dict[str, str]]:
+        """Return the turns of a question."""
         if self.tokenizer.chat_template is None:
             raise ValueError(
                 f"expected a chat template in the tokenizer of {self.tokenizer.name_or_path!r}, "
                 "found none; ask in plain text (chat: false)"
             )
-        messages = [{"role": "user", "content": self.control.mark(text)}]
-        return filled(answer_prompt(self.tokenizer, messages))
+        return [{"role": "user", "content": self.control.mark(text)}]
 
     def _check(self, rows: Sequence[Sequence[int]]) -> None:
         """Refuse what the model was not made for."""

@@ -38,6 +38,7 @@ class Answer:
         text: Without what ended it.
         finished: Whether it ended by itself.
         failed: Whether a logit was NaN.
+        stopped: Whether a stop string ended it.
     """
 
     place: int
@@ -45,6 +46,7 @@ class Answer:
     text: str
     finished: bool
     failed: bool
+    stopped: bool = False
 
 
 class Writer:
@@ -54,9 +56,13 @@ class Writer:
         runner: Runs the questions.
         model: Model that writes.
         limit: Longest text in tokens, the answer included.
+        keeps_marks: Whether control tokens stay in texts, as marks of thoughts may be such.
     """
 
-    def __init__(self, runner: Runner, model: LocalModel, limit: int) -> None:
+    def __init__(
+        self, runner: Runner, model: LocalModel, limit: int, keeps_marks: bool = False
+    ) -> None:
+        self.keeps_marks = keeps_marks
         self.runner = runner
         self.model = model
         self.limit = limit
@@ -103,29 +109,26 @@ class Writer:
         self, found: Generated, tasks: Sequence[Task], params: SamplingParams
     ) -> list[Answer]:
         owners = [(task.row.ids[-1], place) for task in tasks for place in task.places]
-        return [
-            Answer(
-                place,
-                tokens,
-                "" if failed else self._text(last, tokens, params.stop),
-                finished,
-                failed,
-            )
-            for (last, place), tokens, finished, failed in zip(owners, *found[:3], strict=True)
-        ]
+        answers = []
+        for (last, place), tokens, finished, failed in zip(owners, *found[:3], strict=True):
+            text, stopped = ("", False) if failed else self._text(last, tokens, params.stop)
+            answers.append(Answer(place, tokens, text, finished, failed, stopped))
+        return answers
 
-    def _text(self, last: int, tokens: Sequence[int], stop: Sequence[str]) -> str:
-        """Return what was written after the question's last token, without what stopped it."""
+    def _text(self, last: int, tokens: Sequence[int], stop: Sequence[str]) -> tuple[str, bool]:
+        """Return what was written after the question's last token up to a stop, and if one is there."""
         written = [token for token in tokens if token not in self.model.info.stop_token_ids]
         # The last token of the question decides how the first one of the answer is spelled.
         before, text = self._decode([last]), self._decode([last, *written])
         text = text[len(before) :] if text.startswith(before) else self._decode(written)
-        places = [text.find(string) for string in stop]
-        return text[: min((place for place in places if place >= 0), default=None)]
+        places = [place for string in stop if (place := text.find(string)) >= 0]
+        return text[: min(places, default=None)], bool(places)
 
     def _decode(self, tokens: Sequence[int]) -> str:
         return str(
             self.model.tokenizer.decode(
-                list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False
+                list(tokens),
+                skip_special_tokens=not self.keeps_marks,
+                clean_up_tokenization_spaces=False,
             )
         )

@@ -13,6 +13,8 @@ from rlaif_pl.text import filled, mark_data
 from rlaif_pl.types import Preference
 
 BLANK = "\n\n"
+TIE = "0"
+TIE_NOTE = f"If there is no difference between the two, the answer is {TIE}."
 
 
 class Sample(NamedTuple):
@@ -55,6 +57,7 @@ class Layout:
         cot: A rationale is asked for first.
         chat: Questions go through the model's chat template.
         principle: Draws the examples' principles.
+        tie: A third answer says that there is no difference.
     """
 
     prompt: LabelingPrompt
@@ -63,6 +66,7 @@ class Layout:
     cot: bool = False
     chat: bool = False
     principle: Principle = no_principle
+    tie: bool = False
 
     def __post_init__(self) -> None:
         """Refuse a prompt file that lacks a part which these settings need."""
@@ -82,7 +86,14 @@ class Layout:
             version += f"+shots={self.shots}:{self.exemplars.version}"
         if self.cot:
             version += "+cot=few_shot" if self.shots else "+cot=zero_shot"
-        return version + "+chat" * self.chat
+        return version + "+tie" * self.tie + "+chat" * self.chat
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """What may be answered: slot 1, slot 2, and where there are ties, neither."""
+        options = self.prompt.options
+        space = " " * options[0].startswith(" ")
+        return (*options, space + TIE) if self.tie else options
 
     def verdict(self, sample: Sample) -> Question:
         """Return the question whose answer is the verdict, asked without a rationale."""
@@ -145,7 +156,8 @@ class Layout:
             shown += [self._example(each) for each in chosen]
             shown += [parts["after examples"]] * bool(chosen)
         head = "".join(text + BLANK for text in shown)
-        return head, head + self._sample(sample)
+        note = BLANK + TIE_NOTE if self.tie else ""
+        return head, head + self._sample(sample) + note
 
     def _sample(self, sample: Sample) -> str:
         """Fill in the sample."""

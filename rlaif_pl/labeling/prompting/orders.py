@@ -53,17 +53,22 @@ class Order:
         odds: Log-odds that slot 1 is named, in nats; one a sample.
         outside: Probability outside the verdicts, in [0, 1]; one a sample that has a verdict, or has
             none because it is too unlikely.
+        ties: Probability of a tie among the verdicts, in [0, 1]; one a sample, where asked for.
         failures: Why samples gave nothing.
         spent: What it took.
     """
 
     odds: list[float] = field(default_factory=list)
     outside: list[float] = field(default_factory=list)
+    ties: list[float] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     spent: Spent = field(default_factory=Spent)
 
     def add_verdict(self, reply: Response) -> None:
-        """Take in the reply to a choice between slot 1 and slot 2."""
+        """Take in the reply to a choice between slot 1, slot 2 and, where asked for, a tie.
+
+        Half of a tie's probability counts for each slot.
+        """
         self.spent.add(reply)
         failure = reply.failure or unreadable(reply.logprobs)
         if reply.logprobs and failure in (None, LOW_MASS):
@@ -71,7 +76,12 @@ class Order:
         if failure is not None:
             self.failures.append(failure)
             return
-        one, two = (value for value in reply.logprobs if value is not None)
+        one, two, *tie = (value for value in reply.logprobs if value is not None)
+        if tie:
+            half = tie[0] - math.log(2.0)
+            whole = log_sum(one, two, tie[0])
+            self.ties.append(math.exp(tie[0] - whole))
+            one, two = log_sum(one, half), log_sum(two, half)
         self.odds.append(one - two)
 
     @property
@@ -80,6 +90,12 @@ class Order:
         if len(self.odds) > len(self.failures):
             return None
         return min(self.failures, default="empty")
+
+
+def log_sum(*logs: float) -> float:
+    """Logarithm of the sum of exponentials, without overflow."""
+    top = max(logs)
+    return top + math.log(math.fsum(math.exp(each - top) for each in logs))
 
 
 def unreadable(logprobs: Sequence[float | None]) -> str | None:
@@ -129,6 +145,7 @@ def combine(forward: Order, backward: Order, asks_worse: bool) -> Judgment:
         slot=slots[0] if same else None,
         cost_usd=cost,
         written=written,
+        tie_mass=_mean(ties) if (ties := [*forward.ties, *backward.ties]) else None,
     )
 
 

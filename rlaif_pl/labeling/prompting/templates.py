@@ -11,9 +11,12 @@ header in YAML, then parts that each begin with a line ``--- name``:
     --- example             line above each example
     --- after examples      line above the sample, where there are examples
     --- sample              {prompt}, {first} and {second} (with {principle} in constitutional
-                            prompts), or {prompt} and {response} where one response is scored
+                            prompts), or {prompt} and {response} where one response is scored,
+                            or {prompt} and {responses} where several are ranked
     --- reasoning           asks for a rationale; its last line opens the answer
     --- thoughts            how an example's rationale is laid out, with {first} and {second}
+    --- reference           shows a good response, with {reference} (rubrics)
+    --- criterion           asks about one criterion, with {criterion} (rubrics)
     --- ending              opens the answer; the verdict follows
 
 ``sample`` and ``ending`` are required, the others where a labeler uses them. A file with a plain
@@ -37,6 +40,7 @@ from rlaif_pl.text import mark_data, whole_characters
 PAIR = frozenset({"prompt", "first", "second"})
 PRINCIPLED = PAIR | {"principle"}
 SINGLE = frozenset({"prompt", "response"})
+SEVERAL = frozenset({"prompt", "responses"})
 PARTS = (
     "preamble",
     "reasoning preamble",
@@ -45,10 +49,12 @@ PARTS = (
     "sample",
     "reasoning",
     "thoughts",
+    "reference",
+    "criterion",
     "ending",
 )
 DEFAULT_OPTIONS = ("1", "2")
-_FIELD = re.compile(r"\{(prompt|first|second|response|principle)\}")
+_FIELD = re.compile(r"\{(prompt|first|second|responses?|principle|reference|criterion)\}")
 _PART = re.compile(r"^---(?: (.*?))?[ \t]*$", re.MULTILINE)
 _OPENING_LINE = re.compile(r"(\s*)([^\n]*)\Z")
 
@@ -260,12 +266,17 @@ def _check_fields(parts: dict[str, str], version: str) -> None:
     if missing := [name for name in ("sample", "ending") if not parts.get(name)]:
         raise ValueError(f"expected prompt {version} to have the parts {missing}")
     found = sorted(_FIELD.findall(parts["sample"]))
-    if found not in [sorted(fields) for fields in (PAIR, PRINCIPLED, SINGLE)]:
+    if found not in [sorted(fields) for fields in (PAIR, PRINCIPLED, SINGLE, SEVERAL)]:
         raise ValueError(
             f"expected the sample of prompt {version} to hold each of {{prompt}}, {{first}} and "
             f"{{second}} once, or {{prompt}} and {{response}} once, got {found}"
         )
-    allowed = {"sample": found, "thoughts": ["first", "second"]}
+    allowed = {
+        "sample": found,
+        "thoughts": ["first", "second"],
+        "reference": ["reference"],
+        "criterion": ["criterion"],
+    }
     for name, text in parts.items():
         found = _FIELD.findall(text)
         if name != "sample" and found != allowed.get(name, []):

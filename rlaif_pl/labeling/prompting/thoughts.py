@@ -43,6 +43,7 @@ _WRAPPING = re.compile(
 _HARMONY = "<|start|>assistant"  # gpt-oss: the answer's channel is opened by its own mark
 # Templates name the switch differently and leave alone what they do not know.
 NO_THOUGHTS = {"enable_thinking": False, "thinking": False}
+THOUGHTS = {"enable_thinking": True, "thinking": True}
 
 
 def answer_of(text: str) -> str | None:
@@ -71,6 +72,64 @@ def answer_of(text: str) -> str | None:
     return _WRAPPING.sub("", " ".join(part for part in parts if part)).strip()
 
 
+def thoughts_of(text: str, beside: str | None, is_cut: bool) -> tuple[str, bool]:
+    """Return what a model thought, and whether it came to the end of it.
+
+    Text without any mark holds no thoughts if it came to its end: the model answered at once. Cut by
+    the length limit, it is taken for thoughts that the chat template opened.
+
+    Args:
+        text: What was written, answer and all.
+        beside: Thoughts that came in a field of their own; None where none did.
+        is_cut: Whether the length limit ended the text.
+    """
+    if beside is not None:
+        return beside.strip(), bool(text.strip())
+    kept: list[str] = []
+    start, is_open, is_marked = 0, False, False
+    for mark in _MARK.finditer(text):
+        if mark["opens"] and not is_open:
+            start, is_open = mark.end(), True
+        elif not mark["opens"]:
+            if not is_open:
+                kept.clear()  # the template opened it: everything so far is thought
+                start = 0
+            kept.append(text[start : mark.start()])
+            start, is_open = mark.end(), False
+        is_marked = True
+    if is_open:
+        kept.append(text[start:])
+    if not is_marked:
+        return (text.strip(), False) if is_cut else ("", True)
+    thoughts = "\n".join(
+        _MARK.sub("", part).strip() for part in kept
+    )  # nested ones lose their marks
+    return thoughts.strip(), not is_open
+
+
+def marks_of(chat_template: str) -> tuple[str, str] | None:
+    """Return the marks that open and close thoughts in a chat template; None where it has none."""
+    found = re.search(_OPENING, chat_template, re.IGNORECASE)
+    return None if found is None else (found[0], _closing_of(found[0]))
+
+
+def thinking_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]]) -> str:
+    """Put messages into a tokenizer's chat format, up to where thoughts begin.
+
+    Raises:
+        ValueError: The chat template knows no thoughts.
+    """
+    marks = marks_of(str(tokenizer.chat_template or ""))
+    if marks is None:
+        raise ValueError(
+            f"expected a model that thinks, got {tokenizer.name_or_path!r}, whose chat template has no "
+            "marks of thoughts (<think>); leave thinking out, or take cot: true for a rationale"
+        )
+    options: dict[str, Any] = {"tokenize": False, "add_generation_prompt": True, **THOUGHTS}
+    text = str(tokenizer.apply_chat_template(list(messages), **options))
+    return text if _OPEN_AT_END.search(text) else f"{text}{marks[0]}\n"
+
+
 def answer_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]]) -> str:
     """Put messages into a tokenizer's chat format, up to where an answer without thoughts begins.
 
@@ -90,6 +149,18 @@ def close_thought(prompt: str) -> str:
     if found is None:
         return prompt
     return f"{prompt.rstrip()}\n\n{_closing_of(found['mark'])}\n\n"
+
+
+def closing_of(prompt: str) -> str:
+    """Return the mark that closes the thoughts which the end of a prompt opens.
+
+    Raises:
+        ValueError: It opens none.
+    """
+    found = _OPEN_AT_END.search(prompt)
+    if found is None:
+        raise ValueError(f"expected a prompt that opens thoughts, got ...{prompt[-40:]!r}")
+    return _closing_of(found["mark"])
 
 
 def _closing_of(mark: str) -> str:

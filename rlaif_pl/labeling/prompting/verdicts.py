@@ -132,7 +132,7 @@ def read_orders(
         for both, samples in zip(results, orders, strict=True)
         for order, sample in zip(both, samples, strict=True)
     ]
-    options = layout.prompt.options
+    options = layout.options
     if not layout.cot:
         replies = ask([ChoiceRequest(layout.verdict(sample), options) for _, sample in flat])
         for (order, _), reply in zip(flat, replies, strict=True):

@@ -23,6 +23,7 @@ from rlaif_pl.labeling.prompting.verdicts import (
     checked_rationales,
 )
 from rlaif_pl.labeling.strategy import ModelLabeler
+from rlaif_pl.labeling.thinking import Thinking, checked_thinking
 from rlaif_pl.models.backbone import EMBEDDED
 from rlaif_pl.types import Preference
 
@@ -48,9 +49,13 @@ class PairwiseLabeler(ModelLabeler):
         top_k: Rationales are drawn from this many likeliest tokens; 0 takes all. The paper takes 40.
         max_rationale_tokens: Length limit of a rationale, at least 1.
         seed: Seeds the drawing of rationales.
+        tie: Allow a third answer, that there is no difference; half of its probability counts for each
+            side, and ``tie_mass`` keeps how much it was.
         hard: One-hot labels: 1 or 0 for the likelier side.
         clamp: Limits ``(x, 1 - x)`` of the label, such as (0.4, 0.6); None leaves it as it is.
         chat_template: Ask through the model's chat template; the ending opens the answer.
+        thinking: Have the model think before each verdict, whose probabilities are then read as ever;
+            needs ``chat_template`` and a model that thinks. None asks without thoughts.
         min_option_mass: Least probability of the options together, in [0, 1); an order whose options
             have less gives no label (``low_option_mass``).
         temperature: ``p_first = sigmoid(margin / temperature)``, above 0, where the margin is the
@@ -74,19 +79,22 @@ class PairwiseLabeler(ModelLabeler):
         top_k: int = 0,
         max_rationale_tokens: int = MAX_RATIONALE_TOKENS,
         seed: int = 0,
+        tie: bool = False,
         hard: bool = False,
         clamp: tuple[float, float] | None = None,
         chat_template: bool = False,
+        thinking: Thinking | None = None,
         min_option_mass: float = MIN_OPTION_MASS,
         temperature: float = 1.0,
     ) -> None:
-        super().__init__(as_backend(backend), temperature, min_option_mass)
+        thinking = checked_thinking(thinking, chat_template, cot)
+        super().__init__(as_backend(backend), temperature, min_option_mass, thinking)
         shown = load_exemplars(exemplars or f"exemplars-{task}-1", shots, cot) if shots else None
         file = load_prompt(prompt or f"{task}-{preamble}-1")
         rationales = checked_rationales(
             samples, rationale_temperature, top_k, max_rationale_tokens, seed
         )
-        layout = Layout(file, shown, shots, cot, chat_template)
+        layout = Layout(file, shown, shots, cot, chat_template, tie=tie)
         self.reader = VerdictReader(layout, rationales, hard, checked_clamp(clamp))
 
     @property

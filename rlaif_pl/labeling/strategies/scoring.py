@@ -21,6 +21,7 @@ from rlaif_pl.labeling.prompting.orders import unreadable
 from rlaif_pl.labeling.prompting.templates import SINGLE, LabelingPrompt, load_prompt
 from rlaif_pl.labeling.strategies.pairwise import Task
 from rlaif_pl.labeling.strategy import ModelLabeler
+from rlaif_pl.labeling.thinking import Thinking, checked_thinking
 from rlaif_pl.models.backbone import EMBEDDED
 from rlaif_pl.types import Preference
 
@@ -57,6 +58,8 @@ class ScoreLabeler(ModelLabeler):
         hard: One-hot labels: 1 or 0 for the response with the higher score.
         clamp: Limits ``(x, 1 - x)`` of the label; None leaves it as it is.
         chat_template: Ask through the model's chat template; the ending opens the answer.
+        thinking: Have the model think before each verdict, whose probabilities are then read as ever;
+            needs ``chat_template`` and a model that thinks. None asks without thoughts.
         min_option_mass: Least probability of the grades together, in [0, 1); a response
             whose grades have less gets no score (``low_option_mass``).
         temperature: ``p_first = sigmoid(margin / temperature)``, above 0, with the margin in scores
@@ -74,10 +77,12 @@ class ScoreLabeler(ModelLabeler):
         hard: bool = False,
         clamp: tuple[float, float] | None = None,
         chat_template: bool = False,
+        thinking: Thinking | None = None,
         min_option_mass: float = MIN_OPTION_MASS,
         temperature: float = 0.25,
     ) -> None:
-        super().__init__(as_backend(backend), temperature, min_option_mass)
+        thinking = checked_thinking(thinking, chat_template)
+        super().__init__(as_backend(backend), temperature, min_option_mass, thinking)
         file = load_prompt(prompt or f"score-{task}-1", SINGLE)
         self.layout = Layout(file, chat=chat_template)
         self.grades = _grades(file)
@@ -108,7 +113,7 @@ class ScoreLabeler(ModelLabeler):
             for prompt, response in zip(prompts, responses, strict=True)
         ]
         options = self.layout.prompt.options
-        replies = (ask or self.asker.ask)([ChoiceRequest(each, options) for each in questions])
+        replies = (ask or self.ask)([ChoiceRequest(each, options) for each in questions])
         return [self._score(reply) for reply in replies]
 
     def judge(self, pairs: Sequence[Preference], ask: Ask) -> list[Judgment]:
@@ -117,7 +122,7 @@ class ScoreLabeler(ModelLabeler):
         responses = [text for pair in pairs for text in (pair.first, pair.second)]
         scores = self.details(prompts, responses, ask)
         return [
-            finalize(_difference(*both), self.temperature, hard=self.hard, clamp=self.clamp)
+            finalize(difference_of(*both), self.temperature, hard=self.hard, clamp=self.clamp)
             for both in zip(scores[::2], scores[1::2], strict=True)
         ]
 
@@ -143,7 +148,7 @@ def _grades(prompt: LabelingPrompt) -> list[float]:
     return grades[::-1] if prompt.asks_worse else grades
 
 
-def _difference(first: ResponseScore, second: ResponseScore) -> Judgment:
+def difference_of(first: ResponseScore, second: ResponseScore) -> Judgment:
     """Judge by two scores."""
     failures = [each.failure for each in (first, second) if each.failure is not None]
     spent = Judgment(

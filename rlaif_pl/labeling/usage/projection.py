@@ -7,9 +7,17 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from rlaif_pl.labeling.calls import Ask, Call, GenerateRequest, LoglikelihoodRequest, Response
+from rlaif_pl.labeling.calls import (
+    Ask,
+    Call,
+    GenerateRequest,
+    LoglikelihoodRequest,
+    Response,
+    ThinkRequest,
+)
 from rlaif_pl.labeling.strategies.ensemble import EnsembleLabeler
 from rlaif_pl.labeling.strategy import ModelLabeler
+from rlaif_pl.labeling.thinking import thoughtful
 from rlaif_pl.labeling.usage.spending import Price
 from rlaif_pl.types import Labeler, Preference
 
@@ -29,6 +37,7 @@ class Projection:
         read: Tokens read for all pairs.
         written: Tokens written at most, as if every text went up to its limit.
         cost_usd: Cost of the tokens above; None without a price.
+        reread: Of the tokens read, those that a prefix cache cannot spare.
     """
 
     pairs: int
@@ -38,6 +47,7 @@ class Projection:
     read: int
     written: int
     cost_usd: float | None
+    reread: int = 0
 
     @property
     def tokens(self) -> int:
@@ -53,6 +63,12 @@ class Projection:
             f"{self.pairs} pairs to label: about {self.calls:,} calls in {self.rounds} round(s), "
             f"{self.read:,} tokens read and at most {self.written:,} written, {cost} "
             f"(from the prompts of {self.sampled} pairs)"
+            + (
+                f"; {self.reread:,} of them are read anew whatever the server's prefix cache holds, "
+                "since log-probabilities of given text bypass it"
+                if self.reread
+                else ""
+            )
         )
 
 
@@ -62,6 +78,7 @@ def project(
     price: Price | None = None,
     count: Callable[[str], float] | None = None,
     sample: int = 20,
+    rereads_scored: bool = False,
 ) -> Projection:
     """Write out the calls for a sample of the pairs, without asking anybody, and extrapolate.
 
@@ -73,6 +90,7 @@ def project(
         price: Of the model.
         count: Tokens of a text; a quarter of its characters without.
         sample: Pairs to write out, evenly spread over all.
+        rereads_scored: Whether the model reads scored texts without a cache.
     """
     step = max(len(pairs) // sample, 1)
     chosen = pairs[::step][:sample]
@@ -88,6 +106,7 @@ def project(
 
     if chosen:
         judge(chosen, ask)
+    scored = [call for call in asked if rereads_scored and isinstance(call, LoglikelihoodRequest)]
     scale = len(pairs) / max(len(chosen), 1)
     read = round(scale * sum(tokens(_text_of(call)) for call in asked))
     written = round(scale * sum(_written(call) for call in asked))
@@ -99,6 +118,7 @@ def project(
         read=read,
         written=written,
         cost_usd=None if price is None else price.of(read, written),
+        reread=round(scale * sum(tokens(_text_of(call)) for call in scored)),
     )
 
 
@@ -126,7 +146,13 @@ def estimate_cost(
         None where nothing is known about a labeler's calls.
     """
     if isinstance(labeler, ModelLabeler):
-        return project(labeler.judge, pairs, getattr(labeler.backend, "price", None) or prices)
+        thinking, backend = labeler.thinking, labeler.backend
+        return project(
+            lambda chosen, ask: labeler.judge(chosen, thoughtful(ask, thinking)),
+            pairs,
+            getattr(backend, "price", None) or prices,
+            rereads_scored=getattr(backend, "rereads_scored", False),
+        )
     if not isinstance(labeler, EnsembleLabeler):
         return None
     found = [estimate_cost(member, pairs, prices) for member in labeler.labelers]
@@ -142,6 +168,7 @@ def estimate_cost(
         read=sum(part.read for part in parts),
         written=sum(part.written for part in parts),
         cost_usd=math.fsum(costs) if costs else None,
+        reread=sum(part.reread for part in parts),
     )
 
 
@@ -209,17 +236,17 @@ def _text_of(call: Call) -> str:
     """All that a model reads for a call."""
     if isinstance(call, LoglikelihoodRequest):
         return call.context + call.target
-    return call.question.text + call.question.assistant_prefix
+    return call.question.text + (call.question.thoughts or "") + call.question.assistant_prefix
 
 
 def _written(call: Call) -> int:
     """Tokens a model writes for a call at most."""
-    return call.decoding.max_tokens if isinstance(call, GenerateRequest) else 1
+    return call.decoding.max_tokens if isinstance(call, GenerateRequest | ThinkRequest) else 1
 
 
 def _stand_in(call: Call) -> Response:
     """Return a reply that says nothing, in place of one that would cost something."""
-    if isinstance(call, GenerateRequest):
+    if isinstance(call, GenerateRequest | ThinkRequest):
         return Response(text="word" * call.decoding.max_tokens)  # as many tokens as it may have
     if isinstance(call, LoglikelihoodRequest):
         return Response(logprobs=(-1.0,) * max(len(call.target.split()), 1))

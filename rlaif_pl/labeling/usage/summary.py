@@ -36,6 +36,7 @@ class LabelSummary:
         position: Position bias; None where the labels have no order.
         off_option_mass: Mean probability outside the verdict tokens, where there are any; also of pairs
             that have no label because of it.
+        tie_mass: Mean probability of a tie among the verdicts, where ties are asked for.
         cost: What a label cost, beside what a person's would have.
         tokens: Tokens read and written, failures included.
         cost_usd: Money paid, failures included.
@@ -47,6 +48,7 @@ class LabelSummary:
     longer_wins: Interval
     position: PositionBias | None
     off_option_mass: Interval
+    tie_mass: Interval
     cost: CostComparison
     tokens: int
     cost_usd: float
@@ -77,7 +79,7 @@ class LabelSummary:
         }
         metrics |= {f"{prefix}/failed_{reason}": n for reason, n in self.failures.items()}
         metrics |= self.counts.to_metrics(f"{prefix}/count")
-        for name in ("mean_p_first", "decided", "longer_wins", "off_option_mass"):
+        for name in ("mean_p_first", "decided", "longer_wins", "off_option_mass", "tie_mass"):
             metrics |= getattr(self, name).to_metrics(f"{prefix}/{name}")
         if self.position is not None:
             metrics |= self.position.to_metrics(prefix)
@@ -136,6 +138,7 @@ def summarize_labels(
         longer_wins=share(_longer_wins, proportion_by_group),
         position=position_bias(pairs, level, draws, seed),
         off_option_mass=share(lambda pair: pair.provenance.off_option_mass, mean_by_group, pairs),
+        tie_mass=share(lambda pair: pair.provenance.tie_mass, mean_by_group),
         cost=compare_costs(pairs, prices, level=level, draws=draws, seed=seed),
         tokens=sum(pair.provenance.tokens for pair in pairs),
         cost_usd=math.fsum(pair.provenance.cost_usd for pair in pairs),

@@ -18,9 +18,12 @@ NAMES = {
     "ensemble": "ensemble",
     "free_form": "free_form",
     "likelihood": "likelihood",
+    "listwise": "listwise",
     "pairwise": "pairwise",
     "pairwise_cot": "pairwise",
+    "rubric": "rubric",
     "score": "score",
+    "thinking": "pairwise",
 }
 
 

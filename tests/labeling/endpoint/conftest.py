@@ -59,9 +59,11 @@ class Handler(BaseHTTPRequestHandler):
         content = self.rfile.read(length := int(self.headers["content-length"]))
         if len(content) < length:  # the client is gone
             self.close_connection = True
-            return
+            return None
         body = json.loads(content)
         app = self.server.app
+        if self.path == "/tokenize":
+            return self.tokenize(app, body)
         fault = app.arrive(body)
         try:
             time.sleep(app.latency)
@@ -70,6 +72,12 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         finally:
             app.leave()
+        return None
+
+    def tokenize(self, app, body):
+        if app.tokens is None:
+            return self.send(404, b'{"detail": "Not Found"}')
+        return self.send(200, json.dumps({"tokens": app.tokens(body["prompt"])}).encode())
 
     def respond(self, app, body, fault):
         if fault == "status_500":
@@ -122,9 +130,10 @@ class QuietServer(ThreadingHTTPServer):
 class Server:
     """The server with its record; ``script`` holds faults for the next requests, before any draw."""
 
-    def __init__(self, faults=None, latency=0.0, stall_seconds=60.0, reply=None):
+    def __init__(self, faults=None, latency=0.0, stall_seconds=60.0, reply=None, tokens=None):
         self.faults = faults or Faults()
         self.latency = latency
+        self.tokens = tokens  # text to ids, for servers that have /tokenize
         self.stall_seconds = stall_seconds
         self.record = Record()
         self.script = deque()

@@ -1,0 +1,199 @@
+"""Pairs labeled by rankings: all responses to a prompt are ranked in one call, in shuffled positions.
+
+k responses make k (k - 1) / 2 pairs; a ranking reads each response once where pairs would read it
+2 (k - 1) times. Judges favor places in a list as they favor slots, so every list is also shown in its
+reverse, and what both rankings agree on is the label.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from rlaif_pl.labeling.backends import as_backend
+from rlaif_pl.labeling.calls import Ask, Backend, Decoding, GenerateRequest, Question, Response
+from rlaif_pl.labeling.outcome import Judgment
+from rlaif_pl.labeling.prompting.layout import BLANK
+from rlaif_pl.labeling.prompting.orders import Spent
+from rlaif_pl.labeling.prompting.templates import SEVERAL, fill, load_prompt
+from rlaif_pl.labeling.strategy import ModelLabeler
+from rlaif_pl.models.backbone import EMBEDDED
+from rlaif_pl.text import filled
+from rlaif_pl.types import Preference
+
+NUMBER = re.compile(r"\d+")
+RULES = "ranking-1"  # raise when ranking_of reads some answer differently
+
+
+@dataclass(slots=True)
+class ResponseList:
+    """Responses to one prompt that are ranked together.
+
+    Attributes:
+        prompt: What they reply to.
+        responses: Different texts, sorted, so that no order of pairs makes a difference.
+        pairs: Places of the pairs that are labeled by it.
+    """
+
+    prompt: str
+    responses: list[str] = field(default_factory=list)
+    pairs: list[int] = field(default_factory=list)
+
+
+class ListwiseLabeler(ModelLabeler):
+    """Has the responses to a prompt ranked and labels its pairs by who stands ahead.
+
+    ``p_first`` is the share of rankings with the first response ahead: 0, 0.5 or 1 with two shuffles.
+    A ranking that does not name every response once is ``malformed``. Pairs of one prompt are ranked
+    together as far as they are labeled in one chunk, so keep ``chunk`` of the command unchanged where a
+    job is to be repeated.
+
+    Args:
+        backend: Who answers; a name is that of a model on this machine.
+        prompt: Name or path of a prompt file whose sample has ``{prompt}`` and ``{responses}``.
+        max_responses: Most responses in a list, at least 2; further pairs get further lists.
+        shuffles: Rankings a list, at least 1; every second one is the reverse of the one before. A pair
+            is labeled where more than half of them came about.
+        seed: Seeds the shuffling.
+        max_answer_tokens: Length limit of a ranking, at least 1.
+        chat_template: Ask through the model's chat template; the ending opens the answer.
+    """
+
+    strategy = "listwise"
+
+    def __init__(
+        self,
+        backend: Backend | str = EMBEDDED,
+        *,
+        prompt: str = "listwise-1",
+        max_responses: int = 8,
+        shuffles: int = 2,
+        seed: int = 0,
+        max_answer_tokens: int = 64,
+        chat_template: bool = False,
+    ) -> None:
+        super().__init__(as_backend(backend), 1.0)
+        if max_responses < 2 or shuffles < 1 or max_answer_tokens < 1:
+            raise ValueError(
+                "expected max_responses of at least 2, shuffles and max_answer_tokens of at least 1, "
+                f"got {max_responses}, {shuffles} and {max_answer_tokens}"
+            )
+        self.file = load_prompt(prompt, SEVERAL)
+        self.max_responses = max_responses
+        self.shuffles = shuffles
+        self.seed = seed
+        self.chat = chat_template
+        self.decoding = Decoding(max_answer_tokens, stop=("\n\n",))
+
+    @property
+    def prompt_version(self) -> str:
+        """Version of the prompt, of the rules and of every setting that can change a label."""
+        return (
+            f"{self.file.version}+{RULES}+k={self.max_responses},n={self.shuffles},seed={self.seed},"
+            f"max={self.decoding.max_tokens}" + "+chat" * self.chat
+        )
+
+    def judge(self, pairs: Sequence[Preference], ask: Ask) -> list[Judgment]:
+        """Judge pairs in order by the rankings of their lists."""
+        lists = lists_of(pairs, self.max_responses)
+        orders = [self._orders(each) for each in lists]
+        calls = [
+            GenerateRequest(self._question(each.prompt, order), self.decoding)
+            for each, own in zip(lists, orders, strict=True)
+            for order in own
+        ]
+        replies = iter(ask(calls))
+        found: dict[int, Judgment] = {}
+        for each, own in zip(lists, orders, strict=True):
+            answers = [(order, next(replies)) for order in own]
+            found |= _judgments(each, pairs, answers)
+        return [found[place] for place in range(len(pairs))]
+
+    def _orders(self, each: ResponseList) -> list[list[str]]:
+        """Shuffle a list, each second time into the reverse of the time before."""
+        drawn = random.Random(repr((self.seed, each.prompt, each.responses)))
+        orders: list[list[str]] = []
+        for number in range(self.shuffles):
+            if number % 2:
+                orders.append(orders[-1][::-1])
+            else:
+                orders.append(drawn.sample(each.responses, len(each.responses)))
+        return orders
+
+    def _question(self, prompt: str, responses: Sequence[str]) -> Question:
+        """Lay a list out."""
+        parts = self.file.parts
+        head = parts["preamble"] + BLANK if "preamble" in parts else ""
+        listed = BLANK.join(f"[{n}] {text.strip()}" for n, text in enumerate(responses, 1))
+        text = head + fill(parts["sample"], {"prompt": prompt, "responses": listed})
+        gap = "" if self.chat else self.file.gap
+        return Question(filled(text + gap), self.file.ending, self.chat, len(head))
+
+
+def lists_of(pairs: Sequence[Preference], most: int) -> list[ResponseList]:
+    """Put pairs of one prompt into common lists of at most so many different responses."""
+    lists: list[ResponseList] = []
+    current: dict[str, ResponseList] = {}
+    for place, pair in enumerate(pairs):
+        here = current.get(pair.prompt)
+        both = {pair.first, pair.second}
+        if here is None or len(both.union(here.responses)) > most:
+            here = current[pair.prompt] = ResponseList(pair.prompt)
+            lists.append(here)
+        here.responses = sorted(both.union(here.responses))
+        here.pairs.append(place)
+    return lists
+
+
+def ranking_of(text: str, count: int) -> list[int] | None:
+    """Read a ranking such as ``[2] > [1] > [3]``: places from 0, the best first.
+
+    Args:
+        text: The answer.
+        count: Number of responses.
+
+    Returns:
+        None where the first ``count`` numbers are not each of 1 to ``count`` once.
+    """
+    numbers = [int(found) for found in NUMBER.findall(text)[:count]]
+    return [n - 1 for n in numbers] if sorted(numbers) == list(range(1, count + 1)) else None
+
+
+def _judgments(
+    each: ResponseList, pairs: Sequence[Preference], answers: Sequence[tuple[list[str], Response]]
+) -> dict[int, Judgment]:
+    """Label the pairs of a list by its rankings; each pays its share of them."""
+    spent = Spent()
+    ranks: list[dict[str, int]] = []
+    failures: list[str] = []
+    for order, reply in answers:
+        spent.add(reply)
+        ranking = None if reply.failure else ranking_of(reply.text, len(order))
+        if ranking is None:
+            failures.append(reply.failure or "malformed")
+        else:
+            ranks.append({order[place]: rank for rank, place in enumerate(ranking)})
+    found: dict[int, Judgment] = {}
+    share = len(each.pairs)
+    for number, place in enumerate(each.pairs):
+        pair = pairs[place]
+        ahead = [_ahead(rank[pair.first], rank[pair.second]) for rank in ranks]
+        is_known = len(ranks) > len(failures)
+        found[place] = Judgment(
+            math.nan,
+            tokens=spent.tokens // share + (number < spent.tokens % share),
+            written=spent.written // share + (number < spent.written % share),
+            cost_usd=spent.cost_usd / share,
+            position_gap=max(ahead) - min(ahead) if is_known else None,
+            p_first=math.fsum(ahead) / len(ahead) if is_known else None,
+            failure=None if is_known else min(failures),
+        )
+    return found
+
+
+def _ahead(first: int, second: int) -> float:
+    """1 where the first rank is ahead, 0 where the second is, 0.5 for a text beside itself."""
+    return 0.5 if first == second else float(first < second)

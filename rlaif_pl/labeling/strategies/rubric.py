@@ -1,0 +1,205 @@
+"""Scores by criteria: how likely is "Yes" to each of them, and the weighted mean over all.
+
+Several narrow questions are easier for a judge than one broad grade, and say what a response lacks.
+Prompt and response come first and the criterion last, so that all questions about a response share all
+but their end: read once by a local model, taken from the cache by a server.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from rlaif_pl.labeling.backends import as_backend
+from rlaif_pl.labeling.calls import Ask, Backend, ChoiceRequest, Question, Response
+from rlaif_pl.labeling.guard import LOW_MASS, MIN_OPTION_MASS, off_option_mass
+from rlaif_pl.labeling.outcome import (
+    Clamp,
+    Judgment,
+    checked_clamp,
+    finalize,
+    label_version,
+    sigmoid,
+)
+from rlaif_pl.labeling.prompting.criteria import (
+    Criterion,
+    PromptRubric,
+    load_criteria,
+    load_rows,
+)
+from rlaif_pl.labeling.prompting.layout import BLANK
+from rlaif_pl.labeling.prompting.orders import Spent, unreadable
+from rlaif_pl.labeling.prompting.templates import SINGLE, fill, load_prompt
+from rlaif_pl.labeling.strategies.pairwise import Task
+from rlaif_pl.labeling.strategies.scoring import ResponseScore, difference_of
+from rlaif_pl.labeling.strategy import ModelLabeler
+from rlaif_pl.labeling.thinking import Thinking, checked_thinking
+from rlaif_pl.models.backbone import EMBEDDED
+from rlaif_pl.text import filled
+from rlaif_pl.types import Preference
+
+
+class RubricLabeler(ModelLabeler):
+    """Asks whether a response meets each of several criteria; also a pointwise labeler, so a reward.
+
+    A response's score is ``sum(weight * p) / sum(weight)`` over the criteria, in [0, 1], where p is the
+    probability of "Yes" among "Yes" and "No". A response with a criterion that gave no answer has no
+    score: the mean of the others would be one of another rubric.
+
+    Args:
+        backend: Who answers; a name is that of a model on this machine.
+        task: Whose criteria and nothing else it chooses.
+        criteria: Name or path of a YAML or JSON list of ``{description, weight}``, in place of the
+            task's.
+        rows: Data file with ``prompt`` and, each where there is one, ``criteria`` (in place of those
+            above) and ``reference`` (a good response, shown for comparison).
+        prompt: Name or path of a prompt file with a part ``criterion``; its first option says that the
+            criterion is met, the second that it is not.
+        hard: One-hot labels: 1 or 0 for the response with the higher score.
+        clamp: Limits ``(x, 1 - x)`` of the label; None leaves it as it is.
+        chat_template: Ask through the model's chat template; the ending opens the answer.
+        thinking: Have the model think before each answer; needs ``chat_template``.
+        min_option_mass: Least probability of "Yes" and "No" together, in [0, 1).
+        temperature: ``p_first = sigmoid((score_first - score_second) / temperature)``, above 0: at 0.1
+            a lead of a tenth makes 0.73. Fit it on people's labels.
+    """
+
+    strategy = "rubric"
+
+    def __init__(
+        self,
+        backend: Backend | str = EMBEDDED,
+        *,
+        task: Task = "summarization",
+        criteria: str | None = None,
+        rows: str | None = None,
+        prompt: str = "rubric-1",
+        hard: bool = False,
+        clamp: tuple[float, float] | None = None,
+        chat_template: bool = False,
+        thinking: Thinking | None = None,
+        min_option_mass: float = MIN_OPTION_MASS,
+        temperature: float = 0.1,
+    ) -> None:
+        thinking = checked_thinking(thinking, chat_template)
+        super().__init__(as_backend(backend), temperature, min_option_mass, thinking)
+        self.file = load_prompt(prompt, SINGLE)
+        self.file.part("criterion", "criteria")
+        if len(self.file.options) != 2:
+            raise ValueError(
+                f"expected two options in prompt {self.file.version}, met and not met, got "
+                f"{len(self.file.options)}"
+            )
+        self.criteria, version = load_criteria(criteria or f"criteria-{task}-1")
+        self.rows: Mapping[str, PromptRubric] = {}
+        self.versions = [version]
+        if rows is not None:
+            self.rows, version = load_rows(rows)
+            self.versions.append(version)
+        if any(row.reference for row in self.rows.values()):
+            self.file.part("reference", "references")
+        self.chat = chat_template
+        self.hard = hard
+        self.clamp: Clamp = checked_clamp(clamp)
+
+    @property
+    def prompt_version(self) -> str:
+        """Version of prompt, criteria, rows and of every setting that can change a label."""
+        parts = "+".join([self.file.version, *self.versions])
+        return parts + "+chat" * self.chat + label_version(self.hard, self.clamp)
+
+    def rubric_of(self, prompt: str) -> tuple[Criterion, ...]:
+        """Return the criteria for a prompt: its own, or the task's."""
+        own = self.rows.get(prompt, PromptRubric()).criteria
+        return own or self.criteria
+
+    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
+        """Return one score in [0, 1] a response; nan where there is none (see ``details``)."""
+        return [score.value for score in self.details(prompts, responses)]
+
+    def details(
+        self, prompts: Sequence[str], responses: Sequence[str], ask: Ask | None = None
+    ) -> list[ResponseScore]:
+        """Return scores with what they took and why some are missing.
+
+        Args:
+            prompts: What is replied to.
+            responses: As many responses.
+            ask: Answers calls; the labeler's own back end where None.
+        """
+        answers = self._answers(prompts, responses, ask or self.ask)
+        rubrics = [self.rubric_of(prompt) for prompt in prompts]
+        return [_weighted(*both) for both in zip(rubrics, answers, strict=True)]
+
+    def met(self, prompts: Sequence[str], responses: Sequence[str]) -> list[dict[str, float]]:
+        """Return, a response, how likely each criterion is met, in [0, 1]; nan where unknown."""
+        answers = self._answers(prompts, responses, self.ask)
+        return [
+            {c.description: _yes(reply) for c, reply in zip(self.rubric_of(p), own, strict=True)}
+            for p, own in zip(prompts, answers, strict=True)
+        ]
+
+    def judge(self, pairs: Sequence[Preference], ask: Ask) -> list[Judgment]:
+        """Judge pairs in order by the difference of their scores."""
+        prompts = [pair.prompt for pair in pairs for _ in range(2)]
+        responses = [text for pair in pairs for text in (pair.first, pair.second)]
+        scores = self.details(prompts, responses, ask)
+        return [
+            finalize(difference_of(*both), self.temperature, hard=self.hard, clamp=self.clamp)
+            for both in zip(scores[::2], scores[1::2], strict=True)
+        ]
+
+    def _answers(
+        self, prompts: Sequence[str], responses: Sequence[str], ask: Ask
+    ) -> list[list[Response]]:
+        """Ask about all criteria of all responses at once."""
+        calls = [
+            [
+                ChoiceRequest(self._question(prompt, response, criterion), self.file.options)
+                for criterion in self.rubric_of(prompt)
+            ]
+            for prompt, response in zip(prompts, responses, strict=True)
+        ]
+        replies = iter(ask([call for own in calls for call in own]))
+        return [[next(replies) for _ in own] for own in calls]
+
+    def _question(self, prompt: str, response: str, criterion: Criterion) -> Question:
+        """Lay a question out: everything about the response first, the criterion last."""
+        parts, reference = self.file.parts, self.rows.get(prompt, PromptRubric()).reference
+        shared = [parts["preamble"]] if "preamble" in parts else []
+        shared.append(fill(parts["sample"], {"prompt": prompt, "response": response}))
+        if reference is not None:
+            shared.append(fill(parts["reference"], {"reference": reference}))
+        head = "".join(part + BLANK for part in shared)
+        text = head + fill(parts["criterion"], {"criterion": criterion.description})
+        gap = "" if self.chat else self.file.gap
+        return Question(filled(text + gap), self.file.ending, self.chat, len(filled(head)))
+
+
+def _yes(reply: Response) -> float:
+    """Probability of the first option among both; nan where it is not known."""
+    if reply.failure is not None or unreadable(reply.logprobs) is not None:
+        return math.nan
+    yes, no = (value for value in reply.logprobs if value is not None)
+    return sigmoid(yes - no)
+
+
+def _weighted(criteria: Sequence[Criterion], replies: Sequence[Response]) -> ResponseScore:
+    """Average the answers to all criteria of a response."""
+    spent = Spent()
+    failures, outside, parts = [], [], []
+    for criterion, reply in zip(criteria, replies, strict=True):
+        spent.add(reply)
+        failure = reply.failure or unreadable(reply.logprobs)
+        if reply.logprobs and failure in (None, LOW_MASS):
+            outside.append(off_option_mass(reply.logprobs))
+        if failure is not None:
+            failures.append(failure)
+        else:
+            parts.append(criterion.weight * _yes(reply))
+    mass = math.fsum(outside) / len(outside) if outside else math.nan
+    value = math.nan
+    if not failures:
+        value = math.fsum(parts) / math.fsum(criterion.weight for criterion in criteria)
+    failure = min(failures) if failures else None
+    return ResponseScore(value, mass, spent.tokens, spent.written, spent.cost_usd, failure)
