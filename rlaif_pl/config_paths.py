@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
@@ -36,7 +37,10 @@ def find_config(name: str | Path) -> Path:
     if not path.is_absolute() and packaged.is_file():
         return packaged
     known = sorted(str(p.relative_to(config_paths())) for p in config_paths().rglob("*.yaml"))
+    near = get_close_matches(str(Path(*parts)), known, 3) or [k for k in known if parts[-1] in k]
+    shown = near or [name for name in known if name.startswith("quickstart/")]
+    rest = len(known) - len(shown)
     raise FileNotFoundError(
-        f"expected a config file at {path} or {packaged}, there is none; "
-        f"the package has {', '.join(known)}"
+        f"expected a config file at {path} or {packaged}, there is none; the package has "
+        f"{', '.join(shown)} and {rest} more in {config_paths()}"
     )

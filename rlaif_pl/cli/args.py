@@ -22,9 +22,10 @@ def prepared(function: Callable[..., int], args: list[str]) -> list[str]:
 
 
 def gather_lists(function: Callable[..., int], args: list[str]) -> list[str]:
-    """Turn ``--confidence 1 2 8`` into ``--confidence [1,2,8]`` for options that are lists."""
+    """Turn ``--confidence 1 2 8`` into ``--confidence [1,2,8]`` for lists; a data set has one, too."""
     hints = {name: str(p.annotation) for name, p in inspect.signature(function).parameters.items()}
     lists = {f"--{name}" for name, hint in hints.items() if hint.startswith("list[")}
+    lists |= {f"--{name}.confidence" for name, hint in hints.items() if "DataSource" in hint}
     result: list[str] = []
     index = 0
     while index < len(args):

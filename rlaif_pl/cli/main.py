@@ -10,6 +10,7 @@ import inspect
 import os
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from difflib import get_close_matches
@@ -23,6 +24,8 @@ from rlaif_pl.errors import estimated_cost, explained
 
 if TYPE_CHECKING:
     from jsonargparse import Namespace
+
+    from rlaif_pl.cli.commands.usage import PlainParser
 
 LIGHTNING = ("fit", "validate", "predict")
 DEFAULT_FIT = "quickstart/reward_from_pairs.yaml"
@@ -53,39 +56,47 @@ FUNCTIONS = {
 GROUPS = ("evaluate", "study")  # commands of two words
 INTERRUPTED = 130  # exit status, as of a shell: 128 + SIGINT
 HELP = """\
-usage: python -m rlaif_pl COMMAND [options]      (COMMAND --help says more; --version)
+usage: python -m rlaif_pl COMMAND [options]        COMMAND --help says more; --version
 
-a whole experiment
-  run FILE             every stage of an experiment, each in its own process; finished ones are skipped
+  run FILE             a whole experiment; finished stages are skipped
+  doctor               what works on this machine
 
-training (LightningCLI: --config FILE, --print_config, --trainer.*, --model.*, --data.*)
-  fit                  train the module of a config; without one, the quickstart reward model
-  validate             its measures of held-out data
-  predict              labels by several processes (LabelingModule)
+train (options: --config FILE, --model.*, --data.*, --trainer.*)
+  fit                  an SFT policy, a reward model or a policy by A2C; without --config a quickstart
+  validate             measures of held-out data
+  predict              labels by several processes
 
-single steps
-  sample               responses of a policy, as unlabeled pairs
-  label                preferences by a language model, as soft labels
-  revise               answers to harmful requests, criticized and revised, as demonstrations
-  rest                 a policy trained on its own best samples (Grow and Improve steps)
-  evaluate alignment   agreement of a labeler with people, beside the length rule
-  evaluate reward      pair accuracy and calibration of a reward model
-  evaluate policy      win rates, KL, lengths and copying of a policy against its SFT policy
-  evaluate matrix      win rates of every two of several policies, by several judges
-  evaluate revisions   what each round of revision did, by judges that are measured themselves
-  evaluate harmless    share of responses that a judge of single responses finds harmless
-  rate                 a page on which people rank responses without knowing who wrote them
-  evaluate ratings     win rates by people beside those of judges; preferences to train on
-  study pairs          judged pairs of a study, with subsets of the votes
-  study rewards        rewards from AI labels, people's and both, on people's verdicts
-  study curve          accuracy of a reward against the pairs it was trained on
-  study sizes          agreement with people by size of the labeler, from a table of labelers
-  study cost           price of a label by model and by person, from a table of labelers
-  select               of the best checkpoints by validation reward, the one that wins most against SFT
+make preferences, in the order of the pipeline
+  sample               pairs of responses of a policy
+  label                soft labels of pairs, by a language model
+  export               preferences as Parquet with a card, in TRL's columns; a model's replies
+  revise               answers criticized and revised by a model, as demonstrations
+  rest                 a policy trained on its own best samples
+
+measure
+  evaluate alignment   a labeler against people, beside the length rule
+  evaluate reward      a reward model: pair accuracy, calibration
+  evaluate policy      a policy against its SFT policy: win rates, KL, length, copying
+  evaluate matrix      every two of several policies, by several judges
+  evaluate revisions   rounds of revision
+  evaluate harmless    share of harmless responses
+  select               of the best checkpoints the one that wins most
+  rate                 a page on which people rank responses blind
+  evaluate ratings     win rates by people beside those of judges
   report               one HTML page about a run
-  export               preferences as Parquet, with a card, or in TRL's columns; or a model's replies
 
-  doctor               what works on this machine, and what to do about what does not
+compare
+  study pairs          judged pairs of a study, with subsets of the votes
+  study rewards        rewards from AI labels, people's and both
+  study curve          accuracy of a reward by number of pairs
+  study sizes          agreement with people by size of the labeler
+  study cost           price of a label, by model and by person
+
+  completion SHELL     a script that completes commands and options: bash, zsh, fish
+
+examples
+  python -m rlaif_pl run configs/quickstart/rlaif.yaml --out runs/mine
+  python -m rlaif_pl evaluate reward --reward.help rlaif_pl.models.RewardModel
 """
 
 
@@ -112,15 +123,15 @@ def main(args: Sequence[str] | None = None) -> int:
         return 0
     command = " ".join(words[:2]) if words[0] in GROUPS else words[0]
     rest = words[len(command.split()) :]
-    known = [*LIGHTNING, "run", *FUNCTIONS]
+    known = [*LIGHTNING, "run", *FUNCTIONS, "completion"]
     if command not in known:
-        near = get_close_matches(command, known, 1)
-        meant = f"did you mean {near[0]!r}? " if near else ""
-        sys.stderr.write(f"error: unknown command {command!r}; {meant}known: {', '.join(known)}\n")
+        sys.stderr.write(unknown_command(command, known))
         return 2
     try:
         if command == "run":
             return run_experiment(rest)
+        if command == "completion":
+            return run_completion(rest)
         if command in LIGHTNING:
             return run_lightning(command, rest)
         return run_function(command, rest)
@@ -134,8 +145,27 @@ def main(args: Sequence[str] | None = None) -> int:
         return 1
 
 
-def run_experiment(args: list[str]) -> int:
-    """``run FILE``: every stage of an experiment."""
+def unknown_command(command: str, known: Sequence[str]) -> str:
+    """Return the error of a command that is not known: the nearest, the known, where help is."""
+    group, _, last = command.rpartition(" ")
+    beside = [name for name in known if name.rpartition(" ")[0] == group]
+    near = [
+        f"{group} {each}".strip()
+        for each in get_close_matches(last, [n.split()[-1] for n in beside])
+    ]
+    near = near or get_close_matches(command, known)
+    meant = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+    single = [name for name in known if " " not in name]
+    groups = [
+        f"{g} {'|'.join(n.split()[1] for n in known if n.startswith(g + ' '))}" for g in GROUPS
+    ]
+    listed = textwrap.fill(f"known: {', '.join(single)}, {', '.join(groups)}", 100)
+    hint = "(python -m rlaif_pl --help says more)"
+    return f"error: unknown command {command!r}{meant}\n{listed}\n{hint}\n"
+
+
+def run_parser() -> PlainParser:
+    """Return the parser of ``run``."""
     from rlaif_pl.cli.commands.usage import PlainParser
 
     parser = PlainParser(
@@ -164,7 +194,12 @@ def run_experiment(args: list[str]) -> int:
     )
     parser.add_argument("--check", action="store_true", help="look for that, and run nothing")
     parser.add_argument("--device", help=f"of every stage, in place of the file's: {KINDS}")
-    given = parser.parse_args(args)
+    return parser
+
+
+def run_experiment(args: list[str]) -> int:
+    """``run FILE``: every stage of an experiment."""
+    given = run_parser().parse_args(args)
     file = find_config(given.file)
     if given.check:
         from rlaif_pl.cli.commands.stage_check import stage_check
@@ -194,6 +229,22 @@ def whole(word: str) -> int:
     return int(word) if number is None else number
 
 
+def run_completion(args: list[str]) -> int:
+    """``completion SHELL``: a script that a shell completes commands and options with."""
+    from rlaif_pl.cli.commands.usage import PlainParser
+
+    parser = PlainParser(
+        "python -m rlaif_pl completion",
+        description="Print a script with which a shell completes the command rlaif-pl. For bash: "
+        "rlaif-pl completion bash > ~/.local/share/bash-completion/completions/rlaif-pl",
+    )
+    parser.add_argument("shell", help="bash, zsh, fish or tcsh")
+    given = parser.parse_args(args)
+    from rlaif_pl.cli.commands.completion import completion
+
+    return completion(given.shell, FUNCTIONS, run_parser())
+
+
 def run_lightning(command: str, args: list[str]) -> int:
     """``fit`` and its like through LightningCLI."""
     asks = {"-h", "--help", "--print_config"}
@@ -211,22 +262,12 @@ def run_lightning(command: str, args: list[str]) -> int:
 
 def run_function(command: str, args: list[str]) -> int:
     """A command that is one typed function."""
-    from jsonargparse import ArgumentParser
-
     from rlaif_pl.cli.args import prepared
-    from rlaif_pl.cli.commands.usage import OneSentence
+    from rlaif_pl.cli.commands.parsers import function_parser
 
     module, name = FUNCTIONS[command]
     function: Callable[..., int] = getattr(importlib.import_module(module), name)
-    summary = (inspect.getdoc(function) or "").split("\n\nArgs:")[0]
-
-    class Parser(OneSentence, ArgumentParser):
-        """Options of a function."""
-
-    parser = Parser(prog=f"python -m rlaif_pl {command}", description=summary)
-    parser.add_argument("--config", action="config", help="YAML with these options")
-    # as_group names a group after the function, which may be the name of an option too
-    parser.add_function_arguments(function, as_group=False)
+    parser = function_parser(function, f"python -m rlaif_pl {command}")
     words = parser.parse_args(prepared(function, find_configs(args)))
     with place_of(words):
         given = parser.instantiate_classes(words)

@@ -199,7 +199,7 @@ def load_experiment(
     refuse_unknown(content, ("name", "out", "seed", "device", "expect", "stages"), str(file))
     rows = take(content, "stages", list, None, str(file))
     if not rows:
-        raise ValueError(f"{file}: stages must name at least one stage, got none")
+        raise ValueError(f"{file}: expected at least one stage under stages, got none")
     stages: list[Stage] = []
     for number, row in enumerate(rows, 1):
         stages.append(_stage(file, row, f"{file}, stage {number}", stages))
@@ -238,7 +238,7 @@ def _stage(file: Path, row: Value, where: str, before: list[Stage]) -> Stage:
     name = take(row, "name", str, None, where)
     if not NAME.fullmatch(name) or name in RESERVED:
         raise ValueError(
-            f"{where}: name must be letters, digits, '-' and '_' and not {RESERVED[0]!r}, "
+            f"{where}: expected a name of letters, digits, '-' and '_' other than {RESERVED[0]!r}, "
             f"got {name!r}"
         )
     where = f"{file}, stage {name!r}"

@@ -30,9 +30,9 @@ def take(row: Mapping[str, Value], key: str, kind: type[T], default: T | None, w
     number = whole_number(value) if kind is int else None
     value = value if number is None else number
     if value is None:
-        raise ValueError(f"{where}: the key {key!r} is missing; it must be of type {kind.__name__}")
+        raise ValueError(f"{where}: expected the key {key!r} (a {kind.__name__}), got none")
     if not isinstance(value, kind) or isinstance(value, bool) and kind is int:
-        raise ValueError(f"{where}: {key} must be of type {kind.__name__}, got {value!r}")
+        raise ValueError(f"{where}: expected {key} to be of type {kind.__name__}, got {value!r}")
     return value
 
 
@@ -42,7 +42,7 @@ def take_names(
     """Return a key's list of strings; see ``take``."""
     values = take(row, key, list, default, where)
     if any(not isinstance(value, str) for value in values):
-        raise ValueError(f"{where}: {key} must be a list of names, got {values!r}")
+        raise ValueError(f"{where}: expected {key} to be a list of names, got {values!r}")
     return tuple(cast("list[str]", values))
 
 

@@ -91,7 +91,7 @@ def read_yaml(path: Path) -> dict[str, Value]:
         return {}
     if not isinstance(content, dict) or any(not isinstance(key, str) for key in content):
         raise ValueError(
-            f"{path} must hold a mapping with string keys, got {type(content).__name__}"
+            f"expected {path} to hold a mapping with string keys, got {type(content).__name__}"
         )
     return content
 
@@ -104,7 +104,7 @@ def dump_yaml(content: dict[str, Value]) -> str:
 def overlay(content: dict[str, Value], key: str, value: Value) -> None:
     """Set a dotted key in nested mappings, in place; a number picks an item of a list.
 
-    ``+`` at the end of the key adds the value to a list (``trainer.callbacks.+``).
+    ``+`` at the end of the key adds the value to a list, made if need be (``trainer.callbacks.+``).
 
     Raises:
         ValueError: The key runs through something that is neither a mapping nor a list, or past the
@@ -115,7 +115,8 @@ def overlay(content: dict[str, Value], key: str, value: Value) -> None:
     for depth, part in enumerate(parents):
         missing = isinstance(node, dict) and node.get(part) is None
         if missing:
-            cast("dict[str, Value]", node)[part] = {}
+            is_list = last == "+" and depth == len(parents) - 1
+            cast("dict[str, Value]", node)[part] = [] if is_list else {}
         node = _child(node, part, key, ".".join(parents[:depth]))
     if isinstance(node, list) and last == "+":
         node.append(value)

@@ -16,7 +16,6 @@ from rlaif_pl.recipes.rest_samples import ScoredResponse
 from rlaif_pl.text import Template
 
 TrainerOption = str | int | float | bool
-CALLBACKS = ("RunLoggers", "RunMetadata", "MetricsFile", "TerminateOnNaN")
 
 
 @dataclass(frozen=True)
@@ -119,18 +118,6 @@ def fit_config(
         step: Number of the Improve step, from 1.
         seed: Seeds adapters and order.
     """
-    callbacks: list[object] = [
-        {"class_path": f"rlaif_pl.training.callbacks.{name}"} for name in CALLBACKS
-    ]
-    callbacks.append(
-        {"class_path": "rlaif_pl.training.callbacks.ExportModel", "init_args": {"folder": "policy"}}
-    )
-    callbacks.append(
-        {
-            "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
-            "init_args": {"save_last": True, "save_top_k": 0, "every_n_train_steps": 10},
-        }
-    )
     trainer = {
         "max_epochs": improve.epochs,
         "devices": 1,
@@ -140,8 +127,6 @@ def fit_config(
         "log_every_n_steps": 1,
         **improve.trainer,
         "default_root_dir": str(folder),
-        "logger": False,  # RunLoggers adds them
-        "callbacks": callbacks,
     }
     model = {
         "backbone": dataclasses.asdict(policy),
@@ -161,6 +146,7 @@ def fit_config(
     return {
         "seed_everything": seed,
         "trainer": trainer,
+        "default_callbacks": {"checkpoint_every": 10},
         "model": {"class_path": "rlaif_pl.training.SFTModule", "init_args": model},
         "data": {
             "task": "demonstrations",

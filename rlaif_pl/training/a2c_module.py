@@ -68,6 +68,7 @@ class A2CModule(TrainableModule):
     """
 
     task = "prompts"
+    samples_while_training = True
 
     def __init__(
         self,

@@ -43,9 +43,13 @@ class TrainableModule(LightningModule):
         task: Kind of batch that the module reads; empty for any.
         is_given: Whether it holds models that were given as objects. No config names those, so that a
             checkpoint, which holds what is trained, records a hash of the frozen weights beside it.
+        export_folder: Where the default callbacks export to, below the folder of a fit.
+        samples_while_training: Whether a training step leaves ``latest_samples`` to show.
     """
 
     task: ClassVar[str] = ""
+    export_folder: ClassVar[str] = "policy"
+    samples_while_training: ClassVar[bool] = False
 
     def __init__(
         self,

@@ -47,6 +47,7 @@ class RewardModule(TrainableModule):
     """
 
     task = "pairs"
+    export_folder = "reward_model"
 
     def __init__(
         self,

@@ -26,6 +26,7 @@ def command(
         (["--confidence", "[1, 2]"], ["--confidence", "[1, 2]"]),
         (["--confidence=[1,2]", "--limit", "3"], ["--confidence=[1,2]", "--limit", "3"]),
         (["--limit", "3", "--confidence", "1"], ["--limit", "3", "--confidence", "[1]"]),
+        (["--data.confidence", "1", "2"], ["--data.confidence", "[1,2]"]),
     ],
 )
 def test_lists_are_gathered(given, expected):

@@ -102,10 +102,13 @@ def test_every_function_has_a_help_with_its_options(command, capsys):
 def test_help_of_fit(capsys):
     assert stopped(["fit", "--help"]) == 0
     said = capsys.readouterr().out
-    assert said.startswith("usage: python -m rlaif_pl [options] fit")
-    assert "--data.task" in said
-    assert "--trainer.max_steps" in said
+    assert said.startswith("usage: python -m rlaif_pl fit")
+    assert "--data.KEY" in said
+    assert "serve, preferences" in said
+    assert "--trainer.KEY" in said
     assert "--optimizer" not in said  # the model's own option says which
+    assert stopped(["fit", "--trainer.help"]) == 0
+    assert "--trainer.max_steps INT" in capsys.readouterr().out
 
 
 def test_help_of_run(capsys):

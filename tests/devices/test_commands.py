@@ -15,7 +15,15 @@ from rlaif_pl.data.preferences import read_preferences
 from rlaif_pl.models import ActorCritic, BackboneOptions, Lora
 from rlaif_pl.pipeline.experiment import DEVICE_COMMANDS
 
-MODEL_HINTS = ("BackboneOptions", "Reward", "RewardModel", "Labeler", "Backend")
+MODEL_HINTS = (
+    "BackboneOptions",
+    "Reward",
+    "RewardModel",
+    "Labeler",
+    "Backend",
+    "MatrixJudges",
+    "Fitting",
+)
 LOADS_BY_ITSELF = ("select", "doctor")  # out of a run's config, and by name
 
 
@@ -129,7 +137,7 @@ def test_policies_and_their_judges(command, policies, reward, labeler, data_file
         f"--prompts={data_files.prompts}",
         "--sampling.n=2",
         "--sampling.max_new_tokens=6",
-        "--draws=50",
+        "--reporting.draws=50",
     )
     metrics = command("evaluate policy", *words)
     assert metrics["a2c/kl"] == pytest.approx(0.0, abs=1e-4)
@@ -153,10 +161,10 @@ def test_a_matrix(command, tiny_model_folder, tiny_reward_folder, labeler, data_
         f"--policies={{sft: {{name: {model}, trunk_layers: 2}}, same: {{name: {model}}}}}",
         f"--prompts={data_files.prompts}",
         "--sft=sft",
-        f"--rewards={rewards}",
+        f"--judges.rewards={rewards}",
         "--sampling.n=2",
         "--sampling.max_new_tokens=6",
-        "--draws=50",
+        "--reporting.draws=50",
     )
     assert metrics["matrix/embedding/sft_vs_same"] == 0.5
 
@@ -197,15 +205,15 @@ def test_revisions_and_their_judges(command, tmp_path, tiny_model_folder):
 
 @pytest.mark.parametrize("name", ["study rewards", "study curve"])
 def test_studies(name, command, tmp_path, tiny_model_folder, data_files):
-    seeds = ("--head_seeds=1", "--top_seeds=0", "--arms=[human,ai]")
+    seeds = ("--seeds.head=1", "--seeds.top=0", "--arms=[human,ai]")
     metrics = command(
         name,
         f"--human={data_files.pairs}",
         f"--ai={data_files.pairs}",
-        f"--reward.backbone.name={tiny_model_folder}",
-        "--reward.backbone.trunk_layers=2",
-        "--reward.pooling=mean",
-        f"--states={tmp_path / 'states'}",
+        f"--fitting.reward.backbone.name={tiny_model_folder}",
+        "--fitting.reward.backbone.trunk_layers=2",
+        "--fitting.reward.pooling=mean",
+        f"--fitting.states={tmp_path / 'states'}",
         *(seeds if name == "study rewards" else ("--sizes=[6]", "--subsets=1")),
         "--folds=2",
         "--draws=20",
@@ -227,7 +235,7 @@ def test_a_checkpoint_is_selected(command, tmp_path, tiny_model_folder, data_fil
     state = {f"actor.{name}": value for name, value in actor.state_dict().items()}
     torch.save({"state_dict": state, "callbacks": kept, "global_step": 2}, path)
     words = (f"--run={run}", f"--prompts={data_files.prompts}", "--sampling.max_new_tokens=4")
-    command("select", *words, "--draws=20", *labeler)
+    command("select", *words, "--reporting.draws=20", *labeler)
     assert (tmp_path / "select-mps" / "policy" / "model.safetensors").is_file()
 
 

@@ -68,7 +68,7 @@ SMALLER = {
         "prompts": "${prompts}",
         "sampling.n": 2,
         "sampling.max_new_tokens": 8,
-        "draws": 50,
+        "reporting.draws": 50,
     },
     "report": {},
 }

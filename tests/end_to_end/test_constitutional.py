@@ -67,7 +67,7 @@ SMALLER = {
         "prompts.limit": 4,
         "sampling.n": 2,
         "sampling.max_new_tokens": 6,
-        "draws": 20,
+        "reporting.draws": 20,
     },
     "report": {},
 }

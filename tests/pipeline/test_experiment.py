@@ -48,9 +48,9 @@ def test_an_unknown_placeholder_is_refused(tmp_path):
     [
         ("  - {name: a, command: fit, sets: {}}\n", r"unknown key 'sets'; did you mean 'set'\?"),
         ("  - {name: a, command: fitt}\n", r"unknown command 'fitt'; did you mean 'fit'\?"),
-        ("  - {name: a}\n", r"stage 'a': the key 'command' is missing"),
-        ("  - {command: fit}\n", r"stage 1: the key 'name' is missing"),
-        ("  - {name: ../a, command: fit}\n", r"name must be letters.*got '\.\./a'"),
+        ("  - {name: a}\n", r"stage 'a': expected the key 'command'"),
+        ("  - {command: fit}\n", r"stage 1: expected the key 'name'"),
+        ("  - {name: ../a, command: fit}\n", r"expected a name of letters.*got '\.\./a'"),
         (
             "  - {name: a, command: fit, config: no.yaml}\n",
             r"config file .*no\.yaml does not exist",
@@ -58,7 +58,7 @@ def test_an_unknown_placeholder_is_refused(tmp_path):
         ("  - {name: a, command: fit}\n  - {name: a, command: fit}\n", r"taken by an earlier"),
         ("  - {name: a, command: fit, needs: [b]}\n", r"needs unknown stage 'b'"),
         ("  - {name: a, command: fit, needs: [a]}\n", r"in a circle: a -> a"),
-        ("  - {name: a, command: fit, needs: b}\n", r"needs must be of type list, got 'b'"),
+        ("  - {name: a, command: fit, needs: b}\n", r"expected needs to be of type list, got 'b'"),
         (
             "  - {name: a, command: fit, needs: [b]}\n  - {name: b, command: fit, needs: [a]}\n",
             r"in a circle: a -> b -> a",
@@ -85,7 +85,7 @@ def test_a_wrong_stage_is_refused_by_name(tmp_path, stages, message):
     ("extra", "message"),
     [
         ("sed: 3", "unknown key 'sed'; did you mean 'seed'"),
-        ("seed: true", "seed must be of type int"),
+        ("seed: true", "expected seed to be of type int"),
     ],
 )
 def test_a_wrong_top_level_key_is_refused(tmp_path, extra, message):

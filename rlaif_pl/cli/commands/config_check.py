@@ -16,7 +16,9 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import nn
 from torch.optim import Optimizer
 
-from rlaif_pl.cli.commands.train import Parser
+from rlaif_pl.cli.commands.parsers import FunctionParser, function_parser
+from rlaif_pl.cli.commands.refusals import Refusal, refusal
+from rlaif_pl.cli.commands.train import Parser, add_default_callbacks
 from rlaif_pl.data.sources import DataSource
 from rlaif_pl.evaluation.agreement.gate import QualityThresholds
 from rlaif_pl.labeling.backends import EndpointBackend
@@ -26,7 +28,7 @@ from rlaif_pl.pipeline.yaml_files import Value
 from rlaif_pl.rl.shaping import RewardShaping
 from rlaif_pl.text import Template
 from rlaif_pl.training import PreferenceDataModule
-from rlaif_pl.training.callbacks import AlarmLimits
+from rlaif_pl.training.callbacks import AlarmLimits, DefaultCallbacks
 
 LIGHTNING = ("fit", "validate", "predict")
 OUTER = ("ckpt_path", "verbose", "return_predictions", "weights_only")  # of the commands themselves
@@ -37,6 +39,7 @@ RECORDS: dict[frozenset[str], Callable[..., object]] = {
         Template,
         RewardShaping,
         AlarmLimits,
+        DefaultCallbacks,
         QualityThresholds,
         BackboneOptions,
     )
@@ -62,17 +65,28 @@ class ConfigCheck:
 
     def problem(self, command: str, content: Mapping[str, Value]) -> str | None:
         """Say what is wrong with a stage's config; None where nothing was found."""
+        found = self.refused(command, content)
+        return None if found is None else found.said()
+
+    def refused(self, command: str, content: Mapping[str, Value]) -> Refusal | None:
+        """Return what is wrong with a stage's config; None where nothing was found."""
+        if command in LIGHTNING:
+            parser: Parser | FunctionParser = lightning_parser()
+            content = {key: value for key, value in content.items() if key not in OUTER}
+        elif command in self.functions:
+            parser = parser_of(*self.functions[command])
+        else:
+            return Refusal(f"unknown command {command!r}")
         try:
-            if command in LIGHTNING:
-                kept = {key: value for key, value in content.items() if key not in OUTER}
-                self._build(lightning_parser().parse_object(kept))
-            elif command in self.functions:
-                parser = function_parser(*self.functions[command])
-                self._build(parser.parse_object(dict(content)))
-            else:
-                return f"unknown command {command!r}"
+            parsed = parser.parse_object(dict(content))
+        except ArgumentError as error:
+            return refusal(parser, str(error))
+        except (ValueError, TypeError, OSError) as error:
+            return Refusal(" ".join(str(error).split()))
+        try:
+            self._build(parsed)
         except (ArgumentError, ValueError, TypeError, OSError) as error:
-            return " ".join(str(error).split())
+            return Refusal(" ".join(str(error).split()))
         return None
 
     def unreachable(self) -> str | None:
@@ -133,16 +147,14 @@ def lightning_parser() -> Parser:
     parser.add_lightning_class_args(Trainer, "trainer")
     parser.add_lightning_class_args(LightningModule, "model", subclass_mode=True)
     parser.add_lightning_class_args(PreferenceDataModule, "data")
+    add_default_callbacks(parser)
     return parser
 
 
 @cache
-def function_parser(module: str, name: str) -> ArgumentParser:
+def parser_of(module: str, name: str) -> FunctionParser:
     """Return a parser of a command's options."""
-    function: Callable[..., int] = getattr(importlib.import_module(module), name)
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_function_arguments(function, as_group=False)
-    return parser
+    return function_parser(getattr(importlib.import_module(module), name), exits=False)
 
 
 def is_light(config: Any) -> bool:

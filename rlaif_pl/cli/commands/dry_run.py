@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from rlaif_pl.cli.commands.config_check import ConfigCheck
+from rlaif_pl.cli.commands.stage_check import located
 from rlaif_pl.pipeline import load_experiment, run
 from rlaif_pl.pipeline.estimate import estimate
 from rlaif_pl.pipeline.estimate_table import show_estimates
@@ -40,9 +41,9 @@ def dry_run(
     check = ConfigCheck(functions)
     problems = {}
     for stage in experiment.stages:
-        problem = check.problem(stage.command, experiment.placed(stage))
-        if problem is not None:
-            problems[stage.name] = problem
+        refused = check.refused(stage.command, experiment.placed(stage))
+        if refused is not None:
+            problems[stage.name] = located(experiment, stage, refused)
     expect, stages = estimate(experiment)
     console = Console(width=max(160, Console().width))
     show_estimates(console, expect, stages)

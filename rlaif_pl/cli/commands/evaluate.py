@@ -11,6 +11,7 @@ from rlaif_pl.api import report_on, sample_both
 from rlaif_pl.data.metric_files import write_metrics
 from rlaif_pl.data.sources import DataSource, is_sensitive, load_preferences, load_prompts
 from rlaif_pl.engine.sampling import SamplingParams
+from rlaif_pl.evaluation.options import PolicyReporting
 from rlaif_pl.evaluation.reward_accuracy import measure_reward
 from rlaif_pl.labeling.registry import build_labeler
 from rlaif_pl.models.device import on_device, put, resolve_device
@@ -58,13 +59,11 @@ def policy(
     prompts: DataSource | str,
     out: str,
     labeler: Labeler | str = "likelihood",
-    independent: bool = True,
     template: Template = Template(),  # noqa: B008 - frozen
     sampling: SamplingParams = SamplingParams(n=4, temperature=0.9),  # noqa: B008 - frozen
     batch_size: int = 16,
-    draws: int = 2000,
     seed: int = 0,
-    show_text: bool | None = None,
+    reporting: PolicyReporting = PolicyReporting(),  # noqa: B008 - frozen
     device: str = "auto",
 ) -> int:
     """Compare a trained policy with the SFT policy it came from, on the same prompts.
@@ -76,14 +75,11 @@ def policy(
         prompts: Evaluation prompts, with references where there are any.
         out: Folder for metrics.json, samples.jsonl, win_rates.json and verdicts.jsonl.
         labeler: The labeler whose labels trained the reward.
-        independent: Also ask a judge that trained nothing here (sentence embeddings).
         template: How prompts and responses are written.
         sampling: How each policy responds, ``n`` times to each prompt; once greedily besides.
         batch_size: Prompts at a time.
-        draws: Bootstrap resamples.
         seed: Seeds sampling and bootstrap.
-        show_text: Whether samples.jsonl, which the report shows, holds texts or their hashes; None
-            shows them unless the prompts are sensitive (harmful requests).
+        reporting: Intervals, judges beside the labeler, texts.
         device: Where models compute: ``auto`` (a GPU where there is one), ``cpu``, ``cuda``, ``cuda:N``
             or ``mps``.
     """
@@ -94,9 +90,10 @@ def policy(
     sampled, greedy = sample_both(after, before, rows, sampling, seed=seed, batch_size=batch_size)
     del before, after  # make room for the judges
     judge, paid = build_labeler(labeler), put(reward, place)
-    report = report_on(sampled, greedy, paid, judge, independent, draws=draws, seed=seed)
+    other, draws = reporting.independent, reporting.draws
+    report = report_on(sampled, greedy, paid, judge, other, draws=draws, seed=seed)
     report.render(Console())
-    report.write(out, show_text=not is_sensitive(prompts) if show_text is None else show_text)
+    report.write(out, show_text=reporting.shows(is_sensitive(prompts)))
     write(out, report.to_metrics() | {"evaluate/seconds": time.monotonic() - started})
     return 0
 

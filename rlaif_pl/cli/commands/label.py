@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 from rich.console import Console
 
@@ -46,9 +45,7 @@ def label(
     replies: str | None = None,
     gold: DataSource | str | None = None,
     fit_temperature_on: DataSource | str | None = None,
-    gate: Literal["warn", "stop"] = "warn",
-    min_alignment: float = 0.6,
-    limits: QualityThresholds = QualityThresholds(),  # noqa: B008 - frozen
+    gate: QualityThresholds = QualityThresholds(),  # noqa: B008 - frozen
     chunk: int = 64,
     max_cost: float | None = None,
     retry_failed: bool = False,
@@ -69,9 +66,7 @@ def label(
         gold: Pairs judged by people to measure the labeler on first; none are measured without.
         fit_temperature_on: Pairs judged by people to fit the labeler's temperature on, in place of the
             one it was given; use other pairs than ``gold``.
-        gate: What to do where the labeler agrees too little with people.
-        min_alignment: Least agreement with people, in [0, 1].
-        limits: What else the gate asks of the labeler.
+        gate: What is asked of the labeler on ``gold``, and what follows where it falls short.
         chunk: Pairs asked for between two commits to the store of labels.
         max_cost: Stop when this run has spent so many USD; calls in flight are still awaited and kept.
             A server needs ``prices`` for it.
@@ -97,7 +92,7 @@ def label(
                 judge = calibrated(judge, load_preferences(fit_temperature_on).rows)
                 metrics["label/temperature"] = judge.temperature
             if gold is not None:
-                metrics |= measured(judge, gold, gate, min_alignment, limits)
+                metrics |= measured(judge, gold, gate)
             pace = None if projection is None else ThroughputEstimator(projection, say)
             if kept is not None and pace is not None:
                 watch(judge, kept, spending, pace)
@@ -135,17 +130,11 @@ def write_results(folder: Path, result: LabelingResult, metrics: dict[str, float
     write_metrics(folder / "metrics.json", metrics | summary.to_metrics("label") | counts)
 
 
-def measured(
-    labeler: Labeler,
-    gold: DataSource | str,
-    gate: Literal["warn", "stop"],
-    min_alignment: float,
-    limits: QualityThresholds,
-) -> dict[str, float]:
+def measured(labeler: Labeler, gold: DataSource | str, gate: QualityThresholds) -> dict[str, float]:
     """Measure the labeler on gold pairs, show it, and let the gate warn or stop."""
     report = measure_alignment(labeler, load_preferences(gold).rows)
     report.render(Console())
-    limits.check(report, min_alignment, gate)
+    gate.check(report)
     return report.to_metrics("label/gold")
 
 

@@ -17,10 +17,12 @@ from rlaif_pl.data.metric_files import write_json
 from rlaif_pl.data.sources import DataSource, is_sensitive, load_prompts
 from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.evaluation.judges import EmbeddingJudge, RougeJudge
+from rlaif_pl.evaluation.options import Reporting
 from rlaif_pl.evaluation.policy import references_of
 from rlaif_pl.evaluation.reward_accuracy import scored
 from rlaif_pl.evaluation.win_rate import copied_shares
 from rlaif_pl.evaluation.win_rates import report as matrix_report
+from rlaif_pl.evaluation.win_rates.judges import MatrixJudges
 from rlaif_pl.evaluation.win_rates.measure import PolicyColumns, RewardJudge, measure_matrix
 from rlaif_pl.labeling.registry import build_labeler
 from rlaif_pl.models.backbone import resolve_dtype
@@ -40,17 +42,12 @@ def matrix(
     prompts: DataSource | str,
     out: str,
     sft: str | None = None,
-    judges: dict[str, Labeler | str] | None = None,
-    rewards: dict[str, Reward] | None = None,
-    taught: dict[str, list[str]] | None = None,
-    independent: bool = True,
-    rouge: bool = True,
+    judges: MatrixJudges = MatrixJudges(),  # noqa: B008 - frozen
     template: Template = Template(),  # noqa: B008 - frozen
     sampling: SamplingParams = SamplingParams(n=2, temperature=0.9),  # noqa: B008 - frozen
     batch_size: int = 16,
-    draws: int = 1000,
     seed: int = 0,
-    show_text: bool | None = None,
+    reporting: Reporting = Reporting(draws=1000),  # noqa: B008 - frozen
     device: str = "auto",
 ) -> int:
     """Compare every two of several policies on the same prompts by several judges.
@@ -64,29 +61,23 @@ def matrix(
         out: Folder for results.md, matrix.csv, samples.jsonl, verdicts.jsonl, win_matrix.png and
             metrics.json.
         sft: Name of the policy that KL is measured from; None measures none.
-        judges: Labelers by name.
-        rewards: Rewards by name: each is a column beside the policies, and a judge.
-        taught: Policies that a judge's labels (or a reward) trained, by its name; their comparisons
-            by it are marked.
-        independent: Also ask a judge that trained nothing here (sentence embeddings): ``embedding``.
-        rouge: Also judge by ROUGE-L where every prompt has a reference: ``rouge_l``.
+        judges: Who compares.
         template: How prompts and responses are written.
         sampling: How each policy responds, ``n`` times to each prompt.
         batch_size: Prompts at a time.
-        draws: Bootstrap resamples.
         seed: Seeds sampling and bootstrap.
-        show_text: Whether samples.jsonl holds texts or their hashes; None shows them unless the
-            prompts' source is sensitive.
+        reporting: Intervals, texts.
         device: Where models compute: ``auto`` (a GPU where there is one), ``cpu``, ``cuda``, ``cuda:N``
             or ``mps``.
     """
-    started = time.monotonic()
+    started, draws = time.monotonic(), reporting.draws
     place = resolve_device(device)
     if sft is not None and sft not in policies:
         raise ValueError(f"expected sft to be one of {list(policies)}, got {sft!r}")
     rows = load_prompts(prompts)
     params = sampling.seeded(seed)
-    for reward in (rewards or {}).values():
+    rewards = judges.rewards or {}
+    for reward in rewards.values():
         put(reward, place)
     reference = None if sft is None else load_policy(policies[sft], template).to(place)
     facts = [str(template), None if sft is None else identity(policies[sft])]
@@ -95,18 +86,20 @@ def matrix(
         kept = Path(out) / "sampled" / f"{name}.json"
         sampled = Sampled(kept, rows, params, batch_size, facts)
         known = sampled.read(options) or sampled.make(options, template, reference, title=name)
-        columns[name] = columns_of(rows, *known, rewards or {}, draws, seed)
+        columns[name] = columns_of(rows, *known, rewards, draws, seed)
     del reference
-    asked: dict[str, Labeler] = {n: build_labeler(judge) for n, judge in (judges or {}).items()}
-    asked |= {name: RewardJudge(reward, name) for name, reward in (rewards or {}).items()}
+    asked: dict[str, Labeler] = {
+        n: build_labeler(each) for n, each in (judges.labelers or {}).items()
+    }
+    asked |= {name: RewardJudge(reward, name) for name, reward in rewards.items()}
     references = references_of(rows)
-    if independent:
+    if judges.independent:
         asked["embedding"] = EmbeddingJudge(references)
-    if rouge and len(references) == len({row.text for row in rows}):
+    if judges.rouge and len(references) == len({row.text for row in rows}):
         asked["rouge_l"] = RougeJudge(references)
-    result = measure_matrix(rows, columns, asked, taught or {}, draws=draws, seed=seed)
+    result = measure_matrix(rows, columns, asked, judges.taught or {}, draws=draws, seed=seed)
     matrix_report.render(result, Console())
-    shown = not is_sensitive(prompts) if show_text is None else show_text
+    shown = reporting.shows(is_sensitive(prompts))
     matrix_report.write(result, rows, out, show_text=shown)
     metrics = matrix_report.to_metrics(result)
     write(out, metrics | {"matrix/seconds": time.monotonic() - started})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
@@ -20,6 +21,27 @@ from rlaif_pl.evaluation.human.tasks import Samples, read_samples
 QUESTION = "Which response is best? Rank all of them."
 
 
+@dataclass(frozen=True)
+class Page:
+    """The rating page.
+
+    Attributes:
+        question: What people are asked.
+        hide_text: Whether texts wait behind a click; None hides what the samples call sensitive.
+        acceptable: Whether the page asks of each text whether it is acceptable (fluent, finished, about
+            the prompt, nothing in it false).
+        host: Address to listen on. Any but this machine's own (127.0.0.1) asks for the token in the
+            link that is printed.
+        port: Port; 0 takes a free one.
+    """
+
+    question: str = QUESTION
+    hide_text: bool | None = None
+    acceptable: bool = True
+    host: str = "127.0.0.1"
+    port: int = 8000
+
+
 def rate(
     out: str,
     samples: str | None = None,
@@ -27,12 +49,8 @@ def rate(
     raters_per_prompt: int = 3,
     per_prompt: int = 1,
     limit: int | None = None,
-    question: str = QUESTION,
-    hide_text: bool | None = None,
-    host: str = "127.0.0.1",
-    port: int = 8000,
     seed: int = 0,
-    acceptable: bool = True,
+    page: Page = Page(),  # noqa: B008 - frozen
     ties: bool = False,
     export_tasks: str | None = None,
     rater: str | None = None,
@@ -54,14 +72,8 @@ def rate(
         raters_per_prompt: Rankings wanted of each prompt, by as many people; of models, apart.
         per_prompt: Rankings a prompt and person, at most: the k-th is of the policies' k-th responses.
         limit: Take the first so many prompts; None takes all.
-        question: What people are asked.
-        hide_text: Whether texts wait behind a click; None hides what the samples call sensitive.
-        host: Address to listen on. Any but this machine's own (127.0.0.1) asks for the token in the
-            link that is printed.
-        port: Port; 0 takes a free one.
         seed: Shuffles responses, by person and prompt.
-        acceptable: Whether the page asks of each text whether it is acceptable (fluent, finished, about
-            the prompt, nothing in it false).
+        page: What the page says and asks for, and where it is.
         ties: Whether two texts may be equally good; the paper's raters had to choose.
         export_tasks: JSONL to write: the prompts that the rater has not rated, with texts in the order
             drawn for the rater, to be ranked elsewhere.
@@ -82,16 +94,17 @@ def rate(
         if server is None:
             exchange(store, console, import_ratings, export_tasks, rater or "", ties)
         else:
-            token = None if server.is_local(host) else store.note("token", server.new_token())
-            is_hidden = store.facts()["sensitive"] == "1" if hide_text is None else hide_text
+            token = None if server.is_local(page.host) else store.note("token", server.new_token())
+            is_sensitive = store.facts()["sensitive"] == "1"
+            is_hidden = is_sensitive if page.hide_text is None else page.hide_text
             say(
                 console,
                 f"{len(store.tasks())} prompts, {raters_per_prompt} rankings wanted of each",
             )
     if server is not None:
-        page = (question, raters_per_prompt, is_hidden, acceptable, ties, host, token)
+        asked = (page.question, raters_per_prompt, is_hidden, page.acceptable, ties)
         say(console, f"ratings in {path}")
-        server.serve(path, server.PageOptions(*page), port, console)
+        server.serve(path, server.PageOptions(*asked, page.host, token), page.port, console)
     with RatingStore(path) as store:
         numbers = {
             f"{readers.prefix}/{name}": getattr(store.progress("", raters_per_prompt, kind), name)

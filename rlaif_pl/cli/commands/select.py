@@ -12,6 +12,7 @@ from rich.console import Console
 from rlaif_pl.data.metric_files import write_metrics
 from rlaif_pl.data.sources import DataSource, is_sensitive, load_prompts
 from rlaif_pl.engine.sampling import SamplingParams
+from rlaif_pl.evaluation.options import Reporting
 from rlaif_pl.evaluation.samples import write_samples
 from rlaif_pl.evaluation.selection import (
     Candidate,
@@ -44,9 +45,8 @@ def select(
     final: DataSource | str | None = None,
     sampling: SamplingParams = SamplingParams(n=1, temperature=0.9),  # noqa: B008 - frozen
     batch_size: int = 16,
-    draws: int = 2000,
     seed: int = 0,
-    show_text: bool | None = None,
+    reporting: Reporting = Reporting(),  # noqa: B008 - frozen
     device: str = "auto",
 ) -> int:
     """Choose a checkpoint as the paper does, on prompts set aside for that, and export its policy.
@@ -65,14 +65,12 @@ def select(
         final: Prompts that will report the result; named here, they are refused among ``prompts``.
         sampling: How each policy responds, ``n`` times to each prompt.
         batch_size: Prompts at a time.
-        draws: Bootstrap resamples.
         seed: Seeds sampling and bootstrap.
-        show_text: Whether samples.jsonl holds texts or their hashes; None shows them unless the
-            prompts' source is sensitive.
+        reporting: Intervals, texts.
         device: Where models compute: ``auto`` (a GPU where there is one), ``cpu``, ``cuda``, ``cuda:N``
             or ``mps``.
     """
-    started = time.monotonic()
+    started, draws = time.monotonic(), reporting.draws
     rows = load_prompts(prompts)
     refuse_final(rows, final)
     candidates = find_candidates(Path(run) / "checkpoints", monitor, k)
@@ -97,7 +95,7 @@ def select(
         {"prompt": row.text, **{name: given[n] for name, given in names.items()}}
         for n, row in enumerate(rows)
     )
-    shown = not is_sensitive(prompts) if show_text is None else show_text
+    shown = reporting.shows(is_sensitive(prompts))
     write_samples(folder, samples, show_text=shown)
     show(judged, chosen, len(rows), judge)
     seconds = {"select/prompts": float(len(rows)), "select/seconds": time.monotonic() - started}

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rlaif_pl.cli.commands.config_check import ConfigCheck
+from rlaif_pl.cli.commands.refusals import Refusal
 from rlaif_pl.pipeline import load_experiment
-from rlaif_pl.pipeline.experiment import Experiment
+from rlaif_pl.pipeline.experiment import Experiment, Stage
 from rlaif_pl.pipeline.plan import make_plan
 from rlaif_pl.pipeline.yaml_files import Value, flatten
 
@@ -43,7 +44,10 @@ def stage_check(
     check, found = ConfigCheck(functions), 0
     for stage in stages:
         content = experiment.resolve(stage)
-        problem = check.problem(stage.command, content) or absent_data(experiment, content)
+        refused = check.refused(stage.command, content)
+        problem = (
+            located(experiment, stage, refused) if refused else absent_data(experiment, content)
+        )
         silent = check.unreachable()
         if problem is None and silent is not None and stage is not stages[0]:
             sys.stderr.write(f"warning: stage {stage.name}: {silent} before this stage\n")
@@ -56,6 +60,22 @@ def stage_check(
             "above, or go ahead with --no_check\n"
         )
     return 1 if found else 0
+
+
+def located(experiment: Experiment, stage: Stage, refused: Refusal) -> str:
+    """Return what is wrong with a stage's config, with the file that says so where one key does.
+
+    Args:
+        experiment: The experiment.
+        stage: Its stage.
+        refused: What is wrong.
+    """
+    last = refused.key.rpartition(".")[2]
+    if not last:
+        return refused.said()
+    is_set = any(last in key.split(".") for key in flatten(dict(stage.overrides)))
+    file = experiment.file if is_set or stage.config is None else stage.config
+    return f"{refused.said()} (in {file})"
 
 
 def absent_data(experiment: Experiment, content: Mapping[str, Value]) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -22,6 +22,41 @@ from rlaif_pl.recipes.studies.sources import ARMS, TwiceLabeled, label_twice
 from rlaif_pl.recipes.studies.states import StateCache
 
 SIZES = [25, 50, 100, 200, 400]
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """What a study fits, how, and where that is kept.
+
+    Attributes:
+        reward: Model to fit; needs trunk layers.
+        states: Folder of trunk states, features and finished fits; several studies may share it.
+        recipe: How a reward is fitted.
+    """
+
+    reward: RewardModel
+    states: str
+    recipe: Recipe = Recipe()
+
+
+@dataclass(frozen=True)
+class FitSeeds:
+    """How often each method of fitting is repeated.
+
+    Attributes:
+        head: Seeds (assignments to folds) of the logistic head; 0 leaves it out.
+        top: Seeds of training the upper layers; 0 leaves it out.
+    """
+
+    head: int = 5
+    top: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse a study of nothing."""
+        if self.head + self.top < 1:
+            raise ValueError(
+                "expected seeds.head or seeds.top above 0, got neither; nothing is fitted"
+            )
 
 
 def pairs(
@@ -51,16 +86,13 @@ def pairs(
 def rewards(
     human: DataSource | str,
     ai: DataSource | str,
-    reward: RewardModel,
-    states: str,
+    fitting: Fitting,
     out: str,
     votes: dict[str, str] | None = None,
     arms: list[str] | None = None,
-    head_seeds: int = 5,
-    top_seeds: int = 1,
+    seeds: FitSeeds = FitSeeds(),  # noqa: B008 - frozen
     folds: int = 3,
     ai_weight: float = 1.0,
-    recipe: Recipe = Recipe(),  # noqa: B008 - frozen
     draws: int = 2000,
     seed: int = 0,
     device: str = "auto",
@@ -73,16 +105,13 @@ def rewards(
     Args:
         human: Pairs judged by people.
         ai: The same pairs labeled by an AI.
-        reward: Model to fit; needs trunk layers.
-        states: Folder of trunk states, features and finished fits; several studies may share it.
+        fitting: What is fitted, how, and where that is kept.
         out: Folder for results.md, rows.csv, reward_sources.png and metrics.json.
         votes: Files of the same pairs with some of the votes only, by name (``study pairs``).
         arms: Some of human, ai and hybrid; all by default.
-        head_seeds: Seeds (assignments to folds) of the logistic head; 0 leaves it out.
-        top_seeds: Seeds of training the upper layers; 0 leaves it out.
+        seeds: How often each method is fitted.
         folds: Folds by post.
         ai_weight: Weight of the AI's labels beside people's in hybrid.
-        recipe: How a reward is fitted.
         draws: Bootstrap resamples.
         seed: First seed.
         device: Where models compute: ``auto`` (a GPU where there is one), ``cpu``, ``cuda``, ``cuda:N``
@@ -90,15 +119,13 @@ def rewards(
     """
     started = time.monotonic()
     data = twice_labeled(human, ai, votes)
-    fitter = make_fitter(put(reward, resolve_device(device)), data, states, recipe)
-    seeds: dict[Method, range] = {
-        "head": range(seed, seed + head_seeds),
-        "top": range(seed, seed + top_seeds),
+    fitter = make_fitter(fitting, data, device)
+    ranges: dict[Method, range] = {
+        "head": range(seed, seed + seeds.head),
+        "top": range(seed, seed + seeds.top),
     }
-    if not head_seeds + top_seeds:
-        raise ValueError("expected head_seeds or top_seeds above 0, got neither; nothing is fitted")
     report = reward_sources.compare_sources(
-        fitter, data, arms or list(ARMS), seeds, folds, ai_weight, draws=draws
+        fitter, data, arms or list(ARMS), ranges, folds, ai_weight, draws=draws
     )
     finish(reward_sources_text.to_results(report), out, started)
     return 0
@@ -108,15 +135,13 @@ def rewards(
 def curve(
     human: DataSource | str,
     ai: DataSource | str,
-    reward: RewardModel,
-    states: str,
+    fitting: Fitting,
     out: str,
     arms: list[str] | None = None,
     sizes: list[int] | None = None,
     subsets: int = 10,
     folds: int = 3,
     method: Method = "head",
-    recipe: Recipe = Recipe(),  # noqa: B008 - frozen
     draws: int = 2000,
     seed: int = 0,
     device: str = "auto",
@@ -126,15 +151,13 @@ def curve(
     Args:
         human: Pairs judged by people.
         ai: The same pairs labeled by an AI.
-        reward: Model to fit; needs trunk layers.
-        states: Folder of trunk states and features, as of ``study rewards``.
+        fitting: What is fitted, how, and where that is kept, as of ``study rewards``.
         out: Folder for results.md, rows.csv, reward_curve.png and metrics.json.
         arms: Some of human, ai and hybrid; human and ai by default.
         sizes: Pairs trained on; by default 25, 50, 100, 200, 400. Larger than there are: all.
         subsets: Draws of each size.
         folds: Folds by post.
         method: ``head`` (a logistic head on frozen states) or ``top`` (adapters trained as well).
-        recipe: How a reward is fitted.
         draws: Bootstrap resamples.
         seed: First seed.
         device: Where models compute: ``auto`` (a GPU where there is one), ``cpu``, ``cuda``, ``cuda:N``
@@ -142,7 +165,7 @@ def curve(
     """
     started = time.monotonic()
     data = twice_labeled(human, ai, None)
-    fitter = make_fitter(put(reward, resolve_device(device)), data, states, recipe)
+    fitter = make_fitter(fitting, data, device)
     report = reward_curve.draw_curve(
         fitter,
         data,
@@ -191,16 +214,17 @@ def twice_labeled(
     )
 
 
-def make_fitter(reward: RewardModel, data: TwiceLabeled, states: str, recipe: Recipe) -> Fitter:
+def make_fitter(fitting: Fitting, data: TwiceLabeled, device: str) -> Fitter:
     """Fill the cache of trunk states and say what it holds."""
+    reward, states = put(fitting.reward, resolve_device(device)), fitting.states
     cache = StateCache(reward, data.pairs, states)
     made = cache.fill()
     Console(stderr=True).print(
         f"trunk states of {len(data.pairs)} pairs in {states}: {made} new, "
-        f"{cache.bytes / 2**20:.0f} MiB; recipe {asdict(recipe)}",
+        f"{cache.bytes / 2**20:.0f} MiB; recipe {asdict(fitting.recipe)}",
         highlight=False,
     )
-    return Fitter(reward, cache, recipe, states)
+    return Fitter(reward, cache, fitting.recipe, states)
 
 
 def finish(results: Results, out: str, started: float | None = None) -> None:

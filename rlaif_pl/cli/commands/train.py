@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import warnings
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
@@ -11,11 +14,16 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from typing_extensions import override
 
+from rlaif_pl.cli.commands.help_text import add_group_helps
+from rlaif_pl.cli.commands.parsers import ShortHelp
 from rlaif_pl.cli.commands.usage import OneSentence
 from rlaif_pl.models.device import computing_on
 from rlaif_pl.training import PreferenceDataModule
+from rlaif_pl.training.callbacks.default import DefaultCallbacks, callback_specs
 from rlaif_pl.training.callbacks.preflight import preflight
 
+DEFAULT_ROOT = "runs/fit"
+RESOLVED = "resolved_config.yaml"  # with every default, and the callbacks that were really used
 # Warnings that say nothing to the user of a command, each with the reason it is left out.
 UNHELPFUL = (
     r"LightningCLI's args parameter is intended",  # the words are ours, not those of a script
@@ -26,6 +34,12 @@ UNHELPFUL = (
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # between Lightning and torch
 )
 
+TEXTS = {
+    "fit": "Train a module: --model takes SFTModule, RewardModule or A2CModule (rlaif_pl.training), "
+    "--config a file with everything. Without either, a reward model on AI labels.",
+    "validate": "Measure a module on held-out data, as in its training.",
+    "predict": "Label pairs with a LabelingModule, by as many processes as trainer.devices.",
+}
 BY_CLASS = (
     "strategy",
     "accelerator",
@@ -33,7 +47,7 @@ BY_CLASS = (
 )  # options of the trainer: a short name or a class
 
 
-class Parser(OneSentence, LightningArgumentParser):
+class Parser(ShortHelp, OneSentence, LightningArgumentParser):
     """LightningCLI's parser, without configs inside of configs.
 
     The original would read any string that names a file as a config first: a data file is then read
@@ -53,9 +67,35 @@ class CommandLine(LightningCLI):
     then look up among its short names.
     """
 
+    @override
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        add_default_callbacks(parser)
+        add_group_helps(parser)
+
+    @override
+    def before_instantiate_classes(self) -> None:
+        """Complete the callbacks, and say where a fit works and logs; see ``default_callbacks``."""
+        if self.subcommand not in ("fit", "validate"):
+            return
+        config = self.config[self.subcommand]
+        trainer, options = config.trainer, config.default_callbacks
+        module = import_class(config.model.class_path)
+        given = [each for each in _listed(trainer.callbacks) if "class_path" in each]
+        saves = trainer.enable_checkpointing is not False
+        specs = callback_specs(module, given, DefaultCallbacks(**vars(options)), saves)
+        trainer.callbacks = [Namespace(**{**spec, "init_args": _arguments(spec)}) for spec in specs]
+        if any(spec["class_path"].endswith(".RunLoggers") for spec in specs):
+            trainer.logger = trainer.logger or False  # RunLoggers adds them
+            trainer.default_root_dir = trainer.default_root_dir or DEFAULT_ROOT
+
     def before_fit(self) -> None:
-        """See ``preflight``; called by LightningCLI, before data are labeled."""
+        """Keep what is really used, and see ``preflight``; before data are labeled."""
         preflight(self.trainer, self.model)
+        if self.trainer.is_global_zero:
+            folder = Path(self.trainer.default_root_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            text = self._parser("fit").dump(self.config["fit"], skip_validation=True)
+            (folder / RESOLVED).write_text(text, encoding="utf-8")
 
     @override
     def instantiate_classes(self) -> None:
@@ -67,6 +107,31 @@ class CommandLine(LightningCLI):
         on_cpu = config.get("trainer.accelerator") == "cpu"
         with computing_on("cpu" if on_cpu else "auto"):
             super().instantiate_classes()
+
+
+def add_default_callbacks(parser: LightningArgumentParser) -> None:
+    """Let a parser take the options of the default callbacks."""
+    parser.add_argument("--default_callbacks", type=DefaultCallbacks, default=DefaultCallbacks())
+
+
+def import_class(path: str) -> type[LightningModule]:
+    """Import a module's class by its path."""
+    module, _, name = path.rpartition(".")
+    kind: type[LightningModule] = getattr(importlib.import_module(module), name)
+    return kind
+
+
+def _listed(callbacks: Any) -> list[Any]:
+    """Return a trainer's callbacks as a list; they may be none or a single one."""
+    if callbacks is None:
+        return []
+    return list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks]
+
+
+def _arguments(spec: Mapping[str, Any]) -> Namespace:
+    """Return a callback's arguments as the parser has them."""
+    arguments = spec.get("init_args") or {}
+    return arguments if isinstance(arguments, Namespace) else Namespace(**arguments)
 
 
 def train(words: list[str]) -> int:
@@ -84,7 +149,10 @@ def train(words: list[str]) -> int:
         subclass_mode_model=True,
         seed_everything_default=0,
         parser_class=Parser,
-        parser_kwargs={"prog": "python -m rlaif_pl"},
+        parser_kwargs={
+            "prog": "python -m rlaif_pl",
+            **{k: {"description": v} for k, v in TEXTS.items()},
+        },
         auto_configure_optimizers=False,  # modules take optimizer and scheduler themselves
         save_config_callback=None,  # `run` keeps the resolved config; a lone fit has its file
         args=words,

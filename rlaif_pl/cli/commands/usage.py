@@ -1,76 +1,104 @@
-"""One sentence in place of a page of usage where an option or a value is wrong. Without torch."""
+"""Parsers that answer a mistake with a sentence and a question for help with a page. Without torch."""
 
 from __future__ import annotations
 
 import argparse
-import importlib
-import inspect
-import re
 import sys
-from collections.abc import Iterable
-from difflib import get_close_matches
+from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
+from pathlib import Path
 from typing import Any, NoReturn
 
-from rlaif_pl.errors import explained
+from typing_extensions import override
 
-UNKNOWN = "unrecognized arguments: "
-NESTED = re.compile(r"Problem with given class_path '([^']+)':\s+Option '([^']+)' is not accepted")
-SHOWN = 3  # nearest options
+from rlaif_pl.cli.commands.help_text import help_text
+from rlaif_pl.cli.commands.refusals import Refusal, refusal
+from rlaif_pl.pipeline.yaml_files import read_yaml
+
+GIVEN: ContextVar[Sequence[str]] = ContextVar("GIVEN", default=())  # words that are being parsed
 
 
 class OneSentence:
-    """Mixin of parsers: an error names the nearest options, and where all of them are listed."""
+    """Mixin of parsers: an error says what was expected, what came, and where help is."""
 
     prog: str
     exit_on_error: bool = True
+
+    def parse_args(self, args: Any = None, *more: Any, **options: Any) -> Any:
+        """Parse words, which an error is then looked up in."""
+        token = GIVEN.set(list(sys.argv[1:] if args is None else args))
+        try:
+            return super().parse_args(args, *more, **options)  # type: ignore[misc]
+        finally:
+            GIVEN.reset(token)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say what is wrong and exit with 2; or raise, where the parser is asked to."""
         if not self.exit_on_error:
             super().error(message, ex)  # type: ignore[misc]
         parser: Any = getattr(ex, "subcommand_parser", None) or self
-        sys.stderr.write(f"error: {refusal(parser, message)}\n")
+        found = refusal(parser, message)
+        words = GIVEN.get()
+        place = place_of(found, words)
+        is_option = place is None and any(word.startswith("--") for word in words)
+        said = found.said(is_option)
+        sys.stderr.write(f"error: {f'{place}: ' if place else ''}{said}\n{hint(parser, found)}\n")
         sys.exit(2)
 
 
 class PlainParser(OneSentence, argparse.ArgumentParser):
     """The parser of commands that need no more than argparse."""
 
+    @override
+    def format_help(self) -> str:
+        return help_text(self)
 
-def refusal(parser: argparse.ArgumentParser, message: str) -> str:
-    """Return what is wrong with a command line, with the nearest known options.
+
+def hint(parser: argparse.ArgumentParser, found: Refusal) -> str:
+    """Return the line that says which command lists what there is."""
+    prog = parser.prog.replace(" [options]", "")
+    if found.owner and f"--{found.option}.help" in parser._option_string_actions:
+        return f"({prog} --{found.option}.help {found.owner} lists its keys)"
+    return f"({prog} --help lists its options)"
+
+
+def place_of(found: Refusal, words: Sequence[str]) -> str | None:
+    """Return the config file among the words that has a key at fault; None if the words have it.
 
     Args:
-        parser: Of the command.
-        message: Of the parser.
+        found: What was refused.
+        words: Of the command line.
     """
-    help_line = f"{parser.prog.replace(' [options]', '')} --help lists all"
-    if message.startswith(UNKNOWN):
-        words = message.removeprefix(UNKNOWN).split()
-        given = [word.split("=")[0] for word in words if word.startswith("-")]
-        if not given:
-            return f"expected options after {parser.prog}, got {' '.join(words)!r}; {help_line}"
-        known = [name for action in parser._actions for name in action.option_strings]
-        told = "; ".join(f"unknown option {name}{meant(name, known)}" for name in given)
-        return f"{told}; {help_line}"
-    nested = NESTED.search(message)
-    if nested:
-        return f"unknown option {_nested(nested[1], nested[2])}; {help_line}"
-    lines = [line.strip() for line in message.splitlines()]
-    shown = explained(ValueError("\n".join(lines[1:]))) if lines[1:] else ""
-    return f"{' '.join(filter(None, [lines[0], shown]))}; {help_line}"
+    files = [Path(each) for each in config_files(words)]
+    last = found.key.rpartition(".")[2]
+    if not last or any(_names(word, found.key) for word in words if word.startswith("--")):
+        return None
+    for file in reversed(files):
+        if _has(read_yaml(file), last):
+            return str(file)
+    return None
 
 
-def meant(name: str, known: Iterable[str]) -> str:
-    """Ask whether one of the nearest names was meant; nothing where none is near."""
-    near = get_close_matches(name, list(known), SHOWN)
-    return f" (did you mean {' or '.join(near)}?)" if near else ""
+def config_files(words: Sequence[str]) -> list[str]:
+    """Return the config files that a command line names."""
+    files = []
+    for before, word in zip(["", *words], words, strict=False):
+        option, _, value = word.partition("=")
+        if before in ("--config", "-c"):
+            files.append(word)
+        elif value and option in ("--config", "-c"):
+            files.append(value)
+    return files
 
 
-def _nested(class_path: str, option: str) -> str:
-    """Name an option that a class lacks, with the nearest that it has."""
-    module, _, name = class_path.rpartition(".")
-    known = inspect.signature(getattr(importlib.import_module(module), name)).parameters
-    near = meant(option, known)
-    listed = near or f" (it has {', '.join(known)})"
-    return f"{option} of {name}{listed}"
+def _names(word: str, key: str) -> bool:
+    """Whether an option is a key, or one below a class that a key belongs to."""
+    option = word.partition("=")[0].removeprefix("--")
+    return option == key or option.endswith(f".{key}")
+
+
+def _has(content: object, key: str) -> bool:
+    """Whether a mapping has a key, at any depth."""
+    if isinstance(content, Mapping):
+        return key in content or any(_has(value, key) for value in content.values())
+    return isinstance(content, list) and any(_has(item, key) for item in content)

@@ -39,37 +39,43 @@ class LabelerGateWarning(UserWarning):
 
 @dataclass(frozen=True)
 class QualityThresholds:
-    """What a run asks of its labeler beside agreement; see ``check_gate``.
+    """What a run asks of its labeler, and what follows where it falls short; see ``check_gate``.
 
     Attributes:
+        action: ``warn``, ``stop`` (an error), or ``off``: nothing is asked.
+        min_alignment: Least share of agreement with people, in [0, 1].
         min_gain: Least gain over the length rule, in [-1, 1]; None does not ask for one.
         max_same_slot: Greatest share of pairs won by the same slot in both orders; None does not ask.
         max_failures: Greatest share of pairs without a label; None does not ask.
         confident: Hold the limits of the intervals to the gate in place of the estimates.
     """
 
+    action: Literal["warn", "stop", "off"] = "warn"
+    min_alignment: float = 0.6
     min_gain: float | None = 0.0
     max_same_slot: float | None = 0.8
     max_failures: float | None = 0.1
     confident: bool = False
 
     def __post_init__(self) -> None:
+        if not 0.0 <= self.min_alignment <= 1.0:
+            raise ValueError(f"expected gate.min_alignment in [0, 1], got {self.min_alignment}")
         for name, low in (("min_gain", -1.0), ("max_same_slot", 0.0), ("max_failures", 0.0)):
             value = getattr(self, name)
             if value is not None and not low <= value <= 1.0:
                 raise ValueError(
-                    f"expected limits.{name} in [{low:g}, 1], or null not to ask, got {value}"
+                    f"expected gate.{name} in [{low:g}, 1], or null not to ask, got {value}"
                 )
 
-    def check(
-        self, report: AlignmentReport, min_alignment: float = 0.6, action: Action = "warn"
-    ) -> list[str]:
+    def check(self, report: AlignmentReport) -> list[str]:
         """Hold a report to these limits; see ``check_gate``."""
+        if self.action == "off":
+            return []
         return check_gate(
             report,
-            min_alignment,
+            self.min_alignment,
             self.min_gain,
-            action,
+            self.action,
             max_same_slot=self.max_same_slot,
             max_failures=self.max_failures,
             confident=self.confident,

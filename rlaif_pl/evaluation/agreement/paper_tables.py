@@ -9,6 +9,7 @@ from typing import Literal
 from rlaif_pl.labeling import FreeFormLabeler, PairwiseLabeler
 from rlaif_pl.labeling.backends import as_backend
 from rlaif_pl.labeling.calls import Backend
+from rlaif_pl.models.backbone import EMBEDDED
 from rlaif_pl.types import Labeler
 
 TableName = Literal["prompts", "self_consistency", "sizes", "formats", "all"]
@@ -54,6 +55,46 @@ class Asking:
     seed: int = 0
 
 
+@dataclass(frozen=True)
+class PaperTable:
+    """One of the paper's tables, for any model.
+
+    Attributes:
+        rows: Which table; None for none.
+        backend: Its model: a name, or a back end with its arguments.
+        sizes: Models of the table of sizes by name.
+        asking: What its rows have in common.
+    """
+
+    rows: TableName | None = None
+    backend: Backend | str = EMBEDDED
+    sizes: dict[str, Backend | str] | None = None
+    asking: Asking = Asking()
+
+    def __post_init__(self) -> None:
+        """Refuse what says nothing without rows."""
+        idle = [
+            name
+            for name, is_given in (
+                ("backend", self.backend != EMBEDDED),
+                ("sizes", self.sizes is not None),
+                ("asking", self.asking != Asking()),
+            )
+            if is_given
+        ]
+        if self.rows is None and idle:
+            raise ValueError(
+                f"expected table.{', table.'.join(idle)} only with table.rows, got none of these; the "
+                "model of one labeler is --labeler.backend"
+            )
+
+    def labelers(self) -> dict[str, Labeler]:
+        """Return the labelers of the table by name, in the paper's order; none without rows."""
+        if self.rows is None:
+            return {}
+        return paper_rows(self.rows, self.backend, self.asking, self.sizes)
+
+
 def paper_rows(
     table: TableName,
     backend: Backend | str,
@@ -75,7 +116,7 @@ def paper_rows(
     """
     if table == "sizes" and not sizes:
         raise ValueError(
-            "expected `sizes` to name the models of the table, such as "
+            "expected table.sizes to name the models of the table, such as "
             "{small: HuggingFaceTB/SmolLM2-360M-Instruct, large: ...}, got none"
         )
     backend = as_backend(backend)  # one model for all rows

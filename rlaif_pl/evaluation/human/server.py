@@ -34,8 +34,8 @@ def serve(path: Path, options: PageOptions, port: int, console: Console) -> None
         listener = socket.create_server((options.host, port), family=family)
     except OSError as error:
         raise OSError(
-            f"expected to listen on {options.host} port {port}, got {error}; name another --port "
-            "(0 takes a free one) or --host"
+            f"expected to listen on {options.host} port {port}, got {error}; name another "
+            "--page.port (0 takes a free one) or --page.host"
         ) from error
     with listener:
         link = address(options, listener.getsockname()[1])

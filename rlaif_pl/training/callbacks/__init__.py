@@ -2,6 +2,7 @@
 
 from rlaif_pl.training.callbacks.alarm_rules import AlarmLimits
 from rlaif_pl.training.callbacks.compact_memory import CompactMemory
+from rlaif_pl.training.callbacks.default import DefaultCallbacks, default_callbacks
 from rlaif_pl.training.callbacks.export_model import ExportModel
 from rlaif_pl.training.callbacks.hacking_alarm import HackingAlarm
 from rlaif_pl.training.callbacks.history import HistoryFile
@@ -15,6 +16,7 @@ from rlaif_pl.training.callbacks.wandb_logger import RunLoggers, default_loggers
 __all__ = [
     "AlarmLimits",
     "CompactMemory",
+    "DefaultCallbacks",
     "ExportModel",
     "HackingAlarm",
     "HistoryFile",
@@ -25,5 +27,6 @@ __all__ = [
     "RunMetadata",
     "RunLoggers",
     "SampleTable",
+    "default_callbacks",
     "default_loggers",
 ]

@@ -23,6 +23,24 @@ ADVICE = {
 
 
 @dataclass(frozen=True)
+class Repetition:
+    """When a response is repetitive.
+
+    Attributes:
+        ngram: Length of the n-grams whose repetition counts, at least 1.
+        share: Share of repeated n-grams above which it is, in (0, 1).
+    """
+
+    ngram: int = 3
+    share: float = 0.25
+
+    def __post_init__(self) -> None:
+        """Refuse n-grams of nothing."""
+        if self.ngram < 1:
+            raise ValueError(f"expected repetition.ngram of at least 1, got {self.ngram}")
+
+
+@dataclass(frozen=True)
 class AlarmLimits:
     """Where an alarm goes off; None turns a limit off.
 

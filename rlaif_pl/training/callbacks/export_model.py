@@ -51,8 +51,8 @@ class ExportModel(Callback):
         if isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy):
             raise ValueError(
                 f"ExportModel: expected a strategy with whole weights on each rank, got "
-                f"{type(trainer.strategy).__name__}; leave it out and export the checkpoint with: "
-                "python -m rlaif_pl select"
+                f"{type(trainer.strategy).__name__}; leave it out (default_callbacks.off: "
+                "[ExportModel]) and export the checkpoint with: python -m rlaif_pl select"
             )
         target = self.target(trainer)
         if target.exists() and not target.is_dir():

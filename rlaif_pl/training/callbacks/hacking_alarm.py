@@ -18,7 +18,13 @@ from typing_extensions import override
 from rlaif_pl.data.metric_files import write_json
 from rlaif_pl.statistics.trends import BatchMean, divergence, trend
 from rlaif_pl.training.callbacks.alarm_judge import AlarmJudge
-from rlaif_pl.training.callbacks.alarm_rules import ADVICE, AlarmLimits, Streaks, symptoms
+from rlaif_pl.training.callbacks.alarm_rules import (
+    ADVICE,
+    AlarmLimits,
+    Repetition,
+    Streaks,
+    symptoms,
+)
 from rlaif_pl.training.callbacks.best_weights import BestWeights
 from rlaif_pl.training.callbacks.export_model import ExportModel
 from rlaif_pl.types import PointwiseLabeler, Reward
@@ -56,8 +62,7 @@ class HackingAlarm(Callback):
         baseline_steps: First steps whose means stand for the SFT policy, at least 1.
         window: Steps averaged over, at least 1.
         patience: Steps in a row beyond a limit before an alarm goes off, at least 1.
-        ngram: Length of the n-grams whose repetition counts.
-        repeated_share: Share of repeated n-grams above which a response is repetitive, in (0, 1).
+        repetition: When a response is repetitive.
     """
 
     def __init__(
@@ -73,8 +78,7 @@ class HackingAlarm(Callback):
         baseline_steps: int = 5,
         window: int = 5,
         patience: int = 3,
-        ngram: int = 3,
-        repeated_share: float = 0.25,
+        repetition: Repetition = Repetition(),  # noqa: B008 - frozen
     ) -> None:
         for name, value, least in (
             ("judge_every", judge_every, 1),
@@ -82,7 +86,6 @@ class HackingAlarm(Callback):
             ("baseline_steps", baseline_steps, 1),
             ("window", window, 1),
             ("patience", patience, 1),
-            ("ngram", ngram, 1),
         ):
             if value < least:
                 raise ValueError(f"HackingAlarm: {name} must be at least {least}, got {value}")
@@ -101,7 +104,7 @@ class HackingAlarm(Callback):
         self.z = z
         self.baseline_steps = baseline_steps
         self.patience = patience
-        self.ngram, self.repeated_share = ngram, repeated_share
+        self.repetition = repetition
         self.weights = BestWeights()
         self.streaks = Streaks()
         self.baseline: list[dict[str, float]] = []
@@ -207,7 +210,9 @@ class HackingAlarm(Callback):
                 "it with A2CModule"
             )
         row = {name: float(metrics[f"a2c/train_{name}"]) for name in MEANS}
-        counts = symptoms([s.response for s in samples], self.ngram, self.repeated_share)
+        counts = symptoms(
+            [s.response for s in samples], self.repetition.ngram, self.repetition.share
+        )
         device = pl_module.device
         sums = torch.tensor(counts, dtype=torch.float32, device=device)
         repetitive, empty, total = trainer.strategy.reduce(sums, reduce_op="sum").tolist()

@@ -15,7 +15,7 @@ from rlaif_pl.evaluation.agreement.paper_tables import Asking, paper_rows
 @pytest.fixture
 def few():
     """Options that keep a table small."""
-    return ["--data=tiny_tldr/dev", "--limit=4", "--draws=50"]
+    return ["--data=tiny_tldr/dev", "--data.limit=4", "--draws=50"]
 
 
 def test_a_table_of_labelers_of_ones_own(command, out, tmp_path, few, tiny_model_folder, capsys):
@@ -53,12 +53,12 @@ def test_a_table_of_labelers_of_ones_own(command, out, tmp_path, few, tiny_model
     ("table", "rows"), [("prompts", 4), ("self_consistency", 3), ("formats", 3), ("sizes", 2)]
 )
 def test_the_papers_tables_run_on_any_model(command, few, tiny_model_folder, table, rows):
-    words = [f"--backend={tiny_model_folder}", "--asking.max_shots=0", "--asking.samples=[2]"]
-    words += ["--asking.temperatures=[0.5,1.0]", "--asking.max_rationale_tokens=4"]
-    words += ["--limit=2"]
+    words = [f"--table.backend={tiny_model_folder}", "--table.asking.max_shots=0"]
+    words += ["--table.asking.samples=[2]", "--table.asking.temperatures=[0.5,1.0]"]
+    words += ["--table.asking.max_rationale_tokens=4", "--data.limit=2"]
     if table == "sizes":
-        words.append(f'--sizes={{"a": "{tiny_model_folder}", "b": "{tiny_model_folder}"}}')
-    metrics = command("evaluate alignment", *few, f"--table={table}", *words)
+        words.append(f'--table.sizes={{"a": "{tiny_model_folder}", "b": "{tiny_model_folder}"}}')
+    metrics = command("evaluate alignment", *few, f"--table.rows={table}", *words)
     asked = [key for key in metrics if key.endswith("/count_asked")]
     assert len(asked) == rows
     assert all(metrics[key] == 2 for key in asked)
@@ -75,7 +75,7 @@ def test_an_ensemble_is_compared_with_its_members(command, few, tmp_path, tiny_m
         "init_args": {"labelers": [member, summed]},
     }
     config = tmp_path / "ensemble.yaml"
-    config.write_text(yaml.safe_dump({"labeler": ensemble, "gate": "off"}))
+    config.write_text(yaml.safe_dump({"labeler": ensemble, "gate": {"action": "off"}}))
     metrics = command("evaluate alignment", f"--config={config}", *few)
     assert metrics["labeler/alignment"] == metrics["alignment/ensemble/alignment"]
     # both terms of a pair have one prompt, so sums and means per token favor the same side
@@ -101,7 +101,7 @@ def test_short_prompts_are_chosen_before_the_limit():
     words = sorted(len(pair.prompt.split()) for pair in everything)
     limit = words[len(words) // 2]
     short = [pair for pair in everything if len(pair.prompt.split()) <= limit]
-    assert gold_pairs("tiny_tldr/dev", max_words=limit, limit=5) == short[:5]
+    assert gold_pairs(DataSource("tiny_tldr/dev", limit=5), limit) == short[:5]
     assert gold_pairs(DataSource("tiny_tldr/dev", limit=3)) == everything[:3]
     with pytest.raises(ValueError, match="at most 1 words"):
         gold_pairs("tiny_tldr/dev", max_words=1)
@@ -110,9 +110,12 @@ def test_short_prompts_are_chosen_before_the_limit():
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--backend=x"], "expected backend only with --table"),
-        (["--sizes={a: x}", "--asking.max_shots=1"], "expected sizes, asking only with --table"),
-        (["--table=formats", "--labeler=pairwise"], "expected labeler without --table"),
+        (["--table.backend=x"], "expected table.backend only with table.rows"),
+        (
+            ["--table.sizes={a: x}", "--table.asking.max_shots=1"],
+            "table.sizes, table.asking only with",
+        ),
+        (["--table.rows=formats", "--labeler=pairwise"], "expected labeler without table.rows"),
         (["--labelers={a: pairwise}", "--labeler=score"], "name it under labelers"),
     ],
 )
@@ -126,12 +129,12 @@ def test_a_gate_on_failures_is_an_option(few, tiny_model_folder, capsys):
         "evaluate",
         "alignment",
         *few,
-        "--gate=stop",
-        "--min_alignment=0",
-        "--limits.min_gain=null",
+        "--gate.action=stop",
+        "--gate.min_alignment=0",
+        "--gate.min_gain=null",
     ]
     words += ["--labeler=rlaif_pl.labeling.LikelihoodLabeler"]
     words += [f"--labeler.backend={tiny_model_folder}"]
     assert cli.main(words) == 0
-    assert cli.main([*words, "--limits.confident=true", "--min_alignment=0.99"]) == 1
+    assert cli.main([*words, "--gate.confident=true", "--gate.min_alignment=0.99"]) == 1
     assert "all of its interval" in capsys.readouterr().err

@@ -10,7 +10,7 @@ INTERVALS = ("alignment", "length_baseline", "gain_over_length", "length_matched
 
 
 def test_alignment_has_every_figure_with_its_interval(command, labeler, capsys):
-    words = ["--data=tiny_tldr/dev", "--limit=10", "--draws=50", "--gate=off"]
+    words = ["--data=tiny_tldr/dev", "--data.limit=10", "--draws=50", "--gate.action=off"]
     metrics = command("evaluate alignment", *words, *labeler)
     for name in INTERVALS:
         figure, low, high = (metrics[f"labeler/{name}{end}"] for end in ("", "_low", "_high"))
@@ -23,15 +23,20 @@ def test_alignment_of_real_comparisons(labeler, capsys):
     file = DATA / "tldr_comparisons" / "batch13.json"
     if not file.is_file():
         pytest.skip(f"no real data at {file}; set RLAIF_PL_DATA")
-    words = ["--data", str(file), "--confidence", "1", "2", "8", "9", "--limit", "6"]
-    assert cli.main(["evaluate", "alignment", *words, *labeler, "--gate=off"]) == 0
+    words = ["--data", str(file), "--data.confidence", "1", "2", "8", "9", "--data.limit", "6"]
+    assert cli.main(["evaluate", "alignment", *words, *labeler, "--gate.action=off"]) == 0
     said = capsys.readouterr().out
     assert "length" in said
     assert "%" in said
 
 
 def test_the_gate_can_stop(command, labeler, capsys):
-    words = ["--data=tiny_tldr/dev", "--limit=6", "--gate=stop", "--min_alignment=1.0"]
+    words = [
+        "--data=tiny_tldr/dev",
+        "--data.limit=6",
+        "--gate.action=stop",
+        "--gate.min_alignment=1.0",
+    ]
     metrics = command("evaluate alignment", *words, *labeler, status=1)
     assert "alignment with a language model's blind reading" in capsys.readouterr().err
     assert "labeler/alignment" in metrics
@@ -74,8 +79,8 @@ def test_a_policy_beside_itself_wins_half_and_has_no_kl(
         f"--prompts={data_files.prompts}",
         "--sampling.n=2",
         "--sampling.max_new_tokens=6",
-        "--independent=false",
-        "--draws=50",
+        "--reporting.independent=false",
+        "--reporting.draws=50",
         *labeler,
     )
     assert metrics["a2c/kl"] == pytest.approx(0.0, abs=1e-4)

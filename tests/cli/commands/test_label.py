@@ -39,14 +39,14 @@ def test_a_second_run_asks_for_nothing(command, labeler, data_files, small_pairs
 def test_the_labeler_is_measured_on_gold_pairs_first(command, labeler, data_files, capsys):
     words = [f"--pairs={data_files.unlabeled}", "--gold.name=tiny_tldr/dev", "--gold.limit=6"]
     with pytest.warns(UserWarning, match="alignment with a language model's blind reading"):
-        metrics = command("label", *words, *labeler, "--min_alignment=1.0")
+        metrics = command("label", *words, *labeler, "--gate.min_alignment=1.0")
     assert 0 <= metrics["label/gold/alignment"] <= 1
     assert "length" in capsys.readouterr().out
 
 
 def test_a_poor_labeler_can_stop_the_run(command, out, labeler, data_files, capsys):
     words = [f"--pairs={data_files.unlabeled}", "--gold.name=tiny_tldr/dev", "--gold.limit=6"]
-    command("label", *words, *labeler, "--min_alignment=1.0", "--gate=stop", status=1)
+    command("label", *words, *labeler, "--gate.min_alignment=1.0", "--gate.action=stop", status=1)
     assert "alignment with a language model's blind reading" in capsys.readouterr().err
     assert not (out / "labeled.jsonl").exists()
 

@@ -6,10 +6,10 @@ def options(model, data_files, *more):
         f"--policies={{sft: {{name: {model}, trunk_layers: 2}}, same: {{name: {model}}}}}",
         f"--prompts={data_files.prompts}",
         "--sft=sft",
-        "--independent=false",
+        "--judges.independent=false",
         "--sampling.n=2",
         "--sampling.max_new_tokens=6",
-        "--draws=50",
+        "--reporting.draws=50",
         *more,
     )
 
@@ -22,7 +22,10 @@ def test_a_policy_beside_itself_is_even(
         f"{{backbone: {{name: {tiny_reward_folder}}}, frozen: true}}}}}}"
     )
     words = options(
-        tiny_model_folder, data_files, f"--rewards={rewards}", "--taught={ours: [same]}"
+        tiny_model_folder,
+        data_files,
+        f"--judges.rewards={rewards}",
+        "--judges.taught={ours: [same]}",
     )
     metrics = command("evaluate matrix", *words)
     assert metrics["matrix/ours/sft_vs_same"] == 0.5

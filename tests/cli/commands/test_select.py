@@ -119,8 +119,8 @@ def test_the_winner_is_exported_and_said_to_be_chosen_here(
         f"--prompts={data_files.prompts}",
         *labeler,
         "--sampling.max_new_tokens=6",
-        "--draws=50",
-        "--show_text=false",
+        "--reporting.draws=50",
+        "--reporting.show_text=false",
     )
     assert metrics["select/candidates"] == len(best) == 2
     steps = [int(name.split("=")[1].removesuffix(".ckpt")) for name in best]

@@ -188,9 +188,7 @@ def test_a_gate_passes_warns_or_stops(measured):
 def test_limits_of_the_gate_are_shares(name):
     assert getattr(QualityThresholds(**{name: 0.5}), name) == 0.5
     assert getattr(QualityThresholds(**{name: None}), name) is None
-    with pytest.raises(
-        ValueError, match=rf"limits\.{name} in \[.*, 1\], or null not to ask, got 10"
-    ):
+    with pytest.raises(ValueError, match=rf"gate\.{name} in \[.*, 1\], or null not to ask, got 10"):
         QualityThresholds(**{name: 10})
 
 

@@ -84,7 +84,7 @@ class Server:
 def serve(words: tuple[str, ...], log: Path) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with log.open("w", buffering=1) as file, contextlib.redirect_stdout(file):
-        sys.exit(cli.main(["rate", *words, "--port", "0"]))
+        sys.exit(cli.main(["rate", *words, "--page.port", "0"]))
 
 
 @pytest.fixture

@@ -157,6 +157,6 @@ def test_missing_libraries_are_named_with_the_command_that_installs_them(
 
 def test_a_port_in_use_is_named(samples, tmp_path, start, capsys):
     port = start("--samples", str(samples), "--out", str(tmp_path / "a")).link.split(":")[2][:-1]
-    words = ["rate", "--samples", str(samples), "--out", str(tmp_path / "b"), "--port", port]
+    words = ["rate", "--samples", str(samples), "--out", str(tmp_path / "b"), "--page.port", port]
     assert cli.main(words) == 1
     assert f"port {port}" in capsys.readouterr().err

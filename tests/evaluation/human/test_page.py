@@ -122,7 +122,7 @@ def test_acceptable_by_keyboard(page, start, samples, tmp_path):
 def test_ties_by_keyboard(page, start, samples, tmp_path):
     out = tmp_path / "out"
     words = ("--samples", str(samples), "--out", str(out), "--ties", "true")
-    enter(page, start(*words, "--acceptable", "false").link)
+    enter(page, start(*words, "--page.acceptable", "false").link)
     expect(page, ".verdict").to_have_count(0)
     for key in "2=3":  # 2 and 3 are equally good, 1 follows
         page.keyboard.press(key)

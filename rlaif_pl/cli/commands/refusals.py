@@ -1,0 +1,241 @@
+"""What a parser refuses, in one sentence: ``expected X, got Y`` and the nearest names. Without torch.
+
+jsonargparse (4.53) answers with a tree of everything that it tried. The first line of that tree which
+says something definite, the keys above it and the class that they belong to are what a user needs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+
+from jsonargparse import ArgumentParser
+
+from rlaif_pl.errors import explained
+
+SHOWN = 3  # nearest names
+UNKNOWN = "unrecognized arguments: "
+KEY = re.compile(r'Parser key "([^"]+)":')
+CLASS = re.compile(r"Problem with given class_path '([^']+)':")
+OPTIMIZER = re.compile(r"class_path='([^']+)'")
+NOT_ACCEPTED = re.compile(
+    r"(?:(?:Group|Subcommand) '([^']+)' does not accept option|Option) '([^']+)'(?: is not accepted)?"
+)
+NO_CLASS = re.compile(r"module '([^']+)' has no attribute '([^']+)'|No module named '([^']+)'")
+NO_PATH = re.compile(r"Expected a dot import path string: (.*)")
+NO_MAPPING = re.compile(r"Unable to load config '(.*)'")
+WRONG_TYPE = re.compile(r"Expected (?:an? )?(.+?)\. Got value: (.*)")
+ONE_TYPE = re.compile(r"- Expected (?:an? )?(.+)")
+GIVEN = re.compile(r"Given value: (.*)")
+NO_VALUE = re.compile(r"argument (\S+): expected (one|at least one) argument")
+NOT_READ = re.compile(r"argument (\S+): invalid (\w+) value: (.*)")
+NO_FILE = "Expected a path but"
+REQUIRED = "the following arguments are required: "
+PLAIN = {"NoneType": "null", "whole": "int", "dict": "a mapping", "list": "a list"}
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a command line or a config is refused.
+
+    Attributes:
+        text: What was expected and what came; ``{key}`` stands for the option or key at fault.
+        key: Dotted key at fault; empty where no single one is.
+        owner: Class that the key belongs to, by its path; None for the command itself.
+        near: The nearest names that there are.
+        option: Option of the command that the class was given for; empty without a class.
+    """
+
+    text: str
+    key: str = ""
+    owner: str | None = None
+    near: tuple[str, ...] = ()
+    option: str = ""
+
+    def said(self, is_option: bool = False) -> str:
+        """Return the sentence.
+
+        Args:
+            is_option: Whether the key was an option of a command line, not a key of a file.
+        """
+        prefix = "--" if is_option and self.owner is None else ""
+        text = self.text.replace("{key}", f"{prefix}{self.key}")
+        text = text.replace("{kind}", "option" if is_option else "key")
+        near = " or ".join(f"{prefix}{name}" for name in self.near)
+        return text + (f"; did you mean {near}?" if near else "")
+
+
+@dataclass
+class _Context:
+    """Where in the tree of a message one is: keys since the last class, that class, the option."""
+
+    keys: list[str] = field(default_factory=list)
+    owner: str | None = None
+    option: str = ""
+
+    def enter(self, line: str) -> None:
+        """Note the key or the class that a line names."""
+        if found := KEY.search(line):
+            self.keys.append(found[1])
+            self.option = self.option or found[1]
+        if found := CLASS.search(line):
+            self.owner = found[1]
+            self.keys.clear()
+
+    def key(self, *below: str | None) -> str:
+        """Return the dotted key of something here."""
+        return ".".join([*self.keys, *filter(None, below)])
+
+
+def refusal(parser: argparse.ArgumentParser, message: str) -> Refusal:
+    """Return what a parser's message comes to.
+
+    Args:
+        parser: Of the command.
+        message: Of the parser.
+    """
+    if message.startswith(UNKNOWN):
+        return _unknown_words(parser, message.removeprefix(UNKNOWN).split())
+    if message.startswith(REQUIRED):
+        names = message.removeprefix(REQUIRED).split(", ")
+        options = [name if name in _positionals(parser) else f"--{name}" for name in names]
+        return Refusal(
+            f"expected {' and '.join(options)}, got none; give it, or a --config with it"
+        )
+    if found := NO_VALUE.match(message):
+        return Refusal(f"expected a value after {found[1]}, got none")
+    if found := NOT_READ.match(message):
+        return Refusal(f"expected {found[1]} to be {_type(found[2])}, got {found[3]}")
+    context = _Context()
+    lines = message.splitlines()
+    for number, line in enumerate(lines):
+        context.enter(line)
+        if told := _definite(parser, context, line, lines[number:]):
+            is_of_option = told.owner is not None and told.owner == context.owner
+            return replace(told, option=context.option if is_of_option else "")
+    stripped = [line.strip() for line in lines if line.strip()]
+    shown = explained(ValueError("\n".join(stripped[1:]))) if stripped[1:] else ""
+    return Refusal(" ".join(filter(None, [stripped[0] if stripped else message, shown])))
+
+
+def _definite(
+    parser: argparse.ArgumentParser, context: _Context, line: str, rest: Sequence[str]
+) -> Refusal | None:
+    """Return the refusal that a line of a message stands for, if it says something definite."""
+    if found := NOT_ACCEPTED.search(line):
+        owner = context.owner
+        if made := OPTIMIZER.search(line):  # an optimizer or schedule, whose class stands behind
+            owner, context.keys = made[1], []
+        group = None if line.lstrip().startswith("Subcommand") else found[1]
+        return _unknown(parser, context.key(group, found[2]), owner)
+    if found := NO_CLASS.search(line):
+        return _no_class(found[1], found[2], context.owner)
+    if found := NO_PATH.search(line):
+        text = f"expected {{key}} to be a class (such as package.module.Class), got {found[1]!r}"
+        return Refusal(text, context.key(), context.owner)
+    if found := NO_MAPPING.search(line):
+        return Refusal(f"expected {{key}} to be a mapping of keys, got {found[1]!r}", context.key())
+    if found := WRONG_TYPE.search(line):
+        return _wrong_type(context, [found[1]], found[2])
+    if ONE_TYPE.search(line) and NO_FILE not in line:
+        depth = len(line) - len(line.lstrip())
+        beside = [other for other in rest if len(other) - len(other.lstrip()) == depth]
+        kinds = [each[1] for each in map(ONE_TYPE.search, beside) if each]
+        value = next((each[1] for each in map(GIVEN.search, rest) if each), "another value")
+        return _wrong_type(context, kinds, value)
+    return None
+
+
+def _unknown_words(parser: argparse.ArgumentParser, words: Sequence[str]) -> Refusal:
+    """Refuse words of a command line that no option takes."""
+    given = [word.split("=")[0] for word in words if word.startswith("-")]
+    if not given:
+        prog = parser.prog.replace(" [options]", "")
+        return Refusal(f"expected options after {prog}, got {' '.join(words)!r}")
+    known = [name for action in parser._actions for name in action.option_strings]
+    told = [f"unknown option {name}{meant(name, known)}" for name in given]
+    return Refusal("; ".join(told))
+
+
+def _unknown(parser: argparse.ArgumentParser, key: str, owner: str | None) -> Refusal:
+    """Refuse a key that the command, or a class, does not have."""
+    known = _keys(parser) if owner is None else _keys(_parser_of(owner))
+    near = nearest(key, known)
+    of_class = f" of {owner.rpartition('.')[2]}" if owner else ""
+    has = f"; it has {', '.join(known)}" if owner and not near and known else ""
+    return Refusal(f"unknown {{kind}} {{key}}{of_class}{has}", key, owner, near)
+
+
+def _no_class(module: str | None, name: str | None, owner: str | None) -> Refusal:
+    """Refuse the path of a class that does not exist."""
+    known: list[str] = []
+    if module is not None and name is not None:
+        holder = importlib.import_module(module)
+        known = [each for each in dir(holder) if isinstance(getattr(holder, each, None), type)]
+    text = f"expected class_path to name a class that exists, got {owner!r}"
+    return Refusal(
+        text, "class_path", None, tuple(f"{module}.{near}" for near in nearest(name or "", known))
+    )
+
+
+def _wrong_type(context: _Context, kinds: Sequence[str], value: str) -> Refusal:
+    """Refuse a value of another type."""
+    told = list(dict.fromkeys(_type(kind) for kind in kinds))
+    literals = re.findall(r"'([^']+)'", kinds[0]) if "Literal" in kinds[0] else []
+    near = get_close_matches(value, literals, 1)
+    meant_one = f"; did you mean {near[0]}?" if near else ""
+    of_class = f" of {context.owner.rpartition('.')[2]}" if context.owner else ""
+    text = f"expected {{key}}{of_class} to be {' or '.join(told)}, got {value[:80]!r}{meant_one}"
+    return Refusal(text, context.key(), context.owner)
+
+
+def _type(kind: str) -> str:
+    """Return a type as a user would say it: ``int``, ``null``, ``warn or stop``."""
+    if "Literal[" in kind:
+        return " or ".join(part.strip(" '\"") for part in kind.partition("[")[2][:-1].split(","))
+    plain = re.sub(r"<class '([^']+)'>", r"\1", kind)
+    plain = re.sub(r"\b[A-Za-z_][\w.]*\.(\w+)", r"\1", plain)
+    return PLAIN.get(plain, plain)
+
+
+def _positionals(parser: argparse.ArgumentParser) -> list[str]:
+    return [action.dest for action in parser._actions if not action.option_strings]
+
+
+def _keys(parser: argparse.ArgumentParser | None) -> list[str]:
+    """Return the dotted keys that a parser knows."""
+    actions = [] if parser is None else parser._actions
+    keys = [action.dest for action in actions if action.option_strings]
+    return [key for key in keys if key not in ("help", "print_config") and key[-5:] != ".help"]
+
+
+def _parser_of(path: str) -> argparse.ArgumentParser | None:
+    """Return a parser of a class's arguments; None where it cannot be made."""
+    module, _, name = path.rpartition(".")
+    made = ArgumentParser(exit_on_error=False)
+    try:
+        made.add_class_arguments(getattr(importlib.import_module(module), name), fail_untyped=False)
+    except (ImportError, AttributeError, ValueError, TypeError):
+        return None
+    return made
+
+
+def nearest(name: str, known: Iterable[str]) -> tuple[str, ...]:
+    """Return the nearest names; of dotted ones, those with the same front first."""
+    listed = list(known)
+    front, dot, last = name.rpartition(".")
+    beside = {
+        key.rpartition(".")[2]: key for key in listed if key.rpartition(".")[:2] == (front, dot)
+    }
+    near = [beside[key] for key in get_close_matches(last, beside, SHOWN)]
+    return tuple(near or get_close_matches(name, listed, SHOWN))
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+    """Ask whether one of the nearest names was meant; nothing where none is near."""
+    near = nearest(name, known)
+    return f"; did you mean {' or '.join(near)}?" if near else ""

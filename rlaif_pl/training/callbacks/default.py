@@ -1,0 +1,153 @@
+"""The callbacks of every fit of the command line: records, guards, the export, the last checkpoint."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from rlaif_pl.training.base import TrainableModule
+from rlaif_pl.training.callbacks.export_model import ExportModel
+from rlaif_pl.training.callbacks.metrics_file import MetricsFile
+from rlaif_pl.training.callbacks.run_metadata import RunMetadata
+from rlaif_pl.training.callbacks.sample_table import SampleTable
+from rlaif_pl.training.callbacks.terminate_on_nan import TerminateOnNaN
+from rlaif_pl.training.callbacks.wandb_logger import RunLoggers
+
+Spec: TypeAlias = dict[str, Any]  # class_path and init_args, as configs have them
+FIRST: tuple[type[Callback], ...] = (
+    RunLoggers,
+    RunMetadata,
+    MetricsFile,
+    TerminateOnNaN,
+    SampleTable,
+)
+LAST: tuple[type[Callback], ...] = (ExportModel, ModelCheckpoint)
+NAMES = tuple(kind.__name__ for kind in (*FIRST, *LAST))
+
+
+@dataclass(frozen=True)
+class DefaultCallbacks:
+    """Options of the default callbacks.
+
+    They are RunLoggers, RunMetadata, MetricsFile, TerminateOnNaN, SampleTable (of modules that sample),
+    ExportModel (of modules that export) and a ModelCheckpoint that keeps checkpoints/last.ckpt.
+
+    Attributes:
+        off: Names of those left out; ``[all]`` leaves out every one.
+        checkpoint_every: Optimizer steps between two writes of last.ckpt, at least 1.
+        sample_every: Optimizer steps between two entries of samples.csv, at least 1.
+        export_to: Folder of the trained model below trainer.default_root_dir; None takes the module's,
+            ``policy`` or ``reward_model``.
+    """
+
+    off: tuple[str, ...] = ()
+    checkpoint_every: int = 100
+    sample_every: int = 10
+    export_to: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse names of no callback and intervals below 1."""
+        for name in set(self.off) - {"all", *NAMES}:
+            raise ValueError(
+                f"expected names of default_callbacks.off among all, {', '.join(NAMES)}, got {name!r}"
+            )
+        for name in ("checkpoint_every", "sample_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"expected default_callbacks.{name} of at least 1, got {getattr(self, name)}"
+                )
+
+
+def callback_specs(
+    module: type[LightningModule],
+    given: Sequence[Spec] = (),
+    options: DefaultCallbacks | None = None,
+    checkpointing: bool = True,
+) -> list[Spec]:
+    """Return what a fit's trainer gets: the default callbacks around those that are given.
+
+    A default is left out where one of its class is given; the checkpoint, where one is given that saves
+    the last. So a list that has been completed stays as it is.
+
+    Args:
+        module: Class to train.
+        given: Callbacks of the config, each with class_path and maybe init_args.
+        options: Of the defaults.
+        checkpointing: Whether the trainer may save checkpoints.
+    """
+    chosen = options or DefaultCallbacks()
+    arguments = _arguments(module, chosen)
+
+    def wanted(kind: type[Callback]) -> bool:
+        if kind not in arguments or {"all", kind.__name__} & set(chosen.off):
+            return False
+        if kind is ModelCheckpoint:
+            return checkpointing and not any(_saves_last(spec) for spec in given)
+        return not any(issubclass(_class_of(spec), kind) for spec in given)
+
+    def made(kinds: Sequence[type[Callback]]) -> list[Spec]:
+        return [
+            {"class_path": f"{_home(kind)}.{kind.__name__}", "init_args": arguments[kind]}
+            for kind in kinds
+            if wanted(kind)
+        ]
+
+    return [*made(FIRST), *given, *made(LAST)]
+
+
+def default_callbacks(
+    module: LightningModule | type[LightningModule], options: DefaultCallbacks | None = None
+) -> list[Callback]:
+    """Return the callbacks of every fit of the command line, for a trainer made in Python.
+
+    Args:
+        module: What is trained: modules that sample or export have more callbacks.
+        options: Which, and how often they write.
+    """
+    kind = module if isinstance(module, type) else type(module)
+    specs = callback_specs(kind, (), options)
+    return [_class_of(spec)(**spec["init_args"]) for spec in specs]
+
+
+def _arguments(
+    module: type[LightningModule], options: DefaultCallbacks
+) -> dict[type[Callback], dict[str, Any]]:
+    """Return the default callbacks of a module with their arguments."""
+    result: dict[type[Callback], dict[str, Any]] = {kind: {} for kind in FIRST[:-1]}
+    if getattr(module, "samples_while_training", False):
+        result[SampleTable] = {"every_n_steps": options.sample_every}
+    if issubclass(module, TrainableModule):
+        result[ExportModel] = {"folder": options.export_to or module.export_folder}
+    result[ModelCheckpoint] = {
+        "save_last": True,
+        "save_top_k": 0,
+        "every_n_train_steps": options.checkpoint_every,
+    }
+    return result
+
+
+def _saves_last(spec: Mapping[str, Any]) -> bool:
+    """Whether a callback of a config is a checkpoint that keeps last.ckpt."""
+    arguments = spec.get("init_args") or {}
+    return issubclass(_class_of(spec), ModelCheckpoint) and bool(arguments.get("save_last"))
+
+
+def _class_of(spec: Mapping[str, Any]) -> type[Callback]:
+    """Import the class of a callback."""
+    module, _, name = str(spec["class_path"]).rpartition(".")
+    kind: type[Callback] = getattr(importlib.import_module(module), name)
+    return kind
+
+
+def _home(kind: type[Callback]) -> str:
+    """Return the package that a config names a callback by."""
+    return (
+        "rlaif_pl.training.callbacks"
+        if kind.__module__.startswith("rlaif_pl")
+        else "lightning.pytorch.callbacks"
+    )
