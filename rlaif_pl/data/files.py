@@ -6,8 +6,6 @@ import csv
 import gzip
 import io
 import json
-import os
-import tempfile
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Any, BinaryIO, NamedTuple, TextIO, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rlaif_pl.data.disk import replaced
 from rlaif_pl.text import parse_json, shown
 
 SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".csv", ".csv.gz", ".parquet")
@@ -152,29 +151,11 @@ def _undecodable_line(path: Path) -> str:
 def write_text(path: Path, lines: Iterable[str]) -> None:
     """Write lines to a file that is either the old one or the whole new one, whatever happens.
 
-    The text goes to a temporary file beside it, is flushed to disk and renamed over it.
+    See ``disk.replaced``, which names the file in errors of the disk.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            for line in lines:
-                file.write(line + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def _umask() -> int:
-    """Return the process's umask, which can only be read by setting it."""
-    current = os.umask(0o022)
-    os.umask(current)
-    return current
+    with replaced(path) as file:
+        for line in lines:
+            file.write((line + "\n").encode())
 
 
 def _json_rows(path: Path, file: TextIO, may_be_array: bool) -> Iterator[RawRow]:
@@ -261,9 +242,14 @@ def _parquet_rows(path: Path) -> Iterator[RawRow]:
                 for fields in _plain_rows(batch, path, number):
                     yield RawRow(f"{path} row {number}", fields)
                     number += 1
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+        # pyarrow tells damage by errors of all these kinds, OSError among them, and names no file
+        is_of_system = isinstance(error, OSError) and error.errno is not None
+        if is_of_system or str(path) in str(error):
+            raise
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ValueError(
-            f"{path}: expected a Parquet file, got something else ({error}); download it again"
+            f"{path}: expected a Parquet file, got something else ({reason}); download it again"
         ) from error
 
 

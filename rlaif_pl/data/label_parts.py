@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
+from rlaif_pl.data.disk import replace_end
 from rlaif_pl.data.records import decode_fields, encode
 from rlaif_pl.types import Preference
 
@@ -53,10 +54,9 @@ class LabelParts:
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.path.is_file():
             self._drop_cut_line()
-        with self.path.open("ab") as file:
-            file.write("".join(encode(pair) + "\n" for pair in labeled).encode())
-            file.flush()
-            os.fsync(file.fileno())
+        self.path.touch()
+        data = "".join(encode(pair) + "\n" for pair in labeled).encode()
+        replace_end(self.path, data, sync=True)
 
     def _drop_cut_line(self) -> None:
         """Remove what a kill left of a line, so that the next one begins a line."""

@@ -6,10 +6,10 @@ import csv
 import io
 import json
 import math
-import os
-import tempfile
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+
+from rlaif_pl.data.disk import replaced
 
 OF_STAGE = ":"  # between a stage and a metric that several stages measured differently
 LIMITS = ("_low", "_high")  # endings of an estimate's confidence limits
@@ -124,18 +124,8 @@ def write_json_lines(path: Path | str, rows: Iterable[Mapping[str, object]]) -> 
 def write_text(path: Path | str, text: str) -> Path:
     """Write a file so that a reader, or a kill, sees the old content or the new, never a part."""
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)  # mkstemp makes files that only their owner can read
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replaced(target) as file:
+        file.write(text.encode())
     return target
 
 

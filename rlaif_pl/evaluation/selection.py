@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.table import Table
 from torch import Tensor
 
 from rlaif_pl.evaluation.win_rate import WinRate
 from rlaif_pl.statistics import Interval
+from rlaif_pl.training.checkpoints import read_checkpoint
 
 LATEST = "last"  # checkpoints to resume from, whatever they are worth
 
@@ -63,7 +63,7 @@ def read_candidate(path: Path, monitor: str) -> Candidate | None:
     Returns:
         None where no ``ModelCheckpoint`` with this monitor had a value when the file was saved.
     """
-    content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    content = read_checkpoint(path, sum_up=False, mmap=True)
     for state in content.get("callbacks", {}).values():
         if isinstance(state, Mapping) and state.get("monitor") == monitor:
             value = state.get("current_score")
@@ -99,7 +99,7 @@ def policy_weights(path: Path) -> dict[str, Tensor]:
     Raises:
         ValueError: The checkpoint holds no actor.
     """
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    state: dict[str, Any] = read_checkpoint(path)["state_dict"]
     prefix = "actor."
     found = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     if not found:

@@ -54,7 +54,7 @@ def refuse_unknown(row: Mapping[str, Value], known: tuple[str, ...], where: str)
     """
     for key in row:
         if key not in known:
-            raise ValueError(f"{where}: unknown key {key!r}{closest(key, known)}")
+            raise ValueError(f"{where}: unknown key {key!r}{closest(str(key), known)}")
 
 
 def closest(word: str, known: Iterable[str]) -> str:

@@ -24,6 +24,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
+from rlaif_pl.data.checksum import is_whole
 from rlaif_pl.pipeline.experiment import Stage
 
 CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)")
@@ -41,12 +42,21 @@ def arguments(stage: Stage, folder: Path) -> list[str]:
     """
     line = [sys.executable, "-m", "rlaif_pl", *stage.command.split()]
     line += ["--config", str(folder / "config.yaml")]
-    saved = sorted(
-        (folder / "checkpoints").glob("last*.ckpt"), key=lambda path: path.stat().st_mtime_ns
-    )
-    if stage.command == "fit" and saved:
-        line += ["--ckpt_path", str(saved[-1])]
+    if stage.command == "fit" and (saved := last_checkpoint(folder / "checkpoints")):
+        line += ["--ckpt_path", str(saved)]
     return line
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """Return the newest checkpoint to resume from that is as it was written.
+
+    Where none is, the newest: `fit` says what is wrong with it. None where there is none.
+    """
+    found = sorted(folder.glob("last*.ckpt"), key=lambda p: p.stat().st_mtime_ns, reverse=True)
+    whole = next((path for path in found if is_whole(path)), None)
+    if whole is not None and whole != found[0]:
+        sys.stderr.write(f"{found[0]} is damaged; going on from {whole}, which is whole\n")
+    return whole or next(iter(found), None)
 
 
 def launch(stage: Stage, folder: Path) -> int:

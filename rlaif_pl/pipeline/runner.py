@@ -13,6 +13,7 @@ from types import FrameType
 from rich.console import Console
 from rich.markup import escape
 
+from rlaif_pl.data.metric_files import write_text
 from rlaif_pl.pipeline.experiment import Experiment, Stage, load_experiment
 from rlaif_pl.pipeline.folder import (
     StageRecord,
@@ -142,7 +143,7 @@ def _run_stage(experiment: Experiment, plan: Plan, launch: Launch) -> int:
     spent, attempts = (0.0, 1) if before is None else (_spent(before, folder), before.attempts + 1)
     config = dump_yaml(experiment.placed(plan.stage))
     header = f"# Stage {plan.stage.name} of {experiment.file}, resolved.\n"
-    (folder / "config.yaml").write_text(header + config, encoding="utf-8")
+    write_text(folder / "config.yaml", header + config)
     line = " ".join(arguments(plan.stage, folder)[1:])
     StageRecord(line, plan.fingerprint, attempts, spent, time.time()).write(folder / "started.json")
     began = time.monotonic()

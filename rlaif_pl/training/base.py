@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from rlaif_pl.training.checkpoints import MODELS, ChecksumCheckpointIO, check_fits, models_of
 from rlaif_pl.training.frozen import KEY, check_frozen, frozen_digest
 from rlaif_pl.training.ranks import over_ranks, rank_share
 
@@ -88,6 +90,9 @@ class TrainableModule(LightningModule):
                 "nothing; fit trains it and validate measures it"
             )
         check_served(self, self.task)
+        strategy = self.trainer.strategy
+        if isinstance(strategy, CUTTABLE) and type(strategy.checkpoint_io) is TorchCheckpointIO:
+            strategy.checkpoint_io = ChecksumCheckpointIO()
         if stage != "fit":
             return
         if self.is_given:
@@ -99,7 +104,6 @@ class TrainableModule(LightningModule):
             self.check_lengths([row for part in parts for row in part])
         if most_parts(self.trainer) > 1:
             self.check_accumulation()
-        strategy = self.trainer.strategy
         if self.micro_batch_tokens is not None and not isinstance(strategy, CUTTABLE):
             raise ValueError(
                 f"expected micro_batch_tokens with one device or the strategy ddp, got "
@@ -230,6 +234,7 @@ class TrainableModule(LightningModule):
         kept = self.trained().keys()
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {name: state[name] for name in state if name in kept}
+        checkpoint[MODELS] = models_of(self)
 
         if self.is_given:
             checkpoint[KEY] = self.frozen_digest()
@@ -244,12 +249,7 @@ class TrainableModule(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if KEY in checkpoint:
             check_frozen(checkpoint, self.frozen_digest(), type(self).__name__)
-        missing = self.trained().keys() - checkpoint["state_dict"].keys()
-        if missing:
-            raise ValueError(
-                f"expected a checkpoint of this configuration, it lacks {sorted(missing)[:3]}; "
-                "use the config the checkpoint was written with"
-            )
+        check_fits(self, self.trained(), checkpoint)
 
     @override
     def on_train_start(self) -> None:

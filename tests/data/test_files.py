@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rlaif_pl.data import files
+from rlaif_pl.data import disk, files
 from rlaif_pl.data.files import data_files, read_rows, write_text
 
 ROWS = [{"prompt": "a, b", "n": 1}, {"prompt": 'quoted "x"\nnew line', "n": 2}]
@@ -176,7 +176,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
     def no_disk(_):
         raise OSError("no space left")
 
-    monkeypatch.setattr(files.os, "fsync", no_disk)
+    monkeypatch.setattr(disk.os, "fsync", no_disk)
     with pytest.raises(OSError, match="no space"):
         write_text(path, ["new"])
     assert path.read_text() == "old\n"

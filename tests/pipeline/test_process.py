@@ -1,15 +1,18 @@
+import hashlib
 import os
 import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 from threading import Thread
 
 import pytest
 
+from rlaif_pl.data.checksum import seal
 from rlaif_pl.pipeline import Stage
-from rlaif_pl.pipeline.process import arguments, last_lines, stream
+from rlaif_pl.pipeline.process import arguments, last_checkpoint, last_lines, stream
 
 STAGE = Stage("sft", "fit", None, {}, (), ())
 
@@ -127,6 +130,32 @@ def test_a_checkpoint_in_the_folder_is_gone_on_from(tmp_path):
     assert arguments(STAGE, tmp_path)[-2:] == ["--ckpt_path", newest]
     other = Stage("e", "evaluate policy", None, {}, (), ())
     assert arguments(other, tmp_path)[1:] == ["-m", "rlaif_pl", "evaluate", "policy", *config]
+
+
+def write_whole(path, content):
+    """Write an archive with its checksum."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x", content)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    with path.open("r+b") as file:
+        seal(file, digest)
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path, capsys):
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    assert last_checkpoint(folder) is None
+    for age, name in ((1, "last.previous.ckpt"), (0, "last.ckpt")):
+        write_whole(folder / name, name)
+        os.utime(folder / name, (100 - age, 100 - age))
+    assert last_checkpoint(folder) == folder / "last.ckpt"
+    (folder / "last.ckpt").write_bytes((folder / "last.ckpt").read_bytes()[:-9])
+    os.utime(folder / "last.ckpt", (100, 100))
+    assert last_checkpoint(folder) == folder / "last.previous.ckpt"
+    assert "last.ckpt is damaged; going on from" in capsys.readouterr().err
+    (folder / "last.previous.ckpt").write_bytes(b"")
+    os.utime(folder / "last.previous.ckpt", (99, 99))
+    assert last_checkpoint(folder) == folder / "last.ckpt"  # for `fit` to refuse by name
 
 
 def gone(pid: int) -> bool:

@@ -13,6 +13,7 @@ import numpy as np
 from rich.console import Console
 
 from rlaif_pl.cli.commands.evaluate import write
+from rlaif_pl.data.disk import file_named
 from rlaif_pl.data.metric_files import write_json
 from rlaif_pl.data.sources import DataSource, is_sensitive, load_prompts
 from rlaif_pl.engine.sampling import SamplingParams
@@ -83,7 +84,7 @@ def matrix(
     facts = [str(template), None if sft is None else identity(policies[sft])]
     columns = {}
     for name, options in policies.items():
-        kept = Path(out) / "sampled" / f"{name}.json"
+        kept = file_named(Path(out) / "sampled", name, ".json")
         sampled = Sampled(kept, rows, params, batch_size, facts)
         known = sampled.read(options) or sampled.make(options, template, reference, title=name)
         columns[name] = columns_of(rows, *known, rewards, draws, seed)

@@ -12,7 +12,7 @@ from typing import cast
 from rich.console import Console
 from rich.table import Table
 
-from rlaif_pl.data.metric_files import write_json, write_metrics
+from rlaif_pl.data.metric_files import write_json, write_metrics, write_text
 from rlaif_pl.data.sources import DataSource, load_prompts
 from rlaif_pl.models.device import on_device, put, resolve_device
 from rlaif_pl.models.export import save_policy
@@ -100,7 +100,7 @@ def fit(config: dict[str, object], folder: Path) -> None:
         RuntimeError: It failed; what it printed is in the folder's log.txt.
     """
     text = dump_yaml(cast("dict[str, Value]", config))
-    (folder / "config.yaml").write_text(text, encoding="utf-8")
+    write_text(folder / "config.yaml", text)
     stage = Stage(folder.name, "fit", None, {}, (), ())
     sys.stdout.flush()
     code = launch(stage, folder)

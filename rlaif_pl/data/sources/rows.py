@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import datasets
+import pyarrow as pa
 
 from rlaif_pl.data.files import RawRow, data_files, is_data_file, read_rows
 from rlaif_pl.data.sources.source import DataSource, Format
@@ -110,13 +112,42 @@ def _file_rows(files: Iterable[Path]) -> Iterator[RawRow]:
 
 def _dataset_rows(source: DataSource, table: datasets.Dataset) -> Iterator[RawRow]:
     """Yield the rows of a ``datasets`` table."""
-    for number, fields in enumerate(table):
-        yield RawRow(f"{source.name} ({source.split}) row {number}", dict(fields))
+    with undamaged(source.name):
+        for number, fields in enumerate(table):
+            yield RawRow(f"{source.name} ({source.split}) row {number}", dict(fields))
+
+
+@contextmanager
+def undamaged(name: str) -> Iterator[None]:
+    """Name the data set whose files ``datasets`` or pyarrow cannot read, whatever they raise then.
+
+    Raises:
+        ValueError: They raised.
+    """
+    try:
+        yield
+    except (
+        pa.ArrowException,
+        ArithmeticError,
+        LookupError,
+        OSError,
+        TypeError,
+        ValueError,
+    ) as error:
+        is_of_system = isinstance(error, OSError) and error.errno is not None
+        if is_of_system or name in str(error):
+            raise
+        reason = next(iter(str(error).splitlines()), "")
+        raise ValueError(
+            f"expected the data set {name} to be as `datasets` wrote it, got damaged files "
+            f"({type(error).__name__}: {reason}); make or download it again"
+        ) from error
 
 
 def _saved(path: Path, split: str) -> datasets.Dataset:
     """Load a folder written by ``save_to_disk``."""
-    saved = datasets.load_from_disk(str(path))
+    with undamaged(str(path)):
+        saved = datasets.load_from_disk(str(path))
     if not isinstance(saved, datasets.DatasetDict):
         return saved
     if split not in saved:

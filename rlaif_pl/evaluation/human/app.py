@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import jinja2
 from fastapi import FastAPI, HTTPException, Request, Response
@@ -33,6 +34,7 @@ HEADERS = {
 }
 PARTS = {"marks.js": "text/javascript", "rate.js": "text/javascript", "rate.css": "text/css"}
 TOKEN_HEADER = "X-Rating-Token"
+LARGEST_BODY = 2**16  # bytes; a rating has a few thousand at most
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 Name = Annotated[
@@ -249,7 +251,7 @@ def _page(options: PageOptions) -> tuple[str, dict[str, str]]:
 
 
 def _guard(app: FastAPI, options: PageOptions) -> None:
-    """Ask for the token, refuse foreign host names on this machine, and send the headers."""
+    """Ask for the token, refuse foreign host names and pages, and send the headers."""
     if options.host in LOOPBACK:
         # another page cannot reach this server under a name of its own (DNS rebinding)
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK, "[::1]"])
@@ -260,9 +262,30 @@ def _guard(app: FastAPI, options: PageOptions) -> None:
     ) -> Response:
         given = request.headers.get(TOKEN_HEADER) or request.query_params.get("token") or ""
         is_open = options.token is None or request.url.path.startswith("/part/")
-        if is_open or secrets.compare_digest(given.encode(), str(options.token).encode()):
-            response = await proceed(request)
-        else:
+        if not (is_open or secrets.compare_digest(given.encode(), str(options.token).encode())):
             response = Response("expected the token in the address; ask for the link", 403)
+        elif refused := refusal(request):
+            response = refused
+        else:
+            response = await proceed(request)
         response.headers.update(HEADERS)
         return response
+
+
+def refusal(request: Request) -> Response | None:
+    """Refuse what would change something and comes from another page, or is too much to read.
+
+    Browsers say where a request comes from, programs say nothing.
+    """
+    if request.method in ("GET", "HEAD"):
+        return None
+    origin = request.headers.get("origin")
+    is_foreign = origin is not None and urlsplit(origin).netloc != request.headers.get("host")
+    if is_foreign or request.headers.get("sec-fetch-site") in ("cross-site", "same-site"):
+        return Response("expected a request of this page; another page sent it", 403)
+    size = request.headers.get("content-length", "")
+    if not size.isdecimal():
+        return Response("expected the length of the body in Content-Length", 411)
+    if int(size) > LARGEST_BODY:
+        return Response(f"expected a body of at most {LARGEST_BODY} bytes", 413)
+    return None

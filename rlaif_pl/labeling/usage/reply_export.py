@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rlaif_pl.data.disk import replaced
 from rlaif_pl.data.files import write_text
 from rlaif_pl.labeling.usage.reply_store import ReplyStore
 
@@ -59,13 +59,7 @@ def export_replies(store: ReplyStore, path: str | Path) -> int:
 
 def _write_parquet(store: ReplyStore, target: Path) -> None:
     """Write beside the target, then rename over it."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        with pq.ParquetWriter(partial, SCHEMA) as writer:
-            rows = store.rows()
-            while part := list(itertools.islice(rows, BATCH)):
-                writer.write_table(pa.Table.from_pylist(part, SCHEMA))
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replaced(target) as file, pq.ParquetWriter(file, SCHEMA) as writer:
+        rows = store.rows()
+        while part := list(itertools.islice(rows, BATCH)):
+            writer.write_table(pa.Table.from_pylist(part, SCHEMA))

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from rlaif_pl.data.disk import file_named
 from rlaif_pl.data.preferences import write_preferences
 from rlaif_pl.data.sources import DataSource, load_preferences
 from rlaif_pl.types import Preference
@@ -78,6 +79,6 @@ def write_study(
     for name, confidence in strata.items():
         part = load_preferences(replace(source, confidence=list(confidence), limit=None)).rows
         kept = [r for r in part if (r.prompt, frozenset((r.first, r.second))) in known]
-        write_preferences(folder / f"{name}.jsonl", kept)
+        write_preferences(file_named(folder, name, ".jsonl"), kept)
         counts[name] = len(kept)
     return {f"study/{name}": float(count) for name, count in counts.items()}

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.strategies import FSDPStrategy
+
+from rlaif_pl.training.checkpoints import read_checkpoint
 
 BEST_FILE = "checkpoints/before_alarm.ckpt"
 
@@ -50,8 +51,7 @@ class BestWeights:
                 f"expected a strategy with whole weights on each rank to go back to {path}, got "
                 "FSDP; export them with: python -m rlaif_pl select"
             )
-        saved = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-        module.load_state_dict(saved, strict=False)
+        module.load_state_dict(read_checkpoint(path)["state_dict"], strict=False)
         return path
 
     def line(self) -> str:

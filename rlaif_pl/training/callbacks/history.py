@@ -15,6 +15,7 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from typing_extensions import override
 
+from rlaif_pl.data.disk import replace_end
 from rlaif_pl.training.callbacks.csv_rows import Cell, csv_text, read_table, write_table
 
 STEP = "step"
@@ -80,13 +81,8 @@ class HistoryFile(Logger):
 
     def _write_last(self, row: dict[str, Cell], replace: bool) -> None:
         """Append a row, or put it in place of the last one."""
-        with self.path.open("r+b") as stream:
-            if replace:
-                stream.seek(self._offset)
-                stream.truncate()
-            else:
-                self._offset = stream.seek(0, 2)
-            stream.write(csv_text(self._columns or [], [row]).encode())
+        data = csv_text(self._columns or [], [row]).encode()
+        self._offset = replace_end(self.path, data, self._offset if replace else None)
         self._last = row
 
     def _merge(self, values: dict[str, Cell]) -> None:

@@ -65,6 +65,7 @@ def _writes(trainer: Trainer, module: LightningModule) -> tuple[Counter[Path], C
             kept = max(1, int(getattr(callback, "save_top_k", 1) or 0))
             weights = 1 if getattr(callback, "save_weights_only", False) else OPTIMIZER
             least[folder] += trained
+            kept += bool(getattr(callback, "save_last", False))  # and the one before it
             likely[folder] += kept * weights * trained
     return least, likely
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
@@ -11,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from typing_extensions import override
 
+from rlaif_pl.data.disk import replace_end
 from rlaif_pl.data.sources import DataSource, is_sensitive
 from rlaif_pl.text import concealed
 from rlaif_pl.training.callbacks.csv_rows import Cell, csv_text, read_table, write_table
@@ -42,14 +44,25 @@ class SampleTable(Callback):
         self.num_samples = num_samples
         self.show_text = show_text
         self._last_step = -1
+        self._rows = 0  # in the file; kept in checkpoints
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self._rows}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._rows = state_dict["rows"]
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # By number and not by step: modules count theirs from before or after an update.
         self._last_step = trainer.global_step
         path = _path(trainer)
         if trainer.is_global_zero and path.is_file():
-            rows = read_table(path).rows
-            write_table(path, COLUMNS, [r for r in rows if int(r["step"]) <= trainer.global_step])
+            rows = read_table(path).rows[: self._rows]
+            write_table(path, COLUMNS, rows)
+            self._rows = len(rows)
 
     @override
     def on_train_batch_end(
@@ -90,8 +103,8 @@ class SampleTable(Callback):
         if not path.is_file():
             write_table(path, COLUMNS, [])
         rows: list[dict[str, Cell]] = [dict(zip(COLUMNS, s, strict=True)) for s in samples]
-        with path.open("a", encoding="utf-8", newline="") as stream:
-            stream.write(csv_text(COLUMNS, rows))
+        replace_end(path, csv_text(COLUMNS, rows).encode())
+        self._rows += len(rows)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 data = [list(sample) for sample in samples]

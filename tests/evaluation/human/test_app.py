@@ -254,3 +254,35 @@ def test_models_take_no_prompt_away_from_people(path):
         assert (said["state"], said["progress"]["done"]) == ("done", 12)
         begun = ask(client, "ann")
         assert (begun["state"], begun["progress"]["done"]) == ("task", 0)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "https://elsewhere.example"},
+        {"Origin": "null"},
+        {"Origin": "http://127.0.0.1:9000"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+        {"Content-Type": "text/plain"},  # what a form of another page can send without asking
+    ],
+)
+def test_another_page_can_rate_nothing(client, path, headers):
+    task = ask(client)["task"]
+    body = {"rater": "ann", "task": task["id"], "submission": "s1", "ranks": [1, 2, 3]}
+    said = client.post(
+        "/api/rating",
+        content=json.dumps(body),
+        headers={"Content-Type": "application/json"} | headers,
+    )
+    assert said.status_code in (403, 422)
+    with RatingStore(path) as store:
+        assert not list(store.ratings())
+    own = {"Origin": HERE, "Sec-Fetch-Site": "same-origin"}
+    assert client.post("/api/rating", json=body, headers=own).status_code == 200
+
+
+def test_more_than_a_rating_is_not_read(client):
+    assert client.post("/api/next", json={"rater": "a" * 2**16}).status_code == 413
+    parts = iter([b'{"rater": ', b'"ann"}'])
+    assert client.post("/api/next", content=parts).status_code == 411

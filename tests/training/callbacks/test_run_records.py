@@ -90,6 +90,20 @@ def test_a_resumed_run_writes_the_samples_after_its_checkpoint_again(tmp_path, f
     assert [row["step"] for row in read_table(tmp_path / "samples.csv").rows] == list("1234")
 
 
+def test_steps_counted_from_before_an_update_are_not_written_twice(tmp_path, fit, tiny):
+    class Before(tiny):
+        def training_step(self, batch):
+            loss = super().training_step(batch)
+            self.latest_samples = [(n - 1, *rest) for n, *rest in self.latest_samples]
+            return loss
+
+    trainer = fit(Before(), callbacks=[SampleTable(1, 1)], max_steps=2)
+    trainer.save_checkpoint(tmp_path / "two.ckpt")
+    for _ in range(2):
+        fit(Before(), callbacks=[SampleTable(1, 1)], max_steps=4, ckpt_path=tmp_path / "two.ckpt")
+    assert [row["step"] for row in read_table(tmp_path / "samples.csv").rows] == list("0123")
+
+
 def test_a_module_that_does_not_sample_is_named(fit, tiny):
     class Silent(tiny):
         def training_step(self, batch):

@@ -1,0 +1,131 @@
+"""Writes that a full disk, a read-only folder or a kill leaves whole or undone."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+FILE_NAME = re.compile(r"[^./\\\0-\x1f][^/\\\0-\x1f]{0,99}")
+REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)  # by the disk
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Name a file in the system's errors about it, which know the one written beside it, or none.
+
+    Raises:
+        OSError: What the block raised, of the same kind; with ``path`` as its file where the disk
+            refused a write or the temporary file.
+    """
+    try:
+        yield
+    except OSError as error:
+        beside = str(path.with_name(f".{path.name}."))
+        is_nameless = error.filename is None and error.errno in REFUSED
+        if error.errno and (is_nameless or str(error.filename).startswith(beside)):
+            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+        raise
+
+
+@contextmanager
+def replaced(path: Path, work: Path | None = None) -> Iterator[BinaryIO]:
+    """Open a file beside a path; it takes the path's place, on disk, when the block ends.
+
+    Where the block or the disk fails, the path is as it was and nothing is left beside it.
+
+    Args:
+        path: What to replace; its folder is made if need be.
+        work: Where to write meanwhile, a name that no other process writes to; by default one of its
+            own, which a kill leaves there.
+
+    Raises:
+        OSError: There is no room or no permission; names the path.
+    """
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if work is None:
+            handle, name = tempfile.mkstemp(
+                dir=path.parent, prefix=f".{path.name}.", suffix=".partial"
+            )
+            work = Path(name)
+        else:
+            handle = os.open(work, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            with os.fdopen(handle, "w+b") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            work.chmod(0o666 & ~_umask())
+            os.replace(work, path)
+        except BaseException:
+            with suppress(OSError):
+                work.unlink(missing_ok=True)
+            raise
+
+
+def replace_end(path: Path, data: bytes, offset: int | None = None, *, sync: bool = False) -> int:
+    """Write bytes in place of the end of a file, all of them or none.
+
+    Args:
+        path: A file that is there.
+        data: What to write.
+        offset: Where the end begins, in bytes; None writes behind it.
+        sync: Wait until they are on disk.
+
+    Returns:
+        Where the data begin, in bytes.
+
+    Raises:
+        OSError: There is no room or no permission; names the path. The file is as it was.
+    """
+    with naming(path), path.open("r+b", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        offset = size if offset is None else offset
+        file.seek(offset)
+        old = file.read()
+        try:
+            _write_all(file, offset, data)
+            if sync:
+                os.fsync(file.fileno())
+        except OSError:
+            with suppress(OSError):
+                _write_all(file, offset, old)
+            raise
+    return offset
+
+
+def file_named(folder: Path, name: str, ending: str) -> Path:
+    """Return a file of a folder for a name that a config or data give, which may not lead elsewhere.
+
+    Raises:
+        ValueError: The name is empty, longer than 100 characters, begins with a dot, or has a slash,
+            a backslash or a control character in it.
+    """
+    if not FILE_NAME.fullmatch(name):
+        raise ValueError(
+            "expected a name of 1 to 100 characters without / and \\ that begins with no dot, since "
+            f"it names a file in {folder}, got {name[:120]!r}; give another name"
+        )
+    return folder / f"{name}{ending}"
+
+
+def _write_all(file: BinaryIO, offset: int, data: bytes) -> None:
+    """Write to an unbuffered file, which may take a part at a time, and cut what follows."""
+    file.seek(offset)
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) :]
+    file.truncate(offset + len(data))
+
+
+def _umask() -> int:
+    """Return the process's umask, which can only be read by setting it."""
+    current = os.umask(0o022)
+    os.umask(current)
+    return current

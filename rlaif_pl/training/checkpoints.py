@@ -1,0 +1,226 @@
+"""Checkpoints on disk: written aside and renamed, with a checksum, and never unpickled.
+
+A file that is there is whole. The one it replaced stays beside it (``last.previous.ckpt``) until the
+next is to be written, so that a disk that loses bytes costs one interval and not the run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, BinaryIO
+
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch import LightningModule
+from transformers import PreTrainedTokenizerBase
+from typing_extensions import override
+
+from rlaif_pl.data.checksum import DamagedFileError, is_whole, previous_of, seal, verify
+from rlaif_pl.data.disk import replaced
+from rlaif_pl.models.causal import CausalModel
+
+MODELS = "rlaif_pl_models"  # key of a checkpoint: what its models were, by their place
+
+
+class ChecksumCheckpointIO(TorchCheckpointIO):
+    """Lightning's plugin for files on local disks; addresses (``s3://...``) are left to Lightning."""
+
+    @override
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
+    ) -> None:
+        if storage_options is not None or is_remote(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+        else:
+            write_checkpoint(checkpoint, Path(path))
+
+    @override
+    def load_checkpoint(
+        self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        if is_remote(path):
+            return super().load_checkpoint(path, map_location, weights_only=True)
+        return read_checkpoint(Path(path), map_location)
+
+    @override
+    def remove_checkpoint(self, path: Any) -> None:
+        super().remove_checkpoint(path)
+        if not is_remote(path):
+            previous_of(Path(path)).unlink(missing_ok=True)
+
+
+def is_remote(path: object) -> bool:
+    """Tell whether a path is an address that another file system understands."""
+    return "://" in str(path)
+
+
+def write_checkpoint(content: Mapping[str, Any], path: Path) -> None:
+    """Write a checkpoint that is either the old one or the whole new one, whatever happens.
+
+    Raises:
+        OSError: There is no room or no permission; names the file. The old one is as it was.
+    """
+    kept = previous_of(path)
+    if path.exists():  # first, so that no more than two files are there at any time
+        kept.unlink(missing_ok=True)
+    # one name: what a kill leaves of it is written over
+    with replaced(path, path.with_name(f".{path.name}.partial")) as file:
+        writer = _Writer(file)
+        writer.save(content)
+        seal(file, writer.digest.hexdigest())
+        with suppress(OSError):  # nothing there yet, or a file system without hard links
+            os.link(path, kept)
+
+
+class _Writer:
+    """A file that adds up what is written; keeps the system's error, which torch loses."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.digest = hashlib.sha256()
+        self.error: OSError | None = None
+
+    def save(self, content: Mapping[str, Any]) -> None:
+        """Write a checkpoint."""
+        try:
+            torch.save(content, self)  # type: ignore[arg-type] # it asks for write and flush only
+        except RuntimeError:
+            if self.error is None:
+                raise
+        if self.error is not None:
+            raise self.error
+
+    def write(self, data: bytes) -> int:
+        """Write to the file."""
+        try:
+            count = self.file.write(data)
+        except OSError as error:
+            self.error = self.error or error
+            raise
+        self.digest.update(data)
+        return count
+
+    def flush(self) -> None:
+        """Leave it to the end."""
+
+
+def read_checkpoint(
+    path: Path, map_location: Any = "cpu", *, sum_up: bool = True, mmap: bool = False
+) -> dict[str, Any]:
+    """Read a checkpoint of Lightning: tensors and plain values, no code.
+
+    Args:
+        path: The file.
+        map_location: Where its tensors go, as ``torch.load`` takes it.
+        sum_up: Compare the file with its checksum; one without (of an earlier version) is warned of.
+        mmap: Leave tensors on disk until they are used.
+
+    Raises:
+        FileNotFoundError: There is no file.
+        ValueError: It is damaged, cut, pickled, or no checkpoint of Lightning; says which, and which
+            checkpoints beside it are whole.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"expected a checkpoint at {path}, found none; check the name")
+    try:
+        if sum_up and not verify(path):
+            warnings.warn(
+                f"{path} has no checksum (an earlier version or another program wrote it): read as "
+                "it is",
+                stacklevel=2,
+            )
+        content = torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
+        return _of_lightning(content)
+    except DamagedFileError as error:
+        raise ValueError(_refusal(path, str(error))) from error
+    except UnpicklingError as error:
+        reason = "Python objects beside tensors and plain values, which would run code when read"
+        raise ValueError(_refusal(path, reason)) from error
+    except (RuntimeError, EOFError, KeyError) as error:
+        raise ValueError(_refusal(path, f"an archive torch cannot read ({error})")) from error
+
+
+def _of_lightning(content: object) -> dict[str, Any]:
+    """Refuse what torch reads and Lightning did not write."""
+    if isinstance(content, dict) and {"state_dict", "pytorch-lightning_version"} <= content.keys():
+        return content
+    held = sorted(map(str, content))[:5] if isinstance(content, dict) else type(content).__name__
+    raise DamagedFileError(f"a file of torch that holds {held}, and no state of a training")
+
+
+def _refusal(path: Path, found: str) -> str:
+    """Say what was found in place of a checkpoint, and what to go on from."""
+    whole = [str(p) for p in sorted(path.parent.glob("*.ckpt")) if p != path and is_whole(p)]
+    others = f" (whole: {', '.join(whole[:3])})" if whole else ""
+    return (
+        f"expected a checkpoint of Lightning at {path}, got {found}; name another with "
+        f"--ckpt_path{others}, or leave that out to start over"
+    )
+
+
+def models_of(module: LightningModule) -> dict[str, dict[str, str]]:
+    """Describe the language models that a module trains, by their place in it."""
+    return {
+        name: {"architecture": _architecture(model), "tokenizer": tokenizer_digest(model.tokenizer)}
+        for name, model in module.named_modules()
+        if isinstance(model, CausalModel) and any(p.requires_grad for p in model.parameters())
+    }
+
+
+def _architecture(model: CausalModel) -> str:
+    """Say what two models must share for one's weights to mean something in the other."""
+    text = model.config.get_text_config()
+    return (
+        f"{model.config.model_type} of {text.num_hidden_layers} layers, width {text.hidden_size}, "
+        f"{text.vocab_size} tokens"
+    )
+
+
+def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Hash a vocabulary with its ids, in 12 hexadecimal digits."""
+    vocabulary = json.dumps(sorted(tokenizer.get_vocab().items())).encode()
+    return hashlib.sha256(vocabulary).hexdigest()[:12]
+
+
+def check_fits(
+    module: LightningModule, trained: Mapping[str, torch.Tensor], checkpoint: Mapping[str, Any]
+) -> None:
+    """Refuse a checkpoint of other models before its weights are put anywhere.
+
+    Args:
+        module: What they would be put into.
+        trained: Its trained parameters by name.
+        checkpoint: The checkpoint.
+
+    Raises:
+        ValueError: It was of another architecture or tokenizer, lacks weights, or has others.
+    """
+    way_out = "use the config the checkpoint was written with"
+    written = checkpoint.get(MODELS, {})
+    for name, found in models_of(module).items() if written else ():
+        for part, value in found.items():
+            other = written.get(name, {}).get(part, value)
+            if other != value:
+                raise ValueError(
+                    f"expected a checkpoint with the {part} of {name} ({value}), got one of another "
+                    f"{part} ({other}); {way_out}"
+                )
+    state = checkpoint["state_dict"]
+    missing = sorted(trained.keys() - state.keys())
+    if missing:
+        raise ValueError(
+            f"expected a checkpoint of this configuration, it lacks {missing[:3]}; {way_out}"
+        )
+    for name, parameter in trained.items():
+        if state[name].shape != parameter.shape:
+            raise ValueError(
+                f"expected a checkpoint of this configuration, its {name} is "
+                f"{tuple(state[name].shape)} in place of {tuple(parameter.shape)}; {way_out}"
+            )
