@@ -235,6 +235,29 @@ def test_a_row_without_text_names_file_and_line(fit_config, tmp_path, capsys):
     assert "rows.jsonl:2: expected the field 'text'" in said
 
 
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        "fsdp",
+        "deepspeed_stage_2",
+        "lightning.pytorch.strategies.FSDPStrategy",
+        {"class_path": "lightning.pytorch.strategies.ModelParallelStrategy"},
+    ],
+)
+def test_a_strategy_that_shards_is_refused_with_the_way_out(strategy, fit_config, capsys):
+    assert cli.main(["fit", "--config", fit_config(trainer={"strategy": strategy})]) == 1
+    said = capsys.readouterr().err
+    assert "expected a trainer.strategy with whole weights" in said
+    assert "train adapters (lora)" in said
+
+
+def test_a_strategy_may_be_the_path_of_a_class(fit_config, capsys):
+    path = "--trainer.strategy=lightning.pytorch.strategies.SingleDeviceStrategy"
+    device = "--trainer.strategy.init_args.device=cpu"
+    assert cli.main(["fit", "--config", fit_config(), path]) == 0
+    assert cli.main(["fit", "--config", fit_config(), path, device]) == 0
+
+
 def test_an_interrupt_ends_without_a_traceback(monkeypatch, capsys):
     def interrupted(*_):
         raise KeyboardInterrupt

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 
 from rlaif_pl.cli.commands.parsers import FunctionParser, function_parser
 from rlaif_pl.cli.commands.refusals import Refusal, refusal
-from rlaif_pl.cli.commands.train import Parser, add_default_callbacks
+from rlaif_pl.cli.commands.train import Parser, add_default_callbacks, refuse_sharding
 from rlaif_pl.data.sources import DataSource
 from rlaif_pl.evaluation.agreement.gate import QualityThresholds
 from rlaif_pl.labeling.backends import EndpointBackend
@@ -31,7 +31,13 @@ from rlaif_pl.training import PreferenceDataModule
 from rlaif_pl.training.callbacks import AlarmLimits, DefaultCallbacks
 
 LIGHTNING = ("fit", "validate", "predict")
-OUTER = ("ckpt_path", "verbose", "return_predictions", "weights_only")  # of the commands themselves
+OUTER = (  # of the commands themselves
+    "ckpt_path",
+    "peer_timeout",
+    "return_predictions",
+    "verbose",
+    "weights_only",
+)
 RECORDS: dict[frozenset[str], Callable[..., object]] = {
     frozenset(each.name for each in fields(kind)): kind
     for kind in (
@@ -78,6 +84,9 @@ class ConfigCheck:
         else:
             return Refusal(f"unknown command {command!r}")
         try:
+            trainer = content.get("trainer")
+            if command in LIGHTNING and isinstance(trainer, dict):
+                refuse_sharding(trainer.get("strategy"))
             parsed = parser.parse_object(dict(content))
         except ArgumentError as error:
             return refusal(parser, str(error))

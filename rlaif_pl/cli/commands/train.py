@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from typing_extensions import override
 
 from rlaif_pl.cli.commands.help_text import add_group_helps
 from rlaif_pl.cli.commands.parsers import ShortHelp
 from rlaif_pl.cli.commands.usage import OneSentence
 from rlaif_pl.models.device import computing_on
-from rlaif_pl.training import PreferenceDataModule
+from rlaif_pl.training import PreferenceDataModule, elastic, peers
 from rlaif_pl.training.callbacks.default import DefaultCallbacks, callback_specs
 from rlaif_pl.training.callbacks.preflight import preflight
 
@@ -46,6 +49,8 @@ BY_CLASS = (
     "profiler",
 )  # options of the trainer: a short name or a class
 
+SHARDING = ("fsdp", "deepspeed", "modelparallel")  # in names of strategies, of any spelling
+
 
 class Parser(ShortHelp, OneSentence, LightningArgumentParser):
     """LightningCLI's parser, without configs inside of configs.
@@ -67,10 +72,19 @@ class CommandLine(LightningCLI):
     then look up among its short names.
     """
 
+    peers: peers.Peers | None = None
+    is_restart = False  # by torchrun, which gives the same words again
+
     @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         add_default_callbacks(parser)
         add_group_helps(parser)
+        parser.add_argument(
+            "--peer_timeout",
+            type=float,
+            default=60.0,
+            help="seconds without a sign of life after which another process is given up; 0: never",
+        )
 
     @override
     def before_instantiate_classes(self) -> None:
@@ -96,10 +110,29 @@ class CommandLine(LightningCLI):
             folder.mkdir(parents=True, exist_ok=True)
             text = self._parser("fit").dump(self.config["fit"], skip_validation=True)
             (folder / RESOLVED).write_text(text, encoding="utf-8")
+        last = newest_checkpoint(self.trainer) if type(self).is_restart else None
+        if last is not None:
+            self.config_init[str(self.subcommand)]["ckpt_path"] = last
+            rank_zero_info(f"restarted by torchrun: going on from {last}")
+
+    def watch_peers(self) -> None:
+        """Watch the other processes from the moment that they know each other.
+
+        Lightning has no hook there: what follows, labeling on one rank, may already wait for ever.
+        """
+        strategy, patience = self.trainer.strategy, self.config_init.get(str(self.subcommand))
+        set_up = strategy.setup_environment
+
+        def set_up_and_watch() -> None:
+            set_up()
+            type(self).peers = peers.join(patience["peer_timeout"])
+
+        strategy.setup_environment = set_up_and_watch  # type: ignore[method-assign]
 
     @override
     def instantiate_classes(self) -> None:
         config = self.config.get(str(self.subcommand), self.config)
+        refuse_sharding(config.get("trainer.strategy"))
         for key in BY_CLASS:
             value = config.get(f"trainer.{key}")
             if isinstance(value, str) and "." in value:
@@ -107,6 +140,39 @@ class CommandLine(LightningCLI):
         on_cpu = config.get("trainer.accelerator") == "cpu"
         with computing_on("cpu" if on_cpu else "auto"):
             super().instantiate_classes()
+        self.watch_peers()
+
+
+def refuse_sharding(strategy: Any) -> None:
+    """Refuse strategies that divide the weights among ranks.
+
+    The losses read whole matrices (the vocabulary's, a head's) outside of the layers' forward passes,
+    and a checkpoint holds what is trained as whole tensors.
+
+    Args:
+        strategy: Short name, class path, or a config with one.
+
+    Raises:
+        ValueError: The strategy shards.
+    """
+    named = strategy.get("class_path") if isinstance(strategy, dict | Namespace) else strategy
+    name = str(named)
+    said = name.lower().replace("_", "")
+    if any(word in said for word in SHARDING):
+        raise ValueError(
+            f"expected a trainer.strategy with whole weights on each rank (auto, ddp), got {name}; to "
+            "need less memory a GPU, train adapters (lora) on a bfloat16 backbone with "
+            "gradient_checkpointing and micro_batch_tokens: see docs/scaling.md"
+        )
+
+
+def newest_checkpoint(trainer: Trainer) -> str | None:
+    """Return the newest ``last*.ckpt`` of a trainer's callbacks; None where there is none."""
+    found: set[str] = set()
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, ModelCheckpoint):
+            found |= callback._find_last_checkpoints(trainer)
+    return max(found, key=os.path.getmtime, default=None)
 
 
 def add_default_callbacks(parser: LightningArgumentParser) -> None:
@@ -143,6 +209,26 @@ def train(words: list[str]) -> int:
     for message in UNHELPFUL:
         warnings.filterwarnings("ignore", message=message)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(is_no_advertisement)
+    CommandLine.peers, CommandLine.is_restart = None, elastic.meet()
+    try:
+        command_line(words)
+    except BaseException as error:
+        others = CommandLine.peers
+        if others is None:
+            raise
+        if peers.is_of_collectives(error):
+            message = peers.explained(error, others)
+            others.stop("lost another process")
+            raise RuntimeError(message) from error
+        others.stop(str(error) or type(error).__name__)
+        raise
+    if CommandLine.peers is not None:
+        CommandLine.peers.stop()
+    return 0
+
+
+def command_line(words: list[str]) -> None:
+    """Parse and run; see ``train``."""
     CommandLine(
         LightningModule,
         PreferenceDataModule,
@@ -157,7 +243,6 @@ def train(words: list[str]) -> int:
         save_config_callback=None,  # `run` keeps the resolved config; a lone fit has its file
         args=words,
     )
-    return 0
 
 
 def is_no_advertisement(record: logging.LogRecord) -> bool:

@@ -1,0 +1,206 @@
+"""Which of the processes that train together died or does not answer, and an end to waiting for it.
+
+A collective knows an address at most, and waits for half an hour (while labels are made: for ever).
+Here each process shows every second that it lives, in a store apart from training, and looks at the
+others.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from contextlib import suppress
+from datetime import timedelta
+
+from torch import distributed as dist
+from torch.distributed import TCPStore
+
+BEAT = 1.0  # seconds
+GO_ON = (
+    "see its log above, and whether its host ran out of memory; then give the same command again with "
+    "--ckpt_path last (run and torchrun --max-restarts go on by themselves)"
+)
+OF_COLLECTIVES = (
+    "gloo",
+    "nccl",
+    "connection closed by peer",
+    "connection reset",
+    "socket",
+    "timed out",
+)
+
+
+class Peers:
+    """Shows the others that this process lives, and ends it where one of them does not answer.
+
+    Args:
+        store: Store of all ranks that nothing else uses.
+        rank: Of this process.
+        size: Number of ranks.
+        patience: Seconds without a sign of life after which a rank is given up; 0 for never.
+    """
+
+    def __init__(self, store: TCPStore, rank: int, size: int, patience: float) -> None:
+        self.store, self.rank, self.patience = store, rank, patience
+        self.others = [other for other in range(size) if other != rank]
+        self.names = {0: "rank 0"}
+        self._seen = {other: (b"", time.monotonic()) for other in self.others}
+        self._facts: dict[int, dict[str, object]] = {}
+        self._ended = threading.Event()
+        self._lock = threading.Lock()
+        self._beats = 0
+
+    def start(self) -> None:
+        """Say who this process is, learn who the others are, and begin to watch."""
+        own = {"host": socket.gethostname(), "pid": os.getpid(), "parent": os.getppid()}
+        self.store.set(f"who/{self.rank}", json.dumps(own))
+        for other in self.others:
+            self._facts[other] = json.loads(self.store.get(f"who/{other}"))
+            host, pid = self._facts[other]["host"], self._facts[other]["pid"]
+            self.names[other] = f"rank {other} on {host} (process {pid})"
+        threading.Thread(target=self._watch, name="peers", daemon=True).start()
+
+    def stop(self, message: str = "") -> None:
+        """Tell the others that this process is at its end, and why if it failed."""
+        self._ended.set()
+        try:
+            with self._lock:
+                self.store.set(f"beat/{self.rank}", f"ended {message}")
+        except (RuntimeError, OSError):
+            return  # who keeps the store has ended before
+
+    def diagnosis(self, seconds: float = 3 * BEAT) -> str:
+        """Name the ranks that died or failed; empty where all live.
+
+        Args:
+            seconds: How long to look.
+        """
+        deadline = time.monotonic() + seconds
+        began = time.monotonic()
+        while True:
+            told = [text for other in self.others if (text := self._state(other, began, seconds))]
+            if told:
+                return "; ".join(told)
+            if time.monotonic() > deadline:
+                return ""
+            time.sleep(0.1)
+
+    def _state(self, other: int, began: float, seconds: float) -> str:
+        """Say what is wrong with a rank; empty if nothing is known to be."""
+        if self._is_dead_here(other):
+            return f"{self.names[other]} died"
+        try:
+            beat, since = self._look(other)
+        except (RuntimeError, OSError):
+            return f"{self.names[0]} died or cannot be reached"
+        if beat.startswith(b"ended "):
+            why = beat[len(b"ended ") :].decode()
+            return f"{self.names[other]} ended" + (f" with: {why}" if why else "")
+        still = time.monotonic() - max(since, began)
+        return f"{self.names[other]} shows no sign of life" if still > seconds - 0.2 else ""
+
+    def _is_dead_here(self, other: int) -> bool:
+        """Tell whether a rank of this host is known to be dead."""
+        facts = self._facts.get(other)
+        if facts is None or facts["host"] != socket.gethostname():
+            return False
+        try:
+            with open(f"/proc/{facts['pid']}/stat", encoding="utf-8") as file:
+                return file.read().rpartition(")")[2].split()[0] in "ZX"
+        except FileNotFoundError:
+            return os.path.isdir("/proc/self")
+        except OSError:
+            return False
+
+    def _look(self, other: int) -> tuple[bytes, float]:
+        """Return a rank's last sign of life and when it was first seen."""
+        with self._lock:
+            key = f"beat/{other}"
+            beat = self.store.get(key) if self.store.check([key]) else b""
+        if beat != self._seen[other][0]:
+            self._seen[other] = (beat, time.monotonic())
+        return self._seen[other]
+
+    def _watch(self) -> None:
+        """Beat and look until the end."""
+        lost_since: float | None = None
+        while not self._ended.wait(BEAT):
+            try:
+                self._beats += 1
+                with self._lock:
+                    if not self._ended.is_set():
+                        self.store.set(f"beat/{self.rank}", str(self._beats))
+                for other in self.others:
+                    beat, since = self._look(other)
+                    is_silent = not beat.startswith(b"ended ")
+                    if self.patience and is_silent and time.monotonic() - since > self.patience:
+                        self._give_up(self.names[other])
+                lost_since = None
+            except (RuntimeError, OSError):  # the store is rank 0's
+                lost_since = lost_since or time.monotonic()
+                if self.patience and time.monotonic() - lost_since > self.patience:
+                    self._give_up(self.names[0])
+
+    def _give_up(self, name: str) -> None:
+        """End this process, whatever its other threads wait for."""
+        with suppress(
+            OSError
+        ):  # the terminal may be gone, and this process has to end all the same
+            sys.stderr.write(
+                f"error: rank {self.rank} expected a sign of life from all processes, {name} has not "
+                f"answered for {self.patience:g} s (--peer_timeout); {GO_ON}\n"
+            )
+            sys.stderr.flush()
+        self._end_children()
+        os._exit(1)
+
+    def _end_children(self) -> None:
+        """Kill the ranks that this process started: one that is stopped would outlive the run."""
+        here = socket.gethostname()
+        for facts in self._facts.values():
+            if (facts["host"], facts.get("parent")) == (here, os.getpid()):
+                with suppress(ProcessLookupError, PermissionError):
+                    os.kill(int(str(facts["pid"])), signal.SIGKILL)
+
+
+def join(patience: float) -> Peers | None:
+    """Watch the other ranks of the process group; None where there are none.
+
+    Args:
+        patience: See ``Peers``.
+    """
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return None
+    rank, size = dist.get_rank(), dist.get_world_size()
+    address = os.environ["MASTER_ADDR"]
+    wait = timedelta(seconds=max(patience, 10 * BEAT))
+    server = None
+    if rank == 0:
+        server = TCPStore(address, 0, is_master=True, wait_for_workers=False, timeout=wait)
+    said = [None if server is None else server.port]
+    dist.broadcast_object_list(said, src=0)
+    port = said[0]
+    assert port is not None
+    store = server or TCPStore(address, port, is_master=False, timeout=wait)
+    peers = Peers(store, rank, size, patience)
+    peers.start()
+    return peers
+
+
+def is_of_collectives(error: BaseException) -> bool:
+    """Tell whether an error is what a collective says of a rank that is gone."""
+    said = f"{type(error).__name__} {error}".lower()
+    return isinstance(error, RuntimeError) and any(word in said for word in OF_COLLECTIVES)
+
+
+def explained(error: BaseException, peers: Peers) -> str:
+    """Return the message of a failed collective: who is gone, and what to do."""
+    lost = peers.diagnosis()
+    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    cause = lost or "no process is known to be dead: the network between hosts may be cut"
+    return f"rank {peers.rank} expected all processes to go on, {cause}; {GO_ON} ({first})"

@@ -1,0 +1,245 @@
+"""A process that dies or hangs is named; torchrun's restart ends with the unbroken run's numbers."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from torch.distributed import TCPStore
+
+from rlaif_pl.data.preferences import write_prompts
+from rlaif_pl.training import elastic
+from rlaif_pl.training.peers import Peers, explained, is_of_collectives
+
+HERE = Path(__file__).parent
+PATIENCE = 300  # seconds, for machines that are busy with something else
+
+
+@pytest.fixture
+def store():
+    return TCPStore(
+        "127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=20)
+    )
+
+
+def client(store):
+    return TCPStore("127.0.0.1", store.port, is_master=False, timeout=timedelta(seconds=20))
+
+
+def meeting(store, port):
+    """Let three ranks meet over a store; returns what each was told."""
+    told = {}
+    deadline = time.monotonic() + 20
+
+    def rank(number, own):
+        told[number] = elastic.accept(own, number, deadline)["port"]
+
+    threads = [threading.Thread(target=rank, args=(n, client(store))) for n in (1, 2)]
+    threads[0].start()
+    host = threading.Thread(
+        target=elastic.invite, args=(client(store), 3, {"port": port}, deadline)
+    )
+    host.start()
+    time.sleep(0.2)  # rank 2 comes late: until then its token is a dead process's
+    threads[1].start()
+    for thread in (*threads, host):
+        thread.join()
+    return told
+
+
+def test_a_second_attempt_does_not_take_the_invitation_of_the_first(store):
+    assert meeting(store, 1111) == {1: 1111, 2: 1111}
+    assert meeting(store, 2222) == {1: 2222, 2: 2222}
+
+
+def test_a_rank_that_does_not_come_is_named(store):
+    with pytest.raises(RuntimeError, match="expected all processes .* rank 1 did not; look at its"):
+        elastic.invite(store, 2, {"port": 1}, time.monotonic() + 0.1)
+
+
+@pytest.fixture
+def watched(store):
+    """Rank 0 in this process, watching a rank 1 that is another program of this host."""
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    store.set("who/1", f'{{"host": "{os.uname().nodename}", "pid": {child.pid}}}')
+    peers = Peers(store, rank=0, size=2, patience=0)
+    peers.start()
+    yield peers, child
+    child.kill()
+    child.wait()
+    peers.stop()
+
+
+def test_a_dead_process_is_named_with_its_host(watched):
+    peers, child = watched
+    child.kill()
+    child.wait()
+    error = RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:9")
+    assert is_of_collectives(error)
+    assert not is_of_collectives(ValueError("gloo"))
+    said = explained(error, peers)
+    assert f"rank 1 on {os.uname().nodename} (process {child.pid}) died; see its log" in said
+    assert "--ckpt_path last" in said
+
+
+def test_what_a_process_ended_with_is_passed_on(watched):
+    peers, _ = watched
+    Peers(peers.store, rank=1, size=2, patience=0).stop("expected numbers, got NaN")
+    assert "ended with: expected numbers, got NaN" in peers.diagnosis()
+
+
+def test_a_process_without_a_sign_of_life_is_told_from_one_that_lives(watched):
+    peers, _ = watched
+    beats = iter(range(100))
+    lives = threading.Event()
+
+    def beat():
+        while not lives.wait(0.2):
+            peers.store.set("beat/1", str(next(beats)))
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    assert peers.diagnosis(1.0) == ""
+    lives.set()
+    thread.join()
+    assert "shows no sign of life" in peers.diagnosis(1.0)
+
+
+def component(path, **options):
+    return {"class_path": path, "init_args": options}
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory, tiny_model_folder, small_prompts):
+    """Write configs of a fit of twelve steps by two processes; returns a maker of their paths."""
+    folder = tmp_path_factory.mktemp("faults")
+    write_prompts(folder / "train.jsonl", small_prompts[:6])
+    write_prompts(folder / "val.jsonl", small_prompts[6:8])
+
+    def make(name, *callbacks):
+        root = folder / name
+        checkpoint = component(
+            "lightning.pytorch.callbacks.ModelCheckpoint",
+            save_last=True,
+            save_top_k=0,
+            every_n_train_steps=2,
+        )
+        config = {
+            "trainer": {
+                "default_root_dir": str(root),
+                "max_steps": 12,
+                "accelerator": "cpu",
+                "devices": 2,
+                "strategy": "ddp",
+                "logger": component("rlaif_pl.training.callbacks.HistoryFile", save_dir=str(root)),
+                "log_every_n_steps": 1,
+                "enable_progress_bar": False,
+                "enable_model_summary": False,
+                "num_sanity_val_steps": 0,
+                "callbacks": [component("rank_record.RankRecord"), checkpoint, *callbacks],
+            },
+            "model": component(
+                "rlaif_pl.training.SFTModule",
+                optimizer=component("torch.optim.AdamW", lr=0.01),
+                backbone={"name": str(tiny_model_folder), "trunk_layers": 2},
+                lora={"r": 4, "alpha": 8},
+            ),
+            "data": {
+                "task": "demonstrations",
+                "demonstrations": str(folder / "train.jsonl"),
+                "validation": str(folder / "val.jsonl"),
+                "batch_size": 1,
+            },
+        }
+        file = root.with_suffix(".yaml")
+        file.write_text(yaml.safe_dump(config))
+        return file
+
+    return make
+
+
+def run(words, file, patience=PATIENCE):
+    """Run a program; returns its exit status and what it said."""
+    path = os.pathsep.join([str(HERE), str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
+    threads = {"OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled", "HF_HUB_OFFLINE": "1"}
+    line = [sys.executable, "-m", *words, "rlaif_pl", "fit", "--config", str(file)]
+    line += ["--peer_timeout", "8"]
+    process = subprocess.Popen(
+        line,
+        env={**os.environ, **threads, "PYTHONPATH": path},
+        cwd=file.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        said = process.communicate(timeout=patience)[0]
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    return process.returncode, said
+
+
+@pytest.fixture(scope="module")
+def unbroken(config):
+    file = config("unbroken")
+    code, said = run([], file)
+    assert code == 0, said
+    return file.with_suffix("")
+
+
+TORCHRUN = ["torch.distributed.run", "--nproc_per_node", "2", "--max-restarts", "2", "-m"]
+
+
+def check_equal(root, unbroken):
+    for rank in range(2):
+        found, expected = (
+            torch.load(folder / f"rank{rank}.pt", weights_only=True) for folder in (root, unbroken)
+        )
+        for part in ("weights", "gradients"):
+            torch.testing.assert_close(found[part], expected[part], rtol=0, atol=0)
+        assert found["metrics"] == expected["metrics"]
+    histories = [(folder / "history.csv").read_text() for folder in (root, unbroken)]
+    assert histories[0] == histories[1]
+    assert len(histories[0].splitlines()) > 12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "rank"),
+    [
+        ("SIGKILL", 1),
+        pytest.param("SIGKILL", 0, marks=pytest.mark.soak),
+        pytest.param("SIGSTOP", 1, marks=pytest.mark.soak),
+        pytest.param("SIGSTOP", 0, marks=pytest.mark.soak),
+    ],
+)
+def test_torchrun_goes_on_from_the_last_checkpoint(config, unbroken, tmp_path, name, rank):
+    marker = tmp_path / "happened"
+    fault = component("fault.Fault", signal_name=name, step=7, rank=rank, marker=str(marker))
+    file = config(f"{name}{rank}", fault)
+    code, said = run(TORCHRUN, file)
+    assert code == 0, said
+    assert marker.exists()
+    assert "restarted by torchrun: going on from" in said
+    check_equal(file.with_suffix(""), unbroken)
+
+
+@pytest.mark.slow
+def test_a_process_that_hangs_is_given_up(config, tmp_path):
+    fault = component(
+        "fault.Fault", signal_name="SIGSTOP", step=3, rank=1, marker=str(tmp_path / "happened")
+    )
+    code, said = run([], config("hangs", fault))
+    assert code != 0
+    assert "has not answered for 8 s (--peer_timeout)" in said, said
+    assert "rank 1 on" in said
