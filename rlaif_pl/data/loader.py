@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, NamedTuple, TypeVar
 
 import torch
@@ -172,6 +172,15 @@ class BatchLoader(Generic[Row, Batch]):
         for number, shard in enumerate(self.batch_sampler.shards()[start:], start=start + 1):
             self._handed_out = (epoch, number)
             yield self.collate([self.rows[n] for n in shard.rows], shard.rows, shard.is_padding)
+
+    def upcoming(self) -> Batch:
+        """Return the batch after the last one handed out, at an epoch's end the next one's first."""
+        epoch, number = self._handed_out
+        shards = replace(self.batch_sampler, epoch=epoch).shards()
+        if number >= len(shards):
+            number, shards = 0, replace(self.batch_sampler, epoch=epoch + 1).shards()
+        shard = shards[number]
+        return self.collate([self.rows[n] for n in shard.rows], shard.rows, shard.is_padding)
 
     def state_dict(self) -> dict[str, int]:
         """Return ``LoaderState`` as plain numbers, the same on every rank."""

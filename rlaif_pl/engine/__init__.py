@@ -10,6 +10,13 @@
     forward, hidden_states  last states with and without gradients
     score, tree_runner      log-probabilities of given tokens
     sampling, generate      SamplingParams, and tokens drawn by them
+    generation_backend, vllm/   who draws responses: this process, or vLLM servers
     allocator               what becomes of freed memory on the CPU
     capabilities, probe_ways, noise   which of this a model can do, held against its own noise
 """
+
+from rlaif_pl.engine.generation_backend import GenerationBackend, LocalGenerator
+from rlaif_pl.engine.sampling import SamplingParams
+from rlaif_pl.engine.vllm.generator import VLLMGenerator
+
+__all__ = ["GenerationBackend", "LocalGenerator", "SamplingParams", "VLLMGenerator"]

@@ -24,6 +24,9 @@ class Generated(NamedTuple):
     finished: list[bool]  # False where the length limit cut the text
     failed: list[bool]  # True where a logit was NaN
     below: HiddenStates | None = None  # trunk states of the tokens that another was drawn after
+    logprobs: list[list[float]] | None = (
+        None  # nats, by who drew them, where another than the policy
+    )
 
 
 def steps_per_sync(device: torch.device) -> int:

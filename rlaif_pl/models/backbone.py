@@ -26,13 +26,18 @@ from transformers.utils import logging as transformers_logging
 from rlaif_pl.engine.decoder_layers import decoder_of
 from rlaif_pl.engine.noise import FACTOR, error_in_noise, word_ids
 from rlaif_pl.engine.score import CappedHead, head_logits
+from rlaif_pl.models.adapter_folder import (
+    AdapterSource,
+    adapter_identity,
+    adapter_source,
+    merge_adapter,
+)
 from rlaif_pl.models.device import fast_dtype, resolve_device
 from rlaif_pl.models.embedded import embedded_model_folder
 from rlaif_pl.models.identity import weights_identity
 from rlaif_pl.models.model_info import ModelInfo, model_info
 from rlaif_pl.models.prepare import drop_dropout, recompute_activations
 from rlaif_pl.models.suited import (
-    refuse_adapters,
     refuse_classifier,
     refuse_incomplete,
     require_decoder,
@@ -74,7 +79,8 @@ def load_backbone(
     """Load a causal language model and its tokenizer.
 
     Args:
-        name: ``smollm2-135m`` (embedded), a local transformers folder, or a hub name.
+        name: ``smollm2-135m`` (embedded), a local transformers folder, one of PEFT adapters (its base
+            is loaded and they are folded in), or a hub name.
         num_layers: Keep only the first layers, at least 1; None keeps them all.
         dtype: Type of the weights; ``auto`` is bfloat16 where the model's device computes it fast.
         revision: Branch, tag or commit of a hub model.
@@ -89,6 +95,17 @@ def load_backbone(
         ValueError: ``num_layers`` is out of range, the model suits no such role, or the files lack
             weights of the architecture.
     """
+    adapters = adapter_source(name)
+    if adapters is not None:
+        return _with_adapters(
+            adapters,
+            dtype=dtype,
+            device=device,
+            num_layers=num_layers,
+            trust_remote_code=trust_remote_code,
+            gradient_checkpointing=gradient_checkpointing,
+            decoder_only=decoder_only,
+        )
     source = str(embedded_model_folder()) if name == EMBEDDED else name
     config, tokenizer = _load_config(name, source, revision, trust_remote_code)
     refuse_classifier(name, config)
@@ -120,10 +137,54 @@ def fingerprint_of(
     device: torch.device | None = None,
 ) -> str:
     """Return the fingerprint that ``load_backbone`` would give, without reading weights into memory."""
+    adapters = adapter_source(name)
+    if adapters is not None:
+        below = fingerprint_of(
+            adapters.base,
+            dtype=dtype,
+            revision=adapters.revision,
+            trust_remote_code=trust_remote_code,
+            device=device,
+        )
+        return f"{adapter_identity(adapters.folder)}:{below}"
     source = str(embedded_model_folder()) if name == EMBEDDED else name
     config, _ = _load_config(name, source, revision, trust_remote_code)
     torch_dtype = resolve_dtype(dtype, device)
     return _full_identity(name, source, config, revision, num_layers, torch_dtype)
+
+
+def _with_adapters(
+    adapters: AdapterSource,
+    *,
+    dtype: Precision,
+    device: torch.device | None,
+    num_layers: int | None,
+    trust_remote_code: bool,
+    gradient_checkpointing: bool,
+    decoder_only: bool,
+) -> Backbone:
+    """Load the base of an adapter folder in float32, fold the adapters in, and then round."""
+    if num_layers is not None:
+        raise ValueError(
+            f"expected num_layers=null with the adapters in {adapters.folder}, got {num_layers}; they "
+            "belong to all layers of their base"
+        )
+    base = load_backbone(
+        adapters.base,
+        revision=adapters.revision,
+        trust_remote_code=trust_remote_code,
+        gradient_checkpointing=gradient_checkpointing,
+        decoder_only=decoder_only,
+    )
+    model = merge_adapter(base.model, adapters.folder).eval().requires_grad_(False)
+    model.to(dtype=resolve_dtype(dtype, device), device=device)  # type: ignore[call-overload]
+    tokenizer = base.tokenizer
+    if (adapters.folder / "tokenizer_config.json").is_file():
+        tokenizer = AutoTokenizer.from_pretrained(adapters.folder)
+    identity = fingerprint_of(
+        str(adapters.folder), dtype=dtype, trust_remote_code=trust_remote_code, device=device
+    )
+    return Backbone(model, tokenizer, identity, base.info)
 
 
 def resolve_dtype(dtype: Precision, device: torch.device | None = None) -> torch.dtype:
@@ -235,7 +296,6 @@ def _load_config(
 ) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
     """Load the small files first, so that a wrong name fails at once and with one message."""
     options = {"revision": revision, "trust_remote_code": trust_remote_code}
-    refuse_adapters(source)
     try:
         config = AutoConfig.from_pretrained(source, **options)
         tokenizer = AutoTokenizer.from_pretrained(source, **options)

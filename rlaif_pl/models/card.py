@@ -25,6 +25,17 @@ asked = tokenizer(text, return_tensors="pt")
 written = model.generate(**asked, do_sample=True, temperature=0.9, max_new_tokens=64)
 response = tokenizer.decode(written[0, asked.input_ids.shape[1] :], skip_special_tokens=True)
 """
+ADAPTER_USE = """\
+from peft import AutoPeftModelForCausalLM
+from transformers import AutoTokenizer
+
+model = AutoPeftModelForCausalLM.from_pretrained(".")
+tokenizer = AutoTokenizer.from_pretrained(model.peft_config["default"].base_model_name_or_path)
+text = {prompt!r}.replace("{{prompt}}", "What the policy is to respond to.")
+asked = tokenizer(text, return_tensors="pt")
+written = model.generate(**asked, do_sample=True, temperature=0.9, max_new_tokens=64)
+response = tokenizer.decode(written[0, asked.input_ids.shape[1] :], skip_special_tokens=True)
+"""
 EOS_USE = """\
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -66,6 +77,23 @@ def policy_card(base: str, template: Template, ends: Sequence[str] = ()) -> str:
         f"A policy trained with {FROM}.{about}",
         template,
         POLICY_USE,
+    )
+
+
+def adapter_card(base: str, template: Template) -> str:
+    """Write the card of a policy's adapters.
+
+    Args:
+        base: Name or folder of the model they were trained on.
+        template: How the policy was shown prompts.
+    """
+    return _card(
+        "A policy's adapters",
+        base,
+        {"library_name": "peft", "pipeline_tag": "text-generation"},
+        f"LoRA adapters of a policy trained with {FROM}; they need their base model.",
+        template,
+        ADAPTER_USE,
     )
 
 

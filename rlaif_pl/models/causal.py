@@ -248,12 +248,13 @@ class CausalModel(nn.Module):
             params,
             seeds,
             self.stop_token_ids,
-            stop=StopStrings(params.stop, self._decode) if params.stop else None,
+            stop=StopStrings(params.stop, self.decode) if params.stop else None,
             keep_trunk=keep_trunk,
             close_with=self.eos if close else None,
         )
 
-    def _decode(self, tokens: Sequence[int]) -> str:
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Return a text as it is, without special tokens."""
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))
 
     def texts(self, tokens: Sequence[Sequence[int]]) -> list[str]:

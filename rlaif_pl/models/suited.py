@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -81,20 +80,6 @@ def refuse_incomplete(
         f"{stray}; the files belong to another architecture, or were saved without their head: save "
         "them whole (with PEFT, name the head in modules_to_save and merge)"
     )
-
-
-def refuse_adapters(source: str) -> None:
-    """Refuse a folder that holds adapters without their model.
-
-    Raises:
-        ValueError: There is an adapter_config.json and no config.json.
-    """
-    folder = Path(source)
-    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
-        raise ValueError(
-            f"expected a whole model in {source}, got adapters alone (adapter_config.json without "
-            "config.json); merge them with PeftModel.merge_and_unload() and save model and tokenizer"
-        )
 
 
 def warn_of_experts(decoder: PreTrainedModel, name: str) -> None:

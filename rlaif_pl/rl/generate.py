@@ -8,8 +8,10 @@ from typing import NamedTuple
 import torch
 from rich.progress import Progress
 
+from rlaif_pl.engine.generation_backend import GenerationBackend, LocalGenerator
 from rlaif_pl.engine.sampling import SamplingParams, sample_seed
 from rlaif_pl.models.causal import CausalModel
+from rlaif_pl.models.sampled_policy import SampledPolicy
 from rlaif_pl.types import Preference, Prompt, Provenance
 
 
@@ -29,6 +31,7 @@ def generate(
     *,
     batch_size: int = 16,
     title: str = "sampling",
+    generator: GenerationBackend | None = None,
 ) -> Responses:
     """Sample responses; batches hold prompts of like length, the noise depends on the prompt alone.
 
@@ -38,16 +41,22 @@ def generate(
         params: How to draw, ``n`` responses a prompt.
         batch_size: Prompts at a time.
         title: Name of the progress bar.
+        generator: Who draws: this process (None), or servers, which are first sent what the policy
+            differs from their model by and asked whether they then draw from it.
 
     Raises:
         ValueError: ``batch_size`` is below 1, or a text could outgrow the model: nothing is sampled
-            then.
+            then; or a server lacks something, or draws from other weights.
+        OSError: No server is left.
     """
     if batch_size < 1:
         raise ValueError(f"expected batch_size of at least 1, got {batch_size}")
     encoded = policy.encode_prompts([prompt.text for prompt in prompts])
     if encoded:
         policy.info.check_length(max(map(len, encoded)), params.max_new_tokens, "max_new_tokens")
+    backend, served = generator or LocalGenerator(), SampledPolicy(policy)
+    backend.prepare(served, params, for_training=False)
+    backend.update(served)
     order = sorted(range(len(prompts)), key=lambda n: (len(prompts[n].text), n))
     texts: list[list[str]] = [[] for _ in prompts]
     unfinished: list[list[bool]] = [[] for _ in prompts]
@@ -62,7 +71,7 @@ def generate(
                 for k in range(params.n)
             ]
             chosen = [encoded[n] for n in rows]
-            drawn = policy.sample(chosen, params, seeds)
+            drawn = backend.generate(served, chosen, params, seeds)
             decoded, ended = policy.texts(drawn.tokens), drawn.finished
             for place, n in enumerate(rows):
                 part = slice(place * params.n, (place + 1) * params.n)

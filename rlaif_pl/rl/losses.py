@@ -2,10 +2,13 @@
 
 ``L_PG = -sum_t log pi(a_t | s_t) stopgrad(A_t)`` and ``L_V = sum_t (G_t - V(s_t))^2``
 (arXiv 2309.00267v2, appendix F, with Z_t - V(X_t) as advantage). Left out of PPO: ratio, clipping and
-epochs; each batch is used for one step, so the training pass is also the behavior policy's.
+epochs; each batch is used for one step, so the training pass is also the behavior policy's, but where
+a server drew the responses (``truncated_weights``).
 """
 
 from __future__ import annotations
+
+import math
 
 from torch import Tensor
 
@@ -24,6 +27,16 @@ def policy_gradient_loss(logprobs: Tensor, advantages: Tensor, is_response: Tens
         is_response: Which entries count. ``(N, R)`` bool
     """
     return -response_mean(logprobs * advantages.detach(), is_response)
+
+
+def truncated_weights(log_ratio: Tensor, cap: float) -> Tensor:
+    """Importance weights ``min(pi / mu, C)`` of tokens that another policy mu drew. ``(N, R)``.
+
+    Args:
+        log_ratio: Log of pi over mu, without gradient. ``(N, R)``
+        cap: ``C``, at least 1; it bounds the variance, and biases what lies above.
+    """
+    return log_ratio.clamp(max=math.log(cap)).exp()
 
 
 def value_loss(values: Tensor, returns: Tensor, is_response: Tensor) -> Tensor:

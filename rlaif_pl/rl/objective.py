@@ -19,6 +19,7 @@ from rlaif_pl.rl.losses import (
     explained_variance,
     policy_gradient_loss,
     response_mean,
+    truncated_weights,
     value_loss,
 )
 from rlaif_pl.rl.rollout import Rollout
@@ -45,6 +46,8 @@ class Objective:
         ent_coef: Weight of the mean entropy a token, at least 0.
         whiten_advantages: Scale advantages to mean 0 and variance 1 over all ranks.
         baseline: ``rloo`` subtracts from each score the mean of the prompt's other responses.
+        importance_cap: Most that a token counts for its policy probability over its sampler's, at least
+            1; read where a server drew the responses.
     """
 
     shaping: RewardShaping = RewardShaping()  # noqa: RUF009 - frozen
@@ -55,12 +58,15 @@ class Objective:
     ent_coef: float = 0.0
     whiten_advantages: bool = False
     baseline: Baseline | None = None
+    importance_cap: float = 2.0
 
     def __post_init__(self) -> None:
         """Refuse weights that would reward a wrong value or a certain policy."""
         for name in ("vf_coef", "ent_coef"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        if not self.importance_cap >= 1:
+            raise ValueError(f"importance_cap must be at least 1, got {self.importance_cap}")
 
     def at(self, kl_coef: float) -> Objective:
         """Return the same objective with another KL coefficient."""
@@ -113,6 +119,16 @@ class Objective:
         moments = each.masked_fill(~is_counted.any(1)[:, None], 0.0).sum(0)
         return whiten(raw, is_counted, moments=moments)
 
+    def log_ratio(self, rollout: Rollout, found: Evaluation, is_counted: Tensor) -> Tensor | None:
+        """Log of the policy's probability of each token over its sampler's, 0 where none counts.
+
+        None where the policy drew the tokens itself. ``(N, R)``
+        """
+        if rollout.sampler_logprobs is None:
+            return None
+        ratio = found.tokens.logprobs.detach() - rollout.sampler_logprobs
+        return ratio.masked_fill(~is_counted, 0.0)
+
     def loss(
         self,
         rollout: Rollout,
@@ -134,6 +150,9 @@ class Objective:
             The loss, and it and its parts (unweighted) by the name they are logged under.
         """
         logprobs, entropies = found.tokens
+        ratio = self.log_ratio(rollout, found, is_counted)
+        if ratio is not None:
+            advantages = advantages * truncated_weights(ratio, self.importance_cap)
         parts = {
             "policy_loss": policy_gradient_loss(logprobs, advantages, is_counted),
             "entropy": response_mean(entropies, is_counted),

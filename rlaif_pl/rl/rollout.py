@@ -9,11 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from rlaif_pl.engine.batch import send
+from rlaif_pl.engine.generate import Generated
+from rlaif_pl.engine.generation_backend import GenerationBackend, LocalGenerator
 from rlaif_pl.engine.response_batch import HiddenStates, ResponseBatch, assemble
 from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.models.actor_critic import ActorCritic
 from rlaif_pl.models.precision import own_precision
 from rlaif_pl.models.reward import RewardModel
+from rlaif_pl.models.sampled_policy import SampledPolicy
 from rlaif_pl.types import Reward
 
 
@@ -31,6 +34,7 @@ class Rollout(NamedTuple):
     scores: Tensor  # (N,) reward of each text, before shaping
     ref_logprobs: Tensor  # (N, R)
     features: Tensor | None  # (N, R, D) last states of the reference, where the values need them
+    sampler_logprobs: Tensor | None = None  # (N, R) by who drew them, where that is not the policy
 
     def part(self, groups: slice) -> Rollout:
         """Return the responses to some of the prompts."""
@@ -43,6 +47,7 @@ class Rollout(NamedTuple):
             self.scores[rows],
             self.ref_logprobs[rows],
             None if self.features is None else self.features[rows],
+            None if self.sampler_logprobs is None else self.sampler_logprobs[rows],
         )
 
     @property
@@ -64,6 +69,8 @@ def collect(
     *,
     params: SamplingParams,
     seeds: Sequence[int],
+    generator: GenerationBackend | None = None,
+    samples: Generated | None = None,
 ) -> Rollout:
     """Sample responses from the policy and score them.
 
@@ -77,11 +84,21 @@ def collect(
         params: How to draw, ``n`` responses a prompt. Temperature and filters hold for policy and
             reference alike, so that their KL is exactly 0 before the first update.
         seeds: One a response.
+        generator: Who draws; None draws in this process.
+        samples: What was drawn already for these prompts; None draws now.
     """
     policy = actor.policy
     rows = policy.encode_prompts(prompts)
     reads_states = isinstance(reward, RewardModel) and reward.reads_states_of(policy)
-    samples = policy.sample(rows, params, seeds, keep_trunk=policy.share_prefix, close=reads_states)
+    if samples is None:
+        samples = (generator or LocalGenerator()).generate(
+            SampledPolicy(policy),
+            rows,
+            params,
+            seeds,
+            keep_trunk=policy.share_prefix,
+            close=reads_states,
+        )
     texts = policy.texts(samples.tokens)
     batch = assemble(rows, samples.tokens, policy.pad, policy.device)
     read = batch.inputs
@@ -96,7 +113,15 @@ def collect(
     del last  # nothing else reads it: free it before the update
     scores = send(score_rollout(actor, reward, prompts, texts, read, below), policy.device)
     finished = send(torch.tensor(samples.finished), policy.device)
-    return Rollout(batch, below, texts, finished, scores, ref_logprobs, features)
+    drawn = None if samples.logprobs is None else padded(samples.logprobs, batch)
+    return Rollout(batch, below, texts, finished, scores, ref_logprobs, features, drawn)
+
+
+def padded(rows: Sequence[Sequence[float]], batch: ResponseBatch) -> Tensor:
+    """Put numbers of response tokens where the tokens are; 0 at padding. ``(N, R)`` float32."""
+    width = batch.response_ids.shape[1]
+    full = torch.tensor([[*row, *[0.0] * (width - len(row))] for row in rows])
+    return send(full, batch.device)
 
 
 def score_rollout(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from rlaif_pl import ops
 from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.models.actor_critic import ActorCritic, Evaluation
-from rlaif_pl.rl.losses import explained_variance
+from rlaif_pl.rl.losses import explained_variance, response_mean
 from rlaif_pl.rl.objective import Objective
 from rlaif_pl.rl.rollout import Rollout
 
@@ -48,6 +49,7 @@ class Update:
         self._targets: list[ops.KLGae] = []
         self._values: list[Tensor] = []
         self._logs: list[dict[str, Tensor]] = []
+        self._ratios: list[Tensor] = []
 
     def losses(self) -> list[Callable[[], Tensor]]:
         """Return functions that run a part forward and give its share of the loss.
@@ -78,6 +80,22 @@ class Update:
             means["explained_variance"] = explained_variance(values, returns, self.is_counted)
         return means
 
+    def sampler_gap(self) -> dict[str, Tensor]:
+        """Return how far the policy is from who drew the tokens; empty where it drew them itself.
+
+        Mean and maximum of the absolute log-ratio in nats a token, and the share of tokens whose weight
+        was truncated, once all losses were computed.
+        """
+        if not self._ratios:
+            return {}
+        ratio = torch.cat(self._ratios)
+        is_clipped = ratio > math.log(self.objective.importance_cap)
+        return {
+            "log_ratio_mean": response_mean(ratio.abs(), self.is_counted),
+            "log_ratio_max": ratio.abs().max(),
+            "share_clipped": response_mean(is_clipped.float(), self.is_counted),
+        }
+
     def _loss(self, n: int, whitened: Tensor | None) -> Tensor:
         part, rows = self._parts[n], self._rows[n]
         is_counted, found = self.is_counted[rows], self._evaluate(part)
@@ -87,6 +105,9 @@ class Update:
         else:
             advantages = whitened[rows]
         loss, logs = self.objective.loss(part, found, advantages, targets.returns, is_counted)
+        ratio = self.objective.log_ratio(part, found, is_counted)
+        if ratio is not None:
+            self._ratios.append(ratio)
         share = is_counted.sum() / self.count.clamp(min=1)
         self._targets.append(targets)
         self._logs.append({name: value.detach() * share for name, value in logs.items()})

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from rlaif_pl.engine.generation_backend import GenerationBackend
 from rlaif_pl.engine.sampling import SamplingParams, sample_seed
 from rlaif_pl.models.actor_critic import ActorCritic, ActorSource
-from rlaif_pl.models.export import check_policy_export
+from rlaif_pl.models.adapter_export import Form, check_export, export_policy
 from rlaif_pl.models.policy import Policy
 from rlaif_pl.models.reward import RewardModel
 from rlaif_pl.rl.function_reward import AnyReward, as_reward
@@ -25,6 +26,8 @@ from rlaif_pl.rl.shaping import Baseline, RewardShaping, sequence_kl
 from rlaif_pl.rl.update import Update
 from rlaif_pl.training.base import TrainableModule, most_parts
 from rlaif_pl.training.ranks import mean_over_ranks, rank_share
+from rlaif_pl.training.rollout_means import batch_means, sampled_responses
+from rlaif_pl.training.rollouts import Rollouts, next_batch
 from rlaif_pl.training.schedules import LinearDecay
 from rlaif_pl.types import Prompt, PromptBatch, SampledResponse
 
@@ -32,8 +35,8 @@ from rlaif_pl.types import Prompt, PromptBatch, SampledResponse
 class A2CModule(TrainableModule):
     """One rollout and one gradient step a batch of prompts.
 
-    Left out, because each batch is used once: importance ratios, clipping, replayed epochs. The
-    training pass is also the behavior policy's, so no second policy pass is made.
+    Left out, because each batch is used once: clipping, replayed epochs, and importance ratios unless
+    servers draw. The training pass is also the behavior policy's, so no second policy pass is made.
 
     Args:
         actor: Policy, reference and value network. In Python also a ``Policy``, which makes an
@@ -61,6 +64,12 @@ class A2CModule(TrainableModule):
             comes first.
         micro_batch_tokens: Tokens that are trained on at a time, whole prompts with all their
             responses; the rollout is sampled whole. See ``TrainableModule`` and ``Update``.
+        rollout: Who draws the responses: this process (None), or servers that are sent the weights of
+            every step, such as ``rlaif_pl.engine.VLLMGenerator``.
+        importance_cap: With servers, the most that a token counts for its policy probability over the
+            one it was drawn with, at least 1.
+        overlap: With servers, draw the next step's responses while this step trains, from weights one
+            step old. Not with ``trainer.accumulate_grad_batches``.
 
     Raises:
         ValueError: There is no value network, and no ``baseline`` or a ``gae_lambda`` below 1; or
@@ -88,8 +97,12 @@ class A2CModule(TrainableModule):
         scheduler: LRSchedulerCallable = LinearDecay,
         seed: int = 0,
         micro_batch_tokens: int | None = None,
+        rollout: GenerationBackend | None = None,
+        importance_cap: float = 2.0,
+        overlap: bool = False,
     ) -> None:
         super().__init__(optimizer, scheduler, micro_batch_tokens)
+        self.rollouts = Rollouts(rollout, overlap)
         if isinstance(actor, Policy):
             actor = ActorCritic(actor, lora=actor.lora, template=actor.template, seed=seed)
         reward = as_reward(reward)
@@ -120,6 +133,7 @@ class A2CModule(TrainableModule):
             ent_coef=ent_coef,
             whiten_advantages=whiten_advantages,
             baseline=baseline,
+            importance_cap=importance_cap,
         )
         self.kl_control = KLController(shaping.kl_coef, adaptive_kl)
         self.value_lr_scale = value_lr_scale
@@ -144,18 +158,40 @@ class A2CModule(TrainableModule):
 
     def rollout(self, batch: PromptBatch, *key: int | str) -> Rollout:
         """Sample and score responses; the noise depends on ``key``, prompt and sample only."""
-        seeds = [
-            sample_seed(self.sampling.seed or 0, *key, int(position), sample)
-            for position in batch.positions
-            for sample in range(self.sampling.n)
-        ]
+        step = self.global_step
+        samples = self.rollouts.take(step, batch) if key == (step,) else None
+        if samples is None or self.rollouts.overlap:
+            self.rollouts.update(self.actor.policy, step)
+        if self.rollouts.overlap and key == (step,):
+            self._ask_ahead(step + 1)
         return collect(
             self.actor,
             self.reward,
             batch.prompts,
             params=self.sampling,
-            seeds=seeds,
+            seeds=self.seeds(batch, *key),
+            generator=self.rollouts.generator,
+            samples=samples,
         )
+
+    def seeds(self, batch: PromptBatch, *key: int | str) -> list[int]:
+        """Seed of each response, prompts in order."""
+        return [
+            sample_seed(self.sampling.seed or 0, *key, int(position), sample)
+            for position in batch.positions
+            for sample in range(self.sampling.n)
+        ]
+
+    def _ask_ahead(self, step: int) -> None:
+        """Ask for a step's responses, to be drawn while the one before trains."""
+        batch = next_batch(self.trainer)
+        if batch is not None:
+            seeds = self.seeds(batch, step)
+            self.rollouts.ask(step, batch, self.actor.policy, self.sampling, seeds)
+
+    @override
+    def check_inputs(self) -> None:
+        self.rollouts.prepare(self.actor.policy, self.sampling, self._trainer)
 
     @override
     def training_step(self, batch: PromptBatch, batch_idx: int) -> Tensor:
@@ -180,6 +216,9 @@ class A2CModule(TrainableModule):
         )
         loss = self.backward_parts(update.losses(), update.count)
         parts = update.logged()
+        drift = {f"rollout/{name}": value for name, value in update.sampler_gap().items()}
+        if drift:
+            self.log_dict(drift, batch_size=len(rollout.texts))
         if self.kl_control.rule is not None:
             parts["beta"] = torch.tensor(self.kl_control.kl_coef, dtype=torch.float32)
         self.log_dict(
@@ -208,6 +247,12 @@ class A2CModule(TrainableModule):
     @override
     def check_accumulation(self) -> None:
         super().check_accumulation()
+        if self.rollouts.overlap:
+            raise ValueError(
+                "expected trainer.accumulate_grad_batches of 1 with overlap, got "
+                f"{most_parts(self.trainer)}: what comes next is asked by step; raise data.batch_size "
+                "instead"
+            )
         if self.objective.whiten_advantages:
             parts = most_parts(self.trainer)
             raise ValueError(
@@ -263,6 +308,7 @@ class A2CModule(TrainableModule):
         super().on_save_checkpoint(checkpoint)
         if self.kl_control.rule is not None:
             checkpoint["kl_beta"] = self.kl_control.kl_coef
+        checkpoint["rollouts"] = self.rollouts.state_dict()
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -274,38 +320,12 @@ class A2CModule(TrainableModule):
                     "none; use the config the checkpoint was written with"
                 )
             self.kl_control.kl_coef = checkpoint["kl_beta"]
+        self.rollouts.load_state_dict(checkpoint.get("rollouts", {}))
 
     @override
-    def export(self, folder: Path) -> Path:
-        return self.actor.save(folder)
+    def export(self, folder: Path, form: Form = "whole") -> Path:
+        return export_policy(folder, self.actor.policy, form)
 
     @override
-    def check_export(self) -> int:
-        return check_policy_export(self.actor.policy)
-
-
-def batch_means(rollout: Rollout, kl: Tensor, rows: Tensor) -> dict[str, Tensor]:
-    """Return mean reward, KL, length and unfinished share over rows; 0 where there are none.
-
-    Args:
-        rollout: Sampled batch.
-        kl: Log-ratio of each response, see ``sequence_kl``. ``(N,)``
-        rows: Which responses count. ``(N,)`` bool
-    """
-    quantities = {
-        "reward": rollout.scores,
-        "kl": kl,
-        "length": rollout.lengths.float(),
-        "unfinished": (~rollout.finished).float(),
-    }
-    count = rows.sum().clamp(min=1)
-    return {name: value.masked_fill(~rows, 0.0).sum() / count for name, value in quantities.items()}
-
-
-def sampled_responses(
-    step: int, batch: PromptBatch, rollout: Rollout, num_generations: int
-) -> list[SampledResponse]:
-    """Pair every sampled text with its prompt and score, for tables."""
-    prompts = [prompt for prompt in batch.prompts for _ in range(num_generations)]
-    rows = zip(prompts, rollout.texts, rollout.scores.tolist(), strict=True)
-    return [SampledResponse(step, prompt, text, score) for prompt, text, score in rows]
+    def check_export(self, form: Form = "whole") -> int:
+        return check_export(self.actor.policy, form)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from rlaif_pl.models.adapter_export import Form
 from rlaif_pl.training.checkpoints import MODELS, ChecksumCheckpointIO, check_fits, models_of
 from rlaif_pl.training.frozen import KEY, check_frozen, frozen_digest
 from rlaif_pl.training.ranks import over_ranks, rank_share
@@ -268,19 +269,23 @@ class TrainableModule(LightningModule):
             if recomputes and any(p.requires_grad for p in module.parameters()):
                 module.train()
 
-    def export(self, folder: Path) -> Path:
-        """Write the trained model as a plain transformers folder.
+    def export(self, folder: Path, form: Form = "whole") -> Path:
+        """Write the trained model as a plain transformers folder, or its adapters as one of PEFT's.
 
         Args:
             folder: Where to.
+            form: ``whole``, or ``adapter``, which a policy with adapters has alone.
 
         Returns:
             The folder.
         """
-        raise TypeError(f"{type(self).__name__} has nothing to export to {folder}")
+        raise TypeError(f"{type(self).__name__} has nothing to export to {folder} ({form})")
 
-    def check_export(self) -> int:
+    def check_export(self, form: Form = "whole") -> int:
         """Refuse, before training, what ``export`` could not write.
+
+        Args:
+            form: As of ``export``.
 
         Returns:
             Bytes that the weights will take.
@@ -288,7 +293,7 @@ class TrainableModule(LightningModule):
         Raises:
             ValueError: There is no class to export to that holds these weights.
         """
-        raise TypeError(f"{type(self).__name__} has nothing to export")
+        raise TypeError(f"{type(self).__name__} has nothing to export ({form})")
 
 
 def most_parts(trainer: Trainer) -> int:

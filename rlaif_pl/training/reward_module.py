@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from rlaif_pl import ops
 from rlaif_pl.data.sources import Data, load_prompts, named
+from rlaif_pl.models.adapter_export import Form
 from rlaif_pl.models.export import check_reward_export
 from rlaif_pl.models.precision import widened
 from rlaif_pl.models.reward import RewardModel
@@ -144,11 +145,16 @@ class RewardModule(TrainableModule):
             self.reward.shift += rewards.mean()
 
     @override
-    def export(self, folder: Path) -> Path:
+    def export(self, folder: Path, form: Form = "whole") -> Path:
+        self.check_export(form)
         return self.reward.save(folder)
 
     @override
-    def check_export(self) -> int:
+    def check_export(self, form: Form = "whole") -> int:
+        if form != "whole":
+            raise ValueError(
+                f"expected form: whole for a reward model, whose head is no adapter, got {form}"
+            )
         return check_reward_export(self.reward.model)
 
     @override

@@ -12,8 +12,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from rlaif_pl.engine.response_batch import ResponseBatch
+from rlaif_pl.models.adapter_export import Form, check_export, export_policy
 from rlaif_pl.models.adapters import Lora
-from rlaif_pl.models.export import check_policy_export, save_policy
 from rlaif_pl.models.given import PolicySource, to_train
 from rlaif_pl.models.policy import BackboneOptions
 from rlaif_pl.text import Template
@@ -108,9 +108,9 @@ class SFTModule(TrainableModule):
         )
 
     @override
-    def export(self, folder: Path) -> Path:
-        return save_policy(folder, self.policy)
+    def export(self, folder: Path, form: Form = "whole") -> Path:
+        return export_policy(folder, self.policy, form)
 
     @override
-    def check_export(self) -> int:
-        return check_policy_export(self.policy)
+    def check_export(self, form: Form = "whole") -> int:
+        return check_export(self.policy, form)

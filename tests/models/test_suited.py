@@ -65,12 +65,6 @@ def test_a_reward_folder_is_no_policy(make_model, tokenizer, tmp_path):
         load_policy(BackboneOptions(reward), Template())
 
 
-def test_adapters_alone_are_named(tmp_path):
-    (tmp_path / "adapter_config.json").write_text("{}")
-    with pytest.raises(ValueError, match="got adapters alone"):
-        load_backbone(str(tmp_path))
-
-
 @pytest.fixture
 def diverged(make_model, tokenizer, tmp_path):
     """A folder with two different embeddings whose config says that they are one."""

@@ -6,6 +6,7 @@ import importlib.util
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from rich.console import Console
@@ -13,6 +14,8 @@ from rich.table import Table
 
 from rlaif_pl import ops
 from rlaif_pl.config_paths import config_paths
+from rlaif_pl.engine.vllm.client import Client
+from rlaif_pl.engine.vllm.facts import measured_mode, read_facts
 from rlaif_pl.evaluation.judges import minilm_folder
 from rlaif_pl.models.backbone import resolve_dtype
 from rlaif_pl.models.device import devices_here, on_device, resolve_device
@@ -22,7 +25,12 @@ from rlaif_pl.text import Template
 
 
 @on_device
-def doctor(model: str | None = None, dtype: str = "auto", device: str = "auto") -> int:
+def doctor(
+    model: str | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    server: str | None = None,
+) -> int:
     """Check compiled ops, embedded models, configs and devices; exit 1 where a part is missing.
 
     Args:
@@ -30,6 +38,7 @@ def doctor(model: str | None = None, dtype: str = "auto", device: str = "auto") 
         dtype: Type of its weights, as ``backbone.dtype``.
         device: Where it computes: ``auto`` (a GPU where there is one), ``cpu``, ``cuda``, ``cuda:N`` or
             ``mps``.
+        server: Also ask a vLLM server, by its address, what it can do.
     """
     checks: list[tuple[str, Callable[[], str]]] = [
         ("python and torch", versions),
@@ -42,6 +51,8 @@ def doctor(model: str | None = None, dtype: str = "auto", device: str = "auto") 
     ]
     if model is not None:
         checks.append((f"model {model}", lambda: way_of(model, dtype, device)))
+    if server is not None:
+        checks.append((f"server {server}", lambda: server_facts(server)))
     table = Table("part", "", "what was found")
     healthy = True
     for name, check in checks:
@@ -98,6 +109,15 @@ def way_of(model: str, dtype: str, device: str) -> str:
         return f"packed without padding ({place}); samples: {sampled}"
     way = "padded batches" if found.pads else "texts of one length"
     return f"{way} ({place}), each prompt once a response: {found.reason}"
+
+
+def server_facts(url: str) -> str:
+    """What a vLLM server can do for rollouts, a line a fact; nothing on it is changed."""
+    client = Client(url, timeout_s=60.0)
+    found = read_facts(client)
+    if found.logprobs_mode is None:
+        found = replace(found, logprobs_mode=measured_mode(client, found.model))
+    return "\n".join(f"{name}: {value}" for name, value in found.rows())
 
 
 def disk() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -10,6 +11,7 @@ from rich.console import Console
 from rlaif_pl.api import report_on, sample_both
 from rlaif_pl.data.metric_files import write_metrics
 from rlaif_pl.data.sources import DataSource, is_sensitive, load_preferences, load_prompts
+from rlaif_pl.engine.generation_backend import GenerationBackend
 from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.evaluation.options import PolicyReporting
 from rlaif_pl.evaluation.reward_accuracy import measure_reward
@@ -65,6 +67,7 @@ def policy(
     seed: int = 0,
     reporting: PolicyReporting = PolicyReporting(),  # noqa: B008 - frozen
     device: str = "auto",
+    generator: GenerationBackend | None = None,
 ) -> int:
     """Compare a trained policy with the SFT policy it came from, on the same prompts.
 
@@ -82,12 +85,15 @@ def policy(
         reporting: Intervals, judges beside the labeler, texts.
         device: Where models compute: ``auto`` (a GPU where there is one), ``cpu``, ``cuda``, ``cuda:N``
             or ``mps``.
+        generator: Who draws: this process (None), or servers (``rlaif_pl.engine.VLLMGenerator``) that
+            serve the SFT policy; the policy is then a folder of adapters on it.
     """
     started = time.monotonic()
     rows = load_prompts(prompts)
     place = resolve_device(device)
     before, after = (load_policy(each, template).to(place) for each in (sft, policy))
-    sampled, greedy = sample_both(after, before, rows, sampling, seed=seed, batch_size=batch_size)
+    both = partial(sample_both, seed=seed, batch_size=batch_size, generator=generator)
+    sampled, greedy = both(after, before, rows, sampling)
     del before, after  # make room for the judges
     judge, paid = build_labeler(labeler), put(reward, place)
     other, draws = reporting.independent, reporting.draws

@@ -6,12 +6,15 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+from rlaif_pl.cli.commands.select import build_actor, load_weights
 from rlaif_pl.data.card import dataset_card
 from rlaif_pl.data.export import Exported, Layout, soft_rows, trl_rows, write_parquet
 from rlaif_pl.data.metric_files import read_metrics, write_json_lines, write_text
 from rlaif_pl.data.sources import DataSource, load_preferences
+from rlaif_pl.evaluation.selection import Candidate
 from rlaif_pl.labeling.usage.reply_export import export_replies
 from rlaif_pl.labeling.usage.reply_store import ReplyStore
+from rlaif_pl.models.adapter_export import Form, check_export, export_policy
 
 
 def export(
@@ -24,8 +27,11 @@ def export(
     name: str | None = None,
     license_id: str = "unknown",
     metrics: str | None = None,
+    run: str | None = None,
+    checkpoint: str | None = None,
+    form: Form = "adapter",
 ) -> int:
-    """Write labeled preferences; into a folder, with a data set card beside them.
+    """Write labeled preferences; into a folder, with a data set card beside them. Or a run's policy.
 
     What is left out (unlabeled pairs; in TRL's columns ties, too) is counted by reason.
 
@@ -43,9 +49,20 @@ def export(
         license_id: License of the texts, as the hub names it (``apache-2.0``, ``cc-by-4.0``, ...).
         metrics: metrics.json of the labeling job, whose failures and agreement with people the card
             tells; by default the one beside the preferences, where there is one.
+        run: In place of preferences, the folder of an A2C stage, whose policy goes to the folder
+            ``out``.
+        checkpoint: Which of the run's; by default checkpoints/last.ckpt.
+        form: ``adapter`` writes the policy's adapters alone, as a PEFT folder; ``whole`` folds them
+            into a transformers folder.
     """
-    if (preferences is None) == (replies is None):
-        raise ValueError("expected either preferences or replies to export, got both or neither")
+    if sum(each is not None for each in (preferences, replies, run)) != 1:
+        raise ValueError(
+            "expected one of preferences, replies and run to export, got several or none"
+        )
+    if run is not None:
+        target = export_run(Path(run), checkpoint, Path(out), form)
+        sys.stdout.write(f"{form} of {run} written to {target}\n")
+        return 0
     if preferences is None:
         return _export_replies(str(replies), out)
     if not 0 <= min_margin <= 0.5:
@@ -84,6 +101,24 @@ def export(
         + (f" ({reasons})\n" if reasons else "\n")
     )
     return 0
+
+
+def export_run(run: Path, checkpoint: str | None, out: Path, form: Form) -> Path:
+    """Write the policy of an A2C stage's checkpoint.
+
+    Raises:
+        FileNotFoundError: There is no such checkpoint.
+        ValueError: The run has no actor, other weights, or no adapters to write alone.
+    """
+    path = run / "checkpoints" / "last.ckpt" if checkpoint is None else Path(checkpoint)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"expected a checkpoint at {path}, found none; name one by checkpoint"
+        )
+    actor = build_actor(run / "config.yaml")
+    check_export(actor.policy, form)
+    load_weights(actor, Candidate(path, step=0, value=0.0))
+    return export_policy(out, actor.policy, form)
 
 
 def _export_replies(replies: str, out: str) -> int:

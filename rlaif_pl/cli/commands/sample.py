@@ -9,6 +9,7 @@ from rlaif_pl.api import generate
 from rlaif_pl.data.metric_files import write_metrics
 from rlaif_pl.data.preferences import write_preferences
 from rlaif_pl.data.sources import DataSource, load_prompts
+from rlaif_pl.engine.generation_backend import GenerationBackend
 from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.evaluation.win_rate import text_measures
 from rlaif_pl.models.device import on_device, resolve_device
@@ -27,6 +28,7 @@ def sample(
     batch_size: int = 16,
     seed: int = 0,
     device: str = "auto",
+    generator: GenerationBackend | None = None,
 ) -> int:
     """Sample responses to prompts and write them as unlabeled pairs to OUT/pairs.jsonl.
 
@@ -43,6 +45,8 @@ def sample(
         seed: Seeds the sampling noise.
         device: Where models compute: ``auto`` (a GPU where there is one), ``cpu``, ``cuda``, ``cuda:N``
             or ``mps``.
+        generator: Who draws: this process (None), or servers (``rlaif_pl.engine.VLLMGenerator``) that
+            serve the policy, or the base of the adapters that it is.
 
     Raises:
         ValueError: ``n`` is odd, or no pair is left.
@@ -54,8 +58,15 @@ def sample(
     started = time.monotonic()
     rows = load_prompts(prompts)
     model = load_policy(policy, template).to(resolve_device(device))
-    title = f"sampling {len(rows)} prompts"
-    responses = generate(model, rows, sampling, seed, batch_size=batch_size, title=title)
+    responses = generate(
+        model,
+        rows,
+        sampling,
+        seed,
+        batch_size=batch_size,
+        title=f"sampling {len(rows)} prompts",
+        generator=generator,
+    )
     pairs = pairs_of(rows, responses.texts, responses.author)
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from typing_extensions import override
 
+from rlaif_pl.models.adapter_export import Form
 from rlaif_pl.training.base import TrainableModule
 
 
@@ -17,10 +18,13 @@ class ExportModel(Callback):
 
     Args:
         folder: Where to; a relative path is below ``trainer.default_root_dir``.
+        form: ``whole`` folds adapters in; ``adapter`` writes a policy's adapters alone, as a PEFT
+            folder, which is megabytes and may stand wherever a model is named.
     """
 
-    def __init__(self, folder: str = "model") -> None:
+    def __init__(self, folder: str = "model", form: Form = "whole") -> None:
         self.folder = folder
+        self.form = form
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -30,7 +34,7 @@ class ExportModel(Callback):
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero and not trainer.interrupted:
-            target = exporter(pl_module).export(self.target(trainer))
+            target = exporter(pl_module).export(self.target(trainer), self.form)
             rank_zero_info(f"Model written to {target}")
 
     def target(self, trainer: Trainer) -> Path:
@@ -47,7 +51,7 @@ class ExportModel(Callback):
             ValueError: The module, its architecture or the strategy does not allow one, or a file is
                 in the way.
         """
-        size = exporter(pl_module).check_export()
+        size = exporter(pl_module).check_export(self.form)
         if isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy):
             raise ValueError(
                 f"ExportModel: expected a strategy with whole weights on each rank, got "

@@ -1,11 +1,15 @@
 import json
 
 import pytest
+import torch
 from datasets import load_dataset
 
 from rlaif_pl.cli import main as cli
 from rlaif_pl.data.preferences import write_preferences
 from rlaif_pl.data.sources import DataSource, load_preferences
+from rlaif_pl.engine.response_batch import assemble
+from rlaif_pl.models import ActorCritic, BackboneOptions, Lora, load_policy
+from rlaif_pl.text import Template
 from rlaif_pl.types import Preference
 
 ROWS = [
@@ -94,3 +98,35 @@ def test_what_loading_left_out_is_counted(tmp_path, capsys):
     out = str(tmp_path / "o.jsonl")
     assert cli.main(["export", "--preferences", str(tmp_path / "a.jsonl"), "--out", out]) == 0
     assert "1 left out (identical responses 1)" in capsys.readouterr().out
+
+
+def test_a_runs_adapters_are_written_alone(tiny_model_folder, tmp_path):
+    backbone = {"name": str(tiny_model_folder), "trunk_layers": 2}
+    arguments = {
+        "backbone": backbone,
+        "lora": {"r": 2, "alpha": 4},
+        "value_network": "shared_trunk",
+    }
+    actor = ActorCritic(BackboneOptions(**backbone), lora=Lora(2, 4), value_network="shared_trunk")
+    for parameter in actor.policy.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.2)
+    trained = {f"actor.{n}": p for n, p in actor.named_parameters() if p.requires_grad}
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    torch.save({"state_dict": trained}, tmp_path / "run" / "checkpoints" / "last.ckpt")
+    node = {"class_path": "rlaif_pl.models.ActorCritic", "init_args": arguments}
+    config = {"model": {"class_path": "x", "init_args": {"actor": node}}}
+    (tmp_path / "run" / "config.yaml").write_text(json.dumps(config))
+    out = str(tmp_path / "adapter")
+    assert cli.main(["export", f"--run={tmp_path / 'run'}", f"--out={out}"]) == 0
+    read = load_policy(BackboneOptions(out), Template())
+    rows = [[5, 6, 7, 8]]
+    batch = assemble(rows, [[9, 10, 11]], read.pad)
+    expected = actor.policy.logprobs(batch)
+    torch.testing.assert_close(read.logprobs(batch), expected, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(actor.reference.logprobs(batch), expected, atol=1e-2)
+
+
+def test_one_thing_is_exported_at_a_time(pairs, tmp_path, capsys):
+    assert cli.main(["export", f"--preferences={pairs}", f"--run={tmp_path}", "--out=x"]) == 1
+    assert "expected one of preferences, replies and run" in capsys.readouterr().err

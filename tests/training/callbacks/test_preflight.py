@@ -53,7 +53,7 @@ def test_a_fit_that_can_end_leaves_nothing_behind(trainer, module, tmp_path):
 
 
 def test_an_export_that_cannot_be_is_refused_before_training(trainer, module, monkeypatch):
-    def refuse():
+    def refuse(form):
         raise ValueError("no classifier")
 
     monkeypatch.setattr(module, "check_export", refuse)

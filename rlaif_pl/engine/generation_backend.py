@@ -1,0 +1,138 @@
+"""Who draws responses: this process, or inference servers that are given the policy's weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, Protocol, runtime_checkable
+
+from rlaif_pl.engine.generate import Generated, StopChecker
+from rlaif_pl.engine.sampling import SamplingParams
+
+Changed = Literal["nothing", "adapter", "whole"]
+
+
+class Policy(Protocol):
+    """A policy as a generation backend sees it."""
+
+    @property
+    def name(self) -> str:
+        """Model that it is, or started from."""
+
+    @property
+    def changed(self) -> Changed:
+        """What differs from that model: adapters beside it, all weights, or nothing."""
+
+    @property
+    def rank(self) -> int:
+        """Rank of its adapters; 0 where it has none."""
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """Tokens that end a text."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Ids from here on belong to no token."""
+
+    def sample(
+        self,
+        prompts: Sequence[Sequence[int]],
+        params: SamplingParams,
+        seeds: Sequence[int],
+        *,
+        keep_trunk: bool = False,
+        close: bool = False,
+    ) -> Generated:
+        """Draw responses in this process; see ``CausalModel.sample``."""
+
+    def stop_checker(self, params: SamplingParams) -> StopChecker | None:
+        """Return what finds stop strings; None where there are none."""
+
+    def write(self, folder: Path) -> Path:
+        """Write what changed: a PEFT folder, or a whole transformers folder."""
+
+    def check_prompt(self, most: int) -> list[int]:
+        """Return a fixed prompt of at most so many tokens, at least 1."""
+
+    def score(self, prompt: Sequence[int], response: Sequence[int]) -> list[float]:
+        """Log-probability of each response token, in nats, at temperature 1."""
+
+
+@runtime_checkable
+class GenerationBackend(Protocol):
+    """Draws responses to prompts."""
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether texts are drawn elsewhere, with weights that are sent there."""
+
+    def prepare(self, policy: Policy, params: SamplingParams, *, for_training: bool) -> None:
+        """Refuse, before any work, what could not be drawn.
+
+        Args:
+            policy: Who is to respond.
+            params: How responses will be drawn.
+            for_training: Whether the log-probabilities they were drawn with will be needed.
+
+        Raises:
+            ValueError: Something has to be set otherwise; the message says what.
+            OSError: No server can be reached.
+        """
+
+    def update(self, policy: Policy) -> None:
+        """Let the texts that are asked from now on be drawn with the policy's present weights.
+
+        Raises:
+            ValueError: A server draws from other weights than the policy's.
+            OSError: No server is left.
+        """
+
+    def generate(
+        self,
+        policy: Policy,
+        prompts: Sequence[Sequence[int]],
+        params: SamplingParams,
+        seeds: Sequence[int],
+        *,
+        keep_trunk: bool = False,
+        close: bool = False,
+    ) -> Generated:
+        """Draw ``params.n`` responses to each prompt; see ``sample_responses``.
+
+        Args:
+            policy: Who responds; ``update`` was called with it.
+            prompts: Token ids of each prompt.
+            params: How to draw.
+            seeds: One a response.
+            keep_trunk: Also return the trunk's states, where texts are drawn in this process.
+            close: Keep them up to an end token after every response.
+
+        Raises:
+            OSError: No server is left.
+        """
+
+
+class LocalGenerator:
+    """Draws in this process, from the policy itself: no weights are sent, no text is off policy."""
+
+    is_remote = False
+
+    def prepare(self, policy: Policy, params: SamplingParams, *, for_training: bool) -> None:
+        """Do nothing: whatever a policy can be asked for, it can draw here."""
+
+    def update(self, policy: Policy) -> None:
+        """Do nothing: the policy's present weights are those that draw."""
+
+    def generate(
+        self,
+        policy: Policy,
+        prompts: Sequence[Sequence[int]],
+        params: SamplingParams,
+        seeds: Sequence[int],
+        *,
+        keep_trunk: bool = False,
+        close: bool = False,
+    ) -> Generated:
+        """Draw by ``CausalModel.sample``; see ``GenerationBackend.generate``."""
+        return policy.sample(prompts, params, seeds, keep_trunk=keep_trunk, close=close)

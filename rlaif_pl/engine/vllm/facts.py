@@ -1,0 +1,231 @@
+"""What a vLLM server can do, read from its routes and tried; and what of it a run needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from rlaif_pl.engine.sampling import SamplingParams
+from rlaif_pl.engine.vllm.client import Client, RefusedError
+
+LogprobsMode = Literal["raw_logprobs", "processed_logprobs", "raw_logits", "processed_logits"]
+RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that --max-lora-rank takes
+PROBE = (1, 2, 3)
+START = "vllm serve MODEL --host 127.0.0.1 --port 8000"
+
+
+@dataclass(frozen=True)
+class ServerFacts:
+    """What is known of one server; None where it does not say.
+
+    Attributes:
+        url: Where it listens.
+        model: Name it serves its model by.
+        root: Folder or hub name of that model.
+        version: Its version.
+        max_model_len: Longest text in tokens.
+        has_adapter_route: Whether adapters can be loaded while it runs.
+        has_adapters: Whether it was started for adapters.
+        max_rank: Highest rank of adapters.
+        has_dev_routes: Whether it takes whole weights and tells its settings.
+        logprobs_mode: Of which distribution log-probabilities are.
+        dtype: Type it computes in.
+        replicas: Data-parallel copies of the model behind the address.
+        seed_kills: Whether a request with a seed may end it (a CPU with chunked prefill).
+    """
+
+    url: str
+    model: str
+    root: str | None = None
+    version: str | None = None
+    max_model_len: int | None = None
+    has_adapter_route: bool = False
+    has_adapters: bool | None = None
+    max_rank: int | None = None
+    has_dev_routes: bool = False
+    logprobs_mode: str | None = None
+    dtype: str | None = None
+    replicas: int | None = None
+    seed_kills: bool | None = None
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Say it, a line a fact."""
+        adapters = "no: set VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 and --enable-lora"
+        if self.has_adapter_route and self.has_adapters is not False:
+            adapters = f"yes, up to rank {self.max_rank or 'unknown (dev routes tell)'}"
+        whole = "yes" if self.has_dev_routes else "no: set VLLM_SERVER_DEV_MODE=1"
+        seeds = {None: "unknown", False: "yes"}.get(
+            self.seed_kills, "no: --no-enable-chunked-prefill, or rollout seeded: false"
+        )
+        return [
+            ("version", self.version or "unknown"),
+            ("model", f"{self.model} ({self.root}), {self.dtype or 'type unknown'}"),
+            ("longest text", f"{self.max_model_len} tokens"),
+            ("adapters while it runs", adapters),
+            ("whole weights while it runs", whole),
+            ("log-probabilities", f"{self.logprobs_mode or 'unknown'}"),
+            ("replicas", str(self.replicas or "unknown")),
+            ("seeds", seeds),
+        ]
+
+
+def read_facts(client: Client, model: str | None = None) -> ServerFacts:
+    """Ask a server what it is; changes nothing on it.
+
+    Args:
+        client: The server.
+        model: Name of the base model it is to be asked for; None takes the first it serves.
+
+    Raises:
+        ConnectionError: It cannot be reached.
+        ValueError: It serves no such model.
+    """
+    served = client.get("/v1/models").get("data") or []
+    bases = [each for each in served if not each.get("parent")]
+    found = next((e for e in bases if model in (None, e.get("id"))), None)
+    if found is None:
+        names = ", ".join(str(each.get("id")) for each in bases) or "none"
+        raise ValueError(f"expected {client.url} to serve {model or 'a model'}, it serves {names}")
+    told = _told(client)
+    return ServerFacts(
+        url=client.url,
+        model=str(found["id"]),
+        root=found.get("root"),
+        version=_optional(client, "/version").get("version"),
+        max_model_len=found.get("max_model_len"),
+        has_adapter_route=_has_adapter_route(client),
+        has_dev_routes=bool(told),
+        **_from_settings(told),
+    )
+
+
+def measured_mode(client: Client, model: str) -> LogprobsMode:
+    """Find out by trying whether log-probabilities follow the temperature.
+
+    The likeliest token is the same at any temperature; its log-probability is not.
+    """
+
+    def top(temperature: float) -> float:
+        body = {"model": model, "prompt": list(PROBE), "max_tokens": 1, "temperature": temperature}
+        asked = body | {"logprobs": 1, "top_p": 1.0, "top_k": -1, "min_p": 0.0}
+        choice = client.post("/v1/completions", asked)["choices"][0]
+        return float(max((choice["logprobs"]["top_logprobs"] or [{}])[0].values()))
+
+    return "raw_logprobs" if abs(top(1.0) - top(0.5)) < 1e-3 else "processed_logprobs"
+
+
+def check_replicas(facts: ServerFacts) -> None:
+    """Refuse several copies behind one address: only one of them would get new weights.
+
+    Raises:
+        ValueError: There are several.
+    """
+    if facts.replicas is not None and facts.replicas > 1:
+        raise ValueError(
+            f"expected one copy of the model behind {facts.url}, got {facts.replicas}: an update "
+            "reaches one of them and the others answer with old weights; start it with "
+            "--data-parallel-size 1, several times, and name each in base_url"
+        )
+
+
+def check_sampling(facts: ServerFacts, params: SamplingParams, *, for_training: bool) -> None:
+    """Refuse settings whose log-probabilities would be of another distribution than was drawn from.
+
+    Raises:
+        ValueError: They would.
+    """
+    shapes = params.temperature != 1 or params.filters
+    if for_training and shapes and facts.logprobs_mode != "processed_logprobs":
+        what = f"temperature {params.temperature}" + (" with filters" if params.filters else "")
+        raise ValueError(
+            f"expected log-probabilities of the distribution that is drawn from at {what}, "
+            f"{facts.url} gives {facts.logprobs_mode}; start it with "
+            "--logprobs-mode processed_logprobs, or set sampling.temperature to 1 without top_k, "
+            "top_p and min_p"
+        )
+
+
+def check_adapters(facts: ServerFacts, rank: int) -> None:
+    """Refuse a server that cannot load adapters of a rank.
+
+    Raises:
+        ValueError: It cannot; the flag to set is named.
+    """
+    if not facts.has_adapter_route:
+        raise ValueError(
+            f"expected {facts.url} to load adapters while it runs, it knows no such route; start it "
+            "with VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 in its environment and --enable-lora"
+        )
+    if facts.has_adapters is False:
+        raise ValueError(
+            f"expected {facts.url} to be started for adapters, it is not; add --enable-lora "
+            f"--max-lora-rank {least_rank(rank)} --max-loras 2"
+        )
+    if facts.max_rank is not None and rank > facts.max_rank:
+        raise ValueError(
+            f"expected {facts.url} to take adapters of rank {rank}, it takes up to {facts.max_rank}; "
+            f"start it with --max-lora-rank {least_rank(rank)}"
+        )
+
+
+def check_whole(facts: ServerFacts) -> None:
+    """Refuse a server that cannot be given whole weights.
+
+    Raises:
+        ValueError: It cannot.
+    """
+    if not facts.has_dev_routes:
+        raise ValueError(
+            f"expected {facts.url} to take whole weights while it runs, it knows no such route; start "
+            "it with VLLM_SERVER_DEV_MODE=1 in its environment, or train adapters (lora)"
+        )
+    if facts.has_adapters:  # reload_weights then leaves layers wrapped for adapters wrong
+        raise ValueError(
+            f"expected {facts.url} to be started without --enable-lora to take whole weights, which it "
+            "reads wrongly with it; leave the flag out, or train adapters (lora)"
+        )
+
+
+def least_rank(rank: int) -> int:
+    """Return the least value of --max-lora-rank that holds a rank."""
+    return next((known for known in RANKS if known >= rank), rank)
+
+
+def _told(client: Client) -> dict[str, Any]:
+    """Settings, where the server was started to tell them."""
+    told = _optional(client, "/server_info?config_format=json").get("vllm_config")
+    return told if isinstance(told, dict) else {}
+
+
+def _optional(client: Client, path: str) -> dict[str, Any]:
+    try:
+        return client.get(path)
+    except RefusedError:
+        return {}
+
+
+def _has_adapter_route(client: Client) -> bool:
+    """Unload an adapter that is not there: only a server with the route names it."""
+    try:
+        client.post("/v1/unload_lora_adapter", {"lora_name": "rlaif-pl-none"})
+    except RefusedError as error:
+        return error.is_route
+    return True
+
+
+def _from_settings(told: dict[str, Any]) -> dict[str, Any]:
+    """Facts among the settings of a server in dev mode."""
+    if not told:
+        return {}
+    lora = told.get("lora_config")
+    device = (told.get("device_config") or {}).get("device")
+    chunks = (told.get("scheduler_config") or {}).get("enable_chunked_prefill")
+    model = told.get("model_config") or {}
+    return {
+        "has_adapters": lora is not None,
+        "max_rank": None if lora is None else lora.get("max_lora_rank"),
+        "logprobs_mode": model.get("logprobs_mode"),
+        "dtype": str(model.get("dtype", "")).removeprefix("torch.") or None,
+        "replicas": (told.get("parallel_config") or {}).get("data_parallel_size"),
+        "seed_kills": "cpu" in str(device) and bool(chunks),
+    }

@@ -1,0 +1,240 @@
+"""Draw responses by vLLM servers that are given the policy's weights after every update."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rlaif_pl.engine.generate import Generated
+from rlaif_pl.engine.generation_backend import Policy
+from rlaif_pl.engine.sampling import SamplingParams
+from rlaif_pl.engine.vllm import facts as known
+from rlaif_pl.engine.vllm.client import Client, RefusedError, ServerGoneError
+from rlaif_pl.engine.vllm.completions import Sample, read_samples, request_body
+from rlaif_pl.engine.vllm.division import Servers
+
+CHECK_PROMPT = 300  # tokens: blocks of a prefix cache, 16 or 128 tokens, must be full to be stale
+CHECK_TOKENS = 16
+
+
+class VLLMGenerator:
+    """Draws by one or several vLLM servers, in the trainer's place.
+
+    Each update gets a name of its own, ``policy-RUN-vN``: adapters as a PEFT folder that is loaded
+    under it, all weights as a folder that the server reads over its own. After it the server draws a
+    continuation of one fixed prompt, and the run stops where its log-probabilities are not the
+    trainer's.
+
+    Args:
+        base_url: Where a server listens, or several; prompts are divided among them.
+        adapter_dir: Folder that trainer and servers see under one path; weights pass through it.
+        model: Name that the servers serve the policy's base model by; None takes the first.
+        tolerance: Most that log-probabilities of the fixed text may differ by, in nats a token on
+            average. Servers in float32 differ by about 1e-5, in bfloat16 by some hundredths.
+        concurrency: Prompts a server is asked at a time.
+        timeout_s: Seconds to wait for a prompt's responses; a server that takes longer is dropped.
+        seeded: Send each prompt a seed, so that a server draws the same again.
+    """
+
+    is_remote = True
+
+    def __init__(
+        self,
+        base_url: str | list[str],
+        adapter_dir: str,
+        model: str | None = None,
+        tolerance: float = 0.05,
+        concurrency: int = 32,
+        timeout_s: float = 600.0,
+        seeded: bool = True,
+    ) -> None:
+        urls = [base_url] if isinstance(base_url, str) else list(base_url)
+        if not urls or concurrency < 1 or not tolerance > 0 or not timeout_s > 0:
+            raise ValueError(
+                "expected a base_url, concurrency of at least 1, tolerance and timeout_s above "
+                f"0, got {urls}, {concurrency}, {tolerance} and {timeout_s}"
+            )
+        self.adapter_dir = Path(adapter_dir).absolute()
+        self.model, self.tolerance, self.seeded = model, tolerance, seeded
+        self.servers = Servers([Client(url, timeout_s) for url in urls], concurrency)
+        self.facts: dict[str, known.ServerFacts] = {}
+        self.gap = 0.0  # of the latest check, in nats a token
+        self._run, self._version = secrets.token_hex(4), 0
+        self._loaded: str | None = None  # adapter that is asked; None for the servers' own weights
+        self._reloaded: Path | None = None  # weights that the servers read over their own
+        self._for_training = False
+
+    def prepare(self, policy: Policy, params: SamplingParams, *, for_training: bool) -> None:
+        """Ask every server what it can do, and refuse what the run would miss.
+
+        Raises:
+            ValueError: A server lacks something; the flag to set is named.
+            ConnectionError: No server can be reached.
+        """
+        self._for_training = for_training
+        self.servers.each(lambda client: self._read(client, policy, params))
+
+    def _read(self, client: Client, policy: Policy, params: SamplingParams) -> None:
+        found = known.read_facts(client, self.model)
+        if found.logprobs_mode is None and self._for_training:
+            mode = known.measured_mode(client, found.model)
+            found = replace(found, logprobs_mode=mode)
+        known.check_replicas(found)
+        known.check_sampling(found, params, for_training=self._for_training)
+        if policy.changed == "adapter":
+            known.check_adapters(found, policy.rank)
+        elif policy.changed == "whole":
+            known.check_whole(found)
+        if self.seeded and found.seed_kills:
+            raise ValueError(
+                f"expected {client.url} to survive requests with a seed, it runs on a CPU with chunked "
+                "prefill and would end; start it with --no-enable-chunked-prefill "
+                "--max-num-batched-tokens 8192, or set rollout.init_args.seeded to false"
+            )
+        self.facts[client.url] = found
+
+    def update(self, policy: Policy) -> None:
+        """Send the policy's present weights to every server, and check that it draws from them.
+
+        Raises:
+            ValueError: A server refuses them, or draws from others.
+            ConnectionError: No server is left.
+        """
+        if not self.facts:
+            self.prepare(policy, SamplingParams(), for_training=self._for_training)
+        before, self._loaded = self._loaded, None
+        if policy.changed == "adapter":
+            name = self._next_name()
+            folder = policy.write(self.adapter_dir / name)
+            self.servers.each(lambda client: self._load(client, name, folder))
+            self._loaded = name
+        elif policy.changed == "whole":
+            folder, old = policy.write(self.adapter_dir / self._next_name()), self._reloaded
+            self.servers.each(lambda client: self._reload(client, folder))
+            self._reloaded = folder
+            if old is not None:
+                shutil.rmtree(old, ignore_errors=True)
+        self.servers.each(lambda client: self._check(client, policy))
+        if before is not None:
+            self.servers.each(lambda client: self._unload(client, before))
+            shutil.rmtree(self.adapter_dir / before, ignore_errors=True)
+
+    def generate(
+        self,
+        policy: Policy,
+        prompts: Sequence[Sequence[int]],
+        params: SamplingParams,
+        seeds: Sequence[int],
+        *,
+        keep_trunk: bool = False,  # noqa: ARG002 - states stay on the servers
+        close: bool = False,  # noqa: ARG002
+    ) -> Generated:
+        """Draw by the servers; log-probabilities come with the tokens where they will be needed.
+
+        Raises:
+            ValueError: A text could outgrow the servers' longest one, or a request is refused.
+            ConnectionError: No server is left.
+        """
+        self._check_lengths(max(map(len, prompts)), params.max_new_tokens)
+
+        def ask(client: Client, n: int) -> list[Sample]:
+            body = request_body(
+                self._loaded or self.facts[client.url].model,
+                prompts[n],
+                params,
+                policy.end_ids,
+                seed=seeds[n * params.n] if self.seeded else None,
+                with_logprobs=self._for_training,
+            )
+            found = self._complete(client, body, policy.vocab_size)
+            return found * params.n if params.temperature == 0 else found
+
+        asked = self.servers.ask_all(range(len(prompts)), ask)
+        samples = [sample for group in asked for sample in group]
+        stop = policy.stop_checker(params)
+        if stop is not None:
+            samples = [_cut(sample, stop.cut(sample.tokens)) for sample in samples]
+        logprobs = [sample.logprobs for sample in samples] if self._for_training else None
+        return Generated(
+            [sample.tokens for sample in samples],
+            [sample.finished for sample in samples],
+            [False] * len(samples),
+            logprobs=logprobs,
+        )
+
+    def _complete(self, client: Client, body: dict[str, Any], vocabulary: int) -> list[Sample]:
+        answer = client.post("/v1/completions", body)
+        return read_samples(answer, body, vocabulary, client.url)
+
+    def _check_lengths(self, prompt: int, response: int) -> None:
+        for found in self.facts.values():
+            if found.max_model_len is not None and prompt + response > found.max_model_len:
+                raise ValueError(
+                    f"expected prompt and response within the {found.max_model_len} tokens of "
+                    f"{found.url}, got {prompt} and up to {response}; start it with --max-model-len "
+                    f"{prompt + response} or more, or shorten prompts or sampling.max_new_tokens"
+                )
+
+    def _next_name(self) -> str:
+        """Name that was never used: under an old one servers serve keys of the old weights."""
+        self._version += 1
+        return f"policy-{self._run}-v{self._version}"
+
+    def _load(self, client: Client, name: str, folder: Path) -> None:
+        try:
+            client.post("/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(folder)})
+        except (RefusedError, ServerGoneError) as error:
+            if error.__cause__ is not None:  # it is gone; else it answered what is wrong
+                raise
+            raise ValueError(
+                f"expected {client.url} to load adapters from {folder}, got: {error}; adapter_dir must "
+                "be seen by the server under the same path, --max-lora-rank must not be below the "
+                "policy's rank, and --enable-lora set"
+            ) from error
+
+    def _unload(self, client: Client, name: str) -> None:
+        client.post("/v1/unload_lora_adapter", {"lora_name": name})
+
+    def _reload(self, client: Client, folder: Path) -> None:
+        body = {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}}
+        client.post("/collective_rpc", body)
+        answer = client.post("/reset_prefix_cache", {})
+        if answer.get("success") is False:
+            raise ValueError(
+                f"expected {client.url} to forget the keys of its former weights, it did not "
+                "(/reset_prefix_cache: success false): something else asks it; leave the server to "
+                "this run alone"
+            )
+
+    def _check(self, client: Client, policy: Policy) -> None:
+        """Score one fixed text by server and trainer; a server that differs ends the run."""
+        found = self.facts[client.url]
+        most = (found.max_model_len or CHECK_PROMPT + CHECK_TOKENS) - CHECK_TOKENS
+        prompt = policy.check_prompt(min(CHECK_PROMPT, most))
+        params = SamplingParams(max_new_tokens=CHECK_TOKENS)
+        model = self._loaded or found.model
+        seed = 0 if self.seeded else None
+        body = request_body(model, prompt, params, (), seed=seed, with_logprobs=True)
+        (sample,) = self._complete(client, body, policy.vocab_size)
+        ours = policy.score(prompt, sample.tokens)
+        gaps = [abs(a - b) for a, b in zip(ours, sample.logprobs, strict=True)]
+        self.gap = sum(gaps) / len(gaps)
+        if not self.gap <= self.tolerance:
+            raise ValueError(
+                f"expected {client.url} to give a fixed text the trainer's log-probabilities after "
+                f"{model}, within {self.tolerance:g} nats a token, got {self.gap:.3g}: it holds other "
+                f"weights than {policy.name}, stale keys, or computes in another type; serve "
+                f"{policy.name} (it serves {found.root}), --dtype float32, or raise "
+                "rollout.init_args.tolerance"
+            )
+
+
+def _cut(sample: Sample, length: int | None) -> Sample:
+    """Cut a text at what ended it, as the trainer's own sampler does."""
+    if length is None:
+        return sample
+    return Sample(sample.tokens[:length], sample.logprobs[:length], finished=True)

@@ -1,0 +1,148 @@
+"""Write a policy's adapters alone, as a PEFT folder that peft, transformers and vLLM load."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Literal, cast
+
+import torch
+from peft import LoraConfig
+from peft.tuners.lora import LoraLayer
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
+from transformers.pytorch_utils import Conv1D
+
+from rlaif_pl.engine.decoder_layers import decoder_of, text_part
+from rlaif_pl.models.card import adapter_card
+from rlaif_pl.models.causal import CausalModel
+from rlaif_pl.models.export import check_policy_export, save_policy
+
+WEIGHTS = "adapter_model.safetensors"
+PREFIX = "base_model.model."  # of names in PEFT's files
+Form = Literal["whole", "adapter"]
+
+
+def export_policy(folder: str | Path, model: CausalModel, form: Form = "whole") -> Path:
+    """Write a policy: with its adapters folded in, or those alone."""
+    return save_policy(folder, model) if form == "whole" else save_adapter(folder, model)
+
+
+def check_export(model: CausalModel, form: Form = "whole") -> int:
+    """Refuse, before training, what ``export_policy`` could not write; bytes that it will take."""
+    return check_policy_export(model) if form == "whole" else check_adapter_export(model)
+
+
+def has_adapters(model: CausalModel) -> bool:
+    """Whether a policy's top has adapters."""
+    return any(isinstance(module, LoraLayer) for module in model.top.modules())
+
+
+def check_adapter_export(model: CausalModel) -> int:
+    """Refuse, before training, a policy that ``save_adapter`` could not write.
+
+    Returns:
+        Bytes that its adapters will take.
+
+    Raises:
+        ValueError: It has no adapters.
+    """
+    if not has_adapters(model):
+        raise ValueError(
+            "expected a policy with adapters to export them alone, got one that is trained whole; set "
+            "lora, or export it whole (ExportModel: form: whole)"
+        )
+    return sum(4 * value.numel() for value in _weights(model, "").values())
+
+
+@torch.no_grad()
+def save_adapter(folder: str | Path, model: CausalModel, *, card: bool = True) -> Path:
+    """Write a policy's adapters as a PEFT folder that peft, transformers and vLLM load.
+
+    Args:
+        folder: Where to; replaced whole or not at all.
+        model: Policy with adapters.
+        card: Whether to lay a README.md beside them.
+
+    Raises:
+        ValueError: The policy has no adapters.
+    """
+    check_adapter_export(model)
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        save_file(_weights(model, _decoder_name(model)), work / WEIGHTS, metadata={"format": "pt"})
+        _config(model).save_pretrained(str(work))
+        if card:
+            text = adapter_card(model.base, model.template)
+            (work / "README.md").write_text(text, encoding="utf-8")
+        work.chmod(0o755)
+        if folder.exists():
+            shutil.rmtree(folder)
+        work.replace(folder)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return folder
+
+
+def adapter_rank(model: CausalModel) -> int:
+    """Rank of a policy's adapters; 0 where it has none."""
+    layers = [module for module in model.top.modules() if isinstance(module, LoraLayer)]
+    return int(layers[0].r["default"]) if layers else 0
+
+
+def _config(model: CausalModel) -> LoraConfig:
+    """Describe the adapters, layers below the top left out."""
+    layers = {n: m for n, m in model.top.decoder.named_modules() if isinstance(m, LoraLayer)}
+    first = next(iter(layers.values()))
+    config = LoraConfig(
+        r=int(first.r["default"]),
+        lora_alpha=int(first.lora_alpha["default"]),
+        lora_dropout=0.0,
+        bias="none",
+        task_type="CAUSAL_LM",
+        target_modules=sorted({name.rsplit(".", 1)[-1] for name in layers}),
+        fan_in_fan_out=isinstance(first.get_base_layer(), Conv1D),
+        base_model_name_or_path=model.base,
+        revision=getattr(model.config, "_commit_hash", None),
+    )
+    if model.trunk is not None:
+        names = {name.partition(".")[0] for name in layers}
+        config.layers_pattern = sorted(names)
+        count = len(cast(nn.ModuleList, getattr(model.top.decoder, min(names))))
+        config.layers_to_transform = list(
+            range(model.trunk.num_layers, model.trunk.num_layers + count)
+        )
+    config.inference_mode = True
+    return config
+
+
+def _weights(model: CausalModel, decoder: str) -> dict[str, Tensor]:
+    """Adapters in float32 under the names that PEFT gives those of the whole, uncut model."""
+    found: dict[str, Tensor] = {}
+    text = text_part(model.top.decoder)
+    inner = "" if text is model.top.decoder else "language_model."
+    below = 0 if model.trunk is None else model.trunk.num_layers
+    for name, value in text.state_dict().items():
+        if ".lora_" not in name:
+            continue
+        kind, _, rest = name.partition(".")
+        if below and kind in ("layers", "h"):
+            index, _, leaf = rest.partition(".")
+            name = f"{kind}.{int(index) + below}.{leaf}"
+        name = name.replace(".default.", ".")
+        found[f"{PREFIX}{decoder}{inner}{name}"] = value.detach().float().cpu().contiguous()
+    return found
+
+
+def _decoder_name(model: CausalModel) -> str:
+    """Where the decoder lies in the whole model, with a dot; empty where it is all of it."""
+    with torch.device("meta"):
+        whole = AutoModelForCausalLM.from_config(model.config)
+    decoder = decoder_of(whole)
+    names = (name for name, module in whole.named_modules() if module is decoder)
+    name = next(names)
+    return f"{name}." if name else ""

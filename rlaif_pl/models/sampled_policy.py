@@ -1,0 +1,104 @@
+"""A causal model as generation backends see it: what changed, how it is written, what it says."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from rlaif_pl.engine.generate import Generated, StopChecker, StopStrings
+from rlaif_pl.engine.generation_backend import Changed
+from rlaif_pl.engine.response_batch import assemble
+from rlaif_pl.engine.sampling import SamplingParams
+from rlaif_pl.models.adapter_export import adapter_rank, has_adapters, save_adapter
+from rlaif_pl.models.adapter_folder import AdapterSource, adapter_source
+from rlaif_pl.models.causal import CausalModel
+from rlaif_pl.models.export import save_policy
+
+CHECK_TEXT = (
+    "The tap in the kitchen drips all night, and two new washers did not help. A neighbor says that "
+    "the seat of the valve is worn, that it can be ground smooth with a tool for a few coins, and that "
+    "the water must be turned off first. "
+) * 6
+
+
+class SampledPolicy:
+    """A causal model in the protocol of ``rlaif_pl.engine.generation_backend.Policy``.
+
+    Args:
+        model: Policy; trained, or read from files.
+    """
+
+    def __init__(self, model: CausalModel) -> None:
+        self.model = model
+        self._files: AdapterSource | None = adapter_source(model.base)
+
+    @property
+    def name(self) -> str:
+        """Model that it is, or started from."""
+        return self.model.base
+
+    @property
+    def changed(self) -> Changed:
+        """What differs from the model on a server."""
+        if has_adapters(self.model):
+            return "adapter"
+        if any(parameter.requires_grad for parameter in self.model.parameters()):
+            return "whole"
+        return "nothing" if self._files is None else "adapter"
+
+    @property
+    def rank(self) -> int:
+        """Rank of its adapters; 0 where it has none, or they are in files."""
+        return adapter_rank(self.model)
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """Tokens that end a text."""
+        return self.model.stop_token_ids
+
+    @property
+    def vocab_size(self) -> int:
+        """Ids from here on belong to no token."""
+        return self.model.info.vocab_size
+
+    def sample(
+        self,
+        prompts: Sequence[Sequence[int]],
+        params: SamplingParams,
+        seeds: Sequence[int],
+        *,
+        keep_trunk: bool = False,
+        close: bool = False,
+    ) -> Generated:
+        """Draw responses in this process."""
+        return self.model.sample(prompts, params, seeds, keep_trunk=keep_trunk, close=close)
+
+    def stop_checker(self, params: SamplingParams) -> StopChecker | None:
+        """Return what finds stop strings; None where there are none."""
+        return StopStrings(params.stop, self.model.decode) if params.stop else None
+
+    def write(self, folder: Path) -> Path:
+        """Write adapters, or all weights."""
+        if has_adapters(self.model):
+            return save_adapter(folder, self.model, card=False)
+        if self._files is not None and self.changed == "adapter":
+            work = folder.with_name(f".{folder.name}")
+            shutil.copytree(self._files.folder, work)
+            return work.replace(folder)
+        return save_policy(folder, self.model)
+
+    def check_prompt(self, most: int) -> list[int]:
+        """Return the first tokens of one fixed text."""
+        ids = self.model.tokenizer(CHECK_TEXT, add_special_tokens=False).input_ids
+        return [int(token) for token in ids[:most]]
+
+    @torch.no_grad()
+    def score(self, prompt: Sequence[int], response: Sequence[int]) -> list[float]:
+        """Log-probability of each response token, in nats, at temperature 1."""
+        model = self.model
+        batch = assemble([prompt], [response], model.pad, model.device)
+        found: list[float] = model.logprobs(batch)[0].tolist()
+        return found

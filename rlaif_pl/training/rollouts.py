@@ -1,0 +1,121 @@
+"""Ask a generation backend for the responses of each step; the next step's while this one trains."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+
+from rlaif_pl.engine.generate import Generated
+from rlaif_pl.engine.generation_backend import GenerationBackend, LocalGenerator
+from rlaif_pl.engine.sampling import SamplingParams
+from rlaif_pl.models.causal import CausalModel
+from rlaif_pl.models.sampled_policy import SampledPolicy
+from rlaif_pl.types import PromptBatch
+
+
+class Rollouts:
+    """Who draws a run's responses, and what was asked ahead.
+
+    Args:
+        generator: Who draws; None draws in this process.
+        overlap: Ask for the next step's responses before this step's update, so that they are drawn
+            while it runs, from weights that are one step old.
+
+    Raises:
+        ValueError: ``overlap`` without servers: this process cannot draw while it trains.
+    """
+
+    def __init__(self, generator: GenerationBackend | None, overlap: bool) -> None:
+        self.generator: GenerationBackend = generator or LocalGenerator()
+        if overlap and not self.generator.is_remote:
+            raise ValueError(
+                "expected overlap only with a rollout by servers (rlaif_pl.engine.VLLMGenerator), got "
+                "one in this process, which cannot draw while it trains; leave overlap out"
+            )
+        self.overlap = overlap
+        self._served: int | None = None  # step whose weights the backend has
+        self._pool = ThreadPoolExecutor(1) if overlap else None
+        self._ahead: Future[Generated] | None = None
+        self._key: tuple[int, list[int]] | None = None
+
+    def prepare(self, policy: CausalModel, params: SamplingParams, trainer: Trainer | None) -> None:
+        """Refuse, before the first step, what could not be drawn.
+
+        Raises:
+            ValueError: A server lacks something, or several processes train.
+            OSError: No server can be reached.
+        """
+        if self.generator.is_remote and trainer is not None and trainer.world_size > 1:
+            raise ValueError(
+                f"expected one training process with a rollout by servers, got {trainer.world_size}: "
+                "each would send weights of its own; set trainer.devices to 1"
+            )
+        self.generator.prepare(SampledPolicy(policy), params, for_training=True)
+
+    def update(self, policy: CausalModel, step: int) -> None:
+        """Let the backend draw with the weights of a step, once what was asked ahead is there."""
+        if self._served == step:
+            return
+        if self._ahead is not None:
+            self._ahead.result()  # its adapters must stay until it is drawn
+        self.generator.update(SampledPolicy(policy))
+        self._served = step
+
+    def ask(
+        self,
+        step: int,
+        batch: PromptBatch,
+        policy: CausalModel,
+        params: SamplingParams,
+        seeds: Sequence[int],
+    ) -> None:
+        """Ask for the responses of a later step, to be drawn with the weights that the backend has."""
+        if self._pool is None:
+            return
+        rows = policy.encode_prompts(batch.prompts)
+        draw = self.generator.generate
+        self._key = (step, batch.positions.tolist())
+        self._ahead = self._pool.submit(draw, SampledPolicy(policy), rows, params, seeds)
+
+    def take(self, step: int, batch: PromptBatch) -> Generated | None:
+        """Return what was asked ahead for a step; None where nothing was, or for other prompts."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is None:
+            return None
+        samples = ahead.result()
+        if self._key == (step, batch.positions.tolist()):
+            return samples
+        rank_zero_warn(f"step {step} has other prompts than were asked ahead; asked anew")
+        return None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what was asked and not used yet, once it is there; empty where nothing was."""
+        if self._ahead is None or self._key is None:
+            return {}
+        samples = self._ahead.result()
+        kept = {"tokens": samples.tokens, "finished": samples.finished, "failed": samples.failed}
+        return {"step": self._key[0], "rows": self._key[1], "logprobs": samples.logprobs, **kept}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what a checkpoint holds, so that nothing is asked or trained on twice."""
+        if not state:
+            return
+        self._key, self._ahead = (state["step"], state["rows"]), Future()
+        self._ahead.set_result(
+            Generated(
+                state["tokens"], state["finished"], state["failed"], logprobs=state["logprobs"]
+            )
+        )
+
+
+def next_batch(trainer: Trainer) -> PromptBatch | None:
+    """Return the batch that training will be given next; None where the loader does not know."""
+    upcoming = getattr(trainer.train_dataloader, "upcoming", None)
+    if upcoming is None or trainer.global_step + 1 >= trainer.max_steps > 0:
+        return None
+    found: PromptBatch | None = upcoming()
+    return found

@@ -1,0 +1,107 @@
+"""Adapters alone: written as PEFT writes them, read by peft and in the place of a model."""
+
+import json
+
+import pytest
+import torch
+from peft import AutoPeftModelForCausalLM
+
+from rlaif_pl.models.adapter_export import check_adapter_export, save_adapter
+from rlaif_pl.models.adapters import Lora
+from rlaif_pl.models.backbone import fingerprint_of, load_backbone, save_causal
+from rlaif_pl.models.policy import BackboneOptions, for_role, load_policy
+from rlaif_pl.text import Template
+
+IDS = torch.arange(5, 15)[None]
+
+
+@pytest.fixture
+def train(make_model, tokenizer, tmp_path):
+    """Return a maker of policies with adapters that were moved."""
+
+    def build(name, trunk_layers=0):
+        folder = save_causal(tmp_path / name, make_model(name), tokenizer)
+        options = BackboneOptions(str(folder), trunk_layers=trunk_layers)
+        policy = for_role(load_policy(options, Template()), Lora(r=2, alpha=6), seed=3)
+        with torch.no_grad():
+            for parameter in policy.parameters():
+                if parameter.requires_grad:
+                    parameter.add_(torch.randn_like(parameter), alpha=0.2)
+        return policy
+
+    return build
+
+
+def logits_of(policy):
+    hidden, is_real, places = IDS, torch.ones_like(IDS, dtype=torch.bool), torch.arange(10)[None]
+    for stack in policy.stacks:
+        hidden = stack(hidden, is_real, places)
+    return policy.unembedding(hidden)
+
+
+@pytest.mark.parametrize(
+    ("name", "trunk_layers"), [("llama", 0), ("llama", 2), ("gpt2", 0), ("gemma2", 1)]
+)
+@torch.no_grad()
+def test_peft_and_we_read_what_was_trained(train, tmp_path, name, trunk_layers):
+    policy = train(name, trunk_layers)
+    folder = save_adapter(tmp_path / "adapter", policy)
+    expected = logits_of(policy)
+    theirs = AutoPeftModelForCausalLM.from_pretrained(folder).eval()(IDS).logits
+    ours = load_policy(BackboneOptions(str(folder)), Template())
+    torch.testing.assert_close(theirs, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(logits_of(ours), expected, rtol=1e-4, atol=1e-4)
+    base = load_backbone(policy.base).model
+    assert not torch.allclose(base(IDS).logits, expected, atol=1e-2)  # the adapters do something
+
+
+def test_only_the_tops_layers_are_named(train, tmp_path):
+    folder = save_adapter(tmp_path / "adapter", train("llama", 2), card=False)
+    written = json.loads((folder / "adapter_config.json").read_text())
+    assert written["layers_to_transform"] == [2, 3]
+    assert written["r"] == 2
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
+
+
+def test_the_fingerprint_is_of_base_and_adapters(train, tmp_path):
+    policy = train("llama")
+    first = str(save_adapter(tmp_path / "first", policy))
+    again = str(save_adapter(tmp_path / "again", policy))
+    with torch.no_grad():
+        next(p for p in policy.parameters() if p.requires_grad).mul_(1.5)
+    other = str(save_adapter(tmp_path / "other", policy))
+    assert fingerprint_of(first) == fingerprint_of(again) == load_backbone(first).fingerprint
+    assert fingerprint_of(first) != fingerprint_of(other)
+    assert fingerprint_of(policy.base) in fingerprint_of(first)
+
+
+def test_a_policy_without_adapters_has_none_to_write(make_model, tokenizer, tmp_path):
+    folder = save_causal(tmp_path / "llama", make_model("llama"), tokenizer)
+    whole = for_role(load_policy(BackboneOptions(str(folder)), Template()), None, seed=0)
+    with pytest.raises(ValueError, match="set lora, or export it whole"):
+        check_adapter_export(whole)
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ({}, "to name a base model"),
+        (
+            {"base_model_name_or_path": "x", "task_type": "SEQ_CLS"},
+            "expected adapters of a causal LM",
+        ),
+    ],
+)
+def test_adapters_that_cannot_be_read_are_named(tmp_path, written, message):
+    (tmp_path / "adapter_config.json").write_text(json.dumps(written))
+    with pytest.raises(ValueError, match=message):
+        load_backbone(str(tmp_path))
+
+
+def test_adapters_belong_to_all_layers(train, tmp_path):
+    folder = save_adapter(tmp_path / "adapter", train("llama"))
+    with pytest.raises(ValueError, match="expected num_layers=null with the adapters"):
+        load_backbone(str(folder), num_layers=1)
