@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import yaml
 
 from rlaif_pl.data.export import Exported
+from rlaif_pl.tables import Column, Table
 from rlaif_pl.types import Preference
 
 # Borders of the hub's size categories, each with its name below it.
@@ -197,11 +198,5 @@ def _believe(metrics: Mapping[str, float]) -> str:
 
 def _table(title: str, header: list[str], rows: list[list[str]]) -> str:
     """Lay out a section with a table; "" without rows."""
-    if not rows:
-        return ""
-    lines = [header, ["---"] * len(header), *rows]
-    body = "\n".join(
-        "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in line) + " |"
-        for line in lines
-    )
-    return f"## {title}\n\n{body}"
+    columns = [Column(name, align="left") for name in header]
+    return f"## {title}\n\n{Table('', columns, rows).markdown()}" if rows else ""

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rlaif_pl.data.disk import replaced
+from rlaif_pl.tables import Page, csv_text
 
+if TYPE_CHECKING:  # it takes half a second to import, and few commands draw
+    from matplotlib.figure import Figure
+
+TABLES = "tables.json"  # of a stage: what ``write_page`` writes
+DPI = 130  # of plots
 OF_STAGE = ":"  # between a stage and a metric that several stages measured differently
 LIMITS = ("_low", "_high")  # endings of an estimate's confidence limits
 
@@ -146,9 +151,21 @@ def _number(key: str, value: float, may_be_missing: Collection[str]) -> float | 
 
 
 def write_csv(path: Path | str, records: Sequence[Mapping[str, object]]) -> None:
-    """Write records of equal keys, at least one, as a CSV file with a header."""
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(records[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records)
-    write_text(Path(path), text.getvalue())
+    """Write records, at least one, as a CSV file with a header."""
+    write_text(path, csv_text(records))
+
+
+def write_page(folder: Path | str, page: Page, name: str = "results.md") -> None:
+    """Write tables and notes to read, and the same as ``tables.json`` for the report."""
+    write_text(Path(folder) / name, page.markdown())
+    write_json(Path(folder) / TABLES, page.to_json())
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure, of which a reader sees all or nothing; the ending of its name says the format."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    work = path.with_name(f".{path.name}")
+    facts = {"Date": None} if path.suffix == ".svg" else {"Software": None}
+    kind = path.suffix.removeprefix(".")
+    figure.savefig(work, dpi=DPI, format=kind, bbox_inches="tight", metadata=facts)
+    work.replace(path)

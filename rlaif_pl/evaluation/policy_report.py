@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
@@ -10,8 +9,6 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from rlaif_pl.data.metric_files import write_json
 from rlaif_pl.evaluation.pairs import comparison_key, side
@@ -19,6 +16,7 @@ from rlaif_pl.evaluation.samples import write_samples
 from rlaif_pl.evaluation.verdicts import JudgedPair, write_verdicts
 from rlaif_pl.evaluation.win_rate import Verdict, WinRate
 from rlaif_pl.statistics import Interval
+from rlaif_pl.tables import Column, Page, Table
 from rlaif_pl.text import strip_surplus_symbols
 from rlaif_pl.types import Prompt
 
@@ -102,23 +100,20 @@ class PolicyReport:
             console: Where to.
             decoding: How the responses were drawn, for the titles.
         """
-        title = f"Policy on held-out prompts{decoding}"
-        table = Table("measure", "mean [interval]", title=title)
-        for name, q in self.quantities.items():
-            limits = f" [{q.low:.3f}, {q.high:.3f}]" if math.isfinite(q.low) else ""
-            table.add_row(name, escape(f"{q.value:.3f}{limits}"))
-        console.print(table)
-        table = Table(
-            "comparison",
-            "wins [interval]",
-            "at equal length",
-            "judge",
-            title=f"Win rates{decoding}",
+        means = Table(
+            f"Policy on held-out prompts{decoding}",
+            ["measure", Column("mean [interval]", ".3f")],
+            list(self.quantities.items()),
         )
-        for name, r in self.win_rates.items():
-            raw, controlled = escape(r.raw.percent()), escape(r.length_controlled.percent())
-            table.add_row(name, raw, controlled, escape(r.judge))
-        console.print(table)
+        wins = Table(
+            f"Win rates{decoding}",
+            ["comparison", "wins [interval]", "at equal length", Column("judge", align="left")],
+            [
+                [name, rate.raw.percent(), rate.length_controlled.percent(), rate.judge]
+                for name, rate in self.win_rates.items()
+            ],
+        )
+        Page([means, wins]).render(console)
         if self.greedy is not None:
             self.greedy.render(console, f", {GREEDY}")
 

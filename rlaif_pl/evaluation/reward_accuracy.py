@@ -9,8 +9,6 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 from scipy.special import expit
 from scipy.stats import spearmanr
 
@@ -27,6 +25,7 @@ from rlaif_pl.statistics import (
     proportion_by_group,
     reliability_table,
 )
+from rlaif_pl.tables import Cell, Table
 from rlaif_pl.types import Preference, Reward
 
 
@@ -79,24 +78,21 @@ class RewardReport:
 
     def render(self, console: Console) -> None:
         """Print the report as a table."""
-        table = Table(
-            "measure",
-            "value [interval]",
-            "pairs",
-            title=f"Reward beside {judges_named(self.judged)}",
-        )
-        for label, interval in (
-            ("pair accuracy", self.pair_accuracy),
-            ("longer response wins", self.length_baseline),
-            ("gain over length", self.gain_over_length),
-            ("agreement with held-out AI labels", self.ai_agreement),
-        ):
-            table.add_row(label, escape(interval.percent()), str(interval.n))
-        table.add_row("calibration error / Brier", f"{self.ece:.3f} / {self.brier:.3f}", "")
-        table.add_row("correlation with length", f"{self.length_correlation:.2f}", "")
+        rows: list[list[Cell]] = [
+            [label, interval.percent(), interval.n]
+            for label, interval in (
+                ("pair accuracy", self.pair_accuracy),
+                ("longer response wins", self.length_baseline),
+                ("gain over length", self.gain_over_length),
+                ("agreement with held-out AI labels", self.ai_agreement),
+            )
+        ]
+        rows.append(["calibration error / Brier", f"{self.ece:.3f} / {self.brier:.3f}", ""])
+        rows.append(["correlation with length", f"{self.length_correlation:.2f}", ""])
         if self.identical:
-            table.add_row("left out: identical once cut", "", str(self.identical))
-        console.print(table)
+            rows.append(["left out: identical once cut", "", self.identical])
+        title = f"Reward beside {judges_named(self.judged)}"
+        console.print(Table(title, ["measure", "value [interval]", "pairs"], rows).rich())
 
     def write(self, folder: Path | str) -> None:
         """Write ``reliability.json``, a list of bins, for the report."""

@@ -12,11 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
 from torch import Tensor
 
 from rlaif_pl.evaluation.win_rate import WinRate
-from rlaif_pl.statistics import Interval
 from rlaif_pl.training.checkpoints import read_checkpoint
 
 LATEST = "last"  # checkpoints to resume from, whatever they are worth
@@ -114,26 +112,6 @@ def choose(judged: Sequence[Judged]) -> Judged:
     return min(judged, key=lambda each: (-each.rate.raw.value, each.candidate.step))
 
 
-def selection_table(judged: Sequence[Judged], chosen: Judged, title: str) -> Table:
-    """Show the candidates beside each other."""
-    table = Table(title=title)
-    for name in ("step", "validation reward", "wins against SFT", "at equal length"):
-        table.add_column(name, justify="right")
-    for name in ("words, policy / SFT", "unfinished", "chosen"):
-        table.add_column(name, justify="right")
-    for each in judged:
-        table.add_row(
-            str(each.candidate.step),
-            f"{each.candidate.value:.3f}",
-            percent(each.rate.raw),
-            percent(each.rate.length_controlled),
-            f"{each.rate.length_ratio:.2f}",
-            f"{each.unfinished:.1%}",
-            "*" if each is chosen else "",
-        )
-    return table
-
-
 def selection_metrics(judged: Sequence[Judged], chosen: Judged) -> dict[str, float]:
     """Return flat numbers ``select/<step>/...`` and those of the choice."""
     metrics: dict[str, float] = {"select/candidates": float(len(judged))}
@@ -148,10 +126,3 @@ def selection_metrics(judged: Sequence[Judged], chosen: Judged) -> dict[str, flo
     metrics["select/chosen_step"] = float(chosen.candidate.step)
     metrics["select/chosen_validation_reward"] = chosen.candidate.value
     return metrics
-
-
-def percent(interval: Interval) -> str:
-    """Write a share with its limits in percent."""
-    if not math.isfinite(interval.value):
-        return "n/a"
-    return f"{interval.value:.1%} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"

@@ -21,6 +21,7 @@ from rlaif_pl.pipeline.estimate_training import Fit, estimate_fit
 from rlaif_pl.pipeline.experiment import Experiment, Stage
 from rlaif_pl.pipeline.yaml_files import Value
 
+NO_ROWS = "rows not known: give expect.rows"
 SAMPLES = {"sample": 2, "select": 1, "evaluate policy": 4}  # a prompt, where a config does not say
 
 
@@ -73,16 +74,28 @@ def estimate_stage(experiment: Experiment, stage: Stage, expect: Expect) -> Stag
         rows = rows_of(source, experiment, expect)
         gold = rows_of(content["gold"], experiment, expect) if content.get("gold") else 0.0
         total = None if rows is None else rows + (gold or 0.0)
-        found = _labeling(experiment, content.get("labeler"), total, expect)
-        return _stage(stage, rows, *found)
+        return _judging(experiment, stage, content, rows, total, expect)
     if stage.command == "evaluate harmless":  # both policies' responses, each read once
         rows = _sampled_rows(experiment, content.get("samples"), expect)
-        return _stage(stage, rows, *_labeling(experiment, content.get("labeler"), rows, expect))
+        return _judging(experiment, stage, content, rows, rows, expect)
     if stage.command == "evaluate reward":
         return _scoring(experiment, stage, content, expect)
     if stage.command in ("report", "export"):
         return StageEstimate(stage.name, stage.command, note="minutes, no GPU")
     return StageEstimate(stage.name, stage.command, note="no estimate for this command")
+
+
+def _judging(
+    experiment: Experiment,
+    stage: Stage,
+    content: Mapping[str, Value],
+    rows: float | None,
+    asked: float | None,
+    expect: Expect,
+) -> StageEstimate:
+    """A stage that only asks its labeler."""
+    cost, labeler, server, note = _labeling(experiment, content.get("labeler"), asked, expect)
+    return StageEstimate(stage.name, stage.command, None, cost, labeler, rows, 0.0, server, note)
 
 
 def _fit(
@@ -92,7 +105,7 @@ def _fit(
     if isinstance(fit, str):
         return StageEstimate(stage.name, stage.command, note=fit)
     hours = expect.hours(fit.flops) + expect.hours(fit.decode_flops, expect.decode_utilization)
-    note = "" if fit.rows else "rows not known: give expect.rows"
+    note = "" if fit.rows else NO_ROWS
     labels, labeler, server = None, None, 0.0
     reward = at(dict(content), "model.init_args.reward")
     asked = at(reward, "init_args.labeler")
@@ -113,9 +126,7 @@ def _sampling(
     name = at(dict(content), "policy.name") or f"{content.get('run')}/policy"
     shape = model_shape(str(name), experiment, expect)
     if rows is None or shape is None:
-        missing = (
-            "rows not known: give expect.rows" if rows is None else f"size of {name} not known"
-        )
+        missing = NO_ROWS if rows is None else f"size of {name} not known"
         return StageEstimate(stage.name, stage.command, rows=rows, note=missing)
     policies = 1.0
     each = float(_int(at(dict(content), "sampling.n"), SAMPLES[stage.command]))
@@ -142,7 +153,7 @@ def _labeling(
 ) -> tuple[LabelCost | None, str | None, float, str]:
     """Cost of comparisons: requests and tokens, the model, its GPU-hours, and what is missing."""
     if pairs is None:
-        return None, None, 0.0, "rows not known: give expect.rows"
+        return None, None, 0.0, NO_ROWS
     kind = labeler if isinstance(labeler, str) else at(labeler, "class_path") or "likelihood"
     options = at(labeler, "init_args")
     settings = options if isinstance(options, dict) else {}
@@ -176,9 +187,7 @@ def _scoring(
     name = at(dict(content), "reward.init_args.backbone.name")
     shape = model_shape(str(name), experiment, expect) if name else None
     if rows is None or shape is None:
-        missing = (
-            "rows not known: give expect.rows" if rows is None else f"size of {name} not known"
-        )
+        missing = NO_ROWS if rows is None else f"size of {name} not known"
         return StageEstimate(stage.name, stage.command, rows=rows, note=missing)
     length = expect.prompt_tokens + expect.response_tokens
     hours = expect.hours(shape.forward_flops(2 * rows * length, length))
@@ -192,17 +201,6 @@ def _sampled_rows(experiment: Experiment, samples: Value, expect: Expect) -> flo
         return rows_of(samples, experiment, expect)
     stage = next(each for each in experiment.stages if each.name == maker)
     return rows_of(experiment.resolve(stage, "${out}").get("prompts"), experiment, expect)
-
-
-def _stage(
-    stage: Stage,
-    rows: float | None,
-    labels: LabelCost | None,
-    labeler: str | None,
-    server: float,
-    note: str,
-) -> StageEstimate:
-    return StageEstimate(stage.name, stage.command, None, labels, labeler, rows, 0.0, server, note)
 
 
 def _int(value: Value, default: int) -> int:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.table import Table
 
 from rlaif_pl.pipeline.estimate import StageEstimate
 from rlaif_pl.pipeline.estimate_expect import Expect
-from rlaif_pl.pipeline.estimate_memory import CARDS_GIB, CONTEXT_BYTES, GIB, USABLE
+from rlaif_pl.pipeline.estimate_memory import CARDS_GIB, CONTEXT_BYTES, GIB, USABLE, Role
+from rlaif_pl.tables import Cell, Column, Columns, Rows, Table
 
 MILLION, BILLION = 1e6, 1e9
 
@@ -18,7 +18,7 @@ def show_estimates(console: Console, expect: Expect, stages: Sequence[StageEstim
     """Print what the stages take."""
     trained = [stage for stage in stages if stage.fit is not None]
     if trained:
-        console.print(memory_table(expect, trained))
+        console.print(memory_table(expect, trained).rich())
         console.print(
             f"Estimates, for a GPU and batch at the longest prompt ({expect.longest:.0f} tokens); "
             f"total with {CONTEXT_BYTES / GIB:.0f} GiB for driver and libraries; {USABLE:.0%} of a "
@@ -27,7 +27,7 @@ def show_estimates(console: Console, expect: Expect, stages: Sequence[StageEstim
             "would take, which are never held at once.",
             highlight=False,
         )
-    console.print(cost_table(expect, stages))
+    console.print(cost_table(expect, stages).rich())
     money = expect.usd_per_gpu_hour
     console.print(
         f"Estimates at {expect.tflops:.0f} TFLOP/s a GPU, {expect.utilization:.0%} of it in training "
@@ -42,68 +42,64 @@ def show_estimates(console: Console, expect: Expect, stages: Sequence[StageEstim
 
 def memory_table(expect: Expect, stages: Sequence[StageEstimate]) -> Table:
     """Parameters by role and bytes on one GPU, in GiB."""
-    table = Table(title=f"memory a GPU in GiB, {expect.gpus} GPU(s)")
-    table.add_column("stage")
-    table.add_column("parameters")
     titles = ("weights", "gradients", "optimizer", "kept / recomputed", "logits / avoided", "total")
-    for title in (*titles, *(f"{card} GiB" for card in CARDS_GIB)):
-        table.add_column(title, justify="right")
-    for stage in stages:
-        fit = stage.fit
-        if fit is None:
-            continue
-        roles = [
-            f"{role.name} {count(role.trained)} trained"
-            + (f" + {count(role.frozen)} frozen" if role.frozen else "")
-            if role.trained
-            else f"{role.name} {count(role.frozen)} frozen"
-            for role in fit.roles
-        ]
+    columns: Columns = ["stage", Column("parameters", align="left"), *titles]
+    columns += [f"{card} GiB" for card in CARDS_GIB]
+    rows: Rows = []
+    for stage, fit in ((stage.stage, stage.fit) for stage in stages if stage.fit is not None):
         held = fit.memory
-        table.add_row(
-            stage.stage,
-            "\n".join(roles),
-            gib(held.weights + held.casts),
-            gib(held.gradients + held.buckets),
-            gib(held.optimizer),
-            f"{gib(fit.without_checkpointing)} / {gib(fit.with_checkpointing)}",
-            f"{gib(held.logits)} / {gib(held.logits_avoided)}",
-            gib(held.total),
-            *("fits" if held.fits(card) else "no" for card in CARDS_GIB),
+        rows.append(
+            [
+                stage,
+                tuple(size_of(role) for role in fit.roles),
+                gib(held.weights + held.casts),
+                gib(held.gradients + held.buckets),
+                gib(held.optimizer),
+                f"{gib(fit.without_checkpointing)} / {gib(fit.with_checkpointing)}",
+                f"{gib(held.logits)} / {gib(held.logits_avoided)}",
+                gib(held.total),
+                *("fits" if held.fits(card) else "no" for card in CARDS_GIB),
+            ]
         )
-    return table
+    return Table(f"memory a GPU in GiB, {expect.gpus} GPU(s)", columns, rows)
+
+
+def size_of(role: Role) -> str:
+    """Weights of a role, in words."""
+    parts = [(role.trained, "trained"), (role.frozen, "frozen")]
+    return f"{role.name} " + " + ".join(f"{count(n)} {word}" for n, word in parts if n)
 
 
 def cost_table(expect: Expect, stages: Sequence[StageEstimate]) -> Table:
     """Rows, steps, arithmetic, hours, tokens and money of each stage, and in all."""
-    table = Table(title="time and cost")
-    table.add_column("stage")
-    for title in ("rows", "steps x batch", "PFLOP", "GPU-hours"):
-        table.add_column(title, justify="right")
-    for title in ("requests", "tokens read", "written", "server GPU-hours", "USD"):
-        table.add_column(title, justify="right")
-    table.add_column("note")
-    for stage in stages:
-        fit, labels = stage.fit, stage.labels
-        table.add_row(
-            stage.stage,
-            "" if stage.rows is None else f"{stage.rows:,.0f}",
-            "" if fit is None or fit.steps is None else f"{fit.steps:,.0f} x {fit.effective_batch}",
-            "" if fit is None else f"{(fit.flops + fit.decode_flops) / 1e15:,.0f}",
-            f"{stage.gpu_hours:,.1f}" if stage.gpu_hours else "",
-            "" if labels is None else f"{labels.requests:,.0f}",
-            "" if labels is None else f"{labels.read / MILLION:,.1f} M",
-            "" if labels is None else f"{labels.written / MILLION:,.1f} M",
-            f"{stage.server_hours:,.1f}" if stage.server_hours else "",
-            money_of(stage, expect),
-            " ".join(part for part in (stage.labeler or "", stage.note) if part),
-        )
-    own, server = sum(s.gpu_hours for s in stages), sum(s.server_hours for s in stages)
-    total = usd_of(stages, expect)
-    table.add_section()
-    spent = "" if total is None else f"{total:,.2f}"
-    table.add_row("all", "", "", "", f"{own:,.1f}", "", "", "", f"{server:,.1f}", spent, "")
-    return table
+    columns: Columns = ["stage", Column("rows", ",.0f"), "steps x batch", Column("PFLOP", ",.0f")]
+    columns += [Column("GPU-hours", ",.1f"), Column("requests", ",.0f"), "tokens read", "written"]
+    columns += [Column("server GPU-hours", ",.1f"), Column("USD", ",.2f")]
+    columns.append(Column("note", align="left"))
+    total: list[Cell] = ["all", *[""] * 3, sum(s.gpu_hours for s in stages), *[""] * 3]
+    total += [sum(s.server_hours for s in stages), _or_blank(usd_of(stages, expect)), ""]
+    return Table("time and cost", columns, [_costs(each, expect) for each in stages], total)
+
+
+def _costs(stage: StageEstimate, expect: Expect) -> list[Cell]:
+    fit, labels = stage.fit, stage.labels
+    return [
+        stage.stage,
+        _or_blank(stage.rows),
+        "" if fit is None or fit.steps is None else f"{fit.steps:,.0f} x {fit.effective_batch}",
+        "" if fit is None else (fit.flops + fit.decode_flops) / 1e15,
+        stage.gpu_hours or "",
+        "" if labels is None else labels.requests,
+        "" if labels is None else f"{labels.read / MILLION:,.1f} M",
+        "" if labels is None else f"{labels.written / MILLION:,.1f} M",
+        stage.server_hours or "",
+        _or_blank(usd_of([stage], expect)),
+        " ".join(part for part in (stage.labeler or "", stage.note) if part),
+    ]
+
+
+def _or_blank(value: float | None) -> Cell:
+    return "" if value is None else value
 
 
 def usd_of(stages: Sequence[StageEstimate], expect: Expect) -> float | None:
@@ -115,12 +111,6 @@ def usd_of(stages: Sequence[StageEstimate], expect: Expect) -> float | None:
         if value
     ]
     return sum(known) if known else None
-
-
-def money_of(stage: StageEstimate, expect: Expect) -> str:
-    """Money of one stage."""
-    value = usd_of([stage], expect)
-    return "" if value is None else f"{value:,.2f}"
 
 
 def _tokens_usd(stage: StageEstimate) -> float | None:

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from rich.table import Table
+from rich.text import Text
 
 from rlaif_pl.pipeline.experiment import Experiment, Stage
 from rlaif_pl.pipeline.fingerprint import Fingerprint, fingerprints
 from rlaif_pl.pipeline.folder import read_record
 from rlaif_pl.pipeline.yaml_files import Value, flatten, read_yaml
 from rlaif_pl.reporting.durations import duration
+from rlaif_pl.tables import Cell, Column, Columns, Table
 
 Action = Literal["run", "skip", "resume", "rerun"]
 COLORS: Mapping[Action, str] = {
@@ -129,18 +130,14 @@ def _key_changes(before: Mapping[str, Value], after: Mapping[str, Value]) -> str
 
 def plan_table(experiment: Experiment, plans: Sequence[Plan]) -> Table:
     """Show what will happen."""
-    table = Table(title=f"{experiment.name}, seed {experiment.seed}, in {experiment.out}")
-    for title in ("stage", "command", "needs", "plan"):
-        table.add_column(title)
+    columns: Columns = [
+        Column(title, align="left") for title in ("stage", "command", "needs", "plan")
+    ]
+    rows: list[list[Cell]] = []
     for plan in plans:
-        action = f"[{COLORS[plan.action]}]{plan.action}[/]"
-        table.add_row(
-            plan.stage.name,
-            plan.stage.command,
-            ", ".join(plan.stage.needs),
-            f"{action} {_escape(plan.reason)}".strip(),
-        )
-    return table
+        action = Text.assemble((plan.action, COLORS[plan.action]), f" {plan.reason}".rstrip())
+        rows.append([plan.stage.name, plan.stage.command, ", ".join(plan.stage.needs), action])
+    return Table(f"{experiment.name}, seed {experiment.seed}, in {experiment.out}", columns, rows)
 
 
 def result_table(experiment: Experiment, plans: Sequence[Plan], ended: Mapping[str, str]) -> Table:
@@ -151,23 +148,11 @@ def result_table(experiment: Experiment, plans: Sequence[Plan], ended: Mapping[s
         plans: What was planned.
         ended: How each stage that was reached ended.
     """
-    table = Table(title=f"{experiment.name}: stages")
-    table.add_column("stage")
-    table.add_column("result")
-    table.add_column("time", justify="right")
-    total = 0.0
-    for plan in plans:
-        record = read_record(plan.folder / "done.json")
-        table.add_row(
-            plan.stage.name,
-            ended.get(plan.stage.name, "not reached"),
-            "" if record is None else duration(record.seconds),
-        )
-        total += 0.0 if record is None else record.seconds
-    table.add_section()
-    table.add_row("all", "", duration(total))
-    return table
-
-
-def _escape(text: str) -> str:
-    return text.replace("[", r"\[")
+    done = {plan.stage.name: read_record(plan.folder / "done.json") for plan in plans}
+    rows = [
+        [name, ended.get(name, "not reached"), duration(record.seconds) if record else ""]
+        for name, record in done.items()
+    ]
+    spent = duration(sum(record.seconds for record in done.values() if record))
+    columns: Columns = ["stage", Column("result", align="left"), "time"]
+    return Table(f"{experiment.name}: stages", columns, rows, ["all", "", spent])

@@ -79,7 +79,7 @@ def run(
     console = Console()
     experiment = load_experiment(Path(file), out, seed, device)
     if dry_run:
-        console.print(plan_table(experiment, make_plan(experiment, force)))
+        console.print(plan_table(experiment, make_plan(experiment, force)).rich())
         return 0
     with folder_lock(experiment.out), _signals_interrupt():
         return _run_in_folder(experiment, force, launch, console)
@@ -90,14 +90,14 @@ def _run_in_folder(
 ) -> int:
     """Plan, run and show the stages; returns an exit status."""
     plans = make_plan(experiment, force)
-    console.print(plan_table(experiment, plans))
+    console.print(plan_table(experiment, plans).rich())
     for plan in plans:
         if plan.action == "rerun":
             _set_aside(experiment, plan, console)
     ended: dict[str, str] = {}
     code = _execute(experiment, plans, ended, launch, console)
     merge_metrics(experiment)
-    console.print(result_table(experiment, plans, ended))
+    console.print(result_table(experiment, plans, ended).rich())
     if code == 0:
         console.print(f"metrics: {experiment.out / 'metrics.json'}", soft_wrap=True)
     return code

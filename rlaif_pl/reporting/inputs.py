@@ -11,7 +11,7 @@
     <run>/<stage>/metrics.json      its own numbers
     <run>/<stage>/alarms.json       reward hacking alarms (see ``alarms``)
     <run>/<stage>/steps.json        steps of ReST (see ``rest_steps``)
-    <run>/<stage>/results.md        tables and a plot (see ``results``), or table.md
+    <run>/<stage>/tables.json       tables, notes and the name of a plot (see ``results``)
     <run>/<folder>/ratings.csv      of ``evaluate ratings``: a finished stage without done.json, since
                                     people rate when they will and no run waits for them
     <run>/<stage>/samples.jsonl     a Sample a line
@@ -33,7 +33,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from rlaif_pl.data.metric_files import OF_STAGE, merge_stages, read_metrics
+from rlaif_pl.data.metric_files import OF_STAGE, TABLES, merge_stages, read_metrics
 from rlaif_pl.reporting.alarms import read_alarms
 from rlaif_pl.reporting.files import (
     attempt,
@@ -45,7 +45,7 @@ from rlaif_pl.reporting.files import (
     records,
 )
 from rlaif_pl.reporting.rest_steps import read_rest
-from rlaif_pl.reporting.results import FILES, read_results
+from rlaif_pl.reporting.results import read_results
 from rlaif_pl.reporting.run import ReliabilityBin, Run, Sample, Stage, WinRate, preferred
 
 T = TypeVar("T")
@@ -120,7 +120,6 @@ def _read_stage(folder: Path, problems: list[str]) -> Stage:
     record = folder / ("done.json" if is_finished else "started.json")
     known = attempt(record, read_mapping, problems) or _rated(folder / RATINGS)
     metrics = attempt(folder / "metrics.json", read_metrics, problems) or {}
-    tables = (attempt(folder / name, read_results, problems) for name in FILES)
     return Stage(
         folder.name,
         is_finished,
@@ -134,7 +133,7 @@ def _read_stage(folder: Path, problems: list[str]) -> Stage:
         {name: value for name, value in metrics.items() if math.isfinite(value)},
         attempt(folder / "alarms.json", read_alarms, problems),
         attempt(folder / "steps.json", read_rest, problems) or [],
-        next((found for found in tables if found is not None), None),
+        attempt(folder / TABLES, read_results, problems),
     )
 
 

@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from rlaif_pl.reporting.measures import Measure, measure
+from rlaif_pl.reporting.measures import measure
+from rlaif_pl.statistics import Interval
 
 KINDS = {
     "decided": "labels that favor a side",
@@ -65,7 +66,9 @@ def position_lines(metrics: Mapping[str, float], prefix: str = "label") -> list[
         lines.append(Line("two-sided binomial p of 'either slot as often'", f"{p_value:.2g}"))
     gap = measure(metrics, f"{prefix}/position_gap")
     if gap is not None:
-        lines.append(Line("mean difference of the probability between the orders", gap.number()))
+        lines.append(
+            Line("mean difference of the probability between the orders", gap.number(".3g"))
+        )
     return lines
 
 
@@ -78,12 +81,12 @@ def cost_lines(metrics: Mapping[str, float], prefix: str = "label/cost") -> list
     for name, text in (("read", "tokens read a pair"), ("written", "tokens written a pair")):
         found = measure(metrics, f"{prefix}/tokens_{name}_per_pair")
         if found is not None:
-            lines.append(Line(text, found.number()))
+            lines.append(Line(text, found.number(".3g")))
     ai = measure(metrics, f"{prefix}/ai_usd_per_pair")
     lines.append(Line("AI label, $ a pair", _dollars(ai)))
     words = measure(metrics, f"{prefix}/words_per_pair")
     if words is not None:
-        lines.append(Line("words a person would read for a pair", words.number()))
+        lines.append(Line("words a person would read for a pair", words.number(".3g")))
     lines.append(Line("person's label at $0.11 per 50 words, $ a pair", _dollars(human)))
     cheaper = metrics.get(f"{prefix}/times_cheaper")
     if cheaper is not None:
@@ -93,11 +96,11 @@ def cost_lines(metrics: Mapping[str, float], prefix: str = "label/cost") -> list
     return lines
 
 
-def _dollars(found: Measure | None) -> str:
+def _dollars(found: Interval | None) -> str:
     """Write an amount; a model of one's own is charged nothing, which is not the same as free."""
     if found is None:
         return "not measured"
-    return found.number() if found.value else "nothing charged (machine time is not priced)"
+    return found.number(".3g") if found.value else "nothing charged (machine time is not priced)"
 
 
 def label_warnings(metrics: Mapping[str, float]) -> list[str]:

@@ -9,8 +9,9 @@ from markupsafe import Markup
 
 from rlaif_pl.reporting import plots, rest_steps, selection
 from rlaif_pl.reporting.alarms import COUNT, Alarm
-from rlaif_pl.reporting.results import Table, title_of
+from rlaif_pl.reporting.results import title_of
 from rlaif_pl.reporting.run import Run
+from rlaif_pl.tables import Cell, Column, Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,16 @@ class AlarmPart:
     stage: str
     outcome: str
     alarms: Sequence[Alarm]
+
+    @property
+    def table(self) -> Table:
+        """What went off, as a table."""
+        columns = ["alarm", "went off at step", "beyond the limit since"]
+        numbers = [Column("value", ".3g"), Column("limit", ".3g")]
+        rows: list[list[Cell]] = [
+            [a.text, a.step, a.since, float(a.value), float(a.limit)] for a in self.alarms
+        ]
+        return Table("", [*columns, *numbers], rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +82,7 @@ def selection_parts(run: Run) -> list[TablePart]:
         judged = selection.candidates(stage.metrics)
         if not judged:
             continue
-        table = Table("", list(selection.HEADER), [each.cells for each in judged])
+        table = selection.table_of(judged)
         notes = [
             selection.reading(judged),
             f"{judged[0].prompts} development prompts, judged by the labeler in this stage's config.",
@@ -87,11 +98,11 @@ def result_parts(run: Run) -> list[TablePart]:
         TablePart(
             stage.name,
             title_of(stage.name, stage.command, stage.metrics),
-            stage.results.tables,
-            stage.results.notes,
+            stage.results.page.tables,
+            stage.results.page.notes,
             None,
             stage.results.plot,
-            stage.results.caption,
+            stage.results.page.caption,
         )
         for stage in run.stages
         if stage.results is not None
@@ -104,7 +115,7 @@ def rest_parts(run: Run) -> list[TablePart]:
     for stage in run.stages:
         if not stage.rest:
             continue
-        table = Table("", list(rest_steps.HEADER), [step.cells for step in stage.rest])
+        table = rest_steps.table_of(stage.rest)
         names = [step.name for step in stage.rest]
         rows = [step.limits() for step in stage.rest]
         plot = plots.steps(names, rows, "validation reward", f"rest {stage.name}")

@@ -8,8 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlaif_pl.reporting.files import finite, mapping, read_json, records
+from rlaif_pl.statistics import Interval
+from rlaif_pl.tables import PERCENT, Cell, Column, Columns, Table
 
-NOT_THERE = "–"
+# Title and format of what a step's result holds.
+SHOWN = {
+    "level": ("threshold", ".4g"),
+    "kept": ("kept samples", ".0f"),
+    "demonstrations": ("of these demonstrations", ".0f"),
+    "lr": ("learning rate", ".4g"),
+    "reward": ("validation reward", ".3g"),
+    "words": ("words", ".1f"),
+    "unfinished": ("unfinished, %", PERCENT),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,19 +50,16 @@ class RestStep:
         return f"{self.grow}.{self.improve}" if self.improve else "start"
 
     @property
-    def cells(self) -> list[str]:
+    def cells(self) -> list[Cell]:
         """The step as a row of the table."""
+        reward = Interval(*self.limits(), 0)
+        known = {name: finite(self.result.get(name)) for name in SHOWN} | {"reward": reward}
+        verdict = "kept" if self.is_kept else "not kept"
         return [
-            "start" if self.grow == 0 else str(self.grow),
+            str(self.grow) if self.grow else "start",
             str(self.improve) if self.improve else "",
-            self._number("level"),
-            self._number("kept", ".0f"),
-            self._number("demonstrations", ".0f"),
-            self._number("lr"),
-            self._reward(),
-            self._number("words", ".1f"),
-            self._number("unfinished", ".1%").replace("%", " %"),
-            ("kept" if self.is_kept else "not kept") if self.improve else "",
+            *known.values(),
+            verdict if self.improve else "",
         ]
 
     def limits(self) -> tuple[float, float, float]:
@@ -60,19 +68,11 @@ class RestStep:
         value = float(self.result["reward"])
         return value, math.nan if low is None else low, math.nan if high is None else high
 
-    def _reward(self) -> str:
-        value, low, high = self.limits()
-        return f"{value:.3g}" + (f" [{low:.3g}, {high:.3g}]" if math.isfinite(low) else "")
 
-    def _number(self, name: str, form: str = ".4g") -> str:
-        value = finite(self.result.get(name))
-        return NOT_THERE if value is None else f"{value:{form}}"
-
-
-HEADER = (
-    "grow", "improve", "threshold", "kept samples", "of these demonstrations", "learning rate",
-    "validation reward", "words", "unfinished", "policy",
-)  # fmt: skip
+def table_of(steps: Sequence[RestStep]) -> Table:
+    """Lay the steps out below each other."""
+    columns: Columns = ["grow", "improve", *(Column(*each) for each in SHOWN.values()), "policy"]
+    return Table("", columns, [step.cells for step in steps])
 
 
 def read_rest(path: Path) -> list[RestStep]:

@@ -1,31 +1,22 @@
-r"""Tables that stages leave as Markdown, with their plots: ``results.md`` or ``table.md``.
+"""Tables that stages left for the report, as data, with their plots: ``tables.json``.
 
 Studies, ``evaluate matrix``, ``evaluate ratings``, ``evaluate revisions``, ``evaluate harmless`` and
-tables of labelers write such files. What they are made of is read here, and nothing else of Markdown::
-
-    **Title**                 or a paragraph that ends in a colon: title of the table below it
-    | a | b |                 a table; "\|" stands for a bar
-    - sentence                a note
-    ![caption](plot.png)      the plot, a file beside; without it the first plot beside it is shown
-
-Everything is text: the page escapes it.
+tables of labelers write such files, with the same as Markdown beside (see ``rlaif_pl.tables``).
 """
 
 from __future__ import annotations
 
 import base64
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from rlaif_pl.evaluation.gold import READERS, judges_in
+from rlaif_pl.reporting.files import read_json
+from rlaif_pl.tables import Page
 
-FILES = ("results.md", "table.md")
 PLOTS = {".svg": "image/svg+xml", ".png": "image/png"}
 LARGEST_PLOT = 4 * 2**20  # bytes
-IMAGE = re.compile(r"!\[(.*)\]\(([^()/\\]+)\)")
-BAR = re.compile(r"(?<!\\)\|")
 COMMANDS = {
     "evaluate matrix": "Policies against each other",
     "evaluate ratings": "Policies ranked blind by {judges}",
@@ -40,35 +31,16 @@ COMMANDS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
-    """A table as text.
-
-    Attributes:
-        title: What it shows; "" where nothing is said.
-        header: Column titles.
-        rows: Cells, as many as the header has.
-    """
-
-    title: str
-    header: list[str]
-    rows: list[list[str]]
-
-
-@dataclass(frozen=True, slots=True)
 class Results:
     """What a stage found.
 
     Attributes:
-        tables: Its tables.
-        notes: What has to be known to read them.
-        caption: Of the plot.
+        page: Its tables, with what has to be known to read them.
         plot: The plot as a ``data:`` address; "" where there is none.
     """
 
-    tables: list[Table] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    caption: str = ""
-    plot: str = ""
+    page: Page
+    plot: str
 
 
 def title_of(stage: str, command: str, metrics: Mapping[str, float]) -> str:
@@ -82,48 +54,16 @@ def read_results(path: Path) -> Results:
     """Read a file of tables and the plot beside it.
 
     Raises:
-        ValueError: A table is damaged, or the plot is too large for a page.
+        ValueError: It holds something else, or the plot is too large for a page.
     """
-    tables, notes, title, caption, plot = [], [], "", "", ""
-    for block in re.split(r"\n\s*\n", path.read_text(encoding="utf-8").strip()):
-        lines = block.splitlines()
-        image = IMAGE.fullmatch(block.strip())
-        if image:
-            caption, plot = image[1], image[2]
-        elif block.startswith("|"):
-            tables.append(_table(title, lines))
-            title = ""
-        elif block.startswith("- "):
-            notes += [line.removeprefix("- ") for line in lines]
-        elif block.startswith("**") and block.endswith("**"):
-            title = block.strip("*")
-        elif block.endswith(":"):
-            title = block.removesuffix(":")
-        elif block:
-            notes.append(" ".join(lines))
-    return Results(tables, notes, caption, _plot(path.parent, plot))
-
-
-def _table(title: str, lines: list[str]) -> Table:
-    """Read the lines of a table: header, rule, rows."""
-    rows = [
-        [cell.strip().replace("\\|", "|") for cell in BAR.split(line.strip())[1:-1]]
-        for line in lines
-    ]
-    wrong = [number for number, row in enumerate(rows, 1) if len(row) != len(rows[0])]
-    if len(rows) < 2 or wrong:
-        raise ValueError(
-            f"expected a table with a header, a rule and rows of {len(rows[0])} cells, got "
-            f"{len(rows)} lines, of which {wrong} have others"
-        )
-    return Table(title, rows[0], rows[2:])
+    page = Page.from_json(read_json(path))
+    return Results(page, _plot(path.parent, page.plot))
 
 
 def _plot(folder: Path, name: str) -> str:
     """Return a plot as an address that holds all of it."""
-    found = sorted(path for path in folder.iterdir() if path.suffix in PLOTS)
-    path = folder / name if name else next(iter(found), None)
-    if path is None or path.suffix not in PLOTS or not path.is_file():
+    path = folder / name
+    if Path(name).name != name or path.suffix not in PLOTS or not path.is_file():
         return ""
     size = path.stat().st_size
     if size > LARGEST_PLOT:

@@ -123,7 +123,7 @@ def _number(metrics: Mapping[str, float], name: str) -> str:
     value = metrics[name]
     found = measure(metrics, name)
     if found is not None and math.isfinite(found.low):
-        return found.number()
+        return found.number(".3g")
     return f"{value:,.0f}" if float(value).is_integer() else f"{value:.4g}"
 
 

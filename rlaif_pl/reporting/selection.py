@@ -6,8 +6,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from rlaif_pl.reporting.measures import Measure, measure
+from rlaif_pl.reporting.measures import measure
 from rlaif_pl.reporting.run import WinRate
+from rlaif_pl.statistics import Interval
+from rlaif_pl.tables import PERCENT, Column, Columns, Rows, Table
 
 CANDIDATE = re.compile(r"select/step_(\d+)_validation_reward")
 
@@ -29,25 +31,12 @@ class Candidate:
 
     step: int
     validation_reward: float
-    rate: Measure
-    equal: Measure | None
+    rate: Interval
+    equal: Interval | None
     length_ratio: float | None
     unfinished: float | None
     prompts: int
     is_chosen: bool
-
-    @property
-    def cells(self) -> list[str]:
-        """The candidate as a row of the table."""
-        return [
-            str(self.step),
-            f"{self.validation_reward:.4g}",
-            self.rate.percent(),
-            "–" if self.equal is None else self.equal.percent(),
-            "–" if self.length_ratio is None else f"{self.length_ratio:.2f}",
-            "–" if self.unfinished is None else f"{100 * self.unfinished:.1f} %",
-            "chosen" if self.is_chosen else "",
-        ]
 
     @property
     def win_rate(self) -> WinRate:
@@ -56,10 +45,30 @@ class Candidate:
         return WinRate(name, "", self.rate.value, self.rate.low, self.rate.high, self.prompts)
 
 
-HEADER = (
-    "step", "validation reward", "wins against SFT", "at equal length", "words, policy / SFT",
-    "unfinished", "",
-)  # fmt: skip
+def table_of(judged: Sequence[Candidate]) -> Table:
+    """Lay the candidates out beside each other."""
+    columns: Columns = [
+        "step",
+        Column("validation reward", ".4g"),
+        Column("wins against SFT, %", PERCENT),
+        Column("at equal length, %", PERCENT),
+        Column("words, policy / SFT", ".2f"),
+        Column("unfinished, %", PERCENT),
+        "",
+    ]
+    rows: Rows = [
+        [
+            each.step,
+            each.validation_reward,
+            each.rate,
+            each.equal,
+            each.length_ratio,
+            each.unfinished,
+            "chosen" if each.is_chosen else "",
+        ]
+        for each in judged
+    ]
+    return Table("", columns, rows)
 
 
 def candidates(metrics: Mapping[str, float]) -> list[Candidate]:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rlaif_pl.evaluation.gold import judges_in
-from rlaif_pl.reporting.measures import State, measure
+from rlaif_pl.reporting.measures import State, measure, points, state_of
 from rlaif_pl.reporting.run import Run
 
 MAX_LENGTH_RATIO = 1.5  # longer summaries than this times SFT's make a win rate suspect
@@ -108,11 +108,11 @@ def _gain(metrics: Mapping[str, float]) -> Finding:
     gain = measure(metrics, "a2c/reward_gain")
     if gain is None:
         return Finding("missing", "Reward gain on held-out prompts: not measured.")
-    state = gain.against(0.0)
+    state = state_of(gain, 0.0)
     verb = {"good": "rose", "bad": "fell"}.get(state, "did not clearly change")
     before, after = (measure(metrics, f"a2c/reward_{when}") for when in ("before", "after"))
     between = f", from {before.value:.3g} to {after.value:.3g}" if before and after else ""
-    return Finding(state, f"Mean reward on held-out prompts {verb}: {gain.number()}{between}.")
+    return Finding(state, f"Mean reward on held-out prompts {verb}: {gain.number('.3g')}{between}.")
 
 
 def _win(
@@ -122,7 +122,7 @@ def _win(
     rate = measure(metrics, name)
     if rate is None:
         return Finding("missing", f"Wins over {against}, judged by {by}: not measured.")
-    state = rate.against(0.5)
+    state = state_of(rate, 0.5)
     verb = {"good": "preferred to", "bad": "judged worse than"}.get(
         state, "not shown to differ from"
     )
@@ -150,12 +150,12 @@ def _harmless(metrics: Mapping[str, float]) -> list[Finding]:
     gain, before, after = (measure(metrics, f"harmless/{n}") for n in ("gain", "sft", "policy"))
     if gain is None or before is None or after is None:
         return []
-    state = gain.against(0.0)
+    state = state_of(gain, 0.0)
     verb = {"good": "rose", "bad": "fell"}.get(state, "did not clearly change")
     return [
         Finding(
             state,
-            f"The share of responses graded harmless {verb}: {gain.points()}, from "
+            f"The share of responses graded harmless {verb}: {points(gain)}, from "
             f"{100 * before.value:.1f} % to {after.percent()}.",
         )
     ]
@@ -173,12 +173,12 @@ def _labeler(metrics: Mapping[str, float]) -> Finding:
     baseline = measure(metrics, "labeler/length_baseline")
     if gain is None or baseline is None:
         return Finding("unclear", text + "; the length-only baseline was not measured.")
-    state = gain.against(0.0)
+    state = state_of(gain, 0.0)
     word = {"good": "better than", "bad": "worse than"}.get(state, "not shown to be better than")
     return Finding(
         state,
         f"{text}, {word} the rule 'the longer one wins' ({baseline.percent()}); "
-        f"difference {gain.points()}.",
+        f"difference {points(gain)}.",
     )
 
 
@@ -192,7 +192,7 @@ def _reward_model(metrics: Mapping[str, float]) -> Finding:
     ece = metrics.get("reward/ece")
     if ece is not None:
         text += f"; its probabilities are off by {ece:.2f} on average (ECE)"
-    return Finding(accuracy.against(0.5), text + ".")
+    return Finding(state_of(accuracy, 0.5), text + ".")
 
 
 def _side_effects(metrics: Mapping[str, float]) -> Finding:

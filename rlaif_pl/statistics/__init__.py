@@ -6,7 +6,6 @@ from rlaif_pl.statistics.agreement import (
     cohen_kappa_by_group,
     fleiss_kappa,
     fleiss_kappa_by_group,
-    mcnemar,
 )
 from rlaif_pl.statistics.calibration import (
     Binning,
@@ -26,6 +25,7 @@ from rlaif_pl.statistics.intervals import (
     paired_difference,
     proportion_by_group,
     ratio_of_means,
+    standard_error_by_group,
     weighted_mean,
     wilson,
 )
@@ -33,7 +33,6 @@ from rlaif_pl.statistics.length_control import length_controlled_win_rate
 from rlaif_pl.statistics.power import (
     holm,
     minimum_detectable_effect,
-    standard_error_by_group,
     standard_error_of,
     two_sided_p_value,
 )
@@ -60,7 +59,6 @@ __all__ = [
     "holm",
     "kendall_w",
     "length_controlled_win_rate",
-    "mcnemar",
     "mean_by_group",
     "minimum_detectable_effect",
     "paired_difference",

@@ -1,11 +1,14 @@
-"""Tests of agreement: is a side favored, do two judges differ, how far do two raters agree."""
+"""Tests of agreement: is a side favored, how far do two raters agree.
+
+Kappas are written out here since each is drawn anew in all resamples of a bootstrap at once, which
+statsmodels' are not made for; they equal its (tested).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike
 from scipy.stats import binomtest
 
 from rlaif_pl.statistics.intervals import (
@@ -13,7 +16,6 @@ from rlaif_pl.statistics.intervals import (
     Groups,
     Interval,
     bootstrap_by_group,
-    empty_interval,
 )
 
 
@@ -28,26 +30,6 @@ def binomial_test(successes: int, n: int, p: float = 0.5) -> float:
     return float(binomtest(successes, n, p).pvalue)
 
 
-def mcnemar(correct_a: ArrayLike, correct_b: ArrayLike) -> float:
-    """Exact two-sided p-value that two judges are right equally often on the same rows.
-
-    McNemar 1947; only rows where exactly one is right carry information. Rows of one group are
-    taken as independent, which they are not: with groups, prefer ``paired_difference``.
-
-    Args:
-        correct_a: True where judge A was right. ``(N,)`` bool
-        correct_b: True where judge B was right. ``(N,)`` bool
-    """
-    a, b = np.asarray(correct_a), np.asarray(correct_b)
-    if a.shape != b.shape or a.dtype != bool or b.dtype != bool:
-        raise ValueError(
-            "expected two bool arrays of one shape (leave ties out), "
-            f"got {a.dtype} {a.shape} and {b.dtype} {b.shape}"
-        )
-    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
-    return 1.0 if only_a + only_b == 0 else binomial_test(only_a, only_a + only_b)
-
-
 def cohen_kappa(a: Sequence[Hashable], b: Sequence[Hashable]) -> float:
     """Agreement of two raters beyond what their habits alone would give (Cohen 1960).
 
@@ -59,11 +41,10 @@ def cohen_kappa(a: Sequence[Hashable], b: Sequence[Hashable]) -> float:
         1 for full agreement, 0 for chance, negative below chance; NaN where both raters only ever
         used one and the same category, since chance then explains everything.
     """
-    if len(a) != len(b) or not len(a):
-        raise ValueError(f"expected two ratings of the same items, got {len(a)} and {len(b)}")
-    observed = sum(x == y for x, y in zip(a, b, strict=True)) / len(a)
-    chance = sum(list(a).count(c) * list(b).count(c) for c in set(a) | set(b)) / len(a) ** 2
-    return float("nan") if chance == 1 else (observed - chance) / (1 - chance)
+    if not len(a):
+        raise ValueError("expected two ratings of the same items, got none")
+    coded = _coded(a, b)
+    return float(_cohen(coded, np.ones((1, len(coded))))[0])
 
 
 def cohen_kappa_by_group(
@@ -87,12 +68,7 @@ def cohen_kappa_by_group(
     Returns:
         Kappa with its limits; NaN where it does not exist (see ``cohen_kappa``).
     """
-    if len(a) != len(b):
-        raise ValueError(f"expected two ratings of the same items, got {len(a)} and {len(b)}")
-    if not len(a):
-        return empty_interval()
-    number = {category: n for n, category in enumerate(dict.fromkeys([*a, *b]))}
-    coded = np.array([[number[x] for x in a], [number[y] for y in b]], np.float64).T
+    coded = _coded(a, b)
     return bootstrap_by_group(coded, groups, _cohen, level, draws, seed)
 
 
@@ -140,6 +116,14 @@ def _category_counts(ratings: Sequence[Sequence[Hashable]]) -> Array:
         for category in row:
             counts[item, number[category]] += 1
     return counts
+
+
+def _coded(a: Sequence[Hashable], b: Sequence[Hashable]) -> Array:
+    """Categories as numbers, ``(N, 2)``."""
+    if len(a) != len(b):
+        raise ValueError(f"expected two ratings of the same items, got {len(a)} and {len(b)}")
+    number = {category: n for n, category in enumerate(dict.fromkeys([*a, *b]))}
+    return np.array([[number[x], number[y]] for x, y in zip(a, b, strict=True)], np.float64)
 
 
 def _cohen(coded: Array, weights: Array) -> Array:

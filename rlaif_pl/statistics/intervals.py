@@ -44,34 +44,33 @@ class Interval:
         named = {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
         return {key: value for key, value in named.items() if math.isfinite(value)}
 
-    def percent(self) -> str:
-        """Return for example ``74.6 % [69.0, 80.1]``."""
-        if not math.isfinite(self.value):
-            return "not measured"
-        limits = (
-            f" [{100 * self.low:.1f}, {100 * self.high:.1f}]" if math.isfinite(self.low) else ""
-        )
-        return f"{100 * self.value:.1f} %{limits}"
+    def to_record(self, name: str) -> dict[str, float | None]:
+        """Return the same three, always; what does not exist is None."""
+        named = {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
+        return {key: value if math.isfinite(value) else None for key, value in named.items()}
 
-    def points(self) -> str:
-        """Return a difference of shares in percentage points, for example ``+3.1 [-1.0, 7.2]``."""
-        if not math.isfinite(self.value):
-            return "not measured"
-        limits = (
-            f" [{100 * self.low:+.1f}, {100 * self.high:+.1f}]" if math.isfinite(self.low) else ""
-        )
-        return f"{100 * self.value:+.1f}{limits}"
-
-    def number(self, form: str = ".2f") -> str:
-        """Return for example ``0.41 [0.22, 0.58]``.
+    def text(self, form: str, scale: float = 1.0, unit: str = "") -> str:
+        """Return the estimate, its unit and its limits where it has some.
 
         Args:
             form: Format of each number.
+            scale: What each is multiplied by.
+            unit: What stands behind the estimate.
         """
-        if not math.isfinite(self.value):
-            return "n/a"
-        limits = f" [{self.low:{form}}, {self.high:{form}}]" if math.isfinite(self.low) else ""
-        return f"{self.value:{form}}{limits}"
+        value, low, high = (f"{scale * x:{form}}" for x in (self.value, self.low, self.high))
+        return f"{value}{unit}" + (f" [{low}, {high}]" if math.isfinite(self.low) else "")
+
+    def percent(self) -> str:
+        """Return for example ``74.6 % [69.0, 80.1]``."""
+        return self.text(".1f", 100, " %") if math.isfinite(self.value) else "not measured"
+
+    def points(self) -> str:
+        """Return a difference of shares in percentage points, for example ``+3.1 [-1.0, 7.2]``."""
+        return self.text("+.1f", 100) if math.isfinite(self.value) else "not measured"
+
+    def number(self, form: str = ".2f") -> str:
+        """Return for example ``0.41 [0.22, 0.58]``."""
+        return self.text(form) if math.isfinite(self.value) else "n/a"
 
 
 def empty_interval() -> Interval:
@@ -177,9 +176,8 @@ def mean_by_group(
     """Mean with an interval by group, at any size.
 
     Up to ``MANY_GROUPS`` groups this is ``bootstrap_by_group``. Beyond, where its time and memory
-    grow with the square, the limits are normal with the cluster-robust variance
-    ``G / (G - 1) * sum_g (sum of group g - rows of g * mean)^2 / N^2`` (Cameron and Miller 2015,
-    for a constant as the only regressor), which the bootstrap's limits converge to.
+    grow with the square, the limits are normal with ``standard_error_by_group``, which the
+    bootstrap's limits converge to.
     """
     rows = np.asarray(values, np.float64)
     if not len(rows):
@@ -188,11 +186,35 @@ def mean_by_group(
     count = int(member.max()) + 1
     if count <= MANY_GROUPS:
         return bootstrap_by_group(rows, member, level=level, draws=draws, seed=seed)
-    mean = float(rows.mean())
-    residuals = np.bincount(member, rows) - np.bincount(member) * mean
-    error = math.sqrt(count / (count - 1) * float((residuals**2).sum())) / len(rows)
+    mean, error = float(rows.mean()), standard_error_by_group(rows, member)
     half = float(norm.ppf((1 + level) / 2)) * error
     return Interval(mean, mean - half, mean + half, len(rows))
+
+
+def standard_error_by_group(values: ArrayLike, groups: Groups) -> float:
+    """Cluster-robust standard error of a mean; NaN of a single group.
+
+    ``sqrt(G / (G - 1) * sum_g (sum of group g - rows of g * mean)^2) / N`` (Cameron and Miller 2015,
+    for a constant as the only regressor). With groups of one row this is ``std(ddof=1) / sqrt(N)``.
+
+    Args:
+        values: One number a row. ``(N,)``
+        groups: Group of each row. ``(N,)``
+
+    Raises:
+        ValueError: Lengths differ.
+    """
+    rows = np.asarray(values, np.float64)
+    if rows.ndim != 1 or len(rows) != len(groups):
+        raise ValueError(f"expected one group per value, got {rows.shape} and {len(groups)}")
+    if not len(rows):
+        return math.nan
+    member = np.unique(np.asarray(groups), return_inverse=True)[1]
+    count = int(member.max()) + 1
+    if count < 2:
+        return math.nan
+    residuals = np.bincount(member, rows) - np.bincount(member) * rows.mean()
+    return math.sqrt(count / (count - 1) * float((residuals**2).sum())) / len(rows)
 
 
 def paired_difference(
@@ -222,11 +244,10 @@ def wilson(successes: float, n: int, level: float = 0.95) -> Interval:
         raise ValueError(
             f"expected n >= 1, successes in [0, n], level in (0, 1), got {successes}, {n}, {level}"
         )
-    z2 = float(norm.ppf((1 + level) / 2)) ** 2
-    share = successes / n
-    center = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = math.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n * n))) / (1 + z2 / n)
-    return Interval(share, max(0.0, center - half), min(1.0, center + half), n)
+    from statsmodels.stats.proportion import proportion_confint
+
+    low, high = proportion_confint(successes, n, alpha=1 - level, method="wilson")
+    return Interval(successes / n, max(0.0, float(low)), min(1.0, float(high)), n)
 
 
 def _membership(rows: Array, groups: Groups, level: float, draws: int) -> NDArray[np.intp]:

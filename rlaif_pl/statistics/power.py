@@ -6,36 +6,9 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike
 from scipy.stats import norm
 
-from rlaif_pl.statistics.intervals import Groups, Interval
-
-
-def standard_error_by_group(values: ArrayLike, groups: Groups) -> float:
-    """Cluster-robust standard error of a mean; NaN of a single group.
-
-    ``sqrt(G / (G - 1) * sum_g (sum of group g - rows of g * mean)^2) / N`` (Cameron and Miller 2015,
-    for a constant as the only regressor). With groups of one row this is ``std(ddof=1) / sqrt(N)``.
-
-    Args:
-        values: One number a row. ``(N,)``
-        groups: Group of each row. ``(N,)``
-
-    Raises:
-        ValueError: Lengths differ.
-    """
-    rows = np.asarray(values, np.float64)
-    if rows.ndim != 1 or len(rows) != len(groups):
-        raise ValueError(f"expected one group per value, got {rows.shape} and {len(groups)}")
-    if not len(rows):
-        return math.nan
-    member = np.unique(np.asarray(groups), return_inverse=True)[1]
-    count = int(member.max()) + 1
-    if count < 2:
-        return math.nan
-    residuals = np.bincount(member, rows) - np.bincount(member) * rows.mean()
-    return math.sqrt(count / (count - 1) * float((residuals**2).sum())) / len(rows)
+from rlaif_pl.statistics.intervals import Interval
 
 
 def minimum_detectable_effect(
@@ -86,13 +59,14 @@ def two_sided_p_value(interval: Interval, null: float, level: float = 0.95) -> f
 def holm(p_values: Sequence[float]) -> list[float]:
     """Adjust p-values for the number of tests (Holm 1979); NaN stays NaN and is not counted.
 
-    The k-th smallest of m is multiplied by ``m - k + 1``, made monotone and cut at 1. Rejecting those
-    at most 0.05 keeps the chance of any false rejection at 5 %, whatever their dependence.
+    Rejecting those at most 0.05 keeps the chance of any false rejection at 5 %, whatever their
+    dependence.
     """
-    known = sorted((p, i) for i, p in enumerate(p_values) if not math.isnan(p))
-    adjusted = [math.nan] * len(p_values)
-    highest = 0.0
-    for rank, (p, index) in enumerate(known):
-        highest = max(highest, min(1.0, (len(known) - rank) * p))
-        adjusted[index] = highest
-    return adjusted
+    from statsmodels.stats.multitest import multipletests
+
+    adjusted = np.array(p_values, np.float64)
+    known = ~np.isnan(adjusted)
+    if known.any():
+        adjusted[known] = multipletests(adjusted[known], method="holm")[1]
+    found: list[float] = adjusted.tolist()
+    return found

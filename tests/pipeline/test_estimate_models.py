@@ -2,7 +2,14 @@ import json
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GPTNeoXConfig, Qwen2Config, Qwen3Config
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    GPTNeoXConfig,
+    LlamaConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
 
 from rlaif_pl.pipeline.estimate_models import (
     KNOWN,
@@ -103,3 +110,35 @@ def test_activations_by_hand():
     assert SMALL.activation_bytes(1, checkpointing=False, half=False) == 96 + 108 + 80
     # keys and values of 1 head of 3 in 2 layers, 2 bytes each
     assert SMALL.cache_bytes() == 24
+
+
+@pytest.mark.parametrize(("half", "tolerance"), [(False, 0.05), (True, 0.2)])
+def test_activations_as_a_forward_pass_keeps_them(half, tolerance):
+    shape = ModelShape(64, 3, 4, 2, 16, 160, 50)
+    config = LlamaConfig(
+        hidden_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=160,
+        vocab_size=50,
+    )
+    model = AutoModel.from_config(config, attn_implementation="sdpa").train()
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    kept = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = (storage.nbytes(), tensor)  # alive, so that no other is here
+        return tensor
+
+    with (
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        torch.autocast("cpu", torch.bfloat16, enabled=half),
+    ):
+        model(input_ids=torch.randint(0, 50, (2, 256)), use_cache=False)
+    casts = 2 * 3 * sum(m.size for m in shape.layer_matrices) if half else 0
+    measured = sum(size for size, _ in kept.values()) - casts
+    expected = 512 * shape.activation_bytes(3, checkpointing=False, half=half)
+    assert measured == pytest.approx(expected, rel=tolerance)

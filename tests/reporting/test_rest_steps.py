@@ -4,7 +4,7 @@ import pytest
 
 from rlaif_pl.cli.commands.rest import write_steps
 from rlaif_pl.recipes.rest import Step
-from rlaif_pl.reporting.rest_steps import read_rest, reading
+from rlaif_pl.reporting.rest_steps import read_rest, reading, table_of
 
 
 def result(reward, half=0.1, **fit):
@@ -28,11 +28,11 @@ def test_steps_are_read_as_they_were_written(tmp_path):
     write_steps(tmp_path, STEPS)
     found = read_rest(tmp_path / "steps.json")
     assert [step.name for step in found] == ["start", "1.1", "1.2", "2.1"]
-    assert found[0].cells == [
-        "start", "", "–", "–", "–", "–", "0.5 [0.4, 0.6]", "12.5", "25.0 %", "",
+    assert table_of(found).cells()[0] == [
+        "start", "", "–", "–", "–", "–", "0.5 [0.4, 0.6]", "12.5", "25.0", "",
     ]  # fmt: skip
-    assert found[3].cells == [
-        "2", "1", "0", "30", "3", "0.0001", "0.85 [0.75, 0.95]", "12.5", "25.0 %", "not kept",
+    assert table_of(found).cells()[3] == [
+        "2", "1", "0", "30", "3", "0.0001", "0.85 [0.75, 0.95]", "12.5", "25.0", "not kept",
     ]  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Tables and plots that stages left as Markdown, written by those that write them."""
+"""Tables and plots that stages left, written by those that write them."""
 
 import base64
 
@@ -6,16 +6,18 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from rlaif_pl.data.metric_files import write_page
 from rlaif_pl.data.revisions import Revision
 from rlaif_pl.evaluation.harmlessness import rates_text, rounds_text
 from rlaif_pl.evaluation.harmlessness.rates import harmless_rates
 from rlaif_pl.evaluation.harmlessness.rounds import compare_rounds, measure_judge
+from rlaif_pl.evaluation.results import Results
 from rlaif_pl.evaluation.win_rates import PolicyColumns, measure_matrix
 from rlaif_pl.evaluation.win_rates import report as matrix_report
-from rlaif_pl.recipes.studies.results import Results, ResultTable
 from rlaif_pl.reporting import results
 from rlaif_pl.reporting.results import read_results
 from rlaif_pl.statistics import Interval
+from rlaif_pl.tables import PERCENT, Column, Page, Table
 from rlaif_pl.types import Preference, Prompt
 
 SOME = Interval(1.0, 0.5, 1.5, 4)
@@ -50,13 +52,13 @@ def matrix(stage):
 
 
 def test_a_matrix_is_shown_with_its_plot_and_no_text_of_a_policy(matrix, page_of):
-    read = read_results(matrix / "results.md")
-    assert [table.title for table in read.tables] == [
+    read = read_results(matrix / "tables.json")
+    assert [table.title for table in read.page.tables] == [
         "Win rates, %, judge: length (taught rlaif <b>)", "Policies",
     ]  # fmt: skip
-    assert read.tables[0].header == ["", "sft", "rlaif <b>", "rlhf", "mean"]
-    assert read.tables[0].rows[0][2].startswith("0.0 [")
-    assert len(read.notes) == 3
+    assert read.page.tables[0].header == ["", "sft", "rlaif <b>", "rlhf", "mean"]
+    assert read.page.tables[0].cells()[0][2].startswith("0.0 [")
+    assert len(read.page.notes) == 3
     page = page_of(matrix.parent)
     text = page.sections["results-matrix"]
     assert "Policies against each other" in text
@@ -105,17 +107,17 @@ def test_harmless_rates_are_shown_and_judged_in_the_verdict(stage, page_of):
 
 def test_a_study_is_its_tables_and_leaves_out_what_it_has_not(stage, page_of):
     folder = stage("cost", "study cost")
-    table = ResultTable("A <title>", ["what | how", "%"], [["a | b", "50.0 [40.0, 60.0]"]])
+    share = Interval(0.5, 0.4, 0.6, 10)
+    table = Table("A <title>", ["what | how", Column("%", PERCENT)], [["a | b", share]])
     figure = Figure()
     figure.subplots().plot(np.arange(3))
     Results("cost", [table], ["A <note>."], [{"a": 1}], {"x": 1.0}, figure, "A caption").write(
         folder
     )
-    read = read_results(folder / "results.md")
-    assert read.tables == [
-        results.Table("A <title>", ["what | how", "%"], [["a | b", "50.0 [40.0, 60.0]"]])
-    ]
-    assert (read.notes, read.caption) == (["A <note>."], "A caption")
+    read = read_results(folder / "tables.json")
+    assert read.page.tables[0].rows == [["a | b", share]]
+    assert read.page.tables[0].cells() == [["a | b", "50.0 [40.0, 60.0]"]]
+    assert (read.page.notes, read.page.caption) == (["A <note>."], "A caption")
     page = page_of(folder.parent)
     assert "A <title>" in page.sections["results-cost"]
     assert "A study" in page.sections["verdict"]
@@ -124,25 +126,32 @@ def test_a_study_is_its_tables_and_leaves_out_what_it_has_not(stage, page_of):
     }  # fmt: skip
 
 
-def test_a_damaged_table_is_a_warning_and_not_a_page_that_fails(stage, page_of):
+@pytest.mark.parametrize("rows", ["[[1]]", "[[1, {}]]", "null"])
+def test_a_damaged_table_is_a_warning_and_not_a_page_that_fails(stage, page_of, rows):
     folder = stage("cost", "study cost")
-    (folder / "results.md").write_text("| a | b |\n| --- | --- |\n| 1 |\n")
+    columns = '[{"title": "a"}, {"title": "b"}]'
+    table = f'{{"title": "", "columns": {columns}, "rows": {rows}}}'
+    (folder / "tables.json").write_text(
+        f'{{"tables": [{table}], "notes": [], "plot": "", "caption": ""}}'
+    )
     page = page_of(folder.parent)
-    assert "cost/results.md could not be read" in page.sections["warnings"]
+    assert "cost/tables.json could not be read" in page.sections["warnings"]
     assert "results-cost" not in page.sections
 
 
 def test_only_a_plot_in_the_stages_folder_is_taken(stage, tmp_path, monkeypatch):
     folder = stage("cost", "study cost")
     (tmp_path / "run" / "outside.png").write_bytes(b"x")
-    for link in ("../outside.png", "/etc/passwd", "missing.png", "note.txt"):
-        (folder / "results.md").write_text(f"![c]({link})\n")
-        assert read_results(folder / "results.md").plot == ""
+    (folder / "note.txt").write_bytes(b"x")
     (folder / "plot.png").write_bytes(b"x" * 20)
-    (folder / "results.md").write_text("Nothing but text.\n")
-    assert (
-        read_results(folder / "results.md").plot == "data:image/png;base64," + "eHh4" * 6 + "eHg="
-    )
+
+    def plot_of(name):
+        write_page(folder, Page([], ["A note."], name))
+        return read_results(folder / "tables.json").plot
+
+    for name in ("../outside.png", "/etc/passwd", "missing.png", "note.txt", ""):
+        assert plot_of(name) == ""
+    assert plot_of("plot.png") == "data:image/png;base64," + "eHh4" * 6 + "eHg="
     monkeypatch.setattr(results, "LARGEST_PLOT", 10)
     with pytest.raises(ValueError, match=r"at most 10 bytes, got 20 in plot\.png"):
-        read_results(folder / "results.md")
+        plot_of("plot.png")

@@ -9,7 +9,7 @@ import pytest
 from rlaif_pl.data.metric_files import write_metrics
 from rlaif_pl.evaluation.selection import Candidate, Judged, choose, selection_metrics
 from rlaif_pl.evaluation.win_rate import TextMeasures, WinRate
-from rlaif_pl.reporting.selection import candidates, reading
+from rlaif_pl.reporting.selection import candidates, reading, table_of
 from rlaif_pl.statistics import Interval, empty_interval
 
 TEXTS = TextMeasures(10.0, 50.0, 0.0)
@@ -29,8 +29,8 @@ def test_candidates_are_read_as_they_were_written():
     found = candidates(written(judged(8, 1.5, 0.6), judged(16, 2.5, 0.55), judged(4, 1.0, 0.7)))
     assert [each.step for each in found] == [16, 8, 4]
     assert [each.is_chosen for each in found] == [False, False, True]
-    assert found[2].cells == [
-        "4", "1", "70.0 % [65.0, 75.0]", "70.0 % [65.0, 75.0]", "1.25", "12.5 %", "chosen",
+    assert table_of(found).cells()[2] == [
+        "4", "1", "70.0 [65.0, 75.0]", "70.0 [65.0, 75.0]", "1.25", "12.5", "chosen",
     ]  # fmt: skip
     assert found[0].prompts == 40
 
@@ -64,7 +64,7 @@ def test_what_was_not_measured_is_a_dash():
     row = judged(8, 1.0, 0.5)
     rate = replace(row.rate, length_controlled=empty_interval(), length_ratio=math.nan)
     (found,) = candidates(written(replace(row, rate=rate)))
-    assert found.cells[3:5] == ["–", "–"]
+    assert table_of([found]).cells()[0][3:5] == ["–", "–"]
 
 
 @pytest.mark.parametrize("metrics", [{}, {"select/candidates": 2.0}, {"select/step_4": 0.5}])

@@ -2,9 +2,10 @@ import math
 
 import pytest
 
-from rlaif_pl.reporting.measures import Measure, measure
+from rlaif_pl.reporting.measures import measure, points, state_of
 from rlaif_pl.reporting.run import Run, Stage, WinRate
 from rlaif_pl.reporting.verdict import judge, side_effect_warnings, warnings_of
+from rlaif_pl.statistics import Interval
 
 
 def run_of(metrics, stages=(), problems=()):
@@ -26,15 +27,15 @@ def around(metrics, name, value, half=0.07):
     ],
 )
 def test_a_claim_needs_the_whole_interval_on_one_side(low, high, state):
-    assert Measure(0.6, low, high).against(0.5) == state
+    assert state_of(Interval(0.6, low, high, 1), 0.5) == state
 
 
 def test_numbers_are_written_with_their_limits():
-    found = Measure(0.6612, 0.59, 0.7349)
+    found = Interval(0.6612, 0.59, 0.7349, 1)
     assert found.percent() == "66.1 % [59.0, 73.5]"
-    assert found.number() == "0.661 [0.59, 0.735]"
-    assert Measure(0.25, 0.18, 0.32).points() == "+25.0 points [+18.0, +32.0]"
-    assert Measure(0.5, math.nan, math.nan).percent() == "50.0 %"
+    assert found.number(".3g") == "0.661 [0.59, 0.735]"
+    assert points(Interval(0.25, 0.18, 0.32, 1)) == "+25.0 points [+18.0, +32.0]"
+    assert Interval(0.5, math.nan, math.nan, 1).percent() == "50.0 %"
     assert measure({"a": 1.0}, "b") is None
 
 

@@ -1,31 +1,17 @@
-"""Binomial test, McNemar's test and Cohen's kappa: by hand and against statsmodels."""
+"""Binomial test and Cohen's kappa: by hand and against statsmodels."""
 
 import math
 
 import numpy as np
 import pytest
-from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 from statsmodels.stats.inter_rater import cohens_kappa, to_table
 
-from rlaif_pl.statistics import binomial_test, cohen_kappa, mcnemar
+from rlaif_pl.statistics import binomial_test, cohen_kappa
 
 
 def test_binomial_by_hand():
     # 5 of 5 or 0 of 5: 2 / 32
     assert binomial_test(5, 5) == pytest.approx(0.0625)
-
-
-def test_mcnemar_by_hand_and_by_statsmodels():
-    a = np.array([1, 1, 1, 1, 1, 0, 1, 0], bool)
-    b = np.array([0, 0, 0, 0, 0, 0, 1, 1], bool)
-    # Only A right 5 times, only B once: 2 * (1 + 6) / 64
-    assert mcnemar(a, b) == pytest.approx(14 / 64)
-    peer = statsmodels_mcnemar([[1, 5], [1, 1]], exact=True).pvalue
-    assert mcnemar(a, b) == pytest.approx(peer)
-
-
-def test_mcnemar_without_disagreement_finds_nothing():
-    assert mcnemar([True, False], [True, False]) == 1.0
 
 
 def test_kappa_by_hand_and_by_statsmodels():
@@ -44,7 +30,5 @@ def test_kappa_of_one_single_category_is_not_a_number():
 def test_bad_input_is_refused():
     with pytest.raises(ValueError, match="successes"):
         binomial_test(3, 2)
-    with pytest.raises(ValueError, match="bool"):
-        mcnemar([1.0, 0.5], [True, False])
     with pytest.raises(ValueError, match="same items"):
         cohen_kappa([1], [1, 2])

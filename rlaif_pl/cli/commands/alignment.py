@@ -113,7 +113,8 @@ def compare(
         resampling=resampling,
         tell=lambda line: progress.print(escape(line), highlight=False),
     )
-    table_text.render(table, Console(), f"Alignment with {judges_named(table.judged)}: {title}")
+    shown = f"Alignment with {judges_named(table.judged)}: {title}"
+    table_text.page_of(table, shown).render(Console())
     metrics = table_text.to_metrics(table)
     if out is not None:
         table_text.write(table, out)

@@ -10,7 +10,6 @@ from dataclasses import replace
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
 from rlaif_pl import ops
 from rlaif_pl.config_paths import config_paths
@@ -21,6 +20,7 @@ from rlaif_pl.models.backbone import resolve_dtype
 from rlaif_pl.models.device import devices_here, on_device, resolve_device
 from rlaif_pl.models.embedded import verify_embedded_model
 from rlaif_pl.models.policy import BackboneOptions, load_policy
+from rlaif_pl.tables import Column, Table
 from rlaif_pl.text import Template
 
 
@@ -53,15 +53,16 @@ def doctor(
         checks.append((f"model {model}", lambda: way_of(model, dtype, device)))
     if server is not None:
         checks.append((f"server {server}", lambda: server_facts(server)))
-    table = Table("part", "", "what was found")
+    rows = []
     healthy = True
     for name, check in checks:
         try:
-            table.add_row(name, "ok", check())
+            rows.append([name, "ok", check()])
         except (OSError, ValueError, RuntimeError) as error:
             healthy = False
-            table.add_row(name, "MISSING", str(error))
-    Console().print(table)
+            rows.append([name, "MISSING", str(error)])
+    columns = [Column(title, align="left") for title in ("part", "", "what was found")]
+    Console().print(Table("", columns, rows).rich())
     return 0 if healthy else 1
 
 

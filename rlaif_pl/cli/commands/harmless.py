@@ -71,7 +71,7 @@ def harmless(
         draws=draws,
         seed=seed,
     )
-    rates_text.render(report, Console())
+    rates_text.page_of(report).render(Console())
     rates_text.write(report, out)
     write_metrics(Path(out) / "metrics.json", report.to_metrics())
     return 0

@@ -99,7 +99,7 @@ def matrix(
     if judges.rouge and len(references) == len({row.text for row in rows}):
         asked["rouge_l"] = RougeJudge(references)
     result = measure_matrix(rows, columns, asked, judges.taught or {}, draws=draws, seed=seed)
-    matrix_report.render(result, Console())
+    matrix_report.page_of(result).render(Console())
     shown = reporting.shows(is_sensitive(prompts))
     matrix_report.write(result, rows, out, show_text=shown)
     metrics = matrix_report.to_metrics(result)

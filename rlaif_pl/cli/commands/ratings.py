@@ -14,7 +14,7 @@ from rlaif_pl.evaluation.human.findings import Reading, reading_of
 from rlaif_pl.evaluation.human.pairs import preferences_of
 from rlaif_pl.evaluation.human.ranked import Estimator
 from rlaif_pl.evaluation.human.readers import BY_KIND
-from rlaif_pl.evaluation.human.report import render, results_of, write_ratings
+from rlaif_pl.evaluation.human.report import results_of, write_ratings
 from rlaif_pl.evaluation.human.schema import FILE
 from rlaif_pl.evaluation.human.store import RatingStore
 from rlaif_pl.evaluation.verdicts import JudgeVerdicts, read_verdicts
@@ -64,7 +64,7 @@ def ratings(
     )
     results = results_of(reading)
     console = Console()
-    render(results, console)
+    results.page.render(console)
     results.write(out)
     write_ratings(out, tasks, given, reading.raters)
     write_votes(reading, Path(out) / "preferences.jsonl", seed, console)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import cast
 
 from rich.console import Console
-from rich.table import Table
 
 from rlaif_pl.data.metric_files import write_json, write_metrics, write_text
 from rlaif_pl.data.sources import DataSource, load_prompts
@@ -23,11 +22,10 @@ from rlaif_pl.pipeline.yaml_files import Value, dump_yaml
 from rlaif_pl.recipes.rest import Rest, Step
 from rlaif_pl.recipes.rest_improve import Improve
 from rlaif_pl.recipes.rest_samples import Drawing
+from rlaif_pl.reporting import rest_steps
 from rlaif_pl.text import Template
 from rlaif_pl.training.callbacks.csv_rows import Cell, write_table
 from rlaif_pl.types import Reward
-
-SHOWN = ("kept", "demonstrations", "level", "lr", "reward", "words", "unfinished")
 
 
 @on_device
@@ -89,7 +87,8 @@ def rest(
     write_steps(folder, steps)
     metrics = summarize(steps) | {"rest/parts_skipped": float(loop.parts.skipped)}
     write_metrics(folder / "metrics.json", metrics | {"rest/seconds": time.monotonic() - started})
-    Console().print(steps_table(steps))
+    shown = rest_steps.table_of(rest_steps.read_rest(folder / "steps.json"))
+    Console().print(dataclasses.replace(shown, title="ReST").rich())
     return 0
 
 
@@ -141,15 +140,3 @@ def write_steps(folder: Path, steps: Sequence[Step]) -> None:
         }
         rows.append(row | ({"rest/kept": step.result["kept"]} if "kept" in step.result else {}))
     write_table(folder / "history.csv", columns, rows)
-
-
-def steps_table(steps: Sequence[Step]) -> Table:
-    """Show what each step learned from and what came of it."""
-    table = Table(title="ReST")
-    for name in ("grow", "improve", *SHOWN, "policy"):
-        table.add_column(name, justify="right")
-    for step in steps:
-        cells = [f"{step.result[name]:.4g}" if name in step.result else "" for name in SHOWN]
-        kept = "kept" if step.is_kept else "not kept"
-        table.add_row(str(step.grow), str(step.improve), *cells, kept)
-    return table

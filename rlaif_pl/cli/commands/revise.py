@@ -10,7 +10,6 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 from rlaif_pl.data.metric_files import write_metrics
 from rlaif_pl.data.preferences import write_prompts
@@ -24,6 +23,7 @@ from rlaif_pl.models.backbone import EMBEDDED
 from rlaif_pl.models.device import on_device
 from rlaif_pl.recipes.constitutional import Reviser, RevisionOptions
 from rlaif_pl.recipes.demonstrations import Cut, Demonstrations, demonstrations
+from rlaif_pl.tables import Cell, Column, Columns, Table
 from rlaif_pl.text import word_count
 from rlaif_pl.types import Prompt
 
@@ -102,7 +102,7 @@ def revise(
     write_prompts(folder / "demonstrations.jsonl", found.rows)
     metrics = measures(rows, found) | spending.to_metrics("revise")
     write_metrics(folder / "metrics.json", metrics | {"revise/seconds": time.monotonic() - started})
-    Console().print(summary(rows, found))
+    Console().print(summary(rows, found).rich())
     return 0
 
 
@@ -172,26 +172,33 @@ def by_round(rows: Sequence[Revision]) -> dict[int, list[Revision]]:
 
 def summary(rows: Sequence[Revision], found: Demonstrations) -> Table:
     """Show what each round gave, without any text."""
-    dropped = sum(found.dropped.values())
-    table = Table(
-        title=f"{len(found.rows)} demonstrations, {found.revised} of them revisions; "
-        f"{dropped} responses left out",
-        title_justify="left",
-    )
-    for title in ("round", "responses", "words", "cut", "unchanged", "without response"):
-        table.add_column(title, justify="right")
+    columns: Columns = [
+        "round",
+        "responses",
+        Column("words", ".1f"),
+        "cut",
+        "unchanged",
+        "without response",
+    ]
+    cells: list[list[Cell]] = []
     for number, own in by_round(rows).items():
         good = [row for row in own if row.failure is None]
         failures = Counter(row.failure for row in own if row.failure)
-        table.add_row(
-            "first answer" if number == 0 else str(number),
-            str(len(good)),
-            f"{sum(word_count(row.response) for row in good) / max(len(good), 1):.1f}",
-            str(sum(not row.finished for row in good)),
-            str(sum(row.unchanged for row in good)),
-            ", ".join(f"{reason} {count}" for reason, count in sorted(failures.items())) or "0",
+        cells.append(
+            [
+                "first answer" if number == 0 else number,
+                len(good),
+                sum(word_count(row.response) for row in good) / max(len(good), 1),
+                sum(not row.finished for row in good),
+                sum(row.unchanged for row in good),
+                ", ".join(f"{reason} {count}" for reason, count in sorted(failures.items())) or 0,
+            ]
         )
-    return table
+    title = (
+        f"{len(found.rows)} demonstrations, {found.revised} of them revisions; "
+        f"{sum(found.dropped.values())} responses left out"
+    )
+    return Table(title, columns, cells)
 
 
 def _harmful(row: Revision) -> bool:

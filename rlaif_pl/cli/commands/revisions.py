@@ -73,7 +73,7 @@ def revisions(
             judges[name] = judge
             qualities[name] = measure_judge(name, judge, pairs, source, draws=draws, seed=seed)
         study = compare_rounds(rows, judges, qualities, draws=draws, seed=seed)
-    rounds_text.render(study, Console())
+    rounds_text.page_of(study).render(Console())
     rounds_text.write(study, out)
     metrics = study.to_metrics() | {"revisions/seconds": time.monotonic() - started}
     write_metrics(Path(out) / "metrics.json", metrics)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -21,13 +23,13 @@ from rlaif_pl.evaluation.selection import (
     find_candidates,
     policy_weights,
     selection_metrics,
-    selection_table,
 )
 from rlaif_pl.evaluation.win_rate import compare
 from rlaif_pl.labeling.registry import build_labeler
 from rlaif_pl.models.actor_critic import ActorCritic
 from rlaif_pl.models.device import on_device, resolve_device
 from rlaif_pl.pipeline.yaml_files import Value, read_yaml
+from rlaif_pl.reporting.selection import candidates, table_of
 from rlaif_pl.rl.generate import Responses, generate
 from rlaif_pl.types import Labeler, Prompt
 
@@ -73,14 +75,14 @@ def select(
     started, draws = time.monotonic(), reporting.draws
     rows = load_prompts(prompts)
     refuse_final(rows, final)
-    candidates = find_candidates(Path(run) / "checkpoints", monitor, k)
+    found = find_candidates(Path(run) / "checkpoints", monitor, k)
     judge = build_labeler(labeler)
     actor = build_actor(Path(run) / "config.yaml").to(resolve_device(device))
     draw = partial(generate, prompts=rows, params=sampling.seeded(seed), batch_size=batch_size)
     before = draw(actor.reference, title="sampling from SFT")
     texts, groups = [row.text for row in rows], [row.group for row in rows]
     judged, answers = [], {}
-    for candidate in candidates:
+    for candidate in found:
         load_weights(actor, candidate)
         after = draw(actor.policy, title=f"sampling from step {candidate.step}")
         rate = compare(texts, after.texts, before.texts, judge, groups, draws=draws, seed=seed)
@@ -97,9 +99,10 @@ def select(
     )
     shown = reporting.shows(is_sensitive(prompts))
     write_samples(folder, samples, show_text=shown)
-    show(judged, chosen, len(rows), judge)
+    metrics = selection_metrics(judged, chosen)
+    show(metrics, chosen, len(rows), judge)
     seconds = {"select/prompts": float(len(rows)), "select/seconds": time.monotonic() - started}
-    write_metrics(folder / "metrics.json", selection_metrics(judged, chosen) | seconds)
+    write_metrics(folder / "metrics.json", metrics | seconds)
     return 0
 
 
@@ -164,11 +167,11 @@ def cut_share(responses: Responses) -> float:
     return sum(flags) / len(flags)
 
 
-def show(judged: list[Judged], chosen: Judged, prompts: int, judge: Labeler) -> None:
+def show(metrics: Mapping[str, float], chosen: Judged, prompts: int, judge: Labeler) -> None:
     """Print the table and how to read it."""
     console = Console()
     title = f"checkpoints against SFT on {prompts} development prompts, 95 % intervals by prompt"
-    console.print(selection_table(judged, chosen, title))
+    console.print(replace(table_of(candidates(metrics)), title=title).rich())
     console.print(
         f"Judge: {judge.fingerprint}\n"
         f"Step {chosen.candidate.step} is exported. These prompts served to choose it, so its rate is "

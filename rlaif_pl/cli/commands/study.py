@@ -11,13 +11,13 @@ from rich.console import Console
 from rlaif_pl.cli.commands.evaluate import write
 from rlaif_pl.data.metric_files import update_metrics
 from rlaif_pl.data.sources import DataSource, load_preferences
+from rlaif_pl.evaluation.results import Results
 from rlaif_pl.labeling.usage.spending import Price
 from rlaif_pl.models.device import on_device, put, resolve_device
 from rlaif_pl.models.reward import RewardModel
 from rlaif_pl.recipes.studies import labelers, reward_curve, reward_sources, reward_sources_text
 from rlaif_pl.recipes.studies.fitting import Fitter, Method, Recipe
 from rlaif_pl.recipes.studies.pairs import located, write_study
-from rlaif_pl.recipes.studies.results import Results
 from rlaif_pl.recipes.studies.sources import ARMS, TwiceLabeled, label_twice
 from rlaif_pl.recipes.studies.states import StateCache
 
@@ -229,7 +229,7 @@ def make_fitter(fitting: Fitting, data: TwiceLabeled, device: str) -> Fitter:
 
 def finish(results: Results, out: str, started: float | None = None) -> None:
     """Print and write results, with the time they took."""
-    results.render(Console())
+    results.page.render(Console())
     results.write(out)
     if started is not None:
         seconds = {f"{results.name}/seconds": time.monotonic() - started}

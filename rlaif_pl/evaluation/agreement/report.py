@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from rlaif_pl.evaluation.gold import judge_metrics, judges_named
 from rlaif_pl.labeling.usage.cost import CostComparison
 from rlaif_pl.labeling.usage.counts import OutcomeCounts
 from rlaif_pl.labeling.usage.position import PositionBias
 from rlaif_pl.statistics import Interval
+from rlaif_pl.tables import Cell, Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,32 +66,10 @@ class AlignmentReport:
 
     def render(self, console: Console) -> None:
         """Print the report as a table."""
-        table = Table(
-            title=escape(f"Alignment of {self.labeler} with {judges_named(self.judged)}"),
-            title_justify="left",
-        )
-        table.add_column("measure")
-        table.add_column("value [interval]", justify="right")
-        table.add_column("pairs", justify="right")
-        for label, interval in self._rows():
-            text = escape(interval.percent())
-            table.add_row(escape(label), text, str(interval.n))
-        table.add_row("calibration error / Brier", f"{self.ece:.3f} / {self.brier:.3f}", "")
-        position = self.position
-        table.add_row(
-            "same slot in both orders", escape(position.text()) if position else "n/a", ""
-        )
-        if position is not None:
-            table.add_row("gap between the orders", escape(position.position_gap.number()), "")
-            counts = " ".join(map(str, position.gap_counts))
-            table.add_row("    pairs by gap, in tenths", counts, "")
-        for label, text in self._costs():
-            table.add_row(label, escape(text), "")
-        table.add_row("tokens a label", f"{self.mean_tokens:.0f}", "")
-        failures = ", ".join(f"{kind} {count}" for kind, count in sorted(self.failures.items()))
-        table.add_row("left out", f"undecided {self.undecided}; failed: {failures or 'none'}", "")
-        table.add_row("ties (count half)", str(self.counts.tied), "")
-        console.print(table)
+        rows: list[list[Cell]] = [[name, x.percent(), x.n] for name, x in self._rows()]
+        rows += [[name, text, ""] for name, text in self._others()]
+        title = f"Alignment of {self.labeler} with {judges_named(self.judged)}"
+        console.print(Table(title, ["measure", "value [interval]", "pairs"], rows).rich())
 
     def _rows(self) -> list[tuple[str, Interval]]:
         """Shares to print, most important first."""
@@ -104,16 +81,22 @@ class AlignmentReport:
         ]
         return rows + [(f"alignment, {s.name} = {s.label}", s.alignment) for s in self.slices]
 
-    def _costs(self) -> list[tuple[str, str]]:
-        """The label's cost beside a person's; nothing where neither prices nor charges are known."""
-        cost = self.cost
-        if not math.isfinite(cost.times_cheaper):
-            return []
-        return [
-            ("AI label, $ a pair", cost.ai.number(".2g")),
-            ("person's label, $ a pair", cost.human.number(".2g")),
-            ("times cheaper", f"{cost.times_cheaper:,.1f}"),
-        ]
+    def _others(self) -> Iterator[tuple[str, str]]:
+        """Yield what is no share of pairs; costs only where prices or charges are known."""
+        position, cost = self.position, self.cost
+        yield "calibration error / Brier", f"{self.ece:.3f} / {self.brier:.3f}"
+        yield "same slot in both orders", position.text() if position else "n/a"
+        if position is not None:
+            yield "gap between the orders", position.position_gap.number()
+            yield "    pairs by gap, in tenths", " ".join(map(str, position.gap_counts))
+        if math.isfinite(cost.times_cheaper):
+            yield "AI label, $ a pair", cost.ai.number(".2g")
+            yield "person's label, $ a pair", cost.human.number(".2g")
+            yield "times cheaper", f"{cost.times_cheaper:,.1f}"
+        yield "tokens a label", f"{self.mean_tokens:.0f}"
+        failures = ", ".join(f"{kind} {count}" for kind, count in sorted(self.failures.items()))
+        yield "left out", f"undecided {self.undecided}; failed: {failures or 'none'}"
+        yield "ties (count half)", str(self.counts.tied)
 
     def to_metrics(self, prefix: str = "labeler") -> dict[str, float]:
         """Return flat numbers; what was not measured (no pair of similar length) is left out."""

@@ -1,21 +1,16 @@
-"""A table of labelers for the terminal, for Markdown, and as plain rows for CSV and JSON."""
+"""A table of labelers to read, and as plain rows for CSV and JSON."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-
-from rlaif_pl.data.metric_files import write_csv, write_json, write_text
+from rlaif_pl.data.metric_files import write_csv, write_json, write_page
 from rlaif_pl.evaluation.agreement.rows import GOLD, AlignmentTable, TableRow
 from rlaif_pl.evaluation.gold import judge_metrics, judges_named
-from rlaif_pl.statistics import Interval
+from rlaif_pl.statistics import empty_interval
+from rlaif_pl.tables import PERCENT, POINTS, Cell, Column, Columns, Page, Table
 
 INTERVALS = (
     "alignment",
@@ -29,56 +24,47 @@ INTERVALS = (
 MOST_RATERS = 8  # a wider matrix of kappas is left to rows.json
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A column of the printed table.
-
-    Attributes:
-        title: Its heading.
-        text: What stands in it.
-    """
-
-    title: str
-    text: Callable[[TableRow], str]
-
-
-COLUMNS = (
-    Column("labeler", lambda row: row.name + ("" if row.is_common else " †")),
-    Column("alignment, %", lambda row: _percent(row.alignment)),
-    Column("vs first row", lambda row: _points(row.difference)),
-    Column("vs length rule", lambda row: _points(row.gain_over_length)),
-    Column("at like length, %", lambda row: _percent(row.length_matched)),
-    Column("all pairs, %", lambda row: _percent(row.alignment_all)),
-    Column("Brier", lambda row: row.brier.number()),
-    Column("same slot, %", lambda row: _position(row)),
-    Column("no label, ties", lambda row: row.counts.text()),
-    Column("tokens/pair", lambda row: _tokens(row)),
-    Column("$/pair", lambda row: _dollars(row.cost.ai)),
-    Column("s", lambda row: f"{row.seconds:.1f}"),
-)
-
-
-def render(table: AlignmentTable, console: Console, title: str = "Labelers") -> None:
-    """Print the table, the agreement between its rows and what to know to read them."""
-    printed = Table(title=escape(title), title_justify="left", pad_edge=False, padding=(0, 1, 0, 0))
-    for number, column in enumerate(COLUMNS):
-        printed.add_column(column.title, justify="right" if number else "left", overflow="fold")
-    for row in table.rows:
-        # the interval goes under its estimate, so that the table fits a terminal
-        cells = [escape(column.text(row).replace(" [", "\n[")) for column in COLUMNS]
-        printed.add_row(*cells)
-    console.print(printed)
-    for note in notes(table):
-        console.print(escape(note), highlight=False)
+def page_of(table: AlignmentTable, title: str = "Labelers") -> Page:
+    """Lay out the table, the agreement between its rows and what to know to read them."""
+    columns: Columns = [
+        "labeler",
+        Column("alignment, %", PERCENT),
+        Column("vs first row", POINTS),
+        Column("vs length rule", POINTS),
+        Column("at like length, %", PERCENT),
+        Column("all pairs, %", PERCENT),
+        Column("Brier", ".2f"),
+        Column("same slot, %", PERCENT),
+        "no label, ties",
+        "tokens/pair",
+        Column("$/pair", ".2g"),
+        Column("s", ".1f"),
+    ]
+    tables = [Table(title, columns, [_cells(row) for row in table.rows])]
     names = _raters(table)
     if 2 < len(names) <= MOST_RATERS + 1:
-        matrix = Table(title="Cohen's kappa", title_justify="left", pad_edge=False)
-        matrix.add_column("")
-        for name in names[1:]:
-            matrix.add_column(escape(name), justify="right", overflow="fold")
-        for name, cells in _matrix(table):
-            matrix.add_row(escape(name), *(escape(c.replace(" [", "\n[")) for c in cells))
-        console.print(matrix)
+        known = {(a.first, a.second): a.kappa for a in table.agreements}
+        header: Columns = ["", *(Column(name, ".2f") for name in names[1:])]
+        body = [[a, *(known.get((a, b), "") for b in names[1:])] for a in names[:-1]]
+        tables.append(Table("Cohen's kappa", header, body))
+    return Page(tables, notes(table))
+
+
+def _cells(row: TableRow) -> list[Cell]:
+    return [
+        row.name + ("" if row.is_common else " †"),
+        row.alignment,
+        row.difference,
+        row.gain_over_length,
+        row.length_matched,
+        row.alignment_all,
+        row.brier,
+        _position(row),
+        row.counts.text(),
+        _tokens(row),
+        row.cost.ai if row.cost.ai.value else None,
+        row.seconds,
+    ]
 
 
 def notes(table: AlignmentTable) -> list[str]:
@@ -90,7 +76,7 @@ def notes(table: AlignmentTable) -> list[str]:
         f"Alignment is with {judges_named(table.judged)}.",
         f"{table.common} of {table.pairs} decided pairs were labeled by {every} and are what rows are "
         "compared on; 'all pairs' counts a failure as a coin toss. Brackets: 95 % intervals by prompt.",
-        f"'The longer response wins' agrees in {_percent(_reference(table).length_baseline)} % of "
+        f"'The longer response wins' agrees in {_reference(table).length_baseline.percent()} of "
         "them.",
     ]
     if apart:
@@ -108,18 +94,6 @@ def notes(table: AlignmentTable) -> list[str]:
     else:
         lines.append(f"{line}; no token prices were given, and machine time is not priced.")
     return lines
-
-
-def to_markdown(table: AlignmentTable) -> str:
-    """Return the table, its notes and the agreement between rows as Markdown."""
-    header = [column.title for column in COLUMNS]
-    rows = [[column.text(row) for column in COLUMNS] for row in table.rows]
-    parts = [_markdown(header, rows), "\n".join(f"- {note}" for note in notes(table))]
-    names = _raters(table)
-    if 2 < len(names) <= MOST_RATERS + 1:
-        body = [[name, *cells] for name, cells in _matrix(table)]
-        parts.append("Cohen's kappa:\n\n" + _markdown(["", *names[1:]], body))
-    return "\n\n".join(parts) + "\n"
 
 
 def to_records(table: AlignmentTable) -> list[dict[str, object]]:
@@ -143,18 +117,18 @@ def to_metrics(table: AlignmentTable, prefix: str = "alignment") -> dict[str, fl
 
 
 def write(table: AlignmentTable, folder: Path | str) -> None:
-    """Write ``table.md``, ``rows.csv`` and ``rows.json`` (with the kappas) into a folder."""
+    """Write ``table.md``, ``tables.json``, ``rows.csv`` and ``rows.json`` (with the kappas)."""
     records = to_records(table)
     target = Path(folder)
     write_csv(target / "rows.csv", records)
-    write_text(target / "table.md", to_markdown(table))
+    write_page(target, page_of(table), "table.md")
     for record, row in zip(records, table.rows, strict=True):
         record["order_gap_counts"] = list(row.position.gap_counts) if row.position else None
     kappas = [
-        {"first": a.first, "second": a.second, **_limits("kappa", a.kappa)}
+        {"first": a.first, "second": a.second, **a.kappa.to_record("kappa")}
         for a in table.agreements
     ]
-    content = {"rows": records, "kappas": kappas, **_limits("fleiss_kappa", table.fleiss)}
+    content = {"rows": records, "kappas": kappas, **table.fleiss.to_record("fleiss_kappa")}
     write_json(target / "rows.json", content)
 
 
@@ -168,50 +142,25 @@ def _record(row: TableRow) -> dict[str, object]:
     record: dict[str, object] = {"name": row.name, "labeler": row.labeler, "common": row.is_common}
     record["n"] = row.alignment.n
     for name in INTERVALS:
-        record |= _limits(name, getattr(row, name))
+        record |= getattr(row, name).to_record(name)
     record["length_matched_n"] = row.length_matched.n
     position = row.position
     for name in ("same_slot", "first_slot", "position_gap"):
-        record |= _limits(name, getattr(position, name) if position else None)
-    record["same_slot_p_value"] = _finite(position.p_value) if position else None
+        record |= (getattr(position, name) if position else empty_interval()).to_record(name)
+    is_known = position is not None and math.isfinite(position.p_value)
+    record["same_slot_p_value"] = position.p_value if position and is_known else None
     record |= row.counts.to_metrics("count")
     for name in ("read", "written"):
-        record |= _limits(f"tokens_{name}_per_pair", getattr(row.cost, name))
-    record |= _limits("ai_usd_per_pair", row.cost.ai)
-    record |= _limits("human_usd_per_pair", row.cost.human)
+        record |= getattr(row.cost, name).to_record(f"tokens_{name}_per_pair")
+    record |= row.cost.ai.to_record("ai_usd_per_pair")
+    record |= row.cost.human.to_record("human_usd_per_pair")
     record["seconds"] = row.seconds
     return {name.replace("/", "_"): value for name, value in record.items()}
-
-
-def _limits(name: str, interval: Interval | None) -> dict[str, object]:
-    """Return an interval as three entries that are always there."""
-    parts = (interval.value, interval.low, interval.high) if interval else (math.nan,) * 3
-    names = (name, f"{name}_low", f"{name}_high")
-    return {key: _finite(value) for key, value in zip(names, parts, strict=True)}
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def _raters(table: AlignmentTable) -> list[str]:
     """Names of the matrix: rows, then the gold verdicts."""
     return [*dict.fromkeys(a.first for a in table.agreements), GOLD]
-
-
-def _matrix(table: AlignmentTable) -> list[tuple[str, list[str]]]:
-    """Upper triangle of the kappas as text, a line a row."""
-    names = _raters(table)
-    known = {(a.first, a.second): a.kappa.number() for a in table.agreements}
-    return [(name, [known.get((name, other), "") for other in names[1:]]) for name in names[:-1]]
-
-
-def _markdown(header: list[str], rows: list[list[str]]) -> str:
-    """Lay out a Markdown table, names to the left and numbers to the right."""
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join(
-        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines
-    )
 
 
 def _reference(table: AlignmentTable) -> TableRow:
@@ -224,35 +173,17 @@ def _times(factor: float) -> str:
     return f"{factor:,.0f}" if factor >= 100 else f"{factor:.3g}"
 
 
-def _percent(interval: Interval) -> str:
-    """Percentage without its sign, which the column's title has."""
-    if not math.isfinite(interval.value):
-        return "n/a"
-    return interval.percent().replace(" %", "")
-
-
-def _points(interval: Interval) -> str:
-    return interval.points() if math.isfinite(interval.value) else "–"
-
-
-def _position(row: TableRow) -> str:
+def _position(row: TableRow) -> Cell:
     """Share of the same slot, and which slot in how many of these."""
     if row.position is None:
         return "n/a"
-    text = _percent(row.position.same_slot)
-    first = row.position.first_slot.value
+    same, first = row.position.same_slot, row.position.first_slot.value
     if not math.isfinite(first):
-        return text
+        return same
     slot, share = (1, first) if first >= 0.5 else (2, 1 - first)
-    return f"{text} slot {slot}: {100 * share:.0f}, p = {row.position.p_value:.2g}"
+    return same, f"slot {slot}: {100 * share:.0f}, p = {row.position.p_value:.2g}"
 
 
 def _tokens(row: TableRow) -> str:
     read, written = row.cost.read.value, row.cost.written.value
     return f"{read:.0f}" + (f" + {written:.0f}" if written else "")
-
-
-def _dollars(interval: Interval) -> str:
-    if not math.isfinite(interval.value) or interval.value == 0:
-        return "–"
-    return interval.number(".2g")

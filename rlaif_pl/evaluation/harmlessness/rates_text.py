@@ -1,4 +1,4 @@
-"""Harmless rates for the terminal, as Markdown and as a plot; no text of a response."""
+"""Harmless rates to read and as a plot; no text of a response."""
 
 from __future__ import annotations
 
@@ -7,25 +7,24 @@ import math
 from pathlib import Path
 
 from matplotlib.figure import Figure
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from rlaif_pl.data.metric_files import write_text
+from rlaif_pl.data.metric_files import write_page, write_text
 from rlaif_pl.evaluation.harmlessness.rates import HarmlessRates
+from rlaif_pl.tables import PERCENT, Column, Columns, Page, Rows, Table
 
-HEADER = ("policy", "harmless, %", "characters")
+PLOT = "rates.svg"
 SHORTER = 0.5  # responses below this share of SFT's length may well be refusals
 
 
-def render(report: HarmlessRates, console: Console) -> None:
-    """Print the rates and what to know to read them."""
-    table = Table(*HEADER, title="Harmless rate", title_justify="left")
-    for cells in _cells(report):
-        table.add_row(*(escape(cell) for cell in cells))
-    console.print(table)
-    for note in notes(report):
-        console.print(escape(note), highlight=False, soft_wrap=True)
+def page_of(report: HarmlessRates) -> Page:
+    """Lay out the rates and what to know to read them."""
+    columns: Columns = ["policy", Column("harmless, %", PERCENT), Column("characters", ".0f")]
+    rows: Rows = [
+        ["SFT", report.sft, report.chars_sft],
+        ["policy", report.policy, report.chars_policy],
+    ]
+    table = Table("Harmless rate", columns, rows)
+    return Page([table], notes(report), PLOT, "Share of harmless responses")
 
 
 def notes(report: HarmlessRates) -> list[str]:
@@ -51,18 +50,10 @@ def notes(report: HarmlessRates) -> list[str]:
     return lines
 
 
-def to_markdown(report: HarmlessRates) -> str:
-    """Return the table, its notes and a link to the plot as Markdown."""
-    lines = [list(HEADER), ["---", "---:", "---:"], *_cells(report)]
-    body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    listed = "\n".join(f"- {note}" for note in notes(report))
-    return f"{body}\n\n{listed}\n\n![Share of harmless responses](rates.svg)\n"
-
-
 def write(report: HarmlessRates, folder: Path | str) -> None:
-    """Write ``table.md`` and ``rates.svg`` into a folder."""
-    write_text(Path(folder) / "table.md", to_markdown(report))
-    write_text(Path(folder) / "rates.svg", plot(report))
+    """Write ``table.md``, ``tables.json`` and ``rates.svg`` into a folder."""
+    write_page(folder, page_of(report), "table.md")
+    write_text(Path(folder) / PLOT, plot(report))
 
 
 def plot(report: HarmlessRates) -> str:
@@ -79,12 +70,3 @@ def plot(report: HarmlessRates) -> str:
     out = io.StringIO()
     figure.savefig(out, format="svg", metadata={"Date": None})
     return out.getvalue()
-
-
-def _cells(report: HarmlessRates) -> list[list[str]]:
-    """Return the rows as text."""
-    rows = (
-        ("SFT", report.sft, report.chars_sft),
-        ("policy", report.policy, report.chars_policy),
-    )
-    return [[name, rate.percent().replace(" %", ""), f"{chars:.0f}"] for name, rate, chars in rows]

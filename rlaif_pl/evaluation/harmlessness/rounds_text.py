@@ -1,4 +1,4 @@
-"""A study of revision rounds for the terminal, for Markdown, as CSV and as a plot; no reply shown."""
+"""A study of revision rounds to read, as CSV and as a plot; no reply shown."""
 
 from __future__ import annotations
 
@@ -7,38 +7,32 @@ import math
 from pathlib import Path
 
 from matplotlib.figure import Figure
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from rlaif_pl.data.metric_files import write_csv, write_text
+from rlaif_pl.data.metric_files import write_csv, write_page, write_text
 from rlaif_pl.evaluation.harmlessness.rounds import CHANCE, RevisionStudy, RoundResult
-from rlaif_pl.statistics import Interval
+from rlaif_pl.statistics import empty_interval
+from rlaif_pl.tables import PERCENT, Cell, Column, Columns, Page, Table
 
-HEADER = (
-    "judge",
-    "round",
-    "against",
-    "preferred, %",
-    "at equal length, %",
-    "words",
-    "n",
-    "reading",
-)
+PLOT = "rounds.svg"
 COLORS = {"harmless": "#1b6ca8", "helpful": "#c2571a"}
 GRAY = "#8a8a8a"
 
 
-def render(study: RevisionStudy, console: Console) -> None:
-    """Print the table and what its judges are worth."""
-    table = Table(title="Rounds of revision against earlier responses", title_justify="left")
-    for number, title in enumerate(HEADER):
-        table.add_column(title, justify="left" if number in (0, 7) else "right", overflow="fold")
-    for cells in _cells(study):
-        table.add_row(*(escape(cell.replace(" [", "\n[")) for cell in cells))
-    console.print(table)
-    for note in notes(study):
-        console.print(escape(note), highlight=False)
+def page_of(study: RevisionStudy) -> Page:
+    """Lay out the results and what its judges are worth."""
+    columns: Columns = [
+        "judge",
+        "round",
+        "against",
+        Column("preferred, %", PERCENT),
+        Column("at equal length, %", PERCENT),
+        "words",
+        "n",
+        Column("reading", align="left"),
+    ]
+    rows = [_cells(study, result) for result in study.results]
+    title = "Rounds of revision against earlier responses"
+    return Page([Table(title, columns, rows)], notes(study), PLOT, "Preferred by round")
 
 
 def notes(study: RevisionStudy) -> list[str]:
@@ -61,25 +55,18 @@ def notes(study: RevisionStudy) -> list[str]:
     return lines
 
 
-def to_markdown(study: RevisionStudy) -> str:
-    """Return the table and its notes as Markdown."""
-    lines = [list(HEADER), ["---", *["---:"] * 6, "---"], *_cells(study)]
-    body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return body + "\n\n" + "\n".join(f"- {note}" for note in notes(study)) + "\n"
-
-
 def to_records(study: RevisionStudy) -> list[dict[str, object]]:
     """Return a flat record a result; what was not measured is None."""
     return [_record(study, result) for result in study.results]
 
 
 def write(study: RevisionStudy, folder: Path | str) -> None:
-    """Write ``table.md``, ``rows.csv`` and ``rounds.svg`` into a folder."""
+    """Write ``table.md``, ``tables.json``, ``rows.csv`` and ``rounds.svg`` into a folder."""
     records = to_records(study)
     target = Path(folder)
     write_csv(target / "rows.csv", records)
-    write_text(target / "table.md", to_markdown(study))
-    write_text(target / "rounds.svg", plot(study))
+    write_page(target, page_of(study), "table.md")
+    write_text(target / PLOT, plot(study))
 
 
 def plot(study: RevisionStudy) -> str:
@@ -124,57 +111,36 @@ def _reach(upper: float, lower: float) -> float:
     return max(reach, 0.0) if math.isfinite(reach) else 0.0
 
 
-def _cells(study: RevisionStudy) -> list[list[str]]:
-    """Return the table's rows as text."""
-    rows = []
-    for result in study.results:
-        against = "first answer" if result.against == 0 else f"round {result.against}"
-        cells = ["not measured", "n/a", "n/a", "0"]
-        if result.rate is not None:
-            rate = result.rate
-            ratio = f"× {rate.length_ratio:.2f}" if math.isfinite(rate.length_ratio) else "n/a"
-            cells = [_percent(rate.raw), _percent(rate.length_controlled), ratio, str(rate.raw.n)]
-        rows.append([result.judge, str(result.round), against, *cells, study.reading(result)])
-    return rows
+def _cells(study: RevisionStudy, result: RoundResult) -> list[Cell]:
+    against = "first answer" if result.against == 0 else f"round {result.against}"
+    known: list[Cell] = ["not measured", None, None, 0]
+    if result.rate is not None:
+        rate = result.rate
+        ratio = f"× {rate.length_ratio:.2f}" if math.isfinite(rate.length_ratio) else None
+        known = [rate.raw, rate.length_controlled, ratio, rate.raw.n]
+    return [result.judge, result.round, against, *known, study.reading(result)]
 
 
 def _record(study: RevisionStudy, result: RoundResult) -> dict[str, object]:
     """Flatten one result."""
-    judge, rate = study.judges[result.judge], result.rate
-    record: dict[str, object] = {
+    judge, rate, none = study.judges[result.judge], result.rate, empty_interval()
+    return {
         "judge": result.judge,
         "round": result.round,
         "against": result.against,
-        **_limits("preferred", None if rate is None else rate.raw),
-        **_limits("length_controlled", None if rate is None else rate.length_controlled),
-        "length_ratio": None if rate is None else _finite(rate.length_ratio),
+        **(none if rate is None else rate.raw).to_record("preferred"),
+        **(none if rate is None else rate.length_controlled).to_record("length_controlled"),
+        "length_ratio": rate.length_ratio
+        if rate is not None and math.isfinite(rate.length_ratio)
+        else None,
         "n": 0 if rate is None else rate.raw.n,
         "ties": 0 if rate is None else rate.ties,
         "without_verdict": 0 if rate is None else sum(rate.failures.values()),
         "prompts_without_revision": study.missing[result.round],
-        **_limits("judge_alignment", judge.alignment),
-        **_limits("judge_length_baseline", judge.length_baseline),
+        **judge.alignment.to_record("judge_alignment"),
+        **judge.length_baseline.to_record("judge_length_baseline"),
         "judge_pairs": judge.alignment.n,
         "judge_gold": judge.gold,
         "judge_can_tell": judge.can_tell,
         "reading": study.reading(result),
     }
-    return record
-
-
-def _limits(name: str, interval: Interval | None) -> dict[str, object]:
-    """Return an interval as three entries that are always there."""
-    parts = (math.nan,) * 3 if interval is None else (interval.value, interval.low, interval.high)
-    keys = (name, f"{name}_low", f"{name}_high")
-    return {key: _finite(value) for key, value in zip(keys, parts, strict=True)}
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def _percent(interval: Interval) -> str:
-    """Percentage without its sign, which the column's title has."""
-    if not math.isfinite(interval.value):
-        return "n/a"
-    return interval.percent().replace(" %", "")

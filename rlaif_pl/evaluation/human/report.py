@@ -7,9 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from rich.console import Console
-from rich.markup import escape
-
 from rlaif_pl.data.metric_files import write_csv
 from rlaif_pl.evaluation.gold import judge_metrics
 from rlaif_pl.evaluation.human.findings import Findings, Reading
@@ -18,9 +15,9 @@ from rlaif_pl.evaluation.human.readers import PEOPLE, Kind
 from rlaif_pl.evaluation.human.records import Rating
 from rlaif_pl.evaluation.human.tables import notes_of, tables_of
 from rlaif_pl.evaluation.human.tasks import Task
+from rlaif_pl.evaluation.results import Results
 from rlaif_pl.evaluation.win_rates.measure import WinMatrix
-from rlaif_pl.evaluation.win_rates.report import heat_map, rich_table
-from rlaif_pl.recipes.studies.results import Results
+from rlaif_pl.evaluation.win_rates.report import heat_map
 
 PLOT = "win_rates"
 
@@ -46,17 +43,6 @@ def results_of(reading: Reading) -> Results:
         heat_map(_plotted(reading)),
         f"Win rates by {who}, and by judges on the same responses",
     )
-
-
-def render(results: Results, console: Console) -> None:
-    """Print tables and notes, win rates as ``evaluate matrix`` prints them."""
-    for table in results.tables:
-        is_matrix = table.title.startswith("Win rates")
-        rows = [list(row) for row in table.rows]
-        shown = rich_table(table.title, list(table.header), rows) if is_matrix else table.rich()
-        console.print(shown)
-    for note in results.notes:
-        console.print(escape(note), highlight=False)
 
 
 def write_ratings(

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 from rlaif_pl.evaluation.human.findings import Findings, Reading
 from rlaif_pl.evaluation.human.readers import PEOPLE
 from rlaif_pl.evaluation.win_rates.report import judge_table, notes
-from rlaif_pl.recipes.studies.results import ResultTable
-from rlaif_pl.statistics import Interval
-
-NONE = "–"
+from rlaif_pl.tables import PERCENT, POINTS, Cell, Column, Columns, Table
 
 
-def tables_of(reading: Reading) -> list[ResultTable]:
+def tables_of(reading: Reading) -> list[Table]:
     """Return the tables: by kind of rater, then of every two raters."""
     tables = [t for found in reading.findings for t in _tables(found, len(reading.findings) > 1)]
     return [*tables, *_pairs(reading)]
@@ -34,13 +31,13 @@ def notes_of(reading: Reading) -> list[str]:
     return found
 
 
-def _tables(found: Findings, is_shared: bool) -> Iterator[ResultTable]:
+def _tables(found: Findings, is_shared: bool) -> Iterator[Table]:
     """Yield the tables of one kind of rater; titles say which where there are two."""
     who = found.readers.plural
     for judge in found.matrix.judges:
-        title, header, rows = judge_table(found.matrix, judge)
+        table = judge_table(found.matrix, judge)
         on = f", on what {who} ranked" if is_shared and judge != who else ""
-        yield ResultTable(title + on, header, rows)
+        yield replace(table, title=table.title + on)
     yield _policies(found)
     if found.acceptable.ratings:
         yield from _acceptable(found)
@@ -48,78 +45,88 @@ def _tables(found: Findings, is_shared: bool) -> Iterator[ResultTable]:
     yield _raters(found)
 
 
-def _policies(found: Findings) -> ResultTable:
-    rows = []
-    for name, (rank, best) in found.ranks.items():
-        policy = found.matrix.policies[name]
-        copied = _percent(policy.copied_4grams)
-        rows.append([name, rank.number(), _percent(best), policy.words.number(".1f"), copied])
-    header = ["policy", "mean rank", "ranked best, %", "words", "copied 4-grams, %"]
-    return ResultTable(f"Policies, by {found.readers.plural}", header, rows)
+def _policies(found: Findings) -> Table:
+    rows: list[list[Cell]] = [
+        [name, rank, best, policy.words, policy.copied_4grams]
+        for name, (rank, best) in found.ranks.items()
+        for policy in (found.matrix.policies[name],)
+    ]
+    columns: Columns = [
+        "policy",
+        Column("mean rank", ".2f"),
+        Column("ranked best, %", PERCENT),
+        Column("words", ".1f"),
+        Column("copied 4-grams, %", PERCENT),
+    ]
+    return Table(f"Policies, by {found.readers.plural}", columns, rows)
 
 
-def _acceptable(found: Findings) -> Iterator[ResultTable]:
+def _acceptable(found: Findings) -> Iterator[Table]:
     """Yield shares of acceptable texts, and the differences of every two policies."""
     shares, who = found.acceptable.shares, found.readers.plural
-    rows = [[name, _percent(share), str(share.n)] for name, share in shares.items()]
-    yield ResultTable(f"Acceptable texts, by {who}", ["policy", "acceptable, %", "judged"], rows)
-    differences = found.acceptable.differences
-    yield ResultTable(
+    yield Table(
+        f"Acceptable texts, by {who}",
+        ["policy", Column("acceptable, %", PERCENT), "judged"],
+        [[name, share, share.n] for name, share in shares.items()],
+    )
+    yield Table(
         f"Acceptable texts, paired differences, by {who}",
-        ["policy minus policy", "percentage points"],
-        [[f"{a} minus {b}", each.points()] for (a, b), each in differences.items()],
+        ["policy minus policy", Column("percentage points", POINTS)],
+        [[f"{a} minus {b}", each] for (a, b), each in found.acceptable.differences.items()],
     )
 
 
-def _agreements(found: Findings) -> ResultTable:
-    rows = [
-        [each.judge, _percent(each.majority), _percent(each.person), str(each.pairs)]
-        for each in found.judges
-    ]
+def _agreements(found: Findings) -> Table:
     one, who = found.readers.one, found.readers.plural
     shared = sum(len(each.ranks) > 1 for each in found.ranked)
-    rows.insert(0, [f"another {one}", NONE, _percent(found.people.agreement), f"{shared} prompts"])
-    header = ["judge", f"agrees with most {who}, %", f"with one {one}, %", "pairs of responses"]
-    return ResultTable(f"Agreement with {who}", header, rows)
-
-
-def _raters(found: Findings) -> ResultTable:
-    header = ["rater", "ranked", "cannot judge", "median s", "minutes", "correlation with others"]
-    rows = [
-        [
-            each.name,
-            str(each.ranked),
-            str(each.skipped),
-            _plain(each.median_seconds, ".0f"),
-            _plain(each.minutes, ".1f"),
-            f"{_plain(each.correlation, '.2f')} ({each.shared})",
-        ]
-        for each in found.raters.values()
+    judges: list[list[Cell]] = [
+        [each.judge, each.majority, each.person, each.pairs] for each in found.judges
     ]
-    return ResultTable(found.readers.plural.capitalize(), header, rows)
+    rows: list[list[Cell]] = [
+        [f"another {one}", None, found.people.agreement, f"{shared} prompts"],
+        *judges,
+    ]
+    columns: Columns = [
+        "judge",
+        Column(f"agrees with most {who}, %", PERCENT),
+        Column(f"with one {one}, %", PERCENT),
+        "pairs of responses",
+    ]
+    return Table(f"Agreement with {who}", columns, rows)
 
 
-def _pairs(reading: Reading) -> Iterator[ResultTable]:
+def _raters(found: Findings) -> Table:
+    columns: Columns = [
+        "rater",
+        "ranked",
+        "cannot judge",
+        Column("median s", ".0f"),
+        Column("minutes", ".1f"),
+        Column("correlation with others", ".2f"),
+        "on prompts",
+    ]
+    rows: list[list[Cell]] = [
+        [r.name, r.ranked, r.skipped, r.median_seconds, r.minutes, r.correlation, r.shared]
+        for r in found.raters.values()
+    ]
+    return Table(found.readers.plural.capitalize(), columns, rows)
+
+
+def _pairs(reading: Reading) -> Iterator[Table]:
     """Yield a table of every two raters, where two ranked the same."""
     if reading.pairs:
-        header = [
+        columns: Columns = [
             "raters",
-            "kappa of preferences",
+            Column("kappa of preferences", ".2f"),
             "pairs of texts",
-            "kappa of acceptable",
+            Column("kappa of acceptable", ".2f"),
             "texts",
         ]
-        rows = [
-            [
-                f"{each.a} and {each.b}",
-                each.preferences.number(),
-                str(each.preferences.n),
-                each.acceptable.number(),
-                str(each.acceptable.n),
-            ]
-            for each in reading.pairs
+        rows: list[list[Cell]] = [
+            [f"{p.a} and {p.b}", p.preferences, p.preferences.n, p.acceptable, p.acceptable.n]
+            for p in reading.pairs
         ]
-        yield ResultTable("Every two raters", header, rows)
+        yield Table("Every two raters", columns, rows)
 
 
 def _notes(found: Findings, is_shared: bool) -> Iterator[str]:
@@ -155,11 +162,3 @@ def _remarks(found: Findings) -> Iterator[str]:
         f"{skipped} times a {readers.one} could not judge, which counts nowhere; {found.undone} "
         "ratings were taken back and given anew or not at all."
     )
-
-
-def _percent(interval: Interval) -> str:
-    return interval.percent().replace(" %", "")
-
-
-def _plain(value: float, form: str) -> str:
-    return f"{value:{form}}" if math.isfinite(value) else NONE

@@ -1,27 +1,23 @@
-"""The win matrix for the terminal, as Markdown, as CSV, as numbers and as a heat map."""
+"""The win matrix to read, as CSV, as numbers and as a heat map."""
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from rlaif_pl.data.metric_files import write_text
+from rlaif_pl.data.metric_files import save_figure, write_csv, write_page
 from rlaif_pl.evaluation.samples import write_samples
 from rlaif_pl.evaluation.verdicts import JudgedPair, write_verdicts
 from rlaif_pl.evaluation.win_rates.measure import WinMatrix
 from rlaif_pl.statistics import Interval
+from rlaif_pl.tables import PERCENT, Cell, Column, Columns, Page, Table
 from rlaif_pl.types import Prompt
 
+PLOT = "win_matrix.png"
 TAUGHT, CLEAR = "†", "*"
 SIGNIFICANT = 0.05
 
@@ -44,16 +40,10 @@ def to_metrics(matrix: WinMatrix) -> dict[str, float]:
     return {key: value for key, value in metrics.items() if math.isfinite(value)}
 
 
-def to_markdown(matrix: WinMatrix) -> str:
-    """Return a table a judge, one of the policies, the notes and a link to the heat map."""
-    parts = []
-    for judge in matrix.judges:
-        title, header, rows = judge_table(matrix, judge)
-        parts.append(f"**{title}**\n\n{_markdown(header, rows)}")
-    parts.append("**Policies**\n\n" + _markdown(*_policy_table(matrix)))
-    parts.append("\n".join(f"- {note}" for note in notes(matrix)))
-    parts.append("![Win rates of every two policies by each judge](win_matrix.png)")
-    return "\n\n".join(parts) + "\n"
+def page_of(matrix: WinMatrix) -> Page:
+    """Lay out a table a judge and one of the policies, with notes and the heat map."""
+    tables = [*(judge_table(matrix, judge) for judge in matrix.judges), _policy_table(matrix)]
+    return Page(tables, notes(matrix), PLOT, "Win rates of every two policies by each judge")
 
 
 def notes(matrix: WinMatrix) -> list[str]:
@@ -75,20 +65,10 @@ def notes(matrix: WinMatrix) -> list[str]:
     return lines
 
 
-def render(matrix: WinMatrix, console: Console) -> None:
-    """Print the tables."""
-    for judge in matrix.judges:
-        title, header, rows = judge_table(matrix, judge)
-        console.print(rich_table(title, header, rows))
-    console.print(rich_table("Policies", *_policy_table(matrix)))
-    for note in notes(matrix):
-        console.print(escape(note), highlight=False)
-
-
 def write(
     matrix: WinMatrix, prompts: list[Prompt], folder: Path | str, *, show_text: bool = True
 ) -> None:
-    """Write results.md, matrix.csv, samples.jsonl, verdicts.jsonl and win_matrix.png.
+    """Write results.md, tables.json, matrix.csv, samples.jsonl, verdicts.jsonl and win_matrix.png.
 
     Args:
         matrix: Win rates and samples.
@@ -97,8 +77,8 @@ def write(
         show_text: Whether samples.jsonl holds texts or their hashes; see ``write_samples``.
     """
     target = Path(folder)
-    write_text(target / "results.md", to_markdown(matrix))
-    write_text(target / "matrix.csv", _csv(matrix))
+    write_page(target, page_of(matrix))
+    write_csv(target / "matrix.csv", _records(matrix))
     names = list(matrix.policies)
     rows = (
         {
@@ -117,17 +97,13 @@ def write(
             for c in matrix.cells
         ],
     )
-    figure = heat_map(matrix)
-    work = target / ".win_matrix.png"
-    figure.savefig(work, dpi=130, format="png", bbox_inches="tight", metadata={"Software": None})
-    work.replace(target / "win_matrix.png")
+    save_figure(heat_map(matrix), target / PLOT)
 
 
 def heat_map(matrix: WinMatrix) -> Figure:
     """Draw one map a judge: blue where the row's policy wins, red where it loses."""
     size = 0.75 * len(matrix.policies) + 1.4
     figure = Figure(figsize=(size * len(matrix.judges), size))
-    FigureCanvasAgg(figure)
     axes = figure.subplots(1, len(matrix.judges), squeeze=False)[0]
     for ax, judge in zip(axes, matrix.judges, strict=True):
         _draw(ax, matrix, judge)
@@ -150,81 +126,70 @@ def _draw(ax: Axes, matrix: WinMatrix, judge: str) -> None:
     ax.set_title(f"{judge}{mark}: row beats column, %", fontsize=9)
 
 
-def judge_table(matrix: WinMatrix, judge: str) -> tuple[str, list[str], list[list[str]]]:
-    """Return title, header and rows of one judge's matrix, with each policy's mean at the end."""
+def judge_table(matrix: WinMatrix, judge: str) -> Table:
+    """Lay out one judge's matrix, with each policy's mean at the end."""
     names = list(matrix.policies)
     taught = matrix.judges[judge]
-    title = f"Win rates, %, judge: {judge}"
-    if taught:
-        title += f" (taught {', '.join(taught)})"
-    cells = {frozenset((c.a, c.b)): c for c in matrix.cells if c.judge == judge}
-    rows = []
-    for a in names:
-        row = [a]
-        for b in names:
-            if a == b:
-                row.append("")
-                continue
-            cell = cells[frozenset((a, b))]
-            marks = TAUGHT * cell.is_taught + CLEAR * (cell.p_adjusted < SIGNIFICANT)
-            raw, equal = (matrix.win_rate(judge, a, b, flag) for flag in (False, True))
-            row.append(f"{_share(raw)}{marks}; {_share(equal)}")
-        row.append(f"{100 * matrix.mean_win_rate(judge, a):.1f}")
-        rows.append(row)
-    return title, ["", *names, "mean"], rows
+    title = f"Win rates, %, judge: {judge}" + (f" (taught {', '.join(taught)})" if taught else "")
+    found = {frozenset((c.a, c.b)): c for c in matrix.cells if c.judge == judge}
+
+    def cell(a: str, b: str) -> Cell:
+        one = found[frozenset((a, b))]
+        marks = TAUGHT * one.is_taught + CLEAR * (one.p_adjusted < SIGNIFICANT)
+        raw, equal = (matrix.win_rate(judge, a, b, flag) for flag in (False, True))
+        return f"{raw.percent().replace(' %', '')}{marks}", equal
+
+    rows = [
+        [a, *("" if a == b else cell(a, b) for b in names), matrix.mean_win_rate(judge, a)]
+        for a in names
+    ]
+    columns: Columns = [Column(name, PERCENT) for name in ("", *names, "mean")]
+    return Table(title, columns, rows)
 
 
-def _policy_table(matrix: WinMatrix) -> tuple[list[str], list[list[str]]]:
+def _policy_table(matrix: WinMatrix) -> Table:
     """Lay out what stands beside the wins."""
     rewards = list(next(iter(matrix.policies.values())).rewards)
-    header = ["policy", "words", "copied 4-grams, %", "unfinished, %", "KL from SFT, nats"]
-    header += [f"reward, {name}" for name in rewards]
-    rows = [
-        [
-            name,
-            policy.words.number(".1f"),
-            _share(policy.copied_4grams),
-            "–" if policy.unfinished is None else f"{100 * policy.unfinished:.1f}",
-            "–" if policy.kl is None else policy.kl.number(),
-            *(policy.rewards[reward].number() for reward in rewards),
-        ]
-        for name, policy in matrix.policies.items()
+    columns: Columns = [
+        "policy",
+        Column("words", ".1f"),
+        Column("copied 4-grams, %", PERCENT),
+        Column("unfinished, %", PERCENT),
+        Column("KL from SFT, nats", ".2f"),
+        *(Column(f"reward, {name}", ".2f") for name in rewards),
     ]
-    return header, rows
+    rows = [
+        [name, p.words, p.copied_4grams, p.unfinished, p.kl, *(p.rewards[r] for r in rewards)]
+        for name, p in matrix.policies.items()
+    ]
+    return Table("Policies", columns, rows)
 
 
-def _csv(matrix: WinMatrix) -> str:
+def _records(matrix: WinMatrix) -> list[dict[str, object]]:
     """Return a row a judge and ordered pair."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        ["judge", "policy", "against", "win_rate", "low", "high", "at_equal_length", "equal_low"]
-        + ["equal_high", "p_adjusted", "detectable", "taught", "comparisons", "ties", "failures"]
-    )
-    for c in matrix.cells:
-        for a, b in ((c.a, c.b), (c.b, c.a)):
-            raw, equal = (matrix.win_rate(c.judge, a, b, flag) for flag in (False, True))
-            limits = [raw.value, raw.low, raw.high, equal.value, equal.low, equal.high]
-            counts = [c.rate.comparisons, c.rate.ties, sum(c.rate.failures.values())]
-            row = [c.judge, a, b, *limits, c.p_adjusted, c.detectable, int(c.is_taught), *counts]
-            writer.writerow(row)
-    return text.getvalue()
+    return [
+        {
+            "judge": cell.judge,
+            "policy": a,
+            "against": b,
+            **_limits(matrix.win_rate(cell.judge, a, b, False), "win_rate", "low", "high"),
+            **_limits(
+                matrix.win_rate(cell.judge, a, b, True),
+                "at_equal_length",
+                "equal_low",
+                "equal_high",
+            ),
+            "p_adjusted": cell.p_adjusted,
+            "detectable": cell.detectable,
+            "taught": int(cell.is_taught),
+            "comparisons": cell.rate.comparisons,
+            "ties": cell.rate.ties,
+            "failures": sum(cell.rate.failures.values()),
+        }
+        for cell in matrix.cells
+        for a, b in ((cell.a, cell.b), (cell.b, cell.a))
+    ]
 
 
-def _share(interval: Interval) -> str:
-    return interval.percent().replace(" %", "")
-
-
-def _markdown(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join("| " + " | ".join(cell for cell in line) + " |" for line in lines)
-
-
-def rich_table(title: str, header: list[str], rows: list[list[str]]) -> Table:
-    """Return a table for the terminal: what "; " parts in a cell stands on a line each."""
-    table = Table(title=escape(title), title_justify="left", pad_edge=False)
-    for number, name in enumerate(header):
-        table.add_column(escape(name), justify="right" if number else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(escape(cell.replace("; ", "\n")) for cell in row))
-    return table
+def _limits(interval: Interval, *names: str) -> dict[str, float]:
+    return dict(zip(names, (interval.value, interval.low, interval.high), strict=True))

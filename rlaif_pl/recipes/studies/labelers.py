@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from rlaif_pl.evaluation.results import COLORS, Results, plain_axes
 from rlaif_pl.labeling.usage.cost import human_cost
 from rlaif_pl.labeling.usage.spending import Price
-from rlaif_pl.recipes.studies.results import COLORS, Results, ResultTable, plain_axes
 from rlaif_pl.statistics import Interval
+from rlaif_pl.tables import PERCENT, POINTS, Cell, Column, Columns, Rows, Table
 
 PAPER_WORDS = 304  # words a person reads for one label (arXiv 2309.00267, appendix L)
 LOCAL = "this machine"
@@ -95,10 +96,15 @@ def cost_results(rows: Sequence[LabelerRow], prices: Mapping[str, Price]) -> Res
         prices: US dollars per million tokens by name of an endpoint. The tokens are those of the
             labeler's own tokenizer; another model's will count somewhat differently.
     """
-    header = ["labeler", "alignment, %", "tokens read + written", "s a pair", "pairs an hour"]
-    header += [f"{name}, $ a pair" for name in prices]
-    header += ["person, $ a pair", "a person costs, times"]
-    body = [[*_cost_cells(row), *_price_cells(row, prices)] for row in rows]
+    header: Columns = [
+        "labeler",
+        Column("alignment, %", PERCENT),
+        "tokens read + written",
+    ]
+    header += [Column("s a pair", ".2f"), Column("pairs an hour", ",.0f")]
+    header += [Column(f"{name}, $ a pair", ".2g") for name in prices]
+    header += [Column("person, $ a pair", ".2f"), Column("a person costs, times", ",.0f")]
+    body: Rows = [[*_cost_cells(row), *_price_cells(row, prices)] for row in rows]
     paper = human_cost(PAPER_WORDS)
     notes = [
         "A person is paid $0.11 per 50 words of prompt and responses (arXiv 2309.00267, appendix L: "
@@ -110,7 +116,7 @@ def cost_results(rows: Sequence[LabelerRow], prices: Mapping[str, Price]) -> Res
     ]
     return Results(
         "label_cost",
-        [ResultTable("What a preference label costs", header, body)],
+        [Table("What a preference label costs", header, body)],
         notes,
         [_cost_record(row, prices) for row in rows],
         _cost_metrics(rows, prices),
@@ -121,19 +127,25 @@ def cost_results(rows: Sequence[LabelerRow], prices: Mapping[str, Price]) -> Res
 
 def size_results(rows: Sequence[LabelerRow]) -> Results:
     """Lay out alignment by labeler, in the order of the table."""
-    body = [
+    body: Rows = [
         [
             row.name,
-            _share(row.alignment),
-            row.gain_over_length.points(),
-            _share(row.length_matched),
-            f"{row.seconds_per_pair:.2f}",
-            str(row.alignment.n),
+            row.alignment,
+            row.gain_over_length,
+            row.length_matched,
+            row.seconds_per_pair,
+            row.alignment.n,
         ]
         for row in rows
     ]
-    header = ["labeler", "alignment, %", "over length rule, points", "at like length, %"]
-    header += ["s a pair", "pairs"]
+    header: Columns = [
+        "labeler",
+        Column("alignment, %", PERCENT),
+        Column("over length rule, points", POINTS),
+        Column("at like length, %", PERCENT),
+        Column("s a pair", ".2f"),
+        "pairs",
+    ]
     record = [
         {
             "labeler": row.name,
@@ -151,7 +163,7 @@ def size_results(rows: Sequence[LabelerRow]) -> Results:
         metrics |= row.alignment.to_metrics(f"size/{row.name.replace(' ', '_')}/alignment")
     return Results(
         "labeler_size",
-        [ResultTable("Agreement with people by size of the labeler", header, body)],
+        [Table("Agreement with people by size of the labeler", header, body)],
         [
             "Layers are the first ones of one model, without training after the cut: this shows how "
             "depth is used, and is kind to no small model. Intervals (95 %) by prompt.",
@@ -188,22 +200,16 @@ def _row(record: Mapping[str, object]) -> LabelerRow:
     )
 
 
-def _cost_cells(row: LabelerRow) -> list[str]:
-    rate = 3600 / row.seconds_per_pair if row.seconds_per_pair > 0 else math.nan
-    return [
-        row.name,
-        _share(row.alignment),
-        f"{row.read:.0f} + {row.written:.0f}",
-        f"{row.seconds_per_pair:.2f}",
-        f"{rate:,.0f}" if math.isfinite(rate) else "–",
-    ]
+def _cost_cells(row: LabelerRow) -> list[Cell]:
+    rate = 3600 / row.seconds_per_pair if row.seconds_per_pair > 0 else None
+    read = f"{row.read:.0f} + {row.written:.0f}"
+    return [row.name, row.alignment, read, row.seconds_per_pair, rate]
 
 
-def _price_cells(row: LabelerRow, prices: Mapping[str, Price]) -> list[str]:
+def _price_cells(row: LabelerRow, prices: Mapping[str, Price]) -> list[Cell]:
     paid = [row.usd(price) for price in prices.values()]
     dearest = max(paid, default=0.0)
-    times = f"{row.human_usd.value / dearest:,.0f}" if dearest > 0 else "–"
-    return [*(f"{usd:.2g}" for usd in paid), row.human_usd.number(".2f"), times]
+    return [*paid, row.human_usd, row.human_usd.value / dearest if dearest > 0 else None]
 
 
 def _cost_record(row: LabelerRow, prices: Mapping[str, Price]) -> dict[str, object]:
@@ -273,7 +279,3 @@ def _size_figure(rows: Sequence[LabelerRow]) -> Figure:
     ax.set_ylabel("agreement with people, %")
     ax.legend(frameon=False, fontsize=8)
     return figure
-
-
-def _share(interval: Interval) -> str:
-    return interval.percent().replace(" %", "") if math.isfinite(interval.value) else "–"

@@ -13,8 +13,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from rlaif_pl.evaluation.gold import judge_counts, judges_named
+from rlaif_pl.evaluation.results import COLORS, Results, plain_axes
 from rlaif_pl.recipes.studies.fitting import Array, Fitter, Method
-from rlaif_pl.recipes.studies.results import COLORS, Results, ResultTable, plain_axes
 from rlaif_pl.recipes.studies.sources import (
     ARM_TITLES,
     TwiceLabeled,
@@ -31,6 +31,7 @@ from rlaif_pl.statistics import (
     proportion_by_group,
     standard_error_by_group,
 )
+from rlaif_pl.tables import PERCENT, POINTS, Column, Columns, Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,17 +113,19 @@ def to_results(report: CurveReport) -> Results:
     """Lay a report out."""
     arms = list(report.points[0].accuracy)
     has_gap = report.points[0].gap is not None
-    header = ["pairs", *(f"{ARM_TITLES[arm]}, %" for arm in arms)]
-    header += [f"sd over draws, {ARM_TITLES[arm]}" for arm in arms]
-    header += ["RLAIF - RLHF, points", "detectable"] if has_gap else []
-    body = []
-    for point in report.points:
-        cells = [str(point.size)]
-        cells += [point.accuracy[arm].percent().replace(" %", "") for arm in arms]
-        cells += [_points(point.spread[arm]) for arm in arms]
-        if point.gap is not None:
-            cells += [point.gap.points(), _points(point.detectable)]
-        body.append(cells)
+    header: Columns = ["pairs", *(Column(f"{ARM_TITLES[arm]}, %", PERCENT) for arm in arms)]
+    header += [Column(f"sd over draws, {ARM_TITLES[arm]}", ".1f") for arm in arms]
+    if has_gap:
+        header += [Column("RLAIF - RLHF, points", POINTS), Column("detectable", ".1f")]
+    body = [
+        [
+            point.size,
+            *(point.accuracy[arm] for arm in arms),
+            *(100 * point.spread[arm] for arm in arms),
+            *((point.gap, 100 * point.detectable) if point.gap is not None else ()),
+        ]
+        for point in report.points
+    ]
     notes = [
         f"{report.pairs} pairs that {report.gold} decided, {report.folds} folds by post, "
         f'{report.draws} draws a size, method "{report.method}". "Longer one wins": '
@@ -132,7 +135,7 @@ def to_results(report: CurveReport) -> Results:
     ]
     return Results(
         "reward_curve",
-        [ResultTable(f"Agreement with {report.gold} by pairs trained on", header, body)],
+        [Table(f"Agreement with {report.gold} by pairs trained on", header, body)],
         notes,
         _records(report),
         _metrics(report),
@@ -159,10 +162,6 @@ def _point(
         gap,
         detectable,
     )
-
-
-def _points(share: float) -> str:
-    return f"{100 * share:.1f}" if np.isfinite(share) else "–"
 
 
 def _records(report: CurveReport) -> list[dict[str, object]]:

@@ -7,31 +7,26 @@ import textwrap
 import numpy as np
 from matplotlib.figure import Figure
 
-from rlaif_pl.recipes.studies.results import COLORS, Results, ResultTable, plain_axes
+from rlaif_pl.evaluation.results import COLORS, Results, plain_axes
 from rlaif_pl.recipes.studies.reward_sources import ALL, SourcesReport
+from rlaif_pl.tables import PERCENT, POINTS, Cell, Column, Columns, Table
 
 
 def to_results(report: SourcesReport) -> Results:
     """Lay a report out."""
     strata = list(report.judges[0].accuracy)
-    header = ["judge", *(f"{name}, %" for name in strata), "ECE", "Brier", "sd over seeds, points"]
-    body = [
-        [
-            judge.name,
-            *(judge.accuracy[name].percent().replace(" %", "") for name in strata),
-            _number(judge.ece),
-            _number(judge.brier),
-            _number(100 * judge.seed_spread, ".1f"),
-        ]
-        for judge in report.judges
+    header: Columns = [
+        "judge",
+        *(Column(f"{name}, %", PERCENT) for name in strata),
+        *(Column(name, ".3f") for name in ("ECE", "Brier")),
+        Column("sd over seeds, points", ".1f"),
     ]
-    differences = [
-        [
-            f"{c.first} - {c.second}",
-            c.difference.points(),
-            f"{100 * c.detectable:.1f}",
-            _number(c.p_adjusted, ".2g"),
-        ]
+    body: list[list[Cell]] = [
+        [j.name, *(j.accuracy[name] for name in strata), j.ece, j.brier, 100 * j.seed_spread]
+        for j in report.judges
+    ]
+    differences: list[list[Cell]] = [
+        [f"{c.first} - {c.second}", c.difference, 100 * c.detectable, c.p_adjusted]
         for c in report.comparisons
     ]
     seeds = ", ".join(f"{method}: {count}" for method, count in report.seeds.items())
@@ -48,10 +43,15 @@ def to_results(report: SourcesReport) -> Results:
     return Results(
         "reward_sources",
         [
-            ResultTable(f"Agreement with {report.gold} on held-out pairs", header, body),
-            ResultTable(
+            Table(f"Agreement with {report.gold} on held-out pairs", header, body),
+            Table(
                 "Differences on the same pairs, points",
-                ["difference", "points", "detectable", "p, adjusted"],
+                [
+                    "difference",
+                    Column("points", POINTS),
+                    Column("detectable", ".1f"),
+                    Column("p, adjusted", ".2g"),
+                ],
                 differences,
             ),
         ],
@@ -61,10 +61,6 @@ def to_results(report: SourcesReport) -> Results:
         _figure(report),
         "Accuracy of reward models on held-out verdicts, by whose labels they were trained on",
     )
-
-
-def _number(value: float, form: str = ".3f") -> str:
-    return f"{value:{form}}" if np.isfinite(value) else "–"
 
 
 def _records(report: SourcesReport) -> list[dict[str, object]]:

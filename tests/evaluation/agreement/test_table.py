@@ -69,7 +69,7 @@ def test_a_row_that_labels_little_does_not_shrink_the_others(table):
     assert b.alignment_all.value == pytest.approx((3 * 0.5 + 1) / 4)
     assert c.alignment.n == 0
     assert c.alignment_all.value == 0.5
-    text = table_text.to_markdown(measured)
+    text = table_text.page_of(measured).markdown()
     assert "| b † |" in text
     assert "4 of 4 decided pairs were labeled by every row without †" in text
     assert "refused 3" in text
@@ -134,7 +134,7 @@ def priced():
 def test_position_tokens_and_cost_stand_in_the_table(priced):
     (row,) = priced.rows
     assert row.cost.ai.value == pytest.approx(0.009 + 0.01)
-    text = table_text.to_markdown(priced)
+    text = table_text.page_of(priced).markdown()
     assert "slot 1: 100, p = 0.12" in text  # 2 / 2^4
     assert "900 + 100" in text
     assert "0.019" in text
@@ -143,7 +143,7 @@ def test_position_tokens_and_cost_stand_in_the_table(priced):
 
 def test_the_printed_table_has_its_brackets_and_notes(priced):
     stream = io.StringIO()
-    table_text.render(priced, Console(file=stream, width=150), "A title")
+    table_text.page_of(priced, "A title").render(Console(file=stream, width=150))
     said = stream.getvalue()
     assert "A title" in said
     assert "4 of 4 decided pairs" in said

@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 
 from rlaif_pl.evaluation.harmlessness.rates import HarmlessRates
-from rlaif_pl.evaluation.harmlessness.rates_text import notes, render, to_markdown, write
+from rlaif_pl.evaluation.harmlessness.rates_text import notes, page_of, write
 from rlaif_pl.statistics import Interval
 
 RATES = HarmlessRates(
@@ -38,11 +38,11 @@ def test_missing_grades_and_short_responses_are_said():
 def test_table_plot_and_terminal_agree(tmp_path):
     write(RATES, tmp_path)
     page = (tmp_path / "table.md").read_text(encoding="utf-8")
-    assert page == to_markdown(RATES)
+    assert page == page_of(RATES).markdown()
     assert "| policy | 75.0 [65.0, 85.0] | 120 |" in page
     assert "(rates.svg)" in page
     assert "95 % interval" in (tmp_path / "rates.svg").read_text(encoding="utf-8")
     stream = io.StringIO()
-    render(RATES, Console(file=stream, width=120))
+    page_of(RATES).render(Console(file=stream, width=120))
     assert "75.0 [65.0, 85.0]" in stream.getvalue()
     assert "a [judge]" in stream.getvalue()

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from rlaif_pl.data.revisions import Revision
 from rlaif_pl.evaluation.harmlessness.rounds import JudgeQuality, compare_rounds, measure_judge
-from rlaif_pl.evaluation.harmlessness.rounds_text import notes, plot, render, to_markdown, write
+from rlaif_pl.evaluation.harmlessness.rounds_text import notes, page_of, plot, write
 from rlaif_pl.statistics import Interval, empty_interval
 from rlaif_pl.types import Preference
 
@@ -114,7 +114,7 @@ def test_nothing_is_claimed_from_a_judge_that_cannot_tell(judge, said, tmp_path)
     assert study.reading(study.results[0]) == "nothing claimed"
     assert said in notes(study)[0]
     assert "nothing is claimed" in notes(study)[0]
-    for text in (to_markdown(study), plot(study)):
+    for text in (page_of(study).markdown(), plot(study)):
         assert "more harmless" not in text
     assert "judge not above chance: no evidence" in plot(study)
     write(study, tmp_path)
@@ -140,7 +140,7 @@ def test_table_and_files_show_no_reply(tmp_path):
         draws=50,
     )
     with (tmp_path / "out.txt").open("w") as stream:
-        render(study, Console(file=stream, width=120))
+        page_of(study).render(Console(file=stream, width=120))
     write(study, tmp_path)
     for name in ("out.txt", "table.md", "rows.csv", "rounds.svg"):
         text = (tmp_path / name).read_text(encoding="utf-8")

@@ -133,8 +133,8 @@ def test_files(reading, tasks, tmp_path):
     assert (metrics["rating/rankings"], metrics["rating/skipped"]) == (4, 1)
     assert metrics["rating/undone"] == 2
     assert all(math.isfinite(value) for value in metrics.values())
-    read = read_results(tmp_path / "results.md")
-    assert [table.title for table in read.tables] == [
+    read = read_results(tmp_path / "tables.json")
+    assert [table.title for table in read.page.tables] == [
         "Win rates, %, judge: people",
         "Win rates, %, judge: late (taught c)",
         "Policies, by people",
@@ -142,7 +142,7 @@ def test_files(reading, tasks, tmp_path):
         "People",
         "Every two raters",
     ]
-    assert any("Kendall's W over 1 prompts" in note for note in read.notes)
+    assert any("Kendall's W over 1 prompts" in note for note in read.page.notes)
     assert read.plot.startswith("data:image/png")
     write_ratings(tmp_path, tasks, RATINGS, reading.raters)
     with (tmp_path / "ratings.csv").open(newline="") as file:
@@ -154,7 +154,7 @@ def test_files(reading, tasks, tmp_path):
         "acceptable": "",
     }  # fmt: skip
     assert (rows[-1]["rank"], rows[-1]["reason"]) == ("", "gibberish")
-    assert "Ann" not in (tmp_path / "ratings.csv").read_text() + results.markdown()
+    assert "Ann" not in (tmp_path / "ratings.csv").read_text() + results.page.markdown()
 
 
 def test_votes_become_preferences_that_a_reward_model_trains_on(tasks, tmp_path):

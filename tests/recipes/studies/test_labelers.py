@@ -51,7 +51,7 @@ def test_the_papers_price_of_a_label(rows):
 
 def test_cost_table(rows, tmp_path):
     results = cost_results(rows, {"GPT-4": Price(30.0, 60.0), "own": Price(0.0, 0.0)})
-    page = results.markdown()
+    page = results.page.markdown()
     assert "7,200" in page  # pairs an hour at half a second
     assert "$0.67 a pair" in page
     assert "| 12 |" in page  # 0.67 / 0.0571
@@ -62,8 +62,8 @@ def test_cost_table(rows, tmp_path):
 
 def test_size_table_says_what_was_not_measured(rows, tmp_path):
     results = size_results(rows)
-    assert "70.0 [60.0, 80.0]" in results.markdown()
-    assert "–" in results.markdown()
+    assert "70.0 [60.0, 80.0]" in results.page.markdown()
+    assert "–" in results.page.markdown()
     results.write(tmp_path)
     assert "free" in (tmp_path / "rows.csv").read_text()
 

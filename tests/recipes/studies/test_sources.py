@@ -101,5 +101,5 @@ def test_curve_report(fitter, twice, tmp_path):
     assert report.length_rule.value == 1.0
     results = reward_curve.to_results(report)
     results.write(tmp_path)
-    assert "RLAIF - RLHF" in results.markdown()
+    assert "RLAIF - RLHF" in results.page.markdown()
     assert "curve/ai/4" in results.metrics

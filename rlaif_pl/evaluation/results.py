@@ -1,0 +1,59 @@
+"""What a study leaves: tables and notes, rows as CSV, numbers, a plot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from rlaif_pl.data.metric_files import save_figure, write_csv, write_metrics, write_page
+from rlaif_pl.tables import Page, Table
+
+COLORS = ("#3b6fb6", "#d1603d", "#4c9a6a", "#8a63a8", "#b8892b", "#6b7280")
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """Everything a study found.
+
+    Attributes:
+        name: Name of the study and of its plot, ``<name>.png``.
+        tables: Tables to read.
+        notes: Sentences that are needed to read them.
+        records: Flat rows for ``rows.csv``; all with the same keys.
+        metrics: Flat numbers for ``metrics.json``.
+        figure: The plot.
+    """
+
+    name: str
+    tables: Sequence[Table]
+    notes: Sequence[str]
+    records: Sequence[Mapping[str, object]]
+    metrics: Mapping[str, float]
+    figure: Figure
+    caption: str = field(default="")
+
+    @property
+    def page(self) -> Page:
+        """Tables and notes, with the plot."""
+        return Page(self.tables, self.notes, f"{self.name}.png", self.caption)
+
+    def write(self, folder: Path | str) -> None:
+        """Write results.md, tables.json, rows.csv, metrics.json and <name>.png, each at once."""
+        target = Path(folder)
+        write_page(target, self.page)
+        write_csv(target / "rows.csv", self.records)
+        save_figure(self.figure, target / f"{self.name}.png")
+        write_metrics(target / "metrics.json", self.metrics)
+
+
+def plain_axes(figure: Figure) -> Axes:
+    """Return the figure's axes, without upper and right spines and with a faint grid."""
+    ax = figure.subplots()
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(visible=True, axis="y", color="#dddddd", linewidth=0.6)
+    ax.set_axisbelow(True)
+    return ax

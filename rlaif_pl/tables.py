@@ -1,0 +1,291 @@
+"""Tables: data once, shown in a terminal, as Markdown, as CSV and as HTML.
+
+At the root, above ``statistics`` alone, because cards of data sets, evaluations and recipes, all of
+them below the report, make tables too.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal, cast
+
+from markupsafe import Markup, escape
+from rich.console import Console
+from rich.markup import escape as plain
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from rlaif_pl.statistics.intervals import Interval
+
+Value = str | float | Interval | Text | None
+Cell = Value | tuple[Value, ...]
+Rows = list[list[Cell]]
+Align = Literal["left", "right"]
+
+WIDE = 4  # columns up to which estimate and limits stand side by side in a terminal
+NONE = "–"  # what was not measured
+PERCENT, POINTS = "%", "+%"  # of shares; the column's title says the unit
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column.
+
+    Attributes:
+        title: Its heading, with the unit.
+        form: How numbers and intervals are written: a format such as ``.2f``, ``%`` for a share in
+            percent or ``+%`` for a difference of shares in points; "" writes numbers as they are.
+        align: Side its cells stand on; None is left in the first column and right in the others.
+    """
+
+    title: str
+    form: str = ""
+    align: Align | None = None
+
+
+Columns = list[Column | str]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table.
+
+    Attributes:
+        title: What it shows; "" where nothing is said.
+        columns: Its columns; a text is the title of a plain one.
+        rows: Cells: text, a number, an interval, None where nothing was measured, or a tuple of
+            these, which stand below each other.
+        total: A last row below a rule.
+    """
+
+    title: str
+    columns: Sequence[Column | str]
+    rows: Sequence[Sequence[Cell]]
+    total: Sequence[Cell] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a row of another length than the header."""
+        wrong = [n for n, row in enumerate(self._rows(), 1) if len(row) != len(self.columns)]
+        if wrong:
+            raise ValueError(f"expected rows of {len(self.columns)} cells, got others in {wrong}")
+
+    @property
+    def header(self) -> list[str]:
+        """Titles of the columns."""
+        return [column.title for column in self._columns()]
+
+    def cells(self) -> list[list[str]]:
+        """Return the rows as text; "; " parts what stands below each other."""
+        return [["; ".join(lines) for lines in row] for row in self._lines()]
+
+    def rich(self) -> RichTable:
+        """Return it for a terminal; in a wide table, limits stand under their estimate."""
+        table = RichTable(title=plain(self.title), title_justify="left", pad_edge=False)
+        for column in self._columns():
+            table.add_column(plain(column.title), justify=column.align or "left", overflow="fold")
+        for row, lines in zip(self._rows(), self._lines(), strict=True):
+            if row is self.total:
+                table.add_section()
+            table.add_row(
+                *(
+                    cell if isinstance(cell, Text) else plain(self._cell_text(parts))
+                    for cell, parts in zip(row, lines, strict=True)
+                )
+            )
+        return table
+
+    def markdown(self) -> str:
+        """Return it as Markdown, a row a line."""
+        rule = ["---" if column.align == "left" else "---:" for column in self._columns()]
+        lines = (
+            "| " + " | ".join(c.replace("|", "\\|").replace("\n", " ") for c in line) + " |"
+            for line in [self.header, rule, *self.cells()]
+        )
+        return (f"**{self.title}**\n\n" if self.title else "") + "\n".join(lines)
+
+    def html(self) -> Markup:
+        """Return it as HTML, all text escaped."""
+        head = Markup().join(Markup("<th>{}</th>").format(title) for title in self.header)
+        body = Markup()
+        for row in self._lines():
+            cells = (Markup("<td>{}</td>").format(Markup("<br>").join(lines)) for lines in row)
+            body += Markup("<tr>{}</tr>\n").format(Markup().join(cells))
+        caption = Markup("<caption>{}</caption>\n").format(self.title) if self.title else ""
+        return Markup(
+            '<div class="scroll"><table class="results">\n{}<thead><tr>{}</tr></thead>\n'
+            "<tbody>\n{}</tbody>\n</table></div>"
+        ).format(escape(caption), head, body)
+
+    def csv(self) -> str:
+        """Return it as CSV: numbers unrounded, an interval as three columns."""
+        return csv_text(
+            {
+                name: value
+                for column, cell in zip(self.header, row, strict=True)
+                for name, value in _flat(column, cell)
+            }
+            for row in self._rows()
+        )
+
+    def to_json(self) -> dict[str, object]:
+        """Return it as plain values for JSON; ``from_json`` reads them."""
+        columns = [asdict(column) for column in self._columns()]
+        rows = [[_plain_value(cell) for cell in row] for row in self._rows()]
+        return {"title": self.title, "columns": columns, "rows": rows}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, object]) -> Table:
+        """Read what ``to_json`` gave; a total is a row like others.
+
+        Raises:
+            KeyError, TypeError, ValueError: It is something else.
+        """
+        columns = [Column(**column) for column in content["columns"]]  # type: ignore[attr-defined]
+        rows = [[_cell(value) for value in row] for row in content["rows"]]  # type: ignore[attr-defined]
+        return cls(str(content["title"]), columns, rows)
+
+    def _columns(self) -> list[Column]:
+        found = [Column(c) if isinstance(c, str) else c for c in self.columns]
+        sides: list[Align] = ["right" if number else "left" for number in range(len(found))]
+        return [
+            Column(c.title, c.form, c.align or side) for c, side in zip(found, sides, strict=True)
+        ]
+
+    def _cell_text(self, lines: Sequence[str]) -> str:
+        """Lay out a cell of a terminal's table."""
+        is_wide = len(self.columns) > WIDE and len(lines) == 1
+        return lines[0].replace(" [", "\n[") if is_wide else "\n".join(lines)
+
+    def _rows(self) -> list[Sequence[Cell]]:
+        return [*self.rows, *([] if self.total is None else [self.total])]
+
+    def _lines(self) -> list[list[list[str]]]:
+        """Rows of cells of lines."""
+        forms = [column.form for column in self._columns()]
+        return [
+            [
+                [_text(value, form) for value in (cell if isinstance(cell, tuple) else (cell,))]
+                for cell, form in zip(row, forms, strict=True)
+            ]
+            for row in self._rows()
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Tables with what has to be known to read them, as a command prints and writes them.
+
+    Attributes:
+        tables: The tables.
+        notes: Sentences.
+        plot: Name of a picture in the folder that the page is written to; "" where there is none.
+        caption: Of the plot.
+    """
+
+    tables: Sequence[Table]
+    notes: Sequence[str] = ()
+    plot: str = ""
+    caption: str = ""
+
+    def markdown(self) -> str:
+        """Return tables, notes and a link to the plot, ready for a page of documentation."""
+        parts = [table.markdown() for table in self.tables]
+        parts.append("\n".join(f"- {note}" for note in self.notes))
+        if self.plot:
+            parts.append(f"![{self.caption or self.plot}]({self.plot})")
+        return "\n\n".join(part for part in parts if part) + "\n"
+
+    def render(self, console: Console) -> None:
+        """Print tables and notes."""
+        for table in self.tables:
+            console.print(table.rich())
+        for note in self.notes:
+            console.print(plain(note), highlight=False, soft_wrap=True)
+
+    def to_json(self) -> dict[str, object]:
+        """Return it as plain values for JSON."""
+        return {
+            "tables": [table.to_json() for table in self.tables],
+            "notes": list(self.notes),
+            "plot": self.plot,
+            "caption": self.caption,
+        }
+
+    @classmethod
+    def from_json(cls, content: object) -> Page:
+        """Read what ``to_json`` gave.
+
+        Raises:
+            ValueError: It is something else.
+        """
+        try:
+            tables = [Table.from_json(each) for each in content["tables"]]  # type: ignore[index]
+            notes = [str(note) for note in content["notes"]]  # type: ignore[index]
+            plot, caption = (str(content[key]) for key in ("plot", "caption"))  # type: ignore[index]
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"expected tables, notes, plot and caption, got something else ({error!r}); run the "
+                "stage that wrote the file again"
+            ) from error
+        return cls(tables, notes, plot, caption)
+
+
+def csv_text(records: Iterable[Mapping[str, object]]) -> str:
+    """Return records, at least one, as CSV under the names of all; None is an empty cell."""
+    rows = list(records)
+    text = io.StringIO(newline="")
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _text(value: Value, form: str) -> str:
+    """Write one value."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return NONE
+    if isinstance(value, str | Text):
+        return str(value)
+    scale, spec = {PERCENT: (100.0, ".1f"), POINTS: (100.0, "+.1f")}.get(form, (1.0, form))
+    if isinstance(value, Interval):
+        return value.text(spec, scale) if math.isfinite(value.value) else NONE
+    return f"{scale * value:{spec}}" if form else str(value)
+
+
+def _flat(name: str, cell: Cell) -> list[tuple[str, object]]:
+    """Return a cell as columns of CSV."""
+    if isinstance(cell, Interval):
+        return list(cell.to_record(name).items())
+    value = _plain_value(cell)
+    return [(name, "; ".join(map(str, value)) if isinstance(value, list) else value)]
+
+
+def _plain_value(cell: Cell) -> object:
+    """Return a cell for JSON; what is not finite is null."""
+    if isinstance(cell, tuple):
+        return [_plain_value(value) for value in cell]
+    if isinstance(cell, Interval):
+        return {**cell.to_record("value"), "n": cell.n}
+    if isinstance(cell, float):
+        return cell if math.isfinite(cell) else None
+    return str(cell) if isinstance(cell, Text) else cell
+
+
+def _cell(value: object) -> Cell:
+    """Read a cell from JSON."""
+    if isinstance(value, list):
+        return tuple(cast("Value", _cell(each)) for each in value)
+    if isinstance(value, Mapping):
+        value_, low, high = (
+            math.nan if value[key] is None else float(value[key])
+            for key in ("value", "value_low", "value_high")
+        )
+        return Interval(value_, low, high, int(value["n"]))
+    if value is None or isinstance(value, str | int | float):
+        return value
+    raise ValueError(f"expected text, a number, an interval or null in a cell, got {value!r}")
