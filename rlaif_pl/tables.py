@@ -84,7 +84,7 @@ class Table:
 
     def rich(self) -> RichTable:
         """Return it for a terminal; in a wide table, limits stand under their estimate."""
-        table = RichTable(title=plain(self.title), title_justify="left", pad_edge=False)
+        table = RichTable(title=plain(self.title), title_justify="left")
         for column in self._columns():
             table.add_column(plain(column.title), justify=column.align or "left", overflow="fold")
         for row, lines in zip(self._rows(), self._lines(), strict=True):

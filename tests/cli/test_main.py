@@ -104,7 +104,7 @@ def test_help_of_fit(capsys):
     said = capsys.readouterr().out
     assert said.startswith("usage: python -m rlaif_pl fit")
     assert "--data.KEY" in said
-    assert "serve, preferences" in said
+    assert "task, preferences" in said
     assert "--trainer.KEY" in said
     assert "--optimizer" not in said  # the model's own option says which
     assert stopped(["fit", "--trainer.help"]) == 0

@@ -45,7 +45,7 @@ def test_the_gate_can_stop(command, labeler, capsys):
 def test_an_unknown_labeler_names_the_known_ones(command, capsys):
     command("evaluate alignment", "--data=tiny_tldr/dev", "--labeler=likelyhood", status=1)
     said = capsys.readouterr().err
-    assert "'likelihood', 'pairwise'" in said
+    assert "'likelihood', 'listwise', 'pairwise'" in said
     assert "got 'likelyhood'" in said
 
 

@@ -113,7 +113,10 @@ def test_a_runs_adapters_are_written_alone(tiny_model_folder, tmp_path):
             torch.nn.init.normal_(parameter, std=0.2)
     trained = {f"actor.{n}": p for n, p in actor.named_parameters() if p.requires_grad}
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
-    torch.save({"state_dict": trained}, tmp_path / "run" / "checkpoints" / "last.ckpt")
+    torch.save(
+        {"state_dict": trained, "pytorch-lightning_version": "2.6.6"},
+        tmp_path / "run" / "checkpoints" / "last.ckpt",
+    )
     node = {"class_path": "rlaif_pl.models.ActorCritic", "init_args": arguments}
     config = {"model": {"class_path": "x", "init_args": {"actor": node}}}
     (tmp_path / "run" / "config.yaml").write_text(json.dumps(config))

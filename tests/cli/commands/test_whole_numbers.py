@@ -24,6 +24,7 @@ def options(
     share: Union[int, float, None] = None,  # noqa: UP007 (as Lightning writes it)
     sizes: Optional[list[int]] = None,  # noqa: UP045
     rate: float = 0.1,
+    portion: Union[float, int, None] = None,  # noqa: UP007 (another order means the same)
     name: str = "n",
     either: int | str = 1,
     anything: Any = None,
@@ -52,6 +53,9 @@ CASES = [
     ("share", "1.0", 1.0),
     ("share", "2.5e-1", 0.25),
     ("share", "1", 1),
+    ("portion", "1", 1),
+    ("portion", "1.0", 1.0),
+    ("portion", "1e3", 1000),
     ("sizes", "[1e3, 5]", [1000, 5]),
     ("rate", "1e-4", 0.0001),
     ("rate", "1E-4", 0.0001),
