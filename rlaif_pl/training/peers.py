@@ -148,9 +148,7 @@ class Peers:
 
     def _give_up(self, name: str) -> None:
         """End this process, whatever its other threads wait for."""
-        with suppress(
-            OSError
-        ):  # the terminal may be gone, and this process has to end all the same
+        with suppress(OSError):  # the terminal may be gone; this process has to end all the same
             sys.stderr.write(
                 f"error: rank {self.rank} expected a sign of life from all processes, {name} has not "
                 f"answered for {self.patience:g} s (--peer_timeout); {GO_ON}\n"
