@@ -17,7 +17,8 @@ def cells(tiny_model_folder, tmp_path_factory):
     given = next(c for c in notebook.cells if "parameters" in c.metadata.get("tags", ()))
     given.source = PARAMETERS.format(model=str(tiny_model_folder))
     folder = tmp_path_factory.mktemp("notebook")
-    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}}).execute()
+    place = {"metadata": {"path": str(folder)}}
+    NotebookClient(notebook, timeout=600, startup_timeout=300, resources=place).execute()
     assert list(folder.iterdir()) == []  # all in memory
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 

@@ -233,7 +233,15 @@ def test_a_checkpoint_is_selected(command, tmp_path, tiny_model_folder, data_fil
     path = run / "checkpoints" / "step=2.ckpt"
     kept = {"ModelCheckpoint{'monitor': 'a2c/val_reward'}": kept_by("a2c/val_reward", path)}
     state = {f"actor.{name}": value for name, value in actor.state_dict().items()}
-    torch.save({"state_dict": state, "callbacks": kept, "global_step": 2}, path)
+    torch.save(
+        {
+            "pytorch-lightning_version": "2.6.6",
+            "state_dict": state,
+            "callbacks": kept,
+            "global_step": 2,
+        },
+        path,
+    )
     words = (f"--run={run}", f"--prompts={data_files.prompts}", "--sampling.max_new_tokens=4")
     command("select", *words, "--reporting.draws=20", *labeler)
     assert (tmp_path / "select-mps" / "policy" / "model.safetensors").is_file()

@@ -96,7 +96,7 @@ def test_every_metric_is_one_that_is_logged():
     named = set(re.findall(r"`(?:a2c|reward)/(?:train|val)_([a-z_]+)`", TEXT))
     assert len(named) >= 10
     package = Path(rlaif_pl.__file__).parent
-    files = [*package.glob("rl/*.py"), *package.glob("training/*_module.py")]
+    files = [*package.glob("rl/*.py"), *package.glob("training/*.py")]
     words = {
         word.rpartition("/")[2].removeprefix("train_").removeprefix("val_")
         for file in files

@@ -168,7 +168,7 @@ class Page:
 def serve(words: list[str], port: int, log: Path) -> None:
     with log.open("a", buffering=1) as file:
         sys.stdout = sys.stderr = file
-        sys.exit(cli.main(["rate", *words, "--port", str(port)]))
+        sys.exit(cli.main(["rate", *words, "--page.port", str(port)]))
 
 
 class Rater(threading.Thread):

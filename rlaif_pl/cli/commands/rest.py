@@ -45,9 +45,8 @@ def rest(
 ) -> int:
     """Train a policy on its own best samples (ReST, arXiv 2308.08998) and write it to OUT/policy.
 
-    A Grow step samples from the policy and scores the samples; each of its Improve steps fits the
-    policy to what passes a rising threshold, as a `fit` in a process of its own. Run again after it
-    was killed, it skips what is finished and resumes the rest.
+    A Grow step samples and scores; each of its Improve steps fits the policy to what passes a rising
+    threshold. Run again after it was killed, it resumes.
 
     Args:
         policy: Policy to start from, fitted to the demonstrations.
@@ -62,8 +61,8 @@ def rest(
         template: How prompts and responses are written.
         validation_samples: Samples of each validation prompt.
         seed: Seeds samples, adapters and order.
-        device: Where models compute, also those that are fitted: ``auto`` (a GPU where there is one),
-            ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+        device: Where models compute and are fitted: ``auto`` (a GPU where there is one), ``cpu``,
+            ``cuda``, ``cuda:N`` or ``mps``.
     """
     started = time.monotonic()
     folder = Path(out)
