@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from rlaif_pl.data import files
+from rlaif_pl.data import metric_files as metrics
 from rlaif_pl.data.disk import naming, replace_end, replaced
 from rlaif_pl.data.export import soft_rows, write_parquet
 from rlaif_pl.data.label_parts import LabelParts
 from rlaif_pl.data.label_store import LabelStore
 from rlaif_pl.data.preferences import write_preferences
 from rlaif_pl.errors import explained
-from rlaif_pl.evaluation import metrics
 from rlaif_pl.labeling.calls import CallKey, GenerateRequest, Question, Response
 from rlaif_pl.labeling.usage.reply_export import export_replies
 from rlaif_pl.labeling.usage.reply_store import ReplyStore

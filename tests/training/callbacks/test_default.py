@@ -5,8 +5,8 @@ import torch
 import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from rlaif_pl import callbacks, cli
-from rlaif_pl.training import A2CModule, LabelingModule, RewardModule, SFTModule
+from rlaif_pl.cli import main as cli
+from rlaif_pl.training import A2CModule, LabelingModule, RewardModule, SFTModule, callbacks
 from rlaif_pl.training.callbacks import DefaultCallbacks, default_callbacks
 from rlaif_pl.training.callbacks.default import callback_specs
 
