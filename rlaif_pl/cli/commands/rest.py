@@ -50,11 +50,10 @@ def rest(
 
     Args:
         policy: Policy to start from, fitted to the demonstrations.
-        prompts: What to respond to; references among them are the demonstrations, which stay in the
-            mix where they pass the filter.
+        prompts: What to respond to; references among them are the demonstrations.
         validation: Held-out prompts on which each step's reward is measured.
         reward: Scores samples: a reward model, or a labeler (``LabelerReward``).
-        out: Folder for the policy, metrics.json, steps.json, history.csv and every step.
+        out: Folder for the policy, metrics.json, steps.json and history.csv.
         grow_steps: Grow steps.
         drawing: How samples are drawn.
         improve: Thresholds, learning rates and the fit.
