@@ -87,7 +87,7 @@ def stream(line: list[str], log: Path, terminal: bool) -> int:
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
             start_new_session=True,
             close_fds=False,  # the child inherits the folder's lock, the one inheritable descriptor
-            preexec_fn=_die_with_parent,
+            preexec_fn=_prepare_child,
         )
         os.close(writer)
         try:
@@ -177,8 +177,13 @@ def _end(process: subprocess.Popen[bytes], tee: Tee) -> None:
         process.wait()
 
 
-def _die_with_parent() -> None:
-    """Let the kernel end the stage when the parent is killed (Linux; elsewhere the lock waits)."""
+def _prepare_child() -> None:
+    """Let a stage be interrupted, and end when the parent is killed (Linux; elsewhere the lock waits).
+
+    A shell that starts a program in the background has it ignore SIGINT, and its children with it:
+    a stage would sleep through the polite signal and be ended before it could save.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     if LIBC is not None:
         LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 

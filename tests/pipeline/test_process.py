@@ -172,3 +172,13 @@ def wait_for(condition, seconds: float = 60.0) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_a_stage_can_be_interrupted_where_a_shell_has_interrupts_ignored(tmp_path):
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        code = "import signal; print(signal.getsignal(signal.SIGINT) is signal.SIG_IGN)"
+        assert stream(python(code), tmp_path / "log.txt", False) == 0
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert last_lines(tmp_path / "log.txt", 1) == "False"
