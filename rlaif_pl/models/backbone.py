@@ -1,17 +1,15 @@
-"""Load and save causal language models: the embedded one, a folder, or one of the hub's."""
+"""Load causal language models: the embedded one, a folder, or one of the hub's."""
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -23,9 +21,6 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from rlaif_pl.engine.decoder_layers import decoder_of
-from rlaif_pl.engine.noise import FACTOR, error_in_noise, word_ids
-from rlaif_pl.engine.score import CappedHead, head_logits
 from rlaif_pl.models.adapter_folder import (
     AdapterSource,
     adapter_identity,
@@ -42,7 +37,6 @@ from rlaif_pl.models.suited import (
     refuse_incomplete,
     require_decoder,
 )
-from rlaif_pl.models.tokenizer_files import name_rope_for_all, save_tokenizer
 
 EMBEDDED = "smollm2-135m"
 Precision = Literal["float32", "bfloat16", "auto"]
@@ -203,92 +197,6 @@ def resolve_dtype(dtype: Precision, device: torch.device | None = None) -> torch
     if dtype not in known:
         raise ValueError(f"dtype must be one of {[*known, 'auto']}, got {dtype!r}")
     return known[dtype]
-
-
-def output_head(model: PreTrainedModel) -> nn.Linear | CappedHead:
-    """Return what turns the decoder's last hidden states into logits.
-
-    Calling it on chosen rows saves the logits of all others. Architectures that do more there than
-    multiply and cap (Cohere and Granite scale) are caught by a self-test, not guessed.
-
-    Raises:
-        ValueError: The head and the decoder do not reproduce the model's own logits.
-    """
-    linear = cast(nn.Linear, model.get_output_embeddings())
-    cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
-    head = linear if cap is None else CappedHead(linear, float(cap))
-    ids = word_ids(linear.weight.shape[0], 8, linear.weight.device)[None]
-
-    def whole() -> Tensor:
-        return cast(Tensor, model(input_ids=ids).logits[0])
-
-    with torch.no_grad():
-        parts = head_logits(head, decoder_of(model)(input_ids=ids).last_hidden_state[0])
-        error = error_in_noise(parts, whole(), whole, model)
-    if not error <= FACTOR:
-        raise ValueError(
-            f"expected {type(model).__name__}'s decoder and output embedding to reproduce its "
-            f"logits, got some off by {error:.1e} times its rounding; use a model of another "
-            "architecture"
-        )
-    return head
-
-
-def attention_window(config: PreTrainedConfig) -> int | None:
-    """Return the shortest sliding window among the layers in tokens, or None where all see all."""
-    text = config.get_text_config()
-    kinds = getattr(text, "layer_types", None)
-    sizes = {
-        "sliding_attention": getattr(text, "sliding_window", None),
-        "chunked_attention": getattr(text, "attention_chunk_size", None),
-    }
-    used = sizes if kinds is None else {kind: sizes.get(kind) for kind in set(kinds)}
-    if kinds is None and getattr(text, "use_sliding_window", True) is False:
-        return None
-    return min((int(size) for size in used.values() if size is not None), default=None)
-
-
-def save_causal(
-    folder: str | Path,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    card: str | None = None,
-    *,
-    revision: str | None = None,
-    check: Callable[[Path], None] | None = None,
-) -> Path:
-    """Write a plain transformers folder (safetensors), whole or not at all.
-
-    Args:
-        folder: Where to; an older folder there is replaced.
-        model: A causal LM without adapters (see ``rlaif_pl.models.adapters.merged``).
-        tokenizer: Its tokenizer.
-        card: Text of its README.md, if it is to have one.
-        revision: Commit of the hub model that the tokenizer was read from.
-        check: Raises where the written files are not right; they then take no place.
-    """
-    folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        model.save_pretrained(work)
-        name_rope_for_all(work / "config.json")
-        save_tokenizer(work, tokenizer, revision)
-        if card is not None:
-            (work / "README.md").write_text(card, encoding="utf-8")
-        if check is not None:
-            check(work)
-        work.chmod(0o755)
-        if folder.exists():
-            old = work.with_name(work.name + ".old")
-            folder.replace(old)
-            work.replace(folder)
-            shutil.rmtree(old)
-        else:
-            work.replace(folder)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-    return folder
 
 
 def _load_config(

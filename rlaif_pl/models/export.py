@@ -19,9 +19,9 @@ from transformers import (
 from rlaif_pl.engine.decoder_layers import decoder_of
 from rlaif_pl.engine.runner import DecoderRunner
 from rlaif_pl.models.adapters import merged
-from rlaif_pl.models.backbone import save_causal
 from rlaif_pl.models.card import policy_card, reward_card
 from rlaif_pl.models.causal import CausalModel
+from rlaif_pl.models.causal_folder import save_causal
 from rlaif_pl.models.export_check import WrittenCheck
 from rlaif_pl.models.model_info import exported_generation_config
 

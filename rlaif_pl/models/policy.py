@@ -13,20 +13,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlaif_pl.engine.decoder_layers import decoder_of, split
 from rlaif_pl.engine.runner import DecoderRunner
+from rlaif_pl.engine.score import CappedHead
 from rlaif_pl.models.adapters import Lora, clone, has_adapters, merged, shared_copy
-from rlaif_pl.models.backbone import (
-    EMBEDDED,
-    Backbone,
-    CappedHead,
-    Precision,
-    load_backbone,
-    output_head,
-)
+from rlaif_pl.models.backbone import EMBEDDED, Backbone, Precision, load_backbone
 from rlaif_pl.models.causal import CausalModel
 from rlaif_pl.models.device import computing_on
 from rlaif_pl.models.export import save_policy
 from rlaif_pl.models.identity import UNNAMED, weights_digest
 from rlaif_pl.models.loaded import LoadedModel, loaded_backbone, loaded_model
+from rlaif_pl.models.output_head import output_head
 from rlaif_pl.models.prepare import cast_weights
 from rlaif_pl.models.suited import note_tying, warn_of_experts
 from rlaif_pl.text import Template

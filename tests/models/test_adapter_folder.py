@@ -8,7 +8,8 @@ from peft import AutoPeftModelForCausalLM
 
 from rlaif_pl.models.adapter_export import check_adapter_export, save_adapter
 from rlaif_pl.models.adapters import Lora
-from rlaif_pl.models.backbone import fingerprint_of, load_backbone, save_causal
+from rlaif_pl.models.backbone import fingerprint_of, load_backbone
+from rlaif_pl.models.causal_folder import save_causal
 from rlaif_pl.models.policy import BackboneOptions, for_role, load_policy
 from rlaif_pl.text import Template
 

@@ -7,15 +7,11 @@ import torch
 from transformers import GraniteConfig, GraniteForCausalLM
 
 from rlaif_pl.engine.decoder_layers import decoder_of
+from rlaif_pl.engine.score import CappedHead
 from rlaif_pl.models import embedded
-from rlaif_pl.models.backbone import (
-    CappedHead,
-    attention_window,
-    load_backbone,
-    output_head,
-    resolve_dtype,
-    save_causal,
-)
+from rlaif_pl.models.backbone import load_backbone, resolve_dtype
+from rlaif_pl.models.causal_folder import save_causal
+from rlaif_pl.models.output_head import output_head
 
 IDS = torch.arange(5, 15)[None]
 
@@ -122,13 +118,6 @@ def test_an_unknown_kind_of_head_is_refused():
     model = GraniteForCausalLM(GraniteConfig(**settings, **heads, logits_scaling=2.0)).eval()
     with pytest.raises(ValueError, match="GraniteForCausalLM"):
         output_head(model)
-
-
-def test_windows(make_model):
-    assert attention_window(make_model("llama").config) is None
-    assert attention_window(make_model("qwen2").config) is None
-    assert attention_window(make_model("mistral", window=6).config) == 6
-    assert attention_window(make_model("gemma3", window=5).config) == 5
 
 
 def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path):

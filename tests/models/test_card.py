@@ -8,8 +8,8 @@ import torch
 import yaml
 
 from rlaif_pl.models import BackboneOptions, RewardModel
-from rlaif_pl.models.backbone import save_causal
 from rlaif_pl.models.card import policy_card
+from rlaif_pl.models.causal_folder import save_causal
 from rlaif_pl.models.export import save_policy
 from rlaif_pl.models.policy import load_policy
 from rlaif_pl.text import Template

@@ -12,11 +12,10 @@ from transformers import (
 )
 
 from rlaif_pl.engine.decoder_layers import decoder_of
-from rlaif_pl.models import RewardModel
-from rlaif_pl.models import backbone as backbone_file
+from rlaif_pl.models import RewardModel, causal_folder
 from rlaif_pl.models import export as export_file
 from rlaif_pl.models.adapters import Lora
-from rlaif_pl.models.backbone import save_causal
+from rlaif_pl.models.causal_folder import save_causal
 from rlaif_pl.models.export import (
     check_policy_export,
     check_reward_export,
@@ -224,7 +223,7 @@ def test_what_was_written_wrong_takes_no_ones_place(load, tmp_path, monkeypatch)
 
 def test_another_tokenizer_than_the_trained_one_is_not_exported(load, tmp_path, monkeypatch):
     policy = load("llama")
-    saved = backbone_file.save_tokenizer
+    saved = causal_folder.save_tokenizer
 
     def lose(folder, tokenizer, revision=None):
         saved(folder, tokenizer, revision)
@@ -233,7 +232,7 @@ def test_another_tokenizer_than_the_trained_one_is_not_exported(load, tmp_path, 
         content["model"]["merges"] = []
         path.write_text(json.dumps(content))
 
-    monkeypatch.setattr(backbone_file, "save_tokenizer", lose)
+    monkeypatch.setattr(causal_folder, "save_tokenizer", lose)
     with pytest.raises(ValueError, match="give the ids of the one trained with"):
         save_policy(tmp_path / "out", policy)
 

@@ -7,7 +7,7 @@ from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel, OPTConfi
 
 from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.engine.score import token_logprobs
-from rlaif_pl.models.backbone import save_causal
+from rlaif_pl.models.causal_folder import save_causal
 from rlaif_pl.models.encoding import assemble
 from rlaif_pl.models.export import save_policy
 from rlaif_pl.models.model_info import exported_generation_config, model_info, require_eos

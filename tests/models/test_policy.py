@@ -4,7 +4,7 @@ from transformers import AutoModelForCausalLM
 
 from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.models.adapters import Lora
-from rlaif_pl.models.backbone import save_causal
+from rlaif_pl.models.causal_folder import save_causal
 from rlaif_pl.models.policy import BackboneOptions, for_role, load_policy, same_trunk
 from rlaif_pl.models.reward_folder import is_reward_folder
 from rlaif_pl.text import Template

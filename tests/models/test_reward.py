@@ -9,7 +9,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from rlaif_pl.models import reward as reward_file
 from rlaif_pl.models.adapters import Lora
-from rlaif_pl.models.backbone import save_causal
+from rlaif_pl.models.causal_folder import save_causal
 from rlaif_pl.models.policy import BackboneOptions, load_policy
 from rlaif_pl.models.reward import RewardModel
 from rlaif_pl.models.reward_folder import is_reward_folder

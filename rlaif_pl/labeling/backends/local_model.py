@@ -10,16 +10,10 @@ from transformers import PreTrainedTokenizerBase
 from rlaif_pl.engine.decoder_layers import decoder_of
 from rlaif_pl.engine.runner import DecoderRunner
 from rlaif_pl.engine.score import CappedHead, head_logits
-from rlaif_pl.models.backbone import (
-    EMBEDDED,
-    Backbone,
-    Precision,
-    fingerprint_of,
-    load_backbone,
-    output_head,
-)
+from rlaif_pl.models.backbone import EMBEDDED, Backbone, Precision, fingerprint_of, load_backbone
 from rlaif_pl.models.device import resolve_device
 from rlaif_pl.models.model_info import ModelInfo
+from rlaif_pl.models.output_head import output_head
 
 
 class LocalModel:

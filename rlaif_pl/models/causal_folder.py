@@ -1,0 +1,55 @@
+"""Write a causal language model as a plain transformers folder."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from rlaif_pl.models.tokenizer_files import name_rope_for_all, save_tokenizer
+
+
+def save_causal(
+    folder: str | Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    card: str | None = None,
+    *,
+    revision: str | None = None,
+    check: Callable[[Path], None] | None = None,
+) -> Path:
+    """Write a plain transformers folder (safetensors), whole or not at all.
+
+    Args:
+        folder: Where to; an older folder there is replaced.
+        model: A causal LM without adapters (see ``rlaif_pl.models.adapters.merged``).
+        tokenizer: Its tokenizer.
+        card: Text of its README.md, if it is to have one.
+        revision: Commit of the hub model that the tokenizer was read from.
+        check: Raises where the written files are not right; they then take no place.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        model.save_pretrained(work)
+        name_rope_for_all(work / "config.json")
+        save_tokenizer(work, tokenizer, revision)
+        if card is not None:
+            (work / "README.md").write_text(card, encoding="utf-8")
+        if check is not None:
+            check(work)
+        work.chmod(0o755)
+        if folder.exists():
+            old = work.with_name(work.name + ".old")
+            folder.replace(old)
+            work.replace(folder)
+            shutil.rmtree(old)
+        else:
+            work.replace(folder)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return folder
