@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+import wandb
 import yaml
 
 import rlaif_pl
@@ -28,7 +29,10 @@ def keys(monkeypatch, tmp_path):
     for name, value in KEYS.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("WANDB_MODE", "offline")  # a key alone would go online
     (tmp_path / "home").mkdir()
+    yield
+    wandb.finish()  # a run that stays open takes the logs of the process's next fit
 
 
 def files_with_keys(folder: Path) -> list[str]:
