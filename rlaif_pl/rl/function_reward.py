@@ -1,4 +1,4 @@
-"""A plain Python function as a reward."""
+"""A plain Python function as a reward, and no reward at all."""
 
 from __future__ import annotations
 
@@ -52,6 +52,15 @@ class FunctionReward:
                 f"response {responses[place][:60]!r}; return a number for every response"
             )
         return values
+
+
+class NoReward:
+    """Rewards nothing: a policy then learns from the rules of ``RewardShaping`` and the KL alone."""
+
+    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> Tensor:
+        """Return zeros ``(N,)`` in float32."""
+        del prompts
+        return torch.zeros(len(responses))
 
 
 def as_reward(reward: AnyReward) -> Reward:

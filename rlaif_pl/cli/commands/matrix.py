@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from rlaif_pl.evaluation.policy import references_of
 from rlaif_pl.evaluation.reward_accuracy import scored
 from rlaif_pl.evaluation.win_rate import copied_shares
 from rlaif_pl.evaluation.win_rates import report as matrix_report
+from rlaif_pl.evaluation.win_rates.best_of import BestOf, check_best_of, choose_best
 from rlaif_pl.evaluation.win_rates.judges import MatrixJudges
 from rlaif_pl.evaluation.win_rates.measure import PolicyColumns, RewardJudge, measure_matrix
 from rlaif_pl.labeling.registry import build_labeler
@@ -43,6 +44,7 @@ def matrix(
     prompts: DataSource | str,
     out: str,
     sft: str | None = None,
+    best_of: dict[str, BestOf] | None = None,
     judges: MatrixJudges = MatrixJudges(),  # noqa: B008 - frozen
     template: Template = Template(),  # noqa: B008 - frozen
     sampling: SamplingParams = SamplingParams(n=2, temperature=0.9),  # noqa: B008 - frozen
@@ -62,6 +64,7 @@ def matrix(
         out: Folder for results.md, matrix.csv, samples.jsonl, verdicts.jsonl, win_matrix.png and
             metrics.json.
         sft: Name of the policy that KL is measured from; None measures none.
+        best_of: More policies by name: the best of n responses of one above, by a reward of ``judges``.
         judges: Who compares.
         template: How prompts and responses are written.
         sampling: How each policy responds, ``n`` times to each prompt.
@@ -77,17 +80,23 @@ def matrix(
         raise ValueError(f"expected sft to be one of {list(policies)}, got {sft!r}")
     rows = load_prompts(prompts)
     params = sampling.seeded(seed)
-    rewards = judges.rewards or {}
+    rewards, chosen = judges.rewards or {}, best_of or {}
+    check_best_of(chosen, policies, rewards)
     for reward in rewards.values():
         put(reward, place)
     reference = None if sft is None else load_policy(policies[sft], template).to(place)
     facts = [str(template), None if sft is None else identity(policies[sft])]
     columns = {}
-    for name, options in policies.items():
+    for name in [*policies, *chosen]:
+        rule = chosen.get(name)
+        options = policies[name if rule is None else rule.policy]
+        many = params if rule is None else replace(params, n=params.n * rule.n)
         kept = file_named(Path(out) / "sampled", name, ".json")
-        sampled = Sampled(kept, rows, params, batch_size, facts)
-        known = sampled.read(options) or sampled.make(options, template, reference, title=name)
-        columns[name] = columns_of(rows, *known, rewards, draws, seed)
+        sampled = Sampled(kept, rows, many, batch_size, facts)
+        made, kl = sampled.read(options) or sampled.make(options, template, reference, title=name)
+        if rule is not None:  # what was chosen is no longer distributed as its policy writes
+            made, kl = choose_best(rows, made, rewards[rule.reward], rule.n), None
+        columns[name] = columns_of(rows, made, kl, rewards, draws, seed)
     del reference
     asked: dict[str, Labeler] = {
         n: build_labeler(each) for n, each in (judges.labelers or {}).items()

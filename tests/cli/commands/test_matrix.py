@@ -47,6 +47,32 @@ def test_a_policy_beside_itself_is_even(
     assert [json.loads(line) for line in kept] == rows
 
 
+def test_the_best_of_n_is_one_more_policy(
+    command, out, tiny_model_folder, tiny_reward_folder, data_files
+):
+    rewards = (
+        "{ours: {class_path: rlaif_pl.models.RewardModel, init_args: "
+        f"{{backbone: {{name: {tiny_reward_folder}}}, frozen: true}}}}}}"
+    )
+    best = "--best_of={best: {policy: sft, reward: ours, n: 3}}"
+    words = options(tiny_model_folder, data_files, f"--judges.rewards={rewards}", best)
+    metrics = command("evaluate matrix", *words)
+    assert metrics["policy/best/reward_ours"] > metrics["policy/sft/reward_ours"]
+    assert metrics["matrix/ours/sft_vs_best"] < 0.5
+    assert "policy/best/kl" not in metrics
+    drawn = json.loads((out / "sampled" / "best.json").read_text())["texts"]
+    for line in (out / "samples.jsonl").read_text().splitlines():
+        texts = json.loads(line)["best"]
+        assert len(texts) == 2
+        assert any(set(texts) <= set(row) for row in drawn)
+
+
+def test_the_best_of_what_is_not_there_is_refused(command, tiny_model_folder, data_files, capsys):
+    best = "--best_of={best: {policy: sft, reward: gone}}"
+    command("evaluate matrix", *options(tiny_model_folder, data_files, best), status=1)
+    assert "best_of.best" in capsys.readouterr().err
+
+
 def test_an_unknown_sft_policy_is_named(command, tiny_model_folder, data_files, capsys):
     words = options(tiny_model_folder, data_files, "--sft=gone")
     command("evaluate matrix", *words, status=1)
