@@ -29,10 +29,12 @@ class SampledPolicy:
 
     Args:
         model: Policy; trained, or read from files.
+        send_whole: Send servers all weights of one that was read from files too: they were started with
+            another.
     """
 
-    def __init__(self, model: CausalModel) -> None:
-        self.model = model
+    def __init__(self, model: CausalModel, *, send_whole: bool = False) -> None:
+        self.model, self.send_whole = model, send_whole
         self._files: AdapterSource | None = adapter_source(model.base)
 
     @property
@@ -45,7 +47,7 @@ class SampledPolicy:
         """What differs from the model on a server."""
         if has_adapters(self.model):
             return "adapter"
-        if any(parameter.requires_grad for parameter in self.model.parameters()):
+        if self.send_whole or any(each.requires_grad for each in self.model.parameters()):
             return "whole"
         return "nothing" if self._files is None else "adapter"
 

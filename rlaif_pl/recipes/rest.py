@@ -250,8 +250,8 @@ class Rest:
             "validation": [dataclasses.astuple(row) for row in self.validation],
             "reward": reward_identity(self.reward),
             "template": dataclasses.asdict(self.template),
-            "drawing": dataclasses.asdict(self.drawing),
-            "judging": dataclasses.asdict(self.judging),
+            "drawing": self.drawing.identity,
+            "judging": self.judging.identity,
             "seed": self.seed,
         }
 

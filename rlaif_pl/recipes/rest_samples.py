@@ -12,6 +12,7 @@ from pathlib import Path
 
 from rlaif_pl.data.files import read_rows, write_text
 from rlaif_pl.data.records import decode_fields
+from rlaif_pl.engine.generation_backend import GenerationBackend
 from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.models.causal import CausalModel
 from rlaif_pl.rl.generate import Responses, generate
@@ -55,17 +56,31 @@ class Drawing:
         sampling: How, ``n`` times a prompt.
         batch_size: Prompts at a time.
         chunk: Prompts between two writes to the file; a kill loses no more than these.
+        generator: Who draws: this process (None), or servers (``rlaif_pl.engine.VLLMGenerator``), which
+            are sent all weights of each policy.
     """
 
     sampling: SamplingParams = SamplingParams(n=4, temperature=0.8)
     batch_size: int = 16
     chunk: int = 64
+    generator: GenerationBackend | None = None
 
     def __post_init__(self) -> None:
         """Refuse counts below 1."""
         for name in ("batch_size", "chunk"):
             if getattr(self, name) < 1:
                 raise ValueError(f"expected {name} of at least 1, got {getattr(self, name)}")
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """What samples depend on, beside policy and seed: servers draw others than this process."""
+        drawn_by = None if self.generator is None else type(self.generator).__name__
+        return {
+            "sampling": asdict(self.sampling),
+            "batch_size": self.batch_size,
+            "chunk": self.chunk,
+            "generator": drawn_by,
+        }
 
 
 def draw_samples(
@@ -103,6 +118,8 @@ def draw_samples(
             drawing.sampling.seeded(seed),
             batch_size=drawing.batch_size,
             title=f"sampling {start + 1}-{start + len(part)} of {len(missing)} prompts",
+            generator=drawing.generator,
+            send_whole=True,
         )
         rows = _scored(part, responses, policy.fingerprint, reward, grow, seed)
         append_samples(path, rows)

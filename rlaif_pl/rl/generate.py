@@ -32,6 +32,7 @@ def generate(
     batch_size: int = 16,
     title: str = "sampling",
     generator: GenerationBackend | None = None,
+    send_whole: bool = False,
 ) -> Responses:
     """Sample responses; batches hold prompts of like length, the noise depends on the prompt alone.
 
@@ -43,6 +44,7 @@ def generate(
         title: Name of the progress bar.
         generator: Who draws: this process (None), or servers, which are first sent what the policy
             differs from their model by and asked whether they then draw from it.
+        send_whole: They serve another model: send all weights.
 
     Raises:
         ValueError: ``batch_size`` is below 1, or a text could outgrow the model: nothing is sampled
@@ -54,7 +56,7 @@ def generate(
     encoded = policy.encode_prompts([prompt.text for prompt in prompts])
     if encoded:
         policy.info.check_length(max(map(len, encoded)), params.max_new_tokens, "max_new_tokens")
-    backend, served = generator or LocalGenerator(), SampledPolicy(policy)
+    backend, served = generator or LocalGenerator(), SampledPolicy(policy, send_whole=send_whole)
     backend.prepare(served, params, for_training=False)
     backend.update(served)
     order = sorted(range(len(prompts)), key=lambda n: (len(prompts[n].text), n))

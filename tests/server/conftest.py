@@ -1,5 +1,6 @@
 """Servers for rollouts: stand-ins in this process; for tests marked ``server``, a real vLLM."""
 
+import itertools
 import os
 import signal
 import subprocess
@@ -129,6 +130,7 @@ def start_real(folder: str, place: Path, port: int, adapters: bool = True) -> Re
 
 
 PORT = int(os.environ.get("RLAIF_PL_SERVER_PORT", "8747"))
+NUMBERS = itertools.count()
 
 
 @pytest.fixture(scope="session")
@@ -143,14 +145,28 @@ def real_server(small_folder, tmp_path_factory):
     server.stop()
 
 
+@pytest.fixture(scope="module")
+def start_real_server(tmp_path_factory):
+    """Return a starter of servers of any folder."""
+    started = []
+
+    def start(folder, adapters=True):
+        port = PORT + 1 + next(NUMBERS)
+        started.append(start_real(folder, tmp_path_factory.mktemp("vllm"), port, adapters))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.stop()
+
+
 @pytest.fixture
-def start_server(small_folder, tmp_path):
-    """Return a starter of further servers."""
+def start_server(small_folder, start_real_server):
+    """Return a starter of further servers of the small model, which end with the test."""
     started = []
 
     def start(adapters=True):
-        port = PORT + 1 + len(started)
-        started.append(start_real(small_folder, tmp_path, port, adapters))
+        started.append(start_real_server(small_folder, adapters))
         return started[-1]
 
     yield start

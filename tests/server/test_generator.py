@@ -9,7 +9,9 @@ from rlaif_pl.engine.vllm.client import Client
 from rlaif_pl.engine.vllm.facts import measured_mode, read_facts
 from rlaif_pl.models import BackboneOptions, Lora, load_policy
 from rlaif_pl.models.adapter_export import save_adapter
+from rlaif_pl.models.export import save_policy
 from rlaif_pl.models.sampled_policy import SampledPolicy
+from rlaif_pl.recipes.rest_samples import Drawing, draw_samples
 from rlaif_pl.rl.generate import generate
 from rlaif_pl.rl.rollout import collect
 from rlaif_pl.text import Template
@@ -73,6 +75,24 @@ def test_each_update_is_what_the_server_draws_from(
     assert len(kept) == 1
     assert list(server.loaded) == ([kept[0].name] if lora else [])
     assert ("/reset_prefix_cache" in server.log) is (lora is None)
+
+
+def test_rest_sends_a_policy_that_the_server_was_not_started_with(
+    generator_of, stand_in, actor_of, moved, tmp_path
+):
+    server, actor = stand_in(has_adapters=False), actor_of(None, trunk_layers=0)
+    moved(actor.policy)
+    folder = save_policy(tmp_path / "improved", actor.policy)
+    policy = load_policy(BackboneOptions(str(folder)), Template())
+    drawing = Drawing(PARAMS, chunk=2, generator=generator_of(server))
+    prompts = [Prompt(text, text) for text in PROMPTS]
+    rows = draw_samples(
+        tmp_path / "samples.jsonl", policy, Length(), prompts, drawing, grow=1, seed=0
+    )
+    assert len(rows) == 6
+    assert server.log.count("/reset_prefix_cache") == 2  # once a chunk
+    assert drawing.identity["generator"] == "VLLMGenerator"
+    assert Drawing(PARAMS).identity["generator"] is None
 
 
 def test_settings_are_sent_and_the_ends_are_the_trainers(generator_of, stand_in, actor_of):
