@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from rlaif_pl.data.disk import replaced
 from rlaif_pl.types import Preference, Provenance
 
-Layout = Literal["soft", "trl"]
+ExportLayout = Literal["soft", "trl"]
 NUMBERS = {"float": pa.float64(), "int": pa.int64(), "bool": pa.bool_(), "str": pa.string()}
 SOFT = pa.schema(
     [

@@ -15,7 +15,7 @@ PATIENCE = 60.0  # seconds to wait for another process
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class TableSchema:
     """What a kind of file looks like.
 
     Attributes:
@@ -51,7 +51,7 @@ class SqliteFile:
         OSError: The file cannot be used: no room, no permission, held by another program.
     """
 
-    def __init__(self, path: str | Path, layout: Layout) -> None:
+    def __init__(self, path: str | Path, layout: TableSchema) -> None:
         self.path = Path(path).expanduser()
         self.layout = layout
         self.path.parent.mkdir(parents=True, exist_ok=True)

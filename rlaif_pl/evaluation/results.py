@@ -16,7 +16,7 @@ COLORS = ("#3b6fb6", "#d1603d", "#4c9a6a", "#8a63a8", "#b8892b", "#6b7280")
 
 
 @dataclass(frozen=True, slots=True)
-class Results:
+class StudyResults:
     """Everything a study found.
 
     Attributes:

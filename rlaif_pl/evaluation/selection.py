@@ -41,7 +41,7 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class JudgedCandidate:
     """A candidate and what its samples are worth.
 
     Attributes:
@@ -107,12 +107,14 @@ def policy_weights(path: Path) -> dict[str, Tensor]:
     return found
 
 
-def choose(judged: Sequence[Judged]) -> Judged:
+def choose(judged: Sequence[JudgedCandidate]) -> JudgedCandidate:
     """Return the one with the highest win rate; of equals the earlier, which has moved less."""
     return min(judged, key=lambda each: (-each.rate.raw.value, each.candidate.step))
 
 
-def selection_metrics(judged: Sequence[Judged], chosen: Judged) -> dict[str, float]:
+def selection_metrics(
+    judged: Sequence[JudgedCandidate], chosen: JudgedCandidate
+) -> dict[str, float]:
     """Return flat numbers ``select/<step>/...`` and those of the choice."""
     metrics: dict[str, float] = {"select/candidates": float(len(judged))}
     for each in judged:

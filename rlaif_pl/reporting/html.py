@@ -12,7 +12,7 @@ from rlaif_pl.data.metric_files import write_text
 from rlaif_pl.reporting import labels, parts, plots, sections, verdict
 from rlaif_pl.reporting.durations import duration
 from rlaif_pl.reporting.inputs import read_run
-from rlaif_pl.reporting.run import Run, Stage
+from rlaif_pl.reporting.run import Run, StageRecord
 
 SHOWN_SAMPLES = 8  # open; the others up to MOST_SAMPLES are folded away
 MOST_SAMPLES = 60
@@ -29,7 +29,7 @@ class StageTime:
         share: Of the longest stage, in [0, 1].
     """
 
-    stage: Stage
+    stage: StageRecord
     text: str
     share: float
 
@@ -114,7 +114,7 @@ def stage_times(run: Run) -> list[StageTime]:
     ]
 
 
-def _time_text(stage: Stage) -> str:
+def _time_text(stage: StageRecord) -> str:
     """Say how long a stage took, where it is finished and that is known."""
     if stage.seconds is not None:
         return duration(stage.seconds)

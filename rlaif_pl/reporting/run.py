@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from rlaif_pl.reporting.alarms import Alarms
 from rlaif_pl.reporting.rest_steps import RestStep
 from rlaif_pl.reporting.results import Results
+from rlaif_pl.statistics.calibration import ReliabilityBin
 
 EVALUATION = "evaluate"  # the stage whose word counts most
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class ShownSample:
     """Responses of both policies to one prompt.
 
     Attributes:
@@ -41,7 +42,7 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
-class WinRate:
+class ShownWinRate:
     """Share of comparisons one side won.
 
     Attributes:
@@ -64,22 +65,7 @@ class WinRate:
 
 
 @dataclass(frozen=True, slots=True)
-class ReliabilityBin:
-    """Pairs whose predicted probability is alike.
-
-    Attributes:
-        confidence: Mean predicted probability, in [0, 1].
-        accuracy: Share in which the prediction was right, in [0, 1].
-        count: Pairs.
-    """
-
-    confidence: float
-    accuracy: float
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
+class StageRecord:
     """One stage of the run.
 
     Attributes:
@@ -133,20 +119,20 @@ class Run:
 
     name: str
     metrics: Mapping[str, float]
-    stages: Sequence[Stage]
-    samples: Sequence[Sample]
-    win_rates: Sequence[WinRate]
+    stages: Sequence[StageRecord]
+    samples: Sequence[ShownSample]
+    win_rates: Sequence[ShownWinRate]
     reliability: Sequence[ReliabilityBin]
     problems: Sequence[str]
     order_gaps: Sequence[int] = ()
     by_stage: Mapping[str, float] = field(default_factory=dict)
 
-    def preferred(self) -> list[Stage]:
+    def preferred(self) -> list[StageRecord]:
         """Return finished stages, those whose word counts most first."""
         return preferred([stage for stage in self.stages if stage.is_finished])
 
 
-def preferred(stages: Sequence[Stage]) -> list[Stage]:
+def preferred(stages: Sequence[StageRecord]) -> list[StageRecord]:
     """Put ``evaluate`` first, then the latest."""
     latest = list(reversed(stages))
     return sorted(latest, key=lambda stage: stage.name != EVALUATION)

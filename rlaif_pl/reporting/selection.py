@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rlaif_pl.reporting.measures import measure
-from rlaif_pl.reporting.run import WinRate
+from rlaif_pl.reporting.run import ShownWinRate
 from rlaif_pl.statistics import Interval
 from rlaif_pl.tables import PERCENT, Column, Columns, Rows, Table
 
@@ -15,7 +15,7 @@ CANDIDATE = re.compile(r"select/step_(\d+)_validation_reward")
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class CandidateResult:
     """A checkpoint that was judged.
 
     Attributes:
@@ -39,13 +39,13 @@ class Candidate:
     is_chosen: bool
 
     @property
-    def win_rate(self) -> WinRate:
+    def win_rate(self) -> ShownWinRate:
         """As the plots take it."""
         name = f"step {self.step}" + (", chosen" if self.is_chosen else "")
-        return WinRate(name, "", self.rate.value, self.rate.low, self.rate.high, self.prompts)
+        return ShownWinRate(name, "", self.rate.value, self.rate.low, self.rate.high, self.prompts)
 
 
-def table_of(judged: Sequence[Candidate]) -> Table:
+def table_of(judged: Sequence[CandidateResult]) -> Table:
     """Lay the candidates out beside each other."""
     columns: Columns = [
         "step",
@@ -71,7 +71,7 @@ def table_of(judged: Sequence[Candidate]) -> Table:
     return Table("", columns, rows)
 
 
-def candidates(metrics: Mapping[str, float]) -> list[Candidate]:
+def candidates(metrics: Mapping[str, float]) -> list[CandidateResult]:
     """Return the candidates of a ``select`` stage by validation reward, the highest first."""
     found = []
     for name, value in metrics.items():
@@ -82,7 +82,7 @@ def candidates(metrics: Mapping[str, float]) -> list[Candidate]:
             continue
         step = int(match[1])
         found.append(
-            Candidate(
+            CandidateResult(
                 step,
                 value,
                 rate,
@@ -96,7 +96,7 @@ def candidates(metrics: Mapping[str, float]) -> list[Candidate]:
     return sorted(found, key=lambda each: (-each.validation_reward, each.step))
 
 
-def reading(judged: Sequence[Candidate]) -> str:
+def reading(judged: Sequence[CandidateResult]) -> str:
     """Say which was chosen and how much the choice is worth."""
     chosen = next((each for each in judged if each.is_chosen), None)
     if chosen is None:

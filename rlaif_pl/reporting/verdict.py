@@ -36,7 +36,7 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class RunVerdict:
     """The run in a few sentences.
 
     Attributes:
@@ -50,7 +50,7 @@ class Verdict:
     findings: tuple[Finding, ...]
 
 
-def judge(run: Run) -> Verdict:
+def judge(run: Run) -> RunVerdict:
     """Return the verdict on a run."""
     metrics = run.metrics
     own = [
@@ -73,8 +73,8 @@ def judge(run: Run) -> Verdict:
     findings = (*own, *others, *rest)
     is_study = any(stage.results for stage in run.stages)
     if is_study and all(finding.state == "missing" for finding in findings):
-        return Verdict("missing", "A study: what it found is in the tables below.", ())
-    return Verdict(state, headline, findings)
+        return RunVerdict("missing", "A study: what it found is in the tables below.", ())
+    return RunVerdict(state, headline, findings)
 
 
 def _headline(own: list[Finding], independent: Finding) -> tuple[State, str]:

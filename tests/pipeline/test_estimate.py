@@ -74,7 +74,7 @@ def test_chain_of_thought_takes_four_requests_a_pair():
     assert cost({"cot": True}, prompt_tokens=200)[1] - read == 10 * 4 * 100
     assert cost({"cot": True}, response_tokens=30)[1] - read == 10 * 8 * 10
     assert cost({"cot": True}, rationale_tokens=81)[1] - read == 10 * 2 * 20
-    assert cost({"cot": True, "samples": 4, "rationale_temperature": 1.0})[0] == 160
+    assert cost({"cot": {"samples": 4, "temperature": 1.0}})[0] == 160
     assert (cost({})[0], cost({})[2]) == (20, 20)
 
 

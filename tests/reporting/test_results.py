@@ -11,7 +11,7 @@ from rlaif_pl.data.revisions import Revision
 from rlaif_pl.evaluation.harmlessness import rates_text, rounds_text
 from rlaif_pl.evaluation.harmlessness.rates import harmless_rates
 from rlaif_pl.evaluation.harmlessness.rounds import compare_rounds, measure_judge
-from rlaif_pl.evaluation.results import Results
+from rlaif_pl.evaluation.results import StudyResults
 from rlaif_pl.evaluation.win_rates import PolicyColumns, measure_matrix
 from rlaif_pl.evaluation.win_rates import report as matrix_report
 from rlaif_pl.reporting import results
@@ -111,7 +111,7 @@ def test_a_study_is_its_tables_and_leaves_out_what_it_has_not(stage, page_of):
     table = Table("A <title>", ["what | how", Column("%", PERCENT)], [["a | b", share]])
     figure = Figure()
     figure.subplots().plot(np.arange(3))
-    Results("cost", [table], ["A <note>."], [{"a": 1}], {"x": 1.0}, figure, "A caption").write(
+    StudyResults("cost", [table], ["A <note>."], [{"a": 1}], {"x": 1.0}, figure, "A caption").write(
         folder
     )
     read = read_results(folder / "tables.json")

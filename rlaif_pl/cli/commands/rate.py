@@ -16,13 +16,13 @@ from rlaif_pl.evaluation.human.exchange import import_ratings as import_ratings_
 from rlaif_pl.evaluation.human.readers import BY_KIND, MODELS
 from rlaif_pl.evaluation.human.schema import FILE
 from rlaif_pl.evaluation.human.store import RatingStore
-from rlaif_pl.evaluation.human.tasks import Samples, read_samples
+from rlaif_pl.evaluation.human.tasks import SamplesFile, read_samples
 
 QUESTION = "Which response is best? Rank all of them."
 
 
 @dataclass(frozen=True)
-class Page:
+class PageOptions:
     """The rating page.
 
     Attributes:
@@ -50,7 +50,7 @@ def rate(
     per_prompt: int = 1,
     limit: int | None = None,
     seed: int = 0,
-    page: Page = Page(),  # noqa: B008 - frozen
+    page: PageOptions = PageOptions(),  # noqa: B008 - frozen
     ties: bool = False,
     export_tasks: str | None = None,
     rater: str | None = None,
@@ -122,7 +122,7 @@ def rate(
     return 0
 
 
-def begin(store: RatingStore, read: Samples, source: str, seed: int, console: Console) -> None:
+def begin(store: RatingStore, read: SamplesFile, source: str, seed: int, console: Console) -> None:
     """Put samples into a new file, or see that they are those it was begun with."""
     store.begin(read.tasks, {"seed": str(seed), "policies": json.dumps(read.policies)})
     store.note("samples", str(Path(source).resolve()))

@@ -50,7 +50,7 @@ class Post:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class BlindReading:
     """Which of two sampled summaries a blind reader preferred.
 
     Attributes:
@@ -87,10 +87,10 @@ def load(split: Split) -> list[Post]:
     return [decode_fields(Post, row.fields, row.where) for row in rows]
 
 
-def readings(split: Gold) -> list[Reading]:
+def readings(split: Gold) -> list[BlindReading]:
     """Read the verdicts of blind readers on pairs of sampled summaries of the posts of a split."""
     rows = read_rows(FOLDER / f"gold_{split}.jsonl")
-    return [decode_fields(Reading, row.fields, row.where) for row in rows]
+    return [decode_fields(BlindReading, row.fields, row.where) for row in rows]
 
 
 def prompts(name: str) -> list[Prompt]:
@@ -129,7 +129,7 @@ def preferences(name: str) -> LoadedPreferences:
     return LoadedPreferences([gold_pair(post) for post in load(split)])
 
 
-def read_pair(reading: Reading, post: Post) -> Preference:
+def read_pair(reading: BlindReading, post: Post) -> Preference:
     """Return what a reader preferred as a labeled pair; a tie is 0.5."""
     return Preference(
         prompt=post.post,

@@ -67,7 +67,7 @@ class TableRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Agreement:
+class LabelerKappa:
     """Cohen's kappa of two rows, or of a row with the gold verdicts."""
 
     first: str
@@ -95,5 +95,5 @@ class AlignmentTable:
     pairs: int
     common: int
     undecided: int
-    agreements: tuple[Agreement, ...]
+    agreements: tuple[LabelerKappa, ...]
     fleiss: Interval

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from rlaif_pl.evaluation.agreement.measure import alignment_of
 from rlaif_pl.evaluation.agreement.rows import (
     GOLD,
-    Agreement,
     AlignmentTable,
+    LabelerKappa,
     Resampling,
     TableRow,
 )
@@ -210,7 +210,7 @@ def _agreements(
     truth: Sequence[Preference],
     common: NDArray[np.bool_],
     resampling: Resampling,
-) -> tuple[tuple[Agreement, ...], Interval]:
+) -> tuple[tuple[LabelerKappa, ...], Interval]:
     """Kappa of every two raters and of each with the gold verdicts, and Fleiss' of all raters."""
     groups = [pair.group for pair in _pick(truth, common)]
     settings = (resampling.level, resampling.draws, resampling.seed)
@@ -219,7 +219,7 @@ def _agreements(
     pairs = [(a, b, sides[a], sides[b]) for a, b in combinations(sides, 2)]
     pairs += [(name, GOLD, own, gold) for name, own in sides.items()]
     agreements = tuple(
-        Agreement(a, b, cohen_kappa_by_group(left, right, groups, *settings))
+        LabelerKappa(a, b, cohen_kappa_by_group(left, right, groups, *settings))
         for a, b, left, right in pairs
     )
     if len(sides) < 2:

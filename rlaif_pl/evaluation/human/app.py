@@ -79,7 +79,7 @@ class Person(BaseModel):
         return whole_characters(body)
 
 
-class Answer(Person):
+class RatingAnswer(Person):
     """A ranking with what is acceptable, or that the rater cannot judge."""
 
     task: Key
@@ -131,7 +131,7 @@ class Desk:
             **more,
         }
 
-    def take(self, answer: Answer) -> dict[str, Any]:
+    def take(self, answer: RatingAnswer) -> dict[str, Any]:
         """Commit a rating and return the next task."""
         task = self._task(answer.task)
         self._declare(answer)
@@ -225,7 +225,7 @@ def build_app(path: Path, options: PageOptions) -> FastAPI:
         return desks[0].begin(person)
 
     @app.post("/api/rating")
-    async def answer(given: Answer) -> dict[str, Any]:
+    async def answer(given: RatingAnswer) -> dict[str, Any]:
         return desks[0].take(given)
 
     @app.post("/api/undo")

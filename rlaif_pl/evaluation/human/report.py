@@ -15,14 +15,14 @@ from rlaif_pl.evaluation.human.readers import PEOPLE, Kind
 from rlaif_pl.evaluation.human.records import Rating
 from rlaif_pl.evaluation.human.tables import notes_of, tables_of
 from rlaif_pl.evaluation.human.tasks import Task
-from rlaif_pl.evaluation.results import Results
+from rlaif_pl.evaluation.results import StudyResults
 from rlaif_pl.evaluation.win_rates.measure import WinMatrix
 from rlaif_pl.evaluation.win_rates.report import heat_map
 
 PLOT = "win_rates"
 
 
-def results_of(reading: Reading) -> Results:
+def results_of(reading: Reading) -> StudyResults:
     """Lay a reading out as tables, notes, numbers and a plot."""
     metrics: dict[str, float] = {}
     for found in reading.findings:
@@ -34,7 +34,7 @@ def results_of(reading: Reading) -> Results:
         metrics |= each.preferences.to_metrics(f"rating/kappa_preferences/{names}")
         metrics |= each.acceptable.to_metrics(f"rating/kappa_acceptable/{names}")
     who = " and by ".join(found.readers.plural for found in reading.findings)
-    return Results(
+    return StudyResults(
         PLOT,
         tables_of(reading),
         notes_of(reading),

@@ -55,7 +55,7 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
-class Samples:
+class SamplesFile:
     """The tasks of a file of samples.
 
     Attributes:
@@ -85,7 +85,7 @@ def read_samples(
     policies: Sequence[str] | None = None,
     per_prompt: int = 1,
     limit: int | None = None,
-) -> Samples:
+) -> SamplesFile:
     """Read samples and make tasks of them.
 
     The file is samples.jsonl of ``evaluate policy`` or ``evaluate matrix``; or has a row a response
@@ -127,7 +127,7 @@ def read_samples(
         tasks += _tasks(prompt, chosen, per_prompt, place, left_out)
     if not tasks:
         raise ValueError(f"expected responses to rank in {source}, got none: {dict(left_out)}")
-    return Samples(tasks, chosen, dict(left_out), has_hidden or is_sensitive(str(source)))
+    return SamplesFile(tasks, chosen, dict(left_out), has_hidden or is_sensitive(str(source)))
 
 
 def _tasks(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rlaif_pl.labeling.backends.endpoint_body import Completion
-from rlaif_pl.labeling.backends.endpoint_errors import Table
+from rlaif_pl.labeling.backends.endpoint_errors import LogprobTable
 
 KNOWN_TEXT = "The cat sat on the mat. It was a warm day, and the sun was high in the blue sky."
 SHIFTS = (0, 1, -1)
@@ -98,7 +98,7 @@ def target_logprobs(found: Completion, context: str, target: str, shift: int) ->
 
 
 def find_shift(
-    tokens: Sequence[str], logprobs: Sequence[float | None], tables: Sequence[Table]
+    tokens: Sequence[str], logprobs: Sequence[float | None], tables: Sequence[LogprobTable]
 ) -> int:
     """Find out how the echoed list lies against its tokens.
 
@@ -128,7 +128,8 @@ def find_shift(
             f"expected echoed log-probabilities within {TOLERANCE} nats of those of plain calls, got "
             f"differences of at least {gaps[best]:.2f} nats at some place for every shift in {SHIFTS}: "
             "this server's echo cannot be used with this model (some are wrong unless the text "
-            "begins with the model's start token: set echo_start to it); use a LocalBackend instead"
+            "begins with the model's start token: set server.echo_start to it); use a "
+            "LocalBackend instead"
         )
     return best
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol, runtime_checkable
 
-from rlaif_pl.labeling.asking import ReplyStore
+from rlaif_pl.labeling.asking import ReplyCache
 from rlaif_pl.labeling.calls import Call, Response
 from rlaif_pl.labeling.outcome import Judgment, LabelerInfo, checked_temperature, labeled
 from rlaif_pl.types import Labeler, Preference, Provenance
@@ -32,7 +32,7 @@ class KeepsReplies(Protocol):
     """A labeler whose model's replies can be kept."""
 
     def keep_replies(
-        self, store: ReplyStore | None, watch: Callable[[Call, Response], None] | None = None
+        self, store: ReplyCache | None, watch: Callable[[Call, Response], None] | None = None
     ) -> None:
         """See ``ModelLabeler.keep_replies``."""
 
@@ -92,7 +92,7 @@ class EnsembleLabeler:
         return f"ensemble;{members};{self.prompt_version};temperature={self.temperature!r}"
 
     def keep_replies(
-        self, store: ReplyStore | None, watch: Callable[[Call, Response], None] | None = None
+        self, store: ReplyCache | None, watch: Callable[[Call, Response], None] | None = None
     ) -> None:
         """Keep the replies of every member that asks a model; see ``ModelLabeler``."""
         for labeler in self.labelers:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rlaif_pl.data.failures import is_asked_again
-from rlaif_pl.data.sqlite_file import Layout, SqliteFile
+from rlaif_pl.data.sqlite_file import SqliteFile, TableSchema
 from rlaif_pl.labeling.calls import Call, CallKey, Response
 
 APPLICATION = 0x524C4149  # "RLAI", tells these files from other SQLite files
@@ -47,7 +47,7 @@ CREATE TABLE replies (
 )
 """
 INDEX = "CREATE INDEX replies_by_digest ON replies (digest)"
-LAYOUT = Layout("reply store", 1, (TABLE, INDEX), application=APPLICATION)
+LAYOUT = TableSchema("reply store", 1, (TABLE, INDEX), application=APPLICATION)
 NAMES = ", ".join(COLUMNS)
 SELECT = f"SELECT digest, {NAMES} FROM replies WHERE digest IN ({{marks}}) ORDER BY id"
 INSERT = (

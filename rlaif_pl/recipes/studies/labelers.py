@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from rlaif_pl.evaluation.results import COLORS, Results, plain_axes
+from rlaif_pl.evaluation.results import COLORS, StudyResults, plain_axes
 from rlaif_pl.labeling.usage.cost import human_cost
 from rlaif_pl.labeling.usage.spending import Price
 from rlaif_pl.statistics import Interval
@@ -88,7 +88,7 @@ def read_rows(path: Path | str) -> list[LabelerRow]:
     return [_row(record) for record in content["rows"]]
 
 
-def cost_results(rows: Sequence[LabelerRow], prices: Mapping[str, Price]) -> Results:
+def cost_results(rows: Sequence[LabelerRow], prices: Mapping[str, Price]) -> StudyResults:
     """Lay out what a label costs by each labeler and price, beside a person's.
 
     Args:
@@ -114,7 +114,7 @@ def cost_results(rows: Sequence[LabelerRow], prices: Mapping[str, Price]) -> Res
         "The last column divides a person's price by that of the dearest endpoint listed: the price of "
         "a label says nothing of its worth, which is the first column.",
     ]
-    return Results(
+    return StudyResults(
         "label_cost",
         [Table("What a preference label costs", header, body)],
         notes,
@@ -125,7 +125,7 @@ def cost_results(rows: Sequence[LabelerRow], prices: Mapping[str, Price]) -> Res
     )
 
 
-def size_results(rows: Sequence[LabelerRow]) -> Results:
+def size_results(rows: Sequence[LabelerRow]) -> StudyResults:
     """Lay out alignment by labeler, in the order of the table."""
     body: Rows = [
         [
@@ -161,7 +161,7 @@ def size_results(rows: Sequence[LabelerRow]) -> Results:
     metrics: dict[str, float] = {}
     for row in rows:
         metrics |= row.alignment.to_metrics(f"size/{row.name.replace(' ', '_')}/alignment")
-    return Results(
+    return StudyResults(
         "labeler_size",
         [Table("Agreement with people by size of the labeler", header, body)],
         [

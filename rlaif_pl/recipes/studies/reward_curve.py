@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from rlaif_pl.evaluation.gold import judge_counts, judges_named
-from rlaif_pl.evaluation.results import COLORS, Results, plain_axes
+from rlaif_pl.evaluation.results import COLORS, StudyResults, plain_axes
 from rlaif_pl.recipes.studies.fitting import Array, Fitter, Method
 from rlaif_pl.recipes.studies.sources import (
     ARM_TITLES,
@@ -109,7 +109,7 @@ def draw_curve(
     return CurveReport(points, rule, gold, len(kept), len(seeds), folds, method)
 
 
-def to_results(report: CurveReport) -> Results:
+def to_results(report: CurveReport) -> StudyResults:
     """Lay a report out."""
     arms = list(report.points[0].accuracy)
     has_gap = report.points[0].gap is not None
@@ -133,7 +133,7 @@ def to_results(report: CurveReport) -> Results:
         "The interval is over posts that are judged; the spread over draws is the luck of the pairs "
         "that are trained on, one standard deviation in points.",
     ]
-    return Results(
+    return StudyResults(
         "reward_curve",
         [Table(f"Agreement with {report.gold} by pairs trained on", header, body)],
         notes,
