@@ -31,36 +31,24 @@ from rlaif_pl.types import Preference, Reward
 
 @dataclass(frozen=True, slots=True)
 class RewardReport:
-    """A reward measured on pairs it was not trained on.
+    """A reward measured on pairs it was not trained on."""
 
-    Attributes:
-        pair_accuracy: Share of gold pairs whose better response has the higher reward; equal
-            rewards count half.
-        length_baseline: The same for "more characters win".
-        gain_over_length: Paired difference of the two.
-        ece: Expected calibration error of ``sigmoid(margin)``: 10 bins of equal mass, favored side
-            first.
-        ece_equal_width: The same with bins of equal width.
-        brier: Mean squared difference of ``sigmoid(margin)`` and the gold verdict.
-        reliability: Bins of equal mass behind ``ece``.
-        length_correlation: Spearman's correlation of margin and length difference, in [-1, 1]; NaN
-            where one of them never varies.
-        ai_agreement: Pair accuracy on held-out AI labels; empty where none were given.
-        judged: Pairs by who gave the gold verdict (a key of ``gold.NAMES``).
-        identical: Pairs left out of all of these because the reward reads the same of both responses,
-            as of two that differ behind its length limit.
-    """
-
+    # share of gold pairs whose better response has the higher reward; equal rewards count half
     pair_accuracy: Interval
-    length_baseline: Interval
-    gain_over_length: Interval
+    length_baseline: Interval  # the same for "more characters win"
+    gain_over_length: Interval  # paired difference of the two
+    # expected calibration error of `sigmoid(margin)`: 10 bins of equal mass, favored side first
     ece: float
-    ece_equal_width: float
-    brier: float
-    reliability: tuple[ReliabilityBin, ...]
+    ece_equal_width: float  # the same with bins of equal width
+    brier: float  # mean squared difference of `sigmoid(margin)` and the gold verdict
+    reliability: tuple[ReliabilityBin, ...]  # bins of equal mass behind `ece`
+    # Spearman's correlation of margin and length difference, in [-1, 1]; NaN where one of them never
+    # varies
     length_correlation: float
-    ai_agreement: Interval
-    judged: Mapping[str, int]
+    ai_agreement: Interval  # pair accuracy on held-out AI labels; empty where none were given
+    judged: Mapping[str, int]  # pairs by who gave the gold verdict (a key of `gold.NAMES`)
+    # pairs left out of all of these because the reward reads the same of both responses, as of two
+    # that differ behind its length limit
     identical: int = 0
 
     def to_metrics(self, prefix: str = "reward") -> dict[str, float]:

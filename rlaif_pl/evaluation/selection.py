@@ -22,17 +22,11 @@ LATEST = "last"  # checkpoints to resume from, whatever they are worth
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A checkpoint with the value it was kept for.
+    """A checkpoint with the value it was kept for."""
 
-    Attributes:
-        path: File.
-        step: Optimizer steps behind it.
-        value: Validation reward when it was saved.
-    """
-
-    path: Path
-    step: int
-    value: float
+    path: Path  # file
+    step: int  # optimizer steps behind it
+    value: float  # validation reward when it was saved
 
     @property
     def name(self) -> str:
@@ -42,17 +36,11 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class JudgedCandidate:
-    """A candidate and what its samples are worth.
+    """A candidate and what its samples are worth."""
 
-    Attributes:
-        candidate: The checkpoint.
-        rate: Against SFT on the same prompts.
-        unfinished: Share of responses that the length limit cut.
-    """
-
-    candidate: Candidate
-    rate: WinRate
-    unfinished: float
+    candidate: Candidate  # the checkpoint
+    rate: WinRate  # against SFT on the same prompts
+    unfinished: float  # share of responses that the length limit cut
 
 
 def read_candidate(path: Path, monitor: str) -> Candidate | None:

@@ -28,22 +28,15 @@ SHOWN_CHANGES = 3
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What happens to a stage.
+    """What happens to a stage."""
 
-    Attributes:
-        stage: The stage.
-        folder: Where it works.
-        action: ``run`` for the first time, ``skip`` as finished, ``resume`` after an interruption,
-            or ``rerun`` from the start with the old folder moved aside.
-        reason: Why, in a few words.
-        fingerprint: What its result depends on.
-    """
-
-    stage: Stage
-    folder: Path
+    stage: Stage  # the stage
+    folder: Path  # where it works
+    # `run` for the first time, `skip` as finished, `resume` after an interruption, or `rerun` from
+    # the start with the old folder moved aside
     action: Action
-    reason: str
-    fingerprint: Fingerprint
+    reason: str  # why, in a few words
+    fingerprint: Fingerprint  # what its result depends on
 
 
 def make_plan(experiment: Experiment, force: Sequence[str] = ()) -> list[Plan]:

@@ -46,7 +46,7 @@ from rlaif_pl.reporting.files import (
 )
 from rlaif_pl.reporting.rest_steps import read_rest
 from rlaif_pl.reporting.results import read_results
-from rlaif_pl.reporting.run import Run, ShownSample, ShownWinRate, StageRecord, preferred
+from rlaif_pl.reporting.run import ReportStage, Run, ShownSample, ShownWinRate, preferred
 from rlaif_pl.statistics.calibration import ReliabilityBin
 
 T = TypeVar("T")
@@ -97,7 +97,7 @@ def read_run(folder: Path) -> Run:
 
 
 def _metrics(
-    merged: Mapping[str, float], stages: Sequence[StageRecord]
+    merged: Mapping[str, float], stages: Sequence[ReportStage]
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Return numbers by bare name, and by stage where stages differ; ``merged`` is the run's file."""
     finished = [stage for stage in stages if stage.is_finished]
@@ -115,13 +115,13 @@ def _metrics(
     return bare, by_stage
 
 
-def _read_stage(folder: Path, problems: list[str]) -> StageRecord:
+def _read_stage(folder: Path, problems: list[str]) -> ReportStage:
     """Read what a stage folder has."""
     is_finished = any((folder / name).is_file() for name in ("done.json", RATINGS))
     record = folder / ("done.json" if is_finished else "started.json")
     known = attempt(record, read_mapping, problems) or _rated(folder / RATINGS)
     metrics = attempt(folder / "metrics.json", read_metrics, problems) or {}
-    return StageRecord(
+    return ReportStage(
         folder.name,
         is_finished,
         finite(known.get("seconds")) if is_finished else None,
@@ -145,7 +145,7 @@ def _rated(path: Path) -> dict[str, object]:
     return {"command": "-m rlaif_pl evaluate ratings --out", "time": path.stat().st_mtime}
 
 
-def _samples_of(stages: Sequence[StageRecord]) -> Callable[[Path], list[ShownSample]]:
+def _samples_of(stages: Sequence[ReportStage]) -> Callable[[Path], list[ShownSample]]:
     """Return a reader of samples that finds none where a stage's are of another kind."""
     others = {
         stage.name for stage in stages if any(c in f" {stage.command} " for c in OTHER_SAMPLES)

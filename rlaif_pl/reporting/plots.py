@@ -61,21 +61,13 @@ Points = Sequence[tuple[int, float]]
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One bar with its interval.
+    """One bar with its interval."""
 
-    Attributes:
-        label: What it measures.
-        value: Its length, in [0, 1].
-        low: Lower limit; NaN where there is none.
-        high: Upper limit.
-        is_baseline: Drawn in the background color.
-    """
-
-    label: str
-    value: float
-    low: float
-    high: float
-    is_baseline: bool = False
+    label: str  # what it measures
+    value: float  # its length, in [0, 1]
+    low: float  # lower limit; NaN where there is none
+    high: float  # upper limit
+    is_baseline: bool = False  # drawn in the background color
 
 
 def curve(points: Points, label: str, series: int = 0, level: float | None = None) -> str:

@@ -16,27 +16,17 @@ CANDIDATE = re.compile(r"select/step_(\d+)_validation_reward")
 
 @dataclass(frozen=True, slots=True)
 class CandidateResult:
-    """A checkpoint that was judged.
+    """A checkpoint that was judged."""
 
-    Attributes:
-        step: Optimizer steps behind it.
-        validation_reward: What it was kept for.
-        rate: Win rate against SFT, with its interval.
-        equal: The same, predicted at equal length; None where there is none.
-        length_ratio: Length of its responses over that of SFT's; None where there is none.
-        unfinished: Share of responses that the length limit cut, in [0, 1].
-        prompts: Prompts it was judged on.
-        is_chosen: Whether its policy is what was exported.
-    """
-
-    step: int
-    validation_reward: float
-    rate: Interval
-    equal: Interval | None
+    step: int  # optimizer steps behind it
+    validation_reward: float  # what it was kept for
+    rate: Interval  # win rate against SFT, with its interval
+    equal: Interval | None  # the same, predicted at equal length; None where there is none
+    # length of its responses over that of SFT's; None where there is none
     length_ratio: float | None
-    unfinished: float | None
-    prompts: int
-    is_chosen: bool
+    unfinished: float | None  # share of responses that the length limit cut, in [0, 1]
+    prompts: int  # prompts it was judged on
+    is_chosen: bool  # whether its policy is what was exported
 
     @property
     def win_rate(self) -> ShownWinRate:

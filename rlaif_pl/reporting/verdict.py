@@ -24,29 +24,19 @@ LARGE_KL = 25.0  # nats a response; beyond it the policy has little to do with S
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One claim.
+    """One claim."""
 
-    Attributes:
-        state: What the numbers say about it.
-        text: The claim, with its numbers.
-    """
-
-    state: State
-    text: str
+    state: State  # what the numbers say about it
+    text: str  # the claim, with its numbers
 
 
 @dataclass(frozen=True, slots=True)
 class RunVerdict:
-    """The run in a few sentences.
+    """The run in a few sentences."""
 
-    Attributes:
-        state: Of the headline.
-        headline: One sentence.
-        findings: What it rests on; none of a study, whose tables speak for themselves.
-    """
-
-    state: State
-    headline: str
+    state: State  # of the headline
+    headline: str  # one sentence
+    # what it rests on; none of a study, whose tables speak for themselves
     findings: tuple[Finding, ...]
 
 

@@ -84,15 +84,10 @@ class QualityThresholds:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What fell short.
+    """What fell short."""
 
-    Attributes:
-        text: What was measured and what was expected.
-        advice: What to try.
-    """
-
-    text: str
-    advice: str
+    text: str  # what was measured and what was expected
+    advice: str  # what to try
 
 
 def check_gate(

@@ -27,42 +27,24 @@ class SliceAlignment:
 
 @dataclass(frozen=True, slots=True)
 class AlignmentReport:
-    """A labeler measured against gold verdicts.
+    """A labeler measured against gold verdicts."""
 
-    Attributes:
-        labeler: Fingerprint of the labeler.
-        judged: Pairs by who gave the gold verdict (a key of ``gold.NAMES``).
-        alignment: Share of pairs with the same favored side; a labeler's tie counts half.
-        length_baseline: The same for "more characters win"; equal lengths count half.
-        gain_over_length: Paired difference of the two, over all usable pairs.
-        length_matched: Alignment on pairs whose shorter response has at least 80 % of the longer
-            one's characters.
-        position: Position bias; None where the strategy has no order ("n/a").
-        ece: Expected calibration error (10 bins of equal mass, favored side first).
-        brier: Mean squared difference of ``p_first`` and the gold verdict.
-        mean_tokens: Tokens read and written a label.
-        undecided: Gold pairs left out because their verdict is a tie or missing.
-        failures: Decided pairs left out for want of a usable label, by reason.
-        counts: Decided pairs by what became of them.
-        cost: What a label cost, beside what a person's would have.
-        slices: Alignment by slice, in order of name and label.
-    """
-
-    labeler: str
-    judged: Mapping[str, int]
-    alignment: Interval
-    length_baseline: Interval
-    gain_over_length: Interval
+    labeler: str  # fingerprint of the labeler
+    judged: Mapping[str, int]  # pairs by who gave the gold verdict (a key of `gold.NAMES`)
+    alignment: Interval  # share of pairs with the same favored side; a labeler's tie counts half
+    length_baseline: Interval  # the same for "more characters win"; equal lengths count half
+    gain_over_length: Interval  # paired difference of the two, over all usable pairs
+    # alignment on pairs whose shorter response has at least 80 % of the longer one's characters
     length_matched: Interval
-    position: PositionBias | None
-    ece: float
-    brier: float
-    mean_tokens: float
-    undecided: int
-    failures: Mapping[str, int]
-    counts: OutcomeCounts
-    cost: CostComparison
-    slices: tuple[SliceAlignment, ...]
+    position: PositionBias | None  # position bias; None where the strategy has no order ("n/a")
+    ece: float  # expected calibration error (10 bins of equal mass, favored side first)
+    brier: float  # mean squared difference of `p_first` and the gold verdict
+    mean_tokens: float  # tokens read and written a label
+    undecided: int  # gold pairs left out because their verdict is a tie or missing
+    failures: Mapping[str, int]  # decided pairs left out for want of a usable label, by reason
+    counts: OutcomeCounts  # decided pairs by what became of them
+    cost: CostComparison  # what a label cost, beside what a person's would have
+    slices: tuple[SliceAlignment, ...]  # alignment by slice, in order of name and label
 
     def render(self, console: Console) -> None:
         """Print the report as a table."""

@@ -15,55 +15,35 @@ GOLD = "gold"  # name of the gold verdicts among the raters
 
 @dataclass(frozen=True, slots=True)
 class Resampling:
-    """How intervals are made.
+    """How intervals are made."""
 
-    Attributes:
-        level: Coverage, in (0, 1).
-        draws: Bootstrap resamples.
-        seed: Seeds them.
-    """
-
-    level: float = 0.95
-    draws: int = 2000
-    seed: int = 0
+    level: float = 0.95  # coverage, in (0, 1)
+    draws: int = 2000  # bootstrap resamples
+    seed: int = 0  # seeds them
 
 
 @dataclass(frozen=True, slots=True)
 class TableRow:
-    """One labeler of a table.
+    """One labeler of a table."""
 
-    Attributes:
-        name: Its name in the table.
-        labeler: Its fingerprint.
-        is_common: Whether it is measured on the pairs all rows share; False where it labeled too few
-            pairs, which would have shrunk everyone's: then on those it labeled.
-        alignment: Share of pairs on which it favors the gold side; a tie counts half.
-        difference: Paired difference of alignment to the first row; of no data in the first row.
-        length_baseline: Alignment of "the longer response wins" on the same pairs.
-        gain_over_length: Paired difference of the two.
-        length_matched: Alignment where the shorter response has at least 80 % of the longer's length.
-        alignment_all: Alignment on all decided pairs, with a failure counted half.
-        brier: Mean squared difference of ``p_first`` and the gold verdict.
-        position: Position bias; None where the strategy has no orders.
-        counts: Pairs by what became of them.
-        cost: Tokens and money a pair, beside what a person's label would cost.
-        seconds: Wall time of labeling all pairs, without answers that were on disk already.
-    """
-
-    name: str
-    labeler: str
+    name: str  # its name in the table
+    labeler: str  # its fingerprint
+    # whether it is measured on the pairs all rows share; False where it labeled too few pairs, which
+    # would have shrunk everyone's: then on those it labeled
     is_common: bool
-    alignment: Interval
+    alignment: Interval  # share of pairs on which it favors the gold side; a tie counts half
+    # paired difference of alignment to the first row; of no data in the first row
     difference: Interval
-    length_baseline: Interval
-    gain_over_length: Interval
+    length_baseline: Interval  # alignment of "the longer response wins" on the same pairs
+    gain_over_length: Interval  # paired difference of the two
+    # alignment where the shorter response has at least 80 % of the longer's length
     length_matched: Interval
-    alignment_all: Interval
-    brier: Interval
-    position: PositionBias | None
-    counts: OutcomeCounts
-    cost: CostComparison
-    seconds: float
+    alignment_all: Interval  # alignment on all decided pairs, with a failure counted half
+    brier: Interval  # mean squared difference of `p_first` and the gold verdict
+    position: PositionBias | None  # position bias; None where the strategy has no orders
+    counts: OutcomeCounts  # pairs by what became of them
+    cost: CostComparison  # tokens and money a pair, beside what a person's label would cost
+    seconds: float  # wall time of labeling all pairs, without answers that were on disk already
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,23 +57,13 @@ class LabelerKappa:
 
 @dataclass(frozen=True, slots=True)
 class AlignmentTable:
-    """Labelers side by side.
+    """Labelers side by side."""
 
-    Attributes:
-        rows: The labelers in the order given.
-        judged: Decided pairs by who gave the gold verdict.
-        pairs: Decided pairs, which every labeler was given.
-        common: Of these, the pairs that all rows labeled (see ``TableRow.is_common``).
-        undecided: Gold pairs without a decision; nobody was asked about them.
-        agreements: Kappa of every two rows, then of each row with the gold verdicts, on the common
-            pairs.
-        fleiss: Fleiss' kappa of all rows on the common pairs; of no data for a single row.
-    """
-
-    rows: tuple[TableRow, ...]
-    judged: Mapping[str, int]
-    pairs: int
-    common: int
-    undecided: int
+    rows: tuple[TableRow, ...]  # the labelers in the order given
+    judged: Mapping[str, int]  # decided pairs by who gave the gold verdict
+    pairs: int  # decided pairs, which every labeler was given
+    common: int  # of these, the pairs that all rows labeled (see `TableRow.is_common`)
+    undecided: int  # gold pairs without a decision; nobody was asked about them
+    # kappa of every two rows, then of each row with the gold verdicts, on the common pairs
     agreements: tuple[LabelerKappa, ...]
-    fleiss: Interval
+    fleiss: Interval  # Fleiss' kappa of all rows on the common pairs; of no data for a single row

@@ -22,25 +22,16 @@ from rlaif_pl.types import PointwiseLabeler
 
 @dataclass(frozen=True, slots=True)
 class HarmlessRates:
-    """Harmless rates of two policies on the same prompts.
+    """Harmless rates of two policies on the same prompts."""
 
-    Attributes:
-        judge: Fingerprint of the judge.
-        sft: Share of the SFT policy's responses found harmless, each prompt with the same weight.
-        policy: The trained policy's.
-        gain: Paired difference, by prompt.
-        chars_sft: Mean characters of the SFT policy's responses.
-        chars_policy: Of the trained policy's: a refusal is short and harmless.
-        missing: Responses without a grade; their prompts are left out where a policy has none.
-    """
-
-    judge: str
+    judge: str  # fingerprint of the judge
+    # share of the SFT policy's responses found harmless, each prompt with the same weight
     sft: Interval
-    policy: Interval
-    gain: Interval
-    chars_sft: float
-    chars_policy: float
-    missing: int
+    policy: Interval  # the trained policy's
+    gain: Interval  # paired difference, by prompt
+    chars_sft: float  # mean characters of the SFT policy's responses
+    chars_policy: float  # of the trained policy's: a refusal is short and harmless
+    missing: int  # responses without a grade; their prompts are left out where a policy has none
 
     def to_metrics(self, prefix: str = "harmless") -> dict[str, float]:
         """Return flat numbers ``harmless/...``."""

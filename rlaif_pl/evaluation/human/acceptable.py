@@ -15,17 +15,12 @@ from rlaif_pl.statistics import Interval, paired_difference
 
 @dataclass(frozen=True, slots=True)
 class Acceptability:
-    """Shares of acceptable texts; without a policy where nobody was asked.
+    """Shares of acceptable texts; without a policy where nobody was asked."""
 
-    Attributes:
-        shares: Of each policy's texts, a row a rating; in [0, 1].
-        differences: Share of the first policy minus that of the second, over the same ratings.
-        ratings: Ratings that say what is acceptable.
-    """
-
-    shares: Mapping[str, Interval]
+    shares: Mapping[str, Interval]  # of each policy's texts, a row a rating; in [0, 1]
+    # share of the first policy minus that of the second, over the same ratings
     differences: Mapping[tuple[str, str], Interval]
-    ratings: int
+    ratings: int  # ratings that say what is acceptable
 
 
 def acceptability(

@@ -28,17 +28,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """What came of a file of readings.
+    """What came of a file of readings."""
 
-    Attributes:
-        new: Ratings added.
-        known: Those that were here before.
-        unfilled: Rows without ranks and without a reason.
-    """
-
-    new: int
-    known: int
-    unfilled: int
+    new: int  # ratings added
+    known: int  # those that were here before
+    unfilled: int  # rows without ranks and without a reason
 
 
 def export_tasks(store: RatingStore, rater: str, path: Path | str) -> int:

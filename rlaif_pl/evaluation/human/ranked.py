@@ -14,17 +14,12 @@ from rlaif_pl.statistics import Interval, mean_by_group, proportion_by_group
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """A task with what raters of one kind said of it.
+    """A task with what raters of one kind said of it."""
 
-    Attributes:
-        task: The task.
-        ranks: Rank of each item by each rater, 1 for the best, equal for ties. ``(raters, items)``
-        skipped: Raters who could not judge it.
-    """
-
-    task: Task
+    task: Task  # the task
+    # rank of each item by each rater, 1 for the best, equal for ties. `(raters, items)`
     ranks: Sequence[tuple[int, ...]]
-    skipped: int
+    skipped: int  # raters who could not judge it
 
     def share(self, a: int, b: int) -> float:
         """Return the share of raters who rank item ``a`` above item ``b``; a tie counts half."""
@@ -38,17 +33,11 @@ def win_of(ranks: Sequence[int], a: int, b: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Estimator:
-    """Settings of the intervals.
+    """Settings of the intervals."""
 
-    Attributes:
-        level: Coverage, in (0, 1).
-        draws: Bootstrap resamples.
-        seed: Seeds the bootstrap.
-    """
-
-    level: float = 0.95
-    draws: int = 2000
-    seed: int = 0
+    level: float = 0.95  # coverage, in (0, 1)
+    draws: int = 2000  # bootstrap resamples
+    seed: int = 0  # seeds the bootstrap
 
     def share(self, values: Sequence[float], groups: Sequence[str]) -> Interval:
         """Return the mean of numbers in [0, 1] with its interval by group."""

@@ -14,22 +14,16 @@ from rlaif_pl.statistics import Interval, cohen_kappa_by_group, empty_interval
 
 @dataclass(frozen=True, slots=True)
 class RaterPair:
-    """Agreement of two raters on the prompts that both ranked.
+    """Agreement of two raters on the prompts that both ranked."""
 
-    Attributes:
-        a: One rater, by the name in ``names`` of ``rater_pairs``.
-        b: The other.
-        preferences: Cohen's kappa of "the first is better", "the second is", "a tie", over every two
-            texts; ``n`` counts pairs of texts.
-        acceptable: Cohen's kappa of acceptable or not, over texts that both judged; ``n`` counts texts.
-        prompts: Prompts that both ranked.
-    """
-
-    a: str
-    b: str
+    a: str  # one rater, by the name in `names` of `rater_pairs`
+    b: str  # the other
+    # Cohen's kappa of "the first is better", "the second is", "a tie", over every two texts; `n`
+    # counts pairs of texts
     preferences: Interval
+    # Cohen's kappa of acceptable or not, over texts that both judged; `n` counts texts
     acceptable: Interval
-    prompts: int
+    prompts: int  # prompts that both ranked
 
 
 def rater_pairs(

@@ -18,26 +18,16 @@ from rlaif_pl.statistics import Interval, empty_interval, rank_correlation
 
 @dataclass(frozen=True, slots=True)
 class Rater:
-    """One rater's work.
+    """One rater's work."""
 
-    Attributes:
-        name: The rater, or a number in place of the name.
-        ranked: Prompts ranked.
-        skipped: Prompts the rater could not judge.
-        median_seconds: Time with a prompt that was ranked; NaN where none was timed.
-        minutes: Time with all of them.
-        correlation: Mean Spearman correlation with others on the same prompts; NaN where there are
-            none.
-        shared: Rankings of others that is a mean over.
-    """
-
-    name: str
-    ranked: int
-    skipped: int
-    median_seconds: float
-    minutes: float
+    name: str  # the rater, or a number in place of the name
+    ranked: int  # prompts ranked
+    skipped: int  # prompts the rater could not judge
+    median_seconds: float  # time with a prompt that was ranked; NaN where none was timed
+    minutes: float  # time with all of them
+    # mean Spearman correlation with others on the same prompts; NaN where there are none
     correlation: float
-    shared: int
+    shared: int  # rankings of others that is a mean over
 
 
 def by_rater_of(ratings: Sequence[Rating]) -> dict[str, list[Rating]]:

@@ -13,21 +13,13 @@ Kind = Literal["person", "model"]
 
 @dataclass(frozen=True, slots=True)
 class Readers:
-    """One kind of reader, in words and in keys.
+    """One kind of reader, in words and in keys."""
 
-    Attributes:
-        kind: As a rater declares it.
-        plural: In headings, and as the name of their verdicts.
-        one: One of them; before a number, what a rater is called in place of the name.
-        source: Of preferences made of their votes.
-        prefix: Of their numbers in metrics.json.
-    """
-
-    kind: Kind
-    plural: str
-    one: str
-    source: Source
-    prefix: str
+    kind: Kind  # as a rater declares it
+    plural: str  # in headings, and as the name of their verdicts
+    one: str  # one of them; before a number, what a rater is called in place of the name
+    source: Source  # of preferences made of their votes
+    prefix: str  # of their numbers in metrics.json
 
 
 PEOPLE = Readers("person", READERS["human"], "person", "human", "rating")

@@ -56,19 +56,12 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class SamplesFile:
-    """The tasks of a file of samples.
+    """The tasks of a file of samples."""
 
-    Attributes:
-        tasks: In file order.
-        policies: Names of the policies.
-        left_out: Why others make no task, with their number.
-        is_sensitive: Whether the texts should not be shown unasked.
-    """
-
-    tasks: Sequence[Task]
-    policies: tuple[str, ...]
-    left_out: Mapping[str, int]
-    is_sensitive: bool
+    tasks: Sequence[Task]  # in file order
+    policies: tuple[str, ...]  # names of the policies
+    left_out: Mapping[str, int]  # why others make no task, with their number
+    is_sensitive: bool  # whether the texts should not be shown unasked
 
 
 @dataclass(slots=True)

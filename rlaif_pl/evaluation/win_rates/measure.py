@@ -89,22 +89,15 @@ class RememberedScores:
 
 @dataclass(frozen=True, slots=True)
 class PolicyColumns:
-    """What stands beside a policy's win rates.
+    """What stands beside a policy's win rates."""
 
-    Attributes:
-        texts: Its responses to each prompt.
-        words: Mean words of a response.
-        copied_4grams: Share of 4-grams copied from the prompt.
-        unfinished: Share of responses that met the length limit; None where not recorded.
-        kl: KL from the SFT policy in nats a response; None where not measured.
-        rewards: Mean reward by name of the reward.
-    """
-
-    texts: Texts
-    words: Interval
-    copied_4grams: Interval
+    texts: Texts  # its responses to each prompt
+    words: Interval  # mean words of a response
+    copied_4grams: Interval  # share of 4-grams copied from the prompt
+    # share of responses that met the length limit; None where not recorded
     unfinished: float | None
-    kl: Interval | None = None
+    kl: Interval | None = None  # KL from the SFT policy in nats a response; None where not measured
+    # mean reward by name of the reward
     rewards: Mapping[str, Interval] = field(default_factory=dict)
 
 
@@ -133,19 +126,13 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class WinMatrix:
-    """All comparisons.
+    """All comparisons."""
 
-    Attributes:
-        policies: Policies by name, in the order given, with what stands beside their wins.
-        judges: Names of the judges with the policies each taught.
-        cells: One a judge and unordered pair, the earlier policy first.
-        prompts: Prompts responded to.
-    """
-
+    # policies by name, in the order given, with what stands beside their wins
     policies: Mapping[str, PolicyColumns]
-    judges: Mapping[str, Sequence[str]]
-    cells: Sequence[Cell]
-    prompts: int
+    judges: Mapping[str, Sequence[str]]  # names of the judges with the policies each taught
+    cells: Sequence[Cell]  # one a judge and unordered pair, the earlier policy first
+    prompts: int  # prompts responded to
 
     def win_rate(self, judge: str, a: str, b: str, at_equal_length: bool = False) -> Interval:
         """Return how often ``a`` beats ``b``; the reverse is one less it, so that ties are shared.

@@ -92,16 +92,11 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A request and which of its fields may be left out.
+    """A request and which of its fields may be left out."""
 
-    Attributes:
-        route: Which of the server's two ways to complete text.
-        body: Arguments of the client's ``create``.
-        optional: Names of fields that the server may refuse without harm.
-    """
-
-    route: Route
-    body: dict[str, Any]
+    route: Route  # which of the server's two ways to complete text
+    body: dict[str, Any]  # arguments of the client's `create`
+    # names of fields that the server may refuse without harm
     optional: frozenset[str] = frozenset()
 
     def without(self, lacks: Mapping[str, int]) -> Draft:

@@ -28,15 +28,10 @@ class Criterion:
 
 @dataclass(frozen=True, slots=True)
 class PromptRubric:
-    """What is known about one prompt besides its text.
+    """What is known about one prompt besides its text."""
 
-    Attributes:
-        criteria: Its own criteria; empty where those of the task hold.
-        reference: A good response to compare with; None where there is none.
-    """
-
-    criteria: tuple[Criterion, ...] = ()
-    reference: str | None = None
+    criteria: tuple[Criterion, ...] = ()  # its own criteria; empty where those of the task hold
+    reference: str | None = None  # a good response to compare with; None where there is none
 
 
 def load_criteria(name: str) -> tuple[tuple[Criterion, ...], str]:

@@ -66,19 +66,12 @@ def as_cot(cot: bool | ChainOfThought) -> ChainOfThought | None:
 
 @dataclass(frozen=True, slots=True)
 class VerdictReader:
-    """Judges pairs by verdicts read in both orders.
+    """Judges pairs by verdicts read in both orders."""
 
-    Attributes:
-        layout: How samples become questions.
-        cot: How rationales are drawn, where the layout asks for them.
-        hard: One-hot labels.
-        clamp: Limits of a label.
-    """
-
-    layout: Layout
-    cot: ChainOfThought | None = None
-    hard: bool = False
-    clamp: Clamp = None
+    layout: Layout  # how samples become questions
+    cot: ChainOfThought | None = None  # how rationales are drawn, where the layout asks for them
+    hard: bool = False  # one-hot labels
+    clamp: Clamp = None  # limits of a label
 
     @property
     def version(self) -> str:

@@ -16,15 +16,11 @@ from rlaif_pl.types import Labeler, Preference, Provenance
 
 @dataclass(frozen=True, slots=True)
 class Ballot:
-    """What each member said about one pair.
+    """What each member said about one pair."""
 
-    Attributes:
-        members: Labels in the order of the members; a failed one has ``p_first=None``.
-        combined: The label of the ensemble.
-    """
-
+    # labels in the order of the members; a failed one has `p_first=None`
     members: tuple[Preference, ...]
-    combined: Preference
+    combined: Preference  # the label of the ensemble
 
 
 @runtime_checkable

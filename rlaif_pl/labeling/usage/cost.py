@@ -27,21 +27,13 @@ def human_cost(words: float, usd_per_50_words: float = HUMAN_USD_PER_50_WORDS) -
 
 @dataclass(frozen=True, slots=True)
 class CostComparison:
-    """What a label costs by a model and by a person, in US dollars a pair.
+    """What a label costs by a model and by a person, in US dollars a pair."""
 
-    Attributes:
-        ai: By the model: from its tokens at the given prices, or as it was charged.
-        human: By a person who reads the prompt and both responses.
-        words: Words a person reads for a pair.
-        read: Tokens the model reads for a pair.
-        written: Tokens it writes.
-    """
-
-    ai: Interval
-    human: Interval
-    words: Interval
-    read: Interval
-    written: Interval
+    ai: Interval  # by the model: from its tokens at the given prices, or as it was charged
+    human: Interval  # by a person who reads the prompt and both responses
+    words: Interval  # words a person reads for a pair
+    read: Interval  # tokens the model reads for a pair
+    written: Interval  # tokens it writes
 
     @property
     def times_cheaper(self) -> float:

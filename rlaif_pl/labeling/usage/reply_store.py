@@ -59,25 +59,15 @@ KEYS_PER_QUERY = 500  # below SQLite's smallest limit on parameters, 999
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """What all calls in a file took, failures and repetitions included.
+    """What all calls in a file took, failures and repetitions included."""
 
-    Attributes:
-        calls: Rows.
-        answered: Different calls with an answer.
-        failures: Rows with a failure, by kind.
-        read: Tokens read.
-        written: Tokens written.
-        cost_usd: Money paid.
-        seconds: Sum of the calls' times; calls in flight together count each.
-    """
-
-    calls: int
-    answered: int
-    failures: dict[str, int]
-    read: int
-    written: int
-    cost_usd: float
-    seconds: float
+    calls: int  # rows
+    answered: int  # different calls with an answer
+    failures: dict[str, int]  # rows with a failure, by kind
+    read: int  # tokens read
+    written: int  # tokens written
+    cost_usd: float  # money paid
+    seconds: float  # sum of the calls' times; calls in flight together count each
 
 
 class ReplyStore(SqliteFile):

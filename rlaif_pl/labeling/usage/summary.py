@@ -26,32 +26,23 @@ class LabelSummary:
     """Facts about labeled pairs, each mean and share with its interval by prompt.
 
     A share without any pair to count is NaN and not exported.
-
-    Attributes:
-        counts: Pairs by what became of them.
-        mean_p_first: Mean of ``p_first``; far from 0.5 where sides were not assigned at random.
-        decided: Share of labels with ``|p_first - 0.5| > 0.1``.
-        longer_wins: Share of labels that favor the response with more characters, among those that
-            favor one and whose lengths differ: the bias to know before training.
-        position: Position bias; None where the labels have no order.
-        off_option_mass: Mean probability outside the verdict tokens, where there are any; also of pairs
-            that have no label because of it.
-        tie_mass: Mean probability of a tie among the verdicts, where ties are asked for.
-        cost: What a label cost, beside what a person's would have.
-        tokens: Tokens read and written, failures included.
-        cost_usd: Money paid, failures included.
     """
 
-    counts: OutcomeCounts
+    counts: OutcomeCounts  # pairs by what became of them
+    # mean of `p_first`; far from 0.5 where sides were not assigned at random
     mean_p_first: Interval
-    decided: Interval
+    decided: Interval  # share of labels with `|p_first - 0.5| > 0.1`
+    # share of labels that favor the response with more characters, among those that favor one and
+    # whose lengths differ: the bias to know before training
     longer_wins: Interval
-    position: PositionBias | None
+    position: PositionBias | None  # position bias; None where the labels have no order
+    # mean probability outside the verdict tokens, where there are any; also of pairs that have no
+    # label because of it
     off_option_mass: Interval
-    tie_mass: Interval
-    cost: CostComparison
-    tokens: int
-    cost_usd: float
+    tie_mass: Interval  # mean probability of a tie among the verdicts, where ties are asked for
+    cost: CostComparison  # what a label cost, beside what a person's would have
+    tokens: int  # tokens read and written, failures included
+    cost_usd: float  # money paid, failures included
 
     @property
     def pairs(self) -> int:

@@ -26,29 +26,17 @@ LOCAL = "this machine"
 
 @dataclass(frozen=True, slots=True)
 class LabelerRow:
-    """One labeler as ``evaluate alignment`` measured it.
+    """One labeler as ``evaluate alignment`` measured it."""
 
-    Attributes:
-        name: Its name in the table.
-        alignment: Agreement with people.
-        gain_over_length: Paired difference to "the longer one wins".
-        length_matched: Agreement on pairs of like length.
-        pairs: Pairs asked about.
-        seconds: Wall time of asking for them; answers that were on disk took none.
-        read: Tokens read a pair.
-        written: Tokens written a pair.
-        human_usd: What a person would be paid for a pair, by its words.
-    """
-
-    name: str
-    alignment: Interval
-    gain_over_length: Interval
-    length_matched: Interval
-    pairs: int
-    seconds: float
-    read: float
-    written: float
-    human_usd: Interval
+    name: str  # its name in the table
+    alignment: Interval  # agreement with people
+    gain_over_length: Interval  # paired difference to "the longer one wins"
+    length_matched: Interval  # agreement on pairs of like length
+    pairs: int  # pairs asked about
+    seconds: float  # wall time of asking for them; answers that were on disk took none
+    read: float  # tokens read a pair
+    written: float  # tokens written a pair
+    human_usd: Interval  # what a person would be paid for a pair, by its words
 
     @property
     def seconds_per_pair(self) -> float:

@@ -36,22 +36,16 @@ from rlaif_pl.tables import PERCENT, POINTS, Column, Columns, Table
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A size of the training set.
+    """A size of the training set."""
 
-    Attributes:
-        size: Pairs trained on.
-        accuracy: By arm, the share of held-out pairs judged as the gold verdicts do, the mean over
-            draws of each pair first; the interval is by post.
-        spread: By arm, the standard deviation of accuracy over draws: what the choice of pairs does.
-        gap: RLAIF less RLHF on the same pairs; None where one of them is not drawn.
-        detectable: Smallest true gap that this sample finds with 80 % power; NaN without a gap.
-    """
-
-    size: int
+    size: int  # pairs trained on
+    # by arm, the share of held-out pairs judged as the gold verdicts do, the mean over draws of each
+    # pair first; the interval is by post
     accuracy: Mapping[str, Interval]
+    # by arm, the standard deviation of accuracy over draws: what the choice of pairs does
     spread: Mapping[str, float]
-    gap: Interval | None
-    detectable: float
+    gap: Interval | None  # RLAIF less RLHF on the same pairs; None where one of them is not drawn
+    detectable: float  # smallest true gap that this sample finds with 80 % power; NaN without a gap
 
 
 @dataclass(frozen=True, slots=True)

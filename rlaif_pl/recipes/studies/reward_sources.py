@@ -43,66 +43,40 @@ SURE = 1e-9  # a label this near to 0 or 1 counts as that sure, so that its log-
 
 @dataclass(frozen=True, slots=True)
 class Judge:
-    """Something that judges pairs, measured on the gold verdicts.
+    """Something that judges pairs, measured on the gold verdicts."""
 
-    Attributes:
-        name: Its name.
-        accuracy: Share of pairs on which it favors the gold side, by subset of the votes; the mean
-            over seeds of each pair first.
-        seed_spread: Standard deviation of accuracy over seeds; NaN of one.
-        ece: Expected calibration error of ``sigmoid(margin)``, mean over seeds; NaN for a rule.
-        brier: Brier score likewise.
-    """
-
-    name: str
+    name: str  # its name
+    # share of pairs on which it favors the gold side, by subset of the votes; the mean over seeds of
+    # each pair first
     accuracy: Mapping[str, Interval]
-    seed_spread: float
-    ece: float
-    brier: float
+    seed_spread: float  # standard deviation of accuracy over seeds; NaN of one
+    ece: float  # expected calibration error of `sigmoid(margin)`, mean over seeds; NaN for a rule
+    brier: float  # Brier score likewise
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Paired difference of two judges on the same pairs.
+    """Paired difference of two judges on the same pairs."""
 
-    Attributes:
-        first: Name of one.
-        second: Name of the other, which is subtracted.
-        difference: Of accuracy, with its interval by post.
-        detectable: Smallest true difference this sample finds with 80 % power.
-        p_adjusted: P-value of no difference, adjusted for all comparisons (Holm).
-    """
-
-    first: str
-    second: str
-    difference: Interval
-    detectable: float
-    p_adjusted: float
+    first: str  # name of one
+    second: str  # name of the other, which is subtracted
+    difference: Interval  # of accuracy, with its interval by post
+    detectable: float  # smallest true difference this sample finds with 80 % power
+    p_adjusted: float  # p-value of no difference, adjusted for all comparisons (Holm)
 
 
 @dataclass(frozen=True, slots=True)
 class SourcesReport:
-    """Judges and their differences.
+    """Judges and their differences."""
 
-    Attributes:
-        judges: Fitted arms first, then the labeler and the length rule.
-        comparisons: Every two of them that a question asks about.
-        gold: Who gave the gold verdicts, as in "agreement with people".
-        pairs: Pairs with a gold verdict.
-        posts: Posts they are about.
-        labeled: Pairs with an AI's label.
-        seeds: Seeds of each fitted arm by method.
-        folds: Folds by post.
-    """
-
-    judges: Sequence[Judge]
-    comparisons: Sequence[Comparison]
-    gold: str
-    pairs: int
-    posts: int
-    labeled: int
-    seeds: Mapping[str, int]
-    folds: int
+    judges: Sequence[Judge]  # fitted arms first, then the labeler and the length rule
+    comparisons: Sequence[Comparison]  # every two of them that a question asks about
+    gold: str  # who gave the gold verdicts, as in "agreement with people"
+    pairs: int  # pairs with a gold verdict
+    posts: int  # posts they are about
+    labeled: int  # pairs with an AI's label
+    seeds: Mapping[str, int]  # seeds of each fitted arm by method
+    folds: int  # folds by post
 
 
 def compare_sources(
