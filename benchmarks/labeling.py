@@ -30,7 +30,7 @@ from rlaif_pl.data.sources import DataSource, load_preferences
 from rlaif_pl.engine.prefix_tree import Node, grow
 from rlaif_pl.engine.tree_runner import merge
 from rlaif_pl.labeling import LocalBackend, PairwiseLabeler
-from rlaif_pl.labeling.backends.local_rows import TokenRow
+from rlaif_pl.labeling.backends.local_rows import Row
 from rlaif_pl.labeling.calls import Call, ChoiceRequest, Response
 from rlaif_pl.text import word_count
 from rlaif_pl.types import Preference
@@ -81,7 +81,7 @@ class Recorder:
     def __init__(self, backend: LocalBackend) -> None:
         self.backend = backend
         self.fingerprint = backend.fingerprint
-        self.rows: list[TokenRow] = []
+        self.rows: list[Row] = []
 
     def answer(self, calls: Sequence[Call], done: Callable[[int, Response], None]) -> None:
         """Answer through the back end."""
@@ -208,7 +208,7 @@ def measure(backend: LocalBackend, pairs: Sequence[Preference], shots: int, part
     return Case(name, plain_seconds, our_seconds, processor, len(pairs), read, needed, flops)
 
 
-def cost(backend: LocalBackend, rows: Sequence[TokenRow]) -> tuple[int, float]:
+def cost(backend: LocalBackend, rows: Sequence[Row]) -> tuple[int, float]:
     """Count tokens and operations that are left when nothing is computed twice."""
     config = backend.model.backbone.model.config
     layers = backend.model.top.decoder.layers.parameters()

@@ -67,7 +67,8 @@ def read_expect(experiment: Experiment) -> Expect:
         return parser.instantiate(parser.parse_object({"expect": dict(experiment.expect)})).expect
     except ArgumentError as error:
         known = ", ".join(each.name for each in fields(Expect))
-        raise ValueError(f"{experiment.file}: {error}; keys of expect: {known}") from error
+        said = " ".join(str(error).split())
+        raise ValueError(f"{experiment.file}: {said}; keys of expect: {known}") from error
 
 
 class Inputs:

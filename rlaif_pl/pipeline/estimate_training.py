@@ -31,7 +31,7 @@ class Role:
 class Memory:
     """Bytes on one GPU."""
 
-    weights: int  # with autocast's 16-bit copies of trained ones
+    weights: int  # with autocast's 16-bit copies of trained ones, or what FSDP2 gathers
     gradients: int  # float32, with DDP's flat copies
     optimizer: int
     activations: int  # kept for the backward pass of one batch
@@ -50,8 +50,9 @@ def memory(
     moments: int = 2,  # float32 values a trained weight: AdamW's; Adafactor keeps next to nothing
     half: bool = True,  # matrices are multiplied in 16 bits by autocast, which keeps copies of weights
     ranks: int = 1,  # GPUs that train together
-    sharded: bool = False,  # FSDP divides weights, gradients and optimizer state among the ranks
+    sharded: bool = False,  # FSDP2 divides weights, gradients and optimizer state among the ranks
     bucket_views: bool = False,  # DDP's gradient_as_bucket_view: gradients lie in the buckets
+    gathered: float = 0,  # bytes that a sharded stage holds whole at a time
     *,
     activations: float = 0,
     scored_tokens: float = 0,  # of a batch, whose log-probabilities are taken
@@ -63,8 +64,9 @@ def memory(
     copies = ranks > 1 and not (sharded or bucket_views)
     trained = sum(role.trained for role in roles)
     frozen = sum(role.frozen_bytes * role.frozen for role in roles)
+    casts = gathered if sharded else 2 * trained if half else 0
     return Memory(
-        weights=((6 if half else 4) * trained + frozen) // share,
+        weights=(4 * trained + frozen) // share + round(casts),
         gradients=(8 if copies else 4) * trained // share,
         optimizer=4 * moments * trained // share,
         activations=round(activations),
@@ -100,6 +102,12 @@ class Network:
             trained = self.top * self.rank * shape.matrix_sides
         frozen = shape.parameters - (trained if self.rank is None else 0)
         return Role(name, trained, frozen if owns else 0, self.width, flops)
+
+    def gathered(self, half: bool) -> float:
+        """Bytes that FSDP2 holds whole at a time: embeddings, two layers, gradients of one."""
+        outer = self.shape.parameters - self.shape.layers * self.shape.layer
+        is_whole = self.rank is None and self.top == self.shape.layers
+        return (8 if is_whole else self.width) * outer + 3 * (2 if half else 4) * self.shape.layer
 
     def tokens(self, prompt: float, responses: float, response: float) -> float:
         """Tokens run for a prompt with responses."""
@@ -216,14 +224,16 @@ class Fit:
     def memory(self) -> Memory:
         """What one GPU holds."""
         optimizer = str(at(self.model, "optimizer.class_path")).lower()
+        strategy = str(at(self.content, "trainer.strategy"))
         shape, sequence = self.network.shape, self._row_tokens
         return memory(
             self.roles,
             0 if "sgd" in optimizer or "adafactor" in optimizer else 2,
             self.half,
             self.ranks,
-            "fsdp" in str(at(self.content, "trainer.strategy")).lower(),
+            any(word in strategy for word in ("fsdp", "ModelParallelStrategy")),
             bool(at(self.content, "trainer.strategy.init_args.gradient_as_bucket_view")),
+            self.network.gathered(self.half),
             activations=self.activations(self.network.checkpointing),
             scored_tokens=self._held_rows * self.drawn * self.longest if self.writes else 0,
             vocab=shape.vocab,

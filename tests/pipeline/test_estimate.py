@@ -26,8 +26,15 @@ def test_ddp_adds_its_buckets_fsdp_divides_and_autocast_keeps_casts():
     ddp = memory(roles, ranks=8)
     assert (ddp.gradients, ddp.weights) == ((4 + 4) * P, (4 + 2) * P)
     assert memory(roles, ranks=8, bucket_views=True).gradients == 4 * P
-    fsdp = memory(roles, ranks=8, sharded=True, half=False)
-    assert fsdp.weights + fsdp.gradients + fsdp.optimizer == 16 * P // 8
+    fsdp = memory(roles, ranks=8, sharded=True, gathered=9)
+    assert fsdp.weights + fsdp.gradients + fsdp.optimizer == 16 * P // 8 + 9
+
+
+def test_fsdp2_holds_embeddings_and_two_layers_whole():
+    layers = 28 * QWEN.layer
+    assert WHOLE.gathered(half=True) == 8 * (P - layers) + 3 * 2 * QWEN.layer
+    adapters = Network(QWEN, top=28, rank=8)
+    assert adapters.gathered(half=False) == 2 * (P - layers) + 3 * 4 * QWEN.layer
 
 
 def test_a_role_that_writes_nothing_keeps_an_output_embedding_of_its_own():
@@ -220,8 +227,8 @@ def test_what_is_not_known_is_said(tmp_path):
 @pytest.mark.parametrize(
     ("expect", "words"),
     [
-        ({"gpu": 1}, "expect.gpu"),
-        ({"gpus": 0}, "expect.gpus.*keys of expect: gpus, tflops"),
+        ({"gpu": 1}, "'expect' does not accept option 'gpu'; keys of expect: gpus, tflops"),
+        ({"gpus": 0}, "expect.gpus.*PositiveInt: 0 does not"),
     ],
 )
 def test_wrong_assumptions_are_named(tmp_path, expect, words):

@@ -13,7 +13,7 @@ from rich.console import Console
 from rlaif_pl.data.metric_files import update_metrics
 from rlaif_pl.evaluation.human.exchange import export_tasks as write_tasks
 from rlaif_pl.evaluation.human.exchange import import_ratings as import_ratings_of
-from rlaif_pl.evaluation.human.readers import BY_KIND, MODELS
+from rlaif_pl.evaluation.human.records import BY_KIND, MODELS
 from rlaif_pl.evaluation.human.schema import FILE
 from rlaif_pl.evaluation.human.store import RatingStore
 from rlaif_pl.evaluation.human.tasks import SamplesFile, read_samples
@@ -22,7 +22,7 @@ QUESTION = "Which response is best? Rank all of them."
 
 
 @dataclass(frozen=True)
-class PageOptions:
+class RatingPage:
     """The rating page.
 
     Attributes:
@@ -50,7 +50,7 @@ def rate(
     per_prompt: int = 1,
     limit: int | None = None,
     seed: int = 0,
-    page: PageOptions = PageOptions(),  # noqa: B008 - frozen
+    page: RatingPage = RatingPage(),  # noqa: B008 - frozen
     ties: bool = False,
     export_tasks: str | None = None,
     rater: str | None = None,

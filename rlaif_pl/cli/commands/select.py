@@ -138,7 +138,7 @@ def build_actor(config: Path) -> ActorCritic:
         )
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--actor", type=ActorCritic)
-    actor = parser.instantiate_classes(parser.parse_object({"actor": node})).actor
+    actor = parser.instantiate(parser.parse_object({"actor": node})).actor
     if not isinstance(actor, ActorCritic):
         raise ValueError(f"expected {ACTOR} in {config} to be an ActorCritic, got {type(actor)}")
     return actor.eval()

@@ -11,7 +11,7 @@ from rlaif_pl.engine.sampling import SamplingParams
 MOST_SEED = 1 << 62  # seeds of n samples are seed + k, and none may pass 2^63 - 1
 
 
-class DrawnResponse(NamedTuple):
+class Sample(NamedTuple):
     """One response as a server drew it."""
 
     tokens: list[int]
@@ -61,7 +61,7 @@ def request_body(
 
 def read_samples(
     answer: dict[str, Any], body: dict[str, Any], vocab_size: int, url: str
-) -> list[DrawnResponse]:
+) -> list[Sample]:
     """Return the samples of an answer, in order.
 
     Raises:
@@ -74,9 +74,7 @@ def read_samples(
     return [_sample(choice, body, vocab_size, url) for choice in choices]
 
 
-def _sample(
-    choice: dict[str, Any], body: dict[str, Any], vocab_size: int, url: str
-) -> DrawnResponse:
+def _sample(choice: dict[str, Any], body: dict[str, Any], vocab_size: int, url: str) -> Sample:
     tokens, read = choice.get("token_ids"), choice.get("prompt_token_ids")
     if not isinstance(tokens, list) or not tokens:
         raise ValueError(
@@ -108,4 +106,4 @@ def _sample(
                 f"expected a finite log-probability of each of {len(tokens)} tokens from {url}, got "
                 f"{found[:3]}... ({len(found)})"
             )
-    return DrawnResponse([int(token) for token in tokens], logprobs, reason == "stop")
+    return Sample([int(token) for token in tokens], logprobs, reason == "stop")

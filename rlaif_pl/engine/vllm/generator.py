@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from rlaif_pl.engine.generate import Generated
-from rlaif_pl.engine.generation_backend import ServedPolicy
+from rlaif_pl.engine.generation_backend import Policy
 from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.engine.vllm import facts as known
 from rlaif_pl.engine.vllm.client import Client, RefusedError, ServerGoneError
-from rlaif_pl.engine.vllm.completions import DrawnResponse, read_samples, request_body
+from rlaif_pl.engine.vllm.completions import Sample, read_samples, request_body
 from rlaif_pl.engine.vllm.division import Servers
 
 CHECK_PROMPT = 300  # tokens: blocks of a prefix cache, 16 or 128 tokens, must be full to be stale
@@ -68,7 +68,7 @@ class VLLMGenerator:
         self._reloaded: Path | None = None  # weights that the servers read over their own
         self._for_training = False
 
-    def prepare(self, policy: ServedPolicy, params: SamplingParams, *, for_training: bool) -> None:
+    def prepare(self, policy: Policy, params: SamplingParams, *, for_training: bool) -> None:
         """Ask every server what it can do, and refuse what the run would miss.
 
         Raises:
@@ -78,7 +78,7 @@ class VLLMGenerator:
         self._for_training = for_training
         self.servers.each(lambda client: self._read(client, policy, params))
 
-    def _read(self, client: Client, policy: ServedPolicy, params: SamplingParams) -> None:
+    def _read(self, client: Client, policy: Policy, params: SamplingParams) -> None:
         found = known.read_facts(client, self.model)
         if found.logprobs_mode is None and self._for_training:
             mode = known.measured_mode(client, found.model)
@@ -97,7 +97,7 @@ class VLLMGenerator:
             )
         self.facts[client.url] = found
 
-    def update(self, policy: ServedPolicy) -> None:
+    def update(self, policy: Policy) -> None:
         """Send the policy's present weights to every server, and check that it draws from them.
 
         Raises:
@@ -125,7 +125,7 @@ class VLLMGenerator:
 
     def generate(
         self,
-        policy: ServedPolicy,
+        policy: Policy,
         prompts: Sequence[Sequence[int]],
         params: SamplingParams,
         seeds: Sequence[int],
@@ -141,7 +141,7 @@ class VLLMGenerator:
         """
         self._check_lengths(max(map(len, prompts)), params.max_new_tokens)
 
-        def ask(client: Client, n: int) -> list[DrawnResponse]:
+        def ask(client: Client, n: int) -> list[Sample]:
             body = request_body(
                 self._loaded or self.facts[client.url].model,
                 prompts[n],
@@ -166,9 +166,7 @@ class VLLMGenerator:
             logprobs=logprobs,
         )
 
-    def _complete(
-        self, client: Client, body: dict[str, Any], vocabulary: int
-    ) -> list[DrawnResponse]:
+    def _complete(self, client: Client, body: dict[str, Any], vocabulary: int) -> list[Sample]:
         answer = client.post("/v1/completions", body)
         return read_samples(answer, body, vocabulary, client.url)
 
@@ -212,7 +210,7 @@ class VLLMGenerator:
                 "this run alone"
             )
 
-    def _check(self, client: Client, policy: ServedPolicy) -> None:
+    def _check(self, client: Client, policy: Policy) -> None:
         """Score one fixed text by server and trainer; a server that differs ends the run."""
         found = self.facts[client.url]
         most = (found.max_model_len or CHECK_PROMPT + CHECK_TOKENS) - CHECK_TOKENS
@@ -235,8 +233,8 @@ class VLLMGenerator:
             )
 
 
-def _cut(sample: DrawnResponse, length: int | None) -> DrawnResponse:
+def _cut(sample: Sample, length: int | None) -> Sample:
     """Cut a text at what ended it, as the trainer's own sampler does."""
     if length is None:
         return sample
-    return DrawnResponse(sample.tokens[:length], sample.logprobs[:length], finished=True)
+    return Sample(sample.tokens[:length], sample.logprobs[:length], finished=True)

@@ -9,7 +9,7 @@ from itertools import combinations
 
 from rlaif_pl.evaluation.human.ranked import Estimator
 from rlaif_pl.evaluation.human.records import Rating
-from rlaif_pl.evaluation.human.tasks import Task
+from rlaif_pl.evaluation.human.tasks import RatingTask
 from rlaif_pl.statistics import Interval, paired_difference
 
 
@@ -24,7 +24,7 @@ class Acceptability:
 
 
 def acceptability(
-    tasks: Mapping[str, Task],
+    tasks: Mapping[str, RatingTask],
     ratings: Sequence[Rating],
     policies: Sequence[str],
     estimator: Estimator,
@@ -50,7 +50,7 @@ def acceptability(
     return Acceptability(shares, differences, len(said))
 
 
-def _of_policy(tasks: Mapping[str, Task], rating: Rating, policy: str) -> float:
+def _of_policy(tasks: Mapping[str, RatingTask], rating: Rating, policy: str) -> float:
     item = tasks[rating.task].item_of(policy)
     assert item is not None  # noqa: S101 - every task has a text of every policy
     return float((rating.acceptable or ())[item])

@@ -17,10 +17,15 @@ from pydantic import BaseModel, Field, StrictBool, StrictInt, StringConstraints,
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from rlaif_pl.evaluation.human.order import judged, shown_order
-from rlaif_pl.evaluation.human.readers import Kind
-from rlaif_pl.evaluation.human.records import LONGEST_NAME, LONGEST_REASON, MOST_SECONDS, Rating
+from rlaif_pl.evaluation.human.records import (
+    LONGEST_NAME,
+    LONGEST_REASON,
+    MOST_SECONDS,
+    Kind,
+    Rating,
+)
 from rlaif_pl.evaluation.human.store import RatingStore
-from rlaif_pl.evaluation.human.tasks import Task
+from rlaif_pl.evaluation.human.tasks import RatingTask
 from rlaif_pl.text import whole_characters
 
 HEADERS = {
@@ -166,7 +171,7 @@ class Desk:
             shown["acceptable"] = [rating.acceptable[item] for item in rating.shown]
         return {"state": "task", "task": shown, "progress": self.progress(asked.rater)}
 
-    def show(self, rater: str, task: Task) -> dict[str, Any]:
+    def show(self, rater: str, task: RatingTask) -> dict[str, Any]:
         """Return what a person sees of a task: texts in their order, no policy."""
         order = shown_order(self.seed, rater, task.id, len(task.items))
         texts = [task.items[item].text for item in order]
@@ -182,7 +187,7 @@ class Desk:
         except ValueError as error:
             raise HTTPException(409, str(error)) from error
 
-    def _task(self, key: str) -> Task:
+    def _task(self, key: str) -> RatingTask:
         if key not in self.tasks:
             raise HTTPException(404, "expected a task of this page; load the page again")
         return self.tasks[key]

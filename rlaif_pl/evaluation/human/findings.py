@@ -9,11 +9,16 @@ from rlaif_pl.evaluation.human.acceptable import Acceptability, acceptability
 from rlaif_pl.evaluation.human.agreement import Agreement, Concordance, agreements, concordance
 from rlaif_pl.evaluation.human.order import mid_ranks, shares_of_best
 from rlaif_pl.evaluation.human.ranked import Estimator, Ranked, gather
-from rlaif_pl.evaluation.human.rater_pairs import RaterPair, rater_pairs
-from rlaif_pl.evaluation.human.raters import Rater, by_rater_of, first_shown_best, raters_of
-from rlaif_pl.evaluation.human.readers import BY_KIND, PEOPLE, Kind, Readers
-from rlaif_pl.evaluation.human.records import Rating
-from rlaif_pl.evaluation.human.tasks import Task
+from rlaif_pl.evaluation.human.raters import (
+    Rater,
+    RaterPair,
+    by_rater_of,
+    first_shown_best,
+    rater_pairs,
+    raters_of,
+)
+from rlaif_pl.evaluation.human.records import BY_KIND, PEOPLE, Kind, Rating, Readers
+from rlaif_pl.evaluation.human.tasks import RatingTask
 from rlaif_pl.evaluation.human.win_rates import win_matrix
 from rlaif_pl.evaluation.verdicts import JudgeVerdicts
 from rlaif_pl.evaluation.win_rates.measure import WinMatrix
@@ -55,7 +60,7 @@ class Reading:
 
 
 def reading_of(
-    tasks: Mapping[str, Task],
+    tasks: Mapping[str, RatingTask],
     ratings: Sequence[Rating],
     policies: Sequence[str],
     judges: Mapping[str, JudgeVerdicts],
@@ -102,7 +107,7 @@ def reading_of(
 
 
 def findings_of(
-    tasks: Mapping[str, Task],
+    tasks: Mapping[str, RatingTask],
     ratings: Sequence[Rating],
     policies: Sequence[str],
     judges: Mapping[str, JudgeVerdicts],

@@ -34,7 +34,7 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class RatingTask:
     """Responses to one prompt that a person ranks.
 
     Attributes:
@@ -58,7 +58,7 @@ class Task:
 class SamplesFile:
     """The tasks of a file of samples."""
 
-    tasks: Sequence[Task]  # in file order
+    tasks: Sequence[RatingTask]  # in file order
     policies: tuple[str, ...]  # names of the policies
     left_out: Mapping[str, int]  # why others make no task, with their number
     is_sensitive: bool  # whether the texts should not be shown unasked
@@ -115,7 +115,7 @@ def read_samples(
             f"per_prompt of at least 1, got {list(chosen)} and {per_prompt}; choose with --policies"
         )
     left_out: Counter[str] = Counter()
-    tasks: list[Task] = []
+    tasks: list[RatingTask] = []
     for place, prompt in enumerate(prompts[:limit]):
         tasks += _tasks(prompt, chosen, per_prompt, place, left_out)
     if not tasks:
@@ -125,7 +125,7 @@ def read_samples(
 
 def _tasks(
     prompt: _Prompt, policies: Sequence[str], most: int, place: int, left_out: Counter[str]
-) -> Iterator[Task]:
+) -> Iterator[RatingTask]:
     """Yield the tasks of one prompt."""
     columns = [prompt.responses.get(name, []) for name in policies]
     # a reference is one text, which stands beside each of the policies' samples
@@ -143,7 +143,7 @@ def _tasks(
             continue
         digest = hashlib.blake2b(f"{place}/{number}/{prompt.group}".encode(), digest_size=8)
         items = tuple(Item(text, tuple(names)) for text, names in authors.items())
-        yield Task(digest.hexdigest(), prompt.text, prompt.group, items)
+        yield RatingTask(digest.hexdigest(), prompt.text, prompt.group, items)
 
 
 def _prompts(rows: Sequence[RawRow], source: Path) -> Iterator[_Prompt]:

@@ -8,8 +8,8 @@ from itertools import combinations
 import numpy as np
 
 from rlaif_pl.evaluation.human.ranked import Estimator, Ranked, win_of
-from rlaif_pl.evaluation.human.readers import PEOPLE
-from rlaif_pl.evaluation.human.tasks import Task
+from rlaif_pl.evaluation.human.records import PEOPLE
+from rlaif_pl.evaluation.human.tasks import RatingTask
 from rlaif_pl.evaluation.verdicts import JudgeVerdicts
 from rlaif_pl.evaluation.win_rate import (
     Judged,
@@ -138,6 +138,6 @@ def _texts(ranked: Sequence[Ranked], policy: str) -> list[list[str]]:
     return [[each.task.items[_places(each.task, policy)[0]].text] for each in ranked]
 
 
-def _places(task: Task, *policies: str) -> list[int]:
+def _places(task: RatingTask, *policies: str) -> list[int]:
     """Places of the policies' texts; every task has one of each."""
     return [place for name in policies if (place := task.item_of(name)) is not None]

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from rlaif_pl.labeling.backends.endpoint_errors import LogprobTable, raise_reported
+from rlaif_pl.labeling.backends.endpoint_errors import Table, raise_reported
 from rlaif_pl.text import parse_json
 
 THOUGHTS = ("reasoning", "reasoning_content", "thinking")  # fields of a message
@@ -55,7 +55,7 @@ class Completion:
     refused: bool
     tokens: tuple[str, ...]
     logprobs: tuple[float | None, ...]
-    tables: tuple[LogprobTable, ...]
+    tables: tuple[Table, ...]
     read: int
     written: int
     thoughts: str | None = None
@@ -156,7 +156,7 @@ def token_text(token: str, raw: object = None) -> str:
 
 def _logprobs(
     found: object,
-) -> tuple[tuple[str, ...], tuple[float | None, ...], tuple[LogprobTable, ...]]:
+) -> tuple[tuple[str, ...], tuple[float | None, ...], tuple[Table, ...]]:
     """Read tokens, their log-probabilities and the tables beside them; all empty without any."""
     if not isinstance(found, dict):
         return (), (), ()
@@ -177,7 +177,7 @@ def _logprobs(
     return tokens, values, tables
 
 
-def _table(table: object) -> LogprobTable:
+def _table(table: object) -> Table:
     """Read one place's table of the completions format."""
     if table is None:
         return ()
@@ -187,7 +187,7 @@ def _table(table: object) -> LogprobTable:
     return tuple((token, value) for token, value in rows if value is not None)
 
 
-def _listed(entry: Mapping[str, object]) -> LogprobTable:
+def _listed(entry: Mapping[str, object]) -> Table:
     """Read one place's table of the chat format."""
     found = entry.get("top_logprobs") or ()
     if not isinstance(found, list):

@@ -20,7 +20,7 @@ from rlaif_pl.labeling.backends.endpoint_echo import (
     starts_of,
     target_logprobs,
 )
-from rlaif_pl.labeling.backends.endpoint_errors import EndpointError, LogprobTable, unlikely
+from rlaif_pl.labeling.backends.endpoint_errors import EndpointError, Table, unlikely
 from rlaif_pl.labeling.backends.endpoint_http import Sender
 from rlaif_pl.labeling.backends.endpoint_learned import Learned
 from rlaif_pl.labeling.backends.endpoint_request import (
@@ -117,9 +117,9 @@ class Caller:
         tally, is_chat = Tally(), self._is_chat(call.question)
         goes_on = not is_chat or self.settings.chat_assistant_prefix == "assistant"
         goes_on |= call.question.thoughts is not None
-        first: LogprobTable = ()
+        first: Table = ()
 
-        async def look_up(beginning: str) -> LogprobTable | None:
+        async def look_up(beginning: str) -> Table | None:
             nonlocal first
             if beginning and not goes_on:
                 return None  # the server cannot be made to go on from there
@@ -162,7 +162,7 @@ class Caller:
         )
 
     def _watch_mass(
-        self, call: ChoiceRequest, logprobs: Sequence[float | None], table: LogprobTable
+        self, call: ChoiceRequest, logprobs: Sequence[float | None], table: Table
     ) -> None:
         """Warn where the server writes something else than an option from the first choice on.
 
@@ -277,7 +277,7 @@ class Caller:
             )
         try:
             starts = starts_of(found.tokens, KNOWN_TEXT)
-            tables: list[LogprobTable] = []
+            tables: list[Table] = []
             for start in starts:
                 beginning = Question(self.settings.server.echo_start + KNOWN_TEXT[:start])
                 done = start and await self._ask(

@@ -10,11 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable, Sequence
 
-from rlaif_pl.labeling.backends.endpoint_errors import LogprobTable
+from rlaif_pl.labeling.backends.endpoint_errors import Table
 
 DEPTH = 8  # longest chain of tokens followed; verdicts are short
 
-LookUp = Callable[[str], Awaitable[LogprobTable | None]]
+LookUp = Callable[[str], Awaitable[Table | None]]
 """Given what the answer begins with, returns the likeliest next tokens; None if that failed."""
 
 
@@ -49,7 +49,7 @@ async def choose(
 
 
 async def _masses(
-    options: Sequence[str], start: str, table: LogprobTable, look_up: LookUp, depth: int
+    options: Sequence[str], start: str, table: Table, look_up: LookUp, depth: int
 ) -> dict[str, float]:
     """Probability of each option, given that the answer begins with ``start``.
 

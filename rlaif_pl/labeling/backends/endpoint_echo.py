@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rlaif_pl.labeling.backends.endpoint_body import Completion
-from rlaif_pl.labeling.backends.endpoint_errors import LogprobTable
+from rlaif_pl.labeling.backends.endpoint_errors import Table
 
 KNOWN_TEXT = "The cat sat on the mat. It was a warm day, and the sun was high in the blue sky."
 SHIFTS = (0, 1, -1)
@@ -98,7 +98,7 @@ def target_logprobs(found: Completion, context: str, target: str, shift: int) ->
 
 
 def find_shift(
-    tokens: Sequence[str], logprobs: Sequence[float | None], tables: Sequence[LogprobTable]
+    tokens: Sequence[str], logprobs: Sequence[float | None], tables: Sequence[Table]
 ) -> int:
     """Find out how the echoed list lies against its tokens.
 

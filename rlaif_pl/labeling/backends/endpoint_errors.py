@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
-LogprobTable: TypeAlias = tuple[tuple[str, float], ...]
+Table: TypeAlias = tuple[tuple[str, float], ...]
 """Likeliest tokens at one place: text and log-probability in nats."""
 
 LONGEST_SENTENCE = 300  # characters shown of what a server says
@@ -220,7 +220,7 @@ def without_field(url: object, name: str, sentence: str) -> str:
     return f"{url} does not take {name} ({sentence}): it is left out from now on; {effect}"
 
 
-def unlikely(url: object, options: Sequence[str], table: LogprobTable, goes_on: bool) -> str:
+def unlikely(url: object, options: Sequence[str], table: Table, goes_on: bool) -> str:
     """Say what a server writes in place of an option, and why that may be.
 
     Args:

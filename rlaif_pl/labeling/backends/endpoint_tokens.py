@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from rlaif_pl.labeling.backends.endpoint_errors import LogprobTable
+from rlaif_pl.labeling.backends.endpoint_errors import Table
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -54,7 +54,7 @@ class VerdictTokens:
             ids[whole[len(before)]] = None
         return tuple(ids) if len(ids) <= MOST_IDS else None
 
-    def check(self, table: LogprobTable, ids: Sequence[int], options: Sequence[str]) -> bool:
+    def check(self, table: Table, ids: Sequence[int], options: Sequence[str]) -> bool:
         """Tell whether a table holds the tokens that were asked for; if not, none is asked again."""
         found = {token for token, _ in table if token and any(o.startswith(token) for o in options)}
         self.is_known = len(found) >= len(ids)

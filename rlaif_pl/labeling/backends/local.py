@@ -12,13 +12,8 @@ from rlaif_pl.engine.sampling import sample_seed
 from rlaif_pl.engine.tree_runner import PrefixTreeRunner
 from rlaif_pl.labeling.backends.local_model import LocalModel
 from rlaif_pl.labeling.backends.local_plain import PlainRunner
-from rlaif_pl.labeling.backends.local_rows import (
-    Encoder,
-    TokenRow,
-    UnreadableError,
-    option_logprobs,
-)
-from rlaif_pl.labeling.backends.local_write import Runner, Writer, WritingTask
+from rlaif_pl.labeling.backends.local_rows import Encoder, Row, UnreadableError, option_logprobs
+from rlaif_pl.labeling.backends.local_write import Runner, Task, Writer
 from rlaif_pl.labeling.calls import (
     Call,
     ChoiceRequest,
@@ -115,10 +110,10 @@ class LocalBackend:
 
     def answer(self, calls: Sequence[Call], done: Done) -> None:
         """Answer calls; see ``calls.Backend``."""
-        rows: list[TokenRow] = []
+        rows: list[Row] = []
         spans: dict[int, range] = {}
-        questions: dict[tuple[Decoding, TokenRow], list[int]] = {}
-        thoughts: dict[tuple[Decoding, TokenRow], list[int]] = {}
+        questions: dict[tuple[Decoding, Row], list[int]] = {}
+        thoughts: dict[tuple[Decoding, Row], list[int]] = {}
         for place, call in enumerate(calls):
             try:
                 if isinstance(call, GenerateRequest):
@@ -139,13 +134,13 @@ class LocalBackend:
             self._write(calls, questions, done)
             self._write(calls, thoughts, done, are_thoughts=True)
 
-    def _rows(self, call: ChoiceRequest | LoglikelihoodRequest) -> list[TokenRow]:
+    def _rows(self, call: ChoiceRequest | LoglikelihoodRequest) -> list[Row]:
         if isinstance(call, ChoiceRequest):
             return self.encoder.choose(call)
         return self.encoder.score(call)
 
     def _judge(
-        self, calls: Sequence[Call], rows: Sequence[TokenRow], spans: dict[int, range], done: Done
+        self, calls: Sequence[Call], rows: Sequence[Row], spans: dict[int, range], done: Done
     ) -> None:
         """Answer what needs log-probabilities; a call is done when all its rows are."""
         if not rows:
@@ -169,15 +164,15 @@ class LocalBackend:
     def _write(
         self,
         calls: Sequence[Call],
-        questions: dict[tuple[Decoding, TokenRow], list[int]],
+        questions: dict[tuple[Decoding, Row], list[int]],
         done: Done,
         are_thoughts: bool = False,
     ) -> None:
         """Answer what needs text, all of one decoding together."""
-        tasks: dict[Decoding, list[WritingTask]] = {}
+        tasks: dict[Decoding, list[Task]] = {}
         for (decoding, row), places in questions.items():
             seeds = [seed_of(calls[place]) for place in places]
-            tasks.setdefault(decoding, []).append(WritingTask(row, places, seeds))
+            tasks.setdefault(decoding, []).append(Task(row, places, seeds))
         for decoding, group in tasks.items():
             read = {place: row_size(task.row) for task in group for place in task.places}
             writer = Writer(self.runner, self.model, self.limit, are_thoughts)
@@ -203,7 +198,7 @@ class LocalBackend:
 
 
 def judged(
-    call: Call, rows: Sequence[TokenRow], logprobs: Sequence[Sequence[float]], seconds: float
+    call: Call, rows: Sequence[Row], logprobs: Sequence[Sequence[float]], seconds: float
 ) -> Response:
     """Make the response to a choice or log-likelihood request of its rows' log-probabilities."""
     if isinstance(call, ChoiceRequest):
@@ -215,7 +210,7 @@ def judged(
     return Response(logprobs=tuple(min(value, 0.0) for value in values), read=read, seconds=seconds)
 
 
-def row_size(row: TokenRow) -> int:
+def row_size(row: Row) -> int:
     """Tokens of a row."""
     return len(row.ids) + len(row.source)
 

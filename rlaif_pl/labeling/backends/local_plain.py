@@ -15,7 +15,7 @@ from torch import Tensor
 from rlaif_pl.engine.response_batch import HiddenStates, pad_right
 from rlaif_pl.engine.tree_runner import Scores, buckets
 from rlaif_pl.labeling.backends.local_model import LocalModel
-from rlaif_pl.labeling.backends.local_rows import TokenRow
+from rlaif_pl.labeling.backends.local_rows import Row
 
 LOGITS = 2**28  # numbers of one batch's logits, 1 GiB of float32
 
@@ -36,7 +36,7 @@ class PlainRunner:
         self.pads = model.is_encoder_decoder or model.top.capabilities.pads
 
     @torch.no_grad()
-    def score(self, rows: Sequence[TokenRow]) -> Iterator[Scores]:
+    def score(self, rows: Sequence[Row]) -> Iterator[Scores]:
         """Yield places of rows with the log-probabilities of their scored tokens, batch by batch."""
         sizes = [len(row.ids) + len(row.source) for row in rows]
         for group in buckets(sizes, self.batch_tokens, padded=True):
@@ -53,7 +53,7 @@ class PlainRunner:
 
     @torch.no_grad()
     def states(
-        self, rows: Sequence[TokenRow], copies: Sequence[int], max_new_tokens: int
+        self, rows: Sequence[Row], copies: Sequence[int], max_new_tokens: int
     ) -> Iterator[tuple[PlainState, list[int]]]:
         """Yield batches of texts to be continued; see ``PrefixTreeRunner.states``."""
         sizes = [
@@ -96,7 +96,7 @@ class PlainState:
         rows: A question a text.
     """
 
-    def __init__(self, runner: PlainRunner, rows: Sequence[TokenRow]) -> None:
+    def __init__(self, runner: PlainRunner, rows: Sequence[Row]) -> None:
         self.runner = runner
         self.texts = [list(row.ids[:-1]) for row in rows]
         self.sources = [row.source for row in rows]

@@ -17,7 +17,7 @@ from rlaif_pl.text import FilledText, filled
 LOWEST = -745.0  # nats; smallest positive float64, what a probability of 0 is reported as
 
 
-class TokenRow(NamedTuple):
+class Row(NamedTuple):
     """Tokens to be read, some of which are to be judged.
 
     Attributes:
@@ -58,7 +58,7 @@ class Encoder:
         template = str(tokenizer.chat_template or "")
         self.control = ControlTokens(tokenizer, template, stop_token_ids)
 
-    def choose(self, call: ChoiceRequest) -> list[TokenRow]:
+    def choose(self, call: ChoiceRequest) -> list[Row]:
         """Return a row an option.
 
         Text and option are tokenized as one string, since after some texts "1" is another token. What
@@ -77,9 +77,9 @@ class Encoder:
         if first < 1 or shortest <= first:
             raise UnreadableError("empty")
         self._check([*rows, source])
-        return [TokenRow(tuple(row), first, tuple(source)) for row in rows]
+        return [Row(tuple(row), first, tuple(source)) for row in rows]
 
-    def score(self, call: LoglikelihoodRequest) -> list[TokenRow]:
+    def score(self, call: LoglikelihoodRequest) -> list[Row]:
         """Return the one row of a context with its target.
 
         Raises:
@@ -93,9 +93,9 @@ class Encoder:
         if not context or not target:
             raise UnreadableError("empty")
         self._check([context + target, source])
-        return [TokenRow((*context, *target), len(context), tuple(source))]
+        return [Row((*context, *target), len(context), tuple(source))]
 
-    def question(self, question: Question) -> TokenRow:
+    def question(self, question: Question) -> Row:
         """Return what is read before an answer is written; nothing in it is judged.
 
         Raises:
@@ -107,9 +107,9 @@ class Encoder:
         if not row:
             raise UnreadableError("empty")
         self._check([[*row, 0], source])
-        return TokenRow(tuple(row), len(row), tuple(source))
+        return Row(tuple(row), len(row), tuple(source))
 
-    def thinking(self, question: Question) -> tuple[TokenRow, str]:
+    def thinking(self, question: Question) -> tuple[Row, str]:
         """Return what is read before thoughts are written, and the mark that closes them.
 
         Raises:
@@ -121,7 +121,7 @@ class Encoder:
         prompt = filled(thinking_prompt(self.tokenizer, self._messages(question.text)))
         (row,) = self._tokenize([prompt], special=False)
         self._check([[*row, 0]])
-        return TokenRow(tuple(row), len(row)), closing_of(prompt)
+        return Row(tuple(row), len(row)), closing_of(prompt)
 
     def _parts(self, question: Question) -> tuple[list[int], FilledText, list[int]]:
         """Tokens put in front, text of the decoder, and tokens of the encoder."""
@@ -171,7 +171,7 @@ def as_data(text: str) -> FilledText:
     return text if isinstance(text, FilledText) else FilledText(text, ((0, len(text)),))
 
 
-def option_logprobs(rows: Sequence[TokenRow], logprobs: Sequence[Sequence[float]]) -> list[float]:
+def option_logprobs(rows: Sequence[Row], logprobs: Sequence[Sequence[float]]) -> list[float]:
     """Log-probability of each option without that of longer options it is part of.
 
     Args:

@@ -14,22 +14,22 @@ from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.engine.tree_runner import PrefixTreeRunner
 from rlaif_pl.labeling.backends.local_model import LocalModel
 from rlaif_pl.labeling.backends.local_plain import PlainRunner
-from rlaif_pl.labeling.backends.local_rows import TokenRow
+from rlaif_pl.labeling.backends.local_rows import Row
 from rlaif_pl.labeling.calls import Decoding
 
 Runner = PrefixTreeRunner | PlainRunner
 
 
-class WritingTask(NamedTuple):
+class Task(NamedTuple):
     """Answers to write to one question."""
 
-    row: TokenRow
+    row: Row
     places: list[int]  # of the calls, one a sample
     seeds: list[int]  # of the noise, one a sample
 
 
 @dataclass(frozen=True)
-class WrittenAnswer:
+class Answer:
     """One answer.
 
     Attributes:
@@ -67,9 +67,7 @@ class Writer:
         self.model = model
         self.limit = limit
 
-    def write(
-        self, tasks: Sequence[WritingTask], decoding: Decoding
-    ) -> Iterator[list[WrittenAnswer]]:
+    def write(self, tasks: Sequence[Task], decoding: Decoding) -> Iterator[list[Answer]]:
         """Yield finished answers, a batch of questions at a time."""
         params = SamplingParams(
             max_new_tokens=decoding.max_tokens,
@@ -82,7 +80,7 @@ class Writer:
             yield self._answers(self._generate(state, group, params), group, params)
 
     def _states(
-        self, tasks: Sequence[WritingTask], params: SamplingParams
+        self, tasks: Sequence[Task], params: SamplingParams
     ) -> Iterator[tuple[GenerationState, list[int]]]:
         copies = [len(task.places) for task in tasks]
         if isinstance(self.runner, PlainRunner):
@@ -93,7 +91,7 @@ class Writer:
         yield from self.runner.states(prompts, copies, params.max_new_tokens)
 
     def _generate(
-        self, state: GenerationState, tasks: Sequence[WritingTask], params: SamplingParams
+        self, state: GenerationState, tasks: Sequence[Task], params: SamplingParams
     ) -> Generated:
         owners = [task for task in tasks for _ in task.places]
         return generate_tokens(
@@ -108,13 +106,13 @@ class Writer:
         )
 
     def _answers(
-        self, found: Generated, tasks: Sequence[WritingTask], params: SamplingParams
-    ) -> list[WrittenAnswer]:
+        self, found: Generated, tasks: Sequence[Task], params: SamplingParams
+    ) -> list[Answer]:
         owners = [(task.row.ids[-1], place) for task in tasks for place in task.places]
         answers = []
         for (last, place), tokens, finished, failed in zip(owners, *found[:3], strict=True):
             text, stopped = ("", False) if failed else self._text(last, tokens, params.stop)
-            answers.append(WrittenAnswer(place, tokens, text, finished, failed, stopped))
+            answers.append(Answer(place, tokens, text, finished, failed, stopped))
         return answers
 
     def _text(self, last: int, tokens: Sequence[int], stop: Sequence[str]) -> tuple[str, bool]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from rlaif_pl.labeling.calls import Ask, ChoiceRequest, Decoding, GenerateRequest, Response
 from rlaif_pl.labeling.outcome import Clamp, Judgment, finalize, label_version
-from rlaif_pl.labeling.prompting.layout import Layout, Sample
+from rlaif_pl.labeling.prompting.layout import Layout, PromptSample
 from rlaif_pl.labeling.prompting.orders import EMPTY_RATIONALE, Order, combine
 
 MAX_RATIONALE_TOKENS = 512  # limit of arXiv 2309.00267, appendix D
@@ -81,7 +81,7 @@ class VerdictReader:
         return text + label_version(self.hard, self.clamp)
 
     def judge(
-        self, orders: Sequence[tuple[Sample, Sample]], temperature: float, ask: Ask
+        self, orders: Sequence[tuple[PromptSample, PromptSample]], temperature: float, ask: Ask
     ) -> list[Judgment]:
         """Judge pairs in order.
 
@@ -97,7 +97,7 @@ class VerdictReader:
 
 
 def read_orders(
-    orders: Sequence[tuple[Sample, Sample]],
+    orders: Sequence[tuple[PromptSample, PromptSample]],
     layout: Layout,
     cot: ChainOfThought | None,
     ask: Ask,
@@ -132,8 +132,8 @@ def read_orders(
 
 
 def _reason(
-    flat: Sequence[tuple[Order, Sample]], layout: Layout, cot: ChainOfThought, ask: Ask
-) -> list[tuple[Order, Sample, str]]:
+    flat: Sequence[tuple[Order, PromptSample]], layout: Layout, cot: ChainOfThought, ask: Ask
+) -> list[tuple[Order, PromptSample, str]]:
     """Have rationales written; those that failed are counted in their order."""
     decoding = replace(cot.decoding, stop=layout.stops)
     wanted = [(order, sample, number) for order, sample in flat for number in range(cot.samples)]

@@ -16,7 +16,7 @@ from rlaif_pl.labeling.backends import as_backend
 from rlaif_pl.labeling.calls import Ask, Backend, ChoiceRequest, Response
 from rlaif_pl.labeling.guard import LOW_MASS, MIN_OPTION_MASS, off_option_mass
 from rlaif_pl.labeling.outcome import Clamp, Judgment, checked_clamp, finalize, label_version
-from rlaif_pl.labeling.prompting.layout import Layout, Sample
+from rlaif_pl.labeling.prompting.layout import Layout, PromptSample
 from rlaif_pl.labeling.prompting.orders import unreadable
 from rlaif_pl.labeling.prompting.templates import SINGLE, LabelingPrompt, load_prompt
 from rlaif_pl.labeling.strategies.pairwise import Task
@@ -109,7 +109,7 @@ class ScoreLabeler(ModelLabeler):
             ask: Answers calls; the labeler's own back end where None.
         """
         questions = [
-            self.layout.verdict(Sample(prompt, response, ""))
+            self.layout.verdict(PromptSample(prompt, response, ""))
             for prompt, response in zip(prompts, responses, strict=True)
         ]
         options = self.layout.prompt.options

@@ -261,7 +261,9 @@ def _written(call: Call, text_tokens: float | None = None) -> float:
 def _stand_in(call: Call, text_tokens: float | None) -> Response:
     """Return a reply that says nothing, in place of one that would cost something."""
     if isinstance(call, GenerateRequest | ThinkRequest):
-        return Response(text="word" * round(_written(call, text_tokens)))
+        tokens = round(_written(call, text_tokens))
+        # of four characters each; samples differ, so that what is asked about them does
+        return Response(text=f"{call.sample:x<4}" + "word" * (tokens - 1))
     if isinstance(call, LoglikelihoodRequest):
         return Response(logprobs=(-1.0,) * max(len(call.target.split()), 1))
     return Response(logprobs=(-math.log(len(call.options)),) * len(call.options))
