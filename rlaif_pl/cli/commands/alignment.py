@@ -15,8 +15,7 @@ from rlaif_pl.evaluation.agreement import table_text
 from rlaif_pl.evaluation.agreement.gate import QualityThresholds
 from rlaif_pl.evaluation.agreement.measure import measure_alignment
 from rlaif_pl.evaluation.agreement.paper_tables import PaperTable
-from rlaif_pl.evaluation.agreement.rows import Resampling
-from rlaif_pl.evaluation.agreement.table import measure_table
+from rlaif_pl.evaluation.agreement.table import Resampling, measure_table
 from rlaif_pl.evaluation.gold import judges_named
 from rlaif_pl.evaluation.pairs import decided
 from rlaif_pl.labeling.registry import build_labeler

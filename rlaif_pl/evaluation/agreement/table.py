@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
@@ -18,18 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlaif_pl.evaluation.agreement.measure import alignment_of
-from rlaif_pl.evaluation.agreement.rows import (
-    GOLD,
-    AlignmentTable,
-    LabelerKappa,
-    Resampling,
-    TableRow,
-)
 from rlaif_pl.evaluation.gold import judge_counts
 from rlaif_pl.evaluation.pairs import Array, correctness, decided, p_first_of, side, stripped
-from rlaif_pl.labeling.usage.cost import compare_costs
-from rlaif_pl.labeling.usage.counts import count_outcomes
-from rlaif_pl.labeling.usage.position import position_bias
+from rlaif_pl.labeling.usage.cost import CostComparison, compare_costs
+from rlaif_pl.labeling.usage.counts import OutcomeCounts, count_outcomes
+from rlaif_pl.labeling.usage.position import PositionBias, position_bias
 from rlaif_pl.labeling.usage.spending import Price
 from rlaif_pl.statistics import (
     Interval,
@@ -41,6 +34,65 @@ from rlaif_pl.statistics import (
     proportion_by_group,
 )
 from rlaif_pl.types import Labeler, Preference
+
+GOLD = "gold"  # name of the gold verdicts among the raters
+
+
+@dataclass(frozen=True, slots=True)
+class Resampling:
+    """How intervals are made."""
+
+    level: float = 0.95  # coverage, in (0, 1)
+    draws: int = 2000  # bootstrap resamples
+    seed: int = 0  # seeds them
+
+
+@dataclass(frozen=True, slots=True)
+class TableRow:
+    """One labeler of a table."""
+
+    name: str  # its name in the table
+    labeler: str  # its fingerprint
+    # whether it is measured on the pairs all rows share; False where it labeled too few pairs, which
+    # would have shrunk everyone's: then on those it labeled
+    is_common: bool
+    alignment: Interval  # share of pairs on which it favors the gold side; a tie counts half
+    # paired difference of alignment to the first row; of no data in the first row
+    difference: Interval
+    length_baseline: Interval  # alignment of "the longer response wins" on the same pairs
+    gain_over_length: Interval  # paired difference of the two
+    # alignment where the shorter response has at least 80 % of the longer's length
+    length_matched: Interval
+    alignment_all: Interval  # alignment on all decided pairs, with a failure counted half
+    brier: Interval  # mean squared difference of `p_first` and the gold verdict
+    position: PositionBias | None  # position bias; None where the strategy has no orders
+    counts: OutcomeCounts  # pairs by what became of them
+    cost: CostComparison  # tokens and money a pair, beside what a person's label would cost
+    seconds: float  # wall time of labeling all pairs, without answers that were on disk already
+
+
+@dataclass(frozen=True, slots=True)
+class LabelerKappa:
+    """Cohen's kappa of two rows, or of a row with the gold verdicts."""
+
+    first: str
+    second: str
+    kappa: Interval
+
+
+@dataclass(frozen=True, slots=True)
+class AlignmentTable:
+    """Labelers side by side."""
+
+    rows: tuple[TableRow, ...]  # the labelers in the order given
+    judged: Mapping[str, int]  # decided pairs by who gave the gold verdict
+    pairs: int  # decided pairs, which every labeler was given
+    common: int  # of these, the pairs that all rows labeled (see `TableRow.is_common`)
+    undecided: int  # gold pairs without a decision; nobody was asked about them
+    # kappa of every two rows, then of each row with the gold verdicts, on the common pairs
+    agreements: tuple[LabelerKappa, ...]
+    fleiss: Interval  # Fleiss' kappa of all rows on the common pairs; of no data for a single row
+
 
 logger = logging.getLogger(__name__)
 
