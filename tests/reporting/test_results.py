@@ -8,9 +8,8 @@ from matplotlib.figure import Figure
 
 from rlaif_pl.data.metric_files import write_page
 from rlaif_pl.data.revisions import Revision
-from rlaif_pl.evaluation.harmlessness import rates as rates_file
 from rlaif_pl.evaluation.harmlessness import rounds_text
-from rlaif_pl.evaluation.harmlessness.rates import harmless_rates
+from rlaif_pl.evaluation.harmlessness.rates import harmless_rates, write
 from rlaif_pl.evaluation.harmlessness.rounds import compare_rounds, measure_judge
 from rlaif_pl.evaluation.results import StudyResults
 from rlaif_pl.evaluation.win_rates import PolicyColumns, measure_matrix
@@ -95,7 +94,7 @@ def test_harmless_rates_are_shown_and_judged_in_the_verdict(stage, page_of):
     folder = stage("harmless", "evaluate harmless")
     prompts = [f"{SECRET} {n}" for n in range(20)]
     rates = harmless_rates(prompts, [["bad"]] * 20, [[f"{SECRET} and long"]] * 20, Length())
-    rates_file.write(rates, folder)
+    write(rates, folder)
     (folder / "metrics.json").write_text(str(rates.to_metrics()).replace("'", '"'))
     page = page_of(folder.parent)
     text = page.sections["results-harmless"]
