@@ -50,24 +50,15 @@ Key = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 
 @dataclass(frozen=True, slots=True)
 class PageOptions:
-    """What the page says and asks for.
+    """What the page says and asks for."""
 
-    Attributes:
-        question: What people are asked, above the responses.
-        raters_per_prompt: Rankings wanted of each task, by people and, apart, by models.
-        hide_text: Whether texts wait behind a click.
-        acceptable: Whether the page asks of each text whether it is acceptable.
-        ties: Whether two texts may be equally good.
-        host: Address the server binds to.
-        token: What an address must have in it; None for a server that only this machine reaches.
-    """
-
-    question: str
-    raters_per_prompt: int = 3
-    hide_text: bool = False
-    acceptable: bool = True
-    ties: bool = False
-    host: str = LOOPBACK[0]
+    question: str  # what people are asked, above the responses
+    raters_per_prompt: int = 3  # rankings wanted of each task, by people and, apart, by models
+    hide_text: bool = False  # whether texts wait behind a click
+    acceptable: bool = True  # whether the page asks of each text whether it is acceptable
+    ties: bool = False  # whether two texts may be equally good
+    host: str = LOOPBACK[0]  # address the server binds to
+    # what an address must have in it; None for a server that only this machine reaches
     token: str | None = None
 
 

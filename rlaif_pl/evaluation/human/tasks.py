@@ -22,32 +22,20 @@ INCOMPLETE = "a policy without a response"
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One text to rank.
+    """One text to rank."""
 
-    Attributes:
-        text: The response, without surplus symbols at its end.
-        policies: Who wrote it; several where their responses are the same text.
-    """
-
-    text: str
-    policies: tuple[str, ...]
+    text: str  # the response, without surplus symbols at its end
+    policies: tuple[str, ...]  # who wrote it; several where their responses are the same text
 
 
 @dataclass(frozen=True, slots=True)
 class RatingTask:
-    """Responses to one prompt that a person ranks.
+    """Responses to one prompt that a person ranks."""
 
-    Attributes:
-        id: Names the task; tells nothing about policies.
-        prompt: What is responded to.
-        group: Identity of the prompt.
-        items: At least two different texts, in the order of the policies.
-    """
-
-    id: str
-    prompt: str
-    group: str
-    items: tuple[Item, ...]
+    id: str  # names the task; tells nothing about policies
+    prompt: str  # what is responded to
+    group: str  # identity of the prompt
+    items: tuple[Item, ...]  # at least two different texts, in the order of the policies
 
     def item_of(self, policy: str) -> int | None:
         """Return the place of a policy's text in ``items``; None where it has none."""

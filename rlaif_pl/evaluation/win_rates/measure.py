@@ -103,25 +103,15 @@ class PolicyColumns:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One policy against another by one judge.
+    """One policy against another by one judge."""
 
-    Attributes:
-        judge: Name of the judge.
-        a: The policy whose wins are counted.
-        b: The other.
-        rate: The comparison.
-        is_taught: Whether the judge trained one of the two.
-        p_adjusted: P-value of "even", adjusted (Holm) for all pairs by this judge.
-        detectable: Smallest true distance from one half that this sample finds with 80 % power.
-    """
-
-    judge: str
-    a: str
-    b: str
-    rate: WinRate
-    is_taught: bool
-    p_adjusted: float
-    detectable: float
+    judge: str  # name of the judge
+    a: str  # the policy whose wins are counted
+    b: str  # the other
+    rate: WinRate  # the comparison
+    is_taught: bool  # whether the judge trained one of the two
+    p_adjusted: float  # p-value of "even", adjusted (Holm) for all pairs by this judge
+    detectable: float  # smallest true distance from one half that this sample finds with 80 % power
 
 
 @dataclass(frozen=True, slots=True)

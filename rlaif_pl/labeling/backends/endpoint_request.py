@@ -117,24 +117,15 @@ class Draft:
 
 @dataclass(slots=True)
 class Wanted:
-    """What one request is to do.
+    """What one request is to do."""
 
-    Attributes:
-        question: What is read.
-        beginning: What the answer begins with, after the question's own opening.
-        limit: Most tokens to write.
-        top: Likeliest tokens to report; None for none.
-        temperature: Of the drawing.
-        body: Further fields.
-        optional: Further fields that the server may refuse.
-    """
-
-    question: Question
-    beginning: str = ""
-    limit: int = 1
-    top: int | None = None
-    temperature: float = 1.0
-    body: dict[str, Any] = field(default_factory=dict)
+    question: Question  # what is read
+    beginning: str = ""  # what the answer begins with, after the question's own opening
+    limit: int = 1  # most tokens to write
+    top: int | None = None  # likeliest tokens to report; None for none
+    temperature: float = 1.0  # of the drawing
+    body: dict[str, Any] = field(default_factory=dict)  # further fields
+    # further fields that the server may refuse
     optional: dict[str, Any] = field(default_factory=dict)
 
 

@@ -15,15 +15,10 @@ from rlaif_pl.text import shown
 
 @dataclass(frozen=True, slots=True)
 class Criterion:
-    """One thing that a good response does.
+    """One thing that a good response does."""
 
-    Attributes:
-        description: A sentence that a response makes true or not.
-        weight: Its share in the score, above 0, relative to those of the other criteria.
-    """
-
-    description: str
-    weight: float = 1.0
+    description: str  # a sentence that a response makes true or not
+    weight: float = 1.0  # its share in the score, above 0, relative to those of the other criteria
 
 
 @dataclass(frozen=True, slots=True)

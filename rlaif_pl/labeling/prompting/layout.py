@@ -50,25 +50,15 @@ def both_orders(
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How samples become questions.
+    """How samples become questions."""
 
-    Attributes:
-        prompt: The prompt file.
-        exemplars: Examples to choose from; None shows none.
-        shots: Number of examples shown.
-        cot: A rationale is asked for first.
-        chat: Questions go through the model's chat template.
-        principle: Draws the examples' principles.
-        tie: A third answer says that there is no difference.
-    """
-
-    prompt: LabelingPrompt
-    exemplars: ExemplarFile | None = None
-    shots: int = 0
-    cot: bool = False
-    chat: bool = False
-    principle: Principle = no_principle
-    tie: bool = False
+    prompt: LabelingPrompt  # the prompt file
+    exemplars: ExemplarFile | None = None  # examples to choose from; None shows none
+    shots: int = 0  # number of examples shown
+    cot: bool = False  # a rationale is asked for first
+    chat: bool = False  # questions go through the model's chat template
+    principle: Principle = no_principle  # draws the examples' principles
+    tie: bool = False  # a third answer says that there is no difference
 
     def __post_init__(self) -> None:
         """Refuse a prompt file that lacks a part which these settings need."""

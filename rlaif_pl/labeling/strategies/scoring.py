@@ -28,23 +28,14 @@ from rlaif_pl.types import Preference
 
 @dataclass(frozen=True, slots=True)
 class ResponseScore:
-    """Score of one response.
+    """Score of one response."""
 
-    Attributes:
-        value: In [-1, 1], higher is better; nan where there is none.
-        off_option_mass: Probability outside the grades, in [0, 1].
-        tokens: Tokens read and written.
-        written: Of these, the tokens written.
-        cost_usd: Money paid.
-        failure: Why there is no score.
-    """
-
-    value: float
-    off_option_mass: float
-    tokens: int
-    written: int
-    cost_usd: float
-    failure: str | None
+    value: float  # in [-1, 1], higher is better; nan where there is none
+    off_option_mass: float  # probability outside the grades, in [0, 1]
+    tokens: int  # tokens read and written
+    written: int  # of these, the tokens written
+    cost_usd: float  # money paid
+    failure: str | None  # why there is no score
 
 
 class ScoreLabeler(ModelLabeler):

@@ -27,27 +27,16 @@ LONG_ENOUGH = 10.0  # seconds after which a pace is worth telling
 
 @dataclass(frozen=True, slots=True)
 class Projection:
-    """A guess at what labeling will take, from the real prompts of a sample.
+    """A guess at what labeling will take, from the real prompts of a sample."""
 
-    Attributes:
-        pairs: Pairs to label.
-        sampled: Pairs whose prompts were written out.
-        calls: Calls for all pairs.
-        rounds: Calls that must wait for one another.
-        read: Tokens read for all pairs.
-        written: Tokens written at most, as if every text went up to its limit.
-        cost_usd: Cost of the tokens above; None without a price.
-        reread: Of the tokens read, those that a prefix cache cannot spare.
-    """
-
-    pairs: int
-    sampled: int
-    calls: int
-    rounds: int
-    read: int
-    written: int
-    cost_usd: float | None
-    reread: int = 0
+    pairs: int  # pairs to label
+    sampled: int  # pairs whose prompts were written out
+    calls: int  # calls for all pairs
+    rounds: int  # calls that must wait for one another
+    read: int  # tokens read for all pairs
+    written: int  # tokens written at most, as if every text went up to its limit
+    cost_usd: float | None  # cost of the tokens above; None without a price
+    reread: int = 0  # of the tokens read, those that a prefix cache cannot spare
 
     @property
     def tokens(self) -> int:
