@@ -92,7 +92,6 @@ def measure_reward(
     gold: Sequence[Preference],
     ai_labeled: Sequence[Preference] = (),
     *,
-    level: float = 0.95,
     draws: int = 2000,
     seed: int = 0,
 ) -> RewardReport:
@@ -105,7 +104,6 @@ def measure_reward(
         gold: Pairs with a gold ``p_first``; undecided ones are left out, and those whose responses
             the reward cannot tell apart (see ``RewardModel.tells_apart``).
         ai_labeled: Pairs with an AI's ``p_first`` that the reward was not trained on.
-        level: Coverage of the intervals, in (0, 1).
         draws: Bootstrap resamples.
         seed: Seeds the bootstrap.
 
@@ -132,16 +130,16 @@ def measure_reward(
     confidence, came_true = fold(expit(margin), truth)
     ai_correct = correctness(side(margins(reward, machine)), side(p_first_of(machine) - 0.5))
     return RewardReport(
-        pair_accuracy=proportion_by_group(correct, groups, level, draws, seed),
-        length_baseline=proportion_by_group(by_length, groups, level, draws, seed),
-        gain_over_length=paired_difference(correct, by_length, groups, level, draws, seed),
+        pair_accuracy=proportion_by_group(correct, groups, draws=draws, seed=seed),
+        length_baseline=proportion_by_group(by_length, groups, draws=draws, seed=seed),
+        gain_over_length=paired_difference(correct, by_length, groups, draws=draws, seed=seed),
         ece=expected_calibration_error(confidence, came_true),
         ece_equal_width=expected_calibration_error(confidence, came_true, binning="equal_width"),
         brier=brier(expit(margin), truth),
         reliability=tuple(reliability_table(confidence, came_true)),
         length_correlation=_rank_correlation(margin, first_length - second_length),
         ai_agreement=proportion_by_group(
-            ai_correct, [pair.group for pair in machine], level, draws, seed
+            ai_correct, [pair.group for pair in machine], draws=draws, seed=seed
         ),
         judged=judge_counts(people),
         identical=asked - len(people) - len(machine),

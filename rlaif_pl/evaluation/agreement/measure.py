@@ -141,7 +141,6 @@ def measure_alignment(
     *,
     slices: Mapping[str, Sequence[str]] | None = None,
     prices: Price | None = None,
-    level: float = 0.95,
     draws: int = 2000,
     seed: int = 0,
 ) -> AlignmentReport:
@@ -154,7 +153,6 @@ def measure_alignment(
         gold: Pairs with people's ``p_first``; undecided ones are left out and counted.
         slices: Further cuts: by name, one label per gold pair ("fails": ["accuracy", ...]).
         prices: The labeler's prices for the cost comparison; None takes what was charged.
-        level: Coverage of the intervals, in (0, 1).
         draws: Bootstrap resamples.
         seed: Seeds the bootstrap.
 
@@ -166,9 +164,7 @@ def measure_alignment(
     labeled = list(gold)
     for i, label in zip(kept, labeler.label(blind), strict=True):
         labeled[i] = label
-    report = alignment_of(
-        labeled, gold, slices=slices, prices=prices, level=level, draws=draws, seed=seed
-    )
+    report = alignment_of(labeled, gold, slices=slices, prices=prices, draws=draws, seed=seed)
     return replace(report, labeler=labeler.fingerprint)
 
 
@@ -178,7 +174,6 @@ def alignment_of(
     *,
     slices: Mapping[str, Sequence[str]] | None = None,
     prices: Price | None = None,
-    level: float = 0.95,
     draws: int = 2000,
     seed: int = 0,
 ) -> AlignmentReport:
@@ -195,23 +190,23 @@ def alignment_of(
     lengths = lengths_of([stripped(pair) for pair in people])
     by_length = correctness(side(lengths[0] - lengths[1]), side(truth - 0.5))
     groups = np.unique([pair.group for pair in people], return_inverse=True)[1]
-    share = partial(_share, groups=groups, level=level, draws=draws, seed=seed)
+    share = partial(_share, groups=groups, draws=draws, seed=seed)
     cuts = [(name, np.array([c[i] for i in usable])) for name, c in sorted(columns.items())]
     return AlignmentReport(
         labeler=rows[0].provenance.labeler or "unknown",
         judged=judge_counts(people),
         alignment=share(correct),
         length_baseline=share(by_length),
-        gain_over_length=paired_difference(correct, by_length, groups, level, draws, seed),
+        gain_over_length=paired_difference(correct, by_length, groups, draws=draws, seed=seed),
         length_matched=share(correct, chosen=is_length_matched(*lengths)),
-        position=position_bias(rows, level, draws, seed),
+        position=position_bias(rows, draws=draws, seed=seed),
         ece=expected_calibration_error(*fold(judged, truth)),
         brier=brier(judged, truth),
         mean_tokens=float(np.mean([row.provenance.tokens for row in rows])),
         undecided=undecided,
         failures=failures,
         counts=count_outcomes(asked),
-        cost=compare_costs(asked, prices, level=level, draws=draws, seed=seed),
+        cost=compare_costs(asked, prices, draws=draws, seed=seed),
         slices=tuple(
             SliceAlignment(name, str(label), share(correct, chosen=column == label))
             for name, column in cuts
@@ -246,13 +241,12 @@ def _share(
     values: Array,
     *,
     groups: NDArray[np.intp],
-    level: float,
     draws: int,
     seed: int,
     chosen: NDArray[np.bool_] | slice = slice(None),
 ) -> Interval:
     """Mean over the chosen rows with an interval by group."""
-    return proportion_by_group(values[chosen], groups[chosen], level, draws, seed)
+    return proportion_by_group(values[chosen], groups[chosen], draws=draws, seed=seed)
 
 
 def _columns(

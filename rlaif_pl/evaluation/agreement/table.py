@@ -42,7 +42,6 @@ GOLD = "gold"  # name of the gold verdicts among the raters
 class Resampling:
     """How intervals are made."""
 
-    level: float = 0.95  # coverage, in (0, 1)
     draws: int = 2000  # bootstrap resamples
     seed: int = 0  # seeds them
 
@@ -216,12 +215,12 @@ def _row(
         prices: See ``measure_table``.
         resampling: How intervals are made.
     """
-    level, draws, seed = resampling.level, resampling.draws, resampling.seed
+    draws, seed = resampling.draws, resampling.seed
     groups = np.array([pair.group for pair in truth])
     right, first_right = _right(one.rows, truth), _right(first.rows, truth)
     none = empty_interval()
     own, gold = _pick(one.rows, chosen), _pick(truth, chosen)
-    report = alignment_of(own, gold, level=level, draws=draws, seed=seed) if own else None
+    report = alignment_of(own, gold, draws=draws, seed=seed) if own else None
     error = (p_first_of(own) - p_first_of(gold)) ** 2 if own else np.zeros(0)
     is_first = one is first
     return TableRow(
@@ -232,16 +231,16 @@ def _row(
         difference=none
         if is_first
         else paired_difference(
-            right[shared], first_right[shared], groups[shared], level, draws, seed
+            right[shared], first_right[shared], groups[shared], draws=draws, seed=seed
         ),
         length_baseline=report.length_baseline if report else none,
         gain_over_length=report.gain_over_length if report else none,
         length_matched=report.length_matched if report else none,
-        alignment_all=proportion_by_group(right, groups, level, draws, seed),
-        brier=mean_by_group(error, groups[chosen], level, draws, seed),
-        position=position_bias(one.rows, level, draws, seed),
+        alignment_all=proportion_by_group(right, groups, draws=draws, seed=seed),
+        brier=mean_by_group(error, groups[chosen], draws=draws, seed=seed),
+        position=position_bias(one.rows, draws=draws, seed=seed),
         counts=count_outcomes(one.rows),
-        cost=compare_costs(one.rows, prices, level=level, draws=draws, seed=seed),
+        cost=compare_costs(one.rows, prices, draws=draws, seed=seed),
         seconds=one.seconds,
     )
 
@@ -265,19 +264,19 @@ def _agreements(
 ) -> tuple[tuple[LabelerKappa, ...], Interval]:
     """Kappa of every two raters and of each with the gold verdicts, and Fleiss' of all raters."""
     groups = [pair.group for pair in _pick(truth, common)]
-    settings = (resampling.level, resampling.draws, resampling.seed)
+    settings = {"draws": resampling.draws, "seed": resampling.seed}
     sides = {one.name: _sides(_pick(one.rows, common)) for one in raters}
     gold = _sides(_pick(truth, common))
     pairs = [(a, b, sides[a], sides[b]) for a, b in combinations(sides, 2)]
     pairs += [(name, GOLD, own, gold) for name, own in sides.items()]
     agreements = tuple(
-        LabelerKappa(a, b, cohen_kappa_by_group(left, right, groups, *settings))
+        LabelerKappa(a, b, cohen_kappa_by_group(left, right, groups, **settings))
         for a, b, left, right in pairs
     )
     if len(sides) < 2:
         return agreements, empty_interval()
     ratings = list(zip(*sides.values(), strict=True))
-    return agreements, fleiss_kappa_by_group(ratings, groups, *settings)
+    return agreements, fleiss_kappa_by_group(ratings, groups, **settings)
 
 
 def _sides(rows: Sequence[Preference]) -> list[float]:

@@ -58,7 +58,6 @@ def harmless_rates(
     judge: PointwiseLabeler,
     threshold: float = 0.0,
     *,
-    level: float = 0.95,
     draws: int = 2000,
     seed: int = 0,
 ) -> HarmlessRates:
@@ -71,7 +70,6 @@ def harmless_rates(
         judge: Grades single responses, more harmless ones higher.
         threshold: A response with a higher score is harmless; 0 is the middle of ``ScoreLabeler``'s
             scale, a grade of 5.5 in 10.
-        level: Coverage of the intervals, in (0, 1).
         draws: Bootstrap resamples.
         seed: Seeds the bootstrap.
 
@@ -92,12 +90,12 @@ def harmless_rates(
         )
     before, after = shares[0][kept], shares[1][kept]
     groups = [prompts[int(i)] for i in kept]
-    settings = (level, draws, seed)
+    settings = {"draws": draws, "seed": seed}
     return HarmlessRates(
         judge.fingerprint,
-        proportion_by_group(before, groups, *settings),
-        proportion_by_group(after, groups, *settings),
-        paired_difference(after, before, groups, *settings),
+        proportion_by_group(before, groups, **settings),
+        proportion_by_group(after, groups, **settings),
+        paired_difference(after, before, groups, **settings),
         _chars(sft),
         _chars(policy),
         missing,

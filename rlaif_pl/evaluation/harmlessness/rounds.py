@@ -114,7 +114,6 @@ def measure_judge(
     gold: Sequence[Preference] | None,
     gold_name: str | None,
     *,
-    level: float = 0.95,
     draws: int = 2000,
     seed: int = 0,
 ) -> JudgeQuality:
@@ -126,7 +125,7 @@ def measure_judge(
     none = empty_interval()
     if gold is None:
         return JudgeQuality(name, labeler.fingerprint, None, "", none, none, none)
-    report = measure_alignment(labeler, gold, level=level, draws=draws, seed=seed)
+    report = measure_alignment(labeler, gold, draws=draws, seed=seed)
     same_slot = none if report.position is None else report.position.same_slot
     return JudgeQuality(
         name,
@@ -144,7 +143,6 @@ def compare_rounds(
     judges: Mapping[str, Labeler],
     qualities: Mapping[str, JudgeQuality],
     *,
-    level: float = 0.95,
     draws: int = 2000,
     seed: int = 0,
 ) -> RevisionStudy:
@@ -154,7 +152,6 @@ def compare_rounds(
         rows: What a revise job wrote; answers to helpful prompts play no part.
         judges: Labelers by name; pairwise ones read both orders.
         qualities: What is known of each, by the same name.
-        level: Coverage of the intervals, in (0, 1).
         draws: Bootstrap resamples.
         seed: Seeds the bootstrap.
 
@@ -172,7 +169,7 @@ def compare_rounds(
     for name, judge in judges.items():
         for number in range(1, last + 1):
             for against in dict.fromkeys((0, number - 1)):
-                rate = _rate(found, number, against, judge, level, draws, seed)
+                rate = _rate(found, number, against, judge, draws, seed)
                 results.append(RoundResult(name, number, against, rate))
     missing = {n: sum(n not in chain for chain in found.values()) for n in range(1, last + 1)}
     return RevisionStudy(len(found), missing, dict(qualities), results)
@@ -183,7 +180,6 @@ def _rate(
     number: int,
     against: int,
     judge: Labeler,
-    level: float,
     draws: int,
     seed: int,
 ) -> WinRate | None:
@@ -197,7 +193,6 @@ def _rate(
         [[chain[against].response] for chain in both],
         judge,
         [chain[number].group for chain in both],
-        level=level,
         draws=draws,
         seed=seed,
     )

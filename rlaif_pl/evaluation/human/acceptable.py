@@ -64,7 +64,7 @@ def _difference(
     estimator: Estimator,
 ) -> Interval:
     """Return the paired difference, with limits that are honest also where all prompts agree."""
-    paired = paired_difference(a, b, groups, estimator.level, estimator.draws, estimator.seed)
+    paired = paired_difference(a, b, groups, draws=estimator.draws, seed=estimator.seed)
     if not math.isfinite(paired.low) or paired.low < paired.high:
         return paired
     # No prompt differs from another, so the bootstrap would claim certainty. Newcombe 1998, method

@@ -39,17 +39,16 @@ def win_of(ranks: Sequence[int], a: int, b: int) -> float:
 class Estimator:
     """Settings of the intervals."""
 
-    level: float = 0.95  # coverage, in (0, 1)
     draws: int = 2000  # bootstrap resamples
     seed: int = 0  # seeds the bootstrap
 
     def share(self, values: Sequence[float], groups: Sequence[str]) -> Interval:
         """Return the mean of numbers in [0, 1] with its interval by group."""
-        return proportion_by_group(values, groups, self.level, self.draws, self.seed)
+        return proportion_by_group(values, groups, draws=self.draws, seed=self.seed)
 
     def mean(self, values: Sequence[float], groups: Sequence[str]) -> Interval:
         """Return a mean with its interval by group."""
-        return mean_by_group(values, groups, self.level, self.draws, self.seed)
+        return mean_by_group(values, groups, draws=self.draws, seed=self.seed)
 
 
 def gather(tasks: Mapping[str, RatingTask], ratings: Sequence[Rating]) -> list[Ranked]:

@@ -158,7 +158,7 @@ def _preferences(
                 for column, rating in zip(codes, ratings, strict=True):
                     ranks = rating.ranks or ()
                     column.append((ranks[one] > ranks[other]) - (ranks[one] < ranks[other]))
-    kappa = cohen_kappa_by_group(*codes, groups, estimator.level, estimator.draws, estimator.seed)
+    kappa = cohen_kappa_by_group(*codes, groups, draws=estimator.draws, seed=estimator.seed)
     return replace(kappa, n=len(groups) // 2)
 
 
@@ -175,6 +175,4 @@ def _acceptable(
     if not rows:
         return empty_interval()
     first, second, groups = zip(*rows, strict=True)
-    return cohen_kappa_by_group(
-        first, second, groups, estimator.level, estimator.draws, estimator.seed
-    )
+    return cohen_kappa_by_group(first, second, groups, draws=estimator.draws, seed=estimator.seed)

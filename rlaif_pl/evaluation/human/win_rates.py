@@ -49,7 +49,7 @@ def win_matrix(
         (a, b, _rate(readers, _by_raters(ranked, a, b), ranked, a, b, estimator))
         for a, b in combinations(policies, 2)
     ]
-    cells += judge_cells(readers, read, level=estimator.level)
+    cells += judge_cells(readers, read)
     for name, verdicts in judges.items():
         judged = {(a, b): _by_judge(ranked, a, b, verdicts) for a, b in combinations(policies, 2)}
         if all(len(each.wins) for each in judged.values()):
@@ -57,7 +57,7 @@ def win_matrix(
             rates = [
                 (a, b, _rate(name, j, ranked, a, b, estimator)) for (a, b), j in judged.items()
             ]
-            cells += judge_cells(name, rates, verdicts.taught, estimator.level)
+            cells += judge_cells(name, rates, verdicts.taught)
     return WinMatrix(columns, taught, cells, len(set(groups)))
 
 
@@ -115,7 +115,6 @@ def _rate(
         judged,
         [each.task.group for each in ranked],
         (measures[0], measures[1]),
-        level=estimator.level,
         draws=estimator.draws,
         seed=estimator.seed,
     )

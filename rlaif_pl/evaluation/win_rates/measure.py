@@ -156,7 +156,6 @@ def measure_matrix(
     judges: Mapping[str, Labeler],
     taught: Mapping[str, Sequence[str]],
     *,
-    level: float = 0.95,
     draws: int = 1000,
     seed: int = 0,
 ) -> WinMatrix:
@@ -167,7 +166,6 @@ def measure_matrix(
         policies: At least two, by name.
         judges: At least one, by name.
         taught: Policies that a judge's labels trained, by name of the judge.
-        level: Coverage of the intervals, in (0, 1).
         draws: Bootstrap resamples.
         seed: Seeds the bootstrap.
 
@@ -188,12 +186,11 @@ def measure_matrix(
                 policies[b].texts,
                 asked,
                 groups,
-                level=level,
                 draws=draws,
                 seed=seed,
             )
             found.append((a, b, rate))
-        cells += judge_cells(judge_name, found, taught.get(judge_name, ()), level)
+        cells += judge_cells(judge_name, found, taught.get(judge_name, ()))
     by_judge = {name: tuple(taught.get(name, ())) for name in judges}
     return WinMatrix(policies, by_judge, cells, len(prompts))
 
@@ -202,7 +199,6 @@ def judge_cells(
     judge: str,
     rates: Sequence[tuple[str, str, WinRate]],
     pupils: Collection[str] = (),
-    level: float = 0.95,
 ) -> list[Cell]:
     """Put one judge's comparisons into cells, with p-values adjusted for their number.
 
@@ -210,9 +206,8 @@ def judge_cells(
         judge: Name of the judge.
         rates: Two policies and how often the first beat the second, for every pair.
         pupils: Policies that the judge's labels trained.
-        level: Coverage of the intervals.
     """
-    adjusted = holm([two_sided_p_value(rate.raw, 0.5, level) for _, _, rate in rates])
+    adjusted = holm([two_sided_p_value(rate.raw, 0.5) for _, _, rate in rates])
     return [
         Cell(
             judge,
@@ -221,7 +216,7 @@ def judge_cells(
             rate,
             not {a, b}.isdisjoint(pupils),
             p,
-            minimum_detectable_effect(standard_error_of(rate.raw, level), level=level),
+            minimum_detectable_effect(standard_error_of(rate.raw)),
         )
         for (a, b, rate), p in zip(rates, adjusted, strict=True)
     ]

@@ -56,7 +56,6 @@ def compare_costs(
     rows: Sequence[Preference],
     prices: Price | None = None,
     usd_per_50_words: float = HUMAN_USD_PER_50_WORDS,
-    level: float = 0.95,
     draws: int = 2000,
     seed: int = 0,
 ) -> CostComparison:
@@ -67,7 +66,6 @@ def compare_costs(
         prices: The model's prices; None takes what was charged (``provenance.cost_usd``), which is
             0 for a model of one's own: machine time is not priced.
         usd_per_50_words: What a person is paid.
-        level: Coverage of the intervals, in (0, 1).
         draws: Bootstrap resamples.
         seed: Seeds the bootstrap.
     """
@@ -81,7 +79,7 @@ def compare_costs(
     ai = charged if prices is None else (read * prices.read + written * prices.written) / MILLION
 
     def mean(values: np.ndarray) -> Interval:
-        return mean_by_group(values, groups, level, draws, seed)
+        return mean_by_group(values, groups, draws=draws, seed=seed)
 
     return CostComparison(
         ai=mean(ai),

@@ -60,13 +60,12 @@ class PositionBias:
 
 
 def position_bias(
-    rows: Sequence[Preference], level: float = 0.95, draws: int = 2000, seed: int = 0
+    rows: Sequence[Preference], draws: int = 2000, seed: int = 0
 ) -> PositionBias | None:
     """Measure position bias on the labels that were asked for in both orders.
 
     Args:
         rows: Labeled pairs; those without orders, or without a label, do not count.
-        level: Coverage of the intervals, in (0, 1).
         draws: Bootstrap resamples.
         seed: Seeds the bootstrap.
 
@@ -76,7 +75,7 @@ def position_bias(
     asked = [row for row in rows if row.p_first is not None and _has_orders(row.provenance)]
     if not asked:
         return None
-    settings = {"level": level, "draws": draws, "seed": seed}
+    settings = {"draws": draws, "seed": seed}
     same = [row for row in asked if row.provenance.same_slot]
     told = [row for row in same if row.provenance.slot is not None]
     first = sum(row.provenance.slot == 1 for row in told)

@@ -69,7 +69,6 @@ def draw_curve(
     seeds: Sequence[int],
     folds: int,
     method: Method = "head",
-    level: float = 0.95,
     draws: int = 2000,
 ) -> CurveReport:
     """Fit every arm at every size for every seed.
@@ -84,7 +83,6 @@ def draw_curve(
         seeds: One draw of folds and subsets each.
         folds: Folds by post.
         method: What is trained.
-        level: Coverage of the intervals, in (0, 1).
         draws: Bootstrap resamples.
     """
     kept = decided_in(data.human)
@@ -96,9 +94,9 @@ def draw_curve(
         for arm in arms:
             margins = cross_fitted(fitter, data, arm, method, seeds, folds, size=size)
             correct[arm] = np.array([right(row, truth) for row in margins[:, kept]])
-        points.append(_point(size, correct, groups, level, draws))
+        points.append(_point(size, correct, groups, draws))
     by_length = right(length_margin([data.pairs[row] for row in kept]), truth)
-    rule = proportion_by_group(by_length, groups, level, draws)
+    rule = proportion_by_group(by_length, groups, draws=draws)
     gold = judges_named(judge_counts(data.pairs))
     return CurveReport(points, rule, gold, len(kept), len(seeds), folds, method)
 
@@ -138,20 +136,18 @@ def to_results(report: CurveReport) -> StudyResults:
     )
 
 
-def _point(
-    size: int, correct: Mapping[str, Array], groups: Sequence[str], level: float, draws: int
-) -> Point:
+def _point(size: int, correct: Mapping[str, Array], groups: Sequence[str], draws: int) -> Point:
     """Summarize one size; ``correct`` is ``(seeds, N)`` by arm."""
     mean = {arm: values.mean(0) for arm, values in correct.items()}
     by_draw = {arm: values.mean(1) for arm, values in correct.items()}
     gap, detectable = None, float("nan")
     if {"ai", "human"} <= mean.keys():
-        gap = paired_difference(mean["ai"], mean["human"], groups, level, draws)
+        gap = paired_difference(mean["ai"], mean["human"], groups, draws=draws)
         error = standard_error_by_group(mean["ai"] - mean["human"], groups)
-        detectable = minimum_detectable_effect(error, level=level)
+        detectable = minimum_detectable_effect(error)
     return Point(
         size,
-        {arm: proportion_by_group(values, groups, level, draws) for arm, values in mean.items()},
+        {arm: proportion_by_group(values, groups, draws=draws) for arm, values in mean.items()},
         {a: float(np.std(v, ddof=1)) if len(v) > 1 else float("nan") for a, v in by_draw.items()},
         gap,
         detectable,

@@ -86,7 +86,6 @@ def compare_sources(
     seeds: Mapping[Method, Sequence[int]],
     folds: int,
     ai_weight: float = 1.0,
-    level: float = 0.95,
     draws: int = 2000,
 ) -> SourcesReport:
     """Fit every arm by every method and measure all on the gold verdicts.
@@ -98,7 +97,6 @@ def compare_sources(
         seeds: Seeds by method; a method without any is left out.
         folds: Folds by post; each pair is judged by models that saw nothing of its post.
         ai_weight: Weight of the AI's labels in ``hybrid``.
-        level: Coverage of the intervals, in (0, 1).
         draws: Bootstrap resamples, by post.
     """
     margins: dict[str, Array] = {}
@@ -112,7 +110,7 @@ def compare_sources(
     margins[LENGTH] = length_margin(data.pairs)[None]
     truths = {ALL: data.human, **data.strata}
     judges = [
-        _judge(name, own, truths, data.groups, name != LENGTH, level, draws)
+        _judge(name, own, truths, data.groups, name != LENGTH, draws)
         for name, own in margins.items()
     ]
     common = decided_in(data.human)
@@ -121,7 +119,7 @@ def compare_sources(
     asked = [(a, b) for a, b in combinations(fitted, 2) if a.split(", ")[1] == b.split(", ")[1]]
     asked += [(a, b) for a, b in combinations(fitted, 2) if a.split(", ")[0] == b.split(", ")[0]]
     asked += [(a, LENGTH) for a in [*fitted, LABELER]]
-    comparisons = _compare(asked, correct, groups, level, draws)
+    comparisons = _compare(asked, correct, groups, draws)
     finite = int(np.isfinite(data.ai).sum())
     counts = {str(method): len(own) for method, own in seeds.items()}
     gold = judges_named(judge_counts(data.pairs))
@@ -141,7 +139,6 @@ def _judge(
     truths: Mapping[str, Array],
     groups: Sequence[str],
     is_probability: bool,
-    level: float,
     draws: int,
 ) -> Judge:
     accuracy = {}
@@ -149,7 +146,7 @@ def _judge(
         kept = decided_in(truth)
         values = _correct(margins[:, kept], truth[kept])
         owners = [groups[row] for row in kept]
-        accuracy[stratum] = proportion_by_group(values, owners, level, draws)
+        accuracy[stratum] = proportion_by_group(values, owners, draws=draws)
     truth = truths[ALL]
     kept = decided_in(truth)
     by_seed = [_correct(row[None, kept], truth[kept]).mean() for row in margins]
@@ -172,14 +169,13 @@ def _compare(
     asked: Sequence[tuple[str, str]],
     correct: Mapping[str, Array],
     groups: Sequence[str],
-    level: float,
     draws: int,
 ) -> list[Comparison]:
     """Compare judges pair by pair, with one adjustment for all."""
     found = []
     for a, b in asked:
-        difference = paired_difference(correct[a], correct[b], groups, level, draws)
+        difference = paired_difference(correct[a], correct[b], groups, draws=draws)
         error = standard_error_by_group(correct[a] - correct[b], groups)
-        found.append((a, b, difference, minimum_detectable_effect(error, level=level)))
-    adjusted = holm([two_sided_p_value(row[2], 0.0, level) for row in found])
+        found.append((a, b, difference, minimum_detectable_effect(error)))
+    adjusted = holm([two_sided_p_value(row[2], 0.0) for row in found])
     return [Comparison(*row, p) for row, p in zip(found, adjusted, strict=True)]
