@@ -39,7 +39,7 @@ REFUSED_ALIKE = 3  # questions refused with one sentence before it is asked whet
 HARMLESS = {"user": "Which number is larger, 1 or 2?", "assistant": "The larger one is"}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Retries:
     """When and how often a request is repeated.
 

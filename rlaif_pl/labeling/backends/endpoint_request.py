@@ -38,7 +38,7 @@ _UNKNOWN_FIELDS = re.compile(
 _PLACES = re.compile(r"""['"](?:loc|param)['"]\s*:\s*([\[(][^\])]*[\])]|"\w+")""")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ServerFeatures:
     """What a server and its model take, where they differ from vLLM.
 
