@@ -79,7 +79,7 @@ def _costs(stage: StageEstimate, expect: Expect) -> list[Cell]:
     tokens: list[Cell] = ["", "", ""]
     if labels is not None:
         millions = [f"{count / MILLION:,.1f} M" for count in (labels.read, labels.written)]
-        tokens = [labels.requests, *millions]
+        tokens = [labels.calls, *millions]
     return [
         stage.stage,
         "" if stage.rows is None else stage.rows,
