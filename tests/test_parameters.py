@@ -7,7 +7,7 @@ import rlaif_pl
 
 PACKAGE = Path(rlaif_pl.__file__).parent
 MOST = 12
-# What a group would only hide: name, number now, and why. The number may fall, not rise.
+# Where a group would make the plain config worse: number now, and why. It may fall, not rise.
 ALLOWED = {
     # hard, clamp, temperature, ... are flat in every labeler, whose configs are alike for it
     "labeling/strategies/pairwise.py PairwiseLabeler.__init__": 14,
@@ -37,5 +37,6 @@ def test_no_more_than_twelve_parameters():
         for name, count in functions(ast.parse(path.read_text(encoding="utf-8")))
     }
     assert len(found) > 1000  # the walk sees the package
-    many = {name: count for name, count in found.items() if count > MOST}
-    assert many == ALLOWED
+    many = {name: count for name, count in found.items() if count > ALLOWED.get(name, MOST)}
+    assert many == {}
+    assert [name for name in ALLOWED if found.get(name, 0) <= MOST] == []  # no longer needed

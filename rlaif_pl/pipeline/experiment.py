@@ -6,7 +6,7 @@
     out: runs/quickstart            # --out replaces it
     seed: 0                         # --seed replaces it
     device: auto                    # of every stage (see device_names); --device replaces it
-    expect: {gpus: 8}               # what --dry_run reckons with (see estimate_expect.Expect)
+    expect: {gpus: 8}               # what --dry_run reckons with (see estimate_inputs.Expect)
     stages:
       - name: sft
         command: fit                # one of COMMANDS
