@@ -113,7 +113,7 @@ def known_shape(name: str) -> ModelShape | None:
         short = short.removesuffix(ending)
     row = known()["models"].get(name) or known()["models"].get(short)
     if isinstance(row, list):
-        return shape_of(_config(*row))
+        return shape_of(_config(str(row[0]), *row[1:]))
     folder = Path(name).expanduser()
     if not (folder / "config.json").is_file():
         return None
@@ -135,7 +135,7 @@ def shape_of_size(parameters: float) -> ModelShape | None:
     )
 
 
-def _config(kind: Value, *sizes: Value) -> PretrainedConfig:
+def _config(kind: str, *sizes: Value) -> PretrainedConfig:
     return AutoConfig.for_model(kind, **dict(zip(FIELDS, sizes, strict=True)))
 
 

@@ -5,6 +5,7 @@ import torch
 from transformers import AutoModel, AutoModelForCausalLM, LlamaConfig
 
 from rlaif_pl.pipeline.estimate_models import known_shape, shape_of, shape_of_size
+from rlaif_pl.pipeline.estimate_training import CONTEXT_BYTES, Role, memory
 
 # D 4, 2 layers, 2 heads of 2 with 1 key head, I 5, V 7: worked by hand below.
 SMALL = shape_of(
@@ -85,6 +86,11 @@ def test_activations_by_hand():
     assert SMALL.cache_bytes() == 16
 
 
+def casts_of(shape, half):
+    """Bytes of 16-bit copies as the estimate counts them: of every weight, embeddings too."""
+    return 2 * shape.decoder if half else 0
+
+
 @pytest.mark.parametrize(("half", "tolerance"), [(False, 0.05), (True, 0.2)])
 def test_activations_as_a_forward_pass_keeps_them(half, tolerance):
     config = LlamaConfig(
@@ -110,8 +116,18 @@ def test_activations_as_a_forward_pass_keeps_them(half, tolerance):
         torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
         torch.autocast("cpu", torch.bfloat16, enabled=half),
     ):
-        model(input_ids=torch.randint(0, 50, (2, 256)), use_cache=False)
+        states = model(input_ids=torch.randint(0, 50, (2, 256)), use_cache=False)
     casts = 2 * 3 * shape.matrices if half else 0
     measured = sum(size for size, _ in kept.values()) - casts
     expected = 512 * shape.activation_bytes(3, checkpointing=False, half=half)
     assert measured == pytest.approx(expected, rel=tolerance)
+    optimizer = torch.optim.AdamW(model.parameters())
+    states.last_hidden_state.sum().backward()
+    optimizer.step()
+    moments = [value for state in optimizer.state.values() for value in state.values()]
+    held = sum(p.nbytes + p.grad.nbytes for p in model.parameters())
+    held += sum(moment.nbytes for moment in moments if moment.dim())
+    found = memory([Role("policy", shape.decoder, 0)], half=half, activations=expected)
+    assert found.weights + found.gradients + found.optimizer == held + casts_of(shape, half)
+    peak = held + casts_of(shape, half) + measured
+    assert found.total - CONTEXT_BYTES == pytest.approx(peak, rel=tolerance)
