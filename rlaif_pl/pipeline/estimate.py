@@ -166,11 +166,15 @@ def _labeling(labeler: Value, pairs: float | None, inputs: Inputs) -> StageEstim
 
 def label_cost(labeler: Labeler, pairs: int, expect: Expect) -> Projection | None:
     """Project what a labeler asks about pairs of the expected lengths; None where nobody knows."""
-    lengths = (expect.prompt_tokens, expect.response_tokens, expect.response_tokens)
-    texts = [
-        letter * round(CHARACTERS_PER_TOKEN * n) for letter, n in zip("pab", lengths, strict=True)
-    ]
-    pair = Preference(*texts, group="made up")
+    prompt, first, second = (
+        letter * round(CHARACTERS_PER_TOKEN * tokens)
+        for letter, tokens in (
+            ("p", expect.prompt_tokens),
+            ("a", expect.response_tokens),
+            ("b", expect.response_tokens),
+        )
+    )
+    pair = Preference(prompt, first, second, "made up")
     return estimate_cost(labeler, [pair] * pairs, sample=1, text_tokens=expect.rationale_tokens)
 
 

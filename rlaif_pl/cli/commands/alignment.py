@@ -73,7 +73,7 @@ def alignment(
             "under labelers"
         )
     gold = gold_pairs(data, max_words)
-    resampling = Resampling(0.95, draws, seed)
+    resampling = Resampling(draws, seed)
     path = replies or (f"{out}/replies.sqlite" if out is not None else None)
     with nullcontext() if path is None else ReplyStore(path) as store:
         if is_table:
