@@ -32,6 +32,7 @@ PACKAGES = {
         "rlaif_pl.data.tiny_tldr": ["*.jsonl", "README.md"],
         "rlaif_pl.labeling": ["prompts/*.txt", "prompts/*.yaml", "prompts/README.md"],
         "rlaif_pl.evaluation.human": ["page/*"],
+        "rlaif_pl.pipeline": ["estimate_known.yaml"],
         "rlaif_pl.reporting": ["templates/*"],
     },
 }

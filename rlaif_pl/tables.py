@@ -33,17 +33,13 @@ PERCENT, POINTS = "%", "+%"  # of shares; the column's title says the unit
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column.
+    """A column."""
 
-    Attributes:
-        title: Its heading, with the unit.
-        form: How numbers and intervals are written: a format such as ``.2f``, ``%`` for a share in
-            percent or ``+%`` for a difference of shares in points; "" writes numbers as they are.
-        align: Side its cells stand on; None is left in the first column and right in the others.
-    """
-
-    title: str
+    title: str  # its heading, with the unit
+    # how numbers and intervals are written: a format such as `.2f`, `%` for a share in percent or
+    # `+%` for a difference of shares in points; "" writes numbers as they are
     form: str = ""
+    # side its cells stand on; None is left in the first column and right in the others
     align: Align | None = None
 
 
@@ -52,20 +48,14 @@ Columns = list[Column | str]
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table.
+    """A table."""
 
-    Attributes:
-        title: What it shows; "" where nothing is said.
-        columns: Its columns; a text is the title of a plain one.
-        rows: Cells: text, a number, an interval, None where nothing was measured, or a tuple of
-            these, which stand below each other.
-        total: A last row below a rule.
-    """
-
-    title: str
-    columns: Sequence[Column | str]
+    title: str  # what it shows; "" where nothing is said
+    columns: Sequence[Column | str]  # its columns; a text is the title of a plain one
+    # cells: text, a number, an interval, None where nothing was measured, or a tuple of these,
+    # which stand below each other
     rows: Sequence[Sequence[Cell]]
-    total: Sequence[Cell] | None = None
+    total: Sequence[Cell] | None = None  # a last row below a rule
 
     def __post_init__(self) -> None:
         """Refuse a row of another length than the header."""
@@ -177,19 +167,13 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Tables with what has to be known to read them, as a command prints and writes them.
+    """Tables with what has to be known to read them, as a command prints and writes them."""
 
-    Attributes:
-        tables: The tables.
-        notes: Sentences.
-        plot: Name of a picture in the folder that the page is written to; "" where there is none.
-        caption: Of the plot.
-    """
-
-    tables: Sequence[Table]
-    notes: Sequence[str] = ()
+    tables: Sequence[Table]  # the tables
+    notes: Sequence[str] = ()  # sentences
+    # name of a picture in the folder that the page is written to; "" where there is none
     plot: str = ""
-    caption: str = ""
+    caption: str = ""  # of the plot
 
     def markdown(self) -> str:
         """Return tables, notes and a link to the plot, ready for a page of documentation."""

@@ -83,7 +83,7 @@ def shrunk(tmp_path, tiny_model_folder, tiny_reward_folder, data_files):
             if str(made.get("class_path")).endswith(READERS):
                 # a random model gives its options no more probability than any other token
                 made["init_args"] = {**made.get("init_args", {}), "min_option_mass": 0}
-            return made
+            return {**made, "max_tokens": 8} if key == "cot" else made
         if isinstance(value, list):
             return [replace(item) for item in value]
         if key in SMALLER:

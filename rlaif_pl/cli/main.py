@@ -270,7 +270,7 @@ def run_function(command: str, args: list[str]) -> int:
     parser = function_parser(function, f"python -m rlaif_pl {command}")
     words = parser.parse_args(prepared(function, find_configs(args)))
     with place_of(words):
-        given = parser.instantiate_classes(words)
+        given = parser.instantiate(words)
         options = {key: getattr(given, key) for key in inspect.signature(function).parameters}
         return function(**options)
 

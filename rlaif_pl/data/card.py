@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import yaml
 
-from rlaif_pl.data.export import Exported
+from rlaif_pl.data.label_export import Exported
 from rlaif_pl.tables import Column, Table
 from rlaif_pl.types import Preference
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlaif_pl.data.records import decode_fields
-from rlaif_pl.data.sqlite_file import Layout, SqliteFile
+from rlaif_pl.data.sqlite_file import SqliteFile, TableSchema
 from rlaif_pl.types import Preference, Provenance
 
 TABLE = """
@@ -22,7 +22,7 @@ CREATE TABLE IF NOT EXISTS labels (
     provenance TEXT NOT NULL
 ) WITHOUT ROWID
 """
-LAYOUT = Layout("label store", 1, (TABLE,), setting="label_store")
+LAYOUT = TableSchema("label store", 1, (TABLE,), setting="label_store")
 IN_MEMORY = ":memory:"  # as SQLite names it
 SELECT = "SELECT key, p_first, source, provenance FROM labels WHERE key IN ({marks})"
 KEYS_PER_QUERY = 500  # below SQLite's smallest limit on parameters, 999

@@ -16,45 +16,27 @@ HELPFUL = "helpful"
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """One answer to one prompt, as first given (round 0) or after a round of revision.
+    """One answer to one prompt, as first given (round 0) or after a round of revision."""
 
-    Attributes:
-        group: Identity of the prompt.
-        prompt: The prompt, as its source gave it.
-        kind: ``harmful`` for prompts whose answers are revised, ``helpful`` for those answered once.
-        round: 0 for the first answer, else the number of the round.
-        response: The answer or revision; empty where there is a ``failure``.
-        principle: Name of the principle that was drawn; None in round 0.
-        critique: What the round's critique said; None in round 0 and where critiques are skipped.
-        failure: Why the round gave no revision (``critique_empty``, ``revision_malformed``,
-            ``critique_too_long``, ...); None if it did. The next round goes on from the last
-            response there is.
-        finished: False where the length limit cut the response.
-        unchanged: The revision is the text that it was to revise, word for word.
-        revises: Round whose response was revised; None in round 0.
-        backend: Fingerprint of the model that wrote it.
-        prompt_version: Versions of layout, principles and examples with every setting.
-        read: Tokens read for the round (critique and revision).
-        written: Tokens written for it.
-        cost_usd: Money paid for it.
-    """
-
-    group: str
-    prompt: str
-    kind: str
-    round: int
-    response: str
-    principle: str | None = None
+    group: str  # identity of the prompt
+    prompt: str  # the prompt, as its source gave it
+    kind: str  # `harmful` for prompts whose answers are revised, `helpful` for those answered once
+    round: int  # 0 for the first answer, else the number of the round
+    response: str  # the answer or revision; empty where there is a `failure`
+    principle: str | None = None  # name of the principle that was drawn; None in round 0
+    # what the round's critique said; None in round 0 and where critiques are skipped
     critique: str | None = None
+    # why the round gave no revision (`critique_empty`, `revision_malformed`, `critique_too_long`,
+    # ...); None if it did. The next round goes on from the last response there is
     failure: str | None = None
-    finished: bool = True
-    unchanged: bool = False
-    revises: int | None = None
-    backend: str = ""
-    prompt_version: str = ""
-    read: int = 0
-    written: int = 0
-    cost_usd: float = 0.0
+    finished: bool = True  # false where the length limit cut the response
+    unchanged: bool = False  # the revision is the text that it was to revise, word for word
+    revises: int | None = None  # round whose response was revised; None in round 0
+    backend: str = ""  # fingerprint of the model that wrote it
+    prompt_version: str = ""  # versions of layout, principles and examples with every setting
+    read: int = 0  # tokens read for the round (critique and revision)
+    written: int = 0  # tokens written for it
+    cost_usd: float = 0.0  # money paid for it
 
 
 def write_revisions(path: str | Path, rows: Iterable[Revision]) -> None:

@@ -15,24 +15,17 @@ PATIENCE = 60.0  # seconds to wait for another process
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
-    """What a kind of file looks like.
+class TableSchema:
+    """What a kind of file looks like."""
 
-    Attributes:
-        kind: Its name in messages ("label store").
-        version: Version of the layout, at least 1; raise it with ``statements``.
-        statements: SQL that makes an empty file.
-        setting: What a user changes to name another file, in messages.
-        application: SQLite's application id, which tells these files from others; 0 sets none.
-        upgrades: SQL that turns a file of a version into one of the next, by that version. A file of
-            an earlier version is brought up to date when it is opened, all at once.
-    """
-
-    kind: str
-    version: int
-    statements: tuple[str, ...]
-    setting: str = "file"
+    kind: str  # its name in messages ("label store")
+    version: int  # version of the layout, at least 1; raise it with `statements`
+    statements: tuple[str, ...]  # SQL that makes an empty file
+    setting: str = "file"  # what a user changes to name another file, in messages
+    # SQLite's application id, which tells these files from others; 0 sets none
     application: int = 0
+    # SQL that turns a file of a version into one of the next, by that version. A file of an earlier
+    # version is brought up to date when it is opened, all at once
     upgrades: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
 
 
@@ -51,7 +44,7 @@ class SqliteFile:
         OSError: The file cannot be used: no room, no permission, held by another program.
     """
 
-    def __init__(self, path: str | Path, layout: Layout) -> None:
+    def __init__(self, path: str | Path, layout: TableSchema) -> None:
         self.path = Path(path).expanduser()
         self.layout = layout
         self.path.parent.mkdir(parents=True, exist_ok=True)

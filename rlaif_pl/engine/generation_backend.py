@@ -12,7 +12,7 @@ from rlaif_pl.engine.sampling import SamplingParams
 Changed = Literal["nothing", "adapter", "whole"]
 
 
-class Policy(Protocol):
+class ServedPolicy(Protocol):
     """A policy as a generation backend sees it."""
 
     @property
@@ -67,7 +67,7 @@ class GenerationBackend(Protocol):
     def is_remote(self) -> bool:
         """Whether texts are drawn elsewhere, with weights that are sent there."""
 
-    def prepare(self, policy: Policy, params: SamplingParams, *, for_training: bool) -> None:
+    def prepare(self, policy: ServedPolicy, params: SamplingParams, *, for_training: bool) -> None:
         """Refuse, before any work, what could not be drawn.
 
         Args:
@@ -80,7 +80,7 @@ class GenerationBackend(Protocol):
             OSError: No server can be reached.
         """
 
-    def update(self, policy: Policy) -> None:
+    def update(self, policy: ServedPolicy) -> None:
         """Let the texts that are asked from now on be drawn with the policy's present weights.
 
         Raises:
@@ -90,7 +90,7 @@ class GenerationBackend(Protocol):
 
     def generate(
         self,
-        policy: Policy,
+        policy: ServedPolicy,
         prompts: Sequence[Sequence[int]],
         params: SamplingParams,
         seeds: Sequence[int],
@@ -118,15 +118,15 @@ class LocalGenerator:
 
     is_remote = False
 
-    def prepare(self, policy: Policy, params: SamplingParams, *, for_training: bool) -> None:
+    def prepare(self, policy: ServedPolicy, params: SamplingParams, *, for_training: bool) -> None:
         """Do nothing: whatever a policy can be asked for, it can draw here."""
 
-    def update(self, policy: Policy) -> None:
+    def update(self, policy: ServedPolicy) -> None:
         """Do nothing: the policy's present weights are those that draw."""
 
     def generate(
         self,
-        policy: Policy,
+        policy: ServedPolicy,
         prompts: Sequence[Sequence[int]],
         params: SamplingParams,
         seeds: Sequence[int],

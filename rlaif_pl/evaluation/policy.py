@@ -38,7 +38,6 @@ def evaluate_policy(
     labeler: Labeler,
     independent: Labeler | None = None,
     *,
-    level: float = 0.95,
     draws: int = 2000,
     seed: int = 0,
 ) -> PolicyReport:
@@ -52,19 +51,18 @@ def evaluate_policy(
         reward: The reward the policy was trained on.
         labeler: The labeler whose labels trained the reward; ``policy_vs_sft`` is its verdict.
         independent: A judge that trained nothing here (``EmbeddingJudge``).
-        level: Coverage of the intervals, in (0, 1).
         draws: Bootstrap resamples.
         seed: Seeds the bootstrap.
     """
     groups = [prompt.group for prompt in samples.prompts]
-    mean = partial(bootstrap_by_group, level=level, draws=draws, seed=seed)
+    mean = partial(bootstrap_by_group, draws=draws, seed=seed)
     reward_sft = _rewards(reward, samples.prompts, samples.sft)
     reward_policy = _rewards(reward, samples.prompts, samples.policy)
     before, after = _means(reward_sft), _means(reward_policy)
     quantities = {
         "a2c/reward_before": mean(before, groups),
         "a2c/reward_after": mean(after, groups),
-        "a2c/reward_gain": paired_difference(after, before, groups, level, draws, seed),
+        "a2c/reward_gain": paired_difference(after, before, groups, draws=draws, seed=seed),
         "a2c/length_ratio": _length_ratio(samples, groups, mean),
     }
     if samples.kl is not None:
@@ -77,9 +75,7 @@ def evaluate_policy(
         quantities |= {f"{system}/{name}": interval for name, interval in measures.items()}
         if unfinished is not None:
             quantities[f"{system}/unfinished"] = mean(_means(unfinished), groups)
-    rates = _win_rates(
-        samples, labeler, independent, partial(compare, level=level, draws=draws, seed=seed)
-    )
+    rates = _win_rates(samples, labeler, independent, partial(compare, draws=draws, seed=seed))
     return PolicyReport(samples, reward_sft, reward_policy, quantities, rates)
 
 

@@ -29,23 +29,16 @@ JUDGES = {"": "labeler", "independent": "embedding", "rouge": "rouge_l"}
 
 @dataclass(frozen=True, slots=True)
 class PolicySamples:
-    """Responses of the policy before (SFT) and after reinforcement learning to the same prompts.
+    """Responses of the policy before (SFT) and after reinforcement learning to the same prompts."""
 
-    Attributes:
-        prompts: Prompts, with references where there are any. ``P``
-        sft: Responses of the SFT policy. ``P`` lists
-        policy: Responses of the trained policy. ``P`` lists
-        sft_unfinished: True where a response met the length limit; None where not recorded.
-        policy_unfinished: The same for the trained policy.
-        kl: KL from the SFT policy in nats a response, mean over each prompt's responses; None where
-            not measured. ``P``
-    """
-
-    prompts: Sequence[Prompt]
-    sft: Texts
-    policy: Texts
+    prompts: Sequence[Prompt]  # prompts, with references where there are any. `P`
+    sft: Texts  # responses of the SFT policy. `P` lists
+    policy: Texts  # responses of the trained policy. `P` lists
+    # true where a response met the length limit; None where not recorded
     sft_unfinished: Sequence[Sequence[bool]] | None = None
-    policy_unfinished: Sequence[Sequence[bool]] | None = None
+    policy_unfinished: Sequence[Sequence[bool]] | None = None  # the same for the trained policy
+    # KL from the SFT policy in nats a response, mean over each prompt's responses; None where not
+    # measured. `P`
     kl: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
@@ -63,23 +56,16 @@ class PolicySamples:
 
 @dataclass(frozen=True, slots=True)
 class PolicyReport:
-    """A policy beside the SFT policy it came from.
+    """A policy beside the SFT policy it came from."""
 
-    Attributes:
-        samples: What was measured.
-        reward_sft: Reward of each SFT response. ``P`` lists
-        reward_policy: Reward of each response of the policy. ``P`` lists
-        quantities: Intervals by metric name: rewards, their paired gain, KL, length ratio, copied
-            4-grams, ROUGE-L, unfinished shares.
-        win_rates: Win rates by name, the training labeler's first.
-        greedy: The same of each policy's likeliest response; None where that was not measured.
-    """
-
-    samples: PolicySamples
-    reward_sft: Sequence[Sequence[float]]
-    reward_policy: Sequence[Sequence[float]]
+    samples: PolicySamples  # what was measured
+    reward_sft: Sequence[Sequence[float]]  # reward of each SFT response. `P` lists
+    reward_policy: Sequence[Sequence[float]]  # reward of each response of the policy. `P` lists
+    # intervals by metric name: rewards, their paired gain, KL, length ratio, copied 4-grams, ROUGE-L,
+    # unfinished shares
     quantities: Mapping[str, Interval]
-    win_rates: Mapping[str, WinRate]
+    win_rates: Mapping[str, WinRate]  # win rates by name, the training labeler's first
+    # the same of each policy's likeliest response; None where that was not measured
     greedy: PolicyReport | None = None
 
     def to_metrics(self) -> dict[str, float]:

@@ -16,24 +16,15 @@ COLORS = ("#3b6fb6", "#d1603d", "#4c9a6a", "#8a63a8", "#b8892b", "#6b7280")
 
 
 @dataclass(frozen=True, slots=True)
-class Results:
-    """Everything a study found.
+class StudyResults:
+    """Everything a study found."""
 
-    Attributes:
-        name: Name of the study and of its plot, ``<name>.png``.
-        tables: Tables to read.
-        notes: Sentences that are needed to read them.
-        records: Flat rows for ``rows.csv``; all with the same keys.
-        metrics: Flat numbers for ``metrics.json``.
-        figure: The plot.
-    """
-
-    name: str
-    tables: Sequence[Table]
-    notes: Sequence[str]
-    records: Sequence[Mapping[str, object]]
-    metrics: Mapping[str, float]
-    figure: Figure
+    name: str  # name of the study and of its plot, `<name>.png`
+    tables: Sequence[Table]  # tables to read
+    notes: Sequence[str]  # sentences that are needed to read them
+    records: Sequence[Mapping[str, object]]  # flat rows for `rows.csv`; all with the same keys
+    metrics: Mapping[str, float]  # flat numbers for `metrics.json`
+    figure: Figure  # the plot
     caption: str = field(default="")
 
     @property

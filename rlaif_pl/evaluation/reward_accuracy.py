@@ -31,36 +31,24 @@ from rlaif_pl.types import Preference, Reward
 
 @dataclass(frozen=True, slots=True)
 class RewardReport:
-    """A reward measured on pairs it was not trained on.
+    """A reward measured on pairs it was not trained on."""
 
-    Attributes:
-        pair_accuracy: Share of gold pairs whose better response has the higher reward; equal
-            rewards count half.
-        length_baseline: The same for "more characters win".
-        gain_over_length: Paired difference of the two.
-        ece: Expected calibration error of ``sigmoid(margin)``: 10 bins of equal mass, favored side
-            first.
-        ece_equal_width: The same with bins of equal width.
-        brier: Mean squared difference of ``sigmoid(margin)`` and the gold verdict.
-        reliability: Bins of equal mass behind ``ece``.
-        length_correlation: Spearman's correlation of margin and length difference, in [-1, 1]; NaN
-            where one of them never varies.
-        ai_agreement: Pair accuracy on held-out AI labels; empty where none were given.
-        judged: Pairs by who gave the gold verdict (a key of ``gold.NAMES``).
-        identical: Pairs left out of all of these because the reward reads the same of both responses,
-            as of two that differ behind its length limit.
-    """
-
+    # share of gold pairs whose better response has the higher reward; equal rewards count half
     pair_accuracy: Interval
-    length_baseline: Interval
-    gain_over_length: Interval
+    length_baseline: Interval  # the same for "more characters win"
+    gain_over_length: Interval  # paired difference of the two
+    # expected calibration error of `sigmoid(margin)`: 10 bins of equal mass, favored side first
     ece: float
-    ece_equal_width: float
-    brier: float
-    reliability: tuple[ReliabilityBin, ...]
+    ece_equal_width: float  # the same with bins of equal width
+    brier: float  # mean squared difference of `sigmoid(margin)` and the gold verdict
+    reliability: tuple[ReliabilityBin, ...]  # bins of equal mass behind `ece`
+    # Spearman's correlation of margin and length difference, in [-1, 1]; NaN where one of them never
+    # varies
     length_correlation: float
-    ai_agreement: Interval
-    judged: Mapping[str, int]
+    ai_agreement: Interval  # pair accuracy on held-out AI labels; empty where none were given
+    judged: Mapping[str, int]  # pairs by who gave the gold verdict (a key of `gold.NAMES`)
+    # pairs left out of all of these because the reward reads the same of both responses, as of two
+    # that differ behind its length limit
     identical: int = 0
 
     def to_metrics(self, prefix: str = "reward") -> dict[str, float]:
@@ -104,7 +92,6 @@ def measure_reward(
     gold: Sequence[Preference],
     ai_labeled: Sequence[Preference] = (),
     *,
-    level: float = 0.95,
     draws: int = 2000,
     seed: int = 0,
 ) -> RewardReport:
@@ -117,7 +104,6 @@ def measure_reward(
         gold: Pairs with a gold ``p_first``; undecided ones are left out, and those whose responses
             the reward cannot tell apart (see ``RewardModel.tells_apart``).
         ai_labeled: Pairs with an AI's ``p_first`` that the reward was not trained on.
-        level: Coverage of the intervals, in (0, 1).
         draws: Bootstrap resamples.
         seed: Seeds the bootstrap.
 
@@ -144,16 +130,16 @@ def measure_reward(
     confidence, came_true = fold(expit(margin), truth)
     ai_correct = correctness(side(margins(reward, machine)), side(p_first_of(machine) - 0.5))
     return RewardReport(
-        pair_accuracy=proportion_by_group(correct, groups, level, draws, seed),
-        length_baseline=proportion_by_group(by_length, groups, level, draws, seed),
-        gain_over_length=paired_difference(correct, by_length, groups, level, draws, seed),
+        pair_accuracy=proportion_by_group(correct, groups, draws=draws, seed=seed),
+        length_baseline=proportion_by_group(by_length, groups, draws=draws, seed=seed),
+        gain_over_length=paired_difference(correct, by_length, groups, draws=draws, seed=seed),
         ece=expected_calibration_error(confidence, came_true),
         ece_equal_width=expected_calibration_error(confidence, came_true, binning="equal_width"),
         brier=brier(expit(margin), truth),
         reliability=tuple(reliability_table(confidence, came_true)),
         length_correlation=_rank_correlation(margin, first_length - second_length),
         ai_agreement=proportion_by_group(
-            ai_correct, [pair.group for pair in machine], level, draws, seed
+            ai_correct, [pair.group for pair in machine], draws=draws, seed=seed
         ),
         judged=judge_counts(people),
         identical=asked - len(people) - len(machine),

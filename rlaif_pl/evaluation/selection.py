@@ -22,17 +22,11 @@ LATEST = "last"  # checkpoints to resume from, whatever they are worth
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A checkpoint with the value it was kept for.
+    """A checkpoint with the value it was kept for."""
 
-    Attributes:
-        path: File.
-        step: Optimizer steps behind it.
-        value: Validation reward when it was saved.
-    """
-
-    path: Path
-    step: int
-    value: float
+    path: Path  # file
+    step: int  # optimizer steps behind it
+    value: float  # validation reward when it was saved
 
     @property
     def name(self) -> str:
@@ -41,18 +35,12 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
-    """A candidate and what its samples are worth.
+class JudgedCandidate:
+    """A candidate and what its samples are worth."""
 
-    Attributes:
-        candidate: The checkpoint.
-        rate: Against SFT on the same prompts.
-        unfinished: Share of responses that the length limit cut.
-    """
-
-    candidate: Candidate
-    rate: WinRate
-    unfinished: float
+    candidate: Candidate  # the checkpoint
+    rate: WinRate  # against SFT on the same prompts
+    unfinished: float  # share of responses that the length limit cut
 
 
 def read_candidate(path: Path, monitor: str) -> Candidate | None:
@@ -107,12 +95,14 @@ def policy_weights(path: Path) -> dict[str, Tensor]:
     return found
 
 
-def choose(judged: Sequence[Judged]) -> Judged:
+def choose(judged: Sequence[JudgedCandidate]) -> JudgedCandidate:
     """Return the one with the highest win rate; of equals the earlier, which has moved less."""
     return min(judged, key=lambda each: (-each.rate.raw.value, each.candidate.step))
 
 
-def selection_metrics(judged: Sequence[Judged], chosen: Judged) -> dict[str, float]:
+def selection_metrics(
+    judged: Sequence[JudgedCandidate], chosen: JudgedCandidate
+) -> dict[str, float]:
     """Return flat numbers ``select/<step>/...`` and those of the choice."""
     metrics: dict[str, float] = {"select/candidates": float(len(judged))}
     for each in judged:

@@ -24,34 +24,21 @@ FILE = "verdicts.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class JudgedPair:
-    """What one judge said of two policies.
+    """What one judge said of two policies."""
 
-    Attributes:
-        judge: Its name.
-        a: The policy whose wins are counted.
-        b: The other.
-        verdicts: Its verdicts.
-        taught: Policies that the judge's labels trained.
-    """
-
-    judge: str
-    a: str
-    b: str
-    verdicts: Sequence[Verdict]
-    taught: Collection[str] = ()
+    judge: str  # its name
+    a: str  # the policy whose wins are counted
+    b: str  # the other
+    verdicts: Sequence[Verdict]  # its verdicts
+    taught: Collection[str] = ()  # policies that the judge's labels trained
 
 
 @dataclass(frozen=True, slots=True)
 class JudgeVerdicts:
-    """All verdicts of one judge.
+    """All verdicts of one judge."""
 
-    Attributes:
-        taught: Policies that its labels trained.
-        wins: Win of the first response, by ``comparison_key``.
-    """
-
-    taught: tuple[str, ...]
-    wins: Mapping[str, float]
+    taught: tuple[str, ...]  # policies that its labels trained
+    wins: Mapping[str, float]  # win of the first response, by `comparison_key`
 
     def win(self, prompt: str, first: str, second: str) -> float | None:
         """Return the win of ``first``, whichever stood first in the file; None where not judged."""

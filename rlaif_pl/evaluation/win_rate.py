@@ -96,7 +96,6 @@ def compare(
     judge: Labeler,
     groups: Sequence[str] | None = None,
     *,
-    level: float = 0.95,
     draws: int = 2000,
     seed: int = 0,
 ) -> WinRate:
@@ -111,7 +110,6 @@ def compare(
         b: Responses of B, one or more a prompt, not necessarily as many. ``P`` lists
         judge: Any labeler.
         groups: Identity of each prompt for the bootstrap; None takes each prompt as its own.
-        level: Coverage of the intervals, in (0, 1).
         draws: Bootstrap resamples.
         seed: Seeds the bootstrap.
 
@@ -127,9 +125,7 @@ def compare(
             f"the judge {judge.fingerprint}"
         )
     measures = text_measures(prompts, clean_a), text_measures(prompts, clean_b)
-    return win_rate_of(
-        judge.fingerprint, judged, members, measures, level=level, draws=draws, seed=seed
-    )
+    return win_rate_of(judge.fingerprint, judged, members, measures, draws=draws, seed=seed)
 
 
 def win_rate_of(
@@ -138,7 +134,6 @@ def win_rate_of(
     groups: Sequence[str],
     measures: tuple[TextMeasures, TextMeasures],
     *,
-    level: float = 0.95,
     draws: int = 2000,
     seed: int = 0,
 ) -> WinRate:
@@ -149,7 +144,6 @@ def win_rate_of(
         judged: At least one verdict; a comparison may have several, by as many people.
         groups: Group of each prompt that responses were judged to, with or without a verdict.
         measures: Of A's and of B's responses.
-        level: Coverage of the intervals, in (0, 1).
         draws: Bootstrap resamples.
         seed: Seeds the bootstrap.
     """
@@ -159,9 +153,9 @@ def win_rate_of(
     a, b = measures
     return WinRate(
         judge=judge,
-        raw=proportion_by_group(shares, [groups[i] for i in prompts], level, draws, seed),
+        raw=proportion_by_group(shares, [groups[i] for i in prompts], draws=draws, seed=seed),
         length_controlled=length_controlled_win_rate(
-            judged.wins, judged.chars_a, judged.chars_b, rows, level, draws, seed
+            judged.wins, judged.chars_a, judged.chars_b, rows, draws=draws, seed=seed
         ),
         a=a,
         b=b,

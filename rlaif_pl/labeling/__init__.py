@@ -1,6 +1,9 @@
 """Labelers: off-the-shelf language models that say which response is better."""
 
 from rlaif_pl.labeling.backends import EndpointBackend, LocalBackend
+from rlaif_pl.labeling.backends.endpoint_http import Retries
+from rlaif_pl.labeling.backends.endpoint_request import ServerFeatures
+from rlaif_pl.labeling.prompting.verdicts import ChainOfThought
 from rlaif_pl.labeling.registry import build_labeler
 from rlaif_pl.labeling.reward import LabelerReward
 from rlaif_pl.labeling.strategies.constitution import ConstitutionLabeler
@@ -14,6 +17,7 @@ from rlaif_pl.labeling.strategies.scoring import ScoreLabeler
 from rlaif_pl.labeling.thinking import Thinking
 
 __all__ = [
+    "ChainOfThought",
     "ConstitutionLabeler",
     "EndpointBackend",
     "EnsembleLabeler",
@@ -23,8 +27,10 @@ __all__ = [
     "ListwiseLabeler",
     "LocalBackend",
     "PairwiseLabeler",
+    "Retries",
     "RubricLabeler",
     "ScoreLabeler",
+    "ServerFeatures",
     "Thinking",
     "build_labeler",
 ]

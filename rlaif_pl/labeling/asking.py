@@ -10,7 +10,7 @@ from rlaif_pl.labeling.calls import Backend, Call, CallKey, Response, key_of
 from rlaif_pl.labeling.guard import MIN_OPTION_MASS, low_mass_warning, readable
 
 
-class ReplyStore(Protocol):
+class ReplyCache(Protocol):
     """Where replies are kept between runs."""
 
     def get_many(self, keys: Sequence[CallKey]) -> dict[bytes, Response]:
@@ -35,7 +35,7 @@ class CachedClient:
     def __init__(
         self,
         backend: Backend,
-        store: ReplyStore | None = None,
+        store: ReplyCache | None = None,
         watch: Callable[[Call, Response], None] | None = None,
         min_option_mass: float = MIN_OPTION_MASS,
     ) -> None:

@@ -61,32 +61,22 @@ class Decoding:
 
 @dataclass(frozen=True, slots=True)
 class ChoiceRequest:
-    """How likely is each of these answers?
+    """How likely is each of these answers?"""
 
-    Attributes:
-        question: What is read before the answer.
-        options: Whole strings, each different. An option's probability is that of an answer that
-            begins with it and with no longer option of which it is a part: of "1" and "10", the
-            answer "10" counts for "10" alone.
-    """
-
-    question: Question
+    question: Question  # what is read before the answer
+    # whole strings, each different. An option's probability is that of an answer that begins with it
+    # and with no longer option of which it is a part: of "1" and "10", the answer "10" counts for
+    # "10" alone
     options: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class GenerateRequest:
-    """Write an answer.
+    """Write an answer."""
 
-    Attributes:
-        question: What is read before the answer.
-        decoding: How to draw it.
-        sample: Number of the sample among those of the same question and decoding, from 0.
-    """
-
-    question: Question
-    decoding: Decoding = Decoding()
-    sample: int = 0
+    question: Question  # what is read before the answer
+    decoding: Decoding = Decoding()  # how to draw it
+    sample: int = 0  # number of the sample among those of the same question and decoding, from 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,16 +84,11 @@ class ThinkRequest:
     """Think before an answer; the reply's text is the thoughts alone, and "" where there are none.
 
     Thoughts that the length limit cut are a failure (``unclosed_thought``), kept all the same.
-
-    Attributes:
-        question: What is thought about; for a chat template, and without ``thoughts``.
-        decoding: How to draw them.
-        sample: Number of the sample among those of the same question and decoding, from 0.
     """
 
-    question: Question
-    decoding: Decoding = Decoding()
-    sample: int = 0
+    question: Question  # what is thought about; for a chat template, and without `thoughts`
+    decoding: Decoding = Decoding()  # how to draw them
+    sample: int = 0  # number of the sample among those of the same question and decoding, from 0
 
 
 @dataclass(frozen=True, slots=True)

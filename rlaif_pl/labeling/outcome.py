@@ -11,52 +11,36 @@ from rlaif_pl.types import Preference
 
 @dataclass(frozen=True, slots=True)
 class Judgment:
-    """What a labeler found out about one pair.
+    """What a labeler found out about one pair."""
 
-    Attributes:
-        margin: Log-odds of the first response in nats; without ``p_first``, a margin that is not
-            finite means there is no label.
-        tokens: Tokens read and written.
-        written: Of these, the tokens written.
-        position_gap: Difference of ``p(first)`` between the two orders, in [0, 1].
-        same_slot: True where the same slot won in both orders.
-        off_option_mass: Probability outside the verdict tokens, in [0, 1].
-        failure: Why there is no label, where that is known beforehand.
-        slot: Slot (1 or 2) that the model named in both orders; None where they differ.
-        cost_usd: Money paid.
-        ensemble_spread: Greatest difference of two members' ``p_first`` in an ensemble, in [0, 1].
-        tie_mass: Probability of a tie among the verdicts, in [0, 1], where ties are asked for.
-        p_first: The label itself where it does not follow from the margin (one-hot or clamped
-            labels, decoded verdicts).
-    """
-
+    # log-odds of the first response in nats; without `p_first`, a margin that is not finite means
+    # there is no label
     margin: float
-    tokens: int = 0
-    position_gap: float | None = None
-    same_slot: bool | None = None
-    off_option_mass: float | None = None
-    failure: str | None = None
+    tokens: int = 0  # tokens read and written
+    position_gap: float | None = None  # difference of `p(first)` between the two orders, in [0, 1]
+    same_slot: bool | None = None  # true where the same slot won in both orders
+    off_option_mass: float | None = None  # probability outside the verdict tokens, in [0, 1]
+    failure: str | None = None  # why there is no label, where that is known beforehand
+    # slot (1 or 2) that the model named in both orders; None where they differ
     slot: int | None = None
-    cost_usd: float = 0.0
+    cost_usd: float = 0.0  # money paid
+    # greatest difference of two members' `p_first` in an ensemble, in [0, 1]
     ensemble_spread: float | None = None
+    # the label itself where it does not follow from the margin (one-hot or clamped labels, decoded
+    # verdicts)
     p_first: float | None = None
-    written: int = 0
+    written: int = 0  # of these, the tokens written
+    # probability of a tie among the verdicts, in [0, 1], where ties are asked for
     tie_mass: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class LabelerInfo:
-    """Who judged and how, as written into each label.
+    """Who judged and how, as written into each label."""
 
-    Attributes:
-        labeler: Fingerprint of the model.
-        strategy: ``likelihood``, ``pairwise``, ``free_form``, ...
-        prompt_version: Version of the template with the settings that change a label.
-    """
-
-    labeler: str
-    strategy: str
-    prompt_version: str
+    labeler: str  # fingerprint of the model
+    strategy: str  # `likelihood`, `pairwise`, `free_form`,
+    prompt_version: str  # version of the template with the settings that change a label
 
 
 def labeled(

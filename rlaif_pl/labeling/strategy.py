@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
-from rlaif_pl.labeling.asking import CachedClient, ReplyStore
+from rlaif_pl.labeling.asking import CachedClient, ReplyCache
 from rlaif_pl.labeling.calls import Ask, Backend, Call, Response
 from rlaif_pl.labeling.guard import MIN_OPTION_MASS, checked_mass
 from rlaif_pl.labeling.outcome import Judgment, LabelerInfo, checked_temperature, labeled
@@ -67,7 +67,7 @@ class ModelLabeler(ABC):
         return thoughtful(self.asker.ask, self.thinking)
 
     def keep_replies(
-        self, store: ReplyStore | None, watch: Callable[[Call, Response], None] | None = None
+        self, store: ReplyCache | None, watch: Callable[[Call, Response], None] | None = None
     ) -> None:
         """Keep every reply of the model.
 

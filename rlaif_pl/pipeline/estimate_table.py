@@ -7,24 +7,24 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from rlaif_pl.pipeline.estimate import StageEstimate
-from rlaif_pl.pipeline.estimate_expect import Expect
-from rlaif_pl.pipeline.estimate_memory import CARDS_GIB, CONTEXT_BYTES, GIB, USABLE, Role
+from rlaif_pl.pipeline.estimate_inputs import Expect
+from rlaif_pl.pipeline.estimate_training import CONTEXT_BYTES, GIB, Role
 from rlaif_pl.tables import Cell, Column, Columns, Rows, Table
 
+CARDS_GIB = (24, 40, 80)
+USABLE = 0.9  # of a card; the rest goes to fragments of the allocator
 MILLION, BILLION = 1e6, 1e9
 
 
 def show_estimates(console: Console, expect: Expect, stages: Sequence[StageEstimate]) -> None:
     """Print what the stages take."""
-    trained = [stage for stage in stages if stage.fit is not None]
-    if trained:
-        console.print(memory_table(expect, trained).rich())
+    if any(stage.fit for stage in stages):
+        console.print(memory_table(expect, stages).rich())
         console.print(
             f"Estimates, for a GPU and batch at the longest prompt ({expect.longest:.0f} tokens); "
             f"total with {CONTEXT_BYTES / GIB:.0f} GiB for driver and libraries; {USABLE:.0%} of a "
             "card are counted as usable. 'kept / recomputed': activations without and with "
-            "gradient_checkpointing. 'logits avoided': what the vocabulary logits of all scored tokens "
-            "would take, which are never held at once.",
+            "gradient_checkpointing.",
             highlight=False,
         )
     console.print(cost_table(expect, stages).rich())
@@ -42,32 +42,19 @@ def show_estimates(console: Console, expect: Expect, stages: Sequence[StageEstim
 
 def memory_table(expect: Expect, stages: Sequence[StageEstimate]) -> Table:
     """Parameters by role and bytes on one GPU, in GiB."""
-    titles = ("weights", "gradients", "optimizer", "kept / recomputed", "logits / avoided", "total")
+    titles = ("weights", "gradients", "optimizer", "kept / recomputed", "logits", "total")
     columns: Columns = ["stage", Column("parameters", align="left"), *titles]
     columns += [f"{card} GiB" for card in CARDS_GIB]
     rows: Rows = []
     for stage, fit in ((stage.stage, stage.fit) for stage in stages if stage.fit is not None):
         held = fit.memory
-        rows.append(
-            [
-                stage,
-                tuple(size_of(role) for role in fit.roles),
-                gib(held.weights + held.casts),
-                gib(held.gradients + held.buckets),
-                gib(held.optimizer),
-                f"{gib(fit.without_checkpointing)} / {gib(fit.with_checkpointing)}",
-                f"{gib(held.logits)} / {gib(held.logits_avoided)}",
-                gib(held.total),
-                *("fits" if held.fits(card) else "no" for card in CARDS_GIB),
-            ]
-        )
+        sizes = (held.weights, held.gradients, held.optimizer, held.logits, held.total)
+        *cells, logits, total = (gib(size) for size in sizes)
+        activations = " / ".join(gib(fit.activations(flag)) for flag in (False, True))
+        fits = ["fits" if held.total <= USABLE * c * GIB else "no" for c in CARDS_GIB]
+        roles = tuple(size_of(role) for role in fit.roles)
+        rows.append([stage, roles, *cells, activations, logits, total, *fits])
     return Table(f"memory a GPU in GiB, {expect.gpus} GPU(s)", columns, rows)
-
-
-def size_of(role: Role) -> str:
-    """Weights of a role, in words."""
-    parts = [(role.trained, "trained"), (role.frozen, "frozen")]
-    return f"{role.name} " + " + ".join(f"{count(n)} {word}" for n, word in parts if n)
 
 
 def cost_table(expect: Expect, stages: Sequence[StageEstimate]) -> Table:
@@ -76,53 +63,39 @@ def cost_table(expect: Expect, stages: Sequence[StageEstimate]) -> Table:
     columns += [Column("GPU-hours", ",.1f"), Column("requests", ",.0f"), "tokens read", "written"]
     columns += [Column("server GPU-hours", ",.1f"), Column("USD", ",.2f")]
     columns.append(Column("note", align="left"))
+    money = [usd for stage in stages if (usd := stage.usd(expect))]
     total: list[Cell] = ["all", *[""] * 3, sum(s.gpu_hours for s in stages), *[""] * 3]
-    total += [sum(s.server_hours for s in stages), _or_blank(usd_of(stages, expect)), ""]
+    total += [sum(s.server_hours for s in stages), sum(money) if money else "", ""]
     return Table("time and cost", columns, [_costs(each, expect) for each in stages], total)
 
 
 def _costs(stage: StageEstimate, expect: Expect) -> list[Cell]:
     fit, labels = stage.fit, stage.labels
+    training: list[Cell] = ["", ""]
+    if fit is not None:
+        batch = fit.effective_batch
+        training[0] = "" if fit.rows is None else f"{fit.rows / batch:,.0f} x {batch}"
+        training[1] = (fit.flops + fit.decode_flops) / 1e15
+    tokens: list[Cell] = ["", "", ""]
+    if labels is not None:
+        millions = [f"{count / MILLION:,.1f} M" for count in (labels.read, labels.written)]
+        tokens = [labels.calls, *millions]
     return [
         stage.stage,
-        _or_blank(stage.rows),
-        "" if fit is None or fit.steps is None else f"{fit.steps:,.0f} x {fit.effective_batch}",
-        "" if fit is None else (fit.flops + fit.decode_flops) / 1e15,
+        "" if stage.rows is None else stage.rows,
+        *training,
         stage.gpu_hours or "",
-        "" if labels is None else labels.requests,
-        "" if labels is None else f"{labels.read / MILLION:,.1f} M",
-        "" if labels is None else f"{labels.written / MILLION:,.1f} M",
+        *tokens,
         stage.server_hours or "",
-        _or_blank(usd_of([stage], expect)),
+        stage.usd(expect) or "",
         " ".join(part for part in (stage.labeler or "", stage.note) if part),
     ]
 
 
-def _or_blank(value: float | None) -> Cell:
-    return "" if value is None else value
-
-
-def usd_of(stages: Sequence[StageEstimate], expect: Expect) -> float | None:
-    """Money of some stages: priced tokens, else GPU-hours; None where nothing has a price."""
-    known = [
-        value
-        for stage in stages
-        for value in (_tokens_usd(stage), _hours_usd(stage, expect))
-        if value
-    ]
-    return sum(known) if known else None
-
-
-def _tokens_usd(stage: StageEstimate) -> float | None:
-    return None if stage.labels is None else stage.labels.usd
-
-
-def _hours_usd(stage: StageEstimate, expect: Expect) -> float | None:
-    if expect.usd_per_gpu_hour is None:
-        return None
-    priced = _tokens_usd(stage) is not None
-    hours = stage.gpu_hours + (0.0 if priced else stage.server_hours)
-    return hours * expect.usd_per_gpu_hour
+def size_of(role: Role) -> str:
+    """Weights of a role, in words."""
+    parts = [(role.trained, "trained"), (role.frozen, "frozen")]
+    return f"{role.name} " + " + ".join(f"{_count(n)} {word}" for n, word in parts if n)
 
 
 def gib(size: float) -> str:
@@ -130,6 +103,5 @@ def gib(size: float) -> str:
     return f"{size / GIB:.2f}" if size < 10 * GIB else f"{size / GIB:.1f}"
 
 
-def count(parameters: int) -> str:
-    """A number of weights in a few characters."""
+def _count(parameters: int) -> str:
     return f"{parameters / BILLION:.2f}B" if parameters >= 1e8 else f"{parameters / MILLION:.1f}M"

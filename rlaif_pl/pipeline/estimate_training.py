@@ -1,299 +1,273 @@
-"""Memory, steps and arithmetic of a ``fit`` stage."""
+"""Memory, steps and arithmetic of a ``fit`` stage: sums over the networks it holds."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import cast
+from functools import cached_property
 
-from rlaif_pl.pipeline.estimate_expect import Expect, at, model_shape, rows_of
-from rlaif_pl.pipeline.estimate_memory import (
-    Memory,
-    Optimizer,
-    Role,
-    frozen_model,
-    memory,
-    partly_trained,
-    whole_model,
-)
+from rlaif_pl.pipeline.estimate_inputs import Inputs, at, number_at
 from rlaif_pl.pipeline.estimate_models import ModelShape
-from rlaif_pl.pipeline.experiment import Experiment
 from rlaif_pl.pipeline.yaml_files import Value
+
+GIB = 2**30
+CONTEXT_BYTES = 2 * GIB  # CUDA context, libraries' workspaces, NCCL buffers
+LOGIT_ROWS = 256  # models/output_head.py computes logits so many rows at a time
+LOGIT_COPIES = 3  # logits, their softmax and the gradient
 
 
 @dataclass(frozen=True, slots=True)
-class Fit:
-    """What a training stage takes.
+class Role:
+    """A network of a stage: its weights with gradients (float32) and without, shared ones once."""
 
-    Attributes:
-        roles: Its networks.
-        memory: On one GPU.
-        without_checkpointing: Activation bytes if no layer were recomputed.
-        with_checkpointing: Activation bytes if every trained layer were.
-        rows: Rows seen, epochs counted; None where the data set's size is not known.
-        steps: Optimizer steps.
-        effective_batch: Rows an optimizer step, all GPUs.
-        flops: Of training and scoring.
-        decode_flops: Of sampling.
-    """
+    name: str
+    trained: int
+    frozen: int
+    frozen_bytes: int = 2
+    flops: float = 0.0  # a row
 
-    roles: tuple[Role, ...]
-    memory: Memory
-    without_checkpointing: int
-    with_checkpointing: int
-    rows: float | None
-    steps: float | None
-    effective_batch: int
-    flops: float
-    decode_flops: float
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes on one GPU."""
+
+    weights: int  # with autocast's 16-bit copies of trained ones, or what FSDP2 gathers
+    gradients: int  # float32, with DDP's flat copies
+    optimizer: int
+    activations: int  # kept for the backward pass of one batch
+    logits: int  # rows of vocabulary logits alive at once
+    cache: int  # keys and values while sampling
+
+    @property
+    def total(self) -> int:
+        """Peak: sampling and training follow each other, so the larger of cache and activations."""
+        steady = self.weights + self.gradients + self.optimizer + CONTEXT_BYTES
+        return steady + max(self.activations + self.logits, self.cache)
+
+
+def memory(
+    roles: Sequence[Role],
+    moments: int = 2,  # float32 values a trained weight: AdamW's; Adafactor keeps next to nothing
+    half: bool = True,  # matrices are multiplied in 16 bits by autocast, which keeps copies of weights
+    ranks: int = 1,  # GPUs that train together
+    sharded: bool = False,  # FSDP2 divides weights, gradients and optimizer state among the ranks
+    bucket_views: bool = False,  # DDP's gradient_as_bucket_view: gradients lie in the buckets
+    gathered: float = 0,  # bytes that a sharded stage holds whole at a time
+    *,
+    activations: float = 0,
+    scored_tokens: float = 0,  # of a batch, whose log-probabilities are taken
+    vocab: int = 0,
+    cache: float = 0,
+) -> Memory:
+    """Add up what one GPU holds."""
+    share = ranks if sharded else 1
+    copies = ranks > 1 and not (sharded or bucket_views)
+    trained = sum(role.trained for role in roles)
+    frozen = sum(role.frozen_bytes * role.frozen for role in roles)
+    casts = gathered if sharded else 2 * trained if half else 0
+    return Memory(
+        weights=(4 * trained + frozen) // share + round(casts),
+        gradients=(8 if copies else 4) * trained // share,
+        optimizer=4 * moments * trained // share,
+        activations=round(activations),
+        logits=round(4 * LOGIT_COPIES * min(LOGIT_ROWS, scored_tokens) * vocab),
+        cache=round(cache),
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """A backbone as a stage cuts it.
-
-    Attributes:
-        shape: Its sizes.
-        top: Layers that are trained, those above the trunk.
-        rank: Of the adapters; None trains whole layers.
-        checkpointing: Whether layers are recomputed.
-        shares_prefix: Whether a prompt is computed once for all its responses.
-        width: Bytes of a frozen weight.
-    """
+    """A backbone as a stage cuts it."""
 
     shape: ModelShape
-    top: int
-    rank: int | None
-    checkpointing: bool
-    shares_prefix: bool
-    width: int
+    top: int  # layers that are trained, those above the trunk
+    rank: int | None = None  # of the adapters; None trains whole layers
+    checkpointing: bool = False  # whether layers are recomputed
+    shares_prefix: bool = True  # whether a prompt is computed once for all its responses
+    width: int = 2  # bytes of a frozen weight
 
-    @property
-    def is_whole(self) -> bool:
-        """Whether every weight is trained."""
-        return self.rank is None and self.top == self.shape.layers
+    def role(self, name: str, flops: float = 0.0, writes: bool = True, owns: bool = True) -> Role:
+        """A role that trains the network.
 
-    def role(self, name: str, *, writes: bool, owns: bool) -> Role:
-        """The trained copy of a role."""
-        if self.is_whole:
-            return whole_model(name, self.shape, writes=writes, width=self.width)
-        return partly_trained(name, self.shape, self.top, self.rank, owns=owns, width=self.width)
+        One trained whole that ``writes`` no tokens keeps the output embedding frozen, a copy of its own
+        (see ``models.policy.for_role``); frozen weights are counted for the role that ``owns`` them.
+        """
+        shape = self.shape
+        if self.rank is None and self.top == shape.layers:
+            whole = (shape.parameters, 0) if writes else (shape.decoder, shape.embedding)
+            return Role(name, *whole, self.width, flops)
+        if self.rank is None:
+            trained = self.top * shape.layer + shape.final_norm
+        else:
+            trained = self.top * self.rank * shape.matrix_sides
+        frozen = shape.parameters - (trained if self.rank is None else 0)
+        return Role(name, trained, frozen if owns else 0, self.width, flops)
 
-    def tokens(self, prompts: float, prompt: float, responses: float, response: float) -> float:
-        """Tokens run for ``prompts`` with ``responses`` each."""
-        if self.shares_prefix:
-            return prompts * (prompt + responses * response)
-        return prompts * responses * (prompt + response)
+    def gathered(self, half: bool) -> float:
+        """Bytes that FSDP2 holds whole at a time: embeddings, two layers, gradients of one."""
+        outer = self.shape.parameters - self.shape.layers * self.shape.layer
+        is_whole = self.rank is None and self.top == self.shape.layers
+        return (8 if is_whole else self.width) * outer + 3 * (2 if half else 4) * self.shape.layer
 
-    def activations(self, tokens: float, half: bool, checkpointing: bool | None = None) -> int:
-        """Bytes kept for the backward pass."""
-        recompute = self.checkpointing if checkpointing is None else checkpointing
-        return round(tokens * self.shape.activation_bytes(self.top, recompute, half))
+    def tokens(self, prompt: float, responses: float, response: float) -> float:
+        """Tokens run for a prompt with responses."""
+        return (1 if self.shares_prefix else responses) * prompt + responses * response
 
-    def training_flops(self, tokens: float, length: float, scored: float) -> float:
+    def training_flops(self, tokens: float, length: float, scored: float = 0.0) -> float:
         """Forward and backward; adapters need no gradients of the weights below them."""
         forward = self.shape.forward_flops(tokens, length, scored)
         backward = (2 if self.rank is None else 1) + (1 if self.checkpointing else 0)
         return forward * (1 + backward * self.top / self.shape.layers)
 
 
-def estimate_fit(content: Mapping[str, Value], experiment: Experiment, expect: Expect) -> Fit | str:
-    """Estimate a ``fit`` stage from its resolved config; a sentence where it cannot be done."""
-    kind = str(at(dict(content), "model.class_path")).rsplit(".", 1)[-1]
-    places = {
-        "SFTModule": ("model.init_args", "demonstrations"),
-        "RewardModule": ("model.init_args.reward.init_args", "preferences"),
-        "A2CModule": ("model.init_args.actor.init_args", "prompts"),
-    }
-    if kind not in places:
-        return f"no estimate for {kind}"
-    place, source = places[kind]
-    options = at(dict(content), place)
-    network = read_network(options, experiment, expect)
-    if isinstance(network, str):
-        return network
-    run = _Run(dict(content), experiment, expect, source)
-    if kind == "SFTModule":
-        return _sft(run, network)
-    if kind == "RewardModule":
-        return _reward(run, network)
-    return _a2c(run, network)
+class Fit:
+    """A ``fit`` stage in numbers.
 
+    Args:
+        content: Its resolved config.
+        inputs: Sizes of what it reads.
 
-def read_network(options: Value, experiment: Experiment, expect: Expect) -> Network | str:
-    """Read a backbone's options; a sentence where its size is not known."""
-    name = at(options, "backbone.name") or "smollm2-135m"
-    shape = model_shape(str(name), experiment, expect)
-    if shape is None:
-        return f"size of {name} not known: give expect.num_params: {{{name}: 1.5e9}}"
-    kept = at(options, "backbone.num_layers")
-    layers = kept if isinstance(kept, int) else shape.layers
-    trunk = at(options, "backbone.trunk_layers")
-    rank = at(options, "lora.r") if at(options, "lora") else None
-    recompute = bool(at(options, "backbone.gradient_checkpointing"))
-    shares = at(options, "backbone.share_prefix") is not False and not recompute
-    width = 4 if at(options, "backbone.dtype") in (None, "float32") else 2
-    top = layers - (trunk if isinstance(trunk, int) else 0)
-    return Network(shape, top, rank if isinstance(rank, int) else None, recompute, shares, width)
+    Raises:
+        ValueError: Its module or the size of its model is not known.
+    """
 
-
-class _Run:
-    """Trainer and data of a stage, as numbers."""
-
-    def __init__(
-        self, content: dict[str, Value], experiment: Experiment, expect: Expect, source: str
-    ) -> None:
-        self.content = content
-        self.experiment, self.expect = experiment, expect
-        devices = at(content, "trainer.devices")
-        nodes = self.number("trainer.num_nodes", 1)
-        self.ranks = int(devices * nodes) if isinstance(devices, int) else expect.gpus
-        self.half = "16" in str(at(content, "trainer.precision"))
-        self.sharded = "fsdp" in str(at(content, "trainer.strategy")).lower()
-        self.batch = int(self.number("data.batch_size", 8))
-        accumulated = int(self.number("trainer.accumulate_grad_batches", 1))
-        self.effective = self.batch * accumulated * self.ranks
-        self.bucket_views = bool(at(content, "trainer.strategy.init_args.gradient_as_bucket_view"))
-        name = str(at(content, "model.init_args.optimizer.class_path") or "AdamW").lower()
-        found = [each for each in ("adafactor", "sgd") if each in name]
-        self.optimizer = cast(Optimizer, found[0] if found else "adamw")
-        rows = rows_of(at(content, f"data.{source}"), experiment, expect)
-        if rows is not None and at(content, "data.validation") is None:
-            rows *= 1 - self.number("data.validation_fraction", 0.1)
-        steps = self.number("trainer.max_steps", -1)
-        epochs = self.number("trainer.max_epochs", -1)
-        self.rows = None if rows is None or epochs <= 0 else rows * epochs
-        if steps > 0:
-            self.rows = min(self.rows or steps * self.effective, steps * self.effective)
-
-    def number(self, key: str, default: float) -> float:
-        """A number of the config."""
-        value = at(self.content, key)
-        return float(value) if isinstance(value, int | float) else default
-
-    def held(self, tokens: float) -> float:
-        """Rows of a batch that are trained on at a time.
-
-        Args:
-            tokens: Of the longest row, a prompt with all its responses.
-        """
-        most = self.number("model.init_args.micro_batch_tokens", 0)
-        return min(self.batch, max(1.0, most // tokens)) if most else self.batch
-
-    def finish(
-        self,
-        roles: list[Role],
-        network: Network,
-        tokens: float,
-        scored: float,
-        per_row: tuple[float, float],
-        cache: float = 0.0,
-        nets: int = 1,
-    ) -> Fit:
-        """Put an estimate together.
-
-        Args:
-            roles: Networks.
-            network: The trained backbone.
-            tokens: Tokens of the longest batch.
-            scored: Of these, tokens whose log-probabilities are taken.
-            per_row: FLOPs of training and of sampling for a row.
-            cache: Bytes of keys and values.
-            nets: Trained networks whose activations are alive together.
-        """
-        kept, dropped = (
-            nets * network.activations(tokens, self.half, flag) for flag in (False, True)
-        )
-        rows = self.rows or 0.0
-        return Fit(
-            tuple(roles),
-            memory(
-                roles,
-                self.optimizer,
-                activations=dropped if network.checkpointing else kept,
-                scored_tokens=round(scored),
-                vocab=network.shape.vocab if scored else 0,
-                cache=round(cache),
-                half=self.half,
-                ranks=self.ranks,
-                sharded=self.sharded,
-                bucket_views=self.bucket_views,
+    def __init__(self, content: Value, inputs: Inputs) -> None:
+        self.content, self.inputs, expect = content, inputs, inputs.expect
+        self.model = model = at(content, "model.init_args")
+        kind = str(at(content, "model.class_path")).rsplit(".", 1)[-1]
+        options, self.source, self.drawn = {
+            "SFTModule": (model, "demonstrations", 1.0),
+            "RewardModule": (at(model, "reward.init_args"), "preferences", 2.0),
+            "A2CModule": (
+                at(model, "actor.init_args"),
+                "prompts",
+                number_at(model, "sampling.n", 4),
             ),
-            kept,
-            dropped,
-            self.rows,
-            None if self.rows is None else self.rows / self.effective,
-            self.effective,
-            rows * per_row[0],
-            rows * per_row[1],
+        }.get(kind, (None, "", 0.0))
+        if not self.source:
+            raise ValueError(f"no estimate for {kind}")
+        self.network = read_network(options, inputs)
+        self.is_a2c, self.writes = kind == "A2CModule", kind != "RewardModule"
+        self.longest = number_at(options, "max_response_tokens", 128)
+        response = expect.response_tokens
+        if self.is_a2c:
+            self.longest = number_at(model, "sampling.max_new_tokens", 64)
+            response = min(response, self.longest)
+        self.tokens = self.network.tokens(expect.prompt_tokens, self.drawn, response)
+        self.length = expect.prompt_tokens + response  # of a text
+        self.scored = self.drawn * response if self.writes else 0.0
+        self.half = "16" in str(at(content, "trainer.precision"))
+        devices, nodes = at(content, "trainer.devices"), number_at(content, "trainer.num_nodes", 1)
+        self.ranks = int(devices * nodes) if isinstance(devices, int) else expect.gpus
+        self.batch = int(number_at(content, "data.batch_size", 8))
+        accumulated = int(number_at(content, "trainer.accumulate_grad_batches", 1))
+        self.effective_batch = self.batch * accumulated * self.ranks
+
+    @cached_property
+    def rows(self) -> float | None:
+        """Rows seen, epochs counted; None where the data set's size is not known."""
+        rows = self.inputs.rows(at(self.content, f"data.{self.source}"))
+        if rows is not None and at(self.content, "data.validation") is None:
+            rows *= 1 - number_at(self.content, "data.validation_fraction", 0.1)
+        most = number_at(self.content, "trainer.max_steps", -1) * self.effective_batch
+        epochs = number_at(self.content, "trainer.max_epochs", -1)
+        seen = None if rows is None or epochs <= 0 else rows * epochs
+        return seen if most <= 0 else min(seen or most, most)
+
+    @cached_property
+    def roles(self) -> list[Role]:
+        """Networks: the trained one, and with A2C reference, value network and reward model."""
+        network, shape, prompt = self.network, self.network.shape, self.inputs.expect.prompt_tokens
+        flops = network.training_flops(self.tokens, self.length, self.scored)
+        if not self.is_a2c:
+            return [network.role("policy" if self.writes else "reward", flops, self.writes)]
+        # The reference of a policy that is trained whole is float32 like it.
+        width = 4 if network.rank is None else network.width
+        read = shape.forward_flops(self.tokens, self.length, self.scored)
+        read += shape.forward_flops(prompt, prompt)  # prefill
+        roles = [Role("reference", 0, shape.parameters, width, read)]
+        roles.append(network.role("policy", flops, owns=False))
+        value = at(self.model, "actor.init_args.value_network")
+        value = value or ("separate" if network.rank is None else "adapter")
+        if value in ("separate", "adapter"):  # else a head on states that are there anyway
+            critic = network if value == "adapter" else replace(network, rank=None)
+            flops = critic.training_flops(self.tokens, self.length)
+            roles.append(critic.role("value", flops, writes=False, owns=False))
+        options = at(self.model, "reward.init_args")
+        if at(options, "backbone") is not None:
+            judge = read_network(options, self.inputs)
+            is_shared = network.top < shape.layers and judge.top == network.top
+            own = judge.top * judge.shape.layer if is_shared else judge.shape.parameters
+            read = judge.shape.forward_flops(self.tokens, self.length)
+            roles.append(Role("reward", 0, own, judge.width, read))
+        return roles
+
+    @property
+    def flops(self) -> float:
+        """Operations of training and scoring."""
+        return (self.rows or 0.0) * sum(role.flops for role in self.roles)
+
+    @property
+    def decode_flops(self) -> float:
+        """Operations of sampling."""
+        row = self.network.shape.forward_flops(self.scored, self.length, self.scored)
+        return (self.rows or 0.0) * row if self.is_a2c else 0.0
+
+    def activations(self, checkpointing: bool) -> float:
+        """Bytes kept for the backward pass, of the rows of a batch that are trained on at a time."""
+        networks = sum(role.trained > 0 for role in self.roles)
+        tokens = self.network.tokens(self.inputs.expect.longest, self.drawn, self.longest)
+        layers = self.network.shape.activation_bytes(self.network.top, checkpointing, self.half)
+        return networks * self._held_rows * tokens * layers
+
+    @property
+    def memory(self) -> Memory:
+        """What one GPU holds."""
+        optimizer = str(at(self.model, "optimizer.class_path")).lower()
+        strategy = str(at(self.content, "trainer.strategy"))
+        shape, sequence = self.network.shape, self._row_tokens
+        return memory(
+            self.roles,
+            0 if "sgd" in optimizer or "adafactor" in optimizer else 2,
+            self.half,
+            self.ranks,
+            any(word in strategy for word in ("fsdp", "ModelParallelStrategy")),
+            bool(at(self.content, "trainer.strategy.init_args.gradient_as_bucket_view")),
+            self.network.gathered(self.half),
+            activations=self.activations(self.network.checkpointing),
+            scored_tokens=self._held_rows * self.drawn * self.longest if self.writes else 0,
+            vocab=shape.vocab,
+            cache=self.is_a2c * self.batch * sequence * shape.cache_bytes(2 if self.half else 4),
         )
 
+    @property
+    def _row_tokens(self) -> float:
+        return self.inputs.expect.longest + self.drawn * self.longest
 
-def _sft(run: _Run, network: Network) -> Fit:
-    expect = run.expect
-    longest = run.number("model.init_args.max_response_tokens", 128)
-    prompt, response = expect.prompt_tokens, expect.response_tokens
-    flops = network.training_flops(prompt + response, prompt + response, response)
-    rows = run.held(expect.longest + longest)
-    role = network.role("policy", writes=True, owns=True)
-    tokens = rows * (expect.longest + longest)
-    return run.finish([role], network, tokens, rows * longest, (flops, 0.0))
+    @property
+    def _held_rows(self) -> float:
+        most = number_at(self.model, "micro_batch_tokens", 0)
+        return min(self.batch, max(1.0, most // self._row_tokens)) if most else self.batch
 
 
-def _reward(run: _Run, network: Network) -> Fit:
-    expect = run.expect
-    place = "model.init_args.reward.init_args.max_response_tokens"
-    longest = run.number(place, 128)
-    prompt, response = expect.prompt_tokens, expect.response_tokens
-    tokens = network.tokens(1, prompt, 2, response)
-    flops = network.training_flops(tokens, prompt + response, 0)
-    rows = run.held(expect.longest + 2 * longest)
-    batch = network.tokens(rows, expect.longest, 2, longest)
-    role = network.role("reward", writes=False, owns=True)
-    return run.finish([role], network, batch, 0, (flops, 0.0))
+def read_network(options: Value, inputs: Inputs) -> Network:
+    """Read a backbone's options.
 
-
-def _a2c(run: _Run, network: Network) -> Fit:
-    expect, shape = run.expect, network.shape
-    num_generations = run.number("model.init_args.sampling.n", 4)
-    longest = run.number("model.init_args.sampling.max_new_tokens", 64)
-    prompt, response = expect.prompt_tokens, min(expect.response_tokens, longest)
-    value = at(run.content, "model.init_args.actor.init_args.value_network")
-    value = value or ("separate" if network.rank is None else "adapter")
-    has_critic = value in ("separate", "adapter")  # else a head on states that are there anyway
-    critic = network if value == "adapter" else replace(network, rank=None)
-    # The reference of a policy that is trained whole is float32 like it.
-    roles = [frozen_model("reference", shape, 4 if network.rank is None else network.width)]
-    roles.append(network.role("policy", writes=True, owns=False))
-    if has_critic:
-        roles.append(critic.role("value", writes=False, owns=False))
-    tokens, written = (
-        network.tokens(1, prompt, num_generations, response),
-        num_generations * response,
+    Raises:
+        ValueError: Its size is not known.
+    """
+    name = at(options, "backbone.name") or "smollm2-135m"
+    shape = inputs.shape(str(name))
+    if shape is None:
+        raise ValueError(f"size of {name} not known: give expect.num_params: {{{name}: 1.5e9}}")
+    layers = number_at(options, "backbone.num_layers", shape.layers)
+    rank = at(options, "lora.r")
+    recompute = bool(at(options, "backbone.gradient_checkpointing"))
+    return Network(
+        shape,
+        top=int(layers - number_at(options, "backbone.trunk_layers", 0)),
+        rank=rank if isinstance(rank, int) else None,
+        checkpointing=recompute,
+        shares_prefix=at(options, "backbone.share_prefix") is not False and not recompute,
+        width=4 if at(options, "backbone.dtype") in (None, "float32") else 2,
     )
-    length = prompt + response
-    flops = network.training_flops(tokens, length, written)
-    flops += shape.forward_flops(tokens, length, written)  # reference
-    flops += shape.forward_flops(prompt, prompt)  # prefill
-    if has_critic:
-        flops += critic.training_flops(tokens, length, 0)
-    options = at(run.content, "model.init_args.reward.init_args")
-    if at(options, "backbone") is not None:
-        judge = read_network(options, run.experiment, expect)
-        if isinstance(judge, Network):
-            shared = network.top < shape.layers and judge.top == network.top
-            weights = judge.top * judge.shape.layer_parameters
-            roles.append(
-                Role("reward", 0, weights, judge.width)
-                if shared
-                else frozen_model("reward", judge.shape, judge.width)
-            )
-            flops += judge.shape.forward_flops(tokens, length)
-    decode = shape.forward_flops(written, length, written)
-    rows = run.held(expect.longest + num_generations * longest)
-    batch = network.tokens(rows, expect.longest, num_generations, longest)
-    kept = run.batch * (expect.longest + num_generations * longest)
-    cache = kept * shape.cache_bytes(2 if run.half else 4)
-    scored = rows * num_generations * longest
-    nets = 2 if has_critic else 1
-    return run.finish(roles, network, batch, scored, (flops, decode), cache, nets)

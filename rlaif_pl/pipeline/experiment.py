@@ -6,7 +6,7 @@
     out: runs/quickstart            # --out replaces it
     seed: 0                         # --seed replaces it
     device: auto                    # of every stage (see device_names); --device replaces it
-    expect: {gpus: 8}               # what --dry_run reckons with (see estimate_expect.Expect)
+    expect: {gpus: 8}               # what --dry_run reckons with (see estimate_inputs.Expect)
     stages:
       - name: sft
         command: fit                # one of COMMANDS
@@ -82,45 +82,28 @@ RESERVED = ("replaced",)  # folders of the run folder that are not stages
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One command of an experiment.
+    """One command of an experiment."""
 
-    Attributes:
-        name: Name of the stage and of its folder.
-        command: One of ``COMMANDS``.
-        config: Config file the command starts from; None for an empty one.
-        overrides: Dotted keys laid over it, placeholders not yet filled in.
-        needs: Earlier stages whose output this one reads.
-        produces: Files below the stage's folder that must exist afterwards.
-    """
-
-    name: str
-    command: str
-    config: Path | None
-    overrides: Mapping[str, Value]
-    needs: tuple[str, ...]
-    produces: tuple[str, ...]
+    name: str  # name of the stage and of its folder
+    command: str  # one of `COMMANDS`
+    config: Path | None  # config file the command starts from; None for an empty one
+    overrides: Mapping[str, Value]  # dotted keys laid over it, placeholders not yet filled in
+    needs: tuple[str, ...]  # earlier stages whose output this one reads
+    produces: tuple[str, ...]  # files below the stage's folder that must exist afterwards
 
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
-    """A checked experiment file.
+    """A checked experiment file."""
 
-    Attributes:
-        file: The file.
-        name: Name of the experiment.
-        out: Run folder; each stage has a folder of its name in it.
-        seed: Value of ``${seed}``.
-        stages: Stages in the order they run.
-        expect: Assumptions of ``--dry_run``; no stage's result depends on them.
-        device: Device of every stage; None leaves each stage's own. No reason to run one again.
-    """
-
-    file: Path
-    name: str
-    out: Path
-    seed: int
-    stages: tuple[Stage, ...]
+    file: Path  # the file
+    name: str  # name of the experiment
+    out: Path  # run folder; each stage has a folder of its name in it
+    seed: int  # value of `${seed}`
+    stages: tuple[Stage, ...]  # stages in the order they run
+    # assumptions of `--dry_run`; no stage's result depends on them
     expect: Mapping[str, Value] = field(default_factory=dict)
+    # device of every stage; None leaves each stage's own. No reason to run one again
     device: str | None = None
 
     def folder(self, stage: Stage) -> Path:

@@ -33,19 +33,12 @@ PACKAGE = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """Digests of all a stage depends on.
+    """Digests of all a stage depends on."""
 
-    Attributes:
-        config: Digest of command and config.
-        code: Digest of the package.
-        data: Digest of each local file or folder the config names.
-        upstream: Digest of each stage it needs.
-    """
-
-    config: str
-    code: str
-    data: Mapping[str, str]
-    upstream: Mapping[str, str]
+    config: str  # digest of command and config
+    code: str  # digest of the package
+    data: Mapping[str, str]  # digest of each local file or folder the config names
+    upstream: Mapping[str, str]  # digest of each stage it needs
 
     @property
     def digest(self) -> str:

@@ -37,21 +37,14 @@ class FolderInUseError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class StageRecord:
-    """One stage, started or finished.
+    """One stage, started or finished."""
 
-    Attributes:
-        command: The program and its arguments, as one line.
-        fingerprint: What its result depends on.
-        attempts: How often it was started.
-        seconds: Seconds it ran, all attempts together; before the current one in ``started.json``.
-        time: When it was started or finished, in seconds since 1970.
-    """
-
-    command: str
-    fingerprint: Fingerprint
-    attempts: int
+    command: str  # the program and its arguments, as one line
+    fingerprint: Fingerprint  # what its result depends on
+    attempts: int  # how often it was started
+    # seconds it ran, all attempts together; before the current one in `started.json`
     seconds: float
-    time: float
+    time: float  # when it was started or finished, in seconds since 1970
 
     def write(self, path: Path) -> None:
         """Write the record atomically."""

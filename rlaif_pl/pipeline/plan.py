@@ -13,7 +13,7 @@ from rlaif_pl.pipeline.experiment import Experiment, Stage
 from rlaif_pl.pipeline.fingerprint import Fingerprint, fingerprints
 from rlaif_pl.pipeline.folder import read_record
 from rlaif_pl.pipeline.yaml_files import Value, flatten, read_yaml
-from rlaif_pl.reporting.durations import duration
+from rlaif_pl.reporting.measures import duration
 from rlaif_pl.tables import Cell, Column, Columns, Table
 
 Action = Literal["run", "skip", "resume", "rerun"]
@@ -28,22 +28,15 @@ SHOWN_CHANGES = 3
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What happens to a stage.
+    """What happens to a stage."""
 
-    Attributes:
-        stage: The stage.
-        folder: Where it works.
-        action: ``run`` for the first time, ``skip`` as finished, ``resume`` after an interruption,
-            or ``rerun`` from the start with the old folder moved aside.
-        reason: Why, in a few words.
-        fingerprint: What its result depends on.
-    """
-
-    stage: Stage
-    folder: Path
+    stage: Stage  # the stage
+    folder: Path  # where it works
+    # `run` for the first time, `skip` as finished, `resume` after an interruption, or `rerun` from
+    # the start with the old folder moved aside
     action: Action
-    reason: str
-    fingerprint: Fingerprint
+    reason: str  # why, in a few words
+    fingerprint: Fingerprint  # what its result depends on
 
 
 def make_plan(experiment: Experiment, force: Sequence[str] = ()) -> list[Plan]:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from rlaif_pl.data.revisions import HARMFUL, HELPFUL, Revision
-from rlaif_pl.labeling.asking import CachedClient, ReplyStore
+from rlaif_pl.labeling.asking import CachedClient, ReplyCache
 from rlaif_pl.labeling.calls import Backend, Call, Decoding, GenerateRequest, Question, Response
 from rlaif_pl.recipes.revision_prompt import (
     Principle,
@@ -97,7 +97,7 @@ class Reviser:
         self,
         backend: Backend,
         options: RevisionOptions = RevisionOptions(),  # noqa: B008 - frozen
-        store: ReplyStore | None = None,
+        store: ReplyCache | None = None,
         watch: Watch | None = None,
     ) -> None:
         self.backend = backend

@@ -17,17 +17,11 @@ _LAST_SENTENCE = re.compile(r"^.*[.!?][\"')\]]*(?=\s|$)", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Demonstrations:
-    """What a policy is fine-tuned on.
+    """What a policy is fine-tuned on."""
 
-    Attributes:
-        rows: Prompts with references: revisions, then helpful answers.
-        revised: Number of rows that are revisions.
-        dropped: Reason to number of responses left out.
-    """
-
-    rows: list[Prompt]
-    revised: int
-    dropped: dict[str, int] = field(default_factory=dict)
+    rows: list[Prompt]  # prompts with references: revisions, then helpful answers
+    revised: int  # number of rows that are revisions
+    dropped: dict[str, int] = field(default_factory=dict)  # reason to number of responses left out
 
 
 def whole_sentences(text: str) -> str:

@@ -57,19 +57,13 @@ Fit = Callable[[dict[str, object], Path], None]
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One Improve step, or the start.
+    """One Improve step, or the start."""
 
-    Attributes:
-        grow: Grow step, from 1; 0 for the start.
-        improve: Improve step within it, from 1; 0 for the start.
-        is_kept: Whether its policy was kept.
-        result: What was measured: ``reward`` (with limits), ``words`` and ``unfinished`` on the
-            validation prompts; ``kept``, ``demonstrations`` and ``lr`` of the fit.
-    """
-
-    grow: int
-    improve: int
-    is_kept: bool
+    grow: int  # grow step, from 1; 0 for the start
+    improve: int  # improve step within it, from 1; 0 for the start
+    is_kept: bool  # whether its policy was kept
+    # what was measured: `reward` (with limits), `words` and `unfinished` on the validation prompts;
+    # `kept`, `demonstrations` and `lr` of the fit
     result: Result
 
 

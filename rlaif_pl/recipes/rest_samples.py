@@ -23,29 +23,17 @@ DEMONSTRATION = "demonstration"  # stands for the policy where a person wrote th
 
 @dataclass(frozen=True, slots=True)
 class ScoredResponse:
-    """One response with its reward and where it came from.
+    """One response with its reward and where it came from."""
 
-    Attributes:
-        prompt: What it responds to.
-        group: Identity of the prompt.
-        response: The response.
-        reward: Its reward, in the units of the reward given.
-        grow: Grow step that drew it, from 1; 0 for a demonstration.
-        sample: Its number among the prompt's samples of that step, from 0.
-        policy: Fingerprint of the policy that wrote it, or ``demonstration``.
-        seed: Seed of the step's noise.
-        is_finished: False where the length limit cut it.
-    """
-
-    prompt: str
-    group: str
-    response: str
-    reward: float
-    grow: int
-    sample: int
-    policy: str
-    seed: int
-    is_finished: bool = True
+    prompt: str  # what it responds to
+    group: str  # identity of the prompt
+    response: str  # the response
+    reward: float  # its reward, in the units of the reward given
+    grow: int  # grow step that drew it, from 1; 0 for a demonstration
+    sample: int  # its number among the prompt's samples of that step, from 0
+    policy: str  # fingerprint of the policy that wrote it, or `demonstration`
+    seed: int  # seed of the step's noise
+    is_finished: bool = True  # false where the length limit cut it
 
 
 @dataclass(frozen=True)

@@ -32,17 +32,11 @@ KEYS = (
 
 @dataclass(frozen=True, slots=True)
 class Principle:
-    """One principle of the constitution, as a pair of requests.
+    """One principle of the constitution, as a pair of requests."""
 
-    Attributes:
-        name: What it is called in records.
-        critique: Asks what is wrong with the last reply.
-        revision: Asks for a reply without that.
-    """
-
-    name: str
-    critique: str
-    revision: str
+    name: str  # what it is called in records
+    critique: str  # asks what is wrong with the last reply
+    revision: str  # asks for a reply without that
 
 
 @dataclass(frozen=True, slots=True)

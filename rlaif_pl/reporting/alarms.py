@@ -25,21 +25,13 @@ QUANTITIES = {
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """One quantity beyond its limit.
+    """One quantity beyond its limit."""
 
-    Attributes:
-        quantity: Its name, one of ``QUANTITIES``.
-        value: Its value when the alarm went off.
-        limit: The limit.
-        step: Optimizer step of the alarm.
-        since: First step beyond the limit.
-    """
-
-    quantity: str
-    value: float
-    limit: float
-    step: int
-    since: int
+    quantity: str  # its name, one of `QUANTITIES`
+    value: float  # its value when the alarm went off
+    limit: float  # the limit
+    step: int  # optimizer step of the alarm
+    since: int  # first step beyond the limit
 
     def __post_init__(self) -> None:
         """Refuse what is not a number, which a page cannot lay out."""
@@ -62,21 +54,13 @@ class Alarm:
 
 @dataclass(frozen=True, slots=True)
 class Alarms:
-    """Alarms of one stage.
+    """Alarms of one stage."""
 
-    Attributes:
-        action: ``stop`` or ``warn``.
-        alarms: Those that went off, in order.
-        best_step: Step of the best weights before; None where none were measured.
-        best_value: What they were measured at.
-        best_file: Where they are kept, below the stage's folder.
-    """
-
-    action: str
-    alarms: Sequence[Alarm]
-    best_step: int | None
-    best_value: float | None
-    best_file: str
+    action: str  # `stop` or `warn`
+    alarms: Sequence[Alarm]  # those that went off, in order
+    best_step: int | None  # step of the best weights before; None where none were measured
+    best_value: float | None  # what they were measured at
+    best_file: str  # where they are kept, below the stage's folder
 
     def outcome(self) -> str:
         """Say what was done, and which weights are exported."""

@@ -10,9 +10,9 @@ from markupsafe import Markup
 
 from rlaif_pl.data.metric_files import write_text
 from rlaif_pl.reporting import labels, parts, plots, sections, verdict
-from rlaif_pl.reporting.durations import duration
 from rlaif_pl.reporting.inputs import read_run
-from rlaif_pl.reporting.run import Run, Stage
+from rlaif_pl.reporting.measures import duration
+from rlaif_pl.reporting.run import ReportStage, Run
 
 SHOWN_SAMPLES = 8  # open; the others up to MOST_SAMPLES are folded away
 MOST_SAMPLES = 60
@@ -21,17 +21,11 @@ ORDER_GAP = "gap between the two orders"
 
 @dataclass(frozen=True, slots=True)
 class StageTime:
-    """How long a stage took.
+    """How long a stage took."""
 
-    Attributes:
-        stage: The stage.
-        text: Its duration in words.
-        share: Of the longest stage, in [0, 1].
-    """
-
-    stage: Stage
-    text: str
-    share: float
+    stage: ReportStage  # the stage
+    text: str  # its duration in words
+    share: float  # of the longest stage, in [0, 1]
 
 
 def write_report(run_dir: Path) -> Path:
@@ -114,7 +108,7 @@ def stage_times(run: Run) -> list[StageTime]:
     ]
 
 
-def _time_text(stage: Stage) -> str:
+def _time_text(stage: ReportStage) -> str:
     """Say how long a stage took, where it is finished and that is known."""
     if stage.seconds is not None:
         return duration(stage.seconds)

@@ -14,8 +14,8 @@
     <run>/<stage>/tables.json       tables, notes and the name of a plot (see ``results``)
     <run>/<folder>/ratings.csv      of ``evaluate ratings``: a finished stage without done.json, since
                                     people rate when they will and no run waits for them
-    <run>/<stage>/samples.jsonl     a Sample a line
-    <run>/<stage>/win_rates.json    a list of WinRate
+    <run>/<stage>/samples.jsonl     a ShownSample a line
+    <run>/<stage>/win_rates.json    a list of ShownWinRate
     <run>/<stage>/reliability.json  a list of ReliabilityBin
     <run>/<stage>/labels.json       "order_gap_counts": pairs by order gap, in bins over [0, 1]
 
@@ -46,7 +46,8 @@ from rlaif_pl.reporting.files import (
 )
 from rlaif_pl.reporting.rest_steps import read_rest
 from rlaif_pl.reporting.results import read_results
-from rlaif_pl.reporting.run import ReliabilityBin, Run, Sample, Stage, WinRate, preferred
+from rlaif_pl.reporting.run import ReportStage, Run, ShownSample, ShownWinRate, preferred
+from rlaif_pl.statistics.calibration import ReliabilityBin
 
 T = TypeVar("T")
 RATINGS = "ratings.csv"
@@ -81,7 +82,7 @@ def read_run(folder: Path) -> Run:
 
     merged = attempt(folder / "metrics.json", read_metrics, problems) or {}
     metrics, by_stage = _metrics(merged, stages)
-    judged = list(found("win_rates.json", lambda path: records(WinRate, read_json(path))))
+    judged = list(found("win_rates.json", lambda path: records(ShownWinRate, read_json(path))))
     return Run(
         folder.resolve().name,
         metrics,
@@ -96,7 +97,7 @@ def read_run(folder: Path) -> Run:
 
 
 def _metrics(
-    merged: Mapping[str, float], stages: Sequence[Stage]
+    merged: Mapping[str, float], stages: Sequence[ReportStage]
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Return numbers by bare name, and by stage where stages differ; ``merged`` is the run's file."""
     finished = [stage for stage in stages if stage.is_finished]
@@ -114,13 +115,13 @@ def _metrics(
     return bare, by_stage
 
 
-def _read_stage(folder: Path, problems: list[str]) -> Stage:
+def _read_stage(folder: Path, problems: list[str]) -> ReportStage:
     """Read what a stage folder has."""
     is_finished = any((folder / name).is_file() for name in ("done.json", RATINGS))
     record = folder / ("done.json" if is_finished else "started.json")
     known = attempt(record, read_mapping, problems) or _rated(folder / RATINGS)
     metrics = attempt(folder / "metrics.json", read_metrics, problems) or {}
-    return Stage(
+    return ReportStage(
         folder.name,
         is_finished,
         finite(known.get("seconds")) if is_finished else None,
@@ -144,19 +145,19 @@ def _rated(path: Path) -> dict[str, object]:
     return {"command": "-m rlaif_pl evaluate ratings --out", "time": path.stat().st_mtime}
 
 
-def _samples_of(stages: Sequence[Stage]) -> Callable[[Path], list[Sample]]:
+def _samples_of(stages: Sequence[ReportStage]) -> Callable[[Path], list[ShownSample]]:
     """Return a reader of samples that finds none where a stage's are of another kind."""
     others = {
         stage.name for stage in stages if any(c in f" {stage.command} " for c in OTHER_SAMPLES)
     }
 
-    def read(path: Path) -> list[Sample]:
-        return [] if path.parent.name in others else records(Sample, read_json_lines(path))
+    def read(path: Path) -> list[ShownSample]:
+        return [] if path.parent.name in others else records(ShownSample, read_json_lines(path))
 
     return read
 
 
-def _win_rates(judged: Sequence[tuple[str, list[WinRate]]]) -> list[WinRate]:
+def _win_rates(judged: Sequence[tuple[str, list[ShownWinRate]]]) -> list[ShownWinRate]:
     """Name the stage of all but the first's; what another stage found again is left out."""
     kept = list(judged[0][1]) if judged else []
     for stage, rates in judged[1:]:

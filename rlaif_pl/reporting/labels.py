@@ -28,15 +28,10 @@ SHARES = {
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of a table.
+    """One line of a table."""
 
-    Attributes:
-        text: What was measured.
-        value: The figure, with its interval where it has one.
-    """
-
-    text: str
-    value: str
+    text: str  # what was measured
+    value: str  # the figure, with its interval where it has one
 
 
 def outcome_lines(metrics: Mapping[str, float], prefix: str = "label") -> list[Line]:

@@ -16,17 +16,11 @@ from rlaif_pl.tables import Cell, Column, Table
 
 @dataclass(frozen=True, slots=True)
 class AlarmPart:
-    """A stage that was watched for reward hacking.
+    """A stage that was watched for reward hacking."""
 
-    Attributes:
-        stage: Its name.
-        outcome: What was done, in words.
-        alarms: What went off; none where nothing did.
-    """
-
-    stage: str
-    outcome: str
-    alarms: Sequence[Alarm]
+    stage: str  # its name
+    outcome: str  # what was done, in words
+    alarms: Sequence[Alarm]  # what went off; none where nothing did
 
     @property
     def table(self) -> Table:
@@ -41,25 +35,15 @@ class AlarmPart:
 
 @dataclass(frozen=True, slots=True)
 class TablePart:
-    """What a stage shows as tables.
+    """What a stage shows as tables."""
 
-    Attributes:
-        stage: Its name.
-        title: Of the part.
-        tables: Its tables.
-        notes: Sentences that are needed to read them.
-        plot: An ``svg`` element in the page's colors, or None.
-        image: Address of a plot that has its own colors, or "".
-        caption: Of the plot.
-    """
-
-    stage: str
-    title: str
-    tables: Sequence[Table]
-    notes: Sequence[str]
-    plot: Markup | None = None
-    image: str = ""
-    caption: str = ""
+    stage: str  # its name
+    title: str  # of the part
+    tables: Sequence[Table]  # its tables
+    notes: Sequence[str]  # sentences that are needed to read them
+    plot: Markup | None = None  # an `svg` element in the page's colors, or None
+    image: str = ""  # address of a plot that has its own colors, or ""
+    caption: str = ""  # of the plot
 
 
 def alarm_parts(run: Run) -> list[AlarmPart]:

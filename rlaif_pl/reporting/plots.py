@@ -17,7 +17,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from rlaif_pl.reporting.run import ReliabilityBin, WinRate
+from rlaif_pl.reporting.run import ShownWinRate
+from rlaif_pl.statistics.calibration import ReliabilityBin
 
 # Colors that stand in the SVG for the page's own; nothing else is drawn in them.
 INK, MUTED, GRID = "#010101", "#020202", "#030303"
@@ -60,21 +61,13 @@ Points = Sequence[tuple[int, float]]
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One bar with its interval.
+    """One bar with its interval."""
 
-    Attributes:
-        label: What it measures.
-        value: Its length, in [0, 1].
-        low: Lower limit; NaN where there is none.
-        high: Upper limit.
-        is_baseline: Drawn in the background color.
-    """
-
-    label: str
-    value: float
-    low: float
-    high: float
-    is_baseline: bool = False
+    label: str  # what it measures
+    value: float  # its length, in [0, 1]
+    low: float  # lower limit; NaN where there is none
+    high: float  # upper limit
+    is_baseline: bool = False  # drawn in the background color
 
 
 def curve(points: Points, label: str, series: int = 0, level: float | None = None) -> str:
@@ -110,7 +103,7 @@ def moving_mean(values: Sequence[float], share: float = 0.15) -> list[float]:
     return [sum(window) / len(window) for window in windows]
 
 
-def forest(rates: Sequence[WinRate], name: str = "forest") -> str:
+def forest(rates: Sequence[ShownWinRate], name: str = "forest") -> str:
     """Draw win rates with their intervals around a line at 50 %.
 
     Args:
@@ -250,7 +243,7 @@ def _svg(figure: Figure, name: str) -> str:
     return svg.replace("<svg", '<svg role="img"', 1).strip()
 
 
-def _row_name(rate: WinRate) -> str:
+def _row_name(rate: ShownWinRate) -> str:
     """Name a win rate, with its stage on a second line where that is not the first's."""
     return _readable(rate.name) + (f"\n({rate.stage})" if rate.stage else "")
 

@@ -25,19 +25,12 @@ SHOWN = {
 
 @dataclass(frozen=True, slots=True)
 class RestStep:
-    """One Improve step, or the start (``grow`` and ``improve`` are 0).
+    """One Improve step, or the start (``grow`` and ``improve`` are 0)."""
 
-    Attributes:
-        grow: Grow step.
-        improve: Improve step within it.
-        is_kept: Whether its policy was kept.
-        result: What was measured; see ``methods.rest.Step``.
-    """
-
-    grow: int
-    improve: int
-    is_kept: bool
-    result: Mapping[str, float]
+    grow: int  # grow step
+    improve: int  # improve step within it
+    is_kept: bool  # whether its policy was kept
+    result: Mapping[str, float]  # what was measured; see `methods.rest.Step`
 
     def __post_init__(self) -> None:
         """Refuse a step whose reward was not measured."""

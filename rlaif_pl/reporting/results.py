@@ -32,15 +32,10 @@ COMMANDS = {
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """What a stage found.
+    """What a stage found."""
 
-    Attributes:
-        page: Its tables, with what has to be known to read them.
-        plot: The plot as a ``data:`` address; "" where there is none.
-    """
-
-    page: Page
-    plot: str
+    page: Page  # its tables, with what has to be known to read them
+    plot: str  # the plot as a `data:` address; "" where there is none
 
 
 def title_of(stage: str, command: str, metrics: Mapping[str, float]) -> str:

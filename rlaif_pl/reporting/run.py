@@ -8,29 +8,21 @@ from dataclasses import dataclass, field
 from rlaif_pl.reporting.alarms import Alarms
 from rlaif_pl.reporting.rest_steps import RestStep
 from rlaif_pl.reporting.results import Results
+from rlaif_pl.statistics.calibration import ReliabilityBin
 
 EVALUATION = "evaluate"  # the stage whose word counts most
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
-    """Responses of both policies to one prompt.
+class ShownSample:
+    """Responses of both policies to one prompt."""
 
-    Attributes:
-        prompt: The prompt.
-        reference: A person's response; None where there is none.
-        sft: Responses before reinforcement learning.
-        policy: Responses after it.
-        reward_sft: Rewards of ``sft``.
-        reward_policy: Rewards of ``policy``.
-    """
-
-    prompt: str
-    reference: str | None
-    sft: list[str]
-    policy: list[str]
-    reward_sft: list[float]
-    reward_policy: list[float]
+    prompt: str  # the prompt
+    reference: str | None  # a person's response; None where there is none
+    sft: list[str]  # responses before reinforcement learning
+    policy: list[str]  # responses after it
+    reward_sft: list[float]  # rewards of `sft`
+    reward_policy: list[float]  # rewards of `policy`
 
     def __post_init__(self) -> None:
         """Refuse a sample whose parts do not belong together."""
@@ -41,112 +33,63 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
-class WinRate:
-    """Share of comparisons one side won.
+class ShownWinRate:
+    """Share of comparisons one side won."""
 
-    Attributes:
-        name: What was compared, for example ``policy_vs_sft``.
-        judge: Who judged.
-        value: The share, in [0, 1].
-        low: Lower confidence limit; None where there is none.
-        high: Upper confidence limit.
-        n: Prompts.
-        stage: The stage that measured it, where it is not the first that has win rates.
-    """
-
-    name: str
-    judge: str
-    value: float
-    low: float | None
-    high: float | None
-    n: int
-    stage: str = ""
+    name: str  # what was compared, for example `policy_vs_sft`
+    judge: str  # who judged
+    value: float  # the share, in [0, 1]
+    low: float | None  # lower confidence limit; None where there is none
+    high: float | None  # upper confidence limit
+    n: int  # prompts
+    stage: str = ""  # the stage that measured it, where it is not the first that has win rates
 
 
 @dataclass(frozen=True, slots=True)
-class ReliabilityBin:
-    """Pairs whose predicted probability is alike.
+class ReportStage:
+    """One stage of the run."""
 
-    Attributes:
-        confidence: Mean predicted probability, in [0, 1].
-        accuracy: Share in which the prediction was right, in [0, 1].
-        count: Pairs.
-    """
-
-    confidence: float
-    accuracy: float
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """One stage of the run.
-
-    Attributes:
-        name: Name of its folder.
-        is_finished: False where only ``started.json`` is there.
-        seconds: Seconds it took; None where not known.
-        attempts: How often it was started.
-        time: When it ended (or started), seconds since 1970.
-        command: What ran.
-        config: Text of its config.
-        facts: Facts of its run.
-        history: Points ``(step, value)`` by metric.
-        metrics: Its own numbers; what is not finite is left out.
-        alarms: Reward hacking alarms; None where none went off.
-        rest: Steps of ReST.
-        results: Tables and plot; None where it left none.
-    """
-
-    name: str
-    is_finished: bool
-    seconds: float | None
-    attempts: int
-    time: float
-    command: str
-    config: str = ""
-    facts: Mapping[str, object] = field(default_factory=dict)
+    name: str  # name of its folder
+    is_finished: bool  # false where only `started.json` is there
+    seconds: float | None  # seconds it took; None where not known
+    attempts: int  # how often it was started
+    time: float  # when it ended (or started), seconds since 1970
+    command: str  # what ran
+    config: str = ""  # text of its config
+    facts: Mapping[str, object] = field(default_factory=dict)  # facts of its run
+    # points `(step, value)` by metric
     history: Mapping[str, list[tuple[int, float]]] = field(default_factory=dict)
+    # its own numbers; what is not finite is left out
     metrics: Mapping[str, float] = field(default_factory=dict)
-    alarms: Alarms | None = None
-    rest: Sequence[RestStep] = ()
-    results: Results | None = None
+    alarms: Alarms | None = None  # reward hacking alarms; None where none went off
+    rest: Sequence[RestStep] = ()  # steps of ReST
+    results: Results | None = None  # tables and plot; None where it left none
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Everything a report shows.
+    """Everything a report shows."""
 
-    Attributes:
-        name: Name of the run folder.
-        metrics: Flat numbers by bare name; what is not finite is left out.
-        stages: Stages in the order they ended.
-        samples: Samples of the evaluation.
-        win_rates: Win rates of all stages, those of the first that has some in front.
-        reliability: Reliability of the reward model.
-        problems: Files that are there and could not be read, and why.
-        order_gaps: Labeled pairs by the gap between the two orders, in bins of equal width over
-            [0, 1]; none where the labeler has no orders.
-        by_stage: The same numbers, where stages measured different values once a stage, as
-            ``stage:name``.
-    """
-
-    name: str
-    metrics: Mapping[str, float]
-    stages: Sequence[Stage]
-    samples: Sequence[Sample]
-    win_rates: Sequence[WinRate]
-    reliability: Sequence[ReliabilityBin]
-    problems: Sequence[str]
+    name: str  # name of the run folder
+    metrics: Mapping[str, float]  # flat numbers by bare name; what is not finite is left out
+    stages: Sequence[ReportStage]  # stages in the order they ended
+    samples: Sequence[ShownSample]  # samples of the evaluation
+    # win rates of all stages, those of the first that has some in front
+    win_rates: Sequence[ShownWinRate]
+    reliability: Sequence[ReliabilityBin]  # reliability of the reward model
+    problems: Sequence[str]  # files that are there and could not be read, and why
+    # labeled pairs by the gap between the two orders, in bins of equal width over [0, 1]; none where
+    # the labeler has no orders
     order_gaps: Sequence[int] = ()
+    # the same numbers, where stages measured different values once a stage, as `stage:name`
     by_stage: Mapping[str, float] = field(default_factory=dict)
 
-    def preferred(self) -> list[Stage]:
+    def preferred(self) -> list[ReportStage]:
         """Return finished stages, those whose word counts most first."""
         return preferred([stage for stage in self.stages if stage.is_finished])
 
 
-def preferred(stages: Sequence[Stage]) -> list[Stage]:
+def preferred(stages: Sequence[ReportStage]) -> list[ReportStage]:
     """Put ``evaluate`` first, then the latest."""
     latest = list(reversed(stages))
     return sorted(latest, key=lambda stage: stage.name != EVALUATION)

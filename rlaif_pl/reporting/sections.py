@@ -12,7 +12,7 @@ from rlaif_pl.evaluation.gold import judges_in
 from rlaif_pl.evaluation.policy_report import GREEDY
 from rlaif_pl.reporting.measures import measure
 from rlaif_pl.reporting.plots import Bar, curve
-from rlaif_pl.reporting.run import Run, Stage
+from rlaif_pl.reporting.run import ReportStage, Run
 
 MEANINGS = {
     "labeler/alignment": "labeler agrees with {judges}",
@@ -77,23 +77,16 @@ REINFORCED = r"(^|[/_-])(a2c|rl|ppo)"  # names of stages and metrics of reinforc
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One line of the metrics table.
+class MetricRow:
+    """One line of the metrics table."""
 
-    Attributes:
-        name: Metric.
-        meaning: In words; "" where the name has to do.
-        value: Number with its interval.
-        stage: Whose it is, where stages measured different values.
-    """
-
-    name: str
-    meaning: str
-    value: str
-    stage: str = ""
+    name: str  # metric
+    meaning: str  # in words; "" where the name has to do
+    value: str  # number with its interval
+    stage: str = ""  # whose it is, where stages measured different values
 
 
-def metric_rows(metrics: Mapping[str, float]) -> list[Row]:
+def metric_rows(metrics: Mapping[str, float]) -> list[MetricRow]:
     """Return the metrics without the limits that stand beside their estimates; known ones first.
 
     Args:
@@ -107,7 +100,7 @@ def metric_rows(metrics: Mapping[str, float]) -> list[Row]:
     for key in metrics:
         if key not in limits:
             stage, _, name = key.rpartition(OF_STAGE)
-            rows.append(Row(name, _meaning(metrics, name), _number(metrics, key), stage))
+            rows.append(MetricRow(name, _meaning(metrics, name), _number(metrics, key), stage))
     return sorted(rows, key=lambda row: (rank.get(row.name, len(rank)), row.name, row.stage))
 
 
@@ -127,7 +120,7 @@ def _number(metrics: Mapping[str, float], name: str) -> str:
     return f"{value:,.0f}" if float(value).is_integer() else f"{value:.4g}"
 
 
-def reinforced(run: Run) -> Stage | None:
+def reinforced(run: Run) -> ReportStage | None:
     """Return the last stage whose history is reinforcement learning's."""
     for stage in reversed(run.stages):
         named = re.search(REINFORCED, stage.name) is not None
@@ -136,7 +129,7 @@ def reinforced(run: Run) -> Stage | None:
     return None
 
 
-def training_curves(stage: Stage | None) -> list[tuple[str, str | None]]:
+def training_curves(stage: ReportStage | None) -> list[tuple[str, str | None]]:
     """Return title and plot of each of ``CURVES``; None where it was not measured."""
     plots: list[tuple[str, str | None]] = []
     for number, (title, patterns) in enumerate(CURVES):
@@ -148,7 +141,7 @@ def training_curves(stage: Stage | None) -> list[tuple[str, str | None]]:
     return plots
 
 
-def all_curves(stage: Stage) -> list[str]:
+def all_curves(stage: ReportStage) -> list[str]:
     """Plot every metric of a stage that has at least two points."""
     return [
         curve(points, f"{stage.name}: {name}", 2)
@@ -177,7 +170,7 @@ def alignment_bars(metrics: Mapping[str, float]) -> list[Bar]:
     return rows
 
 
-def fact_rows(stages: Sequence[Stage]) -> list[tuple[str, list[str]]]:
+def fact_rows(stages: Sequence[ReportStage]) -> list[tuple[str, list[str]]]:
     """Return each fact with its values; one value where all stages agree, else one a stage."""
     known = [stage for stage in stages if stage.facts]
     names = list(dict.fromkeys(name for stage in known for name in stage.facts))

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rlaif_pl.reporting.measures import measure
-from rlaif_pl.reporting.run import WinRate
+from rlaif_pl.reporting.run import ShownWinRate
 from rlaif_pl.statistics import Interval
 from rlaif_pl.tables import PERCENT, Column, Columns, Rows, Table
 
@@ -15,37 +15,27 @@ CANDIDATE = re.compile(r"select/step_(\d+)_validation_reward")
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
-    """A checkpoint that was judged.
+class CandidateResult:
+    """A checkpoint that was judged."""
 
-    Attributes:
-        step: Optimizer steps behind it.
-        validation_reward: What it was kept for.
-        rate: Win rate against SFT, with its interval.
-        equal: The same, predicted at equal length; None where there is none.
-        length_ratio: Length of its responses over that of SFT's; None where there is none.
-        unfinished: Share of responses that the length limit cut, in [0, 1].
-        prompts: Prompts it was judged on.
-        is_chosen: Whether its policy is what was exported.
-    """
-
-    step: int
-    validation_reward: float
-    rate: Interval
-    equal: Interval | None
+    step: int  # optimizer steps behind it
+    validation_reward: float  # what it was kept for
+    rate: Interval  # win rate against SFT, with its interval
+    equal: Interval | None  # the same, predicted at equal length; None where there is none
+    # length of its responses over that of SFT's; None where there is none
     length_ratio: float | None
-    unfinished: float | None
-    prompts: int
-    is_chosen: bool
+    unfinished: float | None  # share of responses that the length limit cut, in [0, 1]
+    prompts: int  # prompts it was judged on
+    is_chosen: bool  # whether its policy is what was exported
 
     @property
-    def win_rate(self) -> WinRate:
+    def win_rate(self) -> ShownWinRate:
         """As the plots take it."""
         name = f"step {self.step}" + (", chosen" if self.is_chosen else "")
-        return WinRate(name, "", self.rate.value, self.rate.low, self.rate.high, self.prompts)
+        return ShownWinRate(name, "", self.rate.value, self.rate.low, self.rate.high, self.prompts)
 
 
-def table_of(judged: Sequence[Candidate]) -> Table:
+def table_of(judged: Sequence[CandidateResult]) -> Table:
     """Lay the candidates out beside each other."""
     columns: Columns = [
         "step",
@@ -71,7 +61,7 @@ def table_of(judged: Sequence[Candidate]) -> Table:
     return Table("", columns, rows)
 
 
-def candidates(metrics: Mapping[str, float]) -> list[Candidate]:
+def candidates(metrics: Mapping[str, float]) -> list[CandidateResult]:
     """Return the candidates of a ``select`` stage by validation reward, the highest first."""
     found = []
     for name, value in metrics.items():
@@ -82,7 +72,7 @@ def candidates(metrics: Mapping[str, float]) -> list[Candidate]:
             continue
         step = int(match[1])
         found.append(
-            Candidate(
+            CandidateResult(
                 step,
                 value,
                 rate,
@@ -96,7 +86,7 @@ def candidates(metrics: Mapping[str, float]) -> list[Candidate]:
     return sorted(found, key=lambda each: (-each.validation_reward, each.step))
 
 
-def reading(judged: Sequence[Candidate]) -> str:
+def reading(judged: Sequence[CandidateResult]) -> str:
     """Say which was chosen and how much the choice is worth."""
     chosen = next((each for each in judged if each.is_chosen), None)
     if chosen is None:

@@ -24,33 +24,23 @@ LARGE_KL = 25.0  # nats a response; beyond it the policy has little to do with S
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One claim.
+    """One claim."""
 
-    Attributes:
-        state: What the numbers say about it.
-        text: The claim, with its numbers.
-    """
-
-    state: State
-    text: str
+    state: State  # what the numbers say about it
+    text: str  # the claim, with its numbers
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """The run in a few sentences.
+class RunVerdict:
+    """The run in a few sentences."""
 
-    Attributes:
-        state: Of the headline.
-        headline: One sentence.
-        findings: What it rests on; none of a study, whose tables speak for themselves.
-    """
-
-    state: State
-    headline: str
+    state: State  # of the headline
+    headline: str  # one sentence
+    # what it rests on; none of a study, whose tables speak for themselves
     findings: tuple[Finding, ...]
 
 
-def judge(run: Run) -> Verdict:
+def judge(run: Run) -> RunVerdict:
     """Return the verdict on a run."""
     metrics = run.metrics
     own = [
@@ -73,8 +63,8 @@ def judge(run: Run) -> Verdict:
     findings = (*own, *others, *rest)
     is_study = any(stage.results for stage in run.stages)
     if is_study and all(finding.state == "missing" for finding in findings):
-        return Verdict("missing", "A study: what it found is in the tables below.", ())
-    return Verdict(state, headline, findings)
+        return RunVerdict("missing", "A study: what it found is in the tables below.", ())
+    return RunVerdict(state, headline, findings)
 
 
 def _headline(own: list[Finding], independent: Finding) -> tuple[State, str]:

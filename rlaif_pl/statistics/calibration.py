@@ -15,17 +15,11 @@ Binning = Literal["equal_mass", "equal_width"]
 
 @dataclass(frozen=True, slots=True)
 class ReliabilityBin:
-    """Predictions that lie close together, and what came true of them.
+    """Predictions that lie close together, and what came true of them."""
 
-    Attributes:
-        confidence: Mean prediction, in [0, 1].
-        accuracy: Mean outcome, in [0, 1].
-        count: Predictions.
-    """
-
-    confidence: float
-    accuracy: float
-    count: int
+    confidence: float  # mean prediction, in [0, 1]
+    accuracy: float  # mean outcome, in [0, 1]
+    count: int  # predictions
 
 
 def fit_temperature(

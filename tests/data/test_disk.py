@@ -11,7 +11,7 @@ import pytest
 from rlaif_pl.data import files
 from rlaif_pl.data import metric_files as metrics
 from rlaif_pl.data.disk import naming, replace_end, replaced
-from rlaif_pl.data.export import soft_rows, write_parquet
+from rlaif_pl.data.label_export import soft_rows, write_parquet
 from rlaif_pl.data.label_parts import LabelParts
 from rlaif_pl.data.label_store import LabelStore
 from rlaif_pl.data.preferences import write_preferences

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from rlaif_pl.data.card import dataset_card
-from rlaif_pl.data.export import SOFT, soft_rows, trl_rows, write_parquet
+from rlaif_pl.data.label_export import SOFT, soft_rows, trl_rows, write_parquet
 from rlaif_pl.types import Preference, Provenance
 
 NOTE = Provenance(

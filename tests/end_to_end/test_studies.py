@@ -82,6 +82,8 @@ def shrunk(tmp_path, tiny_model_folder, tiny_reward_folder, data_files):
     def shrink(value, key=""):
         if key in TINY and not isinstance(value, dict):
             return TINY[key]
+        if key == "cot" and isinstance(value, dict):
+            return {**value, "max_tokens": 4}
         if isinstance(value, dict):
             return {name: shrink(item, name) for name, item in value.items()}
         if isinstance(value, list):

@@ -7,6 +7,7 @@ import pytest
 
 from rlaif_pl.labeling.calls import GenerateRequest, Response
 from rlaif_pl.labeling.guard import MIN_OPTION_MASS, is_unlikely
+from rlaif_pl.labeling.prompting.verdicts import ChainOfThought
 from rlaif_pl.labeling.reward import LabelerReward
 from rlaif_pl.labeling.strategies.constitution import ConstitutionLabeler
 from rlaif_pl.labeling.strategies.pairwise import PairwiseLabeler
@@ -37,7 +38,7 @@ WAYS = {
     "pairwise": PairwiseLabeler,
     "few-shot": lambda b, **o: PairwiseLabeler(b, shots=2, **o),
     "rationales": lambda b, **o: PairwiseLabeler(
-        b, cot=True, samples=3, rationale_temperature=1.0, **o
+        b, cot=ChainOfThought(samples=3, temperature=1.0), **o
     ),
     "chat": lambda b, **o: PairwiseLabeler(b, chat_template=True, **o),
     "score": ScoreLabeler,

@@ -5,6 +5,7 @@ import pytest
 from scipy.special import expit
 
 from rlaif_pl.labeling.calls import Backend, ChoiceRequest, GenerateRequest, Response
+from rlaif_pl.labeling.prompting.verdicts import ChainOfThought
 from rlaif_pl.labeling.strategies.pairwise import PairwiseLabeler
 from rlaif_pl.types import Labeler, Preference
 
@@ -102,7 +103,7 @@ def test_in_a_chat_the_opening_begins_the_answer(hashed):
 
 def test_self_consistency_draws_different_rationales_and_averages_them(hashed):
     backend = hashed()
-    options = {"cot": True, "samples": 4, "rationale_temperature": 0.7, "top_k": 40, "seed": 3}
+    options = {"cot": ChainOfThought(samples=4, temperature=0.7, top_k=40, seed=3)}
     (judged,) = PairwiseLabeler(backend, **options).label([PAIR])
     drawn = generated(backend)
     assert sorted(call.sample for call in drawn) == [0, 0, 1, 1, 2, 2, 3, 3]
@@ -151,9 +152,9 @@ def test_asking_for_the_worse_inverts_the_label(hashed, tmp_path):
 
 def test_settings_are_in_the_fingerprint(hashed):
     options = [{}, {"preamble": "base"}, {"task": "helpful"}, {"shots": 1}, {"shots": 2}]
-    options += [{"cot": True}, {"cot": True, "shots": 1}, {"cot": True, "max_rationale_tokens": 9}]
-    drawn = {"cot": True, "rationale_temperature": 0.5}
-    options += [drawn, drawn | {"samples": 2}, drawn | {"seed": 1}, drawn | {"top_k": 4}]
+    options += [{"cot": True}, {"cot": True, "shots": 1}, {"cot": ChainOfThought(max_tokens=9)}]
+    drawn = [{}, {"samples": 2}, {"seed": 1}, {"top_k": 4}]
+    options += [{"cot": ChainOfThought(temperature=0.5, **each)} for each in drawn]
     options += [{"hard": True}, {"clamp": (0.4, 0.6)}, {"clamp": (0.2, 0.8)}]
     options += [{"chat_template": True}, {"temperature": 2.0}]
     labelers = [PairwiseLabeler(hashed(), **each) for each in options]
@@ -162,12 +163,15 @@ def test_settings_are_in_the_fingerprint(hashed):
 
 
 def test_what_has_no_effect_does_not_change_the_fingerprint(hashed):
-    plain, seeded = (PairwiseLabeler(hashed(), cot=True, seed=seed, top_k=seed) for seed in (0, 5))
+    plain, seeded = (
+        PairwiseLabeler(hashed(), cot=ChainOfThought(seed=seed, top_k=seed)) for seed in (0, 5)
+    )
+    assert PairwiseLabeler(hashed(), cot=True).fingerprint == plain.fingerprint
     assert plain.fingerprint == seeded.fingerprint
 
 
 def test_the_version_names_every_part(hashed):
-    way = {"shots": 2, "cot": True, "samples": 16, "rationale_temperature": 1.0, "top_k": 40}
+    way = {"shots": 2, "cot": ChainOfThought(samples=16, temperature=1.0, top_k=40)}
     assert PairwiseLabeler(hashed(), **way).prompt_version == (
         "summarization-detailed-1+shots=2:exemplars-summarization-1+cot=few_shot"
         "+n=16,T=1.0,k=40,seed=0,max=512"
@@ -177,9 +181,6 @@ def test_the_version_names_every_part(hashed):
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"samples": 4, "rationale_temperature": 0.5}, "only rationales are sampled"),
-        ({"samples": 4, "cot": True}, "all the same"),
-        ({"samples": 0}, "at least 1"),
         ({"clamp": (0.3, 0.6)}, r"\(x, 1 - x\)"),
         ({"clamp": (0.6, 0.4)}, r"\(x, 1 - x\)"),
         ({"shots": 9}, "from 0 to 8"),
@@ -191,3 +192,17 @@ def test_the_version_names_every_part(hashed):
 def test_contradictory_settings_are_refused(hashed, options, match):
     with pytest.raises(ValueError, match=match):
         PairwiseLabeler(hashed(), **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"samples": 4}, "all the same"),
+        ({"samples": 0}, "at least 1"),
+        ({"max_tokens": 0}, "at least 1"),
+        ({"temperature": -1.0}, "at least 0"),
+    ],
+)
+def test_rationales_that_cannot_be_drawn_are_refused(options, match):
+    with pytest.raises(ValueError, match=match):
+        ChainOfThought(**options)

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlaif_pl.labeling import (
+    ChainOfThought,
     ConstitutionLabeler,
     EnsembleLabeler,
     FreeFormLabeler,
@@ -18,7 +19,7 @@ from rlaif_pl.labeling.calls import GenerateRequest
 from rlaif_pl.types import Labeler, PointwiseLabeler
 
 TEXT = st.text(alphabet="ab {}\n\"'%\\é", max_size=12)
-DRAWN = {"cot": True, "samples": 3, "rationale_temperature": 0.7, "top_k": 40}
+DRAWN = {"cot": ChainOfThought(samples=3, temperature=0.7, top_k=40)}
 ANSWERS = (
     " the first one.",
     " Summary 2, as it is shorter.",

@@ -8,6 +8,7 @@ import pytest
 from scipy.special import expit, softmax
 
 from rlaif_pl.labeling import (
+    ChainOfThought,
     ConstitutionLabeler,
     EnsembleLabeler,
     FreeFormLabeler,
@@ -72,8 +73,7 @@ def test_chain_of_thought_equals_plain_decoding_and_forwards(folders, pairs, sho
     labeler = PairwiseLabeler(
         LocalBackend(folders["llama"]),
         prompt=short,
-        cot=True,
-        max_rationale_tokens=6,
+        cot=ChainOfThought(max_tokens=6),
         min_option_mass=0.0,
     )
     shares = []
@@ -126,17 +126,13 @@ WAYS = {
     "self-consistency": lambda b: PairwiseLabeler(
         b,
         preamble="base",
-        cot=True,
+        cot=ChainOfThought(samples=3, temperature=0.7, top_k=40, max_tokens=5),
         shots=1,
-        samples=3,
-        rationale_temperature=0.7,
-        top_k=40,
-        max_rationale_tokens=5,
         min_option_mass=0.0,
     ),
     "score": lambda b: ScoreLabeler(b, task="helpful", min_option_mass=0.0),
     "constitution": lambda b: ConstitutionLabeler(
-        b, min_option_mass=0.0, cot=True, max_rationale_tokens=5
+        b, min_option_mass=0.0, cot=ChainOfThought(max_tokens=5)
     ),
     "ensemble": lambda b: EnsembleLabeler(
         [

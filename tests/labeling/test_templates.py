@@ -4,7 +4,7 @@ from importlib.resources import files
 import pytest
 
 from rlaif_pl.labeling.prompting.exemplars import load_exemplars
-from rlaif_pl.labeling.prompting.layout import Layout, Sample
+from rlaif_pl.labeling.prompting.layout import Layout, PromptSample
 from rlaif_pl.labeling.prompting.templates import (
     PAIR,
     PRINCIPLED,
@@ -25,7 +25,7 @@ PAIRWISE = [name for name in prompt_names() if name.split("-")[1] in ("base", "d
 
 
 def zero_shot(prompt, *texts):
-    question = Layout(prompt).verdict(Sample(*texts))
+    question = Layout(prompt).verdict(PromptSample(*texts))
     return question.text + question.assistant_prefix
 
 
@@ -91,7 +91,7 @@ def layout(tmp_path):
 
 
 def test_one_shot_by_hand(layout):
-    question = layout().verdict(Sample("q", "f", "s"))
+    question = layout().verdict(PromptSample("q", "f", "s"))
     # Asked for the worse of two where the first is better, the example's answer is the second.
     assert question.text == (
         "Judge.\n\n# Ex\n\nT P\n1 F\n2 S\n\nWorse: b\n\n# Now\n\nT q\n1 f\n2 s\n\n"
@@ -102,31 +102,32 @@ def test_one_shot_by_hand(layout):
 
 def test_one_shot_chain_of_thought_by_hand(layout):
     made = layout(cot=True)
-    question = made.reasoning(Sample("q", "f", "s"))
+    question = made.reasoning(PromptSample("q", "f", "s"))
     assert question.text == (
         "Judge.\n\n# Ex\n\nT P\n1 F\n2 S\n\n1: good\n2: bad\n\nWorse: b\n\n# Now\n\n"
         "T q\n1 f\n2 s\n\n"
     )
     assert question.assistant_prefix == "1:"
     assert made.stops == ("Worse:", "# Ex", "# Now")
-    after = made.verdict_after(Sample("q", "f", "s"), " fine\n2: not ")
+    after = made.verdict_after(PromptSample("q", "f", "s"), " fine\n2: not ")
     assert after.text == question.text
     assert after.assistant_prefix == "1: fine\n2: not\n\nWorse:"
 
 
 def test_zero_shot_chain_of_thought_by_hand(layout):
     made = layout(shots=0, cot=True)
-    question = made.reasoning(Sample("p", "f", "s"))
+    question = made.reasoning(PromptSample("p", "f", "s"))
     assert question.text == "Judge.\n\nT p\n1 f\n2 s\n\nWhy?\n"
     assert question.assistant_prefix == "Because"
     # A server that strips answers still gets a space before the rationale.
     assert (
-        made.verdict_after(Sample("p", "f", "s"), "so").assistant_prefix == "Because so\n\nWorse:"
+        made.verdict_after(PromptSample("p", "f", "s"), "so").assistant_prefix
+        == "Because so\n\nWorse:"
     )
 
 
 def test_an_example_is_never_about_the_sample_itself(layout):
-    text = layout().verdict(Sample(" p", "f", "s")).text  # "P" in other case and spacing
+    text = layout().verdict(PromptSample(" p", "f", "s")).text  # "P" in other case and spacing
     assert "F" not in text
     assert "# Ex" not in text
     file = load_exemplars("exemplars-summarization-1", 8, thoughts=True)
@@ -149,7 +150,7 @@ def test_packaged_examples_favor_no_slot_and_carry_thoughts(task, count):
 @pytest.mark.parametrize("more", range(2))
 def test_the_harmless_examples_answer_with_the_worse(more):
     file = load_exemplars("exemplars-harmless-1", 2, thoughts=False)
-    text = Layout(load_prompt("harmless-base-1"), file, 2).verdict(Sample("p", "f", "s")).text
+    text = Layout(load_prompt("harmless-base-1"), file, 2).verdict(PromptSample("p", "f", "s")).text
     shown = text.split("»»» Example »»»")[1:][more]
     rude = shown.index("too dumb") if more else shown.index("with a knife")
     slot = 1 if rude < shown.index("Response 2 -") else 2

@@ -4,120 +4,108 @@ import pytest
 import yaml
 
 from rlaif_pl.pipeline import load_experiment
-from rlaif_pl.pipeline.estimate import estimate
-from rlaif_pl.pipeline.estimate_labels import label_cost
-from rlaif_pl.pipeline.estimate_memory import (
-    CONTEXT_BYTES,
-    GIB,
-    Role,
-    frozen_model,
-    memory,
-    optimizer_bytes,
-    partly_trained,
-    whole_model,
-)
-from rlaif_pl.pipeline.estimate_models import KNOWN, ModelShape
+from rlaif_pl.pipeline.estimate import build, estimate, label_cost
+from rlaif_pl.pipeline.estimate_inputs import Expect
+from rlaif_pl.pipeline.estimate_models import known_shape
+from rlaif_pl.pipeline.estimate_training import CONTEXT_BYTES, GIB, Network, Role, memory
 
-QWEN = KNOWN["Qwen/Qwen2.5-1.5B"]
+QWEN = known_shape("Qwen/Qwen2.5-1.5B")
 P = 1_543_714_304
-SMALL = ModelShape(4, 2, 2, 1, 3, 5, 7)
+WHOLE = Network(QWEN, top=28)
 
 
 def test_adamw_in_float32_takes_16_bytes_a_weight():
-    found = memory(
-        [whole_model("policy", QWEN)],
-        "adamw",
-        activations=0,
-        scored_tokens=0,
-        vocab=0,
-        half=False,
-    )
+    found = memory([WHOLE.role("policy")], half=False)
     assert found.weights + found.gradients + found.optimizer == 16 * P
     assert found.total == 16 * P + CONTEXT_BYTES
-    assert found.fits(40)
-    assert not found.fits(24)  # 23.0 GiB and 2 of 24
+    assert memory([WHOLE.role("policy")], moments=0, half=False).optimizer == 0
 
 
 def test_ddp_adds_its_buckets_fsdp_divides_and_autocast_keeps_casts():
-    roles = [whole_model("policy", QWEN)]
-    sizes = {"activations": 0, "scored_tokens": 0, "vocab": 0, "ranks": 8}
-    ddp = memory(roles, "adamw", **sizes)
-    assert (ddp.buckets, ddp.casts) == (4 * P, 2 * P)
-    assert memory(roles, "adamw", **sizes, bucket_views=True).buckets == 0
-    fsdp = memory(roles, "adamw", **sizes, sharded=True)
-    assert fsdp.buckets == 0
-    assert fsdp.weights + fsdp.gradients + fsdp.optimizer == 16 * P // 8
+    roles = [WHOLE.role("policy")]
+    ddp = memory(roles, ranks=8)
+    assert (ddp.gradients, ddp.weights) == ((4 + 4) * P, (4 + 2) * P)
+    assert memory(roles, ranks=8, bucket_views=True).gradients == 4 * P
+    fsdp = memory(roles, ranks=8, sharded=True, gathered=9)
+    assert fsdp.weights + fsdp.gradients + fsdp.optimizer == 16 * P // 8 + 9
 
 
-def test_adafactor_keeps_a_row_and_a_column_a_matrix():
-    role = whole_model("policy", SMALL)
-    # embedding 7+4; a layer: (6+4) + 2 (3+4) + (4+6) + 3 (5+4) = 61, norms 8; last norm 4
-    assert role.factored == 11 + 2 * (61 + 8) + 4
-    assert optimizer_bytes(role, "adafactor") == 4 * 153
-    assert optimizer_bytes(role, "sgd") == 0
+def test_fsdp2_holds_embeddings_and_two_layers_whole():
+    layers = 28 * QWEN.layer
+    assert WHOLE.gathered(half=True) == 8 * (P - layers) + 3 * 2 * QWEN.layer
+    adapters = Network(QWEN, top=28, rank=8)
+    assert adapters.gathered(half=False) == 2 * (P - layers) + 3 * 4 * QWEN.layer
 
 
 def test_a_role_that_writes_nothing_keeps_an_output_embedding_of_its_own():
-    reward = whole_model("reward", QWEN, writes=False)
+    reward = WHOLE.role("reward", writes=False)
     assert (reward.trained, reward.frozen) == (P, 151936 * 1536)
 
 
 def test_adapters_share_the_frozen_weights():
-    first = partly_trained("policy", SMALL, 1, 2, owns=True)
-    second = partly_trained("value", SMALL, 1, 2, owns=False)
-    assert (first.trained, first.frozen) == (122, 312)
-    assert (second.trained, second.frozen) == (122, 0)
-    whole_layers = partly_trained("policy", SMALL, 1, None, owns=True)
-    assert (whole_layers.trained, whole_layers.frozen) == (144, 168)
+    # rank 8 a layer: q and o 2 (1536 + 1536), k and v 2 (1536 + 256), 3 (1536 + 8960); 2 layers
+    adapters = 2 * 8 * (6144 + 3584 + 31488)
+    network = Network(QWEN, top=2, rank=8)
+    first, second = network.role("policy"), network.role("value", owns=False)
+    assert (first.trained, first.frozen) == (adapters, P)
+    assert (second.trained, second.frozen) == (adapters, 0)
+    layers = Network(QWEN, top=2).role("policy")
+    assert layers.trained + layers.frozen == P
+    assert layers.trained == 2 * QWEN.layer + 1536
 
 
-def test_logits_are_held_in_rows_and_the_rest_is_avoided():
-    found = memory([Role("policy", 0, 0)], "sgd", activations=0, scored_tokens=2048, vocab=151936)
+def test_logits_are_held_in_rows():
+    found = memory([Role("policy", 0, 0)], scored_tokens=2048, vocab=151936)
     assert found.logits == 3 * 4 * 256 * 151936
-    assert found.logits_avoided == 4 * 2048 * 151936
 
 
 def test_sampling_and_training_do_not_peak_together():
-    sizes = {"scored_tokens": 0, "vocab": 0, "half": False}
-    role = [frozen_model("policy", SMALL)]
-    assert memory(role, "sgd", activations=5 * GIB, cache=3 * GIB, **sizes).total == (
-        2 * 312 + 5 * GIB + CONTEXT_BYTES
-    )
+    role = Role("policy", 0, 312)
+    found = memory([role], half=False, activations=5 * GIB, cache=3 * GIB)
+    assert found.total == 2 * 312 + 5 * GIB + CONTEXT_BYTES
+
+
+def cost(options, kind="PairwiseLabeler", **expect):
+    """Calls, tokens read and tokens written for ten pairs."""
+    labeler = build({"class_path": f"rlaif_pl.labeling.{kind}", "init_args": options})
+    expected = Expect(**{"prompt_tokens": 100, "response_tokens": 20, **expect})
+    found = label_cost(labeler, 10, expected)
+    return found.calls, found.read, found.written
 
 
 def test_chain_of_thought_takes_four_requests_a_pair():
-    # Without instructions (no such file): a question of 100 + 2 x 20 = 140 tokens.
-    options = {"task": "none", "cot": True}
-    cost = label_cost("rlaif_pl.labeling.PairwiseLabeler", options, 10, 100, 20, rationale=61)
-    # 2 orders x (140 to write the rationale + 140 + 61 to read it) = 682 a pair; 2 x (61 + 1) written
-    assert (cost.requests, cost.read, cost.written) == (40, 6820, 1240)
-    plain = label_cost("PairwiseLabeler", {"task": "none"}, 10, 100, 20)
-    assert (plain.requests, plain.read, plain.written) == (20, 2800, 20)
-    four = label_cost("PairwiseLabeler", {**options, "samples": 4}, 10, 100, 20)
-    assert four.requests == 160
+    # 2 orders x (one that writes the rationale of 61 tokens + one that reads it and writes a verdict)
+    calls, read, written = cost({"cot": True}, rationale_tokens=61)
+    assert (calls, written) == (40, 10 * 2 * (61 + 1))
+    # 100 tokens more in a prompt are read four times a pair, 10 more in a response eight times
+    assert cost({"cot": True}, prompt_tokens=200)[1] - read == 10 * 4 * 100
+    assert cost({"cot": True}, response_tokens=30)[1] - read == 10 * 8 * 10
+    assert cost({"cot": True}, rationale_tokens=81)[1] - read == 10 * 2 * 20
+    assert cost({"cot": {"samples": 4, "temperature": 1.0}})[0] == 160
+    assert (cost({})[0], cost({})[2]) == (20, 20)
 
 
-def test_the_papers_price_of_a_pair():
-    # appendix L: 2 inferences of 830 tokens read and 61 written at 30 and 60 USD a million: 0.057
-    cost = label_cost("FreeFormLabeler", {"max_answer_tokens": 61, "task": "none"}, 1, 830, 0)
-    assert cost.priced(30, 60).usd == pytest.approx((2 * 830 * 30 + 2 * 61 * 60) / 1e6)
+def test_a_text_is_as_long_as_expected_but_for_its_limit():
+    # appendix L: 2 inferences a pair with 61 tokens written
+    assert cost({}, "FreeFormLabeler", rationale_tokens=61)[2] == 10 * 2 * 61
+    assert cost({"max_answer_tokens": 8}, "FreeFormLabeler")[2] == 10 * 2 * 8
 
 
 def test_thoughts_and_criteria_are_counted():
-    plain = label_cost("ScoreLabeler", {}, 10, 100, 20)
-    deep = label_cost("ScoreLabeler", {"thinking": {"max_tokens": 50}}, 10, 100, 20)
+    options = {"chat_template": True}
+    calls, read, written = cost(options, "ScoreLabeler")
+    deep = cost({**options, "thinking": {"max_tokens": 50}}, "ScoreLabeler")
     # a call for the thoughts of each of 20 responses, which the second call reads again
-    assert deep.requests == 2 * plain.requests == 40
-    assert deep.read == 2 * plain.read + 20 * 50
-    assert deep.written == plain.written + 20 * 50
-    rubric = label_cost("RubricLabeler", {}, 10, 100, 20)
-    assert rubric.requests == 2 * 10 * 5  # criteria-summarization-1
-    assert label_cost("RubricLabeler", {"task": "helpful"}, 10, 100, 20).requests == 2 * 10 * 4
-    assert rubric.read == 100 * (75 + 120)
+    assert deep == (2 * calls, pytest.approx(2 * read + 20 * 50), written + 20 * 50)
+    assert calls == 20
+    assert cost({}, "RubricLabeler")[0] == 2 * 10 * 5  # criteria-summarization-1
+    assert cost({"task": "helpful"}, "RubricLabeler")[0] == 2 * 10 * 4
 
 
-def test_an_unknown_labeler_is_not_priced():
-    assert label_cost("mine.Labeler", {}, 1, 1, 1) is None
+def test_an_ensemble_costs_what_its_members_do():
+    member = {"class_path": "rlaif_pl.labeling.PairwiseLabeler"}
+    both = [member, {**member, "init_args": {"cot": True}}]
+    assert cost({"labelers": both}, "EnsembleLabeler")[0] == 20 + 40
 
 
 EXPERIMENT = {
@@ -175,20 +163,20 @@ def test_an_experiment_by_hand(tmp_path):
     expect, (sft, sample, label) = estimate(write(tmp_path))
     assert sft.fit is not None
     # 1000 rows x 2 epochs, 5 x 4 GPUs a step; longest batch 5 x (1.5 x 100 + 50) = 1000 tokens
-    assert (sft.fit.rows, sft.fit.steps, sft.fit.effective_batch) == (2000, 100, 20)
-    assert sft.fit.without_checkpointing == 1000 * QWEN.activation_bytes(28, False)
-    assert sft.fit.with_checkpointing == 1000 * QWEN.activation_bytes(28, True)
+    assert (sft.fit.rows, sft.fit.effective_batch) == (2000, 20)
+    assert sft.fit.activations(checkpointing=False) == 1000 * QWEN.activation_bytes(28, False)
+    assert sft.fit.activations(checkpointing=True) == 1000 * QWEN.activation_bytes(28, True)
     assert sft.fit.flops == 2000 * 3 * QWEN.forward_flops(120, 120, 20)
     assert sft.gpu_hours == sft.fit.flops / (312e12 * 0.35 * 3600)
     # 500 prompts; the model of a folder to be made is that of the stage that makes it
     assert (sample.rows, sample.note) == (500, "")
     written = 500 * 6 * 20
-    hours = QWEN.forward_flops(500 * 100, 100) / 0.35
+    hours = QWEN.forward_flops(500 * 100, 120) / 0.35
     hours += QWEN.forward_flops(written, 120, written) / 0.01
     assert sample.gpu_hours == pytest.approx(hours / (312e12 * 3600))
     assert label.rows == 1500
     assert label.labels is not None
-    assert label.labels.requests == 3000
+    assert label.labels.calls == 3000
 
 
 @pytest.mark.parametrize(
@@ -211,11 +199,11 @@ def test_an_evaluation_is_sampled_and_greedy(tmp_path, sampling, responses, pair
     expect = {**EXPERIMENT["expect"], "rows": {"mine": 10}}
     _, (found,) = estimate(write(tmp_path, stages=[stage], expect=expect))
     reads = 2 if responses > sampling["n"] else 1
-    hours = reads * QWEN.forward_flops(10 * 2 * 100, 100) / 0.35
+    hours = reads * QWEN.forward_flops(10 * 2 * 100, 120) / 0.35
     written = 10 * 2 * responses * 20
     hours += QWEN.forward_flops(written, 120, written) / 0.01
     assert found.gpu_hours == pytest.approx(hours / (312e12 * 3600))
-    assert found.labels.requests == 10 * pairs * 2
+    assert found.labels.calls == 10 * pairs * 2
 
 
 def test_what_is_not_known_is_said(tmp_path):
@@ -239,13 +227,22 @@ def test_what_is_not_known_is_said(tmp_path):
 @pytest.mark.parametrize(
     ("expect", "words"),
     [
-        ({"gpu": 1}, "expect.gpu: unknown key; known are gpus"),
-        ({"gpus": 0}, "a number above 0, got 0"),
+        ({"gpu": 1}, "'expect' does not accept option 'gpu'; keys of expect: gpus, tflops"),
+        ({"gpus": 0}, "expect.gpus.*PositiveInt: 0 does not"),
     ],
 )
 def test_wrong_assumptions_are_named(tmp_path, expect, words):
     with pytest.raises(ValueError, match=words):
         estimate(write(tmp_path, expect=expect))
+
+
+def test_a_labeler_that_cannot_be_built_is_said(tmp_path):
+    stage = {**EXPERIMENT["stages"][2], "needs": []}
+    stage["set"] = {"pairs": "mine", "labeler": {"class_path": "mine.Labeler"}}
+    _, (found,) = estimate(write(tmp_path, stages=[stage]))
+    assert found.labels is None
+    assert found.note.startswith("no estimate: ")
+    assert "mine.Labeler" in found.note
 
 
 def a2c_roles(tmp_path, **actor):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rlaif_pl.recipes.rest_filter import check_levels, passes, scaled
+from rlaif_pl.recipes.rest_improve import check_levels, passes, scaled
 
 # Prompt a has rewards -1, 0, 1, 3; prompt b has 5 alone; prompt c has 2, 2.
 REWARDS = [-1.0, 0.0, 1.0, 3.0, 5.0, 2.0, 2.0]

@@ -2,8 +2,8 @@ import shutil
 
 import pytest
 
-from rlaif_pl.reporting.durations import duration
 from rlaif_pl.reporting.inputs import read_run
+from rlaif_pl.reporting.measures import duration
 from rlaif_pl.reporting.sections import fact_rows, metric_rows, reinforced, training_curves
 
 SECTIONS = {

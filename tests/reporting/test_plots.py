@@ -4,13 +4,17 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from rlaif_pl.reporting import plots
-from rlaif_pl.reporting.run import ReliabilityBin, WinRate
+from rlaif_pl.reporting.run import ShownWinRate
+from rlaif_pl.statistics.calibration import ReliabilityBin
 
 PLOTS = {
     "curve": lambda: plots.curve([(n, n * 0.5) for n in range(20)], "reward $x_1$ & <b>", 1, 2.0),
     "one point": lambda: plots.curve([(3, 1.0)], "x"),
     "forest": lambda: plots.forest(
-        [WinRate("a_vs_b", "j", 0.7, 0.6, 0.8, 9), WinRate("a_vs_c", "j", 0.4, None, None, 9)]
+        [
+            ShownWinRate("a_vs_b", "j", 0.7, 0.6, 0.8, 9),
+            ShownWinRate("a_vs_c", "j", 0.4, None, None, 9),
+        ]
     ),
     "reliability": lambda: plots.reliability([ReliabilityBin(0.5, 0.4, 3)]),
     "steps": lambda: plots.steps(

@@ -8,10 +8,10 @@ from matplotlib.figure import Figure
 
 from rlaif_pl.data.metric_files import write_page
 from rlaif_pl.data.revisions import Revision
-from rlaif_pl.evaluation.harmlessness import rates_text, rounds_text
-from rlaif_pl.evaluation.harmlessness.rates import harmless_rates
+from rlaif_pl.evaluation.harmlessness import rounds_text
+from rlaif_pl.evaluation.harmlessness.rates import harmless_rates, write
 from rlaif_pl.evaluation.harmlessness.rounds import compare_rounds, measure_judge
-from rlaif_pl.evaluation.results import Results
+from rlaif_pl.evaluation.results import StudyResults
 from rlaif_pl.evaluation.win_rates import PolicyColumns, measure_matrix
 from rlaif_pl.evaluation.win_rates import report as matrix_report
 from rlaif_pl.reporting import results
@@ -94,7 +94,7 @@ def test_harmless_rates_are_shown_and_judged_in_the_verdict(stage, page_of):
     folder = stage("harmless", "evaluate harmless")
     prompts = [f"{SECRET} {n}" for n in range(20)]
     rates = harmless_rates(prompts, [["bad"]] * 20, [[f"{SECRET} and long"]] * 20, Length())
-    rates_text.write(rates, folder)
+    write(rates, folder)
     (folder / "metrics.json").write_text(str(rates.to_metrics()).replace("'", '"'))
     page = page_of(folder.parent)
     text = page.sections["results-harmless"]
@@ -111,7 +111,7 @@ def test_a_study_is_its_tables_and_leaves_out_what_it_has_not(stage, page_of):
     table = Table("A <title>", ["what | how", Column("%", PERCENT)], [["a | b", share]])
     figure = Figure()
     figure.subplots().plot(np.arange(3))
-    Results("cost", [table], ["A <note>."], [{"a": 1}], {"x": 1.0}, figure, "A caption").write(
+    StudyResults("cost", [table], ["A <note>."], [{"a": 1}], {"x": 1.0}, figure, "A caption").write(
         folder
     )
     read = read_results(folder / "tables.json")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rlaif_pl.data.metric_files import write_metrics
-from rlaif_pl.evaluation.selection import Candidate, Judged, choose, selection_metrics
+from rlaif_pl.evaluation.selection import Candidate, JudgedCandidate, choose, selection_metrics
 from rlaif_pl.evaluation.win_rate import TextMeasures, WinRate
 from rlaif_pl.reporting.selection import candidates, reading, table_of
 from rlaif_pl.statistics import Interval, empty_interval
@@ -18,7 +18,7 @@ TEXTS = TextMeasures(10.0, 50.0, 0.0)
 def judged(step, reward, rate, half=0.05, unfinished=0.125):
     raw = Interval(rate, rate - half, rate + half, 40)
     result = WinRate("judge", raw, raw, TEXTS, TEXTS, 1.25, 40, 0, 0, {})
-    return Judged(Candidate(Path(f"step={step}.ckpt"), step, reward), result, unfinished)
+    return JudgedCandidate(Candidate(Path(f"step={step}.ckpt"), step, reward), result, unfinished)
 
 
 def written(*rows):

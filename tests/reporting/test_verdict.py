@@ -3,7 +3,7 @@ import math
 import pytest
 
 from rlaif_pl.reporting.measures import measure, points, state_of
-from rlaif_pl.reporting.run import Run, Stage, WinRate
+from rlaif_pl.reporting.run import ReportStage, Run, ShownWinRate
 from rlaif_pl.reporting.verdict import judge, side_effect_warnings, warnings_of
 from rlaif_pl.statistics import Interval
 
@@ -111,13 +111,13 @@ def test_side_effects_are_warned_of(metrics, changed, said):
 
 
 def test_the_page_does_not_warn_of_the_stage_that_writes_it(metrics):
-    writing = Stage("report", False, None, 1, 0.0, "-m rlaif_pl report --config x.yaml")
+    writing = ReportStage("report", False, None, 1, 0.0, "-m rlaif_pl report --config x.yaml")
     assert warnings_of(run_of(metrics, [writing])) == []
 
 
 def test_warnings_collect_what_makes_numbers_doubtful(metrics):
     assert warnings_of(run_of(metrics)) == []
-    stage = Stage("a2c", False, None, 1, 0.0, "", facts={"ops": {"gae": "reference"}})
+    stage = ReportStage("a2c", False, None, 1, 0.0, "", facts={"ops": {"gae": "reference"}})
     metrics.update({"reward/ece": 0.2, "labeler/failures": 3, "reward/length_correlation": -0.8})
     said = " ".join(warnings_of(run_of(metrics, [stage], ["x.json could not be read"])))
     for part in (
@@ -132,13 +132,13 @@ def test_warnings_collect_what_makes_numbers_doubtful(metrics):
 
 
 def evaluated(name, metrics):
-    return Stage(name, True, 1.0, 1, 1.0, "evaluate policy", metrics=metrics)
+    return ReportStage(name, True, 1.0, 1, 1.0, "evaluate policy", metrics=metrics)
 
 
 def test_what_another_stage_found_stands_beside_it(metrics):
     other = around({}, "winrate/policy_vs_sft", 0.4)
     run = run_of(metrics, [evaluated("judged", other), evaluated("evaluate", dict(metrics))])
-    run.win_rates.append(WinRate("policy_vs_sft", "who", 0.4, 0.33, 0.47, 9, "judged"))
+    run.win_rates.append(ShownWinRate("policy_vs_sft", "who", 0.4, 0.33, 0.47, 9, "judged"))
     finding = next(f for f in judge(run).findings if "stage judged (who)" in f.text)
     assert finding.state == "bad"
     assert "40.0 % [33.0, 47.0]" in finding.text

@@ -75,7 +75,7 @@ def test_keys_are_in_no_file_and_no_word_of_a_run(
         "--labeler.backend=rlaif_pl.labeling.EndpointBackend",
         "--labeler.backend.base_url=http://127.0.0.1:9/v1",
         "--labeler.backend.model=m",
-        "--labeler.backend.max_retries=0",
+        "--labeler.backend.retries.max_retries=0",
         "--labeler.backend.api_key_env=ANOTHER_KEY",
     ]
     assert cli.main(words) != 0  # nobody listens there

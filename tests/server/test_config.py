@@ -12,7 +12,7 @@ def test_backends_are_named_by_class_path():
 
     def made(name, **init):
         node = {"rollout": {"class_path": f"rlaif_pl.engine.{name}", "init_args": init}}
-        return parser.instantiate_classes(parser.parse_object(node)).rollout
+        return parser.instantiate(parser.parse_object(node)).rollout
 
     assert isinstance(made("LocalGenerator"), LocalGenerator)
     generator = made("VLLMGenerator", **server)

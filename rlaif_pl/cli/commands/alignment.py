@@ -15,8 +15,7 @@ from rlaif_pl.evaluation.agreement import table_text
 from rlaif_pl.evaluation.agreement.gate import QualityThresholds
 from rlaif_pl.evaluation.agreement.measure import measure_alignment
 from rlaif_pl.evaluation.agreement.paper_tables import PaperTable
-from rlaif_pl.evaluation.agreement.rows import Resampling
-from rlaif_pl.evaluation.agreement.table import measure_table
+from rlaif_pl.evaluation.agreement.table import Resampling, measure_table
 from rlaif_pl.evaluation.gold import judges_named
 from rlaif_pl.evaluation.pairs import decided
 from rlaif_pl.labeling.registry import build_labeler
@@ -74,7 +73,7 @@ def alignment(
             "under labelers"
         )
     gold = gold_pairs(data, max_words)
-    resampling = Resampling(0.95, draws, seed)
+    resampling = Resampling(draws, seed)
     path = replies or (f"{out}/replies.sqlite" if out is not None else None)
     with nullcontext() if path is None else ReplyStore(path) as store:
         if is_table:

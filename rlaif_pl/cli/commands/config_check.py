@@ -137,7 +137,7 @@ class ConfigCheck:
         wanted = OptimizerCallable if is_optimizer else LRSchedulerCallable if is_schedule else kind
         parser = ArgumentParser(exit_on_error=False)
         parser.add_argument("--it", type=wanted)
-        made = parser.instantiate_classes(parser.parse_object({"it": _plain(config)})).it
+        made = parser.instantiate(parser.parse_object({"it": _plain(config)})).it
         weights = [nn.Parameter(torch.zeros(2, 2))]
         if is_optimizer:
             made(weights)

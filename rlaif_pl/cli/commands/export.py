@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rlaif_pl.cli.commands.select import build_actor, load_weights
 from rlaif_pl.data.card import dataset_card
-from rlaif_pl.data.export import Exported, Layout, soft_rows, trl_rows, write_parquet
+from rlaif_pl.data.label_export import Exported, ExportLayout, soft_rows, trl_rows, write_parquet
 from rlaif_pl.data.metric_files import read_metrics, write_json_lines, write_text
 from rlaif_pl.data.sources import DataSource, load_preferences
 from rlaif_pl.evaluation.selection import Candidate
@@ -21,7 +21,7 @@ def export(
     out: str,
     preferences: DataSource | str | None = None,
     replies: str | None = None,
-    layout: Layout = "trl",
+    layout: ExportLayout = "trl",
     min_margin: float = 0.0,
     with_margin: bool = False,
     name: str | None = None,

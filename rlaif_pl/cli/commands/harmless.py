@@ -9,8 +9,7 @@ from rich.console import Console
 
 from rlaif_pl.data.files import read_rows
 from rlaif_pl.data.metric_files import write_metrics
-from rlaif_pl.evaluation.harmlessness import rates_text
-from rlaif_pl.evaluation.harmlessness.rates import harmless_rates
+from rlaif_pl.evaluation.harmlessness.rates import harmless_rates, page_of, write
 from rlaif_pl.evaluation.samples import HIDDEN_TEXTS
 from rlaif_pl.labeling.registry import build_labeler
 from rlaif_pl.models.device import on_device
@@ -71,7 +70,7 @@ def harmless(
         draws=draws,
         seed=seed,
     )
-    rates_text.page_of(report).render(Console())
-    rates_text.write(report, out)
+    page_of(report).render(Console())
+    write(report, out)
     write_metrics(Path(out) / "metrics.json", report.to_metrics())
     return 0

@@ -24,8 +24,12 @@ from rlaif_pl.evaluation.reward_accuracy import scored
 from rlaif_pl.evaluation.win_rate import copied_shares
 from rlaif_pl.evaluation.win_rates import report as matrix_report
 from rlaif_pl.evaluation.win_rates.best_of import BestOf, check_best_of, choose_best
-from rlaif_pl.evaluation.win_rates.judges import MatrixJudges
-from rlaif_pl.evaluation.win_rates.measure import PolicyColumns, RewardJudge, measure_matrix
+from rlaif_pl.evaluation.win_rates.measure import (
+    MatrixJudges,
+    PolicyColumns,
+    RewardJudge,
+    measure_matrix,
+)
 from rlaif_pl.labeling.registry import build_labeler
 from rlaif_pl.models.backbone import resolve_dtype
 from rlaif_pl.models.causal import CausalModel

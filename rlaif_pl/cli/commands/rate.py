@@ -13,16 +13,16 @@ from rich.console import Console
 from rlaif_pl.data.metric_files import update_metrics
 from rlaif_pl.evaluation.human.exchange import export_tasks as write_tasks
 from rlaif_pl.evaluation.human.exchange import import_ratings as import_ratings_of
-from rlaif_pl.evaluation.human.readers import BY_KIND, MODELS
+from rlaif_pl.evaluation.human.records import BY_KIND, MODELS
 from rlaif_pl.evaluation.human.schema import FILE
 from rlaif_pl.evaluation.human.store import RatingStore
-from rlaif_pl.evaluation.human.tasks import Samples, read_samples
+from rlaif_pl.evaluation.human.tasks import SamplesFile, read_samples
 
 QUESTION = "Which response is best? Rank all of them."
 
 
 @dataclass(frozen=True)
-class Page:
+class RatingPage:
     """The rating page.
 
     Attributes:
@@ -50,7 +50,7 @@ def rate(
     per_prompt: int = 1,
     limit: int | None = None,
     seed: int = 0,
-    page: Page = Page(),  # noqa: B008 - frozen
+    page: RatingPage = RatingPage(),  # noqa: B008 - frozen
     ties: bool = False,
     export_tasks: str | None = None,
     rater: str | None = None,
@@ -122,7 +122,7 @@ def rate(
     return 0
 
 
-def begin(store: RatingStore, read: Samples, source: str, seed: int, console: Console) -> None:
+def begin(store: RatingStore, read: SamplesFile, source: str, seed: int, console: Console) -> None:
     """Put samples into a new file, or see that they are those it was begun with."""
     store.begin(read.tasks, {"seed": str(seed), "policies": json.dumps(read.policies)})
     store.note("samples", str(Path(source).resolve()))

@@ -18,7 +18,7 @@ from rlaif_pl.evaluation.options import Reporting
 from rlaif_pl.evaluation.samples import write_samples
 from rlaif_pl.evaluation.selection import (
     Candidate,
-    Judged,
+    JudgedCandidate,
     choose,
     find_candidates,
     policy_weights,
@@ -86,7 +86,7 @@ def select(
         load_weights(actor, candidate)
         after = draw(actor.policy, title=f"sampling from step {candidate.step}")
         rate = compare(texts, after.texts, before.texts, judge, groups, draws=draws, seed=seed)
-        judged.append(Judged(candidate, rate, cut_share(after)))
+        judged.append(JudgedCandidate(candidate, rate, cut_share(after)))
         answers[candidate.name] = after.texts
     chosen = choose(judged)
     load_weights(actor, chosen.candidate)
@@ -138,7 +138,7 @@ def build_actor(config: Path) -> ActorCritic:
         )
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--actor", type=ActorCritic)
-    actor = parser.instantiate_classes(parser.parse_object({"actor": node})).actor
+    actor = parser.instantiate(parser.parse_object({"actor": node})).actor
     if not isinstance(actor, ActorCritic):
         raise ValueError(f"expected {ACTOR} in {config} to be an ActorCritic, got {type(actor)}")
     return actor.eval()
@@ -167,7 +167,9 @@ def cut_share(responses: Responses) -> float:
     return sum(flags) / len(flags)
 
 
-def show(metrics: Mapping[str, float], chosen: Judged, prompts: int, judge: Labeler) -> None:
+def show(
+    metrics: Mapping[str, float], chosen: JudgedCandidate, prompts: int, judge: Labeler
+) -> None:
     """Print the table and how to read it."""
     console = Console()
     title = f"checkpoints against SFT on {prompts} development prompts, 95 % intervals by prompt"

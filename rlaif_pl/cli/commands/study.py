@@ -11,7 +11,7 @@ from rich.console import Console
 from rlaif_pl.cli.commands.evaluate import write
 from rlaif_pl.data.metric_files import update_metrics
 from rlaif_pl.data.sources import DataSource, load_preferences
-from rlaif_pl.evaluation.results import Results
+from rlaif_pl.evaluation.results import StudyResults
 from rlaif_pl.labeling.usage.spending import Price
 from rlaif_pl.models.device import on_device, put, resolve_device
 from rlaif_pl.models.reward import RewardModel
@@ -227,7 +227,7 @@ def make_fitter(fitting: Fitting, data: TwiceLabeled, device: str) -> Fitter:
     return Fitter(reward, cache, fitting.recipe, states)
 
 
-def finish(results: Results, out: str, started: float | None = None) -> None:
+def finish(results: StudyResults, out: str, started: float | None = None) -> None:
     """Print and write results, with the time they took."""
     results.page.render(Console())
     results.write(out)

@@ -63,6 +63,10 @@ class Parser(ShortHelp, OneSentence, LightningArgumentParser):
     def add_class_arguments(self, *args: Any, **options: Any) -> list[str]:
         return super().add_class_arguments(*args, **{**options, "sub_configs": False})
 
+    @override
+    def instantiate_classes(self, cfg: Any, **options: Any) -> Any:
+        return self.instantiate(cfg, **options)  # Lightning calls it by its deprecated name
+
 
 class CommandLine(LightningCLI):
     """LightningCLI that looks for what the last step needs before it prepares the first.

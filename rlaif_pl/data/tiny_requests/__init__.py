@@ -25,20 +25,13 @@ HARMLESS_TO_SHOW = f"{NAME}/helpful"
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request.
+    """One request."""
 
-    Attributes:
-        id: Its name, unique over all splits.
-        category: What kind of harm it asks for, or for ``helpful`` what it is about.
-        request: The text, one line.
-        better: A good reply; None in the training split.
-        worse: A reply that does harm, or for ``helpful`` one that does not help; None likewise.
-    """
-
-    id: str
-    category: str
-    request: str
-    better: str | None = None
+    id: str  # its name, unique over all splits
+    category: str  # what kind of harm it asks for, or for `helpful` what it is about
+    request: str  # the text, one line
+    better: str | None = None  # a good reply; None in the training split
+    # a reply that does harm, or for `helpful` one that does not help; None likewise
     worse: str | None = None
 
 

@@ -28,46 +28,27 @@ P_FIRST: dict[Choice, float] = {"first": 1.0, "second": 0.0, "tie": 0.5}
 
 @dataclass(frozen=True, slots=True)
 class Post:
-    """One post.
+    """One post."""
 
-    Attributes:
-        id: Its name, unique over all splits.
-        topic: What it is about, one of thirty everyday topics.
-        post: The text, 40 to 70 words; 40 to 90 in the splits of faults.
-        summary: Reference summary, 10 to 18 words; 8 to 20 in the splits of faults.
-        better: A good summary by another writer; None but in the splits of faults.
-        worse: A summary that fails in one way; None but in the splits of faults.
-        fails: What ``worse`` lacks; None but in the splits of faults.
-    """
-
-    id: str
-    topic: str
-    post: str
-    summary: str
-    better: str | None = None
-    worse: str | None = None
-    fails: Failing | None = None
+    id: str  # its name, unique over all splits
+    topic: str  # what it is about, one of thirty everyday topics
+    post: str  # the text, 40 to 70 words; 40 to 90 in the splits of faults
+    summary: str  # reference summary, 10 to 18 words; 8 to 20 in the splits of faults
+    better: str | None = None  # a good summary by another writer; None but in the splits of faults
+    worse: str | None = None  # a summary that fails in one way; None but in the splits of faults
+    fails: Failing | None = None  # what `worse` lacks; None but in the splits of faults
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
-    """Which of two sampled summaries a blind reader preferred.
+class BlindReading:
+    """Which of two sampled summaries a blind reader preferred."""
 
-    Attributes:
-        post: Id of the post.
-        first: A summary sampled from the SFT policy of the quickstart.
-        second: Another one.
-        verdict: The reader's.
-        reason: One line.
-        second_verdict: That of a second reader who did not know the first's; None where nobody
-            read the pair again.
-    """
-
-    post: str
-    first: str
-    second: str
-    verdict: Choice
-    reason: str
+    post: str  # id of the post
+    first: str  # a summary sampled from the SFT policy of the quickstart
+    second: str  # another one
+    verdict: Choice  # the reader's
+    reason: str  # one line
+    # that of a second reader who did not know the first's; None where nobody read the pair again
     second_verdict: Choice | None = None
 
 
@@ -87,10 +68,10 @@ def load(split: Split) -> list[Post]:
     return [decode_fields(Post, row.fields, row.where) for row in rows]
 
 
-def readings(split: Gold) -> list[Reading]:
+def readings(split: Gold) -> list[BlindReading]:
     """Read the verdicts of blind readers on pairs of sampled summaries of the posts of a split."""
     rows = read_rows(FOLDER / f"gold_{split}.jsonl")
-    return [decode_fields(Reading, row.fields, row.where) for row in rows]
+    return [decode_fields(BlindReading, row.fields, row.where) for row in rows]
 
 
 def prompts(name: str) -> list[Prompt]:
@@ -129,7 +110,7 @@ def preferences(name: str) -> LoadedPreferences:
     return LoadedPreferences([gold_pair(post) for post in load(split)])
 
 
-def read_pair(reading: Reading, post: Post) -> Preference:
+def read_pair(reading: BlindReading, post: Post) -> Preference:
     """Return what a reader preferred as a labeled pair; a tie is 0.5."""
     return Preference(
         prompt=post.post,

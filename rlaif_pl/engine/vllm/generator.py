@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rlaif_pl.engine.generate import Generated
-from rlaif_pl.engine.generation_backend import Policy
+from rlaif_pl.engine.generation_backend import ServedPolicy
 from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.engine.vllm import facts as known
 from rlaif_pl.engine.vllm.client import Client, RefusedError, ServerGoneError
@@ -68,7 +68,7 @@ class VLLMGenerator:
         self._reloaded: Path | None = None  # weights that the servers read over their own
         self._for_training = False
 
-    def prepare(self, policy: Policy, params: SamplingParams, *, for_training: bool) -> None:
+    def prepare(self, policy: ServedPolicy, params: SamplingParams, *, for_training: bool) -> None:
         """Ask every server what it can do, and refuse what the run would miss.
 
         Raises:
@@ -78,7 +78,7 @@ class VLLMGenerator:
         self._for_training = for_training
         self.servers.each(lambda client: self._read(client, policy, params))
 
-    def _read(self, client: Client, policy: Policy, params: SamplingParams) -> None:
+    def _read(self, client: Client, policy: ServedPolicy, params: SamplingParams) -> None:
         found = known.read_facts(client, self.model)
         if found.logprobs_mode is None and self._for_training:
             mode = known.measured_mode(client, found.model)
@@ -97,7 +97,7 @@ class VLLMGenerator:
             )
         self.facts[client.url] = found
 
-    def update(self, policy: Policy) -> None:
+    def update(self, policy: ServedPolicy) -> None:
         """Send the policy's present weights to every server, and check that it draws from them.
 
         Raises:
@@ -125,7 +125,7 @@ class VLLMGenerator:
 
     def generate(
         self,
-        policy: Policy,
+        policy: ServedPolicy,
         prompts: Sequence[Sequence[int]],
         params: SamplingParams,
         seeds: Sequence[int],
@@ -210,7 +210,7 @@ class VLLMGenerator:
                 "this run alone"
             )
 
-    def _check(self, client: Client, policy: Policy) -> None:
+    def _check(self, client: Client, policy: ServedPolicy) -> None:
         """Score one fixed text by server and trainer; a server that differs ends the run."""
         found = self.facts[client.url]
         most = (found.max_model_len or CHECK_PROMPT + CHECK_TOKENS) - CHECK_TOKENS

@@ -2,14 +2,18 @@
 
 ::
 
-    measure, report     one labeler on pairs judged by people, and the record of it
+    measure             one labeler on pairs judged by people, and the record of it
     gate                what follows: stop, or warn, before training on its labels
-    table, rows         several labelers on the same pairs, with paired differences
+    table               several labelers on the same pairs, with paired differences
     table_text          that table for the terminal, as Markdown, CSV, JSON and flat numbers
     paper_tables        which labelers the tables of arXiv 2309.00267 ask
 """
 
-from rlaif_pl.evaluation.agreement.measure import alignment_of, measure_alignment
-from rlaif_pl.evaluation.agreement.report import AlignmentReport, SliceAlignment
+from rlaif_pl.evaluation.agreement.measure import (
+    AlignmentReport,
+    SliceAlignment,
+    alignment_of,
+    measure_alignment,
+)
 
 __all__ = ["AlignmentReport", "SliceAlignment", "alignment_of", "measure_alignment"]

@@ -8,17 +8,18 @@ accuracy on pairs of similar length stand beside it, each with an interval by pr
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import Console
 
 from rlaif_pl.data.failures import advice, causes
-from rlaif_pl.evaluation.agreement.report import AlignmentReport, SliceAlignment
-from rlaif_pl.evaluation.gold import judge_counts
+from rlaif_pl.evaluation.gold import judge_counts, judge_metrics, judges_named
 from rlaif_pl.evaluation.pairs import (
     Array,
     correctness,
@@ -29,9 +30,9 @@ from rlaif_pl.evaluation.pairs import (
     side,
     stripped,
 )
-from rlaif_pl.labeling.usage.cost import compare_costs
-from rlaif_pl.labeling.usage.counts import count_outcomes
-from rlaif_pl.labeling.usage.position import position_bias
+from rlaif_pl.labeling.usage.cost import CostComparison, compare_costs
+from rlaif_pl.labeling.usage.counts import OutcomeCounts, count_outcomes
+from rlaif_pl.labeling.usage.position import PositionBias, position_bias
 from rlaif_pl.labeling.usage.spending import Price
 from rlaif_pl.statistics import (
     Interval,
@@ -41,7 +42,97 @@ from rlaif_pl.statistics import (
     paired_difference,
     proportion_by_group,
 )
+from rlaif_pl.tables import Cell, Table
 from rlaif_pl.types import Labeler, Preference
+
+
+@dataclass(frozen=True, slots=True)
+class SliceAlignment:
+    """Alignment on the rows that carry one label."""
+
+    name: str
+    label: str
+    alignment: Interval
+
+
+@dataclass(frozen=True, slots=True)
+class AlignmentReport:
+    """A labeler measured against gold verdicts."""
+
+    labeler: str  # fingerprint of the labeler
+    judged: Mapping[str, int]  # pairs by who gave the gold verdict (a key of `gold.NAMES`)
+    alignment: Interval  # share of pairs with the same favored side; a labeler's tie counts half
+    length_baseline: Interval  # the same for "more characters win"; equal lengths count half
+    gain_over_length: Interval  # paired difference of the two, over all usable pairs
+    # alignment on pairs whose shorter response has at least 80 % of the longer one's characters
+    length_matched: Interval
+    position: PositionBias | None  # position bias; None where the strategy has no order ("n/a")
+    ece: float  # expected calibration error (10 bins of equal mass, favored side first)
+    brier: float  # mean squared difference of `p_first` and the gold verdict
+    mean_tokens: float  # tokens read and written a label
+    undecided: int  # gold pairs left out because their verdict is a tie or missing
+    failures: Mapping[str, int]  # decided pairs left out for want of a usable label, by reason
+    counts: OutcomeCounts  # decided pairs by what became of them
+    cost: CostComparison  # what a label cost, beside what a person's would have
+    slices: tuple[SliceAlignment, ...]  # alignment by slice, in order of name and label
+
+    def render(self, console: Console) -> None:
+        """Print the report as a table."""
+        rows: list[list[Cell]] = [[name, x.percent(), x.n] for name, x in self._rows()]
+        rows += [[name, text, ""] for name, text in self._others()]
+        title = f"Alignment of {self.labeler} with {judges_named(self.judged)}"
+        console.print(Table(title, ["measure", "value [interval]", "pairs"], rows).rich())
+
+    def _rows(self) -> list[tuple[str, Interval]]:
+        """Shares to print, most important first."""
+        rows = [
+            ("alignment", self.alignment),
+            ("longer response wins", self.length_baseline),
+            ("gain over length", self.gain_over_length),
+            ("alignment at similar length", self.length_matched),
+        ]
+        return rows + [(f"alignment, {s.name} = {s.label}", s.alignment) for s in self.slices]
+
+    def _others(self) -> Iterator[tuple[str, str]]:
+        """Yield what is no share of pairs; costs only where prices or charges are known."""
+        position, cost = self.position, self.cost
+        yield "calibration error / Brier", f"{self.ece:.3f} / {self.brier:.3f}"
+        yield "same slot in both orders", position.text() if position else "n/a"
+        if position is not None:
+            yield "gap between the orders", position.position_gap.number()
+            yield "    pairs by gap, in tenths", " ".join(map(str, position.gap_counts))
+        if math.isfinite(cost.times_cheaper):
+            yield "AI label, $ a pair", cost.ai.number(".2g")
+            yield "person's label, $ a pair", cost.human.number(".2g")
+            yield "times cheaper", f"{cost.times_cheaper:,.1f}"
+        yield "tokens a label", f"{self.mean_tokens:.0f}"
+        failures = ", ".join(f"{kind} {count}" for kind, count in sorted(self.failures.items()))
+        yield "left out", f"undecided {self.undecided}; failed: {failures or 'none'}"
+        yield "ties (count half)", str(self.counts.tied)
+
+    def to_metrics(self, prefix: str = "labeler") -> dict[str, float]:
+        """Return flat numbers; what was not measured (no pair of similar length) is left out."""
+        metrics: dict[str, float] = {
+            f"{prefix}/n": self.alignment.n,
+            f"{prefix}/length_matched_n": self.length_matched.n,
+            f"{prefix}/undecided": self.undecided,
+            f"{prefix}/failures": sum(self.failures.values()),
+            f"{prefix}/ece": self.ece,
+            f"{prefix}/brier": self.brier,
+            f"{prefix}/mean_tokens": self.mean_tokens,
+        }
+        metrics |= judge_metrics(self.judged, prefix)
+        for name in ("alignment", "length_baseline", "gain_over_length", "length_matched"):
+            metrics |= getattr(self, name).to_metrics(f"{prefix}/{name}")
+        for kind, count in sorted(self.failures.items()):
+            metrics[f"{prefix}/failures_{kind}"] = count
+        if self.position is not None:
+            metrics |= self.position.to_metrics(prefix)
+        metrics |= self.counts.to_metrics(f"{prefix}/count")
+        metrics |= self.cost.to_metrics(f"{prefix}/cost")
+        for part in self.slices:
+            metrics |= part.alignment.to_metrics(f"{prefix}/alignment_{part.name}_{part.label}")
+        return {key: value for key, value in metrics.items() if math.isfinite(value)}
 
 
 def measure_alignment(
@@ -50,7 +141,6 @@ def measure_alignment(
     *,
     slices: Mapping[str, Sequence[str]] | None = None,
     prices: Price | None = None,
-    level: float = 0.95,
     draws: int = 2000,
     seed: int = 0,
 ) -> AlignmentReport:
@@ -63,7 +153,6 @@ def measure_alignment(
         gold: Pairs with people's ``p_first``; undecided ones are left out and counted.
         slices: Further cuts: by name, one label per gold pair ("fails": ["accuracy", ...]).
         prices: The labeler's prices for the cost comparison; None takes what was charged.
-        level: Coverage of the intervals, in (0, 1).
         draws: Bootstrap resamples.
         seed: Seeds the bootstrap.
 
@@ -75,9 +164,7 @@ def measure_alignment(
     labeled = list(gold)
     for i, label in zip(kept, labeler.label(blind), strict=True):
         labeled[i] = label
-    report = alignment_of(
-        labeled, gold, slices=slices, prices=prices, level=level, draws=draws, seed=seed
-    )
+    report = alignment_of(labeled, gold, slices=slices, prices=prices, draws=draws, seed=seed)
     return replace(report, labeler=labeler.fingerprint)
 
 
@@ -87,7 +174,6 @@ def alignment_of(
     *,
     slices: Mapping[str, Sequence[str]] | None = None,
     prices: Price | None = None,
-    level: float = 0.95,
     draws: int = 2000,
     seed: int = 0,
 ) -> AlignmentReport:
@@ -104,23 +190,23 @@ def alignment_of(
     lengths = lengths_of([stripped(pair) for pair in people])
     by_length = correctness(side(lengths[0] - lengths[1]), side(truth - 0.5))
     groups = np.unique([pair.group for pair in people], return_inverse=True)[1]
-    share = partial(_share, groups=groups, level=level, draws=draws, seed=seed)
+    share = partial(_share, groups=groups, draws=draws, seed=seed)
     cuts = [(name, np.array([c[i] for i in usable])) for name, c in sorted(columns.items())]
     return AlignmentReport(
         labeler=rows[0].provenance.labeler or "unknown",
         judged=judge_counts(people),
         alignment=share(correct),
         length_baseline=share(by_length),
-        gain_over_length=paired_difference(correct, by_length, groups, level, draws, seed),
+        gain_over_length=paired_difference(correct, by_length, groups, draws=draws, seed=seed),
         length_matched=share(correct, chosen=is_length_matched(*lengths)),
-        position=position_bias(rows, level, draws, seed),
+        position=position_bias(rows, draws=draws, seed=seed),
         ece=expected_calibration_error(*fold(judged, truth)),
         brier=brier(judged, truth),
         mean_tokens=float(np.mean([row.provenance.tokens for row in rows])),
         undecided=undecided,
         failures=failures,
         counts=count_outcomes(asked),
-        cost=compare_costs(asked, prices, level=level, draws=draws, seed=seed),
+        cost=compare_costs(asked, prices, draws=draws, seed=seed),
         slices=tuple(
             SliceAlignment(name, str(label), share(correct, chosen=column == label))
             for name, column in cuts
@@ -155,13 +241,12 @@ def _share(
     values: Array,
     *,
     groups: NDArray[np.intp],
-    level: float,
     draws: int,
     seed: int,
     chosen: NDArray[np.bool_] | slice = slice(None),
 ) -> Interval:
     """Mean over the chosen rows with an interval by group."""
-    return proportion_by_group(values[chosen], groups[chosen], level, draws, seed)
+    return proportion_by_group(values[chosen], groups[chosen], draws=draws, seed=seed)
 
 
 def _columns(

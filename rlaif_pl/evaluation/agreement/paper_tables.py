@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from rlaif_pl.labeling import FreeFormLabeler, PairwiseLabeler
+from rlaif_pl.labeling import ChainOfThought, FreeFormLabeler, PairwiseLabeler
 from rlaif_pl.labeling.backends import as_backend
 from rlaif_pl.labeling.calls import Backend
+from rlaif_pl.labeling.strategies.pairwise import Task
 from rlaif_pl.models.backbone import EMBEDDED
 from rlaif_pl.types import Labeler
 
 TableName = Literal["prompts", "self_consistency", "sizes", "formats", "all"]
-Task = Literal["summarization", "helpful", "harmless"]
 TOP_K = 40  # of the sampled rationales (appendix M)
 # Table 2: preamble, examples, chain of thought.
 PROMPTS: tuple[tuple[Literal["base", "detailed"], int, bool], ...] = (
@@ -129,7 +129,7 @@ def paper_rows(
         rows |= _formats(backend, asking)
     if table in ("sizes", "all"):
         make = _maker(asking)
-        rows |= {name: make(model, cot=True) for name, model in (sizes or {}).items()}
+        rows |= {name: make(model, cot=_cot(asking)) for name, model in (sizes or {}).items()}
     return rows
 
 
@@ -140,12 +140,17 @@ def _maker(asking: Asking) -> Callable[..., PairwiseLabeler]:
         settings: dict[str, object] = {
             "task": asking.task,
             "chat_template": asking.chat_template,
-            "max_rationale_tokens": asking.max_rationale_tokens,
-            "seed": asking.seed,
         }
         return PairwiseLabeler(backend, **{**settings, **options})  # type: ignore[arg-type]
 
     return make
+
+
+def _cot(
+    asking: Asking, samples: int = 1, temperature: float = 0.0, top_k: int = 0
+) -> ChainOfThought:
+    """Return how rationales of a row are drawn."""
+    return ChainOfThought(samples, temperature, top_k, asking.max_rationale_tokens, asking.seed)
 
 
 def _prompts(backend: Backend | str, asking: Asking) -> dict[str, Labeler]:
@@ -153,7 +158,7 @@ def _prompts(backend: Backend | str, asking: Asking) -> dict[str, Labeler]:
     make = _maker(asking)
     return {
         f"{preamble}{' + CoT' if cot else ''}, {shots}-shot": make(
-            backend, preamble=preamble, shots=shots, cot=cot
+            backend, preamble=preamble, shots=shots, cot=_cot(asking) if cot else False
         )
         for preamble, shots, cot in PROMPTS
         if shots <= asking.max_shots
@@ -163,15 +168,11 @@ def _prompts(backend: Backend | str, asking: Asking) -> dict[str, Labeler]:
 def _self_consistency(backend: Backend | str, asking: Asking) -> dict[str, Labeler]:
     """One greedy rationale, then numbers of sampled ones by temperature."""
     make = _maker(asking)
-    rows: dict[str, Labeler] = {"CoT, 1 greedy rationale": make(backend, cot=True)}
+    rows: dict[str, Labeler] = {"CoT, 1 greedy rationale": make(backend, cot=_cot(asking))}
     for samples in asking.samples:
         for temperature in asking.temperatures:
             rows[f"CoT, {samples} rationales at T {temperature:g}"] = make(
-                backend,
-                cot=True,
-                samples=samples,
-                rationale_temperature=temperature,
-                top_k=TOP_K,
+                backend, cot=_cot(asking, samples, temperature, TOP_K)
             )
     return rows
 

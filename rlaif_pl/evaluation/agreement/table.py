@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
@@ -18,18 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlaif_pl.evaluation.agreement.measure import alignment_of
-from rlaif_pl.evaluation.agreement.rows import (
-    GOLD,
-    Agreement,
-    AlignmentTable,
-    Resampling,
-    TableRow,
-)
 from rlaif_pl.evaluation.gold import judge_counts
 from rlaif_pl.evaluation.pairs import Array, correctness, decided, p_first_of, side, stripped
-from rlaif_pl.labeling.usage.cost import compare_costs
-from rlaif_pl.labeling.usage.counts import count_outcomes
-from rlaif_pl.labeling.usage.position import position_bias
+from rlaif_pl.labeling.usage.cost import CostComparison, compare_costs
+from rlaif_pl.labeling.usage.counts import OutcomeCounts, count_outcomes
+from rlaif_pl.labeling.usage.position import PositionBias, position_bias
 from rlaif_pl.labeling.usage.spending import Price
 from rlaif_pl.statistics import (
     Interval,
@@ -41,6 +34,64 @@ from rlaif_pl.statistics import (
     proportion_by_group,
 )
 from rlaif_pl.types import Labeler, Preference
+
+GOLD = "gold"  # name of the gold verdicts among the raters
+
+
+@dataclass(frozen=True, slots=True)
+class Resampling:
+    """How intervals are made."""
+
+    draws: int = 2000  # bootstrap resamples
+    seed: int = 0  # seeds them
+
+
+@dataclass(frozen=True, slots=True)
+class TableRow:
+    """One labeler of a table."""
+
+    name: str  # its name in the table
+    labeler: str  # its fingerprint
+    # whether it is measured on the pairs all rows share; False where it labeled too few pairs, which
+    # would have shrunk everyone's: then on those it labeled
+    is_common: bool
+    alignment: Interval  # share of pairs on which it favors the gold side; a tie counts half
+    # paired difference of alignment to the first row; of no data in the first row
+    difference: Interval
+    length_baseline: Interval  # alignment of "the longer response wins" on the same pairs
+    gain_over_length: Interval  # paired difference of the two
+    # alignment where the shorter response has at least 80 % of the longer's length
+    length_matched: Interval
+    alignment_all: Interval  # alignment on all decided pairs, with a failure counted half
+    brier: Interval  # mean squared difference of `p_first` and the gold verdict
+    position: PositionBias | None  # position bias; None where the strategy has no orders
+    counts: OutcomeCounts  # pairs by what became of them
+    cost: CostComparison  # tokens and money a pair, beside what a person's label would cost
+    seconds: float  # wall time of labeling all pairs, without answers that were on disk already
+
+
+@dataclass(frozen=True, slots=True)
+class LabelerKappa:
+    """Cohen's kappa of two rows, or of a row with the gold verdicts."""
+
+    first: str
+    second: str
+    kappa: Interval
+
+
+@dataclass(frozen=True, slots=True)
+class AlignmentTable:
+    """Labelers side by side."""
+
+    rows: tuple[TableRow, ...]  # the labelers in the order given
+    judged: Mapping[str, int]  # decided pairs by who gave the gold verdict
+    pairs: int  # decided pairs, which every labeler was given
+    common: int  # of these, the pairs that all rows labeled (see `TableRow.is_common`)
+    undecided: int  # gold pairs without a decision; nobody was asked about them
+    # kappa of every two rows, then of each row with the gold verdicts, on the common pairs
+    agreements: tuple[LabelerKappa, ...]
+    fleiss: Interval  # Fleiss' kappa of all rows on the common pairs; of no data for a single row
+
 
 logger = logging.getLogger(__name__)
 
@@ -164,12 +215,12 @@ def _row(
         prices: See ``measure_table``.
         resampling: How intervals are made.
     """
-    level, draws, seed = resampling.level, resampling.draws, resampling.seed
+    draws, seed = resampling.draws, resampling.seed
     groups = np.array([pair.group for pair in truth])
     right, first_right = _right(one.rows, truth), _right(first.rows, truth)
     none = empty_interval()
     own, gold = _pick(one.rows, chosen), _pick(truth, chosen)
-    report = alignment_of(own, gold, level=level, draws=draws, seed=seed) if own else None
+    report = alignment_of(own, gold, draws=draws, seed=seed) if own else None
     error = (p_first_of(own) - p_first_of(gold)) ** 2 if own else np.zeros(0)
     is_first = one is first
     return TableRow(
@@ -180,16 +231,16 @@ def _row(
         difference=none
         if is_first
         else paired_difference(
-            right[shared], first_right[shared], groups[shared], level, draws, seed
+            right[shared], first_right[shared], groups[shared], draws=draws, seed=seed
         ),
         length_baseline=report.length_baseline if report else none,
         gain_over_length=report.gain_over_length if report else none,
         length_matched=report.length_matched if report else none,
-        alignment_all=proportion_by_group(right, groups, level, draws, seed),
-        brier=mean_by_group(error, groups[chosen], level, draws, seed),
-        position=position_bias(one.rows, level, draws, seed),
+        alignment_all=proportion_by_group(right, groups, draws=draws, seed=seed),
+        brier=mean_by_group(error, groups[chosen], draws=draws, seed=seed),
+        position=position_bias(one.rows, draws=draws, seed=seed),
         counts=count_outcomes(one.rows),
-        cost=compare_costs(one.rows, prices, level=level, draws=draws, seed=seed),
+        cost=compare_costs(one.rows, prices, draws=draws, seed=seed),
         seconds=one.seconds,
     )
 
@@ -210,22 +261,22 @@ def _agreements(
     truth: Sequence[Preference],
     common: NDArray[np.bool_],
     resampling: Resampling,
-) -> tuple[tuple[Agreement, ...], Interval]:
+) -> tuple[tuple[LabelerKappa, ...], Interval]:
     """Kappa of every two raters and of each with the gold verdicts, and Fleiss' of all raters."""
     groups = [pair.group for pair in _pick(truth, common)]
-    settings = (resampling.level, resampling.draws, resampling.seed)
+    settings = {"draws": resampling.draws, "seed": resampling.seed}
     sides = {one.name: _sides(_pick(one.rows, common)) for one in raters}
     gold = _sides(_pick(truth, common))
     pairs = [(a, b, sides[a], sides[b]) for a, b in combinations(sides, 2)]
     pairs += [(name, GOLD, own, gold) for name, own in sides.items()]
     agreements = tuple(
-        Agreement(a, b, cohen_kappa_by_group(left, right, groups, *settings))
+        LabelerKappa(a, b, cohen_kappa_by_group(left, right, groups, **settings))
         for a, b, left, right in pairs
     )
     if len(sides) < 2:
         return agreements, empty_interval()
     ratings = list(zip(*sides.values(), strict=True))
-    return agreements, fleiss_kappa_by_group(ratings, groups, *settings)
+    return agreements, fleiss_kappa_by_group(ratings, groups, **settings)
 
 
 def _sides(rows: Sequence[Preference]) -> list[float]:

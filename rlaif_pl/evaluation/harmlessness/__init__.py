@@ -2,8 +2,7 @@
 
 ::
 
-    rates           share of responses found harmless, before and after training
-    rates_text      the rates for the terminal, as Markdown and as a plot
+    rates           share of responses found harmless, before and after training; table and plot
     rounds          what each round of critique and revision did, by judges measured themselves
     rounds_text     the rounds for the terminal, as Markdown, CSV and a plot
 """

@@ -25,25 +25,15 @@ CHANCE = 0.5
 
 @dataclass(frozen=True, slots=True)
 class JudgeQuality:
-    """How far a judge agrees with gold verdicts.
+    """How far a judge agrees with gold verdicts."""
 
-    Attributes:
-        name: What it judges: ``harmless``, ``helpful``.
-        labeler: Fingerprint of the judge.
-        gold: Name of the pairs it was measured on; None where it was not.
-        judges: Who gave their verdicts, as in "agrees with people".
-        alignment: Share of pairs on which it favors the gold side.
-        length_baseline: The same for the rule that the longer response wins.
-        same_slot: Share of pairs on which the same slot won in both orders; empty where a judge has
-            no order.
-    """
-
-    name: str
-    labeler: str
-    gold: str | None
-    judges: str
-    alignment: Interval
-    length_baseline: Interval
+    name: str  # what it judges: `harmless`, `helpful`
+    labeler: str  # fingerprint of the judge
+    gold: str | None  # name of the pairs it was measured on; None where it was not
+    judges: str  # who gave their verdicts, as in "agrees with people"
+    alignment: Interval  # share of pairs on which it favors the gold side
+    length_baseline: Interval  # the same for the rule that the longer response wins
+    # share of pairs on which the same slot won in both orders; empty where a judge has no order
     same_slot: Interval
 
     @property
@@ -72,36 +62,23 @@ class JudgeQuality:
 
 @dataclass(frozen=True, slots=True)
 class RoundResult:
-    """The responses of one round against earlier ones to the same prompts, by one judge.
+    """The responses of one round against earlier ones to the same prompts, by one judge."""
 
-    Attributes:
-        judge: Name of the judge.
-        round: Number of the round, from 1.
-        against: Round compared with: 0, or the one before.
-        rate: Share of prompts on which the later response is preferred; None where no prompt has both.
-    """
-
-    judge: str
-    round: int
-    against: int
+    judge: str  # name of the judge
+    round: int  # number of the round, from 1
+    against: int  # round compared with: 0, or the one before
+    # share of prompts on which the later response is preferred; None where no prompt has both
     rate: WinRate | None
 
 
 @dataclass(frozen=True, slots=True)
 class RevisionStudy:
-    """Rounds by judges.
+    """Rounds by judges."""
 
-    Attributes:
-        prompts: Prompts with a first answer.
-        missing: Prompts without a response, by round.
-        judges: The judges by name.
-        results: Results by judge and round.
-    """
-
-    prompts: int
-    missing: Mapping[int, int]
-    judges: Mapping[str, JudgeQuality]
-    results: Sequence[RoundResult]
+    prompts: int  # prompts with a first answer
+    missing: Mapping[int, int]  # prompts without a response, by round
+    judges: Mapping[str, JudgeQuality]  # the judges by name
+    results: Sequence[RoundResult]  # results by judge and round
 
     def reading(self, result: RoundResult) -> str:
         """Say what a result shows; nothing where its judge cannot tell."""
@@ -137,7 +114,6 @@ def measure_judge(
     gold: Sequence[Preference] | None,
     gold_name: str | None,
     *,
-    level: float = 0.95,
     draws: int = 2000,
     seed: int = 0,
 ) -> JudgeQuality:
@@ -149,7 +125,7 @@ def measure_judge(
     none = empty_interval()
     if gold is None:
         return JudgeQuality(name, labeler.fingerprint, None, "", none, none, none)
-    report = measure_alignment(labeler, gold, level=level, draws=draws, seed=seed)
+    report = measure_alignment(labeler, gold, draws=draws, seed=seed)
     same_slot = none if report.position is None else report.position.same_slot
     return JudgeQuality(
         name,
@@ -167,7 +143,6 @@ def compare_rounds(
     judges: Mapping[str, Labeler],
     qualities: Mapping[str, JudgeQuality],
     *,
-    level: float = 0.95,
     draws: int = 2000,
     seed: int = 0,
 ) -> RevisionStudy:
@@ -177,7 +152,6 @@ def compare_rounds(
         rows: What a revise job wrote; answers to helpful prompts play no part.
         judges: Labelers by name; pairwise ones read both orders.
         qualities: What is known of each, by the same name.
-        level: Coverage of the intervals, in (0, 1).
         draws: Bootstrap resamples.
         seed: Seeds the bootstrap.
 
@@ -195,7 +169,7 @@ def compare_rounds(
     for name, judge in judges.items():
         for number in range(1, last + 1):
             for against in dict.fromkeys((0, number - 1)):
-                rate = _rate(found, number, against, judge, level, draws, seed)
+                rate = _rate(found, number, against, judge, draws, seed)
                 results.append(RoundResult(name, number, against, rate))
     missing = {n: sum(n not in chain for chain in found.values()) for n in range(1, last + 1)}
     return RevisionStudy(len(found), missing, dict(qualities), results)
@@ -206,7 +180,6 @@ def _rate(
     number: int,
     against: int,
     judge: Labeler,
-    level: float,
     draws: int,
     seed: int,
 ) -> WinRate | None:
@@ -220,7 +193,6 @@ def _rate(
         [[chain[against].response] for chain in both],
         judge,
         [chain[number].group for chain in both],
-        level=level,
         draws=draws,
         seed=seed,
     )

@@ -9,27 +9,22 @@ from itertools import combinations
 
 from rlaif_pl.evaluation.human.ranked import Estimator
 from rlaif_pl.evaluation.human.records import Rating
-from rlaif_pl.evaluation.human.tasks import Task
+from rlaif_pl.evaluation.human.tasks import RatingTask
 from rlaif_pl.statistics import Interval, paired_difference
 
 
 @dataclass(frozen=True, slots=True)
 class Acceptability:
-    """Shares of acceptable texts; without a policy where nobody was asked.
+    """Shares of acceptable texts; without a policy where nobody was asked."""
 
-    Attributes:
-        shares: Of each policy's texts, a row a rating; in [0, 1].
-        differences: Share of the first policy minus that of the second, over the same ratings.
-        ratings: Ratings that say what is acceptable.
-    """
-
-    shares: Mapping[str, Interval]
+    shares: Mapping[str, Interval]  # of each policy's texts, a row a rating; in [0, 1]
+    # share of the first policy minus that of the second, over the same ratings
     differences: Mapping[tuple[str, str], Interval]
-    ratings: int
+    ratings: int  # ratings that say what is acceptable
 
 
 def acceptability(
-    tasks: Mapping[str, Task],
+    tasks: Mapping[str, RatingTask],
     ratings: Sequence[Rating],
     policies: Sequence[str],
     estimator: Estimator,
@@ -55,7 +50,7 @@ def acceptability(
     return Acceptability(shares, differences, len(said))
 
 
-def _of_policy(tasks: Mapping[str, Task], rating: Rating, policy: str) -> float:
+def _of_policy(tasks: Mapping[str, RatingTask], rating: Rating, policy: str) -> float:
     item = tasks[rating.task].item_of(policy)
     assert item is not None  # noqa: S101 - every task has a text of every policy
     return float((rating.acceptable or ())[item])
@@ -69,7 +64,7 @@ def _difference(
     estimator: Estimator,
 ) -> Interval:
     """Return the paired difference, with limits that are honest also where all prompts agree."""
-    paired = paired_difference(a, b, groups, estimator.level, estimator.draws, estimator.seed)
+    paired = paired_difference(a, b, groups, draws=estimator.draws, seed=estimator.seed)
     if not math.isfinite(paired.low) or paired.low < paired.high:
         return paired
     # No prompt differs from another, so the bootstrap would claim certainty. Newcombe 1998, method

@@ -19,36 +19,23 @@ LENGTH = "the longer one wins"
 
 @dataclass(frozen=True, slots=True)
 class Concordance:
-    """How far people agree on prompts that several ranked.
+    """How far people agree on prompts that several ranked."""
 
-    Attributes:
-        w: Mean of Kendall's W over prompts, corrected for ties.
-        chance: What W is on average where all rank at random.
-        correlation: Mean Spearman correlation of two people; 0 at chance.
-        agreement: Share of pairs of responses on which two people agree; one half at chance.
-    """
-
-    w: Interval
-    chance: float
-    correlation: Interval
-    agreement: Interval
+    w: Interval  # mean of Kendall's W over prompts, corrected for ties
+    chance: float  # what W is on average where all rank at random
+    correlation: Interval  # mean Spearman correlation of two people; 0 at chance
+    agreement: Interval  # share of pairs of responses on which two people agree; one half at chance
 
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How far a judge agrees with people, on pairs of responses.
+    """How far a judge agrees with people, on pairs of responses."""
 
-    Attributes:
-        judge: Its name.
-        majority: Agreement with most people, where they are not split evenly; a tie counts half.
-        person: Agreement with one person.
-        pairs: Pairs of responses it judged.
-    """
-
-    judge: str
+    judge: str  # its name
+    # agreement with most people, where they are not split evenly; a tie counts half
     majority: Interval
-    person: Interval
-    pairs: int
+    person: Interval  # agreement with one person
+    pairs: int  # pairs of responses it judged
 
 
 def concordance(ranked: Sequence[Ranked], estimator: Estimator) -> Concordance:

@@ -17,10 +17,15 @@ from pydantic import BaseModel, Field, StrictBool, StrictInt, StringConstraints,
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from rlaif_pl.evaluation.human.order import judged, shown_order
-from rlaif_pl.evaluation.human.readers import Kind
-from rlaif_pl.evaluation.human.records import LONGEST_NAME, LONGEST_REASON, MOST_SECONDS, Rating
+from rlaif_pl.evaluation.human.records import (
+    LONGEST_NAME,
+    LONGEST_REASON,
+    MOST_SECONDS,
+    Kind,
+    Rating,
+)
 from rlaif_pl.evaluation.human.store import RatingStore
-from rlaif_pl.evaluation.human.tasks import Task
+from rlaif_pl.evaluation.human.tasks import RatingTask
 from rlaif_pl.text import whole_characters
 
 HEADERS = {
@@ -45,24 +50,15 @@ Key = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 
 @dataclass(frozen=True, slots=True)
 class PageOptions:
-    """What the page says and asks for.
+    """What the page says and asks for."""
 
-    Attributes:
-        question: What people are asked, above the responses.
-        raters_per_prompt: Rankings wanted of each task, by people and, apart, by models.
-        hide_text: Whether texts wait behind a click.
-        acceptable: Whether the page asks of each text whether it is acceptable.
-        ties: Whether two texts may be equally good.
-        host: Address the server binds to.
-        token: What an address must have in it; None for a server that only this machine reaches.
-    """
-
-    question: str
-    raters_per_prompt: int = 3
-    hide_text: bool = False
-    acceptable: bool = True
-    ties: bool = False
-    host: str = LOOPBACK[0]
+    question: str  # what people are asked, above the responses
+    raters_per_prompt: int = 3  # rankings wanted of each task, by people and, apart, by models
+    hide_text: bool = False  # whether texts wait behind a click
+    acceptable: bool = True  # whether the page asks of each text whether it is acceptable
+    ties: bool = False  # whether two texts may be equally good
+    host: str = LOOPBACK[0]  # address the server binds to
+    # what an address must have in it; None for a server that only this machine reaches
     token: str | None = None
 
 
@@ -79,7 +75,7 @@ class Person(BaseModel):
         return whole_characters(body)
 
 
-class Answer(Person):
+class RatingAnswer(Person):
     """A ranking with what is acceptable, or that the rater cannot judge."""
 
     task: Key
@@ -131,7 +127,7 @@ class Desk:
             **more,
         }
 
-    def take(self, answer: Answer) -> dict[str, Any]:
+    def take(self, answer: RatingAnswer) -> dict[str, Any]:
         """Commit a rating and return the next task."""
         task = self._task(answer.task)
         self._declare(answer)
@@ -166,7 +162,7 @@ class Desk:
             shown["acceptable"] = [rating.acceptable[item] for item in rating.shown]
         return {"state": "task", "task": shown, "progress": self.progress(asked.rater)}
 
-    def show(self, rater: str, task: Task) -> dict[str, Any]:
+    def show(self, rater: str, task: RatingTask) -> dict[str, Any]:
         """Return what a person sees of a task: texts in their order, no policy."""
         order = shown_order(self.seed, rater, task.id, len(task.items))
         texts = [task.items[item].text for item in order]
@@ -182,7 +178,7 @@ class Desk:
         except ValueError as error:
             raise HTTPException(409, str(error)) from error
 
-    def _task(self, key: str) -> Task:
+    def _task(self, key: str) -> RatingTask:
         if key not in self.tasks:
             raise HTTPException(404, "expected a task of this page; load the page again")
         return self.tasks[key]
@@ -225,7 +221,7 @@ def build_app(path: Path, options: PageOptions) -> FastAPI:
         return desks[0].begin(person)
 
     @app.post("/api/rating")
-    async def answer(given: Answer) -> dict[str, Any]:
+    async def answer(given: RatingAnswer) -> dict[str, Any]:
         return desks[0].take(given)
 
     @app.post("/api/undo")

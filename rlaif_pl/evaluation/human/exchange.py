@@ -17,10 +17,16 @@ from typing import TypeVar
 from rlaif_pl.data.files import read_rows
 from rlaif_pl.data.metric_files import write_text
 from rlaif_pl.evaluation.human.order import judged, shown_order
-from rlaif_pl.evaluation.human.readers import BY_KIND, Kind
-from rlaif_pl.evaluation.human.records import LONGEST_NAME, LONGEST_REASON, MOST_SECONDS, Rating
+from rlaif_pl.evaluation.human.records import (
+    BY_KIND,
+    LONGEST_NAME,
+    LONGEST_REASON,
+    MOST_SECONDS,
+    Kind,
+    Rating,
+)
 from rlaif_pl.evaluation.human.store import RatingStore
-from rlaif_pl.evaluation.human.tasks import Task
+from rlaif_pl.evaluation.human.tasks import RatingTask
 from rlaif_pl.text import shown, strip_surplus_symbols
 
 T = TypeVar("T")
@@ -28,17 +34,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """What came of a file of readings.
+    """What came of a file of readings."""
 
-    Attributes:
-        new: Ratings added.
-        known: Those that were here before.
-        unfilled: Rows without ranks and without a reason.
-    """
-
-    new: int
-    known: int
-    unfilled: int
+    new: int  # ratings added
+    known: int  # those that were here before
+    unfilled: int  # rows without ranks and without a reason
 
 
 def export_tasks(store: RatingStore, rater: str, path: Path | str) -> int:
@@ -117,7 +117,7 @@ def import_ratings(store: RatingStore, path: Path | str, ties: bool = False) -> 
     return Imported(new, len(read) - new, unfilled)
 
 
-def _rating(fields: Mapping[str, object], tasks: Mapping[str, Task], ties: bool) -> Rating:
+def _rating(fields: Mapping[str, object], tasks: Mapping[str, RatingTask], ties: bool) -> Rating:
     """Make a rating of a row."""
     rater, kind = _name(fields.get("rater"), "'rater'"), _kind(fields.get("kind"))
     texts = [strip_surplus_symbols(text) for text in _list(fields, "texts", str) or []]
@@ -140,7 +140,9 @@ def _rating(fields: Mapping[str, object], tasks: Mapping[str, Task], ties: bool)
     )
 
 
-def _task(fields: Mapping[str, object], texts: Sequence[str], tasks: Mapping[str, Task]) -> Task:
+def _task(
+    fields: Mapping[str, object], texts: Sequence[str], tasks: Mapping[str, RatingTask]
+) -> RatingTask:
     """Return the task of a row, whose texts must be the row's."""
     key, prompt = fields.get("task"), fields.get("prompt")
     if key is not None:

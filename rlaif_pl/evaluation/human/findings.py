@@ -9,11 +9,16 @@ from rlaif_pl.evaluation.human.acceptable import Acceptability, acceptability
 from rlaif_pl.evaluation.human.agreement import Agreement, Concordance, agreements, concordance
 from rlaif_pl.evaluation.human.order import mid_ranks, shares_of_best
 from rlaif_pl.evaluation.human.ranked import Estimator, Ranked, gather
-from rlaif_pl.evaluation.human.rater_pairs import RaterPair, rater_pairs
-from rlaif_pl.evaluation.human.raters import Rater, by_rater_of, first_shown_best, raters_of
-from rlaif_pl.evaluation.human.readers import BY_KIND, PEOPLE, Kind, Readers
-from rlaif_pl.evaluation.human.records import Rating
-from rlaif_pl.evaluation.human.tasks import Task
+from rlaif_pl.evaluation.human.raters import (
+    Rater,
+    RaterPair,
+    by_rater_of,
+    first_shown_best,
+    rater_pairs,
+    raters_of,
+)
+from rlaif_pl.evaluation.human.records import BY_KIND, PEOPLE, Kind, Rating, Readers
+from rlaif_pl.evaluation.human.tasks import RatingTask
 from rlaif_pl.evaluation.human.win_rates import win_matrix
 from rlaif_pl.evaluation.verdicts import JudgeVerdicts
 from rlaif_pl.evaluation.win_rates.measure import WinMatrix
@@ -22,33 +27,20 @@ from rlaif_pl.statistics import Interval
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """Everything that is known of the ratings by raters of one kind.
+    """Everything that is known of the ratings by raters of one kind."""
 
-    Attributes:
-        readers: Who they are.
-        ranked: Tasks that they ranked.
-        matrix: Win rates by them and by judges.
-        ranks: Mean rank and share ranked best, by policy.
-        acceptable: Shares of acceptable texts.
-        people: How far the raters agree.
-        judges: How far judges agree with them.
-        raters: What each rater did, by name without capitals.
-        top: How often the response at the top of the page was ranked best, and what chance gives.
-        tied: Rankings with ties.
-        undone: Ratings that were taken back.
-    """
-
-    readers: Readers
-    ranked: Sequence[Ranked]
-    matrix: WinMatrix
-    ranks: Mapping[str, tuple[Interval, Interval]]
-    acceptable: Acceptability
-    people: Concordance
-    judges: Sequence[Agreement]
-    raters: Mapping[str, Rater]
+    readers: Readers  # who they are
+    ranked: Sequence[Ranked]  # tasks that they ranked
+    matrix: WinMatrix  # win rates by them and by judges
+    ranks: Mapping[str, tuple[Interval, Interval]]  # mean rank and share ranked best, by policy
+    acceptable: Acceptability  # shares of acceptable texts
+    people: Concordance  # how far the raters agree
+    judges: Sequence[Agreement]  # how far judges agree with them
+    raters: Mapping[str, Rater]  # what each rater did, by name without capitals
+    # how often the response at the top of the page was ranked best, and what chance gives
     top: tuple[Interval, float]
-    tied: int
-    undone: int
+    tied: int  # rankings with ties
+    undone: int  # ratings that were taken back
 
     @property
     def rankings(self) -> int:
@@ -58,23 +50,17 @@ class Findings:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """Everything that is known of a file of ratings.
+    """Everything that is known of a file of ratings."""
 
-    Attributes:
-        findings: By kind of rater, people first; only kinds that ranked something.
-        raters: What each rater did, by kind and name without capitals.
-        pairs: Agreement of every two raters, also of different kinds.
-        pairs_left_out: Pairs of raters for which there was no room.
-    """
-
-    findings: Sequence[Findings]
+    findings: Sequence[Findings]  # by kind of rater, people first; only kinds that ranked something
+    # what each rater did, by kind and name without capitals
     raters: Mapping[Kind, Mapping[str, Rater]]
-    pairs: Sequence[RaterPair]
-    pairs_left_out: int
+    pairs: Sequence[RaterPair]  # agreement of every two raters, also of different kinds
+    pairs_left_out: int  # pairs of raters for which there was no room
 
 
 def reading_of(
-    tasks: Mapping[str, Task],
+    tasks: Mapping[str, RatingTask],
     ratings: Sequence[Rating],
     policies: Sequence[str],
     judges: Mapping[str, JudgeVerdicts],
@@ -121,7 +107,7 @@ def reading_of(
 
 
 def findings_of(
-    tasks: Mapping[str, Task],
+    tasks: Mapping[str, RatingTask],
     ratings: Sequence[Rating],
     policies: Sequence[str],
     judges: Mapping[str, JudgeVerdicts],

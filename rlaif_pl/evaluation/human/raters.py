@@ -1,43 +1,33 @@
-"""What each rater did, and whether the place on the page drew them."""
+"""What each rater did, whether the place on the page drew them, and how far every two agree."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import combinations
 from statistics import median
 
 import numpy as np
 
 from rlaif_pl.evaluation.human.order import shares_of_best
 from rlaif_pl.evaluation.human.ranked import Estimator
-from rlaif_pl.evaluation.human.readers import PEOPLE
-from rlaif_pl.evaluation.human.records import Rating
-from rlaif_pl.evaluation.human.tasks import Task
-from rlaif_pl.statistics import Interval, empty_interval, rank_correlation
+from rlaif_pl.evaluation.human.records import PEOPLE, Rating
+from rlaif_pl.evaluation.human.tasks import RatingTask
+from rlaif_pl.statistics import Interval, cohen_kappa_by_group, empty_interval, rank_correlation
 
 
 @dataclass(frozen=True, slots=True)
 class Rater:
-    """One rater's work.
+    """One rater's work."""
 
-    Attributes:
-        name: The rater, or a number in place of the name.
-        ranked: Prompts ranked.
-        skipped: Prompts the rater could not judge.
-        median_seconds: Time with a prompt that was ranked; NaN where none was timed.
-        minutes: Time with all of them.
-        correlation: Mean Spearman correlation with others on the same prompts; NaN where there are
-            none.
-        shared: Rankings of others that is a mean over.
-    """
-
-    name: str
-    ranked: int
-    skipped: int
-    median_seconds: float
-    minutes: float
+    name: str  # the rater, or a number in place of the name
+    ranked: int  # prompts ranked
+    skipped: int  # prompts the rater could not judge
+    median_seconds: float  # time with a prompt that was ranked; NaN where none was timed
+    minutes: float  # time with all of them
+    # mean Spearman correlation with others on the same prompts; NaN where there are none
     correlation: float
-    shared: int
+    shared: int  # rankings of others that is a mean over
 
 
 def by_rater_of(ratings: Sequence[Rating]) -> dict[str, list[Rating]]:
@@ -88,7 +78,7 @@ def raters_of(
 
 
 def first_shown_best(
-    tasks: Mapping[str, Task], ratings: Sequence[Rating], estimator: Estimator
+    tasks: Mapping[str, RatingTask], ratings: Sequence[Rating], estimator: Estimator
 ) -> tuple[Interval, float]:
     """Return how often the response at the top of the page was ranked best, and what chance gives.
 
@@ -102,3 +92,87 @@ def first_shown_best(
     groups = [tasks[rating.task].group for rating in ranked]
     chance = float(np.mean([1 / len(rating.shown) for rating in ranked]))
     return estimator.share(tops, groups), chance
+
+
+@dataclass(frozen=True, slots=True)
+class RaterPair:
+    """Agreement of two raters on the prompts that both ranked."""
+
+    a: str  # one rater, by the name in `names` of `rater_pairs`
+    b: str  # the other
+    # Cohen's kappa of "the first is better", "the second is", "a tie", over every two texts; `n`
+    # counts pairs of texts
+    preferences: Interval
+    # Cohen's kappa of acceptable or not, over texts that both judged; `n` counts texts
+    acceptable: Interval
+    prompts: int  # prompts that both ranked
+
+
+def rater_pairs(
+    tasks: Mapping[str, RatingTask],
+    by_rater: Mapping[str, Sequence[Rating]],
+    estimator: Estimator,
+    most: int = 20,
+) -> tuple[list[RaterPair], int]:
+    """Compare every two raters who ranked the same prompts, whatever their kind.
+
+    Args:
+        tasks: By id.
+        by_rater: Ratings by name of the rater.
+        estimator: Settings of the intervals.
+        most: Keep so many pairs of raters, those with the most prompts in common.
+
+    Returns:
+        The pairs of raters, and how many were left out.
+    """
+    ranked = {
+        name: {rating.task: rating for rating in given if rating.ranks is not None}
+        for name, given in by_rater.items()
+    }
+    shared = {
+        (a, b): [key for key in ranked[a] if key in ranked[b]] for a, b in combinations(ranked, 2)
+    }
+    both = sorted((pair for pair in shared if shared[pair]), key=lambda pair: -len(shared[pair]))
+    found = []
+    for a, b in both[:most]:
+        pairs = [(tasks[key], ranked[a][key], ranked[b][key]) for key in shared[a, b]]
+        kappas = _preferences(pairs, estimator), _acceptable(pairs, estimator)
+        found.append(RaterPair(a, b, *kappas, len(pairs)))
+    return found, len(both) - len(found)
+
+
+def _preferences(
+    pairs: Sequence[tuple[RatingTask, Rating, Rating]], estimator: Estimator
+) -> Interval:
+    """Kappa over every two texts, each seen from both sides.
+
+    Which of two texts is the first means nothing. From both sides, both raters call the first better
+    as often as the second, so chance does not hang on the order of the policies.
+    """
+    codes: tuple[list[int], list[int]] = ([], [])
+    groups = []
+    for task, *ratings in pairs:
+        for i, j in combinations(range(len(task.items)), 2):
+            for one, other in ((i, j), (j, i)):
+                groups.append(task.group)
+                for column, rating in zip(codes, ratings, strict=True):
+                    ranks = rating.ranks or ()
+                    column.append((ranks[one] > ranks[other]) - (ranks[one] < ranks[other]))
+    kappa = cohen_kappa_by_group(*codes, groups, draws=estimator.draws, seed=estimator.seed)
+    return replace(kappa, n=len(groups) // 2)
+
+
+def _acceptable(
+    pairs: Sequence[tuple[RatingTask, Rating, Rating]], estimator: Estimator
+) -> Interval:
+    """Kappa over texts of which both said whether they are acceptable."""
+    rows = [
+        (first, second, task.group)
+        for task, a, b in pairs
+        if a.acceptable is not None and b.acceptable is not None
+        for first, second in zip(a.acceptable, b.acceptable, strict=True)
+    ]
+    if not rows:
+        return empty_interval()
+    first, second, groups = zip(*rows, strict=True)
+    return cohen_kappa_by_group(first, second, groups, draws=estimator.draws, seed=estimator.seed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rlaif_pl.data.sqlite_file import Layout
+from rlaif_pl.data.sqlite_file import TableSchema
 
 FILE = "ratings.sqlite"
 APPLICATION = 0x524C5254  # "RLRT", tells these files from other SQLite files
@@ -29,7 +29,7 @@ UPGRADES = {
         "INSERT OR IGNORE INTO raters SELECT rater, 'person' FROM ratings",
     )
 }
-LAYOUT = Layout("file of ratings", 2, STATEMENTS, "--out", APPLICATION, UPGRADES)
+LAYOUT = TableSchema("file of ratings", 2, STATEMENTS, "--out", APPLICATION, UPGRADES)
 LEASE_SECONDS = 900.0  # a task that someone looks at is kept from others so long
 # Kind of the rater of a row of ratings or leases; a program of before may have added one.
 KIND = "COALESCE((SELECT kind FROM raters WHERE rater = {table}.rater), 'person')"

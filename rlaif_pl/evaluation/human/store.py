@@ -10,10 +10,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from rlaif_pl.data.sqlite_file import SqliteFile
-from rlaif_pl.evaluation.human.readers import Kind
-from rlaif_pl.evaluation.human.records import Progress, Rating, rating_of, said
+from rlaif_pl.evaluation.human.records import Kind, Progress, Rating, rating_of, said
 from rlaif_pl.evaluation.human.schema import LAYOUT, LEASE_SECONDS, NEXT, OF_KIND, SELECT
-from rlaif_pl.evaluation.human.tasks import Item, Task
+from rlaif_pl.evaluation.human.tasks import Item, RatingTask
 
 
 class RatingStore(SqliteFile):
@@ -32,7 +31,7 @@ class RatingStore(SqliteFile):
         super().__init__(path, LAYOUT)
         self._now = now
 
-    def begin(self, tasks: Sequence[Task], facts: dict[str, str]) -> None:
+    def begin(self, tasks: Sequence[RatingTask], facts: dict[str, str]) -> None:
         """Put tasks and facts into an empty file, or see that they are those it was begun with.
 
         Args:
@@ -68,12 +67,14 @@ class RatingStore(SqliteFile):
         with self.explained():
             return self._facts()
 
-    def tasks(self) -> dict[str, Task]:
+    def tasks(self) -> dict[str, RatingTask]:
         """Return tasks by id, in the order of the samples."""
         query = "SELECT id, prompt, prompt_group, items FROM tasks ORDER BY place"
         with self.explained():
             rows = self.connection.execute(query).fetchall()
-        return {key: Task(key, prompt, group, _items(items)) for key, prompt, group, items in rows}
+        return {
+            key: RatingTask(key, prompt, group, _items(items)) for key, prompt, group, items in rows
+        }
 
     def next_task(self, rater: str, wanted: int) -> tuple[str | None, bool]:
         """Choose the task with the fewest rankings that this rater has not rated, and lease it.
@@ -249,7 +250,7 @@ class RatingStore(SqliteFile):
         )
 
 
-def _task_row(place: int, task: Task, facts: dict[str, str]) -> tuple[object, ...]:
+def _task_row(place: int, task: RatingTask, facts: dict[str, str]) -> tuple[object, ...]:
     """Return a row; ``draw`` orders tasks with as many rankings, at random by the seed."""
     draw = hashlib.blake2b(f"{facts.get('seed')}/{task.id}".encode(), digest_size=8).digest()
     items = json.dumps([asdict(item) for item in task.items], ensure_ascii=False)

@@ -22,32 +22,20 @@ INCOMPLETE = "a policy without a response"
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One text to rank.
+    """One text to rank."""
 
-    Attributes:
-        text: The response, without surplus symbols at its end.
-        policies: Who wrote it; several where their responses are the same text.
-    """
-
-    text: str
-    policies: tuple[str, ...]
+    text: str  # the response, without surplus symbols at its end
+    policies: tuple[str, ...]  # who wrote it; several where their responses are the same text
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
-    """Responses to one prompt that a person ranks.
+class RatingTask:
+    """Responses to one prompt that a person ranks."""
 
-    Attributes:
-        id: Names the task; tells nothing about policies.
-        prompt: What is responded to.
-        group: Identity of the prompt.
-        items: At least two different texts, in the order of the policies.
-    """
-
-    id: str
-    prompt: str
-    group: str
-    items: tuple[Item, ...]
+    id: str  # names the task; tells nothing about policies
+    prompt: str  # what is responded to
+    group: str  # identity of the prompt
+    items: tuple[Item, ...]  # at least two different texts, in the order of the policies
 
     def item_of(self, policy: str) -> int | None:
         """Return the place of a policy's text in ``items``; None where it has none."""
@@ -55,20 +43,13 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
-class Samples:
-    """The tasks of a file of samples.
+class SamplesFile:
+    """The tasks of a file of samples."""
 
-    Attributes:
-        tasks: In file order.
-        policies: Names of the policies.
-        left_out: Why others make no task, with their number.
-        is_sensitive: Whether the texts should not be shown unasked.
-    """
-
-    tasks: Sequence[Task]
-    policies: tuple[str, ...]
-    left_out: Mapping[str, int]
-    is_sensitive: bool
+    tasks: Sequence[RatingTask]  # in file order
+    policies: tuple[str, ...]  # names of the policies
+    left_out: Mapping[str, int]  # why others make no task, with their number
+    is_sensitive: bool  # whether the texts should not be shown unasked
 
 
 @dataclass(slots=True)
@@ -85,7 +66,7 @@ def read_samples(
     policies: Sequence[str] | None = None,
     per_prompt: int = 1,
     limit: int | None = None,
-) -> Samples:
+) -> SamplesFile:
     """Read samples and make tasks of them.
 
     The file is samples.jsonl of ``evaluate policy`` or ``evaluate matrix``; or has a row a response
@@ -122,17 +103,17 @@ def read_samples(
             f"per_prompt of at least 1, got {list(chosen)} and {per_prompt}; choose with --policies"
         )
     left_out: Counter[str] = Counter()
-    tasks: list[Task] = []
+    tasks: list[RatingTask] = []
     for place, prompt in enumerate(prompts[:limit]):
         tasks += _tasks(prompt, chosen, per_prompt, place, left_out)
     if not tasks:
         raise ValueError(f"expected responses to rank in {source}, got none: {dict(left_out)}")
-    return Samples(tasks, chosen, dict(left_out), has_hidden or is_sensitive(str(source)))
+    return SamplesFile(tasks, chosen, dict(left_out), has_hidden or is_sensitive(str(source)))
 
 
 def _tasks(
     prompt: _Prompt, policies: Sequence[str], most: int, place: int, left_out: Counter[str]
-) -> Iterator[Task]:
+) -> Iterator[RatingTask]:
     """Yield the tasks of one prompt."""
     columns = [prompt.responses.get(name, []) for name in policies]
     # a reference is one text, which stands beside each of the policies' samples
@@ -150,7 +131,7 @@ def _tasks(
             continue
         digest = hashlib.blake2b(f"{place}/{number}/{prompt.group}".encode(), digest_size=8)
         items = tuple(Item(text, tuple(names)) for text, names in authors.items())
-        yield Task(digest.hexdigest(), prompt.text, prompt.group, items)
+        yield RatingTask(digest.hexdigest(), prompt.text, prompt.group, items)
 
 
 def _prompts(rows: Sequence[RawRow], source: Path) -> Iterator[_Prompt]:

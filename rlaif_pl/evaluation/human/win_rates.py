@@ -8,8 +8,8 @@ from itertools import combinations
 import numpy as np
 
 from rlaif_pl.evaluation.human.ranked import Estimator, Ranked, win_of
-from rlaif_pl.evaluation.human.readers import PEOPLE
-from rlaif_pl.evaluation.human.tasks import Task
+from rlaif_pl.evaluation.human.records import PEOPLE
+from rlaif_pl.evaluation.human.tasks import RatingTask
 from rlaif_pl.evaluation.verdicts import JudgeVerdicts
 from rlaif_pl.evaluation.win_rate import (
     Judged,
@@ -49,7 +49,7 @@ def win_matrix(
         (a, b, _rate(readers, _by_raters(ranked, a, b), ranked, a, b, estimator))
         for a, b in combinations(policies, 2)
     ]
-    cells += judge_cells(readers, read, level=estimator.level)
+    cells += judge_cells(readers, read)
     for name, verdicts in judges.items():
         judged = {(a, b): _by_judge(ranked, a, b, verdicts) for a, b in combinations(policies, 2)}
         if all(len(each.wins) for each in judged.values()):
@@ -57,7 +57,7 @@ def win_matrix(
             rates = [
                 (a, b, _rate(name, j, ranked, a, b, estimator)) for (a, b), j in judged.items()
             ]
-            cells += judge_cells(name, rates, verdicts.taught, estimator.level)
+            cells += judge_cells(name, rates, verdicts.taught)
     return WinMatrix(columns, taught, cells, len(set(groups)))
 
 
@@ -115,7 +115,6 @@ def _rate(
         judged,
         [each.task.group for each in ranked],
         (measures[0], measures[1]),
-        level=estimator.level,
         draws=estimator.draws,
         seed=estimator.seed,
     )
@@ -138,6 +137,6 @@ def _texts(ranked: Sequence[Ranked], policy: str) -> list[list[str]]:
     return [[each.task.items[_places(each.task, policy)[0]].text] for each in ranked]
 
 
-def _places(task: Task, *policies: str) -> list[int]:
+def _places(task: RatingTask, *policies: str) -> list[int]:
     """Places of the policies' texts; every task has one of each."""
     return [place for name in policies if (place := task.item_of(name)) is not None]

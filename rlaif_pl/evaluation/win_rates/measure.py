@@ -89,63 +89,40 @@ class RememberedScores:
 
 @dataclass(frozen=True, slots=True)
 class PolicyColumns:
-    """What stands beside a policy's win rates.
+    """What stands beside a policy's win rates."""
 
-    Attributes:
-        texts: Its responses to each prompt.
-        words: Mean words of a response.
-        copied_4grams: Share of 4-grams copied from the prompt.
-        unfinished: Share of responses that met the length limit; None where not recorded.
-        kl: KL from the SFT policy in nats a response; None where not measured.
-        rewards: Mean reward by name of the reward.
-    """
-
-    texts: Texts
-    words: Interval
-    copied_4grams: Interval
+    texts: Texts  # its responses to each prompt
+    words: Interval  # mean words of a response
+    copied_4grams: Interval  # share of 4-grams copied from the prompt
+    # share of responses that met the length limit; None where not recorded
     unfinished: float | None
-    kl: Interval | None = None
+    kl: Interval | None = None  # KL from the SFT policy in nats a response; None where not measured
+    # mean reward by name of the reward
     rewards: Mapping[str, Interval] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One policy against another by one judge.
+    """One policy against another by one judge."""
 
-    Attributes:
-        judge: Name of the judge.
-        a: The policy whose wins are counted.
-        b: The other.
-        rate: The comparison.
-        is_taught: Whether the judge trained one of the two.
-        p_adjusted: P-value of "even", adjusted (Holm) for all pairs by this judge.
-        detectable: Smallest true distance from one half that this sample finds with 80 % power.
-    """
-
-    judge: str
-    a: str
-    b: str
-    rate: WinRate
-    is_taught: bool
-    p_adjusted: float
-    detectable: float
+    judge: str  # name of the judge
+    a: str  # the policy whose wins are counted
+    b: str  # the other
+    rate: WinRate  # the comparison
+    is_taught: bool  # whether the judge trained one of the two
+    p_adjusted: float  # p-value of "even", adjusted (Holm) for all pairs by this judge
+    detectable: float  # smallest true distance from one half that this sample finds with 80 % power
 
 
 @dataclass(frozen=True, slots=True)
 class WinMatrix:
-    """All comparisons.
+    """All comparisons."""
 
-    Attributes:
-        policies: Policies by name, in the order given, with what stands beside their wins.
-        judges: Names of the judges with the policies each taught.
-        cells: One a judge and unordered pair, the earlier policy first.
-        prompts: Prompts responded to.
-    """
-
+    # policies by name, in the order given, with what stands beside their wins
     policies: Mapping[str, PolicyColumns]
-    judges: Mapping[str, Sequence[str]]
-    cells: Sequence[Cell]
-    prompts: int
+    judges: Mapping[str, Sequence[str]]  # names of the judges with the policies each taught
+    cells: Sequence[Cell]  # one a judge and unordered pair, the earlier policy first
+    prompts: int  # prompts responded to
 
     def win_rate(self, judge: str, a: str, b: str, at_equal_length: bool = False) -> Interval:
         """Return how often ``a`` beats ``b``; the reverse is one less it, so that ties are shared.
@@ -179,7 +156,6 @@ def measure_matrix(
     judges: Mapping[str, Labeler],
     taught: Mapping[str, Sequence[str]],
     *,
-    level: float = 0.95,
     draws: int = 1000,
     seed: int = 0,
 ) -> WinMatrix:
@@ -190,7 +166,6 @@ def measure_matrix(
         policies: At least two, by name.
         judges: At least one, by name.
         taught: Policies that a judge's labels trained, by name of the judge.
-        level: Coverage of the intervals, in (0, 1).
         draws: Bootstrap resamples.
         seed: Seeds the bootstrap.
 
@@ -211,12 +186,11 @@ def measure_matrix(
                 policies[b].texts,
                 asked,
                 groups,
-                level=level,
                 draws=draws,
                 seed=seed,
             )
             found.append((a, b, rate))
-        cells += judge_cells(judge_name, found, taught.get(judge_name, ()), level)
+        cells += judge_cells(judge_name, found, taught.get(judge_name, ()))
     by_judge = {name: tuple(taught.get(name, ())) for name in judges}
     return WinMatrix(policies, by_judge, cells, len(prompts))
 
@@ -225,7 +199,6 @@ def judge_cells(
     judge: str,
     rates: Sequence[tuple[str, str, WinRate]],
     pupils: Collection[str] = (),
-    level: float = 0.95,
 ) -> list[Cell]:
     """Put one judge's comparisons into cells, with p-values adjusted for their number.
 
@@ -233,9 +206,8 @@ def judge_cells(
         judge: Name of the judge.
         rates: Two policies and how often the first beat the second, for every pair.
         pupils: Policies that the judge's labels trained.
-        level: Coverage of the intervals.
     """
-    adjusted = holm([two_sided_p_value(rate.raw, 0.5, level) for _, _, rate in rates])
+    adjusted = holm([two_sided_p_value(rate.raw, 0.5) for _, _, rate in rates])
     return [
         Cell(
             judge,
@@ -244,7 +216,7 @@ def judge_cells(
             rate,
             not {a, b}.isdisjoint(pupils),
             p,
-            minimum_detectable_effect(standard_error_of(rate.raw, level), level=level),
+            minimum_detectable_effect(standard_error_of(rate.raw)),
         )
         for (a, b, rate), p in zip(rates, adjusted, strict=True)
     ]
@@ -266,3 +238,23 @@ def _check(
                 f"expected taught to name judges among {list(judges)} and policies among "
                 f"{list(policies)}, got {judge}: {list(pupils)}"
             )
+
+
+@dataclass(frozen=True)
+class MatrixJudges:
+    """The judges of ``evaluate matrix``.
+
+    Attributes:
+        labelers: Labelers by name.
+        rewards: Rewards by name: each is a column beside the policies, and a judge.
+        taught: Policies that a labeler's labels (or a reward) trained, by its name; their comparisons
+            by it are marked.
+        independent: Also ask a judge that trained nothing here (sentence embeddings): ``embedding``.
+        rouge: Also judge by ROUGE-L where every prompt has a reference: ``rouge_l``.
+    """
+
+    labelers: dict[str, Labeler | str] | None = None
+    rewards: dict[str, Reward] | None = None
+    taught: dict[str, list[str]] | None = None
+    independent: bool = True
+    rouge: bool = True

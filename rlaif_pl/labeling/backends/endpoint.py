@@ -16,7 +16,7 @@ from rlaif_pl.labeling.backends.endpoint_learned import Learned
 from rlaif_pl.labeling.backends.endpoint_request import (
     Api,
     ChatOpening,
-    MaxTokensField,
+    ServerFeatures,
     Settings,
 )
 from rlaif_pl.labeling.calls import Call, Response
@@ -48,30 +48,12 @@ class EndpointBackend:
             server loads others under the same name. The address is no part of it.
         api_key_env: Environment variable with the key; servers of one's own need none.
         concurrency: Calls in flight, at least 1; so many at most are paid twice after a kill.
-        timeout: Longest wait for a whole answer in seconds.
-        max_retries: Repetitions of a request.
-        first_wait: Wait before the first repetition in seconds; it doubles every time.
-        longest_wait: Longest wait between repetitions in seconds, also where the server asks for it.
-        top_logprobs: Likeliest tokens to ask for; OpenAI allows 20 in chat and 5 in completions.
+        retries: When a request is repeated, and how long an answer may take.
         chat_assistant_prefix: Where an answer's beginning goes in chat: the end of the user's
             message, or an assistant's message that the server goes on with (vLLM, SGLang, llama.cpp).
-        supports_top_k: Whether the server takes top_k; OpenAI does not.
-        supports_temperature: Whether the model takes a temperature; without, none is sent, and text is
-            drawn in the server's own way.
-        max_tokens_field: What the chat route calls the length limit; newer models of OpenAI refuse
-            ``max_tokens``.
-        echo_start: Text put before every scored text; llama-cpp-python reports right values only
-            behind the model's start token, which some models do not put there by themselves.
         prices: By model, in USD per million tokens; None counts no money.
         extra_body: Further fields for every request.
-        neutral_sampling: Send top_p 1, top_k -1, min_p 0 and repetition_penalty 1, so that a server
-            draws from the model's own distribution and not as the model's folder says. What a server
-            does not take is left out after its first refusal, with a notice.
-        supports_seed: Whether text is drawn by a seed; None leaves it out where the server refuses it.
-            Set false for a vLLM server on a CPU that prefills in chunks: a seed ends it.
-        supports_logprob_token_ids: Whether verdicts are asked for by their tokens, in place of the
-            likeliest ``top_logprobs``; None finds out by the first choice.
-        thought_marks: What opens and closes thoughts, for models that think before a verdict.
+        server: What the server takes, where it differs from vLLM.
     """
 
     rereads_scored = True
@@ -86,39 +68,18 @@ class EndpointBackend:
         revision: str | None = None,
         api_key_env: str = "OPENAI_API_KEY",
         concurrency: int = 8,
-        timeout: float = 120.0,
-        max_retries: int = 6,
-        first_wait: float = 0.5,
-        longest_wait: float = 60.0,
-        top_logprobs: int = 20,
+        retries: Retries = Retries(),  # noqa: B008 - frozen
         chat_assistant_prefix: ChatOpening = "user",
-        supports_top_k: bool = True,
-        supports_temperature: bool = True,
-        max_tokens_field: MaxTokensField = "max_tokens",
-        echo_start: str = "",
         prices: dict[str, Price] | None = None,
         extra_body: dict[str, Any] | None = None,
-        neutral_sampling: bool = True,
-        supports_seed: bool | None = None,
-        supports_logprob_token_ids: bool | None = None,
-        thought_marks: tuple[str, str] = ("<think>", "</think>"),
+        server: ServerFeatures = ServerFeatures(),  # noqa: B008 - frozen
     ) -> None:
-        for name, value, least in (
-            ("concurrency", concurrency, 1),
-            ("max_retries", max_retries, 0),
-            ("top_logprobs", top_logprobs, 1),
-        ):
-            if value < least:
-                raise ValueError(f"expected {name} of at least {least}, got {value}")
+        if concurrency < 1:
+            raise ValueError(f"expected concurrency of at least 1, got {concurrency}")
         if not base_url.startswith(("http://", "https://")):
             raise ValueError(
                 f"expected base_url to begin with http:// or https://, got {base_url!r}; "
                 "for example http://localhost:8000/v1"
-            )
-        if timeout <= 0 or first_wait < 0 or longest_wait < 0:
-            raise ValueError(
-                f"expected timeout above 0 and waits of at least 0 seconds, got timeout={timeout}, "
-                f"first_wait={first_wait}, longest_wait={longest_wait}"
             )
         self.base_url = base_url
         self.model = model
@@ -126,39 +87,27 @@ class EndpointBackend:
         self.api_key_env = api_key_env
         self.concurrency = concurrency
         self.price = price_of(model, prices)
-        self.retries = Retries(max_retries, timeout, first_wait, longest_wait)
+        self.retries = retries
         self.settings = Settings(
-            model,
-            api,
-            top_logprobs,
-            chat_assistant_prefix,
-            supports_top_k,
-            supports_temperature,
-            max_tokens_field,
-            echo_start,
-            extra_body or {},
-            self.price,
-            neutral_sampling,
-            supports_seed,
-            supports_logprob_token_ids,
-            (thought_marks[0], thought_marks[1]),
+            model, api, chat_assistant_prefix, extra_body or {}, self.price, server
         )
         self._learned = Learned()
 
     @property
     def fingerprint(self) -> str:
         """Model, revision and every setting that can change a reply."""
-        s = self.settings
+        s, server = self.settings, self.settings.server
         extra = json.dumps(s.extra_body, sort_keys=True) if s.extra_body else ""
+        marks = tuple(server.thought_marks)
         return (
             f"endpoint:{self.model}@{self.revision or 'unnamed'},api={s.api},"
-            f"top_logprobs={s.top_logprobs},chat_assistant_prefix={s.chat_assistant_prefix},"
-            f"echo_start={s.echo_start!r},extra={extra}"
-            + (",neutral" if s.neutral_sampling and s.supports_temperature else "")
-            + ("" if s.supports_temperature else ",temperature=own")
-            + ("" if s.supports_seed is not False else ",seed=none")
-            + ("" if s.supports_logprob_token_ids is not False else ",verdicts=likeliest")
-            + ("" if s.thought_marks == ("<think>", "</think>") else f",marks={s.thought_marks}")
+            f"top_logprobs={server.top_logprobs},chat_assistant_prefix={s.chat_assistant_prefix},"
+            f"echo_start={server.echo_start!r},extra={extra}"
+            + (",neutral" if server.neutral_sampling and server.supports_temperature else "")
+            + ("" if server.supports_temperature else ",temperature=own")
+            + ("" if server.supports_seed is not False else ",seed=none")
+            + ("" if server.supports_logprob_token_ids is not False else ",verdicts=likeliest")
+            + ("" if marks == ("<think>", "</think>") else f",marks={marks}")
         )
 
     def answer(self, calls: Sequence[Call], done: Callable[[int, Response], None]) -> None:

@@ -36,29 +36,19 @@ class BodyError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """One checked answer of a server.
+    """One checked answer of a server."""
 
-    Attributes:
-        text: What was written.
-        finish: Why it ended: ``stop``, ``length``, ``content_filter``, ...
-        refused: The server or the model declined.
-        tokens: Text of each token that has log-probabilities; those of the prompt, too, with echo.
-        logprobs: Log-probability of each of them, None where there is nothing before it.
-        tables: Likeliest tokens at each place; empty where none were reported.
-        read: Tokens of the prompt.
-        written: Tokens written.
-        thoughts: Thoughts that came in a field of their own; None where none did.
-    """
-
-    text: str
-    finish: str
-    refused: bool
+    text: str  # what was written
+    finish: str  # why it ended: `stop`, `length`, `content_filter`,
+    refused: bool  # the server or the model declined
+    # text of each token that has log-probabilities; those of the prompt, too, with echo
     tokens: tuple[str, ...]
+    # log-probability of each of them, None where there is nothing before it
     logprobs: tuple[float | None, ...]
-    tables: tuple[Table, ...]
-    read: int
-    written: int
-    thoughts: str | None = None
+    tables: tuple[Table, ...]  # likeliest tokens at each place; empty where none were reported
+    read: int  # tokens of the prompt
+    written: int  # tokens written
+    thoughts: str | None = None  # thoughts that came in a field of their own; None where none did
 
     @property
     def only_thoughts(self) -> bool:

@@ -87,7 +87,7 @@ class Caller:
         self.settings = settings
         self.learned: Learned = sender.learned
         self.tokens = sender.learned.tokens or VerdictTokens(
-            settings.model, settings.supports_logprob_token_ids
+            settings.model, settings.server.supports_logprob_token_ids
         )
         sender.learned.tokens = self.tokens
         self._testing = asyncio.Lock()
@@ -157,7 +157,9 @@ class Caller:
                 done = await self._ask(tally, Wanted(question, beginning, top=1, optional=by_id))
                 if done is None or (done.tables and self.tokens.check(done.tables[0], ids, rests)):
                     return done
-        return await self._ask(tally, Wanted(question, beginning, top=self.settings.top_logprobs))
+        return await self._ask(
+            tally, Wanted(question, beginning, top=self.settings.server.top_logprobs)
+        )
 
     def _watch_mass(
         self, call: ChoiceRequest, logprobs: Sequence[float | None], table: Table
@@ -224,9 +226,9 @@ class Caller:
             wanted.body["stop"] = list(decoding.stop)
         if decoding.temperature > 0:
             seed = (decoding.seed * SAMPLE_STRIDE + sample) % SEEDS
-            if self.settings.supports_seed:
+            if self.settings.server.supports_seed:
                 wanted.body["seed"] = seed
-            elif self.settings.supports_seed is None:
+            elif self.settings.server.supports_seed is None:
                 wanted.optional["seed"] = seed
             if decoding.top_k:
                 wanted.body["extra_body"] = {"top_k": self._top_k(decoding.top_k)}
@@ -277,9 +279,9 @@ class Caller:
             starts = starts_of(found.tokens, KNOWN_TEXT)
             tables: list[Table] = []
             for start in starts:
-                beginning = Question(self.settings.echo_start + KNOWN_TEXT[:start])
+                beginning = Question(self.settings.server.echo_start + KNOWN_TEXT[:start])
                 done = start and await self._ask(
-                    tally, Wanted(beginning, top=self.settings.top_logprobs)
+                    tally, Wanted(beginning, top=self.settings.server.top_logprobs)
                 )
                 tables.append(done.tables[0] if done and done.tables else ())
             return find_shift(found.tokens, found.logprobs, tables)
@@ -288,14 +290,14 @@ class Caller:
 
     async def _echo(self, tally: Tally, text: str) -> Completion | None:
         """Ask for a text's own log-probabilities; one token is written, since 0 is no limit to some."""
-        whole = Question(self.settings.echo_start + text)
+        whole = Question(self.settings.server.echo_start + text)
         return await self._ask(tally, Wanted(whole, top=1, body={"echo": True}))
 
     def _top_k(self, top_k: int) -> int:
-        if not self.settings.supports_top_k:
+        if not self.settings.server.supports_top_k:
             raise EndpointError(
                 f"expected a decoding without top_k, got top_k={top_k} for a server that has none "
-                "(supports_top_k is false); set top_k to 0"
+                "(server.supports_top_k is false); set top_k to 0"
             )
         return top_k
 

@@ -128,7 +128,8 @@ def find_shift(
             f"expected echoed log-probabilities within {TOLERANCE} nats of those of plain calls, got "
             f"differences of at least {gaps[best]:.2f} nats at some place for every shift in {SHIFTS}: "
             "this server's echo cannot be used with this model (some are wrong unless the text "
-            "begins with the model's start token: set echo_start to it); use a LocalBackend instead"
+            "begins with the model's start token: set server.echo_start to it); use a "
+            "LocalBackend instead"
         )
     return best
 

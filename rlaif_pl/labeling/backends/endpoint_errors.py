@@ -48,18 +48,24 @@ _STATUS_WORDS = (
 )
 # What to set, by what the sentence names; the first fits. Names are of the back end's init_args.
 _HINTS = (
-    ("max_completion_tokens", "set max_tokens_field: max_completion_tokens in the back end"),
+    (
+        "max_completion_tokens",
+        "set server: {max_tokens_field: max_completion_tokens} in the back end",
+    ),
     (
         "temperature",
-        "set supports_temperature: false in the back end: the server then draws its way",
+        "set server: {supports_temperature: false} in the back end: the server then draws its way",
     ),
-    ("top_logprobs", "set a smaller top_logprobs in the back end, or let the server report more"),
+    (
+        "top_logprobs",
+        "set a smaller server.top_logprobs in the back end, or let the server report more",
+    ),
     (
         "logprobs",
-        "set a smaller top_logprobs in the back end, or, where the model reports none, take "
+        "set a smaller server.top_logprobs in the back end, or, where the model reports none, take "
         "FreeFormLabeler",
     ),
-    ("top_k", "set supports_top_k: false in the back end"),
+    ("top_k", "set server: {supports_top_k: false} in the back end"),
     ("continue_final_message", "set chat_assistant_prefix: user in the back end"),
     ("add_generation_prompt", "set chat_assistant_prefix: user in the back end"),
     ("assistant message", "set chat_assistant_prefix: user in the back end"),
@@ -194,8 +200,8 @@ def failing(url: object, failed: int, reason: str) -> str:
     if any(word in reason.lower() for word in ("connect", "enginecore", "cpu generator")):
         see = (
             "It may have ended: look into its log and start it anew (a seed ends a vLLM server on a "
-            "CPU that prefills in chunks: set supports_seed: false in the back end, or start it with "
-            "--no-enable-chunked-prefill)"
+            "CPU that prefills in chunks: set server: {supports_seed: false} in the back end, or "
+            "start it with --no-enable-chunked-prefill)"
         )
     return (
         f"{url} failed to answer {failed} calls in a row, each after all its repetitions (the last: "

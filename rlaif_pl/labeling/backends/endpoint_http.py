@@ -39,23 +39,32 @@ REFUSED_ALIKE = 3  # questions refused with one sentence before it is asked whet
 HARMLESS = {"user": "Which number is larger, 1 or 2?", "assistant": "The larger one is"}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Retries:
     """When and how often a request is repeated.
 
     Attributes:
-        most: Repetitions after the first request, at least 0.
-        timeout: Longest wait for a whole answer in seconds.
+        max_retries: Repetitions after the first request, at least 0.
+        timeout: Longest wait for a whole answer in seconds, above 0.
         first_wait: Wait before the first repetition in seconds; it doubles every time, and a random
             half of it is left out so that clients do not come back together.
         longest_wait: Longest such wait, and longest wait that a server may ask for (Retry-After);
             where it asks for more, the request fails.
     """
 
-    most: int = 6
+    max_retries: int = 6
     timeout: float = 120.0
     first_wait: float = 0.5
     longest_wait: float = 60.0
+
+    def __post_init__(self) -> None:
+        """Refuse what is out of range."""
+        if self.max_retries < 0 or self.timeout <= 0 or min(self.first_wait, self.longest_wait) < 0:
+            raise ValueError(
+                "expected max_retries and waits of at least 0 and timeout above 0 seconds, got "
+                f"max_retries={self.max_retries}, timeout={self.timeout}, "
+                f"first_wait={self.first_wait}, longest_wait={self.longest_wait}"
+            )
 
 
 class Sent(NamedTuple):
@@ -142,7 +151,9 @@ class Sender:
             if found.status:
                 await self._consider(route, request, found)
             in_row, last = (in_row + 1 if found.kind == last else 1), found.kind
-            is_last = attempt > self.retries.most or in_row >= MOST_IN_ROW.get(last, attempt + 1)
+            is_last = attempt > self.retries.max_retries or in_row >= MOST_IN_ROW.get(
+                last, attempt + 1
+            )
             if not found.again or is_last or found.wait > self.retries.longest_wait:
                 return Sent(None, found.kind, attempt)
             await self._back_off(attempt, found.wait)

@@ -38,38 +38,65 @@ _UNKNOWN_FIELDS = re.compile(
 _PLACES = re.compile(r"""['"](?:loc|param)['"]\s*:\s*([\[(][^\])]*[\])]|"\w+")""")
 
 
+@dataclass(frozen=True)
+class ServerFeatures:
+    """What a server and its model take, where they differ from vLLM.
+
+    Attributes:
+        top_logprobs: Likeliest tokens to ask for, at least 1; OpenAI allows 20 in chat and 5 in
+            completions.
+        supports_top_k: Whether the server takes top_k; OpenAI does not.
+        supports_temperature: Whether the model takes a temperature; without, none is sent, and text is
+            drawn in the server's own way.
+        supports_seed: Whether text is drawn by a seed; None leaves it out where the server refuses it.
+            Set false for a vLLM server on a CPU that prefills in chunks: a seed ends it.
+        supports_logprob_token_ids: Whether verdicts are asked for by their tokens, in place of the
+            likeliest ``top_logprobs``; None finds out by the first choice.
+        max_tokens_field: What the chat route calls the length limit; newer models of OpenAI refuse
+            ``max_tokens``.
+        neutral_sampling: Send top_p 1, top_k -1, min_p 0 and repetition_penalty 1, so that a server
+            draws from the model's own distribution and not as the model's folder says. What a server
+            does not take is left out after its first refusal, with a notice.
+        echo_start: Text put before every scored text; llama-cpp-python reports right values only
+            behind the model's start token, which some models do not put there by themselves.
+        thought_marks: What opens and closes thoughts, for models that think before a verdict.
+    """
+
+    top_logprobs: int = 20
+    supports_top_k: bool = True
+    supports_temperature: bool = True
+    supports_seed: bool | None = None
+    supports_logprob_token_ids: bool | None = None
+    max_tokens_field: MaxTokensField = "max_tokens"
+    neutral_sampling: bool = True
+    echo_start: str = ""
+    thought_marks: tuple[str, str] = ("<think>", "</think>")
+
+    def __post_init__(self) -> None:
+        """Refuse to ask for no token."""
+        if self.top_logprobs < 1:
+            raise ValueError(f"expected top_logprobs of at least 1, got {self.top_logprobs}")
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """How to talk to one server; see ``EndpointBackend``."""
 
     model: str
     api: Api
-    top_logprobs: int
     chat_assistant_prefix: ChatOpening
-    supports_top_k: bool
-    supports_temperature: bool
-    max_tokens_field: MaxTokensField
-    echo_start: str
     extra_body: Mapping[str, Any]
     price: Price | None
-    neutral_sampling: bool = True
-    supports_seed: bool | None = None
-    supports_logprob_token_ids: bool | None = None
-    thought_marks: tuple[str, str] = ("<think>", "</think>")
+    server: ServerFeatures
 
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A request and which of its fields may be left out.
+    """A request and which of its fields may be left out."""
 
-    Attributes:
-        route: Which of the server's two ways to complete text.
-        body: Arguments of the client's ``create``.
-        optional: Names of fields that the server may refuse without harm.
-    """
-
-    route: Route
-    body: dict[str, Any]
+    route: Route  # which of the server's two ways to complete text
+    body: dict[str, Any]  # arguments of the client's `create`
+    # names of fields that the server may refuse without harm
     optional: frozenset[str] = frozenset()
 
     def without(self, lacks: Mapping[str, int]) -> Draft:
@@ -90,24 +117,15 @@ class Draft:
 
 @dataclass(slots=True)
 class Wanted:
-    """What one request is to do.
+    """What one request is to do."""
 
-    Attributes:
-        question: What is read.
-        beginning: What the answer begins with, after the question's own opening.
-        limit: Most tokens to write.
-        top: Likeliest tokens to report; None for none.
-        temperature: Of the drawing.
-        body: Further fields.
-        optional: Further fields that the server may refuse.
-    """
-
-    question: Question
-    beginning: str = ""
-    limit: int = 1
-    top: int | None = None
-    temperature: float = 1.0
-    body: dict[str, Any] = field(default_factory=dict)
+    question: Question  # what is read
+    beginning: str = ""  # what the answer begins with, after the question's own opening
+    limit: int = 1  # most tokens to write
+    top: int | None = None  # likeliest tokens to report; None for none
+    temperature: float = 1.0  # of the drawing
+    body: dict[str, Any] = field(default_factory=dict)  # further fields
+    # further fields that the server may refuse
     optional: dict[str, Any] = field(default_factory=dict)
 
 
@@ -129,7 +147,7 @@ def draft(
     if route == "chat":
         body["messages"], flags = messages(question, wanted.beginning, settings)
         extra |= flags
-        body[settings.max_tokens_field] = wanted.limit
+        body[settings.server.max_tokens_field] = wanted.limit
         if wanted.top is not None:
             body |= {"logprobs": True, "top_logprobs": wanted.top}
     else:
@@ -137,7 +155,7 @@ def draft(
         body["max_tokens"] = wanted.limit
         if wanted.top is not None:
             body["logprobs"] = wanted.top
-    if settings.supports_temperature:
+    if settings.server.supports_temperature:
         body["temperature"] = wanted.temperature
     body |= {name: value for name, value in wanted.body.items() if name != "extra_body"}
     extra |= wanted.body.get("extra_body", {})
@@ -151,9 +169,9 @@ def draft(
 
 def neutral(settings: Settings) -> dict[str, float]:
     """Return sampling settings that change nothing, as far as the back end may send them."""
-    if not (settings.neutral_sampling and settings.supports_temperature):
+    if not (settings.server.neutral_sampling and settings.server.supports_temperature):
         return {}
-    skipped = () if settings.supports_top_k else ("top_k",)
+    skipped = () if settings.server.supports_top_k else ("top_k",)
     return {name: values[0] for name, values in NEUTRAL.items() if name not in skipped}
 
 
@@ -200,7 +218,7 @@ def messages(
     """
     text, assistant_prefix = question.text, question.assistant_prefix + beginning
     if question.thoughts is not None:
-        opens, closes = settings.thought_marks
+        opens, closes = settings.server.thought_marks
         thoughts = question.thoughts.replace(opens, "").replace(closes, "")  # would end them early
         assistant_prefix = f"{opens}\n{thoughts.strip()}\n{closes}\n\n{assistant_prefix}"
     elif not assistant_prefix:

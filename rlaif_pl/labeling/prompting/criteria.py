@@ -15,28 +15,18 @@ from rlaif_pl.text import shown
 
 @dataclass(frozen=True, slots=True)
 class Criterion:
-    """One thing that a good response does.
+    """One thing that a good response does."""
 
-    Attributes:
-        description: A sentence that a response makes true or not.
-        weight: Its share in the score, above 0, relative to those of the other criteria.
-    """
-
-    description: str
-    weight: float = 1.0
+    description: str  # a sentence that a response makes true or not
+    weight: float = 1.0  # its share in the score, above 0, relative to those of the other criteria
 
 
 @dataclass(frozen=True, slots=True)
 class PromptRubric:
-    """What is known about one prompt besides its text.
+    """What is known about one prompt besides its text."""
 
-    Attributes:
-        criteria: Its own criteria; empty where those of the task hold.
-        reference: A good response to compare with; None where there is none.
-    """
-
-    criteria: tuple[Criterion, ...] = ()
-    reference: str | None = None
+    criteria: tuple[Criterion, ...] = ()  # its own criteria; empty where those of the task hold
+    reference: str | None = None  # a good response to compare with; None where there is none
 
 
 def load_criteria(name: str) -> tuple[tuple[Criterion, ...], str]:

@@ -16,20 +16,13 @@ _REQUIRED = {"prompt", "first", "second", "better"}
 
 @dataclass(frozen=True, slots=True)
 class Exemplar:
-    """One example with its answer.
+    """One example with its answer."""
 
-    Attributes:
-        prompt: What both responses reply to.
-        first: Response shown in the first slot.
-        second: Response shown in the second slot.
-        better: Slot (1 or 2) of the better response, whichever of them a prompt asks for.
-        thoughts: Rationale on the first and on the second response, where there is one.
-    """
-
-    prompt: str
-    first: str
-    second: str
-    better: int
+    prompt: str  # what both responses reply to
+    first: str  # response shown in the first slot
+    second: str  # response shown in the second slot
+    better: int  # slot (1 or 2) of the better response, whichever of them a prompt asks for
+    # rationale on the first and on the second response, where there is one
     thoughts: tuple[str, str] | None = None
 
 

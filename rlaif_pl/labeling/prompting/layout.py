@@ -17,7 +17,7 @@ TIE = "0"
 TIE_NOTE = f"If there is no difference between the two, the answer is {TIE}."
 
 
-class Sample(NamedTuple):
+class PromptSample(NamedTuple):
     """What is to be judged, in the order in which it is shown."""
 
     prompt: str
@@ -25,7 +25,7 @@ class Sample(NamedTuple):
     second: str
     principle: str = ""
 
-    def swapped(self) -> Sample:
+    def swapped(self) -> PromptSample:
         """Return the other order."""
         return self._replace(first=self.second, second=self.first)
 
@@ -39,34 +39,26 @@ def no_principle(*_: str) -> str:
     return ""
 
 
-def both_orders(pair: Preference, principle: Principle = no_principle) -> tuple[Sample, Sample]:
+def both_orders(
+    pair: Preference, principle: Principle = no_principle
+) -> tuple[PromptSample, PromptSample]:
     """Return a pair as given and swapped."""
     drawn = principle(pair.prompt, pair.first, pair.second)
-    sample = Sample(pair.prompt, pair.first, pair.second, drawn)
+    sample = PromptSample(pair.prompt, pair.first, pair.second, drawn)
     return sample, sample.swapped()
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How samples become questions.
+    """How samples become questions."""
 
-    Attributes:
-        prompt: The prompt file.
-        exemplars: Examples to choose from; None shows none.
-        shots: Number of examples shown.
-        cot: A rationale is asked for first.
-        chat: Questions go through the model's chat template.
-        principle: Draws the examples' principles.
-        tie: A third answer says that there is no difference.
-    """
-
-    prompt: LabelingPrompt
-    exemplars: ExemplarFile | None = None
-    shots: int = 0
-    cot: bool = False
-    chat: bool = False
-    principle: Principle = no_principle
-    tie: bool = False
+    prompt: LabelingPrompt  # the prompt file
+    exemplars: ExemplarFile | None = None  # examples to choose from; None shows none
+    shots: int = 0  # number of examples shown
+    cot: bool = False  # a rationale is asked for first
+    chat: bool = False  # questions go through the model's chat template
+    principle: Principle = no_principle  # draws the examples' principles
+    tie: bool = False  # a third answer says that there is no difference
 
     def __post_init__(self) -> None:
         """Refuse a prompt file that lacks a part which these settings need."""
@@ -95,17 +87,17 @@ class Layout:
         space = " " * options[0].startswith(" ")
         return (*options, space + TIE) if self.tie else options
 
-    def verdict(self, sample: Sample) -> Question:
+    def verdict(self, sample: PromptSample) -> Question:
         """Return the question whose answer is the verdict, asked without a rationale."""
         head, body = self._text(sample)
         return self._question(head, Opened(body, self.prompt.gap, self.prompt.ending))
 
-    def reasoning(self, sample: Sample) -> Question:
+    def reasoning(self, sample: PromptSample) -> Question:
         """Return the question whose answer is a rationale."""
         head, body = self._text(sample)
         return self._question(head, self._request(body))
 
-    def verdict_after(self, sample: Sample, rationale: str) -> Question:
+    def verdict_after(self, sample: PromptSample, rationale: str) -> Question:
         """Return the question for the verdict, the rationale standing in the answer.
 
         It begins with all of ``reasoning(sample)`` as the model read it, so that it can be taken
@@ -144,7 +136,7 @@ class Layout:
             return Opened(body, BLANK, assistant_prefix)
         return Opened(body + BLANK + asked, gap, assistant_prefix)
 
-    def _text(self, sample: Sample) -> tuple[str, str]:
+    def _text(self, sample: PromptSample) -> tuple[str, str]:
         """Return what many questions share, and everything up to the end of the sample, marked."""
         parts = self.prompt.parts
         preamble = parts.get("preamble", "")
@@ -159,7 +151,7 @@ class Layout:
         note = BLANK + TIE_NOTE if self.tie else ""
         return head, head + self._sample(sample) + note
 
-    def _sample(self, sample: Sample) -> str:
+    def _sample(self, sample: PromptSample) -> str:
         """Fill in the sample."""
         values = {"response": sample.first, **sample._asdict()}
         return fill(self.prompt.parts["sample"], values)
@@ -168,7 +160,7 @@ class Layout:
         """Lay an example out like a sample with its answer."""
         texts = (exemplar.prompt, exemplar.first, exemplar.second)
         shown = [self.prompt.parts["example"]]
-        shown.append(self._sample(Sample(*texts, self.principle(*texts))))
+        shown.append(self._sample(PromptSample(*texts, self.principle(*texts))))
         if self.cot and exemplar.thoughts is not None:
             values = dict(zip(("first", "second"), exemplar.thoughts, strict=True))
             shown.append(fill(self.prompt.parts["thoughts"], values))

@@ -21,17 +21,11 @@ EMPTY_RATIONALE = "empty_rationale"
 
 @dataclass(slots=True)
 class Spent:
-    """What replies took, whether they were of use or not.
+    """What replies took, whether they were of use or not."""
 
-    Attributes:
-        tokens: Tokens read and written.
-        written: Of these, the tokens written.
-        costs: Money paid for each reply.
-    """
-
-    tokens: int = 0
-    written: int = 0
-    costs: list[float] = field(default_factory=list)
+    tokens: int = 0  # tokens read and written
+    written: int = 0  # of these, the tokens written
+    costs: list[float] = field(default_factory=list)  # money paid for each reply
 
     def add(self, reply: Response) -> None:
         """Count a reply."""
@@ -47,22 +41,17 @@ class Spent:
 
 @dataclass(slots=True)
 class Order:
-    """What a model said when asked in one order.
+    """What a model said when asked in one order."""
 
-    Attributes:
-        odds: Log-odds that slot 1 is named, in nats; one a sample.
-        outside: Probability outside the verdicts, in [0, 1]; one a sample that has a verdict, or has
-            none because it is too unlikely.
-        ties: Probability of a tie among the verdicts, in [0, 1]; one a sample, where asked for.
-        failures: Why samples gave nothing.
-        spent: What it took.
-    """
-
+    # log-odds that slot 1 is named, in nats; one a sample
     odds: list[float] = field(default_factory=list)
+    # probability outside the verdicts, in [0, 1]; one a sample that has a verdict, or has none
+    # because it is too unlikely
     outside: list[float] = field(default_factory=list)
+    # probability of a tie among the verdicts, in [0, 1]; one a sample, where asked for
     ties: list[float] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
-    spent: Spent = field(default_factory=Spent)
+    failures: list[str] = field(default_factory=list)  # why samples gave nothing
+    spent: Spent = field(default_factory=Spent)  # what it took
 
     def add_verdict(self, reply: Response) -> None:
         """Take in the reply to a choice between slot 1, slot 2 and, where asked for, a tie.

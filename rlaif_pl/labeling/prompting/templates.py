@@ -75,21 +75,13 @@ class Opened(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LabelingPrompt:
-    """One way to ask about responses.
+    """One way to ask about responses."""
 
-    Attributes:
-        version: Name with version; one's own files carry a hash of their content.
-        asks_worse: The verdict names the worse response, as the harmlessness prompt does.
-        options: What may follow the ending.
-        parts: Text of each part by its name, without white space around it.
-        gap: White space between the sample and the ending.
-    """
-
-    version: str
-    asks_worse: bool
-    options: tuple[str, ...]
-    parts: dict[str, str]
-    gap: str = "\n\n"
+    version: str  # name with version; one's own files carry a hash of their content
+    asks_worse: bool  # the verdict names the worse response, as the harmlessness prompt does
+    options: tuple[str, ...]  # what may follow the ending
+    parts: dict[str, str]  # text of each part by its name, without white space around it
+    gap: str = "\n\n"  # white space between the sample and the ending
 
     @property
     def fields(self) -> frozenset[str]:

@@ -7,97 +7,81 @@ from dataclasses import dataclass, replace
 
 from rlaif_pl.labeling.calls import Ask, ChoiceRequest, Decoding, GenerateRequest, Response
 from rlaif_pl.labeling.outcome import Clamp, Judgment, finalize, label_version
-from rlaif_pl.labeling.prompting.layout import Layout, Sample
+from rlaif_pl.labeling.prompting.layout import Layout, PromptSample
 from rlaif_pl.labeling.prompting.orders import EMPTY_RATIONALE, Order, combine
 
 MAX_RATIONALE_TOKENS = 512  # limit of arXiv 2309.00267, appendix D
 
 
 @dataclass(frozen=True, slots=True)
-class Rationales:
-    """How rationales are drawn.
+class ChainOfThought:
+    """Rationales written before a verdict.
 
     Attributes:
-        samples: Rationales an order.
-        decoding: How each is drawn.
+        samples: Rationales an order, at least 1, whose distributions are averaged (self-consistency).
+        temperature: Of the drawing, at least 0; 0 is greedy, for one sample.
+        top_k: Rationales are drawn from this many likeliest tokens; 0 takes all. The paper takes 40.
+        max_tokens: Length limit of a rationale, at least 1.
+        seed: Seeds the drawing.
     """
 
-    samples: int
-    decoding: Decoding
+    samples: int = 1
+    temperature: float = 0.0
+    top_k: int = 0
+    max_tokens: int = MAX_RATIONALE_TOKENS
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse settings that are out of range or contradict each other."""
+        if self.samples < 1 or self.max_tokens < 1 or self.top_k < 0 or not self.temperature >= 0:
+            raise ValueError(
+                "expected cot with samples and max_tokens of at least 1, and top_k and temperature of "
+                f"at least 0, got {self}"
+            )
+        if self.samples > 1 and self.temperature == 0:
+            raise ValueError(
+                f"expected cot.temperature above 0 with cot.samples={self.samples}, got 0: greedy "
+                "rationales are all the same"
+            )
+
+    @property
+    def decoding(self) -> Decoding:
+        """How each rationale is drawn; what has no effect when greedy makes no difference."""
+        top_k, seed = (self.top_k, self.seed) if self.temperature else (0, 0)
+        return Decoding(self.max_tokens, self.temperature, top_k, (), seed)
 
     @property
     def version(self) -> str:
         """What of this can change a label, in short."""
-        decoding = self.decoding
         drawn = "greedy"
-        if decoding.temperature:
-            drawn = f"T={decoding.temperature!r},k={decoding.top_k},seed={decoding.seed}"
-        return f"n={self.samples},{drawn},max={decoding.max_tokens}"
+        if self.temperature:
+            drawn = f"T={self.temperature!r},k={self.top_k},seed={self.seed}"
+        return f"n={self.samples},{drawn},max={self.max_tokens}"
 
 
-def checked_rationales(
-    samples: int, temperature: float, top_k: int, max_tokens: int, seed: int
-) -> Rationales:
-    """Refuse settings that contradict each other.
-
-    Args:
-        samples: Rationales an order, at least 1.
-        temperature: Of the drawing, at least 0; 0 is greedy.
-        top_k: Number of likeliest tokens drawn from; 0 takes all.
-        max_tokens: Length limit of a rationale.
-        seed: Seeds the drawing.
-
-    Raises:
-        ValueError: A setting is out of its range, or several rationales are asked for without a
-            temperature, which would all be the same.
-    """
-    if samples < 1 or max_tokens < 1 or top_k < 0 or not temperature >= 0:
-        raise ValueError(
-            "expected samples and max_rationale_tokens of at least 1, and top_k and "
-            f"rationale_temperature of at least 0, got {samples}, {max_tokens}, {top_k}, {temperature}"
-        )
-    if samples > 1 and temperature == 0:
-        raise ValueError(
-            f"expected a rationale_temperature above 0 with samples={samples}, got 0: greedy "
-            "rationales are all the same"
-        )
-    # What has no effect when greedy must not make a difference to what is stored.
-    top_k, seed = (top_k, seed) if temperature else (0, 0)
-    return Rationales(samples, Decoding(max_tokens, temperature, top_k, (), seed))
+def as_cot(cot: bool | ChainOfThought) -> ChainOfThought | None:
+    """Return how rationales are drawn: greedily for True; None where none are."""
+    return (ChainOfThought() if cot else None) if isinstance(cot, bool) else cot
 
 
 @dataclass(frozen=True, slots=True)
 class VerdictReader:
-    """Judges pairs by verdicts read in both orders.
+    """Judges pairs by verdicts read in both orders."""
 
-    Attributes:
-        layout: How samples become questions.
-        rationales: How rationales are drawn; without effect unless the layout asks for them.
-        hard: One-hot labels.
-        clamp: Limits of a label.
-    """
-
-    layout: Layout
-    rationales: Rationales
-    hard: bool = False
-    clamp: Clamp = None
-
-    def __post_init__(self) -> None:
-        """Refuse several samples of what is not sampled."""
-        if self.rationales.samples > 1 and not self.layout.cot:
-            raise ValueError(
-                f"expected cot with samples={self.rationales.samples}: only rationales are sampled"
-            )
+    layout: Layout  # how samples become questions
+    cot: ChainOfThought | None = None  # how rationales are drawn, where the layout asks for them
+    hard: bool = False  # one-hot labels
+    clamp: Clamp = None  # limits of a label
 
     @property
     def version(self) -> str:
         """Version of the prompt and of every setting here that can change a label."""
         text = self.layout.version
-        text += f"+{self.rationales.version}" if self.layout.cot else ""
+        text += f"+{self.cot.version}" if self.cot else ""
         return text + label_version(self.hard, self.clamp)
 
     def judge(
-        self, orders: Sequence[tuple[Sample, Sample]], temperature: float, ask: Ask
+        self, orders: Sequence[tuple[PromptSample, PromptSample]], temperature: float, ask: Ask
     ) -> list[Judgment]:
         """Judge pairs in order.
 
@@ -106,16 +90,16 @@ class VerdictReader:
             temperature: ``p_first = sigmoid(margin / temperature)``.
             ask: Answers calls.
         """
-        readings = read_orders(orders, self.layout, self.rationales, ask)
+        readings = read_orders(orders, self.layout, self.cot, ask)
         asks_worse = self.layout.prompt.asks_worse
         judgments = [combine(forward, backward, asks_worse) for forward, backward in readings]
         return [finalize(each, temperature, hard=self.hard, clamp=self.clamp) for each in judgments]
 
 
 def read_orders(
-    orders: Sequence[tuple[Sample, Sample]],
+    orders: Sequence[tuple[PromptSample, PromptSample]],
     layout: Layout,
-    rationales: Rationales,
+    cot: ChainOfThought | None,
     ask: Ask,
 ) -> list[tuple[Order, Order]]:
     """Ask for the verdict on each pair in both orders.
@@ -123,7 +107,7 @@ def read_orders(
     Args:
         orders: Both orders of each pair.
         layout: How samples become questions.
-        rationales: How rationales are drawn; without effect unless the layout has them.
+        cot: How rationales are drawn, where the layout has them.
         ask: Answers calls.
     """
     results = [(Order(), Order()) for _ in orders]
@@ -133,12 +117,12 @@ def read_orders(
         for order, sample in zip(both, samples, strict=True)
     ]
     options = layout.options
-    if not layout.cot:
+    if cot is None:
         replies = ask([ChoiceRequest(layout.verdict(sample), options) for _, sample in flat])
         for (order, _), reply in zip(flat, replies, strict=True):
             order.add_verdict(reply)
         return results
-    reasoned = _reason(flat, layout, rationales, ask)
+    reasoned = _reason(flat, layout, cot, ask)
     verdicts = ask(
         [ChoiceRequest(layout.verdict_after(sample, text), options) for _, sample, text in reasoned]
     )
@@ -148,13 +132,11 @@ def read_orders(
 
 
 def _reason(
-    flat: Sequence[tuple[Order, Sample]], layout: Layout, rationales: Rationales, ask: Ask
-) -> list[tuple[Order, Sample, str]]:
+    flat: Sequence[tuple[Order, PromptSample]], layout: Layout, cot: ChainOfThought, ask: Ask
+) -> list[tuple[Order, PromptSample, str]]:
     """Have rationales written; those that failed are counted in their order."""
-    decoding = replace(rationales.decoding, stop=layout.stops)
-    wanted = [
-        (order, sample, number) for order, sample in flat for number in range(rationales.samples)
-    ]
+    decoding = replace(cot.decoding, stop=layout.stops)
+    wanted = [(order, sample, number) for order, sample in flat for number in range(cot.samples)]
     replies = ask(
         [
             GenerateRequest(layout.reasoning(sample), decoding, number)

@@ -25,11 +25,7 @@ from rlaif_pl.labeling.prompting.templates import (
     parse_yaml,
     read_versioned,
 )
-from rlaif_pl.labeling.prompting.verdicts import (
-    MAX_RATIONALE_TOKENS,
-    VerdictReader,
-    checked_rationales,
-)
+from rlaif_pl.labeling.prompting.verdicts import ChainOfThought, VerdictReader, as_cot
 from rlaif_pl.labeling.strategy import ModelLabeler
 from rlaif_pl.models.backbone import EMBEDDED
 from rlaif_pl.types import Preference
@@ -47,12 +43,8 @@ class ConstitutionLabeler(ModelLabeler):
         prompt: Name or path of a prompt file whose sample has ``{principle}``.
         shots: Number of examples shown before the sample, each with a principle of its own.
         exemplars: Name or path of a file with examples.
-        cot: Have a rationale written first and read the verdict after it.
-        samples: Rationales an order, whose distributions are averaged; see ``PairwiseLabeler``.
-        rationale_temperature: Temperature of the rationales; 0 is greedy.
-        top_k: Rationales are drawn from this many likeliest tokens; 0 takes all.
-        max_rationale_tokens: Length limit of a rationale, at least 1.
-        seed: Decides which principle a pair gets, and seeds the drawing of rationales.
+        cot: Have a rationale written first and read the verdict after it; see ``PairwiseLabeler``.
+        seed: Decides which principle a pair gets.
         hard: One-hot labels: 1 or 0 for the likelier side.
         clamp: Limits ``(x, 1 - x)`` of the label; ``auto`` is (0.4, 0.6) with ``cot`` and none
             without.
@@ -72,11 +64,7 @@ class ConstitutionLabeler(ModelLabeler):
         prompt: str = "constitution-1",
         shots: int = 0,
         exemplars: str = "exemplars-harmless-1",
-        cot: bool = False,
-        samples: int = 1,
-        rationale_temperature: float = 0.0,
-        top_k: int = 0,
-        max_rationale_tokens: int = MAX_RATIONALE_TOKENS,
+        cot: bool | ChainOfThought = False,
         seed: int = 0,
         hard: bool = False,
         clamp: tuple[float, float] | Literal["auto"] | None = "auto",
@@ -87,12 +75,10 @@ class ConstitutionLabeler(ModelLabeler):
         super().__init__(as_backend(backend), temperature, min_option_mass)
         self.principles, self.principles_version = load_principles(principles)
         self.seed = seed
-        shown = load_exemplars(exemplars, shots, cot) if shots else None
+        rationales = as_cot(cot)
+        shown = load_exemplars(exemplars, shots, bool(cot)) if shots else None
         file = load_prompt(prompt, PRINCIPLED)
-        rationales = checked_rationales(
-            samples, rationale_temperature, top_k, max_rationale_tokens, seed
-        )
-        layout = Layout(file, shown, shots, cot, chat_template, self.principle)
+        layout = Layout(file, shown, shots, bool(cot), chat_template, self.principle)
         limits = (COT_CLAMP if cot else None) if clamp == "auto" else clamp
         self.reader = VerdictReader(layout, rationales, hard, checked_clamp(limits))
 

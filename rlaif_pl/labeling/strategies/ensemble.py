@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol, runtime_checkable
 
-from rlaif_pl.labeling.asking import ReplyStore
+from rlaif_pl.labeling.asking import ReplyCache
 from rlaif_pl.labeling.calls import Call, Response
 from rlaif_pl.labeling.outcome import Judgment, LabelerInfo, checked_temperature, labeled
 from rlaif_pl.types import Labeler, Preference, Provenance
@@ -16,15 +16,11 @@ from rlaif_pl.types import Labeler, Preference, Provenance
 
 @dataclass(frozen=True, slots=True)
 class Ballot:
-    """What each member said about one pair.
+    """What each member said about one pair."""
 
-    Attributes:
-        members: Labels in the order of the members; a failed one has ``p_first=None``.
-        combined: The label of the ensemble.
-    """
-
+    # labels in the order of the members; a failed one has `p_first=None`
     members: tuple[Preference, ...]
-    combined: Preference
+    combined: Preference  # the label of the ensemble
 
 
 @runtime_checkable
@@ -32,7 +28,7 @@ class KeepsReplies(Protocol):
     """A labeler whose model's replies can be kept."""
 
     def keep_replies(
-        self, store: ReplyStore | None, watch: Callable[[Call, Response], None] | None = None
+        self, store: ReplyCache | None, watch: Callable[[Call, Response], None] | None = None
     ) -> None:
         """See ``ModelLabeler.keep_replies``."""
 
@@ -92,7 +88,7 @@ class EnsembleLabeler:
         return f"ensemble;{members};{self.prompt_version};temperature={self.temperature!r}"
 
     def keep_replies(
-        self, store: ReplyStore | None, watch: Callable[[Call, Response], None] | None = None
+        self, store: ReplyCache | None, watch: Callable[[Call, Response], None] | None = None
     ) -> None:
         """Keep the replies of every member that asks a model; see ``ModelLabeler``."""
         for labeler in self.labelers:

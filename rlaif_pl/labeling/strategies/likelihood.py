@@ -29,7 +29,7 @@ from rlaif_pl.text import truncate_words
 from rlaif_pl.types import Preference
 
 
-class Rating(NamedTuple):
+class LikelihoodScore(NamedTuple):
     """Score of one response and what it took."""
 
     value: float  # nats, nan where there is none
@@ -122,14 +122,16 @@ class LikelihoodLabeler(ModelLabeler):
             for first, second in zip(ratings[: len(pairs)], ratings[len(pairs) :], strict=True)
         ]
 
-    def details(self, prompts: Sequence[str], responses: Sequence[str]) -> list[Rating]:
+    def details(self, prompts: Sequence[str], responses: Sequence[str]) -> list[LikelihoodScore]:
         """Return scores with token counts and failures (``empty``, ``too_long``, ``nonfinite``).
 
         Each different text is read once in the life of this labeler.
         """
         return self._rate(prompts, responses, self.asker.ask)
 
-    def _rate(self, prompts: Sequence[str], responses: Sequence[str], ask: Ask) -> list[Rating]:
+    def _rate(
+        self, prompts: Sequence[str], responses: Sequence[str], ask: Ask
+    ) -> list[LikelihoodScore]:
         """Ask for every term of every response at once."""
         texts = list(zip(prompts, responses, strict=True))
         calls = [self._calls(*own) for own in texts]
@@ -148,7 +150,9 @@ class LikelihoodLabeler(ModelLabeler):
         text, limit = prompt.strip(), self.max_prompt_words
         return text if limit is None else truncate_words(text, limit), response.strip()
 
-    def _rating(self, texts: tuple[str, str], replies: Sequence[Sequence[Response]]) -> Rating:
+    def _rating(
+        self, texts: tuple[str, str], replies: Sequence[Sequence[Response]]
+    ) -> LikelihoodScore:
         """Add the terms up."""
         flat = [reply for part in replies for reply in part]
         written = sum(reply.written for reply in flat)
@@ -156,10 +160,10 @@ class LikelihoodLabeler(ModelLabeler):
         cost = math.fsum(reply.cost_usd for reply in flat)
         failure = next((reply.failure for reply in flat if reply.failure is not None), None)
         if failure is not None:
-            return Rating(math.nan, tokens, written, cost, failure)
+            return LikelihoodScore(math.nan, tokens, written, cost, failure)
         value = math.fsum(
             weight * term.value(*texts, part)
             for (weight, term), part in zip(self.terms, replies, strict=True)
         )
         failure = None if math.isfinite(value) else "nonfinite"
-        return Rating(value, tokens, written, cost, failure)
+        return LikelihoodScore(value, tokens, written, cost, failure)

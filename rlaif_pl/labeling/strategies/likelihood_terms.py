@@ -86,14 +86,10 @@ class Reconstruction:
 
     Context and prompt are tokenized apart (the prompt with the white space before it) and joined,
     so both responses of a pair are scored on exactly the same tokens of the prompt.
-
-    Attributes:
-        template: Text with ``{response}`` and, at its end, ``{prompt}``.
-        normalize: ``token`` or ``sum``.
     """
 
-    template: str = TEMPLATE
-    normalize: str = "token"
+    template: str = TEMPLATE  # text with `{response}` and, at its end, `{prompt}`
+    normalize: str = "token"  # `token` or `sum`
 
     @property
     def version(self) -> str:
@@ -170,13 +166,11 @@ class SharedWords:
     said twice they say no more, and words the prompt lacks say nothing of it. A response that
     copies the whole prompt has the highest value, so do not train on it alone without a limit on
     the response's length.
-
-    Attributes:
-        only_title: Compare with the prompt's title alone; a prompt without one gives 0 to all.
-        offset: Characters added before the logarithm, above 0: how little the first word counts.
     """
 
+    # compare with the prompt's title alone; a prompt without one gives 0 to all
     only_title: bool = False
+    # characters added before the logarithm, above 0: how little the first word counts
     offset: float = 1.0
 
     @property

@@ -30,17 +30,12 @@ RULES = "ranking-1"  # raise when ranking_of reads some answer differently
 
 @dataclass(slots=True)
 class ResponseList:
-    """Responses to one prompt that are ranked together.
+    """Responses to one prompt that are ranked together."""
 
-    Attributes:
-        prompt: What they reply to.
-        responses: Different texts, sorted, so that no order of pairs makes a difference.
-        pairs: Places of the pairs that are labeled by it.
-    """
-
-    prompt: str
+    prompt: str  # what they reply to
+    # different texts, sorted, so that no order of pairs makes a difference
     responses: list[str] = field(default_factory=list)
-    pairs: list[int] = field(default_factory=list)
+    pairs: list[int] = field(default_factory=list)  # places of the pairs that are labeled by it
 
 
 class ListwiseLabeler(ModelLabeler):

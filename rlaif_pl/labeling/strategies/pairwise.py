@@ -17,11 +17,7 @@ from rlaif_pl.labeling.outcome import Judgment, checked_clamp
 from rlaif_pl.labeling.prompting.exemplars import load_exemplars
 from rlaif_pl.labeling.prompting.layout import Layout, both_orders
 from rlaif_pl.labeling.prompting.templates import load_prompt
-from rlaif_pl.labeling.prompting.verdicts import (
-    MAX_RATIONALE_TOKENS,
-    VerdictReader,
-    checked_rationales,
-)
+from rlaif_pl.labeling.prompting.verdicts import ChainOfThought, VerdictReader, as_cot
 from rlaif_pl.labeling.strategy import ModelLabeler
 from rlaif_pl.labeling.thinking import Thinking, checked_thinking
 from rlaif_pl.models.backbone import EMBEDDED
@@ -42,13 +38,9 @@ class PairwiseLabeler(ModelLabeler):
         prompt: Name or path of a prompt file, in place of the one for task and preamble.
         shots: Number of examples shown before the sample.
         exemplars: Name or path of a file with examples, in place of the task's.
-        cot: Have a rationale written first and read the verdict after it (two calls an order).
-        samples: Rationales an order, whose distributions are averaged (self-consistency). A pair is
-            labeled where more than half of them came about in each order.
-        rationale_temperature: Temperature of the rationales; 0 is greedy.
-        top_k: Rationales are drawn from this many likeliest tokens; 0 takes all. The paper takes 40.
-        max_rationale_tokens: Length limit of a rationale, at least 1.
-        seed: Seeds the drawing of rationales.
+        cot: Have a rationale written first and read the verdict after it (two calls an order): true for
+            a greedy one, or how to draw one or several. Of several, a pair is labeled where more than
+            half came about in each order.
         tie: Allow a third answer, that there is no difference; half of its probability counts for each
             side, and ``tie_mass`` keeps how much it was.
         hard: One-hot labels: 1 or 0 for the likelier side.
@@ -73,12 +65,7 @@ class PairwiseLabeler(ModelLabeler):
         prompt: str | None = None,
         shots: int = 0,
         exemplars: str | None = None,
-        cot: bool = False,
-        samples: int = 1,
-        rationale_temperature: float = 0.0,
-        top_k: int = 0,
-        max_rationale_tokens: int = MAX_RATIONALE_TOKENS,
-        seed: int = 0,
+        cot: bool | ChainOfThought = False,
         tie: bool = False,
         hard: bool = False,
         clamp: tuple[float, float] | None = None,
@@ -87,14 +74,14 @@ class PairwiseLabeler(ModelLabeler):
         min_option_mass: float = MIN_OPTION_MASS,
         temperature: float = 1.0,
     ) -> None:
-        thinking = checked_thinking(thinking, chat_template, cot)
+        rationales = as_cot(cot)
+        thinking = checked_thinking(thinking, chat_template, rationales is not None)
         super().__init__(as_backend(backend), temperature, min_option_mass, thinking)
-        shown = load_exemplars(exemplars or f"exemplars-{task}-1", shots, cot) if shots else None
-        file = load_prompt(prompt or f"{task}-{preamble}-1")
-        rationales = checked_rationales(
-            samples, rationale_temperature, top_k, max_rationale_tokens, seed
+        shown = (
+            load_exemplars(exemplars or f"exemplars-{task}-1", shots, bool(cot)) if shots else None
         )
-        layout = Layout(file, shown, shots, cot, chat_template, tie=tie)
+        file = load_prompt(prompt or f"{task}-{preamble}-1")
+        layout = Layout(file, shown, shots, bool(cot), chat_template, tie=tie)
         self.reader = VerdictReader(layout, rationales, hard, checked_clamp(clamp))
 
     @property

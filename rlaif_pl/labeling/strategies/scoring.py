@@ -16,7 +16,7 @@ from rlaif_pl.labeling.backends import as_backend
 from rlaif_pl.labeling.calls import Ask, Backend, ChoiceRequest, Response
 from rlaif_pl.labeling.guard import LOW_MASS, MIN_OPTION_MASS, off_option_mass
 from rlaif_pl.labeling.outcome import Clamp, Judgment, checked_clamp, finalize, label_version
-from rlaif_pl.labeling.prompting.layout import Layout, Sample
+from rlaif_pl.labeling.prompting.layout import Layout, PromptSample
 from rlaif_pl.labeling.prompting.orders import unreadable
 from rlaif_pl.labeling.prompting.templates import SINGLE, LabelingPrompt, load_prompt
 from rlaif_pl.labeling.strategies.pairwise import Task
@@ -28,23 +28,14 @@ from rlaif_pl.types import Preference
 
 @dataclass(frozen=True, slots=True)
 class ResponseScore:
-    """Score of one response.
+    """Score of one response."""
 
-    Attributes:
-        value: In [-1, 1], higher is better; nan where there is none.
-        off_option_mass: Probability outside the grades, in [0, 1].
-        tokens: Tokens read and written.
-        written: Of these, the tokens written.
-        cost_usd: Money paid.
-        failure: Why there is no score.
-    """
-
-    value: float
-    off_option_mass: float
-    tokens: int
-    written: int
-    cost_usd: float
-    failure: str | None
+    value: float  # in [-1, 1], higher is better; nan where there is none
+    off_option_mass: float  # probability outside the grades, in [0, 1]
+    tokens: int  # tokens read and written
+    written: int  # of these, the tokens written
+    cost_usd: float  # money paid
+    failure: str | None  # why there is no score
 
 
 class ScoreLabeler(ModelLabeler):
@@ -109,7 +100,7 @@ class ScoreLabeler(ModelLabeler):
             ask: Answers calls; the labeler's own back end where None.
         """
         questions = [
-            self.layout.verdict(Sample(prompt, response, ""))
+            self.layout.verdict(PromptSample(prompt, response, ""))
             for prompt, response in zip(prompts, responses, strict=True)
         ]
         options = self.layout.prompt.options

@@ -27,21 +27,13 @@ def human_cost(words: float, usd_per_50_words: float = HUMAN_USD_PER_50_WORDS) -
 
 @dataclass(frozen=True, slots=True)
 class CostComparison:
-    """What a label costs by a model and by a person, in US dollars a pair.
+    """What a label costs by a model and by a person, in US dollars a pair."""
 
-    Attributes:
-        ai: By the model: from its tokens at the given prices, or as it was charged.
-        human: By a person who reads the prompt and both responses.
-        words: Words a person reads for a pair.
-        read: Tokens the model reads for a pair.
-        written: Tokens it writes.
-    """
-
-    ai: Interval
-    human: Interval
-    words: Interval
-    read: Interval
-    written: Interval
+    ai: Interval  # by the model: from its tokens at the given prices, or as it was charged
+    human: Interval  # by a person who reads the prompt and both responses
+    words: Interval  # words a person reads for a pair
+    read: Interval  # tokens the model reads for a pair
+    written: Interval  # tokens it writes
 
     @property
     def times_cheaper(self) -> float:
@@ -64,7 +56,6 @@ def compare_costs(
     rows: Sequence[Preference],
     prices: Price | None = None,
     usd_per_50_words: float = HUMAN_USD_PER_50_WORDS,
-    level: float = 0.95,
     draws: int = 2000,
     seed: int = 0,
 ) -> CostComparison:
@@ -75,7 +66,6 @@ def compare_costs(
         prices: The model's prices; None takes what was charged (``provenance.cost_usd``), which is
             0 for a model of one's own: machine time is not priced.
         usd_per_50_words: What a person is paid.
-        level: Coverage of the intervals, in (0, 1).
         draws: Bootstrap resamples.
         seed: Seeds the bootstrap.
     """
@@ -89,7 +79,7 @@ def compare_costs(
     ai = charged if prices is None else (read * prices.read + written * prices.written) / MILLION
 
     def mean(values: np.ndarray) -> Interval:
-        return mean_by_group(values, groups, level, draws, seed)
+        return mean_by_group(values, groups, draws=draws, seed=seed)
 
     return CostComparison(
         ai=mean(ai),

@@ -35,28 +35,20 @@ def kind_of(failure: str | None) -> Kind:
 
 @dataclass(frozen=True, slots=True)
 class OutcomeCounts:
-    """Pairs by what became of them; every pair asked about is in exactly one of the other counts.
+    """Pairs by what became of them; every pair asked about is in exactly one of the other counts."""
 
-    Attributes:
-        asked: All pairs.
-        decided: With a label that favors a side.
-        tied: With a label of one half. A tie is an answer: it stays a label, trains as the soft
-            target 0.5 (which pulls two rewards together), counts half in alignment and is left out
-            where a format has no place for it (chosen/rejected).
-        malformed: An answer from which no verdict could be read. No label.
-        refused: The model declined. No label.
-        too_long: The question did not fit into the model's context. No label.
-        failed: The call had no answer (timeouts, errors of the server), or was never made. No label.
-        reasons: Pairs without a label by the reason on record.
-    """
-
-    asked: int
-    decided: int
+    asked: int  # all pairs
+    decided: int  # with a label that favors a side
+    # with a label of one half. A tie is an answer: it stays a label, trains as the soft target 0.5
+    # (which pulls two rewards together), counts half in alignment and is left out where a format has
+    # no place for it (chosen/rejected)
     tied: int
-    malformed: int
-    refused: int
-    too_long: int
+    malformed: int  # an answer from which no verdict could be read. No label
+    refused: int  # the model declined. No label
+    too_long: int  # the question did not fit into the model's context. No label
+    # the call had no answer (timeouts, errors of the server), or was never made. No label
     failed: int
+    # pairs without a label by the reason on record
     reasons: dict[str, int] = field(default_factory=dict)
 
     @property

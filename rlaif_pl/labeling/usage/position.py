@@ -26,23 +26,17 @@ BINS = 10  # of equal width over the order gap's range, [0, 1]
 
 @dataclass(frozen=True, slots=True)
 class PositionBias:
-    """How often a labeler keeps to a slot, and to which (arXiv 2309.00267, appendix B).
+    """How often a labeler keeps to a slot, and to which (arXiv 2309.00267, appendix B)."""
 
-    Attributes:
-        same_slot: Share of pairs where the same slot won in both orders.
-        first_slot: Among those, the share in which it was slot 1; NaN where slots are not recorded.
-        p_value: Two-sided binomial test of "slot 1 as often as slot 2", pairs taken as independent;
-            NaN where slots are not recorded.
-        slots: Pairs won in both orders by slot 1 and by slot 2.
-        position_gap: Mean of ``|p(first) in order 1 - p(first) in order 2|``, in [0, 1].
-        gap_counts: Pairs by order gap, in ``BINS`` bins of equal width; the last includes 1.
-    """
-
-    same_slot: Interval
+    same_slot: Interval  # share of pairs where the same slot won in both orders
+    # among those, the share in which it was slot 1; NaN where slots are not recorded
     first_slot: Interval
+    # two-sided binomial test of "slot 1 as often as slot 2", pairs taken as independent; NaN where
+    # slots are not recorded
     p_value: float
-    slots: tuple[int, int]
-    position_gap: Interval
+    slots: tuple[int, int]  # pairs won in both orders by slot 1 and by slot 2
+    position_gap: Interval  # mean of `|p(first) in order 1 - p(first) in order 2|`, in [0, 1]
+    # pairs by order gap, in `BINS` bins of equal width; the last includes 1
     gap_counts: tuple[int, ...]
 
     def to_metrics(self, prefix: str) -> dict[str, float]:
@@ -66,13 +60,12 @@ class PositionBias:
 
 
 def position_bias(
-    rows: Sequence[Preference], level: float = 0.95, draws: int = 2000, seed: int = 0
+    rows: Sequence[Preference], draws: int = 2000, seed: int = 0
 ) -> PositionBias | None:
     """Measure position bias on the labels that were asked for in both orders.
 
     Args:
         rows: Labeled pairs; those without orders, or without a label, do not count.
-        level: Coverage of the intervals, in (0, 1).
         draws: Bootstrap resamples.
         seed: Seeds the bootstrap.
 
@@ -82,7 +75,7 @@ def position_bias(
     asked = [row for row in rows if row.p_first is not None and _has_orders(row.provenance)]
     if not asked:
         return None
-    settings = {"level": level, "draws": draws, "seed": seed}
+    settings = {"draws": draws, "seed": seed}
     same = [row for row in asked if row.provenance.same_slot]
     told = [row for row in same if row.provenance.slot is not None]
     first = sum(row.provenance.slot == 1 for row in told)

@@ -27,27 +27,16 @@ LONG_ENOUGH = 10.0  # seconds after which a pace is worth telling
 
 @dataclass(frozen=True, slots=True)
 class Projection:
-    """A guess at what labeling will take, from the real prompts of a sample.
+    """A guess at what labeling will take, from the real prompts of a sample."""
 
-    Attributes:
-        pairs: Pairs to label.
-        sampled: Pairs whose prompts were written out.
-        calls: Calls for all pairs.
-        rounds: Calls that must wait for one another.
-        read: Tokens read for all pairs.
-        written: Tokens written at most, as if every text went up to its limit.
-        cost_usd: Cost of the tokens above; None without a price.
-        reread: Of the tokens read, those that a prefix cache cannot spare.
-    """
-
-    pairs: int
-    sampled: int
-    calls: int
-    rounds: int
-    read: int
-    written: int
-    cost_usd: float | None
-    reread: int = 0
+    pairs: int  # pairs to label
+    sampled: int  # pairs whose prompts were written out
+    calls: int  # calls for all pairs
+    rounds: int  # calls that must wait for one another
+    read: int  # tokens read for all pairs
+    written: int  # tokens written at most, as if every text went up to its limit
+    cost_usd: float | None  # cost of the tokens above; None without a price
+    reread: int = 0  # of the tokens read, those that a prefix cache cannot spare
 
     @property
     def tokens(self) -> int:
@@ -79,10 +68,11 @@ def project(
     count: Callable[[str], float] | None = None,
     sample: int = 20,
     rereads_scored: bool = False,
+    text_tokens: float | None = None,
 ) -> Projection:
     """Write out the calls for a sample of the pairs, without asking anybody, and extrapolate.
 
-    Calls of a later round hold texts that are not there yet; a text as long as its limit stands in.
+    Calls of a later round hold texts that are not there yet; a text of the length written stands in.
 
     Args:
         judge: Judges pairs with the answers it is given, as ``ModelLabeler.judge``.
@@ -91,6 +81,7 @@ def project(
         count: Tokens of a text; a quarter of its characters without.
         sample: Pairs to write out, evenly spread over all.
         rereads_scored: Whether the model reads scored texts without a cache.
+        text_tokens: Mean tokens of an answer that is a text; None takes each call's limit.
     """
     step = max(len(pairs) // sample, 1)
     chosen = pairs[::step][:sample]
@@ -102,14 +93,14 @@ def project(
         nonlocal rounds
         rounds += 1
         asked.update(dict.fromkeys(calls))
-        return [_stand_in(call) for call in calls]
+        return [_stand_in(call, text_tokens) for call in calls]
 
     if chosen:
         judge(chosen, ask)
     scored = [call for call in asked if rereads_scored and isinstance(call, LoglikelihoodRequest)]
     scale = len(pairs) / max(len(chosen), 1)
     read = round(scale * sum(tokens(_text_of(call)) for call in asked))
-    written = round(scale * sum(_written(call) for call in asked))
+    written = round(scale * sum(_written(call, text_tokens) for call in asked))
     return Projection(
         pairs=len(pairs),
         sampled=len(chosen),
@@ -130,7 +121,11 @@ def backends_of(labeler: Labeler) -> list[object]:
 
 
 def estimate_cost(
-    labeler: Labeler, pairs: Sequence[Preference], prices: Price | None = None
+    labeler: Labeler,
+    pairs: Sequence[Preference],
+    prices: Price | None = None,
+    sample: int = 20,
+    text_tokens: float | None = None,
 ) -> Projection | None:
     """Project what a labeler will take; an ensemble takes what its members do, one after another.
 
@@ -141,6 +136,8 @@ def estimate_cost(
         labeler: The labeler.
         pairs: What is to be labeled.
         prices: For labelers whose back end has no price.
+        sample: Pairs to write out.
+        text_tokens: Mean tokens of an answer that is a text; None takes each call's limit.
 
     Returns:
         None where nothing is known about a labeler's calls.
@@ -151,11 +148,15 @@ def estimate_cost(
             lambda chosen, ask: labeler.judge(chosen, thoughtful(ask, thinking)),
             pairs,
             getattr(backend, "price", None) or prices,
+            sample=sample,
+            text_tokens=text_tokens,
             rereads_scored=getattr(backend, "rereads_scored", False),
         )
     if not isinstance(labeler, EnsembleLabeler):
         return None
-    found = [estimate_cost(member, pairs, prices) for member in labeler.labelers]
+    found = [
+        estimate_cost(member, pairs, prices, sample, text_tokens) for member in labeler.labelers
+    ]
     parts = [part for part in found if part is not None]
     if not parts:
         return None
@@ -239,15 +240,19 @@ def _text_of(call: Call) -> str:
     return call.question.text + (call.question.thoughts or "") + call.question.assistant_prefix
 
 
-def _written(call: Call) -> int:
-    """Tokens a model writes for a call at most."""
+def _written(call: Call, text_tokens: float | None = None) -> float:
+    """Tokens a model writes for a call: thoughts and, without ``text_tokens``, texts at most."""
+    if isinstance(call, GenerateRequest) and text_tokens is not None:
+        return min(call.decoding.max_tokens, text_tokens)
     return call.decoding.max_tokens if isinstance(call, GenerateRequest | ThinkRequest) else 1
 
 
-def _stand_in(call: Call) -> Response:
+def _stand_in(call: Call, text_tokens: float | None) -> Response:
     """Return a reply that says nothing, in place of one that would cost something."""
     if isinstance(call, GenerateRequest | ThinkRequest):
-        return Response(text="word" * call.decoding.max_tokens)  # as many tokens as it may have
+        tokens = round(_written(call, text_tokens))
+        # of four characters each; samples differ, so that what is asked about them does
+        return Response(text=f"{call.sample:x<4}" + "word" * (tokens - 1))
     if isinstance(call, LoglikelihoodRequest):
         return Response(logprobs=(-1.0,) * max(len(call.target.split()), 1))
     return Response(logprobs=(-math.log(len(call.options)),) * len(call.options))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rlaif_pl.data.failures import is_asked_again
-from rlaif_pl.data.sqlite_file import Layout, SqliteFile
+from rlaif_pl.data.sqlite_file import SqliteFile, TableSchema
 from rlaif_pl.labeling.calls import Call, CallKey, Response
 
 APPLICATION = 0x524C4149  # "RLAI", tells these files from other SQLite files
@@ -47,7 +47,7 @@ CREATE TABLE replies (
 )
 """
 INDEX = "CREATE INDEX replies_by_digest ON replies (digest)"
-LAYOUT = Layout("reply store", 1, (TABLE, INDEX), application=APPLICATION)
+LAYOUT = TableSchema("reply store", 1, (TABLE, INDEX), application=APPLICATION)
 NAMES = ", ".join(COLUMNS)
 SELECT = f"SELECT digest, {NAMES} FROM replies WHERE digest IN ({{marks}}) ORDER BY id"
 INSERT = (
@@ -59,25 +59,15 @@ KEYS_PER_QUERY = 500  # below SQLite's smallest limit on parameters, 999
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """What all calls in a file took, failures and repetitions included.
+    """What all calls in a file took, failures and repetitions included."""
 
-    Attributes:
-        calls: Rows.
-        answered: Different calls with an answer.
-        failures: Rows with a failure, by kind.
-        read: Tokens read.
-        written: Tokens written.
-        cost_usd: Money paid.
-        seconds: Sum of the calls' times; calls in flight together count each.
-    """
-
-    calls: int
-    answered: int
-    failures: dict[str, int]
-    read: int
-    written: int
-    cost_usd: float
-    seconds: float
+    calls: int  # rows
+    answered: int  # different calls with an answer
+    failures: dict[str, int]  # rows with a failure, by kind
+    read: int  # tokens read
+    written: int  # tokens written
+    cost_usd: float  # money paid
+    seconds: float  # sum of the calls' times; calls in flight together count each
 
 
 class ReplyStore(SqliteFile):

@@ -12,7 +12,6 @@ from rlaif_pl.labeling.guard import LOW_MASS
 from rlaif_pl.labeling.usage.cost import CostComparison, compare_costs
 from rlaif_pl.labeling.usage.counts import OutcomeCounts, count_outcomes
 from rlaif_pl.labeling.usage.position import PositionBias, position_bias
-from rlaif_pl.labeling.usage.spending import Price
 from rlaif_pl.statistics import Interval, mean_by_group, proportion_by_group
 from rlaif_pl.types import Preference
 
@@ -26,32 +25,23 @@ class LabelSummary:
     """Facts about labeled pairs, each mean and share with its interval by prompt.
 
     A share without any pair to count is NaN and not exported.
-
-    Attributes:
-        counts: Pairs by what became of them.
-        mean_p_first: Mean of ``p_first``; far from 0.5 where sides were not assigned at random.
-        decided: Share of labels with ``|p_first - 0.5| > 0.1``.
-        longer_wins: Share of labels that favor the response with more characters, among those that
-            favor one and whose lengths differ: the bias to know before training.
-        position: Position bias; None where the labels have no order.
-        off_option_mass: Mean probability outside the verdict tokens, where there are any; also of pairs
-            that have no label because of it.
-        tie_mass: Mean probability of a tie among the verdicts, where ties are asked for.
-        cost: What a label cost, beside what a person's would have.
-        tokens: Tokens read and written, failures included.
-        cost_usd: Money paid, failures included.
     """
 
-    counts: OutcomeCounts
+    counts: OutcomeCounts  # pairs by what became of them
+    # mean of `p_first`; far from 0.5 where sides were not assigned at random
     mean_p_first: Interval
-    decided: Interval
+    decided: Interval  # share of labels with `|p_first - 0.5| > 0.1`
+    # share of labels that favor the response with more characters, among those that favor one and
+    # whose lengths differ: the bias to know before training
     longer_wins: Interval
-    position: PositionBias | None
+    position: PositionBias | None  # position bias; None where the labels have no order
+    # mean probability outside the verdict tokens, where there are any; also of pairs that have no
+    # label because of it
     off_option_mass: Interval
-    tie_mass: Interval
-    cost: CostComparison
-    tokens: int
-    cost_usd: float
+    tie_mass: Interval  # mean probability of a tie among the verdicts, where ties are asked for
+    cost: CostComparison  # what a label cost, beside what a person's would have
+    tokens: int  # tokens read and written, failures included
+    cost_usd: float  # money paid, failures included
 
     @property
     def pairs(self) -> int:
@@ -104,21 +94,11 @@ class LabelSummary:
         return {"order_gap_counts": gaps, "failures": self.failures}
 
 
-def summarize_labels(
-    pairs: Sequence[Preference],
-    prices: Price | None = None,
-    level: float = 0.95,
-    draws: int = 2000,
-    seed: int = 0,
-) -> LabelSummary:
+def summarize_labels(pairs: Sequence[Preference]) -> LabelSummary:
     """Count and average the outcome of labeling; see ``LabelSummary``.
 
     Args:
         pairs: Pairs as the labeler returned them, failures included.
-        prices: The model's prices for the cost comparison; None takes what was charged.
-        level: Coverage of the intervals, in (0, 1).
-        draws: Bootstrap resamples.
-        seed: Seeds the bootstrap.
     """
     usable = [pair for pair in pairs if pair.p_first is not None]
 
@@ -129,23 +109,23 @@ def summarize_labels(
     ) -> Interval:
         known = [(value, pair.group) for pair in rows if (value := of(pair)) is not None]
         values = np.array([value for value, _ in known], np.float64)
-        return estimate(values, [group for _, group in known], level, draws, seed)
+        return estimate(values, [group for _, group in known])
 
     return LabelSummary(
         counts=count_outcomes(pairs),
         mean_p_first=share(lambda pair: pair.p_first, mean_by_group),
         decided=share(_is_decided, proportion_by_group),
         longer_wins=share(_longer_wins, proportion_by_group),
-        position=position_bias(pairs, level, draws, seed),
+        position=position_bias(pairs),
         off_option_mass=share(lambda pair: pair.provenance.off_option_mass, mean_by_group, pairs),
         tie_mass=share(lambda pair: pair.provenance.tie_mass, mean_by_group),
-        cost=compare_costs(pairs, prices, level=level, draws=draws, seed=seed),
+        cost=compare_costs(pairs),
         tokens=sum(pair.provenance.tokens for pair in pairs),
         cost_usd=math.fsum(pair.provenance.cost_usd for pair in pairs),
     )
 
 
-Estimate = Callable[[np.ndarray, Sequence[str], float, int, int], Interval]
+Estimate = Callable[[np.ndarray, Sequence[str]], Interval]
 
 
 def _is_decided(pair: Preference) -> float | None:

@@ -60,17 +60,11 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """Labels to train on.
+    """Labels to train on."""
 
-    Attributes:
-        rows: Pair of each label. ``(M,)``
-        target: Probability that the first is better. ``(M,)``
-        weight: Importance, at least 0. ``(M,)``
-    """
-
-    rows: Index
-    target: Array
-    weight: Array
+    rows: Index  # pair of each label. `(M,)`
+    target: Array  # probability that the first is better. `(M,)`
+    weight: Array  # importance, at least 0. `(M,)`
 
     def of(self, chosen: Index) -> Labels:
         """Return the labels of some pairs."""

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from rlaif_pl.evaluation.results import COLORS, Results, plain_axes
+from rlaif_pl.evaluation.results import COLORS, StudyResults, plain_axes
 from rlaif_pl.labeling.usage.cost import human_cost
 from rlaif_pl.labeling.usage.spending import Price
 from rlaif_pl.statistics import Interval
@@ -26,29 +26,17 @@ LOCAL = "this machine"
 
 @dataclass(frozen=True, slots=True)
 class LabelerRow:
-    """One labeler as ``evaluate alignment`` measured it.
+    """One labeler as ``evaluate alignment`` measured it."""
 
-    Attributes:
-        name: Its name in the table.
-        alignment: Agreement with people.
-        gain_over_length: Paired difference to "the longer one wins".
-        length_matched: Agreement on pairs of like length.
-        pairs: Pairs asked about.
-        seconds: Wall time of asking for them; answers that were on disk took none.
-        read: Tokens read a pair.
-        written: Tokens written a pair.
-        human_usd: What a person would be paid for a pair, by its words.
-    """
-
-    name: str
-    alignment: Interval
-    gain_over_length: Interval
-    length_matched: Interval
-    pairs: int
-    seconds: float
-    read: float
-    written: float
-    human_usd: Interval
+    name: str  # its name in the table
+    alignment: Interval  # agreement with people
+    gain_over_length: Interval  # paired difference to "the longer one wins"
+    length_matched: Interval  # agreement on pairs of like length
+    pairs: int  # pairs asked about
+    seconds: float  # wall time of asking for them; answers that were on disk took none
+    read: float  # tokens read a pair
+    written: float  # tokens written a pair
+    human_usd: Interval  # what a person would be paid for a pair, by its words
 
     @property
     def seconds_per_pair(self) -> float:
@@ -88,7 +76,7 @@ def read_rows(path: Path | str) -> list[LabelerRow]:
     return [_row(record) for record in content["rows"]]
 
 
-def cost_results(rows: Sequence[LabelerRow], prices: Mapping[str, Price]) -> Results:
+def cost_results(rows: Sequence[LabelerRow], prices: Mapping[str, Price]) -> StudyResults:
     """Lay out what a label costs by each labeler and price, beside a person's.
 
     Args:
@@ -114,7 +102,7 @@ def cost_results(rows: Sequence[LabelerRow], prices: Mapping[str, Price]) -> Res
         "The last column divides a person's price by that of the dearest endpoint listed: the price of "
         "a label says nothing of its worth, which is the first column.",
     ]
-    return Results(
+    return StudyResults(
         "label_cost",
         [Table("What a preference label costs", header, body)],
         notes,
@@ -125,7 +113,7 @@ def cost_results(rows: Sequence[LabelerRow], prices: Mapping[str, Price]) -> Res
     )
 
 
-def size_results(rows: Sequence[LabelerRow]) -> Results:
+def size_results(rows: Sequence[LabelerRow]) -> StudyResults:
     """Lay out alignment by labeler, in the order of the table."""
     body: Rows = [
         [
@@ -161,7 +149,7 @@ def size_results(rows: Sequence[LabelerRow]) -> Results:
     metrics: dict[str, float] = {}
     for row in rows:
         metrics |= row.alignment.to_metrics(f"size/{row.name.replace(' ', '_')}/alignment")
-    return Results(
+    return StudyResults(
         "labeler_size",
         [Table("Agreement with people by size of the labeler", header, body)],
         [

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from rlaif_pl.evaluation.gold import judge_counts, judges_named
-from rlaif_pl.evaluation.results import COLORS, Results, plain_axes
+from rlaif_pl.evaluation.results import COLORS, StudyResults, plain_axes
 from rlaif_pl.recipes.studies.fitting import Array, Fitter, Method
 from rlaif_pl.recipes.studies.sources import (
     ARM_TITLES,
@@ -36,22 +36,16 @@ from rlaif_pl.tables import PERCENT, POINTS, Column, Columns, Table
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A size of the training set.
+    """A size of the training set."""
 
-    Attributes:
-        size: Pairs trained on.
-        accuracy: By arm, the share of held-out pairs judged as the gold verdicts do, the mean over
-            draws of each pair first; the interval is by post.
-        spread: By arm, the standard deviation of accuracy over draws: what the choice of pairs does.
-        gap: RLAIF less RLHF on the same pairs; None where one of them is not drawn.
-        detectable: Smallest true gap that this sample finds with 80 % power; NaN without a gap.
-    """
-
-    size: int
+    size: int  # pairs trained on
+    # by arm, the share of held-out pairs judged as the gold verdicts do, the mean over draws of each
+    # pair first; the interval is by post
     accuracy: Mapping[str, Interval]
+    # by arm, the standard deviation of accuracy over draws: what the choice of pairs does
     spread: Mapping[str, float]
-    gap: Interval | None
-    detectable: float
+    gap: Interval | None  # RLAIF less RLHF on the same pairs; None where one of them is not drawn
+    detectable: float  # smallest true gap that this sample finds with 80 % power; NaN without a gap
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +69,6 @@ def draw_curve(
     seeds: Sequence[int],
     folds: int,
     method: Method = "head",
-    level: float = 0.95,
     draws: int = 2000,
 ) -> CurveReport:
     """Fit every arm at every size for every seed.
@@ -90,7 +83,6 @@ def draw_curve(
         seeds: One draw of folds and subsets each.
         folds: Folds by post.
         method: What is trained.
-        level: Coverage of the intervals, in (0, 1).
         draws: Bootstrap resamples.
     """
     kept = decided_in(data.human)
@@ -102,14 +94,14 @@ def draw_curve(
         for arm in arms:
             margins = cross_fitted(fitter, data, arm, method, seeds, folds, size=size)
             correct[arm] = np.array([right(row, truth) for row in margins[:, kept]])
-        points.append(_point(size, correct, groups, level, draws))
+        points.append(_point(size, correct, groups, draws))
     by_length = right(length_margin([data.pairs[row] for row in kept]), truth)
-    rule = proportion_by_group(by_length, groups, level, draws)
+    rule = proportion_by_group(by_length, groups, draws=draws)
     gold = judges_named(judge_counts(data.pairs))
     return CurveReport(points, rule, gold, len(kept), len(seeds), folds, method)
 
 
-def to_results(report: CurveReport) -> Results:
+def to_results(report: CurveReport) -> StudyResults:
     """Lay a report out."""
     arms = list(report.points[0].accuracy)
     has_gap = report.points[0].gap is not None
@@ -133,7 +125,7 @@ def to_results(report: CurveReport) -> Results:
         "The interval is over posts that are judged; the spread over draws is the luck of the pairs "
         "that are trained on, one standard deviation in points.",
     ]
-    return Results(
+    return StudyResults(
         "reward_curve",
         [Table(f"Agreement with {report.gold} by pairs trained on", header, body)],
         notes,
@@ -144,20 +136,18 @@ def to_results(report: CurveReport) -> Results:
     )
 
 
-def _point(
-    size: int, correct: Mapping[str, Array], groups: Sequence[str], level: float, draws: int
-) -> Point:
+def _point(size: int, correct: Mapping[str, Array], groups: Sequence[str], draws: int) -> Point:
     """Summarize one size; ``correct`` is ``(seeds, N)`` by arm."""
     mean = {arm: values.mean(0) for arm, values in correct.items()}
     by_draw = {arm: values.mean(1) for arm, values in correct.items()}
     gap, detectable = None, float("nan")
     if {"ai", "human"} <= mean.keys():
-        gap = paired_difference(mean["ai"], mean["human"], groups, level, draws)
+        gap = paired_difference(mean["ai"], mean["human"], groups, draws=draws)
         error = standard_error_by_group(mean["ai"] - mean["human"], groups)
-        detectable = minimum_detectable_effect(error, level=level)
+        detectable = minimum_detectable_effect(error)
     return Point(
         size,
-        {arm: proportion_by_group(values, groups, level, draws) for arm, values in mean.items()},
+        {arm: proportion_by_group(values, groups, draws=draws) for arm, values in mean.items()},
         {a: float(np.std(v, ddof=1)) if len(v) > 1 else float("nan") for a, v in by_draw.items()},
         gap,
         detectable,

@@ -43,66 +43,40 @@ SURE = 1e-9  # a label this near to 0 or 1 counts as that sure, so that its log-
 
 @dataclass(frozen=True, slots=True)
 class Judge:
-    """Something that judges pairs, measured on the gold verdicts.
+    """Something that judges pairs, measured on the gold verdicts."""
 
-    Attributes:
-        name: Its name.
-        accuracy: Share of pairs on which it favors the gold side, by subset of the votes; the mean
-            over seeds of each pair first.
-        seed_spread: Standard deviation of accuracy over seeds; NaN of one.
-        ece: Expected calibration error of ``sigmoid(margin)``, mean over seeds; NaN for a rule.
-        brier: Brier score likewise.
-    """
-
-    name: str
+    name: str  # its name
+    # share of pairs on which it favors the gold side, by subset of the votes; the mean over seeds of
+    # each pair first
     accuracy: Mapping[str, Interval]
-    seed_spread: float
-    ece: float
-    brier: float
+    seed_spread: float  # standard deviation of accuracy over seeds; NaN of one
+    ece: float  # expected calibration error of `sigmoid(margin)`, mean over seeds; NaN for a rule
+    brier: float  # Brier score likewise
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Paired difference of two judges on the same pairs.
+    """Paired difference of two judges on the same pairs."""
 
-    Attributes:
-        first: Name of one.
-        second: Name of the other, which is subtracted.
-        difference: Of accuracy, with its interval by post.
-        detectable: Smallest true difference this sample finds with 80 % power.
-        p_adjusted: P-value of no difference, adjusted for all comparisons (Holm).
-    """
-
-    first: str
-    second: str
-    difference: Interval
-    detectable: float
-    p_adjusted: float
+    first: str  # name of one
+    second: str  # name of the other, which is subtracted
+    difference: Interval  # of accuracy, with its interval by post
+    detectable: float  # smallest true difference this sample finds with 80 % power
+    p_adjusted: float  # p-value of no difference, adjusted for all comparisons (Holm)
 
 
 @dataclass(frozen=True, slots=True)
 class SourcesReport:
-    """Judges and their differences.
+    """Judges and their differences."""
 
-    Attributes:
-        judges: Fitted arms first, then the labeler and the length rule.
-        comparisons: Every two of them that a question asks about.
-        gold: Who gave the gold verdicts, as in "agreement with people".
-        pairs: Pairs with a gold verdict.
-        posts: Posts they are about.
-        labeled: Pairs with an AI's label.
-        seeds: Seeds of each fitted arm by method.
-        folds: Folds by post.
-    """
-
-    judges: Sequence[Judge]
-    comparisons: Sequence[Comparison]
-    gold: str
-    pairs: int
-    posts: int
-    labeled: int
-    seeds: Mapping[str, int]
-    folds: int
+    judges: Sequence[Judge]  # fitted arms first, then the labeler and the length rule
+    comparisons: Sequence[Comparison]  # every two of them that a question asks about
+    gold: str  # who gave the gold verdicts, as in "agreement with people"
+    pairs: int  # pairs with a gold verdict
+    posts: int  # posts they are about
+    labeled: int  # pairs with an AI's label
+    seeds: Mapping[str, int]  # seeds of each fitted arm by method
+    folds: int  # folds by post
 
 
 def compare_sources(
@@ -112,7 +86,6 @@ def compare_sources(
     seeds: Mapping[Method, Sequence[int]],
     folds: int,
     ai_weight: float = 1.0,
-    level: float = 0.95,
     draws: int = 2000,
 ) -> SourcesReport:
     """Fit every arm by every method and measure all on the gold verdicts.
@@ -124,7 +97,6 @@ def compare_sources(
         seeds: Seeds by method; a method without any is left out.
         folds: Folds by post; each pair is judged by models that saw nothing of its post.
         ai_weight: Weight of the AI's labels in ``hybrid``.
-        level: Coverage of the intervals, in (0, 1).
         draws: Bootstrap resamples, by post.
     """
     margins: dict[str, Array] = {}
@@ -138,7 +110,7 @@ def compare_sources(
     margins[LENGTH] = length_margin(data.pairs)[None]
     truths = {ALL: data.human, **data.strata}
     judges = [
-        _judge(name, own, truths, data.groups, name != LENGTH, level, draws)
+        _judge(name, own, truths, data.groups, name != LENGTH, draws)
         for name, own in margins.items()
     ]
     common = decided_in(data.human)
@@ -147,7 +119,7 @@ def compare_sources(
     asked = [(a, b) for a, b in combinations(fitted, 2) if a.split(", ")[1] == b.split(", ")[1]]
     asked += [(a, b) for a, b in combinations(fitted, 2) if a.split(", ")[0] == b.split(", ")[0]]
     asked += [(a, LENGTH) for a in [*fitted, LABELER]]
-    comparisons = _compare(asked, correct, groups, level, draws)
+    comparisons = _compare(asked, correct, groups, draws)
     finite = int(np.isfinite(data.ai).sum())
     counts = {str(method): len(own) for method, own in seeds.items()}
     gold = judges_named(judge_counts(data.pairs))
@@ -167,7 +139,6 @@ def _judge(
     truths: Mapping[str, Array],
     groups: Sequence[str],
     is_probability: bool,
-    level: float,
     draws: int,
 ) -> Judge:
     accuracy = {}
@@ -175,7 +146,7 @@ def _judge(
         kept = decided_in(truth)
         values = _correct(margins[:, kept], truth[kept])
         owners = [groups[row] for row in kept]
-        accuracy[stratum] = proportion_by_group(values, owners, level, draws)
+        accuracy[stratum] = proportion_by_group(values, owners, draws=draws)
     truth = truths[ALL]
     kept = decided_in(truth)
     by_seed = [_correct(row[None, kept], truth[kept]).mean() for row in margins]
@@ -198,14 +169,13 @@ def _compare(
     asked: Sequence[tuple[str, str]],
     correct: Mapping[str, Array],
     groups: Sequence[str],
-    level: float,
     draws: int,
 ) -> list[Comparison]:
     """Compare judges pair by pair, with one adjustment for all."""
     found = []
     for a, b in asked:
-        difference = paired_difference(correct[a], correct[b], groups, level, draws)
+        difference = paired_difference(correct[a], correct[b], groups, draws=draws)
         error = standard_error_by_group(correct[a] - correct[b], groups)
-        found.append((a, b, difference, minimum_detectable_effect(error, level=level)))
-    adjusted = holm([two_sided_p_value(row[2], 0.0, level) for row in found])
+        found.append((a, b, difference, minimum_detectable_effect(error)))
+    adjusted = holm([two_sided_p_value(row[2], 0.0) for row in found])
     return [Comparison(*row, p) for row, p in zip(found, adjusted, strict=True)]

@@ -7,12 +7,12 @@ import textwrap
 import numpy as np
 from matplotlib.figure import Figure
 
-from rlaif_pl.evaluation.results import COLORS, Results, plain_axes
+from rlaif_pl.evaluation.results import COLORS, StudyResults, plain_axes
 from rlaif_pl.recipes.studies.reward_sources import ALL, SourcesReport
 from rlaif_pl.tables import PERCENT, POINTS, Cell, Column, Columns, Table
 
 
-def to_results(report: SourcesReport) -> Results:
+def to_results(report: SourcesReport) -> StudyResults:
     """Lay a report out."""
     strata = list(report.judges[0].accuracy)
     header: Columns = [
@@ -40,7 +40,7 @@ def to_results(report: SourcesReport) -> Results:
         "Detectable: the true difference that this sample would find with 80 % power. A smaller one "
         "can be there unseen; p is adjusted for the number of comparisons (Holm).",
     ]
-    return Results(
+    return StudyResults(
         "reward_sources",
         [
             Table(f"Agreement with {report.gold} on held-out pairs", header, body),

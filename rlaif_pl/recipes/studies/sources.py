@@ -22,16 +22,11 @@ Key = tuple[str, str, str]
 
 @dataclass(frozen=True, slots=True)
 class TwiceLabeled:
-    """Pairs with a person's label and an AI's.
+    """Pairs with a person's label and an AI's."""
 
-    Attributes:
-        pairs: Pairs with people's ``p_first``. ``N``
-        ai: The AI's ``p_first``; NaN where it gave no label. ``(N,)``
-        strata: People's ``p_first`` by name of a subset of the votes; NaN elsewhere. ``(N,)`` each
-    """
-
-    pairs: Sequence[Preference]
-    ai: Array
+    pairs: Sequence[Preference]  # pairs with people's `p_first`. `N`
+    ai: Array  # the AI's `p_first`; NaN where it gave no label. `(N,)`
+    # people's `p_first` by name of a subset of the votes; NaN elsewhere. `(N,)` each
     strata: Mapping[str, Array]
 
     @property

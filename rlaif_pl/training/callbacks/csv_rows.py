@@ -14,20 +14,20 @@ from rlaif_pl.data.metric_files import write_text
 Cell = float | int | str
 
 
-class Table(NamedTuple):
+class CsvTable(NamedTuple):
     """Contents of a CSV file."""
 
     columns: list[str]
     rows: list[dict[str, str]]  # "" where a row has no value for a column
 
 
-def read_table(path: Path) -> Table:
+def read_table(path: Path) -> CsvTable:
     """Read a table without a last row that a kill has cut short; no file is an empty table.
 
     The last column must not be able to end in a line break, or a cut in it could pass unseen.
     """
     if not path.is_file():
-        return Table([], [])
+        return CsvTable([], [])
     with path.open(encoding="utf-8", newline="") as stream:
         text = stream.read()
     allow_long_cells()
@@ -35,10 +35,10 @@ def read_table(path: Path) -> Table:
     if lines and not text.endswith("\n"):
         lines.pop()
     if not lines:
-        return Table([], [])
+        return CsvTable([], [])
     columns = lines[0]
     whole = [line for line in lines[1:] if len(line) == len(columns)]
-    return Table(columns, [dict(zip(columns, line, strict=True)) for line in whole])
+    return CsvTable(columns, [dict(zip(columns, line, strict=True)) for line in whole])
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Cell]]) -> None:

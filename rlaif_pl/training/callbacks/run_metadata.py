@@ -27,46 +27,27 @@ PACKAGE = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Facts of one run, as ``run_facts.json`` has them.
+    """Facts of one run, as ``run_facts.json`` has them."""
 
-    Attributes:
-        rlaif_pl: Version of this package; None where it is not installed.
-        commit: Git commit of the checkout it runs from, with ``+changes`` where files differ; None
-            outside a checkout.
-        python: Python version.
-        torch: PyTorch version.
-        lightning: Lightning version.
-        transformers: transformers version; None where it is not installed.
-        device: Device of rank 0, by name.
-        ranks: Processes of the run.
-        strategy: Lightning strategy.
-        precision: Lightning precision.
-        threads: Threads of one operator.
-        ops: ``compiled`` or ``reference`` by op, on the run's device.
-        trainable_parameters: Numbers that are trained.
-        parameters: Numbers in all; a shared weight counts once.
-        seed: Seed of ``seed_everything``; None where none was set.
-        started: When, ISO 8601 in UTC.
-        command: Program arguments.
-    """
-
-    rlaif_pl: str | None
+    rlaif_pl: str | None  # version of this package; None where it is not installed
+    # git commit of the checkout it runs from, with `+changes` where files differ; None outside a
+    # checkout
     commit: str | None
-    python: str
-    torch: str
-    lightning: str | None
-    transformers: str | None
-    device: str
-    ranks: int
-    strategy: str
-    precision: str
-    threads: int
-    ops: Mapping[str, str]
-    trainable_parameters: int
-    parameters: int
-    seed: int | None
-    started: str
-    command: str
+    python: str  # python version
+    torch: str  # PyTorch version
+    lightning: str | None  # lightning version
+    transformers: str | None  # transformers version; None where it is not installed
+    device: str  # device of rank 0, by name
+    ranks: int  # processes of the run
+    strategy: str  # lightning strategy
+    precision: str  # lightning precision
+    threads: int  # threads of one operator
+    ops: Mapping[str, str]  # `compiled` or `reference` by op, on the run's device
+    trainable_parameters: int  # numbers that are trained
+    parameters: int  # numbers in all; a shared weight counts once
+    seed: int | None  # seed of `seed_everything`; None where none was set
+    started: str  # when, ISO 8601 in UTC
+    command: str  # program arguments
 
 
 class RunMetadata(Callback):

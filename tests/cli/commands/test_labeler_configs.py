@@ -35,7 +35,7 @@ def built():
 
     def build(*files):
         words = [f"--config={file}" for file in files]
-        return parser.instantiate_classes(parser.parse_args(words))
+        return parser.instantiate(parser.parse_args(words))
 
     return build
 

@@ -15,7 +15,6 @@ from rlaif_pl.evaluation.agreement.gate import (
     LabelerGateError,
     LabelerGateWarning,
     QualityThresholds,
-    check_gate,
 )
 from rlaif_pl.evaluation.agreement.measure import alignment_of, measure_alignment
 from rlaif_pl.labeling.usage.spending import Price
@@ -171,17 +170,17 @@ def test_a_gate_passes_warns_or_stops(measured):
     good, bad = measured([0.9, 0.8, 0.1, 0.1]), measured([0.1, 0.2, 0.9, 0.7])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert check_gate(good, 0.9, 0.1, "stop") == []
+        assert QualityThresholds("stop", 0.9, 0.1).check(good) == []
     with pytest.warns(LabelerGateWarning, match="expected at least 60.0%"):
-        assert len(check_gate(bad)) == 2
+        assert len(QualityThresholds().check(bad)) == 2
     with pytest.raises(LabelerGateError, match="Try a larger labeler"):
-        check_gate(bad, action="stop")
+        QualityThresholds(action="stop").check(bad)
     with pytest.warns(LabelerGateWarning, match="alignment"):
-        assert len(check_gate(bad, min_gain=None)) == 1
-    with pytest.raises(ValueError, match="'warn' or 'stop'"):
-        check_gate(good, action="ignore")
+        assert len(QualityThresholds(min_gain=None).check(bad)) == 1
+    with pytest.raises(ValueError, match="'warn', 'stop' or 'off'"):
+        QualityThresholds(action="ignore").check(good)
     with pytest.raises(ValueError, match=r"min_alignment in \[0, 1\], got 60"):
-        check_gate(good, 60)
+        QualityThresholds(min_alignment=60).check(good)
 
 
 @pytest.mark.parametrize("name", ["min_gain", "max_same_slot", "max_failures"])
@@ -194,12 +193,12 @@ def test_limits_of_the_gate_are_shares(name):
 
 def test_the_gate_asks_for_confidence_where_wanted(measured):
     good = measured([0.9, 0.8, 0.1, 0.1])  # 4 of 4: Wilson's lower limit is 51 %
-    assert check_gate(good, 0.6, None, "stop") == []
+    assert QualityThresholds("stop", 0.6, None).check(good) == []
     with pytest.warns(LabelerGateWarning, match="all of its interval"):
-        assert len(check_gate(good, 0.6, None, confident=True)) == 1
+        assert len(QualityThresholds("warn", 0.6, None, confident=True).check(good)) == 1
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert check_gate(good, 0.5, None, confident=True) == []
+        assert QualityThresholds("warn", 0.5, None, confident=True).check(good) == []
 
 
 def test_the_gate_sees_position_bias_and_failures(measured):
@@ -209,12 +208,12 @@ def test_the_gate_sees_position_bias_and_failures(measured):
     ]
     biased = alignment_of(labeled, GOLD)
     with pytest.warns(LabelerGateWarning, match=r"slot 1 in 100%.*strategy without slots"):
-        assert len(check_gate(biased)) == 1
-    assert check_gate(biased, max_same_slot=None) == []
+        assert len(QualityThresholds().check(biased)) == 1
+    assert QualityThresholds(max_same_slot=None).check(biased) == []
     failing = measured([0.9, 0.8, 0.1, "refused"])
     with pytest.warns(LabelerGateWarning, match=r"25.0% of 4 pairs have no label \(refused 1\)"):
-        assert len(check_gate(failing)) == 1
-    assert check_gate(failing, max_failures=0.25) == []
+        assert len(QualityThresholds().check(failing)) == 1
+    assert QualityThresholds(max_failures=0.25).check(failing) == []
 
 
 @pytest.fixture(scope="module")

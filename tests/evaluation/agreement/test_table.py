@@ -10,8 +10,7 @@ import pytest
 from rich.console import Console
 
 from rlaif_pl.evaluation.agreement import table_text
-from rlaif_pl.evaluation.agreement.rows import Resampling
-from rlaif_pl.evaluation.agreement.table import measure_table
+from rlaif_pl.evaluation.agreement.table import Resampling, measure_table
 from rlaif_pl.labeling.usage.spending import Price
 from rlaif_pl.types import Preference, Provenance
 

@@ -4,8 +4,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from rlaif_pl.evaluation.harmlessness.rates import HarmlessRates
-from rlaif_pl.evaluation.harmlessness.rates_text import notes, page_of, write
+from rlaif_pl.evaluation.harmlessness.rates import HarmlessRates, notes, page_of, write
 from rlaif_pl.statistics import Interval
 
 RATES = HarmlessRates(

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from rlaif_pl.cli import main as cli
-from rlaif_pl.evaluation.human.tasks import Item, Task
+from rlaif_pl.evaluation.human.tasks import Item, RatingTask
 
 POLICIES = ("zebra", "yacht", "xenon")
 PATIENCE = 60.0  # seconds until a server has started
@@ -44,10 +44,12 @@ def samples(tmp_path) -> Path:
 
 
 @pytest.fixture
-def tasks() -> dict[str, Task]:
+def tasks() -> dict[str, RatingTask]:
     """Return two prompts with responses of 4, 2 and 6 characters."""
     items = tuple(Item(t, (p,)) for t, p in zip(("aaaa", "bb", "cccccc"), "abc", strict=True))
-    return {name: Task(name, f"prompt {name}", f"group {name}", items) for name in ("t1", "t2")}
+    return {
+        name: RatingTask(name, f"prompt {name}", f"group {name}", items) for name in ("t1", "t2")
+    }
 
 
 class Server:

@@ -7,11 +7,10 @@ import pytest
 
 from rlaif_pl.data.preferences import write_preferences
 from rlaif_pl.evaluation.human.findings import reading_of
-from rlaif_pl.evaluation.human.pairs import preferences_of
-from rlaif_pl.evaluation.human.ranked import Estimator, Ranked, gather
+from rlaif_pl.evaluation.human.ranked import Estimator, Ranked, gather, preferences_of
 from rlaif_pl.evaluation.human.records import Rating
-from rlaif_pl.evaluation.human.report import results_of, write_ratings
-from rlaif_pl.evaluation.human.tasks import Item, Task
+from rlaif_pl.evaluation.human.tables import results_of, write_ratings
+from rlaif_pl.evaluation.human.tasks import Item, RatingTask
 from rlaif_pl.evaluation.pairs import comparison_key
 from rlaif_pl.evaluation.verdicts import JudgeVerdicts
 from rlaif_pl.reporting.results import read_results
@@ -110,7 +109,7 @@ def test_what_each_person_did(found):
 
 
 def test_a_text_of_two_policies_is_a_tie():
-    task = Task("t", "p", "g", (Item("x", ("a", "b")), Item("y", ("c",))))
+    task = RatingTask("t", "p", "g", (Item("x", ("a", "b")), Item("y", ("c",))))
     ratings = [Rating("1", "ann", "t", (0, 1), (1, 2))]
     reading = reading_of({"t": task}, ratings, "abc", {}, estimator=Estimator(draws=10))
     matrix = reading.findings[0].matrix
@@ -182,7 +181,7 @@ def test_votes_become_preferences_that_a_reward_model_trains_on(tasks, tmp_path)
 
 
 def test_an_empty_response_makes_no_preference():
-    task = Task("t", "p", "g", (Item("", ("a",)), Item("y", ("b",)), Item("z", ("c",))))
+    task = RatingTask("t", "p", "g", (Item("", ("a",)), Item("y", ("b",)), Item("z", ("c",))))
     pairs, left_out = preferences_of([Ranked(task, [(3, 1, 2)], 0)])
     assert [{pair.first, pair.second} for pair in pairs] == [{"y", "z"}]
     assert left_out == {"empty response": 2}

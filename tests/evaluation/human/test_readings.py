@@ -6,10 +6,9 @@ import pytest
 
 from rlaif_pl.evaluation.human.acceptable import acceptability
 from rlaif_pl.evaluation.human.findings import reading_of
-from rlaif_pl.evaluation.human.pairs import preferences_of
-from rlaif_pl.evaluation.human.ranked import Estimator
+from rlaif_pl.evaluation.human.ranked import Estimator, preferences_of
 from rlaif_pl.evaluation.human.records import Rating
-from rlaif_pl.evaluation.human.report import results_of, write_ratings
+from rlaif_pl.evaluation.human.tables import results_of, write_ratings
 from rlaif_pl.statistics import cohen_kappa, wilson
 
 SETTINGS = Estimator(draws=200)

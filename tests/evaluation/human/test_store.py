@@ -7,10 +7,12 @@ import pytest
 from rlaif_pl.evaluation.human.records import Rating
 from rlaif_pl.evaluation.human.schema import LEASE_SECONDS
 from rlaif_pl.evaluation.human.store import RatingStore
-from rlaif_pl.evaluation.human.tasks import Item, Task
+from rlaif_pl.evaluation.human.tasks import Item, RatingTask
 
 FACTS = {"seed": "0", "policies": "[]"}
-TASKS = [Task(f"t{n}", "prompt", f"g{n}", (Item("x", ("a",)), Item("y", ("b",)))) for n in range(3)]
+TASKS = [
+    RatingTask(f"t{n}", "prompt", f"g{n}", (Item("x", ("a",)), Item("y", ("b",)))) for n in range(3)
+]
 
 
 class Clock:

@@ -7,12 +7,12 @@ import random
 import threading
 import time
 from collections import Counter, deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from rlaif_pl.labeling.backends.endpoint import EndpointBackend
+from rlaif_pl.labeling import EndpointBackend, Retries, ServerFeatures
 
 WORDS = ("1", "2", "10", " the", " a", "\n", "0")
 
@@ -243,7 +243,11 @@ def endpoint(monkeypatch):
             "timeout": 60.0,
             "api_key_env": "TEST_ENDPOINT_KEY",
         } | options
-        return EndpointBackend(server.url, "tiny", **options)
+        groups = {
+            name: kind(**{f.name: options.pop(f.name) for f in fields(kind) if f.name in options})
+            for name, kind in (("retries", Retries), ("server", ServerFeatures))
+        }
+        return EndpointBackend(server.url, "tiny", **options, **groups)
 
     return make
 

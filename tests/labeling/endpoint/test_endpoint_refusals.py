@@ -349,7 +349,7 @@ labeler:
     preamble: base
     backend:
       class_path: rlaif_pl.labeling.EndpointBackend
-      init_args: {{base_url: '{url}', model: tiny, max_retries: 0, first_wait: 0.0}}
+      init_args: {{base_url: '{url}', model: tiny, retries: {{max_retries: 0, first_wait: 0.0}}}}
 """
 
 

@@ -18,7 +18,7 @@ import urllib.request
 import pytest
 
 from rlaif_pl.data import tiny_tldr
-from rlaif_pl.labeling.backends.endpoint import EndpointBackend
+from rlaif_pl.labeling import EndpointBackend, Retries, ServerFeatures
 from rlaif_pl.labeling.backends.endpoint_errors import EndpointError
 from rlaif_pl.labeling.backends.local import LocalBackend
 from rlaif_pl.labeling.calls import (
@@ -85,7 +85,11 @@ def wait_for(address, process, log):
 @pytest.fixture(scope="module")
 def server(url):
     return EndpointBackend(
-        url, "smollm2", concurrency=2, timeout=PATIENCE, max_retries=1, echo_start=START
+        url,
+        "smollm2",
+        concurrency=2,
+        retries=Retries(max_retries=1, timeout=PATIENCE),
+        server=ServerFeatures(echo_start=START),
     )
 
 
@@ -177,7 +181,7 @@ def test_scores_are_those_of_the_local_back_end(server, local):
 
 
 def test_a_wrong_echo_is_found_out(url):
-    bare = EndpointBackend(url, "smollm2", timeout=PATIENCE)
+    bare = EndpointBackend(url, "smollm2", retries=Retries(timeout=PATIENCE))
     with pytest.raises(EndpointError, match="echo_start"):
         bare.answer([LoglikelihoodRequest("TL;DR: a cat", " sat")], lambda *_: None)
 

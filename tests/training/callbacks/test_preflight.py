@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from rlaif_pl.labeling.backends import EndpointBackend
+from rlaif_pl.labeling import EndpointBackend, Retries
 from rlaif_pl.labeling.reward import LabelerReward
 from rlaif_pl.labeling.strategies.scoring import ScoreLabeler
 from rlaif_pl.models import BackboneOptions, Lora, RewardModel
@@ -118,7 +118,7 @@ def test_references_are_read_before_training(trainer, tiny_model_folder, data_fi
 
 
 def judge_at(address):
-    return ScoreLabeler(EndpointBackend(address, "m", max_retries=0))
+    return ScoreLabeler(EndpointBackend(address, "m", retries=Retries(max_retries=0)))
 
 
 def test_a_judge_that_does_not_answer_is_named(trainer, module):

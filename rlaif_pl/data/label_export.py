@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from rlaif_pl.data.disk import replaced
 from rlaif_pl.types import Preference, Provenance
 
-Layout = Literal["soft", "trl"]
+ExportLayout = Literal["soft", "trl"]
 NUMBERS = {"float": pa.float64(), "int": pa.int64(), "bool": pa.bool_(), "str": pa.string()}
 SOFT = pa.schema(
     [
@@ -40,17 +40,11 @@ TRL = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """Rows of an export, with an account of what is not in it.
+    """Rows of an export, with an account of what is not in it."""
 
-    Attributes:
-        schema: Names and types of the columns.
-        rows: The rows.
-        left_out: Pairs that are not in it, by reason.
-    """
-
-    schema: pa.Schema
-    rows: list[dict[str, object]]
-    left_out: Mapping[str, int]
+    schema: pa.Schema  # names and types of the columns
+    rows: list[dict[str, object]]  # the rows
+    left_out: Mapping[str, int]  # pairs that are not in it, by reason
 
 
 def soft_rows(pairs: Sequence[Preference], min_margin: float = 0.0) -> Exported:
