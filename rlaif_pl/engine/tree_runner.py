@@ -7,14 +7,14 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
-from torch import Tensor
 
-from rlaif_pl.engine.batch import Segment, pack_segments, send, to_device
+from rlaif_pl.engine.batch import Segment, pack_segments, to_device
 from rlaif_pl.engine.generation_state import LanguageModel, PackedState
 from rlaif_pl.engine.kv_cache import KVCache
 from rlaif_pl.engine.prefix_tree import LEAST_SHARED, Node, Text, common_start, grow, pack_trees
+from rlaif_pl.engine.sampling import SamplingParams
+from rlaif_pl.engine.score import token_logprobs
 
-LOGIT_ROWS = 256  # states that become logits at once: 48 MiB at 49,152 tokens
 ROWS_PER_TOKEN = 4  # places for tokens to be written that weigh as much as one token to be computed
 Scores = list[tuple[int, list[float]]]
 
@@ -74,12 +74,12 @@ class PrefixTreeRunner:
 
     @torch.no_grad()
     def states(
-        self, prompts: Sequence[tuple[int, ...]], copies: Sequence[int], max_new_tokens: int
+        self, prompts: Sequence[ScoredRow], copies: Sequence[int], max_new_tokens: int
     ) -> Iterator[tuple[PackedState, list[int]]]:
         """Run prompts and yield texts to be continued, batch by batch.
 
         Args:
-            prompts: Token ids, each at least 1.
+            prompts: Rows of at least one token, none of them scored.
             copies: Texts that continue each prompt.
             max_new_tokens: Most tokens that a text will get.
 
@@ -87,22 +87,14 @@ class PrefixTreeRunner:
             The state of a batch, which wants each prompt's last token first, and the prompts of the
             batch in the order of the texts.
         """
-        texts = [Text(ids[:-1], max(len(ids) - 2, 0)) for ids in prompts]
+        texts = [Text(row.ids[:-1], max(len(row.ids) - 2, 0)) for row in prompts]
         order = sorted(range(len(texts)), key=lambda n: texts[n].ids)
         extra = max_new_tokens * max(copies, default=1)
         for root, trees in self._parts(texts, order, None, extra):
-            length = 0 if root is None else len(root.ids)
-            tree = pack_trees(trees, self.model.top.device, length, to_the_end=True)
+            cache = None if root is None else root.cache
+            tree = pack_trees(trees, self.model.top.device, cache, to_the_end=True)
             leaves = [leaf for leaf, row in enumerate(tree.rows) for _ in range(copies[row])]
-            state = PackedState(
-                self.model,
-                tree.ids,
-                tree.batch,
-                leaves,
-                max_new_tokens,
-                roots=None if root is None else [root.cache],
-            )
-            yield state, tree.rows
+            yield PackedState(self.model, tree.ids, tree.batch, leaves, max_new_tokens), tree.rows
 
     def _parts(
         self, texts: Sequence[Text], members: Sequence[int], root: Root | None, extra: int
@@ -145,13 +137,12 @@ class PrefixTreeRunner:
 
     def _extend(self, root: Root | None, ids: tuple[int, ...]) -> Root:
         """Run on from a root (or from nothing) and return the longer root."""
-        before = () if root is None else root.ids
         device = self.model.top.device
-        batch = pack_segments([[Segment(len(ids))]], device, len(before))
-        cache = KVCache(batch, None if root is None else root.cache)
+        batch = pack_segments([[Segment(len(ids))]], device, None if root is None else root.cache)
+        cache = KVCache(batch)
         (moved,) = to_device([ids], device)
-        self.model.top.packed_forward(moved, batch, moved[:0], cache=cache, root=cache.root)
-        return Root((*before, *ids), cache.joined())
+        self.model.top.packed_forward(moved, batch, moved[:0], cache=cache)
+        return Root((*(() if root is None else root.ids), *ids), cache.joined())
 
     def _keep(self, root: Root) -> Root:
         """Keep a root for later calls, the newest ones within ``batch_tokens`` in all."""
@@ -164,56 +155,23 @@ class PrefixTreeRunner:
         self, rows: Sequence[ScoredRow], users: dict[int, list[int]], part: Part
     ) -> Scores:
         """Score the rows of a batch of trees."""
-        length = 0 if part.root is None else len(part.root.ids)
-        tree = pack_trees(part.trees, self.model.top.device, length)
         root = None if part.root is None else part.root.cache
-        places: list[tuple[int, int]] = []
-        states: list[int] = []
+        tree = pack_trees(part.trees, self.model.top.device, root)
+        counts: list[tuple[int, int]] = []
+        places: list[int] = []
         picks: list[int] = []
         for node, start in tree.leaves:
-            for place in users[node.members[0]]:
-                row = rows[place]
-                at = start + row.first - 1 - node.start
-                count = len(row.ids) - row.first
-                places.append((place, count))
-                states += range(at, at + count)
-                picks += row.ids[row.first :]
-        hidden = self.model.top.packed_forward(tree.ids, tree.batch, root=root)
-        values = iter(score_states(self.model, hidden, states, picks))
-        return [(place, [next(values) for _ in range(count)]) for place, count in places]
-
-
-def score_states(
-    model: LanguageModel, hidden: Tensor, states: Sequence[int], picks: Sequence[int]
-) -> list[float]:
-    """Log-probability of each picked token after its state; equal states are projected once.
-
-    Args:
-        model: Makes logits.
-        hidden: Final states ``(T, D)``.
-        states: Place of each pick's state.
-        picks: Tokens.
-    """
-    if not states:
-        return []
-    wanted, which = torch.tensor(states).unique(return_inverse=True)
-    order = which.argsort(stable=True)  # picks by state, so that a slice of states has a slice
-    counts = which.bincount(minlength=len(wanted))
-    tokens = torch.tensor(picks)[order].split(
-        [int(part.sum()) for part in counts.split(LOGIT_ROWS)]
-    )
-    parts = []
-    for begin, picked in zip(range(0, len(wanted), LOGIT_ROWS), tokens, strict=True):
-        chosen = send(wanted[begin : begin + LOGIT_ROWS], hidden.device)
-        logits = model.logits(hidden[chosen])
-        norms = logits.logsumexp(-1)
-        rows = torch.arange(len(chosen)).repeat_interleave(counts[begin : begin + LOGIT_ROWS])
-        rows = send(rows, logits.device)
-        # above 0 by rounding alone, which grows with the logits
-        parts.append((logits[rows, send(picked, logits.device)] - norms[rows]).clamp(max=0))
-    values = torch.empty(len(picks))
-    values[order] = torch.cat(parts).cpu()
-    return [float(value) for value in values]
+            for row in users[node.members[0]]:
+                ids, first = rows[row].ids, rows[row].first
+                at = start + first - 1 - node.start
+                counts.append((row, len(ids) - first))
+                places += range(at, at + len(ids) - first)
+                picks += ids[first:]
+        hidden = self.model.top.packed_forward(tree.ids, tree.batch)
+        index, taken = to_device([places, picks], hidden.device)
+        scored = token_logprobs(hidden[index], self.model.unembedding, taken, SamplingParams())
+        values = iter(scored.logprobs.clamp(max=0).tolist())  # above 0 by rounding alone
+        return [(row, [next(values) for _ in range(count)]) for row, count in counts]
 
 
 def merge(rows: Sequence[ScoredRow]) -> tuple[list[Text], list[int]]:

@@ -131,7 +131,7 @@ def read_network(options: Value, experiment: Experiment, expect: Expect) -> Netw
     trunk = at(options, "backbone.trunk_layers")
     rank = at(options, "lora.r") if at(options, "lora") else None
     recompute = bool(at(options, "backbone.gradient_checkpointing"))
-    shares = at(options, "backbone.share_prefix") is not False and not recompute
+    shares = not recompute
     width = 4 if at(options, "backbone.dtype") in (None, "float32") else 2
     top = layers - (trunk if isinstance(trunk, int) else 0)
     return Network(shape, top, rank if isinstance(rank, int) else None, recompute, shares, width)
