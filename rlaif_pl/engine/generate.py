@@ -72,7 +72,7 @@ def generate_tokens(
     drawn = torch.full((count, longest), -1, dtype=torch.int64, device=device)
     end_list = sorted({*end_ids, *params.stop_token_ids})
     ends, room = to_device([end_list, limits or [longest] * count], device)
-    progress = _Progress(count, device)
+    progress = _Progress(room)
     every = steps_per_sync(device)
     closing = -1 if close_with is None else close_with
     token = first_tokens
@@ -96,25 +96,24 @@ def generate_tokens(
         if close_with is not None:  # whatever ended a text, its reward is read at this token
             token = token.masked_fill(progress.ended, closing)
         else:
-            progress.ended |= room <= step + 1
+            progress.ended |= progress.room <= step + 1
             if (step + 1) % every == 0 or step + 1 == longest:
                 token = progress.drop(state, token, drawn, stop)
-                room = room[progress.kept] if progress.kept is not None else room
                 if not progress.rows:
                     break
     return _collect(drawn, progress, params, end_ids, limits, stop, state.trunk_states())
 
 
 class _Progress:
-    """Which texts are still being written."""
+    """Which texts are still being written; ``room`` is the most tokens of each. ``(N,)``."""
 
-    def __init__(self, count: int, device: torch.device) -> None:
-        self.rows = list(range(count))
-        self.places = torch.arange(count, device=device)
-        self.ended = torch.zeros(count, dtype=torch.bool, device=device)
-        self.failed = torch.zeros(count, dtype=torch.bool, device=device)
+    def __init__(self, room: Tensor) -> None:
+        self.room = room
+        self.rows = list(range(len(room)))
+        self.places = torch.arange(len(room), device=room.device)
+        self.ended = torch.zeros_like(room, dtype=torch.bool)
+        self.failed = torch.zeros_like(self.ended)
         self.failures: set[int] = set()
-        self.kept: Tensor | None = None
 
     def drop(
         self, state: GenerationState, carried: Tensor, drawn: Tensor, stop: StopStrings | None
@@ -132,15 +131,12 @@ class _Progress:
             ]
         self.failures |= {row for row, flags in zip(self.rows, read, strict=True) if flags[1]}
         kept = [n for n, end in enumerate(ended) if not end]
-        self.kept = None
         if len(kept) == len(self.rows):
             return carried
         self.rows = [self.rows[n] for n in kept]
         (index,) = to_device([kept], self.places.device)
-        self.kept = index
-        self.places, self.ended, self.failed = (
-            t[index] for t in (self.places, self.ended, self.failed)
-        )
+        parts = (self.room, self.places, self.ended, self.failed)
+        self.room, self.places, self.ended, self.failed = (part[index] for part in parts)
         if kept:
             state.select_rows(kept, index)
         return carried[index]

@@ -32,17 +32,10 @@ class ScoredRow(Protocol):
 
 
 class Root(NamedTuple):
-    """Keys and values of what many rows begin with, computed once."""
+    """Keys and values of what many rows begin with, computed once; by default nothing."""
 
-    ids: tuple[int, ...]
-    cache: KVCache
-
-
-class Part(NamedTuple):
-    """Trees that are run together, after the same root."""
-
-    root: Root | None
-    trees: list[Node]
+    ids: tuple[int, ...] = ()
+    cache: KVCache | None = None
 
 
 class PrefixTreeRunner:
@@ -69,8 +62,9 @@ class PrefixTreeRunner:
         users: dict[int, list[int]] = {}
         for place, owner in enumerate(owners):
             users.setdefault(owner, []).append(place)
-        for part in self._parts(texts, sorted(users, key=lambda n: texts[n].ids), None, 0):
-            yield self._score_part(rows, users, part)
+        order = sorted(users, key=lambda n: texts[n].ids)
+        for root, trees in self._parts(texts, order, Root(), 0):
+            yield self._score_part(rows, users, root, trees)
 
     @torch.no_grad()
     def states(
@@ -90,15 +84,14 @@ class PrefixTreeRunner:
         texts = [Text(row.ids[:-1], max(len(row.ids) - 2, 0)) for row in prompts]
         order = sorted(range(len(texts)), key=lambda n: texts[n].ids)
         extra = max_new_tokens * max(copies, default=1)
-        for root, trees in self._parts(texts, order, None, extra):
-            cache = None if root is None else root.cache
-            tree = pack_trees(trees, self.model.top.device, cache, to_the_end=True)
+        for root, trees in self._parts(texts, order, Root(), extra):
+            tree = pack_trees(trees, self.model.top.device, root.cache, to_the_end=True)
             leaves = [leaf for leaf, row in enumerate(tree.rows) for _ in range(copies[row])]
             yield PackedState(self.model, tree.ids, tree.batch, leaves, max_new_tokens), tree.rows
 
     def _parts(
-        self, texts: Sequence[Text], members: Sequence[int], root: Root | None, extra: int
-    ) -> Iterator[Part]:
+        self, texts: Sequence[Text], members: Sequence[int], root: Root, extra: int
+    ) -> Iterator[tuple[Root, list[Node]]]:
         """Cut texts into parts that fit into a batch, each after what it begins with.
 
         Args:
@@ -107,7 +100,7 @@ class PrefixTreeRunner:
             root: What they begin with.
             extra: Tokens that each will grow by.
         """
-        start = 0 if root is None else len(root.ids)
+        start = len(root.ids)
         small: list[Node] = []
         for tree in grow(texts, members, start, self.least_shared):
             known = self._known(tree, start)
@@ -119,7 +112,7 @@ class PrefixTreeRunner:
             else:
                 small.append(tree)
         for group in buckets([self._cost(tree, extra) for tree in small], self.batch_tokens):
-            yield Part(root, [small[n] for n in group])
+            yield root, [small[n] for n in group]
 
     def _cost(self, tree: Node, extra: int) -> int:
         """Tokens to compute, or their equal in places to be written."""
@@ -135,14 +128,14 @@ class PrefixTreeRunner:
                 return root
         return None
 
-    def _extend(self, root: Root | None, ids: tuple[int, ...]) -> Root:
+    def _extend(self, root: Root, ids: tuple[int, ...]) -> Root:
         """Run on from a root (or from nothing) and return the longer root."""
         device = self.model.top.device
-        batch = pack_segments([[Segment(len(ids))]], device, None if root is None else root.cache)
+        batch = pack_segments([[Segment(len(ids))]], device, root.cache)
         cache = KVCache(batch)
         (moved,) = to_device([ids], device)
         self.model.top.packed_forward(moved, batch, moved[:0], cache=cache)
-        return Root((*(() if root is None else root.ids), *ids), cache.joined())
+        return Root((*root.ids, *ids), cache.joined())
 
     def _keep(self, root: Root) -> Root:
         """Keep a root for later calls, the newest ones within ``batch_tokens`` in all."""
@@ -152,11 +145,14 @@ class PrefixTreeRunner:
         return root
 
     def _score_part(
-        self, rows: Sequence[ScoredRow], users: dict[int, list[int]], part: Part
+        self,
+        rows: Sequence[ScoredRow],
+        users: dict[int, list[int]],
+        root: Root,
+        trees: Sequence[Node],
     ) -> Scores:
         """Score the rows of a batch of trees."""
-        root = None if part.root is None else part.root.cache
-        tree = pack_trees(part.trees, self.model.top.device, root)
+        tree = pack_trees(trees, self.model.top.device, root.cache)
         counts: list[tuple[int, int]] = []
         places: list[int] = []
         picks: list[int] = []

@@ -101,14 +101,16 @@ class SampledPolicy:
     def score(
         self, prompt: Sequence[int], response: Sequence[int], rounding: str | None = None
     ) -> list[float]:
-        """Log-probability of each response token; with ``rounding`` in that type and rounded anew."""
+        """Log-probability of each response token; with ``rounding`` as servers of that type round."""
         model = self.model
         batch = assemble([prompt], [response], model.pad, model.device)
         if rounding is None:
-            found = model.logprobs(batch)
+            found = model.logprobs(batch)[0]
         else:
             dtype, bottom = getattr(torch, rounding), runners_of(model)[0].decoder
             with torch.autocast(model.device.type, dtype, enabled=dtype != torch.float32):
-                found = with_noise(lambda: model.logprobs(batch), bottom)
-        values: list[float] = found[0].tolist()
+                hidden = with_noise(lambda: model.hidden(batch), bottom)
+            table = model.logits(hidden).to(dtype).float().log_softmax(-1)  # logits are rounded too
+            found = table.gather(1, batch.response_ids[0][:, None])[:, 0]
+        values: list[float] = found.tolist()
         return values

@@ -118,7 +118,7 @@ class StateCache:
             prefixes, own = pieces[: len(chosen)], pieces[len(chosen) :]
             for n, row in enumerate(chosen):
                 parts = (prefixes[n], *own[2 * n : 2 * n + 2])
-                yield row, [part.cpu().contiguous().clone() for part in parts]
+                yield row, [part.cpu().clone() for part in parts]
 
     def _key(self) -> str:
         """Digest of trunk, texts, template and length limit."""

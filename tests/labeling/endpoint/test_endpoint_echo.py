@@ -89,7 +89,7 @@ def logits_of(seed, scale=6.0):
 def served(logits, seed, dtype=torch.bfloat16):
     """Log-probabilities of a server whose states, and so logits, are rounded in its type."""
     generator = torch.Generator().manual_seed(seed)
-    noise = torch.finfo(dtype).eps * torch.randn(PLACES, WORDS, generator=generator)
+    noise = torch.finfo(dtype).eps / 4 * torch.randn(PLACES, WORDS, generator=generator)
     return (logits * (1 + noise)).to(dtype).float().log_softmax(-1)
 
 
