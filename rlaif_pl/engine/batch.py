@@ -175,7 +175,8 @@ def pack_segments(
         ValueError: Parents are out of order.
     """
     ends = [0 if root is None else root.batch.longest]
-    longest, positions, edges = ends[0], [], [0]
+    longest, edges = ends[0], [0]
+    positions: list[int] = []
     for level in levels:
         parents = [segment.parent for segment in level]
         if parents != sorted(parents) or (parents and not 0 <= parents[-1] < len(ends)):
