@@ -74,7 +74,7 @@ def kept_bytes(actor: ActorCritic, batch: ResponseBatch) -> int:
     config = actor.reference.config.get_text_config()
     width, inner, heads = config.hidden_size, config.intermediate_size, config.num_attention_heads
     keys = width // heads * config.num_key_value_heads
-    prompts, responses = int(batch.prefix_is_real.sum()), int(batch.lengths.sum())
+    prompts, responses = sum(batch.prefix_lengths), int(batch.lengths.sum())
     token = 6 * width + 2 * keys + heads + 4 * inner + 7 * RANK
     network = actor.policy.top.num_layers * (prompts + responses) * token
     network += 8 * width * responses - (width + 4 * inner) * prompts

@@ -55,16 +55,16 @@ def operations(stack: DecoderRunner, batch: ResponseBatch, *, ends_only: bool = 
 
     Args:
         stack: Layers from the embeddings on.
-        batch: Token masks; only real tokens count.
+        batch: Tokens; only real ones count.
         ends_only: Whether the last token of each continuation is read; else all of them are, and no
             prefix token.
     """
     decoder = stack.decoder
     embeddings_train = decoder.embed_tokens.weight.requires_grad
     trains = any(p.requires_grad for p in stack.parameters())
-    prefixes, rows = batch.prefix_is_real.sum(1), batch.is_real.sum(1)
-    tokens = int(prefixes.sum() + rows.sum())
-    read = len(rows) if ends_only else int(rows.sum())
+    prefixes, rows = batch.prefix_lengths, batch.continuation_lengths
+    tokens = sum(prefixes) + sum(rows)
+    read = len(rows) if ends_only else sum(rows)
     total = 0.0
     for n, layer in enumerate(decoder.layers):
         is_last = n == len(decoder.layers) - 1
@@ -79,7 +79,7 @@ def operations(stack: DecoderRunner, batch: ResponseBatch, *, ends_only: bool = 
                 per_token += 2 * needs_inputs + 2 * weight.requires_grad
             places = read if is_last and part not in KEYS_VALUES else tokens
             total += per_token * weight.numel() * places
-        seen = keys_seen(prefixes.tolist(), rows.tolist(), is_last, ends_only)
+        seen = keys_seen(prefixes, rows, is_last, ends_only)
         total += (12 if trains else 4) * channels(stack) * seen
     return total
 

@@ -40,7 +40,7 @@ def grow(num_layers: int) -> list[Point]:
                 seconds.append(time.perf_counter() - began)
             work = operations(reward.model.top, batch, ends_only=True)
             floor = work / statistics.median(rates)
-            pairs = len(batch.ids) // 2
+            pairs = len(batch.continuations) // 2
             point = Point(sweep, size[PLACE[sweep]], pairs, statistics.median(seconds), floor)
             points.append(point)
     return points

@@ -143,9 +143,8 @@ def prepare(model: Path, batch: int, steps: int, layers: int | None) -> Job:
     encoded = reward.encode([t[0] for t in texts], [t[1:] for t in texts])
     ids = []
     for n in range(len(texts)):
-        prompt = encoded.prefix_ids[n][encoded.prefix_is_real[n]].tolist()
-        rows = range(2 * n, 2 * n + 2)
-        ids.append([prompt + encoded.ids[row][encoded.is_real[row]].tolist() for row in rows])
+        pair = encoded.continuations[2 * n : 2 * n + 2]
+        ids.append([[*encoded.prefixes[n], *row] for row in pair])
     return Job(str(model), texts, ids, batch)
 
 

@@ -154,7 +154,7 @@ def take(
     optimizer.step()
     optimizer.zero_grad()
     ended = time.perf_counter()
-    found = (rollout.batch.prefix_ids.shape[1] + 1, set(rollout.lengths.tolist()))
+    found = (max(rollout.batch.prefix_lengths) + 1, set(rollout.lengths.tolist()))
     if found != (PROMPT, {response}):
         raise ValueError(
             f"expected prompts and samples of {PROMPT}, {response} tokens, got {found}"
@@ -194,10 +194,9 @@ def writing_seconds(stack: DecoderRunner, head: int, inputs: ResponseBatch, rate
         inputs: Tokens that are read, all rows of one length.
         rates: Speed of the machine.
     """
-    prompts, prefix = inputs.prefix_ids.shape
-    rows, length = inputs.ids.shape
-    nothing = inputs.ids[:, :0]
-    bare = dataclasses.replace(inputs, ids=nothing, continuation_lengths=(0,) * rows)
+    prompts, prefix = len(inputs.prefixes), max(inputs.prefix_lengths)
+    rows, length = len(inputs.continuations), max(inputs.continuation_lengths)
+    bare = dataclasses.replace(inputs, continuations=((),) * rows)
     read = operations(stack, bare)
     layers = stack.decoder.layers
     matrices = [(n, p) for n, p in layers.named_parameters() if p.dim() == 2]

@@ -1,18 +1,20 @@
 """Tokens in and out of a local model: every prefix computed once, whatever is asked of it.
 
-::
+Read in this order::
 
-    batch, response_batch   segments of token ids, and how they see one another
-    prefix_tree             texts by their shared beginnings
-    attention/              packed attention over segments: CPU, CUDA, and the reference
-    runner, decoder_layers  a transformers decoder run over a batch, layer by layer
-    kv_cache                keys and values of what was read
-    forward, hidden_states  last states with and without gradients
-    score, tree_runner      log-probabilities of given tokens
-    sampling, generate      SamplingParams, and tokens drawn by them
-    generation_backend, vllm/   who draws responses: this process, or vLLM servers
-    allocator               what becomes of freed memory on the CPU
-    capabilities, probe_ways, noise   which of this a model can do, held against its own noise
+    batch            segments of token ids in one packed row, and how they see one another
+    attention/       packed attention over segments: CPU, CUDA, and the reference
+    kv_cache         keys and values of what was read
+    decoder_layers   what is known of architectures: names of their parts, layer types
+    forward          a redirected decoder run once: packed, or a token a text
+    noise, capabilities   which of this a decoder computes right, held against its own noise
+    runner           DecoderRunner: layers behind three calls; a decoder cut into trunk and top
+    response_batch, hidden_states   prompts with their responses, and a runner's states of them
+    prefix_tree, tree_runner        texts of any depth by their shared beginnings (labelers)
+    sampling, score  SamplingParams; tokens drawn, and log-probabilities of given ones
+    generation_state, generate      prompts that were run, and the one loop that goes on from them
+    generation_backend, vllm/       who draws responses: this process, or vLLM servers
+    allocator        what becomes of freed memory on the CPU
 """
 
 from rlaif_pl.engine.generation_backend import GenerationBackend, LocalGenerator

@@ -13,10 +13,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, chain, pairwise
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from rlaif_pl.engine.kv_cache import KVCache
 
 
 class Segment(NamedTuple):
@@ -88,19 +91,21 @@ class PackedBatch:
 
     Attributes:
         levels: Segments by depth.
-        starts: Place of each segment's first token, by level.
         positions: Place of each token in its own text. ``(T,)`` int64
         blocks: Attention of all tokens: first each segment's to itself, then each level's to those
             above it.
-        root_length: Tokens that every text begins with and that are not in the row.
+        ends: Tokens of each text that ends in the last level, the root included.
+        longest: Tokens of the longest text, the root included.
+        root: Keys and values of tokens that every text begins with and that are not in the row.
         skip_prefix_queries: Nobody reads what the first level attends to, only its keys and values.
     """
 
     levels: tuple[tuple[Segment, ...], ...]
-    starts: tuple[tuple[int, ...], ...]
     positions: Tensor
     blocks: tuple[AttentionBlock, ...]
-    root_length: int = 0
+    ends: list[int]
+    longest: int
+    root: KVCache | None = None
     skip_prefix_queries: bool = False
     _masks: dict[tuple[int, int, int | None], Tensor] = field(default_factory=dict, repr=False)
 
@@ -114,23 +119,6 @@ class PackedBatch:
         return slice(0, sum(segment.length for segment in self.levels[0]))
 
     @property
-    def longest(self) -> int:
-        """Tokens of the longest text, the root included."""
-        ends, longest = [self.root_length], 0
-        for level in self.levels:
-            ends = [ends[segment.parent] + segment.length for segment in level]
-            longest = max(longest, max(ends, default=0))
-        return longest
-
-    @property
-    def ends(self) -> list[int]:
-        """Tokens of each text that ends in the last level, the root included."""
-        ends = [self.root_length]
-        for level in self.levels:
-            ends = [ends[segment.parent] + segment.length for segment in level]
-        return ends
-
-    @property
     def lengths(self) -> list[int]:
         """Tokens of every segment in the order of the row."""
         return [segment.length for level in self.levels for segment in level]
@@ -142,9 +130,8 @@ class PackedBatch:
         for level in self.levels:
             below = []
             for segment in level:
-                chain_ = above[segment.parent]
-                found.append(chain_)
-                below.append([*chain_, len(found) - 1] if segment.length else chain_)
+                found.append(above[segment.parent])
+                below.append([*found[-1], *([len(found) - 1] if segment.length else [])])
             above = below
         return found
 
@@ -175,40 +162,40 @@ class PackedBatch:
 
 
 def pack_segments(
-    levels: Sequence[Sequence[Segment]], device: torch.device | str, root_length: int = 0
+    levels: Sequence[Sequence[Segment]], device: torch.device | str, root: KVCache | None = None
 ) -> PackedBatch:
     """Plan a batch.
 
     Args:
         levels: Segments by depth, those of one parent side by side and in the parents' order.
         device: Where the tensors go, in one copy.
-        root_length: Tokens that all texts begin with, computed before.
+        root: Tokens that all texts begin with, computed before.
 
     Raises:
         ValueError: Parents are out of order.
     """
-    starts, positions, ends, place = [], [], [root_length], 0
+    ends = [0 if root is None else root.batch.longest]
+    longest, edges = ends[0], [0]
+    positions: list[int] = []
     for level in levels:
         parents = [segment.parent for segment in level]
         if parents != sorted(parents) or (parents and not 0 <= parents[-1] < len(ends)):
             raise ValueError(f"expected segments in the order of their parents, got {parents[:20]}")
         begins = [ends[parent] for parent in parents]
         ends = [begin + segment.length for begin, segment in zip(begins, level, strict=True)]
-        positions += [range(begin, end) for begin, end in zip(begins, ends, strict=True)]
-        starts.append(tuple(accumulate((s.length for s in level), initial=place)))
-        place = starts[-1][-1]
-    plans = _plan(levels, [begin[0] for begin in starts] + [place])
-    lists = [list(chain.from_iterable(positions))]
-    for queries, keys in ((plan[2], plan[3]) for plan in plans):
-        lists += [list(accumulate(runs, initial=0)) for runs in (queries, keys)]
-    moved, *cumulative = to_device(lists, device)
+        positions += chain.from_iterable(map(range, begins, ends))
+        longest = max(longest, *ends, 0)
+        edges.append(len(positions))
+    plans = _plan(levels, edges)
+    runs = [list(accumulate(part, initial=0)) for plan in plans for part in (plan[2], plan[3])]
+    moved, *cumulative = to_device([positions, *runs], device)
     ints = iter(part.int() for part in cumulative)
     blocks = [
         AttentionBlock(asking, asked, Runs(q, next(ints)), Runs(k, next(ints)), causal)
         for asking, asked, q, k, causal in plans
     ]
     kept = tuple(tuple(level) for level in levels)
-    return PackedBatch(kept, tuple(s[:-1] for s in starts), moved, tuple(blocks), root_length)
+    return PackedBatch(kept, moved, tuple(blocks), ends, longest, root)
 
 
 Plan = tuple[slice, slice, tuple[int, ...], tuple[int, ...], bool]

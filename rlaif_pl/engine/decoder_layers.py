@@ -1,24 +1,37 @@
-"""Structure of transformers decoders: find their layers, keep some of them, cut a frozen trunk off.
+"""Structure of transformers decoders: every fact about an architecture that the engine goes by.
 
-``split`` cuts the decoder of a causal LM after its first k layers. The lower part (the trunk:
-embeddings and k layers) is frozen and may be shared; the upper part (the top: the other layers and
-the final norm) is what a role trains. Both stay ordinary transformers models, so attention, rotary
-positions and caches are the library's own. Architectures that do more between embedding and first layer
-than add or look up (Gemma scales, GPT-2 adds positions) are caught by a self-test, not guessed.
+A decoder that has none of the names below, or does something else under them, is caught by the probes
+(``capabilities``), not guessed: it runs unpacked, or is refused where it is to be cut.
 """
 
 from __future__ import annotations
 
 import copy
-from typing import cast
+import dataclasses
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from rlaif_pl.engine.forward import FINAL_NORMS
-from rlaif_pl.engine.noise import FACTOR, error_in_noise, word_ids
-from rlaif_pl.engine.runner import DecoderRunner
+LAYERS = ("layers", "h")
+EMBEDDINGS = ("embed_tokens", "wte")
+FINAL_NORMS = ("norm", "ln_f", "final_layer_norm")
+ATTENTIONS = ("self_attn", "attn", "attention")
+MLPS = ("mlp",)
+QUERY_PARTS = (
+    "q_proj",
+    "o_proj",
+    "out_proj",
+    "c_proj",
+    "dense",
+)  # what keys and values do not need
+PACKABLE = {"full_attention", "sliding_attention"}  # layer types that packed attention computes
+# Said to every attention function and of no effect on a packed one: nothing is dropped, and the batch
+# says which token sees which. What else has an effect and is not known (sinks) is refused.
+ATTENTION_OPTIONS = ("scaling", "sliding_window", "softcap")
+WITHOUT_EFFECT = {"dropout", "is_causal", "position_ids", "use_cache", "cache_position"}
 
 
 def decoder_of(model: PreTrainedModel) -> PreTrainedModel:
@@ -33,13 +46,22 @@ def text_part(decoder: PreTrainedModel) -> PreTrainedModel:
     return inner if isinstance(inner, PreTrainedModel) else decoder
 
 
+def embedding_of(model: PreTrainedModel) -> nn.Module | None:
+    """Return the token embedding; None of the upper part of a decoder that was cut."""
+    try:
+        found = model.get_input_embeddings()
+    except (AttributeError, NotImplementedError):
+        return None
+    return found if isinstance(found, nn.Module) else None
+
+
 def layers_of(decoder: PreTrainedModel) -> nn.ModuleList:
     """Return the list of layers of a decoder.
 
     Raises:
-        ValueError: The architecture keeps its layers under another name than ``layers`` or ``h``.
+        ValueError: The architecture keeps its layers under another name.
     """
-    for name in ("layers", "h"):
+    for name in LAYERS:
         found = getattr(decoder, name, None)
         if isinstance(found, nn.ModuleList):
             return found
@@ -47,80 +69,6 @@ def layers_of(decoder: PreTrainedModel) -> nn.ModuleList:
         f"expected a decoder with a ModuleList named 'layers' or 'h', got {type(decoder).__name__}; "
         "use trunk_layers=0 and num_layers=None for this architecture"
     )
-
-
-def keep_layers(decoder: PreTrainedModel, start: int, stop: int) -> PreTrainedModel:
-    """Return a decoder that runs layers ``start`` (inclusive) to ``stop`` (exclusive) only.
-
-    Weights are shared with ``decoder``, whose own layers must not be run afterwards: each kept
-    layer is told its new index in the cache.
-    """
-    part = copy.copy(decoder)
-    part._modules = dict(decoder._modules)
-    layers = layers_of(decoder)
-    kept = nn.ModuleList(list(layers)[start:stop])
-    setattr(part, "layers" if hasattr(decoder, "layers") else "h", kept)
-    for index, layer in enumerate(kept):
-        for module in layer.modules():
-            if hasattr(module, "layer_idx"):
-                module.layer_idx = index  # type: ignore[assignment]
-    part.config = copy.deepcopy(decoder.config)
-    part.config.num_hidden_layers = len(kept)
-    if getattr(part.config, "layer_types", None):
-        part.config.layer_types = part.config.layer_types[start:stop]
-    return part
-
-
-def split(
-    decoder: PreTrainedModel, trunk_layers: int
-) -> tuple[DecoderRunner | None, DecoderRunner]:
-    """Cut a decoder into a frozen trunk and a top.
-
-    Args:
-        decoder: Decoder without head; consumed (its layers are re-indexed).
-        trunk_layers: Layers in the trunk; 0 gives no trunk and the whole decoder as top.
-
-    Returns:
-        ``(trunk, top)``. The trunk takes token ids and gives raw hidden states; the top takes those
-        (or token ids when there is no trunk) and ends with the final norm.
-
-    Raises:
-        ValueError: ``trunk_layers`` is out of range, or running the two parts one after the other
-            does not give what the whole decoder gives.
-    """
-    if trunk_layers == 0:
-        return None, DecoderRunner(decoder)
-    total = len(layers_of(decoder))
-    if not 0 <= trunk_layers < total:
-        raise ValueError(
-            f"trunk_layers must be in [0, {total - 1}] for this model, got {trunk_layers}"
-        )
-    device = next(decoder.parameters()).device
-    ids = word_ids(int(decoder.config.get_text_config().vocab_size), 16, device).view(2, 8)
-    is_real = torch.ones_like(ids, dtype=torch.bool)
-    positions = torch.arange(8, device=device).expand(2, 8)
-    decoder.eval()
-    with torch.no_grad():
-        whole = DecoderRunner(decoder)(ids, is_real, positions).flatten(0, 1)
-    lower = keep_layers(decoder, 0, trunk_layers)
-    upper = keep_layers(decoder, trunk_layers, total)
-    setattr(lower, final_norm_name(decoder), nn.Identity())
-    trunk, top = DecoderRunner(lower), DecoderRunner(upper)
-    trunk.requires_grad_(False)
-
-    def parts() -> Tensor:
-        return top(trunk(ids, is_real, positions), is_real, positions).flatten(0, 1)
-
-    with torch.no_grad():
-        error = error_in_noise(whole, parts(), parts, lower)
-    if not error <= FACTOR:
-        raise ValueError(
-            f"expected the trunk and the top of {type(decoder).__name__} to reproduce the whole model, "
-            f"got states off by {error:.1e} times its rounding; this architecture cannot be cut: use "
-            "trunk_layers=0"
-        )
-    drop_embedding(upper)
-    return trunk, top
 
 
 def final_norm_name(decoder: PreTrainedModel) -> str:
@@ -133,13 +81,102 @@ def final_norm_name(decoder: PreTrainedModel) -> str:
         if hasattr(decoder, name):
             return name
     raise ValueError(
-        f"expected {type(decoder).__name__} to name its last norm norm, ln_f or final_layer_norm; "
-        "use trunk_layers=0 for this architecture"
+        f"expected {type(decoder).__name__} to name its last norm {', '.join(FINAL_NORMS)}; use "
+        "trunk_layers=0 for this architecture"
     )
 
 
-def drop_embedding(decoder: PreTrainedModel) -> None:
-    """Remove the token embedding of a decoder that is only ever given hidden states."""
-    for name in ("embed_tokens", "wte"):
-        if hasattr(decoder, name):
-            setattr(decoder, name, None)
+def unpackable_layers(decoder: PreTrainedModel) -> str | None:
+    """Name layers of a decoder that are not attention of a known kind; None where there are none."""
+    kinds = getattr(decoder.config.get_text_config(), "layer_types", None)
+    other = set(kinds or PACKABLE) - PACKABLE
+    if other:
+        return f"layers of type {', '.join(sorted(other))}"
+    return "layers with a state of their own" if getattr(decoder, "_is_stateful", False) else None
+
+
+def has_window(decoder: PreTrainedModel) -> bool:
+    """Whether some layer has a sliding window by the config."""
+    config = decoder.config.get_text_config()
+    kinds = getattr(config, "layer_types", None)
+    if kinds is not None:
+        return "sliding_attention" in kinds
+    window = getattr(config, "sliding_window", None)
+    return window is not None and getattr(config, "use_sliding_window", True) is not False
+
+
+def keep_layers(decoder: PreTrainedModel, start: int, stop: int) -> PreTrainedModel:
+    """Return a decoder that runs layers ``start`` (inclusive) to ``stop`` (exclusive) only.
+
+    Weights are shared with ``decoder``, whose own layers must not be run afterwards: each kept
+    layer is told its new index in the cache.
+    """
+    part = copy.copy(decoder)
+    part._modules = dict(decoder._modules)
+    kept = nn.ModuleList(list(layers_of(decoder))[start:stop])
+    setattr(part, next(name for name in LAYERS if hasattr(decoder, name)), kept)
+    for index, layer in enumerate(kept):
+        for module in layer.modules():
+            if hasattr(module, "layer_idx"):
+                module.layer_idx = index  # type: ignore[assignment]
+    part.config = copy.deepcopy(decoder.config)
+    part.config.num_hidden_layers = len(kept)
+    if getattr(part.config, "layer_types", None):
+        part.config.layer_types = part.config.layer_types[start:stop]
+    return part
+
+
+@contextmanager
+def prune_last_layer(decoder: PreTrainedModel, places: Tensor, total: int) -> Iterator[None]:
+    """Let what follows the last layer's keys and values compute only some places of a row.
+
+    Args:
+        decoder: A redirected decoder.
+        places: Those to compute, none of them in the batch's first level.
+        total: Places of the row.
+
+    Raises:
+        ValueError: The layers have no MLP or no attention of a known name.
+    """
+
+    def narrow(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (inputs[0].index_select(1, places), *inputs[1:])
+
+    def widen(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        shape = (1, total, *output.shape[2:])
+        return output.new_zeros(shape).index_copy(1, places, output)
+
+    def skip_prefix_queries(
+        _: nn.Module, args: tuple[Any, ...], options: Mapping[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        context = options["packed"]
+        batch = dataclasses.replace(context.batch, skip_prefix_queries=True)
+        return args, {**options, "packed": dataclasses.replace(context, batch=batch)}
+
+    attention = _last_part(decoder, ATTENTIONS)
+    parts = [_last_part(decoder, MLPS)]
+    parts += [part for name, part in attention.named_children() if name in QUERY_PARTS]
+    parts += [part for name, part in decoder.named_children() if name in FINAL_NORMS]
+    hooks = [attention.register_forward_pre_hook(skip_prefix_queries, with_kwargs=True)]
+    for part in parts:
+        hooks += [part.register_forward_pre_hook(narrow), part.register_forward_hook(widen)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _last_part(decoder: PreTrainedModel, names: tuple[str, ...]) -> nn.Module:
+    """Return a module of the last layer."""
+    found = [
+        module
+        for path, module in decoder.named_modules()
+        if path.count(".") == 2 and path.rpartition(".")[2] in names
+    ]
+    if not found:
+        raise ValueError(
+            f"expected the layers of {type(decoder).__name__} to have a module named "
+            f"{' or '.join(names)}"
+        )
+    return found[-1]

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from rlaif_pl.engine.batch import to_device
-from rlaif_pl.engine.generation_state import GenerationState
-from rlaif_pl.engine.response_batch import HiddenStates
-from rlaif_pl.engine.sampling import SamplingParams, sample_from_logits, sample_noise
-from rlaif_pl.engine.score import Vocabulary, mask_unused
+from rlaif_pl.engine.batch import send, to_device
+from rlaif_pl.engine.forward import eval_mode
+from rlaif_pl.engine.generation_state import (
+    EqualLengthState,
+    GenerationState,
+    LanguageModel,
+    PackedState,
+    pack_prompts,
+    runners_of,
+)
+from rlaif_pl.engine.response_batch import TrunkStates
+from rlaif_pl.engine.sampling import SamplingParams, StopStrings, sample_from_logits, sample_noise
 
 STEPS_PER_SYNC = 16  # tokens that a GPU draws before the host looks which texts have ended
 
@@ -23,22 +30,14 @@ class Generated(NamedTuple):
     tokens: list[list[int]]  # each ends in an end token where it finished by one
     finished: list[bool]  # False where the length limit cut the text
     failed: list[bool]  # True where a logit was NaN
-    below: HiddenStates | None = None  # trunk states of the tokens that another was drawn after
-    logprobs: list[list[float]] | None = (
-        None  # nats, by who drew them, where another than the policy
-    )
+    below: TrunkStates | None = None  # trunk states of the tokens that another was drawn after
+    # nats, by who drew them, where another than the policy
+    logprobs: list[list[float]] | None = None
 
 
 def steps_per_sync(device: torch.device) -> int:
     """Return after how many tokens the host looks which texts have ended; a CPU waits for nothing."""
     return 1 if device.type == "cpu" else STEPS_PER_SYNC
-
-
-class StopChecker(Protocol):
-    """Finds stop strings in the tokens of a text."""
-
-    def cut(self, tokens: Sequence[int]) -> int | None:
-        """Return how many tokens a text has when it first holds a stop string; None if it has none."""
 
 
 @torch.no_grad()
@@ -50,9 +49,8 @@ def generate_tokens(
     end_ids: Iterable[int],
     *,
     limits: Sequence[int] | None = None,
-    stop: StopChecker | None = None,
+    stop: StopStrings | None = None,
     close_with: int | None = None,
-    vocabulary: Vocabulary | None = None,
 ) -> Generated:
     """Draw token after token until every text has ended or is cut.
 
@@ -67,7 +65,6 @@ def generate_tokens(
         stop: Looks for stop strings.
         close_with: Run this token after every text that does not end in it through the trunk, and the
             end tokens too, so that the trunk's states reach to the end of the closed text.
-        vocabulary: Ids that can be drawn, where the state's logits do not know; None for all.
     """
     count, device = len(seeds), first_tokens.device
     longest = params.max_new_tokens if limits is None else min(max(limits), params.max_new_tokens)
@@ -75,7 +72,7 @@ def generate_tokens(
     drawn = torch.full((count, longest), -1, dtype=torch.int64, device=device)
     end_list = sorted({*end_ids, *params.stop_token_ids})
     ends, room = to_device([end_list, limits or [longest] * count], device)
-    progress = _Progress(count, device)
+    progress = _Progress(room)
     every = steps_per_sync(device)
     closing = -1 if close_with is None else close_with
     token = first_tokens
@@ -90,8 +87,6 @@ def generate_tokens(
             token = torch.full_like(token[: len(progress.rows)], closing)
             continue
         logits = state.next_logits(below)
-        if vocabulary is not None:
-            logits = mask_unused(logits, vocabulary)
         uniform = logits.new_zeros(len(logits)) if noise is None else noise[progress.places, step]
         token, is_valid = sample_from_logits(logits, uniform, params)
         drawn[progress.places, step] = token
@@ -101,28 +96,27 @@ def generate_tokens(
         if close_with is not None:  # whatever ended a text, its reward is read at this token
             token = token.masked_fill(progress.ended, closing)
         else:
-            progress.ended |= room <= step + 1
+            progress.ended |= progress.room <= step + 1
             if (step + 1) % every == 0 or step + 1 == longest:
                 token = progress.drop(state, token, drawn, stop)
-                room = room[progress.kept] if progress.kept is not None else room
                 if not progress.rows:
                     break
     return _collect(drawn, progress, params, end_ids, limits, stop, state.trunk_states())
 
 
 class _Progress:
-    """Which texts are still being written."""
+    """Which texts are still being written; ``room`` is the most tokens of each. ``(N,)``."""
 
-    def __init__(self, count: int, device: torch.device) -> None:
-        self.rows = list(range(count))
-        self.places = torch.arange(count, device=device)
-        self.ended = torch.zeros(count, dtype=torch.bool, device=device)
-        self.failed = torch.zeros(count, dtype=torch.bool, device=device)
+    def __init__(self, room: Tensor) -> None:
+        self.room = room
+        self.rows = list(range(len(room)))
+        self.places = torch.arange(len(room), device=room.device)
+        self.ended = torch.zeros_like(room, dtype=torch.bool)
+        self.failed = torch.zeros_like(self.ended)
         self.failures: set[int] = set()
-        self.kept: Tensor | None = None
 
     def drop(
-        self, state: GenerationState, carried: Tensor, drawn: Tensor, stop: StopChecker | None
+        self, state: GenerationState, carried: Tensor, drawn: Tensor, stop: StopStrings | None
     ) -> Tensor:
         """Drop the texts that have ended; returns what is left of ``carried`` ``(n, ...)``."""
         columns = [self.ended.long()[:, None], self.failed.long()[:, None]]
@@ -137,15 +131,12 @@ class _Progress:
             ]
         self.failures |= {row for row, flags in zip(self.rows, read, strict=True) if flags[1]}
         kept = [n for n, end in enumerate(ended) if not end]
-        self.kept = None
         if len(kept) == len(self.rows):
             return carried
         self.rows = [self.rows[n] for n in kept]
         (index,) = to_device([kept], self.places.device)
-        self.kept = index
-        self.places, self.ended, self.failed = (
-            t[index] for t in (self.places, self.ended, self.failed)
-        )
+        parts = (self.room, self.places, self.ended, self.failed)
+        self.room, self.places, self.ended, self.failed = (part[index] for part in parts)
         if kept:
             state.select_rows(kept, index)
         return carried[index]
@@ -157,8 +148,8 @@ def _collect(
     params: SamplingParams,
     end_ids: Iterable[int],
     limits: Sequence[int] | None,
-    stop: StopChecker | None,
-    below: HiddenStates | None,
+    stop: StopStrings | None,
+    below: TrunkStates | None,
 ) -> Generated:
     """Cut each row at what ended it."""
     ends = {*end_ids, *params.stop_token_ids}
@@ -175,30 +166,72 @@ def _collect(
     return Generated(tokens, finished, failed, below)
 
 
-class StopStrings:
-    """Finds stop strings by decoding the end of a text.
+@torch.no_grad()
+def sample_responses(
+    model: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    params: SamplingParams,
+    seeds: Sequence[int],
+    end_ids: Iterable[int],
+    *,
+    stop: StopStrings | None = None,
+    keep_trunk: bool = False,
+    close_with: int | None = None,
+) -> Generated:
+    """Sample ``params.n`` responses to each prompt; finished ones leave the batch.
 
     Args:
-        strings: What ends a text.
-        decode: Turns token ids into text.
+        model: Policy; its prompts are run once for all their samples.
+        prompts: Token ids of each prompt, ``G`` rows, each at least one token.
+        params: How to draw; its seed is not read here.
+        seeds: One a response (see ``sample_seed``), ``N = G * n``.
+        end_ids: Tokens that end a response.
+        stop: Looks for stop strings.
+        keep_trunk: Also return the trunk's states of the tokens that another was drawn after, where
+            the model is packed and has a trunk.
+        close_with: With ``keep_trunk``: also of the end tokens, and of this one after every response
+            that was cut, which costs two more passes.
+
+    Raises:
+        ValueError: The number of seeds is not ``G * n``, or there are stop strings and nobody who
+            looks for them.
     """
+    if len(seeds) != len(prompts) * params.n:
+        raise ValueError(f"expected {len(prompts) * params.n} seeds, got {len(seeds)}")
+    if params.stop and stop is None:
+        raise ValueError(f"expected a stop checker for stop strings {params.stop}, got none")
+    ends, runners = list(end_ids), runners_of(model)
+    with eval_mode(nn.ModuleList(runners)):
+        if not all(runner.capabilities.decodes for runner in runners):
+            return _sample_unpacked(model, prompts, params, seeds, ends, stop)
+        closes = close_with if keep_trunk and model.trunk is not None else None
+        device = model.top.device
+        (last,) = to_device([[prompt[-1] for prompt in prompts for _ in range(params.n)]], device)
+        ids, batch = pack_prompts([prompt[:-1] for prompt in prompts], device)
+        leaves = [n // params.n for n in range(len(seeds))]
+        room = params.max_new_tokens + (0 if closes is None else 2)
+        state = PackedState(model, ids, batch, leaves, room, keep_trunk=keep_trunk)
+        return generate_tokens(state, last, params, seeds, ends, stop=stop, close_with=closes)
 
-    def __init__(self, strings: Sequence[str], decode: Callable[[Sequence[int]], str]) -> None:
-        self.strings = tuple(strings)
-        self.decode = decode
-        # A character is at most four bytes, and a token at least one.
-        self._tail = 4 * max(map(len, strings), default=0) + 4
 
-    def cut(self, tokens: Sequence[int]) -> int | None:
-        """Return how many tokens a text has when it first holds a stop string; None if it has none."""
-        if not self._holds(tokens[-self._tail :]) and not self._holds(tokens):
-            return None
-        low, high = 1, len(tokens)  # text grows with its tokens
-        while low < high:
-            middle = (low + high) // 2
-            low, high = (low, middle) if self._holds(tokens[:middle]) else (middle + 1, high)
-        return low
-
-    def _holds(self, tokens: Sequence[int]) -> bool:
-        text = self.decode(tokens)
-        return any(string in text for string in self.strings)
+def _sample_unpacked(
+    model: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    params: SamplingParams,
+    seeds: Sequence[int],
+    ends: Sequence[int],
+    stop: StopStrings | None,
+) -> Generated:
+    """Sample from prompts of one length at a time."""
+    groups: dict[int, list[int]] = {}
+    for n in range(len(seeds)):
+        groups.setdefault(len(prompts[n // params.n]), []).append(n)
+    parts: dict[int, tuple[list[int], bool, bool]] = {}
+    for rows in groups.values():
+        ids = torch.tensor([list(prompts[n // params.n]) for n in rows], dtype=torch.int64)
+        ids = send(ids, model.top.device)
+        state = EqualLengthState(model, ids[:, :-1])
+        own = generate_tokens(state, ids[:, -1], params, [seeds[n] for n in rows], ends, stop=stop)
+        parts |= dict(zip(rows, zip(*own[:3], strict=True), strict=True))
+    tokens, finished, failed = zip(*(parts[n] for n in range(len(seeds))), strict=True)
+    return Generated(list(tokens), list(finished), list(failed))

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
-from rlaif_pl.engine.generate import Generated, StopChecker
-from rlaif_pl.engine.sampling import SamplingParams
+from rlaif_pl.engine.generate import Generated
+from rlaif_pl.engine.sampling import SamplingParams, StopStrings
 
 Changed = Literal["nothing", "adapter", "whole"]
 
@@ -46,7 +46,7 @@ class ServedPolicy(Protocol):
     ) -> Generated:
         """Draw responses in this process; see ``CausalModel.sample``."""
 
-    def stop_checker(self, params: SamplingParams) -> StopChecker | None:
+    def stop_checker(self, params: SamplingParams) -> StopStrings | None:
         """Return what finds stop strings; None where there are none."""
 
     def write(self, folder: Path) -> Path:
@@ -55,8 +55,16 @@ class ServedPolicy(Protocol):
     def check_prompt(self, most: int) -> list[int]:
         """Return a fixed prompt of at most so many tokens, at least 1."""
 
-    def score(self, prompt: Sequence[int], response: Sequence[int]) -> list[float]:
-        """Log-probability of each response token, in nats, at temperature 1."""
+    def score(
+        self, prompt: Sequence[int], response: Sequence[int], rounding: str | None = None
+    ) -> list[float]:
+        """Log-probability of each response token, in nats, at temperature 1.
+
+        Args:
+            prompt: Token ids.
+            response: Token ids.
+            rounding: Type to compute in, with other rounding than usual; None for the policy's own.
+        """
 
 
 @runtime_checkable

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache
 
 from rlaif_pl.engine.batch import PackedBatch, Segment, pack_segments, to_device
 from rlaif_pl.engine.kv_cache import KVCache
-from rlaif_pl.engine.response_batch import HiddenStates
+from rlaif_pl.engine.response_batch import TrunkStates
 from rlaif_pl.engine.runner import DecoderRunner
+from rlaif_pl.engine.score import CappedHead
 
 
 class LanguageModel(Protocol):
@@ -27,11 +28,11 @@ class LanguageModel(Protocol):
         """Upper layers with the final norm."""
 
     @property
-    def share_prefix(self) -> bool:
-        """Whether a prompt is run once for all that continue it."""
+    def unembedding(self) -> nn.Linear | CappedHead:
+        """Output embedding."""
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Vocabulary logits ``(..., V)`` of final hidden states ``(..., D)``, float32."""
+        """Logits of what can be drawn ``(..., V)``, of final hidden states ``(..., D)``, float32."""
 
 
 class GenerationState(Protocol):
@@ -46,7 +47,7 @@ class GenerationState(Protocol):
     def select_rows(self, rows: Sequence[int], index: Tensor) -> None:
         """Go on with these texts only; ``index`` holds the same on the device."""
 
-    def trunk_states(self) -> HiddenStates | None:
+    def trunk_states(self) -> TrunkStates | None:
         """Return the trunk's states of all tokens taken in, if they were kept."""
 
 
@@ -59,7 +60,6 @@ class PackedState:
         batch: Their layout; prompts end in the last level.
         leaves: Which segment of the last level each text continues, in ascending order.
         capacity: Most tokens that a text takes in.
-        roots: Cache of what all prompts begin with, one a runner; None without.
         keep_trunk: Keep the trunk's states; for a batch of one level, a segment a prompt.
     """
 
@@ -71,7 +71,6 @@ class PackedState:
         leaves: Sequence[int],
         capacity: int,
         *,
-        roots: Sequence[KVCache] | None = None,
         keep_trunk: bool = False,
     ) -> None:
         self.model = model
@@ -85,13 +84,12 @@ class PackedState:
         self._rows = torch.arange(len(leaves), device=ids.device)
         self._count = len(leaves)
         hidden = ids
-        for number, runner in enumerate(self.runners):
-            root = None if roots is None else roots[number]
-            cache = KVCache(batch, root)
+        for runner in self.runners:
+            cache = KVCache(batch)
             # Of the last layers no state is read, only keys and values.
-            places = ids[:0] if number == len(self.runners) - 1 else None
+            places = ids[:0] if runner is model.top else None
             if len(ids):
-                hidden = runner.packed_forward(hidden, batch, places, cache=cache, root=root)
+                hidden = runner.packed_forward(hidden, batch, places, cache=cache)
             cache.fork(leaves, capacity)
             if runner is model.trunk:
                 self._prefix = hidden
@@ -119,14 +117,14 @@ class PackedState:
         for cache in self.caches:
             cache.select_rows(rows, index)
 
-    def trunk_states(self) -> HiddenStates | None:
-        """See ``GenerationState``; prefixes padded on the right."""
+    def trunk_states(self) -> TrunkStates | None:
+        """See ``GenerationState``; a column a token taken in, whether the text went on or not."""
         if self._columns is None or self._prefix is None:
             return None
-        lengths = self.batch.lengths
-        pieces = self._prefix.split(lengths)
-        prefix = torch.nn.utils.rnn.pad_sequence(list(pieces), batch_first=True)
-        return HiddenStates(prefix, torch.stack(self._columns, 1))
+        steps, start = len(self._columns), len(self._prefix)
+        states = torch.stack(self._columns, 1).flatten(0, 1)
+        states = torch.cat([self._prefix, states]) if start else states
+        return TrunkStates(states, [start + n * steps for n in range(self._count)])
 
 
 class EqualLengthState:
@@ -177,7 +175,7 @@ class EqualLengthState:
         """See ``GenerationState``; texts that ended stay, for caches that cannot leave one out."""
         self._alive = self._alive[index]
 
-    def trunk_states(self) -> HiddenStates | None:
+    def trunk_states(self) -> TrunkStates | None:
         """Return None: no states are kept."""
 
 

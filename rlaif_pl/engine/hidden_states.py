@@ -1,4 +1,4 @@
-"""Hidden states of prompts and all their responses, each prompt run once.
+"""States of prompts and all their responses, each prompt run once.
 
 Exact: a continuation sees the same keys at the same positions as in a plain forward over the whole
 text. It costs as many tokens as the prompts and continuations have, instead of ``N * (P + R)``. A
@@ -7,105 +7,80 @@ decoder that cannot be packed runs whole texts, padded on the right.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from itertools import accumulate, chain
 
 import torch
 from torch import Tensor
 
-from rlaif_pl.engine.response_batch import HiddenStates, ResponseBatch
+from rlaif_pl.engine.batch import to_device
+from rlaif_pl.engine.response_batch import ResponseBatch
 from rlaif_pl.engine.runner import DecoderRunner
 
 
 def hidden_states(
     runner: DecoderRunner,
     batch: ResponseBatch,
-    below: HiddenStates | None = None,
-    share_prefix: bool = True,
-    firsts: Sequence[int] | None = None,
-) -> HiddenStates:
-    """Return a runner's hidden states for a batch.
+    below: Tensor | None = None,
+    places: Tensor | None = None,
+) -> Tensor:
+    """Return a runner's states of a batch, packed. ``(T, D)``, or ``(places, D)``.
 
     Args:
         runner: Layers to run.
         batch: Texts.
-        below: Output of the layers underneath; None where this runner embeds the ids itself.
-        share_prefix: Run each prompt once; False runs whole texts.
-        firsts: Column of each continuation from which on its states are used, which saves work on all
-            other tokens, the prefixes included, in the last layer; what is returned for those means
-            nothing. None for all.
+        below: Output of the layers underneath ``(T, D)``; None where this runner embeds the ids itself.
+        places: Places in the packed row whose states are wanted, none of them in prefixes. The last
+            layer then computes no more than keys and values of all others. None for all.
     """
-    inputs = HiddenStates(batch.prefix_ids, batch.ids) if below is None else below
-    if not share_prefix or not runner.capabilities.packs:
-        return _whole_texts(runner, batch, inputs)
-    packed = batch.packed
-    places = None if firsts is None else batch.packed_places(firsts)
-    states = runner.packed_forward(packed.gather(*inputs), packed.batch, places)
-    return batch.scatter(states)
+    inputs = batch.packed_ids if below is None else below
+    if runner.capabilities.packs:
+        states = runner.packed_forward(inputs, batch.layout, places)
+    else:
+        states = _whole_texts(runner, batch, inputs)
+    return states if places is None else states.index_select(0, places)
 
 
 def states_before(
-    runner: DecoderRunner,
-    batch: ResponseBatch,
-    below: HiddenStates | None = None,
-    share_prefix: bool = True,
+    runner: DecoderRunner, batch: ResponseBatch, below: Tensor | None = None
 ) -> Tensor:
-    """Return a runner's state before each response token. ``(N, R, D)``.
+    """Return a runner's state before each response token. ``(tokens, D)``.
 
-    The last token of a response is not run, and of a prompt the last layer computes no more than keys
-    and values. States at padding mean nothing.
+    The last token of a response is not run.
 
     Args:
         runner: Layers to run.
         batch: Texts.
-        below: Output of the layers underneath for these texts, their last tokens or not; None where
-            this runner embeds the ids itself.
-        share_prefix: See ``hidden_states``.
+        below: Output of the layers underneath for ``batch.inputs``; None where this runner embeds the
+            ids itself.
     """
     inputs = batch.inputs
-    if below is not None:
-        below = HiddenStates(below.prefix, below.continuation[:, : inputs.ids.shape[1]])
-    firsts = [0] * len(inputs.continuation_lengths)
-    return hidden_states(runner, inputs, below, share_prefix, firsts).continuation
+    return hidden_states(runner, inputs, below, inputs.places([0] * len(inputs.continuations)))
 
 
-def _whole_texts(runner: DecoderRunner, batch: ResponseBatch, inputs: HiddenStates) -> HiddenStates:
-    """Run every text as one row ``[prefix, continuation]``, padded on the right only."""
-    repeat = batch.per_prefix
-    real = torch.cat([batch.prefix_is_real.repeat_interleave(repeat, 0), batch.is_real], 1)
-    rows = torch.cat([inputs.prefix.repeat_interleave(repeat, 0), inputs.continuation], 1)
-    order = torch.argsort((~real).to(torch.int8), dim=1, stable=True)  # real tokens first, in order
-    expand = order if rows.dim() == 2 else order[..., None].expand_as(rows)
-    is_real = real.gather(1, order)
-    states = _right_padded(runner, rows.gather(1, expand), is_real, batch)
-    back = torch.argsort(order, dim=1)[..., None].expand_as(states)
-    unpacked = states.gather(1, back)
-    width = batch.prefix_ids.shape[1]
-    return HiddenStates(unpacked[::repeat, :width], unpacked[:, width:])
-
-
-def _right_padded(
-    runner: DecoderRunner, rows: Tensor, is_real: Tensor, batch: ResponseBatch
-) -> Tensor:
-    """Run rows padded on the right, or, where padding changes states, those of one length together."""
-    if runner.capabilities.pads:
-        return runner(rows, is_real, positions_of(is_real))
-    repeat = batch.per_prefix
+def _whole_texts(runner: DecoderRunner, batch: ResponseBatch, inputs: Tensor) -> Tensor:
+    """Run every text as a row padded on the right, or rows of one length where padding changes it."""
+    edges, repeat = list(accumulate(batch.prefix_lengths, initial=0)), batch.per_prefix
+    texts = [
+        [*range(edges[n // repeat], edges[n // repeat + 1]), *range(start, start + len(row))]
+        for n, (start, row) in enumerate(zip(batch.starts, batch.continuations, strict=False))
+    ]
     groups: dict[int, list[int]] = {}
-    for n, own in enumerate(batch.continuation_lengths):
-        groups.setdefault(batch.prefix_lengths[n // repeat] + own, []).append(n)
-    width = int(runner.decoder.config.get_text_config().hidden_size)
-    states: Tensor | None = None
-    for length, members in groups.items():
-        index = torch.tensor(members, device=rows.device)
-        mask = is_real[index, :length]
-        found = runner(rows[index, :length], mask, positions_of(mask))
-        found = torch.nn.functional.pad(found, (0, 0, 0, rows.shape[1] - length))
-        if states is None:
-            states = found.new_zeros(*rows.shape[:2], width)
-        states = states.index_copy(0, index, found)
-    return rows.new_zeros(*rows.shape[:2], width) if states is None else states
-
-
-def positions_of(is_real: Tensor) -> Tensor:
-    """Place of each token among the real ones of its row; padding repeats the last. ``(N, T)``."""
-    return (is_real.long().cumsum(1) - 1).clamp(min=0)
+    for n, text in enumerate(texts):
+        if text:
+            groups.setdefault(0 if runner.capabilities.pads else len(text), []).append(n)
+    states, back, done = [], [0] * len(inputs), 0
+    for members in groups.values():
+        width = max(len(texts[n]) for n in members)
+        for row, n in enumerate(members):
+            for column, place in enumerate(texts[n]):
+                back[place] = done + row * width + column
+        done += len(members) * width
+        rows = [[*texts[n], *[0] * (width - len(texts[n]))] for n in members]
+        lists = [list(chain.from_iterable(rows)), [len(texts[n]) for n in members]]
+        index, lengths = to_device(lists, batch.device)
+        columns = torch.arange(width, device=batch.device).expand(len(members), -1)
+        is_real = columns < lengths[:, None]
+        found = runner(inputs[index.view(columns.shape)], is_real, columns)
+        states.append(found.flatten(0, 1))
+    (order,) = to_device([back], batch.device)
+    return torch.cat(states).index_select(0, order)

@@ -32,17 +32,14 @@ class KVCache:
     """Cache of one stack of layers.
 
     Args:
-        batch: Layout of what is prefilled: prompts, or a prefix tree of them.
-        root: Keys and values of what all prompts begin with; read, never changed.
+        batch: Layout of what is prefilled: prompts, or a prefix tree of them, after its root if any.
 
     Attributes:
-        batch: Layout of the prefilled tokens.
         length: Tokens that each text has got since ``fork``.
     """
 
-    def __init__(self, batch: PackedBatch, root: KVCache | None = None) -> None:
+    def __init__(self, batch: PackedBatch) -> None:
         self.batch = batch
-        self.root = root
         self.length = 0
         self._prefilled: dict[int, Keys] = {}  # by layer, each (T, key heads, size)
         self._own: dict[int, Keys] = {}  # by layer, each (n, capacity, key heads, size)
@@ -56,16 +53,11 @@ class KVCache:
 
     def prefilled(self, layer: int) -> Keys:
         """Return a layer's keys and values of root and packed batch, the root's first."""
-        own = self._prefilled[layer]
-        if self.root is None:
+        own, root = self._prefilled[layer], self.batch.root
+        if root is None:
             return own
-        before = self.root.prefilled(layer)
-        joined = [torch.cat(part) for part in zip(before, own, strict=True)]
-        return joined[0], joined[1]
-
-    def root_keys(self, layer: int) -> Keys | None:
-        """Return a layer's keys and values of the root, or None without one."""
-        return None if self.root is None else self.root.prefilled(layer)
+        keys, values = map(torch.cat, zip(root.prefilled(layer), own, strict=True))
+        return keys, values
 
     def joined(self) -> KVCache:
         """Return a cache of one text, whose root and tokens are laid end to end."""
@@ -118,16 +110,15 @@ class KVCache:
         own = slice(0, self.length + 1)
         if not is_supported(query, key, value, self._longest + own.stop, window, softcap):
             return self._append_masked(layer, query, scale, window, softcap)
-        leaf = leaf_for(query)
-        joint = leaf.dense(query, keys[:, own], values[:, own], scale)
+        leaf, scale = leaf_for(query), query.shape[-1] ** -0.5 if scale is None else scale
+        joint = leaf.dense((query, keys[:, own], values[:, own]), scale)
         for block in self._blocks:
-            k, v = self._prefilled[layer]
-            found = leaf.forward(query, k[block.keys], v[block.keys], block, scale)
-            joint = merge_attention_states(joint, found)
-        root = self.root_keys(layer)
-        if root is not None:
-            block = full_block(len(query), len(root[0]), query.device)
-            joint = merge_attention_states(joint, leaf.forward(query, *root, block, scale))
+            k, v = (part[block.keys] for part in self._prefilled[layer])
+            joint = merge_attention_states(joint, leaf.forward((query, k, v), block, scale))
+        if self.batch.root is not None:
+            k, v = self.batch.root.prefilled(layer)
+            block = full_block(len(query), len(k), query.device)
+            joint = merge_attention_states(joint, leaf.forward((query, k, v), block, scale))
         return joint.output
 
     def select_rows(self, rows: Sequence[int], index: Tensor | None = None) -> None:
@@ -140,16 +131,13 @@ class KVCache:
 
     def _plan(self) -> None:
         """Plan the attention of the texts to each level of the prefilled batch."""
-        levels = self.batch.levels
-        first = len(self.batch.lengths) - len(levels[-1])
-        chains, lengths = self.batch.chains(), self.batch.lengths
+        levels, lengths = self.batch.levels, self.batch.lengths
+        first, chains = len(lengths) - len(levels[-1]), self.batch.chains()
         self._chains = [
             [*chains[first + leaf], *([first + leaf] if lengths[first + leaf] else [])]
             for leaf in self._leaves
         ]
-        self._longest = self.batch.root_length + max(
-            (sum(lengths[n] for n in chain) for chain in self._chains), default=0
-        )
+        self._longest = max((self.batch.ends[leaf] for leaf in self._leaves), default=0)
         lists: list[list[int]] = []
         plans: list[tuple[slice, tuple[int, ...], tuple[int, ...]]] = []
         ancestors, edge = self._leaves, len(self.batch)
@@ -184,10 +172,10 @@ class KVCache:
         # Without a prompt nothing was prefilled, and no chain names a piece.
         k, v = self._prefilled.get(layer, (keys[:0, 0], values[:0, 0]))
         pieces = k.split(self.batch.lengths), v.split(self.batch.lengths)
-        root = self.root_keys(layer)
+        root = self.batch.root
         results = []
         for row, chain in enumerate(self._chains):
-            parts = [] if root is None else [root]
+            parts = [] if root is None else [root.prefilled(layer)]
             parts += [(pieces[0][n], pieces[1][n]) for n in chain]
             parts.append((keys[row, : self.length + 1], values[row, : self.length + 1]))
             key, value = (torch.cat(part) for part in zip(*parts, strict=True))

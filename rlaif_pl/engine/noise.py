@@ -9,19 +9,18 @@ orders.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
+
+from rlaif_pl.engine.decoder_layers import embedding_of
 
 # A way counts as right up to so many times the largest noise of a token. Right ways of 8 architectures
 # were off by 1.04 times at most, in float32 and bfloat16, with outlier activations and without; a scale
 # of attention that is wrong by a tenth by 3.6 times in bfloat16 (30 layers), 67,000 in float32.
 FACTOR = 3.0
-# What an architecture raises that cannot be run in a way.
-PROBE_ERRORS = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
 
 
 class Noise:
@@ -31,19 +30,19 @@ class Noise:
 
     Args:
         exact: States, or other results, of some tokens. ``(T, D)``
-        noisy: The same with other rounding, a few times; each ``(T, D)``.
+        noisy: The same with other rounding. ``(T, D)``
 
     Raises:
         ValueError: The noise is as large as what tells one token from another, as where texts depend
             on each other; or something is not a number.
     """
 
-    def __init__(self, exact: Tensor, noisy: Sequence[Tensor]) -> None:
+    def __init__(self, exact: Tensor, noisy: Tensor) -> None:
         self.exact = wide(exact)
-        noise = torch.stack([wide(other) - self.exact for other in noisy])
+        noise = wide(noisy) - self.exact
         # Where all roundings happen to fall alike, the last bit of what is there stands for the noise.
-        least = torch.finfo(exact.dtype).eps * _rms(self.exact, (0,))
-        self.scale = _rms(noise, (0, 1)).maximum(least).clamp(min=torch.finfo(torch.float32).tiny)
+        least = torch.finfo(exact.dtype).eps * _rms(self.exact, 0)
+        self.scale = _rms(noise, 0).maximum(least).clamp(min=torch.finfo(torch.float32).tiny)
         self.largest = max(1.0, self._size(noise).max().item())
         spread = self._size(self.exact - self.exact.mean(0)).mean().item()
         if not spread > FACTOR * self.largest:
@@ -57,7 +56,7 @@ class Noise:
         return error if error == error else float("inf")
 
     def _size(self, difference: Tensor) -> Tensor:
-        return _rms(difference / self.scale, (-1,))
+        return _rms(difference / self.scale, -1)
 
 
 def error_in_noise(
@@ -76,54 +75,25 @@ def error_in_noise(
     """
     if torch.equal(found, exact):
         return 0.0
-    return Noise(exact, noisy_runs(again, model)).error_of(found)
+    return Noise(exact, with_noise(again, model)).error_of(found)
 
 
-def noisy_runs(run: Callable[[], Tensor], model: PreTrainedModel, count: int = 1) -> list[Tensor]:
-    """Return what a run gives with the last bits of the model's embeddings changed, ``count`` times.
-
-    Once is enough where a token has many results, such as the dimensions of a state.
-    """
-    results = []
-    for seed in range(count):
-        with last_bits_changed(embedding_of(model), seed):
-            results.append(run())
-    return results
-
-
-@contextmanager
-def last_bits_changed(module: nn.Module | None, seed: int) -> Iterator[None]:
-    """Multiply what a module returns by one plus or minus the machine epsilon, by chance.
-
-    Without a module, nothing is changed.
-    """
-
-    def change(_: nn.Module, __: object, output: Tensor) -> Tensor:
-        return change_last_bits(output, seed)
-
+def with_noise(run: Callable[[], Tensor], model: PreTrainedModel) -> Tensor:
+    """Return what a run gives with the last bits of the model's embeddings changed, if it has any."""
+    module = embedding_of(model)
     if module is None:
-        yield
-        return
-    hook = module.register_forward_hook(change)
+        return run()
+    hook = module.register_forward_hook(lambda _, __, output: change_last_bits(output))
     try:
-        yield
+        return run()
     finally:
         hook.remove()
 
 
-def change_last_bits(output: Tensor, seed: int) -> Tensor:
+def change_last_bits(output: Tensor) -> Tensor:
     """Multiply each number by one plus or minus the machine epsilon of its type, by chance."""
-    signs = torch.randint(0, 2, output.shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+    signs = torch.randint(0, 2, output.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
     return output * (1 + signs.to(output) * torch.finfo(output.dtype).eps)
-
-
-def embedding_of(model: PreTrainedModel) -> nn.Module | None:
-    """Return the token embedding; None of the upper part of a decoder that was cut."""
-    try:
-        found = model.get_input_embeddings()
-    except (AttributeError, NotImplementedError):
-        return None
-    return found if isinstance(found, nn.Module) else None
 
 
 def word_ids(vocabulary: int, count: int, device: torch.device) -> Tensor:
@@ -136,5 +106,5 @@ def wide(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
-def _rms(tensor: Tensor, dims: tuple[int, ...]) -> Tensor:
-    return tensor.square().mean(dims).sqrt()
+def _rms(tensor: Tensor, dim: int) -> Tensor:
+    return tensor.square().mean(dim).sqrt()

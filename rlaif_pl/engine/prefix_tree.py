@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from rlaif_pl.engine.batch import PackedBatch, Segment, pack_segments, to_device
+from rlaif_pl.engine.kv_cache import KVCache
 
 LEAST_SHARED = 24  # tokens; a smaller segment costs more in calls than it saves
 
@@ -56,10 +57,6 @@ class Node:
     def num_tokens(self) -> int:
         """Tokens of this node and all below."""
         return len(self.ids) + sum(child.num_tokens() for child in self.children)
-
-    def longest(self) -> int:
-        """Tokens of the longest row, what is above this node included."""
-        return max((child.longest() for child in self.children), default=self.stop)
 
 
 class PackedTree(NamedTuple):
@@ -104,14 +101,18 @@ def grow(
 
 
 def pack_trees(
-    trees: Sequence[Node], device: torch.device, root_length: int = 0, *, to_the_end: bool = False
+    trees: Sequence[Node],
+    device: torch.device,
+    root: KVCache | None = None,
+    *,
+    to_the_end: bool = False,
 ) -> PackedTree:
     """Lay trees out in one row, level by level.
 
     Args:
         trees: First nodes; they start where the root ends.
         device: Where the tensors go.
-        root_length: Tokens that all rows begin with and that are not in the row.
+        root: Tokens that all rows begin with and that are not in the row.
         to_the_end: Carry leaves down as empty segments, so that the last level has every row.
     """
     levels: list[list[Segment]] = []
@@ -134,7 +135,7 @@ def pack_trees(
         rows = [node.members[0] for node, _ in level]
         level = below
     (moved,) = to_device([ids], device)
-    return PackedTree(pack_segments(levels, device, root_length), moved, leaves, rows)
+    return PackedTree(pack_segments(levels, device, root), moved, leaves, rows)
 
 
 def common_start(one: Sequence[int], other: Sequence[int]) -> int:

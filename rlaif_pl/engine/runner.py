@@ -1,9 +1,16 @@
-"""Run the layers of a decoder: packed, a token at a time over a cache, or as padded whole texts."""
+"""The layers of a decoder, whole or cut in two: packed, a token at a time, or as the library runs them.
+
+``split`` cuts the decoder of a causal LM after its first k layers. The lower part (the trunk:
+embeddings and k layers) is frozen and may be shared; the upper part (the top: the other layers and
+the final norm) is what a role trains. Both stay ordinary transformers models, so attention, rotary
+positions and caches are the library's own. Architectures that do more between embedding and first layer
+than add or look up (Gemma scales, GPT-2 adds positions) are caught by a self-test, not guessed.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Self, cast
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +19,10 @@ from typing_extensions import override
 
 from rlaif_pl.engine.batch import PackedBatch
 from rlaif_pl.engine.capabilities import Capabilities, probe_capabilities
-from rlaif_pl.engine.forward import decode_step, packed_forward, token_inputs
+from rlaif_pl.engine.decoder_layers import EMBEDDINGS, final_norm_name, keep_layers, layers_of
+from rlaif_pl.engine.forward import decode_step, packed_forward, plain_forward
 from rlaif_pl.engine.kv_cache import KVCache
-from rlaif_pl.engine.probe_ways import cache_argument
+from rlaif_pl.engine.noise import FACTOR, error_in_noise, word_ids
 
 
 class DecoderRunner(nn.Module):
@@ -96,13 +104,7 @@ class DecoderRunner(nn.Module):
         Returns:
             Hidden states after the last layer (and the final norm, where it is kept). ``(N, T, D)``
         """
-        output = self.decoder(
-            **{**token_inputs(self._entering(inputs)), cache_argument(self.decoder): cache},
-            attention_mask=is_real.long(),
-            position_ids=positions,
-            use_cache=cache is not None,
-        )
-        return cast(Tensor, output.last_hidden_state)
+        return plain_forward(self.decoder, self._entering(inputs), is_real, positions, cache)
 
     def new_cache(self) -> DynamicCache:
         """Return an empty cache of the library's."""
@@ -115,7 +117,6 @@ class DecoderRunner(nn.Module):
         output_places: Tensor | None = None,
         *,
         cache: KVCache | None = None,
-        root: KVCache | None = None,
     ) -> Tensor:
         """Run the tokens of a packed batch; only where ``capabilities.packs``.
 
@@ -126,23 +127,18 @@ class DecoderRunner(nn.Module):
                 layer then computes only keys and values of all others, whose states mean nothing.
                 None for all.
             cache: Keeps the keys and values.
-            root: Keys and values of what all texts begin with.
 
         Returns:
             Hidden states ``(T, D)``.
         """
+        if self.recomputes or not self.capabilities.prunes:
+            output_places = None  # the backward pass would recompute all places
         return packed_forward(
-            self.decoder,
-            self._entering(inputs),
-            batch,
-            # the backward pass would recompute all places
-            None if self.recomputes or not self.capabilities.prunes else output_places,
-            cache=cache,
-            root=root,
+            self.decoder, self._entering(inputs), batch, output_places, cache=cache
         )
 
     def decode_step(self, inputs: Tensor, positions: Tensor, cache: KVCache) -> Tensor:
-        """Run one new token of each text in a forked cache; see ``decode_step``."""
+        """Run one new token of each text in a forked cache; see ``forward.decode_step``."""
         return decode_step(self.decoder, self._entering(inputs), positions, cache)
 
     def _entering(self, inputs: Tensor) -> Tensor:
@@ -150,3 +146,54 @@ class DecoderRunner(nn.Module):
         if not inputs.is_floating_point():
             return inputs
         return inputs.to(next(self.decoder.parameters()).dtype)
+
+
+def split(
+    decoder: PreTrainedModel, trunk_layers: int
+) -> tuple[DecoderRunner | None, DecoderRunner]:
+    """Cut a decoder into a frozen trunk and a top.
+
+    Args:
+        decoder: Decoder without head; consumed (its layers are re-indexed).
+        trunk_layers: Layers in the trunk; 0 gives no trunk and the whole decoder as top.
+
+    Returns:
+        ``(trunk, top)``. The trunk takes token ids and gives raw hidden states; the top takes those
+        (or token ids when there is no trunk) and ends with the final norm.
+
+    Raises:
+        ValueError: ``trunk_layers`` is out of range, or running the two parts one after the other
+            does not give what the whole decoder gives.
+    """
+    if trunk_layers == 0:
+        return None, DecoderRunner(decoder)
+    total = len(layers_of(decoder))
+    if not 0 <= trunk_layers < total:
+        raise ValueError(
+            f"trunk_layers must be in [0, {total - 1}] for this model, got {trunk_layers}"
+        )
+    device = next(decoder.parameters()).device
+    ids = word_ids(int(decoder.config.get_text_config().vocab_size), 16, device).view(2, 8)
+    texts = torch.ones_like(ids, dtype=torch.bool), torch.arange(8, device=device).expand(2, 8)
+    decoder.eval()
+    with torch.no_grad():
+        whole = DecoderRunner(decoder)(ids, *texts).flatten(0, 1)
+    lower, upper = keep_layers(decoder, 0, trunk_layers), keep_layers(decoder, trunk_layers, total)
+    setattr(lower, final_norm_name(decoder), nn.Identity())
+    trunk, top = DecoderRunner(lower).requires_grad_(False), DecoderRunner(upper)
+
+    def parts() -> Tensor:
+        return top(trunk(ids, *texts), *texts).flatten(0, 1)
+
+    with torch.no_grad():
+        error = error_in_noise(whole, parts(), parts, lower)
+    if not error <= FACTOR:
+        raise ValueError(
+            f"expected the trunk and the top of {type(decoder).__name__} to reproduce the whole model, "
+            f"got states off by {error:.1e} times its rounding; this architecture cannot be cut: use "
+            "trunk_layers=0"
+        )
+    for name in EMBEDDINGS:  # the top is only ever given hidden states
+        if hasattr(upper, name):
+            setattr(upper, name, None)
+    return trunk, top

@@ -1,9 +1,9 @@
-"""Draw tokens: settings, filters, and noise that is keyed by what is drawn."""
+"""Draw tokens: settings, filters, stop strings, and noise that is keyed by what is drawn."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -189,3 +189,32 @@ def _least(values: Tensor, norm: Tensor, top_p: float) -> Tensor:
     seen = (values - norm).exp().cumsum(-1)
     kept = (seen < top_p).sum(-1, keepdim=True).clamp(max=values.shape[-1] - 1)
     return values.gather(-1, kept)
+
+
+class StopStrings:
+    """Finds stop strings by decoding the end of a text.
+
+    Args:
+        strings: What ends a text.
+        decode: Turns token ids into text.
+    """
+
+    def __init__(self, strings: Sequence[str], decode: Callable[[Sequence[int]], str]) -> None:
+        self.strings = tuple(strings)
+        self.decode = decode
+        # A character is at most four bytes, and a token at least one.
+        self._tail = 4 * max(map(len, strings), default=0) + 4
+
+    def cut(self, tokens: Sequence[int]) -> int | None:
+        """Return how many tokens a text has when it first holds a stop string; None if it has none."""
+        if not self._holds(tokens[-self._tail :]) and not self._holds(tokens):
+            return None
+        low, high = 1, len(tokens)  # text grows with its tokens
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (low, middle) if self._holds(tokens[:middle]) else (middle + 1, high)
+        return low
+
+    def _holds(self, tokens: Sequence[int]) -> bool:
+        text = self.decode(tokens)
+        return any(string in text for string in self.strings)

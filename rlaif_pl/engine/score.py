@@ -77,16 +77,16 @@ def mask_unused(logits: Tensor, vocabulary: Vocabulary) -> Tensor:
 
 
 class TokenLogprobs(NamedTuple):
-    """What a policy says at each place of a response, in nats; 0 at padding."""
+    """What a policy says of tokens taken, in nats; ``(tokens,)``, or ``(N, R)`` with 0 at padding."""
 
-    logprobs: Tensor  # (N, R) float32, of the token taken
-    entropy: Tensor  # (N, R) float32, of the whole distribution
+    logprobs: Tensor  # float32, of the token taken
+    entropy: Tensor  # float32, of the whole distribution
 
 
 class Drawer(NamedTuple):
     """What decides which tokens could be drawn."""
 
-    hidden: Tensor  # (N, R, D) the drawing policy's state before each token
+    hidden: Tensor  # (tokens, D) the drawing policy's state before each token
     head: nn.Linear | CappedHead
 
 
@@ -94,7 +94,6 @@ def token_logprobs(
     hidden: Tensor,
     unembedding: nn.Linear | CappedHead,
     tokens: Tensor,
-    places: Tensor,
     params: SamplingParams,
     *,
     entropy_gradient: bool = False,
@@ -107,11 +106,9 @@ def token_logprobs(
     sampling temperature, and with filters only over the tokens that they keep.
 
     Args:
-        hidden: State before each token. ``(N, R, D)``
+        hidden: State before each token. ``(tokens, D)``
         unembedding: Output embedding, capped or not.
-        tokens: Token taken at each place. ``(N, R)`` int64
-        places: Where among all ``N * R`` to compute, in order (not as a mask, whose count a host would
-            have to wait for); elsewhere the results are 0. ``(tokens,)`` int64
+        tokens: Tokens taken. ``(tokens,)`` int64
         params: How the tokens were drawn.
         entropy_gradient: Whether the entropy is differentiable; it costs the logits a second time
             in the backward pass where the output embedding is frozen.
@@ -125,11 +122,9 @@ def token_logprobs(
     if params.temperature <= 0:
         raise ValueError(f"temperature must be above 0 to score tokens, got {params.temperature}")
     if params.filters:
-        found = _over_kept(hidden, unembedding, tokens, places, params, info, drawn_from)
-        return TokenLogprobs(*(_spread(part, places, tokens.shape) for part in found))
+        return _over_kept(hidden, unembedding, tokens, params, info, drawn_from)
     capped = unembedding if isinstance(unembedding, CappedHead) else None
     linear = unembedding if isinstance(unembedding, nn.Linear) else unembedding.linear
-    taken = tokens.flatten()[places]
     weight: Tensor = linear.weight
     bias: Tensor | None = linear.bias
     if info is not None and info.unused_token_ids:
@@ -141,56 +136,41 @@ def token_logprobs(
         (rows,) = to_device([kept], weight.device)
         weight = weight.index_select(0, rows)
         bias = None if bias is None else bias.index_select(0, rows)
-        taken = (used.cumsum(0) - 1)[taken]
+        tokens = (used.cumsum(0) - 1)[tokens]
     elif info is not None and info.vocab_size < len(weight):
         weight = weight[: info.vocab_size]
         bias = None if bias is None else bias[: info.vocab_size]
     found = ops.linear_logprob(
-        _at(hidden, places).to(weight.dtype),
+        hidden.to(weight.dtype),
         weight,
-        taken,
+        tokens,
         params.temperature,
         bias=bias,
         softcap=None if capped is None else capped.cap,
         entropy_gradient=entropy_gradient,
     )
-    return TokenLogprobs(*(_spread(part, places, tokens.shape) for part in found))
-
-
-def _at(states: Tensor, places: Tensor) -> Tensor:
-    """Take states ``(N, R, D)`` at places among ``N * R``."""
-    return states.flatten(0, 1).index_select(0, places)
-
-
-def _spread(part: Tensor, places: Tensor, shape: torch.Size) -> Tensor:
-    """Put numbers back at their places; 0 elsewhere."""
-    return part.new_zeros(shape.numel()).index_copy(0, places, part).view(shape)
+    return TokenLogprobs(*found)
 
 
 def _over_kept(
     hidden: Tensor,
     head: nn.Linear | CappedHead,
     tokens: Tensor,
-    places: Tensor,
     params: SamplingParams,
     info: Vocabulary | None,
     drawn_from: Drawer | None,
-) -> tuple[Tensor, Tensor]:
+) -> TokenLogprobs:
     """Log-probabilities and entropies over the tokens that filters keep, some rows at a time."""
-    taken, states = tokens.flatten()[places], _at(hidden, places)
-    drawer, drawer_head = states, head
-    if drawn_from is not None:
-        drawer, drawer_head = _at(drawn_from.hidden, places), drawn_from.head
-    vocabulary = head.weight.shape[0] if info is None else info.vocab_size
+    drawer = Drawer(hidden, head) if drawn_from is None else drawn_from
 
-    def part(states: Tensor, drawer: Tensor, taken: Tensor) -> tuple[Tensor, Tensor]:
+    def part(states: Tensor, drawing: Tensor, taken: Tensor) -> tuple[Tensor, Tensor]:
         def logits_of(head: nn.Linear | CappedHead, states: Tensor) -> Tensor:
             logits = head_logits(head, states)
             return logits if info is None else mask_unused(logits, info)
 
         logits = logits_of(head, states)
         with torch.no_grad():
-            own = logits if drawn_from is None else logits_of(drawer_head, drawer)
+            own = logits if drawn_from is None else logits_of(drawer.head, drawing)
             kept = filter_logits(own, params).isfinite()
             # What was drawn was kept, whatever the rounding of another pass says at the border.
             kept.scatter_(1, taken[:, None], True)
@@ -198,19 +178,7 @@ def _over_kept(
         entropy = -(logprobs.exp() * logprobs.masked_fill(~kept, 0.0)).sum(-1)
         return logprobs.gather(1, taken[:, None])[:, 0], entropy
 
-    size = max(1, LOGITS // vocabulary)
-    found = [
-        checkpoint(
-            part,
-            states[rows : rows + size],
-            drawer[rows : rows + size],
-            taken[rows : rows + size],
-            use_reentrant=False,
-        )
-        for rows in range(0, len(taken), size)
-    ]
-    if not found:
-        empty = states.new_zeros(0, dtype=torch.float32)
-        return empty, empty
-    logprobs, entropies = (torch.cat(parts) for parts in zip(*found, strict=True))
-    return logprobs, entropies
+    size = max(1, LOGITS // (head.weight.shape[0] if info is None else info.vocab_size))
+    cut = (part.split(size) for part in (hidden, drawer.hidden, tokens))
+    found = [checkpoint(part, *rows, use_reentrant=False) for rows in zip(*cut, strict=True)]
+    return TokenLogprobs(*(torch.cat(parts) for parts in zip(*found, strict=True)))

@@ -7,14 +7,14 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
-from torch import Tensor
 
-from rlaif_pl.engine.batch import Segment, pack_segments, send, to_device
+from rlaif_pl.engine.batch import Segment, pack_segments, to_device
 from rlaif_pl.engine.generation_state import LanguageModel, PackedState
 from rlaif_pl.engine.kv_cache import KVCache
 from rlaif_pl.engine.prefix_tree import LEAST_SHARED, Node, Text, common_start, grow, pack_trees
+from rlaif_pl.engine.sampling import SamplingParams
+from rlaif_pl.engine.score import token_logprobs
 
-LOGIT_ROWS = 256  # states that become logits at once: 48 MiB at 49,152 tokens
 ROWS_PER_TOKEN = 4  # places for tokens to be written that weigh as much as one token to be computed
 Scores = list[tuple[int, list[float]]]
 
@@ -32,17 +32,10 @@ class ScoredRow(Protocol):
 
 
 class Root(NamedTuple):
-    """Keys and values of what many rows begin with, computed once."""
+    """Keys and values of what many rows begin with, computed once; by default nothing."""
 
-    ids: tuple[int, ...]
-    cache: KVCache
-
-
-class Part(NamedTuple):
-    """Trees that are run together, after the same root."""
-
-    root: Root | None
-    trees: list[Node]
+    ids: tuple[int, ...] = ()
+    cache: KVCache | None = None
 
 
 class PrefixTreeRunner:
@@ -69,17 +62,18 @@ class PrefixTreeRunner:
         users: dict[int, list[int]] = {}
         for place, owner in enumerate(owners):
             users.setdefault(owner, []).append(place)
-        for part in self._parts(texts, sorted(users, key=lambda n: texts[n].ids), None, 0):
-            yield self._score_part(rows, users, part)
+        order = sorted(users, key=lambda n: texts[n].ids)
+        for root, trees in self._parts(texts, order, Root(), 0):
+            yield self._score_part(rows, users, root, trees)
 
     @torch.no_grad()
     def states(
-        self, prompts: Sequence[tuple[int, ...]], copies: Sequence[int], max_new_tokens: int
+        self, prompts: Sequence[ScoredRow], copies: Sequence[int], max_new_tokens: int
     ) -> Iterator[tuple[PackedState, list[int]]]:
         """Run prompts and yield texts to be continued, batch by batch.
 
         Args:
-            prompts: Token ids, each at least 1.
+            prompts: Rows of at least one token, none of them scored.
             copies: Texts that continue each prompt.
             max_new_tokens: Most tokens that a text will get.
 
@@ -87,26 +81,17 @@ class PrefixTreeRunner:
             The state of a batch, which wants each prompt's last token first, and the prompts of the
             batch in the order of the texts.
         """
-        texts = [Text(ids[:-1], max(len(ids) - 2, 0)) for ids in prompts]
+        texts = [Text(row.ids[:-1], max(len(row.ids) - 2, 0)) for row in prompts]
         order = sorted(range(len(texts)), key=lambda n: texts[n].ids)
         extra = max_new_tokens * max(copies, default=1)
-        for root, trees in self._parts(texts, order, None, extra):
-            length = 0 if root is None else len(root.ids)
-            tree = pack_trees(trees, self.model.top.device, length, to_the_end=True)
+        for root, trees in self._parts(texts, order, Root(), extra):
+            tree = pack_trees(trees, self.model.top.device, root.cache, to_the_end=True)
             leaves = [leaf for leaf, row in enumerate(tree.rows) for _ in range(copies[row])]
-            state = PackedState(
-                self.model,
-                tree.ids,
-                tree.batch,
-                leaves,
-                max_new_tokens,
-                roots=None if root is None else [root.cache],
-            )
-            yield state, tree.rows
+            yield PackedState(self.model, tree.ids, tree.batch, leaves, max_new_tokens), tree.rows
 
     def _parts(
-        self, texts: Sequence[Text], members: Sequence[int], root: Root | None, extra: int
-    ) -> Iterator[Part]:
+        self, texts: Sequence[Text], members: Sequence[int], root: Root, extra: int
+    ) -> Iterator[tuple[Root, list[Node]]]:
         """Cut texts into parts that fit into a batch, each after what it begins with.
 
         Args:
@@ -115,7 +100,7 @@ class PrefixTreeRunner:
             root: What they begin with.
             extra: Tokens that each will grow by.
         """
-        start = 0 if root is None else len(root.ids)
+        start = len(root.ids)
         small: list[Node] = []
         for tree in grow(texts, members, start, self.least_shared):
             known = self._known(tree, start)
@@ -127,7 +112,7 @@ class PrefixTreeRunner:
             else:
                 small.append(tree)
         for group in buckets([self._cost(tree, extra) for tree in small], self.batch_tokens):
-            yield Part(root, [small[n] for n in group])
+            yield root, [small[n] for n in group]
 
     def _cost(self, tree: Node, extra: int) -> int:
         """Tokens to compute, or their equal in places to be written."""
@@ -143,15 +128,14 @@ class PrefixTreeRunner:
                 return root
         return None
 
-    def _extend(self, root: Root | None, ids: tuple[int, ...]) -> Root:
+    def _extend(self, root: Root, ids: tuple[int, ...]) -> Root:
         """Run on from a root (or from nothing) and return the longer root."""
-        before = () if root is None else root.ids
         device = self.model.top.device
-        batch = pack_segments([[Segment(len(ids))]], device, len(before))
-        cache = KVCache(batch, None if root is None else root.cache)
+        batch = pack_segments([[Segment(len(ids))]], device, root.cache)
+        cache = KVCache(batch)
         (moved,) = to_device([ids], device)
-        self.model.top.packed_forward(moved, batch, moved[:0], cache=cache, root=cache.root)
-        return Root((*before, *ids), cache.joined())
+        self.model.top.packed_forward(moved, batch, moved[:0], cache=cache)
+        return Root((*root.ids, *ids), cache.joined())
 
     def _keep(self, root: Root) -> Root:
         """Keep a root for later calls, the newest ones within ``batch_tokens`` in all."""
@@ -161,59 +145,29 @@ class PrefixTreeRunner:
         return root
 
     def _score_part(
-        self, rows: Sequence[ScoredRow], users: dict[int, list[int]], part: Part
+        self,
+        rows: Sequence[ScoredRow],
+        users: dict[int, list[int]],
+        root: Root,
+        trees: Sequence[Node],
     ) -> Scores:
         """Score the rows of a batch of trees."""
-        length = 0 if part.root is None else len(part.root.ids)
-        tree = pack_trees(part.trees, self.model.top.device, length)
-        root = None if part.root is None else part.root.cache
-        places: list[tuple[int, int]] = []
-        states: list[int] = []
+        tree = pack_trees(trees, self.model.top.device, root.cache)
+        counts: list[tuple[int, int]] = []
+        places: list[int] = []
         picks: list[int] = []
         for node, start in tree.leaves:
-            for place in users[node.members[0]]:
-                row = rows[place]
-                at = start + row.first - 1 - node.start
-                count = len(row.ids) - row.first
-                places.append((place, count))
-                states += range(at, at + count)
-                picks += row.ids[row.first :]
-        hidden = self.model.top.packed_forward(tree.ids, tree.batch, root=root)
-        values = iter(score_states(self.model, hidden, states, picks))
-        return [(place, [next(values) for _ in range(count)]) for place, count in places]
-
-
-def score_states(
-    model: LanguageModel, hidden: Tensor, states: Sequence[int], picks: Sequence[int]
-) -> list[float]:
-    """Log-probability of each picked token after its state; equal states are projected once.
-
-    Args:
-        model: Makes logits.
-        hidden: Final states ``(T, D)``.
-        states: Place of each pick's state.
-        picks: Tokens.
-    """
-    if not states:
-        return []
-    wanted, which = torch.tensor(states).unique(return_inverse=True)
-    order = which.argsort(stable=True)  # picks by state, so that a slice of states has a slice
-    counts = which.bincount(minlength=len(wanted))
-    tokens = torch.tensor(picks)[order].split(
-        [int(part.sum()) for part in counts.split(LOGIT_ROWS)]
-    )
-    parts = []
-    for begin, picked in zip(range(0, len(wanted), LOGIT_ROWS), tokens, strict=True):
-        chosen = send(wanted[begin : begin + LOGIT_ROWS], hidden.device)
-        logits = model.logits(hidden[chosen])
-        norms = logits.logsumexp(-1)
-        rows = torch.arange(len(chosen)).repeat_interleave(counts[begin : begin + LOGIT_ROWS])
-        rows = send(rows, logits.device)
-        # above 0 by rounding alone, which grows with the logits
-        parts.append((logits[rows, send(picked, logits.device)] - norms[rows]).clamp(max=0))
-    values = torch.empty(len(picks))
-    values[order] = torch.cat(parts).cpu()
-    return [float(value) for value in values]
+            for row in users[node.members[0]]:
+                ids, first = rows[row].ids, rows[row].first
+                at = start + first - 1 - node.start
+                counts.append((row, len(ids) - first))
+                places += range(at, at + len(ids) - first)
+                picks += ids[first:]
+        hidden = self.model.top.packed_forward(tree.ids, tree.batch)
+        index, taken = to_device([places, picks], hidden.device)
+        scored = token_logprobs(hidden[index], self.model.unembedding, taken, SamplingParams())
+        values = iter(scored.logprobs.clamp(max=0).tolist())  # above 0 by rounding alone
+        return [(row, [next(values) for _ in range(count)]) for row, count in counts]
 
 
 def merge(rows: Sequence[ScoredRow]) -> tuple[list[Text], list[int]]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rlaif_pl.engine.hidden_states import states_before
-from rlaif_pl.engine.response_batch import HiddenStates, ResponseBatch
+from rlaif_pl.engine.response_batch import ResponseBatch
 from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.engine.score import Drawer, TokenLogprobs
 from rlaif_pl.models.adapters import Lora
@@ -98,7 +98,7 @@ class ActorCritic(nn.Module):
 
     @torch.no_grad()
     def reference_pass(
-        self, batch: ResponseBatch, below: HiddenStates | None, params: SamplingParams
+        self, batch: ResponseBatch, below: Tensor | None, params: SamplingParams
     ) -> tuple[Tensor, Tensor]:
         """Run the frozen reference once.
 
@@ -106,12 +106,12 @@ class ActorCritic(nn.Module):
 
         Args:
             batch: Rollout.
-            below: Trunk states of the batch, or of its inputs, where they are known.
+            below: Trunk states of ``batch.inputs``, where they are known.
             params: How the policy drew the responses.
 
         Returns:
             Log-probabilities of the response tokens ``(N, R)`` and last states before them
-            ``(N, R, D)``.
+            ``(tokens, D)``.
         """
         hidden = self.reference.hidden(batch, below)
         drawer = None
@@ -123,7 +123,7 @@ class ActorCritic(nn.Module):
     def evaluate(
         self,
         batch: ResponseBatch,
-        below: HiddenStates | None,
+        below: Tensor | None,
         features: Tensor | None,
         params: SamplingParams,
         *,
@@ -133,7 +133,7 @@ class ActorCritic(nn.Module):
 
         Args:
             batch: Rollout.
-            below: Trunk states of the batch, or of its inputs, where they are known.
+            below: Trunk states of ``batch.inputs``, where they are known.
             features: Last states of the reference, from ``reference_pass``; only
                 ``reference_features`` reads them.
             params: How the policy drew the responses.
@@ -148,15 +148,13 @@ class ActorCritic(nn.Module):
             features = hidden
         return Evaluation(facts, self.values(batch, below, features))
 
-    def values(
-        self, batch: ResponseBatch, below: HiddenStates | None, features: Tensor | None
-    ) -> Tensor:
+    def values(self, batch: ResponseBatch, below: Tensor | None, features: Tensor | None) -> Tensor:
         """Estimate the return of the state before each response token. ``(N, R)`` float32.
 
         Args:
             batch: Rollout.
-            below: Trunk states of the batch, or of its inputs, where they are known.
-            features: What the head reads, ``(N, R, D)``: last states of the reference, or of
+            below: Trunk states of ``batch.inputs``, where they are known.
+            features: What the head reads, ``(tokens, D)``: last states of the reference, or of
                 the policy; None where the value network has layers of its own.
 
         Raises:
@@ -166,7 +164,7 @@ class ActorCritic(nn.Module):
             raise ValueError("expected a value network, got value_network=none; it gives no values")
         if self.critic is not None:
             below = self.policy.trunk_states(batch.inputs) if below is None else below
-            features = states_before(self.critic, batch, below, self.policy.share_prefix)
+            features = states_before(self.critic, batch, below)
         if features is None:
             raise ValueError(
                 f"expected last states for value_network={self.value_network}, got None; pass those "
@@ -176,8 +174,7 @@ class ActorCritic(nn.Module):
         # raw states of norm far above 1 that alone would swing the values by more than the returns.
         width = features.shape[-1]
         scaled = nn.functional.layer_norm(widened(features), (width,)) / math.sqrt(width)
-        values: Tensor = self.value_head(scaled)
-        return values
+        return batch.spread(self.value_head(scaled))
 
     def save(self, folder: str | Path) -> Path:
         """Write the policy as a plain transformers folder."""

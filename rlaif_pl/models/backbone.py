@@ -93,9 +93,9 @@ def load_backbone(
     if adapters is not None:
         return _with_adapters(
             adapters,
-            dtype=dtype,
-            device=device,
-            num_layers=num_layers,
+            num_layers,
+            dtype,
+            device,
             trust_remote_code=trust_remote_code,
             gradient_checkpointing=gradient_checkpointing,
             decoder_only=decoder_only,
@@ -149,13 +149,12 @@ def fingerprint_of(
 
 def _with_adapters(
     adapters: AdapterSource,
-    *,
+    num_layers: int | None,
     dtype: Precision,
     device: torch.device | None,
-    num_layers: int | None,
+    *,
     trust_remote_code: bool,
-    gradient_checkpointing: bool,
-    decoder_only: bool,
+    **options: bool,
 ) -> Backbone:
     """Load the base of an adapter folder in float32, fold the adapters in, and then round."""
     if num_layers is not None:
@@ -167,8 +166,7 @@ def _with_adapters(
         adapters.base,
         revision=adapters.revision,
         trust_remote_code=trust_remote_code,
-        gradient_checkpointing=gradient_checkpointing,
-        decoder_only=decoder_only,
+        **options,
     )
     model = merge_adapter(base.model, adapters.folder).eval().requires_grad_(False)
     model.to(dtype=resolve_dtype(dtype, device), device=device)  # type: ignore[call-overload]

@@ -8,12 +8,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from rlaif_pl.engine.generate import Generated, StopStrings
+from rlaif_pl.engine.generate import Generated, sample_responses
 from rlaif_pl.engine.hidden_states import hidden_states, states_before
-from rlaif_pl.engine.local_generator import sample_responses
-from rlaif_pl.engine.response_batch import HiddenStates, ResponseBatch
+from rlaif_pl.engine.response_batch import ResponseBatch
 from rlaif_pl.engine.runner import DecoderRunner
-from rlaif_pl.engine.sampling import SamplingParams
+from rlaif_pl.engine.sampling import SamplingParams, StopStrings
 from rlaif_pl.engine.score import (
     CappedHead,
     Drawer,
@@ -67,7 +66,6 @@ class CausalModel(nn.Module):
         self.pad = info.pad_token_id
         self.eos = require_eos(info, tokenizer)
         self.stop_token_ids = info.stop_token_ids
-        self.share_prefix = True
         # Of the loaded weights; who loads them says which they are.
         self.fingerprint, self.base = UNNAMED, UNNAMED
         self.lora: Lora | None = None  # what was put on the top, for roles that are to be alike
@@ -77,11 +75,6 @@ class CausalModel(nn.Module):
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.unembedding.weight.device
-
-    @property
-    def stacks(self) -> list[DecoderRunner]:
-        """Stacks in the order they run."""
-        return [self.top] if self.trunk is None else [self.trunk, self.top]
 
     @property
     def is_tied(self) -> bool:
@@ -159,34 +152,34 @@ class CausalModel(nn.Module):
             worst = max(worst, (len(row), max(map(len, closed), default=most)), key=sum)
         self.info.check_length(*worst, cut)
 
-    def trunk_states(self, batch: ResponseBatch) -> HiddenStates | None:
-        """Run the frozen trunk, if there is one; several roles can start from its result."""
+    def trunk_states(self, batch: ResponseBatch) -> Tensor | None:
+        """Run the frozen trunk, if there is one; several roles can start from that. ``(T, D)``."""
         if self.trunk is None:
             return None
         with torch.no_grad():
-            return hidden_states(self.trunk, batch, share_prefix=self.share_prefix)
+            return hidden_states(self.trunk, batch)
 
-    def hidden(self, batch: ResponseBatch, below: HiddenStates | None = None) -> Tensor:
-        """Final state before each response token ``(N, R, D)``; at padding it means nothing.
+    def hidden(self, batch: ResponseBatch, below: Tensor | None = None) -> Tensor:
+        """Final state before each response token. ``(tokens, D)``.
 
         Args:
             batch: Texts.
-            below: Trunk states of the batch, or of its inputs, where they are known.
+            below: Trunk states of ``batch.inputs``, where they are known.
         """
         below = self.trunk_states(batch.inputs) if below is None else below
-        return states_before(self.top, batch, below, self.share_prefix)
+        return states_before(self.top, batch, below)
 
     def logprobs(
         self,
         batch: ResponseBatch,
-        below: HiddenStates | None = None,
+        below: Tensor | None = None,
         params: SamplingParams = SamplingParams(),  # noqa: B008 - frozen
     ) -> Tensor:
         """Log-probability of each response token, 0 at padding. ``(N, R)`` float32.
 
         Args:
             batch: Texts to score.
-            below: Trunk states of the batch, or of its inputs, where they are known.
+            below: Trunk states of ``batch.inputs``, where they are known.
             params: How the tokens were drawn; see ``token_logprobs``.
         """
         return self.token_logprobs(self.hidden(batch, below), batch, params).logprobs
@@ -200,25 +193,25 @@ class CausalModel(nn.Module):
         entropy_gradient: bool = False,
         drawn_from: Drawer | None = None,
     ) -> TokenLogprobs:
-        """Log-probability and entropy at each response token from the states before them.
+        """Log-probability and entropy of each response token, 0 at padding. ``(N, R)``.
 
         Args:
-            hidden: States. ``(N, R, D)``
+            hidden: States before them. ``(tokens, D)``
             batch: Texts to score.
             params: How the tokens were drawn: filters leave out the tokens that were not to be.
             entropy_gradient: Whether the entropy is differentiable.
             drawn_from: Who drew them, where it is not this policy.
         """
-        return token_logprobs(
+        found = token_logprobs(
             hidden,
             self.unembedding,
-            batch.response_ids,
-            batch.response_places,
+            batch.response_ids.flatten().index_select(0, batch.response_places),
             params,
             entropy_gradient=entropy_gradient,
             info=self.info,
             drawn_from=drawn_from,
         )
+        return TokenLogprobs(*map(batch.spread, found))
 
     def sample(
         self,
@@ -229,7 +222,7 @@ class CausalModel(nn.Module):
         keep_trunk: bool = False,
         close: bool = False,
     ) -> Generated:
-        """Sample responses to prompts; see ``rlaif_pl.engine.local_generator.sample_responses``.
+        """Sample responses to prompts; see ``rlaif_pl.engine.generate.sample_responses``.
 
         Args:
             prompts: Token ids of each prompt.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
@@ -134,25 +135,14 @@ def check_policy_export(model: CausalModel) -> int:
         Bytes that its weights will take.
 
     Raises:
-        ValueError: The architecture has no causal LM, or one of other weights.
+        ValueError: The architecture has no class to write it as, or one of other weights.
     """
-    with torch.device("meta"):
-        whole = _empty_policy(model)
-    return _check_shapes(model, whole)
+    return _check_shapes(model, _empty_policy)
 
 
 def check_reward_export(model: CausalModel) -> int:
-    """Refuse, before training, a reward model that ``save_reward`` could not write.
-
-    Returns:
-        Bytes that its weights will take.
-
-    Raises:
-        ValueError: The architecture has no sequence classifier, or one of other weights.
-    """
-    with torch.device("meta"):
-        whole = _empty_classifier(model)
-    return _check_shapes(model, whole)
+    """Refuse, before training, what ``save_reward`` could not write; see ``check_policy_export``."""
+    return _check_shapes(model, _empty_classifier)
 
 
 def _empty_policy(model: CausalModel) -> PreTrainedModel:
@@ -183,8 +173,10 @@ def _empty_classifier(model: CausalModel) -> PreTrainedModel:
     return whole
 
 
-def _check_shapes(model: CausalModel, whole: PreTrainedModel) -> int:
+def _check_shapes(model: CausalModel, empty: Callable[[CausalModel], PreTrainedModel]) -> int:
     """Refuse a class for the export whose weights are not the model's by name and shape; its bytes."""
+    with torch.device("meta"):
+        whole = empty(model)
     ours = {name: value.shape for name, value in decoder_weights(model, fold=False).items()}
     theirs = {name: value.shape for name, value in decoder_of(whole).state_dict().items()}
     if ours != theirs:

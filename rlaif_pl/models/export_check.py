@@ -18,6 +18,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from rlaif_pl.engine.generation_state import runners_of
 from rlaif_pl.models.backbone import quiet_loading
 from rlaif_pl.models.causal import CausalModel
 from rlaif_pl.models.encoding import encode_prompts, encode_responses
@@ -129,7 +130,7 @@ def own_states(model: CausalModel, row: Sequence[int], copies: int = 1) -> Tenso
     hidden = torch.tensor([list(row)] * copies, device=model.device)
     is_real = torch.ones_like(hidden, dtype=torch.bool)
     places = torch.arange(hidden.shape[1], device=model.device).expand_as(hidden)
-    for stack in model.stacks:
+    for stack in runners_of(model):
         is_exact = all(p.dtype == torch.float32 for p in stack.parameters())
         hidden = (stack if is_exact else copy.deepcopy(stack).float())(hidden, is_real, places)
     return hidden[0].float()

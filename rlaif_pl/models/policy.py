@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlaif_pl.engine.decoder_layers import decoder_of, split
-from rlaif_pl.engine.runner import DecoderRunner
+from rlaif_pl.engine.decoder_layers import decoder_of
+from rlaif_pl.engine.runner import DecoderRunner, split
 from rlaif_pl.engine.score import CappedHead
 from rlaif_pl.models.adapters import Lora, clone, has_adapters, merged, shared_copy
 from rlaif_pl.models.backbone import EMBEDDED, Backbone, Precision, load_backbone
@@ -40,8 +40,6 @@ class BackboneOptions:
         dtype: Type of the frozen weights; ``auto`` is bfloat16 where the model's device computes it
             fast. Weights that are trained are float32 whatever this says, and so is the reference of
             a policy that is trained whole.
-        share_prefix: Compute a prompt once for all its responses and pad nothing (exact), where the
-            architecture allows it; see ``rlaif_pl.engine``.
         gradient_checkpointing: Recompute layers in the backward pass: less memory, more time.
         revision: Branch, tag or commit of a hub model.
         trust_remote_code: Run Python code that comes with a hub model.
@@ -52,7 +50,6 @@ class BackboneOptions:
     num_layers: int | None = None
     trunk_layers: int = 0
     dtype: Precision = "float32"
-    share_prefix: bool = True
     gradient_checkpointing: bool = False
     revision: str | None = None
     trust_remote_code: bool = False
@@ -200,7 +197,6 @@ def as_policy(backbone: Backbone, options: BackboneOptions, template: Template) 
     note_tying(config, backbone.model)
     trunk, top = split(decoder_of(backbone.model), options.trunk_layers)
     policy = Policy(trunk, top, head, backbone.tokenizer, template, config, backbone.info)
-    policy.share_prefix = options.share_prefix
     policy.fingerprint, policy.base = backbone.fingerprint, options.name
     return policy
 
@@ -269,7 +265,7 @@ def _twin(policy: AnyModel, top: DecoderRunner, head: nn.Linear | CappedHead) ->
     """Make another model on a policy's trunk, read and written the same way."""
     shared = (policy.tokenizer, policy.template, policy.config, policy.info)
     twin = type(policy)(policy.trunk, top, head, *shared)
-    twin.share_prefix, twin.base, twin.home = policy.share_prefix, policy.base, policy.home
+    twin.base, twin.home = policy.base, policy.home
     return twin
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rlaif_pl.engine.hidden_states import hidden_states
-from rlaif_pl.engine.response_batch import HiddenStates, ResponseBatch
+from rlaif_pl.engine.response_batch import ResponseBatch
 from rlaif_pl.engine.runner import DecoderRunner
 from rlaif_pl.models.adapters import Lora
 from rlaif_pl.models.backbone import Precision
@@ -188,7 +188,7 @@ class RewardModel(nn.Module):
         )
         return [one != other for one, other in zip(first, second, strict=True)]
 
-    def rewards(self, batch: ResponseBatch, below: HiddenStates | None = None) -> Tensor:
+    def rewards(self, batch: ResponseBatch, below: Tensor | None = None) -> Tensor:
         """Reward of each continuation. ``(N,)`` float32, differentiable.
 
         Args:
@@ -198,17 +198,14 @@ class RewardModel(nn.Module):
         rewards: Tensor = self.head(self.features(batch, below))
         return rewards - self.shift
 
-    def features(self, batch: ResponseBatch, below: HiddenStates | None = None) -> Tensor:
+    def features(self, batch: ResponseBatch, below: Tensor | None = None) -> Tensor:
         """What the head reads of each continuation. ``(N, D)`` float32."""
         model = self.model
         below = model.trunk_states(batch) if below is None else below
         is_mean = self.pooling == "mean"
-        firsts = [1 if is_mean else length - 1 for length in batch.continuation_lengths]
-        hidden = hidden_states(model.top, batch, below, model.share_prefix, firsts).continuation
-        if is_mean:
-            read = widened(hidden[:, 1:]).masked_fill(~batch.is_response[..., None], 0.0)
-            return read.sum(1) / batch.lengths[:, None].clamp(min=1)
-        return widened(hidden.flatten(0, 1).index_select(0, batch.last_places))
+        places = batch.places([1 if is_mean else n - 1 for n in batch.continuation_lengths])
+        read = widened(hidden_states(model.top, batch, below, places))
+        return batch.spread(read).sum(1) / batch.lengths[:, None].clamp(min=1) if is_mean else read
 
     def forward(self, prompts: Sequence[str], responses: Sequence[Sequence[str]]) -> Tensor:
         """Rewards of ``K`` responses to each of ``G`` prompts. ``(G, K)``."""

@@ -15,7 +15,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from rlaif_pl.engine.decoder_layers import decoder_of, split
+from rlaif_pl.engine.decoder_layers import decoder_of
+from rlaif_pl.engine.runner import split
 from rlaif_pl.models.backbone import EMBEDDED, Precision, quiet_loading, resolve_dtype
 from rlaif_pl.models.causal import CausalModel
 from rlaif_pl.models.loaded import LoadedModel, freeze, written_settings
@@ -112,7 +113,7 @@ def _taken_apart(
     trunk, top = split(decoder_of(model), options.trunk_layers)
     info = model_info(options.name, tokenizer, config, written, rows)
     policy = CausalModel(trunk, top, head, tokenizer, template, config, info)
-    policy.share_prefix, policy.base = options.share_prefix, options.name
+    policy.base = options.name
     pooling = cast(Pooling, getattr(config, "reward_pooling", "eos"))
     shift = float(getattr(config, "reward_shift", 0.0))
     return LoadedReward(policy, head.weight.detach().float(), shift, pooling)

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import torch
 
-from rlaif_pl.engine.generate import Generated, StopChecker, StopStrings
+from rlaif_pl.engine.generate import Generated
 from rlaif_pl.engine.generation_backend import Changed
+from rlaif_pl.engine.generation_state import runners_of
+from rlaif_pl.engine.noise import with_noise
 from rlaif_pl.engine.response_batch import assemble
-from rlaif_pl.engine.sampling import SamplingParams
+from rlaif_pl.engine.sampling import SamplingParams, StopStrings
 from rlaif_pl.models.adapter_export import adapter_rank, has_adapters, save_adapter
 from rlaif_pl.models.adapter_folder import AdapterSource, adapter_source
 from rlaif_pl.models.causal import CausalModel
@@ -78,7 +80,7 @@ class SampledPolicy:
         """Draw responses in this process."""
         return self.model.sample(prompts, params, seeds, keep_trunk=keep_trunk, close=close)
 
-    def stop_checker(self, params: SamplingParams) -> StopChecker | None:
+    def stop_checker(self, params: SamplingParams) -> StopStrings | None:
         """Return what finds stop strings; None where there are none."""
         return StopStrings(params.stop, self.model.decode) if params.stop else None
 
@@ -98,9 +100,19 @@ class SampledPolicy:
         return [int(token) for token in ids[:most]]
 
     @torch.no_grad()
-    def score(self, prompt: Sequence[int], response: Sequence[int]) -> list[float]:
-        """Log-probability of each response token, in nats, at temperature 1."""
+    def score(
+        self, prompt: Sequence[int], response: Sequence[int], rounding: str | None = None
+    ) -> list[float]:
+        """Log-probability of each response token; with ``rounding`` as servers of that type round."""
         model = self.model
         batch = assemble([prompt], [response], model.pad, model.device)
-        found: list[float] = model.logprobs(batch)[0].tolist()
-        return found
+        if rounding is None:
+            found = model.logprobs(batch)[0]
+        else:
+            dtype, bottom = getattr(torch, rounding), runners_of(model)[0].decoder
+            with torch.autocast(model.device.type, dtype, enabled=dtype != torch.float32):
+                hidden = with_noise(lambda: model.hidden(batch), bottom)
+            table = model.logits(hidden).to(dtype).float().log_softmax(-1)  # logits are rounded too
+            found = table.gather(1, batch.response_ids[0][:, None])[:, 0]
+        values: list[float] = found.tolist()
+        return values

@@ -268,6 +268,6 @@ def read_network(options: Value, inputs: Inputs) -> Network:
         top=int(layers - number_at(options, "backbone.trunk_layers", 0)),
         rank=rank if isinstance(rank, int) else None,
         checkpointing=recompute,
-        shares_prefix=at(options, "backbone.share_prefix") is not False and not recompute,
+        shares_prefix=not recompute,
         width=4 if at(options, "backbone.dtype") in (None, "float32") else 2,
     )

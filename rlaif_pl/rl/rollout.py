@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from rlaif_pl.engine.batch import send
 from rlaif_pl.engine.generate import Generated
 from rlaif_pl.engine.generation_backend import GenerationBackend, LocalGenerator
-from rlaif_pl.engine.response_batch import HiddenStates, ResponseBatch, assemble
+from rlaif_pl.engine.response_batch import ResponseBatch, TrunkStates, assemble
 from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.models.actor_critic import ActorCritic
 from rlaif_pl.models.precision import own_precision
@@ -28,25 +28,29 @@ class Rollout(NamedTuple):
     """
 
     batch: ResponseBatch
-    below: HiddenStates | None  # trunk states of the batch's inputs at least, shared by all roles
+    below: Tensor | None  # trunk states of the batch's inputs, shared by all roles
     texts: list[str]  # N responses
     finished: Tensor  # (N,) bool
     scores: Tensor  # (N,) reward of each text, before shaping
     ref_logprobs: Tensor  # (N, R)
-    features: Tensor | None  # (N, R, D) last states of the reference, where the values need them
+    features: Tensor | None  # (tokens, D) last states of the reference, where the values need them
     sampler_logprobs: Tensor | None = None  # (N, R) by who drew them, where that is not the policy
 
     def part(self, groups: slice) -> Rollout:
         """Return the responses to some of the prompts."""
         rows = slice(groups.start * self.batch.per_prefix, groups.stop * self.batch.per_prefix)
+        inputs = self.batch.inputs
+        prefixes, own = inputs.packed_slices(groups)
+        tokens = slice(own.start - inputs.starts[0], own.stop - inputs.starts[0])
+        below = self.below
         return Rollout(
             self.batch.part(groups),
-            None if self.below is None else self.below.part(groups),
+            None if below is None else torch.cat([below[prefixes], below[own]]),
             self.texts[rows],
             self.finished[rows],
             self.scores[rows],
             self.ref_logprobs[rows],
-            None if self.features is None else self.features[rows],
+            None if self.features is None else self.features[tokens],
             None if self.sampler_logprobs is None else self.sampler_logprobs[rows],
         )
 
@@ -96,7 +100,7 @@ def collect(
             rows,
             params,
             seeds,
-            keep_trunk=policy.share_prefix,
+            keep_trunk=True,
             close=reads_states,
         )
     texts = policy.texts(samples.tokens)
@@ -107,21 +111,21 @@ def collect(
         written = [row[:-1] if row[-1] in stops else row for row in samples.tokens]
         closed = [[*row, policy.eos] for row in written]
         read = assemble(rows, closed, policy.pad, policy.device)
-    below = samples.below or policy.trunk_states(read)
+    kept = samples.below
+    if kept is None and (states := policy.trunk_states(read)) is not None:
+        kept = TrunkStates(states, read.starts)
+    below = None if kept is None else batch.inputs.gather(kept)
     ref_logprobs, last = actor.reference_pass(batch, below, params)
     features = last if actor.value_network == "reference_features" else None
     del last  # nothing else reads it: free it before the update
-    scores = send(score_rollout(actor, reward, prompts, texts, read, below), policy.device)
+    scores = score_rollout(actor, reward, prompts, texts, read, kept)
+    scores = send(scores, policy.device)
     finished = send(torch.tensor(samples.finished), policy.device)
-    drawn = None if samples.logprobs is None else padded(samples.logprobs, batch)
+    drawn = None
+    if samples.logprobs is not None:
+        flat = torch.tensor([value for row in samples.logprobs for value in row])
+        drawn = batch.spread(send(flat, policy.device))
     return Rollout(batch, below, texts, finished, scores, ref_logprobs, features, drawn)
-
-
-def padded(rows: Sequence[Sequence[float]], batch: ResponseBatch) -> Tensor:
-    """Put numbers of response tokens where the tokens are; 0 at padding. ``(N, R)`` float32."""
-    width = batch.response_ids.shape[1]
-    full = torch.tensor([[*row, *[0.0] * (width - len(row))] for row in rows])
-    return send(full, batch.device)
 
 
 def score_rollout(
@@ -130,7 +134,7 @@ def score_rollout(
     prompts: Sequence[str],
     texts: Sequence[str],
     batch: ResponseBatch,
-    below: HiddenStates | None,
+    kept: TrunkStates | None,
 ) -> Tensor:
     """Score every response. ``(N,)`` float32.
 
@@ -139,7 +143,7 @@ def score_rollout(
     tokenizer.
     """
     if isinstance(reward, RewardModel) and reward.reads_states_of(actor.policy):
-        return reward.rewards(batch, below)
+        return reward.rewards(batch, None if kept is None else batch.gather(kept))
     num_generations = len(texts) // len(prompts)
     if isinstance(reward, RewardModel):
         groups = [texts[n : n + num_generations] for n in range(0, len(texts), num_generations)]

@@ -3,24 +3,27 @@
 import pytest
 import torch
 from torch import nn
+from unpacked import unpack
 
-from rlaif_pl.engine.decoder_layers import decoder_of, split
+from rlaif_pl.engine.decoder_layers import decoder_of
+from rlaif_pl.engine.runner import split
+from rlaif_pl.engine.score import CappedHead, head_logits
 
 
 class EngineModel(nn.Module):
     """Trunk, upper layers and output embedding of a transformers model."""
 
-    def __init__(self, model, trunk_layers=0, share_prefix=True):
+    def __init__(self, model, trunk_layers=0, packs=True):
         super().__init__()
-        self.head = model.get_output_embeddings()
-        self.cap = getattr(model.config, "final_logit_softcapping", None)
+        head = model.get_output_embeddings()
+        cap = getattr(model.config, "final_logit_softcapping", None)
+        self.unembedding = head if cap is None else CappedHead(head, cap)
         self.trunk, self.top = split(decoder_of(model), trunk_layers)
-        self.share_prefix = share_prefix
         self.end_ids = {1}
+        unpack(self, packs)
 
     def logits(self, hidden):
-        logits = self.head(hidden)
-        return logits if self.cap is None else self.cap * torch.tanh(logits / self.cap)
+        return head_logits(self.unembedding, hidden)
 
 
 @pytest.fixture

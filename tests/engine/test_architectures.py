@@ -18,8 +18,7 @@ from rlaif_pl.models.adapters import Lora, clone
 PROMPTS = [[3, 4, 5, 6, 7, 8, 9, 30, 31], [10, 11, 12], [20]]
 RESPONSES = [[5, 6, 7, 1], [9, 1], [2, 1], [4, 4, 4, 4, 1], [1], [7, 8, 1]]
 BATCH = assemble(PROMPTS, RESPONSES, pad=1)
-ENDS = torch.nn.functional.one_hot(BATCH.lengths, BATCH.ids.shape[1]).bool()
-LASTS = BATCH.lengths.tolist()
+LASTS = BATCH.places(BATCH.lengths.tolist())
 # Windows of 4 tokens: the longest prompt has 9, so that prompts and responses both outgrow them.
 MODELS = [
     *((name, None) for name in ("llama", "gpt2", "qwen2", "qwen3", "gemma2", "gemma3")),
@@ -76,7 +75,7 @@ def test_loss_and_gradients_equal_those_of_each_text_alone(make_model, name, win
     assert stack.capabilities.packs
     assert stack.recomputes is (way == "recompute")
     assert stack.capabilities.prunes
-    found = hidden_states(stack, BATCH, firsts=LASTS).continuation[ENDS]
+    found = hidden_states(stack, BATCH, places=LASTS)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
     packed_loss, got = gradients(stack, found)
     torch.testing.assert_close(packed_loss, loss, rtol=0, atol=1e-4)
@@ -92,7 +91,7 @@ def test_keys_laid_beside_each_responses_own_give_the_same(make_model, monkeypat
     stack = build(make_model, name, None, "whole")
     expected = torch.stack([alone(stack, PROMPTS[n // 2], r) for n, r in enumerate(RESPONSES)])
     _, wanted = gradients(stack, expected)
-    found = hidden_states(stack, BATCH, firsts=LASTS).continuation[ENDS]
+    found = hidden_states(stack, BATCH, places=LASTS)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
     _, got = gradients(stack, found)
     for key, gradient in wanted.items():
@@ -115,12 +114,16 @@ def test_random_lengths_give_the_states_of_each_text_alone(make_model, name, win
     prompts = [random_row(generator, draw(1, 20)) for _ in range(groups)]
     responses = [random_row(generator, draw(1, 12)) for _ in range(groups * repeat)]
     stack = DecoderRunner(decoder_of(make_model(name, window)))
-    found = hidden_states(stack, assemble(prompts, responses, pad=1)).continuation
+    batch = assemble(prompts, responses, pad=1)
+    found = hidden_states(stack, batch)
+    assert len(found) == sum(map(len, prompts)) + sum(map(len, responses)) + len(prompts) * (
+        repeat - 1
+    )
+    lasts = hidden_states(stack, batch)[batch.places(batch.lengths.tolist())]
     for n, response in enumerate(responses):
         prompt = prompts[n // repeat]
         expected = alone(stack, prompt, response)
-        torch.testing.assert_close(found[n, len(response)], expected, rtol=0, atol=1e-4)
-        assert not found[n, len(response) + 1 :].any()
+        torch.testing.assert_close(lasts[n], expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.gpu
@@ -128,32 +131,30 @@ def test_random_lengths_give_the_states_of_each_text_alone(make_model, name, win
 @pytest.mark.parametrize(("name", "window"), MODELS)
 def test_packed_rows_on_a_gpu(make_model, name, window):
     stack = DecoderRunner(decoder_of(make_model(name, window)))
-    expected = hidden_states(stack, BATCH).continuation
+    expected = hidden_states(stack, BATCH)
     batch = BATCH.to(torch.device("cuda"))
     stack = DecoderRunner(decoder_of(make_model(name, window)).cuda())
     assert stack.capabilities.packs
-    found = hidden_states(stack, batch).continuation
+    found = hidden_states(stack, batch)
     torch.testing.assert_close(found.cpu(), expected, rtol=0, atol=1e-3)
 
 
 def test_a_wanted_state_is_the_same_when_all_are_wanted(make_model):
     stack = DecoderRunner(decoder_of(make_model("llama")))
     whole = hidden_states(stack, BATCH)
-    some = hidden_states(stack, BATCH, firsts=LASTS)
-    torch.testing.assert_close(some.continuation[ENDS], whole.continuation[ENDS])
+    torch.testing.assert_close(hidden_states(stack, BATCH, places=LASTS), whole[LASTS])
     ids = torch.tensor([PROMPTS[0][:-1]])
     states = stack.decoder(input_ids=ids, use_cache=False).last_hidden_state
-    torch.testing.assert_close(whole.prefix[:1], states, rtol=0, atol=1e-5)
+    torch.testing.assert_close(whole[: len(ids[0])], states[0], rtol=0, atol=1e-5)
 
 
 def test_texts_of_one_row_do_not_see_each_other(make_model):
     stack = DecoderRunner(decoder_of(make_model("llama")))
-    first = hidden_states(stack, BATCH).continuation
+    first = hidden_states(stack, BATCH)
     other = assemble([[40, 41], *PROMPTS[1:]], [[9, 9, 1], [8, 1], *RESPONSES[2:]], pad=1)
-    second = hidden_states(stack, other).continuation
-    for n in range(2, 6):
-        length = len(RESPONSES[n]) + 1
-        torch.testing.assert_close(first[n, :length], second[n, :length], rtol=0, atol=1e-5)
+    second = hidden_states(stack, other)
+    alike = sum(len(response) + 1 for response in RESPONSES[2:])
+    torch.testing.assert_close(first[-alike:], second[-alike:], rtol=0, atol=1e-5)
 
 
 def test_other_calls_of_a_prepared_model_are_as_before(make_model):
@@ -175,7 +176,7 @@ def test_a_model_that_cannot_pack_runs_padded_and_says_so_once(make_model, monke
     monkeypatch.setattr(capabilities, "_noticed", set())
     stack = DecoderRunner(decoder_of(make_model("gpt_neo")))  # computes its attention itself
     with pytest.warns(UserWarning, match="GPTNeoModel cannot run texts packed without padding"):
-        found = hidden_states(stack, BATCH, firsts=LASTS).continuation[ENDS]
+        found = hidden_states(stack, BATCH, places=LASTS)
     expected = torch.stack([alone(stack, PROMPTS[n // 2], r) for n, r in enumerate(RESPONSES)])
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
     with warnings.catch_warnings():

@@ -164,7 +164,7 @@ def test_noise_is_measured_in_each_dimension():
     generator = torch.Generator().manual_seed(0)
     exact = torch.randn(20, 8, generator=generator) * torch.tensor([1e4, *[1.0] * 7])
     noise = 1e-6 * exact.abs().mean(0) * torch.randn(20, 8, generator=generator)
-    measure = Noise(exact, [exact + noise])
+    measure = Noise(exact, exact + noise)
     assert measure.error_of(exact - noise) == pytest.approx(1, rel=1e-3)
     assert measure.error_of(exact + 5e-5) > 10  # far below the last bit of the large dimension
     assert measure.error_of(exact.clone().fill_(torch.nan)) == float("inf")
@@ -172,7 +172,7 @@ def test_noise_is_measured_in_each_dimension():
 
 def test_without_any_noise_the_last_bit_counts():
     exact = torch.linspace(1, 2, 12).view(6, 2)
-    measure = Noise(exact, [exact])
+    measure = Noise(exact, exact)
     assert measure.error_of(exact * (1 + 2**-23)) <= FACTOR
     assert measure.error_of(exact * (1 + 2**-18)) > FACTOR
 
@@ -180,9 +180,9 @@ def test_without_any_noise_the_last_bit_counts():
 def test_noise_as_large_as_the_results_tells_nothing():
     exact = torch.randn(20, 4)
     with pytest.raises(ValueError, match="as much as texts differ"):
-        Noise(exact, [torch.randn(20, 4)])
+        Noise(exact, torch.randn(20, 4))
     with pytest.raises(ValueError, match="as much as texts differ"):
-        Noise(exact, [exact * torch.nan])
+        Noise(exact, exact * torch.nan)
 
 
 def test_equal_results_need_no_noise():
@@ -202,11 +202,12 @@ def test_a_recurrent_layer_is_padded_nowhere_but_behind_its_text(hybrid):
 def test_states_of_a_hybrid_are_those_of_each_text_alone_and_train(hybrid):
     stack = DecoderRunner(decoder_of(hybrid).requires_grad_(True))
     batch = assemble(PROMPTS, RESPONSES, pad=1)
-    states = hidden_states(stack, batch).continuation
+    lasts = batch.places(batch.lengths.tolist())
+    states = hidden_states(stack, batch, None, lasts)
     for n, response in enumerate(RESPONSES):
         ids = torch.tensor([[*PROMPTS[n // 2], *response]])
         expected = stack.decoder(input_ids=ids, use_cache=False).last_hidden_state[0, -1]
-        torch.testing.assert_close(states[n, len(response)], expected, rtol=0, atol=1e-4)
+        torch.testing.assert_close(states[n], expected, rtol=0, atol=1e-4)
     states.sum().backward()
 
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from rlaif_pl.engine.decoder_layers import decoder_of, layers_of, split
-from rlaif_pl.engine.runner import DecoderRunner
+from rlaif_pl.engine.decoder_layers import decoder_of, layers_of
+from rlaif_pl.engine.runner import DecoderRunner, split
 
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10, 11, 12]])
 REAL = torch.ones_like(IDS, dtype=torch.bool)

@@ -5,9 +5,8 @@ from scipy import stats
 from transformers import GenerationConfig
 
 from rlaif_pl.engine import generate
-from rlaif_pl.engine.generate import StopStrings
-from rlaif_pl.engine.local_generator import sample_responses
-from rlaif_pl.engine.sampling import SamplingParams, sample_seed
+from rlaif_pl.engine.generate import sample_responses
+from rlaif_pl.engine.sampling import SamplingParams, StopStrings, sample_seed
 
 PROMPTS = [[40, 50, 60, 70, 80], [90], [33, 44, 55, 66, 77, 88, 99, 111], [120, 130]]
 LENGTH = 12
@@ -34,7 +33,7 @@ def end_early(policy):
     policy.end_ids = {tokens[LENGTH // 2]}
 
 
-@pytest.mark.parametrize("share_prefix", [True, False])
+@pytest.mark.parametrize("packs", [True, False])
 @pytest.mark.parametrize(
     ("name", "trunk_layers", "window"),
     [
@@ -46,10 +45,8 @@ def end_early(policy):
         ("gemma2", 0, 5),
     ],
 )
-def test_greedy_is_the_librarys_generate(
-    model_of, plain_of, name, trunk_layers, window, share_prefix
-):
-    policy = model_of(name, window, trunk_layers=trunk_layers, share_prefix=share_prefix)
+def test_greedy_is_the_librarys_generate(model_of, plain_of, name, trunk_layers, window, packs):
+    policy = model_of(name, window, trunk_layers=trunk_layers, packs=packs)
     model = plain_of(name, window)
     end_early(policy)
     found = draw_tokens(policy, range(4), [0, 1], temperature=0)
@@ -201,10 +198,10 @@ def test_keeping_the_trunks_states_changes_no_token(model_of, trunk_layers, clos
     assert found == draw_tokens(policy, range(4), range(4))
 
 
-@pytest.mark.parametrize("share_prefix", [True, False])
+@pytest.mark.parametrize("packs", [True, False])
 @pytest.mark.parametrize("trunk_layers", [0, 2])
-def test_layers_that_recompute_are_left_alone_while_sampling(model_of, trunk_layers, share_prefix):
-    policy = model_of(trunk_layers=trunk_layers, share_prefix=share_prefix)
+def test_layers_that_recompute_are_left_alone_while_sampling(model_of, trunk_layers, packs):
+    policy = model_of(trunk_layers=trunk_layers, packs=packs)
     expected = draw_tokens(policy, range(4), range(2))
     policy.train()
     assert draw_tokens(policy, range(4), range(2)) == expected

@@ -116,6 +116,8 @@ def test_the_trunks_states_are_those_of_the_texts(model_of, plain_of):
     hidden = decoder_of(plain_of())(
         input_ids=torch.tensor([[*PROMPTS[2], *TOKENS[:3, 8].tolist()]]), output_hidden_states=True
     ).hidden_states[2][0]
-    torch.testing.assert_close(kept.prefix[2], hidden[:7], rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(kept.continuation[8], hidden[7:], rtol=1e-4, atol=1e-4)
-    assert not kept.prefix[1].any()
+    # 4 + 0 + 7 tokens of prompts, then four columns of each text
+    torch.testing.assert_close(kept.states[4:11], hidden[:7], rtol=1e-4, atol=1e-4)
+    start = kept.starts[8]
+    assert kept.starts == [11 + 4 * n for n in range(9)]
+    torch.testing.assert_close(kept.states[start : start + 4], hidden[7:], rtol=1e-4, atol=1e-4)

@@ -1,10 +1,11 @@
 import pytest
 import torch
+from unpacked import unpack
 
-from rlaif_pl.engine.decoder_layers import decoder_of, split
-from rlaif_pl.engine.hidden_states import hidden_states, positions_of
+from rlaif_pl.engine.decoder_layers import decoder_of
+from rlaif_pl.engine.hidden_states import hidden_states, states_before
 from rlaif_pl.engine.response_batch import assemble
-from rlaif_pl.engine.runner import DecoderRunner
+from rlaif_pl.engine.runner import DecoderRunner, split
 
 PROMPTS = [[3, 4, 5, 6, 7, 8, 9, 30, 31], [10, 11, 12], [20]]
 RESPONSES = [[5, 6, 7, 1], [9, 1], [2, 1], [4, 4, 4, 4, 1], [1], [7, 8, 1]]
@@ -22,33 +23,40 @@ def plain(model):
     return result
 
 
-def continuations(model, trunk_layers, share_prefix):
+def cut(states, batch=BATCH):
+    """States of each continuation."""
+    return states.split([*batch.prefix_lengths, *batch.continuation_lengths])[len(batch.prefixes) :]
+
+
+def continuations(model, trunk_layers, packs):
     trunk, top = split(decoder_of(model), trunk_layers)
-    assert all(stack.capabilities.packs for stack in (trunk, top) if stack is not None)
-    below = None if trunk is None else hidden_states(trunk, BATCH, share_prefix=share_prefix)
-    return hidden_states(top, BATCH, below, share_prefix).continuation
+    for stack in filter(None, (trunk, top)):
+        assert stack.capabilities.packs
+        unpack(stack, packs)
+    below = None if trunk is None else hidden_states(trunk, BATCH)
+    return cut(hidden_states(top, BATCH, below))
 
 
-@pytest.mark.parametrize("share_prefix", [True, False])
+@pytest.mark.parametrize("packs", [True, False])
 @pytest.mark.parametrize(
     ("name", "trunk_layers"),
     [(n, k) for n in ("llama", "qwen2", "gemma2", "gemma3") for k in (0, 2)] + [("gpt2", 0)],
 )
-def test_equals_a_plain_forward_of_each_text(make_model, name, trunk_layers, share_prefix):
+def test_equals_a_plain_forward_of_each_text(make_model, name, trunk_layers, packs):
     expected = plain(make_model(name))
-    hidden = continuations(make_model(name), trunk_layers, share_prefix)
+    hidden = continuations(make_model(name), trunk_layers, packs)
     for n, states in enumerate(expected):
-        torch.testing.assert_close(hidden[n, : len(states)], states, rtol=0, atol=1e-4)
+        torch.testing.assert_close(hidden[n], states, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("share_prefix", [True, False])
+@pytest.mark.parametrize("packs", [True, False])
 @pytest.mark.parametrize("name", ["mistral", "gemma2", "gemma3"])
-def test_sliding_windows_hold(make_model, name, share_prefix):
+def test_sliding_windows_hold(make_model, name, packs):
     # The longest text has 13 tokens, three windows of 4.
     expected = plain(make_model(name, window=4))
-    hidden = continuations(make_model(name, window=4), 2, share_prefix)
+    hidden = continuations(make_model(name, window=4), 2, packs)
     for n, states in enumerate(expected):
-        torch.testing.assert_close(hidden[n, : len(states)], states, rtol=0, atol=1e-4)
+        torch.testing.assert_close(hidden[n], states, rtol=0, atol=1e-4)
 
 
 def gradients(model, loss_of):
@@ -61,8 +69,8 @@ def test_gradients_equal_those_of_plain_forwards(make_model):
     weights = torch.randn(6, 6, 32, generator=torch.Generator().manual_seed(1))
 
     def shared(model):
-        hidden = hidden_states(DecoderRunner(model.model), BATCH).continuation
-        return (hidden * weights * BATCH.is_real[..., None]).sum()
+        found = cut(hidden_states(DecoderRunner(model.model), BATCH))
+        return sum((h * weights[n, : len(h)]).sum() for n, h in enumerate(found))
 
     def apart(model):
         return sum((h * weights[n, : len(h)]).sum() for n, h in enumerate(plain(model)))
@@ -76,11 +84,17 @@ def test_gradients_equal_those_of_plain_forwards(make_model):
 
 def test_other_texts_in_the_batch_do_not_matter(make_model):
     stack = DecoderRunner(decoder_of(make_model("llama")))
-    alone = hidden_states(stack, assemble([PROMPTS[1]], RESPONSES[2:4], pad=1)).continuation
-    together = hidden_states(stack, BATCH).continuation[2:4]
-    torch.testing.assert_close(alone, together[:, : alone.shape[1]], rtol=0, atol=1e-5)
+    few = assemble([PROMPTS[1]], RESPONSES[2:4], pad=1)
+    alone, together = cut(hidden_states(stack, few), few), cut(hidden_states(stack, BATCH))[2:4]
+    torch.testing.assert_close(alone, together, rtol=0, atol=1e-5)
 
 
-def test_positions_count_real_tokens():
-    is_real = torch.tensor([[True, True, False, True], [False, True, True, False]])
-    assert positions_of(is_real).tolist() == [[0, 1, 1, 2], [0, 0, 1, 1]]
+@pytest.mark.parametrize("pads", [True, False])
+def test_states_before_response_tokens_need_no_last_token(make_model, pads):
+    stack = unpack(DecoderRunner(decoder_of(make_model("gpt2"))))
+    unpacked = {key: can._replace(pads=pads) for key, can in stack._capabilities.items()}
+    expected = torch.cat([states[:-1] for states in plain(make_model("gpt2"))])
+    for capabilities in (unpacked, {}):  # position embeddings count within each text
+        stack._capabilities = capabilities
+        found = states_before(stack, BATCH)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)

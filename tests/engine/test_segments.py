@@ -8,6 +8,7 @@ import torch
 from rlaif_pl.engine.attention import leaf, reference, segments
 from rlaif_pl.engine.attention.leaf import Attended, merge_attention_states
 from rlaif_pl.engine.batch import Segment, pack_segments
+from rlaif_pl.engine.kv_cache import KVCache
 
 # Prefixes of 6, 0 and 1 tokens, three continuations each, and a third level below some of those.
 LEVELS = [
@@ -91,7 +92,7 @@ def test_results_and_gradients_are_those_of_each_text_alone(attend, heads, key_h
 
 def test_a_root_is_seen_by_every_token(attend):
     root = draw(6, 2, total=ROOT)[1:]
-    batch = pack_segments(LEVELS, "cpu", ROOT)
+    batch = pack_segments(LEVELS, "cpu", KVCache(pack_segments([[Segment(ROOT)]], "cpu")))
     given = draw(6, 2)
     found = attend(*given, batch, None, tuple(root))
     expected = plain(*given, 8**-0.5, root)
@@ -163,7 +164,7 @@ def test_one_query_a_text_sees_all_of_its_keys(make):
     generator = torch.Generator().manual_seed(1)
     query = torch.randn(3, 4, 8, generator=generator)
     keys, values = (torch.randn(3, 5, 2, 8, generator=generator) for _ in range(2))
-    found = make().dense(query, keys, values, None)
+    found = make().dense((query, keys, values), 8**-0.5)
     for n in range(3):
         k, v = (t[n].repeat_interleave(2, 1).transpose(0, 1) for t in (keys, values))
         scores = (query[n][:, None] @ k.transpose(1, 2))[:, 0] * 8**-0.5

@@ -75,7 +75,8 @@ def test_texts_go_on_as_each_would_alone(model_of, plain_of, name, window):
     runner = PrefixTreeRunner(model, 4096, least_shared=2)
     copies = [2, 1, 1, 1, 1, 1]
     seen = []
-    for state, order in runner.states(TEXTS, copies, 3):
+    rows = [Row(ids, len(ids)) for ids in TEXTS]
+    for state, order in runner.states(rows, copies, 3):
         owners = [row for row in order for _ in range(copies[row])]
         texts = [list(TEXTS[row]) for row in owners]
         for step in range(3):

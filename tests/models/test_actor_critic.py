@@ -2,6 +2,7 @@ import pytest
 import torch
 from peft.tuners.lora import LoraLayer
 from transformers import AutoModelForCausalLM
+from unpacked import unpack
 
 from rlaif_pl.engine.decoder_layers import decoder_of
 from rlaif_pl.engine.sampling import SamplingParams
@@ -34,7 +35,7 @@ def step(actor, lr=0.02):
     optimizer = torch.optim.SGD(trained(actor).values(), lr=lr)
     torch.nn.init.normal_(actor.value_head.weight)
     batch = actor.policy.encode(PROMPTS, RESPONSES)
-    below = actor.policy.trunk_states(batch)
+    below = actor.policy.trunk_states(batch.inputs)
     for _ in range(2):
         optimizer.zero_grad()
         _, features = actor.reference_pass(batch, below, PARAMS)
@@ -43,7 +44,7 @@ def step(actor, lr=0.02):
         optimizer.step()
 
 
-@pytest.mark.parametrize("share_prefix", [True, False])
+@pytest.mark.parametrize("packs", [True, False])
 @pytest.mark.parametrize(
     ("dtype", "lora", "trunk_layers"),
     [("float32", *way) for way in WAYS]
@@ -51,14 +52,12 @@ def step(actor, lr=0.02):
     + [("bfloat16", *way) for way in WAYS if way[0] is not None],
 )
 def test_before_training_policy_and_reference_agree_to_the_bit(
-    folder, lora, trunk_layers, share_prefix, dtype
+    folder, lora, trunk_layers, packs, dtype
 ):
-    options = BackboneOptions(
-        folder, trunk_layers=trunk_layers, share_prefix=share_prefix, dtype=dtype
-    )
-    actor = ActorCritic(options, lora=lora)
+    options = BackboneOptions(folder, trunk_layers=trunk_layers, dtype=dtype)
+    actor = unpack(ActorCritic(options, lora=lora), packs)
     batch = actor.policy.encode(PROMPTS, RESPONSES)
-    below = actor.policy.trunk_states(batch)
+    below = actor.policy.trunk_states(batch.inputs)
     reference, _ = actor.reference_pass(batch, below, PARAMS)
     logprobs = actor.policy.logprobs(batch, below, PARAMS)
     assert logprobs.requires_grad
@@ -77,10 +76,9 @@ def test_values_start_at_0_and_there_is_one_before_each_token(folder, value_netw
 
 def texts_of(batch):
     """Each text of a batch without padding: ids, and where its response starts."""
-    for n, ids in enumerate(batch.ids):
-        group = n // batch.per_prefix
-        prefix = batch.prefix_ids[group][batch.prefix_is_real[group]]
-        yield torch.cat([prefix, ids[batch.is_real[n]]])[None], len(prefix) + 1
+    for n, own in enumerate(batch.continuations):
+        prefix = batch.prefixes[n // batch.per_prefix]
+        yield torch.tensor([[*prefix, *own]]), len(prefix) + 1
 
 
 def unit(states):
@@ -176,7 +174,7 @@ def test_no_role_runs_a_token_in_vain(folder):
     actor.evaluate(batch, None, None, PARAMS)
     # A response is predicted from the last prompt token and all of its own but the last.
     responses = int(batch.lengths.sum())
-    every = int(batch.prefix_is_real.sum()) + responses
+    every = sum(batch.prefix_lengths) + responses
     parts = ("q_proj", "k_proj", "v_proj", "o_proj", "up_proj")
     expected = {(n, part): every for n in (0, 1) for part in parts}
     expected |= {(1, part): responses for part in ("q_proj", "o_proj", "up_proj")}
@@ -200,7 +198,7 @@ def test_gradients_are_those_of_separate_whole_models(
     actor.train(gradient_checkpointing)  # layers recompute in train mode only
     batch = actor.policy.encode(PROMPTS, RESPONSES)
     advantages, returns = torch.randn(2, *batch.is_response.shape)
-    below = actor.policy.trunk_states(batch)
+    below = actor.policy.trunk_states(batch.inputs)
     _, features = actor.reference_pass(batch, below, PARAMS)
     found = actor.evaluate(batch, below, features, PARAMS)
     values = found.values
@@ -364,7 +362,7 @@ def test_a_saved_policy_is_the_trained_one_in_transformers(folder, lora, trunk_l
     model = AutoModelForCausalLM.from_pretrained(actor.save(tmp_path / "policy"))
     batch = actor.policy.encode(PROMPTS, RESPONSES)
     with torch.no_grad():
-        hidden = actor.policy.hidden(batch)
+        hidden = batch.spread(actor.policy.hidden(batch))
         for n, (ids, start) in enumerate(texts_of(batch)):
             expected = model(input_ids=ids).logits[0, start - 1 : -1]
             found = actor.policy.logits(hidden[n, : len(expected)])

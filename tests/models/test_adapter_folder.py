@@ -6,6 +6,7 @@ import pytest
 import torch
 from peft import AutoPeftModelForCausalLM
 
+from rlaif_pl.engine.generation_state import runners_of
 from rlaif_pl.models.adapter_export import check_adapter_export, save_adapter
 from rlaif_pl.models.adapters import Lora
 from rlaif_pl.models.backbone import fingerprint_of, load_backbone
@@ -35,7 +36,7 @@ def train(make_model, tokenizer, tmp_path):
 
 def logits_of(policy):
     hidden, is_real, places = IDS, torch.ones_like(IDS, dtype=torch.bool), torch.arange(10)[None]
-    for stack in policy.stacks:
+    for stack in runners_of(policy):
         hidden = stack(hidden, is_real, places)
     return policy.unembedding(hidden)
 

@@ -3,7 +3,9 @@ import copy
 import pytest
 import torch
 
-from rlaif_pl.engine.decoder_layers import decoder_of, split
+from rlaif_pl.engine.decoder_layers import decoder_of
+from rlaif_pl.engine.response_batch import assemble
+from rlaif_pl.engine.runner import split
 from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.engine.score import CappedHead, token_logprobs
 from rlaif_pl.models.causal import CausalModel
@@ -54,31 +56,20 @@ def test_roles_can_start_from_one_trunk_pass(make_model, tokenizer):
     assert torch.equal(causal.logprobs(batch, below), causal.logprobs(batch))
 
 
-def places_of(is_real):
-    return is_real.flatten().nonzero().squeeze(1)
-
-
 def test_a_uniform_head_by_hand():
     # Logits all 0 over 4 tokens: log P = -ln 4 = -1.386294 whatever the temperature, entropy ln 4.
     head = torch.nn.Linear(3, 4, bias=False)
     torch.nn.init.zeros_(head.weight)
-    is_real = torch.tensor([[True, False]])
-    found = token_logprobs(
-        torch.randn(1, 2, 3),
-        head,
-        torch.tensor([[2, 0]]),
-        places_of(is_real),
-        SamplingParams(temperature=0.5),
-    )
-    torch.testing.assert_close(found.logprobs, torch.tensor([[-1.386294, 0.0]]))
-    torch.testing.assert_close(found.entropy, torch.tensor([[1.386294, 0.0]]))
+    params = SamplingParams(temperature=0.5)
+    found = token_logprobs(torch.randn(1, 3), head, torch.tensor([2]), params)
+    torch.testing.assert_close(found.logprobs, torch.tensor([-1.386294]))
+    torch.testing.assert_close(found.entropy, torch.tensor([1.386294]))
 
 
-def plain_facts(hidden, head, tokens, is_real, temperature):
+def plain_facts(hidden, head, tokens, temperature):
     """The same through all logits at once."""
     table = (head(hidden) / temperature).log_softmax(-1)
-    taken = table.gather(2, tokens[..., None])[..., 0]
-    return [torch.where(is_real, x, 0.0) for x in (taken, -(table.exp() * table).sum(-1))]
+    return table.gather(1, tokens[:, None])[:, 0], -(table.exp() * table).sum(-1)
 
 
 @pytest.mark.parametrize("trains_head", [False, True])
@@ -87,20 +78,13 @@ def plain_facts(hidden, head, tokens, is_real, temperature):
 def test_fused_facts_and_their_gradients_are_those_of_whole_logits(bias, cap, trains_head):
     head = torch.nn.Linear(8, 11, bias=bias).requires_grad_(trains_head)
     whole = head if cap is None else CappedHead(head, cap)
-    hidden = torch.randn(3, 5, 8, requires_grad=True)
-    tokens = torch.randint(11, (3, 5))
-    is_real = torch.rand(3, 5) > 0.3
-    wanted = plain_facts(hidden, whole, tokens, is_real, 0.9)
-    found = token_logprobs(
-        hidden,
-        whole,
-        tokens,
-        places_of(is_real),
-        SamplingParams(temperature=0.9),
-        entropy_gradient=True,
-    )
+    hidden = torch.randn(15, 8, requires_grad=True)
+    tokens = torch.randint(11, (15,))
+    wanted = plain_facts(hidden, whole, tokens, 0.9)
+    params = SamplingParams(temperature=0.9)
+    found = token_logprobs(hidden, whole, tokens, params, entropy_gradient=True)
     inputs = [hidden, *(head.parameters() if trains_head else ())]
-    weights = torch.randn(2, 3, 5)
+    weights = torch.randn(2, 15)
     results = []
     for facts in (wanted, found):
         loss = sum((x * w).sum() for x, w in zip(facts, weights, strict=True))
@@ -111,31 +95,31 @@ def test_fused_facts_and_their_gradients_are_those_of_whole_logits(bias, cap, tr
 
 def test_without_an_entropy_gradient_only_the_logprob_pulls():
     head = torch.nn.Linear(8, 11).requires_grad_(False)
-    hidden = torch.randn(1, 4, 8, requires_grad=True)
-    found = token_logprobs(
-        hidden, head, torch.zeros(1, 4).long(), torch.arange(4), SamplingParams()
-    )
+    hidden = torch.randn(4, 8, requires_grad=True)
+    found = token_logprobs(hidden, head, torch.zeros(4).long(), SamplingParams())
     assert found.logprobs.requires_grad
     assert not found.entropy.requires_grad
 
 
-def test_nothing_to_score_gives_zeros():
-    head = torch.nn.Linear(3, 4)
-    none = torch.zeros(0, dtype=torch.int64)
-    found = token_logprobs(
-        torch.randn(2, 5, 3), head, torch.zeros(2, 5).long(), none, SamplingParams()
-    )
-    assert found.logprobs.shape == found.entropy.shape == (2, 5)
-    assert not torch.stack(list(found)).any()
+@pytest.mark.parametrize("top_k", [0, 2])
+def test_nothing_to_score_gives_nothing(top_k):
+    head, none = torch.nn.Linear(3, 4), torch.zeros(0, dtype=torch.int64)
+    found = token_logprobs(torch.randn(0, 3), head, none, SamplingParams(top_k=top_k))
+    assert found.logprobs.shape == found.entropy.shape == (0,)
+    assert found.logprobs.dtype == found.entropy.dtype == torch.float32
+
+
+def test_a_response_without_tokens_has_zeros_beside_others(make_model, tokenizer):
+    causal = build(make_model("llama"), tokenizer, 0)
+    batch = assemble([[3, 4]], [[5, 6], []], pad=0)
+    found = causal.token_logprobs(causal.hidden(batch), batch)
+    for values in found:
+        assert values.shape == (2, 2)
+        assert values[0].all()
+        assert not values[1].any()
 
 
 def test_temperature_must_be_positive():
-    one = torch.ones(1, 1)
+    one = torch.ones(1)
     with pytest.raises(ValueError, match="above 0"):
-        token_logprobs(
-            one[None],
-            torch.nn.Linear(1, 2),
-            one.long(),
-            torch.arange(1),
-            SamplingParams(temperature=0),
-        )
+        token_logprobs(one[None], torch.nn.Linear(1, 2), one.long(), SamplingParams(temperature=0))

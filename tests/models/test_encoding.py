@@ -15,10 +15,9 @@ from rlaif_pl.text import Template
 def test_assemble_by_hand():
     # Prompt [3, 4, 5] gives prefix [3, 4] and opens each continuation with 5; [9] has no prefix.
     batch = assemble([[3, 4, 5], [9]], [[6, 1], [7, 8, 1], [1], [2, 1]], pad=0)
-    assert batch.prefix_ids.tolist() == [[3, 4], [0, 0]]
-    assert batch.prefix_is_real.tolist() == [[True, True], [False, False]]
-    assert batch.ids.tolist() == [[5, 6, 1, 0], [5, 7, 8, 1], [9, 1, 0, 0], [9, 2, 1, 0]]
-    assert batch.is_real.sum(1).tolist() == [3, 4, 2, 3]
+    assert batch.prefixes == ([3, 4], [])
+    assert batch.continuations == ([5, 6, 1], [5, 7, 8, 1], [9, 1], [9, 2, 1])
+    assert batch.response_ids.tolist() == [[6, 1, 0], [7, 8, 1], [1, 0, 0], [2, 1, 0]]
     assert batch.lengths.tolist() == [2, 3, 1, 2]
     assert batch.per_prefix == 2
     assert batch.response_ids.shape == (4, 3)
@@ -49,8 +48,7 @@ def test_encode_keeps_prompt_and_response_tokens(tokenizer):
         [("the dog", "a"), ("the dog", "b c"), ("a cat sat", "d"), ("a cat sat", "")]
     ):
         g = n // 2
-        row = batch.prefix_ids[g][batch.prefix_is_real[g]].tolist()
-        row += batch.ids[n][batch.is_real[n]].tolist()
+        row = [*batch.prefixes[g], *batch.continuations[n]]
         expected = tokenizer(f"POST: {prompt}\n\nTL;DR:").input_ids
         expected += [*tokenizer(f" {response}").input_ids, tokenizer.eos_token_id]
         assert row == expected
@@ -78,9 +76,10 @@ def test_uneven_numbers_of_responses_are_refused(prompts, responses):
 
 def test_to_moves_every_tensor(device):
     batch = assemble([[3, 4]], [[1]], pad=0).to(device)
-    tensors = (batch.ids, batch.prefix_ids, batch.is_real, batch.prefix_is_real, batch.lengths)
+    tensors = (batch.packed_ids, batch.response_ids, batch.is_response, batch.lengths)
+    tensors += (batch.layout.positions, batch.response_places, batch.places([0]))
     assert {tensor.device.type for tensor in tensors} == {device.type}
-    assert batch.ids.dtype == torch.int64
+    assert batch.packed_ids.dtype == batch.response_ids.dtype == torch.int64
 
 
 def test_a_template_that_would_cut_everything_is_refused():

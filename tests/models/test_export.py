@@ -12,6 +12,7 @@ from transformers import (
 )
 
 from rlaif_pl.engine.decoder_layers import decoder_of
+from rlaif_pl.engine.generation_state import runners_of
 from rlaif_pl.models import RewardModel, causal_folder
 from rlaif_pl.models import export as export_file
 from rlaif_pl.models.adapters import Lora
@@ -66,7 +67,7 @@ def logits_of(policy):
     """Logits of one unpadded text, by the stacks themselves."""
     is_real, places = torch.ones_like(IDS, dtype=torch.bool), torch.arange(10)[None]
     hidden = IDS
-    for stack in policy.stacks:
+    for stack in runners_of(policy):
         hidden = stack(hidden, is_real, places)
     return policy.unembedding(hidden)  # of all rows, those without a token too
 

@@ -4,6 +4,7 @@ import json
 import pytest
 import torch
 from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel, OPTConfig, OPTForCausalLM
+from unpacked import unpack
 
 from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.engine.score import token_logprobs
@@ -106,9 +107,8 @@ def test_a_reward_reads_eos_where_another_end_was_drawn(folder):
         row[:-1] if done else row for row, done in zip(drawn.tokens, drawn.finished, strict=True)
     ]
     batch = assemble(prompts, [[*row, policy.eos] for row in rows], policy.pad)
-    expected = policy.trunk_states(batch).continuation
-    found = drawn.below.continuation[:, : expected.shape[1]]
-    torch.testing.assert_close(found[batch.is_real], expected[batch.is_real], rtol=1e-4, atol=1e-4)
+    expected = policy.trunk_states(batch)
+    torch.testing.assert_close(batch.gather(drawn.below), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("holes", [(), (5, 40, 41)])
@@ -120,7 +120,7 @@ def test_ids_without_a_token_have_no_probability(folder, tokenizer, name, holes)
     policy.info = dataclasses.replace(policy.info, unused_token_ids=holes)
     batch = policy.encode(PROMPTS, RESPONSES)
     hidden = policy.hidden(batch)
-    logits = policy.logits(hidden)
+    logits = policy.logits(batch.spread(hidden))
     assert logits.shape[-1] == size
     assert (logits[..., list(holes)] == -torch.inf).all()
     table = (logits / 0.7).log_softmax(-1)
@@ -173,12 +173,12 @@ def learned(kind, limit=24):
     )
 
 
-@pytest.mark.parametrize("share_prefix", [True, False])
+@pytest.mark.parametrize("packs", [True, False])
 @pytest.mark.parametrize("kind", ["gpt2", "opt"])
-def test_learned_positions_count_within_each_text(folder, tokenizer, kind, share_prefix):
+def test_learned_positions_count_within_each_text(folder, tokenizer, kind, packs):
     model = learned(kind, 64).eval()
     path = folder(kind, model)
-    policy = load_policy(BackboneOptions(path, share_prefix=share_prefix), Template("{prompt}:"))
+    policy = unpack(load_policy(BackboneOptions(path), Template("{prompt}:")), packs)
     batch = policy.encode(PROMPTS, RESPONSES)
     found = policy.logprobs(batch)
     for n, response in enumerate(text for group in RESPONSES for text in group):
@@ -225,9 +225,7 @@ def test_long_rows_are_found_before_work(folder):
 
 def test_token_logprobs_without_info_read_every_row(make_model):
     model = make_model("llama")
-    hidden, tokens = torch.randn(1, 2, 32), torch.tensor([[319, 4]])
-    found = token_logprobs(
-        hidden, model.get_output_embeddings(), tokens, torch.arange(2), SamplingParams()
-    ).logprobs
+    hidden, tokens = torch.randn(2, 32), torch.tensor([319, 4])
+    found = token_logprobs(hidden, model.get_output_embeddings(), tokens, SamplingParams()).logprobs
     table = model.get_output_embeddings()(hidden).log_softmax(-1)
     torch.testing.assert_close(found, table.gather(-1, tokens[..., None]).squeeze(-1))

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
+from unpacked import unpack
 
 from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.models.adapters import Lora
@@ -30,14 +31,12 @@ def plain_logprobs(model, tokenizer, prompt, response, temperature):
     return table.gather(1, torch.tensor(after)[:, None])[:, 0]
 
 
-@pytest.mark.parametrize("share_prefix", [True, False])
+@pytest.mark.parametrize("packs", [True, False])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize(("name", "trunk_layers"), CUTS)
-def test_logprobs_are_the_librarys_own(
-    folder, tokenizer, name, trunk_layers, temperature, share_prefix
-):
-    options = BackboneOptions(folder(name), trunk_layers=trunk_layers, share_prefix=share_prefix)
-    policy = load_policy(options, Template())
+def test_logprobs_are_the_librarys_own(folder, tokenizer, name, trunk_layers, temperature, packs):
+    options = BackboneOptions(folder(name), trunk_layers=trunk_layers)
+    policy = unpack(load_policy(options, Template()), packs)
     with torch.no_grad():
         found = policy.logprobs(
             policy.encode(PROMPTS, RESPONSES), params=SamplingParams(temperature=temperature)
@@ -62,7 +61,7 @@ def test_the_fused_logprobs_train_as_whole_logits_do(folder, name, lora):
         return policy.logprobs(batch, params=SamplingParams(temperature=0.9))
 
     def whole():
-        table = (policy.logits(policy.hidden(batch)) / 0.9).log_softmax(-1)
+        table = (policy.logits(batch.spread(policy.hidden(batch))) / 0.9).log_softmax(-1)
         taken = table.gather(2, batch.response_ids[..., None])[..., 0]
         return torch.where(batch.is_response, taken, 0.0)
 
@@ -131,12 +130,19 @@ def test_trained_weights_are_float32_over_a_bfloat16_base(folder, lora, trunk_la
     assert all(gradient is not None and gradient.isfinite().all() for gradient in trained)
 
 
-@pytest.mark.parametrize("share", [True, False])
-def test_recomputation_does_not_forbid_shared_prefixes(folder, share):
-    options = BackboneOptions(folder("llama"), share_prefix=share, gradient_checkpointing=True)
-    policy = load_policy(options, Template())
-    assert policy.share_prefix is share
-    assert for_role(policy, Lora(r=2), 0).share_prefix is share
+def test_recomputation_does_not_forbid_shared_prefixes(folder):
+    options = BackboneOptions(folder("llama"), gradient_checkpointing=True)
+    role = for_role(load_policy(options, Template()), Lora(r=2), 0).train()
+    assert role.top.recomputes
+    rows = []
+    role.top.decoder.layers[0].register_forward_pre_hook(
+        lambda _, given: rows.append(given[0].shape[1])
+    )
+    batch = role.encode(PROMPTS, RESPONSES)
+    assert role.top.capabilities.packs
+    rows.clear()
+    role.hidden(batch)
+    assert rows == [len(batch.inputs.packed_ids)]
 
 
 def test_a_missing_folder_names_the_command_that_makes_it(tmp_path):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from unpacked import unpack
 
 from rlaif_pl.models import reward as reward_file
 from rlaif_pl.models.adapters import Lora
@@ -191,7 +192,7 @@ def test_the_head_starts_at_one_over_the_root_of_width_plus_one(options):
 
 @pytest.mark.parametrize("pooling", ["eos", "mean"])
 def test_the_last_layer_asks_and_ends_only_where_the_head_reads(options, pooling):
-    plain = RewardModel(options(share_prefix=False), pooling=pooling)
+    plain = unpack(RewardModel(options(), pooling=pooling))
     model = RewardModel(options(), pooling=pooling)
     model(PROMPTS, RESPONSES)  # tests itself
     batch, rows = model.encode(PROMPTS, RESPONSES), []
@@ -202,7 +203,7 @@ def test_the_last_layer_asks_and_ends_only_where_the_head_reads(options, pooling
     for name, part in last.named_children():
         part.register_forward_hook(lambda _, i, __, n=name: parts.update({n: i[0].shape[1]}))
     rewards = model.rewards(batch)
-    every = int(batch.prefix_is_real.sum() + batch.is_real.sum())
+    every = len(batch.packed_ids)
     read = {"eos": len(FLAT), "mean": int(batch.lengths.sum())}[pooling]
     assert rows == [every, every, every, read]
     assert parts == {"q_proj": read, "k_proj": every, "v_proj": every, "o_proj": read}
@@ -246,7 +247,7 @@ def test_a_long_response_is_cut_and_still_read_at_eos(options, tokenizer):
     model = RewardModel(options(), max_response_tokens=4)
     batch = model.encode(["a"], [["the cat sat on the mat"]])
     assert batch.lengths.tolist() == [4]
-    assert batch.ids[0, -1] == tokenizer.eos_token_id
+    assert batch.response_ids[0, -1] == tokenizer.eos_token_id
 
 
 def test_a_length_limit_without_room_for_a_token_is_refused(options):

@@ -427,11 +427,11 @@ def flash_forward(
     check_flash(q, k, v)
     if cum_q is None:
         assert (max_q, max_k) == (q.shape[1], k.shape[1]) == (1, k.shape[1])
-        found = MATH.dense(q[:, 0], k, v, scale)
+        found = MATH.dense((q[:, 0], k, v), scale)
         output, lse = found.output[:, None], found.lse[..., None]
     else:
         block = block_of(q, k, cum_q, cum_k, max_q, max_k, causal)
-        found = MATH.forward(q, k, v, block, scale)
+        found = MATH.forward((q, k, v), block, scale)
         output, lse = found.output, found.lse.T.contiguous()
         lse = lse.masked_fill(lse == -torch.inf, torch.inf)
     state = torch.zeros(2, dtype=torch.uint64)
@@ -462,7 +462,7 @@ def flash_backward(
     assert lse.is_contiguous()
     assert lse.dtype == torch.float32
     block = block_of(q, k, cum_q, cum_k, max_q, max_k, causal)
-    return MATH.backward(grad, q, k, v, Attended(out, lse.T), block, scale)
+    return MATH.backward(grad, (q, k, v), Attended(out, lse.T), block, scale)
 
 
 def widening_product(left, right, out_dtype):

@@ -26,6 +26,7 @@ class StandIn:
     """
 
     folder: str
+    dtype: str = "float32"
     mode: str = "raw_logprobs"
     max_rank: int = 16
     has_adapter_route: bool = True
@@ -44,7 +45,7 @@ class StandIn:
     log: list[str] = field(default_factory=list)
 
     def __post_init__(self):
-        self.base = load_policy(BackboneOptions(self.folder), Template())
+        self.base = self.load(self.folder)
         self.lock = threading.Lock()
         outer = self
 
@@ -81,6 +82,9 @@ class StandIn:
         self.url = f"http://127.0.0.1:{self.http.server_port}"
         threading.Thread(target=self.http.serve_forever, args=(0.02,), daemon=True).start()
 
+    def load(self, folder):
+        return load_policy(BackboneOptions(folder, dtype=self.dtype), Template())
+
     def stop(self):
         self.http.shutdown()
         self.http.server_close()
@@ -104,7 +108,7 @@ class StandIn:
             return 200, {
                 "vllm_config": {
                     "lora_config": lora,
-                    "model_config": {"logprobs_mode": self.mode, "dtype": "torch.float32"},
+                    "model_config": {"logprobs_mode": self.mode, "dtype": f"torch.{self.dtype}"},
                     "parallel_config": {"data_parallel_size": self.replicas},
                     "device_config": {"device": "cpu"},
                     "scheduler_config": {"enable_chunked_prefill": self.chunked_on_cpu},
@@ -126,7 +130,7 @@ class StandIn:
             return self.change(path, body)
         if path == "/collective_rpc" and self.has_dev_routes:
             if not self.is_stale:
-                self.base = load_policy(BackboneOptions(body["kwargs"]["weights_path"]), Template())
+                self.base = self.load(body["kwargs"]["weights_path"])
             return 200, {"results": [None]}
         if path == "/reset_prefix_cache" and self.has_dev_routes:
             return 200, {"success": not self.keeps_keys}
@@ -146,7 +150,7 @@ class StandIn:
         if rank > self.max_rank:
             said = f"LoRA rank {rank} is greater than max_lora_rank {self.max_rank}."
             return 500, error(500, said)
-        own = load_policy(BackboneOptions(body["lora_path"]), Template())
+        own = self.load(body["lora_path"])
         self.loaded[name] = self.base if self.is_stale else own
         return 200, f"Success: LoRA adapter '{name}' added successfully."
 
@@ -186,7 +190,7 @@ class StandIn:
         return 200, {"choices": choices[::-1]}  # in any order
 
     def top(self, policy, body):
-        hidden = policy.hidden(assemble([body["prompt"]], [[3]], policy.pad))[0]
+        hidden = policy.hidden(assemble([body["prompt"]], [[3]], policy.pad))
         scale = body["temperature"] or 1.0 if self.mode == "processed_logprobs" else 1.0
         return {"token_id:0": (policy.logits(hidden) / scale).log_softmax(-1).max().item()}
 

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from unpacked import unpack
 
 from rlaif_pl.engine.response_batch import assemble
 from rlaif_pl.engine.sampling import SamplingParams, sample_seed
@@ -29,9 +30,9 @@ class CountLetters:
 def actor_of(model_folder):
     """Return a builder of actors that end some texts early: a likely token is their EOS."""
 
-    def build(trunk_layers=2, value_network="adapter", **options):
-        backbone = BackboneOptions(model_folder("llama"), trunk_layers=trunk_layers, **options)
-        return ActorCritic(backbone, lora=Lora(r=4), value_network=value_network)
+    def build(trunk_layers=2, value_network="adapter", packs=True):
+        backbone = BackboneOptions(model_folder("llama"), trunk_layers=trunk_layers)
+        return unpack(ActorCritic(backbone, lora=Lora(r=4), value_network=value_network), packs)
 
     return build
 
@@ -55,18 +56,15 @@ def make_some_end(actor):
 
 
 @pytest.mark.parametrize("trunk_layers", [0, 2])
-@pytest.mark.parametrize("share_prefix", [True, False])
-def test_states_and_logprobs_are_those_of_the_sampled_texts(actor_of, trunk_layers, share_prefix):
-    actor = actor_of(trunk_layers, share_prefix=share_prefix)
+@pytest.mark.parametrize("packs", [True, False])
+def test_states_and_logprobs_are_those_of_the_sampled_texts(actor_of, trunk_layers, packs):
+    actor = actor_of(trunk_layers, packs=packs)
     make_some_end(actor)
     rollout = roll(actor, CountLetters())
     assert set(rollout.finished.tolist()) == {True, False}
     fresh = actor.policy.trunk_states(rollout.batch.inputs)
     if trunk_layers:
-        real = rollout.batch.inputs.is_real
-        torch.testing.assert_close(
-            rollout.below.continuation[real], fresh.continuation[real], rtol=1e-4, atol=1e-4
-        )
+        torch.testing.assert_close(rollout.below, fresh, rtol=1e-4, atol=1e-4)
     expected, _ = actor.reference_pass(rollout.batch, fresh, PARAMS)
     torch.testing.assert_close(rollout.ref_logprobs, expected, rtol=0, atol=1e-4)
     logprobs = actor.policy.logprobs(rollout.batch, rollout.below, PARAMS)
@@ -133,9 +131,9 @@ class Calls:
         layer.register_forward_pre_hook(lambda _, given: self.shapes.append(given[0].shape[:2]))
 
 
-@pytest.mark.parametrize("share_prefix", [True, False])
-def test_samples_share_the_prefill_and_finished_rows_leave(actor_of, share_prefix):
-    actor = actor_of(share_prefix=share_prefix)
+@pytest.mark.parametrize("packs", [True, False])
+def test_samples_share_the_prefill_and_finished_rows_leave(actor_of, packs):
+    actor = actor_of(packs=packs)
     make_some_end(actor)
     prompts = encode_prompts(actor.policy.tokenizer, actor.policy.template, PROMPTS)
     lengths = [len(prompt) - 1 for prompt in prompts]
@@ -144,7 +142,7 @@ def test_samples_share_the_prefill_and_finished_rows_leave(actor_of, share_prefi
         roll(actor, CountLetters())
         rows = [rows for rows, width in calls.shapes if width == 1]
         # Prompts are read once, and not once a sample, without padding.
-        if not share_prefix:  # three samples of one length at a time, none of them padded
+        if not packs:  # three samples of one length at a time, none of them padded
             widths = [shape for shape in calls.shapes if shape[1] > 1]
             assert widths[: len(lengths)] == [(3, length) for length in lengths]
             continue
@@ -169,7 +167,7 @@ def test_all_roles_read_the_trunk_states_made_while_sampling(actor_of, model_fol
 
 def test_a_rollout_holds_no_graph(actor_of):
     rollout = roll(actor_of(value_network="reference_features"), CountLetters())
-    tensors = (rollout.ref_logprobs, rollout.features, rollout.scores, rollout.below.continuation)
+    tensors = (rollout.ref_logprobs, rollout.features, rollout.scores, rollout.below)
     assert not any(tensor.requires_grad for tensor in tensors)
 
 
@@ -224,8 +222,8 @@ def plain_filtered(model, drawer, batch, params):
     """Score token by token from whole logits: over the tokens that the drawing policy keeps."""
     logprobs, entropies = [], []
     is_real = batch.is_response
-    own = drawer.unembedding(drawer.hidden(batch)[is_real]).float()
-    logits = model.unembedding(model.hidden(batch)[is_real]).float()
+    own = drawer.unembedding(drawer.hidden(batch)).float()
+    logits = model.unembedding(model.hidden(batch)).float()
     for row, mine, token in zip(own, logits, batch.response_ids[is_real].tolist(), strict=True):
         chances = (row / params.temperature).softmax(-1)
         order = row.argsort(descending=True).tolist()

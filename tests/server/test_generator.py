@@ -146,6 +146,26 @@ def test_a_stale_server_ends_the_run(generator_of, stand_in, actor_of, moved):
         generator.update(policy)
 
 
+@pytest.mark.parametrize("is_told", [True, False])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_servers_rounding_is_allowed_and_other_weights_are_not(
+    generator_of, stand_in, actor_of, moved, dtype, is_told
+):
+    server, actor = stand_in(dtype=dtype, has_dev_routes=is_told), actor_of()
+    generator = generator_of(server, tolerance=None)
+    policy = start(generator, actor)
+    for _ in range(3):
+        moved(actor.policy, 0.02)
+        generator.update(policy)
+        assert generator.gap < generator.allowed
+        assert (generator.gap > 1e-3) is (dtype == "bfloat16")
+        assert (generator.allowed == 1e-3) is (is_told and dtype == "float32")
+    server.is_stale = True
+    moved(actor.policy)
+    with pytest.raises(ValueError, match=r"fixed text the trainer's log-probabilities .*got 0\.\d"):
+        generator.update(policy)
+
+
 def test_a_dead_server_is_dropped_and_its_prompts_are_asked_elsewhere(
     generator_of, stand_in, actor_of
 ):

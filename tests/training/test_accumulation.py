@@ -121,8 +121,9 @@ def test_parts_hold_whole_prompts_up_to_the_limit(backbone):
     assert batch.cut(most)[-1] == slice(2, 4)
     assert batch.cut(most - 1)[-1] == slice(3, 4)
     part = batch.part(slice(1, 3))
-    assert torch.equal(part.ids, batch.ids[2:6])
-    assert part.continuation_lengths == batch.continuation_lengths[2:6]
+    assert torch.equal(part.response_ids, batch.response_ids[2:6])
+    assert part.continuations == batch.continuations[2:6]
+    assert part.prefixes == batch.prefixes[1:3]
 
 
 def test_a_limit_below_one_is_refused(build):

@@ -5,6 +5,7 @@ import json
 
 import pytest
 import torch
+from unpacked import unpack
 
 from rlaif_pl.cli import main as cli
 from rlaif_pl.engine.sampling import SamplingParams
@@ -41,11 +42,10 @@ class FixedReward:
         return rewards
 
 
-def options_of(backbone, trunk=2, share=True, recompute=False, dtype="float32"):
+def options_of(backbone, trunk=2, recompute=False, dtype="float32"):
     return dataclasses.replace(
         backbone,
         trunk_layers=trunk,
-        share_prefix=share,
         gradient_checkpointing=recompute,
         dtype=dtype,
     )
@@ -62,13 +62,14 @@ def test_losses_are_near_those_of_float32(
 ):
     losses = []
     for used in ("32-true", precision):
-        options = options_of(backbone, trunk, share, dtype="float32" if not losses else dtype)
+        options = options_of(backbone, trunk, dtype="float32" if not losses else dtype)
         torch.manual_seed(0)
         whole = {"backbone": options, "lora": lora}
         changes = (
             whole if stage == "sft" else {"reward": RewardModel(**whole), "probe_penalty": 1.0}
         )
         module, data = build(stage, **changes)
+        unpack(module, share)
         run = trainer(2, precision=used, limit_val_batches=1, val_check_interval=1)
         run.fit(module, data)
         found = run.callback_metrics
@@ -83,8 +84,8 @@ def test_losses_are_near_those_of_float32(
 def test_a2c_starts_at_kl_0_and_steps(
     build, trainer, backbone, precision, value_network, lora, trunk, share, recompute, dtype
 ):
-    options = options_of(backbone, trunk, share, recompute, dtype)
-    actor = ActorCritic(options, lora=lora, value_network=value_network)
+    options = options_of(backbone, trunk, recompute, dtype)
+    actor = unpack(ActorCritic(options, lora=lora, value_network=value_network), share)
     module, data = build(
         "a2c", actor=actor, reward=FixedReward(), baseline="rloo", whiten_advantages=True
     )

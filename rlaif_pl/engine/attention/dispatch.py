@@ -6,7 +6,7 @@ import copy
 import sys
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +15,10 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from rlaif_pl.engine.attention import reference, segments
 from rlaif_pl.engine.batch import PackedBatch
+from rlaif_pl.engine.decoder_layers import ATTENTION_OPTIONS, WITHOUT_EFFECT
 from rlaif_pl.engine.kv_cache import KVCache
 
 PREFIX = "rlaif_pl_packed_or_"  # of the names under which the function is registered
-# Said to every attention function and of no effect here: nothing is dropped, and the batch says which
-# token sees which.
-WITHOUT_EFFECT = {"dropout", "is_causal", "position_ids", "use_cache", "cache_position"}
 
 
 @dataclass(eq=False)
@@ -30,13 +28,11 @@ class PackedContext:
     Attributes:
         batch: Layout of the row; None for a step that appends one token a text to ``cache``.
         cache: Keeps keys and values.
-        root: Cache of what all texts begin with.
         windows: Sliding windows that the layers asked for; None for layers without.
     """
 
     batch: PackedBatch | None
     cache: KVCache | None = None
-    root: KVCache | None = None
     windows: set[int | None] | None = None
 
 
@@ -78,8 +74,7 @@ def packed_attention(
             module, query, key, value, attention_mask, *args, **options
         )
         return result
-    scale = options.pop("scaling", None)
-    window, softcap = options.pop("sliding_window", None), options.pop("softcap", None)
+    scale, window, softcap = (options.pop(name, None) for name in ATTENTION_OPTIONS)
     unknown = {name for name, given in options.items() if given is not None and given is not False}
     if unknown - WITHOUT_EFFECT:
         raise NotImplementedError(
@@ -91,46 +86,18 @@ def packed_attention(
     if torch.is_autocast_enabled(query.device.type):
         dtype = torch.get_autocast_dtype(query.device.type)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
-    if packed.batch is None:
-        q, k, v = (tensor[:, :, 0] for tensor in (query, key, value))
-        found = _cache(packed).append(_layer(module), q, k, v, scale, window, softcap)
-        return found[:, None], None
-    q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
-    return _attend(module, q, k, v, packed, scale, window, softcap)[None], None
-
-
-def _attend(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    packed: PackedContext,
-    scale: float | None,
-    window: int | None,
-    softcap: float | None,
-) -> Tensor:
-    """Attend in a packed batch; tensors are ``(T, heads, size)``."""
-    batch, root = packed.batch, None
+    layer, batch, cache = cast(int, module.layer_idx), packed.batch, packed.cache
     if batch is None:
-        raise ValueError("expected a packed batch, got none")
-    if packed.cache is not None:
-        packed.cache.prefill(_layer(module), key, value)
-    if packed.root is not None:
-        root = packed.root.prefilled(_layer(module))
-    if segments.is_supported(query, key, value, batch.longest, window, softcap):
-        return segments.attend(query, key, value, batch, scale, root)
-    return reference.attend(query, key, value, batch, scale, root, window=window, softcap=softcap)
-
-
-def _cache(packed: PackedContext) -> KVCache:
-    if packed.cache is None:
-        raise ValueError("expected a cache for a step of one token a text, got none")
-    return packed.cache
-
-
-def _layer(module: nn.Module) -> int:
-    layer: int = module.layer_idx  # type: ignore[assignment]
-    return layer
+        q, k, v = (tensor[:, :, 0] for tensor in (query, key, value))
+        return cast(KVCache, cache).append(layer, q, k, v, scale, window, softcap)[:, None], None
+    q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    if cache is not None:
+        cache.prefill(layer, k, v)
+    root = None if batch.root is None else batch.root.prefilled(layer)
+    if segments.is_supported(q, k, v, batch.longest, window, softcap):
+        return segments.attend(q, k, v, batch, scale, root)[None], None
+    found = reference.attend(q, k, v, batch, scale, root, window=window, softcap=softcap)
+    return found[None], None
 
 
 def redirect(decoder: PreTrainedModel) -> list[tuple[Any, Any]]:

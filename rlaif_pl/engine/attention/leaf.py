@@ -1,9 +1,7 @@
 """The one attention that everything is made of: runs of queries to runs of keys, with log-sum-exp.
 
-Three implementations of one contract: ``math`` (the definition, any device and type), ``cpu`` (torch's
-fused CPU attention, a call a run) and ``cuda`` (FlashAttention with variable lengths, one launch). All
-take token-major tensors: queries ``(n, heads, size)``, keys and values ``(m, key heads, size)``; heads
-are a multiple of key heads, whose keys several heads share.
+Three implementations of one contract: ``MATH`` (the definition, any device and type), ``CPU`` (torch's
+fused CPU attention, a call a run) and ``CUDA`` (FlashAttention with variable lengths, one launch).
 
 The backward passes take the output and log-sum-exp of the *joint* softmax over all blocks that the
 queries ask. With ``s`` the scores, ``p = exp(s - lse)`` needs no more of the other blocks than the
@@ -13,7 +11,7 @@ arXiv 2205.14135, appendix B.2): each block's gradients are those of plain atten
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,6 +19,9 @@ from torch import Tensor
 from rlaif_pl.engine.batch import AttentionBlock
 
 FEW_QUERIES = 16  # up to here a CPU call folds the heads of a key head into its queries
+# Queries (n, heads, size), keys and values (m, key heads, size), of a block alone; or their gradients.
+# Heads are a multiple of key heads, whose keys several heads share.
+QKV = tuple[Tensor, Tensor, Tensor]
 
 _cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
 _cpu_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
@@ -35,37 +36,18 @@ class Attended(NamedTuple):
     lse: Tensor  # (n, heads), log-sum-exp of the scores; float32, or float64 of float64
 
 
-class Leaf(Protocol):
-    """One implementation."""
-
-    def forward(
-        self, q: Tensor, k: Tensor, v: Tensor, block: AttentionBlock, scale: float | None
-    ) -> Attended:
-        """Attend; queries and keys are those of the block alone."""
-
-    def backward(
-        self,
-        grad: Tensor,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        joint: Attended,
-        block: AttentionBlock,
-        scale: float | None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradients of queries, keys and values, given the joint result over all blocks."""
-
-    def dense(self, q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Attended:
-        """Attend from one query a text ``(n, heads, size)`` to keys ``(n, m, key heads, size)``."""
-
-
-def leaf_for(query: Tensor) -> Leaf:
+def leaf_for(query: Tensor) -> MathLeaf:
     """Return the implementation for a device and type."""
     if query.device.type == "cpu":
         return CPU
     if query.device.type == "cuda" and query.dtype in (torch.float16, torch.bfloat16):
         return CUDA
     return MATH
+
+
+def no_keys(query: Tensor) -> Tensor:
+    """Log-sum-exp over nothing for each query and head. ``(n, heads)``."""
+    return query.new_full(query.shape[:2], -torch.inf, dtype=_wide(query))
 
 
 def merge_attention_states(one: Attended, other: Attended) -> Attended:
@@ -76,100 +58,91 @@ def merge_attention_states(one: Attended, other: Attended) -> Attended:
     return Attended(mixed.to(one.output.dtype), joint)
 
 
-class _Math:
-    """Scores as a matrix, run by run."""
+class MathLeaf:
+    """Scores as a matrix, run by run: what the others compute, too."""
 
-    def forward(
-        self, q: Tensor, k: Tensor, v: Tensor, block: AttentionBlock, scale: float | None
-    ) -> Attended:
-        found = Attended(q.new_zeros(*q.shape[:2], v.shape[-1]), _no_keys(q))
+    def forward(self, qkv: QKV, block: AttentionBlock, scale: float) -> Attended:
+        """Attend; queries without keys get 0."""
+        q, k, v = qkv
+        found = Attended(q.new_zeros(*q.shape[:2], v.shape[-1]), no_keys(q))
         for asking, asked in block.slices():
             scores = _scores(q[asking], k[asked], block.causal, scale)
             lse = scores.logsumexp(-1)
             weights = (scores - lse[..., None]).exp().nan_to_num(0.0)
-            values = _grouped_keys(v[asked], q.shape[1]).to(weights.dtype)
+            values = _grouped(v[asked], q.shape[1]).to(weights.dtype)
             found.output[asking] = (weights @ values).transpose(0, 1).to(q.dtype)
             found.lse[asking] = lse.transpose(0, 1)
         return found
 
     def backward(
-        self,
-        grad: Tensor,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        joint: Attended,
-        block: AttentionBlock,
-        scale: float | None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        dq, dk, dv = (torch.zeros_like(t) for t in (q, k, v))
-        factor = q.shape[-1] ** -0.5 if scale is None else scale
+        self, grad: Tensor, qkv: QKV, joint: Attended, block: AttentionBlock, scale: float
+    ) -> QKV:
+        """Gradients of queries, keys and values, given the joint result over all blocks."""
+        q, k, v = qkv
+        dq, dk, dv = map(torch.zeros_like, qkv)
         shape = k.shape[1], q.shape[1] // k.shape[1]
         for asking, asked in block.slices():
             scores = _scores(q[asking], k[asked], block.causal, scale)
             p = (scores - joint.lse[asking].T[..., None]).exp()
-            g = grad[asking].transpose(0, 1).to(p.dtype)
-            o = joint.output[asking].transpose(0, 1).to(p.dtype)
-            dp = g @ _grouped_keys(v[asked], q.shape[1]).to(p.dtype).transpose(1, 2)
-            ds = p * (dp - (g * o).sum(-1, keepdim=True)) * factor
-            keys = _grouped_keys(k[asked], q.shape[1]).to(p.dtype)
+            parts = (grad[asking], joint.output[asking], q[asking])
+            g, o, asks = (t.transpose(0, 1).to(p.dtype) for t in parts)
+            keys, values = (_grouped(t[asked], q.shape[1]).to(p.dtype) for t in (k, v))
+            ds = p * (g @ values.transpose(1, 2) - (g * o).sum(-1, keepdim=True)) * scale
             dq[asking] = (ds @ keys).transpose(0, 1).to(q.dtype)
-            asks = q[asking].transpose(0, 1).to(p.dtype)
             for target, whole in ((dk, ds.transpose(1, 2) @ asks), (dv, p.transpose(1, 2) @ g)):
                 shared = whole.unflatten(0, shape).sum(1)
                 target[asked] += shared.transpose(0, 1).to(target.dtype)
         return dq, dk, dv
 
-    def dense(self, q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Attended:
-        share = q.shape[1] // k.shape[2]
-        keys, values = (t.repeat_interleave(share, 2).float() for t in (k, v))
-        factor = q.shape[-1] ** -0.5 if scale is None else scale
-        scores = torch.einsum("nhd,nmhd->nhm", q.float(), keys) * factor
+    def dense(self, qkv: QKV, scale: float) -> Attended:
+        """Attend from one query a text ``(n, heads, size)`` to keys ``(n, m, key heads, size)``."""
+        q, k, v = qkv
+        keys, values = (t.repeat_interleave(q.shape[1] // k.shape[2], 2).float() for t in (k, v))
+        scores = torch.einsum("nhd,nmhd->nhm", q.float(), keys) * scale
         lse = scores.logsumexp(-1)
         weights = (scores - lse[..., None]).exp()
         return Attended(torch.einsum("nhm,nmhd->nhd", weights, values).to(q.dtype), lse)
 
 
-class _CPU:
+class CPULeaf(MathLeaf):
     """Torch's fused CPU attention; no copies but of few queries."""
 
-    def forward(
-        self, q: Tensor, k: Tensor, v: Tensor, block: AttentionBlock, scale: float | None
-    ) -> Attended:
-        found = Attended(torch.empty_like(q), _no_keys(q))
+    def forward(self, qkv: QKV, block: AttentionBlock, scale: float) -> Attended:
+        """See ``MathLeaf``."""
+        q, k, v = qkv
+        heads, size = q.shape[1:]
+        found = Attended(torch.empty_like(q), no_keys(q))
         for asking, asked in block.slices():
             if asked.stop == asked.start:
                 found.output[asking] = 0
                 continue
-            folds = not block.causal and asking.stop - asking.start <= FEW_QUERIES
-            asks = _fold(q[asking], k.shape[1]) if folds else _by_key_head(q[asking], k.shape[1])
+            count = asking.stop - asking.start
+            folds = not block.causal and count <= FEW_QUERIES
+            asks = _by_key_head(q[asking], k.shape[1])
+            if folds:  # (key heads, 1, n * heads a key head, size)
+                asks = asks.transpose(1, 2).flatten(1, 2)[:, None]
             keys, values = (_shared(t[asked], asks.shape[1]) for t in (k, v))
             out, lse = _cpu(asks, keys, values, 0.0, block.causal, scale=scale)
             if folds:
-                count, heads = asking.stop - asking.start, q.shape[1]
-                out = out.view(k.shape[1], count, -1, q.shape[-1]).transpose(0, 1)
-                found.output[asking] = out.reshape(count, heads, -1)
+                out = out.view(k.shape[1], count, -1, size).transpose(0, 1)
                 lse = lse.view(k.shape[1], count, -1).transpose(0, 1)
-                found.lse[asking] = lse.reshape(count, heads)
-                continue
-            _by_key_head(found.output[asking], k.shape[1]).copy_(out)
-            found.lse[asking] = lse.flatten(0, 1).T
+                found.output[asking], found.lse[asking] = (
+                    out.reshape(count, heads, size),
+                    lse.reshape(count, heads),
+                )
+            else:
+                _by_key_head(found.output[asking], k.shape[1]).copy_(out)
+                found.lse[asking] = lse.flatten(0, 1).T
         return found
 
     def backward(
-        self,
-        grad: Tensor,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        joint: Attended,
-        block: AttentionBlock,
-        scale: float | None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        self, grad: Tensor, qkv: QKV, joint: Attended, block: AttentionBlock, scale: float
+    ) -> QKV:
+        """See ``MathLeaf``."""
+        q, k, v = qkv
+        dq, dk, dv = map(torch.zeros_like, qkv)
         for asking, asked in block.slices():
             if asked.stop == asked.start:
-                dq[asking] = 0
                 continue
             g, asks, out = (_by_key_head(t[asking], k.shape[1]) for t in (grad, q, joint.output))
             keys, values = (_shared(t[asked], asks.shape[1]) for t in (k, v))
@@ -182,22 +155,22 @@ class _CPU:
             dv[asked] += parts[2].sum(1).transpose(0, 1)
         return dq, dk, dv
 
-    def dense(self, q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Attended:
-        keys, values = k.transpose(1, 2), v.transpose(1, 2)  # (n, key heads, m, size)
+    def dense(self, qkv: QKV, scale: float) -> Attended:
+        """See ``MathLeaf``."""
+        q, k, v = qkv
         asks = q.unflatten(1, (k.shape[2], -1))
-        out, lse = _cpu(asks, keys, values, 0.0, False, scale=scale)
+        out, lse = _cpu(asks, k.transpose(1, 2), v.transpose(1, 2), 0.0, False, scale=scale)
         return Attended(out.flatten(1, 2), lse.flatten(1, 2))
 
 
-class _CUDA:
+class CUDALeaf(MathLeaf):
     """FlashAttention with variable lengths; one launch a block. Not run on a GPU yet."""
 
-    def forward(
-        self, q: Tensor, k: Tensor, v: Tensor, block: AttentionBlock, scale: float | None
-    ) -> Attended:
+    def forward(self, qkv: QKV, block: AttentionBlock, scale: float) -> Attended:
+        """See ``MathLeaf``."""
         asking, asked = block.query_runs, block.key_runs
         found = _cuda(
-            q, k, v, asking.cumulative, asked.cumulative, asking.longest, asked.longest,
+            *qkv, asking.cumulative, asked.cumulative, asking.longest, asked.longest,
             0.0, block.causal, False, scale=scale,
         )  # fmt: skip
         lse = found[1].T
@@ -206,53 +179,45 @@ class _CUDA:
         return Attended(found[0], lse)
 
     def backward(
-        self,
-        grad: Tensor,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        joint: Attended,
-        block: AttentionBlock,
-        scale: float | None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        self, grad: Tensor, qkv: QKV, joint: Attended, block: AttentionBlock, scale: float
+    ) -> QKV:
+        """See ``MathLeaf``."""
         asking, asked = block.query_runs, block.key_runs
-        no_dropout = torch.zeros(2, dtype=torch.uint64, device=q.device)
-        parts: tuple[Tensor, Tensor, Tensor] = _cuda_backward(
-            grad.contiguous(), q, k, v, joint.output.contiguous(), joint.lse.T.contiguous(),
+        no_dropout = torch.zeros(2, dtype=torch.uint64, device=grad.device)
+        parts: QKV = _cuda_backward(
+            grad.contiguous(), *qkv, joint.output.contiguous(), joint.lse.T.contiguous(),
             asking.cumulative, asked.cumulative, asking.longest, asked.longest,
             0.0, block.causal, no_dropout, no_dropout.new_empty(0), scale=scale,
         )  # fmt: skip
         return parts
 
-    def dense(self, q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Attended:
+    def dense(self, qkv: QKV, scale: float) -> Attended:
+        """See ``MathLeaf``."""
+        q, k, v = qkv
         found = _cuda(
             q[:, None], k, v, None, None, 1, k.shape[1], 0.0, False, False, scale=scale
         )  # fmt: skip
         return Attended(found[0][:, 0], found[1][..., 0])
 
 
-MATH, CPU, CUDA = _Math(), _CPU(), _CUDA()
+MATH, CPU, CUDA = MathLeaf(), CPULeaf(), CUDALeaf()
 
 
-def _no_keys(q: Tensor) -> Tensor:
-    """Log-sum-exp over nothing for each query and head."""
-    dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
-    return torch.full(q.shape[:2], -torch.inf, dtype=dtype, device=q.device)
+def _wide(tensor: Tensor) -> torch.dtype:
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
-def _scores(q: Tensor, k: Tensor, causal: bool, scale: float | None) -> Tensor:
+def _scores(q: Tensor, k: Tensor, causal: bool, scale: float) -> Tensor:
     """Scaled scores ``(heads, n, m)``, at least float32."""
-    dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
-    factor = q.shape[-1] ** -0.5 if scale is None else scale
-    keys = _grouped_keys(k, q.shape[1]).to(dtype)
-    scores = q.transpose(0, 1).to(dtype) @ keys.transpose(1, 2) * factor
+    keys = _grouped(k, q.shape[1]).to(_wide(q))
+    scores = q.transpose(0, 1).to(_wide(q)) @ keys.transpose(1, 2) * scale
     if causal:
         ahead = torch.ones(scores.shape[1:], dtype=torch.bool, device=q.device).triu(1)
         scores = scores.masked_fill(ahead, -torch.inf)
     return scores
 
 
-def _grouped_keys(k: Tensor, heads: int) -> Tensor:
+def _grouped(k: Tensor, heads: int) -> Tensor:
     """Keys ``(m, key heads, size)`` as ``(heads, m, size)``."""
     return k.transpose(0, 1).repeat_interleave(heads // k.shape[1], 0)
 
@@ -260,11 +225,6 @@ def _grouped_keys(k: Tensor, heads: int) -> Tensor:
 def _by_key_head(t: Tensor, key_heads: int) -> Tensor:
     """View ``(n, heads, size)`` as ``(key heads, heads a key head, n, size)``."""
     return t.unflatten(1, (key_heads, -1)).permute(1, 2, 0, 3)
-
-
-def _fold(t: Tensor, key_heads: int) -> Tensor:
-    """Copy ``(n, heads, size)`` as ``(key heads, 1, n * heads a key head, size)``."""
-    return t.unflatten(1, (key_heads, -1)).transpose(0, 1).flatten(1, 2)[:, None]
 
 
 def _shared(t: Tensor, share: int) -> Tensor:

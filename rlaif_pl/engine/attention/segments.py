@@ -16,7 +16,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from rlaif_pl.engine.attention.leaf import Attended, leaf_for, merge_attention_states
+from rlaif_pl.engine.attention.leaf import (
+    Attended,
+    leaf_for,
+    merge_attention_states,
+    no_keys,
+)
 from rlaif_pl.engine.batch import AttentionBlock, PackedBatch, Runs, full_block
 
 Keys = tuple[Tensor, Tensor]  # keys and values, each (m, key heads, size)
@@ -57,6 +62,7 @@ def attend(
         ``(T, heads, size)``
     """
     query, key, value = (t if t.stride(-1) == 1 else t.contiguous() for t in (query, key, value))
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
     if not torch.is_grad_enabled() or not (
         query.requires_grad or key.requires_grad or value.requires_grad
     ):
@@ -91,25 +97,23 @@ def _forward(
     key: Tensor,
     value: Tensor,
     batch: PackedBatch,
-    scale: float | None,
+    scale: float,
     root: Keys | None,
 ) -> Attended:
     leaf = leaf_for(query)
     blocks = list(_blocks(batch))
     if len(blocks) == 1 and blocks[0].queries == slice(0, len(query)) and root is None:
-        return leaf.forward(query, key, value, blocks[0], scale)
-    lse_dtype = torch.float64 if query.dtype == torch.float64 else torch.float32
-    output = torch.zeros_like(query)
-    lse = torch.full(query.shape[:2], -torch.inf, dtype=lse_dtype, device=query.device)
+        return leaf.forward((query, key, value), blocks[0], scale)
+    output, lse = torch.zeros_like(query), no_keys(query)
     for number, block in enumerate(blocks):
         asking, asked = block.queries, block.keys
-        found = leaf.forward(query[asking], key[asked], value[asked], block, scale)
+        found = leaf.forward((query[asking], key[asked], value[asked]), block, scale)
         if number:
             found = merge_attention_states(Attended(output[asking], lse[asking]), found)
         output[asking], lse[asking] = found
     if root is not None:
         block = full_block(len(query), len(root[0]), query.device)
-        found = leaf.forward(query, *root, block, scale)
+        found = leaf.forward((query, *root), block, scale)
         return merge_attention_states(Attended(output, lse), found)
     return Attended(output, lse)
 
@@ -117,7 +121,7 @@ def _forward(
 class _SegmentAttention(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, batch: PackedBatch, scale: float | None
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, batch: PackedBatch, scale: float
     ) -> Tensor:
         joint = _forward(query, key, value, batch, scale, None)
         ctx.save_for_backward(query, key, value, *joint)
@@ -134,7 +138,8 @@ class _SegmentAttention(torch.autograd.Function):
         for block in _blocks(ctx.batch):
             q, k = block.queries, block.keys
             joint = Attended(output[q], lse[q])
-            parts = leaf.backward(grad[q], query[q], key[k], value[k], joint, block, ctx.scale)
+            qkv = query[q], key[k], value[k]
+            parts = leaf.backward(grad[q], qkv, joint, block, ctx.scale)
             for whole, place, part in zip(grads, (q, k, k), parts, strict=True):
                 whole[place] += part
         return *grads, None, None

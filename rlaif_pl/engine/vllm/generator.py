@@ -19,6 +19,9 @@ from rlaif_pl.engine.vllm.division import Servers
 
 CHECK_PROMPT = 300  # tokens: blocks of a prefix cache, 16 or 128 tokens, must be full to be stale
 CHECK_TOKENS = 16
+# A right server is off by rounding alone: by so many times what that does to the trainer's own
+# log-probabilities of the same text, and at least by what float32 leaves after thousands of sums.
+FACTOR, LEAST_TOLERANCE = 4.0, 1e-3
 
 
 class VLLMGenerator:
@@ -34,7 +37,8 @@ class VLLMGenerator:
         adapter_dir: Folder that trainer and servers see under one path; weights pass through it.
         model: Name that the servers serve the policy's base model by; None takes the first.
         tolerance: Most that log-probabilities of the fixed text may differ by, in nats a token on
-            average. Servers in float32 differ by about 1e-5, in bfloat16 by some hundredths.
+            average. None measures it: some times what rounding in the server's type (bfloat16 where it
+            does not say) does to the trainer's own.
         concurrency: Prompts a server is asked at a time.
         timeout_s: Seconds to wait for a prompt's responses; a server that takes longer is dropped.
         seeded: Send each prompt a seed, so that a server draws the same again.
@@ -47,13 +51,14 @@ class VLLMGenerator:
         base_url: str | list[str],
         adapter_dir: str,
         model: str | None = None,
-        tolerance: float = 0.05,
+        tolerance: float | None = None,
         concurrency: int = 32,
         timeout_s: float = 600.0,
         seeded: bool = True,
     ) -> None:
         urls = [base_url] if isinstance(base_url, str) else list(base_url)
-        if not urls or concurrency < 1 or not tolerance > 0 or not timeout_s > 0:
+        is_loose = tolerance is None or tolerance > 0
+        if not urls or concurrency < 1 or not is_loose or not timeout_s > 0:
             raise ValueError(
                 "expected a base_url, concurrency of at least 1, tolerance and timeout_s above "
                 f"0, got {urls}, {concurrency}, {tolerance} and {timeout_s}"
@@ -62,7 +67,7 @@ class VLLMGenerator:
         self.model, self.tolerance, self.seeded = model, tolerance, seeded
         self.servers = Servers([Client(url, timeout_s) for url in urls], concurrency)
         self.facts: dict[str, known.ServerFacts] = {}
-        self.gap = 0.0  # of the latest check, in nats a token
+        self.gap, self.allowed = 0.0, tolerance  # of the latest check, in nats a token
         self._run, self._version = secrets.token_hex(4), 0
         self._loaded: str | None = None  # adapter that is asked; None for the servers' own weights
         self._reloaded: Path | None = None  # weights that the servers read over their own
@@ -221,16 +226,23 @@ class VLLMGenerator:
         body = request_body(model, prompt, params, (), seed=seed, with_logprobs=True)
         (sample,) = self._complete(client, body, policy.vocab_size)
         ours = policy.score(prompt, sample.tokens)
-        gaps = [abs(a - b) for a, b in zip(ours, sample.logprobs, strict=True)]
-        self.gap = sum(gaps) / len(gaps)
-        if not self.gap <= self.tolerance:
+        self.gap, self.allowed = mean_gap(ours, sample.logprobs), self.tolerance
+        if self.allowed is None:
+            rounded = policy.score(prompt, sample.tokens, rounding=found.dtype or "bfloat16")
+            self.allowed = max(LEAST_TOLERANCE, FACTOR * mean_gap(ours, rounded))
+        if not self.gap <= self.allowed:
             raise ValueError(
                 f"expected {client.url} to give a fixed text the trainer's log-probabilities after "
-                f"{model}, within {self.tolerance:g} nats a token, got {self.gap:.3g}: it holds other "
+                f"{model}, within {self.allowed:.2g} nats a token, got {self.gap:.3g}: it holds other "
                 f"weights than {policy.name}, stale keys, or computes in another type; serve "
                 f"{policy.name} (it serves {found.root}), --dtype float32, or raise "
                 "rollout.init_args.tolerance"
             )
+
+
+def mean_gap(one: Sequence[float], other: Sequence[float]) -> float:
+    """Mean absolute difference of log-probabilities, in nats."""
+    return sum(abs(a - b) for a, b in zip(one, other, strict=True)) / len(one)
 
 
 def _cut(sample: Sample, length: int | None) -> Sample:

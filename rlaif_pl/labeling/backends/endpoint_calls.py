@@ -268,6 +268,7 @@ class Caller:
             EndpointError: The server has no echo, or a wrong one.
         """
         found = await self._echo(tally, KNOWN_TEXT)
+        longer = found and await self._echo(tally, f"{KNOWN_TEXT} {KNOWN_TEXT}")
         if found is None and is_of_server(tally.failure):
             raise EndpointError(self.sender.silent(1))
         if found is None:
@@ -284,7 +285,7 @@ class Caller:
                     tally, Wanted(beginning, top=self.settings.server.top_logprobs)
                 )
                 tables.append(done.tables[0] if done and done.tables else ())
-            return find_shift(found.tokens, found.logprobs, tables)
+            return find_shift(found, tables, longer)
         except EchoError as error:
             raise EndpointError(str(error)) from error
 

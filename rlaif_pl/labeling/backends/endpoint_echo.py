@@ -2,12 +2,16 @@
 
 Servers differ in whether the returned list is shifted against its tokens, in whether the start token
 is listed, and in how they write half characters. So the list is first compared, on a known text, with
-what the same server reports when asked for the next token of each beginning of that text.
+what the same server reports when asked for the next token of each beginning of that text. Rounding
+alone moves both; how far is measured on the server itself, which echoes the text a second time as the
+beginning of a longer one.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from itertools import takewhile
 
 from rlaif_pl.labeling.backends.endpoint_body import Completion
 from rlaif_pl.labeling.backends.endpoint_errors import Table
@@ -15,7 +19,12 @@ from rlaif_pl.labeling.backends.endpoint_errors import Table
 KNOWN_TEXT = "The cat sat on the mat. It was a warm day, and the sun was high in the blue sky."
 SHIFTS = (0, 1, -1)
 LEAST_PROBES = 4  # places that must be comparable
-TOLERANCE = 0.1  # nats; batched and quantized servers differ that much from themselves
+FACTOR = 3.0  # times a server's own noise that its echo may be off by
+# Nats, root mean square: what bfloat16 does to a server that repeats itself exactly. Logits of 16 to
+# 32 lie 1/8 apart, so each is rounded by 1/8 / sqrt(12) = 0.036; two are compared, and the states that
+# they are made of were rounded about as much: sqrt(2) * sqrt(2) * 0.036 = 0.07, and some room. (The
+# embedded model in bfloat16, right as it is: 0.05, and 0.15 at the worst of 22 places.)
+ROUNDING = 0.1
 RESYNC = 3  # tokens that must fit before a gap counts as closed
 LONGEST_GAP = 24  # characters that tokens of half characters may stand for
 
@@ -97,20 +106,19 @@ def target_logprobs(found: Completion, context: str, target: str, shift: int) ->
     ]
 
 
-def find_shift(
-    tokens: Sequence[str], logprobs: Sequence[float | None], tables: Sequence[Table]
-) -> int:
+def find_shift(found: Completion, tables: Sequence[Table], longer: Completion | None = None) -> int:
     """Find out how the echoed list lies against its tokens.
 
     Args:
-        tokens: Tokens of the known text.
-        logprobs: Echoed list.
-        tables: ``tables[n]``: likeliest tokens after ``tokens[:n]``, as reported by plain calls;
-            empty where none was made.
+        found: Echo of the known text.
+        tables: ``tables[n]``: likeliest tokens after the first ``n`` tokens, as reported by plain
+            calls; empty where none was made.
+        longer: Echo of a longer text that begins with the known one; None where the server gave none.
 
     Raises:
         EchoError: The list fits no shift, or too few places could be compared.
     """
+    tokens = found.tokens
     known = {
         n: dict(table)[tokens[n]]
         for n, table in enumerate(tables)
@@ -121,23 +129,38 @@ def find_shift(
             f"expected to compare the echo at {LEAST_PROBES} places at least, got {len(known)}; raise "
             "top_logprobs"
         )
-    gaps = {shift: _gap(known, logprobs, shift) for shift in SHIFTS}
+    allowed = max(ROUNDING, FACTOR * own_noise(found, longer))
+    gaps = {shift: _gap(known, found.logprobs, shift) for shift in SHIFTS}
     best = min(SHIFTS, key=lambda shift: gaps[shift])
-    if gaps[best] > TOLERANCE:
+    if not gaps[best] <= allowed:
         raise EchoError(
-            f"expected echoed log-probabilities within {TOLERANCE} nats of those of plain calls, got "
-            f"differences of at least {gaps[best]:.2f} nats at some place for every shift in {SHIFTS}: "
-            "this server's echo cannot be used with this model (some are wrong unless the text "
-            "begins with the model's start token: set server.echo_start to it); use a "
-            "LocalBackend instead"
+            f"expected echoed log-probabilities within {allowed:.2g} nats of those of plain calls "
+            f"(root mean square; {FACTOR:g} times what the server differs by from itself, and at least "
+            f"{ROUNDING}), got {gaps[best]:.2f} or more for every shift in {SHIFTS}: this server's "
+            "echo cannot be used with this model (some are wrong unless the text begins with the "
+            "model's start token: set server.echo_start to it); use a LocalBackend instead"
         )
     return best
 
 
+def own_noise(found: Completion, longer: Completion | None) -> float:
+    """Return how far a server is from itself on the tokens that two texts begin with, in nats (rms)."""
+    if longer is None:
+        return 0.0
+    pairs = zip(found.tokens, longer.tokens, strict=False)
+    alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+    values = zip(found.logprobs[: alike - 1], longer.logprobs, strict=False)  # whatever the shift
+    return _rms([a - b for a, b in values if a is not None and b is not None])
+
+
 def _gap(known: dict[int, float], logprobs: Sequence[float | None], shift: int) -> float:
-    """Largest difference at the places that were compared; infinite where the list has none."""
+    """Difference at the places that were compared (rms); infinite where the list has none."""
     gaps = []
     for n, value in known.items():
         echoed = logprobs[n + shift] if 0 <= n + shift < len(logprobs) else None
-        gaps.append(float("inf") if echoed is None else abs(echoed - value))
-    return max(gaps)
+        gaps.append(math.inf if echoed is None else echoed - value)
+    return _rms(gaps)
+
+
+def _rms(gaps: Sequence[float]) -> float:
+    return math.sqrt(math.fsum(gap * gap for gap in gaps) / max(len(gaps), 1))

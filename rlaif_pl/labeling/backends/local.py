@@ -19,11 +19,9 @@ from rlaif_pl.labeling.calls import (
     ChoiceRequest,
     Decoding,
     GenerateRequest,
-    LoglikelihoodRequest,
     Response,
     ThinkRequest,
 )
-from rlaif_pl.labeling.prompting.thoughts import UNCLOSED
 from rlaif_pl.models.backbone import EMBEDDED, Precision
 from rlaif_pl.models.precision import own_precision
 
@@ -100,7 +98,7 @@ class LocalBackend:
         if self.model.is_encoder_decoder:
             return self._fall_back("it is an encoder-decoder")
         try:
-            self.model.head  # noqa: B018 - found out on first use
+            self.model.unembedding  # noqa: B018 - found out on first use
         except ValueError as error:
             return self._fall_back(str(error))
         can = self.model.top.capabilities
@@ -124,7 +122,7 @@ class LocalBackend:
                     until = replace(call.decoding, stop=(closing,))
                     thoughts.setdefault((until, row), []).append(place)
                 else:
-                    own = self._rows(call)
+                    own = self.encoder.rows(call)
                     spans[place] = range(len(rows), len(rows) + len(own))
                     rows += own
             except UnreadableError as failure:
@@ -133,11 +131,6 @@ class LocalBackend:
             self._judge(calls, rows, spans, done)
             self._write(calls, questions, done)
             self._write(calls, thoughts, done, are_thoughts=True)
-
-    def _rows(self, call: ChoiceRequest | LoglikelihoodRequest) -> list[Row]:
-        if isinstance(call, ChoiceRequest):
-            return self.encoder.choose(call)
-        return self.encoder.score(call)
 
     def _judge(
         self, calls: Sequence[Call], rows: Sequence[Row], spans: dict[int, range], done: Done
@@ -174,20 +167,10 @@ class LocalBackend:
             seeds = [seed_of(calls[place]) for place in places]
             tasks.setdefault(decoding, []).append(Task(row, places, seeds))
         for decoding, group in tasks.items():
-            read = {place: row_size(task.row) for task in group for place in task.places}
             writer = Writer(self.runner, self.model, self.limit, are_thoughts)
             for answers, seconds in timed(writer.write(group, decoding)):
-                for answer in answers:
-                    is_cut = are_thoughts and not answer.stopped
-                    reply = Response(
-                        text=answer.text,
-                        finished=answer.finished and not is_cut,
-                        read=read[answer.place],
-                        written=len(answer.tokens),
-                        seconds=seconds / len(answers),
-                        failure="nonfinite" if answer.failed else UNCLOSED if is_cut else None,
-                    )
-                    done(answer.place, reply)
+                for place, reply in answers:
+                    done(place, replace(reply, seconds=seconds / len(answers)))
 
     def _fall_back(self, why: str) -> PlainRunner:
         warnings.warn(
@@ -204,15 +187,10 @@ def judged(
     if isinstance(call, ChoiceRequest):
         values, read = option_logprobs(rows, logprobs), rows[0].first + len(rows[0].source)
     else:
-        values, read = list(logprobs[0]), row_size(rows[0])
+        values, read = list(logprobs[0]), rows[0].size
     if not all(-float("inf") < value <= 1e-3 for value in values):
         return Response(read=read, seconds=seconds, failure="nonfinite")
     return Response(logprobs=tuple(min(value, 0.0) for value in values), read=read, seconds=seconds)
-
-
-def row_size(row: Row) -> int:
-    """Tokens of a row."""
-    return len(row.ids) + len(row.source)
 
 
 def seed_of(call: Call) -> int:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from functools import cached_property
+from typing import Any
 
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from rlaif_pl.engine.decoder_layers import decoder_of
 from rlaif_pl.engine.runner import DecoderRunner
-from rlaif_pl.engine.score import CappedHead, head_logits
-from rlaif_pl.models.backbone import EMBEDDED, Backbone, Precision, fingerprint_of, load_backbone
+from rlaif_pl.engine.score import CappedHead, head_logits, mask_unused
+from rlaif_pl.models.backbone import EMBEDDED, Backbone, fingerprint_of, load_backbone
 from rlaif_pl.models.device import resolve_device
 from rlaif_pl.models.model_info import ModelInfo
 from rlaif_pl.models.output_head import output_head
@@ -20,58 +21,26 @@ class LocalModel:
     """A frozen causal language model, loaded on first use.
 
     Args:
-        name: See ``rlaif_pl.models.backbone.load_backbone``.
-        num_layers: Keep only the first layers; None keeps them all.
-        dtype: Type of the weights.
-        device: Where to run: ``cpu``, ``cuda``, ``cuda:N`` or ``mps``; ``auto`` is the command's
-            device, a GPU where there is one.
-        revision: Branch, tag or commit of a hub model.
-        trust_remote_code: Run Python code that comes with the model.
+        name: See ``rlaif_pl.models.backbone.load_backbone``, as for ``options``.
+        device: See ``LocalBackend``.
+        options: Layers, type, revision and the like.
     """
 
-    def __init__(
-        self,
-        name: str = EMBEDDED,
-        *,
-        num_layers: int | None = None,
-        dtype: Precision = "float32",
-        device: str = "auto",
-        revision: str | None = None,
-        trust_remote_code: bool = False,
-    ) -> None:
-        self.name = name
-        self.num_layers = num_layers
-        self.dtype: Precision = dtype
-        self.revision = revision
-        self.trust_remote_code = trust_remote_code
+    def __init__(self, name: str = EMBEDDED, device: str = "auto", **options: Any) -> None:
+        self.name, self.options = name, options
         self.device = resolve_device(device)
 
     @cached_property
     def backbone(self) -> Backbone:
         """Model and tokenizer."""
-        return load_backbone(
-            self.name,
-            num_layers=self.num_layers,
-            dtype=self.dtype,
-            revision=self.revision,
-            trust_remote_code=self.trust_remote_code,
-            device=self.device,
-        )
+        return load_backbone(self.name, device=self.device, **self.options)
 
     @cached_property
     def fingerprint(self) -> str:
         """Identity of weights, layers and precision; known without loading the model."""
-        return fingerprint_of(
-            self.name,
-            num_layers=self.num_layers,
-            dtype=self.dtype,
-            revision=self.revision,
-            trust_remote_code=self.trust_remote_code,
-            device=self.device,
-        )
+        return fingerprint_of(self.name, device=self.device, **self.options)
 
     trunk: DecoderRunner | None = None
-    share_prefix = True
 
     @cached_property
     def top(self) -> DecoderRunner:
@@ -79,13 +48,13 @@ class LocalModel:
         return DecoderRunner(decoder_of(self.backbone.model))
 
     @cached_property
-    def head(self) -> nn.Linear | CappedHead:
+    def unembedding(self) -> nn.Linear | CappedHead:
         """What turns hidden states into logits."""
         return output_head(self.backbone.model)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Vocabulary logits of final hidden states, float32. ``(..., D)`` to ``(..., V)``."""
-        return head_logits(self.head, hidden)
+        """Logits of the tokenizer's tokens, float32. ``(..., D)`` to ``(..., V)``."""
+        return mask_unused(head_logits(self.unembedding, hidden), self.info)
 
     @property
     def info(self) -> ModelInfo:

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlaif_pl.engine.response_batch import HiddenStates, pad_right
+from rlaif_pl.engine.response_batch import TrunkStates, pad_right
+from rlaif_pl.engine.score import mask_unused
 from rlaif_pl.engine.tree_runner import Scores, buckets
 from rlaif_pl.labeling.backends.local_model import LocalModel
 from rlaif_pl.labeling.backends.local_rows import Row
@@ -38,7 +39,7 @@ class PlainRunner:
     @torch.no_grad()
     def score(self, rows: Sequence[Row]) -> Iterator[Scores]:
         """Yield places of rows with the log-probabilities of their scored tokens, batch by batch."""
-        sizes = [len(row.ids) + len(row.source) for row in rows]
+        sizes = [row.size for row in rows]
         for group in buckets(sizes, self.batch_tokens, padded=True):
             chosen = [rows[n] for n in group]
             logits = self.logits([row.ids for row in chosen], [row.source for row in chosen])
@@ -57,8 +58,7 @@ class PlainRunner:
     ) -> Iterator[tuple[PlainState, list[int]]]:
         """Yield batches of texts to be continued; see ``PrefixTreeRunner.states``."""
         sizes = [
-            (len(row.ids) + len(row.source) + max_new_tokens) * count
-            for row, count in zip(rows, copies, strict=True)
+            (row.size + max_new_tokens) * count for row, count in zip(rows, copies, strict=True)
         ]
         for group in buckets(sizes, self.batch_tokens, padded=True):
             yield PlainState(self, [rows[n] for n in group for _ in range(copies[n])]), group
@@ -107,7 +107,8 @@ class PlainState:
             text.append(token)
         logits = self.runner.logits(self.texts, self.sources)
         ends = torch.tensor([len(text) - 1 for text in self.texts], device=logits.device)
-        return logits[torch.arange(len(ends), device=logits.device), ends].float()
+        last = logits[torch.arange(len(ends), device=logits.device), ends].float()
+        return mask_unused(last, self.runner.model.info)
 
     def next_logits(self, below: Tensor) -> Tensor:
         """Return the logits that ``forward_trunk`` found."""
@@ -118,5 +119,5 @@ class PlainState:
         self.texts = [self.texts[row] for row in rows]
         self.sources = [self.sources[row] for row in rows]
 
-    def trunk_states(self) -> HiddenStates | None:
+    def trunk_states(self) -> TrunkStates | None:
         """Return None: there is no trunk."""

@@ -30,6 +30,11 @@ class Row(NamedTuple):
     first: int
     source: tuple[int, ...] = ()
 
+    @property
+    def size(self) -> int:
+        """Tokens that are read."""
+        return len(self.ids) + len(self.source)
+
 
 class UnreadableError(Exception):
     """A call that this model cannot answer; the message is the reply's ``failure``."""
@@ -57,6 +62,10 @@ class Encoder:
         self.decoder_start = decoder_start
         template = str(tokenizer.chat_template or "")
         self.control = ControlTokens(tokenizer, template, stop_token_ids)
+
+    def rows(self, call: ChoiceRequest | LoglikelihoodRequest) -> list[Row]:
+        """Return the rows whose log-probabilities answer a call; see ``choose`` and ``score``."""
+        return self.choose(call) if isinstance(call, ChoiceRequest) else self.score(call)
 
     def choose(self, call: ChoiceRequest) -> list[Row]:
         """Return a row an option.

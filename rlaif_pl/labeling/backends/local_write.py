@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 
-from rlaif_pl.engine.generate import Generated, StopStrings, generate_tokens
+from rlaif_pl.engine.generate import Generated, generate_tokens
 from rlaif_pl.engine.generation_state import GenerationState
-from rlaif_pl.engine.sampling import SamplingParams
+from rlaif_pl.engine.sampling import SamplingParams, StopStrings
 from rlaif_pl.engine.tree_runner import PrefixTreeRunner
 from rlaif_pl.labeling.backends.local_model import LocalModel
 from rlaif_pl.labeling.backends.local_plain import PlainRunner
 from rlaif_pl.labeling.backends.local_rows import Row
-from rlaif_pl.labeling.calls import Decoding
+from rlaif_pl.labeling.calls import Decoding, Response
+from rlaif_pl.labeling.prompting.thoughts import UNCLOSED
 
 Runner = PrefixTreeRunner | PlainRunner
+Written = tuple[int, Response]
 
 
 class Task(NamedTuple):
@@ -28,27 +29,6 @@ class Task(NamedTuple):
     seeds: list[int]  # of the noise, one a sample
 
 
-@dataclass(frozen=True)
-class Answer:
-    """One answer.
-
-    Attributes:
-        place: Place of its call.
-        tokens: As they were drawn.
-        text: Without what ended it.
-        finished: Whether it ended by itself.
-        failed: Whether a logit was NaN.
-        stopped: Whether a stop string ended it.
-    """
-
-    place: int
-    tokens: list[int]
-    text: str
-    finished: bool
-    failed: bool
-    stopped: bool = False
-
-
 class Writer:
     """Writes answers batch by batch.
 
@@ -56,39 +36,30 @@ class Writer:
         runner: Runs the questions.
         model: Model that writes.
         limit: Longest text in tokens, the answer included.
-        keeps_marks: Whether control tokens stay in texts, as marks of thoughts may be such.
+        are_thoughts: Texts that a stop string must end; control tokens stay in them, as their marks may
+            be such.
     """
 
     def __init__(
-        self, runner: Runner, model: LocalModel, limit: int, keeps_marks: bool = False
+        self, runner: Runner, model: LocalModel, limit: int, are_thoughts: bool = False
     ) -> None:
-        self.keeps_marks = keeps_marks
+        self.are_thoughts = are_thoughts
         self.runner = runner
         self.model = model
         self.limit = limit
 
-    def write(self, tasks: Sequence[Task], decoding: Decoding) -> Iterator[list[Answer]]:
-        """Yield finished answers, a batch of questions at a time."""
+    def write(self, tasks: Sequence[Task], decoding: Decoding) -> Iterator[list[Written]]:
+        """Yield places of calls with their responses, a batch of questions at a time."""
         params = SamplingParams(
             max_new_tokens=decoding.max_tokens,
             temperature=decoding.temperature,
             top_k=decoding.top_k,
             stop=decoding.stop,
         )
-        for state, order in self._states(tasks, params):
+        rows, copies = [task.row for task in tasks], [len(task.places) for task in tasks]
+        for state, order in self.runner.states(rows, copies, params.max_new_tokens):
             group = [tasks[n] for n in order]
             yield self._answers(self._generate(state, group, params), group, params)
-
-    def _states(
-        self, tasks: Sequence[Task], params: SamplingParams
-    ) -> Iterator[tuple[GenerationState, list[int]]]:
-        copies = [len(task.places) for task in tasks]
-        if isinstance(self.runner, PlainRunner):
-            rows = [task.row for task in tasks]
-            yield from self.runner.states(rows, copies, params.max_new_tokens)
-            return
-        prompts = [task.row.ids for task in tasks]
-        yield from self.runner.states(prompts, copies, params.max_new_tokens)
 
     def _generate(
         self, state: GenerationState, tasks: Sequence[Task], params: SamplingParams
@@ -102,17 +73,24 @@ class Writer:
             self.model.info.stop_token_ids,
             limits=[min(params.max_new_tokens, self.limit - len(t.row.ids)) for t in owners],
             stop=StopStrings(params.stop, self._decode) if params.stop else None,
-            vocabulary=self.model.info,
         )
 
     def _answers(
         self, found: Generated, tasks: Sequence[Task], params: SamplingParams
-    ) -> list[Answer]:
-        owners = [(task.row.ids[-1], place) for task in tasks for place in task.places]
+    ) -> list[Written]:
+        owners = [(task.row, place) for task in tasks for place in task.places]
         answers = []
-        for (last, place), tokens, finished, failed in zip(owners, *found[:3], strict=True):
-            text, stopped = ("", False) if failed else self._text(last, tokens, params.stop)
-            answers.append(Answer(place, tokens, text, finished, failed, stopped))
+        for (row, place), tokens, finished, failed in zip(owners, *found[:3], strict=True):
+            text, stopped = ("", False) if failed else self._text(row.ids[-1], tokens, params.stop)
+            is_cut = self.are_thoughts and not stopped
+            reply = Response(
+                text=text,
+                finished=finished and not is_cut,
+                read=row.size,
+                written=len(tokens),
+                failure="nonfinite" if failed else UNCLOSED if is_cut else None,
+            )
+            answers.append((place, reply))
         return answers
 
     def _text(self, last: int, tokens: Sequence[int], stop: Sequence[str]) -> tuple[str, bool]:
@@ -128,7 +106,7 @@ class Writer:
         return str(
             self.model.tokenizer.decode(
                 list(tokens),
-                skip_special_tokens=not self.keeps_marks,
+                skip_special_tokens=not self.are_thoughts,
                 clean_up_tokenization_spaces=False,
             )
         )

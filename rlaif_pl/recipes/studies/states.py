@@ -17,9 +17,8 @@ from rich.progress import track
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
-from rlaif_pl.engine.response_batch import HiddenStates, ResponseBatch
+from rlaif_pl.engine.response_batch import ResponseBatch
 from rlaif_pl.models.reward import RewardModel
 from rlaif_pl.types import Preference
 
@@ -83,20 +82,18 @@ class StateCache:
             self.made += len(rows)
         return self.made
 
-    def batch(self, rows: Sequence[int]) -> tuple[ResponseBatch, HiddenStates]:
-        """Encode pairs and read their states, padded as the batch is.
+    def batch(self, rows: Sequence[int]) -> tuple[ResponseBatch, Tensor]:
+        """Encode pairs and read their states.
 
         Returns:
-            The batch of ``G`` prompts with two responses each, and its trunk states
-            (``(G, P, D)`` and ``(2 G, 1 + R, D)``), zeros at padding.
+            The batch of ``G`` prompts with two responses each, and its trunk states ``(T, D)``.
         """
         pairs = [self.pairs[row] for row in rows]
         batch = self.reward.encode([p.prompt for p in pairs], [[p.first, p.second] for p in pairs])
         read = [self._read(row) for row in rows]
-        prefix = pad_sequence([states[0] for states in read], batch_first=True)
-        continuation = pad_sequence([s for states in read for s in states[1:]], batch_first=True)
-        device = batch.ids.device
-        return batch, HiddenStates(prefix.to(device), continuation.to(device))
+        prefixes = [states[0] for states in read]
+        states = torch.cat([*prefixes, *(part for parts in read for part in parts[1:])])
+        return batch, states.to(batch.device)
 
     def _read(self, row: int) -> list[Tensor]:
         with safe_open(self.shards[row // SHARD], framework="pt") as file:
@@ -117,10 +114,11 @@ class StateCache:
             batch = self.reward.encode([pair.prompt for pair in pairs], texts)
             states = self.reward.model.trunk_states(batch)
             assert states is not None  # the constructor saw a trunk
+            pieces = states.split([*batch.prefix_lengths, *batch.continuation_lengths])
+            prefixes, own = pieces[: len(chosen)], pieces[len(chosen) :]
             for n, row in enumerate(chosen):
-                prefix = states.prefix[n, batch.prefix_is_real[n]]
-                both = [states.continuation[k, batch.is_real[k]] for k in (2 * n, 2 * n + 1)]
-                yield row, [part.cpu().contiguous() for part in (prefix, *both)]
+                parts = (prefixes[n], *own[2 * n : 2 * n + 2])
+                yield row, [part.cpu().clone() for part in parts]
 
     def _key(self) -> str:
         """Digest of trunk, texts, template and length limit."""

@@ -3,12 +3,14 @@
 import math
 
 import pytest
+import torch
 
 from rlaif_pl.labeling.backends.endpoint_body import Completion
 from rlaif_pl.labeling.backends.endpoint_echo import (
     KNOWN_TEXT,
     EchoError,
     find_shift,
+    own_noise,
     starts_of,
     target_logprobs,
 )
@@ -69,25 +71,96 @@ def tables(tokens, values):
 
 def test_the_shift_of_the_list_is_found():
     plain = tables(TOKENS, VALUES)
-    assert find_shift(TOKENS, VALUES, plain) == 0
-    assert find_shift(TOKENS, [None, *VALUES], plain) == 1
-    assert find_shift(TOKENS, VALUES[1:], plain) == -1
+    assert find_shift(echo(TOKENS, VALUES), plain) == 0
+    assert find_shift(echo(TOKENS, [None, *VALUES]), plain) == 1
+    assert find_shift(echo(TOKENS, VALUES[1:]), plain) == -1
 
 
-def test_small_differences_of_the_servers_arithmetic_are_allowed():
-    near = [v if v is None else v - 0.05 for v in VALUES]
-    assert find_shift(TOKENS, near, tables(TOKENS, VALUES)) == 0
+PLACES, WORDS = 24, 400
+NAMES = [f"w{n}" for n in range(WORDS)]
+
+
+def logits_of(seed, scale=6.0):
+    """Logits after each place of a text, as large as those of language models."""
+    generator = torch.Generator().manual_seed(seed)
+    return 8.0 + scale * torch.randn(PLACES, WORDS, generator=generator)
+
+
+def served(logits, seed, dtype=torch.bfloat16):
+    """Log-probabilities of a server whose states, and so logits, are rounded in its type."""
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.finfo(dtype).eps / 4 * torch.randn(PLACES, WORDS, generator=generator)
+    return (logits * (1 + noise)).to(dtype).float().log_softmax(-1)
+
+
+def compared(exact, echoed, again, dtype=torch.bfloat16):
+    """Take the known text for the likeliest tokens, and let echo, repeat and plain calls round anew."""
+    chosen = exact.argmax(-1)
+    plain = served(exact, 1, dtype)
+    names = [NAMES[n] for n in chosen]
+    listed = [
+        tuple((NAMES[w], float(row[w])) for w in row.topk(20).indices.tolist()) for row in plain
+    ]
+    values, repeat = (
+        [None, *(table[n, chosen[n]].item() for n in range(1, PLACES))] for table in (echoed, again)
+    )
+    return find_shift(echo(names, values), listed, echo([*names, "more"], [*repeat, -1.0]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("seed", range(8))
+def test_a_right_server_passes_whatever_its_rounding(seed, dtype):
+    exact = logits_of(seed)
+    repeat = served(exact, 3, dtype)
+    assert compared(exact, served(exact, 2, dtype), repeat, dtype) == 0
+    assert compared(exact, repeat, repeat, dtype) == 0  # one that repeats itself exactly
+
+
+def test_a_quantized_server_is_held_to_its_own_noise():
+    exact = logits_of(0)
+
+    def quantized(seed):
+        noise = torch.randn(exact.shape, generator=torch.Generator().manual_seed(seed))
+        return (exact + 0.12 * noise).log_softmax(-1)
+
+    assert compared(exact, quantized(2), quantized(3)) == 0
+    with pytest.raises(EchoError, match="echo cannot be used"):
+        compared(exact, quantized(2) + 1.0, quantized(3) + 1.0)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_another_model_or_template_is_refused(seed):
+    exact = logits_of(seed)
+    other = exact + 0.15 * (logits_of(seed + 100) - 8.0)  # its logits correlate by 0.99
+    for wrong in (served(other, 2), served(exact.roll(1, 0), 2), served(exact / 1.2, 2)):
+        with pytest.raises(EchoError, match="echo cannot be used"):
+            compared(exact, wrong, wrong)
+
+
+def test_one_wrong_place_of_many_is_seen():
+    exact = logits_of(0)
+    echoed = served(exact, 2)
+    echoed[5] -= 1.0
+    with pytest.raises(EchoError, match="echo cannot be used"):
+        compared(exact, echoed, echoed)
+
+
+def test_the_noise_is_that_of_common_tokens():
+    one = echo(["a", "b", "c", "d"], [None, -1.0, -2.0, -9.0])
+    other = echo(["a", "b", "c", "x", "y"], [None, -1.3, -7.0, -3.0, -4.0])
+    assert own_noise(one, other) == pytest.approx(0.3)  # of "b": that of "c" may be the next one's
+    assert own_noise(one, None) == 0
 
 
 def test_values_that_fit_nowhere_are_refused():
     wrong = [None, -7.0, -7.5, -8.0, -7.0, -9.0]
     with pytest.raises(EchoError, match="echo cannot be used"):
-        find_shift(TOKENS, wrong, tables(TOKENS, VALUES))
+        find_shift(echo(TOKENS, wrong), tables(TOKENS, VALUES))
 
 
 def test_too_few_places_to_compare_are_refused():
     with pytest.raises(EchoError, match="raise top_logprobs"):
-        find_shift(TOKENS, VALUES, tables(TOKENS, VALUES)[:3])
+        find_shift(echo(TOKENS, VALUES), tables(TOKENS, VALUES)[:3])
 
 
 def words_of(text):
@@ -146,7 +219,9 @@ def test_a_target_is_scored_whatever_the_shift(serve, endpoint, shift):
             context += word
         assert heard[n].logprobs == pytest.approx(expected)
         assert heard[n].failure is None
-    tests = len(words_of(KNOWN_TEXT))  # one echo and a plain call for each place but the first
+    tests = (
+        len(words_of(KNOWN_TEXT)) + 1
+    )  # two echoes and a plain call for each place but the first
     assert len(server.record.requests) == tests + 2
     again = {}
     backend.answer([LoglikelihoodRequest("x", " y")], lambda n, reply: again.update({n: reply}))
