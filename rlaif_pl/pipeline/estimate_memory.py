@@ -46,7 +46,8 @@ class Memory:
         gradients: Float32, of trained weights.
         buckets: DDP's flat copies of the gradients.
         optimizer: State of the optimizer.
-        casts: 16-bit copies of trained weights that autocast keeps during a pass.
+        casts: 16-bit copies of trained weights that autocast keeps during a pass; with FSDP2 what is
+            gathered of the others' weights at a time.
         activations: Kept for the backward pass of one batch.
         logits: Rows of vocabulary logits alive at once.
         logits_avoided: What all scored tokens' float32 logits at once would take.
@@ -142,6 +143,7 @@ def memory(
     half: bool = True,
     ranks: int = 1,
     sharded: bool = False,
+    gathered: int = 0,
     bucket_views: bool = False,
 ) -> Memory:
     """Add up what one GPU holds.
@@ -155,7 +157,8 @@ def memory(
         cache: Bytes of keys and values while sampling.
         half: Whether matrices are multiplied in 16 bits by autocast.
         ranks: GPUs that train together.
-        sharded: FSDP: weights, gradients and optimizer state are divided among the ranks.
+        sharded: FSDP2: weights, gradients and optimizer state are divided among the ranks.
+        gathered: Bytes that FSDP2 holds whole at a time.
         bucket_views: DDP's ``gradient_as_bucket_view``: gradients lie in the buckets themselves.
     """
     share = ranks if sharded else 1
@@ -167,7 +170,7 @@ def memory(
         gradients=4 * trained // share,
         buckets=4 * trained if ranks > 1 and not (sharded or bucket_views) else 0,
         optimizer=sum(optimizer_bytes(role, optimizer) for role in roles) // share,
-        casts=2 * trained // share if half else 0,
+        casts=gathered if sharded else 2 * trained if half else 0,
         activations=activations,
         logits=4 * LOGIT_COPIES * rows * vocab,
         logits_avoided=4 * scored_tokens * vocab,

@@ -90,6 +90,12 @@ class Network:
         recompute = self.checkpointing if checkpointing is None else checkpointing
         return round(tokens * self.shape.activation_bytes(self.top, recompute, half))
 
+    def gathered(self, half: bool) -> int:
+        """Bytes that FSDP2 holds whole at a time: embeddings, two layers, gradients of one."""
+        layer = self.shape.layer_parameters
+        outer = self.shape.parameters - self.shape.layers * layer
+        return (8 if self.is_whole else self.width) * outer + 3 * (2 if half else 4) * layer
+
     def training_flops(self, tokens: float, length: float, scored: float) -> float:
         """Forward and backward; adapters need no gradients of the weights below them."""
         forward = self.shape.forward_flops(tokens, length, scored)
@@ -149,7 +155,7 @@ class _Run:
         nodes = self.number("trainer.num_nodes", 1)
         self.ranks = int(devices * nodes) if isinstance(devices, int) else expect.gpus
         self.half = "16" in str(at(content, "trainer.precision"))
-        self.sharded = "fsdp" in str(at(content, "trainer.strategy")).lower()
+        self.sharded = "ModelParallelStrategy" in str(at(content, "trainer.strategy"))
         self.batch = int(self.number("data.batch_size", 8))
         accumulated = int(self.number("trainer.accumulate_grad_batches", 1))
         self.effective = self.batch * accumulated * self.ranks
@@ -217,6 +223,7 @@ class _Run:
                 half=self.half,
                 ranks=self.ranks,
                 sharded=self.sharded,
+                gathered=network.gathered(self.half) if self.sharded else 0,
                 bucket_views=self.bucket_views,
             ),
             kept,

@@ -17,6 +17,7 @@ from rlaif_pl.pipeline.estimate_memory import (
     whole_model,
 )
 from rlaif_pl.pipeline.estimate_models import KNOWN, ModelShape
+from rlaif_pl.pipeline.estimate_training import Network
 
 QWEN = KNOWN["Qwen/Qwen2.5-1.5B"]
 P = 1_543_714_304
@@ -44,9 +45,17 @@ def test_ddp_adds_its_buckets_fsdp_divides_and_autocast_keeps_casts():
     ddp = memory(roles, "adamw", **sizes)
     assert (ddp.buckets, ddp.casts) == (4 * P, 2 * P)
     assert memory(roles, "adamw", **sizes, bucket_views=True).buckets == 0
-    fsdp = memory(roles, "adamw", **sizes, sharded=True)
-    assert fsdp.buckets == 0
+    fsdp = memory(roles, "adamw", **sizes, sharded=True, gathered=9)
+    assert (fsdp.buckets, fsdp.casts) == (0, 9)
     assert fsdp.weights + fsdp.gradients + fsdp.optimizer == 16 * P // 8
+
+
+def test_fsdp2_holds_embeddings_and_two_layers_whole():
+    # embedding 7 x 4, last norm 4; a layer 144 - 4 = 140: twice in 16 bits, and its gradient
+    whole = Network(SMALL, 2, None, False, True, 4)
+    assert whole.gathered(half=True) == 8 * 32 + 3 * 2 * 140
+    adapters = Network(SMALL, 2, 2, False, True, 2)
+    assert adapters.gathered(half=False) == 2 * 32 + 3 * 4 * 140
 
 
 def test_adafactor_keeps_a_row_and_a_column_a_matrix():
