@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import distributed as dist
@@ -25,6 +25,7 @@ from torch.distributed.fsdp import (
 )
 
 from rlaif_pl.engine.decoder_layers import layers_of, text_part
+from rlaif_pl.engine.runner import DecoderRunner
 from rlaif_pl.models.causal import CausalModel
 from rlaif_pl.models.scalar_head import ScalarHead
 from rlaif_pl.training.shards import gathered
@@ -63,6 +64,14 @@ class Sharded:
                     f"expected a decoder that runs texts of unlike lengths at once to divide its "
                     f"weights, got {type(runner.decoder).__name__} ({found.reason}); {INSTEAD}"
                 )
+        self._divide(mesh, dtype)
+        register_fsdp_forward_method(root, method)
+        # What the method returns may be a view; nothing here changes it in place.
+        warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* returned a view tensor")
+
+    def _divide(self, mesh: DeviceMesh, dtype: torch.dtype | None) -> None:
+        """Divide layers, heads and what is left, each a unit."""
+        root = self.root
         policy = MixedPrecisionPolicy(dtype, torch.float32, cast_forward_inputs=False)
         exact = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
         for layer in _layers(root):
@@ -73,9 +82,11 @@ class Sharded:
             fully_shard(unit, mesh=mesh, mp_policy=exact)
         # Divided again after each pass, so that whoever lists parameters finds what is trained.
         fully_shard(root, mesh=mesh, mp_policy=exact, reshard_after_forward=True)
-        register_fsdp_forward_method(root, method)
-        # What the method returns may be a view; nothing here changes it in place.
-        warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* returned a view tensor")
+        for model in _models(
+            root
+        ):  # FSDP2 would gather what ran before, which has no backward pass
+            first = cast(FSDPModule, layers_of(text_part(model.top.decoder))[0])
+            first.set_modules_to_backward_prefetch([first])
         if dist.get_backend() == "gloo":  # which adds up, and takes no means
             for unit in root.modules():
                 if isinstance(unit, FSDPModule):
@@ -134,7 +145,7 @@ def _models(root: nn.Module) -> Iterator[CausalModel]:
     return (each for each in root.modules() if isinstance(each, CausalModel))
 
 
-def _runners(root: nn.Module) -> Iterator[Any]:
+def _runners(root: nn.Module) -> Iterator[DecoderRunner]:
     return (runner for model in _models(root) for runner in model.stacks)
 
 

@@ -1,4 +1,4 @@
-"""What modules ask of their trainer: batches of their kind, and a strategy that was tested with them."""
+"""What modules ask of their trainer: batches of their kind, and a strategy tested with them."""
 
 from __future__ import annotations
 
