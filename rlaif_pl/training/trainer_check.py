@@ -7,9 +7,11 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 
-PRECISIONS = {
-    **dict.fromkeys((None, 32, "32", "32-true")),
-    **dict.fromkeys(("bf16", "bf16-mixed"), torch.bfloat16),
+FLOAT32: tuple[object, ...] = (None, 32, "32", "32-true")
+PRECISIONS: dict[object, torch.dtype | None] = {
+    **dict.fromkeys(FLOAT32, None),
+    "bf16": torch.bfloat16,
+    "bf16-mixed": torch.bfloat16,
 }  # of a trainer, and what layers compute in; None: in the type of their weights
 INSTEAD = (
     "take the strategy ddp; for less memory a GPU, train adapters (lora) on a bfloat16 backbone with "

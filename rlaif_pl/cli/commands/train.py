@@ -153,25 +153,25 @@ def refuse_sharding(config: Mapping[str, Any]) -> None:
         ValueError: The strategy is FSDP1 or DeepSpeed, or FSDP2 does not go with the rest.
     """
     trainer, model = config.get("trainer") or {}, config.get("model") or {}
-    strategy = trainer.get("strategy")
-    is_class = isinstance(strategy, dict | Namespace)
-    name = str(strategy.get("class_path") if is_class else strategy)
+    strategy: Any = trainer.get("strategy")
+    options: Any = {}
+    if isinstance(strategy, dict | Namespace):
+        strategy, options = strategy.get("class_path"), strategy.get("init_args") or {}
+    name = str(strategy)
     if any(word in name.lower() for word in ("fsdp", "deepspeed")):
         raise ValueError(
             f"expected a trainer.strategy of auto, ddp or {FSDP2}, got {name}; {INSTEAD}"
         )
     if name.rpartition(".")[2] != FSDP2.rpartition(".")[2]:
         return
-    sizes = (strategy.get("init_args") if is_class else None) or {}
     devices, nodes = trainer.get("devices"), trainer.get("num_nodes") or 1
-    options = model.get("init_args") or {}
     check_sharding(
         import_class(model["class_path"]),
-        sizes.get("data_parallel_size", "auto"),
-        sizes.get("tensor_parallel_size", "auto"),
+        options.get("data_parallel_size", "auto"),
+        options.get("tensor_parallel_size", "auto"),
         devices * nodes if isinstance(devices, int) and devices > 0 else None,
         trainer.get("precision"),
-        options.get("micro_batch_tokens"),
+        (model.get("init_args") or {}).get("micro_batch_tokens"),
     )
 
 
