@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from rlaif_pl.pipeline.estimate_models import ModelShape
@@ -51,7 +51,8 @@ class Memory:
         activations: Kept for the backward pass of one batch.
         logits: Rows of vocabulary logits alive at once.
         logits_avoided: What all scored tokens' float32 logits at once would take.
-        cache: Keys and values while sampling.
+        cache: Keys and values while sampling; with FSDP2 by how much the whole weights, which are on
+            each GPU at the start, exceed what is held all the time.
     """
 
     weights: int
@@ -65,10 +66,14 @@ class Memory:
     cache: int
 
     @property
+    def steady(self) -> int:
+        """What is held all the time."""
+        return self.weights + self.gradients + self.buckets + self.optimizer + self.casts
+
+    @property
     def total(self) -> int:
         """Peak: sampling and training follow each other, so the larger of cache and activations."""
-        steady = self.weights + self.gradients + self.buckets + self.optimizer + self.casts
-        return steady + max(self.activations + self.logits, self.cache) + CONTEXT_BYTES
+        return self.steady + max(self.activations + self.logits, self.cache) + CONTEXT_BYTES
 
     def fits(self, card_gib: int) -> bool:
         """Whether it fits a card of so many GiB."""
@@ -165,7 +170,7 @@ def memory(
     trained = sum(role.trained for role in roles)
     weights = sum(4 * role.trained + role.frozen_bytes * role.frozen for role in roles)
     rows = min(LOGIT_ROWS, scored_tokens)
-    return Memory(
+    held = Memory(
         weights=weights // share,
         gradients=4 * trained // share,
         buckets=4 * trained if ranks > 1 and not (sharded or bucket_views) else 0,
@@ -176,3 +181,4 @@ def memory(
         logits_avoided=4 * scored_tokens * vocab,
         cache=cache,
     )
+    return replace(held, cache=max(cache, weights - held.steady)) if sharded else held

@@ -47,6 +47,7 @@ def test_ddp_adds_its_buckets_fsdp_divides_and_autocast_keeps_casts():
     assert memory(roles, "adamw", **sizes, bucket_views=True).buckets == 0
     fsdp = memory(roles, "adamw", **sizes, sharded=True, gathered=9)
     assert (fsdp.buckets, fsdp.casts) == (0, 9)
+    assert fsdp.total == 4 * P + CONTEXT_BYTES  # at the start, when the weights are whole
     assert fsdp.weights + fsdp.gradients + fsdp.optimizer == 16 * P // 8
 
 
