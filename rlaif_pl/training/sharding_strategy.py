@@ -76,6 +76,8 @@ class ShardingStrategy(ModelParallelStrategy):
         except OSError as error:
             failure = error
         if not self.reduce_boolean_decision(failure is None):
+            if self.is_global_zero:
+                shutil.rmtree(work, ignore_errors=True)
             raise failure or OSError(
                 f"expected every process to write its part of {path}, another one could not (its own "
                 "message says why); the checkpoint before it is as it was"
