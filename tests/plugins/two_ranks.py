@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parents[1] / "training"  # where rank_record lies
-PATIENCE = 300  # seconds, for machines that are busy with something else
+PATIENCE = 600  # seconds, for machines that are busy with something else
 FITS = """
 import sys
 from rlaif_pl.cli.main import main
