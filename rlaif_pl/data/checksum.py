@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import struct
 from pathlib import Path
 from typing import BinaryIO
@@ -20,6 +21,7 @@ COMMENT_SIZE = len(MARK) + 64
 SEAL = struct.pack("<H", COMMENT_SIZE) + MARK  # how the last record ends, before the sum
 PREVIOUS = ".previous"  # before the ending: last.previous.ckpt
 CHUNK = 2**20
+PART = re.compile(r"rank(\d+)of(\d+)\.ckpt")  # file of a checkpoint that is a folder
 
 
 class DamagedFileError(ValueError):
@@ -82,10 +84,32 @@ def previous_of(path: Path) -> Path:
     return path.with_name(f"{path.stem}{PREVIOUS}{path.suffix}")
 
 
+def part_name(rank: int, ranks: int) -> str:
+    """Return the name of a process's file in a checkpoint that is a folder."""
+    return f"rank{rank}of{ranks}.ckpt"
+
+
+def parts_of(path: Path) -> list[Path]:
+    """Return the files of a checkpoint that is a folder, in the order of their ranks.
+
+    Raises:
+        DamagedFileError: Not each process's file is there, or files of other checkpoints are.
+    """
+    found = [match for file in path.iterdir() if (match := PART.fullmatch(file.name))]
+    ranks = max((int(match[2]) for match in found), default=0)
+    expected = [part_name(rank, ranks) for rank in range(ranks)]
+    missing = set(expected) ^ {match[0] for match in found}
+    if not ranks or missing:
+        odd = ", ".join(sorted(missing)[:3]) or "rank*of*.ckpt"
+        raise DamagedFileError(f"a folder without the file of each process ({odd})")
+    return [path / name for name in expected]
+
+
 def is_whole(path: Path) -> bool:
     """Tell whether a checkpoint can be read to its end and is as it was written."""
     try:
-        verify(path)
+        for file in parts_of(path) if path.is_dir() else [path]:
+            verify(file)
     except (DamagedFileError, OSError):
         return False
     return True

@@ -37,12 +37,14 @@ class Memory:
     activations: int  # kept for the backward pass of one batch
     logits: int  # rows of vocabulary logits alive at once
     cache: int  # keys and values while sampling
+    whole: int = 0  # weights before FSDP2 divides them: the probes run on each GPU's own
 
     @property
     def total(self) -> int:
-        """Peak: sampling and training follow each other, so the larger of cache and activations."""
-        steady = self.weights + self.gradients + self.optimizer + CONTEXT_BYTES
-        return steady + max(self.activations + self.logits, self.cache)
+        """Peak: start, sampling and training follow each other."""
+        steady = self.weights + self.gradients + self.optimizer
+        working = steady + max(self.activations + self.logits, self.cache)
+        return max(working, self.whole) + CONTEXT_BYTES
 
 
 def memory(
@@ -65,13 +67,15 @@ def memory(
     trained = sum(role.trained for role in roles)
     frozen = sum(role.frozen_bytes * role.frozen for role in roles)
     casts = gathered if sharded else 2 * trained if half else 0
+    whole = 4 * trained + frozen
     return Memory(
-        weights=(4 * trained + frozen) // share + round(casts),
+        weights=whole // share + round(casts),
         gradients=(8 if copies else 4) * trained // share,
         optimizer=4 * moments * trained // share,
         activations=round(activations),
         logits=round(4 * LOGIT_COPIES * min(LOGIT_ROWS, scored_tokens) * vocab),
         cache=round(cache),
+        whole=whole if sharded else 0,
     )
 
 

@@ -24,11 +24,12 @@ from rlaif_pl.rl.objective import Objective
 from rlaif_pl.rl.rollout import Rollout, collect
 from rlaif_pl.rl.shaping import Baseline, RewardShaping, sequence_kl
 from rlaif_pl.rl.update import Update
-from rlaif_pl.training.base import TrainableModule, most_parts
+from rlaif_pl.training.base import TrainableModule
 from rlaif_pl.training.ranks import mean_over_ranks, rank_share
 from rlaif_pl.training.rollout_means import batch_means, sampled_responses
 from rlaif_pl.training.rollouts import Rollouts, next_batch
 from rlaif_pl.training.schedules import LinearDecay
+from rlaif_pl.training.trainer_check import most_parts
 from rlaif_pl.types import Prompt, PromptBatch, SampledResponse
 
 

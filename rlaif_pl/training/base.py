@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar, cast
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.core.optimizer import LightningOptimizer
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.strategies import (
+    DDPStrategy,
+    ModelParallelStrategy,
+    SingleDeviceStrategy,
+)
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
@@ -21,7 +24,11 @@ from rlaif_pl.models.adapter_export import Form
 from rlaif_pl.training.checkpoints import MODELS, ChecksumCheckpointIO, check_fits, models_of
 from rlaif_pl.training.frozen import KEY, check_frozen, frozen_digest
 from rlaif_pl.training.ranks import over_ranks, rank_share
+from rlaif_pl.training.sharding import Sharded
+from rlaif_pl.training.sharding_strategy import ShardingStrategy
+from rlaif_pl.training.trainer_check import PRECISIONS, check_served, check_strategy, most_parts
 
+Model = TypeVar("Model", bound=nn.Module)
 CUTTABLE = (SingleDeviceStrategy, DDPStrategy)  # backward passes before the last stay on the rank
 
 
@@ -48,11 +55,14 @@ class TrainableModule(LightningModule):
             checkpoint, which holds what is trained, records a hash of the frozen weights beside it.
         export_folder: Where the default callbacks export to, below the folder of a fit.
         samples_while_training: Whether a training step leaves ``latest_samples`` to show.
+        sharded: Attribute whose weights FSDP2 may divide, and its method that gathers them; None where
+            weights stay whole.
     """
 
     task: ClassVar[str] = ""
     export_folder: ClassVar[str] = "policy"
     samples_while_training: ClassVar[bool] = False
+    sharded: ClassVar[tuple[str, str] | None] = None
 
     def __init__(
         self,
@@ -72,6 +82,7 @@ class TrainableModule(LightningModule):
         self.strict_loading = False
         self.is_given = False
         self._frozen: str | None = None
+        self._shards: list[Sharded] = []  # one where weights are divided; a list is no part of this
         self._counts: list[Tensor] = []  # of the micro-batches of this step, on this rank
         self._unit = torch.ones(())  # what losses of this step were divided by
 
@@ -91,8 +102,12 @@ class TrainableModule(LightningModule):
                 "nothing; fit trains it and validate measures it"
             )
         check_served(self, self.task)
+        check_strategy(self.trainer, type(self), self.micro_batch_tokens, self.is_given)
         strategy = self.trainer.strategy
-        if isinstance(strategy, CUTTABLE) and type(strategy.checkpoint_io) is TorchCheckpointIO:
+        if type(strategy) is ModelParallelStrategy:
+            strategy.__class__ = ShardingStrategy  # which adds methods only
+        known = (*CUTTABLE, ShardingStrategy)
+        if isinstance(strategy, known) and type(strategy.checkpoint_io) is TorchCheckpointIO:
             strategy.checkpoint_io = ChecksumCheckpointIO()
         if stage != "fit":
             return
@@ -110,6 +125,30 @@ class TrainableModule(LightningModule):
                 f"expected micro_batch_tokens with one device or the strategy ddp, got "
                 f"{type(strategy).__name__}, which moves gradients in every backward pass; leave it out"
             )
+
+    @override
+    def configure_model(self) -> None:
+        strategy = self.trainer.strategy
+        if not isinstance(strategy, ModelParallelStrategy) or self._shards or self.sharded is None:
+            return
+        place, method = self.sharded
+        mesh = strategy.device_mesh["data_parallel"]
+        dtype = PRECISIONS[self.trainer.precision]
+        root = getattr(self, place)
+        self._shards.append(Sharded(root, method, mesh, strategy.root_device, dtype))
+
+    def gather_weights(self) -> None:
+        """Put divided weights together for ``export`` on rank 0; to be called on every rank."""
+        for shards in self._shards:
+            shards.gather(self.trainer.is_global_zero)
+
+    def whole(self, trained: Model) -> Model:
+        """Return a trained model, or, where its weights are divided, the copy with all of them.
+
+        Raises:
+            RuntimeError: They are divided and were not gathered.
+        """
+        return cast(Model, self._shards[0].whole()) if self._shards else trained
 
     def check_inputs(self) -> None:
         """Refuse what the last step would miss, before the first; see ``callbacks.preflight``."""
@@ -294,28 +333,3 @@ class TrainableModule(LightningModule):
             ValueError: There is no class to export to that holds these weights.
         """
         raise TypeError(f"{type(self).__name__} has nothing to export ({form})")
-
-
-def most_parts(trainer: Trainer) -> int:
-    """Return the most micro-batches that an optimizer step of a run accumulates."""
-    callbacks = trainer.callbacks  # type: ignore[attr-defined]
-    plans = [c.scheduling for c in callbacks if isinstance(c, GradientAccumulationScheduler)]
-    return max([trainer.accumulate_grad_batches, *(n for plan in plans for n in plan.values())])
-
-
-def check_served(module: LightningModule, wanted: str) -> None:
-    """Refuse a data module that serves another kind of batch than the module reads.
-
-    Args:
-        module: Module whose trainer has the data.
-        wanted: The kind; empty for any.
-
-    Raises:
-        ValueError: Another kind is served.
-    """
-    served = getattr(getattr(module.trainer, "datamodule", None), "task", wanted)
-    if wanted and served != wanted:
-        raise ValueError(
-            f"expected data.task to be {wanted!r} for {type(module).__name__}, got {served!r}; "
-            f"set data.task and name its data"
-        )

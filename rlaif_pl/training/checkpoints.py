@@ -1,7 +1,8 @@
 """Checkpoints on disk: written aside and renamed, with a checksum, and never unpickled.
 
 A file that is there is whole. The one it replaced stays beside it (``last.previous.ckpt``) until the
-next is to be written, so that a disk that loses bytes costs one interval and not the run.
+next is to be written, so that a disk that loses bytes costs one interval and not the run. A checkpoint
+of divided weights may be a folder with a file a process.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
@@ -22,9 +24,17 @@ from lightning.pytorch import LightningModule
 from transformers import PreTrainedTokenizerBase
 from typing_extensions import override
 
-from rlaif_pl.data.checksum import DamagedFileError, is_whole, previous_of, seal, verify
+from rlaif_pl.data.checksum import (
+    DamagedFileError,
+    is_whole,
+    parts_of,
+    previous_of,
+    seal,
+    verify,
+)
 from rlaif_pl.data.disk import replaced
 from rlaif_pl.models.causal import CausalModel
+from rlaif_pl.training.shards import DIVIDED, joined
 
 MODELS = "rlaif_pl_models"  # key of a checkpoint: what its models were, by their place
 
@@ -53,7 +63,7 @@ class ChecksumCheckpointIO(TorchCheckpointIO):
     def remove_checkpoint(self, path: Any) -> None:
         super().remove_checkpoint(path)
         if not is_remote(path):
-            previous_of(Path(path)).unlink(missing_ok=True)
+            remove(previous_of(Path(path)))
 
 
 def is_remote(path: object) -> bool:
@@ -69,7 +79,9 @@ def write_checkpoint(content: Mapping[str, Any], path: Path) -> None:
     """
     kept = previous_of(path)
     if path.exists():  # first, so that no more than two files are there at any time
-        kept.unlink(missing_ok=True)
+        remove(kept)
+    if path.is_dir():
+        path.rename(kept)
     # one name: what a kill leaves of it is written over
     with replaced(path, path.with_name(f".{path.name}.partial")) as file:
         writer = _Writer(file)
@@ -77,6 +89,22 @@ def write_checkpoint(content: Mapping[str, Any], path: Path) -> None:
         seal(file, writer.digest.hexdigest())
         with suppress(OSError):  # nothing there yet, or a file system without hard links
             os.link(path, kept)
+
+
+def put_in_place(work: Path, path: Path) -> None:
+    """Let a finished folder take a checkpoint's place; for a moment only the one before it is there."""
+    if path.exists():
+        remove(previous_of(path))
+        path.rename(previous_of(path))
+    work.rename(path)
+
+
+def remove(path: Path) -> None:
+    """Remove a checkpoint of either form, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 class _Writer:
@@ -117,7 +145,7 @@ def read_checkpoint(
     """Read a checkpoint of Lightning: tensors and plain values, no code.
 
     Args:
-        path: The file.
+        path: The file, or a folder with the parts of all processes, which are put together.
         map_location: Where its tensors go, as ``torch.load`` takes it.
         sum_up: Compare the file with its checksum; one without (of an earlier version) is warned of.
         mmap: Leave tensors on disk until they are used.
@@ -127,9 +155,13 @@ def read_checkpoint(
         ValueError: It is damaged, cut, pickled, or no checkpoint of Lightning; says which, and which
             checkpoints beside it are whole.
     """
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"expected a checkpoint at {path}, found none; check the name")
     try:
+        if path.is_dir():
+            files = parts_of(path)
+            parts = [read_checkpoint(f, map_location, sum_up=sum_up, mmap=mmap) for f in files]
+            return parts[0] | {k: joined([p[k] for p in parts]) for k in DIVIDED if k in parts[0]}
         if sum_up and not verify(path):
             warnings.warn(
                 f"{path} has no checksum (an earlier version or another program wrote it): read as "

@@ -19,7 +19,7 @@ from rlaif_pl.data.label_store import LabelStore
 from rlaif_pl.data.preferences import write_preferences
 from rlaif_pl.engine.allocator import keep_freed_memory
 from rlaif_pl.labeling.usage.summary import summarize_labels
-from rlaif_pl.training.base import check_served
+from rlaif_pl.training.trainer_check import check_served
 from rlaif_pl.types import ComparisonBatch, Labeler, Preference
 
 

@@ -48,6 +48,7 @@ class RewardModule(TrainableModule):
     """
 
     task = "pairs"
+    sharded = ("reward", "features")
     export_folder = "reward_model"
 
     def __init__(
@@ -147,7 +148,9 @@ class RewardModule(TrainableModule):
     @override
     def export(self, folder: Path, form: Form = "whole") -> Path:
         self.check_export(form)
-        return self.reward.save(folder)
+        whole = self.whole(self.reward)
+        whole.shift = self.reward.shift
+        return whole.save(folder)
 
     @override
     def check_export(self, form: Form = "whole") -> int:

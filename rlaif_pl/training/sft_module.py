@@ -41,6 +41,7 @@ class SFTModule(TrainableModule):
     """
 
     task = "demonstrations"
+    sharded = ("policy", "logprobs")
 
     def __init__(
         self,
@@ -109,7 +110,7 @@ class SFTModule(TrainableModule):
 
     @override
     def export(self, folder: Path, form: Form = "whole") -> Path:
-        return export_policy(folder, self.policy, form)
+        return export_policy(folder, self.whole(self.policy), form)
 
     @override
     def check_export(self, form: Form = "whole") -> int:

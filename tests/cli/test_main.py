@@ -241,14 +241,20 @@ def test_a_row_without_text_names_file_and_line(fit_config, tmp_path, capsys):
         "fsdp",
         "deepspeed_stage_2",
         "lightning.pytorch.strategies.FSDPStrategy",
-        {"class_path": "lightning.pytorch.strategies.ModelParallelStrategy"},
     ],
 )
-def test_a_strategy_that_shards_is_refused_with_the_way_out(strategy, fit_config, capsys):
+def test_fsdp1_and_deepspeed_are_refused_with_the_way_out(strategy, fit_config, capsys):
     assert cli.main(["fit", "--config", fit_config(trainer={"strategy": strategy})]) == 1
     said = capsys.readouterr().err
-    assert "expected a trainer.strategy with whole weights" in said
+    assert "expected a trainer.strategy of auto, ddp or lightning.pytorch.strategies.Model" in said
     assert "train adapters (lora)" in said
+
+
+@pytest.mark.parametrize("more", [[], ["--trainer.strategy.init_args.tensor_parallel_size=1"]])
+def test_fsdp2_is_told_the_sizes_to_give(more, fit_config, capsys):
+    path = "--trainer.strategy=lightning.pytorch.strategies.ModelParallelStrategy"
+    assert cli.main(["fit", "--config", fit_config(), path, *more]) == 1
+    assert "and tensor_parallel_size: 1 in trainer.strategy.init_args" in capsys.readouterr().err
 
 
 def test_a_strategy_may_be_the_path_of_a_class(fit_config, capsys):

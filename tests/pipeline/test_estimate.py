@@ -28,6 +28,7 @@ def test_ddp_adds_its_buckets_fsdp_divides_and_autocast_keeps_casts():
     assert memory(roles, ranks=8, bucket_views=True).gradients == 4 * P
     fsdp = memory(roles, ranks=8, sharded=True, gathered=9)
     assert fsdp.weights + fsdp.gradients + fsdp.optimizer == 16 * P // 8 + 9
+    assert fsdp.total == 4 * P + CONTEXT_BYTES  # at the start, when the weights are whole
 
 
 def test_fsdp2_holds_embeddings_and_two_layers_whole():

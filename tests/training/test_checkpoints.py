@@ -11,15 +11,17 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from rlaif_pl.data.checksum import DamagedFileError, is_whole, previous_of, verify
+from rlaif_pl.data.checksum import DamagedFileError, is_whole, part_name, previous_of, verify
 from rlaif_pl.models import BackboneOptions
 from rlaif_pl.training import checkpoints
 from rlaif_pl.training.checkpoints import (
     ChecksumCheckpointIO,
+    put_in_place,
     read_checkpoint,
     tokenizer_digest,
     write_checkpoint,
 )
+from rlaif_pl.training.shards import LOCAL, SHAPE
 
 CONTENT = {"state_dict": {"w": torch.arange(5000.0)}, "pytorch-lightning_version": "2.6.6"}
 
@@ -73,6 +75,26 @@ def test_the_one_before_is_kept_and_removed_with_it(saved):
     saved.write_bytes(saved.read_bytes()[:-500])
     with pytest.raises(ValueError, match=r"cut, or not written.*whole: .*last\.previous\.ckpt"):
         read_checkpoint(saved)
+    ChecksumCheckpointIO().remove_checkpoint(saved)
+    assert not list(saved.parent.iterdir())
+
+
+def test_a_folder_with_a_file_a_rank_is_one_checkpoint(saved):
+    for number in (1, 2):
+        for rank, rows in enumerate([torch.arange(4.0), torch.arange(4.0, 7.0)]):
+            state = {"w": {LOCAL: rows, SHAPE: [7]}}
+            part = saved.with_name("work") / part_name(rank, 2)
+            write_checkpoint({**CONTENT, "n": number, "state_dict": state}, part)
+        put_in_place(saved.with_name("work"), saved)
+        assert read_checkpoint(saved)["n"] == number
+    torch.testing.assert_close(read_checkpoint(saved)["state_dict"]["w"], torch.arange(7.0))
+    assert read_checkpoint(previous_of(saved))["n"] == 1
+    write_checkpoint(CONTENT, saved)  # a file takes the folder's place
+    assert saved.is_file()
+    assert read_checkpoint(previous_of(saved))["n"] == 2
+    (previous_of(saved) / part_name(0, 2)).unlink()
+    assert is_whole(saved)
+    assert not is_whole(previous_of(saved))
     ChecksumCheckpointIO().remove_checkpoint(saved)
     assert not list(saved.parent.iterdir())
 

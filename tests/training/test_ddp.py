@@ -5,31 +5,17 @@ validation batch. Both ranks must end with the same weights, equal to those of o
 batches twice as large, and nobody may wait for ever.
 """
 
-import os
-import signal
-import socket
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from two_ranks import HERE, component, environment, finish, fit_in_two_processes, start
 
 from rlaif_pl.cli import main as cli
 from rlaif_pl.data.preferences import write_preferences, write_prompts
 
-HERE = Path(__file__).parent
 STAGES = ("sft", "reward", "a2c")
-PATIENCE = 300  # seconds, for machines that are busy with something else
-FITS = """
-import sys
-from rlaif_pl.cli.main import main
-for file in sys.argv[1:]:
-    code = main(["fit", "--config", file])
-    if code:
-        sys.exit(code)
-"""
 
 
 @pytest.fixture(scope="module")
@@ -86,10 +72,6 @@ def configs(tmp_path_factory, tiny_model_folder, tiny_reward_folder, small_promp
     return folder
 
 
-def component(path, **options):
-    return {"class_path": path, "init_args": options}
-
-
 def trainer_options(root, ranks):
     return {
         "default_root_dir": str(root),
@@ -111,54 +93,10 @@ def trainer_options(root, ranks):
     }
 
 
-def environment(**more):
-    path = os.pathsep.join([str(HERE), str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
-    threads = {"OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled", "HF_HUB_OFFLINE": "1"}
-    return {**os.environ, **threads, "PYTHONPATH": path, **more}
-
-
-def finish(processes):
-    """Wait for all processes; returns their exit statuses and what the first one said."""
-    try:
-        said = [process.communicate(timeout=PATIENCE)[0] for process in processes]
-    finally:
-        for process in processes:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-    return [process.returncode for process in processes], "\n".join(said)
-
-
-def start(line, environment, folder):
-    return subprocess.Popen(
-        line,
-        env=environment,
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-
-
 @pytest.fixture(scope="module")
 def fitted(configs):
     """Fit the three stages one after the other in each of two processes, as torchrun starts them."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    shared = {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
-        "WORLD_SIZE": "2",
-        "LOCAL_WORLD_SIZE": "2",
-        "GROUP_RANK": "0",
-        "TORCHELASTIC_RUN_ID": "test",
-    }
-    line = [sys.executable, "-c", FITS, *(str(configs / f"{stage}2.yaml") for stage in STAGES)]
-    ranks = [environment(**shared, RANK=str(n), LOCAL_RANK=str(n)) for n in range(2)]
-    codes, said = finish([start(line, rank, configs) for rank in ranks])
-    assert codes == [0, 0], said
+    fit_in_two_processes([configs / f"{stage}2.yaml" for stage in STAGES], configs)
     return configs
 
 

@@ -84,10 +84,9 @@ class ConfigCheck:
         else:
             return Refusal(f"unknown command {command!r}")
         try:
-            trainer = content.get("trainer")
-            if command in LIGHTNING and isinstance(trainer, dict):
-                refuse_sharding(trainer.get("strategy"))
             parsed = parser.parse_object(dict(content))
+            if command in LIGHTNING:
+                refuse_sharding(parsed)
         except ArgumentError as error:
             return refusal(parser, str(error))
         except (ValueError, TypeError, OSError) as error:

@@ -111,7 +111,7 @@ def export_run(run: Path, checkpoint: str | None, out: Path, form: Form) -> Path
         ValueError: The run has no actor, other weights, or no adapters to write alone.
     """
     path = run / "checkpoints" / "last.ckpt" if checkpoint is None else Path(checkpoint)
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(
             f"expected a checkpoint at {path}, found none; name one by checkpoint"
         )

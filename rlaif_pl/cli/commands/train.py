@@ -24,6 +24,7 @@ from rlaif_pl.models.device import computing_on
 from rlaif_pl.training import PreferenceDataModule, elastic, peers
 from rlaif_pl.training.callbacks.default import DefaultCallbacks, callback_specs
 from rlaif_pl.training.callbacks.preflight import preflight
+from rlaif_pl.training.trainer_check import INSTEAD, check_sharding
 
 DEFAULT_ROOT = "runs/fit"
 RESOLVED = "resolved_config.yaml"  # with every default, and the callbacks that were really used
@@ -48,8 +49,7 @@ BY_CLASS = (
     "accelerator",
     "profiler",
 )  # options of the trainer: a short name or a class
-
-SHARDING = ("fsdp", "deepspeed", "modelparallel")  # in names of strategies, of any spelling
+FSDP2 = "lightning.pytorch.strategies.ModelParallelStrategy"
 
 
 class Parser(ShortHelp, OneSentence, LightningArgumentParser):
@@ -136,38 +136,47 @@ class CommandLine(LightningCLI):
     @override
     def instantiate_classes(self) -> None:
         config = self.config.get(str(self.subcommand), self.config)
-        refuse_sharding(config.get("trainer.strategy"))
         for key in BY_CLASS:
             value = config.get(f"trainer.{key}")
             if isinstance(value, str) and "." in value:
                 config[f"trainer.{key}"] = Namespace(class_path=value, init_args=Namespace())
+        refuse_sharding(config)
         on_cpu = config.get("trainer.accelerator") == "cpu"
         with computing_on("cpu" if on_cpu else "auto"):
             super().instantiate_classes()
         self.watch_peers()
 
 
-def refuse_sharding(strategy: Any) -> None:
-    """Refuse strategies that divide the weights among ranks.
-
-    The losses read whole matrices (the vocabulary's, a head's) outside of the layers' forward passes,
-    and a checkpoint holds what is trained as whole tensors.
+def refuse_sharding(config: Mapping[str, Any]) -> None:
+    """Refuse strategies that divide the weights among ranks, except FSDP2 where it is supported.
 
     Args:
-        strategy: Short name, class path, or a config with one.
+        config: Of ``fit`` and the like, with ``trainer`` and ``model``, as far as they are given.
 
     Raises:
-        ValueError: The strategy shards.
+        ValueError: The strategy is FSDP1 or DeepSpeed, or FSDP2 does not go with the rest.
     """
-    named = strategy.get("class_path") if isinstance(strategy, dict | Namespace) else strategy
-    name = str(named)
-    said = name.lower().replace("_", "")
-    if any(word in said for word in SHARDING):
+    trainer, model = config.get("trainer") or {}, config.get("model") or {}
+    strategy: Any = trainer.get("strategy")
+    options: Any = {}
+    if isinstance(strategy, dict | Namespace):
+        strategy, options = strategy.get("class_path"), strategy.get("init_args") or {}
+    name = str(strategy)
+    if any(word in name.lower() for word in ("fsdp", "deepspeed")):
         raise ValueError(
-            f"expected a trainer.strategy with whole weights on each rank (auto, ddp), got {name}; to "
-            "need less memory a GPU, train adapters (lora) on a bfloat16 backbone with "
-            "gradient_checkpointing and micro_batch_tokens: see docs/scaling.md"
+            f"expected a trainer.strategy of auto, ddp or {FSDP2}, got {name}; {INSTEAD}"
         )
+    if name.rpartition(".")[2] != FSDP2.rpartition(".")[2]:
+        return
+    devices, nodes = trainer.get("devices"), trainer.get("num_nodes") or 1
+    check_sharding(
+        import_class(model["class_path"]),
+        options.get("data_parallel_size", "auto"),
+        options.get("tensor_parallel_size", "auto"),
+        devices * nodes if isinstance(devices, int) and devices > 0 else None,
+        trainer.get("precision"),
+        (model.get("init_args") or {}).get("micro_batch_tokens"),
+    )
 
 
 def newest_checkpoint(trainer: Trainer) -> str | None:

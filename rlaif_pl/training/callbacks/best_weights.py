@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.strategies import FSDPStrategy
 
 from rlaif_pl.training.checkpoints import read_checkpoint
 
@@ -38,19 +37,10 @@ class BestWeights:
         return True
 
     def restore(self, trainer: Trainer, module: LightningModule) -> Path | None:
-        """Load the kept weights into the module; None where none were kept.
-
-        Raises:
-            ValueError: The weights are sharded over ranks, which this does not gather.
-        """
+        """Load the kept weights into the module; None where none were kept."""
         if self.value is None:
             return None
         path = _path(trainer)
-        if isinstance(trainer.strategy, FSDPStrategy):
-            raise ValueError(
-                f"expected a strategy with whole weights on each rank to go back to {path}, got "
-                "FSDP; export them with: python -m rlaif_pl select"
-            )
         module.load_state_dict(read_checkpoint(path)["state_dict"], strict=False)
         return path
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from typing_extensions import override
 
@@ -33,7 +32,10 @@ class ExportModel(Callback):
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.is_global_zero and not trainer.interrupted:
+        if trainer.interrupted:
+            return
+        exporter(pl_module).gather_weights()
+        if trainer.is_global_zero:
             target = exporter(pl_module).export(self.target(trainer), self.form)
             rank_zero_info(f"Model written to {target}")
 
@@ -48,16 +50,9 @@ class ExportModel(Callback):
             Bytes that it will take.
 
         Raises:
-            ValueError: The module, its architecture or the strategy does not allow one, or a file is
-                in the way.
+            ValueError: The module or its architecture does not allow one, or a file is in the way.
         """
         size = exporter(pl_module).check_export(self.form)
-        if isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy):
-            raise ValueError(
-                f"ExportModel: expected a strategy with whole weights on each rank, got "
-                f"{type(trainer.strategy).__name__}; leave it out (default_callbacks.off: "
-                "[ExportModel]) and export the checkpoint with: python -m rlaif_pl select"
-            )
         target = self.target(trainer)
         if target.exists() and not target.is_dir():
             raise ValueError(

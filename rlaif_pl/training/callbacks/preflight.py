@@ -20,6 +20,7 @@ from torch import nn
 from rlaif_pl.labeling.usage.projection import backends_of
 from rlaif_pl.training.base import TrainableModule
 from rlaif_pl.training.callbacks.export_model import ExportModel
+from rlaif_pl.training.trainer_check import check_strategy
 
 OPTIMIZER = 3  # Adam keeps two numbers beside each weight
 
@@ -42,6 +43,7 @@ def preflight(trainer: Trainer, module: LightningModule) -> None:
     if not trainer.is_global_zero:
         return
     if isinstance(module, TrainableModule):
+        check_strategy(trainer, type(module), module.micro_batch_tokens, module.is_given)
         module.check_inputs()
     least, likely = _writes(trainer, module)
     for folder in {**least, **likely}:

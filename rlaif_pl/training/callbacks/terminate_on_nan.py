@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
@@ -68,7 +69,10 @@ class TerminateOnNaN(Callback):
 
 def gradient_problem(parameters: Iterable[tuple[str, nn.Parameter]]) -> str | None:
     """Name the first parameter whose gradient is not finite; None if all are."""
-    with_gradient = [(name, p.grad) for name, p in parameters if p.grad is not None]
+    found = [(name, p.grad) for name, p in parameters if p.grad is not None]
+    # Of divided gradients each process looks at its own rows; it may have none.
+    own = [(name, g.to_local() if isinstance(g, DTensor) else g) for name, g in found]
+    with_gradient = [(name, g) for name, g in own if g.numel()]
     if not with_gradient:
         return None
     # The largest absolute value: unlike a sum of squares it cannot overflow where nothing else did.

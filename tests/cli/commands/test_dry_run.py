@@ -10,6 +10,7 @@ from rlaif_pl.cli.commands.config_check import ConfigCheck
 from rlaif_pl.config_paths import config_paths
 from rlaif_pl.pipeline import load_experiment
 
+FSDP2 = "lightning.pytorch.strategies.ModelParallelStrategy"
 FILES = sorted(file for room in ("tldr", "hh") for file in (config_paths() / room).glob("*.yaml"))
 
 
@@ -82,6 +83,9 @@ def broken(tmp_path, stage, key, value):
         ("sft", "model.init_args.optimizer.init_args.lr", -1.0, "earning rate"),
         ("sft", "data.demonstrations.part", [0.5, 0.2], "part"),
         ("a2c", "model.init_args.shaping.kl_coef", 2.0, "kl_coef must be in [0, 1]"),
+        ("a2c", "trainer.strategy", {"class_path": FSDP2}, "expected SFTModule or RewardModule"),
+        ("reward", "trainer.strategy", {"class_path": FSDP2}, "data_parallel_size: the number of"),
+        ("sft", "trainer.strategy", "fsdp", "auto, ddp or lightning.pytorch.strategies.Model"),
     ],
 )
 def test_a_mistake_in_a_stage_is_named(tmp_path, stage, key, value, words):

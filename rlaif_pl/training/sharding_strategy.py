@@ -1,0 +1,115 @@
+"""Lightning's FSDP2 strategy with the checkpoints of this package: of what is trained, with checksums.
+
+Lightning's own go through ``torch.distributed.checkpoint``, which pickles its index, wants every weight
+of the model in the file, and writes in place.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.strategies import ModelParallelStrategy, ParallelStrategy
+from torch.optim import Optimizer
+from typing_extensions import override
+
+from rlaif_pl.data.checksum import part_name
+from rlaif_pl.training.checkpoints import put_in_place, read_checkpoint, write_checkpoint
+from rlaif_pl.training.shards import DIVIDED, divided_like, gathered, own_parts, placed
+
+if TYPE_CHECKING:
+    from rlaif_pl.training.base import TrainableModule
+
+
+class ShardingStrategy(ModelParallelStrategy):
+    """What a ``ModelParallelStrategy`` becomes when it trains a module of this package.
+
+    ``save_distributed_checkpoint`` decides the form: a folder with a file a process, or one file.
+    Either is read again by any number of processes, whose weights are divided or not.
+    """
+
+    @property
+    @override
+    def lightning_restore_optimizer(self) -> bool:
+        return True
+
+    @property
+    def _trained(self) -> TrainableModule:
+        return cast("TrainableModule", self.lightning_module)
+
+    @override
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        return self._written(dict(self._trained.trained()))
+
+    @override
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        plain = optimizer._optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
+        return self._written(plain.state_dict())
+
+    def _written(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Return a state as it is written: this process's part, or on rank 0 all of it."""
+        if self._save_distributed_checkpoint:
+            parts: dict[str, Any] = own_parts(state)
+            return parts
+        whole: dict[str, Any] = gathered(state, self.is_global_zero)
+        return whole
+
+    @override
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None
+    ) -> None:
+        path = Path(self.broadcast(filepath))
+        if not self._save_distributed_checkpoint:
+            super(ParallelStrategy, self).save_checkpoint(checkpoint, path, storage_options)
+            return
+        work = path.with_name(f".{path.name}.partial")
+        if self.is_global_zero:
+            shutil.rmtree(work, ignore_errors=True)  # of an attempt that was killed
+        self.barrier()
+        failure: OSError | None = None
+        try:
+            write_checkpoint(checkpoint, work / part_name(self.global_rank, self.world_size))
+        except OSError as error:
+            failure = error
+        if not self.reduce_boolean_decision(failure is None):
+            if self.is_global_zero:
+                shutil.rmtree(work, ignore_errors=True)
+            raise failure or OSError(
+                f"expected every process to write its part of {path}, another one could not (its own "
+                "message says why); the checkpoint before it is as it was"
+            )
+        if self.is_global_zero:
+            put_in_place(work, path)
+
+    @override
+    def load_checkpoint(
+        self, checkpoint_path: Any, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        path = Path(self.broadcast(checkpoint_path))
+        own = path / part_name(self.global_rank, self.world_size)
+        if not own.is_file():  # whole, or of another number of processes
+            return read_checkpoint(path, mmap=True)
+        mesh = self.device_mesh["data_parallel"]
+        content = read_checkpoint(own)
+        return content | {key: placed(content[key], mesh) for key in DIVIDED if key in content}
+
+    @override
+    @torch.no_grad()
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        state = checkpoint["state_dict"]
+        for name, parameter in self._trained.trained().items():
+            parameter.copy_(divided_like(state[name], parameter))
+
+    @override
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        for optimizer, saved in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
+            trained = [p for group in optimizer.param_groups for p in group["params"]]
+            state = {
+                number: {key: divided_like(value, trained[number]) for key, value in own.items()}
+                for number, own in saved["state"].items()
+            }
+            optimizer.load_state_dict(saved | {"state": state})

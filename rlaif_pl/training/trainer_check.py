@@ -1,0 +1,126 @@
+"""What modules ask of their trainer: batches of their kind, and a strategy tested with them."""
+
+from __future__ import annotations
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+
+FLOAT32: tuple[object, ...] = (None, 32, "32", "32-true")
+PRECISIONS: dict[object, torch.dtype | None] = {
+    **dict.fromkeys(FLOAT32, None),
+    "bf16": torch.bfloat16,
+    "bf16-mixed": torch.bfloat16,
+}  # of a trainer, and what layers compute in; None: in the type of their weights
+INSTEAD = (
+    "take the strategy ddp; for less memory a GPU, train adapters (lora) on a bfloat16 backbone with "
+    "gradient_checkpointing and micro_batch_tokens: see docs/scaling.md"
+)
+
+
+def check_sharding(
+    module: type,
+    data_parallel: object,
+    tensor_parallel: object,
+    ranks: int | None,
+    precision: object,
+    micro_batch_tokens: object,
+) -> None:
+    """Refuse what cannot be trained with divided weights.
+
+    Args:
+        module: Class to train.
+        data_parallel: ``data_parallel_size`` of the strategy.
+        tensor_parallel: Its ``tensor_parallel_size``.
+        ranks: Processes; None where they are not known yet.
+        precision: The trainer's.
+        micro_batch_tokens: The module's.
+
+    Raises:
+        ValueError: Something is not supported; says what to do.
+    """
+    name = ModelParallelStrategy.__name__
+    if getattr(module, "sharded", None) is None:
+        raise ValueError(
+            f"expected SFTModule or RewardModule with {name}, got {module.__name__}: it runs its model "
+            "another number of times on each process, and a process whose weights are divided would "
+            f"wait for the others for ever; {INSTEAD}"
+        )
+    is_sized = isinstance(data_parallel, int) and tensor_parallel == 1
+    if not is_sized or (ranks is not None and data_parallel != ranks):
+        raise ValueError(
+            f"expected data_parallel_size: {ranks or 'the number of processes'} and "
+            f"tensor_parallel_size: 1 in trainer.strategy.init_args of {name}, got {data_parallel!r} "
+            f"and {tensor_parallel!r}; weights are divided among all processes, no layer is cut"
+        )
+    if precision not in PRECISIONS:
+        raise ValueError(
+            f"expected trainer.precision of 32-true or bf16-mixed with {name}, got {precision!r}; "
+            "weights that are trained stay float32"
+        )
+    if micro_batch_tokens is not None:
+        raise ValueError(
+            f"expected no micro_batch_tokens with {name}, got {micro_batch_tokens}: processes would "
+            "cut their batches into unlike numbers of parts and wait for each other's weights; lower "
+            "data.batch_size and raise trainer.accumulate_grad_batches"
+        )
+
+
+def check_strategy(
+    trainer: Trainer, module: type, micro_batch_tokens: int | None, is_given: bool
+) -> None:
+    """Refuse a trainer whose strategy divides weights in a way that was not tested.
+
+    Args:
+        trainer: Trainer of a fit.
+        module: Class to train.
+        micro_batch_tokens: The module's.
+        is_given: Whether the module holds models that were given as objects.
+
+    Raises:
+        ValueError: See ``check_sharding``; or the strategy is FSDP1 or DeepSpeed.
+    """
+    strategy = trainer.strategy
+    name = type(strategy).__name__
+    if isinstance(strategy, FSDPStrategy | DeepSpeedStrategy):
+        raise ValueError(
+            f"expected DDPStrategy or ModelParallelStrategy (FSDP2), got {name}; {INSTEAD}"
+        )
+    if not isinstance(strategy, ModelParallelStrategy):
+        return
+    sizes = [strategy._data_parallel_size, strategy._tensor_parallel_size]
+    meant = [strategy.num_nodes, strategy.num_processes]  # by auto
+    data, tensor = (n if size == "auto" else size for size, n in zip(sizes, meant, strict=True))
+    ranks = trainer.world_size
+    check_sharding(module, data, tensor, ranks, trainer.precision, micro_batch_tokens)
+    if is_given:
+        raise ValueError(
+            f"expected models by name with {name}, got some in memory, which would be left without "
+            "their weights; name the folder that Policy.save(folder) writes"
+        )
+
+
+def most_parts(trainer: Trainer) -> int:
+    """Return the most micro-batches that an optimizer step of a run accumulates."""
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    plans = [c.scheduling for c in callbacks if isinstance(c, GradientAccumulationScheduler)]
+    return max([trainer.accumulate_grad_batches, *(n for plan in plans for n in plan.values())])
+
+
+def check_served(module: LightningModule, wanted: str) -> None:
+    """Refuse a data module that serves another kind of batch than the module reads.
+
+    Args:
+        module: Module whose trainer has the data.
+        wanted: The kind; empty for any.
+
+    Raises:
+        ValueError: Another kind is served.
+    """
+    served = getattr(getattr(module.trainer, "datamodule", None), "task", wanted)
+    if wanted and served != wanted:
+        raise ValueError(
+            f"expected data.task to be {wanted!r} for {type(module).__name__}, got {served!r}; "
+            f"set data.task and name its data"
+        )
