@@ -75,7 +75,7 @@ def matrix(
     place = resolve_device(device)
     if sft is not None and sft not in policies:
         raise ValueError(f"expected sft to be one of {list(policies)}, got {sft!r}")
-    rows = load_prompts(prompts)
+    rows = list(load_prompts(prompts))
     params = sampling.seeded(seed)
     rewards = judges.rewards or {}
     for reward in rewards.values():
