@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ import torch
 import yaml
 
 from rlaif_pl.cli import main as cli
-from rlaif_pl.data.preferences import write_preferences, write_prompts
+from rlaif_pl.data.preferences import read_preferences, write_preferences, write_prompts
 
 HERE = Path(__file__).parent
 STAGES = ("sft", "reward", "a2c")
@@ -25,8 +26,9 @@ PATIENCE = 300  # seconds, for machines that are busy with something else
 FITS = """
 import sys
 from rlaif_pl.cli.main import main
-for file in sys.argv[1:]:
-    code = main(["fit", "--config", file])
+for word in sys.argv[1:]:
+    command, file = word.split("=", 1)
+    code = main([command, "--config", file])
     if code:
         sys.exit(code)
 """
@@ -83,7 +85,26 @@ def configs(tmp_path_factory, tiny_model_folder, tiny_reward_folder, small_promp
                 },
             }
             root.with_suffix(".yaml").write_text(yaml.safe_dump(config))
+    for ranks in (1, 2):
+        write_labeling(folder, ranks, small_pairs[0], backbone["name"])
     return folder
+
+
+def write_labeling(folder, ranks, pair, model):
+    """Write the config of a labeling of one pair: fewer than there are ranks."""
+    write_preferences(folder / "pair.jsonl", [replace(pair, p_first=None, source=None)])
+    options = trainer_options(folder, ranks)
+    keys = ("accelerator", "devices", "strategy", "logger", "enable_progress_bar")
+    config = {
+        "trainer": {key: options[key] for key in keys},
+        "model": component(
+            "rlaif_pl.training.LabelingModule",
+            out=str(folder / f"labels{ranks}"),
+            labeler=component("rlaif_pl.labeling.LikelihoodLabeler", backend=model),
+        ),
+        "data": {"task": "comparisons", "preferences": str(folder / "pair.jsonl")},
+    }
+    (folder / f"labels{ranks}.yaml").write_text(yaml.safe_dump(config))
 
 
 def component(path, **options):
@@ -155,7 +176,8 @@ def fitted(configs):
         "GROUP_RANK": "0",
         "TORCHELASTIC_RUN_ID": "test",
     }
-    line = [sys.executable, "-c", FITS, *(str(configs / f"{stage}2.yaml") for stage in STAGES)]
+    words = [f"fit={configs / stage}2.yaml" for stage in STAGES]
+    line = [sys.executable, "-c", FITS, *words, f"predict={configs / 'labels2.yaml'}"]
     ranks = [environment(**shared, RANK=str(n), LOCAL_RANK=str(n)) for n in range(2)]
     codes, said = finish([start(line, rank, configs) for rank in ranks])
     assert codes == [0, 0], said
@@ -188,6 +210,14 @@ def test_two_ranks_equal_one_process_with_both_batches(fitted, stage, monkeypatc
     assert measured
     for name in measured:
         assert two["metrics"][name] == pytest.approx(one["metrics"][name], rel=1e-4, abs=1e-5), name
+
+
+@pytest.mark.slow
+def test_a_rank_without_any_pair_labels_nothing_and_waits_for_nobody(fitted):
+    assert cli.main(["predict", "--config", str(fitted / "labels1.yaml")]) == 0
+    (one,), (two,) = (read_preferences(fitted / f"labels{n}" / "labeled.jsonl") for n in (1, 2))
+    assert one.p_first == pytest.approx(two.p_first, abs=1e-5)
+    assert (one.prompt, one.first, one.second) == (two.prompt, two.first, two.second)
 
 
 @pytest.mark.slow
