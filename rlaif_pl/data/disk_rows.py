@@ -165,7 +165,7 @@ class SelectedRows(_Rows[Row]):
     """Some rows of others, in an order of its own; holds 8 bytes a row. See ``select``."""
 
     def __init__(self, rows: Sequence[Row], places: np.ndarray) -> None:
-        self.rows = rows
+        self.rows: Sequence[Row] = rows
         self.places = places
 
     @override

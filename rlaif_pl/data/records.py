@@ -90,7 +90,7 @@ def _decode(
     kind: type[Any], fields: dict[str, object], where: str, prefix: str, unknown: set[str]
 ) -> Any:
     """Build a dataclass from a JSON object, checking each value against its annotation."""
-    hints = _hints(kind)
+    hints = _hints(kind)  # type: ignore[arg-type]  # mypy does not count type[Any] as hashable
     unknown.update(prefix + name for name in fields if name not in hints)
     values = {}
     for field in dataclasses.fields(kind):
