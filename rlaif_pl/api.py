@@ -102,7 +102,7 @@ def generate(
         )
     if policy.home is not None:
         policy.to(policy.home)  # a trainer leaves models on the CPU
-    rows, params = load_prompts(prompts), sampling.seeded(seed)
+    rows, params = list(load_prompts(prompts)), sampling.seeded(seed)
     policy.eval()
     found = sample_all(
         policy, rows, params, batch_size=batch_size, title=title, generator=generator
@@ -150,7 +150,7 @@ def label(
             "left out %d of %d pairs that the labeler could not judge: %s",
             *(len(rows) - len(result.rows), len(rows), causes(result.unusable)),
         )
-    return result.rows
+    return list(result.rows)
 
 
 def evaluate(
@@ -210,7 +210,7 @@ def sample_both(
         Responses as ``sampling`` says, and greedy ones, one to a prompt; None in their place where
         ``sampling`` is that already.
     """
-    params, rows = sampling.seeded(seed), load_prompts(prompts)
+    params, rows = sampling.seeded(seed), list(load_prompts(prompts))
     draw = partial(generate, batch_size=batch_size, generator=generator)
     both = partial(_sample_both, policy, sft, rows, draw)
     likeliest = replace(params, n=1, temperature=0.0)

@@ -12,7 +12,7 @@ import rlaif_pl
 PACKAGE = Path(rlaif_pl.__file__).parent
 # Parts of one tier do not import each other.
 TIERS = (
-    ("types", "text", "statistics", "config_paths", "device_names", "errors"),
+    ("types", "text", "statistics", "config_paths", "device_names", "errors", "slurm"),
     ("ops", "tables"),
     ("engine",),
     ("data", "models"),
@@ -28,7 +28,7 @@ TIERS = (
     ("__main__",),
 )
 # Parts that start before torch is wanted, and what they must not load at import.
-LIGHT = ("cli/main", "__init__", "config_paths", "device_names", "errors")
+LIGHT = ("cli/main", "__init__", "config_paths", "device_names", "errors", "slurm")
 HEAVY = ("torch", "lightning", "transformers")
 
 

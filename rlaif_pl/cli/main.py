@@ -194,12 +194,29 @@ def run_parser() -> PlainParser:
     )
     parser.add_argument("--check", action="store_true", help="look for that, and run nothing")
     parser.add_argument("--device", help=f"of every stage, in place of the file's: {KINDS}")
+    parser.add_argument(
+        "--nodes", type=whole, default=1, help="nodes on each of which this command is given"
+    )
+    parser.add_argument(
+        "--node_rank",
+        type=whole,
+        default=os.environ.get("SLURM_NODEID", "0"),
+        help="which of the nodes this is, from 0 (SLURM_NODEID)",
+    )
+    parser.add_argument("--main_address", help="of node 0, where its host name is not known")
     return parser
 
 
 def run_experiment(args: list[str]) -> int:
     """``run FILE``: every stage of an experiment."""
-    given = run_parser().parse_args(args)
+    parser = run_parser()
+    given = parser.parse_args(args)
+    if given.nodes == 1:  # a variable of a job in which this command runs alone
+        given.node_rank = 0
+    if not 0 <= given.node_rank < max(given.nodes, 1):
+        parser.error(
+            f"expected --node_rank from 0 to {given.nodes - 1}, below --nodes, got {given.node_rank}"
+        )
     file = find_config(given.file)
     if given.check:
         from rlaif_pl.cli.commands.stage_check import stage_check
@@ -212,13 +229,24 @@ def run_experiment(args: list[str]) -> int:
     from rlaif_pl.pipeline import load_experiment, run
     from rlaif_pl.pipeline.plan import make_plan
 
-    plans = make_plan(load_experiment(file, given.out, given.seed, given.device), given.force)
-    if not given.no_check and any(plan.action != "skip" for plan in plans):
+    if given.node_rank == 0:  # the others do as it says
+        experiment = load_experiment(file, given.out, given.seed, given.device)
+        plans = make_plan(experiment, given.force)
+    if given.node_rank == 0 and not given.no_check and any(p.action != "skip" for p in plans):
         # In a process of its own: this one lives as long as the run and would keep torch in memory.
         words = [sys.executable, "-m", "rlaif_pl", "run", *args, "--check"]
         if code := subprocess.run(words, check=False).returncode:
             return code
-    return run(file, given.out, given.force, given.seed, device=given.device)
+    return run(
+        file,
+        given.out,
+        given.force,
+        given.seed,
+        device=given.device,
+        nodes=given.nodes,
+        node_rank=given.node_rank,
+        main_address=given.main_address,
+    )
 
 
 def whole(word: str) -> int:

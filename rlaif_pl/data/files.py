@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import itertools
 import json
 import zlib
 from collections.abc import Iterable, Iterator
@@ -160,18 +161,28 @@ def write_text(path: Path, lines: Iterable[str]) -> None:
 
 def _json_rows(path: Path, file: TextIO, may_be_array: bool) -> Iterator[RawRow]:
     """Yield the objects of JSON lines, or of one JSON array."""
+    lines: Iterable[str] = file
     if may_be_array:
-        text = file.read()
-        if text.lstrip().startswith("["):
+        head = list(_until_text(file))
+        if head and head[-1].lstrip().startswith("["):
+            text = "".join(head) + file.read()
             for n, item in enumerate(cast("list[object]", _parse(text, str(path)))):
                 yield _as_row(item, f"{path}[{n}]")
             return
-        file = io.StringIO(text)
-    for number, line in enumerate(file, start=1):
+        lines = itertools.chain(head, file)
+    for number, line in enumerate(lines, start=1):
         line = line.lstrip(MARK)  # files that were joined have marks inside
         if line.strip():
             where = f"{path}:{number}"
             yield _as_row(_parse(line, where), where)
+
+
+def _until_text(lines: Iterable[str]) -> Iterator[str]:
+    """Yield lines up to the first that is not blank."""
+    for line in lines:
+        yield line
+        if line.strip():
+            return
 
 
 def _parse(text: str, where: str) -> object:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from rich.console import Console
 from rich.progress import Progress, ProgressColumn, Task
 from rich.text import Text
 
+from rlaif_pl.data.collate import unlabeled
+from rlaif_pl.data.disk_rows import DiskRows, first_places, key_codes, select
 from rlaif_pl.data.failures import is_asked_again
 from rlaif_pl.data.label_store import LabelStore
-from rlaif_pl.types import Labeler, Preference, Provenance
+from rlaif_pl.types import Labeler, Preference
+
+LOOK_UP = 1000  # pairs looked up in the store at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,15 +31,16 @@ class LabelingResult:
         new: Answers asked for now.
     """
 
-    answers: list[Preference]
+    answers: Sequence[Preference]
     unusable: dict[str, int] = field(default_factory=dict)
     reused: int = 0
     new: int = 0
 
     @property
-    def rows(self) -> list[Preference]:
+    def rows(self) -> Sequence[Preference]:
         """Pairs with a usable label, in order."""
-        return [answer for answer in self.answers if answer.p_first is not None]
+        places = (n for n, answer in enumerate(self.answers) if answer.p_first is not None)
+        return select(self.answers, places)
 
 
 def label_pairs(
@@ -74,7 +79,7 @@ def label_pairs(
     with Progress(*columns, console=Console(stderr=True), disable=not is_shown) as bar:
         task = bar.add_task("labeling", total=len(missing))
         for start in range(0, len(missing), chunk):
-            asked = missing[start : start + chunk]
+            asked = list(missing[start : start + chunk])
             answers = _checked(fingerprint, asked, labeler.label(asked))
             store.put(fingerprint, answers)
             bar.advance(task, len(asked))
@@ -88,7 +93,7 @@ def missing_pairs(
     store: LabelStore,
     retry_failed: bool = False,
     retry_transient: bool = False,
-) -> list[Preference]:
+) -> Sequence[Preference]:
     """Return the pairs that ``label_pairs`` would ask for, each once, without any label."""
 
     def is_missing(answer: Preference | None) -> bool:
@@ -96,8 +101,8 @@ def missing_pairs(
             return answer is None
         return retry_failed or (retry_transient and is_asked_again(answer.provenance.failure))
 
-    known = store.get_many(fingerprint, pairs)
-    return _unique(pair for pair, answer in zip(pairs, known, strict=True) if is_missing(answer))
+    found = _looked_up(pairs, fingerprint, store)
+    return _unique(pair for pair, answer in found if is_missing(answer))
 
 
 def stored_labels(
@@ -108,18 +113,27 @@ def stored_labels(
     Raises:
         ValueError: Some were not.
     """
-    answers = store.get_many(fingerprint, pairs)
-    found = [answer for answer in answers if answer is not None]
-    if len(found) < len(answers):
+    answers = (answer for _, answer in _looked_up(pairs, fingerprint, store))
+    found = DiskRows(answer for answer in answers if answer is not None)
+    if len(found) < len(pairs):
         raise ValueError(
             f"expected labels of {len(pairs)} pairs by {fingerprint} in {store.path}, "
-            f"{len(answers) - len(found)} are missing; label the pairs first, and let every "
+            f"{len(pairs) - len(found)} are missing; label the pairs first, and let every "
             "process see the same label_store"
         )
     unusable = Counter(
         answer.provenance.failure or "no reason given" for answer in found if answer.p_first is None
     )
     return LabelingResult(found, dict(unusable), reused=len(pairs))
+
+
+def _looked_up(
+    pairs: Sequence[Preference], fingerprint: str, store: LabelStore
+) -> Iterator[tuple[Preference, Preference | None]]:
+    """Yield each pair with its stored answer, if there is one."""
+    for start in range(0, len(pairs), LOOK_UP):
+        part = list(pairs[start : start + LOOK_UP])
+        yield from zip(part, store.get_many(fingerprint, part), strict=True)
 
 
 class _Note(ProgressColumn):
@@ -133,19 +147,11 @@ class _Note(ProgressColumn):
         return Text(self._say())
 
 
-def _unique(pairs: Iterable[Preference]) -> list[Preference]:
+def _unique(pairs: Iterable[Preference]) -> Sequence[Preference]:
     """Keep the first of pairs with the same texts, without labels a labeler might copy."""
-    texts: dict[tuple[str, str, str], Preference] = {}
-    for pair in pairs:
-        own = pair.provenance
-        bare = dataclasses.replace(
-            pair,
-            p_first=None,
-            source=None,
-            provenance=Provenance(own.first_policy, own.second_policy),
-        )
-        texts.setdefault((pair.prompt, pair.first, pair.second), bare)
-    return list(texts.values())
+    rows = DiskRows(unlabeled(pair) for pair in pairs)
+    codes = key_codes((row.prompt, row.first, row.second) for row in rows)
+    return select(rows, first_places(codes))
 
 
 def _checked(

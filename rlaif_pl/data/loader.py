@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, NamedTuple, TypeVar
 
+import numpy as np
 import torch
 
 Row = TypeVar("Row")
@@ -52,7 +53,7 @@ class BatchOrder:
     seed: int = 0
     shuffle: bool = True
     drop_last: bool = False
-    lengths: Sequence[int] | None = None
+    lengths: Sequence[int] | np.ndarray | None = None
     bucket_batches: int = 16
     epoch: int = 0
 
@@ -93,26 +94,36 @@ class BatchOrder:
 
     def shards(self) -> list[Shard]:
         """Return this rank's batches of the current epoch."""
-        return [self._shard(batch) for batch in self._global_batches()]
+        return list(self.shards_from(0))
 
-    def _global_batches(self) -> list[list[int]]:
-        """Cut the rows of the epoch into global batches."""
+    def shards_from(self, start: int) -> Iterator[Shard]:
+        """Yield this rank's batches of the current epoch, from a number on."""
+        rows, ends = self._global_batches()
+        for number in range(start, len(ends)):
+            begin = ends[number - 1] if number else 0
+            yield self._shard(rows[begin : ends[number]].tolist())
+
+    def _global_batches(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the rows of the epoch in order, and where each global batch ends in them."""
         size = self.global_batch
+        count = min(self.num_rows, len(self) * size)
+        ends = np.minimum(np.arange(1, len(self) + 1) * size, count)
         if not self.shuffle:
-            rows = list(range(self.num_rows))
-            return [rows[n : n + size] for n in range(0, len(rows), size)][: len(self)]
+            return np.arange(count), ends
         generator = torch.Generator().manual_seed(_mix(self.seed, self.epoch))
-        rows = torch.randperm(self.num_rows, generator=generator).tolist()[: len(self) * size]
+        rows = torch.randperm(self.num_rows, generator=generator).numpy()[:count]
         if self.lengths is None:
-            return [rows[n : n + size] for n in range(0, len(rows), size)]
-        batches: list[list[int]] = []
-        window = size * self.bucket_batches
-        for start in range(0, len(rows), window):
-            part = sorted(rows[start : start + window], key=self.lengths.__getitem__)
+            return rows, ends
+        lengths = np.asarray(self.lengths)
+        for first in range(0, len(ends), self.bucket_batches):
+            window = slice(first * size, (first + self.bucket_batches) * size)
+            part = rows[window][np.argsort(lengths[rows[window]], kind="stable")]
             cut = [part[n : n + size] for n in range(0, len(part), size)]
             order = torch.randperm(len(cut), generator=generator).tolist()
-            batches += [cut[n] for n in order]
-        return batches
+            rows[window] = np.concatenate([cut[n] for n in order])
+            sizes = [len(cut[n]) for n in order]
+            ends[first : first + len(cut)] = first * size + np.cumsum(sizes)
+        return rows, ends
 
     def _shard(self, batch: list[int]) -> Shard:
         """Take this rank's rows, one filler at most."""
@@ -169,17 +180,16 @@ class BatchLoader(Generic[Row, Batch]):
         epoch = self.batch_sampler.epoch
         start = self._resume[1] if self._resume is not None and self._resume[0] == epoch else 0
         self._resume = None
-        for number, shard in enumerate(self.batch_sampler.shards()[start:], start=start + 1):
+        for number, shard in enumerate(self.batch_sampler.shards_from(start), start=start + 1):
             self._handed_out = (epoch, number)
             yield self.collate([self.rows[n] for n in shard.rows], shard.rows, shard.is_padding)
 
     def upcoming(self) -> Batch:
         """Return the batch after the last one handed out, at an epoch's end the next one's first."""
         epoch, number = self._handed_out
-        shards = replace(self.batch_sampler, epoch=epoch).shards()
-        if number >= len(shards):
-            number, shards = 0, replace(self.batch_sampler, epoch=epoch + 1).shards()
-        shard = shards[number]
+        if number >= len(self):
+            epoch, number = epoch + 1, 0
+        shard = next(replace(self.batch_sampler, epoch=epoch).shards_from(number))
         return self.collate([self.rows[n] for n in shard.rows], shard.rows, shard.is_padding)
 
     def state_dict(self) -> dict[str, int]:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeGuard
 
+from rlaif_pl.data.disk_rows import DiskRows
 from rlaif_pl.data.preferences import LoadedPreferences
 from rlaif_pl.data.sources import Data, load_preferences, named
 from rlaif_pl.statistics import fit_temperature
@@ -86,7 +87,7 @@ def load_pairs(source: Data | Sequence[PreferencePart]) -> LoadedPreferences:
     """
     if not is_mix(source):
         return load_preferences(source)
-    rows: list[Preference] = []
+    rows: DiskRows[Preference] = DiskRows()
     dropped: Counter[str] = Counter()
     for part in source:
         loaded = load_preferences(part.source)
@@ -94,7 +95,8 @@ def load_pairs(source: Data | Sequence[PreferencePart]) -> LoadedPreferences:
         temperature = part.temperature
         if part.calibration is not None:
             temperature = fitted_temperature(part.calibration)
-        rows += [_weighed(row, part.weight, temperature, name) for row in loaded.rows]
+        for row in loaded.rows:
+            rows.append(_weighed(row, part.weight, temperature, name))
         dropped.update(loaded.dropped)
         logger.info(
             "%s: %d pairs (%s), weight %g, temperature %.3g",

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rlaif_pl.data.disk_rows import DiskRows
 from rlaif_pl.data.files import RawRow, read_rows, write_text
 from rlaif_pl.data.records import check, decode_all, encode, group_of
 from rlaif_pl.types import Preference, Prompt
@@ -29,15 +30,15 @@ class LoadedPreferences:
     """Preferences with an account of what was left out.
 
     Attributes:
-        rows: Usable rows in file order.
+        rows: Usable rows in file order; those of files are on disk (see ``data.disk_rows``).
         dropped: Reason to number of rows left out.
     """
 
-    rows: list[Preference]
+    rows: Sequence[Preference]
     dropped: dict[str, int] = field(default_factory=dict)
 
 
-def read_preferences(path: str | Path) -> list[Preference]:
+def read_preferences(path: str | Path) -> Sequence[Preference]:
     """Read preferences; pairs of identical responses are left out with a warning that counts them.
 
     Raises:
@@ -55,7 +56,7 @@ def preferences_from_rows(rows: Iterable[RawRow]) -> LoadedPreferences:
     Raises:
         ValueError: See ``read_preferences``.
     """
-    kept: list[Preference] = []
+    kept: DiskRows[Preference] = DiskRows()
     dropped: Counter[str] = Counter()
     for _, row in decode_all(Preference, rows):
         if row.first == row.second:
@@ -74,13 +75,13 @@ def write_preferences(path: str | Path, rows: Sequence[Preference]) -> None:
     write_text(Path(path), _lines(path, rows))
 
 
-def read_prompts(path: str | Path) -> list[Prompt]:
+def read_prompts(path: str | Path) -> Sequence[Prompt]:
     """Read prompts with fields ``text`` and, optionally, ``group`` and ``reference``.
 
     Raises:
         ValueError: A field is missing or invalid; names file, line, field and what to do.
     """
-    return [prompt for _, prompt in decode_all(Prompt, read_rows(Path(path)))]
+    return DiskRows(prompt for _, prompt in decode_all(Prompt, read_rows(Path(path))))
 
 
 def write_prompts(path: str | Path, rows: Sequence[Prompt]) -> None:

@@ -9,6 +9,7 @@ import logging
 import math
 import types
 from collections.abc import Iterable, Iterator
+from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from rlaif_pl.data.files import RawRow
@@ -89,7 +90,7 @@ def _decode(
     kind: type[Any], fields: dict[str, object], where: str, prefix: str, unknown: set[str]
 ) -> Any:
     """Build a dataclass from a JSON object, checking each value against its annotation."""
-    hints = get_type_hints(kind)
+    hints = _hints(kind)  # type: ignore[arg-type]  # mypy does not count type[Any] as hashable
     unknown.update(prefix + name for name in fields if name not in hints)
     values = {}
     for field in dataclasses.fields(kind):
@@ -108,6 +109,12 @@ def _decode(
                 "add it, or map your columns with `columns`"
             )
     return kind(**values)
+
+
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    """Return a dataclass's annotations, which take longer to look up than a row to read."""
+    return get_type_hints(kind)
 
 
 def _matched(value: object, hint: Any, where: str, name: str) -> object:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import TypeVar
 
-from rlaif_pl.types import Preference, Prompt
+import numpy as np
 
-Row = TypeVar("Row", Preference, Prompt)
+from rlaif_pl.data.disk_rows import Row, select
 
 
 def split_by_group(
     rows: Sequence[Row], fraction: float, seed: int = 0
-) -> tuple[list[Row], list[Row]]:
+) -> tuple[Sequence[Row], Sequence[Row]]:
     """Hold out about a fraction of the groups, all rows of a group on one side.
 
     Which side a group is on follows from its name and the seed alone (unless a side would stay
@@ -35,17 +34,17 @@ def split_by_group(
     if not 0.0 <= fraction < 1.0:
         raise ValueError(f"expected a fraction in [0, 1), got {fraction}")
     if fraction == 0.0:
-        return list(rows), []
-    place = {row.group: group_position(row.group, seed) for row in rows}
-    if len(place) < 2:
+        return rows, []
+    place = np.fromiter((group_position(row.group, seed) for row in rows), np.float64, len(rows))
+    count = len(np.unique(place))
+    if count < 2:
         raise ValueError(
-            f"expected at least 2 prompts to hold out a share of {fraction}, got {len(place)}; set "
+            f"expected at least 2 prompts to hold out a share of {fraction}, got {count}; set "
             "the fraction to 0 or give held-out data of its own"
         )
-    bound = min(max(fraction, min(place.values()) + 2.0**-49), max(place.values()))
-    train = [row for row in rows if place[row.group] >= bound]
-    held_out = [row for row in rows if place[row.group] < bound]
-    return train, held_out
+    bound = min(max(fraction, place.min() + 2.0**-49), place.max())
+    is_held_out = place < bound
+    return select(rows, np.flatnonzero(~is_held_out)), select(rows, np.flatnonzero(is_held_out))
 
 
 def group_position(group: str, seed: int) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -118,7 +118,7 @@ class CausalModel(nn.Module):
 
     def check_lengths(
         self,
-        texts: Sequence[tuple[str, Sequence[str] | None]],
+        texts: Iterable[tuple[str, Sequence[str] | None]],
         most: int,
         cut: str = "max_response_tokens",
     ) -> None:

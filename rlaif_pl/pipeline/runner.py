@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 
 from rich.console import Console
 from rich.markup import escape
 
+from rlaif_pl import slurm
 from rlaif_pl.data.metric_files import write_text
 from rlaif_pl.pipeline.experiment import Experiment, Stage, load_experiment
 from rlaif_pl.pipeline.folder import (
@@ -22,6 +24,7 @@ from rlaif_pl.pipeline.folder import (
     move_aside,
     read_record,
 )
+from rlaif_pl.pipeline.nodes import MainNode, check_nodes, follow
 from rlaif_pl.pipeline.plan import (
     Plan,
     make_plan,
@@ -56,6 +59,9 @@ def run(
     dry_run: bool = False,
     launch: Launch = launch,
     device: str | None = None,
+    nodes: int = 1,
+    node_rank: int = 0,
+    main_address: str | None = None,
 ) -> int:
     """Run an experiment; what is finished is skipped, what was interrupted goes on.
 
@@ -67,13 +73,17 @@ def run(
         dry_run: Only show what would happen.
         launch: Runs one stage in its folder and returns its exit status.
         device: Device of every stage in place of the file's.
+        nodes: How many nodes run this experiment together (see ``rlaif_pl.pipeline.nodes``).
+        node_rank: Which of them this is.
+        main_address: Name of node 0 that the others reach it by; its host name where None.
 
     Returns:
         0 if every stage is finished, else the exit status of the stage that failed, or
         128 + number of the signal that ended the run.
 
     Raises:
-        ValueError: The experiment file or something it names is wrong.
+        ValueError: The experiment file or something it names is wrong, or a stage spans another
+            number of nodes.
         FolderInUseError: Another run works in the folder.
     """
     console = Console()
@@ -81,15 +91,28 @@ def run(
     if dry_run:
         console.print(plan_table(experiment, make_plan(experiment, force)).rich())
         return 0
-    with folder_lock(experiment.out), _signals_interrupt():
-        return _run_in_folder(experiment, force, launch, console)
+    if node_rank:
+        with _signals_interrupt():
+            return follow(experiment, node_rank)
+    with ExitStack() as stack:
+        stack.enter_context(folder_lock(experiment.out))
+        stack.enter_context(_signals_interrupt())
+        plans = make_plan(experiment, force)
+        stages = [plan.stage for plan in plans if plan.action != "skip"]
+        check_nodes(experiment, stages, nodes)
+        if nodes == 1:
+            return _run_in_folder(experiment, plans, launch, console)
+        main = MainNode(experiment, nodes, main_address or socket.gethostname(), launch)
+        stack.enter_context(main)
+        code = _run_in_folder(experiment, plans, main.launch, console)
+        main.finish(code)
+        return code
 
 
 def _run_in_folder(
-    experiment: Experiment, force: Sequence[str], launch: Launch, console: Console
+    experiment: Experiment, plans: Sequence[Plan], launch: Launch, console: Console
 ) -> int:
-    """Plan, run and show the stages; returns an exit status."""
-    plans = make_plan(experiment, force)
+    """Run and show the planned stages; returns an exit status."""
     console.print(plan_table(experiment, plans).rich())
     for plan in plans:
         if plan.action == "rerun":
@@ -126,6 +149,8 @@ def _execute(
             ended[name] = "interrupted"
             again = "the same command goes on from here"
             console.print(f"stage {name} was interrupted; {again}", style="yellow")
+            if code == 128 + signal.SIGUSR1:
+                slurm.requeue()
             return code
         if code:
             ended[name] = f"failed ({code})"
@@ -199,7 +224,7 @@ def _explain_failure(plan: Plan, code: int, console: Console) -> None:
 
 @contextmanager
 def _signals_interrupt() -> Iterator[None]:
-    """Turn SIGTERM and SIGHUP into an interrupt, so that the stage is ended with us."""
+    """Turn SIGTERM, SIGHUP and SLURM's SIGUSR1 into an interrupt: the stage is ended with us."""
 
     def stop(number: int, _frame: FrameType | None) -> None:
         raise Interrupted(number)
@@ -207,7 +232,9 @@ def _signals_interrupt() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may handle signals
         return
-    numbers = (signal.SIGTERM, signal.SIGHUP)
+    numbers = [signal.SIGTERM, signal.SIGHUP]
+    if slurm.job_id() is not None:
+        numbers.append(signal.SIGUSR1)
     before = [signal.signal(number, stop) for number in numbers]
     try:
         yield

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -149,13 +149,15 @@ class A2CModule(TrainableModule):
 
     @override
     def check_lengths(self, rows: Sequence[Prompt]) -> None:
-        texts = [(row.text, None) for row in rows]
+        def texts() -> Iterator[tuple[str, None]]:
+            return ((row.text, None) for row in rows)
+
         self.actor.policy.check_lengths(
-            texts, self.sampling.max_new_tokens, "sampling.max_new_tokens"
+            texts(), self.sampling.max_new_tokens, "sampling.max_new_tokens"
         )
         if isinstance(self.reward, RewardModel):
             longest = min(self.sampling.max_new_tokens + 1, self.reward.max_response_tokens)
-            self.reward.model.check_lengths(texts, longest)
+            self.reward.model.check_lengths(texts(), longest)
 
     def rollout(self, batch: PromptBatch, *key: int | str) -> Rollout:
         """Sample and score responses; the noise depends on ``key``, prompt and sample only."""

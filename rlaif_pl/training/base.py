@@ -116,8 +116,8 @@ class TrainableModule(LightningModule):
         self.check_inputs()
         data = getattr(self.trainer, "datamodule", None)
         if data is not None:
-            parts = (getattr(data, name, ()) for name in ("train_rows", "validation_rows"))
-            self.check_lengths([row for part in parts for row in part])
+            for name in ("train_rows", "validation_rows"):
+                self.check_lengths(getattr(data, name, ()))
         if most_parts(self.trainer) > 1:
             self.check_accumulation()
         if self.micro_batch_tokens is not None and not isinstance(strategy, CUTTABLE):
@@ -157,7 +157,7 @@ class TrainableModule(LightningModule):
         """Refuse rows that a model is too short for, before any work is spent on the others.
 
         Args:
-            rows: All that training and validation will read.
+            rows: All that training, or validation, will read.
 
         Raises:
             ValueError: A text is longer than the model's positions.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, TypeAlias
 
+import numpy as np
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from typing_extensions import override
@@ -15,6 +16,7 @@ from rlaif_pl.data.collate import (
     collate_pairs,
     collate_prompts,
 )
+from rlaif_pl.data.disk_rows import DiskRows, select
 from rlaif_pl.data.label_store import LabelStore
 from rlaif_pl.data.labeling_pass import label_pairs, stored_labels
 from rlaif_pl.data.loader import BatchLoader, BatchOrder
@@ -26,6 +28,7 @@ from rlaif_pl.types import Labeler, Preference, Prompt
 
 Serve = Literal["pairs", "prompts", "demonstrations", "comparisons"]
 Row = Preference | Prompt
+CHOSEN_AT_ONCE = 1024  # rows that are tokenized to be compared
 Pairs: TypeAlias = Data | list[PreferencePart]
 COLLATE: dict[str, Callable[..., Any]] = {
     "pairs": collate_pairs,
@@ -116,10 +119,10 @@ class PreferenceDataModule(LightningDataModule):
 
     @override
     def prepare_data(self) -> None:
-        if self.task != "pairs":
+        if self.task != "pairs" or self.labeler is None:  # setup says where one is needed
             return
-        pairs = [row for source in self._sources() for row in load_pairs(source).rows]
-        unlabeled = [pair for pair in pairs if self._needs_label(pair)]
+        pairs = (row for source in self._sources() for row in load_pairs(source).rows)
+        unlabeled = DiskRows(pair for pair in pairs if self._needs_label(pair))
         if not unlabeled:
             return
         labeler = self._labeler_for(len(unlabeled))
@@ -149,7 +152,8 @@ class PreferenceDataModule(LightningDataModule):
         else:
             self.validation_rows = self._rows(self.validation)
             reserved = {row.group for row in self.validation_rows}
-            self.train_rows = [row for row in rows if row.group not in reserved]
+            left = (n for n, row in enumerate(rows) if row.group not in reserved)
+            self.train_rows = select(rows, left)
         left_out = len(rows) - len(self.train_rows) if self.validation is not None else 0
         if not self.train_rows:
             raise ValueError(
@@ -173,7 +177,7 @@ class PreferenceDataModule(LightningDataModule):
         """
         for split, name in (("training", "train_rows"), ("validation", "validation_rows")):
             rows = getattr(self, name)
-            kept = [row for row, keep in zip(rows, choose(rows), strict=True) if keep]
+            kept = select(rows, _chosen(rows, choose))
             if rows and not kept:
                 raise ValueError(
                     f"expected {self.task} to use in {split}, all {len(rows)} are left out: {reason}"
@@ -229,7 +233,7 @@ class PreferenceDataModule(LightningDataModule):
         if self.task == "prompts":
             return load_prompts(source)
         rows = load_demonstrations(source)
-        kept = [row for row in rows if row.reference is not None]
+        kept = select(rows, (n for n, row in enumerate(rows) if row.reference is not None))
         if len(kept) < len(rows):
             rank_zero_warn(f"left out {len(rows) - len(kept)} of {len(rows)} without a reference")
         if not kept:
@@ -239,16 +243,16 @@ class PreferenceDataModule(LightningDataModule):
             )
         return kept
 
-    def _labeled(self, pairs: Sequence[Preference]) -> list[Preference]:
+    def _labeled(self, pairs: Sequence[Preference]) -> Sequence[Preference]:
         """Fill labels in from the store, in order, without pairs the labeler could not judge."""
-        unlabeled = [pair for pair in pairs if self._needs_label(pair)]
+        unlabeled = select(pairs, (n for n, pair in enumerate(pairs) if self._needs_label(pair)))
         if not unlabeled:
-            return list(pairs)
+            return pairs
         fingerprint = self._labeler_for(len(unlabeled)).fingerprint
         with LabelStore(self.label_store) as store:
             answers = iter(stored_labels(unlabeled, fingerprint, store).answers)
-        filled = [next(answers) if self._needs_label(pair) else pair for pair in pairs]
-        rows = [pair for pair in filled if pair.p_first is not None]
+        filled = (next(answers) if self._needs_label(pair) else pair for pair in pairs)
+        rows = DiskRows(pair for pair in filled if pair.p_first is not None)
         if not rows:
             raise ValueError(
                 f"expected labels to train on, {fingerprint} could judge none of {len(unlabeled)} "
@@ -267,7 +271,7 @@ class PreferenceDataModule(LightningDataModule):
             seed=self.seed,
             shuffle=shuffle,
             drop_last=self.drop_last and shuffle,
-            lengths=[_words(row) for row in rows] if self.bucket and shuffle else None,
+            lengths=np.fromiter(map(_words, rows), np.int32) if self.bucket and shuffle else None,
         )
         return BatchLoader(rows, COLLATE[self.task], order)
 
@@ -295,6 +299,16 @@ def _required(
             f"{', '.join(given) or 'no source'}; name a file or data set"
         )
     return source
+
+
+def _chosen(
+    rows: Sequence[Any], choose: Callable[[Sequence[Any]], Sequence[bool]]
+) -> Iterator[int]:
+    """Yield the places of the rows to keep, judged some at a time."""
+    for start in range(0, len(rows), CHOSEN_AT_ONCE):
+        part = list(rows[start : start + CHOSEN_AT_ONCE])
+        answers = zip(part, choose(part), strict=True)
+        yield from (n for n, (_, keep) in enumerate(answers, start) if keep)
 
 
 def _words(row: Row) -> int:

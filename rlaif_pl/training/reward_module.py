@@ -81,7 +81,7 @@ class RewardModule(TrainableModule):
 
     @override
     def check_lengths(self, rows: Sequence[Preference]) -> None:
-        texts = [(row.prompt, [row.first, row.second]) for row in rows]
+        texts = ((row.prompt, [row.first, row.second]) for row in rows)
         self.reward.model.check_lengths(texts, self.reward.max_response_tokens)
 
     def forward(self, batch: PairBatch) -> tuple[Tensor, Tensor]:

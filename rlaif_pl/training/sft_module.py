@@ -66,7 +66,7 @@ class SFTModule(TrainableModule):
 
     @override
     def check_lengths(self, rows: Sequence[Prompt]) -> None:
-        texts = [(row.text, [row.reference or ""]) for row in rows]
+        texts = ((row.text, [row.reference or ""]) for row in rows)
         self.policy.check_lengths(texts, self.max_response_tokens)
 
     def forward(self, batch: DemonstrationBatch) -> tuple[Tensor, Tensor]:

@@ -162,7 +162,7 @@ def test_parts_split_a_source_by_group_for_good(data_files):
     high = load_prompts(DataSource(data_files.prompts, part=(0.5, 1.0)))
     assert low
     assert high
-    assert sorted(p.group for p in low + high) == sorted(p.group for p in whole)
+    assert sorted(p.group for p in (*low, *high)) == sorted(p.group for p in whole)
     pairs = load_preferences(DataSource(data_files.pairs, part=(0.0, 0.5)))
     assert {pair.group for pair in pairs.rows} == {prompt.group for prompt in low}
     assert pairs.dropped["in another part"] == len(high)

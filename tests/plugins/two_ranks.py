@@ -1,4 +1,4 @@
-"""Start fits in two processes, as torchrun starts them, and wait for both (no test in here)."""
+"""Start commands in two processes, as torchrun starts them, and wait for both (no test in here)."""
 
 import os
 import signal
@@ -12,8 +12,9 @@ PATIENCE = 600  # seconds, for machines that are busy with something else
 FITS = """
 import sys
 from rlaif_pl.cli.main import main
-for file in sys.argv[1:]:
-    code = main(["fit", "--config", file])
+for word in sys.argv[1:]:
+    command, file = word.split("=", 1)
+    code = main([command, "--config", file])
     if code:
         sys.exit(code)
 """
@@ -53,8 +54,8 @@ def start(line, environment, folder):
     )
 
 
-def fit_in_two_processes(files, folder):
-    """Run fits by their configs, one after the other, in each of two processes."""
+def run_in_two_processes(files, folder):
+    """Run ``(command, config)`` one after the other, in each of two processes."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
@@ -66,7 +67,7 @@ def fit_in_two_processes(files, folder):
         "GROUP_RANK": "0",
         "TORCHELASTIC_RUN_ID": "test",
     }
-    line = [sys.executable, "-c", FITS, *map(str, files)]
+    line = [sys.executable, "-c", FITS, *(f"{command}={file}" for command, file in files)]
     ranks = [environment(**shared, RANK=str(n), LOCAL_RANK=str(n)) for n in range(2)]
     codes, said = finish([start(line, rank, folder) for rank in ranks])
     assert codes == [0, 0], said

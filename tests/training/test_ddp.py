@@ -6,14 +6,15 @@ batches twice as large, and nobody may wait for ever.
 """
 
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 import yaml
-from two_ranks import HERE, component, environment, finish, fit_in_two_processes, start
+from two_ranks import HERE, component, environment, finish, run_in_two_processes, start
 
 from rlaif_pl.cli import main as cli
-from rlaif_pl.data.preferences import write_preferences, write_prompts
+from rlaif_pl.data.preferences import read_preferences, write_preferences, write_prompts
 
 STAGES = ("sft", "reward", "a2c")
 
@@ -69,7 +70,26 @@ def configs(tmp_path_factory, tiny_model_folder, tiny_reward_folder, small_promp
                 },
             }
             root.with_suffix(".yaml").write_text(yaml.safe_dump(config))
+    for ranks in (1, 2):
+        write_labeling(folder, ranks, small_pairs[0], backbone["name"])
     return folder
+
+
+def write_labeling(folder, ranks, pair, model):
+    """Write the config of a labeling of one pair: fewer than there are ranks."""
+    write_preferences(folder / "pair.jsonl", [replace(pair, p_first=None, source=None)])
+    options = trainer_options(folder, ranks)
+    keys = ("accelerator", "devices", "strategy", "logger", "enable_progress_bar")
+    config = {
+        "trainer": {key: options[key] for key in keys},
+        "model": component(
+            "rlaif_pl.training.LabelingModule",
+            out=str(folder / f"labels{ranks}"),
+            labeler=component("rlaif_pl.labeling.LikelihoodLabeler", backend=model),
+        ),
+        "data": {"task": "comparisons", "preferences": str(folder / "pair.jsonl")},
+    }
+    (folder / f"labels{ranks}.yaml").write_text(yaml.safe_dump(config))
 
 
 def trainer_options(root, ranks):
@@ -96,7 +116,8 @@ def trainer_options(root, ranks):
 @pytest.fixture(scope="module")
 def fitted(configs):
     """Fit the three stages one after the other in each of two processes, as torchrun starts them."""
-    fit_in_two_processes([configs / f"{stage}2.yaml" for stage in STAGES], configs)
+    fits = [("fit", configs / f"{stage}2.yaml") for stage in STAGES]
+    run_in_two_processes([*fits, ("predict", configs / "labels2.yaml")], configs)
     return configs
 
 
@@ -126,6 +147,14 @@ def test_two_ranks_equal_one_process_with_both_batches(fitted, stage, monkeypatc
     assert measured
     for name in measured:
         assert two["metrics"][name] == pytest.approx(one["metrics"][name], rel=1e-4, abs=1e-5), name
+
+
+@pytest.mark.slow
+def test_a_rank_without_any_pair_labels_nothing_and_waits_for_nobody(fitted):
+    assert cli.main(["predict", "--config", str(fitted / "labels1.yaml")]) == 0
+    (one,), (two,) = (read_preferences(fitted / f"labels{n}" / "labeled.jsonl") for n in (1, 2))
+    assert one.p_first == pytest.approx(two.p_first, abs=1e-5)
+    assert (one.prompt, one.first, one.second) == (two.prompt, two.first, two.second)
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
-from two_ranks import HERE, component, fit_in_two_processes
+from two_ranks import HERE, component, run_in_two_processes
 
 from rlaif_pl.cli import main as cli
 from rlaif_pl.data.checksum import is_whole, parts_of, previous_of
@@ -108,7 +108,7 @@ def config_of(folder, kind, model, ranks, is_lora):
 def fitted(folder):
     """Run all fits of two ranks, one after the other, in one pair of processes."""
     names = [*(f"{name}2_begun" for name in RESUMED), *(f"{name}2" for name in CASES), "sft_half2"]
-    fit_in_two_processes([folder / f"{name}.yaml" for name in names], folder)
+    run_in_two_processes([("fit", folder / f"{name}.yaml") for name in names], folder)
     return folder
 
 

@@ -82,7 +82,7 @@ def matrix(
     place = resolve_device(device)
     if sft is not None and sft not in policies:
         raise ValueError(f"expected sft to be one of {list(policies)}, got {sft!r}")
-    rows = load_prompts(prompts)
+    rows = list(load_prompts(prompts))
     params = sampling.seeded(seed)
     rewards, chosen = judges.rewards or {}, best_of or {}
     check_best_of(chosen, policies, rewards)

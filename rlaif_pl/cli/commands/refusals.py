@@ -33,6 +33,7 @@ ONE_TYPE = re.compile(r"- Expected (?:an? )?(.+)")
 GIVEN = re.compile(r"Given value: (.*)")
 NO_VALUE = re.compile(r"argument (\S+): expected (one|at least one) argument")
 NOT_READ = re.compile(r"argument (\S+): invalid (\w+) value: (.*)")
+NO_CONFIG = re.compile(r"Unexpected config:(.*)", re.DOTALL)
 NO_FILE = "Expected a path but"
 REQUIRED = "the following arguments are required: "
 PLAIN = {"NoneType": "null", "whole": "int", "dict": "a mapping", "list": "a list"}
@@ -106,6 +107,8 @@ def refusal(parser: argparse.ArgumentParser, message: str) -> Refusal:
         return Refusal(
             f"expected {' and '.join(options)}, got none; give it, or a --config with it"
         )
+    if found := NO_CONFIG.match(message):
+        return Refusal(f"expected a mapping of keys, got {found[1].strip()[:80]!r}")
     if found := NO_VALUE.match(message):
         return Refusal(f"expected a value after {found[1]}, got none")
     if found := NOT_READ.match(message):

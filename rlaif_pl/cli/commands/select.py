@@ -73,7 +73,7 @@ def select(
             or ``mps``.
     """
     started, draws = time.monotonic(), reporting.draws
-    rows = load_prompts(prompts)
+    rows = list(load_prompts(prompts))
     refuse_final(rows, final)
     found = find_candidates(Path(run) / "checkpoints", monitor, k)
     judge = build_labeler(labeler)

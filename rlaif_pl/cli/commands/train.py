@@ -21,9 +21,11 @@ from rlaif_pl.cli.commands.help_text import add_group_helps
 from rlaif_pl.cli.commands.parsers import ShortHelp
 from rlaif_pl.cli.commands.usage import OneSentence
 from rlaif_pl.models.device import computing_on
+from rlaif_pl.slurm import is_requeued
 from rlaif_pl.training import PreferenceDataModule, elastic, peers
 from rlaif_pl.training.callbacks.default import DefaultCallbacks, callback_specs
 from rlaif_pl.training.callbacks.preflight import preflight
+from rlaif_pl.training.callbacks.slurm_requeue import add_requeue
 from rlaif_pl.training.trainer_check import INSTEAD, check_sharding
 
 DEFAULT_ROOT = "runs/fit"
@@ -77,7 +79,7 @@ class CommandLine(LightningCLI):
     """
 
     peers: peers.Peers | None = None
-    is_restart = False  # by torchrun, which gives the same words again
+    restarted_by = ""  # torchrun or SLURM, which give the same words again
 
     @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -114,10 +116,12 @@ class CommandLine(LightningCLI):
             folder.mkdir(parents=True, exist_ok=True)
             text = self._parser("fit").dump(self.config["fit"], skip_validation=True)
             (folder / RESOLVED).write_text(text, encoding="utf-8")
-        last = newest_checkpoint(self.trainer) if type(self).is_restart else None
+        add_requeue(self.trainer)
+        starter = type(self).restarted_by
+        last = newest_checkpoint(self.trainer) if starter else None
         if last is not None:
             self.config_init[str(self.subcommand)]["ckpt_path"] = last
-            rank_zero_info(f"restarted by torchrun: going on from {last}")
+            rank_zero_info(f"restarted by {starter}: going on from {last}")
 
     def watch_peers(self) -> None:
         """Watch the other processes from the moment that they know each other.
@@ -222,7 +226,9 @@ def train(words: list[str]) -> int:
     for message in UNHELPFUL:
         warnings.filterwarnings("ignore", message=message)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(is_no_advertisement)
-    CommandLine.peers, CommandLine.is_restart = None, elastic.meet()
+    by_torchrun = elastic.meet()
+    CommandLine.restarted_by = "torchrun" if by_torchrun else "SLURM" if is_requeued() else ""
+    CommandLine.peers = None
     try:
         command_line(words)
     except BaseException as error:

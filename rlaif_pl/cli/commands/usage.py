@@ -15,6 +15,7 @@ from rlaif_pl.cli.commands.help_text import help_text
 from rlaif_pl.cli.commands.refusals import Refusal, refusal
 from rlaif_pl.pipeline.yaml_files import read_yaml
 
+OF_CONFIGS = ("Problems parsing config", "Unexpected config", "Unable to load config")
 GIVEN: ContextVar[Sequence[str]] = ContextVar("GIVEN", default=())  # words that are being parsed
 
 
@@ -40,6 +41,8 @@ class OneSentence:
         found = refusal(parser, message)
         words = GIVEN.get()
         place = place_of(found, words)
+        if place is None and not found.key and message.startswith(OF_CONFIGS):
+            place = ", ".join(config_files(words)) or None
         is_option = place is None and any(word.startswith("--") for word in words)
         said = found.said(is_option)
         sys.stderr.write(f"error: {f'{place}: ' if place else ''}{said}\n{hint(parser, found)}\n")

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from rlaif_pl.data.disk_rows import DiskRows
 from rlaif_pl.data.files import RawRow
 from rlaif_pl.data.preferences import LoadedPreferences, group_of
 from rlaif_pl.data.sides import chosen_is_first
@@ -35,7 +36,7 @@ def read_hh(rows: Iterable[RawRow], seed: int) -> LoadedPreferences:
     Raises:
         ValueError: A side is no dialogue.
     """
-    kept: list[Preference] = []
+    kept: DiskRows[Preference] = DiskRows()
     dropped: Counter[str] = Counter()
     for row in rows:
         prompt, chosen = _split_dialogue(row, "chosen")
@@ -65,7 +66,7 @@ def read_trl(rows: Iterable[RawRow], seed: int) -> LoadedPreferences:
     Raises:
         ValueError: A column is missing, empty or of another type; names file, line and field.
     """
-    kept: list[Preference] = []
+    kept: DiskRows[Preference] = DiskRows()
     dropped: Counter[str] = Counter()
     for row in rows:
         found = read_exchange(row, "prompt", ("chosen", "rejected"))

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
+from rlaif_pl.data.disk_rows import DiskRows
 from rlaif_pl.data.files import RawRow
 from rlaif_pl.data.preferences import LoadedPreferences, group_of
 from rlaif_pl.data.records import check
@@ -107,7 +108,7 @@ def read_columns(
         ValueError: A column is missing or holds what it must not; names file, line and column.
     """
     columns = Columns(theirs)
-    kept: list[Preference] = []
+    kept: DiskRows[Preference] = DiskRows()
     dropped: Counter[str] = Counter()
     for row in rows:
         pair = _preference(columns, row, seed)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
 
 from rlaif_pl.data import tiny_requests, tiny_tldr
+from rlaif_pl.data.disk_rows import DiskRows, Row, first_places, key_codes, select
 from rlaif_pl.data.files import RawRow
 from rlaif_pl.data.preferences import LoadedPreferences, preferences_from_rows
 from rlaif_pl.data.records import decode_all
@@ -16,7 +19,7 @@ from rlaif_pl.data.sources.memory import Data, is_records, memory_rows, named
 from rlaif_pl.data.sources.openai_comparisons import read_comparisons
 from rlaif_pl.data.sources.rows import open_rows
 from rlaif_pl.data.sources.source import DataSource, Format
-from rlaif_pl.data.splits import Row, group_position
+from rlaif_pl.data.splits import group_position
 from rlaif_pl.types import Preference, Prompt
 
 logger = logging.getLogger(__name__)
@@ -47,7 +50,7 @@ def load_preferences(data: Data) -> LoadedPreferences:
     rows, dropped = loaded.rows, dict(loaded.dropped)
     if source.hard_labels:
         ties = sum(row.p_first == 0.5 for row in rows)
-        rows = [_hardened(row) for row in rows if row.p_first != 0.5]
+        rows = DiskRows(_hardened(row) for row in rows if row.p_first != 0.5)
         dropped.update({"tie": ties} if ties else {})
     rows, elsewhere = _in_part(rows, source)
     dropped.update({"in another part": elsewhere} if elsewhere else {})
@@ -58,7 +61,7 @@ def load_preferences(data: Data) -> LoadedPreferences:
     return LoadedPreferences(rows[: source.limit], dropped)
 
 
-def load_prompts(data: Data) -> list[Prompt]:
+def load_prompts(data: Data) -> Sequence[Prompt]:
     """Read prompts, each text once a group, from a prompt file or any preferences.
 
     Args:
@@ -74,12 +77,15 @@ def load_prompts(data: Data) -> list[Prompt]:
         ValueError: A row is malformed (file, line and field are named), or there is none.
     """
     source, found = _all_prompts(data)
-    unique: dict[tuple[str, str], Prompt] = {}
-    for prompt in found:
-        known = unique.setdefault((prompt.group, prompt.text), prompt)
-        if known.reference is None and prompt.reference is not None:
-            unique[prompt.group, prompt.text] = prompt
-    kept, elsewhere = _in_part(list(unique.values()), source)
+    codes = key_codes((prompt.group, prompt.text) for prompt in found)
+    places = first_places(codes)
+    # a prompt without a reference gives way to the first of the same text that has one
+    with_reference = np.fromiter(
+        (n for n, prompt in enumerate(found) if prompt.reference is not None), np.int64
+    )
+    known, first = np.unique(codes[with_reference], return_index=True)
+    places[known] = with_reference[first]
+    kept, elsewhere = _in_part(select(found, places), source)
     if not kept:
         raise ValueError(
             f"expected prompts in {source.name}, there is none ({elsewhere} in another part)"
@@ -87,7 +93,7 @@ def load_prompts(data: Data) -> list[Prompt]:
     return kept[: source.limit]
 
 
-def load_demonstrations(data: Data) -> list[Prompt]:
+def load_demonstrations(data: Data) -> Sequence[Prompt]:
     """Read prompts with references, each different reference of a prompt once.
 
     A prompt has several where several good responses to it are known, as after filtering samples.
@@ -105,8 +111,8 @@ def load_demonstrations(data: Data) -> list[Prompt]:
         ValueError: A row is malformed (file, line and field are named), or there is none.
     """
     source, found = _all_prompts(data)
-    unique = {(prompt.group, prompt.text, prompt.reference): prompt for prompt in found}
-    kept, elsewhere = _in_part(list(unique.values()), source)
+    codes = key_codes((prompt.group, prompt.text, prompt.reference) for prompt in found)
+    kept, elsewhere = _in_part(select(found, first_places(codes)), source)
     if not kept:
         raise ValueError(
             f"expected demonstrations in {source.name}, there is none ({elsewhere} in another part)"
@@ -119,7 +125,7 @@ def _records(data: Data) -> Iterator[RawRow] | None:
     return memory_rows(data) if is_records(data) else None  # type: ignore[arg-type]
 
 
-def _all_prompts(data: Data) -> tuple[DataSource, list[Prompt]]:
+def _all_prompts(data: Data) -> tuple[DataSource, Sequence[Prompt]]:
     """Return the source and every prompt in it, repetitions included."""
     source = named(data)
     if tiny_tldr.is_name(source.name):
@@ -155,33 +161,39 @@ def _read_pairs(source: DataSource, found: Format, rows: Iterable[RawRow]) -> Lo
     )
 
 
-def _read_prompts(source: DataSource, found: Format, rows: Iterable[RawRow]) -> list[Prompt]:
+def _read_prompts(source: DataSource, found: Format, rows: Iterable[RawRow]) -> Sequence[Prompt]:
     """Read prompts in a known format."""
     if found == "prompts":
-        return [prompt for _, prompt in decode_all(Prompt, rows)]
+        return DiskRows(prompt for _, prompt in decode_all(Prompt, rows))
     if found == "columns":
         return _kept(source, (read_column_prompt(row, source.columns) for row in rows))
     if found == "trl":
         return _kept(source, (read_trl_prompt(row) for row in rows))
     pairs = _read_pairs(source, found, rows).rows
-    return [Prompt(pair.prompt, pair.group) for pair in pairs]
+    return DiskRows(Prompt(pair.prompt, pair.group) for pair in pairs)
 
 
-def _kept(source: DataSource, found: Iterable[Prompt | None]) -> list[Prompt]:
+def _kept(source: DataSource, found: Iterable[Prompt | None]) -> Sequence[Prompt]:
     """Leave out the rows without a prompt of their own, and say how many."""
-    prompts = list(found)
-    kept = [prompt for prompt in prompts if prompt is not None]
-    if missing := len(prompts) - len(kept):
+    kept: DiskRows[Prompt] = DiskRows()
+    missing = 0
+    for prompt in found:
+        if prompt is None:
+            missing += 1
+        else:
+            kept.append(prompt)
+    if missing:
         logger.warning("%s: left out %d rows whose sides or prompt differ", source.name, missing)
     return kept
 
 
-def _in_part(rows: list[Row], source: DataSource) -> tuple[list[Row], int]:
+def _in_part(rows: Sequence[Row], source: DataSource) -> tuple[Sequence[Row], int]:
     """Keep the rows whose group is in the source's part; also returns how many are not."""
     if source.part is None:
         return rows, 0
     low, high = source.part
-    kept = [row for row in rows if low <= group_position(f"part/{row.group}", 0) < high]
+    places = (group_position(f"part/{row.group}", 0) for row in rows)
+    kept = select(rows, (n for n, place in enumerate(places) if low <= place < high))
     return kept, len(rows) - len(kept)
 
 

@@ -10,7 +10,7 @@ import datasets
 
 from rlaif_pl.data.files import RawRow
 from rlaif_pl.data.sources.source import DataSource
-from rlaif_pl.text import shown
+from rlaif_pl.text import shown, whole_characters
 from rlaif_pl.types import Preference, Prompt
 
 Records: TypeAlias = (
@@ -58,11 +58,11 @@ def memory_rows(records: Records | datasets.Dataset) -> Iterator[RawRow]:
     for number, record in enumerate(records):
         where = f"record {number}"
         if isinstance(record, Preference | Prompt):
-            yield RawRow(where, dataclasses.asdict(record))
+            yield RawRow(where, whole_characters(dataclasses.asdict(record)))
         elif isinstance(record, Mapping):
-            yield RawRow(where, dict(record))
+            yield RawRow(where, whole_characters(dict(record)))
         elif isinstance(record, str):
-            yield RawRow(where, {"text": record})
+            yield RawRow(where, {"text": whole_characters(record)})
         else:
             raise TypeError(
                 f"{where}: expected a Preference, a Prompt, a dict or a text, got {shown(record)}"

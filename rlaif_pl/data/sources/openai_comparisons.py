@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from rlaif_pl.data.disk_rows import DiskRows
 from rlaif_pl.data.files import RawRow
 from rlaif_pl.data.preferences import LoadedPreferences, group_of
 from rlaif_pl.text import shown, titled
@@ -38,6 +39,8 @@ def read_comparisons(
     with_title: bool = False,
 ) -> LoadedPreferences:
     """Collapse rows to one preference a pair, in order of first appearance.
+
+    All pairs are in memory until the last row is read: it may hold a vote on the first.
 
     Args:
         rows: Rows of ``info{id, post}``, ``summaries[2]{text, policy}``, ``choice``, ``worker`` and
@@ -72,7 +75,7 @@ def read_comparisons(
             known.confidences += vote.confidences
         else:
             votes[key] = vote
-    return LoadedPreferences([_preference(vote) for vote in votes.values()], dict(dropped))
+    return LoadedPreferences(DiskRows(map(_preference, votes.values())), dict(dropped))
 
 
 def _vote(row: RawRow, with_title: bool) -> _Votes:

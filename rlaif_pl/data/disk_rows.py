@@ -1,0 +1,244 @@
+"""Records on disk: a data set of any size takes a few bytes of memory a row.
+
+Rows are written in blocks as Arrow record batches to a file without a name, which is gone with the
+process, and read one at a time. What is selected of them (a split, a part, rows that differ once
+cut) is an array of their places. Fewer rows than a block never touch the disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import operator
+import os
+import tempfile
+import weakref
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any, BinaryIO, Generic, TypeVar, cast, overload
+
+import numpy as np
+import pyarrow as pa
+from typing_extensions import override
+
+from rlaif_pl.data.disk import naming
+from rlaif_pl.types import Preference, Prompt, Provenance
+
+Row = TypeVar("Row", Preference, Prompt)
+BLOCK = 128  # rows written, and read, at a time
+KEY_BYTES = 16  # of a hash that stands for a row's texts
+TEXT = pa.large_string()
+SCHEMAS: dict[type, pa.Schema] = {
+    Preference: pa.schema(
+        [
+            *((name, TEXT) for name in ("prompt", "first", "second", "group")),
+            *((name, pa.float64()) for name in ("p_first", "weight")),
+            *((name, TEXT) for name in ("source", "provenance")),
+        ]
+    ),
+    Prompt: pa.schema([(name, TEXT) for name in ("text", "group", "reference")]),
+}
+
+
+class _Rows(Sequence[Row], Generic[Row]):
+    """A sequence of records that equals any other of the same records, such as a list."""
+
+    def _row(self, number: int) -> Row:
+        raise NotImplementedError
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Row]: ...
+    @override
+    def __getitem__(self, index: int | slice) -> Row | Sequence[Row]:
+        if isinstance(index, slice):
+            return select(self, np.arange(len(self))[index])
+        return self._row(range(len(self))[index])
+
+    @override
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sequence):
+            return NotImplemented
+        return len(self) == len(other) and all(map(operator.eq, self, other))
+
+    __hash__ = None  # type: ignore[assignment]  # as of a list
+
+    @override
+    def __repr__(self) -> str:
+        return f"<{len(self)} rows>"
+
+
+class DiskRows(_Rows[Row]):
+    """Preferences, or prompts, that are kept on disk; grows at its end, no row ever changes.
+
+    Holds 8 bytes of memory for each 128 rows, and at most the last 127 rows themselves. Processes that
+    are forked may read it too.
+
+    Args:
+        rows: The first rows.
+
+    Raises:
+        OSError: There is no room; names the folder (``TMPDIR``, else ``/var/tmp``).
+    """
+
+    def __init__(self, rows: Iterable[Row] = ()) -> None:
+        self._tail: list[Row] = []
+        self._ends = array("q")  # of the blocks in the file, in bytes
+        self._file: BinaryIO | None = None
+        self._kind: type[Row] | None = None
+        self._last: tuple[int, pa.RecordBatch] | None = None  # block that was read last
+        for row in rows:
+            self.append(row)
+
+    def append(self, row: Row) -> None:
+        """Add a row at the end."""
+        self._tail.append(row)
+        if len(self._tail) == BLOCK:
+            self._write_block()
+
+    @override
+    def __len__(self) -> int:
+        return len(self._ends) * BLOCK + len(self._tail)
+
+    @override
+    def __iter__(self) -> Iterator[Row]:
+        for number in range(len(self._ends)):
+            for values in self._block(number).to_pylist():
+                yield self._decoded(values)
+        yield from self._tail
+
+    @override
+    def _row(self, number: int) -> Row:
+        block, place = divmod(number, BLOCK)
+        if block == len(self._ends):
+            return self._tail[place]
+        return self._decoded(self._block(block).slice(place, 1).to_pylist()[0])
+
+    def __reduce__(self) -> tuple[type[DiskRows[Row]], tuple[list[Row]]]:
+        """Let another process have a file of its own."""
+        return DiskRows, (list(self),)
+
+    def _write_block(self) -> None:
+        """Move the tail to the file."""
+        folder = scratch_folder()
+        with naming(Path(folder)):
+            if self._file is None:
+                self._kind = type(self._tail[0])
+                self._file = cast(BinaryIO, tempfile.TemporaryFile(dir=folder, buffering=0))  # noqa: SIM115
+                weakref.finalize(self, self._file.close)
+            rows = [_encoded(row) for row in self._tail]
+            batch = pa.RecordBatch.from_pylist(rows, schema=SCHEMAS[type(self._tail[0])])
+            end = self._ends[-1] if self._ends else 0
+            view = memoryview(batch.serialize())
+            while view:
+                written = os.pwrite(self._file.fileno(), view, end)
+                end, view = end + written, view[written:]
+        self._ends.append(end)
+        self._tail.clear()
+
+    def _block(self, number: int) -> pa.RecordBatch:
+        """Read a block; by its place alone, since forked processes share the file's own."""
+        last = self._last
+        if last is not None and last[0] == number:
+            return last[1]
+        assert self._file is not None
+        assert self._kind is not None
+        start = self._ends[number - 1] if number else 0
+        data = os.pread(self._file.fileno(), self._ends[number] - start, start)
+        batch = pa.ipc.read_record_batch(pa.py_buffer(data), SCHEMAS[self._kind])
+        self._last = (number, batch)
+        return batch
+
+    def _decoded(self, values: dict[str, Any]) -> Row:
+        """Make a record of a row's columns."""
+        if self._kind is Preference:
+            values["provenance"] = _provenance(values["provenance"])
+        assert self._kind is not None
+        return self._kind(**values)
+
+
+class SelectedRows(_Rows[Row]):
+    """Some rows of others, in an order of its own; holds 8 bytes a row. See ``select``."""
+
+    def __init__(self, rows: Sequence[Row], places: np.ndarray) -> None:
+        self.rows: Sequence[Row] = rows
+        self.places = places
+
+    @override
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @override
+    def _row(self, number: int) -> Row:
+        return self.rows[int(self.places[number])]
+
+
+def select(rows: Sequence[Row], places: np.ndarray | Iterable[int]) -> Sequence[Row]:
+    """Return the rows at some places, in that order."""
+    if not isinstance(places, np.ndarray):
+        places = np.fromiter(places, np.int64)
+    if isinstance(rows, SelectedRows):
+        return SelectedRows(rows.rows, rows.places[places])
+    return SelectedRows(rows, places)
+
+
+def scratch_folder() -> str:
+    """Return where rows are kept: ``/var/tmp`` is on a disk also where ``/tmp`` is in memory."""
+    if not os.environ.get("TMPDIR") and os.access("/var/tmp", os.W_OK):
+        return "/var/tmp"
+    return tempfile.gettempdir()
+
+
+def key_codes(keys: Iterable[Sequence[str | None]]) -> np.ndarray:
+    """Number keys by their first appearance: rows of the same key have the same number.
+
+    Args:
+        keys: One of each row, texts that tell rows apart; compared by a hash of 16 bytes.
+
+    Returns:
+        ``(N,)`` int32, from 0.
+    """
+    data = bytearray()
+    for key in keys:
+        data += hashlib.blake2b(json.dumps(key).encode(), digest_size=KEY_BYTES).digest()
+    kind = pa.binary(KEY_BYTES)
+    count = len(data) // KEY_BYTES
+    hashes = pa.FixedSizeBinaryArray.from_buffers(kind, count, [None, pa.py_buffer(data)])
+    return hashes.dictionary_encode().indices.to_numpy()
+
+
+def first_places(codes: np.ndarray) -> np.ndarray:
+    """Return where each number of ``key_codes`` is first. ``(K,)`` int64, ascending."""
+    return np.unique(codes, return_index=True)[1]
+
+
+def _encoded(row: Preference | Prompt) -> dict[str, object]:
+    """Return a record's columns."""
+    values = {name: getattr(row, name) for name in SCHEMAS[type(row)].names}
+    if isinstance(row, Preference):
+        values["provenance"] = _provenance_text(row.provenance)
+    return values
+
+
+@lru_cache(maxsize=1024)
+def _provenance_text(provenance: Provenance) -> str | None:
+    """Write what is known in a provenance; None where nothing is."""
+    given = ((name, getattr(provenance, name)) for name in _defaults())
+    changed = {name: value for name, value in given if value != _defaults()[name]}
+    return json.dumps(changed) if changed else None
+
+
+@cache
+def _defaults() -> dict[str, object]:
+    """Return the fields of a provenance as they are where nothing is known."""
+    return {field.name: field.default for field in fields(Provenance)}
+
+
+@lru_cache(maxsize=1024)
+def _provenance(text: str | None) -> Provenance:
+    """Read a provenance; rows with the same share one."""
+    return Provenance() if text is None else Provenance(**json.loads(text))
