@@ -154,7 +154,8 @@ def _with_adapters(
     device: torch.device | None,
     *,
     trust_remote_code: bool,
-    **options: bool,
+    gradient_checkpointing: bool,
+    decoder_only: bool,
 ) -> Backbone:
     """Load the base of an adapter folder in float32, fold the adapters in, and then round."""
     if num_layers is not None:
@@ -166,7 +167,8 @@ def _with_adapters(
         adapters.base,
         revision=adapters.revision,
         trust_remote_code=trust_remote_code,
-        **options,
+        gradient_checkpointing=gradient_checkpointing,
+        decoder_only=decoder_only,
     )
     model = merge_adapter(base.model, adapters.folder).eval().requires_grad_(False)
     model.to(dtype=resolve_dtype(dtype, device), device=device)  # type: ignore[call-overload]

@@ -79,7 +79,7 @@ class SFTModule(TrainableModule):
         encoded = self.policy.encode(
             batch.prompts, [[text] for text in batch.references], self.max_response_tokens
         )
-        return encoded, encoded.is_response & ~batch.is_padding.to(encoded.ids.device)[:, None]
+        return encoded, encoded.is_response & ~batch.is_padding.to(encoded.device)[:, None]
 
     @override
     def training_step(self, batch: DemonstrationBatch, batch_idx: int) -> Tensor:

@@ -25,6 +25,7 @@ from torch.distributed.fsdp import (
 )
 
 from rlaif_pl.engine.decoder_layers import layers_of, text_part
+from rlaif_pl.engine.generation_state import runners_of
 from rlaif_pl.engine.runner import DecoderRunner
 from rlaif_pl.models.causal import CausalModel
 from rlaif_pl.models.scalar_head import ScalarHead
@@ -146,7 +147,7 @@ def _models(root: nn.Module) -> Iterator[CausalModel]:
 
 
 def _runners(root: nn.Module) -> Iterator[DecoderRunner]:
-    return (runner for model in _models(root) for runner in model.stacks)
+    return (runner for model in _models(root) for runner in runners_of(model))
 
 
 def _layers(root: nn.Module) -> Iterator[nn.Module]:
@@ -158,7 +159,7 @@ def _others(root: nn.Module) -> Iterator[nn.Module]:
     """Scalar heads, and output embeddings of models that write nothing, which nobody reads."""
     yield from (each for each in root.modules() if isinstance(each, ScalarHead))
     for model in _models(root):
-        inside = {id(p) for stack in model.stacks for p in stack.parameters()}
+        inside = {id(p) for runner in runners_of(model) for p in runner.parameters()}
         if model is not root and id(model.unembedding.weight) not in inside:
             yield model.unembedding
 
