@@ -31,6 +31,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from rlaif_pl.data.sources import load_preferences, load_prompts
 from rlaif_pl.engine import LocalGenerator, SamplingParams, VLLMGenerator
 from rlaif_pl.labeling import EndpointBackend, LocalBackend, PairwiseLabeler
+from rlaif_pl.labeling.backends.endpoint_http import Retries
 from rlaif_pl.models import ActorCritic, BackboneOptions, Lora
 from rlaif_pl.models.embedded import embedded_model_folder
 from rlaif_pl.models.sampled_policy import SampledPolicy
@@ -161,7 +162,7 @@ def labeling_rates(url: str, pairs: Sequence[Preference]) -> dict[str, float]:
     """
     labelers = {
         f"vLLM, {many} at a time": PairwiseLabeler(
-            EndpointBackend(f"{url}/v1", "served", concurrency=many, timeout=600.0)
+            EndpointBackend(f"{url}/v1", "served", concurrency=many, retries=Retries(timeout=600.0))
         )
         for many in (1, 16)
     }

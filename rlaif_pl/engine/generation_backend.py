@@ -28,6 +28,10 @@ class ServedPolicy(Protocol):
         """Rank of its adapters; 0 where it has none."""
 
     @property
+    def is_tied(self) -> bool:
+        """Whether its output embedding is its input embedding."""
+
+    @property
     def end_ids(self) -> frozenset[int]:
         """Tokens that end a text."""
 

@@ -59,6 +59,11 @@ class SampledPolicy:
         return adapter_rank(self.model)
 
     @property
+    def is_tied(self) -> bool:
+        """Whether its output embedding is its input embedding."""
+        return self.model.is_tied
+
+    @property
     def end_ids(self) -> frozenset[int]:
         """Tokens that end a text."""
         return self.model.stop_token_ids

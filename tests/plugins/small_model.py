@@ -10,7 +10,7 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTra
 BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
 
 
-def write(folder: Path) -> Path:
+def write(folder: Path, tied: bool = True) -> Path:
     names = ["<pad>", "</s>", "<end>", *BYTES]
     core = Tokenizer(models.BPE(vocab={name: n for n, name in enumerate(names)}, merges=[]))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -28,7 +28,7 @@ def write(folder: Path) -> Path:
         num_key_value_heads=2,
         max_position_embeddings=2048,
         initializer_range=0.1,
-        tie_word_embeddings=True,
+        tie_word_embeddings=tied,
         bos_token_id=None,
         eos_token_id=1,
         pad_token_id=0,

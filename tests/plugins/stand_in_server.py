@@ -33,6 +33,7 @@ class StandIn:
     has_adapters: bool = True
     has_dev_routes: bool = True
     replicas: int = 1
+    on_cpu: bool = False
     chunked_on_cpu: bool = False
     max_model_len: int = 2048
     is_stale: bool = False  # says that it loads, and does not
@@ -45,6 +46,7 @@ class StandIn:
     log: list[str] = field(default_factory=list)
 
     def __post_init__(self):
+        self.device = "cpu" if self.on_cpu or self.chunked_on_cpu else "cuda"
         self.base = self.load(self.folder)
         self.lock = threading.Lock()
         outer = self
@@ -110,7 +112,7 @@ class StandIn:
                     "lora_config": lora,
                     "model_config": {"logprobs_mode": self.mode, "dtype": f"torch.{self.dtype}"},
                     "parallel_config": {"data_parallel_size": self.replicas},
-                    "device_config": {"device": "cpu"},
+                    "device_config": {"device": self.device},
                     "scheduler_config": {"enable_chunked_prefill": self.chunked_on_cpu},
                 }
             }

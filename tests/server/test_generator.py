@@ -220,6 +220,12 @@ def test_a_server_that_lacks_something_is_refused_with_the_flag(
         generator.prepare(SampledPolicy(actor.policy), params, for_training=True)
 
 
+def test_tied_weights_are_not_sent_to_a_cpu(generator_of, stand_in, actor_of):
+    actor = actor_of(None, trunk_layers=0)
+    with pytest.raises(ValueError, match="keep its old output embedding"):
+        start(generator_of(stand_in(has_adapters=False, on_cpu=True)), actor)
+
+
 def test_more_is_refused_when_it_is_met(generator_of, stand_in, actor_of):
     actor = actor_of(Lora(r=12))
     blind = stand_in(max_rank=8, has_dev_routes=False)  # tells its rank by an error only

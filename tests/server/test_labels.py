@@ -18,22 +18,23 @@ from rlaif_pl.labeling import (
     PairwiseLabeler,
     RubricLabeler,
     ScoreLabeler,
-    Thinking,
 )
+from rlaif_pl.labeling.backends.endpoint_errors import EndpointError
+from rlaif_pl.labeling.backends.endpoint_http import Retries
 from rlaif_pl.labeling.strategies.likelihood_terms import WeightedTerm
 from rlaif_pl.models.embedded import embedded_model_folder
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
 
 TOLERANCE = 1e-3  # of a label: both compute in float32
-GREEDY = Thinking(max_tokens=16, temperature=0.0)
+# Verdicts of several tokens, "(A)": a server also counts "A),", which begins so; this process does not.
+LOOSE = {"constitution": 0.05}
 LABELERS = {
     "pairwise": PairwiseLabeler,
     "one exemplar": lambda backend: PairwiseLabeler(backend, shots=1),
     "chat": lambda backend: PairwiseLabeler(backend, chat_template=True),
     "chain of thought": lambda backend: PairwiseLabeler(backend, cot=True, max_rationale_tokens=16),
     "tie": lambda backend: PairwiseLabeler(backend, tie=True),
-    "thinking": lambda backend: PairwiseLabeler(backend, chat_template=True, thinking=GREEDY),
     "score": ScoreLabeler,
     "rubric": RubricLabeler,
     "constitution": ConstitutionLabeler,
@@ -62,7 +63,7 @@ def pairs():
 
 
 def endpoint(server, **options):
-    own = {"chat_assistant_prefix": "assistant", "timeout": 300.0} | options
+    own = {"chat_assistant_prefix": "assistant", "retries": Retries(timeout=300.0)} | options
     return EndpointBackend(f"{server.url}/v1", "served", **own)
 
 
@@ -71,17 +72,16 @@ def test_labels_are_those_of_this_process(name, judge, local, pairs):
     theirs = LABELERS[name](endpoint(judge)).label(pairs)
     ours = LABELERS[name](local).label(pairs)
     for one, other in zip(theirs, ours, strict=True):
-        assert one.p_first == pytest.approx(other.p_first, abs=TOLERANCE)  # None where both failed
-    failures = [[row.provenance.failure for row in rows] for rows in (theirs, ours)]
-    assert failures[0] == failures[1]
-    if name not in ("listwise", "free form", "thinking"):  # the model writes no verdicts of its own
+        within = LOOSE.get(name, TOLERANCE)
+        assert one.p_first == pytest.approx(other.p_first, abs=within)  # None where both failed
+    if name not in ("listwise", "free form"):  # the model writes no verdicts of its own
         assert all(row.p_first is not None for row in theirs)
 
 
-def test_a_slow_server_is_a_failure_that_is_counted(judge, pairs):
-    rows = PairwiseLabeler(endpoint(judge, timeout=0.005, max_retries=0)).label(pairs[:1])
-    assert rows[0].p_first is None
-    assert rows[0].provenance.failure == "timeout"
+def test_a_server_that_is_too_slow_is_named(judge, pairs):
+    slow = endpoint(judge, retries=Retries(max_retries=0, timeout=0.005))
+    with pytest.raises(EndpointError, match=r"Cannot reach .* \(no answer in 0.005 s\)"):
+        PairwiseLabeler(slow).label(pairs[:1])
 
 
 def test_a_job_whose_server_dies_goes_on_with_the_next(start_real_server, pairs, tmp_path, capsys):
@@ -96,7 +96,7 @@ def test_a_job_whose_server_dies_goes_on_with_the_next(start_real_server, pairs,
             "--labeler=rlaif_pl.labeling.PairwiseLabeler",
             f"--{backend}=rlaif_pl.labeling.EndpointBackend",
             *(f"--{backend}.base_url={url}/v1", f"--{backend}.model=served"),
-            *(f"--{backend}.max_retries=1", f"--{backend}.concurrency=2"),
+            *(f"--{backend}.retries.max_retries=1", f"--{backend}.concurrency=2"),
         ]
 
     threading.Timer(8.0, server.stop).start()  # a fifth of the job is done by then, or more

@@ -5,6 +5,7 @@ import threading
 import time
 
 import pytest
+import small_model
 import torch
 
 from rlaif_pl.engine import LocalGenerator, SamplingParams, VLLMGenerator
@@ -12,7 +13,7 @@ from rlaif_pl.engine.response_batch import assemble
 from rlaif_pl.engine.vllm.client import Client
 from rlaif_pl.engine.vllm.completions import read_samples, request_body
 from rlaif_pl.engine.vllm.facts import measured_mode, read_facts
-from rlaif_pl.models import Lora
+from rlaif_pl.models import ActorCritic, BackboneOptions, Lora
 from rlaif_pl.models.sampled_policy import SampledPolicy
 from rlaif_pl.rl.rollout import collect
 from rlaif_pl.training import A2CModule
@@ -119,10 +120,12 @@ def test_twenty_updates_are_each_what_is_drawn_from(generator, actor_of, moved):
     assert len(own) == 1  # the latest alone
 
 
-def test_whole_weights_are_reloaded(start_server, actor_of, moved, tmp_path):
-    server = start_server(adapters=False)
+def test_whole_weights_are_reloaded(start_real_server, moved, tmp_path):
+    folder = str(small_model.write(tmp_path / "untied", tied=False))
+    server = start_real_server(folder, adapters=False)
     generator = VLLMGenerator(server.url, str(tmp_path / "w"), tolerance=TOLERANCE, timeout_s=300)
-    actor = actor_of(lora=None, trunk_layers=0)
+    backbone = BackboneOptions(folder, trunk_layers=0)
+    actor = ActorCritic(backbone, lora=None, value_network="none")
     policy, rows = start(generator, actor)
     for _ in range(3):
         moved(actor.policy, 0.01)
@@ -130,6 +133,15 @@ def test_whole_weights_are_reloaded(start_server, actor_of, moved, tmp_path):
         found = generator.generate(policy, rows, PARAMS, SEEDS)
         for own, theirs in zip(own_logprobs(actor, rows, found), found.logprobs, strict=True):
             assert own == pytest.approx(theirs, abs=TOLERANCE)
+
+
+def test_whole_tied_weights_are_refused_on_a_cpu(start_server, actor_of, tmp_path):
+    server = start_server(adapters=False)
+    generator = VLLMGenerator(server.url, str(tmp_path / "w"), tolerance=TOLERANCE, timeout_s=300)
+    with pytest.raises(
+        ValueError, match="computes on a CPU and would keep its old output embedding"
+    ):
+        start(generator, actor_of(lora=None, trunk_layers=0))
 
 
 def test_whole_weights_are_refused_by_a_server_of_adapters(generator, actor_of):

@@ -32,6 +32,7 @@ class ServerFacts:
         dtype: Type it computes in.
         replicas: Data-parallel copies of the model behind the address.
         seed_kills: Whether a request with a seed may end it (a CPU with chunked prefill).
+        is_cpu: Whether it computes on a CPU, where layers keep packed copies of their weights.
     """
 
     url: str
@@ -47,6 +48,7 @@ class ServerFacts:
     dtype: str | None = None
     replicas: int | None = None
     seed_kills: bool | None = None
+    is_cpu: bool | None = None
 
     def rows(self) -> list[tuple[str, str]]:
         """Say it, a line a fact."""
@@ -168,8 +170,13 @@ def check_adapters(facts: ServerFacts, rank: int) -> None:
         )
 
 
-def check_whole(facts: ServerFacts) -> None:
+def check_whole(facts: ServerFacts, *, is_tied: bool) -> None:
     """Refuse a server that cannot be given whole weights.
+
+    Args:
+        facts: What is known of it.
+        is_tied: Whether the output embedding is the input embedding. On a CPU vLLM 0.32 keeps a packed
+            copy of the former, which new weights do not reach.
 
     Raises:
         ValueError: It cannot.
@@ -183,6 +190,12 @@ def check_whole(facts: ServerFacts) -> None:
         raise ValueError(
             f"expected {facts.url} to be started without --enable-lora to take whole weights, which it "
             "reads wrongly with it; leave the flag out, or train adapters (lora)"
+        )
+    if facts.is_cpu and is_tied:
+        raise ValueError(
+            f"expected {facts.url} to take whole weights while it runs, it computes on a CPU and would "
+            "keep its old output embedding, which this model ties to the input's; train adapters "
+            "(lora), or serve from a GPU"
         )
 
 
@@ -218,7 +231,7 @@ def _from_settings(told: dict[str, Any]) -> dict[str, Any]:
     if not told:
         return {}
     lora = told.get("lora_config")
-    device = (told.get("device_config") or {}).get("device")
+    is_cpu = "cpu" in str((told.get("device_config") or {}).get("device"))
     chunks = (told.get("scheduler_config") or {}).get("enable_chunked_prefill")
     model = told.get("model_config") or {}
     return {
@@ -227,5 +240,6 @@ def _from_settings(told: dict[str, Any]) -> dict[str, Any]:
         "logprobs_mode": model.get("logprobs_mode"),
         "dtype": str(model.get("dtype", "")).removeprefix("torch.") or None,
         "replicas": (told.get("parallel_config") or {}).get("data_parallel_size"),
-        "seed_kills": "cpu" in str(device) and bool(chunks),
+        "seed_kills": is_cpu and bool(chunks),
+        "is_cpu": is_cpu,
     }

@@ -93,7 +93,7 @@ class VLLMGenerator:
         if policy.changed == "adapter":
             known.check_adapters(found, policy.rank)
         elif policy.changed == "whole":
-            known.check_whole(found)
+            known.check_whole(found, is_tied=policy.is_tied)
         if self.seeded and found.seed_kills:
             raise ValueError(
                 f"expected {client.url} to survive requests with a seed, it runs on a CPU with chunked "
