@@ -13,6 +13,7 @@ import operator
 import os
 import tempfile
 import weakref
+from abc import abstractmethod
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
@@ -46,8 +47,9 @@ SCHEMAS: dict[type, pa.Schema] = {
 class _Rows(Sequence[Row], Generic[Row]):
     """A sequence of records that equals any other of the same records, such as a list."""
 
+    @abstractmethod
     def _row(self, number: int) -> Row:
-        raise NotImplementedError
+        """Return a row by its place, from 0."""
 
     @overload
     def __getitem__(self, index: int) -> Row: ...

@@ -21,6 +21,7 @@ from rlaif_pl.labeling import (
 )
 from rlaif_pl.labeling.backends.endpoint_errors import EndpointError
 from rlaif_pl.labeling.backends.endpoint_http import Retries
+from rlaif_pl.labeling.prompting.verdicts import ChainOfThought
 from rlaif_pl.labeling.strategies.likelihood_terms import WeightedTerm
 from rlaif_pl.models.embedded import embedded_model_folder
 
@@ -33,7 +34,7 @@ LABELERS = {
     "pairwise": PairwiseLabeler,
     "one exemplar": lambda backend: PairwiseLabeler(backend, shots=1),
     "chat": lambda backend: PairwiseLabeler(backend, chat_template=True),
-    "chain of thought": lambda backend: PairwiseLabeler(backend, cot=True, max_rationale_tokens=16),
+    "chain of thought": lambda backend: PairwiseLabeler(backend, cot=ChainOfThought(max_tokens=16)),
     "tie": lambda backend: PairwiseLabeler(backend, tie=True),
     "score": ScoreLabeler,
     "rubric": RubricLabeler,
