@@ -128,7 +128,8 @@ class TrainableModule(LightningModule):
 
     @override
     def configure_model(self) -> None:
-        strategy = self.trainer.strategy
+        # Lightning calls this without a trainer too, where it loads a checkpoint.
+        strategy = None if self._trainer is None else self.trainer.strategy
         if not isinstance(strategy, ModelParallelStrategy) or self._shards or self.sharded is None:
             return
         place, method = self.sharded

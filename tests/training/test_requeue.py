@@ -99,6 +99,10 @@ def test_a_job_that_is_queued_again_ends_as_the_unbroken_one(job, tmp_path, monk
     monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
     lightning = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     lightning.addHandler(caplog.handler)
+    caplog.set_level(
+        logging.INFO, lightning.name
+    )  # other tests of this process may have changed it
+    monkeypatch.setattr(lightning, "disabled", False)
     found = fit(file)
     lightning.removeHandler(caplog.handler)
     assert "restarted by SLURM: going on from" in caplog.text
