@@ -1,6 +1,6 @@
 """Command line: ``python -m rlaif_pl COMMAND``.
 
-Imports happen inside the commands: ``run`` and ``--help`` start in a second instead of ten.
+Imports happen inside the commands: ``--help`` starts in a second instead of ten.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
-import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
@@ -19,13 +18,10 @@ from typing import TYPE_CHECKING
 
 from rlaif_pl import __version__
 from rlaif_pl.config_paths import find_config
-from rlaif_pl.device_names import KINDS
 from rlaif_pl.errors import estimated_cost, explained
 
 if TYPE_CHECKING:
     from jsonargparse import Namespace
-
-    from rlaif_pl.cli.commands.usage import PlainParser
 
 LIGHTNING = ("fit", "validate", "predict")
 DEFAULT_FIT = "quickstart/reward_from_pairs.yaml"
@@ -129,7 +125,9 @@ def main(args: Sequence[str] | None = None) -> int:
         return 2
     try:
         if command == "run":
-            return run_experiment(rest)
+            from rlaif_pl.cli.commands.run import run_experiment
+
+            return run_experiment(rest, FUNCTIONS)
         if command == "completion":
             return run_completion(rest)
         if command in LIGHTNING:
@@ -164,99 +162,6 @@ def unknown_command(command: str, known: Sequence[str]) -> str:
     return f"error: unknown command {command!r}{meant}\n{listed}\n{hint}\n"
 
 
-def run_parser() -> PlainParser:
-    """Return the parser of ``run``."""
-    from rlaif_pl.cli.commands.usage import PlainParser
-
-    parser = PlainParser(
-        "python -m rlaif_pl run",
-        description="Run an experiment; what is finished is skipped, what was interrupted goes on.",
-    )
-    parser.add_argument("file", help="experiment YAML; one that comes with the package by its name")
-    parser.add_argument("--out", type=Path, help="folder of the run, in place of the file's")
-    parser.add_argument("--seed", type=whole, help="in place of the file's")
-    parser.add_argument(
-        "--force",
-        nargs="+",
-        default=[],
-        metavar="STAGE",
-        help="run these (and what reads them) again",
-    )
-    parser.add_argument(
-        "--dry_run",
-        action="store_true",
-        help="say what would run, check every stage's config, and estimate memory, time and cost",
-    )
-    parser.add_argument(
-        "--no_check",
-        action="store_true",
-        help="start without looking whether later stages have their data and servers",
-    )
-    parser.add_argument("--check", action="store_true", help="look for that, and run nothing")
-    parser.add_argument("--device", help=f"of every stage, in place of the file's: {KINDS}")
-    parser.add_argument(
-        "--nodes", type=whole, default=1, help="nodes on each of which this command is given"
-    )
-    parser.add_argument(
-        "--node_rank",
-        type=whole,
-        default=os.environ.get("SLURM_NODEID", "0"),
-        help="which of the nodes this is, from 0 (SLURM_NODEID)",
-    )
-    parser.add_argument("--main_address", help="of node 0, where its host name is not known")
-    return parser
-
-
-def run_experiment(args: list[str]) -> int:
-    """``run FILE``: every stage of an experiment."""
-    parser = run_parser()
-    given = parser.parse_args(args)
-    if given.nodes == 1:  # a variable of a job in which this command runs alone
-        given.node_rank = 0
-    if not 0 <= given.node_rank < max(given.nodes, 1):
-        parser.error(
-            f"expected --node_rank from 0 to {given.nodes - 1}, below --nodes, got {given.node_rank}"
-        )
-    file = find_config(given.file)
-    if given.check:
-        from rlaif_pl.cli.commands.stage_check import stage_check
-
-        return stage_check(file, FUNCTIONS, given.out, given.force, given.seed)
-    if given.dry_run:
-        from rlaif_pl.cli.commands.dry_run import dry_run
-
-        return dry_run(file, FUNCTIONS, given.out, given.force, given.seed, given.device)
-    from rlaif_pl.pipeline import load_experiment, run
-    from rlaif_pl.pipeline.plan import make_plan
-
-    if given.node_rank == 0:  # the others do as it says
-        experiment = load_experiment(file, given.out, given.seed, given.device)
-        plans = make_plan(experiment, given.force)
-    if given.node_rank == 0 and not given.no_check and any(p.action != "skip" for p in plans):
-        # In a process of its own: this one lives as long as the run and would keep torch in memory.
-        words = [sys.executable, "-m", "rlaif_pl", "run", *args, "--check"]
-        if code := subprocess.run(words, check=False).returncode:
-            return code
-    return run(
-        file,
-        given.out,
-        given.force,
-        given.seed,
-        device=given.device,
-        nodes=given.nodes,
-        node_rank=given.node_rank,
-        main_address=given.main_address,
-    )
-
-
-def whole(word: str) -> int:
-    """Read a whole number, also one written as ``1e3``."""
-    from rlaif_pl.pipeline.yaml_files import whole_number
-
-    number = whole_number(word)
-    return int(word) if number is None else number
-
-
 def run_completion(args: list[str]) -> int:
     """``completion SHELL``: a script that a shell completes commands and options with."""
     from rlaif_pl.cli.commands.usage import PlainParser
@@ -269,6 +174,7 @@ def run_completion(args: list[str]) -> int:
     parser.add_argument("shell", help="bash, zsh, fish or tcsh")
     given = parser.parse_args(args)
     from rlaif_pl.cli.commands.completion import completion
+    from rlaif_pl.cli.commands.run import run_parser
 
     return completion(given.shell, FUNCTIONS, run_parser())
 

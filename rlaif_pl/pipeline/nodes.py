@@ -2,7 +2,7 @@
 
 Nodes speak through files of the run folder, which all of them see: node 0 shows that it lives and
 says which stage begins where, each other node shows whom it follows. Only node 0 decides, starts and
-records stages, so none is started twice. Nothing of torch is loaded here: the processes of a stage
+records stages, so none is started twice. The processes of a stage
 meet each other at the address and port that node 0 names.
 """
 

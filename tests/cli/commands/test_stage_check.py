@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from rlaif_pl.cli import main as cli
+from rlaif_pl.cli.commands import run
 
 NOBODY = "http://127.0.0.1:9/v1"
 
@@ -91,7 +92,7 @@ def test_a_run_starts_nothing_where_the_check_fails(tmp_path, monkeypatch, data_
         asked.append(words[-4:])
         return Ended
 
-    monkeypatch.setattr(cli.subprocess, "run", child)
+    monkeypatch.setattr(run.subprocess, "run", child)
     assert cli.main(["run", str(file), "--seed", "3"]) == 1
     assert asked == [[str(file), "--seed", "3", "--check"]]
     assert not (tmp_path / "run").exists()
