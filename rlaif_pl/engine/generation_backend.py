@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
+
+from torch import Tensor
 
 from rlaif_pl.engine.generate import Generated
 from rlaif_pl.engine.sampling import SamplingParams, StopStrings
@@ -32,6 +34,10 @@ class ServedPolicy(Protocol):
         """Whether its output embedding is its input embedding."""
 
     @property
+    def device_type(self) -> str:
+        """Kind of device its weights are on: "cpu", "cuda", ..."""
+
+    @property
     def end_ids(self) -> frozenset[int]:
         """Tokens that end a text."""
 
@@ -55,6 +61,9 @@ class ServedPolicy(Protocol):
 
     def write(self, folder: Path) -> Path:
         """Write what changed: a PEFT folder, or a whole transformers folder."""
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """All weights with adapters folded in, by their names in a transformers folder."""
 
     def check_prompt(self, most: int) -> list[int]:
         """Return a fixed prompt of at most so many tokens, at least 1."""

@@ -16,6 +16,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.core_model_loading import revert_weight_conversion
 
 from rlaif_pl.engine.decoder_layers import decoder_of
 from rlaif_pl.engine.runner import DecoderRunner
@@ -83,12 +84,7 @@ def save_policy(folder: str | Path, model: CausalModel) -> Path:
         ValueError: What was written does not compute what the policy does.
     """
     check = WrittenCheck(model, model.unembedding)
-    whole = _empty_policy(model)
-    load_into(decoder_of(whole), decoder_weights(model))
-    if not model.is_tied:
-        head = getattr(model.unembedding, "linear", model.unembedding)
-        whole.get_output_embeddings().load_state_dict(head.state_dict())
-    whole.tie_weights()
+    whole = _filled_policy(model)
     kept = exported_generation_config(model.info)
     if kept is not None:
         whole.generation_config = kept
@@ -97,6 +93,25 @@ def save_policy(folder: str | Path, model: CausalModel) -> Path:
     return save_causal(
         folder, whole, model.tokenizer, card, revision=_commit(model), check=check.policy
     )
+
+
+@torch.no_grad()
+def exported_weights(model: CausalModel) -> dict[str, Tensor]:
+    """Return the weights that ``save_policy`` writes, under the names they have in its files."""
+    whole = _filled_policy(model)
+    kept = {name for name, _ in whole.named_parameters()}  # a tied head stands once
+    weights = {name: value for name, value in whole.state_dict().items() if name in kept}
+    return dict(revert_weight_conversion(whole, weights))
+
+
+def _filled_policy(model: CausalModel) -> PreTrainedModel:
+    whole = _empty_policy(model)
+    load_into(decoder_of(whole), decoder_weights(model))
+    if not model.is_tied:
+        head = getattr(model.unembedding, "linear", model.unembedding)
+        whole.get_output_embeddings().load_state_dict(head.state_dict())
+    whole.tie_weights()
+    return whole
 
 
 @torch.no_grad()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from rlaif_pl.engine.generate import Generated
 from rlaif_pl.engine.generation_backend import Changed
@@ -17,7 +18,7 @@ from rlaif_pl.engine.sampling import SamplingParams, StopStrings
 from rlaif_pl.models.adapter_export import adapter_rank, has_adapters, save_adapter
 from rlaif_pl.models.adapter_folder import AdapterSource, adapter_source
 from rlaif_pl.models.causal import CausalModel
-from rlaif_pl.models.export import save_policy
+from rlaif_pl.models.export import exported_weights, save_policy
 
 CHECK_TEXT = (
     "The tap in the kitchen drips all night, and two new washers did not help. A neighbor says that "
@@ -64,6 +65,11 @@ class SampledPolicy:
         return self.model.is_tied
 
     @property
+    def device_type(self) -> str:
+        """Kind of device its weights are on."""
+        return self.model.device.type
+
+    @property
     def end_ids(self) -> frozenset[int]:
         """Tokens that end a text."""
         return self.model.stop_token_ids
@@ -98,6 +104,12 @@ class SampledPolicy:
             shutil.copytree(self._files.folder, work)
             return work.replace(folder)
         return save_policy(folder, self.model)
+
+    @torch.no_grad()
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """All weights with adapters folded in, on the model's device."""
+        for name, value in exported_weights(self.model).items():
+            yield name, value.to(self.model.device)
 
     def check_prompt(self, most: int) -> list[int]:
         """Return the first tokens of one fixed text."""

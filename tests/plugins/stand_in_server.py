@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
 import threading
 import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
+from stand_in_transfer import GROUPS
 
 from rlaif_pl.engine.response_batch import assemble
 from rlaif_pl.engine.sampling import SamplingParams
@@ -41,6 +46,10 @@ class StandIn:
     dies_after: int | None = None  # completions
     delay_s: float = 0.0
     finish_reason: str | None = None
+    transfer: str | None = None  # backend of --weight-transfer-config
+    breaks_transfer: bool = False
+    version: str = "0.32.0"
+    group: int | None = None  # port at which it joined the trainer
     asked: list[dict] = field(default_factory=list)
     loaded: dict[str, object] = field(default_factory=dict)
     log: list[str] = field(default_factory=list)
@@ -104,7 +113,9 @@ class StandIn:
             loras = [{"id": name, "parent": NAME} for name in self.loaded]
             return 200, {"data": [base, *loras]}
         if path == "/version":
-            return 200, {"version": "0.32.0"}
+            return 200, {"version": self.version}
+        if path == "/get_world_size":
+            return 200, {"world_size": 1}
         if path.startswith("/server_info") and self.has_dev_routes:
             lora = {"max_lora_rank": self.max_rank} if self.has_adapters else None
             return 200, {
@@ -114,6 +125,7 @@ class StandIn:
                     "parallel_config": {"data_parallel_size": self.replicas},
                     "device_config": {"device": self.device},
                     "scheduler_config": {"enable_chunked_prefill": self.chunked_on_cpu},
+                    "weight_transfer_config": self.transfer and {"backend": self.transfer},
                 }
             }
         return 404, {"detail": "Not Found"}
@@ -136,7 +148,28 @@ class StandIn:
             return 200, {"results": [None]}
         if path == "/reset_prefix_cache" and self.has_dev_routes:
             return 200, {"success": not self.keeps_keys}
+        if path in ("/pause?mode=wait", "/resume", "/start_weight_update", "/finish_weight_update"):
+            return 200, {"message": "done"}
+        if path == "/init_weight_transfer_engine":
+            self.group = body["init_info"]["master_port"]
+            return 200, {"message": "Weight transfer initialized"}
+        if path == "/update_weights":
+            return self.receive(**body["update_info"])
         return 404, {"detail": "Not Found"}
+
+    def receive(self, names, dtype_names, shapes):
+        """Take tensors from the trainer's group, and be what they make with the folder's config."""
+        if self.breaks_transfer:
+            return 400, error(400, "weight transfer is broken")
+        weights = {name: GROUPS[self.group].get(timeout=30) for name in names}
+        found = [[str(w.dtype)[6:], list(w.shape)] for w in weights.values()]
+        assert found == [list(each) for each in zip(dtype_names, shapes, strict=True)]
+        if not self.is_stale:
+            with tempfile.TemporaryDirectory() as place:
+                shutil.copytree(self.folder, place, dirs_exist_ok=True)
+                save_file(weights, Path(place) / "model.safetensors", {"format": "pt"})
+                self.base = self.load(place)
+        return 200, {"message": "Weights updated"}
 
     def change(self, path, body):
         name = body["lora_name"]

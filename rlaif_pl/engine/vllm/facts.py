@@ -33,6 +33,7 @@ class ServerFacts:
         replicas: Data-parallel copies of the model behind the address.
         seed_kills: Whether a request with a seed may end it (a CPU with chunked prefill).
         is_cpu: Whether it computes on a CPU, where layers keep packed copies of their weights.
+        transfer: How it was started to be sent weights without a folder ("nccl").
     """
 
     url: str
@@ -49,6 +50,7 @@ class ServerFacts:
     replicas: int | None = None
     seed_kills: bool | None = None
     is_cpu: bool | None = None
+    transfer: str | None = None
 
     def rows(self) -> list[tuple[str, str]]:
         """Say it, a line a fact."""
@@ -65,6 +67,7 @@ class ServerFacts:
             ("longest text", f"{self.max_model_len} tokens"),
             ("adapters while it runs", adapters),
             ("whole weights while it runs", whole),
+            ("weights without a folder", self.transfer or "no: --weight-transfer-config"),
             ("log-probabilities", f"{self.logprobs_mode or 'unknown'}"),
             ("replicas", str(self.replicas or "unknown")),
             ("seeds", seeds),
@@ -242,4 +245,5 @@ def _from_settings(told: dict[str, Any]) -> dict[str, Any]:
         "replicas": (told.get("parallel_config") or {}).get("data_parallel_size"),
         "seed_kills": is_cpu and bool(chunks),
         "is_cpu": is_cpu,
+        "transfer": (told.get("weight_transfer_config") or {}).get("backend"),
     }

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rlaif_pl.engine.generate import Generated
 from rlaif_pl.engine.generation_backend import ServedPolicy
@@ -16,6 +16,7 @@ from rlaif_pl.engine.vllm import facts as known
 from rlaif_pl.engine.vllm.client import Client, RefusedError, ServerGoneError
 from rlaif_pl.engine.vllm.completions import Sample, read_samples, request_body
 from rlaif_pl.engine.vllm.division import Servers
+from rlaif_pl.engine.vllm.transfer import WeightTransfer, check_transfer
 
 CHECK_PROMPT = 300  # tokens: blocks of a prefix cache, 16 or 128 tokens, must be full to be stale
 CHECK_TOKENS = 16
@@ -28,9 +29,9 @@ class VLLMGenerator:
     """Draws by one or several vLLM servers, in the trainer's place.
 
     Each update gets a name of its own, ``policy-RUN-vN``: adapters as a PEFT folder that is loaded
-    under it, all weights as a folder that the server reads over its own. After it the server draws a
-    continuation of one fixed prompt, and the run stops where its log-probabilities are not the
-    trainer's.
+    under it, all weights as a folder that the server reads over its own, or over NCCL without a folder.
+    After it the server draws a continuation of one fixed prompt, and the run stops where its
+    log-probabilities are not the trainer's.
 
     Args:
         base_url: Where a server listens, or several; prompts are divided among them.
@@ -42,6 +43,8 @@ class VLLMGenerator:
         concurrency: Prompts a server is asked at a time.
         timeout_s: Seconds to wait for a prompt's responses; a server that takes longer is dropped.
         seeded: Send each prompt a seed, so that a server draws the same again.
+        weights: How weights travel: ``folder``, or ``nccl`` from GPU to GPU, all of them with adapters
+            folded in (vLLM 0.32 on both sides; never run on a GPU here).
     """
 
     is_remote = True
@@ -55,6 +58,7 @@ class VLLMGenerator:
         concurrency: int = 32,
         timeout_s: float = 600.0,
         seeded: bool = True,
+        weights: Literal["folder", "nccl"] = "folder",
     ) -> None:
         urls = [base_url] if isinstance(base_url, str) else list(base_url)
         is_loose = tolerance is None or tolerance > 0
@@ -65,6 +69,7 @@ class VLLMGenerator:
             )
         self.adapter_dir = Path(adapter_dir).absolute()
         self.model, self.tolerance, self.seeded = model, tolerance, seeded
+        self.weights = weights
         self.servers = Servers([Client(url, timeout_s) for url in urls], concurrency)
         self.facts: dict[str, known.ServerFacts] = {}
         self.gap, self.allowed = 0.0, tolerance  # of the latest check, in nats a token
@@ -72,6 +77,7 @@ class VLLMGenerator:
         self._loaded: str | None = None  # adapter that is asked; None for the servers' own weights
         self._reloaded: Path | None = None  # weights that the servers read over their own
         self._for_training = False
+        self._transfers: dict[str, WeightTransfer] = {}  # by URL
 
     def prepare(self, policy: ServedPolicy, params: SamplingParams, *, for_training: bool) -> None:
         """Ask every server what it can do, and refuse what the run would miss.
@@ -90,7 +96,9 @@ class VLLMGenerator:
             found = replace(found, logprobs_mode=mode)
         known.check_replicas(found)
         known.check_sampling(found, params, for_training=self._for_training)
-        if policy.changed == "adapter":
+        if policy.changed != "nothing" and self.weights == "nccl":
+            check_transfer(found, policy)
+        elif policy.changed == "adapter":
             known.check_adapters(found, policy.rank)
         elif policy.changed == "whole":
             known.check_whole(found, is_tied=policy.is_tied)
@@ -112,7 +120,9 @@ class VLLMGenerator:
         if not self.facts:
             self.prepare(policy, SamplingParams(), for_training=self._for_training)
         before, self._loaded = self._loaded, None
-        if policy.changed == "adapter":
+        if policy.changed != "nothing" and self.weights == "nccl":
+            self.servers.each(lambda client: self._transfer(client, policy))
+        elif policy.changed == "adapter":
             name = self._next_name()
             folder = policy.write(self.adapter_dir / name)
             self.servers.each(lambda client: self._load(client, name, folder))
@@ -207,6 +217,16 @@ class VLLMGenerator:
     def _reload(self, client: Client, folder: Path) -> None:
         body = {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}}
         client.post("/collective_rpc", body)
+        self._forget(client)
+
+    def _transfer(self, client: Client, policy: ServedPolicy) -> None:
+        if client.url not in self._transfers:
+            self._transfers[client.url] = WeightTransfer(client, self.facts[client.url])
+        self._transfers[client.url].send(policy)
+        self._forget(client)
+
+    def _forget(self, client: Client) -> None:
+        """Empty a server's prefix cache, whose keys are of the weights before."""
         answer = client.post("/reset_prefix_cache", {})
         if answer.get("success") is False:
             raise ValueError(

@@ -1,0 +1,109 @@
+"""Weights to servers over NCCL: vLLM's protocol and names, with queues where two GPUs would be."""
+
+import pytest
+import stand_in_transfer
+import torch
+from safetensors.torch import load_file
+
+from rlaif_pl.engine import SamplingParams, VLLMGenerator
+from rlaif_pl.models import Lora
+from rlaif_pl.models.export import save_policy
+from rlaif_pl.models.sampled_policy import SampledPolicy
+
+PARAMS = SamplingParams(n=2, max_new_tokens=6)
+
+
+@pytest.fixture
+def on_gpu(monkeypatch):
+    """Let the trainer say that it is on a GPU, and have vLLM beside it."""
+    stand_in_transfer.install(monkeypatch)
+    monkeypatch.setattr(SampledPolicy, "device_type", "cuda")
+
+
+def started(server, actor, tmp_path):
+    generator = VLLMGenerator(
+        server.url, str(tmp_path / "weights"), tolerance=1e-4, timeout_s=20.0, weights="nccl"
+    )
+    policy = SampledPolicy(actor.policy)
+    generator.prepare(policy, PARAMS, for_training=True)
+    return generator, policy
+
+
+@pytest.mark.usefixtures("on_gpu")
+@pytest.mark.parametrize("lora", [Lora(r=4, alpha=8), None])
+def test_each_update_is_what_the_server_draws_from(stand_in, actor_of, moved, tmp_path, lora):
+    server = stand_in(has_adapters=False, transfer="nccl")
+    actor = actor_of(lora)
+    generator, policy = started(server, actor, tmp_path)
+    for _ in range(2):
+        moved(actor.policy)
+        server.log.clear()
+        generator.update(policy)  # scores the fixed text, and stops where it differs
+        changes = [path for path in server.log if path != "/v1/completions"]
+        once = ["/start_weight_update", "/update_weights", "/finish_weight_update"]
+        assert [e for e in changes if e != "/init_weight_transfer_engine"] == [
+            "/pause?mode=wait",
+            *once,
+            "/resume",
+            "/reset_prefix_cache",
+        ]
+    assert "/init_weight_transfer_engine" not in server.log  # once a run
+    assert not (tmp_path / "weights").exists()
+
+
+@pytest.mark.parametrize("lora", [Lora(r=4, alpha=8), None])
+def test_what_is_sent_is_what_an_export_writes(actor_of, moved, tmp_path, lora):
+    actor = actor_of(lora)
+    moved(actor.policy)
+    sent = dict(SampledPolicy(actor.policy).tensors())
+    written = load_file(save_policy(tmp_path / "policy", actor.policy) / "model.safetensors")
+    assert sent.keys() == written.keys()
+    for name, value in written.items():
+        torch.testing.assert_close(sent[name], value, rtol=0, atol=0)
+
+
+@pytest.mark.usefixtures("on_gpu")
+def test_a_server_that_takes_nothing_in_ends_the_run(stand_in, actor_of, moved, tmp_path):
+    actor = actor_of(None)
+    stale = stand_in(has_adapters=False, transfer="nccl", is_stale=True)
+    generator, policy = started(stale, actor, tmp_path)
+    moved(actor.policy)
+    with pytest.raises(ValueError, match="a fixed text the trainer's log-probabilities"):
+        generator.update(policy)
+
+
+@pytest.mark.usefixtures("on_gpu")
+def test_a_broken_update_says_to_start_the_server_again(stand_in, actor_of, tmp_path, monkeypatch):
+    server = stand_in(has_adapters=False, transfer="nccl", breaks_transfer=True)
+    generator, policy = started(server, actor_of(None), tmp_path)
+    with pytest.raises(ValueError, match=r"weight transfer is broken.*start it with --weight-tran"):
+        generator.update(policy)
+
+
+@pytest.mark.usefixtures("on_gpu")
+@pytest.mark.parametrize(
+    ("pretended", "said"),
+    [
+        ({"on_cpu": True}, "trainer and server on GPUs.*got http.* on a CPU"),
+        ({"has_dev_routes": False}, "VLLM_SERVER_DEV_MODE=1"),
+        ({"transfer": None}, "got no weight transfer; start it with --weight-transfer-config"),
+        ({"transfer": "ipc"}, "got ipc; start it with --weight-transfer-config"),
+        ({"version": "0.31.2"}, "to be vLLM 0.32, .* got 0.31.2"),
+    ],
+)
+def test_what_nccl_cannot_carry_is_refused(stand_in, actor_of, tmp_path, pretended, said):
+    server = stand_in(**{"has_adapters": False, "transfer": "nccl"} | pretended)
+    with pytest.raises(ValueError, match=said):
+        started(server, actor_of(), tmp_path)
+
+
+def test_a_trainer_without_a_gpu_or_vllm_is_refused(stand_in, actor_of, tmp_path, monkeypatch):
+    server = stand_in(has_adapters=False, transfer="nccl")
+    with pytest.raises(ValueError, match="got the trainer on cpu"):
+        started(server, actor_of(), tmp_path)
+    monkeypatch.setattr(SampledPolicy, "device_type", "cuda")
+    with pytest.raises(ValueError, match="vllm 0.32 to be installed beside the trainer.*got none"):
+        started(server, actor_of(), tmp_path)
+    stand_in_transfer.install(monkeypatch, "0.33.0")
+    with pytest.raises(ValueError, match=r"got 0\.33\.0"):
+        started(server, actor_of(), tmp_path)
