@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
 
-from torch import Tensor
+if TYPE_CHECKING:  # importing torch takes seconds, which commands that compute nothing do without
+    from torch import Tensor
 
 Source = Literal["ai", "human", "reading", "synthetic"]
 

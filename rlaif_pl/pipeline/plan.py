@@ -13,8 +13,7 @@ from rlaif_pl.pipeline.experiment import Experiment, Stage
 from rlaif_pl.pipeline.fingerprint import Fingerprint, fingerprints
 from rlaif_pl.pipeline.folder import read_record
 from rlaif_pl.pipeline.yaml_files import Value, flatten, read_yaml
-from rlaif_pl.reporting.measures import duration
-from rlaif_pl.tables import Cell, Column, Columns, Table
+from rlaif_pl.tables import Cell, Column, Columns, Table, duration
 
 Action = Literal["run", "skip", "resume", "rerun"]
 COLORS: Mapping[Action, str] = {

@@ -11,8 +11,8 @@ from markupsafe import Markup
 from rlaif_pl.data.metric_files import write_text
 from rlaif_pl.reporting import labels, parts, plots, sections, verdict
 from rlaif_pl.reporting.inputs import read_run
-from rlaif_pl.reporting.measures import duration
 from rlaif_pl.reporting.run import ReportStage, Run
+from rlaif_pl.tables import duration
 
 SHOWN_SAMPLES = 8  # open; the others up to MOST_SAMPLES are folded away
 MOST_SAMPLES = 60

@@ -1,4 +1,4 @@
-"""A metric with its interval, and a duration: read, held against a level and written as text."""
+"""A metric with its interval: read, held against a level and written as text."""
 
 from __future__ import annotations
 
@@ -31,13 +31,3 @@ def measure(metrics: Mapping[str, float], name: str) -> Interval | None:
         return None
     low, high = (metrics.get(f"{name}_{side}", math.nan) for side in ("low", "high"))
     return Interval(metrics[name], low, high, int(metrics.get(f"{name}_n", 0)))
-
-
-def duration(seconds: float) -> str:
-    """Write a duration: ``4.2 s``, ``3 min 05 s``, ``2 h 07 min``."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"

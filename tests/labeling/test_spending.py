@@ -16,7 +16,7 @@ from rlaif_pl.labeling.calls import (
 )
 from rlaif_pl.labeling.strategies.ensemble import EnsembleLabeler
 from rlaif_pl.labeling.strategy import ModelLabeler
-from rlaif_pl.labeling.usage.projection import ThroughputEstimator, duration, estimate_cost, project
+from rlaif_pl.labeling.usage.projection import ThroughputEstimator, estimate_cost, project
 from rlaif_pl.labeling.usage.spending import (
     BudgetTracker,
     OutOfBudget,
@@ -178,8 +178,3 @@ def test_the_pace_of_the_first_calls_tells_how_long_it_takes():
     assert left[4] == pytest.approx(95 * 3.0)
     assert left[8] == pytest.approx(91 * 3.0)
     assert lines == ["at the pace of the first calls about 5 min to go"]
-
-
-def test_durations_by_hand():
-    assert [duration(s) for s in (9.4, 89, 90, 5399, 5400)] == [
-        "9 s", "89 s", "2 min", "90 min", "1.5 h"]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Start commands in two processes, as torchrun starts them, and wait for both (no test in here)."""
+"""A small fit by one process or two, and two processes as torchrun starts them (no test in here)."""
 
 import os
 import signal
@@ -6,6 +6,8 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+
+import yaml
 
 HERE = Path(__file__).parents[1] / "training"  # where rank_record lies
 PATIENCE = 600  # seconds, for machines that are busy with something else
@@ -22,6 +24,49 @@ for word in sys.argv[1:]:
 
 def component(path, **options):
     return {"class_path": path, "init_args": options}
+
+
+def small_fit(root, model, data, *callbacks, save_every=2, trainer=None, **more):
+    """Write the config of an SFT of a tiny model, a row a step, that records its end and history.
+
+    Args:
+        root: Folder of the run; the file stands beside it.
+        model: Folder of the model.
+        data: Keys of ``data``.
+        callbacks: Beside those that save and record.
+        save_every: Steps between checkpoints.
+        trainer: More keys of ``trainer``.
+        more: Further keys of the file.
+    """
+    saving = {"save_last": True, "save_top_k": 0, "every_n_train_steps": save_every}
+    config = {
+        "trainer": {
+            "default_root_dir": str(root),
+            "accelerator": "cpu",
+            "logger": component("rlaif_pl.training.callbacks.HistoryFile", save_dir=str(root)),
+            "log_every_n_steps": 1,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "num_sanity_val_steps": 0,
+            "callbacks": [
+                component("rank_record.RankRecord"),
+                component("lightning.pytorch.callbacks.ModelCheckpoint", **saving),
+                *callbacks,
+            ],
+            **(trainer or {}),
+        },
+        "model": component(
+            "rlaif_pl.training.SFTModule",
+            optimizer=component("torch.optim.AdamW", lr=0.01),
+            backbone={"name": str(model), "trunk_layers": 2},
+            lora={"r": 4, "alpha": 8},
+        ),
+        "data": {"task": "demonstrations", "batch_size": 1, **data},
+        **more,
+    }
+    file = root.with_suffix(".yaml")
+    file.write_text(yaml.safe_dump(config))
+    return file
 
 
 def environment(**more):

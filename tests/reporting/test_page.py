@@ -3,8 +3,8 @@ import shutil
 import pytest
 
 from rlaif_pl.reporting.inputs import read_run
-from rlaif_pl.reporting.measures import duration
 from rlaif_pl.reporting.sections import fact_rows, metric_rows, reinforced, training_curves
+from rlaif_pl.tables import duration
 
 SECTIONS = {
     "verdict", "warnings", "win-rates", "training", "labeler", "reward-model", "samples",

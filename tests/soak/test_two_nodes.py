@@ -12,11 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from two_ranks import component, environment, small_fit
 
 from rlaif_pl.data.preferences import write_prompts
 
-HERE = Path(__file__).parent
-TRAINING = HERE.parent / "training"
 PATIENCE = 600  # seconds
 SPACES = tuple(f"rlaif{os.getpid()}{name}" for name in "ab")
 ADDRESSES = ("10.213.47.1", "10.213.47.2")
@@ -35,15 +34,11 @@ class Nodes:
 
     def start(self, node: int, words: list[str], folder: Path, name: str) -> subprocess.Popen:
         """Start a program on a node; what it says goes to ``<folder>/<name>.log``."""
-        path = os.pathsep.join(
-            [str(TRAINING), str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")]
-        )
-        more = {"OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled", "HF_HUB_OFFLINE": "1"}
         enter = ["ip", "netns", "exec", SPACES[node], "unshare", "--uts", "sh", "-c", ENTER, "sh"]
         with (folder / f"{name}.log").open("w") as log:
             process = subprocess.Popen(
                 [*enter, f"node{node}", sys.executable, "-m", *words],
-                env={**os.environ, **more, "PYTHONPATH": path},
+                env=environment(),
                 cwd=folder,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -100,56 +95,24 @@ def nodes():
         shutil.rmtree(Path("/etc/netns") / space)
 
 
-def component(path, **options):
-    return {"class_path": path, "init_args": options}
-
-
 @pytest.fixture
 def config(tmp_path, tiny_model_folder, small_prompts):
     """Return a maker of the config of a fit of twelve steps by two processes."""
-    write_prompts(tmp_path / "train.jsonl", small_prompts[:6])
-    write_prompts(tmp_path / "val.jsonl", small_prompts[6:8])
-    saving = {"save_last": True, "save_top_k": 0, "every_n_train_steps": 2}
+    files = {"demonstrations": tmp_path / "train.jsonl", "validation": tmp_path / "val.jsonl"}
+    write_prompts(files["demonstrations"], small_prompts[:6])
+    write_prompts(files["validation"], small_prompts[6:8])
+    data = {key: str(file) for key, file in files.items()}
 
     def make(name, num_nodes, *callbacks, steps=12):
-        root = tmp_path / name
-        config = {
-            "trainer": {
-                "default_root_dir": str(root),
-                "max_steps": steps,
-                "max_epochs": -1,
-                "accelerator": "cpu",
-                "devices": 2 // num_nodes,
-                "num_nodes": num_nodes,
-                "strategy": "ddp",
-                "logger": component("rlaif_pl.training.callbacks.HistoryFile", save_dir=str(root)),
-                "log_every_n_steps": 1,
-                "enable_progress_bar": False,
-                "enable_model_summary": False,
-                "num_sanity_val_steps": 0,
-                "callbacks": [
-                    component("rank_record.RankRecord"),
-                    component("lightning.pytorch.callbacks.ModelCheckpoint", **saving),
-                    *callbacks,
-                ],
-            },
-            "model": component(
-                "rlaif_pl.training.SFTModule",
-                optimizer=component("torch.optim.AdamW", lr=0.01),
-                backbone={"name": str(tiny_model_folder), "trunk_layers": 2},
-                lora={"r": 4, "alpha": 8},
-            ),
-            "data": {
-                "task": "demonstrations",
-                "demonstrations": str(tmp_path / "train.jsonl"),
-                "validation": str(tmp_path / "val.jsonl"),
-                "batch_size": 1,
-            },
-            "peer_timeout": 8.0,
-        }
-        file = root.with_suffix(".yaml")
-        file.write_text(yaml.safe_dump(config))
-        return file
+        spread = {"devices": 2 // num_nodes, "num_nodes": num_nodes, "strategy": "ddp"}
+        return small_fit(
+            tmp_path / name,
+            tiny_model_folder,
+            data,
+            *callbacks,
+            trainer={"max_steps": steps, "max_epochs": -1, **spread},
+            peer_timeout=8.0,
+        )
 
     return make
 

@@ -7,18 +7,16 @@ import sys
 import threading
 import time
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from torch.distributed import TCPStore
+from two_ranks import component, environment, small_fit
 
 from rlaif_pl.data.preferences import write_prompts
 from rlaif_pl.training import elastic
 from rlaif_pl.training.peers import Peers, explained, is_of_collectives
 
-HERE = Path(__file__).parent
 PATIENCE = 300  # seconds, for machines that are busy with something else
 
 
@@ -112,68 +110,29 @@ def test_a_process_without_a_sign_of_life_is_told_from_one_that_lives(watched):
     assert "shows no sign of life" in peers.diagnosis(1.0)
 
 
-def component(path, **options):
-    return {"class_path": path, "init_args": options}
-
-
 @pytest.fixture(scope="module")
 def config(tmp_path_factory, tiny_model_folder, small_prompts):
     """Write configs of a fit of twelve steps by two processes; returns a maker of their paths."""
     folder = tmp_path_factory.mktemp("faults")
-    write_prompts(folder / "train.jsonl", small_prompts[:6])
-    write_prompts(folder / "val.jsonl", small_prompts[6:8])
+    files = {"demonstrations": folder / "train.jsonl", "validation": folder / "val.jsonl"}
+    write_prompts(files["demonstrations"], small_prompts[:6])
+    write_prompts(files["validation"], small_prompts[6:8])
+    trainer = {"max_steps": 12, "devices": 2, "strategy": "ddp"}
 
     def make(name, *callbacks):
-        root = folder / name
-        checkpoint = component(
-            "lightning.pytorch.callbacks.ModelCheckpoint",
-            save_last=True,
-            save_top_k=0,
-            every_n_train_steps=2,
-        )
-        config = {
-            "trainer": {
-                "default_root_dir": str(root),
-                "max_steps": 12,
-                "accelerator": "cpu",
-                "devices": 2,
-                "strategy": "ddp",
-                "logger": component("rlaif_pl.training.callbacks.HistoryFile", save_dir=str(root)),
-                "log_every_n_steps": 1,
-                "enable_progress_bar": False,
-                "enable_model_summary": False,
-                "num_sanity_val_steps": 0,
-                "callbacks": [component("rank_record.RankRecord"), checkpoint, *callbacks],
-            },
-            "model": component(
-                "rlaif_pl.training.SFTModule",
-                optimizer=component("torch.optim.AdamW", lr=0.01),
-                backbone={"name": str(tiny_model_folder), "trunk_layers": 2},
-                lora={"r": 4, "alpha": 8},
-            ),
-            "data": {
-                "task": "demonstrations",
-                "demonstrations": str(folder / "train.jsonl"),
-                "validation": str(folder / "val.jsonl"),
-                "batch_size": 1,
-            },
-        }
-        file = root.with_suffix(".yaml")
-        file.write_text(yaml.safe_dump(config))
-        return file
+        data = {key: str(file) for key, file in files.items()}
+        return small_fit(folder / name, tiny_model_folder, data, *callbacks, trainer=trainer)
 
     return make
 
 
 def run(words, file, patience=PATIENCE):
     """Run a program; returns its exit status and what it said."""
-    path = os.pathsep.join([str(HERE), str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
-    threads = {"OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled", "HF_HUB_OFFLINE": "1"}
     line = [sys.executable, "-m", *words, "rlaif_pl", "fit", "--config", str(file)]
     line += ["--peer_timeout", "8"]
     process = subprocess.Popen(
         line,
-        env={**os.environ, **threads, "PYTHONPATH": path},
+        env=environment(),
         cwd=file.parent,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 import torch
-import yaml
+from two_ranks import component, small_fit
 
 from rlaif_pl import slurm
 from rlaif_pl.cli import main as cli
@@ -14,10 +14,6 @@ from rlaif_pl.data.preferences import write_prompts
 from rlaif_pl.training.checkpoints import read_checkpoint
 
 STEPS = 8
-
-
-def component(path, **options):
-    return {"class_path": path, "init_args": options}
 
 
 @pytest.fixture
@@ -33,43 +29,18 @@ def job(tmp_path, monkeypatch, tiny_model_folder, small_prompts):
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
     write_prompts(tmp_path / "train.jsonl", small_prompts[:5])
-    saving = {"save_last": True, "save_top_k": 0, "every_n_train_steps": 100}
+    data = {"demonstrations": str(tmp_path / "train.jsonl"), "validation_fraction": 0.0}
 
     def make(name, *callbacks):
-        root = tmp_path / name
-        config = {
-            "trainer": {
-                "default_root_dir": str(root),
-                "max_steps": STEPS,
-                "accelerator": "cpu",
-                "devices": 1,
-                "logger": component("rlaif_pl.training.callbacks.HistoryFile", save_dir=str(root)),
-                "log_every_n_steps": 1,
-                "enable_progress_bar": False,
-                "enable_model_summary": False,
-                "callbacks": [
-                    component("lightning.pytorch.callbacks.ModelCheckpoint", **saving),
-                    component("rank_record.RankRecord"),
-                    *callbacks,
-                ],
-            },
-            "default_callbacks": {"off": ["all"]},
-            "model": component(
-                "rlaif_pl.training.SFTModule",
-                optimizer=component("torch.optim.AdamW", lr=0.01),
-                backbone={"name": str(tiny_model_folder), "trunk_layers": 2},
-                lora={"r": 4, "alpha": 8},
-            ),
-            "data": {
-                "task": "demonstrations",
-                "demonstrations": str(tmp_path / "train.jsonl"),
-                "validation_fraction": 0.0,
-                "batch_size": 1,
-            },
-        }
-        file = root.with_suffix(".yaml")
-        file.write_text(yaml.safe_dump(config))
-        return file
+        return small_fit(
+            tmp_path / name,
+            tiny_model_folder,
+            data,
+            *callbacks,
+            save_every=100,
+            trainer={"max_steps": STEPS, "devices": 1},
+            default_callbacks={"off": ["all"]},
+        )
 
     return make
 

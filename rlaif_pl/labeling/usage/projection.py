@@ -19,6 +19,7 @@ from rlaif_pl.labeling.strategies.ensemble import EnsembleLabeler
 from rlaif_pl.labeling.strategy import ModelLabeler
 from rlaif_pl.labeling.thinking import thoughtful
 from rlaif_pl.labeling.usage.spending import Price
+from rlaif_pl.tables import duration
 from rlaif_pl.types import Labeler, Preference
 
 CHARACTERS_PER_TOKEN = 4.0  # English text, until something was measured
@@ -224,13 +225,6 @@ class ThroughputEstimator:
         """Say how long it still takes."""
         left = self.seconds_left()
         return "" if math.isinf(left) else f"about {duration(left)} to go"
-
-
-def duration(seconds: float) -> str:
-    """Say a time in its largest fitting unit: 45 s, 12 min, 3.5 h."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _text_of(call: Call) -> str:
