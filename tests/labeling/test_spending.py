@@ -177,4 +177,4 @@ def test_the_pace_of_the_first_calls_tells_how_long_it_takes():
     assert left[:4] == [math.inf] * 4
     assert left[4] == pytest.approx(95 * 3.0)
     assert left[8] == pytest.approx(91 * 3.0)
-    assert lines == ["at the pace of the first calls about 5 min to go"]
+    assert lines == ["at the pace of the first calls about 4 min 45 s to go"]

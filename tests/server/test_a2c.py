@@ -125,6 +125,23 @@ def test_a_run_that_was_killed_uses_what_it_had_asked(fit, stand_in, generator_o
     assert len(asked) == 2  # step 3 alone: step 2's responses were kept
 
 
+@pytest.mark.server
+@pytest.mark.slow
+def test_a_real_server_overlaps_and_a_killed_run_uses_what_it_had_asked(
+    fit, real_server, generator_of, tmp_path
+):
+    on, ahead = fit(4, generator_of(real_server)), fit(4, generator_of(real_server), overlap=True)
+    assert ahead[0] == pytest.approx(on[0], abs=1e-4)  # the same seeds, the same weights
+    assert all(values["rollout/log_ratio_max"] < 1e-3 for values in on.values())
+    assert max(values["rollout/log_ratio_max"] for values in ahead.values()) > 1e-3
+    folder = tmp_path / "cut"
+    fit_until_killed(fit, generator_of(real_server), folder)
+    again = fit(4, generator_of(real_server), overlap=True, ckpt_path=folder / "last.ckpt")
+    assert again.keys() == {2, 3}
+    for step, values in again.items():
+        assert values == pytest.approx(ahead[step], abs=2e-3)
+
+
 class KilledError(Exception):
     pass
 

@@ -1,5 +1,10 @@
 """Weights to servers over NCCL: vLLM's protocol and names, with queues where two GPUs would be."""
 
+import json
+import os
+import subprocess
+from pathlib import Path
+
 import pytest
 import stand_in_transfer
 import torch
@@ -107,3 +112,46 @@ def test_a_trainer_without_a_gpu_or_vllm_is_refused(stand_in, actor_of, tmp_path
     stand_in_transfer.install(monkeypatch, "0.33.0")
     with pytest.raises(ValueError, match=r"got 0\.33\.0"):
         started(server, actor_of(), tmp_path)
+
+
+@pytest.mark.server
+@pytest.mark.slow
+def test_vllms_own_helpers_send_what_they_are_given():
+    python = os.environ.get("RLAIF_PL_VLLM_PYTHON")
+    if python is None:
+        pytest.skip("needs RLAIF_PL_VLLM_PYTHON, a Python with vllm; make server-test has one")
+    here = Path(__file__).parent
+    said = subprocess.run(
+        [python, str(here / "send_by_vllm.py")],
+        env={**os.environ, "PYTHONPATH": str(here.parents[1]), "DO_NOT_TRACK": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    asked, sent = json.loads(said.stdout.splitlines()[-1])
+    paths = [path for path, _ in asked]
+    assert paths == [
+        "/get_world_size",
+        "/init_weight_transfer_engine",
+        "/pause?mode=wait",
+        "/start_weight_update",
+        "/update_weights",
+        "/finish_weight_update",
+        "/resume",
+    ]
+    bodies = dict(asked)
+    joined = bodies["/init_weight_transfer_engine"]["init_info"]
+    assert (joined["master_address"], joined["rank_offset"], joined["world_size"]) == (
+        "127.0.0.1",
+        1,
+        2,
+    )
+    assert bodies["/update_weights"]["update_info"] == {
+        "names": ["a.weight", "b.weight"],
+        "dtype_names": ["bfloat16", "bfloat16"],
+        "shapes": [[2, 3], [4]],
+    }
+    assert sent == [
+        ["torch.bfloat16", [[1.0] * 3] * 2],
+        ["torch.bfloat16", [0.0, 1.0, 2.0, 3.0]],
+    ]
