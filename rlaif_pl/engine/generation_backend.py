@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -109,6 +109,12 @@ class GenerationBackend(Protocol):
             OSError: No server is left.
         """
 
+    def share(self) -> Any:
+        """Return, as plain values, what other processes need to ask for the weights that were sent."""
+
+    def follow(self, state: Any) -> None:
+        """Ask for the weights that another process sent; ``state`` is what its ``share`` gave."""
+
     def generate(
         self,
         policy: ServedPolicy,
@@ -144,6 +150,12 @@ class LocalGenerator:
 
     def update(self, policy: ServedPolicy) -> None:
         """Do nothing: the policy's present weights are those that draw."""
+
+    def share(self) -> None:
+        """Return nothing: each process draws from its own policy."""
+
+    def follow(self, state: Any) -> None:
+        """Do nothing; see ``share``."""
 
     def generate(
         self,

@@ -194,7 +194,7 @@ class A2CModule(TrainableModule):
 
     @override
     def check_inputs(self) -> None:
-        self.rollouts.prepare(self.actor.policy, self.sampling, self._trainer)
+        self.rollouts.prepare(self.actor.policy, self.sampling)
 
     @override
     def training_step(self, batch: PromptBatch, batch_idx: int) -> Tensor:
@@ -219,14 +219,20 @@ class A2CModule(TrainableModule):
         )
         loss = self.backward_parts(update.losses(), update.count)
         parts = update.logged()
-        drift = {f"rollout/{name}": value for name, value in update.sampler_gap().items()}
-        if drift:
-            self.log_dict(drift, batch_size=len(rollout.texts))
+        share = rank_share(update.count)
+        for name, value in update.sampler_gap().items():
+            fold = "max" if name.endswith("_max") else "mean"
+            whole = value if fold == "max" else value * share
+            self.log_dict({f"rollout/{name}": whole}, reduce_fx=fold, sync_dist=True, batch_size=1)
         if self.kl_control.rule is not None:
             parts["beta"] = torch.tensor(self.kl_control.kl_coef, dtype=torch.float32)
         self.log_dict(
-            {f"a2c/train_{name}": value for name, value in parts.items()},
+            {  # a rank with fillers alone has nothing to say
+                f"a2c/train_{name}": torch.where(share > 0, value * share, 0.0)
+                for name, value in parts.items()
+            },
             batch_size=len(rollout.texts),
+            sync_dist=True,
         )
         rows, kl = is_counted.any(1), update.kl
         self.log_update(rollout, kl, rows)

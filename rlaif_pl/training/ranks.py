@@ -9,9 +9,14 @@ from torch import distributed as dist
 from rlaif_pl.ops import wide_dtype
 
 
+def has_ranks() -> bool:
+    """Whether several processes train."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
 def over_ranks(count: Tensor) -> tuple[Tensor, int]:
     """Return the sum of a scalar over all ranks, and how many they are."""
-    if not (dist.is_available() and dist.is_initialized()):
+    if not has_ranks():
         return count, 1
     total = count.clone()
     dist.all_reduce(total)
@@ -43,6 +48,6 @@ def mean_over_ranks(total: Tensor, count: Tensor) -> Tensor:
     """
     wide = wide_dtype(total.device)
     sums = torch.stack([total.detach().to(wide), count.detach().to(wide)])
-    if dist.is_available() and dist.is_initialized():
+    if has_ranks():
         dist.all_reduce(sums)
     return sums[0] / sums[1].clamp(min=1)

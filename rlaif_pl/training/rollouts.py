@@ -8,12 +8,14 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from torch import distributed as dist
 
 from rlaif_pl.engine.generate import Generated
 from rlaif_pl.engine.generation_backend import GenerationBackend, LocalGenerator
 from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.models.causal import CausalModel
 from rlaif_pl.models.sampled_policy import SampledPolicy
+from rlaif_pl.training.ranks import has_ranks
 from rlaif_pl.types import PromptBatch
 
 
@@ -42,18 +44,13 @@ class Rollouts:
         self._ahead: Future[Generated] | None = None
         self._key: tuple[int, list[int]] | None = None
 
-    def prepare(self, policy: CausalModel, params: SamplingParams, trainer: Trainer | None) -> None:
+    def prepare(self, policy: CausalModel, params: SamplingParams) -> None:
         """Refuse, before the first step, what could not be drawn.
 
         Raises:
-            ValueError: A server lacks something, or several processes train.
+            ValueError: A server lacks something.
             OSError: No server can be reached.
         """
-        if self.generator.is_remote and trainer is not None and trainer.world_size > 1:
-            raise ValueError(
-                f"expected one training process with a rollout by servers, got {trainer.world_size}: "
-                "each would send weights of its own; set trainer.devices to 1"
-            )
         self.generator.prepare(SampledPolicy(policy), params, for_training=True)
 
     def update(self, policy: CausalModel, step: int) -> None:
@@ -62,8 +59,30 @@ class Rollouts:
             return
         if self._ahead is not None:
             self._ahead.result()  # its adapters must stay until it is drawn
-        self.generator.update(SampledPolicy(policy))
+        self._serve(SampledPolicy(policy))
         self._served = step
+
+    def _serve(self, policy: SampledPolicy) -> None:
+        """Send the weights, from rank 0 alone: every process has the same, and asks for them."""
+        if not (self.generator.is_remote and has_ranks()):
+            self.generator.update(policy)
+            return
+        dist.barrier()  # until then a process may wait for texts of the weights before
+        failure: Exception | None = None
+        if dist.get_rank() == 0:
+            try:
+                self.generator.update(policy)
+            except (OSError, ValueError) as error:
+                failure = error
+        told = [self.generator.share() if failure is None else None, str(failure)]
+        dist.broadcast_object_list(told, src=0)
+        state, said = told
+        if failure is not None:
+            raise failure
+        if state is None:
+            raise ConnectionError(f"rank 0 could not send the weights of this step: {said}")
+        if dist.get_rank() > 0:
+            self.generator.follow(state)
 
     def ask(
         self,
@@ -92,16 +111,27 @@ class Rollouts:
         rank_zero_warn(f"step {step} has other prompts than were asked ahead; asked anew")
         return None
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return what was asked and not used yet, once it is there; empty where nothing was."""
+    def state_dict(self) -> dict[str, Any] | list[dict[str, Any]]:
+        """Return what was asked and not used yet, once it is there; of several processes, a list."""
+        own = self._own_state()
+        if not (self.overlap and has_ranks()):
+            return own
+        states: list[dict[str, Any]] = [{}] * dist.get_world_size()
+        dist.all_gather_object(states, own)
+        return states
+
+    def _own_state(self) -> dict[str, Any]:
         if self._ahead is None or self._key is None:
             return {}
         samples = self._ahead.result()
         kept = {"tokens": samples.tokens, "finished": samples.finished, "failed": samples.failed}
         return {"step": self._key[0], "rows": self._key[1], "logprobs": samples.logprobs, **kept}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any] | list[dict[str, Any]]) -> None:
         """Take up what a checkpoint holds, so that nothing is asked or trained on twice."""
+        if isinstance(state, list):
+            is_alike = has_ranks() and len(state) == dist.get_world_size()
+            state = state[dist.get_rank()] if is_alike else {}  # else the prompts are asked anew
         if not state:
             return
         self._key, self._ahead = (state["step"], state["rows"]), Future()

@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import yaml
@@ -76,15 +77,30 @@ def environment(**more):
 
 
 def finish(processes):
-    """Wait for all processes; returns their exit statuses and what the first one said."""
-    try:
-        said = [process.communicate(timeout=PATIENCE)[0] for process in processes]
-    finally:
-        for process in processes:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-    return [process.returncode for process in processes], "\n".join(said)
+    """Wait for all processes; returns their exit statuses and what they said.
+
+    Where one fails the others are ended: they would wait for it.
+    """
+    said = [""] * len(processes)
+
+    def read(n):
+        said[n] = processes[n].communicate()[0]
+        if processes[n].returncode:
+            end(processes)
+
+    readers = [threading.Thread(target=read, args=(n,)) for n in range(len(processes))]
+    for reader in readers:
+        reader.start()
+    for reader in readers:
+        reader.join(PATIENCE)
+    end(processes)
+    return [process.wait() for process in processes], "\n".join(said)
+
+
+def end(processes):
+    for process in processes:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def start(line, environment, folder):

@@ -138,6 +138,22 @@ class VLLMGenerator:
             self.servers.each(lambda client: self._unload(client, before))
             shutil.rmtree(self.adapter_dir / before, ignore_errors=True)
 
+    def share(self) -> dict[str, Any]:
+        """Name the weights that were sent last, and the servers that have them."""
+        return {"loaded": self._loaded, "alive": [client.url for client in self.servers.alive]}
+
+    def follow(self, state: dict[str, Any]) -> None:
+        """Ask for what another process sent; see ``share``.
+
+        Raises:
+            ConnectionError: No server that has it can be reached.
+        """
+        self._loaded = state["loaded"]
+        for client in list(self.servers.alive):
+            if client.url not in state["alive"]:
+                self.servers.drop(client, ServerGoneError(f"{client.url} is lost to rank 0"))
+        self.servers.require()
+
     def generate(
         self,
         policy: ServedPolicy,
