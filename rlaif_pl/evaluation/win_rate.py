@@ -12,6 +12,7 @@ import numpy as np
 
 from rlaif_pl.data.failures import causes
 from rlaif_pl.evaluation.pairs import Array, comparison_key, side
+from rlaif_pl.labeling.usage.progress import counted_replies
 from rlaif_pl.statistics import Interval, length_controlled_win_rate, proportion_by_group
 from rlaif_pl.text import copied_ngrams, strip_surplus_symbols, word_count
 from rlaif_pl.types import Labeler, PointwiseLabeler, Preference
@@ -220,7 +221,8 @@ def _judge_all(
     pairs = [
         Preference(prompts[i], x, y, groups[i]) for i, (x, y) in zip(owner, texts, strict=True)
     ]
-    outcomes = _outcomes(pairs, judge)
+    with counted_replies(judge, f"judging {len(pairs)} comparisons"):
+        outcomes = _outcomes(pairs, judge)
     kept = [i for i, outcome in enumerate(outcomes) if not isinstance(outcome, str)]
     return Judged(
         wins=np.array([outcomes[i] for i in kept], np.float64),

@@ -33,6 +33,7 @@ from rlaif_pl.evaluation.pairs import (
 from rlaif_pl.labeling.usage.cost import CostComparison, compare_costs
 from rlaif_pl.labeling.usage.counts import OutcomeCounts, count_outcomes
 from rlaif_pl.labeling.usage.position import PositionBias, position_bias
+from rlaif_pl.labeling.usage.progress import counted_replies
 from rlaif_pl.labeling.usage.spending import Price
 from rlaif_pl.statistics import (
     Interval,
@@ -162,7 +163,9 @@ def measure_alignment(
     kept = decided(gold)  # nothing is spent on pairs that cannot be compared
     blind = [replace(stripped(gold[i]), p_first=None, source=None) for i in kept]
     labeled = list(gold)
-    for i, label in zip(kept, labeler.label(blind), strict=True):
+    with counted_replies(labeler, f"labeling {len(blind)} pairs"):
+        labels = labeler.label(blind)
+    for i, label in zip(kept, labels, strict=True):
         labeled[i] = label
     report = alignment_of(labeled, gold, slices=slices, prices=prices, draws=draws, seed=seed)
     return replace(report, labeler=labeler.fingerprint)
