@@ -24,15 +24,10 @@ LONGEST_CELL = 2**26  # characters; bounds what an open quote reads (the csv mod
 
 
 class RawRow(NamedTuple):
-    """One row as it stands in a file.
+    """One row as it stands in a file."""
 
-    Attributes:
-        where: File and line (or row), as error messages name it.
-        fields: Column name to value, unchecked.
-    """
-
-    where: str
-    fields: dict[str, object]
+    where: str  # file and line (or row), as error messages name it
+    fields: dict[str, object]  # column name to value, unchecked
 
 
 def is_data_file(path: Path) -> bool:

@@ -50,9 +50,7 @@ class Exported:
 def soft_rows(pairs: Sequence[Preference], min_margin: float = 0.0) -> Exported:
     """Return labels as they are, ties included, with their provenance in columns of their own.
 
-    Args:
-        pairs: Preferences; those without a label are left out and counted.
-        min_margin: Leave out labels with ``|p - 0.5|`` below this, in [0, 0.5].
+    Left out and counted: pairs without a label, or with ``|p - 0.5|`` below ``min_margin`` (0 to 0.5).
     """
     rows: list[dict[str, object]] = []
     left_out: dict[str, int] = {}

@@ -27,15 +27,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class LoadedPreferences:
-    """Preferences with an account of what was left out.
+    """Preferences with an account of what was left out."""
 
-    Attributes:
-        rows: Usable rows in file order; those of files are on disk (see ``data.disk_rows``).
-        dropped: Reason to number of rows left out.
-    """
-
+    # usable rows in file order; those of files are on disk (see `data.disk_rows`)
     rows: Sequence[Preference]
-    dropped: dict[str, int] = field(default_factory=dict)
+    dropped: dict[str, int] = field(default_factory=dict)  # reason to number of rows left out
 
 
 def read_preferences(path: str | Path) -> Sequence[Preference]:

@@ -6,11 +6,6 @@ import hashlib
 
 
 def chosen_is_first(seed: int, *texts: str) -> bool:
-    """Toss a coin that depends on seed and texts only, so that the side tells nothing.
-
-    Args:
-        seed: Toss again.
-        texts: What identifies the pair.
-    """
+    """Toss a coin that depends on seed and texts only, so that the side tells nothing."""
     key = "\x00".join((str(seed), *texts)).encode()
     return hashlib.blake2b(key, digest_size=1).digest()[0] % 2 == 0

@@ -35,10 +35,6 @@ class SqliteFile:
     Several processes of one machine may use it at once. It must not lie on a network file system,
     which the write-ahead log cannot use.
 
-    Args:
-        path: The file; made with its folder if it is not there. ``~`` is expanded.
-        layout: What it must look like.
-
     Raises:
         ValueError: The file is of another kind or version, or damaged.
         OSError: The file cannot be used: no room, no permission, held by another program.

@@ -92,14 +92,7 @@ class PrefixTreeRunner:
     def _parts(
         self, texts: Sequence[Text], members: Sequence[int], root: Root, extra: int
     ) -> Iterator[tuple[Root, list[Node]]]:
-        """Cut texts into parts that fit into a batch, each after what it begins with.
-
-        Args:
-            texts: All texts.
-            members: Those to run, sorted by their tokens.
-            root: What they begin with.
-            extra: Tokens that each will grow by.
-        """
+        """Cut texts into parts that fit into a batch, each after what it begins with."""
         start = len(root.ids)
         small: list[Node] = []
         for tree in grow(texts, members, start, self.least_shared):

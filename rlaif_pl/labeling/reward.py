@@ -98,11 +98,7 @@ class LabelerReward:
         return rewards
 
     def to_metrics(self, prefix: str) -> dict[str, float]:
-        """Return what the rewards took: this process's calls, and all calls in the file of replies.
-
-        Args:
-            prefix: Part of the names before the slash.
-        """
+        """Return what the rewards took: this process's calls, and all calls in the file of replies."""
         metrics = {f"{prefix}/run_responses": float(self.responses)}
         metrics |= self.spending.to_metrics(prefix)
         if self.store is not None:

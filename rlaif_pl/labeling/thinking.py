@@ -79,10 +79,6 @@ def thoughtful(ask: Ask, thinking: Thinking | None) -> Ask:
     """Return what answers calls with thoughts before each choice.
 
     A reply to a choice counts the tokens and the money of both its calls.
-
-    Args:
-        ask: Answers calls one by one.
-        thinking: How to think; None leaves ``ask`` as it is.
     """
     if thinking is None:
         return ask

@@ -12,38 +12,24 @@ from transformers import GenerationConfig, PreTrainedConfig, PreTrainedTokenizer
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """Facts about one model that sampling, scoring, labeling and export share.
+    """Facts about one model that sampling, scoring, labeling and export share."""
 
-    Attributes:
-        name: Folder or name of the model, for messages.
-        eos_token_id: Token that closes a response: the tokenizer's, else the config's; None where
-            neither names one.
-        stop_token_ids: All tokens that end a text: those of tokenizer, config.json and
-            generation_config.json.
-        pad_token_id: Id that fills padded places, a row of the embedding; masks, never ids, say
-            what is padding.
-        vocab_size: Logits from here on belong to no token of the tokenizer.
-        unused_token_ids: Ids below ``vocab_size`` that the tokenizer lacks too.
-        max_model_len: Longest text in tokens, prompt and response; None where the config names none.
-        generation_config: As it lay beside the weights; None for a model that does not write.
-    """
-
-    name: str
+    name: str  # folder or name of the model, for messages
+    # token that closes a response: the tokenizer's, else the config's; None where neither names one
     eos_token_id: int | None
+    # all tokens that end a text: those of tokenizer, config.json and generation_config.json
     stop_token_ids: frozenset[int]
+    # id that fills padded places, a row of the embedding; masks, never ids, say what is padding
     pad_token_id: int
-    vocab_size: int
-    unused_token_ids: tuple[int, ...] = ()
+    vocab_size: int  # logits from here on belong to no token of the tokenizer
+    unused_token_ids: tuple[int, ...] = ()  # ids below `vocab_size` that the tokenizer lacks too
+    # longest text in tokens, prompt and response; None where the config names none
     max_model_len: int | None = None
+    # as it lay beside the weights; None for a model that does not write
     generation_config: GenerationConfig | None = None
 
     def check_length(self, prompt: int, response: int, cut: str) -> None:
         """Refuse a text that the model was not made for.
-
-        Args:
-            prompt: Tokens of the longest prompt.
-            response: Tokens of its response.
-            cut: Config key that limits the response.
 
         Raises:
             ValueError: Both together are longer than ``max_model_len``.

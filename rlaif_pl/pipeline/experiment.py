@@ -168,12 +168,6 @@ def load_experiment(
 ) -> Experiment:
     """Read and check an experiment file.
 
-    Args:
-        file: The experiment.
-        out: Run folder in place of the file's.
-        seed: Seed in place of the file's.
-        device: Device in place of the file's.
-
     Raises:
         ValueError: The file, a key, a command, a config or a dependency is missing or wrong; the
             message names it.

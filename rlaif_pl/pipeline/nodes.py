@@ -62,14 +62,7 @@ def check_nodes(experiment: Experiment, stages: Sequence[Stage], nodes: int) -> 
 
 
 class MainNode:
-    """Node 0: launches stages, those that span nodes once all nodes are there.
-
-    Args:
-        experiment: The experiment.
-        nodes: Number of nodes.
-        address: Name of this node that the others reach it by.
-        launch: Runs this node's part of a stage and returns its exit status.
-    """
+    """Node 0: launches stages, those that span nodes once all nodes are there."""
 
     def __init__(
         self,
@@ -193,11 +186,6 @@ def follow(
     launch: Callable[[list[str], Path, bool], int] = stream,
 ) -> int:
     """Join the stages that span nodes, until node 0 says that the run has ended.
-
-    Args:
-        experiment: The experiment.
-        rank: Of this node, from 1.
-        launch: Runs a program with a log and returns its exit status.
 
     Returns:
         The exit status of the run.

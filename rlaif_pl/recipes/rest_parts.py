@@ -21,10 +21,6 @@ class Parts:
     A part's fingerprint covers what it is given and the fingerprints of the parts before it. A part
     with the same fingerprint is skipped where it is finished and goes on in its folder where it was
     interrupted; with another, its folder is moved below ``replaced`` and it starts over.
-
-    Args:
-        out: Folder of the loop.
-        start: What every part depends on.
     """
 
     def __init__(self, out: Path, start: Mapping[str, object]) -> None:

@@ -36,13 +36,6 @@ from rlaif_pl.training.trainer_check import INSTEAD
 class Sharded:
     """A model whose weights are divided among the processes of a mesh.
 
-    Args:
-        root: What holds all that is divided; not divided yet.
-        method: Name of the method of ``root`` that weights are gathered for.
-        mesh: Processes, in one dimension.
-        device: Where to compute.
-        dtype: What layers compute in; None leaves them the type of their weights.
-
     Raises:
         ValueError: The architecture can only be run in groups of texts, unlike on each process.
     """
@@ -94,11 +87,7 @@ class Sharded:
                     unit.set_force_sum_reduction_for_comms(True)
 
     def gather(self, is_wanted: bool) -> None:
-        """Fill the undivided copy, on the CPU; to be called on every process.
-
-        Args:
-            is_wanted: Whether this process wants it.
-        """
+        """Fill the undivided copy, on the CPU; to be called on every process."""
         # one at a time: of all weights only the largest is whole on a device
         found = {name: gathered(p, is_wanted) for name, p in self.root.named_parameters()}
         if is_wanted:

@@ -150,12 +150,7 @@ def ready(
 ) -> Labeler:
     """Say what measuring a labeler is likely to take, and have it keep its model's replies.
 
-    Args:
-        labeler: The labeler.
-        gold: What it will be given.
-        store: Where replies are kept; None keeps none.
-        prices: For labelers whose back end has no price.
-        name: Of its row in a table.
+    ``prices`` are those of a back end that has none of its own.
     """
     console = Console(stderr=True)
 

@@ -121,14 +121,7 @@ def matrix(
 
 
 class Sampled:
-    """Samples of one policy on disk, taken only where prompts, settings and weights are the same.
-
-    Args:
-        path: The file.
-        prompts: What is responded to.
-        params: How each policy responds.
-        facts: What else the samples and their KL depend on: template, SFT policy.
-    """
+    """Samples of one policy on disk, taken only where prompts, settings and weights are the same."""
 
     def __init__(
         self,

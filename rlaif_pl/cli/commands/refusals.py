@@ -41,28 +41,17 @@ PLAIN = {"NoneType": "null", "whole": "int", "dict": "a mapping", "list": "a lis
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a command line or a config is refused.
+    """Why a command line or a config is refused."""
 
-    Attributes:
-        text: What was expected and what came; ``{key}`` stands for the option or key at fault.
-        key: Dotted key at fault; empty where no single one is.
-        owner: Class that the key belongs to, by its path; None for the command itself.
-        near: The nearest names that there are.
-        option: Option of the command that the class was given for; empty without a class.
-    """
-
-    text: str
-    key: str = ""
+    text: str  # what was expected and what came; `{key}` stands for the option or key at fault
+    key: str = ""  # dotted key at fault; empty where no single one is
+    # class that the key belongs to, by its path; None for the command itself
     owner: str | None = None
-    near: tuple[str, ...] = ()
-    option: str = ""
+    near: tuple[str, ...] = ()  # the nearest names that there are
+    option: str = ""  # option of the command that the class was given for; empty without a class
 
     def said(self, is_option: bool = False) -> str:
-        """Return the sentence.
-
-        Args:
-            is_option: Whether the key was an option of a command line, not a key of a file.
-        """
+        """Return the sentence."""
         prefix = "--" if is_option and self.owner is None else ""
         text = self.text.replace("{key}", f"{prefix}{self.key}")
         text = text.replace("{kind}", "option" if is_option else "key")
@@ -93,12 +82,7 @@ class _Context:
 
 
 def refusal(parser: argparse.ArgumentParser, message: str) -> Refusal:
-    """Return what a parser's message comes to.
-
-    Args:
-        parser: Of the command.
-        message: Of the parser.
-    """
+    """Return what a parser's message comes to."""
     if message.startswith(UNKNOWN):
         return _unknown_words(parser, message.removeprefix(UNKNOWN).split())
     if message.startswith(REQUIRED):

@@ -66,12 +66,7 @@ def hint(parser: argparse.ArgumentParser, found: Refusal) -> str:
 
 
 def place_of(found: Refusal, words: Sequence[str]) -> str | None:
-    """Return the config file among the words that has a key at fault; None if the words have it.
-
-    Args:
-        found: What was refused.
-        words: Of the command line.
-    """
+    """Return the config file among the words that has a key at fault; None if the words have it."""
     files = [Path(each) for each in config_files(words)]
     last = found.key.rpartition(".")[2]
     if not last or any(_names(word, found.key) for word in words if word.startswith("--")):

@@ -29,10 +29,6 @@ def read_hh(rows: Iterable[RawRow], seed: int) -> LoadedPreferences:
     The prompt is everything up to and including the last ``\n\nAssistant:``. Rows that are the
     same on both sides, differ earlier or end in an empty turn are left out and counted.
 
-    Args:
-        rows: Rows with ``chosen`` and ``rejected``.
-        seed: See ``placed``.
-
     Raises:
         ValueError: A side is no dialogue.
     """
@@ -58,10 +54,6 @@ def read_trl(rows: Iterable[RawRow], seed: int) -> LoadedPreferences:
     ``chosen`` and ``rejected`` may repeat the whole dialogue, with or without a prompt beside it; see
     ``messages.read_exchange``. Rows whose sides differ before the last message, or whose prompt is
     not in their dialogue, are left out and counted, as are those that are the same on both sides.
-
-    Args:
-        rows: Rows of the three columns.
-        seed: See ``placed``.
 
     Raises:
         ValueError: A column is missing, empty or of another type; names file, line and field.

@@ -99,11 +99,6 @@ def read_columns(
 ) -> LoadedPreferences:
     """Read pairs from a table.
 
-    Args:
-        rows: Its rows.
-        theirs: Our column name to theirs.
-        seed: Places chosen and rejected, see ``chosen_rejected.placed``.
-
     Raises:
         ValueError: A column is missing or holds what it must not; names file, line and column.
     """

@@ -23,10 +23,6 @@ def open_rows(
 ) -> tuple[Format, Iterator[RawRow]]:
     """Return the format of a source and its rows.
 
-    Args:
-        source: What to read.
-        rows: Its rows, where they are in memory; None looks for them by name.
-
     Raises:
         FileNotFoundError: A file, folder or split is not there.
         OSError: A hub data set cannot be had.

@@ -25,12 +25,7 @@ START = """start it with --weight-transfer-config '{"backend": "nccl"}'"""
 
 
 class WeightTransfer:
-    """One NCCL group with one server: this process is rank 0, the server's workers follow.
-
-    Args:
-        client: The server.
-        facts: What is known of it; tensors travel in its type.
-    """
+    """One NCCL group with one server: this process is rank 0, the server's workers follow."""
 
     def __init__(self, client: Client, facts: ServerFacts) -> None:
         self._client = client

@@ -68,14 +68,7 @@ def notes(matrix: WinMatrix) -> list[str]:
 def write(
     matrix: WinMatrix, prompts: list[Prompt], folder: Path | str, *, show_text: bool = True
 ) -> None:
-    """Write results.md, tables.json, matrix.csv, samples.jsonl, verdicts.jsonl and win_matrix.png.
-
-    Args:
-        matrix: Win rates and samples.
-        prompts: What the samples respond to.
-        folder: Where to.
-        show_text: Whether samples.jsonl holds texts or their hashes; see ``write_samples``.
-    """
+    """Write results.md, tables.json, matrix.csv, samples.jsonl, verdicts.jsonl and win_matrix.png."""
     target = Path(folder)
     write_page(target, page_of(matrix))
     write_csv(target / "matrix.csv", _records(matrix))

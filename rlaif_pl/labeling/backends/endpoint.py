@@ -167,14 +167,7 @@ class EndpointBackend:
 
 
 class _Pool:
-    """Calls on their way, taken by workers one at a time.
-
-    Args:
-        calls: What to answer.
-        caller: Who answers.
-        done: Told of every reply.
-        patience: Calls that may fail in a row for reasons that lie with the server.
-    """
+    """Calls on their way, taken by workers one at a time."""
 
     def __init__(
         self,

@@ -75,12 +75,7 @@ class Tally:
 
 
 class Caller:
-    """Answers calls one at a time; several may be under way at once.
-
-    Args:
-        sender: Sends requests.
-        settings: How to talk to the server.
-    """
+    """Answers calls one at a time; several may be under way at once."""
 
     def __init__(self, sender: Sender, settings: Settings) -> None:
         self.sender = sender

@@ -46,11 +46,6 @@ class ExemplarFile:
 def load_exemplars(name: str, shots: int, thoughts: bool) -> ExemplarFile:
     """Load examples of the package by name, or one's own file by path.
 
-    Args:
-        name: Name or path.
-        shots: How many will be shown, at least 1.
-        thoughts: Whether their rationales will be shown.
-
     Raises:
         FileNotFoundError: There is neither.
         ValueError: The file has too few examples, lacks rationales, or is laid out otherwise.

@@ -83,13 +83,7 @@ class VerdictReader:
     def judge(
         self, orders: Sequence[tuple[PromptSample, PromptSample]], temperature: float, ask: Ask
     ) -> list[Judgment]:
-        """Judge pairs in order.
-
-        Args:
-            orders: Both orders of each pair.
-            temperature: ``p_first = sigmoid(margin / temperature)``.
-            ask: Answers calls.
-        """
+        """Judge pairs in order."""
         readings = read_orders(orders, self.layout, self.cot, ask)
         asks_worse = self.layout.prompt.asks_worse
         judgments = [combine(forward, backward, asks_worse) for forward, backward in readings]
@@ -102,14 +96,7 @@ def read_orders(
     cot: ChainOfThought | None,
     ask: Ask,
 ) -> list[tuple[Order, Order]]:
-    """Ask for the verdict on each pair in both orders.
-
-    Args:
-        orders: Both orders of each pair.
-        layout: How samples become questions.
-        cot: How rationales are drawn, where the layout has them.
-        ask: Answers calls.
-    """
+    """Ask for the verdict on each pair in both orders."""
     results = [(Order(), Order()) for _ in orders]
     flat = [
         (order, sample)

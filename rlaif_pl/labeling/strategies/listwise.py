@@ -146,10 +146,6 @@ def lists_of(pairs: Sequence[Preference], most: int) -> list[ResponseList]:
 def ranking_of(text: str, count: int) -> list[int] | None:
     """Read a ranking such as ``[2] > [1] > [3]``: places from 0, the best first.
 
-    Args:
-        text: The answer.
-        count: Number of responses.
-
     Returns:
         None where the first ``count`` numbers are not each of 1 to ``count`` once.
     """

@@ -64,11 +64,6 @@ def position_bias(
 ) -> PositionBias | None:
     """Measure position bias on the labels that were asked for in both orders.
 
-    Args:
-        rows: Labeled pairs; those without orders, or without a label, do not count.
-        draws: Bootstrap resamples.
-        seed: Seeds the bootstrap.
-
     Returns:
         The bias; None where no label has orders ("n/a": pointwise labelers have none to remove).
     """

@@ -131,14 +131,7 @@ def estimate_cost(
     """Project what a labeler will take; an ensemble takes what its members do, one after another.
 
     Members that ask the same model the same question are counted each. Where only some have a price,
-    the cost is that of those.
-
-    Args:
-        labeler: The labeler.
-        pairs: What is to be labeled.
-        prices: For labelers whose back end has no price.
-        sample: Pairs to write out.
-        text_tokens: Mean tokens of an answer that is a text; None takes each call's limit.
+    the cost is that of those; ``prices`` are for back ends without. Other arguments as of ``project``.
 
     Returns:
         None where nothing is known about a labeler's calls.
@@ -179,11 +172,6 @@ class ThroughputEstimator:
 
     Progress is counted in projected tokens, from the first reply on: what came before it is loading a
     model. Replies of a batch come at once, so the first of the next batch completes a fair measure.
-
-    Args:
-        projection: What the job was said to take.
-        tell: Told a line when ``LONG_ENOUGH`` has passed since the first reply and more is ahead.
-        clock: Seconds.
     """
 
     def __init__(

@@ -37,10 +37,6 @@ SCHEMA = pa.schema(
 def export_replies(store: ReplyStore, path: str | Path) -> int:
     """Write all rows of a store to a file, old or new as a whole whatever happens.
 
-    Args:
-        store: Where they are.
-        path: Ends in ``.jsonl`` or ``.parquet``.
-
     Returns:
         Number of rows.
 
