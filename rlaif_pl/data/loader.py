@@ -99,7 +99,9 @@ class BatchOrder:
         ends = np.minimum(np.arange(1, len(self) + 1) * size, count)
         if not self.shuffle:
             return np.arange(count), ends
-        generator = torch.Generator().manual_seed(_mix(self.seed, self.epoch))
+        # of run seed and epoch, so that neighbors share nothing
+        digest = hashlib.blake2b(f"{self.seed}/{self.epoch}".encode(), digest_size=8).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
         rows = torch.randperm(self.num_rows, generator=generator).numpy()[:count]
         if self.lengths is None:
             return rows, ends
@@ -198,9 +200,3 @@ class BatchLoader(Generic[Row, Batch]):
                 "seed, or start a new run from the checkpoint's weights"
             )
         self._resume = (saved.epoch, saved.batches)
-
-
-def _mix(seed: int, epoch: int) -> int:
-    """Return a generator seed from run seed and epoch; neighbors share nothing."""
-    digest = hashlib.blake2b(f"{seed}/{epoch}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1

@@ -15,6 +15,7 @@ from rlaif_pl.types import Preference, Prompt
 
 __all__ = [
     "LoadedPreferences",
+    "gathered",
     "group_of",
     "preferences_from_rows",
     "read_preferences",
@@ -52,13 +53,20 @@ def preferences_from_rows(rows: Iterable[RawRow]) -> LoadedPreferences:
     Raises:
         ValueError: See ``read_preferences``.
     """
+    return gathered(row for _, row in decode_all(Preference, rows))
+
+
+def gathered(found: Iterable[Preference | str]) -> LoadedPreferences:
+    """Keep pairs of different responses; in place of a pair may stand why it is left out."""
     kept: DiskRows[Preference] = DiskRows()
     dropped: Counter[str] = Counter()
-    for _, row in decode_all(Preference, rows):
-        if row.first == row.second:
+    for pair in found:
+        if isinstance(pair, str):
+            dropped[pair] += 1
+        elif pair.first == pair.second:
             dropped["identical responses"] += 1
         else:
-            kept.append(row)
+            kept.append(pair)
     return LoadedPreferences(kept, dict(dropped))
 
 

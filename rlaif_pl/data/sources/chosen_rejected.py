@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from rlaif_pl.data.disk_rows import DiskRows
 from rlaif_pl.data.files import RawRow
-from rlaif_pl.data.preferences import LoadedPreferences, group_of
+from rlaif_pl.data.preferences import LoadedPreferences, gathered, group_of
 from rlaif_pl.data.sides import chosen_is_first
 from rlaif_pl.data.sources.messages import ASSISTANT, read_exchange, split_dialogue
 from rlaif_pl.text import shown
@@ -32,20 +30,7 @@ def read_hh(rows: Iterable[RawRow], seed: int) -> LoadedPreferences:
     Raises:
         ValueError: A side is no dialogue.
     """
-    kept: DiskRows[Preference] = DiskRows()
-    dropped: Counter[str] = Counter()
-    for row in rows:
-        prompt, chosen = _split_dialogue(row, "chosen")
-        other, rejected = _split_dialogue(row, "rejected")
-        if prompt != other:
-            dropped["differs before the last Assistant turn"] += 1
-        elif chosen == rejected:
-            dropped["identical responses"] += 1
-        elif not chosen or not rejected:
-            dropped["empty response"] += 1
-        else:
-            kept.append(placed(Choice(prompt, chosen, rejected), group_of(prompt), seed))
-    return LoadedPreferences(kept, dict(dropped))
+    return gathered(_dialogues(row, seed) for row in rows)
 
 
 def read_trl(rows: Iterable[RawRow], seed: int) -> LoadedPreferences:
@@ -58,19 +43,11 @@ def read_trl(rows: Iterable[RawRow], seed: int) -> LoadedPreferences:
     Raises:
         ValueError: A column is missing, empty or of another type; names file, line and field.
     """
-    kept: DiskRows[Preference] = DiskRows()
-    dropped: Counter[str] = Counter()
-    for row in rows:
-        found = read_exchange(row, "prompt", ("chosen", "rejected"))
-        if isinstance(found, str):
-            dropped[found] += 1
-            continue
-        choice = Choice(*found)
-        if choice.chosen == choice.rejected:
-            dropped["identical responses"] += 1
-        else:
-            kept.append(placed(choice, group_of(choice.prompt), seed))
-    return LoadedPreferences(kept, dict(dropped))
+    found = (read_exchange(row, "prompt", ("chosen", "rejected")) for row in rows)
+    return gathered(
+        each if isinstance(each, str) else placed(Choice(*each), group_of(each[0]), seed)
+        for each in found
+    )
 
 
 def read_trl_prompt(row: RawRow) -> Prompt | None:
@@ -107,6 +84,17 @@ def placed(choice: Choice, group: str, seed: int, weight: float = 1.0) -> Prefer
         source="human",
         provenance=Provenance(strategy="human"),
     )
+
+
+def _dialogues(row: RawRow, seed: int) -> Preference | str:
+    """Read two dialogues, or say why they are left out."""
+    prompt, chosen = _split_dialogue(row, "chosen")
+    other, rejected = _split_dialogue(row, "rejected")
+    if prompt != other:
+        return "differs before the last Assistant turn"
+    if chosen != rejected and not (chosen and rejected):
+        return "empty response"
+    return placed(Choice(prompt, chosen, rejected), group_of(prompt), seed)
 
 
 def _split_dialogue(row: RawRow, name: str) -> tuple[str, str]:
