@@ -118,14 +118,6 @@ def opened(text: str) -> Opened:
     return Opened(text[: len(text) - len(gap) - len(line)], gap, line)
 
 
-def prompt_names() -> list[str]:
-    """Names of the prompts that come with the package."""
-    folder = files("rlaif_pl.labeling") / "prompts"
-    return sorted(
-        entry.name.removesuffix(".txt") for entry in folder.iterdir() if entry.name.endswith(".txt")
-    )
-
-
 def load_prompt(name: str, fields: frozenset[str] = PAIR) -> LabelingPrompt:
     """Load a prompt of the package by its name, or one's own file by its path.
 

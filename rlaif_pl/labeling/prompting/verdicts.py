@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from rlaif_pl.labeling.calls import Ask, ChoiceRequest, Decoding, GenerateRequest, Response
+from rlaif_pl.labeling.calls import Ask, ChoiceRequest, Decoding, GenerateRequest
 from rlaif_pl.labeling.outcome import Clamp, Judgment, finalize, label_version
 from rlaif_pl.labeling.prompting.layout import Layout, PromptSample
 from rlaif_pl.labeling.prompting.orders import EMPTY_RATIONALE, Order, combine
@@ -133,13 +133,9 @@ def _reason(
     reasoned = []
     for (order, sample, _), reply in zip(wanted, replies, strict=True):
         order.spent.add(reply)
-        failure = reply.failure or _empty(reply)
+        failure = reply.failure or (None if reply.text.strip() else EMPTY_RATIONALE)
         if failure is None:
             reasoned.append((order, sample, reply.text))
         else:
             order.failures.append(failure)
     return reasoned
-
-
-def _empty(reply: Response) -> str | None:
-    return None if reply.text.strip() else EMPTY_RATIONALE
