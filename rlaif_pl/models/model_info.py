@@ -123,7 +123,8 @@ def exported_generation_config(info: ModelInfo) -> GenerationConfig | None:
     if info.generation_config is None:
         return None
     kept = copy.deepcopy(info.generation_config)
-    kept.eos_token_id = _in_order(info)
+    closing, rest = info.eos_token_id, sorted(info.stop_token_ids - {info.eos_token_id})
+    kept.eos_token_id = [closing, *rest] if rest and closing is not None else closing
     try:
         kept.validate(strict=True)
     except ValueError as error:
@@ -135,14 +136,6 @@ def exported_generation_config(info: ModelInfo) -> GenerationConfig | None:
         ids = {name: getattr(kept, name) for name in ("bos_token_id", "pad_token_id")}
         return GenerationConfig(eos_token_id=kept.eos_token_id, **ids)
     return kept
-
-
-def _in_order(info: ModelInfo) -> int | list[int] | None:
-    """All end tokens, the one that closes responses first."""
-    rest = sorted(info.stop_token_ids - {info.eos_token_id})
-    return (
-        [info.eos_token_id, *rest] if rest and info.eos_token_id is not None else info.eos_token_id
-    )
 
 
 def _ids(named: Any) -> list[int]:

@@ -68,7 +68,8 @@ class Sharded:
         root = self.root
         policy = MixedPrecisionPolicy(dtype, torch.float32, cast_forward_inputs=False)
         exact = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
-        for layer in _layers(root):
+        # Decoder layers, those of a trunk first.
+        for layer in (one for each in _runners(root) for one in layers_of(text_part(each.decoder))):
             if dtype is not None:
                 layer.register_forward_pre_hook(_cast_to(dtype), with_kwargs=True)
             fully_shard(layer, mesh=mesh, mp_policy=policy)
@@ -137,11 +138,6 @@ def _models(root: nn.Module) -> Iterator[CausalModel]:
 
 def _runners(root: nn.Module) -> Iterator[DecoderRunner]:
     return (runner for model in _models(root) for runner in runners_of(model))
-
-
-def _layers(root: nn.Module) -> Iterator[nn.Module]:
-    """Decoder layers, those of a trunk first."""
-    return (layer for runner in _runners(root) for layer in layers_of(text_part(runner.decoder)))
 
 
 def _others(root: nn.Module) -> Iterator[nn.Module]:

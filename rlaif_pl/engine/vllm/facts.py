@@ -75,7 +75,9 @@ def read_facts(client: Client, model: str | None = None) -> ServerFacts:
     if found is None:
         names = ", ".join(str(each.get("id")) for each in bases) or "none"
         raise ValueError(f"expected {client.url} to serve {model or 'a model'}, it serves {names}")
-    told = _told(client)
+    # settings, where the server was started to tell them
+    told = _optional(client, "/server_info?config_format=json").get("vllm_config")
+    told = told if isinstance(told, dict) else {}
     return ServerFacts(
         url=client.url,
         model=str(found["id"]),
@@ -189,12 +191,6 @@ def check_whole(facts: ServerFacts, *, is_tied: bool) -> None:
 def least_rank(rank: int) -> int:
     """Return the least value of --max-lora-rank that holds a rank."""
     return next((known for known in RANKS if known >= rank), rank)
-
-
-def _told(client: Client) -> dict[str, Any]:
-    """Settings, where the server was started to tell them."""
-    told = _optional(client, "/server_info?config_format=json").get("vllm_config")
-    return told if isinstance(told, dict) else {}
 
 
 def _optional(client: Client, path: str) -> dict[str, Any]:

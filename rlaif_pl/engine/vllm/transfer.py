@@ -72,13 +72,10 @@ class WeightTransfer:
             world_size=1 + workers,
             rank=0,
         )
-        source = _source(helpers, self._tensors_now)
+        source = _source(helpers, lambda: self._tensors)
         return helpers.NCCLTrainerWeightTransferEngine.trainer_init(
             info, client=_Routes(self._client), source=source
         )
-
-    def _tensors_now(self) -> dict[str, Tensor]:
-        return self._tensors
 
 
 def check_transfer(facts: ServerFacts, policy: ServedPolicy) -> None:
