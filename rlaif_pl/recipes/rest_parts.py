@@ -8,10 +8,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rlaif_pl.data.metric_files import write_json
+from rlaif_pl.data.metric_files import move_aside, write_json
 
 RECORD = "part.json"
-SHELF = "replaced"
 Result = dict[str, float]
 
 
@@ -46,21 +45,12 @@ class Parts:
                 self.skipped += 1
                 return folder, record["result"]
         elif folder.exists():
-            self._put_aside(folder)
+            move_aside(self.out, folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / RECORD, {"fingerprint": self.fingerprint, "result": None})
         result = work(folder)
         write_json(folder / RECORD, {"fingerprint": self.fingerprint, "result": result})
         return folder, result
-
-    def _put_aside(self, folder: Path) -> None:
-        """Move a folder out of the way; nothing is deleted."""
-        shelf = self.out / SHELF
-        shelf.mkdir(exist_ok=True)
-        number = 1
-        while (target := shelf / f"{folder.name}-{number}").exists():
-            number += 1
-        folder.rename(target)
 
 
 def digest(content: object) -> str:

@@ -112,7 +112,8 @@ def forest(rates: Sequence[ShownWinRate], name: str = "forest") -> str:
             text = f"{100 * rate.value:.0f} %  (n = {rate.n})"
             axes.annotate(text, (1.01, place), xycoords=("axes fraction", "data"), va="center")
         axes.axvline(50, color=INK, linewidth=1.0, linestyle=(0, (4, 3)))
-        axes.set_yticks(range(len(rates)), [_row_name(rate) for rate in reversed(rates)])
+        names = [f"{_readable(r.name)}\n({r.stage})".removesuffix("\n()") for r in reversed(rates)]
+        axes.set_yticks(range(len(rates)), names)
         axes.set_ylim(-0.6, len(rates) - 0.4)
         axes.set_xlim(0, 100)
         axes.grid(visible=False, axis="y")
@@ -217,11 +218,6 @@ def _svg(figure: Figure, name: str) -> str:
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
     return svg.replace("<svg", '<svg role="img"', 1).strip()
-
-
-def _row_name(rate: ShownWinRate) -> str:
-    """Name a win rate, with its stage on a second line where that is not the first's."""
-    return _readable(rate.name) + (f"\n({rate.stage})" if rate.stage else "")
 
 
 def _readable(name: str) -> str:

@@ -65,7 +65,13 @@ class RatingStore(SqliteFile):
         with self.explained():
             rows = self.connection.execute(query).fetchall()
         return {
-            key: RatingTask(key, prompt, group, _items(items)) for key, prompt, group, items in rows
+            key: RatingTask(
+                key,
+                prompt,
+                group,
+                tuple(Item(item["text"], tuple(item["policies"])) for item in json.loads(items)),
+            )
+            for key, prompt, group, items in rows
         }
 
     def next_task(self, rater: str, wanted: int) -> tuple[str | None, bool]:
@@ -240,10 +246,6 @@ def _task_row(place: int, task: RatingTask, facts: dict[str, str]) -> tuple[obje
     draw = hashlib.blake2b(f"{facts.get('seed')}/{task.id}".encode(), digest_size=8).digest()
     items = json.dumps([asdict(item) for item in task.items], ensure_ascii=False)
     return task.id, place, draw, task.prompt, task.group, items
-
-
-def _items(text: str) -> tuple[Item, ...]:
-    return tuple(Item(item["text"], tuple(item["policies"])) for item in json.loads(text))
 
 
 def _json(values: Sequence[object] | None) -> str | None:

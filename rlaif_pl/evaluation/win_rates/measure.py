@@ -26,12 +26,12 @@ from rlaif_pl.types import Labeler, PointwiseLabeler, Preference, Prompt, Reward
 Texts = Sequence[Sequence[str]]
 
 
+@dataclass(frozen=True, eq=False)
 class RewardJudge:
     """A reward as a pointwise judge: the response with the higher reward wins."""
 
-    def __init__(self, reward: Reward, name: str) -> None:
-        self.reward = reward
-        self.name = name
+    reward: Reward
+    name: str
 
     @property
     def fingerprint(self) -> str:
