@@ -87,7 +87,8 @@ def refusal(parser: argparse.ArgumentParser, message: str) -> Refusal:
         return _unknown_words(parser, message.removeprefix(UNKNOWN).split())
     if message.startswith(REQUIRED):
         names = message.removeprefix(REQUIRED).split(", ")
-        options = [name if name in _positionals(parser) else f"--{name}" for name in names]
+        plain = [action.dest for action in parser._actions if not action.option_strings]
+        options = [name if name in plain else f"--{name}" for name in names]
         return Refusal(
             f"expected {' and '.join(options)}, got none; give it, or a --config with it"
         )
@@ -187,10 +188,6 @@ def _type(kind: str) -> str:
     plain = re.sub(r"<class '([^']+)'>", r"\1", kind)
     plain = re.sub(r"\b[A-Za-z_][\w.]*\.(\w+)", r"\1", plain)
     return PLAIN.get(plain, plain)
-
-
-def _positionals(parser: argparse.ArgumentParser) -> list[str]:
-    return [action.dest for action in parser._actions if not action.option_strings]
 
 
 def _keys(parser: argparse.ArgumentParser | None) -> list[str]:
