@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable
 from pathlib import Path
 
+from rlaif_pl.cli.commands.usage import config_files
 from rlaif_pl.labeling.registry import LABELERS
 from rlaif_pl.pipeline.yaml_files import read_yaml
 
@@ -91,9 +92,6 @@ def _before_keys(args: list[str], name: str, words: list[str]) -> list[str]:
 def _in_configs(args: list[str], name: str, default: object) -> object:
     """Return what the last config among the words says about an option."""
     value = default
-    words = iter(args)
-    for word in words:
-        option, is_joined, joined = word.partition("=")
-        if option in ("--config", "-c"):
-            value = read_yaml(Path(joined if is_joined else next(words, ""))).get(name, value)
+    for file in config_files(args):
+        value = read_yaml(Path(file)).get(name, value)
     return value

@@ -29,12 +29,7 @@ class DamagedFileError(ValueError):
 
 
 def seal(file: BinaryIO, digest: str) -> None:
-    """Write a checksum behind a finished ZIP archive without a comment.
-
-    Args:
-        file: The archive, open for writing.
-        digest: SHA-256 of its bytes, in hexadecimal digits.
-    """
+    """Write a checksum behind a finished ZIP archive without a comment."""
     file.seek(-2, os.SEEK_END)
     file.write(SEAL + digest.encode())
 

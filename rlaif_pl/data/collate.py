@@ -58,13 +58,7 @@ def collate_comparisons(
     index: Sequence[int],  # noqa: ARG001 - all collate functions are called alike
     is_padding: Sequence[bool],
 ) -> ComparisonBatch:
-    """Batch pairs for a labeler.
-
-    Args:
-        rows: ``N`` preferences, labeled or not.
-        index: Their positions in the data set. ``(N,)``
-        is_padding: True where a row must not be labeled. ``(N,)``
-    """
+    """Batch pairs, labeled or not, for a labeler; arguments as of ``collate_pairs``."""
     return ComparisonBatch(
         [unlabeled(row) for row in rows], torch.tensor(list(is_padding), dtype=torch.bool)
     )
@@ -80,13 +74,7 @@ def unlabeled(pair: Preference) -> Preference:
 def collate_prompts(
     rows: Sequence[Prompt], index: Sequence[int], is_padding: Sequence[bool]
 ) -> PromptBatch:
-    """Batch prompts with the positions that key their sampling noise.
-
-    Args:
-        rows: ``N`` prompts.
-        index: Their positions in the data set. ``(N,)``
-        is_padding: True where a row must not count. ``(N,)``
-    """
+    """Batch prompts with the positions that key their sampling noise; see ``collate_pairs``."""
     return PromptBatch(
         prompts=[row.text for row in rows],
         groups=[row.group for row in rows],
@@ -98,12 +86,7 @@ def collate_prompts(
 def collate_demonstrations(
     rows: Sequence[Prompt], index: Sequence[int], is_padding: Sequence[bool]
 ) -> DemonstrationBatch:
-    """Batch prompts with their references.
-
-    Args:
-        rows: ``N`` prompts with references.
-        index: Their positions in the data set, for the error message. ``(N,)``
-        is_padding: True where a row must not count. ``(N,)``
+    """Batch prompts with their references; arguments as of ``collate_pairs``.
 
     Raises:
         ValueError: A row has no reference.

@@ -80,9 +80,6 @@ class DiskRows(_Rows[Row]):
     Holds 8 bytes of memory for each 128 rows, and at most the last 127 rows themselves. Processes that
     are forked may read it too.
 
-    Args:
-        rows: The first rows.
-
     Raises:
         OSError: There is no room; names the folder (``TMPDIR``, else ``/var/tmp``).
     """

@@ -32,9 +32,6 @@ def is_transient(failure: str | None) -> bool:
     So it is with timeouts, broken connections, broken bodies and a server's own errors; not with
     what was said about the question itself (``refused``, ``too_long``, ``empty``, ``http_400``) nor
     with an answer that a labeler could not read (``malformed``).
-
-    Args:
-        failure: As in ``Reply.failure`` and ``Provenance.failure``.
     """
     return failure is not None and (failure in TRANSIENT or bool(_SERVER.fullmatch(failure)))
 
@@ -49,8 +46,5 @@ def is_asked_again(failure: str | None) -> bool:
 
     Besides what may pass, that is every request that a server refused (``http_400``, ...): most often
     a setting or the server is at fault and gets put right, and a refused request costs nothing.
-
-    Args:
-        failure: As in ``Reply.failure`` and ``Provenance.failure``.
     """
     return is_transient(failure) or (failure or "").startswith("http_4")

@@ -24,15 +24,10 @@ LONGEST_CELL = 2**26  # characters; bounds what an open quote reads (the csv mod
 
 
 class RawRow(NamedTuple):
-    """One row as it stands in a file.
+    """One row as it stands in a file."""
 
-    Attributes:
-        where: File and line (or row), as error messages name it.
-        fields: Column name to value, unchecked.
-    """
-
-    where: str
-    fields: dict[str, object]
+    where: str  # file and line (or row), as error messages name it
+    fields: dict[str, object]  # column name to value, unchecked
 
 
 def is_data_file(path: Path) -> bool:
@@ -90,10 +85,7 @@ def read_rows(path: Path) -> Iterator[RawRow]:
             else:
                 yield from _json_rows(path, file, may_be_array=name.endswith(".json"))
     except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path}{_undecodable_line(path)}: expected UTF-8 text, got bytes that are none "
-            f"({error.reason}); save the file as UTF-8"
-        ) from error
+        raise _undecodable(path, error) from error
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise ValueError(
             f"{path}: expected UTF-8 text in gzip, got something else ({error}); download it again"
@@ -126,10 +118,7 @@ def read_text(path: Path) -> str:
         try:
             return file.read()
         except UnicodeDecodeError as error:
-            raise ValueError(
-                f"{path}{_undecodable_line(path)}: expected UTF-8 text, got bytes that are none "
-                f"({error.reason}); save the file as UTF-8"
-            ) from error
+            raise _undecodable(path, error) from error
 
 
 def _open_bytes(path: Path) -> BinaryIO:
@@ -138,15 +127,20 @@ def _open_bytes(path: Path) -> BinaryIO:
     return cast(BinaryIO, opener(path, "rb"))
 
 
-def _undecodable_line(path: Path) -> str:
-    """Return ``:N`` for the first line of a file that is not UTF-8; nothing for other encodings."""
+def _undecodable(path: Path, error: UnicodeDecodeError) -> ValueError:
+    """Say what is no UTF-8 in a file, and on which line; nothing of the line in other encodings."""
+    line = ""
     with _open_bytes(path) as stream:
-        for number, line in enumerate(stream, start=1):
+        for number, content in enumerate(stream, start=1):
             try:
-                line.decode()
+                content.decode()
             except UnicodeDecodeError:
-                return f":{number}" if number > 1 or b"\0" not in line else ""
-    return ""
+                line = f":{number}" if number > 1 or b"\0" not in content else ""
+                break
+    return ValueError(
+        f"{path}{line}: expected UTF-8 text, got bytes that are none ({error.reason}); save the file "
+        "as UTF-8"
+    )
 
 
 def write_text(path: Path, lines: Iterable[str]) -> None:

@@ -50,9 +50,7 @@ class Exported:
 def soft_rows(pairs: Sequence[Preference], min_margin: float = 0.0) -> Exported:
     """Return labels as they are, ties included, with their provenance in columns of their own.
 
-    Args:
-        pairs: Preferences; those without a label are left out and counted.
-        min_margin: Leave out labels with ``|p - 0.5|`` below this, in [0, 0.5].
+    Left out and counted: pairs without a label, or with ``|p - 0.5|`` below ``min_margin`` (0 to 0.5).
     """
     rows: list[dict[str, object]] = []
     left_out: dict[str, int] = {}
@@ -62,11 +60,11 @@ def soft_rows(pairs: Sequence[Preference], min_margin: float = 0.0) -> Exported:
             left_out[reason] = left_out.get(reason, 0) + 1
             continue
         flat = asdict(pair)
-        rows.append(
-            {name: _plain(value) for name, value in (flat | flat.pop("provenance")).items()}
-        )
-    names = set(SOFT.names)
-    return Exported(SOFT, [{k: v for k, v in row.items() if k in names} for row in rows], left_out)
+        flat |= flat.pop("provenance")
+        # numbers that are not finite become null
+        lost = {n for n, v in flat.items() if isinstance(v, float) and not math.isfinite(v)}
+        rows.append({name: None if name in lost else flat[name] for name in SOFT.names})
+    return Exported(SOFT, rows, left_out)
 
 
 def trl_rows(
@@ -118,8 +116,3 @@ def _reason(pair: Preference, min_margin: float, *, ties_fit: bool) -> str | Non
     if pair.p_first == 0.5 and not ties_fit:
         return "tied"
     return "close call" if abs(pair.p_first - 0.5) < min_margin else None
-
-
-def _plain(value: object) -> object:
-    """Turn numbers that are not finite into null."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -80,10 +80,6 @@ class LabelStore(SqliteFile):
     def put(self, fingerprint: str, labeled: Sequence[Preference]) -> None:
         """Commit a batch of answers, all or none.
 
-        Args:
-            fingerprint: ``Labeler.fingerprint`` of who answered.
-            labeled: Pairs as the labeler returned them.
-
         Raises:
             ValueError: A ``p_first`` is outside [0, 1].
         """

@@ -22,19 +22,14 @@ LOOK_UP = 1000  # pairs looked up in the store at a time
 
 @dataclass(frozen=True, slots=True)
 class LabelingResult:
-    """Labels with an account of what they cost and what failed.
+    """Labels with an account of what they cost and what failed."""
 
-    Attributes:
-        answers: All pairs in order; one the labeler could not judge has ``p_first=None``.
-        unusable: Why a pair has no label, to number of pairs.
-        reused: Answers (usable or not) that were in the store already.
-        new: Answers asked for now.
-    """
-
+    # all pairs in order; one the labeler could not judge has `p_first=None`
     answers: Sequence[Preference]
+    # why a pair has no label, to number of pairs
     unusable: dict[str, int] = field(default_factory=dict)
-    reused: int = 0
-    new: int = 0
+    reused: int = 0  # answers (usable or not) that were in the store already
+    new: int = 0  # answers asked for now
 
     @property
     def rows(self) -> Sequence[Preference]:

@@ -32,30 +32,19 @@ class BatchOrder:
 
     All ranks shuffle alike, cut the rows into global batches and take every ``num_ranks``-th row of
     each. In the last, uneven batch a rank may be one row short; it repeats a row as filler.
-
-    Attributes:
-        num_rows: Rows in the data set.
-        batch_size: Rows a rank takes at a time.
-        rank: This process, from 0.
-        num_ranks: Number of processes.
-        seed: Seeds the order.
-        shuffle: Whether to shuffle anew every epoch; otherwise file order.
-        drop_last: Whether to leave out the last batch if it is not full.
-        lengths: Size of each row (words), to make batches of like lengths; None for none.
-        bucket_batches: Batches within which rows are sorted by length, if lengths are given.
-        epoch: Current epoch; set by ``set_epoch``.
     """
 
-    num_rows: int
-    batch_size: int
-    rank: int = 0
-    num_ranks: int = 1
-    seed: int = 0
-    shuffle: bool = True
-    drop_last: bool = False
+    num_rows: int  # rows in the data set
+    batch_size: int  # rows a rank takes at a time
+    rank: int = 0  # this process, from 0
+    num_ranks: int = 1  # number of processes
+    seed: int = 0  # seeds the order
+    shuffle: bool = True  # whether to shuffle anew every epoch; otherwise file order
+    drop_last: bool = False  # whether to leave out the last batch if it is not full
+    # size of each row (words), to make batches of like lengths; None for none
     lengths: Sequence[int] | np.ndarray | None = None
-    bucket_batches: int = 16
-    epoch: int = 0
+    bucket_batches: int = 16  # batches within which rows are sorted by length, if lengths are given
+    epoch: int = 0  # current epoch; set by `set_epoch`
 
     def __post_init__(self) -> None:
         """Refuse sizes from which no batch comes.
@@ -110,7 +99,9 @@ class BatchOrder:
         ends = np.minimum(np.arange(1, len(self) + 1) * size, count)
         if not self.shuffle:
             return np.arange(count), ends
-        generator = torch.Generator().manual_seed(_mix(self.seed, self.epoch))
+        # of run seed and epoch, so that neighbors share nothing
+        digest = hashlib.blake2b(f"{self.seed}/{self.epoch}".encode(), digest_size=8).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
         rows = torch.randperm(self.num_rows, generator=generator).numpy()[:count]
         if self.lengths is None:
             return rows, ends
@@ -147,13 +138,7 @@ class LoaderState(NamedTuple):
 
 
 class BatchLoader(Generic[Row, Batch]):
-    """Iterate over one rank's batches; stateful, so Lightning resumes it within an epoch.
-
-    Args:
-        rows: The data set.
-        collate: Makes a batch of rows, their positions and their filler flags.
-        order: Which rows go together.
-    """
+    """Iterate over one rank's batches; stateful, so Lightning resumes it within an epoch."""
 
     def __init__(
         self,
@@ -215,9 +200,3 @@ class BatchLoader(Generic[Row, Batch]):
                 "seed, or start a new run from the checkpoint's weights"
             )
         self._resume = (saved.epoch, saved.batches)
-
-
-def _mix(seed: int, epoch: int) -> int:
-    """Return a generator seed from run seed and epoch; neighbors share nothing."""
-    digest = hashlib.blake2b(f"{seed}/{epoch}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1

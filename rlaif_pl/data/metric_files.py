@@ -161,6 +161,16 @@ def write_page(folder: Path | str, page: Page, name: str = "results.md") -> None
     write_json(Path(folder) / TABLES, page.to_json())
 
 
+def move_aside(out: Path, folder: Path) -> Path:
+    """Move a folder below ``OUT/replaced``, where nothing is ever deleted, and return its new place."""
+    shelf = out / "replaced"
+    shelf.mkdir(exist_ok=True)
+    number = 1
+    while (target := shelf / f"{folder.name}-{number}").exists():
+        number += 1
+    return folder.rename(target)
+
+
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure, of which a reader sees all or nothing; the ending of its name says the format."""
     path.parent.mkdir(parents=True, exist_ok=True)

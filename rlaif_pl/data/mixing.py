@@ -98,9 +98,11 @@ def load_pairs(source: Data | Sequence[PreferencePart]) -> LoadedPreferences:
         for row in loaded.rows:
             rows.append(_weighed(row, part.weight, temperature, name))
         dropped.update(loaded.dropped)
+        counts = Counter(row.source or "not labeled" for row in loaded.rows)
+        judged = ", ".join(f"{count} {source}" for source, count in sorted(counts.items()))
         logger.info(
             "%s: %d pairs (%s), weight %g, temperature %.3g",
-            *(name, len(loaded.rows), _sources(loaded.rows), part.weight, temperature),
+            *(name, len(loaded.rows), judged, part.weight, temperature),
         )
     return LoadedPreferences(rows, dict(dropped))
 
@@ -164,9 +166,3 @@ def _weighed(row: Preference, weight: float, temperature: float, name: str) -> P
 def _key(row: Preference) -> tuple[str, str, str]:
     """Tell pairs apart; both sources must have the responses in the same order."""
     return row.group, row.first, row.second
-
-
-def _sources(rows: Sequence[Preference]) -> str:
-    """Count rows by who judged them."""
-    counts = Counter(row.source or "not labeled" for row in rows)
-    return ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))

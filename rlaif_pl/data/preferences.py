@@ -15,6 +15,7 @@ from rlaif_pl.types import Preference, Prompt
 
 __all__ = [
     "LoadedPreferences",
+    "gathered",
     "group_of",
     "preferences_from_rows",
     "read_preferences",
@@ -27,15 +28,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class LoadedPreferences:
-    """Preferences with an account of what was left out.
+    """Preferences with an account of what was left out."""
 
-    Attributes:
-        rows: Usable rows in file order; those of files are on disk (see ``data.disk_rows``).
-        dropped: Reason to number of rows left out.
-    """
-
+    # usable rows in file order; those of files are on disk (see `data.disk_rows`)
     rows: Sequence[Preference]
-    dropped: dict[str, int] = field(default_factory=dict)
+    dropped: dict[str, int] = field(default_factory=dict)  # reason to number of rows left out
 
 
 def read_preferences(path: str | Path) -> Sequence[Preference]:
@@ -56,13 +53,20 @@ def preferences_from_rows(rows: Iterable[RawRow]) -> LoadedPreferences:
     Raises:
         ValueError: See ``read_preferences``.
     """
+    return gathered(row for _, row in decode_all(Preference, rows))
+
+
+def gathered(found: Iterable[Preference | str]) -> LoadedPreferences:
+    """Keep pairs of different responses; in place of a pair may stand why it is left out."""
     kept: DiskRows[Preference] = DiskRows()
     dropped: Counter[str] = Counter()
-    for _, row in decode_all(Preference, rows):
-        if row.first == row.second:
+    for pair in found:
+        if isinstance(pair, str):
+            dropped[pair] += 1
+        elif pair.first == pair.second:
             dropped["identical responses"] += 1
         else:
-            kept.append(row)
+            kept.append(pair)
     return LoadedPreferences(kept, dict(dropped))
 
 

@@ -37,8 +37,9 @@ def decode_all(kind: type[Record], rows: Iterable[RawRow]) -> Iterator[tuple[str
     warned: set[str] = set()
     for where, fields in rows:
         text = fields.get(text_field)
-        known = {"group": group_of(text)} if isinstance(text, str) else {}
-        record = _decode(kind, {**known, **_present(fields, "group")}, where, "", warned)
+        if fields.get("group") is None and isinstance(text, str):
+            fields = {**fields, "group": group_of(text)}
+        record = _decode(kind, fields, where, "", warned)
         check(record, where)
         yield where, record
     if warned:
@@ -79,11 +80,6 @@ def encode(record: Preference | Prompt) -> str:
 def decode_fields(kind: type[Any], fields: dict[str, object], where: str) -> Any:
     """Build one dataclass from a JSON object whose unknown fields are ignored in silence."""
     return _decode(kind, fields, where, "", set())
-
-
-def _present(fields: dict[str, object], name: str) -> dict[str, object]:
-    """Drop a field that is there but null."""
-    return {key: value for key, value in fields.items() if key != name or value is not None}
 
 
 def _decode(

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 PATIENCE = 60.0  # seconds to wait for another process
@@ -35,10 +34,6 @@ class SqliteFile:
     Several processes of one machine may use it at once. It must not lie on a network file system,
     which the write-ahead log cannot use.
 
-    Args:
-        path: The file; made with its folder if it is not there. ``~`` is expanded.
-        layout: What it must look like.
-
     Raises:
         ValueError: The file is of another kind or version, or damaged.
         OSError: The file cannot be used: no room, no permission, held by another program.
@@ -63,12 +58,7 @@ class SqliteFile:
         """Return the store itself."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Close the file; what was put is already committed."""
         self.close()
 

@@ -23,28 +23,19 @@ if TYPE_CHECKING:
 
 
 class Segment(NamedTuple):
-    """Tokens that belong together.
+    """Tokens that belong together."""
 
-    Attributes:
-        length: How many, at least 0.
-        parent: Number of the segment in the level above that it continues; 0 in the first level,
-            where there is none.
-    """
-
-    length: int
+    length: int  # how many, at least 0
+    # number of the segment in the level above that it continues; 0 in the first level, where there
+    # is none
     parent: int = 0
 
 
 class Runs(NamedTuple):
-    """Sequences that lie end to end.
+    """Sequences that lie end to end."""
 
-    Attributes:
-        lengths: Tokens of each.
-        cumulative: Where each starts, and where the last ends. ``(len(lengths) + 1,)`` int32
-    """
-
-    lengths: tuple[int, ...]
-    cumulative: Tensor
+    lengths: tuple[int, ...]  # tokens of each
+    cumulative: Tensor  # where each starts, and where the last ends. `(len(lengths) + 1,)` int32
 
     @property
     def longest(self) -> int:
@@ -54,21 +45,13 @@ class Runs(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class AttentionBlock:
-    """Run i of the queries attends to run i of the keys.
+    """Run i of the queries attends to run i of the keys."""
 
-    Attributes:
-        queries: Part of the row that asks.
-        keys: Part of the row (or of a cache) that is asked.
-        query_runs: How the queries are cut.
-        key_runs: How the keys are cut, as many runs.
-        causal: Query j of a run sees keys up to j only; the two parts are then the same.
-    """
-
-    queries: slice
-    keys: slice
-    query_runs: Runs
-    key_runs: Runs
-    causal: bool
+    queries: slice  # part of the row that asks
+    keys: slice  # part of the row (or of a cache) that is asked
+    query_runs: Runs  # how the queries are cut
+    key_runs: Runs  # how the keys are cut, as many runs
+    causal: bool  # query j of a run sees keys up to j only; the two parts are then the same
 
     def slices(self) -> Iterator[tuple[slice, slice]]:
         """Yield the runs that have queries, relative to ``queries`` and ``keys``."""
@@ -87,25 +70,17 @@ class AttentionBlock:
 
 @dataclass(eq=False)
 class PackedBatch:
-    """Layout of ``T`` tokens; make one with ``pack_segments``.
+    """Layout of ``T`` tokens; make one with ``pack_segments``."""
 
-    Attributes:
-        levels: Segments by depth.
-        positions: Place of each token in its own text. ``(T,)`` int64
-        blocks: Attention of all tokens: first each segment's to itself, then each level's to those
-            above it.
-        ends: Tokens of each text that ends in the last level, the root included.
-        longest: Tokens of the longest text, the root included.
-        root: Keys and values of tokens that every text begins with and that are not in the row.
-        skip_prefix_queries: Nobody reads what the first level attends to, only its keys and values.
-    """
-
-    levels: tuple[tuple[Segment, ...], ...]
-    positions: Tensor
+    levels: tuple[tuple[Segment, ...], ...]  # segments by depth
+    positions: Tensor  # place of each token in its own text. `(T,)` int64
+    # attention of all tokens: first each segment's to itself, then each level's to those above it
     blocks: tuple[AttentionBlock, ...]
-    ends: list[int]
-    longest: int
+    ends: list[int]  # tokens of each text that ends in the last level, the root included
+    longest: int  # tokens of the longest text, the root included
+    # keys and values of tokens that every text begins with and that are not in the row
     root: KVCache | None = None
+    # nobody reads what the first level attends to, only its keys and values
     skip_prefix_queries: bool = False
     _masks: dict[tuple[int, int, int | None], Tensor] = field(default_factory=dict, repr=False)
 

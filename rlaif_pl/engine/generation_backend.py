@@ -125,15 +125,9 @@ class GenerationBackend(Protocol):
         keep_trunk: bool = False,
         close: bool = False,
     ) -> Generated:
-        """Draw ``params.n`` responses to each prompt; see ``sample_responses``.
+        """Draw ``params.n`` responses of a policy that ``update`` was called with to each prompt.
 
-        Args:
-            policy: Who responds; ``update`` was called with it.
-            prompts: Token ids of each prompt.
-            params: How to draw.
-            seeds: One a response.
-            keep_trunk: Also return the trunk's states, where texts are drawn in this process.
-            close: Keep them up to an end token after every response.
+        Arguments as of ``CausalModel.sample``; only texts drawn in this process have trunk states.
 
         Raises:
             OSError: No server is left.

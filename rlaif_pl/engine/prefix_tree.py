@@ -21,33 +21,22 @@ LEAST_SHARED = 24  # tokens; a smaller segment costs more in calls than it saves
 
 
 class Text(NamedTuple):
-    """A row to be run.
+    """A row to be run."""
 
-    Attributes:
-        ids: Its tokens, at least 1.
-        shareable: Leading tokens that may belong to a segment of several rows, below ``len(ids)``; the
-            states of the others are wanted.
-    """
-
-    ids: tuple[int, ...]
+    ids: tuple[int, ...]  # its tokens, at least 1
+    # leading tokens that may belong to a segment of several rows, below `len(ids)`; the states of
+    # the others are wanted
     shareable: int
 
 
 @dataclass(slots=True)
 class Node:
-    """Tokens that some rows have in common, after those of the node above.
+    """Tokens that some rows have in common, after those of the node above."""
 
-    Attributes:
-        start: Place of the first token in the rows.
-        ids: The tokens.
-        members: Rows that go through here; one for a leaf.
-        children: Nodes below; none for a leaf.
-    """
-
-    start: int
-    ids: tuple[int, ...]
-    members: list[int]
-    children: list[Node] = field(default_factory=list)
+    start: int  # place of the first token in the rows
+    ids: tuple[int, ...]  # the tokens
+    members: list[int]  # rows that go through here; one for a leaf
+    children: list[Node] = field(default_factory=list)  # nodes below; none for a leaf
 
     @property
     def stop(self) -> int:
@@ -60,19 +49,12 @@ class Node:
 
 
 class PackedTree(NamedTuple):
-    """Trees in one row.
+    """Trees in one row."""
 
-    Attributes:
-        batch: Layout.
-        ids: ``(T,)`` int64
-        leaves: Leaves with the place of each one's first token.
-        rows: Row of text of each segment of the last level, where leaves were carried down.
-    """
-
-    batch: PackedBatch
-    ids: Tensor
-    leaves: list[tuple[Node, int]]
-    rows: list[int]
+    batch: PackedBatch  # layout
+    ids: Tensor  # `(T,)` int64
+    leaves: list[tuple[Node, int]]  # leaves with the place of each one's first token
+    rows: list[int]  # row of text of each segment of the last level, where leaves were carried down
 
 
 def grow(

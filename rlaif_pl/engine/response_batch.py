@@ -31,20 +31,13 @@ class ResponseBatch:
     before its response token j, and that at its last column the state at its last token. Tokens and
     states lie packed, ``[all prefixes | all continuations]``; numbers of response tokens as ``(N, R)``.
     All lengths are known on the host, so nothing waits for a device.
-
-    Attributes:
-        prefixes: Prompts without their last token, ``G`` rows of token ids.
-        continuations: Last prompt token, then the response, ``N`` rows.
-        width: Columns of ``(N, R)``, at least the longest response.
-        pad: Id that fills padded places of ``response_ids``.
-        device: Where tensors go.
     """
 
-    prefixes: Rows
-    continuations: Rows
-    width: int
-    pad: int
-    device: torch.device
+    prefixes: Rows  # prompts without their last token, `G` rows of token ids
+    continuations: Rows  # last prompt token, then the response, `N` rows
+    width: int  # columns of `(N, R)`, at least the longest response
+    pad: int  # id that fills padded places of `response_ids`
+    device: torch.device  # where tensors go
 
     @property
     def prefix_lengths(self) -> tuple[int, ...]:

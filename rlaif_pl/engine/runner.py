@@ -26,11 +26,7 @@ from rlaif_pl.engine.noise import FACTOR, error_in_noise, word_ids
 
 
 class DecoderRunner(nn.Module):
-    """Consecutive layers of one decoder behind a few calls.
-
-    Args:
-        decoder: A transformers decoder without a language-model head (``LlamaModel`` and the like).
-    """
+    """Consecutive layers of one decoder behind a few calls."""
 
     def __init__(self, decoder: PreTrainedModel) -> None:
         super().__init__()

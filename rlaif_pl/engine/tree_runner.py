@@ -92,21 +92,17 @@ class PrefixTreeRunner:
     def _parts(
         self, texts: Sequence[Text], members: Sequence[int], root: Root, extra: int
     ) -> Iterator[tuple[Root, list[Node]]]:
-        """Cut texts into parts that fit into a batch, each after what it begins with.
-
-        Args:
-            texts: All texts.
-            members: Those to run, sorted by their tokens.
-            root: What they begin with.
-            extra: Tokens that each will grow by.
-        """
+        """Cut texts into parts that fit into a batch, each after what it begins with."""
         start = len(root.ids)
         small: list[Node] = []
         for tree in grow(texts, members, start, self.least_shared):
             known = self._known(tree, start)
             if known is not None:
                 yield from self._parts(texts, tree.members, known, extra)
-            elif tree.children and (self._cost(tree, extra) > self.batch_tokens or _lasts(tree)):
+                continue
+            # a beginning that more than a pair has is likely to come again in later calls
+            lasts = tree.start == 0 and len(tree.members) > 2
+            if tree.children and (lasts or self._cost(tree, extra) > self.batch_tokens):
                 longer = self._keep(self._extend(root, tree.ids))
                 yield from self._parts(texts, tree.members, longer, extra)
             else:
@@ -214,8 +210,3 @@ def buckets(lengths: Sequence[int], budget: int, *, padded: bool = False) -> Ite
         used += cost
     if group:
         yield group
-
-
-def _lasts(tree: Node) -> bool:
-    """Whether a beginning is likely to come again in later calls: more than a pair has it."""
-    return tree.start == 0 and len(tree.members) > 2

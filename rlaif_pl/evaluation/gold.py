@@ -38,11 +38,6 @@ def judge_metrics(judged: Mapping[str, int], prefix: str) -> dict[str, float]:
 def judges_in(metrics: Mapping[str, float], prefix: str, names: Mapping[str, str] = NAMES) -> str:
     """Name the judges behind the metrics under a prefix, from what ``judge_metrics`` wrote.
 
-    Args:
-        metrics: Flat numbers.
-        prefix: ``labeler``, ``reward`` or ``rating``.
-        names: What to call each kind of judge.
-
     Returns:
         The names; people where the metrics do not say, as those of an older run.
     """

@@ -19,11 +19,7 @@ class Reporting:
     show_text: bool | None = None
 
     def shows(self, is_sensitive: bool) -> bool:
-        """Tell whether texts are shown.
-
-        Args:
-            is_sensitive: Whether the prompts are.
-        """
+        """Tell whether texts are shown."""
         return not is_sensitive if self.show_text is None else self.show_text
 
 

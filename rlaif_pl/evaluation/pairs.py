@@ -27,13 +27,7 @@ def stripped(pair: Preference) -> Preference:
 
 
 def comparison_key(prompt: str, first: str, second: str) -> str:
-    """Return what stands for a comparison in files without texts: a hash of the texts as judged.
-
-    Args:
-        prompt: Text both reply to.
-        first: One response, without surplus symbols.
-        second: The other.
-    """
+    """Return what stands for a comparison in files without texts: a hash of the texts as judged."""
     digest = hashlib.blake2b(digest_size=12)
     for text in (prompt, first, second):
         data = text.encode()

@@ -80,12 +80,7 @@ class PolicyReport:
         return metrics
 
     def render(self, console: Console, decoding: str = "") -> None:
-        """Print the report as two tables, and two more of the likeliest responses.
-
-        Args:
-            console: Where to.
-            decoding: How the responses were drawn, for the titles.
-        """
+        """Print the report as two tables, and two more of the likeliest responses."""
         means = Table(
             f"Policy on held-out prompts{decoding}",
             ["measure", Column("mean [interval]", ".3f")],
@@ -104,12 +99,7 @@ class PolicyReport:
             self.greedy.render(console, f", {GREEDY}")
 
     def write(self, folder: Path | str, *, show_text: bool = True) -> None:
-        """Write ``samples.jsonl`` and ``win_rates.json`` for the report, and ``verdicts.jsonl``.
-
-        Args:
-            folder: Where to.
-            show_text: Whether samples.jsonl holds texts or their hashes; see ``write_samples``.
-        """
+        """Write ``samples.jsonl`` and ``win_rates.json`` for the report, and ``verdicts.jsonl``."""
         write_samples(folder, self._rows(), show_text=show_text)
         write_json(
             Path(folder) / "win_rates.json",

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from rlaif_pl.data.metric_files import save_figure, write_csv, write_metrics, write_page
+from rlaif_pl.statistics import Interval
 from rlaif_pl.tables import Page, Table
 
 COLORS = ("#3b6fb6", "#d1603d", "#4c9a6a", "#8a63a8", "#b8892b", "#6b7280")
@@ -39,6 +43,17 @@ class StudyResults:
         write_csv(target / "rows.csv", self.records)
         save_figure(self.figure, target / f"{self.name}.png")
         write_metrics(target / "metrics.json", self.metrics)
+
+
+def error_bars(
+    axes: Axes, places: Sequence[float] | NDArray, intervals: Sequence[Interval], **style: Any
+) -> None:
+    """Draw shares in percent as points with their limits; one without limits has no bar."""
+    values = np.array([100 * i.value for i in intervals])
+    low = values - [100 * i.low for i in intervals]
+    high = np.array([100 * i.high for i in intervals]) - values
+    limits = np.nan_to_num(np.clip([low, high], 0, None))
+    axes.errorbar(places, values, limits, capsize=3, **style)
 
 
 def plain_axes(figure: Figure) -> Axes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from rlaif_pl.data.metric_files import write_json_lines
@@ -25,14 +25,16 @@ def write_samples(folder: Path | str, rows: Iterable[Row], *, show_text: bool = 
             as hashes, and as they are in ``sample_texts.jsonl``, which nothing shows.
     """
     kept = list(rows)
-    write_json_lines(Path(folder) / FILE, kept if show_text else _concealed(kept))
+    shown = (
+        {
+            name: value if name == PLAIN or show_text else _hidden(value)
+            for name, value in row.items()
+        }
+        for row in kept
+    )
+    write_json_lines(Path(folder) / FILE, shown)
     if not show_text:
         write_json_lines(Path(folder) / HIDDEN_TEXTS, kept)
-
-
-def _concealed(rows: Iterable[Row]) -> Iterator[Row]:
-    for row in rows:
-        yield {name: value if name == PLAIN else _hidden(value) for name, value in row.items()}
 
 
 def _hidden(value: object) -> object:

@@ -61,11 +61,6 @@ def read_candidate(path: Path, monitor: str) -> Candidate | None:
 def find_candidates(folder: Path, monitor: str, k: int) -> list[Candidate]:
     """Return the ``k`` checkpoints of the highest monitored value, the highest first.
 
-    Args:
-        folder: Folder of checkpoints, such as ``runs/x/a2c/checkpoints``.
-        monitor: Metric that ``ModelCheckpoint`` watched.
-        k: How many at most.
-
     Raises:
         ValueError: There is none.
     """

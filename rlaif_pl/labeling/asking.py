@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from rlaif_pl.labeling.calls import Backend, Call, CallKey, Response, key_of
@@ -20,31 +21,21 @@ class ReplyCache(Protocol):
         """Keep a reply; it is on disk when this returns."""
 
 
+@dataclass(eq=False)
 class CachedClient:
     """Asks a back end what is not known yet; its ``ask`` is what strategies are given.
 
     Replies are kept as they came and handed on as ``guard.readable`` lets them pass.
-
-    Args:
-        backend: Who answers.
-        store: Keeps replies between runs; None keeps them for the life of this object only.
-        watch: Told of every new reply (progress, spending); may raise to stop before further calls.
-        min_option_mass: Least probability of a choice's options together.
     """
 
-    def __init__(
-        self,
-        backend: Backend,
-        store: ReplyCache | None = None,
-        watch: Callable[[Call, Response], None] | None = None,
-        min_option_mass: float = MIN_OPTION_MASS,
-    ) -> None:
-        self.backend = backend
-        self.store = store
-        self.watch = watch
-        self.min_option_mass = min_option_mass
-        self._has_warned = False
-        self._known: dict[bytes, Response] = {}
+    backend: Backend  # who answers
+    # keeps replies between runs; None keeps them for the life of this object only
+    store: ReplyCache | None = None
+    # told of every new reply (progress, spending); may raise to stop before further calls
+    watch: Callable[[Call, Response], None] | None = None
+    min_option_mass: float = MIN_OPTION_MASS  # least probability of a choice's options together
+    _has_warned: bool = field(default=False, init=False)
+    _known: dict[bytes, Response] = field(default_factory=dict, init=False)
 
     def ask(self, calls: Sequence[Call]) -> list[Response]:
         """Return a reply for each call, in order; failures come back as replies, too."""
@@ -74,12 +65,8 @@ class CachedClient:
             readable(call, self._known[key.digest], self.min_option_mass)
             for key, call in zip(keys, calls, strict=True)
         ]
-        self._warn(calls, replies)
-        return replies
-
-    def _warn(self, calls: Sequence[Call], replies: Sequence[Response]) -> None:
-        """Say at the first batch with such choices that they are no answers."""
         text = low_mass_warning(calls, replies, self.min_option_mass)
         if text is not None and not self._has_warned:
             self._has_warned = True
-            warnings.warn(text, stacklevel=3)
+            warnings.warn(text, stacklevel=2)
+        return replies

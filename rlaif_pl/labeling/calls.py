@@ -19,44 +19,32 @@ class Question:
 
     A tokenizer's control tokens are control tokens where a template holds them (a ``FilledText``
     knows where; ``assistant_prefix`` holds no data otherwise), and text in everything else.
-
-    Attributes:
-        text: All of it up to ``assistant_prefix``: the plain prompt, or the user's message where
-            ``chat``.
-        assistant_prefix: What the answer begins with and the model goes on from ("Preferred
-            Summary=", or ""). Plain text: ``text + assistant_prefix`` is read as one string. Chat: it
-            is put at the start of the assistant's turn.
-        chat: Whether ``text`` goes through the model's chat template.
-        shared: Number of leading characters of ``text`` that other questions of the job are likely
-            to share (preamble and exemplars); a hint that changes no result.
-        thoughts: What the model thought before the answer, without marks; the back end closes them
-            in the model's own way and puts ``assistant_prefix`` behind. None: asked without thoughts.
     """
 
+    # all of it up to `assistant_prefix`: the plain prompt, or the user's message where `chat`
     text: str
+    # what the answer begins with and the model goes on from ("Preferred Summary=", or ""). Plain
+    # text: `text + assistant_prefix` is read as one string. Chat: it is put at the start of the
+    # assistant's turn
     assistant_prefix: str = ""
-    chat: bool = False
+    chat: bool = False  # whether `text` goes through the model's chat template
+    # number of leading characters of `text` that other questions of the job are likely to share
+    # (preamble and exemplars); a hint that changes no result
     shared: int = 0
+    # what the model thought before the answer, without marks; the back end closes them in the
+    # model's own way and puts `assistant_prefix` behind. None: asked without thoughts
     thoughts: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
-    """How text is drawn.
+    """How text is drawn."""
 
-    Attributes:
-        max_tokens: Length limit of the answer, at least 1.
-        temperature: Divides the logits; 0 is greedy.
-        top_k: Only this many likeliest tokens are drawn from; 0 takes all.
-        stop: Strings at which the answer ends; they are not part of it.
-        seed: Seeds the drawing, with the sample's number; without effect when greedy.
-    """
-
-    max_tokens: int = 512
-    temperature: float = 0.0
-    top_k: int = 0
-    stop: tuple[str, ...] = ()
-    seed: int = 0
+    max_tokens: int = 512  # length limit of the answer, at least 1
+    temperature: float = 0.0  # divides the logits; 0 is greedy
+    top_k: int = 0  # only this many likeliest tokens are drawn from; 0 takes all
+    stop: tuple[str, ...] = ()  # strings at which the answer ends; they are not part of it
+    seed: int = 0  # seeds the drawing, with the sample's number; without effect when greedy
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,30 +96,21 @@ Call: TypeAlias = ChoiceRequest | GenerateRequest | ThinkRequest | Loglikelihood
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A model's answer to one call.
+    """A model's answer to one call."""
 
-    Attributes:
-        logprobs: ``ChoiceRequest``: log-probability of each option in nats, None where the server did
-            not report it. ``LoglikelihoodRequest``: log-probability of each token of the target.
-        text: ``GenerateRequest``, ``ThinkRequest``: the text, without what stopped it.
-        finished: ``GenerateRequest``, ``ThinkRequest``: False where the length limit cut the text.
-        read: Tokens of the prompt (whether computed, or taken from a cache).
-        written: Tokens generated.
-        cost_usd: Money paid, 0 for a model of one's own.
-        seconds: Time from asking to the answer; for a batch, an equal share of its time.
-        attempts: Requests it took, at least 1.
-        failure: Why there is no answer (``too_long``, ``empty``, ``nonfinite``, ``refused``,
-            ``malformed``, ``timeout``, ``http_500``, ...); None if there is one.
-    """
-
+    # `ChoiceRequest`: log-probability of each option in nats, None where the server did not report
+    # it. `LoglikelihoodRequest`: log-probability of each token of the target
     logprobs: tuple[float | None, ...] = ()
-    text: str = ""
+    text: str = ""  # `GenerateRequest`, `ThinkRequest`: the text, without what stopped it
+    # `GenerateRequest`, `ThinkRequest`: False where the length limit cut the text
     finished: bool = True
-    read: int = 0
-    written: int = 0
-    cost_usd: float = 0.0
-    seconds: float = 0.0
-    attempts: int = 1
+    read: int = 0  # tokens of the prompt (whether computed, or taken from a cache)
+    written: int = 0  # tokens generated
+    cost_usd: float = 0.0  # money paid, 0 for a model of one's own
+    seconds: float = 0.0  # time from asking to the answer; for a batch, an equal share of its time
+    attempts: int = 1  # requests it took, at least 1
+    # why there is no answer (`too_long`, `empty`, `nonfinite`, `refused`, `malformed`, `timeout`,
+    # `http_500`, ...); None if there is one
     failure: str | None = None
 
 

@@ -46,14 +46,7 @@ class LabelerInfo:
 def labeled(
     pair: Preference, judgment: Judgment, signature: LabelerInfo, temperature: float
 ) -> Preference:
-    """Write a judgment into a pair.
-
-    Args:
-        pair: The pair; an older label in it is replaced.
-        judgment: What was found out.
-        signature: Who found it out.
-        temperature: ``p_first = sigmoid(margin / temperature)``.
-    """
+    """Write a judgment into a pair, with ``p_first = sigmoid(margin / temperature)``."""
     failure = judgment.failure
     has_margin = math.isfinite(judgment.margin)
     if failure is None and not has_margin and judgment.p_first is None:

@@ -87,7 +87,11 @@ class LabelerReward:
             ValueError: Some responses have no score.
             OutOfBudget: ``max_cost`` is spent; what was paid for is kept.
         """
-        self._open()
+        if (
+            self.replies is not None and self.store is None
+        ):  # in the process that asks, not its parent
+            self.store = ReplyStore(self.replies)
+            self.labeler.keep_replies(self.store, self.spending.count)  # type: ignore[attr-defined]
         rows = [n for n, text in enumerate(responses) if text.strip() or self.empty is None]
         asked = [prompts[n] for n in rows], [responses[n] for n in rows]
         scores = self.labeler.score(*asked)
@@ -98,28 +102,12 @@ class LabelerReward:
         return rewards
 
     def to_metrics(self, prefix: str) -> dict[str, float]:
-        """Return what the rewards took: this process's calls, and all calls in the file of replies.
-
-        Args:
-            prefix: Part of the names before the slash.
-        """
+        """Return what the rewards took: this process's calls, and all calls in the file of replies."""
         metrics = {f"{prefix}/run_responses": float(self.responses)}
         metrics |= self.spending.to_metrics(prefix)
         if self.store is not None:
-            totals = self.store.totals()
-            metrics |= {
-                f"{prefix}/calls": float(totals.calls),
-                f"{prefix}/read_tokens": float(totals.read),
-                f"{prefix}/written_tokens": float(totals.written),
-                f"{prefix}/paid_usd": totals.cost_usd,
-            }
+            metrics |= self.store.totals().to_metrics(prefix)
         return metrics
-
-    def _open(self) -> None:
-        """Open the file of replies at the first use: in the process that asks, not in its parent."""
-        if self.replies is not None and self.store is None:
-            self.store = ReplyStore(self.replies)
-            self.labeler.keep_replies(self.store, self.spending.count)  # type: ignore[attr-defined]
 
     def _refuse_missing(
         self, scores: Sequence[float], prompts: Sequence[str], responses: Sequence[str]

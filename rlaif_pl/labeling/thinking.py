@@ -79,20 +79,15 @@ def thoughtful(ask: Ask, thinking: Thinking | None) -> Ask:
     """Return what answers calls with thoughts before each choice.
 
     A reply to a choice counts the tokens and the money of both its calls.
-
-    Args:
-        ask: Answers calls one by one.
-        thinking: How to think; None leaves ``ask`` as it is.
     """
     if thinking is None:
         return ask
     decoding = thinking.decoding
 
     def answer(calls: Sequence[Call]) -> list[Response]:
-        choices = [n for n, call in enumerate(calls) if isinstance(call, ChoiceRequest)]
-        thoughts = dict(
-            zip(choices, ask([_thought_of(calls[n], decoding) for n in choices]), strict=True)
-        )
+        choices = {n: call for n, call in enumerate(calls) if isinstance(call, ChoiceRequest)}
+        asked = [ThinkRequest(call.question, decoding) for call in choices.values()]
+        thoughts = dict(zip(choices, ask(asked), strict=True))
         final = {
             n: _informed(call, thoughts.get(n))
             for n, call in enumerate(calls)
@@ -102,11 +97,6 @@ def thoughtful(ask: Ask, thinking: Thinking | None) -> Ask:
         return [_together(thoughts.get(n), replies.get(n)) for n in range(len(calls))]
 
     return answer
-
-
-def _thought_of(call: Call, decoding: Decoding) -> ThinkRequest:
-    assert isinstance(call, ChoiceRequest)
-    return ThinkRequest(call.question, decoding)
 
 
 def _informed(call: Call, thoughts: Response | None) -> Call:

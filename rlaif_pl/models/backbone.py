@@ -44,19 +44,12 @@ Precision = Literal["float32", "bfloat16", "auto"]
 
 @dataclass(frozen=True, slots=True)
 class Backbone:
-    """A loaded causal language model.
+    """A loaded causal language model."""
 
-    Attributes:
-        model: Frozen, in eval mode, without dropout.
-        tokenizer: Its tokenizer; it may have no pad token.
-        fingerprint: Identity of the weights, layers and precision; equal on every machine.
-        info: Its end tokens, padding, vocabulary and longest text.
-    """
-
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    fingerprint: str
-    info: ModelInfo
+    model: PreTrainedModel  # frozen, in eval mode, without dropout
+    tokenizer: PreTrainedTokenizerBase  # its tokenizer; it may have no pad token
+    fingerprint: str  # identity of the weights, layers and precision; equal on every machine
+    info: ModelInfo  # its end tokens, padding, vocabulary and longest text
 
 
 def load_backbone(

@@ -61,13 +61,7 @@ reward = model.score(["What was responded to."], ["A response."])[0]
 
 
 def policy_card(base: str, template: Template, ends: Sequence[str] = ()) -> str:
-    """Write the card of a policy.
-
-    Args:
-        base: Name or folder of the model it was trained from.
-        template: How it was shown prompts.
-        ends: Tokens that end a text.
-    """
+    """Write the card of a policy."""
     named = ", ".join(f"`{token}`" for token in ends)
     about = f" A text ends at {named} (generation_config.json)." if ends else ""
     return _card(
@@ -81,12 +75,7 @@ def policy_card(base: str, template: Template, ends: Sequence[str] = ()) -> str:
 
 
 def adapter_card(base: str, template: Template) -> str:
-    """Write the card of a policy's adapters.
-
-    Args:
-        base: Name or folder of the model they were trained on.
-        template: How the policy was shown prompts.
-    """
+    """Write the card of a policy's adapters."""
     return _card(
         "A policy's adapters",
         base,
@@ -98,13 +87,7 @@ def adapter_card(base: str, template: Template) -> str:
 
 
 def reward_card(base: str, template: Template, pooling: str) -> str:
-    """Write the card of a reward model.
-
-    Args:
-        base: Name or folder of the model it was trained from.
-        template: How it was shown prompts and responses.
-        pooling: ``eos`` or ``mean``, see ``RewardModel``.
-    """
+    """Write the card of a reward model."""
     read = "at EOS, which must follow the response" if pooling == "eos" else "from the mean state"
     return _card(
         "A reward model",

@@ -126,11 +126,6 @@ class CausalModel(nn.Module):
 
         Few texts are tokenized: a token holds at least a byte, so most are known to be short enough.
 
-        Args:
-            texts: Prompts with their responses; None for responses that are yet to be written.
-            most: Longest response in tokens, the end token included.
-            cut: Config key that says so.
-
         Raises:
             ValueError: A prompt with its response is longer than ``info.max_model_len``.
         """

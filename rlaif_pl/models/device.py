@@ -60,9 +60,6 @@ def resolve_device(name: str = "auto") -> torch.device:
 def computing_on(name: str) -> Iterator[torch.device]:
     """Let ``auto`` mean a device for a while: of models that are built, and of their type.
 
-    Args:
-        name: See ``resolve_device``.
-
     Raises:
         ValueError: There is no such device.
     """

@@ -230,12 +230,7 @@ def _pad_apart_from_eos(whole: PreTrainedModel, tokenizer: PreTrainedTokenizerBa
 
 
 def other_special_token(tokenizer: PreTrainedTokenizerBase, rows: int) -> str | None:
-    """Return a special token that is not EOS, to pad with; None where the tokenizer has none.
-
-    Args:
-        tokenizer: Tokenizer of the model.
-        rows: Rows of the model's embedding; a token without one is none.
-    """
+    """Return a special token that is not EOS, to pad with; None where the tokenizer has none."""
     ids = dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
     tokens = [token for token, n in ids.items() if n != tokenizer.eos_token_id and n < rows]
     for name in ("unk_token", "bos_token"):

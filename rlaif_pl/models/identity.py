@@ -22,14 +22,7 @@ VOLATILE = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")
 def weights_identity(
     source: str, config: PreTrainedConfig, revision: str | None, label: str | None = None
 ) -> str:
-    """Hash a folder's contents (its place does not matter); name a hub model by its commit.
-
-    Args:
-        source: Folder or hub name.
-        config: Configuration of the model.
-        revision: Branch, tag or commit of a hub model.
-        label: What to call a folder; None calls it by the kind of its model.
-    """
+    """Hash a folder's contents (its place does not matter); name a hub model by its commit."""
     folder = Path(source)
     if not folder.is_dir():
         commit = getattr(config, "_commit_hash", None) or revision or "main"

@@ -18,15 +18,10 @@ from rlaif_pl.models.suited import refuse_classifier, require_decoder
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """A model and its tokenizer.
+    """A model and its tokenizer."""
 
-    Attributes:
-        model: As ``from_pretrained`` of transformers returns it.
-        tokenizer: Its tokenizer.
-    """
-
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
+    model: PreTrainedModel  # as `from_pretrained` of transformers returns it
+    tokenizer: PreTrainedTokenizerBase  # its tokenizer
 
     @property
     def name(self) -> str:

@@ -12,38 +12,24 @@ from transformers import GenerationConfig, PreTrainedConfig, PreTrainedTokenizer
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """Facts about one model that sampling, scoring, labeling and export share.
+    """Facts about one model that sampling, scoring, labeling and export share."""
 
-    Attributes:
-        name: Folder or name of the model, for messages.
-        eos_token_id: Token that closes a response: the tokenizer's, else the config's; None where
-            neither names one.
-        stop_token_ids: All tokens that end a text: those of tokenizer, config.json and
-            generation_config.json.
-        pad_token_id: Id that fills padded places, a row of the embedding; masks, never ids, say
-            what is padding.
-        vocab_size: Logits from here on belong to no token of the tokenizer.
-        unused_token_ids: Ids below ``vocab_size`` that the tokenizer lacks too.
-        max_model_len: Longest text in tokens, prompt and response; None where the config names none.
-        generation_config: As it lay beside the weights; None for a model that does not write.
-    """
-
-    name: str
+    name: str  # folder or name of the model, for messages
+    # token that closes a response: the tokenizer's, else the config's; None where neither names one
     eos_token_id: int | None
+    # all tokens that end a text: those of tokenizer, config.json and generation_config.json
     stop_token_ids: frozenset[int]
+    # id that fills padded places, a row of the embedding; masks, never ids, say what is padding
     pad_token_id: int
-    vocab_size: int
-    unused_token_ids: tuple[int, ...] = ()
+    vocab_size: int  # logits from here on belong to no token of the tokenizer
+    unused_token_ids: tuple[int, ...] = ()  # ids below `vocab_size` that the tokenizer lacks too
+    # longest text in tokens, prompt and response; None where the config names none
     max_model_len: int | None = None
+    # as it lay beside the weights; None for a model that does not write
     generation_config: GenerationConfig | None = None
 
     def check_length(self, prompt: int, response: int, cut: str) -> None:
         """Refuse a text that the model was not made for.
-
-        Args:
-            prompt: Tokens of the longest prompt.
-            response: Tokens of its response.
-            cut: Config key that limits the response.
 
         Raises:
             ValueError: Both together are longer than ``max_model_len``.
@@ -137,7 +123,8 @@ def exported_generation_config(info: ModelInfo) -> GenerationConfig | None:
     if info.generation_config is None:
         return None
     kept = copy.deepcopy(info.generation_config)
-    kept.eos_token_id = _in_order(info)
+    closing, rest = info.eos_token_id, sorted(info.stop_token_ids - {info.eos_token_id})
+    kept.eos_token_id = [closing, *rest] if rest and closing is not None else closing
     try:
         kept.validate(strict=True)
     except ValueError as error:
@@ -149,14 +136,6 @@ def exported_generation_config(info: ModelInfo) -> GenerationConfig | None:
         ids = {name: getattr(kept, name) for name in ("bos_token_id", "pad_token_id")}
         return GenerationConfig(eos_token_id=kept.eos_token_id, **ids)
     return kept
-
-
-def _in_order(info: ModelInfo) -> int | list[int] | None:
-    """All end tokens, the one that closes responses first."""
-    rest = sorted(info.stop_token_ids - {info.eos_token_id})
-    return (
-        [info.eos_token_id, *rest] if rest and info.eos_token_id is not None else info.eos_token_id
-    )
 
 
 def _ids(named: Any) -> list[int]:

@@ -22,9 +22,6 @@ def own_precision(device_type: str) -> Iterator[None]:
 
     A labeler's labels belong to the precision that its fingerprint names. Autocast (``bf16-mixed``)
     and a default type of 16 bits (``bf16-true``) would change them.
-
-    Args:
-        device_type: ``cpu``, ``cuda``, ...
     """
     default = torch.get_default_dtype()
     if default in HALVES:

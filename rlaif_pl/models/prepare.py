@@ -8,11 +8,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 
 def drop_dropout(holder: PreTrainedConfig | nn.Module) -> None:
-    """Turn dropout off: with it the log-ratio to the reference is not 0 at the first step.
-
-    Args:
-        holder: Config that a model is then built from, or a layer that holds a rate of its own.
-    """
+    """Turn dropout off: with it the log-ratio to the reference is not 0 at the first step."""
     own = holder.get_text_config() if isinstance(holder, PreTrainedConfig) else holder
     for name, value in list(vars(own).items()):
         if isinstance(value, float) and ("dropout" in name or name.endswith("pdrop")):

@@ -40,19 +40,12 @@ def is_reward_folder(name: str, revision: str | None = None) -> bool:
 
 
 class LoadedReward(NamedTuple):
-    """A sequence classifier with one label, taken apart.
+    """A sequence classifier with one label, taken apart."""
 
-    Attributes:
-        model: The decoder; its output head is the score head and not used for tokens.
-        weight: Weight of the head. ``(1, D)`` float32
-        shift: What is subtracted from each score.
-        pooling: How the head reads the states.
-    """
-
-    model: CausalModel
-    weight: Tensor
-    shift: float
-    pooling: Pooling
+    model: CausalModel  # the decoder; its output head is the score head and not used for tokens
+    weight: Tensor  # weight of the head. `(1, D)` float32
+    shift: float  # what is subtracted from each score
+    pooling: Pooling  # how the head reads the states
 
 
 def load_reward_folder(options: BackboneOptions, template: Template) -> LoadedReward:
@@ -78,12 +71,6 @@ def loaded_reward(
     loaded: LoadedModel, options: BackboneOptions, template: Template, dtype: Precision | None
 ) -> LoadedReward:
     """Take over a classifier that is in memory; it must not be used as a whole afterwards.
-
-    Args:
-        loaded: Classifier and tokenizer.
-        options: How to cut it.
-        template: How prompts and responses are written.
-        dtype: Type of the weights; None keeps the model's.
 
     Raises:
         ValueError: It gives another number of scores than one, or is no decoder.

@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rlaif_pl.engine.generate import Generated
 from rlaif_pl.engine.generation_backend import Changed
 from rlaif_pl.engine.generation_state import runners_of
 from rlaif_pl.engine.noise import with_noise
@@ -38,12 +37,9 @@ class SampledPolicy:
 
     def __init__(self, model: CausalModel, *, send_whole: bool = False) -> None:
         self.model, self.send_whole = model, send_whole
+        self.name, self.is_tied, self.sample = model.base, model.is_tied, model.sample
+        self.end_ids, self.vocab_size = model.stop_token_ids, model.info.vocab_size
         self._files: AdapterSource | None = adapter_source(model.base)
-
-    @property
-    def name(self) -> str:
-        """Model that it is, or started from."""
-        return self.model.base
 
     @property
     def changed(self) -> Changed:
@@ -60,36 +56,9 @@ class SampledPolicy:
         return adapter_rank(self.model)
 
     @property
-    def is_tied(self) -> bool:
-        """Whether its output embedding is its input embedding."""
-        return self.model.is_tied
-
-    @property
     def device_type(self) -> str:
         """Kind of device its weights are on."""
         return self.model.device.type
-
-    @property
-    def end_ids(self) -> frozenset[int]:
-        """Tokens that end a text."""
-        return self.model.stop_token_ids
-
-    @property
-    def vocab_size(self) -> int:
-        """Ids from here on belong to no token."""
-        return self.model.info.vocab_size
-
-    def sample(
-        self,
-        prompts: Sequence[Sequence[int]],
-        params: SamplingParams,
-        seeds: Sequence[int],
-        *,
-        keep_trunk: bool = False,
-        close: bool = False,
-    ) -> Generated:
-        """Draw responses in this process."""
-        return self.model.sample(prompts, params, seeds, keep_trunk=keep_trunk, close=close)
 
     def stop_checker(self, params: SamplingParams) -> StopStrings | None:
         """Return what finds stop strings; None where there are none."""

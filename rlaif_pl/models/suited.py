@@ -15,10 +15,6 @@ LABELERS = "the likelihood labeler and other labelers of a LocalBackend take tho
 def require_decoder(name: str, config: PreTrainedConfig) -> None:
     """Refuse what cannot be a policy or a reward model: those are decoders that look back only.
 
-    Args:
-        name: Folder or hub name, for the message.
-        config: Its config.
-
     Raises:
         ValueError: It is an encoder-decoder, or an encoder whose tokens see those after them.
     """
@@ -83,12 +79,7 @@ def refuse_incomplete(
 
 
 def warn_of_experts(decoder: PreTrainedModel, name: str) -> None:
-    """Say that adapters on linear layers pass experts by, which are tensors of three dimensions.
-
-    Args:
-        decoder: Decoder that gets adapters on all linear layers.
-        name: Folder or hub name, for the message.
-    """
+    """Say that adapters on linear layers pass experts by, which are tensors of three dimensions."""
     sizes = {key: p.numel() for key, p in decoder.named_parameters() if p.dim() == 3}
     if sizes:
         share = sum(sizes.values()) / sum(p.numel() for p in decoder.parameters())
@@ -104,10 +95,6 @@ def note_tying(config: PreTrainedConfig, model: PreTrainedModel) -> None:
 
     A folder may hold two different matrices beside ``tie_word_embeddings: true``. transformers loads
     both; whoever goes by the flag afterwards would put one in the place of the other.
-
-    Args:
-        config: Config to correct, of the whole model.
-        model: The loaded model.
     """
     output = model.get_output_embeddings()
     if output is None:

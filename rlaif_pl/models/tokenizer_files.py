@@ -39,13 +39,7 @@ Settings = dict[str, Any]
 def save_tokenizer(
     folder: Path, tokenizer: PreTrainedTokenizerBase, revision: str | None = None
 ) -> None:
-    """Write a tokenizer's files.
-
-    Args:
-        folder: Where to.
-        tokenizer: What to write; made in memory, or read from a folder or the hub.
-        revision: Commit of the hub model it was read from.
-    """
+    """Write a tokenizer's files."""
     files = source_files(tokenizer, revision)
     settings = _read(files[CONFIG]) if CONFIG in files else {}
     if len(files) < 2 or "auto_map" in settings:  # made in memory, or with code of its own
@@ -105,9 +99,6 @@ def name_rope_for_all(path: Path) -> None:
 
     transformers 5 writes ``rope_parameters`` alone; an older one would take its default base for it and
     compute other positions without a word.
-
-    Args:
-        path: A config.json.
     """
     settings = _read(path)
     rope = settings.get("rope_parameters")

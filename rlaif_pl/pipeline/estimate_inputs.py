@@ -72,11 +72,7 @@ def read_expect(experiment: Experiment) -> Expect:
 
 
 class Inputs:
-    """Sizes of what an experiment's stages read, some of it made by stages before them.
-
-    Args:
-        experiment: Whose paths below ``${out}`` are looked through.
-    """
+    """Sizes of what an experiment's stages read, some of it made by stages before them."""
 
     def __init__(self, experiment: Experiment) -> None:
         self.experiment = experiment

@@ -95,13 +95,14 @@ def _costs(stage: StageEstimate, expect: Expect) -> list[Cell]:
 def size_of(role: Role) -> str:
     """Weights of a role, in words."""
     parts = [(role.trained, "trained"), (role.frozen, "frozen")]
-    return f"{role.name} " + " + ".join(f"{_count(n)} {word}" for n, word in parts if n)
+    sizes = [
+        f"{n / BILLION:.2f}B {word}" if n >= 1e8 else f"{n / MILLION:.1f}M {word}"
+        for n, word in parts
+        if n
+    ]
+    return f"{role.name} " + " + ".join(sizes)
 
 
 def gib(size: float) -> str:
     """Bytes in GiB."""
     return f"{size / GIB:.2f}" if size < 10 * GIB else f"{size / GIB:.1f}"
-
-
-def _count(parameters: int) -> str:
-    return f"{parameters / BILLION:.2f}B" if parameters >= 1e8 else f"{parameters / MILLION:.1f}M"

@@ -34,29 +34,7 @@ from rlaif_pl.device_names import parse_device, trainer_options
 from rlaif_pl.pipeline.keys import closest, refuse_unknown, take, take_names
 from rlaif_pl.pipeline.yaml_files import Value, flatten, overlay, read_yaml
 
-COMMANDS = (
-    "fit",
-    "validate",
-    "predict",
-    "sample",
-    "label",
-    "revise",
-    "rest",
-    "evaluate alignment",
-    "evaluate reward",
-    "evaluate policy",
-    "evaluate matrix",
-    "study pairs",
-    "study rewards",
-    "study curve",
-    "study sizes",
-    "study cost",
-    "evaluate revisions",
-    "evaluate harmless",
-    "select",
-    "report",
-    "export",
-)
+TRAINER_COMMANDS = ("fit", "validate", "predict")
 # Those that load a model themselves; fit and its like take the trainer's accelerator.
 DEVICE_COMMANDS = (
     "doctor",
@@ -74,7 +52,8 @@ DEVICE_COMMANDS = (
     "evaluate harmless",
     "select",
 )
-TRAINER_COMMANDS = ("fit", "validate", "predict")
+NO_MODEL = ("study pairs", "study sizes", "study cost", "report", "export")
+COMMANDS = (*TRAINER_COMMANDS, *DEVICE_COMMANDS[1:], *NO_MODEL)  # what stages may be
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 PLACEHOLDER = re.compile(r"\$\{([^}]*)\}")
 RESERVED = ("replaced",)  # folders of the run folder that are not stages
@@ -167,12 +146,6 @@ def load_experiment(
     file: Path, out: Path | None = None, seed: int | None = None, device: str | None = None
 ) -> Experiment:
     """Read and check an experiment file.
-
-    Args:
-        file: The experiment.
-        out: Run folder in place of the file's.
-        seed: Seed in place of the file's.
-        device: Device in place of the file's.
 
     Raises:
         ValueError: The file, a key, a command, a config or a dependency is missing or wrong; the

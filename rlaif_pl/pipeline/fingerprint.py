@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rlaif_pl.pipeline.experiment import Experiment, Stage
+from rlaif_pl.pipeline.experiment import Experiment
 from rlaif_pl.pipeline.yaml_files import Value, flatten
 
 CONTENT_LIMIT = 64 * 2**20
@@ -60,8 +60,9 @@ def fingerprints(experiment: Experiment, package: Path = PACKAGE) -> dict[str, F
     late, early = code_digest(package, ()), code_digest(package, LATE_PARTS)
     found: dict[str, Fingerprint] = {}
     for stage in experiment.stages:
+        content = {"command": stage.command, "config": experiment.resolve(stage, "${out}")}
         found[stage.name] = Fingerprint(
-            _config_digest(experiment, stage),
+            _digest(json.dumps(content, sort_keys=True).encode()),
             late if stage.command == "report" else early,
             dict(data_digests(experiment.resolve(stage), experiment.out)),
             {need: found[need].digest for need in stage.needs},
@@ -97,19 +98,9 @@ def data_digests(config: Mapping[str, Value], out: Path) -> Iterator[tuple[str, 
         if path.is_file():
             yield value, _file_digest(path)
         elif "/" in value and path.is_dir():
-            yield value, _folder_digest(path)
-
-
-def _config_digest(experiment: Experiment, stage: Stage) -> str:
-    content = {"command": stage.command, "config": experiment.resolve(stage, "${out}")}
-    return _digest(json.dumps(content, sort_keys=True).encode())
-
-
-def _folder_digest(folder: Path) -> str:
-    """Digest the first files of a folder, in the order of their names."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())[:FOLDER_LIMIT]
-    rows = [f"{path.relative_to(folder)} {_file_digest(path)}" for path in files]
-    return _digest("\n".join(rows).encode())
+            files = sorted(each for each in path.rglob("*") if each.is_file())[:FOLDER_LIMIT]
+            rows = [f"{each.relative_to(path)} {_file_digest(each)}" for each in files]
+            yield value, _digest("\n".join(rows).encode())
 
 
 def _file_digest(path: Path) -> str:

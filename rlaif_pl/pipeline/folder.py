@@ -109,17 +109,6 @@ def _locked(descriptor: int) -> bool:
     return True
 
 
-def move_aside(out: Path, stage_folder: Path) -> Path:
-    """Move a stage's folder below ``replaced``; nothing is ever deleted."""
-    shelf = out / "replaced"
-    shelf.mkdir(exist_ok=True)
-    number = 1
-    while (target := shelf / f"{stage_folder.name}-{number}").exists():
-        number += 1
-    stage_folder.rename(target)
-    return target
-
-
 def merge_metrics(experiment: Experiment) -> dict[str, float]:
     """Write ``<out>/metrics.json`` from the stages that are finished, and return it.
 

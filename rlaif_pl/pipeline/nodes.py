@@ -19,7 +19,6 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from rlaif_pl.data.metric_files import write_json
@@ -62,14 +61,7 @@ def check_nodes(experiment: Experiment, stages: Sequence[Stage], nodes: int) -> 
 
 
 class MainNode:
-    """Node 0: launches stages, those that span nodes once all nodes are there.
-
-    Args:
-        experiment: The experiment.
-        nodes: Number of nodes.
-        address: Name of this node that the others reach it by.
-        launch: Runs this node's part of a stage and returns its exit status.
-    """
+    """Node 0: launches stages, those that span nodes once all nodes are there."""
 
     def __init__(
         self,
@@ -95,16 +87,11 @@ class MainNode:
         try:
             self._gather()
         except BaseException:
-            self.__exit__(None, None, None)
+            self.__exit__()
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._ended.set()
         self._thread.join()
         self._tell(ended=self.state.get("ended", 1))
@@ -193,11 +180,6 @@ def follow(
     launch: Callable[[list[str], Path, bool], int] = stream,
 ) -> int:
     """Join the stages that span nodes, until node 0 says that the run has ended.
-
-    Args:
-        experiment: The experiment.
-        rank: Of this node, from 1.
-        launch: Runs a program with a log and returns its exit status.
 
     Returns:
         The exit status of the run.

@@ -133,13 +133,7 @@ def plan_table(experiment: Experiment, plans: Sequence[Plan]) -> Table:
 
 
 def result_table(experiment: Experiment, plans: Sequence[Plan], ended: Mapping[str, str]) -> Table:
-    """Show what happened and how long each stage took.
-
-    Args:
-        experiment: The experiment.
-        plans: What was planned.
-        ended: How each stage that was reached ended.
-    """
+    """Show what happened and how long each stage took."""
     done = {plan.stage.name: read_record(plan.folder / "done.json") for plan in plans}
     rows = [
         [name, ended.get(name, "not reached"), duration(record.seconds) if record else ""]

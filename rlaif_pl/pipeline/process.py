@@ -99,12 +99,7 @@ def stream(line: list[str], log: Path, terminal: bool) -> int:
 
 
 class Tee:
-    """Copies what a program prints to standard output and to a log.
-
-    Args:
-        reader: Descriptor to read from.
-        log: Gets whole lines, each as it looked when it was finished.
-    """
+    """Copies what a program prints to standard output and, in finished lines, to a log."""
 
     def __init__(self, reader: int, log: TextIO) -> None:
         self.reader = reader

@@ -15,13 +15,12 @@ from rich.console import Console
 from rich.markup import escape
 
 from rlaif_pl import slurm
-from rlaif_pl.data.metric_files import write_text
+from rlaif_pl.data.metric_files import move_aside, write_text
 from rlaif_pl.pipeline.experiment import Experiment, Stage, load_experiment
 from rlaif_pl.pipeline.folder import (
     StageRecord,
     folder_lock,
     merge_metrics,
-    move_aside,
     read_record,
 )
 from rlaif_pl.pipeline.nodes import MainNode, check_nodes, follow

@@ -85,12 +85,6 @@ class Reviser:
 
     Every call is keyed by what is asked and kept in the store of replies, so a job that was killed
     asks only for what is missing and ends with the very same texts.
-
-    Args:
-        backend: Who answers, criticizes and revises.
-        options: How.
-        store: Keeps replies between runs; None keeps none.
-        watch: Told of every new reply; may raise to stop.
     """
 
     def __init__(

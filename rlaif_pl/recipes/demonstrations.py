@@ -65,7 +65,9 @@ def demonstrations(
         elif is_revision and only_last and row.round != last[row.group, row.prompt]:
             dropped["not the last"] += 1
         else:
-            text = _kept(row, cut)
+            text = row.response
+            if not row.finished and cut != "keep":
+                text = whole_sentences(text) if cut == "sentence" else ""
             demonstration = Prompt(row.prompt, row.group, text)
             if not text:
                 dropped["cut by the length limit"] += 1
@@ -76,10 +78,3 @@ def demonstrations(
     harmful = {(row.group, row.prompt) for row in revisions if row.kind == HARMFUL}
     revised = sum((row.group, row.text) in harmful for row in rows)
     return Demonstrations([*rows, *helpful], revised, dict(dropped))
-
-
-def _kept(row: Revision, cut: Cut) -> str:
-    """Return what is demonstrated of a response; nothing where it is left out."""
-    if row.finished or cut == "keep":
-        return row.response
-    return whole_sentences(row.response) if cut == "sentence" else ""

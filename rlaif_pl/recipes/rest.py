@@ -27,7 +27,7 @@ import hashlib
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -67,59 +67,42 @@ class Step:
     result: Result
 
 
+@dataclass(eq=False)
 class Rest:
     """The loop.
-
-    Args:
-        policy: Policy to start from, fitted to the demonstrations.
-        train: Prompts to sample for; their references are the demonstrations D.
-        validation: Held-out prompts.
-        reward: Scores samples and demonstrations.
-        out: Folder of the loop.
-        fit: Runs the fit of a config in a folder; raises where it fails.
-        grow_steps: Grow steps, ``G``, at least 1.
-        drawing: How samples are drawn.
-        improve: How the policy is fitted to them.
-        template: How prompts and responses are written.
-        validation_samples: Samples of each validation prompt, at least 1.
-        seed: Seeds samples, adapters and order.
 
     Raises:
         ValueError: A count is below 1, there is no validation prompt, or one is trained on.
     """
 
-    def __init__(
-        self,
-        policy: BackboneOptions,
-        train: Sequence[Prompt],
-        validation: Sequence[Prompt],
-        reward: Reward,
-        out: Path,
-        fit: Fit,
-        grow_steps: int = 1,
-        drawing: Drawing = Drawing(),  # noqa: B008 - frozen
-        improve: Improve = Improve(),  # noqa: B008 - frozen
-        template: Template = Template(),  # noqa: B008 - frozen
-        validation_samples: int = 2,
-        seed: int = 0,
-    ) -> None:
-        shared = {row.group for row in train} & {row.group for row in validation}
-        if grow_steps < 1 or validation_samples < 1 or not validation or shared:
+    policy: BackboneOptions  # to start from, fitted to the demonstrations
+    train: Sequence[Prompt]  # prompts to sample for; their references are the demonstrations D
+    validation: Sequence[Prompt]  # held-out prompts
+    reward: Reward  # scores samples and demonstrations
+    out: Path  # folder of the loop
+    fit: Fit  # runs the fit of a config in a folder; raises where it fails
+    grow_steps: int = 1  # `G`, at least 1
+    drawing: Drawing = Drawing()  # how samples are drawn
+    improve: Improve = field(default_factory=Improve)  # how the policy is fitted to them
+    template: Template = Template()  # how prompts and responses are written
+    validation_samples: int = 2  # of each validation prompt, at least 1
+    seed: int = 0  # of samples, adapters and order
+
+    def __post_init__(self) -> None:
+        """Refuse what could not be run."""
+        shared = {row.group for row in self.train} & {row.group for row in self.validation}
+        counts = self.grow_steps, self.validation_samples
+        if min(counts) < 1 or not self.validation or shared:
             raise ValueError(
                 "expected at least one Grow step, one sample of each validation prompt, and "
-                f"validation prompts apart from the training ones, got {grow_steps}, "
-                f"{validation_samples}, {len(validation)} prompts of which {len(shared)} are shared"
+                f"validation prompts apart from the training ones, got {counts[0]}, {counts[1]}, "
+                f"{len(self.validation)} prompts of which {len(shared)} are shared"
             )
-        policy.check_exists()
-        self.policy, self.origin = policy, "start"
-        self.train, self.validation = train, validation
-        self.reward, self.fit = reward, fit
-        self.grow_steps, self.drawing, self.improve = grow_steps, drawing, improve
-        self.template, self.seed = template, seed
-        self.judging = dataclasses.replace(
-            drawing, sampling=dataclasses.replace(drawing.sampling, n=validation_samples)
-        )
-        self.parts = Parts(out, self._dependencies())
+        self.policy.check_exists()
+        self.origin = "start"
+        sampling = dataclasses.replace(self.drawing.sampling, n=self.validation_samples)
+        self.judging = dataclasses.replace(self.drawing, sampling=sampling)
+        self.parts = Parts(self.out, self._dependencies())
 
     def run(self) -> list[Step]:
         """Run what is not finished; afterwards ``policy`` names the policy that was kept last."""
@@ -200,8 +183,14 @@ class Rest:
                 "lr": self.improve.rate(number),
             } | self._judge(folder, self._trained(folder))
 
-        fitting = dataclasses.asdict(self._fitting())
-        given = {"policy": self.origin, "level": level, "step": number, "improve": fitting}
+        # what changes what a fit gives, not when the loop ends
+        fitting = dataclasses.replace(self.improve, levels=[0.0], early_stop=True, min_gain=0.0)
+        given = {
+            "policy": self.origin,
+            "level": level,
+            "step": number,
+            "improve": dataclasses.asdict(fitting),
+        }
         return self.parts.run(f"improve-{grow}-{number}", given, work)
 
     def _judge(self, folder: Path, policy: BackboneOptions) -> Result:
@@ -223,10 +212,6 @@ class Rest:
         return dataclasses.replace(
             self.policy, name=name, num_layers=None, revision=None, create_with=None
         )
-
-    def _fitting(self) -> Improve:
-        """Return the options that change what a fit gives, not when the loop ends."""
-        return dataclasses.replace(self.improve, levels=[0.0], early_stop=True, min_gain=0.0)
 
     def _dependencies(self) -> dict[str, object]:
         """Return what every part depends on."""

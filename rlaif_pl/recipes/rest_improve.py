@@ -156,11 +156,6 @@ def select(rows: Sequence[ScoredResponse], improve: Improve, level: float) -> li
     Empty responses, repetitions of a response to its prompt and, unless they are asked for, samples
     that the length limit cut are left out first: they set no threshold either.
 
-    Args:
-        rows: Demonstrations and samples with their rewards.
-        improve: How rows are filtered.
-        level: Threshold of the step.
-
     Raises:
         ValueError: Nothing is usable.
     """
@@ -187,17 +182,7 @@ def fit_config(
     step: int,
     seed: int,
 ) -> dict[str, object]:
-    """Return the config of ``fit`` for an Improve step.
-
-    Args:
-        policy: Policy to start from.
-        data: Demonstrations to fit to, all of them to train on.
-        folder: Where the fit works; the policy goes to ``policy`` in it.
-        improve: How to fit.
-        template: How prompts and responses are written.
-        step: Number of the Improve step, from 1.
-        seed: Seeds adapters and order.
-    """
+    """Return the config of ``fit`` for an Improve step."""
     trainer = {
         "max_epochs": improve.epochs,
         "devices": 1,

@@ -8,10 +8,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rlaif_pl.data.metric_files import write_json
+from rlaif_pl.data.metric_files import move_aside, write_json
 
 RECORD = "part.json"
-SHELF = "replaced"
 Result = dict[str, float]
 
 
@@ -21,10 +20,6 @@ class Parts:
     A part's fingerprint covers what it is given and the fingerprints of the parts before it. A part
     with the same fingerprint is skipped where it is finished and goes on in its folder where it was
     interrupted; with another, its folder is moved below ``replaced`` and it starts over.
-
-    Args:
-        out: Folder of the loop.
-        start: What every part depends on.
     """
 
     def __init__(self, out: Path, start: Mapping[str, object]) -> None:
@@ -50,21 +45,12 @@ class Parts:
                 self.skipped += 1
                 return folder, record["result"]
         elif folder.exists():
-            self._put_aside(folder)
+            move_aside(self.out, folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / RECORD, {"fingerprint": self.fingerprint, "result": None})
         result = work(folder)
         write_json(folder / RECORD, {"fingerprint": self.fingerprint, "result": result})
         return folder, result
-
-    def _put_aside(self, folder: Path) -> None:
-        """Move a folder out of the way; nothing is deleted."""
-        shelf = self.out / SHELF
-        shelf.mkdir(exist_ok=True)
-        number = 1
-        while (target := shelf / f"{folder.name}-{number}").exists():
-            number += 1
-        folder.rename(target)
 
 
 def digest(content: object) -> str:

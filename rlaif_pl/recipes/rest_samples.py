@@ -85,15 +85,6 @@ def draw_samples(
 
     The noise of a sample depends on seed, prompt and its number alone, so a drawing that was killed
     and resumed gives the samples of an unbroken one.
-
-    Args:
-        path: JSON lines, one ``ScoredResponse`` each.
-        policy: Policy to sample from.
-        reward: Scores the samples.
-        prompts: What to respond to.
-        drawing: How.
-        grow: Number of the Grow step.
-        seed: Seeds the noise.
     """
     known = whole_prompts(path, drawing.sampling.n)
     found = {(row.group, row.prompt) for row in known}
@@ -198,12 +189,7 @@ def read_samples(path: Path) -> list[ScoredResponse]:
 
 
 def whole_prompts(path: Path, num_generations: int) -> list[ScoredResponse]:
-    """Read the prompts that have all their samples; a kill may have left others, which are dropped.
-
-    Args:
-        path: The file; rewritten without what is dropped.
-        num_generations: Samples of a whole prompt.
-    """
+    """Read the prompts that have all their samples; a kill may have left others, which are dropped."""
     rows = read_samples(path)
     counts = Counter((row.group, row.prompt) for row in rows)
     kept = [row for row in rows if counts[row.group, row.prompt] == num_generations]

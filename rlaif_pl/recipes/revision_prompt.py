@@ -89,15 +89,8 @@ def draw_principle(
 ) -> Principle:
     """Draw the principle of one round of one prompt.
 
-    A hash of the arguments decides, so draws of different rounds and prompts are independent and a
-    draw is the same whatever else a job contains.
-
-    Args:
-        principles: To draw from, all equally likely.
-        seed: Seed of the job.
-        group: Identity of the prompt.
-        prompt: Its text.
-        round_number: From 1.
+    All are equally likely. A hash of the arguments decides, so draws of different rounds and prompts
+    are independent and a draw is the same whatever else a job contains.
     """
     text = json.dumps([seed, group, prompt, round_number])
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
@@ -106,20 +99,13 @@ def draw_principle(
 
 @dataclass(frozen=True)
 class RevisionLayout:
-    """Lays questions out.
+    """Lays questions out."""
 
-    Attributes:
-        texts: The parts of a layout file by name (see ``KEYS``).
-        principles: The principles, for the requests of the examples.
-        examples: Examples to show before the conversation.
-        critiques: Whether examples show their critiques; False for jobs that skip them.
-        chat: Ask through the model's chat template; what opens the answer begins the assistant's turn.
-    """
-
-    texts: dict[str, str]
-    principles: tuple[Principle, ...]
-    examples: tuple[Example, ...] = ()
-    critiques: bool = True
+    texts: dict[str, str]  # the parts of a layout file by name (see `KEYS`)
+    principles: tuple[Principle, ...]  # the principles, for the requests of the examples
+    examples: tuple[Example, ...] = ()  # examples to show before the conversation
+    critiques: bool = True  # whether examples show their critiques; False for jobs that skip them
+    # ask through the model's chat template; what opens the answer begins the assistant's turn
     chat: bool = False
 
     @property
@@ -147,10 +133,6 @@ class RevisionLayout:
 
         Dialogues (HH's) stay as they are, but for white space at both ends; anything else becomes
         what the person says.
-
-        Args:
-            prompt: The prompt.
-            marked: Whether to put marks around it, as data; see ``rlaif_pl.text.filled``.
         """
         text = prompt.strip()
         said = mark_data(text) if marked else text

@@ -33,9 +33,6 @@ def write_report(run_dir: Path) -> Path:
 
     What is missing is called "not measured"; see ``rlaif_pl.reporting.inputs`` for the files.
 
-    Args:
-        run_dir: Folder of a run, with one folder a stage.
-
     Returns:
         Path of the report.
 

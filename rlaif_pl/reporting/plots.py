@@ -71,14 +71,7 @@ class Bar:
 
 
 def curve(points: Points, label: str, series: int = 0, level: float | None = None) -> str:
-    """Draw a metric over steps: the points faintly and their moving mean, or just the points.
-
-    Args:
-        points: ``(step, value)`` in the order of their steps.
-        label: Name of the value with its unit.
-        series: Which of the page's series colors, from 0.
-        level: A value to mark by a dashed line.
-    """
+    """Draw a metric over steps: the points faintly and their moving mean, or just the points."""
     with _axes(SMALL) as (figure, axes):
         steps, values = zip(*points, strict=True)
         color = SERIES[series % len(SERIES)]
@@ -104,12 +97,7 @@ def moving_mean(values: Sequence[float], share: float = 0.15) -> list[float]:
 
 
 def forest(rates: Sequence[ShownWinRate], name: str = "forest") -> str:
-    """Draw win rates with their intervals around a line at 50 %.
-
-    Args:
-        rates: Win rates, the first on top.
-        name: Of the plot, different from that of every other on the page.
-    """
+    """Draw win rates with their intervals around a line at 50 %; ``name`` is that of no other plot."""
     height = 1.0 + 0.42 * len(rates)
     with _axes((WIDE[0], height)) as (figure, axes):
         for row, rate in enumerate(rates):
@@ -124,7 +112,8 @@ def forest(rates: Sequence[ShownWinRate], name: str = "forest") -> str:
             text = f"{100 * rate.value:.0f} %  (n = {rate.n})"
             axes.annotate(text, (1.01, place), xycoords=("axes fraction", "data"), va="center")
         axes.axvline(50, color=INK, linewidth=1.0, linestyle=(0, (4, 3)))
-        axes.set_yticks(range(len(rates)), [_row_name(rate) for rate in reversed(rates)])
+        names = [f"{_readable(r.name)}\n({r.stage})".removesuffix("\n()") for r in reversed(rates)]
+        axes.set_yticks(range(len(rates)), names)
         axes.set_ylim(-0.6, len(rates) - 0.4)
         axes.set_xlim(0, 100)
         axes.grid(visible=False, axis="y")
@@ -135,14 +124,7 @@ def forest(rates: Sequence[ShownWinRate], name: str = "forest") -> str:
 def steps(
     names: Sequence[str], rows: Sequence[tuple[float, float, float]], label: str, name: str
 ) -> str:
-    """Draw a value with its interval at each of a few named steps.
-
-    Args:
-        names: Names of the steps, in order.
-        rows: Value, lower and upper limit of each; limits may be NaN.
-        label: Name of the value.
-        name: Of the plot.
-    """
+    """Draw a value with its interval at each of a few steps; ``name`` is that of no other plot."""
     with _axes(LOW) as (figure, axes):
         places = list(range(len(rows)))
         values = [value for value, _, _ in rows]
@@ -196,12 +178,7 @@ def bars(rows: Sequence[Bar], level: float = 0.5) -> str:
 
 
 def histogram(counts: Sequence[int], label: str) -> str:
-    """Draw counts in bins of equal width over [0, 1].
-
-    Args:
-        counts: Rows by bin.
-        label: What is on the axis.
-    """
+    """Draw counts in bins of equal width over [0, 1]."""
     with _axes(SMALL) as (figure, axes):
         width = 1 / len(counts)
         places = [(number + 0.5) * width for number in range(len(counts))]
@@ -241,11 +218,6 @@ def _svg(figure: Figure, name: str) -> str:
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
     return svg.replace("<svg", '<svg role="img"', 1).strip()
-
-
-def _row_name(rate: ShownWinRate) -> str:
-    """Name a win rate, with its stage on a second line where that is not the first's."""
-    return _readable(rate.name) + (f"\n({rate.stage})" if rate.stage else "")
 
 
 def _readable(name: str) -> str:

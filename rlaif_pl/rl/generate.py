@@ -86,13 +86,7 @@ def generate(
 def pairs_of(
     rows: Sequence[Prompt], texts_of: Sequence[Sequence[str]], author: str
 ) -> list[Preference]:
-    """Put each two responses to a prompt into a pair, unless they are equal or one is empty.
-
-    Args:
-        rows: The prompts.
-        texts_of: An even number of responses to each.
-        author: What the pairs say about who wrote them.
-    """
+    """Put each two of an even number of responses into a pair, unless equal or one is empty."""
     provenance = Provenance(first_policy=author, second_policy=author)
     return [
         Preference(prompt.text, texts[k], texts[k + 1], prompt.group, provenance=provenance)

@@ -25,19 +25,12 @@ CHUNK_NUMBERS = 4_000_000  # weights alive at once: 32 MB of float64
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """An estimate with its confidence limits.
+    """An estimate with its confidence limits."""
 
-    Attributes:
-        value: The estimate; NaN where there was nothing to estimate it from.
-        low: Lower limit; NaN where the data cannot tell (a single group).
-        high: Upper limit; NaN likewise.
-        n: Rows behind the estimate.
-    """
-
-    value: float
-    low: float
-    high: float
-    n: int
+    value: float  # the estimate; NaN where there was nothing to estimate it from
+    low: float  # lower limit; NaN where the data cannot tell (a single group)
+    high: float  # upper limit; NaN likewise
+    n: int  # rows behind the estimate
 
     def to_metrics(self, name: str) -> dict[str, float]:
         """Return ``name``, ``name_low`` and ``name_high``; what does not exist is left out."""

@@ -8,32 +8,21 @@ from typing import NamedTuple
 
 
 class BatchMean(NamedTuple):
-    """A mean measured at one step.
+    """A mean measured at one step."""
 
-    Attributes:
-        step: Where, in optimizer steps.
-        mean: The mean.
-        std: Standard deviation of what was averaged, at least 0.
-        size: How many were averaged, at least 1.
-    """
-
-    step: int
-    mean: float
-    std: float
-    size: int
+    step: int  # where, in optimizer steps
+    mean: float  # the mean
+    std: float  # standard deviation of what was averaged, at least 0
+    size: int  # how many were averaged, at least 1
 
 
 class Trend(NamedTuple):
-    """A straight line through means over steps.
+    """A straight line through means over steps."""
 
-    Attributes:
-        rise: Change from the first step to the last along the line, in pooled standard deviations of
-            what was averaged; 0 where those are 0.
-        z: Slope over its standard error from sampling alone; infinite where there is no noise.
-    """
-
+    # change from the first step to the last along the line, in pooled standard deviations of what
+    # was averaged; 0 where those are 0
     rise: float
-    z: float
+    z: float  # slope over its standard error from sampling alone; infinite where there is no noise
 
 
 def trend(points: Sequence[BatchMean]) -> Trend:

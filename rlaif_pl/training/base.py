@@ -144,9 +144,6 @@ class TrainableModule(StepMeanModule):
     def check_lengths(self, rows: Sequence[Any]) -> None:
         """Refuse rows that a model is too short for, before any work is spent on the others.
 
-        Args:
-            rows: All that training, or validation, will read.
-
         Raises:
             ValueError: A text is longer than the model's positions.
         """
@@ -224,9 +221,6 @@ class TrainableModule(StepMeanModule):
 
     def check_export(self, form: Form = "whole") -> int:
         """Refuse, before training, what ``export`` could not write.
-
-        Args:
-            form: As of ``export``.
 
         Returns:
             Bytes that the weights will take.

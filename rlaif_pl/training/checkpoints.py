@@ -226,11 +226,6 @@ def check_fits(
 ) -> None:
     """Refuse a checkpoint of other models before its weights are put anywhere.
 
-    Args:
-        module: What they would be put into.
-        trained: Its trained parameters by name.
-        checkpoint: The checkpoint.
-
     Raises:
         ValueError: It was of another architecture or tokenizer, lacks weights, or has others.
     """

@@ -121,7 +121,8 @@ class PreferenceDataModule(LightningDataModule):
     def prepare_data(self) -> None:
         if self.task != "pairs" or self.labeler is None:  # setup says where one is needed
             return
-        pairs = (row for source in self._sources() for row in load_pairs(source).rows)
+        sources = [self.source] if self.validation is None else [self.source, self.validation]
+        pairs = (row for source in sources for row in load_pairs(source).rows)
         unlabeled = DiskRows(pair for pair in pairs if self._needs_label(pair))
         if not unlabeled:
             return
@@ -134,9 +135,10 @@ class PreferenceDataModule(LightningDataModule):
             f"labels by {labeler.fingerprint}: {result.new} new, {result.reused} from {store.path}"
         )
         if result.unusable:
+            reasons = ", ".join(f"{reason}: {count}" for reason, count in result.unusable.items())
             rank_zero_warn(
                 f"left out {sum(result.unusable.values())} of {len(unlabeled)} pairs that the "
-                f"labeler could not judge ({_listed(result.unusable)}); retry_failed asks again"
+                f"labeler could not judge ({reasons}); retry_failed asks again"
             )
 
     @override
@@ -204,10 +206,6 @@ class PreferenceDataModule(LightningDataModule):
         if self.task == "comparisons":
             return self._loader(self.train_rows, self.eval_batch_size, shuffle=False)
         return self.val_dataloader()
-
-    def _sources(self) -> list[Pairs]:
-        """Return the sources that are read."""
-        return [self.source] if self.validation is None else [self.source, self.validation]
 
     def _needs_label(self, pair: Preference) -> bool:
         """Tell whether the labeler is to judge the pair."""
@@ -316,8 +314,3 @@ def _words(row: Row) -> int:
     if isinstance(row, Preference):
         return word_count(row.prompt) + max(word_count(row.first), word_count(row.second))
     return word_count(row.text) + word_count(row.reference or "")
-
-
-def _listed(counts: dict[str, int]) -> str:
-    """Write counts as ``reason: number``."""
-    return ", ".join(f"{reason}: {count}" for reason, count in counts.items())

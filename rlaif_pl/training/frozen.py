@@ -20,11 +20,6 @@ def frozen_digest(module: nn.Module) -> str:
 def check_frozen(checkpoint: dict[str, Any], digest: str, name: str) -> None:
     """Refuse a checkpoint of other models than the module holds.
 
-    Args:
-        checkpoint: One that holds a hash.
-        digest: Hash of the module's own frozen weights.
-        name: Class of the module, for the message.
-
     Raises:
         ValueError: The two differ.
     """

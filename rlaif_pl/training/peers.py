@@ -75,11 +75,7 @@ class Peers:
             return  # who keeps the store has ended before
 
     def diagnosis(self, seconds: float = 3 * BEAT) -> str:
-        """Name the ranks that died or failed; empty where all live.
-
-        Args:
-            seconds: How long to look.
-        """
+        """Name the ranks that died or failed; empty where all live."""
         deadline = time.monotonic() + seconds
         began = time.monotonic()
         while True:
@@ -167,11 +163,7 @@ class Peers:
 
 
 def join(patience: float) -> Peers | None:
-    """Watch the other ranks of the process group; None where there are none.
-
-    Args:
-        patience: See ``Peers``.
-    """
+    """Watch the other ranks of the process group; None where there are none."""
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return None
     rank, size = dist.get_rank(), dist.get_world_size()

@@ -40,12 +40,7 @@ def rank_share(count: Tensor) -> Tensor:
 
 
 def mean_over_ranks(total: Tensor, count: Tensor) -> Tensor:
-    """Return the sum of ``total`` over the sum of ``count``, both over all ranks; 0 without any.
-
-    Args:
-        total: Sum of this rank's values. A scalar.
-        count: How many they are. A scalar.
-    """
+    """Return the sum of ``total`` over the sum of ``count``, both over all ranks; 0 without any."""
     wide = wide_dtype(total.device)
     sums = torch.stack([total.detach().to(wide), count.detach().to(wide)])
     if has_ranks():

@@ -86,7 +86,8 @@ class RewardModule(TrainableModule):
 
     def forward(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
         """Return the loss in nats and the reward margin of each pair, both ``(N,)``."""
-        first, second = self._rewards(batch)
+        pairs = list(zip(batch.first, batch.second, strict=True))
+        first, second = self.reward(batch.prompts, pairs).unbind(1)
         return ops.pairwise_ce(first, second, batch.target, batch.weight), first - second
 
     @override
@@ -125,12 +126,6 @@ class RewardModule(TrainableModule):
         size = len(batch.prompts)
         self.log("reward/val_loss", self.val_loss, prog_bar=True, batch_size=size)
         self.log("reward/val_accuracy", self.val_accuracy, prog_bar=True, batch_size=size)
-
-    def _rewards(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
-        """Return the rewards of the first and of the second responses, each ``(N,)``."""
-        pairs = list(zip(batch.first, batch.second, strict=True))
-        first, second = self.reward(batch.prompts, pairs).unbind(1)
-        return first, second
 
     @override
     def on_fit_start(self) -> None:

@@ -36,13 +36,6 @@ from rlaif_pl.training.trainer_check import INSTEAD
 class Sharded:
     """A model whose weights are divided among the processes of a mesh.
 
-    Args:
-        root: What holds all that is divided; not divided yet.
-        method: Name of the method of ``root`` that weights are gathered for.
-        mesh: Processes, in one dimension.
-        device: Where to compute.
-        dtype: What layers compute in; None leaves them the type of their weights.
-
     Raises:
         ValueError: The architecture can only be run in groups of texts, unlike on each process.
     """
@@ -75,7 +68,8 @@ class Sharded:
         root = self.root
         policy = MixedPrecisionPolicy(dtype, torch.float32, cast_forward_inputs=False)
         exact = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
-        for layer in _layers(root):
+        # Decoder layers, those of a trunk first.
+        for layer in (one for each in _runners(root) for one in layers_of(text_part(each.decoder))):
             if dtype is not None:
                 layer.register_forward_pre_hook(_cast_to(dtype), with_kwargs=True)
             fully_shard(layer, mesh=mesh, mp_policy=policy)
@@ -94,11 +88,7 @@ class Sharded:
                     unit.set_force_sum_reduction_for_comms(True)
 
     def gather(self, is_wanted: bool) -> None:
-        """Fill the undivided copy, on the CPU; to be called on every process.
-
-        Args:
-            is_wanted: Whether this process wants it.
-        """
+        """Fill the undivided copy, on the CPU; to be called on every process."""
         # one at a time: of all weights only the largest is whole on a device
         found = {name: gathered(p, is_wanted) for name, p in self.root.named_parameters()}
         if is_wanted:
@@ -148,11 +138,6 @@ def _models(root: nn.Module) -> Iterator[CausalModel]:
 
 def _runners(root: nn.Module) -> Iterator[DecoderRunner]:
     return (runner for model in _models(root) for runner in runners_of(model))
-
-
-def _layers(root: nn.Module) -> Iterator[nn.Module]:
-    """Decoder layers, those of a trunk first."""
-    return (layer for runner in _runners(root) for layer in layers_of(text_part(runner.decoder)))
 
 
 def _others(root: nn.Module) -> Iterator[nn.Module]:

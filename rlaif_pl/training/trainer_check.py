@@ -29,14 +29,6 @@ def check_sharding(
 ) -> None:
     """Refuse what cannot be trained with divided weights.
 
-    Args:
-        module: Class to train.
-        data_parallel: ``data_parallel_size`` of the strategy.
-        tensor_parallel: Its ``tensor_parallel_size``.
-        ranks: Processes; None where they are not known yet.
-        precision: The trainer's.
-        micro_batch_tokens: The module's.
-
     Raises:
         ValueError: Something is not supported; says what to do.
     """
@@ -72,12 +64,6 @@ def check_strategy(
 ) -> None:
     """Refuse a trainer whose strategy divides weights in a way that was not tested.
 
-    Args:
-        trainer: Trainer of a fit.
-        module: Class to train.
-        micro_batch_tokens: The module's.
-        is_given: Whether the module holds models that were given as objects.
-
     Raises:
         ValueError: See ``check_sharding``; or the strategy is FSDP1 or DeepSpeed.
     """
@@ -110,10 +96,6 @@ def most_parts(trainer: Trainer) -> int:
 
 def check_served(module: LightningModule, wanted: str) -> None:
     """Refuse a data module that serves another kind of batch than the module reads.
-
-    Args:
-        module: Module whose trainer has the data.
-        wanted: The kind; empty for any.
 
     Raises:
         ValueError: Another kind is served.

@@ -123,9 +123,21 @@ def test_swapping_the_responses_swaps_the_label(folders, pairs):
         assert one.p_first + other.p_first == pytest.approx(1.0)
 
 
+def calls_of(labeler, prompts, responses):
+    """Return what a labeler asks to score responses."""
+    asked = []
+
+    def ask(calls):
+        asked.extend(calls)
+        return labeler.ask(calls)
+
+    labeler.details(prompts, responses, ask)
+    return asked
+
+
 def test_both_responses_are_scored_on_the_same_text(folders, pairs):
     labeler = LikelihoodLabeler(folders["llama"])
-    ((one,),), ((other,),) = (labeler._calls(pairs[0].prompt, text) for text in ("x\n", "y"))
+    one, other = calls_of(labeler, [pairs[0].prompt] * 2, ["x\n", "y"])
     assert one.target == other.target == " " + pairs[0].prompt.strip()
     assert (one.context, other.context) == ("TL;DR: x\n\nPOST:", "TL;DR: y\n\nPOST:")
 
@@ -197,7 +209,7 @@ def test_a_score_that_is_no_number_is_not_a_label(folders, pairs):
 
 
 def test_braces_in_texts_are_left_alone(folders):
-    (((call,),),) = [LikelihoodLabeler(folders["llama"])._calls("see {response}", "{prompt}")]
+    (call,) = calls_of(LikelihoodLabeler(folders["llama"]), ["see {response}"], ["{prompt}"])
     assert call.context + call.target == "TL;DR: {prompt}\n\nPOST: see {response}"
 
 

@@ -11,7 +11,6 @@ from rlaif_pl.labeling.prompting.templates import (
     SINGLE,
     load_prompt,
     parse_prompt,
-    prompt_names,
 )
 
 GOOD = "asks: better\n---\nT - {prompt}\n1 - {first}\n2 - {second}\n\nBest="
@@ -21,7 +20,10 @@ PARTS = (
     "--- reasoning\nWhy?\nBecause\n--- thoughts\n1: {first}\n2: {second}\n--- ending\nWorse: \n"
 )
 EXAMPLE = "[{prompt: P, first: F, second: S, better: 1, thoughts: [good, bad]}]"
-PAIRWISE = [name for name in prompt_names() if name.split("-")[1] in ("base", "detailed")]
+NAMES = [
+    each.name.removesuffix(".txt") for each in (files("rlaif_pl.labeling") / "prompts").iterdir()
+]
+PAIRWISE = sorted(name for name in NAMES if name.split("-")[1:2] in (["base"], ["detailed"]))
 
 
 def zero_shot(prompt, *texts):

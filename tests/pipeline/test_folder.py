@@ -4,12 +4,12 @@ import time
 
 import pytest
 
+from rlaif_pl.data.metric_files import move_aside
 from rlaif_pl.pipeline.fingerprint import Fingerprint
 from rlaif_pl.pipeline.folder import (
     FolderInUseError,
     StageRecord,
     folder_lock,
-    move_aside,
     read_record,
 )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -63,8 +63,7 @@ def alignment(
             held to it.
         draws: Bootstrap resamples.
         seed: Seeds the bootstrap.
-        device: Where models compute: ``auto`` (a GPU where there is one), ``cpu``, ``cuda``, ``cuda:N``
-            or ``mps``.
+        device: Where models compute: ``auto`` (a GPU if any), ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
     """
     is_table = table.rows is not None or labelers is not None
     if is_table and labeler != "likelihood":
@@ -121,22 +120,26 @@ def compare(
     return metrics
 
 
-def gold_pairs(data: DataSource | str, max_words: int | None = None) -> Sequence[Preference]:
-    """Return the pairs of a source whose prompts have at most so many words.
+def gold_pairs(
+    data: DataSource | str,
+    max_words: int | None = None,
+    words: Callable[[Preference], int] = lambda pair: len(pair.prompt.split()),
+) -> Sequence[Preference]:
+    """Return the pairs of a source that have at most so many words, of the prompt by default.
 
     Raises:
         ValueError: No pair is left.
     """
     source = DataSource(data) if isinstance(data, str) else data
     limit = source.limit
-    # Of the prompts that are short enough the first are kept, so the limit comes last.
+    # Of the pairs that are short enough the first are kept, so the limit comes last.
     source = replace(source, limit=limit if max_words is None else None)
     rows = load_preferences(source).rows
     if max_words is not None:
-        rows = [row for row in rows if len(row.prompt.split()) <= max_words][:limit]
+        rows = [row for row in rows if words(row) <= max_words][:limit]
     if not rows:
         raise ValueError(
-            f"expected pairs in {source.name}, got none of at most {max_words} words; raise max_words"
+            f"expected pairs of at most {max_words} words in {source.name}, got none; raise max_words"
         )
     return rows
 
@@ -150,12 +153,7 @@ def ready(
 ) -> Labeler:
     """Say what measuring a labeler is likely to take, and have it keep its model's replies.
 
-    Args:
-        labeler: The labeler.
-        gold: What it will be given.
-        store: Where replies are kept; None keeps none.
-        prices: For labelers whose back end has no price.
-        name: Of its row in a table.
+    ``prices`` are those of a back end that has none of its own.
     """
     console = Console(stderr=True)
 

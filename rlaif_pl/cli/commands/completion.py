@@ -23,11 +23,6 @@ def completion(
 ) -> int:
     """Print a completion script.
 
-    Args:
-        shell: One that shtab knows: bash, zsh, fish or tcsh.
-        functions: Module and function of each command that is one.
-        run: Parser of ``run``.
-
     Raises:
         ValueError: shtab does not know the shell.
     """

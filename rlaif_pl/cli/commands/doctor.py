@@ -43,7 +43,10 @@ def doctor(
     checks: list[tuple[str, Callable[[], str]]] = [
         ("python and torch", versions),
         ("compiled ops", compiled_ops),
-        ("embedded model", embedded_model),
+        (
+            "embedded model",
+            lambda: f"sha256 {verify_embedded_model().weights_sha256[:16]}... verified",
+        ),
         ("independent judge", lambda: str(minilm_folder())),
         ("configs", lambda: str(config_paths())),
         ("device", devices),
@@ -80,11 +83,6 @@ def compiled_ops() -> str:
             "`pip install --no-build-isolation -e .` with a C++ compiler"
         )
     return str(backends)
-
-
-def embedded_model() -> str:
-    """Checksums of the embedded model, recomputed."""
-    return f"sha256 {verify_embedded_model().weights_sha256[:16]}... verified"
 
 
 def devices() -> str:

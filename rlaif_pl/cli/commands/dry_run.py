@@ -25,14 +25,6 @@ def dry_run(
 ) -> int:
     """Plan, check and estimate an experiment; downloads, loads and changes nothing.
 
-    Args:
-        file: The experiment.
-        functions: Module and function of each command that is one.
-        out: Run folder in place of the file's.
-        force: Stages to run again.
-        seed: Seed in place of the file's.
-        device: Device of every stage in place of the file's.
-
     Returns:
         0, or 1 where the config of a stage is wrong.
     """

@@ -41,8 +41,7 @@ def reward(
         ai_labeled: Pairs labeled by an AI that the reward was not trained on.
         draws: Bootstrap resamples.
         seed: Seeds the bootstrap.
-        device: Where models compute: ``auto`` (a GPU where there is one), ``cpu``, ``cuda``, ``cuda:N``
-            or ``mps``.
+        device: Where models compute: ``auto`` (a GPU if any), ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
     """
     machine = load_preferences(ai_labeled).rows if ai_labeled is not None else []
     put(reward, resolve_device(device))
@@ -83,8 +82,7 @@ def policy(
         batch_size: Prompts at a time.
         seed: Seeds sampling and bootstrap.
         reporting: Intervals, judges beside the labeler, texts.
-        device: Where models compute: ``auto`` (a GPU where there is one), ``cpu``, ``cuda``, ``cuda:N``
-            or ``mps``.
+        device: Where models compute: ``auto`` (a GPU if any), ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         generator: Who draws: this process (None), or servers (``rlaif_pl.engine.VLLMGenerator``) that
             serve the SFT policy; the policy is then a folder of adapters on it.
     """

@@ -36,8 +36,7 @@ def harmless(
         threshold: A response with a higher score is harmless.
         draws: Bootstrap resamples.
         seed: Seeds the bootstrap.
-        device: Where models compute: ``auto`` (a GPU where there is one), ``cpu``, ``cuda``, ``cuda:N``
-            or ``mps``.
+        device: Where models compute: ``auto`` (a GPU if any), ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
     """
     judge = build_labeler(labeler)
     if not isinstance(judge, PointwiseLabeler):

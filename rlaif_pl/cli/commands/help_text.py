@@ -44,11 +44,7 @@ def add_group_helps(parser: argparse.ArgumentParser) -> None:
 
 
 def help_text(parser: argparse.ArgumentParser) -> str:
-    """Return a command's help: usage, what it does, required options, the others, groups in a line.
-
-    Args:
-        parser: Of the command.
-    """
+    """Return a command's help: usage, what it does, required options, the others, groups in a line."""
     if getattr(parser, "_inner_parser", False):  # `--OPTION.help CLASS`
         rows = [row for action in filter(_is_listed, parser._actions) for row in _rows(action)]
         return "\n".join([f"{parser.description}:", *rows, ""])

@@ -71,8 +71,7 @@ def label(
         max_cost: Stop when this run has spent so many USD; calls in flight are still awaited and kept.
             A server needs ``prices`` for it.
         retry_failed: Ask again for every failure, also those that are likely to come back the same.
-        device: Where models compute: ``auto`` (a GPU where there is one), ``cpu``, ``cuda``, ``cuda:N``
-            or ``mps``.
+        device: Where models compute: ``auto`` (a GPU if any), ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
     """
     started = time.monotonic()
     judge = build_labeler(labeler)
@@ -217,10 +216,5 @@ def totals_of(store: ReplyStore | None, spending: BudgetTracker) -> dict[str, fl
     if store is None:
         return {}
     totals = store.totals()
-    return spending.to_metrics("label") | {
-        "label/calls": float(totals.calls),
-        "label/read_tokens": float(totals.read),
-        "label/written_tokens": float(totals.written),
-        "label/paid_usd": totals.cost_usd,
-        **{f"label/calls_{kind}": float(count) for kind, count in totals.failures.items()},
-    }
+    failed = {f"label/calls_{kind}": float(count) for kind, count in totals.failures.items()}
+    return spending.to_metrics("label") | totals.to_metrics("label") | failed

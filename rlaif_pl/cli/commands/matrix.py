@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -75,8 +75,7 @@ def matrix(
         batch_size: Prompts at a time.
         seed: Seeds sampling and bootstrap.
         reporting: Intervals, texts.
-        device: Where models compute: ``auto`` (a GPU where there is one), ``cpu``, ``cuda``, ``cuda:N``
-            or ``mps``.
+        device: Where models compute: ``auto`` (a GPU if any), ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
     """
     started, draws = time.monotonic(), reporting.draws
     place = resolve_device(device)
@@ -120,29 +119,15 @@ def matrix(
     return 0
 
 
+@dataclass
 class Sampled:
-    """Samples of one policy on disk, taken only where prompts, settings and weights are the same.
+    """Samples of one policy on disk, taken only where prompts, settings and weights are the same."""
 
-    Args:
-        path: The file.
-        prompts: What is responded to.
-        params: How each policy responds.
-        facts: What else the samples and their KL depend on: template, SFT policy.
-    """
-
-    def __init__(
-        self,
-        path: Path,
-        prompts: list[Prompt],
-        params: SamplingParams,
-        batch_size: int,
-        facts: Sequence[str | None],
-    ) -> None:
-        self.path = path
-        self.prompts = prompts
-        self.params = params
-        self.batch_size = batch_size
-        self.facts = list(facts)
+    path: Path
+    prompts: list[Prompt]
+    params: SamplingParams
+    batch_size: int
+    facts: list[str | None]  # what else samples and KL depend on: template, SFT policy
 
     def read(self, options: BackboneOptions) -> tuple[Responses, list[float] | None] | None:
         """Return what was sampled before, or None."""

@@ -41,28 +41,17 @@ PLAIN = {"NoneType": "null", "whole": "int", "dict": "a mapping", "list": "a lis
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a command line or a config is refused.
+    """Why a command line or a config is refused."""
 
-    Attributes:
-        text: What was expected and what came; ``{key}`` stands for the option or key at fault.
-        key: Dotted key at fault; empty where no single one is.
-        owner: Class that the key belongs to, by its path; None for the command itself.
-        near: The nearest names that there are.
-        option: Option of the command that the class was given for; empty without a class.
-    """
-
-    text: str
-    key: str = ""
+    text: str  # what was expected and what came; `{key}` stands for the option or key at fault
+    key: str = ""  # dotted key at fault; empty where no single one is
+    # class that the key belongs to, by its path; None for the command itself
     owner: str | None = None
-    near: tuple[str, ...] = ()
-    option: str = ""
+    near: tuple[str, ...] = ()  # the nearest names that there are
+    option: str = ""  # option of the command that the class was given for; empty without a class
 
     def said(self, is_option: bool = False) -> str:
-        """Return the sentence.
-
-        Args:
-            is_option: Whether the key was an option of a command line, not a key of a file.
-        """
+        """Return the sentence."""
         prefix = "--" if is_option and self.owner is None else ""
         text = self.text.replace("{key}", f"{prefix}{self.key}")
         text = text.replace("{kind}", "option" if is_option else "key")
@@ -93,17 +82,13 @@ class _Context:
 
 
 def refusal(parser: argparse.ArgumentParser, message: str) -> Refusal:
-    """Return what a parser's message comes to.
-
-    Args:
-        parser: Of the command.
-        message: Of the parser.
-    """
+    """Return what a parser's message comes to."""
     if message.startswith(UNKNOWN):
         return _unknown_words(parser, message.removeprefix(UNKNOWN).split())
     if message.startswith(REQUIRED):
         names = message.removeprefix(REQUIRED).split(", ")
-        options = [name if name in _positionals(parser) else f"--{name}" for name in names]
+        plain = [action.dest for action in parser._actions if not action.option_strings]
+        options = [name if name in plain else f"--{name}" for name in names]
         return Refusal(
             f"expected {' and '.join(options)}, got none; give it, or a --config with it"
         )
@@ -203,10 +188,6 @@ def _type(kind: str) -> str:
     plain = re.sub(r"<class '([^']+)'>", r"\1", kind)
     plain = re.sub(r"\b[A-Za-z_][\w.]*\.(\w+)", r"\1", plain)
     return PLAIN.get(plain, plain)
-
-
-def _positionals(parser: argparse.ArgumentParser) -> list[str]:
-    return [action.dest for action in parser._actions if not action.option_strings]
 
 
 def _keys(parser: argparse.ArgumentParser | None) -> list[str]:

@@ -65,8 +65,7 @@ def revise(
         max_cost: Stop when this run has spent so many USD; calls in flight are still awaited and kept.
             A server needs ``prices`` for it.
         retry_failed: Ask again for every failed call, also those likely to fail the same way.
-        device: Where models compute: ``auto`` (a GPU where there is one), ``cpu``, ``cuda``, ``cuda:N``
-            or ``mps``.
+        device: Where models compute: ``auto`` (a GPU if any), ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
     """
     started = time.monotonic()
     if chunk < 1:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
+from rlaif_pl.cli.commands.alignment import gold_pairs
 from rlaif_pl.data.metric_files import write_metrics
 from rlaif_pl.data.revisions import read_revisions
-from rlaif_pl.data.sources import DataSource, load_preferences
+from rlaif_pl.data.sources import DataSource
 from rlaif_pl.evaluation.harmlessness import rounds_text
 from rlaif_pl.evaluation.harmlessness.rounds import JudgeQuality, compare_rounds, measure_judge
 from rlaif_pl.labeling.registry import build_labeler
+from rlaif_pl.labeling.usage.cost import words_of
 from rlaif_pl.labeling.usage.reply_store import ReplyStore
 from rlaif_pl.models.device import on_device
-from rlaif_pl.types import Labeler, Preference
+from rlaif_pl.types import Labeler
 
 HARMLESS, HELPFUL = "harmless", "helpful"
 
@@ -52,8 +52,7 @@ def revisions(
         replies: SQLite file of the judges' replies; by default OUT/replies.sqlite.
         draws: Bootstrap resamples.
         seed: Seeds the bootstrap.
-        device: Where models compute: ``auto`` (a GPU where there is one), ``cpu``, ``cuda``, ``cuda:N``
-            or ``mps``.
+        device: Where models compute: ``auto`` (a GPU if any), ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
     """
     started = time.monotonic()
     rows = read_revisions(revisions)
@@ -69,7 +68,8 @@ def revisions(
             attach = getattr(judge, "keep_replies", None)
             if attach is not None:
                 attach(store)
-            pairs, source = people(gold, max_words)
+            pairs = None if gold is None else gold_pairs(gold, max_words, words_of)
+            source = gold.name if isinstance(gold, DataSource) else gold
             judges[name] = judge
             qualities[name] = measure_judge(name, judge, pairs, source, draws=draws, seed=seed)
         study = compare_rounds(rows, judges, qualities, draws=draws, seed=seed)
@@ -78,32 +78,3 @@ def revisions(
     metrics = study.to_metrics() | {"revisions/seconds": time.monotonic() - started}
     write_metrics(Path(out) / "metrics.json", metrics)
     return 0
-
-
-def people(
-    gold: DataSource | str | None, max_words: int | None
-) -> tuple[Sequence[Preference] | None, str | None]:
-    """Return the pairs of a source that are short enough, and what to call them; None without a source.
-
-    Raises:
-        FileNotFoundError: The file is not there.
-        ValueError: No pair is short enough.
-    """
-    if gold is None:
-        return None, None
-    source = DataSource(gold) if isinstance(gold, str) else gold
-    limit = source.limit
-    # of the pairs that are short enough the first are kept, so the limit comes last
-    whole = replace(source, limit=limit if max_words is None else None)
-    rows = load_preferences(whole).rows
-    if max_words is not None:
-        rows = [row for row in rows if _words(row) <= max_words][:limit]
-    if not rows:
-        raise ValueError(
-            f"expected pairs of at most {max_words} words in {source.name}, got none; raise max_words"
-        )
-    return rows, source.name
-
-
-def _words(row: Preference) -> int:
-    return sum(len(text.split()) for text in (row.prompt, row.first, row.second))

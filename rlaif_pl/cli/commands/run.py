@@ -62,10 +62,6 @@ def run_parser() -> PlainParser:
 def run_experiment(args: list[str], functions: Functions) -> int:
     """``run FILE``: every stage of an experiment.
 
-    Args:
-        args: Words behind ``run``.
-        functions: Module and function of each command that is one.
-
     Returns:
         Exit status.
     """

@@ -43,8 +43,7 @@ def sample(
             temperature 1.
         batch_size: Prompts at a time.
         seed: Seeds the sampling noise.
-        device: Where models compute: ``auto`` (a GPU where there is one), ``cpu``, ``cuda``, ``cuda:N``
-            or ``mps``.
+        device: Where models compute: ``auto`` (a GPU if any), ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         generator: Who draws: this process (None), or servers (``rlaif_pl.engine.VLLMGenerator``) that
             serve the policy, or the base of the adapters that it is.
 

@@ -69,8 +69,7 @@ def select(
         batch_size: Prompts at a time.
         seed: Seeds sampling and bootstrap.
         reporting: Intervals, texts.
-        device: Where models compute: ``auto`` (a GPU where there is one), ``cpu``, ``cuda``, ``cuda:N``
-            or ``mps``.
+        device: Where models compute: ``auto`` (a GPU if any), ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
     """
     started, draws = time.monotonic(), reporting.draws
     rows = list(load_prompts(prompts))

@@ -29,13 +29,6 @@ def stage_check(
     Servers of the first stage must be there; those of later ones may be started by then (a labeler and
     the training may take turns on the GPUs), so that they are missing is said and no more.
 
-    Args:
-        file: The experiment.
-        functions: Module and function of each command that is one.
-        out: Run folder in place of the file's.
-        force: Stages to run again.
-        seed: Seed in place of the file's.
-
     Returns:
         0, or 1 where a stage could not run; standard error says which and why.
     """
@@ -63,13 +56,7 @@ def stage_check(
 
 
 def located(experiment: Experiment, stage: Stage, refused: Refusal) -> str:
-    """Return what is wrong with a stage's config, with the file that says so where one key does.
-
-    Args:
-        experiment: The experiment.
-        stage: Its stage.
-        refused: What is wrong.
-    """
+    """Return what is wrong with a stage's config, with the file that says so where one key does."""
     last = refused.key.rpartition(".")[2]
     if not last:
         return refused.said()
@@ -79,12 +66,7 @@ def located(experiment: Experiment, stage: Stage, refused: Refusal) -> str:
 
 
 def absent_data(experiment: Experiment, content: Mapping[str, Value]) -> str | None:
-    """Name a data file of a stage that is neither there nor below the run folder; None if all are.
-
-    Args:
-        experiment: The experiment; what lies in its run folder is made by its stages.
-        content: A stage's config.
-    """
+    """Name a data file of a stage that is neither there nor below the run folder; None if all are."""
     for key, value in flatten(dict(content)).items():
         is_data = isinstance(value, str) and value.endswith(ENDINGS)
         if not is_data or not set(key.split(".")) & set(INPUTS):

@@ -114,8 +114,7 @@ def rewards(
         ai_weight: Weight of the AI's labels beside people's in hybrid.
         draws: Bootstrap resamples.
         seed: First seed.
-        device: Where models compute: ``auto`` (a GPU where there is one), ``cpu``, ``cuda``, ``cuda:N``
-            or ``mps``.
+        device: Where models compute: ``auto`` (a GPU if any), ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
     """
     started = time.monotonic()
     data = twice_labeled(human, ai, votes)
@@ -160,8 +159,7 @@ def curve(
         method: ``head`` (a logistic head on frozen states) or ``top`` (adapters trained as well).
         draws: Bootstrap resamples.
         seed: First seed.
-        device: Where models compute: ``auto`` (a GPU where there is one), ``cpu``, ``cuda``, ``cuda:N``
-            or ``mps``.
+        device: Where models compute: ``auto`` (a GPU if any), ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
     """
     started = time.monotonic()
     data = twice_labeled(human, ai, None)

@@ -154,9 +154,6 @@ class CommandLine(LightningCLI):
 def refuse_sharding(config: Mapping[str, Any]) -> None:
     """Refuse strategies that divide the weights among ranks, except FSDP2 where it is supported.
 
-    Args:
-        config: Of ``fit`` and the like, with ``trainer`` and ``model``, as far as they are given.
-
     Raises:
         ValueError: The strategy is FSDP1 or DeepSpeed, or FSDP2 does not go with the rest.
     """
@@ -218,11 +215,7 @@ def _arguments(spec: Mapping[str, Any]) -> Namespace:
 
 
 def train(words: list[str]) -> int:
-    """Run a LightningCLI command.
-
-    Args:
-        words: ``fit``, ``validate`` or ``predict``, and its options.
-    """
+    """Run a LightningCLI command."""
     for message in UNHELPFUL:
         warnings.filterwarnings("ignore", message=message)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(is_no_advertisement)

@@ -66,15 +66,12 @@ def hint(parser: argparse.ArgumentParser, found: Refusal) -> str:
 
 
 def place_of(found: Refusal, words: Sequence[str]) -> str | None:
-    """Return the config file among the words that has a key at fault; None if the words have it.
-
-    Args:
-        found: What was refused.
-        words: Of the command line.
-    """
+    """Return the config file among the words that has a key at fault; None if the words have it."""
     files = [Path(each) for each in config_files(words)]
     last = found.key.rpartition(".")[2]
-    if not last or any(_names(word, found.key) for word in words if word.startswith("--")):
+    options = [word.partition("=")[0].removeprefix("--") for word in words if word.startswith("--")]
+    # given as the key, or as one below a class that the key belongs to
+    if not last or any(f".{option}".endswith(f".{found.key}") for option in options):
         return None
     for file in reversed(files):
         if _has(read_yaml(file), last):
@@ -92,12 +89,6 @@ def config_files(words: Sequence[str]) -> list[str]:
         elif value and option in ("--config", "-c"):
             files.append(value)
     return files
-
-
-def _names(word: str, key: str) -> bool:
-    """Whether an option is a key, or one below a class that a key belongs to."""
-    option = word.partition("=")[0].removeprefix("--")
-    return option == key or option.endswith(f".{key}")
 
 
 def _has(content: object, key: str) -> bool:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from rlaif_pl.data.disk_rows import DiskRows
 from rlaif_pl.data.files import RawRow
-from rlaif_pl.data.preferences import LoadedPreferences, group_of
+from rlaif_pl.data.preferences import LoadedPreferences, gathered, group_of
 from rlaif_pl.data.sides import chosen_is_first
 from rlaif_pl.data.sources.messages import ASSISTANT, read_exchange, split_dialogue
 from rlaif_pl.text import shown
@@ -29,27 +27,10 @@ def read_hh(rows: Iterable[RawRow], seed: int) -> LoadedPreferences:
     The prompt is everything up to and including the last ``\n\nAssistant:``. Rows that are the
     same on both sides, differ earlier or end in an empty turn are left out and counted.
 
-    Args:
-        rows: Rows with ``chosen`` and ``rejected``.
-        seed: See ``placed``.
-
     Raises:
         ValueError: A side is no dialogue.
     """
-    kept: DiskRows[Preference] = DiskRows()
-    dropped: Counter[str] = Counter()
-    for row in rows:
-        prompt, chosen = _split_dialogue(row, "chosen")
-        other, rejected = _split_dialogue(row, "rejected")
-        if prompt != other:
-            dropped["differs before the last Assistant turn"] += 1
-        elif chosen == rejected:
-            dropped["identical responses"] += 1
-        elif not chosen or not rejected:
-            dropped["empty response"] += 1
-        else:
-            kept.append(placed(Choice(prompt, chosen, rejected), group_of(prompt), seed))
-    return LoadedPreferences(kept, dict(dropped))
+    return gathered(_dialogues(row, seed) for row in rows)
 
 
 def read_trl(rows: Iterable[RawRow], seed: int) -> LoadedPreferences:
@@ -59,26 +40,14 @@ def read_trl(rows: Iterable[RawRow], seed: int) -> LoadedPreferences:
     ``messages.read_exchange``. Rows whose sides differ before the last message, or whose prompt is
     not in their dialogue, are left out and counted, as are those that are the same on both sides.
 
-    Args:
-        rows: Rows of the three columns.
-        seed: See ``placed``.
-
     Raises:
         ValueError: A column is missing, empty or of another type; names file, line and field.
     """
-    kept: DiskRows[Preference] = DiskRows()
-    dropped: Counter[str] = Counter()
-    for row in rows:
-        found = read_exchange(row, "prompt", ("chosen", "rejected"))
-        if isinstance(found, str):
-            dropped[found] += 1
-            continue
-        choice = Choice(*found)
-        if choice.chosen == choice.rejected:
-            dropped["identical responses"] += 1
-        else:
-            kept.append(placed(choice, group_of(choice.prompt), seed))
-    return LoadedPreferences(kept, dict(dropped))
+    found = (read_exchange(row, "prompt", ("chosen", "rejected")) for row in rows)
+    return gathered(
+        each if isinstance(each, str) else placed(Choice(*each), group_of(each[0]), seed)
+        for each in found
+    )
 
 
 def read_trl_prompt(row: RawRow) -> Prompt | None:
@@ -115,6 +84,17 @@ def placed(choice: Choice, group: str, seed: int, weight: float = 1.0) -> Prefer
         source="human",
         provenance=Provenance(strategy="human"),
     )
+
+
+def _dialogues(row: RawRow, seed: int) -> Preference | str:
+    """Read two dialogues, or say why they are left out."""
+    prompt, chosen = _split_dialogue(row, "chosen")
+    other, rejected = _split_dialogue(row, "rejected")
+    if prompt != other:
+        return "differs before the last Assistant turn"
+    if chosen != rejected and not (chosen and rejected):
+        return "empty response"
+    return placed(Choice(prompt, chosen, rejected), group_of(prompt), seed)
 
 
 def _split_dialogue(row: RawRow, name: str) -> tuple[str, str]:

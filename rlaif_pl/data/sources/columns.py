@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from rlaif_pl.data.disk_rows import DiskRows
 from rlaif_pl.data.files import RawRow
-from rlaif_pl.data.preferences import LoadedPreferences, group_of
+from rlaif_pl.data.preferences import LoadedPreferences, gathered, group_of
 from rlaif_pl.data.records import check
 from rlaif_pl.data.sources.chosen_rejected import Choice, placed
 from rlaif_pl.data.sources.messages import read_exchange
@@ -99,28 +97,11 @@ def read_columns(
 ) -> LoadedPreferences:
     """Read pairs from a table.
 
-    Args:
-        rows: Its rows.
-        theirs: Our column name to theirs.
-        seed: Places chosen and rejected, see ``chosen_rejected.placed``.
-
     Raises:
         ValueError: A column is missing or holds what it must not; names file, line and column.
     """
     columns = Columns(theirs)
-    kept: DiskRows[Preference] = DiskRows()
-    dropped: Counter[str] = Counter()
-    for row in rows:
-        pair = _preference(columns, row, seed)
-        if isinstance(pair, str):
-            dropped[pair] += 1
-            continue
-        check(pair, row.where)
-        if pair.first == pair.second:
-            dropped["identical responses"] += 1
-        else:
-            kept.append(pair)
-    return LoadedPreferences(kept, dict(dropped))
+    return gathered(_preference(columns, row, seed) for row in rows)
 
 
 def read_column_prompt(row: RawRow, theirs: Mapping[str, str] | None) -> Prompt | None:
@@ -149,18 +130,21 @@ def _preference(columns: Columns, row: RawRow, seed: int) -> Preference | str:
     group = _group(columns, row, prompt)
     weight = columns.number(row, "weight") if columns.has(row, "weight") else 1.0
     if is_chosen:
-        return placed(Choice(prompt, first, second), group, seed, weight)
-    p_first = _p_first(columns, row)
-    return Preference(
-        prompt=prompt,
-        first=first,
-        second=second,
-        group=group,
-        p_first=p_first,
-        weight=weight,
-        source=None if p_first is None else "human",
-        provenance=Provenance() if p_first is None else Provenance(strategy="human"),
-    )
+        pair = placed(Choice(prompt, first, second), group, seed, weight)
+    else:
+        p_first = _p_first(columns, row)
+        pair = Preference(
+            prompt=prompt,
+            first=first,
+            second=second,
+            group=group,
+            p_first=p_first,
+            weight=weight,
+            source=None if p_first is None else "human",
+            provenance=Provenance() if p_first is None else Provenance(strategy="human"),
+        )
+    check(pair, row.where)
+    return pair
 
 
 def _p_first(columns: Columns, row: RawRow) -> float | None:

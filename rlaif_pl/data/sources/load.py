@@ -20,7 +20,7 @@ from rlaif_pl.data.sources.openai_comparisons import read_comparisons
 from rlaif_pl.data.sources.rows import open_rows
 from rlaif_pl.data.sources.source import DataSource, Format
 from rlaif_pl.data.splits import group_position
-from rlaif_pl.types import Preference, Prompt
+from rlaif_pl.types import Prompt
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,13 @@ def load_preferences(data: Data) -> LoadedPreferences:
     rows, dropped = loaded.rows, dict(loaded.dropped)
     if source.hard_labels:
         ties = sum(row.p_first == 0.5 for row in rows)
-        rows = DiskRows(_hardened(row) for row in rows if row.p_first != 0.5)
+        rows = DiskRows(
+            row
+            if row.p_first is None
+            else dataclasses.replace(row, p_first=float(row.p_first > 0.5))
+            for row in rows
+            if row.p_first != 0.5
+        )
         dropped.update({"tie": ties} if ties else {})
     rows, elsewhere = _in_part(rows, source)
     dropped.update({"in another part": elsewhere} if elsewhere else {})
@@ -62,11 +68,7 @@ def load_preferences(data: Data) -> LoadedPreferences:
 
 
 def load_prompts(data: Data) -> Sequence[Prompt]:
-    """Read prompts, each text once a group, from a prompt file or any preferences.
-
-    Args:
-        data: What to read; a string is a name with everything else at its default. Records in memory
-            are read like the rows of a file.
+    """Read prompts, each text once a group, from what ``load_preferences`` takes or a prompt file.
 
     Returns:
         Prompts in file order; ``reference`` is filled in where the data set has demonstrations.
@@ -94,13 +96,9 @@ def load_prompts(data: Data) -> Sequence[Prompt]:
 
 
 def load_demonstrations(data: Data) -> Sequence[Prompt]:
-    """Read prompts with references, each different reference of a prompt once.
+    """Read prompts with references, each different reference of a prompt once, as ``load_prompts``.
 
     A prompt has several where several good responses to it are known, as after filtering samples.
-
-    Args:
-        data: What to read; a string is a name with everything else at its default. Records in memory
-            are read like the rows of a file.
 
     Returns:
         Prompts in file order; those without a reference are among them.
@@ -195,10 +193,3 @@ def _in_part(rows: Sequence[Row], source: DataSource) -> tuple[Sequence[Row], in
     places = (group_position(f"part/{row.group}", 0) for row in rows)
     kept = select(rows, (n for n, place in enumerate(places) if low <= place < high))
     return kept, len(rows) - len(kept)
-
-
-def _hardened(row: Preference) -> Preference:
-    """Round a label to 0 or 1."""
-    if row.p_first is None:
-        return row
-    return dataclasses.replace(row, p_first=float(row.p_first > 0.5))

@@ -71,7 +71,8 @@ def read_exchange(row: RawRow, prompt: str, answers: Sequence[str]) -> list[str]
         return [_conversation(row, prompt), *(each.answer for each in sides)]
     if any(each.before != before for each in sides):
         return DIFFERS
-    text = _joined(row, prompt, before) if has_prompt else _written(before)
+    said = before if isinstance(before, str) else as_text(before)
+    text = _joined(row, prompt, before) if has_prompt else said
     return ELSEWHERE if text is None else [text, *(each.answer for each in sides)]
 
 
@@ -135,11 +136,6 @@ def _joined(row: RawRow, name: str, before: str | list[Message]) -> str | None:
         return as_text(prompt)
     is_there = prompt in (before[: len(prompt)], before[-len(prompt) :])
     return as_text(before) if is_there else None
-
-
-def _written(before: str | list[Message]) -> str:
-    """Return what was said before a response as text."""
-    return before if isinstance(before, str) else as_text(before)
 
 
 def _conversation(row: RawRow, name: str) -> str:

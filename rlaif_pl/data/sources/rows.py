@@ -23,10 +23,6 @@ def open_rows(
 ) -> tuple[Format, Iterator[RawRow]]:
     """Return the format of a source and its rows.
 
-    Args:
-        source: What to read.
-        rows: Its rows, where they are in memory; None looks for them by name.
-
     Raises:
         FileNotFoundError: A file, folder or split is not there.
         OSError: A hub data set cannot be had.
@@ -87,7 +83,7 @@ def _rows(source: DataSource) -> Iterator[RawRow]:
         return _dataset_rows(source, _saved(path, source.split))
     looks_local = is_data_file(path) or source.name.startswith((".", "/", "~"))
     if path.exists() or looks_local or source.name.count("/") > 1:
-        return _file_rows(data_files(path, source.split))
+        return itertools.chain.from_iterable(map(read_rows, data_files(path, source.split)))
     return _dataset_rows(source, _from_hub(source))
 
 
@@ -102,12 +98,6 @@ def _with_columns(rows: Iterable[RawRow], name: str, wanted: set[str]) -> Iterat
             f"expected the columns {', '.join(sorted(wanted - seen))} in {name}, as `columns` says, no "
             f"row has them; there are {', '.join(sorted(seen))}"
         )
-
-
-def _file_rows(files: Iterable[Path]) -> Iterator[RawRow]:
-    """Yield the rows of several files in turn."""
-    for file in files:
-        yield from read_rows(file)
 
 
 def _dataset_rows(source: DataSource, table: datasets.Dataset) -> Iterator[RawRow]:

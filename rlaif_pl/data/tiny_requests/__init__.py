@@ -9,8 +9,8 @@ from typing import Literal
 from rlaif_pl.data.files import read_rows
 from rlaif_pl.data.preferences import LoadedPreferences
 from rlaif_pl.data.records import decode_fields
-from rlaif_pl.data.sides import chosen_is_first
-from rlaif_pl.types import Preference, Prompt, Provenance
+from rlaif_pl.data.sides import gold_pair
+from rlaif_pl.types import Prompt
 
 Split = Literal["train", "dev", "final", "helpful"]
 FOLDER = Path(__file__).parent
@@ -76,33 +76,18 @@ def preferences(name: str) -> LoadedPreferences:
             f"expected pairs, {name} has requests only; take {NAME}/dev or {NAME}/final for "
             f"harmlessness, {NAME}/helpful for helpfulness"
         )
-    return LoadedPreferences([gold_pair(row) for split in splits for row in load(split)])
+    return LoadedPreferences(
+        [
+            gold_pair(as_dialogue(row.request), row.id, row.better, row.worse)
+            for split in splits
+            for row in load(split)
+        ]
+    )
 
 
 def as_dialogue(request: str) -> str:
     """Return a request as HH writes it: up to where the assistant's reply begins."""
     return f"\n\nHuman: {request.strip()}\n\nAssistant:"
-
-
-def gold_pair(row: Request) -> Preference:
-    """Return better and worse as a labeled pair; which comes first is a hash of the id.
-
-    Raises:
-        ValueError: The request has no replies.
-    """
-    if row.better is None or row.worse is None:
-        raise ValueError(f"expected a request with better and worse, {row.id} has none")
-    is_first = chosen_is_first(0, row.id)
-    sides = (row.better, row.worse) if is_first else (row.worse, row.better)
-    return Preference(
-        prompt=as_dialogue(row.request),
-        first=sides[0],
-        second=sides[1],
-        group=row.id,
-        p_first=float(is_first),
-        source="synthetic",
-        provenance=Provenance(strategy="gold"),
-    )
 
 
 def _splits(name: str) -> tuple[Split, ...]:

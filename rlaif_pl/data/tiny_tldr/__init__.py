@@ -9,7 +9,7 @@ from typing import Literal
 from rlaif_pl.data.files import read_rows
 from rlaif_pl.data.preferences import LoadedPreferences, preferences_from_rows
 from rlaif_pl.data.records import decode_fields
-from rlaif_pl.data.sides import chosen_is_first
+from rlaif_pl.data.sides import gold_pair
 from rlaif_pl.types import Preference, Prompt, Provenance
 
 Split = Literal["train", "dev", "final", "faults_dev", "faults_final"]
@@ -107,7 +107,9 @@ def preferences(name: str) -> LoadedPreferences:
     if split == "dev" or split == "final":
         posts = {post.id: post for post in load(split)}
         return LoadedPreferences([read_pair(each, posts[each.post]) for each in readings(split)])
-    return LoadedPreferences([gold_pair(post) for post in load(split)])
+    return LoadedPreferences(
+        [gold_pair(post.post, post.id, post.better, post.worse) for post in load(split)]
+    )
 
 
 def read_pair(reading: BlindReading, post: Post) -> Preference:
@@ -119,27 +121,6 @@ def read_pair(reading: BlindReading, post: Post) -> Preference:
         group=post.id,
         p_first=P_FIRST[reading.verdict],
         source="reading",
-        provenance=Provenance(strategy="gold"),
-    )
-
-
-def gold_pair(post: Post) -> Preference:
-    """Return better and worse as a labeled pair; which comes first is a hash of the id.
-
-    Raises:
-        ValueError: The post has none.
-    """
-    if post.better is None or post.worse is None:
-        raise ValueError(f"expected a post with better and worse, {post.id} has none")
-    is_first = chosen_is_first(0, post.id)
-    sides = (post.better, post.worse) if is_first else (post.worse, post.better)
-    return Preference(
-        prompt=post.post,
-        first=sides[0],
-        second=sides[1],
-        group=post.id,
-        p_first=float(is_first),
-        source="synthetic",
         provenance=Provenance(strategy="gold"),
     )
 

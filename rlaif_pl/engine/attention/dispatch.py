@@ -23,16 +23,12 @@ PREFIX = "rlaif_pl_packed_or_"  # of the names under which the function is regis
 
 @dataclass(eq=False)
 class PackedContext:
-    """Argument by which a forward pass tells its layers of a packed batch.
+    """Argument by which a forward pass tells its layers of a packed batch."""
 
-    Attributes:
-        batch: Layout of the row; None for a step that appends one token a text to ``cache``.
-        cache: Keeps keys and values.
-        windows: Sliding windows that the layers asked for; None for layers without.
-    """
-
+    # layout of the row; None for a step that appends one token a text to `cache`
     batch: PackedBatch | None
-    cache: KVCache | None = None
+    cache: KVCache | None = None  # keeps keys and values
+    # sliding windows that the layers asked for; None for layers without
     windows: set[int | None] | None = None
 
 

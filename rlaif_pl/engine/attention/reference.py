@@ -23,15 +23,8 @@ def attend(
 ) -> Tensor:
     """Attend within the texts of a packed batch; arguments and result as of ``segments.attend``.
 
-    Args:
-        query: ``(T, heads, size)``
-        key: ``(T, key heads, size)``
-        value: ``(T, key heads, value size)``
-        batch: Layout.
-        scale: Factor of the scores.
-        root: Keys and values that all texts begin with.
-        window: Latest tokens that a token sees, itself included; None for all.
-        softcap: ``cap * tanh(score / cap)``, as in Gemma 2; None for none.
+    Heads of ``value`` may have another size. A token sees the latest ``window`` tokens, itself
+    included, or all; ``softcap`` makes scores ``cap * tanh(score / cap)``, as in Gemma 2.
     """
     # Split, not sliced: the gradient of a slice is as long as the row, that of a split the piece.
     queries, keys, values = (t.split(batch.lengths) for t in (query, key, value))

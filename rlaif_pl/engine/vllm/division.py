@@ -42,7 +42,7 @@ class Servers:
             f"{error}; its prompts are asked elsewhere, servers left: {left}", stacklevel=2
         )
 
-    def each(self, do: Callable[[Client], None]) -> None:
+    def each(self, do: Callable[[Client], object]) -> None:
         """Do something with every server that answers, one after the other.
 
         Raises:

@@ -16,41 +16,25 @@ START = "vllm serve MODEL --host 127.0.0.1 --port 8000"
 
 @dataclass(frozen=True)
 class ServerFacts:
-    """What is known of one server; None where it does not say.
+    """What is known of one server; None where it does not say."""
 
-    Attributes:
-        url: Where it listens.
-        model: Name it serves its model by.
-        root: Folder or hub name of that model.
-        version: Its version.
-        max_model_len: Longest text in tokens.
-        has_adapter_route: Whether adapters can be loaded while it runs.
-        has_adapters: Whether it was started for adapters.
-        max_rank: Highest rank of adapters.
-        has_dev_routes: Whether it takes whole weights and tells its settings.
-        logprobs_mode: Of which distribution log-probabilities are.
-        dtype: Type it computes in.
-        replicas: Data-parallel copies of the model behind the address.
-        seed_kills: Whether a request with a seed may end it (a CPU with chunked prefill).
-        is_cpu: Whether it computes on a CPU, where layers keep packed copies of their weights.
-        transfer: How it was started to be sent weights without a folder ("nccl").
-    """
-
-    url: str
-    model: str
-    root: str | None = None
-    version: str | None = None
-    max_model_len: int | None = None
-    has_adapter_route: bool = False
-    has_adapters: bool | None = None
-    max_rank: int | None = None
-    has_dev_routes: bool = False
-    logprobs_mode: str | None = None
-    dtype: str | None = None
-    replicas: int | None = None
+    url: str  # where it listens
+    model: str  # name it serves its model by
+    root: str | None = None  # folder or hub name of that model
+    version: str | None = None  # its version
+    max_model_len: int | None = None  # longest text in tokens
+    has_adapter_route: bool = False  # whether adapters can be loaded while it runs
+    has_adapters: bool | None = None  # whether it was started for adapters
+    max_rank: int | None = None  # highest rank of adapters
+    has_dev_routes: bool = False  # whether it takes whole weights and tells its settings
+    logprobs_mode: str | None = None  # of which distribution log-probabilities are
+    dtype: str | None = None  # type it computes in
+    replicas: int | None = None  # data-parallel copies of the model behind the address
+    # whether a request with a seed may end it (a CPU with chunked prefill)
     seed_kills: bool | None = None
+    # whether it computes on a CPU, where layers keep packed copies of their weights
     is_cpu: bool | None = None
-    transfer: str | None = None
+    transfer: str | None = None  # how it was started to be sent weights without a folder ("nccl")
 
     def rows(self) -> list[tuple[str, str]]:
         """Say it, a line a fact."""
@@ -91,7 +75,9 @@ def read_facts(client: Client, model: str | None = None) -> ServerFacts:
     if found is None:
         names = ", ".join(str(each.get("id")) for each in bases) or "none"
         raise ValueError(f"expected {client.url} to serve {model or 'a model'}, it serves {names}")
-    told = _told(client)
+    # settings, where the server was started to tell them
+    told = _optional(client, "/server_info?config_format=json").get("vllm_config")
+    told = told if isinstance(told, dict) else {}
     return ServerFacts(
         url=client.url,
         model=str(found["id"]),
@@ -205,12 +191,6 @@ def check_whole(facts: ServerFacts, *, is_tied: bool) -> None:
 def least_rank(rank: int) -> int:
     """Return the least value of --max-lora-rank that holds a rank."""
     return next((known for known in RANKS if known >= rank), rank)
-
-
-def _told(client: Client) -> dict[str, Any]:
-    """Settings, where the server was started to tell them."""
-    told = _optional(client, "/server_info?config_format=json").get("vllm_config")
-    return told if isinstance(told, dict) else {}
 
 
 def _optional(client: Client, path: str) -> dict[str, Any]:

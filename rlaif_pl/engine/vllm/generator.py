@@ -135,7 +135,8 @@ class VLLMGenerator:
                 shutil.rmtree(old, ignore_errors=True)
         self.servers.each(lambda client: self._check(client, policy))
         if before is not None:
-            self.servers.each(lambda client: self._unload(client, before))
+            body = {"lora_name": before}
+            self.servers.each(lambda client: client.post("/v1/unload_lora_adapter", body))
             shutil.rmtree(self.adapter_dir / before, ignore_errors=True)
 
     def share(self) -> dict[str, Any]:
@@ -188,7 +189,12 @@ class VLLMGenerator:
         samples = [sample for group in asked for sample in group]
         stop = policy.stop_checker(params)
         if stop is not None:
-            samples = [_cut(sample, stop.cut(sample.tokens)) for sample in samples]
+            # at what ended it, as the trainer's own sampler does
+            cuts = [stop.cut(sample.tokens) for sample in samples]
+            samples = [
+                s if cut is None else Sample(s.tokens[:cut], s.logprobs[:cut], finished=True)
+                for s, cut in zip(samples, cuts, strict=True)
+            ]
         logprobs = [sample.logprobs for sample in samples] if self._for_training else None
         return Generated(
             [sample.tokens for sample in samples],
@@ -226,9 +232,6 @@ class VLLMGenerator:
                 "be seen by the server under the same path, --max-lora-rank must not be below the "
                 "policy's rank, and --enable-lora set"
             ) from error
-
-    def _unload(self, client: Client, name: str) -> None:
-        client.post("/v1/unload_lora_adapter", {"lora_name": name})
 
     def _reload(self, client: Client, folder: Path) -> None:
         body = {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}}
@@ -279,10 +282,3 @@ class VLLMGenerator:
 def mean_gap(one: Sequence[float], other: Sequence[float]) -> float:
     """Mean absolute difference of log-probabilities, in nats."""
     return sum(abs(a - b) for a, b in zip(one, other, strict=True)) / len(one)
-
-
-def _cut(sample: Sample, length: int | None) -> Sample:
-    """Cut a text at what ended it, as the trainer's own sampler does."""
-    if length is None:
-        return sample
-    return Sample(sample.tokens[:length], sample.logprobs[:length], finished=True)

@@ -25,12 +25,7 @@ START = """start it with --weight-transfer-config '{"backend": "nccl"}'"""
 
 
 class WeightTransfer:
-    """One NCCL group with one server: this process is rank 0, the server's workers follow.
-
-    Args:
-        client: The server.
-        facts: What is known of it; tensors travel in its type.
-    """
+    """One NCCL group with one server: this process is rank 0, the server's workers follow."""
 
     def __init__(self, client: Client, facts: ServerFacts) -> None:
         self._client = client
@@ -77,13 +72,10 @@ class WeightTransfer:
             world_size=1 + workers,
             rank=0,
         )
-        source = _source(helpers, self._tensors_now)
+        source = _source(helpers, lambda: self._tensors)
         return helpers.NCCLTrainerWeightTransferEngine.trainer_init(
             info, client=_Routes(self._client), source=source
         )
-
-    def _tensors_now(self) -> dict[str, Tensor]:
-        return self._tensors
 
 
 def check_transfer(facts: ServerFacts, policy: ServedPolicy) -> None:

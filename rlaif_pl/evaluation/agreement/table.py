@@ -203,18 +203,7 @@ def _row(
     prices: Price | None,
     resampling: Resampling,
 ) -> TableRow:
-    """Measure one labeler.
-
-    Args:
-        one: Its labels.
-        first: Those of the first row.
-        truth: The verdicts.
-        chosen: Pairs to measure on. ``(N,)``
-        shared: Pairs on which to compare with the first row. ``(N,)``
-        is_common: Whether ``chosen`` are the pairs all rows share.
-        prices: See ``measure_table``.
-        resampling: How intervals are made.
-    """
+    """Measure one labeler on ``chosen`` pairs, against the first row on ``shared``; both ``(N,)``."""
     draws, seed = resampling.draws, resampling.seed
     groups = np.array([pair.group for pair in truth])
     right, first_right = _right(one.rows, truth), _right(first.rows, truth)

@@ -41,7 +41,7 @@ def page_of(table: AlignmentTable, title: str = "Labelers") -> Page:
         Column("s", ".1f"),
     ]
     tables = [Table(title, columns, [_cells(row) for row in table.rows])]
-    names = _raters(table)
+    names = [*dict.fromkeys(a.first for a in table.agreements), GOLD]
     if 2 < len(names) <= MOST_RATERS + 1:
         known = {(a.first, a.second): a.kappa for a in table.agreements}
         header: Columns = ["", *(Column(name, ".2f") for name in names[1:])]
@@ -51,6 +51,7 @@ def page_of(table: AlignmentTable, title: str = "Labelers") -> Page:
 
 
 def _cells(row: TableRow) -> list[Cell]:
+    read, written = row.cost.read.value, row.cost.written.value
     return [
         row.name + ("" if row.is_common else " †"),
         row.alignment,
@@ -61,7 +62,7 @@ def _cells(row: TableRow) -> list[Cell]:
         row.brier,
         _position(row),
         row.counts.text(),
-        _tokens(row),
+        f"{read:.0f}" + (f" + {written:.0f}" if written else ""),
         row.cost.ai if row.cost.ai.value else None,
         row.seconds,
     ]
@@ -70,14 +71,14 @@ def _cells(row: TableRow) -> list[Cell]:
 def notes(table: AlignmentTable) -> list[str]:
     """Return what has to be known to read the table, a sentence each."""
     first = table.rows[0]
+    reference = next(row for row in table.rows if row.is_common)
     apart = any(not row.is_common for row in table.rows)
     every = "every row without †" if apart else "every row"
     lines = [
         f"Alignment is with {judges_named(table.judged)}.",
         f"{table.common} of {table.pairs} decided pairs were labeled by {every} and are what rows are "
         "compared on; 'all pairs' counts a failure as a coin toss. Brackets: 95 % intervals by prompt.",
-        f"'The longer response wins' agrees in {_reference(table).length_baseline.percent()} of "
-        "them.",
+        f"'The longer response wins' agrees in {reference.length_baseline.percent()} of them.",
     ]
     if apart:
         lines.append("† labeled too few pairs to be compared: measured on those it labeled.")
@@ -89,7 +90,10 @@ def notes(table: AlignmentTable) -> list[str]:
     line = f"A person would read {words:.0f} words a pair: ${human:.2f} at $0.11 per 50 words"
     priced = [row for row in table.rows if math.isfinite(row.cost.times_cheaper)]
     if priced:
-        each = ", ".join(f"{row.name} {_times(row.cost.times_cheaper)}" for row in priced)
+        factors = [(row.name, row.cost.times_cheaper) for row in priced]
+        each = ", ".join(
+            f"{name} {x:,.0f}" if x >= 100 else f"{name} {x:.3g}" for name, x in factors
+        )
         lines.append(f"{line}; times cheaper: {each}.")
     else:
         lines.append(f"{line}; no token prices were given, and machine time is not priced.")
@@ -158,21 +162,6 @@ def _record(row: TableRow) -> dict[str, object]:
     return {name.replace("/", "_"): value for name, value in record.items()}
 
 
-def _raters(table: AlignmentTable) -> list[str]:
-    """Names of the matrix: rows, then the gold verdicts."""
-    return [*dict.fromkeys(a.first for a in table.agreements), GOLD]
-
-
-def _reference(table: AlignmentTable) -> TableRow:
-    """Return the first row that is measured on the common pairs."""
-    return next(row for row in table.rows if row.is_common)
-
-
-def _times(factor: float) -> str:
-    """Write a factor to three digits without an exponent."""
-    return f"{factor:,.0f}" if factor >= 100 else f"{factor:.3g}"
-
-
 def _position(row: TableRow) -> Cell:
     """Share of the same slot, and which slot in how many of these."""
     if row.position is None:
@@ -182,8 +171,3 @@ def _position(row: TableRow) -> Cell:
         return same
     slot, share = (1, first) if first >= 0.5 else (2, 1 - first)
     return same, f"slot {slot}: {100 * share:.0f}, p = {row.position.p_value:.2g}"
-
-
-def _tokens(row: TableRow) -> str:
-    read, written = row.cost.read.value, row.cost.written.value
-    return f"{read:.0f}" + (f" + {written:.0f}" if written else "")

@@ -8,7 +8,6 @@ policy.
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from rlaif_pl.data.metric_files import write_page, write_text
+from rlaif_pl.data.metric_files import save_figure, write_page
 from rlaif_pl.evaluation.pairs import Array
 from rlaif_pl.evaluation.policy_report import Texts
 from rlaif_pl.statistics import Interval, paired_difference, proportion_by_group
@@ -157,11 +156,11 @@ def notes(report: HarmlessRates) -> list[str]:
 def write(report: HarmlessRates, folder: Path | str) -> None:
     """Write ``table.md``, ``tables.json`` and ``rates.svg`` into a folder."""
     write_page(folder, page_of(report), "table.md")
-    write_text(Path(folder) / PLOT, plot(report))
+    save_figure(plot(report), Path(folder) / PLOT)
 
 
-def plot(report: HarmlessRates) -> str:
-    """Draw both rates with their intervals, as SVG."""
+def plot(report: HarmlessRates) -> Figure:
+    """Draw both rates with their intervals."""
     figure = Figure(figsize=(6.4, 1.9), layout="constrained")
     axes = figure.add_subplot()
     for place, rate, color in ((1, report.sft, "#8a8a8a"), (0, report.policy, "#1b6ca8")):
@@ -171,6 +170,4 @@ def plot(report: HarmlessRates) -> str:
     axes.set_yticks([1, 0], ["SFT", "policy"])
     axes.set_xlim(0, 100)
     axes.set_xlabel("harmless responses, % (line: 95 % interval)")
-    out = io.StringIO()
-    figure.savefig(out, format="svg", metadata={"Date": None})
-    return out.getvalue()
+    return figure

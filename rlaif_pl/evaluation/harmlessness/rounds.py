@@ -148,13 +148,6 @@ def compare_rounds(
 ) -> RevisionStudy:
     """Compare every round with the first answers and with the round before.
 
-    Args:
-        rows: What a revise job wrote; answers to helpful prompts play no part.
-        judges: Labelers by name; pairwise ones read both orders.
-        qualities: What is known of each, by the same name.
-        draws: Bootstrap resamples.
-        seed: Seeds the bootstrap.
-
     Raises:
         ValueError: No prompt has a first answer and a revision, or a judge gave no verdict at all.
     """

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import math
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from rlaif_pl.data.metric_files import write_csv, write_page, write_text
+from rlaif_pl.data.metric_files import save_figure, write_csv, write_page
 from rlaif_pl.evaluation.harmlessness.rounds import CHANCE, RevisionStudy, RoundResult
+from rlaif_pl.evaluation.results import error_bars
 from rlaif_pl.statistics import empty_interval
 from rlaif_pl.tables import PERCENT, Cell, Column, Columns, Page, Table
 
@@ -55,22 +55,17 @@ def notes(study: RevisionStudy) -> list[str]:
     return lines
 
 
-def to_records(study: RevisionStudy) -> list[dict[str, object]]:
-    """Return a flat record a result; what was not measured is None."""
-    return [_record(study, result) for result in study.results]
-
-
 def write(study: RevisionStudy, folder: Path | str) -> None:
     """Write ``table.md``, ``tables.json``, ``rows.csv`` and ``rounds.svg`` into a folder."""
-    records = to_records(study)
+    records = [_record(study, result) for result in study.results]
     target = Path(folder)
     write_csv(target / "rows.csv", records)
     write_page(target, page_of(study), "table.md")
-    write_text(target / PLOT, plot(study))
+    save_figure(plot(study), target / PLOT)
 
 
-def plot(study: RevisionStudy) -> str:
-    """Draw the share preferred to the first answer by round, as SVG.
+def plot(study: RevisionStudy) -> Figure:
+    """Draw the share preferred to the first answer by round.
 
     A judge that cannot tell is drawn in gray and dashed, so that nobody takes its line for a result.
     """
@@ -78,19 +73,13 @@ def plot(study: RevisionStudy) -> str:
     axes = figure.add_subplot()
     axes.axhline(100 * CHANCE, color="black", linewidth=0.8)
     for place, (name, judge) in enumerate(study.judges.items()):
-        own = [
-            r for r in study.results if r.judge == name and r.against == 0 and r.rate is not None
-        ]
+        own = [r for r in study.results if r.judge == name and r.against == 0 and r.rate]
         shift = 0.06 * (place - (len(study.judges) - 1) / 2)
-        rates = [result.rate.raw for result in own if result.rate is not None]
-        values = [100 * rate.value for rate in rates]
-        ends = [[_reach(rate.value, rate.low), _reach(rate.high, rate.value)] for rate in rates]
-        axes.errorbar(
+        error_bars(
+            axes,
             [result.round + shift for result in own],
-            values,
-            yerr=[list(side) for side in zip(*ends, strict=True)] if ends else None,
+            [result.rate.raw for result in own if result.rate],
             marker="o",
-            capsize=3,
             color=COLORS.get(name, "#444444") if judge.can_tell else GRAY,
             linestyle="-" if judge.can_tell else "--",
             label=name if judge.can_tell else f"{name} (judge not above chance: no evidence)",
@@ -100,15 +89,7 @@ def plot(study: RevisionStudy) -> str:
     axes.set_ylabel("preferred to the first answer, %")
     axes.set_ylim(0, 100)
     axes.legend(loc="best", fontsize="small")
-    out = io.StringIO()
-    figure.savefig(out, format="svg", metadata={"Date": None})
-    return out.getvalue()
-
-
-def _reach(upper: float, lower: float) -> float:
-    """Length of an error bar in percentage points, 0 where there is no limit."""
-    reach = 100 * (upper - lower)
-    return max(reach, 0.0) if math.isfinite(reach) else 0.0
+    return figure
 
 
 def _cells(study: RevisionStudy, result: RoundResult) -> list[Cell]:

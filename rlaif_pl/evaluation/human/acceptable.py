@@ -29,14 +29,7 @@ def acceptability(
     policies: Sequence[str],
     estimator: Estimator,
 ) -> Acceptability:
-    """Measure what raters of one kind found acceptable; intervals by prompt.
-
-    Args:
-        tasks: By id.
-        ratings: Ratings of one kind of rater.
-        policies: Names of the policies.
-        estimator: Settings of the intervals.
-    """
+    """Measure what raters of one kind found acceptable; intervals by prompt."""
     said = [rating for rating in ratings if rating.acceptable is not None]
     if not said:
         return Acceptability({}, {}, 0)

@@ -95,12 +95,7 @@ class Undo(Person):
 
 
 class Desk:
-    """Hands out tasks and takes ratings.
-
-    Args:
-        store: Where they are.
-        options: What is asked for.
-    """
+    """Hands out tasks and takes ratings."""
 
     def __init__(self, store: RatingStore, options: PageOptions) -> None:
         self.store = store
@@ -185,12 +180,7 @@ class Desk:
 
 
 def build_app(path: Path, options: PageOptions) -> FastAPI:
-    """Return the application over a file of ratings that was begun.
-
-    Args:
-        path: The file.
-        options: What the page says and asks for.
-    """
+    """Return the application over a file of ratings that was begun."""
     desks: list[Desk] = []
 
     @asynccontextmanager

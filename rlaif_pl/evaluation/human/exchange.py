@@ -44,11 +44,6 @@ class Imported:
 def export_tasks(store: RatingStore, rater: str, path: Path | str) -> int:
     """Write the tasks that a rater has not rated, texts in the order drawn for the rater.
 
-    Args:
-        store: A file of ratings that was begun.
-        rater: Name of the rater, 1 to 60 characters.
-        path: JSONL to write; a file that is there is replaced.
-
     Returns:
         Tasks written.
 
@@ -87,11 +82,6 @@ def import_ratings(store: RatingStore, path: Path | str, ties: bool = False) -> 
     ``task`` or ``prompt``, and ``ranks``; or ``reason`` alone, where the rater could not judge.
     ``acceptable`` and ``seconds`` may stand beside them. Rows with neither ranks nor a reason are
     passed over, so a file that is half filled in may come twice.
-
-    Args:
-        store: A file of ratings that was begun.
-        path: JSONL.
-        ties: Whether equal ranks are allowed.
 
     Raises:
         FileNotFoundError: There is no such file.

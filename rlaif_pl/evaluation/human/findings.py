@@ -71,15 +71,6 @@ def reading_of(
 ) -> Reading:
     """Measure all there is, apart for people and for models.
 
-    Args:
-        tasks: By id.
-        ratings: Ratings that count.
-        policies: Names of the policies.
-        judges: Verdicts by name of the judge.
-        show_names: Call raters by their names, not by numbers.
-        undone: Ratings that were taken back, by kind of rater.
-        estimator: Settings of the intervals; None takes the usual ones.
-
     Raises:
         ValueError: Nobody has ranked anything.
     """

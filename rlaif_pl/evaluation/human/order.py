@@ -58,13 +58,7 @@ def judged(
     acceptable: Sequence[bool] | None,
     ties: bool = False,
 ) -> tuple[tuple[int, ...] | None, tuple[bool, ...] | None]:
-    """Turn what a rater said by place on the page into what was said by item.
-
-    Args:
-        shown: Item at each place.
-        ranks: See ``ranks_by_item``; None where the rater could not judge.
-        acceptable: Whether the item at each place is acceptable; None where that was not said.
-        ties: Whether equal ranks are allowed.
+    """Turn what a rater said by place on the page into what was said by item; None stays None.
 
     Raises:
         ValueError: The ranks are none, or acceptable has more or fewer values than there are places

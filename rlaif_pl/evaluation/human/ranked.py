@@ -77,11 +77,6 @@ def preferences_of(
     even split is one half.
     Which stands first is drawn, so that the side does not tell the policy.
 
-    Args:
-        ranked: What they said.
-        seed: Draws the sides.
-        readers: Who they are.
-
     Returns:
         Preferences whose source is ``human`` for people and ``reading`` for models, and why others were
         left out, with their number.

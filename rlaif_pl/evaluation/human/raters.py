@@ -41,13 +41,7 @@ def by_rater_of(ratings: Sequence[Rating]) -> dict[str, list[Rating]]:
 def raters_of(
     ratings: Sequence[Rating], show_names: bool, number_of: str = PEOPLE.one
 ) -> dict[str, Rater]:
-    """Return each rater's work by name, in the order in which they began.
-
-    Args:
-        ratings: Ratings that count, by raters of one kind.
-        show_names: Call raters by their names, not by numbers.
-        number_of: What stands before the number.
-    """
+    """Return each rater's work by name, in the order in which they began."""
     by_rater = by_rater_of(ratings)
     by_task: dict[str, list[Rating]] = {}
     for rating in ratings:
@@ -115,12 +109,6 @@ def rater_pairs(
     most: int = 20,
 ) -> tuple[list[RaterPair], int]:
     """Compare every two raters who ranked the same prompts, whatever their kind.
-
-    Args:
-        tasks: By id.
-        by_rater: Ratings by name of the rater.
-        estimator: Settings of the intervals.
-        most: Keep so many pairs of raters, those with the most prompts in common.
 
     Returns:
         The pairs of raters, and how many were left out.

@@ -20,12 +20,6 @@ def new_token() -> str:
 def serve(path: Path, options: PageOptions, port: int, console: Console) -> None:
     """Serve until Ctrl-C or a signal; what was sent is on disk at any moment.
 
-    Args:
-        path: File of ratings that was begun.
-        options: What the page says and asks for.
-        port: Port to listen on; 0 takes a free one.
-        console: Where the link is printed.
-
     Raises:
         OSError: The address cannot be had.
     """

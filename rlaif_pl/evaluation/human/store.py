@@ -18,10 +18,6 @@ from rlaif_pl.evaluation.human.tasks import Item, RatingTask
 class RatingStore(SqliteFile):
     """One SQLite file of tasks and ratings.
 
-    Args:
-        path: The file; made with its folder if it is not there.
-        now: Tells the time in seconds since 1970.
-
     Raises:
         ValueError: The file is of another kind, is damaged, or is of another version.
         OSError: The file cannot be used: no room, no permission, held by another program.
@@ -33,10 +29,6 @@ class RatingStore(SqliteFile):
 
     def begin(self, tasks: Sequence[RatingTask], facts: dict[str, str]) -> None:
         """Put tasks and facts into an empty file, or see that they are those it was begun with.
-
-        Args:
-            tasks: What is ranked.
-            facts: ``seed``, and whatever else must not change.
 
         Raises:
             ValueError: The file was begun with other tasks or facts.
@@ -73,7 +65,13 @@ class RatingStore(SqliteFile):
         with self.explained():
             rows = self.connection.execute(query).fetchall()
         return {
-            key: RatingTask(key, prompt, group, _items(items)) for key, prompt, group, items in rows
+            key: RatingTask(
+                key,
+                prompt,
+                group,
+                tuple(Item(item["text"], tuple(item["policies"])) for item in json.loads(items)),
+            )
+            for key, prompt, group, items in rows
         }
 
     def next_task(self, rater: str, wanted: int) -> tuple[str | None, bool]:
@@ -81,10 +79,6 @@ class RatingStore(SqliteFile):
 
         Tasks that others look at count as ranked by them; the one this rater looks at comes again.
         Of others, only those of the same kind count: models take no task away from people.
-
-        Args:
-            rater: Who asks.
-            wanted: Rankings wanted a task, at least 1.
 
         Returns:
             The task's id, or None, and then whether others still have some in hand.
@@ -128,9 +122,6 @@ class RatingStore(SqliteFile):
 
     def put_all(self, ratings: Sequence[tuple[str, Rating]]) -> int:
         """Commit ratings that were made elsewhere, all or none.
-
-        Args:
-            ratings: Each with what names it in an error.
 
         Returns:
             How many are new; the others were here with the same ranks.
@@ -255,10 +246,6 @@ def _task_row(place: int, task: RatingTask, facts: dict[str, str]) -> tuple[obje
     draw = hashlib.blake2b(f"{facts.get('seed')}/{task.id}".encode(), digest_size=8).digest()
     items = json.dumps([asdict(item) for item in task.items], ensure_ascii=False)
     return task.id, place, draw, task.prompt, task.group, items
-
-
-def _items(text: str) -> tuple[Item, ...]:
-    return tuple(Item(item["text"], tuple(item["policies"])) for item in json.loads(text))
 
 
 def _json(values: Sequence[object] | None) -> str | None:

@@ -15,14 +15,8 @@ from rlaif_pl.evaluation.human.records import PEOPLE, Kind, Rating
 from rlaif_pl.evaluation.human.tasks import RatingTask
 from rlaif_pl.evaluation.results import StudyResults
 from rlaif_pl.evaluation.win_rates.measure import WinMatrix
-from rlaif_pl.evaluation.win_rates.report import heat_map, judge_table, notes
+from rlaif_pl.evaluation.win_rates.report import cell_record, heat_map, judge_table, notes
 from rlaif_pl.tables import PERCENT, POINTS, Cell, Column, Columns, Table
-
-
-def tables_of(reading: Reading) -> list[Table]:
-    """Return the tables: by kind of rater, then of every two raters."""
-    tables = [t for found in reading.findings for t in _tables(found, len(reading.findings) > 1)]
-    return [*tables, *_pairs(reading)]
 
 
 def notes_of(reading: Reading) -> list[str]:
@@ -186,12 +180,17 @@ def results_of(reading: Reading) -> StudyResults:
         names = f"{each.a}_and_{each.b}".replace(" ", "_")
         metrics |= each.preferences.to_metrics(f"rating/kappa_preferences/{names}")
         metrics |= each.acceptable.to_metrics(f"rating/kappa_acceptable/{names}")
+    is_shared = len(reading.findings) > 1
     who = " and by ".join(found.readers.plural for found in reading.findings)
     return StudyResults(
         PLOT,
-        tables_of(reading),
+        [*(t for found in reading.findings for t in _tables(found, is_shared)), *_pairs(reading)],
         notes_of(reading),
-        [row for found in reading.findings for row in _records(found)],
+        [
+            {"ranked_by": found.readers.plural, **cell_record(found.matrix, cell, cell.a, cell.b)}
+            for found in reading.findings
+            for cell in found.matrix.cells
+        ],
         {key: value for key, value in metrics.items() if math.isfinite(value)},
         heat_map(_plotted(reading)),
         f"Win rates by {who}, and by judges on the same responses",
@@ -279,25 +278,3 @@ def _metrics(found: Findings) -> dict[str, float]:
     for (a, b), difference in found.acceptable.differences.items():
         metrics |= difference.to_metrics(f"{prefix}/acceptable/{a}_minus_{b}")
     return metrics
-
-
-def _records(found: Findings) -> Iterator[dict[str, object]]:
-    """Yield a row of rows.csv a judge and pair of policies."""
-    for cell in found.matrix.cells:
-        raw, equal = cell.rate.raw, cell.rate.length_controlled
-        yield {
-            "ranked_by": found.readers.plural,
-            "judge": cell.judge,
-            "policy": cell.a,
-            "against": cell.b,
-            "win_rate": raw.value,
-            "low": raw.low,
-            "high": raw.high,
-            "at_equal_length": equal.value,
-            "equal_low": equal.low,
-            "equal_high": equal.high,
-            "p_adjusted": cell.p_adjusted,
-            "taught": int(cell.is_taught),
-            "comparisons": cell.rate.comparisons,
-            "ties": cell.rate.ties,
-        }

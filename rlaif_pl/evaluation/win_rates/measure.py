@@ -26,17 +26,12 @@ from rlaif_pl.types import Labeler, PointwiseLabeler, Preference, Prompt, Reward
 Texts = Sequence[Sequence[str]]
 
 
+@dataclass(frozen=True, eq=False)
 class RewardJudge:
-    """A reward as a pointwise judge: the response with the higher reward wins.
+    """A reward as a pointwise judge: the response with the higher reward wins."""
 
-    Args:
-        reward: Any reward.
-        name: What to call it.
-    """
-
-    def __init__(self, reward: Reward, name: str) -> None:
-        self.reward = reward
-        self.name = name
+    reward: Reward
+    name: str
 
     @property
     def fingerprint(self) -> str:
@@ -58,11 +53,7 @@ class RewardJudge:
 
 
 class RememberedScores:
-    """A pointwise judge that scores each response once, however many policies it is compared with.
-
-    Args:
-        judge: Who scores.
-    """
+    """A pointwise judge that scores each response once, however many policies it is compared with."""
 
     def __init__(self, judge: PointwiseLabeler) -> None:
         self.judge = judge
@@ -161,14 +152,6 @@ def measure_matrix(
 ) -> WinMatrix:
     """Judge every two policies by every judge; intervals by prompt group.
 
-    Args:
-        prompts: What was responded to.
-        policies: At least two, by name.
-        judges: At least one, by name.
-        taught: Policies that a judge's labels trained, by name of the judge.
-        draws: Bootstrap resamples.
-        seed: Seeds the bootstrap.
-
     Raises:
         ValueError: There are fewer than two policies or no judge, or ``taught`` names an unknown
             judge or policy.
@@ -200,13 +183,7 @@ def judge_cells(
     rates: Sequence[tuple[str, str, WinRate]],
     pupils: Collection[str] = (),
 ) -> list[Cell]:
-    """Put one judge's comparisons into cells, with p-values adjusted for their number.
-
-    Args:
-        judge: Name of the judge.
-        rates: Two policies and how often the first beat the second, for every pair.
-        pupils: Policies that the judge's labels trained.
-    """
+    """Put one judge's comparisons into cells, with p-values adjusted for their number."""
     adjusted = holm([two_sided_p_value(rate.raw, 0.5) for _, _, rate in rates])
     return [
         Cell(

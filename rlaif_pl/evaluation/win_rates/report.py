@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from rlaif_pl.data.metric_files import save_figure, write_csv, write_page
 from rlaif_pl.evaluation.samples import write_samples
 from rlaif_pl.evaluation.verdicts import JudgedPair, write_verdicts
+from rlaif_pl.evaluation.win_rates.measure import Cell as MatrixCell
 from rlaif_pl.evaluation.win_rates.measure import WinMatrix
 from rlaif_pl.statistics import Interval
 from rlaif_pl.tables import PERCENT, Cell, Column, Columns, Page, Table
@@ -68,17 +69,11 @@ def notes(matrix: WinMatrix) -> list[str]:
 def write(
     matrix: WinMatrix, prompts: list[Prompt], folder: Path | str, *, show_text: bool = True
 ) -> None:
-    """Write results.md, tables.json, matrix.csv, samples.jsonl, verdicts.jsonl and win_matrix.png.
-
-    Args:
-        matrix: Win rates and samples.
-        prompts: What the samples respond to.
-        folder: Where to.
-        show_text: Whether samples.jsonl holds texts or their hashes; see ``write_samples``.
-    """
+    """Write results.md, tables.json, matrix.csv, samples.jsonl, verdicts.jsonl and win_matrix.png."""
     target = Path(folder)
     write_page(target, page_of(matrix))
-    write_csv(target / "matrix.csv", _records(matrix))
+    ordered = [(c, *names) for c in matrix.cells for names in ((c.a, c.b), (c.b, c.a))]
+    write_csv(target / "matrix.csv", [cell_record(matrix, *each) for each in ordered])
     names = list(matrix.policies)
     rows = (
         {
@@ -165,30 +160,22 @@ def _policy_table(matrix: WinMatrix) -> Table:
     return Table("Policies", columns, rows)
 
 
-def _records(matrix: WinMatrix) -> list[dict[str, object]]:
-    """Return a row a judge and ordered pair."""
-    return [
-        {
-            "judge": cell.judge,
-            "policy": a,
-            "against": b,
-            **_limits(matrix.win_rate(cell.judge, a, b, False), "win_rate", "low", "high"),
-            **_limits(
-                matrix.win_rate(cell.judge, a, b, True),
-                "at_equal_length",
-                "equal_low",
-                "equal_high",
-            ),
-            "p_adjusted": cell.p_adjusted,
-            "detectable": cell.detectable,
-            "taught": int(cell.is_taught),
-            "comparisons": cell.rate.comparisons,
-            "ties": cell.rate.ties,
-            "failures": sum(cell.rate.failures.values()),
-        }
-        for cell in matrix.cells
-        for a, b in ((cell.a, cell.b), (cell.b, cell.a))
-    ]
+def cell_record(matrix: WinMatrix, cell: MatrixCell, a: str, b: str) -> dict[str, object]:
+    """Return a row of CSV about policy ``a`` of a cell against ``b``, the other."""
+    rates = [matrix.win_rate(cell.judge, a, b, is_equal) for is_equal in (False, True)]
+    return {
+        "judge": cell.judge,
+        "policy": a,
+        "against": b,
+        **_limits(rates[0], "win_rate", "low", "high"),
+        **_limits(rates[1], "at_equal_length", "equal_low", "equal_high"),
+        "p_adjusted": cell.p_adjusted,
+        "detectable": cell.detectable,
+        "taught": int(cell.is_taught),
+        "comparisons": cell.rate.comparisons,
+        "ties": cell.rate.ties,
+        "failures": sum(cell.rate.failures.values()),
+    }
 
 
 def _limits(interval: Interval, *names: str) -> dict[str, float]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rlaif_pl.data.failures import is_of_server, is_transient
@@ -156,7 +157,7 @@ class EndpointBackend:
         ) as client:
             sender = Sender(client, self.retries, self.api_key_env, self._learned)
             caller = Caller(sender, self.settings)
-            pool = _Pool(calls, caller, done, max(GIVE_UP_AFTER, 2 * self.concurrency))
+            pool = _Pool(enumerate(calls), caller, done, max(GIVE_UP_AFTER, 2 * self.concurrency))
             workers = [pool.work() for _ in range(min(self.concurrency, len(calls)))]
             ends = await asyncio.gather(*workers, return_exceptions=True)
         for error in ends:
@@ -166,31 +167,18 @@ class EndpointBackend:
             raise EndpointError(sender.silent(len(calls)))
 
 
+@dataclass
 class _Pool:
-    """Calls on their way, taken by workers one at a time.
+    """Calls on their way, taken by workers one at a time."""
 
-    Args:
-        calls: What to answer.
-        caller: Who answers.
-        done: Told of every reply.
-        patience: Calls that may fail in a row for reasons that lie with the server.
-    """
-
-    def __init__(
-        self,
-        calls: Sequence[Call],
-        caller: Caller,
-        done: Callable[[int, Response], None],
-        patience: int,
-    ) -> None:
-        self.caller = caller
-        self.done = done
-        self.patience = patience
-        self._left = iter(enumerate(calls))
-        self._failed_in_row = 0
-        self._is_stopped = False
-        self._answered = 0
-        self._cut_off = 0
+    left: Iterator[tuple[int, Call]]
+    caller: Caller
+    done: Callable[[int, Response], None]
+    patience: int  # calls that may fail in a row for reasons that lie with the server
+    _failed_in_row: int = 0
+    _is_stopped: bool = False
+    _answered: int = 0
+    _cut_off: int = 0
 
     @property
     def is_cut_off(self) -> bool:
@@ -201,7 +189,7 @@ class _Pool:
         """Take and answer calls until none is left or the pool is stopped."""
         is_whole = False
         try:
-            while not self._is_stopped and (taken := next(self._left, None)) is not None:
+            while not self._is_stopped and (taken := next(self.left, None)) is not None:
                 place, call = taken
                 reply = await self.caller.answer(call)
                 self.done(place, reply)

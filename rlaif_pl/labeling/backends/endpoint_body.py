@@ -128,12 +128,7 @@ def _thought(value: object) -> str:
 
 
 def token_text(token: str, raw: object = None) -> str:
-    """Return a token's text, whatever notation the server writes it in.
-
-    Args:
-        token: As the server wrote it: text, a vocabulary entry, or bytes.
-        raw: Its bytes, where the server gives them.
-    """
+    """Return a token's text, whatever notation the server writes it in."""
     if isinstance(raw, list) and raw and all(isinstance(b, int) and 0 <= b < 256 for b in raw):
         return bytes(raw).decode("utf-8", errors="replace")
     if found := _BYTES.match(token):

@@ -75,12 +75,7 @@ class Tally:
 
 
 class Caller:
-    """Answers calls one at a time; several may be under way at once.
-
-    Args:
-        sender: Sends requests.
-        settings: How to talk to the server.
-    """
+    """Answers calls one at a time; several may be under way at once."""
 
     def __init__(self, sender: Sender, settings: Settings) -> None:
         self.sender = sender
@@ -230,8 +225,13 @@ class Caller:
                 wanted.body["seed"] = seed
             elif self.settings.server.supports_seed is None:
                 wanted.optional["seed"] = seed
+            if decoding.top_k and not self.settings.server.supports_top_k:
+                raise EndpointError(
+                    f"expected a decoding without top_k, got top_k={decoding.top_k} for a server that "
+                    "has none (server.supports_top_k is false); set top_k to 0"
+                )
             if decoding.top_k:
-                wanted.body["extra_body"] = {"top_k": self._top_k(decoding.top_k)}
+                wanted.body["extra_body"] = {"top_k": decoding.top_k}
         return wanted
 
     async def _score(self, call: LoglikelihoodRequest) -> Response:
@@ -293,14 +293,6 @@ class Caller:
         """Ask for a text's own log-probabilities; one token is written, since 0 is no limit to some."""
         whole = Question(self.settings.server.echo_start + text)
         return await self._ask(tally, Wanted(whole, top=1, body={"echo": True}))
-
-    def _top_k(self, top_k: int) -> int:
-        if not self.settings.server.supports_top_k:
-            raise EndpointError(
-                f"expected a decoding without top_k, got top_k={top_k} for a server that has none "
-                "(server.supports_top_k is false); set top_k to 0"
-            )
-        return top_k
 
     def _is_chat(self, question: Question) -> bool:
         """Tell which route a question takes."""

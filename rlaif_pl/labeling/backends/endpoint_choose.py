@@ -51,15 +51,7 @@ async def choose(
 async def _masses(
     options: Sequence[str], start: str, table: Table, look_up: LookUp, depth: int
 ) -> dict[str, float]:
-    """Probability of each option, given that the answer begins with ``start``.
-
-    Args:
-        options: Those longer than ``start`` that begin with it.
-        start: Beginning of the answer.
-        table: Likeliest tokens after it.
-        look_up: Asks for the tokens after a longer beginning.
-        depth: How many more tokens may be followed.
-    """
+    """Probability of each option, given that the answer begins with ``start``."""
     masses: dict[str, float] = {}
     beginnings: dict[str, float] = {}
     for token, logprob in table:

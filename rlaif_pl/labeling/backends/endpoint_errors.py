@@ -150,10 +150,6 @@ def sentence_of(text: str) -> str:
 def meaning_of(status: int, text: str) -> Meaning:
     """Tell what a status of 400 or more means.
 
-    Args:
-        status: HTTP status.
-        text: Everything that the server says.
-
     Returns:
         ``useless``: every call would be refused (key, address, model, credit). ``too_long`` and
         ``refused``: said about the question. ``again``: may pass. ``never``: this request is refused.
@@ -221,14 +217,7 @@ def without_field(url: object, name: str, sentence: str) -> str:
 
 
 def unlikely(url: object, options: Sequence[str], table: Table, goes_on: bool) -> str:
-    """Say what a server writes in place of an option, and why that may be.
-
-    Args:
-        url: Its address.
-        options: What it was to choose from.
-        table: Likeliest tokens.
-        goes_on: Whether it was to go on with a message that was begun for it.
-    """
+    """Say what a server writes in place of an option, and why that may be."""
     token, logprob = max(table, key=lambda row: row[1])
     text = (
         f"{url} was to answer {' or '.join(map(repr, options))} and writes {token!r} "

@@ -100,11 +100,7 @@ class Draft:
     optional: frozenset[str] = frozenset()
 
     def without(self, lacks: Mapping[str, int]) -> Draft:
-        """Return the request without what the server does not take, or with its next value.
-
-        Args:
-            lacks: By field, how many of its values were refused.
-        """
+        """Return the request without what the server does not take, or with its next value."""
         extra = dict(self.body.get("extra_body", {}))
         for name in self.optional & lacks.keys():
             values = NEUTRAL.get(name, ())
@@ -132,15 +128,7 @@ class Wanted:
 def draft(
     wanted: Wanted, route: Route, settings: Settings, url: object, lacks: Mapping[str, int]
 ) -> Draft:
-    """Put a wish into the fields of a route.
-
-    Args:
-        wanted: What the request is to do.
-        route: Which way it takes.
-        settings: How to talk to the server.
-        url: Its address.
-        lacks: By field, how many of its values the server refused.
-    """
+    """Put a wish into the fields of a route."""
     question = wanted.question
     extra = dict(settings.extra_body)
     body: dict[str, Any] = {"model": settings.model}
@@ -182,13 +170,7 @@ def is_strict(url: object) -> bool:
 
 
 def refused_fields(sentence: str, text: str, optional: Collection[str]) -> list[str]:
-    """Return which optional fields a refusal is about.
-
-    Args:
-        sentence: What the server says.
-        text: All of its answer's body.
-        optional: Fields of the request that may be left out.
-    """
+    """Return which optional fields a refusal is about."""
     said = " ".join([sentence, *(found[1] for found in _PLACES.finditer(text))])
     named = sorted(name for name in optional if re.search(rf"(?<![\w.]){name}(?!\w)", said))
     if named or not _UNKNOWN_FIELDS.search(sentence):

@@ -20,12 +20,7 @@ SECONDS = 30.0  # longest wait for a tokenizer
 
 
 class VerdictTokens:
-    """Looks up which token comes next where an answer is one of a few strings.
-
-    Args:
-        model: Name of the model at the server.
-        is_known: False where the server is known to have no ``logprob_token_ids``.
-    """
+    """Looks up which token comes next where an answer is one of a few strings."""
 
     def __init__(self, model: str, is_known: bool | None = None) -> None:
         self.model = model
@@ -36,13 +31,7 @@ class VerdictTokens:
     async def after(
         self, client: AsyncOpenAI, start: str, options: Sequence[str]
     ) -> tuple[int, ...] | None:
-        """Return the tokens that options begin with behind a text; None where that is not known.
-
-        Args:
-            client: Speaks to the server.
-            start: Last line before the answer.
-            options: Whole answers behind it.
-        """
+        """Return the tokens that options begin with behind a text; None where that is not known."""
         ids: dict[int, None] = {}
         if not self.is_known or not options:
             return None

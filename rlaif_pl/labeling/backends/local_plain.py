@@ -89,12 +89,7 @@ class PlainRunner:
 
 
 class PlainState:
-    """Texts that are run again whole for every token; an engine ``GenerationState``.
-
-    Args:
-        runner: Runs them.
-        rows: A question a text.
-    """
+    """Texts that are run again whole for every token; an engine ``GenerationState``."""
 
     def __init__(self, runner: PlainRunner, rows: Sequence[Row]) -> None:
         self.runner = runner

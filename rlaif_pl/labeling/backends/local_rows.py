@@ -18,16 +18,11 @@ LOWEST = -745.0  # nats; smallest positive float64, what a probability of 0 is r
 
 
 class Row(NamedTuple):
-    """Tokens to be read, some of which are to be judged.
+    """Tokens to be read, some of which are to be judged."""
 
-    Attributes:
-        ids: All of them; of an encoder-decoder, what its decoder reads.
-        first: Tokens from here on are judged, each by those before it; at least 1.
-        source: What the encoder of an encoder-decoder reads; empty for other models.
-    """
-
-    ids: tuple[int, ...]
-    first: int
+    ids: tuple[int, ...]  # all of them; of an encoder-decoder, what its decoder reads
+    first: int  # tokens from here on are judged, each by those before it; at least 1
+    # what the encoder of an encoder-decoder reads; empty for other models
     source: tuple[int, ...] = ()
 
     @property
@@ -181,12 +176,7 @@ def as_data(text: str) -> FilledText:
 
 
 def option_logprobs(rows: Sequence[Row], logprobs: Sequence[Sequence[float]]) -> list[float]:
-    """Log-probability of each option without that of longer options it is part of.
-
-    Args:
-        rows: A row an option, as ``Encoder.choose`` makes them.
-        logprobs: Log-probabilities of each row's judged tokens.
-    """
+    """Log-probability of each option without that of longer options it is part of."""
     whole = [math.fsum(row) for row in logprobs]
     if not all(math.isfinite(value) or value == -math.inf for value in whole):
         return [math.nan] * len(rows)

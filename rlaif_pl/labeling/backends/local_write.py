@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -29,24 +30,15 @@ class Task(NamedTuple):
     seeds: list[int]  # of the noise, one a sample
 
 
+@dataclass
 class Writer:
-    """Writes answers batch by batch.
+    """Writes answers batch by batch."""
 
-    Args:
-        runner: Runs the questions.
-        model: Model that writes.
-        limit: Longest text in tokens, the answer included.
-        are_thoughts: Texts that a stop string must end; control tokens stay in them, as their marks may
-            be such.
-    """
-
-    def __init__(
-        self, runner: Runner, model: LocalModel, limit: int, are_thoughts: bool = False
-    ) -> None:
-        self.are_thoughts = are_thoughts
-        self.runner = runner
-        self.model = model
-        self.limit = limit
+    runner: Runner  # runs the questions
+    model: LocalModel  # model that writes
+    limit: int  # longest text in tokens, the answer included
+    # texts that a stop string must end; control tokens stay in them, as their marks may be such
+    are_thoughts: bool = False
 
     def write(self, tasks: Sequence[Task], decoding: Decoding) -> Iterator[list[Written]]:
         """Yield places of calls with their responses, a batch of questions at a time."""

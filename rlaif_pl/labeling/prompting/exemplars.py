@@ -46,11 +46,6 @@ class ExemplarFile:
 def load_exemplars(name: str, shots: int, thoughts: bool) -> ExemplarFile:
     """Load examples of the package by name, or one's own file by path.
 
-    Args:
-        name: Name or path.
-        shots: How many will be shown, at least 1.
-        thoughts: Whether their rationales will be shown.
-
     Raises:
         FileNotFoundError: There is neither.
         ValueError: The file has too few examples, lacks rationales, or is laid out otherwise.
@@ -89,13 +84,13 @@ def _thoughts(value: object, where: str) -> tuple[str, str] | None:
     """Check the rationale."""
     if value is None:
         return None
-    if not (isinstance(value, Sequence) and len(value) == 2 and all(map(_is_text, value))):
+    if not (
+        isinstance(value, Sequence)
+        and len(value) == 2
+        and all(isinstance(each, str) and each.strip() for each in value)
+    ):
         raise ValueError(f"{where}: expected thoughts to be two texts, got {value!r}")
     return (value[0].strip(), value[1].strip())
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and bool(value.strip())
 
 
 def _normal(text: str) -> str:

@@ -44,6 +44,7 @@ def _ref(name: str, *, bare: bool) -> str:
     return "(?:" + "|".join(kind.replace("{0}", name) for kind in kinds) + ")"
 
 
+@lru_cache
 def _compile(pattern: str) -> re.Pattern[str]:
     return re.compile(pattern, re.IGNORECASE)
 
@@ -192,14 +193,9 @@ def _qualities(clauses: list[str], asks_worse: bool) -> set[Named]:
     return {_other(each) for each in named} if asks_worse else named
 
 
-@lru_cache
-def _filled(pattern: str, how: str) -> re.Pattern[str]:
-    return _compile(pattern.replace("{how}", how))
-
-
 def _matches(pattern: str, how: str, clause: str) -> Iterator[re.Match[str]]:
     """Places where a response is said to be something."""
-    return _filled(pattern, how).finditer(clause)
+    return _compile(pattern.replace("{how}", how)).finditer(clause)
 
 
 def _named(match: re.Match[str], name: str = "x") -> Named:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from rlaif_pl.labeling.calls import Response
 from rlaif_pl.labeling.guard import LOW_MASS, off_option_mass
@@ -33,10 +34,10 @@ class Spent:
         self.written += reply.written
         self.costs.append(reply.cost_usd)
 
-    @property
-    def cost_usd(self) -> float:
-        """Money paid; the same in whatever order the replies came."""
-        return math.fsum(self.costs)
+    def judgment(self, margin: float = math.nan, **found: Any) -> Judgment:
+        """Return what was found out with what it took, the same in whatever order replies came."""
+        cost = math.fsum(self.costs)
+        return Judgment(margin, self.tokens, written=self.written, cost_usd=cost, **found)
 
 
 @dataclass(slots=True)
@@ -105,35 +106,28 @@ def combine(forward: Order, backward: Order, asks_worse: bool) -> Judgment:
         backward: What was said where it is in slot 2.
         asks_worse: The verdicts name the worse response: turn them around.
     """
-    tokens = forward.spent.tokens + backward.spent.tokens
-    written = forward.spent.written + backward.spent.written
-    cost = math.fsum([*forward.spent.costs, *backward.spent.costs])
+    spent = Spent(
+        forward.spent.tokens + backward.spent.tokens,
+        forward.spent.written + backward.spent.written,
+        [*forward.spent.costs, *backward.spent.costs],
+    )
     outside = [_mean(order.outside) for order in (forward, backward) if order.outside]
     failures = [order.failure for order in (forward, backward) if order.failure is not None]
     if failures:
-        return Judgment(
-            math.nan,
-            tokens=tokens,
-            off_option_mass=_mean(outside) if outside else None,
-            written=written,
-            cost_usd=cost,
-            failure=min(failures),
-        )
+        mass = _mean(outside) if outside else None
+        return spent.judgment(off_option_mass=mass, failure=min(failures))
     sign = -1.0 if asks_worse else 1.0
     first = [sign * odds for odds in forward.odds], [-sign * odds for odds in backward.odds]
     margin = _log_mean(first) - _log_mean(tuple([-odds for odds in part] for part in first))
     means = [_mean(map(sigmoid, part)) for part in first]
     slots = _named(forward.odds), _named(backward.odds)
     same = slots[0] is not None and slots[0] == slots[1]
-    return Judgment(
-        margin=margin,
-        tokens=tokens,
+    return spent.judgment(
+        margin,
         position_gap=abs(means[0] - means[1]),
         same_slot=same,
         off_option_mass=_mean(outside),
         slot=slots[0] if same else None,
-        cost_usd=cost,
-        written=written,
         tie_mass=_mean(ties) if (ties := [*forward.ties, *backward.ties]) else None,
     )
 
@@ -149,11 +143,9 @@ def _log_mean(parts: tuple[list[float], ...]) -> float:
 
     Finite however large the odds, and the same in whatever order parts and odds come.
     """
-    logs = [
-        _log_sigmoid(odds) - math.log(len(part) * len(parts)) for part in parts for odds in part
-    ]
-    top = max(logs)
-    return top + math.log(math.fsum(math.exp(each - top) for each in logs))
+    return log_sum(
+        *(_log_sigmoid(odds) - math.log(len(part) * len(parts)) for part in parts for odds in part)
+    )
 
 
 def _log_sigmoid(x: float) -> float:

@@ -60,16 +60,11 @@ _OPENING_LINE = re.compile(r"(\s*)([^\n]*)\Z")
 
 
 class Opened(NamedTuple):
-    """A request whose last line opens the answer.
+    """A request whose last line opens the answer."""
 
-    Attributes:
-        body: Everything before the white space in front of the last line; may be empty.
-        gap: That white space.
-        assistant_prefix: The last line, without white space at its end: it would change the next token.
-    """
-
-    body: str
-    gap: str
+    body: str  # everything before the white space in front of the last line; may be empty
+    gap: str  # that white space
+    # the last line, without white space at its end: it would change the next token
     assistant_prefix: str
 
 
@@ -123,20 +118,8 @@ def opened(text: str) -> Opened:
     return Opened(text[: len(text) - len(gap) - len(line)], gap, line)
 
 
-def prompt_names() -> list[str]:
-    """Names of the prompts that come with the package."""
-    folder = files("rlaif_pl.labeling") / "prompts"
-    return sorted(
-        entry.name.removesuffix(".txt") for entry in folder.iterdir() if entry.name.endswith(".txt")
-    )
-
-
 def load_prompt(name: str, fields: frozenset[str] = PAIR) -> LabelingPrompt:
     """Load a prompt of the package by its name, or one's own file by its path.
-
-    Args:
-        name: Name or path.
-        fields: Which fields the sample must have.
 
     Raises:
         FileNotFoundError: There is neither such a prompt nor such a file.

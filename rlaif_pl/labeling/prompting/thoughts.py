@@ -52,23 +52,12 @@ def answer_of(text: str) -> str | None:
     A closing mark without an opening one belongs to thoughts that the chat template opened:
     everything before it is thought. Text without any mark is returned as it is.
     """
-    kept: list[str] = []
-    start, is_inside, is_marked = 0, False, False
-    for mark in _MARK.finditer(text):
-        is_marked = True
-        if mark["opens"]:
-            if not is_inside:
-                kept.append(text[start : mark.start()])
-            is_inside = True
-            continue
-        if not is_inside:
-            kept.clear()
-        start, is_inside = mark.end(), False
-    if is_inside:
+    _, kept, is_open, is_marked = _split(text)
+    if is_open:
         return None
     if not is_marked:
         return text
-    parts = [part.strip() for part in (*kept, text[start:])]  # a thought stood on its own lines
+    parts = [part.strip() for part in kept]  # a thought stood on its own lines
     return _WRAPPING.sub("", " ".join(part for part in parts if part)).strip()
 
 
@@ -85,26 +74,31 @@ def thoughts_of(text: str, beside: str | None, is_cut: bool) -> tuple[str, bool]
     """
     if beside is not None:
         return beside.strip(), bool(text.strip())
+    found, _, is_open, is_marked = _split(text)
+    if not is_marked:
+        return (text.strip(), False) if is_cut else ("", True)
+    thoughts = "\n".join(_MARK.sub("", part).strip() for part in found)  # nested: marks go
+    return thoughts.strip(), not is_open
+
+
+def _split(text: str) -> tuple[list[str], list[str], bool, bool]:
+    """Cut a text into what is thought and what is not; whether it ends in thoughts, has any mark."""
+    thoughts: list[str] = []
     kept: list[str] = []
     start, is_open, is_marked = 0, False, False
     for mark in _MARK.finditer(text):
-        if mark["opens"] and not is_open:
-            start, is_open = mark.end(), True
-        elif not mark["opens"]:
-            if not is_open:
-                kept.clear()  # the template opened it: everything so far is thought
-                start = 0
-            kept.append(text[start : mark.start()])
-            start, is_open = mark.end(), False
         is_marked = True
-    if is_open:
-        kept.append(text[start:])
-    if not is_marked:
-        return (text.strip(), False) if is_cut else ("", True)
-    thoughts = "\n".join(
-        _MARK.sub("", part).strip() for part in kept
-    )  # nested ones lose their marks
-    return thoughts.strip(), not is_open
+        if mark["opens"]:
+            if not is_open:
+                kept.append(text[start : mark.start()])
+                start, is_open = mark.end(), True
+            continue
+        if not is_open:  # the template opened it: everything so far is thought
+            thoughts, kept, start = [], [], 0
+        thoughts.append(text[start : mark.start()])
+        start, is_open = mark.end(), False
+    (thoughts if is_open else kept).append(text[start:])
+    return thoughts, kept, is_open, is_marked
 
 
 def marks_of(chat_template: str) -> tuple[str, str] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from rlaif_pl.labeling.calls import Ask, ChoiceRequest, Decoding, GenerateRequest, Response
+from rlaif_pl.labeling.calls import Ask, ChoiceRequest, Decoding, GenerateRequest
 from rlaif_pl.labeling.outcome import Clamp, Judgment, finalize, label_version
 from rlaif_pl.labeling.prompting.layout import Layout, PromptSample
 from rlaif_pl.labeling.prompting.orders import EMPTY_RATIONALE, Order, combine
@@ -83,13 +83,7 @@ class VerdictReader:
     def judge(
         self, orders: Sequence[tuple[PromptSample, PromptSample]], temperature: float, ask: Ask
     ) -> list[Judgment]:
-        """Judge pairs in order.
-
-        Args:
-            orders: Both orders of each pair.
-            temperature: ``p_first = sigmoid(margin / temperature)``.
-            ask: Answers calls.
-        """
+        """Judge pairs in order."""
         readings = read_orders(orders, self.layout, self.cot, ask)
         asks_worse = self.layout.prompt.asks_worse
         judgments = [combine(forward, backward, asks_worse) for forward, backward in readings]
@@ -102,14 +96,7 @@ def read_orders(
     cot: ChainOfThought | None,
     ask: Ask,
 ) -> list[tuple[Order, Order]]:
-    """Ask for the verdict on each pair in both orders.
-
-    Args:
-        orders: Both orders of each pair.
-        layout: How samples become questions.
-        cot: How rationales are drawn, where the layout has them.
-        ask: Answers calls.
-    """
+    """Ask for the verdict on each pair in both orders."""
     results = [(Order(), Order()) for _ in orders]
     flat = [
         (order, sample)
@@ -146,13 +133,9 @@ def _reason(
     reasoned = []
     for (order, sample, _), reply in zip(wanted, replies, strict=True):
         order.spent.add(reply)
-        failure = reply.failure or _empty(reply)
+        failure = reply.failure or (None if reply.text.strip() else EMPTY_RATIONALE)
         if failure is None:
             reasoned.append((order, sample, reply.text))
         else:
             order.failures.append(failure)
     return reasoned
-
-
-def _empty(reply: Response) -> str | None:
-    return None if reply.text.strip() else EMPTY_RATIONALE

@@ -11,7 +11,7 @@ from typing import Literal, Protocol, runtime_checkable
 from rlaif_pl.labeling.asking import ReplyCache
 from rlaif_pl.labeling.calls import Call, Response
 from rlaif_pl.labeling.outcome import Judgment, LabelerInfo, checked_temperature, labeled
-from rlaif_pl.types import Labeler, Preference, Provenance
+from rlaif_pl.types import Labeler, Preference
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,17 +139,12 @@ class EnsembleLabeler:
         # Each side is summed by itself, so that swapping the responses swaps the two exactly.
         first = math.fsum(weight * p for p, weight, _ in votes) / total
         second = math.fsum(weight * (1.0 - p) for p, weight, _ in votes) / total
+        gaps = [note.position_gap for *_, note in votes if note.position_gap is not None]
         judgment = replace(
             spent,
-            position_gap=_mean_gap([note for *_, note in votes]),
+            position_gap=math.fsum(gaps) / len(gaps) if gaps else None,
             ensemble_spread=max(p for p, *_ in votes) - min(p for p, *_ in votes),
         )
         if min(first, second) <= 0.0:
             return replace(judgment, p_first=float(first > second))
         return replace(judgment, margin=math.log(first) - math.log(second))
-
-
-def _mean_gap(notes: Sequence[Provenance]) -> float | None:
-    """Mean difference between the orders, over the members that have orders."""
-    gaps = [note.position_gap for note in notes if note.position_gap is not None]
-    return math.fsum(gaps) / len(gaps) if gaps else None

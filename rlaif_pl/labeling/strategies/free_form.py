@@ -6,7 +6,6 @@ soft labels, and for servers that give no log-probabilities.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from rlaif_pl.labeling.backends import as_backend
@@ -92,26 +91,16 @@ class FreeFormLabeler(ModelLabeler):
             else:
                 failures.append(verdict)
         if failures:
-            return Judgment(
-                math.nan,
-                spent.tokens,
-                cost_usd=spent.cost_usd,
-                written=spent.written,
-                failure=min(failures),
-            )
+            return spent.judgment(failure=min(failures))
         first = [slots[0], 1.0 - slots[1]]
         if self.layout.prompt.asks_worse:
             first = [1.0 - share for share in first]
         same = slots[0] == slots[1] != SHARES["tie"]
-        return Judgment(
-            margin=math.nan,
-            tokens=spent.tokens,
+        return spent.judgment(
             position_gap=abs(first[0] - first[1]),
             same_slot=same,
             slot=(1 if slots[0] else 2) if same else None,
-            cost_usd=spent.cost_usd,
             p_first=one_hot(sum(first) - 1.0),
-            written=spent.written,
         )
 
     def _verdict(self, text: str) -> str:

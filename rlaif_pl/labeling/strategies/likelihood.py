@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from rlaif_pl.labeling.backends import as_backend
-from rlaif_pl.labeling.calls import Ask, Backend, LoglikelihoodRequest, Response
-from rlaif_pl.labeling.outcome import Judgment
+from rlaif_pl.labeling.calls import Ask, Backend, Response
 from rlaif_pl.labeling.strategies.likelihood_terms import (
     TEMPLATE,
     Term,
@@ -23,23 +22,12 @@ from rlaif_pl.labeling.strategies.likelihood_terms import (
     build_term,
     split_template,
 )
-from rlaif_pl.labeling.strategy import ModelLabeler
+from rlaif_pl.labeling.strategies.pointwise import ResponseScore, ScoringLabeler
 from rlaif_pl.models.backbone import EMBEDDED
 from rlaif_pl.text import truncate_words
-from rlaif_pl.types import Preference
 
 
-class LikelihoodScore(NamedTuple):
-    """Score of one response and what it took."""
-
-    value: float  # nats, nan where there is none
-    tokens: int
-    written: int  # of these
-    cost_usd: float
-    failure: str | None
-
-
-class LikelihoodLabeler(ModelLabeler):
+class LikelihoodLabeler(ScoringLabeler):
     """Scores a response by log P(prompt | response) under a frozen language model.
 
     With ``pmi_weight`` w the score is ``log P(prompt | response) / tokens + w * PMI`` with
@@ -102,68 +90,37 @@ class LikelihoodLabeler(ModelLabeler):
         cut = "" if self.max_prompt_words is None else f"@{self.max_prompt_words}words"
         return "+".join(names) + cut
 
-    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
-        """Return each response's score in nats; nan where there is none."""
-        return [rating.value for rating in self.details(prompts, responses)]
-
-    def judge(self, pairs: Sequence[Preference], ask: Ask) -> list[Judgment]:
-        """Judge pairs by the difference of their scores."""
-        prompts = [pair.prompt for pair in pairs]
-        both = [pair.first for pair in pairs] + [pair.second for pair in pairs]
-        ratings = self._rate(prompts * 2, both, ask)
-        return [
-            Judgment(
-                margin=first.value - second.value,
-                tokens=first.tokens + second.tokens,
-                written=first.written + second.written,
-                cost_usd=first.cost_usd + second.cost_usd,
-                failure=first.failure or second.failure,
-            )
-            for first, second in zip(ratings[: len(pairs)], ratings[len(pairs) :], strict=True)
-        ]
-
-    def details(self, prompts: Sequence[str], responses: Sequence[str]) -> list[LikelihoodScore]:
-        """Return scores with token counts and failures (``empty``, ``too_long``, ``nonfinite``).
+    def details(
+        self, prompts: Sequence[str], responses: Sequence[str], ask: Ask | None = None
+    ) -> list[ResponseScore]:
+        """Return scores in nats, or why there is none (``empty``, ``too_long``, ``nonfinite``).
 
         Each different text is read once in the life of this labeler.
         """
-        return self._rate(prompts, responses, self.asker.ask)
-
-    def _rate(
-        self, prompts: Sequence[str], responses: Sequence[str], ask: Ask
-    ) -> list[LikelihoodScore]:
-        """Ask for every term of every response at once."""
-        texts = list(zip(prompts, responses, strict=True))
-        calls = [self._calls(*own) for own in texts]
-        replies = iter(ask([call for own in calls for part in own for call in part]))
+        limit, cut = self.max_prompt_words, [prompt.strip() for prompt in prompts]
+        cut = cut if limit is None else [truncate_words(prompt, limit) for prompt in cut]
+        texts = list(zip(cut, (response.strip() for response in responses), strict=True))
+        calls = [[term.calls(*own) for _, term in self.terms] for own in texts]
+        replies = iter((ask or self.ask)([call for own in calls for part in own for call in part]))
         return [
-            self._rating(self._texts(*own), [[next(replies) for _ in part] for part in asked])
+            self._rating(own, [[next(replies) for _ in part] for part in asked])
             for own, asked in zip(texts, calls, strict=True)
         ]
 
-    def _calls(self, prompt: str, response: str) -> list[list[LoglikelihoodRequest]]:
-        """Return the calls of each term."""
-        return [term.calls(*self._texts(prompt, response)) for _, term in self.terms]
-
-    def _texts(self, prompt: str, response: str) -> tuple[str, str]:
-        """Return prompt and response as the terms see them."""
-        text, limit = prompt.strip(), self.max_prompt_words
-        return text if limit is None else truncate_words(text, limit), response.strip()
-
     def _rating(
         self, texts: tuple[str, str], replies: Sequence[Sequence[Response]]
-    ) -> LikelihoodScore:
+    ) -> ResponseScore:
         """Add the terms up."""
         flat = [reply for part in replies for reply in part]
         written = sum(reply.written for reply in flat)
         tokens = sum(reply.read for reply in flat) + written
         cost = math.fsum(reply.cost_usd for reply in flat)
         failure = next((reply.failure for reply in flat if reply.failure is not None), None)
-        if failure is not None:
-            return LikelihoodScore(math.nan, tokens, written, cost, failure)
-        value = math.fsum(
-            weight * term.value(*texts, part)
-            for (weight, term), part in zip(self.terms, replies, strict=True)
-        )
-        failure = None if math.isfinite(value) else "nonfinite"
-        return LikelihoodScore(value, tokens, written, cost, failure)
+        value = math.nan
+        if failure is None:
+            value = math.fsum(
+                weight * term.value(*texts, part)
+                for (weight, term), part in zip(self.terms, replies, strict=True)
+            )
+            failure = None if math.isfinite(value) else "nonfinite"
+        return ResponseScore(value, math.nan, tokens, written, cost, failure)

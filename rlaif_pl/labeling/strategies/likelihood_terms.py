@@ -243,13 +243,7 @@ class Length:
 
 
 def build_term(kind: Kind, template: str, normalize: str) -> Term:
-    """Return the term of a kind.
-
-    Args:
-        kind: See ``WeightedTerm``.
-        template: Of the reconstruction.
-        normalize: Of the reconstruction.
-    """
+    """Return the term of a kind."""
     terms: dict[str, Term] = {
         "reconstruction": Reconstruction(template, normalize),
         "likelihood": Likelihood(),

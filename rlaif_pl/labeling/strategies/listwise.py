@@ -146,10 +146,6 @@ def lists_of(pairs: Sequence[Preference], most: int) -> list[ResponseList]:
 def ranking_of(text: str, count: int) -> list[int] | None:
     """Read a ranking such as ``[2] > [1] > [3]``: places from 0, the best first.
 
-    Args:
-        text: The answer.
-        count: Number of responses.
-
     Returns:
         None where the first ``count`` numbers are not each of 1 to ``count`` once.
     """
@@ -175,20 +171,16 @@ def _judgments(
     share = len(each.pairs)
     for number, place in enumerate(each.pairs):
         pair = pairs[place]
-        ahead = [_ahead(rank[pair.first], rank[pair.second]) for rank in ranks]
+        places = [(rank[pair.first], rank[pair.second]) for rank in ranks]
+        ahead = [0.5 if a == b else float(a < b) for a, b in places]  # 0.5: a text beside itself
         is_known = len(ranks) > len(failures)
         found[place] = Judgment(
             math.nan,
             tokens=spent.tokens // share + (number < spent.tokens % share),
             written=spent.written // share + (number < spent.written % share),
-            cost_usd=spent.cost_usd / share,
+            cost_usd=math.fsum(spent.costs) / share,
             position_gap=max(ahead) - min(ahead) if is_known else None,
             p_first=math.fsum(ahead) / len(ahead) if is_known else None,
             failure=None if is_known else min(failures),
         )
     return found
-
-
-def _ahead(first: int, second: int) -> float:
-    """1 where the first rank is ahead, 0 where the second is, 0.5 for a text beside itself."""
-    return 0.5 if first == second else float(first < second)

@@ -13,14 +13,7 @@ from collections.abc import Mapping, Sequence
 from rlaif_pl.labeling.backends import as_backend
 from rlaif_pl.labeling.calls import Ask, Backend, ChoiceRequest, Question, Response
 from rlaif_pl.labeling.guard import LOW_MASS, MIN_OPTION_MASS, off_option_mass
-from rlaif_pl.labeling.outcome import (
-    Clamp,
-    Judgment,
-    checked_clamp,
-    finalize,
-    label_version,
-    sigmoid,
-)
+from rlaif_pl.labeling.outcome import checked_clamp, label_version, sigmoid
 from rlaif_pl.labeling.prompting.criteria import (
     Criterion,
     PromptRubric,
@@ -31,15 +24,13 @@ from rlaif_pl.labeling.prompting.layout import BLANK
 from rlaif_pl.labeling.prompting.orders import Spent, unreadable
 from rlaif_pl.labeling.prompting.templates import SINGLE, fill, load_prompt
 from rlaif_pl.labeling.strategies.pairwise import Task
-from rlaif_pl.labeling.strategies.scoring import ResponseScore, difference_of
-from rlaif_pl.labeling.strategy import ModelLabeler
+from rlaif_pl.labeling.strategies.pointwise import ResponseScore, ScoringLabeler
 from rlaif_pl.labeling.thinking import Thinking, checked_thinking
 from rlaif_pl.models.backbone import EMBEDDED
 from rlaif_pl.text import filled
-from rlaif_pl.types import Preference
 
 
-class RubricLabeler(ModelLabeler):
+class RubricLabeler(ScoringLabeler):
     """Asks whether a response meets each of several criteria; also a pointwise labeler, so a reward.
 
     A response's score is ``sum(weight * p) / sum(weight)`` over the criteria, in [0, 1], where p is the
@@ -100,7 +91,7 @@ class RubricLabeler(ModelLabeler):
             self.file.part("reference", "references")
         self.chat = chat_template
         self.hard = hard
-        self.clamp: Clamp = checked_clamp(clamp)
+        self.clamp = checked_clamp(clamp)
 
     @property
     def prompt_version(self) -> str:
@@ -113,20 +104,10 @@ class RubricLabeler(ModelLabeler):
         own = self.rows.get(prompt, PromptRubric()).criteria
         return own or self.criteria
 
-    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
-        """Return one score in [0, 1] a response; nan where there is none (see ``details``)."""
-        return [score.value for score in self.details(prompts, responses)]
-
     def details(
         self, prompts: Sequence[str], responses: Sequence[str], ask: Ask | None = None
     ) -> list[ResponseScore]:
-        """Return scores with what they took and why some are missing.
-
-        Args:
-            prompts: What is replied to.
-            responses: As many responses.
-            ask: Answers calls; the labeler's own back end where None.
-        """
+        """Return scores in [0, 1]; see ``ScoringLabeler``."""
         answers = self._answers(prompts, responses, ask or self.ask)
         rubrics = [self.rubric_of(prompt) for prompt in prompts]
         return [_weighted(*both) for both in zip(rubrics, answers, strict=True)]
@@ -137,16 +118,6 @@ class RubricLabeler(ModelLabeler):
         return [
             {c.description: _yes(reply) for c, reply in zip(self.rubric_of(p), own, strict=True)}
             for p, own in zip(prompts, answers, strict=True)
-        ]
-
-    def judge(self, pairs: Sequence[Preference], ask: Ask) -> list[Judgment]:
-        """Judge pairs in order by the difference of their scores."""
-        prompts = [pair.prompt for pair in pairs for _ in range(2)]
-        responses = [text for pair in pairs for text in (pair.first, pair.second)]
-        scores = self.details(prompts, responses, ask)
-        return [
-            finalize(difference_of(*both), self.temperature, hard=self.hard, clamp=self.clamp)
-            for both in zip(scores[::2], scores[1::2], strict=True)
         ]
 
     def _answers(
@@ -202,4 +173,4 @@ def _weighted(criteria: Sequence[Criterion], replies: Sequence[Response]) -> Res
     if not failures:
         value = math.fsum(parts) / math.fsum(criterion.weight for criterion in criteria)
     failure = min(failures) if failures else None
-    return ResponseScore(value, mass, spent.tokens, spent.written, spent.cost_usd, failure)
+    return ResponseScore(value, mass, spent.tokens, spent.written, math.fsum(spent.costs), failure)

@@ -2,43 +2,28 @@
 
 The reward of direct RLAIF (arXiv 2309.00267, section 2.2.2): the likelihood of each grade,
 normalized over the ten, gives an expectation that is mapped to [-1, 1]. Grades are whole strings,
-because "10" may begin with the token of "1". A pair's margin is the difference of two scores; each
-response is judged alone, so there is no order and no position bias.
+because "10" may begin with the token of "1".
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
 from rlaif_pl.labeling.backends import as_backend
 from rlaif_pl.labeling.calls import Ask, Backend, ChoiceRequest, Response
 from rlaif_pl.labeling.guard import LOW_MASS, MIN_OPTION_MASS, off_option_mass
-from rlaif_pl.labeling.outcome import Clamp, Judgment, checked_clamp, finalize, label_version
+from rlaif_pl.labeling.outcome import checked_clamp, label_version
 from rlaif_pl.labeling.prompting.layout import Layout, PromptSample
 from rlaif_pl.labeling.prompting.orders import unreadable
 from rlaif_pl.labeling.prompting.templates import SINGLE, LabelingPrompt, load_prompt
 from rlaif_pl.labeling.strategies.pairwise import Task
-from rlaif_pl.labeling.strategy import ModelLabeler
+from rlaif_pl.labeling.strategies.pointwise import ResponseScore, ScoringLabeler
 from rlaif_pl.labeling.thinking import Thinking, checked_thinking
 from rlaif_pl.models.backbone import EMBEDDED
-from rlaif_pl.types import Preference
 
 
-@dataclass(frozen=True, slots=True)
-class ResponseScore:
-    """Score of one response."""
-
-    value: float  # in [-1, 1], higher is better; nan where there is none
-    off_option_mass: float  # probability outside the grades, in [0, 1]
-    tokens: int  # tokens read and written
-    written: int  # of these, the tokens written
-    cost_usd: float  # money paid
-    failure: str | None  # why there is no score
-
-
-class ScoreLabeler(ModelLabeler):
+class ScoreLabeler(ScoringLabeler):
     """Grades each response on its own; also a pointwise labeler, so a reward.
 
     Args:
@@ -78,27 +63,17 @@ class ScoreLabeler(ModelLabeler):
         self.layout = Layout(file, chat=chat_template)
         self.grades = _grades(file)
         self.hard = hard
-        self.clamp: Clamp = checked_clamp(clamp)
+        self.clamp = checked_clamp(clamp)
 
     @property
     def prompt_version(self) -> str:
         """Version of the prompt and of every setting of the strategy that can change a label."""
         return self.layout.version + label_version(self.hard, self.clamp)
 
-    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
-        """Return one score in [-1, 1] a response; nan where there is none (see ``details``)."""
-        return [score.value for score in self.details(prompts, responses)]
-
     def details(
         self, prompts: Sequence[str], responses: Sequence[str], ask: Ask | None = None
     ) -> list[ResponseScore]:
-        """Return scores with what they took and why some are missing.
-
-        Args:
-            prompts: What is replied to.
-            responses: As many responses.
-            ask: Answers calls; the labeler's own back end where None.
-        """
+        """Return scores in [-1, 1]; see ``ScoringLabeler``."""
         questions = [
             self.layout.verdict(PromptSample(prompt, response, ""))
             for prompt, response in zip(prompts, responses, strict=True)
@@ -106,16 +81,6 @@ class ScoreLabeler(ModelLabeler):
         options = self.layout.prompt.options
         replies = (ask or self.ask)([ChoiceRequest(each, options) for each in questions])
         return [self._score(reply) for reply in replies]
-
-    def judge(self, pairs: Sequence[Preference], ask: Ask) -> list[Judgment]:
-        """Judge pairs in order by the difference of their scores."""
-        prompts = [pair.prompt for pair in pairs for _ in range(2)]
-        responses = [text for pair in pairs for text in (pair.first, pair.second)]
-        scores = self.details(prompts, responses, ask)
-        return [
-            finalize(difference_of(*both), self.temperature, hard=self.hard, clamp=self.clamp)
-            for both in zip(scores[::2], scores[1::2], strict=True)
-        ]
 
     def _score(self, reply: Response) -> ResponseScore:
         """Turn the likelihoods of the grades into an expectation."""
@@ -137,21 +102,3 @@ def _grades(prompt: LabelingPrompt) -> list[float]:
     middle = (len(prompt.options) - 1) / 2
     grades = [(place - middle) / middle for place in range(len(prompt.options))]
     return grades[::-1] if prompt.asks_worse else grades
-
-
-def difference_of(first: ResponseScore, second: ResponseScore) -> Judgment:
-    """Judge by two scores."""
-    failures = [each.failure for each in (first, second) if each.failure is not None]
-    spent = Judgment(
-        math.nan,
-        tokens=first.tokens + second.tokens,
-        written=first.written + second.written,
-        cost_usd=math.fsum([first.cost_usd, second.cost_usd]),
-    )
-    known = [
-        mass for mass in (first.off_option_mass, second.off_option_mass) if math.isfinite(mass)
-    ]
-    mass = math.fsum(known) / len(known) if known else None
-    if failures:
-        return replace(spent, failure=min(failures), off_option_mass=mass)
-    return replace(spent, margin=first.value - second.value, off_option_mass=mass)

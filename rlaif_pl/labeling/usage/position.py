@@ -19,7 +19,7 @@ from rlaif_pl.statistics import (
     mean_by_group,
     proportion_by_group,
 )
-from rlaif_pl.types import Preference, Provenance
+from rlaif_pl.types import Preference
 
 BINS = 10  # of equal width over the order gap's range, [0, 1]
 
@@ -64,15 +64,11 @@ def position_bias(
 ) -> PositionBias | None:
     """Measure position bias on the labels that were asked for in both orders.
 
-    Args:
-        rows: Labeled pairs; those without orders, or without a label, do not count.
-        draws: Bootstrap resamples.
-        seed: Seeds the bootstrap.
-
     Returns:
         The bias; None where no label has orders ("n/a": pointwise labelers have none to remove).
     """
-    asked = [row for row in rows if row.p_first is not None and _has_orders(row.provenance)]
+    labeled = (row for row in rows if row.p_first is not None)
+    asked = [row for row in labeled if row.provenance.same_slot is not None]
     if not asked:
         return None
     settings = {"draws": draws, "seed": seed}
@@ -101,8 +97,3 @@ def position_bias(
         else empty_interval(),
         gap_counts=tuple(int(count) for count in counts),
     )
-
-
-def _has_orders(provenance: Provenance) -> bool:
-    """Whether the label says which slot won in each order."""
-    return provenance.same_slot is not None

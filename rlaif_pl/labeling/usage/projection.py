@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rlaif_pl.labeling.calls import (
     Ask,
@@ -131,14 +131,7 @@ def estimate_cost(
     """Project what a labeler will take; an ensemble takes what its members do, one after another.
 
     Members that ask the same model the same question are counted each. Where only some have a price,
-    the cost is that of those.
-
-    Args:
-        labeler: The labeler.
-        pairs: What is to be labeled.
-        prices: For labelers whose back end has no price.
-        sample: Pairs to write out.
-        text_tokens: Mean tokens of an answer that is a text; None takes each call's limit.
+    the cost is that of those; ``prices`` are for back ends without. Other arguments as of ``project``.
 
     Returns:
         None where nothing is known about a labeler's calls.
@@ -174,35 +167,25 @@ def estimate_cost(
     )
 
 
+@dataclass(eq=False)
 class ThroughputEstimator:
     """Measures a job against its projection and tells once how long it is going to take.
 
     Progress is counted in projected tokens, from the first reply on: what came before it is loading a
     model. Replies of a batch come at once, so the first of the next batch completes a fair measure.
-
-    Args:
-        projection: What the job was said to take.
-        tell: Told a line when ``LONG_ENOUGH`` has passed since the first reply and more is ahead.
-        clock: Seconds.
     """
 
-    def __init__(
-        self,
-        projection: Projection,
-        tell: Callable[[str], None],
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self.projection = projection
-        self._tell = tell
-        self._clock = clock
-        self._first: float | None = None  # when the first reply came
-        self._done = 0.0
-        self._since_first = 0.0
-        self._told = False
+    projection: Projection  # what the job was said to take
+    tell: Callable[[str], None]  # told a line once `LONG_ENOUGH` has passed and more is ahead
+    clock: Callable[[], float] = time.monotonic  # seconds
+    _first: float | None = field(default=None, init=False)  # when the first reply came
+    _done: float = field(default=0.0, init=False)
+    _since_first: float = field(default=0.0, init=False)
+    _told: bool = field(default=False, init=False)
 
     def count(self, call: Call, reply: Response) -> None:
         """Add one reply."""
-        now = self._clock()
+        now = self.clock()
         tokens = len(_text_of(call)) / CHARACTERS_PER_TOKEN + (reply.written or _written(call))
         self._done += tokens
         if self._first is None:
@@ -212,11 +195,11 @@ class ThroughputEstimator:
         left = self.seconds_left()
         if not self._told and now - self._first >= LONG_ENOUGH and left > LONG_ENOUGH:
             self._told = True
-            self._tell(f"at the pace of the first calls {self.line()}")
+            self.tell(f"at the pace of the first calls {self.line()}")
 
     def seconds_left(self) -> float:
         """Seconds to go at the pace so far; infinite until a second after the first reply."""
-        passed = 0.0 if self._first is None else self._clock() - self._first
+        passed = 0.0 if self._first is None else self.clock() - self._first
         if passed < 1.0 or not self._since_first:
             return math.inf
         return passed * max(self.projection.tokens - self._done, 0.0) / self._since_first

@@ -37,10 +37,6 @@ SCHEMA = pa.schema(
 def export_replies(store: ReplyStore, path: str | Path) -> int:
     """Write all rows of a store to a file, old or new as a whole whatever happens.
 
-    Args:
-        store: Where they are.
-        path: Ends in ``.jsonl`` or ``.parquet``.
-
     Returns:
         Number of rows.
 
@@ -51,15 +47,10 @@ def export_replies(store: ReplyStore, path: str | Path) -> int:
     if target.suffix == ".jsonl":
         write_text(target, (json.dumps(row, ensure_ascii=False) for row in store.rows()))
     elif target.suffix == ".parquet":
-        _write_parquet(store, target)
+        with replaced(target) as file, pq.ParquetWriter(file, SCHEMA) as writer:
+            rows = store.rows()
+            while part := list(itertools.islice(rows, BATCH)):
+                writer.write_table(pa.Table.from_pylist(part, SCHEMA))
     else:
         raise ValueError(f"expected a file ending in .jsonl or .parquet, got {target}")
     return len(store)
-
-
-def _write_parquet(store: ReplyStore, target: Path) -> None:
-    """Write beside the target, then rename over it."""
-    with replaced(target) as file, pq.ParquetWriter(file, SCHEMA) as writer:
-        rows = store.rows()
-        while part := list(itertools.islice(rows, BATCH)):
-            writer.write_table(pa.Table.from_pylist(part, SCHEMA))

@@ -69,6 +69,15 @@ class Totals:
     cost_usd: float  # money paid
     seconds: float  # sum of the calls' times; calls in flight together count each
 
+    def to_metrics(self, prefix: str) -> dict[str, float]:
+        """Return flat numbers of calls, tokens and money."""
+        return {
+            f"{prefix}/calls": float(self.calls),
+            f"{prefix}/read_tokens": float(self.read),
+            f"{prefix}/written_tokens": float(self.written),
+            f"{prefix}/paid_usd": self.cost_usd,
+        }
+
 
 class ReplyStore(SqliteFile):
     """One SQLite file with a row per model call.

@@ -95,11 +95,7 @@ class LabelSummary:
 
 
 def summarize_labels(pairs: Sequence[Preference]) -> LabelSummary:
-    """Count and average the outcome of labeling; see ``LabelSummary``.
-
-    Args:
-        pairs: Pairs as the labeler returned them, failures included.
-    """
+    """Count and average the outcome of labeling; see ``LabelSummary``."""
     usable = [pair for pair in pairs if pair.p_first is not None]
 
     def share(

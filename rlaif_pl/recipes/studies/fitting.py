@@ -87,14 +87,7 @@ def merged(*parts: Labels) -> Labels:
 
 
 class Fitter:
-    """Fits the head, or head and top, of one reward model again and again.
-
-    Args:
-        reward: Model to fit; every fit starts from the weights it has now.
-        cache: Trunk states of the study's pairs, filled.
-        recipe: How to fit.
-        folder: Where features and finished fits of the top are kept, so that a killed study goes on.
-    """
+    """Fits the head, or head and top, of one reward model, each time from the weights it has now."""
 
     def __init__(
         self, reward: RewardModel, cache: StateCache, recipe: Recipe, folder: Path | str

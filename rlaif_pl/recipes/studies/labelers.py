@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from rlaif_pl.evaluation.results import COLORS, StudyResults, plain_axes
+from rlaif_pl.evaluation.results import COLORS, StudyResults, error_bars, plain_axes
 from rlaif_pl.labeling.usage.cost import human_cost
 from rlaif_pl.labeling.usage.spending import Price
 from rlaif_pl.statistics import Interval
@@ -92,7 +92,7 @@ def cost_results(rows: Sequence[LabelerRow], prices: Mapping[str, Price]) -> Stu
     header += [Column("s a pair", ".2f"), Column("pairs an hour", ",.0f")]
     header += [Column(f"{name}, $ a pair", ".2g") for name in prices]
     header += [Column("person, $ a pair", ".2f"), Column("a person costs, times", ",.0f")]
-    body: Rows = [[*_cost_cells(row), *_price_cells(row, prices)] for row in rows]
+    body: Rows = [_cost_cells(row, prices) for row in rows]
     paper = human_cost(PAPER_WORDS)
     notes = [
         "A person is paid $0.11 per 50 words of prompt and responses (arXiv 2309.00267, appendix L: "
@@ -188,16 +188,13 @@ def _row(record: Mapping[str, object]) -> LabelerRow:
     )
 
 
-def _cost_cells(row: LabelerRow) -> list[Cell]:
+def _cost_cells(row: LabelerRow, prices: Mapping[str, Price]) -> list[Cell]:
     rate = 3600 / row.seconds_per_pair if row.seconds_per_pair > 0 else None
     read = f"{row.read:.0f} + {row.written:.0f}"
-    return [row.name, row.alignment, read, row.seconds_per_pair, rate]
-
-
-def _price_cells(row: LabelerRow, prices: Mapping[str, Price]) -> list[Cell]:
     paid = [row.usd(price) for price in prices.values()]
     dearest = max(paid, default=0.0)
-    return [*paid, row.human_usd, row.human_usd.value / dearest if dearest > 0 else None]
+    times = row.human_usd.value / dearest if dearest > 0 else None
+    return [row.name, row.alignment, read, row.seconds_per_pair, rate, *paid, row.human_usd, times]
 
 
 def _cost_record(row: LabelerRow, prices: Mapping[str, Price]) -> dict[str, object]:
@@ -249,19 +246,8 @@ def _size_figure(rows: Sequence[LabelerRow]) -> Figure:
             ("like length", [row.length_matched for row in rows]),
         )
     ):
-        values = np.array([100 * i.value for i in intervals])
-        low = values - [100 * i.low for i in intervals]
-        high = np.array([100 * i.high for i in intervals]) - values
-        limits = np.nan_to_num(np.clip([low, high], 0, None))
-        ax.errorbar(
-            place + 0.1 * number,
-            values,
-            limits,
-            fmt="o",
-            capsize=3,
-            color=COLORS[number],
-            label=label,
-        )
+        places = place + 0.1 * number
+        error_bars(ax, places, intervals, fmt="o", color=COLORS[number], label=label)
     ax.axhline(50, color="#999999", linewidth=0.8, linestyle=":")
     ax.set_xticks(place, [row.name for row in rows], fontsize=8)
     ax.set_ylabel("agreement with people, %")

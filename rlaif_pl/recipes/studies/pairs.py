@@ -62,15 +62,7 @@ def write_study(
     max_words: int | None,
     limit: int | None,
 ) -> dict[str, float]:
-    """Write ``pairs.jsonl`` and, by subset of the votes, ``<name>.jsonl``; return their counts.
-
-    Args:
-        source: Pairs judged by people.
-        folder: Where to.
-        strata: Confidences by name of the subset, of OpenAI's comparisons.
-        max_words: Longest prompt in words.
-        limit: Pairs of ``pairs.jsonl`` at most.
-    """
+    """Write ``pairs.jsonl`` and, by subset of the votes, ``<name>.jsonl``; return their counts."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = study_pairs(source, max_words, limit)
     write_preferences(folder / "pairs.jsonl", rows)

@@ -74,16 +74,6 @@ def draw_curve(
     """Fit every arm at every size for every seed.
 
     Sizes that a fold does not leave are replaced by the largest that it does.
-
-    Args:
-        fitter: Fits and judges.
-        data: Pairs with both labels.
-        arms: Some of ``sources.ARMS``; ``hybrid`` has both labels of each pair.
-        sizes: Pairs trained on, each at least 1.
-        seeds: One draw of folds and subsets each.
-        folds: Folds by post.
-        method: What is trained.
-        draws: Bootstrap resamples.
     """
     kept = decided_in(data.human)
     truth, groups = data.human[kept], [data.groups[row] for row in kept]

@@ -7,7 +7,7 @@ import textwrap
 import numpy as np
 from matplotlib.figure import Figure
 
-from rlaif_pl.evaluation.results import COLORS, StudyResults, plain_axes
+from rlaif_pl.evaluation.results import COLORS, StudyResults, error_bars, plain_axes
 from rlaif_pl.recipes.studies.reward_sources import ALL, SourcesReport
 from rlaif_pl.tables import PERCENT, POINTS, Cell, Column, Columns, Table
 
@@ -109,11 +109,7 @@ def _figure(report: SourcesReport) -> Figure:
     for number, stratum in enumerate(strata):
         intervals = [judge.accuracy[stratum] for judge in report.judges]
         place = np.arange(len(intervals)) + (number - (len(strata) - 1) / 2) * width
-        values = np.array([100 * i.value for i in intervals])
-        below = values - [100 * i.low for i in intervals]
-        above = np.array([100 * i.high for i in intervals]) - values
-        limits = np.nan_to_num(np.clip([below, above], 0, None))
-        ax.errorbar(place, values, limits, fmt="o", capsize=3, color=COLORS[number], label=stratum)
+        error_bars(ax, place, intervals, fmt="o", color=COLORS[number], label=stratum)
     ax.axhline(50, color="#999999", linewidth=0.8, linestyle=":")
     names = [textwrap.fill(judge.name.replace(", ", "\n"), 10) for judge in report.judges]
     ax.set_xticks(np.arange(len(names)), names, fontsize=8)

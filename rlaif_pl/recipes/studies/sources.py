@@ -42,10 +42,6 @@ class TwiceLabeled:
     def labels(self, arm: str, ai_weight: float = 1.0) -> Labels:
         """Return the labels an arm trains on; ``hybrid`` has both of each pair.
 
-        Args:
-            arm: One of ``ARMS``.
-            ai_weight: Weight of the AI's labels beside people's in ``hybrid``.
-
         Raises:
             ValueError: There is no such arm.
         """
@@ -100,15 +96,7 @@ def cross_fitted(
 ) -> Array:
     """Margins of every pair by models that saw nothing of its post. ``(seeds, N)``.
 
-    Args:
-        fitter: Fits and judges.
-        data: The pairs.
-        arm: Whose labels are trained on.
-        method: What is trained.
-        seeds: Each gives another assignment to folds, order and, with ``size``, subset.
-        folds: Folds by post.
-        ai_weight: See ``TwiceLabeled.labels``.
-        size: Pairs trained on, drawn by post from the other folds; None takes all.
+    A seed gives another assignment to folds, order and, with ``size``, subset drawn by post.
     """
     labels, groups = data.labels(arm, ai_weight), data.groups
     result = np.full((len(seeds), len(data.pairs)), np.nan)
@@ -129,12 +117,7 @@ def smallest_training_part(groups: Sequence[str], folds: int, seeds: Sequence[in
 
 
 def right(margin: Array, truth: Array) -> Array:
-    """1 where a margin favors the gold side, 0 where not, 0.5 where neither. ``(N,)``.
-
-    Args:
-        margin: How much better the first is.
-        truth: People's ``p_first``, not one half.
-    """
+    """1 where a margin favors the gold side, 0 where not, 0.5 where neither. ``(N,)``."""
     return correctness(side(margin), side(truth - 0.5))
 
 

@@ -30,11 +30,6 @@ PARTS = ("prefix", "first", "second")
 class StateCache:
     """Trunk states of pairs, made where they are missing.
 
-    Args:
-        reward: Model whose trunk is run.
-        pairs: Pairs of the study, in a fixed order.
-        folder: Where the files are kept.
-
     Raises:
         ValueError: The model has no trunk, or there is no pair.
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import NamedTuple
 
 from rlaif_pl.text import repeated_ngrams
@@ -111,17 +111,12 @@ def symptoms(responses: Sequence[str], n: int, share: float) -> TextSymptoms:
     )
 
 
+@dataclass
 class Streaks:
-    """Counts for how many steps in a row each quantity has been beyond its limit.
+    """Counts for how many steps in a row each quantity has been beyond its limit."""
 
-    Attributes:
-        onsets: First step of each streak that goes on.
-        lengths: Steps of each streak that goes on.
-    """
-
-    def __init__(self) -> None:
-        self.onsets: dict[str, int] = {}
-        self.lengths: dict[str, int] = {}
+    onsets: dict[str, int] = field(default_factory=dict)  # first step of each streak that goes on
+    lengths: dict[str, int] = field(default_factory=dict)  # steps of each streak that goes on
 
     def update(self, step: int, watched: Sequence[str], crossed: Mapping[str, float]) -> None:
         """Take one step in.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,12 @@ from rlaif_pl.training.checkpoints import read_checkpoint
 BEST_FILE = "checkpoints/before_alarm.ckpt"
 
 
+@dataclass
 class BestWeights:
-    """Keeps the checkpoint of the highest value offered.
+    """Keeps the checkpoint of the highest value offered."""
 
-    Attributes:
-        value: Highest value so far; None before the first.
-        step: Optimizer step it was measured at.
-    """
-
-    def __init__(self) -> None:
-        self.value: float | None = None
-        self.step = -1
+    value: float | None = None  # highest value so far; None before the first
+    step: int = -1  # optimizer step it was measured at
 
     def offer(self, trainer: Trainer, step: int, value: float) -> bool:
         """Save the weights if the value is the highest; to be called on every rank.

@@ -91,8 +91,15 @@ def callback_specs(
         return not any(issubclass(_class_of(spec), kind) for spec in given)
 
     def made(kinds: Sequence[type[Callback]]) -> list[Spec]:
+        homes = {
+            "rlaif_pl": "rlaif_pl.training.callbacks",
+            "lightning": "lightning.pytorch.callbacks",
+        }
         return [
-            {"class_path": f"{_home(kind)}.{kind.__name__}", "init_args": arguments[kind]}
+            {
+                "class_path": f"{homes[kind.__module__.partition('.')[0]]}.{kind.__name__}",
+                "init_args": arguments[kind],
+            }
             for kind in kinds
             if wanted(kind)
         ]
@@ -142,12 +149,3 @@ def _class_of(spec: Mapping[str, Any]) -> type[Callback]:
     module, _, name = str(spec["class_path"]).rpartition(".")
     kind: type[Callback] = getattr(importlib.import_module(module), name)
     return kind
-
-
-def _home(kind: type[Callback]) -> str:
-    """Return the package that a config names a callback by."""
-    return (
-        "rlaif_pl.training.callbacks"
-        if kind.__module__.startswith("rlaif_pl")
-        else "lightning.pytorch.callbacks"
-    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +11,6 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
-from torch import Tensor
 from typing_extensions import override
 
 from rlaif_pl.data.metric_files import write_json
@@ -130,14 +128,7 @@ class HackingAlarm(Callback):
             self.judge.prepare(pl_module)
 
     @override
-    def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Tensor | Mapping[str, Any] | None,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         self._pending.append(self._observe(trainer, pl_module))
         step = trainer.global_step
         if step == self._last_step:
@@ -150,7 +141,8 @@ class HackingAlarm(Callback):
             values |= self._judge(trainer, pl_module, logged, self.judge)
         crossed = self.limits.crossed(values)
         self.streaks.update(step, list(values), crossed)
-        self._keep_judged_best(trainer, step)
+        if self.best == "judge" and self.judged and self.judged[-1][1].step == step:
+            self._offer(trainer, step, self.judged[-1][1].mean)
         for name, limit in crossed.items():
             self._raise_alarm(trainer, step, name, values[name], limit)
         logged["alarm_count"] = float(len(self.alarms))
@@ -254,11 +246,6 @@ class HackingAlarm(Callback):
         value = divergence(up, down) if beyond_chance else 0.0
         logged["alarm_divergence"] = value
         return {"divergence": value}
-
-    def _keep_judged_best(self, trainer: Trainer, step: int) -> None:
-        """Offer the weights of a step that was judged."""
-        if self.best == "judge" and self.judged and self.judged[-1][1].step == step:
-            self._offer(trainer, step, self.judged[-1][1].mean)
 
     def _offer(self, trainer: Trainer, step: int, value: float) -> None:
         """Keep the weights if they are the best and nothing is beyond its limit."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor
 from typing_extensions import override
 
 from rlaif_pl.data.disk import replace_end
@@ -65,14 +64,7 @@ class SampleTable(Callback):
             self._rows = len(rows)
 
     @override
-    def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Tensor | Mapping[str, object] | None,
-        batch: object,
-        batch_idx: int,
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         step = trainer.global_step
         is_due = (step - 1) % self.every_n_steps == 0 and step != self._last_step
         if not is_due or not trainer.is_global_zero:
@@ -85,7 +77,8 @@ class SampleTable(Callback):
                 "leave this callback out for modules that do not sample"
             )
             return
-        shown = [_plain(sample) for sample in samples[: self.num_samples]]
+        # Python numbers, whatever they came as
+        shown = [(int(n), one, two, float(r)) for n, one, two, r in samples[: self.num_samples]]
         if not self._shows_text(trainer):
             shown = [(n, concealed(one), concealed(two), reward) for n, one, two, reward in shown]
         self._write(trainer, shown)
@@ -113,9 +106,3 @@ class SampleTable(Callback):
 
 def _path(trainer: Trainer) -> Path:
     return Path(trainer.default_root_dir) / "samples.csv"
-
-
-def _plain(sample: Sample) -> Sample:
-    """Return a sample whose step and reward are Python numbers, whatever they came as."""
-    step, prompt, response, reward = sample
-    return int(step), prompt, response, float(reward)

@@ -48,14 +48,7 @@ class SlurmRequeue(Callback):
         self._is_training = False
 
     @override
-    def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         if trainer.global_step == self._step:
             return  # in the middle of an accumulated batch, whose gradients no checkpoint holds
         self._step = trainer.global_step
@@ -70,9 +63,7 @@ class SlurmRequeue(Callback):
         self._agreed = number
 
     @override
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         if self._agreed:  # loggers have the last step's metrics by now
             self._leave(self._agreed)
 

@@ -56,7 +56,7 @@ class TerminateOnNaN(Callback):
             return
         losses, self._losses = self._losses, []
         problem = next(
-            (f"the loss is {loss.item()}" for loss in losses if not is_finite(loss)), None
+            (f"the loss is {loss.item()}" for loss in losses if not loss.isfinite().all()), None
         )
         if problem is None and getattr(trainer.precision_plugin, "scaler", None) is None:
             problem = gradient_problem(pl_module.named_parameters())
@@ -82,11 +82,6 @@ def gradient_problem(parameters: Iterable[tuple[str, nn.Parameter]]) -> str | No
     if not bad:
         return None
     return f"the gradient norm is not finite, in {len(bad)} parameter(s), the first {bad[0]}"
-
-
-def is_finite(values: Tensor) -> bool:
-    """True if no value is NaN or infinite."""
-    return bool(torch.isfinite(values).all())
 
 
 def _message(trainer: Trainer, problem: str) -> str:
