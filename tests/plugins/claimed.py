@@ -16,10 +16,11 @@ or ``mps:0``. Each op goes through ``run``, which
 
 from __future__ import annotations
 
-import traceback
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -124,6 +125,19 @@ def held(value):
     return value.held if isinstance(value, Claimed) else value
 
 
+def frames_above() -> Iterator[FrameType]:
+    """Yield who called, innermost first; ``traceback`` would read every line of their sources."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+def is_own(file: str) -> bool:
+    """Whether a file is of this package."""
+    return "/rlaif_pl/" in file and "/tests/" not in file
+
+
 class Gpu:
     """What is claimed, and where the host would have waited for it."""
 
@@ -135,11 +149,11 @@ class Gpu:
 
     def note(self, what: str) -> None:
         """Note a wait, with the innermost line of this package, or of who calls."""
-        frames = [f for f in traceback.extract_stack() if f.filename != __file__]
-        own = [f for f in frames if "/rlaif_pl/" in f.filename and "/tests/" not in f.filename]
-        last = (own or frames)[-1]
-        where = last.filename.partition("/rlaif_pl/")[2] or last.filename.rpartition("/")[2]
-        self.waits[f"{where}:{last.lineno} {last.name}: {what}"] += 1
+        callers = [f for f in frames_above() if f.f_code.co_filename != __file__]
+        last = next((f for f in callers if is_own(f.f_code.co_filename)), callers[0])
+        file = last.f_code.co_filename
+        where = file.partition("/rlaif_pl/")[2] or file.rpartition("/")[2]
+        self.waits[f"{where}:{last.f_lineno} {last.f_code.co_name}: {what}"] += 1
 
     @contextmanager
     def counted(self) -> Iterator[Counter[str]]:
