@@ -199,7 +199,10 @@ def test_single_responses(command, tmp_path, tiny_model_folder):
 
 def test_revisions_and_their_judges(command, tmp_path, tiny_model_folder):
     options = ("--prompts.name=tiny_requests/train", "--prompts.limit=2")
-    words = ("--options={rounds: 1, shots: 0, max_answer_tokens: 4, max_critique_tokens: 16}", "--cut=keep")
+    words = (
+        "--options={rounds: 1, shots: 0, max_answer_tokens: 4, max_critique_tokens: 16}",
+        "--cut=keep",
+    )
     command("revise", *options, f"--backend={tiny_model_folder}", *words)
     command(
         "evaluate revisions",
@@ -264,9 +267,7 @@ def kept_by(monitor, path):
     }
 
 
-def test_the_loop_and_its_fits(
-    command, used, monkeypatch, tiny_model_folder, reward, prompts
-):
+def test_the_loop_and_its_fits(command, used, monkeypatch, tiny_model_folder, reward, prompts):
     fitted = []
 
     def fit(config, folder):
