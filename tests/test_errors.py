@@ -88,5 +88,5 @@ def with_small_files(words, writer):
     """Run a command where no file may be larger than 100 bytes."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
-    sys.stderr = open(writer, "w", encoding="utf-8")
-    sys.exit(cli.main(words))
+    with open(writer, "w", encoding="utf-8") as sys.stderr:
+        sys.exit(cli.main(words))
