@@ -1,14 +1,19 @@
 """Errors in a user's words: what was expected, what came, what to do."""
 
 import errno
+import multiprocessing
 import os
-import subprocess
+import resource
+import signal
 import sys
 
 import pytest
 from safetensors import SafetensorError, safe_open
 
+from rlaif_pl.cli import main as cli
 from rlaif_pl.errors import estimated_cost, explained
+
+FORK = multiprocessing.get_context("fork")  # importing anew takes longer than a command
 
 
 @pytest.mark.parametrize(
@@ -65,17 +70,23 @@ def test_a_mistake_of_ours_is_not_foreseen():
 
 
 def test_a_full_disk_is_a_sentence_and_leaves_no_half_file(tmp_path, data_files):
-    program = (
-        "import resource, signal, sys; from rlaif_pl.cli import main as cli;"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100));"
-        "sys.exit(cli.main(sys.argv[1:]))"
-    )
     words = ["export", "--preferences", data_files.pairs, "--out", str(tmp_path / "rows.jsonl")]
-    done = subprocess.run(
-        [sys.executable, "-c", program, *words], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 1
-    assert "error: expected room to write" in done.stderr
-    assert "Traceback" not in done.stderr
+    reader, writer = os.pipe()  # the limit holds for files alone
+    process = FORK.Process(target=with_small_files, args=(words, writer))
+    process.start()
+    os.close(writer)
+    with open(reader, encoding="utf-8") as stream:
+        said = stream.read()
+    process.join()
+    assert process.exitcode == 1
+    assert "error: expected room to write" in said
+    assert "Traceback" not in said
     assert not list(tmp_path.iterdir())
+
+
+def with_small_files(words, writer):
+    """Run a command where no file may be larger than 100 bytes."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+    with open(writer, "w", encoding="utf-8") as sys.stderr:
+        sys.exit(cli.main(words))

@@ -149,7 +149,7 @@ def test_a_step_on_pairs(gpu, options, small_pairs, pooling):
 
 
 def test_a_labeler(gpu, tiny_model_folder, small_pairs):
-    pairs = [(pair.prompt, pair.first) for pair in small_pairs]
+    pairs = [(pair.prompt, pair.first) for pair in small_pairs[:4]]
     prompts, responses = map(list, zip(*pairs, strict=True))
     places = ("cuda", "cpu")
     labelers = [

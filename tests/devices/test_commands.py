@@ -3,11 +3,11 @@
 import importlib
 import inspect
 import json
-import traceback
 
 import pytest
 import torch
 import yaml
+from claimed import frames_above
 
 from rlaif_pl.cli import main as cli
 from rlaif_pl.cli.commands import rest as rest_command
@@ -35,8 +35,10 @@ def used(monkeypatch) -> dict[int, str]:
 
     def spied(self, ids):
         # A model is tried where it is loaded, and what is written is read again where it was.
-        callers = traceback.extract_stack()
-        if any(c.name == "output_head" or c.filename.endswith("export_check.py") for c in callers):
+        callers = [frame.f_code for frame in frames_above()]
+        if any(
+            c.co_name == "output_head" or c.co_filename.endswith("export_check.py") for c in callers
+        ):
             return forward(self, ids)
         last[id(self)] = self.weight.device.type
         kept.append(self)  # so that no other gets its id
@@ -60,6 +62,12 @@ def command(tmp_path, apple_gpu, used):
         return json.loads((out / "metrics.json").read_text(encoding="utf-8"))
 
     return run
+
+
+@pytest.fixture
+def prompts(data_files):
+    """A few: on the claimed GPU each op of each text takes Python's time."""
+    return f"--prompts.name={data_files.prompts}", "--prompts.limit=4"
 
 
 @pytest.fixture
@@ -114,11 +122,11 @@ def test_a_device_that_is_not_there_is_refused_before_anything_is_read(name):
         function(device="cuda:99")
 
 
-def test_sampling_draws_there_what_the_cpu_draws(command, tmp_path, tiny_model_folder, data_files):
+def test_sampling_draws_there_what_the_cpu_draws(command, tmp_path, tiny_model_folder, prompts):
     words = (
         f"--policy.name={tiny_model_folder}",
         "--policy.trunk_layers=2",
-        f"--prompts={data_files.prompts}",
+        *prompts,
         "--sampling.max_new_tokens=6",
     )
     for device in ("cpu", "mps"):
@@ -129,12 +137,12 @@ def test_sampling_draws_there_what_the_cpu_draws(command, tmp_path, tiny_model_f
     assert there == here
 
 
-def test_policies_and_their_judges(command, policies, reward, labeler, data_files):
+def test_policies_and_their_judges(command, policies, reward, labeler, prompts):
     words = (
         *policies,
         *reward,
         *labeler,
-        f"--prompts={data_files.prompts}",
+        *prompts,
         "--sampling.n=2",
         "--sampling.max_new_tokens=6",
         "--reporting.draws=50",
@@ -150,7 +158,7 @@ def test_a_reward(command, reward, data_files):
     assert there["reward/pair_accuracy"] == here["reward/pair_accuracy"]
 
 
-def test_a_matrix(command, tiny_model_folder, tiny_reward_folder, labeler, data_files):
+def test_a_matrix(command, tiny_model_folder, tiny_reward_folder, prompts):
     model = tiny_model_folder
     rewards = (
         "{ours: {class_path: rlaif_pl.models.RewardModel, init_args: "
@@ -159,7 +167,7 @@ def test_a_matrix(command, tiny_model_folder, tiny_reward_folder, labeler, data_
     metrics = command(
         "evaluate matrix",
         f"--policies={{sft: {{name: {model}, trunk_layers: 2}}, same: {{name: {model}}}}}",
-        f"--prompts={data_files.prompts}",
+        *prompts,
         "--sft=sft",
         f"--judges.rewards={rewards}",
         "--sampling.n=2",
@@ -191,7 +199,10 @@ def test_single_responses(command, tmp_path, tiny_model_folder):
 
 def test_revisions_and_their_judges(command, tmp_path, tiny_model_folder):
     options = ("--prompts.name=tiny_requests/train", "--prompts.limit=2")
-    words = ("--options={rounds: 1, shots: 0, max_answer_tokens: 4}", "--cut=keep")
+    words = (
+        "--options={rounds: 1, shots: 0, max_answer_tokens: 4, max_critique_tokens: 16}",
+        "--cut=keep",
+    )
     command("revise", *options, f"--backend={tiny_model_folder}", *words)
     command(
         "evaluate revisions",
@@ -221,7 +232,7 @@ def test_studies(name, command, tmp_path, tiny_model_folder, data_files):
     assert metrics
 
 
-def test_a_checkpoint_is_selected(command, tmp_path, tiny_model_folder, data_files, labeler):
+def test_a_checkpoint_is_selected(command, tmp_path, tiny_model_folder, prompts, labeler):
     backbone = {"name": str(tiny_model_folder), "trunk_layers": 2}
     node = {"class_path": "rlaif_pl.models.ActorCritic"}
     node["init_args"] = {"backbone": backbone, "lora": {"r": 4, "alpha": 8}}
@@ -242,7 +253,7 @@ def test_a_checkpoint_is_selected(command, tmp_path, tiny_model_folder, data_fil
         },
         path,
     )
-    words = (f"--run={run}", f"--prompts={data_files.prompts}", "--sampling.max_new_tokens=4")
+    words = (f"--run={run}", *prompts, "--sampling.max_new_tokens=4")
     command("select", *words, "--reporting.draws=20", *labeler)
     assert (tmp_path / "select-mps" / "policy" / "model.safetensors").is_file()
 
@@ -256,9 +267,7 @@ def kept_by(monitor, path):
     }
 
 
-def test_the_loop_and_its_fits(
-    command, used, monkeypatch, tmp_path, tiny_model_folder, reward, data_files
-):
+def test_the_loop_and_its_fits(command, used, monkeypatch, tiny_model_folder, reward, prompts):
     fitted = []
 
     def fit(config, folder):
@@ -276,7 +285,7 @@ def test_the_loop_and_its_fits(
         "rest",
         f"--policy.name={tiny_model_folder}",
         "--policy.trunk_layers=2",
-        f"--prompts={data_files.prompts}",
+        *prompts,
         "--validation.name=tiny_tldr/dev",
         "--validation.limit=3",
         *reward,

@@ -14,14 +14,15 @@ from safetensors.torch import load_file
 from rlaif_pl.pipeline import run
 
 ROOT = Path(__file__).parents[2]
-STEPS = 60
+STEPS = 30
 PATIENCE = 300  # seconds, for machines that are busy with something else
 
 
 @pytest.fixture
 def changes(monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    return {"trainer.max_steps": STEPS, "trainer.limit_val_batches": 0}
+    saving = {"default_callbacks": {"checkpoint_every": 5}}
+    return {"trainer.max_steps": STEPS, "trainer.limit_val_batches": 0, **saving}
 
 
 def kill_after_a_checkpoint(file, checkpoint):
@@ -31,7 +32,7 @@ def kill_after_a_checkpoint(file, checkpoint):
     """
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     process = subprocess.Popen(
-        [sys.executable, "-m", "rlaif_pl", "run", str(file)],
+        [sys.executable, "-m", "rlaif_pl", "run", str(file), "--no_check"],
         env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": str(torch.get_num_threads())},
         cwd=file.parent,
         stdout=subprocess.DEVNULL,

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -41,28 +42,36 @@ INCLUDE = Path(torch.__file__).parent / "include"
 every_dtype = pytest.mark.parametrize("dtype", NAMES, ids=str)
 
 
-def build(program: Path, *flags: str) -> Path:
-    """Compile the driver; skip where there is no compiler."""
+def build(name: str, tmp_path_factory, *flags: str) -> Path:
+    """Compile the driver, once for all processes of pytest; skip where there is no compiler."""
     if shutil.which(COMPILER) is None:
         pytest.skip(f"no C++ compiler {COMPILER}")
+    folder = tmp_path_factory.getbasetemp()
+    program = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / name
+    with FileLock(f"{program}.lock"):
+        if not program.exists():
+            compile_driver(program, *flags)
+    return program
+
+
+def compile_driver(program: Path, *flags: str) -> None:
     command = [COMPILER, "-std=c++20", "-g", "-pthread", "-Wall", "-Wno-unknown-pragmas", *flags]
     command += ["-isystem", str(INCLUDE), str(HERE / "driver.cpp"), "-o", str(program)]
     built = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert built.returncode == 0, built.stderr
-    return program
 
 
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory) -> Path:
     """Hand out the driver under the address and undefined-behavior sanitizers."""
     sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    return build(tmp_path_factory.mktemp("emulation") / "driver", "-O1", *sanitizers)
+    return build("emulation", tmp_path_factory, "-O1", *sanitizers)
 
 
 @pytest.fixture(scope="module")
 def race_driver(tmp_path_factory) -> Path:
     """Hand out the driver under the thread sanitizer."""
-    return build(tmp_path_factory.mktemp("races") / "driver", "-O1", "-fsanitize=thread")
+    return build("races", tmp_path_factory, "-O1", "-fsanitize=thread", "-DONLY_FLOAT")
 
 
 def emulate(driver, op, blocks, arrays, *numbers):

@@ -1,3 +1,4 @@
+import multiprocessing
 import subprocess
 import sys
 import time
@@ -55,21 +56,24 @@ def test_a_stage_that_outlives_its_run_keeps_the_folder(tmp_path):
         pass
 
 
+def hold(folder, is_held):
+    """Be another run for half a second."""
+    with folder_lock(folder):
+        is_held.set()
+        time.sleep(0.5)
+
+
 def test_waiting_for_the_lock_ends_when_the_other_goes(tmp_path):
-    holder = (
-        "import sys, time; from pathlib import Path\n"
-        "from rlaif_pl.pipeline.folder import folder_lock\n"
-        "with folder_lock(Path(sys.argv[1])): print('held', flush=True); time.sleep(0.5)"
-    )
-    child = subprocess.Popen(
-        [sys.executable, "-c", holder, str(tmp_path)], stdout=subprocess.PIPE, text=True
-    )
-    assert child.stdout.readline() == "held\n"
+    fork = multiprocessing.get_context("fork")
+    is_held = fork.Event()
+    child = fork.Process(target=hold, args=(tmp_path, is_held))
+    child.start()
+    assert is_held.wait(60)
     began = time.monotonic()
     with folder_lock(tmp_path, patience=20.0):
         assert time.monotonic() - began < 15
-    child.wait()
-    child.stdout.close()
+    child.join()
+    assert child.exitcode == 0
 
 
 def test_moving_aside_never_overwrites(tmp_path):

@@ -1,7 +1,7 @@
 import hashlib
+import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import time
 import zipfile
@@ -104,18 +104,16 @@ def test_an_interrupt_ends_the_program_and_lets_it_finish_its_words(tmp_path):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the death signal is Linux's")
 def test_a_killed_run_takes_its_stage_with_it(tmp_path):
-    inner = "import os, time; print(os.getpid()); time.sleep(60)"
-    outer = (
-        "import sys; from pathlib import Path; from rlaif_pl.pipeline.process import stream\n"
-        f"stream([sys.executable, '-c', {inner!r}], Path(sys.argv[1]), False)"
-    )
     log = tmp_path / "log.txt"
-    parent = subprocess.Popen([*python(outer), str(log)], stdout=subprocess.DEVNULL)
+    line = python("import os, time; print(os.getpid()); time.sleep(60)")
+    fork = multiprocessing.get_context("fork")
+    parent = fork.Process(target=stream, args=(line, log, False))
+    parent.start()
     wait_for(lambda: log.is_file() and log.read_text().strip())
     child = int(log.read_text())
     assert not gone(child)
     parent.kill()
-    parent.wait()
+    parent.join()
     wait_for(lambda: gone(child))
 
 

@@ -16,10 +16,11 @@ or ``mps:0``. Each op goes through ``run``, which
 
 from __future__ import annotations
 
-import traceback
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -60,6 +61,7 @@ COMPOSED = {
     "rlaif_pl::linear_logprob_fwd": linear.without_autocast(linear._forward),
     "rlaif_pl::linear_logprob_bwd": linear.without_autocast(linear._backward_blocks),
 }
+LOOKED_AT = READS | SHAPES | INDEXING | {"aten::isin", "aten::copy_"}  # may wait for the GPU
 SIXTEEN = (torch.float16, torch.bfloat16)
 
 
@@ -119,9 +121,35 @@ def leaves(value) -> list[Any]:
     return found
 
 
+def tensors_of(args, kwargs) -> list[Tensor]:
+    """Return the tensors among arguments; most arguments are no lists."""
+    found = []
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif type(value) in (tuple, list):
+            found += [leaf for leaf in leaves(value) if isinstance(leaf, Tensor)]
+    return found
+
+
 def held(value):
     """Return the numbers of a claimed tensor, all else as it is."""
-    return value.held if isinstance(value, Claimed) else value
+    if isinstance(value, Claimed):
+        return value.held
+    return tree_map(held, value) if type(value) in (tuple, list, dict) else value
+
+
+def frames_above() -> Iterator[FrameType]:
+    """Yield who called, innermost first; ``traceback`` would read every line of their sources."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+def is_own(file: str) -> bool:
+    """Whether a file is of this package."""
+    return "/rlaif_pl/" in file and "/tests/" not in file
 
 
 class Gpu:
@@ -130,16 +158,17 @@ class Gpu:
     def __init__(self, place: torch.device = CUDA) -> None:
         self.place = place
         self.waits: Counter[str] = Counter()
+        self.names: dict[Any, tuple[str, str]] = {}  # of ops, and of their overloads
         self.mode: Claiming | None = None
         self.fake: FakeTensorMode | None = None
 
     def note(self, what: str) -> None:
         """Note a wait, with the innermost line of this package, or of who calls."""
-        frames = [f for f in traceback.extract_stack() if f.filename != __file__]
-        own = [f for f in frames if "/rlaif_pl/" in f.filename and "/tests/" not in f.filename]
-        last = (own or frames)[-1]
-        where = last.filename.partition("/rlaif_pl/")[2] or last.filename.rpartition("/")[2]
-        self.waits[f"{where}:{last.lineno} {last.name}: {what}"] += 1
+        callers = [f for f in frames_above() if f.f_code.co_filename != __file__]
+        last = next((f for f in callers if is_own(f.f_code.co_filename)), callers[0])
+        file = last.f_code.co_filename
+        where = file.partition("/rlaif_pl/")[2] or file.rpartition("/")[2]
+        self.waits[f"{where}:{last.f_lineno} {last.f_code.co_name}: {what}"] += 1
 
     @contextmanager
     def counted(self) -> Iterator[Counter[str]]:
@@ -170,7 +199,9 @@ class Gpu:
 
     def run(self, func, args, kwargs):
         """Run an op as the GPU would."""
-        name = func._schema.name
+        if func not in self.names:
+            self.names[func] = func._schema.name, str(func)
+        name, overload = self.names[func]
         composed = COMPOSED.get(name)
         if self.place == MPS and func.namespace == "rlaif_pl":  # no kernels there: the definition
             composed = getattr(reference, func._opname, composed)
@@ -181,18 +212,17 @@ class Gpu:
             raise TypeError(f"{name}: MPS has no float64")
         if name == "aten::_fused_sdp_choice":
             return 0  # the definition in plain ops, whose results any backend has
-        flat = [leaf for leaf in leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        flat = tensors_of(args, kwargs)
         self.check_devices(name, args, flat)
-        wait = self.reason_to_wait(name, args, kwargs)
+        wait = self.reason_to_wait(name, args, kwargs) if name in LOOKED_AT else None
         if wait:
             self.note(wait)
-        own = tree_map(held, (args, {k: v for k, v in kwargs.items() if k != "device"}))
-        special = SPECIAL.get(str(func))
-        result = (special or func)(*own[0], **own[1])
+        own = {key: held(value) for key, value in kwargs.items() if key != "device"}
+        result = (SPECIAL.get(overload) or func)(*map(held, args), **own)
         if name == "aten::copy_" and not isinstance(args[0], Claimed):
             return args[0]
         known = {id(each.held): each for each in flat if isinstance(each, Claimed)}
-        shadows = self.shadow_run(func, args, kwargs, result, bool(wait))
+        shadows = self.fake and self.shadow_run(func, args, kwargs, result, bool(wait))
 
         def placed(leaf, shadow):
             if not isinstance(leaf, Tensor):
@@ -206,7 +236,7 @@ class Gpu:
 
     def check_devices(self, name: str, args, flat: list[Tensor]) -> None:
         """Refuse what a GPU would: numbers alone may come from the CPU, and places to read."""
-        given = flat
+        given = [] if all(isinstance(each, Claimed) for each in flat) else flat
         if name in INDEXING:
             given = [leaf for leaf in (args[0], *args[2:3]) if isinstance(leaf, Tensor)]
         alien = [each for each in given if not isinstance(each, Claimed) and each.dim() > 0]
@@ -252,8 +282,6 @@ class Gpu:
 
     def shadow_run(self, func, args, kwargs, result, waits: bool):
         """Run an op on fake tensors on cuda and compare; gives the fake results, or None."""
-        if self.fake is None:
-            return None
         fake = tree_map(self.shadow_of, (args, kwargs))
         if isinstance(fake[1].get("device"), torch.device):
             fake[1]["device"] = CUDA
@@ -298,7 +326,7 @@ class Claiming(TorchFunctionMode):
             return func(*args, **kwargs)
         if func in FUNCTIONS:
             return FUNCTIONS[func](self, args, kwargs)
-        if is_gpu(kwargs.get("device")):
+        if kwargs and is_gpu(kwargs.get("device")):
             if func in (torch.tensor, torch.as_tensor, torch.from_numpy):
                 STATE.note("a tensor made of values on the host")
             return STATE.claim(func(*args, **kwargs | {"device": "cpu"}))

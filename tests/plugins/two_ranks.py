@@ -1,26 +1,22 @@
-"""A small fit by one process or two, and two processes as torchrun starts them (no test in here)."""
+"""A small fit by one process or two, and two processes as torchrun has them (no test in here)."""
 
+import multiprocessing
 import os
-import signal
 import socket
-import subprocess
 import sys
-import threading
+import time
 from pathlib import Path
 
+import torch
 import yaml
+
+import rlaif_pl.cli.commands.train  # noqa: F401
+import rlaif_pl.training.callbacks  # noqa: F401 - here once, not in every forked process
+from rlaif_pl.cli import main as cli
 
 HERE = Path(__file__).parents[1] / "training"  # where rank_record lies
 PATIENCE = 600  # seconds, for machines that are busy with something else
-FITS = """
-import sys
-from rlaif_pl.cli.main import main
-for word in sys.argv[1:]:
-    command, file = word.split("=", 1)
-    code = main([command, "--config", file])
-    if code:
-        sys.exit(code)
-"""
+FORK = multiprocessing.get_context("fork")
 
 
 def component(path, **options):
@@ -76,47 +72,11 @@ def environment(**more):
     return {**os.environ, **threads, "PYTHONPATH": path, **more}
 
 
-def finish(processes):
-    """Wait for all processes; returns their exit statuses and what they said.
-
-    Where one fails the others are ended: they would wait for it.
-    """
-    said = [""] * len(processes)
-
-    def read(n):
-        said[n] = processes[n].communicate()[0]
-        if processes[n].returncode:
-            end(processes)
-
-    readers = [threading.Thread(target=read, args=(n,)) for n in range(len(processes))]
-    for reader in readers:
-        reader.start()
-    for reader in readers:
-        reader.join(PATIENCE)
-    end(processes)
-    return [process.wait() for process in processes], "\n".join(said)
-
-
-def end(processes):
-    for process in processes:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-
-
-def start(line, environment, folder):
-    return subprocess.Popen(
-        line,
-        env=environment,
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-
-
 def run_in_two_processes(files, folder):
-    """Run ``(command, config)`` one after the other, in each of two processes."""
+    """Run ``(command, config)`` one after the other, in each of two processes.
+
+    They are forked with the variables of torchrun: importing anew takes longer than the fits.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
@@ -128,7 +88,37 @@ def run_in_two_processes(files, folder):
         "GROUP_RANK": "0",
         "TORCHELASTIC_RUN_ID": "test",
     }
-    line = [sys.executable, "-c", FITS, *(f"{command}={file}" for command, file in files)]
     ranks = [environment(**shared, RANK=str(n), LOCAL_RANK=str(n)) for n in range(2)]
-    codes, said = finish([start(line, rank, folder) for rank in ranks])
-    assert codes == [0, 0], said
+    logs = [folder / f"log{n}.txt" for n in range(2)]
+    processes = [
+        FORK.Process(target=work, args=(files, folder, rank, log))
+        for rank, log in zip(ranks, logs, strict=True)
+    ]
+    for process in processes:
+        process.start()
+    deadline = time.monotonic() + PATIENCE
+    while any(process.is_alive() for process in processes) and time.monotonic() < deadline:
+        time.sleep(0.1)
+        if any(process.exitcode for process in processes):
+            break  # the other would wait for it
+    for process in processes:
+        process.kill()
+        process.join()
+    said = "\n".join(log.read_text() for log in logs)
+    assert [process.exitcode for process in processes] == [0, 0], said
+
+
+def work(files, folder, variables, log):
+    """Be one of two processes: run the commands and end."""
+    os.environ.update(variables)
+    os.chdir(folder)
+    sys.path.insert(0, str(HERE))
+    torch.set_num_threads(1)  # OpenMP's own threads are not there in a forked process
+    with log.open("w", buffering=1) as stream:
+        for number in (1, 2):
+            os.dup2(stream.fileno(), number)
+        sys.stdout = sys.stderr = stream
+        for command, file in files:
+            code = cli.main([command, "--config", str(file)])
+            if code:
+                sys.exit(code)

@@ -5,13 +5,12 @@ validation batch. Both ranks must end with the same weights, equal to those of o
 batches twice as large, and nobody may wait for ever.
 """
 
-import sys
 from dataclasses import replace
 
 import pytest
 import torch
 import yaml
-from two_ranks import HERE, component, environment, finish, run_in_two_processes, start
+from two_ranks import HERE, component, run_in_two_processes
 
 from rlaif_pl.cli import main as cli
 from rlaif_pl.data.preferences import read_preferences, write_preferences, write_prompts
@@ -115,7 +114,7 @@ def trainer_options(root, ranks):
 
 @pytest.fixture(scope="module")
 def fitted(configs):
-    """Fit the three stages one after the other in each of two processes, as torchrun starts them."""
+    """Fit the three stages one after the other in each of two processes."""
     fits = [("fit", configs / f"{stage}2.yaml") for stage in STAGES]
     run_in_two_processes([*fits, ("predict", configs / "labels2.yaml")], configs)
     return configs
@@ -161,16 +160,3 @@ def test_a_rank_without_any_pair_labels_nothing_and_waits_for_nobody(fitted):
 def test_rank_0_alone_exports(fitted):
     for stage in STAGES:
         assert (fitted / f"{stage}2" / "model" / "model.safetensors").is_file()
-
-
-@pytest.mark.slow
-def test_the_program_starts_its_own_second_rank(configs):
-    words = ["fit", "--config", str(configs / "sft2.yaml")]
-    root = f"--trainer.default_root_dir={configs / 'own'}"
-    line = [sys.executable, "-m", "rlaif_pl", *words, root, "--trainer.max_epochs=1"]
-    codes, said = finish([start(line, environment(), configs)])
-    assert codes == [0], said
-    ranks = [
-        torch.load(configs / "own" / f"rank{n}.pt", weights_only=True)["weights"] for n in range(2)
-    ]
-    torch.testing.assert_close(ranks[0], ranks[1], rtol=0, atol=0)

@@ -156,6 +156,13 @@ def unbroken(config):
     return file.with_suffix("")
 
 
+@pytest.mark.slow
+def test_the_program_starts_its_own_second_rank(unbroken):
+    ranks = [torch.load(unbroken / f"rank{n}.pt", weights_only=True) for n in range(2)]
+    assert [each["ranks"] for each in ranks] == [2, 2]
+    torch.testing.assert_close(ranks[0]["weights"], ranks[1]["weights"], rtol=0, atol=0)
+
+
 TORCHRUN = ["torch.distributed.run", "--nproc_per_node", "2", "--max-restarts", "2", "-m"]
 
 

@@ -1,22 +1,17 @@
 """Labels through ``predict``: two uneven ranks equal one process, and a kill loses nothing."""
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from functools import wraps
-from pathlib import Path
 
 import pytest
 import yaml
+from two_ranks import run_in_two_processes
 
 from rlaif_pl.cli import main as cli
 from rlaif_pl.data.label_store import LabelStore
 from rlaif_pl.data.preferences import read_preferences, write_preferences
 from rlaif_pl.labeling import LikelihoodLabeler
-
-PATIENCE = 300  # seconds, for machines that are busy with something else
 
 
 @pytest.fixture
@@ -68,17 +63,7 @@ def lines(out):
 @pytest.mark.slow
 def test_two_ranks_equal_one_process_and_no_pair_comes_twice(config, tiny_model_folder):
     file, two = config(2)
-    root = str(Path(__file__).parents[2])
-    path = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])
-    threads = {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-    done = subprocess.run(
-        [sys.executable, "-m", "rlaif_pl", "predict", "--config", str(file)],
-        env={**os.environ, **threads},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    run_in_two_processes([("predict", file)], file.parent)
     file, one = config(1)
     assert cli.main(["predict", "--config", str(file)]) == 0
     # 7 pairs: global batches of 4 and 3; rank 0 takes 2 + 2 and rank 1 takes 2 + 1.

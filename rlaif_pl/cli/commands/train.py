@@ -80,6 +80,13 @@ class CommandLine(LightningCLI):
 
     peers: peers.Peers | None = None
     restarted_by = ""  # torchrun or SLURM, which give the same words again
+    command = "fit"
+
+    @classmethod
+    @override
+    def subcommands(cls) -> dict[str, set[str]]:
+        """Only the command that is given: to make a parser of each of the four takes seconds."""
+        return {cls.command: LightningCLI.subcommands()[cls.command]}
 
     @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -221,7 +228,7 @@ def train(words: list[str]) -> int:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(is_no_advertisement)
     by_torchrun = elastic.meet()
     CommandLine.restarted_by = "torchrun" if by_torchrun else "SLURM" if is_requeued() else ""
-    CommandLine.peers = None
+    CommandLine.peers, CommandLine.command = None, words[0]
     try:
         command_line(words)
     except BaseException as error:
@@ -249,7 +256,7 @@ def command_line(words: list[str]) -> None:
         parser_class=Parser,
         parser_kwargs={
             "prog": "python -m rlaif_pl",
-            **{k: {"description": v} for k, v in TEXTS.items()},
+            words[0]: {"description": TEXTS[words[0]]},
         },
         auto_configure_optimizers=False,  # modules take optimizer and scheduler themselves
         save_config_callback=None,  # `run` keeps the resolved config; a lone fit has its file

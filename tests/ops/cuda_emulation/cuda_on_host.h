@@ -11,6 +11,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <thread>
 #include <vector>
@@ -64,8 +65,9 @@ template <typename T> T __shfl_xor_sync(unsigned lanes, T mine, int mask) {
   return exchange(lanes, mine, static_cast<int>(threadIdx.x % 32) ^ mask);
 }
 
-/* Run `kernel` on every thread of every block, blocks one after another. */
-template <typename Kernel> void launch(unsigned blocks, unsigned threads, const Kernel &kernel) {
+/* Run `kernel` on every thread of every block, blocks one after another; no template, since threads
+ * made anew for each of thirty kernels take most of the compiler's time. */
+inline void launch(unsigned blocks, unsigned threads, const std::function<void()> &kernel) {
   for (unsigned block = 0; block < blocks; ++block) {
     const auto warps = std::make_unique<Warp[]>(threads / 32);
     std::barrier<> meet{static_cast<std::ptrdiff_t>(threads)};

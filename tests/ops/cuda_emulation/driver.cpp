@@ -184,9 +184,13 @@ int main(int count, char **argument) {
   const Arguments given{argument + 4};
   if (dtype == "float")
     return run<float>(op, blocks, given);
+#ifndef ONLY_FLOAT // the thread sanitizer looks at one type: barriers are the same in all
   if (dtype == "double")
     return run<double>(op, blocks, given);
   if (dtype == "half")
     return run<c10::Half>(op, blocks, given);
-  return dtype == "bfloat16" ? run<c10::BFloat16>(op, blocks, given) : 2;
+  if (dtype == "bfloat16")
+    return run<c10::BFloat16>(op, blocks, given);
+#endif
+  return 2;
 }
