@@ -32,6 +32,9 @@ SMALLER = {
         "improve.lora": {"r": 2, "alpha": 4},
         "improve.trainer": {"max_steps": 3, "accelerator": "cpu"},
     },
+    # test_quickstart draws every metric of every step and compares twice as many texts
+    **{stage: {"trainer.log_every_n_steps": 3} for stage in ("sft", "reward", "a2c")},
+    "evaluate": {"prompts": {"name": "${prompts}", "limit": 6}},
     "label_people": {"labeler.init_args.backend.init_args.model": "${model}"},
 }
 

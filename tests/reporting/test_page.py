@@ -67,6 +67,8 @@ def test_an_empty_run_gives_a_page_that_says_so(tmp_path, page_of):
     ],
 )  # fmt: skip
 def test_any_part_may_be_missing_or_damaged(run_dir, name, page_of):
+    history = run_dir / "a2c/history.csv"  # of one metric: a plot of each is drawn for every page
+    history.write_text("step,a2c/kl\n0,0.1\n1,0.2\n")
     if (run_dir / name).is_file():
         (run_dir / name).write_text("{ damaged")
         assert set(page_of(run_dir).sections) == SECTIONS

@@ -5,6 +5,8 @@ import random
 import signal
 import time
 
+import openai  # noqa: F401 - here once, not in every forked process
+import pandas as pd  # noqa: F401
 import pytest
 
 from rlaif_pl.data.label_store import LabelStore
@@ -16,7 +18,7 @@ from rlaif_pl.labeling.usage.reply_store import ReplyStore
 from rlaif_pl.labeling.usage.spending import Price
 from rlaif_pl.types import Preference
 
-PAIRS = [Preference(f"post {n}", f"long {n}", f"short {n}", f"g{n}") for n in range(200)]
+PAIRS = [Preference(f"post {n}", f"long {n}", f"short {n}", f"g{n}") for n in range(100)]
 CALLS = 2 * len(PAIRS)
 KILLS = 10
 CONCURRENCY = 8
