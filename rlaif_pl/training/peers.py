@@ -14,7 +14,8 @@ import socket
 import sys
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 
 from torch import distributed as dist
@@ -54,6 +55,7 @@ class Peers:
         self._ended = threading.Event()
         self._lock = threading.Lock()
         self._beats = 0
+        self._reached = time.monotonic()  # when the store last answered
 
     def start(self) -> None:
         """Say who this process is, learn who the others are, and begin to watch."""
@@ -63,16 +65,15 @@ class Peers:
             self._facts[other] = json.loads(self.store.get(f"who/{other}"))
             host, pid = self._facts[other]["host"], self._facts[other]["pid"]
             self.names[other] = f"rank {other} on {host} (process {pid})"
-        threading.Thread(target=self._watch, name="peers", daemon=True).start()
+        self._reached = time.monotonic()
+        for name, work in (("peers", self._watch), ("store", self._watch_store)):
+            threading.Thread(target=work, name=name, daemon=True).start()
 
     def stop(self, message: str = "") -> None:
         """Tell the others that this process is at its end, and why if it failed."""
         self._ended.set()
-        try:
-            with self._lock:
-                self.store.set(f"beat/{self.rank}", f"ended {message}")
-        except (RuntimeError, OSError):
-            return  # who keeps the store has ended before
+        with suppress(RuntimeError, OSError), self._turn():  # who keeps the store may have ended
+            self.store.set(f"beat/{self.rank}", f"ended {message}")
 
     def diagnosis(self, seconds: float = 3 * BEAT) -> str:
         """Name the ranks that died or failed; empty where all live."""
@@ -113,9 +114,24 @@ class Peers:
         except OSError:
             return False
 
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Use the store alone.
+
+        Raises:
+            OSError: The other thread does not come back from it, as where a cable is cut: TCPStore 2.13
+                waits then as long as the system's sockets do, a quarter of an hour.
+        """
+        if not self._lock.acquire(timeout=3 * BEAT):
+            raise TimeoutError("the store does not answer")
+        try:
+            yield
+        finally:
+            self._lock.release()
+
     def _look(self, other: int) -> tuple[bytes, float]:
         """Return a rank's last sign of life and when it was first seen."""
-        with self._lock:
+        with self._turn():
             key = f"beat/{other}"
             beat = self.store.get(key) if self.store.check([key]) else b""
         if beat != self._seen[other][0]:
@@ -124,11 +140,10 @@ class Peers:
 
     def _watch(self) -> None:
         """Beat and look until the end."""
-        lost_since: float | None = None
         while not self._ended.wait(BEAT):
-            try:
+            with suppress(RuntimeError, OSError):
                 self._beats += 1
-                with self._lock:
+                with self._turn():
                     if not self._ended.is_set():
                         self.store.set(f"beat/{self.rank}", str(self._beats))
                 for other in self.others:
@@ -136,11 +151,13 @@ class Peers:
                     is_silent = not beat.startswith(b"ended ")
                     if self.patience and is_silent and time.monotonic() - since > self.patience:
                         self._give_up(self.names[other])
-                lost_since = None
-            except (RuntimeError, OSError):  # the store is rank 0's
-                lost_since = lost_since or time.monotonic()
-                if self.patience and time.monotonic() - lost_since > self.patience:
-                    self._give_up(self.names[0])
+                self._reached = time.monotonic()
+
+    def _watch_store(self) -> None:
+        """Give rank 0 up, which keeps the store, where that fails or does not answer at all."""
+        while not self._ended.wait(BEAT):
+            if self.patience and time.monotonic() - self._reached > self.patience:
+                self._give_up(self.names[0])
 
     def _give_up(self, name: str) -> None:
         """End this process, whatever its other threads wait for."""

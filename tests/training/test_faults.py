@@ -1,5 +1,6 @@
 """A process that dies or hangs is named; torchrun's restart ends with the unbroken run's numbers."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -108,6 +109,49 @@ def test_a_process_without_a_sign_of_life_is_told_from_one_that_lives(watched):
     lives.set()
     thread.join()
     assert "shows no sign of life" in peers.diagnosis(1.0)
+
+
+def keep_store(port):
+    """Be rank 0, which lives and keeps the store."""
+    store = TCPStore(
+        "127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=60)
+    )
+    peers = Peers(store, rank=0, size=2, patience=0)
+    port.put(store.port)
+    peers.start()
+    time.sleep(600)
+
+
+def watch(port, started, log):
+    """Be rank 1, which waits for something else."""
+    sys.stderr = log.open("w", buffering=1)
+    store = TCPStore("127.0.0.1", port, is_master=False, timeout=timedelta(seconds=60))
+    Peers(store, rank=1, size=2, patience=2.0).start()
+    started.set()
+    time.sleep(600)
+
+
+def test_a_store_that_does_not_answer_at_all_is_given_up(tmp_path):
+    """As behind a cut cable: no call on the store comes back, and none is refused."""
+    fork = multiprocessing.get_context("fork")
+    port, started = fork.Queue(), fork.Event()
+    server = fork.Process(target=keep_store, args=(port,))
+    server.start()
+    other = fork.Process(target=watch, args=(port.get(), started, tmp_path / "said"))
+    other.start()
+    try:
+        assert started.wait(60)
+        time.sleep(1.5)  # it has seen rank 0 live
+        os.kill(server.pid, signal.SIGSTOP)
+        other.join(60)
+        assert other.exitcode == 1
+        said = (tmp_path / "said").read_text()
+        assert f"rank 0 on {os.uname().nodename} (process {server.pid}) has not answered" in said
+    finally:
+        other.kill()
+        server.kill()
+        other.join()
+        server.join()
 
 
 @pytest.fixture(scope="module")
