@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 from scipy.special import expit
-from scipy.stats import spearmanr
 
 from rlaif_pl.data.metric_files import write_json
 from rlaif_pl.evaluation.gold import judge_counts, judge_metrics, judges_named
@@ -189,4 +188,6 @@ def _rank_correlation(x: Array, y: Array) -> float:
     """Spearman's correlation; NaN where one side is constant or there are fewer than 2 rows."""
     if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return math.nan
+    from scipy.stats import spearmanr  # its import takes a second
+
     return float(spearmanr(x, y).statistic)

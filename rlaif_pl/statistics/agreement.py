@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 
 import numpy as np
-from scipy.stats import binomtest
 
 from rlaif_pl.statistics.intervals import (
     Array,
@@ -27,6 +26,8 @@ def binomial_test(successes: int, n: int, p: float = 0.5) -> float:
     """
     if n < 1 or not 0 <= successes <= n:
         raise ValueError(f"expected n >= 1 and successes in [0, n], got {successes} of {n}")
+    from scipy.stats import binomtest  # its import takes a second
+
     return float(binomtest(successes, n, p).pvalue)
 
 

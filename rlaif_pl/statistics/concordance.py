@@ -6,7 +6,6 @@ from itertools import combinations
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import rankdata
 
 from rlaif_pl.statistics.intervals import Array
 
@@ -64,6 +63,8 @@ def _mid_ranks(ranks: ArrayLike) -> Array:
         raise ValueError(
             f"expected ranks of at least 2 things by at least 2 raters, got shape {rows.shape}"
         )
+    from scipy.stats import rankdata  # its import takes a second
+
     if not (rankdata(rows, method="min", axis=1) == rows).all():
         raise ValueError(
             f"expected each rater's ranks to be 1 to {rows.shape[1]}, each once or, of equal things, "

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import norm
+from scipy.special import ndtr, ndtri
 
 Array = NDArray[np.float64]
 Statistic = Callable[[Array, Array], Array]
@@ -180,7 +180,7 @@ def mean_by_group(
     if count <= MANY_GROUPS:
         return bootstrap_by_group(rows, member, level=level, draws=draws, seed=seed)
     mean, error = float(rows.mean()), standard_error_by_group(rows, member)
-    half = float(norm.ppf((1 + level) / 2)) * error
+    half = float(ndtri((1 + level) / 2)) * error
     return Interval(mean, mean - half, mean + half, len(rows))
 
 
@@ -274,8 +274,8 @@ def _bca_tails(tails: Array, value: float, replicates: Array, jackknife: Array) 
     scale = float((spread**2).sum()) ** 1.5
     if not 0 < below < 1 or scale < 1e-300:
         return tails
-    bias = norm.ppf(below)
+    bias = ndtri(below)
     acceleration = float((spread**3).sum()) / (6 * scale)
-    z = bias + norm.ppf(tails)
-    shifted: Array = norm.cdf(bias + z / (1 - acceleration * z))
+    z = bias + ndtri(tails)
+    shifted: Array = ndtr(bias + z / (1 - acceleration * z))
     return shifted if np.isfinite(shifted).all() else tails

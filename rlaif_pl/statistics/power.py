@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtr, ndtri
 
 from rlaif_pl.statistics.intervals import Interval
 
@@ -27,12 +27,12 @@ def minimum_detectable_effect(
     """
     if not 0 < power < 1 or not 0 < level < 1:
         raise ValueError(f"expected power and level in (0, 1), got {power} and {level}")
-    return float(norm.ppf((1 + level) / 2) + norm.ppf(power)) * standard_error
+    return float(ndtri((1 + level) / 2) + ndtri(power)) * standard_error
 
 
 def standard_error_of(interval: Interval, level: float = 0.95) -> float:
     """Standard error that a normal interval of this width would have; NaN without limits."""
-    return (interval.high - interval.low) / (2 * float(norm.ppf((1 + level) / 2)))
+    return (interval.high - interval.low) / (2 * float(ndtri((1 + level) / 2)))
 
 
 def two_sided_p_value(interval: Interval, null: float, level: float = 0.95) -> float:
@@ -53,7 +53,7 @@ def two_sided_p_value(interval: Interval, null: float, level: float = 0.95) -> f
     gap = abs(interval.value - null)
     if error == 0:
         return 1.0 if gap == 0 else 0.0
-    return float(2 * norm.sf(gap / error))
+    return float(2 * ndtr(-gap / error))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

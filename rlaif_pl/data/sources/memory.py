@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
-
-import datasets
 
 from rlaif_pl.data.files import RawRow
 from rlaif_pl.data.sources.source import DataSource
@@ -18,6 +17,8 @@ Records: TypeAlias = (
 )
 IN_MEMORY = "records in memory"  # what messages call them
 if TYPE_CHECKING:  # what a config can say is a name
+    import datasets
+
     Data: TypeAlias = DataSource | str | Records | datasets.Dataset
 else:
     Data = DataSource | str
@@ -45,12 +46,14 @@ def memory_rows(records: Records | datasets.Dataset) -> Iterator[RawRow]:
     Raises:
         TypeError: They are none of these, or a split was not chosen.
     """
-    if isinstance(records, datasets.DatasetDict | datasets.IterableDatasetDict):
+    known: Any = sys.modules.get("datasets")  # whoever holds a data set of it has imported it
+    if known and isinstance(records, known.DatasetDict | known.IterableDatasetDict):
         raise TypeError(
             f"expected one split of a data set, got all of {', '.join(map(str, records))}; pass one, "
             "such as data['train']"
         )
-    if not isinstance(records, Sequence | datasets.Dataset | datasets.IterableDataset):
+    is_table = known and isinstance(records, known.Dataset | known.IterableDataset)
+    if not (is_table or isinstance(records, Sequence)):
         raise TypeError(
             f"expected a name, a list of records or a datasets.Dataset, got {type(records).__name__}; "
             "a pandas table becomes one by to_dict('records')"

@@ -7,12 +7,15 @@ import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import datasets
 import pyarrow as pa
 
 from rlaif_pl.data.files import RawRow, data_files, is_data_file, read_rows
 from rlaif_pl.data.sources.source import DataSource, Format
+
+if TYPE_CHECKING:
+    import datasets
 
 logger = logging.getLogger(__name__)
 SAVED_MARKS = ("dataset_dict.json", "state.json")  # left by datasets' save_to_disk
@@ -136,6 +139,8 @@ def undamaged(name: str) -> Iterator[None]:
 
 def _saved(path: Path, split: str) -> datasets.Dataset:
     """Load a folder written by ``save_to_disk``."""
+    import datasets  # with pandas; files of all other kinds do without
+
     with undamaged(str(path)):
         saved = datasets.load_from_disk(str(path))
     if not isinstance(saved, datasets.DatasetDict):
@@ -149,6 +154,8 @@ def _saved(path: Path, split: str) -> datasets.Dataset:
 
 def _from_hub(source: DataSource) -> datasets.Dataset:
     """Load a split of a hub data set, from its cache where there is no network."""
+    import datasets
+
     try:
         return datasets.load_dataset(
             source.name,
