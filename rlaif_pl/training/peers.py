@@ -55,7 +55,7 @@ class Peers:
         self._ended = threading.Event()
         self._lock = threading.Lock()
         self._beats = 0
-        self._reached = time.monotonic()  # when the store last answered
+        self._rounds = 0  # how often the store answered all that was asked
 
     def start(self) -> None:
         """Say who this process is, learn who the others are, and begin to watch."""
@@ -65,7 +65,6 @@ class Peers:
             self._facts[other] = json.loads(self.store.get(f"who/{other}"))
             host, pid = self._facts[other]["host"], self._facts[other]["pid"]
             self.names[other] = f"rank {other} on {host} (process {pid})"
-        self._reached = time.monotonic()
         for name, work in (("peers", self._watch), ("store", self._watch_store)):
             threading.Thread(target=work, name=name, daemon=True).start()
 
@@ -151,12 +150,14 @@ class Peers:
                     is_silent = not beat.startswith(b"ended ")
                     if self.patience and is_silent and time.monotonic() - since > self.patience:
                         self._give_up(self.names[other])
-                self._reached = time.monotonic()
+                self._rounds += 1
 
     def _watch_store(self) -> None:
         """Give rank 0 up, which keeps the store, where that fails or does not answer at all."""
+        known, waited = self._rounds, 0.0  # counted in beats: time that this process slept is none
         while not self._ended.wait(BEAT):
-            if self.patience and time.monotonic() - self._reached > self.patience:
+            known, waited = self._rounds, 0.0 if known != self._rounds else waited + BEAT
+            if self.patience and waited > self.patience:
                 self._give_up(self.names[0])
 
     def _give_up(self, name: str) -> None:
