@@ -7,7 +7,6 @@ them below the report, make tables too.
 from __future__ import annotations
 
 import csv
-import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -218,15 +217,27 @@ class Page:
         return cls(tables, notes, plot, caption)
 
 
+class CsvLines(list[str]):
+    r"""Takes rows from a writer of ``csv`` with its usual ``\r\n`` and ends them by ``\n``.
+
+    With ``lineterminator="\n"`` Python 3.11 leaves a carriage return in a cell without quotes, where
+    readers see the end of a row.
+    """
+
+    def write(self, line: str) -> None:
+        """Take one row."""
+        self.append(line.removesuffix("\r\n") + "\n")
+
+
 def csv_text(records: Iterable[Mapping[str, object]]) -> str:
     """Return records, at least one, as CSV under the names of all; None is an empty cell."""
     rows = list(records)
-    text = io.StringIO(newline="")
+    lines = CsvLines()
     names = list(dict.fromkeys(name for row in rows for name in row))
-    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer = csv.DictWriter(lines, names)
     writer.writeheader()
     writer.writerows(rows)
-    return text.getvalue()
+    return "".join(lines)
 
 
 def _text(value: Value, form: str) -> str:

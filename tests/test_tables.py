@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from rlaif_pl.statistics import Interval, empty_interval
-from rlaif_pl.tables import NONE, PERCENT, POINTS, Column, Page, Table
+from rlaif_pl.tables import NONE, PERCENT, POINTS, Column, Page, Table, csv_text
 
 SHARE = Interval(0.5, 0.4, 0.6, 10)
 GAIN = Interval(-0.031, math.nan, math.nan, 10)
@@ -100,3 +100,11 @@ def test_another_file_is_refused(content):
 def test_a_row_of_another_length_is_refused():
     with pytest.raises(ValueError, match=r"expected rows of 2 cells, got others in \[2\]"):
         Table("", ["a", "b"], [["x", 1], ["y"]])
+
+
+def test_a_carriage_return_in_a_cell_does_not_end_its_row():
+    text = csv_text([{"text": "a\rb", "n": 1}, {"text": "c", "n": 2}])
+    assert list(csv.DictReader(io.StringIO(text, newline=""))) == [
+        {"text": "a\rb", "n": "1"},
+        {"text": "c", "n": "2"},
+    ]

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from rlaif_pl.data.files import allow_long_cells
 from rlaif_pl.data.metric_files import write_text
+from rlaif_pl.tables import CsvLines
 
 Cell = float | int | str
 
@@ -48,7 +49,6 @@ def write_table(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, 
 
 def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Cell]]) -> str:
     """Return rows as CSV lines without a header; a missing value is empty."""
-    stream = io.StringIO(newline="")
-    writer = csv.DictWriter(stream, columns, restval="", lineterminator="\n")
-    writer.writerows(rows)
-    return stream.getvalue()
+    lines = CsvLines()
+    csv.DictWriter(lines, columns, restval="").writerows(rows)
+    return "".join(lines)

@@ -80,3 +80,11 @@ def test_text_with_commas_quotes_and_line_breaks_survives(tmp_path):
 
 def test_no_file_is_an_empty_table(tmp_path):
     assert read_table(tmp_path / "x.csv") == ([], [])
+
+
+def test_a_cell_keeps_every_character_and_its_row(tmp_path):
+    texts = ["a\rb", "a\r", "\r\n", "a\nb", 'a "b"', "a,b", "\u2028\x85\x1c", "\x04\ufffd"]
+    rows = [{"step": str(n), "text": text, "reward": "0.5"} for n, text in enumerate(texts)]
+    write_table(tmp_path / "table.csv", ["step", "text", "reward"], rows)
+    assert read_table(tmp_path / "table.csv").rows == rows
+    assert (tmp_path / "table.csv").read_bytes().endswith(b",0.5\n")
