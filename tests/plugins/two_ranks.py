@@ -23,6 +23,23 @@ def component(path, **options):
     return {"class_path": path, "init_args": options}
 
 
+def bare_trainer(root, ranks, *callbacks, **more):
+    """Return keys of ``trainer`` for a fit by so many processes that records its end, and no more."""
+    return {
+        "default_root_dir": str(root),
+        "accelerator": "cpu",
+        "devices": ranks,
+        "strategy": "ddp" if ranks > 1 else "auto",
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+        "callbacks": [component("rank_record.RankRecord"), *callbacks],
+        **more,
+    }
+
+
 def small_fit(root, model, data, *callbacks, save_every=2, trainer=None, **more):
     """Write the config of an SFT of a tiny model, a row a step, that records its end and history.
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import yaml
-from two_ranks import HERE, component, run_in_two_processes
+from two_ranks import HERE, bare_trainer, component, run_in_two_processes
 
 from rlaif_pl.cli import main as cli
 from rlaif_pl.data.preferences import write_prompts
@@ -24,21 +24,9 @@ def config(tmp_path, small_folder, tiny_reward_folder):
         root = tmp_path / name
         generator = {"base_url": url, "adapter_dir": str(root / "weights"), "tolerance": 1e-4}
         config = {
-            "trainer": {
-                "default_root_dir": str(root),
-                "max_steps": STEPS,
-                "max_epochs": -1,
-                "accelerator": "cpu",
-                "devices": ranks,
-                "strategy": "ddp" if ranks > 1 else "auto",
-                "logger": False,
-                "enable_checkpointing": False,
-                "enable_progress_bar": False,
-                "enable_model_summary": False,
-                "limit_val_batches": 0,
-                "num_sanity_val_steps": 0,
-                "callbacks": [component("rank_record.RankRecord")],
-            },
+            "trainer": bare_trainer(
+                root, ranks, max_steps=STEPS, max_epochs=-1, limit_val_batches=0
+            ),
             "default_callbacks": {"off": ["all"]},
             "model": component(
                 "rlaif_pl.training.A2CModule",

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 import yaml
-from two_ranks import HERE, component, run_in_two_processes
+from two_ranks import HERE, bare_trainer, component, run_in_two_processes
 
 from rlaif_pl.cli import main as cli
 from rlaif_pl.data.preferences import read_preferences, write_preferences, write_prompts
@@ -92,24 +92,14 @@ def write_labeling(folder, ranks, pair, model):
 
 
 def trainer_options(root, ranks):
-    return {
-        "default_root_dir": str(root),
-        "max_epochs": 2,
-        "accelerator": "cpu",
-        "devices": ranks,
-        "strategy": "ddp" if ranks > 1 else "auto",
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "num_sanity_val_steps": 0,
-        "gradient_clip_val": 1.0,
-        "callbacks": [
-            component("rank_record.RankRecord"),
-            component("rlaif_pl.training.callbacks.TerminateOnNaN"),
-            component("rlaif_pl.training.callbacks.ExportModel", folder="model"),
-        ],
-    }
+    return bare_trainer(
+        root,
+        ranks,
+        component("rlaif_pl.training.callbacks.TerminateOnNaN"),
+        component("rlaif_pl.training.callbacks.ExportModel", folder="model"),
+        max_epochs=2,
+        gradient_clip_val=1.0,
+    )
 
 
 @pytest.fixture(scope="module")
