@@ -3,6 +3,7 @@ import math
 from dataclasses import replace
 
 import pytest
+from matplotlib.text import Text
 from rich.console import Console
 
 from rlaif_pl.data.revisions import Revision
@@ -114,9 +115,10 @@ def test_nothing_is_claimed_from_a_judge_that_cannot_tell(judge, said, tmp_path)
     assert study.reading(study.results[0]) == "nothing claimed"
     assert said in notes(study)[0]
     assert "nothing is claimed" in notes(study)[0]
-    assert "more harmless" not in page_of(study).markdown()
-    (label,) = plot(study).axes[0].get_legend().get_texts()
-    assert label.get_text() == "harmless (judge not above chance: no evidence)"
+    drawn = " ".join(text.get_text() for text in plot(study).findobj(Text))
+    for text in (page_of(study).markdown(), drawn):
+        assert "more harmless" not in text
+    assert "harmless (judge not above chance: no evidence)" in drawn
     write(study, tmp_path)
     (row,) = csv.DictReader((tmp_path / "rows.csv").open())
     assert (row["reading"], row["judge_can_tell"]) == ("nothing claimed", "False")
