@@ -96,6 +96,16 @@ class ActorCritic(nn.Module):
             nn.init.zeros_(self.value_head.weight)  # start at 0: the first returns set the scale
             nn.init.zeros_(self.value_head.bias)
 
+    def trunk_states(self, batch: ResponseBatch) -> Tensor | None:
+        """Run the trunk that all roles share; None where there is none. ``(T, D)``."""
+        return self.policy.trunk_states(batch)
+
+    def logprobs(
+        self, batch: ResponseBatch, below: Tensor | None, params: SamplingParams
+    ) -> Tensor:
+        """Log-probability of each response token by the policy; see ``CausalModel.logprobs``."""
+        return self.policy.logprobs(batch, below, params)
+
     @torch.no_grad()
     def reference_pass(
         self, batch: ResponseBatch, below: Tensor | None, params: SamplingParams

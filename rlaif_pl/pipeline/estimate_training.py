@@ -18,13 +18,18 @@ LOGIT_COPIES = 3  # logits, their softmax and the gradient
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """A network of a stage: its weights with gradients (float32) and without, shared ones once."""
+    """A network of a stage: its weights with gradients (float32) and without, shared ones once.
+
+    FSDP2 divides it unless it ``stays_whole``, and makes copies of what is ``shared``.
+    """
 
     name: str
     trained: int
     frozen: int
     frozen_bytes: int = 2
     flops: float = 0.0  # a row
+    shared: int = 0  # weights of another role
+    stays_whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +68,15 @@ def memory(
 ) -> Memory:
     """Add up what one GPU holds."""
     share = ranks if sharded else 1
+    apart = sum(role.frozen_bytes * role.frozen for role in roles if role.stays_whole)
+    copied = sum(role.frozen_bytes * role.shared for role in roles) if sharded else 0
     copies = ranks > 1 and not (sharded or bucket_views)
     trained = sum(role.trained for role in roles)
     frozen = sum(role.frozen_bytes * role.frozen for role in roles)
     casts = gathered if sharded else 2 * trained if half else 0
     whole = 4 * trained + frozen
     return Memory(
-        weights=whole // share + round(casts),
+        weights=(whole + copied - apart) // share + apart + round(casts),
         gradients=(8 if copies else 4) * trained // share,
         optimizer=4 * moments * trained // share,
         activations=round(activations),
@@ -105,7 +112,9 @@ class Network:
         else:
             trained = self.top * self.rank * shape.matrix_sides
         frozen = shape.parameters - (trained if self.rank is None else 0)
-        return Role(name, trained, frozen if owns else 0, self.width, flops)
+        trunk = (shape.layers - self.top) * shape.layer  # one for all roles
+        shared = 0 if owns else frozen - trunk
+        return Role(name, trained, frozen if owns else 0, self.width, flops, shared)
 
     def gathered(self, half: bool) -> float:
         """Bytes that FSDP2 holds whole at a time: embeddings, two layers, gradients of one."""
@@ -201,10 +210,17 @@ class Fit:
         if at(options, "backbone") is not None:
             judge = read_network(options, self.inputs)
             is_shared = network.top < shape.layers and judge.top == network.top
+            is_shared &= not self.is_sharded
             own = judge.top * judge.shape.layer if is_shared else judge.shape.parameters
             read = judge.shape.forward_flops(self.tokens, self.length)
-            roles.append(Role("reward", 0, own, judge.width, read))
+            roles.append(Role("reward", 0, own, judge.width, read, stays_whole=True))
         return roles
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether FSDP2 divides the weights."""
+        strategy = str(at(self.content, "trainer.strategy"))
+        return any(word in strategy for word in ("fsdp", "ModelParallelStrategy"))
 
     @property
     def flops(self) -> float:
@@ -228,14 +244,13 @@ class Fit:
     def memory(self) -> Memory:
         """What one GPU holds."""
         optimizer = str(at(self.model, "optimizer.class_path")).lower()
-        strategy = str(at(self.content, "trainer.strategy"))
         shape, sequence = self.network.shape, self._row_tokens
         return memory(
             self.roles,
             0 if "sgd" in optimizer or "adafactor" in optimizer else 2,
             self.half,
             self.ranks,
-            any(word in strategy for word in ("fsdp", "ModelParallelStrategy")),
+            self.is_sharded,
             bool(at(self.content, "trainer.strategy.init_args.gradient_as_bucket_view")),
             self.network.gathered(self.half),
             activations=self.activations(self.network.checkpointing),

@@ -112,7 +112,7 @@ def collect(
         closed = [[*row, policy.eos] for row in written]
         read = assemble(rows, closed, policy.pad, policy.device)
     kept = samples.below
-    if kept is None and (states := policy.trunk_states(read)) is not None:
+    if kept is None and (states := actor.trunk_states(read)) is not None:
         kept = TrunkStates(states, read.starts)
     below = None if kept is None else batch.inputs.gather(kept)
     ref_logprobs, last = actor.reference_pass(batch, below, params)

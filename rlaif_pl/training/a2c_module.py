@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from rlaif_pl.training.ranks import mean_over_ranks, rank_share
 from rlaif_pl.training.rollout_means import batch_means, sampled_responses
 from rlaif_pl.training.rollouts import Rollouts, next_batch
 from rlaif_pl.training.schedules import LinearDecay
+from rlaif_pl.training.sharding import Division
 from rlaif_pl.training.trainer_check import most_parts
 from rlaif_pl.types import Prompt, PromptBatch, SampledResponse
 
@@ -79,6 +81,9 @@ class A2CModule(TrainableModule):
 
     task = "prompts"
     samples_while_training = True
+    divided = Division(
+        "actor", ("trunk_states", "reference_pass", "evaluate", "logprobs"), "actor.policy"
+    )
 
     def __init__(
         self,
@@ -147,6 +152,24 @@ class A2CModule(TrainableModule):
         """The policy that is trained."""
         return self.actor.policy
 
+    @property
+    @override
+    def draws_here(self) -> bool:
+        return not self.rollouts.generator.is_remote
+
+    @override
+    def before_division(self) -> None:
+        reward = self.reward
+        if isinstance(reward, RewardModel) and reward.model.trunk is self.actor.policy.trunk:
+            reward.model.trunk = copy.deepcopy(reward.model.trunk)  # it runs apart from the actor
+
+    def policy_to_send(self) -> Policy:
+        """Return the policy that servers are sent; its weights are whole on rank 0."""
+        self.gather_weights()
+        if self._shards and not self.trainer.is_global_zero:
+            return self.actor.policy
+        return self.whole(self.actor.policy)
+
     @override
     def check_lengths(self, rows: Sequence[Prompt]) -> None:
         def texts() -> Iterator[tuple[str, None]]:
@@ -164,7 +187,7 @@ class A2CModule(TrainableModule):
         step = self.global_step
         samples = self.rollouts.take(step, batch) if key == (step,) else None
         if samples is None or self.rollouts.overlap:
-            self.rollouts.update(self.actor.policy, step)
+            self.rollouts.update(self.policy_to_send, step)
         if self.rollouts.overlap and key == (step,):
             self._ask_ahead(step + 1)
         return collect(
@@ -291,7 +314,7 @@ class A2CModule(TrainableModule):
     def validation_step(self, batch: PromptBatch, batch_idx: int) -> None:
         rollout = self.rollout(batch, "validation")
         rows = self.counted(rollout, batch).any(1)
-        logprobs = self.actor.policy.logprobs(rollout.batch, rollout.below, self.sampling)
+        logprobs = self.actor.logprobs(rollout.batch, rollout.below, self.sampling)
         kl = sequence_kl(logprobs, rollout.ref_logprobs, rollout.is_sampled)
         values = batch_means(rollout, kl, rows)
         self.log_dict(
@@ -333,7 +356,7 @@ class A2CModule(TrainableModule):
 
     @override
     def export(self, folder: Path, form: Form = "whole") -> Path:
-        return export_policy(folder, self.actor.policy, form)
+        return export_policy(folder, self.whole(self.actor.policy), form)
 
     @override
     def check_export(self, form: Form = "whole") -> int:

@@ -20,7 +20,7 @@ from typing_extensions import override
 from rlaif_pl.models.adapter_export import Form
 from rlaif_pl.training.checkpoints import MODELS, ChecksumCheckpointIO, check_fits, models_of
 from rlaif_pl.training.frozen import KEY, check_frozen, frozen_digest
-from rlaif_pl.training.sharding import Sharded
+from rlaif_pl.training.sharding import Division, Sharded
 from rlaif_pl.training.sharding_strategy import ShardingStrategy
 from rlaif_pl.training.step_mean import StepMeanModule
 from rlaif_pl.training.trainer_check import PRECISIONS, check_served, check_strategy, most_parts
@@ -48,14 +48,13 @@ class TrainableModule(StepMeanModule):
             checkpoint, which holds what is trained, records a hash of the frozen weights beside it.
         export_folder: Where the default callbacks export to, below the folder of a fit.
         samples_while_training: Whether a training step leaves ``latest_samples`` to show.
-        sharded: Attribute whose weights FSDP2 may divide, and its method that gathers them; None where
-            weights stay whole.
+        divided: What FSDP2 may divide; None where weights stay whole.
     """
 
     task: ClassVar[str] = ""
     export_folder: ClassVar[str] = "policy"
     samples_while_training: ClassVar[bool] = False
-    sharded: ClassVar[tuple[str, str] | None] = None
+    divided: ClassVar[Division | None] = None
 
     def __init__(
         self,
@@ -77,6 +76,11 @@ class TrainableModule(StepMeanModule):
         self._frozen: str | None = None
         self._shards: list[Sharded] = []  # one where weights are divided; a list is no part of this
 
+    @property
+    def draws_here(self) -> bool:
+        """Whether training samples responses in this process."""
+        return False
+
     def build_optimizer(self) -> Optimizer:
         """Build the one optimizer; modules with several learning rates give it groups."""
         return self.optimizer(self.trained().values())
@@ -89,7 +93,7 @@ class TrainableModule(StepMeanModule):
                 "nothing; fit trains it and validate measures it"
             )
         check_served(self, self.task)
-        check_strategy(self.trainer, type(self), self.micro_batch_tokens, self.is_given)
+        check_strategy(self.trainer, self)
         strategy = self.trainer.strategy
         if type(strategy) is ModelParallelStrategy:
             strategy.__class__ = ShardingStrategy  # which adds methods only
@@ -117,13 +121,15 @@ class TrainableModule(StepMeanModule):
     def configure_model(self) -> None:
         # Lightning calls this without a trainer too, where it loads a checkpoint.
         strategy = None if self._trainer is None else self.trainer.strategy
-        if not isinstance(strategy, ModelParallelStrategy) or self._shards or self.sharded is None:
+        if not isinstance(strategy, ModelParallelStrategy) or self._shards or self.divided is None:
             return
-        place, method = self.sharded
+        self.before_division()
         mesh = strategy.device_mesh["data_parallel"]
         dtype = PRECISIONS[self.trainer.precision]
-        root = getattr(self, place)
-        self._shards.append(Sharded(root, method, mesh, strategy.root_device, dtype))
+        self._shards.append(Sharded(self, self.divided, mesh, strategy.root_device, dtype))
+
+    def before_division(self) -> None:
+        """Take out of what is divided what others read."""
 
     def gather_weights(self) -> None:
         """Put divided weights together for ``export`` on rank 0; to be called on every rank."""
@@ -131,7 +137,7 @@ class TrainableModule(StepMeanModule):
             shards.gather(self.trainer.is_global_zero)
 
     def whole(self, trained: Model) -> Model:
-        """Return a trained model, or, where its weights are divided, the copy with all of them.
+        """Return ``divided.exported``, or, where its weights are divided, the copy with all of them.
 
         Raises:
             RuntimeError: They are divided and were not gathered.

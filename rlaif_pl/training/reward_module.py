@@ -23,6 +23,7 @@ from rlaif_pl.training.base import TrainableModule
 from rlaif_pl.training.datamodule import PreferenceDataModule
 from rlaif_pl.training.probe import probe
 from rlaif_pl.training.schedules import LinearDecay
+from rlaif_pl.training.sharding import Division
 from rlaif_pl.types import PairBatch, Preference, Prompt
 
 IGNORED = -1  # verdict of a pair that counts nowhere
@@ -48,7 +49,7 @@ class RewardModule(TrainableModule):
     """
 
     task = "pairs"
-    sharded = ("reward", "features")
+    divided = Division("reward", ("features",), "reward", unread=("model.unembedding",))
     export_folder = "reward_model"
 
     def __init__(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -53,13 +53,18 @@ class Rollouts:
         """
         self.generator.prepare(SampledPolicy(policy), params, for_training=True)
 
-    def update(self, policy: CausalModel, step: int) -> None:
-        """Let the backend draw with the weights of a step, once what was asked ahead is there."""
+    def update(self, policy: Callable[[], CausalModel], step: int) -> None:
+        """Let the backend draw with the weights of a step, once what was asked ahead is there.
+
+        Args:
+            policy: Returns the policy, called on every process: weights may have to be gathered.
+            step: Whose weights they are; a step's are sent once.
+        """
         if self._served == step:
             return
         if self._ahead is not None:
             self._ahead.result()  # its adapters must stay until it is drawn
-        self._serve(SampledPolicy(policy))
+        self._serve(SampledPolicy(policy()))
         self._served = step
 
     def _serve(self, policy: SampledPolicy) -> None:

@@ -19,6 +19,7 @@ from rlaif_pl.models.policy import BackboneOptions
 from rlaif_pl.text import Template
 from rlaif_pl.training.base import TrainableModule
 from rlaif_pl.training.schedules import LinearDecay
+from rlaif_pl.training.sharding import Division
 from rlaif_pl.types import DemonstrationBatch, Prompt
 
 
@@ -41,7 +42,7 @@ class SFTModule(TrainableModule):
     """
 
     task = "demonstrations"
-    sharded = ("policy", "logprobs")
+    divided = Division("policy", ("logprobs",), "policy")
 
     def __init__(
         self,

@@ -2,8 +2,9 @@
 
 Each decoder layer is a unit whose weights are gathered while it runs; embeddings, last norm and heads
 are gathered for a whole pass. FSDP2 gathers in front of ``forward``. Losses here read the output
-embedding outside of any ``forward``, so the one method that computes from tokens to what a loss reads
-(``TrainableModule.sharded``) is made a forward of the model that holds all units.
+embedding outside of any ``forward``, so the methods that compute from tokens to what a loss reads
+(``Division.forwards``) are made forwards of the model that holds all units. Roles that share frozen
+weights get a part of their own each: a weight belongs to one unit.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import distributed as dist
@@ -25,7 +26,6 @@ from torch.distributed.fsdp import (
 )
 
 from rlaif_pl.engine.decoder_layers import layers_of, text_part
-from rlaif_pl.engine.generation_state import runners_of
 from rlaif_pl.engine.runner import DecoderRunner
 from rlaif_pl.models.causal import CausalModel
 from rlaif_pl.models.scalar_head import ScalarHead
@@ -33,8 +33,24 @@ from rlaif_pl.training.shards import gathered
 from rlaif_pl.training.trainer_check import INSTEAD
 
 
+class Division(NamedTuple):
+    """What FSDP2 divides of a module.
+
+    Attributes:
+        root: Attribute that holds all of it.
+        forwards: Methods of the root that run layers, each as often on one process as on another.
+        exported: Attribute that is put together again, the root or a part of it.
+        unread: Weights of the root that nobody reads, by name.
+    """
+
+    root: str
+    forwards: tuple[str, ...]
+    exported: str
+    unread: tuple[str, ...] = ()
+
+
 class Sharded:
-    """A model whose weights are divided among the processes of a mesh.
+    """A module's weights, divided among the processes of a mesh.
 
     Raises:
         ValueError: The architecture can only be run in groups of texts, unlike on each process.
@@ -42,14 +58,17 @@ class Sharded:
 
     def __init__(
         self,
-        root: nn.Module,
-        method: str,
+        module: nn.Module,
+        division: Division,
         mesh: DeviceMesh,
         device: torch.device,
         dtype: torch.dtype | None,
     ) -> None:
-        self.root = root
-        self.plain = without_weights(root)
+        self.root = root = module.get_submodule(division.root)
+        self.exported = module.get_submodule(division.exported)
+        self.plain = without_weights(self.exported)
+        self._is_filled = False
+        unread = [root.get_submodule(name) for name in division.unread]
         # Ways of running a decoder are tried on whole weights of the type that probes know.
         for runner in _runners(root.to(device)):
             found = runner.capabilities
@@ -58,29 +77,31 @@ class Sharded:
                     f"expected a decoder that runs texts of unlike lengths at once to divide its "
                     f"weights, got {type(runner.decoder).__name__} ({found.reason}); {INSTEAD}"
                 )
-        self._divide(mesh, dtype)
-        register_fsdp_forward_method(root, method)
-        # What the method returns may be a view; nothing here changes it in place.
+        self._divide(mesh, dtype, unread)
+        for method in division.forwards:
+            register_fsdp_forward_method(root, method)
+        # What a method returns may be a view; nothing here changes it in place.
         warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* returned a view tensor")
 
-    def _divide(self, mesh: DeviceMesh, dtype: torch.dtype | None) -> None:
+    def _divide(self, mesh: DeviceMesh, dtype: torch.dtype | None, unread: list[nn.Module]) -> None:
         """Divide layers, heads and what is left, each a unit."""
         root = self.root
         policy = MixedPrecisionPolicy(dtype, torch.float32, cast_forward_inputs=False)
         exact = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
         # Decoder layers, those of a trunk first.
+        owned: set[int] = set()
         for layer in (one for each in _runners(root) for one in layers_of(text_part(each.decoder))):
+            own_weights(layer, owned)
             if dtype is not None:
                 layer.register_forward_pre_hook(_cast_to(dtype), with_kwargs=True)
             fully_shard(layer, mesh=mesh, mp_policy=policy)
-        for unit in _others(root):
+        for unit in _others(root, unread):
             fully_shard(unit, mesh=mesh, mp_policy=exact)
         # Divided again after each pass, so that whoever lists parameters finds what is trained.
         fully_shard(root, mesh=mesh, mp_policy=exact, reshard_after_forward=True)
-        for model in _models(
-            root
-        ):  # FSDP2 would gather what ran before, which has no backward pass
-            first = cast(FSDPModule, layers_of(text_part(model.top.decoder))[0])
+        # FSDP2 would gather what ran before, which may have no backward pass.
+        for runner in _runners(root):
+            first = cast(FSDPModule, layers_of(text_part(runner.decoder))[0])
             first.set_modules_to_backward_prefetch([first])
         if dist.get_backend() == "gloo":  # which adds up, and takes no means
             for unit in root.modules():
@@ -88,9 +109,17 @@ class Sharded:
                     unit.set_force_sum_reduction_for_comms(True)
 
     def gather(self, is_wanted: bool) -> None:
-        """Fill the undivided copy, on the CPU; to be called on every process."""
+        """Fill the undivided copy, on the CPU; to be called on every process.
+
+        Frozen weights are sent once.
+        """
         # one at a time: of all weights only the largest is whole on a device
-        found = {name: gathered(p, is_wanted) for name, p in self.root.named_parameters()}
+        found = {
+            name: gathered(p, is_wanted)
+            for name, p in self.exported.named_parameters()
+            if p.requires_grad or not self._is_filled
+        }
+        self._is_filled = True
         if is_wanted:
             fill(self.plain, found)
 
@@ -120,11 +149,30 @@ def without_weights(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module, memo)
 
 
+def own_weights(unit: nn.Module, owned: set[int]) -> None:
+    """Give a unit parameters of its own in place of those that another owns; their values stay shared.
+
+    Args:
+        unit: A layer.
+        owned: Identities of the parameters of units before; the unit's are added.
+    """
+    made: dict[int, nn.Parameter] = {}
+    for name, old in list(unit.named_parameters(remove_duplicate=False)):
+        if id(old) in owned:
+            new = made.setdefault(id(old), nn.Parameter(old.data, old.requires_grad))
+            parent, _, leaf = name.rpartition(".")
+            setattr(unit.get_submodule(parent), leaf, new)
+    owned |= {id(p) for p in unit.parameters()}
+
+
 @torch.no_grad()
 def fill(module: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
-    """Put weights into a module by name; one name of those that share a weight is enough."""
+    """Put weights into a module by name; one name of those that share a weight is enough.
+
+    Those that are not named stay.
+    """
     made = {
-        id(old): nn.Parameter(weights[name], old.requires_grad)
+        id(old): nn.Parameter(weights[name], old.requires_grad) if name in weights else old
         for name, old in module.named_parameters()
     }
     for name, old in list(module.named_parameters(remove_duplicate=False)):
@@ -132,21 +180,15 @@ def fill(module: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
         setattr(module.get_submodule(parent), leaf, made[id(old)])
 
 
-def _models(root: nn.Module) -> Iterator[CausalModel]:
-    return (each for each in root.modules() if isinstance(each, CausalModel))
-
-
 def _runners(root: nn.Module) -> Iterator[DecoderRunner]:
-    return (runner for model in _models(root) for runner in runners_of(model))
+    return (each for each in root.modules() if isinstance(each, DecoderRunner))
 
 
-def _others(root: nn.Module) -> Iterator[nn.Module]:
-    """Scalar heads, and output embeddings of models that write nothing, which nobody reads."""
+def _others(root: nn.Module, unread: list[nn.Module]) -> Iterator[nn.Module]:
+    """Scalar heads, and what nobody reads unless an input embedding is tied to it."""
     yield from (each for each in root.modules() if isinstance(each, ScalarHead))
-    for model in _models(root):
-        inside = {id(p) for runner in runners_of(model) for p in runner.parameters()}
-        if model is not root and id(model.unembedding.weight) not in inside:
-            yield model.unembedding
+    inside = {id(p) for runner in _runners(root) for p in runner.parameters()}
+    yield from (m for m in unread if not any(id(p) in inside for p in m.parameters()))
 
 
 def _cast_to(dtype: torch.dtype) -> Callable[..., tuple[Any, dict[str, Any]]]:

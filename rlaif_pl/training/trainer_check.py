@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+
+if TYPE_CHECKING:
+    from rlaif_pl.training.base import TrainableModule
 
 FLOAT32: tuple[object, ...] = (None, 32, "32", "32-true")
 PRECISIONS: dict[object, torch.dtype | None] = {
@@ -26,6 +31,8 @@ def check_sharding(
     ranks: int | None,
     precision: object,
     micro_batch_tokens: object,
+    *,
+    draws_here: bool = False,
 ) -> None:
     """Refuse what cannot be trained with divided weights.
 
@@ -33,11 +40,17 @@ def check_sharding(
         ValueError: Something is not supported; says what to do.
     """
     name = ModelParallelStrategy.__name__
-    if getattr(module, "sharded", None) is None:
+    if getattr(module, "divided", None) is None:
         raise ValueError(
-            f"expected SFTModule or RewardModule with {name}, got {module.__name__}: it runs its model "
-            "another number of times on each process, and a process whose weights are divided would "
+            f"expected SFTModule, RewardModule or A2CModule with {name}, got {module.__name__}, which "
+            "runs its model another number of times on each process: with divided weights one would "
             f"wait for the others for ever; {INSTEAD}"
+        )
+    if draws_here:
+        raise ValueError(
+            f"expected servers that draw responses with {name}, got {module.__name__} without, where "
+            "each token would gather all weights; set model.init_args.rollout to "
+            f"rlaif_pl.engine.VLLMGenerator, or {INSTEAD}"
         )
     is_sized = isinstance(data_parallel, int) and tensor_parallel == 1
     if not is_sized or (ranks is not None and data_parallel != ranks):
@@ -59,9 +72,7 @@ def check_sharding(
         )
 
 
-def check_strategy(
-    trainer: Trainer, module: type, micro_batch_tokens: int | None, is_given: bool
-) -> None:
+def check_strategy(trainer: Trainer, module: TrainableModule) -> None:
     """Refuse a trainer whose strategy divides weights in a way that was not tested.
 
     Raises:
@@ -78,9 +89,16 @@ def check_strategy(
     sizes = [strategy._data_parallel_size, strategy._tensor_parallel_size]
     meant = [strategy.num_nodes, strategy.num_processes]  # by auto
     data, tensor = (n if size == "auto" else size for size, n in zip(sizes, meant, strict=True))
-    ranks = trainer.world_size
-    check_sharding(module, data, tensor, ranks, trainer.precision, micro_batch_tokens)
-    if is_given:
+    check_sharding(
+        type(module),
+        data,
+        tensor,
+        trainer.world_size,
+        trainer.precision,
+        module.micro_batch_tokens,
+        draws_here=module.draws_here,
+    )
+    if module.is_given:
         raise ValueError(
             f"expected models by name with {name}, got some in memory, which would be left without "
             "their weights; name the folder that Policy.save(folder) writes"

@@ -31,6 +31,15 @@ def test_ddp_adds_its_buckets_fsdp_divides_and_autocast_keeps_casts():
     assert fsdp.total == 4 * P + CONTEXT_BYTES  # at the start, when the weights are whole
 
 
+def test_fsdp2_gives_each_role_a_copy_and_leaves_the_reward_whole():
+    adapters, trunk = Network(QWEN, top=8, rank=8), 20 * QWEN.layer
+    policy, reward = adapters.role("policy", owns=False), Role("reward", 0, 30, stays_whole=True)
+    found = memory([Role("reference", 0, P), policy, reward], ranks=8, sharded=True)
+    trained = 4 * policy.trained
+    assert found.weights == (trained + 2 * P + 2 * (P - trunk)) // 8 + 60
+    assert found.total == trained + 2 * P + 60 + CONTEXT_BYTES  # whole, once, at the start
+
+
 def test_fsdp2_holds_embeddings_and_two_layers_whole():
     layers = 28 * QWEN.layer
     assert WHOLE.gathered(half=True) == 8 * (P - layers) + 3 * 2 * QWEN.layer

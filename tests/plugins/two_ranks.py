@@ -5,6 +5,7 @@ import os
 import socket
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import torch
@@ -122,7 +123,8 @@ def run_in_two_processes(files, folder):
         process.kill()
         process.join()
     said = "\n".join(log.read_text() for log in logs)
-    assert [process.exitcode for process in processes] == [0, 0], said
+    ends = [process.exitcode for process in processes]
+    assert ends == [0, 0], f"{ends}\n{said}"
 
 
 def work(files, folder, variables, log):
@@ -135,7 +137,11 @@ def work(files, folder, variables, log):
         for number in (1, 2):
             os.dup2(stream.fileno(), number)
         sys.stdout = sys.stderr = stream
-        for command, file in files:
-            code = cli.main([command, "--config", str(file)])
-            if code:
-                sys.exit(code)
+        try:
+            for command, file in files:
+                code = cli.main([command, "--config", str(file)])
+                if code:
+                    sys.exit(code)
+        except Exception:
+            traceback.print_exc()  # while there is a stream to say it on
+            raise

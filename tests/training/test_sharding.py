@@ -12,7 +12,7 @@ from two_ranks import HERE, component, run_in_two_processes
 from rlaif_pl.cli import main as cli
 from rlaif_pl.data.checksum import is_whole, parts_of, previous_of
 from rlaif_pl.data.preferences import write_preferences, write_prompts
-from rlaif_pl.training import A2CModule, RewardModule
+from rlaif_pl.training import A2CModule, LabelingModule, RewardModule
 from rlaif_pl.training.checkpoints import read_checkpoint
 from rlaif_pl.training.shards import LOCAL, SHAPE, joined
 from rlaif_pl.training.trainer_check import check_sharding
@@ -209,7 +209,8 @@ def test_layers_compute_in_16_bits_and_what_is_trained_stays_in_32(fitted, alone
 @pytest.mark.parametrize(
     ("module", "changes", "said"),
     [
-        (A2CModule, {}, "expected SFTModule or RewardModule.*take the strategy ddp"),
+        (A2CModule, {"draws_here": True}, "servers that draw.*rollout to rlaif_pl.engine.VLLMG"),
+        (LabelingModule, {}, "SFTModule, RewardModule or A2CModule.*take the strategy ddp"),
         (RewardModule, {"tensor_parallel": 2}, "data_parallel_size: 2 and tensor_parallel_size: 1"),
         (RewardModule, {"data_parallel": "auto"}, "got 'auto' and 1"),
         (RewardModule, {"data_parallel": 1}, "got 1 and 1"),

@@ -177,13 +177,15 @@ def refuse_sharding(config: Mapping[str, Any]) -> None:
     if name.rpartition(".")[2] != FSDP2.rpartition(".")[2]:
         return
     devices, nodes = trainer.get("devices"), trainer.get("num_nodes") or 1
+    kind, arguments = import_class(model["class_path"]), model.get("init_args") or {}
     check_sharding(
-        import_class(model["class_path"]),
+        kind,
         options.get("data_parallel_size", "auto"),
         options.get("tensor_parallel_size", "auto"),
         devices * nodes if isinstance(devices, int) and devices > 0 else None,
         trainer.get("precision"),
-        (model.get("init_args") or {}).get("micro_batch_tokens"),
+        arguments.get("micro_batch_tokens"),
+        draws_here=getattr(kind, "samples_while_training", False) and not arguments.get("rollout"),
     )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
 
 from rlaif_pl.training.checkpoints import read_checkpoint
 
@@ -32,12 +32,12 @@ class BestWeights:
         trainer.save_checkpoint(_path(trainer), weights_only=True)
         return True
 
-    def restore(self, trainer: Trainer, module: LightningModule) -> Path | None:
-        """Load the kept weights into the module; None where none were kept."""
+    def restore(self, trainer: Trainer) -> Path | None:
+        """Load the kept weights into the module that is trained; None where none were kept."""
         if self.value is None:
             return None
         path = _path(trainer)
-        module.load_state_dict(read_checkpoint(path)["state_dict"], strict=False)
+        trainer.strategy.load_model_state_dict(read_checkpoint(path), strict=False)
         return path
 
     def line(self) -> str:

@@ -159,7 +159,7 @@ class HackingAlarm(Callback):
         # After ModelCheckpoint's last save, which is thus of the last step, and before the export.
         if self.action != "stop" or not self.alarms:
             return
-        restored = self.weights.restore(trainer, pl_module)
+        restored = self.weights.restore(trainer)
         if restored:
             rank_zero_info(f"weights put back to {restored}")
         else:

@@ -43,7 +43,7 @@ def preflight(trainer: Trainer, module: LightningModule) -> None:
     if not trainer.is_global_zero:
         return
     if isinstance(module, TrainableModule):
-        check_strategy(trainer, type(module), module.micro_batch_tokens, module.is_given)
+        check_strategy(trainer, module)
         module.check_inputs()
     least, likely = _writes(trainer, module)
     for folder in {**least, **likely}:
