@@ -9,7 +9,7 @@ from rlaif_pl.labeling.guard import MIN_OPTION_MASS, checked_mass
 from rlaif_pl.labeling.outcome import Clamp, checked_clamp
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class VerdictOptions:
     """How a verdict is read.
 
