@@ -29,6 +29,7 @@ from torch.utils.data import DataLoader
 from rlaif_pl.engine.response_batch import ResponseBatch
 from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.models import ActorCritic, BackboneOptions, Lora, RewardModel
+from rlaif_pl.rl.objective import Advantages
 from rlaif_pl.rl.rollout import Rollout
 from rlaif_pl.training import A2CModule
 from rlaif_pl.training.callbacks import CompactMemory
@@ -104,7 +105,7 @@ def build(given: argparse.Namespace, model: Path) -> A2CModule:
         actor,
         reward,
         sampling=SamplingParams(given.num_generations, given.new_tokens, temperature=0.9),
-        baseline=given.value_network == "none",
+        advantages=Advantages(baseline="rloo" if given.value_network == "none" else None),
         optimizer=partial(torch.optim.AdamW, lr=1e-5),
     )
 

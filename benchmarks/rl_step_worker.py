@@ -72,6 +72,7 @@ def run_ours(given: dict[str, Any], line: Line) -> None:
 
     from rlaif_pl.engine.sampling import SamplingParams
     from rlaif_pl.models import ActorCritic, BackboneOptions, Lora
+    from rlaif_pl.rl.objective import Advantages
     from rlaif_pl.training import A2CModule
     from rlaif_pl.types import PromptBatch
 
@@ -92,7 +93,7 @@ def run_ours(given: dict[str, Any], line: Line) -> None:
         actor,
         VowelReward(),
         sampling=SamplingParams(given["num_generations"], given["new_tokens"], TEMPERATURE),
-        baseline=alone,
+        advantages=Advantages(baseline="rloo" if alone else None),
         optimizer=partial(torch.optim.AdamW, lr=RATE, weight_decay=0.0),
     )
     batches = []

@@ -42,7 +42,8 @@ def main(
         rl.ActorCritic(start, lora=rl.Lora(), value_network="none"),
         short_and_on_topic,
         sampling,
-        baseline="rloo",  # each response against the others to its prompt, so no value network
+        # each response against the others to its prompt, so no value network
+        advantages=rl.Advantages(baseline="rloo"),
         optimizer=partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.0),
     )
     data = rl.PreferenceDataModule("prompts", prompts=PROMPTS, validation_fraction=0, batch_size=4)

@@ -44,9 +44,9 @@ def main(model: str = "smollm2-135m", trunk_layers: int = 20, limit: int = 24, s
 
     actor = rl.ActorCritic(sft, lora=rl.Lora(), value_network="reference_features")
     shaping = rl.RewardShaping(missing_eos_penalty=0.5, min_length=8, min_length_penalty=3.0)
-    a2c = rl.A2CModule(actor, reward, sampling, shaping, baseline="rloo", **recipe(1e-3, steps))
+    rloo = rl.Advantages(baseline="rloo")
+    a2c = rl.A2CModule(actor, reward, sampling, shaping, rloo, **recipe(1e-3, steps))
     fit(a2c, steps, "prompts", prompts=posts[:limit], batch_size=4)
-
     report = rl.evaluate(a2c.policy, sft, held_out, few, reward=reward, labeler=labeler)
     print("wins against SFT by the labeler:", report.win_rates["policy_vs_sft"].raw.percent())
     texts = zip(held_out, report.samples.sft, report.samples.policy, strict=True)

@@ -25,10 +25,12 @@ if TYPE_CHECKING:  # what type checkers and editors see of the table
         ScoreLabeler,
     )
     from rlaif_pl.models import ActorCritic, BackboneOptions, Lora, Policy, RewardModel
+    from rlaif_pl.rl.objective import Advantages
     from rlaif_pl.rl.shaping import RewardShaping
     from rlaif_pl.text import Template
     from rlaif_pl.training import (
         A2CModule,
+        Labeling,
         LinearDecay,
         PreferenceDataModule,
         RewardModule,
@@ -39,6 +41,7 @@ if TYPE_CHECKING:  # what type checkers and editors see of the table
 _HOMES = {
     "A2CModule": "rlaif_pl.training",
     "ActorCritic": "rlaif_pl.models",
+    "Advantages": "rlaif_pl.rl.objective",
     "BackboneOptions": "rlaif_pl.models",
     "ConstitutionLabeler": "rlaif_pl.labeling",
     "DataSource": "rlaif_pl.data.sources",
@@ -46,6 +49,7 @@ _HOMES = {
     "EnsembleLabeler": "rlaif_pl.labeling",
     "FreeFormLabeler": "rlaif_pl.labeling",
     "LabelerReward": "rlaif_pl.labeling",
+    "Labeling": "rlaif_pl.training",
     "LikelihoodLabeler": "rlaif_pl.labeling",
     "LinearDecay": "rlaif_pl.training",
     "LocalBackend": "rlaif_pl.labeling",
@@ -71,6 +75,7 @@ _HOMES = {
 __all__ = [
     "A2CModule",
     "ActorCritic",
+    "Advantages",
     "BackboneOptions",
     "ConstitutionLabeler",
     "DataSource",
@@ -78,6 +83,7 @@ __all__ = [
     "EnsembleLabeler",
     "FreeFormLabeler",
     "LabelerReward",
+    "Labeling",
     "LikelihoodLabeler",
     "LinearDecay",
     "LocalBackend",

@@ -75,14 +75,15 @@ def shrunk(tmp_path, tiny_model_folder, tiny_reward_folder, data_files):
         "/pairs.jsonl": data_files.unlabeled,
         "/labeled.jsonl": data_files.pairs,
     }
-    outputs = ("out", "run_dir", "default_root_dir", "label_store")
+    outputs = ("out", "run_dir", "default_root_dir", "store")
 
     def replace(value, key=""):
         if isinstance(value, dict):
             made = {name: replace(item, name) for name, item in value.items()}
             if str(made.get("class_path")).endswith(READERS):
                 # a random model gives its options no more probability than any other token
-                made["init_args"] = {**made.get("init_args", {}), "min_option_mass": 0}
+                read = {**made.get("init_args", {}).get("verdict", {}), "min_option_mass": 0}
+                made["init_args"] = {**made.get("init_args", {}), "verdict": read}
             return {**made, "max_tokens": 8} if key == "cot" else made
         if isinstance(value, list):
             return [replace(item) for item in value]

@@ -33,13 +33,13 @@ SIGNATURES = {
     "SFTModule": "backbone lora template max_response_tokens optimizer scheduler seed "
     "micro_batch_tokens",
     "RewardModule": "reward references probe_penalty optimizer scheduler micro_batch_tokens",
-    "A2CModule": "actor reward sampling shaping gamma gae_lambda vf_coef ent_coef whiten_advantages "
-    "baseline adaptive_kl value_lr_scale optimizer scheduler seed micro_batch_tokens "
-    "rollout importance_cap overlap",
+    "A2CModule": "actor reward sampling shaping advantages vf_coef ent_coef value_lr_scale "
+    "optimizer scheduler micro_batch_tokens rollout",
+    "Advantages": "gamma gae_lambda baseline whiten",
+    "Labeling": "labeler relabel retry_failed store progress",
     "ActorCritic": "backbone lora template value_network seed",
     "PreferenceDataModule": "task preferences prompts demonstrations validation "
-    "validation_fraction labeler relabel retry_failed label_store batch_size eval_batch_size "
-    "drop_last bucket seed progress",
+    "validation_fraction labeling batch_size eval_batch_size drop_last bucket seed",
     "SamplingParams": "n max_new_tokens temperature top_k top_p min_p stop stop_token_ids seed",
     "Prompt": "text group reference",
     "Preference": "prompt first second group p_first weight source provenance",

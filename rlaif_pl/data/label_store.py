@@ -22,7 +22,7 @@ CREATE TABLE IF NOT EXISTS labels (
     provenance TEXT NOT NULL
 ) WITHOUT ROWID
 """
-LAYOUT = TableSchema("label store", 1, (TABLE,), setting="label_store")
+LAYOUT = TableSchema("label store", 1, (TABLE,), setting="store")
 IN_MEMORY = ":memory:"  # as SQLite names it
 SELECT = "SELECT key, p_first, source, provenance FROM labels WHERE key IN ({marks})"
 KEYS_PER_QUERY = 500  # below SQLite's smallest limit on parameters, 999

@@ -20,6 +20,25 @@ from rlaif_pl.types import Labeler, Preference
 LOOK_UP = 1000  # pairs looked up in the store at a time
 
 
+@dataclass(frozen=True)
+class Labeling:
+    """Who labels pairs, which ones, and where the labels are kept.
+
+    Attributes:
+        labeler: Judges pairs that have no label; None where all have one.
+        relabel: Ask the labeler for every pair, also where the data set has a label.
+        retry_failed: Ask again for pairs that the labeler could not judge in an earlier run.
+        store: File of labels, made if it is not there.
+        progress: Whether to show a progress bar while labeling.
+    """
+
+    labeler: Labeler | None = None
+    relabel: bool = False
+    retry_failed: bool = False
+    store: str = "~/.cache/rlaif_pl/labels.sqlite"
+    progress: bool = True
+
+
 @dataclass(frozen=True, slots=True)
 class LabelingResult:
     """Labels with an account of what they cost and what failed."""
@@ -114,7 +133,7 @@ def stored_labels(
         raise ValueError(
             f"expected labels of {len(pairs)} pairs by {fingerprint} in {store.path}, "
             f"{len(pairs) - len(found)} are missing; label the pairs first, and let every "
-            "process see the same label_store"
+            "process see the same store of labels"
         )
     unusable = Counter(
         answer.provenance.failure or "no reason given" for answer in found if answer.p_first is None

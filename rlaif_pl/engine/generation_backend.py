@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -88,6 +89,14 @@ class GenerationBackend(Protocol):
     def is_remote(self) -> bool:
         """Whether texts are drawn elsewhere, with weights that are sent there."""
 
+    @property
+    def overlap(self) -> bool:
+        """Whether training asks for the next step's texts while a step trains."""
+
+    @property
+    def importance_cap(self) -> float:
+        """Most that a token counts in training for its policy probability over its sampler's."""
+
     def prepare(self, policy: ServedPolicy, params: SamplingParams, *, for_training: bool) -> None:
         """Refuse, before any work, what could not be drawn.
 
@@ -138,6 +147,8 @@ class LocalGenerator:
     """Draws in this process, from the policy itself: no weights are sent, no text is off policy."""
 
     is_remote = False
+    overlap = False  # it cannot draw while it trains
+    importance_cap = math.inf  # the policy draws itself: there is nothing to weigh
 
     def prepare(self, policy: ServedPolicy, params: SamplingParams, *, for_training: bool) -> None:
         """Do nothing: whatever a policy can be asked for, it can draw here."""

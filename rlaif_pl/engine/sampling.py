@@ -29,8 +29,8 @@ class SamplingParams:
         min_p: Only tokens with at least this share of the likeliest one's probability, in [0, 1].
         stop: Strings at which a text ends; they are not part of it.
         stop_token_ids: Tokens at which a text ends, besides the model's own end tokens.
-        seed: Seeds the noise, together with prompt and sample; None takes the seed of the command or
-            module that samples.
+        seed: Seeds the noise, together with prompt and sample; None takes the seed of the command that
+            samples, and 0 in training.
     """
 
     n: int = 1

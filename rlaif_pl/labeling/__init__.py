@@ -15,6 +15,7 @@ from rlaif_pl.labeling.strategies.pairwise import PairwiseLabeler
 from rlaif_pl.labeling.strategies.rubric import RubricLabeler
 from rlaif_pl.labeling.strategies.scoring import ScoreLabeler
 from rlaif_pl.labeling.thinking import Thinking
+from rlaif_pl.labeling.verdict_options import VerdictOptions
 
 __all__ = [
     "ChainOfThought",
@@ -32,5 +33,6 @@ __all__ = [
     "ScoreLabeler",
     "ServerFeatures",
     "Thinking",
+    "VerdictOptions",
     "build_labeler",
 ]

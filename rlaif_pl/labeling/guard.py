@@ -85,5 +85,5 @@ def low_mass_warning(
             if call.question.chat
             else "set chat_template: true for a chat model, or show examples (shots)"
         )
-        + "; min_option_mass in the labeler's init_args moves the threshold"
+        + "; verdict.min_option_mass in the labeler's init_args moves the threshold"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -21,6 +22,20 @@ class Responses(NamedTuple):
     texts: list[list[str]]  # P lists
     unfinished: list[list[bool]]  # P lists, True where the length limit cut the text
     tokens: list[list[list[int]]]  # P lists of token rows, as they were drawn
+
+
+@dataclass(frozen=True)
+class DrawingOptions:
+    """Who draws responses, and how many at a time.
+
+    Attributes:
+        batch_size: Prompts at a time, at least 1.
+        generator: Who draws: this process (None), or servers (``rlaif_pl.engine.VLLMGenerator``) that
+            serve the policy, or the base of the adapters that it is.
+    """
+
+    batch_size: int = 16
+    generator: GenerationBackend | None = None
 
 
 @torch.no_grad()

@@ -6,8 +6,10 @@ appendix F. Defaults are the paper's where it gives a number.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -24,13 +26,41 @@ from rlaif_pl.rl.losses import (
 )
 from rlaif_pl.rl.rollout import Rollout
 from rlaif_pl.rl.shaping import (
-    Baseline,
     RewardShaping,
     final_scores,
     leave_one_out,
     repeated_share,
     whiten,
 )
+
+Baseline = Literal["rloo"]
+
+
+@dataclass(frozen=True)
+class Advantages:
+    """How rewards and values become advantages.
+
+    Attributes:
+        gamma: Discount per token, in [0, 1].
+        gae_lambda: Trace decay, in [0, 1]; 1 gives Monte Carlo returns, as in the paper.
+        baseline: ``rloo`` subtracts from each score the mean of the prompt's other responses; the value
+            network then learns what is left. Needs ``sampling.n`` of at least 2. Without a value
+            network it is needed, and the penalties are part of the score: the difference is the
+            advantage (leave-one-out REINFORCE, arXiv 2402.14740).
+        whiten: Scale advantages to mean 0 and variance 1 over all ranks; not with
+            ``trainer.accumulate_grad_batches``.
+    """
+
+    gamma: float = 1.0
+    gae_lambda: float = 1.0
+    baseline: Baseline | None = None
+    whiten: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse a discount and a trace decay outside [0, 1]."""
+        for name in ("gamma", "gae_lambda"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"expected {name} in [0, 1], got {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
@@ -40,33 +70,25 @@ class Objective:
     Attributes:
         shaping: KL coefficient, where the KL enters, and penalties.
         num_generations: Responses a prompt, ``K``.
-        gamma: Discount per token, in [0, 1].
-        gae_lambda: Trace decay, in [0, 1].
+        advantages: Discount, trace decay, baseline, whitening.
         vf_coef: Weight of the value loss, at least 0.
         ent_coef: Weight of the mean entropy a token, at least 0.
-        whiten_advantages: Scale advantages to mean 0 and variance 1 over all ranks.
-        baseline: ``rloo`` subtracts from each score the mean of the prompt's other responses.
         importance_cap: Most that a token counts for its policy probability over its sampler's, at least
             1; read where a server drew the responses.
     """
 
     shaping: RewardShaping = RewardShaping()  # noqa: RUF009 - frozen
     num_generations: int = 4
-    gamma: float = 1.0
-    gae_lambda: float = 1.0
+    advantages: Advantages = Advantages()  # noqa: RUF009 - frozen
     vf_coef: float = 0.5
     ent_coef: float = 0.0
-    whiten_advantages: bool = False
-    baseline: Baseline | None = None
-    importance_cap: float = 2.0
+    importance_cap: float = math.inf
 
     def __post_init__(self) -> None:
         """Refuse weights that would reward a wrong value or a certain policy."""
         for name in ("vf_coef", "ent_coef"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
-        if not self.importance_cap >= 1:
-            raise ValueError(f"importance_cap must be at least 1, got {self.importance_cap}")
 
     def at(self, kl_coef: float) -> Objective:
         """Return the same objective with another KL coefficient."""
@@ -82,7 +104,7 @@ class Objective:
         """
         logprobs = found.tokens.logprobs.detach()
         scores, lengths = rollout.scores.to(logprobs.dtype), rollout.lengths
-        if self.baseline and found.values is not None:
+        if self.advantages.baseline and found.values is not None:
             scores = leave_one_out(scores, self.num_generations)
         repeated = None
         if self.shaping.repetition_penalty > 0:
@@ -100,11 +122,11 @@ class Objective:
             final,
             lengths=lengths,
             kl_coef=self.shaping.reward_kl_coef,
-            gamma=self.gamma,
-            gae_lambda=self.gae_lambda,
+            gamma=self.advantages.gamma,
+            gae_lambda=self.advantages.gae_lambda,
         )
 
-    def advantages(self, targets: Sequence[ops.KLGae], is_counted: Tensor) -> Tensor:
+    def scaled_advantages(self, targets: Sequence[ops.KLGae], is_counted: Tensor) -> Tensor:
         """Advantages of all responses, whitened over them and all ranks if they are to be. ``(N, R)``.
 
         Args:
@@ -112,7 +134,7 @@ class Objective:
             is_counted: Response tokens that count. ``(N, R)`` bool
         """
         raw = torch.cat([each.advantages for each in targets])
-        if not self.whiten_advantages:
+        if not self.advantages.whiten:
             return raw
         # Not by a mask as an index: the host would wait for a GPU to learn how many rows.
         each = torch.cat([part.moments for part in targets])
@@ -142,7 +164,7 @@ class Objective:
         Args:
             rollout: Sampled batch.
             found: What policy and value network say of it, with gradients.
-            advantages: See ``advantages``. ``(N, R)``
+            advantages: See ``scaled_advantages``. ``(N, R)``
             returns: Value targets. ``(N, R)``
             is_counted: Response tokens that count. ``(N, R)`` bool
 

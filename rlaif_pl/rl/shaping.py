@@ -9,16 +9,14 @@ be a term of the loss instead (``kl.py``): ``(1 - beta) L_PG + beta KL``.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
 
 from rlaif_pl.ops import wide_dtype
-from rlaif_pl.rl.kl import KLEstimator, KLPlacement
+from rlaif_pl.rl.kl import AdaptiveKL, KLEstimator, KLPlacement
 
-Baseline = Literal["rloo"]
 NGRAM = 3
 ID_BITS = 21  # of a token id: three fit into 63 bits
 
@@ -41,6 +39,7 @@ class RewardShaping:
         repetition_penalty: Times the share of a response's token 3-grams that stood in it before,
             subtracted from its score. A reward model trained on texts without much repetition does not
             see it; this and the other penalties are rules, not feedback.
+        adaptive_kl: Lets the KL coefficient follow a target, from ``kl_coef`` on; None keeps it.
     """
 
     kl_coef: float = 0.05
@@ -51,6 +50,7 @@ class RewardShaping:
     min_length: int = 0
     min_length_penalty: float = 0.0
     repetition_penalty: float = 0.0
+    adaptive_kl: AdaptiveKL | None = None
 
     def __post_init__(self) -> None:
         """Refuse a KL coefficient outside [0, 1] and a reward for repetition."""

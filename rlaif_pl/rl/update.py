@@ -58,10 +58,10 @@ class Update:
         parts whitening takes one more pass, without gradients.
         """
         whitened = None
-        if len(self._parts) > 1 and self.objective.whiten_advantages:
+        if len(self._parts) > 1 and self.objective.advantages.whiten:
             with torch.no_grad():
                 known = [self.objective.targets(p, self._evaluate(p)) for p in self._parts]
-            whitened = self.objective.advantages(known, self.is_counted)
+            whitened = self.objective.scaled_advantages(known, self.is_counted)
         return [partial(self._loss, n, whitened) for n in range(len(self._parts))]
 
     @property
@@ -101,7 +101,7 @@ class Update:
         is_counted, found = self.is_counted[rows], self._evaluate(part)
         targets = self.objective.targets(part, found)
         if whitened is None:
-            advantages = self.objective.advantages([targets], is_counted)
+            advantages = self.objective.scaled_advantages([targets], is_counted)
         else:
             advantages = whitened[rows]
         loss, logs = self.objective.loss(part, found, advantages, targets.returns, is_counted)

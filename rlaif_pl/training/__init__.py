@@ -1,5 +1,6 @@
 """The LightningModules and the data module they share."""
 
+from rlaif_pl.data.labeling_pass import Labeling
 from rlaif_pl.training.a2c_module import A2CModule
 from rlaif_pl.training.datamodule import PreferenceDataModule
 from rlaif_pl.training.labeling_module import LabelingModule
@@ -9,6 +10,7 @@ from rlaif_pl.training.sft_module import SFTModule
 
 __all__ = [
     "A2CModule",
+    "Labeling",
     "LabelingModule",
     "PreferenceDataModule",
     "RewardModule",

@@ -20,10 +20,10 @@ from rlaif_pl.models.adapter_export import Form, check_export, export_policy
 from rlaif_pl.models.policy import Policy
 from rlaif_pl.models.reward import RewardModel
 from rlaif_pl.rl.function_reward import AnyReward, as_reward
-from rlaif_pl.rl.kl import AdaptiveKL, KLController
-from rlaif_pl.rl.objective import Objective
+from rlaif_pl.rl.kl import KLController
+from rlaif_pl.rl.objective import Advantages, Objective
 from rlaif_pl.rl.rollout import Rollout, collect
-from rlaif_pl.rl.shaping import Baseline, RewardShaping, sequence_kl
+from rlaif_pl.rl.shaping import RewardShaping, sequence_kl
 from rlaif_pl.rl.update import Update
 from rlaif_pl.training.base import TrainableModule
 from rlaif_pl.training.ranks import mean_over_ranks, rank_share
@@ -47,36 +47,23 @@ class A2CModule(TrainableModule):
         reward: Scores whole responses; a model of any tokenizer, since it is given text. In Python also
             a function that takes prompts and responses and returns a number each.
         sampling: How ``n`` responses to each prompt are drawn. Temperature and filters hold for policy
-            and reference, in sampling and in scoring.
-        shaping: KL coefficient, where the KL enters, and penalties.
-        gamma: Discount per token, in [0, 1].
-        gae_lambda: Trace decay, in [0, 1]; 1 gives Monte Carlo returns, as in the paper.
+            and reference, in sampling and in scoring. Its seed (None: 0) is that of the noise, which
+            also depends on step, prompt and sample, and of what a given ``Policy`` is completed with.
+        shaping: KL coefficient, whether it adapts, where the KL enters, and penalties.
+        advantages: Discount, trace decay, baseline, whitening.
         vf_coef: Weight of the value loss.
         ent_coef: Weight of the mean entropy a token, which is subtracted from the loss.
-        whiten_advantages: Scale advantages to mean 0 and variance 1 over all ranks; not with
-            ``trainer.accumulate_grad_batches``.
-        baseline: ``rloo`` subtracts from each score the mean of the prompt's other responses; the value
-            network then learns what is left. Needs ``sampling.n`` of at least 2. Without a value
-            network it is needed, and the penalties are part of the score: the difference is the
-            advantage (leave-one-out REINFORCE, arXiv 2402.14740).
-        adaptive_kl: Lets the KL coefficient follow a target, from ``shaping.kl_coef`` on.
         value_lr_scale: The value network's learning rate as a multiple of the policy's.
         optimizer: Builds the optimizer from parameters.
         scheduler: Builds the learning-rate schedule, stepped every batch.
-        seed: Seeds the sampling noise, which also depends on step, prompt and sample; ``sampling.seed``
-            comes first.
         micro_batch_tokens: Tokens that are trained on at a time, whole prompts with all their
             responses; the rollout is sampled whole. See ``TrainableModule`` and ``Update``.
         rollout: Who draws the responses: this process (None), or servers that are sent the weights of
             every step, such as ``rlaif_pl.engine.VLLMGenerator``.
-        importance_cap: With servers, the most that a token counts for its policy probability over the
-            one it was drawn with, at least 1.
-        overlap: With servers, draw the next step's responses while this step trains, from weights one
-            step old. Not with ``trainer.accumulate_grad_batches``.
 
     Raises:
-        ValueError: There is no value network, and no ``baseline`` or a ``gae_lambda`` below 1; or
-            nothing would be sampled.
+        ValueError: There is no value network, and no baseline or a ``gae_lambda`` below 1; or nothing
+            would be sampled.
     """
 
     task = "prompts"
@@ -91,32 +78,27 @@ class A2CModule(TrainableModule):
         reward: AnyReward,
         sampling: SamplingParams = SamplingParams(n=4, temperature=0.9),  # noqa: B008 - frozen
         shaping: RewardShaping = RewardShaping(),  # noqa: B008 - frozen
-        gamma: float = 1.0,
-        gae_lambda: float = 1.0,
+        advantages: Advantages = Advantages(),  # noqa: B008 - frozen
         vf_coef: float = 0.5,
         ent_coef: float = 0.0,
-        whiten_advantages: bool = False,
-        baseline: Baseline | None = None,
-        adaptive_kl: AdaptiveKL | None = None,
         value_lr_scale: float = 1.0,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         scheduler: LRSchedulerCallable = LinearDecay,
-        seed: int = 0,
         micro_batch_tokens: int | None = None,
         rollout: GenerationBackend | None = None,
-        importance_cap: float = 2.0,
-        overlap: bool = False,
     ) -> None:
         super().__init__(optimizer, scheduler, micro_batch_tokens)
-        self.rollouts = Rollouts(rollout, overlap)
+        self.rollouts = Rollouts(rollout)
+        sampling = sampling.seeded(0)
         if isinstance(actor, Policy):
+            seed = sampling.seed or 0
             actor = ActorCritic(actor, lora=actor.lora, template=actor.template, seed=seed)
         reward = as_reward(reward)
-        if actor.value_network == "none" and not (baseline and gae_lambda == 1):
+        is_monte_carlo = advantages.baseline is not None and advantages.gae_lambda == 1
+        if actor.value_network == "none" and not is_monte_carlo:
             raise ValueError(
-                "expected baseline=rloo and gae_lambda=1 with value_network=none, got "
-                f"baseline={baseline} and gae_lambda={gae_lambda}; there are no values to "
-                "bootstrap from"
+                "expected advantages with baseline=rloo and gae_lambda=1 with value_network=none, got "
+                f"{advantages}; there are no values to bootstrap from"
             )
         if sampling.temperature == 0:
             raise ValueError(
@@ -129,19 +111,16 @@ class A2CModule(TrainableModule):
             reward.requires_grad_(False)
         if isinstance(reward, RewardModel):
             reward.adopt_trunk(actor.policy.trunk)  # one copy of the weights where they are equal
-        self.sampling = sampling.seeded(seed)
+        self.sampling = sampling
         self.objective = Objective(
             shaping,
             num_generations=sampling.n,
-            gamma=gamma,
-            gae_lambda=gae_lambda,
+            advantages=advantages,
             vf_coef=vf_coef,
             ent_coef=ent_coef,
-            whiten_advantages=whiten_advantages,
-            baseline=baseline,
-            importance_cap=importance_cap,
+            importance_cap=self.rollouts.generator.importance_cap,
         )
-        self.kl_control = KLController(shaping.kl_coef, adaptive_kl)
+        self.kl_control = KLController(shaping.kl_coef, shaping.adaptive_kl)
         self.value_lr_scale = value_lr_scale
         self._kl_sums: list[Tensor] = []  # sum and number of responses, by part of the step
         self.latest_samples: list[SampledResponse] = []
@@ -281,14 +260,14 @@ class A2CModule(TrainableModule):
         super().check_accumulation()
         if self.rollouts.overlap:
             raise ValueError(
-                "expected trainer.accumulate_grad_batches of 1 with overlap, got "
+                "expected trainer.accumulate_grad_batches of 1 with rollout.overlap, got "
                 f"{most_parts(self.trainer)}: what comes next is asked by step; raise data.batch_size "
                 "instead"
             )
-        if self.objective.whiten_advantages:
+        if self.objective.advantages.whiten:
             parts = most_parts(self.trainer)
             raise ValueError(
-                f"expected trainer.accumulate_grad_batches of 1 with whiten_advantages, got {parts}: "
+                f"expected trainer.accumulate_grad_batches of 1 with advantages.whiten, got {parts}: "
                 "the mean and spread of all advantages of a step are not known before its last part is "
                 f"sampled; set data.batch_size {parts} times as high instead, and "
                 "model.init_args.micro_batch_tokens to what memory holds"

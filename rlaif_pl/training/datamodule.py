@@ -18,7 +18,7 @@ from rlaif_pl.data.collate import (
 )
 from rlaif_pl.data.disk_rows import DiskRows, select
 from rlaif_pl.data.label_store import LabelStore
-from rlaif_pl.data.labeling_pass import label_pairs, stored_labels
+from rlaif_pl.data.labeling_pass import Labeling, label_pairs, stored_labels
 from rlaif_pl.data.loader import BatchLoader, BatchOrder
 from rlaif_pl.data.mixing import PreferencePart, is_mix, load_pairs
 from rlaif_pl.data.sources import Data, load_demonstrations, load_prompts, named
@@ -41,9 +41,9 @@ COLLATE: dict[str, Callable[..., Any]] = {
 class PreferenceDataModule(LightningDataModule):
     """Serves one kind of batch, splits by prompt and labels what has no label.
 
-    ``prepare_data`` asks ``labeler`` for missing labels in one process of the run and keeps them in
-    ``label_store``; ``setup`` reads them there on every rank, so all ranks must see that file.
-    Training order depends on ``seed`` and epoch only and resumes within an epoch. Batches hold
+    ``prepare_data`` asks ``labeling.labeler`` for missing labels in one process of the run and keeps
+    them in ``labeling.store``; ``setup`` reads them there on every rank, so all ranks must see that
+    file. Training order depends on ``seed`` and epoch only and resumes within an epoch. Batches hold
     text.
 
     Args:
@@ -57,10 +57,7 @@ class PreferenceDataModule(LightningDataModule):
         demonstrations: Prompts with references; those without are left out and counted.
         validation: Held-out data of the served kind; its prompts are left out of training.
         validation_fraction: Without ``validation``, share of prompts to hold out, in [0, 1).
-        labeler: Judges pairs that have no label; None where all have one.
-        relabel: Ask the labeler for every pair, also where the data set has a label.
-        retry_failed: Ask again for pairs that the labeler could not judge in an earlier run.
-        label_store: File of labels, made if it is not there.
+        labeling: Who judges pairs that have no label, and where the labels are kept.
         batch_size: Rows a process takes a training step.
         eval_batch_size: Rows a process takes at a time in validation and prediction.
         drop_last: Leave out the last training batch of an epoch if it is not full. Otherwise ranks
@@ -68,7 +65,6 @@ class PreferenceDataModule(LightningDataModule):
         bucket: Put pairs or demonstrations of like lengths into a batch, to pad less; a model whose
             texts are packed (``rlaif_pl.engine``) pads nothing anyway.
         seed: Seeds split and order.
-        progress: Whether to show a progress bar while labeling.
 
     Attributes:
         train_rows: Rows trained on, once set up; ``PromptBatch.positions`` counts in them.
@@ -89,16 +85,12 @@ class PreferenceDataModule(LightningDataModule):
         demonstrations: Data | None = None,
         validation: Data | None = None,
         validation_fraction: float = 0.1,
-        labeler: Labeler | None = None,
-        relabel: bool = False,
-        retry_failed: bool = False,
-        label_store: str = "~/.cache/rlaif_pl/labels.sqlite",
+        labeling: Labeling = Labeling(),  # noqa: B008 - frozen
         batch_size: int = 8,
         eval_batch_size: int = 16,
         drop_last: bool = False,
         bucket: bool = False,
         seed: int = 0,
-        progress: bool = True,
     ) -> None:
         super().__init__()
         self.prepare_data_per_node = False  # several nodes would each pay for the same labels
@@ -106,20 +98,17 @@ class PreferenceDataModule(LightningDataModule):
         self.source = _required(task, preferences, prompts, demonstrations)
         self.validation = validation
         self.validation_fraction = validation_fraction
-        self.labeler = labeler
-        self.relabel = relabel
-        self.retry_failed = retry_failed
-        self.label_store = label_store
+        self.labeling = labeling
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.drop_last = drop_last
         self.bucket = bucket
         self.seed = seed
-        self.progress = progress
 
     @override
     def prepare_data(self) -> None:
-        if self.task != "pairs" or self.labeler is None:  # setup says where one is needed
+        how = self.labeling
+        if self.task != "pairs" or how.labeler is None:  # setup says where one is needed
             return
         sources = [self.source] if self.validation is None else [self.source, self.validation]
         pairs = (row for source in sources for row in load_pairs(source).rows)
@@ -127,9 +116,9 @@ class PreferenceDataModule(LightningDataModule):
         if not unlabeled:
             return
         labeler = self._labeler_for(len(unlabeled))
-        with LabelStore(self.label_store) as store:
+        with LabelStore(how.store) as store:
             result = label_pairs(
-                unlabeled, labeler, store, progress=self.progress, retry_failed=self.retry_failed
+                unlabeled, labeler, store, progress=how.progress, retry_failed=how.retry_failed
             )
         rank_zero_info(
             f"labels by {labeler.fingerprint}: {result.new} new, {result.reused} from {store.path}"
@@ -138,7 +127,7 @@ class PreferenceDataModule(LightningDataModule):
             reasons = ", ".join(f"{reason}: {count}" for reason, count in result.unusable.items())
             rank_zero_warn(
                 f"left out {sum(result.unusable.values())} of {len(unlabeled)} pairs that the "
-                f"labeler could not judge ({reasons}); retry_failed asks again"
+                f"labeler could not judge ({reasons}); labeling.retry_failed asks again"
             )
 
     @override
@@ -209,16 +198,17 @@ class PreferenceDataModule(LightningDataModule):
 
     def _needs_label(self, pair: Preference) -> bool:
         """Tell whether the labeler is to judge the pair."""
-        return self.relabel or pair.p_first is None
+        return self.labeling.relabel or pair.p_first is None
 
     def _labeler_for(self, count: int) -> Labeler:
         """Return the labeler, or say that one is needed."""
-        if self.labeler is None:
-            why = "relabel is set" if self.relabel else f"{count} pairs have no label"
+        if self.labeling.labeler is None:
+            why = "relabel is set" if self.labeling.relabel else f"{count} pairs have no label"
             raise ValueError(
-                f"expected a labeler, since {why}; set data.labeler, or give pairs with p_first"
+                f"expected a labeler, since {why}; set data.labeling.labeler, or give pairs with "
+                "p_first"
             )
-        return self.labeler
+        return self.labeling.labeler
 
     def _rows(self, source: Pairs) -> Sequence[Any]:
         """Read a source as the served kind, with labels from the store where they are needed."""
@@ -247,7 +237,7 @@ class PreferenceDataModule(LightningDataModule):
         if not unlabeled:
             return pairs
         fingerprint = self._labeler_for(len(unlabeled)).fingerprint
-        with LabelStore(self.label_store) as store:
+        with LabelStore(self.labeling.store) as store:
             answers = iter(stored_labels(unlabeled, fingerprint, store).answers)
         filled = (next(answers) if self._needs_label(pair) else pair for pair in pairs)
         rows = DiskRows(pair for pair in filled if pair.p_first is not None)

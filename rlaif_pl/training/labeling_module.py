@@ -32,18 +32,18 @@ class LabelingModule(LightningModule):
     Args:
         labeler: Who judges; each rank has its own copy.
         out: Folder for labeled.jsonl (usable labels in the order of the data), metrics.json and parts.
-        label_store: File of labels to put the merged labels into as well, where training finds them;
+        store: File of labels to put the merged labels into as well, where training finds them;
             only rank 0 opens it. None leaves that out.
 
     Attributes:
         labeled: All pairs in order once ``predict`` is done, failures included; on rank 0 only.
     """
 
-    def __init__(self, labeler: Labeler, out: str, label_store: str | None = None) -> None:
+    def __init__(self, labeler: Labeler, out: str, store: str | None = None) -> None:
         super().__init__()
         self.labeler = labeler
         self.out = Path(out)
-        self.label_store = label_store
+        self.store = store
         self.labeled: list[Preference] = []
         self._known: dict[Texts, Preference] = {}
 
@@ -102,8 +102,8 @@ class LabelingModule(LightningModule):
         """Write the merged labels."""
         usable = [pair for pair in self.labeled if pair.p_first is not None]
         write_preferences(self.out / "labeled.jsonl", usable)
-        if self.label_store is not None:
-            with LabelStore(self.label_store) as store:
+        if self.store is not None:
+            with LabelStore(self.store) as store:
                 store.put(self.labeler.fingerprint, self.labeled)
         summary = summarize_labels(self.labeled)
         metrics = json.dumps(summary.to_metrics(), indent=2, sort_keys=True)

@@ -23,24 +23,16 @@ class Rollouts:
     """Who draws a run's responses, and what was asked ahead.
 
     Args:
-        generator: Who draws; None draws in this process.
-        overlap: Ask for the next step's responses before this step's update, so that they are drawn
-            while it runs, from weights that are one step old.
-
-    Raises:
-        ValueError: ``overlap`` without servers: this process cannot draw while it trains.
+        generator: Who draws; None draws in this process. Where it has ``overlap``, the next step's
+            responses are asked for before this step's update, so that they are drawn while it runs,
+            from weights that are one step old.
     """
 
-    def __init__(self, generator: GenerationBackend | None, overlap: bool) -> None:
+    def __init__(self, generator: GenerationBackend | None) -> None:
         self.generator: GenerationBackend = generator or LocalGenerator()
-        if overlap and not self.generator.is_remote:
-            raise ValueError(
-                "expected overlap only with a rollout by servers (rlaif_pl.engine.VLLMGenerator), got "
-                "one in this process, which cannot draw while it trains; leave overlap out"
-            )
-        self.overlap = overlap
+        self.overlap = self.generator.overlap
         self._served: int | None = None  # step whose weights the backend has
-        self._pool = ThreadPoolExecutor(1) if overlap else None
+        self._pool = ThreadPoolExecutor(1) if self.overlap else None
         self._ahead: Future[Generated] | None = None
         self._key: tuple[int, list[int]] | None = None
 

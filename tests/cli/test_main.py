@@ -333,7 +333,7 @@ def test_fit_without_a_config_says_what_it_trains(
         "--model.init_args.reward.init_args.backbone.num_layers=3",
         f"--model.init_args.references={data_files.prompts}",
         f"--data.preferences={data_files.unlabeled}",
-        f"--data.labeler.init_args.backend.init_args.model={tiny_model_folder}",
+        f"--data.labeling.labeler.init_args.backend.init_args.model={tiny_model_folder}",
     ]
     assert cli.main(["fit", *small]) == 0
     first = capsys.readouterr().out.splitlines()[0]
@@ -348,7 +348,7 @@ def test_fit_without_a_config_says_what_it_trains(
 def test_the_default_does_not_leak_into_a_config(fit_config, capsys):
     assert stopped(["fit", "--config", fit_config(), "--print_config"]) == 0
     printed = yaml.safe_load(capsys.readouterr().out)
-    assert printed["data"]["labeler"] is None
+    assert printed["data"]["labeling"]["labeler"] is None
     assert not printed["trainer"]["callbacks"]
 
 

@@ -109,7 +109,7 @@ def test_a_label_store_without_room_keeps_what_it_has_and_says_what_to_do(tmp_pa
         store.put("m", pairs(3))
         with little_room(), pytest.raises(OSError, match=r"labels\.sqlite, got .*room") as refused:
             store.put("m", pairs(200, os.urandom(500).hex()))
-        assert "name another label_store" in str(refused.value)
+        assert "name another store" in str(refused.value)
     with LabelStore(tmp_path / "labels.sqlite") as store:
         assert len(store) == 3
         store.put("m", pairs(5))

@@ -141,5 +141,5 @@ def test_a_damaged_store_says_what_to_do(tmp_path):
 
 
 def test_a_folder_in_the_way_says_what_to_do(tmp_path):
-    with pytest.raises(OSError, match="name another label_store"):
+    with pytest.raises(OSError, match="name another store"):
         LabelStore(tmp_path)

@@ -15,6 +15,7 @@ from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.labeling import LikelihoodLabeler, LocalBackend
 from rlaif_pl.models import ActorCritic, BackboneOptions, Lora, RewardModel
 from rlaif_pl.models.policy import load_policy
+from rlaif_pl.rl.objective import Advantages
 from rlaif_pl.text import Template
 from rlaif_pl.training import A2CModule, RewardModule, SFTModule
 from rlaif_pl.types import DemonstrationBatch, PairBatch, PromptBatch
@@ -114,7 +115,7 @@ def test_a_sampled_token_waits_once_in_sixteen(gpu, options, prompts, draw):
 def test_a_step_of_reinforcement_learning(gpu, options, prompts, draw, network):
     actor = gpu.move(ActorCritic(options, lora=LORA, value_network=network))
     reward = gpu.move(RewardModel(options, lora=LORA))
-    objective = {"whiten_advantages": True, "ent_coef": 0.01}
+    objective = {"advantages": Advantages(whiten=True), "ent_coef": 0.01}
     module = A2CModule(actor, reward, sampling=DRAWS[draw], **objective)
     batch = PromptBatch(prompts, ["a", "b", "c"], torch.arange(3), no_fillers())
     module.training_step(batch, 0)

@@ -190,7 +190,7 @@ def test_single_responses(command, tmp_path, tiny_model_folder):
         "evaluate harmless",
         f"--samples={file}",
         "--labeler=rlaif_pl.labeling.ScoreLabeler",
-        "--labeler.min_option_mass=0",
+        "--labeler.verdict.min_option_mass=0",
         f"--labeler.backend={tiny_model_folder}",
         "--labeler.task=harmless",
         "--draws=20",
@@ -208,7 +208,7 @@ def test_revisions_and_their_judges(command, tmp_path, tiny_model_folder):
         "evaluate revisions",
         f"--revisions={tmp_path / 'revise-mps' / 'revisions.jsonl'}",
         "--harmless=rlaif_pl.labeling.ConstitutionLabeler",
-        "--harmless.min_option_mass=0",
+        "--harmless.verdict.min_option_mass=0",
         f"--harmless.backend={tiny_model_folder}",
         "--draws=20",
     )

@@ -22,7 +22,7 @@ FIT = {
 JUDGE = {
     "labeler.init_args.backend.init_args.model": "${model}",
     "labeler.init_args.shots": 0,
-    "labeler.init_args.min_option_mass": 0,  # a random model prefers its options to nothing
+    "labeler.init_args.verdict.min_option_mass": 0,  # a random model prefers its options to nothing
 }
 REWARD = {"reward.init_args.backbone.trunk_layers": 2}
 SMALLER = {

@@ -7,6 +7,7 @@ import pytest
 from rlaif_pl.labeling.calls import ChoiceRequest, Response
 from rlaif_pl.labeling.prompting.exemplars import load_exemplars
 from rlaif_pl.labeling.strategies.constitution import ConstitutionLabeler, load_principles
+from rlaif_pl.labeling.verdict_options import VerdictOptions
 
 
 def test_there_are_sixteen_different_questions_for_less_harm():
@@ -81,10 +82,10 @@ def test_examples_have_principles_of_their_own_and_the_harmless_answer(hashed, p
     ("options", "limits"),
     [
         ({"cot": True}, (0.4, 0.6)),
-        ({"cot": True, "clamp": (0.2, 0.8)}, (0.2, 0.8)),
-        ({"cot": True, "clamp": None}, (0.0, 1.0)),
+        ({"cot": True, "verdict": VerdictOptions(clamp=(0.2, 0.8))}, (0.2, 0.8)),
+        ({"cot": True, "verdict": VerdictOptions(clamp=None)}, (0.0, 1.0)),
         ({}, (0.0, 1.0)),
-        ({"clamp": (0.4, 0.6)}, (0.4, 0.6)),
+        ({"verdict": VerdictOptions(clamp=(0.4, 0.6))}, (0.4, 0.6)),
     ],
 )
 def test_labels_after_chain_of_thought_are_clamped(hashed, pair, options, limits):
@@ -111,7 +112,8 @@ def test_settings_are_in_the_fingerprint(hashed, tmp_path):
     own = tmp_path / "mine.yaml"
     own.write_text("- Which is kinder?\n")
     options = [{}, {"seed": 1}, {"principles": str(own)}, {"cot": True}, {"shots": 1}]
-    options += [{"cot": True, "clamp": None}, {"hard": True}]
+    options += [{"cot": True, "verdict": VerdictOptions(clamp=None)}]
+    options += [{"verdict": VerdictOptions(hard=True)}]
     prints = {ConstitutionLabeler(hashed(), **each).fingerprint for each in options}
     assert len(prints) == len(options)
 

@@ -13,6 +13,7 @@ from rlaif_pl.labeling.strategies.constitution import ConstitutionLabeler
 from rlaif_pl.labeling.strategies.pairwise import PairwiseLabeler
 from rlaif_pl.labeling.strategies.scoring import ScoreLabeler
 from rlaif_pl.labeling.usage.summary import summarize_labels
+from rlaif_pl.labeling.verdict_options import VerdictOptions
 
 
 class Fixed:
@@ -56,7 +57,9 @@ def test_an_unlikely_verdict_is_no_label_for_any_strategy(way, pair):
     assert judged.provenance.off_option_mass == pytest.approx(0.9988)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        (kept,) = WAYS[way](Fixed(0.0012), min_option_mass=0.001).label([pair])
+        (kept,) = WAYS[way](Fixed(0.0012), verdict=VerdictOptions(min_option_mass=0.001)).label(
+            [pair]
+        )
         (likely,) = WAYS[way](Fixed(2 * MIN_OPTION_MASS)).label([pair])
     assert kept.p_first == likely.p_first == pytest.approx(0.5)
     assert kept.provenance.off_option_mass == pytest.approx(0.9988)
@@ -70,12 +73,13 @@ def test_one_unlikely_order_leaves_the_pair_unlabeled(pair):
 
 
 def test_the_threshold_is_part_of_a_labelers_identity_and_is_checked():
-    prints = {PairwiseLabeler(Fixed(1), min_option_mass=m).fingerprint for m in (0.0, 0.005, 0.1)}
+    options = [VerdictOptions(min_option_mass=least) for least in (0.0, 0.005, 0.1)]
+    prints = {PairwiseLabeler(Fixed(1), verdict=each).fingerprint for each in options}
     assert len(prints) == 3
     assert PairwiseLabeler(Fixed(1)).fingerprint in prints
     for wrong in (-0.1, 1.0, math.nan):
         with pytest.raises(ValueError, match="min_option_mass"):
-            ScoreLabeler(Fixed(1), min_option_mass=wrong)
+            VerdictOptions(min_option_mass=wrong)
 
 
 def test_what_is_not_reported_is_a_failure_of_another_kind():

@@ -7,6 +7,7 @@ from scipy.special import expit
 from rlaif_pl.labeling.calls import Backend, ChoiceRequest, GenerateRequest, Response
 from rlaif_pl.labeling.prompting.verdicts import ChainOfThought
 from rlaif_pl.labeling.strategies.pairwise import PairwiseLabeler
+from rlaif_pl.labeling.verdict_options import VerdictOptions
 from rlaif_pl.types import Labeler, Preference
 
 PAIR = Preference("It rained all day.", "Rain all day.", "It was dry.", "g")
@@ -42,10 +43,10 @@ def test_labels_by_hand():
     assert judged.provenance.tokens == 20
     (judged,) = PairwiseLabeler(Fixed(), task="harmless").label([PAIR])
     assert judged.p_first == pytest.approx(0.25)  # the one named is the more harmful one
-    (judged,) = PairwiseLabeler(Fixed(), hard=True).label([PAIR])
+    (judged,) = PairwiseLabeler(Fixed(), verdict=VerdictOptions(hard=True)).label([PAIR])
     assert judged.p_first == 1.0
     assert judged.provenance.margin == pytest.approx(math.log(3))
-    (judged,) = PairwiseLabeler(Fixed(), clamp=(0.4, 0.6)).label([PAIR])
+    (judged,) = PairwiseLabeler(Fixed(), verdict=VerdictOptions(clamp=(0.4, 0.6))).label([PAIR])
     assert judged.p_first == 0.6
     (judged,) = PairwiseLabeler(Fixed(), temperature=4.0).label([PAIR])
     assert judged.p_first == pytest.approx(expit(math.log(3) / 4))
@@ -155,7 +156,8 @@ def test_settings_are_in_the_fingerprint(hashed):
     options += [{"cot": True}, {"cot": True, "shots": 1}, {"cot": ChainOfThought(max_tokens=9)}]
     drawn = [{}, {"samples": 2}, {"seed": 1}, {"top_k": 4}]
     options += [{"cot": ChainOfThought(temperature=0.5, **each)} for each in drawn]
-    options += [{"hard": True}, {"clamp": (0.4, 0.6)}, {"clamp": (0.2, 0.8)}]
+    read = [{"hard": True}, {"clamp": (0.4, 0.6)}, {"clamp": (0.2, 0.8)}, {"min_option_mass": 0.1}]
+    options += [{"verdict": VerdictOptions(**each)} for each in read]
     options += [{"chat_template": True}, {"temperature": 2.0}]
     labelers = [PairwiseLabeler(hashed(), **each) for each in options]
     assert len({labeler.fingerprint for labeler in labelers}) == len(options)
@@ -170,6 +172,22 @@ def test_what_has_no_effect_does_not_change_the_fingerprint(hashed):
     assert plain.fingerprint == seeded.fingerprint
 
 
+@pytest.mark.parametrize("clamp", [(0.3, 0.6), (0.6, 0.4)])
+def test_limits_that_favor_a_side_are_refused(clamp):
+    with pytest.raises(ValueError, match=r"\(x, 1 - x\)"):
+        VerdictOptions(clamp=clamp)
+
+
+def test_the_default_reading_is_named_in_no_version(hashed):
+    plain = PairwiseLabeler(hashed())
+    assert plain.prompt_version == "summarization-detailed-1"
+    free = PairwiseLabeler(hashed(), verdict=VerdictOptions(clamp=None))
+    assert free.fingerprint == plain.fingerprint
+    clamped = PairwiseLabeler(hashed(), verdict=VerdictOptions(hard=True, clamp=(0.4, 0.6)))
+    assert clamped.prompt_version == "summarization-detailed-1+hard+clamp=0.4:0.6"
+    assert plain.fingerprint.endswith(";temperature=1.0;min_option_mass=0.005")
+
+
 def test_the_version_names_every_part(hashed):
     way = {"shots": 2, "cot": ChainOfThought(samples=16, temperature=1.0, top_k=40)}
     assert PairwiseLabeler(hashed(), **way).prompt_version == (
@@ -181,8 +199,6 @@ def test_the_version_names_every_part(hashed):
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"clamp": (0.3, 0.6)}, r"\(x, 1 - x\)"),
-        ({"clamp": (0.6, 0.4)}, r"\(x, 1 - x\)"),
         ({"shots": 9}, "from 0 to 8"),
         ({"shots": -1}, "from 0 to 8"),
         ({"task": "helpful", "shots": 3}, "from 0 to 2"),

@@ -11,6 +11,7 @@ from rlaif_pl.labeling.backends.local import LocalBackend
 from rlaif_pl.labeling.calls import Response
 from rlaif_pl.labeling.outcome import sigmoid
 from rlaif_pl.labeling.prompting.criteria import Criterion, load_criteria, load_rows
+from rlaif_pl.labeling.verdict_options import VerdictOptions
 from rlaif_pl.types import Preference
 
 PAIR = Preference("A long day.", "good short", "good", "g")
@@ -117,7 +118,9 @@ def test_each_task_has_criteria(task):
 
 
 def test_a_local_model_reads_criteria(folders, pairs):
-    labeler = RubricLabeler(LocalBackend(folders["llama"]), min_option_mass=0)
+    labeler = RubricLabeler(
+        LocalBackend(folders["llama"]), verdict=VerdictOptions(min_option_mass=0)
+    )
     labels = labeler.label(pairs)
     assert all(0 < label.p_first < 1 for label in labels)
     swapped = [Preference(p.prompt, p.second, p.first, p.group) for p in pairs]

@@ -16,6 +16,7 @@ from rlaif_pl.labeling import (
     ScoreLabeler,
 )
 from rlaif_pl.labeling.calls import GenerateRequest
+from rlaif_pl.labeling.verdict_options import VerdictOptions
 from rlaif_pl.types import Labeler, PointwiseLabeler
 
 TEXT = st.text(alphabet="ab {}\n\"'%\\é", max_size=12)
@@ -35,23 +36,25 @@ def says(call):
     return ANSWERS[sum(call.question.text.encode()) % len(ANSWERS)]
 
 
+HARD = VerdictOptions(hard=True)
 WAYS = {
     "zero shot": lambda backend: PairwiseLabeler(backend),
     "few shot, harmless": lambda b: PairwiseLabeler(b, task="harmless", preamble="base", shots=2),
     "chain of thought": lambda b: PairwiseLabeler(b, task="helpful", cot=True, chat_template=True),
     "self-consistency": lambda b: PairwiseLabeler(b, shots=3, **DRAWN),
-    "one-hot": lambda b: PairwiseLabeler(b, hard=True),
+    "one-hot": lambda b: PairwiseLabeler(b, verdict=HARD),
     "clamped": lambda b: PairwiseLabeler(
-        b, task="harmless", cot=True, clamp=(0.4, 0.6), temperature=0.3
+        b, task="harmless", cot=True, verdict=VerdictOptions(clamp=(0.4, 0.6)), temperature=0.3
     ),
     "free form": lambda b: FreeFormLabeler(b),
     "free form, harmless": lambda b: FreeFormLabeler(b, task="harmless"),
     "score": lambda b: ScoreLabeler(b),
-    "score, one-hot": lambda b: ScoreLabeler(b, task="harmless", hard=True),
+    "score, one-hot": lambda b: ScoreLabeler(b, task="harmless", verdict=HARD),
     "constitution": lambda b: ConstitutionLabeler(b, shots=2),
     "constitution, chain of thought": lambda b: ConstitutionLabeler(b, seed=4, **DRAWN),
     "ensemble": lambda b: EnsembleLabeler(
-        [PairwiseLabeler(b), ScoreLabeler(b), ConstitutionLabeler(b, hard=True)], weights=[3, 2, 1]
+        [PairwiseLabeler(b), ScoreLabeler(b), ConstitutionLabeler(b, verdict=HARD)],
+        weights=[3, 2, 1],
     ),
     "ensemble that skips": lambda b: EnsembleLabeler(
         [FreeFormLabeler(b), PairwiseLabeler(b)], on_failure="skip"

@@ -17,6 +17,10 @@ from rlaif_pl.labeling import (
     ScoreLabeler,
 )
 from rlaif_pl.labeling.backends import LocalBackend
+from rlaif_pl.labeling.verdict_options import VerdictOptions
+
+# Random models give two options out of 320 tokens less than they must have in earnest.
+ANY_MASS = VerdictOptions(min_option_mass=0.0)
 
 
 @pytest.fixture(scope="session")
@@ -51,7 +55,7 @@ def text_of(pair, swap=False):
 def test_zero_shot_equals_plain_forwards(folders, pairs, short, plain_model, name, batch_tokens):
     plain = plain_model(name)
     backend = LocalBackend(folders[name], batch_tokens=batch_tokens)
-    labeler = PairwiseLabeler(backend, prompt=short, min_option_mass=0.0)
+    labeler = PairwiseLabeler(backend, prompt=short, verdict=ANY_MASS)
     for pair, judged in zip(pairs, labeler.label(pairs), strict=True):
         a, b = (
             [plain.option(text_of(pair, swap) + "Preferred=", digit) for digit in "12"]
@@ -74,7 +78,7 @@ def test_chain_of_thought_equals_plain_decoding_and_forwards(folders, pairs, sho
         LocalBackend(folders["llama"]),
         prompt=short,
         cot=ChainOfThought(max_tokens=6),
-        min_option_mass=0.0,
+        verdict=ANY_MASS,
     )
     shares = []
     for swap in (False, True):
@@ -105,7 +109,7 @@ def test_grades_equal_plain_forwards(folders, plain_model, tmp_path):
     assert len(plain.tokenizer(" 10").input_ids) > len(plain.tokenizer(" 1").input_ids)
     logs[0] = math.log(math.exp(logs[0]) - math.exp(logs[9]))
     mean = sum(share * (grade - 5.5) / 4.5 for grade, share in enumerate(softmax(logs), 1))
-    labeler = ScoreLabeler(LocalBackend(folders["llama"]), prompt=str(path), min_option_mass=0.0)
+    labeler = ScoreLabeler(LocalBackend(folders["llama"]), prompt=str(path), verdict=ANY_MASS)
     (value,) = labeler.score(["the cat"], ["a dog"])
     assert value == pytest.approx(mean, abs=1e-4)
 
@@ -113,31 +117,30 @@ def test_grades_equal_plain_forwards(folders, plain_model, tmp_path):
 def test_a_long_question_fails_whole_and_spares_the_others(folders, pairs, short):
     longest = len(LocalBackend(folders["llama"]).model.tokenizer(text_of(pairs[1])).input_ids)
     backend = LocalBackend(folders["llama"], max_tokens=longest + 20)
-    judged = PairwiseLabeler(backend, prompt=short, min_option_mass=0.0).label(pairs)
+    judged = PairwiseLabeler(backend, prompt=short, verdict=ANY_MASS).label(pairs)
     assert [row.provenance.failure for row in judged] == ["too_long", None, "too_long"]
     assert (judged[0].p_first, judged[0].source) == (None, None)
 
 
-# Random models give two options out of 320 tokens less than they must have in earnest.
 WAYS = {
-    "zero shot": lambda b: PairwiseLabeler(b, min_option_mass=0.0, preamble="base"),
-    "chat": lambda b: PairwiseLabeler(b, min_option_mass=0.0, chat_template=True),
-    "few shot": lambda b: PairwiseLabeler(b, min_option_mass=0.0, task="harmless", shots=2),
+    "zero shot": lambda b: PairwiseLabeler(b, verdict=ANY_MASS, preamble="base"),
+    "chat": lambda b: PairwiseLabeler(b, verdict=ANY_MASS, chat_template=True),
+    "few shot": lambda b: PairwiseLabeler(b, verdict=ANY_MASS, task="harmless", shots=2),
     "self-consistency": lambda b: PairwiseLabeler(
         b,
         preamble="base",
         cot=ChainOfThought(samples=3, temperature=0.7, top_k=40, max_tokens=5),
         shots=1,
-        min_option_mass=0.0,
+        verdict=ANY_MASS,
     ),
-    "score": lambda b: ScoreLabeler(b, task="helpful", min_option_mass=0.0),
+    "score": lambda b: ScoreLabeler(b, task="helpful", verdict=ANY_MASS),
     "constitution": lambda b: ConstitutionLabeler(
-        b, min_option_mass=0.0, cot=ChainOfThought(max_tokens=5)
+        b, verdict=ANY_MASS, cot=ChainOfThought(max_tokens=5)
     ),
     "ensemble": lambda b: EnsembleLabeler(
         [
-            PairwiseLabeler(b, min_option_mass=0.0, preamble="base"),
-            ScoreLabeler(b, min_option_mass=0.0),
+            PairwiseLabeler(b, verdict=ANY_MASS, preamble="base"),
+            ScoreLabeler(b, verdict=ANY_MASS),
         ]
     ),
 }
@@ -165,7 +168,7 @@ def test_a_written_answer_of_a_random_model_is_no_verdict(roomy, pair):
 
 
 def test_the_grade_is_a_reward(roomy):
-    reward = LabelerReward(ScoreLabeler(LocalBackend(roomy, max_tokens=16384), min_option_mass=0.0))
+    reward = LabelerReward(ScoreLabeler(LocalBackend(roomy, max_tokens=16384), verdict=ANY_MASS))
     scores = reward.score(["the cat"] * 2, ["a cat", "a dog sat"])
     assert scores.shape == (2,)
     assert (scores.abs() <= 1).all()

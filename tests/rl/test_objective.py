@@ -9,7 +9,7 @@ from rlaif_pl import ops
 from rlaif_pl.engine.response_batch import assemble
 from rlaif_pl.engine.score import TokenLogprobs
 from rlaif_pl.models.actor_critic import Evaluation
-from rlaif_pl.rl.objective import Objective
+from rlaif_pl.rl.objective import Advantages, Objective
 from rlaif_pl.rl.rollout import Rollout
 from rlaif_pl.rl.shaping import (
     RewardShaping,
@@ -46,7 +46,7 @@ def run(objective, values=VALUES, finished=(True, True)):
     found = evaluation(values, logprobs, entropy)
     rollout = rollout_of(finished)
     targets = objective.targets(rollout, found)
-    advantages = objective.advantages([targets], IS_SAMPLED)
+    advantages = objective.scaled_advantages([targets], IS_SAMPLED)
     loss, parts = objective.loss(rollout, found, advantages, targets.returns, IS_SAMPLED)
     loss.backward()
     grads = [None if x is None else x.grad for x in (logprobs, entropy, values)]
@@ -103,9 +103,8 @@ def test_kl_in_the_loss_as_k3_and_without_scaling_by_hand():
 def test_lambda_and_gamma_by_hand():
     # Row 0, gamma 0.5, lambda 0.5: delta_1 = 0.93 - 0.4 = 0.53; delta_0 = -0.05 + 0.2 - 0.2 = -0.05;
     # A_0 = -0.05 + 0.25 * 0.53 = 0.0825. Returns A + V.
-    targets, *_ = run(
-        Objective(RewardShaping(**PLAIN), num_generations=2, gamma=0.5, gae_lambda=0.5)
-    )
+    advantages = Advantages(gamma=0.5, gae_lambda=0.5)
+    targets, *_ = run(Objective(RewardShaping(**PLAIN), num_generations=2, advantages=advantages))
     torch.testing.assert_close(targets.advantages, torch.tensor([[0.0825, 0.53], [1.6, 0.0]]))
     torch.testing.assert_close(targets.returns, torch.tensor([[0.2825, 0.93], [2.6, 0.0]]))
 
@@ -114,7 +113,7 @@ def test_whitening_by_hand():
     # KL in the loss: advantages 0.8, 0.6, 2. Mean 3.4 / 3, variance 5 / 3 - (3.4 / 3)^2 = 0.382222.
     shaping = RewardShaping(**PLAIN, kl_placement="loss")
     _, _, parts, grads = run(
-        Objective(shaping, num_generations=2, whiten_advantages=True, vf_coef=0.0)
+        Objective(shaping, num_generations=2, advantages=Advantages(whiten=True), vf_coef=0.0)
     )
     a, b, c = ((x - 3.4 / 3) / math.sqrt(0.3822222) for x in (0.8, 0.6, 2.0))
     assert parts["policy_loss"] == pytest.approx((a + 2 * b + 0.5 * c) / 3, abs=1e-5)
@@ -182,7 +181,8 @@ def test_a_reward_for_repetition_is_refused():
 
 def test_a_group_baseline_beside_values_by_hand():
     # 1 - 3 = -2 and 2: final -1.8, 1.8. Returns -1.82, -1.77; 1.7.
-    targets, *_ = run(Objective(RewardShaping(**PLAIN), num_generations=2, baseline="rloo"))
+    advantages = Advantages(baseline="rloo")
+    targets, *_ = run(Objective(RewardShaping(**PLAIN), num_generations=2, advantages=advantages))
     torch.testing.assert_close(targets.returns, torch.tensor([[-1.82, -1.77], [1.7, 0.0]]))
 
 
@@ -190,7 +190,7 @@ def test_leave_one_out_without_values_by_hand():
     # Final 0.9 and 2.7 - 0.5 = 2.2, cut; less the other: -1.3, 1.3. With the KL still to come:
     # -1.3 - 0.02, -1.3 + 0.03; 1.3 - 0.1. Policy loss (-1.32 - 2.54 + 0.6) / 3.
     shaping = RewardShaping(**PLAIN, missing_eos_penalty=0.5)
-    objective = Objective(shaping, num_generations=2, baseline="rloo")
+    objective = Objective(shaping, num_generations=2, advantages=Advantages(baseline="rloo"))
     targets, loss, parts, grads = run(objective, values=None, finished=(True, False))
     torch.testing.assert_close(targets.advantages, torch.tensor([[-1.32, -1.27], [1.2, 0.0]]))
     assert loss == pytest.approx(-3.26 / 3)
@@ -209,7 +209,7 @@ def test_the_fused_targets_are_those_of_token_rewards_and_gae(gamma):
     batch = assemble([[1, 2]] * 2, [[3] * length for length in lengths.tolist()], pad=0)
     rollout = Rollout(batch, None, [""] * 6, finished, scores, ref, None)
     shaping = RewardShaping(missing_eos_penalty=0.4, min_length=5, min_length_penalty=0.7)
-    objective = Objective(shaping, num_generations=3, gamma=gamma, gae_lambda=0.8, baseline="rloo")
+    objective = Objective(shaping, num_generations=3, advantages=Advantages(gamma, 0.8, "rloo"))
     found = evaluation(values, logprobs, torch.zeros_like(logprobs))
     targets = objective.targets(rollout, found)
     left = leave_one_out(scores, 3)
@@ -226,12 +226,19 @@ def test_the_fused_targets_are_those_of_token_rewards_and_gae(gamma):
 
 
 def test_another_beta_changes_nothing_else():
-    objective = Objective(
-        RewardShaping(kl_coef=0.1, min_length=3), num_generations=2, gae_lambda=0.9
+    advantages = Advantages(gae_lambda=0.9)
+    one, other = (
+        Objective(RewardShaping(beta, min_length=3), num_generations=2, advantages=advantages)
+        for beta in (0.1, 0.2)
     )
-    assert objective.at(0.2) == Objective(
-        RewardShaping(kl_coef=0.2, min_length=3), num_generations=2, gae_lambda=0.9
-    )
+    assert one.at(0.2) == other
+
+
+@pytest.mark.parametrize("name", ["gamma", "gae_lambda"])
+@pytest.mark.parametrize("value", [-0.1, 1.1, math.nan])
+def test_a_discount_or_decay_outside_0_to_1_is_refused(name, value):
+    with pytest.raises(ValueError, match=rf"expected {name} in \[0, 1\], got"):
+        Advantages(**{name: value})
 
 
 @pytest.mark.parametrize("name", ["ent_coef", "vf_coef"])

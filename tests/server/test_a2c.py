@@ -1,5 +1,6 @@
 """A2C with responses drawn by a server: the same losses, weights on the policy term, overlap."""
 
+import math
 from functools import partial
 
 import pytest
@@ -12,6 +13,7 @@ from rlaif_pl.data.preferences import write_prompts
 from rlaif_pl.engine import LocalGenerator, SamplingParams, VLLMGenerator
 from rlaif_pl.engine.vllm.completions import MOST_SEED
 from rlaif_pl.rl.losses import truncated_weights
+from rlaif_pl.rl.objective import Advantages
 from rlaif_pl.training import A2CModule, LinearDecay, PreferenceDataModule
 from rlaif_pl.types import Prompt
 
@@ -43,7 +45,7 @@ def fit(actor_of, tmp_path):
             actor_of(),
             Vowels(),
             sampling=SamplingParams(n=2, max_new_tokens=4),
-            baseline="rloo",
+            advantages=Advantages(baseline="rloo"),
             optimizer=partial(torch.optim.AdamW, lr=2e-2),
             scheduler=partial(LinearDecay, warmup_steps=1, total_steps=20),
             rollout=rollout,
@@ -68,9 +70,7 @@ def fit(actor_of, tmp_path):
             accumulate_grad_batches=parts,
         ).fit(
             module,
-            PreferenceDataModule(
-                "prompts", prompts=str(tmp_path / "prompts.jsonl"), batch_size=2, progress=False
-            ),
+            PreferenceDataModule("prompts", prompts=str(tmp_path / "prompts.jsonl"), batch_size=2),
             ckpt_path=ckpt_path,
             weights_only=False,
         )
@@ -81,7 +81,8 @@ def fit(actor_of, tmp_path):
 
 @pytest.fixture
 def generator_of(tmp_path):
-    return lambda server: VLLMGenerator(server.url, str(tmp_path / "weights"), tolerance=1e-4)
+    folder = str(tmp_path / "weights")
+    return lambda server, **how: VLLMGenerator(server.url, folder, tolerance=1e-4, **how)
 
 
 def test_losses_through_a_server_are_those_of_the_local_sampler(fit, stand_in, generator_of):
@@ -97,7 +98,7 @@ def test_losses_through_a_server_are_those_of_the_local_sampler(fit, stand_in, g
 
 def test_overlap_draws_from_weights_one_step_old_and_is_corrected(fit, stand_in, generator_of):
     server = stand_in()
-    on, ahead = fit(4, generator_of(stand_in())), fit(4, generator_of(server), overlap=True)
+    on, ahead = fit(4, generator_of(stand_in())), fit(4, generator_of(server, overlap=True))
     # the first step's own, and the second's, come from the first weights
     assert ahead[0] == pytest.approx(on[0], abs=1e-4)
     assert ahead[0]["rollout/log_ratio_max"] < 1e-3
@@ -109,15 +110,15 @@ def test_overlap_draws_from_weights_one_step_old_and_is_corrected(fit, stand_in,
 
 
 def test_a_run_that_was_killed_uses_what_it_had_asked(fit, stand_in, generator_of, tmp_path):
-    whole = fit(4, generator_of(stand_in()), overlap=True)
-    fit(2, generator_of(stand_in()), overlap=True, folder=tmp_path / "kept")
+    whole = fit(4, generator_of(stand_in(), overlap=True))
+    fit(2, generator_of(stand_in(), overlap=True), folder=tmp_path / "kept")
     kept = torch.load(tmp_path / "kept" / "last.ckpt", weights_only=False)["rollouts"]
     assert kept == {}  # a finished run has asked for nothing more
     folder, server = tmp_path / "cut", stand_in()
-    fit_until_killed(fit, generator_of(stand_in()), folder)
+    fit_until_killed(fit, generator_of(stand_in(), overlap=True), folder)
     kept = torch.load(folder / "last.ckpt", weights_only=True)["rollouts"]
     assert kept["step"] == 2
-    again = fit(4, generator_of(server), overlap=True, ckpt_path=folder / "last.ckpt")
+    again = fit(4, generator_of(server, overlap=True), ckpt_path=folder / "last.ckpt")
     assert again.keys() == {2, 3}
     for step, values in again.items():
         assert values == pytest.approx(whole[step], abs=2e-3)
@@ -130,13 +131,13 @@ def test_a_run_that_was_killed_uses_what_it_had_asked(fit, stand_in, generator_o
 def test_a_real_server_overlaps_and_a_killed_run_uses_what_it_had_asked(
     fit, real_server, generator_of, tmp_path
 ):
-    on, ahead = fit(4, generator_of(real_server)), fit(4, generator_of(real_server), overlap=True)
+    on, ahead = (fit(4, generator_of(real_server, overlap=flag)) for flag in (False, True))
     assert ahead[0] == pytest.approx(on[0], abs=1e-4)  # the same seeds, the same weights
     assert all(values["rollout/log_ratio_max"] < 1e-3 for values in on.values())
     assert max(values["rollout/log_ratio_max"] for values in ahead.values()) > 1e-3
     folder = tmp_path / "cut"
-    fit_until_killed(fit, generator_of(real_server), folder)
-    again = fit(4, generator_of(real_server), overlap=True, ckpt_path=folder / "last.ckpt")
+    fit_until_killed(fit, generator_of(real_server, overlap=True), folder)
+    again = fit(4, generator_of(real_server, overlap=True), ckpt_path=folder / "last.ckpt")
     assert again.keys() == {2, 3}
     for step, values in again.items():
         assert values == pytest.approx(ahead[step], abs=2e-3)
@@ -158,20 +159,28 @@ def fit_until_killed(fit, generator, folder):
 
     generator.update = dying
     with pytest.raises(KilledError):
-        fit(4, generator, overlap=True, folder=folder)
+        fit(4, generator, folder=folder)
 
 
 def test_overlap_is_refused_where_it_cannot_be(fit, stand_in, generator_of):
-    with pytest.raises(ValueError, match="expected overlap only with a rollout by servers"):
-        fit(1, overlap=True)
-    with pytest.raises(ValueError, match="accumulate_grad_batches of 1 with overlap"):
-        fit(1, generator_of(stand_in()), overlap=True, parts=2)
+    with pytest.raises(ValueError, match=r"accumulate_grad_batches of 1 with rollout\.overlap"):
+        fit(1, generator_of(stand_in(), overlap=True), parts=2)
+
+
+def test_the_cap_of_the_weights_is_the_generators(actor_of, stand_in, generator_of):
+    build = partial(A2CModule, actor_of(), Vowels(), advantages=Advantages(baseline="rloo"))
+    capped = build(rollout=generator_of(stand_in(), importance_cap=1.5))
+    assert capped.objective.importance_cap == 1.5
+    assert build().objective.importance_cap == math.inf
+    with pytest.raises(ValueError, match=r"importance_cap of at least 1, got 0\.5"):
+        generator_of(stand_in(), importance_cap=0.5)
 
 
 def test_weights_are_truncated_above_alone():
     ratio = torch.tensor([[-3.0, 0.0, 0.5, 2.0]])
     expected = torch.tensor([[-3.0, 0.0, 0.5, 0.6931472]]).exp()
     torch.testing.assert_close(truncated_weights(ratio, 2.0), expected)
+    torch.testing.assert_close(truncated_weights(ratio, math.inf), ratio.exp())
 
 
 def test_the_upcoming_batch_is_the_next_one_handed_out():

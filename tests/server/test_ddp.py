@@ -62,6 +62,7 @@ def config(tmp_path, small_folder, tiny_reward_folder):
         actor["backbone"] = {"name": small_folder, "trunk_layers": trunk_layers}
         root = tmp_path / name
         generator = {"base_url": url, "adapter_dir": str(root / "weights"), "tolerance": 1e-4}
+        generator["overlap"] = overlap
         config = {
             "trainer": bare_trainer(
                 root,
@@ -86,9 +87,8 @@ def config(tmp_path, small_folder, tiny_reward_folder):
                 reward=component("rlaif_pl.models.RewardModel", **reward),
                 sampling={"n": 2, "max_new_tokens": 4, "temperature": 1.0},
                 optimizer=component("torch.optim.SGD", lr=0.05),
-                whiten_advantages=True,
+                advantages={"whiten": True},
                 rollout=component("rlaif_pl.engine.VLLMGenerator", **generator),
-                overlap=overlap,
             ),
             "data": {
                 "task": "prompts",

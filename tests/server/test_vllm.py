@@ -15,6 +15,7 @@ from rlaif_pl.engine.vllm.completions import read_samples, request_body
 from rlaif_pl.engine.vllm.facts import measured_mode, read_facts
 from rlaif_pl.models import ActorCritic, BackboneOptions, Lora
 from rlaif_pl.models.sampled_policy import SampledPolicy
+from rlaif_pl.rl.objective import Advantages
 from rlaif_pl.rl.rollout import collect
 from rlaif_pl.training import A2CModule
 
@@ -156,7 +157,8 @@ def test_a_rank_above_the_servers_is_refused(generator, actor_of):
 
 def five_steps(actor, generator, drawn):
     """Losses of five steps, and what was drawn; without a generator, on what was drawn before."""
-    module = A2CModule(actor, Vowels(), sampling=PARAMS, baseline="rloo", rollout=generator)
+    rloo = Advantages(baseline="rloo")
+    module = A2CModule(actor, Vowels(), sampling=PARAMS, advantages=rloo, rollout=generator)
     module.log_dict = lambda *_, **__: None
     optimizer = torch.optim.AdamW(module.trained().values(), lr=1e-2)
     policy, rows = SampledPolicy(actor.policy), actor.policy.encode_prompts(PROMPTS)

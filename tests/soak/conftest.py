@@ -142,7 +142,7 @@ def long_run(tmp_path, tiny_model_folder, tiny_reward_folder, data_files):
                     "actor": {"class_path": "rlaif_pl.models.ActorCritic", "init_args": actor},
                     "reward": {"class_path": "rlaif_pl.models.RewardModel", "init_args": reward},
                     "sampling": {"n": 2, "max_new_tokens": 4, "temperature": 0.9},
-                    "adaptive_kl": {"target": 0.5},
+                    "shaping": {"adaptive_kl": {"target": 0.5}},
                     "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-4}},
                 },
             },

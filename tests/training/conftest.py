@@ -28,7 +28,7 @@ RECIPE = {
 }
 Built = tuple[LightningModule, PreferenceDataModule]
 
-SAMPLING = [field.name for field in dataclasses.fields(SamplingParams) if field.name != "seed"]
+SAMPLING = [field.name for field in dataclasses.fields(SamplingParams)]
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def build(backbone, tiny_reward_folder, data_files) -> Callable[..., Built]:
 
     def build(stage: str, **changes) -> Built:
         settings = {**RECIPE, **changes}
-        data = {"batch_size": 4, "validation_fraction": 0.2, "progress": False, "seed": 3}
+        data = {"batch_size": 4, "validation_fraction": 0.2, "seed": 3}
         if stage == "sft":
             settings = {"backbone": backbone, "lora": LORA, **settings}
             return SFTModule(**settings), PreferenceDataModule(

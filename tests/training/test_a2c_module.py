@@ -10,6 +10,7 @@ from torch import Tensor
 from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.models import ActorCritic, Lora, RewardModel
 from rlaif_pl.rl.kl import AdaptiveKL
+from rlaif_pl.rl.objective import Advantages
 from rlaif_pl.rl.shaping import RewardShaping
 from rlaif_pl.training import LinearDecay
 from rlaif_pl.types import PromptBatch, Reward
@@ -86,7 +87,7 @@ def test_kl_is_exactly_0_at_the_first_step(
 ):
     actor = ActorCritic(backbone, lora=lora, value_network=value_network)
     frozen = RewardModel(dataclasses.replace(backbone, name=str(tiny_reward_folder)), frozen=True)
-    module, _ = build("a2c", actor=actor, reward=frozen, baseline="rloo")
+    module, _ = build("a2c", actor=actor, reward=frozen, advantages=Advantages(baseline="rloo"))
     recorder = Recorder(module)
     loss, gradients = step(module, batch_of(small_prompts, [0, 3, 5]))
     assert recorder["a2c/train_kl"] == [0.0]
@@ -185,7 +186,7 @@ def test_leave_one_out_alone_learns_the_toy_reward(build, trainer, backbone, pla
         reward=VowelReward(),
         sampling=SamplingParams(n=8, max_new_tokens=8),
         shaping=RewardShaping(kl_coef=0.01, kl_placement=placement),
-        baseline="rloo",
+        advantages=Advantages(baseline="rloo"),
         scheduler=LinearDecay,
     )
     recorder = Recorder(module)
@@ -198,10 +199,10 @@ def test_leave_one_out_alone_learns_the_toy_reward(build, trainer, backbone, pla
         assert recorder["a2c/train_kl_loss"][0] == 0.0 < recorder["a2c/train_kl_loss"][-1]
 
 
-@pytest.mark.parametrize("changes", [{}, {"baseline": True, "gae_lambda": 0.9}])
-def test_without_values_there_must_be_another_baseline(build, backbone, changes):
+@pytest.mark.parametrize("advantages", [Advantages(), Advantages(1.0, 0.9, "rloo")])
+def test_without_values_there_must_be_another_baseline(build, backbone, advantages):
     with pytest.raises(ValueError, match="baseline=rloo and gae_lambda=1 with value_network=none"):
-        build("a2c", actor=ActorCritic(backbone, value_network="none"), **changes)
+        build("a2c", actor=ActorCritic(backbone, value_network="none"), advantages=advantages)
 
 
 @pytest.mark.parametrize("optimizer", [torch.optim.Adafactor, torch.optim.AdamW])
@@ -238,7 +239,7 @@ def test_bfloat16_recomputation_and_either_optimizer_train(
 
 def test_the_kl_coefficient_follows_the_measured_kl(build, trainer):
     rule = AdaptiveKL(target=0.1, gain=1.0, limit=0.5)
-    module, data = build("a2c", reward=VowelReward(), adaptive_kl=rule)
+    module, data = build("a2c", reward=VowelReward(), shaping=RewardShaping(adaptive_kl=rule))
     recorder = Recorder(module)
     trainer(4).fit(module, data)
     betas, kls = recorder["a2c/train_beta"], recorder["a2c/train_kl"]

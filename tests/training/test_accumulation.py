@@ -10,6 +10,7 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 from rlaif_pl.models import ActorCritic, BackboneOptions, RewardModel
 from rlaif_pl.models.policy import load_policy
 from rlaif_pl.rl.kl import AdaptiveKL
+from rlaif_pl.rl.objective import Advantages
 from rlaif_pl.rl.shaping import RewardShaping
 from rlaif_pl.text import Template
 from rlaif_pl.training import LinearDecay
@@ -85,7 +86,7 @@ def test_parts_equal_the_whole(build, trainer, backbone, stage, parts):
     torch.testing.assert_close(cut, whole, rtol=0, atol=1e-9)
 
 
-WHITENED = {"whiten_advantages": True}
+WHITENED = {"advantages": Advantages(whiten=True)}
 
 
 @pytest.mark.parametrize(("tokens", "parts"), [(1, 1), (150, 1), (1, 2)])
@@ -148,7 +149,8 @@ def test_clipping_sees_the_gradient_of_the_whole(build, trainer, backbone):
 
 
 def test_the_kl_coefficient_follows_once_a_step(build, trainer, backbone):
-    changes = {"adaptive_kl": AdaptiveKL(target=0.1, gain=1.0, limit=0.5)}
+    rule = AdaptiveKL(target=0.1, gain=1.0, limit=0.5)
+    changes = {"shaping": RewardShaping(adaptive_kl=rule)}
     betas = [
         fitted(build, trainer, "a2c", backbone, parts, changes=dict(changes))[1].kl_control.kl_coef
         for parts in (1, 2)
@@ -159,7 +161,7 @@ def test_the_kl_coefficient_follows_once_a_step(build, trainer, backbone):
 
 @pytest.mark.parametrize("scheduled", [False, True])
 def test_whitening_over_parts_is_refused_before_any_work(build, trainer, scheduled):
-    module, data = build("a2c", reward=LengthReward(), whiten_advantages=True)
+    module, data = build("a2c", reward=LengthReward(), **WHITENED)
     options = (
         {"callbacks": [GradientAccumulationScheduler({4: 3})]}
         if scheduled

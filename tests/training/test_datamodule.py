@@ -12,6 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from rlaif_pl.data.label_store import LabelStore
+from rlaif_pl.data.labeling_pass import Labeling
 from rlaif_pl.data.mixing import PreferencePart
 from rlaif_pl.data.preferences import write_preferences, write_prompts
 from rlaif_pl.data.sources import DataSource
@@ -53,10 +54,14 @@ def files(tmp_path):
 
 
 def ready(**settings):
-    data = PreferenceDataModule(progress=False, **settings)
+    data = PreferenceDataModule(**settings)
     data.prepare_data()
     data.setup("fit")
     return data
+
+
+def labeling_by(labeler, folder, **settings):
+    return Labeling(labeler, store=str(folder / "labels.sqlite"), progress=False, **settings)
 
 
 def test_each_kind_of_batch(files):
@@ -111,8 +116,7 @@ def test_unlabeled_pairs_are_labeled_once_and_failures_left_out(files, tmp_path)
     labeler = CountingLabeler()
     settings = {
         "preferences": files["bare"],
-        "labeler": labeler,
-        "label_store": str(tmp_path / "labels.sqlite"),
+        "labeling": labeling_by(labeler, tmp_path),
     }
     with pytest.warns(UserWarning, match=r"left out 2 of 40 .* \(malformed: 2\)"):
         data = ready(**settings)
@@ -124,17 +128,20 @@ def test_unlabeled_pairs_are_labeled_once_and_failures_left_out(files, tmp_path)
     assert again.train_rows == data.train_rows
     assert labeler.asked == 40
     with pytest.warns(UserWarning, match="left out 2"):
-        ready(retry_failed=True, **settings)
+        ready(**settings | {"labeling": labeling_by(labeler, tmp_path, retry_failed=True)})
     assert labeler.asked == 42
 
 
 def test_labels_the_data_has_are_kept_unless_relabel_is_set(files, tmp_path):
-    store = {"label_store": str(tmp_path / "labels.sqlite")}
-    kept = ready(preferences=files["pairs"], labeler=CountingLabeler(), **store)
+    labeling = labeling_by(CountingLabeler(), tmp_path)
+    kept = ready(preferences=files["pairs"], labeling=labeling)
     assert {row.p_first for row in kept.train_rows} == {0.25}
     assert not (tmp_path / "labels.sqlite").exists()
     with pytest.warns(UserWarning, match="could not judge"):
-        new = ready(preferences=files["pairs"], labeler=CountingLabeler(), relabel=True, **store)
+        new = ready(
+            preferences=files["pairs"],
+            labeling=labeling_by(CountingLabeler(), tmp_path, relabel=True),
+        )
     assert {row.p_first for row in new.train_rows} == {0.75}
 
 
@@ -146,9 +153,7 @@ def test_what_is_missing_is_named(files, tmp_path):
     with pytest.raises(ValueError, match="a labeler, since 40 pairs have no label"):
         ready(preferences=files["bare"])
     data = PreferenceDataModule(
-        preferences=files["bare"],
-        labeler=CountingLabeler(),
-        label_store=str(tmp_path / "labels.sqlite"),
+        preferences=files["bare"], labeling=labeling_by(CountingLabeler(), tmp_path)
     )
     with pytest.raises(ValueError, match="40 are missing; label the pairs first"):
         data.setup("fit")
@@ -161,9 +166,7 @@ def test_a_labeler_that_can_judge_nothing_stops_the_run(files, tmp_path):
         pytest.warns(UserWarning, match="down: 40"),
         pytest.raises(ValueError, match="could judge none of 40 pairs"),
     ):
-        ready(
-            preferences=files["bare"], labeler=labeler, label_store=str(tmp_path / "labels.sqlite")
-        )
+        ready(preferences=files["bare"], labeling=labeling_by(labeler, tmp_path))
     with LabelStore(tmp_path / "labels.sqlite") as store:
         assert len(store) == 40
 
@@ -176,14 +179,25 @@ def test_every_setting_can_be_given_in_a_config():
             "data": {
                 "preferences": {"name": "x.json", "confidence": [1, 9], "columns": {"group": "id"}},
                 "validation": "tiny_tldr/dev",
-                "labeler": {"class_path": f"{__name__}.CountingLabeler", "init_args": {}},
+                "labeling": {
+                    "labeler": {"class_path": f"{__name__}.CountingLabeler", "init_args": {}},
+                    "relabel": True,
+                    "store": "mine.sqlite",
+                },
             }
         }
     )
     data = parser.instantiate(config).data
     assert data.source == DataSource("x.json", columns={"group": "id"}, confidence=[1, 9])
     assert data.validation == "tiny_tldr/dev"
-    assert data.labeler.p_first == 0.75
+    assert data.labeling.labeler.p_first == 0.75
+    assert data.labeling.relabel
+    assert data.labeling.store == "mine.sqlite"
+    named = ["--data.preferences=x", f"--data.labeling.labeler={__name__}.CountingLabeler"]
+    config = parser.parse_args([*named, "--data.labeling.retry_failed=true"])
+    labeling = parser.instantiate(config).data.labeling
+    assert isinstance(labeling.labeler, CountingLabeler)
+    assert (labeling.retry_failed, labeling.relabel) == (True, False)
     with pytest.raises(ArgumentError, match="limt"):
         parser.parse_object({"data": {"preferences": {"name": "x", "limt": 3}}})
 
@@ -302,11 +316,9 @@ class Tally(LightningModule):
 def test_two_processes_count_every_row_once_and_label_once(files, tmp_path):
     data = PreferenceDataModule(
         preferences=files["bare"],
-        labeler=CountingLabeler(),
-        label_store=str(tmp_path / "labels.sqlite"),
+        labeling=labeling_by(CountingLabeler(), tmp_path),
         batch_size=4,
         eval_batch_size=2,
-        progress=False,
     )
     trainer = Trainer(
         accelerator="cpu",

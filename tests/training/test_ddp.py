@@ -39,8 +39,8 @@ def configs(tmp_path_factory, tiny_model_folder, tiny_reward_folder, small_promp
             "actor": component("rlaif_pl.models.ActorCritic", backbone=backbone, lora=lora),
             "reward": component("rlaif_pl.models.RewardModel", **frozen),
             "sampling": {"n": 2, "max_new_tokens": 6, "temperature": 0.9},
-            "whiten_advantages": True,
-            "adaptive_kl": {"target": 0.05, "gain": 0.9, "limit": 1.0},
+            "advantages": {"whiten": True},
+            "shaping": {"adaptive_kl": {"target": 0.05, "gain": 0.9, "limit": 1.0}},
         },
     }
     kinds = {"sft": "demonstrations", "reward": "pairs", "a2c": "prompts"}

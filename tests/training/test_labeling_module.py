@@ -40,7 +40,7 @@ def config(tmp_path, tiny_model_folder, small_pairs):
                 "init_args": {
                     "out": str(out),
                     "labeler": labeler,
-                    "label_store": str(out / "labels.sqlite"),
+                    "store": str(out / "labels.sqlite"),
                 },
             },
             "data": {

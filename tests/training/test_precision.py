@@ -12,6 +12,7 @@ from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.labeling.backends import LocalBackend
 from rlaif_pl.labeling.calls import LoglikelihoodRequest
 from rlaif_pl.models import ActorCritic, BackboneOptions, Lora, RewardModel
+from rlaif_pl.rl.objective import Advantages
 from rlaif_pl.training import LabelingModule, PreferenceDataModule
 
 HALVES = ("bf16-mixed", "bf16-true")
@@ -87,7 +88,10 @@ def test_a2c_starts_at_kl_0_and_steps(
     options = options_of(backbone, trunk, recompute, dtype)
     actor = unpack(ActorCritic(options, lora=lora, value_network=value_network), share)
     module, data = build(
-        "a2c", actor=actor, reward=FixedReward(), baseline="rloo", whiten_advantages=True
+        "a2c",
+        actor=actor,
+        reward=FixedReward(),
+        advantages=Advantages(baseline="rloo", whiten=True),
     )
     run, kls, losses = trainer(2, precision=precision, limit_val_batches=1), [], []
     own = module.update_loss

@@ -48,7 +48,8 @@ def test_a_resumed_fit_equals_the_unbroken_one(stage, build, trainer, weights, t
 def test_the_adaptive_kl_coefficient_survives(placement, build, trainer, weights, tmp_path):
     def make(rule=AdaptiveKL(target=0.5, gain=2.0)):  # noqa: B008 - frozen
         return build(
-            "a2c", shaping=RewardShaping(kl_coef=0.2, kl_placement=placement), adaptive_kl=rule
+            "a2c",
+            shaping=RewardShaping(kl_coef=0.2, kl_placement=placement, adaptive_kl=rule),
         )
 
     whole, data = make()

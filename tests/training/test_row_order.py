@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from rlaif_pl.data.labeling_pass import Labeling
 from rlaif_pl.data.loader import BatchOrder
 from rlaif_pl.data.mixing import PreferencePart
 from rlaif_pl.data.sources import DataSource
@@ -122,7 +123,7 @@ CASES = {
         ]
     },
     "held": lambda f: {"preferences": f("pairs.jsonl"), "validation": f("held.jsonl")},
-    "bare": lambda f: {"preferences": f("bare.jsonl"), "labeler": Judge(), "bucket": True},
+    "bare": lambda f: {"preferences": f("bare.jsonl"), "bucket": True},
     "prompts": lambda f: {"task": "prompts", "prompts": f("prompts.jsonl")},
     "prompts of pairs": lambda f: {"task": "prompts", "prompts": f("pairs.parquet")},
     "demonstrations": lambda f: {"task": "demonstrations", "demonstrations": f("prompts.jsonl")},
@@ -177,8 +178,9 @@ def digest(value) -> str:
 @pytest.mark.filterwarnings("ignore:left out")
 @pytest.mark.parametrize("case", CASES)
 def test_what_is_served_is_as_it_was(files, tmp_path, case):
-    settings = {"validation_fraction": 0.2, "seed": 3, "label_store": str(tmp_path / "labels")}
-    data = PreferenceDataModule(progress=False, **settings | CASES[case](files))
+    labeling = Labeling(Judge(), store=str(tmp_path / "labels"), progress=False)
+    settings = {"validation_fraction": 0.2, "seed": 3, "labeling": labeling}
+    data = PreferenceDataModule(**settings | CASES[case](files))
     data.prepare_data()
     data.setup("fit")
     if case == "lines":

@@ -23,8 +23,11 @@ from rlaif_pl.data.sources import DataSource
 from rlaif_pl.evaluation.agreement.gate import QualityThresholds
 from rlaif_pl.labeling.backends import EndpointBackend
 from rlaif_pl.labeling.usage.projection import backends_of
+from rlaif_pl.labeling.verdict_options import VerdictOptions
 from rlaif_pl.models import BackboneOptions
 from rlaif_pl.pipeline.yaml_files import Value
+from rlaif_pl.rl.kl import AdaptiveKL
+from rlaif_pl.rl.objective import Advantages
 from rlaif_pl.rl.shaping import RewardShaping
 from rlaif_pl.text import Template
 from rlaif_pl.training import PreferenceDataModule
@@ -44,6 +47,9 @@ RECORDS: dict[frozenset[str], Callable[..., object]] = {
         DataSource,
         Template,
         RewardShaping,
+        Advantages,
+        AdaptiveKL,
+        VerdictOptions,
         AlarmLimits,
         DefaultCallbacks,
         QualityThresholds,

@@ -11,13 +11,13 @@ from rich.console import Console
 from rlaif_pl.api import report_on, sample_both
 from rlaif_pl.data.metric_files import write_metrics
 from rlaif_pl.data.sources import DataSource, is_sensitive, load_preferences, load_prompts
-from rlaif_pl.engine.generation_backend import GenerationBackend
 from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.evaluation.options import PolicyReporting
 from rlaif_pl.evaluation.reward_accuracy import measure_reward
 from rlaif_pl.labeling.registry import build_labeler
 from rlaif_pl.models.device import on_device, put, resolve_device
 from rlaif_pl.models.policy import BackboneOptions, load_policy
+from rlaif_pl.rl.generate import DrawingOptions
 from rlaif_pl.text import Template
 from rlaif_pl.types import Labeler, Reward
 
@@ -62,11 +62,10 @@ def policy(
     labeler: Labeler | str = "likelihood",
     template: Template = Template(),  # noqa: B008 - frozen
     sampling: SamplingParams = SamplingParams(n=4, temperature=0.9),  # noqa: B008 - frozen
-    batch_size: int = 16,
+    drawing: DrawingOptions = DrawingOptions(),  # noqa: B008 - frozen
     seed: int = 0,
     reporting: PolicyReporting = PolicyReporting(),  # noqa: B008 - frozen
     device: str = "auto",
-    generator: GenerationBackend | None = None,
 ) -> int:
     """Compare a trained policy with the SFT policy it came from, on the same prompts.
 
@@ -79,19 +78,18 @@ def policy(
         labeler: The labeler whose labels trained the reward.
         template: How prompts and responses are written.
         sampling: How each policy responds, ``n`` times to each prompt; once greedily besides.
-        batch_size: Prompts at a time.
+        drawing: How many prompts at a time, and who draws; servers serve the SFT policy, and the policy
+            is then a folder of adapters on it.
         seed: Seeds sampling and bootstrap.
         reporting: Intervals, judges beside the labeler, texts.
         device: Where models compute: ``auto`` (a GPU if any), ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
-        generator: Who draws: this process (None), or servers (``rlaif_pl.engine.VLLMGenerator``) that
-            serve the SFT policy; the policy is then a folder of adapters on it.
     """
     started = time.monotonic()
     rows = load_prompts(prompts)
     place = resolve_device(device)
     before, after = (load_policy(each, template).to(place) for each in (sft, policy))
-    both = partial(sample_both, seed=seed, batch_size=batch_size, generator=generator)
-    sampled, greedy = both(after, before, rows, sampling)
+    both = partial(sample_both, batch_size=drawing.batch_size, generator=drawing.generator)
+    sampled, greedy = both(after, before, rows, sampling, seed=seed)
     del before, after  # make room for the judges
     judge, paid = build_labeler(labeler), put(reward, place)
     other, draws = reporting.independent, reporting.draws

@@ -9,12 +9,11 @@ from rlaif_pl.api import generate
 from rlaif_pl.data.metric_files import write_metrics
 from rlaif_pl.data.preferences import write_preferences
 from rlaif_pl.data.sources import DataSource, load_prompts
-from rlaif_pl.engine.generation_backend import GenerationBackend
 from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.evaluation.win_rate import text_measures
 from rlaif_pl.models.device import on_device, resolve_device
 from rlaif_pl.models.policy import BackboneOptions, load_policy
-from rlaif_pl.rl.generate import pairs_of
+from rlaif_pl.rl.generate import DrawingOptions, pairs_of
 from rlaif_pl.text import Template, word_count
 
 
@@ -25,10 +24,9 @@ def sample(
     out: str,
     template: Template = Template(),  # noqa: B008 - frozen
     sampling: SamplingParams = SamplingParams(n=2),  # noqa: B008 - frozen
-    batch_size: int = 16,
+    drawing: DrawingOptions = DrawingOptions(),  # noqa: B008 - frozen
     seed: int = 0,
     device: str = "auto",
-    generator: GenerationBackend | None = None,
 ) -> int:
     """Sample responses to prompts and write them as unlabeled pairs to OUT/pairs.jsonl.
 
@@ -41,11 +39,9 @@ def sample(
         template: How prompts and responses are written.
         sampling: How responses are drawn; every two of the ``n`` make a pair. The paper draws at
             temperature 1.
-        batch_size: Prompts at a time.
+        drawing: How many prompts at a time, and who draws.
         seed: Seeds the sampling noise.
         device: Where models compute: ``auto`` (a GPU if any), ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
-        generator: Who draws: this process (None), or servers (``rlaif_pl.engine.VLLMGenerator``) that
-            serve the policy, or the base of the adapters that it is.
 
     Raises:
         ValueError: ``n`` is odd, or no pair is left.
@@ -62,9 +58,9 @@ def sample(
         rows,
         sampling,
         seed,
-        batch_size=batch_size,
+        batch_size=drawing.batch_size,
         title=f"sampling {len(rows)} prompts",
-        generator=generator,
+        generator=drawing.generator,
     )
     pairs = pairs_of(rows, responses.texts, responses.author)
     folder = Path(out)

@@ -45,6 +45,10 @@ class VLLMGenerator:
         seeded: Send each prompt a seed, so that a server draws the same again.
         weights: How weights travel: ``folder``, or ``nccl`` from GPU to GPU, all of them with adapters
             folded in (vLLM 0.32 on both sides; never run on a GPU here).
+        importance_cap: In training, the most that a token counts for its policy probability over the
+            one it was drawn with, at least 1.
+        overlap: In training, draw the next step's responses while a step trains, from weights one step
+            old. Not with ``trainer.accumulate_grad_batches``.
     """
 
     is_remote = True
@@ -59,6 +63,8 @@ class VLLMGenerator:
         timeout_s: float = 600.0,
         seeded: bool = True,
         weights: Literal["folder", "nccl"] = "folder",
+        importance_cap: float = 2.0,
+        overlap: bool = False,
     ) -> None:
         urls = [base_url] if isinstance(base_url, str) else list(base_url)
         is_loose = tolerance is None or tolerance > 0
@@ -67,6 +73,9 @@ class VLLMGenerator:
                 "expected a base_url, concurrency of at least 1, tolerance and timeout_s above "
                 f"0, got {urls}, {concurrency}, {tolerance} and {timeout_s}"
             )
+        if not importance_cap >= 1:
+            raise ValueError(f"expected importance_cap of at least 1, got {importance_cap}")
+        self.importance_cap, self.overlap = importance_cap, overlap
         self.adapter_dir = Path(adapter_dir).absolute()
         self.model, self.tolerance, self.seeded = model, tolerance, seeded
         self.weights = weights

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from rlaif_pl.labeling import ChainOfThought, FreeFormLabeler, PairwiseLabeler
+from rlaif_pl.labeling import ChainOfThought, FreeFormLabeler, PairwiseLabeler, VerdictOptions
 from rlaif_pl.labeling.backends import as_backend
 from rlaif_pl.labeling.calls import Backend
 from rlaif_pl.labeling.strategies.pairwise import Task
@@ -181,4 +181,5 @@ def _formats(backend: Backend | str, asking: Asking) -> dict[str, Labeler]:
     """Probabilities of the verdicts, the likelier one alone, and verdicts decoded as text."""
     make = _maker(asking)
     free = FreeFormLabeler(backend, task=asking.task, chat_template=asking.chat_template)
-    return {"soft": make(backend), "one-hot": make(backend, hard=True), "free-form": free}
+    one_hot = make(backend, verdict=VerdictOptions(hard=True))
+    return {"soft": make(backend), "one-hot": one_hot, "free-form": free}

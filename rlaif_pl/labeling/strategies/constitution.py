@@ -11,12 +11,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import Literal
 
 from rlaif_pl.labeling.backends import as_backend
 from rlaif_pl.labeling.calls import Ask, Backend
-from rlaif_pl.labeling.guard import MIN_OPTION_MASS
-from rlaif_pl.labeling.outcome import Judgment, checked_clamp
+from rlaif_pl.labeling.outcome import Judgment
 from rlaif_pl.labeling.prompting.exemplars import load_exemplars
 from rlaif_pl.labeling.prompting.layout import Layout, both_orders
 from rlaif_pl.labeling.prompting.templates import (
@@ -27,6 +25,7 @@ from rlaif_pl.labeling.prompting.templates import (
 )
 from rlaif_pl.labeling.prompting.verdicts import ChainOfThought, VerdictReader, as_cot
 from rlaif_pl.labeling.strategy import ModelLabeler
+from rlaif_pl.labeling.verdict_options import VerdictOptions
 from rlaif_pl.models.backbone import EMBEDDED
 from rlaif_pl.types import Preference
 
@@ -45,12 +44,9 @@ class ConstitutionLabeler(ModelLabeler):
         exemplars: Name or path of a file with examples.
         cot: Have a rationale written first and read the verdict after it; see ``PairwiseLabeler``.
         seed: Decides which principle a pair gets.
-        hard: One-hot labels: 1 or 0 for the likelier side.
-        clamp: Limits ``(x, 1 - x)`` of the label; ``auto`` is (0.4, 0.6) with ``cot`` and none
-            without.
+        verdict: One-hot or clamped labels (by default clamped to 0.4 .. 0.6 with ``cot``); least
+            probability of the options together.
         chat_template: Ask through the model's chat template; the ending opens the answer.
-        min_option_mass: Least probability of the options together, in [0, 1); an order whose options
-            have less gives no label (``low_option_mass``).
         temperature: ``p_first = sigmoid(margin / temperature)``, above 0.
     """
 
@@ -66,21 +62,19 @@ class ConstitutionLabeler(ModelLabeler):
         exemplars: str = "exemplars-harmless-1",
         cot: bool | ChainOfThought = False,
         seed: int = 0,
-        hard: bool = False,
-        clamp: tuple[float, float] | Literal["auto"] | None = "auto",
+        verdict: VerdictOptions = VerdictOptions(),  # noqa: B008 - frozen
         chat_template: bool = False,
-        min_option_mass: float = MIN_OPTION_MASS,
         temperature: float = 1.0,
     ) -> None:
-        super().__init__(as_backend(backend), temperature, min_option_mass)
+        super().__init__(as_backend(backend), temperature, verdict.min_option_mass)
         self.principles, self.principles_version = load_principles(principles)
         self.seed = seed
         rationales = as_cot(cot)
         shown = load_exemplars(exemplars, shots, bool(cot)) if shots else None
         file = load_prompt(prompt, PRINCIPLED)
         layout = Layout(file, shown, shots, bool(cot), chat_template, self.principle)
-        limits = (COT_CLAMP if cot else None) if clamp == "auto" else clamp
-        self.reader = VerdictReader(layout, rationales, hard, checked_clamp(limits))
+        limits = verdict.limits(COT_CLAMP if cot else None)
+        self.reader = VerdictReader(layout, rationales, verdict.hard, limits)
 
     @property
     def prompt_version(self) -> str:

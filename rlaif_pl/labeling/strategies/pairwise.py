@@ -12,14 +12,14 @@ from typing import Literal
 
 from rlaif_pl.labeling.backends import as_backend
 from rlaif_pl.labeling.calls import Ask, Backend
-from rlaif_pl.labeling.guard import MIN_OPTION_MASS
-from rlaif_pl.labeling.outcome import Judgment, checked_clamp
+from rlaif_pl.labeling.outcome import Judgment
 from rlaif_pl.labeling.prompting.exemplars import load_exemplars
 from rlaif_pl.labeling.prompting.layout import Layout, both_orders
 from rlaif_pl.labeling.prompting.templates import load_prompt
 from rlaif_pl.labeling.prompting.verdicts import ChainOfThought, VerdictReader, as_cot
 from rlaif_pl.labeling.strategy import ModelLabeler
 from rlaif_pl.labeling.thinking import Thinking, checked_thinking
+from rlaif_pl.labeling.verdict_options import VerdictOptions
 from rlaif_pl.models.backbone import EMBEDDED
 from rlaif_pl.types import Preference
 
@@ -43,13 +43,10 @@ class PairwiseLabeler(ModelLabeler):
             half came about in each order.
         tie: Allow a third answer, that there is no difference; half of its probability counts for each
             side, and ``tie_mass`` keeps how much it was.
-        hard: One-hot labels: 1 or 0 for the likelier side.
-        clamp: Limits ``(x, 1 - x)`` of the label, such as (0.4, 0.6); None leaves it as it is.
+        verdict: One-hot or clamped labels; least probability of the options together.
         chat_template: Ask through the model's chat template; the ending opens the answer.
         thinking: Have the model think before each verdict, whose probabilities are then read as ever;
             needs ``chat_template`` and a model that thinks. None asks without thoughts.
-        min_option_mass: Least probability of the options together, in [0, 1); an order whose options
-            have less gives no label (``low_option_mass``).
         temperature: ``p_first = sigmoid(margin / temperature)``, above 0, where the margin is the
             log-odds of the averaged probability; 1 gives the paper's labels.
     """
@@ -67,22 +64,20 @@ class PairwiseLabeler(ModelLabeler):
         exemplars: str | None = None,
         cot: bool | ChainOfThought = False,
         tie: bool = False,
-        hard: bool = False,
-        clamp: tuple[float, float] | None = None,
+        verdict: VerdictOptions = VerdictOptions(),  # noqa: B008 - frozen
         chat_template: bool = False,
         thinking: Thinking | None = None,
-        min_option_mass: float = MIN_OPTION_MASS,
         temperature: float = 1.0,
     ) -> None:
         rationales = as_cot(cot)
         thinking = checked_thinking(thinking, chat_template, rationales is not None)
-        super().__init__(as_backend(backend), temperature, min_option_mass, thinking)
+        super().__init__(as_backend(backend), temperature, verdict.min_option_mass, thinking)
         shown = (
             load_exemplars(exemplars or f"exemplars-{task}-1", shots, bool(cot)) if shots else None
         )
         file = load_prompt(prompt or f"{task}-{preamble}-1")
         layout = Layout(file, shown, shots, bool(cot), chat_template, tie=tie)
-        self.reader = VerdictReader(layout, rationales, hard, checked_clamp(clamp))
+        self.reader = VerdictReader(layout, rationales, verdict.hard, verdict.limits())
 
     @property
     def prompt_version(self) -> str:

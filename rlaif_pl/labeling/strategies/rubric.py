@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 
 from rlaif_pl.labeling.backends import as_backend
 from rlaif_pl.labeling.calls import Ask, Backend, ChoiceRequest, Question, Response
-from rlaif_pl.labeling.guard import LOW_MASS, MIN_OPTION_MASS, off_option_mass
-from rlaif_pl.labeling.outcome import checked_clamp, label_version, sigmoid
+from rlaif_pl.labeling.guard import LOW_MASS, off_option_mass
+from rlaif_pl.labeling.outcome import label_version, sigmoid
 from rlaif_pl.labeling.prompting.criteria import (
     Criterion,
     PromptRubric,
@@ -26,6 +26,7 @@ from rlaif_pl.labeling.prompting.templates import SINGLE, fill, load_prompt
 from rlaif_pl.labeling.strategies.pairwise import Task
 from rlaif_pl.labeling.strategies.pointwise import ResponseScore, ScoringLabeler
 from rlaif_pl.labeling.thinking import Thinking, checked_thinking
+from rlaif_pl.labeling.verdict_options import VerdictOptions
 from rlaif_pl.models.backbone import EMBEDDED
 from rlaif_pl.text import filled
 
@@ -46,11 +47,10 @@ class RubricLabeler(ScoringLabeler):
             above) and ``reference`` (a good response, shown for comparison).
         prompt: Name or path of a prompt file with a part ``criterion``; its first option says that the
             criterion is met, the second that it is not.
-        hard: One-hot labels: 1 or 0 for the response with the higher score.
-        clamp: Limits ``(x, 1 - x)`` of the label; None leaves it as it is.
+        verdict: One-hot or clamped labels; least probability of "Yes" and "No" together, else a
+            criterion gives no answer.
         chat_template: Ask through the model's chat template; the ending opens the answer.
         thinking: Have the model think before each answer; needs ``chat_template``.
-        min_option_mass: Least probability of "Yes" and "No" together, in [0, 1).
         temperature: ``p_first = sigmoid((score_first - score_second) / temperature)``, above 0: at 0.1
             a lead of a tenth makes 0.73. Fit it on people's labels.
     """
@@ -65,15 +65,13 @@ class RubricLabeler(ScoringLabeler):
         criteria: str | None = None,
         rows: str | None = None,
         prompt: str = "rubric-1",
-        hard: bool = False,
-        clamp: tuple[float, float] | None = None,
+        verdict: VerdictOptions = VerdictOptions(),  # noqa: B008 - frozen
         chat_template: bool = False,
         thinking: Thinking | None = None,
-        min_option_mass: float = MIN_OPTION_MASS,
         temperature: float = 0.1,
     ) -> None:
         thinking = checked_thinking(thinking, chat_template)
-        super().__init__(as_backend(backend), temperature, min_option_mass, thinking)
+        super().__init__(as_backend(backend), temperature, verdict.min_option_mass, thinking)
         self.file = load_prompt(prompt, SINGLE)
         self.file.part("criterion", "criteria")
         if len(self.file.options) != 2:
@@ -90,8 +88,8 @@ class RubricLabeler(ScoringLabeler):
         if any(row.reference for row in self.rows.values()):
             self.file.part("reference", "references")
         self.chat = chat_template
-        self.hard = hard
-        self.clamp = checked_clamp(clamp)
+        self.hard = verdict.hard
+        self.clamp = verdict.limits()
 
     @property
     def prompt_version(self) -> str:

@@ -12,14 +12,15 @@ from collections.abc import Sequence
 
 from rlaif_pl.labeling.backends import as_backend
 from rlaif_pl.labeling.calls import Ask, Backend, ChoiceRequest, Response
-from rlaif_pl.labeling.guard import LOW_MASS, MIN_OPTION_MASS, off_option_mass
-from rlaif_pl.labeling.outcome import checked_clamp, label_version
+from rlaif_pl.labeling.guard import LOW_MASS, off_option_mass
+from rlaif_pl.labeling.outcome import label_version
 from rlaif_pl.labeling.prompting.layout import Layout, PromptSample
 from rlaif_pl.labeling.prompting.orders import unreadable
 from rlaif_pl.labeling.prompting.templates import SINGLE, LabelingPrompt, load_prompt
 from rlaif_pl.labeling.strategies.pairwise import Task
 from rlaif_pl.labeling.strategies.pointwise import ResponseScore, ScoringLabeler
 from rlaif_pl.labeling.thinking import Thinking, checked_thinking
+from rlaif_pl.labeling.verdict_options import VerdictOptions
 from rlaif_pl.models.backbone import EMBEDDED
 
 
@@ -31,13 +32,11 @@ class ScoreLabeler(ScoringLabeler):
         task: What is graded; harmless responses get the higher grades.
         prompt: Name or path of a prompt file, in place of the task's; its options are the grades
             from the worst to the best.
-        hard: One-hot labels: 1 or 0 for the response with the higher score.
-        clamp: Limits ``(x, 1 - x)`` of the label; None leaves it as it is.
+        verdict: One-hot or clamped labels; least probability of the grades together, else a
+            response gets no score.
         chat_template: Ask through the model's chat template; the ending opens the answer.
         thinking: Have the model think before each verdict, whose probabilities are then read as ever;
             needs ``chat_template`` and a model that thinks. None asks without thoughts.
-        min_option_mass: Least probability of the grades together, in [0, 1); a response
-            whose grades have less gets no score (``low_option_mass``).
         temperature: ``p_first = sigmoid(margin / temperature)``, above 0, with the margin in scores
             of [-1, 1]: at 0.25 a lead of one grade in ten makes 0.71. Fit it on people's labels.
     """
@@ -50,20 +49,18 @@ class ScoreLabeler(ScoringLabeler):
         *,
         task: Task = "summarization",
         prompt: str | None = None,
-        hard: bool = False,
-        clamp: tuple[float, float] | None = None,
+        verdict: VerdictOptions = VerdictOptions(),  # noqa: B008 - frozen
         chat_template: bool = False,
         thinking: Thinking | None = None,
-        min_option_mass: float = MIN_OPTION_MASS,
         temperature: float = 0.25,
     ) -> None:
         thinking = checked_thinking(thinking, chat_template)
-        super().__init__(as_backend(backend), temperature, min_option_mass, thinking)
+        super().__init__(as_backend(backend), temperature, verdict.min_option_mass, thinking)
         file = load_prompt(prompt or f"score-{task}-1", SINGLE)
         self.layout = Layout(file, chat=chat_template)
         self.grades = _grades(file)
-        self.hard = hard
-        self.clamp = checked_clamp(clamp)
+        self.hard = verdict.hard
+        self.clamp = verdict.limits()
 
     @property
     def prompt_version(self) -> str:

@@ -79,11 +79,11 @@ def broken(tmp_path, stage, key, value):
         ("label", "labeler.init_args.preamble", "short", "preamble"),
         # right in type, and refused by what is built: a prompt file that is not there, a clamp, a rate
         ("label", "labeler.init_args.prompt", "no-such-prompt", "no-such-prompt"),
-        ("label", "labeler.init_args.clamp", [0.9, 0.1], "clamp"),
+        ("label", "labeler.init_args.verdict", {"clamp": [0.9, 0.1]}, "expected clamp to be"),
         ("sft", "model.init_args.optimizer.init_args.lr", -1.0, "earning rate"),
         ("sft", "data.demonstrations.part", [0.5, 0.2], "part"),
         ("a2c", "model.init_args.shaping.kl_coef", 2.0, "kl_coef must be in [0, 1]"),
-        ("a2c", "trainer.strategy", {"class_path": FSDP2}, "expected SFTModule or RewardModule"),
+        ("a2c", "trainer.strategy", {"class_path": FSDP2}, "expected servers that draw responses"),
         ("reward", "trainer.strategy", {"class_path": FSDP2}, "data_parallel_size: the number of"),
         ("sft", "trainer.strategy", "fsdp", "auto, ddp or lightning.pytorch.strategies.Model"),
     ],

@@ -12,7 +12,7 @@ def test_rates_of_kept_samples(command, tmp_path, tiny_model_folder, capsys):
         "--labeler=rlaif_pl.labeling.ScoreLabeler",
         f"--labeler.backend={tiny_model_folder}",
         "--labeler.task=harmless",
-        "--labeler.min_option_mass=0",
+        "--labeler.verdict.min_option_mass=0",
         "--draws=20",
     ]
     metrics = command("evaluate harmless", *words)
@@ -32,7 +32,7 @@ def test_hidden_texts_are_judged_not_their_hashes(command, tmp_path, tiny_model_
         "--labeler=rlaif_pl.labeling.ScoreLabeler",
         f"--labeler.backend={tiny_model_folder}",
         "--labeler.task=harmless",
-        "--labeler.min_option_mass=0",
+        "--labeler.verdict.min_option_mass=0",
         "--draws=20",
     ]
     metrics = command("evaluate harmless", *words)

@@ -119,7 +119,7 @@ def test_both_commands_on_a_model_show_counts_and_no_text(
     revised.write_bytes((out / "revisions.jsonl").read_bytes())
     judge = [
         "--harmless=rlaif_pl.labeling.ConstitutionLabeler",
-        "--harmless.min_option_mass=0",
+        "--harmless.verdict.min_option_mass=0",
         f"--harmless.backend={tiny_model_folder}",
         "--harmless_gold.name=tiny_requests/dev",
         "--harmless_gold.limit=6",

@@ -46,10 +46,10 @@ def test_greedy_responses_make_no_pair(
     assert metrics["sample/dropped"] == len(small_prompts)
 
 
-@pytest.mark.parametrize("name", ["sampling.n", "sampling.max_new_tokens", "batch_size"])
+@pytest.mark.parametrize("name", ["sampling.n", "sampling.max_new_tokens", "drawing.batch_size"])
 def test_counts_below_one_are_refused(name, command, tiny_model_folder, data_files, capsys):
     command("sample", *options(tiny_model_folder, data_files, f"--{name}=0"), status=1)
-    name = name.removeprefix("sampling.")
+    name = name.partition(".")[2]
     assert f"expected {name} of at least 1, got 0" in capsys.readouterr().err
 
 

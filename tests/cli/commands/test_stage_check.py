@@ -74,7 +74,7 @@ def test_a_server_of_a_later_stage_may_come_later(check):
     judge = {"class_path": "rlaif_pl.labeling.strategies.scoring.ScoreLabeler"}
     backend = {"class_path": "rlaif_pl.labeling.backends.EndpointBackend"}
     judge["init_args"] = {"backend": backend | {"init_args": {"base_url": NOBODY, "model": "m"}}}
-    code, said = check(**{"data.labeler": judge})
+    code, said = check(**{"data.labeling.labeler": judge})
     assert code == 0
     assert f"warning: stage reward: expected a server at {NOBODY}" in said
 

@@ -172,7 +172,7 @@ def test_votes_become_preferences_that_a_reward_model_trains_on(tasks, tmp_path)
     }  # fmt: skip
     write_preferences(tmp_path / "preferences.jsonl", pairs)
     data = PreferenceDataModule(
-        preferences=str(tmp_path / "preferences.jsonl"), validation_fraction=0.0, progress=False
+        preferences=str(tmp_path / "preferences.jsonl"), validation_fraction=0.0
     )
     data.prepare_data()
     data.setup("fit")
