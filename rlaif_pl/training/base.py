@@ -202,6 +202,19 @@ class TrainableModule(StepMeanModule):
         # start of an epoch: a fit that resumes within one has no such start.
         self.eval()
         self.train_checkpointed_layers()
+        self._count_epochs_again()
+
+    def _count_epochs_again(self) -> None:
+        """Put counters of epochs right after a resume from the last batch of one.
+
+        Lightning 2.6 then begins the next epoch without counting that it did, and another such resume
+        counts an epoch as completed twice.
+        """
+        loop = self.trainer.fit_loop
+        for counts in (loop.epoch_progress.total, loop.epoch_progress.current):
+            counts.completed = counts.processed
+            if loop.restarted_mid_epoch:  # else they are counted when the epoch begins
+                counts.ready = counts.started = counts.processed + 1
 
     def train_checkpointed_layers(self) -> None:
         """Put trained layers that recompute activations in train mode, where transformers does it.

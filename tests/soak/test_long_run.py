@@ -35,9 +35,10 @@ def slope(memory) -> float:
 
 
 def test_a_run_killed_twice_has_the_unbroken_one_s_samples_and_weights(long_run):
-    whole, killed = long_run("whole", 18, 5), long_run("killed", 18, 5)
+    # an epoch has 6 steps: both times it goes on from the last step of one
+    whole, killed = long_run("whole", 24, 6), long_run("killed", 24, 6)
     whole.finish()
-    killed.finish(at_steps=(8, 11))  # samples of step 8 follow the checkpoint of step 5
+    killed.finish(at_steps=(8, 15))  # samples of steps 7 and 14 follow the checkpoints
     assert killed.kills == 2
     same_end(killed, whole)
     assert files(killed) == files(whole)
