@@ -8,6 +8,7 @@ from typing import Any, ClassVar, TypeVar, cast
 
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.loops.progress import _ProcessedTracker
 from lightning.pytorch.strategies import (
     DDPStrategy,
     ModelParallelStrategy,
@@ -202,7 +203,8 @@ class TrainableModule(StepMeanModule):
         # start of an epoch: a fit that resumes within one has no such start.
         self.eval()
         self.train_checkpointed_layers()
-        self._count_epochs_again()
+        if self._trainer is not None:
+            self._count_epochs_again()
 
     def _count_epochs_again(self) -> None:
         """Put counters of epochs right after a resume from the last batch of one.
@@ -212,6 +214,7 @@ class TrainableModule(StepMeanModule):
         """
         loop = self.trainer.fit_loop
         for counts in (loop.epoch_progress.total, loop.epoch_progress.current):
+            counts = cast(_ProcessedTracker, counts)
             counts.completed = counts.processed
             if loop.restarted_mid_epoch:  # else they are counted when the epoch begins
                 counts.ready = counts.started = counts.processed + 1
