@@ -11,6 +11,7 @@ from two_ranks import HERE, bare_trainer, component, run_in_two_processes
 
 from rlaif_pl.cli import main as cli
 from rlaif_pl.data.preferences import write_prompts
+from rlaif_pl.evaluation.selection import policy_weights, read_candidate
 from rlaif_pl.training.checkpoints import read_checkpoint
 from rlaif_pl.types import Prompt
 
@@ -140,3 +141,10 @@ def test_two_processes_do_what_one_does(config, stand_in, tmp_path, monkeypatch)
         is_back = (tmp_path / f"{name}2" / "alarms.json").exists()
         assert is_back == ("is_alarmed" in way)
         assert kept["state_dict"].keys() == one["weights"].keys()
+        found, wanted = (  # what ``select`` reads
+            policy_weights(tmp_path / f"{name}{ranks}" / "checkpoints" / "last.ckpt")
+            for ranks in (2, 1)
+        )
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
+        last = tmp_path / f"{name}2" / "checkpoints" / "last.ckpt"
+        assert read_candidate(last, "a2c/val_reward") is None  # nothing was monitored
