@@ -49,7 +49,8 @@ class LabelStore(SqliteFile):
 
     def __len__(self) -> int:
         """Count the stored answers of all labelers, failures included."""
-        (count,) = self.connection.execute("SELECT COUNT(*) FROM labels").fetchone()
+        with self.explained():
+            (count,) = self.connection.execute("SELECT COUNT(*) FROM labels").fetchone()
         return int(count)
 
     def get_many(self, fingerprint: str, pairs: Sequence[Preference]) -> list[Preference | None]:

@@ -114,7 +114,10 @@ def check(capsys, command, file):
         assert len(said) <= 4, err
         assert len(said[0]) < 2000, err
         key = [part for path in places(loaded(file)) for part in path if isinstance(part, str)]
-        assert str(file) in err or any(part in said[0] for part in key), err
+        numbers = [part for path in places(loaded(file)) for part in path]
+        is_named = any(part in said[0] for part in key)
+        is_named |= any(f"got {part!r}; put it in quotes" in said[0] for part in numbers)
+        assert str(file) in err or is_named, err
 
 
 def loaded(file):

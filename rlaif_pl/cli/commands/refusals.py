@@ -31,6 +31,7 @@ NO_MAPPING = re.compile(r"Unable to load config '(.*)'")
 WRONG_TYPE = re.compile(r"Expected (?:an? )?(.+?)\. Got value: (.*)")
 ONE_TYPE = re.compile(r"- Expected (?:an? )?(.+)")
 GIVEN = re.compile(r"Given value: (.*)")
+NO_TEXT = re.compile(r"Key must be a string, got: (.+)\.$")
 NO_VALUE = re.compile(r"argument (\S+): expected (one|at least one) argument")
 NOT_READ = re.compile(r"argument (\S+): invalid (\w+) value: (.*)")
 NO_CONFIG = re.compile(r"Unexpected config:(.*)", re.DOTALL)
@@ -94,6 +95,8 @@ def refusal(parser: argparse.ArgumentParser, message: str) -> Refusal:
         )
     if found := NO_CONFIG.match(message):
         return Refusal(f"expected a mapping of keys, got {found[1].strip()[:80]!r}")
+    if found := NO_TEXT.match(message):
+        return Refusal(f"expected keys that are text, got {found[1]}; put it in quotes")
     if found := NO_VALUE.match(message):
         return Refusal(f"expected a value after {found[1]}, got none")
     if found := NOT_READ.match(message):

@@ -111,7 +111,8 @@ class ReplyStore(SqliteFile):
 
     def __len__(self) -> int:
         """Count rows: answers, failures and repetitions."""
-        (count,) = self.connection.execute("SELECT COUNT(*) FROM replies").fetchone()
+        with self.explained():
+            (count,) = self.connection.execute("SELECT COUNT(*) FROM replies").fetchone()
         return int(count)
 
     def get_many(self, keys: Sequence[CallKey]) -> dict[bytes, Response]:
@@ -182,17 +183,18 @@ class ReplyStore(SqliteFile):
         ``logprobs`` a list in which infinite values are None.
         """
         names = ("digest", "kind", "fingerprint", "call", *COLUMNS, "created")
-        cursor = self.connection.execute(f"SELECT {', '.join(names)} FROM replies ORDER BY id")
-        for values in cursor:
-            row = dict(zip(names, values, strict=True))
-            row["digest"] = row["digest"].hex()
-            row["call"] = zlib.decompress(row["call"]).decode()
-            row["logprobs"] = [
-                value if isinstance(value, int | float) else None
-                for value in json.loads(row["logprobs"])
-            ]
-            row["finished"] = bool(row["finished"])
-            yield row
+        with self.explained():
+            cursor = self.connection.execute(f"SELECT {', '.join(names)} FROM replies ORDER BY id")
+            for values in cursor:
+                row = dict(zip(names, values, strict=True))
+                row["digest"] = row["digest"].hex()
+                row["call"] = zlib.decompress(row["call"]).decode()
+                row["logprobs"] = [
+                    value if isinstance(value, int | float) else None
+                    for value in json.loads(row["logprobs"])
+                ]
+                row["finished"] = bool(row["finished"])
+                yield row
 
 
 def _plain(value: float | None) -> float | str | None:
