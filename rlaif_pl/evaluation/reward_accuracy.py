@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from rich.console import Console
 from scipy.special import expit
 
@@ -172,7 +173,8 @@ def scored(reward: Reward, prompts: Sequence[str], responses: Sequence[str]) -> 
     Raises:
         ValueError: The reward gave another number of scores, or one that is not finite.
     """
-    scores: Array = reward.score(prompts, responses).detach().cpu().double().numpy()
+    found = torch.as_tensor(reward.score(prompts, responses))  # a list will do, too
+    scores: Array = found.detach().cpu().double().numpy()
     if scores.shape != (len(prompts),):
         raise ValueError(f"expected {len(prompts)} rewards, got shape {scores.shape}")
     if not np.isfinite(scores).all():

@@ -120,7 +120,7 @@ def _card(
         f"    prompt:   {template.prompt!r}\n    response: {template.response!r}",
         f"## Use\n\n```python\n{code}```",
         "Config, metrics and versions of the run lie beside this folder where it was made "
-        "(`config.yaml`, `metrics.json`, `run_facts.json`). No license is declared: the base "
+        "(`resolved_config.yaml`, `metrics.json`, `run_facts.json`). No license is declared: the base "
         "model's and the data's apply.",
     ]
     return "\n\n".join(parts) + "\n"

@@ -39,12 +39,7 @@ class FunctionReward:
             ValueError: The function returned another number of rewards, or one that is not finite.
         """
         found = self.function(list(prompts), list(responses))
-        values = torch.as_tensor(found, dtype=torch.float32).detach().cpu()
-        if values.shape != (len(responses),):
-            raise ValueError(
-                f"expected {self.name} to return {len(responses)} rewards, one a response, got shape "
-                f"{tuple(values.shape)}; return a list of as many numbers"
-            )
+        values = as_scores(found, len(responses), self.name).detach().cpu()
         if not bool(values.isfinite().all()):
             place = int((~values.isfinite()).nonzero()[0])
             raise ValueError(
@@ -52,6 +47,21 @@ class FunctionReward:
                 f"response {responses[place][:60]!r}; return a number for every response"
             )
         return values
+
+
+def as_scores(found: Sequence[float] | Tensor, count: int, name: str) -> Tensor:
+    """Return what a reward gave as float32 ``(N,)``.
+
+    Raises:
+        ValueError: It is another number of scores.
+    """
+    values = torch.as_tensor(found, dtype=torch.float32)
+    if values.shape != (count,):
+        raise ValueError(
+            f"expected {name} to return {count} rewards, one a response, got shape "
+            f"{tuple(values.shape)}; return a list of as many numbers"
+        )
+    return values
 
 
 class NoReward:

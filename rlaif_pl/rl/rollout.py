@@ -17,6 +17,7 @@ from rlaif_pl.models.actor_critic import ActorCritic
 from rlaif_pl.models.precision import own_precision
 from rlaif_pl.models.reward import RewardModel
 from rlaif_pl.models.sampled_policy import SampledPolicy
+from rlaif_pl.rl.function_reward import as_scores
 from rlaif_pl.types import Reward
 
 
@@ -149,7 +150,8 @@ def score_rollout(
         groups = [texts[n : n + num_generations] for n in range(0, len(texts), num_generations)]
         return reward(prompts, groups).flatten()
     asked = [p for p in prompts for _ in range(num_generations)]
+    name = type(reward).__name__
     if isinstance(reward, nn.Module):  # moved, cast and run by the trainer like the policy
-        return reward.score(asked, texts).float()
+        return as_scores(reward.score(asked, texts), len(texts), name)
     with own_precision(actor.policy.device.type):
-        return reward.score(asked, texts).float()
+        return as_scores(reward.score(asked, texts), len(texts), name)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rlaif_pl.rl.function_reward import FunctionReward, as_reward
+from rlaif_pl.rl.function_reward import FunctionReward, as_reward, as_scores
 from rlaif_pl.types import Reward
 
 
@@ -46,3 +46,9 @@ def test_wrong_rewards_are_refused(returned, said):
 def test_what_is_no_reward_is_refused():
     with pytest.raises(TypeError, match="or a function of prompts and responses, got int"):
         as_reward(3)
+
+
+def test_a_class_may_return_a_list_of_as_many_numbers():
+    assert as_scores([1, 0.5], 2, "Short").tolist() == [1.0, 0.5]
+    with pytest.raises(ValueError, match="expected Short to return 3 rewards"):
+        as_scores([1, 0.5], 3, "Short")
