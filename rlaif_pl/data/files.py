@@ -9,6 +9,7 @@ import itertools
 import json
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TextIO, cast
 
@@ -19,6 +20,7 @@ from rlaif_pl.data.disk import replaced
 from rlaif_pl.text import parse_json, shown
 
 SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".csv", ".csv.gz", ".parquet")
+DAMAGED = (gzip.BadGzipFile, zlib.error, EOFError)  # what reading a damaged compressed file raises
 MARK = "\ufeff"  # byte order mark, once decoded
 LONGEST_CELL = 2**26  # characters; bounds what an open quote reads (the csv module's own is 2**17)
 
@@ -86,7 +88,7 @@ def read_rows(path: Path) -> Iterator[RawRow]:
                 yield from _json_rows(path, file, may_be_array=name.endswith(".json"))
     except UnicodeDecodeError as error:
         raise _undecodable(path, error) from error
-    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
+    except DAMAGED as error:
         raise ValueError(
             f"{path}: expected UTF-8 text in gzip, got something else ({error}); download it again"
         ) from error
@@ -130,7 +132,8 @@ def _open_bytes(path: Path) -> BinaryIO:
 def _undecodable(path: Path, error: UnicodeDecodeError) -> ValueError:
     """Say what is no UTF-8 in a file, and on which line; nothing of the line in other encodings."""
     line = ""
-    with _open_bytes(path) as stream:
+    # a compressed file may be damaged further on: then it is a line before that, or none is told
+    with suppress(*DAMAGED), _open_bytes(path) as stream:
         for number, content in enumerate(stream, start=1):
             try:
                 content.decode()

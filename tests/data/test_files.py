@@ -135,6 +135,16 @@ def test_text_that_is_not_utf8_is_an_error(tmp_path):
         list(read_rows(tmp_path / "a.jsonl"))
 
 
+def test_gzip_that_is_no_text_and_damaged_is_named(tmp_path):
+    # it looks like UTF-16, of which it has half a character, and is UTF-8 to its end
+    content = bytearray(gzip.compress(b"[\0A\xd8\x80\0" + b"x\0" * 20))
+    content[-5] ^= 1  # its checksum, which is read when a line is looked for
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="a.jsonl.gz: expected UTF-8 text"):
+        list(read_rows(path))
+
+
 def test_damaged_gzip_is_named(tmp_path):
     content = bytearray(gzip.compress(os.urandom(10_000).hex().encode()))
     content[3000:3050] = bytes(50)
