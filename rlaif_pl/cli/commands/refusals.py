@@ -23,7 +23,8 @@ KEY = re.compile(r'Parser key "([^"]+)":')
 CLASS = re.compile(r"Problem with given class_path '([^']+)':")
 OPTIMIZER = re.compile(r"class_path='([^']+)'")
 NOT_ACCEPTED = re.compile(
-    r"(?:(?:Group|Subcommand) '([^']+)' does not accept option|Option) '([^']+)'(?: is not accepted)?"
+    r"(?:(?:Group|Subcommand) '([^']+)' does not accept option|Option) "
+    r"'(.+?)'(?= |$|\.$)(?: is not accepted)?"  # a key may have quotes in it
 )
 NO_CLASS = re.compile(r"module '([^']+)' has no attribute '([^']+)'|No module named '([^']+)'")
 NO_PATH = re.compile(r"Expected a dot import path string: (.*)")
