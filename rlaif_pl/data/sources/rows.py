@@ -122,6 +122,7 @@ def undamaged(name: str) -> Iterator[None]:
     except (
         pa.ArrowException,
         ArithmeticError,
+        AttributeError,
         LookupError,
         OSError,
         TypeError,
