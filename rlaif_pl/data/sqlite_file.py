@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import time
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
+UNREADABLE = (zlib.error, UnicodeDecodeError, json.JSONDecodeError)  # of a cell that is damaged
 PATIENCE = 60.0  # seconds to wait for another process
 
 
@@ -78,9 +81,9 @@ class SqliteFile:
                 "can be written, the disk has room and no other program holds the file, or name "
                 f"another {layout.setting}"
             ) from error
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, *UNREADABLE) as error:
             raise ValueError(
-                f"expected {self.path} to be a {layout.kind}, got a file that SQLite cannot read "
+                f"expected {self.path} to be a {layout.kind}, got a file that cannot be read "
                 f"({error}); move it away (its rows are then made anew) or restore a copy"
             ) from error
 

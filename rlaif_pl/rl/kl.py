@@ -15,9 +15,9 @@ also decides which states follow.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -30,6 +30,7 @@ from rlaif_pl.types import Prompt
 
 KLPlacement = Literal["reward", "loss"]
 KL_ROWS = 8  # prompts scored at once
+STATE = "kl_beta"  # key in a checkpoint
 KLEstimator = Literal["k2", "k3"]
 
 
@@ -92,6 +93,41 @@ class KLController:
             )
         self.kl_coef = kl_coef
         self.rule = rule
+        self._sums: list[Tensor] = []  # of the parts of a step
+
+    def observe(self, kl: Tensor, rows: Tensor) -> None:
+        """Note the log-ratios of a part of a step, if the coefficient adapts.
+
+        Args:
+            kl: Log-ratio of each response, in nats. ``(N,)``
+            rows: Which responses count. ``(N,)`` bool
+        """
+        if self.rule is not None:
+            self._sums.append(torch.stack([kl.masked_fill(~rows, 0.0).sum(), rows.sum()]))
+
+    def take(self) -> Tensor | None:
+        """Return sum and number of what was noted since, ``(2,)``; None where nothing was."""
+        sums, self._sums = self._sums, []
+        return torch.stack(sums).sum(0) if sums else None
+
+    def state_dict(self) -> dict[str, float]:
+        """Return the coefficient by its key in a checkpoint, if it adapts."""
+        return {} if self.rule is None else {STATE: self.kl_coef}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint's coefficient, if it adapts.
+
+        Raises:
+            ValueError: The checkpoint has none.
+        """
+        if self.rule is None:
+            return
+        if STATE not in state:
+            raise ValueError(
+                "expected the KL coefficient in the checkpoint of a run with adaptive_kl, found none; "
+                "use the config the checkpoint was written with"
+            )
+        self.kl_coef = state[STATE]
 
     def update(self, kl: float) -> None:
         """Take in the mean KL of a batch, in nats a response; one that is not finite is left out."""

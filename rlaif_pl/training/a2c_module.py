@@ -122,7 +122,6 @@ class A2CModule(TrainableModule):
         )
         self.kl_control = KLController(shaping.kl_coef, shaping.adaptive_kl)
         self.value_lr_scale = value_lr_scale
-        self._kl_sums: list[Tensor] = []  # sum and number of responses, by part of the step
         self.latest_samples: list[SampledResponse] = []
         self.is_given = actor.is_given or (isinstance(reward, RewardModel) and reward.is_given)
 
@@ -238,17 +237,16 @@ class A2CModule(TrainableModule):
         )
         rows, kl = is_counted.any(1), update.kl
         self.log_update(rollout, kl, rows)
-        if self.kl_control.rule is not None:
-            self._kl_sums.append(torch.stack([kl.masked_fill(~rows, 0.0).sum(), rows.sum()]))
-            if self._parts == 1:
-                self.follow_kl()
+        self.kl_control.observe(kl, rows)
+        if self._parts == 1:
+            self.follow_kl()
         return loss
 
     def follow_kl(self) -> None:
         """Let the KL coefficient follow the responses of the step that ends."""
-        sums, self._kl_sums = self._kl_sums, []
-        if sums:
-            self.kl_control.update(mean_over_ranks(*torch.stack(sums).sum(0)).item())
+        sums = self.kl_control.take()
+        if sums is not None:
+            self.kl_control.update(mean_over_ranks(*sums).item())
 
     @override
     def finish_step(self) -> None:
@@ -317,20 +315,13 @@ class A2CModule(TrainableModule):
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        if self.kl_control.rule is not None:
-            checkpoint["kl_beta"] = self.kl_control.kl_coef
+        checkpoint.update(self.kl_control.state_dict())
         checkpoint["rollouts"] = self.rollouts.state_dict()
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        if self.kl_control.rule is not None:
-            if "kl_beta" not in checkpoint:
-                raise ValueError(
-                    "expected the KL coefficient in the checkpoint of a run with adaptive_kl, found "
-                    "none; use the config the checkpoint was written with"
-                )
-            self.kl_control.kl_coef = checkpoint["kl_beta"]
+        self.kl_control.load_state_dict(checkpoint)
         self.rollouts.load_state_dict(checkpoint.get("rollouts", {}))
 
     @override

@@ -152,6 +152,8 @@ def without_weights(module: nn.Module) -> nn.Module:
 def own_weights(unit: nn.Module, owned: set[int]) -> None:
     """Give a unit parameters of its own in place of those that another owns; their values stay shared.
 
+    An identity may be that of a parameter that is gone: then a copy is made that nobody needs.
+
     Args:
         unit: A layer.
         owned: Identities of the parameters of units before; the unit's are added.

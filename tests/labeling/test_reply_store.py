@@ -169,7 +169,7 @@ def test_an_unknown_ending_is_refused(store, tmp_path):
 def test_files_of_others_are_refused_and_left_alone(tmp_path):
     text = tmp_path / "text.sqlite"
     text.write_text("no database at all, but long enough to have a header " * 4)
-    with pytest.raises(ValueError, match="cannot read"):
+    with pytest.raises(ValueError, match="cannot be read"):
         ReplyStore(text)
     other = tmp_path / "other.sqlite"
     with sqlite3.connect(other) as connection:
@@ -185,3 +185,11 @@ def test_files_of_others_are_refused_and_left_alone(tmp_path):
 def test_a_folder_in_place_of_the_file_is_an_error_of_the_system(tmp_path):
     with pytest.raises(OSError, match="expected to use the reply store"):
         ReplyStore(tmp_path)
+
+
+@pytest.mark.parametrize("column", ["call", "logprobs"])
+def test_a_damaged_cell_is_refused_with_the_file(store, column):
+    put(store, CALLS[0], REPLIES[0])
+    store.connection.execute(f"UPDATE replies SET {column} = ?", (b"\x00",))
+    with pytest.raises(ValueError, match=f"{store.path} to be a .* cannot be read"):
+        list(store.rows())
