@@ -12,10 +12,9 @@ from pathlib import Path
 
 from rlaif_pl.data.files import read_rows, write_text
 from rlaif_pl.data.records import decode_fields
-from rlaif_pl.engine.generation_backend import GenerationBackend
 from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.models.causal import CausalModel
-from rlaif_pl.rl.generate import Responses, generate
+from rlaif_pl.rl.generate import DrawingOptions, Responses, generate
 from rlaif_pl.types import Prompt, Reward
 
 DEMONSTRATION = "demonstration"  # stands for the policy where a person wrote the response
@@ -37,27 +36,22 @@ class ScoredResponse:
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """How samples are drawn.
+class Drawing(DrawingOptions):
+    """How samples are drawn; servers are sent all weights of each policy.
 
     Attributes:
         sampling: How, ``n`` times a prompt.
-        batch_size: Prompts at a time.
-        chunk: Prompts between two writes to the file; a kill loses no more than these.
-        generator: Who draws: this process (None), or servers (``rlaif_pl.engine.VLLMGenerator``), which
-            are sent all weights of each policy.
+        chunk: Prompts between two writes to the file, at least 1; a kill loses no more than these.
     """
 
     sampling: SamplingParams = SamplingParams(n=4, temperature=0.8)
-    batch_size: int = 16
     chunk: int = 64
-    generator: GenerationBackend | None = None
 
     def __post_init__(self) -> None:
         """Refuse counts below 1."""
-        for name in ("batch_size", "chunk"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"expected {name} of at least 1, got {getattr(self, name)}")
+        super().__post_init__()
+        if self.chunk < 1:
+            raise ValueError(f"expected chunk of at least 1, got {self.chunk}")
 
     @property
     def identity(self) -> dict[str, object]:

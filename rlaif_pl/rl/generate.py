@@ -37,6 +37,11 @@ class DrawingOptions:
     batch_size: int = 16
     generator: GenerationBackend | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse a batch without prompts."""
+        if self.batch_size < 1:
+            raise ValueError(f"expected batch_size of at least 1, got {self.batch_size}")
+
 
 @torch.no_grad()
 def generate(

@@ -29,7 +29,7 @@ from rlaif_pl.recipes.rest_samples import (
 from rlaif_pl.text import Template
 from rlaif_pl.training import PreferenceDataModule, SFTModule
 
-DRAWING = Drawing(SamplingParams(n=3, max_new_tokens=6), batch_size=4, chunk=4)
+DRAWING = Drawing(sampling=SamplingParams(n=3, max_new_tokens=6), batch_size=4, chunk=4)
 IMPROVE = Improve(
     by="percentile",
     levels=[50.0, 90.0],

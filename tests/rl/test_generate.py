@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 
 from rlaif_pl.engine.sampling import SamplingParams
-from rlaif_pl.rl.generate import generate
+from rlaif_pl.rl.generate import DrawingOptions, generate
 from rlaif_pl.types import Prompt
 
 PROMPTS = [
@@ -65,3 +65,8 @@ def test_unfinished_texts_are_those_that_do_not_end_in_eos(policy):
 
 def test_no_prompts_give_no_responses(policy):
     assert generate(policy, [], PARAMS).texts == []
+
+
+def test_a_batch_without_prompts_is_refused():
+    with pytest.raises(ValueError, match="batch_size of at least 1, got 0"):
+        DrawingOptions(batch_size=0)

@@ -84,7 +84,7 @@ def test_rest_sends_a_policy_that_the_server_was_not_started_with(
     moved(actor.policy)
     folder = save_policy(tmp_path / "improved", actor.policy)
     policy = load_policy(BackboneOptions(str(folder)), Template())
-    drawing = Drawing(PARAMS, chunk=2, generator=generator_of(server))
+    drawing = Drawing(sampling=PARAMS, chunk=2, generator=generator_of(server))
     prompts = [Prompt(text, text) for text in PROMPTS]
     rows = draw_samples(
         tmp_path / "samples.jsonl", policy, Length(), prompts, drawing, grow=1, seed=0
@@ -92,7 +92,7 @@ def test_rest_sends_a_policy_that_the_server_was_not_started_with(
     assert len(rows) == 6
     assert server.log.count("/reset_prefix_cache") == 2  # once a chunk
     assert drawing.identity["generator"] == "VLLMGenerator"
-    assert Drawing(PARAMS).identity["generator"] is None
+    assert Drawing(sampling=PARAMS).identity["generator"] is None
 
 
 def test_settings_are_sent_and_the_ends_are_the_trainers(generator_of, stand_in, actor_of):
