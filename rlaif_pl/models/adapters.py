@@ -13,6 +13,7 @@ from transformers.pytorch_utils import Conv1D
 
 from rlaif_pl.engine.decoder_layers import text_part
 from rlaif_pl.engine.runner import DecoderRunner
+from rlaif_pl.models.lora_linear import LoraLinear
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ def clone(stack: DecoderRunner, lora: Lora | None, seed: int = 0) -> DecoderRunn
     config = LoraConfig(
         r=lora.r, lora_alpha=lora.alpha, lora_dropout=0.0, target_modules=targets, bias="none"
     )
+    config._register_custom_module({nn.Linear: LoraLinear})
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         inject_adapter_in_model(config, text)

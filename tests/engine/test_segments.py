@@ -114,6 +114,19 @@ def test_half_precision_rounds_and_no_more(attend):
     torch.testing.assert_close(found.double(), plain(query, key, value, 8**-0.5), rtol=0, atol=3e-2)
 
 
+@pytest.mark.parametrize("short", [0, 256])
+def test_gradients_of_half_precision_round_and_no_more(attend, short, monkeypatch):
+    monkeypatch.setattr(leaf, "SHORT_KEYS", short)
+    tensors = draw(4, 2, torch.bfloat16)
+    given = [t.clone().requires_grad_() for t in tensors]
+    found = torch.autograd.grad(attend(*given, BATCH).square().sum(), given)
+    exact = [t.double().requires_grad_() for t in tensors]
+    wanted = torch.autograd.grad(plain(*exact, 8**-0.5).square().sum(), exact)
+    for one, other in zip(found, wanted, strict=True):
+        assert one.dtype == torch.bfloat16
+        assert (one - other).abs().max() < 8 * 2**-8 * other.abs().max()
+
+
 def test_prefixes_that_do_not_ask_change_nothing_else(attend):
     silent = dataclasses.replace(BATCH, skip_prefix_queries=True)
     prefix = BATCH.first_level.stop
