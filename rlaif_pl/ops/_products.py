@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ def blocks(hidden: Tensor, weight: Tensor) -> Iterator[tuple[slice, slice]]:
     A CPU widens 16-bit embeddings before it multiplies, so there a block of these is no larger either.
     """
     num_rows, (num_columns, size) = len(hidden), weight.shape
-    widens = weight.device.type == "cpu" and accumulator_dtype(weight.dtype) != weight.dtype
+    widens = _widens(weight)
     for row in range(0, num_rows, MOST_ROWS):
         rows = slice(row, min(row + MOST_ROWS, num_rows))
         entries = max(rows.stop - rows.start, size if widens else 0)
@@ -73,16 +73,37 @@ def add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
         total.add_(product(left, right))
 
 
-def block_logits(hidden: Tensor, block: Tensor, room: Tensor) -> Tensor:
+class Room(NamedTuple):
+    """Uninitialized memory that every block uses again: fresh pages cost as much as the products."""
+
+    logits: Tensor  # as many as the largest block has
+    embedding: Tensor | None  # rows of the largest block, on a CPU that widens them
+
+
+def make_room(hidden: Tensor, weight: Tensor) -> Room:
+    """Return memory for the blocks of a product."""
+    acc = accumulator_dtype(weight.dtype)
+    sizes = [(r.stop - r.start, c.stop - c.start) for r, c in blocks(hidden, weight)]
+    logits = hidden.new_empty(max((r * c for r, c in sizes), default=0), dtype=acc)
+    if not _widens(weight):
+        return Room(logits, None)
+    most = max((columns for _, columns in sizes), default=0)
+    return Room(logits, weight.new_empty(most, weight.shape[1], dtype=acc))
+
+
+def widened(block: Tensor, room: Room) -> Tensor:
+    """Return rows of an embedding in the type that products take: on a CPU no 16 bits."""
+    return block if room.embedding is None else room.embedding[: len(block)].copy_(block)
+
+
+def block_logits(hidden: Tensor, block: Tensor, room: Room) -> Tensor:
     """Logits of rows for a block of the embedding ``(B, D)``, on a CPU in ``room``."""
     shape = len(hidden), len(block)
-    return product(hidden, block.t(), out=room[: shape[0] * shape[1]].view(shape))
+    return product(hidden, block.t(), out=room.logits[: shape[0] * shape[1]].view(shape))
 
 
-def make_room(hidden: Tensor, weight: Tensor) -> Tensor:
-    """Return uninitialized memory for the logits of the largest block."""
-    sizes = [(r.stop - r.start) * (c.stop - c.start) for r, c in blocks(hidden, weight)]
-    return hidden.new_empty(max(sizes, default=0), dtype=accumulator_dtype(hidden.dtype))
+def _widens(weight: Tensor) -> bool:
+    return weight.device.type == "cpu" and accumulator_dtype(weight.dtype) != weight.dtype
 
 
 def without_autocast(kernel: Callable[P, R]) -> Callable[P, R]:
@@ -116,6 +137,8 @@ def linear_logits(hidden: Tensor, weight: Tensor, bias: Tensor | None = None) ->
         logits = product(hidden, weight.t())
     else:
         logits = hidden.new_empty(len(hidden), len(weight), dtype=acc)
+        wide, room = hidden.to(acc), make_room(hidden, weight)
         for rows, columns in blocks(hidden, weight):
-            logits[rows, columns] = product(hidden[rows], weight[columns].t())
+            block = widened(weight[columns], room)
+            logits[rows, columns] = block_logits(wide[rows], block, room)
     return logits if bias is None else logits + bias.to(acc)

@@ -14,7 +14,14 @@ import torch
 from torch import Tensor
 
 from rlaif_pl.ops._library import has_values, implement
-from rlaif_pl.ops._products import add_product, block_logits, blocks, make_room, without_autocast
+from rlaif_pl.ops._products import (
+    add_product,
+    block_logits,
+    blocks,
+    make_room,
+    widened,
+    without_autocast,
+)
 from rlaif_pl.ops.reference import accumulator_dtype
 
 FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -40,7 +47,7 @@ def _forward(
     mean = torch.zeros(num_rows if keep_slope else 0, width, dtype=acc, device=hidden.device)
     room = make_room(hidden, weight)
     for rows, columns in blocks(hidden, weight):
-        block = weight[columns]
+        block = widened(weight[columns], room)
         logits = block_logits(hidden[rows], block, room)
         torch.ops.rlaif_pl.online_softmax_update_.default(
             logits,
@@ -98,7 +105,7 @@ def _backward_blocks(
     dbias = torch.zeros(len(weight) if trains_bias else 0, dtype=acc, device=hidden.device)
     room = make_room(hidden, weight)
     for these, columns in blocks(hidden, weight):
-        block = weight[columns]
+        block = widened(weight[columns], room)
         slopes = block_logits(hidden[these], block, room)
         torch.ops.rlaif_pl.online_softmax_backward_.default(
             slopes,
