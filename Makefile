@@ -96,6 +96,7 @@ bench: $(STAMP) ## Kernels, labeling and training steps against the plain way an
 	$(PY) benchmarks/labeling.py
 	$(PY) benchmarks/reward_step.py
 	$(PY) benchmarks/rl_step.py
+	$(PY) benchmarks/lora_step.py
 	$(PY) benchmarks/rl_growth.py
 	$(PY) benchmarks/a2c_memory.py
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft.tuners import lora
@@ -24,8 +24,8 @@ class LoraLinear(lora.Linear):
         name = self._plain_adapter()
         if name is None or args or kwargs:
             return super().forward(x, *args, **kwargs)
-        down, up = self.lora_A[name].weight, self.lora_B[name].weight
         base: Tensor = self.base_layer(x)
+        down, up = (cast(Tensor, part[name].weight) for part in (self.lora_A, self.lora_B))
         return low_rank_update(base, x, down, up, float(self.scaling[name]))
 
     def _plain_adapter(self) -> str | None:
