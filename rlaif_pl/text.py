@@ -97,6 +97,8 @@ class Template:
                 "template.prompt ends in a space, which changes the first response token; "
                 f"move the space to template.response, got {self.prompt!r}"
             )
+        refuse_spelled_breaks("template.prompt", self.prompt)
+        refuse_spelled_breaks("template.response", self.response)
         if self.max_prompt_words is not None and self.max_prompt_words < 1:
             raise ValueError(
                 "template.max_prompt_words must be at least 1, or null for whole prompts, got "
@@ -112,6 +114,21 @@ class Template:
     def continuation(self, response: str) -> FilledText:
         """Return the response as it follows the rendered prompt."""
         return filled(self.response.replace("{response}", mark_data(response.strip())))
+
+
+def refuse_spelled_breaks(name: str, *texts: str) -> None:
+    r"""Refuse texts that spell a line break as a backslash and an n, as a shell hands on ``'\n'``.
+
+    Raises:
+        ValueError: One does.
+    """
+    for text in texts:
+        if "\\n" in text:
+            typed = text.replace("'", "\\'")
+            raise ValueError(
+                f"expected line breaks in {name}, got a backslash and an n: {text}; write $'{typed}' "
+                "in a shell, double quotes instead of single ones in YAML"
+            )
 
 
 TITLE = re.compile(r"^TITLE:[ \t]*(.+)$", re.MULTILINE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +27,7 @@ def gather_lists(function: Callable[..., int], args: list[str]) -> list[str]:
     """Turn ``--confidence 1 2 8`` into ``--confidence [1,2,8]`` for lists; a data set has one, too."""
     hints = {name: str(p.annotation) for name, p in inspect.signature(function).parameters.items()}
     lists = {f"--{name}" for name, hint in hints.items() if hint.startswith("list[")}
+    texts = {f"--{name}" for name, hint in hints.items() if hint.startswith("list[str]")}
     lists |= {f"--{name}.confidence" for name, hint in hints.items() if "DataSource" in hint}
     result: list[str] = []
     index = 0
@@ -40,7 +42,8 @@ def gather_lists(function: Callable[..., int], args: list[str]) -> list[str]:
             values.append(args[index])
             index += 1
         single = len(values) == 1 and values[0].startswith("[")
-        result.append(values[0] if single else f"[{','.join(values)}]")
+        listed = json.dumps(values) if word in texts else f"[{','.join(values)}]"
+        result.append(values[0] if single else listed)
     return result
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rlaif_pl.engine.batch import send
+from rlaif_pl.text import refuse_spelled_breaks
 
 BLOCK = 512  # tokens summed together before one of them is looked for
 NUCLEUS = 1024  # likeliest tokens that a CPU sorts first; more only where they fall short
@@ -27,7 +28,7 @@ class SamplingParams:
         top_k: Only this many likeliest tokens are drawn; 0 for all.
         top_p: Only the likeliest tokens that together reach this probability are drawn, in (0, 1].
         min_p: Only tokens with at least this share of the likeliest one's probability, in [0, 1].
-        stop: Strings at which a text ends; they are not part of it.
+        stop: Strings at which a text ends, or a single one; they are not part of it.
         stop_token_ids: Tokens at which a text ends, besides the model's own end tokens.
         seed: Seeds the noise, together with prompt and sample; None takes the seed of the command that
             samples, and 0 in training.
@@ -57,7 +58,10 @@ class SamplingParams:
             raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")
         if not 0 <= self.min_p <= 1:
             raise ValueError(f"min_p must be in [0, 1], got {self.min_p}")
-        if any(not string for string in self.stop):
+        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+        object.__setattr__(self, "stop", stop)
+        refuse_spelled_breaks("stop", *stop)
+        if any(not string for string in stop):
             raise ValueError("expected stop strings that are not empty, got ''")
 
     def __str__(self) -> str:

@@ -158,8 +158,15 @@ def test_a_large_vocabulary_is_cut_where_a_whole_sort_would(top_p):
         ({"top_p": 0.0}, r"top_p must be in \(0, 1\], got 0.0"),
         ({"min_p": 1.5}, r"min_p must be in \[0, 1\], got 1.5"),
         ({"stop": ("",)}, "stop strings that are not empty"),
+        ({"stop": (".", r"\n\n")}, r"line breaks in stop, got a backslash and an n: \\n\\n; write"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         SamplingParams(**options)
+
+
+def test_one_stop_string_needs_no_list():
+    assert (
+        SamplingParams(stop="###") == SamplingParams(stop=["###"]) == SamplingParams(stop=("###",))
+    )

@@ -1,5 +1,5 @@
 """What the command line runs besides fit: one module a command, each a typed function."""
 
-from rlaif_pl.cli.commands.whole_numbers import accept_whole_numbers
+from rlaif_pl.cli.commands.plain_texts import accept_plain_texts
 
-accept_whole_numbers()  # before any command makes its parser
+accept_plain_texts()  # before any command makes its parser

@@ -17,6 +17,7 @@ from rlaif_pl.evaluation.human.records import BY_KIND, MODELS
 from rlaif_pl.evaluation.human.schema import FILE
 from rlaif_pl.evaluation.human.store import RatingStore
 from rlaif_pl.evaluation.human.tasks import SamplesFile, read_samples
+from rlaif_pl.text import refuse_spelled_breaks
 
 QUESTION = "Which response is best? Rank all of them."
 
@@ -40,6 +41,10 @@ class RatingPage:
     acceptable: bool = True
     host: str = "127.0.0.1"
     port: int = 8000
+
+    def __post_init__(self) -> None:
+        """Refuse a question that spells a line break."""
+        refuse_spelled_breaks("page.question", self.question)
 
 
 def rate(

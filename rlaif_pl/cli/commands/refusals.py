@@ -38,7 +38,9 @@ NOT_READ = re.compile(r"argument (\S+): invalid (\w+) value: (.*)")
 NO_CONFIG = re.compile(r"Unexpected config:(.*)", re.DOTALL)
 NO_FILE = "Expected a path but"
 REQUIRED = "the following arguments are required: "
-PLAIN = {"NoneType": "null", "whole": "int", "dict": "a mapping", "list": "a list"}
+PLAIN = {"NoneType": "null", "whole": "int", "dict": "a mapping"} | dict.fromkeys(
+    ("list", "tuple"), "a list"
+)
 
 
 @dataclass(frozen=True)

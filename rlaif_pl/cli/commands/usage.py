@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from typing_extensions import override
 
 from rlaif_pl.cli.commands.help_text import help_text
+from rlaif_pl.cli.commands.plain_texts import keep_line_breaks
 from rlaif_pl.cli.commands.refusals import Refusal, refusal
 from rlaif_pl.pipeline.yaml_files import read_yaml
 
@@ -27,9 +28,10 @@ class OneSentence:
 
     def parse_args(self, args: Any = None, *more: Any, **options: Any) -> Any:
         """Parse words, which an error is then looked up in."""
-        token = GIVEN.set(list(sys.argv[1:] if args is None else args))
+        words = [keep_line_breaks(word) for word in (sys.argv[1:] if args is None else args)]
+        token = GIVEN.set(words)
         try:
-            return super().parse_args(args, *more, **options)  # type: ignore[misc]
+            return super().parse_args(words, *more, **options)  # type: ignore[misc]
         finally:
             GIVEN.reset(token)
 

@@ -2,7 +2,7 @@
 
 YAML and jsonargparse (4.53) read ``1e3`` as a float and then refuse it, or hand ``1000.0`` on where
 that equals the default. Which options are whole numbers only jsonargparse knows when it looks at a
-value, and it has no hook there: its function is replaced by one that turns the value first.
+value, and it has no hook there: ``plain_texts`` replaces its function, by way of this one.
 """
 
 from __future__ import annotations
@@ -17,11 +17,6 @@ from rlaif_pl.pipeline.yaml_files import whole_number
 
 _adapt = _typehints.adapt_typehints
 WHOLE = re.compile(r"[+-]?[0-9]+")
-
-
-def accept_whole_numbers() -> None:
-    """Let every parser of this process accept ``1e3`` for a whole number; may be called again."""
-    _typehints.adapt_typehints = adapt  # type: ignore[assignment]  # the original names options
 
 
 def adapt(value: Any, hint: Any, *args: Any, **options: Any) -> Any:

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from rlaif_pl.labeling.calls import Question
 from rlaif_pl.labeling.usage.spending import Price
+from rlaif_pl.text import refuse_spelled_breaks
 
 Api = Literal["auto", "completions", "chat"]
 ChatOpening = Literal["user", "assistant"]
@@ -73,7 +74,9 @@ class ServerFeatures:
     thought_marks: tuple[str, str] = ("<think>", "</think>")
 
     def __post_init__(self) -> None:
-        """Refuse to ask for no token."""
+        """Refuse to ask for no token, and texts that spell a line break."""
+        refuse_spelled_breaks("echo_start", self.echo_start)
+        refuse_spelled_breaks("thought_marks", *self.thought_marks)
         if self.top_logprobs < 1:
             raise ValueError(f"expected top_logprobs of at least 1, got {self.top_logprobs}")
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
 from rlaif_pl.labeling.calls import LoglikelihoodRequest, Response
-from rlaif_pl.text import WORD, filled, mark_data, title_of
+from rlaif_pl.text import WORD, filled, mark_data, refuse_spelled_breaks, title_of
 
 TEMPLATE = "TL;DR: {response}\n\nPOST: {prompt}"
 VERSION = "reconstruction-1"  # raise with TEMPLATE
@@ -278,8 +278,9 @@ def split_template(template: str) -> tuple[str, str]:
     """Cut a template into the context and the scored part, white space going to the latter.
 
     Raises:
-        ValueError: A field is missing or repeated, or ``{prompt}`` is not last.
+        ValueError: A field is missing or repeated, ``{prompt}`` is not last, or a line break spelled.
     """
+    refuse_spelled_breaks("template", template)
     counts = (template.count("{response}"), template.count("{prompt}"))
     if counts != (1, 1) or not template.endswith("{prompt}"):
         raise ValueError(

@@ -1,0 +1,84 @@
+r"""Texts of a command line as they were typed, line breaks and all. Without torch.
+
+jsonargparse (4.53) reads every word as YAML before it knows what the option takes. An option of a class
+is read twice: of ``--reward.template.prompt $'POST: {prompt}\nTL;DR:'`` it makes a mapping, and
+hands its Python form on. It has no hook there: its function is replaced by one that hands on the text
+that was typed.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from collections.abc import Callable, Mapping
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
+
+import yaml  # type: ignore[import-untyped]
+from jsonargparse import _typehints
+from jsonargparse._util import NestedArg
+
+from rlaif_pl.cli.commands.whole_numbers import adapt as adapt_number
+
+NULL = ("null", "~", "")
+LINE_BREAK = re.compile(r"(?<!\\)\n")  # behind a backslash YAML joins the lines
+
+
+def accept_plain_texts() -> None:
+    """Let every parser of this process take texts as they are typed; may be called again."""
+    _typehints.adapt_typehints = adapt  # type: ignore[assignment]  # the original names options
+
+
+def adapt(value: Any, hint: Any, *args: Any, **options: Any) -> Any:
+    """Check a value as jsonargparse does, of a text what was typed and not what YAML makes of it.
+
+    One text stands for a list of one, where texts are listed (``stop``).
+    """
+    typed = options.get("orig_val")
+    if isinstance(value, NestedArg):
+        if (
+            isinstance(typed, NestedArg)
+            and typed.key == value.key
+            and _reads_texts(hint, value.key)
+        ):
+            value = typed
+    elif get_args(hint) == (str, ...) and isinstance(typed, str):
+        is_null = value is None and typed.strip() in NULL
+        value = value if is_null or isinstance(value, list | tuple) else [typed]
+    return adapt_number(value, hint, *args, **options)
+
+
+def _reads_texts(hint: Any, key: str) -> bool:
+    """Whether a key below an option goes to a class, whose parser reads what is typed, or is a text."""
+    kind = get_origin(hint) or hint
+    if kind in (Union, UnionType) or not inspect.isclass(kind):
+        return kind is Callable
+    if issubclass(kind, Mapping):
+        return "." in key or get_args(hint)[1:] == (str,)
+    return not issubclass(kind, list | tuple)
+
+
+def keep_line_breaks(word: str) -> str:
+    """Return a word of a command line whose mapping or list keeps the line breaks of quoted texts.
+
+    YAML folds a line break in quotes into a space; whoever typed one meant it.
+    """
+    option, joined, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    if "\n" not in value or value.lstrip()[:1] not in ("{", "["):
+        return word
+    try:
+        found = [each for each in yaml.scan(value) if isinstance(each, yaml.ScalarToken)]
+    except yaml.YAMLError:
+        return word  # the parser says what is wrong
+    for token in reversed(found):
+        begin, end = token.start_mark.index, token.end_mark.index
+        inside = value[begin + 1 : end - 1]
+        if token.style == "'":
+            quoted = json.dumps(inside.replace("''", "'"), ensure_ascii=False)
+        elif token.style == '"':
+            quoted = '"' + LINE_BREAK.sub(r"\\n", inside) + '"'
+        else:
+            continue
+        value = value[:begin] + quoted + value[end:]
+    return option + joined + value
