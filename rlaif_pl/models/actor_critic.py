@@ -44,7 +44,8 @@ class ActorCritic(nn.Module):
             left as it is: reference and policy are copies on its trunk.
         lora: Adapters of the policy, and of the value network where it has some; None trains copies
             of all layers above the trunk.
-        template: How prompts and responses are written; a ``Policy`` has one of its own.
+        template: How prompts and responses are written; None takes what the backbone was trained with
+            (its folder says so, a ``Policy`` has one of its own), or the default.
         value_network: ``separate`` is a copy of all layers above the trunk that starts from the SFT
             policy (with ``trunk_layers=0``, the paper's); ``adapter`` the same with adapters of its
             own over shared weights, for which ``lora`` is needed; ``shared_trunk`` a head on the
@@ -63,7 +64,7 @@ class ActorCritic(nn.Module):
         backbone: PolicySource,
         *,
         lora: Lora | None = None,
-        template: Template = Template(),  # noqa: B008 - frozen
+        template: Template | None = None,
         value_network: ValueNetwork | None = None,
         seed: int = 0,
     ) -> None:

@@ -19,6 +19,7 @@ from rlaif_pl.engine.decoder_layers import decoder_of, text_part
 from rlaif_pl.models.card import adapter_card
 from rlaif_pl.models.causal import CausalModel
 from rlaif_pl.models.export import check_policy_export, save_policy
+from rlaif_pl.models.text_format import TextFormat
 
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."  # of names in PEFT's files
@@ -64,7 +65,7 @@ def save_adapter(folder: str | Path, model: CausalModel, *, card: bool = True) -
     Args:
         folder: Where to; replaced whole or not at all.
         model: Policy with adapters.
-        card: Whether to lay a README.md beside them.
+        card: Whether to lay a README.md beside them, and how the policy reads texts.
 
     Raises:
         ValueError: The policy has no adapters.
@@ -79,6 +80,7 @@ def save_adapter(folder: str | Path, model: CausalModel, *, card: bool = True) -
         if card:
             text = adapter_card(model.base, model.template)
             (work / "README.md").write_text(text, encoding="utf-8")
+            TextFormat(model.template).save(work)
         work.chmod(0o755)
         if folder.exists():
             shutil.rmtree(folder)

@@ -51,11 +51,9 @@ with torch.no_grad():
     reward = model(input_ids=torch.tensor([ids])).logits[0, 0] - model.config.reward_shift
 """
 MEAN_USE = """\
-from rlaif_pl.models import BackboneOptions, RewardModel
-from rlaif_pl.text import Template
+from rlaif_pl import RewardModel
 
-template = Template({prompt!r}, {response!r}, {words!r})
-model = RewardModel(BackboneOptions("."), template=template, frozen=True)
+model = RewardModel.from_pretrained(".", frozen=True)  # reads texts as written above
 reward = model.score(["What was responded to."], ["A response."])[0]
 """
 
@@ -110,7 +108,7 @@ def _card(
     known["tags"] = ["rlaif", "ai-feedback"]
     words = template.max_prompt_words
     cut = "" if words is None else f" Prompts of more than {words} words were cut there."
-    code = use.format(prompt=template.prompt, response=template.response, words=words)
+    code = use.format(prompt=template.prompt, response=template.response)
     parts = [
         "---\n" + yaml.safe_dump(known, sort_keys=False) + "---",
         f"# {title}",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from rlaif_pl.models.text_format import TextFormat
 from rlaif_pl.models.tokenizer_files import name_rope_for_all, save_tokenizer
 
 
@@ -18,6 +19,7 @@ def save_causal(
     tokenizer: PreTrainedTokenizerBase,
     card: str | None = None,
     *,
+    text_format: TextFormat | None = None,
     revision: str | None = None,
     check: Callable[[Path], None] | None = None,
 ) -> Path:
@@ -28,6 +30,7 @@ def save_causal(
         model: A causal LM without adapters (see ``rlaif_pl.models.adapters.merged``).
         tokenizer: Its tokenizer.
         card: Text of its README.md, if it is to have one.
+        text_format: How it reads texts, where it was trained to.
         revision: Commit of the hub model that the tokenizer was read from.
         check: Raises where the written files are not right; they then take no place.
     """
@@ -40,6 +43,8 @@ def save_causal(
         save_tokenizer(work, tokenizer, revision)
         if card is not None:
             (work / "README.md").write_text(card, encoding="utf-8")
+        if text_format is not None:
+            text_format.save(work)
         if check is not None:
             check(work)
         work.chmod(0o755)

@@ -26,6 +26,7 @@ from rlaif_pl.models.causal import CausalModel
 from rlaif_pl.models.causal_folder import save_causal
 from rlaif_pl.models.export_check import WrittenCheck
 from rlaif_pl.models.model_info import exported_generation_config
+from rlaif_pl.models.text_format import TextFormat
 
 PAD = "<|pad_{}|>"  # added where a tokenizer has no other token to pad with than EOS
 
@@ -89,9 +90,14 @@ def save_policy(folder: str | Path, model: CausalModel) -> Path:
     if kept is not None:
         whole.generation_config = kept
     ends = model.tokenizer.convert_ids_to_tokens(sorted(model.info.stop_token_ids))
-    card = policy_card(model.base, model.template, list(map(str, ends)))
     return save_causal(
-        folder, whole, model.tokenizer, card, revision=_commit(model), check=check.policy
+        folder,
+        whole,
+        model.tokenizer,
+        policy_card(model.base, model.template, list(map(str, ends))),
+        text_format=TextFormat(model.template),
+        revision=_commit(model),
+        check=check.policy,
     )
 
 
@@ -116,7 +122,12 @@ def _filled_policy(model: CausalModel) -> PreTrainedModel:
 
 @torch.no_grad()
 def save_reward(
-    folder: str | Path, model: CausalModel, head: nn.Linear, shift: float, pooling: str = "eos"
+    folder: str | Path,
+    model: CausalModel,
+    head: nn.Linear,
+    shift: float,
+    pooling: str = "eos",
+    max_response_tokens: int | None = None,
 ) -> Path:
     """Write a reward model as a one-label sequence classifier that transformers loads.
 
@@ -139,8 +150,15 @@ def save_reward(
         config.pad_token_id = pad
     whole.config.reward_shift = shift
     whole.config.reward_pooling = pooling
-    card = reward_card(model.base, model.template, pooling)
-    return save_causal(folder, whole, tokenizer, card, revision=_commit(model), check=check.reward)
+    return save_causal(
+        folder,
+        whole,
+        tokenizer,
+        reward_card(model.base, model.template, pooling),
+        text_format=TextFormat(model.template, max_response_tokens),
+        revision=_commit(model),
+        check=check.reward,
+    )
 
 
 def check_policy_export(model: CausalModel) -> int:

@@ -27,7 +27,7 @@ else:
     PolicySource = RewardSource = BackboneOptions
 
 
-def start_of(source: PolicySource, template: Template) -> Policy:
+def start_of(source: PolicySource, template: Template | None) -> Policy:
     """Return what a role starts from, frozen: loaded by name, or a copy of a policy as it is now.
 
     Raises:
@@ -40,13 +40,15 @@ def start_of(source: PolicySource, template: Template) -> Policy:
     return frozen_copy(source)
 
 
-def to_train(source: PolicySource, lora: Lora | None, template: Template, seed: int) -> Policy:
+def to_train(
+    source: PolicySource, lora: Lora | None, template: Template | None, seed: int
+) -> Policy:
     """Return the policy that is trained: one made of a name, or the given one itself.
 
     Args:
         source: Model to start from; a policy that is frozen is left so, and a copy of it trained.
         lora: Adapters of a policy that is made here; None trains the layers above the trunk whole.
-        template: How prompts and responses are written; a policy has its own.
+        template: How prompts and responses are written; None takes the model's own.
         seed: Seeds the adapters.
 
     Raises:
@@ -79,13 +81,13 @@ def check_cut(policy: CausalModel, trunk_layers: int) -> None:
         )
 
 
-def check_template(policy: CausalModel, template: Template) -> None:
+def check_template(policy: CausalModel, template: Template | None) -> None:
     """Refuse a template beside a policy that has another.
 
     Raises:
-        ValueError: It is neither the default nor the policy's.
+        ValueError: It is neither None nor the policy's.
     """
-    if template not in (Template(), policy.template):
+    if template not in (None, policy.template):
         raise ValueError(
             f"expected the policy's own template {policy.template}, got {template}; give it to "
             "Policy.from_pretrained, or leave it out here"

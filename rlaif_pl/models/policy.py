@@ -24,6 +24,7 @@ from rlaif_pl.models.loaded import LoadedModel, loaded_backbone, loaded_model
 from rlaif_pl.models.output_head import output_head
 from rlaif_pl.models.prepare import cast_weights
 from rlaif_pl.models.suited import note_tying, warn_of_experts
+from rlaif_pl.models.text_format import format_of
 from rlaif_pl.text import Template
 
 AnyModel = TypeVar("AnyModel", bound=CausalModel)
@@ -81,7 +82,7 @@ class Policy(CausalModel):
         device: str = "auto",
         *,
         dtype: Precision | None = None,
-        template: Template = Template(),  # noqa: B008 - frozen
+        template: Template | None = None,
         seed: int = 0,
         frozen: bool = False,
         gradient_checkpointing: bool = False,
@@ -100,7 +101,8 @@ class Policy(CausalModel):
             device: Where to put it: ``auto`` (a GPU where there is one), ``cpu``, ``cuda``, ``cuda:N``
                 or ``mps``.
             dtype: Type of the frozen weights; None is float32, or what a loaded model has.
-            template: How prompts and responses are written.
+            template: How prompts and responses are written; None takes what the model's folder says it
+                was trained with, or the default.
             seed: Seeds the adapters.
             frozen: For sampling and comparing only: nothing is trained, no adapters are made.
             gradient_checkpointing: Recompute layers in the backward pass: less memory, more time.
@@ -135,7 +137,8 @@ class Policy(CausalModel):
                     gradient_checkpointing=gradient_checkpointing,
                     decoder_only=True,
                 )
-                policy = as_policy(taken, options, template)
+                source = str(given.model.name_or_path or "")
+                policy = as_policy(taken, options, format_of(source, template=template).template)
             made = policy if frozen else for_role(policy, lora, seed)
         made.home = place
         return cast(Self, made.to(place))
@@ -170,8 +173,13 @@ def handed_over(
     return None
 
 
-def load_policy(options: BackboneOptions, template: Template) -> Policy:
+def load_policy(options: BackboneOptions, template: Template | None = None) -> Policy:
     """Load a causal LM, frozen, as trunk and top.
+
+    Args:
+        options: Which one, and how it is cut.
+        template: How prompts and responses are written; None takes what the model's folder says it was
+            trained with, or the default.
 
     Raises:
         OSError: There is no such model.
@@ -187,7 +195,8 @@ def load_policy(options: BackboneOptions, template: Template) -> Policy:
         gradient_checkpointing=options.gradient_checkpointing,
         decoder_only=True,
     )
-    return as_policy(backbone, options, template)
+    found = format_of(options.name, options.revision, template=template)
+    return as_policy(backbone, options, found.template)
 
 
 def as_policy(backbone: Backbone, options: BackboneOptions, template: Template) -> Policy:

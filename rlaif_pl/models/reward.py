@@ -40,10 +40,12 @@ from rlaif_pl.models.reward_folder import (
     loaded_reward,
 )
 from rlaif_pl.models.scalar_head import ScalarHead
+from rlaif_pl.models.text_format import format_of
 from rlaif_pl.text import Template
 from rlaif_pl.types import Preference
 
 SCORE_ROWS = 32  # texts scored at once
+MAX_RESPONSE_TOKENS = 128  # where neither a user nor a folder says
 
 
 class RewardModel(nn.Module):
@@ -57,8 +59,10 @@ class RewardModel(nn.Module):
         backbone: Causal LM to start from, or a reward folder written by ``save``. In Python also a
             ``Policy``: a copy of it as it is now, on the same trunk (see ``from_pretrained``).
         lora: Adapters on the layers above the trunk; None trains those layers whole.
-        template: How prompt and response are written; a ``Policy`` has one of its own.
-        max_response_tokens: Longer responses lose their tail but keep EOS (EOS included), at least 2.
+        template: How prompt and response are written; None takes what the backbone was trained with
+            (its folder says so, a ``Policy`` has one of its own), or the default.
+        max_response_tokens: Longer responses lose their tail but keep EOS (EOS included), at least 2;
+            None takes what a reward folder was trained with, or 128.
         seed: Seeds head and adapters.
         frozen: Load for scoring only: nothing is trained, no adapters are made; only a reward
             folder has something to score with.
@@ -75,14 +79,14 @@ class RewardModel(nn.Module):
         backbone: RewardSource = BackboneOptions(),  # noqa: B008 - frozen
         *,
         lora: Lora | None = None,
-        template: Template = Template(),  # noqa: B008 - frozen
-        max_response_tokens: int = 128,
+        template: Template | None = None,
+        max_response_tokens: int | None = None,
         seed: int = 0,
         frozen: bool = False,
         pooling: Pooling = "eos",
     ) -> None:
         super().__init__()
-        if max_response_tokens < 2:
+        if max_response_tokens is not None and max_response_tokens < 2:
             raise ValueError(
                 "expected max_response_tokens of at least 2, a token and EOS, got "
                 f"{max_response_tokens}; no response would be read"
@@ -92,10 +96,10 @@ class RewardModel(nn.Module):
         if isinstance(backbone, BackboneOptions):
             backbone.check_exists()
             if is_reward_folder(backbone.name, backbone.revision):
-                backbone = load_reward_folder(backbone, template)
+                backbone = load_reward_folder(backbone, template, max_response_tokens)
         loaded: CausalModel
         if isinstance(backbone, LoadedReward):
-            loaded, weight, shift, pooling = backbone
+            loaded, weight, shift, pooling, max_response_tokens = backbone
         else:
             if frozen:
                 named = backbone.name if isinstance(backbone, BackboneOptions) else backbone.base
@@ -114,7 +118,8 @@ class RewardModel(nn.Module):
         self.head.weight.data.copy_(weight)
         self.head.requires_grad_(not frozen)
         self.pooling: Pooling = pooling
-        self.max_response_tokens = max_response_tokens
+        limit = MAX_RESPONSE_TOKENS if max_response_tokens is None else max_response_tokens
+        self.max_response_tokens = limit
         # No buffer, which a cast of the module to 16 bits would round.
         self.shift = torch.tensor(shift, dtype=torch.float32)
 
@@ -128,8 +133,8 @@ class RewardModel(nn.Module):
         device: str = "auto",
         *,
         dtype: Precision | None = None,
-        template: Template = Template(),  # noqa: B008 - frozen
-        max_response_tokens: int = 128,
+        template: Template | None = None,
+        max_response_tokens: int | None = None,
         seed: int = 0,
         frozen: bool = False,
         pooling: Pooling = "eos",
@@ -145,7 +150,7 @@ class RewardModel(nn.Module):
             lora: Adapters on the layers above the trunk; None trains those layers whole.
             device: Where to put it; see ``Policy.from_pretrained``.
             dtype: Type of the frozen weights; None is float32, or what a loaded model has.
-            template: How prompts and responses are written; a policy has its own.
+            template: How prompts and responses are written; see the class.
             max_response_tokens: See the class; so are the arguments after it.
             seed: Seeds head and adapters.
             frozen: Load a reward model for scoring only.
@@ -158,7 +163,7 @@ class RewardModel(nn.Module):
         """
         with computing_on(device) as place:
             made = cls(
-                _source(model, tokenizer, trunk_layers, dtype, template),
+                _source(model, tokenizer, trunk_layers, dtype, template, max_response_tokens),
                 lora=lora,
                 template=template,
                 max_response_tokens=max_response_tokens,
@@ -240,8 +245,18 @@ class RewardModel(nn.Module):
         )
 
     def save(self, folder: str | Path) -> Path:
-        """Write a transformers sequence-classification folder; the shift goes into its config."""
-        return save_reward(folder, self.model, self.head, float(self.shift), self.pooling)
+        """Write a transformers sequence-classification folder; the shift goes into its config.
+
+        ``from_pretrained`` then scores with the template and the length limit of this model.
+        """
+        return save_reward(
+            folder,
+            self.model,
+            self.head,
+            float(self.shift),
+            self.pooling,
+            self.max_response_tokens,
+        )
 
 
 def _source(
@@ -249,7 +264,8 @@ def _source(
     tokenizer: PreTrainedTokenizerBase | None,
     trunk_layers: int,
     dtype: Precision | None,
-    template: Template,
+    template: Template | None,
+    max_response_tokens: int | None,
 ) -> RewardSource:
     """Return what the constructor takes for what ``from_pretrained`` was given."""
     if isinstance(model, Policy):
@@ -261,5 +277,7 @@ def _source(
     if given is None:
         return options
     if is_classifier(model):
-        return loaded_reward(given, options, template, dtype)
-    return as_policy(loaded_backbone(given, dtype=dtype, decoder_only=True), options, template)
+        return loaded_reward(given, options, dtype, template, max_response_tokens)
+    found = format_of(str(given.model.name_or_path or ""), template=template)
+    taken = loaded_backbone(given, dtype=dtype, decoder_only=True)
+    return as_policy(taken, options, found.template)

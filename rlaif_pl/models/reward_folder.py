@@ -29,6 +29,7 @@ from rlaif_pl.models.suited import (
     refuse_incomplete,
     require_decoder,
 )
+from rlaif_pl.models.text_format import TextFormat, format_of
 from rlaif_pl.text import Template
 
 Pooling = Literal["eos", "mean"]
@@ -46,10 +47,20 @@ class LoadedReward(NamedTuple):
     weight: Tensor  # weight of the head. `(1, D)` float32
     shift: float  # what is subtracted from each score
     pooling: Pooling  # how the head reads the states
+    max_response_tokens: int | None  # where it cuts responses; None where nothing says
 
 
-def load_reward_folder(options: BackboneOptions, template: Template) -> LoadedReward:
+def load_reward_folder(
+    options: BackboneOptions,
+    template: Template | None = None,
+    max_response_tokens: int | None = None,
+) -> LoadedReward:
     """Load a reward model saved as a one-label sequence classifier.
+
+    Args:
+        options: Which one, and how it is cut.
+        template: How prompts and responses are written; None takes what it was trained with.
+        max_response_tokens: Where responses are cut; None takes that of its training.
 
     Raises:
         ValueError: ``num_layers`` is set, the folder holds another number of scores than one, its
@@ -64,13 +75,25 @@ def load_reward_folder(options: BackboneOptions, template: Template) -> LoadedRe
     if options.gradient_checkpointing:
         recompute_activations(model)
     written, _ = PreTrainedConfig.get_config_dict(options.name)
-    return _taken_apart(LoadedModel(model, tokenizer), options, template, written)
+    text_format = format_of(
+        options.name,
+        options.revision,
+        template=template,
+        max_response_tokens=max_response_tokens,
+    )
+    return _taken_apart(LoadedModel(model, tokenizer), options, text_format, written)
 
 
 def loaded_reward(
-    loaded: LoadedModel, options: BackboneOptions, template: Template, dtype: Precision | None
+    loaded: LoadedModel,
+    options: BackboneOptions,
+    dtype: Precision | None,
+    template: Template | None = None,
+    max_response_tokens: int | None = None,
 ) -> LoadedReward:
     """Take over a classifier that is in memory; it must not be used as a whole afterwards.
+
+    What is left out is read where the classifier was read; see ``load_reward_folder``.
 
     Raises:
         ValueError: It gives another number of scores than one, or is no decoder.
@@ -81,7 +104,10 @@ def loaded_reward(
     if dtype is not None:
         cast_weights(model, resolve_dtype(dtype, model.device))
     freeze(model, options.gradient_checkpointing)
-    return _taken_apart(loaded, options, template, written_settings(model))
+    text_format = format_of(
+        str(model.name_or_path or ""), template=template, max_response_tokens=max_response_tokens
+    )
+    return _taken_apart(loaded, options, text_format, written_settings(model))
 
 
 def is_classifier(model: object) -> bool:
@@ -90,7 +116,10 @@ def is_classifier(model: object) -> bool:
 
 
 def _taken_apart(
-    loaded: LoadedModel, options: BackboneOptions, template: Template, written: dict[str, Any]
+    loaded: LoadedModel,
+    options: BackboneOptions,
+    text_format: TextFormat,
+    written: dict[str, Any],
 ) -> LoadedReward:
     """Cut a classifier with one score."""
     model, tokenizer = loaded.model.eval().requires_grad_(False), loaded.tokenizer
@@ -99,11 +128,12 @@ def _taken_apart(
     rows = len(cast(Tensor, model.get_input_embeddings().weight))
     trunk, top = split(decoder_of(model), options.trunk_layers)
     info = model_info(options.name, tokenizer, config, written, rows)
-    policy = CausalModel(trunk, top, head, tokenizer, template, config, info)
+    policy = CausalModel(trunk, top, head, tokenizer, text_format.template, config, info)
     policy.base = options.name
     pooling = cast(Pooling, getattr(config, "reward_pooling", "eos"))
     shift = float(getattr(config, "reward_shift", 0.0))
-    return LoadedReward(policy, head.weight.detach().float(), shift, pooling)
+    weight = head.weight.detach().float()
+    return LoadedReward(policy, weight, shift, pooling, text_format.max_response_tokens)
 
 
 def _load_classifier(

@@ -37,6 +37,7 @@ from rlaif_pl.models.backbone import fingerprint_of
 from rlaif_pl.models.device import resolve_device
 from rlaif_pl.models.policy import BackboneOptions, load_policy
 from rlaif_pl.models.reward import RewardModel
+from rlaif_pl.models.text_format import format_of
 from rlaif_pl.recipes.rest_improve import Improve, fit_config, select
 from rlaif_pl.recipes.rest_parts import Parts, Result
 from rlaif_pl.recipes.rest_samples import (
@@ -84,7 +85,7 @@ class Rest:
     grow_steps: int = 1  # `G`, at least 1
     drawing: Drawing = Drawing()  # how samples are drawn
     improve: Improve = field(default_factory=Improve)  # how the policy is fitted to them
-    template: Template = Template()  # how prompts and responses are written
+    template: Template | None = None  # how prompts and responses are written; None: as the policy's
     validation_samples: int = 2  # of each validation prompt, at least 1
     seed: int = 0  # of samples, adapters and order
 
@@ -99,6 +100,8 @@ class Rest:
                 f"{len(self.validation)} prompts of which {len(shared)} are shared"
             )
         self.policy.check_exists()
+        name, revision = self.policy.name, self.policy.revision
+        self.resolved_template = format_of(name, revision, template=self.template).template
         self.origin = "start"
         sampling = dataclasses.replace(self.drawing.sampling, n=self.validation_samples)
         self.judging = dataclasses.replace(self.drawing, sampling=sampling)
@@ -152,7 +155,7 @@ class Rest:
         """Sample from the current policy."""
         rows = draw_samples(
             folder / "samples.jsonl",
-            load_policy(self.policy, self.template).to(resolve_device()),
+            load_policy(self.policy, self.resolved_template).to(resolve_device()),
             self.reward,
             self.train,
             self.drawing,
@@ -172,7 +175,15 @@ class Rest:
             data = folder / "kept.jsonl"
             write_prompts(data, [Prompt(row.prompt, row.group, row.response) for row in kept])
             config = fit_config(
-                *(self.policy, data, folder, self.improve, self.template, number, self.seed)
+                *(
+                    self.policy,
+                    data,
+                    folder,
+                    self.improve,
+                    self.resolved_template,
+                    number,
+                    self.seed,
+                )
             )
             if not (folder / "policy" / "config.json").is_file():  # written at once, at the end
                 self.fit(config, folder)
@@ -197,7 +208,7 @@ class Rest:
         """Measure a policy on the validation prompts, with the same noise for every policy."""
         rows = draw_samples(
             folder / "validation.jsonl",
-            load_policy(policy, self.template).to(resolve_device()),
+            load_policy(policy, self.resolved_template).to(resolve_device()),
             self.reward,
             self.validation,
             self.judging,
@@ -228,7 +239,7 @@ class Rest:
             "train": [dataclasses.astuple(row) for row in self.train],
             "validation": [dataclasses.astuple(row) for row in self.validation],
             "reward": reward_identity(self.reward),
-            "template": dataclasses.asdict(self.template),
+            "template": dataclasses.asdict(self.resolved_template),
             "drawing": self.drawing.identity,
             "judging": self.judging.identity,
             "seed": self.seed,

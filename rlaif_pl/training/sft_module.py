@@ -30,7 +30,8 @@ class SFTModule(TrainableModule):
         backbone: Model to start from. In Python also a ``Policy``: one that has weights to train is
             trained itself, so that it has learned when the fit is over.
         lora: Adapters on the layers above the trunk; None trains those layers whole.
-        template: How prompts and responses are written; a ``Policy`` has one of its own.
+        template: How prompts and responses are written; None takes what the backbone was trained with
+            (its folder says so, a ``Policy`` has one of its own), or the default.
         max_response_tokens: Longer references lose their tail but keep EOS (EOS included).
         optimizer: Builds the optimizer from parameters.
         scheduler: Builds the learning-rate schedule, stepped every batch.
@@ -48,7 +49,7 @@ class SFTModule(TrainableModule):
         self,
         backbone: PolicySource = BackboneOptions(),  # noqa: B008 - frozen
         lora: Lora | None = None,
-        template: Template = Template(),  # noqa: B008 - frozen
+        template: Template | None = None,
         max_response_tokens: int = 128,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         scheduler: LRSchedulerCallable = LinearDecay,

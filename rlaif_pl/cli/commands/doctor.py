@@ -21,7 +21,6 @@ from rlaif_pl.models.device import devices_here, on_device, resolve_device
 from rlaif_pl.models.embedded import verify_embedded_model
 from rlaif_pl.models.policy import BackboneOptions, load_policy
 from rlaif_pl.tables import Column, Table
-from rlaif_pl.text import Template
 
 
 @on_device
@@ -98,7 +97,7 @@ def devices() -> str:
 def way_of(model: str, dtype: str, device: str) -> str:
     """Which way a model's texts are run here, found out by trying it against its own noise."""
     options = BackboneOptions(model, dtype=dtype)  # type: ignore[arg-type]
-    policy = load_policy(options, Template()).to(resolve_device(device))
+    policy = load_policy(options).to(resolve_device(device))
     found = policy.top.capabilities
     place = f"{policy.device}, {str(resolve_dtype(options.dtype)).removeprefix('torch.')}"
     if found.packs:

@@ -60,7 +60,7 @@ def policy(
     prompts: DataSource | str,
     out: str,
     labeler: Labeler | str = "likelihood",
-    template: Template = Template(),  # noqa: B008 - frozen
+    template: Template | None = None,
     sampling: SamplingParams = SamplingParams(n=4, temperature=0.9),  # noqa: B008 - frozen
     drawing: DrawingOptions = DrawingOptions(),  # noqa: B008 - frozen
     seed: int = 0,
@@ -76,7 +76,8 @@ def policy(
         prompts: Evaluation prompts, with references where there are any.
         out: Folder for metrics.json, samples.jsonl, win_rates.json and verdicts.jsonl.
         labeler: The labeler whose labels trained the reward.
-        template: How prompts and responses are written.
+        template: How prompts and responses are written (`--template.help`); left out, as each model's
+            folder says.
         sampling: How each policy responds, ``n`` times to each prompt; once greedily besides.
         drawing: How many prompts at a time, and who draws; servers serve the SFT policy, and the policy
             is then a folder of adapters on it.

@@ -50,7 +50,7 @@ def matrix(
     sft: str | None = None,
     best_of: dict[str, BestOf] | None = None,
     judges: MatrixJudges = MatrixJudges(),  # noqa: B008 - frozen
-    template: Template = Template(),  # noqa: B008 - frozen
+    template: Template | None = None,
     sampling: SamplingParams = SamplingParams(n=2, temperature=0.9),  # noqa: B008 - frozen
     batch_size: int = 16,
     seed: int = 0,
@@ -70,7 +70,8 @@ def matrix(
         sft: Name of the policy that KL is measured from; None measures none.
         best_of: More policies by name: the best of n responses of one above, by a reward of ``judges``.
         judges: Who compares.
-        template: How prompts and responses are written.
+        template: How prompts and responses are written (`--template.help`); left out, as each model's
+            folder says.
         sampling: How each policy responds, ``n`` times to each prompt.
         batch_size: Prompts at a time.
         seed: Seeds sampling and bootstrap.
@@ -142,7 +143,7 @@ class Sampled:
     def make(
         self,
         options: BackboneOptions,
-        template: Template,
+        template: Template | None,
         reference: CausalModel | None,
         title: str,
     ) -> tuple[Responses, list[float] | None]:

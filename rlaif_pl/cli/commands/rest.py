@@ -38,7 +38,7 @@ def rest(
     grow_steps: int = 1,
     drawing: Drawing = Drawing(),  # noqa: B008 - frozen
     improve: Improve = Improve(),  # noqa: B008 - frozen
-    template: Template = Template(),  # noqa: B008 - frozen
+    template: Template | None = None,
     validation_samples: int = 2,
     seed: int = 0,
     device: str = "auto",
@@ -57,7 +57,8 @@ def rest(
         grow_steps: Grow steps.
         drawing: How samples are drawn.
         improve: Thresholds, learning rates and the fit.
-        template: How prompts and responses are written.
+        template: How prompts and responses are written (`--template.help`); left out, as each model's
+            folder says.
         validation_samples: Samples of each validation prompt.
         seed: Seeds samples, adapters and order.
         device: Where models compute and are fitted: ``auto`` (a GPU where there is one), ``cpu``,
@@ -81,7 +82,7 @@ def rest(
     )
     steps = loop.run()
     whole = dataclasses.replace(loop.policy, trunk_layers=0, dtype="float32")
-    save_policy(folder / "policy", load_policy(whole, template))
+    save_policy(folder / "policy", load_policy(whole, loop.resolved_template))
     write_steps(folder, steps)
     metrics = summarize(steps) | {"rest/parts_skipped": float(loop.parts.skipped)}
     write_metrics(folder / "metrics.json", metrics | {"rest/seconds": time.monotonic() - started})

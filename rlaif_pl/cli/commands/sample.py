@@ -22,7 +22,7 @@ def sample(
     policy: BackboneOptions,
     prompts: DataSource | str,
     out: str,
-    template: Template = Template(),  # noqa: B008 - frozen
+    template: Template | None = None,
     sampling: SamplingParams = SamplingParams(n=2),  # noqa: B008 - frozen
     drawing: DrawingOptions = DrawingOptions(),  # noqa: B008 - frozen
     seed: int = 0,
@@ -36,7 +36,8 @@ def sample(
         policy: Model to sample from.
         prompts: What to respond to.
         out: Folder for pairs.jsonl and metrics.json.
-        template: How prompts and responses are written.
+        template: How prompts and responses are written (`--template.help`); left out, as each model's
+            folder says.
         sampling: How responses are drawn; every two of the ``n`` make a pair. The paper draws at
             temperature 1.
         drawing: How many prompts at a time, and who draws.
