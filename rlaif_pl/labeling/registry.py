@@ -44,7 +44,10 @@ def build_labeler(spec: str | Labeler, **options: object) -> Labeler:
             )
         return spec
     if spec not in LABELERS:
-        raise ValueError(f"expected a labeler named one of {sorted(LABELERS)}, got {spec!r}")
+        raise ValueError(
+            f"expected a labeler named one of {sorted(LABELERS)}, or the path of a class with "
+            f"fingerprint and label(pairs), got {spec!r}"
+        )
     parameters = inspect.signature(LABELERS[spec]).parameters
     if unknown := sorted(set(options) - set(parameters)):
         raise ValueError(f"labeler {spec!r} has no option {unknown}; it has {sorted(parameters)}")

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from rlaif_pl.types import Reward
 
-RewardFunction = Callable[[Sequence[str], Sequence[str]], Sequence[float] | Tensor]
-if TYPE_CHECKING:  # what a config can say is an object with a method ``score``
+# Returns numbers or a tensor; named so, the command line would refuse functions that do not declare it.
+RewardFunction = Callable[[Sequence[str], Sequence[str]], Any]
+if TYPE_CHECKING:
     AnyReward = Reward | RewardFunction
-else:
+else:  # what a config is checked against: the command line makes a `FunctionReward` of a function
     AnyReward = Reward
 
 
@@ -31,6 +34,17 @@ class FunctionReward:
     def name(self) -> str:
         """What messages call the function."""
         return str(getattr(self.function, "__name__", type(self.function).__name__))
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells it from other functions: where it is, and its source where there is one."""
+        kind = self.function if inspect.isroutine(self.function) else type(self.function)
+        try:
+            source = inspect.getsource(kind)
+        except (OSError, TypeError):
+            source = ""
+        digest = hashlib.blake2b(source.encode(), digest_size=8).hexdigest()
+        return f"function {kind.__module__}.{kind.__qualname__} {digest}"
 
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> Tensor:
         """Return rewards ``(N,)`` in float32 on the CPU; see ``types.Reward``.

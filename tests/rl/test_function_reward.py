@@ -1,8 +1,11 @@
 """A function as a reward: what it may return, and what is said of the rest."""
 
+from functools import partial
+
 import pytest
 import torch
 
+from rlaif_pl.recipes.rest import reward_identity
 from rlaif_pl.rl.function_reward import FunctionReward, as_reward, as_scores
 from rlaif_pl.types import Reward
 
@@ -52,3 +55,14 @@ def test_a_class_may_return_a_list_of_as_many_numbers():
     assert as_scores([1, 0.5], 2, "Short").tolist() == [1.0, 0.5]
     with pytest.raises(ValueError, match="expected Short to return 3 rewards"):
         as_scores([1, 0.5], 3, "Short")
+
+
+def test_functions_are_told_apart():
+    def other(prompts, responses):
+        return [0.0 for _ in responses]
+
+    assert FunctionReward(words).fingerprint == FunctionReward(words).fingerprint
+    assert ".words " in FunctionReward(words).fingerprint
+    assert FunctionReward(words).fingerprint != FunctionReward(other).fingerprint
+    assert reward_identity(FunctionReward(words)) != reward_identity(FunctionReward(other))
+    assert FunctionReward(partial(words)).fingerprint.startswith("function functools.partial")

@@ -19,6 +19,7 @@ import yaml  # type: ignore[import-untyped]
 from jsonargparse import _typehints
 from jsonargparse._util import NestedArg
 
+from rlaif_pl.cli.commands.named_functions import by_path
 from rlaif_pl.cli.commands.whole_numbers import adapt as adapt_number
 
 NULL = ("null", "~", "")
@@ -46,7 +47,7 @@ def adapt(value: Any, hint: Any, *args: Any, **options: Any) -> Any:
     elif get_args(hint) == (str, ...) and isinstance(typed, str):
         is_null = value is None and typed.strip() in NULL
         value = value if is_null or isinstance(value, list | tuple) else [typed]
-    return adapt_number(value, hint, *args, **options)
+    return adapt_number(by_path(value, hint), hint, *args, **options)
 
 
 def _reads_texts(hint: Any, key: str) -> bool:

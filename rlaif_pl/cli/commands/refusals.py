@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import inspect
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,6 +28,12 @@ NOT_ACCEPTED = re.compile(
     r"'(.+?)'(?= |$|\.$)(?: is not accepted)?"  # a key may have quotes in it
 )
 NO_CLASS = re.compile(r"module '([^']+)' has no attribute '([^']+)'|No module named '([^']+)'")
+NOT_OF_KIND = re.compile(
+    r"Import path (?:(\S+) )?does not (?:implement protocol|correspond to a subclass of) (\S+)"
+)
+NOT_CALLED_FOR = re.compile(
+    r"Expected '([^']+)' to be a (function that returns|subclass of) (.+?)\.*$"
+)
 NO_PATH = re.compile(r"Expected a dot import path string: (.*)")
 NO_MAPPING = re.compile(r"Unable to load config '(.*)'")
 WRONG_TYPE = re.compile(r"Expected (?:an? )?(.+?)\. Got value: (.*)")
@@ -38,6 +45,12 @@ NOT_READ = re.compile(r"argument (\S+): invalid (\w+) value: (.*)")
 NO_CONFIG = re.compile(r"Unexpected config:(.*)", re.DOTALL)
 NO_FILE = "Expected a path but"
 REQUIRED = "the following arguments are required: "
+PROTOCOLS = {
+    "Reward": "rlaif_pl.types",
+    "Labeler": "rlaif_pl.types",
+    "Backend": "rlaif_pl.labeling.calls",
+    "GenerationBackend": "rlaif_pl.engine.generation_backend",
+}  # where they are, by the name that the parser knows them by
 PLAIN = {"NoneType": "null", "whole": "int", "dict": "a mapping"} | dict.fromkeys(
     ("list", "tuple"), "a list"
 )
@@ -128,6 +141,14 @@ def _definite(
         return _unknown(parser, context.key(group, found[2]), owner)
     if found := NO_CLASS.search(line):
         return _no_class(found[1], found[2], context.owner)
+    if found := NOT_OF_KIND.search(line):
+        value = next((each[1] for each in map(GIVEN.search, rest) if each), "another")
+        return _not_of_kind(context.key(), context.owner, found[1] or value, found[2])
+    if found := NOT_CALLED_FOR.search(line.partition(" Got value: ")[0]):
+        bases = re.sub(r"\w+\[(.*)\]", r"\1", _type(found[3])).replace(", ", " or ")
+        kind = f"subclass of {bases}"
+        kind += ", or a function that declares to return one" * (found[2][0] == "f")
+        return _refused_object(context.key(), context.owner, found[1], kind)
     if found := NO_PATH.search(line):
         text = f"expected {{key}} to be a class (such as package.module.Class), got {found[1]!r}"
         return Refusal(text, context.key(), context.owner)
@@ -173,6 +194,56 @@ def _no_class(module: str | None, name: str | None, owner: str | None) -> Refusa
     text = f"expected class_path to name a class that exists, got {owner!r}"
     return Refusal(
         text, "class_path", None, tuple(f"{module}.{near}" for near in nearest(name or "", known))
+    )
+
+
+def _not_of_kind(key: str, owner: str | None, path: str, kind: str) -> Refusal:
+    """Refuse an object that is no class of the kind that an option takes, and say how to write one."""
+    protocol = _protocol(kind)
+    if protocol is None:
+        return _refused_object(key, owner, path, f"subclass of {kind}")
+    wanted = [name for name in vars(protocol) if not name.startswith("_")]
+    told = " and ".join(_signature(protocol, name) for name in wanted[:SHOWN])
+    if len(wanted) > SHOWN:
+        told = f"the {len(wanted)} members of {protocol.__module__}.{kind}"
+    if kind == "Reward":
+        told += ", or a function of prompts and responses without init_args"
+    return _refused_object(key, owner, path, f"class with {told}", wanted)
+
+
+def _refused_object(
+    key: str, owner: str | None, path: str, kind: str, wanted: Sequence[str] = ()
+) -> Refusal:
+    """Refuse an object by its path, saying what it is and what it lacks."""
+    module, _, name = path.rpartition(".")
+    found = getattr(importlib.import_module(module), name, None) if module else None
+    what, lacks = path, ""
+    if isinstance(found, type):
+        what = f"the class {path}"
+        missing = [each for each in wanted if not hasattr(found, each)]
+        if missing:
+            lacks = f", which has no {' and no '.join(missing[:SHOWN])}"
+        elif wanted:
+            lacks = ", whose arguments or types are others"
+    elif callable(found):
+        what = f"the function {path}"
+    of_class = f" of {owner.rpartition('.')[2]}" if owner else ""
+    return Refusal(f"expected {{key}}{of_class} to be a {kind}, got {what}{lacks}", key, owner)
+
+
+def _protocol(name: str) -> type | None:
+    """Return the protocol of this package that has a name; None where there is none."""
+    module = PROTOCOLS.get(name)
+    return None if module is None else getattr(importlib.import_module(module), name)
+
+
+def _signature(protocol: type, name: str) -> str:
+    """Return a protocol's member as a class declares it."""
+    member = vars(protocol)[name]
+    return (
+        name
+        if isinstance(member, property)
+        else f"{name}{inspect.signature(member)}".replace("'", "")
     )
 
 
