@@ -137,7 +137,7 @@ def compare(result: dict[str, Any], batch: int, repeats: int, layers: int | None
 def prepare(model: Path, batch: int, steps: int, layers: int | None) -> Job:
     """Save the reward model that both start from and tokenize the pairs once for TRL."""
     reward = RewardModel(BackboneOptions(num_layers=layers), lora=Lora(1))
-    reward.save(model)
+    reward.save_pretrained(model)
     pairs = load_pairs(batch * steps)
     texts = [[p.prompt, *sides(p)] for p in pairs]
     encoded = reward.encode([t[0] for t in texts], [t[1:] for t in texts])

@@ -1,6 +1,6 @@
 """RLAIF in memory: SFT, samples, AI labels, a reward model and A2C, with a plain Lightning trainer.
 
-Nothing is downloaded and no file is written; docs/python.md says how long it takes.
+Nothing is downloaded and no file is written: reward.save_pretrained(FOLDER) would keep the reward.
     python examples/rlaif_in_python.py [MODEL]
 """
 

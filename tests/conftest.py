@@ -106,7 +106,7 @@ def tiny_model_folder(tmp_path_factory) -> Path:
 def tiny_reward_folder(tiny_model_folder) -> Path:
     """Write an untrained reward model over the tiny Llama."""
     model = RewardModel(BackboneOptions(str(tiny_model_folder), trunk_layers=2))
-    return model.save(tiny_model_folder.with_name("reward_model"))
+    return model.save_pretrained(tiny_model_folder.with_name("reward_model"))
 
 
 @pytest.fixture(scope="session")

@@ -187,7 +187,7 @@ class ActorCritic(nn.Module):
         scaled = nn.functional.layer_norm(widened(features), (width,)) / math.sqrt(width)
         return batch.spread(self.value_head(scaled))
 
-    def save(self, folder: str | Path) -> Path:
+    def save_pretrained(self, folder: str | Path) -> Path:
         """Write the policy as a plain transformers folder."""
         return save_policy(folder, self.policy)
 

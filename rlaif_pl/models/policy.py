@@ -150,7 +150,7 @@ class Policy(CausalModel):
         weights = [(name, p) for name, p in self.named_parameters()]
         return f"{self.config.model_type}@{weights_digest(weights, self.config.to_diff_dict())}"
 
-    def save(self, folder: str | Path) -> Path:
+    def save_pretrained(self, folder: str | Path) -> Path:
         """Write a plain transformers folder, adapters folded in; returns it."""
         return save_policy(folder, self)
 

@@ -56,8 +56,8 @@ class RewardModel(nn.Module):
     al. 2020, arXiv 2009.01325, section 3.4 and appendix); dropout is off.
 
     Args:
-        backbone: Causal LM to start from, or a reward folder written by ``save``. In Python also a
-            ``Policy``: a copy of it as it is now, on the same trunk (see ``from_pretrained``).
+        backbone: Causal LM to start from, or a reward folder written by ``save_pretrained``. In Python
+            also a ``Policy``: a copy of it as it is now, on the same trunk (see ``from_pretrained``).
         lora: Adapters on the layers above the trunk; None trains those layers whole.
         template: How prompt and response are written; None takes what the backbone was trained with
             (its folder says so, a ``Policy`` has one of its own), or the default.
@@ -144,7 +144,8 @@ class RewardModel(nn.Module):
         Args:
             model: What a new head is put on: a name or a loaded causal LM as ``Policy.from_pretrained``
                 takes them, or a policy (a copy of it as it is now, on the same trunk). Or a reward
-                model: a folder written by ``save``, or a loaded sequence classifier with one label.
+                model: a folder written by ``save_pretrained``, or a loaded sequence classifier with one
+                label.
             tokenizer: Tokenizer of a loaded model; None reads the one beside the model's weights.
             trunk_layers: First layers that stay frozen; a policy has its own.
             lora: Adapters on the layers above the trunk; None trains those layers whole.
@@ -244,7 +245,7 @@ class RewardModel(nn.Module):
             and ours.eos == policy.eos
         )
 
-    def save(self, folder: str | Path) -> Path:
+    def save_pretrained(self, folder: str | Path) -> Path:
         """Write a transformers sequence-classification folder; the shift goes into its config.
 
         ``from_pretrained`` then scores with the template and the length limit of this model.

@@ -29,6 +29,6 @@ def check_frozen(checkpoint: dict[str, Any], digest: str, name: str) -> None:
             "they were given in memory, so no name can load them again, and the checkpoint holds "
             "only what was trained. Make them as then (same base, trunk_layers, lora and dtype) and "
             f"pass them: trainer.fit(module, data, ckpt_path=...), or {name}.load_from_checkpoint("
-            "path, ...) with the constructor's arguments. Policy.save(folder) writes a model that "
-            "loads by name"
+            "path, ...) with the constructor's arguments. Policy.save_pretrained(folder) writes a "
+            "model that loads by name"
         )

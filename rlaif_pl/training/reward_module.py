@@ -146,7 +146,7 @@ class RewardModule(TrainableModule):
         self.check_export(form)
         whole = self.whole(self.reward)
         whole.shift = self.reward.shift
-        return whole.save(folder)
+        return whole.save_pretrained(folder)
 
     @override
     def check_export(self, form: Form = "whole") -> int:

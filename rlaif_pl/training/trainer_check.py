@@ -101,7 +101,7 @@ def check_strategy(trainer: Trainer, module: TrainableModule) -> None:
     if module.is_given:
         raise ValueError(
             f"expected models by name with {name}, got some in memory, which would be left without "
-            "their weights; name the folder that Policy.save(folder) writes"
+            "their weights; name the folder that Policy.save_pretrained(folder) writes"
         )
 
 

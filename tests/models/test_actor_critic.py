@@ -359,7 +359,7 @@ def test_policy_and_critic_start_from_adapters_of_their_own(folder):
 def test_a_saved_policy_is_the_trained_one_in_transformers(folder, lora, trunk_layers, tmp_path):
     actor = ActorCritic(BackboneOptions(folder, trunk_layers=trunk_layers), lora=lora)
     step(actor)
-    model = AutoModelForCausalLM.from_pretrained(actor.save(tmp_path / "policy"))
+    model = AutoModelForCausalLM.from_pretrained(actor.save_pretrained(tmp_path / "policy"))
     batch = actor.policy.encode(PROMPTS, RESPONSES)
     with torch.no_grad():
         hidden = batch.spread(actor.policy.hidden(batch))

@@ -43,7 +43,7 @@ def test_the_code_of_a_reward_model_gives_its_reward(source, tmp_path, monkeypat
     model = RewardModel(source, template=TEMPLATE, pooling=pooling)
     model.shift.fill_(0.5)
     want = model.score(["What was responded to."], ["A response."])[0]
-    names = run_code(model.save(tmp_path / "reward"), monkeypatch)
+    names = run_code(model.save_pretrained(tmp_path / "reward"), monkeypatch)
     torch.testing.assert_close(names["reward"].reshape(()), want.reshape(()), rtol=0, atol=1e-4)
 
 
@@ -67,5 +67,5 @@ def test_the_card_says_how_a_text_is_read():
 
 
 def test_a_model_names_what_it_was_trained_from(source, tmp_path):
-    card = (RewardModel(source).save(tmp_path / "reward") / "README.md").read_text()
+    card = (RewardModel(source).save_pretrained(tmp_path / "reward") / "README.md").read_text()
     assert f"Trained from `{tmp_path.name}/base`" in card

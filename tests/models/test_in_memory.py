@@ -130,7 +130,7 @@ def test_a_reward_takes_a_loaded_model_and_a_loaded_classifier(loaded, tiny_rewa
 def test_a_saved_policy_is_loaded_by_name(loaded, tmp_path):
     policy = Policy.from_pretrained(*loaded(), lora=Lora(r=4))
     stir(policy)
-    again = Policy.from_pretrained(policy.save(tmp_path / "policy"), frozen=True)
+    again = Policy.from_pretrained(policy.save_pretrained(tmp_path / "policy"), frozen=True)
     torch.testing.assert_close(logprobs(again), logprobs(policy), rtol=1e-4, atol=1e-4)
 
 

@@ -69,7 +69,7 @@ def test_a_saved_model_gives_its_rewards_in_transformers(options, tmp_path, name
     model = RewardModel(options(name, trunk_layers=trunk_layers), lora=lora)
     train_a_few_steps(model)
     model.shift.fill_(0.75)
-    folder = model.save(tmp_path / "reward")
+    folder = model.save_pretrained(tmp_path / "reward")
     expected = classifier_rewards(folder, FLAT_PROMPTS, FLAT)
     torch.testing.assert_close(model.score(FLAT_PROMPTS, FLAT), expected, rtol=0, atol=1e-4)
 
@@ -83,7 +83,7 @@ def test_a_reloaded_model_gives_the_same_rewards(options, tmp_path, lora, trunk_
     model.shift.fill_(-0.5)
     expected = model.score(FLAT_PROMPTS, FLAT)
     assert (expected - untrained - 0.5).abs().max() > 0.1  # trained far enough to tell
-    saved = dataclasses.replace(source, name=str(model.save(tmp_path / "reward")))
+    saved = dataclasses.replace(source, name=str(model.save_pretrained(tmp_path / "reward")))
     again = RewardModel(saved, frozen=True)
     torch.testing.assert_close(again.score(FLAT_PROMPTS, FLAT), expected, rtol=0, atol=1e-4)
     assert again.shift == -0.5
@@ -100,7 +100,7 @@ def test_whatever_is_trained_gets_a_gradient(options, lora, trunk_layers):
 def test_a_saved_model_can_be_trained_on(options, tmp_path):
     first = RewardModel(options(trunk_layers=2), lora=Lora(r=4))
     train_a_few_steps(first)
-    folder = str(first.save(tmp_path / "reward"))
+    folder = str(first.save_pretrained(tmp_path / "reward"))
     assert is_reward_folder(folder)
     model = RewardModel(BackboneOptions(folder, trunk_layers=2), lora=Lora(r=4))
     before = model.score(FLAT_PROMPTS, FLAT)
@@ -114,7 +114,9 @@ def test_a_saved_model_can_be_trained_on(options, tmp_path):
 
 
 def test_a_saved_model_trained_whole_has_no_idle_weight(options, tmp_path):
-    folder = str(RewardModel(options("gpt2")).save(tmp_path / "reward"))  # tied embeddings
+    folder = str(
+        RewardModel(options("gpt2")).save_pretrained(tmp_path / "reward")
+    )  # tied embeddings
     model = RewardModel(BackboneOptions(folder))
     model(PROMPTS, RESPONSES).sum().backward()
     idle = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
@@ -122,14 +124,14 @@ def test_a_saved_model_trained_whole_has_no_idle_weight(options, tmp_path):
 
 
 def test_a_saved_model_recomputes_activations_when_asked(options, tmp_path):
-    folder = str(RewardModel(options()).save(tmp_path / "reward"))
+    folder = str(RewardModel(options()).save_pretrained(tmp_path / "reward"))
     model = RewardModel(BackboneOptions(folder, gradient_checkpointing=True))
     layers = [m for m in model.modules() if getattr(m, "gradient_checkpointing", False)]
     assert len(layers) >= 4
 
 
 def test_a_frozen_model_trains_nothing(options, tmp_path):
-    folder = str(RewardModel(options(trunk_layers=2)).save(tmp_path / "reward"))
+    folder = str(RewardModel(options(trunk_layers=2)).save_pretrained(tmp_path / "reward"))
     model = RewardModel(BackboneOptions(folder, trunk_layers=2), lora=Lora(r=4), frozen=True)
     assert not any(p.requires_grad for p in model.parameters())
     assert not any("lora_" in name for name, _ in model.named_parameters())
@@ -154,13 +156,13 @@ def damaged(folder, rename=None):
 
 @pytest.mark.parametrize("frozen", [True, False])
 def test_a_folder_without_its_score_is_refused(options, tmp_path, frozen):
-    folder = RewardModel(options()).save(tmp_path / "reward")
+    folder = RewardModel(options()).save_pretrained(tmp_path / "reward")
     with pytest.raises(ValueError, match=r"reward, missing \['score.weight'\]; "):
         RewardModel(damaged(folder), frozen=frozen)
 
 
 def test_a_score_under_another_name_is_refused(options, tmp_path):
-    folder = RewardModel(options()).save(tmp_path / "reward")
+    folder = RewardModel(options()).save_pretrained(tmp_path / "reward")
     with pytest.raises(ValueError, match=r"score.weight'\], found \['classifier.weight'\]"):
         RewardModel(damaged(folder, "classifier.weight"), frozen=True)
 
@@ -175,8 +177,8 @@ def test_a_language_models_folder_that_says_classifier_is_refused(options):
 
 
 def test_a_saved_models_card_names_where_it_came_from(options, tmp_path):
-    folder = RewardModel(options()).save(tmp_path / "reward")
-    again = RewardModel(BackboneOptions(str(folder))).save(tmp_path / "again")
+    folder = RewardModel(options()).save_pretrained(tmp_path / "reward")
+    again = RewardModel(BackboneOptions(str(folder))).save_pretrained(tmp_path / "again")
     assert "/reward`" in (again / "README.md").read_text()
 
 
@@ -313,7 +315,7 @@ def test_a_bfloat16_trunk_trains_float32_weights(options, lora):
 
 
 def test_a_classifier_of_several_labels_is_refused(options, tmp_path):
-    folder = RewardModel(options()).save(tmp_path / "reward")
+    folder = RewardModel(options()).save_pretrained(tmp_path / "reward")
     model = AutoModelForSequenceClassification.from_pretrained(
         folder, num_labels=2, ignore_mismatched_sizes=True
     )
@@ -323,7 +325,7 @@ def test_a_classifier_of_several_labels_is_refused(options, tmp_path):
 
 
 def test_a_reward_folder_cannot_lose_layers(options, tmp_path):
-    folder = RewardModel(options()).save(tmp_path / "reward")
+    folder = RewardModel(options()).save_pretrained(tmp_path / "reward")
     with pytest.raises(ValueError, match="num_layers=null"):
         RewardModel(BackboneOptions(str(folder), num_layers=2), frozen=True)
 

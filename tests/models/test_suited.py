@@ -61,7 +61,9 @@ def test_an_encoder_is_refused(tokenizer, tmp_path):
 
 def test_a_reward_folder_is_no_policy(make_model, tokenizer, tmp_path):
     source = BackboneOptions(str(save_causal(tmp_path / "gpt2", make_model("gpt2"), tokenizer)))
-    reward = str(RewardModel(source).save(tmp_path / "reward"))  # GPT-2 ties: no weight is missing
+    reward = str(
+        RewardModel(source).save_pretrained(tmp_path / "reward")
+    )  # GPT-2 ties: no weight is missing
     with pytest.raises(ValueError, match="reward folder .GPT2ForSequenceClassification"):
         load_policy(BackboneOptions(reward), Template())
 

@@ -25,13 +25,15 @@ PROMPTS, RESPONSES = ["the cat sat on a mat", "a dog"], ["the cat sat on the mat
 @pytest.fixture
 def reward_folder(tiny_model_folder, tmp_path):
     source = BackboneOptions(str(tiny_model_folder))
-    return RewardModel(source, template=OWN, max_response_tokens=4).save(tmp_path / "reward")
+    return RewardModel(source, template=OWN, max_response_tokens=4).save_pretrained(
+        tmp_path / "reward"
+    )
 
 
 @pytest.fixture
 def policy_folder(tiny_model_folder, tmp_path):
     policy = Policy.from_pretrained(tiny_model_folder, template=OWN)
-    return policy.save(tmp_path / "policy")
+    return policy.save_pretrained(tmp_path / "policy")
 
 
 @pytest.mark.parametrize("way", ["name", "options", "memory"])
@@ -39,7 +41,7 @@ def test_a_saved_reward_model_scores_as_it_was_trained(tiny_model_folder, tmp_pa
     trained = RewardModel(
         BackboneOptions(str(tiny_model_folder)), template=OWN, max_response_tokens=4
     )
-    folder = trained.save(tmp_path / "reward")
+    folder = trained.save_pretrained(tmp_path / "reward")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         if way == "options":
@@ -86,10 +88,10 @@ def test_adapters_say_it_too_or_are_read_as_their_base(policy_folder, tmp_path):
 def test_what_is_saved_again_says_what_it_was_saved_with(reward_folder, policy_folder, tmp_path):
     with pytest.warns(UserWarning, match="is now given"):
         reward = RewardModel.from_pretrained(reward_folder, template=OTHER)
-    assert stored_format(str(reward.save(tmp_path / "a"))) == TextFormat(OTHER, 4)
+    assert stored_format(str(reward.save_pretrained(tmp_path / "a"))) == TextFormat(OTHER, 4)
     with pytest.warns(UserWarning, match="is now given"):
         policy = Policy.from_pretrained(policy_folder, template=OTHER)
-    assert stored_format(str(policy.save(tmp_path / "b"))) == TextFormat(OTHER)
+    assert stored_format(str(policy.save_pretrained(tmp_path / "b"))) == TextFormat(OTHER)
 
 
 def test_another_template_than_the_models_own_is_said_once(reward_folder):

@@ -90,7 +90,7 @@ def select(
     chosen = choose(judged)
     load_weights(actor, chosen.candidate)
     folder = Path(out)
-    actor.save(folder / "policy")
+    actor.save_pretrained(folder / "policy")
     names = {"sft": before.texts, **answers}
     samples = (
         {"prompt": row.text, **{name: given[n] for name, given in names.items()}}

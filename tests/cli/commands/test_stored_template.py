@@ -19,13 +19,19 @@ GIVEN += ["--template.max_prompt_words", "4"]
 
 @pytest.fixture
 def policy_folder(tiny_model_folder, tmp_path):
-    return str(Policy.from_pretrained(tiny_model_folder, template=OWN).save(tmp_path / "policy"))
+    return str(
+        Policy.from_pretrained(tiny_model_folder, template=OWN).save_pretrained(tmp_path / "policy")
+    )
 
 
 @pytest.fixture
 def reward_folder(tiny_model_folder, tmp_path):
     source = BackboneOptions(str(tiny_model_folder), trunk_layers=2)
-    return str(RewardModel(source, template=OWN, max_response_tokens=5).save(tmp_path / "reward"))
+    return str(
+        RewardModel(source, template=OWN, max_response_tokens=5).save_pretrained(
+            tmp_path / "reward"
+        )
+    )
 
 
 def test_samples_are_those_of_the_policys_own_template(

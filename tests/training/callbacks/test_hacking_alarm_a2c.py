@@ -72,9 +72,9 @@ def test_a_run_is_stopped_and_its_best_policy_exported(stopped, tmp_path):
     exported = AutoModelForCausalLM.from_pretrained(tmp_path / "policy").eval()
     last = torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
     module.load_state_dict(kept["state_dict"], strict=False)
-    module.actor.save(tmp_path / "kept")
+    module.actor.save_pretrained(tmp_path / "kept")
     module.load_state_dict(last, strict=False)
-    module.actor.save(tmp_path / "last")
+    module.actor.save_pretrained(tmp_path / "last")
     logits = [
         AutoModelForCausalLM.from_pretrained(tmp_path / name).eval()(ids).logits
         for name in ("kept", "last")
