@@ -8,10 +8,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from rlaif_pl.labeling.calls import LoglikelihoodRequest, Response
 from rlaif_pl.labeling.strategies.likelihood import LikelihoodLabeler
 from rlaif_pl.labeling.strategies.likelihood_terms import (
-    Length,
-    SharedInformation,
-    SharedWords,
+    LENGTH,
+    SHARED_INFORMATION,
     WeightedTerm,
+    shared_words,
     word_set,
 )
 from rlaif_pl.text import title_of, titled
@@ -31,18 +31,18 @@ class Unasked:
 
 def test_shared_words_by_hand():
     # Of "Dog ate the dog and fled", the post has dog, ate, the: 9 characters, each word once.
-    value = SharedWords().value(POST, "Dog ate the dog and fled", [])
+    value = shared_words().value(POST, "Dog ate the dog and fled", [])
     assert value == pytest.approx(math.log(10))
     # Of these only "dog" stands in the title "My dog is bad": log(5 + 3) - log 5.
-    title = SharedWords(only_title=True, offset=5.0).value(POST, "Dog ate the dog and fled", [])
+    title = shared_words(only_title=True, offset=5.0).value(POST, "Dog ate the dog and fled", [])
     assert title == pytest.approx(math.log(8 / 5))
-    assert SharedWords().value(POST, "", []) == 0
-    assert SharedWords(only_title=True).value("no title here", "no title here", []) == 0
+    assert shared_words().value(POST, "", []) == 0
+    assert shared_words(only_title=True).value("no title here", "no title here", []) == 0
 
 
 def test_shared_information_by_hand():
     # "the" and "the dog" again add nothing new, "fled" is not in the post; a reply's tokens add up.
-    term = SharedInformation()
+    term = SHARED_INFORMATION
     calls = term.calls(POST, 'The "dog" ate the dog and fled.')
     assert calls == [
         LoglikelihoodRequest("TL;DR:", " The"),
@@ -61,7 +61,7 @@ def test_shared_information_by_hand():
 
 
 def test_length_by_hand():
-    assert Length().value("post", "abcdefghi", [Response()]) == pytest.approx(math.log(10))
+    assert LENGTH.value("post", "abcdefghi", [Response()]) == pytest.approx(math.log(10))
 
 
 def test_words_and_titles():

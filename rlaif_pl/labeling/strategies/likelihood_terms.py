@@ -7,23 +7,16 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from rlaif_pl.labeling.calls import LoglikelihoodRequest, Response
 from rlaif_pl.text import WORD, filled, mark_data, refuse_spelled_breaks, title_of
 
 TEMPLATE = "TL;DR: {response}\n\nPOST: {prompt}"
-VERSION = "reconstruction-1"  # raise with TEMPLATE
 CONDITION = "POST: {prompt}\n\nTL;DR:"
 NO_CONDITION = "TL;DR:"
-LIKELIHOOD_VERSION = "likelihood-1"  # raise with CONDITION
-PMI_VERSION = "pmi-1"  # raise with the two above
-SHARED_VERSION = "shared-words-1"  # raise with anything that changes the value
-LENGTH_VERSION = "length-1"
-
-INFORMATION_VERSION = "shared-information-1"
 
 Kind: TypeAlias = Literal[
     "reconstruction",
@@ -34,20 +27,16 @@ Kind: TypeAlias = Literal[
     "title_words",
     "length",
 ]
+Calls: TypeAlias = list[LoglikelihoodRequest]
+Replies: TypeAlias = Sequence[Response]
 
 
-class Term(Protocol):
+class Term(NamedTuple):
     """One summand of a score."""
 
-    @property
-    def version(self) -> str:
-        """Name with version, and with every setting that can change a value."""
-
-    def calls(self, prompt: str, response: str) -> list[LoglikelihoodRequest]:
-        """Return what the model is asked, if anything."""
-
-    def value(self, prompt: str, response: str, replies: Sequence[Response]) -> float:
-        """Return the summand of the texts and the calls' replies, none of which failed."""
+    version: str  # name, with a number to raise with anything that changes a value
+    value: Callable[[str, str, Replies], float]  # of prompt, response, replies that did not fail
+    calls: Callable[[str, str], Calls] = lambda *_: []  # what the model is asked of the two texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +57,6 @@ class WeightedTerm:
     weight: float = 1.0
 
     def __post_init__(self) -> None:
-        """Refuse a term that would do nothing or turn every score into no number.
-
-        Raises:
-            ValueError: The weight is 0 or not finite.
-        """
         if not math.isfinite(self.weight) or self.weight == 0:
             raise ValueError(
                 f"expected a finite weight other than 0 for {self.kind!r}, got {self.weight}; "
@@ -80,188 +64,118 @@ class WeightedTerm:
             )
 
 
-@dataclass(frozen=True, slots=True)
-class Reconstruction:
-    """``log P(prompt | response)``, per token or summed up.
+def reconstruction(template: str = TEMPLATE, normalize: str = "token") -> Term:
+    """Return ``log P(prompt | response)``, per ``token`` or the ``sum``.
 
     Context and prompt are tokenized apart (the prompt with the white space before it) and joined,
-    so both responses of a pair are scored on exactly the same tokens of the prompt.
+    so both responses of a pair are scored on exactly the same tokens of the prompt. A template of the
+    user's own is named by its hash.
     """
+    version = "reconstruction-1"
+    if template != TEMPLATE:
+        version = "custom-" + hashlib.sha256(template.encode()).hexdigest()[:12]
+    before, after = split_template(template)
 
-    template: str = TEMPLATE  # text with `{response}` and, at its end, `{prompt}`
-    normalize: str = "token"  # `token` or `sum`
-
-    @property
-    def version(self) -> str:
-        """See ``Term``; a template of the user's own is named by its hash."""
-        version = VERSION
-        if self.template != TEMPLATE:
-            version = "custom-" + hashlib.sha256(self.template.encode()).hexdigest()[:12]
-        return version if self.normalize == "token" else f"{version}-{self.normalize}"
-
-    def calls(self, prompt: str, response: str) -> list[LoglikelihoodRequest]:
-        """See ``Term``."""
-        context, target = split_template(self.template)
-        context = filled(context.replace("{response}", mark_data(response)))
-        scored = filled(target.replace("{prompt}", mark_data(prompt)))
+    def calls(prompt: str, response: str) -> Calls:
+        context = filled(before.replace("{response}", mark_data(response)))
+        scored = filled(after.replace("{prompt}", mark_data(prompt)))
         return [LoglikelihoodRequest(context, scored if prompt else "")]
 
-    def value(self, prompt: str, response: str, replies: Sequence[Response]) -> float:  # noqa: ARG002
-        """See ``Term``."""
-        total = total_of(replies[0])
-        return total / len(replies[0].logprobs) if self.normalize == "token" else total
+    if normalize == "token":
+        return Term(version, _mean, calls)
+    return Term(f"{version}-{normalize}", lambda _, __, replies: total_of(replies[0]), calls)
 
 
-@dataclass(frozen=True, slots=True)
-class Likelihood:
-    """``log P(response | prompt)`` per token of the response.
-
-    Says how well a response follows from its prompt, grammar and facts alike; by itself it favors
-    what is short, vague or copied, which the reconstruction does not. Together they are the two
-    directions of a noisy channel.
-    """
-
-    @property
-    def version(self) -> str:
-        """See ``Term``."""
-        return LIKELIHOOD_VERSION
-
-    def calls(self, prompt: str, response: str) -> list[LoglikelihoodRequest]:
-        """See ``Term``."""
-        return [_given(prompt, response)]
-
-    def value(self, prompt: str, response: str, replies: Sequence[Response]) -> float:  # noqa: ARG002
-        """See ``Term``."""
-        return total_of(replies[0]) / len(replies[0].logprobs)
-
-
-@dataclass(frozen=True, slots=True)
-class Pmi:
-    """``(log P(response | prompt) - log P(response)) / tokens of the response``.
-
-    A garbled response that names the right words is likely to be found out by it.
-    """
-
-    @property
-    def version(self) -> str:
-        """See ``Term``."""
-        return PMI_VERSION
-
-    def calls(self, prompt: str, response: str) -> list[LoglikelihoodRequest]:
-        """See ``Term``."""
-        given = _given(prompt, response)
-        return [given, LoglikelihoodRequest(NO_CONDITION, given.target)]
-
-    def value(self, prompt: str, response: str, replies: Sequence[Response]) -> float:  # noqa: ARG002
-        """See ``Term``."""
-        given, alone = replies
-        return (total_of(given) - total_of(alone)) / len(given.logprobs)
-
-
-@dataclass(frozen=True, slots=True)
-class SharedWords:
-    """Log of the characters of the different words that a response shares with its prompt.
+def shared_words(only_title: bool = False, offset: float = 1.0) -> Term:
+    """Return the log of the characters of the different words that a response shares with its prompt.
 
     A crude stand-in for reconstruction that needs no model: long words say more than short ones,
     said twice they say no more, and words the prompt lacks say nothing of it. A response that
     copies the whole prompt has the highest value, so do not train on it alone without a limit on
     the response's length.
+
+    Args:
+        only_title: Compare with the prompt's title alone; a prompt without one gives 0 to all.
+        offset: Characters added before the logarithm, above 0: how little the first word counts.
     """
 
-    # compare with the prompt's title alone; a prompt without one gives 0 to all
-    only_title: bool = False
-    # characters added before the logarithm, above 0: how little the first word counts
-    offset: float = 1.0
-
-    @property
-    def version(self) -> str:
-        """See ``Term``."""
-        return f"{SHARED_VERSION}{'-title' if self.only_title else ''}-{self.offset:g}"
-
-    def calls(self, prompt: str, response: str) -> list[LoglikelihoodRequest]:  # noqa: ARG002
-        """See ``Term``; none."""
-        return []
-
-    def value(self, prompt: str, response: str, replies: Sequence[Response]) -> float:  # noqa: ARG002
-        """See ``Term``; no reply is needed."""
-        source = title_of(prompt) if self.only_title else prompt
+    def value(prompt: str, response: str, _: Replies) -> float:
+        source = title_of(prompt) if only_title else prompt
         shared = word_set(source or "") & word_set(response)
-        return math.log(self.offset + sum(map(len, shared))) - math.log(self.offset)
+        return math.log(offset + sum(map(len, shared))) - math.log(offset)
+
+    return Term(f"shared-words-1{'-title' if only_title else ''}-{offset:g}", value)
 
 
-@dataclass(frozen=True, slots=True)
-class SharedInformation:
-    """How much a response tells of its prompt: ``log(1 + sum of sqrt(-log P(word)) / 2)``.
-
-    The sum runs over the different words of the response that the prompt has, each read where it
-    first occurs, after the response's own beginning and without the prompt. A word that any response
-    would have there tells little; the square root keeps one name from outweighing a sentence. The
-    model never reads the prompt, so long prompts cost no more than short ones.
-    """
-
-    @property
-    def version(self) -> str:
-        """See ``Term``."""
-        return INFORMATION_VERSION
-
-    def calls(self, prompt: str, response: str) -> list[LoglikelihoodRequest]:
-        """See ``Term``; one for each shared word."""
-        known, text = word_set(prompt), f" {response}"
-        calls = []
-        for match in WORD.finditer(text):
-            word = match[0].lower()
-            if word in known:
-                known -= {word}
-                start = len(text[: match.start()].rstrip())
-                calls.append(
-                    LoglikelihoodRequest(NO_CONDITION + text[:start], text[start : match.end()])
-                )
-        return calls
-
-    def value(self, prompt: str, response: str, replies: Sequence[Response]) -> float:  # noqa: ARG002
-        """See ``Term``."""
-        surprisals = [-total_of(reply) for reply in replies]
-        return math.log1p(math.fsum(math.sqrt(max(value, 0.0)) for value in surprisals) / 2)
+def _given(prompt: str, response: str) -> Calls:
+    target = f" {response}" if response else ""
+    return [LoglikelihoodRequest(CONDITION.replace("{prompt}", prompt), target)]
 
 
-@dataclass(frozen=True, slots=True)
-class Length:
-    """Log of the response's characters: control of length, by a weight of either sign."""
+def _given_and_alone(prompt: str, response: str) -> Calls:
+    (given,) = _given(prompt, response)
+    return [given, LoglikelihoodRequest(NO_CONDITION, given.target)]
 
-    @property
-    def version(self) -> str:
-        """See ``Term``."""
-        return LENGTH_VERSION
 
-    def calls(self, prompt: str, response: str) -> list[LoglikelihoodRequest]:  # noqa: ARG002
-        """See ``Term``; none."""
-        return []
+def _mean(_: str, __: str, replies: Replies) -> float:
+    return total_of(replies[0]) / len(replies[0].logprobs)
 
-    def value(self, prompt: str, response: str, replies: Sequence[Response]) -> float:  # noqa: ARG002
-        """See ``Term``; no reply is needed."""
-        return math.log(1 + len(response))
+
+def _gain(_: str, __: str, replies: Replies) -> float:
+    given, alone = replies
+    return (total_of(given) - total_of(alone)) / len(given.logprobs)
+
+
+def _shared(prompt: str, response: str) -> Calls:
+    """Ask for each shared word where it first occurs."""
+    known, text = word_set(prompt), f" {response}"
+    calls = []
+    for match in WORD.finditer(text):
+        word = match[0].lower()
+        if word in known:
+            known -= {word}
+            start = len(text[: match.start()].rstrip())
+            calls.append(
+                LoglikelihoodRequest(NO_CONDITION + text[:start], text[start : match.end()])
+            )
+    return calls
+
+
+def _information(_: str, __: str, replies: Replies) -> float:
+    surprisals = [-total_of(reply) for reply in replies]
+    return math.log1p(math.fsum(math.sqrt(max(value, 0.0)) for value in surprisals) / 2)
+
+
+# log P(response | prompt) per token of the response. Says how well a response follows from its prompt,
+# grammar and facts alike; by itself it favors what is short, vague or copied, which the reconstruction
+# does not. Together they are the two directions of a noisy channel.
+LIKELIHOOD = Term("likelihood-1", _mean, _given)
+# (log P(response | prompt) - log P(response)) / tokens of the response: a garbled response that names
+# the right words is likely to be found out by it.
+PMI = Term("pmi-1", _gain, _given_and_alone)
+# log(1 + sum of sqrt(-log P(word)) / 2) over the different words of the response that the prompt has,
+# each read where it first occurs, after the response's own beginning and without the prompt. A word
+# that any response would have there tells little; the square root keeps one name from outweighing a
+# sentence. The model never reads the prompt, so long prompts cost no more than short ones.
+SHARED_INFORMATION = Term("shared-information-1", _information, _shared)
+# Log of the response's characters: control of length, by a weight of either sign.
+LENGTH = Term("length-1", lambda _, response, __: math.log(1 + len(response)))
 
 
 def build_term(kind: Kind, template: str, normalize: str) -> Term:
     """Return the term of a kind."""
     terms: dict[str, Term] = {
-        "reconstruction": Reconstruction(template, normalize),
-        "likelihood": Likelihood(),
-        "pmi": Pmi(),
-        "shared_information": SharedInformation(),
-        "shared_words": SharedWords(),
-        "title_words": SharedWords(only_title=True, offset=5.0),
-        "length": Length(),
+        "reconstruction": reconstruction(template, normalize),
+        "likelihood": LIKELIHOOD,
+        "pmi": PMI,
+        "shared_information": SHARED_INFORMATION,
+        "shared_words": shared_words(),
+        "title_words": shared_words(only_title=True, offset=5.0),
+        "length": LENGTH,
     }
     if kind not in terms:
         raise ValueError(f"expected a kind of term among {sorted(terms)}, got {kind!r}")
     return terms[kind]
-
-
-def _given(prompt: str, response: str) -> LoglikelihoodRequest:
-    """Ask for the response after its prompt."""
-    target = f" {response}" if response else ""
-    return LoglikelihoodRequest(CONDITION.replace("{prompt}", prompt), target)
 
 
 def word_set(text: str) -> frozenset[str]:
