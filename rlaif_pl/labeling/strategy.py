@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
 from rlaif_pl.labeling.asking import CachedClient, ReplyCache
+from rlaif_pl.labeling.backends import as_backend
 from rlaif_pl.labeling.calls import Ask, Backend, Call, Response
 from rlaif_pl.labeling.guard import MIN_OPTION_MASS, checked_mass
 from rlaif_pl.labeling.outcome import Judgment, LabelerInfo, checked_temperature, labeled
@@ -17,7 +18,7 @@ class ModelLabeler(ABC):
     """A labeler that turns pairs into calls to a model and replies into judgments.
 
     Args:
-        backend: Who answers.
+        backend: Who answers; a name is that of a model on this machine.
         temperature: ``p_first = sigmoid(margin / temperature)``, above 0.
         min_option_mass: Least probability of a verdict's options together, in [0, 1); None for a
             strategy that asks for no choice.
@@ -29,17 +30,17 @@ class ModelLabeler(ABC):
 
     def __init__(
         self,
-        backend: Backend,
+        backend: Backend | str,
         temperature: float,
         min_option_mass: float | None = None,
         thinking: Thinking | None = None,
     ) -> None:
-        self.backend = backend
+        self.backend = as_backend(backend)
         self.temperature = checked_temperature(temperature)
         least = MIN_OPTION_MASS if min_option_mass is None else checked_mass(min_option_mass)
         self.min_option_mass = min_option_mass
         self.thinking = thinking
-        self.asker = CachedClient(backend, min_option_mass=least)
+        self.asker = CachedClient(self.backend, min_option_mass=least)
 
     @property
     @abstractmethod

@@ -10,7 +10,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlaif_pl.labeling.backends import LocalBackend
 from rlaif_pl.labeling.calls import Response
-from rlaif_pl.labeling.strategies.likelihood import LikelihoodLabeler, split_template
+from rlaif_pl.labeling.strategies.likelihood import LikelihoodLabeler
+from rlaif_pl.labeling.strategies.likelihood_terms import split_template
 from rlaif_pl.models.embedded import embedded_model_folder
 from rlaif_pl.types import PointwiseLabeler, Preference, Provenance
 
@@ -107,7 +108,7 @@ def test_pmi_adds_what_the_prompt_does_for_the_response(folders, pairs, name, ba
 
 def test_with_pmi_an_empty_response_has_no_score(folders):
     (score,) = LikelihoodLabeler(folders["llama"], pmi_weight=0.2).details(["a post"], [""])
-    assert (score.failure, math.isnan(score.value)) == ("empty", True)
+    assert (score.failure, math.isnan(score.margin)) == ("empty", True)
 
 
 @pytest.mark.parametrize("weight", [-0.1, float("nan"), float("inf")])

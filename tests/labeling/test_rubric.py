@@ -78,7 +78,7 @@ def test_questions_about_a_response_differ_in_their_end_alone(criteria):
 def test_a_criterion_without_an_answer_leaves_no_score(criteria):
     labeler = RubricLabeler(Checker(failing="short"), criteria=criteria)
     (score,) = labeler.details(["A"], ["good"])
-    assert (math.isnan(score.value), score.failure) == (True, "too_long")
+    assert (math.isnan(score.margin), score.failure) == (True, "too_long")
     (label,) = labeler.label([PAIR])
     assert (label.p_first, label.provenance.failure) == (None, "too_long")
 

@@ -46,7 +46,7 @@ GRADES = {
 def test_scores_by_hand():
     labeler = ScoreLabeler(Grader(GRADES))
     scores = labeler.details(["p"] * 5, ["alpha", "beta", "gamma", "delta", "omega"])
-    assert [score.value for score in scores[:2]] == pytest.approx([0.5, 0.0])
+    assert [score.margin for score in scores[:2]] == pytest.approx([0.5, 0.0])
     assert scores[0].off_option_mass == pytest.approx(0.2)
     assert [score.failure for score in scores] == [
         *(None, None),
@@ -54,7 +54,7 @@ def test_scores_by_hand():
         "missing_logprob",  # one grade of ten is not invented
         "nonfinite",
     ]
-    assert all(math.isnan(score.value) for score in scores[2:])
+    assert all(math.isnan(score.margin) for score in scores[2:])
     assert isinstance(labeler, PointwiseLabeler)
 
 

@@ -28,6 +28,14 @@ class Spent:
     written: int = 0  # of these, the tokens written
     costs: list[float] = field(default_factory=list)  # money paid for each reply
 
+    @classmethod
+    def of(cls, replies: Iterable[Response]) -> Spent:
+        """Return what several replies took."""
+        spent = cls()
+        for reply in replies:
+            spent.add(reply)
+        return spent
+
     def add(self, reply: Response) -> None:
         """Count a reply."""
         self.tokens += reply.read + reply.written
@@ -60,9 +68,9 @@ class Order:
         Half of a tie's probability counts for each slot.
         """
         self.spent.add(reply)
-        failure = reply.failure or unreadable(reply.logprobs)
-        if reply.logprobs and failure in (None, LOW_MASS):
-            self.outside.append(off_option_mass(reply.logprobs))
+        failure, outside = read_choice(reply)
+        if outside is not None:
+            self.outside.append(outside)
         if failure is not None:
             self.failures.append(failure)
             return
@@ -88,12 +96,20 @@ def log_sum(*logs: float) -> float:
     return top + math.log(math.fsum(math.exp(each - top) for each in logs))
 
 
-def unreadable(logprobs: Sequence[float | None]) -> str | None:
-    """Say why log-probabilities cannot be used: one was not reported, or is no number."""
-    if not logprobs or any(value is None for value in logprobs):
-        return MISSING
-    known = [value for value in logprobs if value is not None]
-    return None if all(map(math.isfinite, known)) else "nonfinite"
+def read_choice(reply: Response) -> tuple[str | None, float | None]:
+    """Say why the reply to a choice cannot be used, and how likely none of its options is, in [0, 1].
+
+    Returns:
+        None for the first where it can be used, None for the second where it is not known.
+    """
+    known = [value for value in reply.logprobs if value is not None]
+    failure = reply.failure
+    if failure is None and not (known and len(known) == len(reply.logprobs)):
+        failure = MISSING
+    elif failure is None and not all(map(math.isfinite, known)):
+        failure = "nonfinite"
+    is_known = known and failure in (None, LOW_MASS)
+    return failure, off_option_mass(known) if is_known else None
 
 
 def combine(forward: Order, backward: Order, asks_worse: bool) -> Judgment:

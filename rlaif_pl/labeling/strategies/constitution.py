@@ -12,7 +12,6 @@ import hashlib
 import json
 from collections.abc import Sequence
 
-from rlaif_pl.labeling.backends import as_backend
 from rlaif_pl.labeling.calls import Ask, Backend
 from rlaif_pl.labeling.outcome import Judgment
 from rlaif_pl.labeling.prompting.exemplars import load_exemplars
@@ -66,7 +65,7 @@ class ConstitutionLabeler(ModelLabeler):
         chat_template: bool = False,
         temperature: float = 1.0,
     ) -> None:
-        super().__init__(as_backend(backend), temperature, verdict.min_option_mass)
+        super().__init__(backend, temperature, verdict.min_option_mass)
         self.principles, self.principles_version = load_principles(principles)
         self.seed = seed
         rationales = as_cot(cot)

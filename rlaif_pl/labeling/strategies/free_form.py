@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rlaif_pl.labeling.backends import as_backend
 from rlaif_pl.labeling.calls import Ask, Backend, Decoding, GenerateRequest, Response
 from rlaif_pl.labeling.outcome import Judgment, one_hot
 from rlaif_pl.labeling.prompting.exemplars import load_exemplars
@@ -56,7 +55,7 @@ class FreeFormLabeler(ModelLabeler):
         max_answer_tokens: int = 64,
         chat_template: bool = False,
     ) -> None:
-        super().__init__(as_backend(backend), 1.0)
+        super().__init__(backend, 1.0)
         if max_answer_tokens < 1:
             raise ValueError(f"expected max_answer_tokens of at least 1, got {max_answer_tokens}")
         shown = load_exemplars(exemplars or f"exemplars-{task}-1", shots, False) if shots else None

@@ -13,16 +13,16 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-from rlaif_pl.labeling.backends import as_backend
 from rlaif_pl.labeling.calls import Ask, Backend, Response
+from rlaif_pl.labeling.outcome import Judgment
+from rlaif_pl.labeling.prompting.orders import Spent
 from rlaif_pl.labeling.strategies.likelihood_terms import (
     TEMPLATE,
     Term,
     WeightedTerm,
     build_term,
-    split_template,
 )
-from rlaif_pl.labeling.strategies.pointwise import ResponseScore, ScoringLabeler
+from rlaif_pl.labeling.strategies.pointwise import ScoringLabeler
 from rlaif_pl.models.backbone import EMBEDDED
 from rlaif_pl.text import truncate_words
 
@@ -61,12 +61,11 @@ class LikelihoodLabeler(ScoringLabeler):
         template: str = TEMPLATE,
         terms: Sequence[WeightedTerm] | None = None,
     ) -> None:
-        super().__init__(as_backend(backend), temperature)
+        super().__init__(backend, temperature)
         if normalize not in ("token", "sum"):
             raise ValueError(f"normalize must be 'token' or 'sum', got {normalize!r}")
         if not (math.isfinite(pmi_weight) and pmi_weight >= 0):
             raise ValueError(f"pmi_weight must be finite and at least 0, got {pmi_weight}")
-        split_template(template)
         self.max_prompt_words = max_prompt_words
         if terms is None:
             terms = [WeightedTerm("reconstruction")]
@@ -92,7 +91,7 @@ class LikelihoodLabeler(ScoringLabeler):
 
     def details(
         self, prompts: Sequence[str], responses: Sequence[str], ask: Ask | None = None
-    ) -> list[ResponseScore]:
+    ) -> list[Judgment]:
         """Return scores in nats, or why there is none (``empty``, ``too_long``, ``nonfinite``).
 
         Each different text is read once in the life of this labeler.
@@ -107,20 +106,14 @@ class LikelihoodLabeler(ScoringLabeler):
             for own, asked in zip(texts, calls, strict=True)
         ]
 
-    def _rating(
-        self, texts: tuple[str, str], replies: Sequence[Sequence[Response]]
-    ) -> ResponseScore:
-        """Add the terms up."""
+    def _rating(self, texts: tuple[str, str], replies: Sequence[Sequence[Response]]) -> Judgment:
         flat = [reply for part in replies for reply in part]
-        written = sum(reply.written for reply in flat)
-        tokens = sum(reply.read for reply in flat) + written
-        cost = math.fsum(reply.cost_usd for reply in flat)
+        spent = Spent.of(flat)
         failure = next((reply.failure for reply in flat if reply.failure is not None), None)
-        value = math.nan
-        if failure is None:
-            value = math.fsum(
-                weight * term.value(*texts, part)
-                for (weight, term), part in zip(self.terms, replies, strict=True)
-            )
-            failure = None if math.isfinite(value) else "nonfinite"
-        return ResponseScore(value, math.nan, tokens, written, cost, failure)
+        if failure is not None:
+            return spent.judgment(failure=failure)
+        value = math.fsum(
+            weight * term.value(*texts, part)
+            for (weight, term), part in zip(self.terms, replies, strict=True)
+        )
+        return spent.judgment(value, failure=None if math.isfinite(value) else "nonfinite")

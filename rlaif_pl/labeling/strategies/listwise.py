@@ -13,7 +13,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from rlaif_pl.labeling.backends import as_backend
 from rlaif_pl.labeling.calls import Ask, Backend, Decoding, GenerateRequest, Question, Response
 from rlaif_pl.labeling.outcome import Judgment
 from rlaif_pl.labeling.prompting.layout import BLANK
@@ -70,7 +69,7 @@ class ListwiseLabeler(ModelLabeler):
         max_answer_tokens: int = 64,
         chat_template: bool = False,
     ) -> None:
-        super().__init__(as_backend(backend), 1.0)
+        super().__init__(backend, 1.0)
         if max_responses < 2 or shuffles < 1 or max_answer_tokens < 1:
             raise ValueError(
                 "expected max_responses of at least 2, shuffles and max_answer_tokens of at least 1, "

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from rlaif_pl.labeling.backends import as_backend
 from rlaif_pl.labeling.calls import Ask, Backend
 from rlaif_pl.labeling.outcome import Judgment
 from rlaif_pl.labeling.prompting.exemplars import load_exemplars
@@ -71,7 +70,7 @@ class PairwiseLabeler(ModelLabeler):
     ) -> None:
         rationales = as_cot(cot)
         thinking = checked_thinking(thinking, chat_template, rationales is not None)
-        super().__init__(as_backend(backend), temperature, verdict.min_option_mass, thinking)
+        super().__init__(backend, temperature, verdict.min_option_mass, thinking)
         shown = (
             load_exemplars(exemplars or f"exemplars-{task}-1", shots, bool(cot)) if shots else None
         )

@@ -8,44 +8,42 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from rlaif_pl.labeling.calls import Ask
+from rlaif_pl.labeling.calls import Ask, Backend
 from rlaif_pl.labeling.outcome import Clamp, Judgment, finalize
 from rlaif_pl.labeling.strategy import ModelLabeler
+from rlaif_pl.labeling.thinking import Thinking
+from rlaif_pl.labeling.verdict_options import VerdictOptions
 from rlaif_pl.types import Preference
 
 
-@dataclass(frozen=True, slots=True)
-class ResponseScore:
-    """Score of one response."""
-
-    value: float  # higher is better; nan where there is none
-    off_option_mass: float  # probability outside the options, in [0, 1]; nan without options
-    tokens: int  # tokens read and written
-    written: int  # of these, the tokens written
-    cost_usd: float  # money paid
-    failure: str | None  # why there is no score
-
-
 class ScoringLabeler(ModelLabeler):
-    """A labeler by scores of single responses."""
+    """A labeler by scores of single responses; arguments as of ``ModelLabeler``."""
 
-    hard: bool = False  # one-hot labels
-    clamp: Clamp = None  # limits of the label
+    def __init__(
+        self,
+        backend: Backend | str,
+        temperature: float,
+        verdict: VerdictOptions | None = None,
+        thinking: Thinking | None = None,
+    ) -> None:
+        least = None if verdict is None else verdict.min_option_mass
+        super().__init__(backend, temperature, least, thinking)
+        self.hard = verdict is not None and verdict.hard
+        self.clamp: Clamp = None if verdict is None else verdict.limits()
 
     @abstractmethod
     def details(
         self, prompts: Sequence[str], responses: Sequence[str], ask: Ask | None = None
-    ) -> list[ResponseScore]:
-        """Return scores with what they took and why some are missing.
+    ) -> list[Judgment]:
+        """Return what each response's score took and why some are missing; its margin is the score.
 
         ``ask`` answers calls; None asks the labeler's own back end.
         """
 
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
         """Return one score a response; nan where there is none (see ``details``)."""
-        return [score.value for score in self.details(prompts, responses)]
+        return [each.margin for each in self.details(prompts, responses)]
 
     def judge(self, pairs: Sequence[Preference], ask: Ask) -> list[Judgment]:
         """Judge pairs in order by the difference of their scores."""
@@ -58,13 +56,12 @@ class ScoringLabeler(ModelLabeler):
         ]
 
 
-def _difference(*both: ResponseScore) -> Judgment:
-    """Judge by two scores."""
-    first, second = both
+def _difference(first: Judgment, second: Judgment) -> Judgment:
+    both = first, second
     failures = [each.failure for each in both if each.failure is not None]
-    known = [each.off_option_mass for each in both if math.isfinite(each.off_option_mass)]
+    known = [each.off_option_mass for each in both if each.off_option_mass is not None]
     return Judgment(
-        margin=math.nan if failures else first.value - second.value,
+        margin=math.nan if failures else first.margin - second.margin,
         tokens=first.tokens + second.tokens,
         written=first.written + second.written,
         cost_usd=math.fsum([first.cost_usd, second.cost_usd]),

@@ -10,10 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from rlaif_pl.labeling.backends import as_backend
 from rlaif_pl.labeling.calls import Ask, Backend, ChoiceRequest, Question, Response
-from rlaif_pl.labeling.guard import LOW_MASS, off_option_mass
-from rlaif_pl.labeling.outcome import label_version, sigmoid
+from rlaif_pl.labeling.outcome import Judgment, label_version, sigmoid
 from rlaif_pl.labeling.prompting.criteria import (
     Criterion,
     PromptRubric,
@@ -21,10 +19,10 @@ from rlaif_pl.labeling.prompting.criteria import (
     load_rows,
 )
 from rlaif_pl.labeling.prompting.layout import BLANK
-from rlaif_pl.labeling.prompting.orders import Spent, unreadable
+from rlaif_pl.labeling.prompting.orders import Spent, read_choice
 from rlaif_pl.labeling.prompting.templates import SINGLE, fill, load_prompt
 from rlaif_pl.labeling.strategies.pairwise import Task
-from rlaif_pl.labeling.strategies.pointwise import ResponseScore, ScoringLabeler
+from rlaif_pl.labeling.strategies.pointwise import ScoringLabeler
 from rlaif_pl.labeling.thinking import Thinking, checked_thinking
 from rlaif_pl.labeling.verdict_options import VerdictOptions
 from rlaif_pl.models.backbone import EMBEDDED
@@ -71,7 +69,7 @@ class RubricLabeler(ScoringLabeler):
         temperature: float = 0.1,
     ) -> None:
         thinking = checked_thinking(thinking, chat_template)
-        super().__init__(as_backend(backend), temperature, verdict.min_option_mass, thinking)
+        super().__init__(backend, temperature, verdict, thinking)
         self.file = load_prompt(prompt, SINGLE)
         self.file.part("criterion", "criteria")
         if len(self.file.options) != 2:
@@ -88,8 +86,6 @@ class RubricLabeler(ScoringLabeler):
         if any(row.reference for row in self.rows.values()):
             self.file.part("reference", "references")
         self.chat = chat_template
-        self.hard = verdict.hard
-        self.clamp = verdict.limits()
 
     @property
     def prompt_version(self) -> str:
@@ -104,7 +100,7 @@ class RubricLabeler(ScoringLabeler):
 
     def details(
         self, prompts: Sequence[str], responses: Sequence[str], ask: Ask | None = None
-    ) -> list[ResponseScore]:
+    ) -> list[Judgment]:
         """Return scores in [0, 1]; see ``ScoringLabeler``."""
         answers = self._answers(prompts, responses, ask or self.ask)
         rubrics = [self.rubric_of(prompt) for prompt in prompts]
@@ -147,28 +143,21 @@ class RubricLabeler(ScoringLabeler):
 
 def _yes(reply: Response) -> float:
     """Probability of the first option among both; nan where it is not known."""
-    if reply.failure is not None or unreadable(reply.logprobs) is not None:
+    if read_choice(reply)[0] is not None:
         return math.nan
     yes, no = (value for value in reply.logprobs if value is not None)
     return sigmoid(yes - no)
 
 
-def _weighted(criteria: Sequence[Criterion], replies: Sequence[Response]) -> ResponseScore:
+def _weighted(criteria: Sequence[Criterion], replies: Sequence[Response]) -> Judgment:
     """Average the answers to all criteria of a response."""
-    spent = Spent()
-    failures, outside, parts = [], [], []
-    for criterion, reply in zip(criteria, replies, strict=True):
-        spent.add(reply)
-        failure = reply.failure or unreadable(reply.logprobs)
-        if reply.logprobs and failure in (None, LOW_MASS):
-            outside.append(off_option_mass(reply.logprobs))
-        if failure is not None:
-            failures.append(failure)
-        else:
-            parts.append(criterion.weight * _yes(reply))
-    mass = math.fsum(outside) / len(outside) if outside else math.nan
-    value = math.nan
-    if not failures:
-        value = math.fsum(parts) / math.fsum(criterion.weight for criterion in criteria)
-    failure = min(failures) if failures else None
-    return ResponseScore(value, mass, spent.tokens, spent.written, math.fsum(spent.costs), failure)
+    read = [read_choice(reply) for reply in replies]
+    failures = [failure for failure, _ in read if failure is not None]
+    outside = [mass for _, mass in read if mass is not None]
+    pairs = zip(criteria, replies, strict=True)
+    total = math.fsum(criterion.weight * _yes(reply) for criterion, reply in pairs)
+    return Spent.of(replies).judgment(
+        total / math.fsum(criterion.weight for criterion in criteria),  # nan where one is not known
+        off_option_mass=math.fsum(outside) / len(outside) if outside else None,
+        failure=min(failures, default=None),
+    )

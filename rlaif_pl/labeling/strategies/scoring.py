@@ -10,15 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from rlaif_pl.labeling.backends import as_backend
 from rlaif_pl.labeling.calls import Ask, Backend, ChoiceRequest, Response
-from rlaif_pl.labeling.guard import LOW_MASS, off_option_mass
-from rlaif_pl.labeling.outcome import label_version
+from rlaif_pl.labeling.outcome import Judgment, label_version
 from rlaif_pl.labeling.prompting.layout import Layout, PromptSample
-from rlaif_pl.labeling.prompting.orders import unreadable
+from rlaif_pl.labeling.prompting.orders import Spent, read_choice
 from rlaif_pl.labeling.prompting.templates import SINGLE, LabelingPrompt, load_prompt
 from rlaif_pl.labeling.strategies.pairwise import Task
-from rlaif_pl.labeling.strategies.pointwise import ResponseScore, ScoringLabeler
+from rlaif_pl.labeling.strategies.pointwise import ScoringLabeler
 from rlaif_pl.labeling.thinking import Thinking, checked_thinking
 from rlaif_pl.labeling.verdict_options import VerdictOptions
 from rlaif_pl.models.backbone import EMBEDDED
@@ -55,12 +53,10 @@ class ScoreLabeler(ScoringLabeler):
         temperature: float = 0.25,
     ) -> None:
         thinking = checked_thinking(thinking, chat_template)
-        super().__init__(as_backend(backend), temperature, verdict.min_option_mass, thinking)
+        super().__init__(backend, temperature, verdict, thinking)
         file = load_prompt(prompt or f"score-{task}-1", SINGLE)
         self.layout = Layout(file, chat=chat_template)
         self.grades = _grades(file)
-        self.hard = verdict.hard
-        self.clamp = verdict.limits()
 
     @property
     def prompt_version(self) -> str:
@@ -69,7 +65,7 @@ class ScoreLabeler(ScoringLabeler):
 
     def details(
         self, prompts: Sequence[str], responses: Sequence[str], ask: Ask | None = None
-    ) -> list[ResponseScore]:
+    ) -> list[Judgment]:
         """Return scores in [-1, 1]; see ``ScoringLabeler``."""
         questions = [
             self.layout.verdict(PromptSample(prompt, response, ""))
@@ -79,19 +75,17 @@ class ScoreLabeler(ScoringLabeler):
         replies = (ask or self.ask)([ChoiceRequest(each, options) for each in questions])
         return [self._score(reply) for reply in replies]
 
-    def _score(self, reply: Response) -> ResponseScore:
+    def _score(self, reply: Response) -> Judgment:
         """Turn the likelihoods of the grades into an expectation."""
-        spent = (reply.read + reply.written, reply.written, reply.cost_usd)
-        failure = reply.failure or unreadable(reply.logprobs)
+        spent, (failure, outside) = Spent.of([reply]), read_choice(reply)
         if failure is not None:
-            mass = off_option_mass(reply.logprobs) if failure == LOW_MASS else math.nan
-            return ResponseScore(math.nan, mass, *spent, failure)
+            return spent.judgment(off_option_mass=outside, failure=failure)
         logs = [value for value in reply.logprobs if value is not None]
         weights = [math.exp(value - max(logs)) for value in logs]
         mean = math.fsum(
             grade * weight for grade, weight in zip(self.grades, weights, strict=True)
         ) / math.fsum(weights)
-        return ResponseScore(mean, off_option_mass(logs), *spent, None)
+        return spent.judgment(mean, off_option_mass=outside)
 
 
 def _grades(prompt: LabelingPrompt) -> list[float]:
