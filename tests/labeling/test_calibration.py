@@ -4,11 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from rlaif_pl.labeling.calibration import (
-    calibrated,
-    calibrated_temperature,
-    labeler_margins,
-)
+from rlaif_pl.labeling.calibration import calibrate, labeler_margins
 from rlaif_pl.labeling.outcome import Judgment, LabelerInfo, labeled
 from rlaif_pl.types import Preference
 
@@ -17,6 +13,7 @@ class ByLength:
     """A rule as labeler: the margin is the difference in characters; it fails on empty texts."""
 
     fingerprint = "length"
+    temperature = 1.0
 
     def label(self, pairs):
         assert all(pair.p_first is None for pair in pairs)  # it never sees the gold verdicts
@@ -46,7 +43,7 @@ def gold(n, temperature):
 @pytest.mark.parametrize("temperature", [0.7, 3.0])
 def test_the_temperature_that_made_the_labels_is_found(temperature):
     # The targets are sigmoid(margin / T) themselves, so the likeliest temperature is T.
-    found = calibrated_temperature(ByLength(), gold(60, temperature))
+    found = calibrate(ByLength(), gold(60, temperature))
     assert found == pytest.approx(temperature, rel=1e-4)
 
 
@@ -54,13 +51,13 @@ def test_pairs_without_gold_or_label_are_left_out():
     pairs = gold(30, 1.0)
     pairs[0] = replace(pairs[0], p_first=None)
     pairs[1] = replace(pairs[1], first="")
-    margins = labeler_margins(ByLength(), pairs)
-    assert len(margins.margins) == len(margins.targets) == 28
+    margins, targets = labeler_margins(ByLength(), pairs)
+    assert len(margins) == len(targets) == 28
 
 
 def test_too_few_pairs_are_refused():
     with pytest.raises(ValueError, match="at least 20"):
-        calibrated_temperature(ByLength(), gold(19, 1.0))
+        calibrate(ByLength(), gold(19, 1.0))
 
 
 def test_a_labeler_without_temperature_cannot_be_calibrated():
@@ -71,4 +68,4 @@ def test_a_labeler_without_temperature_cannot_be_calibrated():
             return list(pairs)
 
     with pytest.raises(ValueError, match="Bare; leave fit_temperature_on out"):
-        calibrated(Bare(), gold(40, 0.5))
+        calibrate(Bare(), gold(40, 0.5))

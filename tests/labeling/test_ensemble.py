@@ -38,14 +38,6 @@ def test_the_weighted_average_by_hand(pair):
     assert ensemble.label([pair])[0].p_first == pytest.approx(2 / 3)
 
 
-def test_each_members_label_is_there_for_measures_of_agreement(pair):
-    (ballot,) = EnsembleLabeler([Fixed(0.9), Fixed(0.2), Fixed(None, failure="both")]).ballots(
-        [pair]
-    )
-    assert [label.p_first for label in ballot.members] == [0.9, 0.2, None]
-    assert ballot.combined.provenance.failure == "both"
-
-
 def test_a_failed_member_fails_the_pair_or_is_left_out_and_counted(pair):
     members = [Fixed(0.9), Fixed(None, failure="refused"), Fixed(0.5)]
     strict = EnsembleLabeler(members)
@@ -111,6 +103,6 @@ def test_mistakes_are_refused(count, options, match):
 
 def test_an_ensemble_of_labelers_that_ask(hashed, pair):
     members = [PairwiseLabeler(hashed(), preamble=preamble) for preamble in ("base", "detailed")]
-    (ballot,) = EnsembleLabeler(members).ballots([pair])
-    mean = sum(label.p_first for label in ballot.members) / 2
-    assert ballot.combined.p_first == pytest.approx(mean, abs=1e-12)
+    (judged,) = EnsembleLabeler(members).label([pair])
+    mean = sum(member.label([pair])[0].p_first for member in members) / 2
+    assert judged.p_first == pytest.approx(mean, abs=1e-12)

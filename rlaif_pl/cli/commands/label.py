@@ -19,7 +19,7 @@ from rlaif_pl.data.preferences import write_preferences
 from rlaif_pl.data.sources import DataSource, load_preferences
 from rlaif_pl.evaluation.agreement.gate import QualityThresholds
 from rlaif_pl.evaluation.agreement.measure import measure_alignment
-from rlaif_pl.labeling.calibration import calibrated
+from rlaif_pl.labeling.calibration import calibrate
 from rlaif_pl.labeling.calls import Call, Response
 from rlaif_pl.labeling.registry import build_labeler
 from rlaif_pl.labeling.strategies.ensemble import KeepsReplies
@@ -88,8 +88,8 @@ def label(
         projection = announce(judge, rows, answers, retry_failed)
         try:
             if fit_temperature_on is not None:
-                judge = calibrated(judge, load_preferences(fit_temperature_on).rows)
-                metrics["label/temperature"] = judge.temperature
+                people = load_preferences(fit_temperature_on).rows
+                metrics["label/temperature"] = calibrate(judge, people)
             if gold is not None:
                 metrics |= measured(judge, gold, gate)
             pace = None if projection is None else ThroughputEstimator(projection, say)

@@ -5,22 +5,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal, Protocol, runtime_checkable
 
 from rlaif_pl.labeling.asking import ReplyCache
 from rlaif_pl.labeling.calls import Call, Response
 from rlaif_pl.labeling.outcome import Judgment, LabelerInfo, checked_temperature, labeled
 from rlaif_pl.types import Labeler, Preference
-
-
-@dataclass(frozen=True, slots=True)
-class Ballot:
-    """What each member said about one pair."""
-
-    # labels in the order of the members; a failed one has `p_first=None`
-    members: tuple[Preference, ...]
-    combined: Preference  # the label of the ensemble
 
 
 @runtime_checkable
@@ -97,10 +88,6 @@ class EnsembleLabeler:
 
     def label(self, pairs: Sequence[Preference]) -> list[Preference]:
         """Label pairs; order and identity are kept."""
-        return [ballot.combined for ballot in self.ballots(pairs)]
-
-    def ballots(self, pairs: Sequence[Preference]) -> list[Ballot]:
-        """Label pairs and tell what each member said, for measures of their agreement."""
         by_member = [labeler.label(pairs) for labeler in self.labelers]
         self.left_out.update(
             f"{place}:{label.provenance.failure or 'unlabeled'}"
@@ -113,9 +100,8 @@ class EnsembleLabeler:
         )
         signature = LabelerInfo(members, self.strategy, self.prompt_version)
         return [
-            Ballot(said, labeled(pair, self._judgment(said), signature, self.temperature))
-            for pair, *votes in zip(pairs, *by_member, strict=True)
-            if (said := tuple(votes))
+            labeled(pair, self._judgment(said), signature, self.temperature)
+            for pair, *said in zip(pairs, *by_member, strict=True)
         ]
 
     def _judgment(self, said: Sequence[Preference]) -> Judgment:
