@@ -16,13 +16,13 @@ from rlaif_pl.data.metric_files import write_json
 from rlaif_pl.evaluation.gold import judge_counts, judge_metrics, judges_named
 from rlaif_pl.evaluation.pairs import Array, correctness, decided, lengths_of, p_first_of, side
 from rlaif_pl.statistics import (
+    Estimator,
     Interval,
     ReliabilityBin,
     brier,
     expected_calibration_error,
+    flat_metrics,
     fold,
-    paired_difference,
-    proportion_by_group,
     reliability_table,
 )
 from rlaif_pl.tables import Cell, Table
@@ -53,16 +53,11 @@ class RewardReport:
 
     def to_metrics(self, prefix: str = "reward") -> dict[str, float]:
         """Return flat numbers; what was not measured is left out."""
-        metrics: dict[str, float] = {f"{prefix}/n": self.pair_accuracy.n}
-        metrics[f"{prefix}/identical"] = self.identical
-        metrics |= judge_metrics(self.judged, prefix)
-        for name in ("pair_accuracy", "length_baseline", "gain_over_length", "ai_agreement"):
-            metrics |= getattr(self, name).to_metrics(f"{prefix}/{name}")
-        for name in ("ece", "ece_equal_width", "brier", "length_correlation"):
-            metrics[f"{prefix}/{name}"] = getattr(self, name)
-        if self.ai_agreement.n:
-            metrics[f"{prefix}/ai_n"] = self.ai_agreement.n
-        return {key: value for key, value in metrics.items() if math.isfinite(value)}
+        names = ["pair_accuracy", "length_baseline", "gain_over_length", "ai_agreement", "ece"]
+        names += ["ece_equal_width", "brier", "length_correlation", "identical"]
+        values = {name: getattr(self, name) for name in names}
+        values |= {"n": self.pair_accuracy.n, "ai_n": self.ai_agreement.n or None}
+        return flat_metrics(prefix, values) | judge_metrics(self.judged, prefix)
 
     def render(self, console: Console) -> None:
         """Print the report as a table."""
@@ -129,18 +124,17 @@ def measure_reward(
     by_length = correctness(side(first_length - second_length), side(truth - 0.5))
     confidence, came_true = fold(expit(margin), truth)
     ai_correct = correctness(side(margins(reward, machine)), side(p_first_of(machine) - 0.5))
+    estimator = Estimator(draws, seed)
     return RewardReport(
-        pair_accuracy=proportion_by_group(correct, groups, draws=draws, seed=seed),
-        length_baseline=proportion_by_group(by_length, groups, draws=draws, seed=seed),
-        gain_over_length=paired_difference(correct, by_length, groups, draws=draws, seed=seed),
+        pair_accuracy=estimator.share(correct, groups),
+        length_baseline=estimator.share(by_length, groups),
+        gain_over_length=estimator.difference(correct, by_length, groups),
         ece=expected_calibration_error(confidence, came_true),
         ece_equal_width=expected_calibration_error(confidence, came_true, binning="equal_width"),
         brier=brier(expit(margin), truth),
         reliability=tuple(reliability_table(confidence, came_true)),
         length_correlation=_rank_correlation(margin, first_length - second_length),
-        ai_agreement=proportion_by_group(
-            ai_correct, [pair.group for pair in machine], draws=draws, seed=seed
-        ),
+        ai_agreement=estimator.share(ai_correct, [pair.group for pair in machine]),
         judged=judge_counts(people),
         identical=asked - len(people) - len(machine),
     )

@@ -13,7 +13,12 @@ import numpy as np
 from rlaif_pl.data.failures import causes
 from rlaif_pl.evaluation.pairs import Array, comparison_key, side
 from rlaif_pl.labeling.usage.progress import counted_replies
-from rlaif_pl.statistics import Interval, length_controlled_win_rate, proportion_by_group
+from rlaif_pl.statistics import (
+    Interval,
+    flat_metrics,
+    length_controlled_win_rate,
+    proportion_by_group,
+)
 from rlaif_pl.text import copied_ngrams, strip_surplus_symbols, word_count
 from rlaif_pl.types import Labeler, PointwiseLabeler, Preference
 
@@ -66,17 +71,16 @@ class WinRate:
 
     def to_metrics(self, name: str, prefix: str = "winrate") -> dict[str, float]:
         """Return flat numbers ``winrate/<name>``, ``_low``, ``_high`` and so on."""
-        key = f"{prefix}/{name}"
-        metrics: dict[str, float] = self.raw.to_metrics(key)
-        metrics |= self.length_controlled.to_metrics(f"{key}_length_controlled")
-        metrics |= {
-            f"{key}_n": self.raw.n,
-            f"{key}_comparisons": self.comparisons,
-            f"{key}_ties": self.ties,
-            f"{key}_failures": sum(self.failures.values()),
-            f"{key}_length_ratio": self.length_ratio,
+        values: dict[str, Interval | float] = {
+            "": self.raw,
+            "_length_controlled": self.length_controlled,
+            "_n": self.raw.n,
+            "_comparisons": self.comparisons,
+            "_ties": self.ties,
+            "_failures": sum(self.failures.values()),
+            "_length_ratio": self.length_ratio,
         }
-        return {key: value for key, value in metrics.items() if math.isfinite(value)}
+        return flat_metrics(prefix, {name + ending: value for ending, value in values.items()})
 
 
 class Judged(NamedTuple):

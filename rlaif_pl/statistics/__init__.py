@@ -3,9 +3,7 @@
 from rlaif_pl.statistics.agreement import (
     binomial_test,
     cohen_kappa,
-    cohen_kappa_by_group,
     fleiss_kappa,
-    fleiss_kappa_by_group,
 )
 from rlaif_pl.statistics.calibration import (
     Binning,
@@ -18,9 +16,11 @@ from rlaif_pl.statistics.calibration import (
 )
 from rlaif_pl.statistics.concordance import kendall_w, rank_correlation
 from rlaif_pl.statistics.intervals import (
+    Estimator,
     Interval,
     bootstrap_by_group,
     empty_interval,
+    flat_metrics,
     mean_by_group,
     paired_difference,
     proportion_by_group,
@@ -41,6 +41,7 @@ from rlaif_pl.statistics.trends import BatchMean, Trend, divergence, trend
 __all__ = [
     "BatchMean",
     "Binning",
+    "Estimator",
     "Interval",
     "ReliabilityBin",
     "Trend",
@@ -48,13 +49,12 @@ __all__ = [
     "bootstrap_by_group",
     "brier",
     "cohen_kappa",
-    "cohen_kappa_by_group",
     "divergence",
     "empty_interval",
     "expected_calibration_error",
     "fit_temperature",
+    "flat_metrics",
     "fleiss_kappa",
-    "fleiss_kappa_by_group",
     "fold",
     "holm",
     "kendall_w",

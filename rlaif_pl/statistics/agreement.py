@@ -31,56 +31,52 @@ def binomial_test(successes: int, n: int, p: float = 0.5) -> float:
     return float(binomtest(successes, n, p).pvalue)
 
 
-def cohen_kappa(a: Sequence[Hashable], b: Sequence[Hashable]) -> float:
+def cohen_kappa(
+    a: Sequence[Hashable],
+    b: Sequence[Hashable],
+    groups: Groups | None = None,
+    level: float = 0.95,
+    draws: int = 2000,
+    seed: int = 0,
+) -> Interval:
     """Agreement of two raters beyond what their habits alone would give (Cohen 1960).
 
     Args:
         a: Category given by the first rater to each item. ``(N,)``
         b: Category given by the second rater. ``(N,)``
-
-    Returns:
-        1 for full agreement, 0 for chance, negative below chance; NaN where both raters only ever
-        used one and the same category, since chance then explains everything.
-    """
-    if not len(a):
-        raise ValueError("expected two ratings of the same items, got none")
-    coded = _coded(a, b)
-    return float(_cohen(coded, np.ones((1, len(coded))))[0])
-
-
-def cohen_kappa_by_group(
-    a: Sequence[Hashable],
-    b: Sequence[Hashable],
-    groups: Groups,
-    level: float = 0.95,
-    draws: int = 2000,
-    seed: int = 0,
-) -> Interval:
-    """Cohen's kappa of two raters with a bootstrap interval by group.
-
-    Args:
-        a: Category given by the first rater to each item. ``(N,)``
-        b: Category given by the second rater. ``(N,)``
-        groups: Group of each item; items of a group are drawn together. ``(N,)``
+        groups: Group of each item; items of a group are drawn together; None takes each as its own.
+            ``(N,)``
         level: Coverage, in (0, 1).
         draws: Resamples; those in which kappa does not exist are left out.
         seed: Seeds the resampling.
 
     Returns:
-        Kappa with its limits; NaN where it does not exist (see ``cohen_kappa``).
+        1 for full agreement, 0 for chance, negative below chance; NaN where both raters only ever
+        used one and the same category, since chance then explains everything.
     """
     coded = _coded(a, b)
-    return bootstrap_by_group(coded, groups, _cohen, level, draws, seed)
+    member = range(len(coded)) if groups is None else groups
+    return bootstrap_by_group(coded, member, _cohen, level, draws, seed)
 
 
-def fleiss_kappa(ratings: Sequence[Sequence[Hashable]]) -> float:
-    """Agreement of several raters beyond chance (Fleiss 1971).
+def fleiss_kappa(
+    ratings: Sequence[Sequence[Hashable]],
+    groups: Groups | None = None,
+    level: float = 0.95,
+    draws: int = 2000,
+    seed: int = 0,
+) -> Interval:
+    """Agreement of several raters beyond chance (Fleiss 1971); further arguments as above.
 
     Unlike Cohen's, chance is taken from the categories' overall shares, so raters are exchangeable:
     with two raters the two kappas differ where the raters' habits do.
 
     Args:
         ratings: Of each item, the category given by each rater. ``(N, raters)``
+        groups: Group of each item.
+        level: Coverage.
+        draws: Resamples.
+        seed: Seeds the resampling.
 
     Returns:
         1 for full agreement, 0 for chance; NaN where only one category was ever used.
@@ -89,19 +85,8 @@ def fleiss_kappa(ratings: Sequence[Sequence[Hashable]]) -> float:
         ValueError: No item, fewer than two raters, or items with different numbers of them.
     """
     counts = _category_counts(ratings)
-    return float(_fleiss(counts, np.ones((1, len(counts))))[0])
-
-
-def fleiss_kappa_by_group(
-    ratings: Sequence[Sequence[Hashable]],
-    groups: Groups,
-    level: float = 0.95,
-    draws: int = 2000,
-    seed: int = 0,
-) -> Interval:
-    """Fleiss' kappa with a bootstrap interval by group; arguments as in the functions above."""
-    counts = _category_counts(ratings)
-    return bootstrap_by_group(counts, groups, _fleiss, level, draws, seed)
+    member = range(len(counts)) if groups is None else groups
+    return bootstrap_by_group(counts, member, _fleiss, level, draws, seed)
 
 
 def _category_counts(ratings: Sequence[Sequence[Hashable]]) -> Array:

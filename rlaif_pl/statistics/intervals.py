@@ -6,7 +6,7 @@ Rows of one group (responses to one prompt) are not independent, so groups are d
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -64,6 +64,17 @@ class Interval:
     def number(self, form: str = ".2f") -> str:
         """Return for example ``0.41 [0.22, 0.58]``."""
         return self.text(form) if math.isfinite(self.value) else "n/a"
+
+
+def flat_metrics(prefix: str, values: Mapping[str, Interval | float | None]) -> dict[str, float]:
+    """Return numbers as ``prefix/name``, intervals with limits; what does not exist is left out."""
+    found: dict[str, float] = {}
+    for name, value in values.items():
+        if isinstance(value, Interval):
+            found |= value.to_metrics(f"{prefix}/{name}")
+        elif value is not None and math.isfinite(value):
+            found[f"{prefix}/{name}"] = value
+    return found
 
 
 def empty_interval() -> Interval:
@@ -223,6 +234,26 @@ def paired_difference(
     if left.shape != right.shape:
         raise ValueError(f"expected paired values, got shapes {left.shape} and {right.shape}")
     return bootstrap_by_group(left - right, groups, level=level, draws=draws, seed=seed)
+
+
+@dataclass(frozen=True, slots=True)
+class Estimator:
+    """Settings of bootstrap intervals."""
+
+    draws: int = 2000  # resamples
+    seed: int = 0  # seeds them
+
+    def share(self, values: ArrayLike, groups: Groups) -> Interval:
+        """See ``proportion_by_group``."""
+        return proportion_by_group(values, groups, draws=self.draws, seed=self.seed)
+
+    def mean(self, values: ArrayLike, groups: Groups) -> Interval:
+        """See ``mean_by_group``."""
+        return mean_by_group(values, groups, draws=self.draws, seed=self.seed)
+
+    def difference(self, a: ArrayLike, b: ArrayLike, groups: Groups) -> Interval:
+        """See ``paired_difference``."""
+        return paired_difference(a, b, groups, draws=self.draws, seed=self.seed)
 
 
 def wilson(successes: float, n: int, level: float = 0.95) -> Interval:

@@ -148,7 +148,7 @@ def test_gold_pairs_say_that_a_language_model_read_them():
 def test_two_readers_agree_as_the_readme_says():
     found = [*tiny_tldr.readings("dev"), *tiny_tldr.readings("final")]
     both = [(r.verdict, r.second_verdict) for r in found if r.second_verdict is not None]
-    kappa = cohen_kappa([a for a, _ in both], [b for _, b in both])
+    kappa = cohen_kappa([a for a, _ in both], [b for _, b in both]).value
     assert len(both) == 60
     assert sum(a == b for a, b in both) == 55
     assert kappa == pytest.approx(0.84, abs=0.005)

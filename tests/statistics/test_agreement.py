@@ -16,15 +16,15 @@ def test_binomial_by_hand():
 
 def test_kappa_by_hand_and_by_statsmodels():
     # Agree on 3 of 4; chance (2*3 + 2*1) / 16 = 0.5; (0.75 - 0.5) / 0.5
-    assert cohen_kappa("aabb", "aaab") == pytest.approx(0.5)
+    assert cohen_kappa("aabb", "aaab").value == pytest.approx(0.5)
     rng = np.random.default_rng(0)
     x, y = rng.integers(0, 3, 100).tolist(), rng.integers(0, 3, 100).tolist()
     table = to_table(np.stack([x, y], 1), bins=3)[0]
-    assert cohen_kappa(x, y) == pytest.approx(cohens_kappa(table).kappa)
+    assert cohen_kappa(x, y).value == pytest.approx(cohens_kappa(table).kappa)
 
 
 def test_kappa_of_one_single_category_is_not_a_number():
-    assert math.isnan(cohen_kappa([1, 1], [1, 1]))
+    assert math.isnan(cohen_kappa([1, 1], [1, 1]).value)
 
 
 def test_bad_input_is_refused():

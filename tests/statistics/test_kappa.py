@@ -10,9 +10,7 @@ from statsmodels.stats.inter_rater import fleiss_kappa as statsmodels_fleiss
 from rlaif_pl.statistics import (
     bootstrap_by_group,
     cohen_kappa,
-    cohen_kappa_by_group,
     fleiss_kappa,
-    fleiss_kappa_by_group,
     mean_by_group,
 )
 
@@ -20,35 +18,35 @@ from rlaif_pl.statistics import (
 def test_fleiss_by_hand():
     # Items: all three say a; two a, one b; all b. Agreeing pairs of raters: 1, 1/3, 1: mean 7/9.
     # Shares: a 5/9, b 4/9; chance 41/81. (7/9 - 41/81) / (40/81) = 22/40
-    assert fleiss_kappa(["aaa", "aab", "bbb"]) == pytest.approx(0.55)
+    assert fleiss_kappa(["aaa", "aab", "bbb"]).value == pytest.approx(0.55)
 
 
 def test_fleiss_is_that_of_statsmodels():
     ratings = np.random.default_rng(3).integers(0, 3, (60, 4))
     peer = statsmodels_fleiss(aggregate_raters(ratings)[0])
-    assert fleiss_kappa(ratings.tolist()) == pytest.approx(peer)
+    assert fleiss_kappa(ratings.tolist()).value == pytest.approx(peer)
 
 
 def test_two_raters_who_never_agree():
     # Cohen: observed 0, chance 1/2: -1; the same for Fleiss with equal habits.
-    assert fleiss_kappa(["ab", "ba"]) == pytest.approx(-1.0)
-    assert cohen_kappa("ab", "ba") == pytest.approx(-1.0)
+    assert fleiss_kappa(["ab", "ba"]).value == pytest.approx(-1.0)
+    assert cohen_kappa("ab", "ba").value == pytest.approx(-1.0)
 
 
 def test_the_interval_holds_the_estimate_and_knows_groups():
     rng = np.random.default_rng(5)
     truth = rng.integers(0, 2, 80)
     a, b = (np.where(rng.random(80) < 0.8, truth, 1 - truth) for _ in range(2))
-    alone = cohen_kappa_by_group(a.tolist(), b.tolist(), list(range(80)), draws=1000)
-    assert alone.value == pytest.approx(cohen_kappa(a.tolist(), b.tolist()))
+    alone = cohen_kappa(a.tolist(), b.tolist(), list(range(80)), draws=1000)
+    assert alone.value == pytest.approx(cohen_kappa(a.tolist(), b.tolist()).value)
     assert alone.low < alone.value < alone.high
     # Every row twice in one group: no new information, so the interval stays as wide.
-    twice = cohen_kappa_by_group(
+    twice = cohen_kappa(
         np.repeat(a, 2).tolist(), np.repeat(b, 2).tolist(), np.repeat(np.arange(80), 2), draws=1000
     )
     assert twice.value == pytest.approx(alone.value)
     assert twice.high - twice.low == pytest.approx(alone.high - alone.low, rel=0.15)
-    both = fleiss_kappa_by_group(list(zip(a, b, strict=True)), list(range(80)), draws=500)
+    both = fleiss_kappa(list(zip(a, b, strict=True)), list(range(80)), draws=500)
     assert both.low < both.value < both.high
 
 
@@ -59,23 +57,23 @@ def test_the_interval_covers_as_it_claims():
     for _ in range(120):
         truth = rng.integers(0, 2, 60)
         a, b = (np.where(rng.random(60) < 0.85, truth, 1 - truth) for _ in range(2))
-        found = cohen_kappa_by_group(a.tolist(), b.tolist(), list(range(60)), draws=300)
+        found = cohen_kappa(a.tolist(), b.tolist(), list(range(60)), draws=300)
         inside += found.low <= 0.49 <= found.high
     assert 0.88 <= inside / 120 <= 1.0  # 95 % give or take three standard errors
 
 
 def test_a_kappa_that_does_not_exist_has_no_interval():
-    single = cohen_kappa_by_group([1, 1, 1], [1, 1, 1], [0, 1, 2])
+    single = cohen_kappa([1, 1, 1], [1, 1, 1], [0, 1, 2])
     assert math.isnan(single.value)
     assert math.isnan(single.low)
-    assert math.isnan(fleiss_kappa(["aa", "aa"]))
-    assert cohen_kappa_by_group([], [], []).n == 0
+    assert math.isnan(fleiss_kappa(["aa", "aa"]).value)
+    assert cohen_kappa([], [], []).n == 0
 
 
 def test_resamples_without_a_kappa_are_left_out():
     # One item of ten is "b" for both: about a third of the resamples miss it and have no kappa.
     rare = ["a"] * 9 + ["b"]
-    found = cohen_kappa_by_group(rare, rare, list(range(10)), draws=400)
+    found = cohen_kappa(rare, rare, list(range(10)), draws=400)
     assert (found.value, found.low, found.high) == (1.0, 1.0, 1.0)
 
 
@@ -85,7 +83,7 @@ def test_bad_ratings_are_refused():
     with pytest.raises(ValueError, match="at least 2"):
         fleiss_kappa(["a", "b"])
     with pytest.raises(ValueError, match="same items"):
-        cohen_kappa_by_group("ab", "a", [0, 1])
+        cohen_kappa("ab", "a", [0, 1])
 
 
 def test_a_mean_over_very_many_groups_has_the_bootstraps_interval():

@@ -15,7 +15,7 @@ from rlaif_pl.evaluation.agreement import table_text
 from rlaif_pl.evaluation.agreement.gate import QualityThresholds
 from rlaif_pl.evaluation.agreement.measure import measure_alignment
 from rlaif_pl.evaluation.agreement.paper_tables import PaperTable
-from rlaif_pl.evaluation.agreement.table import Resampling, measure_table
+from rlaif_pl.evaluation.agreement.table import measure_table
 from rlaif_pl.evaluation.gold import judges_named
 from rlaif_pl.evaluation.pairs import decided
 from rlaif_pl.labeling.registry import build_labeler
@@ -24,6 +24,7 @@ from rlaif_pl.labeling.usage.projection import ThroughputEstimator, estimate_cos
 from rlaif_pl.labeling.usage.reply_store import ReplyStore
 from rlaif_pl.labeling.usage.spending import Price
 from rlaif_pl.models.device import on_device
+from rlaif_pl.statistics import Estimator
 from rlaif_pl.types import Labeler, Preference
 
 
@@ -72,12 +73,12 @@ def alignment(
             "under labelers"
         )
     gold = gold_pairs(data, max_words)
-    resampling = Resampling(draws, seed)
+    estimator = Estimator(draws, seed)
     path = replies or (f"{out}/replies.sqlite" if out is not None else None)
     with nullcontext() if path is None else ReplyStore(path) as store:
         if is_table:
             rows: dict[str, Labeler | str] = {**table.labelers(), **(labelers or {})}
-            compare(rows, gold, table.rows or "labelers", prices, resampling, out, store)
+            compare(rows, gold, table.rows or "labelers", prices, estimator, out, store)
             return 0
         judge = ready(build_labeler(labeler), gold, store, prices)
         report = measure_alignment(judge, gold, prices=prices, draws=draws, seed=seed)
@@ -86,7 +87,7 @@ def alignment(
         if isinstance(judge, EnsembleLabeler):
             members: dict[str, Labeler | str] = {"ensemble": judge}
             members |= {f"member {n}": member for n, member in enumerate(judge.labelers, 1)}
-            metrics |= compare(members, gold, "members", prices, resampling, out, store)
+            metrics |= compare(members, gold, "members", prices, estimator, out, store)
     if out is not None:
         write(out, metrics)
     gate.check(report)
@@ -98,7 +99,7 @@ def compare(
     gold: Sequence[Preference],
     title: str,
     prices: Price | None,
-    resampling: Resampling,
+    estimator: Estimator,
     out: str | None,
     store: ReplyStore | None,
 ) -> dict[str, float]:
@@ -108,7 +109,7 @@ def compare(
         _one_by_one(rows, gold, store, prices),
         gold,
         prices=prices,
-        resampling=resampling,
+        estimator=estimator,
         tell=lambda line: progress.print(escape(line), highlight=False),
     )
     shown = f"Alignment with {judges_named(table.judged)}: {title}"

@@ -12,7 +12,6 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,12 +35,12 @@ from rlaif_pl.labeling.usage.position import PositionBias, position_bias
 from rlaif_pl.labeling.usage.progress import counted_replies
 from rlaif_pl.labeling.usage.spending import Price
 from rlaif_pl.statistics import (
+    Estimator,
     Interval,
     brier,
     expected_calibration_error,
+    flat_metrics,
     fold,
-    paired_difference,
-    proportion_by_group,
 )
 from rlaif_pl.tables import Cell, Table
 from rlaif_pl.types import Labeler, Preference
@@ -113,27 +112,18 @@ class AlignmentReport:
 
     def to_metrics(self, prefix: str = "labeler") -> dict[str, float]:
         """Return flat numbers; what was not measured (no pair of similar length) is left out."""
-        metrics: dict[str, float] = {
-            f"{prefix}/n": self.alignment.n,
-            f"{prefix}/length_matched_n": self.length_matched.n,
-            f"{prefix}/undecided": self.undecided,
-            f"{prefix}/failures": sum(self.failures.values()),
-            f"{prefix}/ece": self.ece,
-            f"{prefix}/brier": self.brier,
-            f"{prefix}/mean_tokens": self.mean_tokens,
-        }
-        metrics |= judge_metrics(self.judged, prefix)
-        for name in ("alignment", "length_baseline", "gain_over_length", "length_matched"):
-            metrics |= getattr(self, name).to_metrics(f"{prefix}/{name}")
-        for kind, count in sorted(self.failures.items()):
-            metrics[f"{prefix}/failures_{kind}"] = count
+        names = ["alignment", "length_baseline", "gain_over_length", "length_matched"]
+        names += ["undecided", "ece", "brier", "mean_tokens"]
+        values = {name: getattr(self, name) for name in names}
+        values |= {"n": self.alignment.n, "length_matched_n": self.length_matched.n}
+        values["failures"] = sum(self.failures.values())
+        values |= {f"failures_{kind}": count for kind, count in self.failures.items()}
+        values |= {f"alignment_{each.name}_{each.label}": each.alignment for each in self.slices}
+        metrics = flat_metrics(prefix, values) | judge_metrics(self.judged, prefix)
         if self.position is not None:
             metrics |= self.position.to_metrics(prefix)
         metrics |= self.counts.to_metrics(f"{prefix}/count")
-        metrics |= self.cost.to_metrics(f"{prefix}/cost")
-        for part in self.slices:
-            metrics |= part.alignment.to_metrics(f"{prefix}/alignment_{part.name}_{part.label}")
-        return {key: value for key, value in metrics.items() if math.isfinite(value)}
+        return metrics | self.cost.to_metrics(f"{prefix}/cost")
 
 
 def measure_alignment(
@@ -184,7 +174,12 @@ def alignment_of(
 
     Arguments and errors are those of ``measure_alignment``; ``labeled[i]`` judges ``gold[i]``.
     """
-    columns = _columns(slices, gold)
+    for name, column in (slices or {}).items():
+        if len(column) != len(gold):
+            raise ValueError(
+                f"expected slice {name!r} to have a label per gold pair ({len(gold)}), "
+                f"got {len(column)}"
+            )
     usable, undecided, failures = _usable(labeled, gold)
     rows, people = [labeled[i] for i in usable], [gold[i] for i in usable]
     asked = [labeled[i] for i in decided(gold)]
@@ -193,15 +188,19 @@ def alignment_of(
     lengths = lengths_of([stripped(pair) for pair in people])
     by_length = correctness(side(lengths[0] - lengths[1]), side(truth - 0.5))
     groups = np.unique([pair.group for pair in people], return_inverse=True)[1]
-    share = partial(_share, groups=groups, draws=draws, seed=seed)
-    cuts = [(name, np.array([c[i] for i in usable])) for name, c in sorted(columns.items())]
+    estimator = Estimator(draws, seed)
+
+    def share(values: Array, chosen: NDArray[np.bool_] | slice = slice(None)) -> Interval:
+        return estimator.share(values[chosen], groups[chosen])
+
+    cuts = [(name, np.array([c[i] for i in usable])) for name, c in sorted((slices or {}).items())]
     return AlignmentReport(
         labeler=rows[0].provenance.labeler or "unknown",
         judged=judge_counts(people),
         alignment=share(correct),
         length_baseline=share(by_length),
-        gain_over_length=paired_difference(correct, by_length, groups, draws=draws, seed=seed),
-        length_matched=share(correct, chosen=is_length_matched(*lengths)),
+        gain_over_length=estimator.difference(correct, by_length, groups),
+        length_matched=share(correct, is_length_matched(*lengths)),
         position=position_bias(rows, draws=draws, seed=seed),
         ece=expected_calibration_error(*fold(judged, truth)),
         brier=brier(judged, truth),
@@ -211,7 +210,7 @@ def alignment_of(
         counts=count_outcomes(asked),
         cost=compare_costs(asked, prices, draws=draws, seed=seed),
         slices=tuple(
-            SliceAlignment(name, str(label), share(correct, chosen=column == label))
+            SliceAlignment(name, str(label), share(correct, column == label))
             for name, column in cuts
             for label in np.unique(column)
         ),
@@ -238,28 +237,3 @@ def _usable(
             f"the labeler gave no usable label: {causes(failures)}; {undecided}. {advice(failures)}"
         )
     return usable, len(gold) - len(kept), failures
-
-
-def _share(
-    values: Array,
-    *,
-    groups: NDArray[np.intp],
-    draws: int,
-    seed: int,
-    chosen: NDArray[np.bool_] | slice = slice(None),
-) -> Interval:
-    """Mean over the chosen rows with an interval by group."""
-    return proportion_by_group(values[chosen], groups[chosen], draws=draws, seed=seed)
-
-
-def _columns(
-    slices: Mapping[str, Sequence[str]] | None, gold: Sequence[Preference]
-) -> Mapping[str, Sequence[str]]:
-    """Check that every slice has one label per gold pair."""
-    for name, column in (slices or {}).items():
-        if len(column) != len(gold):
-            raise ValueError(
-                f"expected slice {name!r} to have a label per gold pair ({len(gold)}), "
-                f"got {len(column)}"
-            )
-    return slices or {}

@@ -25,25 +25,15 @@ from rlaif_pl.labeling.usage.counts import OutcomeCounts, count_outcomes
 from rlaif_pl.labeling.usage.position import PositionBias, position_bias
 from rlaif_pl.labeling.usage.spending import Price
 from rlaif_pl.statistics import (
+    Estimator,
     Interval,
-    cohen_kappa_by_group,
+    cohen_kappa,
     empty_interval,
-    fleiss_kappa_by_group,
-    mean_by_group,
-    paired_difference,
-    proportion_by_group,
+    fleiss_kappa,
 )
 from rlaif_pl.types import Labeler, Preference
 
 GOLD = "gold"  # name of the gold verdicts among the raters
-
-
-@dataclass(frozen=True, slots=True)
-class Resampling:
-    """How intervals are made."""
-
-    draws: int = 2000  # bootstrap resamples
-    seed: int = 0  # seeds them
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +102,7 @@ def measure_table(
     *,
     prices: Price | None = None,
     min_labeled: float = 0.5,
-    resampling: Resampling = Resampling(),  # noqa: B008 - frozen
+    estimator: Estimator = Estimator(),  # noqa: B008 - frozen
     tell: Callable[[str], None] = logger.info,
 ) -> AlignmentTable:
     """Give gold pairs to several labelers and compare them.
@@ -126,7 +116,7 @@ def measure_table(
         prices: The labelers' prices for the cost comparison; None takes what was charged.
         min_labeled: Share of pairs a labeler must label for its failures to count against the pairs
             of all rows, in [0, 1].
-        resampling: How intervals are made.
+        estimator: How intervals are made.
         tell: Told of each labeler that is done.
 
     Raises:
@@ -150,7 +140,7 @@ def measure_table(
         labels.append(_Labels(name, labeler.fingerprint, answers, seconds))
         missing = count_outcomes(answers).text()
         tell(f"{name}: {len(answers)} pairs in {seconds:.1f} s; no label or tied: {missing}")
-    return _tabulate(labels, truth, len(gold) - len(kept), prices, min_labeled, resampling)
+    return _tabulate(labels, truth, len(gold) - len(kept), prices, min_labeled, estimator)
 
 
 def _tabulate(
@@ -159,7 +149,7 @@ def _tabulate(
     undecided: int,
     prices: Price | None,
     min_labeled: float,
-    resampling: Resampling,
+    estimator: Estimator,
 ) -> AlignmentTable:
     """Compare labels of the same pairs."""
     if not labels:
@@ -182,12 +172,12 @@ def _tabulate(
             common if full[n] and full[0] else has[n] & has[0],
             bool(full[n]),
             prices,
-            resampling,
+            estimator,
         )
         for n, one in enumerate(labels)
     )
     raters = [one for n, one in enumerate(labels) if full[n]]
-    agreements, fleiss = _agreements(raters, truth, common, resampling)
+    agreements, fleiss = _agreements(raters, truth, common, estimator)
     return AlignmentTable(
         rows, judge_counts(truth), len(truth), int(common.sum()), undecided, agreements, fleiss
     )
@@ -201,35 +191,32 @@ def _row(
     shared: NDArray[np.bool_],
     is_common: bool,
     prices: Price | None,
-    resampling: Resampling,
+    estimator: Estimator,
 ) -> TableRow:
     """Measure one labeler on ``chosen`` pairs, against the first row on ``shared``; both ``(N,)``."""
-    draws, seed = resampling.draws, resampling.seed
+    settings = {"draws": estimator.draws, "seed": estimator.seed}
     groups = np.array([pair.group for pair in truth])
     right, first_right = _right(one.rows, truth), _right(first.rows, truth)
     none = empty_interval()
     own, gold = _pick(one.rows, chosen), _pick(truth, chosen)
-    report = alignment_of(own, gold, draws=draws, seed=seed) if own else None
+    report = alignment_of(own, gold, **settings) if own else None  # type: ignore[arg-type]
     error = (p_first_of(own) - p_first_of(gold)) ** 2 if own else np.zeros(0)
-    is_first = one is first
     return TableRow(
         name=one.name,
         labeler=one.labeler,
         is_common=is_common,
         alignment=report.alignment if report else none,
         difference=none
-        if is_first
-        else paired_difference(
-            right[shared], first_right[shared], groups[shared], draws=draws, seed=seed
-        ),
+        if one is first
+        else estimator.difference(right[shared], first_right[shared], groups[shared]),
         length_baseline=report.length_baseline if report else none,
         gain_over_length=report.gain_over_length if report else none,
         length_matched=report.length_matched if report else none,
-        alignment_all=proportion_by_group(right, groups, draws=draws, seed=seed),
-        brier=mean_by_group(error, groups[chosen], draws=draws, seed=seed),
-        position=position_bias(one.rows, draws=draws, seed=seed),
+        alignment_all=estimator.share(right, groups),
+        brier=estimator.mean(error, groups[chosen]),
+        position=position_bias(one.rows, **settings),
         counts=count_outcomes(one.rows),
-        cost=compare_costs(one.rows, prices, draws=draws, seed=seed),
+        cost=compare_costs(one.rows, prices, **settings),
         seconds=one.seconds,
     )
 
@@ -249,23 +236,23 @@ def _agreements(
     raters: Sequence[_Labels],
     truth: Sequence[Preference],
     common: NDArray[np.bool_],
-    resampling: Resampling,
+    estimator: Estimator,
 ) -> tuple[tuple[LabelerKappa, ...], Interval]:
     """Kappa of every two raters and of each with the gold verdicts, and Fleiss' of all raters."""
     groups = [pair.group for pair in _pick(truth, common)]
-    settings = {"draws": resampling.draws, "seed": resampling.seed}
+    settings = {"draws": estimator.draws, "seed": estimator.seed}
     sides = {one.name: _sides(_pick(one.rows, common)) for one in raters}
     gold = _sides(_pick(truth, common))
     pairs = [(a, b, sides[a], sides[b]) for a, b in combinations(sides, 2)]
     pairs += [(name, GOLD, own, gold) for name, own in sides.items()]
     agreements = tuple(
-        LabelerKappa(a, b, cohen_kappa_by_group(left, right, groups, **settings))
+        LabelerKappa(a, b, cohen_kappa(left, right, groups, **settings))
         for a, b, left, right in pairs
     )
     if len(sides) < 2:
         return agreements, empty_interval()
     ratings = list(zip(*sides.values(), strict=True))
-    return agreements, fleiss_kappa_by_group(ratings, groups, **settings)
+    return agreements, fleiss_kappa(ratings, groups, **settings)
 
 
 def _sides(rows: Sequence[Preference]) -> list[float]:

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from rlaif_pl.data.metric_files import save_figure, write_page
 from rlaif_pl.evaluation.pairs import Array
 from rlaif_pl.evaluation.policy_report import Texts
-from rlaif_pl.statistics import Interval, paired_difference, proportion_by_group
+from rlaif_pl.statistics import Estimator, Interval, flat_metrics
 from rlaif_pl.tables import PERCENT, Column, Columns, Page, Rows, Table
 from rlaif_pl.types import PointwiseLabeler
 
@@ -39,15 +39,9 @@ class HarmlessRates:
 
     def to_metrics(self, prefix: str = "harmless") -> dict[str, float]:
         """Return flat numbers ``harmless/...``."""
-        metrics = self.sft.to_metrics(f"{prefix}/sft") | self.policy.to_metrics(f"{prefix}/policy")
-        metrics |= self.gain.to_metrics(f"{prefix}/gain")
-        metrics |= {
-            f"{prefix}/chars_sft": self.chars_sft,
-            f"{prefix}/chars_policy": self.chars_policy,
-            f"{prefix}/missing": float(self.missing),
-            f"{prefix}/n": float(self.sft.n),
-        }
-        return metrics
+        names = ("sft", "policy", "gain", "chars_sft", "chars_policy", "missing")
+        values = {name: getattr(self, name) for name in names}
+        return flat_metrics(prefix, values | {"n": self.sft.n})
 
 
 def harmless_rates(
@@ -89,12 +83,12 @@ def harmless_rates(
         )
     before, after = shares[0][kept], shares[1][kept]
     groups = [prompts[int(i)] for i in kept]
-    settings = {"draws": draws, "seed": seed}
+    estimator = Estimator(draws, seed)
     return HarmlessRates(
         judge.fingerprint,
-        proportion_by_group(before, groups, **settings),
-        proportion_by_group(after, groups, **settings),
-        paired_difference(after, before, groups, **settings),
+        estimator.share(before, groups),
+        estimator.share(after, groups),
+        estimator.difference(after, before, groups),
         _chars(sft),
         _chars(policy),
         missing,

@@ -17,7 +17,7 @@ from rlaif_pl.data.revisions import Revision, chains
 from rlaif_pl.evaluation.agreement.measure import measure_alignment
 from rlaif_pl.evaluation.gold import judges_named
 from rlaif_pl.evaluation.win_rate import WinRate, compare
-from rlaif_pl.statistics import Interval, empty_interval
+from rlaif_pl.statistics import Interval, empty_interval, flat_metrics
 from rlaif_pl.types import Labeler, Preference
 
 CHANCE = 0.5
@@ -94,13 +94,17 @@ class RevisionStudy:
 
     def to_metrics(self) -> dict[str, float]:
         """Return flat numbers ``revisions/...``."""
-        metrics: dict[str, float] = {"revisions/prompts": float(self.prompts)}
-        for number, count in self.missing.items():
-            metrics[f"revisions/missing_{number}"] = float(count)
+        metrics: dict[str, float] = {"revisions/prompts": self.prompts}
+        metrics |= {f"revisions/missing_{n}": count for n, count in self.missing.items()}
         for name, judge in self.judges.items():
-            metrics |= judge.alignment.to_metrics(f"revisions/{name}/judge_alignment")
-            metrics |= judge.length_baseline.to_metrics(f"revisions/{name}/judge_length_baseline")
-            metrics[f"revisions/{name}/judge_can_tell"] = float(judge.can_tell)
+            metrics |= flat_metrics(
+                f"revisions/{name}",
+                {
+                    "judge_alignment": judge.alignment,
+                    "judge_length_baseline": judge.length_baseline,
+                    "judge_can_tell": float(judge.can_tell),
+                },
+            )
         for result in self.results:
             if result.rate is not None:
                 name = f"{result.judge}/round_{result.round}_vs_{result.against}"

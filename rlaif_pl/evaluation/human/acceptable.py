@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from rlaif_pl.evaluation.human.ranked import Estimator
 from rlaif_pl.evaluation.human.records import Rating
 from rlaif_pl.evaluation.human.tasks import RatingTask
-from rlaif_pl.statistics import Interval, paired_difference
+from rlaif_pl.statistics import Estimator, Interval, paired_difference
 
 
 @dataclass(frozen=True, slots=True)

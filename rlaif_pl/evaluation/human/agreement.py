@@ -9,10 +9,10 @@ from itertools import combinations
 
 import numpy as np
 
-from rlaif_pl.evaluation.human.ranked import Estimator, Ranked, win_of
+from rlaif_pl.evaluation.human.ranked import Ranked, win_of
 from rlaif_pl.evaluation.pairs import correctness, side
 from rlaif_pl.evaluation.verdicts import JudgeVerdicts
-from rlaif_pl.statistics import Interval, empty_interval, kendall_w, rank_correlation
+from rlaif_pl.statistics import Estimator, Interval, empty_interval, kendall_w, rank_correlation
 
 LENGTH = "the longer one wins"
 

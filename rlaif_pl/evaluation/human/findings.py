@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rlaif_pl.evaluation.human.acceptable import Acceptability, acceptability
 from rlaif_pl.evaluation.human.agreement import Agreement, Concordance, agreements, concordance
 from rlaif_pl.evaluation.human.order import mid_ranks, shares_of_best
-from rlaif_pl.evaluation.human.ranked import Estimator, Ranked, gather
+from rlaif_pl.evaluation.human.ranked import Ranked, gather
 from rlaif_pl.evaluation.human.raters import (
     Rater,
     RaterPair,
@@ -22,7 +22,7 @@ from rlaif_pl.evaluation.human.tasks import RatingTask
 from rlaif_pl.evaluation.human.win_rates import win_matrix
 from rlaif_pl.evaluation.verdicts import JudgeVerdicts
 from rlaif_pl.evaluation.win_rates.measure import WinMatrix
-from rlaif_pl.statistics import Interval
+from rlaif_pl.statistics import Estimator, Interval
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,6 @@ import numpy as np
 from rlaif_pl.data.sides import chosen_is_first
 from rlaif_pl.evaluation.human.records import PEOPLE, Rating, Readers
 from rlaif_pl.evaluation.human.tasks import RatingTask
-from rlaif_pl.statistics import Interval, mean_by_group, proportion_by_group
 from rlaif_pl.types import Preference, Provenance
 
 
@@ -33,22 +32,6 @@ class Ranked:
 def win_of(ranks: Sequence[int], a: int, b: int) -> float:
     """Return 1 where item ``a`` is ranked above item ``b``, 0 where below, 0.5 where they tie."""
     return ((ranks[a] < ranks[b]) - (ranks[a] > ranks[b]) + 1) / 2
-
-
-@dataclass(frozen=True, slots=True)
-class Estimator:
-    """Settings of the intervals."""
-
-    draws: int = 2000  # bootstrap resamples
-    seed: int = 0  # seeds the bootstrap
-
-    def share(self, values: Sequence[float], groups: Sequence[str]) -> Interval:
-        """Return the mean of numbers in [0, 1] with its interval by group."""
-        return proportion_by_group(values, groups, draws=self.draws, seed=self.seed)
-
-    def mean(self, values: Sequence[float], groups: Sequence[str]) -> Interval:
-        """Return a mean with its interval by group."""
-        return mean_by_group(values, groups, draws=self.draws, seed=self.seed)
 
 
 def gather(tasks: Mapping[str, RatingTask], ratings: Sequence[Rating]) -> list[Ranked]:

@@ -10,10 +10,15 @@ from statistics import median
 import numpy as np
 
 from rlaif_pl.evaluation.human.order import shares_of_best
-from rlaif_pl.evaluation.human.ranked import Estimator
 from rlaif_pl.evaluation.human.records import PEOPLE, Rating
 from rlaif_pl.evaluation.human.tasks import RatingTask
-from rlaif_pl.statistics import Interval, cohen_kappa_by_group, empty_interval, rank_correlation
+from rlaif_pl.statistics import (
+    Estimator,
+    Interval,
+    cohen_kappa,
+    empty_interval,
+    rank_correlation,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +151,7 @@ def _preferences(
                 for column, rating in zip(codes, ratings, strict=True):
                     ranks = rating.ranks or ()
                     column.append((ranks[one] > ranks[other]) - (ranks[one] < ranks[other]))
-    kappa = cohen_kappa_by_group(*codes, groups, draws=estimator.draws, seed=estimator.seed)
+    kappa = cohen_kappa(*codes, groups, draws=estimator.draws, seed=estimator.seed)
     return replace(kappa, n=len(groups) // 2)
 
 
@@ -163,4 +168,4 @@ def _acceptable(
     if not rows:
         return empty_interval()
     first, second, groups = zip(*rows, strict=True)
-    return cohen_kappa_by_group(first, second, groups, draws=estimator.draws, seed=estimator.seed)
+    return cohen_kappa(first, second, groups, draws=estimator.draws, seed=estimator.seed)

@@ -7,7 +7,7 @@ from itertools import combinations
 
 import numpy as np
 
-from rlaif_pl.evaluation.human.ranked import Estimator, Ranked, win_of
+from rlaif_pl.evaluation.human.ranked import Ranked, win_of
 from rlaif_pl.evaluation.human.records import PEOPLE
 from rlaif_pl.evaluation.human.tasks import RatingTask
 from rlaif_pl.evaluation.verdicts import JudgeVerdicts
@@ -19,6 +19,7 @@ from rlaif_pl.evaluation.win_rate import (
     win_rate_of,
 )
 from rlaif_pl.evaluation.win_rates.measure import Cell, PolicyColumns, WinMatrix, judge_cells
+from rlaif_pl.statistics import Estimator
 from rlaif_pl.text import word_count
 
 CANNOT_JUDGE = "cannot judge"

@@ -14,7 +14,7 @@ from rlaif_pl.evaluation.samples import write_samples
 from rlaif_pl.evaluation.verdicts import JudgedPair, write_verdicts
 from rlaif_pl.evaluation.win_rates.measure import Cell as MatrixCell
 from rlaif_pl.evaluation.win_rates.measure import WinMatrix
-from rlaif_pl.statistics import Interval
+from rlaif_pl.statistics import Interval, flat_metrics
 from rlaif_pl.tables import PERCENT, Cell, Column, Columns, Page, Table
 from rlaif_pl.types import Prompt
 
@@ -30,14 +30,10 @@ def to_metrics(matrix: WinMatrix) -> dict[str, float]:
         metrics |= cell.rate.to_metrics(f"{cell.judge}/{cell.a}_vs_{cell.b}", "matrix")
         metrics[f"matrix/{cell.judge}/{cell.a}_vs_{cell.b}_p"] = cell.p_adjusted
     for name, policy in matrix.policies.items():
-        metrics |= policy.words.to_metrics(f"policy/{name}/words")
-        metrics |= policy.copied_4grams.to_metrics(f"policy/{name}/copied_4grams")
-        if policy.unfinished is not None:
-            metrics[f"policy/{name}/unfinished"] = policy.unfinished
-        if policy.kl is not None:
-            metrics |= policy.kl.to_metrics(f"policy/{name}/kl")
-        for reward, interval in policy.rewards.items():
-            metrics |= interval.to_metrics(f"policy/{name}/reward_{reward}")
+        names = ("words", "copied_4grams", "unfinished", "kl")
+        values = {each: getattr(policy, each) for each in names}
+        values |= {f"reward_{reward}": each for reward, each in policy.rewards.items()}
+        metrics |= flat_metrics(f"policy/{name}", values)
     return {key: value for key, value in metrics.items() if math.isfinite(value)}
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlaif_pl.labeling.usage.spending import MILLION, Price
-from rlaif_pl.statistics import Interval, empty_interval, mean_by_group
+from rlaif_pl.statistics import Estimator, Interval, flat_metrics
 from rlaif_pl.types import Preference
 
 HUMAN_USD_PER_50_WORDS = 0.11  # Google Cloud's data labeling service, as cited in the paper
@@ -42,14 +42,17 @@ class CostComparison:
 
     def to_metrics(self, prefix: str) -> dict[str, float]:
         """Return flat numbers, each with its limits."""
-        metrics = self.ai.to_metrics(f"{prefix}/ai_usd_per_pair")
-        metrics |= self.human.to_metrics(f"{prefix}/human_usd_per_pair")
-        metrics |= self.words.to_metrics(f"{prefix}/words_per_pair")
-        metrics |= self.read.to_metrics(f"{prefix}/tokens_read_per_pair")
-        metrics |= self.written.to_metrics(f"{prefix}/tokens_written_per_pair")
-        if math.isfinite(self.times_cheaper):
-            metrics[f"{prefix}/times_cheaper"] = self.times_cheaper
-        return metrics
+        return flat_metrics(
+            prefix,
+            {
+                "ai_usd_per_pair": self.ai,
+                "human_usd_per_pair": self.human,
+                "words_per_pair": self.words,
+                "tokens_read_per_pair": self.read,
+                "tokens_written_per_pair": self.written,
+                "times_cheaper": self.times_cheaper,
+            },
+        )
 
 
 def compare_costs(
@@ -69,25 +72,15 @@ def compare_costs(
         draws: Bootstrap resamples.
         seed: Seeds the bootstrap.
     """
-    if not rows:
-        return CostComparison(*(empty_interval() for _ in range(5)))
     groups = [row.group for row in rows]
     written = np.array([row.provenance.written for row in rows], np.float64)
     read = np.array([row.provenance.tokens for row in rows], np.float64) - written
     words = np.array([words_of(row) for row in rows], np.float64)
     charged = np.array([row.provenance.cost_usd for row in rows], np.float64)
     ai = charged if prices is None else (read * prices.read + written * prices.written) / MILLION
-
-    def mean(values: np.ndarray) -> Interval:
-        return mean_by_group(values, groups, draws=draws, seed=seed)
-
-    return CostComparison(
-        ai=mean(ai),
-        human=mean(words / 50 * usd_per_50_words),
-        words=mean(words),
-        read=mean(read),
-        written=mean(written),
-    )
+    human = words / 50 * usd_per_50_words
+    mean = Estimator(draws, seed).mean
+    return CostComparison(*(mean(each, groups) for each in (ai, human, words, read, written)))
 
 
 def words_of(pair: Preference) -> int:

@@ -12,13 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rlaif_pl.statistics import (
-    Interval,
-    binomial_test,
-    empty_interval,
-    mean_by_group,
-    proportion_by_group,
-)
+from rlaif_pl.statistics import Estimator, Interval, binomial_test, flat_metrics
 from rlaif_pl.types import Preference
 
 BINS = 10  # of equal width over the order gap's range, [0, 1]
@@ -41,13 +35,17 @@ class PositionBias:
 
     def to_metrics(self, prefix: str) -> dict[str, float]:
         """Return flat numbers; what was not recorded is left out."""
-        metrics: dict[str, float] = self.same_slot.to_metrics(f"{prefix}/same_slot")
-        metrics |= self.first_slot.to_metrics(f"{prefix}/same_slot_first")
-        metrics |= self.position_gap.to_metrics(f"{prefix}/position_gap")
-        metrics[f"{prefix}/same_slot_1"], metrics[f"{prefix}/same_slot_2"] = self.slots
-        if math.isfinite(self.p_value):
-            metrics[f"{prefix}/same_slot_p_value"] = self.p_value
-        return metrics
+        return flat_metrics(
+            prefix,
+            {
+                "same_slot": self.same_slot,
+                "same_slot_first": self.first_slot,
+                "same_slot_1": self.slots[0],
+                "same_slot_2": self.slots[1],
+                "same_slot_p_value": self.p_value,
+                "position_gap": self.position_gap,
+            },
+        )
 
     def text(self) -> str:
         """Return it in words."""
@@ -71,7 +69,7 @@ def position_bias(
     asked = [row for row in labeled if row.provenance.same_slot is not None]
     if not asked:
         return None
-    settings = {"draws": draws, "seed": seed}
+    estimator = Estimator(draws, seed)
     same = [row for row in asked if row.provenance.same_slot]
     told = [row for row in same if row.provenance.slot is not None]
     first = sum(row.provenance.slot == 1 for row in told)
@@ -80,20 +78,15 @@ def position_bias(
     places = np.minimum(np.floor(values * BINS + 1e-9), BINS - 1)  # 0.3 belongs to [0.3, 0.4)
     counts = np.bincount(places.astype(np.intp), minlength=BINS)
     return PositionBias(
-        same_slot=proportion_by_group(
+        same_slot=estimator.share(
             [float(row.provenance.same_slot is True) for row in asked],
             [row.group for row in asked],
-            **settings,  # type: ignore[arg-type]
         ),
-        first_slot=proportion_by_group(
-            [float(row.provenance.slot == 1) for row in told],
-            [row.group for row in told],
-            **settings,  # type: ignore[arg-type]
+        first_slot=estimator.share(
+            [float(row.provenance.slot == 1) for row in told], [row.group for row in told]
         ),
         p_value=binomial_test(first, len(told)) if told else math.nan,
         slots=(first, len(told) - first),
-        position_gap=mean_by_group(values, [row.group for row in gaps], **settings)  # type: ignore[arg-type]
-        if gaps
-        else empty_interval(),
+        position_gap=estimator.mean(values, [row.group for row in gaps]),
         gap_counts=tuple(int(count) for count in counts),
     )

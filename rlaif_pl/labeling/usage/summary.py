@@ -12,7 +12,7 @@ from rlaif_pl.labeling.guard import LOW_MASS
 from rlaif_pl.labeling.usage.cost import CostComparison, compare_costs
 from rlaif_pl.labeling.usage.counts import OutcomeCounts, count_outcomes
 from rlaif_pl.labeling.usage.position import PositionBias, position_bias
-from rlaif_pl.statistics import Interval, mean_by_group, proportion_by_group
+from rlaif_pl.statistics import Interval, flat_metrics, mean_by_group, proportion_by_group
 from rlaif_pl.types import Preference
 
 MOSTLY_OUTSIDE = 0.9  # mean probability outside the verdicts from which it is said
@@ -60,21 +60,16 @@ class LabelSummary:
 
     def to_metrics(self, prefix: str = "label") -> dict[str, float]:
         """Return flat metrics ``prefix/name``; what does not apply is left out."""
-        metrics: dict[str, float] = {
-            f"{prefix}/pairs": self.pairs,
-            f"{prefix}/labeled": self.labeled,
-            f"{prefix}/failed": self.counts.unusable,
-            f"{prefix}/tokens": self.tokens,
-            f"{prefix}/cost_usd": self.cost_usd,
-        }
+        names = ["pairs", "labeled", "tokens", "cost_usd", "mean_p_first", "decided"]
+        names += ["longer_wins", "off_option_mass", "tie_mass"]
+        metrics = flat_metrics(prefix, {name: getattr(self, name) for name in names})
+        metrics[f"{prefix}/failed"] = self.counts.unusable
         metrics |= {f"{prefix}/failed_{reason}": n for reason, n in self.failures.items()}
         metrics |= self.counts.to_metrics(f"{prefix}/count")
-        for name in ("mean_p_first", "decided", "longer_wins", "off_option_mass", "tie_mass"):
-            metrics |= getattr(self, name).to_metrics(f"{prefix}/{name}")
         if self.position is not None:
             metrics |= self.position.to_metrics(prefix)
         metrics |= self.cost.to_metrics(f"{prefix}/cost")
-        return {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
+        return {name: float(value) for name, value in metrics.items()}
 
     def notes(self) -> list[str]:
         """Return sentences on what to see to before training on the labels; mostly none."""

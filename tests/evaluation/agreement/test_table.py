@@ -10,8 +10,9 @@ import pytest
 from rich.console import Console
 
 from rlaif_pl.evaluation.agreement import table_text
-from rlaif_pl.evaluation.agreement.table import Resampling, measure_table
+from rlaif_pl.evaluation.agreement.table import measure_table
 from rlaif_pl.labeling.usage.spending import Price
+from rlaif_pl.statistics import Estimator
 from rlaif_pl.types import Preference, Provenance
 
 GOLD = [
@@ -20,14 +21,14 @@ GOLD = [
     Preference("post 3", "abc", "de", "3", 0.0),  # shorter is better
     Preference("post 4", "abcde", "abc", "4", 1.0),  # longer is better
 ]
-FEW = Resampling(draws=200)
+FEW = Estimator(draws=200)
 
 
 @pytest.fixture
 def table(answering):
     def measure(rows, gold=GOLD, **options):
         named = ((name, answering(answers)) for name, answers in rows.items())
-        return measure_table(named, gold, resampling=FEW, **options)
+        return measure_table(named, gold, estimator=FEW, **options)
 
     return measure
 
@@ -86,7 +87,7 @@ def test_kappas_between_rows_and_with_people(table):
 def test_undecided_pairs_are_not_asked_about_and_verdicts_are_hidden(answering):
     gold = [*GOLD, Preference("p", "x", "y", "5", 0.5), Preference("p", "x. . .", "y", "6")]
     labeler = answering([0.9] * 4)
-    measured = measure_table([("a", labeler)], gold, resampling=FEW)
+    measured = measure_table([("a", labeler)], gold, estimator=FEW)
     assert measured.undecided == 2
     assert [pair.p_first for pair in labeler.seen] == [None] * 4
     assert math.isnan(measured.fleiss.value)
@@ -100,7 +101,7 @@ def test_labelers_are_taken_one_at_a_time(answering):
             alive.append(name)
             yield name, answering([0.9] * 4)
 
-    measure_table(rows(), GOLD, resampling=FEW)
+    measure_table(rows(), GOLD, estimator=FEW)
     assert alive == ["a", "b"]
 
 
@@ -127,7 +128,7 @@ def priced():
             return [replace(p, p_first=0.6, source="ai", provenance=note) for p in pairs]
 
     prices = Price(read=10.0, written=100.0)
-    return measure_table([("in words", Biased())], GOLD, prices=prices, resampling=FEW)
+    return measure_table([("in words", Biased())], GOLD, prices=prices, estimator=FEW)
 
 
 def test_position_tokens_and_cost_stand_in_the_table(priced):

@@ -7,13 +7,14 @@ import pytest
 
 from rlaif_pl.data.preferences import write_preferences
 from rlaif_pl.evaluation.human.findings import reading_of
-from rlaif_pl.evaluation.human.ranked import Estimator, Ranked, gather, preferences_of
+from rlaif_pl.evaluation.human.ranked import Ranked, gather, preferences_of
 from rlaif_pl.evaluation.human.records import Rating
 from rlaif_pl.evaluation.human.tables import results_of, write_ratings
 from rlaif_pl.evaluation.human.tasks import Item, RatingTask
 from rlaif_pl.evaluation.pairs import comparison_key
 from rlaif_pl.evaluation.verdicts import JudgeVerdicts
 from rlaif_pl.reporting.results import read_results
+from rlaif_pl.statistics import Estimator
 from rlaif_pl.training.datamodule import PreferenceDataModule
 
 # Of t1 three people's ranks of a, b, c; of t2 one's, and one who could not judge.

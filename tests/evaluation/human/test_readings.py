@@ -6,10 +6,10 @@ import pytest
 
 from rlaif_pl.evaluation.human.acceptable import acceptability
 from rlaif_pl.evaluation.human.findings import reading_of
-from rlaif_pl.evaluation.human.ranked import Estimator, preferences_of
+from rlaif_pl.evaluation.human.ranked import preferences_of
 from rlaif_pl.evaluation.human.records import Rating
 from rlaif_pl.evaluation.human.tables import results_of, write_ratings
-from rlaif_pl.statistics import cohen_kappa, wilson
+from rlaif_pl.statistics import Estimator, cohen_kappa, wilson
 
 SETTINGS = Estimator(draws=200)
 YES, NO = True, False
@@ -85,7 +85,7 @@ def test_kappas_of_two_raters(tasks):
     assert pair.preferences.value == pytest.approx((4 / 6 - 1 / 2) / (1 - 1 / 2))
     # the texts of t1 alone: Bo said nothing of t2's
     assert pair.acceptable.n == 3
-    assert pair.acceptable.value == pytest.approx(cohen_kappa([YES, YES, NO], [YES, NO, NO]))
+    assert pair.acceptable.value == pytest.approx(cohen_kappa([YES, YES, NO], [YES, NO, NO]).value)
     metrics = results_of(reading(tasks, TWO)).metrics
     assert metrics["rating/kappa_preferences/person_1_and_person_2"] == pytest.approx(1 / 3)
     assert "rating/kappa_acceptable/person_1_and_person_2" in metrics
