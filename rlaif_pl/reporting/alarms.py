@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlaif_pl.reporting.files import finite, mapping, read_mapping, records
+from rlaif_pl.tables import Column, Rows, Table
 
 COUNT = "a2c/alarm_count"  # logged at every step that is watched
 QUANTITIES = {
@@ -61,6 +62,15 @@ class Alarms:
     best_step: int | None  # step of the best weights before; None where none were measured
     best_value: float | None  # what they were measured at
     best_file: str  # where they are kept, below the stage's folder
+
+    def table(self) -> Table:
+        """Return what went off, as a table."""
+        columns = ["alarm", "went off at step", "beyond the limit since"]
+        numbers = [Column("value", ".3g"), Column("limit", ".3g")]
+        rows: Rows = [
+            [a.text, a.step, a.since, float(a.value), float(a.limit)] for a in self.alarms
+        ]
+        return Table("", [*columns, *numbers], rows)
 
     def outcome(self) -> str:
         """Say what was done, and which weights are exported."""

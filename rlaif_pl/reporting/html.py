@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,10 +10,11 @@ import jinja2
 from markupsafe import Markup
 
 from rlaif_pl.data.metric_files import write_text
-from rlaif_pl.reporting import labels, parts, plots, sections, verdict
-from rlaif_pl.reporting.inputs import read_run
-from rlaif_pl.reporting.run import ReportStage, Run
-from rlaif_pl.tables import duration
+from rlaif_pl.reporting import labels, plots, rest_steps, sections, selection, verdict
+from rlaif_pl.reporting.alarms import COUNT
+from rlaif_pl.reporting.results import title_of
+from rlaif_pl.reporting.run import ReportStage, Run, read_run
+from rlaif_pl.tables import Table, duration
 
 SHOWN_SAMPLES = 8  # open; the others up to MOST_SAMPLES are folded away
 MOST_SAMPLES = 60
@@ -20,18 +22,22 @@ ORDER_GAP = "gap between the two orders"
 
 
 @dataclass(frozen=True, slots=True)
-class StageTime:
-    """How long a stage took."""
+class TablePart:
+    """What a stage shows as tables."""
 
-    stage: ReportStage  # the stage
-    text: str  # its duration in words
-    share: float  # of the longest stage, in [0, 1]
+    stage: str  # its name
+    title: str  # of the part
+    tables: Sequence[Table]  # its tables
+    notes: Sequence[str]  # sentences that are needed to read them
+    plot: Markup | None = None  # an `svg` element in the page's colors, or None
+    image: str = ""  # address of a plot that has its own colors, or ""
+    caption: str = ""  # of the plot
 
 
 def write_report(run_dir: Path) -> Path:
     """Write ``<run_dir>/report.html`` from what the run folder holds.
 
-    What is missing is called "not measured"; see ``rlaif_pl.reporting.inputs`` for the files.
+    What is missing is called "not measured"; see ``rlaif_pl.reporting.run`` for the files.
 
     Returns:
         Path of the report.
@@ -64,10 +70,10 @@ def render(run: Run) -> str:
         warnings=[*verdict.warnings_of(run), *labels.label_warnings(run.metrics)],
         rows=[row for row in rows if row.meaning],
         more_rows=[row for row in rows if not row.meaning],
-        alarms=parts.alarm_parts(run),
-        selections=parts.selection_parts(run),
-        results=parts.result_parts(run),
-        rest=parts.rest_parts(run),
+        alarms=alarm_parts(run),
+        selections=selection_parts(run),
+        results=result_parts(run),
+        rest=rest_parts(run),
         facts=sections.fact_rows(run.stages),
         reinforced=stage,
         curves=[(title, svg and Markup(svg)) for title, svg in sections.training_curves(stage)],
@@ -92,21 +98,71 @@ def render(run: Run) -> str:
     )
 
 
-def stage_times(run: Run) -> list[StageTime]:
-    """Return how long each stage took."""
-    longest = max((stage.seconds or 0.0 for stage in run.stages), default=0.0) or 1.0
+def alarm_parts(run: Run) -> list[TablePart]:
+    """Return the stages that were watched for reward hacking: what was done, and what went off."""
+    found = []
+    for stage in run.stages:
+        if stage.alarms is not None:
+            outcome = stage.alarms.outcome() if stage.is_finished else "The stage is not finished."
+            found.append(TablePart(stage.name, stage.name, [stage.alarms.table()], [outcome]))
+        elif COUNT in stage.history:
+            steps = len(stage.history[COUNT])
+            note = f"Watched at {steps} logged steps; no alarm."
+            found.append(TablePart(stage.name, stage.name, [], [note]))
+    return found
+
+
+def selection_parts(run: Run) -> list[TablePart]:
+    """Return the stages that chose a checkpoint."""
+    found = []
+    for stage in run.stages:
+        if judged := selection.candidates(stage.metrics):
+            tables = [selection.table_of(judged)]
+            prompts = (
+                f"{judged[0].prompts} development prompts, judged by the labeler in this stage's"
+            )
+            notes = [selection.reading(judged), f"{prompts} config."]
+            plot = plots.forest([each.win_rate for each in judged], f"selection {stage.name}")
+            found.append(TablePart(stage.name, stage.name, tables, notes, Markup(plot)))
+    return found
+
+
+def result_parts(run: Run) -> list[TablePart]:
+    """Return the stages that left tables of results."""
     return [
-        StageTime(
-            stage,
-            _time_text(stage),
-            (stage.seconds or 0.0) / longest,
+        TablePart(
+            stage.name,
+            title_of(stage.name, stage.command, stage.metrics),
+            stage.results.page.tables,
+            stage.results.page.notes,
+            image=stage.results.plot,
+            caption=stage.results.page.caption,
         )
         for stage in run.stages
+        if stage.results is not None
     ]
 
 
+def rest_parts(run: Run) -> list[TablePart]:
+    """Return the stages that trained by ReST."""
+    found = []
+    for stage in run.stages:
+        if stage.rest:
+            names = [step.name for step in stage.rest]
+            rewards = [step.reward for step in stage.rest]
+            plot = plots.steps(names, rewards, "validation reward", f"rest {stage.name}")
+            tables, notes = [rest_steps.table_of(stage.rest)], [rest_steps.reading(stage.rest)]
+            found.append(TablePart(stage.name, stage.name, tables, notes, Markup(plot)))
+    return found
+
+
+def stage_times(run: Run) -> list[tuple[ReportStage, str, float]]:
+    """Return stages, how long each took in words, and of the longest stage, in [0, 1]."""
+    longest = max((stage.seconds or 0.0 for stage in run.stages), default=0.0) or 1.0
+    return [(stage, _time_text(stage), (stage.seconds or 0.0) / longest) for stage in run.stages]
+
+
 def _time_text(stage: ReportStage) -> str:
-    """Say how long a stage took, where it is finished and that is known."""
     if stage.seconds is not None:
         return duration(stage.seconds)
     return "not timed" if stage.is_finished else "not finished"

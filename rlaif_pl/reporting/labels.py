@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
-from rlaif_pl.reporting.measures import measure
+from rlaif_pl.labeling.usage.cost import factor
 from rlaif_pl.statistics import Interval
 
 KINDS = {
@@ -26,69 +25,54 @@ SHARES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One line of a table."""
-
-    text: str  # what was measured
-    value: str  # the figure, with its interval where it has one
+Lines = list[tuple[str, str]]  # what was measured, and the figure with its interval, if any
 
 
-def outcome_lines(metrics: Mapping[str, float], prefix: str = "label") -> list[Line]:
+def outcome_lines(metrics: Mapping[str, float], prefix: str = "label") -> Lines:
     """Return pairs by what became of them, and the labels' shares; none where nothing was labeled."""
     lines = [
-        Line(text, f"{metrics[key]:,.0f}")
+        (text, f"{metrics[key]:,.0f}")
         for kind, text in KINDS.items()
         if (key := f"{prefix}/count/{kind}") in metrics and (metrics[key] or kind == "decided")
     ]
-    shares = ((text, measure(metrics, f"{prefix}/{name}")) for name, text in SHARES.items())
-    return lines + [Line(text, found.percent()) for text, found in shares if found is not None]
+    shares = ((text, Interval.read(metrics, f"{prefix}/{name}")) for name, text in SHARES.items())
+    return lines + [(text, found.percent()) for text, found in shares if found is not None]
 
 
-def position_lines(metrics: Mapping[str, float], prefix: str = "label") -> list[Line]:
+def position_lines(metrics: Mapping[str, float], prefix: str = "label") -> Lines:
     """Return what is known of position bias; none where the labeler has no orders."""
-    same = measure(metrics, f"{prefix}/same_slot")
-    if same is None:
-        return []
-    lines = [Line("same slot won in both orders", same.percent())]
-    first = measure(metrics, f"{prefix}/same_slot_first")
-    if first is not None:
-        counts = [metrics.get(f"{prefix}/same_slot_{slot}", math.nan) for slot in (1, 2)]
-        lines.append(Line("of these, slot 1", first.percent()))
-        lines.append(Line("pairs won by slot 1 / slot 2", " / ".join(f"{n:,.0f}" for n in counts)))
+    names = ("same_slot", "same_slot_first", "position_gap")
+    same, first, gap = (Interval.read(metrics, f"{prefix}/{name}") for name in names)
     p_value = metrics.get(f"{prefix}/same_slot_p_value")
-    if p_value is not None:
-        lines.append(Line("two-sided binomial p of 'either slot as often'", f"{p_value:.2g}"))
-    gap = measure(metrics, f"{prefix}/position_gap")
-    if gap is not None:
-        lines.append(
-            Line("mean difference of the probability between the orders", gap.number(".3g"))
-        )
-    return lines
+    counts = [metrics.get(f"{prefix}/same_slot_{slot}", math.nan) for slot in (1, 2)]
+    lines = {
+        "same slot won in both orders": same and same.percent(),
+        "of these, slot 1": first and first.percent(),
+        "pairs won by slot 1 / slot 2": first and " / ".join(f"{n:,.0f}" for n in counts),
+        "two-sided binomial p of 'either slot as often'": None
+        if p_value is None
+        else f"{p_value:.2g}",
+        "mean difference of the probability between the orders": gap and gap.number(".3g"),
+    }
+    return [(text, value) for text, value in lines.items() if value] if same else []
 
 
-def cost_lines(metrics: Mapping[str, float], prefix: str = "label/cost") -> list[Line]:
+def cost_lines(metrics: Mapping[str, float], prefix: str = "label/cost") -> Lines:
     """Return what a label cost beside what a person's would; none where nothing was labeled."""
-    human = measure(metrics, f"{prefix}/human_usd_per_pair")
-    if human is None:
-        return []
-    lines = []
-    for name, text in (("read", "tokens read a pair"), ("written", "tokens written a pair")):
-        found = measure(metrics, f"{prefix}/tokens_{name}_per_pair")
-        if found is not None:
-            lines.append(Line(text, found.number(".3g")))
-    ai = measure(metrics, f"{prefix}/ai_usd_per_pair")
-    lines.append(Line("AI label, $ a pair", _dollars(ai)))
-    words = measure(metrics, f"{prefix}/words_per_pair")
-    if words is not None:
-        lines.append(Line("words a person would read for a pair", words.number(".3g")))
-    lines.append(Line("person's label at $0.11 per 50 words, $ a pair", _dollars(human)))
+    names = ("tokens_read", "tokens_written", "words", "ai_usd", "human_usd")
+    read, written, words, ai, human = (
+        Interval.read(metrics, f"{prefix}/{name}_per_pair") for name in names
+    )
     cheaper = metrics.get(f"{prefix}/times_cheaper")
-    if cheaper is not None:
-        lines.append(
-            Line("times cheaper", f"{cheaper:,.0f}" if cheaper >= 100 else f"{cheaper:.3g}")
-        )
-    return lines
+    lines = {
+        "tokens read a pair": read and read.number(".3g"),
+        "tokens written a pair": written and written.number(".3g"),
+        "AI label, $ a pair": _dollars(ai),
+        "words a person would read for a pair": words and words.number(".3g"),
+        "person's label at $0.11 per 50 words, $ a pair": _dollars(human),
+        "times cheaper": None if cheaper is None else factor(cheaper),
+    }
+    return [(text, value) for text, value in lines.items() if value] if human else []
 
 
 def _dollars(found: Interval | None) -> str:

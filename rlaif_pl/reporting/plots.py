@@ -8,7 +8,6 @@ import re
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, cast
 
 import matplotlib
@@ -18,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from rlaif_pl.reporting.run import ShownWinRate
-from rlaif_pl.statistics.calibration import ReliabilityBin
+from rlaif_pl.statistics import Interval, ReliabilityBin
 
 # Colors that stand in the SVG for the page's own; nothing else is drawn in them.
 INK, MUTED, GRID = "#010101", "#020202", "#030303"
@@ -57,17 +56,6 @@ TITLE_WIDTH = 46  # characters
 WIDE, SMALL, LOW = (7.2, 2.6), (3.6, 2.6), (7.2, 1.8)  # inches
 
 Points = Sequence[tuple[int, float]]
-
-
-@dataclass(frozen=True, slots=True)
-class Bar:
-    """One bar with its interval."""
-
-    label: str  # what it measures
-    value: float  # its length, in [0, 1]
-    low: float  # lower limit; NaN where there is none
-    high: float  # upper limit
-    is_baseline: bool = False  # drawn in the background color
 
 
 def curve(points: Points, label: str, series: int = 0, level: float | None = None) -> str:
@@ -121,18 +109,16 @@ def forest(rates: Sequence[ShownWinRate], name: str = "forest") -> str:
         return _svg(figure, name)
 
 
-def steps(
-    names: Sequence[str], rows: Sequence[tuple[float, float, float]], label: str, name: str
-) -> str:
+def steps(names: Sequence[str], rows: Sequence[Interval], label: str, name: str) -> str:
     """Draw a value with its interval at each of a few steps; ``name`` is that of no other plot."""
     with _axes(LOW) as (figure, axes):
         places = list(range(len(rows)))
-        values = [value for value, _, _ in rows]
+        values = [row.value for row in rows]
         axes.plot(places, values, color=SERIES[0], linewidth=1.2, alpha=0.5)
         axes.scatter(places, values, color=SERIES[0], s=36, linewidths=0, zorder=3)
-        for place, (_, low, high) in zip(places, rows, strict=True):
-            if math.isfinite(low) and math.isfinite(high):
-                axes.plot([place, place], [low, high], color=SERIES[0], linewidth=2.0)
+        for place, row in zip(places, rows, strict=True):
+            if math.isfinite(row.low):
+                axes.plot([place, place], [row.low, row.high], color=SERIES[0], linewidth=2.0)
         axes.set_xticks(places, names)
         axes.set_ylabel(label)
         axes.grid(visible=False, axis="x")
@@ -157,12 +143,17 @@ def reliability(bins: Sequence[ReliabilityBin]) -> str:
         return _svg(figure, "reliability")
 
 
-def bars(rows: Sequence[Bar], level: float = 0.5) -> str:
-    """Draw shares as horizontal bars with their intervals and a line at a level."""
+def bars(rows: Sequence[tuple[str, Interval, bool]], level: float = 0.5) -> str:
+    """Draw shares as horizontal bars and a line at a level.
+
+    Args:
+        rows: What each measures, its share, and whether it is drawn in the background color.
+        level: Of the line, in [0, 1].
+    """
     with _axes((WIDE[0], 0.9 + 0.45 * len(rows))) as (figure, axes):
         places = list(range(len(rows) - 1, -1, -1))
-        for place, row in zip(places, rows, strict=True):
-            color = MUTED if row.is_baseline else SERIES[0]
+        for place, (_, row, is_baseline) in zip(places, rows, strict=True):
+            color = MUTED if is_baseline else SERIES[0]
             axes.barh(place, 100 * row.value, height=0.55, color=color, alpha=0.85)
             if math.isfinite(row.low):
                 limits = [100 * row.low, 100 * row.high]
@@ -170,7 +161,7 @@ def bars(rows: Sequence[Bar], level: float = 0.5) -> str:
             text = f"{100 * row.value:.1f} %"
             axes.annotate(text, (1.01, place), xycoords=("axes fraction", "data"), va="center")
         axes.axvline(100 * level, color=INK, linewidth=1.0, linestyle=(0, (4, 3)))
-        axes.set_yticks(places, [row.label for row in rows])
+        axes.set_yticks(places, [label for label, *_ in rows])
         axes.set_xlim(0, 100)
         axes.grid(visible=False, axis="y")
         axes.set_xlabel("% of pairs (line: 95 % interval; dashed: chance)")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlaif_pl.reporting.files import finite, mapping, read_json, records
-from rlaif_pl.statistics import Interval
+from rlaif_pl.statistics import Interval, empty_interval
 from rlaif_pl.tables import PERCENT, Cell, Column, Columns, Table
 
 # Title and format of what a step's result holds.
@@ -45,8 +45,7 @@ class RestStep:
     @property
     def cells(self) -> list[Cell]:
         """The step as a row of the table."""
-        reward = Interval(*self.limits(), 0)
-        known = {name: finite(self.result.get(name)) for name in SHOWN} | {"reward": reward}
+        known = {name: finite(self.result.get(name)) for name in SHOWN} | {"reward": self.reward}
         verdict = "kept" if self.is_kept else "not kept"
         return [
             str(self.grow) if self.grow else "start",
@@ -55,11 +54,11 @@ class RestStep:
             verdict if self.improve else "",
         ]
 
-    def limits(self) -> tuple[float, float, float]:
-        """Return the validation reward with its limits, which may be NaN."""
-        low, high = (finite(self.result.get(f"reward_{side}")) for side in ("low", "high"))
-        value = float(self.result["reward"])
-        return value, math.nan if low is None else low, math.nan if high is None else high
+    @property
+    def reward(self) -> Interval:
+        """The validation reward."""
+        known = {name: x for name in self.result if (x := finite(self.result[name])) is not None}
+        return Interval.read(known, "reward") or empty_interval()
 
 
 def table_of(steps: Sequence[RestStep]) -> Table:
@@ -80,10 +79,10 @@ def reading(steps: Sequence[RestStep]) -> str:
     text = f"{len(kept)} of {len(tried)} Improve steps were kept."
     if not kept:
         return f"{text} The policy is the one it started from."
-    (before, low, high), (after, after_low, after_high) = steps[0].limits(), kept[-1].limits()
-    text += f" Validation reward went from {before:.3g} to {after:.3g}"
-    if math.isfinite(low) and math.isfinite(after_low):
-        overlap = after_low <= high and low <= after_high
+    before, after = steps[0].reward, kept[-1].reward
+    text += f" Validation reward went from {before.value:.3g} to {after.value:.3g}"
+    if math.isfinite(before.low) and math.isfinite(after.low):
+        overlap = after.low <= before.high and before.low <= after.high
         text += "; their intervals overlap" if overlap else "; their intervals are apart"
     return (
         f"{text}. That reward decided which steps were kept, so it flatters the last one: believe what "

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from rlaif_pl.data.metric_files import OF_STAGE
 from rlaif_pl.evaluation.gold import judges_in
 from rlaif_pl.evaluation.policy_report import GREEDY
-from rlaif_pl.reporting.measures import measure
-from rlaif_pl.reporting.plots import Bar, curve
+from rlaif_pl.reporting.plots import curve
 from rlaif_pl.reporting.run import ReportStage, Run
+from rlaif_pl.statistics import Interval
 
 MEANINGS = {
     "labeler/alignment": "labeler agrees with {judges}",
@@ -114,7 +114,7 @@ def _meaning(metrics: Mapping[str, float], name: str) -> str:
 
 def _number(metrics: Mapping[str, float], name: str) -> str:
     value = metrics[name]
-    found = measure(metrics, name)
+    found = Interval.read(metrics, name)
     if found is not None and math.isfinite(found.low):
         return found.number(".3g")
     return f"{value:,.0f}" if float(value).is_integer() else f"{value:.4g}"
@@ -122,23 +122,22 @@ def _number(metrics: Mapping[str, float], name: str) -> str:
 
 def reinforced(run: Run) -> ReportStage | None:
     """Return the last stage whose history is reinforcement learning's."""
-    for stage in reversed(run.stages):
-        named = re.search(REINFORCED, stage.name) is not None
-        if stage.history and (named or any(re.search(REINFORCED, m) for m in stage.history)):
-            return stage
-    return None
+    found = (
+        stage
+        for stage in reversed(run.stages)
+        if stage.history and any(re.search(REINFORCED, n) for n in (stage.name, *stage.history))
+    )
+    return next(found, None)
 
 
 def training_curves(stage: ReportStage | None) -> list[tuple[str, str | None]]:
     """Return title and plot of each of ``CURVES``; None where it was not measured."""
-    plots: list[tuple[str, str | None]] = []
-    for number, (title, patterns) in enumerate(CURVES):
-        name = None if stage is None else _match(list(stage.history), patterns)
-        if stage is None or name is None:
-            plots.append((title, None))
-        else:
-            plots.append((title, curve(stage.history[name], f"{title} ({name})", number)))
-    return plots
+    history = {} if stage is None else stage.history
+    return [
+        (title, name and curve(history[name], f"{title} ({name})", number))
+        for number, (title, patterns) in enumerate(CURVES)
+        for name in [_match(list(history), patterns)]
+    ]
 
 
 def all_curves(stage: ReportStage) -> list[str]:
@@ -153,21 +152,14 @@ def all_curves(stage: ReportStage) -> list[str]:
 def _match(names: Sequence[str], patterns: Sequence[str]) -> str | None:
     """Return the first name that the earliest possible pattern matches; training before others."""
     ordered = sorted(names, key=lambda name: ("val" in name, name))
-    for pattern in patterns:
-        for name in ordered:
-            if re.search(pattern, name):
-                return name
-    return None
+    found = (name for pattern in patterns for name in ordered if re.search(pattern, name))
+    return next(found, None)
 
 
-def alignment_bars(metrics: Mapping[str, float]) -> list[Bar]:
-    """Return the labeler's agreement with gold verdicts beside its baselines."""
-    rows = []
-    for label, name, is_baseline in ALIGNMENT:
-        found = measure(metrics, name)
-        if found is not None:
-            rows.append(Bar(label, found.value, found.low, found.high, is_baseline))
-    return rows
+def alignment_bars(metrics: Mapping[str, float]) -> list[tuple[str, Interval, bool]]:
+    """Return the labeler's agreement with gold verdicts beside its baselines, for ``plots.bars``."""
+    read = ((label, Interval.read(metrics, name), flag) for label, name, flag in ALIGNMENT)
+    return [(label, found, flag) for label, found, flag in read if found is not None]
 
 
 def fact_rows(stages: Sequence[ReportStage]) -> list[tuple[str, list[str]]]:

@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from rlaif_pl.reporting.measures import measure
 from rlaif_pl.reporting.run import ShownWinRate
 from rlaif_pl.statistics import Interval
 from rlaif_pl.tables import PERCENT, Column, Columns, Rows, Table
@@ -47,16 +46,9 @@ def table_of(judged: Sequence[CandidateResult]) -> Table:
         "",
     ]
     rows: Rows = [
-        [
-            each.step,
-            each.validation_reward,
-            each.rate,
-            each.equal,
-            each.length_ratio,
-            each.unfinished,
-            "chosen" if each.is_chosen else "",
-        ]
-        for each in judged
+        [c.step, c.validation_reward, c.rate, c.equal, c.length_ratio, c.unfinished]
+        + ["chosen" * c.is_chosen]
+        for c in judged
     ]
     return Table("", columns, rows)
 
@@ -67,7 +59,7 @@ def candidates(metrics: Mapping[str, float]) -> list[CandidateResult]:
     for name, value in metrics.items():
         match = CANDIDATE.fullmatch(name)
         key = name.removesuffix("_validation_reward")
-        rate = measure(metrics, key)
+        rate = Interval.read(metrics, key)
         if match is None or rate is None:
             continue
         step = int(match[1])
@@ -76,7 +68,7 @@ def candidates(metrics: Mapping[str, float]) -> list[CandidateResult]:
                 step,
                 value,
                 rate,
-                measure(metrics, f"{key}_length_controlled"),
+                Interval.read(metrics, f"{key}_length_controlled"),
                 metrics.get(f"{key}_length_ratio"),
                 metrics.get(f"{key}_unfinished"),
                 int(metrics.get(f"{key}_n", 0)),

@@ -8,18 +8,35 @@ first alone is what reward hacking looks like.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from rlaif_pl.evaluation.gold import judges_in
-from rlaif_pl.reporting.measures import State, measure, points, state_of
 from rlaif_pl.reporting.run import Run
+from rlaif_pl.statistics import Interval
 
+State = Literal["good", "bad", "unclear", "missing"]
 MAX_LENGTH_RATIO = 1.5  # longer summaries than this times SFT's make a win rate suspect
 MAX_COPY_GAIN = 0.10  # more copied 4-grams than this above SFT's
 MAX_ECE = 0.10
 MAX_CUT_GAIN = 0.10  # a larger share of responses cut by the length limit than this above SFT's
 LARGE_KL = 25.0  # nats a response; beyond it the policy has little to do with SFT
+
+
+def state_of(found: Interval, level: float) -> State:
+    """``good`` if all of an interval lies above a level, ``bad`` if all lies below."""
+    if not math.isfinite(found.low):
+        return "unclear"
+    if found.low > level:
+        return "good"
+    return "bad" if found.high < level else "unclear"
+
+
+def points(found: Interval) -> str:
+    """Write a difference of shares in percentage points."""
+    return found.text("+.1f", 100, " points")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +112,12 @@ def _headline(own: list[Finding], independent: Finding) -> tuple[State, str]:
 
 def _gain(metrics: Mapping[str, float]) -> Finding:
     """The reward on held-out prompts, after against before."""
-    gain = measure(metrics, "a2c/reward_gain")
+    gain = Interval.read(metrics, "a2c/reward_gain")
     if gain is None:
         return Finding("missing", "Reward gain on held-out prompts: not measured.")
     state = state_of(gain, 0.0)
     verb = {"good": "rose", "bad": "fell"}.get(state, "did not clearly change")
-    before, after = (measure(metrics, f"a2c/reward_{when}") for when in ("before", "after"))
+    before, after = (Interval.read(metrics, f"a2c/reward_{when}") for when in ("before", "after"))
     between = f", from {before.value:.3g} to {after.value:.3g}" if before and after else ""
     return Finding(state, f"Mean reward on held-out prompts {verb}: {gain.number('.3g')}{between}.")
 
@@ -109,7 +126,7 @@ def _win(
     metrics: Mapping[str, float], name: str, by: str, against: str = "the SFT policy"
 ) -> Finding:
     """A win rate against one half."""
-    rate = measure(metrics, name)
+    rate = Interval.read(metrics, name)
     if rate is None:
         return Finding("missing", f"Wins over {against}, judged by {by}: not measured.")
     state = state_of(rate, 0.5)
@@ -117,7 +134,7 @@ def _win(
         state, "not shown to differ from"
     )
     text = f"The policy is {verb} {against} by {by}: it wins {rate.percent()}"
-    controlled = measure(metrics, f"{name}_length_controlled")
+    controlled = Interval.read(metrics, f"{name}_length_controlled")
     if controlled is not None:
         text += f", at equal length {controlled.percent()}"
     return Finding(state, text + ".")
@@ -137,7 +154,9 @@ def _elsewhere(run: Run) -> list[Finding]:
 
 def _harmless(metrics: Mapping[str, float]) -> list[Finding]:
     """The share of harmless responses, after against before; nothing where it was not asked for."""
-    gain, before, after = (measure(metrics, f"harmless/{n}") for n in ("gain", "sft", "policy"))
+    gain, before, after = (
+        Interval.read(metrics, f"harmless/{n}") for n in ("gain", "sft", "policy")
+    )
     if gain is None or before is None or after is None:
         return []
     state = state_of(gain, 0.0)
@@ -153,14 +172,14 @@ def _harmless(metrics: Mapping[str, float]) -> list[Finding]:
 
 def _labeler(metrics: Mapping[str, float]) -> Finding:
     """Whether the labeler knows more than which response is longer."""
-    alignment = measure(metrics, "labeler/alignment")
+    alignment = Interval.read(metrics, "labeler/alignment")
     if alignment is None:
         return Finding("missing", "Agreement of the labeler with gold verdicts: not measured.")
     text = (
         f"The labeler agrees with {judges_in(metrics, 'labeler')} in {alignment.percent()} of pairs"
     )
-    gain = measure(metrics, "labeler/gain_over_length")
-    baseline = measure(metrics, "labeler/length_baseline")
+    gain = Interval.read(metrics, "labeler/gain_over_length")
+    baseline = Interval.read(metrics, "labeler/length_baseline")
     if gain is None or baseline is None:
         return Finding("unclear", text + "; the length-only baseline was not measured.")
     state = state_of(gain, 0.0)
@@ -174,7 +193,7 @@ def _labeler(metrics: Mapping[str, float]) -> Finding:
 
 def _reward_model(metrics: Mapping[str, float]) -> Finding:
     """Whether the reward model orders held-out pairs, and says how sure it is."""
-    accuracy = measure(metrics, "reward/pair_accuracy")
+    accuracy = Interval.read(metrics, "reward/pair_accuracy")
     if accuracy is None:
         return Finding("missing", "Accuracy of the reward model on held-out pairs: not measured.")
     judges = judges_in(metrics, "reward")

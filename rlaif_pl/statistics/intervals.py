@@ -37,6 +37,14 @@ class Interval:
         named = {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
         return {key: value for key, value in named.items() if math.isfinite(value)}
 
+    @classmethod
+    def read(cls, metrics: Mapping[str, float], name: str) -> Interval | None:
+        """Return what ``to_metrics`` wrote, with ``name_n`` rows; None where it was not measured."""
+        if name not in metrics:
+            return None
+        low, high = (metrics.get(f"{name}_{side}", math.nan) for side in ("low", "high"))
+        return cls(metrics[name], low, high, int(metrics.get(f"{name}_n", 0)))
+
     def to_record(self, name: str) -> dict[str, float | None]:
         """Return the same three, always; what does not exist is None."""
         named = {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}

@@ -8,7 +8,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch.utils.data import DataLoader
 
 from rlaif_pl.reporting.alarms import read_alarms
-from rlaif_pl.reporting.inputs import read_run
+from rlaif_pl.reporting.run import read_run
 from rlaif_pl.reporting.verdict import warnings_of
 from rlaif_pl.training.callbacks import AlarmLimits, HackingAlarm, HistoryFile
 from rlaif_pl.types import SampledResponse

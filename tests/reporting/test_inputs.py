@@ -4,7 +4,7 @@ import math
 import pytest
 
 from rlaif_pl.data.metric_files import write_metrics
-from rlaif_pl.reporting.inputs import read_run
+from rlaif_pl.reporting.run import read_run
 
 
 def test_every_file_is_read(run_dir):

@@ -38,11 +38,11 @@ def test_a_labeling_job_is_shown_with_its_bias_counts_and_cost(tmp_path):
 
 def test_lines_by_hand():
     metrics = summarize_labels(labeled(4)).to_metrics("label")
-    costs = {line.text: line.value for line in cost_lines(metrics)}
+    costs = dict(cost_lines(metrics))
     assert costs["words a person would read for a pair"].startswith("205")
     # 205 words at $0.11 per 50: 0.451; over 0.05712: 7.9
     assert costs["times cheaper"] == "7.9"
-    outcomes = {line.text: line.value for line in outcome_lines(metrics)}
+    outcomes = dict(outcome_lines(metrics))
     assert outcomes["labels that favor a side"] == "4"
     assert not any("refused" in text for text in outcomes)
     assert position_lines(metrics) == []
@@ -51,7 +51,7 @@ def test_lines_by_hand():
 
 def test_a_model_of_ones_own_is_not_called_free():
     metrics = summarize_labels([Preference("p", "a", "bb", "g", 0.7)]).to_metrics("label")
-    assert any("machine time is not priced" in line.value for line in cost_lines(metrics))
+    assert any("machine time is not priced" in value for _, value in cost_lines(metrics))
 
 
 def test_nothing_labeled_shows_nothing():

@@ -2,7 +2,7 @@ import shutil
 
 import pytest
 
-from rlaif_pl.reporting.inputs import read_run
+from rlaif_pl.reporting.run import read_run
 from rlaif_pl.reporting.sections import fact_rows, metric_rows, reinforced, training_curves
 from rlaif_pl.tables import duration
 

@@ -1,3 +1,4 @@
+import math
 import re
 import xml.etree.ElementTree as ET
 
@@ -5,8 +6,9 @@ import pytest
 
 from rlaif_pl.reporting import plots
 from rlaif_pl.reporting.run import ShownWinRate
-from rlaif_pl.statistics.calibration import ReliabilityBin
+from rlaif_pl.statistics import Interval, ReliabilityBin
 
+SOME, NO_LIMITS = Interval(0.5, 0.4, 0.6, 9), Interval(0.7, math.nan, math.nan, 9)
 PLOTS = {
     "curve": lambda: plots.curve([(n, n * 0.5) for n in range(20)], "reward $x_1$ & <b>", 1, 2.0),
     "one point": lambda: plots.curve([(3, 1.0)], "x"),
@@ -17,13 +19,9 @@ PLOTS = {
         ]
     ),
     "reliability": lambda: plots.reliability([ReliabilityBin(0.5, 0.4, 3)]),
-    "steps": lambda: plots.steps(
-        ["start", "1.1"], [(0.5, 0.4, 0.6), (0.7, float("nan"), float("nan"))], "reward", "rest a"
-    ),
+    "steps": lambda: plots.steps(["start", "1.1"], [SOME, NO_LIMITS], "reward", "rest a"),
     "histogram": lambda: plots.histogram([3, 0, 1], "gap"),
-    "bars": lambda: plots.bars(
-        [plots.Bar("x", 0.7, 0.6, 0.8), plots.Bar("y", 0.5, float("nan"), 0)]
-    ),
+    "bars": lambda: plots.bars([("x", SOME, False), ("y", NO_LIMITS, True)]),
 }
 
 

@@ -2,9 +2,14 @@ import math
 
 import pytest
 
-from rlaif_pl.reporting.measures import measure, points, state_of
 from rlaif_pl.reporting.run import ReportStage, Run, ShownWinRate
-from rlaif_pl.reporting.verdict import judge, side_effect_warnings, warnings_of
+from rlaif_pl.reporting.verdict import (
+    judge,
+    points,
+    side_effect_warnings,
+    state_of,
+    warnings_of,
+)
 from rlaif_pl.statistics import Interval
 
 
@@ -36,7 +41,7 @@ def test_numbers_are_written_with_their_limits():
     assert found.number(".3g") == "0.661 [0.59, 0.735]"
     assert points(Interval(0.25, 0.18, 0.32, 1)) == "+25.0 points [+18.0, +32.0]"
     assert Interval(0.5, math.nan, math.nan, 1).percent() == "50.0 %"
-    assert measure({"a": 1.0}, "b") is None
+    assert Interval.read({"a": 1.0}, "b") is None
 
 
 @pytest.mark.parametrize(

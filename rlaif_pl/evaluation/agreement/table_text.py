@@ -9,6 +9,7 @@ from pathlib import Path
 from rlaif_pl.data.metric_files import write_csv, write_json, write_page
 from rlaif_pl.evaluation.agreement.table import GOLD, AlignmentTable, TableRow
 from rlaif_pl.evaluation.gold import judge_metrics, judges_named
+from rlaif_pl.labeling.usage.cost import factor
 from rlaif_pl.statistics import empty_interval
 from rlaif_pl.tables import PERCENT, POINTS, Cell, Column, Columns, Page, Table
 
@@ -90,10 +91,7 @@ def notes(table: AlignmentTable) -> list[str]:
     line = f"A person would read {words:.0f} words a pair: ${human:.2f} at $0.11 per 50 words"
     priced = [row for row in table.rows if math.isfinite(row.cost.times_cheaper)]
     if priced:
-        factors = [(row.name, row.cost.times_cheaper) for row in priced]
-        each = ", ".join(
-            f"{name} {x:,.0f}" if x >= 100 else f"{name} {x:.3g}" for name, x in factors
-        )
+        each = ", ".join(f"{row.name} {factor(row.cost.times_cheaper)}" for row in priced)
         lines.append(f"{line}; times cheaper: {each}.")
     else:
         lines.append(f"{line}; no token prices were given, and machine time is not priced.")

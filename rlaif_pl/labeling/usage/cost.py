@@ -25,6 +25,11 @@ def human_cost(words: float, usd_per_50_words: float = HUMAN_USD_PER_50_WORDS) -
     return words / 50 * usd_per_50_words
 
 
+def factor(times: float) -> str:
+    """Write how many times cheaper something is."""
+    return f"{times:,.0f}" if times >= 100 else f"{times:.3g}"
+
+
 @dataclass(frozen=True, slots=True)
 class CostComparison:
     """What a label costs by a model and by a person, in US dollars a pair."""
