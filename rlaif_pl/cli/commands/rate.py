@@ -14,8 +14,7 @@ from rlaif_pl.data.metric_files import update_metrics
 from rlaif_pl.evaluation.human.exchange import export_tasks as write_tasks
 from rlaif_pl.evaluation.human.exchange import import_ratings as import_ratings_of
 from rlaif_pl.evaluation.human.records import BY_KIND, MODELS
-from rlaif_pl.evaluation.human.schema import FILE
-from rlaif_pl.evaluation.human.store import RatingStore
+from rlaif_pl.evaluation.human.store import FILE, RatingStore
 from rlaif_pl.evaluation.human.tasks import SamplesFile, read_samples
 from rlaif_pl.text import refuse_spelled_breaks
 

@@ -16,16 +16,17 @@ from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, Field, StrictBool, StrictInt, StringConstraints, model_validator
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from rlaif_pl.evaluation.human.order import judged, shown_order
 from rlaif_pl.evaluation.human.records import (
     LONGEST_NAME,
     LONGEST_REASON,
     MOST_SECONDS,
     Kind,
     Rating,
+    judged,
+    shown_order,
 )
 from rlaif_pl.evaluation.human.store import RatingStore
-from rlaif_pl.evaluation.human.tasks import RatingTask
+from rlaif_pl.evaluation.human.tasks import RatingTask, texts_for
 from rlaif_pl.text import whole_characters
 
 HEADERS = {
@@ -159,8 +160,7 @@ class Desk:
 
     def show(self, rater: str, task: RatingTask) -> dict[str, Any]:
         """Return what a person sees of a task: texts in their order, no policy."""
-        order = shown_order(self.seed, rater, task.id, len(task.items))
-        texts = [task.items[item].text for item in order]
+        texts = texts_for(self.seed, rater, task)
         return {"id": task.id, "prompt": task.prompt, "texts": texts}
 
     def progress(self, rater: str) -> dict[str, Any]:

@@ -7,7 +7,6 @@ A task is a row with ``task``, ``prompt``, ``texts``, ``rater``, ``kind``, ``ran
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,8 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from rlaif_pl.data.files import read_rows
-from rlaif_pl.data.metric_files import write_text
-from rlaif_pl.evaluation.human.order import judged, shown_order
+from rlaif_pl.data.metric_files import write_json_lines
 from rlaif_pl.evaluation.human.records import (
     BY_KIND,
     LONGEST_NAME,
@@ -24,9 +22,10 @@ from rlaif_pl.evaluation.human.records import (
     MOST_SECONDS,
     Kind,
     Rating,
+    judged,
 )
 from rlaif_pl.evaluation.human.store import RatingStore
-from rlaif_pl.evaluation.human.tasks import RatingTask
+from rlaif_pl.evaluation.human.tasks import RatingTask, texts_for
 from rlaif_pl.text import shown, strip_surplus_symbols
 
 T = TypeVar("T")
@@ -55,23 +54,14 @@ def export_tasks(store: RatingStore, rater: str, path: Path | str) -> int:
     rated = {
         rating.task for rating in store.ratings() if rating.rater.casefold() == name.casefold()
     }
-    rows = []
-    for task in store.tasks().values():
-        if task.id not in rated:
-            order = shown_order(seed, name, task.id, len(task.items))
-            rows.append(
-                {
-                    "task": task.id,
-                    "prompt": task.prompt,
-                    "texts": [task.items[item].text for item in order],
-                    "rater": name,
-                    "kind": None,
-                    "ranks": None,
-                    "acceptable": None,
-                    "reason": None,
-                }
-            )
-    write_text(Path(path), "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    empty = dict.fromkeys(("kind", "ranks", "acceptable", "reason"))
+    rows = [
+        {"task": task.id, "prompt": task.prompt, "texts": texts_for(seed, name, task)}
+        | {"rater": name, **empty}
+        for task in store.tasks().values()
+        if task.id not in rated
+    ]
+    write_json_lines(Path(path), rows)
     return len(rows)
 
 
@@ -135,11 +125,12 @@ def _task(
 ) -> RatingTask:
     """Return the task of a row, whose texts must be the row's."""
     key, prompt = fields.get("task"), fields.get("prompt")
-    if key is not None:
-        found = [task for task in tasks.values() if task.id == key]
-    else:
-        found = [task for task in tasks.values() if task.prompt == prompt]
-    found = [task for task in found if sorted(item.text for item in task.items) == sorted(texts)]
+    found = [
+        task
+        for task in tasks.values()
+        if (task.prompt == prompt if key is None else task.id == key)
+        and sorted(item.text for item in task.items) == sorted(texts)
+    ]
     if len(found) != 1:
         raise ValueError(
             f"expected 'task' or 'prompt', and 'texts', of one task of this file, got those of "
@@ -179,17 +170,12 @@ def _list(fields: Mapping[str, object], name: str, kind: type[T]) -> list[T] | N
 
 
 def _seconds(value: object) -> float:
-    if value is None:
-        return 0.0
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float)
-        or not 0 <= value <= MOST_SECONDS
-    ):
+    value = 0.0 if value is None else value
+    if type(value) not in (int, float) or not 0 <= value <= MOST_SECONDS:  # type: ignore[operator]
         raise ValueError(
             f"expected 'seconds' to be from 0 to {MOST_SECONDS:.0f}, got {shown(value)}"
         )
-    return float(value)
+    return float(value)  # type: ignore[arg-type]
 
 
 def _reason(value: object) -> str | None:

@@ -9,8 +9,7 @@ from statistics import median
 
 import numpy as np
 
-from rlaif_pl.evaluation.human.order import shares_of_best
-from rlaif_pl.evaluation.human.records import PEOPLE, Rating
+from rlaif_pl.evaluation.human.records import PEOPLE, Rating, shares_of_best
 from rlaif_pl.evaluation.human.tasks import RatingTask
 from rlaif_pl.statistics import (
     Estimator,

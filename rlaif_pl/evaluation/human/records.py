@@ -1,8 +1,13 @@
-"""Who ranks, what one rating says, and how far raters are; people and models are never pooled."""
+"""Who ranks, in which order texts are shown, and what one rating says by place and by item.
+
+People and models are never pooled.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -82,3 +87,84 @@ def rating_of(row: tuple[Any, ...]) -> Rating:
         None if acceptable is None else tuple(json.loads(acceptable)),
         kind,
     )
+
+
+def shown_order(seed: int, rater: str, task: str, num_items: int) -> tuple[int, ...]:
+    """Return the item at each place of the page, from the top.
+
+    Depends on nothing but the arguments, so a page that is opened again looks the same.
+
+    Args:
+        seed: Shuffles all again.
+        rater: Name of the person; capitals do not matter.
+        task: ``Task.id``.
+        num_items: Items to put in order.
+    """
+
+    def place(item: int) -> bytes:
+        return hashlib.blake2b(f"{seed}/{rater.casefold()}/{task}/{item}".encode()).digest()
+
+    return tuple(sorted(range(num_items), key=place))
+
+
+def ranks_by_item(
+    shown: Sequence[int], ranks: Sequence[int], ties: bool = False
+) -> tuple[int, ...]:
+    """Turn ranks by place on the page into ranks by item.
+
+    Args:
+        shown: Item at each place.
+        ranks: Rank of the item at each place, 1 for the best.
+        ties: Whether equal ranks are allowed. The rank after them may count them or not: 1, 1, 3 and
+            1, 1, 2 say the same.
+
+    Returns:
+        Ranks as one more than the number of better items, so 1, 1, 3.
+
+    Raises:
+        ValueError: The ranks are not 1..n, each once; with ties, not from 1..n, a rank a place.
+    """
+    n = len(shown)
+    is_complete = len(ranks) == n and all(1 <= rank <= n for rank in ranks)
+    if not is_complete or (not ties and len(set(ranks)) < n):
+        wanted = "one a response, equal ones for ties" if ties else "each once"
+        raise ValueError(
+            f"expected ranks 1 to {n}, {wanted}, got {list(ranks)}; rank every response"
+        )
+    placed = dict(zip(shown, ranks, strict=True))
+    return tuple(1 + sum(other < placed[item] for other in ranks) for item in range(n))
+
+
+def judged(
+    shown: Sequence[int],
+    ranks: Sequence[int] | None,
+    acceptable: Sequence[bool] | None,
+    ties: bool = False,
+) -> tuple[tuple[int, ...] | None, tuple[bool, ...] | None]:
+    """Turn what a rater said by place on the page into what was said by item; None stays None.
+
+    Raises:
+        ValueError: The ranks are none, or acceptable has more or fewer values than there are places
+            or stands without ranks.
+    """
+    by_item = None if ranks is None else ranks_by_item(shown, ranks, ties)
+    if acceptable is None:
+        return by_item, None
+    if by_item is None or len(acceptable) != len(shown):
+        raise ValueError(
+            f"expected acceptable to be null or {len(shown)} values beside as many ranks, got "
+            f"{len(acceptable)} values beside {'no' if ranks is None else len(ranks)} ranks; judge "
+            "every response or none"
+        )
+    placed = dict(zip(shown, acceptable, strict=True))
+    return by_item, tuple(placed[item] for item in range(len(shown)))
+
+
+def mid_ranks(ranks: Sequence[int]) -> list[float]:
+    """Return ranks in which tied items share the mean of the ranks they take: 1.5, 1.5, 3."""
+    return [rank + (ranks.count(rank) - 1) / 2 for rank in ranks]
+
+
+def shares_of_best(ranks: Sequence[int]) -> list[float]:
+    """Return how much each item is the best: 1 or 0, and 1/k where k items are equally good."""
+    return [float(rank == 1) / ranks.count(1) for rank in ranks]

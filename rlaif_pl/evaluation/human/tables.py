@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from rlaif_pl.evaluation.human.tasks import RatingTask
 from rlaif_pl.evaluation.results import StudyResults
 from rlaif_pl.evaluation.win_rates.measure import WinMatrix
 from rlaif_pl.evaluation.win_rates.report import cell_record, heat_map, judge_table, notes
+from rlaif_pl.statistics import Interval, flat_metrics
 from rlaif_pl.tables import PERCENT, POINTS, Cell, Column, Columns, Table
 
 
@@ -48,10 +48,10 @@ def _tables(found: Findings, is_shared: bool) -> Iterator[Table]:
 
 
 def _policies(found: Findings) -> Table:
+    policies = found.matrix.policies
     rows: list[list[Cell]] = [
-        [name, rank, best, policy.words, policy.copied_4grams]
-        for name, (rank, best) in found.ranks.items()
-        for policy in (found.matrix.policies[name],)
+        [name, *ranks, policies[name].words, policies[name].copied_4grams]
+        for name, ranks in found.ranks.items()
     ]
     columns: Columns = [
         "policy",
@@ -81,13 +81,8 @@ def _acceptable(found: Findings) -> Iterator[Table]:
 def _agreements(found: Findings) -> Table:
     one, who = found.readers.one, found.readers.plural
     shared = sum(len(each.ranks) > 1 for each in found.ranked)
-    judges: list[list[Cell]] = [
-        [each.judge, each.majority, each.person, each.pairs] for each in found.judges
-    ]
-    rows: list[list[Cell]] = [
-        [f"another {one}", None, found.people.agreement, f"{shared} prompts"],
-        *judges,
-    ]
+    rows: list[list[Cell]] = [[f"another {one}", None, found.people.agreement, f"{shared} prompts"]]
+    rows += [[each.judge, each.majority, each.person, each.pairs] for each in found.judges]
     columns: Columns = [
         "judge",
         Column(f"agrees with most {who}, %", PERCENT),
@@ -191,7 +186,7 @@ def results_of(reading: Reading) -> StudyResults:
             for found in reading.findings
             for cell in found.matrix.cells
         ],
-        {key: value for key, value in metrics.items() if math.isfinite(value)},
+        metrics,
         heat_map(_plotted(reading)),
         f"Win rates by {who}, and by judges on the same responses",
     )
@@ -242,39 +237,33 @@ def _plotted(reading: Reading) -> WinMatrix:
 
 def _metrics(found: Findings) -> dict[str, float]:
     """Return flat numbers ``rating/...`` of people, ``rating/models/...`` of models."""
-    raters, prefix = found.raters.values(), found.readers.prefix
-    metrics: dict[str, float] = {
-        f"{prefix}/prompts": found.matrix.prompts,
-        f"{prefix}/rankings": found.rankings,
-        f"{prefix}/ties": found.tied,
-        f"{prefix}/skipped": sum(each.skipped for each in raters),
-        f"{prefix}/undone": found.undone,
-        f"{prefix}/raters": len(found.raters),
-        f"{prefix}/hours": sum(each.minutes for each in raters) / 60,
-        f"{prefix}/kendall_w_chance": found.people.chance,
-        f"{prefix}/first_shown_best_chance": found.top[1],
+    raters, people, who = found.raters.values(), found.people, found.readers.plural
+    values: dict[str, Interval | float] = {
+        "prompts": found.matrix.prompts,
+        "rankings": found.rankings,
+        "ties": found.tied,
+        "skipped": sum(each.skipped for each in raters),
+        "undone": found.undone,
+        "raters": len(raters),
+        "hours": sum(each.minutes for each in raters) / 60,
+        "kendall_w": people.w,
+        "kendall_w_chance": people.chance,
+        "rank_correlation": people.correlation,
+        "people_agree" if found.readers is PEOPLE else "models_agree": people.agreement,
+        "first_shown_best": found.top[0],
+        "first_shown_best_chance": found.top[1],
     }
-    agree = "people_agree" if found.readers is PEOPLE else "models_agree"
-    for name, interval in (
-        ("kendall_w", found.people.w),
-        ("rank_correlation", found.people.correlation),
-        (agree, found.people.agreement),
-        ("first_shown_best", found.top[0]),
-    ):
-        metrics |= interval.to_metrics(f"{prefix}/{name}")
-    for cell in found.matrix.cells:
-        judge = "" if cell.judge == found.readers.plural else f"{cell.judge}/"
-        metrics |= cell.rate.to_metrics(f"{judge}{cell.a}_vs_{cell.b}", prefix)
-        metrics[f"{prefix}/{judge}{cell.a}_vs_{cell.b}_p"] = cell.p_adjusted
     for each in found.judges:
         key = each.judge.replace(" ", "_")
-        metrics |= each.majority.to_metrics(f"{prefix}/agreement/{key}")
-        metrics |= each.person.to_metrics(f"{prefix}/agreement/{key}_person")
+        values |= {f"agreement/{key}": each.majority, f"agreement/{key}_person": each.person}
     for name, (rank, best) in found.ranks.items():
-        metrics |= rank.to_metrics(f"{prefix}/mean_rank/{name}")
-        metrics |= best.to_metrics(f"{prefix}/best/{name}")
-    for name, share in found.acceptable.shares.items():
-        metrics |= share.to_metrics(f"{prefix}/acceptable/{name}")
-    for (a, b), difference in found.acceptable.differences.items():
-        metrics |= difference.to_metrics(f"{prefix}/acceptable/{a}_minus_{b}")
-    return metrics
+        values |= {f"mean_rank/{name}": rank, f"best/{name}": best}
+    values |= {f"acceptable/{name}": share for name, share in found.acceptable.shares.items()}
+    differences = found.acceptable.differences.items()
+    values |= {f"acceptable/{a}_minus_{b}": difference for (a, b), difference in differences}
+    metrics: dict[str, float] = {}
+    for cell in found.matrix.cells:
+        name = f"{cell.judge}/" * (cell.judge != who) + f"{cell.a}_vs_{cell.b}"
+        values[f"{name}_p"] = cell.p_adjusted
+        metrics |= cell.rate.to_metrics(name, found.readers.prefix)
+    return metrics | flat_metrics(found.readers.prefix, values)

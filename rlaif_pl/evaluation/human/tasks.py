@@ -11,6 +11,7 @@ from pathlib import Path
 from rlaif_pl.data.files import RawRow, read_rows
 from rlaif_pl.data.records import group_of
 from rlaif_pl.data.sources import is_sensitive
+from rlaif_pl.evaluation.human.records import shown_order
 from rlaif_pl.evaluation.samples import FILE, HIDDEN_TEXTS
 from rlaif_pl.text import shown, strip_surplus_symbols
 
@@ -40,6 +41,12 @@ class RatingTask:
     def item_of(self, policy: str) -> int | None:
         """Return the place of a policy's text in ``items``; None where it has none."""
         return next((n for n, item in enumerate(self.items) if policy in item.policies), None)
+
+
+def texts_for(seed: int, rater: str, task: RatingTask) -> list[str]:
+    """Return the texts of a task in the order in which a rater sees them."""
+    order = shown_order(seed, rater, task.id, len(task.items))
+    return [task.items[item].text for item in order]
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,7 @@ import sys
 import pytest
 
 from rlaif_pl.cli import main as cli
-from rlaif_pl.evaluation.human.schema import FILE
-from rlaif_pl.evaluation.human.store import RatingStore
+from rlaif_pl.evaluation.human.store import FILE, RatingStore
 
 
 def rows_of(path):

@@ -7,10 +7,10 @@ import pytest
 
 from rlaif_pl.data.preferences import write_preferences
 from rlaif_pl.evaluation.human.findings import reading_of
-from rlaif_pl.evaluation.human.ranked import Ranked, gather, preferences_of
 from rlaif_pl.evaluation.human.records import Rating
 from rlaif_pl.evaluation.human.tables import results_of, write_ratings
 from rlaif_pl.evaluation.human.tasks import Item, RatingTask
+from rlaif_pl.evaluation.human.win_rates import Ranked, gather, preferences_of
 from rlaif_pl.evaluation.pairs import comparison_key
 from rlaif_pl.evaluation.verdicts import JudgeVerdicts
 from rlaif_pl.reporting.results import read_results

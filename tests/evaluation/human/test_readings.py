@@ -4,11 +4,10 @@ import csv
 
 import pytest
 
-from rlaif_pl.evaluation.human.acceptable import acceptability
-from rlaif_pl.evaluation.human.findings import reading_of
-from rlaif_pl.evaluation.human.ranked import preferences_of
+from rlaif_pl.evaluation.human.findings import acceptability, reading_of
 from rlaif_pl.evaluation.human.records import Rating
 from rlaif_pl.evaluation.human.tables import results_of, write_ratings
+from rlaif_pl.evaluation.human.win_rates import preferences_of
 from rlaif_pl.statistics import Estimator, cohen_kappa, wilson
 
 SETTINGS = Estimator(draws=200)

@@ -5,8 +5,7 @@ import sqlite3
 import pytest
 
 from rlaif_pl.evaluation.human.records import Rating
-from rlaif_pl.evaluation.human.schema import LEASE_SECONDS
-from rlaif_pl.evaluation.human.store import RatingStore
+from rlaif_pl.evaluation.human.store import LEASE_SECONDS, RatingStore
 from rlaif_pl.evaluation.human.tasks import Item, RatingTask
 
 FACTS = {"seed": "0", "policies": "[]"}

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from rlaif_pl.data.records import group_of
-from rlaif_pl.evaluation.human.order import mid_ranks, ranks_by_item, shares_of_best, shown_order
+from rlaif_pl.evaluation.human.records import mid_ranks, ranks_by_item, shares_of_best, shown_order
 from rlaif_pl.evaluation.human.tasks import Item, read_samples
 
 
