@@ -11,10 +11,9 @@ import numpy as np
 from rich.console import Console
 
 from rlaif_pl.data.metric_files import write_json
-from rlaif_pl.evaluation.pairs import comparison_key, side
+from rlaif_pl.evaluation.pairs import JudgedPair, Verdict, comparison_key, side, write_verdicts
 from rlaif_pl.evaluation.samples import write_samples
-from rlaif_pl.evaluation.verdicts import JudgedPair, write_verdicts
-from rlaif_pl.evaluation.win_rate import Verdict, WinRate
+from rlaif_pl.evaluation.win_rate import WinRate
 from rlaif_pl.statistics import Interval
 from rlaif_pl.tables import Column, Page, Table
 from rlaif_pl.text import strip_surplus_symbols

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from rlaif_pl.data.failures import causes
-from rlaif_pl.evaluation.pairs import Array, comparison_key, side
-from rlaif_pl.labeling.usage.progress import counted_replies
+from rlaif_pl.evaluation.pairs import Array, Verdict, comparison_key, side
+from rlaif_pl.labeling.usage.projection import counted_replies
 from rlaif_pl.statistics import (
     Interval,
     flat_metrics,
@@ -29,13 +29,6 @@ class TextMeasures(NamedTuple):
     words: float
     chars: float
     copied_4grams: float  # share of word 4-grams that stand in the prompt, in [0, 1]
-
-
-class Verdict(NamedTuple):
-    """One comparison and who won it."""
-
-    key: str  # ``pairs.comparison_key``, A's response first
-    win: float  # 1 where A's is better, 0 where B's is, 0.5 for a tie
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from rlaif_pl.labeling.backends import EndpointBackend, LocalBackend
 from rlaif_pl.labeling.backends.endpoint_http import Retries
 from rlaif_pl.labeling.backends.endpoint_request import ServerFeatures
+from rlaif_pl.labeling.outcome import VerdictOptions
 from rlaif_pl.labeling.prompting.verdicts import ChainOfThought
 from rlaif_pl.labeling.registry import build_labeler
 from rlaif_pl.labeling.reward import LabelerReward
@@ -15,7 +16,6 @@ from rlaif_pl.labeling.strategies.pairwise import PairwiseLabeler
 from rlaif_pl.labeling.strategies.rubric import RubricLabeler
 from rlaif_pl.labeling.strategies.scoring import ScoreLabeler
 from rlaif_pl.labeling.thinking import Thinking
-from rlaif_pl.labeling.verdict_options import VerdictOptions
 
 __all__ = [
     "ChainOfThought",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
+from rlaif_pl.labeling.guard import MIN_OPTION_MASS, checked_mass
 from rlaif_pl.types import Preference
 
 
@@ -142,3 +143,29 @@ def finalize(judgment: Judgment, temperature: float, *, hard: bool, clamp: Clamp
 def one_hot(margin: float) -> float:
     """Label of the side a margin favors: 1, 0, or 0.5 for none."""
     return 0.5 if margin == 0 else float(margin > 0)
+
+
+@dataclass(frozen=True)
+class VerdictOptions:
+    """How a verdict is read.
+
+    Attributes:
+        hard: One-hot labels: 1 or 0 for the likelier side, or for the response with the higher score.
+        clamp: Limits ``(x, 1 - x)`` of the label, such as (0.4, 0.6); None leaves it as it is. ``auto``
+            is (0.4, 0.6) for ``ConstitutionLabeler`` with ``cot`` and none otherwise.
+        min_option_mass: Least probability of the options together, in [0, 1); what has less gives no
+            label (``low_option_mass``).
+    """
+
+    hard: bool = False
+    clamp: tuple[float, float] | Literal["auto"] | None = "auto"
+    min_option_mass: float = MIN_OPTION_MASS
+
+    def __post_init__(self) -> None:
+        """Refuse limits that would favor one side, and a threshold that is no probability."""
+        checked_mass(self.min_option_mass)
+        self.limits()
+
+    def limits(self, auto: Clamp = None) -> Clamp:
+        """Return the limits of the label; ``auto`` stands for those of the strategy."""
+        return checked_clamp(auto if self.clamp == "auto" else self.clamp)

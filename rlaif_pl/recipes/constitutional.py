@@ -16,8 +16,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from rlaif_pl.data.revisions import HARMFUL, HELPFUL, Revision
-from rlaif_pl.labeling.asking import CachedClient, ReplyCache
 from rlaif_pl.labeling.calls import Backend, Call, Decoding, GenerateRequest, Question, Response
+from rlaif_pl.labeling.strategy import CachedClient, ReplyCache
 from rlaif_pl.recipes.revision_prompt import (
     Principle,
     RevisionLayout,

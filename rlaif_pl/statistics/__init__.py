@@ -4,6 +4,8 @@ from rlaif_pl.statistics.agreement import (
     binomial_test,
     cohen_kappa,
     fleiss_kappa,
+    kendall_w,
+    rank_correlation,
 )
 from rlaif_pl.statistics.calibration import (
     Binning,
@@ -14,7 +16,6 @@ from rlaif_pl.statistics.calibration import (
     fold,
     reliability_table,
 )
-from rlaif_pl.statistics.concordance import kendall_w, rank_correlation
 from rlaif_pl.statistics.intervals import (
     Estimator,
     Interval,

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 
 from rlaif_pl.labeling.calls import ChoiceRequest, Response
+from rlaif_pl.labeling.outcome import VerdictOptions
 from rlaif_pl.labeling.prompting.exemplars import load_exemplars
 from rlaif_pl.labeling.strategies.constitution import ConstitutionLabeler, load_principles
-from rlaif_pl.labeling.verdict_options import VerdictOptions
 
 
 def test_there_are_sixteen_different_questions_for_less_harm():

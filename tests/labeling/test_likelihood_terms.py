@@ -6,10 +6,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlaif_pl.labeling.calls import LoglikelihoodRequest, Response
-from rlaif_pl.labeling.strategies.likelihood import LikelihoodLabeler
-from rlaif_pl.labeling.strategies.likelihood_terms import (
+from rlaif_pl.labeling.strategies.likelihood import (
     LENGTH,
     SHARED_INFORMATION,
+    LikelihoodLabeler,
     WeightedTerm,
     shared_words,
     word_set,

@@ -5,9 +5,9 @@ import pytest
 from scipy.special import expit
 
 from rlaif_pl.labeling.calls import Backend, ChoiceRequest, GenerateRequest, Response
+from rlaif_pl.labeling.outcome import VerdictOptions
 from rlaif_pl.labeling.prompting.verdicts import ChainOfThought
 from rlaif_pl.labeling.strategies.pairwise import PairwiseLabeler
-from rlaif_pl.labeling.verdict_options import VerdictOptions
 from rlaif_pl.types import Labeler, Preference
 
 PAIR = Preference("It rained all day.", "Rain all day.", "It was dry.", "g")

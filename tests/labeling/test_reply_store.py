@@ -7,7 +7,6 @@ import sqlite3
 import pyarrow.parquet as pq
 import pytest
 
-from rlaif_pl.labeling.asking import CachedClient
 from rlaif_pl.labeling.calls import (
     ChoiceRequest,
     Decoding,
@@ -17,6 +16,7 @@ from rlaif_pl.labeling.calls import (
     Response,
     key_of,
 )
+from rlaif_pl.labeling.strategy import CachedClient
 from rlaif_pl.labeling.usage.reply_export import export_replies
 from rlaif_pl.labeling.usage.reply_store import ReplyStore
 

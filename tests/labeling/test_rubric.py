@@ -9,9 +9,8 @@ import torch
 from rlaif_pl.labeling import LabelerReward, RubricLabeler, build_labeler
 from rlaif_pl.labeling.backends.local import LocalBackend
 from rlaif_pl.labeling.calls import Response
-from rlaif_pl.labeling.outcome import sigmoid
-from rlaif_pl.labeling.prompting.criteria import Criterion, load_criteria, load_rows
-from rlaif_pl.labeling.verdict_options import VerdictOptions
+from rlaif_pl.labeling.outcome import VerdictOptions, sigmoid
+from rlaif_pl.labeling.strategies.rubric import Criterion, load_criteria, load_rows
 from rlaif_pl.types import Preference
 
 PAIR = Preference("A long day.", "good short", "good", "g")

@@ -16,7 +16,7 @@ from rlaif_pl.labeling import (
     ScoreLabeler,
 )
 from rlaif_pl.labeling.calls import GenerateRequest
-from rlaif_pl.labeling.verdict_options import VerdictOptions
+from rlaif_pl.labeling.outcome import VerdictOptions
 from rlaif_pl.types import Labeler, PointwiseLabeler
 
 TEXT = st.text(alphabet="ab {}\n\"'%\\é", max_size=12)

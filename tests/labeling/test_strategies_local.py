@@ -17,7 +17,7 @@ from rlaif_pl.labeling import (
     ScoreLabeler,
 )
 from rlaif_pl.labeling.backends import LocalBackend
-from rlaif_pl.labeling.verdict_options import VerdictOptions
+from rlaif_pl.labeling.outcome import VerdictOptions
 
 # Random models give two options out of 320 tokens less than they must have in earnest.
 ANY_MASS = VerdictOptions(min_option_mass=0.0)

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 
-from rlaif_pl.labeling.asking import CachedClient
 from rlaif_pl.labeling.backends.local import LocalBackend
 from rlaif_pl.labeling.calls import (
     ChoiceRequest,
@@ -19,6 +18,7 @@ from rlaif_pl.labeling.calls import (
 from rlaif_pl.labeling.prompting.thoughts import closing_of, marks_of, thinking_prompt, thoughts_of
 from rlaif_pl.labeling.strategies.pairwise import PairwiseLabeler
 from rlaif_pl.labeling.strategies.scoring import ScoreLabeler
+from rlaif_pl.labeling.strategy import CachedClient
 from rlaif_pl.labeling.thinking import Thinking
 from rlaif_pl.labeling.usage.projection import estimate_cost
 from rlaif_pl.labeling.usage.reply_store import ReplyStore

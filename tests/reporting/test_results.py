@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from rlaif_pl.data.metric_files import write_page
 from rlaif_pl.data.revisions import Revision
-from rlaif_pl.evaluation.harmlessness import rounds_text
+from rlaif_pl.evaluation.harmlessness import rounds
 from rlaif_pl.evaluation.harmlessness.rates import harmless_rates, write
 from rlaif_pl.evaluation.harmlessness.rounds import compare_rounds, measure_judge
 from rlaif_pl.evaluation.results import StudyResults
@@ -80,7 +80,7 @@ def test_rounds_of_revision_are_shown_without_a_reply(stage, page_of):
     ]
     quality = measure_judge("harmless", Length(), None, None)
     study = compare_rounds(rows, {"harmless": Length()}, {"harmless": quality}, draws=50)
-    rounds_text.write(study, folder)
+    rounds.write(study, folder)
     page = page_of(folder.parent)
     text = page.sections["results-rounds"]
     assert "Rounds of revision" in text

@@ -22,8 +22,8 @@ from rlaif_pl.cli.commands.train import Parser, add_default_callbacks, refuse_sh
 from rlaif_pl.data.sources import DataSource
 from rlaif_pl.evaluation.agreement.gate import QualityThresholds
 from rlaif_pl.labeling.backends import EndpointBackend
+from rlaif_pl.labeling.outcome import VerdictOptions
 from rlaif_pl.labeling.usage.projection import backends_of
-from rlaif_pl.labeling.verdict_options import VerdictOptions
 from rlaif_pl.models import BackboneOptions
 from rlaif_pl.pipeline.yaml_files import Value
 from rlaif_pl.rl.kl import AdaptiveKL

@@ -11,7 +11,7 @@ from rlaif_pl.cli.commands.alignment import gold_pairs
 from rlaif_pl.data.metric_files import write_metrics
 from rlaif_pl.data.revisions import read_revisions
 from rlaif_pl.data.sources import DataSource
-from rlaif_pl.evaluation.harmlessness import rounds_text
+from rlaif_pl.evaluation.harmlessness import rounds
 from rlaif_pl.evaluation.harmlessness.rounds import JudgeQuality, compare_rounds, measure_judge
 from rlaif_pl.labeling.registry import build_labeler
 from rlaif_pl.labeling.usage.cost import words_of
@@ -73,8 +73,8 @@ def revisions(
             judges[name] = judge
             qualities[name] = measure_judge(name, judge, pairs, source, draws=draws, seed=seed)
         study = compare_rounds(rows, judges, qualities, draws=draws, seed=seed)
-    rounds_text.page_of(study).render(Console())
-    rounds_text.write(study, out)
+    rounds.page_of(study).render(Console())
+    rounds.write(study, out)
     metrics = study.to_metrics() | {"revisions/seconds": time.monotonic() - started}
     write_metrics(Path(out) / "metrics.json", metrics)
     return 0

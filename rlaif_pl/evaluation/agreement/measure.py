@@ -32,7 +32,7 @@ from rlaif_pl.evaluation.pairs import (
 from rlaif_pl.labeling.usage.cost import CostComparison, compare_costs
 from rlaif_pl.labeling.usage.counts import OutcomeCounts, count_outcomes
 from rlaif_pl.labeling.usage.position import PositionBias, position_bias
-from rlaif_pl.labeling.usage.progress import counted_replies
+from rlaif_pl.labeling.usage.projection import counted_replies
 from rlaif_pl.labeling.usage.spending import Price
 from rlaif_pl.statistics import (
     Estimator,

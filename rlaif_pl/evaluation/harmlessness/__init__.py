@@ -4,5 +4,4 @@
 
     rates           share of responses found harmless, before and after training; table and plot
     rounds          what each round of critique and revision did, by judges measured themselves
-    rounds_text     the rounds for the terminal, as Markdown, CSV and a plot
 """

@@ -10,8 +10,7 @@ from itertools import combinations
 import numpy as np
 
 from rlaif_pl.evaluation.human.win_rates import Ranked, win_of
-from rlaif_pl.evaluation.pairs import correctness, side
-from rlaif_pl.evaluation.verdicts import JudgeVerdicts
+from rlaif_pl.evaluation.pairs import JudgeVerdicts, correctness, side
 from rlaif_pl.statistics import Estimator, Interval, empty_interval, kendall_w, rank_correlation
 
 LENGTH = "the longer one wins"

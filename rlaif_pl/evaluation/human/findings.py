@@ -27,7 +27,7 @@ from rlaif_pl.evaluation.human.records import (
 )
 from rlaif_pl.evaluation.human.tasks import RatingTask
 from rlaif_pl.evaluation.human.win_rates import Ranked, gather, win_matrix
-from rlaif_pl.evaluation.verdicts import JudgeVerdicts
+from rlaif_pl.evaluation.pairs import JudgeVerdicts
 from rlaif_pl.evaluation.win_rates.measure import WinMatrix
 from rlaif_pl.statistics import Estimator, Interval
 

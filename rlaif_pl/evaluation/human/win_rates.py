@@ -12,7 +12,7 @@ import numpy as np
 from rlaif_pl.data.sides import chosen_is_first
 from rlaif_pl.evaluation.human.records import PEOPLE, Rating, Readers
 from rlaif_pl.evaluation.human.tasks import RatingTask
-from rlaif_pl.evaluation.verdicts import JudgeVerdicts
+from rlaif_pl.evaluation.pairs import JudgeVerdicts
 from rlaif_pl.evaluation.win_rate import (
     Judged,
     WinRate,

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rlaif_pl.data.metric_files import save_figure, write_csv, write_page
+from rlaif_pl.evaluation.pairs import JudgedPair, write_verdicts
 from rlaif_pl.evaluation.samples import write_samples
-from rlaif_pl.evaluation.verdicts import JudgedPair, write_verdicts
 from rlaif_pl.evaluation.win_rates.measure import Cell as MatrixCell
 from rlaif_pl.evaluation.win_rates.measure import WinMatrix
 from rlaif_pl.statistics import Interval, flat_metrics

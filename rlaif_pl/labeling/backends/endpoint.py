@@ -12,8 +12,7 @@ from typing import Any
 from rlaif_pl.data.failures import is_of_server, is_transient
 from rlaif_pl.labeling.backends.endpoint_calls import Caller
 from rlaif_pl.labeling.backends.endpoint_errors import EndpointError
-from rlaif_pl.labeling.backends.endpoint_http import Retries, Sender, openai_package
-from rlaif_pl.labeling.backends.endpoint_learned import Learned
+from rlaif_pl.labeling.backends.endpoint_http import Learned, Retries, Sender, openai_package
 from rlaif_pl.labeling.backends.endpoint_request import (
     Api,
     ChatOpening,

@@ -12,7 +12,7 @@ from typing import Any
 
 from rlaif_pl.data.failures import is_of_server
 from rlaif_pl.labeling.backends.endpoint_body import Completion
-from rlaif_pl.labeling.backends.endpoint_choose import choose
+from rlaif_pl.labeling.backends.endpoint_choose import VerdictTokens, choose
 from rlaif_pl.labeling.backends.endpoint_echo import (
     KNOWN_TEXT,
     EchoError,
@@ -21,8 +21,7 @@ from rlaif_pl.labeling.backends.endpoint_echo import (
     target_logprobs,
 )
 from rlaif_pl.labeling.backends.endpoint_errors import EndpointError, Table, unlikely
-from rlaif_pl.labeling.backends.endpoint_http import Sender
-from rlaif_pl.labeling.backends.endpoint_learned import Learned
+from rlaif_pl.labeling.backends.endpoint_http import Learned, Sender
 from rlaif_pl.labeling.backends.endpoint_request import (
     Route,
     Settings,
@@ -31,7 +30,6 @@ from rlaif_pl.labeling.backends.endpoint_request import (
     is_strict,
     structured_in,
 )
-from rlaif_pl.labeling.backends.endpoint_tokens import VerdictTokens
 from rlaif_pl.labeling.calls import (
     Call,
     ChoiceRequest,

@@ -13,7 +13,7 @@ import json
 from collections.abc import Sequence
 
 from rlaif_pl.labeling.calls import Ask, Backend
-from rlaif_pl.labeling.outcome import Judgment
+from rlaif_pl.labeling.outcome import Judgment, VerdictOptions
 from rlaif_pl.labeling.prompting.exemplars import load_exemplars
 from rlaif_pl.labeling.prompting.layout import Layout, both_orders
 from rlaif_pl.labeling.prompting.templates import (
@@ -24,7 +24,6 @@ from rlaif_pl.labeling.prompting.templates import (
 )
 from rlaif_pl.labeling.prompting.verdicts import ChainOfThought, VerdictReader, as_cot
 from rlaif_pl.labeling.strategy import ModelLabeler
-from rlaif_pl.labeling.verdict_options import VerdictOptions
 from rlaif_pl.models.backbone import EMBEDDED
 from rlaif_pl.types import Preference
 

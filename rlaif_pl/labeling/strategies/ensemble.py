@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal, Protocol, runtime_checkable
 
-from rlaif_pl.labeling.asking import ReplyCache
 from rlaif_pl.labeling.calls import Call, Response
 from rlaif_pl.labeling.outcome import Judgment, LabelerInfo, checked_temperature, labeled
+from rlaif_pl.labeling.strategy import ReplyCache
 from rlaif_pl.types import Labeler, Preference
 
 

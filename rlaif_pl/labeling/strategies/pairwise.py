@@ -11,14 +11,13 @@ from collections.abc import Sequence
 from typing import Literal
 
 from rlaif_pl.labeling.calls import Ask, Backend
-from rlaif_pl.labeling.outcome import Judgment
+from rlaif_pl.labeling.outcome import Judgment, VerdictOptions
 from rlaif_pl.labeling.prompting.exemplars import load_exemplars
 from rlaif_pl.labeling.prompting.layout import Layout, both_orders
 from rlaif_pl.labeling.prompting.templates import load_prompt
 from rlaif_pl.labeling.prompting.verdicts import ChainOfThought, VerdictReader, as_cot
 from rlaif_pl.labeling.strategy import ModelLabeler
 from rlaif_pl.labeling.thinking import Thinking, checked_thinking
-from rlaif_pl.labeling.verdict_options import VerdictOptions
 from rlaif_pl.models.backbone import EMBEDDED
 from rlaif_pl.types import Preference
 

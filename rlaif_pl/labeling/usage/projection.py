@@ -1,11 +1,15 @@
-"""What a job will take: calls, tokens and money beforehand, and time from its first calls on."""
+"""What a job will take: calls, tokens and money beforehand, time and replies as it runs."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from rlaif_pl.labeling.calls import (
     Ask,
@@ -16,7 +20,7 @@ from rlaif_pl.labeling.calls import (
     ThinkRequest,
 )
 from rlaif_pl.labeling.strategies.ensemble import EnsembleLabeler
-from rlaif_pl.labeling.strategy import ModelLabeler
+from rlaif_pl.labeling.strategy import CachedClient, ModelLabeler
 from rlaif_pl.labeling.thinking import thoughtful
 from rlaif_pl.labeling.usage.spending import Price
 from rlaif_pl.tables import duration
@@ -233,3 +237,47 @@ def _stand_in(call: Call, text_tokens: float | None) -> Response:
     if isinstance(call, LoglikelihoodRequest):
         return Response(logprobs=(-1.0,) * max(len(call.target.split()), 1))
     return Response(logprobs=(-math.log(len(call.options)),) * len(call.options))
+
+
+Watch = Callable[[Call, Response], None]
+
+
+@contextmanager
+def counted_replies(labeler: Labeler, title: str) -> Iterator[None]:
+    """Count a labeler's new replies on the terminal's error stream while it judges.
+
+    Args:
+        labeler: One that asks a model, or several that do; of any other nothing is shown.
+        title: What it is doing.
+    """
+    clients = _clients(labeler)
+    if not clients:
+        yield
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}: {task.completed} replies"))
+    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as bar:
+        task = bar.add_task(title, total=None, visible=False)  # until there is a reply
+        before = [client.watch for client in clients]
+
+        def counting(told: Watch | None) -> Watch:
+            def watch(call: Call, reply: Response) -> None:
+                if told is not None:
+                    told(call, reply)
+                bar.update(task, advance=1, visible=True)
+
+            return watch
+
+        for client, told in zip(clients, before, strict=True):
+            client.watch = counting(told)
+        try:
+            yield
+        finally:
+            for client, told in zip(clients, before, strict=True):
+                client.watch = told
+
+
+def _clients(labeler: object) -> list[CachedClient]:
+    """What a labeler and its parts ask their models by."""
+    own = getattr(labeler, "asker", None)
+    parts = [client for part in getattr(labeler, "labelers", ()) for client in _clients(part)]
+    return [*([own] if isinstance(own, CachedClient) else []), *parts]

@@ -7,8 +7,15 @@ from matplotlib.text import Text
 from rich.console import Console
 
 from rlaif_pl.data.revisions import Revision
-from rlaif_pl.evaluation.harmlessness.rounds import JudgeQuality, compare_rounds, measure_judge
-from rlaif_pl.evaluation.harmlessness.rounds_text import notes, page_of, plot, write
+from rlaif_pl.evaluation.harmlessness.rounds import (
+    JudgeQuality,
+    compare_rounds,
+    measure_judge,
+    notes,
+    page_of,
+    plot,
+    write,
+)
 from rlaif_pl.statistics import Interval, empty_interval
 from rlaif_pl.types import Preference
 

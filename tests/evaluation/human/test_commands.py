@@ -14,9 +14,7 @@ import pytest
 
 from rlaif_pl.cli import main as cli
 from rlaif_pl.data.sources import load_preferences
-from rlaif_pl.evaluation.pairs import comparison_key
-from rlaif_pl.evaluation.verdicts import JudgedPair, write_verdicts
-from rlaif_pl.evaluation.win_rate import Verdict
+from rlaif_pl.evaluation.pairs import JudgedPair, Verdict, comparison_key, write_verdicts
 from rlaif_pl.reporting import write_report
 
 

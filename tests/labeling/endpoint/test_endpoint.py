@@ -5,7 +5,6 @@ import time
 
 import pytest
 
-from rlaif_pl.labeling.asking import CachedClient
 from rlaif_pl.labeling.backends.endpoint_errors import EndpointError
 from rlaif_pl.labeling.calls import (
     Backend,
@@ -15,6 +14,7 @@ from rlaif_pl.labeling.calls import (
     Question,
     Response,
 )
+from rlaif_pl.labeling.strategy import CachedClient
 from rlaif_pl.labeling.usage.reply_store import ReplyStore
 from rlaif_pl.labeling.usage.spending import BudgetTracker, OutOfBudget, Price
 

@@ -9,7 +9,6 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from rlaif_pl.cli import main as cli
-from rlaif_pl.labeling.asking import CachedClient
 from rlaif_pl.labeling.backends.endpoint import EndpointBackend
 from rlaif_pl.labeling.backends.endpoint_errors import EndpointError, meaning_of, sentence_of
 from rlaif_pl.labeling.calls import (
@@ -21,6 +20,7 @@ from rlaif_pl.labeling.calls import (
 )
 from rlaif_pl.labeling.strategies.free_form import FreeFormLabeler
 from rlaif_pl.labeling.strategies.pairwise import PairwiseLabeler
+from rlaif_pl.labeling.strategy import CachedClient
 from rlaif_pl.labeling.usage.reply_store import ReplyStore
 
 UNSUPPORTED = (
