@@ -86,7 +86,6 @@ class ReferenceJudge(ABC):
         return [self._labeled(pair, margin) for pair, margin in zip(pairs, margins, strict=True)]
 
     def _labeled(self, pair: Preference, margin: float) -> Preference:
-        """Fill in label and provenance of one pair."""
         known = math.isfinite(margin)
         provenance = replace(
             pair.provenance,

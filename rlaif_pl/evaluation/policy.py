@@ -90,7 +90,6 @@ def _win_rates(
     independent: Labeler | None,
     compare_by: Callable[..., WinRate],
 ) -> dict[str, WinRate]:
-    """Compare policy, SFT and references by every judge there is."""
     texts = [prompt.text for prompt in samples.prompts]
     groups = [prompt.group for prompt in samples.prompts]
     both = (texts, samples.policy, samples.sft)

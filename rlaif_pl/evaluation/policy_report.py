@@ -41,7 +41,6 @@ class PolicySamples:
     kl: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
-        """Refuse samples that do not belong to the prompts."""
         parts = (self.sft, self.policy, self.sft_unfinished, self.policy_unfinished, self.kl)
         sizes = [len(part) for part in parts if part is not None]
         if not self.prompts or set(sizes) != {len(self.prompts)}:
@@ -110,7 +109,6 @@ class PolicyReport:
         write_verdicts(folder, self._judged())
 
     def _judged(self) -> Iterator[JudgedPair]:
-        """Yield the verdicts behind each win rate, and those of the reward."""
         for name, rate in self.win_rates.items():
             sides, _, ending = name.partition("_vs_")
             other, _, kind = ending.partition("_")
@@ -139,7 +137,6 @@ class PolicyReport:
         ]
 
     def _rows(self) -> Iterator[dict[str, object]]:
-        """Yield a record a prompt."""
         columns = (self.samples.prompts, self.samples.sft, self.samples.policy)
         rows = zip(*columns, self.reward_sft, self.reward_policy, strict=True)
         for number, (prompt, sft, policy, before, after) in enumerate(rows):

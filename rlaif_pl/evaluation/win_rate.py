@@ -201,7 +201,6 @@ def _checked(
 
 
 def _clean(responses: Sequence[Sequence[str]]) -> list[list[str]]:
-    """Remove surplus symbols from every response."""
     return [[strip_surplus_symbols(text) for text in texts] for texts in responses]
 
 
@@ -259,7 +258,6 @@ def _by_score(pairs: Sequence[Preference], judge: Labeler) -> list[float | str]:
 
 
 def _by_label(pairs: Sequence[Preference], judge: Labeler) -> list[float | str]:
-    """Outcomes by any labeler."""
     labeled = judge.label(pairs)
     if len(labeled) != len(pairs):
         raise ValueError(f"expected {len(pairs)} labels, the judge gave {len(labeled)}")

@@ -162,7 +162,6 @@ class VerdictOptions:
     min_option_mass: float = MIN_OPTION_MASS
 
     def __post_init__(self) -> None:
-        """Refuse limits that would favor one side, and a threshold that is no probability."""
         checked_mass(self.min_option_mass)
         self.limits()
 

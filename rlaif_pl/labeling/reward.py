@@ -112,7 +112,6 @@ class LabelerReward:
     def _refuse_missing(
         self, scores: Sequence[float], prompts: Sequence[str], responses: Sequence[str]
     ) -> None:
-        """Refuse scores that are not finite, with why they are missing."""
         missing = [n for n, value in enumerate(scores) if not math.isfinite(value)]
         if not missing:
             return

@@ -33,7 +33,6 @@ class Thinking:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be drawn."""
         sane = math.isfinite(self.temperature) and self.temperature >= 0
         if self.max_tokens < 1 or self.top_k < 0 or not sane:
             raise ValueError(
@@ -100,7 +99,6 @@ def thoughtful(ask: Ask, thinking: Thinking | None) -> Ask:
 
 
 def _informed(call: Call, thoughts: Response | None) -> Call:
-    """Put thoughts before the answer to a choice."""
     if thoughts is None or not isinstance(call, ChoiceRequest):
         return call
     return replace(call, question=replace(call.question, thoughts=thoughts.text))

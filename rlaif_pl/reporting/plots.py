@@ -184,7 +184,6 @@ def histogram(counts: Sequence[int], label: str) -> str:
 
 @contextmanager
 def _axes(size: tuple[float, float]) -> Iterator[tuple[Figure, Axes]]:
-    """Yield a figure with one pair of axes, drawn in the page's style."""
     with matplotlib.rc_context(cast(Any, STYLE)):
         figure = Figure(figsize=size, layout="constrained")
         FigureCanvasSVG(figure)

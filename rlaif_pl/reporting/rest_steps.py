@@ -33,7 +33,6 @@ class RestStep:
     result: Mapping[str, float]  # what was measured; see `methods.rest.Step`
 
     def __post_init__(self) -> None:
-        """Refuse a step whose reward was not measured."""
         if finite(mapping(self.result).get("reward")) is None:
             raise ValueError(f"expected a reward in every step, got {self.result!r}")
 

@@ -66,7 +66,6 @@ class ShownSample:
     reward_policy: list[float]  # rewards of `policy`
 
     def __post_init__(self) -> None:
-        """Refuse a sample whose parts do not belong together."""
         if not self.sft or not self.policy:
             raise ValueError("expected at least one response of both policies, got none")
         if len(self.sft) != len(self.reward_sft) or len(self.policy) != len(self.reward_policy):
@@ -198,7 +197,6 @@ def _metrics(
 
 
 def _read_stage(folder: Path, problems: list[str]) -> ReportStage:
-    """Read what a stage folder has."""
     is_finished = any((folder / name).is_file() for name in ("done.json", RATINGS))
     record = folder / ("done.json" if is_finished else "started.json")
     known = attempt(record, read_mapping, problems) or _rated(folder / RATINGS)

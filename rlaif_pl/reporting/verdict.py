@@ -85,7 +85,6 @@ def judge(run: Run) -> RunVerdict:
 
 
 def _headline(own: list[Finding], independent: Finding) -> tuple[State, str]:
-    """Put the findings in one sentence."""
     states = {finding.state for finding in own}
     if states == {"missing"}:
         return "missing", "What reinforcement learning changed was not measured."

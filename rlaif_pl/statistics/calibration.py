@@ -135,7 +135,6 @@ def expected_calibration_error(
 
 
 def _probabilities(p: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Check predictions and outcomes, both in [0, 1]."""
     predicted, outcome = _checked(p, y, "p", "y")
     if predicted.min() < 0 or predicted.max() > 1:
         raise ValueError(

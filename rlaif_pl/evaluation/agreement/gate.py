@@ -107,8 +107,6 @@ class QualityThresholds:
         return " with all of its interval" if self.confident else ""
 
     def _weaknesses(self, report: AlignmentReport) -> Iterator[Fault]:
-        """Yield where it agrees too little."""
-
         def least(interval: Interval) -> float:
             return interval.low if self.confident else interval.value
 
@@ -127,7 +125,6 @@ class QualityThresholds:
             )
 
     def _habits(self, report: AlignmentReport) -> Iterator[Fault]:
-        """Yield a preference for a slot and failures."""
         position, share = report.position, report.counts.unusable_share
         if self.max_same_slot is not None and position is not None:
             same = position.same_slot

@@ -72,7 +72,6 @@ class PaperTable:
     asking: Asking = Asking()
 
     def __post_init__(self) -> None:
-        """Refuse what says nothing without rows."""
         idle = [
             name
             for name, is_given in (
@@ -134,8 +133,6 @@ def paper_rows(
 
 
 def _maker(asking: Asking) -> Callable[..., PairwiseLabeler]:
-    """Return a function that makes a pairwise labeler with the common settings."""
-
     def make(backend: Backend | str, **options: object) -> PairwiseLabeler:
         settings: dict[str, object] = {
             "task": asking.task,
@@ -149,12 +146,10 @@ def _maker(asking: Asking) -> Callable[..., PairwiseLabeler]:
 def _cot(
     asking: Asking, samples: int = 1, temperature: float = 0.0, top_k: int = 0
 ) -> ChainOfThought:
-    """Return how rationales of a row are drawn."""
     return ChainOfThought(samples, temperature, top_k, asking.max_rationale_tokens, asking.seed)
 
 
 def _prompts(backend: Backend | str, asking: Asking) -> dict[str, Labeler]:
-    """Preamble x examples x chain of thought."""
     make = _maker(asking)
     return {
         f"{preamble}{' + CoT' if cot else ''}, {shots}-shot": make(

@@ -88,8 +88,6 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Labels:
-    """What one labeler returned."""
-
     name: str
     labeler: str
     rows: list[Preference]
@@ -151,7 +149,6 @@ def _tabulate(
     min_labeled: float,
     estimator: Estimator,
 ) -> AlignmentTable:
-    """Compare labels of the same pairs."""
     if not labels:
         raise ValueError("expected at least one labeler, got none")
     has = np.array([[row.p_first is not None for row in one.rows] for one in labels])
@@ -228,7 +225,6 @@ def _right(labels: Sequence[Preference], truth: Sequence[Preference]) -> Array:
 
 
 def _pick(rows: Sequence[Preference], chosen: NDArray[np.bool_]) -> list[Preference]:
-    """Return the chosen rows."""
     return [row for row, wanted in zip(rows, chosen, strict=True) if wanted]
 
 

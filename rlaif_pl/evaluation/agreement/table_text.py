@@ -140,7 +140,6 @@ def slug(name: str) -> str:
 
 
 def _record(row: TableRow) -> dict[str, object]:
-    """Flatten one row."""
     record: dict[str, object] = {"name": row.name, "labeler": row.labeler, "common": row.is_common}
     record["n"] = row.alignment.n
     for name in INTERVALS:

@@ -186,7 +186,6 @@ def _rate(
     draws: int,
     seed: int,
 ) -> WinRate | None:
-    """Compare two rounds on the prompts that have both."""
     both = [chain for chain in found.values() if number in chain and against in chain]
     if not both:
         return None
@@ -291,7 +290,6 @@ def _cells(study: RevisionStudy, result: RoundResult) -> list[Cell]:
 
 
 def _record(study: RevisionStudy, result: RoundResult) -> dict[str, object]:
-    """Flatten one result."""
     judge, rate, none = study.judges[result.judge], result.rate, empty_interval()
     return {
         "judge": result.judge,

@@ -222,7 +222,6 @@ def build_app(path: Path, options: PageOptions) -> FastAPI:
 
 
 def _page(options: PageOptions) -> tuple[str, dict[str, str]]:
-    """Return the page and its parts."""
     loader = jinja2.PackageLoader("rlaif_pl.evaluation.human", "page")
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined

@@ -98,7 +98,6 @@ def import_ratings(store: RatingStore, path: Path | str, ties: bool = False) -> 
 
 
 def _rating(fields: Mapping[str, object], tasks: Mapping[str, RatingTask], ties: bool) -> Rating:
-    """Make a rating of a row."""
     rater, kind = _name(fields.get("rater"), "'rater'"), _kind(fields.get("kind"))
     texts = [strip_surplus_symbols(text) for text in _list(fields, "texts", str) or []]
     task = _task(fields, texts, tasks)
@@ -123,7 +122,6 @@ def _rating(fields: Mapping[str, object], tasks: Mapping[str, RatingTask], ties:
 def _task(
     fields: Mapping[str, object], texts: Sequence[str], tasks: Mapping[str, RatingTask]
 ) -> RatingTask:
-    """Return the task of a row, whose texts must be the row's."""
     key, prompt = fields.get("task"), fields.get("prompt")
     found = [
         task

@@ -157,7 +157,6 @@ def _preferences(
 def _acceptable(
     pairs: Sequence[tuple[RatingTask, Rating, Rating]], estimator: Estimator
 ) -> Interval:
-    """Kappa over texts of which both said whether they are acceptable."""
     rows = [
         (first, second, task.group)
         for task, a, b in pairs

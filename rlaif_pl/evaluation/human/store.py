@@ -267,7 +267,6 @@ class RatingStore(SqliteFile):
         return cursor.rowcount == 1
 
     def _enter(self, rater: str, kind: Kind) -> None:
-        """Add a rater, unless the name is known."""
         self.connection.execute("INSERT OR IGNORE INTO raters VALUES (?, ?)", (rater, kind))
 
     def _kind(self, rater: str) -> Kind:

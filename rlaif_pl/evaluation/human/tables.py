@@ -110,7 +110,6 @@ def _raters(found: Findings) -> Table:
 
 
 def _pairs(reading: Reading) -> Iterator[Table]:
-    """Yield a table of every two raters, where two ranked the same."""
     if reading.pairs:
         columns: Columns = [
             "raters",

@@ -121,7 +121,6 @@ def read_samples(
 def _tasks(
     prompt: _Prompt, policies: Sequence[str], most: int, place: int, left_out: Counter[str]
 ) -> Iterator[RatingTask]:
-    """Yield the tasks of one prompt."""
     columns = [prompt.responses.get(name, []) for name in policies]
     # a reference is one text, which stands beside each of the policies' samples
     sizes = [len(c) for name, c in zip(policies, columns, strict=True) if name != REFERENCE]
@@ -171,7 +170,6 @@ def _columns(fields: Mapping[str, object]) -> Iterator[tuple[str, list[str]]]:
 
 
 def _long(rows: Sequence[RawRow]) -> Iterator[_Prompt]:
-    """Gather rows of one response each by prompt."""
     found: dict[tuple[str, str], _Prompt] = {}
     for where, fields in rows:
         text, policy = _text(where, fields, "prompt"), _text(where, fields, "policy")

@@ -28,11 +28,6 @@ class BestOf:
     n: int = 4
 
     def __post_init__(self) -> None:
-        """Refuse a choice among one.
-
-        Raises:
-            ValueError: ``n`` is below 2.
-        """
         if self.n < 2:
             raise ValueError(f"expected n of at least 2 for the best of n, got {self.n}")
 

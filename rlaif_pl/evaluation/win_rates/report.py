@@ -139,7 +139,6 @@ def judge_table(matrix: WinMatrix, judge: str) -> Table:
 
 
 def _policy_table(matrix: WinMatrix) -> Table:
-    """Lay out what stands beside the wins."""
     rewards = list(next(iter(matrix.policies.values())).rewards)
     columns: Columns = [
         "policy",

@@ -148,7 +148,6 @@ class EndpointBackend:
             return  # it answers; not every server lists its models
 
     async def _answer(self, calls: Sequence[Call], done: Callable[[int, Response], None]) -> None:
-        """Let workers take calls from one list."""
         key = os.environ.get(self.api_key_env) or "none"
         openai = openai_package()
         async with openai.AsyncOpenAI(

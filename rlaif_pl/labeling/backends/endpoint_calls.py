@@ -101,7 +101,6 @@ class Caller:
         return await self._score(call)
 
     async def _choose(self, call: ChoiceRequest) -> Response:
-        """Read the options off the likeliest tokens."""
         if structured := structured_in(self.settings.extra_body):
             raise EndpointError(
                 f"expected no {' or '.join(structured)} in the back end's extra_body, which would hide "
@@ -176,7 +175,6 @@ class Caller:
             warnings.warn(unlikely(url, call.options, table, goes_on), stacklevel=2)
 
     async def _generate(self, call: GenerateRequest) -> Response:
-        """Let the server write."""
         tally = Tally()
         done = await self._ask(tally, self._drawn(call.question, call.decoding, call.sample))
         if done is None:
@@ -189,7 +187,6 @@ class Caller:
         )
 
     async def _think(self, call: ThinkRequest) -> Response:
-        """Let the server think, and keep the thoughts alone."""
         if not self._is_chat(call.question):
             raise EndpointError(
                 "expected chat_template: true for a model that thinks first, got a plain question"
@@ -213,7 +210,6 @@ class Caller:
         )
 
     def _drawn(self, question: Question, decoding: Decoding, sample: int) -> Wanted:
-        """Put how text is drawn into a request."""
         wanted = Wanted(question, limit=decoding.max_tokens, temperature=decoding.temperature)
         if decoding.stop:
             wanted.body["stop"] = list(decoding.stop)
@@ -233,7 +229,6 @@ class Caller:
         return wanted
 
     async def _score(self, call: LoglikelihoodRequest) -> Response:
-        """Read the target's log-probabilities off the echoed prompt."""
         if self.settings.api == "chat":
             raise EndpointError(
                 "expected api: completions for log-probabilities of given text, got chat; a chat "
@@ -293,7 +288,6 @@ class Caller:
         return await self._ask(tally, Wanted(whole, top=1, body={"echo": True}))
 
     def _is_chat(self, question: Question) -> bool:
-        """Tell which route a question takes."""
         if question.chat and self.settings.api == "completions":
             raise EndpointError(
                 "expected plain questions for api: completions, got one for a chat template, which "

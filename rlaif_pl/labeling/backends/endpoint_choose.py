@@ -82,7 +82,6 @@ async def _masses(
 
 
 def _longest(options: Sequence[str], text: str) -> str | None:
-    """Longest option that a text begins with."""
     return max((o for o in options if text.startswith(o)), key=len, default=None)
 
 

@@ -78,7 +78,6 @@ class Retries:
     longest_wait: float = 60.0
 
     def __post_init__(self) -> None:
-        """Refuse what is out of range."""
         if self.max_retries < 0 or self.timeout <= 0 or min(self.first_wait, self.longest_wait) < 0:
             raise ValueError(
                 "expected max_retries and waits of at least 0 and timeout above 0 seconds, got "
@@ -96,8 +95,6 @@ class Sent(NamedTuple):
 
 
 class _Failed(NamedTuple):
-    """One attempt that failed."""
-
     kind: str
     again: bool
     wait: float = 0.0  # seconds the server asks for
@@ -196,7 +193,6 @@ class Sender:
     async def _once(
         self, route: Route, request: dict[str, Any], logprobs: bool
     ) -> Completion | _Failed:
-        """Send a request once."""
         api = self.client.completions if route == "completions" else self.client.chat.completions
         create: Any = api.with_raw_response.create
         try:
@@ -287,7 +283,6 @@ class Sender:
             await asyncio.sleep(left)
 
     async def _back_off(self, attempt: int, wanted: float) -> None:
-        """Wait before repeating a request."""
         if wanted:
             self._quiet_until = max(self._quiet_until, time.monotonic() + wanted)
         wait = min(self.retries.first_wait * 2 ** (attempt - 1), self.retries.longest_wait)

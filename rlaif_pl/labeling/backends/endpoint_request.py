@@ -74,7 +74,6 @@ class ServerFeatures:
     thought_marks: tuple[str, str] = ("<think>", "</think>")
 
     def __post_init__(self) -> None:
-        """Refuse to ask for no token, and texts that spell a line break."""
         refuse_spelled_breaks("echo_start", self.echo_start)
         refuse_spelled_breaks("thought_marks", *self.thought_marks)
         if self.top_logprobs < 1:

@@ -156,7 +156,6 @@ class Encoder:
         return filled(f"{begun}{space}{thought}\n{closing_of(filled(begun))}\n\n")
 
     def _messages(self, text: str) -> list[dict[str, str]]:
-        """Return the turns of a question."""
         if self.tokenizer.chat_template is None:
             raise ValueError(
                 f"expected a chat template in the tokenizer of {self.tokenizer.name_or_path!r}, "
@@ -165,7 +164,6 @@ class Encoder:
         return [{"role": "user", "content": self.control.mark(text)}]
 
     def _check(self, rows: Sequence[Sequence[int]]) -> None:
-        """Refuse what the model was not made for."""
         if max(map(len, rows)) > self.limit:
             raise UnreadableError("too_long")
 
@@ -195,12 +193,10 @@ def option_logprobs(rows: Sequence[Row], logprobs: Sequence[Sequence[float]]) ->
 
 
 def _continues(longer: Sequence[int], shorter: Sequence[int]) -> bool:
-    """Whether a row goes on from another."""
     return len(longer) > len(shorter) and tuple(longer[: len(shorter)]) == tuple(shorter)
 
 
 def _begin_alike(rows: Sequence[Sequence[int]]) -> int:
-    """Count the tokens that all rows begin with."""
     columns = zip(*rows, strict=False)
     least = min(map(len, rows))
     return next((n for n, column in enumerate(columns) if len(set(column)) > 1), least)

@@ -67,7 +67,6 @@ def load_exemplars(name: str, shots: int, thoughts: bool) -> ExemplarFile:
 
 
 def _exemplar(row: object, where: str) -> Exemplar:
-    """Check one entry."""
     if not isinstance(row, dict) or not _REQUIRED <= set(row) <= _REQUIRED | {"thoughts"}:
         got = sorted(row) if isinstance(row, dict) else type(row).__name__
         raise ValueError(f"{where}: expected {sorted(_REQUIRED)} and perhaps thoughts, got {got}")
@@ -81,7 +80,6 @@ def _exemplar(row: object, where: str) -> Exemplar:
 
 
 def _thoughts(value: object, where: str) -> tuple[str, str] | None:
-    """Check the rationale."""
     if value is None:
         return None
     if not (
@@ -94,5 +92,4 @@ def _thoughts(value: object, where: str) -> tuple[str, str] | None:
 
 
 def _normal(text: str) -> str:
-    """Text without regard to case and white space."""
     return " ".join(text.split()).casefold()

@@ -152,7 +152,6 @@ def _rules(text: str, asks_worse: bool) -> Iterator[set[Named]]:
 
 
 def _stated(clauses: list[str], asks_worse: bool) -> set[Named]:
-    """Votes of clauses that give a verdict as such."""
     up, down = (_HARM + "|" + _BAD, _SAFE + "|" + _GOOD) if asks_worse else (_GOOD, _BAD)
     votes: set[Named] = set()
     for clause in clauses:
@@ -172,7 +171,6 @@ def _leading(text: str) -> set[Named]:
 
 
 def _compared(clauses: list[str], asks_worse: bool) -> set[Named]:
-    """Votes of clauses that compare the responses as a whole."""
     votes: set[Named] = set()
     up, down = (_HARM + "|" + _BAD, _SAFE + "|" + _GOOD) if asks_worse else (_GOOD, _BAD)
     for clause in clauses:
@@ -194,12 +192,10 @@ def _qualities(clauses: list[str], asks_worse: bool) -> set[Named]:
 
 
 def _matches(pattern: str, how: str, clause: str) -> Iterator[re.Match[str]]:
-    """Places where a response is said to be something."""
     return _compile(pattern.replace("{how}", how)).finditer(clause)
 
 
 def _named(match: re.Match[str], name: str = "x") -> Named:
-    """Which response a match names."""
     found = next(
         value for kind in "olb" if (value := match.groupdict().get(name + kind)) is not None
     )
@@ -211,7 +207,6 @@ def _other(named: Named) -> Named:
 
 
 def _without_verdict(text: str) -> Verdict:
-    """Say what an answer says that names no response."""
     if _REFUSED.search(text):
         return "refused"
     if _NEITHER.search(text):

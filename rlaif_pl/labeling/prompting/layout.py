@@ -61,7 +61,6 @@ class Layout:
     tie: bool = False  # a third answer says that there is no difference
 
     def __post_init__(self) -> None:
-        """Refuse a prompt file that lacks a part which these settings need."""
         if self.cot:
             self.prompt.part("reasoning", "chain of thought")
         if self.shots:
@@ -152,12 +151,10 @@ class Layout:
         return head, head + self._sample(sample) + note
 
     def _sample(self, sample: PromptSample) -> str:
-        """Fill in the sample."""
         values = {"response": sample.first, **sample._asdict()}
         return fill(self.prompt.parts["sample"], values)
 
     def _example(self, exemplar: Exemplar) -> str:
-        """Lay an example out like a sample with its answer."""
         texts = (exemplar.prompt, exemplar.first, exemplar.second)
         shown = [self.prompt.parts["example"]]
         shown.append(self._sample(PromptSample(*texts, self.principle(*texts))))

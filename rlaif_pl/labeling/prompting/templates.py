@@ -201,7 +201,6 @@ def parse_prompt(content: str, version: str) -> LabelingPrompt:
 
 
 def _header(text: str, version: str) -> tuple[bool, tuple[str, ...]]:
-    """Read what is asked for and what may be answered."""
     try:
         header = yaml.safe_load(text)
     except yaml.YAMLError:
@@ -226,7 +225,6 @@ def _header(text: str, version: str) -> tuple[bool, tuple[str, ...]]:
 
 
 def _parts(text: str, version: str) -> dict[str, str]:
-    """Cut the text at its lines ``--- name``."""
     _, *pieces = _PART.split(text)
     names, bodies = pieces[::2], pieces[1::2]
     if unknown := sorted(set(names) - set(PARTS)):

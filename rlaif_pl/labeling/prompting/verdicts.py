@@ -32,7 +32,6 @@ class ChainOfThought:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse settings that are out of range or contradict each other."""
         if self.samples < 1 or self.max_tokens < 1 or self.top_k < 0 or not self.temperature >= 0:
             raise ValueError(
                 "expected cot with samples and max_tokens of at least 1, and top_k and temperature of "

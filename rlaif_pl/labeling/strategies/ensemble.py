@@ -105,7 +105,6 @@ class EnsembleLabeler:
         ]
 
     def _judgment(self, said: Sequence[Preference]) -> Judgment:
-        """Average what the members said about a pair."""
         notes = [pair.provenance for pair in said]
         spent = Judgment(
             math.nan,

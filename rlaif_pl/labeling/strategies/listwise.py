@@ -118,7 +118,6 @@ class ListwiseLabeler(ModelLabeler):
         return orders
 
     def _question(self, prompt: str, responses: Sequence[str]) -> Question:
-        """Lay a list out."""
         parts = self.file.parts
         head = parts["preamble"] + BLANK if "preamble" in parts else ""
         listed = BLANK.join(f"[{n}] {text.strip()}" for n, text in enumerate(responses, 1))

@@ -80,7 +80,6 @@ def criteria_of(rows: object, where: str) -> tuple[Criterion, ...]:
 
 
 def _criterion(row: object, where: str) -> Criterion:
-    """Check one criterion."""
     fields = row if isinstance(row, dict) else {"description": row}
     text, weight = fields.get("description"), fields.get("weight", 1.0)
     if not isinstance(text, str) or not text.strip() or set(fields) - {"description", "weight"}:
@@ -219,7 +218,6 @@ class RubricLabeler(ScoringLabeler):
     def _answers(
         self, prompts: Sequence[str], responses: Sequence[str], ask: Ask
     ) -> list[list[Response]]:
-        """Ask about all criteria of all responses at once."""
         calls = [
             [
                 ChoiceRequest(self._question(prompt, response, criterion), self.file.options)
@@ -252,7 +250,6 @@ def _yes(reply: Response) -> float:
 
 
 def _weighted(criteria: Sequence[Criterion], replies: Sequence[Response]) -> Judgment:
-    """Average the answers to all criteria of a response."""
     read = [read_choice(reply) for reply in replies]
     failures = [failure for failure, _ in read if failure is not None]
     outside = [mass for _, mass in read if mass is not None]

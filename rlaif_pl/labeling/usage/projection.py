@@ -215,7 +215,6 @@ class ThroughputEstimator:
 
 
 def _text_of(call: Call) -> str:
-    """All that a model reads for a call."""
     if isinstance(call, LoglikelihoodRequest):
         return call.context + call.target
     return call.question.text + (call.question.thoughts or "") + call.question.assistant_prefix
@@ -277,7 +276,6 @@ def counted_replies(labeler: Labeler, title: str) -> Iterator[None]:
 
 
 def _clients(labeler: object) -> list[CachedClient]:
-    """What a labeler and its parts ask their models by."""
     own = getattr(labeler, "asker", None)
     parts = [client for part in getattr(labeler, "labelers", ()) for client in _clients(part)]
     return [*([own] if isinstance(own, CachedClient) else []), *parts]

@@ -205,7 +205,6 @@ def _plain(value: float | None) -> float | str | None:
 
 
 def _reply(columns: Sequence[Any]) -> Response:
-    """Build a reply from the columns of a row."""
     logprobs, text, finished, *rest = columns
     values = json.loads(logprobs)
     return Response(
