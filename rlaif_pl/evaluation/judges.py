@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import cast
 
 import torch
+from scipy.special import expit
 from torch import Tensor
 from torchmetrics.functional.text import rouge_score
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel
@@ -69,33 +70,30 @@ class ReferenceJudge(ABC):
         """Return one score a response, surplus symbols removed; NaN where there is no target."""
         if len(prompts) != len(responses):
             raise ValueError(f"got {len(prompts)} prompts for {len(responses)} responses")
-        targets = [self.target(prompt) for prompt in prompts]
-        known = [i for i, target in enumerate(targets) if target is not None]
+        targets = {i: self.target(prompt) for i, prompt in enumerate(prompts)}
+        known = {i: target for i, target in targets.items() if target is not None}
         texts = [strip_surplus_symbols(responses[i]) for i in known]
-        likeness = self.likeness(texts, [t for t in targets if t is not None])
-        scores = [math.nan] * len(responses)
-        for i, value in zip(known, likeness, strict=True):
-            scores[i] = value
-        return scores
+        scores = dict(zip(known, self.likeness(texts, list(known.values())), strict=True))
+        return [scores.get(i, math.nan) for i in range(len(responses))]
 
     def label(self, pairs: Sequence[Preference]) -> list[Preference]:
         """Return the pairs labeled; without a target they fail with ``no_reference``."""
         prompts = [pair.prompt for pair in pairs for _ in range(2)]
         scores = self.score(prompts, [text for p in pairs for text in (p.first, p.second)])
         margins = [a - b for a, b in zip(scores[0::2], scores[1::2], strict=True)]
-        return [self._labeled(pair, margin) for pair, margin in zip(pairs, margins, strict=True)]
-
-    def _labeled(self, pair: Preference, margin: float) -> Preference:
-        known = math.isfinite(margin)
-        provenance = replace(
-            pair.provenance,
-            labeler=self.fingerprint,
-            strategy="reference",
-            margin=margin if known else None,
-            failure=None if known else "no_reference",
-        )
-        p_first = 1 / (1 + math.exp(-margin)) if known else None
-        return replace(pair, p_first=p_first, source="ai", provenance=provenance)
+        labeled = []
+        for pair, margin in zip(pairs, margins, strict=True):
+            known = math.isfinite(margin)
+            provenance = replace(
+                pair.provenance,
+                labeler=self.fingerprint,
+                strategy="reference",
+                margin=margin if known else None,
+                failure=None if known else "no_reference",
+            )
+            p_first = float(expit(margin)) if known else None
+            labeled.append(replace(pair, p_first=p_first, source="ai", provenance=provenance))
+        return labeled
 
 
 class RougeJudge(ReferenceJudge):
@@ -168,9 +166,8 @@ class EmbeddingJudge(ReferenceJudge):
         """Cosine similarity of each response to its target, in [-1, 1]."""
         if not responses:
             return []
-        vectors = self.embed([*responses, *targets])
-        similarity = (vectors[: len(responses)] * vectors[len(responses) :]).sum(1)
-        return [float(value) for value in similarity]
+        ours, theirs = self.embed([*responses, *targets]).chunk(2)
+        return (ours * theirs).sum(1).tolist()
 
     def embed(self, texts: Sequence[str]) -> Tensor:
         """Return unit vectors ``(N, D)``; each distinct text is encoded once, by length."""
@@ -227,8 +224,7 @@ def minilm_folder() -> Path:
         FileNotFoundError: The package is not installed.
     """
     spec = importlib.util.find_spec(MINILM_PACKAGE)
-    places = list(spec.submodule_search_locations or []) if spec else []
-    for place in places:
+    for place in (spec and spec.submodule_search_locations) or ():
         folder = Path(place) / "model"
         if (folder / "model.safetensors").is_file():
             return folder

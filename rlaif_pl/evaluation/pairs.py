@@ -157,11 +157,5 @@ def _lines(pairs: Iterable[JudgedPair]) -> Iterator[dict[str, object]]:
     for pair in pairs:
         names = [name for name in (pair.a, pair.b) if name in pair.taught]
         for key, win in dict(pair.verdicts).items():
-            yield {
-                "judge": pair.judge,
-                "a": pair.a,
-                "b": pair.b,
-                "key": key,
-                "win": win,
-                "taught": names,
-            }
+            head = {"judge": pair.judge, "a": pair.a, "b": pair.b}
+            yield {**head, "key": key, "win": win, "taught": names}

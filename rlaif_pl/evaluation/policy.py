@@ -96,29 +96,17 @@ def _win_rates(
     rates = {"policy_vs_sft": compare_by(*both, labeler, groups)}
     if independent is not None:
         rates["policy_vs_sft_independent"] = compare_by(*both, independent, groups)
-    known = _with_reference(samples)
-    if known is None:
-        return rates
-    texts = [prompt.text for prompt in known.prompts]
-    groups = [prompt.group for prompt in known.prompts]
-    references = [[prompt.reference or ""] for prompt in known.prompts]
-    rouge = RougeJudge(references_of(known.prompts))
-    rates["policy_vs_sft_rouge"] = compare_by(texts, known.policy, known.sft, rouge, groups)
-    rates["policy_vs_reference"] = compare_by(texts, known.policy, references, labeler, groups)
-    rates["sft_vs_reference"] = compare_by(texts, known.sft, references, labeler, groups)
-    return rates
-
-
-def _with_reference(samples: PolicySamples) -> PolicySamples | None:
-    """The samples whose prompts have a reference; None where there are none."""
     kept = [i for i, prompt in enumerate(samples.prompts) if prompt.reference is not None]
     if not kept:
-        return None
-    return PolicySamples(
-        prompts=[samples.prompts[i] for i in kept],
-        sft=[samples.sft[i] for i in kept],
-        policy=[samples.policy[i] for i in kept],
-    )
+        return rates
+    texts, groups = [texts[i] for i in kept], [groups[i] for i in kept]
+    policy, sft = [samples.policy[i] for i in kept], [samples.sft[i] for i in kept]
+    references = [[samples.prompts[i].reference or ""] for i in kept]
+    rouge = RougeJudge(references_of(samples.prompts))
+    rates["policy_vs_sft_rouge"] = compare_by(texts, policy, sft, rouge, groups)
+    rates["policy_vs_reference"] = compare_by(texts, policy, references, labeler, groups)
+    rates["sft_vs_reference"] = compare_by(texts, sft, references, labeler, groups)
+    return rates
 
 
 def _rewards(reward: Reward, prompts: Sequence[Prompt], responses: Texts) -> list[list[float]]:
@@ -134,13 +122,12 @@ def _text_measures(
     """Words, copied 4-grams, shares of empty and repetitive responses, ROUGE-L where it can be had."""
     clean = [[strip_surplus_symbols(text) for text in texts] for texts in responses]
     groups = [prompt.group for prompt in prompts]
+    repetitive = [[is_repetitive(text) for text in texts] for texts in clean]
     measures = {
         "words": mean(_words(clean), groups),
         "copied_4grams": mean(copied_shares([prompt.text for prompt in prompts], clean), groups),
         "empty": mean(_means([[not text for text in texts] for texts in clean]), groups),
-        "repetitive": mean(
-            _means([[is_repetitive(text) for text in texts] for texts in clean]), groups
-        ),
+        "repetitive": mean(_means(repetitive), groups),
     }
     likeness = [
         (prompt.group, np.mean([rouge_l(text, prompt.reference) for text in texts]))

@@ -119,41 +119,28 @@ class PolicyReport:
     def _reward_verdicts(self) -> list[Verdict]:
         """Compare rewards, each response of the policy with each of SFT's to the same prompt."""
         found = []
-        rows = zip(self.samples.prompts, self._side(True), self._side(False), strict=True)
-        for prompt, after, before in rows:
-            for first, second in product(after, before):
-                key = comparison_key(prompt.text, first[0], second[0])
-                if first[0] != second[0]:
-                    found.append(Verdict(key, float(side(np.array(first[1] - second[1])))))
+        sides = (self.samples.policy, self.reward_policy), (self.samples.sft, self.reward_sft)
+        for n, prompt in enumerate(self.samples.prompts):
+            both = (zip(texts[n], rewards[n], strict=True) for texts, rewards in sides)
+            for (a, paid_a), (b, paid_b) in product(*both):
+                first, second = strip_surplus_symbols(a), strip_surplus_symbols(b)
+                if first != second:
+                    key = comparison_key(prompt.text, first, second)
+                    found.append(Verdict(key, float(side(np.array(paid_a - paid_b)))))
         return found
 
-    def _side(self, is_policy: bool) -> list[list[tuple[str, float]]]:
-        """Pair responses, as judges read them, with their rewards."""
-        texts = self.samples.policy if is_policy else self.samples.sft
-        rewards = self.reward_policy if is_policy else self.reward_sft
-        return [
-            [(strip_surplus_symbols(text), paid) for text, paid in zip(t, r, strict=True)]
-            for t, r in zip(texts, rewards, strict=True)
-        ]
-
     def _rows(self) -> Iterator[dict[str, object]]:
-        columns = (self.samples.prompts, self.samples.sft, self.samples.policy)
-        rows = zip(*columns, self.reward_sft, self.reward_policy, strict=True)
-        for number, (prompt, sft, policy, before, after) in enumerate(rows):
-            yield {
+        samples, greedy = self.samples, None if self.greedy is None else self.greedy.samples
+        for n, prompt in enumerate(samples.prompts):
+            row: dict[str, object] = {
                 "prompt": prompt.text,
                 "group": prompt.group,
                 "reference": prompt.reference,
-                "sft": list(sft),
-                "policy": list(policy),
-                "reward_sft": list(before),
-                "reward_policy": list(after),
-                **self._likeliest(number),
+                "sft": list(samples.sft[n]),
+                "policy": list(samples.policy[n]),
+                "reward_sft": list(self.reward_sft[n]),
+                "reward_policy": list(self.reward_policy[n]),
             }
-
-    def _likeliest(self, number: int) -> dict[str, str]:
-        """Return the likeliest response of both to a prompt, where they were measured."""
-        if self.greedy is None:
-            return {}
-        found = self.greedy.samples
-        return {f"sft_{GREEDY}": found.sft[number][0], f"policy_{GREEDY}": found.policy[number][0]}
+            if greedy is not None:
+                row |= {f"sft_{GREEDY}": greedy.sft[n][0], f"policy_{GREEDY}": greedy.policy[n][0]}
+            yield row

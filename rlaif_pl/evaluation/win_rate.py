@@ -115,7 +115,7 @@ def compare(
         ValueError: Lengths differ, a prompt lacks responses, or no comparison could be judged.
     """
     members = _checked(prompts, a, b, groups)
-    clean_a, clean_b = _clean(a), _clean(b)
+    clean_a, clean_b = ([[strip_surplus_symbols(t) for t in texts] for texts in x] for x in (a, b))
     judged = _judge_all(prompts, clean_a, clean_b, members, judge)
     if not len(judged.wins):
         raise ValueError(
@@ -200,10 +200,6 @@ def _checked(
     return members
 
 
-def _clean(responses: Sequence[Sequence[str]]) -> list[list[str]]:
-    return [[strip_surplus_symbols(text) for text in texts] for texts in responses]
-
-
 def _judge_all(
     prompts: Sequence[str],
     a: Sequence[Sequence[str]],
@@ -213,9 +209,11 @@ def _judge_all(
 ) -> Judged:
     """Judge all comparisons; those without a verdict are counted, not guessed."""
     owner = [i for i in range(len(prompts)) for _ in range(len(a[i]) * len(b[i]))]
-    texts = [(x, y) for i in range(len(prompts)) for x in a[i] for y in b[i]]
     pairs = [
-        Preference(prompts[i], x, y, groups[i]) for i, (x, y) in zip(owner, texts, strict=True)
+        Preference(prompts[i], x, y, groups[i])
+        for i in range(len(prompts))
+        for x in a[i]
+        for y in b[i]
     ]
     with counted_replies(judge, f"judging {len(pairs)} comparisons"):
         outcomes = _outcomes(pairs, judge)
@@ -232,13 +230,14 @@ def _judge_all(
 
 def _outcomes(pairs: Sequence[Preference], judge: Labeler) -> list[float | str]:
     """Share of the win that goes to the first, or why there is no verdict, for each pair."""
-    outcomes: dict[tuple[str, str, str], float | str] = {
-        _key(pair): 0.5 for pair in pairs if pair.first == pair.second
-    }
-    asked = list({_key(pair): pair for pair in pairs if _key(pair) not in outcomes}.values())
-    judged = _by_score if isinstance(judge, PointwiseLabeler) else _by_label
-    outcomes |= zip((_key(pair) for pair in asked), judged(asked, judge), strict=True)
-    return [outcomes[_key(pair)] for pair in pairs]
+    asked = {_key(pair): pair for pair in pairs if pair.first != pair.second}
+    different = list(asked.values())
+    if isinstance(judge, PointwiseLabeler):
+        judged = _by_score(different, judge)
+    else:
+        judged = _by_label(different, judge)
+    outcomes = dict(zip(asked, judged, strict=True))
+    return [outcomes.get(_key(pair), 0.5) for pair in pairs]
 
 
 def _key(pair: Preference) -> tuple[str, str, str]:
@@ -246,10 +245,8 @@ def _key(pair: Preference) -> tuple[str, str, str]:
     return pair.prompt, pair.first, pair.second
 
 
-def _by_score(pairs: Sequence[Preference], judge: Labeler) -> list[float | str]:
+def _by_score(pairs: Sequence[Preference], judge: PointwiseLabeler) -> list[float | str]:
     """Outcomes by a pointwise judge, each distinct response scored once."""
-    if not isinstance(judge, PointwiseLabeler):
-        raise TypeError(f"expected a pointwise labeler, got {type(judge).__name__}")
     distinct = list(dict.fromkeys((p.prompt, t) for p in pairs for t in (p.first, p.second)))
     scores = judge.score([prompt for prompt, _ in distinct], [text for _, text in distinct])
     known = dict(zip(distinct, scores, strict=True))

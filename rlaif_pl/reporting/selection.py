@@ -46,9 +46,9 @@ def table_of(judged: Sequence[CandidateResult]) -> Table:
         "",
     ]
     rows: Rows = [
-        [c.step, c.validation_reward, c.rate, c.equal, c.length_ratio, c.unfinished]
-        + ["chosen" * c.is_chosen]
+        [c.step, c.validation_reward, c.rate, c.equal, c.length_ratio, c.unfinished, choice]
         for c in judged
+        for choice in ["chosen" * c.is_chosen]
     ]
     return Table("", columns, rows)
 

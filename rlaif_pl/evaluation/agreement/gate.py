@@ -36,12 +36,7 @@ class LabelerGateWarning(UserWarning):
     """As ``LabelerGateError``, where the run was told to go on."""
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """What fell short."""
-
-    text: str  # what was measured and what was expected
-    advice: str  # what to try
+Fault = tuple[str, str]  # what was measured and what was expected; what to try
 
 
 @dataclass(frozen=True)
@@ -94,13 +89,13 @@ class QualityThresholds:
             return []
         faults = [*self._weaknesses(report), *self._habits(report)]
         if faults:
-            advice = " ".join(dict.fromkeys(fault.advice for fault in faults))
-            said = "; ".join(fault.text for fault in faults)
+            advice = " ".join(dict.fromkeys(advice for _, advice in faults))
+            said = "; ".join(text for text, _ in faults)
             message = f"The labeler {report.labeler} falls short: {said}. {advice} {GO_ON}"
             if self.action == "stop":
                 raise LabelerGateError(message)
             warnings.warn(message, LabelerGateWarning, stacklevel=2)
-        return [fault.text for fault in faults]
+        return [text for text, _ in faults]
 
     @property
     def _sure(self) -> str:
@@ -112,13 +107,13 @@ class QualityThresholds:
 
         alignment, gain = report.alignment, report.gain_over_length
         if not least(alignment) >= self.min_alignment:
-            yield Fault(
+            yield (
                 f"alignment with {judges_named(report.judged)} is {alignment.percent()} on "
                 f"{alignment.n} pairs, expected at least {self.min_alignment:.1%}{self._sure}",
                 TRY_ANOTHER,
             )
         if self.min_gain is not None and not least(gain) >= self.min_gain:
-            yield Fault(
+            yield (
                 f"gain over 'the longer response wins' is {gain.percent()} "
                 f"(points), expected at least {self.min_gain:.1%}{self._sure}",
                 TRY_ANOTHER,
@@ -129,14 +124,14 @@ class QualityThresholds:
         if self.max_same_slot is not None and position is not None:
             same = position.same_slot
             if not (same.high if self.confident else same.value) <= self.max_same_slot:
-                yield Fault(
+                yield (
                     f"the same slot won in both orders in {position.text()}, expected at most "
                     f"{self.max_same_slot:.1%}{self._sure}",
                     TRY_AGAINST_BIAS,
                 )
         if self.max_failures is not None and math.isfinite(share) and share > self.max_failures:
             reasons = ", ".join(f"{reason} {n}" for reason, n in report.counts.reasons.items())
-            yield Fault(
+            yield (
                 f"{share:.1%} of {report.counts.asked} pairs have no label ({reasons}), expected at "
                 f"most {self.max_failures:.1%}",
                 TRY_AGAINST_FAILURES,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from itertools import product
+from typing import Any, Literal
 
 from rlaif_pl.labeling import ChainOfThought, FreeFormLabeler, PairwiseLabeler, VerdictOptions
 from rlaif_pl.labeling.backends import as_backend
@@ -72,15 +73,8 @@ class PaperTable:
     asking: Asking = Asking()
 
     def __post_init__(self) -> None:
-        idle = [
-            name
-            for name, is_given in (
-                ("backend", self.backend != EMBEDDED),
-                ("sizes", self.sizes is not None),
-                ("asking", self.asking != Asking()),
-            )
-            if is_given
-        ]
+        plain = {"backend": EMBEDDED, "sizes": None, "asking": Asking()}
+        idle = [name for name, value in plain.items() if getattr(self, name) != value]
         if self.rows is None and idle:
             raise ValueError(
                 f"expected table.{', table.'.join(idle)} only with table.rows, got none of these; the "
@@ -118,63 +112,31 @@ def paper_rows(
             "expected table.sizes to name the models of the table, such as "
             "{small: HuggingFaceTB/SmolLM2-360M-Instruct, large: ...}, got none"
         )
-    backend = as_backend(backend)  # one model for all rows
+    model = as_backend(backend)  # one for all rows
+
+    def cot(samples: int = 1, temperature: float = 0.0, top_k: int = 0) -> ChainOfThought:
+        return ChainOfThought(samples, temperature, top_k, asking.max_rationale_tokens, asking.seed)
+
+    def pairwise(model: Backend | str = model, **options: Any) -> PairwiseLabeler:
+        chat = asking.chat_template
+        return PairwiseLabeler(model, task=asking.task, chat_template=chat, **options)
+
     rows: dict[str, Labeler] = {}
     if table in ("prompts", "all"):
-        rows |= _prompts(backend, asking)
+        for preamble, shots, has_cot in PROMPTS:
+            if shots <= asking.max_shots:
+                rows[f"{preamble}{' + CoT' * has_cot}, {shots}-shot"] = pairwise(
+                    preamble=preamble, shots=shots, cot=cot() if has_cot else False
+                )
     if table in ("self_consistency", "all"):
-        rows |= _self_consistency(backend, asking)
+        rows["CoT, 1 greedy rationale"] = pairwise(cot=cot())
+        for samples, temperature in product(asking.samples, asking.temperatures):
+            name = f"CoT, {samples} rationales at T {temperature:g}"
+            rows[name] = pairwise(cot=cot(samples, temperature, TOP_K))
     if table in ("formats", "all"):
-        rows |= _formats(backend, asking)
+        free = FreeFormLabeler(model, task=asking.task, chat_template=asking.chat_template)
+        one_hot = pairwise(verdict=VerdictOptions(hard=True))
+        rows |= {"soft": pairwise(), "one-hot": one_hot, "free-form": free}
     if table in ("sizes", "all"):
-        make = _maker(asking)
-        rows |= {name: make(model, cot=_cot(asking)) for name, model in (sizes or {}).items()}
+        rows |= {name: pairwise(each, cot=cot()) for name, each in (sizes or {}).items()}
     return rows
-
-
-def _maker(asking: Asking) -> Callable[..., PairwiseLabeler]:
-    def make(backend: Backend | str, **options: object) -> PairwiseLabeler:
-        settings: dict[str, object] = {
-            "task": asking.task,
-            "chat_template": asking.chat_template,
-        }
-        return PairwiseLabeler(backend, **{**settings, **options})  # type: ignore[arg-type]
-
-    return make
-
-
-def _cot(
-    asking: Asking, samples: int = 1, temperature: float = 0.0, top_k: int = 0
-) -> ChainOfThought:
-    return ChainOfThought(samples, temperature, top_k, asking.max_rationale_tokens, asking.seed)
-
-
-def _prompts(backend: Backend | str, asking: Asking) -> dict[str, Labeler]:
-    make = _maker(asking)
-    return {
-        f"{preamble}{' + CoT' if cot else ''}, {shots}-shot": make(
-            backend, preamble=preamble, shots=shots, cot=_cot(asking) if cot else False
-        )
-        for preamble, shots, cot in PROMPTS
-        if shots <= asking.max_shots
-    }
-
-
-def _self_consistency(backend: Backend | str, asking: Asking) -> dict[str, Labeler]:
-    """One greedy rationale, then numbers of sampled ones by temperature."""
-    make = _maker(asking)
-    rows: dict[str, Labeler] = {"CoT, 1 greedy rationale": make(backend, cot=_cot(asking))}
-    for samples in asking.samples:
-        for temperature in asking.temperatures:
-            rows[f"CoT, {samples} rationales at T {temperature:g}"] = make(
-                backend, cot=_cot(asking, samples, temperature, TOP_K)
-            )
-    return rows
-
-
-def _formats(backend: Backend | str, asking: Asking) -> dict[str, Labeler]:
-    """Probabilities of the verdicts, the likelier one alone, and verdicts decoded as text."""
-    make = _maker(asking)
-    free = FreeFormLabeler(backend, task=asking.task, chat_template=asking.chat_template)
-    one_hot = make(backend, verdict=VerdictOptions(hard=True))
-    return {"soft": make(backend), "one-hot": one_hot, "free-form": free}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import combinations
 
 from scipy.special import expit
@@ -161,18 +162,11 @@ def measure_matrix(
     cells: list[Cell] = []
     for judge_name, judge in judges.items():
         asked = RememberedScores(judge) if isinstance(judge, PointwiseLabeler) else judge
-        found = []
-        for a, b in combinations(policies, 2):
-            rate = compare(
-                texts,
-                policies[a].texts,
-                policies[b].texts,
-                asked,
-                groups,
-                draws=draws,
-                seed=seed,
-            )
-            found.append((a, b, rate))
+        ask = partial(compare, judge=asked, groups=groups, draws=draws, seed=seed)
+        found = [
+            (a, b, ask(texts, policies[a].texts, policies[b].texts))
+            for a, b in combinations(policies, 2)
+        ]
         cells += judge_cells(judge_name, found, taught.get(judge_name, ()))
     by_judge = {name: tuple(taught.get(name, ())) for name in judges}
     return WinMatrix(policies, by_judge, cells, len(prompts))
@@ -185,24 +179,15 @@ def judge_cells(
 ) -> list[Cell]:
     """Put one judge's comparisons into cells, with p-values adjusted for their number."""
     adjusted = holm([two_sided_p_value(rate.raw, 0.5) for _, _, rate in rates])
+    least = [minimum_detectable_effect(standard_error_of(rate.raw)) for _, _, rate in rates]
     return [
-        Cell(
-            judge,
-            a,
-            b,
-            rate,
-            not {a, b}.isdisjoint(pupils),
-            p,
-            minimum_detectable_effect(standard_error_of(rate.raw)),
-        )
-        for (a, b, rate), p in zip(rates, adjusted, strict=True)
+        Cell(judge, a, b, rate, not {a, b}.isdisjoint(pupils), p, effect)
+        for (a, b, rate), p, effect in zip(rates, adjusted, least, strict=True)
     ]
 
 
 def _check(
-    policies: Mapping[str, object],
-    judges: Mapping[str, object],
-    taught: Mapping[str, Sequence[str]],
+    policies: Collection[str], judges: Collection[str], taught: Mapping[str, Sequence[str]]
 ) -> None:
     if len(policies) < 2 or not judges:
         raise ValueError(

@@ -14,7 +14,7 @@ from rlaif_pl.evaluation.pairs import JudgedPair, write_verdicts
 from rlaif_pl.evaluation.samples import write_samples
 from rlaif_pl.evaluation.win_rates.measure import Cell as MatrixCell
 from rlaif_pl.evaluation.win_rates.measure import WinMatrix
-from rlaif_pl.statistics import Interval, flat_metrics
+from rlaif_pl.statistics import flat_metrics
 from rlaif_pl.tables import PERCENT, Cell, Column, Columns, Page, Table
 from rlaif_pl.types import Prompt
 
@@ -81,13 +81,9 @@ def write(
         for n, prompt in enumerate(prompts)
     )
     write_samples(target, rows, show_text=show_text)
-    write_verdicts(
-        target,
-        [
-            JudgedPair(c.judge, c.a, c.b, c.rate.verdicts, matrix.judges[c.judge])
-            for c in matrix.cells
-        ],
-    )
+    taught = matrix.judges
+    judged = (JudgedPair(c.judge, c.a, c.b, c.rate.verdicts, taught[c.judge]) for c in matrix.cells)
+    write_verdicts(target, judged)
     save_figure(heat_map(matrix), target / PLOT)
 
 
@@ -158,12 +154,13 @@ def _policy_table(matrix: WinMatrix) -> Table:
 def cell_record(matrix: WinMatrix, cell: MatrixCell, a: str, b: str) -> dict[str, object]:
     """Return a row of CSV about policy ``a`` of a cell against ``b``, the other."""
     rates = [matrix.win_rate(cell.judge, a, b, is_equal) for is_equal in (False, True)]
+    names = ("win_rate", "low", "high", "at_equal_length", "equal_low", "equal_high")
+    numbers = [number for rate in rates for number in (rate.value, rate.low, rate.high)]
     return {
         "judge": cell.judge,
         "policy": a,
         "against": b,
-        **_limits(rates[0], "win_rate", "low", "high"),
-        **_limits(rates[1], "at_equal_length", "equal_low", "equal_high"),
+        **dict(zip(names, numbers, strict=True)),
         "p_adjusted": cell.p_adjusted,
         "detectable": cell.detectable,
         "taught": int(cell.is_taught),
@@ -171,7 +168,3 @@ def cell_record(matrix: WinMatrix, cell: MatrixCell, a: str, b: str) -> dict[str
         "ties": cell.rate.ties,
         "failures": sum(cell.rate.failures.values()),
     }
-
-
-def _limits(interval: Interval, *names: str) -> dict[str, float]:
-    return dict(zip(names, (interval.value, interval.low, interval.high), strict=True))
