@@ -128,11 +128,8 @@ class EndpointBackend:
             EndpointError: Nobody does, or the key is refused.
         """
         openai, wait = openai_package(), min(self.retries.timeout, CHECK_SECONDS)
-        key = os.environ.get(self.api_key_env) or "none"
         try:
-            with openai.OpenAI(
-                base_url=self.base_url, api_key=key, max_retries=1, timeout=wait
-            ) as client:
+            with self._client(openai.OpenAI, max_retries=1, timeout=wait) as client:
                 client.models.with_raw_response.list()
         except openai.APIConnectionError as error:
             raise EndpointError(
@@ -147,12 +144,14 @@ class EndpointBackend:
         except openai.APIStatusError:
             return  # it answers; not every server lists its models
 
-    async def _answer(self, calls: Sequence[Call], done: Callable[[int, Response], None]) -> None:
+    def _client(self, kind: Any, max_retries: int, timeout: float) -> Any:
         key = os.environ.get(self.api_key_env) or "none"
-        openai = openai_package()
-        async with openai.AsyncOpenAI(
-            base_url=self.base_url, api_key=key, max_retries=0, timeout=self.retries.timeout
-        ) as client:
+        options = {"max_retries": max_retries, "timeout": timeout}
+        return kind(base_url=self.base_url, api_key=key, **options)
+
+    async def _answer(self, calls: Sequence[Call], done: Callable[[int, Response], None]) -> None:
+        made = self._client(openai_package().AsyncOpenAI, 0, self.retries.timeout)
+        async with made as client:
             sender = Sender(client, self.retries, self.api_key_env, self._learned)
             caller = Caller(sender, self.settings)
             pool = _Pool(enumerate(calls), caller, done, max(GIVE_UP_AFTER, 2 * self.concurrency))

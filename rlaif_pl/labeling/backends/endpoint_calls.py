@@ -7,7 +7,7 @@ import math
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rlaif_pl.data.failures import is_of_server
@@ -50,22 +50,23 @@ ANSWER_TOKENS = 32  # beyond a budget of thoughts
 SAMPLE_STRIDE = 1_000_003  # prime, so that seeds of samples of neighboring seeds differ
 
 
+@dataclass
 class Tally:
     """What the requests of one call took."""
 
-    def __init__(self) -> None:
-        self.started = time.monotonic()
-        self.read = 0
-        self.written = 0
-        self.attempts = 0
-        self.failure: str | None = None
+    price: Price | None
+    started: float = field(default_factory=time.monotonic)
+    read: int = 0
+    written: int = 0
+    attempts: int = 0
+    failure: str | None = None
 
-    def reply(self, price: Price | None, **fields: Any) -> Response:
+    def reply(self, **fields: Any) -> Response:
         """Make a reply of it; without a failure of its own it has that of the last request."""
         return Response(
             read=self.read,
             written=self.written,
-            cost_usd=0.0 if price is None else price.of(self.read, self.written),
+            cost_usd=0.0 if self.price is None else self.price.of(self.read, self.written),
             seconds=time.monotonic() - self.started,
             attempts=max(self.attempts, 1),
             **{"failure": self.failure, **fields},
@@ -106,7 +107,7 @@ class Caller:
                 f"expected no {' or '.join(structured)} in the back end's extra_body, which would hide "
                 "how likely all other answers are from a label by probabilities; leave it out"
             )
-        tally, is_chat = Tally(), self._is_chat(call.question)
+        tally, is_chat = Tally(self.settings.price), self._is_chat(call.question)
         goes_on = not is_chat or self.settings.chat_assistant_prefix == "assistant"
         goes_on |= call.question.thoughts is not None
         first: Table = ()
@@ -126,9 +127,7 @@ class Caller:
         logprobs = await choose(call.options, look_up, ignore_space=is_chat)
         if first:
             self._watch_mass(call, () if logprobs is None else logprobs, first)
-        if logprobs is None:
-            return tally.reply(self.settings.price)
-        return tally.reply(self.settings.price, logprobs=logprobs, failure=None)
+        return tally.reply() if logprobs is None else tally.reply(logprobs=logprobs, failure=None)
 
     async def _table(
         self, tally: Tally, call: ChoiceRequest, beginning: str, goes_on: bool
@@ -175,12 +174,11 @@ class Caller:
             warnings.warn(unlikely(url, call.options, table, goes_on), stacklevel=2)
 
     async def _generate(self, call: GenerateRequest) -> Response:
-        tally = Tally()
+        tally = Tally(self.settings.price)
         done = await self._ask(tally, self._drawn(call.question, call.decoding, call.sample))
         if done is None:
-            return tally.reply(self.settings.price)
+            return tally.reply()
         return tally.reply(
-            self.settings.price,
             text=done.text,
             finished=done.finish != "length",
             failure=None if done.text.strip() else UNCLOSED if done.only_thoughts else "empty",
@@ -191,7 +189,7 @@ class Caller:
             raise EndpointError(
                 "expected chat_template: true for a model that thinks first, got a plain question"
             )
-        tally, decoding = Tally(), call.decoding
+        tally, decoding = Tally(self.settings.price), call.decoding
         bare = replace(call.question, assistant_prefix="")  # it follows the thoughts
         wanted = self._drawn(bare, decoding, call.sample)
         wanted.limit += ANSWER_TOKENS  # so that a server which holds to the budget gets to the end
@@ -200,10 +198,9 @@ class Caller:
         wanted.optional["thinking_token_budget"] = decoding.max_tokens
         done = await self._ask(tally, wanted)
         if done is None:
-            return tally.reply(self.settings.price)
+            return tally.reply()
         thoughts, is_closed = thoughts_of(done.text, done.thoughts, done.finish == "length")
         return tally.reply(
-            self.settings.price,
             text=thoughts,
             finished=is_closed,
             failure=None if is_closed else UNCLOSED,
@@ -234,25 +231,25 @@ class Caller:
                 "expected api: completions for log-probabilities of given text, got chat; a chat "
                 "server does not report them: use a LocalBackend"
             )
-        tally = Tally()
+        tally = Tally(self.settings.price)
         async with self._testing:
             if self.learned.shift is None:
                 self.learned.shift = await self._test_echo(tally)
             shift = self.learned.shift
         if not call.target:
-            return tally.reply(self.settings.price, failure="empty")
+            return tally.reply(failure="empty")
         found = await self._echo(tally, call.context + call.target)
         if found is None:
-            return tally.reply(self.settings.price)
+            return tally.reply()
         try:
             logprobs = target_logprobs(found, call.context, call.target, shift)
         except EchoError:
-            return tally.reply(self.settings.price, failure="unaligned")
+            return tally.reply(failure="unaligned")
         if None in logprobs:
-            return tally.reply(self.settings.price, failure="no_logprobs")
+            return tally.reply(failure="no_logprobs")
         if not all(math.isfinite(value) for value in logprobs if value is not None):
-            return tally.reply(self.settings.price, failure="nonfinite")
-        return tally.reply(self.settings.price, logprobs=tuple(logprobs), failure=None)
+            return tally.reply(failure="nonfinite")
+        return tally.reply(logprobs=tuple(logprobs), failure=None)
 
     async def _test_echo(self, tally: Tally) -> int:
         """Compare the echo of a known text with plain calls on its beginnings.

@@ -235,19 +235,3 @@ def unlikely(url: object, options: Sequence[str], table: Table, goes_on: bool) -
             "continue_final_message): set chat_assistant_prefix: user, or ask the server itself"
         )
     return text + "Ask through its chat template (chat_template: true), or show examples (shots)"
-
-
-def redirects(url: object, target: object) -> str:
-    """Say that an address leads elsewhere in a way that loses the question."""
-    return (
-        f"{url} sends requests on to {target} and loses what they ask. Set base_url to the address it "
-        f"leads to, {AGAIN}"
-    )
-
-
-def streams(url: object) -> str:
-    """Say that a server streams its answers."""
-    return (
-        f"{url} streams its answers though none was asked to be; streams are not read. Switch that off "
-        f"at the server or take another route, {AGAIN}"
-    )

@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rlaif_pl.labeling.backends.endpoint_body import BodyError, Completion, parse_body
 from rlaif_pl.labeling.backends.endpoint_choose import VerdictTokens
 from rlaif_pl.labeling.backends.endpoint_errors import (
+    AGAIN,
     EndpointError,
     ReportedError,
     failing,
     meaning_of,
-    redirects,
     refuses_all,
     sentence_of,
-    streams,
     unreachable,
     useless,
     without_field,
@@ -202,7 +201,10 @@ class Sender:
             completion = parse_body(raw.text)
         except BodyError as error:
             if error.kind == "streamed":
-                raise EndpointError(streams(self.client.base_url)) from error
+                raise EndpointError(
+                    f"{self.client.base_url} streams its answers though none was asked to be; streams "
+                    f"are not read. Switch that off at the server or take another route, {AGAIN}"
+                ) from error
             return _Failed(error.kind, again=True, sentence=str(error))
         except ReportedError as error:
             headers = raw.http_response.headers
@@ -247,7 +249,10 @@ class Sender:
     def _refuse_redirect(self, response: Any) -> None:
         """Refuse an answer to a question that a redirect has lost: most turn a POST into a GET."""
         if response.history and response.request.method != "POST":
-            raise EndpointError(redirects(self.client.base_url, response.url))
+            raise EndpointError(
+                f"{self.client.base_url} sends requests on to {response.url} and loses what they ask. "
+                f"Set base_url to the address it leads to, {AGAIN}"
+            )
 
     async def _consider(self, route: Route, request: dict[str, Any], failed: _Failed) -> None:
         """Find out whether a refusal is about the question or about every request, and say so.

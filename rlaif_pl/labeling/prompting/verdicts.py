@@ -102,17 +102,13 @@ def read_orders(
         for both, samples in zip(results, orders, strict=True)
         for order, sample in zip(both, samples, strict=True)
     ]
-    options = layout.options
     if cot is None:
-        replies = ask([ChoiceRequest(layout.verdict(sample), options) for _, sample in flat])
-        for (order, _), reply in zip(flat, replies, strict=True):
-            order.add_verdict(reply)
-        return results
-    reasoned = _reason(flat, layout, cot, ask)
-    verdicts = ask(
-        [ChoiceRequest(layout.verdict_after(sample, text), options) for _, sample, text in reasoned]
-    )
-    for (order, _, _), reply in zip(reasoned, verdicts, strict=True):
+        asked = [(order, layout.verdict(sample)) for order, sample in flat]
+    else:
+        reasoned = _reason(flat, layout, cot, ask)
+        asked = [(order, layout.verdict_after(sample, text)) for order, sample, text in reasoned]
+    replies = ask([ChoiceRequest(question, layout.options) for _, question in asked])
+    for (order, _), reply in zip(asked, replies, strict=True):
         order.add_verdict(reply)
     return results
 
@@ -123,12 +119,7 @@ def _reason(
     """Have rationales written; those that failed are counted in their order."""
     decoding = replace(cot.decoding, stop=layout.stops)
     wanted = [(order, sample, number) for order, sample in flat for number in range(cot.samples)]
-    replies = ask(
-        [
-            GenerateRequest(layout.reasoning(sample), decoding, number)
-            for _, sample, number in wanted
-        ]
-    )
+    replies = ask([GenerateRequest(layout.reasoning(s), decoding, n) for _, s, n in wanted])
     reasoned = []
     for (order, sample, _), reply in zip(wanted, replies, strict=True):
         order.spent.add(reply)

@@ -67,7 +67,6 @@ class Totals:
     read: int  # tokens read
     written: int  # tokens written
     cost_usd: float  # money paid
-    seconds: float  # sum of the calls' times; calls in flight together count each
 
     def to_metrics(self, prefix: str) -> dict[str, float]:
         """Return flat numbers of calls, tokens and money."""
@@ -129,13 +128,11 @@ class ReplyStore(SqliteFile):
                 query = SELECT.format(marks=",".join("?" * len(part)))
                 for digest, *columns in self.connection.execute(query, part):
                     reply = _reply(columns)
-                    is_answer = reply.failure is None
-                    known = found.get(digest)
-                    if known is not None and known.failure is None:
+                    if digest in found and found[digest].failure is None:
                         continue
                     # by today's rule, not by that of the version that wrote the row
                     asks_again = self.retry_failed or is_asked_again(reply.failure)
-                    if is_answer or not asks_again:
+                    if reply.failure is None or not asks_again:
                         found[digest] = reply
         return found
 
@@ -164,9 +161,9 @@ class ReplyStore(SqliteFile):
     def totals(self) -> Totals:
         """Add up all rows."""
         with self.explained():
-            calls, read, written, cost, seconds = self.connection.execute(
-                "SELECT COUNT(*), TOTAL(read_tokens), TOTAL(written_tokens), TOTAL(cost_usd), "
-                "TOTAL(seconds) FROM replies"
+            calls, read, written, cost = self.connection.execute(
+                "SELECT COUNT(*), TOTAL(read_tokens), TOTAL(written_tokens), TOTAL(cost_usd) "
+                "FROM replies"
             ).fetchone()
             (answered,) = self.connection.execute(
                 "SELECT COUNT(DISTINCT digest) FROM replies WHERE failure IS NULL"
@@ -174,7 +171,7 @@ class ReplyStore(SqliteFile):
             failures = self.connection.execute(
                 "SELECT failure, COUNT(*) FROM replies WHERE failure IS NOT NULL GROUP BY failure"
             ).fetchall()
-        return Totals(calls, answered, dict(failures), int(read), int(written), cost, seconds)
+        return Totals(calls, answered, dict(failures), int(read), int(written), cost)
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Yield rows in the order in which they were committed, as plain records.
