@@ -36,11 +36,7 @@ def judge_metrics(judged: Mapping[str, int], prefix: str) -> dict[str, float]:
 
 
 def judges_in(metrics: Mapping[str, float], prefix: str, names: Mapping[str, str] = NAMES) -> str:
-    """Name the judges behind the metrics under a prefix, from what ``judge_metrics`` wrote.
-
-    Returns:
-        The names; people where the metrics do not say, as those of an older run.
-    """
+    """Name the judges behind metrics, from what ``judge_metrics`` wrote; people in an older run."""
     head = f"{prefix}/{METRIC}_"
     found = {k.removeprefix(head): n for k, n in metrics.items() if k.startswith(head)}
     return judges_named(found, names)

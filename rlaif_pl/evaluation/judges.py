@@ -195,12 +195,7 @@ class EmbeddingJudge(ReferenceJudge):
 
 
 def load_encoder(source: str) -> PreTrainedModel:
-    """Load an encoder in float32, frozen.
-
-    Raises:
-        ValueError: The checkpoint lacks weights that the embedding needs, so that transformers
-            made them up at random.
-    """
+    """Load an encoder in float32, frozen. ``ValueError``: the checkpoint lacks weights."""
     with quiet_loading():
         encoder, info = AutoModel.from_pretrained(
             source, dtype=torch.float32, output_loading_info=True

@@ -132,11 +132,7 @@ def write_verdicts(folder: Path | str, pairs: Iterable[JudgedPair]) -> None:
 
 
 def read_verdicts(path: Path | str) -> dict[str, JudgeVerdicts]:
-    """Read verdicts by name of the judge.
-
-    Raises:
-        ValueError: A line is no verdict; names file, line and what to do.
-    """
+    """Read verdicts by name of the judge. ``ValueError``: a line is no verdict; says which."""
     wins: dict[str, dict[str, float]] = {}
     taught: dict[str, set[str]] = {}
     for where, row in read_rows(Path(path)):

@@ -149,11 +149,7 @@ def told_apart(reward: Reward, pairs: list[Preference]) -> list[Preference]:
 
 
 def margins(reward: Reward, pairs: Sequence[Preference]) -> Array:
-    """Reward of the first minus reward of the second response, ``(N,)``.
-
-    Raises:
-        ValueError: The reward gave another number of scores, or one that is not finite.
-    """
+    """Reward of the first minus reward of the second response, ``(N,)``; errors as of ``scored``."""
     if not pairs:
         return np.zeros(0)
     prompts = [pair.prompt for pair in pairs for _ in range(2)]  # neighbors share their prompt
@@ -162,11 +158,7 @@ def margins(reward: Reward, pairs: Sequence[Preference]) -> Array:
 
 
 def scored(reward: Reward, prompts: Sequence[str], responses: Sequence[str]) -> Array:
-    """Rewards as float64 ``(N,)``, checked.
-
-    Raises:
-        ValueError: The reward gave another number of scores, or one that is not finite.
-    """
+    """Rewards as float64 ``(N,)``. ``ValueError``: another number of them, or not finite."""
     found = torch.as_tensor(reward.score(prompts, responses))  # a list will do, too
     scores: Array = found.detach().cpu().double().numpy()
     if scores.shape != (len(prompts),):

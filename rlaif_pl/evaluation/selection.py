@@ -59,11 +59,7 @@ def read_candidate(path: Path, monitor: str) -> Candidate | None:
 
 
 def find_candidates(folder: Path, monitor: str, k: int) -> list[Candidate]:
-    """Return the ``k`` checkpoints of the highest monitored value, the highest first.
-
-    Raises:
-        ValueError: There is none.
-    """
+    """Return the ``k`` checkpoints of the highest monitored value. ``ValueError``: there is none."""
     files = [f for f in sorted(folder.glob("*.ckpt")) if not f.name.startswith(LATEST)]
     found = [each for each in (read_candidate(file, monitor) for file in files) if each]
     if not found:
@@ -75,11 +71,7 @@ def find_candidates(folder: Path, monitor: str, k: int) -> list[Candidate]:
 
 
 def policy_weights(path: Path) -> dict[str, Tensor]:
-    """Return the trained weights of the actor in an A2C checkpoint, by name within the actor.
-
-    Raises:
-        ValueError: The checkpoint holds no actor.
-    """
+    """Return the weights of an A2C checkpoint's actor by name. ``ValueError``: it has none."""
     state: dict[str, Any] = read_checkpoint(path)["state_dict"]
     prefix = "actor."
     found = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}

@@ -24,11 +24,7 @@ def off_option_mass(logprobs: Iterable[float | None]) -> float:
 
 
 def checked_mass(least: float) -> float:
-    """Refuse a threshold that is no probability.
-
-    Raises:
-        ValueError: It is not in [0, 1).
-    """
+    """Refuse a threshold that is no probability. ``ValueError``: it is not in [0, 1)."""
     if not 0.0 <= least < 1.0:
         raise ValueError(f"expected min_option_mass in [0, 1), got {least}; 0 takes every answer")
     return least

@@ -98,11 +98,7 @@ Clamp: TypeAlias = tuple[float, float] | None
 
 
 def checked_clamp(clamp: Clamp) -> Clamp:
-    """Refuse limits that would favor one side.
-
-    Raises:
-        ValueError: The limits are not ``(x, 1 - x)`` with x in [0, 0.5].
-    """
+    """Return limits that favor no side. ``ValueError``: they are not (x, 1 - x) with x in [0, 0.5]."""
     if clamp is None:
         return None
     low, high = clamp

@@ -57,11 +57,7 @@ class Thinking:
 
 
 def checked_thinking(thinking: Thinking | None, chat: bool, cot: bool = False) -> Thinking | None:
-    """Refuse thoughts where they could not stand, or a rationale besides.
-
-    Raises:
-        ValueError: Questions are plain text, or a rationale is asked for, too.
-    """
+    """Return thoughts. ``ValueError``: questions are plain text, or a rationale is asked for, too."""
     if thinking is not None and not chat:
         raise ValueError(
             "expected chat_template: true with thinking, got false: only a chat template knows where "

@@ -93,11 +93,7 @@ class Alarms:
 
 
 def read_alarms(path: Path) -> Alarms:
-    """Read ``alarms.json``.
-
-    Raises:
-        ValueError: It is damaged, or holds no alarm.
-    """
+    """Read ``alarms.json``. ``ValueError``: it is damaged, or holds no alarm."""
     content = read_mapping(path)
     alarms = records(Alarm, content.get("alarms"))
     if not alarms:

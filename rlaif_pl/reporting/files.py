@@ -51,31 +51,19 @@ def read_json_lines(path: Path) -> list[object]:
 
 
 def read_mapping(path: Path) -> dict[str, object]:
-    """Read one JSON object.
-
-    Raises:
-        ValueError: The file holds something else.
-    """
+    """Read one JSON object. ``ValueError``: the file holds something else."""
     return mapping(read_json(path))
 
 
 def mapping(content: object) -> dict[str, object]:
-    """Return a JSON object after checking that it is one.
-
-    Raises:
-        ValueError: It is something else.
-    """
+    """Return a JSON object after checking that it is one. ``ValueError``: it is something else."""
     if not isinstance(content, dict):
         raise ValueError(f"expected a JSON object, got {type(content).__name__}")
     return content
 
 
 def records(kind: type[T], content: object) -> list[T]:
-    """Turn a list of JSON objects into records, ignoring keys the record does not have.
-
-    Raises:
-        ValueError: It is no list, or an entry lacks a field that has no default.
-    """
+    """Turn JSON objects into records. ``ValueError``: no list, or a field without default lacks."""
     if not isinstance(content, list):
         raise ValueError(f"expected a JSON list, got {type(content).__name__}")
     known = fields(kind)  # type: ignore[arg-type]

@@ -35,16 +35,7 @@ class TablePart:
 
 
 def write_report(run_dir: Path) -> Path:
-    """Write ``<run_dir>/report.html`` from what the run folder holds.
-
-    What is missing is called "not measured"; see ``rlaif_pl.reporting.run`` for the files.
-
-    Returns:
-        Path of the report.
-
-    Raises:
-        ValueError: There is no such folder.
-    """
+    """Write ``<run_dir>/report.html`` (see ``run``). ``ValueError``: there is no such folder."""
     run = read_run(Path(run_dir))
     return write_text(Path(run_dir) / "report.html", render(run))
 

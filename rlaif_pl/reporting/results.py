@@ -46,11 +46,7 @@ def title_of(stage: str, command: str, metrics: Mapping[str, float]) -> str:
 
 
 def read_results(path: Path) -> Results:
-    """Read a file of tables and the plot beside it.
-
-    Raises:
-        ValueError: It holds something else, or the plot is too large for a page.
-    """
+    """Read tables and the plot beside. ``ValueError``: the file is another, or the plot too large."""
     page = Page.from_json(read_json(path))
     return Results(page, _plot(path.parent, page.plot))
 

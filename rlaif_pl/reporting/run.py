@@ -136,11 +136,7 @@ def preferred(stages: Sequence[ReportStage]) -> list[ReportStage]:
 
 
 def read_run(folder: Path) -> Run:
-    """Read a run folder.
-
-    Raises:
-        ValueError: There is no such folder.
-    """
+    """Read a run folder. ``ValueError``: there is no such folder."""
     if not folder.is_dir():
         raise ValueError(f"expected a run folder, there is none at {folder}; give its path")
     problems: list[str] = []

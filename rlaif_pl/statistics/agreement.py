@@ -21,11 +21,7 @@ from rlaif_pl.statistics.intervals import (
 
 
 def binomial_test(successes: int, n: int, p: float = 0.5) -> float:
-    """Two-sided exact p-value of ``successes`` in ``n`` independent trials of probability ``p``.
-
-    Raises:
-        ValueError: ``n`` is below 1, or ``successes`` lies outside [0, n].
-    """
+    """Two-sided exact p-value of ``successes`` in ``n`` independent trials of probability ``p``."""
     if n < 1 or not 0 <= successes <= n:
         raise ValueError(f"expected n >= 1 and successes in [0, n], got {successes} of {n}")
     from scipy.stats import binomtest  # its import takes a second

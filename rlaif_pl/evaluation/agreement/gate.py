@@ -77,14 +77,7 @@ class QualityThresholds:
                 )
 
     def check(self, report: AlignmentReport) -> list[str]:
-        """Compare a report with these limits.
-
-        Returns:
-            What fell short, one sentence each; empty where the labeler passes.
-
-        Raises:
-            LabelerGateError: Something fell short and ``action`` is ``stop``.
-        """
+        """Return what fell short, a sentence each. ``LabelerGateError``: if ``action`` is stop."""
         if self.action == "off":
             return []
         faults = [*self._weaknesses(report), *self._habits(report)]

@@ -127,11 +127,7 @@ def measure_judge(
     draws: int = 2000,
     seed: int = 0,
 ) -> JudgeQuality:
-    """Measure a judge on gold pairs; without pairs it counts as not measured.
-
-    Raises:
-        ValueError: No pair is decided or none could be labeled.
-    """
+    """Measure a judge on gold pairs, if any. ``ValueError``: none is decided or could be labeled."""
     none = empty_interval()
     if gold is None:
         return JudgeQuality(name, labeler.fingerprint, None, "", none, none, none)

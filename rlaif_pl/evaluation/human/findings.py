@@ -132,11 +132,7 @@ def reading_of(
     undone: Mapping[Kind, int] | None = None,
     estimator: Estimator | None = None,
 ) -> Reading:
-    """Measure all there is, apart for people and for models.
-
-    Raises:
-        ValueError: Nobody has ranked anything.
-    """
+    """Measure people and models apart. ``ValueError``: nobody has ranked anything."""
     estimator = estimator or Estimator()
     by_kind = {kind: [r for r in ratings if r.kind == kind] for kind in BY_KIND}
     ranking = [kind for kind, given in by_kind.items() if any(r.ranks for r in given)]

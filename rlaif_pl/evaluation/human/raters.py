@@ -112,11 +112,7 @@ def rater_pairs(
     estimator: Estimator,
     most: int = 20,
 ) -> tuple[list[RaterPair], int]:
-    """Compare every two raters who ranked the same prompts, whatever their kind.
-
-    Returns:
-        The pairs of raters, and how many were left out.
-    """
+    """Compare every two raters of the same prompts, of any kind; also how many pairs were left out."""
     ranked = {
         name: {rating.task: rating for rating in given if rating.ranks is not None}
         for name, given in by_rater.items()

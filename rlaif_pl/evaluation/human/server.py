@@ -18,11 +18,7 @@ def new_token() -> str:
 
 
 def serve(path: Path, options: PageOptions, port: int, console: Console) -> None:
-    """Serve until Ctrl-C or a signal; what was sent is on disk at any moment.
-
-    Raises:
-        OSError: The address cannot be had.
-    """
+    """Serve until Ctrl-C or a signal; what was sent is on disk. ``OSError``: no such address."""
     family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
     try:
         listener = socket.create_server((options.host, port), family=family)

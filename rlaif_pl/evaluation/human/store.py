@@ -74,11 +74,7 @@ class RatingStore(SqliteFile):
         self._now = now
 
     def begin(self, tasks: Sequence[RatingTask], facts: dict[str, str]) -> None:
-        """Put tasks and facts into an empty file, or see that they are those it was begun with.
-
-        Raises:
-            ValueError: The file was begun with other tasks or facts.
-        """
+        """Put tasks and facts into an empty file. ``ValueError``: it was begun with others."""
         with self.explained(), self.transaction():
             known = self._facts()
             if not known:
@@ -158,11 +154,7 @@ class RatingStore(SqliteFile):
             )
 
     def put(self, rating: Rating) -> bool:
-        """Commit a rating; it is on disk when this returns.
-
-        Returns:
-            False where it was there already: sent twice, or the rater had rated the task.
-        """
+        """Commit a rating; it is on disk when this returns. False where it, or another, was there."""
         with self.explained(), self.transaction():
             return self._insert(rating)
 
@@ -194,11 +186,7 @@ class RatingStore(SqliteFile):
         return new
 
     def undo(self, rater: str, submission: str) -> Rating | None:
-        """Take a person's rating back and lease its task to them; asked twice, once is done.
-
-        Returns:
-            The rating as it was; None where this person never sent it.
-        """
+        """Take a rating back, once, and lease its task; return it, or None where there was none."""
         with self.explained(), self.transaction():
             where = "WHERE rater = ? AND submission = ?"
             row = self.connection.execute(f"{SELECT} {where}", (rater, submission)).fetchone()

@@ -35,11 +35,7 @@ class BestOf:
 def check_best_of(
     best_of: Mapping[str, BestOf], policies: Collection[str], rewards: Collection[str]
 ) -> None:
-    """Refuse names that are taken, or that nothing bears, before anything is sampled.
-
-    Raises:
-        ValueError: There is such a name.
-    """
+    """Check names before anything is sampled. ``ValueError``: one is taken, or nothing bears it."""
     for name, rule in best_of.items():
         if name in policies:
             raise ValueError(f"expected another name than a policy's in best_of, got {name!r}")

@@ -88,11 +88,7 @@ class Caller:
         self._looking = asyncio.Lock()
 
     async def answer(self, call: Call) -> Response:
-        """Answer one call; failures come back in the reply.
-
-        Raises:
-            EndpointError: The server cannot be used, or not for this kind of call.
-        """
+        """Answer one call; failures come in the reply. ``EndpointError``: the server is of no use."""
         if isinstance(call, ChoiceRequest):
             return await self._choose(call)
         if isinstance(call, GenerateRequest):
@@ -252,11 +248,7 @@ class Caller:
         return tally.reply(logprobs=tuple(logprobs), failure=None)
 
     async def _test_echo(self, tally: Tally) -> int:
-        """Compare the echo of a known text with plain calls on its beginnings.
-
-        Raises:
-            EndpointError: The server has no echo, or a wrong one.
-        """
+        """Compare an echo with plain calls. ``EndpointError``: the server has none, or a wrong one."""
         found = await self._echo(tally, KNOWN_TEXT)
         longer = found and await self._echo(tally, f"{KNOWN_TEXT} {KNOWN_TEXT}")
         if found is None and is_of_server(tally.failure):

@@ -101,11 +101,7 @@ class ReportedError(Exception):
 
 
 def raise_reported(body: object) -> None:
-    """Raise the error that a body holds; routers put it beside empty choices, or into the first.
-
-    Raises:
-        ReportedError: There is one.
-    """
+    """Raise the error in a body; routers put it beside empty choices, or into the first."""
     if not isinstance(body, dict):
         return
     choices = body.get("choices")

@@ -229,11 +229,7 @@ class Sender:
     def _status(
         self, status: int, sentence: str, text: str, headers: Any, request: dict[str, Any]
     ) -> _Failed:
-        """Tell what an HTTP status means, or one that stands in a body.
-
-        Raises:
-            EndpointError: Every call would be refused.
-        """
+        """Tell what an HTTP status means. ``EndpointError``: every call would be refused."""
         meaning = meaning_of(status, text)
         url = self.client.base_url
         if meaning == "useless":
@@ -318,11 +314,7 @@ def wanted_wait(headers: Any) -> float:
 
 
 def openai_package() -> Any:
-    """Import the client on first use.
-
-    Raises:
-        ImportError: It is not installed.
-    """
+    """Import the client on first use. ``ImportError``: it is not installed."""
     try:
         return importlib.import_module("openai")
     except ImportError as error:

@@ -84,11 +84,7 @@ class Encoder:
         return [Row(tuple(row), first, tuple(source)) for row in rows]
 
     def score(self, call: LoglikelihoodRequest) -> list[Row]:
-        """Return the one row of a context with its target.
-
-        Raises:
-            UnreadableError: The text is too long, or there is no target or nothing before it.
-        """
+        """Return the row of a context and target. ``UnreadableError``: too long, or one is empty."""
         (target,) = self._tokenize([call.target], special=False)
         (context,) = self._tokenize([call.context], special=True)
         source: list[int] = []
@@ -100,11 +96,7 @@ class Encoder:
         return [Row((*context, *target), len(context), tuple(source))]
 
     def question(self, question: Question) -> Row:
-        """Return what is read before an answer is written; nothing in it is judged.
-
-        Raises:
-            UnreadableError: The text is too long or there is none.
-        """
+        """Return what is read before an answer. ``UnreadableError``: it is too long or empty."""
         head, tail, source = self._parts(question)
         (row,) = self._tokenize([tail], special=not question.chat)
         row = head + row

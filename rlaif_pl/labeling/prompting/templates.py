@@ -89,11 +89,7 @@ class LabelingPrompt:
         return self.parts["ending"]
 
     def part(self, name: str, why: str) -> str:
-        """Return a part that a setting needs.
-
-        Raises:
-            ValueError: The file has no such part.
-        """
+        """Return a part that a setting needs. ``ValueError``: the file has no such part."""
         if name not in self.parts:
             raise ValueError(
                 f"expected prompt {self.version} to have a part '--- {name}' for {why}, found "
@@ -160,11 +156,7 @@ def read_versioned(name: str, suffix: str) -> tuple[str, str]:
 
 
 def parse_yaml(content: str, version: str) -> object:
-    """Parse a file that ``read_versioned`` read.
-
-    Raises:
-        ValueError: It is not YAML.
-    """
+    """Parse a file that ``read_versioned`` read. ``ValueError``: it is not YAML."""
     try:
         return whole_characters(yaml.safe_load(content))
     except yaml.YAMLError as error:

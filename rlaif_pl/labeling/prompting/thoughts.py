@@ -108,11 +108,7 @@ def marks_of(chat_template: str) -> tuple[str, str] | None:
 
 
 def thinking_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]]) -> str:
-    """Put messages into a tokenizer's chat format, up to where thoughts begin.
-
-    Raises:
-        ValueError: The chat template knows no thoughts.
-    """
+    """Lay out messages up to where thoughts begin. ``ValueError``: the chat template knows none."""
     marks = marks_of(str(tokenizer.chat_template or ""))
     if marks is None:
         raise ValueError(
@@ -146,11 +142,7 @@ def close_thought(prompt: str) -> str:
 
 
 def closing_of(prompt: str) -> str:
-    """Return the mark that closes the thoughts which the end of a prompt opens.
-
-    Raises:
-        ValueError: It opens none.
-    """
+    """Return the mark that closes the thoughts a prompt opens. ``ValueError``: it opens none."""
     found = _OPEN_AT_END.search(prompt)
     if found is None:
         raise ValueError(f"expected a prompt that opens thoughts, got ...{prompt[-40:]!r}")

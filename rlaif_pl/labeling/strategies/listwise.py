@@ -142,11 +142,7 @@ def lists_of(pairs: Sequence[Preference], most: int) -> list[ResponseList]:
 
 
 def ranking_of(text: str, count: int) -> list[int] | None:
-    """Read a ranking such as ``[2] > [1] > [3]``: places from 0, the best first.
-
-    Returns:
-        None where the first ``count`` numbers are not each of 1 to ``count`` once.
-    """
+    """Read ``[2] > [1] > [3]`` as places from 0, the best first; None where it is no ranking."""
     numbers = [int(found) for found in NUMBER.findall(text)[:count]]
     return [n - 1 for n in numbers] if sorted(numbers) == list(range(1, count + 1)) else None
 

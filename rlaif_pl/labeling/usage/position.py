@@ -60,11 +60,7 @@ class PositionBias:
 def position_bias(
     rows: Sequence[Preference], draws: int = 2000, seed: int = 0
 ) -> PositionBias | None:
-    """Measure position bias on the labels that were asked for in both orders.
-
-    Returns:
-        The bias; None where no label has orders ("n/a": pointwise labelers have none to remove).
-    """
+    """Measure position bias of labels asked for in both orders; None where there are none ("n/a")."""
     labeled = (row for row in rows if row.p_first is not None)
     asked = [row for row in labeled if row.provenance.same_slot is not None]
     if not asked:

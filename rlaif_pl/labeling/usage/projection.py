@@ -243,12 +243,7 @@ Watch = Callable[[Call, Response], None]
 
 @contextmanager
 def counted_replies(labeler: Labeler, title: str) -> Iterator[None]:
-    """Count a labeler's new replies on the terminal's error stream while it judges.
-
-    Args:
-        labeler: One that asks a model, or several that do; of any other nothing is shown.
-        title: What it is doing.
-    """
+    """Count a labeler's new replies on the terminal while it judges; nothing where it asks no model."""
     clients = _clients(labeler)
     if not clients:
         yield

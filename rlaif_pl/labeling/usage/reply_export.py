@@ -35,14 +35,7 @@ SCHEMA = pa.schema(
 
 
 def export_replies(store: ReplyStore, path: str | Path) -> int:
-    """Write all rows of a store to a file, old or new as a whole whatever happens.
-
-    Returns:
-        Number of rows.
-
-    Raises:
-        ValueError: The file name ends otherwise.
-    """
+    """Write a store to .jsonl or .parquet, at once; return its rows. ``ValueError``: another ending."""
     target = Path(path)
     if target.suffix == ".jsonl":
         write_text(target, (json.dumps(row, ensure_ascii=False) for row in store.rows()))

@@ -37,11 +37,7 @@ class Price:
 
 
 def price_of(model: str, prices: Mapping[str, Price] | None) -> Price | None:
-    """Look a model's price up; None without a table.
-
-    Raises:
-        ValueError: There is a table, but the model is not in it.
-    """
+    """Look a model's price up; None without a table. ``ValueError``: the table lacks the model."""
     if not prices:
         return None
     if model not in prices:
@@ -98,11 +94,7 @@ class BudgetTracker:
         self._lock = threading.Lock()
 
     def count(self, call: Call, reply: Response) -> None:  # noqa: ARG002 (what a watch is told)
-        """Add one reply.
-
-        Raises:
-            OutOfBudget: The limit is reached; the reply is counted all the same.
-        """
+        """Add one reply. ``OutOfBudget``: the limit is reached; the reply is counted all the same."""
         with self._lock:
             self.calls += 1
             self.failures += reply.failure is not None
