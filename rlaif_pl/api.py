@@ -14,8 +14,7 @@ from rlaif_pl.data.sources import Data, load_preferences, load_prompts
 from rlaif_pl.engine.generation_backend import GenerationBackend
 from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.evaluation.judges import EmbeddingJudge
-from rlaif_pl.evaluation.policy import evaluate_policy, references_of
-from rlaif_pl.evaluation.policy_report import PolicyReport, PolicySamples
+from rlaif_pl.evaluation.policy import PolicyReport, PolicySamples, evaluate_policy, references_of
 from rlaif_pl.labeling.registry import build_labeler
 from rlaif_pl.models.device import put
 from rlaif_pl.models.policy import Policy

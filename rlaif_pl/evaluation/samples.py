@@ -1,8 +1,9 @@
-"""samples.jsonl: what policies answered, a row a prompt, shown or concealed."""
+"""samples.jsonl: what policies answered, a row a prompt, shown or concealed; options for it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from rlaif_pl.data.metric_files import write_json_lines
@@ -10,6 +11,7 @@ from rlaif_pl.text import concealed
 
 FILE = "samples.jsonl"
 HIDDEN_TEXTS = "sample_texts.jsonl"  # beside a samples.jsonl that holds hashes
+GREEDY = "greedy"  # of metrics and columns: each policy's likeliest response
 PLAIN = "group"  # the column that names a prompt without being a text of it
 
 Row = Mapping[str, object]
@@ -42,3 +44,35 @@ def _hidden(value: object) -> object:
     if isinstance(value, list):
         return [_hidden(item) for item in value]
     return concealed(value) if isinstance(value, str) else value
+
+
+@dataclass(frozen=True)
+class Reporting:
+    """How sure figures are said to be, and what of the texts is shown.
+
+    Attributes:
+        draws: Bootstrap resamples.
+        show_text: Whether samples.jsonl, which the report shows, holds texts or their hashes; None
+            shows them unless the prompts are sensitive (harmful requests).
+    """
+
+    draws: int = 2000
+    show_text: bool | None = None
+
+    def shows(self, is_sensitive: bool) -> bool:
+        """Tell whether texts are shown."""
+        return not is_sensitive if self.show_text is None else self.show_text
+
+
+@dataclass(frozen=True)
+class PolicyReporting(Reporting):
+    """As ``Reporting``, with the judges beside the labeler.
+
+    Attributes:
+        draws: Bootstrap resamples.
+        show_text: Whether samples.jsonl, which the report shows, holds texts or their hashes; None
+            shows them unless the prompts are sensitive (harmful requests).
+        independent: Also ask a judge that trained nothing here (sentence embeddings).
+    """
+
+    independent: bool = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from rlaif_pl.labeling.usage.cost import factor
+from rlaif_pl.labeling.usage.spending import factor
 from rlaif_pl.statistics import Interval
 
 KINDS = {

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from rlaif_pl.data.metric_files import OF_STAGE
 from rlaif_pl.evaluation.gold import judges_in
-from rlaif_pl.evaluation.policy_report import GREEDY
+from rlaif_pl.evaluation.samples import GREEDY
 from rlaif_pl.reporting.plots import curve
 from rlaif_pl.reporting.run import ReportStage, Run
 from rlaif_pl.statistics import Interval

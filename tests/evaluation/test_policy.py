@@ -8,8 +8,7 @@ import pytest
 from rich.console import Console
 
 from rlaif_pl.data.metric_files import write_metrics
-from rlaif_pl.evaluation.policy import evaluate_policy, references_of
-from rlaif_pl.evaluation.policy_report import PolicySamples
+from rlaif_pl.evaluation.policy import PolicySamples, evaluate_policy, references_of
 from rlaif_pl.types import Prompt
 
 PROMPTS = [

@@ -3,8 +3,7 @@
 import pytest
 
 from rlaif_pl.evaluation.pairs import comparison_key, read_verdicts
-from rlaif_pl.evaluation.policy import evaluate_policy
-from rlaif_pl.evaluation.policy_report import PolicySamples
+from rlaif_pl.evaluation.policy import PolicySamples, evaluate_policy
 from rlaif_pl.types import Prompt
 
 

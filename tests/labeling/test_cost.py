@@ -4,8 +4,7 @@ import math
 
 import pytest
 
-from rlaif_pl.labeling.usage.cost import compare_costs, human_cost, words_of
-from rlaif_pl.labeling.usage.spending import Price
+from rlaif_pl.labeling.usage.spending import Price, compare_costs, human_cost, words_of
 from rlaif_pl.types import Preference, Provenance
 
 GPT4_2023 = Price(read=30.0, written=60.0)  # 8k context, September 2023

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from rlaif_pl.labeling.usage.counts import count_outcomes, kind_of
+from rlaif_pl.labeling.usage.summary import count_outcomes, kind_of
 from rlaif_pl.types import Preference, Provenance
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from rlaif_pl.engine.tree_runner import PrefixTreeRunner
 from rlaif_pl.labeling.backends import LocalBackend, as_backend
-from rlaif_pl.labeling.backends.local_plain import PlainRunner
+from rlaif_pl.labeling.backends.local_model import PlainRunner
 from rlaif_pl.labeling.calls import Backend, ChoiceRequest, LoglikelihoodRequest, Question
 
 PREAMBLE = "Say which is the better cat. " * 3

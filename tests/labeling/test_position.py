@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from rlaif_pl.labeling.usage.position import position_bias
+from rlaif_pl.labeling.usage.summary import position_bias
 from rlaif_pl.types import Preference, Provenance
 
 

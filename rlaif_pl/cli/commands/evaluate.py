@@ -12,8 +12,8 @@ from rlaif_pl.api import report_on, sample_both
 from rlaif_pl.data.metric_files import write_metrics
 from rlaif_pl.data.sources import DataSource, is_sensitive, load_preferences, load_prompts
 from rlaif_pl.engine.sampling import SamplingParams
-from rlaif_pl.evaluation.options import PolicyReporting
 from rlaif_pl.evaluation.reward_accuracy import measure_reward
+from rlaif_pl.evaluation.samples import PolicyReporting
 from rlaif_pl.labeling.registry import build_labeler
 from rlaif_pl.models.device import on_device, put, resolve_device
 from rlaif_pl.models.policy import BackboneOptions, load_policy

@@ -18,9 +18,9 @@ from rlaif_pl.data.metric_files import write_json
 from rlaif_pl.data.sources import DataSource, is_sensitive, load_prompts
 from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.evaluation.judges import EmbeddingJudge, RougeJudge
-from rlaif_pl.evaluation.options import Reporting
 from rlaif_pl.evaluation.policy import references_of
 from rlaif_pl.evaluation.reward_accuracy import scored
+from rlaif_pl.evaluation.samples import Reporting
 from rlaif_pl.evaluation.win_rate import copied_shares
 from rlaif_pl.evaluation.win_rates import report as matrix_report
 from rlaif_pl.evaluation.win_rates.best_of import BestOf, check_best_of, choose_best

@@ -14,8 +14,8 @@ from rlaif_pl.data.sources import DataSource
 from rlaif_pl.evaluation.harmlessness import rounds
 from rlaif_pl.evaluation.harmlessness.rounds import JudgeQuality, compare_rounds, measure_judge
 from rlaif_pl.labeling.registry import build_labeler
-from rlaif_pl.labeling.usage.cost import words_of
 from rlaif_pl.labeling.usage.reply_store import ReplyStore
+from rlaif_pl.labeling.usage.spending import words_of
 from rlaif_pl.models.device import on_device
 from rlaif_pl.types import Labeler
 

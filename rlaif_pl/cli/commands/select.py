@@ -14,8 +14,7 @@ from rich.console import Console
 from rlaif_pl.data.metric_files import write_metrics
 from rlaif_pl.data.sources import DataSource, is_sensitive, load_prompts
 from rlaif_pl.engine.sampling import SamplingParams
-from rlaif_pl.evaluation.options import Reporting
-from rlaif_pl.evaluation.samples import write_samples
+from rlaif_pl.evaluation.samples import Reporting, write_samples
 from rlaif_pl.evaluation.selection import (
     Candidate,
     JudgedCandidate,

@@ -29,11 +29,14 @@ from rlaif_pl.evaluation.pairs import (
     side,
     stripped,
 )
-from rlaif_pl.labeling.usage.cost import CostComparison, compare_costs
-from rlaif_pl.labeling.usage.counts import OutcomeCounts, count_outcomes
-from rlaif_pl.labeling.usage.position import PositionBias, position_bias
 from rlaif_pl.labeling.usage.projection import counted_replies
-from rlaif_pl.labeling.usage.spending import Price
+from rlaif_pl.labeling.usage.spending import CostComparison, Price, compare_costs
+from rlaif_pl.labeling.usage.summary import (
+    OutcomeCounts,
+    PositionBias,
+    count_outcomes,
+    position_bias,
+)
 from rlaif_pl.statistics import (
     Estimator,
     Interval,

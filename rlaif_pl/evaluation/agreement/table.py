@@ -20,10 +20,13 @@ from numpy.typing import NDArray
 from rlaif_pl.evaluation.agreement.measure import alignment_of
 from rlaif_pl.evaluation.gold import judge_counts
 from rlaif_pl.evaluation.pairs import Array, correctness, decided, p_first_of, side, stripped
-from rlaif_pl.labeling.usage.cost import CostComparison, compare_costs
-from rlaif_pl.labeling.usage.counts import OutcomeCounts, count_outcomes
-from rlaif_pl.labeling.usage.position import PositionBias, position_bias
-from rlaif_pl.labeling.usage.spending import Price
+from rlaif_pl.labeling.usage.spending import CostComparison, Price, compare_costs
+from rlaif_pl.labeling.usage.summary import (
+    OutcomeCounts,
+    PositionBias,
+    count_outcomes,
+    position_bias,
+)
 from rlaif_pl.statistics import (
     Estimator,
     Interval,

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from rlaif_pl.data.metric_files import save_figure, write_page
 from rlaif_pl.evaluation.pairs import Array
-from rlaif_pl.evaluation.policy_report import Texts
+from rlaif_pl.evaluation.policy import Texts
 from rlaif_pl.statistics import Estimator, Interval, flat_metrics
 from rlaif_pl.tables import PERCENT, Column, Columns, Page, Rows, Table
 from rlaif_pl.types import PointwiseLabeler

@@ -133,15 +133,8 @@ def measure_judge(
         return JudgeQuality(name, labeler.fingerprint, None, "", none, none, none)
     report = measure_alignment(labeler, gold, draws=draws, seed=seed)
     same_slot = none if report.position is None else report.position.same_slot
-    return JudgeQuality(
-        name,
-        report.labeler,
-        gold_name,
-        judges_named(report.judged),
-        report.alignment,
-        report.length_baseline,
-        same_slot,
-    )
+    shares = report.alignment, report.length_baseline, same_slot
+    return JudgeQuality(name, report.labeler, gold_name, judges_named(report.judged), *shares)
 
 
 def compare_rounds(
@@ -164,12 +157,12 @@ def compare_rounds(
             f"expected first answers and revisions, got {len(rows)} rows without any revision; look "
             "at what revise left out"
         )
-    results = []
-    for name, judge in judges.items():
-        for number in range(1, last + 1):
-            for against in dict.fromkeys((0, number - 1)):
-                rate = _rate(found, number, against, judge, draws, seed)
-                results.append(RoundResult(name, number, against, rate))
+    results = [
+        RoundResult(name, n, against, _rate(found, n, against, judge, draws, seed))
+        for name, judge in judges.items()
+        for n in range(1, last + 1)
+        for against in dict.fromkeys((0, n - 1))
+    ]
     missing = {n: sum(n not in chain for chain in found.values()) for n in range(1, last + 1)}
     return RevisionStudy(len(found), missing, dict(qualities), results)
 
@@ -287,16 +280,16 @@ def _cells(study: RevisionStudy, result: RoundResult) -> list[Cell]:
 
 def _record(study: RevisionStudy, result: RoundResult) -> dict[str, object]:
     judge, rate, none = study.judges[result.judge], result.rate, empty_interval()
+    raw, equal = (none, none) if rate is None else (rate.raw, rate.length_controlled)
+    ratio = math.nan if rate is None else rate.length_ratio
     return {
         "judge": result.judge,
         "round": result.round,
         "against": result.against,
-        **(none if rate is None else rate.raw).to_record("preferred"),
-        **(none if rate is None else rate.length_controlled).to_record("length_controlled"),
-        "length_ratio": rate.length_ratio
-        if rate is not None and math.isfinite(rate.length_ratio)
-        else None,
-        "n": 0 if rate is None else rate.raw.n,
+        **raw.to_record("preferred"),
+        **equal.to_record("length_controlled"),
+        "length_ratio": ratio if math.isfinite(ratio) else None,
+        "n": raw.n,
         "ties": 0 if rate is None else rate.ties,
         "without_verdict": 0 if rate is None else sum(rate.failures.values()),
         "prompts_without_revision": study.missing[result.round],

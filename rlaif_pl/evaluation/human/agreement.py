@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -62,8 +62,11 @@ def agreements(
     ranked: Sequence[Ranked], judges: Mapping[str, JudgeVerdicts], estimator: Estimator
 ) -> list[Agreement]:
     """Hold judges, and the rule that the longer response wins, against people."""
-    found = [_agreement(name, list(_verdicts(ranked, v)), estimator) for name, v in judges.items()]
-    found.append(_agreement(LENGTH, list(_longer(ranked)), estimator))
+    wins: dict[str, Callable[[str, str, str], float | None]] = {
+        name: verdicts.win for name, verdicts in judges.items()
+    }
+    wins[LENGTH] = lambda _, a, b: float(side(np.array(len(a) - len(b))))
+    found = [_agreement(name, list(_rows(ranked, win)), estimator) for name, win in wins.items()]
     return [each for each in found if each.pairs]
 
 
@@ -95,26 +98,13 @@ def _agreement(judge: str, rows: list[tuple[str, float, float]], estimator: Esti
     )
 
 
-def _verdicts(
-    ranked: Sequence[Ranked], verdicts: JudgeVerdicts
+def _rows(
+    ranked: Sequence[Ranked], win_of_first: Callable[[str, str, str], float | None]
 ) -> Iterator[tuple[str, float, float]]:
     """Yield the pairs of responses that a judge judged."""
-    for each, i, j in _pairs(ranked):
-        items = each.task.items
-        win = verdicts.win(each.task.prompt, items[i].text, items[j].text)
-        if win is not None:
-            yield each.task.group, win, each.share(i, j)
-
-
-def _longer(ranked: Sequence[Ranked]) -> Iterator[tuple[str, float, float]]:
-    """Yield the verdict of length, in characters, on all pairs of responses."""
-    for each, i, j in _pairs(ranked):
-        items = each.task.items
-        win = float(side(np.array(len(items[i].text) - len(items[j].text))))
-        yield each.task.group, win, each.share(i, j)
-
-
-def _pairs(ranked: Sequence[Ranked]) -> Iterator[tuple[Ranked, int, int]]:
     for each in ranked:
         for i, j in combinations(range(len(each.task.items)), 2):
-            yield each, i, j
+            items = each.task.items
+            win = win_of_first(each.task.prompt, items[i].text, items[j].text)
+            if win is not None:
+                yield each.task.group, win, each.share(i, j)

@@ -53,19 +53,16 @@ def acceptability(
     if not said:
         return Acceptability({}, {}, 0)
     groups = [tasks[rating.task].group for rating in said]
-    columns = {name: [_of_policy(tasks, rating, name) for rating in said] for name in policies}
+    columns = {
+        name: [float((r.acceptable or ())[tasks[r.task].item_of(name)]) for r in said]
+        for name in policies
+    }
     shares = {name: estimator.share(values, groups) for name, values in columns.items()}
     differences = {
         (a, b): _difference(columns[a], columns[b], (shares[a], shares[b]), groups, estimator)
         for a, b in combinations(policies, 2)
     }
     return Acceptability(shares, differences, len(said))
-
-
-def _of_policy(tasks: Mapping[str, RatingTask], rating: Rating, policy: str) -> float:
-    item = tasks[rating.task].item_of(policy)
-    assert item is not None  # noqa: S101 - every task has a text of every policy
-    return float((rating.acceptable or ())[item])
 
 
 def _difference(
@@ -187,11 +184,8 @@ def _ranks(
     ranked: Sequence[Ranked], policy: str, estimator: Estimator
 ) -> tuple[Interval, Interval]:
     """Return mean rank and share ranked best of a policy, a row a rater and prompt."""
-    places, best, groups = [], [], []
-    for each in ranked:
-        item = each.task.item_of(policy)
-        if item is not None:
-            places += [mid_ranks(row)[item] for row in each.ranks]
-            best += [shares_of_best(row)[item] for row in each.ranks]
-            groups += [each.task.group for _ in each.ranks]
+    rows = [(row, r.task.item_of(policy), r.task.group) for r in ranked for row in r.ranks]
+    groups = [group for _, _, group in rows]
+    places = [mid_ranks(row)[item] for row, item, _ in rows]
+    best = [shares_of_best(row)[item] for row, item, _ in rows]
     return estimator.mean(places, groups), estimator.share(best, groups)

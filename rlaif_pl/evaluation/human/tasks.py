@@ -38,9 +38,9 @@ class RatingTask:
     group: str  # identity of the prompt
     items: tuple[Item, ...]  # at least two different texts, in the order of the policies
 
-    def item_of(self, policy: str) -> int | None:
-        """Return the place of a policy's text in ``items``; None where it has none."""
-        return next((n for n, item in enumerate(self.items) if policy in item.policies), None)
+    def item_of(self, policy: str) -> int:
+        """Return the place of a policy's text in ``items``; every task has one of each policy."""
+        return next(n for n, item in enumerate(self.items) if policy in item.policies)
 
 
 def texts_for(seed: int, rater: str, task: RatingTask) -> list[str]:

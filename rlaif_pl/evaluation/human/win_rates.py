@@ -20,7 +20,7 @@ from rlaif_pl.evaluation.win_rate import (
     text_measures,
     win_rate_of,
 )
-from rlaif_pl.evaluation.win_rates.measure import Cell, PolicyColumns, WinMatrix, judge_cells
+from rlaif_pl.evaluation.win_rates.measure import PolicyColumns, WinMatrix, judge_cells
 from rlaif_pl.statistics import Estimator
 from rlaif_pl.text import word_count
 from rlaif_pl.types import Preference, Provenance
@@ -108,6 +108,7 @@ def preferences_of(
 
 CANNOT_JUDGE = "cannot judge"
 NO_VERDICT = "no verdict"
+Rows = Sequence[tuple[float, int]]  # a win, and the place of its task
 
 
 def win_matrix(
@@ -126,102 +127,56 @@ def win_matrix(
         estimator: Settings of the intervals.
         readers: What to call the raters among the judges.
     """
-    groups = [each.task.group for each in ranked]
-    columns = {name: _columns(ranked, name, groups, estimator) for name in policies}
-    cells: list[Cell] = []
+    prompts, groups = [r.task.prompt for r in ranked], [r.task.group for r in ranked]
+    places = {name: [r.task.item_of(name) for r in ranked] for name in policies}
+    texts = {
+        name: [[r.task.items[n].text] for r, n in zip(ranked, own, strict=True)]
+        for name, own in places.items()
+    }
+    measures = {name: text_measures(prompts, own) for name, own in texts.items()}
+
+    def rate(judge: str, a: str, b: str, rows: Rows, failures: dict[str, int]) -> WinRate:
+        which = [n for _, n in rows]
+        chars = [np.array([max(1, len(texts[p][n][0])) for n in which], float) for p in (a, b)]
+        wins = np.array([win for win, _ in rows], np.float64)
+        failures = {kind: count for kind, count in failures.items() if count}
+        judged = Judged(wins, which, chars[0], chars[1], failures, [])
+        settings = {"draws": estimator.draws, "seed": estimator.seed}
+        return win_rate_of(judge, judged, groups, (measures[a], measures[b]), **settings)
+
+    pairs = list(combinations(policies, 2))
+    skipped = sum(each.skipped for each in ranked)
+    read = []
+    for a, b in pairs:
+        both = zip(ranked, places[a], places[b], strict=True)
+        rows = [(win_of(row, i, j), n) for n, (r, i, j) in enumerate(both) for row in r.ranks]
+        read.append((a, b, rate(readers, a, b, rows, {CANNOT_JUDGE: skipped})))
+    cells = judge_cells(readers, read)
     taught: dict[str, Sequence[str]] = {readers: ()}
-    read = [
-        (a, b, _rate(readers, _by_raters(ranked, a, b), ranked, a, b, estimator))
-        for a, b in combinations(policies, 2)
-    ]
-    cells += judge_cells(readers, read)
     for name, verdicts in judges.items():
-        judged = {(a, b): _by_judge(ranked, a, b, verdicts) for a, b in combinations(policies, 2)}
-        if all(len(each.wins) for each in judged.values()):
+        judged = {}
+        for a, b in pairs:
+            found = (
+                (0.5 if x == y else verdicts.win(prompt, x, y), n)
+                for n, (prompt, (x,), (y,)) in enumerate(
+                    zip(prompts, texts[a], texts[b], strict=True)
+                )
+            )
+            judged[a, b] = [(win, n) for win, n in found if win is not None]
+        if all(judged.values()):
             taught[name] = verdicts.taught
             rates = [
-                (a, b, _rate(name, j, ranked, a, b, estimator)) for (a, b), j in judged.items()
+                (*both, rate(name, *both, rows, {NO_VERDICT: len(ranked) - len(rows)}))
+                for both, rows in judged.items()
             ]
             cells += judge_cells(name, rates, verdicts.taught)
+    columns = {
+        name: PolicyColumns(
+            own,
+            estimator.mean([word_count(text) for (text,) in own], groups),
+            estimator.mean(copied_shares(prompts, own), groups),
+            unfinished=None,
+        )
+        for name, own in texts.items()
+    }
     return WinMatrix(columns, taught, cells, len(set(groups)))
-
-
-def _by_raters(ranked: Sequence[Ranked], a: str, b: str) -> Judged:
-    """A row a rater and task; the same text of both is a tie."""
-    rows = []
-    for place, each in enumerate(ranked):
-        i, j = _places(each.task, a, b)
-        rows += [(win_of(row, i, j), place) for row in each.ranks]
-    return _judged(ranked, rows, a, b, sum(each.skipped for each in ranked), CANNOT_JUDGE)
-
-
-def _by_judge(ranked: Sequence[Ranked], a: str, b: str, verdicts: JudgeVerdicts) -> Judged:
-    """A row a task that the judge judged."""
-    rows, missing = [], 0
-    for place, each in enumerate(ranked):
-        i, j = _places(each.task, a, b)
-        texts = each.task.items[i].text, each.task.items[j].text
-        win = 0.5 if i == j else verdicts.win(each.task.prompt, *texts)
-        if win is None:
-            missing += 1
-        else:
-            rows.append((win, place))
-    return _judged(ranked, rows, a, b, missing, NO_VERDICT)
-
-
-def _judged(
-    ranked: Sequence[Ranked],
-    rows: Sequence[tuple[float, int]],
-    a: str,
-    b: str,
-    failures: int,
-    kind: str,
-) -> Judged:
-    lengths = [
-        [max(1, len(each.task.items[n].text)) for n in _places(each.task, a, b)] for each in ranked
-    ]
-    return Judged(
-        np.array([win for win, _ in rows], np.float64),
-        [place for _, place in rows],
-        np.array([lengths[place][0] for _, place in rows], np.float64),
-        np.array([lengths[place][1] for _, place in rows], np.float64),
-        {kind: failures} if failures else {},
-        [],
-    )
-
-
-def _rate(
-    judge: str, judged: Judged, ranked: Sequence[Ranked], a: str, b: str, estimator: Estimator
-) -> WinRate:
-    prompts = [each.task.prompt for each in ranked]
-    measures = tuple(text_measures(prompts, _texts(ranked, name)) for name in (a, b))
-    return win_rate_of(
-        judge,
-        judged,
-        [each.task.group for each in ranked],
-        (measures[0], measures[1]),
-        draws=estimator.draws,
-        seed=estimator.seed,
-    )
-
-
-def _columns(
-    ranked: Sequence[Ranked], policy: str, groups: Sequence[str], estimator: Estimator
-) -> PolicyColumns:
-    texts = _texts(ranked, policy)
-    copied = copied_shares([each.task.prompt for each in ranked], texts)
-    return PolicyColumns(
-        texts,
-        estimator.mean([word_count(text) for (text,) in texts], groups),
-        estimator.mean(copied.tolist(), groups),
-        unfinished=None,
-    )
-
-
-def _texts(ranked: Sequence[Ranked], policy: str) -> list[list[str]]:
-    return [[each.task.items[_places(each.task, policy)[0]].text] for each in ranked]
-
-
-def _places(task: RatingTask, *policies: str) -> list[int]:
-    """Places of the policies' texts; every task has one of each."""
-    return [place for name in policies if (place := task.item_of(name)) is not None]

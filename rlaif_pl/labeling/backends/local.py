@@ -10,8 +10,7 @@ from functools import cached_property
 
 from rlaif_pl.engine.sampling import sample_seed
 from rlaif_pl.engine.tree_runner import PrefixTreeRunner
-from rlaif_pl.labeling.backends.local_model import LocalModel
-from rlaif_pl.labeling.backends.local_plain import PlainRunner
+from rlaif_pl.labeling.backends.local_model import LocalModel, PlainRunner
 from rlaif_pl.labeling.backends.local_rows import Encoder, Row, UnreadableError, option_logprobs
 from rlaif_pl.labeling.backends.local_write import Runner, Task, Writer
 from rlaif_pl.labeling.calls import (

@@ -12,8 +12,7 @@ from rlaif_pl.engine.generate import Generated, generate_tokens
 from rlaif_pl.engine.generation_state import GenerationState
 from rlaif_pl.engine.sampling import SamplingParams, StopStrings
 from rlaif_pl.engine.tree_runner import PrefixTreeRunner
-from rlaif_pl.labeling.backends.local_model import LocalModel
-from rlaif_pl.labeling.backends.local_plain import PlainRunner
+from rlaif_pl.labeling.backends.local_model import LocalModel, PlainRunner
 from rlaif_pl.labeling.backends.local_rows import Row
 from rlaif_pl.labeling.calls import Decoding, Response
 from rlaif_pl.labeling.prompting.thoughts import UNCLOSED

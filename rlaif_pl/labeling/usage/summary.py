@@ -1,19 +1,185 @@
-"""What a run of labeling produced, in numbers to look at before training on it."""
+"""What became of labeled pairs, whether a slot was kept to, and what is to be seen before training.
+
+Outcomes by kind: nothing is lost, nothing is guessed. Position bias: a labeler that is asked in both
+orders shows how often the same slot wins in both (share and direction: arXiv 2309.00267, appendix B),
+and how far the two answers are apart as probabilities.
+"""
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
 from rlaif_pl.labeling.guard import LOW_MASS
-from rlaif_pl.labeling.usage.cost import CostComparison, compare_costs
-from rlaif_pl.labeling.usage.counts import OutcomeCounts, count_outcomes
-from rlaif_pl.labeling.usage.position import PositionBias, position_bias
-from rlaif_pl.statistics import Interval, flat_metrics, mean_by_group, proportion_by_group
+from rlaif_pl.labeling.usage.spending import CostComparison, compare_costs
+from rlaif_pl.statistics import (
+    Estimator,
+    Interval,
+    binomial_test,
+    flat_metrics,
+    mean_by_group,
+    proportion_by_group,
+)
 from rlaif_pl.types import Preference
+
+Kind = Literal["malformed", "refused", "too_long", "failed"]
+TIE = 1e-9  # a label this near to one half favors neither side
+KINDS: dict[str, Kind] = {
+    "malformed": "malformed",  # an answer came, but no verdict could be read from it
+    "empty": "malformed",
+    "empty_rationale": "malformed",
+    "both": "malformed",  # the answer names both, or neither
+    "neither": "malformed",
+    "nonfinite": "malformed",
+    "missing_logprob": "malformed",
+    "low_option_mass": "malformed",  # the model would nearly always write something else
+    "unclosed_thought": "malformed",  # the length limit came before the answer
+    "refused": "refused",  # the model declined to judge
+    "too_long": "too_long",  # the question does not fit; its ending is never cut off
+}
+# Every other failure is the call's own (timeouts, connections, http_500, ...): "failed".
+
+
+def kind_of(failure: str | None) -> Kind:
+    """Return the kind of a failure; what is not known here counts as a failed call."""
+    return KINDS.get(failure or "", "failed")
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeCounts:
+    """Pairs by what became of them; every pair asked about is in exactly one of the other counts."""
+
+    asked: int  # all pairs
+    decided: int  # with a label that favors a side
+    # with a label of one half. A tie is an answer: it stays a label, trains as the soft target 0.5
+    # (which pulls two rewards together), counts half in alignment and is left out where a format has
+    # no place for it (chosen/rejected)
+    tied: int
+    malformed: int  # an answer from which no verdict could be read. No label
+    refused: int  # the model declined. No label
+    too_long: int  # the question did not fit into the model's context. No label
+    # the call had no answer (timeouts, errors of the server), or was never made. No label
+    failed: int
+    # pairs without a label by the reason on record
+    reasons: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def unusable(self) -> int:
+        """Pairs without a label, which are kept out of training."""
+        return self.malformed + self.refused + self.too_long + self.failed
+
+    @property
+    def unusable_share(self) -> float:
+        """Their share of all pairs, in [0, 1]; NaN of no pairs."""
+        return self.unusable / self.asked if self.asked else math.nan
+
+    def to_metrics(self, prefix: str) -> dict[str, float]:
+        """Return flat counts."""
+        kinds = ("asked", "decided", "tied", "malformed", "refused", "too_long", "failed")
+        return {f"{prefix}/{kind}": float(getattr(self, kind)) for kind in kinds}
+
+    def text(self) -> str:
+        """Name the kinds that occurred, for example ``malformed 3, tied 1``; "none" without any."""
+        kinds = ("malformed", "refused", "too_long", "failed", "tied")
+        named = [f"{kind} {getattr(self, kind)}" for kind in kinds if getattr(self, kind)]
+        return ", ".join(named) or "none"
+
+
+def count_outcomes(rows: Sequence[Preference]) -> OutcomeCounts:
+    """Count pairs that were given to a labeler by what became of them."""
+    labels = [row.p_first for row in rows if row.p_first is not None]
+    tied = sum(abs(p - 0.5) < TIE for p in labels)
+    missing = [row.provenance.failure or "unlabeled" for row in rows if row.p_first is None]
+    kinds = Counter(kind_of(reason) for reason in missing)
+    return OutcomeCounts(
+        asked=len(rows),
+        decided=len(labels) - tied,
+        tied=tied,
+        malformed=kinds["malformed"],
+        refused=kinds["refused"],
+        too_long=kinds["too_long"],
+        failed=kinds["failed"],
+        reasons=dict(sorted(Counter(missing).items())),
+    )
+
+
+BINS = 10  # of equal width over the order gap's range, [0, 1]
+
+
+@dataclass(frozen=True, slots=True)
+class PositionBias:
+    """How often a labeler keeps to a slot, and to which (arXiv 2309.00267, appendix B)."""
+
+    same_slot: Interval  # share of pairs where the same slot won in both orders
+    # among those, the share in which it was slot 1; NaN where slots are not recorded
+    first_slot: Interval
+    # two-sided binomial test of "slot 1 as often as slot 2", pairs taken as independent; NaN where
+    # slots are not recorded
+    p_value: float
+    slots: tuple[int, int]  # pairs won in both orders by slot 1 and by slot 2
+    position_gap: Interval  # mean of `|p(first) in order 1 - p(first) in order 2|`, in [0, 1]
+    # pairs by order gap, in `BINS` bins of equal width; the last includes 1
+    gap_counts: tuple[int, ...]
+
+    def to_metrics(self, prefix: str) -> dict[str, float]:
+        """Return flat numbers; what was not recorded is left out."""
+        return flat_metrics(
+            prefix,
+            {
+                "same_slot": self.same_slot,
+                "same_slot_first": self.first_slot,
+                "same_slot_1": self.slots[0],
+                "same_slot_2": self.slots[1],
+                "same_slot_p_value": self.p_value,
+                "position_gap": self.position_gap,
+            },
+        )
+
+    def text(self) -> str:
+        """Return it in words."""
+        if not math.isfinite(self.first_slot.value):
+            return self.same_slot.percent()
+        slot = 1 if self.first_slot.value >= 0.5 else 2
+        share = max(self.first_slot.value, 1 - self.first_slot.value)
+        chance = f"(p = {self.p_value:.2g})"
+        return f"{self.same_slot.percent()}; of these slot {slot} in {share:.0%} {chance}"
+
+
+def position_bias(
+    rows: Sequence[Preference], draws: int = 2000, seed: int = 0
+) -> PositionBias | None:
+    """Measure position bias of labels asked for in both orders; None where there are none ("n/a")."""
+    labeled = (row for row in rows if row.p_first is not None)
+    asked = [row for row in labeled if row.provenance.same_slot is not None]
+    if not asked:
+        return None
+    estimator = Estimator(draws, seed)
+    same = [row for row in asked if row.provenance.same_slot]
+    told = [row for row in same if row.provenance.slot is not None]
+    first = sum(row.provenance.slot == 1 for row in told)
+    gaps = [row for row in asked if row.provenance.position_gap is not None]
+    values = np.array([row.provenance.position_gap for row in gaps], np.float64)
+    places = np.minimum(np.floor(values * BINS + 1e-9), BINS - 1)  # 0.3 belongs to [0.3, 0.4)
+    counts = np.bincount(places.astype(np.intp), minlength=BINS)
+    return PositionBias(
+        same_slot=estimator.share(
+            [float(row.provenance.same_slot is True) for row in asked],
+            [row.group for row in asked],
+        ),
+        first_slot=estimator.share(
+            [float(row.provenance.slot == 1) for row in told], [row.group for row in told]
+        ),
+        p_value=binomial_test(first, len(told)) if told else math.nan,
+        slots=(first, len(told) - first),
+        position_gap=estimator.mean(values, [row.group for row in gaps]),
+        gap_counts=tuple(int(count) for count in counts),
+    )
+
 
 MOSTLY_OUTSIDE = 0.9  # mean probability outside the verdicts from which it is said
 DECIDED = 0.1  # a label this far from one half counts as decided

@@ -15,8 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from rlaif_pl.evaluation.results import COLORS, StudyResults, error_bars, plain_axes
-from rlaif_pl.labeling.usage.cost import human_cost
-from rlaif_pl.labeling.usage.spending import Price
+from rlaif_pl.labeling.usage.spending import Price, human_cost
 from rlaif_pl.statistics import Interval
 from rlaif_pl.tables import PERCENT, POINTS, Cell, Column, Columns, Rows, Table
 
