@@ -1,4 +1,4 @@
-"""What evaluations over pairs share: which rows count, who is right, who is longer; files of verdicts.
+"""What evaluations over pairs share: which rows count, who decided them, who is right or longer.
 
 FOLDER/verdicts.jsonl holds every verdict of every judge, so that others can be held against them. A
 line a comparison, without texts::
@@ -12,6 +12,7 @@ line a comparison, without texts::
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +25,41 @@ from rlaif_pl.data.files import read_rows
 from rlaif_pl.data.metric_files import write_json_lines
 from rlaif_pl.text import strip_surplus_symbols
 from rlaif_pl.types import Preference
+
+NAMES = {
+    "human": "people",
+    "reading": "a language model's blind reading",
+    "synthetic": "synthetic verdicts",
+    "ai": "an AI labeler",
+}
+READERS = {"human": "people", "reading": "language models"}  # of blind rankings
+UNKNOWN = "unknown"
+METRIC = "verdicts_by"
+
+
+def judge_counts(pairs: Sequence[Preference]) -> dict[str, int]:
+    """Return how many labeled pairs each kind of judge (a key of ``NAMES``) decided."""
+    judged = (pair.source or UNKNOWN for pair in pairs if pair.p_first is not None)
+    return dict(Counter(judged))
+
+
+def judges_named(judged: Mapping[str, float], names: Mapping[str, str] = NAMES) -> str:
+    """Name the judges as in "agreement with people", the most frequent first."""
+    order = sorted(judged, key=lambda kind: -judged[kind])
+    return " and ".join(names.get(kind, "unknown judges") for kind in order) or names["human"]
+
+
+def judge_metrics(judged: Mapping[str, int], prefix: str) -> dict[str, float]:
+    """Return the counts as flat numbers."""
+    return {f"{prefix}/{METRIC}_{kind}": count for kind, count in judged.items()}
+
+
+def judges_in(metrics: Mapping[str, float], prefix: str, names: Mapping[str, str] = NAMES) -> str:
+    """Name the judges behind metrics, from what ``judge_metrics`` wrote; people in an older run."""
+    head = f"{prefix}/{METRIC}_"
+    found = {k.removeprefix(head): n for k, n in metrics.items() if k.startswith(head)}
+    return judges_named(found, names)
+
 
 Array = NDArray[np.float64]
 

@@ -13,8 +13,17 @@ from rich.console import Console
 from scipy.special import expit
 
 from rlaif_pl.data.metric_files import write_json
-from rlaif_pl.evaluation.gold import judge_counts, judge_metrics, judges_named
-from rlaif_pl.evaluation.pairs import Array, correctness, decided, lengths_of, p_first_of, side
+from rlaif_pl.evaluation.pairs import (
+    Array,
+    correctness,
+    decided,
+    judge_counts,
+    judge_metrics,
+    judges_named,
+    lengths_of,
+    p_first_of,
+    side,
+)
 from rlaif_pl.statistics import (
     Estimator,
     Interval,

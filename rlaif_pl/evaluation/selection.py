@@ -91,15 +91,13 @@ def selection_metrics(
     judged: Sequence[JudgedCandidate], chosen: JudgedCandidate
 ) -> dict[str, float]:
     """Return flat numbers ``select/<step>/...`` and those of the choice."""
-    metrics: dict[str, float] = {"select/candidates": float(len(judged))}
+    metrics: dict[str, float] = {"select/candidates": len(judged)}
     for each in judged:
-        key = f"select/{each.candidate.name}"
-        metrics |= each.rate.to_metrics(each.candidate.name, "select")
-        metrics |= {
-            f"{key}_validation_reward": each.candidate.value,
-            f"{key}_unfinished": each.unfinished,
-        }
+        name = each.candidate.name
+        metrics |= each.rate.to_metrics(name, "select")
+        metrics[f"select/{name}_validation_reward"] = each.candidate.value
+        metrics[f"select/{name}_unfinished"] = each.unfinished
     metrics |= chosen.rate.to_metrics("chosen", "select")
-    metrics["select/chosen_step"] = float(chosen.candidate.step)
+    metrics["select/chosen_step"] = chosen.candidate.step
     metrics["select/chosen_validation_reward"] = chosen.candidate.value
     return metrics

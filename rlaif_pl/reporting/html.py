@@ -10,9 +10,8 @@ import jinja2
 from markupsafe import Markup
 
 from rlaif_pl.data.metric_files import write_text
-from rlaif_pl.reporting import labels, plots, rest_steps, sections, selection, verdict
-from rlaif_pl.reporting.alarms import COUNT
-from rlaif_pl.reporting.results import title_of
+from rlaif_pl.reporting import plots, rest_steps, sections, selection, verdict
+from rlaif_pl.reporting.results import COUNT, title_of
 from rlaif_pl.reporting.run import ReportStage, Run, read_run
 from rlaif_pl.tables import Table, duration
 
@@ -58,7 +57,7 @@ def render(run: Run) -> str:
         run=run,
         verdict=judged,
         is_study=not judged.findings,
-        warnings=[*verdict.warnings_of(run), *labels.label_warnings(run.metrics)],
+        warnings=[*verdict.warnings_of(run), *sections.label_warnings(run.metrics)],
         rows=[row for row in rows if row.meaning],
         more_rows=[row for row in rows if not row.meaning],
         alarms=alarm_parts(run),
@@ -76,11 +75,11 @@ def render(run: Run) -> str:
         win_rates=Markup(plots.forest(run.win_rates)) if run.win_rates else None,
         reliability=Markup(plots.reliability(run.reliability)) if run.reliability else None,
         alignment=Markup(plots.bars(bars)) if bars else None,
-        outcomes=labels.outcome_lines(run.metrics),
+        outcomes=sections.outcome_lines(run.metrics),
         # of a labeler measured on gold pairs only, what these say
-        position=labels.position_lines(run.metrics)
-        or labels.position_lines(run.metrics, "labeler"),
-        costs=labels.cost_lines(run.metrics) or labels.cost_lines(run.metrics, "labeler/cost"),
+        position=sections.position_lines(run.metrics)
+        or sections.position_lines(run.metrics, "labeler"),
+        costs=sections.cost_lines(run.metrics) or sections.cost_lines(run.metrics, "labeler/cost"),
         order_gaps=Markup(plots.histogram(run.order_gaps, ORDER_GAP)) if run.order_gaps else None,
         shown=run.samples[:SHOWN_SAMPLES],
         folded=run.samples[SHOWN_SAMPLES:MOST_SAMPLES],

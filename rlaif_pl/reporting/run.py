@@ -34,7 +34,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from rlaif_pl.data.metric_files import OF_STAGE, TABLES, merge_stages, read_metrics
-from rlaif_pl.reporting.alarms import Alarms, read_alarms
 from rlaif_pl.reporting.files import (
     attempt,
     finite,
@@ -45,7 +44,7 @@ from rlaif_pl.reporting.files import (
     records,
 )
 from rlaif_pl.reporting.rest_steps import RestStep, read_rest
-from rlaif_pl.reporting.results import Results, read_results
+from rlaif_pl.reporting.results import Alarms, Results, read_alarms, read_results
 from rlaif_pl.statistics import ReliabilityBin
 
 T = TypeVar("T")

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from rlaif_pl.evaluation.gold import judges_in
+from rlaif_pl.evaluation.pairs import judges_in
 from rlaif_pl.reporting.run import Run
 from rlaif_pl.statistics import Interval
 
@@ -92,21 +92,21 @@ def _headline(own: list[Finding], independent: Finding) -> tuple[State, str]:
         return "bad", "The policy got worse by the very measure it was trained on."
     if "good" not in states:
         return "unclear", "No improvement is shown: the intervals include no change."
-    if independent.state == "good":
-        return "good", "The policy improved, and a judge that did not train it agrees."
-    if independent.state == "bad":
-        return "bad", (
-            "The policy improved by its own reward and got worse for an independent judge: "
-            "this is what reward hacking looks like."
-        )
-    if independent.state == "missing":
-        return "unclear", (
-            "The policy improved by the measure it was trained on; no independent judge was asked."
-        )
-    return "unclear", (
-        "The policy improved by the measure it was trained on; an independent judge "
-        "neither confirms nor denies it."
-    )
+    trained = "The policy improved by the measure it was trained on"
+    found: dict[State, tuple[State, str]] = {
+        "good": ("good", "The policy improved, and a judge that did not train it agrees."),
+        "bad": (
+            "bad",
+            "The policy improved by its own reward and got worse for an independent judge: this is "
+            "what reward hacking looks like.",
+        ),
+        "missing": ("unclear", f"{trained}; no independent judge was asked."),
+        "unclear": (
+            "unclear",
+            f"{trained}; an independent judge neither confirms nor denies it.",
+        ),
+    }
+    return found[independent.state]
 
 
 def _gain(metrics: Mapping[str, float]) -> Finding:

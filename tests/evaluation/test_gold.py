@@ -5,7 +5,7 @@ import torch
 from rich.console import Console
 
 from rlaif_pl.data import tiny_requests, tiny_tldr
-from rlaif_pl.evaluation.gold import judge_counts, judge_metrics, judges_in, judges_named
+from rlaif_pl.evaluation.pairs import judge_counts, judge_metrics, judges_in, judges_named
 from rlaif_pl.evaluation.reward_accuracy import measure_reward
 from rlaif_pl.reporting.run import Run
 from rlaif_pl.reporting.sections import metric_rows

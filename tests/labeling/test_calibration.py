@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from rlaif_pl.labeling.calibration import calibrate, labeler_margins
 from rlaif_pl.labeling.outcome import Judgment, LabelerInfo, labeled
+from rlaif_pl.labeling.strategy import calibrate, labeler_margins
 from rlaif_pl.types import Preference
 
 

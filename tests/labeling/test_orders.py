@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from scipy.special import expit, logit
 
 from rlaif_pl.labeling.calls import Response
-from rlaif_pl.labeling.prompting.orders import Order, combine
+from rlaif_pl.labeling.prompting.verdicts import Order, combine
 
 ODDS = st.lists(st.floats(-15, 15), min_size=1, max_size=5)
 

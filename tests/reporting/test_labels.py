@@ -4,7 +4,7 @@ import json
 
 from rlaif_pl.labeling.usage.summary import summarize_labels
 from rlaif_pl.reporting import write_report
-from rlaif_pl.reporting.labels import cost_lines, label_warnings, outcome_lines, position_lines
+from rlaif_pl.reporting.sections import cost_lines, label_warnings, outcome_lines, position_lines
 from rlaif_pl.types import Preference, Provenance
 
 

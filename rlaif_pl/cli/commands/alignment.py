@@ -16,8 +16,7 @@ from rlaif_pl.evaluation.agreement.gate import QualityThresholds
 from rlaif_pl.evaluation.agreement.measure import measure_alignment
 from rlaif_pl.evaluation.agreement.paper_tables import PaperTable
 from rlaif_pl.evaluation.agreement.table import measure_table
-from rlaif_pl.evaluation.gold import judges_named
-from rlaif_pl.evaluation.pairs import decided
+from rlaif_pl.evaluation.pairs import decided, judges_named
 from rlaif_pl.labeling.registry import build_labeler
 from rlaif_pl.labeling.strategies.ensemble import EnsembleLabeler, KeepsReplies
 from rlaif_pl.labeling.usage.projection import ThroughputEstimator, estimate_cost

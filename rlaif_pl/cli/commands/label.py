@@ -19,10 +19,10 @@ from rlaif_pl.data.preferences import write_preferences
 from rlaif_pl.data.sources import DataSource, load_preferences
 from rlaif_pl.evaluation.agreement.gate import QualityThresholds
 from rlaif_pl.evaluation.agreement.measure import measure_alignment
-from rlaif_pl.labeling.calibration import calibrate
 from rlaif_pl.labeling.calls import Call, Response
 from rlaif_pl.labeling.registry import build_labeler
 from rlaif_pl.labeling.strategies.ensemble import KeepsReplies
+from rlaif_pl.labeling.strategy import calibrate
 from rlaif_pl.labeling.usage.projection import (
     Projection,
     ThroughputEstimator,

@@ -23,11 +23,13 @@ from rlaif_pl.evaluation.reward_accuracy import scored
 from rlaif_pl.evaluation.samples import Reporting
 from rlaif_pl.evaluation.win_rate import copied_shares
 from rlaif_pl.evaluation.win_rates import report as matrix_report
-from rlaif_pl.evaluation.win_rates.best_of import BestOf, check_best_of, choose_best
 from rlaif_pl.evaluation.win_rates.measure import (
+    BestOf,
     MatrixJudges,
     PolicyColumns,
     RewardJudge,
+    check_best_of,
+    choose_best,
     measure_matrix,
 )
 from rlaif_pl.labeling.registry import build_labeler

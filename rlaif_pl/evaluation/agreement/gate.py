@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rlaif_pl.evaluation.agreement.measure import AlignmentReport
-from rlaif_pl.evaluation.gold import judges_named
+from rlaif_pl.evaluation.pairs import judges_named
 from rlaif_pl.statistics import Interval
 
 TRY_ANOTHER = (

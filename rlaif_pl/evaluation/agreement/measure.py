@@ -18,12 +18,14 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from rlaif_pl.data.failures import advice, causes
-from rlaif_pl.evaluation.gold import judge_counts, judge_metrics, judges_named
 from rlaif_pl.evaluation.pairs import (
     Array,
     correctness,
     decided,
     is_length_matched,
+    judge_counts,
+    judge_metrics,
+    judges_named,
     lengths_of,
     p_first_of,
     side,

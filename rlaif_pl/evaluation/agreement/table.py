@@ -18,8 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlaif_pl.evaluation.agreement.measure import alignment_of
-from rlaif_pl.evaluation.gold import judge_counts
-from rlaif_pl.evaluation.pairs import Array, correctness, decided, p_first_of, side, stripped
+from rlaif_pl.evaluation.pairs import (
+    Array,
+    correctness,
+    decided,
+    judge_counts,
+    p_first_of,
+    side,
+    stripped,
+)
 from rlaif_pl.labeling.usage.spending import CostComparison, Price, compare_costs
 from rlaif_pl.labeling.usage.summary import (
     OutcomeCounts,

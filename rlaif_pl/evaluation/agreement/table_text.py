@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rlaif_pl.data.metric_files import write_csv, write_json, write_page
 from rlaif_pl.evaluation.agreement.table import GOLD, AlignmentTable, TableRow
-from rlaif_pl.evaluation.gold import judge_metrics, judges_named
+from rlaif_pl.evaluation.pairs import judge_metrics, judges_named
 from rlaif_pl.labeling.usage.spending import factor
 from rlaif_pl.statistics import empty_interval
 from rlaif_pl.tables import PERCENT, POINTS, Cell, Column, Columns, Page, Table

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from rlaif_pl.data.metric_files import save_figure, write_csv, write_page
 from rlaif_pl.data.revisions import Revision, chains
 from rlaif_pl.evaluation.agreement.measure import measure_alignment
-from rlaif_pl.evaluation.gold import judges_named
+from rlaif_pl.evaluation.pairs import judges_named
 from rlaif_pl.evaluation.results import error_bars
 from rlaif_pl.evaluation.win_rate import WinRate, compare
 from rlaif_pl.statistics import Interval, empty_interval, flat_metrics

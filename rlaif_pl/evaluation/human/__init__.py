@@ -8,8 +8,7 @@
     app, server     the page and what it fetches (FastAPI, uvicorn: pip install 'rlaif_pl[rating]')
     exchange        tasks and readings as JSONL, without a server
     win_rates       tasks with what raters said, also as preferences; win rates by them and by judges
-    agreement       of raters with each other, of judges with raters
-    raters          what each rater did, and kappas of every two
+    agreement       of raters with each other, of judges with raters; what each rater did
     findings        all of that, by kind of rater, with shares of acceptable texts
     tables          tables, plot, numbers and files
 """

@@ -7,11 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from rlaif_pl.evaluation.human.agreement import Agreement, Concordance, agreements, concordance
-from rlaif_pl.evaluation.human.raters import (
+from rlaif_pl.evaluation.human.agreement import (
+    Agreement,
+    Concordance,
     Rater,
     RaterPair,
+    agreements,
     by_rater_of,
+    concordance,
     first_shown_best,
     rater_pairs,
     raters_of,

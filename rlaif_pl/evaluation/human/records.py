@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from rlaif_pl.evaluation.gold import READERS
+from rlaif_pl.evaluation.pairs import READERS
 from rlaif_pl.types import Source
 
 Kind = Literal["person", "model"]

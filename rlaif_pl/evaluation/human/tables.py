@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from rlaif_pl.data.metric_files import write_csv
-from rlaif_pl.evaluation.gold import judge_metrics
+from rlaif_pl.evaluation.human.agreement import Rater
 from rlaif_pl.evaluation.human.findings import Findings, Reading
-from rlaif_pl.evaluation.human.raters import Rater
 from rlaif_pl.evaluation.human.records import PEOPLE, Kind, Rating
 from rlaif_pl.evaluation.human.tasks import RatingTask
+from rlaif_pl.evaluation.pairs import judge_metrics
 from rlaif_pl.evaluation.results import StudyResults
 from rlaif_pl.evaluation.win_rates.measure import WinMatrix
 from rlaif_pl.evaluation.win_rates.report import cell_record, heat_map, judge_table, notes

@@ -196,15 +196,8 @@ def seed_of(call: Call) -> int:
     """Seed of a sample's noise, whichever batch or process draws it."""
     if not isinstance(call, GenerateRequest | ThinkRequest):
         raise TypeError(f"expected a call for text, got {type(call).__name__}")
-    question = call.question
-    key = (
-        call.decoding.seed,
-        question.text,
-        question.assistant_prefix,
-        int(question.chat),
-        call.sample,
-    )
-    return sample_seed(*key)
+    q = call.question
+    return sample_seed(call.decoding.seed, q.text, q.assistant_prefix, int(q.chat), call.sample)
 
 
 def timed(batches: Iterator[list]) -> Iterator[tuple[list, float]]:

@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from rlaif_pl.labeling.calls import Ask, Backend, LoglikelihoodRequest, Response
 from rlaif_pl.labeling.outcome import Judgment
-from rlaif_pl.labeling.prompting.orders import Spent
+from rlaif_pl.labeling.prompting.verdicts import Spent
 from rlaif_pl.labeling.strategies.scoring import ScoringLabeler
 from rlaif_pl.models.backbone import EMBEDDED
 from rlaif_pl.text import WORD, filled, mark_data, refuse_spelled_breaks, title_of, truncate_words

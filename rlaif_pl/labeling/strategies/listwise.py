@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from rlaif_pl.labeling.calls import Ask, Backend, Decoding, GenerateRequest, Question, Response
 from rlaif_pl.labeling.outcome import Judgment
 from rlaif_pl.labeling.prompting.layout import BLANK
-from rlaif_pl.labeling.prompting.orders import Spent
 from rlaif_pl.labeling.prompting.templates import SEVERAL, fill, load_prompt
+from rlaif_pl.labeling.prompting.verdicts import Spent
 from rlaif_pl.labeling.strategy import ModelLabeler
 from rlaif_pl.models.backbone import EMBEDDED
 from rlaif_pl.text import filled

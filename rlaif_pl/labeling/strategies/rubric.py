@@ -17,7 +17,6 @@ from rlaif_pl.data.files import read_rows
 from rlaif_pl.labeling.calls import Ask, Backend, ChoiceRequest, Question, Response
 from rlaif_pl.labeling.outcome import Judgment, VerdictOptions, label_version, sigmoid
 from rlaif_pl.labeling.prompting.layout import BLANK
-from rlaif_pl.labeling.prompting.orders import Spent, read_choice
 from rlaif_pl.labeling.prompting.templates import (
     SINGLE,
     fill,
@@ -25,6 +24,7 @@ from rlaif_pl.labeling.prompting.templates import (
     parse_yaml,
     read_versioned,
 )
+from rlaif_pl.labeling.prompting.verdicts import Spent, read_choice
 from rlaif_pl.labeling.strategies.pairwise import Task
 from rlaif_pl.labeling.strategies.scoring import ScoringLabeler
 from rlaif_pl.labeling.thinking import Thinking, checked_thinking

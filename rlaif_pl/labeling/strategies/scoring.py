@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from rlaif_pl.labeling.calls import Ask, Backend, ChoiceRequest, Response
 from rlaif_pl.labeling.outcome import Clamp, Judgment, VerdictOptions, finalize, label_version
 from rlaif_pl.labeling.prompting.layout import Layout, PromptSample
-from rlaif_pl.labeling.prompting.orders import Spent, read_choice
 from rlaif_pl.labeling.prompting.templates import SINGLE, LabelingPrompt, load_prompt
+from rlaif_pl.labeling.prompting.verdicts import Spent, read_choice
 from rlaif_pl.labeling.strategies.pairwise import Task
 from rlaif_pl.labeling.strategy import ModelLabeler
 from rlaif_pl.labeling.thinking import Thinking, checked_thinking

@@ -50,20 +50,18 @@ class Projection:
 
     def line(self) -> str:
         """Say it in a sentence."""
-        cost = (
-            "no price given" if self.cost_usd is None else f"at most about {self.cost_usd:.4g} USD"
+        cost = "no price given"
+        if self.cost_usd is not None:
+            cost = f"at most about {self.cost_usd:.4g} USD"
+        reread = (
+            f"; {self.reread:,} of them are read anew whatever the server's prefix cache holds, since "
+            "log-probabilities of given text bypass it"
         )
         return (
             f"{self.pairs} pairs to label: about {self.calls:,} calls in {self.rounds} round(s), "
             f"{self.read:,} tokens read and at most {self.written:,} written, {cost} "
             f"(from the prompts of {self.sampled} pairs)"
-            + (
-                f"; {self.reread:,} of them are read anew whatever the server's prefix cache holds, "
-                "since log-probabilities of given text bypass it"
-                if self.reread
-                else ""
-            )
-        )
+        ) + reread * bool(self.reread)
 
 
 def project(
@@ -159,16 +157,10 @@ def estimate_cost(
     if not parts:
         return None
     costs = [part.cost_usd for part in parts if part.cost_usd is not None]
-    return Projection(
-        pairs=len(pairs),
-        sampled=max(part.sampled for part in parts),
-        calls=sum(part.calls for part in parts),
-        rounds=sum(part.rounds for part in parts),
-        read=sum(part.read for part in parts),
-        written=sum(part.written for part in parts),
-        cost_usd=math.fsum(costs) if costs else None,
-        reread=sum(part.reread for part in parts),
-    )
+    names = ("calls", "rounds", "read", "written", "reread")
+    sums = {name: sum(getattr(part, name) for part in parts) for name in names}
+    cost, sampled = math.fsum(costs) if costs else None, max(part.sampled for part in parts)
+    return Projection(pairs=len(pairs), sampled=sampled, cost_usd=cost, **sums)
 
 
 @dataclass(eq=False)

@@ -6,7 +6,7 @@ import json
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +15,11 @@ from rlaif_pl.data.sqlite_file import SqliteFile, TableSchema
 from rlaif_pl.labeling.calls import Call, CallKey, Response
 
 APPLICATION = 0x524C4149  # "RLAI", tells these files from other SQLite files
-COLUMNS = (
-    "logprobs",
-    "text",
-    "finished",
-    "read_tokens",
-    "written_tokens",
-    "cost_usd",
-    "seconds",
-    "attempts",
-    "failure",
+# Of a ``Response``, in its order.
+NAMES = (
+    "logprobs, text, finished, read_tokens, written_tokens, cost_usd, seconds, attempts, failure"
 )
+COLUMNS = NAMES.split(", ")
 TABLE = """
 CREATE TABLE replies (
     id INTEGER PRIMARY KEY,
@@ -48,7 +42,6 @@ CREATE TABLE replies (
 """
 INDEX = "CREATE INDEX replies_by_digest ON replies (digest)"
 LAYOUT = TableSchema("reply store", 1, (TABLE, INDEX), application=APPLICATION)
-NAMES = ", ".join(COLUMNS)
 SELECT = f"SELECT digest, {NAMES} FROM replies WHERE digest IN ({{marks}}) ORDER BY id"
 INSERT = (
     f"INSERT INTO replies (digest, kind, fingerprint, call, {NAMES}, is_transient, created) "
@@ -144,15 +137,8 @@ class ReplyStore(SqliteFile):
             fingerprint,
             zlib.compress(json.dumps(asdict(call), ensure_ascii=False).encode()),
             json.dumps([_plain(value) for value in reply.logprobs]),
-            reply.text,
-            int(reply.finished),
-            reply.read,
-            reply.written,
-            reply.cost_usd,
-            reply.seconds,
-            reply.attempts,
-            reply.failure,
-            int(is_asked_again(reply.failure)),
+            *astuple(reply)[1:],
+            is_asked_again(reply.failure),
             self._now(),
         )
         with self.explained():

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.figure import Figure
 
-from rlaif_pl.evaluation.gold import judge_counts, judges_named
+from rlaif_pl.evaluation.pairs import judge_counts, judges_named
 from rlaif_pl.evaluation.results import COLORS, StudyResults, plain_axes
 from rlaif_pl.recipes.studies.fitting import Array, Fitter, Method
 from rlaif_pl.recipes.studies.sources import (

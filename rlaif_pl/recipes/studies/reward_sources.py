@@ -13,7 +13,7 @@ from itertools import combinations
 import numpy as np
 from scipy.special import expit
 
-from rlaif_pl.evaluation.gold import judge_counts, judges_named
+from rlaif_pl.evaluation.pairs import judge_counts, judges_named
 from rlaif_pl.recipes.studies.fitting import Array, Fitter, Method
 from rlaif_pl.recipes.studies.sources import (
     ARM_TITLES,

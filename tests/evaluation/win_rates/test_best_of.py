@@ -2,7 +2,7 @@
 
 import pytest
 
-from rlaif_pl.evaluation.win_rates.best_of import BestOf, check_best_of, choose_best
+from rlaif_pl.evaluation.win_rates.measure import BestOf, check_best_of, choose_best
 from rlaif_pl.rl.generate import Responses
 from rlaif_pl.types import Prompt
 
