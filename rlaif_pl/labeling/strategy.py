@@ -16,8 +16,15 @@ import numpy as np
 
 from rlaif_pl.labeling.backends import as_backend
 from rlaif_pl.labeling.calls import Ask, Backend, Call, CallKey, Response, key_of
-from rlaif_pl.labeling.guard import MIN_OPTION_MASS, checked_mass, low_mass_warning, readable
-from rlaif_pl.labeling.outcome import Judgment, LabelerInfo, checked_temperature, labeled
+from rlaif_pl.labeling.guard import MIN_OPTION_MASS, low_mass_warning, readable
+from rlaif_pl.labeling.outcome import (
+    Judgment,
+    LabelerInfo,
+    VerdictOptions,
+    checked_temperature,
+    finalize,
+    labeled,
+)
 from rlaif_pl.labeling.thinking import Thinking, thoughtful
 from rlaif_pl.statistics import fit_temperature
 from rlaif_pl.types import Labeler, Preference
@@ -90,8 +97,7 @@ class ModelLabeler(ABC):
     Args:
         backend: Who answers; a name is that of a model on this machine.
         temperature: ``p_first = sigmoid(margin / temperature)``, above 0.
-        min_option_mass: Least probability of a verdict's options together, in [0, 1); None for a
-            strategy that asks for no choice.
+        verdict: How choices become labels; None for a strategy that asks for none.
         thinking: Have the model think before each verdict; None asks without thoughts.
     """
 
@@ -102,15 +108,16 @@ class ModelLabeler(ABC):
         self,
         backend: Backend | str,
         temperature: float,
-        min_option_mass: float | None = None,
+        verdict: VerdictOptions | None = None,
         thinking: Thinking | None = None,
     ) -> None:
         self.backend = as_backend(backend)
         self.temperature = checked_temperature(temperature)
-        least = MIN_OPTION_MASS if min_option_mass is None else checked_mass(min_option_mass)
-        self.min_option_mass = min_option_mass
+        read = verdict or VerdictOptions()
+        self.min_option_mass = None if verdict is None else verdict.min_option_mass
+        self.hard, self.clamp = read.hard, read.limits()
         self.thinking = thinking
-        self.asker = CachedClient(self.backend, min_option_mass=least)
+        self.asker = CachedClient(self.backend, min_option_mass=read.min_option_mass)
 
     @property
     @abstractmethod
@@ -152,7 +159,10 @@ class ModelLabeler(ABC):
     def label(self, pairs: Sequence[Preference]) -> list[Preference]:
         """Label pairs; order and identity are kept."""
         signature = LabelerInfo(self.backend.fingerprint, self.strategy, self.prompt_version)
-        judgments = self.judge(pairs, self.ask)
+        judgments = (
+            finalize(judgment, self.temperature, hard=self.hard, clamp=self.clamp)
+            for judgment in self.judge(pairs, self.ask)
+        )
         return [
             labeled(pair, judgment, signature, self.temperature)
             for pair, judgment in zip(pairs, judgments, strict=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 from rlaif_pl.labeling.calls import Ask, ChoiceRequest, Decoding, GenerateRequest, Response
 from rlaif_pl.labeling.guard import LOW_MASS, off_option_mass
-from rlaif_pl.labeling.outcome import Clamp, Judgment, finalize, label_version, sigmoid
+from rlaif_pl.labeling.outcome import Judgment, sigmoid
 from rlaif_pl.labeling.prompting.layout import Layout, PromptSample
 
 MISSING = "missing_logprob"
@@ -229,39 +229,13 @@ def as_cot(cot: bool | ChainOfThought) -> ChainOfThought | None:
     return (ChainOfThought() if cot else None) if isinstance(cot, bool) else cot
 
 
-@dataclass(frozen=True, slots=True)
-class VerdictReader:
-    """Judges pairs by verdicts read in both orders."""
-
-    layout: Layout  # how samples become questions
-    cot: ChainOfThought | None = None  # how rationales are drawn, where the layout asks for them
-    hard: bool = False  # one-hot labels
-    clamp: Clamp = None  # limits of a label
-
-    @property
-    def version(self) -> str:
-        """Version of the prompt and of every setting here that can change a label."""
-        text = self.layout.version
-        text += f"+{self.cot.version}" if self.cot else ""
-        return text + label_version(self.hard, self.clamp)
-
-    def judge(
-        self, orders: Sequence[tuple[PromptSample, PromptSample]], temperature: float, ask: Ask
-    ) -> list[Judgment]:
-        """Judge pairs in order."""
-        readings = read_orders(orders, self.layout, self.cot, ask)
-        asks_worse = self.layout.prompt.asks_worse
-        judgments = [combine(forward, backward, asks_worse) for forward, backward in readings]
-        return [finalize(each, temperature, hard=self.hard, clamp=self.clamp) for each in judgments]
-
-
-def read_orders(
+def judge_orders(
     orders: Sequence[tuple[PromptSample, PromptSample]],
     layout: Layout,
     cot: ChainOfThought | None,
     ask: Ask,
-) -> list[tuple[Order, Order]]:
-    """Ask for the verdict on each pair in both orders."""
+) -> list[Judgment]:
+    """Ask for the verdict on each pair in both orders; ``cot`` draws rationales where laid out so."""
     results = [(Order(), Order()) for _ in orders]
     flat = [
         (order, sample)
@@ -276,7 +250,7 @@ def read_orders(
     replies = ask([ChoiceRequest(question, layout.options) for _, question in asked])
     for (order, _), reply in zip(asked, replies, strict=True):
         order.add_verdict(reply)
-    return results
+    return [combine(*both, layout.prompt.asks_worse) for both in results]
 
 
 def _reason(

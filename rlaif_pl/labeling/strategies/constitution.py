@@ -13,7 +13,7 @@ import json
 from collections.abc import Sequence
 
 from rlaif_pl.labeling.calls import Ask, Backend
-from rlaif_pl.labeling.outcome import Judgment, VerdictOptions
+from rlaif_pl.labeling.outcome import Judgment, VerdictOptions, label_version
 from rlaif_pl.labeling.prompting.exemplars import load_exemplars
 from rlaif_pl.labeling.prompting.layout import Layout, both_orders
 from rlaif_pl.labeling.prompting.templates import (
@@ -22,7 +22,7 @@ from rlaif_pl.labeling.prompting.templates import (
     parse_yaml,
     read_versioned,
 )
-from rlaif_pl.labeling.prompting.verdicts import ChainOfThought, VerdictReader, as_cot
+from rlaif_pl.labeling.prompting.verdicts import ChainOfThought, as_cot, judge_orders
 from rlaif_pl.labeling.strategy import ModelLabeler
 from rlaif_pl.models.backbone import EMBEDDED
 from rlaif_pl.types import Preference
@@ -64,20 +64,21 @@ class ConstitutionLabeler(ModelLabeler):
         chat_template: bool = False,
         temperature: float = 1.0,
     ) -> None:
-        super().__init__(backend, temperature, verdict.min_option_mass)
+        super().__init__(backend, temperature, verdict)
+        self.clamp = verdict.limits(COT_CLAMP if cot else None)
         self.principles, self.principles_version = load_principles(principles)
         self.seed = seed
-        rationales = as_cot(cot)
+        self.cot = as_cot(cot)
         shown = load_exemplars(exemplars, shots, bool(cot)) if shots else None
         file = load_prompt(prompt, PRINCIPLED)
-        layout = Layout(file, shown, shots, bool(cot), chat_template, self.principle)
-        limits = verdict.limits(COT_CLAMP if cot else None)
-        self.reader = VerdictReader(layout, rationales, verdict.hard, limits)
+        self.layout = Layout(file, shown, shots, bool(cot), chat_template, self.principle)
 
     @property
     def prompt_version(self) -> str:
         """Version of the prompt and of every setting of the strategy that can change a label."""
-        return f"{self.reader.version}+{self.principles_version},seed={self.seed}"
+        drawn = f"+{self.cot.version}" if self.cot else ""
+        read = self.layout.version + drawn + label_version(self.hard, self.clamp)
+        return f"{read}+{self.principles_version},seed={self.seed}"
 
     def principle(self, prompt: str, first: str, second: str) -> str:
         """Draw the principle of a pair: decided by the seed and the texts, not by their order."""
@@ -88,7 +89,7 @@ class ConstitutionLabeler(ModelLabeler):
     def judge(self, pairs: Sequence[Preference], ask: Ask) -> list[Judgment]:
         """Judge pairs in order by both orders' verdicts."""
         orders = [both_orders(pair, self.principle) for pair in pairs]
-        return self.reader.judge(orders, self.temperature, ask)
+        return judge_orders(orders, self.layout, self.cot, ask)
 
 
 def load_principles(name: str) -> tuple[tuple[str, ...], str]:

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from typing import Literal
 
 from rlaif_pl.labeling.calls import Ask, Backend
-from rlaif_pl.labeling.outcome import Judgment, VerdictOptions
+from rlaif_pl.labeling.outcome import Judgment, VerdictOptions, label_version
 from rlaif_pl.labeling.prompting.exemplars import load_exemplars
 from rlaif_pl.labeling.prompting.layout import Layout, both_orders
 from rlaif_pl.labeling.prompting.templates import load_prompt
-from rlaif_pl.labeling.prompting.verdicts import ChainOfThought, VerdictReader, as_cot
+from rlaif_pl.labeling.prompting.verdicts import ChainOfThought, as_cot, judge_orders
 from rlaif_pl.labeling.strategy import ModelLabeler
 from rlaif_pl.labeling.thinking import Thinking, checked_thinking
 from rlaif_pl.models.backbone import EMBEDDED
@@ -67,22 +67,21 @@ class PairwiseLabeler(ModelLabeler):
         thinking: Thinking | None = None,
         temperature: float = 1.0,
     ) -> None:
-        rationales = as_cot(cot)
-        thinking = checked_thinking(thinking, chat_template, rationales is not None)
-        super().__init__(backend, temperature, verdict.min_option_mass, thinking)
+        self.cot = as_cot(cot)
+        thinking = checked_thinking(thinking, chat_template, self.cot is not None)
+        super().__init__(backend, temperature, verdict, thinking)
         shown = (
             load_exemplars(exemplars or f"exemplars-{task}-1", shots, bool(cot)) if shots else None
         )
         file = load_prompt(prompt or f"{task}-{preamble}-1")
-        layout = Layout(file, shown, shots, bool(cot), chat_template, tie=tie)
-        self.reader = VerdictReader(layout, rationales, verdict.hard, verdict.limits())
+        self.layout = Layout(file, shown, shots, bool(cot), chat_template, tie=tie)
 
     @property
     def prompt_version(self) -> str:
         """Version of the prompt and of every setting of the strategy that can change a label."""
-        return self.reader.version
+        drawn = f"+{self.cot.version}" if self.cot else ""
+        return self.layout.version + drawn + label_version(self.hard, self.clamp)
 
     def judge(self, pairs: Sequence[Preference], ask: Ask) -> list[Judgment]:
         """Judge pairs in order by both orders' verdicts."""
-        orders = [both_orders(pair) for pair in pairs]
-        return self.reader.judge(orders, self.temperature, ask)
+        return judge_orders([both_orders(pair) for pair in pairs], self.layout, self.cot, ask)

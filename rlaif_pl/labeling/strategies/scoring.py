@@ -13,7 +13,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 
 from rlaif_pl.labeling.calls import Ask, Backend, ChoiceRequest, Response
-from rlaif_pl.labeling.outcome import Clamp, Judgment, VerdictOptions, finalize, label_version
+from rlaif_pl.labeling.outcome import Judgment, VerdictOptions, label_version
 from rlaif_pl.labeling.prompting.layout import Layout, PromptSample
 from rlaif_pl.labeling.prompting.templates import SINGLE, LabelingPrompt, load_prompt
 from rlaif_pl.labeling.prompting.verdicts import Spent, read_choice
@@ -25,19 +25,7 @@ from rlaif_pl.types import Preference
 
 
 class ScoringLabeler(ModelLabeler):
-    """A labeler by scores of single responses; arguments as of ``ModelLabeler``."""
-
-    def __init__(
-        self,
-        backend: Backend | str,
-        temperature: float,
-        verdict: VerdictOptions | None = None,
-        thinking: Thinking | None = None,
-    ) -> None:
-        least = None if verdict is None else verdict.min_option_mass
-        super().__init__(backend, temperature, least, thinking)
-        self.hard = verdict is not None and verdict.hard
-        self.clamp: Clamp = None if verdict is None else verdict.limits()
+    """A labeler by scores of single responses."""
 
     @abstractmethod
     def details(
@@ -57,10 +45,7 @@ class ScoringLabeler(ModelLabeler):
         prompts = [pair.prompt for pair in pairs for _ in range(2)]
         responses = [text for pair in pairs for text in (pair.first, pair.second)]
         scores = self.details(prompts, responses, ask)
-        return [
-            finalize(_difference(*both), self.temperature, hard=self.hard, clamp=self.clamp)
-            for both in zip(scores[::2], scores[1::2], strict=True)
-        ]
+        return [_difference(*both) for both in zip(scores[::2], scores[1::2], strict=True)]
 
 
 def _difference(first: Judgment, second: Judgment) -> Judgment:
