@@ -33,34 +33,20 @@ class TextMeasures(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class WinRate:
-    """How often system A's responses were preferred to system B's.
+    """How often system A's responses were preferred to system B's."""
 
-    Attributes:
-        judge: Fingerprint of the judge.
-        raw: Mean over prompts of the share of comparisons A wins; ties count half.
-        length_controlled: Predicted share at equal length in characters (arXiv 2309.00267,
-            appendix J).
-        a: Measures of A's responses.
-        b: Measures of B's responses.
-        length_ratio: Mean words of A over mean words of B; NaN where B has none.
-        comparisons: Comparisons behind the rates.
-        ties: Those without a winner, equal texts among them.
-        prompts_without_verdict: Prompts left out because no comparison of theirs was judged.
-        failures: Comparisons left out for want of a verdict, by kind.
-        verdicts: Each comparison, where they are kept.
-    """
-
-    judge: str
-    raw: Interval
+    judge: str  # fingerprint of the judge
+    raw: Interval  # mean over prompts of the share of comparisons A wins; ties count half
+    # predicted share at equal length in characters (arXiv 2309.00267, appendix J)
     length_controlled: Interval
-    a: TextMeasures
-    b: TextMeasures
-    length_ratio: float
-    comparisons: int
-    ties: int
-    prompts_without_verdict: int
-    failures: Mapping[str, int]
-    verdicts: Sequence[Verdict] = ()
+    a: TextMeasures  # of A's responses
+    b: TextMeasures  # of B's
+    length_ratio: float  # mean words of A over mean words of B; NaN where B has none
+    comparisons: int  # behind the rates
+    ties: int  # those without a winner, equal texts among them
+    prompts_without_verdict: int  # left out because no comparison of theirs was judged
+    failures: Mapping[str, int]  # comparisons left out for want of a verdict, by kind
+    verdicts: Sequence[Verdict] = ()  # each comparison, where they are kept
 
     def to_metrics(self, name: str, prefix: str = "winrate") -> dict[str, float]:
         """Return flat numbers ``winrate/<name>``, ``_low``, ``_high`` and so on."""

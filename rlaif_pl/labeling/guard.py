@@ -23,13 +23,6 @@ def off_option_mass(logprobs: Iterable[float | None]) -> float:
     return min(max(1.0 - inside, 0.0), 1.0)
 
 
-def checked_mass(least: float) -> float:
-    """Refuse a threshold that is no probability. ``ValueError``: it is not in [0, 1)."""
-    if not 0.0 <= least < 1.0:
-        raise ValueError(f"expected min_option_mass in [0, 1), got {least}; 0 takes every answer")
-    return least
-
-
 def readable(call: Call, reply: Response, min_option_mass: float) -> Response:
     """Return a reply as a strategy may read it.
 

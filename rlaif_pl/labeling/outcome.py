@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
-from rlaif_pl.labeling.guard import MIN_OPTION_MASS, checked_mass
+from rlaif_pl.labeling.guard import MIN_OPTION_MASS
 from rlaif_pl.types import Preference
 
 
@@ -158,7 +158,11 @@ class VerdictOptions:
     min_option_mass: float = MIN_OPTION_MASS
 
     def __post_init__(self) -> None:
-        checked_mass(self.min_option_mass)
+        least = self.min_option_mass
+        if not 0.0 <= least < 1.0:
+            raise ValueError(
+                f"expected min_option_mass in [0, 1), got {least}; 0 takes every answer"
+            )
         self.limits()
 
     def limits(self, auto: Clamp = None) -> Clamp:
