@@ -60,10 +60,7 @@ class RunVerdict:
 def judge(run: Run) -> RunVerdict:
     """Return the verdict on a run."""
     metrics = run.metrics
-    own = [
-        _gain(metrics),
-        _win(metrics, "winrate/policy_vs_sft", "the labeler that trained it"),
-    ]
+    own = [_gain(metrics), _win(metrics, "winrate/policy_vs_sft", "the labeler that trained it")]
     others = [
         _win(metrics, "winrate/policy_vs_sft_independent", "an independent judge"),
         _win(metrics, "winrate/policy_vs_sft_rouge", "likeness to the reference (ROUGE-L)"),
@@ -101,10 +98,7 @@ def _headline(own: list[Finding], independent: Finding) -> tuple[State, str]:
             "what reward hacking looks like.",
         ),
         "missing": ("unclear", f"{trained}; no independent judge was asked."),
-        "unclear": (
-            "unclear",
-            f"{trained}; an independent judge neither confirms nor denies it.",
-        ),
+        "unclear": ("unclear", f"{trained}; an independent judge neither confirms nor denies it."),
     }
     return found[independent.state]
 

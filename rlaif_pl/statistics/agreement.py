@@ -12,12 +12,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rlaif_pl.statistics.intervals import (
-    Array,
-    Groups,
-    Interval,
-    bootstrap_by_group,
-)
+from rlaif_pl.statistics.intervals import Array, Groups, Interval, bootstrap_by_group
 
 
 def binomial_test(successes: int, n: int, p: float = 0.5) -> float:

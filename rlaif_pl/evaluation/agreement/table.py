@@ -34,13 +34,7 @@ from rlaif_pl.labeling.usage.summary import (
     count_outcomes,
     position_bias,
 )
-from rlaif_pl.statistics import (
-    Estimator,
-    Interval,
-    cohen_kappa,
-    empty_interval,
-    fleiss_kappa,
-)
+from rlaif_pl.statistics import Estimator, Interval, cohen_kappa, empty_interval, fleiss_kappa
 from rlaif_pl.types import Labeler, Preference
 
 GOLD = "gold"  # name of the gold verdicts among the raters

@@ -13,13 +13,7 @@ from rlaif_pl.data.sides import chosen_is_first
 from rlaif_pl.evaluation.human.records import PEOPLE, Rating, Readers
 from rlaif_pl.evaluation.human.tasks import RatingTask
 from rlaif_pl.evaluation.pairs import JudgeVerdicts
-from rlaif_pl.evaluation.win_rate import (
-    Judged,
-    WinRate,
-    copied_shares,
-    text_measures,
-    win_rate_of,
-)
+from rlaif_pl.evaluation.win_rate import Judged, WinRate, copied_shares, text_measures, win_rate_of
 from rlaif_pl.evaluation.win_rates.measure import PolicyColumns, WinMatrix, judge_cells
 from rlaif_pl.statistics import Estimator
 from rlaif_pl.text import word_count

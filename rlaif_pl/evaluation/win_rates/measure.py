@@ -176,9 +176,7 @@ def measure_matrix(
 
 
 def judge_cells(
-    judge: str,
-    rates: Sequence[tuple[str, str, WinRate]],
-    pupils: Collection[str] = (),
+    judge: str, rates: Sequence[tuple[str, str, WinRate]], pupils: Collection[str] = ()
 ) -> list[Cell]:
     """Put one judge's comparisons into cells, with p-values adjusted for their number."""
     adjusted = holm([two_sided_p_value(rate.raw, 0.5) for _, _, rate in rates])

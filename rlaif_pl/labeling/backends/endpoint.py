@@ -13,12 +13,7 @@ from rlaif_pl.data.failures import is_of_server, is_transient
 from rlaif_pl.labeling.backends.endpoint_calls import Caller
 from rlaif_pl.labeling.backends.endpoint_errors import EndpointError
 from rlaif_pl.labeling.backends.endpoint_http import Learned, Retries, Sender, openai_package
-from rlaif_pl.labeling.backends.endpoint_request import (
-    Api,
-    ChatOpening,
-    ServerFeatures,
-    Settings,
-)
+from rlaif_pl.labeling.backends.endpoint_request import Api, ChatOpening, ServerFeatures, Settings
 from rlaif_pl.labeling.calls import Call, Response
 from rlaif_pl.labeling.usage.spending import Price, price_of
 

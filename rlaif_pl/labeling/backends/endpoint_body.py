@@ -139,9 +139,7 @@ def token_text(token: str, raw: object = None) -> str:
     return token.replace("\u2581", " ").replace("\u0120", " ").replace("\u010a", "\n")
 
 
-def _logprobs(
-    found: object,
-) -> tuple[tuple[str, ...], tuple[float | None, ...], tuple[Table, ...]]:
+def _logprobs(found: object) -> tuple[tuple[str, ...], tuple[float | None, ...], tuple[Table, ...]]:
     """Read tokens, their log-probabilities and the tables beside them; all empty without any."""
     if not isinstance(found, dict):
         return (), (), ()

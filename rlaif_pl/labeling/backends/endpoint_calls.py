@@ -197,9 +197,7 @@ class Caller:
             return tally.reply()
         thoughts, is_closed = thoughts_of(done.text, done.thoughts, done.finish == "length")
         return tally.reply(
-            text=thoughts,
-            finished=is_closed,
-            failure=None if is_closed else UNCLOSED,
+            text=thoughts, finished=is_closed, failure=None if is_closed else UNCLOSED
         )
 
     def _drawn(self, question: Question, decoding: Decoding, sample: int) -> Wanted:

@@ -91,11 +91,7 @@ class ReplyStore(SqliteFile):
     """
 
     def __init__(
-        self,
-        path: str | Path,
-        *,
-        retry_failed: bool = False,
-        now: Callable[[], float] = time.time,
+        self, path: str | Path, *, retry_failed: bool = False, now: Callable[[], float] = time.time
     ) -> None:
         super().__init__(path, LAYOUT)
         self.retry_failed = retry_failed

@@ -168,8 +168,7 @@ def position_bias(
     counts = np.bincount(places.astype(np.intp), minlength=BINS)
     return PositionBias(
         same_slot=estimator.share(
-            [float(row.provenance.same_slot is True) for row in asked],
-            [row.group for row in asked],
+            [float(row.provenance.same_slot is True) for row in asked], [row.group for row in asked]
         ),
         first_slot=estimator.share(
             [float(row.provenance.slot == 1) for row in told], [row.group for row in told]
