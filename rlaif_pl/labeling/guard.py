@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from rlaif_pl.labeling.calls import Call, ChoiceRequest, GenerateRequest, Response
-from rlaif_pl.labeling.prompting.thoughts import UNCLOSED, answer_of
+from rlaif_pl.labeling.thinking import UNCLOSED, answer_of
 
 MIN_OPTION_MASS = 0.005
 """Least probability of all options together. Below it, a model that was to name an option writes

@@ -1,17 +1,170 @@
-"""Thoughts before a verdict: two calls in place of one, whatever the strategy.
+"""Thoughts before a verdict: asked for, told apart from the answer, and closed before one is read.
 
-The thoughts are written first and kept like every reply. Then they are closed, the answer is begun for
-the model, and its options' probabilities are read: a soft label, which no sampled verdict behind the
-thoughts would give. Nothing ever looks for a verdict in the thoughts.
+Two calls in place of one, whatever the strategy: the thoughts are written first and kept like every
+reply. Then they are closed, the answer is begun for the model, and its options' probabilities are
+read: a soft label, which no sampled verdict behind the thoughts would give. Nothing ever looks for
+a verdict in the thoughts: a model that thinks aloud names the responses many times before it
+decides. The answer comes after a block of thoughts, and where the block is never closed (the length
+limit cut it) there is none.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
 
 from rlaif_pl.labeling.calls import Ask, Call, ChoiceRequest, Decoding, Response, ThinkRequest
+
+UNCLOSED = "unclosed_thought"
+"""Failure of a reply that ends inside its thoughts."""
+
+# Opening and closing marks as chat templates and vLLM's reasoning parsers have them.
+_MARKS = (
+    (r"<\s*(?:seed:)?think(?:ing)?\s*>", r"<\s*/\s*(?:seed:)?think(?:ing)?\s*>"),  # DeepSeek, Qwen
+    (r"<\s*(?:thoughts?|reasoning)\s*>", r"<\s*/\s*(?:thoughts?|reasoning)\s*>"),  # EXAONE
+    (r"\[THINK\]", r"\[/THINK\]"),  # Magistral
+    (r"◁think▷", r"◁/think▷"),  # Kimi-VL
+    (r"<\|begin_of_thought\|>", r"<\|end_of_thought\|>"),  # Sky-T1, OpenThinker
+    (r"<\|START_THINKING\|>", r"<\|END_THINKING\|>"),  # Command A
+    (r"<\|channel>thought", r"<channel\|>"),  # Gemma
+    (
+        r"<\|channel\|>(?:analysis|commentary)[^<]*<\|message\|>",  # gpt-oss
+        r"<\|channel\|>final[^<]*<\|message\|>",
+    ),
+    (r"(?-i:\Aanalysis(?=[A-Z]))", r"(?-i:assistantfinal(?=\S))"),  # the same without its tokens
+)
+_OPENING, _CLOSING = ("|".join(part) for part in zip(*_MARKS, strict=True))
+_MARK = re.compile(f"(?P<opens>{_OPENING})|(?:{_CLOSING})", re.IGNORECASE)
+_OPEN_AT_END = re.compile(f"(?P<mark>{_OPENING})\\s*\\Z", re.IGNORECASE)
+# What stands around an answer that follows thoughts.
+_WRAPPING = re.compile(
+    r"<\s*/?\s*answer\s*>|<\|(?:begin|end)_of_solution\|>|<\|(?:START|END)_RESPONSE\|>"
+    r"|<\|(?:return|end)\|>",
+    re.IGNORECASE,
+)
+_HARMONY = "<|start|>assistant"  # gpt-oss: the answer's channel is opened by its own mark
+# Templates name the switch differently and leave alone what they do not know.
+NO_THOUGHTS = {"enable_thinking": False, "thinking": False}
+THOUGHTS = {"enable_thinking": True, "thinking": True}
+
+
+def answer_of(text: str) -> str | None:
+    """Return a written text without its thoughts; None where it ends inside of them.
+
+    A closing mark without an opening one belongs to thoughts that the chat template opened:
+    everything before it is thought. Text without any mark is returned as it is.
+    """
+    _, kept, is_open, is_marked = _split(text)
+    if is_open:
+        return None
+    if not is_marked:
+        return text
+    parts = [part.strip() for part in kept]  # a thought stood on its own lines
+    return _WRAPPING.sub("", " ".join(part for part in parts if part)).strip()
+
+
+def thoughts_of(text: str, beside: str | None, is_cut: bool) -> tuple[str, bool]:
+    """Return what a model thought, and whether it came to the end of it.
+
+    Text without any mark holds no thoughts if it came to its end: the model answered at once. Cut by
+    the length limit, it is taken for thoughts that the chat template opened.
+
+    Args:
+        text: What was written, answer and all.
+        beside: Thoughts that came in a field of their own; None where none did.
+        is_cut: Whether the length limit ended the text.
+    """
+    if beside is not None:
+        return beside.strip(), bool(text.strip())
+    found, _, is_open, is_marked = _split(text)
+    if not is_marked:
+        return (text.strip(), False) if is_cut else ("", True)
+    thoughts = "\n".join(_MARK.sub("", part).strip() for part in found)  # nested: marks go
+    return thoughts.strip(), not is_open
+
+
+def _split(text: str) -> tuple[list[str], list[str], bool, bool]:
+    """Cut a text into what is thought and what is not; whether it ends in thoughts, has any mark."""
+    thoughts: list[str] = []
+    kept: list[str] = []
+    start, is_open, is_marked = 0, False, False
+    for mark in _MARK.finditer(text):
+        is_marked = True
+        if mark["opens"]:
+            if not is_open:
+                kept.append(text[start : mark.start()])
+                start, is_open = mark.end(), True
+            continue
+        if not is_open:  # the template opened it: everything so far is thought
+            thoughts, kept, start = [], [], 0
+        thoughts.append(text[start : mark.start()])
+        start, is_open = mark.end(), False
+    (thoughts if is_open else kept).append(text[start:])
+    return thoughts, kept, is_open, is_marked
+
+
+def marks_of(chat_template: str) -> tuple[str, str] | None:
+    """Return the marks that open and close thoughts in a chat template; None where it has none."""
+    found = re.search(_OPENING, chat_template, re.IGNORECASE)
+    return None if found is None else (found[0], _closing_of(found[0]))
+
+
+def thinking_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]]) -> str:
+    """Lay out messages up to where thoughts begin. ``ValueError``: the chat template knows none."""
+    marks = marks_of(str(tokenizer.chat_template or ""))
+    if marks is None:
+        raise ValueError(
+            f"expected a model that thinks, got {tokenizer.name_or_path!r}, whose chat template has no "
+            "marks of thoughts (<think>); leave thinking out, or take cot: true for a rationale"
+        )
+    options: dict[str, Any] = {"tokenize": False, "add_generation_prompt": True, **THOUGHTS}
+    text = str(tokenizer.apply_chat_template(list(messages), **options))
+    return text if _OPEN_AT_END.search(text) else f"{text}{marks[0]}\n"
+
+
+def answer_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]]) -> str:
+    """Put messages into a tokenizer's chat format, up to where an answer without thoughts begins.
+
+    Thoughts are switched off where the template knows how, and closed where it opens them all the
+    same: a verdict is read at the first token, and rationales are asked for in the answer itself.
+    """
+    options: dict[str, Any] = {"tokenize": False, "add_generation_prompt": True, **NO_THOUGHTS}
+    text = tokenizer.apply_chat_template(list(messages), **options)
+    return close_thought(str(text))
+
+
+def close_thought(prompt: str) -> str:
+    """Close thoughts that the end of a prompt opens, as Qwen's templates close empty ones."""
+    if prompt.endswith(_HARMONY):
+        return prompt + "<|channel|>final<|message|>"
+    found = _OPEN_AT_END.search(prompt)
+    if found is None:
+        return prompt
+    return f"{prompt.rstrip()}\n\n{_closing_of(found['mark'])}\n\n"
+
+
+def closing_of(prompt: str) -> str:
+    """Return the mark that closes the thoughts a prompt opens. ``ValueError``: it opens none."""
+    found = _OPEN_AT_END.search(prompt)
+    if found is None:
+        raise ValueError(f"expected a prompt that opens thoughts, got ...{prompt[-40:]!r}")
+    return _closing_of(found["mark"])
+
+
+def _closing_of(mark: str) -> str:
+    """Return the mark that closes thoughts opened by another."""
+    if mark.startswith("<|channel|>"):
+        return "<|end|><|start|>assistant<|channel|>final<|message|>"
+    if mark.startswith("<|channel>"):
+        return "<channel|>"
+    for assistant_prefix, closing in (("begin_of", "end_of"), ("START_", "END_")):
+        mark = mark.replace(assistant_prefix, closing)
+    return mark if "end_of" in mark or "END_" in mark else f"{mark[0]}/{mark[1:]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,21 +236,15 @@ def thoughtful(ask: Ask, thinking: Thinking | None) -> Ask:
         choices = {n: call for n, call in enumerate(calls) if isinstance(call, ChoiceRequest)}
         asked = [ThinkRequest(call.question, decoding) for call in choices.values()]
         thoughts = dict(zip(choices, ask(asked), strict=True))
-        final = {
-            n: _informed(call, thoughts.get(n))
-            for n, call in enumerate(calls)
-            if n not in thoughts or thoughts[n].failure is None
-        }
+        final: dict[int, Call] = {n: call for n, call in enumerate(calls) if n not in choices}
+        for n, call in choices.items():
+            if thoughts[n].failure is None:
+                question = replace(call.question, thoughts=thoughts[n].text)
+                final[n] = replace(call, question=question)
         replies = dict(zip(final, ask(list(final.values())), strict=True))
         return [_together(thoughts.get(n), replies.get(n)) for n in range(len(calls))]
 
     return answer
-
-
-def _informed(call: Call, thoughts: Response | None) -> Call:
-    if thoughts is None or not isinstance(call, ChoiceRequest):
-        return call
-    return replace(call, question=replace(call.question, thoughts=thoughts.text))
 
 
 def _together(thoughts: Response | None, reply: Response | None) -> Response:

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from rlaif_pl.data.metric_files import write_text
 from rlaif_pl.reporting import plots, rest_steps, sections, selection, verdict
-from rlaif_pl.reporting.results import COUNT, title_of
+from rlaif_pl.reporting.files import COUNT, title_of
 from rlaif_pl.reporting.run import ReportStage, Run, read_run
 from rlaif_pl.tables import Table, duration
 

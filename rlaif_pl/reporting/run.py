@@ -35,16 +35,19 @@ from typing import TypeVar
 
 from rlaif_pl.data.metric_files import OF_STAGE, TABLES, merge_stages, read_metrics
 from rlaif_pl.reporting.files import (
+    Alarms,
+    Results,
     attempt,
     finite,
+    read_alarms,
     read_history,
     read_json,
     read_json_lines,
     read_mapping,
+    read_results,
     records,
 )
 from rlaif_pl.reporting.rest_steps import RestStep, read_rest
-from rlaif_pl.reporting.results import Alarms, Results, read_alarms, read_results
 from rlaif_pl.statistics import ReliabilityBin
 
 T = TypeVar("T")

@@ -6,7 +6,7 @@ import pytest
 
 from rlaif_pl.labeling.calls import ChoiceRequest, Response
 from rlaif_pl.labeling.outcome import VerdictOptions
-from rlaif_pl.labeling.prompting.exemplars import load_exemplars
+from rlaif_pl.labeling.prompting.layout import load_exemplars
 from rlaif_pl.labeling.strategies.constitution import ConstitutionLabeler, load_principles
 
 

@@ -3,8 +3,7 @@ from importlib.resources import files
 
 import pytest
 
-from rlaif_pl.labeling.prompting.exemplars import load_exemplars
-from rlaif_pl.labeling.prompting.layout import Layout, PromptSample
+from rlaif_pl.labeling.prompting.layout import Layout, PromptSample, load_exemplars
 from rlaif_pl.labeling.prompting.templates import (
     PAIR,
     PRINCIPLED,

@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch.utils.data import DataLoader
 
-from rlaif_pl.reporting.results import read_alarms
+from rlaif_pl.reporting.files import read_alarms
 from rlaif_pl.reporting.run import read_run
 from rlaif_pl.reporting.verdict import warnings_of
 from rlaif_pl.training.callbacks import AlarmLimits, HackingAlarm, HistoryFile

@@ -14,8 +14,8 @@ from rlaif_pl.evaluation.harmlessness.rounds import compare_rounds, measure_judg
 from rlaif_pl.evaluation.results import StudyResults
 from rlaif_pl.evaluation.win_rates import PolicyColumns, measure_matrix
 from rlaif_pl.evaluation.win_rates import report as matrix_report
-from rlaif_pl.reporting import results
-from rlaif_pl.reporting.results import read_results
+from rlaif_pl.reporting import files
+from rlaif_pl.reporting.files import read_results
 from rlaif_pl.statistics import Interval
 from rlaif_pl.tables import PERCENT, Column, Page, Table
 from rlaif_pl.types import Preference, Prompt
@@ -152,6 +152,6 @@ def test_only_a_plot_in_the_stages_folder_is_taken(stage, tmp_path, monkeypatch)
     for name in ("../outside.png", "/etc/passwd", "missing.png", "note.txt", ""):
         assert plot_of(name) == ""
     assert plot_of("plot.png") == "data:image/png;base64," + "eHh4" * 6 + "eHg="
-    monkeypatch.setattr(results, "LARGEST_PLOT", 10)
+    monkeypatch.setattr(files, "LARGEST_PLOT", 10)
     with pytest.raises(ValueError, match=r"at most 10 bytes, got 20 in plot\.png"):
         plot_of("plot.png")

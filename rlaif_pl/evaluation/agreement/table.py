@@ -37,6 +37,7 @@ from rlaif_pl.labeling.usage.summary import (
 from rlaif_pl.statistics import Estimator, Interval, cohen_kappa, empty_interval, fleiss_kappa
 from rlaif_pl.types import Labeler, Preference
 
+SHARED = ("alignment", "length_baseline", "gain_over_length", "length_matched")  # with a report
 GOLD = "gold"  # name of the gold verdicts among the raters
 
 
@@ -164,17 +165,10 @@ def _tabulate(
             f"expected pairs labeled by all of {len(labels)} labelers, got none ({outcomes}); "
             "leave out the labelers that fail"
         )
+    own = [common if full[n] else has[n] for n in range(len(labels))]
+    both = [common if full[n] and full[0] else has[n] & has[0] for n in range(len(labels))]
     rows = tuple(
-        _row(
-            one,
-            labels[0],
-            truth,
-            common if full[n] else has[n],
-            common if full[n] and full[0] else has[n] & has[0],
-            bool(full[n]),
-            prices,
-            estimator,
-        )
+        _row(one, labels[0], truth, own[n], both[n], bool(full[n]), prices, estimator)
         for n, one in enumerate(labels)
     )
     raters = [one for n, one in enumerate(labels) if full[n]]
@@ -206,13 +200,10 @@ def _row(
         name=one.name,
         labeler=one.labeler,
         is_common=is_common,
-        alignment=report.alignment if report else none,
         difference=none
         if one is first
         else estimator.difference(right[shared], first_right[shared], groups[shared]),
-        length_baseline=report.length_baseline if report else none,
-        gain_over_length=report.gain_over_length if report else none,
-        length_matched=report.length_matched if report else none,
+        **{name: getattr(report, name) if report else none for name in SHARED},
         alignment_all=estimator.share(right, groups),
         brier=estimator.mean(error, groups[chosen]),
         position=position_bias(one.rows, **settings),

@@ -155,7 +155,9 @@ class EndpointBackend:
         for error in ends:
             if error is not None:
                 raise error
-        if calls and (not self._learned.has_answered or pool.is_cut_off):
+        # or all of several calls met a broken connection, however well earlier ones went
+        is_cut_off = pool.cut_off >= LOST_AT and not pool.answered
+        if calls and (is_cut_off or not self._learned.has_answered):
             raise EndpointError(sender.silent(len(calls)))
 
 
@@ -169,13 +171,8 @@ class _Pool:
     patience: int  # calls that may fail in a row for reasons that lie with the server
     _failed_in_row: int = 0
     _is_stopped: bool = False
-    _answered: int = 0
-    _cut_off: int = 0
-
-    @property
-    def is_cut_off(self) -> bool:
-        """Whether all of several calls met a broken connection, however well earlier ones went."""
-        return self._cut_off >= LOST_AT and not self._answered
+    answered: int = 0
+    cut_off: int = 0
 
     async def work(self) -> None:
         """Take and answer calls until none is left or the pool is stopped."""
@@ -194,8 +191,8 @@ class _Pool:
     def _watch(self, reply: Response) -> None:
         """Stop where the server is evidently gone."""
         sender = self.caller.sender
-        self._cut_off += reply.failure == "connection"
-        self._answered += reply.failure != "connection"
+        self.cut_off += reply.failure == "connection"
+        self.answered += reply.failure != "connection"
         sender.learned.has_answered |= not is_of_server(reply.failure)
         self._failed_in_row = self._failed_in_row + 1 if is_transient(reply.failure) else 0
         if self._failed_in_row >= self.patience and not self._is_stopped:

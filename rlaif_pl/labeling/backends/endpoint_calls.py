@@ -41,7 +41,7 @@ from rlaif_pl.labeling.calls import (
     ThinkRequest,
 )
 from rlaif_pl.labeling.guard import MIN_OPTION_MASS, off_option_mass
-from rlaif_pl.labeling.prompting.thoughts import THOUGHTS, UNCLOSED, thoughts_of
+from rlaif_pl.labeling.thinking import THOUGHTS, UNCLOSED, thoughts_of
 from rlaif_pl.labeling.usage.spending import Price
 
 UNLIKELY_IN_ROW = 2  # both orders of a pair

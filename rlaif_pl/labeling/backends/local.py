@@ -25,7 +25,7 @@ from rlaif_pl.labeling.calls import (
     Response,
     ThinkRequest,
 )
-from rlaif_pl.labeling.prompting.thoughts import UNCLOSED
+from rlaif_pl.labeling.thinking import UNCLOSED
 from rlaif_pl.models.backbone import EMBEDDED, Precision
 from rlaif_pl.models.precision import own_precision
 

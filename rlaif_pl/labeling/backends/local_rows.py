@@ -9,7 +9,7 @@ from typing import NamedTuple
 from transformers import PreTrainedTokenizerBase
 
 from rlaif_pl.labeling.calls import ChoiceRequest, LoglikelihoodRequest, Question
-from rlaif_pl.labeling.prompting.thoughts import answer_prompt, closing_of, thinking_prompt
+from rlaif_pl.labeling.thinking import answer_prompt, closing_of, thinking_prompt
 from rlaif_pl.models.control_tokens import ControlTokens
 from rlaif_pl.models.encoding import tokenize_open
 from rlaif_pl.text import FilledText, filled
@@ -121,7 +121,9 @@ class Encoder:
 
     def _parts(self, question: Question) -> tuple[list[int], FilledText, list[int]]:
         """Tokens put in front, text of the decoder, and tokens of the encoder."""
-        text = self._chat(question) if question.chat else as_data(question.text)
+        text = self._chat(question) if question.chat else question.text
+        if not isinstance(text, FilledText):  # it knows no places of data: all of it is
+            text = FilledText(text, ((0, len(text)),))
         if self.decoder_start is None:
             return [], text + question.assistant_prefix, []
         (source,) = self.control.tokenize([text], special=not question.chat)
@@ -158,11 +160,6 @@ class Encoder:
     def _check(self, rows: Sequence[Sequence[int]]) -> None:
         if max(map(len, rows)) > self.limit:
             raise UnreadableError("too_long")
-
-
-def as_data(text: str) -> FilledText:
-    """Return a text with its places of data: all of it where it knows none."""
-    return text if isinstance(text, FilledText) else FilledText(text, ((0, len(text)),))
 
 
 def option_logprobs(rows: Sequence[Row], logprobs: Sequence[Sequence[float]]) -> list[float]:

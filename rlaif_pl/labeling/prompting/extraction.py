@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import Literal
 
-from rlaif_pl.labeling.prompting.thoughts import answer_of
+from rlaif_pl.labeling.thinking import answer_of
 
 Verdict = Literal[
     "first", "second", "tie", "both", "neither", "refused", "malformed", "empty", "unclosed_thought"

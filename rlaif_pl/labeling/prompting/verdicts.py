@@ -160,14 +160,8 @@ def _log_mean(parts: tuple[list[float], ...]) -> float:
 
     Finite however large the odds, and the same in whatever order parts and odds come.
     """
-    return log_sum(
-        *(_log_sigmoid(odds) - math.log(len(part) * len(parts)) for part in parts for odds in part)
-    )
-
-
-def _log_sigmoid(x: float) -> float:
-    """Logarithm of the logistic function, without overflow."""
-    return min(x, 0.0) - math.log1p(math.exp(-abs(x)))
+    sizes = [(odds, math.log(len(part) * len(parts))) for part in parts for odds in part]
+    return log_sum(*(min(x, 0.0) - math.log1p(math.exp(-abs(x))) - size for x, size in sizes))
 
 
 def _mean(values: Iterable[float]) -> float:

@@ -14,8 +14,7 @@ from collections.abc import Sequence
 
 from rlaif_pl.labeling.calls import Ask, Backend
 from rlaif_pl.labeling.outcome import Judgment, VerdictOptions, label_version
-from rlaif_pl.labeling.prompting.exemplars import load_exemplars
-from rlaif_pl.labeling.prompting.layout import Layout, both_orders
+from rlaif_pl.labeling.prompting.layout import Layout, both_orders, load_exemplars
 from rlaif_pl.labeling.prompting.templates import (
     PRINCIPLED,
     load_prompt,

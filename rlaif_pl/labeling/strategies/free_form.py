@@ -10,9 +10,8 @@ from collections.abc import Sequence
 
 from rlaif_pl.labeling.calls import Ask, Backend, Decoding, GenerateRequest, Response
 from rlaif_pl.labeling.outcome import Judgment, one_hot
-from rlaif_pl.labeling.prompting.exemplars import load_exemplars
 from rlaif_pl.labeling.prompting.extraction import extract_verdict
-from rlaif_pl.labeling.prompting.layout import Layout, both_orders
+from rlaif_pl.labeling.prompting.layout import Layout, both_orders, load_exemplars
 from rlaif_pl.labeling.prompting.templates import load_prompt
 from rlaif_pl.labeling.prompting.verdicts import Spent
 from rlaif_pl.labeling.strategies.pairwise import Task

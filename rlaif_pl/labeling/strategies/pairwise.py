@@ -12,8 +12,7 @@ from typing import Literal
 
 from rlaif_pl.labeling.calls import Ask, Backend
 from rlaif_pl.labeling.outcome import Judgment, VerdictOptions, label_version
-from rlaif_pl.labeling.prompting.exemplars import load_exemplars
-from rlaif_pl.labeling.prompting.layout import Layout, both_orders
+from rlaif_pl.labeling.prompting.layout import Layout, both_orders, load_exemplars
 from rlaif_pl.labeling.prompting.templates import load_prompt
 from rlaif_pl.labeling.prompting.verdicts import ChainOfThought, as_cot, judge_orders
 from rlaif_pl.labeling.strategy import ModelLabeler

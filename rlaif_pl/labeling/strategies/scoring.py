@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from rlaif_pl.labeling.calls import Ask, Backend, ChoiceRequest, Response
 from rlaif_pl.labeling.outcome import Judgment, VerdictOptions, label_version
 from rlaif_pl.labeling.prompting.layout import Layout, PromptSample
-from rlaif_pl.labeling.prompting.templates import SINGLE, LabelingPrompt, load_prompt
+from rlaif_pl.labeling.prompting.templates import SINGLE, load_prompt
 from rlaif_pl.labeling.prompting.verdicts import Spent, read_choice
 from rlaif_pl.labeling.strategies.pairwise import Task
 from rlaif_pl.labeling.strategy import ModelLabeler
@@ -96,7 +96,10 @@ class ScoreLabeler(ScoringLabeler):
         super().__init__(backend, temperature, verdict, thinking)
         file = load_prompt(prompt or f"score-{task}-1", SINGLE)
         self.layout = Layout(file, chat=chat_template)
-        self.grades = _grades(file)
+        middle = (len(file.options) - 1) / 2
+        grades = [(place - middle) / middle for place in range(len(file.options))]
+        # mapped evenly to [-1, 1]: of ten, grade g becomes (g - 5.5) / 4.5
+        self.grades = grades[::-1] if file.asks_worse else grades
 
     @property
     def prompt_version(self) -> str:
@@ -126,10 +129,3 @@ class ScoreLabeler(ScoringLabeler):
             grade * weight for grade, weight in zip(self.grades, weights, strict=True)
         ) / math.fsum(weights)
         return spent.judgment(mean, off_option_mass=outside)
-
-
-def _grades(prompt: LabelingPrompt) -> list[float]:
-    """Map the grades evenly to [-1, 1]: of ten, grade g becomes (g - 5.5) / 4.5."""
-    middle = (len(prompt.options) - 1) / 2
-    grades = [(place - middle) / middle for place in range(len(prompt.options))]
-    return grades[::-1] if prompt.asks_worse else grades

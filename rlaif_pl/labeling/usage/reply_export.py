@@ -11,27 +11,13 @@ import pyarrow.parquet as pq
 
 from rlaif_pl.data.disk import replaced
 from rlaif_pl.data.files import write_text
-from rlaif_pl.labeling.usage.reply_store import ReplyStore
+from rlaif_pl.labeling.usage.reply_store import ROW, ReplyStore
 
 BATCH = 1024  # rows of a Parquet row group
-SCHEMA = pa.schema(
-    [
-        ("digest", pa.string()),
-        ("kind", pa.string()),
-        ("fingerprint", pa.string()),
-        ("call", pa.string()),
-        ("logprobs", pa.list_(pa.float64())),
-        ("text", pa.string()),
-        ("finished", pa.bool_()),
-        ("read_tokens", pa.int64()),
-        ("written_tokens", pa.int64()),
-        ("cost_usd", pa.float64()),
-        ("seconds", pa.float64()),
-        ("attempts", pa.int64()),
-        ("failure", pa.string()),
-        ("created", pa.float64()),
-    ]
-)
+KINDS = {"logprobs": pa.list_(pa.float64()), "finished": pa.bool_()}
+KINDS |= dict.fromkeys(("read_tokens", "written_tokens", "attempts"), pa.int64())
+KINDS |= dict.fromkeys(("cost_usd", "seconds", "created"), pa.float64())
+SCHEMA = pa.schema([(name, KINDS.get(name, pa.string())) for name in ROW])
 
 
 def export_replies(store: ReplyStore, path: str | Path) -> int:

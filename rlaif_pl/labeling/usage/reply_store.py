@@ -20,6 +20,7 @@ NAMES = (
     "logprobs, text, finished, read_tokens, written_tokens, cost_usd, seconds, attempts, failure"
 )
 COLUMNS = NAMES.split(", ")
+ROW = ("digest", "kind", "fingerprint", "call", *COLUMNS, "created")  # what is exported
 TABLE = """
 CREATE TABLE replies (
     id INTEGER PRIMARY KEY,
@@ -161,11 +162,10 @@ class ReplyStore(SqliteFile):
         ``call`` is the call's JSON, ``digest`` a hexadecimal number, ``created`` seconds since 1970,
         ``logprobs`` a list in which infinite values are None.
         """
-        names = ("digest", "kind", "fingerprint", "call", *COLUMNS, "created")
         with self.explained():
-            cursor = self.connection.execute(f"SELECT {', '.join(names)} FROM replies ORDER BY id")
+            cursor = self.connection.execute(f"SELECT {', '.join(ROW)} FROM replies ORDER BY id")
             for values in cursor:
-                row = dict(zip(names, values, strict=True))
+                row = dict(zip(ROW, values, strict=True))
                 row["digest"] = row["digest"].hex()
                 row["call"] = zlib.decompress(row["call"]).decode()
                 row["logprobs"] = [

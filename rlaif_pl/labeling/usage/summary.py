@@ -269,8 +269,8 @@ def summarize_labels(pairs: Sequence[Preference]) -> LabelSummary:
 
     return LabelSummary(
         counts=count_outcomes(pairs),
-        mean_p_first=share(lambda pair: pair.p_first, mean_by_group),
-        decided=share(_is_decided, proportion_by_group),
+        mean_p_first=share(label_of, mean_by_group),
+        decided=share(lambda pair: abs(label_of(pair) - 0.5) > DECIDED, proportion_by_group),
         longer_wins=share(_longer_wins, proportion_by_group),
         position=position_bias(pairs),
         off_option_mass=share(lambda pair: pair.provenance.off_option_mass, mean_by_group, pairs),
@@ -284,13 +284,13 @@ def summarize_labels(pairs: Sequence[Preference]) -> LabelSummary:
 Estimate = Callable[[np.ndarray, Sequence[str]], Interval]
 
 
-def _is_decided(pair: Preference) -> float | None:
-    """1 where the label is clearly away from one half."""
-    return None if pair.p_first is None else float(abs(pair.p_first - 0.5) > DECIDED)
+def label_of(pair: Preference) -> float:
+    """Label of a pair; one half where it has none."""
+    return 0.5 if pair.p_first is None else pair.p_first
 
 
 def _longer_wins(pair: Preference) -> float | None:
     """1 where the label favors the longer response; None where there is no such thing."""
     longer = len(pair.first) - len(pair.second)
-    lead = (pair.p_first if pair.p_first is not None else 0.5) - 0.5
+    lead = label_of(pair) - 0.5
     return None if longer == 0 or lead == 0 else float((longer > 0) == (lead > 0))

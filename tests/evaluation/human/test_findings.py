@@ -12,7 +12,7 @@ from rlaif_pl.evaluation.human.tables import results_of, write_ratings
 from rlaif_pl.evaluation.human.tasks import Item, RatingTask
 from rlaif_pl.evaluation.human.win_rates import Ranked, gather, preferences_of
 from rlaif_pl.evaluation.pairs import JudgeVerdicts, comparison_key
-from rlaif_pl.reporting.results import read_results
+from rlaif_pl.reporting.files import read_results
 from rlaif_pl.statistics import Estimator
 from rlaif_pl.training.datamodule import PreferenceDataModule
 
