@@ -159,6 +159,11 @@ def read_run(folder: Path) -> Run:
     def first(name: str, read: Callable[[Path], list[T]]) -> list[T]:
         return next((rows for _, rows in found(name, read)), [])
 
+    others = {s.name for s in order if any(c in f" {s.command} " for c in OTHER_SAMPLES)}
+
+    def samples(path: Path) -> list[ShownSample]:
+        return [] if path.parent.name in others else records(ShownSample, read_json_lines(path))
+
     merged = attempt(folder / "metrics.json", read_metrics, problems) or {}
     metrics, by_stage = _metrics(merged, stages)
     judged = list(found("win_rates.json", lambda path: records(ShownWinRate, read_json(path))))
@@ -166,7 +171,7 @@ def read_run(folder: Path) -> Run:
         folder.resolve().name,
         metrics,
         stages,
-        first("samples.jsonl", _samples_of(order)),
+        first("samples.jsonl", samples),
         _win_rates(judged),
         first("reliability.json", lambda path: records(ReliabilityBin, read_json(path))),
         problems,
@@ -221,18 +226,6 @@ def _rated(path: Path) -> dict[str, object]:
     if not path.is_file():
         return {}
     return {"command": "-m rlaif_pl evaluate ratings --out", "time": path.stat().st_mtime}
-
-
-def _samples_of(stages: Sequence[ReportStage]) -> Callable[[Path], list[ShownSample]]:
-    """Return a reader of samples that finds none where a stage's are of another kind."""
-    others = {
-        stage.name for stage in stages if any(c in f" {stage.command} " for c in OTHER_SAMPLES)
-    }
-
-    def read(path: Path) -> list[ShownSample]:
-        return [] if path.parent.name in others else records(ShownSample, read_json_lines(path))
-
-    return read
 
 
 def _win_rates(judged: Sequence[tuple[str, list[ShownWinRate]]]) -> list[ShownWinRate]:

@@ -89,15 +89,8 @@ def win_rate_at_zero(values: Array, weights: Array) -> Array:
         gradient = (weights * (won - expected)) @ design - PRIOR_PRECISION * beta
         h00, h01, h11 = ((weights * expected * (1 - expected)) @ products).T
         h00, h11 = h00 + PRIOR_PRECISION, h11 + PRIOR_PRECISION
-        determinant = h00 * h11 - h01**2
-        step = np.stack(
-            [
-                h11 * gradient[:, 0] - h01 * gradient[:, 1],
-                h00 * gradient[:, 1] - h01 * gradient[:, 0],
-            ],
-            1,
-        )
-        step /= determinant[:, None]
+        hessian = np.array([[h00, h01], [h01, h11]]).transpose(2, 0, 1)  # (draws, 2, 2)
+        step = np.linalg.solve(hessian, gradient[..., None])[..., 0]
         size = np.abs(step).max(1, keepdims=True)
         beta += step * np.minimum(1, LARGEST_STEP / np.maximum(size, 1e-12))
         if size.max() < 1e-8:

@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 
 class BatchMean(NamedTuple):
     """A mean measured at one step."""
@@ -38,20 +40,17 @@ def trend(points: Sequence[BatchMean]) -> Trend:
     Raises:
         ValueError: All points lie at one step.
     """
-    center = sum(point.step for point in points) / max(len(points), 1)
-    spread = sum((point.step - center) ** 2 for point in points)
-    if spread == 0:
+    known = {point.step for point in points}
+    if len(known) < 2:
         raise ValueError(
-            f"expected means at two steps or more, got {len(points)} at "
-            f"{sorted({point.step for point in points})}"
+            f"expected means at two steps or more, got {len(points)} at {sorted(known)}"
         )
-    slope = sum((point.step - center) * point.mean for point in points) / spread
-    noise = sum((point.step - center) ** 2 * point.std**2 / point.size for point in points)
-    error = math.sqrt(noise) / spread
-    total = sum(point.size for point in points)
-    pooled = math.sqrt(sum(point.size * point.std**2 for point in points) / total)
-    span = max(point.step for point in points) - min(point.step for point in points)
-    rise = slope * span / pooled if pooled > 0 else 0.0
+    steps, means, stds, sizes = np.array(points, np.float64).T
+    x = steps - steps.mean()
+    slope = float(x @ means / (x @ x))
+    error = math.sqrt(float(x**2 @ (stds**2 / sizes))) / float(x @ x)
+    pooled = math.sqrt(float(sizes @ stds**2 / sizes.sum()))
+    rise = slope * float(np.ptp(steps)) / pooled if pooled > 0 else 0.0
     if error > 0:
         return Trend(rise, slope / error)
     return Trend(rise, math.copysign(math.inf, slope) if slope else 0.0)

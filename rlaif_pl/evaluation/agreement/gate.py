@@ -10,7 +10,6 @@ from typing import Literal
 
 from rlaif_pl.evaluation.agreement.measure import AlignmentReport
 from rlaif_pl.evaluation.pairs import judges_named
-from rlaif_pl.statistics import Interval
 
 TRY_ANOTHER = (
     "Try a larger labeler; the other strategy (likelihood for models that cannot follow a "
@@ -80,7 +79,7 @@ class QualityThresholds:
         """Return what fell short, a sentence each. ``LabelerGateError``: if ``action`` is stop."""
         if self.action == "off":
             return []
-        faults = [*self._weaknesses(report), *self._habits(report)]
+        faults = list(self._faults(report))
         if faults:
             advice = " ".join(dict.fromkeys(advice for _, advice in faults))
             said = "; ".join(text for text, _ in faults)
@@ -90,38 +89,30 @@ class QualityThresholds:
             warnings.warn(message, LabelerGateWarning, stacklevel=2)
         return [text for text, _ in faults]
 
-    @property
-    def _sure(self) -> str:
-        return " with all of its interval" if self.confident else ""
-
-    def _weaknesses(self, report: AlignmentReport) -> Iterator[Fault]:
-        def least(interval: Interval) -> float:
-            return interval.low if self.confident else interval.value
-
-        alignment, gain = report.alignment, report.gain_over_length
-        if not least(alignment) >= self.min_alignment:
+    def _faults(self, report: AlignmentReport) -> Iterator[Fault]:
+        sure = " with all of its interval" * self.confident
+        least, most = ("low", "high") if self.confident else ("value", "value")
+        alignment, gain, position = report.alignment, report.gain_over_length, report.position
+        if not getattr(alignment, least) >= self.min_alignment:
             yield (
                 f"alignment with {judges_named(report.judged)} is {alignment.percent()} on "
-                f"{alignment.n} pairs, expected at least {self.min_alignment:.1%}{self._sure}",
+                f"{alignment.n} pairs, expected at least {self.min_alignment:.1%}{sure}",
                 TRY_ANOTHER,
             )
-        if self.min_gain is not None and not least(gain) >= self.min_gain:
+        if self.min_gain is not None and not getattr(gain, least) >= self.min_gain:
             yield (
                 f"gain over 'the longer response wins' is {gain.percent()} "
-                f"(points), expected at least {self.min_gain:.1%}{self._sure}",
+                f"(points), expected at least {self.min_gain:.1%}{sure}",
                 TRY_ANOTHER,
             )
-
-    def _habits(self, report: AlignmentReport) -> Iterator[Fault]:
-        position, share = report.position, report.counts.unusable_share
-        if self.max_same_slot is not None and position is not None:
-            same = position.same_slot
-            if not (same.high if self.confident else same.value) <= self.max_same_slot:
-                yield (
-                    f"the same slot won in both orders in {position.text()}, expected at most "
-                    f"{self.max_same_slot:.1%}{self._sure}",
-                    TRY_AGAINST_BIAS,
-                )
+        slot = self.max_same_slot
+        if slot is not None and position and not getattr(position.same_slot, most) <= slot:
+            yield (
+                f"the same slot won in both orders in {position.text()}, expected at most "
+                f"{slot:.1%}{sure}",
+                TRY_AGAINST_BIAS,
+            )
+        share = report.counts.unusable_share
         if self.max_failures is not None and math.isfinite(share) and share > self.max_failures:
             reasons = ", ".join(f"{reason} {n}" for reason, n in report.counts.reasons.items())
             yield (

@@ -83,20 +83,16 @@ class AlignmentReport:
 
     def render(self, console: Console) -> None:
         """Print the report as a table."""
-        rows: list[list[Cell]] = [[name, x.percent(), x.n] for name, x in self._rows()]
+        shares = {
+            "alignment": self.alignment,
+            "longer response wins": self.length_baseline,
+            "gain over length": self.gain_over_length,
+            "alignment at similar length": self.length_matched,
+        } | {f"alignment, {s.name} = {s.label}": s.alignment for s in self.slices}
+        rows: list[list[Cell]] = [[name, x.percent(), x.n] for name, x in shares.items()]
         rows += [[name, text, ""] for name, text in self._others()]
         title = f"Alignment of {self.labeler} with {judges_named(self.judged)}"
         console.print(Table(title, ["measure", "value [interval]", "pairs"], rows).rich())
-
-    def _rows(self) -> list[tuple[str, Interval]]:
-        """Shares to print, most important first."""
-        rows = [
-            ("alignment", self.alignment),
-            ("longer response wins", self.length_baseline),
-            ("gain over length", self.gain_over_length),
-            ("alignment at similar length", self.length_matched),
-        ]
-        return rows + [(f"alignment, {s.name} = {s.label}", s.alignment) for s in self.slices]
 
     def _others(self) -> Iterator[tuple[str, str]]:
         """Yield what is no share of pairs; costs only where prices or charges are known."""

@@ -98,11 +98,6 @@ def notes(table: AlignmentTable) -> list[str]:
     return lines
 
 
-def to_records(table: AlignmentTable) -> list[dict[str, object]]:
-    """Return a flat record a row; what was not measured is None."""
-    return [_record(row) for row in table.rows]
-
-
 def to_metrics(table: AlignmentTable, prefix: str = "alignment") -> dict[str, float]:
     """Return flat numbers ``prefix/row/name``; what was not measured is left out."""
     metrics: dict[str, float] = {f"{prefix}/pairs": table.pairs, f"{prefix}/common": table.common}
@@ -111,8 +106,8 @@ def to_metrics(table: AlignmentTable, prefix: str = "alignment") -> dict[str, fl
     for agreement in table.agreements:
         name = f"kappa/{slug(agreement.first)}/{slug(agreement.second)}"
         metrics |= agreement.kappa.to_metrics(f"{prefix}/{name}")
-    for row, record in zip(table.rows, to_records(table), strict=True):
-        for name, value in record.items():
+    for row in table.rows:
+        for name, value in _record(row).items():
             if isinstance(value, int | float) and not isinstance(value, bool):
                 metrics[f"{prefix}/{slug(row.name)}/{name}"] = value
     return metrics
@@ -120,7 +115,7 @@ def to_metrics(table: AlignmentTable, prefix: str = "alignment") -> dict[str, fl
 
 def write(table: AlignmentTable, folder: Path | str) -> None:
     """Write ``table.md``, ``tables.json``, ``rows.csv`` and ``rows.json`` (with the kappas)."""
-    records = to_records(table)
+    records = [_record(row) for row in table.rows]
     target = Path(folder)
     write_csv(target / "rows.csv", records)
     write_page(target, page_of(table), "table.md")
@@ -140,6 +135,7 @@ def slug(name: str) -> str:
 
 
 def _record(row: TableRow) -> dict[str, object]:
+    """Flatten a row; what was not measured is None."""
     record: dict[str, object] = {"name": row.name, "labeler": row.labeler, "common": row.is_common}
     record["n"] = row.alignment.n
     for name in INTERVALS:
