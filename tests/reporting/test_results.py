@@ -12,8 +12,8 @@ from rlaif_pl.evaluation.harmlessness import rounds
 from rlaif_pl.evaluation.harmlessness.rates import harmless_rates, write
 from rlaif_pl.evaluation.harmlessness.rounds import compare_rounds, measure_judge
 from rlaif_pl.evaluation.results import StudyResults
-from rlaif_pl.evaluation.win_rates import PolicyColumns, measure_matrix
 from rlaif_pl.evaluation.win_rates import report as matrix_report
+from rlaif_pl.evaluation.win_rates.measure import PolicyColumns, measure_matrix
 from rlaif_pl.reporting import files
 from rlaif_pl.reporting.files import read_results
 from rlaif_pl.statistics import Interval

@@ -8,12 +8,3 @@
     table_text          that table for the terminal, as Markdown, CSV, JSON and flat numbers
     paper_tables        which labelers the tables of arXiv 2309.00267 ask
 """
-
-from rlaif_pl.evaluation.agreement.measure import (
-    AlignmentReport,
-    SliceAlignment,
-    alignment_of,
-    measure_alignment,
-)
-
-__all__ = ["AlignmentReport", "SliceAlignment", "alignment_of", "measure_alignment"]

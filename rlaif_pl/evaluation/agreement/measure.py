@@ -14,12 +14,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 
 from rlaif_pl.data.failures import advice, causes
 from rlaif_pl.evaluation.pairs import (
-    Array,
     correctness,
     decided,
     is_length_matched,
@@ -52,15 +50,6 @@ from rlaif_pl.types import Labeler, Preference
 
 
 @dataclass(frozen=True, slots=True)
-class SliceAlignment:
-    """Alignment on the rows that carry one label."""
-
-    name: str
-    label: str
-    alignment: Interval
-
-
-@dataclass(frozen=True, slots=True)
 class AlignmentReport:
     """A labeler measured against gold verdicts."""
 
@@ -79,7 +68,6 @@ class AlignmentReport:
     failures: Mapping[str, int]  # decided pairs left out for want of a usable label, by reason
     counts: OutcomeCounts  # decided pairs by what became of them
     cost: CostComparison  # what a label cost, beside what a person's would have
-    slices: tuple[SliceAlignment, ...]  # alignment by slice, in order of name and label
 
     def render(self, console: Console) -> None:
         """Print the report as a table."""
@@ -88,7 +76,7 @@ class AlignmentReport:
             "longer response wins": self.length_baseline,
             "gain over length": self.gain_over_length,
             "alignment at similar length": self.length_matched,
-        } | {f"alignment, {s.name} = {s.label}": s.alignment for s in self.slices}
+        }
         rows: list[list[Cell]] = [[name, x.percent(), x.n] for name, x in shares.items()]
         rows += [[name, text, ""] for name, text in self._others()]
         title = f"Alignment of {self.labeler} with {judges_named(self.judged)}"
@@ -119,7 +107,6 @@ class AlignmentReport:
         values |= {"n": self.alignment.n, "length_matched_n": self.length_matched.n}
         values["failures"] = sum(self.failures.values())
         values |= {f"failures_{kind}": count for kind, count in self.failures.items()}
-        values |= {f"alignment_{each.name}_{each.label}": each.alignment for each in self.slices}
         metrics = flat_metrics(prefix, values) | judge_metrics(self.judged, prefix)
         if self.position is not None:
             metrics |= self.position.to_metrics(prefix)
@@ -131,7 +118,6 @@ def measure_alignment(
     labeler: Labeler,
     gold: Sequence[Preference],
     *,
-    slices: Mapping[str, Sequence[str]] | None = None,
     prices: Price | None = None,
     draws: int = 2000,
     seed: int = 0,
@@ -143,13 +129,12 @@ def measure_alignment(
     Args:
         labeler: Judge to measure.
         gold: Pairs with people's ``p_first``; undecided ones are left out and counted.
-        slices: Further cuts: by name, one label per gold pair ("fails": ["accuracy", ...]).
         prices: The labeler's prices for the cost comparison; None takes what was charged.
         draws: Bootstrap resamples.
         seed: Seeds the bootstrap.
 
     Raises:
-        ValueError: No pair is decided or none could be labeled, or a slice has another length.
+        ValueError: No pair is decided or none could be labeled.
     """
     kept = decided(gold)  # nothing is spent on pairs that cannot be compared
     blind = [replace(stripped(gold[i]), p_first=None, source=None) for i in kept]
@@ -158,7 +143,7 @@ def measure_alignment(
         labels = labeler.label(blind)
     for i, label in zip(kept, labels, strict=True):
         labeled[i] = label
-    report = alignment_of(labeled, gold, slices=slices, prices=prices, draws=draws, seed=seed)
+    report = alignment_of(labeled, gold, prices=prices, draws=draws, seed=seed)
     return replace(report, labeler=labeler.fingerprint)
 
 
@@ -166,7 +151,6 @@ def alignment_of(
     labeled: Sequence[Preference],
     gold: Sequence[Preference],
     *,
-    slices: Mapping[str, Sequence[str]] | None = None,
     prices: Price | None = None,
     draws: int = 2000,
     seed: int = 0,
@@ -175,12 +159,6 @@ def alignment_of(
 
     Arguments and errors are those of ``measure_alignment``; ``labeled[i]`` judges ``gold[i]``.
     """
-    for name, column in (slices or {}).items():
-        if len(column) != len(gold):
-            raise ValueError(
-                f"expected slice {name!r} to have a label per gold pair ({len(gold)}), "
-                f"got {len(column)}"
-            )
     usable, undecided, failures = _usable(labeled, gold)
     rows, people = [labeled[i] for i in usable], [gold[i] for i in usable]
     asked = [labeled[i] for i in decided(gold)]
@@ -190,18 +168,14 @@ def alignment_of(
     by_length = correctness(side(lengths[0] - lengths[1]), side(truth - 0.5))
     groups = np.unique([pair.group for pair in people], return_inverse=True)[1]
     estimator = Estimator(draws, seed)
-
-    def share(values: Array, chosen: NDArray[np.bool_] | slice = slice(None)) -> Interval:
-        return estimator.share(values[chosen], groups[chosen])
-
-    cuts = [(name, np.array([c[i] for i in usable])) for name, c in sorted((slices or {}).items())]
+    alike = is_length_matched(*lengths)
     return AlignmentReport(
         labeler=rows[0].provenance.labeler or "unknown",
         judged=judge_counts(people),
-        alignment=share(correct),
-        length_baseline=share(by_length),
+        alignment=estimator.share(correct, groups),
+        length_baseline=estimator.share(by_length, groups),
         gain_over_length=estimator.difference(correct, by_length, groups),
-        length_matched=share(correct, is_length_matched(*lengths)),
+        length_matched=estimator.share(correct[alike], groups[alike]),
         position=position_bias(rows, draws=draws, seed=seed),
         ece=expected_calibration_error(*fold(judged, truth)),
         brier=brier(judged, truth),
@@ -210,11 +184,6 @@ def alignment_of(
         failures=failures,
         counts=count_outcomes(asked),
         cost=compare_costs(asked, prices, draws=draws, seed=seed),
-        slices=tuple(
-            SliceAlignment(name, str(label), share(correct, column == label))
-            for name, column in cuts
-            for label in np.unique(column)
-        ),
     )
 
 

@@ -38,6 +38,7 @@ from rlaif_pl.statistics import Estimator, Interval, cohen_kappa, empty_interval
 from rlaif_pl.types import Labeler, Preference
 
 SHARED = ("alignment", "length_baseline", "gain_over_length", "length_matched")  # with a report
+MIN_LABELED = 0.5  # share a labeler must label for its failures to shrink the pairs of all rows
 GOLD = "gold"  # name of the gold verdicts among the raters
 
 
@@ -104,7 +105,6 @@ def measure_table(
     gold: Sequence[Preference],
     *,
     prices: Price | None = None,
-    min_labeled: float = 0.5,
     estimator: Estimator = Estimator(),  # noqa: B008 - frozen
     tell: Callable[[str], None] = logger.info,
 ) -> AlignmentTable:
@@ -117,8 +117,6 @@ def measure_table(
             when it is wanted and let go of the last.
         gold: Pairs with a gold ``p_first``; undecided ones are left out and counted.
         prices: The labelers' prices for the cost comparison; None takes what was charged.
-        min_labeled: Share of pairs a labeler must label for its failures to count against the pairs
-            of all rows, in [0, 1].
         estimator: How intervals are made.
         tell: Told of each labeler that is done.
 
@@ -143,7 +141,7 @@ def measure_table(
         labels.append(_Labels(name, labeler.fingerprint, answers, seconds))
         missing = count_outcomes(answers).text()
         tell(f"{name}: {len(answers)} pairs in {seconds:.1f} s; no label or tied: {missing}")
-    return _tabulate(labels, truth, len(gold) - len(kept), prices, min_labeled, estimator)
+    return _tabulate(labels, truth, len(gold) - len(kept), prices, estimator)
 
 
 def _tabulate(
@@ -151,13 +149,12 @@ def _tabulate(
     truth: Sequence[Preference],
     undecided: int,
     prices: Price | None,
-    min_labeled: float,
     estimator: Estimator,
 ) -> AlignmentTable:
     if not labels:
         raise ValueError("expected at least one labeler, got none")
     has = np.array([[row.p_first is not None for row in one.rows] for one in labels])
-    full = has.any(1) & (has.mean(1) >= min_labeled)
+    full = has.any(1) & (has.mean(1) >= MIN_LABELED)
     common = has[full].all(0)
     if not full.any() or not common.any():
         outcomes = "; ".join(f"{one.name}: {count_outcomes(one.rows).reasons}" for one in labels)

@@ -140,9 +140,9 @@ class BudgetTracker:
 HUMAN_USD_PER_50_WORDS = 0.11  # Google Cloud's data labeling service, as cited in the paper
 
 
-def human_cost(words: float, usd_per_50_words: float = HUMAN_USD_PER_50_WORDS) -> float:
+def human_cost(words: float) -> float:
     """Return the US dollars a person is paid for judging a text of so many words."""
-    return words / 50 * usd_per_50_words
+    return words / 50 * HUMAN_USD_PER_50_WORDS
 
 
 def factor(times: float) -> str:
@@ -183,7 +183,6 @@ class CostComparison:
 def compare_costs(
     rows: Sequence[Preference],
     prices: Price | None = None,
-    usd_per_50_words: float = HUMAN_USD_PER_50_WORDS,
     draws: int = 2000,
     seed: int = 0,
 ) -> CostComparison:
@@ -193,7 +192,6 @@ def compare_costs(
         rows: Pairs as a labeler returned them; failures cost too and count.
         prices: The model's prices; None takes what was charged (``provenance.cost_usd``), which is
             0 for a model of one's own: machine time is not priced.
-        usd_per_50_words: What a person is paid.
         draws: Bootstrap resamples.
         seed: Seeds the bootstrap.
     """
@@ -203,7 +201,7 @@ def compare_costs(
     words = np.array([words_of(row) for row in rows], np.float64)
     charged = np.array([row.provenance.cost_usd for row in rows], np.float64)
     ai = charged if prices is None else (read * prices.read + written * prices.written) / MILLION
-    human = words / 50 * usd_per_50_words
+    human = words / 50 * HUMAN_USD_PER_50_WORDS
     mean = Estimator(draws, seed).mean
     return CostComparison(*(mean(each, groups) for each in (ai, human, words, read, written)))
 

@@ -88,14 +88,6 @@ def test_turning_every_pair_changes_nothing(measured):
         assert twice.to_metrics()[key] == pytest.approx(value), key
 
 
-def test_slices_follow_their_rows_past_undecided_ones(measured):
-    gold = [pair("x", "y", 0.5), *GOLD]
-    report = measured([0.9, 0.8, 0.1, 0.7], gold, slices={"fails": ["-", "a", "b", "a", "b"]})
-    values = {part.label: part.alignment.value for part in report.slices}
-    assert values == {"a": 1.0, "b": 0.5}  # a: rows 1, 3 right; b: row 2 right, 4 wrong
-    assert report.to_metrics()["labeler/alignment_fails_b"] == 0.5
-
-
 def test_metric_names_are_those_promised(measured):
     metrics = measured([0.9, 0.8, 0.5, 0.7]).to_metrics()
     for name in ("alignment", "length_baseline", "gain_over_length", "length_matched"):
@@ -134,8 +126,6 @@ def test_nothing_to_measure_is_an_error_that_says_why(measured):
         measured([], [pair("x", "y", 0.5), pair("x", "y", None)])
     with pytest.raises(ValueError, match=r"malformed"):
         measured(["malformed"], GOLD[:1])
-    with pytest.raises(ValueError, match="slice 'fails'"):
-        measured([0.9] * 4, slices={"fails": ["a"]})
     with pytest.raises(ValueError, match="label per gold pair"):
         alignment_of(GOLD[:1], GOLD)
 
