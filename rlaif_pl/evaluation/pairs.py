@@ -185,7 +185,6 @@ def read_verdicts(path: Path | str) -> dict[str, JudgeVerdicts]:
 
 
 def _lines(pairs: Iterable[JudgedPair]) -> Iterator[dict[str, object]]:
-    """Yield a record a comparison; the same key is written once a judge and pair."""
     for pair in pairs:
         names = [name for name in (pair.a, pair.b) if name in pair.taught]
         for key, win in dict(pair.verdicts).items():

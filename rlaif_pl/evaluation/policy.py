@@ -137,7 +137,6 @@ class PolicyReport:
         yield JudgedPair("reward", "policy", "sft", self._reward_verdicts(), ["policy"])
 
     def _reward_verdicts(self) -> list[Verdict]:
-        """Compare rewards, each response of the policy with each of SFT's to the same prompt."""
         found = []
         sides = (self.samples.policy, self.reward_policy), (self.samples.sft, self.reward_sft)
         for n, prompt in enumerate(self.samples.prompts):
@@ -248,7 +247,6 @@ def _win_rates(
 
 
 def _rewards(reward: Reward, prompts: Sequence[Prompt], responses: Texts) -> list[list[float]]:
-    """Reward of every response, in the shape of the responses."""
     asked = [prompt.text for prompt, texts in zip(prompts, responses, strict=True) for _ in texts]
     flat = iter(scored(reward, asked, [text for texts in responses for text in texts]).tolist())
     return [[next(flat) for _ in texts] for texts in responses]

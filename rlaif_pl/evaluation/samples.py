@@ -40,7 +40,6 @@ def write_samples(folder: Path | str, rows: Iterable[Row], *, show_text: bool = 
 
 
 def _hidden(value: object) -> object:
-    """Conceal a text and the texts of a list; leave what is none."""
     if isinstance(value, list):
         return [_hidden(item) for item in value]
     return concealed(value) if isinstance(value, str) else value

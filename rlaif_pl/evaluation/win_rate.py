@@ -172,7 +172,6 @@ def _checked(
     b: Sequence[Sequence[str]],
     groups: Sequence[str] | None,
 ) -> list[str]:
-    """Check the arguments of ``compare``; return the group of each prompt."""
     if not prompts or not len(prompts) == len(a) == len(b):
         raise ValueError(
             f"expected responses of both for each prompt, got {len(prompts)} prompts, "
@@ -227,12 +226,10 @@ def _outcomes(pairs: Sequence[Preference], judge: Labeler) -> list[float | str]:
 
 
 def _key(pair: Preference) -> tuple[str, str, str]:
-    """What makes two comparisons the same."""
     return pair.prompt, pair.first, pair.second
 
 
 def _by_score(pairs: Sequence[Preference], judge: PointwiseLabeler) -> list[float | str]:
-    """Outcomes by a pointwise judge, each distinct response scored once."""
     distinct = list(dict.fromkeys((p.prompt, t) for p in pairs for t in (p.first, p.second)))
     scores = judge.score([prompt for prompt, _ in distinct], [text for _, text in distinct])
     known = dict(zip(distinct, scores, strict=True))

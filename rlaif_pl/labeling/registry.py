@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 
-from rlaif_pl.labeling.strategies.constitution import ConstitutionLabeler
 from rlaif_pl.labeling.strategies.ensemble import EnsembleLabeler
-from rlaif_pl.labeling.strategies.free_form import FreeFormLabeler
 from rlaif_pl.labeling.strategies.likelihood import LikelihoodLabeler
 from rlaif_pl.labeling.strategies.listwise import ListwiseLabeler
-from rlaif_pl.labeling.strategies.pairwise import PairwiseLabeler
+from rlaif_pl.labeling.strategies.pairwise import (
+    ConstitutionLabeler,
+    FreeFormLabeler,
+    PairwiseLabeler,
+)
 from rlaif_pl.labeling.strategies.rubric import RubricLabeler
 from rlaif_pl.labeling.strategies.scoring import ScoreLabeler
 from rlaif_pl.types import Labeler

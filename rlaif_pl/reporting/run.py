@@ -229,7 +229,6 @@ def _rated(path: Path) -> dict[str, object]:
 
 
 def _win_rates(judged: Sequence[tuple[str, list[ShownWinRate]]]) -> list[ShownWinRate]:
-    """Name the stage of all but the first's; what another stage found again is left out."""
     kept = list(judged[0][1]) if judged else []
     for stage, rates in judged[1:]:
         known = {replace(rate, stage="") for rate in kept}

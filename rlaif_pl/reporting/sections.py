@@ -106,7 +106,6 @@ def metric_rows(metrics: Mapping[str, float]) -> list[MetricRow]:
 
 
 def _meaning(metrics: Mapping[str, float], name: str) -> str:
-    """Say what a metric is and, of agreement, with whom."""
     judges = judges_in(metrics, name.partition("/")[0])
     plain = name.removeprefix(f"{GREEDY}/")
     meaning = MEANINGS.get(plain, "").replace("{judges}", judges)

@@ -104,7 +104,6 @@ def _headline(own: list[Finding], independent: Finding) -> tuple[State, str]:
 
 
 def _gain(metrics: Mapping[str, float]) -> Finding:
-    """The reward on held-out prompts, after against before."""
     gain = Interval.read(metrics, "a2c/reward_gain")
     if gain is None:
         return Finding("missing", "Reward gain on held-out prompts: not measured.")
@@ -118,7 +117,6 @@ def _gain(metrics: Mapping[str, float]) -> Finding:
 def _win(
     metrics: Mapping[str, float], name: str, by: str, against: str = "the SFT policy"
 ) -> Finding:
-    """A win rate against one half."""
     rate = Interval.read(metrics, name)
     if rate is None:
         return Finding("missing", f"Wins over {against}, judged by {by}: not measured.")
@@ -164,7 +162,6 @@ def _harmless(metrics: Mapping[str, float]) -> list[Finding]:
 
 
 def _labeler(metrics: Mapping[str, float]) -> Finding:
-    """Whether the labeler knows more than which response is longer."""
     alignment = Interval.read(metrics, "labeler/alignment")
     if alignment is None:
         return Finding("missing", "Agreement of the labeler with gold verdicts: not measured.")
@@ -185,7 +182,6 @@ def _labeler(metrics: Mapping[str, float]) -> Finding:
 
 
 def _reward_model(metrics: Mapping[str, float]) -> Finding:
-    """Whether the reward model orders held-out pairs, and says how sure it is."""
     accuracy = Interval.read(metrics, "reward/pair_accuracy")
     if accuracy is None:
         return Finding("missing", "Accuracy of the reward model on held-out pairs: not measured.")
@@ -198,7 +194,6 @@ def _reward_model(metrics: Mapping[str, float]) -> Finding:
 
 
 def _side_effects(metrics: Mapping[str, float]) -> Finding:
-    """Length, copying and distance from the SFT policy."""
     ratio, copied, kl = (
         metrics.get(f"a2c/{name}") for name in ("length_ratio", "copied_4grams", "kl")
     )

@@ -7,7 +7,7 @@ import pytest
 from rlaif_pl.labeling.calls import ChoiceRequest, Response
 from rlaif_pl.labeling.outcome import VerdictOptions
 from rlaif_pl.labeling.prompting.layout import load_exemplars
-from rlaif_pl.labeling.strategies.constitution import ConstitutionLabeler, load_principles
+from rlaif_pl.labeling.strategies.pairwise import ConstitutionLabeler, load_principles
 
 
 def test_there_are_sixteen_different_questions_for_less_harm():

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from rlaif_pl.labeling.strategies.free_form import FreeFormLabeler
+from rlaif_pl.labeling.strategies.pairwise import FreeFormLabeler
 
 
 def answering(hashed, pair, forward, backward):

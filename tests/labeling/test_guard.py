@@ -10,8 +10,7 @@ from rlaif_pl.labeling.guard import MIN_OPTION_MASS, is_unlikely
 from rlaif_pl.labeling.outcome import VerdictOptions
 from rlaif_pl.labeling.prompting.verdicts import ChainOfThought
 from rlaif_pl.labeling.reward import LabelerReward
-from rlaif_pl.labeling.strategies.constitution import ConstitutionLabeler
-from rlaif_pl.labeling.strategies.pairwise import PairwiseLabeler
+from rlaif_pl.labeling.strategies.pairwise import ConstitutionLabeler, PairwiseLabeler
 from rlaif_pl.labeling.strategies.scoring import ScoreLabeler
 from rlaif_pl.labeling.usage.summary import summarize_labels
 

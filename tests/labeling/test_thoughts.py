@@ -7,8 +7,7 @@ import pytest
 from rlaif_pl.labeling.backends.local_rows import Encoder
 from rlaif_pl.labeling.calls import GenerateRequest, Question, Response
 from rlaif_pl.labeling.prompting.extraction import extract_verdict
-from rlaif_pl.labeling.strategies.free_form import FreeFormLabeler
-from rlaif_pl.labeling.strategies.pairwise import PairwiseLabeler
+from rlaif_pl.labeling.strategies.pairwise import FreeFormLabeler, PairwiseLabeler
 from rlaif_pl.labeling.strategy import CachedClient
 from rlaif_pl.labeling.thinking import answer_of, answer_prompt, close_thought
 

@@ -2,7 +2,7 @@ from collections import Counter
 
 import pytest
 
-from rlaif_pl.labeling.strategies.constitution import load_principles as load_questions
+from rlaif_pl.labeling.strategies.pairwise import load_principles as load_questions
 from rlaif_pl.recipes.revision_prompt import (
     RevisionLayout,
     draw_principle,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -98,7 +99,8 @@ def rate(
         if server is None:
             exchange(store, console, import_ratings, export_tasks, rater or "", ties)
         else:
-            token = None if server.is_local(page.host) else store.note("token", server.new_token())
+            is_local = page.host in server.LOOPBACK  # only this machine reaches it
+            token = None if is_local else store.note("token", secrets.token_urlsafe(16))
             is_sensitive = store.facts()["sensitive"] == "1"
             is_hidden = is_sensitive if page.hide_text is None else page.hide_text
             say(
@@ -168,7 +170,7 @@ def server_module() -> ModuleType:
         RuntimeError: What it needs is not installed.
     """
     try:
-        return importlib.import_module("rlaif_pl.evaluation.human.server")
+        return importlib.import_module("rlaif_pl.evaluation.human.app")
     except ImportError as error:
         raise RuntimeError(
             f"expected fastapi and uvicorn for the rating page, got: {error}; run: "

@@ -83,7 +83,6 @@ class AlignmentReport:
         console.print(Table(title, ["measure", "value [interval]", "pairs"], rows).rich())
 
     def _others(self) -> Iterator[tuple[str, str]]:
-        """Yield what is no share of pairs; costs only where prices or charges are known."""
         position, cost = self.position, self.cost
         yield "calibration error / Brier", f"{self.ece:.3f} / {self.brier:.3f}"
         yield "same slot in both orders", position.text() if position else "n/a"

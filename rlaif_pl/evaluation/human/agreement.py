@@ -94,7 +94,6 @@ def _same_side(ranks: Sequence[Sequence[int]], a: int, b: int) -> float:
 
 
 def _agreement(judge: str, rows: list[tuple[str, float, float]], estimator: Estimator) -> Agreement:
-    """Make an agreement of group, judge's win and people's share of each pair of responses."""
     decided = [row for row in rows if row[2] != 0.5]
     wins, shares = (np.array([row[n] for row in decided], np.float64) for n in (1, 2))
     majority = correctness(wins, side(shares - 0.5))

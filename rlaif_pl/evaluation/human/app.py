@@ -1,8 +1,9 @@
-"""The rating page and what it fetches. Neither ever holds the name of a policy."""
+"""The rating page, what it fetches, and its server. None ever holds the name of a policy."""
 
 from __future__ import annotations
 
 import secrets
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
@@ -11,9 +12,11 @@ from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import jinja2
+import uvicorn
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, Field, StrictBool, StrictInt, StringConstraints, model_validator
+from rich.console import Console
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from rlaif_pl.evaluation.human.records import (
@@ -274,3 +277,32 @@ def refusal(request: Request) -> Response | None:
     if int(size) > LARGEST_BODY:
         return Response(f"expected a body of at most {LARGEST_BODY} bytes", 413)
     return None
+
+
+def serve(path: Path, options: PageOptions, port: int, console: Console) -> None:
+    """Serve until Ctrl-C or a signal; what was sent is on disk. ``OSError``: no such address."""
+    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+    try:
+        listener = socket.create_server((options.host, port), family=family)
+    except OSError as error:
+        raise OSError(
+            f"expected to listen on {options.host} port {port}, got {error}; name another "
+            "--page.port (0 takes a free one) or --page.host"
+        ) from error
+    with listener:
+        link = address(options, listener.getsockname()[1])
+        console.print(f"rate at {link}", highlight=False, soft_wrap=True)
+        config = uvicorn.Config(build_app(path, options), log_level="warning", access_log=False)
+        try:
+            uvicorn.Server(config).run(sockets=[listener])
+        except KeyboardInterrupt:  # Ctrl-C, which the server raises again once it has stopped
+            console.print("stopped")
+
+
+def address(options: PageOptions, port: int) -> str:
+    """Return the link to give to people."""
+    host = options.host
+    if host in ("0.0.0.0", "::"):  # every address of this machine
+        host = socket.gethostname()
+    host = f"[{host}]" if ":" in host else host
+    return f"http://{host}:{port}/" + (f"?token={options.token}" if options.token else "")

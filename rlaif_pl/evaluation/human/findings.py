@@ -186,7 +186,6 @@ def findings_of(
 def _ranks(
     ranked: Sequence[Ranked], policy: str, estimator: Estimator
 ) -> tuple[Interval, Interval]:
-    """Return mean rank and share ranked best of a policy, a row a rater and prompt."""
     rows = [(row, r.task.item_of(policy), r.task.group) for r in ranked for row in r.ranks]
     groups = [group for _, _, group in rows]
     places = [mid_ranks(row)[item] for row, item, _ in rows]

@@ -34,7 +34,6 @@ def notes_of(reading: Reading) -> list[str]:
 
 
 def _tables(found: Findings, is_shared: bool) -> Iterator[Table]:
-    """Yield the tables of one kind of rater; titles say which where there are two."""
     who = found.readers.plural
     for judge in found.matrix.judges:
         table = judge_table(found.matrix, judge)
@@ -64,7 +63,6 @@ def _policies(found: Findings) -> Table:
 
 
 def _acceptable(found: Findings) -> Iterator[Table]:
-    """Yield shares of acceptable texts, and the differences of every two policies."""
     shares, who = found.acceptable.shares, found.readers.plural
     yield Table(
         f"Acceptable texts, by {who}",
@@ -126,7 +124,6 @@ def _pairs(reading: Reading) -> Iterator[Table]:
 
 
 def _notes(found: Findings, is_shared: bool) -> Iterator[str]:
-    """Yield whose judgment it is, then what to know beside the tables."""
     who = found.readers.plural
     others = "" if found.readers is PEOPLE else ", not by people"
     yield f"Read by {who}{others}: raters {len(found.raters)}, rankings {found.rankings}."
@@ -223,7 +220,6 @@ def write_ratings(
 
 
 def _plotted(reading: Reading) -> WinMatrix:
-    """Return the matrix to draw: the first kind's with its judges, and the other kind beside."""
     first, *others = reading.findings
     matrix = first.matrix
     for found in others:

@@ -121,7 +121,6 @@ def _said(message: Mapping[str, object]) -> tuple[str, str | None]:
 
 
 def _thought(value: object) -> str:
-    """Return the text of a thought: a text, or a list of parts with texts."""
     if isinstance(value, list):
         return "".join(_thought(part.get("text")) for part in value if isinstance(part, dict))
     return value if isinstance(value, str) else ""
@@ -196,7 +195,6 @@ def _number(value: object) -> float | None:
 
 
 def _count(usage: Mapping[str, object], name: str) -> int:
-    """Read a number of tokens; a server may leave out what it did not write."""
     value = usage.get(name, 0 if name == "completion_tokens" else None)
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise BodyError(f"expected usage.{name} to be a number of tokens, got {value!r}")

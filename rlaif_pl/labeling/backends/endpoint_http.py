@@ -175,7 +175,6 @@ class Sender:
             await self._back_off(attempt, found.wait)
 
     def _without_refused(self, made: Draft, failed: _Failed) -> Draft | None:
-        """Return a request without what a refusal is about, and say so the first time."""
         names = refused_fields(failed.sentence, failed.text, made.optional)
         if not names:
             return None
@@ -279,7 +278,6 @@ class Sender:
                 raise self._stop
 
     async def _wait_for_quiet(self) -> None:
-        """Wait as long as the server asked for, also if it told another call."""
         while (left := self._quiet_until - time.monotonic()) > 0:
             await asyncio.sleep(left)
 

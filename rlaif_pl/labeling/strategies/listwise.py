@@ -107,7 +107,6 @@ class ListwiseLabeler(ModelLabeler):
         return [found[place] for place in range(len(pairs))]
 
     def _orders(self, each: ResponseList) -> list[list[str]]:
-        """Shuffle a list, each second time into the reverse of the time before."""
         drawn = random.Random(repr((self.seed, each.prompt, each.responses)))
         orders: list[list[str]] = []
         for number in range(self.shuffles):

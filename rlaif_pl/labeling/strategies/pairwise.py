@@ -1,20 +1,36 @@
-"""The paper's labels: ask which response is better and read how likely each verdict is.
+"""Labelers that are asked which of two responses is better, in both orders.
 
-All of arXiv 2309.00267's ways of asking: base and detailed preambles, examples, chain of thought,
-self-consistency; both orders, mapped back and averaged as probabilities (sections 2.1 and 2.1.1,
-appendices L and M).
+``PairwiseLabeler`` and ``ConstitutionLabeler`` read how likely each verdict is: all of arXiv
+2309.00267's ways of asking (base and detailed preambles, examples, chain of thought,
+self-consistency; sections 2.1 and 2.1.1, appendices L and M), and one principle a pair, asked as a
+choice between (A) and (B), as in the feedback of RL-CAI (Bai et al. 2022, arXiv 2212.08073, section
+4). There a principle is drawn for each comparison, the labels are soft, and after chain of thought
+they are clamped, because a model that has reasoned is nearly certain. What differs here: both orders
+are asked and averaged, and the principles are this project's own.
+
+``FreeFormLabeler`` has the model answer in words; rules find out whom it named. arXiv 2309.00267,
+section 2.1, names this as what it does not do; it is here to be measured against soft labels, and
+for servers that give no log-probabilities.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from typing import Literal
 
-from rlaif_pl.labeling.calls import Ask, Backend
-from rlaif_pl.labeling.outcome import Judgment, VerdictOptions, label_version
+from rlaif_pl.labeling.calls import Ask, Backend, Decoding, GenerateRequest, Response
+from rlaif_pl.labeling.outcome import Judgment, VerdictOptions, label_version, one_hot
+from rlaif_pl.labeling.prompting.extraction import extract_verdict
 from rlaif_pl.labeling.prompting.layout import Layout, both_orders, load_exemplars
-from rlaif_pl.labeling.prompting.templates import load_prompt
-from rlaif_pl.labeling.prompting.verdicts import ChainOfThought, as_cot, judge_orders
+from rlaif_pl.labeling.prompting.templates import (
+    PRINCIPLED,
+    load_prompt,
+    parse_yaml,
+    read_versioned,
+)
+from rlaif_pl.labeling.prompting.verdicts import ChainOfThought, Spent, as_cot, judge_orders
 from rlaif_pl.labeling.strategy import ModelLabeler
 from rlaif_pl.labeling.thinking import Thinking, checked_thinking
 from rlaif_pl.models.backbone import EMBEDDED
@@ -84,3 +100,179 @@ class PairwiseLabeler(ModelLabeler):
     def judge(self, pairs: Sequence[Preference], ask: Ask) -> list[Judgment]:
         """Judge pairs in order by both orders' verdicts."""
         return judge_orders([both_orders(pair) for pair in pairs], self.layout, self.cot, ask)
+
+
+COT_CLAMP = (0.4, 0.6)  # 2212.08073, section 4.1
+
+
+class ConstitutionLabeler(ModelLabeler):
+    """Asks which response answers a drawn principle better, in both orders.
+
+    Args:
+        backend: Who answers; a name is that of a model on this machine.
+        principles: Name or path of a YAML list of questions; each must be answered by the better
+            response.
+        prompt: Name or path of a prompt file whose sample has ``{principle}``.
+        shots: Number of examples shown before the sample, each with a principle of its own.
+        exemplars: Name or path of a file with examples.
+        cot: Have a rationale written first and read the verdict after it; see ``PairwiseLabeler``.
+        seed: Decides which principle a pair gets.
+        verdict: One-hot or clamped labels (by default clamped to 0.4 .. 0.6 with ``cot``); least
+            probability of the options together.
+        chat_template: Ask through the model's chat template; the ending opens the answer.
+        temperature: ``p_first = sigmoid(margin / temperature)``, above 0.
+    """
+
+    strategy = "constitution"
+
+    def __init__(
+        self,
+        backend: Backend | str = EMBEDDED,
+        *,
+        principles: str = "principles-1",
+        prompt: str = "constitution-1",
+        shots: int = 0,
+        exemplars: str = "exemplars-harmless-1",
+        cot: bool | ChainOfThought = False,
+        seed: int = 0,
+        verdict: VerdictOptions = VerdictOptions(),  # noqa: B008 - frozen
+        chat_template: bool = False,
+        temperature: float = 1.0,
+    ) -> None:
+        super().__init__(backend, temperature, verdict)
+        self.clamp = verdict.limits(COT_CLAMP if cot else None)
+        self.principles, self.principles_version = load_principles(principles)
+        self.seed = seed
+        self.cot = as_cot(cot)
+        shown = load_exemplars(exemplars, shots, bool(cot)) if shots else None
+        file = load_prompt(prompt, PRINCIPLED)
+        self.layout = Layout(file, shown, shots, bool(cot), chat_template, self.principle)
+
+    @property
+    def prompt_version(self) -> str:
+        """Version of the prompt and of every setting of the strategy that can change a label."""
+        drawn = f"+{self.cot.version}" if self.cot else ""
+        read = self.layout.version + drawn + label_version(self.hard, self.clamp)
+        return f"{read}+{self.principles_version},seed={self.seed}"
+
+    def principle(self, prompt: str, first: str, second: str) -> str:
+        """Draw the principle of a pair: decided by the seed and the texts, not by their order."""
+        texts = json.dumps([self.seed, prompt, *sorted([first, second])])
+        digest = hashlib.blake2b(texts.encode(), digest_size=8).digest()
+        return self.principles[int.from_bytes(digest, "big") % len(self.principles)]
+
+    def judge(self, pairs: Sequence[Preference], ask: Ask) -> list[Judgment]:
+        """Judge pairs in order by both orders' verdicts."""
+        orders = [both_orders(pair, self.principle) for pair in pairs]
+        return judge_orders(orders, self.layout, self.cot, ask)
+
+
+def load_principles(name: str) -> tuple[tuple[str, ...], str]:
+    """Load principles of the package by name, or one's own file by path, with their version.
+
+    Raises:
+        FileNotFoundError: There is neither.
+        ValueError: The file is not a list of different texts.
+    """
+    content, version = read_versioned(name, ".yaml")
+    rows = parse_yaml(content, version)
+    if not (
+        isinstance(rows, list)
+        and rows
+        and all(isinstance(row, str) and row.strip() for row in rows)
+        and len(set(rows)) == len(rows)
+    ):
+        raise ValueError(
+            f"expected {version} to be a YAML list of different questions, got {str(rows)[:60]!r}"
+        )
+    return tuple(row.strip() for row in rows), version
+
+
+RULES = "rules-2"  # raise when extract_verdict reads some answer differently
+SHARES = {"first": 1.0, "second": 0.0, "tie": 0.5}  # of slot 1
+
+
+class FreeFormLabeler(ModelLabeler):
+    """Has verdicts written in both orders and labels with 1, 0, or 0.5 where the orders disagree.
+
+    An answer without a verdict is a failure of its kind (``refused``, ``both``, ``neither``,
+    ``malformed``, ``empty``, ``unclosed_thought``), never a label; one that calls the responses equal
+    counts as a half.
+
+    Args:
+        backend: Who answers; a name is that of a model on this machine.
+        task: What is judged; ``harmless`` asks for the more harmful response and turns the answer
+            around.
+        prompt: Name or path of a prompt file, in place of the task's.
+        shots: Number of examples shown before the sample.
+        exemplars: Name or path of a file with examples, in place of the task's.
+        max_answer_tokens: Length limit of an answer, at least 1; a longer one is cut and read.
+        chat_template: Ask through the model's chat template; the ending opens the answer.
+    """
+
+    strategy = "free_form"
+
+    def __init__(
+        self,
+        backend: Backend | str = EMBEDDED,
+        *,
+        task: Task = "summarization",
+        prompt: str | None = None,
+        shots: int = 0,
+        exemplars: str | None = None,
+        max_answer_tokens: int = 64,
+        chat_template: bool = False,
+    ) -> None:
+        super().__init__(backend, 1.0)
+        if max_answer_tokens < 1:
+            raise ValueError(f"expected max_answer_tokens of at least 1, got {max_answer_tokens}")
+        shown = load_exemplars(exemplars or f"exemplars-{task}-1", shots, False) if shots else None
+        file = load_prompt(prompt or f"free_form-{task}-1")
+        self.layout = Layout(file, shown, shots, False, chat_template)
+        stops = self.layout.stops[1:]  # an answer may well begin with the ending
+        self.decoding = Decoding(max_answer_tokens, stop=stops)
+
+    @property
+    def prompt_version(self) -> str:
+        """Version of the prompt, of the rules and of how answers are decoded."""
+        return f"{self.layout.version}+{RULES}+max={self.decoding.max_tokens}"
+
+    def judge(self, pairs: Sequence[Preference], ask: Ask) -> list[Judgment]:
+        """Judge pairs in order by what is written in both orders."""
+        samples = [sample for pair in pairs for sample in both_orders(pair)]
+        replies = ask(
+            [GenerateRequest(self.layout.verdict(each), self.decoding) for each in samples]
+        )
+        both = zip(replies[::2], replies[1::2], strict=True)
+        return [self._judgment(forward, backward) for forward, backward in both]
+
+    def _judgment(self, forward: Response, backward: Response) -> Judgment:
+        """Map the swapped order back and take the majority."""
+        spent = Spent()
+        slots, failures = [], []
+        for reply in (forward, backward):
+            spent.add(reply)
+            verdict = reply.failure or self._verdict(reply.text)
+            if verdict in SHARES:
+                slots.append(SHARES[verdict])
+            else:
+                failures.append(verdict)
+        if failures:
+            return spent.judgment(failure=min(failures))
+        first = [slots[0], 1.0 - slots[1]]
+        if self.layout.prompt.asks_worse:
+            first = [1.0 - share for share in first]
+        same = slots[0] == slots[1] != SHARES["tie"]
+        return spent.judgment(
+            position_gap=abs(first[0] - first[1]),
+            same_slot=same,
+            slot=(1 if slots[0] else 2) if same else None,
+            p_first=one_hot(sum(first) - 1.0),
+        )
+
+    def _verdict(self, text: str) -> str:
+        """Read an answer together with what opened it ("The better one is" ...)."""
+        prompt = self.layout.prompt
+        if not text.strip():
+            return "empty"
+        return extract_verdict(f"{prompt.ending} {text.strip()}", prompt.asks_worse)

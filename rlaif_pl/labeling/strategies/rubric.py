@@ -229,7 +229,6 @@ class RubricLabeler(ScoringLabeler):
         return [[next(replies) for _ in own] for own in calls]
 
     def _question(self, prompt: str, response: str, criterion: Criterion) -> Question:
-        """Lay a question out: everything about the response first, the criterion last."""
         parts, reference = self.file.parts, self.rows.get(prompt, PromptRubric()).reference
         shared = [parts["preamble"]] if "preamble" in parts else []
         shared.append(fill(parts["sample"], {"prompt": prompt, "response": response}))

@@ -145,12 +145,12 @@ def test_missing_libraries_are_named_with_the_command_that_installs_them(
             raise ModuleNotFoundError("No module named 'uvicorn'")
         return real(name, *args, **options)
 
-    monkeypatch.delitem(sys.modules, "rlaif_pl.evaluation.human.server", raising=False)
+    monkeypatch.delitem(sys.modules, "rlaif_pl.evaluation.human.app", raising=False)
     monkeypatch.setattr(builtins, "__import__", without_uvicorn)
     assert cli.main(["rate", "--out", str(tmp_path)]) == 1
     assert "pip install 'rlaif_pl[rating]'" in capsys.readouterr().err
     monkeypatch.undo()
-    importlib.import_module("rlaif_pl.evaluation.human.server")
+    importlib.import_module("rlaif_pl.evaluation.human.app")
 
 
 def test_a_port_in_use_is_named(samples, tmp_path, start, capsys):

@@ -18,8 +18,7 @@ from rlaif_pl.labeling.calls import (
     LoglikelihoodRequest,
     Question,
 )
-from rlaif_pl.labeling.strategies.free_form import FreeFormLabeler
-from rlaif_pl.labeling.strategies.pairwise import PairwiseLabeler
+from rlaif_pl.labeling.strategies.pairwise import FreeFormLabeler, PairwiseLabeler
 from rlaif_pl.labeling.strategy import CachedClient
 from rlaif_pl.labeling.usage.reply_store import ReplyStore
 
