@@ -211,13 +211,7 @@ def load_encoder(source: str) -> PreTrainedModel:
 
 
 def minilm_folder() -> Path:
-    """Return the model folder inside the package that carries all-MiniLM-L6-v2.
-
-    The package is found, not imported: importing is not needed and its dependencies are heavy.
-
-    Raises:
-        FileNotFoundError: The package is not installed.
-    """
+    """Find, without importing it, the package of all-MiniLM-L6-v2, or raise ``FileNotFoundError``."""
     spec = importlib.util.find_spec(MINILM_PACKAGE)
     for place in (spec and spec.submodule_search_locations) or ():
         folder = Path(place) / "model"

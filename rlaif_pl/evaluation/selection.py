@@ -44,11 +44,7 @@ class JudgedCandidate:
 
 
 def read_candidate(path: Path, monitor: str) -> Candidate | None:
-    """Read step and monitored value of a checkpoint, without its weights in memory.
-
-    Returns:
-        None where no ``ModelCheckpoint`` with this monitor had a value when the file was saved.
-    """
+    """Read a checkpoint, no weights; None where no ``ModelCheckpoint`` of this monitor had a value."""
     content = read_checkpoint(path, sum_up=False, mmap=True)
     for state in content.get("callbacks", {}).values():
         if isinstance(state, Mapping) and state.get("monitor") == monitor:

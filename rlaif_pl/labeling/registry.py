@@ -29,15 +29,7 @@ LABELERS: dict[str, type] = {
 
 
 def build_labeler(spec: str | Labeler, **options: object) -> Labeler:
-    """Return a labeler by name, or the given one.
-
-    Args:
-        spec: A name in ``LABELERS`` or a labeler.
-        **options: Arguments of the named labeler.
-
-    Raises:
-        ValueError: The name or an option is unknown, or options come with a finished labeler.
-    """
+    """Return a labeler by name, or the given one. ``ValueError``: an unknown name, a wrong option."""
     if not isinstance(spec, str):
         if options:
             raise ValueError(

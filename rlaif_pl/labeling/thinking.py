@@ -128,11 +128,7 @@ def thinking_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[
 
 
 def answer_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]]) -> str:
-    """Put messages into a tokenizer's chat format, up to where an answer without thoughts begins.
-
-    Thoughts are switched off where the template knows how, and closed where it opens them all the
-    same: a verdict is read at the first token, and rationales are asked for in the answer itself.
-    """
+    """Lay out messages up to an answer: thoughts switched off, or closed where they are opened."""
     options: dict[str, Any] = {"tokenize": False, "add_generation_prompt": True, **NO_THOUGHTS}
     text = tokenizer.apply_chat_template(list(messages), **options)
     return close_thought(str(text))

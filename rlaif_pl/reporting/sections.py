@@ -88,11 +88,7 @@ class MetricRow:
 
 
 def metric_rows(metrics: Mapping[str, float]) -> list[MetricRow]:
-    """Return the metrics without the limits that stand beside their estimates; known ones first.
-
-    Args:
-        metrics: Numbers by name, or by ``stage:name`` where stages measured different values.
-    """
+    """Return metrics (``name`` or ``stage:name``) without the limits beside them; known ones first."""
     limits = {
         f"{name}_{side}" for name in metrics for side in ("low", "high") if f"{name}_low" in metrics
     }

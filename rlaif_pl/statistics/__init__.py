@@ -8,7 +8,6 @@ from rlaif_pl.statistics.agreement import (
     rank_correlation,
 )
 from rlaif_pl.statistics.calibration import (
-    Binning,
     ReliabilityBin,
     brier,
     expected_calibration_error,
@@ -27,7 +26,6 @@ from rlaif_pl.statistics.intervals import (
     proportion_by_group,
     ratio_of_means,
     standard_error_by_group,
-    weighted_mean,
     wilson,
 )
 from rlaif_pl.statistics.length_control import length_controlled_win_rate
@@ -37,20 +35,15 @@ from rlaif_pl.statistics.power import (
     standard_error_of,
     two_sided_p_value,
 )
-from rlaif_pl.statistics.trends import BatchMean, Trend, divergence, trend
 
 __all__ = [
-    "BatchMean",
-    "Binning",
     "Estimator",
     "Interval",
     "ReliabilityBin",
-    "Trend",
     "binomial_test",
     "bootstrap_by_group",
     "brier",
     "cohen_kappa",
-    "divergence",
     "empty_interval",
     "expected_calibration_error",
     "fit_temperature",
@@ -70,7 +63,5 @@ __all__ = [
     "standard_error_by_group",
     "standard_error_of",
     "two_sided_p_value",
-    "trend",
-    "weighted_mean",
     "wilson",
 ]

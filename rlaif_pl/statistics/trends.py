@@ -57,8 +57,5 @@ def trend(points: Sequence[BatchMean]) -> Trend:
 
 
 def divergence(reward: Trend, judge: Trend) -> float:
-    """How far a reward rose while a judge fell, in standard deviations; 0 unless both did.
-
-    The smaller of the two movements: one that stands still does not count as the other's opposite.
-    """
+    """How far a reward rose while a judge fell, by the smaller movement; 0 unless both did."""
     return max(0.0, min(reward.rise, -judge.rise))

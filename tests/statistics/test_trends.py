@@ -2,8 +2,7 @@ import math
 
 import pytest
 
-from rlaif_pl.statistics import BatchMean, divergence, trend
-from rlaif_pl.statistics.trends import Trend
+from rlaif_pl.statistics.trends import BatchMean, Trend, divergence, trend
 
 
 def test_a_line_by_hand():

@@ -177,11 +177,7 @@ def raters_of(
 def first_shown_best(
     tasks: Mapping[str, RatingTask], ratings: Sequence[Rating], estimator: Estimator
 ) -> tuple[Interval, float]:
-    """Return how often the response at the top of the page was ranked best, and what chance gives.
-
-    Orders are drawn at random, so more than chance is a habit of raters. Of k equally good ones at the
-    top of a ranking, each counts 1/k.
-    """
+    """Return how often the top was ranked best (of k equals, 1/k), and what chance gives."""
     ranked = [rating for rating in ratings if rating.ranks is not None]
     if not ranked:
         return empty_interval(), float("nan")

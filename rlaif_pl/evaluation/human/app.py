@@ -261,10 +261,7 @@ def _guard(app: FastAPI, options: PageOptions) -> None:
 
 
 def refusal(request: Request) -> Response | None:
-    """Refuse what would change something and comes from another page, or is too much to read.
-
-    Browsers say where a request comes from, programs say nothing.
-    """
+    """Refuse what another page sent (browsers say so, programs say nothing) or is too much to read."""
     if request.method in ("GET", "HEAD"):
         return None
     origin = request.headers.get("origin")

@@ -41,14 +41,7 @@ class Imported:
 
 
 def export_tasks(store: RatingStore, rater: str, path: Path | str) -> int:
-    """Write the tasks that a rater has not rated, texts in the order drawn for the rater.
-
-    Returns:
-        Tasks written.
-
-    Raises:
-        ValueError: The name is none.
-    """
+    """Write tasks a rater has not rated, as drawn; return how many. ``ValueError``: no name."""
     name = _name(rater, "--rater")
     seed = int(store.facts()["seed"])
     rated = {

@@ -90,16 +90,7 @@ def rating_of(row: tuple[Any, ...]) -> Rating:
 
 
 def shown_order(seed: int, rater: str, task: str, num_items: int) -> tuple[int, ...]:
-    """Return the item at each place of the page, from the top.
-
-    Depends on nothing but the arguments, so a page that is opened again looks the same.
-
-    Args:
-        seed: Shuffles all again.
-        rater: Name of the person; capitals do not matter.
-        task: ``Task.id``.
-        num_items: Items to put in order.
-    """
+    """Return the item at each place of the page, always the same; a rater's capitals do not matter."""
 
     def place(item: int) -> bytes:
         return hashlib.blake2b(f"{seed}/{rater.casefold()}/{task}/{item}".encode()).digest()

@@ -159,14 +159,7 @@ class RatingStore(SqliteFile):
             return self._insert(rating)
 
     def put_all(self, ratings: Sequence[tuple[str, Rating]]) -> int:
-        """Commit ratings that were made elsewhere, all or none.
-
-        Returns:
-            How many are new; the others were here with the same ranks.
-
-        Raises:
-            ValueError: A rater is of another kind, or has rated a task otherwise.
-        """
+        """Commit others' ratings, all or none; return how many are new. ``ValueError``: one differs."""
         new = 0
         with self.explained(), self.transaction():
             for where, rating in ratings:

@@ -154,12 +154,7 @@ def measure_matrix(
     draws: int = 1000,
     seed: int = 0,
 ) -> WinMatrix:
-    """Judge every two policies by every judge; intervals by prompt group.
-
-    Raises:
-        ValueError: There are fewer than two policies or no judge, or ``taught`` names an unknown
-            judge or policy.
-    """
+    """Judge every two policies by every judge. ``ValueError``: too few of them, or unknown names."""
     _check(policies, judges, taught)
     texts, groups = [p.text for p in prompts], [p.group for p in prompts]
     cells: list[Cell] = []

@@ -10,14 +10,7 @@ __all__ = ["EndpointBackend", "LocalBackend", "as_backend"]
 
 
 def as_backend(spec: Backend | str) -> Backend:
-    """Return a back end as it is, or make a local one of a model's name.
-
-    Args:
-        spec: A back end, or the name or folder of a model for ``LocalBackend``.
-
-    Raises:
-        ValueError: The name is the address of a server, which needs more than an address.
-    """
+    """Return a back end, or a local one of a model's name. ``ValueError``: the name is an address."""
     if not isinstance(spec, str):
         return spec
     if spec.startswith(("http://", "https://")):

@@ -100,11 +100,7 @@ def parse_body(content: str) -> Completion:
 
 
 def _said(message: Mapping[str, object]) -> tuple[str, str | None]:
-    """Return a message's answer, and the thoughts that came beside it; None where none did.
-
-    Thoughts have a field of their own (``reasoning``; older servers: ``reasoning_content``) or are
-    parts of the content (``{"type": "thinking"}``).
-    """
+    """Return an answer and the thoughts beside it, in a field of their own or the content, if any."""
     found = [message[name] for name in THOUGHTS if message.get(name)]
     thoughts = _thought(found[0]) if found else None
     content = message.get("content")

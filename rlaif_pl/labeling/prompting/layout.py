@@ -56,12 +56,7 @@ class ExemplarFile:
 
 
 def load_exemplars(name: str, shots: int, thoughts: bool) -> ExemplarFile:
-    """Load examples of the package by name, or one's own file by path.
-
-    Raises:
-        FileNotFoundError: There is neither.
-        ValueError: The file has too few examples, lacks rationales, or is laid out otherwise.
-    """
+    """Load examples by name or path. ``ValueError``: too few, no rationales, laid out otherwise."""
     content, version = read_versioned(name, ".yaml")
     rows = parse_yaml(content, version)
     if not isinstance(rows, list):

@@ -115,12 +115,7 @@ def opened(text: str) -> Opened:
 
 
 def load_prompt(name: str, fields: frozenset[str] = PAIR) -> LabelingPrompt:
-    """Load a prompt of the package by its name, or one's own file by its path.
-
-    Raises:
-        FileNotFoundError: There is neither such a prompt nor such a file.
-        ValueError: The file is not laid out as described in this module, or asks something else.
-    """
+    """Load a prompt by name or path. ``ValueError``: laid out otherwise, or it asks something else."""
     content, version = read_versioned(name, ".txt")
     prompt = parse_prompt(content, version)
     if prompt.fields != fields:

@@ -64,10 +64,7 @@ class Order:
     spent: Spent = field(default_factory=Spent)  # what it took
 
     def add_verdict(self, reply: Response) -> None:
-        """Take in the reply to a choice between slot 1, slot 2 and, where asked for, a tie.
-
-        Half of a tie's probability counts for each slot.
-        """
+        """Take in the reply to a choice of a slot or a tie, half of which counts for each slot."""
         self.spent.add(reply)
         failure, outside = read_choice(reply)
         if outside is not None:

@@ -197,11 +197,7 @@ def total_of(reply: Response) -> float:
 
 
 def split_template(template: str) -> tuple[str, str]:
-    """Cut a template into the context and the scored part, white space going to the latter.
-
-    Raises:
-        ValueError: A field is missing or repeated, or ``{prompt}`` is not last.
-    """
+    """Cut a template into context and scored part. ``ValueError``: each field once, prompt last."""
     refuse_spelled_breaks("template", template)
     counts = (template.count("{response}"), template.count("{prompt}"))
     if counts != (1, 1) or not template.endswith("{prompt}"):
@@ -279,10 +275,7 @@ class LikelihoodLabeler(ScoringLabeler):
     def details(
         self, prompts: Sequence[str], responses: Sequence[str], ask: Ask | None = None
     ) -> list[Judgment]:
-        """Return scores in nats, or why there is none (``empty``, ``too_long``, ``nonfinite``).
-
-        Each different text is read once in the life of this labeler.
-        """
+        """Return scores in nats, or why there is none (``empty``, ``too_long``, ``nonfinite``)."""
         limit, cut = self.max_prompt_words, [prompt.strip() for prompt in prompts]
         cut = cut if limit is None else [truncate_words(prompt, limit) for prompt in cut]
         texts = list(zip(cut, (response.strip() for response in responses), strict=True))

@@ -168,12 +168,7 @@ class ConstitutionLabeler(ModelLabeler):
 
 
 def load_principles(name: str) -> tuple[tuple[str, ...], str]:
-    """Load principles of the package by name, or one's own file by path, with their version.
-
-    Raises:
-        FileNotFoundError: There is neither.
-        ValueError: The file is not a list of different texts.
-    """
+    """Load principles by name or path, with their version. ``ValueError``: not different texts."""
     content, version = read_versioned(name, ".yaml")
     rows = parse_yaml(content, version)
     if not (

@@ -49,26 +49,13 @@ class PromptRubric:
 
 
 def load_criteria(name: str) -> tuple[tuple[Criterion, ...], str]:
-    """Load criteria of the package by name, or one's own YAML or JSON file by path, with their version.
-
-    Raises:
-        FileNotFoundError: There is neither.
-        ValueError: The file is not a list of ``{description, weight}``.
-    """
+    """Load criteria by name or path (YAML, JSON), with their version; errors as of ``criteria_of``."""
     content, version = read_versioned(name, ".yaml")
     return criteria_of(parse_yaml(content, version), version), version
 
 
 def criteria_of(rows: object, where: str) -> tuple[Criterion, ...]:
-    """Check a list of criteria.
-
-    Args:
-        rows: Each ``{description, weight}``, or a description alone.
-        where: File or row that they came from, for messages.
-
-    Raises:
-        ValueError: One of them is something else, two are alike, or there is none.
-    """
+    """Check criteria, each ``{description, weight}`` or a text; a ``ValueError`` names ``where``."""
     if not isinstance(rows, list) or not rows:
         raise ValueError(
             f"expected {where} to hold a list of criteria {{description, weight}}, got {shown(rows)}"

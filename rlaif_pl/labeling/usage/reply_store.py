@@ -157,11 +157,7 @@ class ReplyStore(SqliteFile):
         return Totals(calls, answered, dict(failures), int(read), int(written), cost)
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """Yield rows in the order in which they were committed, as plain records.
-
-        ``call`` is the call's JSON, ``digest`` a hexadecimal number, ``created`` seconds since 1970,
-        ``logprobs`` a list in which infinite values are None.
-        """
+        """Yield rows in the order committed, as records; infinite log-probabilities are None."""
         with self.explained():
             cursor = self.connection.execute(f"SELECT {', '.join(ROW)} FROM replies ORDER BY id")
             for values in cursor:

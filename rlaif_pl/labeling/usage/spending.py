@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -58,15 +58,7 @@ def price_of(model: str, prices: Mapping[str, Price] | None) -> Price | None:
 
 
 def refuse_unpriced(max_cost: float | None, backends: Iterable[object]) -> None:
-    """Refuse a limit that would never be reached, since a back end that has prices has none set.
-
-    Args:
-        max_cost: The limit; None for none.
-        backends: Who answers. One without an attribute ``price`` charges nothing or by itself.
-
-    Raises:
-        ValueError: A limit is set and a price is missing.
-    """
+    """Refuse (``ValueError``) a limit that a back end with a ``price`` of None would never reach."""
     for backend in backends:
         if max_cost is not None and getattr(backend, "price", 0.0) is None:
             model = getattr(backend, "model", "NAME")
@@ -81,26 +73,25 @@ class OutOfBudget(RuntimeError):  # noqa: N818 (a limit that was asked for is no
     """The money that a job may spend is spent; everything paid for is kept."""
 
 
+@dataclass(eq=False)
 class BudgetTracker:
-    """Counts every call of a run as its reply arrives.
+    """Counts every call of a run as its reply arrives."""
 
-    Args:
-        max_cost: USD that this run may spend, at least 0; None for no limit. Calls in flight when
-            it is reached are still paid.
-    """
+    # USD that this run may spend, at least 0; None for no limit. Calls in flight when it is reached
+    # are still paid
+    max_cost: float | None = None
+    calls: int = 0
+    failures: int = 0
+    attempts: int = 0
+    read: int = 0
+    written: int = 0
+    cost_usd: float = 0.0
+    seconds: float = 0.0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def __init__(self, max_cost: float | None = None) -> None:
-        if max_cost is not None and not (math.isfinite(max_cost) and max_cost >= 0):
-            raise ValueError(f"expected max_cost in USD, at least 0, got {max_cost}")
-        self.max_cost = max_cost
-        self.calls = 0
-        self.failures = 0
-        self.attempts = 0
-        self.read = 0
-        self.written = 0
-        self.cost_usd = 0.0
-        self.seconds = 0.0
-        self._lock = threading.Lock()
+    def __post_init__(self) -> None:
+        if self.max_cost is not None and not (math.isfinite(self.max_cost) and self.max_cost >= 0):
+            raise ValueError(f"expected max_cost in USD, at least 0, got {self.max_cost}")
 
     def count(self, call: Call, reply: Response) -> None:  # noqa: ARG002 (what a watch is told)
         """Add one reply. ``OutOfBudget``: the limit is reached; the reply is counted all the same."""
