@@ -220,10 +220,7 @@ def checked_thinking(thinking: Thinking | None, chat: bool, cot: bool = False) -
 
 
 def thoughtful(ask: Ask, thinking: Thinking | None) -> Ask:
-    """Return what answers calls with thoughts before each choice.
-
-    A reply to a choice counts the tokens and the money of both its calls.
-    """
+    """Return what answers calls, choices after thoughts; a reply counts what both its calls took."""
     if thinking is None:
         return ask
     decoding = thinking.decoding

@@ -143,13 +143,8 @@ def reliability(bins: Sequence[ReliabilityBin]) -> str:
         return _svg(figure, "reliability")
 
 
-def bars(rows: Sequence[tuple[str, Interval, bool]], level: float = 0.5) -> str:
-    """Draw shares as horizontal bars and a line at a level.
-
-    Args:
-        rows: What each measures, its share, and whether it is drawn in the background color.
-        level: Of the line, in [0, 1].
-    """
+def bars(rows: Sequence[tuple[str, Interval, bool]]) -> str:
+    """Draw named shares, some in the background color, as horizontal bars with a line at 50 %."""
     with _axes((WIDE[0], 0.9 + 0.45 * len(rows))) as (figure, axes):
         places = list(range(len(rows) - 1, -1, -1))
         for place, (_, row, is_baseline) in zip(places, rows, strict=True):
@@ -160,7 +155,7 @@ def bars(rows: Sequence[tuple[str, Interval, bool]], level: float = 0.5) -> str:
                 axes.plot(limits, [place, place], color=INK, linewidth=1.6)
             text = f"{100 * row.value:.1f} %"
             axes.annotate(text, (1.01, place), xycoords=("axes fraction", "data"), va="center")
-        axes.axvline(100 * level, color=INK, linewidth=1.0, linestyle=(0, (4, 3)))
+        axes.axvline(50, color=INK, linewidth=1.0, linestyle=(0, (4, 3)))
         axes.set_yticks(places, [label for label, *_ in rows])
         axes.set_xlim(0, 100)
         axes.grid(visible=False, axis="y")

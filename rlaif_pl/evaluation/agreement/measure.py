@@ -154,10 +154,7 @@ def alignment_of(
     draws: int = 2000,
     seed: int = 0,
 ) -> AlignmentReport:
-    """Compare labels that exist already with people's verdicts on the same pairs, row by row.
-
-    Arguments and errors are those of ``measure_alignment``; ``labeled[i]`` judges ``gold[i]``.
-    """
+    """Compare labels that exist with verdicts, row by row; the rest as of ``measure_alignment``."""
     usable, undecided, failures = _usable(labeled, gold)
     rows, people = [labeled[i] for i in usable], [gold[i] for i in usable]
     asked = [labeled[i] for i in decided(gold)]

@@ -23,12 +23,12 @@ from rlaif_pl.labeling.backends.endpoint_echo import (
 from rlaif_pl.labeling.backends.endpoint_errors import EndpointError, Table, unlikely
 from rlaif_pl.labeling.backends.endpoint_http import Learned, Sender
 from rlaif_pl.labeling.backends.endpoint_request import (
+    STRUCTURED,
     Route,
     Settings,
     Wanted,
     draft,
     is_strict,
-    structured_in,
 )
 from rlaif_pl.labeling.calls import (
     Call,
@@ -98,7 +98,8 @@ class Caller:
         return await self._score(call)
 
     async def _choose(self, call: ChoiceRequest) -> Response:
-        if structured := structured_in(self.settings.extra_body):
+        extra = sorted(self.settings.extra_body)
+        if structured := [n for n in extra if n in STRUCTURED or n.startswith("guided_")]:
             raise EndpointError(
                 f"expected no {' or '.join(structured)} in the back end's extra_body, which would hide "
                 "how likely all other answers are from a label by probabilities; leave it out"

@@ -180,11 +180,6 @@ def refused_fields(sentence: str, text: str, optional: Collection[str]) -> list[
     return sorted(set(optional) - set(STRICT_FIELDS))
 
 
-def structured_in(extra_body: Mapping[str, Any]) -> list[str]:
-    """Return the fields of a request that hold its answer to a grammar."""
-    return sorted(name for name in extra_body if name in STRUCTURED or name.startswith("guided_"))
-
-
 def messages(
     question: Question, beginning: str, settings: Settings
 ) -> tuple[list[dict[str, str]], dict[str, bool]]:

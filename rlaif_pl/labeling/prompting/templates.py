@@ -99,10 +99,7 @@ class LabelingPrompt:
 
 
 def fill(text: str, values: dict[str, str]) -> str:
-    """Fill in the fields in one pass, so that braces inside the values are left alone.
-
-    The values stand between marks, since they are data; see ``rlaif_pl.text.filled``.
-    """
+    """Fill in all fields in one pass, the values marked as data (see ``rlaif_pl.text.filled``)."""
     return _FIELD.sub(lambda match: mark_data(values[match[1]].strip()), text)
 
 

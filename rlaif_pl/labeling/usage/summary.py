@@ -11,7 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -100,10 +100,7 @@ def count_outcomes(rows: Sequence[Preference]) -> OutcomeCounts:
         asked=len(rows),
         decided=len(labels) - tied,
         tied=tied,
-        malformed=kinds["malformed"],
-        refused=kinds["refused"],
-        too_long=kinds["too_long"],
-        failed=kinds["failed"],
+        **{kind: kinds[kind] for kind in get_args(Kind)},
         reasons=dict(sorted(Counter(missing).items())),
     )
 
