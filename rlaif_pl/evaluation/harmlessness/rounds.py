@@ -241,10 +241,7 @@ def write(study: RevisionStudy, folder: Path | str) -> None:
 
 
 def plot(study: RevisionStudy) -> Figure:
-    """Draw the share preferred to the first answer by round.
-
-    A judge that cannot tell is drawn in gray and dashed, so that nobody takes its line for a result.
-    """
+    """Draw the share preferred to the first answer; gray, dashed where a judge cannot tell."""
     figure = Figure(figsize=(6.4, 3.8), layout="constrained")
     axes = figure.add_subplot()
     axes.axhline(100 * CHANCE, color="black", linewidth=0.8)

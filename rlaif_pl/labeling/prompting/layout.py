@@ -187,11 +187,7 @@ class Layout:
         return self._question(head, self._request(body))
 
     def verdict_after(self, sample: PromptSample, rationale: str) -> Question:
-        """Return the question for the verdict, the rationale standing in the answer.
-
-        It begins with all of ``reasoning(sample)`` as the model read it, so that it can be taken
-        from a cache.
-        """
+        """Return the question for the verdict after a rationale, begun as ``reasoning(sample)``."""
         head, body = self._text(sample)
         request = self._request(body)
         said = rationale.rstrip()
