@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
@@ -18,9 +18,10 @@ Changed = Literal["nothing", "adapter", "whole"]
 class ServedPolicy(Protocol):
     """A policy as a generation backend sees it."""
 
-    @property
-    def name(self) -> str:
-        """Model that it is, or started from."""
+    name: str  # model that it is, or started from
+    is_tied: bool  # whether its output embedding is its input embedding
+    end_ids: frozenset[int]  # tokens that end a text
+    vocab_size: int  # ids from here on belong to no token
 
     @property
     def changed(self) -> Changed:
@@ -31,20 +32,8 @@ class ServedPolicy(Protocol):
         """Rank of its adapters; 0 where it has none."""
 
     @property
-    def is_tied(self) -> bool:
-        """Whether its output embedding is its input embedding."""
-
-    @property
     def device_type(self) -> str:
         """Kind of device its weights are on: "cpu", "cuda", ..."""
-
-    @property
-    def end_ids(self) -> frozenset[int]:
-        """Tokens that end a text."""
-
-    @property
-    def vocab_size(self) -> int:
-        """Ids from here on belong to no token."""
 
     def sample(
         self,
@@ -74,28 +63,23 @@ class ServedPolicy(Protocol):
     ) -> list[float]:
         """Log-probability of each response token, in nats, at temperature 1.
 
-        Args:
-            prompt: Token ids.
-            response: Token ids.
-            rounding: Type to compute in, with other rounding than usual; None for the policy's own.
+        ``rounding`` is a type to compute in, with other rounding than usual; None the policy's own.
         """
 
 
-@runtime_checkable
-class GenerationBackend(Protocol):
-    """Draws responses to prompts."""
+class GenerationBackend:
+    """Draws responses to prompts; by default in this process, from the policy itself.
 
-    @property
-    def is_remote(self) -> bool:
-        """Whether texts are drawn elsewhere, with weights that are sent there."""
+    Attributes:
+        is_remote: Whether texts are drawn elsewhere, with weights that are sent there.
+        overlap: Whether training asks for the next step's texts while a step trains.
+        importance_cap: Most that a token counts in training for its policy probability over its
+            sampler's.
+    """
 
-    @property
-    def overlap(self) -> bool:
-        """Whether training asks for the next step's texts while a step trains."""
-
-    @property
-    def importance_cap(self) -> float:
-        """Most that a token counts in training for its policy probability over its sampler's."""
+    is_remote: bool = False
+    overlap: bool = False
+    importance_cap: float = math.inf  # the policy draws itself: there is nothing to weigh
 
     def prepare(self, policy: ServedPolicy, params: SamplingParams, *, for_training: bool) -> None:
         """Refuse, before any work, what could not be drawn.
@@ -139,38 +123,11 @@ class GenerationBackend(Protocol):
         Arguments as of ``CausalModel.sample``; only texts drawn in this process have trunk states.
 
         Raises:
+            ValueError: A text could outgrow the servers' longest one, or a request is refused.
             OSError: No server is left.
         """
-
-
-class LocalGenerator:
-    """Draws in this process, from the policy itself: no weights are sent, no text is off policy."""
-
-    is_remote = False
-    overlap = False  # it cannot draw while it trains
-    importance_cap = math.inf  # the policy draws itself: there is nothing to weigh
-
-    def prepare(self, policy: ServedPolicy, params: SamplingParams, *, for_training: bool) -> None:
-        """Do nothing: whatever a policy can be asked for, it can draw here."""
-
-    def update(self, policy: ServedPolicy) -> None:
-        """Do nothing: the policy's present weights are those that draw."""
-
-    def share(self) -> None:
-        """Return nothing: each process draws from its own policy."""
-
-    def follow(self, state: Any) -> None:
-        """Do nothing; see ``share``."""
-
-    def generate(
-        self,
-        policy: ServedPolicy,
-        prompts: Sequence[Sequence[int]],
-        params: SamplingParams,
-        seeds: Sequence[int],
-        *,
-        keep_trunk: bool = False,
-        close: bool = False,
-    ) -> Generated:
-        """Draw by ``CausalModel.sample``; see ``GenerationBackend.generate``."""
         return policy.sample(prompts, params, seeds, keep_trunk=keep_trunk, close=close)
+
+
+class LocalGenerator(GenerationBackend):
+    """Draws in this process, from the policy itself: no weights are sent, no text is off policy."""

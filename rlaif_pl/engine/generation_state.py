@@ -19,9 +19,7 @@ from rlaif_pl.engine.score import CappedHead
 class LanguageModel(Protocol):
     """What the engine needs to know of a model."""
 
-    @property
-    def trunk(self) -> DecoderRunner | None:
-        """Lower layers; None where ``top`` holds all."""
+    trunk: DecoderRunner | None  # lower layers; None where `top` holds all
 
     @property
     def top(self) -> DecoderRunner:
@@ -96,7 +94,7 @@ class PackedState:
             self.caches.append(cache)
 
     def forward_trunk(self, tokens: Tensor) -> Tensor:
-        """See ``GenerationState``; states ``(n, 1, D)``, or the ids without a trunk."""
+        """Run the trunk; states ``(n, 1, D)``, or the ids without one."""
         self.positions = self.positions + 1
         if self.model.trunk is None:
             return tokens[:, None]

@@ -9,8 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from typing_extensions import override
+
 from rlaif_pl.engine.generate import Generated
-from rlaif_pl.engine.generation_backend import ServedPolicy
+from rlaif_pl.engine.generation_backend import GenerationBackend, ServedPolicy
 from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.engine.vllm import facts as known
 from rlaif_pl.engine.vllm.client import Client, RefusedError, ServerGoneError
@@ -25,7 +27,7 @@ CHECK_TOKENS = 16
 FACTOR, LEAST_TOLERANCE = 4.0, 1e-3
 
 
-class VLLMGenerator:
+class VLLMGenerator(GenerationBackend):
     """Draws by one or several vLLM servers, in the trainer's place.
 
     Each update gets a name of its own, ``policy-RUN-vN``: adapters as a PEFT folder that is loaded
@@ -88,13 +90,8 @@ class VLLMGenerator:
         self._for_training = False
         self._transfers: dict[str, WeightTransfer] = {}  # by URL
 
+    @override
     def prepare(self, policy: ServedPolicy, params: SamplingParams, *, for_training: bool) -> None:
-        """Ask every server what it can do, and refuse what the run would miss.
-
-        Raises:
-            ValueError: A server lacks something; the flag to set is named.
-            ConnectionError: No server can be reached.
-        """
         self._for_training = for_training
         self.servers.each(lambda client: self._read(client, policy, params))
 
@@ -119,13 +116,8 @@ class VLLMGenerator:
             )
         self.facts[client.url] = found
 
+    @override
     def update(self, policy: ServedPolicy) -> None:
-        """Send the policy's present weights to every server, and check that it draws from them.
-
-        Raises:
-            ValueError: A server refuses them, or draws from others.
-            ConnectionError: No server is left.
-        """
         if not self.facts:
             self.prepare(policy, SamplingParams(), for_training=self._for_training)
         before, self._loaded = self._loaded, None
@@ -148,22 +140,19 @@ class VLLMGenerator:
             self.servers.each(lambda client: client.post("/v1/unload_lora_adapter", body))
             shutil.rmtree(self.adapter_dir / before, ignore_errors=True)
 
+    @override
     def share(self) -> dict[str, Any]:
-        """Name the weights that were sent last, and the servers that have them."""
         return {"loaded": self._loaded, "alive": [client.url for client in self.servers.alive]}
 
+    @override
     def follow(self, state: dict[str, Any]) -> None:
-        """Ask for what another process sent; see ``share``.
-
-        Raises:
-            ConnectionError: No server that has it can be reached.
-        """
         self._loaded = state["loaded"]
         for client in list(self.servers.alive):
             if client.url not in state["alive"]:
                 self.servers.drop(client, ServerGoneError(f"{client.url} is lost to rank 0"))
         self.servers.require()
 
+    @override
     def generate(
         self,
         policy: ServedPolicy,
@@ -174,12 +163,6 @@ class VLLMGenerator:
         keep_trunk: bool = False,  # noqa: ARG002 - states stay on the servers
         close: bool = False,  # noqa: ARG002
     ) -> Generated:
-        """Draw by the servers; log-probabilities come with the tokens where they will be needed.
-
-        Raises:
-            ValueError: A text could outgrow the servers' longest one, or a request is refused.
-            ConnectionError: No server is left.
-        """
         self._check_lengths(max(map(len, prompts)), params.max_new_tokens)
 
         def ask(client: Client, n: int) -> list[Sample]:
