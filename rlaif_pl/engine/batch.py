@@ -26,9 +26,7 @@ class Segment(NamedTuple):
     """Tokens that belong together."""
 
     length: int  # how many, at least 0
-    # number of the segment in the level above that it continues; 0 in the first level, where there
-    # is none
-    parent: int = 0
+    parent: int = 0  # number of the segment in the level above that it continues, if there is one
 
 
 class Runs(NamedTuple):
@@ -85,7 +83,6 @@ class PackedBatch:
     _masks: dict[tuple[int, int, int | None], Tensor] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
-        """Tokens of the row."""
         return len(self.positions)
 
     @property
@@ -113,14 +110,8 @@ class PackedBatch:
     def attention_mask(self, before: int, own: int, window: int | None) -> Tensor | None:
         """Say which of ``before + own`` keys the last ``own`` tokens of a text may see.
 
-        Args:
-            before: Keys of ancestors and root.
-            own: Tokens that ask, each sees itself and what is before it.
-            window: Number of latest tokens that a token sees, itself included; None for all.
-
-        Returns:
-            True where it may, ``(own, before + own)`` bool; None where each sees all before it and
-            there is nothing before.
+        None where nothing is before and each sees all before itself, else ``(own, before + own)`` bool;
+        ``window`` is the number of latest tokens that a token sees, itself included, or None for all.
         """
         if window is not None and before + own <= window:
             window = None
@@ -150,8 +141,7 @@ def pack_segments(
         ValueError: Parents are out of order.
     """
     ends = [0 if root is None else root.batch.longest]
-    longest, edges = ends[0], [0]
-    positions: list[int] = []
+    longest, edges, positions = ends[0], [0], list[int]()
     for level in levels:
         parents = [segment.parent for segment in level]
         if parents != sorted(parents) or (parents and not 0 <= parents[-1] < len(ends)):
@@ -161,52 +151,65 @@ def pack_segments(
         positions += chain.from_iterable(map(range, begins, ends))
         longest = max(longest, *ends, 0)
         edges.append(len(positions))
-    plans = _plan(levels, edges)
-    runs = [list(accumulate(part, initial=0)) for plan in plans for part in (plan[2], plan[3])]
-    moved, *cumulative = to_device([positions, *runs], device)
-    ints = iter(part.int() for part in cumulative)
-    blocks = [
-        AttentionBlock(asking, asked, Runs(q, next(ints)), Runs(k, next(ints)), causal)
-        for asking, asked, q, k, causal in plans
-    ]
+    own, whole = tuple([s.length for level in levels for s in level]), slice(0, edges[-1])
+    plans = [(whole, whole, own, own, True)]
+    for depth, level in enumerate(levels):
+        asking = slice(edges[depth], edges[depth + 1])
+        lengths, parents = [each.length for each in level], [each.parent for each in level]
+        plans += plan_ancestors(levels[:depth], lengths, parents, asking, asking.start)
+    blocks, moved = make_blocks(plans, device, positions)
     kept = tuple(tuple(level) for level in levels)
     return PackedBatch(kept, moved, tuple(blocks), ends, longest, root)
 
 
+# Of a block: queries, keys, tokens of each run of either, and whether it is causal.
 Plan = tuple[slice, slice, tuple[int, ...], tuple[int, ...], bool]
 
 
-def _plan(levels: Sequence[Sequence[Segment]], edges: Sequence[int]) -> list[Plan]:
-    """Plan every level's attention to itself, then to those above; ``edges`` are level borders."""
+def plan_ancestors(
+    levels: Sequence[Sequence[Segment]],
+    lengths: Sequence[int],
+    ancestors: Sequence[int],
+    asking: slice,
+    edge: int,
+) -> list[Plan]:
+    """Plan the attention of segments, which lie in ``asking``, to the levels above, up to ``edge``."""
     plans: list[Plan] = []
-    own = tuple(segment.length for level in levels for segment in level)
-    whole = slice(edges[0], edges[-1])
-    plans.append((whole, whole, own, own, True))
-    for depth in range(1, len(levels)):
-        asking = slice(edges[depth], edges[depth + 1])
-        ancestors = [segment.parent for segment in levels[depth]]
-        for above in range(depth - 1, -1, -1):
-            counts = [0] * len(levels[above])
-            for segment, ancestor in zip(levels[depth], ancestors, strict=True):
-                counts[ancestor] += segment.length
-            asked = slice(edges[above], edges[above + 1])
-            if asked.stop > asked.start and asking.stop > asking.start:
-                lengths = tuple(segment.length for segment in levels[above])
-                plans.append((asking, asked, tuple(counts), lengths, False))
-            ancestors = [levels[above][ancestor].parent for ancestor in ancestors]
+    for above, level in enumerate(reversed(levels), 1):
+        sizes = tuple([segment.length for segment in level])
+        asked = slice(edge - sum(sizes), edge)
+        edge = asked.start
+        if asked.stop > asked.start and asking.stop > asking.start:
+            counts = [0] * len(level)
+            for length, ancestor in zip(lengths, ancestors, strict=True):
+                counts[ancestor] += length
+            plans.append((asking, asked, tuple(counts), sizes, False))
+        if above < len(levels):
+            ancestors = [level[ancestor].parent for ancestor in ancestors]
     return plans
+
+
+def make_blocks(
+    plans: Sequence[Plan], device: torch.device | str, more: Sequence[int] = ()
+) -> tuple[list[AttentionBlock], Tensor]:
+    """Return planned blocks, and more integers that go to the device in the same copy."""
+    runs = [list(accumulate(part, initial=0)) for plan in plans for part in plan[2:4]]
+    moved, *cumulative = to_device([more, *runs], device)
+    ints = iter(part.int() for part in cumulative)
+    return [
+        AttentionBlock(asking, asked, Runs(q, next(ints)), Runs(k, next(ints)), causal)
+        for asking, asked, q, k, causal in plans
+    ], moved
 
 
 def full_block(queries: int, keys: int, device: torch.device) -> AttentionBlock:
     """Return a block in which all queries ask all keys."""
-    asking, asked = (part.int() for part in to_device([[0, queries], [0, keys]], device))
-    return AttentionBlock(
-        slice(0, queries), slice(0, keys), Runs((queries,), asking), Runs((keys,), asked), False
-    )
+    plan: Plan = (slice(0, queries), slice(0, keys), (queries,), (keys,), False)
+    return make_blocks([plan], device)[0][0]
 
 
 def to_device(lists: Sequence[Sequence[int]], device: torch.device | str) -> list[Tensor]:
-    """Move lists of integers to a device in one copy, which nobody waits for; int64 tensors."""
+    """Move lists of integers to a device in one copy, see ``send``; int64 tensors."""
     flat = torch.tensor(list(chain.from_iterable(lists)), dtype=torch.int64)
     return list(send(flat, device).split([len(part) for part in lists]))
 

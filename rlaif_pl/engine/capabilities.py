@@ -137,10 +137,7 @@ class _Probe:
     ) -> Tensor:
         """Run ids ``(N, T)`` or states ``(N, T, D)`` the way the model itself does.
 
-        Args:
-            inputs: New tokens.
-            mask: True where a cached or new token is real, ``(N, C + T)``; None where all are new.
-            cache: The library's cache of ``C`` tokens; extended in place.
+        ``mask`` is True where a cached or new token is real, ``(N, C + T)``; None where all are new.
         """
         if mask is None:
             mask = torch.ones(inputs.shape[:2], dtype=torch.bool, device=inputs.device)
@@ -181,7 +178,7 @@ class _Probe:
         for step in range(max(CONTINUATIONS)):
             kept = [n for n, text in enumerate(rows) if step < CONTINUATIONS[text]]
             if len(kept) < len(rows):
-                cache.select_rows(kept)
+                cache.select_rows(kept, torch.tensor(kept, device=self.device))
                 rows = [rows[n] for n in kept]
             places = torch.stack([self.own[text][step] for text in rows])[:, None]
             positions = self.batch.positions[places]

@@ -9,7 +9,6 @@ log-sum-exp, as in ``attention.segments``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -20,11 +19,11 @@ from rlaif_pl.engine.attention.segments import Keys, is_supported
 from rlaif_pl.engine.batch import (
     AttentionBlock,
     PackedBatch,
-    Runs,
     Segment,
     full_block,
+    make_blocks,
     pack_segments,
-    to_device,
+    plan_ancestors,
 )
 
 
@@ -67,12 +66,10 @@ class KVCache:
         return cache
 
     def fork(self, leaves: Sequence[int], capacity: int) -> None:
-        """Begin texts.
+        """Begin texts of at most ``capacity`` tokens.
 
-        Args:
-            leaves: Which segment of the last level each text continues, in ascending order; a
-                prompt that ends higher has an empty segment there.
-            capacity: Most tokens that a text can get.
+        ``leaves`` are the segments of the last level that they continue, in ascending order; a prompt
+        that ends higher has an empty segment there.
         """
         self._leaves, self._capacity = list(leaves), capacity
         self._plan()
@@ -87,7 +84,7 @@ class KVCache:
         window: int | None = None,
         softcap: float | None = None,
     ) -> Tensor:
-        """Take in one token a text and attend from it.
+        """Take in one token a text and attend from it. ``(n, heads, size)``.
 
         Args:
             layer: Number of the layer.
@@ -97,9 +94,6 @@ class KVCache:
             scale: Factor of the scores.
             window: Latest tokens that a token sees, itself included; None for all.
             softcap: Bound of the scores; None for none.
-
-        Returns:
-            ``(n, heads, size)``
         """
         if layer not in self._own:
             self._own[layer] = tuple(  # type: ignore[assignment]
@@ -121,16 +115,13 @@ class KVCache:
             joint = merge_attention_states(joint, leaf.forward((query, k, v), block, scale))
         return joint.output
 
-    def select_rows(self, rows: Sequence[int], index: Tensor | None = None) -> None:
+    def select_rows(self, rows: Sequence[int], index: Tensor) -> None:
         """Go on with these texts only, in ascending order; ``index`` is the same on the device."""
         self._leaves = [self._leaves[row] for row in rows]
-        if index is None:
-            (index,) = to_device([rows], self.batch.positions.device)
         self._own = {layer: (k[index], v[index]) for layer, (k, v) in self._own.items()}
         self._plan()
 
     def _plan(self) -> None:
-        """Plan the attention of the texts to each level of the prefilled batch."""
         levels, lengths = self.batch.levels, self.batch.lengths
         first, chains = len(lengths) - len(levels[-1]), self.batch.chains()
         self._chains = [
@@ -138,26 +129,9 @@ class KVCache:
             for leaf in self._leaves
         ]
         self._longest = max((self.batch.ends[leaf] for leaf in self._leaves), default=0)
-        lists: list[list[int]] = []
-        plans: list[tuple[slice, tuple[int, ...], tuple[int, ...]]] = []
-        ancestors, edge = self._leaves, len(self.batch)
-        for level in reversed(levels):
-            counts = [0] * len(level)
-            for ancestor in ancestors:
-                counts[ancestor] += 1
-            ancestors = [level[ancestor].parent for ancestor in ancestors]
-            sizes = tuple(segment.length for segment in level)
-            keys = slice(edge - sum(sizes), edge)
-            edge = keys.start
-            if keys.stop > keys.start:
-                lists += [list(accumulate(runs, initial=0)) for runs in (counts, sizes)]
-                plans.append((keys, tuple(counts), sizes))
-        moved = iter(part.int() for part in to_device(lists, self.batch.positions.device))
-        everyone = slice(0, len(self._leaves))
-        self._blocks = [
-            AttentionBlock(everyone, keys, Runs(q, next(moved)), Runs(k, next(moved)), causal=False)
-            for keys, q, k in plans
-        ]
+        count = len(self._leaves)
+        plans = plan_ancestors(levels, [1] * count, self._leaves, slice(0, count), len(self.batch))
+        self._blocks, _ = make_blocks(plans, self.batch.positions.device)
 
     def _append_masked(
         self,
@@ -167,11 +141,10 @@ class KVCache:
         window: int | None,
         softcap: float | None,
     ) -> Tensor:
-        """Attend text by text, where a window or cap asks for it."""
         keys, values = self._own[layer]
         # Without a prompt nothing was prefilled, and no chain names a piece.
-        k, v = self._prefilled.get(layer, (keys[:0, 0], values[:0, 0]))
-        pieces = k.split(self.batch.lengths), v.split(self.batch.lengths)
+        prompts = self._prefilled.get(layer, (keys[:0, 0], values[:0, 0]))
+        pieces = [part.split(self.batch.lengths) for part in prompts]
         root = self.batch.root
         results = []
         for row, chain in enumerate(self._chains):
@@ -181,8 +154,6 @@ class KVCache:
             key, value = (torch.cat(part) for part in zip(*parts, strict=True))
             first = 0 if window is None else max(0, len(key) - window)
             mask = torch.ones(1, len(key) - first, dtype=torch.bool, device=query.device)
-            found = attend_masked(
-                query[row : row + 1], key[first:], value[first:], mask, scale, softcap
-            )
-            results.append(found)
+            q, k, v = query[row : row + 1], key[first:], value[first:]
+            results.append(attend_masked(q, k, v, mask, scale, softcap))
         return torch.cat(results)
