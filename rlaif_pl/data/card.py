@@ -73,8 +73,7 @@ def dataset_card(
         exported: The export.
         data_file: Name of the data file beside the card.
         license_id: Identifier of the license, as the hub knows them.
-        metrics: Metrics of the labeling job: counts of failures and, as ``label/gold/*``, what was
-            measured on gold pairs.
+        metrics: Of the labeling job: counts of failures and, as ``label/gold/*``, what was measured.
     """
     known = metrics or {}
     parts = [
@@ -96,7 +95,6 @@ def dataset_card(
 
 
 def _front_matter(name: str, exported: Exported, data_file: str, license_id: str) -> str:
-    """Metadata that the hub reads."""
     rows = len(exported.rows)
     size = next((label for border, label in SIZES if rows < border), "n>10M")
     content = {
@@ -118,7 +116,6 @@ def _front_matter(name: str, exported: Exported, data_file: str, license_id: str
 
 
 def _labeled_by(pairs: Sequence[Preference]) -> str:
-    """Say who labeled, in words."""
     sources = Counter(pair.source for pair in pairs if pair.p_first is not None)
     who = {
         "ai": "by a language model",
@@ -140,7 +137,6 @@ def _columns(exported: Exported) -> list[list[str]]:
 
 
 def _provenance(pairs: Sequence[Preference]) -> list[list[str]]:
-    """Count labels by who made them and how."""
     notes = (pair.provenance for pair in pairs if pair.p_first is not None)
     found = Counter((note.labeler, note.strategy, note.prompt_version) for note in notes)
     return [
@@ -152,7 +148,6 @@ def _provenance(pairs: Sequence[Preference]) -> list[list[str]]:
 def _counts(
     pairs: Sequence[Preference], exported: Exported, metrics: Mapping[str, float]
 ) -> list[list[str]]:
-    """Count what is in the table and what is not, and what it cost."""
     rows = [["in this table", str(len(exported.rows))]]
     rows += [[f"left out: {reason}", str(n)] for reason, n in sorted(exported.left_out.items())]
     prefix = "label/failed_"
@@ -172,7 +167,6 @@ def _counts(
 
 
 def _believe(metrics: Mapping[str, float]) -> str:
-    """What was measured of the labeler on gold pairs."""
     prefix = "label/gold/"
     rows = []
     for name, meaning in MEASURES.items():

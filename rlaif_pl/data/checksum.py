@@ -35,15 +35,11 @@ def seal(file: BinaryIO, digest: str) -> None:
 
 
 def verify(path: Path) -> bool:
-    """Read a file and compare it with its checksum.
-
-    Returns:
-        True where it is as it was written, False where the archive is whole but has no checksum.
+    """Compare a file with its checksum; False where the archive is whole but has none.
 
     Raises:
         DamagedFileError: It is empty, no ZIP archive, cut, or other bytes than were written. The
             message says only what is wrong, to stand behind the name of the file.
-        OSError: It cannot be read.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -85,11 +81,7 @@ def part_name(rank: int, ranks: int) -> str:
 
 
 def parts_of(path: Path) -> list[Path]:
-    """Return the files of a checkpoint that is a folder, in the order of their ranks.
-
-    Raises:
-        DamagedFileError: Not each process's file is there, or files of other checkpoints are.
-    """
+    """Return the files of a checkpoint that is a folder, by rank; DamagedFileError if not one each."""
     found = [match for file in path.iterdir() if (match := PART.fullmatch(file.name))]
     ranks = max((int(match[2]) for match in found), default=0)
     expected = [part_name(rank, ranks) for rank in range(ranks)]
@@ -111,7 +103,6 @@ def is_whole(path: Path) -> bool:
 
 
 def _refuse_other_kinds(head: bytes, size: int) -> None:
-    """Name what is no ZIP archive by its first bytes."""
     if not size:
         raise DamagedFileError("an empty file")
     if head.startswith(b"\x80"):

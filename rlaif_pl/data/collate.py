@@ -25,15 +25,12 @@ from rlaif_pl.types import (
 def collate_pairs(
     rows: Sequence[Preference], index: Sequence[int], is_padding: Sequence[bool]
 ) -> PairBatch:
-    """Batch labeled preferences.
+    """Batch labeled preferences; ValueError without a label.
 
     Args:
         rows: ``N`` preferences with labels.
         index: Their positions in the data set, for the error message. ``(N,)``
         is_padding: True where a row must not count; its weight becomes 0. ``(N,)``
-
-    Raises:
-        ValueError: A row has no label.
     """
     targets = []
     for position, row in zip(index, rows, strict=True):
@@ -86,11 +83,7 @@ def collate_prompts(
 def collate_demonstrations(
     rows: Sequence[Prompt], index: Sequence[int], is_padding: Sequence[bool]
 ) -> DemonstrationBatch:
-    """Batch prompts with their references; arguments as of ``collate_pairs``.
-
-    Raises:
-        ValueError: A row has no reference.
-    """
+    """Batch prompts with their references, as ``collate_pairs``; ValueError without one."""
     references = []
     for position, row in zip(index, rows, strict=True):
         if row.reference is None:

@@ -17,12 +17,7 @@ REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)  # b
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Name a file in the system's errors about it, which know the one written beside it, or none.
-
-    Raises:
-        OSError: What the block raised, of the same kind; with ``path`` as its file where the disk
-            refused a write or the temporary file.
-    """
+    """Name ``path`` in errors of the system that name none, or the file written beside it."""
     try:
         yield
     except OSError as error:
@@ -37,15 +32,12 @@ def naming(path: Path) -> Iterator[None]:
 def replaced(path: Path, work: Path | None = None) -> Iterator[BinaryIO]:
     """Open a file beside a path; it takes the path's place, on disk, when the block ends.
 
-    Where the block or the disk fails, the path is as it was and nothing is left beside it.
+    Where the block or the disk fails (OSError), the path is as it was and nothing is left beside it.
 
     Args:
         path: What to replace; its folder is made if need be.
         work: Where to write meanwhile, a name that no other process writes to; by default one of its
             own, which a kill leaves there.
-
-    Raises:
-        OSError: There is no room or no permission; names the path.
     """
     with naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -70,19 +62,16 @@ def replaced(path: Path, work: Path | None = None) -> Iterator[BinaryIO]:
 
 
 def replace_end(path: Path, data: bytes, offset: int | None = None, *, sync: bool = False) -> int:
-    """Write bytes in place of the end of a file, all of them or none.
+    """Write bytes in place of the end of a file that is there, all of them or none (OSError).
 
     Args:
-        path: A file that is there.
+        path: The file.
         data: What to write.
         offset: Where the end begins, in bytes; None writes behind it.
         sync: Wait until they are on disk.
 
     Returns:
         Where the data begin, in bytes.
-
-    Raises:
-        OSError: There is no room or no permission; names the path. The file is as it was.
     """
     with naming(path), path.open("r+b", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
@@ -104,8 +93,8 @@ def file_named(folder: Path, name: str, ending: str) -> Path:
     """Return a file of a folder for a name that a config or data give, which may not lead elsewhere.
 
     Raises:
-        ValueError: The name is empty, longer than 100 characters, begins with a dot, or has a slash,
-            a backslash or a control character in it.
+        ValueError: It is empty, over 100 characters, begins with a dot, or has slashes or control
+            characters.
     """
     if not FILE_NAME.fullmatch(name):
         raise ValueError(

@@ -122,7 +122,6 @@ class DiskRows(_Rows[Row]):
         return DiskRows, (list(self),)
 
     def _write_block(self) -> None:
-        """Move the tail to the file."""
         folder = scratch_folder()
         with naming(Path(folder)):
             if self._file is None:
@@ -153,7 +152,6 @@ class DiskRows(_Rows[Row]):
         return batch
 
     def _decoded(self, values: dict[str, Any]) -> Row:
-        """Make a record of a row's columns."""
         if self._kind is Preference:
             values["provenance"] = _provenance(values["provenance"])
         assert self._kind is not None
@@ -193,13 +191,10 @@ def scratch_folder() -> str:
 
 
 def key_codes(keys: Iterable[Sequence[str | None]]) -> np.ndarray:
-    """Number keys by their first appearance: rows of the same key have the same number.
+    """Number rows by the first appearance of their key, from 0. ``(N,)`` int32.
 
     Args:
         keys: One of each row, texts that tell rows apart; compared by a hash of 16 bytes.
-
-    Returns:
-        ``(N,)`` int32, from 0.
     """
     data = bytearray()
     for key in keys:
@@ -216,7 +211,6 @@ def first_places(codes: np.ndarray) -> np.ndarray:
 
 
 def _encoded(row: Preference | Prompt) -> dict[str, object]:
-    """Return a record's columns."""
     values = {name: getattr(row, name) for name in SCHEMAS[type(row)].names}
     if isinstance(row, Preference):
         values["provenance"] = _provenance_text(row.provenance)
@@ -233,7 +227,6 @@ def _provenance_text(provenance: Provenance) -> str | None:
 
 @cache
 def _defaults() -> dict[str, object]:
-    """Return the fields of a provenance as they are where nothing is known."""
     return {field.name: field.default for field in fields(Provenance)}
 
 

@@ -29,9 +29,8 @@ def advice(failures: Mapping[str, int]) -> str:
 def is_transient(failure: str | None) -> bool:
     """Tell whether asking again on another day is likely to help.
 
-    So it is with timeouts, broken connections, broken bodies and a server's own errors; not with
-    what was said about the question itself (``refused``, ``too_long``, ``empty``, ``http_400``) nor
-    with an answer that a labeler could not read (``malformed``).
+    So it is with timeouts, broken connections or bodies and a server's own errors; not with what was
+    said about the question (``refused``, ``too_long``, ``http_400``) or cannot be read (``malformed``).
     """
     return failure is not None and (failure in TRANSIENT or bool(_SERVER.fullmatch(failure)))
 

@@ -111,11 +111,7 @@ def open_text(path: Path) -> TextIO:
 
 
 def read_text(path: Path) -> str:
-    """Return a whole text file, read as ``open_text`` says.
-
-    Raises:
-        ValueError: It is not UTF-8 (nor UTF-16 with a byte order mark); names file and line.
-    """
+    """Return a whole text file, as ``open_text`` reads it; ValueError names a line that is no text."""
     with open_text(path) as file:
         try:
             return file.read()
@@ -124,7 +120,6 @@ def read_text(path: Path) -> str:
 
 
 def _open_bytes(path: Path) -> BinaryIO:
-    """Open a file's bytes, decompressed."""
     opener = gzip.open if path.name.endswith(".gz") else open
     return cast(BinaryIO, opener(path, "rb"))
 
@@ -147,17 +142,13 @@ def _undecodable(path: Path, error: UnicodeDecodeError) -> ValueError:
 
 
 def write_text(path: Path, lines: Iterable[str]) -> None:
-    """Write lines to a file that is either the old one or the whole new one, whatever happens.
-
-    See ``disk.replaced``, which names the file in errors of the disk.
-    """
+    """Write lines to a file that is either the old one or the whole new one; see ``disk.replaced``."""
     with replaced(path) as file:
         for line in lines:
             file.write((line + "\n").encode())
 
 
 def _json_rows(path: Path, file: TextIO, may_be_array: bool) -> Iterator[RawRow]:
-    """Yield the objects of JSON lines, or of one JSON array."""
     lines: Iterable[str] = file
     if may_be_array:
         head = list(_until_text(file))
@@ -175,7 +166,6 @@ def _json_rows(path: Path, file: TextIO, may_be_array: bool) -> Iterator[RawRow]
 
 
 def _until_text(lines: Iterable[str]) -> Iterator[str]:
-    """Yield lines up to the first that is not blank."""
     for line in lines:
         yield line
         if line.strip():
@@ -183,7 +173,6 @@ def _until_text(lines: Iterable[str]) -> Iterator[str]:
 
 
 def _parse(text: str, where: str) -> object:
-    """Parse JSON or say where it is broken."""
     try:
         return parse_json(text)
     except json.JSONDecodeError as error:
@@ -193,7 +182,6 @@ def _parse(text: str, where: str) -> object:
 
 
 def _as_row(item: object, where: str) -> RawRow:
-    """Refuse anything but an object."""
     if not isinstance(item, dict):
         raise ValueError(
             f"{where}: expected one object with named fields, got {shown(item)}; "
@@ -232,7 +220,6 @@ def allow_long_cells() -> None:
 
 
 def _csv_problem(error: csv.Error) -> str:
-    """Say what is wrong with a row of a CSV file."""
     if "field limit" in str(error):
         return (
             f"expected cells of at most {csv.field_size_limit():,} characters, got a longer one; "
@@ -242,7 +229,6 @@ def _csv_problem(error: csv.Error) -> str:
 
 
 def _parquet_rows(path: Path) -> Iterator[RawRow]:
-    """Yield the rows of a Parquet file, a batch at a time."""
     number = 0
     try:
         with pq.ParquetFile(path) as file:

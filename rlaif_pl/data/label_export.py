@@ -77,9 +77,8 @@ def trl_rows(
     Args:
         pairs: Preferences.
         min_margin: Leave out labels with ``|p - 0.5|`` below this, in [0, 0.5].
-        with_margin: Add ``margin``, the log-odds of ``p_chosen`` in nats. TRL's RewardTrainer
-            subtracts a column of that name inside its loss, so it changes what is trained; infinite
-            odds (one-hot labels) become null.
+        with_margin: Add ``margin``, the log-odds of ``p_chosen`` in nats (null where infinite), which
+            TRL's RewardTrainer subtracts inside its loss: it changes what is trained.
     """
     rows: list[dict[str, object]] = []
     left_out: dict[str, int] = {}
@@ -110,7 +109,6 @@ def write_parquet(path: Path, exported: Exported) -> None:
 
 
 def _reason(pair: Preference, min_margin: float, *, ties_fit: bool) -> str | None:
-    """Say why a pair is left out; None where it is not."""
     if pair.p_first is None:
         return pair.provenance.failure or "unlabeled"
     if pair.p_first == 0.5 and not ties_fit:

@@ -54,11 +54,7 @@ class LabelStore(SqliteFile):
         return int(count)
 
     def get_many(self, fingerprint: str, pairs: Sequence[Preference]) -> list[Preference | None]:
-        """Look labels up.
-
-        Args:
-            fingerprint: ``Labeler.fingerprint``.
-            pairs: What to look up; label, group and weight play no part.
+        """Look labels up by ``Labeler.fingerprint`` and texts.
 
         Returns:
             In order, the pair with ``p_first``, ``source`` and ``provenance`` filled in (its own
@@ -79,11 +75,7 @@ class LabelStore(SqliteFile):
         ]
 
     def put(self, fingerprint: str, labeled: Sequence[Preference]) -> None:
-        """Commit a batch of answers, all or none.
-
-        Raises:
-            ValueError: A ``p_first`` is outside [0, 1].
-        """
+        """Commit a batch of answers, all or none; ValueError for a ``p_first`` outside [0, 1]."""
         rows = [self._row(fingerprint, pair) for pair in labeled]
         with self.explained(), self.transaction():
             self.connection.executemany(
@@ -96,7 +88,6 @@ class LabelStore(SqliteFile):
     def _row(
         self, fingerprint: str, pair: Preference
     ) -> tuple[bytes, str, float | None, str | None, str]:
-        """Return one table row."""
         p = pair.p_first
         if p is not None and not 0.0 <= p <= 1.0:
             raise ValueError(

@@ -73,16 +73,15 @@ def label_pairs(
         pairs: What to label; labels they already have are not shown to the labeler.
         labeler: Who judges.
         store: Where answers are looked up and kept; each chunk is committed before the next.
-        chunk: Pairs asked for between two commits.
+        chunk: Pairs asked for between two commits, at least 1.
         progress: Whether to show a progress bar.
         retry_failed: Ask again where the stored answer is a failure; a resumed run may then train
             on other rows than the unbroken one.
-        retry_transient: Ask again only where the failure may have passed by now (a timeout, a
-            server's error or refusal); the same holds.
+        retry_transient: The same only where the failure may have passed by now (``is_asked_again``).
         note: Says in a few words what was spent so far, shown beside the progress bar.
 
     Raises:
-        ValueError: ``chunk`` is below 1, or the labeler breaks its contract.
+        ValueError: ``chunk`` is below 1, or the labeler returns other pairs than it was given.
     """
     if chunk < 1:
         raise ValueError(f"expected chunk of at least 1, got {chunk}")
@@ -122,11 +121,7 @@ def missing_pairs(
 def stored_labels(
     pairs: Sequence[Preference], fingerprint: str, store: LabelStore
 ) -> LabelingResult:
-    """Read the labels of pairs that were all asked for before.
-
-    Raises:
-        ValueError: Some were not.
-    """
+    """Read the labels of pairs that were all asked for before; ValueError if some were not."""
     answers = (answer for _, answer in _looked_up(pairs, fingerprint, store))
     found = DiskRows(answer for answer in answers if answer is not None)
     if len(found) < len(pairs):
@@ -144,7 +139,6 @@ def stored_labels(
 def _looked_up(
     pairs: Sequence[Preference], fingerprint: str, store: LabelStore
 ) -> Iterator[tuple[Preference, Preference | None]]:
-    """Yield each pair with its stored answer, if there is one."""
     for start in range(0, len(pairs), LOOK_UP):
         part = list(pairs[start : start + LOOK_UP])
         yield from zip(part, store.get_many(fingerprint, part), strict=True)
@@ -171,7 +165,6 @@ def _unique(pairs: Iterable[Preference]) -> Sequence[Preference]:
 def _checked(
     fingerprint: str, asked: Sequence[Preference], answers: Sequence[Preference]
 ) -> Sequence[Preference]:
-    """Return the answers, or refuse them if they do not belong to what was asked."""
     if [(a.prompt, a.first, a.second) for a in asked] != [
         (a.prompt, a.first, a.second) for a in answers
     ]:

@@ -47,11 +47,6 @@ class BatchOrder:
     epoch: int = 0  # current epoch; set by `set_epoch`
 
     def __post_init__(self) -> None:
-        """Refuse sizes from which no batch comes.
-
-        Raises:
-            ValueError: A size is below 1, or ``drop_last`` leaves no batch.
-        """
         for name in ("num_rows", "batch_size", "num_ranks", "bucket_batches"):
             if getattr(self, name) < 1:
                 raise ValueError(f"expected {name} of at least 1, got {getattr(self, name)}")
@@ -117,7 +112,6 @@ class BatchOrder:
         return rows, ends
 
     def _shard(self, batch: list[int]) -> Shard:
-        """Take this rank's rows, one filler at most."""
         own = batch[self.rank :: self.num_ranks]
         per_rank = -(-len(batch) // self.num_ranks)
         missing = per_rank - len(own)
@@ -159,8 +153,7 @@ class BatchLoader(Generic[Row, Batch]):
     def __iter__(self) -> Iterator[Batch]:
         """Yield the (remaining) batches of the current epoch.
 
-        The epoch is read at the first batch, not before: Lightning makes the iterator of a run's
-        first epoch before it says which epoch that is.
+        The epoch is read at the first batch: Lightning makes a run's first iterator before it names it.
         """
         epoch = self.batch_sampler.epoch
         start = self._resume[1] if self._resume is not None and self._resume[0] == epoch else 0
@@ -185,11 +178,7 @@ class BatchLoader(Generic[Row, Batch]):
         return state._asdict()
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continue where a checkpoint left off.
-
-        Raises:
-            ValueError: The checkpoint is from the middle of an epoch over other data.
-        """
+        """Continue where a checkpoint left off; ValueError amid an epoch over other data."""
         saved = LoaderState(**state)
         order = self.batch_sampler
         now = LoaderState(*saved[:2], order.num_rows, order.global_batch, order.seed)

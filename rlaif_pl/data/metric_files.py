@@ -30,9 +30,6 @@ def write_metrics(
         metrics: Numbers by name (``part/quantity``).
         may_be_missing: Names that may be NaN or infinite; they are written as ``null``.
 
-    Returns:
-        The path.
-
     Raises:
         ValueError: A value is not a number, or not finite and not listed in ``may_be_missing``.
     """
@@ -42,12 +39,7 @@ def write_metrics(
 
 
 def read_metrics(path: Path | str) -> dict[str, float]:
-    """Read metrics; ``null`` comes back as NaN.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: The file is not a flat JSON object of numbers.
-    """
+    """Read metrics; ``null`` comes back as NaN, anything but numbers is a ValueError."""
     source = Path(path)
     if not source.is_file():
         raise FileNotFoundError(
@@ -83,9 +75,6 @@ def merge_stages(stages: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     A name keeps its value where all stages that have it agree. Where two differ, it stands there once
     a stage, as ``stage:name``, and not alone, for it would not say whose it is. An estimate and its
     limits (``name_low``, ``name_high``) stay together.
-
-    Args:
-        stages: Metrics by name of the stage, which has no ``:``.
     """
     given: dict[str, dict[str, float]] = {}
     for stage, metrics in stages.items():
@@ -110,7 +99,6 @@ def _estimate(name: str, known: Collection[str]) -> str:
 
 
 def _differ(values: Mapping[str, float]) -> bool:
-    """Tell whether some values differ, where missing ones count as equal."""
     first, *others = values.values()
     return any(v != first and not (math.isnan(v) and math.isnan(first)) for v in others)
 

@@ -59,11 +59,6 @@ class PreferencePart:
     calibration: Calibration | None = None
 
     def __post_init__(self) -> None:
-        """Refuse numbers that mean nothing.
-
-        Raises:
-            ValueError: A weight or temperature is not above 0, or the temperature is given twice.
-        """
         for name in ("weight", "temperature"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
@@ -82,8 +77,8 @@ def load_pairs(source: Data | Sequence[PreferencePart]) -> LoadedPreferences:
     """Read one source of pairs, or several as one set in the order given.
 
     Raises:
-        ValueError: A source cannot be used (see ``load_preferences``), the list is empty, pairs that
-            are to be tempered have no label, or a temperature cannot be fitted.
+        ValueError: A source cannot be used (see ``load_preferences``), pairs that are to be tempered
+            have no label, or a temperature cannot be fitted.
     """
     if not is_mix(source):
         return load_preferences(source)
@@ -108,11 +103,7 @@ def load_pairs(source: Data | Sequence[PreferencePart]) -> LoadedPreferences:
 
 
 def is_mix(source: object) -> TypeGuard[Sequence[PreferencePart]]:
-    """Tell several sources from one, whose records may be a list too.
-
-    Raises:
-        ValueError: The list is empty.
-    """
+    """Tell several sources from one, whose records may be a list too; ValueError for an empty list."""
     if not isinstance(source, list | tuple):
         return False
     if not source:
@@ -129,11 +120,7 @@ def tempered(p_first: float, temperature: float) -> float:
 
 
 def fitted_temperature(calibration: Calibration) -> float:
-    """Return the temperature under which people's labels are likeliest given the labeler's.
-
-    Raises:
-        ValueError: Fewer than 20 pairs are in both sources with a label.
-    """
+    """Return the temperature that makes people's labels likeliest given the labeler's."""
     people = {_key(row): row.p_first for row in load_preferences(calibration.people).rows}
     labeled = load_preferences(calibration.labeled).rows
     both = [
@@ -151,7 +138,6 @@ def fitted_temperature(calibration: Calibration) -> float:
 
 
 def _weighed(row: Preference, weight: float, temperature: float, name: str) -> Preference:
-    """Return a pair with its source's weight and temperature."""
     if temperature == 1.0:
         return replace(row, weight=row.weight * weight)
     if row.p_first is None:

@@ -48,11 +48,7 @@ def read_preferences(path: str | Path) -> Sequence[Preference]:
 
 
 def preferences_from_rows(rows: Iterable[RawRow]) -> LoadedPreferences:
-    """Decode rows in our schema, leaving out pairs of identical responses.
-
-    Raises:
-        ValueError: See ``read_preferences``.
-    """
+    """Decode rows in our schema, leaving out pairs of identical responses."""
     return gathered(row for _, row in decode_all(Preference, rows))
 
 
@@ -71,34 +67,21 @@ def gathered(found: Iterable[Preference | str]) -> LoadedPreferences:
 
 
 def write_preferences(path: str | Path, rows: Sequence[Preference]) -> None:
-    """Write preferences so that a kill leaves the old file or the new one, never a part.
-
-    Raises:
-        ValueError: A row could not be read back (empty text, ``p_first`` out of range, ...).
-    """
+    """Write preferences, all or none; ValueError for a row that could not be read back."""
     write_text(Path(path), _lines(path, rows))
 
 
 def read_prompts(path: str | Path) -> Sequence[Prompt]:
-    """Read prompts with fields ``text`` and, optionally, ``group`` and ``reference``.
-
-    Raises:
-        ValueError: A field is missing or invalid; names file, line, field and what to do.
-    """
+    """Read prompts (``text``, optionally ``group``, ``reference``); see ``read_preferences``."""
     return DiskRows(prompt for _, prompt in decode_all(Prompt, read_rows(Path(path))))
 
 
 def write_prompts(path: str | Path, rows: Sequence[Prompt]) -> None:
-    """Write prompts; safe against kills as ``write_preferences`` is.
-
-    Raises:
-        ValueError: A row could not be read back (empty text).
-    """
+    """Write prompts, all or none; ValueError for a row that could not be read back."""
     write_text(Path(path), _lines(path, rows))
 
 
 def _lines(path: str | Path, rows: Iterable[Preference | Prompt]) -> Iterator[str]:
-    """Check and encode each record."""
     for number, row in enumerate(rows, start=1):
         check(row, f"{path}:{number}")
         yield encode(row)

@@ -28,10 +28,7 @@ def group_of(text: str) -> str:
 def decode_all(kind: type[Record], rows: Iterable[RawRow]) -> Iterator[tuple[str, Record]]:
     """Yield ``(where, record)`` for rows in our own schema; unknown fields are warned of once.
 
-    A row without ``group`` gets one from its text.
-
-    Raises:
-        ValueError: A field is missing or holds what it must not; names file, line and field.
+    A row without ``group`` gets one from its text. ValueError names file, line and field.
     """
     text_field = "prompt" if kind is Preference else "text"
     warned: set[str] = set()
@@ -47,11 +44,7 @@ def decode_all(kind: type[Record], rows: Iterable[RawRow]) -> Iterator[tuple[str
 
 
 def check(record: Preference | Prompt, where: str) -> None:
-    """Refuse a record that cannot be trained on.
-
-    Raises:
-        ValueError: Empty text, ``p_first`` outside [0, 1] or NaN, or a weight below 0 or infinite.
-    """
+    """Refuse empty text, ``p_first`` outside [0, 1] or NaN, and a weight below 0 or infinite."""
     names = ("prompt", "first", "second") if isinstance(record, Preference) else ("text",)
     for name in (*names, "group"):
         if not getattr(record, name).strip():
@@ -131,7 +124,6 @@ def _matched(value: object, hint: Any, where: str, name: str) -> object:
 
 
 def _named(hint: Any) -> str:
-    """Return how an error message calls a type."""
     if get_origin(hint) is Literal:
         return " or ".join(repr(choice) for choice in get_args(hint))
     return {str: "text", float: "a number", int: "a whole number", bool: "true or false"}.get(
@@ -140,7 +132,6 @@ def _named(hint: Any) -> str:
 
 
 def _complaint(where: str, name: str, expected: str, got: object) -> ValueError:
-    """Build the error for one wrong field."""
     return ValueError(
         f"{where}: expected {name!r} to be {expected}, got {shown(got)}; fix or remove the row"
     )

@@ -46,12 +46,7 @@ def write_revisions(path: str | Path, rows: Iterable[Revision]) -> None:
 
 
 def read_revisions(path: str | Path) -> list[Revision]:
-    """Read what ``write_revisions`` wrote.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: A field is missing or of another type, or a revised prompt has a round twice.
-    """
+    """Read what ``write_revisions`` wrote; ValueError where a revised prompt has a round twice."""
     rows: list[Revision] = [
         decode_fields(Revision, row.fields, row.where) for row in read_rows(Path(path))
     ]

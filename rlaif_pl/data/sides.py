@@ -14,11 +14,7 @@ def chosen_is_first(seed: int, *texts: str) -> bool:
 
 
 def gold_pair(prompt: str, group: str, better: str | None, worse: str | None) -> Preference:
-    """Return two written responses as a labeled pair; which comes first is a hash of the group.
-
-    Raises:
-        ValueError: A response is missing.
-    """
+    """Return two written responses as a labeled pair; which comes first is a hash of the group."""
     if better is None or worse is None:
         raise ValueError(f"expected a row with better and worse, {group} has none")
     is_first = chosen_is_first(0, group)

@@ -58,11 +58,9 @@ class SqliteFile:
             raise
 
     def __enter__(self) -> Self:
-        """Return the store itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close the file; what was put is already committed."""
         self.close()
 
     def close(self) -> None:
@@ -102,8 +100,7 @@ class SqliteFile:
     def _log_ahead(self) -> None:
         """Switch a new file to write-ahead mode, in which it stays.
 
-        SQLite does not wait for a lock here, whatever the timeout: of two processes that open a
-        new file at once, one is told that it is locked.
+        SQLite waits for no lock here: of two processes that open a new file at once, one is refused.
         """
         end = time.monotonic() + PATIENCE
         while True:
@@ -148,7 +145,6 @@ class SqliteFile:
             yield from layout.upgrades[step]
 
     def _found(self) -> tuple[int, int]:
-        """Return application id and version of the file as it is."""
         (application,) = self.connection.execute("PRAGMA application_id").fetchone()
         (version,) = self.connection.execute("PRAGMA user_version").fetchone()
         return application, version

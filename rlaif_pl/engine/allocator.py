@@ -23,8 +23,8 @@ def glibc() -> Any | None:
 def keep_freed_memory() -> None:
     """Let freed tensors be taken again without asking the system for pages, for the whole process.
 
-    A forward pass makes and frees the same tensors layer after layer, and glibc gives pages of above
-    32 MiB back each time: a tenth of the time to label goes into faults. Without gradients nothing is
+    glibc gives pages of above 32 MiB back each time, and a forward pass makes and frees the same
+    tensors layer by layer: a tenth of the time to label goes into faults. Without gradients nothing is
     kept between them, so the heap has no holes to grow by. Without glibc nothing happens.
     """
     libc = glibc()

@@ -56,11 +56,7 @@ def embedding_of(model: PreTrainedModel) -> nn.Module | None:
 
 
 def layers_of(decoder: PreTrainedModel) -> nn.ModuleList:
-    """Return the list of layers of a decoder.
-
-    Raises:
-        ValueError: The architecture keeps its layers under another name.
-    """
+    """Return a decoder's list of layers; ValueError where it has another name."""
     for name in LAYERS:
         found = getattr(decoder, name, None)
         if isinstance(found, nn.ModuleList):
@@ -72,11 +68,7 @@ def layers_of(decoder: PreTrainedModel) -> nn.ModuleList:
 
 
 def final_norm_name(decoder: PreTrainedModel) -> str:
-    """Return the name of the norm after the last layer.
-
-    Raises:
-        ValueError: It has none of the known names.
-    """
+    """Return the name of the norm after the last layer; ValueError where it is unknown."""
     for name in FINAL_NORMS:
         if hasattr(decoder, name):
             return name
@@ -131,12 +123,9 @@ def prune_last_layer(decoder: PreTrainedModel, places: Tensor, total: int) -> It
     """Let what follows the last layer's keys and values compute only some places of a row.
 
     Args:
-        decoder: A redirected decoder.
+        decoder: A redirected decoder; ValueError where its layers' parts have unknown names.
         places: Those to compute, none of them in the batch's first level.
         total: Places of the row.
-
-    Raises:
-        ValueError: The layers have no MLP or no attention of a known name.
     """
 
     def narrow(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -168,7 +157,6 @@ def prune_last_layer(decoder: PreTrainedModel, places: Tensor, total: int) -> It
 
 
 def _last_part(decoder: PreTrainedModel, names: tuple[str, ...]) -> nn.Module:
-    """Return a module of the last layer."""
     found = [
         module
         for path, module in decoder.named_modules()

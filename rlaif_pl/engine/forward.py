@@ -28,13 +28,7 @@ def packed_forward(
 ) -> Tensor:
     """Run a redirected decoder on a packed batch; see ``DecoderRunner.packed_forward``.
 
-    Args:
-        decoder: One whose attention is ``packed_attention``.
-        inputs: Token ids ``(T,)`` or hidden states ``(T, D)``.
-        batch: Their layout.
-        output_places: Places whose states are used; None for all.
-        cache: Keeps the keys and values.
-        windows: Filled with the sliding windows that the layers ask for.
+    ``windows`` is filled with the sliding windows that the layers ask for.
     """
     context = PackedContext(batch, cache, windows)
     with ExitStack() as stack:
@@ -46,16 +40,13 @@ def packed_forward(
 def decode_step(
     decoder: PreTrainedModel, inputs: Tensor, positions: Tensor, cache: KVCache
 ) -> Tensor:
-    """Run a redirected decoder on one new token of each text.
+    """Run a redirected decoder on one new token of each text. ``(n, 1, D)``.
 
     Args:
         decoder: One whose attention is ``packed_attention``.
         inputs: Ids ``(n, 1)`` or hidden states ``(n, 1, D)``.
         positions: Place of each token in its own text. ``(n, 1)`` int64
         cache: Keys and values of earlier tokens, forked; extended in place.
-
-    Returns:
-        States ``(n, 1, D)``.
     """
     states = _run(decoder, inputs, positions, PackedContext(None, cache))
     cache.length += 1

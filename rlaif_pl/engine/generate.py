@@ -36,7 +36,7 @@ class Generated(NamedTuple):
 
 
 def steps_per_sync(device: torch.device) -> int:
-    """Return after how many tokens the host looks which texts have ended; a CPU waits for nothing."""
+    """Tokens after which the host looks which texts have ended; a CPU waits for nothing."""
     return 1 if device.type == "cpu" else STEPS_PER_SYNC
 
 
@@ -63,8 +63,8 @@ def generate_tokens(
         end_ids: Tokens that end a text.
         limits: Most tokens of each text; ``params.max_new_tokens`` for all where None.
         stop: Looks for stop strings.
-        close_with: Run this token after every text that does not end in it through the trunk, and the
-            end tokens too, so that the trunk's states reach to the end of the closed text.
+        close_with: Run this token, and end tokens, through the trunk too after every text that does
+            not end in it, so that the trunk's states reach to the end of the closed text.
     """
     count, device = len(seeds), first_tokens.device
     longest = params.max_new_tokens if limits is None else min(max(limits), params.max_new_tokens)
@@ -151,7 +151,6 @@ def _collect(
     stop: StopStrings | None,
     below: TrunkStates | None,
 ) -> Generated:
-    """Cut each row at what ended it."""
     ends = {*end_ids, *params.stop_token_ids}
     tokens, finished = [], []
     for n, row in enumerate(drawn.tolist()):
@@ -193,8 +192,7 @@ def sample_responses(
             that was cut, which costs two more passes.
 
     Raises:
-        ValueError: The number of seeds is not ``G * n``, or there are stop strings and nobody who
-            looks for them.
+        ValueError: The number of seeds is not ``G * n``, or nobody looks for stop strings.
     """
     if len(seeds) != len(prompts) * params.n:
         raise ValueError(f"expected {len(prompts) * params.n} seeds, got {len(seeds)}")
@@ -222,7 +220,6 @@ def _sample_unpacked(
     ends: Sequence[int],
     stop: StopStrings | None,
 ) -> Generated:
-    """Sample from prompts of one length at a time."""
     groups: dict[int, list[int]] = {}
     for n in range(len(seeds)):
         groups.setdefault(len(prompts[n // params.n]), []).append(n)

@@ -84,10 +84,7 @@ class GenerationBackend:
     def prepare(self, policy: ServedPolicy, params: SamplingParams, *, for_training: bool) -> None:
         """Refuse, before any work, what could not be drawn.
 
-        Args:
-            policy: Who is to respond.
-            params: How responses will be drawn.
-            for_training: Whether the log-probabilities they were drawn with will be needed.
+        ``for_training`` says whether the log-probabilities that texts are drawn with will be needed.
 
         Raises:
             ValueError: Something has to be set otherwise; the message says what.

@@ -185,10 +185,6 @@ def runners_of(model: LanguageModel) -> list[DecoderRunner]:
 def pack_prompts(
     prompts: Sequence[Sequence[int]], device: torch.device
 ) -> tuple[Tensor, PackedBatch]:
-    """Lay prompts out in one level, in their order.
-
-    Returns:
-        Ids ``(T,)`` and layout.
-    """
+    """Lay prompts out in one level, in their order; ids ``(T,)`` and layout."""
     (ids,) = to_device([[token for prompt in prompts for token in prompt]], device)
     return ids, pack_segments([[Segment(len(prompt)) for prompt in prompts]], device)

@@ -43,22 +43,15 @@ def hidden_states(
 def states_before(
     runner: DecoderRunner, batch: ResponseBatch, below: Tensor | None = None
 ) -> Tensor:
-    """Return a runner's state before each response token. ``(tokens, D)``.
+    """Return a runner's state before each response token, whose last is not run. ``(tokens, D)``.
 
-    The last token of a response is not run.
-
-    Args:
-        runner: Layers to run.
-        batch: Texts.
-        below: Output of the layers underneath for ``batch.inputs``; None where this runner embeds the
-            ids itself.
+    ``below`` is the output of the layers underneath for ``batch.inputs``, if there are any.
     """
     inputs = batch.inputs
     return hidden_states(runner, inputs, below, inputs.places([0] * len(inputs.continuations)))
 
 
 def _whole_texts(runner: DecoderRunner, batch: ResponseBatch, inputs: Tensor) -> Tensor:
-    """Run every text as a row padded on the right, or rows of one length where padding changes it."""
     edges, repeat = list(accumulate(batch.prefix_lengths, initial=0)), batch.per_prefix
     texts = [
         [*range(edges[n // repeat], edges[n // repeat + 1]), *range(start, start + len(row))]

@@ -69,9 +69,6 @@ def error_in_noise(
         exact: What it ought to give. ``(T, D)``
         again: Computes the latter anew, best in a batch of another shape.
         model: Whose embedding is noisy meanwhile.
-
-    Raises:
-        ValueError: See ``Noise``.
     """
     if torch.equal(found, exact):
         return 0.0

@@ -60,16 +60,13 @@ class PackedTree(NamedTuple):
 def grow(
     texts: Sequence[Text], members: Sequence[int], start: int = 0, least: int = LEAST_SHARED
 ) -> list[Node]:
-    """Group rows by what they have in common from a place on.
+    """Group rows by what they have in common from a place on; sibling nodes, each row below one.
 
     Args:
         texts: All rows.
         members: Rows to group, sorted by their tokens; all are the same before ``start``.
         start: Where to begin.
         least: Fewest tokens of a node that several rows share.
-
-    Returns:
-        Sibling nodes, each row below exactly one of them.
     """
     nodes = []
     for run in _runs(texts, members, start + least):
@@ -128,12 +125,10 @@ def common_start(one: Sequence[int], other: Sequence[int]) -> int:
 
 
 def _shared(one: Text, other: Text) -> int:
-    """Count leading tokens that may be one node of both rows."""
     return min(common_start(one.ids, other.ids), one.shareable, other.shareable)
 
 
 def _runs(texts: Sequence[Text], members: Sequence[int], least: int) -> Iterator[list[int]]:
-    """Cut sorted rows where neighbors begin with fewer than ``least`` tokens alike."""
     run: list[int] = []
     for member in members:
         if run and _shared(texts[run[-1]], texts[member]) < least:

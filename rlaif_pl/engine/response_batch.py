@@ -101,20 +101,13 @@ class ResponseBatch:
         return moved
 
     def spread(self, values: Tensor) -> Tensor:
-        """Put what belongs to each response token at its place. ``(tokens, ...)`` to ``(N, R, ...)``.
-
-        Padded places hold 0.
-        """
+        """Put what belongs to each response token at its place, 0 at padded ones. ``(N, R, ...)``."""
         shape = (len(self.continuations), self.width)
         empty = values.new_zeros(shape[0] * shape[1], *values.shape[1:])
         return empty.index_copy(0, self.response_places, values).unflatten(0, shape)
 
     def places(self, firsts: Sequence[int]) -> Tensor:
-        """Places in the packed row of each continuation's tokens from a column on; int64.
-
-        Args:
-            firsts: The first column of each continuation.
-        """
+        """Places in the packed row of each continuation's tokens from a column on; int64."""
         ranges = [
             range(start + first, start + len(row))
             for start, first, row in zip(self.starts, firsts, self.continuations, strict=False)
@@ -152,11 +145,9 @@ class ResponseBatch:
         return replace(self, prefixes=self.prefixes[groups], continuations=own)
 
     def cut(self, most_tokens: int | None) -> list[slice]:
-        """Cut the prompts, in order, into runs whose texts have at most so many tokens.
+        """Cut the prompts, in order, into runs of at most so many tokens, prefixes counted once.
 
-        Args:
-            most_tokens: Tokens of a run, prefixes once, at least 1; a prompt with more is a run of its
-                own. None leaves all in one.
+        A prompt with more is a run of its own; None leaves all in one.
         """
         repeat = self.per_prefix
         runs: list[slice] = []
@@ -175,11 +166,7 @@ class ResponseBatch:
 
 
 def pad_right(rows: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
-    """Stack rows of token ids.
-
-    Returns:
-        ``(ids, is_real)``, each ``(N, longest row)``; padded places hold ``pad`` and False.
-    """
+    """Stack rows of token ids as ``(ids, is_real)``, each ``(N, longest row)``."""
     width = max((len(row) for row in rows), default=0)
     ids = torch.tensor(
         [[*row, *[pad] * (width - len(row))] for row in rows], dtype=torch.int64
@@ -194,11 +181,7 @@ def assemble(
     pad: int,
     device: torch.device | str = "cpu",
 ) -> ResponseBatch:
-    """Build a batch from token rows; response ``n`` belongs to prompt ``n // K``.
-
-    Raises:
-        ValueError: There is no prompt, or not the same number of responses for each.
-    """
+    """Build a batch from token rows; response ``n`` belongs to prompt ``n // K``."""
     if not prompts or len(responses) % len(prompts):
         raise ValueError(
             f"expected the same number of responses for each of {len(prompts)} prompts, "

@@ -89,16 +89,13 @@ class DecoderRunner(nn.Module):
         positions: Tensor,
         cache: DynamicCache | None = None,
     ) -> Tensor:
-        """Run the layers the way the library does: whole texts, or their next tokens.
+        """Run whole texts, or their next tokens, as the library does. ``(N, T, D)``.
 
         Args:
             inputs: Token ids ``(N, T)`` int64, or hidden states ``(N, T, D)``; padded on the right.
             is_real: True where there is a token, cached and new ones. ``(N, C + T)``
             positions: Place of each token in its own text. ``(N, T)`` int64
             cache: The library's cache of ``C`` earlier tokens; extended in place.
-
-        Returns:
-            Hidden states after the last layer (and the final norm, where it is kept). ``(N, T, D)``
         """
         return plain_forward(self.decoder, self._entering(inputs), is_real, positions, cache)
 
@@ -114,18 +111,14 @@ class DecoderRunner(nn.Module):
         *,
         cache: KVCache | None = None,
     ) -> Tensor:
-        """Run the tokens of a packed batch; only where ``capabilities.packs``.
+        """Run a packed batch, where ``capabilities.packs``; hidden states ``(T, D)``.
 
         Args:
             inputs: Token ids ``(T,)`` int64, or hidden states ``(T, D)``.
             batch: Their layout.
-            output_places: Places whose states are used, none of them in the first level; the last
-                layer then computes only keys and values of all others, whose states mean nothing.
-                None for all.
+            output_places: Places whose states are used, none of them in the first level; the last layer
+                computes only keys and values of all others, whose states mean nothing. None for all.
             cache: Keeps the keys and values.
-
-        Returns:
-            Hidden states ``(T, D)``.
         """
         if self.recomputes or not self.capabilities.prunes:
             output_places = None  # the backward pass would recompute all places
@@ -154,8 +147,8 @@ def split(
         trunk_layers: Layers in the trunk; 0 gives no trunk and the whole decoder as top.
 
     Returns:
-        ``(trunk, top)``. The trunk takes token ids and gives raw hidden states; the top takes those
-        (or token ids when there is no trunk) and ends with the final norm.
+        ``(trunk, top)``: token ids to raw hidden states, and those (or token ids when there is no
+        trunk) to states after the final norm.
 
     Raises:
         ValueError: ``trunk_layers`` is out of range, or running the two parts one after the other

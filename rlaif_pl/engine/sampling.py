@@ -151,13 +151,9 @@ def _first_above(sums: Tensor, point: Tensor) -> Tensor:
 
 
 def filter_logits(logits: Tensor, params: SamplingParams) -> Tensor:
-    """Set the logits of tokens that are never drawn to minus infinity.
+    """Set the logits ``(N, V)``, before temperature, of tokens that are never drawn to minus infinity.
 
     The order is vLLM's: top-k, then min-p and top-p on what temperature makes of the rest.
-
-    Args:
-        logits: Before temperature. ``(N, V)`` float32
-        params: Filters; with none the logits are returned as they are.
     """
     if not params.filters:
         return logits

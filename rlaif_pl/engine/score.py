@@ -39,15 +39,7 @@ class CappedHead(nn.Module):
 
 
 def head_logits(head: nn.Linear | CappedHead, hidden: Tensor) -> Tensor:
-    """Vocabulary logits of final hidden states, never rounded to 16 bits.
-
-    Args:
-        head: Output embedding, capped or not.
-        hidden: ``(..., D)``
-
-    Returns:
-        ``(..., V)`` float32, or float64 where the head is.
-    """
+    """Vocabulary logits ``(..., V)`` of final states ``(..., D)``; float32, or float64 of such."""
     linear = head.linear if isinstance(head, CappedHead) else head
     weight = linear.weight
     rows = hidden.flatten(0, -2).to(weight.dtype)
@@ -109,15 +101,12 @@ def token_logprobs(
         hidden: State before each token. ``(tokens, D)``
         unembedding: Output embedding, capped or not.
         tokens: Tokens taken. ``(tokens,)`` int64
-        params: How the tokens were drawn.
+        params: How the tokens were drawn, at a temperature above 0.
         entropy_gradient: Whether the entropy is differentiable; it costs the logits a second time
             in the backward pass where the output embedding is frozen.
         info: Says which ids the tokenizer has; None for all.
         drawn_from: The policy that drew the tokens, whose filters decide what another one is scored
             over; None where it is the one that is scored.
-
-    Raises:
-        ValueError: The temperature is 0, which leaves no distribution.
     """
     if params.temperature <= 0:
         raise ValueError(f"temperature must be above 0 to score tokens, got {params.temperature}")
@@ -160,7 +149,6 @@ def _over_kept(
     info: Vocabulary | None,
     drawn_from: Drawer | None,
 ) -> TokenLogprobs:
-    """Log-probabilities and entropies over the tokens that filters keep, some rows at a time."""
     drawer = Drawer(hidden, head) if drawn_from is None else drawn_from
 
     def part(states: Tensor, drawing: Tensor, taken: Tensor) -> tuple[Tensor, Tensor]:

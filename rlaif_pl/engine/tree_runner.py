@@ -78,8 +78,7 @@ class PrefixTreeRunner:
             max_new_tokens: Most tokens that a text will get.
 
         Yields:
-            The state of a batch, which wants each prompt's last token first, and the prompts of the
-            batch in the order of the texts.
+            The state of a batch, which wants each prompt's last token first, and its texts' prompts.
         """
         texts = [Text(row.ids[:-1], max(len(row.ids) - 2, 0)) for row in prompts]
         order = sorted(range(len(texts)), key=lambda n: texts[n].ids)
@@ -125,7 +124,6 @@ class PrefixTreeRunner:
         return None
 
     def _extend(self, root: Root, ids: tuple[int, ...]) -> Root:
-        """Run on from a root (or from nothing) and return the longer root."""
         device = self.model.top.device
         batch = pack_segments([[Segment(len(ids))]], device, root.cache)
         cache = KVCache(batch)
@@ -147,7 +145,6 @@ class PrefixTreeRunner:
         root: Root,
         trees: Sequence[Node],
     ) -> Scores:
-        """Score the rows of a batch of trees."""
         tree = pack_trees(trees, self.model.top.device, root.cache)
         counts: list[tuple[int, int]] = []
         places: list[int] = []
@@ -167,12 +164,9 @@ class PrefixTreeRunner:
 
 
 def merge(rows: Sequence[ScoredRow]) -> tuple[list[Text], list[int]]:
-    """Find rows that are run along with a longer one.
+    """Return a text a row, and for each row the one, as long or longer, in whose text it is run.
 
     The last token of a row is scored, never run: "1" and "2" after one question make one text.
-
-    Returns:
-        A text a row, and for each row the one in whose text it is run.
     """
     texts = [Text(row.ids[:-1], row.first - 1) for row in rows]
     owners = list(range(len(rows)))
@@ -187,15 +181,12 @@ def merge(rows: Sequence[ScoredRow]) -> tuple[list[Text], list[int]]:
 
 
 def buckets(lengths: Sequence[int], budget: int, *, padded: bool = False) -> Iterator[list[int]]:
-    """Group items of like length.
+    """Yield indices of items of like length, longest group first (memory runs out at once or never).
 
     Args:
         lengths: Cost of each item in tokens.
-        budget: Most tokens in a group; one longer item still forms a group.
+        budget: Most tokens in a group, at least 1; one longer item still forms a group.
         padded: Every item of a group costs as much as its longest.
-
-    Yields:
-        Indices of the items of a group, longest group first (memory runs out at once or never).
     """
     if budget < 1:
         raise ValueError(f"batch_tokens must be at least 1, got {budget}")

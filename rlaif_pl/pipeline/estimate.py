@@ -46,11 +46,7 @@ class StageEstimate:
 
 
 def estimate(experiment: Experiment) -> tuple[Expect, list[StageEstimate]]:
-    """Estimate every stage; one that nothing is known of says so.
-
-    Raises:
-        ValueError: ``expect`` is wrong.
-    """
+    """Estimate every stage; one that nothing is known of says so."""
     inputs = Inputs(experiment)
     stages = [
         replace(

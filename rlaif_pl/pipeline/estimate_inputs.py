@@ -56,11 +56,7 @@ class Expect:
 
 
 def read_expect(experiment: Experiment) -> Expect:
-    """Read the assumptions of an experiment.
-
-    Raises:
-        ValueError: A key is unknown or a value has the wrong type or range.
-    """
+    """Read the assumptions of an experiment; ValueError names the keys there are."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Expect, "expect")
     try:

@@ -103,10 +103,9 @@ def known() -> dict[str, dict[str, Value]]:
 
 
 def known_shape(name: str) -> ModelShape | None:
-    """Return the shape of a known model, or of a local folder's config.json; else None.
+    """Return the shape of a model of the table, or of a local folder's config.json; else None.
 
-    Args:
-        name: As in ``BackboneOptions.name``; endings such as ``-Instruct`` are looked through.
+    Endings such as ``-Instruct`` are looked through.
     """
     short = name
     for ending in ENDINGS:

@@ -270,11 +270,7 @@ class Fit:
 
 
 def read_network(options: Value, inputs: Inputs) -> Network:
-    """Read a backbone's options.
-
-    Raises:
-        ValueError: Its size is not known.
-    """
+    """Read a backbone's options; ValueError where its size is not known."""
     name = at(options, "backbone.name") or "smollm2-135m"
     shape = inputs.shape(str(name))
     if shape is None:

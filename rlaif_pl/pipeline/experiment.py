@@ -90,12 +90,9 @@ class Experiment:
         return self.out / stage.name
 
     def resolve(self, stage: Stage, out: str | None = None) -> dict[str, Value]:
-        """Return a stage's config with ``set`` laid over it.
+        """Return a stage's config with ``set`` laid over it, ``out`` in place of ``${out}``.
 
-        Args:
-            stage: A stage of this experiment.
-            out: Text for ``${out}``; by default the run folder. A fingerprint passes a fixed text,
-                so that a renamed run folder stays valid.
+        A fingerprint passes a fixed text, so that a renamed run folder stays valid.
         """
         content = {} if stage.config is None else copy.deepcopy(read_yaml(stage.config))
         place = str(self.out) if out is None else out
@@ -145,12 +142,7 @@ def fill(value: Value, known: Mapping[str, Value]) -> Value:
 def load_experiment(
     file: Path, out: Path | None = None, seed: int | None = None, device: str | None = None
 ) -> Experiment:
-    """Read and check an experiment file.
-
-    Raises:
-        ValueError: The file, a key, a command, a config or a dependency is missing or wrong; the
-            message names it.
-    """
+    """Read and check an experiment file; ValueError names what is missing or wrong."""
     content = read_yaml(file)
     refuse_unknown(content, ("name", "out", "seed", "device", "expect", "stages"), str(file))
     rows = take(content, "stages", list, None, str(file))
@@ -176,7 +168,6 @@ def load_experiment(
 
 
 def _device(content: Mapping[str, Value], given: str | None, where: str) -> str | None:
-    """Return the device of all stages; None where neither the file nor the caller names one."""
     name = given
     if name is None and "device" in content:
         name = take(content, "device", str, None, where)
@@ -186,7 +177,6 @@ def _device(content: Mapping[str, Value], given: str | None, where: str) -> str 
 
 
 def _stage(file: Path, row: Value, where: str, before: list[Stage]) -> Stage:
-    """Check one entry of ``stages``."""
     if not isinstance(row, dict):
         raise ValueError(f"{where}: expected a mapping with name and command, got {row!r}")
     keys = tuple(each.name for each in fields(Stage) if each.name != "overrides") + ("set",)
@@ -217,7 +207,6 @@ def _stage(file: Path, row: Value, where: str, before: list[Stage]) -> Stage:
 
 
 def _check_needs(experiment: Experiment) -> None:
-    """Refuse needs that name no stage, a stage further down, or each other in a circle."""
     order = {stage.name: number for number, stage in enumerate(experiment.stages)}
     needs = {stage.name: stage.needs for stage in experiment.stages}
     for stage in experiment.stages:

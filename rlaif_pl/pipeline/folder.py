@@ -52,11 +52,7 @@ class StageRecord:
 
 
 def read_record(path: Path) -> StageRecord | None:
-    """Read a record; None where there is none.
-
-    Raises:
-        ValueError: The file is damaged or of another version.
-    """
+    """Read a record; None where there is none, ValueError where it is damaged."""
     if not path.is_file():
         return None
     try:
@@ -70,17 +66,10 @@ def read_record(path: Path) -> StageRecord | None:
 
 @contextmanager
 def folder_lock(out: Path, patience: float = LOCK_PATIENCE) -> Iterator[None]:
-    """Hold the run folder.
+    """Hold the run folder, made if absent; FolderInUseError after ``patience`` seconds.
 
     The lock belongs to the processes that have the file open: this one and, because the descriptor
     is inheritable, the stage it starts. So a stage that outlives a killed run keeps others out.
-
-    Args:
-        out: The run folder; made if absent.
-        patience: Seconds to wait for another run to go.
-
-    Raises:
-        FolderInUseError: It did not.
     """
     out.mkdir(parents=True, exist_ok=True)
     with (out / ".lock").open("a+", encoding="utf-8") as stream:
@@ -101,7 +90,6 @@ def folder_lock(out: Path, patience: float = LOCK_PATIENCE) -> Iterator[None]:
 
 
 def _locked(descriptor: int) -> bool:
-    """Try to take the lock."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -110,11 +98,7 @@ def _locked(descriptor: int) -> bool:
 
 
 def merge_metrics(experiment: Experiment) -> dict[str, float]:
-    """Write ``<out>/metrics.json`` from the stages that are finished, and return it.
-
-    A name that stages give different values stands there once a stage, as ``stage:name`` (see
-    ``evaluation.metrics.merge_stages``).
-    """
+    """Write ``<out>/metrics.json`` of the finished stages (see ``merge_stages``), and return it."""
     found: dict[str, dict[str, float]] = {}
     seconds: dict[str, float] = {}
     for stage in experiment.stages:

@@ -12,18 +12,7 @@ T = TypeVar("T", str, int, list, dict)  # type: ignore[type-arg]
 
 
 def take(row: Mapping[str, Value], key: str, kind: type[T], default: T | None, where: str) -> T:
-    """Return a key's value after checking its type.
-
-    Args:
-        row: The mapping.
-        key: The key.
-        kind: Type that its value must have.
-        default: Value of a key that is not there; None makes the key required.
-        where: What an error begins with: file, stage.
-
-    Raises:
-        ValueError: The key is required and missing, or its value is of another type.
-    """
+    """Return a key's value, or the default (None: it is required), or refuse another type."""
     value = row.get(key)
     if value is None:
         value = cast(Value, default)
@@ -47,11 +36,7 @@ def take_names(
 
 
 def refuse_unknown(row: Mapping[str, Value], known: tuple[str, ...], where: str) -> None:
-    """Refuse keys that are not known, with the nearest that is.
-
-    Raises:
-        ValueError: There is one.
-    """
+    """Refuse keys that are not known, with the nearest that is."""
     for key in row:
         if key not in known:
             raise ValueError(f"{where}: unknown key {key!r}{closest(str(key), known)}")

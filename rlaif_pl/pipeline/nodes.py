@@ -45,11 +45,7 @@ def num_nodes(experiment: Experiment, stage: Stage) -> int:
 
 
 def check_nodes(experiment: Experiment, stages: Sequence[Stage], nodes: int) -> None:
-    """Refuse stages that span another number of nodes than one or all.
-
-    Raises:
-        ValueError: One does.
-    """
+    """Refuse stages that span another number of nodes than one or all."""
     for stage in stages:
         count = num_nodes(experiment, stage)
         if count not in (1, nodes):
@@ -117,11 +113,7 @@ class MainNode:
         self.state["ended"] = code
 
     def _gather(self) -> None:
-        """Wait until all other nodes follow this run: one that came after its end would wait.
-
-        Raises:
-            RuntimeError: Some do not come.
-        """
+        """Wait until all other nodes follow this run: one that came after its end would wait."""
         deadline, is_said = time.monotonic() + ARRIVAL, False
         while missing := [n for n in range(1, self.nodes) if self._of(n).get("run") != self.run]:
             names = ", ".join(map(str, missing))
@@ -142,11 +134,9 @@ class MainNode:
         return str(self.state["run"])
 
     def _of(self, rank: int) -> dict[str, Any]:
-        """Read what another node says."""
         return read(self.folder / f"{rank}.json")
 
     def _tell(self, **news: Any) -> None:
-        """Tell the other nodes."""
         with self._lock:
             self.state.update(news)
             write_json(self.folder / "0.json", self.state)
@@ -170,7 +160,6 @@ class MainNode:
 
     @property
     def _order(self) -> str:
-        """Name of the last order."""
         return f"{self.run}/{self.state['number']}"
 
 
@@ -179,14 +168,7 @@ def follow(
     rank: int,
     launch: Callable[[list[str], Path, bool], int] = stream,
 ) -> int:
-    """Join the stages that span nodes, until node 0 says that the run has ended.
-
-    Returns:
-        The exit status of the run.
-
-    Raises:
-        RuntimeError: Node 0 shows no sign of life.
-    """
+    """Join the stages that span nodes, until node 0 says that the run has ended, and how."""
     folder = experiment.out / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     own, number = {"run": ""}, 0
@@ -210,11 +192,7 @@ def follow(
 
 
 def _news(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield what node 0 says whenever it changes; what it said before this node came is of old.
-
-    Raises:
-        RuntimeError: It does not change.
-    """
+    """Yield what node 0 says whenever it changes; what it said before this node came is of old."""
     known, since, patience = read(path), time.monotonic(), ARRIVAL
     while True:
         news = read(path)

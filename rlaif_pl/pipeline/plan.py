@@ -41,12 +41,7 @@ class Plan:
 def make_plan(experiment: Experiment, force: Sequence[str] = ()) -> list[Plan]:
     """Return what happens to each stage, in order; changes nothing.
 
-    Args:
-        experiment: The experiment.
-        force: Stages to run whatever their state; those that need them run again too.
-
-    Raises:
-        ValueError: ``force`` names no stage.
+    ``force`` names stages to run whatever their state; those that need them run again too.
     """
     names = [stage.name for stage in experiment.stages]
     for name in force:
@@ -69,7 +64,6 @@ def make_plan(experiment: Experiment, force: Sequence[str] = ()) -> list[Plan]:
 def _decide(
     experiment: Experiment, stage: Stage, current: Fingerprint, force: Sequence[str]
 ) -> tuple[Action, str]:
-    """Return what a stage's own folder and ``force`` ask for."""
     folder = experiment.folder(stage)
     if not folder.is_dir() or not any(folder.iterdir()):
         return "run", ""
@@ -109,7 +103,6 @@ def describe_changes(
 
 
 def _key_changes(before: Mapping[str, Value], after: Mapping[str, Value]) -> str:
-    """List changed keys with their values."""
     absent = object()
     changed = [
         f"{key}: {before.get(key, 'absent')} -> {after.get(key, 'absent')}"

@@ -67,12 +67,8 @@ def launch(stage: Stage, folder: Path) -> int:
 def stream(line: list[str], log: Path, terminal: bool) -> int:
     """Run a program, copying its output to standard output and, without control codes, to a log.
 
-    Whatever ends this function early ends the program and its children too.
-
-    Args:
-        line: Program and arguments.
-        log: File to append to.
-        terminal: Give the program a terminal, so that it draws progress bars.
+    Whatever ends this function early ends the program and its children too. With ``terminal`` it has
+    one, so that it draws progress bars.
     """
     reader, writer = pty.openpty() if terminal else os.pipe()
     if terminal:
@@ -126,7 +122,6 @@ class Tee:
             self._write("\n")
 
     def _step(self) -> bool:
-        """Copy one chunk; False at the end."""
         try:
             chunk = os.read(self.reader, CHUNK)
         except OSError as error:
@@ -184,6 +179,5 @@ def _prepare_child() -> None:
 
 
 def _copy_window_size(descriptor: int) -> None:
-    """Give a new terminal the size of ours."""
     size = os.get_terminal_size(sys.stdout.fileno()) if sys.stdout.isatty() else (120, 40)
     fcntl.ioctl(descriptor, termios.TIOCSWINSZ, struct.pack("HHHH", size[1], size[0], 0, 0))

@@ -81,8 +81,7 @@ def run(
         128 + number of the signal that ended the run.
 
     Raises:
-        ValueError: The experiment file or something it names is wrong, or a stage spans another
-            number of nodes.
+        ValueError: The experiment file or something it names is wrong.
         FolderInUseError: Another run works in the folder.
     """
     console = Console()
@@ -111,7 +110,6 @@ def run(
 def _run_in_folder(
     experiment: Experiment, plans: Sequence[Plan], launch: Launch, console: Console
 ) -> int:
-    """Run and show the planned stages; returns an exit status."""
     console.print(plan_table(experiment, plans).rich())
     for plan in plans:
         if plan.action == "rerun":
@@ -189,7 +187,6 @@ def _spent(before: StageRecord, folder: Path) -> float:
 
 
 def _set_aside(experiment: Experiment, plan: Plan, console: Console) -> None:
-    """Move the folder of a stage that starts over, and say so."""
     record = read_record(plan.folder / "done.json")
     what = "its unfinished folder" if record is None else "its finished folder"
     target = move_aside(experiment.out, plan.folder)
@@ -201,7 +198,6 @@ def _set_aside(experiment: Experiment, plan: Plan, console: Console) -> None:
 
 
 def _explain_failure(plan: Plan, code: int, console: Console) -> None:
-    """Say which stage failed, how, and where to read on."""
     log = plan.folder / "log.txt"
     missing = missing_products(plan.stage, plan.folder)
     how = f"with exit status {code}"

@@ -26,8 +26,7 @@ EXPONENT = re.compile(r"[-+]?(?:\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d{1,2}")
 def whole_number(value: object) -> int | None:
     """Return the whole number that a float, or text with an exponent, stands for; None for others.
 
-    ``1e3``, ``"1e3"``, ``"2.5E1"`` and ``8.0`` do; ``1e-4``, ``2.5`` and ``"8.0"`` do not, nor does
-    what is an int already.
+    ``1e3``, ``"1e3"``, ``"2.5E1"`` and ``8.0`` do; ``1e-4``, ``2.5``, ``"8.0"`` and ints do not.
     """
     if isinstance(value, str) and EXPONENT.fullmatch(value):
         exact = Decimal(value.replace("_", ""))
@@ -75,11 +74,7 @@ for _class in (Loader, Dumper):
 
 
 def read_yaml(path: Path) -> dict[str, Value]:
-    """Read a mapping; an empty file is an empty mapping.
-
-    Raises:
-        ValueError: No such file, not YAML, a repeated key, or something else than a mapping.
-    """
+    """Read a mapping; an empty file is one, anything else or a repeated key a ValueError."""
     if not path.is_file():
         raise ValueError(f"expected a YAML file, there is none at {path}; check the name")
     with path.open("rb") as stream:  # YAML tells UTF-16 from UTF-8 by the byte order mark
@@ -105,10 +100,7 @@ def overlay(content: dict[str, Value], key: str, value: Value) -> None:
     """Set a dotted key in nested mappings, in place; a number picks an item of a list.
 
     ``+`` at the end of the key adds the value to a list, made if need be (``trainer.callbacks.+``).
-
-    Raises:
-        ValueError: The key runs through something that is neither a mapping nor a list, or past the
-            end of a list.
+    ValueError for a way through something else, or past the end of a list.
     """
     *parents, last = key.split(".")
     node: Value = content
@@ -130,7 +122,6 @@ def overlay(content: dict[str, Value], key: str, value: Value) -> None:
 
 
 def _child(node: Value, part: str, key: str, above: str) -> Value:
-    """Return one item of a mapping or a list."""
     if isinstance(node, dict):
         return node[part]
     if isinstance(node, list):

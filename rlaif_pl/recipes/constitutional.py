@@ -67,11 +67,6 @@ class RevisionOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse numbers that mean nothing.
-
-        Raises:
-            ValueError: A number is out of range.
-        """
         for name in ("rounds", "max_answer_tokens", "max_critique_tokens", "helpful_answers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"expected {name} of at least 1, got {getattr(self, name)}")
@@ -128,9 +123,8 @@ class Reviser:
     def revise(self, prompts: Sequence[Prompt]) -> list[Revision]:
         """Answer prompts and revise the answers.
 
-        Returns:
-            A row for every round of every prompt, round 0 first, prompts in order; rounds that
-            failed say why. A prompt whose first answer failed has no rounds.
+        A row for every round of every prompt, round 0 first, prompts in order; rounds that failed say
+        why. A prompt whose first answer failed has no rounds.
         """
         asker = CachedClient(self.backend, self.store, self.watch)
         latest = self._first(prompts, HARMFUL, asker)
@@ -147,8 +141,7 @@ class Reviser:
     def answer(self, prompts: Sequence[Prompt]) -> list[Revision]:
         """Answer helpful prompts, ``helpful_answers`` times each; nothing is revised.
 
-        Returns:
-            A row an answer; ``round`` is 0 for every one, and equal answers come once.
+        A row an answer; ``round`` is 0 for every one, and equal answers come once.
         """
         asker = CachedClient(self.backend, self.store, self.watch)
         counted = range(self.options.helpful_answers)
@@ -158,7 +151,6 @@ class Reviser:
     def _first(
         self, prompts: Sequence[Prompt], kind: str, asker: CachedClient, sample: int = 0
     ) -> list[Revision]:
-        """Have prompts answered."""
         decoding = self._decoding(self.options.max_answer_tokens, self.layout.answer_stops)
         asked = [
             GenerateRequest(self.layout.answer(each.text), decoding, sample) for each in prompts
@@ -169,7 +161,6 @@ class Reviser:
         ]
 
     def _round(self, rows: Sequence[Revision], number: int, asker: CachedClient) -> list[Revision]:
-        """Criticize and revise the latest responses."""
         drawn = [
             draw_principle(self.principles, self.options.seed, row.group, row.prompt, number)
             for row in rows
@@ -197,7 +188,6 @@ class Reviser:
     def _begun(
         self, row: Revision, number: int, principle: Principle, critique: Response | None
     ) -> Revision:
-        """Return the row of a round of which only the critique is there."""
         return Revision(
             row.group,
             row.prompt,
@@ -213,7 +203,6 @@ class Reviser:
     def _ask_critiques(
         self, rows: Sequence[Revision], drawn: Sequence[Principle], asker: CachedClient
     ) -> list[Response]:
-        """Ask what is wrong with the latest responses."""
         asked = [
             self.layout.critique(row.prompt, row.response, principle)
             for row, principle in zip(rows, drawn, strict=True)
@@ -223,7 +212,6 @@ class Reviser:
     def _ask(
         self, questions: Sequence[Question], limit: int, asker: CachedClient
     ) -> list[Response]:
-        """Have critiques or revisions written."""
         decoding = self._decoding(limit, self.layout.stops)
         return asker.ask([GenerateRequest(question, decoding) for question in questions])
 

@@ -40,15 +40,13 @@ def demonstrations(
     """Take all revisions of harmful prompts, and helpful answers as they are.
 
     First answers to harmful prompts are never taken, nor revisions that changed nothing.
-    A response that the length limit cut ends with
-    its last full sentence, and is left out where it has none: otherwise a policy would learn to stop
-    in the middle of a sentence.
 
     Args:
         revisions: Rows of a revise job, of both kinds.
         helpful: Helpful prompts with references, to be mixed in.
         only_last: Take only the last revision of each prompt; the paper takes all.
-        cut: What becomes of a response that the length limit cut: ``sentence`` as said above, ``keep``
+        cut: What becomes of a response that the length limit cut: ``sentence`` ends it with its last
+            full sentence, or leaves out one without, lest a policy learn to stop within one; ``keep``
             takes it as it is, ``drop`` leaves it out.
     """
     dropped: Counter[str] = Counter()

@@ -90,7 +90,6 @@ class Rest:
     seed: int = 0  # of samples, adapters and order
 
     def __post_init__(self) -> None:
-        """Refuse what could not be run."""
         shared = {row.group for row in self.train} & {row.group for row in self.validation}
         counts = self.grow_steps, self.validation_samples
         if min(counts) < 1 or not self.validation or shared:
@@ -144,7 +143,6 @@ class Rest:
                 return
 
     def _start(self, folder: Path) -> Result:
-        """Score the demonstrations and the first policy."""
         rows = score_demonstrations(
             folder / "demonstrations.jsonl", self.reward, self.train, self.seed
         )
@@ -152,7 +150,6 @@ class Rest:
         return {"demonstration_reward": mean} | self._judge(folder, self.policy)
 
     def _grow(self, folder: Path, number: int) -> Result:
-        """Sample from the current policy."""
         rows = draw_samples(
             folder / "samples.jsonl",
             load_policy(self.policy, self.resolved_template).to(resolve_device()),
@@ -225,7 +222,6 @@ class Rest:
         )
 
     def _dependencies(self) -> dict[str, object]:
-        """Return what every part depends on."""
         policy = self.policy
         return {
             "policy": fingerprint_of(

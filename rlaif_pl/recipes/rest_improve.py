@@ -23,11 +23,7 @@ GREATEST: dict[Schedule, float] = {"normalized": 1.0, "percentile": 100.0, "max_
 
 
 def check_levels(by: Schedule, levels: Sequence[float]) -> None:
-    """Refuse a schedule that is empty, out of range or falling.
-
-    Raises:
-        ValueError: As said; the message names the level.
-    """
+    """Refuse a schedule that is empty, out of range or falling."""
     if by not in GREATEST:
         raise ValueError(f"expected by to be one of {', '.join(GREATEST)}, got {by!r}")
     if not levels:
@@ -51,24 +47,18 @@ def scaled(rewards: ArrayLike) -> NDArray[np.float64]:
 def passes(
     rewards: ArrayLike, groups: Sequence[str], by: Schedule, level: float
 ) -> NDArray[np.bool_]:
-    """Tell which samples reach the threshold of an Improve step.
+    """Tell which samples reach the threshold of an Improve step. ``(N,)``.
 
     Reaching it is enough, where the paper asks for more than it, so that level 0 of ``normalized``
     is all data as in its tables and the best sample of a prompt always passes the other two.
 
     Args:
-        rewards: Rewards of samples and demonstrations. ``(N,)``
+        rewards: Finite rewards of samples and demonstrations. ``(N,)``
         groups: Prompt of each. ``(N,)``
         by: ``normalized``: rewards of the whole set scaled to 0..1 reach ``level``; ``percentile``:
             a reward reaches that percentile (0..100) of its prompt's; ``max_mean``: it reaches
             ``level * max + (1 - level) * mean`` of its prompt's.
         level: Threshold in the units of ``by``.
-
-    Returns:
-        True where a sample passes. ``(N,)``
-
-    Raises:
-        ValueError: There is no sample, a reward is not finite, or the level is out of range.
     """
     values = np.asarray(rewards, np.float64)
     check_levels(by, [level])
@@ -134,7 +124,6 @@ class Improve:
     trainer: dict[str, TrainerOption] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse a schedule that does not rise and a rate that does not fall."""
         check_levels(self.by, self.levels)
         if not (self.lr > 0 and 0 < self.lr_decay <= 1):
             raise ValueError(
@@ -151,13 +140,10 @@ class Improve:
 
 
 def select(rows: Sequence[ScoredResponse], improve: Improve, level: float) -> list[ScoredResponse]:
-    """Return the rows an Improve step learns from.
+    """Return the rows an Improve step learns from, at least one.
 
     Empty responses, repetitions of a response to its prompt and, unless they are asked for, samples
     that the length limit cut are left out first: they set no threshold either.
-
-    Raises:
-        ValueError: Nothing is usable.
     """
     usable: dict[tuple[str, str, str], ScoredResponse] = {}
     for row in rows:

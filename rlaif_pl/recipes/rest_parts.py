@@ -60,11 +60,6 @@ def digest(content: object) -> str:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """Read a record; None where there is none.
-
-    Raises:
-        ValueError: The file is damaged.
-    """
     if not path.is_file():
         return None
     try:

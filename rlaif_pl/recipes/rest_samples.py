@@ -48,7 +48,6 @@ class Drawing(DrawingOptions):
     chunk: int = 64
 
     def __post_init__(self) -> None:
-        """Refuse counts below 1."""
         super().__post_init__()
         if self.chunk < 1:
             raise ValueError(f"expected chunk of at least 1, got {self.chunk}")
@@ -108,7 +107,6 @@ def _scored(
     grow: int,
     seed: int,
 ) -> list[ScoredResponse]:
-    """Score responses and note where each came from."""
     texts = [text for own in responses.texts for text in own]
     asked = [p.text for p, own in zip(prompts, responses.texts, strict=True) for _ in own]
     rewards = iter(score_all(reward, asked, texts))
@@ -149,11 +147,7 @@ def score_demonstrations(
 
 
 def score_all(reward: Reward, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
-    """Return the rewards of responses; none is asked for where there is no response.
-
-    Raises:
-        ValueError: A reward is not finite.
-    """
+    """Return the rewards of responses, if there are any; ValueError for one that is not finite."""
     values = [float(value) for value in reward.score(prompts, responses)] if responses else []
     for value, response in zip(values, responses, strict=True):
         if not math.isfinite(value):

@@ -66,12 +66,7 @@ def load_principles(name: str) -> tuple[tuple[Principle, ...], str]:
 
 
 def load_examples(name: str, principles: tuple[Principle, ...]) -> tuple[tuple[Example, ...], str]:
-    """Load examples of the package by name, or one's own file by path, with their version.
-
-    Raises:
-        FileNotFoundError: There is neither.
-        ValueError: The file is laid out otherwise, or names a principle that is not among those given.
-    """
+    """Load examples as ``load_principles`` does; ValueError for a principle that is not given."""
     content, version = read_versioned(name, ".yaml")
     fields = ("prompt", "response", "principle", "critique", "revision")
     examples = tuple(Example(**entry) for entry in _entries(content, version, fields))
@@ -87,10 +82,10 @@ def load_examples(name: str, principles: tuple[Principle, ...]) -> tuple[tuple[E
 def draw_principle(
     principles: tuple[Principle, ...], seed: int, group: str, prompt: str, round_number: int
 ) -> Principle:
-    """Draw the principle of one round of one prompt.
+    """Draw the principle of one round of one prompt, all equally likely.
 
-    All are equally likely. A hash of the arguments decides, so draws of different rounds and prompts
-    are independent and a draw is the same whatever else a job contains.
+    A hash of the arguments decides, so draws of different rounds and prompts are independent and a draw
+    is the same whatever else a job contains.
     """
     text = json.dumps([seed, group, prompt, round_number])
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
@@ -160,14 +155,7 @@ class RevisionLayout:
     def revision(
         self, prompt: str, response: str, principle: Principle, critique: str | None
     ) -> Question:
-        """Return the question whose answer is a revision.
-
-        Args:
-            prompt: The prompt.
-            response: The response to revise.
-            principle: The round's principle.
-            critique: What the critique said; None asks for the revision right away.
-        """
+        """Return the question whose answer is a revision; right away where there is no critique."""
         return self._ask(
             self._head(prompt),
             self._asked(prompt, response, principle, critique, to_revise=True),
@@ -221,12 +209,7 @@ class RevisionLayout:
 
 
 def load_layout(name: str) -> tuple[dict[str, str], str]:
-    """Load a layout of the package by name, or one's own file by path, with its version.
-
-    Raises:
-        FileNotFoundError: There is neither.
-        ValueError: A part is missing, unknown or empty.
-    """
+    """Load a layout as ``load_principles`` does; ValueError for a missing, unknown or empty part."""
     content, version = read_versioned(name, ".yaml")
     rows = parse_yaml(content, version)
     if (
@@ -240,7 +223,6 @@ def load_layout(name: str) -> tuple[dict[str, str], str]:
 
 
 def _entries(content: str, version: str, fields: tuple[str, ...]) -> list[dict[str, str]]:
-    """Read a list of entries that have just the given texts."""
     rows = parse_yaml(content, version)
     if not isinstance(rows, list) or not rows:
         raise ValueError(f"expected {version} to be a list of entries, got {type(rows).__name__}")

@@ -187,7 +187,6 @@ class A2CModule(TrainableModule):
         ]
 
     def _ask_ahead(self, step: int) -> None:
-        """Ask for a step's responses, to be drawn while the one before trains."""
         batch = next_batch(self.trainer)
         if batch is not None:
             seeds = self.seeds(batch, step)
@@ -204,11 +203,9 @@ class A2CModule(TrainableModule):
         return self.update_loss(rollout, self.counted(rollout, batch))
 
     def update_loss(self, rollout: Rollout, is_counted: Tensor) -> Tensor:
-        """Loss of one update; the policy pass here is the only one with gradients.
+        """Loss of one update, whose policy pass is the only one with gradients.
 
-        Args:
-            rollout: Sampled batch.
-            is_counted: Response tokens that count. ``(N, R)`` bool
+        ``is_counted`` says which response tokens count. ``(N, R)`` bool
         """
         update = Update(
             self.actor,

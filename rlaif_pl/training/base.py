@@ -138,29 +138,17 @@ class TrainableModule(StepMeanModule):
             shards.gather(self.trainer.is_global_zero)
 
     def whole(self, trained: Model) -> Model:
-        """Return ``divided.exported``, or, where its weights are divided, the copy with all of them.
-
-        Raises:
-            RuntimeError: They are divided and were not gathered.
-        """
+        """Return ``divided.exported``, or the gathered copy of what is divided."""
         return cast(Model, self._shards[0].whole()) if self._shards else trained
 
     def check_inputs(self) -> None:
         """Refuse what the last step would miss, before the first; see ``callbacks.preflight``."""
 
     def check_lengths(self, rows: Sequence[Any]) -> None:
-        """Refuse rows that a model is too short for, before any work is spent on the others.
-
-        Raises:
-            ValueError: A text is longer than the model's positions.
-        """
+        """Refuse rows that a model is too short for, before any work is spent on the others."""
 
     def check_accumulation(self) -> None:
-        """Refuse what could not be a mean over the whole batch of a step that is cut into parts.
-
-        Raises:
-            ValueError: The strategy accumulates gradients itself.
-        """
+        """Refuse what could not be a mean over the whole batch of a step that is cut into parts."""
         strategy = self.trainer.strategy
         if strategy.handles_gradient_accumulation:
             raise ValueError(
@@ -209,8 +197,7 @@ class TrainableModule(StepMeanModule):
     def _count_epochs_again(self) -> None:
         """Put counters of epochs right after a resume from the last batch of one.
 
-        Lightning 2.6 then begins the next epoch without counting that it did, and another such resume
-        counts an epoch as completed twice.
+        Lightning 2.6 then begins the next epoch uncounted; another such resume counts one twice.
         """
         loop = self.trainer.fit_loop
         for counts in (loop.epoch_progress.total, loop.epoch_progress.current):
@@ -232,22 +219,10 @@ class TrainableModule(StepMeanModule):
     def export(self, folder: Path, form: Form = "whole") -> Path:
         """Write the trained model as a plain transformers folder, or its adapters as one of PEFT's.
 
-        Args:
-            folder: Where to.
-            form: ``whole``, or ``adapter``, which a policy with adapters has alone.
-
-        Returns:
-            The folder.
+        ``form`` is ``whole`` or, of a policy with adapters alone, ``adapter``. Returns the folder.
         """
         raise TypeError(f"{type(self).__name__} has nothing to export to {folder} ({form})")
 
     def check_export(self, form: Form = "whole") -> int:
-        """Refuse, before training, what ``export`` could not write.
-
-        Returns:
-            Bytes that the weights will take.
-
-        Raises:
-            ValueError: There is no class to export to that holds these weights.
-        """
+        """Refuse, before training, what ``export`` could not write; bytes that it will take."""
         raise TypeError(f"{type(self).__name__} has nothing to export ({form})")

@@ -72,11 +72,7 @@ def is_remote(path: object) -> bool:
 
 
 def write_checkpoint(content: Mapping[str, Any], path: Path) -> None:
-    """Write a checkpoint that is either the old one or the whole new one, whatever happens.
-
-    Raises:
-        OSError: There is no room or no permission; names the file. The old one is as it was.
-    """
+    """Write a checkpoint that is the old one or the whole new one, whatever happens (OSError)."""
     kept = previous_of(path)
     if path.exists():  # first, so that no more than two files are there at any time
         remove(kept)
@@ -116,7 +112,6 @@ class _Writer:
         self.error: OSError | None = None
 
     def save(self, content: Mapping[str, Any]) -> None:
-        """Write a checkpoint."""
         try:
             torch.save(content, self)  # type: ignore[arg-type] # it asks for write and flush only
         except RuntimeError:
@@ -126,7 +121,6 @@ class _Writer:
             raise self.error
 
     def write(self, data: bytes) -> int:
-        """Write to the file."""
         try:
             count = self.file.write(data)
         except OSError as error:
@@ -180,7 +174,6 @@ def read_checkpoint(
 
 
 def _of_lightning(content: object) -> dict[str, Any]:
-    """Refuse what torch reads and Lightning did not write."""
     if isinstance(content, dict) and {"state_dict", "pytorch-lightning_version"} <= content.keys():
         return content
     held = sorted(map(str, content))[:5] if isinstance(content, dict) else type(content).__name__
@@ -188,7 +181,6 @@ def _of_lightning(content: object) -> dict[str, Any]:
 
 
 def _refusal(path: Path, found: str) -> str:
-    """Say what was found in place of a checkpoint, and what to go on from."""
     whole = [str(p) for p in sorted(path.parent.glob("*.ckpt")) if p != path and is_whole(p)]
     others = f" (whole: {', '.join(whole[:3])})" if whole else ""
     return (
@@ -224,11 +216,7 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
 def check_fits(
     module: LightningModule, trained: Mapping[str, torch.Tensor], checkpoint: Mapping[str, Any]
 ) -> None:
-    """Refuse a checkpoint of other models before its weights are put anywhere.
-
-    Raises:
-        ValueError: It was of another architecture or tokenizer, lacks weights, or has others.
-    """
+    """Refuse a checkpoint of another architecture, tokenizer or weights before any is put anywhere."""
     way_out = "use the config the checkpoint was written with"
     written = checkpoint.get(MODELS, {})
     for name, found in models_of(module).items() if written else ():

@@ -160,11 +160,8 @@ class PreferenceDataModule(LightningDataModule):
         """Leave rows out of both splits, with a warning that counts them; after ``setup``.
 
         Args:
-            choose: Whether to keep each of some rows.
+            choose: Whether to keep each of some rows; of each split at least one.
             reason: Why the others are left out, and what to do.
-
-        Raises:
-            ValueError: No row of a split would be left.
         """
         for split, name in (("training", "train_rows"), ("validation", "validation_rows")):
             rows = getattr(self, name)
@@ -197,11 +194,9 @@ class PreferenceDataModule(LightningDataModule):
         return self.val_dataloader()
 
     def _needs_label(self, pair: Preference) -> bool:
-        """Tell whether the labeler is to judge the pair."""
         return self.labeling.relabel or pair.p_first is None
 
     def _labeler_for(self, count: int) -> Labeler:
-        """Return the labeler, or say that one is needed."""
         if self.labeling.labeler is None:
             why = "relabel is set" if self.labeling.relabel else f"{count} pairs have no label"
             raise ValueError(
@@ -211,7 +206,6 @@ class PreferenceDataModule(LightningDataModule):
         return self.labeling.labeler
 
     def _rows(self, source: Pairs) -> Sequence[Any]:
-        """Read a source as the served kind, with labels from the store where they are needed."""
         if self.task == "pairs":
             return self._labeled(load_pairs(source).rows)
         if self.task == "comparisons":
@@ -249,7 +243,6 @@ class PreferenceDataModule(LightningDataModule):
         return rows
 
     def _loader(self, rows: Sequence[Any], batch_size: int, shuffle: bool) -> BatchLoader[Any, Any]:
-        """Make this rank's loader."""
         trainer = self.trainer
         order = BatchOrder(
             num_rows=len(rows),
@@ -270,7 +263,6 @@ def _required(
     prompts: Data | None,
     demonstrations: Data | None,
 ) -> Pairs:
-    """Return the source of the served kind, or say that it is missing."""
     if task not in COLLATE:
         raise ValueError(f"expected serve to be one of {', '.join(COLLATE)}, got {task!r}")
     sources: dict[str, Pairs | None] = {
@@ -292,7 +284,6 @@ def _required(
 def _chosen(
     rows: Sequence[Any], choose: Callable[[Sequence[Any]], Sequence[bool]]
 ) -> Iterator[int]:
-    """Yield the places of the rows to keep, judged some at a time."""
     for start in range(0, len(rows), CHOSEN_AT_ONCE):
         part = list(rows[start : start + CHOSEN_AT_ONCE])
         answers = zip(part, choose(part), strict=True)

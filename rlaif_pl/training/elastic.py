@@ -24,16 +24,8 @@ _kept: list[TCPStore] = []  # rank 0's server has to live as long as the process
 def meet(timeout: float = 600.0) -> bool:
     """Let the processes of this attempt meet in a new store, if torchrun's agent has one for all.
 
-    Sets MASTER_ADDR and MASTER_PORT. Does nothing in a process that torchrun did not start.
-
-    Args:
-        timeout: Seconds to wait for all processes of the attempt.
-
-    Returns:
-        Whether the attempt is a restart; alike on all ranks.
-
-    Raises:
-        RuntimeError: A process of the attempt does not come.
+    Sets MASTER_ADDR and MASTER_PORT; does nothing in a process that torchrun did not start. Returns
+    whether the attempt is a restart, alike on all ranks; RuntimeError after ``timeout`` seconds.
     """
     if os.environ.get(SHARED) != str(True):
         return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
@@ -93,7 +85,6 @@ def accept(agent: Store, rank: int, deadline: float) -> dict[str, object]:
 
 
 def _get(store: Store, name: str) -> str:
-    """Read a key; empty where it is not there."""
     key = f"{PREFIX}/{name}"
     return store.get(key).decode() if store.check([key]) else ""
 
@@ -103,7 +94,6 @@ def _set(store: Store, name: str, value: str) -> None:
 
 
 def _pause(deadline: float, awaited: str) -> None:
-    """Wait a little, or say who did not come."""
     if time.monotonic() > deadline:
         raise RuntimeError(
             f"expected all processes of this start by torchrun to come, {awaited} did not; look at its "

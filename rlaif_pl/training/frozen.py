@@ -18,11 +18,7 @@ def frozen_digest(module: nn.Module) -> str:
 
 
 def check_frozen(checkpoint: dict[str, Any], digest: str, name: str) -> None:
-    """Refuse a checkpoint of other models than the module holds.
-
-    Raises:
-        ValueError: The two differ.
-    """
+    """Refuse a checkpoint of other models than the module holds."""
     if checkpoint[KEY] != digest:
         raise ValueError(
             f"expected the models that this checkpoint of {name} was trained from, got others: "

@@ -99,7 +99,6 @@ class LabelingModule(LightningModule):
         return None
 
     def _publish(self) -> None:
-        """Write the merged labels."""
         usable = [pair for pair in self.labeled if pair.p_first is not None]
         write_preferences(self.out / "labeled.jsonl", usable)
         if self.store is not None:
@@ -115,11 +114,7 @@ class LabelingModule(LightningModule):
 
 
 def merged(pairs: Sequence[Preference], parts: LabelParts) -> list[Preference]:
-    """Return the label of every pair, in order.
-
-    Raises:
-        ValueError: Some pairs have none, as where ranks do not share the folder.
-    """
+    """Return the label of every pair, in order; ValueError where some have none."""
     found = parts.read()
     missing = sum(texts_of(pair) not in found for pair in pairs)
     if missing:

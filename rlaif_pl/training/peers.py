@@ -87,7 +87,6 @@ class Peers:
             time.sleep(0.1)
 
     def _state(self, other: int, began: float, seconds: float) -> str:
-        """Say what is wrong with a rank; empty if nothing is known to be."""
         if self._is_dead_here(other):
             return f"{self.names[other]} died"
         try:
@@ -101,7 +100,6 @@ class Peers:
         return f"{self.names[other]} shows no sign of life" if still > seconds - 0.2 else ""
 
     def _is_dead_here(self, other: int) -> bool:
-        """Tell whether a rank of this host is known to be dead."""
         facts = self._facts.get(other)
         if facts is None or facts["host"] != socket.gethostname():
             return False
@@ -115,11 +113,9 @@ class Peers:
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
-        """Use the store alone.
+        """Use the store alone; TimeoutError where the other thread does not come back from it.
 
-        Raises:
-            OSError: The other thread does not come back from it, as where a cable is cut: TCPStore 2.13
-                waits then as long as the system's sockets do, a quarter of an hour.
+        With a cut cable TCPStore 2.13 waits as long as the system's sockets do, a quarter of an hour.
         """
         if not self._lock.acquire(timeout=3 * BEAT):
             raise TimeoutError("the store does not answer")
@@ -138,7 +134,6 @@ class Peers:
         return self._seen[other]
 
     def _watch(self) -> None:
-        """Beat and look until the end."""
         while not self._ended.wait(BEAT):
             with suppress(RuntimeError, OSError):
                 self._beats += 1

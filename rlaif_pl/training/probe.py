@@ -32,16 +32,13 @@ def pair_differences(reward: RewardModel, pairs: Sequence[Preference]) -> Tensor
 
 
 def fit_probe(differences: Tensor, target: Tensor, weight: Tensor, penalty: float) -> Tensor:
-    """Weights ``w`` that minimize ``mean CE(sigma(w . d), p) + penalty * |w * std(d)|^2``.
+    """Weights ``w`` that minimize ``mean CE(sigma(w . d), p) + penalty * |w * std(d)|^2``. ``(D,)``.
 
     Args:
         differences: State of the first minus state of the second response. ``(N, D)``
         target: Probability that the first is better. ``(N,)``
         weight: Importance of each pair. ``(N,)``
         penalty: At least 0, on weights of features scaled to unit spread.
-
-    Returns:
-        Weights for the states as they are. ``(D,)``
     """
     scale = differences.std(0).clamp(min=1e-6)
     inputs = differences / scale

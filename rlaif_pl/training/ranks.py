@@ -29,9 +29,6 @@ def rank_share(count: Tensor) -> Tensor:
     Distributed strategies average gradients over ranks as if all had as much to average. A rank's
     mean loss times its share gives the mean over what all ranks have, so that two ranks do what
     one does with both batches, fillers and uneven lengths included. 1 in a single process.
-
-    Args:
-        count: What this rank's loss is a mean over: tokens, rows or weights. A scalar.
     """
     own = count.detach()
     own = own if own.is_floating_point() else own.float()

@@ -161,11 +161,6 @@ class RewardModule(TrainableModule):
         self._reference_rows()
 
     def _reference_rows(self) -> list[Prompt]:
-        """Read the references; empty where none are named.
-
-        Raises:
-            ValueError: Some are named, and no row has one.
-        """
         if self.references is None:
             return []
         rows = [row for row in load_prompts(self.references) if row.reference]

@@ -9,13 +9,7 @@ from rlaif_pl.types import PromptBatch, SampledResponse
 
 
 def batch_means(rollout: Rollout, kl: Tensor, rows: Tensor) -> dict[str, Tensor]:
-    """Return mean reward, KL, length and unfinished share over rows; 0 where there are none.
-
-    Args:
-        rollout: Sampled batch.
-        kl: Log-ratio of each response, see ``sequence_kl``. ``(N,)``
-        rows: Which responses count. ``(N,)`` bool
-    """
+    """Return mean reward, KL ``(N,)``, length and unfinished share of ``rows`` that count ``(N,)``."""
     quantities = {
         "reward": rollout.scores,
         "kl": kl,

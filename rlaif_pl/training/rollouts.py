@@ -37,12 +37,7 @@ class Rollouts:
         self._key: tuple[int, list[int]] | None = None
 
     def prepare(self, policy: CausalModel, params: SamplingParams) -> None:
-        """Refuse, before the first step, what could not be drawn.
-
-        Raises:
-            ValueError: A server lacks something.
-            OSError: No server can be reached.
-        """
+        """Refuse, before the first step, what could not be drawn; see ``GenerationBackend.prepare``."""
         self.generator.prepare(SampledPolicy(policy), params, for_training=True)
 
     def update(self, policy: Callable[[], CausalModel], step: int) -> None:

@@ -77,7 +77,6 @@ class SFTModule(TrainableModule):
         return -(self.policy.logprobs(encoded) * counted).sum(), counted.sum()
 
     def _encode(self, batch: DemonstrationBatch) -> tuple[ResponseBatch, Tensor]:
-        """Return the texts and which of their response tokens count ``(N, R)``."""
         encoded = self.policy.encode(
             batch.prompts, [[text] for text in batch.references], self.max_response_tokens
         )

@@ -84,7 +84,6 @@ class Sharded:
         warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* returned a view tensor")
 
     def _divide(self, mesh: DeviceMesh, dtype: torch.dtype | None, unread: list[nn.Module]) -> None:
-        """Divide layers, heads and what is left, each a unit."""
         root = self.root
         policy = MixedPrecisionPolicy(dtype, torch.float32, cast_forward_inputs=False)
         exact = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
@@ -109,10 +108,7 @@ class Sharded:
                     unit.set_force_sum_reduction_for_comms(True)
 
     def gather(self, is_wanted: bool) -> None:
-        """Fill the undivided copy, on the CPU; to be called on every process.
-
-        Frozen weights are sent once.
-        """
+        """Fill the undivided copy, on the CPU, frozen weights once; to be called on every process."""
         # one at a time: of all weights only the largest is whole on a device
         found = {
             name: gathered(p, is_wanted)
@@ -124,11 +120,7 @@ class Sharded:
             fill(self.plain, found)
 
     def whole(self) -> nn.Module:
-        """Return the undivided copy.
-
-        Raises:
-            RuntimeError: ``gather`` was not called for it.
-        """
+        """Return the undivided copy, once it was gathered."""
         if any(p.is_meta for p in self.plain.parameters()):
             raise RuntimeError(
                 "expected weights that were gathered, got divided ones; call gather_weights() on every "
@@ -150,13 +142,9 @@ def without_weights(module: nn.Module) -> nn.Module:
 
 
 def own_weights(unit: nn.Module, owned: set[int]) -> None:
-    """Give a unit parameters of its own in place of those that another owns; their values stay shared.
+    """Give a unit parameters of its own for those in ``owned``, by identity; values stay shared.
 
     An identity may be that of a parameter that is gone: then a copy is made that nobody needs.
-
-    Args:
-        unit: A layer.
-        owned: Identities of the parameters of units before; the unit's are added.
     """
     made: dict[int, nn.Parameter] = {}
     for name, old in list(unit.named_parameters(remove_duplicate=False)):
@@ -169,10 +157,7 @@ def own_weights(unit: nn.Module, owned: set[int]) -> None:
 
 @torch.no_grad()
 def fill(module: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
-    """Put weights into a module by name; one name of those that share a weight is enough.
-
-    Those that are not named stay.
-    """
+    """Put weights into a module by name; one name of those that share a weight is enough."""
     made = {
         id(old): nn.Parameter(weights[name], old.requires_grad) if name in weights else old
         for name, old in module.named_parameters()
@@ -196,8 +181,7 @@ def _others(root: nn.Module, unread: list[nn.Module]) -> Iterator[nn.Module]:
 def _cast_to(dtype: torch.dtype) -> Callable[..., tuple[Any, dict[str, Any]]]:
     """Return a hook that brings what enters a layer to a type.
 
-    FSDP2 has one too. It makes new layouts of packed batches for each layer, whose plans are then made
-    anew.
+    FSDP2's own makes new layouts of packed batches for each layer, whose plans are then made anew.
     """
 
     def cast(value: Any) -> Any:

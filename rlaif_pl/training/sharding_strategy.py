@@ -51,7 +51,6 @@ class ShardingStrategy(ModelParallelStrategy):
         return self._written(plain.state_dict())
 
     def _written(self, state: dict[str, Any]) -> dict[str, Any]:
-        """Return a state as it is written: this process's part, or on rank 0 all of it."""
         if self._save_distributed_checkpoint:
             parts: dict[str, Any] = own_parts(state)
             return parts

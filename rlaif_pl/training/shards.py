@@ -15,11 +15,7 @@ DIVIDED = ("state_dict", "optimizer_states")  # entries of a checkpoint that hol
 
 
 def own_parts(state: Any) -> Any:
-    """Return a state with this process's rows in place of divided tensors, on the CPU.
-
-    Args:
-        state: Mappings and lists of tensors and plain values; tensors are divided by rows, or not.
-    """
+    """Return a state with this process's rows in place of divided tensors, on the CPU."""
 
     def part(value: Tensor) -> Any:
         if not isinstance(value, DTensor):
@@ -32,12 +28,7 @@ def own_parts(state: Any) -> Any:
 
 
 def gathered(state: Any, keep: bool) -> Any:
-    """Return a state with whole tensors on the CPU; to be called on every process.
-
-    Args:
-        state: As of ``own_parts``.
-        keep: Whether this process wants them; on another they are None.
-    """
+    """Return a state with whole tensors on the CPU, None unless ``keep``; called on every process."""
 
     def whole(value: Tensor) -> Tensor | None:
         full = value.full_tensor() if isinstance(value, DTensor) else value

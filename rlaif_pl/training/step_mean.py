@@ -64,8 +64,7 @@ class StepMeanModule(LightningModule):
             count: What the whole batch averages over; see ``weighted``.
 
         Returns:
-            The last part's loss, whose backward pass is the caller's, as of a batch in one part. Before
-            it gradients stay on this rank.
+            The last part's loss, whose backward pass is the caller's. Before it gradients stay here.
         """
         if len(losses) == 1:
             return self.weighted(losses[0](), count)

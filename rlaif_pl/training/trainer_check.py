@@ -34,11 +34,7 @@ def check_sharding(
     *,
     draws_here: bool = False,
 ) -> None:
-    """Refuse what cannot be trained with divided weights.
-
-    Raises:
-        ValueError: Something is not supported; says what to do.
-    """
+    """Refuse what cannot be trained with divided weights."""
     name = ModelParallelStrategy.__name__
     if getattr(module, "divided", None) is None:
         raise ValueError(
@@ -73,11 +69,7 @@ def check_sharding(
 
 
 def check_strategy(trainer: Trainer, module: TrainableModule) -> None:
-    """Refuse a trainer whose strategy divides weights in a way that was not tested.
-
-    Raises:
-        ValueError: See ``check_sharding``; or the strategy is FSDP1 or DeepSpeed.
-    """
+    """Refuse FSDP1, DeepSpeed, and what ``check_sharding`` does."""
     strategy = trainer.strategy
     name = type(strategy).__name__
     if isinstance(strategy, FSDPStrategy | DeepSpeedStrategy):
@@ -113,11 +105,7 @@ def most_parts(trainer: Trainer) -> int:
 
 
 def check_served(module: LightningModule, wanted: str) -> None:
-    """Refuse a data module that serves another kind of batch than the module reads.
-
-    Raises:
-        ValueError: Another kind is served.
-    """
+    """Refuse a data module that serves another kind of batch than the module reads."""
     served = getattr(getattr(module.trainer, "datamodule", None), "task", wanted)
     if wanted and served != wanted:
         raise ValueError(

@@ -26,9 +26,6 @@ def read_hh(rows: Iterable[RawRow], seed: int) -> LoadedPreferences:
 
     The prompt is everything up to and including the last ``\n\nAssistant:``. Rows that are the
     same on both sides, differ earlier or end in an empty turn are left out and counted.
-
-    Raises:
-        ValueError: A side is no dialogue.
     """
     return gathered(_dialogues(row, seed) for row in rows)
 
@@ -39,9 +36,6 @@ def read_trl(rows: Iterable[RawRow], seed: int) -> LoadedPreferences:
     ``chosen`` and ``rejected`` may repeat the whole dialogue, with or without a prompt beside it; see
     ``messages.read_exchange``. Rows whose sides differ before the last message, or whose prompt is
     not in their dialogue, are left out and counted, as are those that are the same on both sides.
-
-    Raises:
-        ValueError: A column is missing, empty or of another type; names file, line and field.
     """
     found = (read_exchange(row, "prompt", ("chosen", "rejected")) for row in rows)
     return gathered(
@@ -51,14 +45,7 @@ def read_trl(rows: Iterable[RawRow], seed: int) -> LoadedPreferences:
 
 
 def read_trl_prompt(row: RawRow) -> Prompt | None:
-    """Read the prompt of a TRL row, with ``completion`` as its reference if there is one.
-
-    Returns:
-        The prompt; None for a row that ``read_trl`` would leave out.
-
-    Raises:
-        ValueError: See ``read_trl``.
-    """
+    """Read a TRL row's prompt, with any ``completion``; None where ``read_trl`` leaves it out."""
     names = ("completion",) if "completion" in row.fields else ("chosen", "rejected")
     found = read_exchange(row, "prompt", names)
     if isinstance(found, str):
@@ -87,7 +74,6 @@ def placed(choice: Choice, group: str, seed: int, weight: float = 1.0) -> Prefer
 
 
 def _dialogues(row: RawRow, seed: int) -> Preference | str:
-    """Read two dialogues, or say why they are left out."""
     prompt, chosen = _split_dialogue(row, "chosen")
     other, rejected = _split_dialogue(row, "rejected")
     if prompt != other:

@@ -43,11 +43,7 @@ class Columns:
         return self.value(row, name) is not None
 
     def texts(self, row: RawRow, *answers: str) -> list[str] | str:
-        """Return prompt and responses, given as text or messages; or why the row is left out.
-
-        Raises:
-            ValueError: A column is absent, or holds no text; see ``messages.read_exchange``.
-        """
+        """Return prompt and responses, as ``read_exchange`` does; or why the row is left out."""
         names = ("prompt", *answers)
         values = [row.fields.get(self.theirs.get(name, name)) for name in names]
         for name, value in zip(names, values, strict=True):
@@ -60,7 +56,6 @@ class Columns:
         return found
 
     def _check_text(self, row: RawRow, name: str) -> None:
-        """Refuse a column that is absent or holds no text."""
         theirs = self.theirs.get(name, name)
         value = row.fields.get(theirs)
         if theirs not in row.fields:
@@ -75,11 +70,7 @@ class Columns:
             )
 
     def number(self, row: RawRow, name: str) -> float:
-        """Return the number in our column, also where a CSV holds it as text.
-
-        Raises:
-            ValueError: It is no number.
-        """
+        """Return the number in our column, also where a CSV holds it as text; else ValueError."""
         theirs = self.theirs.get(name, name)
         value = row.fields[theirs]
         try:
@@ -95,24 +86,13 @@ class Columns:
 def read_columns(
     rows: Iterable[RawRow], theirs: Mapping[str, str] | None, seed: int
 ) -> LoadedPreferences:
-    """Read pairs from a table.
-
-    Raises:
-        ValueError: A column is missing or holds what it must not; names file, line and column.
-    """
+    """Read pairs from a table; ValueError names file, line and column."""
     columns = Columns(theirs)
     return gathered(_preference(columns, row, seed) for row in rows)
 
 
 def read_column_prompt(row: RawRow, theirs: Mapping[str, str] | None) -> Prompt | None:
-    """Read a prompt, with its reference if there is one.
-
-    Returns:
-        The prompt; None where the reference repeats another dialogue.
-
-    Raises:
-        ValueError: There is no prompt.
-    """
+    """Read a prompt with any reference; None where that repeats another dialogue."""
     columns = Columns(theirs)
     found = columns.texts(row, *(["reference"] if columns.has(row, "reference") else []))
     if isinstance(found, str):
@@ -121,7 +101,6 @@ def read_column_prompt(row: RawRow, theirs: Mapping[str, str] | None) -> Prompt 
 
 
 def _preference(columns: Columns, row: RawRow, seed: int) -> Preference | str:
-    """Read one pair, or say why it is left out."""
     is_chosen = "chosen" in columns.theirs or columns.has(row, "chosen")
     found = columns.texts(row, *PAIRS[0 if is_chosen else 1])
     if isinstance(found, str):
@@ -180,11 +159,7 @@ def _plain(label: object) -> str:
 
 
 def _group(columns: Columns, row: RawRow, prompt: str) -> str:
-    """Return the group as text, or a hash of the prompt; 7 and 7.0 are the same group.
-
-    Raises:
-        ValueError: It is neither text nor a number.
-    """
+    """Return the group as text, or a hash of the prompt; 7 and 7.0 are the same group."""
     value = columns.value(row, "group")
     if value is None:
         return group_of(prompt)

@@ -70,13 +70,8 @@ def load_preferences(data: Data) -> LoadedPreferences:
 def load_prompts(data: Data) -> Sequence[Prompt]:
     """Read prompts, each text once a group, from what ``load_preferences`` takes or a prompt file.
 
-    Returns:
-        Prompts in file order; ``reference`` is filled in where the data set has demonstrations.
-
-    Raises:
-        FileNotFoundError: A local file is missing.
-        OSError: A hub data set cannot be had.
-        ValueError: A row is malformed (file, line and field are named), or there is none.
+    In file order; ``reference`` is filled in where the data set has demonstrations. Raises what
+    ``load_preferences`` does.
     """
     source, found = _all_prompts(data)
     codes = key_codes((prompt.group, prompt.text) for prompt in found)
@@ -99,14 +94,7 @@ def load_demonstrations(data: Data) -> Sequence[Prompt]:
     """Read prompts with references, each different reference of a prompt once, as ``load_prompts``.
 
     A prompt has several where several good responses to it are known, as after filtering samples.
-
-    Returns:
-        Prompts in file order; those without a reference are among them.
-
-    Raises:
-        FileNotFoundError: A local file is missing.
-        OSError: A hub data set cannot be had.
-        ValueError: A row is malformed (file, line and field are named), or there is none.
+    Those without a reference are among them.
     """
     source, found = _all_prompts(data)
     codes = key_codes((prompt.group, prompt.text, prompt.reference) for prompt in found)
@@ -119,12 +107,10 @@ def load_demonstrations(data: Data) -> Sequence[Prompt]:
 
 
 def _records(data: Data) -> Iterator[RawRow] | None:
-    """Return the rows of records in memory; None for the name of some."""
     return memory_rows(data) if is_records(data) else None  # type: ignore[arg-type]
 
 
 def _all_prompts(data: Data) -> tuple[DataSource, Sequence[Prompt]]:
-    """Return the source and every prompt in it, repetitions included."""
     source = named(data)
     if tiny_tldr.is_name(source.name):
         return source, tiny_tldr.prompts(source.name)
@@ -134,7 +120,6 @@ def _all_prompts(data: Data) -> tuple[DataSource, Sequence[Prompt]]:
 
 
 def _read_pairs(source: DataSource, found: Format, rows: Iterable[RawRow]) -> LoadedPreferences:
-    """Read pairs in a known format."""
     if source.confidence is not None and found != "openai_comparisons":
         raise ValueError(
             f"expected confidence only with openai_comparisons, {source.name} is {found}; drop it"
@@ -160,7 +145,6 @@ def _read_pairs(source: DataSource, found: Format, rows: Iterable[RawRow]) -> Lo
 
 
 def _read_prompts(source: DataSource, found: Format, rows: Iterable[RawRow]) -> Sequence[Prompt]:
-    """Read prompts in a known format."""
     if found == "prompts":
         return DiskRows(prompt for _, prompt in decode_all(Prompt, rows))
     if found == "columns":
@@ -172,7 +156,6 @@ def _read_prompts(source: DataSource, found: Format, rows: Iterable[RawRow]) -> 
 
 
 def _kept(source: DataSource, found: Iterable[Prompt | None]) -> Sequence[Prompt]:
-    """Leave out the rows without a prompt of their own, and say how many."""
     kept: DiskRows[Prompt] = DiskRows()
     missing = 0
     for prompt in found:

@@ -41,10 +41,7 @@ def memory_rows(records: Records | datasets.Dataset) -> Iterator[RawRow]:
 
     Args:
         records: ``Preference`` or ``Prompt`` objects; dicts in any layout that files may have; texts,
-            which are prompts; or a ``datasets.Dataset`` of such rows.
-
-    Raises:
-        TypeError: They are none of these, or a split was not chosen.
+            which are prompts; or a ``datasets.Dataset`` of such rows. Else TypeError.
     """
     known: Any = sys.modules.get("datasets")  # whoever holds a data set of it has imported it
     if known and isinstance(records, known.DatasetDict | known.IterableDatasetDict):

@@ -37,7 +37,7 @@ class Side(NamedTuple):
 
 
 def read_exchange(row: RawRow, prompt: str, answers: Sequence[str]) -> list[str] | str:
-    r"""Read a prompt and the responses to it, each given as text or as messages.
+    """Read a prompt and the responses to it, each given as text or as messages.
 
     Responses may repeat the whole dialogue, as messages or in HH's layout: then what stands before
     the last message is the prompt, if all responses agree on it and the prompt's column, where
@@ -167,11 +167,7 @@ def _messages(row: RawRow, name: str) -> list[Message]:
 
 
 def _message(item: object) -> Message:
-    """Read one message.
-
-    Raises:
-        ValueError: It cannot be text; the message says what it has, as in "message 2 with ...".
-    """
+    """Read one message; ValueError says what it has, as in "message 2 with ..."."""
     if not isinstance(item, Mapping):
         raise ValueError(f"that is {shown(item)}")
     role, content = item.get("role"), item.get("content")
@@ -187,11 +183,7 @@ def _message(item: object) -> Message:
 
 
 def _part(part: object) -> str:
-    """Return the text of one part of a message's content; keys that are null are as good as absent.
-
-    Raises:
-        ValueError: It is no text.
-    """
+    """Return the text of one part of a message's content; keys that are null are as good as absent."""
     if isinstance(part, str):
         return part
     if not isinstance(part, Mapping):
@@ -205,7 +197,6 @@ def _part(part: object) -> str:
 
 
 def _no_messages(row: RawRow, name: str, got: str) -> ValueError:
-    """Build the error for a column that is neither text nor messages of text."""
     return ValueError(
         f"{row.where}: expected {name!r} to be text or a list of messages with role "
         f"({', '.join(SPEAKERS)}) and text as content, got {got}; fix, leave out or map it"
@@ -213,7 +204,6 @@ def _no_messages(row: RawRow, name: str, got: str) -> ValueError:
 
 
 def _nonempty(row: RawRow, name: str, text: str) -> str:
-    """Refuse empty text."""
     if not text.strip():
         raise ValueError(f"{row.where}: expected {name!r} to be some text, got none; fix the row")
     return text.strip()

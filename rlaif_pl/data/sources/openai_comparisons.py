@@ -79,7 +79,6 @@ def read_comparisons(
 
 
 def _vote(row: RawRow, with_title: bool) -> _Votes:
-    """Read one row."""
     info = _part(row, "info", dict)
     summaries = _part(row, "summaries", list)
     choice = _whole(row.fields.get("choice"))
@@ -112,7 +111,6 @@ def _vote(row: RawRow, with_title: bool) -> _Votes:
 
 
 def _preference(votes: _Votes) -> Preference:
-    """Turn votes into a soft label."""
     alone = len(votes.for_first) == 1
     return Preference(
         prompt=votes.prompt,
@@ -139,7 +137,6 @@ def _whole(value: object) -> int | None:
 
 
 def _part(row: RawRow, name: str, kind: type[Any]) -> Any:
-    """Return a field of a type, or say what is wrong with it."""
     value = row.fields.get(name)
     if not isinstance(value, kind):
         raise ValueError(
@@ -150,7 +147,6 @@ def _part(row: RawRow, name: str, kind: type[Any]) -> Any:
 
 
 def _text(row: RawRow, name: str, value: object) -> str:
-    """Return stripped text, or say that there is none."""
     if not isinstance(value, str) or not value.strip():
         raise ValueError(
             f"{row.where}: expected {name!r} to be some text, got {shown(value)}; fix it"

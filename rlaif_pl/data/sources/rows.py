@@ -46,11 +46,7 @@ def open_rows(
 
 
 def detect(row: RawRow, source: DataSource) -> Format:
-    """Tell the format from the first row.
-
-    Raises:
-        ValueError: It is none of ours.
-    """
+    """Tell the format from the first row; ValueError if it is none of ours."""
     fields = row.fields
     if source.columns:
         return "columns"
@@ -76,7 +72,6 @@ def detect(row: RawRow, source: DataSource) -> Format:
 
 
 def _rows(source: DataSource) -> Iterator[RawRow]:
-    """Yield rows of a local file or folder, else of the hub."""
     path = Path(source.name).expanduser()
     if source.create_with is not None and not path.exists():
         raise FileNotFoundError(
@@ -104,7 +99,6 @@ def _with_columns(rows: Iterable[RawRow], name: str, wanted: set[str]) -> Iterat
 
 
 def _dataset_rows(source: DataSource, table: datasets.Dataset) -> Iterator[RawRow]:
-    """Yield the rows of a ``datasets`` table."""
     with undamaged(source.name):
         for number, fields in enumerate(table):
             yield RawRow(f"{source.name} ({source.split}) row {number}", dict(fields))
@@ -112,11 +106,7 @@ def _dataset_rows(source: DataSource, table: datasets.Dataset) -> Iterator[RawRo
 
 @contextmanager
 def undamaged(name: str) -> Iterator[None]:
-    """Name the data set whose files ``datasets`` or pyarrow cannot read, whatever they raise then.
-
-    Raises:
-        ValueError: They raised.
-    """
+    """Name the data set whose files ``datasets`` or pyarrow cannot read, in a ValueError."""
     try:
         yield
     except (
@@ -139,7 +129,6 @@ def undamaged(name: str) -> Iterator[None]:
 
 
 def _saved(path: Path, split: str) -> datasets.Dataset:
-    """Load a folder written by ``save_to_disk``."""
     import datasets  # with pandas; files of all other kinds do without
 
     with undamaged(str(path)):

@@ -72,11 +72,6 @@ class DataSource:
     create_with: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse settings that mean nothing.
-
-        Raises:
-            ValueError: An unknown column or confidence, a part outside [0, 1], or a limit below 1.
-        """
         if not self.name:
             raise ValueError("expected the name of a data set, got an empty one")
         for name in self.columns or {}:
@@ -103,8 +98,7 @@ def is_sensitive(source: object) -> bool:
     """Tell whether a source's texts should not be shown unasked: harmful requests and replies.
 
     What the source itself says counts; otherwise its name does: ``tiny_requests`` but for its
-    helpful questions, and names with ``harmless`` or ``red-team`` in them, as HH's have. Records in
-    memory have no name and are not.
+    helpful questions, and names with ``harmless`` or ``red-team`` in them, as HH's have.
     """
     source = DataSource(source) if isinstance(source, str) else source
     if not isinstance(source, DataSource):

@@ -52,11 +52,7 @@ def load(split: Split) -> list[Request]:
 
 
 def prompts(name: str) -> list[Prompt]:
-    """Read a split as dialogues in the form of HH, the better replies as references.
-
-    Raises:
-        ValueError: There is no such split.
-    """
+    """Read a split as dialogues in the form of HH, the better replies as references."""
     return [
         Prompt(as_dialogue(row.request), row.id, row.better)
         for split in _splits(name)
@@ -65,11 +61,7 @@ def prompts(name: str) -> list[Prompt]:
 
 
 def preferences(name: str) -> LoadedPreferences:
-    """Read the gold pairs of ``dev``, ``final`` (less harmful) or ``helpful`` (more helpful).
-
-    Raises:
-        ValueError: There is no such split, or it has requests without replies.
-    """
+    """Read the gold pairs of ``dev``, ``final`` (less harmful) or ``helpful`` (more helpful)."""
     splits = _splits(name)
     if "train" in splits:
         raise ValueError(
@@ -91,7 +83,6 @@ def as_dialogue(request: str) -> str:
 
 
 def _splits(name: str) -> tuple[Split, ...]:
-    """Return the files behind a name."""
     if name not in NAMES:
         raise ValueError(f"expected {', '.join(NAMES)}, got {name!r}")
     return NAMES[name]

@@ -75,11 +75,7 @@ def readings(split: Gold) -> list[BlindReading]:
 
 
 def prompts(name: str) -> list[Prompt]:
-    """Read ``tiny_tldr/SPLIT`` as prompts with references; ``tiny_tldr/pairs`` as its prompts.
-
-    Raises:
-        ValueError: There is no such split.
-    """
+    """Read ``tiny_tldr/SPLIT`` as prompts with references; ``tiny_tldr/pairs`` as its prompts."""
     split = _split(name)
     if split == "pairs":
         return [Prompt(pair.prompt, pair.group) for pair in preferences(name).rows]
@@ -87,14 +83,11 @@ def prompts(name: str) -> list[Prompt]:
 
 
 def preferences(name: str) -> LoadedPreferences:
-    """Read the pairs of a split.
+    """Read the pairs of a split; ``train`` has none.
 
     ``tiny_tldr/pairs`` are unlabeled; ``dev`` and ``final`` are pairs that the SFT policy sampled,
     with the verdicts of a language model that read them blind; ``faults_dev`` and ``faults_final``
     are pairs of written summaries, of which one has a fault.
-
-    Raises:
-        ValueError: There is no such split, or it is ``train``, which has no pairs.
     """
     split = _split(name)
     if split == "pairs":
@@ -126,7 +119,6 @@ def read_pair(reading: BlindReading, post: Post) -> Preference:
 
 
 def _split(name: str) -> Split | Literal["pairs"]:
-    """Return what stands after the slash."""
     if name not in NAMES:
         raise ValueError(f"expected {', '.join(NAMES)}, got {name!r}")
     return NAMES[name]

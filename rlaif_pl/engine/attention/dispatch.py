@@ -43,22 +43,21 @@ def packed_attention(
     packed: PackedContext | None = None,
     **options: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """Attend within a packed batch, or as the model did before.
+    """Attend within a packed batch, or, without ``packed``, by the model's function named ``plain``.
 
     Args:
         module: The calling attention module.
         query: ``(1, heads, T, size)``, or ``(n, heads, 1, size)`` for a step.
         key: Like ``query`` with key heads; fewer heads than ``query`` are shared by several.
         value: Like ``key``.
-        attention_mask: For the model's own function.
-        args: For the model's own function.
+        attention_mask: For the model's own function, as ``args``.
+        args: See ``attention_mask``.
         plain: Name of the model's own function.
-        packed: Layout; None calls the model's own function.
+        packed: Layout.
         options: Scale, window and soft cap, by the names that transformers gives them.
 
     Returns:
-        ``(1, T, heads, size)``, or ``(n, 1, heads, size)``, and, of the model's own function, its
-        weights.
+        ``(1, T, heads, size)``, or ``(n, 1, heads, size)``, and the model's own function's weights.
 
     Raises:
         NotImplementedError: The layer asks for something that has an effect and is not known here.

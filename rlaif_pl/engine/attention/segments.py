@@ -57,9 +57,6 @@ def attend(
         batch: Layout. Where prefix queries are skipped, their results are 0.
         scale: Factor of the scores; one over the root of the head size where None.
         root: Keys and values that all texts begin with; without a gradient.
-
-    Returns:
-        ``(T, heads, size)``
     """
     query, key, value = (t if t.stride(-1) == 1 else t.contiguous() for t in (query, key, value))
     scale = query.shape[-1] ** -0.5 if scale is None else scale
@@ -74,7 +71,6 @@ def attend(
 
 
 def _blocks(batch: PackedBatch) -> Iterator[AttentionBlock]:
-    """Yield the blocks to compute; what asks an ancestor has asked itself before."""
     first, *others = batch.blocks
     if not batch.skip_prefix_queries:
         yield first

@@ -48,16 +48,11 @@ class Client:
         )
 
     def get(self, path: str) -> dict[str, Any]:
-        """Return the JSON at a path; see ``post`` for what is raised."""
+        """Return the JSON at a path; see ``post``."""
         return self._ask("GET", path, None)
 
     def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        """Post JSON and return what is answered; a text is returned under ``text``.
-
-        Raises:
-            ServerGoneError: There is no answer, or one of 500 and above.
-            RefusedError: The answer is a 4xx.
-        """
+        """Post JSON and return what is answered, a text under ``text``; else an error from above."""
         return self._ask("POST", path, body)
 
     def _ask(self, method: str, path: str, body: dict[str, Any] | None) -> dict[str, Any]:

@@ -62,12 +62,7 @@ def request_body(
 def read_samples(
     answer: dict[str, Any], body: dict[str, Any], vocab_size: int, url: str
 ) -> list[Sample]:
-    """Return the samples of an answer, in order.
-
-    Raises:
-        ValueError: They are not what was asked for: another number, another prompt, tokens that the
-            tokenizer lacks, log-probabilities missing, or a text that was broken off.
-    """
+    """Return the samples of an answer, in order; ValueError where they are not what was asked for."""
     choices = sorted(answer.get("choices") or [], key=lambda choice: int(choice.get("index", 0)))
     if len(choices) != body["n"]:
         raise ValueError(f"expected {body['n']} samples from {url}, got {len(choices)}")

@@ -43,11 +43,7 @@ class Servers:
         )
 
     def each(self, do: Callable[[Client], object]) -> None:
-        """Do something with every server that answers, one after the other.
-
-        Raises:
-            ConnectionError: None is left.
-        """
+        """Do something with every server that answers, one after the other, as long as one is left."""
         for client in list(self.alive):
             try:
                 do(client)
@@ -56,11 +52,7 @@ class Servers:
         self.require()
 
     def require(self) -> None:
-        """Refuse to go on without a server.
-
-        Raises:
-            ConnectionError: None is left.
-        """
+        """Refuse (ConnectionError) to go on without a server."""
         if self.alive:
             return
         said = "; ".join(self._reasons[url] for url in sorted(self._reasons))
@@ -71,12 +63,7 @@ class Servers:
         )
 
     def ask_all(self, jobs: Sequence[Job], ask: Callable[[Client, Job], Result]) -> list[Result]:
-        """Ask every job of some server; each takes the next as it has room. In the jobs' order.
-
-        Raises:
-            ConnectionError: No server is left.
-            ValueError: A server refuses a request, or answers what was not asked.
-        """
+        """Ask every job of some server; each takes the next as it has room. In the jobs' order."""
         results: dict[int, Result] = {}
         while len(results) < len(jobs):
             self.require()

@@ -59,16 +59,7 @@ class ServerFacts:
 
 
 def read_facts(client: Client, model: str | None = None) -> ServerFacts:
-    """Ask a server what it is; changes nothing on it.
-
-    Args:
-        client: The server.
-        model: Name of the base model it is to be asked for; None takes the first it serves.
-
-    Raises:
-        ConnectionError: It cannot be reached.
-        ValueError: It serves no such model.
-    """
+    """Ask a server what it is and whether it serves ``model`` (None: any); changes nothing on it."""
     served = client.get("/v1/models").get("data") or []
     bases = [each for each in served if not each.get("parent")]
     found = next((e for e in bases if model in (None, e.get("id"))), None)
@@ -106,11 +97,7 @@ def measured_mode(client: Client, model: str) -> LogprobsMode:
 
 
 def check_replicas(facts: ServerFacts) -> None:
-    """Refuse several copies behind one address: only one of them would get new weights.
-
-    Raises:
-        ValueError: There are several.
-    """
+    """Refuse several copies behind one address: only one of them would get new weights."""
     if facts.replicas is not None and facts.replicas > 1:
         raise ValueError(
             f"expected one copy of the model behind {facts.url}, got {facts.replicas}: an update "
@@ -120,11 +107,7 @@ def check_replicas(facts: ServerFacts) -> None:
 
 
 def check_sampling(facts: ServerFacts, params: SamplingParams, *, for_training: bool) -> None:
-    """Refuse settings whose log-probabilities would be of another distribution than was drawn from.
-
-    Raises:
-        ValueError: They would.
-    """
+    """Refuse settings whose log-probabilities would be of another distribution than was drawn from."""
     shapes = params.temperature != 1 or params.filters
     if for_training and shapes and facts.logprobs_mode != "processed_logprobs":
         what = f"temperature {params.temperature}" + (" with filters" if params.filters else "")
@@ -137,11 +120,7 @@ def check_sampling(facts: ServerFacts, params: SamplingParams, *, for_training: 
 
 
 def check_adapters(facts: ServerFacts, rank: int) -> None:
-    """Refuse a server that cannot load adapters of a rank.
-
-    Raises:
-        ValueError: It cannot; the flag to set is named.
-    """
+    """Refuse a server that cannot load adapters of a rank."""
     if not facts.has_adapter_route:
         raise ValueError(
             f"expected {facts.url} to load adapters while it runs, it knows no such route; start it "
@@ -162,13 +141,8 @@ def check_adapters(facts: ServerFacts, rank: int) -> None:
 def check_whole(facts: ServerFacts, *, is_tied: bool) -> None:
     """Refuse a server that cannot be given whole weights.
 
-    Args:
-        facts: What is known of it.
-        is_tied: Whether the output embedding is the input embedding. On a CPU vLLM 0.32 keeps a packed
-            copy of the former, which new weights do not reach.
-
-    Raises:
-        ValueError: It cannot.
+    On a CPU vLLM 0.32 keeps a packed copy of an output embedding that is tied to the input's, which new
+    weights do not reach.
     """
     if not facts.has_dev_routes:
         raise ValueError(
@@ -210,7 +184,6 @@ def _has_adapter_route(client: Client) -> bool:
 
 
 def _from_settings(told: dict[str, Any]) -> dict[str, Any]:
-    """Facts among the settings of a server in dev mode."""
     if not told:
         return {}
     lora = told.get("lora_config")

@@ -79,11 +79,7 @@ class WeightTransfer:
 
 
 def check_transfer(facts: ServerFacts, policy: ServedPolicy) -> None:
-    """Refuse, before any work, what NCCL could not carry.
-
-    Raises:
-        ValueError: Something is missing; what to set or install is named.
-    """
+    """Refuse, before any work, what NCCL could not carry."""
     if facts.is_cpu or policy.device_type != "cuda":
         where = f"{facts.url} on a CPU" if facts.is_cpu else f"the trainer on {policy.device_type}"
         raise ValueError(
@@ -109,11 +105,6 @@ def check_transfer(facts: ServerFacts, policy: ServedPolicy) -> None:
 
 
 def _helpers() -> Any:
-    """Import the module of vLLM for the trainer's side.
-
-    Raises:
-        ValueError: vLLM is not installed beside the trainer, or is another version.
-    """
     try:
         found = importlib.import_module("vllm.version").__version__
     except ImportError:
@@ -128,8 +119,6 @@ def _helpers() -> Any:
 
 
 def _source(helpers: Any, tensors: Any) -> Any:
-    """Give the weights in the form of vLLM; read anew at every update."""
-
     class Source(helpers.WeightSource):  # type: ignore[misc]
         def metadata(self) -> list[Any]:
             return [

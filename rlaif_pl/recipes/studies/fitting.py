@@ -51,7 +51,6 @@ class Recipe:
     clip: float = 1.0
 
     def __post_init__(self) -> None:
-        """Refuse settings that mean nothing."""
         if min(self.epochs, self.batch_size) < 1 or self.penalty < 0 or self.lr <= 0:
             raise ValueError(
                 f"expected epochs and batch_size of at least 1, penalty >= 0 and lr > 0, got {self}"
@@ -104,17 +103,14 @@ class Fitter:
         """Fit on labels and return reward of the first minus of the second for other pairs.
 
         Args:
-            labels: What to train on.
+            labels: What to train on, at least one.
             test: Pairs to judge; none of their posts may be among the labels' pairs.
             method: ``head`` fits the head by logistic regression on the frozen model's states;
                 ``top`` then trains adapters and head from there.
             seed: Order of the pairs in training; the head alone has no randomness.
 
         Returns:
-            Margins in nats. ``(len(test),)``
-
-        Raises:
-            ValueError: There is no label, or a margin is not finite.
+            Margins in nats, all finite (else ValueError). ``(len(test),)``
         """
         if not len(labels.rows):
             raise ValueError("expected labels to train on, got none; see the labeler's failures")
@@ -135,7 +131,6 @@ class Fitter:
         return margins
 
     def _kept_top(self, labels: Labels, test: Index, head: Tensor, seed: int) -> Tensor:
-        """Return the margins of a fit of the top, from disk where it was made before."""
         facts = [self.key, asdict(self.recipe), seed, labels.rows.tolist(), labels.target.tolist()]
         text = json.dumps([*facts, labels.weight.tolist(), test.tolist()])
         name = hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
@@ -148,7 +143,6 @@ class Fitter:
         return result
 
     def _train(self, labels: Labels, head: Tensor, seed: int) -> None:
-        """Train top and head, from the start weights and the fitted head."""
         for name, parameter in self._trained():
             parameter.data.copy_(self.start[name])
         self.reward.head.weight.data.copy_(head[None])
@@ -231,13 +225,7 @@ class Fitter:
 
 
 def labels_of(rows: Sequence[int], p_first: Sequence[float | None], weight: float = 1.0) -> Labels:
-    """Make labels of those pairs that have one.
-
-    Args:
-        rows: Pair of each probability. ``(M,)``
-        p_first: Probability that the first is better; None or NaN without a label. ``(M,)``
-        weight: Importance of each, above 0.
-    """
+    """Make labels of those pairs ``rows`` that have one; others are None or NaN. ``(M,)``."""
     kept = [
         (r, p) for r, p in zip(rows, p_first, strict=True) if p is not None and not math.isnan(p)
     ]

@@ -11,21 +11,10 @@ Index = NDArray[np.intp]
 
 
 def fold_of(groups: Sequence[str], folds: int, seed: int) -> Index:
-    """Put each group into one of several folds of like size.
+    """Put each group into one of ``folds`` folds of like size, from 2 to their number. ``(N,)``.
 
     Every pair is tested once, by a model that saw none of its post (cross-fitting), so a small sample
     is used whole for testing.
-
-    Args:
-        groups: Post of each pair. ``(N,)``
-        folds: At least 2 and at most the number of posts.
-        seed: Chooses another assignment.
-
-    Returns:
-        Fold of each pair, in [0, folds). ``(N,)``
-
-    Raises:
-        ValueError: There are fewer posts than folds, or fewer than two folds.
     """
     names, member = np.unique(np.asarray(groups), return_inverse=True)
     if not 2 <= folds <= len(names):
@@ -39,19 +28,15 @@ def fold_of(groups: Sequence[str], folds: int, seed: int) -> Index:
 
 
 def draw_subset(rows: Index, groups: Sequence[str], size: int, seed: int) -> Index:
-    """Draw whole posts at random until at least ``size`` pairs are there, then cut to ``size``.
+    """Draw whole posts at random until ``size`` pairs are there, then cut to ``size``; ascending.
 
-    With one seed a smaller subset is part of a larger one, so that the curve's points share their
-    luck.
+    With one seed a smaller subset is part of a larger one, so that the curve's points share their luck.
 
     Args:
         rows: Pairs to draw from.
         groups: Post of every pair of the study. ``(N,)``
         size: Pairs wanted, at least 1; all of ``rows`` where there are no more.
         seed: Chooses another subset.
-
-    Returns:
-        Pairs, ascending. ``(min(size, len(rows)),)``
     """
     if size < 1:
         raise ValueError(f"expected subsets of at least 1 pair, got {size}")

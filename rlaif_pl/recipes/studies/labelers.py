@@ -48,12 +48,7 @@ class LabelerRow:
 
 
 def read_rows(path: Path | str) -> list[LabelerRow]:
-    """Read ``rows.json`` of ``evaluate alignment``.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is not a table of labelers.
-    """
+    """Read ``rows.json`` of ``evaluate alignment``; ValueError if it is no table of labelers."""
     source = Path(path)
     if not source.is_file():
         raise FileNotFoundError(
@@ -163,8 +158,6 @@ def size_results(rows: Sequence[LabelerRow]) -> StudyResults:
 
 
 def _row(record: Mapping[str, object]) -> LabelerRow:
-    """Read one record of rows.json; what was not measured is None there."""
-
     def number(name: str) -> float:
         value = record.get(name)
         return float(value) if isinstance(value, int | float) else math.nan
@@ -218,7 +211,6 @@ def _cost_metrics(rows: Sequence[LabelerRow], prices: Mapping[str, Price]) -> di
 
 
 def _cost_figure(rows: Sequence[LabelerRow], prices: Mapping[str, Price]) -> Figure:
-    """Dollars a pair, on a logarithmic scale."""
     figure = Figure(figsize=(7.2, 0.6 * len(rows) + 1.6))
     ax = plain_axes(figure)
     ax.grid(visible=True, axis="x", color="#dddddd", linewidth=0.6)
@@ -235,7 +227,6 @@ def _cost_figure(rows: Sequence[LabelerRow], prices: Mapping[str, Price]) -> Fig
 
 
 def _size_figure(rows: Sequence[LabelerRow]) -> Figure:
-    """Alignment with intervals, and at like length."""
     figure = Figure(figsize=(6.4, 3.0))
     ax = plain_axes(figure)
     place = np.arange(len(rows))

@@ -19,9 +19,6 @@ def located(source: DataSource | str) -> DataSource:
     """Return a source whose ``data/...`` is looked for in the folder ``RLAIF_PL_DATA`` names.
 
     A file that is there under its own name is taken as it is.
-
-    Raises:
-        FileNotFoundError: ``data/...`` is in neither place.
     """
     source = DataSource(source) if isinstance(source, str) else source
     path = Path(source.name)
@@ -40,11 +37,7 @@ def located(source: DataSource | str) -> DataSource:
 
 
 def study_pairs(source: DataSource, max_words: int | None, limit: int | None) -> list[Preference]:
-    """Return judged pairs of prompts that are short enough, the first so many.
-
-    Raises:
-        ValueError: None is left.
-    """
+    """Return judged pairs of prompts that are short enough, the first so many, at least one."""
     rows = [row for row in load_preferences(source).rows if row.p_first is not None]
     short = [r for r in rows if max_words is None or len(r.prompt.split()) <= max_words][:limit]
     if not short:

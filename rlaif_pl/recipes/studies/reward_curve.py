@@ -171,7 +171,6 @@ def _metrics(report: CurveReport) -> dict[str, float]:
 
 
 def _figure(report: CurveReport) -> Figure:
-    """Accuracy by size, an interval by post at each, and the length rule."""
     figure = Figure(figsize=(6.4, 3.4))
     ax = plain_axes(figure)
     sizes = [point.size for point in report.points]

@@ -171,7 +171,6 @@ def _compare(
     groups: Sequence[str],
     draws: int,
 ) -> list[Comparison]:
-    """Compare judges pair by pair, with one adjustment for all."""
     found = []
     for a, b in asked:
         difference = paired_difference(correct[a], correct[b], groups, draws=draws)

@@ -64,7 +64,6 @@ def to_results(report: SourcesReport) -> StudyResults:
 
 
 def _records(report: SourcesReport) -> list[dict[str, object]]:
-    """Flat rows: a judge and a subset each."""
     return [
         {
             "judge": judge.name,
@@ -101,7 +100,6 @@ def _slug(name: str) -> str:
 
 
 def _figure(report: SourcesReport) -> Figure:
-    """Accuracy of each judge by subset of the votes, with intervals."""
     figure = Figure(figsize=(7.2, 3.2))
     ax = plain_axes(figure)
     strata = list(report.judges[0].accuracy)

@@ -40,11 +40,7 @@ class TwiceLabeled:
         return [pair.group for pair in self.pairs]
 
     def labels(self, arm: str, ai_weight: float = 1.0) -> Labels:
-        """Return the labels an arm trains on; ``hybrid`` has both of each pair.
-
-        Raises:
-            ValueError: There is no such arm.
-        """
+        """Return the labels an arm of ``ARMS`` trains on; ``hybrid`` has both of each pair."""
         if arm not in ARMS:
             raise ValueError(f"expected arms among {', '.join(ARMS)}, got {arm!r}")
         rows = range(len(self.pairs))
@@ -63,11 +59,8 @@ def label_twice(
 
     Args:
         human: Pairs judged by people; those without a label are left out.
-        ai: The same pairs judged by an AI; a pair may be missing.
+        ai: The same pairs judged by an AI; a pair may be missing, but not all.
         strata: The same pairs with the labels of some votes only, by name.
-
-    Raises:
-        ValueError: No pair has both labels: the files are of different pairs.
     """
     pairs = [pair for pair in human if pair.p_first is not None]
     machine = _by_key(ai)

@@ -78,11 +78,7 @@ class StateCache:
         return self.made
 
     def batch(self, rows: Sequence[int]) -> tuple[ResponseBatch, Tensor]:
-        """Encode pairs and read their states.
-
-        Returns:
-            The batch of ``G`` prompts with two responses each, and its trunk states ``(T, D)``.
-        """
+        """Encode pairs and read their states: ``G`` prompts with two responses each, and ``(T, D)``."""
         pairs = [self.pairs[row] for row in rows]
         batch = self.reward.encode([p.prompt for p in pairs], [[p.first, p.second] for p in pairs])
         read = [self._read(row) for row in rows]
@@ -95,11 +91,9 @@ class StateCache:
             return [file.get_tensor(f"{row}/{part}") for part in PARTS]
 
     def _compute(self, rows: list[int]) -> Iterator[tuple[int, list[Tensor]]]:
-        """Run the trunk over pairs of like length; yields each pair's states without padding.
+        """Run the trunk over pairs of like length; yields each pair's place and its states.
 
-        Yields:
-            Place of a pair and its states: of the prompt ``(P, D)`` and of both responses
-            ``(1 + R, D)``.
+        They are those of the prompt ``(P, D)`` and of both responses ``(1 + R, D)``.
         """
         order = sorted(rows, key=lambda row: len(self.pairs[row].prompt))
         for start in range(0, len(order), ROWS):

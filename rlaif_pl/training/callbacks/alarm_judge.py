@@ -34,11 +34,7 @@ class AlarmJudge:
         self.num_samples = num_samples
 
     def prepare(self, module: LightningModule) -> None:
-        """Put a network where the module is, frozen; refuse the reward that is trained on.
-
-        Raises:
-            ValueError: The judge is the reward itself, or has the same fingerprint.
-        """
+        """Put a network where the module is, frozen; refuse the reward that is trained on."""
         judge, reward = self.judge_model, getattr(module, "reward", None)
         name = getattr(judge, "fingerprint", None)
         if judge is reward or (name is not None and name == getattr(reward, "fingerprint", None)):
@@ -53,11 +49,10 @@ class AlarmJudge:
     def judge(
         self, trainer: Trainer, module: LightningModule
     ) -> tuple[BatchMean | None, BatchMean | None, float]:
-        """Judge the latest samples.
+        """Judge the latest samples of all ranks; each prompt counts once: its responses are alike.
 
         Returns:
-            Mean reward and mean opinion over the same prompts of all ranks (each prompt counts once:
-            its responses are alike), and the share of samples without an opinion.
+            Mean reward, mean opinion of the same prompts, and the share of samples without an opinion.
         """
         samples = list(getattr(module, "latest_samples", []))[: self.num_samples]
         prompts, responses = [s.prompt for s in samples], [s.response for s in samples]
@@ -91,7 +86,6 @@ class AlarmJudge:
 
 
 def _batch_mean(step: int, count: float, total: float, squares: float) -> BatchMean:
-    """Mean and standard deviation from sums."""
     mean = total / count
     variance = max(0.0, (squares - count * mean * mean) / (count - 1))
     return BatchMean(step, mean, math.sqrt(variance), int(count))

@@ -35,7 +35,6 @@ class Repetition:
     share: float = 0.25
 
     def __post_init__(self) -> None:
-        """Refuse n-grams of nothing."""
         if self.ngram < 1:
             raise ValueError(f"expected repetition.ngram of at least 1, got {self.ngram}")
 
@@ -64,7 +63,6 @@ class AlarmLimits:
     divergence: float | None = 0.3
 
     def __post_init__(self) -> None:
-        """Refuse limits below 0 and lengths the wrong way round."""
         for each in fields(self):
             value = getattr(self, each.name)
             if value is not None and value < 0:
@@ -75,12 +73,7 @@ class AlarmLimits:
             )
 
     def crossed(self, values: Mapping[str, float]) -> dict[str, float]:
-        """Return the limit of every quantity that is beyond it.
-
-        Args:
-            values: By name: ``length_ratio``, ``kl``, ``unfinished`` and ``repetitive`` (rises),
-                ``empty``, ``divergence``; those that are absent cross nothing.
-        """
+        """Return the limit of every quantity that is beyond it; absent ones cross nothing."""
         found: dict[str, float] = {}
         ratio = values.get("length_ratio")
         if ratio is not None and self.shortest is not None and ratio < self.shortest:
@@ -119,13 +112,7 @@ class Streaks:
     lengths: dict[str, int] = field(default_factory=dict)  # steps of each streak that goes on
 
     def update(self, step: int, watched: Sequence[str], crossed: Mapping[str, float]) -> None:
-        """Take one step in.
-
-        Args:
-            step: The optimizer step.
-            watched: Quantities that were measured at this step; the streaks of others stay as they are.
-            crossed: Those beyond their limit.
-        """
+        """Take one step in; streaks of quantities that were not ``watched`` stay as they are."""
         for name in watched:
             if name in crossed:
                 self.onsets.setdefault(name, step)

@@ -21,11 +21,7 @@ class BestWeights:
     step: int = -1  # optimizer step it was measured at
 
     def offer(self, trainer: Trainer, step: int, value: float) -> bool:
-        """Save the weights if the value is the highest; to be called on every rank.
-
-        Returns:
-            Whether they were saved.
-        """
+        """Save the weights if the value is the highest; on every rank. Returns whether it is."""
         if self.value is not None and value <= self.value:
             return False
         self.value, self.step = value, step

@@ -51,7 +51,6 @@ class DefaultCallbacks:
     export_to: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse names of no callback and intervals below 1."""
         for name in set(self.off) - {"all", *NAMES}:
             raise ValueError(
                 f"expected names of default_callbacks.off among all, {', '.join(NAMES)}, got {name!r}"
@@ -112,9 +111,7 @@ def default_callbacks(
 ) -> list[Callback]:
     """Return the callbacks of every fit of the command line, for a trainer made in Python.
 
-    Args:
-        module: What is trained: modules that sample or export have more callbacks.
-        options: Which, and how often they write.
+    Modules that sample or export have more than others.
     """
     kind = module if isinstance(module, type) else type(module)
     specs = callback_specs(kind, (), options)
@@ -124,7 +121,6 @@ def default_callbacks(
 def _arguments(
     module: type[LightningModule], options: DefaultCallbacks
 ) -> dict[type[Callback], dict[str, Any]]:
-    """Return the default callbacks of a module with their arguments."""
     result: dict[type[Callback], dict[str, Any]] = {kind: {} for kind in FIRST[:-1]}
     if getattr(module, "samples_while_training", False):
         result[SampleTable] = {"every_n_steps": options.sample_every}
@@ -139,13 +135,11 @@ def _arguments(
 
 
 def _saves_last(spec: Mapping[str, Any]) -> bool:
-    """Whether a callback of a config is a checkpoint that keeps last.ckpt."""
     arguments = spec.get("init_args") or {}
     return issubclass(_class_of(spec), ModelCheckpoint) and bool(arguments.get("save_last"))
 
 
 def _class_of(spec: Mapping[str, Any]) -> type[Callback]:
-    """Import the class of a callback."""
     module, _, name = str(spec["class_path"]).rpartition(".")
     kind: type[Callback] = getattr(importlib.import_module(module), name)
     return kind

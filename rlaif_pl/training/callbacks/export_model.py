@@ -44,14 +44,7 @@ class ExportModel(Callback):
         return Path(trainer.default_root_dir) / self.folder
 
     def check(self, trainer: Trainer, pl_module: LightningModule) -> int:
-        """Refuse, before training, an export that would fail after it.
-
-        Returns:
-            Bytes that it will take.
-
-        Raises:
-            ValueError: The module or its architecture does not allow one, or a file is in the way.
-        """
+        """Refuse, before training, an export that would fail after it; bytes that it will take."""
         size = exporter(pl_module).check_export(self.form)
         target = self.target(trainer)
         if target.exists() and not target.is_dir():
@@ -62,11 +55,7 @@ class ExportModel(Callback):
 
 
 def exporter(module: LightningModule) -> TrainableModule:
-    """Return the module as one that exports.
-
-    Raises:
-        ValueError: It does not.
-    """
+    """Return the module as one that exports; ValueError if it does not."""
     if not isinstance(module, TrainableModule):
         raise ValueError(
             f"ExportModel: expected a module with export(folder), got {type(module).__name__}; leave "

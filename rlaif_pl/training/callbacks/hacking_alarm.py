@@ -191,7 +191,6 @@ class HackingAlarm(Callback):
         self.weights.load_state_dict(state_dict["weights"])
 
     def _observe(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
-        """Read one batch's quantities, means over all ranks."""
         metrics = trainer.callback_metrics
         missing = [name for name in MEANS if f"a2c/train_{name}" not in metrics]
         samples = getattr(pl_module, "latest_samples", None)
@@ -231,7 +230,6 @@ class HackingAlarm(Callback):
         logged: dict[str, float],
         judge: AlarmJudge,
     ) -> dict[str, float]:
-        """Have the latest samples judged; returns the divergence where there is a trend."""
         reward, opinion, missing = judge.judge(trainer, pl_module)
         logged["alarm_judge_missing"] = missing
         if reward is None or opinion is None:

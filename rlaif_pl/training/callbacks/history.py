@@ -63,12 +63,7 @@ class HistoryFile(Logger):
     @override
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Write metrics of a step.
-
-        Args:
-            metrics: Numbers by name.
-            step: Optimizer steps before these numbers; by default one after the last row's.
-        """
+        """Write metrics of a step, by default one after the last row's."""
         if self._columns is None:
             self._load()
         last = int(self._last.get(STEP, -1))
@@ -80,7 +75,6 @@ class HistoryFile(Logger):
             self._write_last({**self._last, **values} if step == last else values, step == last)
 
     def _write_last(self, row: dict[str, Cell], replace: bool) -> None:
-        """Append a row, or put it in place of the last one."""
         data = csv_text(self._columns or [], [row]).encode()
         self._offset = replace_end(self.path, data, self._offset if replace else None)
         self._last = row

@@ -30,15 +30,7 @@ def preflight(trainer: Trainer, module: LightningModule) -> None:
 
     Looked at: whether the model can be exported, whether its folder and those of checkpoints can be
     written to and have room, whether references are there, and whether servers that reward or judge
-    answer. Data and labelers of data are read before the first step anyway.
-
-    Args:
-        trainer: Trainer with its callbacks.
-        module: What is to be fitted.
-
-    Raises:
-        ValueError: Something would be missing at the end.
-        OSError: A folder cannot be written to, or a server not reached.
+    answer (OSError). Data and labelers of data are read before the first step anyway.
     """
     if not trainer.is_global_zero:
         return
@@ -73,11 +65,7 @@ def _writes(trainer: Trainer, module: LightningModule) -> tuple[Counter[Path], C
 
 
 def check_writable(folder: Path) -> None:
-    """Make a folder and a file in it.
-
-    Raises:
-        OSError: It cannot be done.
-    """
+    """Make a folder and a file in it, or raise the OSError why not."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):
         pass
@@ -105,11 +93,7 @@ def _check_room(least: Counter[Path], likely: Counter[Path]) -> None:
 
 
 def check_servers(module: LightningModule, trainer: Trainer) -> None:
-    """Ask each server that rewards or judges whether it is there.
-
-    Raises:
-        OSError: One cannot be reached.
-    """
+    """Ask each server that rewards or judges whether it is there, or raise the OSError why not."""
     for labeler in _labelers(module, trainer):
         for backend in backends_of(labeler):  # type: ignore[arg-type]
             check = getattr(backend, "check", None)
@@ -118,7 +102,6 @@ def check_servers(module: LightningModule, trainer: Trainer) -> None:
 
 
 def _labelers(module: LightningModule, trainer: Trainer) -> Iterator[object]:
-    """Labelers that a fit asks: as its reward, and as judges of its callbacks."""
     asked = [getattr(module, "reward", None)]
     judges = [getattr(callback, "judge", None) for callback in trainer.callbacks]  # type: ignore[attr-defined]
     asked += [getattr(judge, "judge_model", None) for judge in judges]
@@ -128,5 +111,4 @@ def _labelers(module: LightningModule, trainer: Trainer) -> Iterator[object]:
 
 
 def _size(count: float) -> str:
-    """Write bytes in words of megabytes or gigabytes."""
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

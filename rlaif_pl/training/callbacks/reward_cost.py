@@ -28,7 +28,6 @@ class RewardCost(Callback):
 
 
 def _reward_of(module: LightningModule) -> LabelerReward:
-    """Return the module's reward, or say that it is none a labeler gives."""
     reward = getattr(module, "reward", None)
     if not isinstance(reward, LabelerReward):
         raise ValueError(

@@ -72,13 +72,7 @@ class RunMetadata(Callback):
 
 
 def gather(trainer: Trainer, module: LightningModule, now: datetime) -> Facts:
-    """Collect the facts of a run that is about to start.
-
-    Args:
-        trainer: The trainer, with its strategy set up.
-        module: The module to train.
-        now: Time of the start.
-    """
+    """Collect the facts of a run that starts now, its strategy set up."""
     device = trainer.strategy.root_device
     parameters = list(module.parameters())
     seed = os.environ.get("PL_GLOBAL_SEED")

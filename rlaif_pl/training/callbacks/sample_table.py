@@ -84,14 +84,12 @@ class SampleTable(Callback):
         self._write(trainer, shown)
 
     def _shows_text(self, trainer: Trainer) -> bool:
-        """Tell whether texts may be read by whoever sees the table."""
         if self.show_text is not None:
             return self.show_text
         source = getattr(getattr(trainer, "datamodule", None), "source", None)
         return not (isinstance(source, DataSource | str) and is_sensitive(source))
 
     def _write(self, trainer: Trainer, samples: Sequence[Sample]) -> None:
-        """Add samples to the file and to W&B."""
         path = _path(trainer)
         if not path.is_file():
             write_table(path, COLUMNS, [])

@@ -68,13 +68,11 @@ class SlurmRequeue(Callback):
             self._leave(self._agreed)
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
-        """Remember a signal until the step has ended."""
         self._received = number
         if not self._is_training:
             self._leave(number)
 
     def _leave(self, number: int) -> None:
-        """Have the job queued again, if that is what the signal means, and end."""
         if self.rank == 0 and number == self.signal:
             slurm.requeue()
         raise SystemExit(128 + number)

@@ -85,7 +85,6 @@ def gradient_problem(parameters: Iterable[tuple[str, nn.Parameter]]) -> str | No
 
 
 def _message(trainer: Trainer, problem: str) -> str:
-    """Say what happened where, what is saved, and what to try."""
     keeper = trainer.checkpoint_callback
     saved = getattr(keeper, "last_model_path", "") or getattr(keeper, "best_model_path", "")
     where = f"the last checkpoint is {saved}" if saved else "no checkpoint has been saved"

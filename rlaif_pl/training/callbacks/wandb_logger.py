@@ -133,7 +133,6 @@ def run_id(folder: Path) -> str:
 
 
 def _writable(folder: Path) -> bool:
-    """True if the folder is there, or can be made, and takes a file."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
