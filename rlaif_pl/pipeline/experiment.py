@@ -27,6 +27,7 @@ import copy
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import cast
 
@@ -208,31 +209,20 @@ def _stage(file: Path, row: Value, where: str, before: list[Stage]) -> Stage:
 
 def _check_needs(experiment: Experiment) -> None:
     order = {stage.name: number for number, stage in enumerate(experiment.stages)}
-    needs = {stage.name: stage.needs for stage in experiment.stages}
-    for stage in experiment.stages:
-        where = f"{experiment.file}, stage {stage.name!r}"
-        for need in stage.needs:
-            if need not in order:
-                raise ValueError(f"{where}: needs unknown stage {need!r}{closest(need, order)}")
-            circle = _path(needs, need, stage.name)
-            if circle:
-                raise ValueError(f"{where}: needs go in a circle: {' -> '.join(circle)}")
-            if order[need] > order[stage.name]:
-                raise ValueError(f"{where}: needs {need!r}, which must then stand above it")
-
-
-def _path(needs: Mapping[str, tuple[str, ...]], start: str, goal: str) -> list[str]:
-    """Return a way from ``start`` to ``goal`` along needs, with ``goal`` in front, or nothing."""
-    ways, seen = [[goal, start]], {start}
-    while ways:
-        way = ways.pop()
-        if way[-1] == goal:
-            return way
-        for need in needs.get(way[-1], ()):
-            if need == goal or need not in seen:
-                seen.add(need)
-                ways.append([*way, need])
-    return []
+    needs = [(stage.name, need) for stage in experiment.stages for need in stage.needs]
+    for name, need in needs:
+        if need not in order:
+            where = f"{experiment.file}, stage {name!r}"
+            raise ValueError(f"{where}: needs unknown stage {need!r}{closest(need, order)}")
+    try:
+        TopologicalSorter({stage.name: stage.needs for stage in experiment.stages}).prepare()
+    except CycleError as error:
+        circle = " -> ".join(reversed(error.args[1]))
+        raise ValueError(f"{experiment.file}: needs go in a circle: {circle}") from error
+    for name, need in needs:
+        if order[need] > order[name]:
+            where = f"{experiment.file}, stage {name!r}"
+            raise ValueError(f"{where}: needs {need!r}, which must then stand above it")
 
 
 def _check_reads(experiment: Experiment, stage: Stage) -> None:

@@ -27,7 +27,6 @@ from rlaif_pl.rl.shaping import RewardShaping, sequence_kl
 from rlaif_pl.rl.update import Update
 from rlaif_pl.training.base import TrainableModule
 from rlaif_pl.training.ranks import mean_over_ranks, rank_share
-from rlaif_pl.training.rollout_means import batch_means, sampled_responses
 from rlaif_pl.training.rollouts import Rollouts, next_batch
 from rlaif_pl.training.schedules import LinearDecay
 from rlaif_pl.training.sharding import Division
@@ -328,3 +327,24 @@ class A2CModule(TrainableModule):
     @override
     def check_export(self, form: Form = "whole") -> int:
         return check_export(self.actor.policy, form)
+
+
+def batch_means(rollout: Rollout, kl: Tensor, rows: Tensor) -> dict[str, Tensor]:
+    """Return mean reward, KL ``(N,)``, length and unfinished share of ``rows`` that count ``(N,)``."""
+    quantities = {
+        "reward": rollout.scores,
+        "kl": kl,
+        "length": rollout.lengths.float(),
+        "unfinished": (~rollout.finished).float(),
+    }
+    count = rows.sum().clamp(min=1)
+    return {name: value.masked_fill(~rows, 0.0).sum() / count for name, value in quantities.items()}
+
+
+def sampled_responses(
+    step: int, batch: PromptBatch, rollout: Rollout, num_generations: int
+) -> list[SampledResponse]:
+    """Pair every sampled text with its prompt and score, for tables."""
+    prompts = [prompt for prompt in batch.prompts for _ in range(num_generations)]
+    rows = zip(prompts, rollout.texts, rollout.scores.tolist(), strict=True)
+    return [SampledResponse(step, prompt, text, score) for prompt, text, score in rows]

@@ -19,8 +19,15 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from rlaif_pl.models.adapter_export import Form
-from rlaif_pl.training.checkpoints import MODELS, ChecksumCheckpointIO, check_fits, models_of
-from rlaif_pl.training.frozen import KEY, check_frozen, frozen_digest
+from rlaif_pl.models.identity import weights_digest
+from rlaif_pl.training.checkpoints import (
+    FROZEN,
+    MODELS,
+    ChecksumCheckpointIO,
+    check_fits,
+    check_frozen,
+    models_of,
+)
 from rlaif_pl.training.sharding import Division, Sharded
 from rlaif_pl.training.sharding_strategy import ShardingStrategy
 from rlaif_pl.training.step_mean import StepMeanModule
@@ -169,19 +176,19 @@ class TrainableModule(StepMeanModule):
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {name: state[name] for name in state if name in kept}
         checkpoint[MODELS] = models_of(self)
-
         if self.is_given:
-            checkpoint[KEY] = self.frozen_digest()
+            checkpoint[FROZEN] = self.frozen_digest()
 
     def frozen_digest(self) -> str:
         """Return a hash of the frozen weights as they came."""
         if self._frozen is None:
-            self._frozen = frozen_digest(self)
+            named = self.named_parameters()
+            self._frozen = weights_digest([(n, p) for n, p in named if not p.requires_grad], {})
         return self._frozen
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if KEY in checkpoint:
+        if FROZEN in checkpoint:
             check_frozen(checkpoint, self.frozen_digest(), type(self).__name__)
         check_fits(self, self.trained(), checkpoint)
 

@@ -36,7 +36,8 @@ from rlaif_pl.data.disk import replaced
 from rlaif_pl.models.causal import CausalModel
 from rlaif_pl.training.shards import DIVIDED, joined
 
-MODELS = "rlaif_pl_models"  # key of a checkpoint: what its models were, by their place
+# Keys of a checkpoint: what its models were, by place, and a hash of frozen weights without a name.
+MODELS, FROZEN = "rlaif_pl_models", "rlaif_pl_frozen"
 
 
 class ChecksumCheckpointIO(TorchCheckpointIO):
@@ -239,3 +240,16 @@ def check_fits(
                 f"expected a checkpoint of this configuration, its {name} is "
                 f"{tuple(state[name].shape)} in place of {tuple(parameter.shape)}; {way_out}"
             )
+
+
+def check_frozen(checkpoint: Mapping[str, Any], digest: str, name: str) -> None:
+    """Refuse a checkpoint of other frozen weights, which no name in a config can load again."""
+    if checkpoint[FROZEN] != digest:
+        raise ValueError(
+            f"expected the models that this checkpoint of {name} was trained from, got others: "
+            "they were given in memory, so no name can load them again, and the checkpoint holds "
+            "only what was trained. Make them as then (same base, trunk_layers, lora and dtype) and "
+            f"pass them: trainer.fit(module, data, ckpt_path=...), or {name}.load_from_checkpoint("
+            "path, ...) with the constructor's arguments. Policy.save_pretrained(folder) writes a "
+            "model that loads by name"
+        )

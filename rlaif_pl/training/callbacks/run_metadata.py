@@ -7,10 +7,9 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -25,31 +24,6 @@ from rlaif_pl.ops._library import OPS
 PACKAGE = Path(__file__).resolve().parents[2]
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """Facts of one run, as ``run_facts.json`` has them."""
-
-    rlaif_pl: str | None  # version of this package; None where it is not installed
-    # git commit of the checkout it runs from, with `+changes` where files differ; None outside a
-    # checkout
-    commit: str | None
-    python: str  # python version
-    torch: str  # PyTorch version
-    lightning: str | None  # lightning version
-    transformers: str | None  # transformers version; None where it is not installed
-    device: str  # device of rank 0, by name
-    ranks: int  # processes of the run
-    strategy: str  # lightning strategy
-    precision: str  # lightning precision
-    threads: int  # threads of one operator
-    ops: Mapping[str, str]  # `compiled` or `reference` by op, on the run's device
-    trainable_parameters: int  # numbers that are trained
-    parameters: int  # numbers in all; a shared weight counts once
-    seed: int | None  # seed of `seed_everything`; None where none was set
-    started: str  # when, ISO 8601 in UTC
-    command: str  # program arguments
-
-
 class RunMetadata(Callback):
     """Writes ``<default_root_dir>/run_facts.json`` when a fit starts and prints one line of it."""
 
@@ -58,43 +32,43 @@ class RunMetadata(Callback):
         if not trainer.is_global_zero:
             return
         facts = gather(trainer, pl_module, datetime.now(UTC))
-        write_json(Path(trainer.default_root_dir) / "run_facts.json", asdict(facts))
+        write_json(Path(trainer.default_root_dir) / "run_facts.json", facts)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                logger.log_hyperparams({"run_facts": asdict(facts)})
-        ops = ", ".join(f"{name} {backend}" for name, backend in facts.ops.items())
-        share = facts.trainable_parameters / max(facts.parameters, 1)
+                logger.log_hyperparams({"run_facts": facts})
+        ops = ", ".join(f"{name} {backend}" for name, backend in facts["ops"].items())
+        trained, parameters = facts["trainable_parameters"], facts["parameters"]
         rank_zero_info(
-            f"rlaif_pl {facts.rlaif_pl} on {facts.device}, {facts.ranks} rank(s) of "
-            f"{facts.threads} thread(s); ops: {ops}; trains {facts.trainable_parameters:,} of "
-            f"{facts.parameters:,} parameters ({share:.1%})"
+            f"rlaif_pl {facts['rlaif_pl']} on {facts['device']}, {facts['ranks']} rank(s) of "
+            f"{facts['threads']} thread(s); ops: {ops}; trains {trained:,} of {parameters:,} "
+            f"parameters ({trained / max(parameters, 1):.1%})"
         )
 
 
-def gather(trainer: Trainer, module: LightningModule, now: datetime) -> Facts:
+def gather(trainer: Trainer, module: LightningModule, now: datetime) -> dict[str, Any]:
     """Collect the facts of a run that starts now, its strategy set up."""
     device = trainer.strategy.root_device
     parameters = list(module.parameters())
     seed = os.environ.get("PL_GLOBAL_SEED")
-    return Facts(
-        rlaif_pl=version_of("rlaif_pl"),
-        commit=commit_of(PACKAGE.parent),
-        python=platform.python_version(),
-        torch=torch.__version__,
-        lightning=version_of("lightning"),
-        transformers=version_of("transformers"),
-        device=device_name(device),
-        ranks=trainer.world_size,
-        strategy=type(trainer.strategy).__name__,
-        precision=str(trainer.precision),
-        threads=torch.get_num_threads(),
-        ops={name: backend_of(name, device.type) for name in OPS},
-        trainable_parameters=sum(p.numel() for p in parameters if p.requires_grad),
-        parameters=sum(p.numel() for p in parameters),
-        seed=int(seed) if seed else None,
-        started=now.isoformat(timespec="seconds"),
-        command=" ".join(sys.argv),
-    )
+    return {
+        "rlaif_pl": version_of("rlaif_pl"),
+        "commit": commit_of(PACKAGE.parent),  # `+changes` where files differ from it
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "lightning": version_of("lightning"),
+        "transformers": version_of("transformers"),
+        "device": device_name(device),  # of rank 0
+        "ranks": trainer.world_size,
+        "strategy": type(trainer.strategy).__name__,
+        "precision": str(trainer.precision),
+        "threads": torch.get_num_threads(),  # of one operator
+        "ops": {name: backend_of(name, device.type) for name in OPS},  # compiled or reference
+        "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
+        "parameters": sum(p.numel() for p in parameters),  # a shared weight counts once
+        "seed": int(seed) if seed else None,
+        "started": now.isoformat(timespec="seconds"),
+        "command": " ".join(sys.argv),
+    }
 
 
 def version_of(package: str) -> str | None:

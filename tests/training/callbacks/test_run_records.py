@@ -27,14 +27,14 @@ def test_facts_say_which_ops_ran_the_reference(fit, tiny):
     trainer = fit()
     with use_reference():
         facts = gather(trainer, tiny(), datetime(2025, 1, 2, tzinfo=UTC))
-    assert set(facts.ops.values()) == {"reference"}
-    assert facts.started == "2025-01-02T00:00:00+00:00"
+    assert set(facts["ops"].values()) == {"reference"}
+    assert facts["started"] == "2025-01-02T00:00:00+00:00"
 
 
 def test_a_shared_weight_counts_once(fit, tiny):
     module = tiny()
     module.twin = module.layer
-    assert gather(fit(), module, datetime.now(UTC)).parameters == 10
+    assert gather(fit(), module, datetime.now(UTC))["parameters"] == 10
 
 
 def test_the_commit_is_that_of_the_checkout_and_marked_where_files_differ(tmp_path):
