@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal
@@ -12,29 +13,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rlaif_pl.data.disk import replaced
+from rlaif_pl.data.records import finite
 from rlaif_pl.types import Preference, Provenance
 
 ExportLayout = Literal["soft", "trl"]
 NUMBERS = {"float": pa.float64(), "int": pa.int64(), "bool": pa.bool_(), "str": pa.string()}
 SOFT = pa.schema(
     [
-        ("prompt", pa.string()),
-        ("first", pa.string()),
-        ("second", pa.string()),
-        ("p_first", pa.float64()),
-        ("weight", pa.float64()),
-        ("source", pa.string()),
-        ("group", pa.string()),
+        *((name, pa.string()) for name in ("prompt", "first", "second")),
+        *((name, pa.float64()) for name in ("p_first", "weight")),
+        *((name, pa.string()) for name in ("source", "group")),
         *((field.name, NUMBERS[field.type.split(" | ")[0]]) for field in fields(Provenance)),
     ]
 )
 TRL = pa.schema(
-    [
-        ("prompt", pa.string()),
-        ("chosen", pa.string()),
-        ("rejected", pa.string()),
-        ("p_chosen", pa.float64()),
-    ]
+    [(name, pa.string()) for name in ("prompt", "chosen", "rejected")]
+    + [("p_chosen", pa.float64())]
 )
 
 
@@ -52,19 +46,13 @@ def soft_rows(pairs: Sequence[Preference], min_margin: float = 0.0) -> Exported:
 
     Left out and counted: pairs without a label, or with ``|p - 0.5|`` below ``min_margin`` (0 to 0.5).
     """
-    rows: list[dict[str, object]] = []
-    left_out: dict[str, int] = {}
-    for pair in pairs:
-        reason = _reason(pair, min_margin, ties_fit=True)
-        if reason is not None:
-            left_out[reason] = left_out.get(reason, 0) + 1
-            continue
+
+    def row(pair: Preference) -> dict[str, object]:
         flat = asdict(pair)
-        flat |= flat.pop("provenance")
-        # numbers that are not finite become null
-        lost = {n for n, v in flat.items() if isinstance(v, float) and not math.isfinite(v)}
-        rows.append({name: None if name in lost else flat[name] for name in SOFT.names})
-    return Exported(SOFT, rows, left_out)
+        flat = finite(flat | flat.pop("provenance"))
+        return {name: flat[name] for name in SOFT.names}
+
+    return _exported(SOFT, pairs, lambda pair: _reason(pair, min_margin, ties_fit=True), row)
 
 
 def trl_rows(
@@ -80,26 +68,28 @@ def trl_rows(
         with_margin: Add ``margin``, the log-odds of ``p_chosen`` in nats (null where infinite), which
             TRL's RewardTrainer subtracts inside its loss: it changes what is trained.
     """
-    rows: list[dict[str, object]] = []
-    left_out: dict[str, int] = {}
-    for pair in pairs:
-        reason = _reason(pair, min_margin, ties_fit=False)
-        if reason is not None or pair.p_first is None:
-            left_out[reason or "unlabeled"] = left_out.get(reason or "unlabeled", 0) + 1
-            continue
-        is_first = pair.p_first > 0.5
-        p_chosen = pair.p_first if is_first else 1 - pair.p_first
-        row: dict[str, object] = {
-            "prompt": pair.prompt,
-            "chosen": pair.first if is_first else pair.second,
-            "rejected": pair.second if is_first else pair.first,
-            "p_chosen": p_chosen,
-        }
-        if with_margin:
-            row["margin"] = math.log(p_chosen / (1 - p_chosen)) if p_chosen < 1 else None
-        rows.append(row)
+
+    def row(pair: Preference) -> dict[str, object]:
+        p_first = pair.p_first or 0.0
+        sides = (pair.first, pair.second) if p_first > 0.5 else (pair.second, pair.first)
+        p = max(p_first, 1 - p_first)
+        found = dict(zip(TRL.names, (pair.prompt, *sides, p), strict=True))
+        odds = math.log(p / (1 - p)) if p < 1 else None
+        return found | {"margin": odds} if with_margin else found
+
     schema = TRL.append(pa.field("margin", pa.float64())) if with_margin else TRL
-    return Exported(schema, rows, left_out)
+    return _exported(schema, pairs, lambda pair: _reason(pair, min_margin, ties_fit=False), row)
+
+
+def _exported(
+    schema: pa.Schema,
+    pairs: Sequence[Preference],
+    reason_of: Callable[[Preference], str | None],
+    row_of: Callable[[Preference], dict[str, object]],
+) -> Exported:
+    reasons = [reason_of(pair) for pair in pairs]
+    rows = [row_of(pair) for pair, why in zip(pairs, reasons, strict=True) if why is None]
+    return Exported(schema, rows, Counter(why for why in reasons if why is not None))
 
 
 def write_parquet(path: Path, exported: Exported) -> None:

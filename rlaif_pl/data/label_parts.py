@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -23,6 +24,15 @@ Texts: TypeAlias = tuple[str, str, str]
 def texts_of(pair: Preference) -> Texts:
     """Return what a label depends on: prompt, first and second response."""
     return pair.prompt, pair.first, pair.second
+
+
+def with_label(pair: Preference, answer: Preference) -> Preference:
+    """Return a pair with an answer's label, keeping what belongs to the pair itself."""
+    own = pair.provenance
+    provenance = replace(
+        answer.provenance, first_policy=own.first_policy, second_policy=own.second_policy
+    )
+    return replace(pair, p_first=answer.p_first, source=answer.source, provenance=provenance)
 
 
 class LabelParts:

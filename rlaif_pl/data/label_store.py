@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlaif_pl.data.records import decode_fields
+from rlaif_pl.data.label_parts import texts_of, with_label
+from rlaif_pl.data.records import decode_fields, finite
 from rlaif_pl.data.sqlite_file import SqliteFile, TableSchema
 from rlaif_pl.types import Preference, Provenance
 
@@ -94,28 +94,21 @@ class LabelStore(SqliteFile):
                 f"expected p_first in [0, 1], got {p} from {fingerprint}; a labeler that cannot "
                 "judge returns None and says why in provenance.failure"
             )
-        provenance = {
-            key: None if isinstance(value, float) and not math.isfinite(value) else value
-            for key, value in dataclasses.asdict(pair.provenance).items()
-        }
-        text = json.dumps(provenance, allow_nan=False)
+        text = json.dumps(finite(dataclasses.asdict(pair.provenance)), allow_nan=False)
         return _key(fingerprint, pair), fingerprint, p, pair.source, text
 
     def _filled(self, pair: Preference, stored: tuple[float | None, str | None, str]) -> Preference:
         """Return the pair with a stored answer, keeping what belongs to the pair itself."""
         p_first, source, text = stored
         provenance: Provenance = decode_fields(Provenance, json.loads(text), str(self.path))
-        own = pair.provenance
-        provenance = dataclasses.replace(
-            provenance, first_policy=own.first_policy, second_policy=own.second_policy
-        )
-        return dataclasses.replace(pair, p_first=p_first, source=source, provenance=provenance)  # type: ignore[arg-type]
+        answer = dataclasses.replace(pair, p_first=p_first, source=source, provenance=provenance)  # type: ignore[arg-type]
+        return with_label(pair, answer)
 
 
 def _key(fingerprint: str, pair: Preference) -> bytes:
     """Hash what decides a label; lengths in front keep the parts apart."""
     digest = hashlib.blake2b(digest_size=16)
-    for part in (fingerprint, pair.prompt, pair.first, pair.second):
+    for part in (fingerprint, *texts_of(pair)):
         data = part.encode()
         digest.update(len(data).to_bytes(8, "little"))
         digest.update(data)

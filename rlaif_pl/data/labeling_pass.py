@@ -14,6 +14,7 @@ from rich.text import Text
 from rlaif_pl.data.collate import unlabeled
 from rlaif_pl.data.disk_rows import DiskRows, first_places, key_codes, select
 from rlaif_pl.data.failures import is_asked_again
+from rlaif_pl.data.label_parts import texts_of
 from rlaif_pl.data.label_store import LabelStore
 from rlaif_pl.types import Labeler, Preference
 
@@ -158,16 +159,14 @@ class _Note(ProgressColumn):
 def _unique(pairs: Iterable[Preference]) -> Sequence[Preference]:
     """Keep the first of pairs with the same texts, without labels a labeler might copy."""
     rows = DiskRows(unlabeled(pair) for pair in pairs)
-    codes = key_codes((row.prompt, row.first, row.second) for row in rows)
+    codes = key_codes(map(texts_of, rows))
     return select(rows, first_places(codes))
 
 
 def _checked(
     fingerprint: str, asked: Sequence[Preference], answers: Sequence[Preference]
 ) -> Sequence[Preference]:
-    if [(a.prompt, a.first, a.second) for a in asked] != [
-        (a.prompt, a.first, a.second) for a in answers
-    ]:
+    if list(map(texts_of, asked)) != list(map(texts_of, answers)):
         raise ValueError(
             f"expected {fingerprint} to return the {len(asked)} pairs it was given, in order, got "
             f"{len(answers)} others; fix its label()"

@@ -8,7 +8,7 @@ import json
 import logging
 import math
 import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -63,11 +63,14 @@ def encode(record: Preference | Prompt) -> str:
     """Return a record as one line of JSON; measurements that are not finite become null."""
     fields = dataclasses.asdict(record)
     if isinstance(record, Preference):
-        fields["provenance"] = {
-            key: None if isinstance(value, float) and not math.isfinite(value) else value
-            for key, value in fields["provenance"].items()
-        }
+        fields["provenance"] = finite(fields["provenance"])
     return json.dumps(fields, ensure_ascii=False, allow_nan=False)
+
+
+def finite(fields: Mapping[str, object]) -> dict[str, object]:
+    """Return fields with null in place of numbers that are not finite."""
+    lost = {k for k, v in fields.items() if isinstance(v, float) and not math.isfinite(v)}
+    return {key: None if key in lost else value for key, value in fields.items()}
 
 
 def decode_fields(kind: type[Any], fields: dict[str, object], where: str) -> Any:

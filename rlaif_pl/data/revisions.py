@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rlaif_pl.data.files import read_rows, write_text
+from rlaif_pl.data.files import read_rows
+from rlaif_pl.data.metric_files import write_json_lines
 from rlaif_pl.data.records import decode_fields
 
 HARMFUL = "harmful"
@@ -41,8 +41,7 @@ class Revision:
 
 def write_revisions(path: str | Path, rows: Iterable[Revision]) -> None:
     """Write one JSON object a line, so that a kill leaves the old file or the new one."""
-    lines = (json.dumps(asdict(row), ensure_ascii=False, allow_nan=False) for row in rows)
-    write_text(Path(path), lines)
+    write_json_lines(path, map(asdict, rows))
 
 
 def read_revisions(path: str | Path) -> list[Revision]:

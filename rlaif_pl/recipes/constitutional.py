@@ -167,7 +167,11 @@ class Reviser:
         ]
         critiques: Sequence[Response | None] = [None] * len(rows)
         if self.options.critiques:
-            critiques = self._ask_critiques(rows, drawn, asker)
+            asked = [
+                self.layout.critique(row.prompt, row.response, principle)
+                for row, principle in zip(rows, drawn, strict=True)
+            ]
+            critiques = self._ask(asked, self.options.max_critique_tokens, asker)
         begun = [
             self._begun(row, number, principle, critique)
             for row, principle, critique in zip(rows, drawn, critiques, strict=True)
@@ -199,15 +203,6 @@ class Reviser:
             failure=None if critique is None else self._failure("critique", critique),
             revises=row.round,
         )
-
-    def _ask_critiques(
-        self, rows: Sequence[Revision], drawn: Sequence[Principle], asker: CachedClient
-    ) -> list[Response]:
-        asked = [
-            self.layout.critique(row.prompt, row.response, principle)
-            for row, principle in zip(rows, drawn, strict=True)
-        ]
-        return self._ask(asked, self.options.max_critique_tokens, asker)
 
     def _ask(
         self, questions: Sequence[Question], limit: int, asker: CachedClient

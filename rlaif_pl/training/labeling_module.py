@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from typing_extensions import override
 
 from rlaif_pl.data.files import write_text
-from rlaif_pl.data.label_parts import LabelParts, Texts, texts_of
+from rlaif_pl.data.label_parts import LabelParts, Texts, texts_of, with_label
 from rlaif_pl.data.label_store import LabelStore
 from rlaif_pl.data.preferences import write_preferences
 from rlaif_pl.engine.allocator import keep_freed_memory
@@ -122,13 +121,4 @@ def merged(pairs: Sequence[Preference], parts: LabelParts) -> list[Preference]:
             f"expected labels of {len(pairs)} pairs in {parts.folder}, {missing} are missing; let "
             "every rank write to a folder that rank 0 sees, and predict all batches"
         )
-    return [_filled(pair, found[texts_of(pair)]) for pair in pairs]
-
-
-def _filled(pair: Preference, answer: Preference) -> Preference:
-    """Return a pair with an answer, keeping what belongs to the pair itself."""
-    own = pair.provenance
-    provenance = replace(
-        answer.provenance, first_policy=own.first_policy, second_policy=own.second_policy
-    )
-    return replace(pair, p_first=answer.p_first, source=answer.source, provenance=provenance)
+    return [with_label(pair, found[texts_of(pair)]) for pair in pairs]

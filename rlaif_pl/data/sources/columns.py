@@ -33,9 +33,13 @@ class Columns:
     def __init__(self, theirs: Mapping[str, str] | None) -> None:
         self.theirs = dict(theirs or {})
 
+    def named(self, name: str) -> str:
+        """Return their name of our column."""
+        return self.theirs.get(name, name)
+
     def value(self, row: RawRow, name: str) -> object:
         """Return what stands in our column; None where it is absent, null or a gap (NaN)."""
-        value = row.fields.get(self.theirs.get(name, name))
+        value = row.fields.get(self.named(name))
         return None if isinstance(value, float) and math.isnan(value) else value
 
     def has(self, row: RawRow, name: str) -> bool:
@@ -45,18 +49,17 @@ class Columns:
     def texts(self, row: RawRow, *answers: str) -> list[str] | str:
         """Return prompt and responses, as ``read_exchange`` does; or why the row is left out."""
         names = ("prompt", *answers)
-        values = [row.fields.get(self.theirs.get(name, name)) for name in names]
-        for name, value in zip(names, values, strict=True):
-            if not isinstance(value, list | dict):
+        for name in names:
+            if not isinstance(row.fields.get(self.named(name)), list | dict):
                 self._check_text(row, name)
-        theirs = [self.theirs.get(name, name) for name in names]
-        found = read_exchange(row, theirs[0], theirs[1:])
-        if isinstance(found, list) and found[0] == values[0]:
+        prompt, *others = map(self.named, names)
+        found = read_exchange(row, prompt, others)
+        if isinstance(found, list) and found[0] == row.fields[prompt]:
             found[0] = found[0].strip()
         return found
 
     def _check_text(self, row: RawRow, name: str) -> None:
-        theirs = self.theirs.get(name, name)
+        theirs = self.named(name)
         value = row.fields.get(theirs)
         if theirs not in row.fields:
             raise ValueError(
@@ -71,7 +74,7 @@ class Columns:
 
     def number(self, row: RawRow, name: str) -> float:
         """Return the number in our column, also where a CSV holds it as text; else ValueError."""
-        theirs = self.theirs.get(name, name)
+        theirs = self.named(name)
         value = row.fields[theirs]
         try:
             if isinstance(value, str | int | float) and not isinstance(value, bool):
@@ -141,7 +144,7 @@ def _p_first(columns: Columns, row: RawRow) -> float | None:
         return None
     p_first = LABELS.get(_plain(label))
     if p_first is None:
-        theirs = columns.theirs.get("label", "label")
+        theirs = columns.named("label")
         raise ValueError(
             f"{row.where}: expected the label to be 0, 'first', 'A' or 'model_a', 1, 'second', 'B' or "
             f"'model_b', or a tie, got {shown(label)} in {theirs!r}; rename the values, or map the "
@@ -164,7 +167,7 @@ def _group(columns: Columns, row: RawRow, prompt: str) -> str:
     if value is None:
         return group_of(prompt)
     if not isinstance(value, str | int | float):
-        theirs = columns.theirs.get("group", "group")
+        theirs = columns.named("group")
         raise ValueError(
             f"{row.where}: expected {theirs!r} to be text or a number, got {shown(value)}; fix or "
             "leave out the column"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -41,10 +42,8 @@ def load_preferences(data: Data) -> LoadedPreferences:
         ValueError: A row is malformed (file, line and field are named), or none is left.
     """
     source = named(data)
-    if tiny_tldr.is_name(source.name):
-        loaded = tiny_tldr.preferences(source.name)
-    elif tiny_requests.is_name(source.name):
-        loaded = tiny_requests.preferences(source.name)
+    if embedded := _embedded(source):
+        loaded = embedded.preferences(source.name)
     else:
         loaded = _read_pairs(source, *open_rows(source, _records(data)))
     rows, dropped = loaded.rows, dict(loaded.dropped)
@@ -106,28 +105,28 @@ def load_demonstrations(data: Data) -> Sequence[Prompt]:
     return kept[: source.limit]
 
 
+def _embedded(source: DataSource) -> Any:
+    return next((e for e in (tiny_tldr, tiny_requests) if e.is_name(source.name)), None)
+
+
 def _records(data: Data) -> Iterator[RawRow] | None:
     return memory_rows(data) if is_records(data) else None  # type: ignore[arg-type]
 
 
 def _all_prompts(data: Data) -> tuple[DataSource, Sequence[Prompt]]:
     source = named(data)
-    if tiny_tldr.is_name(source.name):
-        return source, tiny_tldr.prompts(source.name)
-    if tiny_requests.is_name(source.name):
-        return source, tiny_requests.prompts(source.name)
+    if embedded := _embedded(source):
+        return source, embedded.prompts(source.name)
     return source, _read_prompts(source, *open_rows(source, _records(data)))
 
 
 def _read_pairs(source: DataSource, found: Format, rows: Iterable[RawRow]) -> LoadedPreferences:
-    if source.confidence is not None and found != "openai_comparisons":
-        raise ValueError(
-            f"expected confidence only with openai_comparisons, {source.name} is {found}; drop it"
-        )
-    if source.with_title and found != "openai_comparisons":
-        raise ValueError(
-            f"expected with_title only with openai_comparisons, {source.name} is {found}; drop it"
-        )
+    given = {"confidence": source.confidence is not None, "with_title": source.with_title}
+    for option, is_given in given.items():
+        if is_given and found != "openai_comparisons":
+            raise ValueError(
+                f"expected {option} only with openai_comparisons, {source.name} is {found}; drop it"
+            )
     if found == "openai_comparisons":
         return read_comparisons(rows, source.confidence, with_title=source.with_title)
     if found == "hh":

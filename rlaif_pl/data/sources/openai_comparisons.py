@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from rlaif_pl.data.disk_rows import DiskRows
 from rlaif_pl.data.files import RawRow
@@ -18,18 +17,17 @@ from rlaif_pl.text import shown, titled
 from rlaif_pl.types import Preference, Provenance
 
 
-@dataclass(slots=True)
-class _Votes:
-    """One pair and everybody's choices."""
+class _Vote(NamedTuple):
+    """One worker's choice."""
 
     prompt: str
     first: str
     second: str
     group: str
     policies: dict[str, str | None]
-    for_first: list[bool] = field(default_factory=list)
-    workers: list[str | None] = field(default_factory=list)
-    confidences: list[int | None] = field(default_factory=list)
+    better: str
+    worker: str | None
+    confidence: int | None
 
 
 def read_comparisons(
@@ -51,7 +49,7 @@ def read_comparisons(
     Raises:
         ValueError: A row lacks the post, a summary or the choice; names file, line and field.
     """
-    votes: dict[tuple[str, frozenset[str]], _Votes] = {}
+    votes: dict[tuple[str, frozenset[str]], list[_Vote]] = {}
     dropped: Counter[str] = Counter()
     for row in rows:
         info = row.fields.get("info")
@@ -59,26 +57,20 @@ def read_comparisons(
             dropped["news article (CNN/DM), not a post"] += 1
             continue
         vote = _vote(row, with_title)
-        if confidence is not None and vote.confidences[0] not in confidence:
+        if confidence is not None and vote.confidence not in confidence:
             dropped["other confidence"] += 1
             continue
         if vote.first == vote.second:
             dropped["identical responses"] += 1
             continue
-        key = (vote.group, frozenset((vote.first, vote.second)))
-        if key in votes:
+        same = votes.setdefault((vote.group, frozenset((vote.first, vote.second))), [])
+        if same:
             dropped["further vote on the same pair"] += 1
-            known = votes[key]
-            same_way = known.first == vote.first
-            known.for_first.append(vote.for_first[0] == same_way)
-            known.workers += vote.workers
-            known.confidences += vote.confidences
-        else:
-            votes[key] = vote
+        same.append(vote._replace(prompt="") if same else vote)  # one copy of a text is enough
     return LoadedPreferences(DiskRows(map(_preference, votes.values())), dict(dropped))
 
 
-def _vote(row: RawRow, with_title: bool) -> _Votes:
+def _vote(row: RawRow, with_title: bool) -> _Vote:
     info = _part(row, "info", dict)
     summaries = _part(row, "summaries", list)
     choice = _whole(row.fields.get("choice"))
@@ -98,33 +90,34 @@ def _vote(row: RawRow, with_title: bool) -> _Votes:
     extra = row.fields.get("extra")
     confidence = _whole(extra.get("confidence")) if isinstance(extra, dict) else None
     worker = row.fields.get("worker")
-    return _Votes(
+    return _Vote(
         prompt=prompt,
         first=first,
         second=second,
         group=str(info.get("id") or group_of(post)),
         policies={first: summaries[0].get("policy"), second: summaries[1].get("policy")},
-        for_first=[choice == 0],
-        workers=[worker if isinstance(worker, str) else None],
-        confidences=[confidence],
+        better=second if choice else first,
+        worker=worker if isinstance(worker, str) else None,
+        confidence=confidence,
     )
 
 
-def _preference(votes: _Votes) -> Preference:
-    alone = len(votes.for_first) == 1
+def _preference(votes: list[_Vote]) -> Preference:
+    """Turn votes on a pair into a soft label."""
+    vote, alone = votes[0], len(votes) == 1
     return Preference(
-        prompt=votes.prompt,
-        first=votes.first,
-        second=votes.second,
-        group=votes.group,
-        p_first=sum(votes.for_first) / len(votes.for_first),
+        prompt=vote.prompt,
+        first=vote.first,
+        second=vote.second,
+        group=vote.group,
+        p_first=sum(each.better == vote.first for each in votes) / len(votes),
         source="human",
         provenance=Provenance(
-            first_policy=votes.policies[votes.first],
-            second_policy=votes.policies[votes.second],
-            labeler=votes.workers[0] if alone else f"{len(votes.for_first)} workers",
+            first_policy=vote.policies[vote.first],
+            second_policy=vote.policies[vote.second],
+            labeler=vote.worker if alone else f"{len(votes)} workers",
             strategy="human",
-            confidence=votes.confidences[0] if alone else None,
+            confidence=vote.confidence if alone else None,
         ),
     )
 
