@@ -89,6 +89,13 @@ def replace_end(path: Path, data: bytes, offset: int | None = None, *, sync: boo
     return offset
 
 
+def check_writable(folder: Path) -> None:
+    """Make a folder and a file in it, or raise the OSError why not."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+
+
 def file_named(folder: Path, name: str, ending: str) -> Path:
     """Return a file of a folder for a name that a config or data give, which may not lead elsewhere.
 

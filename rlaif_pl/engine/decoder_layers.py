@@ -20,13 +20,7 @@ EMBEDDINGS = ("embed_tokens", "wte")
 FINAL_NORMS = ("norm", "ln_f", "final_layer_norm")
 ATTENTIONS = ("self_attn", "attn", "attention")
 MLPS = ("mlp",)
-QUERY_PARTS = (
-    "q_proj",
-    "o_proj",
-    "out_proj",
-    "c_proj",
-    "dense",
-)  # what keys and values do not need
+QUERY_PARTS = ("q_proj", "o_proj", "out_proj", "c_proj", "dense")  # keys and values need none
 PACKABLE = {"full_attention", "sliding_attention"}  # layer types that packed attention computes
 # Said to every attention function and of no effect on a packed one: nothing is dropped, and the batch
 # says which token sees which. What else has an effect and is not known (sinks) is refused.

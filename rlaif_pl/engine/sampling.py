@@ -168,7 +168,7 @@ def filter_logits(logits: Tensor, params: SamplingParams) -> Tensor:
     if params.top_p < 1:
         scaled = (
             logits / params.temperature
-        )  # compared as it is: times T again it may round past itself
+        )  # compared as is: times T again it may round past itself
         logits = logits.masked_fill(scaled < _nucleus(scaled, params.top_p), -torch.inf)
     return logits
 

@@ -21,23 +21,16 @@ class Expect:
 
     gpus: PositiveInt = 1  # that train together (``trainer.devices: auto`` is not known beforehand)
     tflops: PositiveFloat = 312.0  # peak of one GPU in 16 bits, dense: an A100; 989 is an H100
-    utilization: PositiveFloat = (
-        0.35  # share of the peak that training and scoring reach, in (0, 1]
-    )
+    utilization: PositiveFloat = 0.35  # share of the peak in training and scoring, in (0, 1]
     decode_utilization: PositiveFloat = 0.01  # share while sampling: our own loop, one token a pass
     server_utilization: PositiveFloat = 0.1  # share that a server reaches on the tokens it writes
     usd_per_gpu_hour: PositiveFloat | None = None  # None counts no money
     prompt_tokens: PositiveFloat = 400.0  # mean of a prompt
-    longest_prompt: PositiveFloat | None = (
-        None  # which memory is counted with; None: 1.5 times the mean
-    )
+    longest_prompt: PositiveFloat | None = None  # memory's; None: 1.5 times the mean
     response_tokens: PositiveFloat = 40.0  # mean of a response
-    rationale_tokens: PositiveFloat = (
-        61.0  # mean of a text a labeler writes: arXiv 2309.00267, appendix L
-    )
-    rows: dict[str, PositiveFloat] = field(
-        default_factory=dict
-    )  # of sources, by name, or name:split
+    rationale_tokens: PositiveFloat = 61.0  # of a text a labeler writes: 2309.00267, appendix L
+    # of sources, by name, or name:split
+    rows: dict[str, PositiveFloat] = field(default_factory=dict)
     num_params: dict[str, PositiveFloat] = field(default_factory=dict)  # of models not in the table
 
     @property

@@ -9,7 +9,7 @@ import re
 from collections.abc import Hashable
 from decimal import Decimal
 from pathlib import Path
-from typing import TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import yaml  # type: ignore[import-untyped]
 
@@ -103,41 +103,30 @@ def overlay(content: dict[str, Value], key: str, value: Value) -> None:
     ValueError for a way through something else, or past the end of a list.
     """
     *parents, last = key.split(".")
-    node: Value = content
+    node: Any = content
     for depth, part in enumerate(parents):
-        missing = isinstance(node, dict) and node.get(part) is None
-        if missing:
-            is_list = last == "+" and depth == len(parents) - 1
-            cast("dict[str, Value]", node)[part] = [] if is_list else {}
-        node = _child(node, part, key, ".".join(parents[:depth]))
+        if isinstance(node, dict) and node.get(part) is None:
+            node[part] = [] if last == "+" and depth == len(parents) - 1 else {}
+        node = node[_place(node, part, key, ".".join(parents[:depth]))]
     if isinstance(node, list) and last == "+":
         node.append(value)
-    elif isinstance(node, list):
-        _child(node, last, key, ".".join(parents))
-        node[int(last)] = value
-    elif isinstance(node, dict):
-        node[last] = value
     else:
-        raise ValueError(_no_way(key, ".".join(parents), node))
+        node[_place(node, last, key, ".".join(parents))] = value
 
 
-def _child(node: Value, part: str, key: str, above: str) -> Value:
+def _place(node: Value, part: str, key: str, above: str) -> str | int:
     if isinstance(node, dict):
-        return node[part]
-    if isinstance(node, list):
-        if part.isdigit() and int(part) < len(node):
-            return node[int(part)]
+        return part
+    if not isinstance(node, list):
         raise ValueError(
-            f"set: {key}: {above or 'the file'} is a list of {len(node)}, so expected a number "
-            f"below that in place of {part!r}"
+            f"set: {key}: cannot go below {above!r}, which is the value {node!r}; "
+            "give that key a mapping or drop the rest of the dotted key"
         )
-    raise ValueError(_no_way(key, above, node))
-
-
-def _no_way(key: str, above: str, node: Value) -> str:
-    return (
-        f"set: {key}: cannot go below {above!r}, which is the value {node!r}; "
-        "give that key a mapping or drop the rest of the dotted key"
+    if part.isdigit() and int(part) < len(node):
+        return int(part)
+    raise ValueError(
+        f"set: {key}: {above or 'the file'} is a list of {len(node)}, so expected a number "
+        f"below that in place of {part!r}"
     )
 
 

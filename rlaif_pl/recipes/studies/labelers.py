@@ -38,6 +38,11 @@ class LabelerRow:
     human_usd: Interval  # what a person would be paid for a pair, by its words
 
     @property
+    def measures(self) -> tuple[Interval, ...]:
+        """Alignment, over the length rule, and at like length."""
+        return self.alignment, self.gain_over_length, self.length_matched
+
+    @property
     def seconds_per_pair(self) -> float:
         """Wall time of one pair."""
         return self.seconds / self.pairs if self.pairs else math.nan
@@ -109,17 +114,7 @@ def cost_results(rows: Sequence[LabelerRow], prices: Mapping[str, Price]) -> Stu
 
 def size_results(rows: Sequence[LabelerRow]) -> StudyResults:
     """Lay out alignment by labeler, in the order of the table."""
-    body: Rows = [
-        [
-            row.name,
-            row.alignment,
-            row.gain_over_length,
-            row.length_matched,
-            row.seconds_per_pair,
-            row.alignment.n,
-        ]
-        for row in rows
-    ]
+    body: Rows = [[r.name, *r.measures, r.seconds_per_pair, r.alignment.n] for r in rows]
     header: Columns = [
         "labeler",
         Column("alignment, %", PERCENT),

@@ -61,21 +61,13 @@ class AlarmJudge:
         for sample, score in zip(samples, scores, strict=True):
             if math.isfinite(score):
                 groups[sample.prompt].append((float(sample.reward), score))
-        means = [
-            torch.tensor(rows, dtype=torch.float64).mean(0) for rows in groups.values()
-        ]  # (reward, opinion) of each prompt
+        means = [torch.tensor(rows, dtype=torch.float64).mean(0) for rows in groups.values()]
         table = torch.stack(means) if means else torch.zeros(0, 2, dtype=torch.float64)
         missing = sum(not math.isfinite(score) for score in scores)
-        sums = torch.cat(
-            [
-                torch.tensor([len(table), missing, len(scores)], dtype=torch.float64),
-                table.sum(0),
-                table.square().sum(0),
-            ]
-        )
-        total = trainer.strategy.reduce(
-            sums.to(wide_dtype(module.device)).to(module.device), reduce_op="sum"
-        ).tolist()
+        counts = torch.tensor([len(table), missing, len(scores)], dtype=torch.float64)
+        sums = torch.cat([counts, table.sum(0), table.square().sum(0)])
+        sums = sums.to(wide_dtype(module.device)).to(module.device)
+        total = trainer.strategy.reduce(sums, reduce_op="sum").tolist()
         count, missing, asked, *rest = total
         share = missing / asked if asked else 0.0
         if count < 2:

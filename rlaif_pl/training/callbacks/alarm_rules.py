@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import NamedTuple
 
 from rlaif_pl.text import repeated_ngrams
 
@@ -74,34 +73,20 @@ class AlarmLimits:
 
     def crossed(self, values: Mapping[str, float]) -> dict[str, float]:
         """Return the limit of every quantity that is beyond it; absent ones cross nothing."""
-        found: dict[str, float] = {}
-        ratio = values.get("length_ratio")
-        if ratio is not None and self.shortest is not None and ratio < self.shortest:
-            found["length_ratio"] = self.shortest
-        if ratio is not None and self.longest is not None and ratio > self.longest:
-            found["length_ratio"] = self.longest
-        for name in ("kl", "unfinished", "repetitive", "empty", "divergence"):
-            limit, value = getattr(self, name), values.get(name)
-            if limit is not None and value is not None and value > limit:
-                found[name] = limit
-        return found
+        bounds = [("length_ratio", self.shortest, -1), ("length_ratio", self.longest, 1)]
+        names = ("kl", "unfinished", "repetitive", "empty", "divergence")
+        bounds += [(name, getattr(self, name), 1) for name in names]
+        return {
+            name: limit
+            for name, limit, sign in bounds
+            if limit is not None and name in values and sign * values[name] > sign * limit
+        }
 
 
-class TextSymptoms(NamedTuple):
-    """Counts over responses."""
-
-    repetitive: int
-    empty: int
-    total: int
-
-
-def symptoms(responses: Sequence[str], n: int, share: float) -> TextSymptoms:
-    """Count responses of which more than ``share`` is repeated n-grams, and empty ones."""
-    return TextSymptoms(
-        sum(repeated_ngrams(text, n) > share for text in responses),
-        sum(not text.strip() for text in responses),
-        len(responses),
-    )
+def symptoms(responses: Sequence[str], n: int, share: float) -> tuple[int, int, int]:
+    """Count responses of which more than ``share`` is repeated n-grams, empty ones, and all."""
+    repetitive = sum(repeated_ngrams(text, n) > share for text in responses)
+    return repetitive, sum(not text.strip() for text in responses), len(responses)
 
 
 @dataclass

@@ -19,14 +19,9 @@ from rlaif_pl.training.callbacks.terminate_on_nan import TerminateOnNaN
 from rlaif_pl.training.callbacks.wandb_logger import RunLoggers
 
 Spec: TypeAlias = dict[str, Any]  # class_path and init_args, as configs have them
-FIRST: tuple[type[Callback], ...] = (
-    RunLoggers,
-    RunMetadata,
-    MetricsFile,
-    TerminateOnNaN,
-    SampleTable,
-)
-LAST: tuple[type[Callback], ...] = (ExportModel, ModelCheckpoint)
+Kinds: TypeAlias = tuple[type[Callback], ...]
+FIRST: Kinds = (RunLoggers, RunMetadata, MetricsFile, TerminateOnNaN, SampleTable)
+LAST: Kinds = (ExportModel, ModelCheckpoint)
 NAMES = tuple(kind.__name__ for kind in (*FIRST, *LAST))
 
 
@@ -90,15 +85,10 @@ def callback_specs(
         return not any(issubclass(_class_of(spec), kind) for spec in given)
 
     def made(kinds: Sequence[type[Callback]]) -> list[Spec]:
-        homes = {
-            "rlaif_pl": "rlaif_pl.training.callbacks",
-            "lightning": "lightning.pytorch.callbacks",
-        }
+        homes = {False: "rlaif_pl.training.callbacks", True: "lightning.pytorch.callbacks"}
+        paths = {kind: f"{homes[kind is ModelCheckpoint]}.{kind.__name__}" for kind in kinds}
         return [
-            {
-                "class_path": f"{homes[kind.__module__.partition('.')[0]]}.{kind.__name__}",
-                "init_args": arguments[kind],
-            }
+            {"class_path": paths[kind], "init_args": arguments[kind]}
             for kind in kinds
             if wanted(kind)
         ]

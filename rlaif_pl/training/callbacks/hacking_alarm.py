@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,13 +23,55 @@ from rlaif_pl.training.callbacks.alarm_rules import (
     Streaks,
     symptoms,
 )
-from rlaif_pl.training.callbacks.best_weights import BestWeights
 from rlaif_pl.training.callbacks.export_model import ExportModel
+from rlaif_pl.training.checkpoints import read_checkpoint
 from rlaif_pl.types import PointwiseLabeler, Reward
 
-ALARMS_FILE = "alarms.json"
+ALARMS_FILE, BEST_FILE = "alarms.json", "checkpoints/before_alarm.ckpt"
 MEANS = ("length", "kl", "unfinished")  # read from the module's a2c/train_*
 LEAST_POINTS = 3  # judged steps before a trend is looked at
+
+
+@dataclass
+class BestWeights:
+    """Keeps the checkpoint of the highest value offered."""
+
+    value: float | None = None  # highest value so far; None before the first
+    step: int = -1  # optimizer step it was measured at
+
+    def offer(self, trainer: Trainer, step: int, value: float) -> bool:
+        """Save the weights if the value is the highest; on every rank. Returns whether it is."""
+        if self.value is not None and value <= self.value:
+            return False
+        self.value, self.step = value, step
+        trainer.save_checkpoint(_path(trainer), weights_only=True)
+        return True
+
+    def restore(self, trainer: Trainer) -> Path | None:
+        """Load the kept weights into the module that is trained; None where none were kept."""
+        if self.value is None:
+            return None
+        path = _path(trainer)
+        trainer.strategy.load_model_state_dict(read_checkpoint(path), strict=False)
+        return path
+
+    def line(self) -> str:
+        """Say what is kept."""
+        if self.value is None:
+            return "no weights were measured before, so the last ones stay"
+        return f"the best weights are those of step {self.step} ({self.value:.4g}), in {BEST_FILE}"
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return value and step."""
+        return {"value": self.value, "step": self.step, "file": BEST_FILE}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over value and step."""
+        self.value, self.step = state["value"], state["step"]
+
+
+def _path(trainer: Trainer) -> Path:
+    return Path(trainer.default_root_dir) / BEST_FILE
 
 
 class HackingAlarm(Callback):

@@ -7,7 +7,6 @@ should end it before, not after.
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import nn
 
+from rlaif_pl.data.disk import check_writable
 from rlaif_pl.labeling.usage.projection import backends_of
 from rlaif_pl.training.base import TrainableModule
 from rlaif_pl.training.callbacks.export_model import ExportModel
@@ -62,13 +62,6 @@ def _writes(trainer: Trainer, module: LightningModule) -> tuple[Counter[Path], C
             kept += bool(getattr(callback, "save_last", False))  # and the one before it
             likely[folder] += kept * weights * trained
     return least, likely
-
-
-def check_writable(folder: Path) -> None:
-    """Make a folder and a file in it, or raise the OSError why not."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder):
-        pass
 
 
 def _check_room(least: Counter[Path], likely: Counter[Path]) -> None:

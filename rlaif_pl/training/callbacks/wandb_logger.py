@@ -5,7 +5,6 @@ from __future__ import annotations
 import netrc
 import os
 import secrets
-import tempfile
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -16,6 +15,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.loggers.logger import Logger
 from typing_extensions import override
 
+from rlaif_pl.data.disk import check_writable
 from rlaif_pl.data.metric_files import write_text
 from rlaif_pl.training.callbacks.history import HistoryFile
 
@@ -120,7 +120,11 @@ def has_credentials() -> bool:
 def use_writable_folders(root: Path) -> None:
     """Point W&B at folders below ``root`` where its defaults cannot be written."""
     for variable, default in WANDB_FOLDERS.items():
-        if variable not in os.environ and not _writable(Path.home() / default):
+        if variable in os.environ:
+            continue
+        try:
+            check_writable(Path.home() / default)
+        except OSError:
             os.environ[variable] = str(root / "wandb" / variable.split("_")[1].lower())
 
 
@@ -130,12 +134,3 @@ def run_id(folder: Path) -> str:
     if not path.is_file():
         write_text(path, secrets.token_hex(4) + "\n")
     return path.read_text(encoding="utf-8").strip()
-
-
-def _writable(folder: Path) -> bool:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return True
-    except OSError:
-        return False
