@@ -83,11 +83,7 @@ class DecoderRunner(nn.Module):
         return self
 
     def forward(
-        self,
-        inputs: Tensor,
-        is_real: Tensor,
-        positions: Tensor,
-        cache: DynamicCache | None = None,
+        self, inputs: Tensor, is_real: Tensor, positions: Tensor, cache: DynamicCache | None = None
     ) -> Tensor:
         """Run whole texts, or their next tokens, as the library does. ``(N, T, D)``.
 

@@ -60,11 +60,7 @@ class MainNode:
     """Node 0: launches stages, those that span nodes once all nodes are there."""
 
     def __init__(
-        self,
-        experiment: Experiment,
-        nodes: int,
-        address: str,
-        launch: Callable[[Stage, Path], int],
+        self, experiment: Experiment, nodes: int, address: str, launch: Callable[[Stage, Path], int]
     ) -> None:
         self.experiment, self.nodes, self.address = experiment, nodes, address
         self.launch_here = launch
@@ -164,9 +160,7 @@ class MainNode:
 
 
 def follow(
-    experiment: Experiment,
-    rank: int,
-    launch: Callable[[list[str], Path, bool], int] = stream,
+    experiment: Experiment, rank: int, launch: Callable[[list[str], Path, bool], int] = stream
 ) -> int:
     """Join the stages that span nodes, until node 0 says that the run has ended, and how."""
     folder = experiment.out / FOLDER

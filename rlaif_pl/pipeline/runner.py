@@ -17,20 +17,9 @@ from rich.markup import escape
 from rlaif_pl import slurm
 from rlaif_pl.data.metric_files import move_aside, write_text
 from rlaif_pl.pipeline.experiment import Experiment, Stage, load_experiment
-from rlaif_pl.pipeline.folder import (
-    StageRecord,
-    folder_lock,
-    merge_metrics,
-    read_record,
-)
+from rlaif_pl.pipeline.folder import StageRecord, folder_lock, merge_metrics, read_record
 from rlaif_pl.pipeline.nodes import MainNode, check_nodes, follow
-from rlaif_pl.pipeline.plan import (
-    Plan,
-    make_plan,
-    missing_products,
-    plan_table,
-    result_table,
-)
+from rlaif_pl.pipeline.plan import Plan, make_plan, missing_products, plan_table, result_table
 from rlaif_pl.pipeline.process import arguments, last_lines, launch
 from rlaif_pl.pipeline.yaml_files import dump_yaml
 

@@ -101,11 +101,7 @@ class Reviser:
                 f"expected shots from 0 to {len(shown)} with {examples_version}, got {options.shots}"
             )
         self.layout = RevisionLayout(
-            texts,
-            self.principles,
-            shown[: options.shots],
-            options.critiques,
-            options.chat_template,
+            texts, self.principles, shown[: options.shots], options.critiques, options.chat_template
         )
         self.prompt_version = (
             f"{layout_version}+{principles_version}+shots={options.shots}:{examples_version}"

@@ -19,15 +19,7 @@ from rlaif_pl.text import filled, mark_data
 
 BLANK = "\n\n"
 LABELS = ("critique request", "critique", "revision request", "revision")
-KEYS = (
-    "answer preamble",
-    "preamble",
-    "example",
-    "after examples",
-    "human",
-    "assistant",
-    *LABELS,
-)
+KEYS = ("answer preamble", "preamble", "example", "after examples", "human", "assistant", *LABELS)
 
 
 @dataclass(frozen=True, slots=True)

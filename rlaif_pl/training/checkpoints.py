@@ -24,14 +24,7 @@ from lightning.pytorch import LightningModule
 from transformers import PreTrainedTokenizerBase
 from typing_extensions import override
 
-from rlaif_pl.data.checksum import (
-    DamagedFileError,
-    is_whole,
-    parts_of,
-    previous_of,
-    seal,
-    verify,
-)
+from rlaif_pl.data.checksum import DamagedFileError, is_whole, parts_of, previous_of, seal, verify
 from rlaif_pl.data.disk import replaced
 from rlaif_pl.models.causal import CausalModel
 from rlaif_pl.training.shards import DIVIDED, joined

@@ -258,10 +258,7 @@ class PreferenceDataModule(LightningDataModule):
 
 
 def _required(
-    task: Serve,
-    preferences: Pairs | None,
-    prompts: Data | None,
-    demonstrations: Data | None,
+    task: Serve, preferences: Pairs | None, prompts: Data | None, demonstrations: Data | None
 ) -> Pairs:
     if task not in COLLATE:
         raise ValueError(f"expected serve to be one of {', '.join(COLLATE)}, got {task!r}")

@@ -31,10 +31,7 @@ class _Vote(NamedTuple):
 
 
 def read_comparisons(
-    rows: Iterable[RawRow],
-    confidence: Collection[int] | None = None,
-    *,
-    with_title: bool = False,
+    rows: Iterable[RawRow], confidence: Collection[int] | None = None, *, with_title: bool = False
 ) -> LoadedPreferences:
     """Collapse rows to one preference a pair, in order of first appearance.
 

@@ -16,12 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from rlaif_pl.engine.attention.leaf import (
-    Attended,
-    leaf_for,
-    merge_attention_states,
-    no_keys,
-)
+from rlaif_pl.engine.attention.leaf import Attended, leaf_for, merge_attention_states, no_keys
 from rlaif_pl.engine.batch import AttentionBlock, PackedBatch, Runs, full_block
 
 Keys = tuple[Tensor, Tensor]  # keys and values, each (m, key heads, size)
@@ -89,12 +84,7 @@ def _without_prefixes(batch: PackedBatch, block: AttentionBlock) -> AttentionBlo
 
 
 def _forward(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    batch: PackedBatch,
-    scale: float,
-    root: Keys | None,
+    query: Tensor, key: Tensor, value: Tensor, batch: PackedBatch, scale: float, root: Keys | None
 ) -> Attended:
     leaf = leaf_for(query)
     blocks = list(_blocks(batch))

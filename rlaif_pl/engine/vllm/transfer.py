@@ -67,10 +67,7 @@ class WeightTransfer:
         address = _address_towards(self._client.url)
         workers = int(self._client.get("/get_world_size")["world_size"])
         info = helpers.NCCLTrainerInitInfo(
-            master_address=address,
-            master_port=_free_port(address),
-            world_size=1 + workers,
-            rank=0,
+            master_address=address, master_port=_free_port(address), world_size=1 + workers, rank=0
         )
         source = _source(helpers, lambda: self._tensors)
         return helpers.NCCLTrainerWeightTransferEngine.trainer_init(

@@ -83,11 +83,7 @@ def cost_results(rows: Sequence[LabelerRow], prices: Mapping[str, Price]) -> Stu
         prices: US dollars per million tokens by name of an endpoint. The tokens are those of the
             labeler's own tokenizer; another model's will count somewhat differently.
     """
-    header: Columns = [
-        "labeler",
-        Column("alignment, %", PERCENT),
-        "tokens read + written",
-    ]
+    header: Columns = ["labeler", Column("alignment, %", PERCENT), "tokens read + written"]
     header += [Column("s a pair", ".2f"), Column("pairs an hour", ",.0f")]
     header += [Column(f"{name}, $ a pair", ".2g") for name in prices]
     header += [Column("person, $ a pair", ".2f"), Column("a person costs, times", ",.0f")]
@@ -143,7 +139,7 @@ def size_results(rows: Sequence[LabelerRow]) -> StudyResults:
         [Table("Agreement with people by size of the labeler", header, body)],
         [
             "Layers are the first ones of one model, without training after the cut: this shows how "
-            "depth is used, and is kind to no small model. Intervals (95 %) by prompt.",
+            "depth is used, and is kind to no small model. Intervals (95 %) by prompt."
         ],
         record,
         metrics,
