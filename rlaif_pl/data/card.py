@@ -65,15 +65,10 @@ def dataset_card(
     license_id: str = "unknown",
     metrics: Mapping[str, float] | None = None,
 ) -> str:
-    """Write the card of an export.
+    """Write the card of an export, of ``pairs`` of which some may be left out.
 
-    Args:
-        name: What to call the data set.
-        pairs: The preferences that were exported, those left out included.
-        exported: The export.
-        data_file: Name of the data file beside the card.
-        license_id: Identifier of the license, as the hub knows them.
-        metrics: Of the labeling job: counts of failures and, as ``label/gold/*``, what was measured.
+    ``data_file`` lies beside the card, ``license_id`` is the hub's, and ``metrics`` of the labeling job
+    have counts of failures and, as ``label/gold/*``, what was measured.
     """
     known = metrics or {}
     parts = [

@@ -25,12 +25,9 @@ from rlaif_pl.types import (
 def collate_pairs(
     rows: Sequence[Preference], index: Sequence[int], is_padding: Sequence[bool]
 ) -> PairBatch:
-    """Batch labeled preferences; ValueError without a label.
+    """Batch ``N`` labeled preferences; ValueError names the position in ``index`` of an unlabeled one.
 
-    Args:
-        rows: ``N`` preferences with labels.
-        index: Their positions in the data set, for the error message. ``(N,)``
-        is_padding: True where a row must not count; its weight becomes 0. ``(N,)``
+    The weight of padding becomes 0.
     """
     targets = []
     for position, row in zip(index, rows, strict=True):

@@ -33,11 +33,8 @@ def replaced(path: Path, work: Path | None = None) -> Iterator[BinaryIO]:
     """Open a file beside a path; it takes the path's place, on disk, when the block ends.
 
     Where the block or the disk fails (OSError), the path is as it was and nothing is left beside it.
-
-    Args:
-        path: What to replace; its folder is made if need be.
-        work: Where to write meanwhile, a name that no other process writes to; by default one of its
-            own, which a kill leaves there.
+    ``work`` is where to write meanwhile, a name that no other process writes to; by default one of its
+    own, which a kill leaves there.
     """
     with naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,14 +61,8 @@ def replaced(path: Path, work: Path | None = None) -> Iterator[BinaryIO]:
 def replace_end(path: Path, data: bytes, offset: int | None = None, *, sync: bool = False) -> int:
     """Write bytes in place of the end of a file that is there, all of them or none (OSError).
 
-    Args:
-        path: The file.
-        data: What to write.
-        offset: Where the end begins, in bytes; None writes behind it.
-        sync: Wait until they are on disk.
-
-    Returns:
-        Where the data begin, in bytes.
+    The end begins at ``offset`` bytes, None writes behind it; ``sync`` waits for the disk. Returns
+    where the data begin.
     """
     with naming(path), path.open("r+b", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)

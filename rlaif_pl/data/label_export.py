@@ -60,13 +60,9 @@ def trl_rows(
 ) -> Exported:
     """Return labels in TRL's columns: prompt, chosen, rejected, with ``p_chosen`` beside them.
 
-    A soft label becomes a hard one there, so ties have no place and are left out and counted.
-
-    Args:
-        pairs: Preferences.
-        min_margin: Leave out labels with ``|p - 0.5|`` below this, in [0, 0.5].
-        with_margin: Add ``margin``, the log-odds of ``p_chosen`` in nats (null where infinite), which
-            TRL's RewardTrainer subtracts inside its loss: it changes what is trained.
+    A soft label becomes a hard one there, so ties have no place and are left out and counted, as in
+    ``soft_rows``. ``with_margin`` adds ``margin``, the log-odds of ``p_chosen`` in nats (null where
+    infinite), which TRL's RewardTrainer subtracts inside its loss: it changes what is trained.
     """
 
     def row(pair: Preference) -> dict[str, object]:

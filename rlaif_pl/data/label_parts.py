@@ -36,13 +36,7 @@ def with_label(pair: Preference, answer: Preference) -> Preference:
 
 
 class LabelParts:
-    """Files of labels by one labeler, one a rank.
-
-    Args:
-        folder: Where they are; made if it is not there.
-        fingerprint: ``Labeler.fingerprint``; other labelers' files are left alone.
-        rank: Whose file is written to.
-    """
+    """Files of labels by one labeler, by its fingerprint, one a rank; ``rank``'s is written to."""
 
     def __init__(self, folder: str | Path, fingerprint: str, rank: int = 0) -> None:
         self.folder = Path(folder)

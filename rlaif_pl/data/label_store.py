@@ -29,19 +29,10 @@ KEYS_PER_QUERY = 500  # below SQLite's smallest limit on parameters, 999
 
 
 class LabelStore(SqliteFile):
-    """One SQLite file of labels.
+    """One SQLite file of labels; ``:memory:`` keeps them in memory until it is closed.
 
-    A batch of labels is committed whole and survives a kill or a power cut. Several processes of
-    one machine may use the file at once; a label that is there is never replaced by a later one, a
-    failure is. The file must not lie on a network file system, which SQLite's write-ahead log
-    cannot use.
-
-    Args:
-        path: The file; made with its folder if it is not there. ``~`` is expanded. ``:memory:`` keeps
-            the labels in memory until it is closed.
-
-    Raises:
-        ValueError: The file is no label store, is damaged, or is of another version.
+    A batch of labels is committed whole. A label that is there is never replaced by a later one, a
+    failure is.
     """
 
     def __init__(self, path: str | Path) -> None:

@@ -119,10 +119,7 @@ class BatchOrder:
 
 
 class LoaderState(NamedTuple):
-    """How far a loader got, and over what.
-
-    ``batches`` of epoch ``epoch`` were handed out; the other fields must match on resuming.
-    """
+    """How far a loader got, and over what, which must be the same on resuming."""
 
     epoch: int
     batches: int

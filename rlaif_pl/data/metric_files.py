@@ -23,15 +23,10 @@ LIMITS = ("_low", "_high")  # endings of an estimate's confidence limits
 def write_metrics(
     path: Path | str, metrics: Mapping[str, float], may_be_missing: Collection[str] = ()
 ) -> Path:
-    """Write metrics as one flat JSON object with sorted keys, replacing the file at once.
+    """Write metrics (``part/quantity``) as one flat JSON object with sorted keys, all or none.
 
-    Args:
-        path: File to write; its folder is made if need be.
-        metrics: Numbers by name (``part/quantity``).
-        may_be_missing: Names that may be NaN or infinite; they are written as ``null``.
-
-    Raises:
-        ValueError: A value is not a number, or not finite and not listed in ``may_be_missing``.
+    Those that ``may_be_missing`` are written as ``null`` where they are not finite; others are a
+    ValueError.
     """
     clean = {key: _number(key, value, may_be_missing) for key, value in metrics.items()}
     text = json.dumps(clean, indent=2, sort_keys=True, allow_nan=False)

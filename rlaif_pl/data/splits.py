@@ -17,19 +17,11 @@ def split_by_group(
 
     Which side a group is on follows from its name and the seed alone (unless a side would stay
     empty), so the pairs, prompts and demonstrations of one post are held out together, and adding
-    rows moves no group.
-
-    Args:
-        rows: Anything with a ``group``.
-        fraction: Share of groups to hold out, in [0, 1); 0 holds out none. Small data sets get near
-            it only roughly; with two groups or more, neither side is empty.
-        seed: Choose another split.
+    rows moves no group. The fraction is in [0, 1); small data sets get near it only roughly.
 
     Returns:
-        ``(training rows, held-out rows)``, each in the order given.
-
-    Raises:
-        ValueError: ``fraction`` is out of range, or there is but one group to split.
+        ``(training rows, held-out rows)``, each in the order given; of two groups or more, neither
+        empty.
     """
     if not 0.0 <= fraction < 1.0:
         raise ValueError(f"expected a fraction in [0, 1), got {fraction}")

@@ -130,15 +130,10 @@ class PackedBatch:
 def pack_segments(
     levels: Sequence[Sequence[Segment]], device: torch.device | str, root: KVCache | None = None
 ) -> PackedBatch:
-    """Plan a batch.
+    """Plan a batch; ValueError for segments out of the order of their parents.
 
-    Args:
-        levels: Segments by depth, those of one parent side by side and in the parents' order.
-        device: Where the tensors go, in one copy.
-        root: Tokens that all texts begin with, computed before.
-
-    Raises:
-        ValueError: Parents are out of order.
+    ``levels`` are segments by depth, those of one parent side by side and in the parents' order;
+    ``root`` has tokens that all texts begin with, computed before.
     """
     ends = [0 if root is None else root.batch.longest]
     longest, edges, positions = ends[0], [0], list[int]()

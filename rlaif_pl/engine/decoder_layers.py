@@ -114,12 +114,9 @@ def keep_layers(decoder: PreTrainedModel, start: int, stop: int) -> PreTrainedMo
 
 @contextmanager
 def prune_last_layer(decoder: PreTrainedModel, places: Tensor, total: int) -> Iterator[None]:
-    """Let what follows the last layer's keys and values compute only some places of a row.
+    """Let what follows the last layer's keys and values compute only some of ``total`` places.
 
-    Args:
-        decoder: A redirected decoder; ValueError where its layers' parts have unknown names.
-        places: Those to compute, none of them in the batch's first level.
-        total: Places of the row.
+    None of them is in the batch's first level. ValueError where the layers' parts have unknown names.
     """
 
     def narrow(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -40,13 +40,10 @@ def packed_forward(
 def decode_step(
     decoder: PreTrainedModel, inputs: Tensor, positions: Tensor, cache: KVCache
 ) -> Tensor:
-    """Run a redirected decoder on one new token of each text. ``(n, 1, D)``.
+    """Run a redirected decoder on one new token of each text; see ``packed_forward``.
 
-    Args:
-        decoder: One whose attention is ``packed_attention``.
-        inputs: Ids ``(n, 1)`` or hidden states ``(n, 1, D)``.
-        positions: Place of each token in its own text. ``(n, 1)`` int64
-        cache: Keys and values of earlier tokens, forked; extended in place.
+    Ids ``(n, 1)`` or states ``(n, 1, D)``, with the place of each token in its text ``(n, 1)``,
+    extend a forked cache; returns states ``(n, 1, D)``.
     """
     states = _run(decoder, inputs, positions, PackedContext(None, cache))
     cache.length += 1

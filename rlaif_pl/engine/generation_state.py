@@ -126,14 +126,10 @@ class PackedState:
 
 
 class EqualLengthState:
-    """Texts of prompts of one length, by the model's own cache, or by running them whole each time.
+    """Texts of prompts ``(n, P)`` of one length, by the model's own cache, or run whole each time.
 
     For layers that are not packed (recurrent ones among them): no text is padded, so that none depends
-    on its neighbors.
-
-    Args:
-        model: Any model.
-        prompts: Token ids of each text's prompt but the last. ``(n, P)`` int64
+    on its neighbors. Of each prompt all tokens but the last are given.
     """
 
     def __init__(self, model: LanguageModel, prompts: Tensor) -> None:

@@ -28,13 +28,9 @@ from rlaif_pl.engine.batch import (
 
 
 class KVCache:
-    """Cache of one stack of layers.
+    """Cache of one stack of layers, over a layout of prompts or a prefix tree, after its root if any.
 
-    Args:
-        batch: Layout of what is prefilled: prompts, or a prefix tree of them, after its root if any.
-
-    Attributes:
-        length: Tokens that each text has got since ``fork``.
+    ``length`` counts the tokens that each text has got since ``fork``.
     """
 
     def __init__(self, batch: PackedBatch) -> None:

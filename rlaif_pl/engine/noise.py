@@ -24,17 +24,11 @@ FACTOR = 3.0
 
 
 class Noise:
-    """How exact a model is on the machine at hand.
+    """How exact a model is on the machine at hand, by states ``(T, D)`` with one rounding and another.
 
-    Each dimension is measured by its own noise, so that a few large ones hide no error of the others.
-
-    Args:
-        exact: States, or other results, of some tokens. ``(T, D)``
-        noisy: The same with other rounding. ``(T, D)``
-
-    Raises:
-        ValueError: The noise is as large as what tells one token from another, as where texts depend
-            on each other; or something is not a number.
+    Each dimension is measured by its own noise, so that a few large ones hide no error of the
+    others. ValueError where the noise is as large as what tells one token from another, as where
+    texts depend on each other, or something is not a number.
     """
 
     def __init__(self, exact: Tensor, noisy: Tensor) -> None:
@@ -64,11 +58,8 @@ def error_in_noise(
 ) -> float:
     """Return how far a way is off, in units of the model's own noise; right ones are within ``FACTOR``.
 
-    Args:
-        found: What the way gives. ``(T, D)``
-        exact: What it ought to give. ``(T, D)``
-        again: Computes the latter anew, best in a batch of another shape.
-        model: Whose embedding is noisy meanwhile.
+    ``again`` computes ``exact`` ``(T, D)`` anew, best in a batch of another shape, while the
+    embedding of ``model`` is noisy.
     """
     if torch.equal(found, exact):
         return 0.0

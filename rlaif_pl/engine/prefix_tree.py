@@ -60,13 +60,10 @@ class PackedTree(NamedTuple):
 def grow(
     texts: Sequence[Text], members: Sequence[int], start: int = 0, least: int = LEAST_SHARED
 ) -> list[Node]:
-    """Group rows by what they have in common from a place on; sibling nodes, each row below one.
+    """Group rows by what they have in common from ``start`` on; sibling nodes, each row below one.
 
-    Args:
-        texts: All rows.
-        members: Rows to group, sorted by their tokens; all are the same before ``start``.
-        start: Where to begin.
-        least: Fewest tokens of a node that several rows share.
+    ``members`` are sorted by their tokens and the same before ``start``; ``least`` is the fewest
+    tokens of a node that several rows share.
     """
     nodes = []
     for run in _runs(texts, members, start + least):
@@ -86,13 +83,9 @@ def pack_trees(
     *,
     to_the_end: bool = False,
 ) -> PackedTree:
-    """Lay trees out in one row, level by level.
+    """Lay trees, which start where the root ends, out in one row, level by level.
 
-    Args:
-        trees: First nodes; they start where the root ends.
-        device: Where the tensors go.
-        root: Tokens that all rows begin with and that are not in the row.
-        to_the_end: Carry leaves down as empty segments, so that the last level has every row.
+    ``to_the_end`` carries leaves down as empty segments, so that the last level has every row.
     """
     levels: list[list[Segment]] = []
     ids: list[int] = []

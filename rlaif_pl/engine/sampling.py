@@ -192,12 +192,7 @@ def _least(values: Tensor, norm: Tensor, top_p: float) -> Tensor:
 
 
 class StopStrings:
-    """Finds stop strings by decoding the end of a text.
-
-    Args:
-        strings: What ends a text.
-        decode: Turns token ids into text.
-    """
+    """Finds stop strings by decoding the end of a text."""
 
     def __init__(self, strings: Sequence[str], decode: Callable[[Sequence[int]], str]) -> None:
         self.strings = tuple(strings)

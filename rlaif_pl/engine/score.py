@@ -16,12 +16,7 @@ LOGITS = 1 << 24  # logits held at a time where all of a row are needed
 
 
 class CappedHead(nn.Module):
-    """Output embedding followed by ``cap * tanh(logits / cap)``, as Gemma 2 has it.
-
-    Args:
-        linear: Output embedding ``(V, D)``.
-        cap: Bound of the logits, above 0.
-    """
+    """Output embedding ``(V, D)`` followed by ``cap * tanh(logits / cap)``, as Gemma 2 has it."""
 
     def __init__(self, linear: nn.Linear, cap: float) -> None:
         super().__init__()

@@ -41,10 +41,8 @@ class Root(NamedTuple):
 class PrefixTreeRunner:
     """Runs rows by as few computed tokens as are needed, and makes logits only where they are read.
 
-    Args:
-        model: Model that can be packed, without a trunk of its own.
-        batch_tokens: Most tokens in one forward pass.
-        least_shared: Fewest tokens that are worth computing once for several rows.
+    The model can be packed and has no trunk; a forward pass has at most ``batch_tokens``, and fewer
+    than ``least_shared`` tokens are computed for each row anew.
     """
 
     def __init__(
@@ -70,15 +68,10 @@ class PrefixTreeRunner:
     def states(
         self, prompts: Sequence[ScoredRow], copies: Sequence[int], max_new_tokens: int
     ) -> Iterator[tuple[PackedState, list[int]]]:
-        """Run prompts and yield texts to be continued, batch by batch.
+        """Run prompts of at least one token and yield texts to be continued, batch by batch.
 
-        Args:
-            prompts: Rows of at least one token, none of them scored.
-            copies: Texts that continue each prompt.
-            max_new_tokens: Most tokens that a text will get.
-
-        Yields:
-            The state of a batch, which wants each prompt's last token first, and its texts' prompts.
+        Of each prompt there are so many ``copies``, which get at most ``max_new_tokens``. Yields
+        the state of a batch, which wants each prompt's last token first, and its texts' prompts.
         """
         texts = [Text(row.ids[:-1], max(len(row.ids) - 2, 0)) for row in prompts]
         order = sorted(range(len(texts)), key=lambda n: texts[n].ids)
@@ -183,10 +176,7 @@ def merge(rows: Sequence[ScoredRow]) -> tuple[list[Text], list[int]]:
 def buckets(lengths: Sequence[int], budget: int, *, padded: bool = False) -> Iterator[list[int]]:
     """Yield indices of items of like length, longest group first (memory runs out at once or never).
 
-    Args:
-        lengths: Cost of each item in tokens.
-        budget: Most tokens in a group, at least 1; one longer item still forms a group.
-        padded: Every item of a group costs as much as its longest.
+    A group has at most ``budget`` tokens, or one item; ``padded`` items cost as much as their longest.
     """
     if budget < 1:
         raise ValueError(f"batch_tokens must be at least 1, got {budget}")

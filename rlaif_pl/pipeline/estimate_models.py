@@ -68,10 +68,8 @@ class ModelShape:
     def forward_flops(self, tokens: float, length: float, scored: float = 0.0) -> float:
         """Floating-point operations of a forward pass; a multiplication and an addition are two.
 
-        Args:
-            tokens: Tokens read, in all.
-            length: Mean length of a text, which attention looks back over (half of it on average).
-            scored: Tokens whose vocabulary logits are computed.
+        Of ``tokens`` in all, in texts of a mean ``length`` (which attention looks back over, half
+        of it on average), with vocabulary logits of ``scored`` tokens.
         """
         layer = 2 * self.matrices + 2 * self.query * length
         return tokens * self.layers * layer + 2 * scored * self.embedding

@@ -134,15 +134,7 @@ class Network:
 
 
 class Fit:
-    """A ``fit`` stage in numbers.
-
-    Args:
-        content: Its resolved config.
-        inputs: Sizes of what it reads.
-
-    Raises:
-        ValueError: Its module or the size of its model is not known.
-    """
+    """A ``fit`` stage in numbers, from its resolved config; ValueError for unknown modules or sizes."""
 
     def __init__(self, content: Value, inputs: Inputs) -> None:
         self.content, self.inputs, expect = content, inputs, inputs.expect

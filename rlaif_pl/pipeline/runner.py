@@ -28,11 +28,7 @@ SHOWN_LINES = 15  # of the log of a stage that failed
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal asks the run to end.
-
-    Args:
-        number: The signal.
-    """
+    """A signal asks the run to end."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)

@@ -37,17 +37,12 @@ def demonstrations(
     only_last: bool = False,
     cut: Cut = "sentence",
 ) -> Demonstrations:
-    """Take all revisions of harmful prompts, and helpful answers as they are.
+    """Take all revisions of harmful prompts, or only each one's last, and helpful answers as they are.
 
-    First answers to harmful prompts are never taken, nor revisions that changed nothing.
-
-    Args:
-        revisions: Rows of a revise job, of both kinds.
-        helpful: Helpful prompts with references, to be mixed in.
-        only_last: Take only the last revision of each prompt; the paper takes all.
-        cut: What becomes of a response that the length limit cut: ``sentence`` ends it with its last
-            full sentence, or leaves out one without, lest a policy learn to stop within one; ``keep``
-            takes it as it is, ``drop`` leaves it out.
+    First answers to harmful prompts are never taken, nor revisions that changed nothing. ``cut``
+    says what becomes of a response that the length limit cut: ``sentence`` ends it with its last
+    full sentence, or leaves out one without, lest a policy learn to stop within one; ``keep`` takes
+    it, ``drop`` does not.
     """
     dropped: Counter[str] = Counter()
     last = {(row.group, row.prompt): row.round for row in revisions if row.failure is None}

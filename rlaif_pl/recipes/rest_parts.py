@@ -32,10 +32,8 @@ class Parts:
     ) -> tuple[Path, Result]:
         """Return a part's folder and its result.
 
-        Args:
-            name: Name of the part and of its folder.
-            given: What else it depends on.
-            work: Does the part in the folder it is given; must be able to go on from there.
+        It also depends on what is ``given``; ``work`` does it in its folder and must be able to go
+        on there.
         """
         self.fingerprint = digest({"before": self.fingerprint, "name": name, "given": dict(given)})
         folder = self.out / name

@@ -130,13 +130,10 @@ class _Writer:
 def read_checkpoint(
     path: Path, map_location: Any = "cpu", *, sum_up: bool = True, mmap: bool = False
 ) -> dict[str, Any]:
-    """Read a checkpoint of Lightning: tensors and plain values, no code.
+    """Read a checkpoint of Lightning, a file or a folder with one a process: tensors, values, no code.
 
-    Args:
-        path: The file, or a folder with the parts of all processes, which are put together.
-        map_location: Where its tensors go, as ``torch.load`` takes it.
-        sum_up: Compare the file with its checksum; one without (of an earlier version) is warned of.
-        mmap: Leave tensors on disk until they are used.
+    ``sum_up`` compares it with its checksum (one without, of an earlier version, is warned of);
+    ``mmap`` leaves tensors on disk until they are used.
 
     Raises:
         FileNotFoundError: There is no file.

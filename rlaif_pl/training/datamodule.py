@@ -159,9 +159,8 @@ class PreferenceDataModule(LightningDataModule):
     def keep_rows(self, choose: Callable[[Sequence[Any]], Sequence[bool]], reason: str) -> None:
         """Leave rows out of both splits, with a warning that counts them; after ``setup``.
 
-        Args:
-            choose: Whether to keep each of some rows; of each split at least one.
-            reason: Why the others are left out, and what to do.
+        ``choose`` tells of some rows which to keep, of each split at least one; ``reason`` says
+        why, and what to do.
         """
         for split, name in (("training", "train_rows"), ("validation", "validation_rows")):
             rows = getattr(self, name)

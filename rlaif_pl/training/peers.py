@@ -39,11 +39,7 @@ OF_COLLECTIVES = (
 class Peers:
     """Shows the others that this process lives, and ends it where one of them does not answer.
 
-    Args:
-        store: Store of all ranks that nothing else uses.
-        rank: Of this process.
-        size: Number of ranks.
-        patience: Seconds without a sign of life after which a rank is given up; 0 for never.
+    The store is used by nothing else; after ``patience`` seconds a rank is given up, with 0 never.
     """
 
     def __init__(self, store: TCPStore, rank: int, size: int, patience: float) -> None:

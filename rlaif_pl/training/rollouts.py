@@ -20,12 +20,10 @@ from rlaif_pl.types import PromptBatch
 
 
 class Rollouts:
-    """Who draws a run's responses, and what was asked ahead.
+    """Who draws a run's responses (None: this process), and what was asked ahead.
 
-    Args:
-        generator: Who draws; None draws in this process. Where it has ``overlap``, the next step's
-            responses are asked for before this step's update, so that they are drawn while it runs,
-            from weights that are one step old.
+    Where it has ``overlap``, the next step's responses are asked for before this step's update, so that
+    they are drawn while it runs, from weights that are one step old.
     """
 
     def __init__(self, generator: GenerationBackend | None) -> None:
@@ -43,9 +41,7 @@ class Rollouts:
     def update(self, policy: Callable[[], CausalModel], step: int) -> None:
         """Let the backend draw with the weights of a step, once what was asked ahead is there.
 
-        Args:
-            policy: Returns the policy, called on every process: weights may have to be gathered.
-            step: Whose weights they are; a step's are sent once.
+        ``policy`` is called on every process: weights may have to be gathered. A step's are sent once.
         """
         if self._served == step:
             return

@@ -50,11 +50,7 @@ class Division(NamedTuple):
 
 
 class Sharded:
-    """A module's weights, divided among the processes of a mesh.
-
-    Raises:
-        ValueError: The architecture can only be run in groups of texts, unlike on each process.
-    """
+    """A module's weights, divided among a mesh's processes; of one that runs unlike texts at once."""
 
     def __init__(
         self,

@@ -33,16 +33,12 @@ class StepMeanModule(LightningModule):
         return {name: value for name, value in self.named_parameters() if value.requires_grad}
 
     def weighted(self, loss: Tensor, count: Tensor) -> Tensor:
-        """Weigh a micro-batch's mean loss by its share of the optimizer step's batch.
+        """Weigh a micro-batch's mean loss over ``count`` by its share of the optimizer step's batch.
 
         Lightning averages over the parts of a step (``accumulate_grad_batches``), and distributed
         strategies over ranks, as if each had as much to average. How much all of them have is known
         when the last is computed, so losses are weighted relative to the first part, and the
         gradient is put right in ``optimizer_step``. Without a trainer each batch is a step.
-
-        Args:
-            loss: Mean over what ``count`` counts. A scalar.
-            count: Tokens, rows or weights on this rank. A scalar.
         """
         return loss * self.weight_of(count.detach().to(loss.dtype))
 
@@ -59,12 +55,8 @@ class StepMeanModule(LightningModule):
     def backward_parts(self, losses: Sequence[Callable[[], Tensor]], count: Tensor) -> Tensor:
         """Run parts of a batch forward and backward one after the other, to hold one at a time.
 
-        Args:
-            losses: Each computes a part's share of the batch's mean loss.
-            count: What the whole batch averages over; see ``weighted``.
-
-        Returns:
-            The last part's loss, whose backward pass is the caller's. Before it gradients stay here.
+        Each computes its share of the mean loss over ``count``. Returns the last one's loss, whose
+        backward pass is the caller's; before it gradients stay on this rank.
         """
         if len(losses) == 1:
             return self.weighted(losses[0](), count)

@@ -24,11 +24,7 @@ PAIRS = ("chosen", "rejected"), ("first", "second")
 
 
 class Columns:
-    """Reads one table's rows by our names.
-
-    Args:
-        theirs: Our column name to theirs; a column of our own name needs no entry.
-    """
+    """Reads one table's rows by our names; a column of our own name needs no entry in ``theirs``."""
 
     def __init__(self, theirs: Mapping[str, str] | None) -> None:
         self.theirs = dict(theirs or {})

@@ -27,14 +27,9 @@ logger = logging.getLogger(__name__)
 
 
 def load_preferences(data: Data) -> LoadedPreferences:
-    """Read pairs of responses, labeled or not.
+    """Read pairs of responses, labeled or not, in file order; and why others were left out.
 
-    Args:
-        data: What to read; a string is a name with everything else at its default. Records in memory
-            are read like the rows of a file.
-
-    Returns:
-        Rows in file order, and why others were left out.
+    A string is a name with everything else at its default; records in memory are read like rows.
 
     Raises:
         FileNotFoundError: A local file is missing.

@@ -39,9 +39,8 @@ def is_records(data: object) -> bool:
 def memory_rows(records: Records | datasets.Dataset) -> Iterator[RawRow]:
     """Yield records as rows of a file, to be read and checked like those.
 
-    Args:
-        records: ``Preference`` or ``Prompt`` objects; dicts in any layout that files may have; texts,
-            which are prompts; or a ``datasets.Dataset`` of such rows. Else TypeError.
+    They are ``Preference`` or ``Prompt`` objects, dicts in any layout that files may have, texts (which
+    are prompts) or a ``datasets.Dataset`` of such rows; anything else is a TypeError.
     """
     known: Any = sys.modules.get("datasets")  # whoever holds a data set of it has imported it
     if known and isinstance(records, known.DatasetDict | known.IterableDatasetDict):

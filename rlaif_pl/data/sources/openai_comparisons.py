@@ -35,16 +35,11 @@ def read_comparisons(
 ) -> LoadedPreferences:
     """Collapse rows to one preference a pair, in order of first appearance.
 
-    All pairs are in memory until the last row is read: it may hold a vote on the first.
-
-    Args:
-        rows: Rows of ``info{id, post}``, ``summaries[2]{text, policy}``, ``choice``, ``worker`` and
-            ``extra{confidence}``; id, policy, worker and confidence may be missing.
-        confidence: Count only votes with these confidences; None counts all.
-        with_title: Put ``info.subreddit`` and ``info.title`` before the post.
-
-    Raises:
-        ValueError: A row lacks the post, a summary or the choice; names file, line and field.
+    All pairs are in memory until the last row is read: it may hold a vote on the first. Rows have
+    ``info{id, post}``, ``summaries[2]{text, policy}``, ``choice``, ``worker`` and
+    ``extra{confidence}``; id, policy, worker and confidence may be missing. Only votes with a
+    ``confidence`` count, or all where it is None; ``with_title`` puts ``info.subreddit`` and
+    ``info.title`` before the post.
     """
     votes: dict[tuple[str, frozenset[str]], list[_Vote]] = {}
     dropped: Counter[str] = Counter()

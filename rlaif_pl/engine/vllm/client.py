@@ -28,13 +28,7 @@ class RefusedError(ValueError):
 
 
 class Client:
-    """One server.
-
-    Args:
-        base_url: Where it listens, with or without ``/v1``.
-        timeout_s: Seconds to wait for an answer.
-        transport: How requests travel; None for the network.
-    """
+    """One server, at an address with or without ``/v1``; ``transport`` None is the network."""
 
     def __init__(
         self, base_url: str, timeout_s: float, transport: httpx.BaseTransport | None = None

@@ -16,12 +16,7 @@ Result = TypeVar("Result")
 
 
 class Servers:
-    """Servers that answer, of those that were named.
-
-    Args:
-        clients: All of them.
-        concurrency: Requests a server is sent at a time, at least 1.
-    """
+    """Servers that answer, of those named; each is sent ``concurrency`` requests at a time."""
 
     def __init__(self, clients: Sequence[Client], concurrency: int) -> None:
         self.all = tuple(clients)

@@ -31,12 +31,7 @@ def draw_subset(rows: Index, groups: Sequence[str], size: int, seed: int) -> Ind
     """Draw whole posts at random until ``size`` pairs are there, then cut to ``size``; ascending.
 
     With one seed a smaller subset is part of a larger one, so that the curve's points share their luck.
-
-    Args:
-        rows: Pairs to draw from.
-        groups: Post of every pair of the study. ``(N,)``
-        size: Pairs wanted, at least 1; all of ``rows`` where there are no more.
-        seed: Chooses another subset.
+    ``groups`` has the post of every pair of the study ``(N,)``, ``rows`` the pairs to draw from.
     """
     if size < 1:
         raise ValueError(f"expected subsets of at least 1 pair, got {size}")

@@ -78,10 +78,8 @@ def read_rows(path: Path | str) -> list[LabelerRow]:
 def cost_results(rows: Sequence[LabelerRow], prices: Mapping[str, Price]) -> StudyResults:
     """Lay out what a label costs by each labeler and price, beside a person's.
 
-    Args:
-        rows: Labelers with their measured tokens.
-        prices: US dollars per million tokens by name of an endpoint. The tokens are those of the
-            labeler's own tokenizer; another model's will count somewhat differently.
+    Prices are US dollars per million tokens by name of an endpoint. The tokens are those of the
+    labeler's own tokenizer; another model's will count somewhat differently.
     """
     header: Columns = ["labeler", Column("alignment, %", PERCENT), "tokens read + written"]
     header += [Column("s a pair", ".2f"), Column("pairs an hour", ",.0f")]

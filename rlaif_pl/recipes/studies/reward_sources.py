@@ -90,14 +90,9 @@ def compare_sources(
 ) -> SourcesReport:
     """Fit every arm by every method and measure all on the gold verdicts.
 
-    Args:
-        fitter: Fits and judges.
-        data: Pairs with both labels.
-        arms: Some of ``sources.ARMS``.
-        seeds: Seeds by method; a method without any is left out.
-        folds: Folds by post; each pair is judged by models that saw nothing of its post.
-        ai_weight: Weight of the AI's labels in ``hybrid``.
-        draws: Bootstrap resamples, by post.
+    ``arms`` are some of ``sources.ARMS``; a method without ``seeds`` is left out; each pair is
+    judged by models of ``folds`` that saw nothing of its post; ``ai_weight`` is that of the AI's
+    labels in ``hybrid``, ``draws`` the bootstrap resamples, by post.
     """
     margins: dict[str, Array] = {}
     for method, own in seeds.items():

@@ -57,10 +57,8 @@ def label_twice(
 ) -> TwiceLabeled:
     """Bring together labels of the same pairs, whichever response stands first in each file.
 
-    Args:
-        human: Pairs judged by people; those without a label are left out.
-        ai: The same pairs judged by an AI; a pair may be missing, but not all.
-        strata: The same pairs with the labels of some votes only, by name.
+    Pairs that people did not label are left out; some, but not all, may be missing of the AI's.
+    ``strata`` are the same pairs with the labels of some votes only, by name.
     """
     pairs = [pair for pair in human if pair.p_first is not None]
     machine = _by_key(ai)

@@ -15,12 +15,7 @@ from rlaif_pl.types import PointwiseLabeler, Reward
 
 
 class AlarmJudge:
-    """Scores samples that a policy was just paid for.
-
-    Args:
-        judge: A reward or pointwise labeler the policy was not trained on.
-        num_samples: Samples judged at a time on each process, at least 2.
-    """
+    """Has at least 2 samples that a policy was paid for scored by what it was not trained on."""
 
     def __init__(self, judge: Reward | PointwiseLabeler, num_samples: int) -> None:
         if num_samples < 2:

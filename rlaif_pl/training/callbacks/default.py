@@ -66,13 +66,7 @@ def callback_specs(
     """Return what a fit's trainer gets: the default callbacks around those that are given.
 
     A default is left out where one of its class is given; the checkpoint, where one is given that saves
-    the last. So a list that has been completed stays as it is.
-
-    Args:
-        module: Class to train.
-        given: Callbacks of the config, each with class_path and maybe init_args.
-        options: Of the defaults.
-        checkpointing: Whether the trainer may save checkpoints.
+    the last or the trainer saves none. So a list that has been completed stays as it is.
     """
     chosen = options or DefaultCallbacks()
     arguments = _arguments(module, chosen)

@@ -32,15 +32,11 @@ Mode = Literal["online", "offline", "disabled"]
 def default_loggers(
     root: str | Path, project: str = "rlaif_pl", name: str | None = None
 ) -> list[Logger]:
-    """Return the history file and, unless it is disabled, a W&B logger.
+    """Return the history file and, unless it is disabled, a W&B logger of the folder ``root``.
 
     The history file comes first, so ModelCheckpoint saves in ``<root>/checkpoints`` by default. The
-    W&B run keeps its identity in ``<root>/wandb_id.txt``: a resumed run goes on in it.
-
-    Args:
-        root: Folder of the run or stage; made if need be.
-        project: W&B project.
-        name: Name shown by W&B; by default the folder's.
+    W&B run keeps its identity in ``<root>/wandb_id.txt``: a resumed run goes on in it. By default
+    it has the folder's name.
     """
     folder = Path(root)
     loggers: list[Logger] = [HistoryFile(folder)]
