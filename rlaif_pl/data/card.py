@@ -143,22 +143,18 @@ def _provenance(pairs: Sequence[Preference]) -> list[list[str]]:
 def _counts(
     pairs: Sequence[Preference], exported: Exported, metrics: Mapping[str, float]
 ) -> list[list[str]]:
-    rows = [["in this table", str(len(exported.rows))]]
-    rows += [[f"left out: {reason}", str(n)] for reason, n in sorted(exported.left_out.items())]
     prefix = "label/failed_"
-    for key in sorted(metrics):
-        if key.startswith(prefix):
-            reason = key.removeprefix(prefix)
-            rows.append([f"asked for in vain: {reason}", f"{metrics[key]:.0f}"])
-    tied = sum(pair.p_first == 0.5 for pair in pairs)
+    failed = [(key, n) for key, n in sorted(metrics.items()) if key.startswith(prefix)]
     tokens = sum(pair.provenance.tokens for pair in pairs)
     cost = math.fsum(pair.provenance.cost_usd for pair in pairs)
-    rows.append(["ties among the labels (p = 0.5)", str(tied)])
-    rows.append(
-        ["tokens read and written for the labels", f"{metrics.get('label/tokens', tokens):,.0f}"]
-    )
-    rows.append(["US dollars paid for them", f"{metrics.get('label/cost_usd', cost):.2f}"])
-    return rows
+    return [
+        ["in this table", str(len(exported.rows))],
+        *([f"left out: {reason}", str(n)] for reason, n in sorted(exported.left_out.items())),
+        *([f"asked for in vain: {key.removeprefix(prefix)}", f"{n:.0f}"] for key, n in failed),
+        ["ties among the labels (p = 0.5)", str(sum(pair.p_first == 0.5 for pair in pairs))],
+        ["tokens read and written for the labels", f"{metrics.get('label/tokens', tokens):,.0f}"],
+        ["US dollars paid for them", f"{metrics.get('label/cost_usd', cost):.2f}"],
+    ]
 
 
 def _believe(metrics: Mapping[str, float]) -> str:
@@ -167,12 +163,9 @@ def _believe(metrics: Mapping[str, float]) -> str:
     for name, meaning in MEASURES.items():
         key = prefix + name
         if key in metrics:
-            low, high = metrics.get(f"{key}_low"), metrics.get(f"{key}_high")
-            limits = (
-                f" [{100 * low:.1f}, {100 * high:.1f}]"
-                if low is not None and high is not None
-                else ""
-            )
+            ends = [metrics.get(f"{key}_{end}") for end in ("low", "high")]
+            known = [f"{100 * end:.1f}" for end in ends if end is not None]
+            limits = f" [{', '.join(known)}]" if len(known) == 2 else ""
             rows.append([meaning, f"{100 * metrics[key]:.1f} %{limits}"])
     if not rows:
         return "## Agreement with gold verdicts\n\nNot measured. Treat the labels as unverified."

@@ -43,7 +43,13 @@ def verify(path: Path) -> bool:
     """
     size = path.stat().st_size
     with path.open("rb") as file:
-        _refuse_other_kinds(file.read(8), size)
+        head = file.read(8)
+        if not size:
+            raise DamagedFileError("an empty file")
+        if head.startswith(b"\x80"):
+            raise DamagedFileError("a pickle, which would run code of whoever wrote it when read")
+        if not head.startswith(b"PK\x03\x04"):
+            raise DamagedFileError(f"a file of another kind, which begins with {head!r}")
         ends = max(0, size - END_SIZE - COMMENT_SIZE)
         file.seek(ends)
         tail = file.read()
@@ -100,12 +106,3 @@ def is_whole(path: Path) -> bool:
     except (DamagedFileError, OSError):
         return False
     return True
-
-
-def _refuse_other_kinds(head: bytes, size: int) -> None:
-    if not size:
-        raise DamagedFileError("an empty file")
-    if head.startswith(b"\x80"):
-        raise DamagedFileError("a pickle, which would run code of whoever wrote it when it is read")
-    if not head.startswith(b"PK\x03\x04"):
-        raise DamagedFileError(f"a file of another kind, which begins with {head!r}")

@@ -76,11 +76,7 @@ class BatchOrder:
         """Choose the epoch; Lightning calls this at the start of each."""
         self.epoch = epoch
 
-    def shards(self) -> list[Shard]:
-        """Return this rank's batches of the current epoch."""
-        return list(self.shards_from(0))
-
-    def shards_from(self, start: int) -> Iterator[Shard]:
+    def shards(self, start: int = 0) -> Iterator[Shard]:
         """Yield this rank's batches of the current epoch, from a number on."""
         rows, ends = self._global_batches()
         for number in range(start, len(ends)):
@@ -155,7 +151,7 @@ class BatchLoader(Generic[Row, Batch]):
         epoch = self.batch_sampler.epoch
         start = self._resume[1] if self._resume is not None and self._resume[0] == epoch else 0
         self._resume = None
-        for number, shard in enumerate(self.batch_sampler.shards_from(start), start=start + 1):
+        for number, shard in enumerate(self.batch_sampler.shards(start), start=start + 1):
             self._handed_out = (epoch, number)
             yield self.collate([self.rows[n] for n in shard.rows], shard.rows, shard.is_padding)
 
@@ -164,7 +160,7 @@ class BatchLoader(Generic[Row, Batch]):
         epoch, number = self._handed_out
         if number >= len(self):
             epoch, number = epoch + 1, 0
-        shard = next(replace(self.batch_sampler, epoch=epoch).shards_from(number))
+        shard = next(replace(self.batch_sampler, epoch=epoch).shards(number))
         return self.collate([self.rows[n] for n in shard.rows], shard.rows, shard.is_padding)
 
     def state_dict(self) -> dict[str, int]:

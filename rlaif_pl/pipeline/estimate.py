@@ -162,15 +162,10 @@ def _labeling(labeler: Value, pairs: float | None, inputs: Inputs) -> StageEstim
 
 def label_cost(labeler: Labeler, pairs: int, expect: Expect) -> Projection | None:
     """Project what a labeler asks about pairs of the expected lengths; None where nobody knows."""
-    prompt, first, second = (
-        letter * round(CHARACTERS_PER_TOKEN * tokens)
-        for letter, tokens in (
-            ("p", expect.prompt_tokens),
-            ("a", expect.response_tokens),
-            ("b", expect.response_tokens),
-        )
+    prompt, response = (
+        round(CHARACTERS_PER_TOKEN * n) for n in (expect.prompt_tokens, expect.response_tokens)
     )
-    pair = Preference(prompt, first, second, "made up")
+    pair = Preference("p" * prompt, "a" * response, "b" * response, "made up")
     return estimate_cost(labeler, [pair] * pairs, sample=1, text_tokens=expect.rationale_tokens)
 
 

@@ -95,7 +95,9 @@ class PreferenceDataModule(LightningDataModule):
         super().__init__()
         self.prepare_data_per_node = False  # several nodes would each pay for the same labels
         self.task = task
-        self.source = _required(task, preferences, prompts, demonstrations)
+        self.source = _required(
+            task, preferences=preferences, prompts=prompts, demonstrations=demonstrations
+        )
         self.validation = validation
         self.validation_fraction = validation_fraction
         self.labeling = labeling
@@ -136,6 +138,7 @@ class PreferenceDataModule(LightningDataModule):
         if self.task == "comparisons":
             self.train_rows = rows
             return
+        left_out = 0
         if self.validation is None:
             self.train_rows, self.validation_rows = split_by_group(
                 rows, self.validation_fraction, self.seed
@@ -145,7 +148,7 @@ class PreferenceDataModule(LightningDataModule):
             reserved = {row.group for row in self.validation_rows}
             left = (n for n, row in enumerate(rows) if row.group not in reserved)
             self.train_rows = select(rows, left)
-        left_out = len(rows) - len(self.train_rows) if self.validation is not None else 0
+            left_out = len(rows) - len(self.train_rows)
         if not self.train_rows:
             raise ValueError(
                 f"expected {self.task} to train on, all {len(rows)} rows share prompts with the "
@@ -256,16 +259,9 @@ class PreferenceDataModule(LightningDataModule):
         return BatchLoader(rows, COLLATE[self.task], order)
 
 
-def _required(
-    task: Serve, preferences: Pairs | None, prompts: Data | None, demonstrations: Data | None
-) -> Pairs:
+def _required(task: Serve, **sources: Pairs | None) -> Pairs:
     if task not in COLLATE:
         raise ValueError(f"expected serve to be one of {', '.join(COLLATE)}, got {task!r}")
-    sources: dict[str, Pairs | None] = {
-        "preferences": preferences,
-        "prompts": prompts,
-        "demonstrations": demonstrations,
-    }
     argument = "preferences" if task in ("pairs", "comparisons") else task
     source = sources[argument]
     if source is None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import datasets
 
 logger = logging.getLogger(__name__)
+DAMAGE = (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError)
 SAVED_MARKS = ("dataset_dict.json", "state.json")  # left by datasets' save_to_disk
 
 
@@ -109,15 +110,7 @@ def undamaged(name: str) -> Iterator[None]:
     """Name the data set whose files ``datasets`` or pyarrow cannot read, in a ValueError."""
     try:
         yield
-    except (
-        pa.ArrowException,
-        ArithmeticError,
-        AttributeError,
-        LookupError,
-        OSError,
-        TypeError,
-        ValueError,
-    ) as error:
+    except (pa.ArrowException, *DAMAGE) as error:
         is_of_system = isinstance(error, OSError) and error.errno is not None
         if is_of_system or name in str(error):
             raise

@@ -9,18 +9,8 @@ from rlaif_pl.data import tiny_requests
 
 HARMFUL_NAMES = ("harmless", "red-team", "red_team", "redteam")  # of data about harm, HH's included
 Format = Literal["auto", "preferences", "prompts", "columns", "openai_comparisons", "hh", "trl"]
-OUR_COLUMNS = (
-    "prompt",
-    "first",
-    "second",
-    "p_first",
-    "label",
-    "weight",
-    "group",
-    "reference",
-    "chosen",
-    "rejected",
-)
+TEXTS = ("prompt", "first", "second", "chosen", "rejected", "reference")
+OUR_COLUMNS = (*TEXTS, "p_first", "label", "weight", "group")
 
 
 @dataclass(frozen=True)
