@@ -50,7 +50,9 @@ def replaced(path: Path, work: Path | None = None) -> Iterator[BinaryIO]:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            work.chmod(0o666 & ~_umask())
+            mask = os.umask(0o022)  # it can only be read by setting it
+            os.umask(mask)
+            work.chmod(0o666 & ~mask)
             os.replace(work, path)
         except BaseException:
             with suppress(OSError):
@@ -109,10 +111,3 @@ def _write_all(file: BinaryIO, offset: int, data: bytes) -> None:
     while view:
         view = view[file.write(view) :]
     file.truncate(offset + len(data))
-
-
-def _umask() -> int:
-    """Return the process's umask, which can only be read by setting it."""
-    current = os.umask(0o022)
-    os.umask(current)
-    return current

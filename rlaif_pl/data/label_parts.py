@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -56,15 +55,7 @@ class LabelParts:
     def append(self, labeled: Sequence[Preference]) -> None:
         """Add labels to this rank's file; they are on disk when this returns."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        if self.path.is_file():
-            self._drop_cut_line()
         self.path.touch()
         data = "".join(encode(pair) + "\n" for pair in labeled).encode()
-        replace_end(self.path, data, sync=True)
-
-    def _drop_cut_line(self) -> None:
-        """Remove what a kill left of a line, so that the next one begins a line."""
-        content = self.path.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            os.truncate(self.path, whole)
+        whole = self.path.read_bytes().rfind(b"\n") + 1  # a kill may have left a part of a line
+        replace_end(self.path, data, whole, sync=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from rich.console import Console
@@ -116,7 +116,8 @@ def missing_pairs(
         return retry_failed or (retry_transient and is_asked_again(answer.provenance.failure))
 
     found = _looked_up(pairs, fingerprint, store)
-    return _unique(pair for pair, answer in found if is_missing(answer))
+    rows = DiskRows(unlabeled(pair) for pair, answer in found if is_missing(answer))
+    return select(rows, first_places(key_codes(map(texts_of, rows))))
 
 
 def stored_labels(
@@ -154,13 +155,6 @@ class _Note(ProgressColumn):
 
     def render(self, task: Task) -> Text:  # noqa: ARG002 (the words are about the whole job)
         return Text(self._say())
-
-
-def _unique(pairs: Iterable[Preference]) -> Sequence[Preference]:
-    """Keep the first of pairs with the same texts, without labels a labeler might copy."""
-    rows = DiskRows(unlabeled(pair) for pair in pairs)
-    codes = key_codes(map(texts_of, rows))
-    return select(rows, first_places(codes))
 
 
 def _checked(

@@ -17,6 +17,7 @@ from rlaif_pl.text import shown
 from rlaif_pl.types import Preference, Prompt
 
 Record = TypeVar("Record", Preference, Prompt)
+_hints = cache(get_type_hints)  # of a dataclass: they take longer to look up than a row to read
 logger = logging.getLogger(__name__)
 
 
@@ -101,12 +102,6 @@ def _decode(
                 "add it, or map your columns with `columns`"
             )
     return kind(**values)
-
-
-@cache
-def _hints(kind: Any) -> dict[str, Any]:
-    """Return a dataclass's annotations, which take longer to look up than a row to read."""
-    return get_type_hints(kind)
 
 
 def _matched(value: object, hint: Any, where: str, name: str) -> object:

@@ -95,8 +95,7 @@ class PrefixTreeRunner:
             # a beginning that more than a pair has is likely to come again in later calls
             lasts = tree.start == 0 and len(tree.members) > 2
             if tree.children and (lasts or self._cost(tree, extra) > self.batch_tokens):
-                longer = self._keep(self._extend(root, tree.ids))
-                yield from self._parts(texts, tree.members, longer, extra)
+                yield from self._parts(texts, tree.members, self._extend(root, tree.ids), extra)
             else:
                 small.append(tree)
         for group in buckets([self._cost(tree, extra) for tree in small], self.batch_tokens):
@@ -117,19 +116,16 @@ class PrefixTreeRunner:
         return None
 
     def _extend(self, root: Root, ids: tuple[int, ...]) -> Root:
+        """Compute a longer root and keep it for later calls, the newest within ``batch_tokens``."""
         device = self.model.top.device
         batch = pack_segments([[Segment(len(ids))]], device, root.cache)
         cache = KVCache(batch)
         (moved,) = to_device([ids], device)
         self.model.top.packed_forward(moved, batch, moved[:0], cache=cache)
-        return Root((*root.ids, *ids), cache.joined())
-
-    def _keep(self, root: Root) -> Root:
-        """Keep a root for later calls, the newest ones within ``batch_tokens`` in all."""
-        self._roots[root.ids] = root
+        longer = self._roots[(*root.ids, *ids)] = Root((*root.ids, *ids), cache.joined())
         while len(self._roots) > 1 and sum(map(len, self._roots)) > self.batch_tokens:
             self._roots.popitem(last=False)
-        return root
+        return longer
 
     def _score_part(
         self,

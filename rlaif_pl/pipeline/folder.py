@@ -74,27 +74,23 @@ def folder_lock(out: Path, patience: float = LOCK_PATIENCE) -> Iterator[None]:
     out.mkdir(parents=True, exist_ok=True)
     with (out / ".lock").open("a+", encoding="utf-8") as stream:
         deadline = time.monotonic() + patience
-        while not _locked(stream.fileno()):
-            if time.monotonic() > deadline:
-                stream.seek(0)
-                raise FolderInUseError(
-                    f"{out} is in use by another run ({stream.read().strip() or 'unknown'}); "
-                    "wait for it to end, end it, or choose another folder with --out"
-                )
+        while True:
+            try:
+                fcntl.flock(stream.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() > deadline:
+                    stream.seek(0)
+                    raise FolderInUseError(
+                        f"{out} is in use by another run ({stream.read().strip() or 'unknown'}); "
+                        "wait for it to end, end it, or choose another folder with --out"
+                    ) from error
             time.sleep(0.1)
         os.set_inheritable(stream.fileno(), True)
         stream.truncate(0)
         stream.write(f"process {os.getpid()}\n")
         stream.flush()
         yield
-
-
-def _locked(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def merge_metrics(experiment: Experiment) -> dict[str, float]:

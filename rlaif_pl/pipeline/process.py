@@ -72,7 +72,8 @@ def stream(line: list[str], log: Path, terminal: bool) -> int:
     """
     reader, writer = pty.openpty() if terminal else os.pipe()
     if terminal:
-        _copy_window_size(writer)
+        size = os.get_terminal_size(sys.stdout.fileno()) if sys.stdout.isatty() else (120, 40)
+        fcntl.ioctl(writer, termios.TIOCSWINSZ, struct.pack("HHHH", size[1], size[0], 0, 0))
     with log.open("a", encoding="utf-8") as file, os.fdopen(reader, "rb", buffering=0):
         tee = Tee(reader, file)
         process = subprocess.Popen(
@@ -176,8 +177,3 @@ def _prepare_child() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     if LIBC is not None:
         LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def _copy_window_size(descriptor: int) -> None:
-    size = os.get_terminal_size(sys.stdout.fileno()) if sys.stdout.isatty() else (120, 40)
-    fcntl.ioctl(descriptor, termios.TIOCSWINSZ, struct.pack("HHHH", size[1], size[0], 0, 0))

@@ -72,17 +72,11 @@ def passes(
     names = np.asarray(groups)
     for name in dict.fromkeys(groups):
         rows = names == name
-        thresholds[rows] = _threshold(values[rows], by, level)
+        own, best = values[rows], values[rows].max()
+        mean = own.mean()
+        wanted = np.percentile(own, level) if by == "percentile" else mean + level * (best - mean)
+        thresholds[rows] = min(wanted, best)  # sums are rounded; the best must pass
     return values >= thresholds
-
-
-def _threshold(own: NDArray[np.float64], by: Schedule, level: float) -> float:
-    """Return the threshold of one prompt, at most its best reward."""
-    if by == "percentile":
-        wanted = float(np.percentile(own, level))
-    else:
-        wanted = float(own.mean() + level * (own.max() - own.mean()))
-    return min(wanted, float(own.max()))  # sums are rounded; the best must pass
 
 
 TrainerOption = str | int | float | bool

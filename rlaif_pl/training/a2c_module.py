@@ -166,7 +166,10 @@ class A2CModule(TrainableModule):
         if samples is None or self.rollouts.overlap:
             self.rollouts.update(self.policy_to_send, step)
         if self.rollouts.overlap and key == (step,):
-            self._ask_ahead(step + 1)
+            ahead = next_batch(self.trainer)
+            if ahead is not None:
+                seeds, policy = self.seeds(ahead, step + 1), self.actor.policy
+                self.rollouts.ask(step + 1, ahead, policy, self.sampling, seeds)
         return collect(
             self.actor,
             self.reward,
@@ -185,12 +188,6 @@ class A2CModule(TrainableModule):
             for sample in range(self.sampling.n)
         ]
 
-    def _ask_ahead(self, step: int) -> None:
-        batch = next_batch(self.trainer)
-        if batch is not None:
-            seeds = self.seeds(batch, step)
-            self.rollouts.ask(step, batch, self.actor.policy, self.sampling, seeds)
-
     @override
     def check_inputs(self) -> None:
         self.rollouts.prepare(self.actor.policy, self.sampling)
@@ -198,7 +195,9 @@ class A2CModule(TrainableModule):
     @override
     def training_step(self, batch: PromptBatch, batch_idx: int) -> Tensor:
         rollout = self.rollout(batch, self.global_step)
-        self.latest_samples = sampled_responses(self.global_step, batch, rollout, self.sampling.n)
+        prompts = [prompt for prompt in batch.prompts for _ in range(self.sampling.n)]
+        rows = zip(prompts, rollout.texts, rollout.scores.tolist(), strict=True)
+        self.latest_samples = [SampledResponse(self.global_step, *row) for row in rows]
         return self.update_loss(rollout, self.counted(rollout, batch))
 
     def update_loss(self, rollout: Rollout, is_counted: Tensor) -> Tensor:
@@ -339,12 +338,3 @@ def batch_means(rollout: Rollout, kl: Tensor, rows: Tensor) -> dict[str, Tensor]
     }
     count = rows.sum().clamp(min=1)
     return {name: value.masked_fill(~rows, 0.0).sum() / count for name, value in quantities.items()}
-
-
-def sampled_responses(
-    step: int, batch: PromptBatch, rollout: Rollout, num_generations: int
-) -> list[SampledResponse]:
-    """Pair every sampled text with its prompt and score, for tables."""
-    prompts = [prompt for prompt in batch.prompts for _ in range(num_generations)]
-    rows = zip(prompts, rollout.texts, rollout.scores.tolist(), strict=True)
-    return [SampledResponse(step, prompt, text, score) for prompt, text, score in rows]

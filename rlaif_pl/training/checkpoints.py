@@ -31,6 +31,7 @@ from rlaif_pl.training.shards import DIVIDED, joined
 
 # Keys of a checkpoint: what its models were, by place, and a hash of frozen weights without a name.
 MODELS, FROZEN = "rlaif_pl_models", "rlaif_pl_frozen"
+LIGHTNING = "pytorch-lightning_version"  # key that all of its checkpoints have
 
 
 class ChecksumCheckpointIO(TorchCheckpointIO):
@@ -154,7 +155,12 @@ def read_checkpoint(
                 stacklevel=2,
             )
         content = torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
-        return _of_lightning(content)
+        if isinstance(content, dict) and content.keys() >= {"state_dict", LIGHTNING}:
+            return content
+        held = (
+            sorted(map(str, content))[:5] if isinstance(content, dict) else type(content).__name__
+        )
+        raise DamagedFileError(f"a file of torch that holds {held}, and no state of a training")
     except DamagedFileError as error:
         raise ValueError(_refusal(path, str(error))) from error
     except UnpicklingError as error:
@@ -162,13 +168,6 @@ def read_checkpoint(
         raise ValueError(_refusal(path, reason)) from error
     except (RuntimeError, EOFError, KeyError) as error:
         raise ValueError(_refusal(path, f"an archive torch cannot read ({error})")) from error
-
-
-def _of_lightning(content: object) -> dict[str, Any]:
-    if isinstance(content, dict) and {"state_dict", "pytorch-lightning_version"} <= content.keys():
-        return content
-    held = sorted(map(str, content))[:5] if isinstance(content, dict) else type(content).__name__
-    raise DamagedFileError(f"a file of torch that holds {held}, and no state of a training")
 
 
 def _refusal(path: Path, found: str) -> str:

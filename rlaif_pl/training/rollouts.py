@@ -101,19 +101,16 @@ class Rollouts:
 
     def state_dict(self) -> dict[str, Any] | list[dict[str, Any]]:
         """Return what was asked and not used yet, once it is there; of several processes, a list."""
-        own = self._own_state()
+        own: dict[str, Any] = {}
+        if self._ahead is not None and self._key is not None:
+            found, (step, rows) = self._ahead.result(), self._key
+            own = {"step": step, "rows": rows, "logprobs": found.logprobs, "tokens": found.tokens}
+            own |= {"finished": found.finished, "failed": found.failed}
         if not (self.overlap and has_ranks()):
             return own
         states: list[dict[str, Any]] = [{}] * dist.get_world_size()
         dist.all_gather_object(states, own)
         return states
-
-    def _own_state(self) -> dict[str, Any]:
-        if self._ahead is None or self._key is None:
-            return {}
-        samples = self._ahead.result()
-        kept = {"tokens": samples.tokens, "finished": samples.finished, "failed": samples.failed}
-        return {"step": self._key[0], "rows": self._key[1], "logprobs": samples.logprobs, **kept}
 
     def load_state_dict(self, state: dict[str, Any] | list[dict[str, Any]]) -> None:
         """Take up what a checkpoint holds, so that nothing is asked or trained on twice."""

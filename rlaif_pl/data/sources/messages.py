@@ -90,10 +90,11 @@ def as_text(messages: Sequence[Message]) -> str:
 
 
 def _sides(row: RawRow, names: Sequence[str]) -> list[Side]:
-    """Read the responses; what stands before them is kept only where all of them have it."""
+    """Read the responses; what stands before them, as in HH, is kept where all of them have it."""
     values = [row.fields.get(name) for name in names]
-    if values and all(isinstance(value, str) and _is_dialogue(value) for value in values):
-        pieces = [split_dialogue(str(value)) for value in values]
+    texts = [value for value in values if isinstance(value, str) and ASSISTANT in value]
+    if texts and all(text.lstrip().startswith("Human:") for text in texts) and texts == values:
+        pieces = [split_dialogue(text) for text in texts]
         return [
             Side(before, _nonempty(row, name, answer))
             for name, (before, answer) in zip(names, pieces, strict=True)
@@ -115,11 +116,6 @@ def _side(row: RawRow, name: str, whole: bool) -> Side:
         )
     role, content = messages[-1]
     return Side(messages[:-1], _nonempty(row, name, content), role)
-
-
-def _is_dialogue(text: str) -> bool:
-    """Whether text is a dialogue in HH's layout from its first turn on."""
-    return text.lstrip().startswith("Human:") and ASSISTANT in text
 
 
 def _joined(row: RawRow, name: str, before: str | list[Message]) -> str | None:

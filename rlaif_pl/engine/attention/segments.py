@@ -69,18 +69,12 @@ def _blocks(batch: PackedBatch) -> Iterator[AttentionBlock]:
     first, *others = batch.blocks
     if not batch.skip_prefix_queries:
         yield first
-    elif len(batch.levels) > 1:
-        yield _without_prefixes(batch, first)
+    elif len(batch.levels) > 1:  # the first level does not ask itself
+        edge, count = batch.first_level.stop, len(batch.levels[0])
+        asking, rest = first.query_runs, slice(edge, len(batch))
+        runs = Runs(asking.lengths[count:], asking.cumulative[count:] - edge)
+        yield AttentionBlock(rest, rest, runs, runs, causal=True)
     yield from others
-
-
-def _without_prefixes(batch: PackedBatch, block: AttentionBlock) -> AttentionBlock:
-    """Leave the first level out of a block of all segments to themselves."""
-    rest = slice(batch.first_level.stop, len(batch))
-    count = len(batch.levels[0])
-    cumulative = block.query_runs.cumulative[count:] - batch.first_level.stop
-    runs = Runs(block.query_runs.lengths[count:], cumulative)
-    return AttentionBlock(rest, rest, runs, runs, causal=True)
 
 
 def _forward(

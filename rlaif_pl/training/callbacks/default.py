@@ -75,7 +75,8 @@ def callback_specs(
         if kind not in arguments or {"all", kind.__name__} & set(chosen.off):
             return False
         if kind is ModelCheckpoint:
-            return checkpointing and not any(_saves_last(spec) for spec in given)
+            keeping = [spec for spec in given if (spec.get("init_args") or {}).get("save_last")]
+            return checkpointing and not any(issubclass(_class_of(s), kind) for s in keeping)
         return not any(issubclass(_class_of(spec), kind) for spec in given)
 
     def made(kinds: Sequence[type[Callback]]) -> list[Spec]:
@@ -116,11 +117,6 @@ def _arguments(
         "every_n_train_steps": options.checkpoint_every,
     }
     return result
-
-
-def _saves_last(spec: Mapping[str, Any]) -> bool:
-    arguments = spec.get("init_args") or {}
-    return issubclass(_class_of(spec), ModelCheckpoint) and bool(arguments.get("save_last"))
 
 
 def _class_of(spec: Mapping[str, Any]) -> type[Callback]:

@@ -71,12 +71,10 @@ class HistoryFile(Logger):
         values: dict[str, Cell] = {STEP: step, **{k: float(v) for k, v in metrics.items()}}
         if step < last or not set(values) <= set(self._columns or ()):
             self._merge(values)
-        else:
-            self._write_last({**self._last, **values} if step == last else values, step == last)
-
-    def _write_last(self, row: dict[str, Cell], replace: bool) -> None:
+            return
+        row = self._last | values if step == last else values
         data = csv_text(self._columns or [], [row]).encode()
-        self._offset = replace_end(self.path, data, self._offset if replace else None)
+        self._offset = replace_end(self.path, data, self._offset if step == last else None)
         self._last = row
 
     def _merge(self, values: dict[str, Cell]) -> None:

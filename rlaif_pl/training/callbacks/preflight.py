@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 from lightning.pytorch import LightningModule, Trainer
@@ -87,20 +86,15 @@ def _check_room(least: Counter[Path], likely: Counter[Path]) -> None:
 
 def check_servers(module: LightningModule, trainer: Trainer) -> None:
     """Ask each server that rewards or judges whether it is there, or raise the OSError why not."""
-    for labeler in _labelers(module, trainer):
-        for backend in backends_of(labeler):  # type: ignore[arg-type]
+    judges = [getattr(callback, "judge", None) for callback in trainer.callbacks]  # type: ignore[attr-defined]
+    asked = [getattr(module, "reward", None), *(getattr(j, "judge_model", None) for j in judges)]
+    for each in asked:
+        if each is None or isinstance(each, nn.Module):
+            continue
+        for backend in backends_of(getattr(each, "labeler", each)):
             check = getattr(backend, "check", None)
             if check is not None:
                 check()
-
-
-def _labelers(module: LightningModule, trainer: Trainer) -> Iterator[object]:
-    asked = [getattr(module, "reward", None)]
-    judges = [getattr(callback, "judge", None) for callback in trainer.callbacks]  # type: ignore[attr-defined]
-    asked += [getattr(judge, "judge_model", None) for judge in judges]
-    for each in asked:
-        if each is not None and not isinstance(each, nn.Module):
-            yield getattr(each, "labeler", each)
 
 
 def _size(count: float) -> str:

@@ -79,15 +79,11 @@ class SampleTable(Callback):
             return
         # Python numbers, whatever they came as
         shown = [(int(n), one, two, float(r)) for n, one, two, r in samples[: self.num_samples]]
-        if not self._shows_text(trainer):
+        source = getattr(getattr(trainer, "datamodule", None), "source", None)
+        is_shown = not (isinstance(source, DataSource | str) and is_sensitive(source))
+        if not (is_shown if self.show_text is None else self.show_text):
             shown = [(n, concealed(one), concealed(two), reward) for n, one, two, reward in shown]
         self._write(trainer, shown)
-
-    def _shows_text(self, trainer: Trainer) -> bool:
-        if self.show_text is not None:
-            return self.show_text
-        source = getattr(getattr(trainer, "datamodule", None), "source", None)
-        return not (isinstance(source, DataSource | str) and is_sensitive(source))
 
     def _write(self, trainer: Trainer, samples: Sequence[Sample]) -> None:
         path = _path(trainer)
