@@ -114,16 +114,6 @@ class BatchOrder:
         return Shard(own + batch[:missing], [False] * len(own) + [True] * missing)
 
 
-class LoaderState(NamedTuple):
-    """How far a loader got, and over what, which must be the same on resuming."""
-
-    epoch: int
-    batches: int
-    num_rows: int
-    global_batch: int
-    seed: int
-
-
 class BatchLoader(Generic[Row, Batch]):
     """Iterate over one rank's batches; stateful, so Lightning resumes it within an epoch."""
 
@@ -164,21 +154,20 @@ class BatchLoader(Generic[Row, Batch]):
         return self.collate([self.rows[n] for n in shard.rows], shard.rows, shard.is_padding)
 
     def state_dict(self) -> dict[str, int]:
-        """Return ``LoaderState`` as plain numbers, the same on every rank."""
+        """Return how far it got and over what, the same on every rank."""
         epoch, batches = self._handed_out if self._resume is None else self._resume
         order = self.batch_sampler
-        state = LoaderState(epoch, batches, order.num_rows, order.global_batch, order.seed)
-        return state._asdict()
+        data = {"num_rows": order.num_rows, "global_batch": order.global_batch, "seed": order.seed}
+        return {"epoch": epoch, "batches": batches} | data
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Continue where a checkpoint left off; ValueError amid an epoch over other data."""
-        saved = LoaderState(**state)
-        order = self.batch_sampler
-        now = LoaderState(*saved[:2], order.num_rows, order.global_batch, order.seed)
-        if saved != now and 0 < saved.batches < -(-saved.num_rows // saved.global_batch):
+        now = self.state_dict() | {"epoch": state["epoch"], "batches": state["batches"]}
+        whole = -(-state["num_rows"] // state["global_batch"])
+        if state != now and 0 < state["batches"] < whole:
             raise ValueError(
                 f"expected the data of the checkpoint, which was saved in the middle of an epoch "
-                f"({saved}), got {now}; resume with the same data, batch size times devices and "
+                f"({state}), got {now}; resume with the same data, batch size times devices and "
                 "seed, or start a new run from the checkpoint's weights"
             )
-        self._resume = (saved.epoch, saved.batches)
+        self._resume = (state["epoch"], state["batches"])

@@ -153,6 +153,10 @@ def load_experiment(
     for number, row in enumerate(rows, 1):
         stages.append(_stage(file, row, f"{file}, stage {number}", stages))
     name = take(content, "name", str, file.stem, str(file))
+    if device is None and "device" in content:
+        device = take(content, "device", str, None, str(file))
+    if device is not None:
+        parse_device(device)
     experiment = Experiment(
         file,
         name,
@@ -160,21 +164,12 @@ def load_experiment(
         take(content, "seed", int, 0, str(file)) if seed is None else seed,
         tuple(stages),
         take(content, "expect", dict, {}, str(file)),
-        _device(content, device, str(file)),
+        device,
     )
     _check_needs(experiment)
     for stage in stages:
         _check_reads(experiment, stage)
     return experiment
-
-
-def _device(content: Mapping[str, Value], given: str | None, where: str) -> str | None:
-    name = given
-    if name is None and "device" in content:
-        name = take(content, "device", str, None, where)
-    if name is not None:
-        parse_device(name)
-    return name
 
 
 def _stage(file: Path, row: Value, where: str, before: list[Stage]) -> Stage:

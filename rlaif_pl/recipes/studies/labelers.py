@@ -191,12 +191,12 @@ def _cost_record(row: LabelerRow, prices: Mapping[str, Price]) -> dict[str, obje
 
 
 def _cost_metrics(rows: Sequence[LabelerRow], prices: Mapping[str, Price]) -> dict[str, float]:
-    metrics: dict[str, float] = {}
-    for row in rows:
-        for key, value in _cost_record(row, prices).items():
-            if isinstance(value, float) and math.isfinite(value):
-                metrics[f"cost/{row.name.replace(' ', '_')}/{key}"] = value
-    return metrics
+    return {
+        f"cost/{row.name.replace(' ', '_')}/{key}": value
+        for row in rows
+        for key, value in _cost_record(row, prices).items()
+        if isinstance(value, float) and math.isfinite(value)
+    }
 
 
 def _cost_figure(rows: Sequence[LabelerRow], prices: Mapping[str, Price]) -> Figure:
