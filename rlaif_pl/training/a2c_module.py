@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +15,6 @@ from typing_extensions import override
 from rlaif_pl.engine.generation_backend import GenerationBackend
 from rlaif_pl.engine.sampling import SamplingParams, sample_seed
 from rlaif_pl.models.actor_critic import ActorCritic, ActorSource
-from rlaif_pl.models.adapter_export import Form, check_export, export_policy
 from rlaif_pl.models.policy import Policy
 from rlaif_pl.models.reward import RewardModel
 from rlaif_pl.rl.function_reward import AnyReward, as_reward
@@ -318,14 +316,6 @@ class A2CModule(TrainableModule):
         super().on_load_checkpoint(checkpoint)
         self.kl_control.load_state_dict(checkpoint)
         self.rollouts.load_state_dict(checkpoint.get("rollouts", {}))
-
-    @override
-    def export(self, folder: Path, form: Form = "whole") -> Path:
-        return export_policy(folder, self.whole(self.actor.policy), form)
-
-    @override
-    def check_export(self, form: Form = "whole") -> int:
-        return check_export(self.actor.policy, form)
 
 
 def batch_means(rollout: Rollout, kl: Tensor, rows: Tensor) -> dict[str, Tensor]:

@@ -14,7 +14,8 @@ from torch import nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from rlaif_pl.models.adapter_export import Form
+from rlaif_pl.models.adapter_export import Form, check_export, export_policy
+from rlaif_pl.models.causal import CausalModel
 from rlaif_pl.models.identity import weights_digest
 from rlaif_pl.training.checkpoints import (
     FROZEN,
@@ -220,12 +221,17 @@ class TrainableModule(StepMeanModule):
                 module.train()
 
     def export(self, folder: Path, form: Form = "whole") -> Path:
-        """Write the trained model as a plain transformers folder, or its adapters as one of PEFT's.
+        """Write the trained policy as a plain transformers folder, or its adapters as one of PEFT's.
 
         ``form`` is ``whole`` or, of a policy with adapters alone, ``adapter``. Returns the folder.
         """
-        raise TypeError(f"{type(self).__name__} has nothing to export to {folder} ({form})")
+        return export_policy(folder, self.whole(self._policy), form)
 
     def check_export(self, form: Form = "whole") -> int:
         """Refuse, before training, what ``export`` could not write; bytes that it will take."""
-        raise TypeError(f"{type(self).__name__} has nothing to export ({form})")
+        return check_export(self._policy, form)
+
+    @property
+    def _policy(self) -> CausalModel:
+        assert self.divided is not None
+        return cast(CausalModel, self.get_submodule(self.divided.exported))

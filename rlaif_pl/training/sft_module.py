@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -12,7 +11,6 @@ from torch import Tensor
 from typing_extensions import override
 
 from rlaif_pl.engine.response_batch import ResponseBatch
-from rlaif_pl.models.adapter_export import Form, check_export, export_policy
 from rlaif_pl.models.adapters import Lora
 from rlaif_pl.models.given import PolicySource, to_train
 from rlaif_pl.models.policy import BackboneOptions
@@ -108,11 +106,3 @@ class SFTModule(TrainableModule):
             batch_size=int(count),
             sync_dist=True,
         )
-
-    @override
-    def export(self, folder: Path, form: Form = "whole") -> Path:
-        return export_policy(folder, self.whole(self.policy), form)
-
-    @override
-    def check_export(self, form: Form = "whole") -> int:
-        return check_export(self.policy, form)
