@@ -76,12 +76,7 @@ def load_prompts(data: Data) -> Sequence[Prompt]:
     )
     known, first = np.unique(codes[with_reference], return_index=True)
     places[known] = with_reference[first]
-    kept, elsewhere = _in_part(select(found, places), source)
-    if not kept:
-        raise ValueError(
-            f"expected prompts in {source.name}, there is none ({elsewhere} in another part)"
-        )
-    return kept[: source.limit]
+    return _kept_prompts(source, select(found, places), "prompts")
 
 
 def load_demonstrations(data: Data) -> Sequence[Prompt]:
@@ -92,10 +87,14 @@ def load_demonstrations(data: Data) -> Sequence[Prompt]:
     """
     source, found = _all_prompts(data)
     codes = key_codes((prompt.group, prompt.text, prompt.reference) for prompt in found)
-    kept, elsewhere = _in_part(select(found, first_places(codes)), source)
+    return _kept_prompts(source, select(found, first_places(codes)), "demonstrations")
+
+
+def _kept_prompts(source: DataSource, found: Sequence[Prompt], kind: str) -> Sequence[Prompt]:
+    kept, elsewhere = _in_part(found, source)
     if not kept:
         raise ValueError(
-            f"expected demonstrations in {source.name}, there is none ({elsewhere} in another part)"
+            f"expected {kind} in {source.name}, there is none ({elsewhere} in another part)"
         )
     return kept[: source.limit]
 
