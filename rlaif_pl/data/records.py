@@ -70,8 +70,10 @@ def encode(record: Preference | Prompt) -> str:
 
 def finite(fields: Mapping[str, object]) -> dict[str, object]:
     """Return fields with null in place of numbers that are not finite."""
-    lost = {k for k, v in fields.items() if isinstance(v, float) and not math.isfinite(v)}
-    return {key: None if key in lost else value for key, value in fields.items()}
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in fields.items()
+    }
 
 
 def decode_fields(kind: type[Any], fields: dict[str, object], where: str) -> Any:
