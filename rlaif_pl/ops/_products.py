@@ -49,20 +49,33 @@ def product(left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
 
 
 class _Widened(torch.autograd.Function):
-    """``left @ right`` of 16 bits in float32 on a GPU, for which torch has no derivative."""
+    """``hidden @ weight.T`` of 16 bits in float32, block by block on a CPU."""
 
     @staticmethod
-    def forward(ctx: Any, left: Tensor, right: Tensor) -> Tensor:
-        ctx.save_for_backward(left, right)
-        return product(left, right)
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(hidden, weight)
+        if not _widens(weight):
+            return product(hidden, weight.t())
+        acc = accumulator_dtype(weight.dtype)
+        logits = hidden.new_empty(len(hidden), len(weight), dtype=acc)
+        wide, room = hidden.to(acc), make_room(hidden, weight)
+        for rows, columns in blocks(hidden, weight):
+            block = widened(weight[columns], room)
+            logits[rows, columns] = block_logits(wide[rows], block, room)
+        return logits
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        left, right = ctx.saved_tensors
-        needs_left, needs_right = ctx.needs_input_grad
-        slope = grad.to(right.dtype)
-        return slope @ right.t() if needs_left else None, left.t() @ slope if needs_right else None
+        hidden, weight = ctx.saved_tensors
+        needs_hidden, needs_weight = ctx.needs_input_grad
+        slope = grad if _widens(weight) else grad.to(weight.dtype)
+        dhidden = product(slope, weight) if needs_hidden else None
+        dweight = product(slope.t(), hidden) if needs_weight else None
+        return (
+            None if dhidden is None else dhidden.to(hidden.dtype),
+            None if dweight is None else dweight.to(weight.dtype),
+        )
 
 
 def add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
@@ -131,14 +144,9 @@ def linear_logits(hidden: Tensor, weight: Tensor, bias: Tensor | None = None) ->
         Logits ``(N, V)``, float32 or float64; those of 16-bit inputs are not rounded again.
     """
     acc = accumulator_dtype(weight.dtype)
-    if weight.dtype != acc and weight.device.type == "cuda":
-        logits = _Widened.apply(hidden.to(weight.dtype), weight.t())
-    elif weight.dtype == acc:
-        logits = product(hidden, weight.t())
-    else:
-        logits = hidden.new_empty(len(hidden), len(weight), dtype=acc)
-        wide, room = hidden.to(acc), make_room(hidden, weight)
-        for rows, columns in blocks(hidden, weight):
-            block = widened(weight[columns], room)
-            logits[rows, columns] = block_logits(wide[rows], block, room)
+    logits = (
+        product(hidden, weight.t())
+        if weight.dtype == acc
+        else _Widened.apply(hidden if _widens(weight) else hidden.to(weight.dtype), weight)
+    )
     return logits if bias is None else logits + bias.to(acc)

@@ -218,3 +218,23 @@ def test_a_token_outside_the_vocabulary_is_refused_on_the_cpu(device):
         pytest.skip("values are looked at on the CPU only")
     with pytest.raises(ValueError, match=r"tokens must lie in \[0, 5\), got 0 to 5"):
         ops.linear_logprob(torch.zeros(2, 2), torch.zeros(5, 2), torch.tensor([0, 5]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_whole_rows_of_logits_have_gradients(dtype, device, monkeypatch):
+    monkeypatch.setattr(_products, "BLOCK_LOGITS", 64)
+    monkeypatch.setattr(_products, "LEAST_COLUMNS", 8)
+    hidden, weight, _, bias = (t.to(dtype) if t.is_floating_point() else t for t in sample(device))
+    leaves = [hidden.requires_grad_(), weight.requires_grad_()]
+    got = ops.linear_logits(*leaves, bias)
+    exact = [t.detach().double().requires_grad_() for t in leaves]
+    want = exact[0] @ exact[1].T + bias.double()
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=1e-5)
+    pull = torch.randn_like(got)
+    found = torch.autograd.grad((got * pull).sum(), leaves)
+    truth = torch.autograd.grad((want * pull.double()).sum(), exact)
+    rounding = 2**-8 if dtype == torch.bfloat16 else 1e-5
+    for one, other in zip(found, truth, strict=True):
+        assert one.dtype == dtype
+        assert (one - other).abs().max() <= rounding * other.abs().max()

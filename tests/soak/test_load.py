@@ -116,6 +116,8 @@ def serve_and_resume(path: Path, traced: bool) -> dict[str, float]:
     """Set up, go through half an epoch and, in another loader, the rest; returns sizes and times."""
     if traced:
         tracemalloc.start()
+    pool = pa.proxy_memory_pool(pa.default_memory_pool())  # counts from here on, forked or not
+    pa.set_memory_pool(pool)
     before, began = resident(), time.process_time()
     data = PreferenceDataModule(preferences=str(path), batch_size=512, seed=1)
     data.prepare_data()
@@ -139,7 +141,7 @@ def serve_and_resume(path: Path, traced: bool) -> dict[str, float]:
     return {
         "rows": len(seen),
         "traced": tracemalloc.get_traced_memory()[1] if traced else 0,
-        "arrow": pa.default_memory_pool().max_memory(),
+        "arrow": pool.max_memory(),
         "resident": resident() - before,
         "set_up": set_up - began,
         "served": time.process_time() - set_up,

@@ -49,7 +49,6 @@ PROTOCOLS = {
     "Reward": "rlaif_pl.types",
     "Labeler": "rlaif_pl.types",
     "Backend": "rlaif_pl.labeling.calls",
-    "GenerationBackend": "rlaif_pl.engine.generation_backend",
 }  # where they are, by the name that the parser knows them by
 PLAIN = {"NoneType": "null", "whole": "int", "dict": "a mapping"} | dict.fromkeys(
     ("list", "tuple"), "a list"
@@ -203,9 +202,7 @@ def _not_of_kind(key: str, owner: str | None, path: str, kind: str) -> Refusal:
     if protocol is None:
         return _refused_object(key, owner, path, f"subclass of {kind}")
     wanted = [name for name in vars(protocol) if not name.startswith("_")]
-    told = " and ".join(_signature(protocol, name) for name in wanted[:SHOWN])
-    if len(wanted) > SHOWN:
-        told = f"the {len(wanted)} members of {protocol.__module__}.{kind}"
+    told = " and ".join(_signature(protocol, name) for name in wanted)
     if kind == "Reward":
         told += ", or a function of prompts and responses without init_args"
     return _refused_object(key, owner, path, f"class with {told}", wanted)

@@ -57,8 +57,7 @@ def rest(
         grow_steps: Grow steps.
         drawing: How samples are drawn.
         improve: Thresholds, learning rates and the fit.
-        template: How prompts and responses are written (`--template.help`); left out, as each model's
-            folder says.
+        template: How texts are written (`--template.help`); by default as a model's folder says.
         validation_samples: Samples of each validation prompt.
         seed: Seeds samples, adapters and order.
         device: Where models compute and are fitted: ``auto`` (a GPU where there is one), ``cpu``,

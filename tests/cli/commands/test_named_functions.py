@@ -167,7 +167,7 @@ def fit(**arguments):
         (
             "fit",
             fit(rollout={"class_path": "mine.words"}),
-            "to be a class with the 8 members of rlaif_pl.engine.generation_backend.GenerationBackend",
+            "to be a subclass of GenerationBackend, got the function mine.words",
         ),
         (
             "evaluate matrix",
