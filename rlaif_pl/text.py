@@ -119,11 +119,13 @@ class Template:
 def refuse_spelled_breaks(name: str, *texts: str) -> None:
     r"""Refuse texts that spell a line break as a backslash and an n, as a shell hands on ``'\n'``.
 
+    A text that has a real one as well means what it says (``\neq``).
+
     Raises:
-        ValueError: One does.
+        ValueError: One spells all it has.
     """
     for text in texts:
-        if "\\n" in text:
+        if "\\n" in text and "\n" not in text:
             typed = text.replace("'", "\\'")
             raise ValueError(
                 f"expected line breaks in {name}, got a backslash and an n: {text}; write $'{typed}' "

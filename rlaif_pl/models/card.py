@@ -22,7 +22,7 @@ tokenizer = AutoTokenizer.from_pretrained(folder)
 model = AutoModelForCausalLM.from_pretrained(folder)
 text = {prompt!r}.replace("{{prompt}}", "What the policy is to respond to.")
 asked = tokenizer(text, return_tensors="pt")
-written = model.generate(**asked, do_sample=True, temperature=0.9, max_new_tokens=64)
+written = model.generate(**asked, do_sample=False, max_new_tokens=64)
 response = tokenizer.decode(written[0, asked.input_ids.shape[1] :], skip_special_tokens=True)
 """
 ADAPTER_USE = """\
@@ -33,7 +33,7 @@ model = AutoPeftModelForCausalLM.from_pretrained(".")
 tokenizer = AutoTokenizer.from_pretrained(model.peft_config["default"].base_model_name_or_path)
 text = {prompt!r}.replace("{{prompt}}", "What the policy is to respond to.")
 asked = tokenizer(text, return_tensors="pt")
-written = model.generate(**asked, do_sample=True, temperature=0.9, max_new_tokens=64)
+written = model.generate(**asked, do_sample=False, max_new_tokens=64)
 response = tokenizer.decode(written[0, asked.input_ids.shape[1] :], skip_special_tokens=True)
 """
 EOS_USE = """\

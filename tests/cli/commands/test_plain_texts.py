@@ -8,6 +8,7 @@ import yaml
 
 from rlaif_pl.cli import main as cli
 from rlaif_pl.cli.commands.plain_texts import keep_line_breaks
+from rlaif_pl.text import Template
 
 SAMPLE = ["sample", "--prompts", "x", "--out", "y"]
 SFT = ["fit", "--config", "quickstart/sft.yaml"]
@@ -125,3 +126,8 @@ def test_a_spelled_line_break_is_refused_with_the_way_to_type_one(
     name = name.rpartition(".")[2] if name.endswith(("stop", "echo_start")) else name
     assert f"expected line breaks in {name}, got a backslash and an n: it's {{prompt}}\\n" in said
     assert r"write $'it\'s {prompt}\n{response}' in a shell" in said
+
+
+def test_a_backslash_beside_real_line_breaks_means_itself():
+    prompt = "Is $a \\neq b$?\n{prompt}\n"
+    assert Template(prompt=prompt).prompt == prompt
