@@ -72,6 +72,7 @@ class Worker:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
+            self.process.wait()
             end = self.log.read_text()[-2000:]
             raise RuntimeError(f"expected a message from {self.side}, it ended; it said:\n{end}")
         message: dict[str, Any] = json.loads(line)

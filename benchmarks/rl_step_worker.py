@@ -153,7 +153,7 @@ def run_trl(given: dict[str, Any], line: Line) -> None:
         max_completion_length=given["new_tokens"],
         max_steps=len(prompts) // given["prompts"],
         temperature=TEMPERATURE,
-        kl_coef=BETA,
+        beta=BETA,
         learning_rate=RATE,
         lr_scheduler_type="constant",
         shuffle_dataset=False,
