@@ -52,8 +52,20 @@ def low_rank_update(base: Tensor, x: Tensor, down: Tensor, up: Tensor, scale: fl
     Returns:
         ``(..., O)``; differentiable once. Gradients have the types of what they belong to.
     """
+    if not torch.is_grad_enabled():
+        rows, narrow_down, narrow_up = _narrowed(base, x, down, up)
+        return _added(base, (rows @ narrow_down.T).mul_(scale), narrow_up)
     result: Tensor = _LowRankUpdate.apply(base, x, down, up, scale)
     return result
+
+
+def _narrowed(base: Tensor, x: Tensor, down: Tensor, up: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    dtype = base.dtype
+    return x.flatten(0, -2).to(dtype), down.to(dtype), up.to(dtype)
+
+
+def _added(base: Tensor, inner: Tensor, up: Tensor) -> Tensor:
+    return torch.addmm(base.flatten(0, -2), inner, up.T).view_as(base)
 
 
 class _LowRankUpdate(torch.autograd.Function):
@@ -61,11 +73,11 @@ class _LowRankUpdate(torch.autograd.Function):
     def forward(
         ctx: Any, base: Tensor, x: Tensor, down: Tensor, up: Tensor, scale: float
     ) -> Tensor:
-        rows, narrow_down, narrow_up = (t.to(base.dtype) for t in (x.flatten(0, -2), down, up))
+        rows, narrow_down, narrow_up = _narrowed(base, x, down, up)
         inner = (rows @ narrow_down.T).mul_(scale)
         ctx.save_for_backward(rows, inner, narrow_down, narrow_up)
         ctx.scale, ctx.types = scale, (x.dtype, down.dtype, up.dtype)
-        return torch.addmm(base.flatten(0, -2), inner, narrow_up.T).view_as(base)
+        return _added(base, inner, narrow_up)
 
     @staticmethod
     @once_differentiable

@@ -55,6 +55,14 @@ def test_beside_a_base_of_16_bits_adapters_and_their_gradients_stay_float32(auto
         assert (one.float() - other).abs().max() < 4 * 2**-9 * other.abs().max()
 
 
+def test_it_is_the_same_with_and_without_gradients():
+    x = torch.randn(2, 3, 12).bfloat16()
+    own, _ = layers(torch.bfloat16)
+    with torch.no_grad():
+        alone = own(x)
+    assert torch.equal(alone, own(x).detach())
+
+
 def test_numerical_gradients():
     shapes = ((2, 3, 5), (2, 3, 4), (2, 4), (5, 2))
     args = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
