@@ -55,14 +55,10 @@ def stored_format(name: str, revision: str | None = None) -> TextFormat | None:
         return None if source is None else stored_format(source.base, source.revision)
     if Path(name).is_absolute() or name.count("/") > 1:
         return None  # no name that the hub could know
-    found = cached_file(
-        name,
-        FILE,
-        revision=revision,
-        _raise_exceptions_for_gated_repo=False,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-    )
+    try:
+        found = cached_file(name, FILE, revision=revision)
+    except OSError:  # no such file, or no way to the hub, of which the weights will tell
+        return None
     return None if found is None else _read(Path(found))
 
 

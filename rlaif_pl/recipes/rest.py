@@ -171,16 +171,9 @@ class Rest:
         def work(folder: Path) -> Result:
             data = folder / "kept.jsonl"
             write_prompts(data, [Prompt(row.prompt, row.group, row.response) for row in kept])
+            template = self.resolved_template
             config = fit_config(
-                *(
-                    self.policy,
-                    data,
-                    folder,
-                    self.improve,
-                    self.resolved_template,
-                    number,
-                    self.seed,
-                )
+                self.policy, data, folder, self.improve, template, number, self.seed
             )
             if not (folder / "policy" / "config.json").is_file():  # written at once, at the end
                 self.fit(config, folder)

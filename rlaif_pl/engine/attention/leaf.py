@@ -19,7 +19,8 @@ from torch import Tensor
 from rlaif_pl.engine.batch import AttentionBlock
 
 FEW_QUERIES = 16  # up to here a CPU call folds the heads of a key head into its queries
-# Up to here torch's CPU kernel is slower back in 16 bits than in float32 (5 times with 20 to 90 keys).
+# Up to here torch's CPU kernel is slower back in 16 bits than in float32 (5 times with 20 to 90 keys,
+# on AVX-512 with bfloat16). Elsewhere the border may lie otherwise; float32 is never less exact.
 SHORT_KEYS = 256
 # Queries (n, heads, size), keys and values (m, key heads, size), of a block alone; or their gradients.
 # Heads are a multiple of key heads, whose keys several heads share.
