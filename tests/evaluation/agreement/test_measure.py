@@ -4,7 +4,6 @@ import io
 import json
 import os
 import warnings
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -227,13 +226,13 @@ def batch13():
 
 def test_the_length_rule_on_real_comparisons(batch13, length_labeler):
     gold, confidence = batch13
-    strength = ["high" if c in (1, 2, 8, 9) else "low" for c in confidence]
-    report = measure_alignment(length_labeler, gold, slices={"strength": strength})
+    confident = [p for p, c in zip(gold, confidence, strict=True) if c in (1, 2, 8, 9)]
+    report = measure_alignment(length_labeler, gold)
     assert report.alignment.n == 981
     assert report.alignment.value == pytest.approx(0.706, abs=0.005)
-    by_strength = {part.label: part.alignment for part in report.slices}
-    assert by_strength["high"].n == Counter(strength)["high"] == 495
-    assert by_strength["high"].value == pytest.approx(0.758, abs=0.005)
+    high = measure_alignment(length_labeler, confident).alignment
+    assert high.n == len(confident) == 495
+    assert high.value == pytest.approx(0.758, abs=0.005)
     assert report.alignment.low < report.alignment.value < report.alignment.high
     # 810 posts and p about 0.7: a standard error of about 1.6 points
     assert report.alignment.high - report.alignment.low == pytest.approx(0.06, abs=0.01)
