@@ -222,8 +222,9 @@ class PreferenceDataModule(LightningDataModule):
             rank_zero_warn(f"left out {len(rows) - len(kept)} of {len(rows)} without a reference")
         if not kept:
             raise ValueError(
-                f"expected demonstrations in {named(source).name}, no row has a reference; name the "
-                "column with columns: {reference: THEIRS}"
+                f"expected demonstrations in {named(source).name}, no row has a reference; name its "
+                "column with columns: {prompt: prompt, reference: THEIRS}, or give prompt/completion or "
+                "messages"
             )
         return kept
 

@@ -19,6 +19,22 @@ def said(*turns):
     return [{"role": role, "content": content} for role, content in turns]
 
 
+def test_the_last_message_of_a_demonstration_is_its_reference(write):
+    short, long = {"messages": said(HI, YES)}, {"messages": said(HI, YES, WHY, GOOD)}
+    with_prompt = {"prompt": "Hi", "prompt_id": "7", "messages": said(HI, BAD)}
+    rows = load_demonstrations(write(short, long, with_prompt))
+    assert [(row.text, row.reference) for row in rows] == [
+        ("Hi", "Yes?"),
+        (HH, "So."),
+        ("Hi", "No."),
+    ]
+
+
+def test_messages_that_nobody_answered_are_refused_by_line(write):
+    with pytest.raises(ValueError, match=r"rows.jsonl:1: .*'messages' .*role 'user'"):
+        load_demonstrations(write({"messages": said(HI, YES, WHY)}))
+
+
 def exchange(chosen, rejected, **more):
     row = RawRow("rows.jsonl:7", {"chosen": chosen, "rejected": rejected, **more})
     return read_exchange(row, "prompt", ("chosen", "rejected"))

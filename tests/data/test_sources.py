@@ -26,6 +26,8 @@ PAIRS = [Preference(f"p{n // 2}", f"a{n}", f"b{n}", f"g{n // 2}", n / 10) for n 
         ({"chosen": "x\n\nAssistant: y", "rejected": "b"}, "hh"),
         ({"chosen": [{}], "rejected": [{}]}, "trl"),
         ({"prompt": "p", "completion": "a"}, "trl"),
+        ({"messages": [{}]}, "trl"),
+        ({"prompt": "p", "messages": [{}]}, "trl"),
         ({"info": {}, "summaries": [], "choice": 0}, "openai_comparisons"),
         ({"text": "p"}, "prompts"),
         ({"prompt": "p", "reference": "r"}, "columns"),

@@ -45,13 +45,16 @@ def read_trl(rows: Iterable[RawRow], seed: int) -> LoadedPreferences:
 
 
 def read_trl_prompt(row: RawRow) -> Prompt | None:
-    """Read a TRL row's prompt, with any ``completion``; None where ``read_trl`` leaves it out."""
-    names = ("completion",) if "completion" in row.fields else ("chosen", "rejected")
+    """Read a TRL row's prompt; None where ``read_trl`` leaves it out.
+
+    The reference is ``completion``, or the last of ``messages``; chosen and rejected give none.
+    """
+    demonstrated = next((name for name in ("completion", "messages") if name in row.fields), None)
+    names = ("chosen", "rejected") if demonstrated is None else (demonstrated,)
     found = read_exchange(row, "prompt", names)
     if isinstance(found, str):
         return None
-    reference = found[1] if len(names) == 1 else None
-    return Prompt(found[0], group_of(found[0]), reference)
+    return Prompt(found[0], group_of(found[0]), None if demonstrated is None else found[1])
 
 
 def placed(choice: Choice, group: str, seed: int, weight: float = 1.0) -> Preference:

@@ -59,7 +59,7 @@ def detect(row: RawRow, source: DataSource) -> Format:
     if {"prompt", "first", "second"} <= fields.keys():
         in_text = isinstance(fields.get("p_first"), str)  # numbers in a CSV file
         return "columns" if in_text or "label" in fields else "preferences"
-    if {"prompt", "completion"} <= fields.keys():
+    if {"prompt", "completion"} <= fields.keys() or "messages" in fields:
         return "trl"
     if "prompt" in fields:
         return "columns"
@@ -67,8 +67,8 @@ def detect(row: RawRow, source: DataSource) -> Format:
         return "prompts"
     raise ValueError(
         f"{row.where}: cannot tell the format from the fields {', '.join(sorted(fields))}; "
-        "expected prompt/first/second, prompt/chosen/rejected, info/summaries/choice or text; map "
-        "yours with `columns`"
+        "expected prompt/first/second, prompt/chosen/rejected, prompt/completion, messages, "
+        "info/summaries/choice or text; map yours with `columns`"
     )
 
 
