@@ -146,18 +146,19 @@ def _labeling(labeler: Value, pairs: float | None, inputs: Inputs) -> StageEstim
     backend = at(spec, "init_args.backend")
     model = at(backend, "init_args.model") if isinstance(backend, dict) else backend
     name = str(model or "smollm2-135m")
+    called = name.removeprefix("${out}/")
     try:
         cost = label_cost(build(spec), round(pairs), expect)
     except (ArgumentError, ValueError, TypeError, OSError) as error:
-        return StageEstimate(labeler=name, note=f"no estimate: {' '.join(str(error).split())}")
+        return StageEstimate(labeler=called, note=f"no estimate: {' '.join(str(error).split())}")
     if cost is None:
-        return StageEstimate(labeler=name, note="no estimate for this labeler")
+        return StageEstimate(labeler=called, note="no estimate for this labeler")
     shape, length = inputs.shape(name), cost.read / max(cost.calls, 1)
     if shape is None:
-        note = f"size of {name} not known" if cost.cost_usd is None else ""
-        return StageEstimate(labels=cost, labeler=name, note=note)
+        note = f"size of {called} not known" if cost.cost_usd is None else ""
+        return StageEstimate(labels=cost, labeler=called, note=note)
     hours = _hours(shape, cost.read, cost.written, length, expect.server_utilization, expect)
-    return StageEstimate(labels=cost, labeler=name, server_hours=hours)
+    return StageEstimate(labels=cost, labeler=called, server_hours=hours)
 
 
 def label_cost(labeler: Labeler, pairs: int, expect: Expect) -> Projection | None:
