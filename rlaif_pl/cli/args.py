@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
+
+from jsonargparse import Namespace
 
 from rlaif_pl.cli.commands.usage import config_files
 from rlaif_pl.labeling.registry import LABELERS
@@ -16,6 +19,16 @@ BY_NAME = {
     for name, kind in LABELERS.items()
     for word in (name, kind.__name__)
 }
+
+
+def expand_home(words: Namespace) -> None:
+    """Write out a leading ``~/`` of every value, which a shell leaves in ``--out=~/runs`` and a config.
+
+    Some parts would take it for the home folder and others for a folder of that name.
+    """
+    for key, value in list(words.items()):
+        if isinstance(value, str | Path) and str(value).startswith("~/"):
+            words[key] = type(value)(os.path.expanduser(value))
 
 
 def prepared(function: Callable[..., int], args: list[str]) -> list[str]:

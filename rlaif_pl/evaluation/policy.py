@@ -30,6 +30,7 @@ from rlaif_pl.evaluation.reward_accuracy import scored
 from rlaif_pl.evaluation.samples import GREEDY, write_samples
 from rlaif_pl.evaluation.win_rate import WinRate, compare, copied_shares
 from rlaif_pl.statistics import (
+    Estimator,
     Interval,
     bootstrap_by_group,
     empty_interval,
@@ -193,6 +194,7 @@ def evaluate_policy(
     """
     groups = [prompt.group for prompt in samples.prompts]
     mean = partial(bootstrap_by_group, draws=draws, seed=seed)
+    share = Estimator(draws, seed).share
     reward_sft = _rewards(reward, samples.prompts, samples.sft)
     reward_policy = _rewards(reward, samples.prompts, samples.policy)
     before, after = _means(reward_sft), _means(reward_policy)
@@ -208,10 +210,10 @@ def evaluate_policy(
         ("sft", samples.sft, samples.sft_unfinished),
         ("a2c", samples.policy, samples.policy_unfinished),
     ):
-        measures = _text_measures(samples.prompts, texts, mean)
+        measures = _text_measures(samples.prompts, texts, mean, share)
         quantities |= {f"{system}/{name}": interval for name, interval in measures.items()}
         if unfinished is not None:
-            quantities[f"{system}/unfinished"] = mean(_means(unfinished), groups)
+            quantities[f"{system}/unfinished"] = share(_means(unfinished), groups)
     rates = _win_rates(samples, labeler, independent, partial(compare, draws=draws, seed=seed))
     return PolicyReport(samples, reward_sft, reward_policy, quantities, rates)
 
@@ -253,7 +255,7 @@ def _rewards(reward: Reward, prompts: Sequence[Prompt], responses: Texts) -> lis
 
 
 def _text_measures(
-    prompts: Sequence[Prompt], responses: Texts, mean: Estimate
+    prompts: Sequence[Prompt], responses: Texts, mean: Estimate, share: Estimate
 ) -> dict[str, Interval]:
     """Words, copied 4-grams, shares of empty and repetitive responses, ROUGE-L where it can be had."""
     clean = [[strip_surplus_symbols(text) for text in texts] for texts in responses]
@@ -261,9 +263,9 @@ def _text_measures(
     repetitive = [[is_repetitive(text) for text in texts] for texts in clean]
     measures = {
         "words": mean(_words(clean), groups),
-        "copied_4grams": mean(copied_shares([prompt.text for prompt in prompts], clean), groups),
-        "empty": mean(_means([[not text for text in texts] for texts in clean]), groups),
-        "repetitive": mean(_means(repetitive), groups),
+        "copied_4grams": share(copied_shares([prompt.text for prompt in prompts], clean), groups),
+        "empty": share(_means([[not text for text in texts] for texts in clean]), groups),
+        "repetitive": share(_means(repetitive), groups),
     }
     likeness = [
         (prompt.group, np.mean([rouge_l(text, prompt.reference) for text in texts]))

@@ -34,9 +34,12 @@ def write_samples(folder: Path | str, rows: Iterable[Row], *, show_text: bool = 
         }
         for row in kept
     )
+    hidden = Path(folder) / HIDDEN_TEXTS
+    if show_text:
+        hidden.unlink(missing_ok=True)  # of an earlier run: readers would take them for these
+    else:
+        write_json_lines(hidden, kept)
     write_json_lines(Path(folder) / FILE, shown)
-    if not show_text:
-        write_json_lines(Path(folder) / HIDDEN_TEXTS, kept)
 
 
 def _hidden(value: object) -> object:

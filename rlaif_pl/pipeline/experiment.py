@@ -157,10 +157,11 @@ def load_experiment(
         device = take(content, "device", str, None, str(file))
     if device is not None:
         parse_device(device)
+    folder = Path(take(content, "out", str, f"runs/{name}", str(file))) if out is None else out
     experiment = Experiment(
         file,
         name,
-        Path(take(content, "out", str, f"runs/{name}", str(file))) if out is None else out,
+        folder.expanduser(),
         take(content, "seed", int, 0, str(file)) if seed is None else seed,
         tuple(stages),
         take(content, "expect", dict, {}, str(file)),

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ from rlaif_pl.pipeline.yaml_files import Value, flatten
 
 CONTENT_LIMIT = 64 * 2**20
 FOLDER_LIMIT = 4096  # files of one folder that are looked at
-LATE_PARTS = ("report", "rating", "pipeline")
+LATE_PARTS = ("reporting", "evaluation/human", "pipeline")
 PACKAGE = Path(__file__).resolve().parents[1]
 
 
@@ -74,10 +75,11 @@ def code_digest(package: Path, without: tuple[str, ...]) -> str:
     """Digest every file of a package folder, except byte code and the named parts."""
     total = hashlib.blake2b(digest_size=16)
     for path in sorted(package.rglob("*")):
-        parts = path.relative_to(package).parts
-        if parts[0] in without or "__pycache__" in parts or not path.is_file():
+        place = path.relative_to(package).as_posix()
+        is_without = any(place == part or place.startswith(f"{part}/") for part in without)
+        if is_without or "__pycache__" in path.parts or not path.is_file():
             continue
-        total.update(f"{'/'.join(parts)} {_digest(path.read_bytes())}\n".encode())
+        total.update(f"{place} {_digest(path.read_bytes())}\n".encode())
     return total.hexdigest()
 
 
@@ -91,7 +93,7 @@ def data_digests(config: Mapping[str, Value], out: Path) -> Iterator[tuple[str, 
     for value in sorted({item for item in flatten(dict(config)).values() if isinstance(item, str)}):
         if not value or len(value) > 1024 or "\n" in value:
             continue
-        path = Path(value)
+        path = Path(os.path.expanduser(value))
         where = path.resolve()
         if where == run or run in where.parents or where in run.parents:
             continue

@@ -39,13 +39,14 @@ def demonstrations(
 ) -> Demonstrations:
     """Take all revisions of harmful prompts, or only each one's last, and helpful answers as they are.
 
-    First answers to harmful prompts are never taken, nor revisions that changed nothing. ``cut``
-    says what becomes of a response that the length limit cut: ``sentence`` ends it with its last
-    full sentence, or leaves out one without, lest a policy learn to stop within one; ``keep`` takes
-    it, ``drop`` does not.
+    First answers to harmful prompts are never taken, nor revisions that changed nothing: the last is
+    then the one before. ``cut`` says what becomes of a response that the length limit cut:
+    ``sentence`` ends it with its last full sentence, or leaves out one without, lest a policy learn to
+    stop within one; ``keep`` takes it, ``drop`` does not.
     """
     dropped: Counter[str] = Counter()
-    last = {(row.group, row.prompt): row.round for row in revisions if row.failure is None}
+    changed = (row for row in revisions if row.failure is None and not row.unchanged)
+    last = {(row.group, row.prompt): row.round for row in changed}
     rows: dict[Prompt, None] = {}
     for row in revisions:
         is_revision = row.kind == HARMFUL

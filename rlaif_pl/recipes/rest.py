@@ -23,7 +23,6 @@ Only the last policy that was kept feeds the next Grow. Left out: other losses t
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -35,6 +34,7 @@ from rlaif_pl.data.preferences import write_prompts
 from rlaif_pl.engine.sampling import sample_seed
 from rlaif_pl.models.backbone import fingerprint_of
 from rlaif_pl.models.device import resolve_device
+from rlaif_pl.models.identity import weights_digest
 from rlaif_pl.models.policy import BackboneOptions, load_policy
 from rlaif_pl.models.reward import RewardModel
 from rlaif_pl.models.text_format import format_of
@@ -48,6 +48,7 @@ from rlaif_pl.recipes.rest_samples import (
     read_samples,
     score_demonstrations,
 )
+from rlaif_pl.rl.function_reward import settings_of
 from rlaif_pl.statistics import mean_by_group
 from rlaif_pl.text import Template, word_count
 from rlaif_pl.types import Prompt, Reward
@@ -246,9 +247,9 @@ def summary(rows: Sequence[ScoredResponse], seed: int) -> Result:
 
 
 def reward_identity(reward: Reward) -> str:
-    """Tell rewards apart: by their fingerprint, or a reward model by its head and shift."""
+    """Tell rewards apart: by their fingerprint, a reward model by its weights and texts' form."""
     if isinstance(reward, RewardModel):
-        head = reward.head.weight.detach().float().cpu().numpy().tobytes()
-        digest = hashlib.blake2b(head, digest_size=16).hexdigest()
-        return f"reward model {digest} {float(reward.shift)!r} {reward.pooling}"
-    return str(getattr(reward, "fingerprint", type(reward).__name__))
+        digest = weights_digest(list(reward.named_parameters()), {})
+        reads = f"{reward.pooling} {reward.max_response_tokens} {reward.model.template}"
+        return f"reward model {digest} {float(reward.shift)!r} {reads}"
+    return str(getattr(reward, "fingerprint", None) or settings_of(reward))

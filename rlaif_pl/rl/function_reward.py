@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import inspect
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from rlaif_pl.types import Reward
 
 # Returns numbers or a tensor; named so, the command line would refuse functions that do not declare it.
 RewardFunction = Callable[[Sequence[str], Sequence[str]], Any]
+PLAIN = (str, int, float, bool, tuple, list, dict, type(None))  # settings that print as they are
 if TYPE_CHECKING:
     AnyReward = Reward | RewardFunction
 else:  # what a config is checked against: the command line makes a `FunctionReward` of a function
@@ -38,13 +40,7 @@ class FunctionReward:
     @property
     def fingerprint(self) -> str:
         """What tells it from other functions: where it is, and its source where there is one."""
-        kind = self.function if inspect.isroutine(self.function) else type(self.function)
-        try:
-            source = inspect.getsource(kind)
-        except (OSError, TypeError):
-            source = ""
-        digest = hashlib.blake2b(source.encode(), digest_size=8).hexdigest()
-        return f"function {kind.__module__}.{kind.__qualname__} {digest}"
+        return f"function {settings_of(self.function)}"
 
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> Tensor:
         """Return rewards ``(N,)`` in float32 on the CPU; see ``types.Reward``.
@@ -61,6 +57,22 @@ class FunctionReward:
                 f"response {responses[place][:60]!r}; return a number for every response"
             )
         return values
+
+
+def settings_of(value: object) -> str:
+    """What tells a function or an object from others: where it is, its source, what it was given."""
+    if isinstance(value, functools.partial):
+        given = [repr(each) for each in value.args], sorted(map(repr, value.keywords.items()))
+        return f"partial {settings_of(value.func)} {given}"
+    kind = value if inspect.isroutine(value) else type(value)
+    try:
+        source = inspect.getsource(kind)
+    except (OSError, TypeError):
+        source = ""
+    digest = hashlib.blake2b(source.encode(), digest_size=8).hexdigest()
+    attributes = {} if kind is value else getattr(value, "__dict__", {})
+    plain = {name: item for name, item in attributes.items() if isinstance(item, PLAIN)}
+    return f"{kind.__module__}.{kind.__qualname__} {digest} {sorted(plain.items())}"
 
 
 def as_scores(found: Sequence[float] | Tensor, count: int, name: str) -> Tensor:

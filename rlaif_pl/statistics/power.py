@@ -36,7 +36,10 @@ def standard_error_of(interval: Interval, level: float = 0.95) -> float:
 
 
 def two_sided_p_value(interval: Interval, null: float, level: float = 0.95) -> float:
-    """P-value of ``null`` from an interval, by a normal of the interval's own width.
+    """P-value of ``null`` from an interval, by a normal as wide as the side that faces ``null``.
+
+    The other side says nothing of ``null``: near the end of a scale it is cut short, and would make
+    an interval that holds ``null`` look as if it did not.
 
     Args:
         interval: Estimate with limits.
@@ -44,14 +47,15 @@ def two_sided_p_value(interval: Interval, null: float, level: float = 0.95) -> f
         level: Coverage of the interval.
 
     Returns:
-        P-value in [0, 1]; 1 where the interval has no width and the estimate is ``null``; NaN where
+        P-value in [0, 1]; 1 where the estimate is ``null``; NaN where
         there are no limits.
     """
     if not all(math.isfinite(v) for v in (interval.value, interval.low, interval.high)):
         return math.nan
-    error = standard_error_of(interval, level)
+    facing = interval.low if null < interval.value else interval.high
+    error = abs(interval.value - facing) / float(ndtri((1 + level) / 2))
     gap = abs(interval.value - null)
-    if error == 0:
+    if gap == 0 or error == 0:
         return 1.0 if gap == 0 else 0.0
     return float(2 * ndtr(-gap / error))
 

@@ -223,8 +223,8 @@ class PreferenceDataModule(LightningDataModule):
         if not kept:
             raise ValueError(
                 f"expected demonstrations in {named(source).name}, no row has a reference; name its "
-                "column with columns: {prompt: prompt, reference: THEIRS}, or give prompt/completion or "
-                "messages"
+                "column with columns: {prompt: prompt, reference: THEIRS}, or give "
+                "prompt/completion or messages"
             )
         return kept
 

@@ -1,10 +1,13 @@
 """Words of a command line, as users write them and as the parser wants them."""
 
+from pathlib import Path
+
 import pytest
 import yaml
+from jsonargparse import Namespace
 
 from rlaif_pl.cli import main as cli
-from rlaif_pl.cli.args import gather_lists, name_parts
+from rlaif_pl.cli.args import expand_home, gather_lists, name_parts
 
 CLASS = "rlaif_pl.labeling.PairwiseLabeler"
 
@@ -91,3 +94,13 @@ def test_a_config_that_cannot_be_read_is_named(tmp_path, capsys):
     words = ["label", "--config", str(tmp_path / "label.yaml"), "--pairs.limit=3"]
     assert cli.main(words) == 1
     assert "label.yaml is not valid YAML" in capsys.readouterr().err
+
+
+def test_a_leading_tilde_is_the_home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    words = Namespace(
+        out="~/runs", text="a ~/b", policy=Namespace(name="~/m", n=3), path=Path("~/x")
+    )
+    expand_home(words)
+    assert (words.out, words.text, words.path) == ("/home/me/runs", "a ~/b", Path("/home/me/x"))
+    assert (words.policy.name, words.policy.n) == ("/home/me/m", 3)

@@ -63,6 +63,8 @@ def test_empty_and_repetitive_responses_are_counted(length_reward, length_labele
     assert metrics["a2c/repetitive"] == pytest.approx((1 + 0 + 0) / 3)
     assert metrics["a2c/empty"] == pytest.approx((0 + 0.5 + 0) / 3)
     assert metrics["sft/repetitive"] == metrics["sft/empty"] == 0
+    # none of 3 prompts: Wilson's upper limit, z^2 / (3 + z^2)
+    assert metrics["sft/empty_high"] == pytest.approx(3.8415 / 6.8415, abs=1e-4)
 
 
 def test_greedy_responses_stand_beside_the_sampled_ones(tmp_path, length_reward, length_labeler):

@@ -39,3 +39,9 @@ def test_texts_are_concealed_and_kept_beside(tmp_path):
     assert "lock" not in (tmp_path / "samples.jsonl").read_text()
     assert "wrench" not in (tmp_path / "samples.jsonl").read_text()
     assert read(tmp_path / "sample_texts.jsonl") == ROWS
+
+
+def test_texts_that_an_earlier_run_concealed_are_gone(tmp_path):
+    write_samples(tmp_path, ROWS, show_text=False)
+    write_samples(tmp_path, [{"prompt": "p", "group": "g", "policy": ["new"]}])
+    assert [path.name for path in tmp_path.iterdir()] == ["samples.jsonl"]

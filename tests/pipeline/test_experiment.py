@@ -91,3 +91,11 @@ def test_a_wrong_stage_is_refused_by_name(tmp_path, stages, message):
 def test_a_wrong_top_level_key_is_refused(tmp_path, extra, message):
     with pytest.raises(ValueError, match=message):
         load(tmp_path, "  - {name: a, command: fit}\n", extra)
+
+
+def test_a_run_folder_in_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    stages = "  - {name: a, command: fit, set: {x: '${out}/b'}}\n"
+    experiment = load(tmp_path, stages, "out: ~/runs")
+    assert experiment.out == tmp_path / "runs"
+    assert experiment.resolve(experiment.stages[0])["x"] == str(tmp_path / "runs/b")

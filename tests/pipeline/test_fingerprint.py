@@ -2,7 +2,13 @@ import os
 from pathlib import Path
 
 from rlaif_pl.pipeline.experiment import load_experiment
-from rlaif_pl.pipeline.fingerprint import code_digest, data_digests, fingerprints
+from rlaif_pl.pipeline.fingerprint import (
+    LATE_PARTS,
+    PACKAGE,
+    code_digest,
+    data_digests,
+    fingerprints,
+)
 
 
 def of(toy, stage, **options):
@@ -44,18 +50,30 @@ def test_folders_count_and_the_run_folder_does_not(tmp_path, monkeypatch):
 
 
 def test_edited_code_counts_except_parts_that_only_look_at_results(tmp_path):
-    for name in ("ops", "report", "__pycache__"):
+    for name in ("ops", "eval", "eval/page", "eval/pages", "__pycache__"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "a.py").write_text("1")
 
     def digests():
-        return code_digest(tmp_path, ()), code_digest(tmp_path, ("report",))
+        return code_digest(tmp_path, ()), code_digest(tmp_path, ("eval/page",))
 
     everything, early = digests()
     (tmp_path / "__pycache__" / "a.py").write_text("2")
     assert digests() == (everything, early)
-    (tmp_path / "report" / "a.py").write_text("2")
+    (tmp_path / "eval/page/a.py").write_text("2")
     assert digests()[0] != everything
     assert digests()[1] == early
-    (tmp_path / "ops" / "a.py").write_text("2")
-    assert digests()[1] != early
+    for name in ("ops", "eval", "eval/pages"):
+        (tmp_path / name / "a.py").write_text("2")
+        assert digests()[1] != early
+        early = digests()[1]
+
+
+def test_the_parts_that_only_look_at_results_are_there():
+    assert [part for part in LATE_PARTS if not (PACKAGE / part).is_dir()] == []
+
+
+def test_a_leading_tilde_is_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "rows.jsonl").write_text("{}")
+    assert list(dict(data_digests({"a": "~/rows.jsonl"}, tmp_path / "run"))) == ["~/rows.jsonl"]

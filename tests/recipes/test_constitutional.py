@@ -1,6 +1,6 @@
 import pytest
 
-from rlaif_pl.data.revisions import chains, read_revisions, write_revisions
+from rlaif_pl.data.revisions import Revision, chains, read_revisions, write_revisions
 from rlaif_pl.labeling.calls import Response
 from rlaif_pl.labeling.usage.reply_store import ReplyStore
 from rlaif_pl.recipes.constitutional import Reviser, RevisionOptions
@@ -186,3 +186,13 @@ def test_numbers_that_mean_nothing_are_refused(scripted):
         RevisionOptions(rounds=0)
     with pytest.raises(ValueError, match="shots from 0 to 3 with exemplars-revision-1, got 4"):
         Reviser(scripted(), RevisionOptions(shots=4))
+
+
+def test_the_last_revision_is_the_one_before_a_round_that_changed_nothing():
+    def row(number, response, **more):
+        return Revision("g", "p", "harmful", number, response, **more)
+
+    rows = [row(0, "bad."), row(1, "good."), row(2, "good.", unchanged=True)]
+    found = demonstrations(rows, only_last=True)
+    assert [each.reference for each in found.rows] == ["good."]
+    assert found.dropped == {"unchanged": 1}

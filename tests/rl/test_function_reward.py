@@ -65,4 +65,20 @@ def test_functions_are_told_apart():
     assert ".words " in FunctionReward(words).fingerprint
     assert FunctionReward(words).fingerprint != FunctionReward(other).fingerprint
     assert reward_identity(FunctionReward(words)) != reward_identity(FunctionReward(other))
-    assert FunctionReward(partial(words)).fingerprint.startswith("function functools.partial")
+    assert FunctionReward(partial(words)).fingerprint.startswith("function partial ")
+
+
+class Target:
+    def __init__(self, target):
+        self.target = target
+
+    def score(self, prompts, responses):
+        del prompts
+        return [-abs(len(text) - self.target) for text in responses]
+
+
+def test_what_a_reward_was_given_tells_it_from_others():
+    assert reward_identity(Target(8)) == reward_identity(Target(8)) != reward_identity(Target(20))
+    short, long = (FunctionReward(partial(words, limit)) for limit in (1, 2))
+    assert short.fingerprint != long.fingerprint
+    assert FunctionReward(partial(words, 1)).fingerprint == short.fingerprint

@@ -10,6 +10,7 @@ from rlaif_pl.statistics import (
     Interval,
     holm,
     minimum_detectable_effect,
+    proportion_by_group,
     standard_error_by_group,
     standard_error_of,
     two_sided_p_value,
@@ -80,3 +81,14 @@ def test_holm_keeps_what_was_not_measured():
 def test_holm_as_statsmodels_has_it():
     p = np.random.default_rng(0).uniform(size=15) ** 3
     assert holm(p.tolist()) == pytest.approx(multipletests(p, method="holm")[1].tolist())
+
+
+@pytest.mark.parametrize(("wins", "n"), [(3, 3), (7, 8), (9, 10), (16, 20), (2, 20), (0, 3)])
+def test_p_value_and_limits_say_the_same_near_the_end_of_the_scale(wins, n):
+    interval = proportion_by_group([1.0] * wins + [0.0] * (n - wins), list(range(n)))
+    p_value = two_sided_p_value(interval, 0.5)
+    assert (p_value < 0.05) == (not interval.low <= 0.5 <= interval.high)
+    # by hand: the side that faces 0.5 is 1.96 standard errors long
+    facing = interval.low if interval.value > 0.5 else interval.high
+    z = 1.959964 * abs(interval.value - 0.5) / abs(interval.value - facing)
+    assert p_value == pytest.approx(math.erfc(z / math.sqrt(2)), rel=1e-4)

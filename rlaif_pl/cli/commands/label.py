@@ -85,13 +85,13 @@ def label(
         answers = files.enter_context(LabelStore(store or str(folder / "labels.sqlite")))
         path = replies or str(folder / "replies.sqlite")
         kept = keep_replies(judge, path, spending, files, retry_failed)
-        projection = announce(judge, rows, answers, retry_failed)
         try:
             if fit_temperature_on is not None:
                 people = load_preferences(fit_temperature_on).rows
                 metrics["label/temperature"] = calibrate(judge, people)
             if gold is not None:
                 metrics |= measured(judge, gold, gate)
+            projection = announce(judge, rows, answers, retry_failed)
             pace = None if projection is None else ThroughputEstimator(projection, say)
             if kept is not None and pace is not None:
                 watch(judge, kept, spending, pace)

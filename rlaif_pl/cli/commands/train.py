@@ -17,6 +17,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from typing_extensions import override
 
+from rlaif_pl.cli.args import expand_home
 from rlaif_pl.cli.commands.help_text import add_group_helps
 from rlaif_pl.cli.commands.parsers import ShortHelp
 from rlaif_pl.cli.commands.usage import OneSentence
@@ -102,6 +103,8 @@ class CommandLine(LightningCLI):
     @override
     def before_instantiate_classes(self) -> None:
         """Complete the callbacks, and say where a fit works and logs; see ``default_callbacks``."""
+        if self.subcommand is not None:
+            expand_home(self.config[self.subcommand])
         if self.subcommand not in ("fit", "validate"):
             return
         config = self.config[self.subcommand]
