@@ -191,6 +191,12 @@ def _least(values: Tensor, norm: Tensor, top_p: float) -> Tensor:
     return values.gather(-1, kept)
 
 
+def before_stop(text: str, stop: Sequence[str]) -> str:
+    """Return a text up to the first of some stop strings; the whole text where it has none."""
+    places = [place for string in stop if (place := text.find(string)) >= 0]
+    return text[: min(places, default=None)]
+
+
 class StopStrings:
     """Finds stop strings by decoding the end of a text."""
 

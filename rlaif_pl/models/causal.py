@@ -12,7 +12,7 @@ from rlaif_pl.engine.generate import Generated, sample_responses
 from rlaif_pl.engine.hidden_states import hidden_states, states_before
 from rlaif_pl.engine.response_batch import ResponseBatch
 from rlaif_pl.engine.runner import DecoderRunner
-from rlaif_pl.engine.sampling import SamplingParams, StopStrings
+from rlaif_pl.engine.sampling import SamplingParams, StopStrings, before_stop
 from rlaif_pl.engine.score import (
     CappedHead,
     Drawer,
@@ -245,12 +245,21 @@ class CausalModel(nn.Module):
         """Return a text as it is, without special tokens."""
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))
 
-    def texts(self, tokens: Sequence[Sequence[int]]) -> list[str]:
-        """Decode responses, without end token, special tokens and surrounding white space."""
-        stops = self.stop_token_ids
+    def texts(
+        self,
+        tokens: Sequence[Sequence[int]],
+        params: SamplingParams = SamplingParams(),  # noqa: B008 - frozen
+    ) -> list[str]:
+        """Decode responses, without end token, special tokens and surrounding white space.
+
+        Args:
+            tokens: Responses as they were drawn, with what ended them.
+            params: How they were drawn: its stop tokens and strings, and what follows, are left out.
+        """
+        stops = {*self.stop_token_ids, *params.stop_token_ids}
         written = [list(row[:-1] if row and row[-1] in stops else row) for row in tokens]
         texts = self.tokenizer.batch_decode(written, skip_special_tokens=True)
-        return [text.strip() for text in texts]
+        return [before_stop(text, params.stop).strip() for text in texts]
 
 
 def _bytes(text: str) -> int:

@@ -94,7 +94,7 @@ def generate(
             ]
             chosen = [encoded[n] for n in rows]
             drawn = backend.generate(served, chosen, params, seeds)
-            decoded, ended = policy.texts(drawn.tokens), drawn.finished
+            decoded, ended = policy.texts(drawn.tokens, params), drawn.finished
             for place, n in enumerate(rows):
                 part = slice(place * params.n, (place + 1) * params.n)
                 texts[n], tokens[n] = decoded[part], drawn.tokens[part]

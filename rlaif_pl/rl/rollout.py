@@ -14,6 +14,7 @@ from rlaif_pl.engine.generation_backend import GenerationBackend, LocalGenerator
 from rlaif_pl.engine.response_batch import ResponseBatch, TrunkStates, assemble
 from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.models.actor_critic import ActorCritic
+from rlaif_pl.models.causal import CausalModel
 from rlaif_pl.models.precision import own_precision
 from rlaif_pl.models.reward import RewardModel
 from rlaif_pl.models.sampled_policy import SampledPolicy
@@ -94,7 +95,7 @@ def collect(
     """
     policy = actor.policy
     rows = policy.encode_prompts(prompts)
-    reads_states = isinstance(reward, RewardModel) and reward.reads_states_of(policy)
+    reads_states = reads_samples(reward, policy, params)
     if samples is None:
         samples = (generator or LocalGenerator()).generate(
             SampledPolicy(policy),
@@ -104,7 +105,7 @@ def collect(
             keep_trunk=True,
             close=reads_states,
         )
-    texts = policy.texts(samples.tokens)
+    texts = policy.texts(samples.tokens, params)
     batch = assemble(rows, samples.tokens, policy.pad, policy.device)
     read = batch.inputs
     if reads_states:  # a reward is read at EOS, drawn or not
@@ -119,7 +120,7 @@ def collect(
     ref_logprobs, last = actor.reference_pass(batch, below, params)
     features = last if actor.value_network == "reference_features" else None
     del last  # nothing else reads it: free it before the update
-    scores = score_rollout(actor, reward, prompts, texts, read, kept)
+    scores = score_rollout(actor, reward, prompts, texts, read, kept, reads_states=reads_states)
     scores = send(scores, policy.device)
     finished = send(torch.tensor(samples.finished), policy.device)
     drawn = None
@@ -129,6 +130,20 @@ def collect(
     return Rollout(batch, below, texts, finished, scores, ref_logprobs, features, drawn)
 
 
+def reads_samples(reward: Reward, policy: CausalModel, params: SamplingParams) -> bool:
+    """Whether a reward reads the drawn tokens, on the states of the policy's trunk, instead of text.
+
+    Stop strings and tokens of the caller's are no part of the text, and the states that sampling keeps
+    do not reach to an EOS in their place.
+    """
+    return (
+        isinstance(reward, RewardModel)
+        and reward.reads_states_of(policy)
+        and not params.stop
+        and not params.stop_token_ids
+    )
+
+
 def score_rollout(
     actor: ActorCritic,
     reward: Reward,
@@ -136,14 +151,16 @@ def score_rollout(
     texts: Sequence[str],
     batch: ResponseBatch,
     kept: TrunkStates | None,
+    *,
+    reads_states: bool,
 ) -> Tensor:
     """Score every response. ``(N,)`` float32.
 
-    A reward model on the policy's own trunk reads the sampled tokens from its states, and then every
-    response of the batch ends in EOS; any other reward is given text, so it may have another
-    tokenizer.
+    A reward model on the policy's own trunk reads the sampled tokens from its states
+    (``reads_states``, see ``reads_samples``), and then every response of the batch ends in EOS; any
+    other reward is given text, so it may have another tokenizer.
     """
-    if isinstance(reward, RewardModel) and reward.reads_states_of(actor.policy):
+    if isinstance(reward, RewardModel) and reads_states:
         return reward.rewards(batch, None if kept is None else batch.gather(kept))
     num_generations = len(texts) // len(prompts)
     if isinstance(reward, RewardModel):

@@ -119,6 +119,22 @@ def test_a_response_without_tokens_has_zeros_beside_others(make_model, tokenizer
         assert not values[1].any()
 
 
+def test_a_text_ends_before_what_was_to_stop_it(make_model, tokenizer):
+    causal = build(make_model("llama"), tokenizer, 0)
+    row = tokenizer("the dog sat on a mat").input_ids
+    assert causal.texts([row]) == ["the dog sat on a mat"]
+    found = [
+        causal.texts([row, [*row, causal.eos]], SamplingParams(stop=stop))
+        for stop in ("sat", (" mat", "on"), "dog sat on a mat", "cat")
+    ]
+    whole = ["the dog sat on a mat"] * 2
+    assert found == [["the dog"] * 2, ["the dog sat"] * 2, ["the"] * 2, whole]
+    assert (
+        causal.texts([row[:4], row[:4] + row[4:5]], SamplingParams(stop_token_ids=(row[4],)))
+        == [tokenizer.decode(row[:4]).strip()] * 2
+    )
+
+
 def test_temperature_must_be_positive():
     one = torch.ones(1)
     with pytest.raises(ValueError, match="above 0"):

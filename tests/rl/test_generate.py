@@ -63,6 +63,21 @@ def test_unfinished_texts_are_those_that_do_not_end_in_eos(policy):
     assert [t for group in result.texts for t in group] == [text.strip() for text in decoded]
 
 
+def test_no_text_holds_what_stopped_it(policy):
+    whole = generate(policy, PROMPTS, PARAMS)
+    texts = [text for group in whole.texts for text in group]
+    string = max(texts, key=len)[2:4]
+    found = generate(policy, PROMPTS, replace(PARAMS, stop=string))
+    cut = [text.partition(string)[0].strip() for text in texts]
+    assert [text for group in found.texts for text in group] == cut != texts
+    token = whole.tokens[0][0][2]
+    found = generate(policy, PROMPTS, replace(PARAMS, stop_token_ids=(token,)))
+    rows = [row for group in whole.tokens for row in group]
+    before = [row[: row.index(token)] if token in row else row for row in rows]
+    assert [text for group in found.texts for text in group] == policy.texts(before)
+    assert before != rows
+
+
 def test_no_prompts_give_no_responses(policy):
     assert generate(policy, [], PARAMS).texts == []
 

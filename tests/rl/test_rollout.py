@@ -106,6 +106,26 @@ def test_a_reward_model_scores_the_sampled_texts(actor_of, model_folder, shared)
     torch.testing.assert_close(rollout.scores, expected.detach(), rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["stop", "stop_token_ids"])
+def test_a_reward_model_on_the_policys_trunk_scores_texts_that_were_stopped(
+    actor_of, model_folder, kind
+):
+    actor = actor_of()
+    reward = RewardModel(BackboneOptions(model_folder("llama"), trunk_layers=2))
+    assert reward.adopt_trunk(actor.policy.trunk)
+    whole = roll(actor, CountLetters())
+    token = int(whole.batch.response_ids[0, 3])
+    ends = {"stop": whole.texts[0][2:4], "stop_token_ids": (token,)}
+    params = SamplingParams(n=3, max_new_tokens=8, temperature=TEMPERATURE, **{kind: ends[kind]})
+    rollout = collect(actor, reward, PROMPTS, params=params, seeds=SEEDS)
+    assert set(rollout.finished.tolist()) == {True, False}
+    if kind == "stop":
+        assert rollout.texts == [text.partition(params.stop[0])[0].strip() for text in whole.texts]
+    asked = [prompt for prompt in PROMPTS for _ in range(3)]
+    expected = reward.score(asked, rollout.texts)
+    torch.testing.assert_close(rollout.scores, expected, rtol=0, atol=1e-4)
+
+
 def closed_batch(reward, rollout):
     """What a model on the policy's own trunk reads: the sampled tokens, here cut, and EOS."""
     prompts = encode_prompts(reward.model.tokenizer, reward.model.template, PROMPTS)

@@ -13,7 +13,7 @@ import torch
 
 from rlaif_pl.engine.generate import Generated, generate_tokens
 from rlaif_pl.engine.generation_state import GenerationState
-from rlaif_pl.engine.sampling import SamplingParams, StopStrings, sample_seed
+from rlaif_pl.engine.sampling import SamplingParams, StopStrings, before_stop, sample_seed
 from rlaif_pl.engine.tree_runner import PrefixTreeRunner
 from rlaif_pl.labeling.backends.local_model import LocalModel, PlainRunner
 from rlaif_pl.labeling.backends.local_rows import Encoder, Row, UnreadableError, option_logprobs
@@ -102,8 +102,8 @@ class Writer:
         # The last token of the question decides how the first one of the answer is spelled.
         before, text = self._decode([last]), self._decode([last, *written])
         text = text[len(before) :] if text.startswith(before) else self._decode(written)
-        places = [place for string in stop if (place := text.find(string)) >= 0]
-        return text[: min(places, default=None)], bool(places)
+        cut = before_stop(text, stop)
+        return cut, cut != text
 
     def _decode(self, tokens: Sequence[int]) -> str:
         return str(
