@@ -134,13 +134,15 @@ def reads_samples(reward: Reward, policy: CausalModel, params: SamplingParams) -
     """Whether a reward reads the drawn tokens, on the states of the policy's trunk, instead of text.
 
     Stop strings and tokens of the caller's are no part of the text, and the states that sampling keeps
-    do not reach to an EOS in their place.
+    do not reach to an EOS in their place. Nor do they to the EOS of a text that the reward cuts, so it
+    has to read as many tokens as may be drawn, and an EOS.
     """
     return (
         isinstance(reward, RewardModel)
         and reward.reads_states_of(policy)
         and not params.stop
         and not params.stop_token_ids
+        and params.max_new_tokens + 1 <= reward.max_response_tokens
     )
 
 

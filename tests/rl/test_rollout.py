@@ -7,7 +7,7 @@ from rlaif_pl.engine.sampling import SamplingParams, sample_seed
 from rlaif_pl.models import ActorCritic, BackboneOptions, Lora, RewardModel
 from rlaif_pl.models.encoding import encode_prompts
 from rlaif_pl.rl.kl import log_ratio
-from rlaif_pl.rl.rollout import collect
+from rlaif_pl.rl.rollout import collect, reads_samples
 
 PROMPTS = ["the dog sat on a mat", "a cat"]
 SEEDS = [sample_seed(1, prompt, k) for prompt in PROMPTS for k in range(3)]
@@ -124,6 +124,29 @@ def test_a_reward_model_on_the_policys_trunk_scores_texts_that_were_stopped(
     asked = [prompt for prompt in PROMPTS for _ in range(3)]
     expected = reward.score(asked, rollout.texts)
     torch.testing.assert_close(rollout.scores, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("limit", [4, 8])
+def test_a_reward_model_on_the_policys_trunk_cuts_as_it_does_elsewhere(
+    actor_of, model_folder, limit
+):
+    actor = actor_of()
+    backbone = BackboneOptions(model_folder("llama"), trunk_layers=2)
+    reward = RewardModel(backbone, max_response_tokens=limit)
+    assert reward.adopt_trunk(actor.policy.trunk)
+    rollout = roll(actor, reward)
+    asked = [prompt for prompt in PROMPTS for _ in range(3)]
+    expected = reward.score(asked, rollout.texts)
+    torch.testing.assert_close(rollout.scores, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(("limit", "reads"), [(8, False), (9, True)])
+def test_a_reward_model_reads_drawn_tokens_where_it_cuts_none(actor_of, model_folder, limit, reads):
+    policy = actor_of().policy
+    backbone = BackboneOptions(model_folder("llama"), trunk_layers=2)
+    reward = RewardModel(backbone, max_response_tokens=limit)
+    assert reward.adopt_trunk(policy.trunk)
+    assert reads_samples(reward, policy, SamplingParams(max_new_tokens=8)) is reads
 
 
 def closed_batch(reward, rollout):
