@@ -284,5 +284,7 @@ def same_trunk(first: DecoderRunner | None, second: DecoderRunner | None) -> boo
         return False
     ours, theirs = first.state_dict(), second.state_dict()
     return ours.keys() == theirs.keys() and all(
-        ours[k].dtype == theirs[k].dtype and torch.equal(ours[k], theirs[k]) for k in ours
+        ours[k].dtype == theirs[k].dtype
+        and torch.equal(ours[k], theirs[k].to(ours[k].device))  # a reward may be elsewhere yet
+        for k in ours
     )

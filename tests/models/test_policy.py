@@ -188,6 +188,27 @@ def test_trunks_are_the_same_by_weight_and_type(folder):
     assert not same_trunk(first, trunk())
 
 
+def test_trunks_on_two_devices_are_compared(folder, monkeypatch):
+    options = BackboneOptions(folder("llama"), trunk_layers=2)
+    first, second = (load_policy(options, Template()).trunk for _ in range(2))
+    far = {name: Elsewhere(value) for name, value in second.state_dict().items()}
+    monkeypatch.setattr(second, "state_dict", lambda: far)
+    assert same_trunk(first, second)
+    next(iter(far.values())).value.add_(1)
+    assert not same_trunk(first, second)
+
+
+class Elsewhere:
+    """A tensor on a device that has no place here: it is read only once it is moved."""
+
+    def __init__(self, value):
+        self.value, self.dtype = value, value.dtype
+
+    def to(self, device):
+        assert device == torch.device("cpu")
+        return self.value
+
+
 def test_equal_values_of_another_type_are_another_trunk(folder):
     options = BackboneOptions(folder("llama"), trunk_layers=2, dtype="bfloat16")
     rounded = load_policy(options, Template()).trunk
