@@ -19,6 +19,7 @@ from rlaif_pl.data.disk import replace_end
 from rlaif_pl.training.callbacks.csv_rows import Cell, csv_text, read_table, write_table
 
 STEP = "step"
+HISTORY = "history.csv"
 
 
 class HistoryFile(Logger):
@@ -34,7 +35,7 @@ class HistoryFile(Logger):
     def __init__(self, save_dir: str | Path) -> None:
         super().__init__()
         self.folder = Path(save_dir)
-        self.path = self.folder / "history.csv"
+        self.path = self.folder / HISTORY
         self._columns: list[str] | None = None  # None until the file has been looked at
         self._last: dict[str, Cell] = {}  # last row of the file
         self._offset = 0  # where that row starts, in bytes

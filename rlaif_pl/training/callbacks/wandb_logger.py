@@ -17,8 +17,9 @@ from typing_extensions import override
 
 from rlaif_pl.data.disk import check_writable
 from rlaif_pl.data.metric_files import write_text
-from rlaif_pl.training.callbacks.history import HistoryFile
+from rlaif_pl.training.callbacks.history import HISTORY, HistoryFile
 
+WANDB_ID = "wandb_id.txt"
 WANDB_HOST = "https://api.wandb.ai"
 # Variables that say where W&B keeps its own files, and its defaults below the home folder.
 WANDB_FOLDERS = {
@@ -66,6 +67,9 @@ class RunLoggers(Callback):
     A config that says ``trainer.default_root_dir`` needs no second path for its loggers. Loggers
     the trainer already has stay, after these.
 
+    A resumed fit goes on in the folder's history and W&B run. One that starts anew has its own: the
+    files of the run before it, ``history.csv`` and ``wandb_id.txt``, then end in ``.old``.
+
     Args:
         project: W&B project.
         name: Name shown by W&B; by default the folder's.
@@ -74,6 +78,7 @@ class RunLoggers(Callback):
     def __init__(self, project: str = "rlaif_pl", name: str | None = None) -> None:
         self.project = project
         self.name = name
+        self._new: list[Logger] = []  # attached for a fit that has not begun
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -81,6 +86,31 @@ class RunLoggers(Callback):
             return
         ours = default_loggers(trainer.default_root_dir, self.project, self.name)
         trainer.loggers = [*ours, *trainer.loggers]
+        self._new = ours if stage == "fit" else []
+
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Not in setup: the trainer does not know yet whether it resumes.
+        if not trainer.strategy.restore_checkpoint_after_setup:
+            self._begin(trainer)
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._begin(trainer)
+
+    def _begin(self, trainer: Trainer) -> None:
+        """Set the files of an earlier run aside, unless this one goes on from a checkpoint."""
+        ours, self._new = self._new, []
+        if not ours or trainer.ckpt_path is not None or not trainer.is_global_zero:
+            return
+        folder = Path(trainer.default_root_dir)
+        for name in (HISTORY, WANDB_ID):
+            path = folder / name
+            if path.is_file():
+                path.replace(path.with_name(f"{name}.old"))
+        for logger in ours:  # W&B's run begins when something is first logged
+            if isinstance(logger, WandbLogger) and logger._experiment is None:
+                logger._id = logger._wandb_init["id"] = run_id(folder)
 
 
 def wandb_mode() -> Mode:
@@ -126,7 +156,7 @@ def use_writable_folders(root: Path) -> None:
 
 def run_id(folder: Path) -> str:
     """Return the W&B identity of the run in a folder, made on first use."""
-    path = folder / "wandb_id.txt"
+    path = folder / WANDB_ID
     if not path.is_file():
         write_text(path, secrets.token_hex(4) + "\n")
     return path.read_text(encoding="utf-8").strip()

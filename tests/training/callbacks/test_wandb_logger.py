@@ -1,8 +1,10 @@
 import os
+from types import SimpleNamespace
 
 import pytest
 import wandb
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.strategies import Strategy
 
 from rlaif_pl.training.callbacks import HistoryFile, RunLoggers, default_loggers
 from rlaif_pl.training.callbacks.csv_rows import read_table
@@ -73,6 +75,50 @@ def test_a_home_that_cannot_be_written_moves_the_folders_of_wandb(monkeypatch, t
 
 def test_a_resumed_run_keeps_its_identity(tmp_path):
     assert run_id(tmp_path) == run_id(tmp_path)
+
+
+def values(path):
+    return [{k: v for k, v in row.items() if v} for row in read_table(path).rows]
+
+
+@pytest.mark.parametrize("is_late", [False, True])  # when the strategy reads a checkpoint
+def test_a_new_fit_in_a_used_folder_has_its_own_history(monkeypatch, tmp_path, fit, is_late):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    monkeypatch.setattr(Strategy, "restore_checkpoint_after_setup", property(lambda _: is_late))
+    path = tmp_path / "history.csv"
+    path.write_text("step,old\n0,1.0\n9,2.0\n")
+    trainer = fit(callbacks=[RunLoggers()], max_steps=2)
+    rows = values(path)
+    assert [row["step"] for row in rows] == [0, 1]
+    assert all("old" not in row for row in rows)
+    assert (tmp_path / "history.csv.old").read_text() == "step,old\n0,1.0\n9,2.0\n"
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    fit(callbacks=[RunLoggers()], ckpt_path=tmp_path / "a.ckpt")
+    assert values(path)[:2] == rows  # a resumed one goes on in it
+    assert [row["step"] for row in values(path)] == [0, 1, 2, 3]
+    assert (tmp_path / "history.csv.old").read_text() == "step,old\n0,1.0\n9,2.0\n"
+
+
+@pytest.mark.parametrize("resumed", [None, "a.ckpt"])
+def test_a_new_fit_is_another_run_of_wandb(monkeypatch, tmp_path, resumed):
+    monkeypatch.setenv("WANDB_MODE", "offline")  # WandbLogger sets it, and is undone with it
+    old = run_id(tmp_path)
+    strategy = SimpleNamespace(restore_checkpoint_after_setup=False)
+    trainer = SimpleNamespace(
+        loggers=[],
+        default_root_dir=tmp_path,
+        strategy=strategy,
+        ckpt_path=resumed,
+        is_global_zero=True,
+    )
+    callback = RunLoggers()
+    callback.setup(trainer, None, "fit")
+    callback.on_fit_start(trainer, None)
+    ids = {trainer.loggers[1].version, trainer.loggers[1]._wandb_init["id"], run_id(tmp_path)}
+    assert len(ids) == 1
+    assert (ids == {old}) is (resumed is not None)
+    callback.on_train_start(trainer, None)  # once a fit
+    assert ids == {run_id(tmp_path)}
 
 
 def test_a_fit_logs_offline_even_where_home_cannot_be_written(monkeypatch, tmp_path, fit):
