@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Literal, cast
 
@@ -19,6 +17,7 @@ from rlaif_pl.engine.decoder_layers import decoder_of, text_part
 from rlaif_pl.models.card import adapter_card
 from rlaif_pl.models.causal import CausalModel
 from rlaif_pl.models.export import check_policy_export, save_policy
+from rlaif_pl.models.model_folder import replaced_whole
 from rlaif_pl.models.text_format import TextFormat
 
 WEIGHTS = "adapter_model.safetensors"
@@ -68,26 +67,17 @@ def save_adapter(folder: str | Path, model: CausalModel, *, card: bool = True) -
         card: Whether to lay a README.md beside them, and how the policy reads texts.
 
     Raises:
-        ValueError: The policy has no adapters.
+        ValueError: The policy has no adapters, or something else than a model stands there.
     """
     check_adapter_export(model)
-    folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
+    with replaced_whole(folder) as work:
         save_file(_weights(model, _decoder_name(model)), work / WEIGHTS, metadata={"format": "pt"})
         _config(model).save_pretrained(str(work))
         if card:
             text = adapter_card(model.base, model.template)
             (work / "README.md").write_text(text, encoding="utf-8")
             TextFormat(model.template).save(work)
-        work.chmod(0o755)
-        if folder.exists():
-            shutil.rmtree(folder)
-        work.replace(folder)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-    return folder
+    return Path(folder)
 
 
 def adapter_rank(model: CausalModel) -> int:

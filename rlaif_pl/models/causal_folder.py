@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from rlaif_pl.models.model_folder import replaced_whole
 from rlaif_pl.models.text_format import TextFormat
 from rlaif_pl.models.tokenizer_files import name_rope_for_all, save_tokenizer
 
@@ -26,18 +25,18 @@ def save_causal(
     """Write a plain transformers folder (safetensors), whole or not at all.
 
     Args:
-        folder: Where to; an older folder there is replaced.
+        folder: Where to; an older model there is replaced.
         model: A causal LM without adapters (see ``rlaif_pl.models.adapters.merged``).
         tokenizer: Its tokenizer.
         card: Text of its README.md, if it is to have one.
         text_format: How it reads texts, where it was trained to.
         revision: Commit of the hub model that the tokenizer was read from.
         check: Raises where the written files are not right; they then take no place.
+
+    Raises:
+        ValueError: Something else than a model stands there.
     """
-    folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
+    with replaced_whole(folder) as work:
         model.save_pretrained(work)
         name_rope_for_all(work / "config.json")
         save_tokenizer(work, tokenizer, revision)
@@ -47,14 +46,4 @@ def save_causal(
             text_format.save(work)
         if check is not None:
             check(work)
-        work.chmod(0o755)
-        if folder.exists():
-            old = work.with_name(work.name + ".old")
-            folder.replace(old)
-            work.replace(folder)
-            shutil.rmtree(old)
-        else:
-            work.replace(folder)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-    return folder
+    return Path(folder)

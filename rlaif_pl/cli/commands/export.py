@@ -15,6 +15,7 @@ from rlaif_pl.evaluation.selection import Candidate
 from rlaif_pl.labeling.usage.reply_export import export_replies
 from rlaif_pl.labeling.usage.reply_store import ReplyStore
 from rlaif_pl.models.adapter_export import Form, check_export, export_policy
+from rlaif_pl.models.model_folder import check_place
 
 
 def export(
@@ -108,13 +109,15 @@ def export_run(run: Path, checkpoint: str | None, out: Path, form: Form) -> Path
 
     Raises:
         FileNotFoundError: There is no such checkpoint.
-        ValueError: The run has no actor, other weights, or no adapters to write alone.
+        ValueError: The run has no actor, other weights, or no adapters to write alone; or something
+            else than a model stands at ``out``.
     """
     path = run / "checkpoints" / "last.ckpt" if checkpoint is None else Path(checkpoint)
     if not path.exists():
         raise FileNotFoundError(
             f"expected a checkpoint at {path}, found none; name one by checkpoint"
         )
+    check_place(out)
     actor = build_actor(run / "config.yaml")
     check_export(actor.policy, form)
     load_weights(actor, Candidate(path, step=0, value=0.0))

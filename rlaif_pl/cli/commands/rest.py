@@ -15,6 +15,7 @@ from rlaif_pl.data.metric_files import write_json, write_metrics, write_text
 from rlaif_pl.data.sources import DataSource, load_prompts
 from rlaif_pl.models.device import on_device, put, resolve_device
 from rlaif_pl.models.export import save_policy
+from rlaif_pl.models.model_folder import check_place
 from rlaif_pl.models.policy import BackboneOptions, load_policy
 from rlaif_pl.pipeline.experiment import Stage
 from rlaif_pl.pipeline.process import launch
@@ -65,6 +66,7 @@ def rest(
     """
     started = time.monotonic()
     folder = Path(out)
+    check_place(folder / "policy")
     loop = Rest(
         policy=policy,
         train=load_prompts(prompts),

@@ -9,6 +9,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from typing_extensions import override
 
 from rlaif_pl.models.adapter_export import Form
+from rlaif_pl.models.model_folder import check_place
 from rlaif_pl.training.base import TrainableModule
 
 
@@ -16,7 +17,8 @@ class ExportModel(Callback):
     """Calls the module's ``export`` at the end of a fit, on rank 0; looks before it whether it can.
 
     Args:
-        folder: Where to; a relative path is below ``trainer.default_root_dir``.
+        folder: Where to; a relative path is below ``trainer.default_root_dir``. An earlier model there
+            is replaced; anything else is refused before training.
         form: ``whole`` folds adapters in; ``adapter`` writes a policy's adapters alone, as a PEFT
             folder, which is megabytes and may stand wherever a model is named.
     """
@@ -47,10 +49,16 @@ class ExportModel(Callback):
         """Refuse, before training, an export that would fail after it; bytes that it will take."""
         size = exporter(pl_module).check_export(self.form)
         target = self.target(trainer)
-        if target.exists() and not target.is_dir():
+        root, place = Path(trainer.default_root_dir).resolve(), target.resolve()
+        if place in (root, *root.parents, root / "checkpoints"):
             raise ValueError(
-                f"ExportModel: expected a folder at {target} or nothing, got a file; move it away"
+                f"ExportModel: expected a folder of the model's own, got {target}, where the run "
+                "writes its records or checkpoints; name another (default_callbacks.export_to)"
             )
+        try:
+            check_place(target)
+        except ValueError as error:
+            raise ValueError(f"ExportModel: {error}") from error
         return size
 
 

@@ -64,6 +64,16 @@ def test_an_export_that_cannot_be_is_refused_before_training(trainer, module, mo
     preflight(trainer(), module)  # nothing is to be exported
 
 
+@pytest.mark.parametrize("folder", [".", "..", "checkpoints", "old"])
+def test_an_export_over_something_else_is_refused_before_training(
+    trainer, module, tmp_path, folder
+):
+    (tmp_path / "run" / "old").mkdir(parents=True)
+    (tmp_path / "run" / "old" / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="ExportModel: expected .*name a"):
+        ExportModel(folder).setup(trainer(), module, "fit")
+
+
 def test_a_module_that_exports_nothing_is_told_of_before_training(fit):
     with pytest.raises(ValueError, match="expected a module with export.*got TinyModule"):
         fit(callbacks=[ExportModel()])
