@@ -42,7 +42,8 @@ def save_tokenizer(
     """Write a tokenizer's files."""
     files = source_files(tokenizer, revision)
     settings = _read(files[CONFIG]) if CONFIG in files else {}
-    if len(files) < 2 or "auto_map" in settings:  # made in memory, or with code of its own
+    # made in memory, without settings (vocab.json and merges.txt alone), or with code of its own
+    if CONFIG not in files or len(files) < 2 or "auto_map" in settings:
         tokenizer.save_pretrained(folder)
         _write(folder / CONFIG, portable(_read(folder / CONFIG)))
         return

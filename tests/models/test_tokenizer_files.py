@@ -119,6 +119,19 @@ def test_the_source_may_be_gone_by_then(old, tmp_path):
     assert again(TEXTS).input_ids == tokenizer(TEXTS).input_ids
 
 
+def test_a_folder_of_vocabulary_alone_is_written_whole(tokenizer, tmp_path):
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "bare" / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
+    tokenizer.backend_tokenizer.model.save(str(tmp_path / "bare"))
+    bare = AutoTokenizer.from_pretrained(tmp_path / "bare")
+    assert set(source_files(bare)) == {"vocab.json", "merges.txt"}
+    (tmp_path / "out").mkdir()
+    save_tokenizer(tmp_path / "out", bare)
+    again = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert again(TEXTS).input_ids == bare(TEXTS).input_ids
+    assert again.eos_token == bare.eos_token
+
+
 @pytest.mark.parametrize("scaling", [{}, {"rope_type": "linear", "factor": 2.0}])
 def test_the_base_of_positions_is_written_for_old_and_new(tmp_path, scaling):
     rope = {"rope_theta": 5e5, **(scaling or {"rope_type": "default"})}
