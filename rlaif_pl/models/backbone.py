@@ -105,9 +105,7 @@ def load_backbone(
     if gradient_checkpointing:
         recompute_activations(model)
     written, _ = PreTrainedConfig.get_config_dict(source, revision=revision)
-    head = model.get_output_embeddings() or model.get_input_embeddings()
-    rows = int(cast(Tensor, head.weight).shape[0])
-    info = model_info(name, tokenizer, config, written, rows, model.generation_config)
+    info = model_info(name, tokenizer, config, written, _rows(model), model.generation_config)
     model = model.eval().requires_grad_(False)
     if device is not None:
         model.to(device)  # type: ignore[arg-type]
@@ -165,13 +163,34 @@ def _with_adapters(
     )
     model = merge_adapter(base.model, adapters.folder).eval().requires_grad_(False)
     model.to(dtype=resolve_dtype(dtype, device), device=device)  # type: ignore[call-overload]
-    tokenizer = base.tokenizer
+    tokenizer, info = base.tokenizer, base.info
     if (adapters.folder / "tokenizer_config.json").is_file():
-        tokenizer = AutoTokenizer.from_pretrained(adapters.folder)
+        tokenizer = AutoTokenizer.from_pretrained(
+            adapters.folder, trust_remote_code=trust_remote_code
+        )
+        info = _info_with(tokenizer, str(adapters.folder), model, base.info)
     identity = fingerprint_of(
         str(adapters.folder), dtype=dtype, trust_remote_code=trust_remote_code, device=device
     )
-    return Backbone(model, tokenizer, identity, base.info)
+    return Backbone(model, tokenizer, identity, info)
+
+
+def _info_with(
+    tokenizer: PreTrainedTokenizerBase, name: str, model: PreTrainedModel, base: ModelInfo
+) -> ModelInfo:
+    """Gather the facts about a model of adapters with a tokenizer of their own.
+
+    They may have been trained to end texts otherwise than their base, whose ends are ends still.
+    """
+    ends = [base.eos_token_id, *sorted(base.stop_token_ids - {base.eos_token_id})]
+    written = {"eos_token_id": ends}
+    return model_info(name, tokenizer, model.config, written, _rows(model), base.generation_config)
+
+
+def _rows(model: PreTrainedModel) -> int:
+    """Tokens that a model has a row for."""
+    head = model.get_output_embeddings() or model.get_input_embeddings()
+    return int(cast(Tensor, head.weight).shape[0])
 
 
 def resolve_dtype(dtype: Precision, device: torch.device | None = None) -> torch.dtype:

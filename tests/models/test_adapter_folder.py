@@ -80,6 +80,17 @@ def test_the_fingerprint_is_of_base_and_adapters(train, tmp_path):
     assert fingerprint_of(policy.base) in fingerprint_of(first)
 
 
+def test_adapters_with_a_tokenizer_of_their_own_end_texts_as_it_says(train, tokenizer, tmp_path):
+    folder = save_adapter(tmp_path / "adapter", train("llama"))
+    tokenizer.eos_token = "<s>"  # the base ends texts with </s>
+    tokenizer.save_pretrained(folder)
+    policy = load_policy(BackboneOptions(str(folder)), Template())
+    start, end = tokenizer.convert_tokens_to_ids(["<s>", "</s>"])
+    assert policy.eos == policy.tokenizer.eos_token_id == start
+    assert policy.stop_token_ids == {start, end}
+    assert policy.info.name == str(folder)
+
+
 def test_a_policy_without_adapters_has_none_to_write(make_model, tokenizer, tmp_path):
     folder = save_causal(tmp_path / "llama", make_model("llama"), tokenizer)
     whole = for_role(load_policy(BackboneOptions(str(folder)), Template()), None, seed=0)
