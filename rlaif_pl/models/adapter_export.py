@@ -47,12 +47,18 @@ def check_adapter_export(model: CausalModel) -> int:
         Bytes that its adapters will take.
 
     Raises:
-        ValueError: It has no adapters.
+        ValueError: It has no adapters, or they are not on the weights that its base names.
     """
     if not has_adapters(model):
         raise ValueError(
             "expected a policy with adapters to export them alone, got one that is trained whole; set "
             "lora, or export it whole (ExportModel: form: whole)"
+        )
+    if not model.rests_on_base:
+        raise ValueError(
+            f"expected adapters on the weights of {model.base} to export them alone, got some on a "
+            "policy that was itself trained in memory, which would be lost; export it whole, or name "
+            "the saved SFT folder as backbone"
         )
     return sum(4 * value.numel() for value in _weights(model, "").values())
 

@@ -234,6 +234,7 @@ def for_role(policy: AnyModel, lora: Lora | None, seed: int, *, writes: bool = T
     if writes and lora is None and policy.trunk is None:
         head = _own_head(policy, top).requires_grad_(True).float()
     twin = _twin(policy, top, head)
+    twin.rests_on_base = policy.rests_on_base and lora is not None
     twin.lora = lora
     return twin
 
@@ -257,6 +258,7 @@ def frozen_copy(policy: AnyModel) -> AnyModel:
         if any(p.requires_grad for p in head.parameters()):
             head = _own_head(policy, top)
         twin = _twin(policy, top.requires_grad_(False), head.requires_grad_(False))
+        twin.rests_on_base = False
     twin.lora = policy.lora
     return twin
 
@@ -275,6 +277,7 @@ def _twin(policy: AnyModel, top: DecoderRunner, head: nn.Linear | CappedHead) ->
     shared = (policy.tokenizer, policy.template, policy.config, policy.info)
     twin = type(policy)(policy.trunk, top, head, *shared)
     twin.base, twin.home = policy.base, policy.home
+    twin.rests_on_base = policy.rests_on_base
     return twin
 
 

@@ -45,8 +45,13 @@ class SampledPolicy:
     def changed(self) -> Changed:
         """What differs from the model on a server."""
         if has_adapters(self.model):
-            return "adapter"
-        if self.send_whole or any(each.requires_grad for each in self.model.parameters()):
+            alone = (
+                self.model.rests_on_base and self._files is None
+            )  # all that differs from a server
+            return "adapter" if alone else "whole"
+        if self.send_whole or not self.model.rests_on_base:
+            return "whole"
+        if any(each.requires_grad for each in self.model.parameters()):
             return "whole"
         return "nothing" if self._files is None else "adapter"
 
@@ -66,13 +71,13 @@ class SampledPolicy:
 
     def write(self, folder: Path) -> Path:
         """Write adapters, or all weights."""
-        if has_adapters(self.model):
+        if self.changed != "adapter":
+            return save_policy(folder, self.model)
+        if self._files is None:
             return save_adapter(folder, self.model, card=False)
-        if self._files is not None and self.changed == "adapter":
-            work = folder.with_name(f".{folder.name}")
-            shutil.copytree(self._files.folder, work)
-            return work.replace(folder)
-        return save_policy(folder, self.model)
+        work = folder.with_name(f".{folder.name}")
+        shutil.copytree(self._files.folder, work)
+        return work.replace(folder)
 
     @torch.no_grad()
     def tensors(self) -> Iterator[tuple[str, Tensor]]:

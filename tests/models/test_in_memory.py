@@ -14,7 +14,9 @@ from transformers import (
 
 from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.models import ActorCritic, BackboneOptions, Lora, Policy, RewardModel
+from rlaif_pl.models.adapter_export import check_export, export_policy
 from rlaif_pl.models.policy import frozen_copy
+from rlaif_pl.models.sampled_policy import SampledPolicy
 from rlaif_pl.text import Template
 
 PROMPTS = ["the dog sat", "a cat"]
@@ -103,6 +105,30 @@ def test_an_actor_critic_starts_from_the_policy_at_a_kl_of_0(tiny_model_folder, 
     stir(actor.policy)
     torch.testing.assert_close(logprobs(sft), before, rtol=0, atol=0)
     assert any(p.requires_grad for p in sft.parameters())
+
+
+@pytest.mark.parametrize("lora", [Lora(r=4), None])
+def test_adapters_on_a_policy_trained_in_memory_never_go_alone(tiny_model_folder, tmp_path, lora):
+    sft = Policy.from_pretrained(tiny_model_folder, trunk_layers=2, lora=lora)
+    stir(sft)
+    actor = ActorCritic(sft, lora=Lora(r=4), value_network="none")
+    stir(actor.policy)
+    with pytest.raises(ValueError, match="export it whole, or name the saved SFT folder"):
+        check_export(actor.policy, "adapter")
+    assert SampledPolicy(sft).changed == ("whole" if lora is None else "adapter")
+    assert SampledPolicy(actor.policy).changed == "whole"
+    assert SampledPolicy(actor.reference).changed == "whole"  # it is frozen, and no server has it
+    again = Policy.from_pretrained(SampledPolicy(actor.policy).write(tmp_path / "out"), frozen=True)
+    torch.testing.assert_close(logprobs(again), logprobs(actor.policy), rtol=1e-4, atol=1e-4)
+
+
+def test_adapters_on_a_folder_of_adapters_are_sent_whole(tiny_model_folder, tmp_path):
+    sft = Policy.from_pretrained(tiny_model_folder, trunk_layers=2, lora=Lora(r=4))
+    assert SampledPolicy(sft).changed == "adapter"
+    check_export(sft, "adapter")
+    folder = export_policy(tmp_path / "sft", sft, "adapter")
+    assert SampledPolicy(Policy.from_pretrained(folder, frozen=True)).changed == "adapter"
+    assert SampledPolicy(Policy.from_pretrained(folder, lora=Lora(r=4))).changed == "whole"
 
 
 def test_a_reward_on_a_policy_is_a_reward_on_its_folder(tiny_model_folder):
