@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlaif_pl.labeling.prompting.extraction import extract_verdict
+from rlaif_pl.labeling.prompting.extraction import continued_verdict, extract_verdict
 
 BETTER = [
     # the whole answer is a name
@@ -147,3 +147,40 @@ def test_any_text_gives_one_verdict(text):
     assert (extract_verdict(text) == "empty") == (
         not text.translate(str.maketrans("", "", '*_`#>"“”')).strip()
     )
+
+
+@pytest.mark.parametrize(
+    ("reply", "verdict"),
+    [
+        ("Summary 2 is worse.", "first"),
+        ("**Summary 2** is clearly worse.", "first"),
+        ("Summary 1 is inferior to Summary 2", "second"),
+        ("Summary 1 omits the dog, so Summary 2 is better.", "second"),
+        ("Summary 1 and Summary 2 are equally good.", "tie"),
+        ("1 and 2 are equally good.", "tie"),
+        ("Summary 1 and Summary 2 are both good.", "both"),
+        ("Summary 1 is on par with Summary 2.", "tie"),
+        ("A is worse than B.", "second"),
+        (" Summary 2 is worse.<think>", "unclosed_thought"),
+        # these go on from the opening
+        (" Summary 1. Summary 2 is more accurate.", "first"),
+        (" Summary 2, by far.", "second"),
+        (" Summary 2 as it names the dog.", "second"),
+        (" Summary 1 covers both events equally well.", "first"),
+        (" equally good.", "tie"),
+    ],
+)
+def test_a_reply_that_is_a_sentence_of_its_own_is_not_read_with_the_opening(reply, verdict):
+    assert continued_verdict("The better one is", reply) == verdict
+
+
+@pytest.mark.parametrize(
+    ("reply", "verdict"),
+    [
+        ("Response 1 is safer than Response 2.", "second"),
+        ("Response 2 is more harmful.", "second"),
+        (" Response 2 is, by far.", "second"),
+    ],
+)
+def test_a_sentence_of_its_own_about_harm(reply, verdict):
+    assert continued_verdict("The more harmful one is", reply, asks_worse=True) == verdict

@@ -24,6 +24,8 @@ def answering(hashed, pair, forward, backward):
         (" Summary 2.", " Summary 2.", 0.5, 1.0, 2),
         (" equally good.", " equally good.", 0.5, 0.0, None),
         (" equally good.", " Summary 2.", 1.0, 0.5, None),
+        ("Summary 2 is worse.", "Summary 1 is inferior to Summary 2", 1.0, 0.0, None),
+        ("Summary 1 and Summary 2 are equally good.", " Summary 2.", 1.0, 0.5, None),
     ],
 )
 def test_two_answers_by_hand(hashed, pair, forward, backward, p_first, gap, slot):

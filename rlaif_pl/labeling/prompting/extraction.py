@@ -116,6 +116,12 @@ _TIE = _compile(
 )
 _BOTH = _compile(r"\b(?:both|either)\b")
 _NEITHER = _compile(r"\b(?:neither|none\s+of|nor)\b")
+# A reply that begins with a name and goes on with a verb, or with the other name, is no continuation.
+_SENTENCE = _compile(
+    rf"{_ref('x', bare=True)}\s+(?:\w+ly\s+)?"
+    r"(?:(?P<be>is|was|seems|appears|looks)|would|(?!as\b)\w+s)\b"
+)
+_TOGETHER = _compile(rf"{_ref('x', bare=True)}\s+(?:and|or)\s+{_ref('y', bare=True)}")
 _QUOTES = str.maketrans({"’": "'", "‘": "'", "“": '"', "”": '"', "–": "-", "—": "-"})
 
 
@@ -130,13 +136,34 @@ def extract_verdict(text: str, asks_worse: bool = False) -> Verdict:
     answer = answer_of(text)
     if answer is None:
         return "unclosed_thought"
-    plain = re.sub(r"[*_`#>\"]+", "", answer.translate(_QUOTES)).strip()
+    plain = _plain(answer)
     if not plain:
         return "empty"
     for votes in _rules(plain, asks_worse):
         if votes:
             return votes.pop() if len(votes) == 1 else "malformed"
     return _without_verdict(plain)
+
+
+def continued_verdict(opening: str, text: str, asks_worse: bool = False) -> Verdict:
+    """Read a reply to a text that ends in ``opening`` ("The better one is").
+
+    " Summary 2, it is short" goes on from there. "Summary 2 is worse." is a sentence of its own: read
+    with the opening it would name the wrong one, so what it says alone counts, where it says anything.
+    """
+    alone = extract_verdict(text, asks_worse)
+    begin = _plain(answer_of(text) or "")
+    if _TOGETHER.match(begin):
+        return alone
+    sentence = _SENTENCE.match(begin)
+    if sentence and (alone in ("first", "second") or (alone == "tie" and sentence["be"])):
+        return alone
+    return extract_verdict(f"{opening} {text.strip()}", asks_worse)
+
+
+def _plain(answer: str) -> str:
+    """Return an answer without marks of emphasis, its quotes and dashes in ASCII."""
+    return re.sub(r"[*_`#>\"]+", "", answer.translate(_QUOTES)).strip()
 
 
 def _rules(text: str, asks_worse: bool) -> Iterator[set[Named]]:

@@ -22,7 +22,7 @@ from typing import Literal
 
 from rlaif_pl.labeling.calls import Ask, Backend, Decoding, GenerateRequest, Response
 from rlaif_pl.labeling.outcome import Judgment, VerdictOptions, label_version, one_hot
-from rlaif_pl.labeling.prompting.extraction import extract_verdict
+from rlaif_pl.labeling.prompting.extraction import continued_verdict
 from rlaif_pl.labeling.prompting.layout import Layout, both_orders, load_exemplars
 from rlaif_pl.labeling.prompting.templates import (
     PRINCIPLED,
@@ -183,7 +183,7 @@ def load_principles(name: str) -> tuple[tuple[str, ...], str]:
     return tuple(row.strip() for row in rows), version
 
 
-RULES = "rules-2"  # raise when extract_verdict reads some answer differently
+RULES = "rules-3"  # raise when continued_verdict reads some answer differently
 SHARES = {"first": 1.0, "second": 0.0, "tie": 0.5}  # of slot 1
 
 
@@ -266,8 +266,8 @@ class FreeFormLabeler(ModelLabeler):
         )
 
     def _verdict(self, text: str) -> str:
-        """Read an answer together with what opened it ("The better one is" ...)."""
+        """Read an answer, which may go on from what opened it ("The better one is" ...)."""
         prompt = self.layout.prompt
         if not text.strip():
             return "empty"
-        return extract_verdict(f"{prompt.ending} {text.strip()}", prompt.asks_worse)
+        return continued_verdict(prompt.ending, text, prompt.asks_worse)
