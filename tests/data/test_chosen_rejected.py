@@ -5,8 +5,10 @@ import json
 
 import pytest
 
+from rlaif_pl.data.label_export import trl_rows, write_parquet
 from rlaif_pl.data.preferences import group_of
 from rlaif_pl.data.sources import DataSource, load_preferences, load_prompts
+from rlaif_pl.types import Preference
 
 HEAD = "\n\nHuman: Hi\n\nAssistant: Yes?\n\nHuman: Why?\n\nAssistant:"
 
@@ -125,3 +127,53 @@ def test_every_real_row_is_kept_or_counted(real_data, name):
     assert len(loaded.rows) > 0.97 * total
     endings = {pair.prompt.endswith("\n\nAssistant:") for pair in loaded.rows}
     assert endings == {True}
+
+
+def test_group_weight_and_probability_of_a_row_are_kept(write):
+    row = {"chosen": "yes", "rejected": "no", "group": 7, "weight": 0.5, "p_chosen": 0.75}
+    rows = [{"prompt": f"Q{n}", **row} for n in range(12)]
+    pairs = load_preferences(write(*rows)).rows
+    assert {(p.first, p.p_first) for p in pairs} == {("yes", 0.75), ("no", 0.25)}
+    assert {(p.group, p.weight, p.source, p.provenance.strategy) for p in pairs} == {
+        ("7", 0.5, None, None)
+    }
+    assert {prompt.group for prompt in load_prompts(write(*rows))} == {"7"}
+    mapped = [{"sure" if key == "p_chosen" else key: row[key] for key in row} for row in rows]
+    source = DataSource(write(*mapped), columns={"p_chosen": "sure"})
+    assert load_preferences(source).rows == pairs
+
+
+@pytest.mark.parametrize(
+    ("fields", "source"),
+    [
+        ({"p_chosen": 0.75, "source": "ai"}, "ai"),
+        ({"source": "synthetic"}, "synthetic"),
+        ({"source": "evol_instruct"}, "human"),  # where the texts are from
+        ({"p_chosen": None}, "human"),
+    ],
+)
+def test_who_judged_is_what_the_row_says(write, fields, source):
+    pair, dialogue = (
+        load_preferences(write(row | fields)).rows[0]
+        for row in (
+            {"prompt": "Q", "chosen": "yes", "rejected": "no"},
+            {"chosen": HEAD + " So.", "rejected": HEAD + " No."},
+        )
+    )
+    assert pair.source == dialogue.source == source
+    assert pair.provenance.strategy == ("human" if source == "human" else None)
+
+
+def test_exported_labels_come_back_as_soft_as_they_were(tmp_path):
+    soft = [Preference(f"p{n}", "a", "b", group_of(f"p{n}"), 0.9, source="ai") for n in range(8)]
+    write_parquet(tmp_path / "train.parquet", trl_rows(soft))
+    for pair in load_preferences(str(tmp_path / "train.parquet")).rows:
+        assert pair.p_first == pytest.approx(0.9 if pair.first == "a" else 0.1)
+        assert pair.source is None
+
+
+@pytest.mark.parametrize(("name", "value"), [("p_chosen", 1.5), ("p_chosen", "x"), ("weight", -1)])
+def test_numbers_that_cannot_be_are_refused_by_line_and_column(write, name, value):
+    path = write({"prompt": "Q", "chosen": "yes", "rejected": "no", name: value})
+    with pytest.raises(ValueError, match=rf"rows.jsonl:1: expected '{name}' to be a"):
+        load_preferences(path)

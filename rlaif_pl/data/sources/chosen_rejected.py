@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import NamedTuple
 
 from rlaif_pl.data.files import RawRow
 from rlaif_pl.data.preferences import LoadedPreferences, gathered, group_of
+from rlaif_pl.data.records import check
 from rlaif_pl.data.sides import chosen_is_first
+from rlaif_pl.data.sources.cells import Columns
 from rlaif_pl.data.sources.messages import ASSISTANT, read_exchange, split_dialogue
 from rlaif_pl.text import shown
 from rlaif_pl.types import Preference, Prompt, Provenance
+
+OURS = Columns(None)  # these layouts name their columns as we do
 
 
 class Choice(NamedTuple):
@@ -36,12 +41,9 @@ def read_trl(rows: Iterable[RawRow], seed: int) -> LoadedPreferences:
     ``chosen`` and ``rejected`` may repeat the whole dialogue, with or without a prompt beside it; see
     ``messages.read_exchange``. Rows whose sides differ before the last message, or whose prompt is
     not in their dialogue, are left out and counted, as are those that are the same on both sides.
+    ``group``, ``weight``, ``p_chosen`` and ``source`` are read where they are there; see ``judged``.
     """
-    found = (read_exchange(row, "prompt", ("chosen", "rejected")) for row in rows)
-    return gathered(
-        each if isinstance(each, str) else placed(Choice(*each), group_of(each[0]), seed)
-        for each in found
-    )
+    return gathered(_exchange(row, seed) for row in rows)
 
 
 def read_trl_prompt(row: RawRow) -> Prompt | None:
@@ -54,10 +56,10 @@ def read_trl_prompt(row: RawRow) -> Prompt | None:
     found = read_exchange(row, "prompt", names)
     if isinstance(found, str):
         return None
-    return Prompt(found[0], group_of(found[0]), None if demonstrated is None else found[1])
+    return Prompt(found[0], OURS.group(row, found[0]), None if demonstrated is None else found[1])
 
 
-def placed(choice: Choice, group: str, seed: int, weight: float = 1.0) -> Preference:
+def placed(choice: Choice, seed: int) -> Preference:
     """Put chosen and rejected into first and second so that the side tells nothing.
 
     The side is a hash of seed and texts: no row's place depends on the others.
@@ -68,12 +70,37 @@ def placed(choice: Choice, group: str, seed: int, weight: float = 1.0) -> Prefer
         prompt=choice.prompt,
         first=sides[0],
         second=sides[1],
-        group=group,
+        group=group_of(choice.prompt),
         p_first=float(is_first),
-        weight=weight,
         source="human",
         provenance=Provenance(strategy="human"),
     )
+
+
+def judged(pair: Preference, columns: Columns, row: RawRow) -> Preference:
+    """Return a placed pair with what else the row says of it: group, weight, ``p_chosen``, source.
+
+    Who gave a ``p_chosen`` is not known where the row does not tell: a label of an AI, most often.
+    """
+    p = columns.p_chosen(row)
+    source = columns.source(row) or ("human" if p is None else None)
+    if p is not None and not pair.p_first:
+        p = 1.0 - p
+    pair = replace(
+        pair,
+        group=columns.group(row, pair.prompt),
+        weight=columns.weight(row),
+        p_first=pair.p_first if p is None else p,
+        source=source,
+        provenance=Provenance(strategy="human" if source == "human" else None),
+    )
+    check(pair, row.where)
+    return pair
+
+
+def _exchange(row: RawRow, seed: int) -> Preference | str:
+    found = read_exchange(row, "prompt", ("chosen", "rejected"))
+    return found if isinstance(found, str) else judged(placed(Choice(*found), seed), OURS, row)
 
 
 def _dialogues(row: RawRow, seed: int) -> Preference | str:
@@ -83,7 +110,7 @@ def _dialogues(row: RawRow, seed: int) -> Preference | str:
         return "differs before the last Assistant turn"
     if chosen != rejected and not (chosen and rejected):
         return "empty response"
-    return placed(Choice(prompt, chosen, rejected), group_of(prompt), seed)
+    return judged(placed(Choice(prompt, chosen, rejected), seed), OURS, row)
 
 
 def _split_dialogue(row: RawRow, name: str) -> tuple[str, str]:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Mapping
 
 from rlaif_pl.data.files import RawRow
-from rlaif_pl.data.preferences import LoadedPreferences, gathered, group_of
+from rlaif_pl.data.preferences import LoadedPreferences, gathered
 from rlaif_pl.data.records import check
-from rlaif_pl.data.sources.chosen_rejected import Choice, placed
-from rlaif_pl.data.sources.messages import read_exchange
+from rlaif_pl.data.sources.cells import Columns
+from rlaif_pl.data.sources.chosen_rejected import Choice, judged, placed
 from rlaif_pl.text import shown
 from rlaif_pl.types import Preference, Prompt, Provenance
 
@@ -21,65 +20,6 @@ LABELS = {
 }  # text in lower case, without white space, dashes and underscores, to p_first
 YES_NO = {"true": 1.0, "false": 0.0}
 PAIRS = ("chosen", "rejected"), ("first", "second")
-
-
-class Columns:
-    """Reads one table's rows by our names; a column of our own name needs no entry in ``theirs``."""
-
-    def __init__(self, theirs: Mapping[str, str] | None) -> None:
-        self.theirs = dict(theirs or {})
-
-    def named(self, name: str) -> str:
-        """Return their name of our column."""
-        return self.theirs.get(name, name)
-
-    def value(self, row: RawRow, name: str) -> object:
-        """Return what stands in our column; None where it is absent, null or a gap (NaN)."""
-        value = row.fields.get(self.named(name))
-        return None if isinstance(value, float) and math.isnan(value) else value
-
-    def has(self, row: RawRow, name: str) -> bool:
-        """Tell whether the row holds something in our column."""
-        return self.value(row, name) is not None
-
-    def texts(self, row: RawRow, *answers: str) -> list[str] | str:
-        """Return prompt and responses, as ``read_exchange`` does; or why the row is left out."""
-        names = ("prompt", *answers)
-        for name in names:
-            if not isinstance(row.fields.get(self.named(name)), list | dict):
-                self._check_text(row, name)
-        prompt, *others = map(self.named, names)
-        found = read_exchange(row, prompt, others)
-        if isinstance(found, list) and found[0] == row.fields[prompt]:
-            found[0] = found[0].strip()
-        return found
-
-    def _check_text(self, row: RawRow, name: str) -> None:
-        theirs = self.named(name)
-        value = row.fields.get(theirs)
-        if theirs not in row.fields:
-            raise ValueError(
-                f"{row.where}: expected the column {theirs!r} (our {name!r}), got "
-                f"{', '.join(sorted(row.fields))}; map it with `columns`"
-            )
-        if not isinstance(value, str) or not value.strip():
-            raise ValueError(
-                f"{row.where}: expected {theirs!r} to be some text, got {shown(value)}; fix or "
-                "remove the row"
-            )
-
-    def number(self, row: RawRow, name: str) -> float:
-        """Return the number in our column, also where a CSV holds it as text; else ValueError."""
-        theirs = self.named(name)
-        value = row.fields[theirs]
-        try:
-            if isinstance(value, str | int | float) and not isinstance(value, bool):
-                return float(value)
-        except ValueError:
-            pass
-        raise ValueError(
-            f"{row.where}: expected {theirs!r} to be a number, got {shown(value)}; fix it"
-        )
 
 
 def read_columns(
@@ -96,7 +36,7 @@ def read_column_prompt(row: RawRow, theirs: Mapping[str, str] | None) -> Prompt 
     found = columns.texts(row, *(["reference"] if columns.has(row, "reference") else []))
     if isinstance(found, str):
         return None
-    return Prompt(found[0], _group(columns, row, found[0]), *found[1:])
+    return Prompt(found[0], columns.group(row, found[0]), *found[1:])
 
 
 def _preference(columns: Columns, row: RawRow, seed: int) -> Preference | str:
@@ -105,21 +45,20 @@ def _preference(columns: Columns, row: RawRow, seed: int) -> Preference | str:
     if isinstance(found, str):
         return found
     prompt, first, second = found
-    group = _group(columns, row, prompt)
-    weight = columns.number(row, "weight") if columns.has(row, "weight") else 1.0
     if is_chosen:
-        pair = placed(Choice(prompt, first, second), group, seed, weight)
+        pair = judged(placed(Choice(prompt, first, second), seed), columns, row)
     else:
         p_first = _p_first(columns, row)
+        source = None if p_first is None else columns.source(row) or "human"
         pair = Preference(
             prompt=prompt,
             first=first,
             second=second,
-            group=group,
+            group=columns.group(row, prompt),
             p_first=p_first,
-            weight=weight,
-            source=None if p_first is None else "human",
-            provenance=Provenance() if p_first is None else Provenance(strategy="human"),
+            weight=columns.weight(row),
+            source=source,
+            provenance=Provenance(strategy="human" if source == "human" else None),
         )
     check(pair, row.where)
     return pair
@@ -155,17 +94,3 @@ def _plain(label: object) -> str:
         return ""
     text = re.sub(r"[\s_-]", "", label).lower() if isinstance(label, str) else str(label)
     return re.sub(r"^([01])\.0*$", r"\1", text)
-
-
-def _group(columns: Columns, row: RawRow, prompt: str) -> str:
-    """Return the group as text, or a hash of the prompt; 7 and 7.0 are the same group."""
-    value = columns.value(row, "group")
-    if value is None:
-        return group_of(prompt)
-    if not isinstance(value, str | int | float):
-        theirs = columns.named("group")
-        raise ValueError(
-            f"{row.where}: expected {theirs!r} to be text or a number, got {shown(value)}; fix or "
-            "leave out the column"
-        )
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

@@ -10,7 +10,7 @@ from rlaif_pl.data import tiny_requests
 HARMFUL_NAMES = ("harmless", "red-team", "red_team", "redteam")  # of data about harm, HH's included
 Format = Literal["auto", "preferences", "prompts", "columns", "openai_comparisons", "hh", "trl"]
 TEXTS = ("prompt", "first", "second", "chosen", "rejected", "reference")
-OUR_COLUMNS = (*TEXTS, "p_first", "label", "weight", "group")
+OUR_COLUMNS = (*TEXTS, "p_first", "p_chosen", "label", "weight", "group")
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class DataSource:
         revision: Commit, branch or tag of a hub data set; None takes the newest.
         columns: Our name to theirs. Ours: prompt with first and second (and p_first, or label: 0,
             1, ``first``, ``second``, ``tie``, ... as docs/data.md lists) or with chosen and
-            rejected, as text or messages; weight, group;
+            rejected (and p_chosen, in [0, 1]), as text or messages; weight, group;
             prompt with reference for demonstrations.
         confidence: Keep only OpenAI comparisons with these confidences. The scale 1..9 is signed:
             1-4 go with the first summary, 6-9 with the second; strong ones are 1, 2, 8, 9.
