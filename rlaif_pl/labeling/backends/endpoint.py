@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlaif_pl.data.failures import is_of_server, is_transient
+from rlaif_pl.labeling.backends.beside import run_beside
 from rlaif_pl.labeling.backends.endpoint_calls import Caller
 from rlaif_pl.labeling.backends.endpoint_errors import EndpointError
 from rlaif_pl.labeling.backends.endpoint_http import Learned, Retries, Sender, openai_package
@@ -114,7 +115,12 @@ class EndpointBackend:
         Raises:
             EndpointError: The server cannot be used, or failed call after call.
         """
-        asyncio.run(self._answer(calls, done))
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            asyncio.run(self._answer(calls, done))
+        else:  # a notebook's, which takes no second loop in its thread
+            run_beside(lambda report: self._answer(calls, report), done)
 
     def check(self) -> None:
         """Ask for the list of models, to find out before any work whether anybody answers.

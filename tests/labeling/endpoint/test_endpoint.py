@@ -1,6 +1,8 @@
 """The endpoint back end against a server on loopback that misbehaves on purpose."""
 
+import asyncio
 import math
+import threading
 import time
 
 import pytest
@@ -288,6 +290,42 @@ def test_an_error_of_the_listener_stops_the_job_but_loses_nothing_in_flight(serv
     with pytest.raises(OSError, match="disk full"):
         endpoint(server, concurrency=4).answer(verdicts(40), done)
     assert len(heard) == 4 == server.record.served.total()
+
+
+def test_where_a_loop_runs_already_replies_come_in_the_calling_thread(serve, endpoint, tmp_path):
+    calls, threads = verdicts(6), []
+
+    async def cell():  # as a notebook runs one
+        with ReplyStore(tmp_path / "r.sqlite") as store:
+
+            def watch(*_):
+                threads.append(threading.get_ident())
+
+            return CachedClient(endpoint(serve()), store, watch).ask(calls), len(store)
+
+    replies, kept = asyncio.run(cell())
+    plain = ask(endpoint(serve()), calls)
+    assert [reply.logprobs for reply in replies] == [reply.logprobs for reply in plain]
+    assert threads == [threading.get_ident()] * 6
+    assert kept == 6
+
+
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt("disk full")])
+def test_where_a_loop_runs_already_an_error_of_the_listener_stops_the_job(serve, endpoint, error):
+    server, heard = serve(latency=0.05), []
+
+    def done(place, _):
+        heard.append(place)
+        if len(heard) == 1:
+            raise error
+
+    async def cell():
+        endpoint(server, concurrency=4).answer(verdicts(40), done)
+
+    with pytest.raises(type(error)):
+        asyncio.run(cell())
+    assert 1 <= len(heard) <= 4
+    assert server.record.served.total() <= 4
 
 
 def test_the_same_weights_have_the_same_identity_at_any_address(serve, endpoint):
