@@ -37,6 +37,12 @@ def is_data_file(path: Path) -> bool:
     return path.name.endswith(SUFFIXES)
 
 
+def is_of_csv(row: RawRow) -> bool:
+    """Tell whether a row is of a CSV file, whose cells are all text or null."""
+    path, _, line = row.where.rpartition(":")
+    return line.isdecimal() and path.removesuffix(".gz").endswith(".csv")
+
+
 def data_files(path: Path, split: str) -> list[Path]:
     """Return the file itself, or the files of a folder that belong to a split, sorted by name.
 

@@ -1,5 +1,6 @@
 """Any table by column names."""
 
+import gzip
 import json
 import math
 
@@ -131,6 +132,19 @@ def test_a_table_with_probabilities_as_text_needs_no_format(tmp_path):
     (tmp_path / "rows.csv").write_text("prompt,first,second,p_first\nQ,x,y,0.25\nR,x,y,\n")
     rows = load_preferences(str(tmp_path / "rows.csv")).rows
     assert [pair.p_first for pair in rows] == [0.25, None]
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.csv.gz"])
+def test_the_first_row_of_a_csv_may_be_unlabeled(tmp_path, name):
+    text = "prompt,first,second,p_first,weight,source\nQ,x,y,,,\nR,x,y,0.7,2,ai\nS,x,y,1,,\n"
+    opener = gzip.open if name.endswith(".gz") else open
+    with opener(tmp_path / name, "wt") as file:
+        file.write(text)
+    rows = load_preferences(str(tmp_path / name)).rows
+    assert [(pair.p_first, pair.weight, pair.source) for pair in rows] == [
+        (None, 1.0, None), (0.7, 2.0, "ai"), (1.0, 1.0, "human"),
+    ]  # fmt: skip
+    assert [pair.provenance.strategy for pair in rows] == [None, None, "human"]
 
 
 def test_gaps_and_decimals_of_a_table_change_no_group(write):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from rlaif_pl.data.files import RawRow, data_files, is_data_file, read_rows
+from rlaif_pl.data.files import RawRow, data_files, is_data_file, is_of_csv, read_rows
 from rlaif_pl.data.sources.source import DataSource, Format
 
 if TYPE_CHECKING:
@@ -57,7 +57,8 @@ def detect(row: RawRow, source: DataSource) -> Format:
         is_dialogue = isinstance(fields["chosen"], str) and fields.get("prompt") is None
         return "hh" if is_dialogue and "\n\nAssistant:" in str(fields["chosen"]) else "trl"
     if {"prompt", "first", "second"} <= fields.keys():
-        in_text = isinstance(fields.get("p_first"), str)  # numbers in a CSV file
+        # numbers are text in a CSV file, whose first row may have none
+        in_text = is_of_csv(row) or isinstance(fields.get("p_first"), str)
         return "columns" if in_text or "label" in fields else "preferences"
     if {"prompt", "completion"} <= fields.keys() or "messages" in fields:
         return "trl"
