@@ -84,6 +84,18 @@ def test_replies_of_every_member_that_asks_a_model_are_kept():
     assert member.kept == (None, watch)
 
 
+@pytest.mark.parametrize("failure", ["timeout", "http_429", "http_400"])
+def test_a_member_that_is_asked_again_is_not_left_out_for_good(pair, failure):
+    members = [Fixed(0.9), Fixed(None, failure="refused"), Fixed(None, failure=failure)]
+    (judged,) = EnsembleLabeler(members, on_failure="skip").label([pair])
+    assert (judged.p_first, judged.provenance.failure) == (None, failure)
+    # also where nobody labeled; one without a weight changes nothing
+    (judged,) = EnsembleLabeler(members[1:], on_failure="skip").label([pair])
+    assert judged.provenance.failure == failure
+    (judged,) = EnsembleLabeler(members, weights=[1, 1, 0], on_failure="skip").label([pair])
+    assert judged.p_first == pytest.approx(0.9)
+
+
 @pytest.mark.parametrize(
     ("count", "options", "match"),
     [

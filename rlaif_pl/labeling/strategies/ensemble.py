@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal, Protocol, runtime_checkable
 
+from rlaif_pl.data.failures import is_asked_again
 from rlaif_pl.labeling.calls import Call, Response
 from rlaif_pl.labeling.outcome import Judgment, LabelerInfo, checked_temperature, labeled
 from rlaif_pl.labeling.strategy import ReplyCache
@@ -35,7 +36,9 @@ class EnsembleLabeler:
         labelers: At least two.
         weights: Weight of each, at least 0 and not all 0; None weighs them alike.
         on_failure: What becomes of a pair that a member could not label: ``fail`` leaves it
-            unlabeled, ``skip`` averages those that could, and leaves it unlabeled where none could.
+            unlabeled, ``skip`` averages those that could, and leaves it unlabeled where none could, or
+            where one failed that the next run asks again (``timeout``, ``http_429``, ...): its absence
+            would be in the label for good.
         temperature: ``p_first = sigmoid(margin / temperature)``, above 0, where the margin is the
             log-odds of the averaged probability; 1 gives the average itself.
     """
@@ -118,6 +121,13 @@ class EnsembleLabeler:
             if pair.p_first is not None
         ]
         total = math.fsum(weight for _, weight, _ in votes)
+        passing = [
+            note.failure
+            for note, weight in zip(notes, self.weights, strict=True)
+            if note.failure is not None and weight > 0 and is_asked_again(note.failure)
+        ]
+        if self.on_failure == "skip" and passing:
+            return replace(spent, failure=min(passing))
         if total == 0 or (self.on_failure == "fail" and len(votes) < len(said)):
             failures = [note.failure or "unlabeled" for note in notes if note.failure]
             return replace(spent, failure=min(failures, default="unlabeled"))
