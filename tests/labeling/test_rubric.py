@@ -2,6 +2,7 @@
 
 import json
 import math
+import warnings
 
 import pytest
 import torch
@@ -100,6 +101,32 @@ def test_prompts_have_criteria_and_references_of_their_own(criteria, tmp_path):
     assert shown == checker.questions[:1]
     assert shown[0].text.index("a funny thing") < shown[0].text.index("CRITERION")
     assert labeler.fingerprint != RubricLabeler(checker, criteria=criteria).fingerprint
+
+
+def test_white_space_around_a_prompt_parts_it_from_no_row(criteria, tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"prompt": " A\n", "criteria": ["is funny"], "reference": "a joke"}))
+    checker = Checker()
+    labeler = RubricLabeler(checker, criteria=criteria, rows=str(rows))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert labeler.score(["A", "A "], ["funny", "dull"]) == pytest.approx([0.9, 0.2])
+    assert all("a joke" in question.text for question in checker.questions)
+    rows.write_text('{"prompt": "A"}\n{"prompt": "A "}\n')
+    with pytest.raises(ValueError, match="each prompt once"):
+        load_rows(str(rows))
+
+
+def test_prompts_without_a_row_are_warned_of_once(criteria, tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "A", "criteria": ["is funny"]}\n')
+    labeler = RubricLabeler(Checker(), criteria=criteria, rows=str(rows))
+    with pytest.warns(UserWarning, match="got none for 2 of 3"):
+        labeler.score(["A", "B", "C", "C"], ["good"] * 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        labeler.score(["D"], ["good"])
+        RubricLabeler(Checker(), criteria=criteria).score(["D"], ["good"])  # has no rows at all
 
 
 def test_a_rubric_is_a_reward(criteria):

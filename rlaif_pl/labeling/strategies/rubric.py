@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,7 +94,7 @@ def load_rows(path: str) -> tuple[Mapping[str, PromptRubric], str]:
             ``criteria`` (a list as in a file of criteria) and ``reference``; other fields are let be.
 
     Returns:
-        By prompt, and a version made of the content.
+        By prompt, without white space around it, and a version made of the content.
 
     Raises:
         ValueError: A field is of another kind, or a prompt stands there twice.
@@ -108,6 +109,7 @@ def load_rows(path: str) -> tuple[Mapping[str, PromptRubric], str]:
                 f"expected prompt (and reference, if any) to be text in {row.where}, got "
                 f"{shown(prompt)} and {shown(reference)}"
             )
+        prompt = prompt.strip()  # as readers of data do
         own = row.fields.get("criteria")
         criteria = () if own is None else criteria_of(own, row.where)
         if prompt in known:
@@ -130,7 +132,8 @@ class RubricLabeler(ScoringLabeler):
         criteria: Name or path of a YAML or JSON list of ``{description, weight}``, in place of the
             task's.
         rows: Data file with ``prompt`` and, each where there is one, ``criteria`` (in place of those
-            above) and ``reference`` (a good response, shown for comparison).
+            above) and ``reference`` (a good response, shown for comparison). A warning tells once
+            of prompts without a row.
         prompt: Name or path of a prompt file with a part ``criterion``; its first option says that the
             criterion is met, the second that it is not.
         verdict: One-hot or clamped labels; least probability of "Yes" and "No" together, else a
@@ -167,6 +170,7 @@ class RubricLabeler(ScoringLabeler):
             )
         self.criteria, version = load_criteria(criteria or f"criteria-{task}-1")
         self.rows: Mapping[str, PromptRubric] = {}
+        self._has_warned = False
         self.versions = [version]
         if rows is not None:
             self.rows, version = load_rows(rows)
@@ -183,8 +187,7 @@ class RubricLabeler(ScoringLabeler):
 
     def rubric_of(self, prompt: str) -> tuple[Criterion, ...]:
         """Return the criteria for a prompt: its own, or the task's."""
-        own = self.rows.get(prompt, PromptRubric()).criteria
-        return own or self.criteria
+        return self._row(prompt).criteria or self.criteria
 
     def details(
         self, prompts: Sequence[str], responses: Sequence[str], ask: Ask | None = None
@@ -202,9 +205,26 @@ class RubricLabeler(ScoringLabeler):
             for p, own in zip(prompts, answers, strict=True)
         ]
 
+    def _row(self, prompt: str) -> PromptRubric:
+        return self.rows.get(prompt.strip(), PromptRubric())
+
+    def _warn_of_missing(self, prompts: Sequence[str]) -> None:
+        """Say once that prompts have no row: the task's criteria, in place of theirs, show nowhere."""
+        asked = set(map(str.strip, prompts))
+        missing = asked - self.rows.keys()
+        if self.rows and missing and not self._has_warned:
+            self._has_warned = True
+            warnings.warn(
+                f"expected a row of criteria for each prompt, got none for {len(missing)} of "
+                f"{len(asked)}; they are judged by the task's criteria without a reference: add rows, "
+                "or see whether their prompts are the same",
+                stacklevel=4,
+            )
+
     def _answers(
         self, prompts: Sequence[str], responses: Sequence[str], ask: Ask
     ) -> list[list[Response]]:
+        self._warn_of_missing(prompts)
         calls = [
             [
                 ChoiceRequest(self._question(prompt, response, criterion), self.file.options)
@@ -216,7 +236,7 @@ class RubricLabeler(ScoringLabeler):
         return [[next(replies) for _ in own] for own in calls]
 
     def _question(self, prompt: str, response: str, criterion: Criterion) -> Question:
-        parts, reference = self.file.parts, self.rows.get(prompt, PromptRubric()).reference
+        parts, reference = self.file.parts, self._row(prompt).reference
         shared = [parts["preamble"]] if "preamble" in parts else []
         shared.append(fill(parts["sample"], {"prompt": prompt, "response": response}))
         if reference is not None:
