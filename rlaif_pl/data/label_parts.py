@@ -41,21 +41,29 @@ class LabelParts:
         self.folder = Path(folder)
         self.name = hashlib.blake2b(fingerprint.encode(), digest_size=8).hexdigest()
         self.path = self.folder / f"{self.name}-rank{rank:05d}.jsonl"
+        self._end: int | None = None  # size of rank's file when it was last written to here
 
     def read(self) -> dict[Texts, Preference]:
-        """Return the labels in all ranks' files, failures included."""
+        """Return the labels in all ranks' files, failures included.
+
+        As in a ``LabelStore``, a failure never takes the place of a label, a later label that of a
+        failure.
+        """
         found: dict[Texts, Preference] = {}
         for path in sorted(self.folder.glob(f"{self.name}-rank*.jsonl")):
             *lines, _ = path.read_bytes().split(b"\n")  # what follows the last was cut by a kill
             for line in lines:
                 pair: Preference = decode_fields(Preference, json.loads(line), str(path))
-                found[texts_of(pair)] = pair
+                texts = texts_of(pair)
+                if pair.p_first is not None or texts not in found or found[texts].p_first is None:
+                    found[texts] = pair
         return found
 
     def append(self, labeled: Sequence[Preference]) -> None:
         """Add labels to this rank's file; they are on disk when this returns."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.path.touch()
         data = "".join(encode(pair) + "\n" for pair in labeled).encode()
-        whole = self.path.read_bytes().rfind(b"\n") + 1  # a kill may have left a part of a line
-        replace_end(self.path, data, whole, sync=True)
+        self.path.touch()
+        if self._end != self.path.stat().st_size:  # a kill may have left a part of a line
+            self._end = self.path.read_bytes().rfind(b"\n") + 1
+        self._end = replace_end(self.path, data, self._end, sync=True) + len(data)

@@ -12,6 +12,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from typing_extensions import override
 
+from rlaif_pl.data.failures import is_asked_again
 from rlaif_pl.data.files import write_text
 from rlaif_pl.data.label_parts import LabelParts, Texts, texts_of, with_label
 from rlaif_pl.data.label_store import LabelStore
@@ -26,7 +27,8 @@ class LabelingModule(LightningModule):
     """Each rank labels its share of the pairs; rank 0 puts the shares together.
 
     Serve ``comparisons``. Labels are kept batch by batch in ``OUT/parts``, which all ranks must see: a
-    repeated run asks only for what is missing, also with another number of ranks.
+    repeated run asks only for what is missing, also with another number of ranks, and again for what
+    failed in a way that may pass (``timeout``, ``http_429``, ...).
 
     Args:
         labeler: Who judges; each rank has its own copy.
@@ -45,11 +47,15 @@ class LabelingModule(LightningModule):
         self.store = store
         self.labeled: list[Preference] = []
         self._known: dict[Texts, Preference] = {}
+        self._parts: LabelParts | None = None
 
     @property
     def parts(self) -> LabelParts:
         """Files of labels; this rank's is written to."""
-        return LabelParts(self.out / "parts", self.labeler.fingerprint, self.global_rank)
+        found = LabelParts(self.out / "parts", self.labeler.fingerprint, self.global_rank)
+        if self._parts is None or self._parts.path != found.path:
+            self._parts = found
+        return self._parts  # the same one for all batches: it knows where its file ends
 
     @override
     def setup(self, stage: str) -> None:
@@ -64,7 +70,11 @@ class LabelingModule(LightningModule):
     @override
     def on_predict_start(self) -> None:
         keep_freed_memory()
-        self._known = self.parts.read()
+        self._known = {
+            texts: pair
+            for texts, pair in self.parts.read().items()
+            if pair.p_first is not None or not is_asked_again(pair.provenance.failure)
+        }
         self.trainer.strategy.barrier("labels-read")  # before any rank adds to its file
 
     @override

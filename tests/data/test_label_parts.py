@@ -1,4 +1,5 @@
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -31,3 +32,25 @@ def test_a_line_that_a_kill_cut_is_written_anew(tmp_path, kept):
 
 def test_there_may_be_no_labels_yet(tmp_path):
     assert LabelParts(tmp_path / "nowhere", "labeler").read() == {}
+
+
+def test_a_failure_never_takes_the_place_of_a_label(tmp_path):
+    failed = replace(PAIR, p_first=None, source=None, provenance=Provenance(failure="timeout"))
+    for labeler, rows in {"one": [failed, PAIR], "other": [PAIR, failed]}.items():
+        for rank, row in enumerate(rows):  # files are read in the order of ranks
+            LabelParts(tmp_path, labeler, rank).append([row])
+        assert LabelParts(tmp_path, labeler).read() == {texts_of(PAIR): PAIR}
+    later = replace(failed, provenance=Provenance(failure="too_long"))
+    LabelParts(tmp_path, "third").append([failed, later])
+    assert LabelParts(tmp_path, "third").read() == {texts_of(PAIR): later}
+
+
+def test_the_file_is_looked_through_once(tmp_path, monkeypatch):
+    LabelParts(tmp_path, "labeler").append([FAILED])
+    parts, reads = LabelParts(tmp_path, "labeler"), []
+    read_bytes = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: reads.append(path) or read_bytes(path))
+    for n in range(5):
+        parts.append([replace(PAIR, prompt=f"p{n}")])
+    assert reads == [parts.path]
+    assert len(parts.read()) == 6

@@ -12,6 +12,7 @@ from rlaif_pl.cli import main as cli
 from rlaif_pl.data.label_store import LabelStore
 from rlaif_pl.data.preferences import read_preferences, write_preferences
 from rlaif_pl.labeling import LikelihoodLabeler
+from rlaif_pl.types import Provenance
 
 
 @pytest.fixture
@@ -129,3 +130,27 @@ def test_a_label_that_is_there_already_is_not_shown_to_the_labeler(
     rows = read_preferences(out / "labeled.jsonl")
     assert [row.weight for row in rows] == [pair.weight for pair in small_pairs[:3]]
     assert {row.provenance.strategy for row in rows} == {"likelihood"}
+
+
+def test_a_repeated_run_asks_again_for_failures_that_may_pass(config, monkeypatch):
+    file, out = config(1)
+    asked, label = [], LikelihoodLabeler.label
+
+    @wraps(label)
+    def timed_out(self, pairs):
+        late = Provenance(strategy="likelihood", failure="timeout")
+        return [replace(pair, p_first=None, provenance=late) for pair in pairs]
+
+    @wraps(label)
+    def counted(self, pairs):
+        asked.extend(pair.prompt for pair in pairs)
+        return label(self, pairs)
+
+    monkeypatch.setattr(LikelihoodLabeler, "label", timed_out)
+    assert cli.main(["predict", "--config", str(file)]) == 0
+    monkeypatch.setattr(LikelihoodLabeler, "label", counted)
+    assert cli.main(["predict", "--config", str(file)]) == 0
+    assert len(asked) == 7
+    assert len(read_preferences(out / "labeled.jsonl")) == 6
+    assert cli.main(["predict", "--config", str(file)]) == 0
+    assert len(asked) == 7  # the one that is too long stays so
