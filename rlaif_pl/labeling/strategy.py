@@ -54,19 +54,21 @@ class CachedClient:
     watch: Callable[[Call, Response], None] | None = None
     min_option_mass: float = MIN_OPTION_MASS  # least probability of a choice's options together
     _has_warned: bool = field(default=False, init=False)
-    _known: dict[bytes, Response] = field(default_factory=dict, init=False)
+    # replies that no store gives back: all of them without one, else failures, which it has asked again
+    _kept: dict[bytes, Response] = field(default_factory=dict, init=False)
 
     def ask(self, calls: Sequence[Call]) -> list[Response]:
         """Return a reply for each call, in order; failures come back as replies, too."""
         fingerprint = self.backend.fingerprint
         keys = [key_of(fingerprint, call) for call in calls]
-        unknown = [key for key in keys if key.digest not in self._known]
+        known = {key.digest: self._kept[key.digest] for key in keys if key.digest in self._kept}
+        unknown = [key for key in keys if key.digest not in known]
         if self.store is not None and unknown:
-            self._known |= self.store.get_many(unknown)
+            known |= self.store.get_many(unknown)
         fresh = {
             key.digest: (key, call)
             for key, call in zip(keys, calls, strict=True)
-            if key.digest not in self._known
+            if key.digest not in known
         }
         asked = list(fresh.values())
 
@@ -74,14 +76,16 @@ class CachedClient:
             key, call = asked[place]
             if self.store is not None:
                 self.store.put(key, call, reply, fingerprint)
-            self._known[key.digest] = reply
+            known[key.digest] = reply
+            if self.store is None or reply.failure is not None:
+                self._kept[key.digest] = reply
             if self.watch is not None:
                 self.watch(call, reply)
 
         if asked:
             self.backend.answer([call for _, call in asked], done)
         replies = [
-            readable(call, self._known[key.digest], self.min_option_mass)
+            readable(call, known[key.digest], self.min_option_mass)
             for key, call in zip(keys, calls, strict=True)
         ]
         text = low_mass_warning(calls, replies, self.min_option_mass)

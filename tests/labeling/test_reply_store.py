@@ -1,8 +1,10 @@
 """Replies on disk: every call once, failures by kind, files of others refused."""
 
+import gc
 import json
 import math
 import sqlite3
+import weakref
 
 import pyarrow.parquet as pq
 import pytest
@@ -136,6 +138,35 @@ def test_a_passing_failure_is_not_repeated_within_a_run_but_in_the_next(store):
     assert broken.asked == 1
     assert CachedClient(Canned(), store).ask(CALLS[:1])[0].failure is None
     assert store.totals().failures == {"http_500": 1}
+
+
+class Weighed(Response):
+    """A reply that a weak reference can watch; ``Response`` has slots only."""
+
+
+def test_what_a_store_has_is_not_held_in_memory_too(store):
+    alive = []
+
+    class Writer(Canned):
+        def answer(self, calls, done):
+            for place, _ in enumerate(calls):
+                reply = Weighed(logprobs=(-1.0, -2.0))
+                alive.append(weakref.ref(reply))
+                done(place, reply)
+
+    asker = CachedClient(Writer(), store)
+    replies = [reply.logprobs for reply in asker.ask(CALLS[:3:2])]
+    gc.collect()
+    assert [reply() for reply in alive] == [None, None]
+    assert [reply.logprobs for reply in asker.ask(CALLS[:3:2])] == replies
+    assert len(alive) == len(store) == 2
+
+
+def test_without_a_store_replies_are_held_for_the_life_of_the_client():
+    backend = Canned()
+    asker = CachedClient(backend)
+    assert asker.ask(CALLS[:3:2]) == asker.ask(CALLS[:3:2])
+    assert backend.asked == 2
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "parquet"])
