@@ -89,13 +89,13 @@ def test_a_new_fit_in_a_used_folder_has_its_own_history(monkeypatch, tmp_path, f
     path.write_text("step,old\n0,1.0\n9,2.0\n")
     trainer = fit(callbacks=[RunLoggers()], max_steps=2)
     rows = values(path)
-    assert [row["step"] for row in rows] == [0, 1]
+    assert [row["step"] for row in rows] == ["0", "1"]
     assert all("old" not in row for row in rows)
     assert (tmp_path / "history.csv.old").read_text() == "step,old\n0,1.0\n9,2.0\n"
     trainer.save_checkpoint(tmp_path / "a.ckpt")
     fit(callbacks=[RunLoggers()], ckpt_path=tmp_path / "a.ckpt")
     assert values(path)[:2] == rows  # a resumed one goes on in it
-    assert [row["step"] for row in values(path)] == [0, 1, 2, 3]
+    assert [row["step"] for row in values(path)] == ["0", "1", "2", "3"]
     assert (tmp_path / "history.csv.old").read_text() == "step,old\n0,1.0\n9,2.0\n"
 
 
