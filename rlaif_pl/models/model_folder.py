@@ -16,7 +16,7 @@ OURS = (
     *FILES,
     *("*.safetensors", "*.bin", "*.safetensors.index.json", "*.bin.index.json"),
     *("config.json", "*_config.json", "rlaif_pl.json"),
-    *("vocab*", "*.model", "*.spm", "*.tiktoken", "*.jinja"),  # of other tokenizers
+    *("vocab*", "*.txt", "*.model", "*.spm", "*.tiktoken", "*.jinja"),  # of other tokenizers
     *("modeling_*.py", "configuration_*.py", "tokenization_*.py"),  # of models with code
     *("README.md", ".DS_Store"),
 )
