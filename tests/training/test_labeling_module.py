@@ -14,6 +14,21 @@ from rlaif_pl.data.preferences import read_preferences, write_preferences
 from rlaif_pl.labeling import LikelihoodLabeler
 from rlaif_pl.types import Provenance
 
+LABEL = LikelihoodLabeler.label
+
+
+def watched(monkeypatch):
+    """List the pairs that the labeler is asked about from here on."""
+    asked = []
+
+    @wraps(LABEL)
+    def label(self, pairs):
+        asked.extend(pairs)
+        return LABEL(self, pairs)
+
+    monkeypatch.setattr(LikelihoodLabeler, "label", label)
+    return asked
+
 
 @pytest.fixture
 def config(tmp_path, tiny_model_folder, small_pairs):
@@ -97,17 +112,9 @@ def test_a_repeated_run_asks_only_for_what_is_missing(config, monkeypatch):
     # Four labels of another rank, and one that was cut while it was written.
     part.with_name(part.name.replace("00000", "00001")).write_text("".join(kept[:4]))
     part.write_text(kept[4][:20])
-    asked = []
-    label = LikelihoodLabeler.label
-
-    @wraps(label)
-    def counted(self, pairs):
-        asked.extend(pair.prompt for pair in pairs)
-        return label(self, pairs)
-
-    monkeypatch.setattr(LikelihoodLabeler, "label", counted)
+    asked = watched(monkeypatch)
     assert cli.main(["predict", "--config", str(file)]) == 0
-    assert asked == [json.loads(line)["prompt"] for line in kept[4:]]
+    assert [pair.prompt for pair in asked] == [json.loads(line)["prompt"] for line in kept[4:]]
     assert (out / "labeled.jsonl").read_text() == expected
 
 
@@ -116,15 +123,7 @@ def test_a_label_that_is_there_already_is_not_shown_to_the_labeler(
 ):
     file, out = config(1)
     write_preferences(file.parent / "pairs.jsonl", small_pairs[:3])
-    seen = []
-    label = LikelihoodLabeler.label
-
-    @wraps(label)
-    def watched(self, pairs):
-        seen.extend(pairs)
-        return label(self, pairs)
-
-    monkeypatch.setattr(LikelihoodLabeler, "label", watched)
+    seen = watched(monkeypatch)
     assert cli.main(["predict", "--config", str(file)]) == 0
     assert [(pair.p_first, pair.source) for pair in seen] == [(None, None)] * 3
     rows = read_preferences(out / "labeled.jsonl")
@@ -134,21 +133,15 @@ def test_a_label_that_is_there_already_is_not_shown_to_the_labeler(
 
 def test_a_repeated_run_asks_again_for_failures_that_may_pass(config, monkeypatch):
     file, out = config(1)
-    asked, label = [], LikelihoodLabeler.label
 
-    @wraps(label)
+    @wraps(LABEL)
     def timed_out(self, pairs):
         late = Provenance(strategy="likelihood", failure="timeout")
         return [replace(pair, p_first=None, provenance=late) for pair in pairs]
 
-    @wraps(label)
-    def counted(self, pairs):
-        asked.extend(pair.prompt for pair in pairs)
-        return label(self, pairs)
-
     monkeypatch.setattr(LikelihoodLabeler, "label", timed_out)
     assert cli.main(["predict", "--config", str(file)]) == 0
-    monkeypatch.setattr(LikelihoodLabeler, "label", counted)
+    asked = watched(monkeypatch)
     assert cli.main(["predict", "--config", str(file)]) == 0
     assert len(asked) == 7
     assert len(read_preferences(out / "labeled.jsonl")) == 6
