@@ -14,6 +14,7 @@ WORD = re.compile(r"[\w']+")
 TOKEN = re.compile(r"\w+|[^\w\s]")
 DOUBLED = frozenset({"that", "had", "very", "really", "no", "so"})  # words that may be said twice
 REPETITIVE = 0.1  # share of repeated 3-grams
+_DIGEST = re.compile(r"([0-9a-f]{8})[0-9a-f]{8,}.*")  # and what follows it: settings
 _HALF_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")  # in JSON: may be half a character
 _HALVES = re.compile("[\ud800-\udfff]")
 MOST_SHOWN = 60  # characters of a wrong value that a message repeats
@@ -250,3 +251,15 @@ def shown(value: object) -> str:
     text = value if isinstance(value, str) else str(value)
     cut = text if len(text) <= MOST_SHOWN else text[:MOST_SHOWN] + "..."
     return repr(cut) if isinstance(value, str) else cut
+
+
+def judge_name(fingerprint: str) -> str:
+    """Return what a table calls a judge: strategy and model of its fingerprint, digests cut short.
+
+    The whole fingerprint names everything that can change a verdict and stands in the files.
+    """
+    kind, *settings = fingerprint.split(";")
+    if kind == "ensemble":
+        return kind
+    model = settings[0].split(",")[0] if settings else ""
+    return _DIGEST.sub(r"\1", f"{kind}, {model}" if model else kind)

@@ -38,7 +38,7 @@ from rlaif_pl.statistics import (
     ratio_of_means,
 )
 from rlaif_pl.tables import Column, Page, Table
-from rlaif_pl.text import is_repetitive, strip_surplus_symbols, word_count
+from rlaif_pl.text import is_repetitive, judge_name, strip_surplus_symbols, word_count
 from rlaif_pl.types import Labeler, Prompt, Reward
 
 Texts = Sequence[Sequence[str]]
@@ -109,7 +109,7 @@ class PolicyReport:
             f"Win rates{decoding}",
             ["comparison", "wins [interval]", "at equal length", Column("judge", align="left")],
             [
-                [name, rate.raw.percent(), rate.length_controlled.percent(), rate.judge]
+                [name, rate.raw.percent(), rate.length_controlled.percent(), judge_name(rate.judge)]
                 for name, rate in self.win_rates.items()
             ],
         )

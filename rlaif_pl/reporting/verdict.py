@@ -16,6 +16,7 @@ from typing import Literal
 from rlaif_pl.evaluation.pairs import judges_in
 from rlaif_pl.reporting.run import Run
 from rlaif_pl.statistics import Interval
+from rlaif_pl.text import judge_name
 
 State = Literal["good", "bad", "unclear", "missing"]
 MAX_LENGTH_RATIO = 1.5  # longer summaries than this times SFT's make a win rate suspect
@@ -135,7 +136,9 @@ def _elsewhere(run: Run) -> list[Finding]:
     """What other evaluation stages found; their judge may or may not have trained the policy."""
     name = "winrate/policy_vs_sft"
     measured = [stage for stage in run.preferred() if name in stage.metrics]
-    judges = {rate.stage: rate.judge for rate in run.win_rates if rate.name == "policy_vs_sft"}
+    judges = {
+        rate.stage: judge_name(rate.judge) for rate in run.win_rates if rate.name == "policy_vs_sft"
+    }
     return [
         _win(stage.metrics, name, f"the judge of stage {stage.name} ({judge})")
         for stage in measured[1:]

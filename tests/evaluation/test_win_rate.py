@@ -3,6 +3,7 @@
 import pytest
 
 from rlaif_pl.evaluation.win_rate import compare, text_measures
+from rlaif_pl.text import judge_name
 
 PROMPTS = ["one two three four five six", "p2"]
 
@@ -102,3 +103,24 @@ def test_bad_input_is_refused(length_labeler, answering):
         compare(["p"], [["a"]], [["c"]], length_labeler, ["g", "h"])
     with pytest.raises(ValueError, match="malformed 1"):
         compare(["p"], [["a"]], [["c"]], answering(["malformed"]))
+
+
+@pytest.mark.parametrize(
+    ("fingerprint", "name"),
+    [
+        (
+            "likelihood;llama@95c6e291f8214a47a75442bfb684f1a4:layers=all:bfloat16;max_tokens=4096;"
+            "thoughts=closed;likelihood-1+0.3*reconstruction-1;temperature=0.5",
+            "likelihood, llama@95c6e291",
+        ),
+        (
+            "pairwise;endpoint:qwen@unnamed,api=chat,top_logprobs=20;v3",
+            "pairwise, endpoint:qwen@unnamed",
+        ),
+        ("ensemble;[likelihood;a@1;x] & [pairwise;b@1;y];v1;temperature=1.0", "ensemble"),
+        ("embedding:minilm:e71c17155e6239ea:256:910b0a423e5cc93b", "embedding:minilm:e71c1715"),
+        ("length-labeler", "length-labeler"),
+    ],
+)
+def test_a_judge_is_named_by_strategy_and_model_in_tables(fingerprint: str, name: str) -> None:
+    assert judge_name(fingerprint) == name

@@ -46,6 +46,7 @@ from rlaif_pl.statistics import (
     fold,
 )
 from rlaif_pl.tables import Cell, Table
+from rlaif_pl.text import judge_name
 from rlaif_pl.types import Labeler, Preference
 
 
@@ -79,7 +80,7 @@ class AlignmentReport:
         }
         rows: list[list[Cell]] = [[name, x.percent(), x.n] for name, x in shares.items()]
         rows += [[name, text, ""] for name, text in self._others()]
-        title = f"Alignment of {self.labeler} with {judges_named(self.judged)}"
+        title = f"Alignment of {judge_name(self.labeler)} with {judges_named(self.judged)}"
         console.print(Table(title, ["measure", "value [interval]", "pairs"], rows).rich())
 
     def _others(self) -> Iterator[tuple[str, str]]:

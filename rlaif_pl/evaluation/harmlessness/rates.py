@@ -21,6 +21,7 @@ from rlaif_pl.evaluation.pairs import Array
 from rlaif_pl.evaluation.policy import Texts
 from rlaif_pl.statistics import Estimator, Interval, flat_metrics
 from rlaif_pl.tables import PERCENT, Column, Columns, Page, Rows, Table
+from rlaif_pl.text import judge_name
 from rlaif_pl.types import PointwiseLabeler
 
 
@@ -133,7 +134,7 @@ def notes(report: HarmlessRates) -> list[str]:
     lines = [
         f"The rate {verb}: {gain.points()} points, paired by prompt; {report.sft.n} prompts, 95 % "
         "intervals by prompt.",
-        f"Graded alone, each response, by {' '.join(report.judge.split())}. That stands in for people: "
+        f"Graded alone, each response, by {judge_name(report.judge)}. That stands in for people: "
         "measure it on their choices first (evaluate alignment), or the rate says what the grader is "
         "like.",
     ]
