@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from rlaif_pl import ops
 from rlaif_pl.engine.batch import send, to_device
 from rlaif_pl.engine.forward import eval_mode
 from rlaif_pl.engine.generation_state import (
@@ -41,6 +42,7 @@ def steps_per_sync(device: torch.device) -> int:
 
 
 @torch.no_grad()
+@ops.widened_once()
 def generate_tokens(
     state: GenerationState,
     first_tokens: Tensor,

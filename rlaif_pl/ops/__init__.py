@@ -7,7 +7,7 @@ from rlaif_pl.ops._library import (
     backend_of,
     use_reference,
 )
-from rlaif_pl.ops._products import linear_logits
+from rlaif_pl.ops._products import linear_logits, widened_once
 from rlaif_pl.ops.gae import gae
 from rlaif_pl.ops.kl_gae import KLGae, kl_gae
 from rlaif_pl.ops.linear import linear_logprob
@@ -29,4 +29,5 @@ __all__ = [
     "kl_gae",
     "use_reference",
     "wide_dtype",
+    "widened_once",
 ]

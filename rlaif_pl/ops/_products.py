@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import torch
@@ -119,6 +121,34 @@ def _widens(weight: Tensor) -> bool:
     return weight.device.type == "cpu" and accumulator_dtype(weight.dtype) != weight.dtype
 
 
+_widened_weights: ContextVar[dict[int, tuple[Tensor, Tensor]] | None] = ContextVar(
+    "widened_weights", default=None
+)
+
+
+@contextmanager
+def widened_once() -> Iterator[None]:
+    """Within, ``linear_logits`` widens a 16-bit embedding on a CPU once, and not again for each token.
+
+    For a model that draws token by token: for its few rows, widening takes longer than the product.
+    Costs a float32 copy of the embedding; weights must not change meanwhile.
+    """
+    token = _widened_weights.set({})
+    try:
+        yield
+    finally:
+        _widened_weights.reset(token)
+
+
+def _widened_weight(weight: Tensor) -> Tensor:
+    kept = _widened_weights.get()
+    if kept is None or not _widens(weight):
+        return weight
+    if id(weight) not in kept:  # with the weight, so that no other one gets its identity
+        kept[id(weight)] = weight, weight.to(accumulator_dtype(weight.dtype))
+    return kept[id(weight)][1]
+
+
 def without_autocast(kernel: Callable[P, R]) -> Callable[P, R]:
     """Let a kernel choose its types itself: autocast would round products to 16 bits."""
 
@@ -144,6 +174,8 @@ def linear_logits(hidden: Tensor, weight: Tensor, bias: Tensor | None = None) ->
         Logits ``(N, V)``, float32 or float64; those of 16-bit inputs are not rounded again.
     """
     acc = accumulator_dtype(weight.dtype)
+    if not torch.is_grad_enabled():
+        weight = _widened_weight(weight)
     logits = (
         product(hidden, weight.t())
         if weight.dtype == acc

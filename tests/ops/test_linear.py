@@ -238,3 +238,29 @@ def test_whole_rows_of_logits_have_gradients(dtype, device, monkeypatch):
     for one, other in zip(found, truth, strict=True):
         assert one.dtype == dtype
         assert (one - other).abs().max() <= rounding * other.abs().max()
+
+
+def test_widened_once_gives_the_same_logits_and_widens_each_embedding_once():
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(4, 64).bfloat16(), torch.randn(5000, 64).bfloat16()
+    other = torch.randn(3000, 64).bfloat16()
+    with torch.no_grad():
+        before = [ops.linear_logits(hidden, w) for w in (weight, other)]
+        with ops.widened_once():
+            ops.linear_logits(hidden, weight)
+            copy = _products._widened_weights.get()[id(weight)][1]
+            again = [ops.linear_logits(hidden, w) for w in (weight, other)]
+            assert _products._widened_weights.get()[id(weight)][1] is copy
+    assert _products._widened_weights.get() is None
+    for one, two in zip(before, again, strict=True):
+        assert one.dtype == two.dtype == torch.float32
+        torch.testing.assert_close(one, two, rtol=1e-6, atol=1e-5)
+
+
+def test_widened_once_leaves_gradients_alone():
+    hidden = torch.randn(4, 64).bfloat16().requires_grad_()
+    weight = torch.randn(2000, 64).bfloat16()
+    with ops.widened_once():
+        ops.linear_logits(hidden, weight).sum().backward()
+        assert not _products._widened_weights.get()
+    assert hidden.grad is not None
