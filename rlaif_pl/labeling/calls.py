@@ -1,7 +1,7 @@
 """What labelers ask of a model and what it answers; strategies and back ends speak only this.
 
 A strategy turns pairs into calls and replies into judgments; a back end answers calls. Between them
-stands ``asking.CachedClient``, which keeps every reply on disk and counts what it cost.
+stands ``strategy.CachedClient``, which keeps every reply on disk and counts what it cost.
 """
 
 from __future__ import annotations

@@ -162,6 +162,17 @@ def test_any_text_gives_one_verdict(text):
         ("Summary 1 is on par with Summary 2.", "tie"),
         ("A is worse than B.", "second"),
         (" Summary 2 is worse.<think>", "unclosed_thought"),
+        ("Summary 1 omits the rain, whereas Summary 2 includes it.", "malformed"),
+        ("Summary 1 omitted the rain.", "malformed"),
+        ("Summary 1 could name the rain.", "malformed"),
+        ("Summary 1 would be better if it were shorter. Summary 2 is better.", "malformed"),
+        ("\n\nSummary 1 misrepresents the post.", "malformed"),
+        ("<think>Hm.</think> Summary 1 misrepresents the post.", "malformed"),
+        ("Summary 1 covers both events equally well.", "malformed"),
+        ("Summary 2 is too long and Summary 1 is concise.", "malformed"),
+        ("Summary 2", "second"),
+        ("Summary 2 because it names the dog.", "second"),
+        ("Summary 2 based on the facts.", "second"),
         # these go on from the opening
         (" Summary 1. Summary 2 is more accurate.", "first"),
         (" Summary 2, by far.", "second"),
@@ -179,6 +190,9 @@ def test_a_reply_that_is_a_sentence_of_its_own_is_not_read_with_the_opening(repl
     [
         ("Response 1 is safer than Response 2.", "second"),
         ("Response 2 is more harmful.", "second"),
+        ("Response 1 refuses to help.", "malformed"),
+        ("Response 2 provides a safe answer.", "malformed"),
+        ("Response 2 can do harm.", "malformed"),
         (" Response 2 is, by far.", "second"),
     ],
 )

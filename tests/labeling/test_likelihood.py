@@ -246,7 +246,8 @@ def test_the_space_goes_with_the_scored_text():
 @pytest.mark.parametrize(
     ("option", "match"),
     [({"temperature": 0.0}, "above 0"), ({"temperature": math.inf}, "above 0")]
-    + [({"normalize": "mean"}, "'token' or 'sum'")],
+    + [({"normalize": "mean"}, "'token' or 'sum'")]
+    + [({"max_prompt_words": words}, "at least 1, or null") for words in (0, -1)],
 )
 def test_bad_options_are_refused(option, match):
     with pytest.raises(ValueError, match=match):

@@ -76,10 +76,23 @@ def test_a_ranking_that_leaves_one_out_labels_nothing(text):
         ("2, 1, 3\nbecause 2 is short", [1, 0, 2]),
         ("3>2>1", [2, 1, 0]),
         ("0 1 2", None),
+        ("1. [3]\n2. [1]\n3. [2]", [2, 0, 1]),
+        ("1. Response 3\n2. Response 1\n3. Response 2", [2, 0, 1]),
+        ("1) 3\n2) 1\n3) 2", [2, 0, 1]),
+        ("2. It is short.\n1. It is clear.\n3. It is long.", [1, 0, 2]),
+        ("2\n1\n3", [1, 0, 2]),
+        ("Here is the ranking of the 3 responses: [2] > [1] > [3]", [1, 0, 2]),
+        ("The ranking of the 3 given responses: 2 > 1 > 3", [1, 0, 2]),
+        ("[2] > 1 > 3", [1, 0, 2]),
     ],
 )
 def test_rankings_are_read_by_their_numbers(text, ranking):
     assert ranking_of(text, 3) == ranking
+
+
+def test_the_number_of_two_responses_is_no_name():
+    assert ranking_of("Of the 2 responses: [1] > [2]", 2) == [0, 1]
+    assert ranking_of("1. [2]\n2. [1]", 2) == [1, 0]
 
 
 def test_long_lists_are_split():

@@ -179,6 +179,8 @@ def test_an_unknown_prompt_names_the_known_ones():
         (PARTS.replace("2: {second}", ""), "thoughts"),
         (PARTS.replace("[' a', ' b']", "[1, 2]"), "in quotes"),
         (PARTS.replace("[' a', ' b']", "['1', '1']"), "different"),
+        (PARTS.replace("[' a', ' b']", "['1', ' 1']"), "different"),
+        (PARTS.replace("[' a', ' b']", "[[1], [2]]"), "different"),
     ],
 )
 def test_a_malformed_file_is_refused(content, match):
@@ -207,6 +209,20 @@ def test_malformed_examples_are_refused(tmp_path, content, match):
 def test_a_prompt_without_a_needed_part_says_so():
     with pytest.raises(ValueError, match="--- reasoning.*chain of thought"):
         Layout(parse_prompt(GOOD, "v"), cot=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "tie", "match"),
+    [
+        ("['1', '2', '3']", False, "two options"),
+        ("['1', '2', '3', '4']", True, "two options"),
+        ("['0', '1']", True, "stands for a tie"),
+    ],
+)
+def test_options_that_would_be_read_as_a_tie_are_refused(options, tie, match):
+    prompt = parse_prompt(PARTS.replace("[' a', ' b']", options), "v")
+    with pytest.raises(ValueError, match=match):
+        Layout(prompt, tie=tie)
 
 
 def test_a_prompt_for_another_labeler_is_refused():

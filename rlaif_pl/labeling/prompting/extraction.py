@@ -118,8 +118,9 @@ _BOTH = _compile(r"\b(?:both|either)\b")
 _NEITHER = _compile(r"\b(?:neither|none\s+of|nor)\b")
 # A reply that begins with a name and goes on with a verb, or with the other name, is no continuation.
 _SENTENCE = _compile(
-    rf"{_ref('x', bare=True)}\s+(?:\w+ly\s+)?"
-    r"(?:(?P<be>is|was|seems|appears|looks)|would|(?!as\b)\w+s)\b"
+    rf"{_ref('x', bare=True)}\s+(?:\w+ly\s+)?(?:(?P<be>is|was|seems|appears|looks)|"
+    r"would|could|should|can|may|might|will|did|had|"
+    r"(?!(?:as|based|compared|indeed|preferred)\b)\w+(?:s|ed))\b"
 )
 _TOGETHER = _compile(rf"{_ref('x', bare=True)}\s+(?:and|or)\s+{_ref('y', bare=True)}")
 _QUOTES = str.maketrans({"’": "'", "‘": "'", "“": '"', "”": '"', "–": "-", "—": "-"})
@@ -148,16 +149,20 @@ def extract_verdict(text: str, asks_worse: bool = False) -> Verdict:
 def continued_verdict(opening: str, text: str, asks_worse: bool = False) -> Verdict:
     """Read a reply to a text that ends in ``opening`` ("The better one is").
 
-    " Summary 2, it is short" goes on from there. "Summary 2 is worse." is a sentence of its own: read
-    with the opening it would name the wrong one, so what it says alone counts, where it says anything.
+    " Summary 2, it is short" goes on from there. "Summary 2 is worse." and "Summary 2 omits it." are
+    sentences of their own: read with the opening they would name Summary 2, so what they say alone
+    counts. Only a reply that begins with a space may be a name that the opening asked for.
     """
     alone = extract_verdict(text, asks_worse)
-    begin = _plain(answer_of(text) or "")
+    answer = answer_of(text) or ""
+    begin = _plain(answer)
     if _TOGETHER.match(begin):
         return alone
     sentence = _SENTENCE.match(begin)
     if sentence and (alone in ("first", "second") or (alone == "tie" and sentence["be"])):
         return alone
+    if sentence and not answer.startswith(" "):
+        return "malformed" if alone == "tie" else alone  # "covers both equally" is no tie
     return extract_verdict(f"{opening} {text.strip()}", asks_worse)
 
 

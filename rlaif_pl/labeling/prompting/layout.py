@@ -151,6 +151,17 @@ class Layout:
     tie: bool = False  # a third answer says that there is no difference
 
     def __post_init__(self) -> None:
+        options = self.prompt.options
+        if "first" in self.prompt.fields and len(options) != 2:
+            raise ValueError(
+                f"expected two options in prompt {self.prompt.version}, for the first and the second "
+                f"response, got {list(options)}; a third answer is set by tie"
+            )
+        if self.tie and TIE in map(str.strip, options):
+            raise ValueError(
+                f"expected options other than {TIE!r} in prompt {self.prompt.version}, which stands "
+                f"for a tie, got {list(options)}; change them or leave tie out"
+            )
         if self.cot:
             self.prompt.part("reasoning", "chain of thought")
         if self.shots:

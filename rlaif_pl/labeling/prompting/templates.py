@@ -199,8 +199,8 @@ def _header(text: str, version: str) -> tuple[bool, tuple[str, ...]]:
     options = header.get("options", list(DEFAULT_OPTIONS))
     if not (
         isinstance(options, list)
-        and len(set(options)) == len(options) >= 2
         and all(isinstance(each, str) and each.strip() for each in options)
+        and len({each.strip() for each in options}) == len(options) >= 2
     ):
         raise ValueError(
             f"expected the options of prompt {version} to be different texts in quotes, got {options}"

@@ -225,7 +225,7 @@ class LikelihoodLabeler(ScoringLabeler):
         normalize: ``token`` averages over the prompt's tokens, ``sum`` adds them up.
         pmi_weight: Weight of the response's own likelihood gain, at least 0; 0 leaves it out and
             saves two passes of three.
-        max_prompt_words: Prompts are cut after this many words; None reads them whole.
+        max_prompt_words: Prompts are cut after this many words, at least 1; None reads them whole.
         template: Text with ``{response}`` and, at its end, ``{prompt}``.
         terms: Summands of the score; None stands for the reconstruction, and PMI where
             ``pmi_weight`` is above 0.
@@ -249,6 +249,11 @@ class LikelihoodLabeler(ScoringLabeler):
             raise ValueError(f"normalize must be 'token' or 'sum', got {normalize!r}")
         if not (math.isfinite(pmi_weight) and pmi_weight >= 0):
             raise ValueError(f"pmi_weight must be finite and at least 0, got {pmi_weight}")
+        if max_prompt_words is not None and max_prompt_words < 1:
+            raise ValueError(
+                "max_prompt_words must be at least 1, or null for whole prompts, got "
+                f"{max_prompt_words}"
+            )
         self.max_prompt_words = max_prompt_words
         if terms is None:
             terms = [WeightedTerm("reconstruction")]

@@ -23,8 +23,15 @@ from rlaif_pl.models.backbone import EMBEDDED
 from rlaif_pl.text import filled
 from rlaif_pl.types import Preference
 
+NAME = re.compile(r"\[(\d+)\]")  # as the question shows them
 NUMBER = re.compile(r"\d+")
-RULES = "ranking-1"  # raise when ranking_of reads some answer differently
+# Numbers that name no response: those of a list's lines ("1. Response 2"), and a count of responses.
+NO_NAME = re.compile(
+    r"^\s*\d+[.)][ \t]+(?=.*\d)|"
+    r"\d+(?= (?:\w+ )?(?:responses|answers|options|candidates|texts)\b)",
+    re.IGNORECASE | re.MULTILINE,
+)
+RULES = "ranking-2"  # raise when ranking_of reads some answer differently
 
 
 @dataclass(slots=True)
@@ -141,8 +148,14 @@ def lists_of(pairs: Sequence[Preference], most: int) -> list[ResponseList]:
 
 
 def ranking_of(text: str, count: int) -> list[int] | None:
-    """Read ``[2] > [1] > [3]`` as places from 0, the best first; None where it is no ranking."""
-    numbers = [int(found) for found in NUMBER.findall(text)[:count]]
+    """Read ``[2] > [1] > [3]`` as places from 0, the best first; None where it is no ranking.
+
+    Bare numbers are read where fewer stand in brackets.
+    """
+    found = NAME.findall(text)
+    if len(found) < count:
+        found = NUMBER.findall(NO_NAME.sub("", text))
+    numbers = [int(each) for each in found[:count]]
     return [n - 1 for n in numbers] if sorted(numbers) == list(range(1, count + 1)) else None
 
 
