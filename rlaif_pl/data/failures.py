@@ -23,6 +23,7 @@ def advice(failures: Mapping[str, int]) -> str:
     return {
         "too_long": "Take shorter texts, or let the model or its server read longer ones",
         "unclosed_thought": "Raise the limit of thoughts or answers, or switch thoughts off",
+        "split_option": "Set chat_assistant_prefix: assistant, or take options of one token",
     }.get(kind, "Try another labeler or prompt")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from rlaif_pl.data.failures import is_of_server
 from rlaif_pl.labeling.backends.endpoint_body import Completion
-from rlaif_pl.labeling.backends.endpoint_choose import VerdictTokens, choose
+from rlaif_pl.labeling.backends.endpoint_choose import VerdictTokens, choose, split_by
 from rlaif_pl.labeling.backends.endpoint_echo import (
     KNOWN_TEXT,
     EchoError,
@@ -20,7 +20,7 @@ from rlaif_pl.labeling.backends.endpoint_echo import (
     starts_of,
     target_logprobs,
 )
-from rlaif_pl.labeling.backends.endpoint_errors import EndpointError, Table, unlikely
+from rlaif_pl.labeling.backends.endpoint_errors import EndpointError, Table, split_option, unlikely
 from rlaif_pl.labeling.backends.endpoint_http import Learned, Sender
 from rlaif_pl.labeling.backends.endpoint_request import (
     STRUCTURED,
@@ -45,6 +45,8 @@ from rlaif_pl.labeling.thinking import THOUGHTS, UNCLOSED, thoughts_of
 from rlaif_pl.labeling.usage.spending import Price
 
 UNLIKELY_IN_ROW = 2  # both orders of a pair
+SPLIT = "split_option"
+"""Failure of a choice whose options begin with one token, after which the server cannot be asked."""
 SEEDS = 2**31 - 1  # servers take seeds below this, vLLM below 2**63
 ANSWER_TOKENS = 32  # beyond a budget of thoughts
 SAMPLE_STRIDE = 1_000_003  # prime, so that seeds of samples of neighboring seeds differ
@@ -108,23 +110,35 @@ class Caller:
         goes_on = not is_chat or self.settings.chat_assistant_prefix == "assistant"
         goes_on |= call.question.thoughts is not None
         first: Table = ()
+        broken: str | None = None  # why a look-up failed
 
         async def look_up(beginning: str) -> Table | None:
-            nonlocal first
-            if beginning and not goes_on:
-                return None  # the server cannot be made to go on from there
+            nonlocal first, broken
             done = await self._table(tally, call, beginning, goes_on)
             table = None if done is None else done.tables[0] if done.tables else ()
             first = first or table or ()
+            broken = tally.failure if done is None else broken
             if done is not None and done.only_thoughts and call.question.thoughts is None:
                 tally.failure = UNCLOSED  # the table is that of a thought's first token
                 return None
             return table
 
-        logprobs = await choose(call.options, look_up, ignore_space=is_chat)
+        logprobs = await choose(call.options, look_up, ignore_space=is_chat, can_follow=goes_on)
         if first:
             self._watch_mass(call, () if logprobs is None else logprobs, first)
-        return tally.reply() if logprobs is None else tally.reply(logprobs=logprobs, failure=None)
+        if logprobs is None:
+            return tally.reply()
+        failure = broken if None in logprobs else None
+        if not goes_on and (token := split_by(call.options, logprobs, first)) is not None:
+            failure = SPLIT
+            self._warn_of_split(call, token)
+        return tally.reply(logprobs=logprobs, failure=failure)
+
+    def _warn_of_split(self, call: ChoiceRequest, token: str) -> None:
+        if not self.learned.has_split:
+            self.learned.has_split = True
+            text = split_option(self.sender.client.base_url, call.options, token)
+            warnings.warn(text, stacklevel=2)
 
     async def _table(
         self, tally: Tally, call: ChoiceRequest, beginning: str, goes_on: bool
@@ -136,6 +150,7 @@ class Caller:
         if is_chat and not beginning:  # with and without a space it is the same answer
             rests = [space + rest.lstrip() for rest in rests for space in ("", " ")]
         start = question.assistant_prefix + beginning if goes_on else ""
+        start = start[start.rfind("\n") + 1 :]  # the same for all calls, also behind rationales
         client = self.sender.client
         if (start or is_chat) and not is_strict(client.base_url):  # other plain text ends in data
             async with self._looking:

@@ -2,9 +2,10 @@
 
 A server reports the likeliest tokens at the place of the answer. An answer may be one of them ("1"),
 or begin with one ("10" with "1", "(A)" with "("): then the server is asked once more, after that
-token. What is not among the reported tokens stays unknown. Of the likeliest 20 tokens a verdict is
-missing now and then: vLLM reports the tokens that it is asked for (``logprob_token_ids``), ids from the
-server's tokenizer; other servers ignore the field, so what comes back is looked at.
+token, where it can go on from there. What is not among the reported tokens stays unknown. Of the
+likeliest 20 tokens a verdict is missing now and then: vLLM reports the tokens that it is asked for
+(``logprob_token_ids``), ids from the server's tokenizer; other servers ignore the field, so what comes
+back is looked at.
 """
 
 from __future__ import annotations
@@ -25,19 +26,21 @@ LookUp = Callable[[str], Awaitable[Table | None]]
 
 
 async def choose(
-    options: Sequence[str], look_up: LookUp, ignore_space: bool = False
+    options: Sequence[str], look_up: LookUp, ignore_space: bool = False, can_follow: bool = True
 ) -> tuple[float | None, ...] | None:
     """Return the log-probability of each option, None where it was not reported.
 
     Rules: a token counts for the longest option that it begins with. An option that no token
     begins with is followed through the likeliest token that it begins with. What a longer option
     takes is taken from the shorter one it begins with ("10" from "1"); where the longer one is not
-    reported, it is at most as likely as the least reported token, and nothing is taken.
+    reported, it is at most as likely as the least reported token, and nothing is taken. Where nothing
+    can be followed, a beginning of one option alone counts for it.
 
     Args:
         options: Different strings.
         look_up: Asks the server; called with "" first.
         ignore_space: Count " 1" and "1" as the same answer, as a reader would.
+        can_follow: Whether ``look_up`` may be called with anything else.
 
     Returns:
         None if the first look-up failed.
@@ -50,12 +53,12 @@ async def choose(
         return None
     if ignore_space:
         first = tuple((token.lstrip(), value) for token, value in first)
-    masses = await _masses(names, "", first, look_up, DEPTH)
+    masses = await _masses(names, "", first, look_up if can_follow else None, DEPTH)
     return tuple(math.log(mass) if (mass := masses.get(name)) else None for name in names)
 
 
 async def _masses(
-    options: Sequence[str], start: str, table: Table, look_up: LookUp, depth: int
+    options: Sequence[str], start: str, table: Table, look_up: LookUp | None, depth: int
 ) -> dict[str, float]:
     """Probability of each option, given that the answer begins with ``start``."""
     masses: dict[str, float] = {}
@@ -68,7 +71,12 @@ async def _masses(
             masses[winner] = masses.get(winner, 0.0) + mass
         if any(len(option) > len(text) and option.startswith(text) for option in options):
             beginnings[text] = beginnings.get(text, 0.0) + mass
-    if depth == 0:
+    if look_up is None:
+        for text, mass in beginnings.items():
+            led_to = [option for option in options if option.startswith(text)]
+            if len(led_to) == 1 and not _longest(options, text):
+                masses[led_to[0]] = masses.get(led_to[0], 0.0) + mass
+    if depth == 0 or look_up is None:
         return masses
     for text, longer in _to_follow(options, masses, beginnings).items():
         after = await look_up(text)
@@ -79,6 +87,13 @@ async def _masses(
             masses[shorter] -= beginnings[text] * sum(parts.values())
             masses[shorter] = max(masses[shorter], 1e-12)  # rounding
     return masses
+
+
+def split_by(options: Sequence[str], logprobs: Sequence[float | None], table: Table) -> str | None:
+    """Return a token in a table that an option of unknown probability begins with, if there is one."""
+    unknown = [o.lstrip() for o, value in zip(options, logprobs, strict=True) if value is None]
+    tokens = [token for token, _ in table if token.strip()]
+    return next((t for t in tokens if any(o.startswith(t.lstrip()) for o in unknown)), None)
 
 
 def _longest(options: Sequence[str], text: str) -> str | None:

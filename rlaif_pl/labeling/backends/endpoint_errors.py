@@ -143,6 +143,11 @@ def sentence_of(text: str) -> str:
     return said[:LONGEST_SENTENCE] or "(nothing said)"
 
 
+def reason_of(sentence: str) -> str:
+    """Return what a server says without its words with digits: by these, gateways number requests."""
+    return re.sub(r"\S*\d\S*", "#", sentence)
+
+
 def meaning_of(status: int, text: str) -> Meaning:
     """Tell what a status of 400 or more means.
 
@@ -210,6 +215,16 @@ def without_field(url: object, name: str, sentence: str) -> str:
         "vLLM takes it where it was started with a reasoning parser",
     }.get(name, "the server's own setting holds, which may come from the model's folder")
     return f"{url} does not take {name} ({sentence}): it is left out from now on; {effect}"
+
+
+def split_option(url: object, options: Sequence[str], token: str) -> str:
+    """Say that options are not told apart by the first token of an answer, and what to set."""
+    return (
+        f"{url} was to answer {' or '.join(map(repr, options))} and reports {token!r}, after which it "
+        "cannot be asked how an option goes on: such answers become no labels (split_option). "
+        "Set chat_assistant_prefix: assistant in the back end where the server goes on with a begun "
+        "answer, or a prompt file of your own whose options are one token each"
+    )
 
 
 def unlikely(url: object, options: Sequence[str], table: Table, goes_on: bool) -> str:

@@ -19,6 +19,7 @@ from rlaif_pl.labeling.backends.endpoint_errors import (
     ReportedError,
     failing,
     meaning_of,
+    reason_of,
     refuses_all,
     sentence_of,
     unreachable,
@@ -39,12 +40,13 @@ class Learned:
     shift: int | None = None
     is_reached: bool = False  # it answered a request in any way
     has_answered: bool = False  # it answered one otherwise than with an error of its own
-    # questions by the sentence with which they were refused
+    # first questions by the reason for which they were refused (see ``reason_of``)
     refused: dict[str, set[str]] = field(default_factory=dict)
-    # sentences that are about the questions, not about every request
+    # reasons that lie in the questions, not in every request
     excused: set[str] = field(default_factory=set)
     # choices in a row, from the first, whose options had next to no probability; None once one had
     unlikely: int | None = 0
+    has_split: bool = False  # a choice's options began with one token, and that was said
     # by optional field of a request, how many of its values the server refused
     lacks: dict[str, int] = field(default_factory=dict)
     tokens: VerdictTokens | None = None  # knows the verdicts' tokens; None before any was looked up
@@ -53,8 +55,8 @@ class Learned:
 # A server that reports no log-probabilities twice is likely to have none.
 MOST_IN_ROW = {"no_logprobs": 2}
 UNREACHED = ("connection", "timeout")
-MOST_SAID = 5  # different sentences that are shown
-REFUSED_ALIKE = 3  # questions refused with one sentence before it is asked whether all would be
+MOST_SAID = 5  # different reasons whose sentence is shown
+REFUSED_ALIKE = 3  # questions refused for one reason before it is asked whether all would be
 HARMLESS = {"user": "Which number is larger, 1 or 2?", "assistant": "The larger one is"}
 
 
@@ -252,27 +254,29 @@ class Sender:
     async def _consider(self, route: Route, request: dict[str, Any], failed: _Failed) -> None:
         """Find out whether a refusal is about the question or about every request, and say so.
 
-        After a few questions that are refused with the same sentence a harmless one is sent with
-        the same settings.
+        After a few questions that are refused for the same reason a harmless one is sent with the
+        same settings.
 
         Raises:
             EndpointError: It is refused in the same way.
         """
         sentence, url = failed.sentence, self.client.base_url
+        reason = reason_of(sentence)
         refused, excused = self.learned.refused, self.learned.excused
-        if sentence not in refused and len(refused) < MOST_SAID:
+        if reason not in refused and len(refused) < MOST_SAID:
             warnings.warn(f"{url} refuses a request: {sentence}", stacklevel=2)
-        asked = refused.setdefault(sentence, set())
-        asked.add(str(request.get("messages", request.get("prompt"))))
+        asked = refused.setdefault(reason, set())
+        if len(asked) < REFUSED_ALIKE:
+            asked.add(str(request.get("messages", request.get("prompt"))))
         async with self._testing:
             if self._stop is not None:
                 raise self._stop
-            if sentence in excused or len(asked) < REFUSED_ALIKE:
+            if reason in excused or len(asked) < REFUSED_ALIKE:
                 return
             found = await self._once(route, harmless(request), logprobs=False)
             if isinstance(found, Completion):
-                excused.add(sentence)
-            elif found.sentence == sentence:
+                excused.add(reason)
+            elif reason_of(found.sentence) == reason:
                 plain = sentence.removeprefix(f"HTTP {failed.status}: ")
                 self._stop = EndpointError(refuses_all(url, failed.status, plain))
                 raise self._stop

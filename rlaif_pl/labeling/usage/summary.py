@@ -37,6 +37,7 @@ KINDS: dict[str, Kind] = {
     "neither": "malformed",
     "nonfinite": "malformed",
     "missing_logprob": "malformed",
+    "split_option": "malformed",  # the options begin with one token, and no more could be asked
     "low_option_mass": "malformed",  # the model would nearly always write something else
     "unclosed_thought": "malformed",  # the length limit came before the answer
     "refused": "refused",  # the model declined to judge

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from rlaif_pl.labeling.backends.endpoint_choose import choose
+from rlaif_pl.labeling.backends.endpoint_choose import choose, split_by
 
 
 def chosen(options, tables, **settings):
@@ -88,6 +88,24 @@ def test_a_space_that_belongs_to_the_option_is_needed():
 
 def test_a_first_question_that_fails_is_a_failure():
     assert chosen(("1", "2"), {})[0] is None
+
+
+# Where a chat server is not to go on with a begun answer, it is asked once.
+def test_a_beginning_of_one_option_alone_counts_for_it():
+    tables = {"": [(" (A", 0.5), ("(B", 0.25), ("(A)", 0.125)]}
+    found, asked = chosen((" (A)", " (B)"), tables, ignore_space=True, can_follow=False)
+    assert found == pytest.approx([0.625, 0.25])
+    assert asked == [""]
+
+
+def test_a_beginning_of_several_options_counts_for_none():
+    for options, table in ((("(A)", "(B)"), [("(", 0.9)]), (("1", "10"), [("1", 0.9), ("x", 0.1)])):
+        found, asked = chosen(options, {"": table}, can_follow=False)
+        assert found[-1] is None
+        assert asked == [""]
+        logprobs = [value and math.log(value) for value in found]
+        assert split_by(options, logprobs, [(t, math.log(p)) for t, p in table]) == table[0][0]
+    assert split_by(("1", "2"), (0.0, None), [("1", 0.0), (" ", -9.0)]) is None
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,11 @@ from rlaif_pl.labeling.calls import (
     LoglikelihoodRequest,
     Question,
 )
-from rlaif_pl.labeling.strategies.pairwise import FreeFormLabeler, PairwiseLabeler
+from rlaif_pl.labeling.strategies.pairwise import (
+    ConstitutionLabeler,
+    FreeFormLabeler,
+    PairwiseLabeler,
+)
 from rlaif_pl.labeling.strategy import CachedClient
 from rlaif_pl.labeling.usage.reply_store import ReplyStore
 
@@ -118,6 +122,18 @@ def test_a_refusal_of_some_questions_does_not_stop_the_others(refusing, endpoint
     refused = [n for n, reply in enumerate(replies) if reply.failure == "http_400"]
     assert refused == [1, *range(10, 20)]
     assert len(server.record.requests) == 21  # one harmless question decided it
+
+
+def test_a_number_of_its_own_makes_no_refusal_another(refusing, endpoint):
+    numbers = iter(range(1000))
+    server = refusing(lambda _: f"no such field (request id: 2024x{next(numbers)})")
+    with (
+        pytest.warns(UserWarning, match="no such field") as said,
+        pytest.raises(EndpointError, match=r"refuses every request .HTTP 400.: no such field"),
+    ):
+        asked(endpoint(server, concurrency=2), verdicts(50))
+    assert len(said) == 1
+    assert len(server.record.requests) <= 8
 
 
 def test_refusals_are_counted_over_batches(refusing, endpoint):
@@ -339,6 +355,36 @@ def test_a_server_that_answers_is_not_warned_of(serve, endpoint):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         asked(backend, verdicts(6))
+
+
+def test_options_that_begin_with_one_token_are_a_failure_that_says_what_to_set(serve, endpoint):
+    server = serve(reply=lambda *_: chat("(", (("(", -0.1), ("x", -2.5))))
+    calls = [ChoiceRequest(Question(f"which, {n}?", chat=True), (" (A)", " (B)")) for n in range(3)]
+    with pytest.warns(UserWarning, match=r"'\('.*chat_assistant_prefix: assistant") as said:
+        replies = asked(endpoint(server), calls)
+    assert sum("split_option" in str(each.message) for each in said) == 1
+    assert [reply.failure for reply in replies] == ["split_option"] * 3
+
+
+def test_options_are_told_apart_by_what_they_alone_begin_with(serve, endpoint, pair):
+    def reply(_, body):
+        text = body["messages"][0]["content"]
+        first = text.index(pair.first) < text.index(pair.second)
+        better, other = ("(A", "(B") if first else ("(B", "(A")
+        return chat("(A", ((better, math.log(0.6)), (other, math.log(0.2))))
+
+    backend = endpoint(serve(reply=reply), api="chat")
+    (judged,) = ConstitutionLabeler(backend, chat_template=True).label([pair])
+    assert judged.p_first == pytest.approx(0.75)
+
+
+def test_a_second_look_up_that_fails_is_a_failure_of_its_kind(serve, endpoint):
+    server = serve(reply=lambda *_: chat("(", (("(", -0.1), ("x", -2.5))))
+    server.script.extend([None, None, "status_500"])
+    options = {"chat_assistant_prefix": "assistant", "max_retries": 0, "concurrency": 1}
+    call = ChoiceRequest(Question("which?", chat=True), ("(A)", "(B)"))
+    _, reply = asked(endpoint(server, **options), [*verdicts(1, chat=True), call])
+    assert (reply.failure, reply.attempts) == ("http_500", 2)
 
 
 CONFIG = """

@@ -143,6 +143,22 @@ def test_verdicts_are_asked_for_by_their_tokens(serve, endpoint):
     assert not {"structured_outputs", "guided_choice", "response_format"} & set(body)
 
 
+def test_rationales_are_not_sent_to_the_tokenizer(serve, endpoint):
+    looked_up = []
+
+    def tokens(text):
+        looked_up.append(text)
+        return characters(text)
+
+    server = serve(reply=by_token, tokens=tokens)
+    prefixes = [f"Because of {n}.\n\nBetter=" for n in range(4)]
+    calls = [ChoiceRequest(Question("which?", prefix), ("1", "2")) for prefix in prefixes]
+    replies = asked(endpoint(server, concurrency=1), calls)
+    assert [reply.failure for reply in replies] == [None] * 4
+    assert all(body["logprob_token_ids"] == [49, 50] for body in server.record.requests)
+    assert looked_up == ["Better=", "Better=1", "Better=2"]
+
+
 def test_verdicts_of_a_chat_are_asked_for_with_and_without_a_space(serve, endpoint):
     words = {"Yes": 5, " Yes": 6, "No": 7, " No": 8}
     table = dict(zip(words, map(math.log, (0.5, 0.1, 0.2, 0.1)), strict=True))
