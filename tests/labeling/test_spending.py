@@ -1,6 +1,7 @@
 """Money: prices, totals, limits and the guess beforehand, worked by hand."""
 
 import math
+from itertools import combinations, pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -15,6 +16,7 @@ from rlaif_pl.labeling.calls import (
     Response,
 )
 from rlaif_pl.labeling.strategies.ensemble import EnsembleLabeler
+from rlaif_pl.labeling.strategies.listwise import ListwiseLabeler
 from rlaif_pl.labeling.strategy import ModelLabeler
 from rlaif_pl.labeling.usage.projection import ThroughputEstimator, estimate_cost, project
 from rlaif_pl.labeling.usage.spending import (
@@ -112,6 +114,30 @@ def test_a_projection_writes_the_calls_out_for_a_sample():
     assert (found.read, found.written) == (3000, 1100)
     assert found.cost_usd == pytest.approx((3000 + 2 * 1100) / 1e6)
     assert "about 200 calls in 2 round(s)" in found.line()
+
+
+def test_a_projection_counts_calls_that_pairs_share_once():
+    # 200 prompts with 4 responses each: 6 pairs a prompt, and 2 rankings of its responses
+    pairs = [Preference(str(n), *both, "g") for n in range(200) for both in combinations("abcd", 2)]
+    found = estimate_cost(ListwiseLabeler(Once().backend), pairs)
+    assert (found.pairs, found.sampled, found.calls) == (1200, 120, 400)
+
+
+@pytest.mark.parametrize("count", [1, 20, 21, 39, 59, 1000])
+def test_a_projection_looks_at_prompts_from_the_first_to_the_last(count):
+    seen = []
+    pairs = [Preference(str(n), "a", "b", "g") for n in range(count)]
+    project(lambda chosen, _: seen.extend(int(pair.prompt) for pair in chosen), pairs, sample=20)
+    assert len(set(seen)) == min(count, 20)
+    gaps = [b - a for a, b in pairwise([*seen, count])]
+    assert max(gaps) - min(gaps) <= 1
+    assert seen[0] == 0
+
+
+def test_a_projection_of_one_pair_at_most_takes_one():
+    assert (
+        project(rationale_then_verdict, [Preference("p", "a", "b", "g")] * 9, sample=1).calls == 18
+    )
 
 
 def test_a_projection_counts_tokens_as_it_is_told():

@@ -82,12 +82,12 @@ def project(
         pairs: What is to be labeled.
         price: Of the model.
         count: Tokens of a text; a quarter of its characters without.
-        sample: Pairs to write out, evenly spread over all.
+        sample: Prompts to write out, evenly spread over all, each with up to so many of its pairs:
+            labelers may share calls between the pairs of a prompt.
         rereads_scored: Whether the model reads scored texts without a cache.
         text_tokens: Mean tokens of an answer that is a text; None takes each call's limit.
     """
-    step = max(len(pairs) // sample, 1)
-    chosen = pairs[::step][:sample]
+    chosen = _whole_prompts(pairs, sample)
     tokens = count or (lambda text: len(text) / CHARACTERS_PER_TOKEN)
     asked: dict[Call, None] = {}
     rounds = 0
@@ -114,6 +114,16 @@ def project(
         cost_usd=None if price is None else price.of(read, written),
         reread=round(scale * sum(tokens(_text_of(call)) for call in scored)),
     )
+
+
+def _whole_prompts(pairs: Sequence[Preference], sample: int) -> list[Preference]:
+    by_prompt: dict[str, list[Preference]] = {}
+    for pair in pairs:
+        by_prompt.setdefault(pair.prompt, []).append(pair)
+    groups = list(by_prompt.values())
+    count = min(sample, len(groups))
+    spread = [groups[n * len(groups) // count] for n in range(count)]
+    return [pair for group in spread for pair in group[:sample]]
 
 
 def backends_of(labeler: Labeler) -> list[object]:
