@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Protocol, TypeAlias, runtime_checkable
 
 
@@ -28,9 +28,6 @@ class Question:
     # assistant's turn
     assistant_prefix: str = ""
     chat: bool = False  # whether `text` goes through the model's chat template
-    # number of leading characters of `text` that other questions of the job are likely to share
-    # (preamble and exemplars); a hint that changes no result
-    shared: int = 0
     # what the model thought before the answer, without marks; the back end closes them in the
     # model's own way and puts `assistant_prefix` behind. None: asked without thoughts
     thoughts: str | None = None
@@ -137,21 +134,19 @@ Ask: TypeAlias = Callable[[Sequence[Call]], list[Response]]
 """Answers calls in order; equal calls are asked once. What strategies are given."""
 
 
-@dataclass(frozen=True, slots=True)
-class CallKey:
-    """Identity of a call to a model: the same key always has the same reply."""
-
-    digest: bytes
-    kind: str = field(compare=False)
+Watch: TypeAlias = Callable[[Call, Response], None]
+"""Told of every new reply (progress, spending); may raise to stop before further calls."""
 
 
-def key_of(fingerprint: str, call: Call) -> CallKey:
-    """Hash what decides a reply: the back end, the kind of call and all of its fields but hints."""
+def kind_of(call: Call) -> str:
+    """Return the kind of a call as stores name it: ``choice``, ``generate``, ..."""
+    return type(call).__name__.removesuffix("Request").lower()
+
+
+def key_of(fingerprint: str, call: Call) -> bytes:
+    """Hash what decides a reply: the back end, the kind of call and all of its fields."""
     fields = asdict(call)
-    if not isinstance(call, LoglikelihoodRequest):
-        del fields["question"]["shared"]
-        if call.question.thoughts is None:  # as before there were any
-            del fields["question"]["thoughts"]
-    kind = type(call).__name__.removesuffix("Request").lower()
-    text = json.dumps([fingerprint, kind, fields], ensure_ascii=True, sort_keys=True)
-    return CallKey(hashlib.blake2b(text.encode(), digest_size=16).digest(), kind)
+    if not isinstance(call, LoglikelihoodRequest) and call.question.thoughts is None:
+        del fields["question"]["thoughts"]  # as before there were any
+    text = json.dumps([fingerprint, kind_of(call), fields], ensure_ascii=True, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()

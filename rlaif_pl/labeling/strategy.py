@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
 
 from rlaif_pl.labeling.backends import as_backend
-from rlaif_pl.labeling.calls import Ask, Backend, Call, CallKey, Response, key_of
+from rlaif_pl.labeling.calls import Ask, Backend, Call, Response, Watch, key_of
 from rlaif_pl.labeling.guard import MIN_OPTION_MASS, low_mass_warning, readable
 from rlaif_pl.labeling.outcome import (
     Judgment,
@@ -33,10 +33,10 @@ from rlaif_pl.types import Labeler, Preference
 class ReplyCache(Protocol):
     """Where replies are kept between runs."""
 
-    def get_many(self, keys: Sequence[CallKey]) -> dict[bytes, Response]:
-        """Return the replies that are there, by digest."""
+    def get_many(self, keys: Sequence[bytes]) -> dict[bytes, Response]:
+        """Return the replies that are there, by key (see ``calls.key_of``)."""
 
-    def put(self, key: CallKey, call: Call, reply: Response, fingerprint: str) -> None:
+    def put(self, key: bytes, call: Call, reply: Response, fingerprint: str) -> None:
         """Keep a reply; it is on disk when this returns."""
 
 
@@ -50,8 +50,7 @@ class CachedClient:
     backend: Backend  # who answers
     # keeps replies between runs; None keeps them for the life of this object only
     store: ReplyCache | None = None
-    # told of every new reply (progress, spending); may raise to stop before further calls
-    watch: Callable[[Call, Response], None] | None = None
+    watch: Watch | None = None  # told of every new reply
     min_option_mass: float = MIN_OPTION_MASS  # least probability of a choice's options together
     _has_warned: bool = field(default=False, init=False)
     # replies that no store gives back: all of them without one, else failures, which it has asked again
@@ -61,31 +60,27 @@ class CachedClient:
         """Return a reply for each call, in order; failures come back as replies, too."""
         fingerprint = self.backend.fingerprint
         keys = [key_of(fingerprint, call) for call in calls]
-        known = {key.digest: self._kept[key.digest] for key in keys if key.digest in self._kept}
-        unknown = [key for key in keys if key.digest not in known]
+        known = {key: self._kept[key] for key in keys if key in self._kept}
+        unknown = [key for key in keys if key not in known]
         if self.store is not None and unknown:
             known |= self.store.get_many(unknown)
-        fresh = {
-            key.digest: (key, call)
-            for key, call in zip(keys, calls, strict=True)
-            if key.digest not in known
-        }
-        asked = list(fresh.values())
+        fresh = {key: call for key, call in zip(keys, calls, strict=True) if key not in known}
+        asked = list(fresh.items())
 
         def done(place: int, reply: Response) -> None:
             key, call = asked[place]
             if self.store is not None:
                 self.store.put(key, call, reply, fingerprint)
-            known[key.digest] = reply
+            known[key] = reply
             if self.store is None or reply.failure is not None:
-                self._kept[key.digest] = reply
+                self._kept[key] = reply
             if self.watch is not None:
                 self.watch(call, reply)
 
         if asked:
             self.backend.answer([call for _, call in asked], done)
         replies = [
-            readable(call, known[key.digest], self.min_option_mass)
+            readable(call, known[key], self.min_option_mass)
             for key, call in zip(keys, calls, strict=True)
         ]
         text = low_mass_warning(calls, replies, self.min_option_mass)
@@ -148,9 +143,7 @@ class ModelLabeler(ABC):
         """Answers the calls of this labeler: kept, counted, and after thoughts where wanted."""
         return thoughtful(self.asker.ask, self.thinking)
 
-    def keep_replies(
-        self, store: ReplyCache | None, watch: Callable[[Call, Response], None] | None = None
-    ) -> None:
+    def keep_replies(self, store: ReplyCache | None, watch: Watch | None = None) -> None:
         """Keep every reply of the model.
 
         Args:

@@ -12,11 +12,18 @@ reward model on its labels and people's, ``fit`` of A2C (configs/methods/constit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from rlaif_pl.data.revisions import HARMFUL, HELPFUL, Revision
-from rlaif_pl.labeling.calls import Backend, Call, Decoding, GenerateRequest, Question, Response
+from rlaif_pl.labeling.calls import (
+    Backend,
+    Decoding,
+    GenerateRequest,
+    Question,
+    Response,
+    Watch,
+)
 from rlaif_pl.labeling.strategy import CachedClient, ReplyCache
 from rlaif_pl.recipes.revision_prompt import (
     Principle,
@@ -27,8 +34,6 @@ from rlaif_pl.recipes.revision_prompt import (
     load_principles,
 )
 from rlaif_pl.types import Prompt
-
-Watch = Callable[[Call, Response], None]
 
 
 @dataclass(frozen=True)

@@ -137,7 +137,7 @@ class RevisionLayout:
         speaker = f"{self.texts['human']} "
         if said.startswith(speaker) and f"\n{self.texts['assistant']}" not in said:
             return Question(said.removeprefix(speaker), chat=True)  # a single turn, as people ask
-        return Question(head + said, chat=True, shared=len(head))
+        return Question(head + said, chat=True)
 
     def critique(self, prompt: str, response: str, principle: Principle) -> Question:
         """Return the question whose answer is a critique of a response."""
@@ -158,7 +158,7 @@ class RevisionLayout:
         """Make the question: in chats the opening begins the answer, without a gap."""
         text = filled(head + body.rstrip())
         asked = text if self.chat else text + BLANK
-        return Question(asked, assistant_prefix, self.chat, len(filled(head)))
+        return Question(asked, assistant_prefix, self.chat)
 
     def _head(self, prompt: str) -> str:
         """Return what the questions of a job begin with; an example about the prompt is left out."""

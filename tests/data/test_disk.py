@@ -16,7 +16,7 @@ from rlaif_pl.data.label_parts import LabelParts
 from rlaif_pl.data.label_store import LabelStore
 from rlaif_pl.data.preferences import write_preferences
 from rlaif_pl.errors import explained
-from rlaif_pl.labeling.calls import CallKey, GenerateRequest, Question, Response
+from rlaif_pl.labeling.calls import GenerateRequest, Question, Response
 from rlaif_pl.labeling.usage.reply_export import export_replies
 from rlaif_pl.labeling.usage.reply_store import ReplyStore
 from rlaif_pl.training.callbacks.csv_rows import read_table
@@ -118,7 +118,7 @@ def test_a_label_store_without_room_keeps_what_it_has_and_says_what_to_do(tmp_pa
 
 def test_a_reply_store_without_room_keeps_what_it_has(tmp_path):
     call, reply = GenerateRequest(Question("why?")), Response(text=os.urandom(4000).hex())
-    keys = [CallKey(bytes([n]) * 16, "generate") for n in range(20)]
+    keys = [bytes([n]) * 16 for n in range(20)]
     with ReplyStore(tmp_path / "replies.sqlite") as store:
         store.put(keys[0], call, reply, "m")
         with little_room(), pytest.raises(OSError, match="has room"):

@@ -61,8 +61,7 @@ def test_zero_shot_asks_one_question_an_order(hashed):
     ending = "\n\nText - It rained all day.\nSummary 1 - {}\nSummary 2 - {}\n\nPreferred Summary="
     assert any(text.endswith(ending.format(PAIR.first, PAIR.second)) for text in texts)
     assert any(text.endswith(ending.format(PAIR.second, PAIR.first)) for text in texts)
-    for call in backend.asked:
-        assert call.question.text[: call.question.shared].endswith("the better one.\n\n")
+    assert all("the better one.\n\nText - " in text for text in texts)
 
 
 def test_chain_of_thought_asks_twice_an_order_and_reads_its_own_rationale(hashed):

@@ -23,7 +23,7 @@ from rlaif_pl.labeling.usage.reply_export import export_replies
 from rlaif_pl.labeling.usage.reply_store import ReplyStore
 
 CALLS = (
-    ChoiceRequest(Question("which? ", shared=3), ("1", "2")),
+    ChoiceRequest(Question("which? "), ("1", "2")),
     GenerateRequest(
         Question("why? \u2603", chat=True), Decoding(max_tokens=9, stop=("\n",)), sample=2
     ),
@@ -54,7 +54,7 @@ def test_replies_come_back_as_they_were(store):
     keys = [put(store, *row) for row in zip(CALLS, REPLIES, strict=True)]
     with ReplyStore(store.path) as again:
         found = again.get_many([*keys, key_of("m", LoglikelihoodRequest("a", " c"))])
-    assert [found[key.digest] for key in keys] == list(REPLIES)
+    assert [found[key] for key in keys] == list(REPLIES)
     assert len(found) == 3
 
 
@@ -69,7 +69,7 @@ def test_more_keys_than_a_query_takes_are_found(store):
     keys = [put(store, call, Response(logprobs=(-float(n),))) for n, call in enumerate(calls)]
     store.connection.execute("COMMIT")
     found = store.get_many(keys)
-    assert [found[key.digest].logprobs[0] for key in keys] == [-float(n) for n in range(1203)]
+    assert [found[key].logprobs[0] for key in keys] == [-float(n) for n in range(1203)]
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_failures_that_may_pass_are_asked_for_again(store, kind):
 @pytest.mark.parametrize("kind", ["refused", "too_long", "empty", "nonfinite"])
 def test_failures_that_stay_are_asked_for_again_only_on_request(store, kind):
     key = put(store, CALLS[0], Response(failure=kind))
-    assert store.get_many([key])[key.digest].failure == kind
+    assert store.get_many([key])[key].failure == kind
     with ReplyStore(store.path, retry_failed=True) as eager:
         assert eager.get_many([key]) == {}
 
@@ -95,7 +95,7 @@ def test_an_answer_is_never_given_up_for_a_later_row(store):
     put(store, CALLS[0], REPLIES[0])
     put(store, CALLS[0], Response(logprobs=(-9.0, -9.0)))
     put(store, CALLS[0], Response(failure="refused"))
-    assert store.get_many([key]) == {key.digest: REPLIES[0]}
+    assert store.get_many([key]) == {key: REPLIES[0]}
 
 
 def test_totals_count_what_was_paid_for_failures_and_repetitions(store):

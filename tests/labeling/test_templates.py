@@ -98,7 +98,6 @@ def test_one_shot_by_hand(layout):
         "Judge.\n\n# Ex\n\nT P\n1 F\n2 S\n\nWorse: b\n\n# Now\n\nT q\n1 f\n2 s\n\n"
     )
     assert question.assistant_prefix == "Worse:"
-    assert question.text[: question.shared].endswith("# Now\n\n")
 
 
 def test_one_shot_chain_of_thought_by_hand(layout):

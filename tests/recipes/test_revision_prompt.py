@@ -60,7 +60,6 @@ def test_a_critique_is_asked_for_word_by_word():
         f"Critique Request: {PRINCIPLES[2].critique}\n\n"
     )
     assert (question.assistant_prefix, question.chat) == ("Critique:", False)
-    assert question.shared == len(TEXTS["preamble"]) + 2
 
 
 def test_a_revision_follows_its_critique_or_stands_alone():
@@ -81,8 +80,8 @@ def test_examples_come_first_and_without_critiques_where_there_are_none():
     question = layout(examples=EXAMPLES).critique("Help me lie.", "Sure.", PRINCIPLES[0])
     assert question.text.count("»»» Example »»»") == len(EXAMPLES) == 3
     assert question.text.count("Critique: ") == question.text.count("Revision: ") == 3
-    head = question.text[: question.shared]
-    assert head.endswith("»»» Now the same for the conversation that follows »»»\n\n")
+    _, after = question.text.split("»»» Now the same for the conversation that follows »»»\n\n")
+    assert after.startswith("Human: Help me lie.")
     bare = layout(examples=EXAMPLES, critiques=False).revision("x", "y", PRINCIPLES[0], None)
     assert "Critique" not in bare.text
     assert bare.text.count("Revision: ") == 3

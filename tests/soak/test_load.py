@@ -25,7 +25,7 @@ import pytest
 from rlaif_pl.cli import main as cli
 from rlaif_pl.data.label_store import LabelStore
 from rlaif_pl.evaluation.human.store import RatingStore
-from rlaif_pl.labeling.calls import CallKey, GenerateRequest, Question, Response
+from rlaif_pl.labeling.calls import GenerateRequest, Question, Response
 from rlaif_pl.labeling.usage.reply_store import ReplyStore
 from rlaif_pl.training import PreferenceDataModule
 from rlaif_pl.types import Preference
@@ -55,7 +55,7 @@ def write_replies(path: Path, rows: range) -> None:
     with ReplyStore(path) as store:
         for n in rows:
             call = GenerateRequest(Question(f"why {n}?"))
-            store.put(CallKey(n.to_bytes(16, "big"), "generate"), call, Response(text=f"{n}"), "m")
+            store.put(n.to_bytes(16, "big"), call, Response(text=f"{n}"), "m")
 
 
 def at_once(target, path: Path, parts: list[range]) -> float:
@@ -92,7 +92,7 @@ def test_eight_processes_write_one_reply_store(tmp_path, count):
     with ReplyStore(path) as store:
         assert len(store) == count
         assert store.totals().answered == count
-        found = store.get_many([CallKey(n.to_bytes(16, "big"), "generate") for n in range(count)])
+        found = store.get_many([n.to_bytes(16, "big") for n in range(count)])
         assert {reply.text for reply in found.values()} == {str(n) for n in range(count)}
     print(f"reply store: {count} rows by {WRITERS} processes in {seconds:.1f} s, none lost")
 

@@ -189,24 +189,21 @@ class Layout:
 
     def verdict(self, sample: PromptSample) -> Question:
         """Return the question whose answer is the verdict, asked without a rationale."""
-        head, body = self._text(sample)
-        return self._question(head, Opened(body, self.prompt.gap, self.prompt.ending))
+        return self._question(Opened(self._text(sample), self.prompt.gap, self.prompt.ending))
 
     def reasoning(self, sample: PromptSample) -> Question:
         """Return the question whose answer is a rationale."""
-        head, body = self._text(sample)
-        return self._question(head, self._request(body))
+        return self._question(self._request(self._text(sample)))
 
     def verdict_after(self, sample: PromptSample, rationale: str) -> Question:
         """Return the question for the verdict after a rationale, begun as ``reasoning(sample)``."""
-        head, body = self._text(sample)
-        request = self._request(body)
+        request = self._request(self._text(sample))
         said = rationale.rstrip()
         space = "" if said[:1].isspace() else " "
         assistant_prefix = (
             request.assistant_prefix + space + mark_data(said) + BLANK + self.prompt.ending
         )
-        return self._question(head, request._replace(assistant_prefix=assistant_prefix))
+        return self._question(request._replace(assistant_prefix=assistant_prefix))
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -216,11 +213,11 @@ class Layout:
             marks += [self.prompt.parts["example"], self.prompt.parts["after examples"]]
         return tuple(marks)
 
-    def _question(self, head: str, request: Opened) -> Question:
+    def _question(self, request: Opened) -> Question:
         """Make the question: in chats the opening begins the answer, without a gap."""
         text, gap, assistant_prefix = request
         asked = filled(text if self.chat else text + gap)
-        return Question(asked, filled(assistant_prefix), self.chat, len(filled(head)))
+        return Question(asked, filled(assistant_prefix), self.chat)
 
     def _request(self, body: str) -> Opened:
         """Ask for a rationale; after examples it begins like theirs (2309.00267, table 18)."""
@@ -232,8 +229,8 @@ class Layout:
             return Opened(body, BLANK, assistant_prefix)
         return Opened(body + BLANK + asked, gap, assistant_prefix)
 
-    def _text(self, sample: PromptSample) -> tuple[str, str]:
-        """Return what many questions share, and everything up to the end of the sample, marked."""
+    def _text(self, sample: PromptSample) -> str:
+        """Return everything up to the end of the sample, marked."""
         parts = self.prompt.parts
         preamble = parts.get("preamble", "")
         if self.cot:
@@ -243,9 +240,8 @@ class Layout:
             chosen = self.exemplars.without(sample.prompt, self.shots)
             shown += [self._example(each) for each in chosen]
             shown += [parts["after examples"]] * bool(chosen)
-        head = "".join(text + BLANK for text in shown)
-        note = BLANK + TIE_NOTE if self.tie else ""
-        return head, head + self._sample(sample) + note
+        shown += [self._sample(sample)] + [TIE_NOTE] * self.tie
+        return BLANK.join(shown)
 
     def _sample(self, sample: PromptSample) -> str:
         values = {"response": sample.first, **sample._asdict()}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal, Protocol, runtime_checkable
 
 from rlaif_pl.data.failures import is_asked_again
-from rlaif_pl.labeling.calls import Call, Response
+from rlaif_pl.labeling.calls import Watch
 from rlaif_pl.labeling.outcome import Judgment, LabelerInfo, checked_temperature, labeled
 from rlaif_pl.labeling.strategy import ReplyCache
 from rlaif_pl.types import Labeler, Preference
@@ -19,9 +19,7 @@ from rlaif_pl.types import Labeler, Preference
 class KeepsReplies(Protocol):
     """A labeler whose model's replies can be kept."""
 
-    def keep_replies(
-        self, store: ReplyCache | None, watch: Callable[[Call, Response], None] | None = None
-    ) -> None:
+    def keep_replies(self, store: ReplyCache | None, watch: Watch | None = None) -> None:
         """See ``ModelLabeler.keep_replies``."""
 
 
@@ -81,9 +79,7 @@ class EnsembleLabeler:
         members = " & ".join(f"[{labeler.fingerprint}]" for labeler in self.labelers)
         return f"ensemble;{members};{self.prompt_version};temperature={self.temperature!r}"
 
-    def keep_replies(
-        self, store: ReplyCache | None, watch: Callable[[Call, Response], None] | None = None
-    ) -> None:
+    def keep_replies(self, store: ReplyCache | None, watch: Watch | None = None) -> None:
         """Keep the replies of every member that asks a model; see ``ModelLabeler``."""
         for labeler in self.labelers:
             if isinstance(labeler, KeepsReplies):

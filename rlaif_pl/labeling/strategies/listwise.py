@@ -129,7 +129,7 @@ class ListwiseLabeler(ModelLabeler):
         listed = BLANK.join(f"[{n}] {text.strip()}" for n, text in enumerate(responses, 1))
         text = head + fill(parts["sample"], {"prompt": prompt, "responses": listed})
         gap = "" if self.chat else self.file.gap
-        return Question(filled(text + gap), self.file.ending, self.chat, len(head))
+        return Question(filled(text + gap), self.file.ending, self.chat)
 
 
 def lists_of(pairs: Sequence[Preference], most: int) -> list[ResponseList]:

@@ -237,14 +237,13 @@ class RubricLabeler(ScoringLabeler):
 
     def _question(self, prompt: str, response: str, criterion: Criterion) -> Question:
         parts, reference = self.file.parts, self._row(prompt).reference
-        shared = [parts["preamble"]] if "preamble" in parts else []
-        shared.append(fill(parts["sample"], {"prompt": prompt, "response": response}))
+        shown = [parts["preamble"]] if "preamble" in parts else []
+        shown.append(fill(parts["sample"], {"prompt": prompt, "response": response}))
         if reference is not None:
-            shared.append(fill(parts["reference"], {"reference": reference}))
-        head = "".join(part + BLANK for part in shared)
-        text = head + fill(parts["criterion"], {"criterion": criterion.description})
-        gap = "" if self.chat else self.file.gap
-        return Question(filled(text + gap), self.file.ending, self.chat, len(filled(head)))
+            shown.append(fill(parts["reference"], {"reference": reference}))
+        shown.append(fill(parts["criterion"], {"criterion": criterion.description}))
+        text = BLANK.join(shown) + ("" if self.chat else self.file.gap)
+        return Question(filled(text), self.file.ending, self.chat)
 
 
 def _yes(reply: Response) -> float:

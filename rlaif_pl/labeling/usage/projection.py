@@ -13,14 +13,16 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from rlaif_pl.labeling.calls import (
     Ask,
+    Backend,
     Call,
     GenerateRequest,
     LoglikelihoodRequest,
     Response,
     ThinkRequest,
+    Watch,
 )
 from rlaif_pl.labeling.strategies.ensemble import EnsembleLabeler
-from rlaif_pl.labeling.strategy import CachedClient, ModelLabeler
+from rlaif_pl.labeling.strategy import ModelLabeler
 from rlaif_pl.labeling.thinking import thoughtful
 from rlaif_pl.labeling.usage.spending import Price
 from rlaif_pl.tables import duration
@@ -126,11 +128,16 @@ def _whole_prompts(pairs: Sequence[Preference], sample: int) -> list[Preference]
     return [pair for group in spread for pair in group[:sample]]
 
 
-def backends_of(labeler: Labeler) -> list[object]:
-    """Return who answers a labeler's calls; those of an ensemble's members."""
+def members_of(labeler: object) -> list[ModelLabeler]:
+    """Return who asks a model: the labeler itself, or the members of an ensemble and theirs."""
     if isinstance(labeler, EnsembleLabeler):
-        return [backend for member in labeler.labelers for backend in backends_of(member)]
-    return [labeler.backend] if isinstance(labeler, ModelLabeler) else []
+        return [each for member in labeler.labelers for each in members_of(member)]
+    return [labeler] if isinstance(labeler, ModelLabeler) else []
+
+
+def backends_of(labeler: object) -> list[Backend]:
+    """Return who answers a labeler's calls; those of an ensemble's members."""
+    return [each.backend for each in members_of(labeler)]
 
 
 def estimate_cost(
@@ -148,22 +155,17 @@ def estimate_cost(
     Returns:
         None where nothing is known about a labeler's calls.
     """
-    if isinstance(labeler, ModelLabeler):
-        thinking, backend = labeler.thinking, labeler.backend
-        return project(
-            lambda chosen, ask: labeler.judge(chosen, thoughtful(ask, thinking)),
+    parts = [
+        project(
+            lambda chosen, ask, each=each: each.judge(chosen, thoughtful(ask, each.thinking)),
             pairs,
-            getattr(backend, "price", None) or prices,
+            getattr(each.backend, "price", None) or prices,
             sample=sample,
             text_tokens=text_tokens,
-            rereads_scored=getattr(backend, "rereads_scored", False),
+            rereads_scored=getattr(each.backend, "rereads_scored", False),
         )
-    if not isinstance(labeler, EnsembleLabeler):
-        return None
-    found = [
-        estimate_cost(member, pairs, prices, sample, text_tokens) for member in labeler.labelers
+        for each in members_of(labeler)
     ]
-    parts = [part for part in found if part is not None]
     if not parts:
         return None
     costs = [part.cost_usd for part in parts if part.cost_usd is not None]
@@ -240,13 +242,10 @@ def _stand_in(call: Call, text_tokens: float | None) -> Response:
     return Response(logprobs=(-math.log(len(call.options)),) * len(call.options))
 
 
-Watch = Callable[[Call, Response], None]
-
-
 @contextmanager
 def counted_replies(labeler: Labeler, title: str) -> Iterator[None]:
     """Count a labeler's new replies on the terminal while it judges; nothing where it asks no model."""
-    clients = _clients(labeler)
+    clients = [each.asker for each in members_of(labeler)]
     if not clients:
         yield
         return
@@ -270,9 +269,3 @@ def counted_replies(labeler: Labeler, title: str) -> Iterator[None]:
         finally:
             for client, told in zip(clients, before, strict=True):
                 client.watch = told
-
-
-def _clients(labeler: object) -> list[CachedClient]:
-    own = getattr(labeler, "asker", None)
-    parts = [client for part in getattr(labeler, "labelers", ()) for client in _clients(part)]
-    return [*([own] if isinstance(own, CachedClient) else []), *parts]

@@ -12,7 +12,7 @@ from typing import Any
 
 from rlaif_pl.data.failures import is_asked_again
 from rlaif_pl.data.sqlite_file import SqliteFile, TableSchema
-from rlaif_pl.labeling.calls import Call, CallKey, Response
+from rlaif_pl.labeling.calls import Call, Response, kind_of
 
 APPLICATION = 0x524C4149  # "RLAI", tells these files from other SQLite files
 # Of a ``Response``, in its order.
@@ -104,14 +104,14 @@ class ReplyStore(SqliteFile):
             (count,) = self.connection.execute("SELECT COUNT(*) FROM replies").fetchone()
         return int(count)
 
-    def get_many(self, keys: Sequence[CallKey]) -> dict[bytes, Response]:
-        """Return the replies that need not be asked for again, by digest.
+    def get_many(self, keys: Sequence[bytes]) -> dict[bytes, Response]:
+        """Return the replies that need not be asked for again, by key.
 
         The first answer counts where there are several; without any, the last failure does, unless
         it may have passed by now (see ``is_asked_again``) or ``retry_failed`` is set.
         """
         found: dict[bytes, Response] = {}
-        digests = list(dict.fromkeys(key.digest for key in keys))
+        digests = list(dict.fromkeys(keys))
         with self.explained():
             for start in range(0, len(digests), KEYS_PER_QUERY):
                 part = digests[start : start + KEYS_PER_QUERY]
@@ -126,11 +126,11 @@ class ReplyStore(SqliteFile):
                         found[digest] = reply
         return found
 
-    def put(self, key: CallKey, call: Call, reply: Response, fingerprint: str) -> None:
+    def put(self, key: bytes, call: Call, reply: Response, fingerprint: str) -> None:
         """Commit one reply; it is on disk when this returns."""
         row = (
-            key.digest,
-            key.kind,
+            key,
+            kind_of(call),
             fingerprint,
             zlib.compress(json.dumps(asdict(call), ensure_ascii=False).encode()),
             json.dumps([_plain(value) for value in reply.logprobs]),

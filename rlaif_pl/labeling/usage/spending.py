@@ -8,9 +8,8 @@ at $0.11 per 50 words, $0.67.
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -87,7 +86,6 @@ class BudgetTracker:
     written: int = 0
     cost_usd: float = 0.0
     seconds: float = 0.0
-    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         if self.max_cost is not None and not (math.isfinite(self.max_cost) and self.max_cost >= 0):
@@ -95,14 +93,13 @@ class BudgetTracker:
 
     def count(self, call: Call, reply: Response) -> None:  # noqa: ARG002 (what a watch is told)
         """Add one reply. ``OutOfBudget``: the limit is reached; the reply is counted all the same."""
-        with self._lock:
-            self.calls += 1
-            self.failures += reply.failure is not None
-            self.attempts += reply.attempts
-            self.read += reply.read
-            self.written += reply.written
-            self.cost_usd += reply.cost_usd
-            self.seconds += reply.seconds
+        self.calls += 1
+        self.failures += reply.failure is not None
+        self.attempts += reply.attempts
+        self.read += reply.read
+        self.written += reply.written
+        self.cost_usd += reply.cost_usd
+        self.seconds += reply.seconds
         if self.max_cost is not None and reply.cost_usd > 0 and self.cost_usd >= self.max_cost:
             raise OutOfBudget(f"spent {self.cost_usd:.4f} of {self.max_cost:.4f} USD")
 
