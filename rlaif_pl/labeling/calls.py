@@ -98,7 +98,9 @@ class Response:
     # `ChoiceRequest`: log-probability of each option in nats, None where the server did not report
     # it. `LoglikelihoodRequest`: log-probability of each token of the target
     logprobs: tuple[float | None, ...] = ()
-    text: str = ""  # `GenerateRequest`, `ThinkRequest`: the text, without what stopped it
+    # `GenerateRequest`, `ThinkRequest`: the text, without what stopped it. `ChoiceRequest`: the
+    # likeliest token in place of an option, where the back end tells
+    text: str = ""
     # `GenerateRequest`, `ThinkRequest`: False where the length limit cut the text
     finished: bool = True
     read: int = 0  # tokens of the prompt (whether computed, or taken from a cache)

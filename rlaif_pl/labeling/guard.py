@@ -15,6 +15,8 @@ something else at least 199 times in 200 (an opened thought, "Sure"), and which 
 numbers is larger says nothing. Small models that do answer give 0.01 to 0.9."""
 LOW_MASS = "low_option_mass"
 """Failure of a choice whose options are too unlikely."""
+MISSING = "missing_logprob"
+"""Failure of a choice with an option whose probability was not reported."""
 
 
 def off_option_mass(logprobs: Iterable[float | None]) -> float:
@@ -50,29 +52,35 @@ def is_unlikely(logprobs: Sequence[float | None], least: float) -> bool:
     return math.fsum(map(math.exp, known)) < least
 
 
-def low_mass_warning(
-    calls: Sequence[Call], replies: Sequence[Response], least: float
-) -> str | None:
-    """Say that choices are no answers, with how unlikely they are; None where all are."""
-    chosen = [
-        (call, reply)
-        for call, reply in zip(calls, replies, strict=True)
-        if isinstance(call, ChoiceRequest) and (reply.failure in (None, LOW_MASS))
-    ]
-    low = [(call, reply) for call, reply in chosen if reply.failure == LOW_MASS]
-    if not low:
+def low_mass_warning(call: Call, reply: Response, least: float) -> str | None:
+    """Say that a choice is no answer, what the model writes instead and what to do; None where it is.
+
+    Options that were not reported count as impossible beside a token that was.
+    """
+    if not isinstance(call, ChoiceRequest) or reply.failure is not None:
         return None
-    mean = math.fsum(off_option_mass(reply.logprobs) for _, reply in low) / len(low)
-    call = low[0][0]
-    return (
-        f"{len(low)} of {len(chosen)} choices between {', '.join(map(repr, call.options))} are no "
-        f"answers ({LOW_MASS}): {mean:.2%} of the probability lies outside the verdict tokens "
-        f"(allowed: {1 - least:.2%}). The model would write something else after "
-        f"{call.question.assistant_prefix[-40:]!r}: "
-        + (
-            "switch its thoughts off, or set chat_assistant_prefix: user where a server begins anew"
-            if call.question.chat
-            else "set chat_template: true for a chat model, or show examples (shots)"
+    token = reply.text
+    known = [value for value in reply.logprobs if value is not None]
+    is_complete = 0 < len(known) == len(reply.logprobs)
+    is_low = math.fsum(map(math.exp, known)) < least  # false where a value is no number
+    if not (is_low and (is_complete or token)):
+        return None
+    kind = LOW_MASS if is_complete else MISSING
+    if "<" in token or "think" in token.lower():
+        hint = (
+            "it thinks first: switch that off, in the back end of a server by extra_body: "
+            "{chat_template_kwargs: {enable_thinking: false}} or what the server has for it"
         )
-        + "; verdict.min_option_mass in the labeler's init_args moves the threshold"
+    else:
+        hint = (
+            "set chat_template: true for a chat model, show examples (shots), switch thoughts off, or "
+            "set chat_assistant_prefix: user where a server begins anew in place of going on with the "
+            "opening (some proxies drop continue_final_message)"
+        )
+    return (
+        f"a choice between {', '.join(map(repr, call.options))} is no answer ({kind}): "
+        f"{off_option_mass(known):.2%} of the probability lies outside the verdict tokens (allowed: "
+        f"{1 - least:.2%}). After {call.question.assistant_prefix[-40:]!r} the model would write "
+        f"{repr(token) if token else 'something else'}: {hint}; verdict.min_option_mass in the "
+        "labeler's init_args moves the threshold"
     )

@@ -74,20 +74,26 @@ class CachedClient:
             known[key] = reply
             if self.store is None or reply.failure is not None:
                 self._kept[key] = reply
+            self._check_mass(call, reply)
             if self.watch is not None:
                 self.watch(call, reply)
 
         if asked:
             self.backend.answer([call for _, call in asked], done)
-        replies = [
-            readable(call, known[key], self.min_option_mass)
-            for key, call in zip(keys, calls, strict=True)
+        replies = [known[key] for key in keys]
+        for call, reply in zip(calls, replies, strict=True):
+            self._check_mass(call, reply)  # of those that were kept
+        return [
+            readable(call, reply, self.min_option_mass)
+            for call, reply in zip(calls, replies, strict=True)
         ]
-        text = low_mass_warning(calls, replies, self.min_option_mass)
-        if text is not None and not self._has_warned:
+
+    def _check_mass(self, call: Call, reply: Response) -> None:
+        """Warn once of a choice whose options are too unlikely, as early as it is known."""
+        text = None if self._has_warned else low_mass_warning(call, reply, self.min_option_mass)
+        if text is not None:
             self._has_warned = True
-            warnings.warn(text, stacklevel=2)
-        return replies
+            warnings.warn(text, stacklevel=3)
 
 
 class ModelLabeler(ABC):

@@ -65,7 +65,7 @@ def test_an_unlikely_verdict_is_no_label_for_any_strategy(way, pair):
 
 
 def test_one_unlikely_order_leaves_the_pair_unlabeled(pair):
-    with pytest.warns(UserWarning, match="1 of 2 choices"):
+    with pytest.warns(UserWarning, match="a choice between '1', '2' is no answer"):
         (judged,) = PairwiseLabeler(Fixed(0.9, 0.001)).label([pair])
     assert judged.provenance.failure == "low_option_mass"
     assert judged.provenance.off_option_mass == pytest.approx((0.1 + 0.999) / 2)

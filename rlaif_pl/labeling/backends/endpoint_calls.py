@@ -6,7 +6,6 @@ import asyncio
 import math
 import time
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,7 +19,7 @@ from rlaif_pl.labeling.backends.endpoint_echo import (
     starts_of,
     target_logprobs,
 )
-from rlaif_pl.labeling.backends.endpoint_errors import EndpointError, Table, split_option, unlikely
+from rlaif_pl.labeling.backends.endpoint_errors import EndpointError, Table, split_option
 from rlaif_pl.labeling.backends.endpoint_http import Learned, Sender
 from rlaif_pl.labeling.backends.endpoint_request import (
     STRUCTURED,
@@ -40,11 +39,9 @@ from rlaif_pl.labeling.calls import (
     Response,
     ThinkRequest,
 )
-from rlaif_pl.labeling.guard import MIN_OPTION_MASS, off_option_mass
 from rlaif_pl.labeling.thinking import THOUGHTS, UNCLOSED, thoughts_of
 from rlaif_pl.labeling.usage.spending import Price
 
-UNLIKELY_IN_ROW = 2  # both orders of a pair
 SPLIT = "split_option"
 """Failure of a choice whose options begin with one token, after which the server cannot be asked."""
 SEEDS = 2**31 - 1  # servers take seeds below this, vLLM below 2**63
@@ -124,15 +121,14 @@ class Caller:
             return table
 
         logprobs = await choose(call.options, look_up, ignore_space=is_chat, can_follow=goes_on)
-        if first:
-            self._watch_mass(call, () if logprobs is None else logprobs, first)
         if logprobs is None:
             return tally.reply()
+        token = max(first, key=lambda row: row[1])[0] if first else ""
         failure = broken if None in logprobs else None
-        if not goes_on and (token := split_by(call.options, logprobs, first)) is not None:
+        if not goes_on and (begun := split_by(call.options, logprobs, first)) is not None:
             failure = SPLIT
-            self._warn_of_split(call, token)
-        return tally.reply(logprobs=logprobs, failure=failure)
+            self._warn_of_split(call, begun)
+        return tally.reply(logprobs=logprobs, text=token, failure=failure)
 
     def _warn_of_split(self, call: ChoiceRequest, token: str) -> None:
         if not self.learned.has_split:
@@ -163,27 +159,6 @@ class Caller:
         return await self._ask(
             tally, Wanted(question, beginning, top=self.settings.server.top_logprobs)
         )
-
-    def _watch_mass(
-        self, call: ChoiceRequest, logprobs: Sequence[float | None], table: Table
-    ) -> None:
-        """Warn where the server writes something else than an option from the first choice on.
-
-        So does a server (or a proxy before it) that drops the flags for going on with a begun
-        answer, and one whose model begins to think.
-        """
-        if self.learned.unlikely is None:
-            return
-        if 1.0 - off_option_mass(logprobs) >= MIN_OPTION_MASS:
-            self.learned.unlikely = None
-            return
-        self.learned.unlikely += 1
-        if self.learned.unlikely == UNLIKELY_IN_ROW:
-            url = self.sender.client.base_url
-            goes_on = (
-                self._is_chat(call.question) and self.settings.chat_assistant_prefix == "assistant"
-            )
-            warnings.warn(unlikely(url, call.options, table, goes_on), stacklevel=2)
 
     async def _generate(self, call: GenerateRequest) -> Response:
         tally = Tally(self.settings.price)

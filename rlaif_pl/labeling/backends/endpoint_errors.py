@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import json
-import math
 import re
 from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
@@ -225,24 +224,3 @@ def split_option(url: object, options: Sequence[str], token: str) -> str:
         "Set chat_assistant_prefix: assistant in the back end where the server goes on with a begun "
         "answer, or a prompt file of your own whose options are one token each"
     )
-
-
-def unlikely(url: object, options: Sequence[str], table: Table, goes_on: bool) -> str:
-    """Say what a server writes in place of an option, and why that may be."""
-    token, logprob = max(table, key=lambda row: row[1])
-    text = (
-        f"{url} was to answer {' or '.join(map(repr, options))} and writes {token!r} "
-        f"({math.exp(logprob):.0%}): nearly all probability lies outside the verdict tokens, and such "
-        "answers become no labels. "
-    )
-    if "<" in token or "think" in token.lower():
-        return text + (
-            "A model that thinks first: set extra_body: {chat_template_kwargs: {enable_thinking: "
-            "false}} in the back end, or what the server has for it"
-        )
-    if goes_on:
-        return text + (
-            "It may have begun a new answer in place of going on with the opening (some proxies drop "
-            "continue_final_message): set chat_assistant_prefix: user, or ask the server itself"
-        )
-    return text + "Ask through its chat template (chat_template: true), or show examples (shots)"

@@ -44,8 +44,6 @@ class Learned:
     refused: dict[str, set[str]] = field(default_factory=dict)
     # reasons that lie in the questions, not in every request
     excused: set[str] = field(default_factory=set)
-    # choices in a row, from the first, whose options had next to no probability; None once one had
-    unlikely: int | None = 0
     has_split: bool = False  # a choice's options began with one token, and that was said
     # by optional field of a request, how many of its values the server refused
     lacks: dict[str, int] = field(default_factory=dict)

@@ -13,11 +13,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rlaif_pl.labeling.calls import Ask, ChoiceRequest, Decoding, GenerateRequest, Response
-from rlaif_pl.labeling.guard import LOW_MASS, off_option_mass
+from rlaif_pl.labeling.guard import LOW_MASS, MISSING, off_option_mass
 from rlaif_pl.labeling.outcome import Judgment, sigmoid
 from rlaif_pl.labeling.prompting.layout import Layout, PromptSample
 
-MISSING = "missing_logprob"
 EMPTY_RATIONALE = "empty_rationale"
 
 

@@ -331,7 +331,11 @@ def test_words_behind_thoughts_are_read_from_a_server(serve, endpoint, pair):
 @pytest.mark.parametrize(
     ("token", "assistant_prefix", "hint"),
     [
-        ("Sure", "assistant", "drop continue_final_message.: set chat_assistant_prefix: user"),
+        (
+            "Sure",
+            "assistant",
+            "set chat_assistant_prefix: user where .*drop continue_final_message",
+        ),
         ("Sure", "user", "show examples"),
         ("<think>", "assistant", "enable_thinking: false"),
     ],
@@ -342,19 +346,34 @@ def test_a_dropped_beginning_is_said_at_the_first_pair(
     table = ((token, -0.01), ("1", -7.0), ("2", -8.0))
     server = serve(reply=lambda *_: chat(token, table))
     backend = endpoint(server, api="chat", chat_assistant_prefix=assistant_prefix)
-    with pytest.warns(UserWarning, match=r"no answers .low_option_mass") as said:
+    with pytest.warns(UserWarning, match=r"no answer .low_option_mass") as said:
         (judged,) = PairwiseLabeler(backend).label([pair])
-    assert any(re.search(hint, str(each.message)) for each in said)
+    (warning,) = said
+    assert re.search(f"would write '{token}'.*{hint}", str(warning.message))
     assert judged.provenance.failure == "low_option_mass"
     assert judged.provenance.off_option_mass == pytest.approx(1 - math.exp(-7) - math.exp(-8))
 
 
-def test_a_server_that_answers_is_not_warned_of(serve, endpoint):
-    tables = iter([(("1", -0.1), ("2", -2.5)), *[(("Sure", -0.01), ("1", -7.0), ("2", -8.0))] * 5])
-    backend = endpoint(serve(reply=lambda *_: chat("1", next(tables))), api="chat", concurrency=1)
+def test_the_first_choice_without_probability_is_said_before_the_next_is_asked(serve, endpoint):
+    # the likeliest tokens hold neither option
+    server = serve(reply=lambda *_: chat("Sure", (("Sure", -0.01), ("Well", -7.0))))
+    client = CachedClient(endpoint(server, api="chat", concurrency=1))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        asked(backend, verdicts(6))
+        with pytest.raises(UserWarning, match=r"no answer .missing_logprob.*would write 'Sure'"):
+            client.ask(verdicts(6))
+    assert len(server.record.requests) == 1
+
+
+def test_a_choice_without_probability_is_said_once(serve, endpoint):
+    server = serve(reply=lambda *_: chat("Sure", (("Sure", -0.01), ("1", -7.0), ("2", -8.0))))
+    client = CachedClient(endpoint(server, api="chat"))
+    with pytest.warns(UserWarning, match="low_option_mass") as said:
+        client.ask(verdicts(6))
+    assert len(said) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        client.ask(verdicts(8))
 
 
 def test_options_that_begin_with_one_token_are_a_failure_that_says_what_to_set(serve, endpoint):
@@ -362,7 +381,7 @@ def test_options_that_begin_with_one_token_are_a_failure_that_says_what_to_set(s
     calls = [ChoiceRequest(Question(f"which, {n}?", chat=True), (" (A)", " (B)")) for n in range(3)]
     with pytest.warns(UserWarning, match=r"'\('.*chat_assistant_prefix: assistant") as said:
         replies = asked(endpoint(server), calls)
-    assert sum("split_option" in str(each.message) for each in said) == 1
+    assert len(said) == 1
     assert [reply.failure for reply in replies] == ["split_option"] * 3
 
 
