@@ -34,8 +34,8 @@ class TableSchema:
 class SqliteFile:
     """A file in write-ahead mode whose commits survive a kill or a power cut.
 
-    Several processes of one machine may use it at once. It must not lie on a network file system,
-    which the write-ahead log cannot use.
+    Several processes of one machine may use it at once, and one thread of each. It must not lie on a
+    network file system, which the write-ahead log cannot use.
 
     Raises:
         ValueError: The file is of another kind or version, or damaged.
@@ -47,7 +47,10 @@ class SqliteFile:
         self.layout = layout
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.explained():
-            self.connection = sqlite3.connect(self.path, timeout=PATIENCE, isolation_level=None)
+            # from whatever thread, one at a time: in a notebook a server's replies come in another
+            self.connection = sqlite3.connect(
+                self.path, timeout=PATIENCE, isolation_level=None, check_same_thread=False
+            )
         try:
             with self.explained():
                 self._log_ahead()

@@ -127,8 +127,8 @@ class Backend(Protocol):
         Args:
             calls: Different calls.
             done: To be called with the place of a call and its reply as soon as that is known, so
-                that it can be kept; from the calling thread only. What cannot be answered is
-                reported with a ``failure``, not raised.
+                that it can be kept; from one thread at a time, while the caller waits. What cannot be
+                answered is reported with a ``failure``, not raised.
         """
 
 

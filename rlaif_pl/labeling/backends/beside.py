@@ -1,54 +1,32 @@
-"""Run a coroutine where a loop runs already (a notebook), its reports heard in the calling thread."""
+"""Run a coroutine where a loop runs already (a notebook), while the calling thread waits."""
 
 from __future__ import annotations
 
 import asyncio
-import queue
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeAlias
-
-from rlaif_pl.labeling.calls import Response
-
-Done: TypeAlias = Callable[[int, Response], None]
-Report: TypeAlias = tuple[int, Response, "Future[None]"]
+from contextlib import suppress
+from typing import Any
 
 
-def run_beside(work: Callable[[Done], Coroutine[Any, Any, None]], done: Done) -> None:
-    """Run ``work`` on a loop in another thread while this one waits and makes its calls of ``done``.
+def run_beside(work: Coroutine[Any, Any, None]) -> None:
+    """Run ``work`` on a loop in another thread and raise what it raises.
 
-    ``done`` is called here because its SQLite files belong to this thread. ``work`` goes on when a call
-    has returned, and gets what it raised. Raises what ``work`` raises; an interrupt of this thread
-    (Ctrl-C) ends ``work`` at its next report.
+    An interrupt of the waiting thread (Ctrl-C) cancels it.
     """
-    reports: queue.SimpleQueue[Report | None] = queue.SimpleQueue()
-    interrupt: BaseException | None = None
+    begun: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[None]]] = Future()
 
-    def report(place: int, reply: Response) -> None:
-        if interrupt is not None:
-            raise interrupt
-        heard: Future[None] = Future()
-        reports.put((place, reply, heard))
-        heard.result()
+    async def whole() -> None:
+        task = asyncio.ensure_future(work)
+        begun.set_result((asyncio.get_running_loop(), task))
+        await task
 
     with ThreadPoolExecutor(1, "endpoint") as pool:
-        ended = pool.submit(lambda: asyncio.run(work(report)))
-        ended.add_done_callback(lambda _: reports.put(None))
+        ended = pool.submit(asyncio.run, whole())
         try:
-            while (found := reports.get()) is not None:
-                _hear(done, *found)
-        except BaseException as error:
-            interrupt = error
-            while (found := reports.get()) is not None:  # what was on its way when it came
-                found[2].set_exception(error)
+            ended.result()
+        except BaseException:
+            loop, task = begun.result()
+            with suppress(RuntimeError):  # the loop is closed: `work` itself raised
+                loop.call_soon_threadsafe(task.cancel)
             raise
-    ended.result()
-
-
-def _hear(done: Done, place: int, reply: Response, heard: Future[None]) -> None:
-    try:
-        done(place, reply)
-    except BaseException as error:
-        heard.set_exception(error)
-    else:
-        heard.set_result(None)

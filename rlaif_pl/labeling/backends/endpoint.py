@@ -107,7 +107,7 @@ class EndpointBackend:
         )
 
     def answer(self, calls: Sequence[Call], done: Callable[[int, Response], None]) -> None:
-        """Answer calls; ``done`` hears of each as it arrives, in this thread.
+        """Answer calls; ``done`` hears of each as it arrives.
 
         If ``done`` raises, or the server turns out to be of no use, no further call is started, those
         in flight are awaited and reported, and then the first error is raised.
@@ -120,7 +120,7 @@ class EndpointBackend:
         except RuntimeError:
             asyncio.run(self._answer(calls, done))
         else:  # a notebook's, which takes no second loop in its thread
-            run_beside(lambda report: self._answer(calls, report), done)
+            run_beside(self._answer(calls, done))
 
     def check(self) -> None:
         """Ask for the list of models, to find out before any work whether anybody answers.

@@ -2,6 +2,8 @@
 
 import asyncio
 import math
+import os
+import signal
 import threading
 import time
 
@@ -292,7 +294,9 @@ def test_an_error_of_the_listener_stops_the_job_but_loses_nothing_in_flight(serv
     assert len(heard) == 4 == server.record.served.total()
 
 
-def test_where_a_loop_runs_already_replies_come_in_the_calling_thread(serve, endpoint, tmp_path):
+def test_where_a_loop_runs_already_replies_are_kept_and_told_one_at_a_time(
+    serve, endpoint, tmp_path
+):
     calls, threads = verdicts(6), []
 
     async def cell():  # as a notebook runs one
@@ -306,8 +310,26 @@ def test_where_a_loop_runs_already_replies_come_in_the_calling_thread(serve, end
     replies, kept = asyncio.run(cell())
     plain = ask(endpoint(serve()), calls)
     assert [reply.logprobs for reply in replies] == [reply.logprobs for reply in plain]
-    assert threads == [threading.get_ident()] * 6
+    assert len(threads) == 6
+    assert len(set(threads)) == 1
     assert kept == 6
+
+
+def test_where_a_loop_runs_already_an_interrupt_ends_what_is_in_flight(serve, endpoint):
+    server, heard = serve(latency=20.0), []
+
+    async def cell():
+        endpoint(server).answer(verdicts(4), lambda place, _: heard.append(place))
+
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+    loop, started = asyncio.new_event_loop(), time.monotonic()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            loop.run_until_complete(cell())
+    finally:
+        loop.close()
+    assert time.monotonic() - started < 15
+    assert heard == []
 
 
 @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt("disk full")])
