@@ -19,7 +19,6 @@ from rlaif_pl.data.preferences import write_preferences
 from rlaif_pl.data.sources import DataSource, load_preferences
 from rlaif_pl.evaluation.agreement.gate import QualityThresholds
 from rlaif_pl.evaluation.agreement.measure import measure_alignment
-from rlaif_pl.labeling.calls import Call, Response
 from rlaif_pl.labeling.registry import build_labeler
 from rlaif_pl.labeling.strategies.ensemble import KeepsReplies
 from rlaif_pl.labeling.strategy import calibrate
@@ -28,6 +27,7 @@ from rlaif_pl.labeling.usage.projection import (
     ThroughputEstimator,
     backends_of,
     estimate_cost,
+    watched,
 )
 from rlaif_pl.labeling.usage.reply_store import ReplyStore
 from rlaif_pl.labeling.usage.spending import BudgetTracker, OutOfBudget, refuse_unpriced
@@ -93,8 +93,8 @@ def label(
                 metrics |= measured(judge, gold, gate)
             projection = announce(judge, rows, answers, retry_failed)
             pace = None if projection is None else ThroughputEstimator(projection, say)
-            if kept is not None and pace is not None:
-                watch(judge, kept, spending, pace)
+            if pace is not None:
+                files.enter_context(watched(judge, pace.count))
             result = label_pairs(
                 rows,
                 judge,
@@ -170,19 +170,6 @@ def announce(
     if projection is not None:
         say(projection.line())
     return projection
-
-
-def watch(
-    labeler: Labeler, store: ReplyStore, spending: BudgetTracker, pace: ThroughputEstimator
-) -> None:
-    """Go on counting what replies cost, and from now on also how fast they come."""
-
-    def count(call: Call, reply: Response) -> None:
-        pace.count(call, reply)
-        spending.count(call, reply)  # may raise
-
-    if isinstance(labeler, KeepsReplies):
-        labeler.keep_replies(store, count)
 
 
 def noted(spending: BudgetTracker, pace: ThroughputEstimator | None) -> str:

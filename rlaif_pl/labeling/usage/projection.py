@@ -243,29 +243,36 @@ def _stand_in(call: Call, text_tokens: float | None) -> Response:
 
 
 @contextmanager
+def watched(labeler: Labeler, watch: Watch) -> Iterator[None]:
+    """Tell ``watch``, too, of a labeler's new replies inside the block."""
+    clients = [each.asker for each in members_of(labeler)]
+    before = [client.watch for client in clients]
+
+    def both(told: Watch | None) -> Watch:
+        def tell(call: Call, reply: Response) -> None:
+            if told is not None:
+                told(call, reply)
+            watch(call, reply)
+
+        return tell
+
+    for client, told in zip(clients, before, strict=True):
+        client.watch = both(told)
+    try:
+        yield
+    finally:
+        for client, told in zip(clients, before, strict=True):
+            client.watch = told
+
+
+@contextmanager
 def counted_replies(labeler: Labeler, title: str) -> Iterator[None]:
     """Count a labeler's new replies on the terminal while it judges; nothing where it asks no model."""
-    clients = [each.asker for each in members_of(labeler)]
-    if not clients:
+    if not members_of(labeler):
         yield
         return
     columns = (SpinnerColumn(), TextColumn("{task.description}: {task.completed} replies"))
     with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as bar:
         task = bar.add_task(title, total=None, visible=False)  # until there is a reply
-        before = [client.watch for client in clients]
-
-        def counting(told: Watch | None) -> Watch:
-            def watch(call: Call, reply: Response) -> None:
-                if told is not None:
-                    told(call, reply)
-                bar.update(task, advance=1, visible=True)
-
-            return watch
-
-        for client, told in zip(clients, before, strict=True):
-            client.watch = counting(told)
-        try:
+        with watched(labeler, lambda *_: bar.update(task, advance=1, visible=True)):
             yield
-        finally:
-            for client, told in zip(clients, before, strict=True):
-                client.watch = told
