@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import numpy as np
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from rlaif_pl.data.disk_rows import key_codes
 from rlaif_pl.labeling.calls import (
     Ask,
     Backend,
@@ -119,13 +121,12 @@ def project(
 
 
 def _whole_prompts(pairs: Sequence[Preference], sample: int) -> list[Preference]:
-    by_prompt: dict[str, list[Preference]] = {}
-    for pair in pairs:
-        by_prompt.setdefault(pair.prompt, []).append(pair)
-    groups = list(by_prompt.values())
-    count = min(sample, len(groups))
-    spread = [groups[n * len(groups) // count] for n in range(count)]
-    return [pair for group in spread for pair in group[:sample]]
+    """Return the pairs of some prompts; of others only a number is held, since files may be large."""
+    prompts = key_codes([pair.prompt] for pair in pairs)
+    count = len(np.unique(prompts))
+    spread = {n * count // min(sample, count) for n in range(min(sample, count))}
+    places = [np.flatnonzero(prompts == number)[:sample] for number in sorted(spread)]
+    return [pairs[int(place)] for group in places for place in group]
 
 
 def members_of(labeler: object) -> list[ModelLabeler]:
