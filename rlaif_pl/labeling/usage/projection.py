@@ -156,17 +156,18 @@ def estimate_cost(
     Returns:
         None where nothing is known about a labeler's calls.
     """
-    parts = [
-        project(
-            lambda chosen, ask, each=each: each.judge(chosen, thoughtful(ask, each.thinking)),
+
+    def part_of(each: ModelLabeler) -> Projection:
+        return project(
+            lambda chosen, ask: each.judge(chosen, thoughtful(ask, each.thinking)),
             pairs,
             getattr(each.backend, "price", None) or prices,
             sample=sample,
             text_tokens=text_tokens,
             rereads_scored=getattr(each.backend, "rereads_scored", False),
         )
-        for each in members_of(labeler)
-    ]
+
+    parts = [part_of(each) for each in members_of(labeler)]
     if not parts:
         return None
     costs = [part.cost_usd for part in parts if part.cost_usd is not None]
