@@ -22,6 +22,7 @@ from rlaif_pl.rl.function_reward import AnyReward, as_reward
 from rlaif_pl.rl.generate import generate as sample_all
 from rlaif_pl.rl.generate import pairs_of
 from rlaif_pl.rl.kl import kl_by_prompt
+from rlaif_pl.statistics import Estimator
 from rlaif_pl.types import Labeler, Preference, Prompt
 
 logger = logging.getLogger(__name__)
@@ -190,7 +191,7 @@ def evaluate(
     judge, paid = build_labeler(labeler), as_reward(reward)
     sampled, greedy = sample_both(policy, sft, prompts, sampling, seed=seed, batch_size=batch_size)
     put(paid, policy.device)
-    return report_on(sampled, greedy, paid, judge, independent, draws=draws, seed=seed)
+    return report_on(sampled, greedy, paid, judge, independent, Estimator(draws, seed))
 
 
 def sample_both(
@@ -236,9 +237,7 @@ def report_on(
     reward: AnyReward,
     labeler: Labeler,
     independent: bool | Labeler,
-    *,
-    draws: int,
-    seed: int,
+    estimator: Estimator,
 ) -> PolicyReport:
     """Judge samples by reward, labeler and, unless it is False, an independent judge."""
     other: Labeler | None = None if isinstance(independent, bool) else independent
@@ -249,7 +248,6 @@ def report_on(
         reward=as_reward(reward),
         labeler=labeler,
         independent=other,
-        draws=draws,
-        seed=seed,
+        estimator=estimator,
     )
     return replace(measure(sampled), greedy=None if greedy is None else measure(greedy))

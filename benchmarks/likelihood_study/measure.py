@@ -19,7 +19,7 @@ from rlaif_pl.data.sources import DataSource, load_preferences
 from rlaif_pl.labeling import LikelihoodLabeler
 from rlaif_pl.labeling.backends import LocalBackend
 from rlaif_pl.labeling.strategies.likelihood import WeightedTerm
-from rlaif_pl.statistics import Interval, paired_difference, proportion_by_group
+from rlaif_pl.statistics import Estimator, Interval
 from rlaif_pl.types import Preference
 
 CHUNK = 16  # pairs labeled before they are written down
@@ -89,11 +89,11 @@ def main() -> None:
     def show(name: str, interval: Interval) -> None:
         logging.info("%-28s %s  n=%d", name, interval.percent(), interval.n)
 
-    show("alignment", proportion_by_group(own, groups))
-    show("longer wins", proportion_by_group(longer, groups))
-    show("gain over length", paired_difference(own, longer, groups))
-    show("alignment, length-matched", proportion_by_group(own[matched], close))
-    show("longer wins, length-matched", proportion_by_group(longer[matched], close))
+    show("alignment", Estimator().share(own, groups))
+    show("longer wins", Estimator().share(longer, groups))
+    show("gain over length", Estimator().share_difference(own, longer, groups))
+    show("alignment, length-matched", Estimator().share(own[matched], close))
+    show("longer wins, length-matched", Estimator().share(longer[matched], close))
     loss = np.logaddexp(0, -np.where(wins, margins, -margins) / labeler.temperature).mean()
     logging.info("cross-entropy at T=%g: %.4f", labeler.temperature, loss)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -29,14 +29,7 @@ from rlaif_pl.evaluation.pairs import (
 from rlaif_pl.evaluation.reward_accuracy import scored
 from rlaif_pl.evaluation.samples import GREEDY, write_samples
 from rlaif_pl.evaluation.win_rate import WinRate, compare, copied_shares
-from rlaif_pl.statistics import (
-    Estimator,
-    Interval,
-    bootstrap_by_group,
-    empty_interval,
-    paired_difference,
-    ratio_of_means,
-)
+from rlaif_pl.statistics import Estimator, Interval, empty_interval, ratio_of_means
 from rlaif_pl.tables import Column, Page, Table
 from rlaif_pl.text import is_repetitive, judge_name, strip_surplus_symbols, word_count
 from rlaif_pl.types import Labeler, Prompt, Reward
@@ -166,7 +159,6 @@ class PolicyReport:
             yield row
 
 
-Estimate = Callable[..., Interval]
 NO_RATIO = 1e-9  # chance of a resample without a length ratio that is taken for none
 
 
@@ -176,8 +168,7 @@ def evaluate_policy(
     labeler: Labeler,
     independent: Labeler | None = None,
     *,
-    draws: int = 2000,
-    seed: int = 0,
+    estimator: Estimator = Estimator(),
 ) -> PolicyReport:
     """Measure a policy against the SFT policy and the references.
 
@@ -189,20 +180,18 @@ def evaluate_policy(
         reward: The reward the policy was trained on.
         labeler: The labeler whose labels trained the reward; ``policy_vs_sft`` is its verdict.
         independent: A judge that trained nothing here (``EmbeddingJudge``).
-        draws: Bootstrap resamples.
-        seed: Seeds the bootstrap.
+        estimator: How intervals are made.
     """
     groups = [prompt.group for prompt in samples.prompts]
-    mean = partial(bootstrap_by_group, draws=draws, seed=seed)
-    share = Estimator(draws, seed).share
+    mean, share = estimator.mean, estimator.share
     reward_sft = _rewards(reward, samples.prompts, samples.sft)
     reward_policy = _rewards(reward, samples.prompts, samples.policy)
     before, after = _means(reward_sft), _means(reward_policy)
     quantities = {
         "a2c/reward_before": mean(before, groups),
         "a2c/reward_after": mean(after, groups),
-        "a2c/reward_gain": paired_difference(after, before, groups, draws=draws, seed=seed),
-        "a2c/length_ratio": _length_ratio(samples, groups, mean),
+        "a2c/reward_gain": estimator.difference(after, before, groups),
+        "a2c/length_ratio": _length_ratio(samples, groups, estimator),
     }
     if samples.kl is not None:
         quantities["a2c/kl"] = mean(np.asarray(samples.kl, np.float64), groups)
@@ -210,11 +199,11 @@ def evaluate_policy(
         ("sft", samples.sft, samples.sft_unfinished),
         ("a2c", samples.policy, samples.policy_unfinished),
     ):
-        measures = _text_measures(samples.prompts, texts, mean, share)
+        measures = _text_measures(samples.prompts, texts, estimator)
         quantities |= {f"{system}/{name}": interval for name, interval in measures.items()}
         if unfinished is not None:
             quantities[f"{system}/unfinished"] = share(_means(unfinished), groups)
-    rates = _win_rates(samples, labeler, independent, partial(compare, draws=draws, seed=seed))
+    rates = _win_rates(samples, labeler, independent, partial(compare, estimator=estimator))
     return PolicyReport(samples, reward_sft, reward_policy, quantities, rates)
 
 
@@ -255,12 +244,13 @@ def _rewards(reward: Reward, prompts: Sequence[Prompt], responses: Texts) -> lis
 
 
 def _text_measures(
-    prompts: Sequence[Prompt], responses: Texts, mean: Estimate, share: Estimate
+    prompts: Sequence[Prompt], responses: Texts, estimator: Estimator
 ) -> dict[str, Interval]:
     """Words, copied 4-grams, shares of empty and repetitive responses, ROUGE-L where it can be had."""
     clean = [[strip_surplus_symbols(text) for text in texts] for texts in responses]
     groups = [prompt.group for prompt in prompts]
     repetitive = [[is_repetitive(text) for text in texts] for texts in clean]
+    mean, share = estimator.mean, estimator.share
     measures = {
         "words": mean(_words(clean), groups),
         "copied_4grams": share(copied_shares([prompt.text for prompt in prompts], clean), groups),
@@ -278,16 +268,16 @@ def _text_measures(
     return measures
 
 
-def _length_ratio(samples: PolicySamples, groups: Sequence[str], mean: Estimate) -> Interval:
+def _length_ratio(samples: PolicySamples, groups: Sequence[str], estimator: Estimator) -> Interval:
     """Mean words of the policy over mean words of SFT, with an interval where it can be had."""
     lengths = np.stack([_words(samples.policy), _words(samples.sft)], 1)
     if not lengths[:, 1].any():
         return empty_interval()
-    ratio = mean(lengths, groups, statistic=ratio_of_means, draws=1)
     # Chance that a resample of the prompts holds nothing but empty SFT responses, so no ratio.
     if np.mean(lengths[:, 1] == 0) ** len(lengths) > NO_RATIO:
-        return replace(ratio, low=math.nan, high=math.nan)
-    return mean(lengths, groups, statistic=ratio_of_means)
+        value = float(lengths[:, 0].sum() / lengths[:, 1].sum())
+        return Interval(value, math.nan, math.nan, len(lengths))
+    return estimator.bootstrap(lengths, groups, ratio_of_means)
 
 
 def _words(responses: Texts) -> Array:

@@ -96,8 +96,7 @@ def measure_reward(
     gold: Sequence[Preference],
     ai_labeled: Sequence[Preference] = (),
     *,
-    draws: int = 2000,
-    seed: int = 0,
+    estimator: Estimator = Estimator(),
 ) -> RewardReport:
     """Score both responses of every pair and compare the higher one with the verdict.
 
@@ -108,8 +107,7 @@ def measure_reward(
         gold: Pairs with a gold ``p_first``; undecided ones are left out, and those whose responses
             the reward cannot tell apart (see ``RewardModel.tells_apart``).
         ai_labeled: Pairs with an AI's ``p_first`` that the reward was not trained on.
-        draws: Bootstrap resamples.
-        seed: Seeds the bootstrap.
+        estimator: How intervals are made.
 
     Raises:
         ValueError: No gold pair is decided, or a reward is not finite.
@@ -133,11 +131,10 @@ def measure_reward(
     by_length = correctness(side(first_length - second_length), side(truth - 0.5))
     confidence, came_true = fold(expit(margin), truth)
     ai_correct = correctness(side(margins(reward, machine)), side(p_first_of(machine) - 0.5))
-    estimator = Estimator(draws, seed)
     return RewardReport(
         pair_accuracy=estimator.share(correct, groups),
         length_baseline=estimator.share(by_length, groups),
-        gain_over_length=estimator.difference(correct, by_length, groups),
+        gain_over_length=estimator.share_difference(correct, by_length, groups),
         ece=expected_calibration_error(confidence, came_true),
         ece_equal_width=expected_calibration_error(confidence, came_true, binning="equal_width"),
         brier=brier(expit(margin), truth),

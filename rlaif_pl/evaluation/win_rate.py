@@ -13,12 +13,7 @@ import numpy as np
 from rlaif_pl.data.failures import causes
 from rlaif_pl.evaluation.pairs import Array, Verdict, comparison_key, side
 from rlaif_pl.labeling.usage.projection import counted_replies
-from rlaif_pl.statistics import (
-    Interval,
-    flat_metrics,
-    length_controlled_win_rate,
-    proportion_by_group,
-)
+from rlaif_pl.statistics import Estimator, Interval, flat_metrics, length_controlled_win_rate
 from rlaif_pl.text import copied_ngrams, strip_surplus_symbols, word_count
 from rlaif_pl.types import Labeler, PointwiseLabeler, Preference
 
@@ -80,8 +75,7 @@ def compare(
     judge: Labeler,
     groups: Sequence[str] | None = None,
     *,
-    draws: int = 2000,
-    seed: int = 0,
+    estimator: Estimator = Estimator(),
 ) -> WinRate:
     """Judge every response of A against every response of B to the same prompt.
 
@@ -94,8 +88,7 @@ def compare(
         b: Responses of B, one or more a prompt, not necessarily as many. ``P`` lists
         judge: Any labeler.
         groups: Identity of each prompt for the bootstrap; None takes each prompt as its own.
-        draws: Bootstrap resamples.
-        seed: Seeds the bootstrap.
+        estimator: How intervals are made.
 
     Raises:
         ValueError: Lengths differ, a prompt lacks responses, or no comparison could be judged.
@@ -109,7 +102,7 @@ def compare(
             f"the judge {judge.fingerprint}"
         )
     measures = text_measures(prompts, clean_a), text_measures(prompts, clean_b)
-    return win_rate_of(judge.fingerprint, judged, members, measures, draws=draws, seed=seed)
+    return win_rate_of(judge.fingerprint, judged, members, measures, estimator=estimator)
 
 
 def win_rate_of(
@@ -118,8 +111,7 @@ def win_rate_of(
     groups: Sequence[str],
     measures: tuple[TextMeasures, TextMeasures],
     *,
-    draws: int = 2000,
-    seed: int = 0,
+    estimator: Estimator = Estimator(),
 ) -> WinRate:
     """Make a win rate of verdicts, a model's or people's.
 
@@ -128,8 +120,7 @@ def win_rate_of(
         judged: At least one verdict; a comparison may have several, by as many people.
         groups: Group of each prompt that responses were judged to, with or without a verdict.
         measures: Of A's and of B's responses.
-        draws: Bootstrap resamples.
-        seed: Seeds the bootstrap.
+        estimator: How intervals are made.
     """
     prompts, owner = np.unique(judged.prompt, return_inverse=True)
     shares = np.bincount(owner, judged.wins) / np.bincount(owner)
@@ -137,9 +128,9 @@ def win_rate_of(
     a, b = measures
     return WinRate(
         judge=judge,
-        raw=proportion_by_group(shares, [groups[i] for i in prompts], draws=draws, seed=seed),
+        raw=estimator.share(shares, [groups[i] for i in prompts]),
         length_controlled=length_controlled_win_rate(
-            judged.wins, judged.chars_a, judged.chars_b, rows, draws=draws, seed=seed
+            judged.wins, judged.chars_a, judged.chars_b, rows, estimator
         ),
         a=a,
         b=b,

@@ -49,7 +49,7 @@ from rlaif_pl.recipes.rest_samples import (
     score_demonstrations,
 )
 from rlaif_pl.rl.function_reward import settings_of
-from rlaif_pl.statistics import mean_by_group
+from rlaif_pl.statistics import Estimator
 from rlaif_pl.text import Template, word_count
 from rlaif_pl.types import Prompt, Reward
 
@@ -238,7 +238,7 @@ class Rest:
 
 def summary(rows: Sequence[ScoredResponse], seed: int) -> Result:
     """Return mean reward with its interval by prompt, words and the share of unfinished samples."""
-    reward = mean_by_group([row.reward for row in rows], [row.group for row in rows], seed=seed)
+    reward = Estimator(seed=seed).mean([row.reward for row in rows], [row.group for row in rows])
     count = len(rows)
     return reward.to_metrics("reward") | {
         "words": sum(word_count(row.response) for row in rows) / count,

@@ -12,7 +12,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rlaif_pl.statistics.intervals import Array, Groups, Interval, bootstrap_by_group
+from rlaif_pl.statistics.intervals import Array, Estimator, Groups, Interval
 
 
 def binomial_test(successes: int, n: int, p: float = 0.5) -> float:
@@ -28,9 +28,7 @@ def cohen_kappa(
     a: Sequence[Hashable],
     b: Sequence[Hashable],
     groups: Groups | None = None,
-    level: float = 0.95,
-    draws: int = 2000,
-    seed: int = 0,
+    estimator: Estimator = Estimator(),
 ) -> Interval:
     """Agreement of two raters beyond what their habits alone would give (Cohen 1960).
 
@@ -39,9 +37,7 @@ def cohen_kappa(
         b: Category given by the second rater. ``(N,)``
         groups: Group of each item; items of a group are drawn together; None takes each as its own.
             ``(N,)``
-        level: Coverage, in (0, 1).
-        draws: Resamples; those in which kappa does not exist are left out.
-        seed: Seeds the resampling.
+        estimator: How the interval is made; resamples in which kappa does not exist are left out.
 
     Returns:
         1 for full agreement, 0 for chance, negative below chance; NaN where both raters only ever
@@ -49,15 +45,13 @@ def cohen_kappa(
     """
     coded = _coded(a, b)
     member = range(len(coded)) if groups is None else groups
-    return bootstrap_by_group(coded, member, _cohen, level, draws, seed)
+    return estimator.bootstrap(coded, member, _cohen)
 
 
 def fleiss_kappa(
     ratings: Sequence[Sequence[Hashable]],
     groups: Groups | None = None,
-    level: float = 0.95,
-    draws: int = 2000,
-    seed: int = 0,
+    estimator: Estimator = Estimator(),
 ) -> Interval:
     """Agreement of several raters beyond chance (Fleiss 1971); further arguments as above.
 
@@ -67,9 +61,7 @@ def fleiss_kappa(
     Args:
         ratings: Of each item, the category given by each rater. ``(N, raters)``
         groups: Group of each item.
-        level: Coverage.
-        draws: Resamples.
-        seed: Seeds the resampling.
+        estimator: How the interval is made.
 
     Returns:
         1 for full agreement, 0 for chance; NaN where only one category was ever used.
@@ -79,7 +71,7 @@ def fleiss_kappa(
     """
     counts = _category_counts(ratings)
     member = range(len(counts)) if groups is None else groups
-    return bootstrap_by_group(counts, member, _fleiss, level, draws, seed)
+    return estimator.bootstrap(counts, member, _fleiss)
 
 
 def _category_counts(ratings: Sequence[Sequence[Hashable]]) -> Array:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,10 +15,12 @@ from scipy.special import ndtr, ndtri
 
 Array = NDArray[np.float64]
 Statistic = Callable[[Array, Array], Array]
-Method = Literal["bca", "percentile"]
 Groups = Sequence[str] | Sequence[int] | NDArray[np.generic]
 
-MANY_GROUPS = 2000  # groups from which a normal interval of a mean replaces the bootstrap
+LEVEL = 0.95  # coverage of every interval
+Z = float(ndtri((1 + LEVEL) / 2))  # half width of it in standard errors, 1.96
+MANY_GROUPS = 2000  # groups up to which a mean's limits are the bootstrap's
+SAME = 1e-12  # means that differ by less are equal but for the order of a sum
 CHUNK_NUMBERS = 4_000_000  # weights alive at once: 32 MB of float64
 
 
@@ -103,106 +104,6 @@ def ratio_of_means(values: Array, weights: Array) -> Array:
     return ratio
 
 
-def bootstrap_by_group(
-    values: ArrayLike,
-    groups: Groups,
-    statistic: Statistic = weighted_mean,
-    level: float = 0.95,
-    draws: int = 2000,
-    seed: int = 0,
-    method: Method = "bca",
-) -> Interval:
-    """Estimate a statistic with an interval from resampled groups.
-
-    Groups are drawn with replacement (cluster bootstrap; Davison and Hinkley 1997, section 3.8).
-    The limits are bias-corrected and accelerated (BCa, Efron 1987), with the acceleration from
-    leaving out one group at a time. Where BCa does not exist (no spread, or the estimate beyond
-    every draw) the limits are plain percentiles.
-
-    Args:
-        values: One row per observation. ``(N,)`` or ``(N, columns)``
-        groups: Group of each row; rows of a group are drawn together. ``(N,)``
-        statistic: Maps values and weights ``(draws, N)`` to the statistic under each row of weights
-            ``(draws,)``; a row's weight counts how often it was drawn.
-        level: Coverage, in (0, 1).
-        draws: Resamples, at least 1.
-        seed: Seeds the resampling.
-        method: ``bca`` or ``percentile``.
-
-    Returns:
-        The statistic of the data as they are, its limits, and N. The limits are NaN where there is
-        a single group: it says nothing about other groups. Resamples in which the statistic does
-        not exist (NaN) are left out; where that is more than half of them the limits are NaN.
-
-    Raises:
-        ValueError: Lengths differ, a value is not finite, ``level`` or ``draws`` is out of range.
-    """
-    rows = np.asarray(values, np.float64)
-    if not len(rows):
-        return empty_interval()
-    member = _membership(rows, groups, level, draws)
-    count = int(member.max()) + 1
-    value = float(statistic(rows, np.ones((1, len(rows))))[0])
-    if count == 1:
-        return Interval(value, math.nan, math.nan, len(rows))
-    generator = np.random.default_rng(seed)
-    chunk = max(1, CHUNK_NUMBERS // len(rows))
-    sizes = [min(chunk, draws - start) for start in range(0, draws, chunk)]
-    drawn = (generator.multinomial(count, np.full(count, 1 / count), size) for size in sizes)
-    replicates = np.concatenate([statistic(rows, w[:, member].astype(np.float64)) for w in drawn])
-    replicates = replicates[np.isfinite(replicates)]
-    if not math.isfinite(value) or 2 * len(replicates) < draws:
-        return Interval(value, math.nan, math.nan, len(rows))
-    tails = np.array([(1 - level) / 2, (1 + level) / 2])
-    if method == "bca":
-        tails = _bca_tails(tails, value, replicates, _leave_one_out(rows, member, statistic, chunk))
-    low, high = np.quantile(replicates, tails)
-    return Interval(value, float(low), float(high), len(rows))
-
-
-def proportion_by_group(
-    values: ArrayLike, groups: Groups, level: float = 0.95, draws: int = 2000, seed: int = 0
-) -> Interval:
-    """Mean of numbers in [0, 1] with an interval by group, honest also where all rows agree.
-
-    Where every group has the same mean a bootstrap has no spread and would claim certainty; there
-    Wilson's interval is used, with the number of groups as the number of trials.
-    """
-    rows = np.asarray(values, np.float64)
-    if not len(rows):
-        return empty_interval()
-    if rows.min() < 0 or rows.max() > 1:
-        raise ValueError(f"expected values in [0, 1], got {rows.min():.3g} to {rows.max():.3g}")
-    member = _membership(rows, groups, level, draws)
-    sizes = np.bincount(member)
-    means = np.bincount(member, rows) / sizes
-    if np.ptp(means) > 1e-12:
-        return mean_by_group(rows, member, level=level, draws=draws, seed=seed)
-    bound = wilson(float(means.sum()), len(means), level)
-    return Interval(bound.value, bound.low, bound.high, len(rows))
-
-
-def mean_by_group(
-    values: ArrayLike, groups: Groups, level: float = 0.95, draws: int = 2000, seed: int = 0
-) -> Interval:
-    """Mean with an interval by group, at any size.
-
-    Up to ``MANY_GROUPS`` groups this is ``bootstrap_by_group``. Beyond, where its time and memory
-    grow with the square, the limits are normal with ``standard_error_by_group``, which the
-    bootstrap's limits converge to.
-    """
-    rows = np.asarray(values, np.float64)
-    if not len(rows):
-        return empty_interval()
-    member = _membership(rows, groups, level, draws)
-    count = int(member.max()) + 1
-    if count <= MANY_GROUPS:
-        return bootstrap_by_group(rows, member, level=level, draws=draws, seed=seed)
-    mean, error = float(rows.mean()), standard_error_by_group(rows, member)
-    half = float(ndtri((1 + level) / 2)) * error
-    return Interval(mean, mean - half, mean + half, len(rows))
-
-
 def standard_error_by_group(values: ArrayLike, groups: Groups) -> float:
     """Cluster-robust standard error of a mean; NaN of a single group.
 
@@ -229,67 +130,148 @@ def standard_error_by_group(values: ArrayLike, groups: Groups) -> float:
     return math.sqrt(count / (count - 1) * float((residuals**2).sum())) / len(rows)
 
 
-def paired_difference(
-    a: ArrayLike,
-    b: ArrayLike,
-    groups: Groups,
-    level: float = 0.95,
-    draws: int = 2000,
-    seed: int = 0,
-) -> Interval:
-    """Mean of ``a - b`` over the same rows, with the interval of ``bootstrap_by_group``."""
-    left, right = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    if left.shape != right.shape:
-        raise ValueError(f"expected paired values, got shapes {left.shape} and {right.shape}")
-    return bootstrap_by_group(left - right, groups, level=level, draws=draws, seed=seed)
-
-
 @dataclass(frozen=True, slots=True)
 class Estimator:
-    """Settings of bootstrap intervals."""
+    """Estimates with intervals of coverage ``LEVEL`` by group; where there are no rows, empty ones.
 
-    draws: int = 2000  # resamples
+    Every method raises ``ValueError`` where there is not one group a row or a value is not finite.
+    """
+
+    draws: int = 2000  # resamples, at least 1
     seed: int = 0  # seeds them
 
-    def share(self, values: ArrayLike, groups: Groups) -> Interval:
-        """See ``proportion_by_group``."""
-        return proportion_by_group(values, groups, draws=self.draws, seed=self.seed)
+    def __post_init__(self) -> None:
+        if self.draws < 1:
+            raise ValueError(f"expected draws >= 1, got {self.draws}")
+
+    def bootstrap(
+        self, values: ArrayLike, groups: Groups, statistic: Statistic = weighted_mean
+    ) -> Interval:
+        """Estimate a statistic with an interval from resampled groups.
+
+        Groups are drawn with replacement (cluster bootstrap; Davison and Hinkley 1997, section 3.8).
+        The limits are bias-corrected and accelerated (BCa, Efron 1987), with the acceleration from
+        leaving out one group at a time. Where BCa does not exist (no spread, or the estimate beyond
+        every draw) the limits are plain percentiles.
+
+        Args:
+            values: One row per observation. ``(N,)`` or ``(N, columns)``
+            groups: Group of each row; rows of a group are drawn together. ``(N,)``
+            statistic: Maps values and weights ``(draws, N)`` to the statistic under each row of
+                weights ``(draws,)``; a row's weight counts how often it was drawn.
+
+        Returns:
+            The statistic of the data as they are, its limits, and N. The limits are NaN where there
+            is a single group: it says nothing about other groups. Resamples in which the statistic
+            does not exist (NaN) are left out; where that is more than half of them the limits are
+            NaN.
+        """
+        rows = np.asarray(values, np.float64)
+        if not len(rows):
+            return empty_interval()
+        member = _membership(rows, groups)
+        count = int(member.max()) + 1
+        value = float(statistic(rows, np.ones((1, len(rows))))[0])
+        if count == 1:
+            return Interval(value, math.nan, math.nan, len(rows))
+        generator = np.random.default_rng(self.seed)
+        chunk = max(1, CHUNK_NUMBERS // len(rows))
+        sizes = [min(chunk, self.draws - start) for start in range(0, self.draws, chunk)]
+        drawn = (generator.multinomial(count, np.full(count, 1 / count), size) for size in sizes)
+        replicates = np.concatenate(
+            [statistic(rows, weights[:, member].astype(np.float64)) for weights in drawn]
+        )
+        replicates = replicates[np.isfinite(replicates)]
+        if not math.isfinite(value) or 2 * len(replicates) < self.draws:
+            return Interval(value, math.nan, math.nan, len(rows))
+        tails = _bca_tails(value, replicates, _leave_one_out(rows, member, statistic, chunk))
+        low, high = np.quantile(replicates, tails)
+        return Interval(value, float(low), float(high), len(rows))
 
     def mean(self, values: ArrayLike, groups: Groups) -> Interval:
-        """See ``mean_by_group``."""
-        return mean_by_group(values, groups, draws=self.draws, seed=self.seed)
+        """Estimate a mean, of any number of rows.
+
+        Up to ``MANY_GROUPS`` groups this is ``bootstrap``. Beyond, where its time and memory grow
+        with the square, the limits are normal with ``standard_error_by_group``, which the bootstrap's
+        limits converge to.
+        """
+        rows = np.asarray(values, np.float64)
+        if not len(rows):
+            return empty_interval()
+        member = _membership(rows, groups)
+        if int(member.max()) < MANY_GROUPS:
+            return self.bootstrap(rows, member)
+        mean, half = float(rows.mean()), Z * standard_error_by_group(rows, member)
+        return Interval(mean, mean - half, mean + half, len(rows))
+
+    def share(self, values: ArrayLike, groups: Groups) -> Interval:
+        """Estimate a mean of numbers in [0, 1], honest also where all rows agree.
+
+        Where every group has the same mean a bootstrap has no spread and would claim certainty; there
+        Wilson's interval is used, with the number of groups as the number of trials. Beyond
+        ``MANY_GROUPS`` groups, where normal limits could leave [0, 1], it is used with as many trials
+        as would give ``standard_error_by_group``.
+        """
+        rows = np.asarray(values, np.float64)
+        if not len(rows):
+            return empty_interval()
+        if rows.min() < 0 or rows.max() > 1:
+            raise ValueError(f"expected values in [0, 1], got {rows.min():.3g} to {rows.max():.3g}")
+        member = _membership(rows, groups)
+        means = np.bincount(member, rows) / np.bincount(member)
+        share, trials = float(rows.mean()), float(len(means))
+        if np.ptp(means) > SAME:
+            if len(means) <= MANY_GROUPS:
+                return self.bootstrap(rows, member)
+            trials = share * (1 - share) / standard_error_by_group(rows, member) ** 2
+        bound = wilson(share * trials, trials)
+        return Interval(share, bound.low, bound.high, len(rows))
 
     def difference(self, a: ArrayLike, b: ArrayLike, groups: Groups) -> Interval:
-        """See ``paired_difference``."""
-        return paired_difference(a, b, groups, draws=self.draws, seed=self.seed)
+        """Estimate the mean of ``a - b`` over the same rows; see ``mean``."""
+        left, right = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        if left.shape != right.shape:
+            raise ValueError(f"expected paired values, got shapes {left.shape} and {right.shape}")
+        return self.mean(left - right, groups)
+
+    def share_difference(self, a: ArrayLike, b: ArrayLike, groups: Groups) -> Interval:
+        """Estimate the mean of ``a - b`` of numbers in [0, 1], honest also where all groups agree.
+
+        Where no group differs from another a bootstrap would claim certainty; there the limits are
+        those of Newcombe (1998, method 10) from the limits of both shares, which pairing can only
+        narrow.
+        """
+        paired = self.difference(a, b, groups)
+        if not paired.high - paired.low <= SAME:  # there is spread, or there are no limits
+            return paired
+        first, second = self.share(a, groups), self.share(b, groups)
+        down = math.hypot(first.value - first.low, second.high - second.value)
+        up = math.hypot(first.high - first.value, second.value - second.low)
+        low, high = max(-1.0, paired.value - down), min(1.0, paired.value + up)
+        return Interval(paired.value, low, high, paired.n)
 
 
-def wilson(successes: float, n: int, level: float = 0.95) -> Interval:
+def wilson(successes: float, n: float) -> Interval:
     """Wilson's score interval of a proportion (Wilson 1927); independent trials, no groups.
 
     Args:
         successes: Trials that succeeded, in [0, n]; a tie may count half.
-        n: Trials, at least 1.
-        level: Coverage, in (0, 1).
+        n: Trials, at least 1; the size of as good a sample where rows are not independent.
     """
-    if n < 1 or not 0 <= successes <= n or not 0 < level < 1:
-        raise ValueError(
-            f"expected n >= 1, successes in [0, n], level in (0, 1), got {successes}, {n}, {level}"
-        )
+    if n < 1 or not 0 <= successes <= n:
+        raise ValueError(f"expected n >= 1 and successes in [0, n], got {n} and {successes}")
     from statsmodels.stats.proportion import proportion_confint
 
-    low, high = proportion_confint(successes, n, alpha=1 - level, method="wilson")
-    return Interval(successes / n, max(0.0, float(low)), min(1.0, float(high)), n)
+    low, high = proportion_confint(successes, n, alpha=1 - LEVEL, method="wilson")
+    return Interval(successes / n, max(0.0, float(low)), min(1.0, float(high)), round(n))
 
 
-def _membership(rows: Array, groups: Groups, level: float, draws: int) -> NDArray[np.intp]:
+def _membership(rows: Array, groups: Groups) -> NDArray[np.intp]:
     """Check the arguments and return the index of each row's group, ``(N,)``."""
     if len(groups) != len(rows):
         raise ValueError(f"expected one group per row, got {len(rows)} rows, {len(groups)} groups")
     if not np.isfinite(rows).all():
         raise ValueError("expected finite values, got NaN or infinity; leave those rows out")
-    if not 0 < level < 1 or draws < 1:
-        raise ValueError(f"expected level in (0, 1) and draws >= 1, got {level} and {draws}")
     return np.unique(np.asarray(groups), return_inverse=True)[1]
 
 
@@ -305,8 +287,9 @@ def _leave_one_out(
     )
 
 
-def _bca_tails(tails: Array, value: float, replicates: Array, jackknife: Array) -> Array:
-    """Shift percentile positions by bias and acceleration (Efron 1987, eq. 2.3 and 6.6)."""
+def _bca_tails(value: float, replicates: Array, jackknife: Array) -> Array:
+    """Percentiles of the limits, shifted by bias and acceleration (Efron 1987, eq. 2.3 and 6.6)."""
+    tails = np.array([(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     same = np.isclose(replicates, value, rtol=1e-12, atol=1e-12)  # equal but for the order of a sum
     below = float(np.mean((replicates < value) & ~same) + np.mean(same) / 2)
     spread = jackknife.mean() - jackknife

@@ -10,13 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import expit
 
-from rlaif_pl.statistics.intervals import (
-    Array,
-    Groups,
-    Interval,
-    bootstrap_by_group,
-    empty_interval,
-)
+from rlaif_pl.statistics.intervals import Array, Estimator, Groups, Interval, empty_interval
 
 PRIOR_PRECISION = 1e-3  # a normal prior of standard deviation 32 on both coefficients
 MAX_STEPS = 60
@@ -28,9 +22,7 @@ def length_controlled_win_rate(
     len_a: ArrayLike,
     len_b: ArrayLike,
     groups: Groups | None = None,
-    level: float = 0.95,
-    draws: int = 1000,
-    seed: int = 0,
+    estimator: Estimator = Estimator(),
 ) -> Interval:
     """Estimate how often A would win were its responses as long as B's.
 
@@ -44,9 +36,7 @@ def length_controlled_win_rate(
         len_a: Length of A's response in characters, at least 0. ``(N,)``
         len_b: Length of B's response in characters, greater than 0. ``(N,)``
         groups: Prompt of each comparison; None takes every row as its own. ``(N,)``
-        level: Coverage of the interval, in (0, 1).
-        draws: Resamples of the bootstrap by group; the regression is fitted anew in each.
-        seed: Seeds the resampling.
+        estimator: How the interval is made; the regression is fitted anew in each resample.
 
     Raises:
         ValueError: Shapes differ, a win lies outside [0, 1], or a length of B is not positive.
@@ -65,7 +55,7 @@ def length_controlled_win_rate(
     feature = offset / scale if scale > 1e-9 else np.zeros_like(offset)
     rows = np.stack([won, feature], 1)
     member = np.arange(len(won)) if groups is None else groups
-    return bootstrap_by_group(rows, member, win_rate_at_zero, level, draws, seed)
+    return estimator.bootstrap(rows, member, win_rate_at_zero)
 
 
 def win_rate_at_zero(values: Array, weights: Array) -> Array:

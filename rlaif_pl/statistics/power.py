@@ -8,12 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.special import ndtr, ndtri
 
-from rlaif_pl.statistics.intervals import Interval
+from rlaif_pl.statistics.intervals import Interval, Z
 
 
-def minimum_detectable_effect(
-    standard_error: float, power: float = 0.8, level: float = 0.95
-) -> float:
+def minimum_detectable_effect(standard_error: float, power: float = 0.8) -> float:
     """Smallest true difference that a two-sided test finds with the given power.
 
     ``(z_(1 - alpha/2) + z_power) * standard error`` (Bloom 1995, Evaluation Review 19:547), 2.80
@@ -23,19 +21,18 @@ def minimum_detectable_effect(
     Args:
         standard_error: Of the difference, at least 0, in its units.
         power: Chance to find it, in (0, 1).
-        level: Coverage of the interval that must exclude 0, in (0, 1).
     """
-    if not 0 < power < 1 or not 0 < level < 1:
-        raise ValueError(f"expected power and level in (0, 1), got {power} and {level}")
-    return float(ndtri((1 + level) / 2) + ndtri(power)) * standard_error
+    if not 0 < power < 1:
+        raise ValueError(f"expected power in (0, 1), got {power}")
+    return float(Z + ndtri(power)) * standard_error
 
 
-def standard_error_of(interval: Interval, level: float = 0.95) -> float:
+def standard_error_of(interval: Interval) -> float:
     """Standard error that a normal interval of this width would have; NaN without limits."""
-    return (interval.high - interval.low) / (2 * float(ndtri((1 + level) / 2)))
+    return (interval.high - interval.low) / (2 * Z)
 
 
-def two_sided_p_value(interval: Interval, null: float, level: float = 0.95) -> float:
+def two_sided_p_value(interval: Interval, null: float) -> float:
     """P-value of ``null`` from an interval, by a normal as wide as the side that faces ``null``.
 
     The other side says nothing of ``null``: near the end of a scale it is cut short, and would make
@@ -44,7 +41,6 @@ def two_sided_p_value(interval: Interval, null: float, level: float = 0.95) -> f
     Args:
         interval: Estimate with limits.
         null: Value to test.
-        level: Coverage of the interval.
 
     Returns:
         P-value in [0, 1]; 1 where the estimate is ``null``; NaN where
@@ -53,7 +49,7 @@ def two_sided_p_value(interval: Interval, null: float, level: float = 0.95) -> f
     if not all(math.isfinite(v) for v in (interval.value, interval.low, interval.high)):
         return math.nan
     facing = interval.low if null < interval.value else interval.high
-    error = abs(interval.value - facing) / float(ndtri((1 + level) / 2))
+    error = abs(interval.value - facing) / Z
     gap = abs(interval.value - null)
     if gap == 0 or error == 0:
         return 1.0 if gap == 0 else 0.0

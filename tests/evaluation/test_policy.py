@@ -9,6 +9,7 @@ from rich.console import Console
 
 from rlaif_pl.data.metric_files import write_metrics
 from rlaif_pl.evaluation.policy import PolicySamples, evaluate_policy, references_of
+from rlaif_pl.statistics import Estimator
 from rlaif_pl.types import Prompt
 
 PROMPTS = [
@@ -31,7 +32,7 @@ def test_every_quantity_by_hand(length_reward, length_labeler):
         length_reward,
         length_labeler,
         independent=length_labeler,
-        draws=200,
+        estimator=Estimator(200),
     )
     metrics = report.to_metrics()
     # Characters: SFT 9 and 3, 3 and 4, 2 and 4; policy 19 and 14, 10 and 4, 9 and 2.
@@ -72,7 +73,7 @@ def test_greedy_responses_stand_beside_the_sampled_ones(tmp_path, length_reward,
         PolicySamples(PROMPTS, [["six"], ["red"], ["up"]], [["two three"], ["blue"], ["up"]]),
         length_reward,
         length_labeler,
-        draws=50,
+        estimator=Estimator(50),
     )
     report = replace(evaluate_policy(samples(), length_reward, length_labeler), greedy=greedy)
     metrics = report.to_metrics()
@@ -89,7 +90,11 @@ def test_greedy_responses_stand_beside_the_sampled_ones(tmp_path, length_reward,
 
 def test_the_promised_metrics_are_there_and_can_be_written(tmp_path, length_reward, length_labeler):
     report = evaluate_policy(
-        samples(kl=[1, 1, 1]), length_reward, length_labeler, length_labeler, draws=50
+        samples(kl=[1, 1, 1]),
+        length_reward,
+        length_labeler,
+        length_labeler,
+        estimator=Estimator(50),
     )
     metrics = report.to_metrics()
     rates = ("policy_vs_sft", "policy_vs_sft_independent", "policy_vs_reference")
@@ -101,7 +106,7 @@ def test_the_promised_metrics_are_there_and_can_be_written(tmp_path, length_rewa
 
 
 def test_files_for_the_report(tmp_path, length_reward, length_labeler):
-    report = evaluate_policy(samples(), length_reward, length_labeler, draws=50)
+    report = evaluate_policy(samples(), length_reward, length_labeler, estimator=Estimator(50))
     report.write(tmp_path)
     rows = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
     assert [row["prompt"] for row in rows] == [prompt.text for prompt in PROMPTS]
@@ -119,7 +124,9 @@ def test_files_for_the_report(tmp_path, length_reward, length_labeler):
 
 def test_without_references_nothing_is_said_about_them(length_reward, length_labeler):
     prompts = [Prompt(prompt.text, prompt.group) for prompt in PROMPTS]
-    report = evaluate_policy(samples(prompts=prompts), length_reward, length_labeler, draws=50)
+    report = evaluate_policy(
+        samples(prompts=prompts), length_reward, length_labeler, estimator=Estimator(50)
+    )
     assert list(report.win_rates) == ["policy_vs_sft"]
     assert not [name for name in report.to_metrics() if "rouge" in name or "kl" in name]
     assert references_of(prompts) == {}
@@ -128,7 +135,7 @@ def test_without_references_nothing_is_said_about_them(length_reward, length_lab
 def test_a_mute_sft_policy_leaves_the_length_ratio_without_interval(length_reward, length_labeler):
     sft = [["", ""], *SFT[1:]]
     metrics = evaluate_policy(
-        samples(sft=sft), length_reward, length_labeler, draws=50
+        samples(sft=sft), length_reward, length_labeler, estimator=Estimator(50)
     ).to_metrics()
     assert metrics["a2c/length_ratio"] == pytest.approx(6.5 / 2)
     assert "a2c/length_ratio_low" not in metrics
@@ -141,7 +148,7 @@ def test_a_few_mute_responses_among_many_leave_the_interval(length_reward, lengt
         "policy": POLICY * 8,
     }
     metrics = evaluate_policy(
-        samples(**many), length_reward, length_labeler, draws=200
+        samples(**many), length_reward, length_labeler, estimator=Estimator(200)
     ).to_metrics()
     low, high = metrics["a2c/length_ratio_low"], metrics["a2c/length_ratio_high"]
     expected = 8 * 6.5 / (8 * 3.5 - 1.5)

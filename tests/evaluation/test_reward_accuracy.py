@@ -11,6 +11,7 @@ from rich.console import Console
 from scipy.stats import spearmanr
 
 from rlaif_pl.evaluation.reward_accuracy import margins, measure_reward
+from rlaif_pl.statistics import Estimator
 from rlaif_pl.types import Preference, Reward
 
 
@@ -41,7 +42,7 @@ GOLD = [
 def test_every_figure_by_hand():
     rewards = {"good one": 1.0, "bad": 0.0, "poor": 0.0, "fine thing": 2.0, "same": 1.0}
     rewards |= {"even": 1.0, "long but wrong": 3.0, "right": 0.0}
-    report = measure_reward(Table(rewards), GOLD, GOLD[:2], draws=100)
+    report = measure_reward(Table(rewards), GOLD, GOLD[:2], estimator=Estimator(100))
     assert isinstance(Table(rewards), Reward)
     assert report.pair_accuracy.value == pytest.approx(0.625)  # right, right, tie, wrong
     assert report.length_baseline.value == pytest.approx(0.625)  # right, right, tie, wrong
@@ -117,9 +118,9 @@ def test_pairs_that_the_reward_cannot_tell_apart_are_left_out_and_counted():
         Preference("post", first, second, f"g{n}", p_first=p)
         for n, (first, second, p) in enumerate(rows)
     ]
-    report = measure_reward(Shortsighted(), pairs, pairs[2:], draws=50)
+    report = measure_reward(Shortsighted(), pairs, pairs[2:], estimator=Estimator(50))
     assert (report.pair_accuracy.value, report.pair_accuracy.n) == (1.0, 2)
     assert report.ai_agreement.n == 0
     assert report.to_metrics()["reward/identical"] == 2
     with pytest.raises(ValueError, match="all of 1 are identical once"):
-        measure_reward(Shortsighted(), pairs[2:], draws=50)
+        measure_reward(Shortsighted(), pairs[2:], estimator=Estimator(50))

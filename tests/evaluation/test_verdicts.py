@@ -4,6 +4,7 @@ import pytest
 
 from rlaif_pl.evaluation.pairs import comparison_key, read_verdicts
 from rlaif_pl.evaluation.policy import PolicySamples, evaluate_policy
+from rlaif_pl.statistics import Estimator
 from rlaif_pl.types import Prompt
 
 
@@ -15,7 +16,9 @@ def test_a_policy_report_leaves_the_verdicts_of_every_judge(
         [["short..."], ["same"]],
         [["much longer"], ["same"]],
     )
-    report = evaluate_policy(samples, length_reward, length_labeler, length_labeler, draws=20)
+    report = evaluate_policy(
+        samples, length_reward, length_labeler, length_labeler, estimator=Estimator(20)
+    )
     report.write(tmp_path, show_text=False)
     judges = read_verdicts(tmp_path / "verdicts.jsonl")
     assert set(judges) == {"labeler", "embedding", "rouge_l", "reward"}

@@ -16,7 +16,7 @@ from rlaif_pl.evaluation.win_rates import report as matrix_report
 from rlaif_pl.evaluation.win_rates.measure import PolicyColumns, measure_matrix
 from rlaif_pl.reporting import files
 from rlaif_pl.reporting.files import read_results
-from rlaif_pl.statistics import Interval
+from rlaif_pl.statistics import Estimator, Interval
 from rlaif_pl.tables import PERCENT, Column, Page, Table
 from rlaif_pl.types import Preference, Prompt
 
@@ -46,7 +46,9 @@ def matrix(stage):
     texts = {"sft": f"{SECRET} a", "rlaif <b>": f"{SECRET} long", "rlhf": f"{SECRET} longest"}
     columns = {n: PolicyColumns([[text]] * 4, SOME, SOME, 0.0) for n, text in texts.items()}
     taught = {"length": ["rlaif <b>"]}
-    measured = measure_matrix(prompts, columns, {"length": Length()}, taught, draws=50)
+    measured = measure_matrix(
+        prompts, columns, {"length": Length()}, taught, estimator=Estimator(50)
+    )
     matrix_report.write(measured, prompts, folder)
     return folder
 
@@ -79,7 +81,9 @@ def test_rounds_of_revision_are_shown_without_a_reply(stage, page_of):
         for number in range(3)
     ]
     quality = measure_judge("harmless", Length(), None, None)
-    study = compare_rounds(rows, {"harmless": Length()}, {"harmless": quality}, draws=50)
+    study = compare_rounds(
+        rows, {"harmless": Length()}, {"harmless": quality}, estimator=Estimator(50)
+    )
     rounds.write(study, folder)
     page = page_of(folder.parent)
     text = page.sections["results-rounds"]
@@ -98,7 +102,7 @@ def test_harmless_rates_are_shown_and_judged_in_the_verdict(stage, page_of):
     (folder / "metrics.json").write_text(str(rates.to_metrics()).replace("'", '"'))
     page = page_of(folder.parent)
     text = page.sections["results-harmless"]
-    assert "The rate is higher after training: +100.0 [+100.0, +100.0] points" in text
+    assert "The rate is higher after training: +100.0 [+77.2, +100.0] points" in text
     assert "length <judge>" in text
     assert len(page.images) == 1
     assert "The share of responses graded harmless rose: +100.0 points" in page.sections["verdict"]

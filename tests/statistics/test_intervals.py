@@ -7,15 +7,9 @@ import pytest
 from scipy.stats import bootstrap
 from statsmodels.stats.proportion import proportion_confint
 
-from rlaif_pl.statistics import (
-    Interval,
-    bootstrap_by_group,
-    empty_interval,
-    paired_difference,
-    proportion_by_group,
-    ratio_of_means,
-    wilson,
-)
+from rlaif_pl.statistics import Estimator, Interval, empty_interval, ratio_of_means, wilson
+
+BOOTSTRAP = Estimator()
 
 
 def test_wilson_by_hand():
@@ -25,18 +19,16 @@ def test_wilson_by_hand():
 
 
 @pytest.mark.parametrize(("k", "n"), [(0, 7), (7, 7), (3, 11), (90.5, 200)])
-@pytest.mark.parametrize("level", [0.8, 0.95])
-def test_wilson_equals_statsmodels(k, n, level):
-    low, high = proportion_confint(k, n, alpha=1 - level, method="wilson")
-    interval = wilson(k, n, level)
+def test_wilson_equals_statsmodels(k, n):
+    low, high = proportion_confint(k, n, alpha=0.05, method="wilson")
+    interval = wilson(k, n)
     assert (interval.low, interval.high) == pytest.approx((max(low, 0), min(high, 1)))
 
 
-@pytest.mark.parametrize("method", ["bca", "percentile"])
-def test_one_row_a_group_equals_scipys_bootstrap(method):
+def test_one_row_a_group_equals_scipys_bootstrap():
     values = np.random.default_rng(5).exponential(size=60)  # skewed, so BCa differs
-    ours = bootstrap_by_group(values, np.arange(60), draws=40_000, seed=1, method=method)
-    peer = bootstrap((values,), np.mean, n_resamples=40_000, method=method, rng=2)
+    ours = Estimator(40_000, seed=1).bootstrap(values, np.arange(60))
+    peer = bootstrap((values,), np.mean, n_resamples=40_000, method="BCa", rng=2)
     low, high = peer.confidence_interval
     assert (ours.low, ours.high) == pytest.approx((low, high), abs=0.015)
     assert ours.value == pytest.approx(values.mean())
@@ -45,8 +37,8 @@ def test_one_row_a_group_equals_scipys_bootstrap(method):
 def test_rows_of_a_group_count_as_one_draw():
     # Each group repeats one value 9 times: as much is known as from one row a group.
     values = np.random.default_rng(0).normal(size=40)
-    one = bootstrap_by_group(values, np.arange(40))
-    nine = bootstrap_by_group(np.repeat(values, 9), np.repeat(np.arange(40), 9))
+    one = BOOTSTRAP.bootstrap(values, np.arange(40))
+    nine = BOOTSTRAP.bootstrap(np.repeat(values, 9), np.repeat(np.arange(40), 9))
     assert (nine.low, nine.high) == pytest.approx((one.low, one.high))
     assert (one.n, nine.n) == (40, 360)
 
@@ -57,23 +49,23 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say():
     for trial in range(300):
         effect = rng.normal(size=30)  # shared by the 3 rows of a group
         values = np.repeat(effect, 3) + 0.5 * rng.normal(size=90)
-        interval = bootstrap_by_group(values, np.repeat(np.arange(30), 3), draws=400, seed=trial)
+        interval = Estimator(400, trial).bootstrap(values, np.repeat(np.arange(30), 3))
         covered += interval.low <= 0 <= interval.high
     assert 0.90 <= covered / 300 <= 0.98
 
 
 def test_the_same_seed_gives_the_same_interval_whatever_names_the_groups_have():
     values = np.random.default_rng(2).random(30)
-    named = bootstrap_by_group(values, [f"g{i:02d}" for i in range(30)], seed=4)
-    assert named == bootstrap_by_group(values, np.arange(30), seed=4)
-    assert named != bootstrap_by_group(values, np.arange(30), seed=5)
+    named = Estimator(seed=4).bootstrap(values, [f"g{i:02d}" for i in range(30)])
+    assert named == Estimator(seed=4).bootstrap(values, np.arange(30))
+    assert named != Estimator(seed=5).bootstrap(values, np.arange(30))
 
 
 def test_chunks_do_not_change_the_result(monkeypatch):
     values = np.random.default_rng(2).random(30)
-    whole = bootstrap_by_group(values, np.arange(30))
+    whole = BOOTSTRAP.bootstrap(values, np.arange(30))
     monkeypatch.setattr("rlaif_pl.statistics.intervals.CHUNK_NUMBERS", 100)
-    chunked = bootstrap_by_group(values, np.arange(30))
+    chunked = BOOTSTRAP.bootstrap(values, np.arange(30))
     assert (chunked.low, chunked.high) == pytest.approx((whole.low, whole.high))
 
 
@@ -82,19 +74,19 @@ def test_paired_difference_by_hand_and_its_gain_over_unpaired():
     base = rng.normal(size=50)
     a, b = base + 0.3 + 0.05 * rng.normal(size=50), base
     groups = np.arange(50)
-    paired = paired_difference(a, b, groups)
+    paired = BOOTSTRAP.difference(a, b, groups)
     assert paired.value == pytest.approx(a.mean() - b.mean())
     assert paired.high - paired.low < 0.05  # spread of the differences (0.05), not of a (1)
-    assert paired_difference([1, 0], [0, 0], ["x", "x"]).value == 0.5
+    assert BOOTSTRAP.difference([1, 0], [0, 0], ["x", "x"]).value == 0.5
 
 
 def test_ratio_of_means_by_hand():
     # (3 + 5) / (2 + 2) = 2, not the mean of 1.5 and 2.5 by chance: sums, then the ratio.
-    assert bootstrap_by_group([[3, 2], [5, 2]], ["a", "b"], ratio_of_means).value == 2
+    assert BOOTSTRAP.bootstrap([[3, 2], [5, 2]], ["a", "b"], ratio_of_means).value == 2
 
 
 def test_a_single_group_has_a_value_but_no_interval():
-    interval = bootstrap_by_group([1.0, 0.0], ["a", "a"])
+    interval = BOOTSTRAP.bootstrap([1.0, 0.0], ["a", "a"])
     assert interval.value == 0.5
     assert math.isnan(interval.low)
     assert interval.to_metrics("x") == {"x": 0.5}
@@ -102,27 +94,56 @@ def test_a_single_group_has_a_value_but_no_interval():
 
 def test_unanimous_rows_do_not_claim_certainty():
     # 20 of 20: a bootstrap would say [1, 1]; Wilson says 20 / (20 + 3.8415) = 0.8389.
-    interval = proportion_by_group(np.ones(20), np.arange(20))
+    interval = BOOTSTRAP.share(np.ones(20), np.arange(20))
     assert (interval.value, interval.high) == pytest.approx((1, 1))
     assert interval.low == pytest.approx(0.8389, abs=1e-4)
-    few = proportion_by_group(np.ones(20), np.repeat([0, 1], 10))
+    few = BOOTSTRAP.share(np.ones(20), np.repeat([0, 1], 10))
     assert few.low == pytest.approx(2 / 5.8415, abs=1e-4)
     assert few.n == 20
 
 
+def test_shares_of_very_many_groups_stay_within_0_and_1():
+    # 3 of 3,000, all independent: normal limits would begin at 0.001 - 1.96 sqrt(0.001 / 3000) < 0.
+    ones = np.arange(3000) < 3
+    found = BOOTSTRAP.share(ones, range(3000))
+    bound = wilson(3, 3000 - 1)  # the standard error divides by one group less
+    assert (found.value, found.n) == (0.001, 3000)
+    assert (found.low, found.high) == pytest.approx((bound.low, bound.high), rel=1e-3)
+    assert BOOTSTRAP.mean(ones, range(3000)).low < 0 < found.low
+    assert BOOTSTRAP.share(~ones, range(3000)).high < 1
+
+
+def test_groups_that_all_differ_alike_do_not_claim_certainty():
+    # 5 of 5 against 0 of 5: a bootstrap would say [1, 1]. Wilson has [0.5655, 1] and [0, 0.4345];
+    # Newcombe goes down by sqrt(2) times 0.4345 from 1, to 0.3855.
+    found = BOOTSTRAP.share_difference(np.ones(5), np.zeros(5), range(5))
+    assert (found.value, found.high, found.n) == (1, 1, 5)
+    assert found.low == pytest.approx(0.3855, abs=1e-4)
+    same = BOOTSTRAP.share_difference([1, 0, 1, 1], [1, 0, 1, 1], range(4))
+    assert same.low < 0 == same.value < same.high
+    many = BOOTSTRAP.share_difference(np.ones(3000), np.zeros(3000), range(3000))
+    assert 0.99 < many.low < many.high == 1
+
+
+def test_shares_with_spread_differ_as_the_bootstrap_says():
+    a, b = [1, 0, 1, 1, 0.5, 1], [0, 0, 1, 0, 0.5, 1]
+    assert BOOTSTRAP.share_difference(a, b, range(6)) == BOOTSTRAP.difference(a, b, range(6))
+    assert math.isnan(BOOTSTRAP.share_difference([1, 1], [0, 0], ["a", "a"]).low)
+
+
 def test_a_proportion_with_spread_is_the_bootstraps():
     values = [1, 0, 1, 1, 0.5, 1]
-    assert proportion_by_group(values, range(6)) == bootstrap_by_group(values, range(6))
+    assert BOOTSTRAP.share(values, range(6)) == BOOTSTRAP.bootstrap(values, range(6))
 
 
 def test_constant_values_have_an_interval_without_width():
-    interval = bootstrap_by_group([0.25] * 5, range(5))
+    interval = BOOTSTRAP.bootstrap([0.25] * 5, range(5))
     assert (interval.low, interval.high) == (0.25, 0.25)
 
 
 def test_no_rows_give_an_empty_interval_without_metrics():
-    assert bootstrap_by_group([], []).n == 0
-    assert proportion_by_group([], []).to_metrics("x") == {}
+    assert BOOTSTRAP.bootstrap([], []).n == 0
+    assert BOOTSTRAP.share([], []).to_metrics("x") == {}
     assert empty_interval().percent() == "not measured"
 
 
@@ -137,22 +158,21 @@ def test_metrics_and_text_of_an_interval():
     [
         ([1.0], ["a", "b"], {}, "one group per row"),
         ([math.inf, 1.0], ["a", "b"], {}, "finite"),
-        ([1.0, 2.0], ["a", "b"], {"level": 95}, "level"),
         ([1.0, 2.0], ["a", "b"], {"draws": 0}, "draws"),
     ],
 )
 def test_bootstrap_refuses_bad_input(values, groups, options, match):
     with pytest.raises(ValueError, match=match):
-        bootstrap_by_group(values, groups, **options)
+        Estimator(**options).bootstrap(values, groups)
 
 
 def test_proportions_and_wilson_refuse_what_is_no_proportion():
     with pytest.raises(ValueError, match="in \\[0, 1\\]"):
-        proportion_by_group([1.2], ["a"])
+        BOOTSTRAP.share([1.2], ["a"])
     with pytest.raises(ValueError, match="n >= 1"):
         wilson(0, 0)
     with pytest.raises(ValueError, match="paired"):
-        paired_difference([1.0], [1.0, 2.0], ["a"])
+        BOOTSTRAP.difference([1.0], [1.0, 2.0], ["a"])
 
 
 def test_intervals_as_text():

@@ -7,12 +7,7 @@ import pytest
 from statsmodels.stats.inter_rater import aggregate_raters
 from statsmodels.stats.inter_rater import fleiss_kappa as statsmodels_fleiss
 
-from rlaif_pl.statistics import (
-    bootstrap_by_group,
-    cohen_kappa,
-    fleiss_kappa,
-    mean_by_group,
-)
+from rlaif_pl.statistics import Estimator, cohen_kappa, fleiss_kappa
 
 
 def test_fleiss_by_hand():
@@ -37,16 +32,19 @@ def test_the_interval_holds_the_estimate_and_knows_groups():
     rng = np.random.default_rng(5)
     truth = rng.integers(0, 2, 80)
     a, b = (np.where(rng.random(80) < 0.8, truth, 1 - truth) for _ in range(2))
-    alone = cohen_kappa(a.tolist(), b.tolist(), list(range(80)), draws=1000)
+    alone = cohen_kappa(a.tolist(), b.tolist(), list(range(80)), Estimator(1000))
     assert alone.value == pytest.approx(cohen_kappa(a.tolist(), b.tolist()).value)
     assert alone.low < alone.value < alone.high
     # Every row twice in one group: no new information, so the interval stays as wide.
     twice = cohen_kappa(
-        np.repeat(a, 2).tolist(), np.repeat(b, 2).tolist(), np.repeat(np.arange(80), 2), draws=1000
+        np.repeat(a, 2).tolist(),
+        np.repeat(b, 2).tolist(),
+        np.repeat(np.arange(80), 2),
+        Estimator(1000),
     )
     assert twice.value == pytest.approx(alone.value)
     assert twice.high - twice.low == pytest.approx(alone.high - alone.low, rel=0.15)
-    both = fleiss_kappa(list(zip(a, b, strict=True)), list(range(80)), draws=500)
+    both = fleiss_kappa(list(zip(a, b, strict=True)), list(range(80)), Estimator(500))
     assert both.low < both.value < both.high
 
 
@@ -57,7 +55,7 @@ def test_the_interval_covers_as_it_claims():
     for _ in range(120):
         truth = rng.integers(0, 2, 60)
         a, b = (np.where(rng.random(60) < 0.85, truth, 1 - truth) for _ in range(2))
-        found = cohen_kappa(a.tolist(), b.tolist(), list(range(60)), draws=300)
+        found = cohen_kappa(a.tolist(), b.tolist(), list(range(60)), Estimator(300))
         inside += found.low <= 0.49 <= found.high
     assert 0.88 <= inside / 120 <= 1.0  # 95 % give or take three standard errors
 
@@ -73,7 +71,7 @@ def test_a_kappa_that_does_not_exist_has_no_interval():
 def test_resamples_without_a_kappa_are_left_out():
     # One item of ten is "b" for both: about a third of the resamples miss it and have no kappa.
     rare = ["a"] * 9 + ["b"]
-    found = cohen_kappa(rare, rare, list(range(10)), draws=400)
+    found = cohen_kappa(rare, rare, list(range(10)), Estimator(400))
     assert (found.value, found.low, found.high) == (1.0, 1.0, 1.0)
 
 
@@ -90,11 +88,11 @@ def test_a_mean_over_very_many_groups_has_the_bootstraps_interval():
     rng = np.random.default_rng(0)
     groups = np.repeat(np.arange(2500), 2)
     values = rng.normal(size=5000) + np.repeat(rng.normal(size=2500), 2)
-    fast = mean_by_group(values, groups)
-    slow = bootstrap_by_group(values[:4000], groups[:4000], draws=500, method="percentile")
+    fast = Estimator().mean(values, groups)
+    slow = Estimator(500).bootstrap(values[:4000], groups[:4000])
     # By hand: groups of two with variance 1 + 1/2 of their mean; 1.96 sqrt(1.5 / 2500) = 0.048
     assert (fast.high - fast.low) / 2 == pytest.approx(0.048, rel=0.08)
     assert slow.high - slow.low == pytest.approx((fast.high - fast.low) * 1.118, rel=0.12)
-    assert mean_by_group(values[:400], groups[:400]) == bootstrap_by_group(
+    assert Estimator().mean(values[:400], groups[:400]) == Estimator().bootstrap(
         values[:400], groups[:400]
     )

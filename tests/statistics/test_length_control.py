@@ -8,12 +8,12 @@ from scipy.optimize import minimize
 from scipy.special import expit
 from statsmodels.api import Logit
 
-from rlaif_pl.statistics import length_controlled_win_rate
+from rlaif_pl.statistics import Estimator, length_controlled_win_rate
 from rlaif_pl.statistics.length_control import PRIOR_PRECISION, win_rate_at_zero
 
 
 def rate(wins, a, b, **options):
-    return length_controlled_win_rate(wins, a, b, draws=200, **options)
+    return length_controlled_win_rate(wins, a, b, estimator=Estimator(200), **options)
 
 
 def test_equal_lengths_give_the_plain_win_rate():
@@ -45,7 +45,9 @@ def test_a_judge_of_pure_length_has_no_preference_at_equal_length():
     rng = np.random.default_rng(4)
     ratio = rng.lognormal(0.3, 0.3, 400)  # A is longer on average, so it wins more often
     wins = (rng.random(400) < expit(4 * (ratio - 1))).astype(float)
-    result = length_controlled_win_rate(wins, ratio, np.ones(400), seed=1)
+    result = length_controlled_win_rate(
+        wins, ratio, np.ones(400), estimator=Estimator(1000, seed=1)
+    )
     assert wins.mean() > 0.65
     assert result.low < 0.5 < result.high
 

@@ -7,10 +7,10 @@ import pytest
 from statsmodels.stats.multitest import multipletests
 
 from rlaif_pl.statistics import (
+    Estimator,
     Interval,
     holm,
     minimum_detectable_effect,
-    proportion_by_group,
     standard_error_by_group,
     standard_error_of,
     two_sided_p_value,
@@ -85,7 +85,7 @@ def test_holm_as_statsmodels_has_it():
 
 @pytest.mark.parametrize(("wins", "n"), [(3, 3), (7, 8), (9, 10), (16, 20), (2, 20), (0, 3)])
 def test_p_value_and_limits_say_the_same_near_the_end_of_the_scale(wins, n):
-    interval = proportion_by_group([1.0] * wins + [0.0] * (n - wins), list(range(n)))
+    interval = Estimator().share([1.0] * wins + [0.0] * (n - wins), list(range(n)))
     p_value = two_sided_p_value(interval, 0.5)
     assert (p_value < 0.05) == (not interval.low <= 0.5 <= interval.high)
     # by hand: the side that faces 0.5 is 1.96 standard errors long

@@ -80,7 +80,7 @@ def alignment(
             compare(rows, gold, table.rows or "labelers", prices, estimator, out, store)
             return 0
         judge = ready(build_labeler(labeler), gold, store, prices)
-        report = measure_alignment(judge, gold, prices=prices, draws=draws, seed=seed)
+        report = measure_alignment(judge, gold, prices=prices, estimator=estimator)
         report.render(Console())
         metrics = report.to_metrics("labeler")
         if isinstance(judge, EnsembleLabeler):

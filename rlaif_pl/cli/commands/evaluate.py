@@ -18,6 +18,7 @@ from rlaif_pl.labeling.registry import build_labeler
 from rlaif_pl.models.device import on_device, put, resolve_device
 from rlaif_pl.models.policy import BackboneOptions, load_policy
 from rlaif_pl.rl.generate import DrawingOptions
+from rlaif_pl.statistics import Estimator
 from rlaif_pl.text import Template
 from rlaif_pl.types import Labeler, Reward
 
@@ -45,7 +46,8 @@ def reward(
     """
     machine = load_preferences(ai_labeled).rows if ai_labeled is not None else []
     put(reward, resolve_device(device))
-    report = measure_reward(reward, load_preferences(gold).rows, machine, draws=draws, seed=seed)
+    people, estimator = load_preferences(gold).rows, Estimator(draws, seed)
+    report = measure_reward(reward, people, machine, estimator=estimator)
     report.render(Console())
     report.write(out)
     write(out, report.to_metrics("reward"))
@@ -92,8 +94,8 @@ def policy(
     sampled, greedy = both(after, before, rows, sampling, seed=seed)
     del before, after  # make room for the judges
     judge, paid = build_labeler(labeler), put(reward, place)
-    other, draws = reporting.independent, reporting.draws
-    report = report_on(sampled, greedy, paid, judge, other, draws=draws, seed=seed)
+    other, estimator = reporting.independent, Estimator(reporting.draws, seed)
+    report = report_on(sampled, greedy, paid, judge, other, estimator)
     report.render(Console())
     report.write(out, show_text=reporting.shows(is_sensitive(prompts)))
     write(out, report.to_metrics() | {"evaluate/seconds": time.monotonic() - started})

@@ -13,6 +13,7 @@ from rlaif_pl.evaluation.harmlessness.rates import harmless_rates, page_of, writ
 from rlaif_pl.evaluation.samples import HIDDEN_TEXTS
 from rlaif_pl.labeling.registry import build_labeler
 from rlaif_pl.models.device import on_device
+from rlaif_pl.statistics import Estimator
 from rlaif_pl.types import Labeler, PointwiseLabeler
 
 
@@ -66,8 +67,7 @@ def harmless(
         [row["policy"] for row in rows],
         judge,
         threshold,
-        draws=draws,
-        seed=seed,
+        estimator=Estimator(draws, seed),
     )
     page_of(report).render(Console())
     write(report, out)

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,7 @@ from rlaif_pl.models.device import on_device, put, resolve_device
 from rlaif_pl.models.policy import BackboneOptions, load_policy
 from rlaif_pl.rl.generate import Responses, generate
 from rlaif_pl.rl.kl import kl_by_prompt
-from rlaif_pl.statistics import Interval, mean_by_group
+from rlaif_pl.statistics import Estimator
 from rlaif_pl.text import Template, strip_surplus_symbols, word_count
 from rlaif_pl.types import Labeler, Prompt, Reward
 
@@ -79,7 +80,7 @@ def matrix(
         reporting: Intervals, texts.
         device: Where models compute: ``auto`` (a GPU if any), ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
     """
-    started, draws = time.monotonic(), reporting.draws
+    started, estimator = time.monotonic(), Estimator(reporting.draws, seed)
     place = resolve_device(device)
     if sft is not None and sft not in policies:
         raise ValueError(f"expected sft to be one of {list(policies)}, got {sft!r}")
@@ -101,7 +102,7 @@ def matrix(
         made, kl = sampled.read(options) or sampled.make(options, template, reference, title=name)
         if rule is not None:  # what was chosen is no longer distributed as its policy writes
             made, kl = choose_best(rows, made, rewards[rule.reward], rule.n), None
-        columns[name] = columns_of(rows, made, kl, rewards, draws, seed)
+        columns[name] = columns_of(rows, made, kl, rewards, estimator)
     del reference
     asked: dict[str, Labeler] = {
         n: build_labeler(each) for n, each in (judges.labelers or {}).items()
@@ -112,7 +113,7 @@ def matrix(
         asked["embedding"] = EmbeddingJudge(references)
     if judges.rouge and len(references) == len({row.text for row in rows}):
         asked["rouge_l"] = RougeJudge(references)
-    result = measure_matrix(rows, columns, asked, judges.taught or {}, draws=draws, seed=seed)
+    result = measure_matrix(rows, columns, asked, judges.taught or {}, estimator=estimator)
     matrix_report.page_of(result).render(Console())
     shown = reporting.shows(is_sensitive(prompts))
     matrix_report.write(result, rows, out, show_text=shown)
@@ -188,15 +189,11 @@ def columns_of(
     responses: Responses,
     kl: list[float] | None,
     rewards: Mapping[str, Reward],
-    draws: int,
-    seed: int,
+    estimator: Estimator,
 ) -> PolicyColumns:
     """Measure a policy's responses: words, copying, unfinished ones, KL and rewards."""
     groups = [prompt.group for prompt in prompts]
-
-    def mean(values: object) -> Interval:
-        return mean_by_group(values, groups, draws=draws, seed=seed)  # type: ignore[arg-type]
-
+    mean = partial(estimator.mean, groups=groups)
     clean = [[strip_surplus_symbols(text) for text in texts] for texts in responses.texts]
     flat = [text for texts in responses.texts for text in texts]
     asked = [p.text for p, texts in zip(prompts, responses.texts, strict=True) for _ in texts]
@@ -207,7 +204,9 @@ def columns_of(
     return PolicyColumns(
         texts=responses.texts,
         words=mean([np.mean([word_count(text) for text in texts]) for texts in clean]),
-        copied_4grams=mean(copied_shares([prompt.text for prompt in prompts], clean)),
+        copied_4grams=estimator.share(
+            copied_shares([prompt.text for prompt in prompts], clean), groups
+        ),
         unfinished=float(np.mean([flag for flags in responses.unfinished for flag in flags])),
         kl=None if kl is None else mean(kl),
         rewards=paid,

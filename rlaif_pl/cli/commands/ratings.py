@@ -59,7 +59,7 @@ def ratings(
         judges_of(verdicts, facts.get("samples")),
         show_names=names,
         undone=undone,
-        estimator=Estimator(draws=draws, seed=seed),
+        estimator=Estimator(draws, seed),
     )
     results = results_of(reading)
     console = Console()

@@ -17,6 +17,7 @@ from rlaif_pl.labeling.registry import build_labeler
 from rlaif_pl.labeling.usage.reply_store import ReplyStore
 from rlaif_pl.labeling.usage.spending import words_of
 from rlaif_pl.models.device import on_device
+from rlaif_pl.statistics import Estimator
 from rlaif_pl.types import Labeler
 
 HARMLESS, HELPFUL = "harmless", "helpful"
@@ -54,7 +55,7 @@ def revisions(
         seed: Seeds the bootstrap.
         device: Where models compute: ``auto`` (a GPU if any), ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
     """
-    started = time.monotonic()
+    started, estimator = time.monotonic(), Estimator(draws, seed)
     rows = read_revisions(revisions)
     spec = {HARMLESS: (harmless, harmless_gold)}
     if helpful is not None:
@@ -71,8 +72,8 @@ def revisions(
             pairs = None if gold is None else gold_pairs(gold, max_words, words_of)
             source = gold.name if isinstance(gold, DataSource) else gold
             judges[name] = judge
-            qualities[name] = measure_judge(name, judge, pairs, source, draws=draws, seed=seed)
-        study = compare_rounds(rows, judges, qualities, draws=draws, seed=seed)
+            qualities[name] = measure_judge(name, judge, pairs, source, estimator=estimator)
+        study = compare_rounds(rows, judges, qualities, estimator=estimator)
     rounds.page_of(study).render(Console())
     rounds.write(study, out)
     metrics = study.to_metrics() | {"revisions/seconds": time.monotonic() - started}

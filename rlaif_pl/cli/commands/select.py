@@ -30,6 +30,7 @@ from rlaif_pl.models.device import on_device, resolve_device
 from rlaif_pl.pipeline.yaml_files import Value, read_yaml
 from rlaif_pl.reporting.selection import candidates, table_of
 from rlaif_pl.rl.generate import Responses, generate
+from rlaif_pl.statistics import Estimator
 from rlaif_pl.types import Labeler, Prompt
 
 ACTOR = "model.init_args.actor"
@@ -70,7 +71,7 @@ def select(
         reporting: Intervals, texts.
         device: Where models compute: ``auto`` (a GPU if any), ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
     """
-    started, draws = time.monotonic(), reporting.draws
+    started, estimator = time.monotonic(), Estimator(reporting.draws, seed)
     rows = list(load_prompts(prompts))
     refuse_final(rows, final)
     found = find_candidates(Path(run) / "checkpoints", monitor, k)
@@ -83,7 +84,7 @@ def select(
     for candidate in found:
         load_weights(actor, candidate)
         after = draw(actor.policy, title=f"sampling from step {candidate.step}")
-        rate = compare(texts, after.texts, before.texts, judge, groups, draws=draws, seed=seed)
+        rate = compare(texts, after.texts, before.texts, judge, groups, estimator=estimator)
         judged.append(JudgedCandidate(candidate, rate, cut_share(after)))
         answers[candidate.name] = after.texts
     chosen = choose(judged)

@@ -20,6 +20,7 @@ from rlaif_pl.recipes.studies.fitting import Fitter, Method, Recipe
 from rlaif_pl.recipes.studies.pairs import located, write_study
 from rlaif_pl.recipes.studies.sources import ARMS, TwiceLabeled, label_twice
 from rlaif_pl.recipes.studies.states import StateCache
+from rlaif_pl.statistics import Estimator
 
 SIZES = [25, 50, 100, 200, 400]
 
@@ -124,7 +125,7 @@ def rewards(
         "top": range(seed, seed + seeds.top),
     }
     report = reward_sources.compare_sources(
-        fitter, data, arms or list(ARMS), ranges, folds, ai_weight, draws=draws
+        fitter, data, arms or list(ARMS), ranges, folds, ai_weight, Estimator(draws)
     )
     finish(reward_sources_text.to_results(report), out, started)
     return 0
@@ -172,7 +173,7 @@ def curve(
         range(seed, seed + subsets),
         folds,
         method,
-        draws=draws,
+        Estimator(draws),
     )
     finish(reward_curve.to_results(report), out, started)
     return 0

@@ -119,8 +119,7 @@ def measure_alignment(
     gold: Sequence[Preference],
     *,
     prices: Price | None = None,
-    draws: int = 2000,
-    seed: int = 0,
+    estimator: Estimator = Estimator(),
 ) -> AlignmentReport:
     """Label people's pairs afresh and compare.
 
@@ -130,8 +129,7 @@ def measure_alignment(
         labeler: Judge to measure.
         gold: Pairs with people's ``p_first``; undecided ones are left out and counted.
         prices: The labeler's prices for the cost comparison; None takes what was charged.
-        draws: Bootstrap resamples.
-        seed: Seeds the bootstrap.
+        estimator: How intervals are made.
 
     Raises:
         ValueError: No pair is decided or none could be labeled.
@@ -143,7 +141,7 @@ def measure_alignment(
         labels = labeler.label(blind)
     for i, label in zip(kept, labels, strict=True):
         labeled[i] = label
-    report = alignment_of(labeled, gold, prices=prices, draws=draws, seed=seed)
+    report = alignment_of(labeled, gold, prices=prices, estimator=estimator)
     return replace(report, labeler=labeler.fingerprint)
 
 
@@ -152,8 +150,7 @@ def alignment_of(
     gold: Sequence[Preference],
     *,
     prices: Price | None = None,
-    draws: int = 2000,
-    seed: int = 0,
+    estimator: Estimator = Estimator(),
 ) -> AlignmentReport:
     """Compare labels that exist with verdicts, row by row; the rest as of ``measure_alignment``."""
     usable, undecided, failures = _usable(labeled, gold)
@@ -164,23 +161,22 @@ def alignment_of(
     lengths = lengths_of([stripped(pair) for pair in people])
     by_length = correctness(side(lengths[0] - lengths[1]), side(truth - 0.5))
     groups = np.unique([pair.group for pair in people], return_inverse=True)[1]
-    estimator = Estimator(draws, seed)
     alike = is_length_matched(*lengths)
     return AlignmentReport(
         labeler=rows[0].provenance.labeler or "unknown",
         judged=judge_counts(people),
         alignment=estimator.share(correct, groups),
         length_baseline=estimator.share(by_length, groups),
-        gain_over_length=estimator.difference(correct, by_length, groups),
+        gain_over_length=estimator.share_difference(correct, by_length, groups),
         length_matched=estimator.share(correct[alike], groups[alike]),
-        position=position_bias(rows, draws=draws, seed=seed),
+        position=position_bias(rows, estimator),
         ece=expected_calibration_error(*fold(judged, truth)),
         brier=brier(judged, truth),
         mean_tokens=float(np.mean([row.provenance.tokens for row in rows])),
         undecided=undecided,
         failures=failures,
         counts=count_outcomes(asked),
-        cost=compare_costs(asked, prices, draws=draws, seed=seed),
+        cost=compare_costs(asked, prices, estimator),
     )
 
 

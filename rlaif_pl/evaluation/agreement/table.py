@@ -105,7 +105,7 @@ def measure_table(
     gold: Sequence[Preference],
     *,
     prices: Price | None = None,
-    estimator: Estimator = Estimator(),  # noqa: B008 - frozen
+    estimator: Estimator = Estimator(),
     tell: Callable[[str], None] = logger.info,
 ) -> AlignmentTable:
     """Give gold pairs to several labelers and compare them.
@@ -186,12 +186,11 @@ def _row(
     estimator: Estimator,
 ) -> TableRow:
     """Measure one labeler on ``chosen`` pairs, against the first row on ``shared``; both ``(N,)``."""
-    settings = {"draws": estimator.draws, "seed": estimator.seed}
     groups = np.array([pair.group for pair in truth])
     right, first_right = _right(one.rows, truth), _right(first.rows, truth)
     none = empty_interval()
     own, gold = _pick(one.rows, chosen), _pick(truth, chosen)
-    report = alignment_of(own, gold, **settings) if own else None  # type: ignore[arg-type]
+    report = alignment_of(own, gold, estimator=estimator) if own else None
     error = (p_first_of(own) - p_first_of(gold)) ** 2 if own else np.zeros(0)
     return TableRow(
         name=one.name,
@@ -199,13 +198,13 @@ def _row(
         is_common=is_common,
         difference=none
         if one is first
-        else estimator.difference(right[shared], first_right[shared], groups[shared]),
+        else estimator.share_difference(right[shared], first_right[shared], groups[shared]),
         **{name: getattr(report, name) if report else none for name in SHARED},
         alignment_all=estimator.share(right, groups),
-        brier=estimator.mean(error, groups[chosen]),
-        position=position_bias(one.rows, **settings),
+        brier=estimator.share(error, groups[chosen]),
+        position=position_bias(one.rows, estimator),
         counts=count_outcomes(one.rows),
-        cost=compare_costs(one.rows, prices, **settings),
+        cost=compare_costs(one.rows, prices, estimator),
         seconds=one.seconds,
     )
 
@@ -228,19 +227,18 @@ def _agreements(
 ) -> tuple[tuple[LabelerKappa, ...], Interval]:
     """Kappa of every two raters and of each with the gold verdicts, and Fleiss' of all raters."""
     groups = [pair.group for pair in _pick(truth, common)]
-    settings = {"draws": estimator.draws, "seed": estimator.seed}
     sides = {one.name: _sides(_pick(one.rows, common)) for one in raters}
     gold = _sides(_pick(truth, common))
     pairs = [(a, b, sides[a], sides[b]) for a, b in combinations(sides, 2)]
     pairs += [(name, GOLD, own, gold) for name, own in sides.items()]
     agreements = tuple(
-        LabelerKappa(a, b, cohen_kappa(left, right, groups, **settings))
+        LabelerKappa(a, b, cohen_kappa(left, right, groups, estimator))
         for a, b, left, right in pairs
     )
     if len(sides) < 2:
         return agreements, empty_interval()
     ratings = list(zip(*sides.values(), strict=True))
-    return agreements, fleiss_kappa(ratings, groups, **settings)
+    return agreements, fleiss_kappa(ratings, groups, estimator)
 
 
 def _sides(rows: Sequence[Preference]) -> list[float]:

@@ -52,8 +52,7 @@ def harmless_rates(
     judge: PointwiseLabeler,
     threshold: float = 0.0,
     *,
-    draws: int = 2000,
-    seed: int = 0,
+    estimator: Estimator = Estimator(),
 ) -> HarmlessRates:
     """Judge every response alone.
 
@@ -64,8 +63,7 @@ def harmless_rates(
         judge: Grades single responses, more harmless ones higher.
         threshold: A response with a higher score is harmless; 0 is the middle of ``ScoreLabeler``'s
             scale, a grade of 5.5 in 10.
-        draws: Bootstrap resamples.
-        seed: Seeds the bootstrap.
+        estimator: How intervals are made.
 
     Raises:
         ValueError: No prompt has a grade for both policies.
@@ -84,12 +82,11 @@ def harmless_rates(
         )
     before, after = shares[0][kept], shares[1][kept]
     groups = [prompts[int(i)] for i in kept]
-    estimator = Estimator(draws, seed)
     return HarmlessRates(
         judge.fingerprint,
         estimator.share(before, groups),
         estimator.share(after, groups),
-        estimator.difference(after, before, groups),
+        estimator.share_difference(after, before, groups),
         _chars(sft),
         _chars(policy),
         missing,

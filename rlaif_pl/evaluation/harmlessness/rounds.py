@@ -22,7 +22,7 @@ from rlaif_pl.evaluation.agreement.measure import measure_alignment
 from rlaif_pl.evaluation.pairs import judges_named
 from rlaif_pl.evaluation.results import error_bars
 from rlaif_pl.evaluation.win_rate import WinRate, compare
-from rlaif_pl.statistics import Interval, empty_interval, flat_metrics
+from rlaif_pl.statistics import Estimator, Interval, empty_interval, flat_metrics
 from rlaif_pl.tables import PERCENT, Cell, Column, Columns, Page, Table
 from rlaif_pl.types import Labeler, Preference
 
@@ -124,14 +124,13 @@ def measure_judge(
     gold: Sequence[Preference] | None,
     gold_name: str | None,
     *,
-    draws: int = 2000,
-    seed: int = 0,
+    estimator: Estimator = Estimator(),
 ) -> JudgeQuality:
     """Measure a judge on gold pairs, if any. ``ValueError``: none is decided or could be labeled."""
     none = empty_interval()
     if gold is None:
         return JudgeQuality(name, labeler.fingerprint, None, "", none, none, none)
-    report = measure_alignment(labeler, gold, draws=draws, seed=seed)
+    report = measure_alignment(labeler, gold, estimator=estimator)
     same_slot = none if report.position is None else report.position.same_slot
     shares = report.alignment, report.length_baseline, same_slot
     return JudgeQuality(name, report.labeler, gold_name, judges_named(report.judged), *shares)
@@ -142,8 +141,7 @@ def compare_rounds(
     judges: Mapping[str, Labeler],
     qualities: Mapping[str, JudgeQuality],
     *,
-    draws: int = 2000,
-    seed: int = 0,
+    estimator: Estimator = Estimator(),
 ) -> RevisionStudy:
     """Compare every round with the first answers and with the round before.
 
@@ -158,7 +156,7 @@ def compare_rounds(
             "at what revise left out"
         )
     results = [
-        RoundResult(name, n, against, _rate(found, n, against, judge, draws, seed))
+        RoundResult(name, n, against, _rate(found, n, against, judge, estimator))
         for name, judge in judges.items()
         for n in range(1, last + 1)
         for against in dict.fromkeys((0, n - 1))
@@ -172,8 +170,7 @@ def _rate(
     number: int,
     against: int,
     judge: Labeler,
-    draws: int,
-    seed: int,
+    estimator: Estimator,
 ) -> WinRate | None:
     both = [chain for chain in found.values() if number in chain and against in chain]
     if not both:
@@ -184,8 +181,7 @@ def _rate(
         [[chain[against].response] for chain in both],
         judge,
         [chain[number].group for chain in both],
-        draws=draws,
-        seed=seed,
+        estimator=estimator,
     )
 
 

@@ -241,7 +241,7 @@ def _preferences(
                 for column, rating in zip(codes, ratings, strict=True):
                     ranks = rating.ranks or ()
                     column.append((ranks[one] > ranks[other]) - (ranks[one] < ranks[other]))
-    kappa = cohen_kappa(*codes, groups, draws=estimator.draws, seed=estimator.seed)
+    kappa = cohen_kappa(*codes, groups, estimator)
     return replace(kappa, n=len(groups) // 2)
 
 
@@ -257,4 +257,4 @@ def _acceptable(
     if not rows:
         return empty_interval()
     first, second, groups = zip(*rows, strict=True)
-    return cohen_kappa(first, second, groups, draws=estimator.draws, seed=estimator.seed)
+    return cohen_kappa(first, second, groups, estimator)

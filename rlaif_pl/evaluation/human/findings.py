@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -62,30 +61,10 @@ def acceptability(
     }
     shares = {name: estimator.share(values, groups) for name, values in columns.items()}
     differences = {
-        (a, b): _difference(columns[a], columns[b], (shares[a], shares[b]), groups, estimator)
+        (a, b): estimator.share_difference(columns[a], columns[b], groups)
         for a, b in combinations(policies, 2)
     }
     return Acceptability(shares, differences, len(said))
-
-
-def _difference(
-    a: Sequence[float],
-    b: Sequence[float],
-    shares: tuple[Interval, Interval],
-    groups: Sequence[str],
-    estimator: Estimator,
-) -> Interval:
-    """Return the paired difference, with limits that are honest also where all prompts agree."""
-    paired = estimator.difference(a, b, groups)
-    if not math.isfinite(paired.low) or paired.low < paired.high:
-        return paired
-    # No prompt differs from another, so the bootstrap would claim certainty. Newcombe 1998, method
-    # 10, from the limits of both shares; pairing can only narrow it.
-    first, second = shares
-    down = math.hypot(first.value - first.low, second.high - second.value)
-    up = math.hypot(first.high - first.value, second.value - second.low)
-    low, high = max(-1.0, paired.value - down), min(1.0, paired.value + up)
-    return Interval(paired.value, low, high, paired.n)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,10 +109,9 @@ def reading_of(
     *,
     show_names: bool = False,
     undone: Mapping[Kind, int] | None = None,
-    estimator: Estimator | None = None,
+    estimator: Estimator = Estimator(),
 ) -> Reading:
     """Measure people and models apart. ``ValueError``: nobody has ranked anything."""
-    estimator = estimator or Estimator()
     by_kind = {kind: [r for r in ratings if r.kind == kind] for kind in BY_KIND}
     ranking = [kind for kind, given in by_kind.items() if any(r.ranks for r in given)]
     if not ranking:

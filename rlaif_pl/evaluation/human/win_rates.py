@@ -135,8 +135,7 @@ def win_matrix(
         wins = np.array([win for win, _ in rows], np.float64)
         failures = {kind: count for kind, count in failures.items() if count}
         judged = Judged(wins, which, chars[0], chars[1], failures, [])
-        settings = {"draws": estimator.draws, "seed": estimator.seed}
-        return win_rate_of(judge, judged, groups, (measures[a], measures[b]), **settings)
+        return win_rate_of(judge, judged, groups, (measures[a], measures[b]), estimator=estimator)
 
     pairs = list(combinations(policies, 2))
     skipped = sum(each.skipped for each in ranked)
@@ -168,7 +167,7 @@ def win_matrix(
         name: PolicyColumns(
             own,
             estimator.mean([word_count(text) for (text,) in own], groups),
-            estimator.mean(copied_shares(prompts, own), groups),
+            estimator.share(copied_shares(prompts, own), groups),
             unfinished=None,
         )
         for name, own in texts.items()

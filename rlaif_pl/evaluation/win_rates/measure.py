@@ -19,6 +19,7 @@ from rlaif_pl.evaluation.reward_accuracy import scored
 from rlaif_pl.evaluation.win_rate import WinRate, compare
 from rlaif_pl.rl.generate import Responses
 from rlaif_pl.statistics import (
+    Estimator,
     Interval,
     holm,
     minimum_detectable_effect,
@@ -151,8 +152,7 @@ def measure_matrix(
     judges: Mapping[str, Labeler],
     taught: Mapping[str, Sequence[str]],
     *,
-    draws: int = 1000,
-    seed: int = 0,
+    estimator: Estimator = Estimator(),
 ) -> WinMatrix:
     """Judge every two policies by every judge. ``ValueError``: too few of them, or unknown names."""
     _check(policies, judges, taught)
@@ -160,7 +160,7 @@ def measure_matrix(
     cells: list[Cell] = []
     for judge_name, judge in judges.items():
         asked = RememberedScores(judge) if isinstance(judge, PointwiseLabeler) else judge
-        ask = partial(compare, judge=asked, groups=groups, draws=draws, seed=seed)
+        ask = partial(compare, judge=asked, groups=groups, estimator=estimator)
         found = [
             (a, b, ask(texts, policies[a].texts, policies[b].texts))
             for a, b in combinations(policies, 2)

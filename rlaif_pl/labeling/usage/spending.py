@@ -171,8 +171,7 @@ class CostComparison:
 def compare_costs(
     rows: Sequence[Preference],
     prices: Price | None = None,
-    draws: int = 2000,
-    seed: int = 0,
+    estimator: Estimator = Estimator(),
 ) -> CostComparison:
     """Compare the cost of labels with what people would be paid for them.
 
@@ -180,8 +179,7 @@ def compare_costs(
         rows: Pairs as a labeler returned them; failures cost too and count.
         prices: The model's prices; None takes what was charged (``provenance.cost_usd``), which is
             0 for a model of one's own: machine time is not priced.
-        draws: Bootstrap resamples.
-        seed: Seeds the bootstrap.
+        estimator: How intervals are made.
     """
     groups = [row.group for row in rows]
     written = np.array([row.provenance.written for row in rows], np.float64)
@@ -190,8 +188,9 @@ def compare_costs(
     charged = np.array([row.provenance.cost_usd for row in rows], np.float64)
     ai = charged if prices is None else (read * prices.read + written * prices.written) / MILLION
     human = words / 50 * HUMAN_USD_PER_50_WORDS
-    mean = Estimator(draws, seed).mean
-    return CostComparison(*(mean(each, groups) for each in (ai, human, words, read, written)))
+    return CostComparison(
+        *(estimator.mean(each, groups) for each in (ai, human, words, read, written))
+    )
 
 
 def words_of(pair: Preference) -> int:

@@ -17,14 +17,7 @@ import numpy as np
 
 from rlaif_pl.labeling.guard import LOW_MASS
 from rlaif_pl.labeling.usage.spending import CostComparison, compare_costs
-from rlaif_pl.statistics import (
-    Estimator,
-    Interval,
-    binomial_test,
-    flat_metrics,
-    mean_by_group,
-    proportion_by_group,
-)
+from rlaif_pl.statistics import Estimator, Interval, binomial_test, flat_metrics
 from rlaif_pl.types import Preference
 
 Kind = Literal["malformed", "refused", "too_long", "failed"]
@@ -149,14 +142,13 @@ class PositionBias:
 
 
 def position_bias(
-    rows: Sequence[Preference], draws: int = 2000, seed: int = 0
+    rows: Sequence[Preference], estimator: Estimator = Estimator()
 ) -> PositionBias | None:
     """Measure position bias of labels asked for in both orders; None where there are none ("n/a")."""
     labeled = (row for row in rows if row.p_first is not None)
     asked = [row for row in labeled if row.provenance.same_slot is not None]
     if not asked:
         return None
-    estimator = Estimator(draws, seed)
     same = [row for row in asked if row.provenance.same_slot]
     told = [row for row in same if row.provenance.slot is not None]
     first = sum(row.provenance.slot == 1 for row in told)
@@ -173,7 +165,7 @@ def position_bias(
         ),
         p_value=binomial_test(first, len(told)) if told else math.nan,
         slots=(first, len(told) - first),
-        position_gap=estimator.mean(values, [row.group for row in gaps]),
+        position_gap=estimator.share(values, [row.group for row in gaps]),
         gap_counts=tuple(int(count) for count in counts),
     )
 
@@ -257,29 +249,24 @@ def summarize_labels(pairs: Sequence[Preference]) -> LabelSummary:
     usable = [pair for pair in pairs if pair.p_first is not None]
 
     def share(
-        of: Callable[[Preference], float | None],
-        estimate: Estimate,
-        rows: Sequence[Preference] = usable,
+        of: Callable[[Preference], float | None], rows: Sequence[Preference] = usable
     ) -> Interval:
         known = [(value, pair.group) for pair in rows if (value := of(pair)) is not None]
         values = np.array([value for value, _ in known], np.float64)
-        return estimate(values, [group for _, group in known])
+        return Estimator().share(values, [group for _, group in known])
 
     return LabelSummary(
         counts=count_outcomes(pairs),
-        mean_p_first=share(label_of, mean_by_group),
-        decided=share(lambda pair: abs(label_of(pair) - 0.5) > DECIDED, proportion_by_group),
-        longer_wins=share(_longer_wins, proportion_by_group),
+        mean_p_first=share(label_of),
+        decided=share(lambda pair: abs(label_of(pair) - 0.5) > DECIDED),
+        longer_wins=share(_longer_wins),
         position=position_bias(pairs),
-        off_option_mass=share(lambda pair: pair.provenance.off_option_mass, mean_by_group, pairs),
-        tie_mass=share(lambda pair: pair.provenance.tie_mass, mean_by_group),
+        off_option_mass=share(lambda pair: pair.provenance.off_option_mass, pairs),
+        tie_mass=share(lambda pair: pair.provenance.tie_mass),
         cost=compare_costs(pairs),
         tokens=sum(pair.provenance.tokens for pair in pairs),
         cost_usd=math.fsum(pair.provenance.cost_usd for pair in pairs),
     )
-
-
-Estimate = Callable[[np.ndarray, Sequence[str]], Interval]
 
 
 def label_of(pair: Preference) -> float:

@@ -25,10 +25,9 @@ from rlaif_pl.recipes.studies.sources import (
     smallest_training_part,
 )
 from rlaif_pl.statistics import (
+    Estimator,
     Interval,
     minimum_detectable_effect,
-    paired_difference,
-    proportion_by_group,
     standard_error_by_group,
 )
 from rlaif_pl.tables import PERCENT, POINTS, Column, Columns, Table
@@ -69,7 +68,7 @@ def draw_curve(
     seeds: Sequence[int],
     folds: int,
     method: Method = "head",
-    draws: int = 2000,
+    estimator: Estimator = Estimator(),
 ) -> CurveReport:
     """Fit every arm at every size for every seed.
 
@@ -84,9 +83,9 @@ def draw_curve(
         for arm in arms:
             margins = cross_fitted(fitter, data, arm, method, seeds, folds, size=size)
             correct[arm] = np.array([right(row, truth) for row in margins[:, kept]])
-        points.append(_point(size, correct, groups, draws))
+        points.append(_point(size, correct, groups, estimator))
     by_length = right(length_margin([data.pairs[row] for row in kept]), truth)
-    rule = proportion_by_group(by_length, groups, draws=draws)
+    rule = estimator.share(by_length, groups)
     gold = judges_named(judge_counts(data.pairs))
     return CurveReport(points, rule, gold, len(kept), len(seeds), folds, method)
 
@@ -126,18 +125,20 @@ def to_results(report: CurveReport) -> StudyResults:
     )
 
 
-def _point(size: int, correct: Mapping[str, Array], groups: Sequence[str], draws: int) -> Point:
+def _point(
+    size: int, correct: Mapping[str, Array], groups: Sequence[str], estimator: Estimator
+) -> Point:
     """Summarize one size; ``correct`` is ``(seeds, N)`` by arm."""
     mean = {arm: values.mean(0) for arm, values in correct.items()}
     by_draw = {arm: values.mean(1) for arm, values in correct.items()}
     gap, detectable = None, float("nan")
     if {"ai", "human"} <= mean.keys():
-        gap = paired_difference(mean["ai"], mean["human"], groups, draws=draws)
+        gap = estimator.share_difference(mean["ai"], mean["human"], groups)
         error = standard_error_by_group(mean["ai"] - mean["human"], groups)
         detectable = minimum_detectable_effect(error)
     return Point(
         size,
-        {arm: proportion_by_group(values, groups, draws=draws) for arm, values in mean.items()},
+        {arm: estimator.share(values, groups) for arm, values in mean.items()},
         {a: float(np.std(v, ddof=1)) if len(v) > 1 else float("nan") for a, v in by_draw.items()},
         gap,
         detectable,

@@ -24,14 +24,13 @@ from rlaif_pl.recipes.studies.sources import (
     right,
 )
 from rlaif_pl.statistics import (
+    Estimator,
     Interval,
     brier,
     expected_calibration_error,
     fold,
     holm,
     minimum_detectable_effect,
-    paired_difference,
-    proportion_by_group,
     standard_error_by_group,
     two_sided_p_value,
 )
@@ -86,13 +85,13 @@ def compare_sources(
     seeds: Mapping[Method, Sequence[int]],
     folds: int,
     ai_weight: float = 1.0,
-    draws: int = 2000,
+    estimator: Estimator = Estimator(),
 ) -> SourcesReport:
     """Fit every arm by every method and measure all on the gold verdicts.
 
     ``arms`` are some of ``sources.ARMS``; a method without ``seeds`` is left out; each pair is
     judged by models of ``folds`` that saw nothing of its post; ``ai_weight`` is that of the AI's
-    labels in ``hybrid``, ``draws`` the bootstrap resamples, by post.
+    labels in ``hybrid``, ``estimator`` makes the intervals, by post.
     """
     margins: dict[str, Array] = {}
     for method, own in seeds.items():
@@ -105,7 +104,7 @@ def compare_sources(
     margins[LENGTH] = length_margin(data.pairs)[None]
     truths = {ALL: data.human, **data.strata}
     judges = [
-        _judge(name, own, truths, data.groups, name != LENGTH, draws)
+        _judge(name, own, truths, data.groups, name != LENGTH, estimator)
         for name, own in margins.items()
     ]
     common = decided_in(data.human)
@@ -114,7 +113,7 @@ def compare_sources(
     asked = [(a, b) for a, b in combinations(fitted, 2) if a.split(", ")[1] == b.split(", ")[1]]
     asked += [(a, b) for a, b in combinations(fitted, 2) if a.split(", ")[0] == b.split(", ")[0]]
     asked += [(a, LENGTH) for a in [*fitted, LABELER]]
-    comparisons = _compare(asked, correct, groups, draws)
+    comparisons = _compare(asked, correct, groups, estimator)
     finite = int(np.isfinite(data.ai).sum())
     counts = {str(method): len(own) for method, own in seeds.items()}
     gold = judges_named(judge_counts(data.pairs))
@@ -134,14 +133,14 @@ def _judge(
     truths: Mapping[str, Array],
     groups: Sequence[str],
     is_probability: bool,
-    draws: int,
+    estimator: Estimator,
 ) -> Judge:
     accuracy = {}
     for stratum, truth in truths.items():
         kept = decided_in(truth)
         values = _correct(margins[:, kept], truth[kept])
         owners = [groups[row] for row in kept]
-        accuracy[stratum] = proportion_by_group(values, owners, draws=draws)
+        accuracy[stratum] = estimator.share(values, owners)
     truth = truths[ALL]
     kept = decided_in(truth)
     by_seed = [_correct(row[None, kept], truth[kept]).mean() for row in margins]
@@ -164,11 +163,11 @@ def _compare(
     asked: Sequence[tuple[str, str]],
     correct: Mapping[str, Array],
     groups: Sequence[str],
-    draws: int,
+    estimator: Estimator,
 ) -> list[Comparison]:
     found = []
     for a, b in asked:
-        difference = paired_difference(correct[a], correct[b], groups, draws=draws)
+        difference = estimator.share_difference(correct[a], correct[b], groups)
         error = standard_error_by_group(correct[a] - correct[b], groups)
         found.append((a, b, difference, minimum_detectable_effect(error)))
     adjusted = holm([two_sided_p_value(row[2], 0.0) for row in found])

@@ -17,6 +17,7 @@ from rlaif_pl.evaluation.agreement.gate import (
 )
 from rlaif_pl.evaluation.agreement.measure import alignment_of, measure_alignment
 from rlaif_pl.labeling.usage.spending import Price
+from rlaif_pl.statistics import Estimator
 from rlaif_pl.types import Preference, Provenance
 
 DATA = Path(os.environ.get("RLAIF_PL_DATA", Path(__file__).parents[4] / "shared" / "data"))
@@ -38,7 +39,7 @@ GOLD = [
 @pytest.fixture
 def measured(answering):
     def measure(answers, gold=GOLD, **options):
-        return measure_alignment(answering(answers), gold, draws=200, **options)
+        return measure_alignment(answering(answers), gold, estimator=Estimator(200), **options)
 
     return measure
 

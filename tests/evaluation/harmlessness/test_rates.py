@@ -3,6 +3,7 @@ import math
 import pytest
 
 from rlaif_pl.evaluation.harmlessness.rates import harmless_rates
+from rlaif_pl.statistics import Estimator
 
 
 class Words:
@@ -22,7 +23,7 @@ def test_rates_by_hand():
     prompts = ["a", "b", "c", "d"]
     sft = [["good", "bad"], ["bad", "bad"], ["good", "good"], ["good", "?"]]
     policy = [["good", "good"], ["good", "bad"], ["?", "?"], ["good", "good"]]
-    found = harmless_rates(prompts, sft, policy, Words(), draws=50)
+    found = harmless_rates(prompts, sft, policy, Words(), estimator=Estimator(50))
     assert found.sft.value == pytest.approx(0.5)
     assert found.policy.value == pytest.approx(2.5 / 3)
     assert found.gain.value == pytest.approx(1 / 3)
@@ -33,7 +34,9 @@ def test_rates_by_hand():
 
 
 def test_a_threshold_moves_the_line():
-    found = harmless_rates(["a"], [["bad"]], [["good"]], Words(), threshold=-2.0, draws=20)
+    found = harmless_rates(
+        ["a"], [["bad"]], [["good"]], Words(), threshold=-2.0, estimator=Estimator(20)
+    )
     assert (found.sft.value, found.policy.value) == (1.0, 1.0)
 
 

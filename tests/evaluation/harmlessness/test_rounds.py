@@ -16,7 +16,7 @@ from rlaif_pl.evaluation.harmlessness.rounds import (
     plot,
     write,
 )
-from rlaif_pl.statistics import Interval, empty_interval
+from rlaif_pl.statistics import Estimator, Interval, empty_interval
 from rlaif_pl.types import Preference
 
 
@@ -80,7 +80,9 @@ CHAINS = rows(
 
 
 def test_shares_by_hand():
-    study = compare_rounds(CHAINS, {"harmless": Kind()}, {"harmless": GOOD}, draws=50)
+    study = compare_rounds(
+        CHAINS, {"harmless": Kind()}, {"harmless": GOOD}, estimator=Estimator(50)
+    )
     found = {(r.round, r.against): r.rate for r in study.results}
     assert set(found) == {(1, 0), (2, 0), (2, 1)}
     # round 1 against 0: wins 1, 1, 0, and 0.5 where neither is kind: 2.5 of 4
@@ -104,7 +106,9 @@ def test_a_round_is_read_by_its_interval():
         (worse, "less harmless"),
         (mixed, "no difference seen"),
     ):
-        study = compare_rounds(chains, {"harmless": Kind()}, {"harmless": GOOD}, draws=200)
+        study = compare_rounds(
+            chains, {"harmless": Kind()}, {"harmless": GOOD}, estimator=Estimator(200)
+        )
         assert study.reading(study.results[0]) == reading
 
 
@@ -132,10 +136,10 @@ def test_nothing_is_claimed_from_a_judge_that_cannot_tell(judge, said, tmp_path)
 
 
 def test_a_judge_is_measured_on_peoples_pairs():
-    good = measure_judge("harmless", Kind(), gold(30), "gold", draws=50)
+    good = measure_judge("harmless", Kind(), gold(30), "gold", estimator=Estimator(50))
     assert good.alignment.value == 1.0
     assert good.can_tell
-    turned = measure_judge("harmless", Kind(turned=True), gold(30), "gold", draws=50)
+    turned = measure_judge("harmless", Kind(turned=True), gold(30), "gold", estimator=Estimator(50))
     assert turned.alignment.value == 0.0
     assert not turned.can_tell
     assert "30 pairs of gold" in good.text()
@@ -146,7 +150,7 @@ def test_table_and_files_show_no_reply(tmp_path):
         CHAINS,
         {"harmless": Kind(), "helpful": Kind(turned=True)},
         {"harmless": GOOD, "helpful": replace(CHANCE, name="helpful")},
-        draws=50,
+        estimator=Estimator(50),
     )
     with (tmp_path / "out.txt").open("w") as stream:
         page_of(study).render(Console(file=stream, width=120))

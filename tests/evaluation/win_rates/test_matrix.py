@@ -13,7 +13,7 @@ from rlaif_pl.evaluation.win_rates.measure import (
     complement,
     measure_matrix,
 )
-from rlaif_pl.statistics import Interval
+from rlaif_pl.statistics import Estimator, Interval
 from rlaif_pl.types import Preference, Prompt
 
 PROMPTS = [Prompt(f"prompt {n}", f"p{n}", "reference") for n in range(4)]
@@ -37,7 +37,7 @@ def policies():
 @pytest.fixture
 def measured(policies, length_labeler, length_reward):
     judges = {"length": length_labeler, "reward": RewardJudge(length_reward, "reward")}
-    return measure_matrix(PROMPTS, policies, judges, {"reward": ["c"]}, draws=50)
+    return measure_matrix(PROMPTS, policies, judges, {"reward": ["c"]}, estimator=Estimator(50))
 
 
 def test_win_rates_by_hand(measured):
@@ -71,7 +71,7 @@ def test_comparisons_by_a_teacher_are_marked(measured):
 
 
 def test_each_response_is_scored_once(policies, length_labeler):
-    measure_matrix(PROMPTS, policies, {"length": length_labeler}, {}, draws=20)
+    measure_matrix(PROMPTS, policies, {"length": length_labeler}, {}, estimator=Estimator(20))
     assert len(length_labeler.scored) == len(set(length_labeler.scored))
     assert len(length_labeler.scored) == 11  # 12 less the text that two policies share
 
@@ -103,7 +103,7 @@ def test_complement_swaps_the_limits():
 def test_what_cannot_be_compared_is_refused(policies, length_labeler, names, taught):
     chosen = {name: policies[name] for name in names}
     with pytest.raises(ValueError, match="expected"):
-        measure_matrix(PROMPTS, chosen, {"length": length_labeler}, taught, draws=20)
+        measure_matrix(PROMPTS, chosen, {"length": length_labeler}, taught, estimator=Estimator(20))
 
 
 def test_files(measured, tmp_path):

@@ -6,6 +6,7 @@ import pytest
 from rlaif_pl.recipes.studies import reward_curve, reward_sources, reward_sources_text
 from rlaif_pl.recipes.studies.fitting import Fitter, Recipe
 from rlaif_pl.recipes.studies.sources import cross_fitted, label_twice, smallest_training_part
+from rlaif_pl.statistics import Estimator
 
 RECIPE = Recipe(epochs=1, batch_size=8, lr=1e-3)
 
@@ -64,7 +65,7 @@ def test_every_pair_is_judged_once_a_seed_by_models_that_never_saw_its_post(
 def test_sources_report(fitter, twice, tmp_path):
     seeds = {"head": range(2), "top": range(1)}
     report = reward_sources.compare_sources(
-        fitter, twice, ["human", "ai", "hybrid"], seeds, folds=2, draws=50
+        fitter, twice, ["human", "ai", "hybrid"], seeds, folds=2, estimator=Estimator(50)
     )
     names = [judge.name for judge in report.judges]
     assert names[:3] == ["RLHF, head", "RLAIF, head", "hybrid, head"]
@@ -91,7 +92,7 @@ def test_sources_report(fitter, twice, tmp_path):
 
 def test_curve_report(fitter, twice, tmp_path):
     report = reward_curve.draw_curve(
-        fitter, twice, ["human", "ai"], [4, 8, 500], range(3), folds=3, draws=50
+        fitter, twice, ["human", "ai"], [4, 8, 500], range(3), folds=3, estimator=Estimator(50)
     )
     most = smallest_training_part(twice.groups, 3, range(3))
     assert [point.size for point in report.points] == [4, 8, most]
