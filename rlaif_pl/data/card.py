@@ -68,7 +68,7 @@ def dataset_card(
     """Write the card of an export, of ``pairs`` of which some may be left out.
 
     ``data_file`` lies beside the card, ``license_id`` is the hub's, and ``metrics`` of the labeling job
-    have counts of failures and, as ``label/gold/*``, what was measured.
+    have counts of failures and, as ``labeler/*``, what was measured.
     """
     known = metrics or {}
     parts = [
@@ -158,7 +158,7 @@ def _counts(
 
 
 def _believe(metrics: Mapping[str, float]) -> str:
-    prefix = "label/gold/"
+    prefix = "labeler/"
     rows = []
     for name, meaning in MEASURES.items():
         key = prefix + name

@@ -75,17 +75,17 @@ def merge_stages(stages: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     for stage, metrics in stages.items():
         for name, value in metrics.items():
             given.setdefault(name, {})[stage] = value
-    differing = {_estimate(name, given) for name, values in given.items() if _differ(values)}
+    differing = {estimate_of(name, given) for name, values in given.items() if _differ(values)}
     merged: dict[str, float] = {}
     for name, values in given.items():
-        if _estimate(name, given) in differing:
+        if estimate_of(name, given) in differing:
             merged |= {f"{stage}{OF_STAGE}{name}": value for stage, value in values.items()}
         else:
             merged[name] = next(iter(values.values()))
     return merged
 
 
-def _estimate(name: str, known: Collection[str]) -> str:
+def estimate_of(name: str, known: Collection[str]) -> str:
     """Return the name of the estimate that a limit belongs to; any other name as it is."""
     for limit in LIMITS:
         if name.endswith(limit) and name.removesuffix(limit) in known:

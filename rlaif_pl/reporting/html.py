@@ -52,7 +52,7 @@ def render(run: Run) -> str:
     stage = sections.reinforced(run)
     bars = sections.alignment_bars(run.metrics)
     judged = verdict.judge(run)
-    rows = sections.metric_rows(run.by_stage or run.metrics)
+    rows = sections.metric_rows(run)
     return environment.get_template("report.html.j2").render(
         run=run,
         verdict=judged,

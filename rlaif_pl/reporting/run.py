@@ -33,7 +33,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
-from rlaif_pl.data.metric_files import OF_STAGE, TABLES, merge_stages, read_metrics
+from rlaif_pl.data.metric_files import (
+    OF_STAGE,
+    TABLES,
+    estimate_of,
+    merge_stages,
+    read_metrics,
+)
+from rlaif_pl.evaluation.pairs import METRIC
 from rlaif_pl.reporting.files import (
     Alarms,
     Results,
@@ -52,6 +59,7 @@ from rlaif_pl.statistics import ReliabilityBin
 
 T = TypeVar("T")
 RATINGS = "ratings.csv"
+VERDICTS = f"/{METRIC}_"  # in names of `judge_metrics`
 OTHER_SAMPLES = (" select ", " evaluate matrix ")  # commands with a samples.jsonl of their own
 EVALUATION = "evaluate"  # the stage whose word counts most
 
@@ -195,8 +203,19 @@ def _metrics(
     by_stage = {name: value for name, value in bare.items() if name not in known}
     by_stage |= merge_stages({stage.name: stage.metrics for stage in finished})
     for stage in reversed(preferred(finished)):
-        bare |= stage.metrics
+        bare = _laid_over(bare, stage.metrics)
     return bare, by_stage
+
+
+def _laid_over(older: Mapping[str, float], newer: Mapping[str, float]) -> dict[str, float]:
+    """Lay metrics over older ones without mixing two measurements.
+
+    Limits stay with their estimate, and what says whose verdicts figures rest on (``judge_metrics``)
+    with all that was measured by them.
+    """
+    measured = tuple({name.split(VERDICTS)[0] + "/" for name in newer if VERDICTS in name})
+    kept = (n for n in older if estimate_of(n, newer) == n and not n.startswith(measured))
+    return {name: older[name] for name in kept} | dict(newer)
 
 
 def _read_stage(folder: Path, problems: list[str]) -> ReportStage:

@@ -87,8 +87,10 @@ class MetricRow:
     stage: str = ""  # whose it is, where stages measured different values
 
 
-def metric_rows(metrics: Mapping[str, float]) -> list[MetricRow]:
-    """Return metrics (``name`` or ``stage:name``) without the limits beside them; known ones first."""
+def metric_rows(run: Run) -> list[MetricRow]:
+    """Return all metrics of a run without the limits beside them; known ones first."""
+    metrics = run.by_stage or run.metrics
+    stages = {stage.name: stage.metrics for stage in run.stages}
     limits = {
         f"{name}_{side}" for name in metrics for side in ("low", "high") if f"{name}_low" in metrics
     }
@@ -97,11 +99,13 @@ def metric_rows(metrics: Mapping[str, float]) -> list[MetricRow]:
     for key in metrics:
         if key not in limits:
             stage, _, name = key.rpartition(OF_STAGE)
-            rows.append(MetricRow(name, _meaning(metrics, name), _number(metrics, key), stage))
+            meaning = _meaning(stages.get(stage, run.metrics), name)
+            rows.append(MetricRow(name, meaning, _number(metrics, key), stage))
     return sorted(rows, key=lambda row: (rank.get(row.name, len(rank)), row.name, row.stage))
 
 
 def _meaning(metrics: Mapping[str, float], name: str) -> str:
+    """Say what a metric is; ``metrics`` are those of the stage that measured it."""
     judges = judges_in(metrics, name.partition("/")[0])
     plain = name.removeprefix(f"{GREEDY}/")
     meaning = MEANINGS.get(plain, "").replace("{judges}", judges)

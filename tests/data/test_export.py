@@ -70,10 +70,10 @@ def test_the_card_tells_provenance_counts_and_agreement():
     metrics = {
         "label/failed_timeout": 3.0,
         "label/tokens": 12345.0,
-        "label/gold/n": 86.0,
-        "label/gold/alignment": 0.593,
-        "label/gold/alignment_low": 0.488,
-        "label/gold/alignment_high": 0.686,
+        "labeler/n": 86.0,
+        "labeler/alignment": 0.593,
+        "labeler/alignment_low": 0.488,
+        "labeler/alignment_high": 0.686,
     }
     card = dataset_card("my labels", PAIRS, trl_rows(PAIRS), "train.parquet", "cc-by-4.0", metrics)
     _, front, body = card.split("---\n", 2)

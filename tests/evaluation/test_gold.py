@@ -62,10 +62,11 @@ def test_tables_and_report_name_them(source, name):
     report.render(console)
     assert f"Reward beside {name}" in console.export_text()
     metrics = report.to_metrics() | {"labeler/alignment": 0.7, f"labeler/verdicts_by_{source}": 3.0}
-    meanings = {row.name: row.meaning for row in metric_rows(metrics)}
+    run = Run("run", metrics, [], [], [], [], [])
+    meanings = {row.name: row.meaning for row in metric_rows(run)}
     assert meanings["labeler/alignment"] == f"labeler agrees with {name}"
     assert meanings["reward/pair_accuracy"] == f"reward model agrees with {name} on held-out pairs"
-    verdict = judge(Run("run", metrics, [], [], [], [], []))
+    verdict = judge(run)
     said = " ".join(finding.text for finding in verdict.findings)
     assert f"The labeler agrees with {name} in" in said
     assert f"The reward model agrees with {name} in" in said

@@ -5,6 +5,8 @@ import pytest
 
 from rlaif_pl.data.metric_files import write_metrics
 from rlaif_pl.reporting.run import read_run
+from rlaif_pl.reporting.sections import metric_rows
+from rlaif_pl.reporting.verdict import judge
 
 
 def test_every_file_is_read(run_dir):
@@ -98,6 +100,31 @@ def test_a_metric_of_several_stages_is_that_of_evaluate_and_all_are_kept(tmp_pat
         "run/seconds": 3.0, "a2c/n": 4, "evaluate:a2c/kl": 1.0, "evaluate:a2c/kl_low": 0.5,
         "other:a2c/kl": 2.0, "other:x": 1.0, "last:x": 2.0,
     }  # fmt: skip
+
+
+def test_figures_of_two_measurements_are_not_mixed(tmp_path):
+    found = {"labeler/alignment": 0.6, "labeler/same_slot": 0.9, "labeler/verdicts_by_synthetic": 9}
+    limits = {"a2c/length_ratio_low": 1.1, "a2c/length_ratio_high": 1.3}
+    measured(tmp_path, "older", 1, found | {"a2c/length_ratio": 1.2, "label/pairs": 4} | limits)
+    newer = {"labeler/alignment": 0.7, "labeler/verdicts_by_human": 8, "a2c/length_ratio": 1.5}
+    measured(tmp_path, "newer", 2, newer)
+    run = read_run(tmp_path)
+    assert run.metrics == newer | {"label/pairs": 4}
+    said = [finding.text for finding in judge(run).findings]
+    assert any(text.startswith("The labeler agrees with people in 70.0 %") for text in said)
+
+
+def test_each_stage_is_said_to_agree_with_those_it_was_measured_by(tmp_path):
+    for time, (judges, share) in enumerate({"reading": 0.6, "synthetic": 0.7}.items()):
+        gold = {"labeler/alignment": share, f"labeler/verdicts_by_{judges}": 200 + time}
+        measured(tmp_path, judges, time, gold)
+    measured(tmp_path, "more", 3, {"labeler/alignment": 0.8, "labeler/verdicts_by_reading": 500})
+    said = {(row.stage, row.meaning) for row in metric_rows(read_run(tmp_path)) if row.meaning}
+    assert said == {
+        ("reading", "labeler agrees with a language model's blind reading"),
+        ("synthetic", "labeler agrees with synthetic verdicts"),
+        ("more", "labeler agrees with a language model's blind reading"),
+    }
 
 
 def test_metrics_of_an_unfinished_stage_do_not_count(tmp_path):

@@ -2,7 +2,7 @@ import shutil
 
 import pytest
 
-from rlaif_pl.reporting.run import read_run
+from rlaif_pl.reporting.run import Run, read_run
 from rlaif_pl.reporting.sections import fact_rows, metric_rows, reinforced, training_curves
 from rlaif_pl.tables import duration
 
@@ -79,8 +79,9 @@ def test_any_part_may_be_missing_or_damaged(run_dir, name, page_of):
 
 
 def test_the_metrics_table_keeps_limits_beside_their_estimates():
-    rows = metric_rows({"z": 1.0, "run/seconds": 1209.4, "a2c/kl": 2.0, "a2c/kl_low": 1.5,
-                        "a2c/kl_high": 2.5, "very_low": 3.25})  # fmt: skip
+    metrics = {"z": 1.0, "run/seconds": 1209.4, "a2c/kl": 2.0, "a2c/kl_low": 1.5,
+               "a2c/kl_high": 2.5, "very_low": 3.25}  # fmt: skip
+    rows = metric_rows(Run("run", metrics, [], [], [], [], []))
     assert [(row.name, row.value) for row in rows] == [
         ("a2c/kl", "2 [1.5, 2.5]"),
         ("run/seconds", "1209"),
@@ -90,7 +91,8 @@ def test_the_metrics_table_keeps_limits_beside_their_estimates():
 
 
 def test_the_metrics_of_greedy_responses_say_so():
-    sampled, greedy = metric_rows({"a2c/empty": 0.5, "greedy/a2c/empty": 0.25})
+    metrics = {"a2c/empty": 0.5, "greedy/a2c/empty": 0.25}
+    sampled, greedy = metric_rows(Run("run", metrics, [], [], [], [], []))
     assert sampled.meaning == "share of the policy's responses without text"
     assert greedy.meaning == f"{sampled.meaning} (likeliest responses)"
 

@@ -134,7 +134,7 @@ def measured(labeler: Labeler, gold: DataSource | str, gate: QualityThresholds) 
     report = measure_alignment(labeler, load_preferences(gold).rows)
     report.render(Console())
     gate.check(report)
-    return report.to_metrics("label/gold")
+    return report.to_metrics("labeler")
 
 
 def keep_replies(

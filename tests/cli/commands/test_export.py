@@ -54,9 +54,7 @@ def test_datasets_reads_what_was_written(pairs, tmp_path):
 
 
 def test_a_folder_gets_parquet_and_a_card_with_what_the_job_measured(pairs, tmp_path):
-    (tmp_path / "metrics.json").write_text(
-        '{"label/failed_too_long": 4, "label/gold/alignment": 0.7}'
-    )
+    (tmp_path / "metrics.json").write_text('{"label/failed_too_long": 4, "labeler/alignment": 0.7}')
     out = tmp_path / "mine"
     assert cli.main(["export", f"--preferences={pairs}", f"--out={out}", "--layout=soft"]) == 0
     table = load_dataset(str(out), split="train", cache_dir=str(tmp_path / "cache"))
