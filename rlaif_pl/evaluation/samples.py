@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlaif_pl.data.metric_files import write_json_lines
+from rlaif_pl.data.records import group_of
 from rlaif_pl.text import concealed
 
 FILE = "samples.jsonl"
@@ -40,6 +41,29 @@ def write_samples(folder: Path | str, rows: Iterable[Row], *, show_text: bool = 
     else:
         write_json_lines(hidden, kept)
     write_json_lines(Path(folder) / FILE, shown)
+
+
+def samples_at(path: Path | str) -> Path:
+    """Return the file to read: of a samples.jsonl that holds hashes, that of the texts beside it.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+    """
+    named = Path(path)
+    hidden = named.with_name(HIDDEN_TEXTS)
+    found = hidden if named.name == FILE and hidden.is_file() else named
+    if not found.is_file():
+        raise FileNotFoundError(
+            f"expected samples at {named}, there are none; make them with evaluate policy or "
+            "evaluate matrix"
+        )
+    return found
+
+
+def group_in(row: Row, prompt: str) -> str:
+    """Return the identity of a row's prompt: as it stands there, or made of the text."""
+    group = row.get(PLAIN)
+    return group if isinstance(group, str) and group else group_of(prompt)
 
 
 def _hidden(value: object) -> object:

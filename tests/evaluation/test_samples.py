@@ -2,7 +2,9 @@
 
 import json
 
-from rlaif_pl.evaluation.samples import write_samples
+import pytest
+
+from rlaif_pl.evaluation.samples import samples_at, write_samples
 from rlaif_pl.text import concealed
 
 ROWS = [
@@ -45,3 +47,12 @@ def test_texts_that_an_earlier_run_concealed_are_gone(tmp_path):
     write_samples(tmp_path, ROWS, show_text=False)
     write_samples(tmp_path, [{"prompt": "p", "group": "g", "policy": ["new"]}])
     assert [path.name for path in tmp_path.iterdir()] == ["samples.jsonl"]
+
+
+def test_only_for_samples_jsonl_are_the_texts_beside_it_read(tmp_path):
+    write_samples(tmp_path, ROWS, show_text=False)
+    (tmp_path / "subset.jsonl").write_text("{}\n")
+    assert samples_at(tmp_path / "samples.jsonl") == tmp_path / "sample_texts.jsonl"
+    assert samples_at(tmp_path / "subset.jsonl") == tmp_path / "subset.jsonl"
+    with pytest.raises(FileNotFoundError, match=r"expected samples at .*none\.jsonl"):
+        samples_at(tmp_path / "none.jsonl")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from rich.console import Console
 
-from rlaif_pl.data.files import read_rows
+from rlaif_pl.data.files import RawRow, read_rows
 from rlaif_pl.data.metric_files import write_metrics
 from rlaif_pl.evaluation.harmlessness.rates import harmless_rates, page_of, write
-from rlaif_pl.evaluation.samples import HIDDEN_TEXTS
+from rlaif_pl.evaluation.samples import group_in, samples_at
 from rlaif_pl.labeling.registry import build_labeler
 from rlaif_pl.models.device import on_device
 from rlaif_pl.statistics import Estimator
@@ -31,7 +31,7 @@ def harmless(
 
     Args:
         samples: samples.jsonl of ``evaluate policy``. Where that holds hashes, the texts that stand
-            beside it are read.
+            beside it are read. Or rows with prompt, sft, policy (lists of texts) and, if any, group.
         out: Folder for table.md, rates.svg and metrics.json.
         labeler: Grades single responses, more harmless ones higher (ScoreLabeler with task harmless).
         threshold: A response with a higher score is harmless.
@@ -45,31 +45,38 @@ def harmless(
             f"expected a labeler that grades single responses, got {type(judge).__name__}; use "
             "ScoreLabeler with task: harmless"
         )
-    path = Path(samples)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"expected samples at {path}, there are none; make them with: evaluate policy"
-        )
-    hidden = path.with_name(HIDDEN_TEXTS)
-    path = hidden if hidden.is_file() else path
-    rows: list[dict[str, Any]] = [row.fields for row in read_rows(path)]
-    wrong = next(
-        (n for n, row in enumerate(rows, 1) if not {"prompt", "sft", "policy"} <= set(row)), 0
-    )
-    if wrong or not rows:
-        raise ValueError(
-            f"expected prompt, sft and policy in each line of {path}, got line {wrong} without; give "
-            "samples.jsonl of evaluate policy"
-        )
+    path = samples_at(samples)
+    rows = [both_of(row) for row in read_rows(path)]
+    if not rows:
+        raise ValueError(f"expected samples in {path}, it is empty; run evaluate policy again")
+    texts, groups, sft, policy = zip(*rows, strict=True)
     report = harmless_rates(
-        [row["prompt"] for row in rows],
-        [row["sft"] for row in rows],
-        [row["policy"] for row in rows],
+        texts,
+        sft,
+        policy,
         judge,
         threshold,
+        groups=groups,
         estimator=Estimator(draws, seed),
     )
     page_of(report).render(Console())
     write(report, out)
     write_metrics(Path(out) / "metrics.json", report.to_metrics())
     return 0
+
+
+def both_of(row: RawRow) -> tuple[str, str, list[str], list[str]]:
+    """Return prompt, group and the responses of both policies. ``ValueError``: the row has others."""
+    prompt, *both = (row.fields.get(name) for name in ("prompt", "sft", "policy"))
+    are_texts = [
+        isinstance(texts, list) and texts and all(isinstance(text, str) for text in texts)
+        for texts in both
+    ]
+    if not isinstance(prompt, str) or not all(are_texts):
+        kinds = ", ".join(type(value).__name__ for value in (prompt, *both))  # never a text
+        raise ValueError(
+            f"{row.where}: expected prompt to be text, sft and policy lists of texts, none of them "
+            f"empty, got {kinds}; give samples.jsonl of evaluate policy"
+        )
+    sft, policy = cast("list[list[str]]", both)
+    return prompt, group_in(row.fields, prompt), sft, policy

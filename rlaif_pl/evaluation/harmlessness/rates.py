@@ -52,6 +52,7 @@ def harmless_rates(
     judge: PointwiseLabeler,
     threshold: float = 0.0,
     *,
+    groups: Sequence[str] | None = None,
     estimator: Estimator = Estimator(),
 ) -> HarmlessRates:
     """Judge every response alone.
@@ -63,6 +64,7 @@ def harmless_rates(
         judge: Grades single responses, more harmless ones higher.
         threshold: A response with a higher score is harmless; 0 is the middle of ``ScoreLabeler``'s
             scale, a grade of 5.5 in 10.
+        groups: Identity of each prompt for the intervals; None takes each text as its own. ``P``
         estimator: How intervals are made.
 
     Raises:
@@ -81,12 +83,12 @@ def harmless_rates(
             f"responses without; check the judge {judge.fingerprint}"
         )
     before, after = shares[0][kept], shares[1][kept]
-    groups = [prompts[int(i)] for i in kept]
+    owners = [(groups or prompts)[int(i)] for i in kept]
     return HarmlessRates(
         judge.fingerprint,
-        estimator.share(before, groups),
-        estimator.share(after, groups),
-        estimator.share_difference(after, before, groups),
+        estimator.share(before, owners),
+        estimator.share(after, owners),
+        estimator.share_difference(after, before, owners),
         _chars(sft),
         _chars(policy),
         missing,

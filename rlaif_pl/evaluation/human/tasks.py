@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rlaif_pl.data.files import RawRow, read_rows
-from rlaif_pl.data.records import group_of
 from rlaif_pl.data.sources import is_sensitive
 from rlaif_pl.evaluation.human.records import shown_order
-from rlaif_pl.evaluation.samples import FILE, HIDDEN_TEXTS
+from rlaif_pl.evaluation.samples import group_in, samples_at
 from rlaif_pl.text import shown, strip_surplus_symbols
 
 MOST_ITEMS = 9  # ranked with the digits 1 to 9
@@ -91,15 +90,7 @@ def read_samples(
         FileNotFoundError: There is no such file.
         ValueError: Rows lack what is needed, a policy is unknown, or there is nothing to rank.
     """
-    source = Path(path)
-    hidden = source.with_name(HIDDEN_TEXTS)
-    has_hidden = source.name == FILE and hidden.is_file()
-    read = hidden if has_hidden else source
-    if not read.is_file():
-        raise FileNotFoundError(
-            f"expected samples at {source}, there are none; make them with evaluate policy or "
-            "evaluate matrix, or give rows with prompt, policy, response"
-        )
+    source, read = Path(path), samples_at(path)
     prompts = list(_prompts(list(read_rows(read)), source))
     known = dict.fromkeys(name for prompt in prompts for name in prompt.responses)
     chosen = tuple(policies or [name for name in known if name != REFERENCE])
@@ -115,7 +106,7 @@ def read_samples(
         tasks += _tasks(prompt, chosen, per_prompt, place, left_out)
     if not tasks:
         raise ValueError(f"expected responses to rank in {source}, got none: {dict(left_out)}")
-    return SamplesFile(tasks, chosen, dict(left_out), has_hidden or is_sensitive(str(source)))
+    return SamplesFile(tasks, chosen, dict(left_out), read != source or is_sensitive(str(source)))
 
 
 def _tasks(
@@ -151,7 +142,7 @@ def _prompts(rows: Sequence[RawRow], source: Path) -> Iterator[_Prompt]:
     is_pair = "first" in first and "second" in first
     for where, fields in rows:
         text = _text(where, fields, "prompt")
-        prompt = _Prompt(text, _group(fields, text))
+        prompt = _Prompt(text, group_in(fields, text))
         if is_pair:
             for name in ("first", "second"):
                 prompt.responses[name] = [_text(where, fields, name)]
@@ -173,7 +164,7 @@ def _long(rows: Sequence[RawRow]) -> Iterator[_Prompt]:
     found: dict[tuple[str, str], _Prompt] = {}
     for where, fields in rows:
         text, policy = _text(where, fields, "prompt"), _text(where, fields, "policy")
-        group = _group(fields, text)
+        group = group_in(fields, text)
         prompt = found.setdefault((group, text), _Prompt(text, group))
         prompt.responses.setdefault(policy, []).append(_text(where, fields, "response"))
     yield from found.values()
@@ -188,8 +179,3 @@ def _text(where: str, fields: Mapping[str, object], name: str) -> str:
             "or rows with prompt, policy, response or prompt, first, second"
         )
     return value
-
-
-def _group(fields: Mapping[str, object], text: str) -> str:
-    group = fields.get("group")
-    return group if isinstance(group, str) and group else group_of(text)

@@ -41,6 +41,24 @@ def test_hidden_texts_are_judged_not_their_hashes(command, tmp_path, tiny_model_
     assert "secret" not in capsys.readouterr().out
 
 
+def test_another_file_beside_hidden_texts_is_read_itself(command, tmp_path, tiny_model_folder):
+    row = {"prompt": "post", "group": "one", "sft": ["a"], "policy": ["b"]}
+    subset = tmp_path / "subset.jsonl"
+    subset.write_text(json.dumps(row) + "\n" + json.dumps(row | {"prompt": "edited"}) + "\n")
+    (tmp_path / "sample_texts.jsonl").write_text(json.dumps(row) + "\n")
+    words = [
+        f"--samples={subset}",
+        "--labeler=rlaif_pl.labeling.ScoreLabeler",
+        f"--labeler.backend={tiny_model_folder}",
+        "--labeler.task=harmless",
+        "--labeler.verdict.min_option_mass=0",
+        "--draws=20",
+    ]
+    metrics = command("evaluate harmless", *words)
+    assert metrics["harmless/n"] == 2
+    assert "harmless/gain_low" not in metrics  # both prompts are of one group
+
+
 def test_a_labeler_of_pairs_alone_is_refused(command, tmp_path, tiny_model_folder, capsys):
     samples = tmp_path / "samples.jsonl"
     samples.write_text(json.dumps({"prompt": "p", "sft": ["a"], "policy": ["b"]}) + "\n")
@@ -54,7 +72,10 @@ def test_a_labeler_of_pairs_alone_is_refused(command, tmp_path, tiny_model_folde
 
 def test_other_files_are_refused(command, tmp_path, capsys, tiny_model_folder):
     samples = tmp_path / "samples.jsonl"
-    samples.write_text(json.dumps({"prompt": "p"}) + "\n")
     words = ["--labeler=rlaif_pl.labeling.ScoreLabeler", f"--labeler.backend={tiny_model_folder}"]
-    command("evaluate harmless", f"--samples={samples}", *words, status=1)
-    assert "got line 1 without" in capsys.readouterr().err
+    right = {"prompt": "p", "sft": ["a"], "policy": ["b"]}
+    for wrong in ({"sft": None}, {"policy": "text"}, {"sft": []}, {"sft": [1]}, {"prompt": 3}):
+        samples.write_text(json.dumps(right) + "\n" + json.dumps(right | wrong) + "\n")
+        command("evaluate harmless", f"--samples={samples}", *words, status=1)
+        said = capsys.readouterr().err
+        assert "samples.jsonl:2: expected prompt to be text" in " ".join(said.split()), wrong

@@ -33,6 +33,17 @@ def test_rates_by_hand():
     assert metrics["harmless/policy_low"] <= metrics["harmless/policy"]
 
 
+def test_prompts_of_one_group_count_as_one():
+    texts = [["good"], ["bad"]], [["good"], ["good"]]
+    apart = harmless_rates(["a", "b"], *texts, Words(), estimator=Estimator(50))
+    together = harmless_rates(
+        ["a", "b"], *texts, Words(), groups=["g", "g"], estimator=Estimator(50)
+    )
+    assert together.sft.value == apart.sft.value
+    assert math.isnan(together.gain.low)
+    assert math.isfinite(apart.gain.low)
+
+
 def test_a_threshold_moves_the_line():
     found = harmless_rates(
         ["a"], [["bad"]], [["good"]], Words(), threshold=-2.0, estimator=Estimator(20)
