@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import math
+import re
+import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -34,10 +36,37 @@ UNUSED = "pooler"  # weights that mean pooling never runs; often absent, then ra
 MINILM_TOKENS = 256  # sentence_bert_config.json of all-MiniLM-L6-v2
 
 
+# Scripts written without spaces between words: Thai, Lao, Burmese, Khmer, kana, Chinese characters.
+NO_SPACES = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+    "\U00020000-\U0003ffff"
+)
+ROUGE_TOKEN = re.compile(rf"[{NO_SPACES}]|[^\s{NO_SPACES}]+")
+
+
 def rouge_l(response: str, reference: str) -> float:
-    """ROUGE-L F1 of two texts, in [0, 1] (Lin 2004), by torchmetrics, without stemming."""
-    scores = rouge_score(response, reference, rouge_keys="rougeL")
+    """ROUGE-L F1 of two texts, in [0, 1] (Lin 2004), by torchmetrics, without stemming.
+
+    NaN where the reference has no word, so that nothing could be like it.
+    """
+    if not rouge_tokens(reference):
+        return math.nan
+    scores = rouge_score(
+        response, reference, normalizer=str, tokenizer=rouge_tokens, rouge_keys="rougeL"
+    )
     return float(scores["rougeL_fmeasure"])
+
+
+def rouge_tokens(text: str) -> list[str]:
+    """Return the words of a text without case or punctuation, as Google's rouge_score of English.
+
+    That scorer knows no letters but a to z; here those of every script count, and where a script has
+    no spaces between words, each character is a token.
+    """
+    letters = unicodedata.normalize("NFKC", text).lower()
+    # letters, marks (accents, vowel signs) and numbers
+    kept = (c if unicodedata.category(c)[0] in "LMN" else " " for c in letters)
+    return ROUGE_TOKEN.findall("".join(kept))
 
 
 class ReferenceJudge(ABC):
@@ -60,14 +89,14 @@ class ReferenceJudge(ABC):
 
     @abstractmethod
     def likeness(self, responses: Sequence[str], targets: Sequence[str]) -> list[float]:
-        """Return one likeness per response and target text."""
+        """Return one likeness per response and target text; NaN where there is none."""
 
     def target(self, prompt: str) -> str | None:
         """Return the text to compare a response with; None where there is none."""
         return self.references.get(prompt)
 
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
-        """Return one score a response, surplus symbols removed; NaN where there is no target."""
+        """Return one score a response, surplus symbols removed; NaN where there is no likeness."""
         if len(prompts) != len(responses):
             raise ValueError(f"got {len(prompts)} prompts for {len(responses)} responses")
         targets = {i: self.target(prompt) for i, prompt in enumerate(prompts)}
@@ -77,7 +106,7 @@ class ReferenceJudge(ABC):
         return [scores.get(i, math.nan) for i in range(len(responses))]
 
     def label(self, pairs: Sequence[Preference]) -> list[Preference]:
-        """Return the pairs labeled; without a target they fail with ``no_reference``."""
+        """Return the pairs labeled; without a likeness they fail with ``no_reference``."""
         prompts = [pair.prompt for pair in pairs for _ in range(2)]
         scores = self.score(prompts, [text for p in pairs for text in (p.first, p.second)])
         margins = [a - b for a, b in zip(scores[0::2], scores[1::2], strict=True)]
@@ -109,7 +138,7 @@ class RougeJudge(ReferenceJudge):
         return f"rouge-l:{digest_of(self.references)}"
 
     def likeness(self, responses: Sequence[str], targets: Sequence[str]) -> list[float]:
-        """ROUGE-L F1 of each response, in [0, 1]."""
+        """ROUGE-L F1 of each response, in [0, 1]; NaN where the reference has no word."""
         return [rouge_l(*pair) for pair in zip(responses, targets, strict=True)]
 
 

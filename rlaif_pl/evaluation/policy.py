@@ -258,9 +258,10 @@ def _text_measures(
         "repetitive": share(_means(repetitive), groups),
     }
     likeness = [
-        (prompt.group, np.mean([rouge_l(text, prompt.reference) for text in texts]))
+        (prompt.group, value)
         for prompt, texts in zip(prompts, clean, strict=True)
         if prompt.reference is not None
+        and math.isfinite(value := np.mean([rouge_l(text, prompt.reference) for text in texts]))
     ]
     if likeness:
         owners, values = zip(*likeness, strict=True)

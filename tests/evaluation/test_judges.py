@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+import re
 import shutil
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from torch.nn.functional import cosine_similarity
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
 from rlaif_pl.evaluation import judges
-from rlaif_pl.evaluation.judges import EmbeddingJudge, RougeJudge, rouge_l
+from rlaif_pl.evaluation.judges import EmbeddingJudge, RougeJudge, rouge_l, rouge_tokens
 from rlaif_pl.types import PointwiseLabeler, Preference
 
 POST = "the cat sat on the mat and then the dog came home"
@@ -45,6 +46,25 @@ def test_rouge_l_by_hand():
 
 def test_rouge_l_needs_the_order_of_words():
     assert rouge_l("gunman the police killed", "police killed the gunman") == pytest.approx(0.5)
+
+
+def test_rouge_l_knows_every_script():
+    # "кот спит на" = 3 of 4 and 4 words; "的猫睡" = 3 of 4 and 3 characters: F = 2 * .75 / 1.75
+    assert rouge_l("Кот спит на полу", "кот спит на диване") == pytest.approx(0.75)
+    assert rouge_l("我的猫睡", "的猫睡。") == pytest.approx(6 / 7)
+    assert rouge_l("café", "cafe") == 0
+    assert rouge_l("cafe\u0301 2019", "café, 2019!") == 1
+    assert rouge_l("हिन्दी में", "हिन्दी") == pytest.approx(2 / 3)
+    judge = RougeJudge({"p": "кот спит", "q": "..."})
+    assert judge.score(["p", "p", "p"], ["кот", "пёс", "..."]) == pytest.approx([2 / 3, 0, 0])
+    assert math.isnan(judge.score(["q"], ["кот"])[0])
+
+
+@pytest.mark.parametrize(
+    "text", ["Don't stop_me, now: 3.5% off!", "A\tB\nC", "", "  ...  ", "e-mail U.S. #1 (x)"]
+)
+def test_words_of_english_are_those_of_the_common_scorer(text):
+    assert rouge_tokens(text) == re.findall("[a-z0-9]+", text.lower())
 
 
 def test_rouge_judge_prefers_the_response_closer_to_the_reference():
