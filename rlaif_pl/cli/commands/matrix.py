@@ -29,7 +29,7 @@ from rlaif_pl.evaluation.win_rates.measure import (
     MatrixJudges,
     PolicyColumns,
     RewardJudge,
-    check_best_of,
+    check_policies,
     choose_best,
     measure_matrix,
 )
@@ -87,7 +87,7 @@ def matrix(
     rows = list(load_prompts(prompts))
     params = sampling.seeded(seed)
     rewards, chosen = judges.rewards or {}, best_of or {}
-    check_best_of(chosen, policies, rewards)
+    check_policies(policies, chosen, rewards)
     for reward in rewards.values():
         put(reward, place)
     reference = None if sft is None else load_policy(policies[sft], template).to(place)

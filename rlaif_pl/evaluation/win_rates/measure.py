@@ -7,6 +7,7 @@ responses of another: a reward chooses, and nothing is trained.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -217,8 +218,19 @@ class MatrixJudges:
     independent: bool = True
     rouge: bool = True
 
+    def __post_init__(self) -> None:
+        names = [*(self.labelers or {}), *(self.rewards or {})]
+        names += ["embedding"] * self.independent + ["rouge_l"] * self.rouge
+        shared = [name for name, count in Counter(names).items() if count > 1]
+        if shared:
+            raise ValueError(
+                f"expected a name of its own for each judge, got two called {', '.join(shared)}; "
+                "embedding and rouge_l are those of independent and rouge"
+            )
+
 
 T = TypeVar("T")
+COLUMNS = ("prompt", "group", "reference", "response")  # of files of samples, beside policies
 
 
 @dataclass(frozen=True)
@@ -240,10 +252,16 @@ class BestOf:
             raise ValueError(f"expected n of at least 2 for the best of n, got {self.n}")
 
 
-def check_best_of(
-    best_of: Mapping[str, BestOf], policies: Collection[str], rewards: Collection[str]
+def check_policies(
+    policies: Collection[str], best_of: Mapping[str, BestOf], rewards: Collection[str]
 ) -> None:
     """Check names before anything is sampled. ``ValueError``: one is taken, or nothing bears it."""
+    taken = [name for name in COLUMNS if name in policies or name in best_of]
+    if taken:
+        raise ValueError(
+            f"expected another name of a policy than {', '.join(taken)}, which is a column of "
+            "samples.jsonl or of what `rate` reads"
+        )
     for name, rule in best_of.items():
         if name in policies:
             raise ValueError(f"expected another name than a policy's in best_of, got {name!r}")

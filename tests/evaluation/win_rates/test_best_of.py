@@ -2,7 +2,7 @@
 
 import pytest
 
-from rlaif_pl.evaluation.win_rates.measure import BestOf, check_best_of, choose_best
+from rlaif_pl.evaluation.win_rates.measure import BestOf, MatrixJudges, check_policies, choose_best
 from rlaif_pl.rl.generate import Responses
 from rlaif_pl.types import Prompt
 
@@ -20,6 +20,24 @@ def test_of_each_n_the_highest_and_of_equals_the_first(length_reward):
 
 def test_a_name_that_is_taken_and_a_choice_among_one_are_refused():
     with pytest.raises(ValueError, match="another name"):
-        check_best_of({"sft": BestOf("sft", "ours")}, ["sft"], ["ours"])
+        check_policies(["sft"], {"sft": BestOf("sft", "ours")}, ["ours"])
     with pytest.raises(ValueError, match="at least 2"):
         BestOf("sft", "ours", 1)
+
+
+@pytest.mark.parametrize("name", ["prompt", "group", "reference", "response"])
+def test_a_policy_does_not_replace_a_column_of_its_samples(name):
+    with pytest.raises(ValueError, match=f"another name of a policy than {name}"):
+        check_policies(["sft", name], {}, [])
+    with pytest.raises(ValueError, match=f"another name of a policy than {name}"):
+        check_policies(["sft"], {name: BestOf("sft", "ours")}, ["ours"])
+
+
+def test_judges_have_names_of_their_own():
+    with pytest.raises(ValueError, match="two called rm"):
+        MatrixJudges(labelers={"rm": "likelihood"}, rewards={"rm": None})
+    with pytest.raises(ValueError, match="two called rouge_l"):
+        MatrixJudges(rewards={"rouge_l": None})
+    with pytest.raises(ValueError, match="two called embedding"):
+        MatrixJudges(labelers={"embedding": "likelihood"})
+    assert MatrixJudges(labelers={"embedding": "likelihood"}, independent=False).labelers
