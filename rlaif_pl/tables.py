@@ -1,4 +1,4 @@
-"""Tables: data once, shown in a terminal, as Markdown, as CSV and as HTML.
+"""Tables: data once, shown in a terminal, as Markdown and as HTML; records as CSV.
 
 At the root, above ``statistics`` alone, because cards of data sets, evaluations and recipes, all of
 them below the report, make tables too.
@@ -109,17 +109,6 @@ class Table:
             "<tbody>\n{}</tbody>\n</table></div>"
         ).format(escape(caption), head, body)
 
-    def csv(self) -> str:
-        """Return it as CSV: numbers unrounded, an interval as three columns."""
-        return csv_text(
-            {
-                name: value
-                for column, cell in zip(self.header, row, strict=True)
-                for name, value in _flat(column, cell)
-            }
-            for row in self._rows()
-        )
-
     def to_json(self) -> dict[str, object]:
         """Return it as plain values for JSON; ``from_json`` reads them."""
         columns = [asdict(column) for column in self._columns()]
@@ -229,13 +218,24 @@ class CsvLines(list[str]):
         self.append(line.removesuffix("\r\n") + "\n")
 
 
-def csv_text(records: Iterable[Mapping[str, object]]) -> str:
-    """Return records, at least one, as CSV under the names of all; None is an empty cell."""
+def csv_text(
+    records: Iterable[Mapping[str, object]],
+    columns: Sequence[str] | None = None,
+    header: bool = True,
+) -> str:
+    """Return records as CSV; None, and what a record lacks, is an empty cell.
+
+    Args:
+        records: Values by column.
+        columns: Names of the columns; None takes those of all records.
+        header: Begin with a row of the names.
+    """
     rows = list(records)
     lines = CsvLines()
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    writer = csv.DictWriter(lines, names)
-    writer.writeheader()
+    names = dict.fromkeys(name for row in rows for name in row) if columns is None else columns
+    writer = csv.DictWriter(lines, list(names))
+    if header:
+        writer.writeheader()
     writer.writerows(rows)
     return "".join(lines)
 
@@ -250,14 +250,6 @@ def _text(value: Value, form: str) -> str:
     if isinstance(value, Interval):
         return value.text(spec, scale) if math.isfinite(value.value) else NONE
     return f"{scale * value:{spec}}" if form else str(value)
-
-
-def _flat(name: str, cell: Cell) -> list[tuple[str, object]]:
-    """Return a cell as columns of CSV."""
-    if isinstance(cell, Interval):
-        return list(cell.to_record(name).items())
-    value = _plain_value(cell)
-    return [(name, "; ".join(map(str, value)) if isinstance(value, list) else value)]
 
 
 def _plain_value(cell: Cell) -> object:

@@ -58,13 +58,6 @@ def test_html_escapes_text_and_breaks_lines():
     assert page.count("<tr>") == 4
 
 
-def test_csv_keeps_numbers_and_spreads_intervals():
-    first, second, _ = csv.DictReader(io.StringIO(TABLE.csv()))
-    assert float(first["x"]) == 2 / 3
-    assert [first[f"share, %{end}"] for end in ("", "_low", "_high")] == ["0.5", "0.4", "0.6"]
-    assert (first["gain_low"], second["share, %"], second["x"], second["n"]) == ("", "", "", "1; 2")
-
-
 def test_a_terminal_shows_brackets_as_text_and_limits_below_in_wide_tables():
     text = printed(TABLE)
     assert "A <title> [x]" in text
@@ -108,3 +101,10 @@ def test_a_carriage_return_in_a_cell_does_not_end_its_row():
         {"text": "a\rb", "n": "1"},
         {"text": "c", "n": "2"},
     ]
+
+
+def test_csv_has_the_columns_of_all_records_or_those_named():
+    rows = [{"b": 1, "a": None}, {"a": 2.5, "c": "x"}]
+    assert csv_text(rows) == "b,a,c\n1,,\n,2.5,x\n"
+    assert csv_text(rows, ["a", "b", "c", "d"], header=False) == ",1,,\n2.5,,x,\n"
+    assert csv_text([], ["a", "b"]) == "a,b\n"

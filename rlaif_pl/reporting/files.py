@@ -18,6 +18,7 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import TypeVar
 
+from rlaif_pl.data.csv_rows import read_table
 from rlaif_pl.evaluation.pairs import READERS, judges_in
 from rlaif_pl.tables import Column, Page, Rows, Table
 
@@ -38,15 +39,14 @@ def attempt(path: Path, read: Callable[[Path], T], problems: list[str]) -> T | N
 def read_history(path: Path) -> dict[str, list[tuple[int, float]]]:
     """Read points by metric; a row that a kill has cut short is left out."""
     points: dict[str, dict[int, float]] = {}
-    with path.open(encoding="utf-8", newline="") as stream:
-        for row in csv.DictReader(stream):
-            step = finite(row.pop("step", None))
-            if step is None or None in row.values():
-                continue
-            for name, text in row.items():
-                value = finite(text)
-                if value is not None:
-                    points.setdefault(name, {})[int(step)] = value
+    for row in read_table(path).rows:
+        step = finite(row.pop("step", None))
+        if step is None:
+            continue
+        for name, text in row.items():
+            value = finite(text)
+            if value is not None:
+                points.setdefault(name, {})[int(step)] = value
     return {name: sorted(values.items()) for name, values in points.items()}
 
 

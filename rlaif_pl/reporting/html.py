@@ -10,6 +10,7 @@ import jinja2
 from markupsafe import Markup
 
 from rlaif_pl.data.metric_files import write_text
+from rlaif_pl.evaluation.pairs import judges_in
 from rlaif_pl.reporting import plots, rest_steps, sections, selection, verdict
 from rlaif_pl.reporting.files import COUNT, title_of
 from rlaif_pl.reporting.run import ReportStage, Run, read_run
@@ -75,6 +76,7 @@ def render(run: Run) -> str:
         win_rates=Markup(plots.forest(run.win_rates)) if run.win_rates else None,
         reliability=Markup(plots.reliability(run.reliability)) if run.reliability else None,
         alignment=Markup(plots.bars(bars)) if bars else None,
+        judges=judges_in(run.metrics, "labeler"),
         outcomes=sections.outcome_lines(run.metrics),
         # of a labeler measured on gold pairs only, what these say
         position=sections.position_lines(run.metrics)

@@ -10,6 +10,7 @@ import pytest
 
 from rlaif_pl.data import files
 from rlaif_pl.data import metric_files as metrics
+from rlaif_pl.data.csv_rows import read_table
 from rlaif_pl.data.disk import naming, replace_end, replaced
 from rlaif_pl.data.label_export import soft_rows, write_parquet
 from rlaif_pl.data.label_parts import LabelParts
@@ -19,7 +20,6 @@ from rlaif_pl.errors import explained
 from rlaif_pl.labeling.calls import GenerateRequest, Question, Response
 from rlaif_pl.labeling.usage.reply_export import export_replies
 from rlaif_pl.labeling.usage.reply_store import ReplyStore
-from rlaif_pl.training.callbacks.csv_rows import read_table
 from rlaif_pl.training.callbacks.history import HistoryFile
 from rlaif_pl.types import Preference
 

@@ -12,6 +12,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from rlaif_pl import ops
+from rlaif_pl.data.csv_rows import read_table
 from rlaif_pl.data.label_store import LabelStore
 from rlaif_pl.labeling.backends.endpoint_body import BodyError, parse_body
 from rlaif_pl.labeling.backends.endpoint_errors import ReportedError
@@ -19,7 +20,6 @@ from rlaif_pl.labeling.usage.reply_store import ReplyStore
 from rlaif_pl.pipeline.experiment import load_experiment
 from rlaif_pl.pipeline.yaml_files import read_yaml
 from rlaif_pl.reporting import write_report
-from rlaif_pl.training.callbacks.csv_rows import read_table
 from rlaif_pl.training.checkpoints import read_checkpoint, write_checkpoint
 from rlaif_pl.types import Preference
 

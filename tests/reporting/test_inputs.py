@@ -78,6 +78,10 @@ def test_numbers_that_are_not_finite_count_as_not_measured(run_dir):
     assert read_run(run_dir).metrics == {"b": 1}
     (run_dir / "sft/history.csv").write_text("step,loss\n0,nan\n1,2.0\n2")
     assert read_run(run_dir).stages[0].history == {"loss": [(1, 2.0)]}
+    (run_dir / "sft/history.csv").write_text(
+        "step,loss\n1,2.5\n2,12.3"
+    )  # of "12.375", cut by a kill
+    assert read_run(run_dir).stages[0].history == {"loss": [(1, 2.5)]}
     assert not any(math.isnan(v) for v in read_run(run_dir).metrics.values())
 
 

@@ -1,3 +1,4 @@
+import json
 import shutil
 
 import pytest
@@ -128,3 +129,10 @@ def test_facts_that_differ_are_shown_for_each_stage(run_dir):
 )
 def test_durations(seconds, text):
     assert duration(seconds) == text
+
+
+def test_bars_of_the_labeler_say_whose_verdicts_it_agrees_with(run_dir, page_of):
+    path = run_dir / "metrics.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"labeler/verdicts_by_reading": 86}))
+    text = " ".join(page_of(run_dir).sections["labeler"].split())
+    assert "Agreement with a language model's blind reading, beside a rule that only" in text

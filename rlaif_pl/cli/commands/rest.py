@@ -11,6 +11,7 @@ from typing import cast
 
 from rich.console import Console
 
+from rlaif_pl.data.csv_rows import Cell, write_table
 from rlaif_pl.data.metric_files import write_json, write_metrics, write_text
 from rlaif_pl.data.sources import DataSource, load_prompts
 from rlaif_pl.models.device import on_device, put, resolve_device
@@ -25,7 +26,6 @@ from rlaif_pl.recipes.rest_improve import Improve
 from rlaif_pl.recipes.rest_samples import Drawing
 from rlaif_pl.reporting import rest_steps
 from rlaif_pl.text import Template
-from rlaif_pl.training.callbacks.csv_rows import Cell, write_table
 from rlaif_pl.types import Reward
 
 

@@ -214,7 +214,7 @@ def notes(study: RevisionStudy) -> list[str]:
         if math.isfinite(judge.same_slot.value):
             lines.append(
                 f"{judge.name}: the same slot won in both orders in {judge.same_slot.percent()} of "
-                "people's pairs."
+                f"the pairs of {judge.gold}."
             )
     gone = {number: count for number, count in study.missing.items() if count}
     if gone:

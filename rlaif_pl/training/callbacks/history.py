@@ -15,8 +15,9 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from typing_extensions import override
 
+from rlaif_pl.data.csv_rows import Cell, read_table, write_table
 from rlaif_pl.data.disk import replace_end
-from rlaif_pl.training.callbacks.csv_rows import Cell, csv_text, read_table, write_table
+from rlaif_pl.tables import csv_text
 
 STEP = "step"
 HISTORY = "history.csv"
@@ -74,7 +75,7 @@ class HistoryFile(Logger):
             self._merge(values)
             return
         row = self._last | values if step == last else values
-        data = csv_text(self._columns or [], [row]).encode()
+        data = csv_text([row], self._columns, header=False).encode()
         self._offset = replace_end(self.path, data, self._offset if step == last else None)
         self._last = row
 
@@ -95,5 +96,6 @@ class HistoryFile(Logger):
             write_table(self.path, columns, rows)
         self._columns = columns
         self._last = dict(rows[-1]) if rows else {}
-        size = self.path.stat().st_size if columns else 0
-        self._offset = size - len(csv_text(columns, [self._last]).encode()) if rows else size
+        self._offset = self.path.stat().st_size if columns else 0
+        if rows:
+            self._offset -= len(csv_text(rows[-1:], columns, header=False).encode())

@@ -11,10 +11,11 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_warn
 from typing_extensions import override
 
+from rlaif_pl.data.csv_rows import Cell, read_table, write_table
 from rlaif_pl.data.disk import replace_end
 from rlaif_pl.data.sources import DataSource, is_sensitive
+from rlaif_pl.tables import csv_text
 from rlaif_pl.text import concealed
-from rlaif_pl.training.callbacks.csv_rows import Cell, csv_text, read_table, write_table
 
 COLUMNS = ("step", "prompt", "response", "reward")  # the number last: see read_table
 Sample = tuple[int, str, str, float]
@@ -90,7 +91,7 @@ class SampleTable(Callback):
         if not path.is_file():
             write_table(path, COLUMNS, [])
         rows: list[dict[str, Cell]] = [dict(zip(COLUMNS, s, strict=True)) for s in samples]
-        replace_end(path, csv_text(COLUMNS, rows).encode())
+        replace_end(path, csv_text(rows, COLUMNS, header=False).encode())
         self._rows += len(rows)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):

@@ -8,7 +8,7 @@ import yaml
 
 from rlaif_pl.cli import main as cli
 from rlaif_pl.config_paths import find_config
-from rlaif_pl.training.callbacks.csv_rows import read_table
+from rlaif_pl.data.csv_rows import read_table
 
 MODULE = """
 from collections.abc import Sequence

@@ -145,6 +145,12 @@ def test_a_judge_is_measured_on_peoples_pairs():
     assert "30 pairs of gold" in good.text()
 
 
+def test_a_slot_that_wins_is_said_of_the_pairs_it_was_counted_on():
+    judge = replace(GOOD, gold="mine", same_slot=Interval(0.4, 0.3, 0.5, 30))
+    study = compare_rounds(CHAINS, {"harmless": Kind()}, {"harmless": judge})
+    assert "in 40.0 % [30.0, 50.0] of the pairs of mine." in notes(study)[1]
+
+
 def test_table_and_files_show_no_reply(tmp_path):
     study = compare_rounds(
         CHAINS,

@@ -2,8 +2,8 @@ import pandas
 import pytest
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from rlaif_pl.data.csv_rows import read_table, write_table
 from rlaif_pl.training.callbacks import HistoryFile
-from rlaif_pl.training.callbacks.csv_rows import read_table, write_table
 
 
 def rows(path):

@@ -7,9 +7,9 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningDataModule
 
+from rlaif_pl.data.csv_rows import read_table
 from rlaif_pl.ops import use_reference
 from rlaif_pl.training.callbacks import MetricsFile, RunMetadata, SampleTable
-from rlaif_pl.training.callbacks.csv_rows import read_table
 from rlaif_pl.training.callbacks.run_metadata import commit_of, gather, version_of
 
 

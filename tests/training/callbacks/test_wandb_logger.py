@@ -6,8 +6,8 @@ import wandb
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.strategies import Strategy
 
+from rlaif_pl.data.csv_rows import read_table
 from rlaif_pl.training.callbacks import HistoryFile, RunLoggers, default_loggers
-from rlaif_pl.training.callbacks.csv_rows import read_table
 from rlaif_pl.training.callbacks.wandb_logger import (
     WANDB_FOLDERS,
     has_credentials,

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from rlaif_pl.data.files import allow_long_cells
 from rlaif_pl.data.metric_files import write_text
-from rlaif_pl.tables import CsvLines
+from rlaif_pl.tables import csv_text
 
 Cell = float | int | str
 
@@ -44,11 +44,4 @@ def read_table(path: Path) -> CsvTable:
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Cell]]) -> None:
     """Write a table at once, replacing the file."""
-    write_text(path, csv_text(columns, [dict(zip(columns, columns, strict=True)), *rows]))
-
-
-def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Cell]]) -> str:
-    """Return rows as CSV lines without a header; a missing value is empty."""
-    lines = CsvLines()
-    csv.DictWriter(lines, columns, restval="").writerows(rows)
-    return "".join(lines)
+    write_text(path, csv_text(rows, columns))
