@@ -46,12 +46,16 @@ class StudyResults:
 
 
 def error_bars(
-    axes: Axes, places: Sequence[float] | NDArray, intervals: Sequence[Interval], **style: Any
+    axes: Axes,
+    places: Sequence[float] | NDArray,
+    intervals: Sequence[Interval],
+    scale: float = 100,
+    **style: Any,
 ) -> None:
-    """Draw shares in percent as points with their limits; one without limits has no bar."""
-    values = np.array([100 * i.value for i in intervals])
-    low = values - [100 * i.low for i in intervals]
-    high = np.array([100 * i.high for i in intervals]) - values
+    """Draw estimates, shares in percent, as points with their limits; one without has no bar."""
+    values = np.array([scale * i.value for i in intervals])
+    low = values - [scale * i.low for i in intervals]
+    high = np.array([scale * i.high for i in intervals]) - values
     limits = np.nan_to_num(np.clip([low, high], 0, None))
     axes.errorbar(places, values, limits, capsize=3, **style)
 

@@ -1,10 +1,10 @@
 """Read files of a run folder, and what stages left for the report in files of their own.
 
 One that is damaged is noted and counts as missing. ``tables.json``: studies, ``evaluate matrix``,
-``evaluate ratings``, ``evaluate revisions``, ``evaluate harmless`` and tables of labelers write it,
-with the same as Markdown beside (see ``rlaif_pl.tables``). ``alarms.json``: ``HackingAlarm`` writes
-it when one goes off; a run that was watched and raised none is known by the column
-``a2c/alarm_count`` of its history.
+``evaluate ratings``, ``evaluate revisions``, ``evaluate harmless``, ``select``, ``rest`` and tables of
+labelers write it, with the same as Markdown beside (see ``rlaif_pl.tables``). ``alarms.json``:
+``HackingAlarm`` writes it when one goes off; a run that was watched and raised none is known by the
+column ``a2c/alarm_count`` of its history.
 """
 
 from __future__ import annotations
@@ -110,6 +110,8 @@ COMMANDS = {
     "study curve": "Reward model by number of pairs",
     "study sizes": "Labelers by size",
     "study cost": "What a label costs",
+    "select": "Choice of the checkpoint",
+    "rest": "ReST rounds",
 }
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
@@ -11,7 +9,7 @@ from markupsafe import Markup
 
 from rlaif_pl.data.metric_files import write_text
 from rlaif_pl.evaluation.pairs import judges_in
-from rlaif_pl.reporting import plots, rest_steps, sections, selection, verdict
+from rlaif_pl.reporting import plots, sections, verdict
 from rlaif_pl.reporting.files import COUNT, title_of
 from rlaif_pl.reporting.run import ReportStage, Run, read_run
 from rlaif_pl.tables import Table, duration
@@ -19,19 +17,6 @@ from rlaif_pl.tables import Table, duration
 SHOWN_SAMPLES = 8  # open; the others up to MOST_SAMPLES are folded away
 MOST_SAMPLES = 60
 ORDER_GAP = "gap between the two orders"
-
-
-@dataclass(frozen=True, slots=True)
-class TablePart:
-    """What a stage shows as tables."""
-
-    stage: str  # its name
-    title: str  # of the part
-    tables: Sequence[Table]  # its tables
-    notes: Sequence[str]  # sentences that are needed to read them
-    plot: Markup | None = None  # an `svg` element in the page's colors, or None
-    image: str = ""  # address of a plot that has its own colors, or ""
-    caption: str = ""  # of the plot
 
 
 def write_report(run_dir: Path) -> Path:
@@ -62,9 +47,11 @@ def render(run: Run) -> str:
         rows=[row for row in rows if row.meaning],
         more_rows=[row for row in rows if not row.meaning],
         alarms=alarm_parts(run),
-        selections=selection_parts(run),
-        results=result_parts(run),
-        rest=rest_parts(run),
+        results=[
+            (s.name, title_of(s.name, s.command, s.metrics), s.results)
+            for s in run.stages
+            if s.results is not None
+        ],
         facts=sections.fact_rows(run.stages),
         reinforced=stage,
         curves=[(title, svg and Markup(svg)) for title, svg in sections.training_curves(stage)],
@@ -90,61 +77,16 @@ def render(run: Run) -> str:
     )
 
 
-def alarm_parts(run: Run) -> list[TablePart]:
-    """Return the stages that were watched for reward hacking: what was done, and what went off."""
-    found = []
+def alarm_parts(run: Run) -> list[tuple[str, str, Table | None]]:
+    """Return the stages watched for reward hacking: name, what was done, and what went off, if any."""
+    found: list[tuple[str, str, Table | None]] = []
     for stage in run.stages:
         if stage.alarms is not None:
             outcome = stage.alarms.outcome() if stage.is_finished else "The stage is not finished."
-            found.append(TablePart(stage.name, stage.name, [stage.alarms.table()], [outcome]))
+            found.append((stage.name, outcome, stage.alarms.table()))
         elif COUNT in stage.history:
             steps = len(stage.history[COUNT])
-            note = f"Watched at {steps} logged steps; no alarm."
-            found.append(TablePart(stage.name, stage.name, [], [note]))
-    return found
-
-
-def selection_parts(run: Run) -> list[TablePart]:
-    """Return the stages that chose a checkpoint."""
-    found = []
-    for stage in run.stages:
-        if judged := selection.candidates(stage.metrics):
-            tables = [selection.table_of(judged)]
-            prompts = (
-                f"{judged[0].prompts} development prompts, judged by the labeler in this stage's"
-            )
-            notes = [selection.reading(judged), f"{prompts} config."]
-            plot = plots.forest([each.win_rate for each in judged], f"selection {stage.name}")
-            found.append(TablePart(stage.name, stage.name, tables, notes, Markup(plot)))
-    return found
-
-
-def result_parts(run: Run) -> list[TablePart]:
-    """Return the stages that left tables of results."""
-    return [
-        TablePart(
-            stage.name,
-            title_of(stage.name, stage.command, stage.metrics),
-            stage.results.page.tables,
-            stage.results.page.notes,
-            image=stage.results.plot,
-            caption=stage.results.page.caption,
-        )
-        for stage in run.stages
-        if stage.results is not None
-    ]
-
-
-def rest_parts(run: Run) -> list[TablePart]:
-    """Return the stages that trained by ReST."""
-    found = []
-    for stage in run.stages:
-        if stage.rest:
-            names = [step.name for step in stage.rest]
-            rewards = [step.reward for step in stage.rest]
-            plot = plots.steps(names, rewards, "validation reward", f"rest {stage.name}")
-            tables, notes = [rest_steps.table_of(stage.rest)], [rest_steps.reading(stage.rest)]
-            found.append(TablePart(stage.name, stage.name, tables, notes, Markup(plot)))
+            found.append((stage.name, f"Watched at {steps} logged steps; no alarm.", None))
     return found
 
 

@@ -53,7 +53,7 @@ STYLE = {
 }
 SMOOTHED_FROM = 12  # points from which a curve gets a moving mean
 TITLE_WIDTH = 46  # characters
-WIDE, SMALL, LOW = (7.2, 2.6), (3.6, 2.6), (7.2, 1.8)  # inches
+WIDE, SMALL = (7.2, 2.6), (3.6, 2.6)  # inches
 
 Points = Sequence[tuple[int, float]]
 
@@ -84,8 +84,8 @@ def moving_mean(values: Sequence[float], share: float = 0.15) -> list[float]:
     return [sum(window) / len(window) for window in windows]
 
 
-def forest(rates: Sequence[ShownWinRate], name: str = "forest") -> str:
-    """Draw win rates with their intervals around a line at 50 %; ``name`` is that of no other plot."""
+def forest(rates: Sequence[ShownWinRate]) -> str:
+    """Draw win rates with their intervals around a line at 50 %."""
     height = 1.0 + 0.42 * len(rates)
     with _axes((WIDE[0], height)) as (figure, axes):
         for row, rate in enumerate(rates):
@@ -106,23 +106,7 @@ def forest(rates: Sequence[ShownWinRate], name: str = "forest") -> str:
         axes.set_xlim(0, 100)
         axes.grid(visible=False, axis="y")
         axes.set_xlabel("wins of the first, % (95 % interval; dashed: no difference)")
-        return _svg(figure, name)
-
-
-def steps(names: Sequence[str], rows: Sequence[Interval], label: str, name: str) -> str:
-    """Draw a value with its interval at each of a few steps; ``name`` is that of no other plot."""
-    with _axes(LOW) as (figure, axes):
-        places = list(range(len(rows)))
-        values = [row.value for row in rows]
-        axes.plot(places, values, color=SERIES[0], linewidth=1.2, alpha=0.5)
-        axes.scatter(places, values, color=SERIES[0], s=36, linewidths=0, zorder=3)
-        for place, row in zip(places, rows, strict=True):
-            if math.isfinite(row.low):
-                axes.plot([place, place], [row.low, row.high], color=SERIES[0], linewidth=2.0)
-        axes.set_xticks(places, names)
-        axes.set_ylabel(label)
-        axes.grid(visible=False, axis="x")
-        return _svg(figure, name)
+        return _svg(figure, "forest")
 
 
 def reliability(bins: Sequence[ReliabilityBin]) -> str:

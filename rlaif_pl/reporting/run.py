@@ -10,7 +10,6 @@
     <run>/<stage>/run_facts.json    flat facts: versions, device, parameters
     <run>/<stage>/metrics.json      its own numbers
     <run>/<stage>/alarms.json       reward hacking alarms (see ``alarms``)
-    <run>/<stage>/steps.json        steps of ReST (see ``rest_steps``)
     <run>/<stage>/tables.json       tables, notes and the name of a plot (see ``results``)
     <run>/<folder>/ratings.csv      of ``evaluate ratings``: a finished stage without done.json, since
                                     people rate when they will and no run waits for them
@@ -54,13 +53,12 @@ from rlaif_pl.reporting.files import (
     read_results,
     records,
 )
-from rlaif_pl.reporting.rest_steps import RestStep, read_rest
 from rlaif_pl.statistics import ReliabilityBin
 
 T = TypeVar("T")
 RATINGS = "ratings.csv"
 VERDICTS = f"/{METRIC}_"  # in names of `judge_metrics`
-OTHER_SAMPLES = (" select ", " evaluate matrix ")  # commands with a samples.jsonl of their own
+OTHER_SAMPLES = ("select", "evaluate matrix")  # commands with a samples.jsonl of their own
 EVALUATION = "evaluate"  # the stage whose word counts most
 
 
@@ -112,8 +110,11 @@ class ReportStage:
     # its own numbers; what is not finite is left out
     metrics: Mapping[str, float] = field(default_factory=dict)
     alarms: Alarms | None = None  # reward hacking alarms; None where none went off
-    rest: Sequence[RestStep] = ()  # steps of ReST
     results: Results | None = None  # tables and plot; None where it left none
+
+    def ran(self, *commands: str) -> bool:
+        """Tell whether it is one of these commands, such as ``evaluate matrix``."""
+        return any(f" {name} " in f" {self.command} " for name in commands)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +168,7 @@ def read_run(folder: Path) -> Run:
     def first(name: str, read: Callable[[Path], list[T]]) -> list[T]:
         return next((rows for _, rows in found(name, read)), [])
 
-    others = {s.name for s in order if any(c in f" {s.command} " for c in OTHER_SAMPLES)}
+    others = {stage.name for stage in order if stage.ran(*OTHER_SAMPLES)}
 
     def samples(path: Path) -> list[ShownSample]:
         return [] if path.parent.name in others else records(ShownSample, read_json_lines(path))
@@ -235,7 +236,6 @@ def _read_stage(folder: Path, problems: list[str]) -> ReportStage:
         attempt(folder / "history.csv", read_history, problems) or {},
         {name: value for name, value in metrics.items() if math.isfinite(value)},
         attempt(folder / "alarms.json", read_alarms, problems),
-        attempt(folder / "steps.json", read_rest, problems) or [],
         attempt(folder / TABLES, read_results, problems),
     )
 

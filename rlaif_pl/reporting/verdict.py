@@ -23,6 +23,7 @@ MAX_LENGTH_RATIO = 1.5  # longer summaries than this times SFT's make a win rate
 MAX_COPY_GAIN = 0.10  # more copied 4-grams than this above SFT's
 MAX_ECE = 0.10
 MAX_CUT_GAIN = 0.10  # a larger share of responses cut by the length limit than this above SFT's
+OF_TRAINING = ("select", "rest")  # commands whose tables are no study's
 LARGE_KL = 25.0  # nats a response; beyond it the policy has little to do with SFT
 
 
@@ -76,7 +77,7 @@ def judge(run: Run) -> RunVerdict:
         _side_effects(metrics),
     ]
     findings = (*own, *others, *rest)
-    is_study = any(stage.results for stage in run.stages)
+    is_study = any(stage.results and not stage.ran(*OF_TRAINING) for stage in run.stages)
     if is_study and all(finding.state == "missing" for finding in findings):
         return RunVerdict("missing", "A study: what it found is in the tables below.", ())
     return RunVerdict(state, headline, findings)
@@ -249,7 +250,7 @@ def warnings_of(run: Run) -> list[str]:
     """Everything a reader should know before believing the rest."""
     found = [*run.problems, *side_effect_warnings(run.metrics)]
     # The stage that writes this page is never finished while it does.
-    others = [stage for stage in run.stages if " report " not in f" {stage.command} "]
+    others = [stage for stage in run.stages if not stage.ran("report")]
     found += [f"Stage {s.name} is not finished." for s in others if not s.is_finished]
     for stage in run.stages:
         alarms = () if stage.alarms is None else stage.alarms.alarms

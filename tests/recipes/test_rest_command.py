@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from rlaif_pl.cli import main as cli
+from rlaif_pl.reporting.files import read_results
 
 
 @pytest.mark.slow
@@ -47,6 +48,10 @@ def test_the_command_trains_a_policy_and_skips_what_is_done(
         rows = list(csv.DictReader(file))
     assert [row["step"] for row in rows] == ["0", "1"]
     assert float(rows[1]["rest/val_reward"]) == pytest.approx(metrics["rest/reward_after"])
+    assert [row[-1] for row in read_results(out / "tables.json").page.tables[0].rows] == [
+        "",
+        "kept",
+    ]
     steps = json.loads((out / "steps.json").read_text(encoding="utf-8"))
     assert steps[1]["result"]["kept"] == float(rows[1]["rest/kept"])
     assert cli.main(words) == 0

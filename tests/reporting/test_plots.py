@@ -19,7 +19,6 @@ PLOTS = {
         ]
     ),
     "reliability": lambda: plots.reliability([ReliabilityBin(0.5, 0.4, 3)]),
-    "steps": lambda: plots.steps(["start", "1.1"], [SOME, NO_LIMITS], "reward", "rest a"),
     "histogram": lambda: plots.histogram([3, 0, 1], "gap"),
     "bars": lambda: plots.bars([("x", SOME, False), ("y", NO_LIMITS, True)]),
 }

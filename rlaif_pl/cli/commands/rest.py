@@ -12,7 +12,13 @@ from typing import cast
 from rich.console import Console
 
 from rlaif_pl.data.csv_rows import Cell, write_table
-from rlaif_pl.data.metric_files import write_json, write_metrics, write_text
+from rlaif_pl.data.metric_files import (
+    save_figure,
+    write_json,
+    write_metrics,
+    write_page,
+    write_text,
+)
 from rlaif_pl.data.sources import DataSource, load_prompts
 from rlaif_pl.models.device import on_device, put, resolve_device
 from rlaif_pl.models.export import save_policy
@@ -21,10 +27,10 @@ from rlaif_pl.models.policy import BackboneOptions, load_policy
 from rlaif_pl.pipeline.experiment import Stage
 from rlaif_pl.pipeline.process import launch
 from rlaif_pl.pipeline.yaml_files import Value, dump_yaml
+from rlaif_pl.recipes import rest_text
 from rlaif_pl.recipes.rest import Rest, Step
 from rlaif_pl.recipes.rest_improve import Improve
 from rlaif_pl.recipes.rest_samples import Drawing
-from rlaif_pl.reporting import rest_steps
 from rlaif_pl.text import Template
 from rlaif_pl.types import Reward
 
@@ -54,7 +60,7 @@ def rest(
         prompts: What to respond to; references among them are the demonstrations.
         validation: Held-out prompts on which each step's reward is measured.
         reward: Scores samples: a reward model, or a labeler (``LabelerReward``).
-        out: Folder for the policy, metrics.json, steps.json and history.csv.
+        out: Folder for the policy, results.md, steps.svg, metrics.json, steps.json and history.csv.
         grow_steps: Grow steps.
         drawing: How samples are drawn.
         improve: Thresholds, learning rates and the fit.
@@ -87,8 +93,7 @@ def rest(
     write_steps(folder, steps)
     metrics = summarize(steps) | {"rest/parts_skipped": float(loop.parts.skipped)}
     write_metrics(folder / "metrics.json", metrics | {"rest/seconds": time.monotonic() - started})
-    shown = rest_steps.table_of(rest_steps.read_rest(folder / "steps.json"))
-    Console().print(dataclasses.replace(shown, title="ReST").rich())
+    rest_text.page_of(steps).render(Console())
     return 0
 
 
@@ -127,7 +132,10 @@ def summarize(steps: Sequence[Step]) -> dict[str, float]:
 
 
 def write_steps(folder: Path, steps: Sequence[Step]) -> None:
-    """Write steps.json, and history.csv with a row a step for the report's plots."""
+    """Write steps.json, and what the report shows: table, plot, and history.csv with a row a step."""
+    page = rest_text.page_of(steps)
+    write_page(folder, page)
+    save_figure(rest_text.plot(steps), folder / page.plot)
     write_json(folder / "steps.json", [dataclasses.asdict(step) for step in steps])
     columns = ["step", "rest/val_reward", "rest/val_words", "rest/val_unfinished", "rest/kept"]
     rows: list[dict[str, Cell]] = []

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from jsonargparse import ArgumentParser
 from rich.console import Console
 
-from rlaif_pl.data.metric_files import write_metrics
+from rlaif_pl.data.metric_files import save_figure, write_metrics, write_page
 from rlaif_pl.data.sources import DataSource, is_sensitive, load_prompts
 from rlaif_pl.engine.sampling import SamplingParams
+from rlaif_pl.evaluation import selection_text
 from rlaif_pl.evaluation.samples import Reporting, write_samples
 from rlaif_pl.evaluation.selection import (
     Candidate,
@@ -28,7 +27,6 @@ from rlaif_pl.labeling.registry import build_labeler
 from rlaif_pl.models.actor_critic import ActorCritic
 from rlaif_pl.models.device import on_device, resolve_device
 from rlaif_pl.pipeline.yaml_files import Value, read_yaml
-from rlaif_pl.reporting.selection import candidates, table_of
 from rlaif_pl.rl.generate import Responses, generate
 from rlaif_pl.statistics import Estimator
 from rlaif_pl.types import Labeler, Prompt
@@ -60,7 +58,7 @@ def select(
     Args:
         run: Folder of the finished A2C stage, with config.yaml and checkpoints/.
         prompts: Development prompts: neither trained on nor those that report the result.
-        out: Folder for policy/, metrics.json and samples.jsonl.
+        out: Folder for policy/, results.md, candidates.svg, metrics.json and samples.jsonl.
         labeler: Judge; one that asks for pairs does so in both orders.
         k: Checkpoints to compare at most.
         monitor: Metric that ``ModelCheckpoint`` kept them for.
@@ -98,8 +96,11 @@ def select(
     )
     shown = reporting.shows(is_sensitive(prompts))
     write_samples(folder, samples, show_text=shown)
+    page = selection_text.page_of(judged, chosen)
+    page.render(Console())
+    write_page(folder, page)
+    save_figure(selection_text.plot(judged, chosen), folder / page.plot)
     metrics = selection_metrics(judged, chosen)
-    show(metrics, chosen, len(rows), judge)
     seconds = {"select/prompts": float(len(rows)), "select/seconds": time.monotonic() - started}
     write_metrics(folder / "metrics.json", metrics | seconds)
     return 0
@@ -164,20 +165,3 @@ def cut_share(responses: Responses) -> float:
     """Share of responses that the length limit cut."""
     flags = [flag for row in responses.unfinished for flag in row]
     return sum(flags) / len(flags)
-
-
-def show(
-    metrics: Mapping[str, float], chosen: JudgedCandidate, prompts: int, judge: Labeler
-) -> None:
-    """Print the table and how to read it."""
-    console = Console()
-    title = f"checkpoints against SFT on {prompts} development prompts, 95 % intervals by prompt"
-    console.print(replace(table_of(candidates(metrics)), title=title).rich())
-    console.print(
-        f"Judge: {judge.fingerprint}\n"
-        f"Step {chosen.candidate.step} is exported. These prompts served to choose it, so its rate is "
-        "too good by what the luckiest of several gains: report on other prompts (evaluate policy), "
-        "and by a judge that neither labeled the pairs nor chose here.",
-        soft_wrap=True,
-        highlight=False,
-    )

@@ -11,6 +11,7 @@ from rlaif_pl.cli.commands.select import build_actor, load_weights
 from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.evaluation.selection import Candidate, find_candidates
 from rlaif_pl.models import ActorCritic, BackboneOptions, Lora
+from rlaif_pl.reporting.files import read_results
 from rlaif_pl.training import A2CModule, LinearDecay, PreferenceDataModule
 
 MONITOR = "a2c/val_reward"
@@ -133,6 +134,9 @@ def test_the_winner_is_exported_and_said_to_be_chosen_here(
         best[f"step={int(chosen)}.ckpt"]
     )
     assert (out / "policy/config.json").is_file()
+    page = read_results(out / "tables.json").page
+    assert [row[0] for row in page.tables[0].rows if row[-1]] == [chosen]
+    assert (out / "candidates.svg").is_file()
     rows = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
     assert rows[0].keys() == {"prompt", "sft", *(f"step_{step}" for step in steps)}
     assert "not shown]" in rows[0]["prompt"]
