@@ -5,6 +5,7 @@
     tasks           what is ranked: one response of each of several policies to a prompt
     records         who ranks (people, or models; never counted together), in which order, one rating
     store           one SQLite file of tasks and ratings, each committed at once
+    answers         what a rater may say, over HTTP and by file
     app, server     the page and what it fetches (FastAPI, uvicorn: pip install 'rlaif_pl[rating]')
     exchange        tasks and readings as JSONL, without a server
     win_rates       tasks with what raters said, also as preferences; win rates by them and by judges

@@ -15,22 +15,14 @@ import jinja2
 import uvicorn
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import HTMLResponse
-from pydantic import BaseModel, Field, StrictBool, StrictInt, StringConstraints, model_validator
+from pydantic import StringConstraints
 from rich.console import Console
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from rlaif_pl.evaluation.human.records import (
-    LONGEST_NAME,
-    LONGEST_REASON,
-    MOST_SECONDS,
-    Kind,
-    Rating,
-    judged,
-    shown_order,
-)
+from rlaif_pl.evaluation.human.answers import Answer, Person
+from rlaif_pl.evaluation.human.records import Rating, judged, shown_order
 from rlaif_pl.evaluation.human.store import RatingStore
 from rlaif_pl.evaluation.human.tasks import RatingTask, texts_for
-from rlaif_pl.text import whole_characters
 
 HEADERS = {
     # all comes from this server, nothing is inline, no page may frame this one
@@ -46,9 +38,6 @@ TOKEN_HEADER = "X-Rating-Token"
 LARGEST_BODY = 2**16  # bytes; a rating has a few thousand at most
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
-Name = Annotated[
-    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=LONGEST_NAME)
-]
 Key = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 
 
@@ -66,30 +55,11 @@ class PageOptions:
     token: str | None = None
 
 
-class Person(BaseModel):
-    """Who asks: a person, or a program that says so."""
-
-    rater: Name
-    kind: Kind | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def mend(cls, body: Any) -> Any:
-        """Mend half characters, which neither SQLite nor a refusal that quotes them could hold."""
-        return whole_characters(body)
-
-
-class RatingAnswer(Person):
-    """A ranking with what is acceptable, or that the rater cannot judge."""
+class RatingAnswer(Answer):
+    """An answer to a task that was shown; its ranks are by place on the page."""
 
     task: Key
     submission: Key
-    ranks: list[StrictInt] | None = None  # by place on the page, from the top
-    acceptable: list[StrictBool] | None = None  # likewise
-    reason: (
-        Annotated[str, StringConstraints(strip_whitespace=True, max_length=LONGEST_REASON)] | None
-    ) = None
-    seconds: Annotated[float, Field(ge=0, le=MOST_SECONDS)] = 0.0
 
 
 class Undo(Person):
