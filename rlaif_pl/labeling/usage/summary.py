@@ -252,7 +252,7 @@ def summarize_labels(pairs: Sequence[Preference]) -> LabelSummary:
         of: Callable[[Preference], float | None], rows: Sequence[Preference] = usable
     ) -> Interval:
         known = [(value, pair.group) for pair in rows if (value := of(pair)) is not None]
-        values = np.array([value for value, _ in known], np.float64)
+        values = np.clip([value for value, _ in known], 0, 1)  # a mass may miss them by rounding
         return Estimator().share(values, [group for _, group in known])
 
     return LabelSummary(
