@@ -7,8 +7,9 @@ A fingerprint covers four things:
 * code: every file of the installed package below which the command sits. Parts that only look at
   finished results (``LATE_PARTS``) count for the ``report`` command alone, so that work on the
   report does not train again;
-* data: local files and folders that the config names, outside the run folder. A file up to
-  ``CONTENT_LIMIT`` bytes counts by its contents, a larger one by size and time of change;
+* data: local files and folders that the config names, outside the run folder, except what the stage
+  itself writes (``WRITTEN``). A file up to ``CONTENT_LIMIT`` bytes counts by its contents, a larger
+  one by size and time of change;
 * upstream: the fingerprints of the stages it needs.
 
 Not covered: versions of other libraries, the machine, and data sets and models named on a hub.
@@ -23,11 +24,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rlaif_pl.pipeline.experiment import Experiment
+from rlaif_pl.pipeline.experiment import Experiment, Stage
 from rlaif_pl.pipeline.yaml_files import Value, flatten
 
 CONTENT_LIMIT = 64 * 2**20
 FOLDER_LIMIT = 4096  # files of one folder that are looked at
+# Keys of what stages write. `replies`, `store` and `states` are read too, to spare what is known:
+# several experiments may share them, and no result depends on what they hold.
+WRITTEN = frozenset(
+    ("out", "default_root_dir", "dirpath", "save_dir", "adapter_dir", "replies", "store", "states")
+)
 LATE_PARTS = ("reporting", "evaluation/human", "pipeline")
 PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -65,7 +71,7 @@ def fingerprints(experiment: Experiment, package: Path = PACKAGE) -> dict[str, F
         found[stage.name] = Fingerprint(
             _digest(json.dumps(content, sort_keys=True).encode()),
             late if stage.command == "report" else early,
-            dict(data_digests(experiment.resolve(stage), experiment.out)),
+            dict(data_digests(experiment.resolve(stage), experiment.out, written_by(stage))),
             {need: found[need].digest for need in stage.needs},
         )
     return found
@@ -83,14 +89,23 @@ def code_digest(package: Path, without: tuple[str, ...]) -> str:
     return total.hexdigest()
 
 
-def data_digests(config: Mapping[str, Value], out: Path) -> Iterator[tuple[str, str]]:
+def written_by(stage: Stage) -> frozenset[str]:
+    """Return the keys of what a stage writes."""
+    return WRITTEN - {"replies"} if stage.command == "export" else WRITTEN
+
+
+def data_digests(
+    config: Mapping[str, Value], out: Path, written: frozenset[str] = WRITTEN
+) -> Iterator[tuple[str, str]]:
     """Digest the local files and folders named in a config, outside the run folder.
 
     A folder counts only where its name has a ``/``, so that a word like ``cpu`` is not taken for
-    one, and not if it holds the run folder.
+    one, and not if it holds the run folder. What stands under a ``written`` key does not count.
     """
     run = out.resolve()
-    for value in sorted({item for item in flatten(dict(config)).values() if isinstance(item, str)}):
+    leaves = flatten(dict(config)).items()
+    read = (value for key, value in leaves if key.rpartition(".")[2] not in written)
+    for value in sorted({value for value in read if isinstance(value, str)}):
         if not value or len(value) > 1024 or "\n" in value:
             continue
         path = Path(os.path.expanduser(value))

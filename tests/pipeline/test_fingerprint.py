@@ -49,6 +49,31 @@ def test_folders_count_and_the_run_folder_does_not(tmp_path, monkeypatch):
     assert dict(data_digests(config, tmp_path / "run")) != digests
 
 
+WRITES = {
+    "sft": "rollout: {init_args: {adapter_dir: weights/new}}\ndata: {labeling: {store: s.sqlite}}",
+    "label": "{replies: r.sqlite, store: s.sqlite, out: weights/new}",
+}
+
+
+def test_what_a_stage_writes_does_not_start_it_over(toy, monkeypatch):
+    monkeypatch.chdir(toy.folder)
+    toy.change("model: tiny", WRITES["sft"], "sft.yaml")
+    toy.change('{policy: "${out}/sft/policy.txt"}', WRITES["label"])
+    before = {stage: of(toy, stage) for stage in WRITES}
+    (toy.folder / "weights/new").mkdir(parents=True)
+    for name in ("weights/new/policy-1", "s.sqlite", "r.sqlite"):
+        (toy.folder / name).write_text("written")
+        assert {stage: of(toy, stage) for stage in WRITES} == before
+
+
+def test_replies_to_export_are_data(toy, monkeypatch):
+    monkeypatch.chdir(toy.folder)
+    (toy.folder / "r.sqlite").write_text("one")
+    toy.change("command: report", "command: export")
+    toy.change('run_dir: "${out}"', "replies: r.sqlite")
+    assert list(of(toy, "report").data) == ["r.sqlite"]
+
+
 def test_edited_code_counts_except_parts_that_only_look_at_results(tmp_path):
     for name in ("ops", "eval", "eval/page", "eval/pages", "__pycache__"):
         (tmp_path / name).mkdir()
