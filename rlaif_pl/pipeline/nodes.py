@@ -31,8 +31,6 @@ PATIENCE = 60.0  # seconds without one after which node 0 is given up
 ARRIVAL = 1800.0  # seconds to wait for the other nodes, as torch does
 GRACE = 20.0  # seconds for a stage to end by itself once another node's part has failed
 LOOK = 0.2  # seconds between two looks at files
-# Lightning takes this name for "no job step": the ranks are node 0's to count, not SLURM's.
-NO_JOB_STEP = {"SLURM_JOB_NAME": "bash"}
 
 
 def num_nodes(experiment: Experiment, stage: Stage) -> int:
@@ -90,10 +88,8 @@ class MainNode:
 
     def launch(self, stage: Stage, folder: Path) -> int:
         """Run a stage, with all nodes if it spans them; returns this node's exit status."""
-        count = num_nodes(self.experiment, stage)
-        if count == 1:
-            with environment(NO_JOB_STEP):
-                return self.launch_here(stage, folder)
+        if num_nodes(self.experiment, stage) == 1:
+            return self.launch_here(stage, folder)
         words = arguments(stage, folder)[1:]
         order = {"stage": stage.name, "address": self.address, "port": free_port(), "words": words}
         self._tell(order=order, number=self.state["number"] + 1)
@@ -204,7 +200,6 @@ def _news(path: Path) -> Iterator[dict[str, Any]]:
 def meeting(order: dict[str, Any], rank: int) -> dict[str, str]:
     """Return the environment of a stage's processes, by which they meet."""
     return {
-        **NO_JOB_STEP,
         "MASTER_ADDR": str(order["address"]),
         "MASTER_PORT": str(order["port"]),
         "NODE_RANK": str(rank),

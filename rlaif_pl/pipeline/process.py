@@ -28,6 +28,9 @@ from rlaif_pl.data.checksum import is_whole
 from rlaif_pl.pipeline.experiment import Stage
 
 CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)")
+# Lightning takes this name for "no job step": a stage starts its ranks by itself, where SLURM counts
+# the one process of `run`.
+NO_JOB_STEP = {"SLURM_JOB_NAME": "bash"}
 GRACE = ((signal.SIGINT, 20.0), (signal.SIGTERM, 10.0), (signal.SIGKILL, 5.0))  # seconds for each
 CHUNK = 65536  # bytes
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -81,7 +84,7 @@ def stream(line: list[str], log: Path, terminal: bool) -> int:
             stdin=subprocess.DEVNULL,
             stdout=writer,
             stderr=writer,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            env={**os.environ, **NO_JOB_STEP, "PYTHONUNBUFFERED": "1"},
             start_new_session=True,
             close_fds=False,  # the child inherits the folder's lock, the one inheritable descriptor
             preexec_fn=_prepare_child,

@@ -37,6 +37,17 @@ def test_a_stage_on_a_terminal_sees_a_terminal(tmp_path):
     assert (tmp_path / "no.txt").read_text() == "False\n"
 
 
+def test_a_stage_within_a_job_of_slurm_starts_its_ranks_itself(tmp_path, monkeypatch):
+    job = {"SLURM_JOB_NAME": "mine", "SLURM_JOB_ID": "7", "SLURM_NTASKS": "1"}
+    for name, value in {**job, "SLURM_NTASKS_PER_NODE": "1"}.items():
+        monkeypatch.setenv(name, value)
+    code = (
+        "from lightning.fabric.plugins.environments import SLURMEnvironment as S; print(S.detect())"
+    )
+    stream(python(code), tmp_path / "log.txt", False)
+    assert last_lines(tmp_path / "log.txt", 1) == "False"
+
+
 def test_the_log_keeps_the_last_form_of_a_progress_bar_without_colors(tmp_path):
     code = r"print('10%\r\x1b[32m50%\x1b[0m\r100%'); print('é')"
     stream(python(code), tmp_path / "log.txt", True)

@@ -38,6 +38,7 @@ UNHELPFUL = (
     r".*is smaller than the logging interval",  # stages are short; every step is logged anyway
     r"Found \d+ module\(s\) in eval mode",  # on purpose: dropout is off in every stage
     r"You have overridden `transfer_batch_to_device` in",  # on purpose: pairs for a labeler are text
+    r"The `srun` command is available on your system but is not used",  # `run` starts the ranks
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # between Lightning and torch
 )
 
