@@ -106,9 +106,15 @@ def _sampling(command: str, content: dict[str, Value], inputs: Inputs) -> StageE
     found = _run(str(name), rows, read, written, inputs)
     if command == "sample" or found.note or rows is None:
         return found
-    pairs = rows * (each * each + besides) * (policies - 1)
-    labels = _labeling(content.get("labeler"), pairs, inputs)
-    return replace(labels, rows=rows, gpu_hours=found.gpu_hours)
+    pairs = (each * each + besides) * (policies - 1)
+    told = ""
+    if command == "evaluate policy":  # both policies' responses beside the reference, too
+        pairs, told = pairs + 2 * (each + besides), "if prompts have references"
+        if at(content, "reward.init_args.labeler") is not None:  # another, asked besides
+            told += "; without the reward's labeler"
+    labels = _labeling(content.get("labeler"), rows * pairs, inputs)
+    note = labels.note or told
+    return replace(labels, rows=rows, gpu_hours=found.gpu_hours, note=note)
 
 
 def _run(

@@ -191,10 +191,15 @@ def test_an_experiment_by_hand(tmp_path):
 
 @pytest.mark.parametrize(
     ("sampling", "responses", "pairs"),
-    [({"n": 3}, 4, 10), ({"n": 1, "temperature": 0.0}, 1, 1), ({"n": 1, "temperature": 0.5}, 2, 2)],
+    [
+        ({"n": 3}, 4, 10 + 8),
+        ({"n": 1, "temperature": 0.0}, 1, 1 + 2),
+        ({"n": 1, "temperature": 0.5}, 2, 2 + 4),
+    ],
 )
 def test_an_evaluation_is_sampled_and_greedy(tmp_path, sampling, responses, pairs):
-    # Two policies; each sampled response is compared with each of the other's, the greedy ones too.
+    # Two policies; each sampled response is compared with each of the other's, the greedy ones too;
+    # and every response with the reference.
     stage = {
         "name": "evaluate",
         "command": "evaluate policy",
@@ -214,6 +219,11 @@ def test_an_evaluation_is_sampled_and_greedy(tmp_path, sampling, responses, pair
     hours += QWEN.forward_flops(written, 120, written) / 0.01
     assert found.gpu_hours == pytest.approx(hours / (312e12 * 3600))
     assert found.labels.calls == 10 * pairs * 2
+    assert found.note == "if prompts have references"
+    stage["set"]["reward.init_args.labeler"] = {"class_path": "rlaif_pl.labeling.ScoreLabeler"}
+    _, (direct,) = estimate(write(tmp_path, stages=[stage], expect=expect))
+    assert direct.labels == found.labels
+    assert direct.note == "if prompts have references; without the reward's labeler"
 
 
 def test_what_is_not_known_is_said(tmp_path):
