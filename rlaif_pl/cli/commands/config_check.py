@@ -4,34 +4,28 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
-from dataclasses import fields
-from functools import cache
+from collections.abc import Iterable, Mapping
+from dataclasses import is_dataclass
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from torch import nn
-from torch.optim import Optimizer
+from torch.optim import SGD, Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
+from rlaif_pl.cli.commands.named_functions import function_at
 from rlaif_pl.cli.commands.parsers import FunctionParser, function_parser
 from rlaif_pl.cli.commands.refusals import Refusal, refusal
 from rlaif_pl.cli.commands.train import Parser, add_default_callbacks, refuse_sharding
-from rlaif_pl.data.sources import DataSource
-from rlaif_pl.evaluation.agreement.gate import QualityThresholds
-from rlaif_pl.labeling.backends import EndpointBackend
-from rlaif_pl.labeling.outcome import VerdictOptions
-from rlaif_pl.labeling.usage.projection import backends_of
-from rlaif_pl.models import BackboneOptions
-from rlaif_pl.pipeline.yaml_files import Value
-from rlaif_pl.rl.kl import AdaptiveKL
-from rlaif_pl.rl.objective import Advantages
-from rlaif_pl.rl.shaping import RewardShaping
-from rlaif_pl.text import Template
+from rlaif_pl.errors import explained
+from rlaif_pl.labeling.backends import EndpointBackend, LocalBackend
+from rlaif_pl.labeling.strategies.rubric import RubricLabeler
+from rlaif_pl.pipeline.yaml_files import Value, flatten
 from rlaif_pl.training import PreferenceDataModule
-from rlaif_pl.training.callbacks import AlarmLimits, DefaultCallbacks
 
 LIGHTNING = ("fit", "validate", "predict")
 OUTER = (  # of the commands themselves
@@ -41,22 +35,12 @@ OUTER = (  # of the commands themselves
     "verbose",
     "weights_only",
 )
-RECORDS: dict[frozenset[str], Callable[..., object]] = {
-    frozenset(each.name for each in fields(kind)): kind
-    for kind in (
-        DataSource,
-        Template,
-        RewardShaping,
-        Advantages,
-        AdaptiveKL,
-        VerdictOptions,
-        AlarmLimits,
-        DefaultCallbacks,
-        QualityThresholds,
-        BackboneOptions,
-    )
-}  # options whose constructors check values, by their names
-MODEL_KEYS = ("backbone", "judge", "model")  # arguments that load weights
+LOADING = (nn.Module, Trainer, LightningDataModule)  # ours whose constructors load weights or data
+OF_LIBRARIES = (Callback, Optimizer, LRScheduler)  # what is built of torch and lightning
+
+
+class Unbuilt:
+    """Stands for an object that is not built, since that may load weights or run a user's code."""
 
 
 class ConfigCheck:
@@ -66,7 +50,7 @@ class ConfigCheck:
         functions: Module and function of each command that is one.
 
     Attributes:
-        built: Parts that were built: labelers behind servers, callbacks, optimizers, schedules.
+        built: Parts that were built: labelers, rewards by labelers, callbacks, optimizers, schedules.
         servers: What asks servers among them, by address.
     """
 
@@ -74,6 +58,7 @@ class ConfigCheck:
         self.functions = dict(functions)
         self.built = 0
         self.servers: dict[str, EndpointBackend] = {}
+        self._wrong: Exception | None = None  # what a constructor said last
 
     def problem(self, command: str, content: Mapping[str, Value]) -> str | None:
         """Say what is wrong with a stage's config; None where nothing was found."""
@@ -97,11 +82,7 @@ class ConfigCheck:
             return refusal(parser, str(error))
         except (ValueError, TypeError, OSError) as error:
             return Refusal(" ".join(str(error).split()))
-        try:
-            self._build(parsed)
-        except (ArgumentError, ValueError, TypeError, OSError) as error:
-            return Refusal(" ".join(str(error).split()))
-        return None
+        return self._refused_by_constructors(parser, parsed)
 
     def unreachable(self) -> str | None:
         """Ask the servers of what was built whether they are there, each once; say which is not."""
@@ -113,44 +94,71 @@ class ConfigCheck:
                 return str(error)
         return None
 
-    def _build(self, config: Any) -> None:
-        """Build, depth first, every class in a parsed config that loads nothing."""
-        if isinstance(config, list | tuple):
-            for item in config:
-                self._build(item)
-        if not isinstance(config, Namespace | dict):
-            return
-        values = vars(config) if isinstance(config, Namespace) else config
-        name = values.get("class_path")
-        record = RECORDS.get(frozenset(values))
-        if record is not None:
-            record(**_plain(config))
-        if isinstance(name, str) and is_light(config):
-            self._make(name, config)
-            return
-        for value in values.values():
-            self._build(value)
+    def _refused_by_constructors(self, parser: ArgumentParser, parsed: Namespace) -> Refusal | None:
+        """Build what a parsed config says: constructors check what types cannot.
 
-    def _make(self, name: str, config: Any) -> None:
-        """Make one object: its constructor checks what types cannot."""
-        module, _, attribute = name.rpartition(".")
-        kind = getattr(importlib.import_module(module), attribute)
-        if not isinstance(kind, type):
-            return
-        is_optimizer = issubclass(kind, Optimizer)
-        is_schedule = "optimizer" in inspect.signature(kind).parameters
-        wanted = OptimizerCallable if is_optimizer else LRSchedulerCallable if is_schedule else kind
-        parser = ArgumentParser(exit_on_error=False)
-        parser.add_argument("--it", type=wanted)
-        made = parser.instantiate(parser.parse_object({"it": _plain(config)})).it
-        weights = [nn.Parameter(torch.zeros(2, 2))]
-        if is_optimizer:
-            made(weights)
-        elif is_schedule:
-            made(torch.optim.SGD(weights, lr=1.0))
-        self.built += 1
-        asked = [made] if isinstance(made, EndpointBackend) else backends_of(made)
-        self.servers |= {str(b.base_url): b for b in asked if isinstance(b, EndpointBackend)}
+        A config with an object that a function makes is not built: the function would be called.
+        """
+        leaves = flatten(parsed.as_dict()).items()
+        if any(key.endswith("class_path") and function_at(value) for key, value in leaves):
+            return None
+        self._wrong = None
+        try:
+            parser.instantiate(parsed, instantiators=[(self._make, object, True)])
+        except (ArgumentError, ValueError, TypeError, OSError) as error:
+            told = explained(error)
+            if self._wrong is not None and str(self._wrong) in str(error):
+                told = explained(self._wrong)  # without all that a union of types tried besides
+            return Refusal(" ".join(told.split()))
+        return None
+
+    def _make(self, class_type: type, *args: Any, **options: Any) -> Any:
+        """Make one object of arguments that are made already; ``Unbuilt`` where it might load."""
+        if issubclass(class_type, nn.Module):
+            try_optimizer(options.values())
+        if not is_light(class_type) or any(map(is_unbuilt, options.values())):
+            return Unbuilt()
+        if issubclass(class_type, LocalBackend):
+            options.pop("device", None)  # which this machine may not have
+        if issubclass(class_type, RubricLabeler) and not Path(options.get("rows") or "").is_file():
+            options["rows"] = None  # which a stage is still to write
+        try:
+            made = class_type(*args, **options)
+        except Exception as error:
+            self._wrong = error
+            raise
+        self.built += not is_dataclass(made)
+        if isinstance(made, EndpointBackend):
+            self.servers[str(made.base_url)] = made
+        return made
+
+
+def is_light(kind: type) -> bool:
+    """Whether a class is ours, or one of ``OF_LIBRARIES``, and loads nothing when it is made."""
+    library = kind.__module__.partition(".")[0]
+    if library == "rlaif_pl":
+        return not issubclass(kind, LOADING)
+    return library in ("torch", "lightning") and issubclass(kind, OF_LIBRARIES)
+
+
+def is_unbuilt(value: Any) -> bool:
+    """Whether something, or an item of it, was not built."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    return (
+        isinstance(value, Unbuilt)
+        or isinstance(value, list | tuple)
+        and any(map(is_unbuilt, value))
+    )
+
+
+def try_optimizer(options: Iterable[Any]) -> None:
+    """Make the optimizer and the schedule that a module is given as factories, for a few weights."""
+    weights = [nn.Parameter(torch.zeros(2, 2))]
+    for factory in options:
+        kind = factory.args[-1] if isinstance(factory, partial) and factory.args else None
+        if inspect.isclass(kind):
+            factory(weights if issubclass(kind, Optimizer) else SGD(weights, lr=1.0))
 
 
 @cache
@@ -169,39 +177,3 @@ def lightning_parser() -> Parser:
 def parser_of(module: str, name: str) -> FunctionParser:
     """Return a parser of a command's options."""
     return function_parser(getattr(importlib.import_module(module), name), exits=False)
-
-
-def is_light(config: Any) -> bool:
-    """Whether a class in a config can be built without weights: no local model in or below it."""
-    values = vars(config) if isinstance(config, Namespace) else config
-    name = str(values.get("class_path"))
-    if name.endswith(".EndpointBackend"):
-        return True
-    if ".callbacks." in name:
-        return not _loads(values.get("init_args"))
-    if "Labeler" in name.rsplit(".", 1)[-1]:
-        options = values.get("init_args")
-        inner = vars(options) if isinstance(options, Namespace) else options or {}
-        backend = inner.get("backend")
-        return isinstance(backend, Namespace | dict) and is_light(backend)
-    return name.startswith("torch.optim") or name.endswith(".LinearDecay")
-
-
-def _loads(config: Any) -> bool:
-    """Whether a part of a config names something that is loaded."""
-    values = vars(config) if isinstance(config, Namespace) else config
-    if isinstance(values, dict):
-        return any(
-            (key in MODEL_KEYS and value is not None) or _loads(value)
-            for key, value in values.items()
-        )
-    return isinstance(values, list) and any(_loads(item) for item in values)
-
-
-def _plain(options: Any) -> Any:
-    """Return a parsed config as plain mappings and lists."""
-    if isinstance(options, Namespace):
-        options = vars(options)
-    if isinstance(options, dict):
-        return {key: _plain(value) for key, value in options.items()}
-    return [_plain(item) for item in options] if isinstance(options, list) else options

@@ -35,7 +35,7 @@ def by_path(value: Any, hint: Any) -> Any:
         path = value.val
     if isinstance(value, Namespace | Mapping):
         path, arguments = value.get("class_path"), value.get("init_args")
-    function = _function(path)
+    function = function_at(path)
     if function is None:
         return value
     if is_reward:
@@ -48,7 +48,7 @@ def by_path(value: Any, hint: Any) -> Any:
     return path
 
 
-def _function(path: Any) -> Callable[..., Any] | None:
+def function_at(path: Any) -> Callable[..., Any] | None:
     """Return the function at a path; None where there is none, or something else."""
     if not isinstance(path, str):
         return None

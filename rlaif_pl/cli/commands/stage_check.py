@@ -12,8 +12,16 @@ from rlaif_pl.pipeline import load_experiment
 from rlaif_pl.pipeline.experiment import Experiment, Stage
 from rlaif_pl.pipeline.plan import make_plan
 from rlaif_pl.pipeline.yaml_files import Value, flatten
+from rlaif_pl.recipes.studies import pairs
 
-INPUTS = ("preferences", "prompts", "demonstrations", "validation", "references", "gold", "pairs")
+# Keys of what stages read: data sets, and files that earlier stages make.
+INPUTS = frozenset(
+    (
+        *("data", "preferences", "prompts", "demonstrations", "validation", "final", "helpful"),
+        *("pairs", "gold", "harmless_gold", "helpful_gold", "fit_temperature_on", "ai_labeled"),
+        *("human", "ai", "votes", "samples", "revisions", "rows", "metrics"),
+    )
+)
 ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".jsonl.gz", ".csv.gz")
 
 
@@ -39,7 +47,9 @@ def stage_check(
         content = experiment.resolve(stage)
         refused = check.refused(stage.command, content)
         problem = (
-            located(experiment, stage, refused) if refused else absent_data(experiment, content)
+            located(experiment, stage, refused)
+            if refused
+            else absent_data(experiment, stage, content)
         )
         silent = check.unreachable()
         if problem is None and silent is not None and stage is not stages[0]:
@@ -65,14 +75,23 @@ def located(experiment: Experiment, stage: Stage, refused: Refusal) -> str:
     return f"{refused.said()} (in {file})"
 
 
-def absent_data(experiment: Experiment, content: Mapping[str, Value]) -> str | None:
+def absent_data(experiment: Experiment, stage: Stage, content: Mapping[str, Value]) -> str | None:
     """Name a data file of a stage that is neither there nor below the run folder; None if all are."""
     for key, value in flatten(dict(content)).items():
-        is_data = isinstance(value, str) and value.endswith(ENDINGS)
-        if not is_data or not set(key.split(".")) & set(INPUTS):
+        *above, last = key.split(".")
+        is_data = isinstance(value, str) and value.endswith(ENDINGS) and last != "create_with"
+        if not is_data or not INPUTS & {*above, last}:
             continue
         path = Path(str(value)).expanduser()
         is_made = path.absolute().is_relative_to(experiment.out.absolute())
-        if not is_made and "://" not in str(value) and not path.exists():
-            return f"{key}: expected a data file at {value}, found none; check the name"
+        if is_made or "://" in str(value) or path.exists():
+            continue
+        told = f"expected a data file at {value}, found none; check the name"
+        if stage.command == "study pairs":  # looks in another folder, too
+            try:
+                path = Path(pairs.located(str(value)).name)
+            except FileNotFoundError as error:
+                told = str(error)
+        if not path.exists():
+            return f"{key}: {told}"
     return None

@@ -1,10 +1,14 @@
 """Before an experiment starts, stages that come later are looked at."""
 
+import importlib
+import inspect
+
 import pytest
 import yaml
 
 from rlaif_pl.cli import main as cli
 from rlaif_pl.cli.commands import run
+from rlaif_pl.cli.commands.stage_check import INPUTS
 
 NOBODY = "http://127.0.0.1:9/v1"
 
@@ -55,6 +59,60 @@ def test_data_of_a_later_stage_that_are_not_there_are_named(check):
     assert code == 1
     assert "stage reward: data.validation: expected a data file at no/such.jsonl" in said
     assert "1 of 2 stages could not run, so none was started" in said
+
+
+@pytest.fixture
+def absent(tmp_path, capsys):
+    """Check one stage of a command; returns what is said."""
+
+    def run(command, **changes):
+        file = tmp_path / "experiment.yaml"
+        stage = {"name": "one", "command": command, "set": {"out": "${stage}", **changes}}
+        file.write_text(yaml.safe_dump({"out": str(tmp_path / "run"), "stages": [stage]}))
+        cli.main(["run", str(file), "--check"])
+        return capsys.readouterr().err
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("command", "key", "more"),
+    [
+        ("evaluate alignment", "data", {}),
+        ("label", "fit_temperature_on", {"pairs": "tiny_tldr/pairs"}),
+        ("evaluate harmless", "samples", {}),
+        ("study sizes", "rows", {}),
+        ("evaluate revisions", "harmless_gold.name", {"revisions": "${out}/revisions.jsonl"}),
+    ],
+)
+def test_data_files_of_every_command_are_looked_for(absent, command, key, more):
+    said = absent(command, **{key: "no/such.json"}, **more)
+    assert f"stage one: {key}: expected a data file at no/such.json, found none" in said
+
+
+def test_every_data_set_that_a_command_takes_is_looked_for():
+    for module, name in cli.FUNCTIONS.values():
+        function = getattr(importlib.import_module(module), name)
+        parameters = inspect.signature(function).parameters.values()
+        assert {p.name for p in parameters if "DataSource" in str(p.annotation)} <= INPUTS
+
+
+def test_how_to_get_a_data_set_is_no_data_file(absent, data_files):
+    get = "python get.py data/x.json"
+    assert absent("label", **{"pairs": {"name": data_files.unlabeled, "create_with": get}}) == ""
+
+
+def test_a_studys_data_may_lie_where_its_variable_says(absent, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RLAIF_PL_DATA", raising=False)
+    missing = "stage one: data: expected real comparisons at data/batch.json"
+    assert missing in absent("study pairs", data="data/batch.json")
+    monkeypatch.setenv("RLAIF_PL_DATA", str(tmp_path / "mine"))
+    (tmp_path / "mine").mkdir()
+    assert f"{missing} or {tmp_path}/mine/batch" in absent("study pairs", data="data/batch.json")
+    (tmp_path / "mine" / "batch.json").write_text("{}")
+    assert absent("study pairs", data="data/batch.json") == ""
+    assert "expected a data file at data/b" in absent("evaluate alignment", data="data/batch.json")
 
 
 def test_a_wrong_key_of_a_later_stage_is_named(check):

@@ -1,0 +1,124 @@
+"""Configs are checked by building what loads nothing: constructors refuse what types cannot."""
+
+import sys
+
+import pytest
+
+from rlaif_pl.cli import main as cli
+from rlaif_pl.cli.commands.config_check import ConfigCheck
+
+MODULE = """
+from collections.abc import Sequence
+
+import torch
+
+
+class Reward:
+    def __init__(self, scale: float = 1.0) -> None:
+        raise AssertionError("a user's code was run")
+
+    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> torch.Tensor:
+        raise AssertionError
+
+
+def make_reward(scale: float = 1.0) -> Reward:
+    raise AssertionError("a user's code was run")
+"""
+SERVER = {
+    "class_path": "rlaif_pl.labeling.EndpointBackend",
+    "init_args": {"base_url": "http://localhost:9/v1", "model": "m"},
+}
+MISTAKES = [
+    ("sample", {"sampling": {"top_p": 0}}, "top_p must be in (0, 1], got 0.0"),
+    ("sample", {"drawing": {"batch_size": 0}}, "batch_size"),
+    ("rest", {"improve": {"levels": [0.8, 0.5]}}, "levels"),
+    (
+        "label",
+        {"pairs": {"name": "x", "limit": 0}},
+        "expected limit of at least 1, or null for all",
+    ),
+    ("label", {"gate": {"min_alignment": 2.0}}, "min_alignment"),
+    ("revise", {"options": {"rounds": 0}}, "rounds"),
+    ("study rewards", {"seeds": {"head": 0, "top": 0}}, "expected seeds.head or seeds.top above 0"),
+]
+NEEDED = {
+    "sample": {"prompts": "x"},
+    "rest": {"policy": {}, "prompts": "x", "validation": "y", "reward": "mine.Reward"},
+    "label": {"pairs": "x"},
+    "revise": {"prompts": "x"},
+    "study rewards": {"human": "x", "ai": "y", "fitting": {"reward": {}, "states": "s"}},
+}
+
+
+@pytest.fixture(autouse=True)
+def module(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(MODULE, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield
+    sys.modules.pop("mine", None)
+
+
+def problem(command, content, check=None):
+    check = check or ConfigCheck(cli.FUNCTIONS)
+    return check.problem(command, {"out": "y", **NEEDED.get(command, {}), **content})
+
+
+def labeler(kind, **options):
+    return {"class_path": f"rlaif_pl.labeling.{kind}Labeler", "init_args": options}
+
+
+@pytest.mark.parametrize("command", NEEDED)
+def test_what_is_right_passes(command):
+    assert problem(command, {}) is None
+
+
+@pytest.mark.parametrize(("command", "content", "said"), MISTAKES)
+def test_what_a_constructor_refuses_is_refused_in_its_words(command, content, said):
+    found = problem(command, content)
+    assert said in found
+    assert "Union" not in found
+    assert "class '" not in found
+
+
+def test_labelers_are_built_with_models_of_every_kind():
+    check = ConfigCheck(cli.FUNCTIONS)
+    local = {"class_path": "rlaif_pl.labeling.LocalBackend", "init_args": {"device": "cuda:7"}}
+    for backend in (local, SERVER, "some/model"):
+        wrong = labeler("Pairwise", backend=backend, prompt="none.yaml")
+        assert "none.yaml" in problem("label", {"labeler": wrong}, check)
+        assert problem("label", {"labeler": labeler("Pairwise", backend=backend)}, check) is None
+    assert list(check.servers) == ["http://localhost:9/v1"]
+    members = [labeler("Likelihood"), labeler("Score", backend=local)]
+    found = labeler("Ensemble", labelers=members, weights=[1.0])
+    assert "expected 2 weights" in problem("label", {"labeler": found}, check)
+
+
+def test_rows_that_a_stage_is_still_to_write_are_none_of_a_rubrics_faults():
+    content = {"labeler": labeler("Rubric", backend=SERVER, rows="run/revise/rows.jsonl")}
+    assert problem("label", content) is None
+
+
+@pytest.mark.parametrize("path", ["mine.Reward", "mine.make_reward"])
+def test_code_of_a_user_is_not_run(path):
+    reward = {"class_path": path, "init_args": {"scale": 2.0}}
+    assert problem("evaluate reward", {"gold": "x", "reward": reward}) is None
+    module = {"class_path": "rlaif_pl.training.A2CModule", "init_args": {"reward": reward}}
+    module["init_args"] |= {"actor": {}, "shaping": {"kl_coef": 2.0}}
+    found = ConfigCheck(cli.FUNCTIONS).problem("fit", {"model": module})
+    # what a function makes is never made, so such a config is only parsed
+    assert (found is None) if path == "mine.make_reward" else "kl_coef must be" in found
+
+
+def test_optimizers_and_schedules_are_tried():
+    module = {"class_path": "rlaif_pl.training.SFTModule", "init_args": {}}
+    options = module["init_args"]
+    options["optimizer"] = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1}}
+    options["scheduler"] = {"class_path": "rlaif_pl.training.LinearDecay", "init_args": {}}
+    check = ConfigCheck(cli.FUNCTIONS)
+    assert check.problem("fit", {"model": module}) is None
+    assert check.built == 2
+    options["scheduler"]["init_args"]["warmup_steps"] = -1
+    assert "warmup_steps" in check.problem("fit", {"model": module})
+    options["optimizer"]["init_args"]["momentum"] = -1.0
+    assert "momentum" in check.problem("fit", {"model": module})
