@@ -196,13 +196,13 @@ def run_lightning(command: str, args: list[str]) -> int:
 
 def run_function(command: str, args: list[str]) -> int:
     """A command that is one typed function."""
-    from rlaif_pl.cli.args import expand_home, prepared
+    from rlaif_pl.cli.args import expand_home, gather_lists
     from rlaif_pl.cli.commands.parsers import function_parser
 
     module, name = FUNCTIONS[command]
     function: Callable[..., int] = getattr(importlib.import_module(module), name)
     parser = function_parser(function, f"python -m rlaif_pl {command}")
-    words = parser.parse_args(prepared(function, find_configs(args)))
+    words = parser.parse_args(gather_lists(function, find_configs(args)))
     expand_home(words)
     with place_of(words):
         given = parser.instantiate(words)

@@ -7,7 +7,7 @@ import yaml
 from jsonargparse import Namespace
 
 from rlaif_pl.cli import main as cli
-from rlaif_pl.cli.args import expand_home, gather_lists, name_parts
+from rlaif_pl.cli.args import expand_home, gather_lists
 
 CLASS = "rlaif_pl.labeling.PairwiseLabeler"
 
@@ -36,44 +36,61 @@ def test_lists_are_gathered(given, expected):
     assert gather_lists(command, given) == expected
 
 
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [
-        (["--data", "a", "--data.limit", "3"], ["--data.name", "a", "--data.limit", "3"]),
-        (["--data.limit=3", "--data=a"], ["--data.name", "a", "--data.limit=3"]),
-        (
-            ["--data", "{name: a}", "--data.limit", "3"],
-            ["--data", "{name: a}", "--data.limit", "3"],
-        ),
-        (["--data.name", "a", "--data.limit", "3"], ["--data.name", "a", "--data.limit", "3"]),
-        (["--data", "a"], ["--data", "a"]),
-        (["--data", "a", "--data.help"], ["--data", "a", "--data.help"]),
-        (["--limit", "a", "--limit.x", "3"], ["--limit", "a", "--limit.x", "3"]),
-        (
-            ["--labeler", "pairwise", "--labeler.cot=true"],
-            ["--labeler", CLASS, "--labeler.cot=true"],
-        ),
-        (
-            ["--labeler=PairwiseLabeler", "--labeler.b", "m"],
-            ["--labeler", CLASS, "--labeler.b", "m"],
-        ),
-        (["--labeler.backend", "m"], ["--labeler", CLASS, "--labeler.backend", "m"]),
-        (
-            ["--labeler", "x.Mine", "--labeler.backend=m"],
-            ["--labeler", "x.Mine", "--labeler.backend=m"],
-        ),
-        (["--labelers.a", "pairwise"], ["--labelers.a", "pairwise"]),
-    ],
-)
-def test_further_keys_add_to_what_is_given_by_its_name(given, expected):
-    assert name_parts(command, given) == expected
-
-
 def printed(capsys, *words):
     with pytest.raises(SystemExit) as stop:
         cli.main([*words, "--print_config"])
     assert stop.value.code == 0
     return yaml.safe_load(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["--pairs", "a", "--pairs.limit", "3"], {"name": "a", "limit": 3}),
+        (["--pairs=a", "--pairs.limit=3", "--pairs.seed=2"], {"name": "a", "limit": 3, "seed": 2}),
+        (["--pairs", "{name: a, seed: 2}", "--pairs.limit", "3"], {"limit": 3, "seed": 2}),
+        (["--pairs.name", "a", "--pairs.limit", "3"], {"name": "a", "limit": 3}),
+        (["--pairs", "a", "--pairs.confidence", "1", "9"], {"name": "a", "confidence": [1, 9]}),
+        (["--pairs=b", "--pairs.limit=3", "--pairs.name=a"], {"name": "a", "limit": 3}),
+    ],
+)
+def test_further_keys_add_to_a_data_set_that_is_given_by_its_name(capsys, given, expected):
+    found = printed(capsys, "label", "--out=x", *given)["pairs"]
+    assert {key: found[key] for key in expected} == expected
+
+
+@pytest.mark.parametrize("given", [["--pairs=a"], ["--pairs.limit=3", "--pairs=a"]])
+def test_a_name_that_comes_last_stands_alone(capsys, given):
+    assert printed(capsys, "label", "--out=x", *given)["pairs"] == "a"
+
+
+@pytest.mark.parametrize(
+    ("given", "kind", "expected"),
+    [
+        (["--labeler", "pairwise", "--labeler.cot=true"], "Pairwise", {"cot": True}),
+        (["--labeler=PairwiseLabeler", "--labeler.backend", "m"], "Pairwise", {"backend": "m"}),
+        (["--labeler.temperature", "2"], "Likelihood", {"temperature": 2.0}),
+        (["--labeler", CLASS, "--labeler.backend=m"], "Pairwise", {"backend": "m"}),
+        (["--labeler.temperature=2", "--labeler=" + CLASS], "Pairwise", {"temperature": 2.0}),
+    ],
+)
+def test_further_keys_add_to_a_labeler_that_is_given_by_its_name(capsys, given, kind, expected):
+    found = printed(capsys, "label", "--pairs=a", "--out=x", *given)["labeler"]
+    assert found["class_path"] == f"rlaif_pl.labeling.{kind}Labeler"
+    assert {key: found["init_args"][key] for key in expected} == expected
+
+
+def test_further_keys_add_to_names_in_a_mapping_and_in_a_fit(capsys):
+    words = ["--data=a", "--labelers.a", "pairwise"]
+    assert printed(capsys, "evaluate", "alignment", *words)["labelers"] == {"a": "pairwise"}
+    words = [
+        "--config",
+        "quickstart/reward.yaml",
+        "--data.preferences=a",
+        "--data.preferences.limit=5",
+    ]
+    found = printed(capsys, "fit", *words)["data"]["preferences"]
+    assert (found["name"], found["limit"]) == ("a", 5)
 
 
 def test_further_keys_add_to_what_a_config_names(tmp_path, capsys):
@@ -92,8 +109,9 @@ def test_further_keys_add_to_what_a_config_names(tmp_path, capsys):
 def test_a_config_that_cannot_be_read_is_named(tmp_path, capsys):
     (tmp_path / "label.yaml").write_text("pairs: [1")
     words = ["label", "--config", str(tmp_path / "label.yaml"), "--pairs.limit=3"]
-    assert cli.main(words) == 1
-    assert "label.yaml is not valid YAML" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main(words)
+    assert f"error: {tmp_path}/label.yaml: " in capsys.readouterr().err
 
 
 def test_a_leading_tilde_is_the_home_folder(monkeypatch):

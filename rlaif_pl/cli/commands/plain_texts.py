@@ -8,6 +8,7 @@ that was typed.
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import json
 import re
@@ -16,12 +17,14 @@ from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
 import yaml  # type: ignore[import-untyped]
-from jsonargparse import _typehints
+from jsonargparse import Namespace, _typehints
 from jsonargparse._util import NestedArg
 
 from rlaif_pl.cli.commands.named_functions import by_path
 from rlaif_pl.cli.commands.whole_numbers import adapt as adapt_number
 
+DATA_SOURCE = ("rlaif_pl.data.sources.source", "DataSource")
+LABELER = ("rlaif_pl.types", "Labeler")
 NULL = ("null", "~", "")
 LINE_BREAK = re.compile(r"(?<!\\)\n")  # behind a backslash YAML joins the lines
 
@@ -34,9 +37,12 @@ def accept_plain_texts() -> None:
 def adapt(value: Any, hint: Any, *args: Any, **options: Any) -> Any:
     """Check a value as jsonargparse does, of a text what was typed and not what YAML makes of it.
 
-    One text stands for a list of one, where texts are listed (``stop``).
+    One text stands for a list of one, where texts are listed (``stop``). A key adds to a data set or a
+    labeler that was given by its name alone (see ``named``).
     """
-    typed = options.get("orig_val")
+    typed, before = options.get("orig_val"), options.get("prev_val")
+    if isinstance(value, NestedArg) and isinstance(before, str):
+        options["prev_val"] = named(before, hint)
     if isinstance(value, NestedArg):
         if (
             isinstance(typed, NestedArg)
@@ -48,6 +54,23 @@ def adapt(value: Any, hint: Any, *args: Any, **options: Any) -> Any:
         is_null = value is None and typed.strip() in NULL
         value = value if is_null or isinstance(value, list | tuple) else [typed]
     return adapt_number(by_path(value, hint), hint, *args, **options)
+
+
+def named(name: str, hint: Any) -> Any:
+    """Return what a data set's or a labeler's name stands for; other texts as they are.
+
+    So ``--pairs rows.jsonl --pairs.limit 5`` and ``--labeler pairwise --labeler.backend MODEL`` work,
+    also where the name stands in a config or is the default: jsonargparse takes it for the whole value,
+    which the key would replace.
+    """
+    kind = (getattr(hint, "__module__", ""), getattr(hint, "__name__", ""))
+    if kind == DATA_SOURCE:
+        return Namespace(name=name)
+    if kind != LABELER:
+        return name
+    labelers = importlib.import_module("rlaif_pl.labeling.registry").LABELERS  # it loads torch
+    known = ({each.__name__: each for each in labelers.values()} | labelers).get(name)
+    return name if known is None else Namespace(class_path=f"rlaif_pl.labeling.{known.__name__}")
 
 
 def _reads_texts(hint: Any, key: str) -> bool:
