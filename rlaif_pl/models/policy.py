@@ -15,7 +15,7 @@ from rlaif_pl.engine.decoder_layers import decoder_of
 from rlaif_pl.engine.runner import DecoderRunner, split
 from rlaif_pl.engine.score import CappedHead
 from rlaif_pl.models.adapters import Lora, clone, has_adapters, merged, shared_copy
-from rlaif_pl.models.backbone import EMBEDDED, Backbone, Precision, load_backbone
+from rlaif_pl.models.backbone import EMBEDDED, Backbone, Precision, fingerprint_of, load_backbone
 from rlaif_pl.models.causal import CausalModel
 from rlaif_pl.models.device import computing_on
 from rlaif_pl.models.export import save_policy
@@ -67,6 +67,21 @@ class BackboneOptions:
                 f"expected a model folder at {self.name}, there is none; make it with: "
                 f"{self.create_with}"
             )
+
+    def fingerprint(self) -> str:
+        """Return the identity of weights, layers and precision; reads the weights' files.
+
+        Raises:
+            OSError: There is no such model.
+        """
+        self.check_exists()
+        return fingerprint_of(
+            self.name,
+            num_layers=self.num_layers,
+            dtype=self.dtype,
+            revision=self.revision,
+            trust_remote_code=self.trust_remote_code,
+        )
 
 
 class Policy(CausalModel):

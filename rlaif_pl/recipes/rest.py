@@ -32,7 +32,6 @@ from pathlib import Path
 
 from rlaif_pl.data.preferences import write_prompts
 from rlaif_pl.engine.sampling import sample_seed
-from rlaif_pl.models.backbone import fingerprint_of
 from rlaif_pl.models.device import resolve_device
 from rlaif_pl.models.identity import weights_digest
 from rlaif_pl.models.policy import BackboneOptions, load_policy
@@ -216,16 +215,9 @@ class Rest:
         )
 
     def _dependencies(self) -> dict[str, object]:
-        policy = self.policy
         return {
-            "policy": fingerprint_of(
-                policy.name,
-                num_layers=policy.num_layers,
-                dtype=policy.dtype,
-                revision=policy.revision,
-                trust_remote_code=policy.trust_remote_code,
-            ),
-            "trunk_layers": policy.trunk_layers,
+            "policy": self.policy.fingerprint(),
+            "trunk_layers": self.policy.trunk_layers,
             "train": [dataclasses.astuple(row) for row in self.train],
             "validation": [dataclasses.astuple(row) for row in self.validation],
             "reward": reward_identity(self.reward),

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -34,15 +33,17 @@ from rlaif_pl.evaluation.win_rates.measure import (
     measure_matrix,
 )
 from rlaif_pl.labeling.registry import build_labeler
-from rlaif_pl.models.backbone import resolve_dtype
-from rlaif_pl.models.causal import CausalModel
 from rlaif_pl.models.device import on_device, put, resolve_device
-from rlaif_pl.models.policy import BackboneOptions, load_policy
+from rlaif_pl.models.policy import BackboneOptions, Policy, load_policy
+from rlaif_pl.models.text_format import format_of
+from rlaif_pl.recipes.rest_parts import Parts, Result
 from rlaif_pl.rl.generate import Responses, generate
 from rlaif_pl.rl.kl import kl_by_prompt
 from rlaif_pl.statistics import Estimator
 from rlaif_pl.text import Template, strip_surplus_symbols, word_count
 from rlaif_pl.types import Labeler, Prompt, Reward
+
+KEPT = "responses.json"  # in a policy's folder
 
 
 @on_device
@@ -91,15 +92,12 @@ def matrix(
     for reward in rewards.values():
         put(reward, place)
     reference = None if sft is None else load_policy(policies[sft], template).to(place)
-    facts = [str(template), None if sft is None else identity(policies[sft])]
     columns = {}
     for name in [*policies, *chosen]:
         rule = chosen.get(name)
         options = policies[name if rule is None else rule.policy]
         many = params if rule is None else replace(params, n=params.n * rule.n)
-        kept = file_named(Path(out) / "sampled", name, ".json")
-        sampled = Sampled(kept, rows, many, batch_size, facts)
-        made, kl = sampled.read(options) or sampled.make(options, template, reference, title=name)
+        made, kl = sample(name, options, rows, many, batch_size, template, reference, Path(out))
         if rule is not None:  # what was chosen is no longer distributed as its policy writes
             made, kl = choose_best(rows, made, rewards[rule.reward], rule.n), None
         columns[name] = columns_of(rows, made, kl, rewards, estimator)
@@ -122,66 +120,46 @@ def matrix(
     return 0
 
 
-@dataclass
-class Sampled:
-    """Samples of one policy on disk, taken only where prompts, settings and weights are the same."""
+def sample(
+    name: str,
+    options: BackboneOptions,
+    prompts: list[Prompt],
+    params: SamplingParams,
+    batch_size: int,
+    template: Template | None,
+    reference: Policy | None,
+    out: Path,
+) -> tuple[Responses, list[float] | None]:
+    """Sample a policy, measure its KL where there is a reference, and keep both in OUT/sampled/NAME.
 
-    path: Path
-    prompts: list[Prompt]
-    params: SamplingParams
-    batch_size: int
-    facts: list[str | None]  # what else samples and KL depend on: template, SFT policy
+    What is kept is read where prompts, settings and weights are the same. Parts of a policy depend on
+    no other's: one more policy has none sampled again.
+    """
+    part = file_named(Path("sampled"), name, "")
+    weights = options.fingerprint()
+    given = {
+        "policy": weights,
+        "template": asdict(format_of(options.name, options.revision, template=template).template),
+        "sft": None if reference is None else [reference.fingerprint, asdict(reference.template)],
+        "sampling": asdict(params),
+        "prompts": [prompt.text for prompt in prompts],
+    }
 
-    def read(self, options: BackboneOptions) -> tuple[Responses, list[float] | None] | None:
-        """Return what was sampled before, or None."""
-        if not self.path.is_file():
-            return None
-        content = json.loads(self.path.read_text(encoding="utf-8"))
-        if content["key"] != self._key(options):
-            return None
-        parts = {name: content[name] for name in ("texts", "unfinished", "tokens")}
-        return Responses(**parts), content["kl"]
-
-    def make(
-        self,
-        options: BackboneOptions,
-        template: Template | None,
-        reference: CausalModel | None,
-        title: str,
-    ) -> tuple[Responses, list[float] | None]:
-        """Sample, measure KL where there is a reference, and keep both."""
-        model = load_policy(options, template).to(resolve_device())
-        made = generate(
-            model, self.prompts, self.params, batch_size=self.batch_size, title=f"sampling {title}"
-        )
+    def work(folder: Path) -> Result:
+        model, title = load_policy(options, template).to(resolve_device()), f"sampling {name}"
+        made = generate(model, prompts, params, batch_size=batch_size, title=title)
         kl = (
             None
             if reference is None
-            else kl_by_prompt(model, reference, self.prompts, made.tokens, self.params)
+            else kl_by_prompt(model, reference, prompts, made.tokens, params)
         )
-        content = {
-            "key": self._key(options),
-            "texts": made.texts,
-            "tokens": made.tokens,
-            "unfinished": made.unfinished,
-            "kl": kl,
-        }
-        write_json(self.path, content)
-        return made, kl
+        write_json(folder / KEPT, {**made._asdict(), "kl": kl})
+        return {}
 
-    def _key(self, options: BackboneOptions) -> str:
-        """Digest of settings, prompts and weights."""
-        texts = [prompt.text for prompt in self.prompts]
-        text = json.dumps([identity(options), self.facts, asdict(self.params), texts])
-        return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
-
-
-def identity(options: BackboneOptions) -> str:
-    """Tell weights apart: by options and, of a folder, its files' sizes and times of change."""
-    folder = Path(options.name)
-    files = sorted(folder.glob("*")) if folder.is_dir() else []
-    facts = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.is_file()]
-    return json.dumps([asdict(options), str(resolve_dtype(options.dtype)), facts])
+    folder, _ = Parts(out, given).run(str(part), {}, work)
+    content = json.loads((folder / KEPT).read_text(encoding="utf-8"))
+    kl = content.pop("kl")
+    return Responses(**content), kl
 
 
 def columns_of(
@@ -195,6 +173,7 @@ def columns_of(
     groups = [prompt.group for prompt in prompts]
     mean = partial(estimator.mean, groups=groups)
     clean = [[strip_surplus_symbols(text) for text in texts] for texts in responses.texts]
+    copied = copied_shares([prompt.text for prompt in prompts], clean)
     flat = [text for texts in responses.texts for text in texts]
     asked = [p.text for p, texts in zip(prompts, responses.texts, strict=True) for _ in texts]
     paid = {
@@ -204,9 +183,7 @@ def columns_of(
     return PolicyColumns(
         texts=responses.texts,
         words=mean([np.mean([word_count(text) for text in texts]) for texts in clean]),
-        copied_4grams=estimator.share(
-            copied_shares([prompt.text for prompt in prompts], clean), groups
-        ),
+        copied_4grams=estimator.share(copied, groups),
         unfinished=float(np.mean([flag for flags in responses.unfinished for flag in flags])),
         kl=None if kl is None else mean(kl),
         rewards=paid,

@@ -1,4 +1,15 @@
 import json
+import os
+import shutil
+
+import pytest
+
+from rlaif_pl.cli.commands.matrix import sample
+from rlaif_pl.engine.sampling import SamplingParams
+from rlaif_pl.models import BackboneOptions
+from rlaif_pl.rl.generate import generate
+from rlaif_pl.text import Template
+from rlaif_pl.types import Prompt
 
 
 def options(model, data_files, *more):
@@ -31,6 +42,7 @@ def test_a_policy_beside_itself_is_even(
     assert metrics["matrix/ours/sft_vs_same"] == 0.5
     assert metrics["matrix/rouge_l/sft_vs_same"] == 0.5
     assert abs(metrics["policy/same/kl"]) < 1e-4
+    assert metrics["policy/same/copied_4grams"] == 0 < metrics["policy/same/copied_4grams_high"]
     assert metrics["policy/same/reward_ours"] == metrics["policy/sft/reward_ours"]
     for name in ("results.md", "matrix.csv", "win_matrix.png", "samples.jsonl"):
         assert (out / name).is_file()
@@ -47,6 +59,37 @@ def test_a_policy_beside_itself_is_even(
     assert [json.loads(line) for line in kept] == rows
 
 
+def test_only_what_changed_is_sampled_again(tmp_path, tiny_model_folder, monkeypatch):
+    drawn = []
+
+    def counted(*args, title, **options):
+        drawn.append(title.removeprefix("sampling "))
+        return generate(*args, title=title, **options)
+
+    monkeypatch.setattr("rlaif_pl.cli.commands.matrix.generate", counted)
+    folder = tmp_path / "policy"
+    shutil.copytree(tiny_model_folder, folder)
+    options, prompts = BackboneOptions(str(folder)), [Prompt("a post", "g")]
+
+    def draw(name, template=None, **settings):
+        params = SamplingParams(n=1, max_new_tokens=4, **settings)
+        return sample(name, options, prompts, params, 4, template, None, tmp_path / "out")
+
+    first = draw("a")
+    os.utime(folder / "config.json", (1, 1))
+    assert draw("a") == first
+    draw("b")
+    assert draw("a") == first
+    assert drawn == ["a", "b"]
+    draw("a", seed=1)
+    draw("b", template=Template(prompt="{prompt}!"))
+    assert drawn == ["a", "b", "a", "b"]
+    assert sorted(path.name for path in (tmp_path / "out" / "replaced").iterdir()) == ["a-1", "b-1"]
+    for name in ("../x", ".x", "a/b"):
+        with pytest.raises(ValueError, match="expected a name of 1 to 100 characters"):
+            draw(name)
+
+
 def test_the_best_of_n_is_one_more_policy(
     command, out, tiny_model_folder, tiny_reward_folder, data_files
 ):
@@ -60,7 +103,7 @@ def test_the_best_of_n_is_one_more_policy(
     assert metrics["policy/best/reward_ours"] > metrics["policy/sft/reward_ours"]
     assert metrics["matrix/ours/sft_vs_best"] < 0.5
     assert "policy/best/kl" not in metrics
-    drawn = json.loads((out / "sampled" / "best.json").read_text())["texts"]
+    drawn = json.loads((out / "sampled" / "best" / "responses.json").read_text())["texts"]
     for line in (out / "samples.jsonl").read_text().splitlines():
         texts = json.loads(line)["best"]
         assert len(texts) == 2
