@@ -6,7 +6,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from rlaif_pl.cli.commands.select import build_actor, load_weights
+from rlaif_pl.cli.commands.select import build_actor, config_of, load_weights
 from rlaif_pl.data.card import dataset_card
 from rlaif_pl.data.label_export import Exported, ExportLayout, soft_rows, trl_rows, write_parquet
 from rlaif_pl.data.metric_files import read_metrics, write_json_lines, write_text
@@ -118,7 +118,7 @@ def export_run(run: Path, checkpoint: str | None, out: Path, form: Form) -> Path
             f"expected a checkpoint at {path}, found none; name one by checkpoint"
         )
     check_place(out)
-    actor = build_actor(run / "config.yaml")
+    actor = build_actor(config_of(run))
     check_export(actor.policy, form)
     load_weights(actor, Candidate(path, step=0, value=0.0))
     return export_policy(out, actor.policy, form)

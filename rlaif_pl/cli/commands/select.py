@@ -26,12 +26,14 @@ from rlaif_pl.evaluation.win_rate import compare
 from rlaif_pl.labeling.registry import build_labeler
 from rlaif_pl.models.actor_critic import ActorCritic
 from rlaif_pl.models.device import on_device, resolve_device
+from rlaif_pl.models.model_folder import check_place
 from rlaif_pl.pipeline.yaml_files import Value, read_yaml
 from rlaif_pl.rl.generate import Responses, generate
 from rlaif_pl.statistics import Estimator
 from rlaif_pl.types import Labeler, Prompt
 
 ACTOR = "model.init_args.actor"
+CONFIGS = ("config.yaml", "resolved_config.yaml")  # of a stage of `run`, of a fit alone
 
 
 @on_device
@@ -56,7 +58,7 @@ def select(
     becomes OUT/policy.
 
     Args:
-        run: Folder of the finished A2C stage, with config.yaml and checkpoints/.
+        run: Folder of the finished A2C stage, or of a ``fit``, with its config and checkpoints/.
         prompts: Development prompts: neither trained on nor those that report the result.
         out: Folder for policy/, results.md, candidates.svg, metrics.json and samples.jsonl.
         labeler: Judge; one that asks for pairs does so in both orders.
@@ -70,11 +72,13 @@ def select(
         device: Where models compute: ``auto`` (a GPU if any), ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
     """
     started, estimator = time.monotonic(), Estimator(reporting.draws, seed)
+    folder = Path(out)
+    check_place(folder / "policy")
     rows = list(load_prompts(prompts))
     refuse_final(rows, final)
     found = find_candidates(Path(run) / "checkpoints", monitor, k)
     judge = build_labeler(labeler)
-    actor = build_actor(Path(run) / "config.yaml").to(resolve_device(device))
+    actor = build_actor(config_of(Path(run))).to(resolve_device(device))
     draw = partial(generate, prompts=rows, params=sampling.seeded(seed), batch_size=batch_size)
     before = draw(actor.reference, title="sampling from SFT")
     texts, groups = [row.text for row in rows], [row.group for row in rows]
@@ -87,7 +91,6 @@ def select(
         answers[candidate.name] = after.texts
     chosen = choose(judged)
     load_weights(actor, chosen.candidate)
-    folder = Path(out)
     actor.save_pretrained(folder / "policy")
     names = {"sft": before.texts, **answers}
     samples = (
@@ -121,6 +124,20 @@ def refuse_final(rows: list[Prompt], final: DataSource | str | None) -> None:
             f"expected prompts that report nothing, got {shared} of {len(rows)} that are in `final` "
             "too: the chosen policy would look better there than it is; choose on others"
         )
+
+
+def config_of(run: Path) -> Path:
+    """Return the config of a folder of ``run``'s, or of a ``fit`` that was started alone.
+
+    Raises:
+        FileNotFoundError: Neither is there.
+    """
+    found = next((run / name for name in CONFIGS if (run / name).is_file()), None)
+    if found is None:
+        raise FileNotFoundError(
+            f"expected {' or '.join(CONFIGS)} in {run}, found neither; give the folder of an A2C stage"
+        )
+    return found
 
 
 def build_actor(config: Path) -> ActorCritic:

@@ -7,7 +7,7 @@ import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from rlaif_pl.cli.commands.select import build_actor, load_weights
+from rlaif_pl.cli.commands.select import build_actor, config_of, load_weights
 from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.evaluation.selection import Candidate, find_candidates
 from rlaif_pl.models import ActorCritic, BackboneOptions, Lora
@@ -143,6 +143,24 @@ def test_the_winner_is_exported_and_said_to_be_chosen_here(
     kept = [json.loads(line) for line in (out / "sample_texts.jsonl").read_text().splitlines()]
     assert "not shown]" not in kept[0]["prompt"]
     assert "These prompts served to choose it" in capsys.readouterr().out
+
+
+def test_a_place_that_is_taken_is_refused_before_anything_is_sampled(
+    command, out, a2c_run, data_files, labeler, capsys, monkeypatch
+):
+    monkeypatch.setattr("rlaif_pl.cli.commands.select.generate", None)
+    (out / "policy").mkdir(parents=True)
+    (out / "policy" / "notes.txt").write_text("mine")
+    command("select", f"--run={a2c_run[0]}", f"--prompts={data_files.prompts}", *labeler, status=1)
+    assert "an earlier model at" in capsys.readouterr().err
+
+
+def test_the_config_is_that_of_run_or_of_a_fit(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"config.yaml or resolved_config.yaml in"):
+        config_of(tmp_path)
+    for name in ("resolved_config.yaml", "config.yaml"):
+        (tmp_path / name).touch()
+        assert config_of(tmp_path) == tmp_path / name
 
 
 def test_prompts_that_report_the_result_are_refused(command, a2c_run, data_files, labeler, capsys):
