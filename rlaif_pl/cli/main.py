@@ -106,6 +106,8 @@ def main(args: Sequence[str] | None = None) -> int:
         Exit status: 0, 1 after an error that is explained on standard error, 2 for wrong usage, 130
         after an interrupt.
     """
+    if args is None:
+        find_own_classes()
     words = list(sys.argv[1:] if args is None else args)
     if not words or words[0] in ("-h", "--help", "help"):
         sys.stdout.write(HELP)
@@ -141,6 +143,17 @@ def main(args: Sequence[str] | None = None) -> int:
             raise
         sys.stderr.write(f"error: {explained(error)}\n(RLAIF_PL_TRACEBACK=1 shows where)\n")
         return 1
+
+
+def find_own_classes() -> None:
+    """Let classes of one's own be imported from the working folder, as ``python -m`` does.
+
+    The installed script has the folder that it stands in there. Behind what is installed: a file
+    ``torch.py`` that happens to lie here is not run.
+    """
+    here = os.getcwd()
+    if not sys.flags.safe_path and not {"", here} & set(sys.path):
+        sys.path.append(here)
 
 
 def unknown_command(command: str, known: Sequence[str]) -> str:

@@ -139,7 +139,7 @@ def _definite(
         group = None if line.lstrip().startswith("Subcommand") else found[1]
         return _unknown(parser, context.key(group, found[2]), owner)
     if found := NO_CLASS.search(line):
-        return _no_class(found[1], found[2], context.owner)
+        return _no_class(found[1], found[2], found[3], context.owner)
     if found := NOT_OF_KIND.search(line):
         value = next((each[1] for each in map(GIVEN.search, rest) if each), "another")
         return _not_of_kind(context.key(), context.owner, found[1] or value, found[2])
@@ -184,8 +184,15 @@ def _unknown(parser: argparse.ArgumentParser, key: str, owner: str | None) -> Re
     return Refusal(f"unknown {{kind}} {{key}}{of_class}{has}", key, owner, near)
 
 
-def _no_class(module: str | None, name: str | None, owner: str | None) -> Refusal:
-    """Refuse the path of a class that does not exist."""
+def _no_class(
+    module: str | None, name: str | None, missing: str | None, owner: str | None
+) -> Refusal:
+    """Refuse the path of a class that does not exist, or whose module imports one that does not."""
+    if missing and owner and not f"{owner}.".startswith(f"{missing}."):
+        return Refusal(
+            f"expected to import {owner}, which needs the module {missing}, got none of that name; "
+            "install it, or leave its import out"
+        )
     known: list[str] = []
     if module is not None and name is not None:
         holder = importlib.import_module(module)

@@ -1,14 +1,18 @@
 """Functions and classes of one's own by their path: what works, and what is said of the rest."""
 
 import json
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
 
 from rlaif_pl.cli import main as cli
+from rlaif_pl.cli.commands.select import build_actor, config_of
 from rlaif_pl.config_paths import find_config
 from rlaif_pl.data.csv_rows import read_table
+from rlaif_pl.models import ActorCritic
 
 MODULE = """
 from collections.abc import Sequence
@@ -118,6 +122,7 @@ def test_a_fit_by_a_function_says_it_in_its_resolved_config(
     assert cli.main(words) == 0
     (row,) = read_table(tmp_path / "run" / "history.csv").rows
     assert float(row["a2c/train_reward"]) > 0
+    assert isinstance(build_actor(config_of(tmp_path / "run")), ActorCritic)
     resolved = yaml.safe_load((tmp_path / "run" / "resolved_config.yaml").read_text())
     assert resolved["model"]["init_args"]["reward"]["init_args"] == {"function": "mine.words"}
 
@@ -129,6 +134,34 @@ def refused(capsys, command, content):
         cli.main([*command.split(), "--config", "mine.yaml"])
     assert stop.value.code == 2
     return capsys.readouterr().err.splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        (
+            "theirs.Keyword",
+            "import theirs.Keyword, which needs the module nltk_of_nobody, got none",
+        ),
+        ("nowhere.Keyword", "class_path to name a class that exists, got 'nowhere.Keyword'"),
+        ("mine.Keyword", "class_path to name a class that exists, got 'mine.Keyword'"),
+    ],
+)
+def test_a_class_is_told_from_what_its_module_imports(capsys, path, said):
+    Path("theirs.py").write_text("import nltk_of_nobody\n\n\nclass Keyword:\n    pass\n")
+    content = {"gold": "x", "out": "y", "reward": {"class_path": path}}
+    assert f"expected {said}" in refused(capsys, "evaluate reward", content)
+
+
+def test_the_script_finds_classes_beside_it(tmp_path):
+    script = tmp_path / "bin" / "rlaif-pl"
+    script.parent.mkdir()
+    script.write_text("import sys\nfrom rlaif_pl.cli.main import main\nsys.exit(main())\n")
+    words = ["evaluate", "reward", "--gold=x", "--out=y", "--reward=mine.Length", "--print_config"]
+    line = [sys.executable, str(script), *words]
+    done = subprocess.run(line, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "class_path: mine.Length" in done.stdout
 
 
 def fit(**arguments):
