@@ -1,8 +1,12 @@
 """Pages say what is so: their lines are short, and paths, metrics and commands in them exist."""
 
 import ast
+import importlib
 import os
 import re
+from argparse import ArgumentParser
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -10,11 +14,22 @@ import yaml
 
 import rlaif_pl
 from rlaif_pl.cli import main as cli
+from rlaif_pl.cli.commands.config_check import OUTER, lightning_parser
+from rlaif_pl.cli.commands.parsers import function_parser
+from rlaif_pl.cli.commands.run import run_parser
 from rlaif_pl.config_paths import find_config
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*(ROOT / "docs").rglob("*.md"), ROOT / "CONTRIBUTING.md"])
 TEXTS = {str(page.relative_to(ROOT)): page.read_text(encoding="utf-8") for page in PAGES}
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+CALLS = {
+    **TEXTS,
+    "README.md": (ROOT / "README.md").read_text(encoding="utf-8"),
+    "configs": "\n".join(config.read_text(encoding="utf-8") for config in CONFIGS),
+}
+COMMANDS = (*cli.LIGHTNING, "run", *cli.FUNCTIONS)
+OF_BENCHMARKS = ("--train",)
 PATH = re.compile(
     r"(?<![\w/.$])((?:rlaif_pl|tests|benchmarks|configs|csrc)/[\w./-]*\w/?)(?![\w*<{])"
 )
@@ -41,6 +56,90 @@ def test_paths_exist(page):
 def test_commands_exist(page):
     known = {*cli.LIGHTNING, *(name.split()[0] for name in cli.FUNCTIONS), "run", "COMMAND"}
     assert set(re.findall(r"python -m rlaif_pl (\w+)", TEXTS[page])) <= known
+
+
+@cache
+def options_of(command: str) -> frozenset[str]:
+    """Every option of a command, keys of groups included."""
+    if command == "run":
+        parser: ArgumentParser = run_parser()
+    elif command in cli.LIGHTNING:
+        of_command = ("--config", "--print_config", *(f"--{key}" for key in OUTER))
+        return frozenset((*of_command, *lightning_parser()._option_string_actions))
+    else:
+        module, name = cli.FUNCTIONS[command]
+        function = getattr(importlib.import_module(module), name)
+        parser = function_parser(function, f"python -m rlaif_pl {command}")
+    return frozenset(parser._option_string_actions)
+
+
+def is_option(word: str, value: str, known: frozenset[str]) -> bool:
+    """Whether a command takes an option or one that stands above it, and a group no plain word."""
+    parts = word.split(".")
+    if not any(".".join(parts[:n]) in known for n in range(1, len(parts) + 1)):
+        return False
+    is_group = any(each.startswith(f"{word}.") and each != f"{word}.help" for each in known)
+    return not is_group or value.startswith("{") or value.endswith(".yaml")
+
+
+def called(text: str) -> Iterator[tuple[str, list[str]]]:
+    """Each command of a text, with its words; variables of the shell are filled in."""
+    lines = re.sub(r"\s*\\\n[#\s]*", " ", text).splitlines()
+    known: dict[str, str] = {}
+    for line in lines:
+        line = re.sub(r"\$([A-Z])\b", lambda found: known.get(found[1], found[0]), line)
+        if found := re.match(r'\s*([A-Z])="(.*)"$', line):
+            known[found[1]] = found[2]
+        elif found := re.search(r"(?:python -m rlaif_pl|rlaif-pl) (\w.*)", line):
+            first, *rest = re.split(r"[`#|]| {2,}", found[1])[0].split()
+            command = f"{first} {rest.pop(0)}" if first in cli.GROUPS and rest else first
+            yield command, rest
+
+
+@pytest.mark.parametrize("page", CALLS)
+def test_options_of_commands_exist(page):
+    wrong = []
+    for command, words in called(CALLS[page]):
+        if command not in COMMANDS:
+            continue
+        for word, after in zip(words, [*words[1:], ""], strict=False):
+            option, _, value = word.partition("=")
+            if option.startswith("--") and not is_option(
+                option, value or after, options_of(command)
+            ):
+                wrong.append(f"{command} {word} {after}")
+    assert not wrong
+
+
+@pytest.mark.parametrize("page", CALLS)
+def test_options_in_a_sentence_are_those_of_some_command(page):
+    spans = [f"{span} " for span in re.findall(r"`(--[^`\n]+)`", CALLS[page])]
+    used = [pair for span in spans for pair in re.findall(r"(--[a-z_.]+)[ =](\S*)", span)]
+    assert not [
+        (option, value)
+        for option, value in used
+        if option not in OF_BENCHMARKS
+        and not any(is_option(option, value, options_of(command)) for command in COMMANDS)
+    ]
+
+
+def test_options_that_are_no_more_are_found():
+    text = (
+        'D="--data x --limit 3"\nA="python -m rlaif_pl evaluate alignment"\n$A $D \\\n  --gate stop'
+    )
+    ((command, words),) = called(text)
+    assert (command, words) == (
+        "evaluate alignment",
+        ["--data", "x", "--limit", "3", "--gate", "stop"],
+    )
+    known = options_of(command)
+    assert [w for w in ("--data", "--data.limit", "--limit") if is_option(w, "", known)] == [
+        "--data",
+        "--data.limit",
+    ]
+    assert not is_option("--gate", "stop", known)
+    assert is_option("--gate.action", "stop", known)
+    assert is_option("--labeler.backend", "m", known)
 
 
 @pytest.mark.parametrize("page", TEXTS)
