@@ -141,7 +141,7 @@ def refused(capsys, command, content):
     [
         (
             "theirs.Keyword",
-            "import theirs.Keyword, which needs the module nltk_of_nobody, got none",
+            "to import theirs.Keyword, which needs the module nltk_of_nobody, got none",
         ),
         ("nowhere.Keyword", "class_path to name a class that exists, got 'nowhere.Keyword'"),
         ("mine.Keyword", "class_path to name a class that exists, got 'mine.Keyword'"),
