@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import inspect
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from rlaif_pl.models.identity import weights_digest
 from rlaif_pl.types import Reward
 
 # Returns numbers or a tensor; named so, the command line would refuse functions that do not declare it.
 RewardFunction = Callable[[Sequence[str], Sequence[str]], Any]
-PLAIN = (str, int, float, bool, tuple, list, dict, type(None))  # settings that print as they are
+# Attributes that are settings, as functions are.
+PLAIN = (
+    *(str, int, float, bool, tuple, list, dict, set, frozenset, type(None)),
+    *(functools.partial, Tensor, np.ndarray, nn.Module),
+)
 if TYPE_CHECKING:
     AnyReward = Reward | RewardFunction
 else:  # what a config is checked against: the command line makes a `FunctionReward` of a function
@@ -60,19 +67,87 @@ class FunctionReward:
 
 
 def settings_of(value: object) -> str:
-    """What tells a function or an object from others: where it is, its source, what it was given."""
+    """What tells a function or an object from others: where it is, its source, what it was given.
+
+    Given are a partial's arguments, a function's defaults and what it closes over, a method's object,
+    and an object's attributes; of those numbers, texts, functions, weights and collections of such.
+    Other objects among the attributes (clients, loggers) change from run to run and are left out.
+    """
+    return _settings(value, ())
+
+
+def _settings(value: object, above: tuple[int, ...]) -> str:
+    """See ``settings_of``; ``above`` are the ids of what holds the value."""
+    above = (*above, id(value))
     if isinstance(value, functools.partial):
-        given = [repr(each) for each in value.args], sorted(map(repr, value.keywords.items()))
-        return f"partial {settings_of(value.func)} {given}"
-    kind = value if inspect.isroutine(value) else type(value)
+        given: dict[str, object] = {str(n): each for n, each in enumerate(value.args)}
+        given |= value.keywords
+        return f"partial {_settings(value.func, above)} {_told(given, above)}"
+    is_itself = inspect.isroutine(value) or inspect.isclass(value)
+    kind: Any = value if is_itself else type(value)
     try:
         source = inspect.getsource(kind)
     except (OSError, TypeError):
         source = ""
     digest = hashlib.blake2b(source.encode(), digest_size=8).hexdigest()
-    attributes = {} if kind is value else getattr(value, "__dict__", {})
-    plain = {name: item for name, item in attributes.items() if isinstance(item, PLAIN)}
-    return f"{kind.__module__}.{kind.__qualname__} {digest} {sorted(plain.items())}"
+    given = _given_to(value) if is_itself else _attributes(value)
+    where = f"{getattr(kind, '__module__', None)}.{kind.__qualname__}"
+    return f"{where} {digest} {_told(given, above) if given else []}"
+
+
+def _given_to(function: object) -> dict[str, object]:
+    """Defaults of a function, what it closes over, and the object that a method is of."""
+    plain: Any = getattr(function, "__func__", function)
+    names = getattr(getattr(plain, "__code__", None), "co_freevars", ())
+    told = ("__defaults__", "__kwdefaults__", "__wrapped__")
+    given = {name: getattr(plain, name, None) for name in told}
+    given["__self__"] = getattr(function, "__self__", None)
+    for name, cell in zip(names, getattr(plain, "__closure__", None) or (), strict=True):
+        with contextlib.suppress(ValueError):  # not filled yet
+            given[name] = cell.cell_contents
+    return {name: item for name, item in given.items() if item is not None}
+
+
+def _attributes(value: object) -> dict[str, object]:
+    """Attributes of an object that can be told; of a network its weights, and its public ones."""
+    state = object.__getstate__(value)
+    parts = state if isinstance(state, tuple) else (state,)  # of a class with slots: two
+    found: dict[str, Any] = {name: part[name] for part in parts if part for name in part}
+    if isinstance(value, nn.Module):
+        found = {
+            name: item for name, item in found.items() if name[0] != "_" and name != "training"
+        }
+        found["weights"] = dict(value.named_parameters())
+    return {
+        name: item
+        for name, item in found.items()
+        if isinstance(item, PLAIN) or inspect.isroutine(item)
+    }
+
+
+def _told(value: object, above: tuple[int, ...]) -> str:
+    """Return a setting as text without addresses, which are others in every run."""
+    if isinstance(value, str | int | float | None):
+        return repr(value)
+    if id(value) in above:
+        return "itself"
+    inside = (*above, id(value))
+    if isinstance(value, Tensor):
+        return weights_digest([("", value)], {})
+    if isinstance(value, np.ndarray):
+        return hashlib.blake2b(value.tobytes(), digest_size=16).hexdigest()
+    if isinstance(value, dict):
+        return str(sorted((_told(key, inside), _told(value[key], inside)) for key in value))
+    if isinstance(value, list | tuple):
+        return str([_told(each, inside) for each in value])
+    if isinstance(value, set | frozenset):
+        return str(sorted(_told(each, inside) for each in value))
+    if inspect.ismodule(value):
+        return value.__name__
+    if inspect.isroutine(value) or hasattr(value, "__dict__"):
+        return _settings(value, above)
+    text = repr(value)
+    return text if " at 0x" not in text else type(value).__qualname__
 
 
 def as_scores(found: Sequence[float] | Tensor, count: int, name: str) -> Tensor:

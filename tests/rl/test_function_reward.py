@@ -1,12 +1,15 @@
 """A function as a reward: what it may return, and what is said of the rest."""
 
-from functools import partial
+from dataclasses import dataclass
+from functools import partial, wraps
 
+import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from rlaif_pl.recipes.rest import reward_identity
-from rlaif_pl.rl.function_reward import FunctionReward, as_reward, as_scores
+from rlaif_pl.rl.function_reward import FunctionReward, as_reward, as_scores, settings_of
 from rlaif_pl.types import Reward
 
 
@@ -82,3 +85,91 @@ def test_what_a_reward_was_given_tells_it_from_others():
     short, long = (FunctionReward(partial(words, limit)) for limit in (1, 2))
     assert short.fingerprint != long.fingerprint
     assert FunctionReward(partial(words, 1)).fingerprint == short.fingerprint
+
+
+def closing_over(setting):
+    def reward(prompts, responses):
+        return [setting for _ in responses]
+
+    return reward
+
+
+def with_default(setting):
+    def reward(prompts, responses, weight=setting, *, other=setting):
+        return [weight + other for _ in responses]
+
+    return reward
+
+
+def wrapped(setting):
+    @wraps(words)
+    def reward(prompts, responses):
+        return [setting * each for each in words(prompts, responses)]
+
+    return reward
+
+
+class Holding:
+    def __init__(self, setting):
+        self.setting = setting
+
+    def reward(self, prompts, responses):
+        del prompts
+        return [self.setting for _ in responses]
+
+    def __call__(self, prompts, responses):
+        return self.reward(prompts, responses)
+
+
+@dataclass(frozen=True, slots=True)
+class Slotted:
+    setting: object
+
+    def score(self, prompts, responses):
+        del prompts
+        return [self.setting for _ in responses]
+
+
+class Net(nn.Module):
+    def __init__(self, setting):
+        super().__init__()
+        self.layer = nn.Linear(2, 1)
+        nn.init.constant_(self.layer.weight, setting)
+        nn.init.zeros_(self.layer.bias)
+
+
+GIVEN = {
+    "a closure": closing_over,
+    "defaults": with_default,
+    "a wrapper": wrapped,
+    "a bound method": lambda setting: Holding(setting).reward,
+    "an object": Holding,
+    "a class with slots": Slotted,
+    "a function in an object": lambda setting: Holding(closing_over(setting)),
+    "an object in a closure": lambda setting: closing_over(Holding(setting)),
+    "a function in a partial": lambda setting: partial(words, closing_over(setting)),
+    "a list of objects": lambda setting: partial(words, each=[Holding(setting)]),
+    "a set": lambda setting: closing_over({"a", "b", setting}),
+    "a tensor": lambda setting: closing_over(torch.full((2000,), setting)),
+    "an array": lambda setting: Holding(np.array([setting] * 2000)),
+    "a number of numpy": lambda setting: closing_over(np.float32(setting)),
+    "a network": Net,
+    "a network in a closure": lambda setting: closing_over(Net(setting)),
+}
+
+
+@pytest.mark.parametrize("make", GIVEN.values(), ids=GIVEN)
+def test_what_anything_was_given_is_told_without_addresses(make):
+    first, again, other = (settings_of(make(setting)) for setting in (0.1, 0.1, 5.0))
+    assert first == again != other
+    assert " at 0x" not in first
+
+
+def test_what_holds_itself_is_told_too():
+    def reward(prompts, responses):
+        return reward, empty
+
+    assert "itself" in settings_of(reward)  # while a cell of it is not filled yet
+    empty = Holding(None)
+    empty.setting = [empty]
+    assert "itself" in settings_of(empty)
