@@ -1,9 +1,10 @@
-"""What an error is to a user: whether it is foreseen, and what to do where its own words do not say."""
+"""What an error is to a user: foreseen or not, what to do about it; and refusals of wrong settings."""
 
 from __future__ import annotations
 
 import errno
 import sys
+from typing import Any, get_args
 
 # Errors of libraries that are no ValueError, OSError or RuntimeError; looked for where they are loaded.
 OF_LIBRARIES = (
@@ -82,3 +83,33 @@ def _of_system(error: OSError) -> str:
     if error.errno == errno.ENOENT:
         return f"expected a file or folder at {place}, found nothing; check the name"
     return str(error)
+
+
+def at_least(least: float, **values: float | None) -> None:
+    """Refuse (ValueError) settings below a bound, and NaN; None is one that was left out."""
+    for name, value in values.items():
+        if value is not None and not value >= least:
+            raise ValueError(f"expected {name} of at least {least}, got {value}")
+
+
+def above(bound: float, **values: float | None) -> None:
+    """Refuse (ValueError) settings that are not above a bound; see ``at_least``."""
+    for name, value in values.items():
+        if value is not None and not value > bound:
+            raise ValueError(f"expected {name} above {bound}, got {value}")
+
+
+def within(least: float, most: float, **values: float | None) -> None:
+    """Refuse (ValueError) settings outside two bounds that are allowed; see ``at_least``."""
+    for name, value in values.items():
+        if value is not None and not least <= value <= most:
+            raise ValueError(f"expected {name} in [{least}, {most}], got {value}")
+
+
+def one_of(choices: Any, **values: object) -> None:
+    """Refuse (ValueError) settings, None too, that are not among the values of a ``Literal``."""
+    known = get_args(choices)
+    for name, value in values.items():
+        if value not in known:
+            said = " or ".join(map(repr, known))
+            raise ValueError(f"expected {name} to be {said}, got {value!r}")

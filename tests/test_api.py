@@ -96,6 +96,8 @@ def test_evaluate_compares_policies_by_a_function(policy, labeler, small_prompts
     metrics = report.to_metrics()
     assert metrics["a2c/reward_gain"] == 0.0  # the same policy, the same noise
     assert metrics["a2c/kl"] == pytest.approx(0.0, abs=1e-5)
+    assert "greedy/a2c/reward_gain" in metrics
+    assert "greedy/a2c/kl" not in metrics  # greedy texts are drawn from no distribution
     assert report.win_rates["policy_vs_sft"].raw.value == 0.5
     assert "policy_vs_sft_independent" not in report.win_rates
     assert report.reward_policy[0] == [float(n) for n in words([], report.samples.policy[0])]

@@ -1,17 +1,20 @@
 """Errors in a user's words: what was expected, what came, what to do."""
 
 import errno
+import math
 import multiprocessing
 import os
+import re
 import resource
 import signal
 import sys
+from typing import Literal
 
 import pytest
 from safetensors import SafetensorError, safe_open
 
 from rlaif_pl.cli import main as cli
-from rlaif_pl.errors import estimated_cost, explained
+from rlaif_pl.errors import above, at_least, estimated_cost, explained, one_of, within
 
 FORK = multiprocessing.get_context("fork")  # importing anew takes longer than a command
 
@@ -90,3 +93,28 @@ def with_small_files(words, writer):
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
     with open(writer, "w", encoding="utf-8") as sys.stderr:
         sys.exit(cli.main(words))
+
+
+def test_settings_within_their_bounds_pass():
+    at_least(1, n=1, left_out=None)
+    above(0, lr=1e-9, left_out=None)
+    within(0, 1, p=0, q=1.0, left_out=None)
+    one_of(Literal["a", "b"], kind="b")
+
+
+@pytest.mark.parametrize(
+    ("check", "said"),
+    [
+        (lambda: at_least(1, m=2, n=0), "expected n of at least 1, got 0"),
+        (lambda: at_least(1, n=math.nan), "expected n of at least 1, got nan"),
+        (lambda: above(0, lr=0.0), "expected lr above 0, got 0.0"),
+        (lambda: above(0, lr=math.nan), "expected lr above 0, got nan"),
+        (lambda: within(0, 1, p=1.5), "expected p in [0, 1], got 1.5"),
+        (lambda: within(0, 1, p=math.nan), "expected p in [0, 1], got nan"),
+        (lambda: one_of(Literal["a", "b"], kind="c"), "expected kind to be 'a' or 'b', got 'c'"),
+        (lambda: one_of(Literal["a"], kind=None), "expected kind to be 'a', got None"),
+    ],
+)
+def test_settings_outside_them_are_named(check, said):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        check()

@@ -9,7 +9,9 @@ from typing import Any
 # Parameters of mallopt, from glibc's malloc.h.
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 KEPT = (1 << 31) - 1  # the most that mallopt takes: never trim
-LARGEST, PAD = 1 << 30, 1 << 26  # bytes: below, tensors come from the heap, which grows by as much
+# Bytes: tensors below come from the heap. Before 2.35, glibc refuses more than the second.
+LARGEST = (1 << 30, 1 << 25)
+PAD = 1 << 26  # bytes that the heap grows by
 
 
 def glibc() -> Any | None:
@@ -28,8 +30,8 @@ def keep_freed_memory() -> None:
     kept between them, so the heap has no holes to grow by. Without glibc nothing happens.
     """
     libc = glibc()
-    if libc is not None:
-        libc.mallopt(M_MMAP_THRESHOLD, LARGEST)
+    # Any setting ends that the threshold grows by itself, from 128 KiB: none is made without it.
+    if libc is not None and any(libc.mallopt(M_MMAP_THRESHOLD, most) for most in LARGEST):
         libc.mallopt(M_TRIM_THRESHOLD, KEPT)
         libc.mallopt(M_TOP_PAD, PAD)
 

@@ -78,6 +78,7 @@ class PackedBatch:
     longest: int  # tokens of the longest text, the root included
     # keys and values of tokens that every text begins with and that are not in the row
     root: KVCache | None = None
+    root_block: AttentionBlock | None = None  # all tokens ask all of the root's
     # nobody reads what the first level attends to, only its keys and values
     skip_prefix_queries: bool = False
     _masks: dict[tuple[int, int, int | None], Tensor] = field(default_factory=dict, repr=False)
@@ -152,9 +153,12 @@ def pack_segments(
         asking = slice(edges[depth], edges[depth + 1])
         lengths, parents = [each.length for each in level], [each.parent for each in level]
         plans += plan_ancestors(levels[:depth], lengths, parents, asking, asking.start)
+    if root is not None:
+        plans.append(plan_root(len(positions), root.batch.longest))
     blocks, moved = make_blocks(plans, device, positions)
+    root_block = None if root is None else blocks.pop()
     kept = tuple(tuple(level) for level in levels)
-    return PackedBatch(kept, moved, tuple(blocks), ends, longest, root)
+    return PackedBatch(kept, moved, tuple(blocks), ends, longest, root, root_block)
 
 
 # Of a block: queries, keys, tokens of each run of either, and whether it is causal.
@@ -184,6 +188,11 @@ def plan_ancestors(
     return plans
 
 
+def plan_root(queries: int, keys: int) -> Plan:
+    """Plan the attention of all queries to all keys of a root."""
+    return slice(0, queries), slice(0, keys), (queries,), (keys,), False
+
+
 def make_blocks(
     plans: Sequence[Plan], device: torch.device | str, more: Sequence[int] = ()
 ) -> tuple[list[AttentionBlock], Tensor]:
@@ -195,12 +204,6 @@ def make_blocks(
         AttentionBlock(asking, asked, Runs(q, next(ints)), Runs(k, next(ints)), causal)
         for asking, asked, q, k, causal in plans
     ], moved
-
-
-def full_block(queries: int, keys: int, device: torch.device) -> AttentionBlock:
-    """Return a block in which all queries ask all keys."""
-    plan: Plan = (slice(0, queries), slice(0, keys), (queries,), (keys,), False)
-    return make_blocks([plan], device)[0][0]
 
 
 def to_device(lists: Sequence[Sequence[int]], device: torch.device | str) -> list[Tensor]:

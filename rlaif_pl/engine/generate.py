@@ -127,8 +127,9 @@ class _Progress:
         read = torch.cat(columns, 1).tolist()  # waits for the device, once
         ended = [bool(end) for end, *_ in read]
         if stop is not None:
+            new = steps_per_sync(drawn.device)
             ended = [
-                end or stop.cut([t for t in text if t >= 0]) is not None
+                end or stop.is_met([t for t in text if t >= 0], new)
                 for end, (_, _, *text) in zip(ended, read, strict=True)
             ]
         self.failures |= {row for row, flags in zip(self.rows, read, strict=True) if flags[1]}

@@ -20,10 +20,10 @@ from rlaif_pl.engine.batch import (
     AttentionBlock,
     PackedBatch,
     Segment,
-    full_block,
     make_blocks,
     pack_segments,
     plan_ancestors,
+    plan_root,
 )
 
 
@@ -41,6 +41,7 @@ class KVCache:
         self._capacity = 0
         self._leaves: list[int] = []  # by text, its segment in the last level
         self._blocks: list[AttentionBlock] = []
+        self._root_block: AttentionBlock | None = None
 
     def prefill(self, layer: int, key: Tensor, value: Tensor) -> None:
         """Keep a layer's keys and values of the packed batch. ``(T, key heads, size)``."""
@@ -105,10 +106,11 @@ class KVCache:
         for block in self._blocks:
             k, v = (part[block.keys] for part in self._prefilled[layer])
             joint = merge_attention_states(joint, leaf.forward((query, k, v), block, scale))
-        if self.batch.root is not None:
-            k, v = self.batch.root.prefilled(layer)
-            block = full_block(len(query), len(k), query.device)
-            joint = merge_attention_states(joint, leaf.forward((query, k, v), block, scale))
+        root = self.batch.root
+        if root is not None and self._root_block is not None:
+            k, v = root.prefilled(layer)
+            found = leaf.forward((query, k, v), self._root_block, scale)
+            joint = merge_attention_states(joint, found)
         return joint.output
 
     def select_rows(self, rows: Sequence[int], index: Tensor) -> None:
@@ -127,7 +129,11 @@ class KVCache:
         self._longest = max((self.batch.ends[leaf] for leaf in self._leaves), default=0)
         count = len(self._leaves)
         plans = plan_ancestors(levels, [1] * count, self._leaves, slice(0, count), len(self.batch))
+        root = self.batch.root
+        if root is not None:
+            plans.append(plan_root(count, root.batch.longest))
         self._blocks, _ = make_blocks(plans, self.batch.positions.device)
+        self._root_block = None if root is None else self._blocks.pop()
 
     def _append_masked(
         self,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rlaif_pl.engine.batch import send
+from rlaif_pl.errors import above, at_least, within
 from rlaif_pl.text import refuse_spelled_breaks
 
 BLOCK = 512  # tokens summed together before one of them is looked for
@@ -45,19 +46,10 @@ class SamplingParams:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        for name, count in (("n", self.n), ("max_new_tokens", self.max_new_tokens)):
-            if count < 1:
-                raise ValueError(
-                    f"expected {name} of at least 1, got {count}; nothing would be sampled"
-                )
-        if self.temperature < 0:
-            raise ValueError(f"temperature must be at least 0, got {self.temperature}")
-        if self.top_k < 0:
-            raise ValueError(f"top_k must be at least 0 (0 for all), got {self.top_k}")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")
-        if not 0 <= self.min_p <= 1:
-            raise ValueError(f"min_p must be in [0, 1], got {self.min_p}")
+        at_least(1, n=self.n, max_new_tokens=self.max_new_tokens)
+        at_least(0, temperature=self.temperature, top_k=self.top_k)
+        above(0, top_p=self.top_p)
+        within(0, 1, top_p=self.top_p, min_p=self.min_p)
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
         object.__setattr__(self, "stop", stop)
         refuse_spelled_breaks("stop", *stop)
@@ -81,11 +73,6 @@ class SamplingParams:
     def filters(self) -> bool:
         """Whether some tokens are never drawn for being unlikely."""
         return self.temperature > 0 and (self.top_k > 0 or self.top_p < 1 or self.min_p > 0)
-
-    @property
-    def scored(self) -> SamplingParams:
-        """What given tokens are scored by: the same; of greedy texts, the model's own distribution."""
-        return self if self.temperature > 0 else SamplingParams()
 
 
 def sample_seed(*key: int | str) -> int:
@@ -198,7 +185,7 @@ def before_stop(text: str, stop: Sequence[str]) -> str:
 
 
 class StopStrings:
-    """Finds stop strings by decoding the end of a text."""
+    """Finds stop strings in texts as they are decoded."""
 
     def __init__(self, strings: Sequence[str], decode: Callable[[Sequence[int]], str]) -> None:
         self.strings = tuple(strings)
@@ -206,9 +193,17 @@ class StopStrings:
         # A character is at most four bytes, and a token at least one.
         self._tail = 4 * max(map(len, strings), default=0) + 4
 
+    def is_met(self, tokens: Sequence[int], new: int) -> bool:
+        """Tell whether a stop string ends in the last ``new`` tokens, decoding little before them.
+
+        One with many tokens in it that decode to nothing is missed, until ``cut`` reads the whole text.
+        """
+        end = tokens[-self._tail - new :]
+        return self._holds(end) and (len(end) == len(tokens) or self._holds(tokens))
+
     def cut(self, tokens: Sequence[int]) -> int | None:
         """Return how many tokens a text has when it first holds a stop string; None if it has none."""
-        if not self._holds(tokens[-self._tail :]) and not self._holds(tokens):
+        if not self._holds(tokens):
             return None
         low, high = 1, len(tokens)  # text grows with its tokens
         while low < high:

@@ -14,6 +14,7 @@ from rlaif_pl.engine.kv_cache import KVCache
 from rlaif_pl.engine.prefix_tree import LEAST_SHARED, Node, Text, common_start, grow, pack_trees
 from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.engine.score import token_logprobs
+from rlaif_pl.errors import at_least
 
 ROWS_PER_TOKEN = 4  # places for tokens to be written that weigh as much as one token to be computed
 Scores = list[tuple[int, list[float]]]
@@ -88,7 +89,7 @@ class PrefixTreeRunner:
         start = len(root.ids)
         small: list[Node] = []
         for tree in grow(texts, members, start, self.least_shared):
-            known = self._known(tree, start)
+            known = self._known(tree, root)
             if known is not None:
                 yield from self._parts(texts, tree.members, known, extra)
                 continue
@@ -105,14 +106,17 @@ class PrefixTreeRunner:
         """Tokens to compute, or their equal in places to be written."""
         return tree.num_tokens() + len(tree.members) * extra // ROWS_PER_TOKEN
 
-    def _known(self, tree: Node, start: int) -> Root | None:
-        """Return a kept root that all rows of a tree begin with and that is longer than ``start``."""
+    def _known(self, tree: Node, root: Root) -> Root | None:
+        """Return a kept root, longer than ``root``, that all rows of a tree below it begin with."""
         if not tree.children:
             return None
-        for ids, root in reversed(self._roots.items()):
-            if start < len(ids) <= tree.stop and tuple(tree.ids[: len(ids) - start]) == ids[start:]:
+        start = len(root.ids)
+        for ids, longer in reversed(self._roots.items()):
+            is_within = start < len(ids) <= tree.stop
+            # all of it: a post's tokens may stand as far into two prompts that differ before it
+            if is_within and ids == root.ids + tree.ids[: len(ids) - start]:
                 self._roots.move_to_end(ids)
-                return root
+                return longer
         return None
 
     def _extend(self, root: Root, ids: tuple[int, ...]) -> Root:
@@ -174,8 +178,7 @@ def buckets(lengths: Sequence[int], budget: int, *, padded: bool = False) -> Ite
 
     A group has at most ``budget`` tokens, or one item; ``padded`` items cost as much as their longest.
     """
-    if budget < 1:
-        raise ValueError(f"batch_tokens must be at least 1, got {budget}")
+    at_least(1, batch_tokens=budget)
     group: list[int] = []
     used = 0
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):

@@ -13,6 +13,7 @@ from rlaif_pl.engine.hidden_states import states_before
 from rlaif_pl.engine.response_batch import ResponseBatch
 from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.engine.score import Drawer, TokenLogprobs
+from rlaif_pl.errors import one_of
 from rlaif_pl.models.adapters import Lora
 from rlaif_pl.models.export import save_policy
 from rlaif_pl.models.given import PolicySource, start_of
@@ -56,7 +57,7 @@ class ActorCritic(nn.Module):
         seed: Seeds adapters and head.
 
     Raises:
-        ValueError: ``adapter`` without ``lora``.
+        ValueError: ``adapter`` without ``lora``, or another value network than these.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class ActorCritic(nn.Module):
         super().__init__()
         if value_network is None:
             value_network = "separate" if lora is None else "adapter"
+        one_of(ValueNetwork, value_network=value_network)
         if value_network == "adapter" and lora is None:
             raise ValueError(
                 "expected lora with value_network=adapter, got none; set lora, or take "

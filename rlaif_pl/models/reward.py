@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rlaif_pl.engine.hidden_states import hidden_states
 from rlaif_pl.engine.response_batch import ResponseBatch
 from rlaif_pl.engine.runner import DecoderRunner
+from rlaif_pl.errors import one_of
 from rlaif_pl.models.adapters import Lora
 from rlaif_pl.models.backbone import Precision
 from rlaif_pl.models.causal import CausalModel
@@ -91,6 +92,7 @@ class RewardModel(nn.Module):
                 "expected max_response_tokens of at least 2, a token and EOS, got "
                 f"{max_response_tokens}; no response would be read"
             )
+        one_of(Pooling, pooling=pooling)
         shift = 0.0
         self.is_given = not isinstance(backbone, BackboneOptions)  # no config can name it
         if isinstance(backbone, BackboneOptions):

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from rlaif_pl.data.revisions import HARMFUL, Revision
+from rlaif_pl.errors import one_of
 from rlaif_pl.types import Prompt
 
 Cut = Literal["sentence", "keep", "drop"]
@@ -44,6 +45,7 @@ def demonstrations(
     ``sentence`` ends it with its last full sentence, or leaves out one without, lest a policy learn to
     stop within one; ``keep`` takes it, ``drop`` does not.
     """
+    one_of(Cut, cut=cut)
     dropped: Counter[str] = Counter()
     changed = (row for row in revisions if row.failure is None and not row.unchanged)
     last = {(row.group, row.prompt): row.round for row in changed}

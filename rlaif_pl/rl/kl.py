@@ -25,6 +25,7 @@ from torch import Tensor
 from rlaif_pl.engine.response_batch import ResponseBatch, assemble
 from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.engine.score import Drawer
+from rlaif_pl.errors import above
 from rlaif_pl.models.causal import CausalModel
 from rlaif_pl.types import Prompt
 
@@ -65,9 +66,7 @@ class AdaptiveKL:
 
     def __post_init__(self) -> None:
         """Refuse numbers that are not above 0, and steps that could make the coefficient negative."""
-        for name in ("target", "gain", "limit"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"adaptive_kl.{name} must be above 0, got {getattr(self, name)}")
+        above(0, **{f"adaptive_kl.{name}": number for name, number in vars(self).items()})
         if not self.gain * self.limit < 1:
             raise ValueError(
                 "expected adaptive_kl.gain * adaptive_kl.limit below 1, got "
@@ -162,18 +161,21 @@ def kl_by_prompt(
     prompts: Sequence[Prompt],
     tokens_of: Sequence[Sequence[Sequence[int]]],
     params: SamplingParams,
-) -> list[float]:
+) -> list[float] | None:
     """Estimate the KL from the reference in nats a response, mean over each prompt's responses.
 
     Both are scored at the sampling temperature, and over the tokens that the policy's filters kept; the
-    estimate is the log-ratio of what was sampled.
+    estimate is the log-ratio of what was sampled. None of greedy texts, whose log-ratio estimates no
+    KL: they are not drawn from a distribution.
     """
-    result = []
+    if params.temperature == 0:
+        return None
+    result: list[float] = []
     for start in range(0, len(prompts), KL_ROWS):
         part = slice(start, start + KL_ROWS)
         rows = policy.encode_prompts([prompt.text for prompt in prompts[part]])
         tokens = [row for group in tokens_of[part] for row in group]
         batch = assemble(rows, tokens, policy.pad).to(policy.device)
-        ratio = log_ratio(policy, reference, batch, params.scored)
+        ratio = log_ratio(policy, reference, batch, params)
         result += ratio.sum(1).view(len(rows), -1).mean(1).tolist()
     return result

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from rlaif_pl import ops
+from rlaif_pl.errors import at_least, one_of, within
 from rlaif_pl.models.actor_critic import Evaluation
 from rlaif_pl.rl.kl import token_kl
 from rlaif_pl.rl.losses import (
@@ -57,10 +58,10 @@ class Advantages:
     whiten: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse a discount and a trace decay outside [0, 1]."""
-        for name in ("gamma", "gae_lambda"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"expected {name} in [0, 1], got {getattr(self, name)}")
+        """Refuse a discount and a trace decay outside [0, 1], and an unknown baseline."""
+        within(0, 1, gamma=self.gamma, gae_lambda=self.gae_lambda)
+        if self.baseline is not None:
+            one_of(Baseline, baseline=self.baseline)
 
 
 @dataclass(frozen=True)
@@ -86,9 +87,7 @@ class Objective:
 
     def __post_init__(self) -> None:
         """Refuse weights that would reward a wrong value or a certain policy."""
-        for name in ("vf_coef", "ent_coef"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        at_least(0, vf_coef=self.vf_coef, ent_coef=self.ent_coef)
 
     def at(self, kl_coef: float) -> Objective:
         """Return the same objective with another KL coefficient."""
@@ -139,7 +138,7 @@ class Objective:
         # Not by a mask as an index: the host would wait for a GPU to learn how many rows.
         each = torch.cat([part.moments for part in targets])
         moments = each.masked_fill(~is_counted.any(1)[:, None], 0.0).sum(0)
-        return whiten(raw, is_counted, moments=moments)
+        return whiten(raw, is_counted, moments)
 
     def log_ratio(self, rollout: Rollout, found: Evaluation, is_counted: Tensor) -> Tensor | None:
         """Log of the policy's probability of each token over its sampler's, 0 where none counts.

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from rlaif_pl.ops import wide_dtype
+from rlaif_pl.errors import at_least, one_of, within
 from rlaif_pl.rl.kl import AdaptiveKL, KLEstimator, KLPlacement
 
 NGRAM = 3
@@ -53,14 +53,13 @@ class RewardShaping:
     adaptive_kl: AdaptiveKL | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a KL coefficient outside [0, 1] and a reward for repetition."""
-        if not self.repetition_penalty >= 0:
-            raise ValueError(
-                f"repetition_penalty must be at least 0, got {self.repetition_penalty}; it is "
-                "subtracted"
-            )
-        if not 0 <= self.kl_coef <= 1:
-            raise ValueError(f"kl_coef must be in [0, 1], got {self.kl_coef}")
+        """Refuse a KL coefficient outside [0, 1], unknown choices, and rewards for what is a fault."""
+        within(0, 1, kl_coef=self.kl_coef)
+        one_of(KLPlacement, kl_placement=self.kl_placement)
+        one_of(KLEstimator, kl_estimator=self.kl_estimator)
+        at_least(0, missing_eos_penalty=self.missing_eos_penalty, min_length=self.min_length)
+        at_least(0, min_length_penalty=self.min_length_penalty)
+        at_least(0, repetition_penalty=self.repetition_penalty)
 
     @property
     def reward_kl_coef(self) -> float:
@@ -126,38 +125,6 @@ def repeated_share(tokens: Tensor, is_response: Tensor) -> Tensor:
     return repeats / real.sum(1).clamp(min=1)
 
 
-def token_rewards(
-    scores: Tensor,
-    logprobs: Tensor,
-    ref_logprobs: Tensor,
-    is_response: Tensor,
-    finished: Tensor,
-    shaping: RewardShaping,
-) -> Tensor:
-    """Spread score and KL penalty over the tokens of each response.
-
-    This is the plain definition; training takes ``ops.kl_gae``, which does it and the advantages in
-    one pass.
-
-    Args:
-        scores: Reward of each whole response. ``(N,)``
-        logprobs: Policy's log-probability of each token taken. ``(N, R)``
-        ref_logprobs: Reference's, of the same tokens. ``(N, R)``
-        is_response: True at response tokens, a prefix of each row. ``(N, R)`` bool
-        finished: False where the length limit cut the response. ``(N,)`` bool
-        shaping: Coefficients.
-
-    Returns:
-        Rewards ``(N, R)``, 0 at padding; an empty response has nowhere to put its score.
-    """
-    rewards = -shaping.reward_kl_coef * (logprobs - ref_logprobs) * is_response
-    lengths = is_response.sum(1)
-    final = final_scores(scores, lengths, finished, shaping)
-    rows = (lengths > 0).nonzero().squeeze(1)
-    rewards[rows, lengths[rows] - 1] += final[rows].to(rewards.dtype)
-    return rewards
-
-
 def leave_one_out(scores: Tensor, num_generations: int) -> Tensor:
     """Subtract from each score the mean of the other responses to its prompt.
 
@@ -185,27 +152,19 @@ def sequence_kl(logprobs: Tensor, ref_logprobs: Tensor, is_response: Tensor) -> 
     return ((logprobs - ref_logprobs) * is_response).sum(1)
 
 
-def whiten(
-    values: Tensor, is_real: Tensor, shift_mean: bool = True, moments: Tensor | None = None
-) -> Tensor:
-    """Scale to variance 1 (and mean 0) over the real entries of all ranks; 0 elsewhere.
+def whiten(values: Tensor, is_real: Tensor, moments: Tensor) -> Tensor:
+    """Scale to mean 0 and variance 1 over the real entries of all ranks; 0 elsewhere.
 
     Args:
         values: ``(N, R)``
         is_real: Which entries count. ``(N, R)`` bool
-        shift_mean: Also subtract the mean; False keeps it.
-        moments: Sums of the real entries and of their squares, where they are known. ``(2,)`` in
-            ``wide_dtype``
+        moments: Sums of the real entries and of their squares, in ``wide_dtype``. ``(2,)``
     """
-    wide = wide_dtype(values.device)
-    if moments is None:
-        kept = values.to(wide) * is_real
-        moments = torch.stack([kept.sum(), (kept * kept).sum()])
-    sums = torch.cat([is_real.sum().to(wide)[None], moments])
+    sums = torch.cat([is_real.sum()[None].to(moments), moments])
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(sums)
     count, total, squares = sums
     mean = total / count.clamp(min=1)
     variance = (squares / count.clamp(min=1) - mean * mean).clamp(min=0)
-    centered = values - mean.to(values.dtype) if shift_mean else values
-    return centered * torch.rsqrt(variance + 1e-8).to(values.dtype) * is_real
+    scale = torch.rsqrt(variance + 1e-8).to(values.dtype)
+    return (values - mean.to(values.dtype)) * scale * is_real

@@ -7,6 +7,7 @@ from scipy import stats
 from rlaif_pl.engine.sampling import (
     BLOCK,
     SamplingParams,
+    StopStrings,
     filter_logits,
     sample_from_logits,
     sample_noise,
@@ -153,10 +154,11 @@ def test_a_large_vocabulary_is_cut_where_a_whole_sort_would(top_p):
     [
         ({"n": 0}, "n of at least 1, got 0"),
         ({"max_new_tokens": 0}, "max_new_tokens of at least 1"),
-        ({"temperature": -1}, "at least 0, got -1"),
-        ({"top_k": -1}, "top_k must be at least 0"),
-        ({"top_p": 0.0}, r"top_p must be in \(0, 1\], got 0.0"),
-        ({"min_p": 1.5}, r"min_p must be in \[0, 1\], got 1.5"),
+        ({"temperature": -1}, "temperature of at least 0, got -1"),
+        ({"top_k": -1}, "top_k of at least 0, got -1"),
+        ({"top_p": 0.0}, r"top_p above 0, got 0.0"),
+        ({"top_p": 1.5}, r"top_p in \[0, 1\], got 1.5"),
+        ({"min_p": 1.5}, r"min_p in \[0, 1\], got 1.5"),
         ({"stop": ("",)}, "stop strings that are not empty"),
         ({"stop": (".", r"\n\n")}, r"line breaks in stop, got a backslash and an n: \\n\\n; write"),
     ],
@@ -164,6 +166,31 @@ def test_a_large_vocabulary_is_cut_where_a_whole_sort_would(top_p):
 def test_settings_that_mean_nothing_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         SamplingParams(**options)
+
+
+def test_a_step_decodes_the_end_of_a_text_alone():
+    lengths = []
+
+    def decode(tokens):
+        lengths.append(len(tokens))
+        return "".join(map(chr, tokens))
+
+    checker = StopStrings(("ab", "c"), decode)
+    text = [ord("x")] * 200
+    assert not checker.is_met(text, 16)
+    assert max(lengths) <= 4 * 2 + 4 + 16
+    for met in ("ab", "c", "a" + "b" + "x" * 15):  # 16 tokens are new: the last of them the "b"
+        assert checker.is_met(text + list(map(ord, met)), 16)
+    assert not checker.is_met([*text, ord("a")], 1)
+    assert checker.is_met([*text, ord("a"), ord("b")], 1)
+    assert not checker.is_met([ord("x")], 1)
+
+
+def test_a_stop_string_in_the_context_of_its_end_alone_is_none():
+    """A tokenizer may decode the end of a text otherwise than the whole."""
+    checker = StopStrings(("ab",), lambda tokens: "ab" if len(tokens) < 100 else "cd")
+    assert not checker.is_met([5] * 100, 1)
+    assert checker.is_met([5] * 3, 1)
 
 
 def test_one_stop_string_needs_no_list():

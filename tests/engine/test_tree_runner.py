@@ -7,6 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rlaif_pl.engine import batch as engine_batch
+from rlaif_pl.engine.batch import to_device
 from rlaif_pl.engine.decoder_layers import decoder_of
 from rlaif_pl.engine.prefix_tree import Node, Text, grow, pack_trees
 from rlaif_pl.engine.runner import DecoderRunner
@@ -68,6 +70,25 @@ def test_scores_are_those_of_each_text_alone(model_of, plain_of, name, window, b
         assert bool(runner._roots) is (batch_tokens == 6)  # a pair keeps its beginning to itself
 
 
+def test_a_kept_root_is_taken_for_rows_that_begin_with_all_of_it(model_of, plain_of):
+    """One post after two preambles of as many tokens: what one kept is not the other's."""
+    model, plain = model_of(), plain_of()
+    runner = PrefixTreeRunner(model, 4096, least_shared=2)
+    post, other = (50, 51, 52), (60, 61, 62)
+    for rows in (
+        [(20, 21, 22, *post, last, 9) for last in (1, 2, 3)],  # keeps preamble and post
+        [(*HEAD[:3], *text, last, 9) for text in (post, other) for last in (1, 2)],
+    ):
+        found = dict(
+            each for batch in runner.score([Row(ids, 6) for ids in rows]) for each in batch
+        )
+        for place, ids in enumerate(rows):
+            table = log_probabilities(plain, ids)
+            expected = [table[at - 1, ids[at]].item() for at in (6, 7)]
+            assert found[place] == pytest.approx(expected, abs=1e-4)
+    assert {ids[:3] for ids in runner._roots} == {(20, 21, 22), HEAD[:3]}
+
+
 @torch.no_grad()
 @pytest.mark.parametrize(("name", "window"), ARCHITECTURES)
 def test_texts_go_on_as_each_would_alone(model_of, plain_of, name, window):
@@ -88,6 +109,28 @@ def test_texts_go_on_as_each_would_alone(model_of, plain_of, name, window):
                 text.append(40 + step)
         seen += owners
     assert sorted(seen) == [0, 0, 1, 2, 3, 4, 5]
+
+
+@torch.no_grad()
+def test_attention_to_a_kept_root_is_planned_once_a_batch(model_of, monkeypatch):
+    planned = []
+
+    def counting(lists, device):
+        planned.append(lists)
+        return to_device(lists, device)
+
+    model, rows = model_of(), [Row(ids, len(ids)) for ids in TEXTS[:5]]
+    assert model.top.capabilities.packs  # measured once, by batches of its own
+    monkeypatch.setattr(engine_batch, "to_device", counting)
+    runner = PrefixTreeRunner(model, 4096, least_shared=2)
+    for state, order in runner.states(rows, [1] * 5, 3):
+        assert runner._roots
+        # the root, its cache, the batch, and the attention of the texts' own tokens
+        assert len(planned) <= 4
+        planned.clear()
+        for _ in range(3):
+            state.next_logits(state.forward_trunk(torch.tensor(order)))
+        assert not planned
 
 
 def test_unrelated_texts_do_not_see_each_other(make_model):

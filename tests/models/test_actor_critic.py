@@ -294,6 +294,8 @@ def test_a_value_network_is_chosen_by_name_or_as_the_policy_is_trained(folder):
         assert ActorCritic(options, value_network=name).critic is None
     with pytest.raises(ValueError, match="expected lora with value_network=adapter"):
         ActorCritic(options, value_network="adapter")
+    with pytest.raises(ValueError, match="expected value_network to be 'separate' or .* got 'sep'"):
+        ActorCritic(options, value_network="sep")
 
 
 def test_without_a_value_network_there_is_nothing_of_it(folder):

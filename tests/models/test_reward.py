@@ -257,6 +257,11 @@ def test_a_length_limit_without_room_for_a_token_is_refused(options):
         RewardModel(options(), max_response_tokens=1)
 
 
+def test_an_unknown_pooling_is_refused(options):
+    with pytest.raises(ValueError, match="expected pooling to be 'eos' or 'mean', got 'last'"):
+        RewardModel(options(), pooling="last")
+
+
 def test_scores_depend_neither_on_order_nor_on_company(options, monkeypatch):
     model = RewardModel(options(trunk_layers=2))
     scores = model.score(FLAT_PROMPTS, FLAT)

@@ -207,10 +207,11 @@ class StandIn:
         policy.stop_token_ids = frozenset(body.get("stop_token_ids", ()))
         seeds = [body.get("seed", 0) + k for k in range(params.n)]
         drawn = policy.sample([body["prompt"]], params, seeds)
-        scored = params if self.mode == "processed_logprobs" else SamplingParams()
+        is_plain = self.mode != "processed_logprobs" or params.temperature == 0
+        scored = SamplingParams() if is_plain else params
         with torch.no_grad():
             batch = assemble([body["prompt"]], drawn.tokens, policy.pad)
-            logprobs = policy.logprobs(batch, params=scored.scored).tolist()
+            logprobs = policy.logprobs(batch, params=scored).tolist()
             top = self.top(policy, body)
         choices = [
             {

@@ -111,6 +111,8 @@ def test_only_revisions_and_helpful_answers_are_demonstrated(scripted, requests)
     last = demonstrations(rows, only_last=True)
     assert [row.reference for row in last.rows[:2]] == ["Revision number 2."] * 2
     assert last.dropped == {"not the last": 2}
+    with pytest.raises(ValueError, match="expected cut to be 'sentence' or .* got 'Keep'"):
+        demonstrations(rows, cut="Keep")
 
 
 def test_a_cut_revision_ends_with_its_last_sentence(scripted, requests):

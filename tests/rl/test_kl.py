@@ -1,7 +1,22 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
-from rlaif_pl.rl.kl import AdaptiveKL, KLController, token_kl
+from rlaif_pl.engine.sampling import SamplingParams
+from rlaif_pl.rl.generate import generate
+from rlaif_pl.rl.kl import AdaptiveKL, KLController, kl_by_prompt, token_kl
+from rlaif_pl.types import Prompt
+
+
+def test_greedy_texts_say_nothing_of_a_kl(policy_of):
+    policy, other = policy_of(), policy_of("mistral")
+    prompts = [Prompt("a cat", "p0"), Prompt("the dog sat", "p1")]
+    params = SamplingParams(n=2, max_new_tokens=4, seed=3)
+    tokens = generate(policy, prompts, params).tokens
+    assert kl_by_prompt(policy, policy, prompts, tokens, params) == pytest.approx([0, 0], abs=1e-4)
+    assert kl_by_prompt(policy, other, prompts, tokens, params) != pytest.approx([0, 0], abs=0.1)
+    assert kl_by_prompt(policy, other, prompts, tokens, replace(params, temperature=0)) is None
 
 
 def test_estimators_by_hand():
@@ -75,7 +90,7 @@ def test_adapting_from_0_is_refused():
 
 @pytest.mark.parametrize("name", ["target", "gain", "limit"])
 def test_numbers_of_the_rule_are_above_0(name):
-    with pytest.raises(ValueError, match=f"{name} must be above 0, got 0"):
+    with pytest.raises(ValueError, match=rf"adaptive_kl\.{name} above 0, got 0"):
         AdaptiveKL(**{"target": 1.0, name: 0})
 
 

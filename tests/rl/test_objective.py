@@ -16,7 +16,6 @@ from rlaif_pl.rl.shaping import (
     final_scores,
     leave_one_out,
     repeated_share,
-    token_rewards,
     whiten,
 )
 
@@ -174,9 +173,26 @@ def test_random_rows_repeat_as_a_plain_count_says():
         assert share == pytest.approx(1 - len(set(grams)) / len(grams) if grams else 0.0)
 
 
-def test_a_reward_for_repetition_is_refused():
-    with pytest.raises(ValueError, match="repetition_penalty must be at least 0, got -1"):
-        RewardShaping(repetition_penalty=-1)
+@pytest.mark.parametrize(
+    "name", ["missing_eos_penalty", "min_length", "min_length_penalty", "repetition_penalty"]
+)
+def test_a_reward_for_a_fault_is_refused(name):
+    with pytest.raises(ValueError, match=f"{name} of at least 0, got -1"):
+        RewardShaping(**{name: -1})
+
+
+@pytest.mark.parametrize(
+    ("settings", "wrong", "said"),
+    [
+        (RewardShaping, {"kl_estimator": "k1"}, "kl_estimator to be 'k2' or 'k3', got 'k1'"),
+        (RewardShaping, {"kl_placement": "Loss"}, "kl_placement to be 'reward' or 'loss', got 'L"),
+        (RewardShaping, {"kl_placement": None}, "kl_placement to be 'reward' or 'loss', got None"),
+        (Advantages, {"baseline": "grpo"}, "baseline to be 'rloo', got 'grpo'"),
+    ],
+)
+def test_choices_that_there_are_not_are_refused(settings, wrong, said):
+    with pytest.raises(ValueError, match=said):
+        settings(**wrong)
 
 
 def test_a_group_baseline_beside_values_by_hand():
@@ -199,7 +215,7 @@ def test_leave_one_out_without_values_by_hand():
 
 
 @pytest.mark.parametrize("gamma", [1.0, 0.9])
-def test_the_fused_targets_are_those_of_token_rewards_and_gae(gamma):
+def test_the_fused_targets_are_those_of_rewards_by_token_and_gae(gamma):
     torch.manual_seed(1)
     lengths = torch.tensor([9, 3, 12, 0, 1, 7])
     is_sampled = torch.arange(12) < lengths[:, None]
@@ -213,7 +229,11 @@ def test_the_fused_targets_are_those_of_token_rewards_and_gae(gamma):
     found = evaluation(values, logprobs, torch.zeros_like(logprobs))
     targets = objective.targets(rollout, found)
     left = leave_one_out(scores, 3)
-    rewards = token_rewards(left, logprobs, ref, is_sampled, finished, shaping)
+    final = final_scores(left, lengths, finished, shaping)
+    rewards = -shaping.reward_kl_coef * (logprobs - ref) * is_sampled
+    for row, length in enumerate(lengths.tolist()):
+        if length:
+            rewards[row, length - 1] += final[row]
     advantages, returns = ops.gae(rewards, values, lengths=lengths, gamma=gamma, gae_lambda=0.8)
     close = {"rtol": 0, "atol": 1e-5}
     torch.testing.assert_close(targets.advantages, advantages, **close)
@@ -221,8 +241,10 @@ def test_the_fused_targets_are_those_of_token_rewards_and_gae(gamma):
     rows = torch.tensor([True, True, False, True, True, False])
     counted = is_sampled & rows[:, None]
     moments = targets.moments[rows].sum(0)
-    by_moments = whiten(targets.advantages, counted, moments=moments)
-    torch.testing.assert_close(by_moments, whiten(advantages, counted), **close)
+    kept = advantages[counted]
+    expected = (advantages - kept.mean()) / kept.std(correction=0) * counted
+    whitened = whiten(targets.advantages, counted, moments)
+    torch.testing.assert_close(whitened, expected, rtol=0, atol=1e-5)
 
 
 def test_another_beta_changes_nothing_else():
@@ -243,5 +265,5 @@ def test_a_discount_or_decay_outside_0_to_1_is_refused(name, value):
 
 @pytest.mark.parametrize("name", ["ent_coef", "vf_coef"])
 def test_a_negative_weight_of_a_loss_is_refused(name):
-    with pytest.raises(ValueError, match=f"{name} must be at least 0, got -1"):
+    with pytest.raises(ValueError, match=f"{name} of at least 0, got -1"):
         Objective(**{name: -1})

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from rlaif_pl.engine.attention.leaf import Attended, leaf_for, merge_attention_states, no_keys
-from rlaif_pl.engine.batch import AttentionBlock, PackedBatch, Runs, full_block
+from rlaif_pl.engine.batch import AttentionBlock, PackedBatch, Runs
 
 Keys = tuple[Tensor, Tensor]  # keys and values, each (m, key heads, size)
 
@@ -92,8 +92,9 @@ def _forward(
             found = merge_attention_states(Attended(output[asking], lse[asking]), found)
         output[asking], lse[asking] = found
     if root is not None:
-        block = full_block(len(query), len(root[0]), query.device)
-        found = leaf.forward((query, *root), block, scale)
+        if batch.root_block is None:
+            raise ValueError("expected a batch with a root, got a root's keys and one without")
+        found = leaf.forward((query, *root), batch.root_block, scale)
         return merge_attention_states(Attended(output, lse), found)
     return Attended(output, lse)
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from rlaif_pl.errors import one_of
 from rlaif_pl.labeling.calls import Question
 from rlaif_pl.labeling.usage.spending import Price
 from rlaif_pl.text import refuse_spelled_breaks
@@ -90,6 +91,11 @@ class Settings:
     extra_body: Mapping[str, Any]
     price: Price | None
     server: ServerFeatures
+
+    def __post_init__(self) -> None:
+        one_of(Api, api=self.api)
+        one_of(ChatOpening, chat_assistant_prefix=self.chat_assistant_prefix)
+        one_of(MaxTokensField, max_tokens_field=self.server.max_tokens_field)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from typing_extensions import override
 
+from rlaif_pl.errors import one_of
 from rlaif_pl.models.adapter_export import Form
 from rlaif_pl.models.model_folder import check_place
 from rlaif_pl.training.base import TrainableModule
@@ -24,6 +25,7 @@ class ExportModel(Callback):
     """
 
     def __init__(self, folder: str = "model", form: Form = "whole") -> None:
+        one_of(Form, form=form)
         self.folder = folder
         self.form = form
 

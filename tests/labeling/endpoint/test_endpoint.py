@@ -357,7 +357,16 @@ def test_the_same_weights_have_the_same_identity_at_any_address(serve, endpoint)
     assert one.fingerprint != endpoint(serve(), extra_body={"top_p": 0.9}).fingerprint
 
 
-@pytest.mark.parametrize("option", [{"concurrency": 0}, {"timeout": 0.0}, {"max_retries": -1}])
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"concurrency": 0},
+        {"timeout": 0.0},
+        {"max_retries": -1},
+        {"api": "Chat"},
+        {"chat_assistant_prefix": "system"},
+    ],
+)
 def test_settings_that_cannot_work_are_refused(serve, endpoint, option):
     with pytest.raises(ValueError, match=next(iter(option))):
         endpoint(serve(), **option)

@@ -74,6 +74,11 @@ def test_an_export_over_something_else_is_refused_before_training(
         ExportModel(folder).setup(trainer(), module, "fit")
 
 
+def test_an_unknown_form_of_an_export_is_refused():
+    with pytest.raises(ValueError, match="expected form to be 'whole' or 'adapter', got 'peft'"):
+        ExportModel(form="peft")
+
+
 def test_a_module_that_exports_nothing_is_told_of_before_training(fit):
     with pytest.raises(ValueError, match="expected a module with export.*got TinyModule"):
         fit(callbacks=[ExportModel()])
