@@ -99,8 +99,8 @@ def wants() -> tuple[bool, bool]:
     raise SystemExit(f"RLAIF_PL_BUILD={mode} cannot build the compiled ops: {problem}")
 
 
-def cuda_archs() -> str:
-    """Return TORCH_CUDA_ARCH_LIST, by default data-centre GPUs and a PTX for what follows.
+def choose_cuda_archs() -> None:
+    """Set TORCH_CUDA_ARCH_LIST unless it is: data-centre GPUs and a PTX for what follows.
 
     Torch's own default is the GPU at hand, which is none where an image is built.
     """
@@ -108,7 +108,7 @@ def cuda_archs() -> str:
 
     newest = tuple(int(part) for part in torch.version.cuda.split(".")[:2])
     default = "8.0;9.0;10.0+PTX" if newest >= (12, 8) else "8.0;9.0+PTX"
-    return os.environ.setdefault("TORCH_CUDA_ARCH_LIST", default)
+    os.environ.setdefault("TORCH_CUDA_ARCH_LIST", default)
 
 
 def nvcc() -> Path:
@@ -129,15 +129,8 @@ def toolkit_libraries() -> list[str]:
     return [os.path.normpath(folder) for folder in re.findall(r'"-L([^"]+)"', plan)]
 
 
-def nvcc_version() -> str:
-    """Return the release that ``nvcc --version`` prints."""
-    text = subprocess.run([nvcc(), "--version"], capture_output=True, text=True, check=True).stdout
-    match = re.search(r"release [\d.]+, (V[\d.]+)", text)
-    return f"nvcc {match.group(1)}" if match else "nvcc of unknown version"
-
-
 def extension(with_cuda: bool) -> Extension:
-    """Describe ``rlaif_pl._C``; the macros end up in ``rlaif_pl.ops.BUILD_FACTS``."""
+    """Describe ``rlaif_pl._C``."""
     import pybind11
     from torch.utils.cpp_extension import CppExtension, CUDAExtension
 
@@ -146,18 +139,14 @@ def extension(with_cuda: bool) -> Extension:
     if with_cuda:
         sources += (CSRC / "cuda").glob("*.cu")
         macros += [("RLAIF_PL_WITH_CUDA", "1"), ("USE_CUDA", "1")]
-    facts = [  # for the host compiler alone: their blanks and semicolons are nothing for nvcc
-        f"-DRLAIF_PL_FLAGS={' '.join(CXX_FLAGS)}",
-        f"-DRLAIF_PL_CUDA_COMPILER={nvcc_version() if with_cuda else ''}",
-        f"-DRLAIF_PL_CUDA_ARCHS={cuda_archs() if with_cuda else ''}",
-    ]
+        choose_cuda_archs()
     built = (CUDAExtension if with_cuda else CppExtension)(
         "rlaif_pl._C",
         sorted(str(path) for path in sources),
         depends=sorted(str(path) for path in CSRC.rglob("*") if path.suffix in (".h", ".cuh")),
         include_dirs=[pybind11.get_include()],
         define_macros=macros,
-        extra_compile_args={"cxx": [*CXX_FLAGS, *facts], "nvcc": NVCC_FLAGS},
+        extra_compile_args={"cxx": CXX_FLAGS, "nvcc": NVCC_FLAGS},
     )
     if with_cuda:
         built.library_dirs += toolkit_libraries()

@@ -1,12 +1,6 @@
 """Fused ops with PyTorch fallbacks. Import from here; submodules are private."""
 
-from rlaif_pl.ops._library import (
-    BUILD_FACTS,
-    EXTENSION_LOADED,
-    BuildFacts,
-    backend_of,
-    use_reference,
-)
+from rlaif_pl.ops._library import EXTENSION_LOADED, backend_of, use_reference
 from rlaif_pl.ops._products import linear_logits, widened_once
 from rlaif_pl.ops.gae import gae
 from rlaif_pl.ops.kl_gae import KLGae, kl_gae
@@ -15,9 +9,7 @@ from rlaif_pl.ops.pairwise import PairwiseSums, pairwise_ce, pairwise_ce_sums
 from rlaif_pl.ops.reference import wide_dtype
 
 __all__ = [
-    "BUILD_FACTS",
     "EXTENSION_LOADED",
-    "BuildFacts",
     "PairwiseSums",
     "KLGae",
     "backend_of",

@@ -17,7 +17,6 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -56,30 +55,6 @@ HOW_TO_BUILD = (
     "(cuda instead of cpu where torch has CUDA and nvcc is installed)"
 )
 
-
-@dataclass(frozen=True, slots=True)
-class BuildFacts:
-    """How the loaded library was compiled.
-
-    Attributes:
-        compiler: Host compiler and version.
-        flags: Host compiler flags chosen by setup.py.
-        with_cuda: True if CUDA kernels are linked in.
-        cuda_compiler: nvcc version; empty without CUDA.
-        cuda_archs: GPU architectures compiled for; empty without CUDA.
-        torch_target: Oldest torch version the library runs with, for example ``2.10``.
-        torch_built: Version of the torch headers it was compiled against.
-    """
-
-    compiler: str
-    flags: str
-    with_cuda: bool
-    cuda_compiler: str
-    cuda_archs: str
-    torch_target: str
-    torch_built: str
-
-
 _library = torch.library.Library(NAMESPACE, "DEF")
 for _schema, _op in zip(SCHEMAS, OPS, strict=True):
     _library.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
@@ -90,8 +65,8 @@ for _schema in COMPOSED:
     _library.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
 
 
-def _load_extension() -> BuildFacts | None:
-    """Load the compiled kernels, which register themselves; None selects the reference.
+def _load_extension() -> bool:
+    """Load the compiled kernels, which register themselves; False selects the reference.
 
     Raises:
         ImportError: The library is required but disabled, missing, or does not load.
@@ -103,9 +78,9 @@ def _load_extension() -> BuildFacts | None:
                 "RLAIF_PL_REQUIRE_EXT=1 asks for the compiled ops and RLAIF_PL_DISABLE_EXT=1 "
                 "forbids them; unset one of the two"
             )
-        return None
+        return False
     try:
-        facts = importlib.import_module(EXTENSION)
+        importlib.import_module(EXTENSION)
     except ImportError as error:
         if required:
             raise ImportError(
@@ -119,12 +94,11 @@ def _load_extension() -> BuildFacts | None:
                 RuntimeWarning,
                 stacklevel=2,
             )
-        return None
-    return BuildFacts(**{name: getattr(facts, name) for name in BuildFacts.__dataclass_fields__})
+        return False
+    return True
 
 
-BUILD_FACTS = _load_extension()
-EXTENSION_LOADED = BUILD_FACTS is not None
+EXTENSION_LOADED = _load_extension()
 _overrides: list[torch.library.Library] = []
 
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rlaif_pl.ops._checks import FLOATING, check, rows_or_whole
 from rlaif_pl.ops._library import has_values
-
-FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 @torch.library.register_fake("rlaif_pl::gae")
@@ -75,64 +74,15 @@ def gae(
         ValueError: Shapes, dtypes or devices do not fit; a length, ``gamma`` or ``gae_lambda`` is out
             of range; ``is_response`` has a gap; both ``lengths`` and ``is_response`` are given.
     """
-    check_trajectories("gae", "rewards", rewards, "values", values)
+    check("gae", "rewards", rewards, ("N", "T"), FLOATING)
+    check("gae", "values", values, rewards.shape, (rewards.dtype,), rewards)
     check_coefficients("gae", gamma, gae_lambda)
     if is_response is not None:
         if lengths is not None:
             raise ValueError("gae: got both lengths and is_response; pass one of them")
         lengths = _lengths_of_prefix(is_response, rewards)
-    elif lengths is None:
-        lengths = rewards.new_full(rewards.shape[:1], rewards.shape[1], dtype=torch.int64)
-    else:
-        check_per_row("gae", "lengths", lengths, torch.int64, "rewards", rewards)
-        check_length_range("gae", lengths, rewards.shape[1])
-    if bootstrap is None:
-        bootstrap = rewards.new_zeros(rewards.shape[:1])
-    else:
-        check_per_row("gae", "bootstrap", bootstrap, rewards.dtype, "rewards", rewards)
+    lengths, bootstrap = rows_or_whole("gae", rewards, lengths, bootstrap)
     return torch.ops.rlaif_pl.gae.default(rewards, values, lengths, bootstrap, gamma, gae_lambda)
-
-
-def check_trajectories(op: str, first_name: str, first: Tensor, name: str, other: Tensor) -> None:
-    """Refuse two tensors that are not one number a token each; ``op`` starts the message."""
-    if first.dim() != 2:
-        raise ValueError(
-            f"{op}: {first_name} must be (N, T), got {tuple(first.shape)}; add the missing dimension"
-        )
-    if first.dtype not in FLOATING:
-        raise ValueError(
-            f"{op}: {first_name} must be float32, float64, bfloat16 or float16, got {first.dtype}; "
-            "cast with .float()"
-        )
-    if other.shape != first.shape:
-        raise ValueError(
-            f"{op}: {name} must have the shape of {first_name} {tuple(first.shape)}, got "
-            f"{tuple(other.shape)}; both hold one number per token"
-        )
-    _check_like(f"{op}: {name}", other, first.dtype, first_name, first)
-
-
-def check_per_row(
-    op: str, name: str, row: Tensor, dtype: torch.dtype, first_name: str, first: Tensor
-) -> None:
-    """Refuse a tensor that is not one number a row of ``first``."""
-    if row.shape != first.shape[:1]:
-        raise ValueError(
-            f"{op}: {name} must be ({first.shape[0]},), one entry a row of {first_name}, got "
-            f"{tuple(row.shape)}"
-        )
-    _check_like(f"{op}: {name}", row, dtype, first_name, first)
-
-
-def _check_like(
-    what: str, tensor: Tensor, dtype: torch.dtype, first_name: str, first: Tensor
-) -> None:
-    if tensor.dtype != dtype:
-        raise ValueError(f"{what} must be {dtype}, got {tensor.dtype}; cast with .to({dtype})")
-    if tensor.device != first.device:
-        raise ValueError(
-            f"{what} must be on {first.device} like {first_name}, got {tensor.device}; move it"
-        )
 
 
 def check_coefficients(op: str, gamma: float, gae_lambda: float) -> None:
@@ -142,26 +92,9 @@ def check_coefficients(op: str, gamma: float, gae_lambda: float) -> None:
             raise ValueError(f"{op}: {name} must lie in [0, 1], got {coefficient}")
 
 
-def check_length_range(op: str, lengths: Tensor, num_steps: int) -> None:
-    """Refuse a length outside [0, T], where looking does not wait for a device."""
-    if not has_values(lengths) or lengths.device.type != "cpu" or lengths.numel() == 0:
-        return
-    shortest, longest = (int(bound) for bound in lengths.aminmax())
-    if shortest < 0 or longest > num_steps:
-        raise ValueError(
-            f"{op}: lengths must lie in [0, {num_steps}], got {shortest} to {longest}; "
-            "count valid steps only"
-        )
-
-
 def _lengths_of_prefix(is_response: Tensor, rewards: Tensor) -> Tensor:
     """Count the True entries of each row after checking that they are a run from step 0."""
-    if is_response.shape != rewards.shape:
-        raise ValueError(
-            f"gae: is_response must have the shape of rewards {tuple(rewards.shape)}, got "
-            f"{tuple(is_response.shape)}; leave the prompt's columns out of both"
-        )
-    _check_like("gae: is_response", is_response, torch.bool, "rewards", rewards)
+    check("gae", "is_response", is_response, rewards.shape, (torch.bool,), rewards)
     if has_values(is_response):
         has_gap = (is_response[:, 1:] & ~is_response[:, :-1]).any(dim=1)
         if has_gap.any():

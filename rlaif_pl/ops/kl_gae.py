@@ -7,12 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rlaif_pl.ops.gae import (
-    check_coefficients,
-    check_length_range,
-    check_per_row,
-    check_trajectories,
-)
+from rlaif_pl.ops._checks import FLOATING, check, rows_or_whole
+from rlaif_pl.ops.gae import check_coefficients
 from rlaif_pl.ops.reference import wide_dtype
 
 
@@ -92,21 +88,14 @@ def kl_gae(
     Raises:
         ValueError: Shapes, dtypes or devices do not fit; a number is out of range.
     """
-    of = ("logprobs", logprobs)
+    check("kl_gae", "logprobs", logprobs, ("N", "T"), FLOATING)
     for name, other in (("ref_logprobs", ref_logprobs), ("values", values)):
-        check_trajectories("kl_gae", *of, name, other)
+        check("kl_gae", name, other, logprobs.shape, (logprobs.dtype,), logprobs)
+    check("kl_gae", "scores", scores, logprobs.shape[:1], (logprobs.dtype,), logprobs)
     check_coefficients("kl_gae", gamma, gae_lambda)
     if not kl_coef >= 0:
         raise ValueError(f"kl_gae: kl_coef must be at least 0, got {kl_coef}")
-    if lengths is None:
-        lengths = logprobs.new_full(logprobs.shape[:1], logprobs.shape[1], dtype=torch.int64)
-    else:
-        check_per_row("kl_gae", "lengths", lengths, torch.int64, *of)
-        check_length_range("kl_gae", lengths, logprobs.shape[1])
-    if bootstrap is None:
-        bootstrap = logprobs.new_zeros(logprobs.shape[:1])
-    for name, row in (("scores", scores), ("bootstrap", bootstrap)):
-        check_per_row("kl_gae", name, row, logprobs.dtype, *of)
+    lengths, bootstrap = rows_or_whole("kl_gae", logprobs, lengths, bootstrap)
     return KLGae(
         *torch.ops.rlaif_pl.kl_gae.default(
             logprobs, ref_logprobs, values, scores, lengths, bootstrap, kl_coef, gamma, gae_lambda

@@ -13,7 +13,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rlaif_pl.ops._library import has_values, implement
+from rlaif_pl.ops._checks import FLOATING, check, check_values
+from rlaif_pl.ops._library import implement
 from rlaif_pl.ops._products import (
     add_product,
     block_logits,
@@ -24,7 +25,7 @@ from rlaif_pl.ops._products import (
 )
 from rlaif_pl.ops.reference import accumulator_dtype
 
-FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+OP = "linear_logprob"  # in messages
 
 
 def _part(bias: Tensor | None, columns: slice, dtype: torch.dtype) -> Tensor | None:
@@ -242,7 +243,7 @@ def linear_logprob(
     _check(hidden, weight, tokens, bias)
     for name, number in (("temperature", temperature), ("softcap", softcap)):
         if number is not None and not number > 0:
-            raise ValueError(f"linear_logprob: {name} must be above 0, got {number}")
+            raise ValueError(f"{OP}: {name} must be above 0, got {number}")
     trains_head = weight.requires_grad or (bias is not None and bias.requires_grad)
     needs_grad = torch.is_grad_enabled() and hidden.requires_grad
     logprob, entropy, _, _ = torch.ops.rlaif_pl.linear_logprob_fwd.default(
@@ -258,36 +259,10 @@ def linear_logprob(
 
 
 def _check(hidden: Tensor, weight: Tensor, tokens: Tensor, bias: Tensor | None) -> None:
-    if hidden.dim() != 2 or hidden.dtype not in FLOATING:
-        raise ValueError(
-            "linear_logprob: hidden must be (N, D) in float32, float64, bfloat16 or float16, got "
-            f"{tuple(hidden.shape)} in {hidden.dtype}; flatten the batch, or cast"
-        )
-    if weight.dim() != 2 or weight.shape[1] != hidden.shape[1] or weight.dtype != hidden.dtype:
-        raise ValueError(
-            f"linear_logprob: weight must be (V, {hidden.shape[1]}) in {hidden.dtype} like hidden, "
-            f"got {tuple(weight.shape)} in {weight.dtype}"
-        )
-    if tokens.shape != hidden.shape[:1] or tokens.dtype != torch.int64:
-        raise ValueError(
-            f"linear_logprob: tokens must be ({hidden.shape[0]},) int64, one a row of hidden, got "
-            f"{tuple(tokens.shape)} in {tokens.dtype}"
-        )
-    if bias is not None and (bias.shape != weight.shape[:1] or not bias.is_floating_point()):
-        raise ValueError(
-            f"linear_logprob: bias must be ({weight.shape[0]},) floating, one a row of weight, got "
-            f"{tuple(bias.shape)} in {bias.dtype}"
-        )
-    for name, tensor in (("weight", weight), ("tokens", tokens), ("bias", bias)):
-        if tensor is not None and tensor.device != hidden.device:
-            raise ValueError(
-                f"linear_logprob: {name} must be on {hidden.device} like hidden, got "
-                f"{tensor.device}; move it"
-            )
-    if has_values(tokens) and tokens.device.type == "cpu" and tokens.numel() > 0:
-        least, most = int(tokens.min()), int(tokens.max())
-        if least < 0 or most >= len(weight):
-            raise ValueError(
-                f"linear_logprob: tokens must lie in [0, {len(weight)}), got {least} to {most}; "
-                "leave padding out"
-            )
+    check(OP, "hidden", hidden, ("N", "D"), FLOATING)
+    check(OP, "weight", weight, ("V", hidden.shape[1]), (hidden.dtype,), hidden)
+    check(OP, "tokens", tokens, hidden.shape[:1], (torch.int64,), hidden)
+    if bias is not None:
+        check(OP, "bias", bias, weight.shape[:1], FLOATING, hidden)
+    most = len(weight) - 1
+    check_values(OP, "tokens", tokens, 0, most, f"lie in [0, {most}], without padding")

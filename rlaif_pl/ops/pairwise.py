@@ -8,10 +8,9 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from rlaif_pl.ops._library import has_values
+from rlaif_pl.ops._checks import FLOATING, check, check_values
 from rlaif_pl.ops.reference import accumulator_dtype, wide_dtype
 
-FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 Outputs: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
@@ -158,7 +157,7 @@ def pairwise_ce(
     Args:
         first: Score of the first response, in nats. ``(N,)``
         second: Score of the second response. ``(N,)``
-        target: Labeler's probability that the first is better, in [0, 1], of any floating dtype.
+        target: Labeler's probability that the first is better, in [0, 1], of any of these dtypes.
             Its values, like those of ``weight``, are checked on the CPU only, on the way; on a GPU
             it would be a wait for the device. ``(N,)``
         weight: Importance of each pair, finite and at least 0; None stands for ones. ``(N,)``
@@ -214,7 +213,8 @@ def _run(
     each: bool,
     is_mean: bool = False,
 ) -> Outputs:
-    _check_scores(first, second)
+    check("pairwise_ce", "first", first, ("N",), FLOATING)
+    check("pairwise_ce", "second", second, first.shape, (first.dtype,), first)
     target = _as_label("target", target, first)
     if weight is not None:
         weight = _as_label("weight", weight, first)
@@ -227,52 +227,17 @@ def _run(
         outputs = _Eager.apply(scale, first, second, target, weight, each)
     except RuntimeError:
         # The kernel saw a bad label and says nothing of where; look only now.
-        _check_range("target", target, 1.0, "a probability in [0, 1]")
+        check_values("pairwise_ce", "target", target, 0, 1, "be a probability in [0, 1]")
         if weight is not None:
             largest = torch.finfo(weight.dtype).max
-            _check_range("weight", weight, largest, "finite and at least 0")
+            check_values("pairwise_ce", "weight", weight, 0, largest, "be finite and at least 0")
         raise
     return outputs
 
 
-def _check_scores(first: Tensor, second: Tensor) -> None:
-    if first.dim() != 1:
-        raise ValueError(
-            f"pairwise_ce: first must be (N,), one score a pair, got {tuple(first.shape)}; "
-            "flatten it or squeeze the last dimension"
-        )
-    if first.dtype not in FLOATING:
-        raise ValueError(
-            "pairwise_ce: first must be float32, float64, bfloat16 or float16, got "
-            f"{first.dtype}; cast with .float()"
-        )
-    _check_fit("second", second, first)
-    if second.dtype != first.dtype:
-        raise ValueError(
-            f"pairwise_ce: second must be {first.dtype} like first, got {second.dtype}; cast one"
-        )
-
-
-def _check_fit(name: str, tensor: Tensor, first: Tensor) -> None:
-    if tensor.shape != first.shape:
-        raise ValueError(
-            f"pairwise_ce: {name} must be {tuple(first.shape)} like first, got "
-            f"{tuple(tensor.shape)}; pass one entry a pair"
-        )
-    if tensor.device != first.device:
-        raise ValueError(
-            f"pairwise_ce: {name} must be on {first.device} like first, got {tensor.device}; "
-            "move it"
-        )
-
-
 def _as_label(name: str, tensor: Tensor, first: Tensor) -> Tensor:
     """Check what came with the data and bring it to the dtype that the arithmetic runs in."""
-    _check_fit(name, tensor, first)
-    if not tensor.is_floating_point():
-        raise ValueError(
-            f"pairwise_ce: {name} must be floating point, got {tensor.dtype}; cast with .float()"
-        )
+    check("pairwise_ce", name, tensor, first.shape, FLOATING, first)
     if tensor.requires_grad:
         raise ValueError(
             f"pairwise_ce: {name} must not require a gradient, since none is computed for it; "
@@ -280,15 +245,3 @@ def _as_label(name: str, tensor: Tensor, first: Tensor) -> Tensor:
         )
     wanted = accumulator_dtype(first.dtype)
     return tensor if tensor.dtype == wanted else tensor.to(wanted)
-
-
-def _check_range(name: str, tensor: Tensor, largest: float, meaning: str) -> None:
-    if not has_values(tensor) or tensor.device.type != "cpu":
-        return
-    is_bad = ~((tensor >= 0) & (tensor <= largest))  # negated so that NaN counts as bad
-    if is_bad.any():
-        row = int(is_bad.int().argmax())
-        raise ValueError(
-            f"pairwise_ce: {name} must be {meaning}, got {float(tensor[row])} at index {row}; "
-            "drop the pair or mend its label"
-        )

@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import os
 import shutil
 from pathlib import Path
 
@@ -93,14 +94,16 @@ def test_a_cuda_build_adds_the_launchers_and_names_its_architectures(build, monk
     cpp_extension = importlib.import_module("torch.utils.cpp_extension")
     monkeypatch.setattr(cpp_extension, "CUDAExtension", cpp_extension.CppExtension)
     monkeypatch.setattr(torch.version, "cuda", "12.8")
-    monkeypatch.setattr(build, "nvcc_version", lambda: "nvcc V12.8.1")
     monkeypatch.setattr(build, "toolkit_libraries", lambda: ["/opt/cuda/lib"])
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "9.0;10.0+PTX")
     built = build.extension(with_cuda=True)
     assert {"gae_cuda.cu", "pairwise_ce_cuda.cu"} <= {Path(name).name for name in built.sources}
     assert ("RLAIF_PL_WITH_CUDA", "1") in built.define_macros
     assert "/opt/cuda/lib" in built.library_dirs
-    assert "-DRLAIF_PL_CUDA_ARCHS=9.0;10.0+PTX" in built.extra_compile_args["cxx"]
+    assert os.environ["TORCH_CUDA_ARCH_LIST"] == "9.0;10.0+PTX"
+    monkeypatch.delenv("TORCH_CUDA_ARCH_LIST")
+    build.extension(with_cuda=True)
+    assert os.environ["TORCH_CUDA_ARCH_LIST"] == "8.0;9.0;10.0+PTX"
 
 
 def test_the_toolkit_is_found_behind_a_wrapper_of_nvcc(build, monkeypatch, tmp_path):

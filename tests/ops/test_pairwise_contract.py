@@ -55,16 +55,28 @@ def test_fake_tensors_pass_through(device):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"first": torch.zeros(3, 1)}, r"first must be \(N,\), .* got \(3, 1\)"),
-        ({"first": torch.zeros(3).int()}, "first must be float32, .* got torch.int32"),
-        ({"second": torch.zeros(4)}, r"second must be \(3,\) like first, got \(4,\)"),
-        ({"second": torch.zeros(3).double()}, "second must be torch.float32 like first"),
-        ({"second": torch.zeros(3, device="meta")}, "second must be on .* got meta"),
-        ({"target": torch.zeros(1)}, r"target must be \(3,\) like first, got \(1,\)"),
-        ({"target": torch.zeros(3).long()}, "target must be floating point, got torch.int64"),
+        (
+            {"first": torch.zeros(3, 1)},
+            r"first must be \(N,\) in float32 or .* got \(3, 1\) .* reshape it",
+        ),
+        (
+            {"first": torch.zeros(3).int()},
+            r"first must be .* in float32 or .* got \(3,\) in int32 on \w+; cast it",
+        ),
+        ({"second": torch.zeros(4)}, r"second must be \(3,\) in float32 on \w+, got \(4,\)"),
+        (
+            {"second": torch.zeros(3).double()},
+            r"second must be \(3,\) in float32 .* got \(3,\) in float64",
+        ),
+        ({"second": torch.zeros(3, device="meta")}, r"second must be .* got .* on meta; move it"),
+        ({"target": torch.zeros(1)}, r"target must be \(3,\) in .* got \(1,\)"),
+        (
+            {"target": torch.zeros(3).long()},
+            r"target must be .* in float32 or .* got \(3,\) in int64",
+        ),
         ({"target": torch.zeros(3, requires_grad=True)}, "target must not require a gradient"),
-        ({"weight": torch.zeros(4)}, r"weight must be \(3,\) like first"),
-        ({"weight": torch.zeros(3).bool()}, "weight must be floating point"),
+        ({"weight": torch.zeros(4)}, r"weight must be \(3,\) in .* got \(4,\)"),
+        ({"weight": torch.zeros(3).bool()}, r"weight must be .* in float32 or .* in bool"),
         ({"weight": torch.zeros(3, requires_grad=True)}, "weight must not require a gradient"),
     ],
     ids=lambda x: "-".join(x) if isinstance(x, dict) else "",
