@@ -29,12 +29,13 @@ from rich.table import Table
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlaif_pl.data.sources import load_preferences, load_prompts
-from rlaif_pl.engine import LocalGenerator, SamplingParams, VLLMGenerator
+from rlaif_pl.engine import SamplingParams
 from rlaif_pl.labeling import EndpointBackend, LocalBackend, PairwiseLabeler
 from rlaif_pl.labeling.backends.endpoint_http import Retries
 from rlaif_pl.models import ActorCritic, BackboneOptions, Lora
 from rlaif_pl.models.embedded import embedded_model_folder
 from rlaif_pl.models.sampled_policy import SampledPolicy
+from rlaif_pl.rl import LocalGenerator, VLLMGenerator
 from rlaif_pl.types import Preference
 
 FLAGS = (

@@ -11,7 +11,6 @@ from rlaif_pl.data.failures import causes
 from rlaif_pl.data.label_store import IN_MEMORY, LabelStore
 from rlaif_pl.data.labeling_pass import label_pairs
 from rlaif_pl.data.sources import Data, load_preferences, load_prompts
-from rlaif_pl.engine.generation_backend import GenerationBackend
 from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.evaluation.judges import EmbeddingJudge
 from rlaif_pl.evaluation.policy import PolicyReport, PolicySamples, evaluate_policy, references_of
@@ -21,6 +20,7 @@ from rlaif_pl.models.policy import Policy
 from rlaif_pl.rl.function_reward import AnyReward, as_reward
 from rlaif_pl.rl.generate import generate as sample_all
 from rlaif_pl.rl.generate import pairs_of
+from rlaif_pl.rl.generation_backend import GenerationBackend
 from rlaif_pl.rl.kl import kl_by_prompt
 from rlaif_pl.statistics import Estimator
 from rlaif_pl.types import Labeler, Preference, Prompt

@@ -13,12 +13,9 @@ Read in this order::
     prefix_tree, tree_runner        texts of any depth by their shared beginnings (labelers)
     sampling, score  SamplingParams; tokens drawn, and log-probabilities of given ones
     generation_state, generate      prompts that were run, and the one loop that goes on from them
-    generation_backend, vllm/       who draws responses: this process, or vLLM servers
     allocator        what becomes of freed memory on the CPU
 """
 
-from rlaif_pl.engine.generation_backend import GenerationBackend, LocalGenerator
 from rlaif_pl.engine.sampling import SamplingParams
-from rlaif_pl.engine.vllm.generator import VLLMGenerator
 
-__all__ = ["GenerationBackend", "LocalGenerator", "SamplingParams", "VLLMGenerator"]
+__all__ = ["SamplingParams"]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from rlaif_pl.engine.generation_backend import Changed
 from rlaif_pl.engine.generation_state import runners_of
 from rlaif_pl.engine.noise import with_noise
 from rlaif_pl.engine.response_batch import assemble
@@ -19,6 +19,7 @@ from rlaif_pl.models.adapter_folder import AdapterSource, adapter_source
 from rlaif_pl.models.causal import CausalModel
 from rlaif_pl.models.export import exported_weights, save_policy
 
+Changed = Literal["nothing", "adapter", "whole"]
 CHECK_TEXT = (
     "The tap in the kitchen drips all night, and two new washers did not help. A neighbor says that "
     "the seat of the valve is worn, that it can be ground smooth with a tool for a few coins, and that "
@@ -27,12 +28,19 @@ CHECK_TEXT = (
 
 
 class SampledPolicy:
-    """A causal model in the protocol of ``rlaif_pl.engine.generation_backend.Policy``.
+    """A policy as a generation backend sees it.
 
     Args:
         model: Policy; trained, or read from files.
         send_whole: Send servers all weights of one that was read from files too: they were started with
             another.
+
+    Attributes:
+        name: Model that it is, or started from.
+        is_tied: Whether its output embedding is its input embedding.
+        sample: Draws responses in this process; see ``CausalModel.sample``.
+        end_ids: Tokens that end a text.
+        vocab_size: Ids from here on belong to no token.
     """
 
     def __init__(self, model: CausalModel, *, send_whole: bool = False) -> None:
@@ -43,7 +51,7 @@ class SampledPolicy:
 
     @property
     def changed(self) -> Changed:
-        """What differs from the model on a server."""
+        """What differs from the model on a server: adapters beside it, all weights, or nothing."""
         if has_adapters(self.model):
             alone = (
                 self.model.rests_on_base and self._files is None
@@ -62,7 +70,7 @@ class SampledPolicy:
 
     @property
     def device_type(self) -> str:
-        """Kind of device its weights are on."""
+        """Kind of device its weights are on: "cpu", "cuda", ..."""
         return self.model.device.type
 
     def stop_checker(self, params: SamplingParams) -> StopStrings | None:
@@ -70,7 +78,7 @@ class SampledPolicy:
         return StopStrings(params.stop, self.model.decode) if params.stop else None
 
     def write(self, folder: Path) -> Path:
-        """Write adapters, or all weights."""
+        """Write what changed: a PEFT folder, or a whole transformers folder."""
         if self.changed != "adapter":
             return save_policy(folder, self.model)
         if self._files is None:
@@ -81,12 +89,12 @@ class SampledPolicy:
 
     @torch.no_grad()
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """All weights with adapters folded in, on the model's device."""
+        """All weights with adapters folded in, by their names in a folder, on the model's device."""
         for name, value in exported_weights(self.model).items():
             yield name, value.to(self.model.device)
 
     def check_prompt(self, most: int) -> list[int]:
-        """Return the first tokens of one fixed text."""
+        """Return the first tokens of one fixed text, at most so many, at least 1."""
         ids = self.model.tokenizer(CHECK_TEXT, add_special_tokens=False).input_ids
         return [int(token) for token in ids[:most]]
 
@@ -94,7 +102,10 @@ class SampledPolicy:
     def score(
         self, prompt: Sequence[int], response: Sequence[int], rounding: str | None = None
     ) -> list[float]:
-        """Log-probability of each response token; with ``rounding`` as servers of that type round."""
+        """Log-probability of each response token, in nats, at temperature 1.
+
+        ``rounding`` is a type to compute in, as servers of that type round; None the policy's own.
+        """
         model = self.model
         batch = assemble([prompt], [response], model.pad, model.device)
         if rounding is None:

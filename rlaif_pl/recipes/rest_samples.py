@@ -13,8 +13,9 @@ from pathlib import Path
 from rlaif_pl.data.files import read_rows, write_text
 from rlaif_pl.data.records import decode_fields
 from rlaif_pl.engine.sampling import SamplingParams
+from rlaif_pl.errors import at_least
 from rlaif_pl.models.causal import CausalModel
-from rlaif_pl.rl.generate import DrawingOptions, Responses, generate
+from rlaif_pl.rl.generate import DrawingOptions, Responses, generate, serving
 from rlaif_pl.types import Prompt, Reward
 
 DEMONSTRATION = "demonstration"  # stands for the policy where a person wrote the response
@@ -49,8 +50,7 @@ class Drawing(DrawingOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.chunk < 1:
-            raise ValueError(f"expected chunk of at least 1, got {self.chunk}")
+        at_least(1, chunk=self.chunk)
 
     @property
     def identity(self) -> dict[str, object]:
@@ -82,20 +82,19 @@ def draw_samples(
     known = whole_prompts(path, drawing.sampling.n)
     found = {(row.group, row.prompt) for row in known}
     missing = [prompt for prompt in prompts if (prompt.group, prompt.text) not in found]
-    for start in range(0, len(missing), drawing.chunk):
-        part = missing[start : start + drawing.chunk]
-        responses = generate(
-            policy,
-            part,
-            drawing.sampling.seeded(seed),
-            batch_size=drawing.batch_size,
-            title=f"sampling {start + 1}-{start + len(part)} of {len(missing)} prompts",
-            generator=drawing.generator,
-            send_whole=True,
-        )
-        rows = _scored(part, responses, policy.fingerprint, reward, grow, seed)
-        append_samples(path, rows)
-        known += rows
+    if not missing:
+        return known
+    params = drawing.sampling.seeded(seed)
+    with serving(policy, params, drawing.generator, send_whole=True) as draw:
+        for start in range(0, len(missing), drawing.chunk):
+            part = missing[start : start + drawing.chunk]
+            title = f"sampling {start + 1}-{start + len(part)} of {len(missing)} prompts"
+            responses = generate(
+                policy, part, params, batch_size=drawing.batch_size, title=title, draw=draw
+            )
+            rows = _scored(part, responses, policy.fingerprint, reward, grow, seed)
+            append_samples(path, rows)
+            known += rows
     return known
 
 

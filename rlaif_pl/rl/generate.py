@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from rich.progress import Progress
 
-from rlaif_pl.engine.generation_backend import GenerationBackend, LocalGenerator
+from rlaif_pl.engine.generate import Generated
 from rlaif_pl.engine.sampling import SamplingParams, sample_seed
+from rlaif_pl.errors import at_least
 from rlaif_pl.models.causal import CausalModel
 from rlaif_pl.models.sampled_policy import SampledPolicy
+from rlaif_pl.rl.generation_backend import GenerationBackend, LocalGenerator
 from rlaif_pl.types import Preference, Prompt, Provenance
+
+# Draws responses to prompts' tokens with a seed each, from a policy that was sent.
+Draw = Callable[[Sequence[Sequence[int]], SamplingParams, Sequence[int]], Generated]
 
 
 class Responses(NamedTuple):
@@ -30,7 +37,7 @@ class DrawingOptions:
 
     Attributes:
         batch_size: Prompts at a time, at least 1.
-        generator: Who draws: this process (None), or servers (``rlaif_pl.engine.VLLMGenerator``) that
+        generator: Who draws: this process (None), or servers (``rlaif_pl.rl.VLLMGenerator``) that
             serve the policy, or the base of the adapters that it is.
     """
 
@@ -39,8 +46,7 @@ class DrawingOptions:
 
     def __post_init__(self) -> None:
         """Refuse a batch without prompts."""
-        if self.batch_size < 1:
-            raise ValueError(f"expected batch_size of at least 1, got {self.batch_size}")
+        at_least(1, batch_size=self.batch_size)
 
 
 @torch.no_grad()
@@ -52,7 +58,7 @@ def generate(
     batch_size: int = 16,
     title: str = "sampling",
     generator: GenerationBackend | None = None,
-    send_whole: bool = False,
+    draw: Draw | None = None,
 ) -> Responses:
     """Sample responses; batches hold prompts of like length, the noise depends on the prompt alone.
 
@@ -62,23 +68,62 @@ def generate(
         params: How to draw, ``n`` responses a prompt.
         batch_size: Prompts at a time.
         title: Name of the progress bar.
+        generator: Who draws: this process (None), or servers; see ``serving``.
+        draw: What ``serving`` gave for the policy, where several calls share it; in place of
+            ``generator``.
+
+    Raises:
+        ValueError: ``batch_size`` is below 1, or a text could outgrow the model: nothing is sampled
+            then; or the policy's logits are not finite; or what ``serving`` raises.
+        OSError: No server is left.
+    """
+    at_least(1, batch_size=batch_size)
+    encoded = policy.encode_prompts([prompt.text for prompt in prompts])
+    if encoded:
+        policy.info.check_length(max(map(len, encoded)), params.max_new_tokens, "max_new_tokens")
+    with serving(policy, params, generator) if draw is None else nullcontext(draw) as drawing:
+        return _draw_all(policy, prompts, encoded, params, drawing, batch_size, title)
+
+
+@contextmanager
+def serving(
+    policy: CausalModel,
+    params: SamplingParams,
+    generator: GenerationBackend | None = None,
+    *,
+    send_whole: bool = False,
+) -> Iterator[Draw]:
+    """Have a policy drawn from: within it servers hold its weights, afterwards they are taken back.
+
+    Args:
+        policy: Policy to sample from.
+        params: How to draw.
         generator: Who draws: this process (None), or servers, which are first sent what the policy
             differs from their model by and asked whether they then draw from it.
         send_whole: They serve another model: send all weights.
 
     Raises:
-        ValueError: ``batch_size`` is below 1, or a text could outgrow the model: nothing is sampled
-            then; or a server lacks something, or draws from other weights.
+        ValueError: A server lacks something, or draws from other weights.
         OSError: No server is left.
     """
-    if batch_size < 1:
-        raise ValueError(f"expected batch_size of at least 1, got {batch_size}")
-    encoded = policy.encode_prompts([prompt.text for prompt in prompts])
-    if encoded:
-        policy.info.check_length(max(map(len, encoded)), params.max_new_tokens, "max_new_tokens")
     backend, served = generator or LocalGenerator(), SampledPolicy(policy, send_whole=send_whole)
-    backend.prepare(served, params, for_training=False)
-    backend.update(served)
+    try:
+        backend.prepare(served, params, for_training=False)
+        backend.update(served)
+        yield partial(backend.generate, served)
+    finally:
+        backend.close()
+
+
+def _draw_all(
+    policy: CausalModel,
+    prompts: Sequence[Prompt],
+    encoded: Sequence[Sequence[int]],
+    params: SamplingParams,
+    draw: Draw,
+    batch_size: int,
+    title: str,
+) -> Responses:
     order = sorted(range(len(prompts)), key=lambda n: (len(prompts[n].text), n))
     texts: list[list[str]] = [[] for _ in prompts]
     unfinished: list[list[bool]] = [[] for _ in prompts]
@@ -93,7 +138,14 @@ def generate(
                 for k in range(params.n)
             ]
             chosen = [encoded[n] for n in rows]
-            drawn = backend.generate(served, chosen, params, seeds)
+            drawn = draw(chosen, params, seeds)
+            if any(drawn.failed):
+                raise ValueError(
+                    f"expected finite logits from {policy.info.name}, got NaN or infinity after prompt "
+                    f"{rows[drawn.failed.index(True) // params.n] + 1} of {len(prompts)}; its weights "
+                    "are broken, or its type overflows: look at the run that trained it, or take "
+                    "float32"
+                )
             decoded, ended = policy.texts(drawn.tokens, params), drawn.finished
             for place, n in enumerate(rows):
                 part = slice(place * params.n, (place + 1) * params.n)

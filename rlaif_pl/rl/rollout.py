@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from rlaif_pl.engine.batch import send
 from rlaif_pl.engine.generate import Generated
-from rlaif_pl.engine.generation_backend import GenerationBackend, LocalGenerator
 from rlaif_pl.engine.response_batch import ResponseBatch, TrunkStates, assemble
 from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.models.actor_critic import ActorCritic
@@ -19,6 +18,7 @@ from rlaif_pl.models.precision import own_precision
 from rlaif_pl.models.reward import RewardModel
 from rlaif_pl.models.sampled_policy import SampledPolicy
 from rlaif_pl.rl.function_reward import as_scores
+from rlaif_pl.rl.generation_backend import GenerationBackend, LocalGenerator
 from rlaif_pl.types import Reward
 
 

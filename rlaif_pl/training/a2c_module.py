@@ -7,17 +7,18 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+from lightning.pytorch import Callback
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from rlaif_pl.engine.generation_backend import GenerationBackend
 from rlaif_pl.engine.sampling import SamplingParams, sample_seed
 from rlaif_pl.models.actor_critic import ActorCritic, ActorSource
 from rlaif_pl.models.policy import Policy
 from rlaif_pl.models.reward import RewardModel
 from rlaif_pl.rl.function_reward import AnyReward, as_reward
+from rlaif_pl.rl.generation_backend import GenerationBackend
 from rlaif_pl.rl.kl import KLController
 from rlaif_pl.rl.objective import Advantages, Objective
 from rlaif_pl.rl.rollout import Rollout, collect
@@ -25,7 +26,7 @@ from rlaif_pl.rl.shaping import RewardShaping, sequence_kl
 from rlaif_pl.rl.update import Update
 from rlaif_pl.training.base import TrainableModule
 from rlaif_pl.training.ranks import mean_over_ranks, rank_share
-from rlaif_pl.training.rollouts import Rollouts, next_batch
+from rlaif_pl.training.rollouts import CloseRollouts, Rollouts, next_batch
 from rlaif_pl.training.schedules import LinearDecay
 from rlaif_pl.training.sharding import Division
 from rlaif_pl.training.trainer_check import most_parts
@@ -56,7 +57,7 @@ class A2CModule(TrainableModule):
         micro_batch_tokens: Tokens that are trained on at a time, whole prompts with all their
             responses; the rollout is sampled whole. See ``TrainableModule`` and ``Update``.
         rollout: Who draws the responses: this process (None), or servers that are sent the weights of
-            every step, such as ``rlaif_pl.engine.VLLMGenerator``.
+            every step, such as ``rlaif_pl.rl.VLLMGenerator``.
 
     Raises:
         ValueError: There is no value network, and no baseline or a ``gae_lambda`` below 1; or nothing
@@ -189,6 +190,14 @@ class A2CModule(TrainableModule):
     @override
     def check_inputs(self) -> None:
         self.rollouts.prepare(self.actor.policy, self.sampling)
+
+    @override
+    def configure_callbacks(self) -> list[Callback]:
+        return [CloseRollouts(self.rollouts)]
+
+    @override
+    def teardown(self, stage: str) -> None:
+        self.rollouts.close()
 
     @override
     def training_step(self, batch: PromptBatch, batch_idx: int) -> Tensor:

@@ -6,15 +6,16 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import distributed as dist
+from typing_extensions import override
 
 from rlaif_pl.engine.generate import Generated
-from rlaif_pl.engine.generation_backend import GenerationBackend, LocalGenerator
 from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.models.causal import CausalModel
 from rlaif_pl.models.sampled_policy import SampledPolicy
+from rlaif_pl.rl.generation_backend import GenerationBackend, LocalGenerator
 from rlaif_pl.training.ranks import has_ranks
 from rlaif_pl.types import PromptBatch
 
@@ -30,7 +31,7 @@ class Rollouts:
         self.generator: GenerationBackend = generator or LocalGenerator()
         self.overlap = self.generator.overlap
         self._served: int | None = None  # step whose weights the backend has
-        self._pool = ThreadPoolExecutor(1) if self.overlap else None
+        self._pool: ThreadPoolExecutor | None = None
         self._ahead: Future[Generated] | None = None
         self._key: tuple[int, list[int]] | None = None
 
@@ -81,8 +82,10 @@ class Rollouts:
         seeds: Sequence[int],
     ) -> None:
         """Ask for the responses of a later step, to be drawn with the weights that the backend has."""
-        if self._pool is None:
+        if not self.overlap:
             return
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(1)
         rows = policy.encode_prompts(batch.prompts)
         draw = self.generator.generate
         self._key = (step, batch.positions.tolist())
@@ -98,6 +101,16 @@ class Rollouts:
             return samples
         rank_zero_warn(f"step {step} has other prompts than were asked ahead; asked anew")
         return None
+
+    def close(self) -> None:
+        """Take back what servers were sent; what was asked ahead is dropped, once it is there.
+
+        A later ``update`` sends anew.
+        """
+        if self._pool is not None:
+            self._pool.shutdown()
+        self._pool = self._ahead = self._served = None
+        self.generator.close()
 
     def state_dict(self) -> dict[str, Any] | list[dict[str, Any]]:
         """Return what was asked and not used yet, once it is there; of several processes, a list."""
@@ -125,6 +138,19 @@ class Rollouts:
                 state["tokens"], state["finished"], state["failed"], logprobs=state["logprobs"]
             )
         )
+
+
+class CloseRollouts(Callback):
+    """Closes a module's rollouts where a run ends by an error; at other ends the module does."""
+
+    def __init__(self, rollouts: Rollouts) -> None:
+        self.rollouts = rollouts
+
+    @override
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        self.rollouts.close()
 
 
 def next_batch(trainer: Trainer) -> PromptBatch | None:

@@ -46,7 +46,7 @@ def check_sharding(
         raise ValueError(
             f"expected servers that draw responses with {name}, got {module.__name__} without, where "
             "each token would gather all weights; set model.init_args.rollout to "
-            f"rlaif_pl.engine.VLLMGenerator, or {INSTEAD}"
+            f"rlaif_pl.rl.VLLMGenerator, or {INSTEAD}"
         )
     is_sized = isinstance(data_parallel, int) and tensor_parallel == 1
     if not is_sized or (ranks is not None and data_parallel != ranks):

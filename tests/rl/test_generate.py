@@ -2,6 +2,7 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
+import torch
 
 from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.rl.generate import DrawingOptions, generate
@@ -76,6 +77,18 @@ def test_no_text_holds_what_stopped_it(policy):
     before = [row[: row.index(token)] if token in row else row for row in rows]
     assert [text for group in found.texts for text in group] == policy.texts(before)
     assert before != rows
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_policy_whose_logits_are_not_finite_writes_nothing(policy_of, temperature):
+    broken = policy_of()
+    with torch.no_grad():
+        next(broken.top.parameters())[5:] = float("nan")
+    params = replace(PARAMS, temperature=temperature)
+    with pytest.raises(
+        ValueError, match="expected finite logits from .*, got NaN or infinity after p"
+    ):
+        generate(broken, PROMPTS, params)
 
 
 def test_no_prompts_give_no_responses(policy):

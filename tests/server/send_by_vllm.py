@@ -10,9 +10,9 @@ import httpx
 import torch
 from vllm.distributed.weight_transfer import nccl_engine
 
-from rlaif_pl.engine.vllm.client import Client
-from rlaif_pl.engine.vllm.facts import ServerFacts
-from rlaif_pl.engine.vllm.transfer import WeightTransfer
+from rlaif_pl.rl.vllm.client import Client
+from rlaif_pl.rl.vllm.facts import ServerFacts
+from rlaif_pl.rl.vllm.transfer import WeightTransfer
 
 WEIGHTS = {"a.weight": torch.ones(2, 3), "b.weight": torch.arange(4.0)}
 asked, sent = [], []

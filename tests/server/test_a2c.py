@@ -10,11 +10,13 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from rlaif_pl.data.loader import BatchLoader, BatchOrder
 from rlaif_pl.data.preferences import write_prompts
-from rlaif_pl.engine import LocalGenerator, SamplingParams, VLLMGenerator
-from rlaif_pl.engine.vllm.completions import MOST_SEED
+from rlaif_pl.engine import SamplingParams
+from rlaif_pl.rl import LocalGenerator, VLLMGenerator
 from rlaif_pl.rl.losses import truncated_weights
 from rlaif_pl.rl.objective import Advantages
+from rlaif_pl.rl.vllm.completions import MOST_SEED
 from rlaif_pl.training import A2CModule, LinearDecay, PreferenceDataModule
+from rlaif_pl.training.rollouts import Rollouts
 from rlaif_pl.types import Prompt
 
 
@@ -94,6 +96,30 @@ def test_losses_through_a_server_are_those_of_the_local_sampler(fit, stand_in, g
         assert served[step]["rollout/log_ratio_max"] < 1e-3
         assert served[step]["rollout/share_clipped"] == 0.0
     assert "rollout/log_ratio_mean" not in local[0]
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_a_run_leaves_nothing_on_servers_and_disk(fit, stand_in, generator_of, tmp_path, overlap):
+    server = stand_in()
+    fit(2, generator_of(server, overlap=overlap))
+    assert "/v1/load_lora_adapter" in server.log
+    assert not server.loaded
+    assert not list((tmp_path / "weights").iterdir())
+    fit_until_killed(fit, generator_of(server, overlap=overlap), tmp_path / "cut")
+    assert not server.loaded
+    assert not list((tmp_path / "weights").iterdir())
+
+
+def test_a_fitted_module_sends_its_weights_again(actor_of, stand_in, generator_of, moved):
+    server, policy = stand_in(), actor_of().policy
+    rollouts = Rollouts(generator_of(server))
+    rollouts.prepare(policy, SamplingParams())
+    for _ in range(2):
+        moved(policy)
+        rollouts.update(lambda: policy, 3)
+        assert len(server.loaded) == 1
+        rollouts.close()
+        assert not server.loaded
 
 
 def test_overlap_draws_from_weights_one_step_old_and_is_corrected(fit, stand_in, generator_of):

@@ -2,7 +2,7 @@
 
 from jsonargparse import ArgumentParser
 
-from rlaif_pl.engine import GenerationBackend, LocalGenerator, VLLMGenerator
+from rlaif_pl.rl import GenerationBackend, LocalGenerator, VLLMGenerator
 
 
 def test_backends_are_named_by_class_path():
@@ -11,7 +11,7 @@ def test_backends_are_named_by_class_path():
     server = {"base_url": ["http://127.0.0.1:1", "http://127.0.0.1:2/v1"], "adapter_dir": "x"}
 
     def made(name, **init):
-        node = {"rollout": {"class_path": f"rlaif_pl.engine.{name}", "init_args": init}}
+        node = {"rollout": {"class_path": f"rlaif_pl.rl.{name}", "init_args": init}}
         return parser.instantiate(parser.parse_object(node)).rollout
 
     assert isinstance(made("LocalGenerator"), LocalGenerator)

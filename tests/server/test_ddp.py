@@ -89,7 +89,7 @@ def config(tmp_path, small_folder, tiny_reward_folder):
                 sampling={"n": 2, "max_new_tokens": 4, "temperature": 1.0},
                 optimizer=component("torch.optim.SGD", lr=0.05),
                 advantages={"whiten": True},
-                rollout=component("rlaif_pl.engine.VLLMGenerator", **generator),
+                rollout=component("rlaif_pl.rl.VLLMGenerator", **generator),
             ),
             "data": {
                 "task": "prompts",

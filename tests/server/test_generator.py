@@ -1,19 +1,24 @@
 """VLLMGenerator against a stand-in that really loads what it is sent."""
 
+import _thread
+import time
+
 import pytest
 import torch
 
 from rlaif_pl.cli.commands.doctor import server_facts
-from rlaif_pl.engine import GenerationBackend, LocalGenerator, SamplingParams, VLLMGenerator
-from rlaif_pl.engine.vllm.client import Client
-from rlaif_pl.engine.vllm.facts import measured_mode, read_facts
+from rlaif_pl.engine import SamplingParams
 from rlaif_pl.models import BackboneOptions, Lora, load_policy
 from rlaif_pl.models.adapter_export import save_adapter
 from rlaif_pl.models.export import save_policy
 from rlaif_pl.models.sampled_policy import SampledPolicy
 from rlaif_pl.recipes.rest_samples import Drawing, draw_samples
+from rlaif_pl.rl import GenerationBackend, LocalGenerator, VLLMGenerator
 from rlaif_pl.rl.generate import generate
 from rlaif_pl.rl.rollout import collect
+from rlaif_pl.rl.vllm.client import Client
+from rlaif_pl.rl.vllm.division import Servers
+from rlaif_pl.rl.vllm.facts import measured_mode, read_facts
 from rlaif_pl.text import Template
 from rlaif_pl.types import Prompt
 
@@ -90,7 +95,8 @@ def test_rest_sends_a_policy_that_the_server_was_not_started_with(
         tmp_path / "samples.jsonl", policy, Length(), prompts, drawing, grow=1, seed=0
     )
     assert len(rows) == 6
-    assert server.log.count("/reset_prefix_cache") == 2  # once a chunk
+    assert server.log.count("/collective_rpc") == 1  # for both chunks
+    assert not list((tmp_path / "weights").iterdir())  # nothing is left of it
     assert drawing.identity["generator"] == "VLLMGenerator"
     assert Drawing(sampling=PARAMS).identity["generator"] is None
 
@@ -273,9 +279,57 @@ def test_a_folder_of_adapters_is_sent_and_sampled_from(
     asked = [body["model"] == "served" for body in server.asked if body["max_tokens"] == 6]
     assert asked == [True] * 3 + [False] * 3 + [True] * 3
     assert not server.loaded
+    assert not list((tmp_path / "weights").iterdir())
     server.is_stale = True
     with pytest.raises(ValueError, match=f"other weights than {folder}"):
         generate(policy, rows, params, generator=generator)
+    assert not server.loaded
+    assert not list((tmp_path / "weights").iterdir())
+
+
+@pytest.mark.parametrize("lora", [Lora(r=4, alpha=8), None])
+def test_a_closed_generator_leaves_nothing_and_can_be_used_again(
+    generator_of, stand_in, actor_of, moved, tmp_path, lora
+):
+    server = stand_in(has_adapters=lora is not None)
+    actor = actor_of(lora, trunk_layers=0 if lora is None else 2)
+    generator = generator_of(server)
+    for _ in range(2):
+        moved(actor.policy)
+        start(generator, actor)
+        rollout = roll(generator, actor)
+        own = actor.policy.logprobs(rollout.batch, rollout.below)
+        torch.testing.assert_close(own, rollout.sampler_logprobs, rtol=0, atol=1e-4)
+        generator.close()
+        assert not server.loaded
+        assert not list((tmp_path / "weights").iterdir())
+    generator.close()  # once more does no harm
+
+
+def test_closing_passes_over_a_dead_server(generator_of, stand_in, actor_of, moved, tmp_path):
+    first, second, actor = stand_in(), stand_in(), actor_of()
+    generator = generator_of(first, second)
+    moved(actor.policy)
+    start(generator, actor)
+    first.dies_after = 0
+    generator.close()
+    assert not second.loaded
+    assert not list((tmp_path / "weights").iterdir())
+
+
+def test_an_interrupt_asks_for_nothing_more():
+    asked = []
+
+    def ask(client, job):
+        asked.append(job)
+        if job == 0:
+            _thread.interrupt_main()
+        time.sleep(0.05)
+
+    servers = Servers([Client("http://127.0.0.1:1", 1.0)], concurrency=2)
+    with pytest.raises(KeyboardInterrupt):
+        servers.ask_all(range(100), ask)
+    assert len(asked) < 20
 
 
 def test_doctor_says_what_a_server_lacks(stand_in):

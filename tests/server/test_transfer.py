@@ -10,10 +10,11 @@ import stand_in_transfer
 import torch
 from safetensors.torch import load_file
 
-from rlaif_pl.engine import SamplingParams, VLLMGenerator
+from rlaif_pl.engine import SamplingParams
 from rlaif_pl.models import Lora
 from rlaif_pl.models.export import save_policy
 from rlaif_pl.models.sampled_policy import SampledPolicy
+from rlaif_pl.rl import VLLMGenerator
 
 PARAMS = SamplingParams(n=2, max_new_tokens=6)
 
@@ -54,6 +55,14 @@ def test_each_update_is_what_the_server_draws_from(stand_in, actor_of, moved, tm
         ]
     assert "/init_weight_transfer_engine" not in server.log  # once a run
     assert not (tmp_path / "weights").exists()
+    generator.close()
+    assert server.group not in stand_in_transfer.GROUPS
+    generator.update(policy)  # it joins again
+
+
+def test_an_unknown_way_is_refused():
+    with pytest.raises(ValueError, match="expected weights to be 'folder' or 'nccl', got 'NCCL'"):
+        VLLMGenerator("http://127.0.0.1:1", "weights", weights="NCCL")
 
 
 @pytest.mark.parametrize("lora", [Lora(r=4, alpha=8), None])

@@ -8,15 +8,16 @@ import pytest
 import small_model
 import torch
 
-from rlaif_pl.engine import LocalGenerator, SamplingParams, VLLMGenerator
+from rlaif_pl.engine import SamplingParams
 from rlaif_pl.engine.response_batch import assemble
-from rlaif_pl.engine.vllm.client import Client
-from rlaif_pl.engine.vllm.completions import read_samples, request_body
-from rlaif_pl.engine.vllm.facts import measured_mode, read_facts
 from rlaif_pl.models import ActorCritic, BackboneOptions, Lora
 from rlaif_pl.models.sampled_policy import SampledPolicy
+from rlaif_pl.rl import LocalGenerator, VLLMGenerator
 from rlaif_pl.rl.objective import Advantages
 from rlaif_pl.rl.rollout import collect
+from rlaif_pl.rl.vllm.client import Client
+from rlaif_pl.rl.vllm.completions import read_samples, request_body
+from rlaif_pl.rl.vllm.facts import measured_mode, read_facts
 from rlaif_pl.training import A2CModule
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]

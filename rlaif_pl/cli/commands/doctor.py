@@ -13,13 +13,13 @@ from rich.console import Console
 
 from rlaif_pl import ops
 from rlaif_pl.config_paths import config_paths
-from rlaif_pl.engine.vllm.client import Client
-from rlaif_pl.engine.vllm.facts import measured_mode, read_facts
 from rlaif_pl.evaluation.judges import minilm_folder
 from rlaif_pl.models.backbone import resolve_dtype
 from rlaif_pl.models.device import devices_here, on_device, resolve_device
 from rlaif_pl.models.embedded import verify_embedded_model
 from rlaif_pl.models.policy import BackboneOptions, load_policy
+from rlaif_pl.rl.vllm.client import Client
+from rlaif_pl.rl.vllm.facts import measured_mode, read_facts
 from rlaif_pl.tables import Column, Table
 
 

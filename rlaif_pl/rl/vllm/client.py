@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import httpx
@@ -35,26 +36,38 @@ class Client:
     ) -> None:
         self.url = base_url.rstrip("/").removesuffix("/v1")
         self.timeout_s = timeout_s
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
-        wait = httpx.Timeout(timeout_s, connect=min(CONNECT_S, timeout_s), pool=None)
-        self._http = httpx.Client(
-            base_url=self.url, timeout=wait, limits=limits, transport=transport, trust_env=False
+        self._transport = transport
+        self._http = self._opened()
+
+    def _opened(self) -> httpx.Client:
+        return httpx.Client(
+            base_url=self.url,
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
+            transport=self._transport,
+            trust_env=False,
         )
 
     def get(self, path: str) -> dict[str, Any]:
         """Return the JSON at a path; see ``post``."""
         return self._ask("GET", path, None)
 
-    def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        """Post JSON and return what is answered, a text under ``text``; else an error from above."""
-        return self._ask("POST", path, body)
+    def post(self, path: str, body: dict[str, Any], timeout_s: float = math.inf) -> dict[str, Any]:
+        """Post JSON and return what is answered, a text under ``text``; else an error from above.
 
-    def _ask(self, method: str, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
+        ``timeout_s`` shortens the client's own.
+        """
+        return self._ask("POST", path, body, timeout_s)
+
+    def _ask(
+        self, method: str, path: str, body: dict[str, Any] | None, timeout_s: float = math.inf
+    ) -> dict[str, Any]:
+        most = min(timeout_s, self.timeout_s)
+        wait = httpx.Timeout(most, connect=min(CONNECT_S, most), pool=None)
         try:
-            reply = self._http.request(method, path, json=body)
+            reply = self._http.request(method, path, json=body, timeout=wait)
         except httpx.TimeoutException as error:
             raise ServerGoneError(
-                f"{self.url} gave no answer to {path} within {self.timeout_s:g} s"
+                f"{self.url} gave no answer to {path} within {most:g} s"
             ) from error
         except httpx.TransportError as error:
             raise ServerGoneError(f"{self.url} cannot be reached: {error}") from error
@@ -66,8 +79,9 @@ class Client:
         raise RefusedError(self.url, path, reply.status_code, said, is_route)
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close the connections; the next request opens new ones."""
         self._http.close()
+        self._http = self._opened()
 
 
 def _json(reply: httpx.Response) -> dict[str, Any]:

@@ -16,9 +16,9 @@ from urllib.parse import urlsplit
 import torch
 from torch import Tensor
 
-from rlaif_pl.engine.generation_backend import ServedPolicy
-from rlaif_pl.engine.vllm.client import Client, RefusedError
-from rlaif_pl.engine.vllm.facts import ServerFacts
+from rlaif_pl.models.sampled_policy import SampledPolicy
+from rlaif_pl.rl.vllm.client import Client, RefusedError
+from rlaif_pl.rl.vllm.facts import ServerFacts
 
 VERSION = "0.32"  # the helpers changed three times in ten releases
 START = """start it with --weight-transfer-config '{"backend": "nccl"}'"""
@@ -33,7 +33,7 @@ class WeightTransfer:
         self._tensors: dict[str, Tensor] = {}
         self._engine: Any = None
 
-    def send(self, policy: ServedPolicy) -> None:
+    def send(self, policy: SampledPolicy) -> None:
         """Send the present weights, adapters folded in; the server answers nothing meanwhile.
 
         Raises:
@@ -75,7 +75,7 @@ class WeightTransfer:
         )
 
 
-def check_transfer(facts: ServerFacts, policy: ServedPolicy) -> None:
+def check_transfer(facts: ServerFacts, policy: SampledPolicy) -> None:
     """Refuse, before any work, what NCCL could not carry."""
     if facts.is_cpu or policy.device_type != "cuda":
         where = f"{facts.url} on a CPU" if facts.is_cpu else f"the trainer on {policy.device_type}"

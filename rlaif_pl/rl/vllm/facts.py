@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from rlaif_pl.engine.sampling import SamplingParams
-from rlaif_pl.engine.vllm.client import Client, RefusedError
+from rlaif_pl.rl.vllm.client import Client, RefusedError
 
 LogprobsMode = Literal["raw_logprobs", "processed_logprobs", "raw_logits", "processed_logits"]
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that --max-lora-rank takes

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import secrets
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from typing_extensions import override
 
 from rlaif_pl.engine.generate import Generated
-from rlaif_pl.engine.generation_backend import GenerationBackend, ServedPolicy
 from rlaif_pl.engine.sampling import SamplingParams
-from rlaif_pl.engine.vllm import facts as known
-from rlaif_pl.engine.vllm.client import Client, RefusedError, ServerGoneError
-from rlaif_pl.engine.vllm.completions import Sample, read_samples, request_body
-from rlaif_pl.engine.vllm.division import Servers
-from rlaif_pl.engine.vllm.transfer import WeightTransfer, check_transfer
+from rlaif_pl.errors import above, at_least, one_of
+from rlaif_pl.models.sampled_policy import Changed, SampledPolicy
+from rlaif_pl.rl.generation_backend import GenerationBackend
+from rlaif_pl.rl.vllm import facts as known
+from rlaif_pl.rl.vllm.client import Client, RefusedError, ServerGoneError
+from rlaif_pl.rl.vllm.completions import Sample, read_samples, request_body
+from rlaif_pl.rl.vllm.division import Servers
+from rlaif_pl.rl.vllm.transfer import WeightTransfer, check_transfer
 
+Weights = Literal["folder", "nccl"]
 CHECK_PROMPT = 300  # tokens: blocks of a prefix cache, 16 or 128 tokens, must be full to be stale
 CHECK_TOKENS = 16
+UNLOAD_S = 10.0  # seconds that the end of a run waits for a server
 # A right server is off by rounding alone: by so many times what that does to the trainer's own
 # log-probabilities of the same text, and at least by what float32 leaves after thousands of sums.
 FACTOR, LEAST_TOLERANCE = 4.0, 1e-3
@@ -64,19 +71,16 @@ class VLLMGenerator(GenerationBackend):
         concurrency: int = 32,
         timeout_s: float = 600.0,
         seeded: bool = True,
-        weights: Literal["folder", "nccl"] = "folder",
+        weights: Weights = "folder",
         importance_cap: float = 2.0,
         overlap: bool = False,
     ) -> None:
         urls = [base_url] if isinstance(base_url, str) else list(base_url)
-        is_loose = tolerance is None or tolerance > 0
-        if not urls or concurrency < 1 or not is_loose or not timeout_s > 0:
-            raise ValueError(
-                "expected a base_url, concurrency of at least 1, tolerance and timeout_s above "
-                f"0, got {urls}, {concurrency}, {tolerance} and {timeout_s}"
-            )
-        if not importance_cap >= 1:
-            raise ValueError(f"expected importance_cap of at least 1, got {importance_cap}")
+        if not urls:
+            raise ValueError("expected the base_url of a server, got none")
+        at_least(1, concurrency=concurrency, importance_cap=importance_cap)
+        above(0, tolerance=tolerance, timeout_s=timeout_s)
+        one_of(Weights, weights=weights)
         self.importance_cap, self.overlap = importance_cap, overlap
         self.adapter_dir = Path(adapter_dir).absolute()
         self.model, self.tolerance, self.seeded = model, tolerance, seeded
@@ -86,16 +90,16 @@ class VLLMGenerator(GenerationBackend):
         self.gap, self.allowed = 0.0, tolerance  # of the latest check, in nats a token
         self._run, self._version = secrets.token_hex(4), 0
         self._loaded: str | None = None  # adapter that is asked; None for the servers' own weights
-        self._reloaded: Path | None = None  # weights that the servers read over their own
+        self._written: dict[Path, Changed] = {}  # what was sent and not taken back yet
         self._for_training = False
         self._transfers: dict[str, WeightTransfer] = {}  # by URL
 
     @override
-    def prepare(self, policy: ServedPolicy, params: SamplingParams, *, for_training: bool) -> None:
+    def prepare(self, policy: SampledPolicy, params: SamplingParams, *, for_training: bool) -> None:
         self._for_training = for_training
         self.servers.each(lambda client: self._read(client, policy, params))
 
-    def _read(self, client: Client, policy: ServedPolicy, params: SamplingParams) -> None:
+    def _read(self, client: Client, policy: SampledPolicy, params: SamplingParams) -> None:
         found = known.read_facts(client, self.model)
         if found.logprobs_mode is None and self._for_training:
             mode = known.measured_mode(client, found.model)
@@ -117,28 +121,43 @@ class VLLMGenerator(GenerationBackend):
         self.facts[client.url] = found
 
     @override
-    def update(self, policy: ServedPolicy) -> None:
+    def update(self, policy: SampledPolicy) -> None:
         if not self.facts:
             self.prepare(policy, SamplingParams(), for_training=self._for_training)
-        before, self._loaded = self._loaded, None
+        former, self._loaded = list(self._written), None
         if policy.changed != "nothing" and self.weights == "nccl":
             self.servers.each(lambda client: self._transfer(client, policy))
-        elif policy.changed == "adapter":
-            name = self._next_name()
-            folder = policy.write(self.adapter_dir / name)
-            self.servers.each(lambda client: self._load(client, name, folder))
-            self._loaded = name
-        elif policy.changed == "whole":
-            folder, old = policy.write(self.adapter_dir / self._next_name()), self._reloaded
-            self.servers.each(lambda client: self._reload(client, folder))
-            self._reloaded = folder
-            if old is not None:
-                shutil.rmtree(old, ignore_errors=True)
+        elif policy.changed != "nothing":
+            folder = self.adapter_dir / self._next_name()
+            self._written[folder] = policy.changed
+            policy.write(folder)
+            if policy.changed == "adapter":
+                self.servers.each(lambda client: self._load(client, folder))
+                self._loaded = folder.name
+            else:
+                self.servers.each(lambda client: self._reload(client, folder))
         self.servers.each(lambda client: self._check(client, policy))
-        if before is not None:
-            body = {"lora_name": before}
-            self.servers.each(lambda client: client.post("/v1/unload_lora_adapter", body))
-            shutil.rmtree(self.adapter_dir / before, ignore_errors=True)
+        for old in former:
+            if self._written[old] == "adapter":
+                self.servers.each(partial(_unload, name=old.name))
+            self._delete(old)
+
+    def _delete(self, folder: Path) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        del self._written[folder]
+
+    @override
+    def close(self) -> None:
+        self._loaded = None
+        for folder, changed in list(self._written.items()):
+            for client in self.servers.alive if changed == "adapter" else ():
+                with contextlib.suppress(ServerGoneError):
+                    _unload(client, folder.name, UNLOAD_S)
+            self._delete(folder)
+        while self._transfers:
+            self._transfers.popitem()[1].close()
+        for client in self.servers.all:
+            client.close()
 
     @override
     def share(self) -> dict[str, Any]:
@@ -155,7 +174,7 @@ class VLLMGenerator(GenerationBackend):
     @override
     def generate(
         self,
-        policy: ServedPolicy,
+        policy: SampledPolicy,
         prompts: Sequence[Sequence[int]],
         params: SamplingParams,
         seeds: Sequence[int],
@@ -213,9 +232,10 @@ class VLLMGenerator(GenerationBackend):
         self._version += 1
         return f"policy-{self._run}-v{self._version}"
 
-    def _load(self, client: Client, name: str, folder: Path) -> None:
+    def _load(self, client: Client, folder: Path) -> None:
+        body = {"lora_name": folder.name, "lora_path": str(folder)}
         try:
-            client.post("/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(folder)})
+            client.post("/v1/load_lora_adapter", body)
         except (RefusedError, ServerGoneError) as error:
             if error.__cause__ is not None:  # it is gone; else it answered what is wrong
                 raise
@@ -230,7 +250,7 @@ class VLLMGenerator(GenerationBackend):
         client.post("/collective_rpc", body)
         self._forget(client)
 
-    def _transfer(self, client: Client, policy: ServedPolicy) -> None:
+    def _transfer(self, client: Client, policy: SampledPolicy) -> None:
         if client.url not in self._transfers:
             self._transfers[client.url] = WeightTransfer(client, self.facts[client.url])
         self._transfers[client.url].send(policy)
@@ -246,7 +266,7 @@ class VLLMGenerator(GenerationBackend):
                 "this run alone"
             )
 
-    def _check(self, client: Client, policy: ServedPolicy) -> None:
+    def _check(self, client: Client, policy: SampledPolicy) -> None:
         """Score one fixed text by server and trainer; a server that differs ends the run."""
         found = self.facts[client.url]
         most = (found.max_model_len or CHECK_PROMPT + CHECK_TOKENS) - CHECK_TOKENS
@@ -269,6 +289,12 @@ class VLLMGenerator(GenerationBackend):
                 f"{policy.name} (it serves {found.root}), --dtype float32, or raise "
                 "rollout.init_args.tolerance"
             )
+
+
+def _unload(client: Client, name: str, timeout_s: float = math.inf) -> None:
+    """Have a server forget adapters; one that never loaded them says so."""
+    with contextlib.suppress(RefusedError):
+        client.post("/v1/unload_lora_adapter", {"lora_name": name}, timeout_s)
 
 
 def mean_gap(one: Sequence[float], other: Sequence[float]) -> float:

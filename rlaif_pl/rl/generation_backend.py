@@ -3,68 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any, Literal, Protocol
-
-from torch import Tensor
+from collections.abc import Sequence
+from typing import Any
 
 from rlaif_pl.engine.generate import Generated
-from rlaif_pl.engine.sampling import SamplingParams, StopStrings
-
-Changed = Literal["nothing", "adapter", "whole"]
-
-
-class ServedPolicy(Protocol):
-    """A policy as a generation backend sees it."""
-
-    name: str  # model that it is, or started from
-    is_tied: bool  # whether its output embedding is its input embedding
-    end_ids: frozenset[int]  # tokens that end a text
-    vocab_size: int  # ids from here on belong to no token
-
-    @property
-    def changed(self) -> Changed:
-        """What differs from that model: adapters beside it, all weights, or nothing."""
-
-    @property
-    def rank(self) -> int:
-        """Rank of its adapters; 0 where it has none."""
-
-    @property
-    def device_type(self) -> str:
-        """Kind of device its weights are on: "cpu", "cuda", ..."""
-
-    def sample(
-        self,
-        prompts: Sequence[Sequence[int]],
-        params: SamplingParams,
-        seeds: Sequence[int],
-        *,
-        keep_trunk: bool = False,
-        close: bool = False,
-    ) -> Generated:
-        """Draw responses in this process; see ``CausalModel.sample``."""
-
-    def stop_checker(self, params: SamplingParams) -> StopStrings | None:
-        """Return what finds stop strings; None where there are none."""
-
-    def write(self, folder: Path) -> Path:
-        """Write what changed: a PEFT folder, or a whole transformers folder."""
-
-    def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """All weights with adapters folded in, by their names in a transformers folder."""
-
-    def check_prompt(self, most: int) -> list[int]:
-        """Return a fixed prompt of at most so many tokens, at least 1."""
-
-    def score(
-        self, prompt: Sequence[int], response: Sequence[int], rounding: str | None = None
-    ) -> list[float]:
-        """Log-probability of each response token, in nats, at temperature 1.
-
-        ``rounding`` is a type to compute in, with other rounding than usual; None the policy's own.
-        """
+from rlaif_pl.engine.sampling import SamplingParams
+from rlaif_pl.models.sampled_policy import SampledPolicy
 
 
 class GenerationBackend:
@@ -81,7 +25,7 @@ class GenerationBackend:
     overlap: bool = False
     importance_cap: float = math.inf  # the policy draws itself: there is nothing to weigh
 
-    def prepare(self, policy: ServedPolicy, params: SamplingParams, *, for_training: bool) -> None:
+    def prepare(self, policy: SampledPolicy, params: SamplingParams, *, for_training: bool) -> None:
         """Refuse, before any work, what could not be drawn.
 
         ``for_training`` says whether the log-probabilities that texts are drawn with will be needed.
@@ -91,7 +35,7 @@ class GenerationBackend:
             OSError: No server can be reached.
         """
 
-    def update(self, policy: ServedPolicy) -> None:
+    def update(self, policy: SampledPolicy) -> None:
         """Let the texts that are asked from now on be drawn with the policy's present weights.
 
         Raises:
@@ -107,7 +51,7 @@ class GenerationBackend:
 
     def generate(
         self,
-        policy: ServedPolicy,
+        policy: SampledPolicy,
         prompts: Sequence[Sequence[int]],
         params: SamplingParams,
         seeds: Sequence[int],
@@ -124,6 +68,12 @@ class GenerationBackend:
             OSError: No server is left.
         """
         return policy.sample(prompts, params, seeds, keep_trunk=keep_trunk, close=close)
+
+    def close(self) -> None:
+        """Take back what was sent, from servers and disk; after ``prepare`` it may be used again.
+
+        Servers that do not answer are passed over: nothing is raised.
+        """
 
 
 class LocalGenerator(GenerationBackend):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from rlaif_pl.engine.vllm.client import Client, ServerGoneError
+from rlaif_pl.rl.vllm.client import Client, ServerGoneError
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -91,5 +91,10 @@ class Servers:
         each = min(self.concurrency, len(waiting))
         workers = [client for client in self.alive for _ in range(each)]
         with ThreadPoolExecutor(len(workers)) as pool:
-            for future in [pool.submit(work, client) for client in workers]:
-                future.result()
+            futures = [pool.submit(work, client) for client in workers]
+            try:
+                for future in futures:
+                    future.result()
+            except BaseException:
+                waiting.clear()  # an interrupt reaches this thread alone
+                raise
