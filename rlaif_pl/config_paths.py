@@ -37,7 +37,9 @@ def find_config(name: str | Path) -> Path:
     if not path.is_absolute() and packaged.is_file():
         return packaged
     known = sorted(str(p.relative_to(config_paths())) for p in config_paths().rglob("*.yaml"))
-    near = get_close_matches(str(Path(*parts)), known, 3) or [k for k in known if parts[-1] in k]
+    near = get_close_matches(str(Path(*parts)), known, 3) or [
+        k for k in known if parts and parts[-1] in k
+    ]
     shown = near or [name for name in known if name.startswith("quickstart/")]
     rest = len(known) - len(shown)
     raise FileNotFoundError(

@@ -17,7 +17,7 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
-def estimated_cost() -> tuple[type[BaseException], ...]:
+def foreseen_errors() -> tuple[type[BaseException], ...]:
     """Return the errors that end a command with a sentence in place of a traceback."""
     found: list[type[BaseException]] = [ValueError, OSError, RuntimeError, ImportError]
     for module, name in OF_LIBRARIES:

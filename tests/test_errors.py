@@ -14,7 +14,7 @@ import pytest
 from safetensors import SafetensorError, safe_open
 
 from rlaif_pl.cli import main as cli
-from rlaif_pl.errors import above, at_least, estimated_cost, explained, one_of, within
+from rlaif_pl.errors import above, at_least, explained, foreseen_errors, one_of, within
 
 FORK = multiprocessing.get_context("fork")  # importing anew takes longer than a command
 
@@ -63,13 +63,13 @@ def test_damaged_weights_are_foreseen(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"\xff" * 100)
     with pytest.raises(SafetensorError) as caught, safe_open(tmp_path / "model.safetensors", "pt"):
         pass
-    assert isinstance(caught.value, estimated_cost())
+    assert isinstance(caught.value, foreseen_errors())
     assert "expected weights in safetensors files" in explained(caught.value)
 
 
 def test_a_mistake_of_ours_is_not_foreseen():
-    assert not issubclass(KeyError, estimated_cost())
-    assert not issubclass(AttributeError, estimated_cost())
+    assert not issubclass(KeyError, foreseen_errors())
+    assert not issubclass(AttributeError, foreseen_errors())
 
 
 def test_a_full_disk_is_a_sentence_and_leaves_no_half_file(tmp_path, data_files):

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from rlaif_pl import __version__
 from rlaif_pl.config_paths import find_config
-from rlaif_pl.errors import estimated_cost, explained
+from rlaif_pl.errors import explained, foreseen_errors
 
 if TYPE_CHECKING:
     from jsonargparse import Namespace
@@ -138,7 +138,7 @@ def main(args: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write(f"{command} was interrupted\n")
         return INTERRUPTED
-    except estimated_cost() as error:
+    except foreseen_errors() as error:
         if os.environ.get("RLAIF_PL_TRACEBACK") == "1":
             raise
         sys.stderr.write(f"error: {explained(error)}\n(RLAIF_PL_TRACEBACK=1 shows where)\n")

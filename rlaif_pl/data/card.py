@@ -45,6 +45,7 @@ COLUMNS = {
     "position_gap": "difference of the probability between the two orders",
     "same_slot": "whether the same slot won in both orders",
     "off_option_mass": "probability outside the verdict tokens",
+    "tie_mass": "probability of a tie among the verdicts, where ties were asked for",
     "tokens": "tokens read and written for the label",
     "cost_usd": "US dollars paid for the label",
 }

@@ -156,15 +156,18 @@ class BatchLoader(Generic[Row, Batch]):
     def state_dict(self) -> dict[str, int]:
         """Return how far it got and over what, the same on every rank."""
         epoch, batches = self._handed_out if self._resume is None else self._resume
+        return {"epoch": epoch, "batches": batches, "epoch_batches": len(self)} | self._data()
+
+    def _data(self) -> dict[str, int]:
         order = self.batch_sampler
-        data = {"num_rows": order.num_rows, "global_batch": order.global_batch, "seed": order.seed}
-        return {"epoch": epoch, "batches": batches} | data
+        return {"num_rows": order.num_rows, "global_batch": order.global_batch, "seed": order.seed}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Continue where a checkpoint left off; ValueError amid an epoch over other data."""
-        now = self.state_dict() | {"epoch": state["epoch"], "batches": state["batches"]}
-        whole = -(-state["num_rows"] // state["global_batch"])
-        if state != now and 0 < state["batches"] < whole:
+        now = self._data()
+        # checkpoints of earlier versions do not say how many batches their epoch had
+        whole = state.get("epoch_batches", -(-state["num_rows"] // state["global_batch"]))
+        if not now.items() <= state.items() and 0 < state["batches"] < whole:
             raise ValueError(
                 f"expected the data of the checkpoint, which was saved in the middle of an epoch "
                 f"({state}), got {now}; resume with the same data, batch size times devices and "

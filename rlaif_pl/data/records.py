@@ -22,18 +22,36 @@ logger = logging.getLogger(__name__)
 
 
 def group_of(text: str) -> str:
-    """Return the group of a prompt that has no identity of its own: a hash of its text."""
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    """Return the group of a prompt that has no identity of its own: a hash of its text.
+
+    White space around it does not count: some layouts keep it and others do not, and a post's rows
+    belong together whatever layout they come in.
+    """
+    return hashlib.blake2b(text.strip().encode(), digest_size=8).hexdigest()
+
+
+def is_gap(value: object) -> bool:
+    """Tell whether a cell is how tables with numbers hold an absent one: NaN."""
+    return isinstance(value, float) and math.isnan(value)
+
+
+def group_text(group: str | float) -> str:
+    """Return a group that may be a number as text; 7 and 7.0 are the same group."""
+    return str(int(group)) if isinstance(group, float) and group.is_integer() else str(group)
 
 
 def decode_all(kind: type[Record], rows: Iterable[RawRow]) -> Iterator[tuple[str, Record]]:
     """Yield ``(where, record)`` for rows in our own schema; unknown fields are warned of once.
 
-    A row without ``group`` gets one from its text. ValueError names file, line and field.
+    A row without ``group`` gets one from its text. Rows without ``provenance`` are of somebody's
+    table: a gap (NaN) is an absent field there, and a group may be a number. ValueError names file,
+    line and field.
     """
     text_field = "prompt" if kind is Preference else "text"
     warned: set[str] = set()
     for where, fields in rows:
+        if "provenance" not in fields:
+            fields = _of_table(fields)
         text = fields.get(text_field)
         if fields.get("group") is None and isinstance(text, str):
             fields = {**fields, "group": group_of(text)}
@@ -42,6 +60,13 @@ def decode_all(kind: type[Record], rows: Iterable[RawRow]) -> Iterator[tuple[str
         yield where, record
     if warned:
         logger.warning("ignored unknown fields: %s", ", ".join(sorted(warned)))
+
+
+def _of_table(fields: dict[str, object]) -> dict[str, object]:
+    given = {key: value for key, value in fields.items() if not is_gap(value)}
+    group = given.get("group")
+    is_number = isinstance(group, int | float) and not isinstance(group, bool)
+    return given | {"group": group_text(group)} if is_number else given
 
 
 def check(record: Preference | Prompt, where: str) -> None:

@@ -100,13 +100,9 @@ class Reviser:
         self.watch = watch
         self.principles, principles_version = load_principles(options.principles)
         texts, layout_version = load_layout(options.layout)
-        shown, examples_version = load_examples(options.examples, self.principles)
-        if options.shots > len(shown):
-            raise ValueError(
-                f"expected shots from 0 to {len(shown)} with {examples_version}, got {options.shots}"
-            )
+        shown, examples_version = load_examples(options.examples, self.principles, options.shots)
         self.layout = RevisionLayout(
-            texts, self.principles, shown[: options.shots], options.critiques, options.chat_template
+            texts, self.principles, shown, options.critiques, options.chat_template
         )
         self.prompt_version = (
             f"{layout_version}+{principles_version}+shots={options.shots}:{examples_version}"
@@ -142,12 +138,12 @@ class Reviser:
     def answer(self, prompts: Sequence[Prompt]) -> list[Revision]:
         """Answer helpful prompts, ``helpful_answers`` times each; nothing is revised.
 
-        A row an answer; ``round`` is 0 for every one, and equal answers come once.
+        A row an answer, each with what it took, also where two are equal; ``round`` is 0 for every one.
         """
         asker = CachedClient(self.backend, self.store, self.watch)
         counted = range(self.options.helpful_answers)
         drawn = [self._first(prompts, HELPFUL, asker, sample) for sample in counted]
-        return [row for rows in zip(*drawn, strict=True) for row in dict.fromkeys(rows)]
+        return [row for rows in zip(*drawn, strict=True) for row in rows]
 
     def _first(
         self, prompts: Sequence[Prompt], kind: str, asker: CachedClient, sample: int = 0

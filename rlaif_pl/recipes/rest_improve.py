@@ -87,7 +87,9 @@ class Improve:
     """How the policy is fitted to what passes the filter.
 
     Attributes:
-        by: What thresholds are on (see ``rest_filter.passes``).
+        by: What thresholds are on. ``normalized``: rewards of the whole set scaled to 0..1;
+            ``percentile``: percentile (0..100) of the rewards of a prompt; ``max_mean``: where between
+            mean (0) and greatest (1) of a prompt's rewards.
         levels: Threshold of each Improve step of a Grow step; they rise.
         lr: Learning rate of the first Improve step of a Grow step.
         lr_decay: What each further step multiplies it by, in (0, 1].

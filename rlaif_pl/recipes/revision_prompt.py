@@ -57,11 +57,19 @@ def load_principles(name: str) -> tuple[tuple[Principle, ...], str]:
     return principles, version
 
 
-def load_examples(name: str, principles: tuple[Principle, ...]) -> tuple[tuple[Example, ...], str]:
-    """Load examples as ``load_principles`` does; ValueError for a principle that is not given."""
+def load_examples(
+    name: str, principles: tuple[Principle, ...], shots: int
+) -> tuple[tuple[Example, ...], str]:
+    """Load the first ``shots`` examples, and the version of all, as ``load_principles`` does.
+
+    ValueError where there are fewer, or one of them names a principle that is not given.
+    """
     content, version = read_versioned(name, ".yaml")
     fields = ("prompt", "response", "principle", "critique", "revision")
-    examples = tuple(Example(**entry) for entry in _entries(content, version, fields))
+    entries = _entries(content, version, fields)
+    if not 0 <= shots <= len(entries):
+        raise ValueError(f"expected shots from 0 to {len(entries)} with {version}, got {shots}")
+    examples = tuple(Example(**entry) for entry in entries[:shots])
     known = {each.name for each in principles}
     if missing := sorted({each.principle for each in examples} - known):
         raise ValueError(

@@ -156,12 +156,14 @@ def test_a_misspelt_key_of_a_function_is_named(tmp_path, capsys):
     assert "min_magrin" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["nothing.yaml", "configs"])
 @pytest.mark.parametrize("command", ["fit", "export", "run"])
-def test_a_missing_config_lists_those_there_are(command, capsys):
-    words = ["nothing.yaml"] if command == "run" else ["--config", "nothing.yaml"]
+def test_a_missing_config_lists_those_there_are(command, name, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = [name] if command == "run" else ["--config", name]
     assert cli.main([command, *words]) == 1
     said = capsys.readouterr().err
-    assert "expected a config file at nothing.yaml" in said
+    assert f"expected a config file at {name}" in said
     assert "quickstart/sft.yaml" in said
 
 

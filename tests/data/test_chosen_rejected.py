@@ -7,7 +7,7 @@ import pytest
 
 from rlaif_pl.data.label_export import trl_rows, write_parquet
 from rlaif_pl.data.preferences import group_of
-from rlaif_pl.data.sources import DataSource, load_preferences, load_prompts
+from rlaif_pl.data.sources import DataSource, load_demonstrations, load_preferences, load_prompts
 from rlaif_pl.types import Preference
 
 HEAD = "\n\nHuman: Hi\n\nAssistant: Yes?\n\nHuman: Why?\n\nAssistant:"
@@ -97,7 +97,7 @@ def test_a_completion_is_a_reference(write):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"prompt": "Q", "chosen": "", "rejected": "b"}, "'chosen' to be some text, got none"),
+        ({"prompt": " ", "chosen": "a", "rejected": "b"}, "'prompt' to be some text, got none"),
         ({"prompt": "Q", "chosen": "a", "rejected": None}, "'rejected' to be text or a list"),
         ({"prompt": "Q", "chosen": "a"}, "'rejected' to be text or a list"),
         ({"prompt": "Q", "chosen": [user("a")] * 2, "rejected": "b"}, "'chosen' to be one message"),
@@ -109,6 +109,36 @@ def test_a_wrong_trl_row_is_named_with_file_and_line(write, row, message):
     path = write({"prompt": "Q", "chosen": "a", "rejected": "b"}, row)
     with pytest.raises(ValueError, match=f"rows.jsonl:2: expected {message}"):
         load_preferences(DataSource(path, format="trl"))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "Q", "chosen": " ", "rejected": "b"},
+        {
+            "prompt": "Q",
+            "chosen": [user("Q"), assistant("a")],
+            "rejected": [user("Q"), assistant("")],
+        },
+        {"chosen": HEAD + " ", "rejected": HEAD},
+        {"prompt": "Q", "first": "", "second": "b", "label": 0},
+    ],
+)
+def test_a_row_with_an_empty_response_is_left_out_and_counted(write, row):
+    good = {
+        key: value if key in ("prompt", "label") else HEAD + f" {key}" for key, value in row.items()
+    }
+    path = write(good, row)
+    loaded = load_preferences(path)
+    assert len(loaded.rows) == 1
+    assert loaded.dropped == {"empty response": 1}
+    assert len(load_prompts(path)) == 1
+
+
+def test_an_empty_demonstration_is_left_out_and_told(write, caplog):
+    rows = [{"messages": [user("Q"), assistant(text)]} for text in ("yes", "")]
+    assert [row.reference for row in load_demonstrations(write(*rows))] == ["yes"]
+    assert "left out 1 rows: empty response (1)" in caplog.text
 
 
 def test_a_dialogue_without_assistant_turn_is_an_error(write):

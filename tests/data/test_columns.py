@@ -81,7 +81,7 @@ def test_prompts_take_their_reference_and_come_once(write):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"a": " "}, "'a' to be some text"),
+        ({"question": " "}, "'question' to be some text"),
         ({"question": 3}, "'question' to be some text"),
         ({"p_first": 1.5}, "'p_first' to be a probability"),
         ({"p_first": "much"}, "'p_first' to be a number"),

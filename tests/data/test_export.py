@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from rlaif_pl.data.card import dataset_card
+from rlaif_pl.data.card import COLUMNS, dataset_card
 from rlaif_pl.data.label_export import SOFT, soft_rows, trl_rows, write_parquet
 from rlaif_pl.types import Preference, Provenance
 
@@ -95,3 +95,4 @@ def test_a_card_without_measurements_says_so():
     card = dataset_card("x", PAIRS, soft_rows(PAIRS), "train.parquet")
     assert "Treat the labels as unverified" in card
     assert "log-odds of `first`" in card
+    assert set(COLUMNS) >= {*SOFT.names, *trl_rows(PAIRS, with_margin=True).schema.names}

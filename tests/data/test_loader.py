@@ -108,8 +108,8 @@ def test_sizes_that_give_no_batch_are_refused(settings, message):
         BatchOrder(**settings)
 
 
-def loader(num_rows=10, seed=0, batch_size=3):
-    order = BatchOrder(num_rows=num_rows, batch_size=batch_size, seed=seed)
+def loader(num_rows=10, seed=0, batch_size=3, drop_last=False):
+    order = BatchOrder(num_rows=num_rows, batch_size=batch_size, seed=seed, drop_last=drop_last)
     return BatchLoader(list(range(num_rows)), lambda *parts: parts[0], order)
 
 
@@ -153,7 +153,20 @@ def test_resuming_within_an_epoch_over_other_data_is_refused(change):
         loader(**change).load_state_dict(whole.state_dict())
 
 
-def test_resuming_between_epochs_may_change_the_data():
-    whole = loader()
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_resuming_between_epochs_may_change_the_data(drop_last):
+    whole = loader(drop_last=drop_last)
     list(whole)
     loader(num_rows=30).load_state_dict(whole.state_dict())
+
+
+def test_a_state_of_an_earlier_version_goes_on():
+    whole = loader()
+    next(iter(whole))
+    state = whole.state_dict()
+    del state["epoch_batches"]
+    resumed = loader()
+    resumed.load_state_dict(state)
+    assert len(list(resumed)) == 3
+    with pytest.raises(ValueError, match="resume with the same data"):
+        loader(seed=1).load_state_dict(state)

@@ -1,12 +1,14 @@
 """Records in memory are read like the rows of a file."""
 
 import dataclasses
+import math
 
 import datasets
 import pytest
 
 from rlaif_pl.data.mixing import PreferencePart, load_pairs
 from rlaif_pl.data.preferences import write_preferences, write_prompts
+from rlaif_pl.data.records import group_of
 from rlaif_pl.data.sources import (
     is_sensitive,
     load_demonstrations,
@@ -37,6 +39,23 @@ def test_dicts_may_have_any_layout_of_a_file():
     assert better == [row["chosen"] for row in CHOSEN]
     labeled = [{"prompt": "p", "first": "a", "second": "b", "label": "second"}]
     assert load_preferences(labeled).rows[0].p_first == 0.0
+
+
+def test_rows_of_a_pandas_table_may_have_gaps():
+    gap = math.nan
+    row = {"prompt": "p", "first": "a", "second": "b"}
+    one, two = load_preferences(
+        [
+            row | {"p_first": gap, "weight": gap, "group": 7.0},
+            row | {"p_first": 0.25, "weight": 2.0, "group": gap},
+        ]
+    ).rows
+    assert (one.p_first, one.weight, one.group) == (None, 1.0, "7")
+    assert (two.p_first, two.weight, two.group) == (0.25, 2.0, group_of("p"))
+    prompts = load_prompts([{"text": "p", "reference": gap}, {"text": "q", "reference": "r"}])
+    assert [prompt.reference for prompt in prompts] == [None, "r"]
+    with pytest.raises(ValueError, match="record 0: .*'p_first' to be a probability"):
+        load_preferences([dataclasses.replace(PAIRS[0], p_first=gap)])  # a record, not a table
 
 
 def test_texts_and_pairs_are_prompts():

@@ -1,5 +1,6 @@
 """Sources: found, told apart, and clear about what is missing."""
 
+import json
 import logging
 
 import datasets
@@ -9,6 +10,7 @@ import pytest
 
 from rlaif_pl.data.files import RawRow
 from rlaif_pl.data.preferences import write_preferences, write_prompts
+from rlaif_pl.data.records import group_of
 from rlaif_pl.data.sources import DataSource, load_demonstrations, load_preferences, load_prompts
 from rlaif_pl.data.sources.rows import detect
 from rlaif_pl.types import Preference, Prompt
@@ -156,6 +158,43 @@ def test_confidence_without_confidences_is_refused(tmp_path):
     write_preferences(tmp_path / "p.jsonl", PAIRS)
     with pytest.raises(ValueError, match="confidence only with openai_comparisons"):
         load_preferences(DataSource(str(tmp_path / "p.jsonl"), confidence=[1, 9]))
+
+
+@pytest.mark.parametrize(
+    ("options", "row"),
+    [
+        ({"format": "preferences", "columns": {"p_first": "p"}}, {"first": "a", "second": "b"}),
+        ({"confidence": [1]}, {"first": "a", "second": "b"}),
+        ({"confidence": [1]}, {"chosen": "a", "rejected": "b"}),
+        ({"with_title": True}, {"text": "p"}),
+        ({"format": "prompts", "columns": {"prompt": "p"}}, {"text": "p"}),
+    ],
+)
+@pytest.mark.parametrize("load", [load_preferences, load_prompts, load_demonstrations])
+def test_an_option_that_would_be_ignored_is_refused(load, options, row, tmp_path):
+    (tmp_path / "p.jsonl").write_text(json.dumps({"prompt": "p", "p": 0.3, **row}))
+    with pytest.raises(ValueError, match="expected .* only with .*p.jsonl is .*; drop it"):
+        load(DataSource(str(tmp_path / "p.jsonl"), **options))
+
+
+def test_a_post_has_one_group_whatever_the_layout_does_with_white_space():
+    post, turn = "\nA post. \n", {"role": "user", "content": "\nA post. \n"}
+    answer = {"role": "assistant", "content": "a"}
+    pairs = [
+        {"prompt": post, "first": "a", "second": "b"},
+        {"prompt": post, "chosen": "a", "rejected": "b"},
+        {"prompt": [turn], "chosen": "a", "rejected": "b"},
+        {"prompt": post, "first": "a", "second": "b", "label": 0},
+        {
+            "info": {"post": post},
+            "summaries": [{"text": "a"}, {"text": "b"}],
+            "choice": 0,
+        },
+    ]
+    prompts = [{"text": post}, {"prompt": post, "completion": "a"}, {"messages": [turn, answer]}]
+    groups = {row.group for each in pairs for row in load_preferences([each]).rows}
+    groups |= {row.group for each in prompts for row in load_demonstrations([each])}
+    assert groups == {group_of("A post.")}
 
 
 def test_parts_split_a_source_by_group_for_good(data_files):

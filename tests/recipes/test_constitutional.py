@@ -104,15 +104,23 @@ def test_only_revisions_and_helpful_answers_are_demonstrated(scripted, requests)
         ("a", "Revision number 2."),
         ("b", "Revision number 1."),
         ("b", "Revision number 2."),
-        ("h", "First answer."),  # both samples say the same, so it stands there once
+        ("h", "First answer."),  # both samples say the same, so it is demonstrated once
         ("w", "Because."),
     ]
     assert found.revised == 4
     last = demonstrations(rows, only_last=True)
     assert [row.reference for row in last.rows[:2]] == ["Revision number 2."] * 2
-    assert last.dropped == {"not the last": 2}
+    assert last.dropped == {"not the last": 2, "repeats an earlier one": 1}
+    assert [row.cost_usd for row in rows if row.group == "h"] == [0.01, 0.01]  # both were paid for
     with pytest.raises(ValueError, match="expected cut to be 'sentence' or .* got 'Keep'"):
         demonstrations(rows, cut="Keep")
+
+
+def test_principles_of_ones_own_need_no_examples(scripted, requests, tmp_path):
+    (tmp_path / "mine.yaml").write_text("- {name: mine, critique: Why?, revision: Mend it.}\n")
+    options = RevisionOptions(rounds=1, shots=0, principles=str(tmp_path / "mine.yaml"))
+    rows = Reviser(scripted(), options).revise(requests[:1])
+    assert [row.principle for row in rows] == [None, "mine"]
 
 
 def test_a_cut_revision_ends_with_its_last_sentence(scripted, requests):

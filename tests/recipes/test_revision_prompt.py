@@ -12,7 +12,7 @@ from rlaif_pl.recipes.revision_prompt import (
 )
 
 PRINCIPLES, VERSION = load_principles("revision-principles-1")
-EXAMPLES, _ = load_examples("exemplars-revision-1", PRINCIPLES)
+EXAMPLES, _ = load_examples("exemplars-revision-1", PRINCIPLES, 3)
 TEXTS, _ = load_layout("revision-1")
 
 
@@ -138,6 +138,9 @@ def test_files_that_are_laid_out_otherwise_are_refused(tmp_path):
     principles, version = load_principles(str(path))
     assert version.startswith("mine-")
     with pytest.raises(ValueError, match=r"name principles that are there, got \['deceit"):
-        load_examples("exemplars-revision-1", principles)
+        load_examples("exemplars-revision-1", principles, 3)
+    assert load_examples("exemplars-revision-1", principles, 0)[0] == ()
+    known = tuple(each for each in PRINCIPLES if each.name == EXAMPLES[0].principle)
+    assert load_examples("exemplars-revision-1", known, 1)[0] == EXAMPLES[:1]
     with pytest.raises(ValueError, match="a text for each of"):
         load_layout("revision-principles-1")

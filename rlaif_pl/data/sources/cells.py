@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import get_args
 
 from rlaif_pl.data.files import RawRow
-from rlaif_pl.data.preferences import group_of
+from rlaif_pl.data.records import group_of, group_text, is_gap
 from rlaif_pl.data.sources.messages import read_exchange
 from rlaif_pl.text import shown
 from rlaif_pl.types import Source
@@ -26,7 +25,7 @@ class Columns:
     def value(self, row: RawRow, name: str) -> object:
         """Return what stands in our column; None where it is absent, null or a gap (NaN)."""
         value = row.fields.get(self.named(name))
-        return None if isinstance(value, float) and math.isnan(value) else value
+        return None if is_gap(value) else value
 
     def has(self, row: RawRow, name: str) -> bool:
         """Tell whether the row holds something in our column."""
@@ -37,14 +36,14 @@ class Columns:
         names = ("prompt", *answers)
         for name in names:
             if not isinstance(row.fields.get(self.named(name)), list | dict):
-                self._check_text(row, name)
+                self._check_text(row, name, may_be_blank=name != "prompt")
         prompt, *others = map(self.named, names)
         found = read_exchange(row, prompt, others)
         if isinstance(found, list) and found[0] == row.fields[prompt]:
             found[0] = found[0].strip()
         return found
 
-    def _check_text(self, row: RawRow, name: str) -> None:
+    def _check_text(self, row: RawRow, name: str, *, may_be_blank: bool) -> None:
         theirs = self.named(name)
         value = row.fields.get(theirs)
         if theirs not in row.fields:
@@ -52,7 +51,7 @@ class Columns:
                 f"{row.where}: expected the column {theirs!r} (our {name!r}), got "
                 f"{', '.join(sorted(row.fields))}; map it with `columns`"
             )
-        if not isinstance(value, str) or not value.strip():
+        if not isinstance(value, str) or not (may_be_blank or value.strip()):
             raise ValueError(
                 f"{row.where}: expected {theirs!r} to be some text, got {shown(value)}; fix or "
                 "remove the row"
@@ -72,7 +71,7 @@ class Columns:
         )
 
     def group(self, row: RawRow, prompt: str) -> str:
-        """Return the group as text, or a hash of the prompt; 7 and 7.0 are the same group."""
+        """Return the group as text (see ``group_text``), or a hash of the prompt."""
         value = self.value(row, "group")
         if value is None:
             return group_of(prompt)
@@ -82,7 +81,7 @@ class Columns:
                 f"{row.where}: expected {theirs!r} to be text or a number, got {shown(value)}; fix or "
                 "leave out the column"
             )
-        return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+        return group_text(value)
 
     def weight(self, row: RawRow) -> float:
         """Return the weight in the loss; 1 where the row has none."""

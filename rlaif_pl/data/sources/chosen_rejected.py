@@ -11,7 +11,7 @@ from rlaif_pl.data.preferences import LoadedPreferences, gathered, group_of
 from rlaif_pl.data.records import check
 from rlaif_pl.data.sides import chosen_is_first
 from rlaif_pl.data.sources.cells import Columns
-from rlaif_pl.data.sources.messages import ASSISTANT, read_exchange, split_dialogue
+from rlaif_pl.data.sources.messages import ASSISTANT, EMPTY, read_exchange, split_dialogue
 from rlaif_pl.text import shown
 from rlaif_pl.types import Preference, Prompt, Provenance
 
@@ -40,14 +40,15 @@ def read_trl(rows: Iterable[RawRow], seed: int) -> LoadedPreferences:
 
     ``chosen`` and ``rejected`` may repeat the whole dialogue, with or without a prompt beside it; see
     ``messages.read_exchange``. Rows whose sides differ before the last message, or whose prompt is
-    not in their dialogue, are left out and counted, as are those that are the same on both sides.
+    not in their dialogue, are left out and counted, as are those that are the same on both sides or
+    have an empty response.
     ``group``, ``weight``, ``p_chosen`` and ``source`` are read where they are there; see ``judged``.
     """
     return gathered(_exchange(row, seed) for row in rows)
 
 
-def read_trl_prompt(row: RawRow) -> Prompt | None:
-    """Read a TRL row's prompt; None where ``read_trl`` leaves it out.
+def read_trl_prompt(row: RawRow) -> Prompt | str:
+    """Read a TRL row's prompt; or why ``read_trl`` leaves it out.
 
     The reference is ``completion``, or the last of ``messages``; chosen and rejected give none.
     """
@@ -55,7 +56,7 @@ def read_trl_prompt(row: RawRow) -> Prompt | None:
     names = ("chosen", "rejected") if demonstrated is None else (demonstrated,)
     found = read_exchange(row, "prompt", names)
     if isinstance(found, str):
-        return None
+        return found
     return Prompt(found[0], OURS.group(row, found[0]), None if demonstrated is None else found[1])
 
 
@@ -108,8 +109,8 @@ def _dialogues(row: RawRow, seed: int) -> Preference | str:
     other, rejected = _split_dialogue(row, "rejected")
     if prompt != other:
         return "differs before the last Assistant turn"
-    if chosen != rejected and not (chosen and rejected):
-        return "empty response"
+    if not (chosen and rejected):
+        return EMPTY
     return judged(placed(Choice(prompt, chosen, rejected), seed), OURS, row)
 
 

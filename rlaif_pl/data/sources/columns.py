@@ -30,12 +30,12 @@ def read_columns(
     return gathered(_preference(columns, row, seed) for row in rows)
 
 
-def read_column_prompt(row: RawRow, theirs: Mapping[str, str] | None) -> Prompt | None:
-    """Read a prompt with any reference; None where that repeats another dialogue."""
+def read_column_prompt(row: RawRow, theirs: Mapping[str, str] | None) -> Prompt | str:
+    """Read a prompt with any reference; or why the row is left out."""
     columns = Columns(theirs)
     found = columns.texts(row, *(["reference"] if columns.has(row, "reference") else []))
     if isinstance(found, str):
-        return None
+        return found
     return Prompt(found[0], columns.group(row, found[0]), *found[1:])
 
 

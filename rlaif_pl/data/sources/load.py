@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -115,12 +116,6 @@ def _all_prompts(data: Data) -> tuple[DataSource, Sequence[Prompt]]:
 
 
 def _read_pairs(source: DataSource, found: Format, rows: Iterable[RawRow]) -> LoadedPreferences:
-    given = {"confidence": source.confidence is not None, "with_title": source.with_title}
-    for option, is_given in given.items():
-        if is_given and found != "openai_comparisons":
-            raise ValueError(
-                f"expected {option} only with openai_comparisons, {source.name} is {found}; drop it"
-            )
     if found == "openai_comparisons":
         return read_comparisons(rows, source.confidence, with_title=source.with_title)
     if found == "hh":
@@ -148,16 +143,17 @@ def _read_prompts(source: DataSource, found: Format, rows: Iterable[RawRow]) -> 
     return DiskRows(Prompt(pair.prompt, pair.group) for pair in pairs)
 
 
-def _kept(source: DataSource, found: Iterable[Prompt | None]) -> Sequence[Prompt]:
+def _kept(source: DataSource, found: Iterable[Prompt | str]) -> Sequence[Prompt]:
     kept: DiskRows[Prompt] = DiskRows()
-    missing = 0
+    dropped: Counter[str] = Counter()
     for prompt in found:
-        if prompt is None:
-            missing += 1
+        if isinstance(prompt, str):
+            dropped[prompt] += 1
         else:
             kept.append(prompt)
-    if missing:
-        logger.warning("%s: left out %d rows whose sides or prompt differ", source.name, missing)
+    if dropped:
+        reasons = ", ".join(f"{reason} ({count})" for reason, count in dropped.items())
+        logger.warning("%s: left out %d rows: %s", source.name, dropped.total(), reasons)
     return kept
 
 

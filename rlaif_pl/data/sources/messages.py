@@ -19,6 +19,7 @@ TEXT_PARTS = ("text", "input_text", "output_text")
 CALLS = ("tool_calls", "function_call")
 DIFFERS = "differs before the last message"
 ELSEWHERE = "prompt is not in its dialogue"
+EMPTY = "empty response"
 
 
 class Message(NamedTuple):
@@ -53,9 +54,12 @@ def read_exchange(row: RawRow, prompt: str, answers: Sequence[str]) -> list[str]
         The prompt's text and the stripped responses; or why the row has to be left out.
 
     Raises:
-        ValueError: A column is missing, empty or of another kind; names file, line and column.
+        ValueError: A column is missing or of another kind, or the prompt's is empty; names file, line
+            and column.
     """
     sides = _sides(row, answers)
+    if not all(each.answer for each in sides):
+        return EMPTY
     has_prompt = row.fields.get(prompt) is not None
     before = sides[0].before if sides else []
     if not has_prompt and sides and not (before and all(each.before == before for each in sides)):
@@ -95,10 +99,7 @@ def _sides(row: RawRow, names: Sequence[str]) -> list[Side]:
     texts = [value for value in values if isinstance(value, str) and ASSISTANT in value]
     if texts and all(text.lstrip().startswith("Human:") for text in texts) and texts == values:
         pieces = [split_dialogue(text) for text in texts]
-        return [
-            Side(before, _nonempty(row, name, answer))
-            for name, (before, answer) in zip(names, pieces, strict=True)
-        ]
+        return [Side(before, answer) for before, answer in pieces]
     whole = all(len(_listed(row, name)) > 1 for name in names)
     return [_side(row, name, whole) for name in names]
 
@@ -107,7 +108,7 @@ def _side(row: RawRow, name: str, whole: bool) -> Side:
     """Read one response: text, one message, or, where ``whole``, the last of several."""
     value = row.fields.get(name)
     if isinstance(value, str):
-        return Side("", _nonempty(row, name, value))
+        return Side("", value.strip())
     messages = _messages(row, name)
     if len(messages) > 1 and not whole:
         raise ValueError(
@@ -115,7 +116,7 @@ def _side(row: RawRow, name: str, whole: bool) -> Side:
             "the last to the prompt, or repeat the dialogue in every response"
         )
     role, content = messages[-1]
-    return Side(messages[:-1], _nonempty(row, name, content), role)
+    return Side(messages[:-1], content, role)
 
 
 def _joined(row: RawRow, name: str, before: str | list[Message]) -> str | None:
@@ -138,7 +139,8 @@ def _conversation(row: RawRow, name: str) -> str:
     """Return a prompt's column as text, white space in front included: it belongs to dialogues."""
     value = row.fields.get(name)
     text = value if isinstance(value, str) else as_text(_messages(row, name))
-    _nonempty(row, name, text)
+    if not text.strip():
+        raise ValueError(f"{row.where}: expected {name!r} to be some text, got none; fix the row")
     return text
 
 
@@ -197,9 +199,3 @@ def _no_messages(row: RawRow, name: str, got: str) -> ValueError:
         f"{row.where}: expected {name!r} to be text or a list of messages with role "
         f"({', '.join(SPEAKERS)}) and text as content, got {got}; fix, leave out or map it"
     )
-
-
-def _nonempty(row: RawRow, name: str, text: str) -> str:
-    if not text.strip():
-        raise ValueError(f"{row.where}: expected {name!r} to be some text, got none; fix the row")
-    return text.strip()

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 DAMAGE = (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError)
+OPTIONS: dict[str, Format] = {  # of a source, with the only format that has them
+    "columns": "columns",
+    "confidence": "openai_comparisons",
+    "with_title": "openai_comparisons",
+}
 SAVED_MARKS = ("dataset_dict.json", "state.json")  # left by datasets' save_to_disk
 
 
@@ -31,7 +36,7 @@ def open_rows(
         FileNotFoundError: A file, folder or split is not there.
         OSError: A hub data set cannot be had.
         ValueError: There is no row, or the format cannot be told; while rows are read: none has a
-            column that ``columns`` names.
+            column that ``columns`` names. An option is given that rows of this format do not have.
     """
     rows = _rows(source) if rows is None else rows
     if source.columns:
@@ -43,7 +48,17 @@ def open_rows(
     if found == "auto":
         found = detect(head, source)
         logger.info("%s: reading as %s", source.name, found)
+    _check_options(source, found)
     return found, itertools.chain([head], rows)
+
+
+def _check_options(source: DataSource, found: Format) -> None:
+    """Refuse options that would be ignored."""
+    for option, belongs_to in OPTIONS.items():
+        if getattr(source, option) not in (None, False, {}) and found != belongs_to:
+            raise ValueError(
+                f"expected {option} only with {belongs_to}, {source.name} is {found}; drop it"
+            )
 
 
 def detect(row: RawRow, source: DataSource) -> Format:

@@ -123,9 +123,10 @@ class Fitter:
         else:
             result = self._kept_top(labels, test, head, seed)
         if not torch.isfinite(result).all():
+            advice = "lower recipe.lr" if method == "top" else "raise recipe.penalty"
             raise ValueError(
                 f"expected finite margins after fitting {len(target)} labels, got NaN or infinity; "
-                "lower recipe.lr"
+                f"{advice}"
             )
         margins: Array = result.double().numpy()
         return margins
@@ -139,7 +140,8 @@ class Fitter:
             return torch.tensor(json.loads(path.read_text(encoding="utf-8")))
         self._train(labels, head, seed)
         result = self._judge(test)
-        write_json(path, result.tolist())
+        if torch.isfinite(result).all():  # the caller refuses any other
+            write_json(path, result.tolist())
         return result
 
     def _train(self, labels: Labels, head: Tensor, seed: int) -> None:

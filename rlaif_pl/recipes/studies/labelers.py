@@ -5,6 +5,7 @@ Both read the rows that ``evaluate alignment`` wrote (``rows.json``), so nothing
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -204,7 +205,7 @@ def _cost_figure(rows: Sequence[LabelerRow], prices: Mapping[str, Price]) -> Fig
     ax = plain_axes(figure)
     ax.grid(visible=True, axis="x", color="#dddddd", linewidth=0.6)
     place = np.arange(len(rows))
-    for color, (name, price) in zip(COLORS, prices.items(), strict=False):
+    for color, (name, price) in zip(itertools.cycle(COLORS), prices.items(), strict=False):
         ax.plot([row.usd(price) for row in rows], place, "o", color=color, label=name)
     ax.plot([row.human_usd.value for row in rows], place, "D", color="#222222", label="person")
     ax.set_xscale("log")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import textwrap
 
 import numpy as np
@@ -104,10 +105,10 @@ def _figure(report: SourcesReport) -> Figure:
     ax = plain_axes(figure)
     strata = list(report.judges[0].accuracy)
     width = 0.8 / len(strata)
-    for number, stratum in enumerate(strata):
+    for number, (stratum, color) in enumerate(zip(strata, itertools.cycle(COLORS), strict=False)):
         intervals = [judge.accuracy[stratum] for judge in report.judges]
         place = np.arange(len(intervals)) + (number - (len(strata) - 1) / 2) * width
-        error_bars(ax, place, intervals, fmt="o", color=COLORS[number], label=stratum)
+        error_bars(ax, place, intervals, fmt="o", color=color, label=stratum)
     ax.axhline(50, color="#999999", linewidth=0.8, linestyle=":")
     names = [textwrap.fill(judge.name.replace(", ", "\n"), 10) for judge in report.judges]
     ax.set_xticks(np.arange(len(names)), names, fontsize=8)

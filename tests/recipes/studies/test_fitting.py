@@ -61,6 +61,14 @@ def test_a_finished_fit_is_read_not_repeated(fitter, filled, judged, monkeypatch
     assert again.margins(labels, test, "top", seed=1) == pytest.approx(first)
 
 
+def test_a_fit_that_diverges_says_what_to_change_and_is_not_kept(fitter, monkeypatch):
+    labels, test = labels_of(range(8), [0.9] * 8), np.arange(16, 20)
+    monkeypatch.setattr(fitter, "_judge", lambda test: torch.full((len(test),), torch.nan))
+    with pytest.raises(ValueError, match="expected finite margins .*; lower recipe.lr"):
+        fitter.margins(labels, test, "top", seed=0)
+    assert not list(fitter.folder.rglob("*.json"))
+
+
 def test_no_labels_are_refused(fitter):
     with pytest.raises(ValueError, match="expected labels"):
         fitter.margins(labels_of([], []), np.arange(2), "head", 0)

@@ -60,6 +60,12 @@ def test_cost_table(rows, tmp_path):
     assert (tmp_path / "label_cost.png").is_file()
 
 
+def test_every_price_is_drawn(rows):
+    prices = {f"endpoint {n}": Price(n + 1.0, 1.0) for n in range(7)}
+    legend = cost_results(rows, prices).figure.axes[0].get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == [*prices, "person"]
+
+
 def test_size_table_says_what_was_not_measured(rows, tmp_path):
     results = size_results(rows)
     assert "70.0 [60.0, 80.0]" in results.page.markdown()

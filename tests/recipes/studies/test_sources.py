@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import numpy as np
@@ -88,6 +89,19 @@ def test_sources_report(fitter, twice, tmp_path):
     assert "| RLHF, head |" in page
     assert (tmp_path / "out" / "reward_sources.png").read_bytes()[:4] == b"\x89PNG"
     assert (tmp_path / "out" / "rows.csv").read_text().count("\n") == 1 + 2 * len(names)
+
+
+def test_every_subset_of_votes_is_drawn(fitter, twice):
+    seeds = {"head": range(1), "top": range(1)}
+    report = reward_sources.compare_sources(fitter, twice, ["human"], seeds, folds=2, draws=20)
+    most = [f"c{confidence}" for confidence in (1, 2, 3, 4, 6, 7, 8, 9)]  # of the signed scale
+    judges = [
+        dataclasses.replace(judge, accuracy=dict.fromkeys(["all", *most], judge.accuracy["all"]))
+        for judge in report.judges
+    ]
+    results = reward_sources_text.to_results(dataclasses.replace(report, judges=judges))
+    legend = results.figure.axes[0].get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == ["all", *most]
 
 
 def test_curve_report(fitter, twice, tmp_path):
