@@ -1,13 +1,14 @@
 """Records on disk: a data set of any size takes a few bytes of memory a row.
 
-Rows are written in blocks as Arrow record batches to a file without a name, which is gone with the
-process, and read one at a time. What is selected of them (a split, a part, rows that differ once
-cut) is an array of their places. Fewer rows than a block never touch the disk.
+Rows are written in blocks, as JSON, to a file without a name, which is gone with the process, and read
+one at a time. What is selected of them (a split, a part, rows that differ once cut) is an array of their
+places. Fewer rows than a block never touch the disk.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import operator
 import os
@@ -15,9 +16,7 @@ import tempfile
 import weakref
 from abc import abstractmethod
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import fields
-from functools import cache, lru_cache
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Generic, TypeVar, cast, overload
 
@@ -29,19 +28,8 @@ from rlaif_pl.data.disk import naming
 from rlaif_pl.types import Preference, Prompt, Provenance
 
 Row = TypeVar("Row", Preference, Prompt)
-BLOCK = 128  # rows written, and read, at a time
+BLOCK = 128  # rows written at a time
 KEY_BYTES = 16  # of a hash that stands for a row's texts
-TEXT = pa.large_string()
-SCHEMAS: dict[type, pa.Schema] = {
-    Preference: pa.schema(
-        [
-            *((name, TEXT) for name in ("prompt", "first", "second", "group")),
-            *((name, pa.float64()) for name in ("p_first", "weight")),
-            *((name, TEXT) for name in ("source", "provenance")),
-        ]
-    ),
-    Prompt: pa.schema([(name, TEXT) for name in ("text", "group", "reference")]),
-}
 
 
 class _Rows(Sequence[Row], Generic[Row]):
@@ -77,8 +65,8 @@ class _Rows(Sequence[Row], Generic[Row]):
 class DiskRows(_Rows[Row]):
     """Preferences, or prompts, that are kept on disk; grows at its end, no row ever changes.
 
-    Holds 8 bytes of memory for each 128 rows, and at most the last 127 rows themselves. Processes that
-    are forked may read it too.
+    Holds 8 bytes of memory a row, and at most the last 127 rows themselves. Processes that are forked
+    may read it too.
 
     Raises:
         OSError: There is no room; names the folder (``TMPDIR``, else ``/var/tmp``).
@@ -86,10 +74,9 @@ class DiskRows(_Rows[Row]):
 
     def __init__(self, rows: Iterable[Row] = ()) -> None:
         self._tail: list[Row] = []
-        self._ends = array("q")  # of the blocks in the file, in bytes
+        self._ends = array("q")  # of the rows in the file, in bytes
         self._file: BinaryIO | None = None
         self._kind: type[Row] | None = None
-        self._last: tuple[int, pa.RecordBatch] | None = None  # block that was read last
         for row in rows:
             self.append(row)
 
@@ -101,21 +88,20 @@ class DiskRows(_Rows[Row]):
 
     @override
     def __len__(self) -> int:
-        return len(self._ends) * BLOCK + len(self._tail)
-
-    @override
-    def __iter__(self) -> Iterator[Row]:
-        for number in range(len(self._ends)):
-            for values in self._block(number).to_pylist():
-                yield self._decoded(values)
-        yield from self._tail
+        return len(self._ends) + len(self._tail)
 
     @override
     def _row(self, number: int) -> Row:
-        block, place = divmod(number, BLOCK)
-        if block == len(self._ends):
-            return self._tail[place]
-        return self._decoded(self._block(block).slice(place, 1).to_pylist()[0])
+        """Read a row; by its place alone, since forked processes share the file's own."""
+        if number >= len(self._ends):
+            return self._tail[number - len(self._ends)]
+        assert self._file is not None
+        assert self._kind is not None
+        start = self._ends[number - 1] if number else 0
+        values = json.loads(os.pread(self._file.fileno(), self._ends[number] - start, start))
+        if self._kind is Preference:
+            values[-1] = Provenance(*values[-1])
+        return self._kind(*values)
 
     def __reduce__(self) -> tuple[type[DiskRows[Row]], tuple[list[Row]]]:
         """Let another process have a file of its own."""
@@ -128,34 +114,17 @@ class DiskRows(_Rows[Row]):
                 self._kind = type(self._tail[0])
                 self._file = cast(BinaryIO, tempfile.TemporaryFile(dir=folder, buffering=0))  # noqa: SIM115
                 weakref.finalize(self, self._file.close)
-            rows = [_encoded(row) for row in self._tail]
-            batch = pa.RecordBatch.from_pylist(rows, schema=SCHEMAS[type(self._tail[0])])
-            end = self._ends[-1] if self._ends else 0
-            view = memoryview(batch.serialize())
+            rows = [
+                json.dumps(row, default=_values, ensure_ascii=False).encode() for row in self._tail
+            ]
+            start = end = self._ends[-1] if self._ends else 0
+            view = memoryview(b"".join(rows))
             while view:
                 written = os.pwrite(self._file.fileno(), view, end)
                 end, view = end + written, view[written:]
-        self._ends.append(end)
+        ends = itertools.accumulate(map(len, rows), initial=start)
+        self._ends.extend(itertools.islice(ends, 1, None))
         self._tail.clear()
-
-    def _block(self, number: int) -> pa.RecordBatch:
-        """Read a block; by its place alone, since forked processes share the file's own."""
-        last = self._last
-        if last is not None and last[0] == number:
-            return last[1]
-        assert self._file is not None
-        assert self._kind is not None
-        start = self._ends[number - 1] if number else 0
-        data = os.pread(self._file.fileno(), self._ends[number] - start, start)
-        batch = pa.ipc.read_record_batch(pa.py_buffer(data), SCHEMAS[self._kind])
-        self._last = (number, batch)
-        return batch
-
-    def _decoded(self, values: dict[str, Any]) -> Row:
-        if self._kind is Preference:
-            values["provenance"] = _provenance(values["provenance"])
-        assert self._kind is not None
-        return self._kind(**values)
 
 
 class SelectedRows(_Rows[Row]):
@@ -210,27 +179,6 @@ def first_places(codes: np.ndarray) -> np.ndarray:
     return np.unique(codes, return_index=True)[1]
 
 
-def _encoded(row: Preference | Prompt) -> dict[str, object]:
-    values = {name: getattr(row, name) for name in SCHEMAS[type(row)].names}
-    if isinstance(row, Preference):
-        values["provenance"] = _provenance_text(row.provenance)
-    return values
-
-
-@lru_cache(maxsize=1024)
-def _provenance_text(provenance: Provenance) -> str | None:
-    """Write what is known in a provenance; None where nothing is."""
-    given = ((name, getattr(provenance, name)) for name in _defaults())
-    changed = {name: value for name, value in given if value != _defaults()[name]}
-    return json.dumps(changed) if changed else None
-
-
-@cache
-def _defaults() -> dict[str, object]:
-    return {field.name: field.default for field in fields(Provenance)}
-
-
-@lru_cache(maxsize=1024)
-def _provenance(text: str | None) -> Provenance:
-    """Read a provenance; rows with the same share one."""
-    return Provenance() if text is None else Provenance(**json.loads(text))
+def _values(record: Any) -> list[object]:
+    """Return what is in a record, in the order of its fields."""
+    return [getattr(record, name) for name in record.__slots__]
