@@ -1,8 +1,8 @@
 """Records on disk: a data set of any size takes a few bytes of memory a row.
 
 Rows are written in blocks, as JSON, to a file without a name, which is gone with the process, and read
-one at a time. What is selected of them (a split, a part, rows that differ once cut) is an array of their
-places. Fewer rows than a block never touch the disk.
+one at a time. What is selected of them (a split, a part, rows that differ once cut) is an array of
+their places. Fewer rows than a block never touch the disk.
 """
 
 from __future__ import annotations

@@ -147,7 +147,7 @@ def _undecodable(path: Path, error: UnicodeDecodeError) -> ValueError:
     )
 
 
-def write_text(path: Path, lines: Iterable[str]) -> None:
+def write_lines(path: Path, lines: Iterable[str]) -> None:
     """Write lines to a file that is either the old one or the whole new one; see ``disk.replaced``."""
     with replaced(path) as file:
         for line in lines:

@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from rlaif_pl.data.disk_rows import DiskRows
-from rlaif_pl.data.files import RawRow, read_rows, write_text
-from rlaif_pl.data.records import check, decode_all, encode, group_of
+from rlaif_pl.data.files import RawRow, write_lines
+from rlaif_pl.data.records import check, decode_all, encode
 from rlaif_pl.types import Preference, Prompt
-
-__all__ = [
-    "LoadedPreferences",
-    "gathered",
-    "group_of",
-    "preferences_from_rows",
-    "read_preferences",
-    "read_prompts",
-    "write_preferences",
-    "write_prompts",
-]
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,18 +20,6 @@ class LoadedPreferences:
     # usable rows in file order; those of files are on disk (see `data.disk_rows`)
     rows: Sequence[Preference]
     dropped: dict[str, int] = field(default_factory=dict)  # reason to number of rows left out
-
-
-def read_preferences(path: str | Path) -> Sequence[Preference]:
-    """Read preferences; pairs of identical responses are left out with a warning that counts them.
-
-    Raises:
-        ValueError: A field is missing or invalid; names file, line, field and what to do.
-    """
-    loaded = preferences_from_rows(read_rows(Path(path)))
-    for reason, count in loaded.dropped.items():
-        logger.warning("%s: left out %d rows: %s", path, count, reason)
-    return loaded.rows
 
 
 def preferences_from_rows(rows: Iterable[RawRow]) -> LoadedPreferences:
@@ -68,17 +43,12 @@ def gathered(found: Iterable[Preference | str]) -> LoadedPreferences:
 
 def write_preferences(path: str | Path, rows: Sequence[Preference]) -> None:
     """Write preferences, all or none; ValueError for a row that could not be read back."""
-    write_text(Path(path), _lines(path, rows))
-
-
-def read_prompts(path: str | Path) -> Sequence[Prompt]:
-    """Read prompts (``text``, optionally ``group``, ``reference``); see ``read_preferences``."""
-    return DiskRows(prompt for _, prompt in decode_all(Prompt, read_rows(Path(path))))
+    write_lines(Path(path), _lines(path, rows))
 
 
 def write_prompts(path: str | Path, rows: Sequence[Prompt]) -> None:
     """Write prompts, all or none; ValueError for a row that could not be read back."""
-    write_text(Path(path), _lines(path, rows))
+    write_lines(Path(path), _lines(path, rows))
 
 
 def _lines(path: str | Path, rows: Iterable[Preference | Prompt]) -> Iterator[str]:

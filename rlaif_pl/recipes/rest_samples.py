@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rlaif_pl.data.files import read_rows, write_text
+from rlaif_pl.data.files import read_rows, write_lines
 from rlaif_pl.data.records import decode_fields
 from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.errors import at_least
@@ -181,7 +181,7 @@ def whole_prompts(path: Path, num_generations: int) -> list[ScoredResponse]:
     counts = Counter((row.group, row.prompt) for row in rows)
     kept = [row for row in rows if counts[row.group, row.prompt] == num_generations]
     if len(kept) < len(rows):
-        write_text(path, map(_line, kept))
+        write_lines(path, map(_line, kept))
     return kept
 
 

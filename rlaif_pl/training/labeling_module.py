@@ -13,9 +13,9 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from typing_extensions import override
 
 from rlaif_pl.data.failures import is_asked_again
-from rlaif_pl.data.files import write_text
 from rlaif_pl.data.label_parts import LabelParts, Texts, texts_of, with_label
 from rlaif_pl.data.label_store import LabelStore
+from rlaif_pl.data.metric_files import write_text
 from rlaif_pl.data.preferences import write_preferences
 from rlaif_pl.engine.allocator import keep_freed_memory
 from rlaif_pl.labeling.usage.summary import summarize_labels
@@ -115,7 +115,7 @@ class LabelingModule(LightningModule):
                 store.put(self.labeler.fingerprint, self.labeled)
         summary = summarize_labels(self.labeled)
         metrics = json.dumps(summary.to_metrics(), indent=2, sort_keys=True)
-        write_text(self.out / "metrics.json", [metrics])
+        write_text(self.out / "metrics.json", metrics + "\n")
         rank_zero_info(
             f"labels: {summary.labeled} of {summary.pairs} pairs in {self.out / 'labeled.jsonl'}; "
             f"failures: {summary.failures or 'none'}"

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from rlaif_pl.data.label_export import trl_rows, write_parquet
-from rlaif_pl.data.preferences import group_of
+from rlaif_pl.data.records import group_of
 from rlaif_pl.data.sources import DataSource, load_demonstrations, load_preferences, load_prompts
 from rlaif_pl.types import Preference
 

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from rlaif_pl.data.preferences import group_of
+from rlaif_pl.data.records import group_of
 from rlaif_pl.data.sources import DataSource, load_preferences, load_prompts
 
 THEIRS = {"prompt": "question", "first": "a", "second": "b", "label": "winner", "group": "qid"}

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rlaif_pl.data import disk, files
-from rlaif_pl.data.files import data_files, read_rows, write_text
+from rlaif_pl.data.files import data_files, read_rows, write_lines
 
 ROWS = [{"prompt": "a, b", "n": 1}, {"prompt": 'quoted "x"\nnew line', "n": 2}]
 
@@ -174,27 +174,27 @@ def test_a_missing_file_and_an_unknown_ending_say_so(tmp_path):
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
     path = tmp_path / "a.jsonl"
-    write_text(path, ["old"])
+    write_lines(path, ["old"])
 
     def lines():
         yield "new"
         raise RuntimeError("killed")
 
     with pytest.raises(RuntimeError, match="killed"):
-        write_text(path, lines())
+        write_lines(path, lines())
 
     def no_disk(_):
         raise OSError("no space left")
 
     monkeypatch.setattr(disk.os, "fsync", no_disk)
     with pytest.raises(OSError, match="no space"):
-        write_text(path, ["new"])
+        write_lines(path, ["new"])
     assert path.read_text() == "old\n"
     assert os.listdir(tmp_path) == ["a.jsonl"]
 
 
 def test_a_written_file_has_the_usual_permissions(tmp_path):
     (tmp_path / "plain").write_text("")
-    write_text(tmp_path / "deep" / "a.jsonl", ["x"])
+    write_lines(tmp_path / "deep" / "a.jsonl", ["x"])
     written = (tmp_path / "deep" / "a.jsonl").stat().st_mode
     assert written == (tmp_path / "plain").stat().st_mode

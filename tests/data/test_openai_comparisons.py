@@ -5,7 +5,7 @@ import json
 import pytest
 
 from rlaif_pl.data.files import RawRow
-from rlaif_pl.data.preferences import group_of
+from rlaif_pl.data.records import group_of
 from rlaif_pl.data.sources import DataSource, load_preferences, load_prompts
 from rlaif_pl.data.sources.openai_comparisons import read_comparisons
 from rlaif_pl.types import Provenance

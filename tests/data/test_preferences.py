@@ -8,14 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rlaif_pl.data.files import read_rows
 from rlaif_pl.data.preferences import (
-    group_of,
-    read_preferences,
-    read_prompts,
     write_preferences,
     write_prompts,
 )
-from rlaif_pl.data.records import RawRow, decode_all, encode
+from rlaif_pl.data.records import RawRow, decode_all, encode, group_of
+from rlaif_pl.data.sources import DataSource, load_demonstrations, load_preferences
 from rlaif_pl.types import Preference, Prompt, Provenance
 
 PAIR = Preference("Post?", "One.", "Two.", "g1", 0.25, 2.0, "ai", Provenance("sft", labeler="x"))
@@ -45,10 +44,10 @@ def test_every_record_survives_a_round_trip(text, response, p, margin):
 def test_files_survive_a_round_trip_one_line_a_row(tmp_path):
     rows = [PAIR, dataclasses.replace(PAIR, prompt="two\nlines\u2028and é", p_first=None)]
     write_preferences(tmp_path / "pairs.jsonl", rows)
-    assert read_preferences(tmp_path / "pairs.jsonl") == rows
+    assert load_preferences(str(tmp_path / "pairs.jsonl")).rows == rows
     prompts = [Prompt("a", "g"), Prompt("b", "h", "ref")]
     write_prompts(tmp_path / "prompts.jsonl", prompts)
-    assert read_prompts(str(tmp_path / "prompts.jsonl")) == prompts
+    assert load_demonstrations(str(tmp_path / "prompts.jsonl")) == prompts
 
 
 @pytest.mark.parametrize(
@@ -72,33 +71,33 @@ def test_files_survive_a_round_trip_one_line_a_row(tmp_path):
 def test_a_wrong_field_is_named_with_file_and_line(tmp_path, change, message):
     path = write_row(tmp_path, **change)
     with pytest.raises(ValueError, match="pairs.jsonl:2: expected " + message):
-        read_preferences(path)
+        load_preferences(str(path))
 
 
 def test_a_missing_field_is_named(tmp_path):
     path = tmp_path / "pairs.jsonl"
     path.write_text('{"prompt": "p", "first": "a"}\n')
     with pytest.raises(ValueError, match=r"pairs.jsonl:1: expected the field 'second'"):
-        read_preferences(path)
+        load_preferences(DataSource(str(path), format="preferences"))
 
 
 def test_unknown_fields_are_warned_of_once(tmp_path, caplog):
     path = write_row(tmp_path, extra=1, provenance={"mood": "good"})
-    assert len(read_preferences(path)) == 2
+    assert len(load_preferences(str(path)).rows) == 2
     (record,) = caplog.records
     assert record.getMessage() == "ignored unknown fields: extra, provenance.mood"
 
 
-def test_identical_responses_are_left_out_and_counted(tmp_path, caplog):
-    path = write_row(tmp_path, second=PAIR.first)
-    assert read_preferences(path) == [PAIR]
-    assert "left out 1 rows: identical responses" in caplog.text
+def test_identical_responses_are_left_out_and_counted(tmp_path):
+    loaded = load_preferences(str(write_row(tmp_path, second=PAIR.first)))
+    assert loaded.rows == [PAIR]
+    assert loaded.dropped == {"identical responses": 1}
 
 
 def test_a_row_without_group_is_grouped_by_its_text(tmp_path):
     path = tmp_path / "prompts.jsonl"
     path.write_text('{"text": "a"}\n{"text": "a", "group": null}\n{"text": "b"}\n')
-    groups = [prompt.group for prompt in read_prompts(path)]
+    groups = [prompt.group for _, prompt in decode_all(Prompt, read_rows(path))]
     assert groups == [group_of("a"), group_of("a"), group_of("b")]
     assert groups[0] != groups[2]
 

@@ -11,7 +11,7 @@ from claimed import frames_above
 
 from rlaif_pl.cli import main as cli
 from rlaif_pl.cli.commands import rest as rest_command
-from rlaif_pl.data.preferences import read_preferences
+from rlaif_pl.data.sources import load_preferences
 from rlaif_pl.models import ActorCritic, BackboneOptions, Lora
 from rlaif_pl.pipeline.experiment import DEVICE_COMMANDS
 
@@ -132,7 +132,8 @@ def test_sampling_draws_there_what_the_cpu_draws(command, tmp_path, tiny_model_f
     for device in ("cpu", "mps"):
         command("sample", *words, device=device)
     there, here = (
-        read_preferences(tmp_path / f"sample-{device}" / "pairs.jsonl") for device in ("mps", "cpu")
+        load_preferences(str(tmp_path / f"sample-{device}" / "pairs.jsonl")).rows
+        for device in ("mps", "cpu")
     )
     assert there == here
 

@@ -7,8 +7,8 @@ import yaml
 
 from rlaif_pl.config_paths import config_paths
 from rlaif_pl.data import tiny_requests
-from rlaif_pl.data.preferences import read_preferences, read_prompts
 from rlaif_pl.data.revisions import read_revisions
+from rlaif_pl.data.sources import load_demonstrations, load_preferences
 from rlaif_pl.pipeline import run
 
 METHODS = config_paths() / "methods"
@@ -96,7 +96,7 @@ def harmful_texts(out):
         row.request for split in ("train", "dev", "final") for row in tiny_requests.load(split)
     }
     texts |= {row.response for row in read_revisions(out / "revise" / "revisions.jsonl")}
-    for pair in read_preferences(out / "label" / "labeled.jsonl"):
+    for pair in load_preferences(str(out / "label" / "labeled.jsonl")).rows:
         texts |= {pair.first, pair.second}
     for line in (out / "evaluate" / "sample_texts.jsonl").read_text("utf-8").splitlines():
         row = json.loads(line)
@@ -117,9 +117,13 @@ def test_the_chain_ends_with_a_report_and_shows_no_harmful_text(
 
     revisions = read_revisions(out / "revise" / "revisions.jsonl")
     assert {row.round for row in revisions} == {0, 1, 2}
-    groups = {prompt.group for prompt in read_prompts(out / "revise" / "demonstrations.jsonl")}
+    groups = {
+        prompt.group for prompt in load_demonstrations(str(out / "revise" / "demonstrations.jsonl"))
+    }
     assert {group.split("-")[0] for group in groups} == {"train", "helpful"}
-    assert all(row.source == "ai" for row in read_preferences(out / "label" / "labeled.jsonl"))
+    assert all(
+        row.source == "ai" for row in load_preferences(str(out / "label" / "labeled.jsonl")).rows
+    )
     metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
     for name in ("revise/round_2/responses", "reward/pair_accuracy", "a2c/kl", "labeler/alignment"):
         assert metrics[name] is not None

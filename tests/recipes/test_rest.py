@@ -10,8 +10,8 @@ from lightning.pytorch import Trainer
 
 from rlaif_pl.cli import main as cli
 from rlaif_pl.cli.commands import rest as command
-from rlaif_pl.data.preferences import read_prompts, write_prompts
-from rlaif_pl.data.sources import load_prompts
+from rlaif_pl.data.preferences import write_prompts
+from rlaif_pl.data.sources import load_demonstrations, load_prompts
 from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.models import BackboneOptions, Lora
 from rlaif_pl.models.policy import load_policy
@@ -197,7 +197,7 @@ def test_a_whole_loop_and_its_provenance(build, fits, small_prompts, tmp_path):
     assert "lr: 0.001" in configs[0]
     assert "lr: 0.0005" in configs[1]
     assert "improve-1-1/policy" in configs[1]  # each starts from the one before
-    kept = [read_prompts(out / f"improve-1-{step}" / "kept.jsonl") for step in (1, 2)]
+    kept = [load_demonstrations(str(out / f"improve-1-{step}" / "kept.jsonl")) for step in (1, 2)]
     assert len(kept[0]) > len(kept[1]) >= 6
     # several responses of a prompt are all learned from, though prompts are read once elsewhere
     assert len({each.group for each in kept[0]}) == 6 < len(kept[0])

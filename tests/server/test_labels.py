@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from rlaif_pl.cli import main as cli
-from rlaif_pl.data.preferences import read_preferences, write_preferences
+from rlaif_pl.data.preferences import write_preferences
 from rlaif_pl.data.sources import load_preferences
 from rlaif_pl.labeling import (
     ConstitutionLabeler,
@@ -105,7 +105,7 @@ def test_a_job_whose_server_dies_goes_on_with_the_next(start_real_server, pairs,
     assert server.url in capsys.readouterr().err
     after = start_real_server(str(embedded_model_folder()), adapters=False)
     assert cli.main(words(after.url)) == 0
-    labeled = read_preferences(tmp_path / "out" / "labeled.jsonl")
+    labeled = load_preferences(str(tmp_path / "out" / "labeled.jsonl")).rows
     direct = PairwiseLabeler(endpoint(after)).label(many)
     for one, other in itertools.zip_longest(labeled, direct):
         assert one.p_first == pytest.approx(other.p_first, abs=TOLERANCE)

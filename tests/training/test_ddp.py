@@ -13,7 +13,8 @@ import yaml
 from two_ranks import HERE, bare_trainer, component, run_in_two_processes
 
 from rlaif_pl.cli import main as cli
-from rlaif_pl.data.preferences import read_preferences, write_preferences, write_prompts
+from rlaif_pl.data.preferences import write_preferences, write_prompts
+from rlaif_pl.data.sources import load_preferences
 
 STAGES = ("sft", "reward", "a2c")
 
@@ -141,7 +142,9 @@ def test_two_ranks_equal_one_process_with_both_batches(fitted, stage, monkeypatc
 @pytest.mark.slow
 def test_a_rank_without_any_pair_labels_nothing_and_waits_for_nobody(fitted):
     assert cli.main(["predict", "--config", str(fitted / "labels1.yaml")]) == 0
-    (one,), (two,) = (read_preferences(fitted / f"labels{n}" / "labeled.jsonl") for n in (1, 2))
+    (one,), (two,) = (
+        load_preferences(str(fitted / f"labels{n}" / "labeled.jsonl")).rows for n in (1, 2)
+    )
     assert one.p_first == pytest.approx(two.p_first, abs=1e-5)
     assert (one.prompt, one.first, one.second) == (two.prompt, two.first, two.second)
 

@@ -10,7 +10,8 @@ from two_ranks import run_in_two_processes
 
 from rlaif_pl.cli import main as cli
 from rlaif_pl.data.label_store import LabelStore
-from rlaif_pl.data.preferences import read_preferences, write_preferences
+from rlaif_pl.data.preferences import write_preferences
+from rlaif_pl.data.sources import load_preferences
 from rlaif_pl.labeling import LikelihoodLabeler
 from rlaif_pl.types import Provenance
 
@@ -87,7 +88,7 @@ def test_two_ranks_equal_one_process_and_no_pair_comes_twice(config, tiny_model_
     assert [len(part) for part in lines(one).values()] == [7]
     prompts = [json.loads(line)["prompt"] for part in lines(two).values() for line in part]
     assert len(set(prompts)) == 7
-    ours, theirs = (read_preferences(out / "labeled.jsonl") for out in (one, two))
+    ours, theirs = (load_preferences(str(out / "labeled.jsonl")).rows for out in (one, two))
     assert len(ours) == 6  # the long one has no label
     for a, b in zip(ours, theirs, strict=True):
         assert (a.prompt, a.first, a.second, a.group) == (b.prompt, b.first, b.second, b.group)
@@ -126,7 +127,7 @@ def test_a_label_that_is_there_already_is_not_shown_to_the_labeler(
     seen = watched(monkeypatch)
     assert cli.main(["predict", "--config", str(file)]) == 0
     assert [(pair.p_first, pair.source) for pair in seen] == [(None, None)] * 3
-    rows = read_preferences(out / "labeled.jsonl")
+    rows = load_preferences(str(out / "labeled.jsonl")).rows
     assert [row.weight for row in rows] == [pair.weight for pair in small_pairs[:3]]
     assert {row.provenance.strategy for row in rows} == {"likelihood"}
 
@@ -144,6 +145,6 @@ def test_a_repeated_run_asks_again_for_failures_that_may_pass(config, monkeypatc
     asked = watched(monkeypatch)
     assert cli.main(["predict", "--config", str(file)]) == 0
     assert len(asked) == 7
-    assert len(read_preferences(out / "labeled.jsonl")) == 6
+    assert len(load_preferences(str(out / "labeled.jsonl")).rows) == 6
     assert cli.main(["predict", "--config", str(file)]) == 0
     assert len(asked) == 7  # the one that is too long stays so

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from rlaif_pl.data.files import RawRow
-from rlaif_pl.data.preferences import LoadedPreferences, gathered, group_of
-from rlaif_pl.data.records import check
+from rlaif_pl.data.preferences import LoadedPreferences, gathered
+from rlaif_pl.data.records import check, group_of
 from rlaif_pl.data.sides import chosen_is_first
 from rlaif_pl.data.sources.cells import Columns
 from rlaif_pl.data.sources.messages import ASSISTANT, EMPTY, read_exchange, split_dialogue

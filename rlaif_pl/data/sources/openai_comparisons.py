@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 from rlaif_pl.data.disk_rows import DiskRows
 from rlaif_pl.data.files import RawRow
-from rlaif_pl.data.preferences import LoadedPreferences, group_of
+from rlaif_pl.data.preferences import LoadedPreferences
+from rlaif_pl.data.records import group_of
 from rlaif_pl.text import shown, titled
 from rlaif_pl.types import Preference, Provenance
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rlaif_pl.data.disk import replaced
-from rlaif_pl.data.files import write_text
+from rlaif_pl.data.files import write_lines
 from rlaif_pl.labeling.usage.reply_store import ROW, ReplyStore
 
 BATCH = 1024  # rows of a Parquet row group
@@ -24,7 +24,7 @@ def export_replies(store: ReplyStore, path: str | Path) -> int:
     """Write a store to .jsonl or .parquet, at once; return its rows. ``ValueError``: another ending."""
     target = Path(path)
     if target.suffix == ".jsonl":
-        write_text(target, (json.dumps(row, ensure_ascii=False) for row in store.rows()))
+        write_lines(target, (json.dumps(row, ensure_ascii=False) for row in store.rows()))
     elif target.suffix == ".parquet":
         with replaced(target) as file, pq.ParquetWriter(file, SCHEMA) as writer:
             rows = store.rows()

@@ -4,7 +4,8 @@ import math
 import pytest
 
 from rlaif_pl.cli.commands.label import label
-from rlaif_pl.data.preferences import read_preferences, write_preferences
+from rlaif_pl.data.preferences import write_preferences
+from rlaif_pl.data.sources import load_preferences
 from rlaif_pl.labeling.calls import ChoiceRequest, Question, Response
 from rlaif_pl.labeling.outcome import Judgment
 from rlaif_pl.labeling.strategy import ModelLabeler
@@ -14,7 +15,7 @@ from rlaif_pl.types import Preference
 
 def test_every_usable_pair_is_labeled_softly(command, out, labeler, data_files, small_pairs):
     metrics = command("label", f"--pairs={data_files.unlabeled}", *labeler)
-    rows = read_preferences(out / "labeled.jsonl")
+    rows = load_preferences(str(out / "labeled.jsonl")).rows
     assert len(rows) == len(small_pairs) == metrics["label/new"]
     assert all(0 < row.p_first < 1 and row.source == "ai" for row in rows)
     assert rows[0].provenance.strategy == "likelihood"
@@ -25,8 +26,8 @@ def test_every_usable_pair_is_labeled_softly(command, out, labeler, data_files, 
 
 def test_labels_that_are_there_are_not_shown_to_the_labeler(command, out, labeler, data_files):
     command("label", f"--pairs={data_files.pairs}", *labeler)
-    given = read_preferences(data_files.pairs)
-    found = read_preferences(out / "labeled.jsonl")
+    given = load_preferences(data_files.pairs).rows
+    found = load_preferences(str(out / "labeled.jsonl")).rows
     assert [row.p_first for row in found] != [row.p_first for row in given]
 
 
@@ -62,7 +63,7 @@ def test_no_usable_label_is_an_error_that_says_why(command, out, labeler, tmp_pa
 def test_the_temperature_can_be_fitted_on_gold_pairs(command, out, labeler, data_files):
     fitted = ["--fit_temperature_on.name=tiny_tldr/dev", "--fit_temperature_on.limit=24"]
     metrics = command("label", f"--pairs={data_files.unlabeled}", *labeler, *fitted)
-    for row in read_preferences(out / "labeled.jsonl"):
+    for row in load_preferences(str(out / "labeled.jsonl")).rows:
         odds = math.log(row.p_first / (1 - row.p_first))
         assert odds * metrics["label/temperature"] == pytest.approx(
             row.provenance.margin, rel=1e-4, abs=1e-9
@@ -109,7 +110,7 @@ def test_a_job_stops_at_its_limit_and_goes_on(out, data_files, small_pairs, caps
     assert (metrics["label/calls"], metrics["label/paid_usd"]) == (5, 1.25)
     assert "12 pairs to label: about 12 calls in 1 round(s)" in capsys.readouterr().err
     assert run() == 0
-    assert len(read_preferences(out / "labeled.jsonl")) == FreeBackend.asked == count
+    assert len(load_preferences(str(out / "labeled.jsonl")).rows) == FreeBackend.asked == count
     metrics = json.loads((out / "metrics.json").read_text())
     assert (metrics["label/calls"], metrics["label/run_calls"]) == (count, count - 5)
     assert metrics["label/paid_usd"] == 0.25 * count

@@ -8,9 +8,8 @@ import pytest
 
 from rlaif_pl.cli.commands.revise import revise
 from rlaif_pl.data import tiny_requests
-from rlaif_pl.data.preferences import read_prompts
 from rlaif_pl.data.revisions import read_revisions
-from rlaif_pl.data.sources import DataSource
+from rlaif_pl.data.sources import DataSource, load_demonstrations
 from rlaif_pl.labeling.calls import Response
 from rlaif_pl.labeling.usage.reply_store import ReplyStore
 from rlaif_pl.labeling.usage.spending import OutOfBudget
@@ -96,7 +95,7 @@ def test_helpful_prompts_are_mixed_in_and_answered_where_they_must(tmp_path):
     )
     backend = SlowBackend()
     revise(PROMPTS, str(tmp_path), backend, OPTIONS, helpful=str(tmp_path / "h.jsonl"))
-    found = read_prompts(tmp_path / "demonstrations.jsonl")
+    found = load_demonstrations(str(tmp_path / "demonstrations.jsonl"))
     ordinary = {row.text: row.reference for row in found if row.text in ("Why?", "How?")}
     assert ordinary["Why?"] == "Because."
     assert ordinary["How?"].startswith("I read")

@@ -1,6 +1,6 @@
 import pytest
 
-from rlaif_pl.data.preferences import read_preferences
+from rlaif_pl.data.sources import load_preferences
 
 
 def options(tiny_model_folder, data_files, *more):
@@ -19,7 +19,7 @@ def test_pairs_are_two_different_responses_to_each_prompt(
     metrics = command(
         "sample", *options(tiny_model_folder, data_files, "--sampling.n=4", "--seed=5")
     )
-    rows = read_preferences(out / "pairs.jsonl")
+    rows = load_preferences(str(out / "pairs.jsonl")).rows
     assert metrics["sample/pairs"] == len(rows)
     assert metrics["sample/pairs"] + metrics["sample/dropped"] == 2 * len(small_prompts)
     assert all(row.first and row.second and row.first != row.second for row in rows)
@@ -32,7 +32,9 @@ def test_the_seed_decides(command, out, tiny_model_folder, data_files):
     found = []
     for seed in (1, 1, 2):
         command("sample", *options(tiny_model_folder, data_files, f"--seed={seed}"))
-        found.append([(row.first, row.second) for row in read_preferences(out / "pairs.jsonl")])
+        found.append(
+            [(row.first, row.second) for row in load_preferences(str(out / "pairs.jsonl")).rows]
+        )
     assert found[0] == found[1] != found[2]
 
 

@@ -7,7 +7,7 @@ import yaml
 
 from rlaif_pl.cli import main as cli
 from rlaif_pl.config_paths import find_config
-from rlaif_pl.data.preferences import read_preferences
+from rlaif_pl.data.sources import load_preferences
 from rlaif_pl.models import BackboneOptions, Policy, RewardModel
 from rlaif_pl.models.reward_folder import load_reward_folder
 from rlaif_pl.text import Template
@@ -46,7 +46,9 @@ def test_samples_are_those_of_the_policys_own_template(
     ):
         words = [f"--prompts={data_files.prompts}", "--sampling.max_new_tokens=6", *more]
         command("sample", f"--policy.name={model}", *words)
-        texts.append([(row.first, row.second) for row in read_preferences(out / "pairs.jsonl")])
+        texts.append(
+            [(row.first, row.second) for row in load_preferences(str(out / "pairs.jsonl")).rows]
+        )
     assert texts[0] == texts[1] != texts[2]
     assert texts[3] == texts[2]  # a template that is given wins, the default too
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rlaif_pl.cli import main as cli
-from rlaif_pl.data.preferences import read_preferences
+from rlaif_pl.data.sources import load_preferences
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 CONFIG = """
@@ -37,7 +37,7 @@ def test_a_config_names_server_and_prices(serve, data_files, small_pairs, tmp_pa
     assert "USD (from the prompts of 12 pairs)" in error
     assert "0 of 12 pairs are labeled" in error
     assert cli.main(words) == 0
-    rows = read_preferences(out / "labeled.jsonl")
+    rows = load_preferences(str(out / "labeled.jsonl")).rows
     assert len(rows) == len(small_pairs)
     assert server.record.served.total() == 2 * len(small_pairs)  # both orders, each once
     assert server.record.requests[0]["top_p"] == 1.0
