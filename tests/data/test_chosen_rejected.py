@@ -8,6 +8,7 @@ import pytest
 from rlaif_pl.data.label_export import trl_rows, write_parquet
 from rlaif_pl.data.records import group_of
 from rlaif_pl.data.sources import DataSource, load_demonstrations, load_preferences, load_prompts
+from rlaif_pl.data.sources.messages import DIFFERS
 from rlaif_pl.types import Preference
 
 HEAD = "\n\nHuman: Hi\n\nAssistant: Yes?\n\nHuman: Why?\n\nAssistant:"
@@ -55,7 +56,7 @@ def test_dialogues_that_cannot_be_compared_are_left_out_and_counted(write):
     assert len(loaded.rows) == 1
     assert loaded.dropped == {
         "identical responses": 1,
-        "differs before the last Assistant turn": 1,
+        DIFFERS: 1,
         "empty response": 1,
     }
 
@@ -143,8 +144,19 @@ def test_an_empty_demonstration_is_left_out_and_told(write, caplog):
 
 def test_a_dialogue_without_assistant_turn_is_an_error(write):
     path = write({"chosen": "a", "rejected": "b"})
-    with pytest.raises(ValueError, match="is this an Anthropic HH file"):
+    with pytest.raises(ValueError, match="'chosen' and 'rejected' to share all messages but"):
         load_preferences(DataSource(path, format="hh"))
+
+
+@pytest.mark.parametrize("form", ["trl", "hh", "auto"])
+def test_columns_are_mapped_whatever_the_format(write, form):
+    rows = [
+        {"prompt": "Q", "chosen": "yes", "rejected": "no", "imp": 9},
+        {"chosen": HEAD + " So.", "rejected": HEAD + " No.", "imp": 9},
+    ]
+    source = DataSource(write(rows[form == "hh"]), format=form, columns={"weight": "imp"})
+    assert [pair.weight for pair in load_preferences(source).rows] == [9.0]
+    assert len(load_prompts(source)) == 1
 
 
 @pytest.mark.parametrize("name", ["helpful-base", "harmless-base"])

@@ -13,10 +13,16 @@ from rlaif_pl.types import Source
 
 
 class Columns:
-    """Reads one table's rows by our names; a column of our own name needs no entry in ``theirs``."""
+    """Reads one data set's rows by our names; a column of our own name needs no entry in ``theirs``.
 
-    def __init__(self, theirs: Mapping[str, str] | None) -> None:
+    Tables have a column for each text, of which white space around the prompt is no part. TRL's layouts
+    and HH's may repeat the prompt in the responses instead, and keep it as it stands: its beginning
+    belongs to dialogues.
+    """
+
+    def __init__(self, theirs: Mapping[str, str] | None, *, is_table: bool) -> None:
         self.theirs = dict(theirs or {})
+        self.is_table = is_table
 
     def named(self, name: str) -> str:
         """Return their name of our column."""
@@ -34,12 +40,12 @@ class Columns:
     def texts(self, row: RawRow, *answers: str) -> list[str] | str:
         """Return prompt and responses, as ``read_exchange`` does; or why the row is left out."""
         names = ("prompt", *answers)
-        for name in names:
+        for name in names if self.is_table else ():
             if not isinstance(row.fields.get(self.named(name)), list | dict):
                 self._check_text(row, name, may_be_blank=name != "prompt")
         prompt, *others = map(self.named, names)
         found = read_exchange(row, prompt, others)
-        if isinstance(found, list) and found[0] == row.fields[prompt]:
+        if self.is_table and isinstance(found, list) and found[0] == row.fields[prompt]:
             found[0] = found[0].strip()
         return found
 

@@ -1,15 +1,15 @@
-"""Any table, its columns mapped to ours by name."""
+"""Rows with a column for each thing: any table, TRL's layouts, Anthropic HH's dialogues."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from rlaif_pl.data.files import RawRow
 from rlaif_pl.data.preferences import LoadedPreferences, gathered
 from rlaif_pl.data.records import check
+from rlaif_pl.data.sides import chosen_is_first
 from rlaif_pl.data.sources.cells import Columns
-from rlaif_pl.data.sources.chosen_rejected import Choice, judged, placed
 from rlaif_pl.text import shown
 from rlaif_pl.types import Preference, Prompt, Provenance
 
@@ -19,47 +19,63 @@ LABELS = {
     **dict.fromkeys(("tie", "tie(bothbad)", "bothbad"), 0.5),
 }  # text in lower case, without white space, dashes and underscores, to p_first
 YES_NO = {"true": 1.0, "false": 0.0}
-PAIRS = ("chosen", "rejected"), ("first", "second")
+CHOICE = ("chosen", "rejected")
 
 
-def read_columns(
-    rows: Iterable[RawRow], theirs: Mapping[str, str] | None, seed: int
-) -> LoadedPreferences:
-    """Read pairs from a table; ValueError names file, line and column."""
-    columns = Columns(theirs)
+def read_columns(rows: Iterable[RawRow], columns: Columns, seed: int) -> LoadedPreferences:
+    """Read pairs: first and second with a label, or chosen and rejected (arXiv 2204.05862, TRL).
+
+    Texts may be messages, and responses may repeat the whole dialogue; see ``messages.read_exchange``.
+    Rows whose sides differ before the last message, whose prompt is not in their dialogue, that have
+    an empty response or the same twice are left out and counted. ``seed`` decides which side the chosen
+    one is put on. ValueError names file, line and column.
+    """
     return gathered(_preference(columns, row, seed) for row in rows)
 
 
-def read_column_prompt(row: RawRow, theirs: Mapping[str, str] | None) -> Prompt | str:
-    """Read a prompt with any reference; or why the row is left out."""
-    columns = Columns(theirs)
-    found = columns.texts(row, *(["reference"] if columns.has(row, "reference") else []))
+def read_column_prompt(row: RawRow, columns: Columns) -> Prompt | str:
+    """Read a prompt with any reference; or why the row is left out.
+
+    The reference is ``completion`` or the last of ``messages``, in a table ``reference``; chosen and
+    rejected give none.
+    """
+    references = ("reference",) if columns.is_table else ("completion", "messages")
+    reference = next((name for name in references if columns.has(row, name)), None)
+    if reference is not None:
+        found = columns.texts(row, reference)
+    else:
+        found = columns.texts(row, *(() if columns.is_table else CHOICE))
     if isinstance(found, str):
         return found
-    return Prompt(found[0], columns.group(row, found[0]), *found[1:])
+    return Prompt(found[0], columns.group(row, found[0]), None if reference is None else found[1])
 
 
 def _preference(columns: Columns, row: RawRow, seed: int) -> Preference | str:
-    is_chosen = "chosen" in columns.theirs or columns.has(row, "chosen")
-    found = columns.texts(row, *PAIRS[0 if is_chosen else 1])
+    is_choice = not columns.is_table or "chosen" in columns.theirs or columns.has(row, "chosen")
+    found = columns.texts(row, *(CHOICE if is_choice else ("first", "second")))
     if isinstance(found, str):
         return found
-    prompt, first, second = found
-    if is_chosen:
-        pair = judged(placed(Choice(prompt, first, second), seed), columns, row)
+    prompt, *sides = found
+    if is_choice:
+        p = columns.p_chosen(row)
+        # who gave a `p_chosen` is not known where the row does not tell: most often an AI
+        source = columns.source(row) or ("human" if p is None else None)
+        p_first: float | None = 1.0 if p is None else p
+        # a hash of seed and texts, so that the side tells nothing and no row's depends on the others
+        if not chosen_is_first(seed, *found):
+            p_first, sides = 1.0 - p_first, sides[::-1]
     else:
         p_first = _p_first(columns, row)
         source = None if p_first is None else columns.source(row) or "human"
-        pair = Preference(
-            prompt=prompt,
-            first=first,
-            second=second,
-            group=columns.group(row, prompt),
-            p_first=p_first,
-            weight=columns.weight(row),
-            source=source,
-            provenance=Provenance(strategy="human" if source == "human" else None),
-        )
+    pair = Preference(
+        prompt,
+        *sides,
+        group=columns.group(row, prompt),
+        p_first=p_first,
+        weight=columns.weight(row),
+        source=source,
+        provenance=Provenance(strategy="human" if source == "human" else None),
+    )
     check(pair, row.where)
     return pair
 

@@ -15,11 +15,11 @@ from rlaif_pl.data.disk_rows import DiskRows, Row, first_places, key_codes, sele
 from rlaif_pl.data.files import RawRow
 from rlaif_pl.data.preferences import LoadedPreferences, preferences_from_rows
 from rlaif_pl.data.records import decode_all
-from rlaif_pl.data.sources.chosen_rejected import read_hh, read_trl, read_trl_prompt
+from rlaif_pl.data.sources.cells import Columns
 from rlaif_pl.data.sources.columns import read_column_prompt, read_columns
 from rlaif_pl.data.sources.memory import Data, is_records, memory_rows, named
 from rlaif_pl.data.sources.openai_comparisons import read_comparisons
-from rlaif_pl.data.sources.rows import open_rows
+from rlaif_pl.data.sources.rows import WITH_COLUMNS, open_rows
 from rlaif_pl.data.sources.source import DataSource, Format
 from rlaif_pl.data.splits import group_position
 from rlaif_pl.types import Prompt
@@ -118,12 +118,8 @@ def _all_prompts(data: Data) -> tuple[DataSource, Sequence[Prompt]]:
 def _read_pairs(source: DataSource, found: Format, rows: Iterable[RawRow]) -> LoadedPreferences:
     if found == "openai_comparisons":
         return read_comparisons(rows, source.confidence, with_title=source.with_title)
-    if found == "hh":
-        return read_hh(rows, source.seed)
-    if found == "trl":
-        return read_trl(rows, source.seed)
-    if found == "columns":
-        return read_columns(rows, source.columns, source.seed)
+    if found in WITH_COLUMNS:
+        return read_columns(rows, _columns(source, found), source.seed)
     if found == "preferences":
         return preferences_from_rows(rows)
     raise ValueError(
@@ -135,12 +131,15 @@ def _read_pairs(source: DataSource, found: Format, rows: Iterable[RawRow]) -> Lo
 def _read_prompts(source: DataSource, found: Format, rows: Iterable[RawRow]) -> Sequence[Prompt]:
     if found == "prompts":
         return DiskRows(prompt for _, prompt in decode_all(Prompt, rows))
-    if found == "columns":
-        return _kept(source, (read_column_prompt(row, source.columns) for row in rows))
-    if found == "trl":
-        return _kept(source, (read_trl_prompt(row) for row in rows))
+    if found in ("columns", "trl"):
+        columns = _columns(source, found)
+        return _kept(source, (read_column_prompt(row, columns) for row in rows))
     pairs = _read_pairs(source, found, rows).rows
     return DiskRows(Prompt(pair.prompt, pair.group) for pair in pairs)
+
+
+def _columns(source: DataSource, found: Format) -> Columns:
+    return Columns(source.columns, is_table=found == "columns")
 
 
 def _kept(source: DataSource, found: Iterable[Prompt | str]) -> Sequence[Prompt]:

@@ -57,16 +57,16 @@ def read_exchange(row: RawRow, prompt: str, answers: Sequence[str]) -> list[str]
         ValueError: A column is missing or of another kind, or the prompt's is empty; names file, line
             and column.
     """
-    sides = _sides(row, answers)
+    has_prompt = row.fields.get(prompt) is not None
+    sides = _sides(row, answers, has_prompt)
     if not all(each.answer for each in sides):
         return EMPTY
-    has_prompt = row.fields.get(prompt) is not None
     before = sides[0].before if sides else []
-    if not has_prompt and sides and not (before and all(each.before == before for each in sides)):
+    if not has_prompt and sides and not all(each.before for each in sides):
         counts = " and ".join(str(len(_listed(row, name)) or "no") for name in answers)
         raise ValueError(
             f"{row.where}: expected {' and '.join(map(repr, answers))} to share all messages but "
-            f"the last, got {counts} messages that do not; add a {prompt!r} column"
+            f"the last, got {counts} messages; add a {prompt!r} column, or take another format"
         )
     for name, side in zip(answers, sides, strict=True):
         if side.role != "assistant":
@@ -93,13 +93,14 @@ def as_text(messages: Sequence[Message]) -> str:
     return "".join(f"{SPEAKERS[role]} {content}" for role, content in messages) + ASSISTANT
 
 
-def _sides(row: RawRow, names: Sequence[str]) -> list[Side]:
+def _sides(row: RawRow, names: Sequence[str], has_prompt: bool) -> list[Side]:
     """Read the responses; what stands before them, as in HH, is kept where all of them have it."""
     values = [row.fields.get(name) for name in names]
     texts = [value for value in values if isinstance(value, str) and ASSISTANT in value]
-    if texts and all(text.lstrip().startswith("Human:") for text in texts) and texts == values:
-        pieces = [split_dialogue(text) for text in texts]
-        return [Side(before, answer) for before, answer in pieces]
+    # beside a prompt, a response that goes on as a dialogue does is a response
+    are_dialogues = not has_prompt or all(text.lstrip().startswith("Human:") for text in texts)
+    if texts and texts == values and are_dialogues:
+        return [Side(*split_dialogue(text)) for text in texts]
     whole = all(len(_listed(row, name)) > 1 for name in names)
     return [_side(row, name, whole) for name in names]
 

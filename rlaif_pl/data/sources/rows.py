@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 DAMAGE = (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError)
-OPTIONS: dict[str, Format] = {  # of a source, with the only format that has them
-    "columns": "columns",
-    "confidence": "openai_comparisons",
-    "with_title": "openai_comparisons",
+WITH_COLUMNS: tuple[Format, ...] = ("columns", "hh", "trl")
+OPTIONS: dict[str, tuple[Format, ...]] = {  # of a source, with the formats that have them
+    "columns": WITH_COLUMNS,
+    "confidence": ("openai_comparisons",),
+    "with_title": ("openai_comparisons",),
 }
 SAVED_MARKS = ("dataset_dict.json", "state.json")  # left by datasets' save_to_disk
 
@@ -54,10 +55,10 @@ def open_rows(
 
 def _check_options(source: DataSource, found: Format) -> None:
     """Refuse options that would be ignored."""
-    for option, belongs_to in OPTIONS.items():
-        if getattr(source, option) not in (None, False, {}) and found != belongs_to:
+    for option, formats in OPTIONS.items():
+        if getattr(source, option) not in (None, False, {}) and found not in formats:
             raise ValueError(
-                f"expected {option} only with {belongs_to}, {source.name} is {found}; drop it"
+                f"expected {option} only with {', '.join(formats)}, {source.name} is {found}; drop it"
             )
 
 

@@ -27,7 +27,7 @@ class DataSource:
         data_dir: Folder inside a hub data set, where it keeps several data sets in folders
             (``Anthropic/hh-rlhf`` has ``helpful-base`` and ``harmless-base``).
         revision: Commit, branch or tag of a hub data set; None takes the newest.
-        columns: Our name to theirs. Ours: prompt with first and second (and p_first, or label: 0,
+        columns: Our name to theirs, in tables, TRL's and HH's rows. Ours: prompt with first and second (and p_first, or label: 0,
             1, ``first``, ``second``, ``tie``, ... as docs/data.md lists) or with chosen and
             rejected (and p_chosen, in [0, 1]), as text or messages; weight, group;
             prompt with reference for demonstrations.
