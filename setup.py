@@ -28,8 +28,7 @@ PACKAGES = {
     "package_dir": {"rlaif_pl": "rlaif_pl", "rlaif_pl.configs": "configs"},
     "package_data": {
         "rlaif_pl.configs": ["**/*.yaml"],
-        "rlaif_pl.data.tiny_requests": ["*.jsonl", "README.md"],
-        "rlaif_pl.data.tiny_tldr": ["*.jsonl", "README.md"],
+        "rlaif_pl.data": ["tiny_*/**/*.jsonl", "tiny_*/README.md"],
         "rlaif_pl.labeling": ["prompts/*.txt", "prompts/*.yaml", "prompts/README.md"],
         "rlaif_pl.evaluation.human": ["page/*"],
         "rlaif_pl.pipeline": ["estimate_known.yaml"],

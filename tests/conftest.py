@@ -17,10 +17,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from rlaif_pl.data import tiny_tldr
-from rlaif_pl.data.files import read_rows
 from rlaif_pl.data.preferences import write_preferences, write_prompts
-from rlaif_pl.data.records import decode_fields
+from rlaif_pl.data.sources import DataSource, load_demonstrations
 from rlaif_pl.models import BackboneOptions, RewardModel
 from rlaif_pl.text import truncate_words
 from rlaif_pl.types import Preference, Prompt
@@ -40,8 +38,9 @@ def pytest_collection_finish():
 
 def posts():
     """Posts that the tests' tokenizer and files are made of; the package's may change, these not."""
-    rows = read_rows(Path(__file__).with_name("posts.jsonl"))
-    return [decode_fields(tiny_tldr.Post, row.fields, row.where) for row in rows]
+    columns = {"prompt": "post", "reference": "summary", "group": "id"}
+    file = Path(__file__).with_name("posts.jsonl")
+    return load_demonstrations(DataSource(str(file), columns=columns))
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
@@ -76,7 +75,7 @@ def tiny_model_folder(tmp_path_factory) -> Path:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    core.train_from_iterator((post.post for post in posts()), trainer)
+    core.train_from_iterator((post.text for post in posts()), trainer)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=core, eos_token="</s>", pad_token="<pad>", model_max_length=4096
     )
@@ -113,7 +112,7 @@ def tiny_reward_folder(tiny_model_folder) -> Path:
 def small_prompts() -> list[Prompt]:
     """First words of twelve posts, with first words of their summaries."""
     return [
-        Prompt(truncate_words(post.post, 8), post.id, truncate_words(post.summary, 5))
+        Prompt(truncate_words(post.text, 8), post.group, truncate_words(post.reference, 5))
         for post in posts()[:12]
     ]
 

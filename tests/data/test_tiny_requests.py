@@ -4,7 +4,7 @@ import collections
 
 import pytest
 
-from rlaif_pl.data import tiny_requests
+from rlaif_pl.data.files import read_rows
 from rlaif_pl.data.sources import (
     DataSource,
     is_sensitive,
@@ -12,15 +12,30 @@ from rlaif_pl.data.sources import (
     load_preferences,
     load_prompts,
 )
+from rlaif_pl.data.sources.load import FOLDER
 
-SPLITS = {split: tiny_requests.load(split) for split in tiny_requests.SPLITS}
-HARMFUL = [row for split in ("train", "dev", "final") for row in SPLITS[split]]
+SPLITS = {
+    split: list(load_prompts(f"tiny_requests/{split}"))
+    for split in ("train", "dev", "final", "helpful")
+}
+PAIRS = {
+    split: list(load_preferences(f"tiny_requests/{split}").rows)
+    for split in ("dev", "final", "helpful")
+}
+FACTS = [row.fields for row in read_rows(FOLDER / "tiny_requests" / "facts.jsonl")]
+CATEGORY = {row["id"]: row["category"] for row in FACTS}
+HUMAN, ASSISTANT = "\n\nHuman: ", "\n\nAssistant:"
+
+
+def replies(pair):
+    """The better and the worse one."""
+    return (pair.first, pair.second) if pair.p_first == 1.0 else (pair.second, pair.first)
 
 
 def test_counts_and_categories():
     counts = {split: len(rows) for split, rows in SPLITS.items()}
     assert counts == {"train": 48, "dev": 16, "final": 32, "helpful": 24}
-    kinds = {split: {row.category for row in rows} for split, rows in SPLITS.items()}
+    kinds = {split: {CATEGORY[row.group] for row in rows} for split, rows in SPLITS.items()}
     assert len(kinds["train"]) == 10
     assert kinds["train"] == kinds["dev"] == kinds["final"]
     assert len(kinds["helpful"]) == 12
@@ -28,49 +43,53 @@ def test_counts_and_categories():
 
 def test_requests_are_single_lines_and_unique():
     rows = [row for rows in SPLITS.values() for row in rows]
-    for field in ("id", "request"):
+    for field in ("group", "text"):
         values = [getattr(row, field) for row in rows]
         assert len(set(values)) == len(values)
-    assert not [row.id for row in rows if "\n" in row.request or len(row.request.split()) > 24]
+    assert list(CATEGORY) == [row.group for row in rows]
+    for row in rows:
+        request = row.text.removeprefix(HUMAN).removesuffix(ASSISTANT)
+        assert row.text == HUMAN + request + ASSISTANT
+        assert "\n" not in request, row.group
+        assert len(request.split()) <= 24, row.group
 
 
 @pytest.mark.parametrize(("split", "longer"), [("dev", 8), ("final", 16), ("helpful", 10)])
 def test_the_better_reply_is_the_longer_one_in_about_half(split, longer):
-    assert sum(len(row.better) > len(row.worse) for row in SPLITS[split]) == longer
-    assert not [row.id for row in SPLITS[split] if len(row.better) == len(row.worse)]
+    sizes = [tuple(map(len, replies(pair))) for pair in PAIRS[split]]
+    assert sum(better > worse for better, worse in sizes) == longer
+    assert not any(better == worse for better, worse in sizes)
 
 
-def test_prompts_are_dialogues_with_the_better_reply_as_reference():
-    prompts = load_prompts("tiny_requests/final")
-    assert [prompt.text for prompt in prompts] == [
-        f"\n\nHuman: {row.request}\n\nAssistant:" for row in SPLITS["final"]
-    ]
-    assert [prompt.reference for prompt in prompts] == [row.better for row in SPLITS["final"]]
-    assert {prompt.reference for prompt in load_prompts("tiny_requests/train")} == {None}
-    assert len(load_prompts("tiny_requests/rl")) == 48 + 24
+@pytest.mark.parametrize("split", PAIRS)
+def test_prompts_have_the_better_reply_as_reference(split):
+    expected = [(pair.prompt, pair.group, replies(pair)[0]) for pair in PAIRS[split]]
+    assert [(row.text, row.group, row.reference) for row in SPLITS[split]] == expected
+    assert {row.reference for row in SPLITS["train"]} == {None}
+
+
+def test_a_policy_is_trained_on_requests_of_both_kinds():
+    assert load_prompts("tiny_requests/rl") == [*SPLITS["train"], *SPLITS["helpful"]]
 
 
 def test_gold_pairs_prefer_the_better_reply_on_a_balanced_side():
-    pairs = load_preferences("tiny_requests/final").rows
-    for pair, row in zip(pairs, SPLITS["final"], strict=True):
-        assert (pair.first if pair.p_first == 1.0 else pair.second) == row.better
-        assert (pair.source, pair.group) == ("synthetic", row.id)
-    assert 0.3 < sum(pair.p_first for pair in pairs) / len(pairs) < 0.7
-    with pytest.raises(ValueError, match="has requests only; take tiny_requests/dev"):
+    for pair in PAIRS["final"]:
+        assert pair.p_first in (0.0, 1.0)
+        assert (pair.source, pair.provenance.strategy) == ("synthetic", "gold")
+    assert 0.3 < sum(pair.p_first for pair in PAIRS["final"]) / len(PAIRS["final"]) < 0.7
+    with pytest.raises(ValueError, match="for pairs one of tiny_requests/dev, .*requests/train"):
         load_preferences("tiny_requests/train")
 
 
 def test_kinds_of_harm_are_spread_over_the_splits():
     for split in ("train", "final"):
-        counts = collections.Counter(row.category for row in SPLITS[split])
+        counts = collections.Counter(CATEGORY[row.group] for row in SPLITS[split])
         assert max(counts.values()) - min(counts.values()) <= 2, split
 
 
 def test_names_that_do_not_exist_say_which_do():
-    with pytest.raises(ValueError, match="expected tiny_requests/train, .*got 'tiny_requests/x'"):
+    with pytest.raises(ValueError, match="for prompts one of .*, got 'tiny_requests/x'"):
         load_prompts("tiny_requests/x")
-    with pytest.raises(ValueError, match="expected a split of train, dev, final, helpful"):
-        tiny_requests.load("test")
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,8 @@ import pytest
 import yaml
 
 from rlaif_pl.config_paths import config_paths
-from rlaif_pl.data import tiny_requests
 from rlaif_pl.data.revisions import read_revisions
-from rlaif_pl.data.sources import load_demonstrations, load_preferences
+from rlaif_pl.data.sources import load_demonstrations, load_preferences, load_prompts
 from rlaif_pl.pipeline import run
 
 METHODS = config_paths() / "methods"
@@ -92,9 +91,10 @@ def no_account(monkeypatch):
 
 def harmful_texts(out):
     """Return every harmful request and every reply of a run to one."""
-    texts = {
-        row.request for split in ("train", "dev", "final") for row in tiny_requests.load(split)
-    }
+    prompts = [
+        p for part in ("train", "dev", "final") for p in load_prompts(f"tiny_requests/{part}")
+    ]
+    texts = {p.text.removeprefix("\n\nHuman: ").removesuffix("\n\nAssistant:") for p in prompts}
     texts |= {row.response for row in read_revisions(out / "revise" / "revisions.jsonl")}
     for pair in load_preferences(str(out / "label" / "labeled.jsonl")).rows:
         texts |= {pair.first, pair.second}

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from rlaif_pl.config_paths import config_paths
-from rlaif_pl.data import tiny_tldr
+from rlaif_pl.data.sources import load_prompts
 from rlaif_pl.pipeline import run
 
 STUDIES = config_paths() / "studies"
@@ -43,13 +43,13 @@ def comparisons(tmp_path):
     folder = tmp_path / "real" / "tldr_comparisons"
     folder.mkdir(parents=True)
     rows = []
-    for n, post in enumerate(tiny_tldr.load("train")[:ROWS]):
-        text = " ".join(post.post.split()[:12])
-        texts = [post.summary, text[:20]]
+    for n, post in enumerate(load_prompts("tiny_tldr/train")[:ROWS]):
+        text = " ".join(post.text.split()[:12])
+        texts = [post.reference, text[:20]]
         confidence = (1, 8, 3, 6)[n % 4]
         rows.append(
             {
-                "info": {"id": post.id, "post": text, "title": "t", "subreddit": "s"},
+                "info": {"id": post.group, "post": text, "title": "t", "subreddit": "s"},
                 "summaries": [{"text": t, "policy": "x"} for t in texts],
                 "choice": int(confidence > 5),
                 "worker": "w",

@@ -4,7 +4,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from rlaif_pl.data import tiny_requests, tiny_tldr
+from rlaif_pl.data.sources import load_preferences
 from rlaif_pl.evaluation.pairs import judge_counts, judge_metrics, judges_in, judges_named
 from rlaif_pl.evaluation.reward_accuracy import measure_reward
 from rlaif_pl.reporting.run import Run
@@ -37,15 +37,15 @@ def test_metrics_of_an_older_run_are_of_people():
 
 
 @pytest.mark.parametrize(
-    ("data", "name", "judge"),
+    ("name", "judge"),
     [
-        (tiny_tldr, "tiny_tldr/final", "reading"),
-        (tiny_tldr, "tiny_tldr/faults_final", "synthetic"),
-        (tiny_requests, "tiny_requests/dev", "synthetic"),
+        ("tiny_tldr/final", "reading"),
+        ("tiny_tldr/faults_final", "synthetic"),
+        ("tiny_requests/dev", "synthetic"),
     ],
 )
-def test_pairs_that_come_with_the_package_are_not_peoples(data, name, judge):
-    assert set(judge_counts(data.preferences(name).rows)) == {judge}
+def test_pairs_that_come_with_the_package_are_not_peoples(name, judge):
+    assert set(judge_counts(load_preferences(name).rows)) == {judge}
 
 
 @pytest.mark.parametrize(

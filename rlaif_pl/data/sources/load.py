@@ -6,11 +6,11 @@ import dataclasses
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
-from rlaif_pl.data import tiny_requests, tiny_tldr
 from rlaif_pl.data.disk_rows import DiskRows, Row, first_places, key_codes, select
 from rlaif_pl.data.files import RawRow
 from rlaif_pl.data.preferences import LoadedPreferences, preferences_from_rows
@@ -24,6 +24,8 @@ from rlaif_pl.data.sources.source import DataSource, Format
 from rlaif_pl.data.splits import group_position
 from rlaif_pl.types import Prompt
 
+EMBEDDED = ("tiny_tldr", "tiny_requests")  # data sets of the package, each in a folder
+FOLDER = Path(__file__).parents[1]
 logger = logging.getLogger(__name__)
 
 
@@ -38,10 +40,7 @@ def load_preferences(data: Data) -> LoadedPreferences:
         ValueError: A row is malformed (file, line and field are named), or none is left.
     """
     source = named(data)
-    if embedded := _embedded(source):
-        loaded = embedded.preferences(source.name)
-    else:
-        loaded = _read_pairs(source, *open_rows(source, _records(data)))
+    loaded = _read_pairs(source, *open_rows(_located(source, "pairs"), _records(data)))
     rows, dropped = loaded.rows, dict(loaded.dropped)
     if source.hard_labels:
         ties = sum(row.p_first == 0.5 for row in rows)
@@ -100,8 +99,23 @@ def _kept_prompts(source: DataSource, found: Sequence[Prompt], kind: str) -> Seq
     return kept[: source.limit]
 
 
-def _embedded(source: DataSource) -> Any:
-    return next((e for e in (tiny_tldr, tiny_requests) if e.is_name(source.name)), None)
+def _located(source: DataSource, kind: Literal["pairs", "prompts"]) -> DataSource:
+    """Name the file that an embedded data set's pairs, or prompts, are in; others stay as they are.
+
+    A name with pairs alone gives their prompts.
+    """
+    folder = source.name.partition("/")[0]
+    if folder not in EMBEDDED:
+        return source
+    kinds = ("pairs", "prompts") if kind == "prompts" else ("pairs",)
+    files = {
+        f"{folder}/{path.stem}": str(path)
+        for each in kinds
+        for path in sorted((FOLDER / folder / each).glob("*.jsonl"))
+    }
+    if source.name not in files:
+        raise ValueError(f"expected for {kind} one of {', '.join(files)}, got {source.name!r}")
+    return dataclasses.replace(source, name=files[source.name])
 
 
 def _records(data: Data) -> Iterator[RawRow] | None:
@@ -110,9 +124,8 @@ def _records(data: Data) -> Iterator[RawRow] | None:
 
 def _all_prompts(data: Data) -> tuple[DataSource, Sequence[Prompt]]:
     source = named(data)
-    if embedded := _embedded(source):
-        return source, embedded.prompts(source.name)
-    return source, _read_prompts(source, *open_rows(source, _records(data)))
+    found, rows = open_rows(_located(source, "prompts"), _records(data))
+    return source, _read_prompts(source, found, rows)
 
 
 def _read_pairs(source: DataSource, found: Format, rows: Iterable[RawRow]) -> LoadedPreferences:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from rlaif_pl.data import tiny_requests
-
 HARMFUL_NAMES = ("harmless", "red-team", "red_team", "redteam")  # of data about harm, HH's included
 Format = Literal["auto", "preferences", "prompts", "columns", "openai_comparisons", "hh", "trl"]
 TEXTS = ("prompt", "first", "second", "chosen", "rejected", "reference")
@@ -27,10 +25,10 @@ class DataSource:
         data_dir: Folder inside a hub data set, where it keeps several data sets in folders
             (``Anthropic/hh-rlhf`` has ``helpful-base`` and ``harmless-base``).
         revision: Commit, branch or tag of a hub data set; None takes the newest.
-        columns: Our name to theirs, in tables, TRL's and HH's rows. Ours: prompt with first and second (and p_first, or label: 0,
-            1, ``first``, ``second``, ``tie``, ... as docs/data.md lists) or with chosen and
-            rejected (and p_chosen, in [0, 1]), as text or messages; weight, group;
-            prompt with reference for demonstrations.
+        columns: Our name to theirs, in tables, TRL's and HH's rows. Ours: prompt with first and
+            second (and p_first, or label: 0, 1, ``first``, ``second``, ``tie``, ... as docs/data.md
+            lists) or with chosen and rejected (and p_chosen, in [0, 1]), as text or messages; weight,
+            group; prompt with reference for demonstrations.
         confidence: Keep only OpenAI comparisons with these confidences. The scale 1..9 is signed:
             1-4 go with the first summary, 6-9 with the second; strong ones are 1, 2, 8, 9.
         with_title: Put subreddit and title of OpenAI comparisons before the post (see
@@ -95,7 +93,7 @@ def is_sensitive(source: object) -> bool:
         return False
     if source.sensitive is not None:
         return source.sensitive
-    if tiny_requests.is_name(source.name):
-        return source.name != tiny_requests.HARMLESS_TO_SHOW
+    if source.name.startswith("tiny_requests/"):
+        return source.name != "tiny_requests/helpful"
     named = " ".join([source.name, source.subset or "", source.data_dir or ""]).lower()
     return any(word in named for word in HARMFUL_NAMES)

@@ -7,9 +7,8 @@ import time
 import pytest
 
 from rlaif_pl.cli.commands.revise import revise
-from rlaif_pl.data import tiny_requests
 from rlaif_pl.data.revisions import read_revisions
-from rlaif_pl.data.sources import DataSource, load_demonstrations
+from rlaif_pl.data.sources import DataSource, load_demonstrations, load_prompts
 from rlaif_pl.labeling.calls import Response
 from rlaif_pl.labeling.usage.reply_store import ReplyStore
 from rlaif_pl.labeling.usage.spending import OutOfBudget
@@ -130,6 +129,7 @@ def test_both_commands_on_a_model_show_counts_and_no_text(
     assert (out / "rounds.svg").stat().st_size > 1000
     printed = "".join(capfd.readouterr())
     assert "first answer" in printed
-    requests = [row.request for row in tiny_requests.load("final")]
+    prompts = load_prompts("tiny_requests/final")
+    requests = [p.text.removeprefix("\n\nHuman: ").removesuffix("\n\nAssistant:") for p in prompts]
     for secret in [*requests, *(row.response for row in rows if len(row.response) > 6)]:
         assert secret not in printed

@@ -17,7 +17,7 @@ import urllib.request
 
 import pytest
 
-from rlaif_pl.data import tiny_tldr
+from rlaif_pl.data.sources import load_prompts
 from rlaif_pl.labeling import EndpointBackend, Retries, ServerFeatures
 from rlaif_pl.labeling.backends.endpoint_errors import EndpointError
 from rlaif_pl.labeling.backends.local import LocalBackend
@@ -120,9 +120,9 @@ def test_verdicts_are_those_of_the_local_back_end(server, local):
 
 
 def test_labels_are_those_of_the_local_back_end(server, local):
-    posts = tiny_tldr.load("train")
+    posts = load_prompts("tiny_tldr/train")
     pairs = [
-        Preference(truncate_words(post.post, 40), post.summary, other.summary, post.id)
+        Preference(truncate_words(post.text, 40), post.reference, other.reference, post.group)
         for post, other in zip(posts[:6], posts[6:12], strict=True)
     ]
     judged = [PairwiseLabeler(backend, preamble="base").label(pairs) for backend in (local, server)]
