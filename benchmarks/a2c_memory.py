@@ -33,7 +33,7 @@ from rlaif_pl.rl.objective import Advantages
 from rlaif_pl.rl.rollout import Rollout
 from rlaif_pl.training import A2CModule
 from rlaif_pl.training.callbacks import CompactMemory
-from rlaif_pl.types import PromptBatch
+from rlaif_pl.types import Batch, Prompt
 
 RANK = 16
 TARGET = 1.6  # copies of the weights
@@ -110,13 +110,11 @@ def build(given: argparse.Namespace, model: Path) -> A2CModule:
     )
 
 
-def batches_of(posts: Sequence[str], size: int) -> list[PromptBatch]:
+def batches_of(posts: Sequence[str], size: int) -> list[Batch[Prompt]]:
     """Cut posts into batches."""
-    parts = [list(posts[n : n + size]) for n in range(0, len(posts), size)]
-    return [
-        PromptBatch(part, part, torch.arange(len(part)), torch.zeros(len(part), dtype=torch.bool))
-        for part in parts
-    ]
+    rows = [Prompt(post, post) for post in posts]
+    parts = [rows[n : n + size] for n in range(0, len(rows), size)]
+    return [Batch(part, range(len(part)), [False] * len(part)) for part in parts]
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -73,7 +73,6 @@ def ours(job: Job) -> None:
     import torch
     from lightning.pytorch import Callback, Trainer
 
-    from rlaif_pl.data.collate import collate_pairs
     from rlaif_pl.data.loader import BatchLoader, BatchOrder
     from rlaif_pl.models import BackboneOptions, RewardModel
     from rlaif_pl.training import RewardModule
@@ -94,7 +93,7 @@ def ours(job: Job) -> None:
         scheduler=partial(torch.optim.lr_scheduler.ConstantLR, factor=1.0),
     )
     rows = [Preference(*text, group=str(n), p_first=1.0) for n, text in enumerate(job.texts)]
-    loader = BatchLoader(rows, collate_pairs, BatchOrder(len(rows), job.batch, shuffle=False))
+    loader = BatchLoader(rows, BatchOrder(len(rows), job.batch, shuffle=False))
     trainer = Trainer(
         accelerator="cpu",
         max_steps=job.steps,

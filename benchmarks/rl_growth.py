@@ -54,7 +54,7 @@ from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.models import ActorCritic, BackboneOptions, Lora
 from rlaif_pl.models.encoding import encode_prompts
 from rlaif_pl.training import A2CModule
-from rlaif_pl.types import PromptBatch
+from rlaif_pl.types import Batch, Prompt
 
 RESPONSE, PER_PROMPT, PROMPTS = 40, 4, 4  # where another one varies
 SWEEPS = {
@@ -145,8 +145,7 @@ def take(
     """
     module.sampling = SamplingParams(num_generations, response, temperature=0.9)
     texts = prompts_of(module.actor, prompts)
-    none = torch.zeros(prompts, dtype=torch.bool)
-    batch = PromptBatch(texts, texts, torch.arange(prompts), none)
+    batch = Batch([Prompt(text, text) for text in texts], range(prompts), [False] * prompts)
     began = time.perf_counter()
     rollout = module.rollout(batch, 0)
     wrote = time.perf_counter()

@@ -74,7 +74,7 @@ def run_ours(given: dict[str, Any], line: Line) -> None:
     from rlaif_pl.models import ActorCritic, BackboneOptions, Lora
     from rlaif_pl.rl.objective import Advantages
     from rlaif_pl.training import A2CModule
-    from rlaif_pl.types import PromptBatch
+    from rlaif_pl.types import Batch, Prompt
 
     class Steps(Callback):
         def on_train_batch_start(self, *_: Any) -> None:
@@ -98,9 +98,8 @@ def run_ours(given: dict[str, Any], line: Line) -> None:
     )
     batches = []
     for start in range(0, len(given["posts"]), given["prompts"]):
-        posts = given["posts"][start : start + given["prompts"]]
-        places = torch.arange(start, start + len(posts))
-        batches.append(PromptBatch(posts, posts, places, torch.zeros(len(posts), dtype=torch.bool)))
+        rows = [Prompt(post, post) for post in given["posts"][start : start + given["prompts"]]]
+        batches.append(Batch(rows, range(start, start + len(rows)), [False] * len(rows)))
     with torch.no_grad():
         texts = actor.policy.encode(given["posts"][:1], [[RESPONSE]])
         params = SamplingParams(temperature=TEMPERATURE)

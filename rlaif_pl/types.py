@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Generic,
+    Literal,
+    NamedTuple,
+    Protocol,
+    TypeVar,
+    runtime_checkable,
+)
 
 if TYPE_CHECKING:  # importing torch takes seconds, which commands that compute nothing do without
     from torch import Tensor
@@ -101,30 +110,42 @@ class Preference:
     provenance: Provenance = field(default_factory=Provenance)
 
 
-class PairBatch(NamedTuple):
-    """Preferences for the reward model; ``N`` pairs."""
-
-    prompts: list[str]
-    first: list[str]
-    second: list[str]
-    target: Tensor  # (N,) float32, probability that the first is better
-    weight: Tensor  # (N,) float32
+Row = TypeVar("Row", Preference, Prompt)
 
 
-class ComparisonBatch(NamedTuple):
-    """Pairs for a labeler; ``N`` pairs, without labels it might copy."""
+class Batch(Generic[Row]):
+    """Rows that a process takes at a time; ``N`` rows.
 
-    pairs: list[Preference]
-    is_padding: Tensor  # (N,) bool, True where a row repeats another only to keep ranks in step
+    No tuple and no dataclass: Lightning would take the records apart to look for tensors, and cast
+    labels to the precision of the trainer.
 
+    Attributes:
+        rows: The records.
+        positions: Place of each in the data set; keys its sampling noise.
+        is_padding: True where a row repeats another only to keep ranks in step; it must count nowhere.
+    """
 
-class PromptBatch(NamedTuple):
-    """Prompts for the actor, each with the position that keys its sampling noise; ``N`` prompts."""
+    def __init__(
+        self, rows: Sequence[Row], positions: Sequence[int], is_padding: Sequence[bool]
+    ) -> None:
+        self.rows = rows
+        self.positions = positions
+        self.is_padding = is_padding
 
-    prompts: list[str]
-    groups: list[str]
-    positions: Tensor  # (N,) int64, place of each prompt in the data set
-    is_padding: Tensor  # (N,) bool, True where a row repeats another only to keep ranks in step
+    @property
+    def prompts(self) -> list[str]:
+        """Texts of the prompts."""
+        return [row.prompt if isinstance(row, Preference) else row.text for row in self.rows]
+
+    def given(self, name: str) -> list[Any]:
+        """Return a field of each row; ValueError says which row has none."""
+        for position, row in zip(self.positions, self.rows, strict=True):
+            if getattr(row, name) is None:
+                raise ValueError(
+                    f"expected rows with {name}, row {position} (group {row.group!r}) has no {name}; "
+                    "fill it in or leave the row out"
+                )
+        return [getattr(row, name) for row in self.rows]
 
 
 class SampledResponse(NamedTuple):
@@ -134,14 +155,6 @@ class SampledResponse(NamedTuple):
     prompt: str
     response: str
     reward: float
-
-
-class DemonstrationBatch(NamedTuple):
-    """Prompts with references for supervised fine-tuning; ``N`` demonstrations."""
-
-    prompts: list[str]
-    references: list[str]
-    is_padding: Tensor  # (N,) bool, True where a row repeats another only to keep ranks in step
 
 
 @runtime_checkable

@@ -18,16 +18,15 @@ from abc import abstractmethod
 from array import array
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Generic, TypeVar, cast, overload
+from typing import Any, BinaryIO, Generic, cast, overload
 
 import numpy as np
 import pyarrow as pa
 from typing_extensions import override
 
 from rlaif_pl.data.disk import naming
-from rlaif_pl.types import Preference, Prompt, Provenance
+from rlaif_pl.types import Preference, Provenance, Row
 
-Row = TypeVar("Row", Preference, Prompt)
 BLOCK = 128  # rows written at a time
 KEY_BYTES = 16  # of a hash that stands for a row's texts
 

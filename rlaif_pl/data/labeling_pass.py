@@ -11,12 +11,11 @@ from rich.console import Console
 from rich.progress import Progress, ProgressColumn, Task
 from rich.text import Text
 
-from rlaif_pl.data.collate import unlabeled
 from rlaif_pl.data.disk_rows import DiskRows, first_places, key_codes, select
 from rlaif_pl.data.failures import is_asked_again
 from rlaif_pl.data.label_parts import texts_of
 from rlaif_pl.data.label_store import LabelStore
-from rlaif_pl.types import Labeler, Preference
+from rlaif_pl.types import Labeler, Preference, Provenance
 
 LOOK_UP = 1000  # pairs looked up in the store at a time
 
@@ -56,6 +55,13 @@ class LabelingResult:
         """Pairs with a usable label, in order."""
         places = (n for n, answer in enumerate(self.answers) if answer.p_first is not None)
         return select(self.answers, places)
+
+
+def unlabeled(pair: Preference) -> Preference:
+    """Return a pair without its label and whence that came; who wrote the responses is kept."""
+    own = pair.provenance
+    provenance = Provenance(own.first_policy, own.second_policy)
+    return dataclasses.replace(pair, p_first=None, source=None, provenance=provenance)
 
 
 def label_pairs(

@@ -8,15 +8,14 @@ where it would put its own sampler, and with it other batches, into a ``DataLoad
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple
 
 import numpy as np
 import torch
 
-Row = TypeVar("Row")
-Batch = TypeVar("Batch")
+from rlaif_pl.types import Batch, Row
 
 
 class Shard(NamedTuple):
@@ -114,17 +113,11 @@ class BatchOrder:
         return Shard(own + batch[:missing], [False] * len(own) + [True] * missing)
 
 
-class BatchLoader(Generic[Row, Batch]):
+class BatchLoader(Generic[Row]):
     """Iterate over one rank's batches; stateful, so Lightning resumes it within an epoch."""
 
-    def __init__(
-        self,
-        rows: Sequence[Row],
-        collate: Callable[[Sequence[Row], Sequence[int], Sequence[bool]], Batch],
-        order: BatchOrder,
-    ) -> None:
+    def __init__(self, rows: Sequence[Row], order: BatchOrder) -> None:
         self.rows = rows
-        self.collate = collate
         self.batch_sampler = order  # Lightning calls batch_sampler.sampler.set_epoch
         self._handed_out = (0, 0)
         self._resume: tuple[int, int] | None = None
@@ -133,7 +126,7 @@ class BatchLoader(Generic[Row, Batch]):
         """Count the batches of a whole epoch, also after resuming in the middle of one."""
         return len(self.batch_sampler)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Batch[Row]]:
         """Yield the (remaining) batches of the current epoch.
 
         The epoch is read at the first batch: Lightning makes a run's first iterator before it names it.
@@ -143,15 +136,17 @@ class BatchLoader(Generic[Row, Batch]):
         self._resume = None
         for number, shard in enumerate(self.batch_sampler.shards(start), start=start + 1):
             self._handed_out = (epoch, number)
-            yield self.collate([self.rows[n] for n in shard.rows], shard.rows, shard.is_padding)
+            yield self._batch(shard)
 
-    def upcoming(self) -> Batch:
+    def upcoming(self) -> Batch[Row]:
         """Return the batch after the last one handed out, at an epoch's end the next one's first."""
         epoch, number = self._handed_out
         if number >= len(self):
             epoch, number = epoch + 1, 0
-        shard = next(replace(self.batch_sampler, epoch=epoch).shards(number))
-        return self.collate([self.rows[n] for n in shard.rows], shard.rows, shard.is_padding)
+        return self._batch(next(replace(self.batch_sampler, epoch=epoch).shards(number)))
+
+    def _batch(self, shard: Shard) -> Batch[Row]:
+        return Batch([self.rows[n] for n in shard.rows], shard.rows, shard.is_padding)
 
     def state_dict(self) -> dict[str, int]:
         """Return how far it got and over what, the same on every rank."""

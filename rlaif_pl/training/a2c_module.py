@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from rlaif_pl.engine.batch import send
 from rlaif_pl.engine.sampling import SamplingParams, sample_seed
 from rlaif_pl.models.actor_critic import ActorCritic, ActorSource
 from rlaif_pl.models.policy import Policy
@@ -30,7 +31,7 @@ from rlaif_pl.training.rollouts import CloseRollouts, Rollouts, next_batch
 from rlaif_pl.training.schedules import LinearDecay
 from rlaif_pl.training.sharding import Division
 from rlaif_pl.training.trainer_check import most_parts
-from rlaif_pl.types import Prompt, PromptBatch, SampledResponse
+from rlaif_pl.types import Batch, Prompt, SampledResponse
 
 
 class A2CModule(TrainableModule):
@@ -158,7 +159,7 @@ class A2CModule(TrainableModule):
             longest = min(self.sampling.max_new_tokens + 1, self.reward.max_response_tokens)
             self.reward.model.check_lengths(texts(), longest)
 
-    def rollout(self, batch: PromptBatch, *key: int | str) -> Rollout:
+    def rollout(self, batch: Batch[Prompt], *key: int | str) -> Rollout:
         """Sample and score responses; the noise depends on ``key``, prompt and sample only."""
         step = self.global_step
         samples = self.rollouts.take(step, batch) if key == (step,) else None
@@ -179,10 +180,10 @@ class A2CModule(TrainableModule):
             samples=samples,
         )
 
-    def seeds(self, batch: PromptBatch, *key: int | str) -> list[int]:
+    def seeds(self, batch: Batch[Prompt], *key: int | str) -> list[int]:
         """Seed of each response, prompts in order."""
         return [
-            sample_seed(self.sampling.seed or 0, *key, int(position), sample)
+            sample_seed(self.sampling.seed or 0, *key, position, sample)
             for position in batch.positions
             for sample in range(self.sampling.n)
         ]
@@ -200,7 +201,7 @@ class A2CModule(TrainableModule):
         self.rollouts.close()
 
     @override
-    def training_step(self, batch: PromptBatch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch[Prompt], batch_idx: int) -> Tensor:
         rollout = self.rollout(batch, self.global_step)
         prompts = [prompt for prompt in batch.prompts for _ in range(self.sampling.n)]
         rows = zip(prompts, rollout.texts, rollout.scores.tolist(), strict=True)
@@ -284,13 +285,13 @@ class A2CModule(TrainableModule):
             sync_dist=True,
         )
 
-    def counted(self, rollout: Rollout, batch: PromptBatch) -> Tensor:
+    def counted(self, rollout: Rollout, batch: Batch[Prompt]) -> Tensor:
         """Response tokens of rows that are not fillers. ``(N, R)`` bool."""
-        filler = batch.is_padding.repeat_interleave(self.sampling.n).to(rollout.scores.device)
-        return rollout.is_sampled & ~filler[:, None]
+        filler = torch.tensor(batch.is_padding).repeat_interleave(self.sampling.n)
+        return rollout.is_sampled & ~send(filler, rollout.scores.device)[:, None]
 
     @override
-    def validation_step(self, batch: PromptBatch, batch_idx: int) -> None:
+    def validation_step(self, batch: Batch[Prompt], batch_idx: int) -> None:
         rollout = self.rollout(batch, "validation")
         rows = self.counted(rollout, batch).any(1)
         logprobs = self.actor.logprobs(rollout.batch, rollout.below, self.sampling)

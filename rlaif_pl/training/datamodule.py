@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from typing_extensions import override
 
-from rlaif_pl.data.collate import (
-    collate_comparisons,
-    collate_demonstrations,
-    collate_pairs,
-    collate_prompts,
-)
 from rlaif_pl.data.disk_rows import DiskRows, select
 from rlaif_pl.data.label_store import LabelStore
 from rlaif_pl.data.labeling_pass import Labeling, label_pairs, stored_labels
@@ -30,12 +24,6 @@ Serve = Literal["pairs", "prompts", "demonstrations", "comparisons"]
 Row = Preference | Prompt
 CHOSEN_AT_ONCE = 1024  # rows that are tokenized to be compared
 Pairs: TypeAlias = Data | list[PreferencePart]
-COLLATE: dict[str, Callable[..., Any]] = {
-    "pairs": collate_pairs,
-    "prompts": collate_prompts,
-    "demonstrations": collate_demonstrations,
-    "comparisons": collate_comparisons,
-}
 
 
 class PreferenceDataModule(LightningDataModule):
@@ -48,8 +36,8 @@ class PreferenceDataModule(LightningDataModule):
 
     Args:
         task: ``pairs`` for the reward model, ``prompts`` for the actor, ``demonstrations`` for
-            supervised fine-tuning, ``comparisons`` (all of ``preferences``, without labels, in file
-            order) for a labeler in ``predict``. Only the source of that kind is read.
+            supervised fine-tuning, ``comparisons`` (all of ``preferences``, in file order) for a
+            labeler in ``predict``. Only the source of that kind is read.
         preferences: Pairs of responses, labeled or not; a list mixes several sources, each with a
             weight and a temperature of its own.
         prompts: Prompts; references play no part. In Python, what names data may also be the data: a
@@ -61,13 +49,13 @@ class PreferenceDataModule(LightningDataModule):
         batch_size: Rows a process takes a training step.
         eval_batch_size: Rows a process takes at a time in validation and prediction.
         drop_last: Leave out the last training batch of an epoch if it is not full. Otherwise ranks
-            that are a row short get a filler (see ``rlaif_pl.data.collate``).
+            that are a row short get a filler (see ``Batch.is_padding``).
         bucket: Put pairs or demonstrations of like lengths into a batch, to pad less; a model whose
             texts are packed (``rlaif_pl.engine``) pads nothing anyway.
         seed: Seeds split and order.
 
     Attributes:
-        train_rows: Rows trained on, once set up; ``PromptBatch.positions`` counts in them.
+        train_rows: Rows trained on, once set up; ``Batch.positions`` counts in them.
         validation_rows: Rows held out, once set up.
 
     Raises:
@@ -179,18 +167,18 @@ class PreferenceDataModule(LightningDataModule):
                 setattr(self, name, kept)
 
     @override
-    def train_dataloader(self) -> BatchLoader[Any, Any]:
+    def train_dataloader(self) -> BatchLoader[Any]:
         overfits = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
         return self._loader(self.train_rows, self.batch_size, shuffle=not overfits)
 
     @override
-    def val_dataloader(self) -> BatchLoader[Any, Any] | list[Any]:
+    def val_dataloader(self) -> BatchLoader[Any] | list[Any]:
         if not self.validation_rows:
             return []
         return self._loader(self.validation_rows, self.eval_batch_size, shuffle=False)
 
     @override
-    def predict_dataloader(self) -> BatchLoader[Any, Any] | list[Any]:
+    def predict_dataloader(self) -> BatchLoader[Any] | list[Any]:
         if self.task == "comparisons":
             return self._loader(self.train_rows, self.eval_batch_size, shuffle=False)
         return self.val_dataloader()
@@ -245,7 +233,7 @@ class PreferenceDataModule(LightningDataModule):
             )
         return rows
 
-    def _loader(self, rows: Sequence[Any], batch_size: int, shuffle: bool) -> BatchLoader[Any, Any]:
+    def _loader(self, rows: Sequence[Any], batch_size: int, shuffle: bool) -> BatchLoader[Any]:
         trainer = self.trainer
         order = BatchOrder(
             num_rows=len(rows),
@@ -257,12 +245,12 @@ class PreferenceDataModule(LightningDataModule):
             drop_last=self.drop_last and shuffle,
             lengths=np.fromiter(map(_words, rows), np.int32) if self.bucket and shuffle else None,
         )
-        return BatchLoader(rows, COLLATE[self.task], order)
+        return BatchLoader(rows, order)
 
 
 def _required(task: Serve, **sources: Pairs | None) -> Pairs:
-    if task not in COLLATE:
-        raise ValueError(f"expected serve to be one of {', '.join(COLLATE)}, got {task!r}")
+    if task not in get_args(Serve):
+        raise ValueError(f"expected serve to be one of {', '.join(get_args(Serve))}, got {task!r}")
     argument = "preferences" if task in ("pairs", "comparisons") else task
     source = sources[argument]
     if source is None:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from typing_extensions import override
@@ -15,12 +14,13 @@ from typing_extensions import override
 from rlaif_pl.data.failures import is_asked_again
 from rlaif_pl.data.label_parts import LabelParts, Texts, texts_of, with_label
 from rlaif_pl.data.label_store import LabelStore
+from rlaif_pl.data.labeling_pass import unlabeled
 from rlaif_pl.data.metric_files import write_text
 from rlaif_pl.data.preferences import write_preferences
 from rlaif_pl.engine.allocator import keep_freed_memory
 from rlaif_pl.labeling.usage.summary import summarize_labels
 from rlaif_pl.training.trainer_check import check_served
-from rlaif_pl.types import ComparisonBatch, Labeler, Preference
+from rlaif_pl.types import Batch, Labeler, Preference
 
 
 class LabelingModule(LightningModule):
@@ -61,7 +61,7 @@ class LabelingModule(LightningModule):
     def setup(self, stage: str) -> None:
         check_served(self, "comparisons")
         precision = str(self.trainer.precision)
-        if precision.endswith("-true") and precision != "32-true":  # Lightning would cast the pairs
+        if precision.endswith("-true") and precision != "32-true":  # and set torch's default type
             raise ValueError(
                 f"expected trainer.precision to be 32-true for labeling, got {precision}; a local "
                 "labeler computes in its own dtype: set the labeler's dtype instead"
@@ -78,21 +78,15 @@ class LabelingModule(LightningModule):
         self.trainer.strategy.barrier("labels-read")  # before any rank adds to its file
 
     @override
-    def predict_step(self, batch: ComparisonBatch, batch_idx: int) -> int:
-        own = zip(batch.pairs, batch.is_padding.tolist(), strict=True)
-        fresh = {texts_of(pair): pair for pair, is_padding in own if not is_padding}
+    def predict_step(self, batch: Batch[Preference], batch_idx: int) -> int:
+        own = zip(batch.rows, batch.is_padding, strict=True)
+        fresh = {texts_of(pair): unlabeled(pair) for pair, is_padding in own if not is_padding}
         missing = [pair for texts, pair in fresh.items() if texts not in self._known]
         if missing:
             answers = self.labeler.label(missing)
             self.parts.append(answers)
             self._known |= {texts_of(answer): answer for answer in answers}
         return len(missing)
-
-    @override
-    def transfer_batch_to_device(
-        self, batch: ComparisonBatch, device: torch.device, dataloader_idx: int
-    ) -> ComparisonBatch:
-        return batch  # of text; Lightning would take the records apart to look for tensors
 
     @override
     def on_predict_end(self) -> None:

@@ -15,16 +15,16 @@ from typing_extensions import override
 
 from rlaif_pl import ops
 from rlaif_pl.data.sources import Data, load_prompts, named
+from rlaif_pl.engine.batch import send
 from rlaif_pl.models.adapter_export import Form
 from rlaif_pl.models.export import check_reward_export
-from rlaif_pl.models.precision import widened
 from rlaif_pl.models.reward import RewardModel
 from rlaif_pl.training.base import TrainableModule
 from rlaif_pl.training.datamodule import PreferenceDataModule
 from rlaif_pl.training.probe import probe
 from rlaif_pl.training.schedules import LinearDecay
 from rlaif_pl.training.sharding import Division
-from rlaif_pl.types import PairBatch, Preference, Prompt
+from rlaif_pl.types import Batch, Preference, Prompt
 
 IGNORED = -1  # verdict of a pair that counts nowhere
 
@@ -85,46 +85,43 @@ class RewardModule(TrainableModule):
         texts = ((row.prompt, [row.first, row.second]) for row in rows)
         self.reward.model.check_lengths(texts, self.reward.max_response_tokens)
 
-    def forward(self, batch: PairBatch) -> tuple[Tensor, Tensor]:
+    def forward(self, batch: Batch[Preference]) -> tuple[Tensor, Tensor]:
         """Return the loss in nats and the reward margin of each pair, both ``(N,)``."""
-        pairs = list(zip(batch.first, batch.second, strict=True))
-        first, second = self.reward(batch.prompts, pairs).unbind(1)
-        return ops.pairwise_ce(first, second, batch.target, batch.weight), first - second
+        first, second = self.reward(batch.prompts, responses(batch)).unbind(1)
+        return ops.pairwise_ce(first, second, *labels(batch, first.device)), first - second
 
     @override
-    def training_step(self, batch: PairBatch, batch_idx: int) -> Tensor:
-        batch = in_float32(batch)
-        pairs = list(zip(batch.first, batch.second, strict=True))
-        encoded = self.reward.encode(batch.prompts, pairs)
-        weight = batch.weight.sum()
+    def training_step(self, batch: Batch[Preference], batch_idx: int) -> Tensor:
+        encoded = self.reward.encode(batch.prompts, responses(batch))
+        target, weights = labels(batch, encoded.device)
+        weight = weights.sum()
         total, found = weight.clamp(min=1e-12), []
 
         def mean(rows: slice) -> Tensor:
             first, second = self.reward.rewards(encoded.part(rows)).view(-1, 2).unbind(1)
-            sums = ops.pairwise_ce_sums(first, second, batch.target[rows], batch.weight[rows])
+            sums = ops.pairwise_ce_sums(first, second, target[rows], weights[rows])
             facts = (sums.loss.detach(), sums.num_correct, sums.margin)
             found.append(torch.stack([fact.to(total.dtype) for fact in facts]))
             return sums.loss / total
 
         parts = encoded.cut(self.micro_batch_tokens)
         loss = self.backward_parts([partial(mean, rows) for rows in parts], weight)
-        size = len(batch.prompts)
+        size = len(batch.rows)
         names = ("train_loss", "train_accuracy", "train_margin")
         for name, value in zip(names, torch.stack(found).sum(0) / total, strict=True):
             self.log(f"reward/{name}", value, prog_bar=name == "train_loss", batch_size=size)
         return loss
 
     @override
-    def validation_step(self, batch: PairBatch, batch_idx: int) -> None:
-        batch = in_float32(batch)
+    def validation_step(self, batch: Batch[Preference], batch_idx: int) -> None:
         losses, margin = self(batch)
-        weight = batch.weight
-        verdict = (batch.target > 0.5).int().masked_fill(weight == 0, IGNORED)
+        target, weight = labels(batch, losses.device)
+        verdict = (target > 0.5).int().masked_fill(weight == 0, IGNORED)
         # In bf16-true every move makes it a metric of 16 bits, where a sum of ones stops at 256.
         self.val_loss.set_dtype(torch.promote_types(self.val_loss.weight.dtype, torch.float32))
         self.val_loss.update(losses / weight.clamp(min=1e-12), weight)
         self.val_accuracy.update(margin.sigmoid(), verdict)
-        size = len(batch.prompts)
+        size = len(batch.rows)
         self.log("reward/val_loss", self.val_loss, prog_bar=True, batch_size=size)
         self.log("reward/val_accuracy", self.val_accuracy, prog_bar=True, batch_size=size)
 
@@ -171,6 +168,20 @@ class RewardModule(TrainableModule):
         return rows
 
 
-def in_float32(batch: PairBatch) -> PairBatch:
-    """Bring labels and weights back to float32: trainers in ``bf16-true`` cast every batch."""
-    return batch._replace(target=widened(batch.target), weight=widened(batch.weight))
+def responses(batch: Batch[Preference]) -> list[tuple[str, str]]:
+    """Return both responses of each pair."""
+    return [(row.first, row.second) for row in batch.rows]
+
+
+def labels(batch: Batch[Preference], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return how likely the first is better, and the weight, of each pair; a filler weighs nothing.
+
+    Both ``(N,)`` float32.
+    """
+    weights = [
+        0.0 if filler else row.weight
+        for row, filler in zip(batch.rows, batch.is_padding, strict=True)
+    ]
+    both = torch.tensor([batch.given("p_first"), weights], dtype=torch.float32)
+    target, weight = send(both, device).unbind()
+    return target, weight

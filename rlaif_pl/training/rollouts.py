@@ -17,7 +17,7 @@ from rlaif_pl.models.causal import CausalModel
 from rlaif_pl.models.sampled_policy import SampledPolicy
 from rlaif_pl.rl.generation_backend import GenerationBackend, LocalGenerator
 from rlaif_pl.training.ranks import has_ranks
-from rlaif_pl.types import PromptBatch
+from rlaif_pl.types import Batch, Prompt
 
 
 class Rollouts:
@@ -76,7 +76,7 @@ class Rollouts:
     def ask(
         self,
         step: int,
-        batch: PromptBatch,
+        batch: Batch[Prompt],
         policy: CausalModel,
         params: SamplingParams,
         seeds: Sequence[int],
@@ -88,16 +88,16 @@ class Rollouts:
             self._pool = ThreadPoolExecutor(1)
         rows = policy.encode_prompts(batch.prompts)
         draw = self.generator.generate
-        self._key = (step, batch.positions.tolist())
+        self._key = (step, list(batch.positions))
         self._ahead = self._pool.submit(draw, SampledPolicy(policy), rows, params, seeds)
 
-    def take(self, step: int, batch: PromptBatch) -> Generated | None:
+    def take(self, step: int, batch: Batch[Prompt]) -> Generated | None:
         """Return what was asked ahead for a step; None where nothing was, or for other prompts."""
         ahead, self._ahead = self._ahead, None
         if ahead is None:
             return None
         samples = ahead.result()
-        if self._key == (step, batch.positions.tolist()):
+        if self._key == (step, list(batch.positions)):
             return samples
         rank_zero_warn(f"step {step} has other prompts than were asked ahead; asked anew")
         return None
@@ -153,10 +153,10 @@ class CloseRollouts(Callback):
         self.rollouts.close()
 
 
-def next_batch(trainer: Trainer) -> PromptBatch | None:
+def next_batch(trainer: Trainer) -> Batch[Prompt] | None:
     """Return the batch that training will be given next; None where the loader does not know."""
     upcoming = getattr(trainer.train_dataloader, "upcoming", None)
     if upcoming is None or trainer.global_step + 1 >= trainer.max_steps > 0:
         return None
-    found: PromptBatch | None = upcoming()
+    found: Batch[Prompt] | None = upcoming()
     return found

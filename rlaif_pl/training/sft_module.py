@@ -10,6 +10,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from typing_extensions import override
 
+from rlaif_pl.engine.batch import send
 from rlaif_pl.engine.response_batch import ResponseBatch
 from rlaif_pl.models.adapters import Lora
 from rlaif_pl.models.given import PolicySource, to_train
@@ -18,7 +19,7 @@ from rlaif_pl.text import Template
 from rlaif_pl.training.base import TrainableModule
 from rlaif_pl.training.schedules import LinearDecay
 from rlaif_pl.training.sharding import Division
-from rlaif_pl.types import DemonstrationBatch, Prompt
+from rlaif_pl.types import Batch, Prompt
 
 
 class SFTModule(TrainableModule):
@@ -69,19 +70,20 @@ class SFTModule(TrainableModule):
         texts = ((row.text, [row.reference or ""]) for row in rows)
         self.policy.check_lengths(texts, self.max_response_tokens)
 
-    def forward(self, batch: DemonstrationBatch) -> tuple[Tensor, Tensor]:
+    def forward(self, batch: Batch[Prompt]) -> tuple[Tensor, Tensor]:
         """Return the summed negative log-likelihood in nats and the number of response tokens."""
         encoded, counted = self._encode(batch)
         return -(self.policy.logprobs(encoded) * counted).sum(), counted.sum()
 
-    def _encode(self, batch: DemonstrationBatch) -> tuple[ResponseBatch, Tensor]:
+    def _encode(self, batch: Batch[Prompt]) -> tuple[ResponseBatch, Tensor]:
         encoded = self.policy.encode(
-            batch.prompts, [[text] for text in batch.references], self.max_response_tokens
+            batch.prompts, [[text] for text in batch.given("reference")], self.max_response_tokens
         )
-        return encoded, encoded.is_response & ~batch.is_padding.to(encoded.device)[:, None]
+        filler = send(torch.tensor(batch.is_padding), encoded.device)
+        return encoded, encoded.is_response & ~filler[:, None]
 
     @override
-    def training_step(self, batch: DemonstrationBatch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch[Prompt], batch_idx: int) -> Tensor:
         encoded, counted = self._encode(batch)
         count, means = counted.sum(), []
 
@@ -97,7 +99,7 @@ class SFTModule(TrainableModule):
         return loss
 
     @override
-    def validation_step(self, batch: DemonstrationBatch, batch_idx: int) -> None:
+    def validation_step(self, batch: Batch[Prompt], batch_idx: int) -> None:
         total, count = self(batch)
         self.log(
             "sft/val_loss",

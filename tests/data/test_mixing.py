@@ -6,7 +6,6 @@ import math
 import pytest
 import torch
 
-from rlaif_pl.data.collate import collate_pairs
 from rlaif_pl.data.mixing import (
     Calibration,
     PreferencePart,
@@ -17,7 +16,8 @@ from rlaif_pl.data.mixing import (
 from rlaif_pl.data.preferences import write_preferences
 from rlaif_pl.data.sources import DataSource
 from rlaif_pl.ops import pairwise_ce
-from rlaif_pl.types import Preference
+from rlaif_pl.training.reward_module import labels
+from rlaif_pl.types import Batch, Preference
 
 
 def pair(n, p_first, source, weight=1.0):
@@ -49,12 +49,12 @@ def test_weights_and_temperatures_by_hand(sources):
 
 def test_the_weighted_loss_by_hand(sources):
     rows = load_pairs([PreferencePart(sources["human"], 3.0), PreferencePart(sources["ai"], 0.5)])
-    batch = collate_pairs(rows.rows, range(4), [False] * 4)
+    target, weight = labels(Batch(rows.rows, range(4), [False] * 4), torch.device("cpu"))
     # equal rewards: each pair loses ln 2 whatever its label, so weights alone count: 3 + 6 + .5 + .5
     zeros = torch.zeros(4)
-    total = pairwise_ce(zeros, zeros, batch.target, batch.weight).sum()
+    total = pairwise_ce(zeros, zeros, target, weight).sum()
     assert total.item() == pytest.approx(10 * math.log(2))
-    assert batch.weight.sum().item() == 10
+    assert weight.sum().item() == 10
 
 
 @pytest.mark.parametrize(

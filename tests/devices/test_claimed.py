@@ -18,7 +18,7 @@ from rlaif_pl.models.policy import load_policy
 from rlaif_pl.rl.objective import Advantages
 from rlaif_pl.text import Template
 from rlaif_pl.training import A2CModule, RewardModule, SFTModule
-from rlaif_pl.types import DemonstrationBatch, PairBatch, PromptBatch
+from rlaif_pl.types import Batch
 
 TOKENS = 16
 PER_CALL = 1  # waits of a call that samples, besides one in 16 tokens
@@ -42,12 +42,8 @@ def prompts(small_prompts):
     return [row.text for row in small_prompts[:3]]
 
 
-def on_gpu(*values, dtype=torch.float32):
-    return torch.tensor(values, dtype=dtype).to("cuda")
-
-
-def no_fillers():
-    return on_gpu(False, False, False, dtype=torch.bool)
+def batch_of(rows):
+    return Batch(rows, range(len(rows)), [False] * len(rows))
 
 
 def test_torch_is_asked_about_every_op_where_that_is_promised(gpu):
@@ -112,12 +108,12 @@ def test_a_sampled_token_waits_once_in_sixteen(gpu, options, prompts, draw):
 
 
 @pytest.mark.parametrize(("draw", "network"), [("plain", "adapter"), ("filters", "shared_trunk")])
-def test_a_step_of_reinforcement_learning(gpu, options, prompts, draw, network):
+def test_a_step_of_reinforcement_learning(gpu, options, small_prompts, draw, network):
     actor = gpu.move(ActorCritic(options, lora=LORA, value_network=network))
     reward = gpu.move(RewardModel(options, lora=LORA))
     objective = {"advantages": Advantages(whiten=True), "ent_coef": 0.01}
     module = A2CModule(actor, reward, sampling=DRAWS[draw], **objective)
-    batch = PromptBatch(prompts, ["a", "b", "c"], torch.arange(3), no_fillers())
+    batch = batch_of(small_prompts[:3])
     module.training_step(batch, 0)
     with gpu.counted() as sampling:
         module.rollout(batch, 0)
@@ -129,9 +125,9 @@ def test_a_step_of_reinforcement_learning(gpu, options, prompts, draw, network):
     assert all(p.grad is not None for name, p in module.trained().items() if "critic" not in name)
 
 
-def test_a_step_on_demonstrations(gpu, options, prompts, small_prompts):
+def test_a_step_on_demonstrations(gpu, options, small_prompts):
     module = gpu.move(SFTModule(options, LORA))
-    batch = DemonstrationBatch(prompts, [r.reference for r in small_prompts[:3]], no_fillers())
+    batch = batch_of(small_prompts[:3])
     module.training_step(batch, 0)
     with gpu.counted() as found:
         module.training_step(batch, 0).backward()
@@ -141,8 +137,7 @@ def test_a_step_on_demonstrations(gpu, options, prompts, small_prompts):
 @pytest.mark.parametrize("pooling", ["eos", "mean"])
 def test_a_step_on_pairs(gpu, options, small_pairs, pooling):
     module = gpu.move(RewardModule(RewardModel(options, lora=LORA, pooling=pooling)))
-    columns = zip(*((p.prompt, p.first, p.second) for p in small_pairs[:3]), strict=True)
-    batch = PairBatch(*map(list, columns), on_gpu(0.2, 0.9, 0.6), on_gpu(1.0, 1.0, 2.0))
+    batch = batch_of(small_pairs[:3])
     module.training_step(batch, 0)
     with gpu.counted() as found:
         module.training_step(batch, 0).backward()

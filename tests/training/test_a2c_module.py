@@ -13,7 +13,7 @@ from rlaif_pl.rl.kl import AdaptiveKL
 from rlaif_pl.rl.objective import Advantages
 from rlaif_pl.rl.shaping import RewardShaping
 from rlaif_pl.training import LinearDecay
-from rlaif_pl.types import PromptBatch, Reward
+from rlaif_pl.types import Batch, Reward
 
 NETWORKS = ("separate", "shared_trunk", "reference_features", "none")
 
@@ -40,12 +40,7 @@ class Recorder:
 def batch_of(prompts, positions, fillers=0):
     rows = [prompts[n] for n in positions]
     real = len(rows) - fillers
-    return PromptBatch(
-        [row.text for row in rows],
-        [row.group for row in rows],
-        torch.tensor(positions),
-        torch.tensor([n >= real for n in range(len(rows))]),
-    )
+    return Batch(rows, positions, [n >= real for n in range(len(rows))])
 
 
 def step(module, batch):

@@ -67,15 +67,14 @@ def labeling_by(labeler, folder, **settings):
 def test_each_kind_of_batch(files):
     pairs = ready(preferences=files["pairs"], batch_size=4)
     batch = next(iter(pairs.train_dataloader()))
-    assert len(batch.first) == 4
-    assert batch.target.tolist() == [0.25] * 4
+    assert [row.p_first for row in batch.rows] == [0.25] * 4
     prompts = ready(task="prompts", prompts=files["prompts"], batch_size=4)
     batch = next(iter(prompts.train_dataloader()))
     assert [prompts.train_rows[n].text for n in batch.positions] == batch.prompts
     with pytest.warns(UserWarning, match="without a reference"):
         shown = ready(task="demonstrations", demonstrations=files["prompts"], batch_size=4)
     batch = next(iter(shown.train_dataloader()))
-    assert [f"ref {text[1:]}" for text in batch.prompts] == batch.references
+    assert [f"ref {text[1:]}" for text in batch.prompts] == batch.given("reference")
 
 
 def test_demonstrations_without_reference_are_left_out(files):
@@ -211,8 +210,8 @@ class Watcher(LightningModule):
         self.seen = []
 
     def training_step(self, batch, batch_idx):
-        assert not batch.is_padding.any()
-        self.seen.append((self.current_epoch, batch_idx, batch.positions.tolist()))
+        assert not any(batch.is_padding)
+        self.seen.append((self.current_epoch, batch_idx, list(batch.positions)))
         return self.weight
 
     def validation_step(self, batch, batch_idx):

@@ -10,7 +10,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from transformers import Adafactor
 
 from rlaif_pl.models import RewardModel
-from rlaif_pl.types import PairBatch
+from rlaif_pl.types import Batch
 
 OPTIMIZERS = {
     "adamw": partial(torch.optim.AdamW, lr=1e-2),
@@ -33,13 +33,7 @@ def make(build, backbone):
 
 
 def loss_of(module, pairs):
-    batch = PairBatch(
-        [pair.prompt for pair in pairs],
-        [pair.first for pair in pairs],
-        [pair.second for pair in pairs],
-        torch.tensor([pair.p_first for pair in pairs]),
-        torch.tensor([pair.weight for pair in pairs]),
-    )
+    batch = Batch(pairs, range(len(pairs)), [False] * len(pairs))
     with torch.no_grad():
         return module(batch)[0].sum().item()
 

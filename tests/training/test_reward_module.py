@@ -1,5 +1,6 @@
 """The reward loss by hand, references at 0, and weights of 0."""
 
+import dataclasses
 import math
 
 import pytest
@@ -9,17 +10,17 @@ from torch.utils.data import DataLoader
 from rlaif_pl.data.preferences import write_preferences
 from rlaif_pl.data.sources import DataSource
 from rlaif_pl.models import BackboneOptions, RewardModel
-from rlaif_pl.types import PairBatch, Preference
+from rlaif_pl.types import Batch, Preference
 
 
-def batch_of(pairs, weights=None):
-    return PairBatch(
-        [pair.prompt for pair in pairs],
-        [pair.first for pair in pairs],
-        [pair.second for pair in pairs],
-        torch.tensor([pair.p_first for pair in pairs]),
-        torch.tensor(weights or [pair.weight for pair in pairs]),
-    )
+def batch_of(pairs, weights=None, targets=None):
+    weights = weights or [pair.weight for pair in pairs]
+    targets = targets or [pair.p_first for pair in pairs]
+    rows = [
+        dataclasses.replace(pair, weight=weight, p_first=target)
+        for pair, weight, target in zip(pairs, weights, targets, strict=True)
+    ]
+    return Batch(rows, range(len(rows)), [False] * len(rows))
 
 
 def cross_entropy(margin, p):
@@ -49,7 +50,7 @@ def test_one_pair_in_numbers(build, small_pairs, monkeypatch):
     # rewards 1.5 and 0.5, p 0.8: m = 1, -0.8 ln s(1) - 0.2 ln s(-1) = 0.8*0.31326 + 0.2*1.31326
     module, _ = build("reward")
     monkeypatch.setattr(module.reward, "forward", lambda *_: torch.tensor([[1.5, 0.5]]))
-    losses, margin = module(batch_of(small_pairs[:1])._replace(target=torch.tensor([0.8])))
+    losses, margin = module(batch_of(small_pairs[:1], targets=[0.8]))
     assert margin.item() == 1.0
     assert losses.item() == pytest.approx(0.51326, abs=1e-5)
 
@@ -69,8 +70,8 @@ def test_loss_accuracy_and_margin_of_a_batch_by_hand(build, small_pairs, monkeyp
     monkeypatch.setattr(module.reward, "rewards", lambda *_: rewards.flatten())
     logged = {}
     module.log = lambda name, value, **_: logged.update({name: value.item()})
-    target, weight = torch.tensor([0.8, 1.0, 0.0, 0.0]), [1.0, 2.0, 1.0, 0.0]
-    loss = module.training_step(batch_of(small_pairs[:4], weight)._replace(target=target), 0)
+    target, weight = [0.8, 1.0, 0.0, 0.0], [1.0, 2.0, 1.0, 0.0]
+    loss = module.training_step(batch_of(small_pairs[:4], weight, target), 0)
     entropies = [cross_entropy(1.0, 0.8), 2 * cross_entropy(-2.0, 1.0), cross_entropy(0.5, 0.0)]
     assert loss.item() == pytest.approx(sum(entropies) / 4, abs=1e-6)
     assert logged["reward/train_loss"] == pytest.approx(loss.item())

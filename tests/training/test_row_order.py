@@ -10,13 +10,15 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
-from rlaif_pl.data.labeling_pass import Labeling
+from rlaif_pl.data.labeling_pass import Labeling, unlabeled
 from rlaif_pl.data.loader import BatchOrder
 from rlaif_pl.data.mixing import PreferencePart
 from rlaif_pl.data.sources import DataSource
 from rlaif_pl.training.datamodule import PreferenceDataModule
-from rlaif_pl.types import Preference, Provenance
+from rlaif_pl.training.reward_module import labels
+from rlaif_pl.types import Preference, Prompt, Provenance
 
 COUNT = 700
 
@@ -146,12 +148,30 @@ SERVED = {
 }
 
 
-def plain(batch) -> list:
-    return [part.tolist() if hasattr(part, "tolist") else part for part in batch]
+def of_task(batch) -> list:
+    """Return a batch in the form of which the digests were taken."""
+    rows, fillers = batch.rows, list(batch.is_padding)
+    if isinstance(rows[0], Prompt):
+        return [batch.prompts, [row.group for row in rows], list(batch.positions), fillers]
+    target, weight = labels(batch, torch.device("cpu"))
+    first, second = ([getattr(row, side) for row in rows] for side in ("first", "second"))
+    return [batch.prompts, first, second, target.tolist(), weight.tolist()]
+
+
+def demonstrated(batch) -> list:
+    return [batch.prompts, batch.given("reference"), list(batch.is_padding)]
+
+
+def compared(batch) -> list:
+    return [[unlabeled(row) for row in batch.rows], list(batch.is_padding)]
+
+
+FORMS = {"demonstrations": demonstrated, "comparisons": compared}
 
 
 def served(data) -> list:
     """All that a data module serves: held-out rows, two epochs, the rest of one after a restart."""
+    plain = FORMS.get(data.task, of_task)
     if data.task == "comparisons":
         return [plain(batch) for batch in data.predict_dataloader()]
     found = [plain(batch) for batch in data.val_dataloader()]

@@ -8,16 +8,12 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlaif_pl.models import BackboneOptions
-from rlaif_pl.types import DemonstrationBatch
+from rlaif_pl.types import Batch
 
 
 def batch_of(prompts, fillers=0):
     real = len(prompts) - fillers
-    return DemonstrationBatch(
-        [prompt.text for prompt in prompts],
-        [str(prompt.reference) for prompt in prompts],
-        torch.tensor([n >= real for n in range(len(prompts))]),
-    )
+    return Batch(prompts, range(len(prompts)), [n >= real for n in range(len(prompts))])
 
 
 @torch.no_grad()

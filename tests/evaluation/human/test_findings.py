@@ -176,7 +176,7 @@ def test_votes_become_preferences_that_a_reward_model_trains_on(tasks, tmp_path)
     )
     data.prepare_data()
     data.setup("fit")
-    served = [value for batch in data.train_dataloader() for value in batch.target.tolist()]
+    served = [row.p_first for batch in data.train_dataloader() for row in batch.rows]
     assert sorted(served) == pytest.approx(sorted(pair.p_first for pair in pairs))
 
 
