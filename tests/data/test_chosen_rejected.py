@@ -126,8 +126,9 @@ def test_a_wrong_trl_row_is_named_with_file_and_line(write, row, message):
     ],
 )
 def test_a_row_with_an_empty_response_is_left_out_and_counted(write, row):
+    head = "" if "prompt" in row else HEAD
     good = {
-        key: value if key in ("prompt", "label") else HEAD + f" {key}" for key, value in row.items()
+        key: value if key in ("prompt", "label") else f"{head} {key}" for key, value in row.items()
     }
     path = write(good, row)
     loaded = load_preferences(path)
