@@ -128,7 +128,7 @@ class Batch(Generic[Row]):
     def __init__(
         self, rows: Sequence[Row], positions: Sequence[int], is_padding: Sequence[bool]
     ) -> None:
-        self.rows = rows
+        self.rows: Sequence[Row] = rows
         self.positions = positions
         self.is_padding = is_padding
 

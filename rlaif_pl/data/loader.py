@@ -117,7 +117,7 @@ class BatchLoader(Generic[Row]):
     """Iterate over one rank's batches; stateful, so Lightning resumes it within an epoch."""
 
     def __init__(self, rows: Sequence[Row], order: BatchOrder) -> None:
-        self.rows = rows
+        self.rows: Sequence[Row] = rows
         self.batch_sampler = order  # Lightning calls batch_sampler.sampler.set_epoch
         self._handed_out = (0, 0)
         self._resume: tuple[int, int] | None = None

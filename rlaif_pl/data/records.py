@@ -65,8 +65,9 @@ def decode_all(kind: type[Record], rows: Iterable[RawRow]) -> Iterator[tuple[str
 def _of_table(fields: dict[str, object]) -> dict[str, object]:
     given = {key: value for key, value in fields.items() if not is_gap(value)}
     group = given.get("group")
-    is_number = isinstance(group, int | float) and not isinstance(group, bool)
-    return given | {"group": group_text(group)} if is_number else given
+    if isinstance(group, int | float) and not isinstance(group, bool):
+        given["group"] = group_text(group)
+    return given
 
 
 def check(record: Preference | Prompt, where: str) -> None:

@@ -43,7 +43,7 @@ def pairs(count, text="x" * 100):
 
 
 WRITERS = {
-    "lines": lambda path, n: files.write_text(path, ["x" * 100] * n),
+    "lines": lambda path, n: files.write_lines(path, ["x" * 100] * n),
     "metrics": lambda path, n: metrics.write_json(path, ["x" * 100] * n),
     "preferences": lambda path, n: write_preferences(path, pairs(n)),
     "parquet": lambda path, n: write_parquet(

@@ -117,7 +117,9 @@ def test_only_revisions_and_helpful_answers_are_demonstrated(scripted, requests)
 
 
 def test_principles_of_ones_own_need_no_examples(scripted, requests, tmp_path):
-    (tmp_path / "mine.yaml").write_text("- {name: mine, critique: Why?, revision: Mend it.}\n")
+    (tmp_path / "mine.yaml").write_text(
+        "- {name: mine, critique: Criticize it., revision: Mend it.}\n"
+    )
     options = RevisionOptions(rounds=1, shots=0, principles=str(tmp_path / "mine.yaml"))
     rows = Reviser(scripted(), options).revise(requests[:1])
     assert [row.principle for row in rows] == [None, "mine"]

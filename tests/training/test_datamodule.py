@@ -107,7 +107,7 @@ def test_prompts_of_explicit_validation_data_are_left_out_of_training(files, tmp
 def test_validation_keeps_file_order_and_may_be_absent(files):
     data = ready(preferences=files["pairs"], validation_fraction=0.3, eval_batch_size=64)
     (batch,) = data.val_dataloader()
-    assert batch.first == [row.first for row in data.validation_rows]
+    assert [row.first for row in batch.rows] == [row.first for row in data.validation_rows]
     assert ready(preferences=files["pairs"], validation_fraction=0.0).val_dataloader() == []
 
 
@@ -297,11 +297,11 @@ class Tally(LightningModule):
         self.rows = 0.0
 
     def training_step(self, batch, *_):
-        self.rows += float((batch.weight > 0).sum())
+        self.rows += float(batch.is_padding.count(False))
         return self.weight
 
     def validation_step(self, batch, *_):
-        counted = (batch.weight > 0).sum().float()
+        counted = torch.tensor(float(batch.is_padding.count(False)))
         self.log("counted", counted, reduce_fx="sum", sync_dist=True, batch_size=1)
 
     def on_train_epoch_end(self):

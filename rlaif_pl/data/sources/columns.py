@@ -55,23 +55,23 @@ def _preference(columns: Columns, row: RawRow, seed: int) -> Preference | str:
     found = columns.texts(row, *(CHOICE if is_choice else ("first", "second")))
     if isinstance(found, str):
         return found
-    prompt, *sides = found
+    prompt, first, second = found
+    p = columns.p_chosen(row) if is_choice else _p_first(columns, row)
     if is_choice:
-        p = columns.p_chosen(row)
         # who gave a `p_chosen` is not known where the row does not tell: most often an AI
         source = columns.source(row) or ("human" if p is None else None)
-        p_first: float | None = 1.0 if p is None else p
+        p = 1.0 if p is None else p
         # a hash of seed and texts, so that the side tells nothing and no row's depends on the others
         if not chosen_is_first(seed, *found):
-            p_first, sides = 1.0 - p_first, sides[::-1]
+            first, second, p = second, first, 1.0 - p
     else:
-        p_first = _p_first(columns, row)
-        source = None if p_first is None else columns.source(row) or "human"
+        source = None if p is None else columns.source(row) or "human"
     pair = Preference(
         prompt,
-        *sides,
+        first,
+        second,
         group=columns.group(row, prompt),
-        p_first=p_first,
+        p_first=p,
         weight=columns.weight(row),
         source=source,
         provenance=Provenance(strategy="human" if source == "human" else None),

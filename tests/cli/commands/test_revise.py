@@ -100,7 +100,7 @@ def test_helpful_prompts_are_mixed_in_and_answered_where_they_must(tmp_path):
     assert ordinary["How?"].startswith("I read")
     assert backend.asked == CALLS + OPTIONS.helpful_answers
     kinds = [row.kind for row in read_revisions(tmp_path / "revisions.jsonl")]
-    assert kinds == ["harmful"] * 18 + ["helpful"]  # both samples said the same
+    assert kinds == ["harmful"] * 18 + ["helpful"] * 2  # both samples, though they said the same
 
 
 def test_both_commands_on_a_model_show_counts_and_no_text(
