@@ -24,6 +24,7 @@ from rlaif_pl.training.checkpoints import (
     check_fits,
     check_frozen,
     models_of,
+    save_last,
 )
 from rlaif_pl.training.sharding import Division, Sharded
 from rlaif_pl.training.sharding_strategy import ShardingStrategy
@@ -79,6 +80,8 @@ class TrainableModule(StepMeanModule):
         self.strict_loading = False
         self.is_given = False
         self._frozen: str | None = None
+        self._loops: dict[str, Any] | None = None  # of the trainer, as the last batch left them
+        self._is_between = True  # whether no batch is being trained on or validated after
         self._shards: list[Sharded] = []  # one where weights are divided; a list is no part of this
 
     @property
@@ -107,6 +110,7 @@ class TrainableModule(StepMeanModule):
             strategy.checkpoint_io = ChecksumCheckpointIO()
         if stage != "fit":
             return
+        self._loops = None
         if self.is_given:
             self.frozen_digest()  # now: a trainer in 16 bits casts the weights next
         self.check_inputs()
@@ -173,6 +177,10 @@ class TrainableModule(StepMeanModule):
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {name: state[name] for name in state if name in kept}
         checkpoint[MODELS] = models_of(self)
+        if self._is_between and self._loops is not None:
+            # At the end of a fit Lightning counts the epoch as over, though max_steps or an alarm may
+            # have ended it before its last batch: whoever goes on would miss the rest.
+            checkpoint["loops"]["fit_loop"] = self._loops
         if self.is_given:
             checkpoint[FROZEN] = self.frozen_digest()
 
@@ -188,6 +196,7 @@ class TrainableModule(StepMeanModule):
         if FROZEN in checkpoint:
             check_frozen(checkpoint, self.frozen_digest(), type(self).__name__)
         check_fits(self, self.trained(), checkpoint)
+        self._loops = checkpoint.get("loops", {}).get("fit_loop")
 
     @override
     def on_train_start(self) -> None:
@@ -195,8 +204,26 @@ class TrainableModule(StepMeanModule):
         # start of an epoch: a fit that resumes within one has no such start.
         self.eval()
         self.train_checkpointed_layers()
+        self._is_between = True
         if self._trainer is not None:
             self._count_epochs_again()
+
+    @override
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        self._is_between = False
+
+    @override
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self._loops = self.trainer.fit_loop.state_dict()
+
+    @override
+    def on_train_epoch_end(self) -> None:
+        self._is_between = True
+
+    @override
+    def on_train_end(self) -> None:
+        # Lightning does this only where it saved nothing in the whole fit.
+        save_last(self.trainer)
 
     def _count_epochs_again(self) -> None:
         """Put counters of epochs right after a resume from the last batch of one.

@@ -20,7 +20,8 @@ from typing import Any, BinaryIO
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from transformers import PreTrainedTokenizerBase
 from typing_extensions import override
 
@@ -64,6 +65,15 @@ class ChecksumCheckpointIO(TorchCheckpointIO):
 def is_remote(path: object) -> bool:
     """Tell whether a path is an address that another file system understands."""
     return "://" in str(path)
+
+
+def refuse_address(place: object) -> None:
+    """Refuse an address (``s3://...``) for a checkpoint with a file a process; ValueError."""
+    if is_remote(place):
+        raise ValueError(
+            f"expected a local folder for checkpoints with a file a process, got {place}; set "
+            "save_distributed_checkpoint: false in trainer.strategy.init_args for one file"
+        )
 
 
 def write_checkpoint(content: Mapping[str, Any], path: Path) -> None:
@@ -177,6 +187,15 @@ def _refusal(path: Path, found: str) -> str:
         f"expected a checkpoint of Lightning at {path}, got {found}; name another with "
         f"--ckpt_path{others}, or leave that out to start over"
     )
+
+
+def save_last(trainer: Trainer) -> None:
+    """Save ``last.ckpt`` of this step, where a callback keeps one and has not saved it yet."""
+    for callback in trainer.checkpoint_callbacks:
+        if not isinstance(callback, ModelCheckpoint) or not callback.save_last:
+            continue
+        if not callback._should_skip_saving_checkpoint(trainer):
+            callback._save_last_checkpoint(trainer, callback._monitor_candidates(trainer))
 
 
 def models_of(module: LightningModule) -> dict[str, dict[str, str]]:

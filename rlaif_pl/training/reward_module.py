@@ -24,6 +24,7 @@ from rlaif_pl.training.datamodule import PreferenceDataModule
 from rlaif_pl.training.probe import probe
 from rlaif_pl.training.schedules import LinearDecay
 from rlaif_pl.training.sharding import Division
+from rlaif_pl.training.shards import divided_like
 from rlaif_pl.types import Batch, Preference, Prompt
 
 IGNORED = -1  # verdict of a pair that counts nowhere
@@ -66,6 +67,7 @@ class RewardModule(TrainableModule):
         self.is_given = reward.is_given
         self.references = references
         self.probe_penalty = probe_penalty
+        self._is_shifted = False  # whether this fit has come to its end
         self.val_loss = MeanMetric()
         self.val_accuracy = BinaryAccuracy(ignore_index=IGNORED)
 
@@ -127,14 +129,33 @@ class RewardModule(TrainableModule):
 
     @override
     def on_fit_start(self) -> None:
+        self._is_shifted = False
         if self.probe_penalty is None or self.trainer.ckpt_path is not None:
             return  # a resumed run has its head in the checkpoint
         weight = probe(self.reward, self.trainer.datamodule.train_rows, self.probe_penalty)  # type: ignore[attr-defined]
-        self.reward.head.weight.data.copy_(weight)
+        head = self.reward.head.weight
+        with torch.no_grad():
+            head.copy_(divided_like(weight.to(head.device), head))
 
     @override
     def on_train_end(self) -> None:
-        if rows := self._reference_rows():
+        self.shift_references()
+        super().on_train_end()
+
+    @override
+    def on_fit_end(self) -> None:
+        self.shift_references()  # a fit that goes on from its last step trains nothing
+
+    @override
+    def gather_weights(self) -> None:
+        self.shift_references()  # an export comes before `on_fit_end`
+        super().gather_weights()
+
+    def shift_references(self) -> None:
+        """Shift the rewards so that those of the references average 0; once a fit, on every rank."""
+        rows = [] if self._is_shifted else self._reference_rows()
+        self._is_shifted = True
+        if rows:
             rewards = self.reward.score([r.text for r in rows], [str(r.reference) for r in rows])
             self.reward.shift += rewards.mean()
 

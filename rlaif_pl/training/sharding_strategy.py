@@ -18,7 +18,13 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from rlaif_pl.data.checksum import part_name
-from rlaif_pl.training.checkpoints import put_in_place, read_checkpoint, write_checkpoint
+from rlaif_pl.training.checkpoints import (
+    is_remote,
+    put_in_place,
+    read_checkpoint,
+    refuse_address,
+    write_checkpoint,
+)
 from rlaif_pl.training.shards import DIVIDED, divided_like, gathered, own_parts, placed
 
 if TYPE_CHECKING:
@@ -61,10 +67,12 @@ class ShardingStrategy(ModelParallelStrategy):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None
     ) -> None:
-        path = Path(self.broadcast(filepath))
+        place = self.broadcast(filepath)
         if not self._save_distributed_checkpoint:
-            super(ParallelStrategy, self).save_checkpoint(checkpoint, path, storage_options)
+            super(ParallelStrategy, self).save_checkpoint(checkpoint, place, storage_options)
             return
+        refuse_address(place)
+        path = Path(place)
         work = path.with_name(f".{path.name}.partial")
         if self.is_global_zero:
             shutil.rmtree(work, ignore_errors=True)  # of an attempt that was killed
@@ -88,7 +96,10 @@ class ShardingStrategy(ModelParallelStrategy):
     def load_checkpoint(
         self, checkpoint_path: Any, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        path = Path(self.broadcast(checkpoint_path))
+        place = self.broadcast(checkpoint_path)
+        if is_remote(place):
+            return dict(self.checkpoint_io.load_checkpoint(place))
+        path = Path(place)
         own = path / part_name(self.global_rank, self.world_size)
         if not own.is_file():  # whole, or of another number of processes
             return read_checkpoint(path, mmap=True)

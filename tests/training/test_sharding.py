@@ -3,6 +3,8 @@
 Five training rows in batches of four: the last batch has one row for two ranks.
 """
 
+from unittest.mock import Mock
+
 import pytest
 import torch
 import yaml
@@ -14,6 +16,7 @@ from rlaif_pl.data.checksum import is_whole, parts_of, previous_of
 from rlaif_pl.data.preferences import write_preferences, write_prompts
 from rlaif_pl.training import A2CModule, LabelingModule, RewardModule
 from rlaif_pl.training.checkpoints import read_checkpoint
+from rlaif_pl.training.sharding_strategy import ShardingStrategy
 from rlaif_pl.training.shards import LOCAL, SHAPE, joined
 from rlaif_pl.training.trainer_check import check_sharding
 
@@ -53,6 +56,7 @@ def folder(tmp_path_factory, tiny_model_folder, small_prompts, small_pairs):
         if kind == "reward":
             reward = component("rlaif_pl.models.RewardModel", **model)
             model = {"reward": reward, "references": str(folder / "val_sft.jsonl")}
+            model["probe_penalty"] = 0.1 if is_lora else None
         write(f"{name}1", config_of(folder, kind, model, 1, is_lora))
         config = config_of(folder, kind, model, 2, is_lora)
         if name in RESUMED:
@@ -223,6 +227,27 @@ def test_what_does_not_go_with_divided_weights_is_refused(module, changes, said)
     options |= {"ranks": 2, "micro_batch_tokens": None, **changes}
     with pytest.raises(ValueError, match=said):
         check_sharding(module, **options)
+
+
+@pytest.mark.parametrize("is_folder", [False, True])
+def test_an_address_reaches_lightning_as_it_is_or_is_refused(tmp_path, monkeypatch, is_folder):
+    monkeypatch.chdir(tmp_path)
+    strategy = ShardingStrategy(save_distributed_checkpoint=is_folder)
+    monkeypatch.setattr(strategy, "broadcast", lambda place: place)
+    strategy._checkpoint_io = io = Mock()
+    address = "s3://bucket/last.ckpt"
+    if is_folder:
+        with pytest.raises(
+            ValueError, match="local folder .* got s3://bucket/last.ckpt; set save_"
+        ):
+            strategy.save_checkpoint({}, address)
+    else:
+        strategy.save_checkpoint({}, address)
+        io.save_checkpoint.assert_called_once_with({}, address, storage_options=None)
+    io.load_checkpoint.return_value = {"epoch": 1}
+    assert strategy.load_checkpoint(address) == {"epoch": 1}
+    io.load_checkpoint.assert_called_once_with(address)
+    assert not list(tmp_path.iterdir())
 
 
 def test_parts_are_put_together_by_rows():

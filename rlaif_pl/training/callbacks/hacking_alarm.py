@@ -88,7 +88,7 @@ class HackingAlarm(Callback):
     Args:
         action: ``warn`` says so once a quantity; ``stop`` also ends training. The weights are then put
             back to the best before the trouble began, so that what is exported is them;
-            ``last.ckpt`` stays that of the last step.
+            ``last.ckpt`` stays that of the last step, and a fit resumed from it stops again.
         limits: Where an alarm goes off.
         best: What the best weights are measured by: the mean reward in ``validation``, or the mean
             opinion of the ``judge``; None takes the judge where there is one, since a gamed reward is
@@ -166,6 +166,12 @@ class HackingAlarm(Callback):
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._last_step = trainer.global_step
+        if self.action == "stop" and self.alarms:
+            trainer.should_stop = True  # its export failed, perhaps, and the fit was started again
+            rank_zero_warn(
+                f"HackingAlarm: stopping again, since the checkpoint is of a fit that an alarm stopped "
+                f"at step {self.alarms[-1]['step']}; set action: warn to train on"
+            )
         if self.judge is not None:
             self.judge.prepare(pl_module)
 

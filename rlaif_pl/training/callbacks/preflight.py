@@ -19,6 +19,7 @@ from rlaif_pl.data.disk import check_writable
 from rlaif_pl.labeling.usage.projection import backends_of
 from rlaif_pl.training.base import TrainableModule
 from rlaif_pl.training.callbacks.export_model import ExportModel
+from rlaif_pl.training.checkpoints import is_remote, refuse_address
 from rlaif_pl.training.trainer_check import check_strategy
 
 OPTIMIZER = 3  # Adam keeps two numbers beside each weight
@@ -54,7 +55,12 @@ def _writes(trainer: Trainer, module: LightningModule) -> tuple[Counter[Path], C
             least[callback.target(trainer).parent] += size
             likely[callback.target(trainer).parent] += size
         elif isinstance(callback, Checkpoint):
-            folder = Path(getattr(callback, "dirpath", None) or trainer.default_root_dir)
+            place = getattr(callback, "dirpath", None) or trainer.default_root_dir
+            if getattr(trainer.strategy, "_save_distributed_checkpoint", False):
+                refuse_address(place)
+            if is_remote(place):
+                continue  # no disk of this machine
+            folder = Path(place)
             kept = max(1, int(getattr(callback, "save_top_k", 1) or 0))
             weights = 1 if getattr(callback, "save_weights_only", False) else OPTIMIZER
             least[folder] += trained

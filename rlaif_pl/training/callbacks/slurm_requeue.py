@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from typing_extensions import override
 
 from rlaif_pl import slurm
+from rlaif_pl.training.checkpoints import save_last
 
 
 class SlurmRequeue(Callback):
@@ -57,9 +58,7 @@ class SlurmRequeue(Callback):
         number = int(trainer.strategy.reduce(told, reduce_op="max"))  # type: ignore[arg-type]
         if not number:
             return
-        for callback in trainer.checkpoint_callbacks:
-            if isinstance(callback, ModelCheckpoint) and callback.save_last:
-                callback._save_last_checkpoint(trainer, callback._monitor_candidates(trainer))
+        save_last(trainer)
         self._agreed = number
 
     @override

@@ -177,6 +177,26 @@ def test_a_resumed_run_goes_on_where_it_was(fit, tmp_path):
     assert rest.alarms
 
 
+def test_a_fit_that_was_stopped_stops_again_with_the_best_weights(fit, tmp_path):
+    series = {"kl": [1.0, 1, 1, 9, 9, 9, 9, 9], "val": [0.0, 0.1, 0.5, 0.2, 0.9, 0.9, 0.9, 0.9]}
+    settings = {"series": series, "limit_val_batches": 1, "val_check_interval": 1}
+
+    def alarm(action):
+        return HackingAlarm(action, AlarmLimits(kl=5.0), window=1, patience=2)
+
+    first, module, _ = run(fit, alarm("stop"), **settings)
+    path = tmp_path / "stopped.ckpt"
+    trained = torch.full((1,), float(first.global_step))
+    module.weight.data.copy_(trained)
+    first.save_checkpoint(path)
+    again, module, said = run(fit, alarm("stop"), **settings, ckpt_path=path)
+    assert again.global_step == first.global_step == 5
+    assert module.weight.item() == 2.0
+    assert not said  # of another alarm
+    on, module, _ = run(fit, alarm("warn"), **settings, ckpt_path=path)
+    assert (on.global_step, module.weight.item()) == (8, 8.0)
+
+
 def test_it_must_stand_above_the_export(fit, monkeypatch):
     monkeypatch.setattr(ExportModel, "check", lambda *_: 0)  # Series has nothing to export
     with pytest.raises(ValueError, match="above ExportModel"):

@@ -52,6 +52,16 @@ def test_a_fit_that_can_end_leaves_nothing_behind(trainer, module, tmp_path):
     assert found == {"deep"}
 
 
+def test_checkpoints_at_an_address_need_no_folder_here(trainer, module, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    fit = trainer(ModelCheckpoint("memory://bucket/run"), enable_checkpointing=True)
+    preflight(fit, module)
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(fit.strategy, "_save_distributed_checkpoint", True, raising=False)
+    with pytest.raises(ValueError, match="local folder for checkpoints with a file a process"):
+        preflight(fit, module)
+
+
 def test_an_export_that_cannot_be_is_refused_before_training(trainer, module, monkeypatch):
     def refuse(form):
         raise ValueError("no classifier")

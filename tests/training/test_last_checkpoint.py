@@ -1,0 +1,146 @@
+"""``last.ckpt`` is of the last step wherever a fit ends, and a longer fit goes on from it exactly."""
+
+import json
+import os
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from rlaif_pl.training.callbacks import ExportModel, HistoryFile, MetricsFile
+from rlaif_pl.training.checkpoints import read_checkpoint
+
+EPOCH = 3  # 10 training rows in batches of 4
+
+
+class StopAt(Callback):
+    """Ends a fit as an alarm does."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_train_batch_end(self, trainer, *_):
+        trainer.should_stop = trainer.should_stop or trainer.global_step == self.step
+
+
+@pytest.fixture
+def fit(build, trainer, weights, tmp_path):
+    """Return a runner of fits in folders; gives weights, epoch, steps and ``history.csv``."""
+
+    def run(folder, steps=-1, every=100, resume=False, callbacks=(), **changes):
+        root = tmp_path / folder
+        keeper = ModelCheckpoint(
+            root, save_last=True, save_top_k=0, every_n_train_steps=every or None
+        )
+        settings = {"logger": HistoryFile(root), "log_every_n_steps": 1, "limit_val_batches": 1.0}
+        settings |= {"check_val_every_n_epoch": None, "val_check_interval": 5, **changes}
+        run = trainer(
+            steps,
+            callbacks=[*callbacks, keeper],
+            enable_checkpointing=True,
+            default_root_dir=root,
+            **settings,
+        )
+        module, data = build("sft")
+        run.fit(module, data, ckpt_path=root / "last.ckpt" if resume else None)
+        history = (root / "history.csv").read_text()
+        return weights(module), run.current_epoch, run.global_step, history
+
+    return run
+
+
+@pytest.mark.parametrize("stop", [2, EPOCH, 5, 2 * EPOCH])  # 5: validated there, within an epoch
+@pytest.mark.parametrize("every", [100, 4, 1, None])  # None: by epoch
+def test_a_fit_that_goes_on_after_its_end_equals_a_longer_one(fit, tmp_path, stop, every):
+    expected = fit("whole", steps=8, every=every)
+    fit("half", steps=stop, every=every)
+    assert read_checkpoint(tmp_path / "half" / "last.ckpt")["global_step"] == stop
+    found = fit("half", steps=8, every=every, resume=True)
+    torch.testing.assert_close(found[0], expected[0], rtol=0, atol=0)
+    assert found[1:] == expected[1:]
+    assert read_checkpoint(tmp_path / "half" / "last.ckpt")["global_step"] == 8
+
+
+@pytest.mark.parametrize("every", [100, 4])
+def test_a_fit_by_epochs_can_be_repeated_and_go_on(fit, tmp_path, every):
+    expected = fit("whole", max_epochs=3, every=every)
+    once = fit("part", max_epochs=2, every=every)
+    for _ in range(2):  # as a pipeline does whose export failed
+        again = fit("part", max_epochs=2, every=every, resume=True)
+        torch.testing.assert_close(again[0], once[0], rtol=0, atol=0)
+        assert again[1:3] == once[1:3] == (2, 2 * EPOCH)
+    found = fit("part", max_epochs=3, every=every, resume=True)
+    torch.testing.assert_close(found[0], expected[0], rtol=0, atol=0)
+    assert found[1:] == expected[1:]
+    assert read_checkpoint(tmp_path / "part" / "last.ckpt")["global_step"] == 3 * EPOCH
+
+
+def test_a_fit_that_a_callback_stops_goes_on_where_it_was(fit):
+    never = {"limit_val_batches": 0}  # Lightning validates where a callback stops it
+    expected = fit("whole", steps=8, **never)
+    stopped = fit("half", steps=8, callbacks=[StopAt(4)], **never)
+    assert stopped[2] == 4
+    found = fit("half", steps=8, resume=True, **never)
+    torch.testing.assert_close(found[0], expected[0], rtol=0, atol=0)
+    assert found[1:] == expected[1:]
+
+
+@pytest.fixture
+def reward_fit(build, trainer, data_files, tmp_path):
+    """Return a runner of fits of a reward of four steps, with its records and its export."""
+
+    def run(resume=False, export=None):
+        module, data = build("reward", references=data_files.prompts)
+        if export is not None:
+            module.export = export
+        callbacks = [MetricsFile(), ExportModel("model")]
+        run = trainer(4, tmp_path, callbacks=callbacks, default_root_dir=tmp_path)
+        run.fit(module, data, ckpt_path=tmp_path / "last.ckpt" if resume else None)
+        return module
+
+    return run
+
+
+def fail(*_):
+    raise OSError("no room")
+
+
+def test_a_fit_that_died_after_its_last_step_is_exported_as_it_would_have_been(
+    reward_fit, tmp_path
+):
+    with pytest.raises(OSError, match="no room"):
+        reward_fit(export=fail)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    (tmp_path / "metrics.json").unlink()  # as if it had died before
+    with pytest.warns(UserWarning, match="is of the last step, so nothing was trained"):
+        module = reward_fit(resume=True)
+    assert json.loads((tmp_path / "metrics.json").read_text()) == metrics != {}
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert config["reward_shift"] == module.reward.shift.item() != 0.0
+    assert reward_fit().reward.shift.item() == config["reward_shift"]
+
+
+def test_metrics_of_the_end_are_kept_and_older_ones_replaced(reward_fit, tmp_path):
+    reward_fit()
+    path, saved = tmp_path / "metrics.json", (tmp_path / "last.ckpt").stat().st_mtime
+    for shift, is_kept in ((60, True), (-60, False)):
+        path.write_text('{"validated": 1.0}')
+        os.utime(path, (saved + shift, saved + shift))
+        reward_fit(resume=True)
+        assert (json.loads(path.read_text()) == {"validated": 1.0}) is is_kept
+
+
+def test_metrics_that_a_resumed_fit_does_not_log_again_are_kept(build, trainer, tmp_path):
+    def run(steps, **changes):
+        fit = trainer(
+            steps, tmp_path, callbacks=[MetricsFile()], default_root_dir=tmp_path, **changes
+        )
+        path = tmp_path / "last.ckpt"
+        fit.fit(*build("sft"), ckpt_path=path if path.exists() else None)
+        return json.loads((tmp_path / "metrics.json").read_text())
+
+    often = {"limit_val_batches": 1.0, "check_val_every_n_epoch": None, "val_check_interval": 2}
+    first, second = run(3, **often), run(4)
+    assert first["sft/val_loss"] == second["sft/val_loss"]
+    assert first["sft/train_loss"] != second["sft/train_loss"]
