@@ -56,9 +56,9 @@ def check_adapter_export(model: CausalModel) -> int:
         )
     if not model.rests_on_base:
         raise ValueError(
-            f"expected adapters on the weights of {model.base} to export them alone, got some on a "
-            "policy that was itself trained in memory, which would be lost; export it whole, or name "
-            "the saved SFT folder as backbone"
+            f"expected adapters on all layers of {model.base} as it is saved to export them alone, got "
+            "some on fewer (num_layers), or on a model that was trained or handed over in memory, "
+            "which would be lost; export it whole, or name the saved SFT folder as backbone"
         )
     return sum(4 * value.numel() for value in _weights(model, "").values())
 

@@ -69,7 +69,7 @@ class CausalModel(nn.Module):
         # Of the loaded weights; who loads them says which they are.
         self.fingerprint, self.base = UNNAMED, UNNAMED
         # Whether the weights without adapters are those that `base` names: not where some were folded
-        # in, or trained whole.
+        # in, trained whole, left out, or handed over.
         self.rests_on_base = True
         self.lora: Lora | None = None  # what was put on the top, for roles that are to be alike
         self.home: torch.device | None = None  # where it computes; a trainer moves it meanwhile

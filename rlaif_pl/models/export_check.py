@@ -26,6 +26,7 @@ from rlaif_pl.models.encoding import encode_prompts, encode_responses
 PROMPT = "The tap in the kitchen drips all night."
 RESPONSES = ("It drips.", "The tap drips, and two new washers did not help.")
 TOLERANCE = 1e-4  # of the largest value, at least 1; float32 sums in another order are below
+CODE = "transformers_modules"  # package of code that came with a model
 NOISE = 10.0  # times what the model's own values move by when the batch has another shape
 
 
@@ -38,6 +39,9 @@ class WrittenCheck:
 
     def __init__(self, model: CausalModel, head: nn.Module) -> None:
         self.model = model
+        # Code of the model's own has run already, and the written folder has the same.
+        kinds = (type(model.config), type(model.tokenizer))
+        self.has_code = any(kind.__module__.startswith(CODE) for kind in kinds)
         self.rows = sample_rows(model, model.tokenizer)
         with torch.no_grad(), exact_products():
             states = [own_states(model, row) for row in self.rows]
@@ -82,7 +86,9 @@ class WrittenCheck:
 
     def _same_tokens(self, folder: Path) -> PreTrainedTokenizerBase:
         """Return the folder's tokenizer, which must give the ids that were trained on."""
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=self.has_code
+        )
         if sample_rows(self.model, tokenizer) != self.rows:
             raise ValueError(
                 "expected the tokenizer written to give the ids of the one trained with, got others; "
@@ -92,7 +98,9 @@ class WrittenCheck:
 
     def _read(self, kind: Any, folder: Path) -> PreTrainedModel:
         with quiet_loading():
-            model: PreTrainedModel = kind.from_pretrained(folder, dtype=torch.float32)
+            model: PreTrainedModel = kind.from_pretrained(
+                folder, dtype=torch.float32, trust_remote_code=self.has_code
+            )
         return model.eval().to(self.model.device)  # type: ignore[arg-type]
 
     def _same(self, found: Tensor, expected: Tensor, what: str) -> None:

@@ -16,6 +16,7 @@ from transformers import PreTrainedConfig
 # Files that decide what a folder's model says; order and names go into the fingerprint.
 HASHED = ("*.safetensors", "*.bin", "tokenizer.*", "vocab.*", "merges.txt", "chat_template.jinja")
 UNNAMED = "unnamed"  # fingerprint of weights that were trained or handed over; see weights_digest
+ASKED = ("chat_template", "add_bos_token", "add_eos_token")  # of a tokenizer_config.json
 VOLATILE = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")
 
 
@@ -35,6 +36,8 @@ def weights_identity(
     settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     plain = {key: value for key, value in settings.items() if key not in VOLATILE}
     digest.update(json.dumps(plain, sort_keys=True).encode())
+    if asked := _asked(folder):  # models without such settings keep their older name
+        digest.update(json.dumps(asked, sort_keys=True).encode())
     return f"{label or config.model_type}@{digest.hexdigest()}"
 
 
@@ -57,6 +60,13 @@ def weights_digest(tensors: Iterable[tuple[str, Tensor]], config: Mapping[str, A
             flat = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
             digest.update(flat.numpy().data)
     return digest.hexdigest()
+
+
+def _asked(folder: Path) -> dict[str, Any]:
+    """Return the settings of a folder's tokenizer that decide what the model is asked."""
+    path = folder / "tokenizer_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return {key: settings[key] for key in ASKED if key in settings}
 
 
 @functools.lru_cache(maxsize=256)

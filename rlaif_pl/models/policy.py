@@ -222,6 +222,8 @@ def as_policy(backbone: Backbone, options: BackboneOptions, template: Template) 
     trunk, top = split(decoder_of(backbone.model), options.trunk_layers)
     policy = Policy(trunk, top, head, backbone.tokenizer, template, config, backbone.info)
     policy.fingerprint, policy.base = backbone.fingerprint, options.name
+    # A name says nothing of the layers left out, nor of what was done to a model in memory.
+    policy.rests_on_base = options.num_layers is None and backbone.fingerprint != UNNAMED
     return policy
 
 

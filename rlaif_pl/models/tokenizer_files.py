@@ -43,14 +43,15 @@ def save_tokenizer(
     files = source_files(tokenizer, revision)
     settings = _read(files[CONFIG]) if CONFIG in files else {}
     # made in memory, without settings (vocab.json and merges.txt alone), or with code of its own
-    if CONFIG not in files or len(files) < 2 or "auto_map" in settings:
+    is_own = CONFIG not in files or len(files) < 2 or "auto_map" in settings
+    before = tokenizer if is_own else AutoTokenizer.from_pretrained(files[CONFIG].parent)
+    if is_own or _reads_otherwise(tokenizer, before):
         tokenizer.save_pretrained(folder)
         _write(folder / CONFIG, portable(_read(folder / CONFIG)))
         return
     for name, path in files.items():
         shutil.copyfile(path, folder / name)
     _write(folder / CONFIG, portable(settings))
-    before = AutoTokenizer.from_pretrained(files[CONFIG].parent)
     if tokenizer.get_added_vocab() != before.get_added_vocab():
         _take_vocabulary(folder, tokenizer, before)
     _take_named(folder, tokenizer, before)
@@ -110,6 +111,14 @@ def name_rope_for_all(path: Path) -> None:
     if rest.get("rope_type", "default") != "default":
         settings.setdefault("rope_scaling", rest)
     _write(path, settings)
+
+
+def _reads_otherwise(tokenizer: PreTrainedTokenizerBase, before: PreTrainedTokenizerBase) -> bool:
+    """Whether its chat template, or what it puts around a text, was changed since it was read."""
+    return bool(
+        tokenizer.chat_template != before.chat_template
+        or tokenizer("a").input_ids != before("a").input_ids
+    )
 
 
 def _take_vocabulary(

@@ -91,6 +91,22 @@ def test_the_fingerprint_is_the_content(folder, make_model, tokenizer, tmp_path)
     assert len({known, fewer, rounded, load_backbone(str(folder)).fingerprint}) == 4
 
 
+@pytest.mark.parametrize(
+    "change", [{"chat_template": "b"}, {"add_bos_token": True}, {"add_eos_token": True}]
+)
+def test_what_the_tokenizer_asks_with_is_in_the_fingerprint(folder, change):
+    path = folder / "tokenizer_config.json"
+    plain = json.loads(path.read_text())
+    assert not plain.keys() & {"chat_template", "add_bos_token", "add_eos_token"}
+    known = load_backbone(str(folder)).fingerprint
+    path.write_text(json.dumps({**plain, "note": "of no effect"}))
+    assert load_backbone(str(folder)).fingerprint == known
+    path.write_text(json.dumps({**plain, "chat_template": "a", "add_bos_token": False} | change))
+    changed = load_backbone(str(folder)).fingerprint
+    path.write_text(json.dumps({**plain, "chat_template": "a", "add_bos_token": False}))
+    assert len({known, changed, load_backbone(str(folder)).fingerprint}) == 3
+
+
 def test_missing_weights_are_an_error_not_random_numbers(folder):
     settings = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(settings | {"num_hidden_layers": 5}))

@@ -9,6 +9,7 @@ from transformers import (
     Ernie4_5Config,
     Ernie4_5ForCausalLM,
     PreTrainedTokenizerFast,
+    dynamic_module_utils,
 )
 
 from rlaif_pl.engine.decoder_layers import decoder_of
@@ -247,6 +248,35 @@ def test_large_activations_do_not_keep_a_right_model_from_its_export(load, tmp_p
     for layer in policy.top.decoder.layers:
         layer.mlp.down_proj.get_base_layer().weight.mul_(scale)
     save_policy(tmp_path / "out", policy)
+
+
+CODE = """
+from transformers import LlamaConfig, LlamaForCausalLM
+
+class OwnConfig(LlamaConfig):
+    model_type = "own_llama"
+
+class OwnForCausalLM(LlamaForCausalLM):
+    config_class = OwnConfig
+"""
+
+
+def test_a_model_with_code_of_its_own_is_read_again_with_it(
+    make_model, tokenizer, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.syspath_prepend(str(tmp_path / "modules"))
+    folder = save_causal(tmp_path / "own", make_model("llama"), tokenizer)
+    (folder / "modeling_own.py").write_text(CODE)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "own_llama", "architectures": ["OwnForCausalLM"]}
+    names = {"AutoConfig": "OwnConfig", "AutoModelForCausalLM": "OwnForCausalLM"}
+    config["auto_map"] = {auto: f"modeling_own.{name}" for auto, name in names.items()}
+    (folder / "config.json").write_text(json.dumps(config))
+    policy = load_policy(BackboneOptions(str(folder), trust_remote_code=True), Template())
+    out = save_policy(tmp_path / "out", for_role(policy, Lora(r=2), 0))
+    again = load_policy(BackboneOptions(str(out), trust_remote_code=True), Template())
+    torch.testing.assert_close(logits_of(again), logits_of(policy), rtol=0, atol=2e-4)
 
 
 def test_an_export_is_tried_on_shapes_alone(load):

@@ -15,7 +15,7 @@ from transformers import (
 from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.models import ActorCritic, BackboneOptions, Lora, Policy, RewardModel
 from rlaif_pl.models.adapter_export import check_export, export_policy
-from rlaif_pl.models.policy import frozen_copy
+from rlaif_pl.models.policy import for_role, frozen_copy, load_policy
 from rlaif_pl.models.sampled_policy import SampledPolicy
 from rlaif_pl.text import Template
 
@@ -120,6 +120,23 @@ def test_adapters_on_a_policy_trained_in_memory_never_go_alone(tiny_model_folder
     assert SampledPolicy(actor.reference).changed == "whole"  # it is frozen, and no server has it
     again = Policy.from_pretrained(SampledPolicy(actor.policy).write(tmp_path / "out"), frozen=True)
     torch.testing.assert_close(logprobs(again), logprobs(actor.policy), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("way", ["fewer layers", "handed over"])
+def test_adapters_on_what_no_name_gives_never_go_alone(loaded, tiny_model_folder, tmp_path, way):
+    if way == "handed over":
+        model, tokenizer = loaded()
+        stir(model)  # as a fine-tuning or a merge does; its name stays
+        policy = Policy.from_pretrained(model, tokenizer, lora=Lora(r=4))
+    else:
+        options = BackboneOptions(str(tiny_model_folder), num_layers=3)
+        policy = for_role(load_policy(options), Lora(r=4), 0)
+    with pytest.raises(ValueError, match="export it whole"):
+        check_export(policy, "adapter")
+    assert SampledPolicy(policy).changed == "whole"
+    assert SampledPolicy(frozen_copy(policy)).changed == "whole"
+    again = Policy.from_pretrained(export_policy(tmp_path / "out", policy), frozen=True)
+    torch.testing.assert_close(logprobs(again), logprobs(policy), rtol=1e-4, atol=1e-4)
 
 
 def test_adapters_on_a_folder_of_adapters_are_sent_whole(tiny_model_folder, tmp_path):

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
 from rlaif_pl.models.tokenizer_files import (
@@ -73,6 +74,29 @@ def test_only_what_changed_is_changed(old, tmp_path):
     again = AutoTokenizer.from_pretrained(tmp_path / "out")
     assert again.pad_token_id == number == len(changed) - 1
     assert again("<fill>a").input_ids == changed("<fill>a").input_ids
+    assert again.chat_template == AS_OLD["chat_template"]
+
+
+def test_a_chat_template_set_in_memory_is_written(old, tmp_path):
+    changed = AutoTokenizer.from_pretrained(old)
+    changed.chat_template = "{{ messages[-1]['content'] }}"
+    (tmp_path / "out").mkdir()
+    save_tokenizer(tmp_path / "out", changed)
+    again = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert again.chat_template == changed.chat_template
+    assert again(TEXTS).input_ids == changed(TEXTS).input_ids
+
+
+def test_what_goes_around_a_text_is_written_as_it_is_now(old, tmp_path):
+    before, changed = AutoTokenizer.from_pretrained(old), AutoTokenizer.from_pretrained(old)
+    changed.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", changed.bos_token_id)]
+    )
+    assert changed(TEXTS).input_ids != before(TEXTS).input_ids
+    (tmp_path / "out").mkdir()
+    save_tokenizer(tmp_path / "out", changed)
+    again = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert again(TEXTS).input_ids == changed(TEXTS).input_ids
     assert again.chat_template == AS_OLD["chat_template"]
 
 
