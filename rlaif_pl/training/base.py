@@ -24,6 +24,7 @@ from rlaif_pl.training.checkpoints import (
     check_fits,
     check_frozen,
     models_of,
+    note_resumed,
     save_last,
 )
 from rlaif_pl.training.sharding import Division, Sharded
@@ -207,6 +208,7 @@ class TrainableModule(StepMeanModule):
         self._is_between = True
         if self._trainer is not None:
             self._count_epochs_again()
+            note_resumed(self.trainer)
 
     @override
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:

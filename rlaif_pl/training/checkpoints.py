@@ -198,6 +198,20 @@ def save_last(trainer: Trainer) -> None:
             callback._save_last_checkpoint(trainer, callback._monitor_candidates(trainer))
 
 
+def note_resumed(trainer: Trainer) -> None:
+    """Tell callbacks that the checkpoint a fit goes on from is theirs, so that it is not written again.
+
+    Lightning forgets it: a fit that has nothing left to train would replace its own end.
+    """
+    for callback in trainer.checkpoint_callbacks:
+        if not isinstance(callback, ModelCheckpoint) or not trainer.ckpt_path:
+            continue
+        last = Path(callback.last_model_path)
+        if last.resolve() == Path(trainer.ckpt_path).resolve():
+            callback._last_global_step_saved = trainer.global_step
+            callback._last_checkpoint_saved = callback.last_model_path
+
+
 def models_of(module: LightningModule) -> dict[str, dict[str, str]]:
     """Describe the language models that a module trains, by their place in it."""
     return {

@@ -66,10 +66,12 @@ def test_a_fit_that_goes_on_after_its_end_equals_a_longer_one(fit, tmp_path, sto
 def test_a_fit_by_epochs_can_be_repeated_and_go_on(fit, tmp_path, every):
     expected = fit("whole", max_epochs=3, every=every)
     once = fit("part", max_epochs=2, every=every)
+    written = (tmp_path / "part" / "last.ckpt").stat().st_mtime_ns
     for _ in range(2):  # as a pipeline does whose export failed
         again = fit("part", max_epochs=2, every=every, resume=True)
         torch.testing.assert_close(again[0], once[0], rtol=0, atol=0)
         assert again[1:3] == once[1:3] == (2, 2 * EPOCH)
+        assert (tmp_path / "part" / "last.ckpt").stat().st_mtime_ns == written
     found = fit("part", max_epochs=3, every=every, resume=True)
     torch.testing.assert_close(found[0], expected[0], rtol=0, atol=0)
     assert found[1:] == expected[1:]
