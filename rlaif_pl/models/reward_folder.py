@@ -12,7 +12,6 @@ from transformers import (
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
 )
 
 from rlaif_pl.engine.decoder_layers import decoder_of
@@ -22,14 +21,14 @@ from rlaif_pl.models.causal import CausalModel
 from rlaif_pl.models.loaded import LoadedModel, freeze, written_settings
 from rlaif_pl.models.model_info import model_info
 from rlaif_pl.models.policy import BackboneOptions
-from rlaif_pl.models.prepare import cast_weights, recompute_activations
+from rlaif_pl.models.prepare import cast_weights
 from rlaif_pl.models.suited import (
     CLASSIFIER,
     classifier_named,
     refuse_incomplete,
     require_decoder,
 )
-from rlaif_pl.models.text_format import TextFormat, format_of
+from rlaif_pl.models.text_format import format_of
 from rlaif_pl.text import Template
 
 Pooling = Literal["eos", "mean"]
@@ -71,17 +70,18 @@ def load_reward_folder(
             f"expected num_layers=null with the reward folder {options.name}, got "
             f"{options.num_layers}; its head reads the last layer"
         )
-    model, tokenizer = _load_classifier(options)
-    if options.gradient_checkpointing:
-        recompute_activations(model)
-    written, _ = PreTrainedConfig.get_config_dict(options.name)
-    text_format = format_of(
-        options.name,
-        options.revision,
-        template=template,
-        max_response_tokens=max_response_tokens,
-    )
-    return _taken_apart(LoadedModel(model, tokenizer), options, text_format, written)
+    name = options.name
+    source = {"revision": options.revision, "trust_remote_code": options.trust_remote_code}
+    require_decoder(name, AutoConfig.from_pretrained(name, **source))
+    with quiet_loading():
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            name, dtype=resolve_dtype(options.dtype), output_loading_info=True, **source
+        )
+    _one_score(name, model)
+    refuse_incomplete(name, model, info["missing_keys"], info["unexpected_keys"])
+    loaded = LoadedModel(model, AutoTokenizer.from_pretrained(name, **source))
+    written, _ = PreTrainedConfig.get_config_dict(name, revision=options.revision)
+    return loaded_reward(loaded, options, None, template, max_response_tokens, written=written)
 
 
 def loaded_reward(
@@ -90,10 +90,18 @@ def loaded_reward(
     dtype: Precision | None,
     template: Template | None = None,
     max_response_tokens: int | None = None,
+    *,
+    written: dict[str, Any] | None = None,
 ) -> LoadedReward:
     """Take over a classifier that is in memory; it must not be used as a whole afterwards.
 
-    What is left out is read where the classifier was read; see ``load_reward_folder``.
+    Args:
+        loaded: Model and tokenizer.
+        options: How it is cut, and what it is called.
+        dtype: Type of the weights; None keeps the model's.
+        template: None takes what lies where the classifier was read; see ``load_reward_folder``.
+        max_response_tokens: The same.
+        written: Its config.json as it is written; None takes what its class does not say already.
 
     Raises:
         ValueError: It gives another number of scores than one, or is no decoder.
@@ -105,29 +113,17 @@ def loaded_reward(
         cast_weights(model, resolve_dtype(dtype, model.device))
     freeze(model, options.gradient_checkpointing)
     text_format = format_of(
-        str(model.name_or_path or ""), template=template, max_response_tokens=max_response_tokens
+        str(model.name_or_path or ""),
+        options.revision,
+        template=template,
+        max_response_tokens=max_response_tokens,
     )
-    return _taken_apart(loaded, options, text_format, written_settings(model))
-
-
-def is_classifier(model: object) -> bool:
-    """Whether a loaded model is a sequence classifier."""
-    return isinstance(model, PreTrainedModel) and type(model).__name__.endswith(CLASSIFIER)
-
-
-def _taken_apart(
-    loaded: LoadedModel,
-    options: BackboneOptions,
-    text_format: TextFormat,
-    written: dict[str, Any],
-) -> LoadedReward:
-    """Cut a classifier with one score."""
-    model, tokenizer = loaded.model.eval().requires_grad_(False), loaded.tokenizer
-    head = cast(nn.Linear, model.score)
+    head, tokenizer = cast(nn.Linear, model.score), loaded.tokenizer
     config = copy.deepcopy(model.config)
     rows = len(cast(Tensor, model.get_input_embeddings().weight))
+    known = written_settings(model) if written is None else written
+    info = model_info(options.name, tokenizer, config, known, rows)
     trunk, top = split(decoder_of(model), options.trunk_layers)
-    info = model_info(options.name, tokenizer, config, written, rows)
     policy = CausalModel(trunk, top, head, tokenizer, text_format.template, config, info)
     policy.base = options.name
     pooling = cast(Pooling, getattr(config, "reward_pooling", "eos"))
@@ -136,21 +132,9 @@ def _taken_apart(
     return LoadedReward(policy, weight, shift, pooling, text_format.max_response_tokens)
 
 
-def _load_classifier(
-    options: BackboneOptions,
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Read a classifier whose one score is in its files."""
-    name = options.name
-    source = {"revision": options.revision, "trust_remote_code": options.trust_remote_code}
-    written = AutoConfig.from_pretrained(name, **source)
-    require_decoder(name, written)
-    with quiet_loading():
-        model, info = AutoModelForSequenceClassification.from_pretrained(
-            name, dtype=resolve_dtype(options.dtype), output_loading_info=True, **source
-        )
-    _one_score(name, model)
-    refuse_incomplete(name, model, info["missing_keys"], info["unexpected_keys"])
-    return model, AutoTokenizer.from_pretrained(name, **source)
+def is_classifier(model: object) -> bool:
+    """Whether a loaded model is a sequence classifier."""
+    return isinstance(model, PreTrainedModel) and type(model).__name__.endswith(CLASSIFIER)
 
 
 def _one_score(name: str, model: PreTrainedModel) -> None:

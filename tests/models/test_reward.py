@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedConfig
 from unpacked import unpack
 
 from rlaif_pl.models import reward as reward_file
@@ -128,6 +128,29 @@ def test_a_saved_model_recomputes_activations_when_asked(options, tmp_path):
     model = RewardModel(BackboneOptions(folder, gradient_checkpointing=True))
     layers = [m for m in model.modules() if getattr(m, "gradient_checkpointing", False)]
     assert len(layers) >= 4
+
+
+def test_dropout_of_a_folder_is_off_where_layers_recompute(options, tmp_path):
+    folder = RewardModel(options("gpt2")).save_pretrained(tmp_path / "reward")
+    path = folder / "config.json"
+    rates = dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), 0.5)  # as of the hub's
+    path.write_text(json.dumps(json.loads(path.read_text()) | rates))
+    model = RewardModel(BackboneOptions(str(folder), gradient_checkpointing=True)).train()
+    torch.testing.assert_close(model(PROMPTS, RESPONSES), model(PROMPTS, RESPONSES), rtol=0, atol=0)
+    assert model.model.config.resid_pdrop == 0.0
+
+
+def test_every_file_of_a_folder_is_read_at_the_revision(options, tmp_path, monkeypatch):
+    folder = str(RewardModel(options()).save_pretrained(tmp_path / "reward"))
+    asked, known = [], PreTrainedConfig.get_config_dict
+
+    def get(name, **more):
+        asked.append(more.get("revision"))
+        return known(name, **more)
+
+    monkeypatch.setattr(PreTrainedConfig, "get_config_dict", get)
+    RewardModel(BackboneOptions(folder, revision="old"), frozen=True)
+    assert set(asked) == {"old"}
 
 
 def test_a_frozen_model_trains_nothing(options, tmp_path):
