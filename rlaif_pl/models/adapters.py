@@ -23,7 +23,7 @@ class Lora:
     Attributes:
         r: Rank.
         alpha: The update is scaled by ``alpha / r``.
-        target_modules: Names of the linear layers to adapt; ``all-linear`` adapts each one.
+        target_modules: Names of the linear layers to adapt, or the one; ``all-linear`` adapts each.
     """
 
     r: int = 16
@@ -51,14 +51,11 @@ def clone(stack: DecoderRunner, lora: Lora | None, seed: int = 0) -> DecoderRunn
         )
     twin = shared_copy(stack).requires_grad_(False)
     text = text_part(twin.decoder)
-    names = [
-        name.rsplit(".", 1)[-1]
-        for name, m in text.named_modules()
-        if isinstance(m, (nn.Linear, Conv1D))
-    ]
-    targets = (
-        sorted(set(names)) if lora.target_modules == "all-linear" else list(lora.target_modules)
-    )
+    wanted = lora.target_modules
+    targets = [wanted] if isinstance(wanted, str) else list(wanted)
+    if wanted == "all-linear":
+        linear = [n for n, m in text.named_modules() if isinstance(m, (nn.Linear, Conv1D))]
+        targets = sorted({name.rsplit(".", 1)[-1] for name in linear})
     config = LoraConfig(
         r=lora.r, lora_alpha=lora.alpha, lora_dropout=0.0, target_modules=targets, bias="none"
     )

@@ -48,6 +48,13 @@ def test_adapters_share_the_base_and_train_alone(stack):
     assert len(names) == 7 * 2 * 4
 
 
+@pytest.mark.parametrize("named", ["q_proj", ["q_proj"]])
+def test_one_name_is_one_layer(stack, named):
+    names = trainable(clone(stack, Lora(r=4, target_modules=named)))
+    assert len(names) == 2 * 4
+    assert all("q_proj" in name for name in names)
+
+
 def test_training_an_adapter_leaves_the_original_untouched(stack):
     before = out(stack)
     twin = clone(stack, Lora(r=4))
