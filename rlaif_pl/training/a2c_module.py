@@ -44,7 +44,8 @@ class A2CModule(TrainableModule):
         actor: Policy, reference and value network. In Python also a ``Policy``, which makes an
             ``ActorCritic`` with adapters like its own and is left as it is.
         reward: Scores whole responses; a model of any tokenizer, since it is given text. In Python also
-            a function that takes prompts and responses and returns a number each.
+            a function that takes prompts and responses and returns a number each. What a
+            ``LabelerReward`` costs is logged (``labeler_reward/*``).
         sampling: How ``n`` responses to each prompt are drawn. Temperature and filters hold for policy
             and reference, in sampling and in scoring. Its seed (None: 0) is that of the noise, which
             also depends on step, prompt and sample, and of what a given ``Policy`` is completed with.
@@ -206,6 +207,9 @@ class A2CModule(TrainableModule):
         prompts = [prompt for prompt in batch.prompts for _ in range(self.sampling.n)]
         rows = zip(prompts, rollout.texts, rollout.scores.tolist(), strict=True)
         self.latest_samples = [SampledResponse(self.global_step, *row) for row in rows]
+        costs = getattr(self.reward, "to_metrics", None)
+        if costs is not None:
+            self.log_dict(costs("labeler_reward"), batch_size=1)
         return self.update_loss(rollout, self.counted(rollout, batch))
 
     def update_loss(self, rollout: Rollout, is_counted: Tensor) -> Tensor:

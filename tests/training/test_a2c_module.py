@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from rlaif_pl.engine.sampling import SamplingParams
+from rlaif_pl.labeling import LabelerReward, ScoreLabeler
+from rlaif_pl.labeling.calls import Response
 from rlaif_pl.models import ActorCritic, Lora, RewardModel
 from rlaif_pl.rl.kl import AdaptiveKL
 from rlaif_pl.rl.objective import Advantages
@@ -244,3 +246,37 @@ def test_the_kl_coefficient_follows_the_measured_kl(build, trainer):
         assert used == pytest.approx(expected)
         expected *= 1 + max(-0.5, min(kl / 0.1 - 1, 0.5))
     assert module.kl_control.kl_coef == pytest.approx(expected)
+
+
+class Grader:
+    """Gives every text the same grade for 5 tokens and a cent."""
+
+    fingerprint = "grader"
+
+    def answer(self, calls, done):
+        for place, _ in enumerate(calls):
+            done(place, Response(logprobs=(-1.0,) * 10, read=5, cost_usd=0.01))
+
+
+def test_what_a_labelers_rewards_cost_is_logged(build, trainer, tmp_path):
+    def fit():
+        reward = LabelerReward(ScoreLabeler(Grader()), replies=str(tmp_path / "r.sqlite"))
+        run = trainer(3)
+        run.fit(*build("a2c", reward=reward))
+        found = run.callback_metrics.items()
+        return {k: v.item() for k, v in found if k.startswith("labeler_reward/")}
+
+    first, again = fit(), fit()
+    calls = first["labeler_reward/calls"]
+    assert first["labeler_reward/run_responses"] == 20  # of 4, 4 and 2 prompts, two each
+    assert 0 < calls == first["labeler_reward/run_calls"] <= 20
+    assert first["labeler_reward/read_tokens"] == 5 * calls
+    assert first["labeler_reward/paid_usd"] == pytest.approx(0.01 * calls)
+    assert again["labeler_reward/run_responses"] == 20
+    assert (again["labeler_reward/calls"], again["labeler_reward/run_calls"]) == (calls, 0)
+
+
+def test_a_reward_without_costs_logs_none(build, trainer):
+    run = trainer(1)
+    run.fit(*build("a2c"))
+    assert not any(name.startswith("labeler_reward/") for name in run.callback_metrics)

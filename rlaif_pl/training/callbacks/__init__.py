@@ -7,7 +7,6 @@ from rlaif_pl.training.callbacks.export_model import ExportModel
 from rlaif_pl.training.callbacks.hacking_alarm import HackingAlarm
 from rlaif_pl.training.callbacks.history import HistoryFile
 from rlaif_pl.training.callbacks.metrics_file import MetricsFile
-from rlaif_pl.training.callbacks.reward_cost import RewardCost
 from rlaif_pl.training.callbacks.run_metadata import RunMetadata
 from rlaif_pl.training.callbacks.sample_table import SampleTable
 from rlaif_pl.training.callbacks.terminate_on_nan import NonFiniteError, TerminateOnNaN
@@ -23,7 +22,6 @@ __all__ = [
     "MetricsFile",
     "NonFiniteError",
     "TerminateOnNaN",
-    "RewardCost",
     "RunMetadata",
     "RunLoggers",
     "SampleTable",
