@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 
 from rlaif_pl.text import repeated_ngrams
 
@@ -89,19 +89,18 @@ def symptoms(responses: Sequence[str], n: int, share: float) -> tuple[int, int, 
     return repetitive, sum(not text.strip() for text in responses), len(responses)
 
 
-@dataclass
-class Streaks:
-    """Counts for how many steps in a row each quantity has been beyond its limit."""
+def count_streaks(
+    streaks: dict[str, tuple[int, int]], step: int, watched: Iterable[str], crossed: Container[str]
+) -> None:
+    """Count for how many steps in a row each quantity has been beyond its limit.
 
-    onsets: dict[str, int] = field(default_factory=dict)  # first step of each streak that goes on
-    lengths: dict[str, int] = field(default_factory=dict)  # steps of each streak that goes on
-
-    def update(self, step: int, watched: Sequence[str], crossed: Mapping[str, float]) -> None:
-        """Take one step in; streaks of quantities that were not ``watched`` stay as they are."""
-        for name in watched:
-            if name in crossed:
-                self.onsets.setdefault(name, step)
-                self.lengths[name] = self.lengths.get(name, 0) + 1
-            else:
-                self.onsets.pop(name, None)
-                self.lengths.pop(name, None)
+    Args:
+        streaks: First step and number of steps of each streak that goes on; changed in place.
+        step: Step to take in.
+        watched: Quantities measured at it; streaks of others stay as they are.
+        crossed: Quantities beyond their limit.
+    """
+    for name in watched:
+        onset, length = streaks.pop(name, (step, 0))
+        if name in crossed:
+            streaks[name] = (onset, length + 1)

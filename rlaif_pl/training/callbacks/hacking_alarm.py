@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ from rlaif_pl.training.callbacks.alarm_rules import (
     ADVICE,
     AlarmLimits,
     Repetition,
-    Streaks,
+    count_streaks,
     symptoms,
 )
 from rlaif_pl.training.callbacks.export_model import ExportModel
@@ -30,48 +30,6 @@ from rlaif_pl.types import PointwiseLabeler, Reward
 ALARMS_FILE, BEST_FILE = "alarms.json", "checkpoints/before_alarm.ckpt"
 MEANS = ("length", "kl", "unfinished")  # read from the module's a2c/train_*
 LEAST_POINTS = 3  # judged steps before a trend is looked at
-
-
-@dataclass
-class BestWeights:
-    """Keeps the checkpoint of the highest value offered."""
-
-    value: float | None = None  # highest value so far; None before the first
-    step: int = -1  # optimizer step it was measured at
-
-    def offer(self, trainer: Trainer, step: int, value: float) -> bool:
-        """Save the weights if the value is the highest; on every rank. Returns whether it is."""
-        if self.value is not None and value <= self.value:
-            return False
-        self.value, self.step = value, step
-        trainer.save_checkpoint(_path(trainer), weights_only=True)
-        return True
-
-    def restore(self, trainer: Trainer) -> Path | None:
-        """Load the kept weights into the module that is trained; None where none were kept."""
-        if self.value is None:
-            return None
-        path = _path(trainer)
-        trainer.strategy.load_model_state_dict(read_checkpoint(path), strict=False)
-        return path
-
-    def line(self) -> str:
-        """Say what is kept."""
-        if self.value is None:
-            return "no weights were measured before, so the last ones stay"
-        return f"the best weights are those of step {self.step} ({self.value:.4g}), in {BEST_FILE}"
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return value and step."""
-        return {"value": self.value, "step": self.step, "file": BEST_FILE}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over value and step."""
-        self.value, self.step = state["value"], state["step"]
-
-
-def _path(trainer: Trainer) -> Path:
-    return Path(trainer.default_root_dir) / BEST_FILE
 
 
 class HackingAlarm(Callback):
@@ -145,8 +103,9 @@ class HackingAlarm(Callback):
         self.baseline_steps = baseline_steps
         self.patience = patience
         self.repetition = repetition
-        self.weights = BestWeights()
-        self.streaks = Streaks()
+        self.best_value: float | None = None  # of the weights that are kept; None before the first
+        self.best_step = -1  # optimizer step it was measured at
+        self.streaks: dict[str, tuple[int, int]] = {}  # see `count_streaks`
         self.baseline: list[dict[str, float]] = []
         self.recent: deque[dict[str, float]] = deque(maxlen=window)
         self.judged: deque[tuple[BatchMean, BatchMean]] = deque(maxlen=judge_window)
@@ -188,7 +147,7 @@ class HackingAlarm(Callback):
         if self.judge is not None and step % self.judge_every == 0:
             values |= self._judge(trainer, pl_module, logged, self.judge)
         crossed = self.limits.crossed(values)
-        self.streaks.update(step, list(values), crossed)
+        count_streaks(self.streaks, step, values, crossed)
         if self.best == "judge" and self.judged and self.judged[-1][1].step == step:
             self._offer(trainer, step, self.judged[-1][1].mean)
         for name, limit in crossed.items():
@@ -207,14 +166,15 @@ class HackingAlarm(Callback):
         # After ModelCheckpoint's last save, which is thus of the last step, and before the export.
         if self.action != "stop" or not self.alarms:
             return
-        restored = self.weights.restore(trainer)
-        if restored:
-            rank_zero_info(f"weights put back to {restored}")
-        else:
+        if self.best_value is None:
             rank_zero_warn(
                 "HackingAlarm: stopped before any weights were measured, so those of the last step "
                 "stay; validate more often (trainer.val_check_interval), or judge more often"
             )
+            return
+        path = Path(trainer.default_root_dir) / BEST_FILE
+        trainer.strategy.load_model_state_dict(read_checkpoint(path), strict=False)
+        rank_zero_info(f"weights put back to {path}")
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -222,10 +182,10 @@ class HackingAlarm(Callback):
             "baseline": self.baseline,
             "recent": list(self.recent),
             "judged": [[tuple(reward), tuple(judge)] for reward, judge in self.judged],
-            "onsets": self.streaks.onsets,
-            "lengths": self.streaks.lengths,
+            "onsets": {name: onset for name, (onset, _) in self.streaks.items()},
+            "lengths": {name: length for name, (_, length) in self.streaks.items()},
             "alarms": self.alarms,
-            "weights": self.weights.state_dict(),
+            "weights": self._best_weights(),
         }
 
     @override
@@ -233,10 +193,13 @@ class HackingAlarm(Callback):
         self.baseline = list(state_dict["baseline"])
         self.recent.extend(state_dict["recent"])
         self.judged.extend((BatchMean(*r), BatchMean(*j)) for r, j in state_dict["judged"])
-        self.streaks.onsets = dict(state_dict["onsets"])
-        self.streaks.lengths = dict(state_dict["lengths"])
+        lengths = state_dict["lengths"]
+        self.streaks = {
+            name: (onset, lengths[name]) for name, onset in state_dict["onsets"].items()
+        }
         self.alarms = list(state_dict["alarms"])
-        self.weights.load_state_dict(state_dict["weights"])
+        best = state_dict["weights"]
+        self.best_value, self.best_step = best["value"], best["step"]
 
     def _observe(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
         metrics = trainer.callback_metrics
@@ -294,9 +257,26 @@ class HackingAlarm(Callback):
         return {"divergence": value}
 
     def _offer(self, trainer: Trainer, step: int, value: float) -> None:
-        """Keep the weights if they are the best and nothing is beyond its limit."""
-        if not self.streaks.onsets and not self.alarms and math.isfinite(value):
-            self.weights.offer(trainer, step, value)
+        """Save the weights if they are the best and nothing is beyond its limit; on every rank."""
+        if self.streaks or self.alarms or not math.isfinite(value):
+            return
+        if self.best_value is None or value > self.best_value:
+            self.best_value, self.best_step = value, step
+            place = Path(trainer.default_root_dir) / BEST_FILE
+            trainer.save_checkpoint(place, weights_only=True)
+
+    def _best_weights(self) -> dict[str, Any]:
+        """Return what is kept, for checkpoints and for alarms.json."""
+        return {"value": self.best_value, "step": self.best_step, "file": BEST_FILE}
+
+    def _best_line(self) -> str:
+        """Say what is kept."""
+        if self.best_value is None:
+            return "no weights were measured before, so the last ones stay"
+        return (
+            f"the best weights are those of step {self.best_step} ({self.best_value:.4g}), in "
+            f"{BEST_FILE}"
+        )
 
     def _raise_alarm(
         self, trainer: Trainer, step: int, name: str, value: float, limit: float
@@ -304,13 +284,13 @@ class HackingAlarm(Callback):
         """Warn once a quantity, when it has been beyond its limit for long enough."""
         needed = 1 if name == "divergence" else self.patience
         known = {alarm["quantity"] for alarm in self.alarms}
-        if self.streaks.lengths[name] < needed or name in known:
+        onset, length = self.streaks[name]
+        if length < needed or name in known:
             return
-        onset = self.streaks.onsets[name]
         self.alarms.append(
             {"quantity": name, "value": value, "limit": limit, "step": step, "since": onset}
         )
-        end = f"stopping; {self.weights.line()}" if self.action == "stop" else "training goes on"
+        end = f"stopping; {self._best_line()}" if self.action == "stop" else "training goes on"
         rank_zero_warn(
             f"reward hacking alarm at step {step}: {name} is {value:.3g}, beyond its limit of "
             f"{limit:g} since step {onset}; {end}. What to try: {ADVICE[name]}."
@@ -318,7 +298,7 @@ class HackingAlarm(Callback):
         if trainer.is_global_zero:
             folder = Path(trainer.default_root_dir)
             content = {"action": self.action, "limits": asdict(self.limits), "alarms": self.alarms}
-            write_json(folder / ALARMS_FILE, content | {"best": self.weights.state_dict()})
+            write_json(folder / ALARMS_FILE, content | {"best": self._best_weights()})
         if self.action == "stop":
             trainer.should_stop = True
 

@@ -4,7 +4,7 @@ from rlaif_pl.text import repeated_ngrams
 from rlaif_pl.training.callbacks.alarm_rules import (
     ADVICE,
     AlarmLimits,
-    Streaks,
+    count_streaks,
     symptoms,
 )
 
@@ -50,10 +50,9 @@ def test_there_is_advice_for_every_quantity():
 
 
 def test_a_streak_ends_where_its_quantity_is_measured_and_fine():
-    streaks = Streaks()
-    streaks.update(1, ["kl", "divergence"], {"kl": 1.0, "divergence": 1.0})
-    streaks.update(2, ["kl"], {"kl": 1.0})  # the judge was not asked: its streak stays
-    assert streaks.lengths == {"kl": 2, "divergence": 1}
-    assert streaks.onsets == {"kl": 1, "divergence": 1}
-    streaks.update(3, ["kl"], {})
-    assert streaks.onsets == {"divergence": 1}
+    streaks = {}
+    count_streaks(streaks, 1, ["kl", "divergence"], {"kl": 1.0, "divergence": 1.0})
+    count_streaks(streaks, 2, ["kl"], {"kl": 1.0})  # the judge was not asked: its streak stays
+    assert streaks == {"kl": (1, 2), "divergence": (1, 1)}
+    count_streaks(streaks, 3, ["kl"], {})
+    assert streaks == {"divergence": (1, 1)}
