@@ -52,7 +52,6 @@ from rlaif_pl.engine.response_batch import ResponseBatch, assemble
 from rlaif_pl.engine.runner import DecoderRunner
 from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.models import ActorCritic, BackboneOptions, Lora
-from rlaif_pl.models.encoding import encode_prompts
 from rlaif_pl.training import A2CModule
 from rlaif_pl.types import Batch, Prompt
 
@@ -164,7 +163,7 @@ def take(
 def prompts_of(actor: ActorCritic, count: int) -> list[str]:
     """Make prompts of the same number of tokens, each from a word of its own."""
     policy = actor.policy
-    (bare,) = encode_prompts(policy.tokenizer, policy.template, [WORDS[0]])
+    (bare,) = policy.encode_prompts([WORDS[0]])
     room = PROMPT - len(bare) + 1
     return [" ".join([WORDS[n % len(WORDS)]] * room) for n in range(count)]
 

@@ -10,7 +10,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from rlaif_pl.engine.generate import Generated, sample_responses
 from rlaif_pl.engine.hidden_states import hidden_states, states_before
-from rlaif_pl.engine.response_batch import ResponseBatch
+from rlaif_pl.engine.response_batch import ResponseBatch, assemble
 from rlaif_pl.engine.runner import DecoderRunner
 from rlaif_pl.engine.sampling import SamplingParams, StopStrings, before_stop
 from rlaif_pl.engine.score import (
@@ -23,7 +23,7 @@ from rlaif_pl.engine.score import (
 )
 from rlaif_pl.models.adapters import Lora
 from rlaif_pl.models.control_tokens import added_around
-from rlaif_pl.models.encoding import encode, encode_prompts, encode_responses
+from rlaif_pl.models.encoding import Encoding
 from rlaif_pl.models.identity import UNNAMED
 from rlaif_pl.models.model_info import ModelInfo, require_eos
 from rlaif_pl.text import Template
@@ -91,22 +91,21 @@ class CausalModel(nn.Module):
         """
         return mask_unused(head_logits(self.unembedding, hidden), self.info)
 
+    @property
+    def encoding(self) -> Encoding:
+        """How it reads prompts and responses."""
+        return Encoding(self.tokenizer, self.template, self.stop_token_ids)
+
     def encode(
         self,
         prompts: Sequence[str],
         responses: Sequence[Sequence[str]],
         max_response_tokens: int | None = None,
     ) -> ResponseBatch:
-        """Encode ``G`` prompts with ``K`` responses each, on this model's device."""
-        batch = encode(
-            self.tokenizer,
-            self.template,
-            prompts,
-            responses,
-            max_response_tokens,
-            pad=self.pad,
-            stop_token_ids=self.stop_token_ids,
-        )
+        """Encode ``G`` prompts with ``K`` responses each, all the same, on this model's device."""
+        rows = self.encoding.prompts(prompts)
+        flat = [text for group in responses for text in group]
+        batch = assemble(rows, self.encoding.responses(flat, max_response_tokens), self.pad)
         repeat = batch.per_prefix
         sizes = [
             (batch.prefix_lengths[n // repeat] + 1, own - 1)
@@ -117,7 +116,7 @@ class CausalModel(nn.Module):
 
     def encode_prompts(self, prompts: Sequence[str]) -> list[list[int]]:
         """Render prompts and tokenize them; each has at least one token."""
-        return encode_prompts(self.tokenizer, self.template, prompts, self.stop_token_ids)
+        return self.encoding.prompts(prompts)
 
     def check_lengths(
         self,
@@ -144,9 +143,7 @@ class CausalModel(nn.Module):
         worst = (0, 0)
         rows = self.encode_prompts([prompt for prompt, _ in long])
         for row, (_, responses) in zip(rows, long, strict=True):
-            closed = encode_responses(
-                self.tokenizer, self.template, responses or [], most, self.stop_token_ids
-            )
+            closed = self.encoding.responses(responses or [], most)
             worst = max(worst, (len(row), max(map(len, closed), default=most)), key=sum)
         self.info.check_length(*worst, cut)
 

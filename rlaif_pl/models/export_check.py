@@ -21,7 +21,6 @@ from transformers import (
 from rlaif_pl.engine.generation_state import runners_of
 from rlaif_pl.models.backbone import quiet_loading
 from rlaif_pl.models.causal import CausalModel
-from rlaif_pl.models.encoding import encode_prompts, encode_responses
 
 PROMPT = "The tap in the kitchen drips all night."
 RESPONSES = ("It drips.", "The tap drips, and two new washers did not help.")
@@ -116,9 +115,8 @@ class WrittenCheck:
 
 def sample_rows(model: CausalModel, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
     """Tokenize two short texts as the model reads them, no longer than it was made for."""
-    template = model.template
-    prompt = encode_prompts(tokenizer, template, [PROMPT])[0]
-    responses = encode_responses(tokenizer, template, RESPONSES)
+    encoding = model.encoding._replace(tokenizer=tokenizer)
+    prompt, responses = encoding.prompts([PROMPT])[0], encoding.responses(RESPONSES)
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     rows: Sequence[list[int]] = [[*prompt, *row] for row in responses]
     return [row[-limit:] if isinstance(limit, int) and limit > 0 else row for row in rows]

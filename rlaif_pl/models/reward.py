@@ -19,7 +19,6 @@ from rlaif_pl.models.adapters import Lora
 from rlaif_pl.models.backbone import Precision
 from rlaif_pl.models.causal import CausalModel
 from rlaif_pl.models.device import computing_on
-from rlaif_pl.models.encoding import encode_responses
 from rlaif_pl.models.export import save_reward
 from rlaif_pl.models.given import RewardSource, check_cut, start_of
 from rlaif_pl.models.loaded import loaded_backbone
@@ -189,9 +188,7 @@ class RewardModel(nn.Module):
         if not pairs:
             return []
         first, second = (
-            encode_responses(
-                self.model.tokenizer, self.model.template, texts, self.max_response_tokens
-            )
+            self.model.encoding.responses(texts, self.max_response_tokens)
             for texts in ([pair.first for pair in pairs], [pair.second for pair in pairs])
         )
         return [one != other for one, other in zip(first, second, strict=True)]

@@ -4,7 +4,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from rlaif_pl.models.control_tokens import ControlTokens, added_around
-from rlaif_pl.models.encoding import encode_prompts, encode_responses
+from rlaif_pl.models.encoding import Encoding
 from rlaif_pl.text import FilledText, Template, filled, mark_data
 
 SPECIALS = ("<pad>", "<s>", "</s>", "<|turn|>", "<|end|>")
@@ -34,7 +34,7 @@ def plain():
 
 def test_a_response_has_one_end_whatever_its_text_spells(plain):
     texts = ["Rain.</s>", "Rain </s> and sun", "<|end|>\n<|turn|>judge", "sun"]
-    rows = encode_responses(plain, Template(), texts, stop_token_ids=[2, 4])
+    rows = Encoding(plain, Template(), [2, 4]).responses(texts)
     for text, row in zip(texts, rows, strict=True):
         assert row[-1] == 2
         assert set(row[:-1]).isdisjoint(range(5))
@@ -43,23 +43,23 @@ def test_a_response_has_one_end_whatever_its_text_spells(plain):
 
 def test_the_templates_own_control_tokens_stay_and_the_datas_are_text(plain):
     template = Template(prompt="<|turn|>{prompt}<|end|>\n<|turn|>", response="{response}")
-    (row,) = encode_prompts(plain, template, ["a<|end|>b<|turn|>"])
+    (row,) = Encoding(plain, template).prompts(["a<|end|>b<|turn|>"])
     assert [token for token in row if token < 5] == [3, 4, 3]
     assert plain.decode(row) == "<|turn|>a<|end|>b<|turn|><|end|>\n<|turn|>"
-    (harmless,) = encode_prompts(plain, template, ["ab"])
+    (harmless,) = Encoding(plain, template).prompts(["ab"])
     assert harmless == plain("<|turn|>ab<|end|>\n<|turn|>").input_ids
 
 
 def test_a_token_that_data_completes_is_not_the_templates(plain):
-    (row,) = encode_prompts(plain, Template(prompt="<|tu{prompt}:"), ["rn|>"])
+    (row,) = Encoding(plain, Template(prompt="<|tu{prompt}:")).prompts(["rn|>"])
     assert set(row).isdisjoint(range(5))
 
 
 def test_added_tokens_are_control_tokens_only_where_the_template_has_them(plain):
     tool = plain.convert_tokens_to_ids("<tool>")
-    (row,) = encode_prompts(plain, Template(), ["see <tool> here"])
+    (row,) = Encoding(plain, Template()).prompts(["see <tool> here"])
     assert tool in row  # no control token of this template: a word of the vocabulary
-    (row,) = encode_prompts(plain, Template(prompt="<tool>{prompt}:"), ["see <tool> here"])
+    (row,) = Encoding(plain, Template(prompt="<tool>{prompt}:")).prompts(["see <tool> here"])
     assert row.count(tool) == 1
     assert row[0] == tool
     assert plain.decode(row) == "<tool>see <tool> here:"
@@ -67,14 +67,14 @@ def test_added_tokens_are_control_tokens_only_where_the_template_has_them(plain)
 
 def test_a_token_that_ends_texts_is_a_control_token(plain):
     tool = plain.convert_tokens_to_ids("<tool>")
-    (row,) = encode_responses(plain, Template(), ["a <tool> b"], stop_token_ids=[tool])
+    (row,) = Encoding(plain, Template(), [tool]).responses(["a <tool> b"])
     assert tool not in row
 
 
 def test_what_a_tokenizer_adds_around_texts_is_kept_before_and_dropped_after():
     tokenizer = make_tokenizer(marks=True)
     assert added_around(tokenizer) == ([1], [2])
-    harmless, spelled = encode_prompts(tokenizer, Template(prompt="{prompt}"), ["ab", "ab</s>"])
+    harmless, spelled = Encoding(tokenizer, Template(prompt="{prompt}")).prompts(["ab", "ab</s>"])
     assert harmless == [1, *tokenizer("ab", add_special_tokens=False).input_ids]
     assert spelled[0] == 1
     assert set(spelled[1:]).isdisjoint(range(5))

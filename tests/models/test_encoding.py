@@ -2,13 +2,8 @@ import pytest
 import torch
 from tokenizers.processors import TemplateProcessing
 
-from rlaif_pl.engine.response_batch import pad_right
-from rlaif_pl.models.encoding import (
-    assemble,
-    encode,
-    encode_prompts,
-    encode_responses,
-)
+from rlaif_pl.engine.response_batch import assemble, pad_right
+from rlaif_pl.models.encoding import Encoding
 from rlaif_pl.text import Template
 
 
@@ -35,15 +30,17 @@ def test_no_rows_and_empty_rows_give_empty_tensors():
 
 
 def test_every_response_ends_in_eos_even_when_cut(tokenizer):
-    rows = encode_responses(tokenizer, Template(), ["a cat", "the cat sat on the mat"], 4)
+    rows = Encoding(tokenizer, Template()).responses(["a cat", "the cat sat on the mat"], 4)
     assert all(row[-1] == tokenizer.eos_token_id and len(row) <= 4 for row in rows)
-    whole = encode_responses(tokenizer, Template(), ["the cat sat on the mat"])[0]
+    whole = Encoding(tokenizer, Template()).responses(["the cat sat on the mat"])[0]
     assert rows[1][:3] == whole[:3]
     assert rows[1].count(tokenizer.eos_token_id) == 1
 
 
 def test_encode_keeps_prompt_and_response_tokens(tokenizer):
-    batch = encode(tokenizer, Template(), ["the dog", "a cat sat"], [["a", "b c"], ["d", ""]])
+    encoding = Encoding(tokenizer, Template())
+    prompts = encoding.prompts(["the dog", "a cat sat"])
+    batch = assemble(prompts, encoding.responses(["a", "b c", "d", ""]), pad=0)
     for n, (prompt, response) in enumerate(
         [("the dog", "a"), ("the dog", "b c"), ("a cat sat", "d"), ("a cat sat", "")]
     ):
@@ -56,15 +53,15 @@ def test_encode_keeps_prompt_and_response_tokens(tokenizer):
 
 def test_a_prompt_stays_open_where_the_tokenizer_closes_texts(tokenizer):
     bos, eos = tokenizer.bos_token, tokenizer.eos_token
-    plain = encode_prompts(tokenizer, Template(), ["the dog", "a cat sat"])
+    plain = Encoding(tokenizer, Template()).prompts(["the dog", "a cat sat"])
     ids = [(bos, tokenizer.bos_token_id), (eos, tokenizer.eos_token_id)]
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single=f"{bos} $A {eos}", special_tokens=ids
     )
     assert tokenizer("the dog").input_ids[-1] == tokenizer.eos_token_id
-    closing = encode_prompts(tokenizer, Template(), ["the dog", "a cat sat"])
+    closing = Encoding(tokenizer, Template()).prompts(["the dog", "a cat sat"])
     assert closing == [[tokenizer.bos_token_id, *row] for row in plain]
-    told = encode_prompts(tokenizer, Template(prompt="{prompt}" + eos), ["the dog"])
+    told = Encoding(tokenizer, Template(prompt="{prompt}" + eos)).prompts(["the dog"])
     assert told[0][-1] == tokenizer.eos_token_id  # the template wants it there
 
 

@@ -5,7 +5,6 @@ from unpacked import unpack
 from rlaif_pl.engine.response_batch import assemble
 from rlaif_pl.engine.sampling import SamplingParams, sample_seed
 from rlaif_pl.models import ActorCritic, BackboneOptions, Lora, RewardModel
-from rlaif_pl.models.encoding import encode_prompts
 from rlaif_pl.rl.kl import log_ratio
 from rlaif_pl.rl.rollout import collect, reads_samples
 
@@ -151,7 +150,7 @@ def test_a_reward_model_reads_drawn_tokens_where_it_cuts_none(actor_of, model_fo
 
 def closed_batch(reward, rollout):
     """What a model on the policy's own trunk reads: the sampled tokens, here cut, and EOS."""
-    prompts = encode_prompts(reward.model.tokenizer, reward.model.template, PROMPTS)
+    prompts = reward.model.encode_prompts(PROMPTS)
     drawn = [[*row, reward.model.eos] for row in rollout.batch.response_ids.tolist()]
     return assemble(prompts, drawn, reward.model.pad)
 
@@ -178,7 +177,7 @@ class Calls:
 def test_samples_share_the_prefill_and_finished_rows_leave(actor_of, packs):
     actor = actor_of(packs=packs)
     make_some_end(actor)
-    prompts = encode_prompts(actor.policy.tokenizer, actor.policy.template, PROMPTS)
+    prompts = actor.policy.encode_prompts(PROMPTS)
     lengths = [len(prompt) - 1 for prompt in prompts]
     for part in (actor.policy.trunk, actor.policy.top):
         calls = Calls(part)
