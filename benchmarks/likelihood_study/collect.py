@@ -17,7 +17,7 @@ from pairs import load_pairs
 from reads import WORDINGS, Cache, Call
 from torch import Tensor
 
-from rlaif_pl.models.backbone import Backbone, load_backbone
+from rlaif_pl.models.backbone import Backbone, BackboneOptions, load_backbone
 
 ROWS = 64  # logits that exist at a time
 
@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=None, help="read only the first pairs")
     parser.add_argument("--dtype", default="bfloat16", choices=["float32", "bfloat16"])
     args = parser.parse_args()
-    cache, backbone = Cache(args.cache), load_backbone(dtype=args.dtype)
+    cache, backbone = Cache(args.cache), load_backbone(BackboneOptions(dtype=args.dtype))
     pairs = load_pairs(args.data, args.half)[: args.limit]
     logging.info("%d pairs of half %s", len(pairs), args.half)
     for name in args.wordings:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, cast
 
@@ -42,6 +42,47 @@ EMBEDDED = "smollm2-135m"
 Precision = Literal["float32", "bfloat16", "auto"]
 
 
+@dataclass(frozen=True)
+class BackboneOptions:
+    """Which model to load and how it is cut.
+
+    Attributes:
+        name: ``smollm2-135m`` (embedded), a transformers folder, one of PEFT adapters (its base is
+            loaded and they are folded in), or a hub name.
+        num_layers: Keep only the first layers of the model, at least 1; None keeps all.
+        trunk_layers: First layers that stay frozen and can be shared by several roles; 0 for none.
+        dtype: Type of the frozen weights; ``auto`` is bfloat16 where the model's device computes it
+            fast. Weights that are trained are float32 whatever this says, and so is the reference of
+            a policy that is trained whole.
+        gradient_checkpointing: Recompute layers in the backward pass (in train mode only): less memory,
+            more time.
+        revision: Branch, tag or commit of a hub model.
+        trust_remote_code: Run Python code that comes with a hub model.
+        create_with: Command that makes the folder; named in the error where the folder is absent.
+    """
+
+    name: str = EMBEDDED
+    num_layers: int | None = None
+    trunk_layers: int = 0
+    dtype: Precision = "float32"
+    gradient_checkpointing: bool = False
+    revision: str | None = None
+    trust_remote_code: bool = False
+    create_with: str | None = None
+
+    def check_exists(self) -> None:
+        """Refuse a folder that another command should have made.
+
+        Raises:
+            FileNotFoundError: ``create_with`` is given and ``name`` is not a folder.
+        """
+        if self.create_with is not None and not Path(self.name).is_dir():
+            raise FileNotFoundError(
+                f"expected a model folder at {self.name}, there is none; make it with: "
+                f"{self.create_with}"
+            )
+
+
 @dataclass(frozen=True, slots=True)
 class Backbone:
     """A loaded causal language model."""
@@ -53,26 +94,15 @@ class Backbone:
 
 
 def load_backbone(
-    name: str = EMBEDDED,
+    options: BackboneOptions = BackboneOptions(),  # noqa: B008 - frozen
     *,
-    num_layers: int | None = None,
-    dtype: Precision = "float32",
-    revision: str | None = None,
-    trust_remote_code: bool = False,
-    gradient_checkpointing: bool = False,
     decoder_only: bool = False,
     device: torch.device | None = None,
 ) -> Backbone:
-    """Load a causal language model and its tokenizer.
+    """Load a causal language model and its tokenizer, whole: ``trunk_layers`` is for others to read.
 
     Args:
-        name: ``smollm2-135m`` (embedded), a local transformers folder, one of PEFT adapters (its base
-            is loaded and they are folded in), or a hub name.
-        num_layers: Keep only the first layers, at least 1; None keeps them all.
-        dtype: Type of the weights; ``auto`` is bfloat16 where the model's device computes it fast.
-        revision: Branch, tag or commit of a hub model.
-        trust_remote_code: Run Python code that comes with the model.
-        gradient_checkpointing: Recompute activations in the backward pass (in train mode only).
+        options: Which one, and how.
         decoder_only: Refuse encoders and encoder-decoders, which only labelers take.
         device: Where to put it; None leaves it on the CPU for whoever moves it, and ``auto`` is then
             the type for the device that ``resolve_device("auto")`` names.
@@ -82,29 +112,21 @@ def load_backbone(
         ValueError: ``num_layers`` is out of range, the model suits no such role, or the files lack
             weights of the architecture.
     """
-    adapters = adapter_source(name)
+    adapters = adapter_source(options.name)
     if adapters is not None:
-        return _with_adapters(
-            adapters,
-            num_layers,
-            dtype,
-            device,
-            trust_remote_code=trust_remote_code,
-            gradient_checkpointing=gradient_checkpointing,
-            decoder_only=decoder_only,
-        )
-    source = str(embedded_model_folder()) if name == EMBEDDED else name
-    config, tokenizer = _load_config(name, source, revision, trust_remote_code)
+        return _with_adapters(adapters, options, decoder_only, device)
+    name, source = options.name, _source(options)
+    config, tokenizer = _load_config(options)
     refuse_classifier(name, config)
     if decoder_only:
         require_decoder(name, config)
-    torch_dtype = resolve_dtype(dtype, device)
-    identity = _full_identity(name, source, config, revision, num_layers, torch_dtype)
+    dtype = resolve_dtype(options.dtype, device)
+    identity = _full_identity(options, config, dtype)
     drop_dropout(config)
-    model = _load_weights(source, config, torch_dtype, revision, trust_remote_code)
-    if gradient_checkpointing:
+    model = _load_weights(options, config, dtype)
+    if options.gradient_checkpointing:
         recompute_activations(model)
-    written, _ = PreTrainedConfig.get_config_dict(source, revision=revision)
+    written, _ = PreTrainedConfig.get_config_dict(source, revision=options.revision)
     info = model_info(name, tokenizer, config, written, _rows(model), model.generation_config)
     model = model.eval().requires_grad_(False)
     if device is not None:
@@ -112,67 +134,49 @@ def load_backbone(
     return Backbone(model, tokenizer, identity, info)
 
 
-def fingerprint_of(
-    name: str = EMBEDDED,
-    *,
-    num_layers: int | None = None,
-    dtype: Precision = "float32",
-    revision: str | None = None,
-    trust_remote_code: bool = False,
-    device: torch.device | None = None,
-) -> str:
-    """Return the fingerprint that ``load_backbone`` would give, without reading weights into memory."""
-    adapters = adapter_source(name)
+def fingerprint_of(options: BackboneOptions, device: torch.device | None = None) -> str:
+    """Return the fingerprint that ``load_backbone`` would give, without reading weights into memory.
+
+    Raises:
+        OSError: There is no such model.
+    """
+    options.check_exists()
+    adapters = adapter_source(options.name)
     if adapters is not None:
-        below = fingerprint_of(
-            adapters.base,
-            dtype=dtype,
-            revision=adapters.revision,
-            trust_remote_code=trust_remote_code,
-            device=device,
-        )
+        below = fingerprint_of(_base_of(adapters, options), device)
         return f"{adapter_identity(adapters.folder)}:{below}"
-    source = str(embedded_model_folder()) if name == EMBEDDED else name
-    config, _ = _load_config(name, source, revision, trust_remote_code)
-    torch_dtype = resolve_dtype(dtype, device)
-    return _full_identity(name, source, config, revision, num_layers, torch_dtype)
+    config, _ = _load_config(options)
+    return _full_identity(options, config, resolve_dtype(options.dtype, device))
 
 
 def _with_adapters(
     adapters: AdapterSource,
-    num_layers: int | None,
-    dtype: Precision,
-    device: torch.device | None,
-    *,
-    trust_remote_code: bool,
-    gradient_checkpointing: bool,
+    options: BackboneOptions,
     decoder_only: bool,
+    device: torch.device | None,
 ) -> Backbone:
     """Load the base of an adapter folder in float32, fold the adapters in, and then round."""
-    if num_layers is not None:
+    if options.num_layers is not None:
         raise ValueError(
-            f"expected num_layers=null with the adapters in {adapters.folder}, got {num_layers}; they "
-            "belong to all layers of their base"
+            f"expected num_layers=null with the adapters in {adapters.folder}, got "
+            f"{options.num_layers}; they belong to all layers of their base"
         )
-    base = load_backbone(
-        adapters.base,
-        revision=adapters.revision,
-        trust_remote_code=trust_remote_code,
-        gradient_checkpointing=gradient_checkpointing,
-        decoder_only=decoder_only,
-    )
+    below = replace(_base_of(adapters, options), dtype="float32")
+    base = load_backbone(below, decoder_only=decoder_only)
     model = merge_adapter(base.model, adapters.folder).eval().requires_grad_(False)
-    model.to(dtype=resolve_dtype(dtype, device), device=device)  # type: ignore[call-overload]
+    model.to(dtype=resolve_dtype(options.dtype, device), device=device)  # type: ignore[call-overload]
     tokenizer, info = base.tokenizer, base.info
     if (adapters.folder / "tokenizer_config.json").is_file():
         tokenizer = AutoTokenizer.from_pretrained(
-            adapters.folder, trust_remote_code=trust_remote_code
+            adapters.folder, trust_remote_code=options.trust_remote_code
         )
         info = _info_with(tokenizer, str(adapters.folder), model, base.info)
-    identity = fingerprint_of(
-        str(adapters.folder), dtype=dtype, trust_remote_code=trust_remote_code, device=device
-    )
-    return Backbone(model, tokenizer, identity, info)
+    return Backbone(model, tokenizer, fingerprint_of(options, device), info)
+
+
+def _base_of(adapters: AdapterSource, options: BackboneOptions) -> BackboneOptions:
+    """Name the model that adapters belong to."""
+    return replace(options, name=adapters.base, revision=adapters.revision, num_layers=None)
 
 
 def _info_with(
@@ -211,18 +215,22 @@ def resolve_dtype(dtype: Precision, device: torch.device | None = None) -> torch
     return known[dtype]
 
 
-def _load_config(
-    name: str, source: str, revision: str | None, trust_remote_code: bool
-) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
+def _source(options: BackboneOptions) -> str:
+    """Where transformers finds a model: a folder, or a hub name."""
+    return str(embedded_model_folder()) if options.name == EMBEDDED else options.name
+
+
+def _load_config(options: BackboneOptions) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
     """Load the small files first, so that a wrong name fails at once and with one message."""
-    options = {"revision": revision, "trust_remote_code": trust_remote_code}
+    source = _source(options)
+    how = {"revision": options.revision, "trust_remote_code": options.trust_remote_code}
     try:
-        config = AutoConfig.from_pretrained(source, **options)
-        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+        config = AutoConfig.from_pretrained(source, **how)
+        tokenizer = AutoTokenizer.from_pretrained(source, **how)
     except OSError as error:
         raise OSError(
-            f"expected a model named {name!r}: looked for the embedded model ({EMBEDDED!r}), a "
-            f"transformers folder at {Path(name).resolve()}, and the hub (cache and network); "
+            f"expected a model named {options.name!r}: looked for the embedded model ({EMBEDDED!r}), a "
+            f"transformers folder at {Path(options.name).resolve()}, and the hub (cache and network); "
             f"check the name, or give the path of a folder with config.json, weights and "
             f"tokenizer. Cause: {str(error).splitlines()[0]}"
         ) from error
@@ -230,13 +238,10 @@ def _load_config(
 
 
 def _load_weights(
-    source: str,
-    config: PreTrainedConfig,
-    dtype: torch.dtype,
-    revision: str | None,
-    trust_remote_code: bool,
+    options: BackboneOptions, config: PreTrainedConfig, dtype: torch.dtype
 ) -> PreTrainedModel:
     """Read the weights that the config asks for; one that is not there is an error."""
+    source = _source(options)
     is_encoder_decoder = getattr(config, "is_encoder_decoder", False)
     kind = AutoModelForSeq2SeqLM if is_encoder_decoder else AutoModelForCausalLM
     with quiet_loading():
@@ -244,8 +249,8 @@ def _load_weights(
             source,
             config=config,
             dtype=dtype,
-            revision=revision,
-            trust_remote_code=trust_remote_code,
+            revision=options.revision,
+            trust_remote_code=options.trust_remote_code,
             output_loading_info=True,
         )
     model, info = cast("tuple[PreTrainedModel, dict[str, set[str]]]", loaded)
@@ -280,18 +285,12 @@ def quiet_loading() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def _full_identity(
-    name: str,
-    source: str,
-    config: PreTrainedConfig,
-    revision: str | None,
-    num_layers: int | None,
-    dtype: torch.dtype,
-) -> str:
+def _full_identity(options: BackboneOptions, config: PreTrainedConfig, dtype: torch.dtype) -> str:
     """Name weights, layers and precision; also cuts the layers off in the config."""
-    if num_layers is not None:
-        _prune(config, num_layers)
-    label = EMBEDDED if name == EMBEDDED else None
-    kept = "all" if num_layers is None else str(num_layers)
+    if options.num_layers is not None:
+        _prune(config, options.num_layers)
+    label = EMBEDDED if options.name == EMBEDDED else None
+    kept = "all" if options.num_layers is None else str(options.num_layers)
     precision = str(dtype).removeprefix("torch.")
-    return f"{weights_identity(source, config, revision, label)}:layers={kept}:{precision}"
+    weights = weights_identity(_source(options), config, options.revision, label)
+    return f"{weights}:layers={kept}:{precision}"

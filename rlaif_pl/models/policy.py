@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Self, TypeVar, cast
 
@@ -15,7 +14,7 @@ from rlaif_pl.engine.decoder_layers import decoder_of
 from rlaif_pl.engine.runner import DecoderRunner, split
 from rlaif_pl.engine.score import CappedHead
 from rlaif_pl.models.adapters import Lora, clone, has_adapters, merged, shared_copy
-from rlaif_pl.models.backbone import EMBEDDED, Backbone, Precision, fingerprint_of, load_backbone
+from rlaif_pl.models.backbone import Backbone, BackboneOptions, Precision, load_backbone
 from rlaif_pl.models.causal import CausalModel
 from rlaif_pl.models.device import computing_on
 from rlaif_pl.models.export import save_policy
@@ -28,60 +27,6 @@ from rlaif_pl.models.text_format import format_of
 from rlaif_pl.text import Template
 
 AnyModel = TypeVar("AnyModel", bound=CausalModel)
-
-
-@dataclass(frozen=True)
-class BackboneOptions:
-    """Which model to load and how it is cut.
-
-    Attributes:
-        name: ``smollm2-135m`` (embedded), a transformers folder, or a hub name.
-        num_layers: Keep only the first layers of the model; None keeps all.
-        trunk_layers: First layers that stay frozen and can be shared by several roles; 0 for none.
-        dtype: Type of the frozen weights; ``auto`` is bfloat16 where the model's device computes it
-            fast. Weights that are trained are float32 whatever this says, and so is the reference of
-            a policy that is trained whole.
-        gradient_checkpointing: Recompute layers in the backward pass: less memory, more time.
-        revision: Branch, tag or commit of a hub model.
-        trust_remote_code: Run Python code that comes with a hub model.
-        create_with: Command that makes the folder; named in the error where the folder is absent.
-    """
-
-    name: str = EMBEDDED
-    num_layers: int | None = None
-    trunk_layers: int = 0
-    dtype: Precision = "float32"
-    gradient_checkpointing: bool = False
-    revision: str | None = None
-    trust_remote_code: bool = False
-    create_with: str | None = None
-
-    def check_exists(self) -> None:
-        """Refuse a folder that another command should have made.
-
-        Raises:
-            FileNotFoundError: ``create_with`` is given and ``name`` is not a folder.
-        """
-        if self.create_with is not None and not Path(self.name).is_dir():
-            raise FileNotFoundError(
-                f"expected a model folder at {self.name}, there is none; make it with: "
-                f"{self.create_with}"
-            )
-
-    def fingerprint(self) -> str:
-        """Return the identity of weights, layers and precision; reads the weights' files.
-
-        Raises:
-            OSError: There is no such model.
-        """
-        self.check_exists()
-        return fingerprint_of(
-            self.name,
-            num_layers=self.num_layers,
-            dtype=self.dtype,
-            revision=self.revision,
-            trust_remote_code=self.trust_remote_code,
-        )
 
 
 class Policy(CausalModel):
@@ -201,15 +146,7 @@ def load_policy(options: BackboneOptions, template: Template | None = None) -> P
         ValueError: The model cannot be cut after ``trunk_layers`` layers, or is no decoder alone.
     """
     options.check_exists()
-    backbone = load_backbone(
-        options.name,
-        num_layers=options.num_layers,
-        dtype=options.dtype,
-        revision=options.revision,
-        trust_remote_code=options.trust_remote_code,
-        gradient_checkpointing=options.gradient_checkpointing,
-        decoder_only=True,
-    )
+    backbone = load_backbone(options, decoder_only=True)
     found = format_of(options.name, options.revision, template=template)
     return as_policy(backbone, options, found.template)
 

@@ -32,6 +32,7 @@ from pathlib import Path
 
 from rlaif_pl.data.preferences import write_prompts
 from rlaif_pl.engine.sampling import sample_seed
+from rlaif_pl.models.backbone import fingerprint_of
 from rlaif_pl.models.device import resolve_device
 from rlaif_pl.models.identity import weights_digest
 from rlaif_pl.models.policy import BackboneOptions, load_policy
@@ -216,7 +217,7 @@ class Rest:
 
     def _dependencies(self) -> dict[str, object]:
         return {
-            "policy": self.policy.fingerprint(),
+            "policy": fingerprint_of(self.policy),
             "trunk_layers": self.policy.trunk_layers,
             "train": [dataclasses.astuple(row) for row in self.train],
             "validation": [dataclasses.astuple(row) for row in self.validation],

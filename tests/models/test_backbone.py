@@ -9,7 +9,7 @@ from transformers import GraniteConfig, GraniteForCausalLM
 from rlaif_pl.engine.decoder_layers import decoder_of
 from rlaif_pl.engine.score import CappedHead
 from rlaif_pl.models import embedded
-from rlaif_pl.models.backbone import load_backbone, resolve_dtype
+from rlaif_pl.models.backbone import BackboneOptions, load_backbone, resolve_dtype
 from rlaif_pl.models.causal_folder import save_causal
 from rlaif_pl.models.output_head import output_head
 
@@ -22,7 +22,7 @@ def folder(make_model, tokenizer, tmp_path):
 
 
 def test_a_saved_folder_loads_as_it_was_and_frozen(folder, make_model, tokenizer):
-    backbone = load_backbone(str(folder))
+    backbone = load_backbone(BackboneOptions(str(folder)))
     assert not backbone.model.training
     assert not any(p.requires_grad for p in backbone.model.parameters())
     torch.testing.assert_close(backbone.model(IDS).logits, make_model("llama")(IDS).logits)
@@ -33,7 +33,7 @@ def test_a_saved_folder_loads_as_it_was_and_frozen(folder, make_model, tokenizer
 def test_saving_replaces_whole_folders_and_leaves_no_debris(folder, make_model, tokenizer):
     (folder / "stale.txt").write_text("old")
     save_causal(folder, make_model("qwen2"), tokenizer)
-    assert load_backbone(str(folder)).model.config.model_type == "qwen2"
+    assert load_backbone(BackboneOptions(str(folder))).model.config.model_type == "qwen2"
     assert [path.name for path in folder.parent.iterdir()] == ["model"]
     assert not (folder / "stale.txt").exists()
 
@@ -42,7 +42,7 @@ def test_saving_replaces_whole_folders_and_leaves_no_debris(folder, make_model, 
 def test_depth_pruning_keeps_the_first_layers(make_model, tokenizer, tmp_path, name):
     model = make_model(name)
     save_causal(tmp_path / "m", model, tokenizer)
-    pruned = load_backbone(str(tmp_path / "m"), num_layers=2)
+    pruned = load_backbone(BackboneOptions(str(tmp_path / "m"), num_layers=2))
     states = model(IDS, output_hidden_states=True).hidden_states[2]
     norm = decoder_of(model).ln_f if name == "gpt2" else decoder_of(model).norm
     found = decoder_of(pruned.model)(IDS).last_hidden_state
@@ -52,17 +52,19 @@ def test_depth_pruning_keeps_the_first_layers(make_model, tokenizer, tmp_path, n
 @pytest.mark.parametrize("num_layers", [0, 5])
 def test_depth_out_of_range_is_refused(folder, num_layers):
     with pytest.raises(ValueError, match=r"\[1, 4\]"):
-        load_backbone(str(folder), num_layers=num_layers)
+        load_backbone(BackboneOptions(str(folder), num_layers=num_layers))
 
 
 def test_dropout_is_off_even_in_train_mode(make_model, tokenizer, tmp_path):
     save_causal(tmp_path / "m", make_model("gpt2"), tokenizer)  # GPT-2 drops 10 % by default
-    model = load_backbone(str(tmp_path / "m")).model.train()
+    model = load_backbone(BackboneOptions(str(tmp_path / "m"))).model.train()
     assert torch.equal(model(IDS).logits, model(IDS).logits)
 
 
 def test_dtypes(folder):
-    assert load_backbone(str(folder), dtype="bfloat16").model.dtype == torch.bfloat16
+    assert (
+        load_backbone(BackboneOptions(str(folder), dtype="bfloat16")).model.dtype == torch.bfloat16
+    )
     assert resolve_dtype("auto") in (torch.bfloat16, torch.float32)
     with pytest.raises(ValueError, match="float16"):
         resolve_dtype("float16")
@@ -71,7 +73,7 @@ def test_dtypes(folder):
 def test_gradient_checkpointing_keeps_the_gradients(folder):
     grads = []
     for on in (False, True):
-        model = load_backbone(str(folder), gradient_checkpointing=on).model
+        model = load_backbone(BackboneOptions(str(folder), gradient_checkpointing=on)).model
         model.train().requires_grad_(True)
         model(IDS, use_cache=False).logits.square().mean().backward()
         assert any(getattr(m, "gradient_checkpointing", False) for m in model.modules()) is on
@@ -80,15 +82,17 @@ def test_gradient_checkpointing_keeps_the_gradients(folder):
 
 
 def test_the_fingerprint_is_the_content(folder, make_model, tokenizer, tmp_path):
-    known = load_backbone(str(folder)).fingerprint
+    known = load_backbone(BackboneOptions(str(folder))).fingerprint
     copy = save_causal(tmp_path / "elsewhere", make_model("llama"), tokenizer)
-    assert load_backbone(str(copy)).fingerprint == known
-    fewer = load_backbone(str(folder), num_layers=2).fingerprint
-    rounded = load_backbone(str(folder), dtype="bfloat16").fingerprint
+    assert load_backbone(BackboneOptions(str(copy))).fingerprint == known
+    fewer = load_backbone(BackboneOptions(str(folder), num_layers=2)).fingerprint
+    rounded = load_backbone(BackboneOptions(str(folder), dtype="bfloat16")).fingerprint
     model = make_model("llama")
     model.model.norm.weight.data[0] += 1e-3
     save_causal(folder, model, tokenizer)
-    assert len({known, fewer, rounded, load_backbone(str(folder)).fingerprint}) == 4
+    assert (
+        len({known, fewer, rounded, load_backbone(BackboneOptions(str(folder))).fingerprint}) == 4
+    )
 
 
 @pytest.mark.parametrize(
@@ -98,25 +102,25 @@ def test_what_the_tokenizer_asks_with_is_in_the_fingerprint(folder, change):
     path = folder / "tokenizer_config.json"
     plain = json.loads(path.read_text())
     assert not plain.keys() & {"chat_template", "add_bos_token", "add_eos_token"}
-    known = load_backbone(str(folder)).fingerprint
+    known = load_backbone(BackboneOptions(str(folder))).fingerprint
     path.write_text(json.dumps({**plain, "note": "of no effect"}))
-    assert load_backbone(str(folder)).fingerprint == known
+    assert load_backbone(BackboneOptions(str(folder))).fingerprint == known
     path.write_text(json.dumps({**plain, "chat_template": "a", "add_bos_token": False} | change))
-    changed = load_backbone(str(folder)).fingerprint
+    changed = load_backbone(BackboneOptions(str(folder))).fingerprint
     path.write_text(json.dumps({**plain, "chat_template": "a", "add_bos_token": False}))
-    assert len({known, changed, load_backbone(str(folder)).fingerprint}) == 3
+    assert len({known, changed, load_backbone(BackboneOptions(str(folder))).fingerprint}) == 3
 
 
 def test_missing_weights_are_an_error_not_random_numbers(folder):
     settings = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(settings | {"num_hidden_layers": 5}))
     with pytest.raises(ValueError, match="missing"):
-        load_backbone(str(folder))
+        load_backbone(BackboneOptions(str(folder)))
 
 
 def test_an_unknown_model_says_where_it_was_sought(tmp_path):
     with pytest.raises(OSError, match="embedded model.*transformers folder.*hub"):
-        load_backbone(str(tmp_path / "nothing"))
+        load_backbone(BackboneOptions(str(tmp_path / "nothing")))
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2"])

@@ -49,7 +49,7 @@ def test_an_encoder_decoder_is_refused_by_every_trained_role(t5, role):
 
 
 def test_a_labeler_takes_an_encoder_decoder(t5):
-    assert load_backbone(t5).model.config.is_encoder_decoder
+    assert load_backbone(BackboneOptions(t5)).model.config.is_encoder_decoder
 
 
 def test_an_encoder_is_refused(tokenizer, tmp_path):

@@ -33,6 +33,7 @@ from rlaif_pl.evaluation.win_rates.measure import (
     measure_matrix,
 )
 from rlaif_pl.labeling.registry import build_labeler
+from rlaif_pl.models.backbone import fingerprint_of
 from rlaif_pl.models.device import on_device, put, resolve_device
 from rlaif_pl.models.policy import BackboneOptions, Policy, load_policy
 from rlaif_pl.models.text_format import format_of
@@ -136,7 +137,7 @@ def sample(
     no other's: one more policy has none sampled again.
     """
     part = file_named(Path("sampled"), name, "")
-    weights = options.fingerprint()
+    weights = fingerprint_of(options)
     given = {
         "policy": weights,
         "template": asdict(format_of(options.name, options.revision, template=template).template),

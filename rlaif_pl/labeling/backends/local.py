@@ -26,7 +26,7 @@ from rlaif_pl.labeling.calls import (
     ThinkRequest,
 )
 from rlaif_pl.labeling.thinking import UNCLOSED
-from rlaif_pl.models.backbone import EMBEDDED, Precision
+from rlaif_pl.models.backbone import EMBEDDED, BackboneOptions, Precision
 from rlaif_pl.models.precision import own_precision
 
 Runner = PrefixTreeRunner | PlainRunner
@@ -156,14 +156,14 @@ class LocalBackend:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         self.batch_tokens = batch_tokens
         self.max_tokens = max_tokens
-        self.model = LocalModel(
+        options = BackboneOptions(
             model,
             num_layers=num_layers,
             dtype=dtype,
-            device=device,
             revision=revision,
             trust_remote_code=trust_remote_code,
         )
+        self.model = LocalModel(options, device)
 
     @property
     def fingerprint(self) -> str:

@@ -20,7 +20,7 @@ from rlaif_pl.engine.runner import DecoderRunner
 from rlaif_pl.engine.score import CappedHead, head_logits, mask_unused
 from rlaif_pl.engine.tree_runner import Scores, buckets
 from rlaif_pl.labeling.backends.local_rows import Row
-from rlaif_pl.models.backbone import EMBEDDED, Backbone, fingerprint_of, load_backbone
+from rlaif_pl.models.backbone import Backbone, BackboneOptions, fingerprint_of, load_backbone
 from rlaif_pl.models.device import resolve_device
 from rlaif_pl.models.model_info import ModelInfo
 from rlaif_pl.models.output_head import output_head
@@ -30,24 +30,23 @@ class LocalModel:
     """A frozen causal language model, loaded on first use.
 
     Args:
-        name: See ``rlaif_pl.models.backbone.load_backbone``, as for ``options``.
+        options: Which one; see ``rlaif_pl.models.backbone.load_backbone``.
         device: See ``LocalBackend``.
-        options: Layers, type, revision and the like.
     """
 
-    def __init__(self, name: str = EMBEDDED, device: str = "auto", **options: Any) -> None:
-        self.name, self.options = name, options
+    def __init__(self, options: BackboneOptions, device: str = "auto") -> None:
+        self.name, self.options = options.name, options
         self.device = resolve_device(device)
 
     @cached_property
     def backbone(self) -> Backbone:
         """Model and tokenizer."""
-        return load_backbone(self.name, device=self.device, **self.options)
+        return load_backbone(self.options, device=self.device)
 
     @cached_property
     def fingerprint(self) -> str:
         """Identity of weights, layers and precision; known without loading the model."""
-        return fingerprint_of(self.name, device=self.device, **self.options)
+        return fingerprint_of(self.options, self.device)
 
     trunk: DecoderRunner | None = None
 
