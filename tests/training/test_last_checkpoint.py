@@ -28,7 +28,7 @@ class StopAt(Callback):
 def fit(build, trainer, weights, tmp_path):
     """Return a runner of fits in folders; gives weights, epoch, steps and ``history.csv``."""
 
-    def run(folder, steps=-1, every=100, resume=False, callbacks=(), **changes):
+    def run(folder, steps=-1, every=100, resume=False, callbacks=(), stage="sft", **changes):
         root = tmp_path / folder
         keeper = ModelCheckpoint(
             root, save_last=True, save_top_k=0, every_n_train_steps=every or None
@@ -42,7 +42,7 @@ def fit(build, trainer, weights, tmp_path):
             default_root_dir=root,
             **settings,
         )
-        module, data = build("sft")
+        module, data = build(stage)
         run.fit(module, data, ckpt_path=root / "last.ckpt" if resume else None)
         history = (root / "history.csv").read_text()
         return weights(module), run.current_epoch, run.global_step, history
@@ -60,6 +60,15 @@ def test_a_fit_that_goes_on_after_its_end_equals_a_longer_one(fit, tmp_path, sto
     torch.testing.assert_close(found[0], expected[0], rtol=0, atol=0)
     assert found[1:] == expected[1:]
     assert read_checkpoint(tmp_path / "half" / "last.ckpt")["global_step"] == 8
+
+
+@pytest.mark.parametrize("stage", ["reward", "a2c"])
+def test_so_does_every_stage(fit, stage):
+    expected = fit("whole", steps=7, stage=stage)
+    fit("half", steps=4, stage=stage)
+    found = fit("half", steps=7, resume=True, stage=stage)
+    torch.testing.assert_close(found[0], expected[0], rtol=0, atol=0)
+    assert found[1:] == expected[1:]
 
 
 @pytest.mark.parametrize("every", [100, 4])
