@@ -93,7 +93,9 @@ def test_sources_report(fitter, twice, tmp_path):
 
 def test_every_subset_of_votes_is_drawn(fitter, twice):
     seeds = {"head": range(1), "top": range(1)}
-    report = reward_sources.compare_sources(fitter, twice, ["human"], seeds, folds=2, draws=20)
+    report = reward_sources.compare_sources(
+        fitter, twice, ["human"], seeds, folds=2, estimator=Estimator(20)
+    )
     most = [f"c{confidence}" for confidence in (1, 2, 3, 4, 6, 7, 8, 9)]  # of the signed scale
     judges = [
         dataclasses.replace(judge, accuracy=dict.fromkeys(["all", *most], judge.accuracy["all"]))
