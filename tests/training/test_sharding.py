@@ -213,7 +213,7 @@ def test_layers_compute_in_16_bits_and_what_is_trained_stays_in_32(fitted, alone
 @pytest.mark.parametrize(
     ("module", "changes", "said"),
     [
-        (A2CModule, {"draws_here": True}, "servers that draw.*rollout to rlaif_pl.engine.VLLMG"),
+        (A2CModule, {"draws_here": True}, "servers that draw.*rollout to rlaif_pl.rl.VLLMG"),
         (LabelingModule, {}, "SFTModule, RewardModule or A2CModule.*take the strategy ddp"),
         (RewardModule, {"tensor_parallel": 2}, "data_parallel_size: 2 and tensor_parallel_size: 1"),
         (RewardModule, {"data_parallel": "auto"}, "got 'auto' and 1"),
