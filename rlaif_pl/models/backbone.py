@@ -175,8 +175,14 @@ def _with_adapters(
 
 
 def _base_of(adapters: AdapterSource, options: BackboneOptions) -> BackboneOptions:
-    """Name the model that adapters belong to."""
-    return replace(options, name=adapters.base, revision=adapters.revision, num_layers=None)
+    """Name the model that adapters belong to; ``create_with`` makes the adapters, not their base."""
+    return replace(
+        options,
+        name=adapters.base,
+        revision=adapters.revision,
+        num_layers=None,
+        create_with=None,
+    )
 
 
 def _info_with(

@@ -9,7 +9,7 @@ from peft import AutoPeftModelForCausalLM
 from rlaif_pl.engine.generation_state import runners_of
 from rlaif_pl.models.adapter_export import check_adapter_export, save_adapter
 from rlaif_pl.models.adapters import Lora
-from rlaif_pl.models.backbone import fingerprint_of, load_backbone
+from rlaif_pl.models.backbone import EMBEDDED, fingerprint_of, load_backbone
 from rlaif_pl.models.causal_folder import save_causal
 from rlaif_pl.models.policy import BackboneOptions, for_role, load_policy
 from rlaif_pl.text import Template
@@ -82,6 +82,16 @@ def test_the_fingerprint_is_of_base_and_adapters(train, tmp_path):
     assert one == same == loaded
     assert one != changed
     assert base in one
+
+
+def test_what_makes_the_adapters_does_not_make_their_base(train, tmp_path, monkeypatch):
+    folder = str(save_adapter(tmp_path / "adapter", train("llama")))
+    config = tmp_path / "adapter" / "adapter_config.json"
+    written = json.loads(config.read_text())
+    written["base_model_name_or_path"] = EMBEDDED  # as any name of a hub, no folder
+    config.write_text(json.dumps(written))
+    made = BackboneOptions(folder, create_with="python -m rlaif_pl fit --config sft.yaml")
+    assert fingerprint_of(made) == fingerprint_of(BackboneOptions(folder))
 
 
 def test_adapters_with_a_tokenizer_of_their_own_end_texts_as_it_says(train, tokenizer, tmp_path):
