@@ -6,6 +6,7 @@ import contextlib
 import functools
 import hashlib
 import inspect
+import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +47,7 @@ class FunctionReward:
 
     @property
     def fingerprint(self) -> str:
-        """What tells it from other functions: where it is, and its source where there is one."""
+        """What tells it from others: where it is, its source, what it was given (``settings_of``)."""
         return f"function {settings_of(self.function)}"
 
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> Tensor:
@@ -70,7 +71,8 @@ def settings_of(value: object) -> str:
     """What tells a function or an object from others: where it is, its source, what it was given.
 
     Given are a partial's arguments, a function's defaults and what it closes over, a method's object,
-    and an object's attributes; of those numbers, texts, functions, weights and collections of such.
+    and an object's attributes; of those numbers, texts, functions, networks (weights, buffers and
+    layers as printed), arrays and collections of such.
     Other objects among the attributes (clients, loggers) change from run to run and are left out.
     """
     return _settings(value, ())
@@ -109,7 +111,7 @@ def _given_to(function: object) -> dict[str, object]:
 
 
 def _attributes(value: object) -> dict[str, object]:
-    """Attributes of an object that can be told; of a network its weights, and its public ones."""
+    """Attributes of an object that can be told; of a network the public ones, its state and layers."""
     state = object.__getstate__(value)
     parts = state if isinstance(state, tuple) else (state,)  # of a class with slots: two
     found: dict[str, Any] = {name: part[name] for part in parts if part for name in part}
@@ -117,7 +119,8 @@ def _attributes(value: object) -> dict[str, object]:
         found = {
             name: item for name, item in found.items() if name[0] != "_" and name != "training"
         }
-        found["weights"] = dict(value.named_parameters())
+        found["weights"] = {**dict(value.named_parameters()), **dict(value.named_buffers())}
+        found["layers"] = re.sub(" at 0x[0-9a-f]+", "", str(value))  # those without weights, too
     return {
         name: item
         for name, item in found.items()
@@ -135,7 +138,10 @@ def _told(value: object, above: tuple[int, ...]) -> str:
     if isinstance(value, Tensor):
         return weights_digest([("", value)], {})
     if isinstance(value, np.ndarray):
-        return hashlib.blake2b(value.tobytes(), digest_size=16).hexdigest()
+        if value.dtype.hasobject:  # whose bytes are addresses
+            return f"{value.dtype} {value.shape} {_told(value.tolist(), inside)}"
+        digest = hashlib.blake2b(value.tobytes(), digest_size=16).hexdigest()
+        return f"{value.dtype} {value.shape} {digest}"
     if isinstance(value, dict):
         return str(sorted((_told(key, inside), _told(value[key], inside)) for key in value))
     if isinstance(value, list | tuple):

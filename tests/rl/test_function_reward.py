@@ -138,6 +138,17 @@ class Net(nn.Module):
         nn.init.zeros_(self.layer.bias)
 
 
+class Buffered(nn.Module):
+    def __init__(self, setting):
+        super().__init__()
+        self.register_buffer("scale", torch.tensor(setting))
+
+
+class Printing(nn.Module):
+    def extra_repr(self):
+        return repr(object())
+
+
 GIVEN = {
     "a closure": closing_over,
     "defaults": with_default,
@@ -152,9 +163,14 @@ GIVEN = {
     "a set": lambda setting: closing_over({"a", "b", setting}),
     "a tensor": lambda setting: closing_over(torch.full((2000,), setting)),
     "an array": lambda setting: Holding(np.array([setting] * 2000)),
+    "an array of objects": lambda setting: Holding(np.array([str(setting), Holding(1)])),
+    "a type of an array": lambda setting: Holding(np.zeros(2, "f4" if setting < 1 else "i4")),
+    "a shape of an array": lambda setting: Holding(np.zeros((1, 4) if setting < 1 else (2, 2))),
     "a number of numpy": lambda setting: closing_over(np.float32(setting)),
     "a network": Net,
     "a network in a closure": lambda setting: closing_over(Net(setting)),
+    "a network's buffer": lambda setting: nn.Sequential(Buffered(setting)),
+    "a layer without weights": lambda setting: nn.Sequential(nn.LeakyReLU(setting), Printing()),
 }
 
 
