@@ -101,8 +101,8 @@ def put_in_place(work: Path, path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a checkpoint of either form, if it is there."""
-    if path.is_dir():
+    """Remove a checkpoint of either form, or a link to one, if it is there."""
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
@@ -194,8 +194,11 @@ def save_last(trainer: Trainer) -> None:
     for callback in trainer.checkpoint_callbacks:
         if not isinstance(callback, ModelCheckpoint) or not callback.save_last:
             continue
-        if not callback._should_skip_saving_checkpoint(trainer):
-            callback._save_last_checkpoint(trainer, callback._monitor_candidates(trainer))
+        if callback._should_skip_saving_checkpoint(trainer):
+            continue
+        given, callback.save_last = callback.save_last, True  # a link would be to an earlier step's
+        callback._save_last_checkpoint(trainer, callback._monitor_candidates(trainer))
+        callback.save_last = given
 
 
 def note_resumed(trainer: Trainer) -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+from typing_extensions import override
 
 
 class LinearDecay(LambdaLR):
     """Rise linearly over ``warmup_steps``, then fall linearly to 0 at ``total_steps``.
 
-    The first step has ``1 / warmup_steps`` of the peak, the last one of the warmup all of it.
+    The first step has ``1 / warmup_steps`` of the peak, the last one of the warmup all of it. A resumed
+    schedule has the step and the peak of its checkpoint, and the ``warmup_steps`` and ``total_steps``
+    that it was made with: a longer fit raises ``total_steps``.
 
     Args:
         optimizer: Its learning rates are the peak.
@@ -40,3 +45,14 @@ class LinearDecay(LambdaLR):
             return 1.0
         peak = max(self.warmup_steps - 1, 0)
         return max(0.0, (self.total_steps - step) / (self.total_steps - peak))
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        own = {"warmup_steps": self.warmup_steps, "total_steps": self.total_steps}
+        super().load_state_dict(state_dict | own)
+        if own.items() <= state_dict.items():
+            return
+        # The optimizer has been given the rate of the other schedule for the next step.
+        self._last_lr = [peak * self.factor(self.last_epoch) for peak in self.base_lrs]
+        for group, rate in zip(self.optimizer.param_groups, self._last_lr, strict=True):
+            group["lr"] = rate

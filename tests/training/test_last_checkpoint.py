@@ -2,12 +2,14 @@
 
 import json
 import os
+from functools import partial
 
 import pytest
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from rlaif_pl.training import LinearDecay
 from rlaif_pl.training.callbacks import ExportModel, HistoryFile, MetricsFile
 from rlaif_pl.training.checkpoints import read_checkpoint
 
@@ -71,6 +73,26 @@ def test_so_does_every_stage(fit, stage):
     assert found[1:] == expected[1:]
 
 
+def test_a_link_to_an_earlier_step_becomes_a_file_of_the_last_one(build, trainer, tmp_path):
+    def run(steps, path=None):
+        keeper = ModelCheckpoint(
+            tmp_path, "{step}", save_last="link", every_n_train_steps=2, save_top_k=-1
+        )
+        fit = trainer(steps, callbacks=[keeper], enable_checkpointing=True)
+        fit.fit(*build("sft"), ckpt_path=path)
+        assert keeper.save_last == "link"
+
+    last = tmp_path / "last.ckpt"
+    run(4)
+    assert last.is_symlink()
+    for steps in (5, 7):
+        run(steps, last)
+        assert read_checkpoint(last)["global_step"] == steps
+        assert not last.is_symlink()
+    assert sorted(path.stem for path in tmp_path.glob("step*")) == ["step=2", "step=4", "step=6"]
+    assert read_checkpoint(tmp_path / "step=4.ckpt")["global_step"] == 4
+
+
 @pytest.mark.parametrize("every", [100, 4])
 def test_a_fit_by_epochs_can_be_repeated_and_go_on(fit, tmp_path, every):
     expected = fit("whole", max_epochs=3, every=every)
@@ -95,6 +117,28 @@ def test_a_fit_that_a_callback_stops_goes_on_where_it_was(fit):
     found = fit("half", steps=8, resume=True, **never)
     torch.testing.assert_close(found[0], expected[0], rtol=0, atol=0)
     assert found[1:] == expected[1:]
+
+
+class Rates(Callback):
+    """Keeps the learning rate of each step."""
+
+    def __init__(self):
+        self.rates = []
+
+    def on_train_batch_start(self, trainer, *_):
+        self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+
+def test_added_steps_have_the_rates_of_the_longer_schedule(build, trainer, tmp_path):
+    def run(steps, path=None):
+        seen = Rates()
+        schedule = partial(LinearDecay, total_steps=steps)
+        fit = trainer(steps, tmp_path, callbacks=[seen])
+        fit.fit(*build("sft", scheduler=schedule), ckpt_path=path)
+        return [rate / 1e-2 for rate in seen.rates]
+
+    assert run(4) == pytest.approx([1.0, 0.75, 0.5, 0.25])
+    assert run(8, tmp_path / "last.ckpt") == pytest.approx([0.5, 0.375, 0.25, 0.125])
 
 
 @pytest.fixture

@@ -71,6 +71,18 @@ def test_a_resumed_schedule_goes_on_where_it_was():
     assert rates(second, 6) == pytest.approx(whole[4:])
 
 
+@pytest.mark.parametrize("total_steps", [12, None, 5])
+def test_a_longer_schedule_goes_on_from_the_end_of_a_shorter_one(total_steps):
+    first = LinearDecay(optimizer(), 2, 6)
+    assert rates(first, 6)[-1] == pytest.approx(0.2)
+    second = LinearDecay(optimizer(), 2, total_steps)
+    second.optimizer.load_state_dict(first.optimizer.state_dict())
+    second.load_state_dict(first.state_dict())
+    whole = rates(LinearDecay(optimizer(), 2, total_steps), 10)
+    assert second.optimizer.param_groups[0]["lr"] == pytest.approx(PEAK * whole[6])
+    assert rates(second, 4) == pytest.approx(whole[6:])
+
+
 @pytest.mark.parametrize(("warmup_steps", "total_steps"), [(-1, None), (5, 5), (5, 3), (0, 0)])
 def test_a_warmup_beyond_the_end_is_refused(warmup_steps, total_steps):
     with pytest.raises(ValueError, match="0 <= warmup_steps < total_steps"):
