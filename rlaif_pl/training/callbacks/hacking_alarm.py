@@ -110,6 +110,7 @@ class HackingAlarm(Callback):
         self.recent: deque[dict[str, float]] = deque(maxlen=window)
         self.judged: deque[tuple[BatchMean, BatchMean]] = deque(maxlen=judge_window)
         self.alarms: list[dict[str, Any]] = []
+        self.stopped = False  # whether an alarm ended the fit, not only warned
         self._pending: list[dict[str, float]] = []  # batches of an optimizer step that goes on
         self._last_step = -1
 
@@ -125,7 +126,8 @@ class HackingAlarm(Callback):
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._last_step = trainer.global_step
-        if self.action == "stop" and self.alarms:
+        self.stopped = self.stopped and self.action == "stop"
+        if self.stopped:
             trainer.should_stop = True  # its export failed, perhaps, and the fit was started again
             rank_zero_warn(
                 f"HackingAlarm: stopping again, since the checkpoint is of a fit that an alarm stopped "
@@ -164,7 +166,7 @@ class HackingAlarm(Callback):
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # After ModelCheckpoint's last save, which is thus of the last step, and before the export.
-        if self.action != "stop" or not self.alarms:
+        if self.action != "stop" or not self.stopped:
             return
         if self.best_value is None:
             rank_zero_warn(
@@ -185,6 +187,7 @@ class HackingAlarm(Callback):
             "onsets": {name: onset for name, (onset, _) in self.streaks.items()},
             "lengths": {name: length for name, (_, length) in self.streaks.items()},
             "alarms": self.alarms,
+            "stopped": self.stopped,
             "weights": self._best_weights(),
         }
 
@@ -198,6 +201,7 @@ class HackingAlarm(Callback):
             name: (onset, lengths[name]) for name, onset in state_dict["onsets"].items()
         }
         self.alarms = list(state_dict["alarms"])
+        self.stopped = state_dict.get("stopped", bool(self.alarms))  # not in earlier checkpoints
         best = state_dict["weights"]
         self.best_value, self.best_step = best["value"], best["step"]
 
@@ -300,7 +304,7 @@ class HackingAlarm(Callback):
             content = {"action": self.action, "limits": asdict(self.limits), "alarms": self.alarms}
             write_json(folder / ALARMS_FILE, content | {"best": self._best_weights()})
         if self.action == "stop":
-            trainer.should_stop = True
+            self.stopped = trainer.should_stop = True
 
 
 def mean_of(rows: list[dict[str, float]]) -> dict[str, float]:

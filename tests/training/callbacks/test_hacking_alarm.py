@@ -197,6 +197,35 @@ def test_a_fit_that_was_stopped_stops_again_with_the_best_weights(fit, tmp_path)
     assert (on.global_step, module.weight.item()) == (8, 8.0)
 
 
+def test_a_fit_that_was_only_warned_goes_on_when_it_is_to_stop(fit, tmp_path):
+    series = {"kl": [1.0, 1, 9, 9, 9, 9, 9, 9, 9, 9], "length": [10.0] * 7 + [99.0] * 3}
+    settings = {"series": series, "limit_val_batches": 1, "val_check_interval": 1}
+    limits = AlarmLimits(kl=5.0, longest=2.0)
+
+    def resume(action, steps, path=None):
+        alarm = HackingAlarm(action, limits, window=1, patience=2, baseline_steps=1)
+        trainer, module, _ = run(fit, alarm, steps, **settings, ckpt_path=path)
+        path = tmp_path / f"{action}{steps}.ckpt"
+        trainer.save_checkpoint(path)
+        return path, trainer.global_step, module.weight.item(), len(alarm.alarms)
+
+    warned, *found = resume("warn", 5)
+    assert found == [5, 5.0, 1]
+    on, *found = resume("stop", 6, warned)
+    assert found == [6, 6.0, 1]  # no best weights are put back either
+    stopped, *found = resume("stop", 10, on)
+    assert found == [9, 1.0, 2]  # of the first step, before any trouble
+    assert resume("stop", 10, stopped)[1:] == (9, 1.0, 2)
+    earlier = torch.load(stopped, weights_only=True)
+    for state in earlier["callbacks"].values():
+        state.pop("stopped", None)
+    torch.save(earlier, tmp_path / "earlier.ckpt")
+    assert resume("stop", 10, tmp_path / "earlier.ckpt")[1] == 9
+    went_on, *found = resume("warn", 10, stopped)
+    assert found[0] == 10
+    assert resume("stop", 12, went_on)[1] == 12
+
+
 def test_it_must_stand_above_the_export(fit, monkeypatch):
     monkeypatch.setattr(ExportModel, "check", lambda *_: 0)  # Series has nothing to export
     with pytest.raises(ValueError, match="above ExportModel"):
