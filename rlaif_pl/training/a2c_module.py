@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from rlaif_pl.engine.batch import send
 from rlaif_pl.engine.sampling import SamplingParams, sample_seed
+from rlaif_pl.labeling.reward import LabelerReward
 from rlaif_pl.models.actor_critic import ActorCritic, ActorSource
 from rlaif_pl.models.policy import Policy
 from rlaif_pl.models.reward import RewardModel
@@ -207,9 +208,8 @@ class A2CModule(TrainableModule):
         prompts = [prompt for prompt in batch.prompts for _ in range(self.sampling.n)]
         rows = zip(prompts, rollout.texts, rollout.scores.tolist(), strict=True)
         self.latest_samples = [SampledResponse(self.global_step, *row) for row in rows]
-        costs = getattr(self.reward, "to_metrics", None)
-        if costs is not None:
-            self.log_dict(costs("labeler_reward"), batch_size=1)
+        if isinstance(self.reward, LabelerReward):
+            self.log_dict(self.reward.to_metrics("labeler_reward"), batch_size=1)
         return self.update_loss(rollout, self.counted(rollout, batch))
 
     def update_loss(self, rollout: Rollout, is_counted: Tensor) -> Tensor:

@@ -276,7 +276,19 @@ def test_what_a_labelers_rewards_cost_is_logged(build, trainer, tmp_path):
     assert (again["labeler_reward/calls"], again["labeler_reward/run_calls"]) == (calls, 0)
 
 
-def test_a_reward_without_costs_logs_none(build, trainer):
+class OwnMetrics:
+    """A reward with a method of the same name, for another use."""
+
+    def score(self, prompts, responses):
+        del prompts
+        return torch.tensor([float(len(text)) for text in responses])
+
+    def to_metrics(self):
+        return {"length": 1.0}
+
+
+@pytest.mark.parametrize("changes", [{}, {"reward": OwnMetrics()}], ids=["a model", "its own"])
+def test_a_reward_without_costs_logs_none(build, trainer, changes):
     run = trainer(1)
-    run.fit(*build("a2c"))
+    run.fit(*build("a2c", **changes))
     assert not any(name.startswith("labeler_reward/") for name in run.callback_metrics)
