@@ -32,7 +32,10 @@ FOLDER_LIMIT = 4096  # files of one folder that are looked at
 # Keys of what stages write. `replies`, `store` and `states` are read too, to spare what is known:
 # several experiments may share them, and no result depends on what they hold.
 WRITTEN = frozenset(
-    ("out", "default_root_dir", "dirpath", "save_dir", "adapter_dir", "replies", "store", "states")
+    (
+        *("out", "default_root_dir", "dirpath", "save_dir", "adapter_dir", "export_to"),
+        *("replies", "store", "states"),
+    )
 )
 LATE_PARTS = ("reporting", "evaluation/human", "pipeline")
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -103,8 +106,8 @@ def data_digests(
     one, and not if it holds the run folder. What stands under a ``written`` key does not count.
     """
     run = out.resolve()
-    leaves = flatten(dict(config)).items()
-    read = (value for key, value in leaves if key.rpartition(".")[2] not in written)
+    leaves = flatten(dict(config))
+    read = (value for key, value in leaves.items() if not is_written(key, leaves, written))
     for value in sorted({value for value in read if isinstance(value, str)}):
         if not value or len(value) > 1024 or "\n" in value:
             continue
@@ -118,6 +121,13 @@ def data_digests(
             files = sorted(each for each in path.rglob("*") if each.is_file())[:FOLDER_LIMIT]
             rows = [f"{each.relative_to(path)} {_file_digest(each)}" for each in files]
             yield value, _digest("\n".join(rows).encode())
+
+
+def is_written(key: str, leaves: Mapping[str, Value], written: frozenset[str]) -> bool:
+    """Whether a leaf of a config names what the stage writes; also the folder of an ``ExportModel``."""
+    front, _, last = key.rpartition(".")
+    owner = leaves.get(f"{front.removesuffix('.init_args')}.class_path")
+    return last in written or last == "folder" and str(owner).endswith(".ExportModel")
 
 
 def _file_digest(path: Path) -> str:

@@ -50,7 +50,10 @@ def test_folders_count_and_the_run_folder_does_not(tmp_path, monkeypatch):
 
 
 WRITES = {
-    "sft": "rollout: {init_args: {adapter_dir: weights/new}}\ndata: {labeling: {store: s.sqlite}}",
+    "sft": "rollout: {init_args: {adapter_dir: weights/new}}\ndata: {labeling: {store: s.sqlite}}\n"
+    "default_callbacks: {export_to: weights/new}\n"
+    "trainer: {callbacks: [{class_path: rlaif_pl.training.callbacks.ExportModel, "
+    "init_args: {folder: weights/new, form: adapter}}]}",
     "label": "{replies: r.sqlite, store: s.sqlite, out: weights/new}",
 }
 
@@ -64,6 +67,13 @@ def test_what_a_stage_writes_does_not_start_it_over(toy, monkeypatch):
     for name in ("weights/new/policy-1", "s.sqlite", "r.sqlite"):
         (toy.folder / name).write_text("written")
         assert {stage: of(toy, stage) for stage in WRITES} == before
+
+
+def test_a_folder_that_another_class_reads_is_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "texts/a").mkdir(parents=True)
+    config = {"callbacks": [{"class_path": "mine.Reader", "init_args": {"folder": "texts/a"}}]}
+    assert list(dict(data_digests(config, tmp_path / "run"))) == ["texts/a"]
 
 
 def test_replies_to_export_are_data(toy, monkeypatch):
