@@ -17,7 +17,7 @@ import numpy as np
 from rich.console import Console
 
 from rlaif_pl.data.metric_files import write_json
-from rlaif_pl.evaluation.judges import RougeJudge, rouge_l
+from rlaif_pl.evaluation.judges import RougeJudge, rouge_l, rouge_tokens
 from rlaif_pl.evaluation.pairs import (
     Array,
     JudgedPair,
@@ -230,8 +230,9 @@ def _win_rates(
     texts, groups = [texts[i] for i in kept], [groups[i] for i in kept]
     policy, sft = [samples.policy[i] for i in kept], [samples.sft[i] for i in kept]
     references = [[samples.prompts[i].reference or ""] for i in kept]
-    rouge = RougeJudge(references_of(samples.prompts))
-    rates["policy_vs_sft_rouge"] = compare_by(texts, policy, sft, rouge, groups)
+    if any(rouge_tokens(reference) for (reference,) in references):
+        rouge = RougeJudge(references_of(samples.prompts))
+        rates["policy_vs_sft_rouge"] = compare_by(texts, policy, sft, rouge, groups)
     rates["policy_vs_reference"] = compare_by(texts, policy, references, labeler, groups)
     rates["sft_vs_reference"] = compare_by(texts, sft, references, labeler, groups)
     return rates

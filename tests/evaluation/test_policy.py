@@ -58,6 +58,16 @@ def test_every_quantity_by_hand(length_reward, length_labeler):
     assert metrics["winrate/sft_vs_reference"] == 0
 
 
+def test_references_without_a_word_are_not_asked_for_likeness(length_reward, length_labeler):
+    prompts = [replace(prompt, reference="...") for prompt in PROMPTS]
+    found = evaluate_policy(samples(prompts=prompts), length_reward, length_labeler).to_metrics()
+    assert "winrate/policy_vs_sft" in found
+    assert not any("rouge" in name for name in found)
+    prompts[0] = PROMPTS[0]
+    found = evaluate_policy(samples(prompts=prompts), length_reward, length_labeler).to_metrics()
+    assert "winrate/policy_vs_sft_rouge" in found
+
+
 def test_empty_and_repetitive_responses_are_counted(length_reward, length_labeler):
     policy = [["It is too too thin.", "the dog the dog the dog"], ["", "blue"], ["down", "up."]]
     metrics = evaluate_policy(samples(policy=policy), length_reward, length_labeler).to_metrics()

@@ -17,7 +17,7 @@ from rlaif_pl.data.disk import file_named
 from rlaif_pl.data.metric_files import write_json
 from rlaif_pl.data.sources import DataSource, is_sensitive, load_prompts
 from rlaif_pl.engine.sampling import SamplingParams
-from rlaif_pl.evaluation.judges import EmbeddingJudge, RougeJudge
+from rlaif_pl.evaluation.judges import EmbeddingJudge, RougeJudge, rouge_tokens
 from rlaif_pl.evaluation.policy import references_of
 from rlaif_pl.evaluation.reward_accuracy import scored
 from rlaif_pl.evaluation.samples import Reporting
@@ -110,7 +110,8 @@ def matrix(
     references = references_of(rows)
     if judges.independent:
         asked["embedding"] = EmbeddingJudge(references)
-    if judges.rouge and len(references) == len({row.text for row in rows}):
+    is_whole = len(references) == len({row.text for row in rows})
+    if judges.rouge and is_whole and any(map(rouge_tokens, references.values())):
         asked["rouge_l"] = RougeJudge(references)
     result = measure_matrix(rows, columns, asked, judges.taught or {}, estimator=estimator)
     matrix_report.page_of(result).render(Console())

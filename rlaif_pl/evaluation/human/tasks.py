@@ -139,7 +139,8 @@ def _prompts(rows: Sequence[RawRow], source: Path) -> Iterator[_Prompt]:
     if "response" in first:
         yield from _long(rows)
         return
-    is_pair = "first" in first and "second" in first
+    # lists are responses of policies that are called so
+    is_pair = {"first", "second"} <= set(first) and not isinstance(first["first"], list)
     for where, fields in rows:
         text = _text(where, fields, "prompt")
         prompt = _Prompt(text, group_in(fields, text))

@@ -209,7 +209,8 @@ class MatrixJudges:
         taught: Policies that a labeler's labels (or a reward) trained, by its name; their comparisons
             by it are marked.
         independent: Also ask a judge that trained nothing here (sentence embeddings): ``embedding``.
-        rouge: Also judge by ROUGE-L where every prompt has a reference: ``rouge_l``.
+        rouge: Also judge by ROUGE-L where every prompt has a reference, and some
+            reference a word: ``rouge_l``.
     """
 
     labelers: dict[str, Labeler | str] | None = None

@@ -59,6 +59,20 @@ def test_a_policy_beside_itself_is_even(
     assert [json.loads(line) for line in kept] == rows
 
 
+def test_references_without_a_word_have_no_judge_by_likeness(
+    command, tmp_path, tiny_model_folder, tiny_reward_folder, data_files
+):
+    rows = [{"prompt": f"post {n}", "reference": "..."} for n in range(2)]
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    reward = f"{{backbone: {{name: {tiny_reward_folder}}}, frozen: true}}"
+    ours = f"{{ours: {{class_path: rlaif_pl.models.RewardModel, init_args: {reward}}}}}"
+    more = (f"--judges.rewards={ours}", f"--prompts={prompts}")
+    metrics = command("evaluate matrix", *options(tiny_model_folder, data_files, *more))
+    assert metrics["matrix/ours/sft_vs_same"] == 0.5
+    assert not any("rouge" in name for name in metrics)
+
+
 def test_only_what_changed_is_sampled_again(tmp_path, tiny_model_folder, monkeypatch):
     drawn = []
 

@@ -51,6 +51,13 @@ def test_pairs_of_one_policy(tmp_path):
     assert [task.items[1].text for task in read.tasks] == ["y", "z"]
 
 
+def test_policies_may_be_called_first_and_second(tmp_path):
+    row = {"prompt": "p", "reference": "r", "first": ["x"], "second": ["y"], "sft": ["z"]}
+    read = read_samples(write(tmp_path / "samples.jsonl", row))
+    assert read.policies == ("first", "second", "sft")
+    assert [item.text for item in read.tasks[0].items] == ["x", "y", "z"]
+
+
 def test_the_same_text_of_two_policies_is_shown_once(tmp_path):
     read = read_samples(
         write(tmp_path / "s.jsonl", {"prompt": "p", "a": ["x"], "b": ["y"], "c": ["x"]})
