@@ -109,9 +109,12 @@ def test_further_keys_add_to_what_a_config_names(tmp_path, capsys):
 def test_a_config_that_cannot_be_read_is_named(tmp_path, capsys):
     (tmp_path / "label.yaml").write_text("pairs: [1")
     words = ["label", "--config", str(tmp_path / "label.yaml"), "--pairs.limit=3"]
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit) as stop:
         cli.main(words)
-    assert f"error: {tmp_path}/label.yaml: " in capsys.readouterr().err
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert f"error: {tmp_path}/label.yaml: " in said
+    assert "line 1, column 8\ndid not find expected ',' or ']'" in said
 
 
 def test_a_leading_tilde_is_the_home_folder(monkeypatch):
