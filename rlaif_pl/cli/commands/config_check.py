@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from copy import deepcopy
 from dataclasses import is_dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 import torch
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
+from jsonargparse._postponed_annotations import get_return_type
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from torch import nn
 from torch.optim import SGD, Optimizer
@@ -24,7 +26,7 @@ from rlaif_pl.cli.commands.train import Parser, add_default_callbacks, refuse_sh
 from rlaif_pl.errors import explained
 from rlaif_pl.labeling.backends import EndpointBackend, LocalBackend
 from rlaif_pl.labeling.strategies.rubric import RubricLabeler
-from rlaif_pl.pipeline.yaml_files import Value, flatten
+from rlaif_pl.pipeline.yaml_files import Value
 from rlaif_pl.training import PreferenceDataModule
 
 LIGHTNING = ("fit", "validate", "predict")
@@ -40,7 +42,22 @@ OF_LIBRARIES = (Callback, Optimizer, LRScheduler)  # what is built of torch and 
 
 
 class Unbuilt:
-    """Stands for an object that is not built, since that may load weights or run a user's code."""
+    """Stands for an object that is not built, since that may load weights or run a user's code.
+
+    Args:
+        kind: Class that it passes for where a parser asks.
+    """
+
+    def __init__(self, kind: type | None = None) -> None:
+        self._kind = kind or Unbuilt
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:  # type: ignore[override]
+        return self._kind
+
+    def __call__(self, *_: Any, **__: Any) -> Unbuilt:
+        """Pass for a function, too."""
+        return self
 
 
 class ConfigCheck:
@@ -75,7 +92,7 @@ class ConfigCheck:
         else:
             return Refusal(f"unknown command {command!r}")
         try:
-            parsed = parser.parse_object(dict(content))
+            parsed = parser.parse_object(deepcopy(dict(content)))  # it changes what it is given
             if command in LIGHTNING:
                 refuse_sharding(parsed)
         except ArgumentError as error:
@@ -97,14 +114,13 @@ class ConfigCheck:
     def _refused_by_constructors(self, parser: ArgumentParser, parsed: Namespace) -> Refusal | None:
         """Build what a parsed config says: constructors check what types cannot.
 
-        A config with an object that a function makes is not built: the function would be called.
+        What a function would make is not built: the parser would call the function.
         """
-        leaves = flatten(parsed.as_dict()).items()
-        if any(key.endswith("class_path") and function_at(value) for key, value in leaves):
-            return None
         self._wrong = None
         try:
-            parser.instantiate(parsed, instantiators=[(self._make, object, True)])
+            parser.instantiate(
+                without_functions(parsed), instantiators=[(self._make, object, True)]
+            )
         except (ArgumentError, ValueError, TypeError, OSError) as error:
             told = explained(error)
             if self._wrong is not None and str(self._wrong) in str(error):
@@ -143,13 +159,35 @@ def is_light(kind: type) -> bool:
 
 def is_unbuilt(value: Any) -> bool:
     """Whether something, or an item of it, was not built."""
+    if isinstance(value, Unbuilt):
+        return True
     if isinstance(value, Mapping):
         value = list(value.values())
-    return (
-        isinstance(value, Unbuilt)
-        or isinstance(value, list | tuple)
-        and any(map(is_unbuilt, value))
-    )
+    return isinstance(value, list | tuple) and any(map(is_unbuilt, value))
+
+
+def without_functions(value: Any) -> Any:
+    """Return a parsed config with a stand-in, of the declared class, for what a function would make."""
+    if isinstance(value, Namespace):
+        function = function_at(value.get("class_path"))
+        if function is not None:
+            return Unbuilt(made_by(function))
+        return Namespace({key: without_functions(item) for key, item in vars(value).items()})
+    if isinstance(value, dict):
+        return {key: without_functions(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(without_functions, value))
+    return value
+
+
+def made_by(function: Callable[..., Any]) -> type | None:
+    """Return the class that a function declares to return; None where it declares none."""
+    try:
+        kind = get_return_type(function)
+    except (ValueError, TypeError):  # it has no signature
+        return None
+    kind = get_origin(kind) or kind
+    return kind if inspect.isclass(kind) else None
 
 
 def try_optimizer(options: Iterable[Any]) -> None:

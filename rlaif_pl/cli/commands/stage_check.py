@@ -20,6 +20,7 @@ INPUTS = frozenset(
         *("data", "preferences", "prompts", "demonstrations", "validation", "final", "helpful"),
         *("pairs", "gold", "harmless_gold", "helpful_gold", "fit_temperature_on", "ai_labeled"),
         *("human", "ai", "votes", "samples", "revisions", "rows", "metrics"),
+        "references",
     )
 )
 ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".jsonl.gz", ".csv.gz")

@@ -11,6 +11,9 @@ MODULE = """
 from collections.abc import Sequence
 
 import torch
+from lightning.pytorch import Callback
+
+from rlaif_pl import types
 
 
 class Reward:
@@ -23,6 +26,28 @@ class Reward:
 
 def make_reward(scale: float = 1.0) -> Reward:
     raise AssertionError("a user's code was run")
+
+
+def make_any_reward() -> types.Reward:
+    raise AssertionError("a user's code was run")
+
+
+def make_labeler() -> types.Labeler:
+    raise AssertionError("a user's code was run")
+
+
+def make_callback(n: int = 1) -> Callback:
+    raise AssertionError("a user's code was run")
+
+
+def make_optimizer(parameters) -> torch.optim.Optimizer:
+    raise AssertionError("a user's code was run")
+
+
+class Makers:
+    @classmethod
+    def reward(cls) -> Reward:
+        raise AssertionError("a user's code was run")
 """
 SERVER = {
     "class_path": "rlaif_pl.labeling.EndpointBackend",
@@ -105,9 +130,46 @@ def test_code_of_a_user_is_not_run(path):
     assert problem("evaluate reward", {"gold": "x", "reward": reward}) is None
     module = {"class_path": "rlaif_pl.training.A2CModule", "init_args": {"reward": reward}}
     module["init_args"] |= {"actor": {}, "shaping": {"kl_coef": 2.0}}
-    found = ConfigCheck(cli.FUNCTIONS).problem("fit", {"model": module})
-    # what a function makes is never made, so such a config is only parsed
-    assert (found is None) if path == "mine.make_reward" else "expected kl_coef in" in found
+    assert "expected kl_coef in" in ConfigCheck(cli.FUNCTIONS).problem("fit", {"model": module})
+
+
+@pytest.mark.parametrize(
+    "reward",
+    [{"class_path": f"mine.{name}"} for name in ("make_any_reward", "Makers.reward")],
+    ids=str,
+)
+def test_what_stands_beside_what_a_function_makes_is_checked(reward):
+    made = {"class_path": "mine.make_labeler"}
+    members = {"labelers": [made, labeler("Likelihood", backend=SERVER)]}
+    check = ConfigCheck(cli.FUNCTIONS)
+    assert problem("label", {"labeler": labeler("Ensemble", **members)}, check) is None
+    assert list(check.servers) == [SERVER["init_args"]["base_url"]]
+    content = {"data": "x", "labelers": {"one": made, "two": labeler("Score", samples=0)}}
+    assert "samples" in problem("evaluate alignment", content)
+    judges = {"rewards": {"ours": reward}, "labelers": {"other": made}}
+    best = {"best": {"policy": "sft", "reward": "ours", "n": 1}}
+    content = {"policies": {}, "prompts": "x", "judges": judges}
+    assert problem("evaluate matrix", content) is None
+    assert "expected n of at least 2" in problem("evaluate matrix", content | {"best_of": best})
+
+
+def test_callbacks_and_optimizers_that_functions_make_pass():
+    module = {"class_path": "rlaif_pl.training.SFTModule", "init_args": {}}
+    module["init_args"]["optimizer"] = "mine.make_optimizer"
+    stop = {
+        "class_path": "lightning.pytorch.callbacks.EarlyStopping",
+        "init_args": {"monitor": "x"},
+    }
+    callbacks = [{"class_path": "mine.make_callback", "init_args": {"n": 2}}, stop]
+    content = {"model": module, "trainer": {"callbacks": callbacks}}
+    check = ConfigCheck(cli.FUNCTIONS)
+    assert check.problem("fit", content) is None
+    assert check.built == 2  # stop and the default schedule
+    stop["init_args"]["mode"] = "least"
+    assert "least" in check.problem("fit", content)
+    stop["init_args"].pop("mode")
+    callbacks[0]["init_args"]["n"] = "x"
+    assert "expected" in check.problem("fit", content)
 
 
 def test_optimizers_and_schedules_are_tried():

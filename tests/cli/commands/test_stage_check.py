@@ -2,14 +2,18 @@
 
 import importlib
 import inspect
+import re
 
 import pytest
 import yaml
+from lightning.pytorch import LightningDataModule, LightningModule
 
+from rlaif_pl import training
 from rlaif_pl.cli import main as cli
 from rlaif_pl.cli.commands import run
 from rlaif_pl.cli.commands.stage_check import INPUTS
 
+DATA = re.compile(r"\b(DataSource|Data|Pairs)\b")  # in an annotation, which is text
 NOBODY = "http://127.0.0.1:9/v1"
 
 
@@ -91,10 +95,30 @@ def test_data_files_of_every_command_are_looked_for(absent, command, key, more):
 
 
 def test_every_data_set_that_a_command_takes_is_looked_for():
-    for module, name in cli.FUNCTIONS.values():
-        function = getattr(importlib.import_module(module), name)
-        parameters = inspect.signature(function).parameters.values()
-        assert {p.name for p in parameters if "DataSource" in str(p.annotation)} <= INPUTS
+    takers = [
+        getattr(importlib.import_module(module), name) for module, name in cli.FUNCTIONS.values()
+    ]
+    modules = [each for each in vars(training).values() if inspect.isclass(each)]
+    modules = [each for each in modules if issubclass(each, LightningModule | LightningDataModule)]
+    assert {training.RewardModule, training.PreferenceDataModule} <= set(modules)
+    for taker in [*takers, *modules]:
+        parameters = inspect.signature(taker).parameters.values()
+        data = {p.name for p in parameters if DATA.search(str(p.annotation))}
+        assert data <= INPUTS, taker
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("model.init_args.references", "no/such.jsonl"),
+        ("data.preferences", [{"source": "no/such.jsonl"}]),
+    ],
+)
+def test_data_of_a_fit_are_looked_for(check, key, value):
+    code, said = check(**{key: value})
+    assert code == 1
+    assert f"stage reward: {key}" in said
+    assert ": expected a data file at no/such.jsonl" in said
 
 
 def test_how_to_get_a_data_set_is_no_data_file(absent, data_files):
