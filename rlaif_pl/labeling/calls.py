@@ -112,6 +112,11 @@ class Response:
     # `http_500`, ...); None if there is one
     failure: str | None = None
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is an answer, and one with the log-probability of every option."""
+        return self.failure is None and None not in self.logprobs
+
 
 @runtime_checkable
 class Backend(Protocol):

@@ -53,7 +53,8 @@ class CachedClient:
     watch: Watch | None = None  # told of every new reply
     min_option_mass: float = MIN_OPTION_MASS  # least probability of a choice's options together
     _has_warned: bool = field(default=False, init=False)
-    # replies that no store gives back: all of them without one, else failures, which it has asked again
+    # replies that no store gives back: all of them without one, else those that it has asked again:
+    # failures, and choices with options that were not reported
     _kept: dict[bytes, Response] = field(default_factory=dict, init=False)
 
     def ask(self, calls: Sequence[Call]) -> list[Response]:
@@ -72,7 +73,7 @@ class CachedClient:
             if self.store is not None:
                 self.store.put(key, call, reply, fingerprint)
             known[key] = reply
-            if self.store is None or reply.failure is not None:
+            if self.store is None or not reply.is_whole:
                 self._kept[key] = reply
             self._check_mass(call, reply)
             if self.watch is not None:

@@ -91,11 +91,43 @@ def test_failures_that_stay_are_asked_for_again_only_on_request(store, kind):
 
 
 def test_an_answer_is_never_given_up_for_a_later_row(store):
+    first = Response(logprobs=(-0.25, -2.0), read=7)
     key = put(store, CALLS[0], Response(failure="refused"))
-    put(store, CALLS[0], REPLIES[0])
+    put(store, CALLS[0], first)
     put(store, CALLS[0], Response(logprobs=(-9.0, -9.0)))
+    put(store, CALLS[0], REPLIES[0])
     put(store, CALLS[0], Response(failure="refused"))
+    assert store.get_many([key]) == {key: first}
+
+
+def test_a_choice_with_an_option_that_was_not_reported_is_asked_for_again_on_request(store):
+    key = put(store, CALLS[0], REPLIES[0])
+    put(store, CALLS[0], Response(failure="split_option"))
     assert store.get_many([key]) == {key: REPLIES[0]}
+    whole = Response(logprobs=(-0.25, -2.0), read=7)
+    with ReplyStore(store.path, retry_failed=True) as eager:
+        assert eager.get_many([key]) == {}
+        put(eager, CALLS[0], whole)
+        assert eager.get_many([key]) == {key: whole}
+    assert store.get_many([key]) == {key: whole}  # the better answer stays found
+
+
+def test_what_is_not_reported_is_asked_once_a_run(store):
+    asked = []
+
+    class Backend:
+        fingerprint = "m"
+
+        def answer(self, calls, done):
+            asked.extend(calls)
+            for place in range(len(calls)):
+                done(place, Response(logprobs=(None, None)))
+
+    store.retry_failed = True
+    client = CachedClient(Backend(), store)
+    first, again = client.ask(CALLS[:1]), client.ask(CALLS[:1])
+    assert first == again
+    assert len(asked) == 1
 
 
 def test_totals_count_what_was_paid_for_failures_and_repetitions(store):

@@ -83,7 +83,7 @@ class ReplyStore(SqliteFile):
     Args:
         path: The file; made with its folder if it is not there. ``~`` is expanded.
         retry_failed: Ask again for calls whose failure would not pass by itself, too (those that
-            may pass are always asked again).
+            may pass are always asked again), and for choices with options that were not reported.
         now: Tells the time in seconds since 1970, as written into rows.
 
     Raises:
@@ -107,8 +107,9 @@ class ReplyStore(SqliteFile):
     def get_many(self, keys: Sequence[bytes]) -> dict[bytes, Response]:
         """Return the replies that need not be asked for again, by key.
 
-        The first answer counts where there are several; without any, the last failure does, unless
-        it may have passed by now (see ``is_asked_again``) or ``retry_failed`` is set.
+        The first answer counts where there are several, one that has every option's probability
+        before others; without any, the last failure does, unless it may have passed by now (see
+        ``is_asked_again``) or ``retry_failed`` is set.
         """
         found: dict[bytes, Response] = {}
         digests = list(dict.fromkeys(keys))
@@ -118,11 +119,12 @@ class ReplyStore(SqliteFile):
                 query = SELECT.format(marks=",".join("?" * len(part)))
                 for digest, *columns in self.connection.execute(query, part):
                     reply = _reply(columns)
-                    if digest in found and found[digest].failure is None:
+                    kept = _worth(found[digest]) if digest in found else 0
+                    if kept and kept >= _worth(reply):
                         continue
                     # by today's rule, not by that of the version that wrote the row
                     asks_again = self.retry_failed or is_asked_again(reply.failure)
-                    if reply.failure is None or not asks_again:
+                    if reply.is_whole or not asks_again:
                         found[digest] = reply
         return found
 
@@ -177,6 +179,11 @@ def _plain(value: float | None) -> float | str | None:
     if value is None or value - value == 0:
         return value
     return str(value)
+
+
+def _worth(reply: Response) -> int:
+    """Return 0 for a failure, 1 for an answer without some option's probability, 2 for a whole one."""
+    return 0 if reply.failure is not None else 1 + reply.is_whole
 
 
 def _reply(columns: Sequence[Any]) -> Response:
