@@ -104,6 +104,8 @@ def test_a_completion_is_a_reference(write):
         ({"prompt": "Q", "chosen": [user("a")] * 2, "rejected": "b"}, "'chosen' to be one message"),
         ({"prompt": [{"role": "dog"}], "chosen": "a", "rejected": "b"}, "'prompt' to be text or"),
         ({"chosen": [user("Q")], "rejected": [user("P")]}, "'chosen' and 'rejected' to share all"),
+        ({"chosen": HEAD + " a", "rejected": "b"}, "'rejected' to be a dialogue with .* got 'b'"),
+        ({"chosen": "a", "rejected": HEAD + " b"}, "'chosen' to be a dialogue with"),
     ],
 )
 def test_a_wrong_trl_row_is_named_with_file_and_line(write, row, message):
@@ -145,19 +147,31 @@ def test_an_empty_demonstration_is_left_out_and_told(write, caplog):
 
 def test_a_dialogue_without_assistant_turn_is_an_error(write):
     path = write({"chosen": "a", "rejected": "b"})
-    with pytest.raises(ValueError, match="'chosen' and 'rejected' to share all messages but"):
+    told = r"'chosen' to be a dialogue with '\\n\\nAssistant:', got 'a'; add a 'prompt' column"
+    with pytest.raises(ValueError, match=told):
         load_preferences(DataSource(path, format="hh"))
 
 
-@pytest.mark.parametrize("form", ["trl", "hh", "auto"])
-def test_columns_are_mapped_whatever_the_format(write, form):
+@pytest.mark.parametrize(
+    ("form", "is_dialogue"), [("trl", False), ("hh", True), ("auto", False), ("auto", True)]
+)
+@pytest.mark.parametrize("chosen", ["chosen", "good"])
+def test_columns_are_mapped_whatever_the_format(write, form, is_dialogue, chosen):
     rows = [
-        {"prompt": "Q", "chosen": "yes", "rejected": "no", "imp": 9},
-        {"chosen": HEAD + " So.", "rejected": HEAD + " No.", "imp": 9},
+        {"prompt": "Q", chosen: "yes", "rejected": "no", "imp": 9},
+        {chosen: HEAD + " So.", "rejected": HEAD + " No.", "imp": 9},
     ]
-    source = DataSource(write(rows[form == "hh"]), format=form, columns={"weight": "imp"})
-    assert [pair.weight for pair in load_preferences(source).rows] == [9.0]
+    columns = {"weight": "imp", "chosen": chosen}
+    source = DataSource(write(rows[is_dialogue]), format=form, columns=columns)
+    (pair,) = load_preferences(source).rows
+    assert (pair.weight, better(pair)) == (9.0, "So." if is_dialogue else "yes")
     assert len(load_prompts(source)) == 1
+
+
+def test_a_mapped_prompt_is_that_of_a_table(write):
+    path = write({"chosen": "yes", "rejected": "no"})
+    with pytest.raises(ValueError, match="expected the column 'question' \\(our 'prompt'\\)"):
+        load_preferences(DataSource(path, columns={"prompt": "question"}))
 
 
 @pytest.mark.parametrize("name", ["helpful-base", "harmless-base"])

@@ -63,6 +63,13 @@ def read_exchange(row: RawRow, prompt: str, answers: Sequence[str]) -> list[str]
         return EMPTY
     before = sides[0].before if sides else []
     if not has_prompt and sides and not all(each.before for each in sides):
+        for name in answers:
+            text = row.fields.get(name)
+            if isinstance(text, str) and ASSISTANT not in text:
+                raise ValueError(
+                    f"{row.where}: expected {name!r} to be a dialogue with {ASSISTANT!r}, got "
+                    f"{shown(text)}; add a {prompt!r} column, or take another format"
+                )
         counts = " and ".join(str(len(_listed(row, name)) or "no") for name in answers)
         raise ValueError(
             f"{row.where}: expected {' and '.join(map(repr, answers))} to share all messages but "

@@ -65,13 +65,18 @@ def _check_options(source: DataSource, found: Format) -> None:
 def detect(row: RawRow, source: DataSource) -> Format:
     """Tell the format from the first row; ValueError if it is none of ours."""
     fields = row.fields
-    if source.columns:
+    theirs = source.columns or {}
+    chosen, rejected = (theirs.get(name, name) for name in ("chosen", "rejected"))
+    has_choice = {chosen, rejected} <= fields.keys()
+    # without a prompt, mapped or not, the responses repeat it
+    has_prompt = "prompt" in theirs or fields.get("prompt") is not None
+    if theirs and (has_prompt or not has_choice):
         return "columns"
     if {"info", "summaries", "choice"} <= fields.keys():
         return "openai_comparisons"
-    if {"chosen", "rejected"} <= fields.keys():
-        is_dialogue = isinstance(fields["chosen"], str) and fields.get("prompt") is None
-        return "hh" if is_dialogue and "\n\nAssistant:" in str(fields["chosen"]) else "trl"
+    if has_choice:
+        is_dialogue = isinstance(fields[chosen], str) and fields.get("prompt") is None
+        return "hh" if is_dialogue and "\n\nAssistant:" in str(fields[chosen]) else "trl"
     if {"prompt", "first", "second"} <= fields.keys():
         # numbers are text in a CSV file, whose first row may have none
         in_text = is_of_csv(row) or isinstance(fields.get("p_first"), str)
