@@ -84,6 +84,12 @@ def test_a_ranking_that_leaves_one_out_labels_nothing(text):
         ("Here is the ranking of the 3 responses: [2] > [1] > [3]", [1, 0, 2]),
         ("The ranking of the 3 given responses: 2 > 1 > 3", [1, 0, 2]),
         ("[2] > 1 > 3", [1, 0, 2]),
+        ("2. 1. 3.", [1, 0, 2]),
+        ("2) 1) 3)", [1, 0, 2]),
+        ("2. > 1. > 3.", [1, 0, 2]),
+        ("Of the 3 responses, the 3 best answers:\n1. 2\n2. 1\n3. 3", [1, 0, 2]),
+        ("2, 1 and 3 responses later", [1, 0, 2]),
+        ("2, 1\n3 responses", [1, 0, 2]),
     ],
 )
 def test_rankings_are_read_by_their_numbers(text, ranking):
@@ -93,6 +99,7 @@ def test_rankings_are_read_by_their_numbers(text, ranking):
 def test_the_number_of_two_responses_is_no_name():
     assert ranking_of("Of the 2 responses: [1] > [2]", 2) == [0, 1]
     assert ranking_of("1. [2]\n2. [1]", 2) == [1, 0]
+    assert ranking_of("2. [1]", 2) == [1, 0]
 
 
 def test_long_lists_are_split():

@@ -116,11 +116,15 @@ _TIE = _compile(
 )
 _BOTH = _compile(r"\b(?:both|either)\b")
 _NEITHER = _compile(r"\b(?:neither|none\s+of|nor)\b")
+_NO_VERB = (
+    r"as|across|always|based|besides|compared|indeed|its|less|perhaps|plus|preferred|thanks|this|"
+    r"unless|versus|vs"
+)
 # A reply that begins with a name and goes on with a verb, or with the other name, is no continuation.
 _SENTENCE = _compile(
     rf"{_ref('x', bare=True)}\s+(?:\w+ly\s+)?(?:(?P<be>is|was|seems|appears|looks)|"
     r"would|could|should|can|may|might|will|did|had|"
-    r"(?!(?:as|based|compared|indeed|preferred)\b)\w+(?:s|ed))\b"
+    rf"(?!(?:{_NO_VERB})\b)\w+(?:s|ed))\b"
 )
 _TOGETHER = _compile(rf"{_ref('x', bare=True)}\s+(?:and|or)\s+{_ref('y', bare=True)}")
 _QUOTES = str.maketrans({"’": "'", "‘": "'", "“": '"', "”": '"', "–": "-", "—": "-"})
@@ -162,7 +166,9 @@ def continued_verdict(opening: str, text: str, asks_worse: bool = False) -> Verd
     if sentence and (alone in ("first", "second") or (alone == "tie" and sentence["be"])):
         return alone
     if sentence and not answer.startswith(" "):
-        return "malformed" if alone == "tie" else alone  # "covers both equally" is no tie
+        # "covers both equally" is no tie, "covers both events" does not take both
+        says_so = sentence["be"] or alone not in ("tie", "both", "neither")
+        return alone if says_so else "malformed"
     return extract_verdict(f"{opening} {text.strip()}", asks_worse)
 
 

@@ -25,13 +25,13 @@ from rlaif_pl.types import Preference
 
 NAME = re.compile(r"\[(\d+)\]")  # as the question shows them
 NUMBER = re.compile(r"\d+")
-# Numbers that name no response: those of a list's lines ("1. Response 2"), and a count of responses.
-NO_NAME = re.compile(
-    r"^\s*\d+[.)][ \t]+(?=.*\d)|"
-    r"\d+(?= (?:\w+ )?(?:responses|answers|options|candidates|texts)\b)",
-    re.IGNORECASE | re.MULTILINE,
+# Numbers that name no response: those of a list's lines ("1. Response 2"), and a count of responses
+# before the first name ("the 3 responses: 2, 1, 3").
+IN_LIST = re.compile(r"^\s*\d+[.)][ \t]+(?=.*\d)", re.MULTILINE)
+COUNT = re.compile(
+    r"\A(?:\D*\d+(?= (?:\w+ )?(?:responses|answers|options|candidates|texts)\b))+", re.IGNORECASE
 )
-RULES = "ranking-2"  # raise when ranking_of reads some answer differently
+RULES = "ranking-3"  # raise when ranking_of reads some answer differently
 
 
 @dataclass(slots=True)
@@ -154,7 +154,8 @@ def ranking_of(text: str, count: int) -> list[int] | None:
     """
     found = NAME.findall(text)
     if len(found) < count:
-        found = NUMBER.findall(NO_NAME.sub("", text))
+        named, lines = IN_LIST.subn("", text)
+        found = NUMBER.findall(COUNT.sub("", named if lines > 1 else text))
     numbers = [int(each) for each in found[:count]]
     return [n - 1 for n in numbers] if sorted(numbers) == list(range(1, count + 1)) else None
 
