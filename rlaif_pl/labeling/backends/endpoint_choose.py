@@ -90,9 +90,13 @@ async def _masses(
 
 
 def split_by(options: Sequence[str], logprobs: Sequence[float | None], table: Table) -> str | None:
-    """Return a token in a table that an option of unknown probability begins with, if there is one."""
-    unknown = [o.lstrip() for o, value in zip(options, logprobs, strict=True) if value is None]
-    tokens = [token for token, _ in table if token.strip()]
+    """Return a token in a table that an option of unknown probability begins with, if there is one.
+
+    A token that is an option itself is that answer, and splits none.
+    """
+    names = [option.lstrip() for option in options]
+    unknown = [name for name, value in zip(names, logprobs, strict=True) if value is None]
+    tokens = [token for token, _ in table if token.strip() and token.lstrip() not in names]
     return next((t for t in tokens if any(o.startswith(t.lstrip()) for o in unknown)), None)
 
 

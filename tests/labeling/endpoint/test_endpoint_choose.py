@@ -99,12 +99,16 @@ def test_a_beginning_of_one_option_alone_counts_for_it():
 
 
 def test_a_beginning_of_several_options_counts_for_none():
-    for options, table in ((("(A)", "(B)"), [("(", 0.9)]), (("1", "10"), [("1", 0.9), ("x", 0.1)])):
+    for options, table, token in (
+        (("(A)", "(B)"), [("(", 0.9)], "("),
+        (("1", "10"), [("1", 0.9), ("x", 0.1)], None),  # "1" is an answer
+        ((" 1", " 10", " (A)"), [(" 1", 0.8), ("1", 0.1), ("(", 0.05)], "("),
+    ):
         found, asked = chosen(options, {"": table}, can_follow=False)
-        assert found[-1] is None
+        assert found[1] is None
         assert asked == [""]
         logprobs = [value and math.log(value) for value in found]
-        assert split_by(options, logprobs, [(t, math.log(p)) for t, p in table]) == table[0][0]
+        assert split_by(options, logprobs, [(t, math.log(p)) for t, p in table]) == token
     assert split_by(("1", "2"), (0.0, None), [("1", 0.0), (" ", -9.0)]) is None
 
 
