@@ -173,7 +173,9 @@ def label_cost(labeler: Labeler, pairs: int, expect: Expect) -> Projection | Non
         round(CHARACTERS_PER_TOKEN * n) for n in (expect.prompt_tokens, expect.response_tokens)
     )
     pair = Preference("p" * prompt, "a" * response, "b" * response, "made up")
-    return estimate_cost(labeler, [pair] * pairs, sample=1, text_tokens=expect.rationale_tokens)
+    return estimate_cost(
+        labeler, [pair][:pairs], sample=1, text_tokens=expect.rationale_tokens, total=pairs
+    )
 
 
 def build(labeler: Value) -> Labeler:

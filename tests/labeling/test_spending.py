@@ -18,6 +18,7 @@ from rlaif_pl.labeling.calls import (
 from rlaif_pl.labeling.strategies.ensemble import EnsembleLabeler
 from rlaif_pl.labeling.strategies.listwise import ListwiseLabeler
 from rlaif_pl.labeling.strategy import ModelLabeler
+from rlaif_pl.labeling.usage import projection
 from rlaif_pl.labeling.usage.projection import ThroughputEstimator, estimate_cost, project
 from rlaif_pl.labeling.usage.spending import (
     BudgetTracker,
@@ -176,6 +177,25 @@ def test_an_ensemble_takes_what_its_members_take():
     nested = EnsembleLabeler([Once(), EnsembleLabeler([Once(), Once()])])
     assert (estimate_cost(nested, pairs).calls, estimate_cost(nested, pairs).cost_usd) == (15, None)
     assert estimate_cost(SimpleNamespace(), pairs) is None
+
+
+def test_the_pairs_of_an_ensembles_projection_are_chosen_once(monkeypatch):
+    looked_at = []
+    whole = projection.key_codes
+    monkeypatch.setattr(
+        projection, "key_codes", lambda keys: whole(looked_at.append(key) or key for key in keys)
+    )
+    pairs = [Preference(str(n), "a", "b", "g") for n in range(1000)]
+    found = estimate_cost(EnsembleLabeler([Once(), Once(), Once()]), pairs)
+    assert (found.pairs, found.sampled, found.calls) == (1000, 20, 3000)
+    assert len(looked_at) == 1000 + 3 * 20
+
+
+def test_a_few_pairs_stand_for_all():
+    pairs = [Preference(str(n), "a", "b", "g") for n in range(2)]
+    found = estimate_cost(Once(Price(1.0, 0.0)), pairs, total=1000)
+    assert (found.pairs, found.sampled, found.calls, found.read) == (1000, 2, 1000, 10_000)
+    assert found.cost_usd == pytest.approx(0.01)
 
 
 def test_a_price_is_given_where_the_back_end_has_none():

@@ -95,6 +95,15 @@ def test_chain_of_thought_takes_four_requests_a_pair():
     assert (cost({})[0], cost({})[2]) == (20, 20)
 
 
+def test_one_pair_stands_for_all_of_a_stage():
+    one, many = (
+        label_cost(build("pairwise"), n, Expect(prompt_tokens=100, response_tokens=20))
+        for n in (1, 10**9)
+    )
+    assert (many.pairs, many.sampled, many.calls) == (10**9, 1, one.calls * 10**9)
+    assert label_cost(build("pairwise"), 0, Expect()).calls == 0
+
+
 def test_a_text_is_as_long_as_expected_but_for_its_limit():
     # appendix L: 2 inferences a pair with 61 tokens written
     assert cost({}, "FreeFormLabeler", rationale_tokens=61)[2] == 10 * 2 * 61

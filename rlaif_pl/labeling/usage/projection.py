@@ -76,6 +76,7 @@ def project(
     sample: int = 20,
     rereads_scored: bool = False,
     text_tokens: float | None = None,
+    total: int | None = None,
 ) -> Projection:
     """Write out the calls for a sample of the pairs, without asking anybody, and extrapolate.
 
@@ -90,7 +91,9 @@ def project(
             labelers may share calls between the pairs of a prompt.
         rereads_scored: Whether the model reads scored texts without a cache.
         text_tokens: Mean tokens of an answer that is a text; None takes each call's limit.
+        total: Pairs to be labeled, where ``pairs`` are a few that stand for all; None: only those.
     """
+    total = len(pairs) if total is None else total
     chosen = _whole_prompts(pairs, sample)
     tokens = count or (lambda text: len(text) / CHARACTERS_PER_TOKEN)
     asked: dict[Call, None] = {}
@@ -105,11 +108,11 @@ def project(
     if chosen:
         judge(chosen, ask)
     scored = [call for call in asked if rereads_scored and isinstance(call, LoglikelihoodRequest)]
-    scale = len(pairs) / max(len(chosen), 1)
+    scale = total / max(len(chosen), 1)
     read = round(scale * sum(tokens(_text_of(call)) for call in asked))
     written = round(scale * sum(_written(call, text_tokens) for call in asked))
     return Projection(
-        pairs=len(pairs),
+        pairs=total,
         sampled=len(chosen),
         calls=round(scale * len(asked)),
         rounds=rounds,
@@ -147,6 +150,7 @@ def estimate_cost(
     prices: Price | None = None,
     sample: int = 20,
     text_tokens: float | None = None,
+    total: int | None = None,
 ) -> Projection | None:
     """Project what a labeler will take; an ensemble takes what its members do, one after another.
 
@@ -156,15 +160,18 @@ def estimate_cost(
     Returns:
         None where nothing is known about a labeler's calls.
     """
+    total = len(pairs) if total is None else total
+    chosen = _whole_prompts(pairs, sample)  # once for all members, since it goes through all pairs
 
     def part_of(each: ModelLabeler) -> Projection:
         return project(
-            lambda chosen, ask: each.judge(chosen, thoughtful(ask, each.thinking)),
-            pairs,
+            lambda judged, ask: each.judge(judged, thoughtful(ask, each.thinking)),
+            chosen,
             getattr(each.backend, "price", None) or prices,
             sample=sample,
             text_tokens=text_tokens,
             rereads_scored=getattr(each.backend, "rereads_scored", False),
+            total=total,
         )
 
     parts = [part_of(each) for each in members_of(labeler)]
@@ -174,7 +181,7 @@ def estimate_cost(
     names = ("calls", "rounds", "read", "written", "reread")
     sums = {name: sum(getattr(part, name) for part in parts) for name in names}
     cost, sampled = math.fsum(costs) if costs else None, max(part.sampled for part in parts)
-    return Projection(pairs=len(pairs), sampled=sampled, cost_usd=cost, **sums)
+    return Projection(pairs=total, sampled=sampled, cost_usd=cost, **sums)
 
 
 @dataclass(eq=False)
