@@ -51,7 +51,7 @@ class Unbuilt:
     def __init__(self, kind: type | None = None) -> None:
         self._kind = kind or Unbuilt
 
-    @property
+    @property  # type: ignore[misc]
     def __class__(self) -> type:  # type: ignore[override]
         return self._kind
 
