@@ -56,6 +56,17 @@ class Rollout(NamedTuple):
             None if self.sampler_logprobs is None else self.sampler_logprobs[rows],
         )
 
+    def means(self, kl: Tensor, rows: Tensor) -> dict[str, Tensor]:
+        """Mean reward, KL ``(N,)``, length and unfinished share of ``rows`` that count ``(N,)``."""
+        quantities = {
+            "reward": self.scores,
+            "kl": kl,
+            "length": self.lengths.float(),
+            "unfinished": (~self.finished).float(),
+        }
+        count = rows.sum().clamp(min=1)
+        return {name: x.masked_fill(~rows, 0.0).sum() / count for name, x in quantities.items()}
+
     @property
     def is_sampled(self) -> Tensor:
         """True at the tokens drawn ``(N, R)``."""

@@ -281,7 +281,7 @@ class A2CModule(TrainableModule):
     def log_update(self, rollout: Rollout, kl: Tensor, rows: Tensor) -> None:
         """Log reward, KL and lengths of a training batch, means over the rows of all ranks."""
         share = rank_share(rows.sum())
-        values = batch_means(rollout, kl, rows)
+        values = rollout.means(kl, rows)
         self.log_dict(
             {f"a2c/train_{name}": value * share for name, value in values.items()},
             prog_bar=True,
@@ -300,7 +300,7 @@ class A2CModule(TrainableModule):
         rows = self.counted(rollout, batch).any(1)
         logprobs = self.actor.logprobs(rollout.batch, rollout.below, self.sampling)
         kl = sequence_kl(logprobs, rollout.ref_logprobs, rollout.is_sampled)
-        values = batch_means(rollout, kl, rows)
+        values = rollout.means(kl, rows)
         self.log_dict(
             {f"a2c/val_{name}": value for name, value in values.items()},
             prog_bar=True,
@@ -330,15 +330,3 @@ class A2CModule(TrainableModule):
         super().on_load_checkpoint(checkpoint)
         self.kl_control.load_state_dict(checkpoint)
         self.rollouts.load_state_dict(checkpoint.get("rollouts", {}))
-
-
-def batch_means(rollout: Rollout, kl: Tensor, rows: Tensor) -> dict[str, Tensor]:
-    """Return mean reward, KL ``(N,)``, length and unfinished share of ``rows`` that count ``(N,)``."""
-    quantities = {
-        "reward": rollout.scores,
-        "kl": kl,
-        "length": rollout.lengths.float(),
-        "unfinished": (~rollout.finished).float(),
-    }
-    count = rows.sum().clamp(min=1)
-    return {name: value.masked_fill(~rows, 0.0).sum() / count for name, value in quantities.items()}

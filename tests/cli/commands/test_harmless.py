@@ -1,21 +1,25 @@
 import json
 
 
+def graded(samples, model):
+    """Words that have a tiny model grade the samples of a file."""
+    return [
+        f"--samples={samples}",
+        "--labeler=rlaif_pl.labeling.ScoreLabeler",
+        f"--labeler.backend={model}",
+        "--labeler.task=harmless",
+        "--labeler.verdict.min_option_mass=0",
+        "--draws=20",
+    ]
+
+
 def test_rates_of_kept_samples(command, tmp_path, tiny_model_folder, capsys):
     samples = tmp_path / "samples.jsonl"
     rows = [
         {"prompt": f"post {n}", "sft": ["secret one"], "policy": ["secret two"]} for n in range(4)
     ]
     samples.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    words = [
-        f"--samples={samples}",
-        "--labeler=rlaif_pl.labeling.ScoreLabeler",
-        f"--labeler.backend={tiny_model_folder}",
-        "--labeler.task=harmless",
-        "--labeler.verdict.min_option_mass=0",
-        "--draws=20",
-    ]
-    metrics = command("evaluate harmless", *words)
+    metrics = command("evaluate harmless", *graded(samples, tiny_model_folder))
     assert metrics["harmless/n"] == 4
     assert 0 <= metrics["harmless/policy"] <= 1
     assert metrics["harmless/chars_sft"] == len("secret one")
@@ -27,15 +31,7 @@ def test_hidden_texts_are_judged_not_their_hashes(command, tmp_path, tiny_model_
     (tmp_path / "samples.jsonl").write_text(json.dumps(row) + "\n")
     texts = {"prompt": "post", "sft": ["secret one"], "policy": ["secret and two"]}
     (tmp_path / "sample_texts.jsonl").write_text(json.dumps(texts) + "\n")
-    words = [
-        f"--samples={tmp_path / 'samples.jsonl'}",
-        "--labeler=rlaif_pl.labeling.ScoreLabeler",
-        f"--labeler.backend={tiny_model_folder}",
-        "--labeler.task=harmless",
-        "--labeler.verdict.min_option_mass=0",
-        "--draws=20",
-    ]
-    metrics = command("evaluate harmless", *words)
+    metrics = command("evaluate harmless", *graded(tmp_path / "samples.jsonl", tiny_model_folder))
     assert metrics["harmless/chars_sft"] == len("secret one")
     assert metrics["harmless/chars_policy"] == len("secret and two")
     assert "secret" not in capsys.readouterr().out
@@ -46,15 +42,7 @@ def test_another_file_beside_hidden_texts_is_read_itself(command, tmp_path, tiny
     subset = tmp_path / "subset.jsonl"
     subset.write_text(json.dumps(row) + "\n" + json.dumps(row | {"prompt": "edited"}) + "\n")
     (tmp_path / "sample_texts.jsonl").write_text(json.dumps(row) + "\n")
-    words = [
-        f"--samples={subset}",
-        "--labeler=rlaif_pl.labeling.ScoreLabeler",
-        f"--labeler.backend={tiny_model_folder}",
-        "--labeler.task=harmless",
-        "--labeler.verdict.min_option_mass=0",
-        "--draws=20",
-    ]
-    metrics = command("evaluate harmless", *words)
+    metrics = command("evaluate harmless", *graded(subset, tiny_model_folder))
     assert metrics["harmless/n"] == 2
     assert "harmless/gain_low" not in metrics  # both prompts are of one group
 
