@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
-
-import torch
 
 from rlaif_pl.engine.response_batch import ResponseBatch
 from rlaif_pl.engine.runner import DecoderRunner
@@ -101,34 +98,12 @@ def keys_seen(prefixes: Sequence[int], rows: Sequence[int], is_last: bool, ends_
     return seen
 
 
-def gemm_rate(size: int = 2048, repeats: int = 3) -> float:
-    """Float32 operations a second of a large matrix product, the best of a few."""
-    a, b = torch.randn(size, size), torch.randn(size, size)
-    best = 0.0
-    for _ in range(repeats):
-        began = time.perf_counter()
-        torch.mm(a, b)
-        best = max(best, 2 * size**3 / (time.perf_counter() - began))
-    return best
-
-
-def reading_rate(rows: int = 8192, columns: int = 8192, repeats: int = 3) -> float:
-    """Bytes a second at which a matrix-vector product reads 256 MB of float32, the best of a few."""
-    matrix, vector = torch.ones(rows, columns), torch.ones(columns)
-    best = 0.0
-    for _ in range(repeats):
-        began = time.perf_counter()
-        torch.mv(matrix, vector)
-        best = max(best, 4 * matrix.numel() / (time.perf_counter() - began))
-    return best
-
-
 def show(points: Sequence[Point], title: str, unit: str) -> None:
     """Print a table."""
     print(f"{title:24s} {unit + '/s':>10s} {'s a step':>10s} {'floor, s':>10s} {'share':>7s}")
     for p in points:
         rate = p.count / p.seconds
-        print(f"{p.name:24s} {rate:10.3f} {p.seconds:10.2f} {p.floor:10.2f} {p.share:7.0%}")
+        print(f"{p.name:24s} {rate:10.3f} {p.seconds:10.4g} {p.floor:10.4g} {p.share:7.0%}")
 
 
 def draw(tables: dict[str, Sequence[Point]], unit: str, file: Path) -> None:

@@ -6,7 +6,9 @@ import statistics
 import time
 
 import torch
-from growth import PROMPT, Point, gemm_rate, operations
+from device import Place
+from growth import PROMPT, Point, operations
+from timing import gemm_rate
 
 from rlaif_pl import ops
 from rlaif_pl.engine.response_batch import ResponseBatch, assemble
@@ -22,21 +24,30 @@ PLACE = {name: n for n, name in enumerate(SWEEPS)}
 REPEATS = 3
 
 
-def grow(num_layers: int) -> list[Point]:
-    """Time whole training steps (forward, backward, AdamW) on random tokens, all weights trained."""
-    reward = RewardModel(BackboneOptions(num_layers=num_layers))
+def grow(num_layers: int, place: Place, factor: int = 1) -> list[Point]:
+    """Time whole training steps (forward, backward, AdamW) on random tokens, all weights trained.
+
+    Args:
+        num_layers: First layers that are kept.
+        place: Where; 16 bits are by autocast, over float32 weights.
+        factor: How many times as many prompts a step takes.
+    """
+    reward = RewardModel(BackboneOptions(num_layers=num_layers)).to(place.device)
     trained = [p for p in reward.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-6, fused=True)
-    step(reward, optimizer, batch_of(RESPONSE, PER_PROMPT, 1))
+    step(reward, optimizer, batch_of(RESPONSE, PER_PROMPT, factor, place), place)
     points = []
     for sweep, sizes in SWEEPS.items():
-        for size in sizes:
-            batch = batch_of(*size)
+        for response, num_generations, few in sizes:
+            size = response, num_generations, factor * few
+            batch = batch_of(*size, place)
+            if place.is_cuda:  # the first step of a size waits for memory and the choice of kernels
+                step(reward, optimizer, batch, place)
             seconds, rates = [], []
             for _ in range(REPEATS):
-                rates.append(gemm_rate())
+                rates.append(gemm_rate(place))
                 began = time.perf_counter()
-                step(reward, optimizer, batch)
+                step(reward, optimizer, batch, place)
                 seconds.append(time.perf_counter() - began)
             work = operations(reward.model.top, batch, ends_only=True)
             floor = work / statistics.median(rates)
@@ -46,7 +57,7 @@ def grow(num_layers: int) -> list[Point]:
     return points
 
 
-def batch_of(response: int, num_generations: int, prompts: int) -> ResponseBatch:
+def batch_of(response: int, num_generations: int, prompts: int, place: Place) -> ResponseBatch:
     """Make texts of given lengths from random tokens."""
     generator = torch.Generator().manual_seed(0)
 
@@ -54,12 +65,17 @@ def batch_of(response: int, num_generations: int, prompts: int) -> ResponseBatch
         return torch.randint(10, 40_000, (length,), generator=generator).tolist()
 
     texts = [row(response) for _ in range(prompts * num_generations)]
-    return assemble([row(PROMPT) for _ in range(prompts)], texts, pad=0)
+    return assemble([row(PROMPT) for _ in range(prompts)], texts, pad=0, device=place.device)
 
 
-def step(reward: RewardModel, optimizer: torch.optim.Optimizer, batch: ResponseBatch) -> None:
-    """Train on neighbors as pairs, the first of which is better."""
-    first, second = reward.rewards(batch).view(-1, 2).unbind(1)
-    ops.pairwise_ce_sums(first, second, torch.ones_like(first)).loss.backward()
+def step(
+    reward: RewardModel, optimizer: torch.optim.Optimizer, batch: ResponseBatch, place: Place
+) -> None:
+    """Train on neighbors as pairs, the first of which is better; returns when it is done."""
+    with place.autocast():
+        first, second = reward.rewards(batch).view(-1, 2).unbind(1)
+        loss = ops.pairwise_ce_sums(first, second, torch.ones_like(first)).loss
+    loss.backward()
     optimizer.step()
     optimizer.zero_grad()
+    place.synchronize()

@@ -7,11 +7,20 @@ Both sides start from one saved reward model, train all of its weights in float3
 with the same AdamW and no gradient checkpointing, and must report the same losses. They take turns,
 each in a process of its own. Then our step alone over response length, responses a prompt and batch,
 beside the time that its matrix products alone would take.
+
+    python benchmarks/reward_step.py --device cuda
+
+On a GPU both compute in bfloat16 by autocast over float32 weights, with 64 pairs a step and 16 times
+as many prompts in the second part, where nothing else is said. TRL with Liger's kernels joins where
+both are installed, and ``padded``: transformers alone, each text a row (on a CPU: where there is no
+TRL, or by ``--sides``). In bfloat16 each side rounds otherwise, and losses may differ by 0.02 before
+the first step.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import statistics
@@ -22,6 +31,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from device import Place, add_device_options, place_of
 from growth import draw, show
 from reward_growth import grow
 from reward_workers import ANSWER, Job
@@ -30,17 +40,21 @@ from rlaif_pl.data.sources import DataSource, load_preferences
 from rlaif_pl.models import BackboneOptions, Lora, RewardModel
 from rlaif_pl.types import Preference
 
-FIRST_LOSS_GAP = 1e-4  # nothing was trained yet
-LATER_LOSS_GAP = 1e-3  # Adam's first steps are signs, and rounding turns some of them
+FIRST_LOSS_GAP = {"float32": 1e-4, "bfloat16": 2e-2}  # nothing was trained yet
+# Adam's first steps are signs, and rounding turns some of them.
+LATER_LOSS_GAP = {"float32": 1e-3, "bfloat16": 5e-2}
+PEERS = ("trl", "trl_liger", "padded")
 
 
 class Worker:
     """One side's process."""
 
-    def __init__(self, side: str, job: Path) -> None:
+    def __init__(self, side: str, job: Path, place: Place) -> None:
+        self.side = side
         script = Path(__file__).with_name("reward_workers.py")
         self.process = subprocess.Popen(
             [sys.executable, str(script), side, str(job)],
+            env=place.child_environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -54,13 +68,16 @@ class Worker:
         """
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
+        if self.process.poll() is None:
+            self.process.stdin.write("\n")
+            self.process.stdin.flush()
         for line in self.process.stdout:
             if line.startswith(ANSWER):
                 answer: dict[str, float] = json.loads(line.removeprefix(ANSWER))
                 return answer
-        raise RuntimeError(f"expected a step, the worker ended ({self.process.wait()}); see above")
+        raise RuntimeError(
+            f"expected a step of {self.side}, it ended ({self.process.wait()}); see above"
+        )
 
     def stop(self) -> None:
         """Let it end by itself, or end it."""
@@ -73,18 +90,27 @@ class Worker:
 def main(words: Sequence[str] | None = None) -> int:
     """Measure, print tables and, as the last line, one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--batch", type=int, default=8, help="pairs a step")
+    parser.add_argument("--batch", type=int, help="pairs a step: 8 on a CPU, 64 on a GPU")
     parser.add_argument("--repeats", type=int, default=3, help="steps counted a side")
     parser.add_argument("--layers", type=int, help="keep the first layers only")
     parser.add_argument("--growth_layers", type=int, default=8, help="layers of the second part")
+    parser.add_argument(
+        "--growth_factor", type=int, help="prompts there, times 1 on a CPU, 16 on a GPU"
+    )
+    parser.add_argument("--sides", nargs="+", choices=PEERS, help="peers (default: what is here)")
     parser.add_argument("--skip", choices=["peer", "growth"], nargs="*", default=[])
     parser.add_argument("--plot", type=Path, help="write the growth as a picture here")
+    add_device_options(parser, default="float32 on a CPU, bfloat16 on a GPU")
     given = parser.parse_args(words)
-    result: dict[str, Any] = {"name": "reward_step", "ratios": {}, "equal": True}
+    place = place_of(given)
+    result: dict[str, Any] = {"name": "reward_step", "ratios": {}, "equal": True, **place.facts()}
     if "peer" not in given.skip:
-        compare(result, given.batch, given.repeats, given.layers)
+        batch = place.pick(8, 64, given.batch)
+        sides = given.sides or peers_here(place)
+        compare(result, sides, batch, given.repeats, given.layers, place)
     if "growth" not in given.skip:
-        points = grow(given.growth_layers)
+        factor = place.pick(1, 16, given.growth_factor)
+        points = grow(given.growth_layers, place, factor)
         show(points, "", "pairs")
         result["share_of_floor"] = {p.name: round(p.share, 3) for p in points}
         result["median_share_of_floor"] = round(statistics.median(p.share for p in points), 3)
@@ -94,47 +120,97 @@ def main(words: Sequence[str] | None = None) -> int:
     return 0
 
 
-def compare(result: dict[str, Any], batch: int, repeats: int, layers: int | None) -> None:
-    """Let both sides take steps in turn and add what came out to the result.
+def peers_here(place: Place) -> list[str]:
+    """Return the peers that are installed and suit the device."""
+    has_trl, has_liger = (
+        importlib.util.find_spec(name) is not None for name in ("trl", "liger_kernel")
+    )
+    peers = ["trl"] if has_trl else []
+    peers += ["trl_liger"] if has_trl and has_liger and place.is_cuda else []
+    return peers if peers and not place.is_cuda else [*peers, "padded"]
+
+
+def compare(
+    result: dict[str, Any],
+    peers: Sequence[str],
+    batch: int,
+    repeats: int,
+    layers: int | None,
+    place: Place,
+) -> None:
+    """Let all sides take steps in turn and add what came out to the result.
 
     Raises:
+        RuntimeError: Our side failed.
         ValueError: The losses differ.
     """
+    left_out: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "job.json"
-        prepare(Path(folder) / "model", batch, 1 + repeats, layers).save(file)
-        workers = {side: Worker(side, file) for side in ("trl", "ours")}
+        prepare(Path(folder) / "model", batch, 1 + repeats, layers, place).save(file)
+        workers = {side: Worker(side, file, place) for side in (*peers, "ours")}
         steps: dict[str, list[dict[str, float]]] = {side: [] for side in workers}
         try:
             for number in range(1 + repeats):
-                for side, worker in workers.items():
-                    steps[side].append(worker.step())
-                    print(f"step {number}, {side}: {steps[side][-1]}", file=sys.stderr)
+                for side in list(steps):
+                    take(workers[side], number, steps, left_out)
         finally:
             for worker in workers.values():
                 worker.stop()
-    gaps = [abs(a["loss"] - b["loss"]) for a, b in zip(*steps.values(), strict=True)]
-    if not (gaps[0] < FIRST_LOSS_GAP and max(gaps) < LATER_LOSS_GAP):
-        raise ValueError(f"expected equal losses, got gaps of {gaps} nats")
+    check_losses(steps, place)
     taken = {side: done[1:] for side, done in steps.items()}  # the first one warms up
     rates = {s: batch / statistics.median(n["seconds"] for n in done) for s, done in taken.items()}
     work = {s: statistics.median(n["processor"] for n in done) for s, done in taken.items()}
     peaks = {side: max(step["peak"] for step in done) for side, done in steps.items()}
     for side in steps:
-        print(f"{side:6s} {rates[side]:8.3f} pairs/s {peaks[side] / 1e9:8.2f} GB at most")
-    ratios = {
-        "pairs_per_s": rates["ours"] / rates["trl"],
-        "processor_time": work["trl"] / work["ours"],
-        "peak_memory": peaks["trl"] / peaks["ours"],
-    }
+        print(f"{side:9s} {rates[side]:8.3f} pairs/s {peaks[side] / 1e9:8.2f} GB at most")
+    ratios = {}
+    for number, peer in enumerate(side for side in steps if side != "ours"):
+        over = f", over {peer}" if number else ""  # the first is the one that is compared with
+        ratios[f"pairs_per_s{over}"] = rates["ours"] / rates[peer]
+        ratios[f"processor_time{over}"] = work[peer] / work["ours"]
+        ratios[f"peak_memory{over}"] = peaks[peer] / peaks["ours"]
     for what, ratio in ratios.items():
-        print(f"{what:20s} {ratio:6.2f} x")
+        print(f"{what:36s} {ratio:6.2f} x")
     result["ratios"] = {what: round(ratio, 3) for what, ratio in ratios.items()}
     result["pairs_per_s"] = {side: round(rate, 4) for side, rate in rates.items()}
     result["peak_gb"] = {side: round(peak / 1e9, 2) for side, peak in peaks.items()}
+    result["left_out"] = left_out
 
 
-def prepare(model: Path, batch: int, steps: int, layers: int | None) -> Job:
+def take(
+    worker: Worker, number: int, steps: dict[str, list[dict[str, float]]], left_out: dict[str, str]
+) -> None:
+    """Let a side take a step; a peer that ends instead is left out.
+
+    Raises:
+        RuntimeError: Our side ended.
+    """
+    try:
+        steps[worker.side].append(worker.step())
+    except RuntimeError as error:
+        if worker.side == "ours":
+            raise
+        left_out[worker.side] = str(error)
+        del steps[worker.side]
+        return
+    print(f"step {number}, {worker.side}: {steps[worker.side][-1]}", file=sys.stderr)
+
+
+def check_losses(steps: dict[str, list[dict[str, float]]], place: Place) -> None:
+    """Compare the losses of peers with ours.
+
+    Raises:
+        ValueError: They differ.
+    """
+    first, later = (gaps[place.dtype_name] for gaps in (FIRST_LOSS_GAP, LATER_LOSS_GAP))
+    for side, done in steps.items():
+        gaps = [abs(a["loss"] - b["loss"]) for a, b in zip(done, steps["ours"], strict=True)]
+        if not (gaps[0] < first and max(gaps) < later):
+            raise ValueError(f"expected losses of {side} equal to ours, got gaps of {gaps} nats")
+
+
+def prepare(model: Path, batch: int, steps: int, layers: int | None, place: Place) -> Job:
     """Save the reward model that both start from and tokenize the pairs once for TRL."""
     reward = RewardModel(BackboneOptions(num_layers=layers), lora=Lora(1))
     reward.save_pretrained(model)
@@ -145,7 +221,7 @@ def prepare(model: Path, batch: int, steps: int, layers: int | None) -> Job:
     for n in range(len(texts)):
         pair = encoded.continuations[2 * n : 2 * n + 2]
         ids.append([[*encoded.prefixes[n], *row] for row in pair])
-    return Job(str(model), texts, ids, batch)
+    return Job(str(model), texts, ids, batch, place.device.type, place.dtype_name)
 
 
 def sides(pair: Preference) -> tuple[str, str]:

@@ -1,9 +1,9 @@
-"""The two sides of ``reward_step.py``, each in a process of its own so that its peak memory is its own.
+"""The sides of ``reward_step.py``, each in a process of its own so that its peak memory is its own.
 
 A worker loads a saved reward model, then takes one training step each time it reads a line, and answers
 with one line of JSON: seconds, loss and the most memory it has held.
 
-    python benchmarks/reward_workers.py ours|trl JOB.json
+    python benchmarks/reward_workers.py ours|trl|trl_liger|padded JOB.json
 """
 
 from __future__ import annotations
@@ -14,8 +14,12 @@ import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import torch
+from device import Place, make_place
 
 ANSWER = "@@ "  # begins a line that is for the parent; libraries write to stdout too
 
@@ -29,6 +33,8 @@ class Job:
         texts: Pairs as ``[prompt, better, worse]``, ``steps * batch`` of them in training order.
         ids: The same pairs as token ids of ``[prompt + better, prompt + worse]``, EOS included.
         batch: Pairs a step.
+        device: ``cpu`` or ``cuda``.
+        dtype: Type that a trainer computes in; weights are float32.
         learning_rate: Of AdamW, constant, without weight decay and clipping.
     """
 
@@ -36,6 +42,8 @@ class Job:
     texts: list[list[str]]
     ids: list[list[list[int]]]
     batch: int
+    device: str = "cpu"
+    dtype: str = "float32"
     learning_rate: float = 1e-6
 
     @property
@@ -49,28 +57,38 @@ class Job:
 
 
 class Turns:
-    """Wait for the parent before a step, answer after it."""
+    """Wait for the parent before a step, answer after it.
+
+    Args:
+        place: Where the steps are taken.
+    """
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
 
     def begin(self) -> None:
         """Wait for a line, then start the clock."""
-        sys.stdin.readline()
+        if not sys.stdin.readline():
+            sys.exit(0)
+        self.place.synchronize()
         self.began, self.worked = time.perf_counter(), time.process_time()
 
     def end(self, loss: float) -> None:
-        """Answer with times, loss and the peak of resident memory in bytes (Linux)."""
+        """Answer with times, loss and peak memory in bytes: resident (Linux), or a GPU's."""
+        self.place.synchronize()
         seconds, worked = time.perf_counter() - self.began, time.process_time() - self.worked
-        status = Path("/proc/self/status").read_text()
-        peak = 1024 * int(status.split("VmHWM:")[1].split()[0])
-        ctypes.CDLL("libc.so.6").malloc_trim(0)  # leave the memory to the other side
+        if self.place.is_cuda:
+            peak = torch.cuda.max_memory_allocated()
+        else:
+            status = Path("/proc/self/status").read_text()
+            peak = 1024 * int(status.split("VmHWM:")[1].split()[0])
+            ctypes.CDLL("libc.so.6").malloc_trim(0)  # leave the memory to the other side
         answer = {"seconds": seconds, "processor": worked, "loss": loss, "peak": peak}
         print(ANSWER + json.dumps(answer), flush=True)
 
 
 def ours(job: Job) -> None:
     """Fit a ``RewardModule`` through Lightning, tokenization in the step included."""
-    from functools import partial
-
-    import torch
     from lightning.pytorch import Callback, Trainer
 
     from rlaif_pl.data.loader import BatchLoader, BatchOrder
@@ -78,7 +96,8 @@ def ours(job: Job) -> None:
     from rlaif_pl.training import RewardModule
     from rlaif_pl.types import Preference
 
-    turns = Turns()
+    place = make_place(job.device, job.dtype)
+    turns = Turns(place)
 
     class Timed(Callback):
         def on_train_batch_start(self, *_: Any) -> None:
@@ -95,7 +114,9 @@ def ours(job: Job) -> None:
     rows = [Preference(*text, group=str(n), p_first=1.0) for n, text in enumerate(job.texts)]
     loader = BatchLoader(rows, BatchOrder(len(rows), job.batch, shuffle=False))
     trainer = Trainer(
-        accelerator="cpu",
+        accelerator=job.device,
+        devices=1,
+        precision=place.precision,
         max_steps=job.steps,
         logger=False,
         callbacks=[Timed()],
@@ -106,15 +127,20 @@ def ours(job: Job) -> None:
     trainer.fit(module, loader)
 
 
-def trl(job: Job) -> None:
-    """Fit TRL's RewardTrainer on the same token ids; padding and collating are not in its time."""
-    import torch
+def trl(job: Job, liger: bool = False) -> None:
+    """Fit TRL's RewardTrainer on the same token ids; padding and collating are not in its time.
+
+    Args:
+        job: What to do.
+        liger: Let Liger's kernels stand for the model's norms, rotations and MLPs (on a GPU).
+    """
     from datasets import Dataset
     from torch.utils.data import SequentialSampler
     from transformers import AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
     from trl import RewardConfig, RewardTrainer
 
-    turns = Turns()
+    place = make_place(job.device, job.dtype)
+    turns = Turns(place)
 
     class Timed(TrainerCallback):
         def on_step_begin(self, *_: Any, **__: Any) -> None:
@@ -143,10 +169,11 @@ def trl(job: Job) -> None:
         optim="adamw_torch_fused",
         weight_decay=0.0,
         max_grad_norm=0.0,
-        bf16=False,
+        bf16=place.dtype == torch.bfloat16,
         gradient_checkpointing=False,
         max_length=None,
-        use_cpu=True,
+        use_cpu=not place.is_cuda,
+        use_liger_kernel=liger,
         save_strategy="no",
         report_to="none",
         disable_tqdm=True,
@@ -162,5 +189,37 @@ def trl(job: Job) -> None:
     trainer.train()
 
 
+def padded(job: Job) -> None:
+    """Train with transformers alone on the same token ids: each text a row, padded to the longest."""
+    from transformers import AutoModelForSequenceClassification
+
+    place = make_place(job.device, job.dtype)
+    turns = Turns(place)
+    model = AutoModelForSequenceClassification.from_pretrained(job.model, dtype=torch.float32)
+    model.to(place.device)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=job.learning_rate, weight_decay=0.0, fused=True
+    )
+    for start in range(0, job.steps * job.batch, job.batch):
+        rows = [row for pair in job.ids[start : start + job.batch] for row in pair]
+        longest, pad = max(map(len, rows)), model.config.pad_token_id
+        ids = torch.tensor([row + [pad] * (longest - len(row)) for row in rows])
+        is_real = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
+        turns.begin()
+        batch = {
+            "input_ids": ids.to(place.device, non_blocking=True),
+            "attention_mask": is_real.to(place.device, non_blocking=True),
+        }
+        with place.autocast():
+            rewards = model(**batch).logits[:, 0].float()
+        loss = -torch.nn.functional.logsigmoid(rewards[::2] - rewards[1::2]).mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        turns.end(float(loss.detach()))
+
+
+SIDES = {"ours": ours, "trl": trl, "trl_liger": partial(trl, liger=True), "padded": padded}
+
 if __name__ == "__main__":
-    {"ours": ours, "trl": trl}[sys.argv[1]](Job(**json.loads(Path(sys.argv[2]).read_text())))
+    SIDES[sys.argv[1]](Job(**json.loads(Path(sys.argv[2]).read_text())))

@@ -18,6 +18,12 @@ all weights once, each prompt's keys and values once and each row's own, at the 
 matrix-vector product reads memory. Adapters do not count while writing, since they could be merged.
 
 Less than 10 minutes on two idle cores. ``--sizes 1 --repeats 1`` tries it out.
+
+    python benchmarks/rl_growth.py --device cuda
+
+On a GPU it is bfloat16 (autocast, and frozen weights with LoRA) and 16 times as many prompts where
+nothing else is said; rates are of products in that type, and of the better of a matrix-vector product
+and a copy.
 """
 
 from __future__ import annotations
@@ -34,19 +40,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from growth import (
-    KEYS_VALUES,
-    PROMPT,
-    Point,
-    channels,
-    draw,
-    gemm_rate,
-    keys_seen,
-    operations,
-    reading_rate,
-    show,
-)
+from device import Place, add_device_options, place_of
+from growth import KEYS_VALUES, PROMPT, Point, channels, draw, keys_seen, operations, show
 from rl_step_worker import VowelReward
+from timing import gemm_rate, reading_rate
 
 from rlaif_pl.engine.response_batch import ResponseBatch, assemble
 from rlaif_pl.engine.runner import DecoderRunner
@@ -64,7 +61,6 @@ SWEEPS = {
 PLACE = {name: n for n, name in enumerate(SWEEPS)}
 PARTS = ("update", "rollout")
 WORDS = ("dog", "house", "money", "friend", "work", "school", "phone", "night")  # a token each
-FLOAT = 4  # bytes
 
 
 class Rates(NamedTuple):
@@ -72,6 +68,7 @@ class Rates(NamedTuple):
 
     products: float  # operations a second
     reading: float  # bytes a second
+    size: int  # bytes of a number
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -81,51 +78,71 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--train", choices=("lora", "all"), default="lora")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--sizes", type=int, help="only the first sizes of each sweep")
+    parser.add_argument("--factor", type=int, help="prompts, times 1 on a CPU, 16 on a GPU")
     parser.add_argument("--plot", type=Path, help="write a picture here")
+    add_device_options(parser, default="float32 on a CPU, bfloat16 on a GPU")
     given = parser.parse_args(words)
-    tables = grow(build(given.layers, given.train), given.repeats, given.sizes)
+    place = place_of(given)
+    module = build(given.layers, given.train, place)
+    factor = place.pick(1, 16, given.factor)
+    tables = grow(module, place, given.repeats, given.sizes, factor)
     for part, points in tables.items():
         show(points, part, "samples")
     if given.plot is not None:
         draw(tables, "samples", given.plot)
-    result: dict[str, Any] = {"name": "rl_growth", "equal": True}
+    result: dict[str, Any] = {"name": "rl_growth", "ratios": {}, "equal": True, **place.facts()}
     for part, points in tables.items():
         result[f"{part}_samples_per_s"] = {p.name: round(p.count / p.seconds, 3) for p in points}
         result[f"{part}_share_of_floor"] = {p.name: round(p.share, 3) for p in points}
+        middle = statistics.median(p.share for p in points)
+        result["ratios"][f"{part}: median share of the floor's speed"] = round(middle, 3)
     print(json.dumps(result))
     return 0
 
 
-def build(layers: int, train: str) -> A2CModule:
+def build(layers: int, train: str, place: Place) -> A2CModule:
     """Load the module; its policy never ends a text, and nothing is logged."""
     lora = Lora(16, 32) if train == "lora" else None
-    actor = ActorCritic(BackboneOptions(num_layers=layers), lora=lora)
+    frozen = "float32" if lora is None else place.dtype_name
+    actor = ActorCritic(BackboneOptions(num_layers=layers, dtype=frozen), lora=lora)
     actor.policy.eos = -1
     actor.policy.stop_token_ids = frozenset({actor.policy.eos})
     module = A2CModule(actor, VowelReward(), optimizer=partial(torch.optim.AdamW, lr=1e-6))
     module.log_dict = lambda *_, **__: None  # type: ignore[method-assign] - there is no trainer
-    return module
+    return module.to(place.device)
 
 
-def grow(module: A2CModule, repeats: int, sizes: int | None) -> dict[str, list[Point]]:
-    """Time both parts at every size; one small step before, which is not counted, warms up."""
+def grow(
+    module: A2CModule, place: Place, repeats: int, sizes: int | None, factor: int
+) -> dict[str, list[Point]]:
+    """Time both parts at every size; one small step before, which is not counted, warms up.
+
+    Args:
+        module: What takes the steps.
+        place: Where.
+        repeats: Steps of a size; on a GPU one more that is not counted chooses kernels and memory.
+        sizes: Only the first of each sweep.
+        factor: How many times as many prompts a step takes.
+    """
     optimizer = module.build_optimizer()
-    take(module, optimizer, 4, 2, 1)
+    take(module, optimizer, place, (4, 2, 1))
     tables: dict[str, list[Point]] = {part: [] for part in PARTS}
     for sweep, cases in SWEEPS.items():
-        for case in cases[:sizes]:
-            turns = []
-            for _ in range(repeats):
-                rates = Rates(gemm_rate(), reading_rate())
-                turns.append((*take(module, optimizer, *case), *rates))
+        for response, num_generations, prompts in cases[:sizes]:
+            case, turns = (response, num_generations, factor * prompts), []
+            for turn in range(-1 if place.is_cuda else 0, repeats):
+                speed = gemm_rate(place), reading_rate(place)
+                seconds = take(module, optimizer, place, case)
+                turns += [(*seconds, *speed)] if turn >= 0 else []
             middle = [statistics.median(column) for column in zip(*turns, strict=True)]
-            floors = floors_of(module.actor, case, Rates(*middle[2:]))
+            rates = Rates(middle[2], middle[3], place.dtype.itemsize)
+            floors = floors_of(module.actor, case, rates)
             for n, part in enumerate(PARTS):
                 count = case[1] * case[2]
                 point = Point(sweep, case[PLACE[sweep]], count, middle[n], floors[n])
                 tables[part].append(point)
             sys.stderr.write(
-                f"{tables['update'][-1].name}: {middle[0]:.2f} and {middle[1]:.2f} s\n"
+                f"{tables['update'][-1].name}: {middle[0]:.3f} and {middle[1]:.3f} s\n"
             )
     return tables
 
@@ -133,24 +150,34 @@ def grow(module: A2CModule, repeats: int, sizes: int | None) -> dict[str, list[P
 def take(
     module: A2CModule,
     optimizer: torch.optim.Optimizer,
-    response: int,
-    num_generations: int,
-    prompts: int,
+    place: Place,
+    case: tuple[int, int, int],
 ) -> tuple[float, float]:
     """Take one step; returns the seconds of its update and of its rollout.
+
+    Args:
+        module: What takes it.
+        optimizer: Of the module.
+        place: Where.
+        case: Response tokens, samples a prompt, prompts.
 
     Raises:
         ValueError: A prompt or a sample has another length.
     """
+    response, num_generations, prompts = case
     module.sampling = SamplingParams(num_generations, response, temperature=0.9)
     texts = prompts_of(module.actor, prompts)
     batch = Batch([Prompt(text, text) for text in texts], range(prompts), [False] * prompts)
     began = time.perf_counter()
-    rollout = module.rollout(batch, 0)
-    wrote = time.perf_counter()
-    module.update_loss(rollout, module.counted(rollout, batch)).backward()
+    with place.autocast():
+        rollout = module.rollout(batch, 0)
+        place.synchronize()
+        wrote = time.perf_counter()
+        loss = module.update_loss(rollout, module.counted(rollout, batch))
+    loss.backward()
     optimizer.step()
     optimizer.zero_grad()
+    place.synchronize()
     ended = time.perf_counter()
     found = (max(rollout.batch.prefix_lengths) + 1, set(rollout.lengths.tolist()))
     if found != (PROMPT, {response}):
@@ -204,7 +231,7 @@ def writing_seconds(stack: DecoderRunner, head: int, inputs: ResponseBatch, rate
     for step in range(length):
         seen = keys_seen([prefix] * prompts, [step + 1] * rows, is_last=True, ends_only=True)
         work = 2 * weights * rows + 4 * channels(stack) * len(layers) * seen
-        moved = FLOAT * (weights + kept * (prompts * prefix + rows * (step + 1)))
+        moved = rates.size * (weights + kept * (prompts * prefix + rows * (step + 1)))
         seconds += max(work / rates.products, moved / rates.reading)
     return seconds
 

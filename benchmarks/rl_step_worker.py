@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import torch
+from device import Place, make_place
 from timing import resident
 
 RESPONSE = "The author asks what to do about it, and whether anyone else has been there."
@@ -35,13 +36,22 @@ class VowelReward:
 
 
 class Line:
-    """Messages to and from the driver, on what was standard output before anyone printed to it."""
+    """Messages to and from the driver, on what was standard output before anyone printed to it.
 
-    def __init__(self) -> None:
+    Args:
+        place: Where the steps are taken.
+    """
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
         self.stream: TextIO = os.fdopen(os.dup(1), "w")
         os.dup2(2, 1)
         self.imports = 0
         self.began = 0.0
+
+    def imported(self) -> None:
+        """Note the memory before anything is loaded; a GPU has none of it in use."""
+        self.imports = 0 if self.place.is_cuda else resident()
 
     def say(self, **message: Any) -> None:
         """Send one message."""
@@ -56,12 +66,17 @@ class Line:
         """Wait to be told, then start the clock."""
         if not sys.stdin.readline():
             sys.exit(0)
+        self.place.synchronize()
         self.began = time.perf_counter()
 
     def end(self, length: float) -> None:
         """Say what the step took and how long its responses were."""
+        self.place.synchronize()
         seconds = time.perf_counter() - self.began
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        if self.place.is_cuda:
+            peak = torch.cuda.max_memory_allocated()
+        else:
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         self.say(seconds=seconds, peak=peak, length=length)
 
 
@@ -83,12 +98,14 @@ def run_ours(given: dict[str, Any], line: Line) -> None:
         def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
             line.end(float(trainer.callback_metrics["a2c/train_length"]))
 
-    line.imports = resident()
+    line.imported()
+    place = line.place
     alone = given["side"] == "leave_one_out"
     lora = Lora(RANK, ALPHA) if given["train"] == "lora" else None
-    actor = ActorCritic(
-        BackboneOptions(given["model"]), lora=lora, value_network="none" if alone else None
-    )
+    frozen = place.dtype_name if lora is not None else "float32"  # type of weights not trained
+    options = BackboneOptions(given["model"], dtype=frozen)
+    actor = ActorCritic(options, lora=lora, value_network="none" if alone else None)
+    actor.to(place.device)
     module = A2CModule(
         actor,
         VowelReward(),
@@ -100,14 +117,16 @@ def run_ours(given: dict[str, Any], line: Line) -> None:
     for start in range(0, len(given["posts"]), given["prompts"]):
         rows = [Prompt(post, post) for post in given["posts"][start : start + given["prompts"]]]
         batches.append(Batch(rows, range(start, start + len(rows)), [False] * len(rows)))
-    with torch.no_grad():
+    with torch.no_grad(), place.autocast():
         texts = actor.policy.encode(given["posts"][:1], [[RESPONSE]])
         params = SamplingParams(temperature=TEMPERATURE)
         logprobs = actor.policy.logprobs(texts, params=params)[0, :-1]
     line.ready(logprobs.tolist())
     trainer = Trainer(
         max_epochs=1,
-        accelerator="cpu",
+        accelerator=place.device.type,
+        devices=1,
+        precision=place.precision,
         callbacks=[Steps()],
         logger=False,
         enable_checkpointing=False,
@@ -140,7 +159,8 @@ def run_trl(given: dict[str, Any], line: Line) -> None:
         def on_step_end(self, *_: Any, **__: Any) -> None:
             line.end(sum(lengths) / len(lengths))
 
-    line.imports = resident()
+    line.imported()
+    place = line.place
     tokenizer = AutoTokenizer.from_pretrained(given["model"])
     prompts = [Template().render(post) for post in given["posts"]]
     size = given["prompts"] * given["num_generations"]
@@ -157,8 +177,9 @@ def run_trl(given: dict[str, Any], line: Line) -> None:
         lr_scheduler_type="constant",
         shuffle_dataset=False,
         gradient_checkpointing=False,
-        bf16=False,
-        use_cpu=True,
+        bf16=place.dtype == torch.bfloat16,
+        use_cpu=not place.is_cuda,
+        use_liger_kernel=given["side"] == "trl_liger",
         report_to="none",
         save_strategy="no",
         logging_steps=1000,
@@ -167,8 +188,9 @@ def run_trl(given: dict[str, Any], line: Line) -> None:
     lora = LoraConfig(
         r=RANK, lora_alpha=ALPHA, lora_dropout=0.0, target_modules="all-linear", bias="none"
     )
+    frozen = place.dtype if given["train"] == "lora" else torch.float32
     trainer = RLOOTrainer(
-        AutoModelForCausalLM.from_pretrained(given["model"], dtype=torch.float32),
+        AutoModelForCausalLM.from_pretrained(given["model"], dtype=frozen),
         reward,
         args=config,
         train_dataset=Dataset.from_dict({"prompt": prompts}),
@@ -178,7 +200,8 @@ def run_trl(given: dict[str, Any], line: Line) -> None:
     )
     ids = tokenizer(f"{prompts[0]} {RESPONSE}", return_tensors="pt").input_ids
     kept = ids.shape[1] - len(tokenizer(prompts[0]).input_ids)
-    with torch.no_grad():
+    ids = ids.to(trainer.model.device)
+    with torch.no_grad(), place.autocast():
         logprobs, _, _ = trainer._get_per_token_logps_and_entropies(
             trainer.model, ids, torch.ones_like(ids), kept
         )
@@ -187,9 +210,9 @@ def run_trl(given: dict[str, Any], line: Line) -> None:
 
 
 @contextmanager
-def messages() -> Iterator[Line]:
+def messages(place: Place) -> Iterator[Line]:
     """Open the line before anything else is printed."""
-    line = Line()
+    line = Line(place)
     try:
         yield line
     finally:
@@ -197,7 +220,12 @@ def messages() -> Iterator[Line]:
 
 
 if __name__ == "__main__":
-    with messages() as opened:
-        side, file = sys.argv[1:]
-        settings = {**json.loads(Path(file).read_text()), "side": side}
-        (run_trl if side == "trl" else run_ours)(settings, opened)
+    side, file = sys.argv[1:]
+    settings = {**json.loads(Path(file).read_text()), "side": side}
+    with messages(make_place(settings["device"], settings["dtype"])) as opened:
+        if side == "padded":
+            from rl_step_padded import run_padded
+
+            run_padded(settings, opened)
+        else:
+            (run_trl if side.startswith("trl") else run_ours)(settings, opened)
