@@ -165,8 +165,8 @@ def compare(
     for side in steps:
         print(f"{side:9s} {rates[side]:8.3f} pairs/s {peaks[side] / 1e9:8.2f} GB at most")
     ratios = {}
-    for number, peer in enumerate(side for side in steps if side != "ours"):
-        over = f", over {peer}" if number else ""  # the first is the one that is compared with
+    for peer in (side for side in steps if side != "ours"):
+        over = "" if peer == "trl" else f", over {peer}"
         ratios[f"pairs_per_s{over}"] = rates["ours"] / rates[peer]
         ratios[f"processor_time{over}"] = work[peer] / work["ours"]
         ratios[f"peak_memory{over}"] = peaks[peer] / peaks["ours"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import statistics
+import subprocess
 import sys
 import threading
 import time
@@ -18,8 +19,18 @@ Function = Callable[[], object]
 F = TypeVar("F", bound=Callable[..., Any])
 CPU = Place(torch.device("cpu"), torch.float32)
 FIRST_WAIT, LONGEST_WAIT = 1 << 22, 1 << 28  # cycles of a GPU: some 2 and 150 ms
-# What a peer may raise that is not made for this machine, version or type, or differs from ours.
-UNFIT = (AssertionError, AttributeError, ImportError, RuntimeError, TypeError, ValueError)
+# What a peer may raise that is not made for this machine, version or type, or differs from ours; the
+# last two where torch.compile finds no compiler.
+UNFIT = (
+    AssertionError,
+    AttributeError,
+    ImportError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    OSError,
+    subprocess.SubprocessError,
+)
 
 
 def timings(
