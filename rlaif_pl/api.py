@@ -47,7 +47,9 @@ class Samples:
     author: str
 
     def pairs(self) -> list[Preference]:
-        """Return each two responses to a prompt as an unlabeled pair, unless equal or empty.
+        """Pair the first response to a prompt with the second, the third with the fourth, and so on.
+
+        Pairs are unlabeled; equal and empty responses make none.
 
         Raises:
             ValueError: There is an odd number of responses a prompt, or no pair is left.

@@ -20,7 +20,7 @@ NUCLEUS = 1024  # likeliest tokens that a CPU sorts first; more only where they 
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """How responses are drawn; names and meanings are vLLM's.
+    """How responses are drawn; names and meanings are vLLM's, but for ``max_new_tokens``.
 
     Attributes:
         n: Responses a prompt, at least 1.

@@ -48,8 +48,8 @@ class A2CModule(TrainableModule):
             a function that takes prompts and responses and returns a number each. What a
             ``LabelerReward`` costs is logged (``labeler_reward/*``).
         sampling: How ``n`` responses to each prompt are drawn. Temperature and filters hold for policy
-            and reference, in sampling and in scoring. Its seed (None: 0) is that of the noise, which
-            also depends on step, prompt and sample, and of what a given ``Policy`` is completed with.
+            and reference, in sampling and in scoring. Its seed (default 0) keys the noise, beside step,
+            prompt and sample, and initializes what is added to a given ``Policy``.
         shaping: KL coefficient, whether it adapts, where the KL enters, and penalties.
         advantages: Discount, trace decay, baseline, whitening.
         vf_coef: Weight of the value loss.

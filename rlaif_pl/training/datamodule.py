@@ -250,13 +250,13 @@ class PreferenceDataModule(LightningDataModule):
 
 def _required(task: Serve, **sources: Pairs | None) -> Pairs:
     if task not in get_args(Serve):
-        raise ValueError(f"expected serve to be one of {', '.join(get_args(Serve))}, got {task!r}")
+        raise ValueError(f"expected task to be one of {', '.join(get_args(Serve))}, got {task!r}")
     argument = "preferences" if task in ("pairs", "comparisons") else task
     source = sources[argument]
     if source is None:
         given = [name for name, value in sources.items() if value is not None]
         raise ValueError(
-            f"expected data.{argument}, since serve is {task!r}, got "
+            f"expected data.{argument}, since task is {task!r}, got "
             f"{', '.join(given) or 'no source'}; name a file or data set"
         )
     return source

@@ -145,7 +145,7 @@ def test_labels_the_data_has_are_kept_unless_relabel_is_set(files, tmp_path):
 
 
 def test_what_is_missing_is_named(files, tmp_path):
-    with pytest.raises(ValueError, match=r"expected data.prompts, since serve is 'prompts', got "):
+    with pytest.raises(ValueError, match=r"expected data.prompts, since task is 'prompts', got "):
         PreferenceDataModule(task="prompts", preferences=files["pairs"])
     with pytest.raises(ValueError, match=r"expected data.preferences.* got no source"):
         PreferenceDataModule()
