@@ -11,6 +11,8 @@ import pytest
 import torch
 from torch import nn
 
+from rlaif_pl.engine.attention.segments import attend
+from rlaif_pl.engine.batch import Segment, pack_segments
 from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.labeling import LikelihoodLabeler, LocalBackend
 from rlaif_pl.models import ActorCritic, BackboneOptions, Lora, RewardModel
@@ -105,6 +107,19 @@ def test_a_sampled_token_waits_once_in_sixteen(gpu, options, prompts, draw):
         longest = max(map(len, drawn.tokens))
         # with close two more tokens are run, after each of which the host looks
         assert sum(found.values()) <= -(-longest // 16) + PER_CALL + close, found
+
+
+@pytest.mark.parametrize("heads", [(4, 4), (4, 2)])
+@pytest.mark.parametrize("lengths", [(1, 0, 1), (0, 0, 0), (0, 1, 2)])
+def test_flash_attention_takes_prefixes_that_one_text_or_none_goes_on_from(gpu, heads, lengths):
+    query, key, value = (torch.randn(6 + sum(lengths), n, 8).half() for n in (*heads, heads[1]))
+    levels = [
+        [Segment(3), Segment(1), Segment(2)],
+        [Segment(length, n) for n, length in enumerate(lengths)],
+    ]
+    found = attend(*map(gpu.claim, (query, key, value)), pack_segments(levels, "cuda"))
+    expected = attend(query.float(), key.float(), value.float(), pack_segments(levels, "cpu"))
+    torch.testing.assert_close(found.float().cpu(), expected, rtol=0, atol=5e-3)
 
 
 @pytest.mark.parametrize(("draw", "network"), [("plain", "adapter"), ("filters", "shared_trunk")])

@@ -426,9 +426,10 @@ def block_of(q, k, cumulative_q, cumulative_k, longest_q, longest_k, causal) -> 
         assert edges[0] == 0
         assert edges[-1] == total, f"expected runs of {total} tokens, got {edges}"
         lengths = tuple(cumulative.diff().tolist())
-        assert longest == max(lengths, default=0)
+        assert longest >= max(lengths, default=0)
         runs.append(Runs(lengths, cumulative))
     assert len(runs[0].lengths) == len(runs[1].lengths)
+    assert runs[0].lengths, "FlashAttention takes at least one run"
     if causal:  # FlashAttention aligns the diagonal at the end
         assert runs[0].lengths == runs[1].lengths
     return AttentionBlock(slice(0, len(q)), slice(0, len(k)), *runs, causal)
@@ -459,6 +460,11 @@ def flash_forward(
         output, lse = found.output[:, None], found.lse[..., None]
     else:
         block = block_of(q, k, cum_q, cum_k, max_q, max_k, causal)
+        assert max_q > 0, "the forward pass would launch a grid of zero blocks"
+        if (
+            max_q == 1 and q.shape[1] > k.shape[1]
+        ):  # heads are folded into the one query of each run
+            assert set(block.query_runs.lengths) == {1}, "a run without a query is refused"
         found = MATH.forward((q, k, v), block, scale)
         output, lse = found.output, found.lse.T.contiguous()
         lse = lse.masked_fill(lse == -torch.inf, torch.inf)

@@ -176,8 +176,13 @@ class CUDALeaf(MathLeaf):
     def forward(self, qkv: QKV, block: AttentionBlock, scale: float) -> Attended:
         """See ``MathLeaf``."""
         asking, asked = block.query_runs, block.key_runs
+        if asking.longest == 0:  # a grid of zero blocks is a launch error
+            return Attended(torch.empty_like(qkv[0]), no_keys(qkv[0]))
+        # A bound of 1 lets FlashAttention fold heads that share keys into the one query of each run;
+        # it refuses runs without a query then. The bound may be larger than the longest run.
+        bound = 2 if asking.longest == 1 and 0 in asking.lengths else asking.longest
         found = _cuda(
-            *qkv, asking.cumulative, asked.cumulative, asking.longest, asked.longest,
+            *qkv, asking.cumulative, asked.cumulative, bound, asked.longest,
             0.0, block.causal, False, scale=scale,
         )  # fmt: skip
         lse = found[1].T
