@@ -43,22 +43,30 @@ def posts():
     return load_demonstrations(DataSource(str(file), columns=columns))
 
 
-@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def device(request) -> torch.device:
-    """Yield each device; skip cuda where there is none, unless the job promised one."""
-    if request.param == "cuda" and not torch.cuda.is_available():
+@pytest.fixture
+def cuda_here() -> torch.device:
+    """Return the CUDA device; skip where there is none, unless the job promised one."""
+    if not torch.cuda.is_available():
         if os.environ.get("RLAIF_PL_REQUIRE_CUDA") == "1":
             pytest.fail("RLAIF_PL_REQUIRE_CUDA=1 but torch sees no CUDA device")
         pytest.skip("needs a CUDA device")
-    return torch.device(request.param)
+    return torch.device("cuda")
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request) -> torch.device:
+    """Yield each device."""
+    return torch.device("cpu") if request.param == "cpu" else request.getfixturevalue("cuda_here")
 
 
 @pytest.fixture(autouse=True)
 def quiet_world(monkeypatch):
-    """Fix the seed, forbid hub downloads and W&B uploads."""
+    """Fix the seed and float32's products, forbid hub downloads and W&B uploads."""
     torch.default_generator.manual_seed(0)  # torch.manual_seed formats the stack, a GPU or not
     if torch.cuda.is_available():
         torch.cuda.manual_seed_all(0)
+        # Some images set TORCH_ALLOW_TF32_CUBLAS_OVERRIDE, whose products have 10 bits.
+        torch.set_float32_matmul_precision("highest")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 

@@ -126,16 +126,13 @@ def test_random_lengths_give_the_states_of_each_text_alone(make_model, name, win
         torch.testing.assert_close(lasts[n], expected, rtol=0, atol=1e-4)
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize(("name", "window"), MODELS)
-def test_packed_rows_on_a_gpu(make_model, name, window):
+def test_packed_rows_on_every_device(make_model, name, window, device):
     stack = DecoderRunner(decoder_of(make_model(name, window)))
     expected = hidden_states(stack, BATCH)
-    batch = BATCH.to(torch.device("cuda"))
-    stack = DecoderRunner(decoder_of(make_model(name, window)).cuda())
+    stack = DecoderRunner(decoder_of(make_model(name, window)).to(device))
     assert stack.capabilities.packs
-    found = hidden_states(stack, batch)
+    found = hidden_states(stack, BATCH.to(device))
     torch.testing.assert_close(found.cpu(), expected, rtol=0, atol=1e-3)
 
 

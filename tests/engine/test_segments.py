@@ -23,6 +23,7 @@ LEVELS = [
 TOTAL = sum(segment.length for level in LEVELS for segment in level)
 BATCH = pack_segments(LEVELS, "cpu")
 ROOT = 5
+HALVES = [torch.bfloat16, torch.float16]
 
 
 def plain(query, key, value, scale, root=None, levels=LEVELS):
@@ -107,24 +108,28 @@ def test_a_root_is_seen_by_every_token(attend):
     assert batch.longest == BATCH.longest + ROOT
 
 
-def test_half_precision_rounds_and_no_more(attend):
-    query, key, value = draw(4, 2, torch.bfloat16)
-    found = attend(query, key, value, BATCH)
-    assert found.dtype == torch.bfloat16
-    torch.testing.assert_close(found.double(), plain(query, key, value, 8**-0.5), rtol=0, atol=3e-2)
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize("heads", [(4, 4), (4, 2)], ids=str)
+def test_half_precision_rounds_and_no_more(attend, heads, dtype, device):
+    tensors = draw(*heads, dtype)
+    found = attend(*(t.to(device) for t in tensors), pack_segments(LEVELS, device))
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.double().cpu(), plain(*tensors, 8**-0.5), rtol=0, atol=3e-2)
 
 
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
 @pytest.mark.parametrize("short", [0, 256])
-def test_gradients_of_half_precision_round_and_no_more(attend, short, monkeypatch):
+def test_gradients_of_half_precision_round_and_no_more(attend, short, dtype, device, monkeypatch):
     monkeypatch.setattr(leaf, "SHORT_KEYS", short)
-    tensors = draw(4, 2, torch.bfloat16)
-    given = [t.clone().requires_grad_() for t in tensors]
-    found = torch.autograd.grad(attend(*given, BATCH).square().sum(), given)
+    tensors = draw(4, 2, dtype)
+    given = [t.to(device).requires_grad_() for t in tensors]
+    batch = pack_segments(LEVELS, device)
+    found = torch.autograd.grad(attend(*given, batch).square().sum(), given)
     exact = [t.double().requires_grad_() for t in tensors]
     wanted = torch.autograd.grad(plain(*exact, 8**-0.5).square().sum(), exact)
     for one, other in zip(found, wanted, strict=True):
-        assert one.dtype == torch.bfloat16
-        assert (one - other).abs().max() < 8 * 2**-8 * other.abs().max()
+        assert one.dtype == dtype
+        assert (one.cpu() - other).abs().max() < 8 * 2**-8 * other.abs().max()
 
 
 def test_prefixes_that_do_not_ask_change_nothing_else(attend):
