@@ -10,9 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-MOST_FAILURES = 20  # shown with their last lines; of more only the names are given
-LAST_LINES = 12  # of a failure, and of a benchmark that failed
-MOST_LINES = 120  # of a benchmark's tables
+# An issue holds 65,536 characters.
+MOST_FAILURES = 12  # kinds shown with their last lines; of more only names are given
+MOST_NAMES = 40
+LAST_LINES = 10  # of a failure, and of a benchmark that failed
+MOST_LINES = 40  # of a benchmark's tables
+WIDEST = 160  # characters of a line
 VERDICT = re.compile(r"(\S+::.*) (PASSED|FAILED|ERROR|SKIPPED)\b")
 
 
@@ -170,12 +173,16 @@ def test_lines(tests: Tests) -> list[str]:
     if tests.skipped:
         lines += ["", "| skipped | tests |", "|---|---:|"]
         lines += [f"| {cell(reason)} | {count} |" for reason, count in tests.skipped.items()]
-    for failure in tests.failures[:MOST_FAILURES]:
-        lines += ["", f"**{failure.name}**", *fenced(failure.lines)]
-    rest = tests.failures[MOST_FAILURES:]
+    kinds: dict[tuple[str, ...], list[str]] = {}
+    for failure in tests.failures:
+        kinds.setdefault(failure.lines, []).append(failure.name)
+    for said, (name, *others) in list(kinds.items())[:MOST_FAILURES]:
+        alike = f" and {len(others)} alike" if others else ""
+        lines += ["", f"**{name}**{alike}", *fenced(said)]
+    rest = [name for names in list(kinds.values())[MOST_FAILURES:] for name in names]
     if rest:
-        lines += ["", f"And {len(rest)} more:", *(f"- {failure.name}" for failure in rest)]
-    return lines
+        lines += ["", f"And {len(rest)} more:", *(f"- {name}" for name in rest[:MOST_NAMES])]
+    return [*lines, "- ..."] if len(rest) > MOST_NAMES else lines
 
 
 def benchmark_lines(benchmark: Benchmark) -> list[str]:
@@ -194,4 +201,6 @@ def fenced(lines: Sequence[str], language: str = "text") -> list[str]:
     """Return lines as a block of code, which no line of theirs ends."""
     longest = max((len(line) - len(line.lstrip("`")) for line in lines), default=0)
     fence = "`" * max(3, longest + 1)
+    if language == "text":
+        lines = [line[:WIDEST] for line in lines]
     return [f"{fence}{language}", *lines, fence] if lines else []

@@ -57,6 +57,13 @@ def check(monkeypatch, tmp_path):
 
 
 @pytest.fixture
+def report(monkeypatch):
+    """The module that writes the report."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    return importlib.import_module("gpu_report")
+
+
+@pytest.fixture
 def run(check, tmp_path):
     """Return a function that runs the program and gives exit status and report."""
 
@@ -145,14 +152,14 @@ def test_a_benchmark_that_is_none_is_refused(run, capsys):
     assert "expected benchmarks out of good, wrong" in capsys.readouterr().err
 
 
-def test_the_report_of_recorded_outputs(check, tmp_path):
+def test_the_report_of_recorded_outputs(report, tmp_path):
     file = tmp_path / "tests.xml"
     file.write_text(XML)
-    tests = check.read_tests(file, "", 12.4)
+    tests = report.read_tests(file, "", 12.4)
     assert not tests.is_good
     said = 'row\n```\n{"a": 1}\n'
-    done = [check.Benchmark("gae", ("--device", "cuda"), said, 3.2)]
-    assert check.markdown({"GPU": "made | up"}, tests, done) == (
+    done = [report.Benchmark("gae", ("--device", "cuda"), said, 3.2)]
+    assert report.markdown({"GPU": "made | up"}, tests, done) == (
         "# GPU check of rlaif_pl\n"
         "- Tests: 1 passed, 2 failed, 1 skipped\n"
         "- Benchmarks: 1 of 1 ran\n\n"
@@ -166,11 +173,23 @@ def test_the_report_of_recorded_outputs(check, tmp_path):
     )
 
 
-def test_tests_that_were_stopped_are_counted_by_what_was_printed(check, tmp_path):
+def test_a_report_of_many_failures_can_be_pasted(report):
+    alike = [report.Failure(f"a::test[{n}]", ("the same",)) for n in range(300)]
+    others = [report.Failure(f"b::test[{n}]", (f"{n} " * 300,) * 10) for n in range(300)]
+    said = "x" * 80 + "\n"
+    done = [report.Benchmark(f"b{n}", (), said * 500 + GOOD, problem="no") for n in range(9)]
+    tests = report.Tests(1, (*alike, *others))
+    text = report.markdown({"GPU": "one"}, tests, done)
+    assert len(text) < 65_536
+    assert "**a::test[0]** and 299 alike\n```text\nthe same\n```" in text
+    assert "And 289 more:\n- b::test[11]\n" in text
+
+
+def test_tests_that_were_stopped_are_counted_by_what_was_printed(report, tmp_path):
     printed = (
         "a.py::test_x[cuda] PASSED [ 1%]\na.py::test_y FAILED [ 2%]\na.py::test_z SKIPPED (no)\n"
     )
-    found = check.read_tests(tmp_path / "none.xml", printed, 5.0, "stopped after 5 s")
+    found = report.read_tests(tmp_path / "none.xml", printed, 5.0, "stopped after 5 s")
     assert str(found) == "1 passed, 1 failed, 1 skipped (stopped after 5 s)"
     assert found.failures[0].name == "a.py::test_y"
 

@@ -195,7 +195,8 @@ class CUDALeaf(MathLeaf):
     ) -> QKV:
         """See ``MathLeaf``."""
         asking, asked = block.query_runs, block.key_runs
-        no_dropout = torch.zeros(2, dtype=torch.uint64, device=grad.device)
+        # The state of dropout, which is not read without one; 64 bits unsigned have few kernels.
+        no_dropout = torch.empty(2, dtype=torch.uint64, device=grad.device)
         parts: QKV = _cuda_backward(
             grad.contiguous(), *qkv, joint.output.contiguous(), joint.lse.T.contiguous(),
             asking.cumulative, asked.cumulative, asking.longest, asked.longest,
