@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -190,6 +191,29 @@ def copied_ngrams(response: str, prompt: str, n: int = 4) -> float:
         return 0.0
     known = {tuple(read[i : i + n]) for i in range(len(read) - n + 1)}
     return sum(gram in known for gram in grams) / len(grams)
+
+
+def shared_ngrams(responses: Sequence[Sequence[str]], n: int = 4) -> list[list[float]]:
+    """Share of each response's word n-grams that a response to another prompt has too, in [0, 1].
+
+    It rises where a policy ends every response in one phrase, which no measure of a single text sees
+    (as self-BLEU does, Zhu et al. 2018, arXiv 1802.01886). Compare it at equal numbers of prompts.
+    A response shorter than ``n`` words gives 0.
+
+    Args:
+        responses: Responses to each prompt.
+        n: Words of an n-gram; case and punctuation do not count.
+    """
+    said = [[WORD.findall(text.lower()) for text in texts] for texts in responses]
+    grams = [
+        [[tuple(words[i : i + n]) for i in range(len(words) - n + 1)] for words in texts]
+        for texts in said
+    ]
+    prompts = Counter(gram for texts in grams for gram in {gram for own in texts for gram in own})
+    return [
+        [sum(prompts[gram] > 1 for gram in own) / len(own) if own else 0.0 for own in texts]
+        for texts in grams
+    ]
 
 
 def repeated_ngrams(text: str, n: int = 3) -> float:

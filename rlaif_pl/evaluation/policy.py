@@ -31,7 +31,13 @@ from rlaif_pl.evaluation.samples import GREEDY, write_samples
 from rlaif_pl.evaluation.win_rate import WinRate, compare, copied_shares
 from rlaif_pl.statistics import Estimator, Interval, empty_interval, ratio_of_means
 from rlaif_pl.tables import Column, Page, Table
-from rlaif_pl.text import is_repetitive, judge_name, strip_surplus_symbols, word_count
+from rlaif_pl.text import (
+    is_repetitive,
+    judge_name,
+    shared_ngrams,
+    strip_surplus_symbols,
+    word_count,
+)
 from rlaif_pl.types import Labeler, Prompt, Reward
 
 Texts = Sequence[Sequence[str]]
@@ -247,7 +253,7 @@ def _rewards(reward: Reward, prompts: Sequence[Prompt], responses: Texts) -> lis
 def _text_measures(
     prompts: Sequence[Prompt], responses: Texts, estimator: Estimator
 ) -> dict[str, Interval]:
-    """Words, copied 4-grams, shares of empty and repetitive responses, ROUGE-L where it can be had."""
+    """Words, copied and shared 4-grams, shares of empty and repetitive texts, ROUGE-L if possible."""
     clean = [[strip_surplus_symbols(text) for text in texts] for texts in responses]
     groups = [prompt.group for prompt in prompts]
     repetitive = [[is_repetitive(text) for text in texts] for texts in clean]
@@ -255,6 +261,7 @@ def _text_measures(
     measures = {
         "words": mean(_words(clean), groups),
         "copied_4grams": share(copied_shares([prompt.text for prompt in prompts], clean), groups),
+        "shared_4grams": share(_means(shared_ngrams(clean)), groups),
         "empty": share(_means([[not text for text in texts] for texts in clean]), groups),
         "repetitive": share(_means(repetitive), groups),
     }

@@ -39,6 +39,8 @@ MEANINGS = {
     "a2c/length_ratio": "words of the policy over words of SFT",
     "a2c/copied_4grams": "share of the policy's 4-grams that stand in the prompt",
     "sft/copied_4grams": "the same for SFT",
+    "a2c/shared_4grams": "share of the policy's 4-grams that answer other prompts too",
+    "sft/shared_4grams": "the same for SFT",
     "a2c/unfinished": "share of the policy's responses that the length limit cut",
     "sft/unfinished": "the same for SFT",
     "a2c/repetitive": "share of the policy's responses that repeat themselves",

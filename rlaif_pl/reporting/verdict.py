@@ -21,6 +21,7 @@ from rlaif_pl.text import judge_name
 State = Literal["good", "bad", "unclear", "missing"]
 MAX_LENGTH_RATIO = 1.5  # longer summaries than this times SFT's make a win rate suspect
 MAX_COPY_GAIN = 0.10  # more copied 4-grams than this above SFT's
+MAX_SHARED_GAIN = 0.20  # the same of 4-grams shared by responses to several prompts
 MAX_ECE = 0.10
 MAX_CUT_GAIN = 0.10  # a larger share of responses cut by the length limit than this above SFT's
 OF_TRAINING = ("select", "rest")  # commands whose tables are no study's
@@ -232,6 +233,12 @@ def side_effect_warnings(metrics: Mapping[str, float]) -> list[str]:
         found.append(
             f"The policy copies {100 * copied:.0f} % of its 4-grams from the prompt, SFT "
             f"{100 * before:.0f} %: part of its gain may be copying."
+        )
+    shared, before = metrics.get("a2c/shared_4grams"), metrics.get("sft/shared_4grams")
+    if shared is not None and before is not None and shared - before > MAX_SHARED_GAIN:
+        found.append(
+            f"{100 * shared:.0f} % of the policy's 4-grams stand in responses to other prompts too, "
+            f"SFT's {100 * before:.0f} %: it ends many texts in one phrase (raise shaping.kl_coef)."
         )
     cut, cut_before = metrics.get("a2c/unfinished"), metrics.get("sft/unfinished")
     if cut is not None and cut_before is not None and cut - cut_before > MAX_CUT_GAIN:

@@ -106,6 +106,10 @@ def test_nothing_measured_is_said_of_everything():
             "cuts 65 % of the policy's responses, 40 %",
         ),
         ({"a2c/copied_4grams": 0.3}, "copies 30 % of its 4-grams from the prompt, SFT 10 %"),
+        (
+            {"a2c/shared_4grams": 0.4, "sft/shared_4grams": 0.1},
+            "40 % of the policy's 4-grams stand in responses to other prompts too, SFT's 10 %",
+        ),
         ({"a2c/kl": 40.0}, "40 nats"),
     ],
 )

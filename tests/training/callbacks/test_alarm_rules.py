@@ -1,12 +1,22 @@
 import pytest
 
-from rlaif_pl.text import repeated_ngrams
+from rlaif_pl.text import repeated_ngrams, shared_ngrams
 from rlaif_pl.training.callbacks.alarm_rules import (
     ADVICE,
     AlarmLimits,
     count_streaks,
     symptoms,
 )
+
+
+def test_shared_ngrams_by_hand():
+    # Two 4-grams in the first, the second shared; once in one prompt's own responses is not shared.
+    assert shared_ngrams([["A b, c d e"], ["x b c d e", "b c"], ["q r s t", "q r s t"]]) == [
+        [0.5],
+        [0.5, 0.0],
+        [0.0, 0.0],
+    ]
+    assert shared_ngrams([]) == []
 
 
 def test_repeated_ngrams_by_hand():
