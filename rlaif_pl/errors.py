@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import sys
+import sysconfig
+import traceback
+from pathlib import Path
 from typing import Any, get_args
 
 # Errors of libraries that are no ValueError, OSError or RuntimeError; looked for where they are loaded.
@@ -12,6 +15,7 @@ OF_LIBRARIES = (
     ("safetensors", "SafetensorError"),  # damaged weights
     ("pickle", "UnpicklingError"),  # damaged checkpoints
 )
+INSTALLED = frozenset({"site-packages", "dist-packages"})  # folders of libraries, on every system
 GO_ON = "then give the same command again"
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -25,6 +29,32 @@ def foreseen_errors() -> tuple[type[BaseException], ...]:
         if kind is not None:
             found.append(kind)
     return tuple(found)
+
+
+def is_of_user(error: BaseException) -> bool:
+    """Tell whether code of a user's own was running, such as a reward or a callback.
+
+    Messages of such an error were not written for this program, and say nothing of where it came from.
+    A user's code is what is neither this package's, nor Python's, nor an installed library's.
+    """
+    chain: BaseException | None = error
+    while chain is not None:
+        frames = traceback.walk_tb(chain.__traceback__)
+        if not all(_is_installed(frame.f_code.co_filename) for frame, _ in frames):
+            return True
+        chain = chain.__cause__ or chain.__context__
+    return False
+
+
+def _is_installed(name: str) -> bool:
+    """Tell whether a source file is this package's, Python's or an installed library's."""
+    file = Path(name)
+    folders = [Path(__file__).parent, Path(sysconfig.get_path("stdlib"))]
+    return (
+        not file.is_absolute()  # `<frozen runpy>`
+        or not INSTALLED.isdisjoint(file.parts)
+        or any(file.is_relative_to(folder) for folder in folders)
+    )
 
 
 def explained(error: BaseException) -> str:

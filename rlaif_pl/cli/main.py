@@ -10,6 +10,7 @@ import inspect
 import os
 import sys
 import textwrap
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from difflib import get_close_matches
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from rlaif_pl import __version__
 from rlaif_pl.config_paths import find_config
-from rlaif_pl.errors import explained, foreseen_errors
+from rlaif_pl.errors import explained, foreseen_errors, is_of_user
 
 if TYPE_CHECKING:
     from jsonargparse import Namespace
@@ -141,7 +142,11 @@ def main(args: Sequence[str] | None = None) -> int:
     except foreseen_errors() as error:
         if os.environ.get("RLAIF_PL_TRACEBACK") == "1":
             raise
-        sys.stderr.write(f"error: {explained(error)}\n(RLAIF_PL_TRACEBACK=1 shows where)\n")
+        if is_of_user(error):
+            traceback.print_exception(error)
+            sys.stderr.write(f"error: {explained(error)}\n")
+        else:
+            sys.stderr.write(f"error: {explained(error)}\n(RLAIF_PL_TRACEBACK=1 shows where)\n")
         return 1
 
 

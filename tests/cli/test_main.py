@@ -322,6 +322,36 @@ def test_the_traceback_is_a_variable_away(fit_config, tmp_path, monkeypatch, cap
         cli.main(["fit", "--config", path])
 
 
+OWN = """
+from lightning.pytorch import Callback
+
+
+class Picky(Callback):
+    def on_train_batch_end(self, *_):
+        raise ValueError("no such row")
+"""
+
+
+def test_an_error_in_a_user_s_own_code_comes_with_its_place(
+    fit_config, tmp_path, capsys, monkeypatch
+):
+    (tmp_path / "own.py").write_text(OWN, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    path = fit_config(trainer={"callbacks": [{"class_path": "own.Picky"}]})
+    assert cli.main(["fit", "--config", path]) == 1
+    said = capsys.readouterr().err
+    assert f'File "{tmp_path / "own.py"}", line 7, in on_train_batch_end' in said
+    assert said.endswith("error: no such row\n")
+
+
+def test_an_error_that_says_what_to_do_comes_alone(fit_config, tmp_path, capsys):
+    path = fit_config(data={"demonstrations": str(tmp_path / "gone.jsonl")})
+    assert cli.main(["fit", "--config", path]) == 1
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    assert said.endswith("\n(RLAIF_PL_TRACEBACK=1 shows where)\n")
+
+
 def test_fit_without_a_config_says_what_it_trains(
     tmp_path, monkeypatch, capsys, tiny_model_folder, data_files
 ):
