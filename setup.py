@@ -27,6 +27,7 @@ PACKAGES = {
     "packages": [*find_packages(include=["rlaif_pl*"]), "rlaif_pl.configs"],
     "package_dir": {"rlaif_pl": "rlaif_pl", "rlaif_pl.configs": "configs"},
     "package_data": {
+        "rlaif_pl": ["py.typed"],
         "rlaif_pl.configs": ["**/*.yaml"],
         "rlaif_pl.data": ["tiny_*/**/*.jsonl", "tiny_*/README.md"],
         "rlaif_pl.labeling": ["prompts/*.txt", "prompts/*.yaml", "prompts/README.md"],
