@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from typing_extensions import override
 
 from rlaif_pl.engine.hidden_states import hidden_states
 from rlaif_pl.engine.response_batch import ResponseBatch
@@ -69,10 +70,15 @@ class RewardModel(nn.Module):
         pooling: What the head reads: the state at ``eos``, or the ``mean`` over the response's tokens,
             which a few hundred pairs suffice for. A reward folder says itself how it is read.
 
+    Attributes:
+        shift: What is subtracted from every score. ``()`` float32, a buffer
+
     Raises:
         ValueError: A language model is given with ``frozen``, the backbone suits no reward, or
             nothing of a response would be read.
     """
+
+    shift: Tensor
 
     def __init__(
         self,
@@ -121,8 +127,7 @@ class RewardModel(nn.Module):
         self.pooling: Pooling = pooling
         limit = MAX_RESPONSE_TOKENS if max_response_tokens is None else max_response_tokens
         self.max_response_tokens = limit
-        # No buffer, which a cast of the module to 16 bits would round.
-        self.shift = torch.tensor(shift, dtype=torch.float32)
+        self.register_buffer("shift", torch.tensor(shift, dtype=torch.float32))
 
     @classmethod
     def from_pretrained(
@@ -174,6 +179,13 @@ class RewardModel(nn.Module):
                 pooling=pooling,
             )
         return made.to(place)
+
+    @override
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        exact = self.shift
+        super()._apply(fn, recurse)
+        self.shift = exact.to(self.shift.device)  # moved, and not cast: 16 bits would round it
+        return self
 
     def encode(self, prompts: Sequence[str], responses: Sequence[Sequence[str]]) -> ResponseBatch:
         """Encode ``G`` prompts with ``K`` responses each."""

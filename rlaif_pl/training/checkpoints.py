@@ -189,11 +189,16 @@ def _refusal(path: Path, found: str) -> str:
     )
 
 
-def save_last(trainer: Trainer) -> None:
-    """Save ``last.ckpt`` of this step, where a callback keeps one and has not saved it yet."""
+def save_last(trainer: Trainer, again: bool = False) -> None:
+    """Save ``last.ckpt`` of this step, where a callback keeps one and has not saved it yet.
+
+    With ``again`` it is replaced where it was saved: the module has changed since.
+    """
     for callback in trainer.checkpoint_callbacks:
         if not isinstance(callback, ModelCheckpoint) or not callback.save_last:
             continue
+        if again:
+            callback._last_global_step_saved = 0
         if callback._should_skip_saving_checkpoint(trainer):
             continue
         given, callback.save_last = callback.save_last, True  # a link would be to an earlier step's

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -20,6 +21,7 @@ from rlaif_pl.models.adapter_export import Form
 from rlaif_pl.models.export import check_reward_export
 from rlaif_pl.models.reward import RewardModel
 from rlaif_pl.training.base import TrainableModule
+from rlaif_pl.training.checkpoints import save_last
 from rlaif_pl.training.datamodule import PreferenceDataModule
 from rlaif_pl.training.probe import probe
 from rlaif_pl.training.schedules import LinearDecay
@@ -28,6 +30,7 @@ from rlaif_pl.training.shards import divided_like
 from rlaif_pl.types import Batch, Preference, Prompt
 
 IGNORED = -1  # verdict of a pair that counts nowhere
+SHIFT = "reward.shift"  # name of the buffer in a checkpoint
 
 
 class RewardModule(TrainableModule):
@@ -66,6 +69,7 @@ class RewardModule(TrainableModule):
         self.reward = reward
         self.is_given = reward.is_given
         self.references = references
+        self._first_shift = float(reward.shift)
         self.probe_penalty = probe_penalty
         self._is_shifted = False  # whether this fit has come to its end
         self.val_loss = MeanMetric()
@@ -138,8 +142,21 @@ class RewardModule(TrainableModule):
             head.copy_(divided_like(weight.to(head.device), head))
 
     @override
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        if self.references is not None:  # a checkpoint of an earlier fit's end has that one's shift
+            self.reward.shift.fill_(self._first_shift)
+
+    @override
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["state_dict"][SHIFT] = self.reward.shift.cpu()
+
+    @override
     def on_train_end(self) -> None:
         self.shift_references()
+        if self.references is not None:
+            save_last(self.trainer, again=True)  # the last step's was saved before the shift
         super().on_train_end()
 
     @override
@@ -156,8 +173,9 @@ class RewardModule(TrainableModule):
         rows = [] if self._is_shifted else self._reference_rows()
         self._is_shifted = True
         if rows:
+            self.reward.shift.zero_()  # else a fit that went on would round another sum
             rewards = self.reward.score([r.text for r in rows], [str(r.reference) for r in rows])
-            self.reward.shift += rewards.mean()
+            self.reward.shift.fill_(rewards.mean())
 
     @override
     def export(self, folder: Path, form: Form = "whole") -> Path:

@@ -5,11 +5,13 @@ import math
 
 import pytest
 import torch
+from lightning.pytorch import Callback
 from torch.utils.data import DataLoader
 
 from rlaif_pl.data.preferences import write_preferences
 from rlaif_pl.data.sources import DataSource
-from rlaif_pl.models import BackboneOptions, RewardModel
+from rlaif_pl.models import BackboneOptions, Lora, RewardModel
+from rlaif_pl.training import RewardModule
 from rlaif_pl.types import Batch, Preference
 
 
@@ -120,6 +122,62 @@ def test_a_second_fit_shifts_no_further(build, trainer, data_files, small_prompt
     assert module.reward.score(*texts).mean().item() == pytest.approx(0.0, abs=1e-6)
 
 
+def test_a_checkpoint_keeps_the_zero_point(
+    build, backbone, trainer, tmp_path, data_files, small_prompts
+):
+    module, data = build("reward", references=data_files.prompts)
+    trainer(4, tmp_path).fit(module, data)
+    texts = [p.text for p in small_prompts], [str(p.reference) for p in small_prompts]
+    again = RewardModule.load_from_checkpoint(
+        tmp_path / "last.ckpt", reward=RewardModel(backbone, lora=Lora(r=4, alpha=8))
+    )
+    assert again.reward.shift == module.reward.shift != 0
+    torch.testing.assert_close(again.reward.score(*texts), module.reward.score(*texts))
+
+
+def test_a_checkpoint_of_before_loads_without_it(build, backbone, trainer, tmp_path, data_files):
+    module, data = build("reward", references=data_files.prompts)
+    trainer(2, tmp_path).fit(module, data)
+    content = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    del content["state_dict"]["reward.shift"]
+    torch.save(content, tmp_path / "old.ckpt")
+    again = RewardModule.load_from_checkpoint(
+        tmp_path / "old.ckpt", reward=RewardModel(backbone, lora=Lora(r=4, alpha=8))
+    )
+    assert again.reward.shift == 0
+    torch.testing.assert_close(again.reward.head.weight, module.reward.head.weight)
+    resumed, data = build("reward", references=data_files.prompts)
+    trainer(2).fit(resumed, data, ckpt_path=tmp_path / "old.ckpt")
+    assert resumed.reward.shift == module.reward.shift
+
+
+def test_a_fit_that_goes_on_trains_at_the_shift_it_began_with(build, trainer, tmp_path, data_files):
+    class Shifts(Callback):
+        def __init__(self):
+            self.seen = []
+
+        def on_train_batch_start(self, _, module, *__):
+            self.seen.append(module.reward.shift.item())
+
+    shifts = Shifts()
+    for steps in (2, 4):
+        module, data = build("reward", references=data_files.prompts)
+        path = tmp_path / "last.ckpt"
+        run = trainer(steps, tmp_path, callbacks=[shifts])
+        run.fit(module, data, ckpt_path=path if path.exists() else None)
+    assert shifts.seen == [0.0] * 4
+
+
+def test_a_cast_to_16_bits_leaves_the_shift_exact(backbone):
+    model = RewardModel(backbone)
+    model.shift.fill_(1.001)
+    model.to(torch.bfloat16)
+    assert {p.dtype for p in model.model.parameters()} == {torch.bfloat16}
+    assert model.shift.dtype == torch.float32
+    assert model.shift.item() == pytest.approx(1.001, abs=1e-7)
+    assert model.to("meta").shift.is_meta
+
+
 def test_prompts_without_references_are_refused_by_name(build, trainer, data_files):
     module, data = build("reward", references=data_files.pairs)
     with pytest.raises(ValueError, match="expected references in .*pairs.jsonl"):
@@ -137,7 +195,7 @@ def test_a_fit_learns_the_labels_and_saves_only_what_it_trained(
     assert module(batch)[0].sum().item() < 0.95 * before
     assert {"reward/val_loss", "reward/val_accuracy"} <= run.callback_metrics.keys()
     saved = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]
-    assert saved.keys() == module.trained().keys()
+    assert saved.keys() == module.trained().keys() | {"reward.shift"}
     assert any(name.endswith("head.weight") for name in saved)
 
 
