@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +29,8 @@ from rlaif_pl.models.encoding import Encoding
 from rlaif_pl.models.identity import UNNAMED
 from rlaif_pl.models.model_info import ModelInfo, require_eos
 from rlaif_pl.text import Template
+
+TOKENIZED_AT_ONCE = 1024  # texts whose tokens are counted
 
 
 class CausalModel(nn.Module):
@@ -101,11 +105,17 @@ class CausalModel(nn.Module):
         prompts: Sequence[str],
         responses: Sequence[Sequence[str]],
         max_response_tokens: int | None = None,
+        *,
+        close_cut: bool = True,
     ) -> ResponseBatch:
-        """Encode ``G`` prompts with ``K`` responses each, all the same, on this model's device."""
+        """Encode ``G`` prompts with ``K`` responses each, all the same, on this model's device.
+
+        ``Encoding.responses`` says what becomes of responses that are longer.
+        """
         rows = self.encoding.prompts(prompts)
         flat = [text for group in responses for text in group]
-        batch = assemble(rows, self.encoding.responses(flat, max_response_tokens), self.pad)
+        tokens = self.encoding.responses(flat, max_response_tokens, close_cut=close_cut)
+        batch = assemble(rows, tokens, self.pad)
         repeat = batch.per_prefix
         sizes = [
             (batch.prefix_lengths[n // repeat] + 1, own - 1)
@@ -121,12 +131,17 @@ class CausalModel(nn.Module):
     def check_lengths(
         self,
         texts: Iterable[tuple[str, Sequence[str] | None]],
-        most: int,
+        most: int | None,
         cut: str = "max_response_tokens",
     ) -> None:
         """Refuse texts that are longer than the model's positions.
 
         Few texts are tokenized: a token holds at least a byte, so most are known to be short enough.
+
+        Args:
+            texts: Prompts, each with its responses; None stands for one of ``most`` tokens.
+            most: Tokens at which responses are cut, EOS included; None where they are not.
+            cut: What a user lowers to shorten responses, for the message.
 
         Raises:
             ValueError: A prompt with its response is longer than ``info.max_model_len``.
@@ -134,18 +149,31 @@ class CausalModel(nn.Module):
         limit = self.info.max_model_len
         if limit is None:
             return
-        around = sum(map(len, added_around(self.tokenizer))) + 2 + len(self.template.response)
+        around, bound = self._around, sys.maxsize if most is None else most
         long: list[tuple[str, Sequence[str] | None]] = []
         for prompt, responses in texts:
-            after = most if responses is None else min(most, max(map(_bytes, responses)) + around)
+            after = bound if responses is None else min(bound, max(map(_bytes, responses)) + around)
             if _bytes(self.template.render(prompt)) + around + after > limit:
                 long.append((prompt, responses))
         worst = (0, 0)
         rows = self.encode_prompts([prompt for prompt, _ in long])
         for row, (_, responses) in zip(rows, long, strict=True):
             closed = self.encoding.responses(responses or [], most)
-            worst = max(worst, (len(row), max(map(len, closed), default=most)), key=sum)
+            worst = max(worst, (len(row), max(map(len, closed), default=bound)), key=sum)
         self.info.check_length(*worst, cut)
+
+    def count_cut(self, responses: Iterable[str], most: int) -> int:
+        """Count responses that a limit of ``most`` tokens, EOS included, would cut."""
+        around, count = self._around, 0
+        long = (text for text in responses if _bytes(text) + around > most)
+        while part := list(islice(long, TOKENIZED_AT_ONCE)):
+            count += sum(len(row) > most for row in self.encoding.responses(part))
+        return count
+
+    @property
+    def _around(self) -> int:
+        """Tokens, at most, that stand around a text's own."""
+        return sum(map(len, added_around(self.tokenizer))) + 2 + len(self.template.response)
 
     def trunk_states(self, batch: ResponseBatch) -> Tensor | None:
         """Run the frozen trunk, if there is one; several roles can start from that. ``(T, D)``."""

@@ -31,16 +31,21 @@ class Encoding(NamedTuple):
             raise ValueError("expected every prompt to have at least one token, got an empty one")
         return rows
 
-    def responses(self, texts: Sequence[str], max_tokens: int | None = None) -> list[list[int]]:
+    def responses(
+        self, texts: Sequence[str], max_tokens: int | None = None, *, close_cut: bool = True
+    ) -> list[list[int]]:
         """Tokenize responses as they follow the prompt and close each with EOS, its only end token.
 
-        A response longer than ``max_tokens`` (EOS included) loses its tail but keeps the EOS, because
-        a reward is read there.
+        A response longer than ``max_tokens`` (EOS included) loses its tail. With ``close_cut`` it keeps
+        the EOS, because a reward is read there; without, it stays open, because it does not end there.
         """
         eos = int(self.tokenizer.eos_token_id)  # type: ignore[arg-type]
         written = [self.template.continuation(text) for text in texts]
-        room = None if max_tokens is None else max_tokens - 1
-        return [[*row[:room], eos] for row in self.control.tokenize(written, special=False)]
+        rows = self.control.tokenize(written, special=False)
+        if max_tokens is None or close_cut:
+            room = None if max_tokens is None else max_tokens - 1
+            return [[*row[:room], eos] for row in rows]
+        return [[*row, eos][:max_tokens] for row in rows]
 
 
 def tokenize_open(control: ControlTokens, texts: Sequence[str]) -> list[list[int]]:

@@ -12,6 +12,7 @@ from rlaif_pl.pipeline.estimate_models import ModelShape, known, known_shape, sh
 from rlaif_pl.pipeline.experiment import Experiment
 from rlaif_pl.pipeline.yaml_files import Value
 
+LONGEST = 1.5  # the longest text of a batch over the mean, where nothing says
 BACKBONES = ("", "reward.init_args.", "actor.init_args.")
 
 
@@ -41,7 +42,7 @@ class Expect:
     @property
     def longest(self) -> float:
         """Tokens of the longest prompt of a batch."""
-        return 1.5 * self.prompt_tokens if self.longest_prompt is None else self.longest_prompt
+        return LONGEST * self.prompt_tokens if self.longest_prompt is None else self.longest_prompt
 
     def hours(self, flops: float, utilization: PositiveFloat | None = None) -> float:
         """GPU-hours of so many floating-point operations."""

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from rlaif_pl.pipeline.estimate_inputs import Inputs, at, number_at
+from rlaif_pl.pipeline.estimate_inputs import LONGEST, Inputs, at, number_at
 from rlaif_pl.pipeline.estimate_models import ModelShape
 from rlaif_pl.pipeline.yaml_files import Value
 
 GIB = 2**30
 CONTEXT_BYTES = 2 * GIB  # CUDA context, libraries' workspaces, NCCL buffers
 LOGIT_ROWS = 256  # models/output_head.py computes logits so many rows at a time
+REWARD_TOKENS = 128  # of a response, by default of `RewardModel`
 LOGIT_COPIES = 3  # logits, their softmax and the gradient
 
 
@@ -153,8 +154,9 @@ class Fit:
             raise ValueError(f"no estimate for {kind}")
         self.network = read_network(options, inputs)
         self.is_a2c, self.writes = kind == "A2CModule", kind != "RewardModule"
-        self.longest = number_at(options, "max_response_tokens", 128)
         response = expect.response_tokens
+        uncut = LONGEST * response if kind == "SFTModule" else REWARD_TOKENS
+        self.longest = number_at(options, "max_response_tokens", uncut)
         if self.is_a2c:
             self.longest = number_at(model, "sampling.max_new_tokens", 64)
             response = min(response, self.longest)

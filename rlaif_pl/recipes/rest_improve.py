@@ -96,7 +96,7 @@ class Improve:
         warmup_steps: Steps over which the rate rises; then it stays.
         epochs: Passes over what was kept.
         batch_size: Rows a process takes a training step.
-        max_response_tokens: Longer responses lose their tail but keep EOS.
+        max_response_tokens: Longer responses lose their tail, see ``SFTModule``; None takes all whole.
         lora: Adapters of each step, folded in at its end; None trains the layers whole.
         keep_unfinished: Also learn from samples that the length limit cut.
         early_stop: End a Grow step's Improve steps where the validation reward no longer rises; a
@@ -112,7 +112,7 @@ class Improve:
     warmup_steps: int = 0
     epochs: int = 1
     batch_size: int = 8
-    max_response_tokens: int = 128
+    max_response_tokens: int | None = None
     lora: Lora | None = None
     keep_unfinished: bool = False
     early_stop: bool = True

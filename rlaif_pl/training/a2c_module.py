@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
@@ -193,6 +194,14 @@ class A2CModule(TrainableModule):
     @override
     def check_inputs(self) -> None:
         self.rollouts.prepare(self.actor.policy, self.sampling)
+        drawn = self.sampling.max_new_tokens
+        if isinstance(self.reward, RewardModel) and drawn >= self.reward.max_response_tokens:
+            rank_zero_warn(
+                f"the reward model reads {self.reward.max_response_tokens} tokens of a response, EOS "
+                f"included, and sampling.max_new_tokens lets it have {drawn}: what is behind is "
+                f"rewarded whatever it says; raise the reward's max_response_tokens to {drawn + 1}, or "
+                "lower sampling.max_new_tokens"
+            )
 
     @override
     def configure_callbacks(self) -> list[Callback]:

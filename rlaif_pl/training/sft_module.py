@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import chain
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from typing_extensions import override
 
@@ -31,7 +33,8 @@ class SFTModule(TrainableModule):
         lora: Adapters on the layers above the trunk; None trains those layers whole.
         template: How prompts and responses are written; None takes what the backbone was trained with
             (its folder says so, a ``Policy`` has one of its own), or the default.
-        max_response_tokens: Longer references lose their tail but keep EOS (EOS included).
+        max_response_tokens: Longer references (EOS included) lose their tail, and are not taught to end
+            where they are cut; how many is said in a warning. None takes references whole.
         optimizer: Builds the optimizer from parameters.
         scheduler: Builds the learning-rate schedule, stepped every batch.
         seed: Seeds the adapters.
@@ -49,14 +52,14 @@ class SFTModule(TrainableModule):
         backbone: PolicySource = BackboneOptions(),  # noqa: B008 - frozen
         lora: Lora | None = None,
         template: Template | None = None,
-        max_response_tokens: int = 128,
+        max_response_tokens: int | None = None,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         scheduler: LRSchedulerCallable = LinearDecay,
         seed: int = 0,
         micro_batch_tokens: int | None = None,
     ) -> None:
         super().__init__(optimizer, scheduler, micro_batch_tokens)
-        if max_response_tokens < 2:
+        if max_response_tokens is not None and max_response_tokens < 2:
             raise ValueError(
                 f"expected max_response_tokens of at least 2 (a token and EOS), got "
                 f"{max_response_tokens}"
@@ -64,6 +67,20 @@ class SFTModule(TrainableModule):
         self.policy = to_train(backbone, lora, template, seed)
         self.is_given = not isinstance(backbone, BackboneOptions)
         self.max_response_tokens = max_response_tokens
+
+    @override
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        data, most = getattr(self.trainer, "datamodule", None), self.max_response_tokens
+        if stage != "fit" or most is None or data is None:
+            return
+        rows = chain(getattr(data, "train_rows", ()), getattr(data, "validation_rows", ()))
+        cut = self.policy.count_cut((row.reference or "" for row in rows), most)
+        if cut:
+            rank_zero_warn(
+                f"max_response_tokens cuts {cut} references to {most} tokens: what is behind is not "
+                "learned, nor where they end; raise it, or leave it out to learn them whole"
+            )
 
     @override
     def check_lengths(self, rows: Sequence[Prompt]) -> None:
@@ -77,7 +94,10 @@ class SFTModule(TrainableModule):
 
     def _encode(self, batch: Batch[Prompt]) -> tuple[ResponseBatch, Tensor]:
         encoded = self.policy.encode(
-            batch.prompts, [[text] for text in batch.given("reference")], self.max_response_tokens
+            batch.prompts,
+            [[text] for text in batch.given("reference")],
+            self.max_response_tokens,
+            close_cut=False,
         )
         filler = send(torch.tensor(batch.is_padding), encoded.device)
         return encoded, encoded.is_response & ~filler[:, None]

@@ -1,5 +1,7 @@
 """Estimates against arithmetic in the comments; Qwen2.5-1.5B has P = 1,543,714,304 weights."""
 
+import copy
+
 import pytest
 import yaml
 
@@ -176,6 +178,14 @@ def write(tmp_path, **changes):
     path = tmp_path / "toy.yaml"
     path.write_text(yaml.safe_dump({**EXPERIMENT, **changes}))
     return load_experiment(path)
+
+
+def test_references_that_are_learned_whole_are_longer_than_their_mean(tmp_path):
+    stages = copy.deepcopy(EXPERIMENT["stages"])
+    del stages[0]["set"]["model"]["init_args"]["max_response_tokens"]
+    _, (sft, *_) = estimate(write(tmp_path, stages=stages))
+    # longest batch 5 x (1.5 x 100 + 1.5 x 20) = 900 tokens
+    assert sft.fit.activations(checkpointing=False) == 900 * QWEN.activation_bytes(28, False)
 
 
 def test_an_experiment_by_hand(tmp_path):

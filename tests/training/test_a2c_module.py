@@ -175,6 +175,18 @@ def test_gradient_checkpointing_changes_no_sample_and_no_gradient(build, backbon
     torch.testing.assert_close(results[0], results[1], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize(("limit", "is_said"), [(6, True), (7, False)])
+def test_a_reward_that_cuts_what_may_be_drawn_is_said_to(
+    build, trainer, backbone, recwarn, limit, is_said
+):
+    module, data = build("a2c", reward=RewardModel(backbone, max_response_tokens=limit))
+    trainer(1).fit(module, data)
+    said = [str(each.message) for each in recwarn if "the reward model reads" in str(each.message)]
+    assert len(said) == is_said
+    assert not said or "lets it have 6" in said[0]
+    assert not said or "raise the reward's max_response_tokens to 7" in said[0]
+
+
 @pytest.mark.parametrize("placement", ["reward", "loss"])
 def test_leave_one_out_alone_learns_the_toy_reward(build, trainer, backbone, placement):
     module, data = build(

@@ -62,10 +62,46 @@ def test_fillers_change_neither_loss_nor_gradient(build, small_prompts):
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-6)
 
 
-def test_long_references_are_cut_but_keep_their_end(build, small_prompts):
+def test_references_are_learned_whole(build, small_prompts):
+    long = dataclasses.replace(small_prompts[0], reference="a b c d e f g h " * 20)
+    module, _ = build("sft")
+    encoded, counted = module._encode(batch_of([long]))
+    assert counted.sum().item() > 128
+    assert encoded.response_ids[0, -1].item() == module.policy.eos
+
+
+def test_a_reference_that_is_cut_is_not_taught_to_end_there(build, small_prompts):
     module, _ = build("sft", max_response_tokens=4)
-    _, count = module(batch_of(small_prompts[:3]))
-    assert count.item() == 12
+    short = dataclasses.replace(small_prompts[0], reference="a")
+    encoded, counted = module._encode(batch_of([*small_prompts[:3], short]))
+    whole, _ = build("sft")[0]._encode(batch_of(small_prompts[:3]))
+    assert counted[:3].sum().item() == 12
+    assert encoded.response_ids[:3].tolist() == whole.response_ids[:, :4].tolist()
+    assert module.policy.eos not in encoded.response_ids[:3].tolist()
+    assert encoded.response_ids[3, counted[3].sum() - 1].item() == module.policy.eos
+
+
+def test_how_many_references_are_cut_is_said_once(build, trainer, small_prompts):
+    lengths = [len(row) for row in references_of(build("sft")[0], small_prompts)]
+    most = sorted(lengths)[5]
+    cut = sum(length > most for length in lengths)
+    assert 0 < cut < len(lengths)
+    with pytest.warns(UserWarning, match="max_response_tokens cuts") as warned:
+        trainer(1).fit(*build("sft", max_response_tokens=most))
+    said = [str(each.message) for each in warned if "cuts" in str(each.message)]
+    assert len(said) == 1
+    assert said[0].startswith(f"max_response_tokens cuts {cut} references to {most} tokens")
+
+
+@pytest.mark.parametrize("most", [None, 4096])
+def test_nothing_is_said_where_none_is_cut(build, trainer, most, recwarn):
+    trainer(1).fit(*build("sft", max_response_tokens=most))
+    assert not [each for each in recwarn if "cuts" in str(each.message)]
+
+
+def references_of(module, prompts):
+    """Tokens of each reference, EOS included."""
+    return module.policy.encoding.responses([prompt.reference for prompt in prompts])
 
 
 def test_a_fit_lowers_the_loss_and_a_checkpoint_holds_only_what_was_trained(
