@@ -185,7 +185,7 @@ def fit_config(
             "init_args": {"lr": improve.rate(step), "weight_decay": 0.0},
         },
         "scheduler": {
-            "class_path": "rlaif_pl.training.LinearDecay",
+            "class_path": "rlaif_pl.training.ConstantWithWarmup",
             "init_args": {"warmup_steps": improve.warmup_steps},
         },
         "seed": seed,

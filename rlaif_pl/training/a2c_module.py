@@ -30,7 +30,7 @@ from rlaif_pl.rl.update import Update
 from rlaif_pl.training.base import TrainableModule
 from rlaif_pl.training.ranks import mean_over_ranks, rank_share
 from rlaif_pl.training.rollouts import CloseRollouts, Rollouts, next_batch
-from rlaif_pl.training.schedules import LinearDecay
+from rlaif_pl.training.schedules import ConstantWithWarmup
 from rlaif_pl.training.sharding import Division
 from rlaif_pl.training.trainer_check import most_parts
 from rlaif_pl.types import Batch, Prompt, SampledResponse
@@ -57,7 +57,7 @@ class A2CModule(TrainableModule):
         ent_coef: Weight of the mean entropy a token, which is subtracted from the loss.
         value_lr_scale: The value network's learning rate as a multiple of the policy's.
         optimizer: Builds the optimizer from parameters.
-        scheduler: Builds the learning-rate schedule, stepped every batch.
+        scheduler: Builds the learning-rate schedule, stepped every batch; the default is constant.
         micro_batch_tokens: Tokens that are trained on at a time, whole prompts with all their
             responses; the rollout is sampled whole. See ``TrainableModule`` and ``Update``.
         rollout: Who draws the responses: this process (None), or servers that are sent the weights of
@@ -85,7 +85,7 @@ class A2CModule(TrainableModule):
         ent_coef: float = 0.0,
         value_lr_scale: float = 1.0,
         optimizer: OptimizerCallable = torch.optim.AdamW,
-        scheduler: LRSchedulerCallable = LinearDecay,
+        scheduler: LRSchedulerCallable = ConstantWithWarmup,
         micro_batch_tokens: int | None = None,
         rollout: GenerationBackend | None = None,
     ) -> None:

@@ -27,6 +27,7 @@ from rlaif_pl.training.checkpoints import (
     note_resumed,
     save_last,
 )
+from rlaif_pl.training.schedules import LinearDecay
 from rlaif_pl.training.sharding import Division, Sharded
 from rlaif_pl.training.sharding_strategy import ShardingStrategy
 from rlaif_pl.training.step_mean import StepMeanModule
@@ -169,8 +170,13 @@ class TrainableModule(StepMeanModule):
     @override
     def configure_optimizers(self) -> Any:
         optimizer = self.build_optimizer()
-        schedule = {"scheduler": self.scheduler(optimizer), "interval": "step"}
-        return {"optimizer": optimizer, "lr_scheduler": schedule}
+        schedule = self.scheduler(optimizer)
+        if isinstance(schedule, LinearDecay) and schedule.total_steps is None:
+            schedule.end_at(self.trainer.estimated_stepping_batches)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -24,7 +24,7 @@ from rlaif_pl.training.base import TrainableModule
 from rlaif_pl.training.checkpoints import save_last
 from rlaif_pl.training.datamodule import PreferenceDataModule
 from rlaif_pl.training.probe import probe
-from rlaif_pl.training.schedules import LinearDecay
+from rlaif_pl.training.schedules import ConstantWithWarmup
 from rlaif_pl.training.sharding import Division
 from rlaif_pl.training.shards import divided_like
 from rlaif_pl.types import Batch, Preference, Prompt
@@ -48,7 +48,7 @@ class RewardModule(TrainableModule):
             pairs, with this L2 penalty on weights of standardized features ("linear probing, then
             fine-tuning", Kumar et al. 2022, arXiv 2202.10054); None starts from the random head.
         optimizer: Builds the optimizer from parameters.
-        scheduler: Builds the learning-rate schedule, stepped every batch.
+        scheduler: Builds the learning-rate schedule, stepped every batch; the default is constant.
         micro_batch_tokens: Tokens that are trained on at a time; see ``TrainableModule``.
     """
 
@@ -62,7 +62,7 @@ class RewardModule(TrainableModule):
         references: Data | None = None,
         probe_penalty: float | None = None,
         optimizer: OptimizerCallable = torch.optim.AdamW,
-        scheduler: LRSchedulerCallable = LinearDecay,
+        scheduler: LRSchedulerCallable = ConstantWithWarmup,
         micro_batch_tokens: int | None = None,
     ) -> None:
         super().__init__(optimizer, scheduler, micro_batch_tokens)

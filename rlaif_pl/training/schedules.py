@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from torch.optim import Optimizer
@@ -9,42 +10,32 @@ from torch.optim.lr_scheduler import LambdaLR
 from typing_extensions import override
 
 
-class LinearDecay(LambdaLR):
-    """Rise linearly over ``warmup_steps``, then fall linearly to 0 at ``total_steps``.
+class ConstantWithWarmup(LambdaLR):
+    """Rise linearly over ``warmup_steps``, then stay: what modules take where no schedule is named.
 
-    The first step has ``1 / warmup_steps`` of the peak, the last one of the warmup all of it. A resumed
-    schedule has the step and the peak of its checkpoint, and the ``warmup_steps`` and ``total_steps``
-    that it was made with: a longer fit raises ``total_steps``.
+    The first step has ``1 / warmup_steps`` of the peak, the last one of the warmup all of it. No rate
+    depends on where a fit ends, so that one which goes on after its end equals a longer one. A resumed
+    schedule has the step and the peak of its checkpoint, and the ``warmup_steps`` it was made with.
 
     Args:
         optimizer: Its learning rates are the peak.
         warmup_steps: Steps to reach the peak, at least 0.
-        total_steps: Step at which the rate is 0; None keeps the peak after the warmup.
 
     Raises:
-        ValueError: ``warmup_steps`` is negative or not below ``total_steps``.
+        ValueError: ``warmup_steps`` is negative.
     """
 
-    def __init__(
-        self, optimizer: Optimizer, warmup_steps: int = 0, total_steps: int | None = None
-    ) -> None:
-        if warmup_steps < 0 or (total_steps is not None and total_steps <= warmup_steps):
-            raise ValueError(
-                "expected 0 <= warmup_steps < total_steps, "
-                f"got warmup_steps={warmup_steps}, total_steps={total_steps}"
-            )
+    total_steps: int | None = None
+
+    def __init__(self, optimizer: Optimizer, warmup_steps: int = 0) -> None:
+        if warmup_steps < 0:
+            raise ValueError(f"expected warmup_steps of at least 0, got {warmup_steps}")
         self.warmup_steps = warmup_steps
-        self.total_steps = total_steps
         super().__init__(optimizer, self.factor)
 
     def factor(self, step: int) -> float:
         """Return what the peak rate is multiplied by at a step."""
-        if step < self.warmup_steps:
-            return (step + 1) / self.warmup_steps
-        if self.total_steps is None:
-            return 1.0
-        peak = max(self.warmup_steps - 1, 0)
-        return max(0.0, (self.total_steps - step) / (self.total_steps - peak))
+        return (step + 1) / self.warmup_steps if step < self.warmup_steps else 1.0
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -56,3 +47,60 @@ class LinearDecay(LambdaLR):
         self._last_lr = [peak * self.factor(self.last_epoch) for peak in self.base_lrs]
         for group, rate in zip(self.optimizer.param_groups, self._last_lr, strict=True):
             group["lr"] = rate
+
+
+class LinearDecay(ConstantWithWarmup):
+    """Rise linearly over ``warmup_steps``, then fall linearly to 0 at ``total_steps``.
+
+    As ``ConstantWithWarmup``, and a resumed schedule has the ``total_steps`` that it was made with: a
+    longer fit raises it, or leaves it out.
+
+    Args:
+        optimizer: Its learning rates are the peak.
+        warmup_steps: Steps to reach the peak, at least 0.
+        total_steps: Optimizer step at which the rate is 0; None: where the fit ends, by the trainer's
+            ``max_steps`` or ``max_epochs``, which the modules of this package say.
+
+    Raises:
+        ValueError: ``warmup_steps`` is negative or not below ``total_steps``; or, at the first step of
+            the fall, nobody has said where it ends.
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, warmup_steps: int = 0, total_steps: int | None = None
+    ) -> None:
+        if warmup_steps < 0 or (total_steps is not None and total_steps <= warmup_steps):
+            raise ValueError(
+                "expected 0 <= warmup_steps < total_steps, "
+                f"got warmup_steps={warmup_steps}, total_steps={total_steps}"
+            )
+        self.total_steps = total_steps
+        super().__init__(optimizer, warmup_steps)
+
+    def end_at(self, steps: float) -> None:
+        """Take the steps of a fit for ``total_steps`` where that was left out; see ``ValueError``."""
+        if self.total_steps is not None:
+            return
+        if math.isinf(steps):
+            raise ValueError(
+                "expected trainer.max_steps or trainer.max_epochs with LinearDecay, got a fit without "
+                "an end; set one, total_steps of LinearDecay, or take ConstantWithWarmup"
+            )
+        if steps <= self.warmup_steps:
+            raise ValueError(
+                f"expected warmup_steps below the {int(steps)} steps of the fit, got "
+                f"{self.warmup_steps}; lower it, or train longer"
+            )
+        self.total_steps = int(steps)
+
+    @override
+    def factor(self, step: int) -> float:
+        peak = max(self.warmup_steps - 1, 0)
+        if step <= peak:
+            return super().factor(step)
+        if self.total_steps is None:
+            raise ValueError(
+                "expected total_steps of LinearDecay, got none, and no module of rlaif_pl that takes "
+                "the trainer's; set it, or take ConstantWithWarmup"
+            )
+        return max(0.0, (self.total_steps - step) / (self.total_steps - peak))

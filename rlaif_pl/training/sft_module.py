@@ -19,7 +19,7 @@ from rlaif_pl.models.given import PolicySource, to_train
 from rlaif_pl.models.policy import BackboneOptions
 from rlaif_pl.text import Template
 from rlaif_pl.training.base import TrainableModule
-from rlaif_pl.training.schedules import LinearDecay
+from rlaif_pl.training.schedules import ConstantWithWarmup
 from rlaif_pl.training.sharding import Division
 from rlaif_pl.types import Batch, Prompt
 
@@ -36,7 +36,7 @@ class SFTModule(TrainableModule):
         max_response_tokens: Longer references (EOS included) lose their tail, and are not taught to end
             where they are cut; how many is said in a warning. None takes references whole.
         optimizer: Builds the optimizer from parameters.
-        scheduler: Builds the learning-rate schedule, stepped every batch.
+        scheduler: Builds the learning-rate schedule, stepped every batch; the default is constant.
         seed: Seeds the adapters.
         micro_batch_tokens: Tokens that are trained on at a time; see ``TrainableModule``.
 
@@ -54,7 +54,7 @@ class SFTModule(TrainableModule):
         template: Template | None = None,
         max_response_tokens: int | None = None,
         optimizer: OptimizerCallable = torch.optim.AdamW,
-        scheduler: LRSchedulerCallable = LinearDecay,
+        scheduler: LRSchedulerCallable = ConstantWithWarmup,
         seed: int = 0,
         micro_batch_tokens: int | None = None,
     ) -> None:

@@ -306,6 +306,16 @@ def test_the_config_of_a_fit_is_one_that_fit_takes_and_resumes(
     assert last.stat().st_mtime_ns == written
 
 
+def test_a_fit_learns_samples_whole_at_a_rate_that_stays(policy, tmp_path):
+    improve = Improve(warmup_steps=3)
+    config = fit_config(policy, tmp_path / "kept.jsonl", tmp_path, improve, Template(), 1, 0)
+    given = config["model"]["init_args"]
+    assert given["max_response_tokens"] is None
+    schedule = given["scheduler"]
+    assert schedule["class_path"] == "rlaif_pl.training.ConstantWithWarmup"
+    assert schedule["init_args"] == {"warmup_steps": 3}
+
+
 def test_validation_prompts_are_not_trained_on(build, small_prompts):
     with pytest.raises(ValueError, match="3 prompts of which 1 are shared"):
         build(validation=small_prompts[5:8])

@@ -14,7 +14,7 @@ from rlaif_pl.models import ActorCritic, Lora, RewardModel
 from rlaif_pl.rl.kl import AdaptiveKL
 from rlaif_pl.rl.objective import Advantages
 from rlaif_pl.rl.shaping import RewardShaping
-from rlaif_pl.training import LinearDecay
+from rlaif_pl.training import ConstantWithWarmup
 from rlaif_pl.types import Batch, Reward
 
 NETWORKS = ("separate", "shared_trunk", "reference_features", "none")
@@ -60,7 +60,7 @@ def test_a_toy_reward_rises_in_thirty_steps(build, trainer, backbone):
         reward=VowelReward(),
         sampling=SamplingParams(n=8, max_new_tokens=8),
         shaping=RewardShaping(kl_coef=0.01),
-        scheduler=LinearDecay,
+        scheduler=ConstantWithWarmup,
     )
     recorder = Recorder(module)
     trainer(30).fit(module, data)
@@ -196,7 +196,7 @@ def test_leave_one_out_alone_learns_the_toy_reward(build, trainer, backbone, pla
         sampling=SamplingParams(n=8, max_new_tokens=8),
         shaping=RewardShaping(kl_coef=0.01, kl_placement=placement),
         advantages=Advantages(baseline="rloo"),
-        scheduler=LinearDecay,
+        scheduler=ConstantWithWarmup,
     )
     recorder = Recorder(module)
     trainer(25).fit(module, data)

@@ -13,11 +13,11 @@ from rlaif_pl.rl.kl import AdaptiveKL
 from rlaif_pl.rl.objective import Advantages
 from rlaif_pl.rl.shaping import RewardShaping
 from rlaif_pl.text import Template
-from rlaif_pl.training import LinearDecay
+from rlaif_pl.training import ConstantWithWarmup
 
 # Llama's norms and rotations round to float32, which an error of 1e-16 can flip; GPT-2 computes in
 # float64 throughout.
-STEP = {"optimizer": partial(torch.optim.SGD, lr=0.1), "scheduler": LinearDecay}
+STEP = {"optimizer": partial(torch.optim.SGD, lr=0.1), "scheduler": ConstantWithWarmup}
 
 
 @pytest.fixture(scope="module")

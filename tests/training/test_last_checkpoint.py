@@ -141,6 +141,41 @@ def test_added_steps_have_the_rates_of_the_longer_schedule(build, trainer, tmp_p
     assert run(8, tmp_path / "last.ckpt") == pytest.approx([0.5, 0.375, 0.25, 0.125])
 
 
+@pytest.mark.parametrize(
+    ("length", "expected"),
+    [
+        ({"max_steps": 4}, [1.0, 0.75, 0.5, 0.25]),
+        ({"max_steps": -1, "max_epochs": 2}, [1 - n / 6 for n in range(6)]),
+        # two batches a step, the third of each epoch a step of its own
+        (
+            {"max_steps": -1, "max_epochs": 2, "accumulate_grad_batches": 2},
+            [1, 1, 3 / 4, 2 / 4, 2 / 4, 1 / 4],
+        ),
+    ],
+)
+def test_a_decay_without_total_steps_ends_with_the_fit(build, trainer, length, expected):
+    seen = Rates()
+    trainer(callbacks=[seen], **length).fit(*build("sft", scheduler=LinearDecay))
+    assert [rate / 1e-2 for rate in seen.rates] == pytest.approx(expected)
+
+
+def test_a_killed_fit_goes_on_at_the_rates_that_it_would_have_had(build, trainer, tmp_path):
+    def run(folder, path=None, callbacks=()):
+        seen = Rates()
+        fit = trainer(6, tmp_path / folder, callbacks=[seen, *callbacks])
+        fit.fit(*build("sft", scheduler=LinearDecay), ckpt_path=path)
+        return seen.rates
+
+    whole = run("whole")
+    first = run("part", callbacks=[StopAt(4)])
+    assert first + run("part", tmp_path / "part" / "last.ckpt") == whole
+
+
+def test_a_decay_over_a_fit_without_an_end_is_refused(build, trainer):
+    with pytest.raises(ValueError, match="expected trainer.max_steps or trainer.max_epochs"):
+        trainer(-1).fit(*build("sft", scheduler=LinearDecay))
+
+
 @pytest.fixture
 def reward_fit(build, trainer, data_files, tmp_path):
     """Return a runner of fits of a reward of four steps, with its records and its export."""

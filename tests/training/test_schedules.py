@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import LinearLR, SequentialLR
 
-from rlaif_pl.training.schedules import LinearDecay
+from rlaif_pl.training.schedules import ConstantWithWarmup, LinearDecay
 
 PEAK = 0.2
 
@@ -34,10 +34,36 @@ def test_without_warmup_it_falls_from_the_start():
     assert found == pytest.approx([1.0, 0.75, 0.5, 0.25, 0.0])
 
 
-def test_without_an_end_the_peak_stays():
-    assert rates(LinearDecay(optimizer()), 3) == [1.0, 1.0, 1.0]
-    found = rates(LinearDecay(optimizer(), warmup_steps=4), 6)
+def test_a_constant_rate_stays_at_its_peak():
+    assert rates(ConstantWithWarmup(optimizer()), 3) == [1.0, 1.0, 1.0]
+    found = rates(ConstantWithWarmup(optimizer(), warmup_steps=4), 6)
     assert found == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0, 1.0])
+
+
+def test_a_fit_says_where_the_decay_ends_if_nobody_else_does():
+    open_end, given = LinearDecay(optimizer(), 2), LinearDecay(optimizer(), 2, 9)
+    for schedule in (open_end, given):
+        schedule.end_at(6)
+    assert given.total_steps == 9
+    assert rates(open_end, 7) == rates(LinearDecay(optimizer(), 2, 6), 7)
+
+
+@pytest.mark.parametrize(
+    ("steps", "said"),
+    [
+        (float("inf"), "expected trainer.max_steps or trainer.max_epochs"),
+        (5, "warmup_steps below the 5 steps of the fit, got 5"),
+    ],
+)
+def test_a_fit_without_an_end_or_within_the_warmup_is_refused(steps, said):
+    with pytest.raises(ValueError, match=said):
+        LinearDecay(optimizer(), warmup_steps=5).end_at(steps)
+
+
+def test_a_decay_whose_end_nobody_says_is_refused_where_it_would_begin():
+    schedule = LinearDecay(optimizer(), warmup_steps=2)
+    with pytest.raises(ValueError, match="expected total_steps of LinearDecay, got none"):
+        rates(schedule, 3)
 
 
 def test_it_is_torchs_two_lines_one_after_the_other():
@@ -73,14 +99,34 @@ def test_a_resumed_schedule_goes_on_where_it_was():
 
 @pytest.mark.parametrize("total_steps", [12, None, 5])
 def test_a_longer_schedule_goes_on_from_the_end_of_a_shorter_one(total_steps):
+    def made():
+        if total_steps is None:
+            return ConstantWithWarmup(optimizer(), 2)
+        return LinearDecay(optimizer(), 2, total_steps)
+
     first = LinearDecay(optimizer(), 2, 6)
     assert rates(first, 6)[-1] == pytest.approx(0.2)
-    second = LinearDecay(optimizer(), 2, total_steps)
+    second = made()
     second.optimizer.load_state_dict(first.optimizer.state_dict())
     second.load_state_dict(first.state_dict())
-    whole = rates(LinearDecay(optimizer(), 2, total_steps), 10)
+    whole = rates(made(), 10)
     assert second.optimizer.param_groups[0]["lr"] == pytest.approx(PEAK * whole[6])
     assert rates(second, 4) == pytest.approx(whole[6:])
+
+
+def test_a_checkpoint_of_before_goes_on_at_its_constant_rate():
+    first = ConstantWithWarmup(optimizer(), 2)
+    rates(first, 4)
+    state = first.state_dict() | {"total_steps": None}  # as LinearDecay without an end wrote it
+    second = ConstantWithWarmup(optimizer(), 2)
+    second.optimizer.load_state_dict(first.optimizer.state_dict())
+    second.load_state_dict(state)
+    assert rates(second, 3) == [1.0, 1.0, 1.0]
+
+
+def test_a_negative_warmup_of_a_constant_rate_is_refused():
+    with pytest.raises(ValueError, match="expected warmup_steps of at least 0, got -1"):
+        ConstantWithWarmup(optimizer(), -1)
 
 
 @pytest.mark.parametrize(("warmup_steps", "total_steps"), [(-1, None), (5, 5), (5, 3), (0, 0)])

@@ -12,7 +12,7 @@ from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.evaluation.selection import Candidate, find_candidates
 from rlaif_pl.models import ActorCritic, BackboneOptions, Lora
 from rlaif_pl.reporting.files import read_results
-from rlaif_pl.training import A2CModule, LinearDecay, PreferenceDataModule
+from rlaif_pl.training import A2CModule, ConstantWithWarmup, PreferenceDataModule
 
 MONITOR = "a2c/val_reward"
 
@@ -43,7 +43,7 @@ def a2c_run(tmp_path_factory, tiny_model_folder, data_files):
         Lengths(),
         sampling=SamplingParams(n=2, max_new_tokens=6, temperature=0.9),
         optimizer=partial(torch.optim.AdamW, lr=3e-2),
-        scheduler=LinearDecay,
+        scheduler=ConstantWithWarmup,
     )
     data = PreferenceDataModule(
         "prompts", prompts=data_files.prompts, batch_size=3, validation_fraction=0.2

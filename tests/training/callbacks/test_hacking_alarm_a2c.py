@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.models import ActorCritic, BackboneOptions, Lora
-from rlaif_pl.training import A2CModule, LinearDecay, PreferenceDataModule
+from rlaif_pl.training import A2CModule, ConstantWithWarmup, PreferenceDataModule
 from rlaif_pl.training.callbacks import AlarmLimits, ExportModel, HackingAlarm
 
 
@@ -30,7 +30,7 @@ def stopped(tmp_path, tiny_model_folder, data_files):
         Letters(),
         sampling=SamplingParams(n=2, max_new_tokens=6, temperature=0.9),
         optimizer=partial(torch.optim.AdamW, lr=3e-2),
-        scheduler=LinearDecay,
+        scheduler=ConstantWithWarmup,
     )
     data = PreferenceDataModule(
         "prompts", prompts=data_files.prompts, batch_size=4, validation_fraction=0.2
