@@ -4,6 +4,7 @@ from rlaif_pl.data.labeling_pass import Labeling
 from rlaif_pl.training.a2c_module import A2CModule
 from rlaif_pl.training.datamodule import PreferenceDataModule
 from rlaif_pl.training.labeling_module import LabelingModule
+from rlaif_pl.training.optimizers import FineTuningAdamW
 from rlaif_pl.training.reward_module import RewardModule
 from rlaif_pl.training.schedules import ConstantWithWarmup, LinearDecay
 from rlaif_pl.training.sft_module import SFTModule
@@ -11,6 +12,7 @@ from rlaif_pl.training.sft_module import SFTModule
 __all__ = [
     "A2CModule",
     "ConstantWithWarmup",
+    "FineTuningAdamW",
     "Labeling",
     "LabelingModule",
     "PreferenceDataModule",

@@ -28,6 +28,7 @@ from rlaif_pl.rl.rollout import Rollout, collect
 from rlaif_pl.rl.shaping import RewardShaping, sequence_kl
 from rlaif_pl.rl.update import Update
 from rlaif_pl.training.base import TrainableModule
+from rlaif_pl.training.optimizers import FineTuningAdamW
 from rlaif_pl.training.ranks import mean_over_ranks, rank_share
 from rlaif_pl.training.rollouts import CloseRollouts, Rollouts, next_batch
 from rlaif_pl.training.schedules import ConstantWithWarmup
@@ -56,7 +57,8 @@ class A2CModule(TrainableModule):
         vf_coef: Weight of the value loss.
         ent_coef: Weight of the mean entropy a token, which is subtracted from the loss.
         value_lr_scale: The value network's learning rate as a multiple of the policy's.
-        optimizer: Builds the optimizer from parameters.
+        optimizer: Builds the optimizer from parameters; the default has a learning rate of 1e-6, or
+            1e-5 where adapters are trained (``FineTuningAdamW`` has the sources).
         scheduler: Builds the learning-rate schedule, stepped every batch; the default is constant.
         micro_batch_tokens: Tokens that are trained on at a time, whole prompts with all their
             responses; the rollout is sampled whole. See ``TrainableModule`` and ``Update``.
@@ -84,7 +86,9 @@ class A2CModule(TrainableModule):
         vf_coef: float = 0.5,
         ent_coef: float = 0.0,
         value_lr_scale: float = 1.0,
-        optimizer: OptimizerCallable = torch.optim.AdamW,
+        optimizer: OptimizerCallable = lambda params: FineTuningAdamW(
+            params, lr=1e-6, adapter_lr=1e-5
+        ),
         scheduler: LRSchedulerCallable = ConstantWithWarmup,
         micro_batch_tokens: int | None = None,
         rollout: GenerationBackend | None = None,

@@ -27,6 +27,7 @@ from rlaif_pl.training.checkpoints import (
     note_resumed,
     save_last,
 )
+from rlaif_pl.training.optimizers import mark_adapters
 from rlaif_pl.training.schedules import LinearDecay
 from rlaif_pl.training.sharding import Division, Sharded
 from rlaif_pl.training.sharding_strategy import ShardingStrategy
@@ -169,6 +170,7 @@ class TrainableModule(StepMeanModule):
 
     @override
     def configure_optimizers(self) -> Any:
+        mark_adapters(self.trained())
         optimizer = self.build_optimizer()
         schedule = self.scheduler(optimizer)
         if isinstance(schedule, LinearDecay) and schedule.total_steps is None:

@@ -23,6 +23,7 @@ from rlaif_pl.models.reward import RewardModel
 from rlaif_pl.training.base import TrainableModule
 from rlaif_pl.training.checkpoints import save_last
 from rlaif_pl.training.datamodule import PreferenceDataModule
+from rlaif_pl.training.optimizers import FineTuningAdamW
 from rlaif_pl.training.probe import probe
 from rlaif_pl.training.schedules import ConstantWithWarmup
 from rlaif_pl.training.sharding import Division
@@ -47,7 +48,8 @@ class RewardModule(TrainableModule):
         probe_penalty: With it the head starts from a logistic fit on the frozen states of the training
             pairs, with this L2 penalty on weights of standardized features ("linear probing, then
             fine-tuning", Kumar et al. 2022, arXiv 2202.10054); None starts from the random head.
-        optimizer: Builds the optimizer from parameters.
+        optimizer: Builds the optimizer from parameters; the default has a learning rate of 1e-5, or
+            1e-4 where adapters are trained (``FineTuningAdamW`` has the sources).
         scheduler: Builds the learning-rate schedule, stepped every batch; the default is constant.
         micro_batch_tokens: Tokens that are trained on at a time; see ``TrainableModule``.
     """
@@ -61,7 +63,9 @@ class RewardModule(TrainableModule):
         reward: RewardModel,
         references: Data | None = None,
         probe_penalty: float | None = None,
-        optimizer: OptimizerCallable = torch.optim.AdamW,
+        optimizer: OptimizerCallable = lambda params: FineTuningAdamW(
+            params, lr=1e-5, adapter_lr=1e-4
+        ),
         scheduler: LRSchedulerCallable = ConstantWithWarmup,
         micro_batch_tokens: int | None = None,
     ) -> None:

@@ -19,6 +19,7 @@ from rlaif_pl.models.given import PolicySource, to_train
 from rlaif_pl.models.policy import BackboneOptions
 from rlaif_pl.text import Template
 from rlaif_pl.training.base import TrainableModule
+from rlaif_pl.training.optimizers import FineTuningAdamW
 from rlaif_pl.training.schedules import ConstantWithWarmup
 from rlaif_pl.training.sharding import Division
 from rlaif_pl.types import Batch, Prompt
@@ -35,7 +36,8 @@ class SFTModule(TrainableModule):
             (its folder says so, a ``Policy`` has one of its own), or the default.
         max_response_tokens: Longer references (EOS included) lose their tail, and are not taught to end
             where they are cut; how many is said in a warning. None takes references whole.
-        optimizer: Builds the optimizer from parameters.
+        optimizer: Builds the optimizer from parameters; the default has a learning rate of 2e-5, or
+            2e-4 where adapters are trained (``FineTuningAdamW`` has the sources).
         scheduler: Builds the learning-rate schedule, stepped every batch; the default is constant.
         seed: Seeds the adapters.
         micro_batch_tokens: Tokens that are trained on at a time; see ``TrainableModule``.
@@ -53,7 +55,9 @@ class SFTModule(TrainableModule):
         lora: Lora | None = None,
         template: Template | None = None,
         max_response_tokens: int | None = None,
-        optimizer: OptimizerCallable = torch.optim.AdamW,
+        optimizer: OptimizerCallable = lambda params: FineTuningAdamW(
+            params, lr=2e-5, adapter_lr=2e-4
+        ),
         scheduler: LRSchedulerCallable = ConstantWithWarmup,
         seed: int = 0,
         micro_batch_tokens: int | None = None,

@@ -18,7 +18,10 @@ def test_the_python_code_leaves_a_policy_that_can_be_read(
     (code,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
     for here, tiny in (
         ('"smollm2-135m", trunk_layers=20', f'"{tiny_model_folder}", trunk_layers=2'),
-        ("max_steps=20", "max_steps=1, logger=False, enable_checkpointing=False"),
+        (
+            "max_steps=20, gradient_clip_val=1.0",
+            "max_steps=1, logger=False, enable_checkpointing=False",
+        ),
     ):
         assert here in code
         code = code.replace(here, tiny)

@@ -106,6 +106,26 @@ def test_every_metric_is_one_that_is_logged():
     assert named <= words
 
 
+def test_the_config_on_the_page_steps_as_trl_does():
+    (block,) = re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)
+    config = yaml.safe_load(block)
+    arguments = config["model"]["init_args"]
+    # PPOConfig of TRL 0.24 and what it takes over from transformers' TrainingArguments
+    assert arguments["optimizer"]["class_path"] == "torch.optim.AdamW"
+    assert arguments["optimizer"]["init_args"] == {"lr": 3e-6, "weight_decay": 0.0}
+    assert arguments["scheduler"] == {"class_path": "rlaif_pl.training.LinearDecay"}
+    assert config["trainer"]["gradient_clip_val"] == 1.0
+
+
+def test_every_learning_rate_on_the_page_is_the_code_s():
+    for owner in (A2CModule, RewardModule):
+        section = TEXT.split("## Coming from RewardTrainer")[owner is RewardModule]
+        (told,) = re.findall(r"; (\S+) here, (\S+) with adapters", section)
+        source = inspect.getsource(owner.__init__)
+        (rates,) = re.findall(r"params, lr=(\S+), adapter_lr=(\S+)\n", source)
+        assert told == rates
+
+
 def test_the_config_on_the_page_trains(
     tiny_model_folder, tiny_reward_folder, data_files, tmp_path, monkeypatch
 ):
