@@ -22,6 +22,7 @@ from rlaif_pl.rl.generate import generate as sample_all
 from rlaif_pl.rl.generate import pairs_of
 from rlaif_pl.rl.generation_backend import GenerationBackend
 from rlaif_pl.rl.kl import kl_by_prompt
+from rlaif_pl.rl.reward_columns import check_columns
 from rlaif_pl.statistics import Estimator
 from rlaif_pl.types import Labeler, Preference, Prompt
 
@@ -188,10 +189,12 @@ def evaluate(
 
     Raises:
         TypeError: A policy is no ``Policy``.
-        ValueError: There is no prompt, or a reward is missing or not finite.
+        ValueError: There is no prompt, a reward is missing or not finite, or a prompt lacks a column
+            that the reward requires.
     """
-    judge, paid = build_labeler(labeler), as_reward(reward)
-    sampled, greedy = sample_both(policy, sft, prompts, sampling, seed=seed, batch_size=batch_size)
+    judge, paid, rows = build_labeler(labeler), as_reward(reward), load_prompts(prompts)
+    check_columns(paid, rows)
+    sampled, greedy = sample_both(policy, sft, rows, sampling, seed=seed, batch_size=batch_size)
     put(paid, policy.device)
     return report_on(sampled, greedy, paid, judge, independent, Estimator(draws, seed))
 

@@ -29,11 +29,13 @@ class Prompt:
         text: What the response is about, without any template (a post, a dialogue).
         group: Identity of the prompt; splits and bootstraps never separate rows of one group.
         reference: A demonstration written by a person, where there is one.
+        columns: Further columns of the row, for rewards that name them: values as JSON has them.
     """
 
     text: str
     group: str
     reference: str | None = None
+    columns: dict[str, Any] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +184,11 @@ class PointwiseLabeler(Labeler, Protocol):
 
 @runtime_checkable
 class Reward(Protocol):
-    """Maps a prompt and a response to a number to maximize."""
+    """Maps a prompt and a response to a number to maximize.
+
+    Further arguments of ``score`` are given the columns of the data that they name, one value a
+    response, and ``**columns`` all of them; see ``rl.reward_columns``.
+    """
 
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> Tensor:
         """Return rewards ``(N,)`` in float32."""

@@ -101,3 +101,22 @@ def test_evaluate_compares_policies_by_a_function(policy, labeler, small_prompts
     assert report.win_rates["policy_vs_sft"].raw.value == 0.5
     assert "policy_vs_sft_independent" not in report.win_rates
     assert report.reward_policy[0] == [float(n) for n in words([], report.samples.policy[0])]
+
+
+def test_evaluate_gives_a_reward_its_columns(policy, labeler):
+    def closeness(prompts, responses, answer):
+        return [-abs(len(text) - want) for text, want in zip(responses, answer, strict=True)]
+
+    def run(rows):
+        how = {"labeler": labeler, "independent": False, "sampling": SAMPLING, "draws": 20}
+        return rlaif_pl.evaluate(policy, policy, rows, reward=closeness, **how)
+
+    rows = [{"text": f"a post of {n}", "answer": n} for n in (3, 9)]
+    report = run(rows)
+    texts = report.samples.policy
+    assert report.reward_policy == [
+        [-abs(len(text) - row["answer"]) for text in own]
+        for row, own in zip(rows, texts, strict=True)
+    ]
+    with pytest.raises(ValueError, match=r"columns answer, .* in row 1 of the prompts \(group"):
+        run([rows[0], {"text": "a post"}])

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import datetime
+import decimal
 import hashlib
 import json
 import logging
 import math
 import types
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from rlaif_pl.data.files import RawRow
-from rlaif_pl.text import shown
+from rlaif_pl.text import shown, whole_characters
 from rlaif_pl.types import Preference, Prompt
 
 Record = TypeVar("Record", Preference, Prompt)
+PROMPT_FIELDS = {"text", "group", "reference"}
 _hints = cache(get_type_hints)  # of a dataclass: they take longer to look up than a row to read
 logger = logging.getLogger(__name__)
 
@@ -43,23 +47,56 @@ def group_text(group: str | float) -> str:
 def decode_all(kind: type[Record], rows: Iterable[RawRow]) -> Iterator[tuple[str, Record]]:
     """Yield ``(where, record)`` for rows in our own schema; unknown fields are warned of once.
 
-    A row without ``group`` gets one from its text. Rows without ``provenance`` are of somebody's
-    table: a gap (NaN) is an absent field there, and a group may be a number. ValueError names file,
-    line and field.
+    A row without ``group`` gets one from its text; other fields of a prompt are its columns. Rows
+    without ``provenance`` are of somebody's table: a gap (NaN) is an absent field there, and a group
+    may be a number. ValueError names file, line and field.
     """
     text_field = "prompt" if kind is Preference else "text"
     warned: set[str] = set()
     for where, fields in rows:
+        columns: dict[str, Any] = {}
+        if kind is Prompt:
+            columns = columns_in(fields, PROMPT_FIELDS)
+            if isinstance(columns.get("columns"), dict):  # of a prompt that was written
+                columns |= columns.pop("columns")
+            fields = {name: value for name, value in fields.items() if name != "columns"}
         if "provenance" not in fields:
             fields = _of_table(fields)
         text = fields.get(text_field)
         if fields.get("group") is None and isinstance(text, str):
             fields = {**fields, "group": group_of(text)}
-        record = _decode(kind, fields, where, "", warned)
+        record = _decode(kind, fields, where, "", set() if kind is Prompt else warned)
+        if columns:
+            record = dataclasses.replace(record, columns=columns)
         check(record, where)
         yield where, record
     if warned:
         logger.warning("ignored unknown fields: %s", ", ".join(sorted(warned)))
+
+
+def columns_in(fields: Mapping[str, object], others: Collection[str]) -> dict[str, Any]:
+    """Return a row's further columns, those not in ``others``, as JSON holds them.
+
+    A gap (NaN) is null, and a date or an exact number its text. What JSON cannot hold (images) is left
+    out.
+    """
+    found = {}
+    for name, value in fields.items():
+        if name in others or not isinstance(name, str):
+            continue
+        with contextlib.suppress(TypeError, ValueError, RecursionError):
+            text = json.dumps(value, default=_plain)
+            found[name] = whole_characters(json.loads(text, parse_constant=lambda _: None))
+    return found
+
+
+def _plain(value: Any) -> object:
+    """Return what stands in JSON for arrays and dates; TypeError for what nothing stands for."""
+    if isinstance(value, datetime.date | datetime.time | datetime.timedelta | decimal.Decimal):
+        return str(value)
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(type(value).__name__)
 
 
 def _of_table(fields: dict[str, object]) -> dict[str, object]:

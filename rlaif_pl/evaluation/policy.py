@@ -29,6 +29,7 @@ from rlaif_pl.evaluation.pairs import (
 from rlaif_pl.evaluation.reward_accuracy import scored
 from rlaif_pl.evaluation.samples import GREEDY, write_samples
 from rlaif_pl.evaluation.win_rate import WinRate, compare, copied_shares
+from rlaif_pl.rl.reward_columns import columns_of
 from rlaif_pl.statistics import Estimator, Interval, empty_interval, ratio_of_means
 from rlaif_pl.tables import Column, Page, Table
 from rlaif_pl.text import (
@@ -245,8 +246,14 @@ def _win_rates(
 
 
 def _rewards(reward: Reward, prompts: Sequence[Prompt], responses: Texts) -> list[list[float]]:
-    asked = [prompt.text for prompt, texts in zip(prompts, responses, strict=True) for _ in texts]
-    flat = iter(scored(reward, asked, [text for texts in responses for text in texts]).tolist())
+    asked = [prompt for prompt, texts in zip(prompts, responses, strict=True) for _ in texts]
+    found = scored(
+        reward,
+        [prompt.text for prompt in asked],
+        [text for texts in responses for text in texts],
+        columns_of(asked),
+    )
+    flat = iter(found.tolist())
     return [[next(flat) for _ in texts] for texts in responses]
 
 

@@ -24,6 +24,7 @@ from rlaif_pl.evaluation.pairs import (
     p_first_of,
     side,
 )
+from rlaif_pl.rl.reward_columns import NO_COLUMNS, Columns, score_with
 from rlaif_pl.statistics import (
     Estimator,
     Interval,
@@ -163,9 +164,18 @@ def margins(reward: Reward, pairs: Sequence[Preference]) -> Array:
     return scores[0::2] - scores[1::2]
 
 
-def scored(reward: Reward, prompts: Sequence[str], responses: Sequence[str]) -> Array:
-    """Rewards as float64 ``(N,)``. ``ValueError``: another number of them, or not finite."""
-    found = torch.as_tensor(reward.score(prompts, responses))  # a list will do, too
+def scored(
+    reward: Reward,
+    prompts: Sequence[str],
+    responses: Sequence[str],
+    columns: Columns = NO_COLUMNS,
+) -> Array:
+    """Rewards as float64 ``(N,)``; ``columns`` are for a reward that names them.
+
+    Raises:
+        ValueError: It is another number of them, one is not finite, or a column is missing.
+    """
+    found = torch.as_tensor(score_with(reward, prompts, responses, columns))  # a list will do, too
     scores: Array = found.detach().cpu().double().numpy()
     if scores.shape != (len(prompts),):
         raise ValueError(f"expected {len(prompts)} rewards, got shape {scores.shape}")

@@ -49,6 +49,7 @@ from rlaif_pl.recipes.rest_samples import (
     score_demonstrations,
 )
 from rlaif_pl.rl.function_reward import settings_of
+from rlaif_pl.rl.reward_columns import check_columns
 from rlaif_pl.statistics import Estimator
 from rlaif_pl.text import Template, word_count
 from rlaif_pl.types import Prompt, Reward
@@ -74,7 +75,8 @@ class Rest:
     """The loop.
 
     Raises:
-        ValueError: A count is below 1, there is no validation prompt, or one is trained on.
+        ValueError: A count is below 1, there is no validation prompt, or one is trained on; or a
+            prompt lacks a column that the reward requires.
     """
 
     policy: BackboneOptions  # to start from, fitted to the demonstrations
@@ -99,6 +101,8 @@ class Rest:
                 f"validation prompts apart from the training ones, got {counts[0]}, {counts[1]}, "
                 f"{len(self.validation)} prompts of which {len(shared)} are shared"
             )
+        for rows in (self.train, self.validation):
+            check_columns(self.reward, rows)
         self.policy.check_exists()
         name, revision = self.policy.name, self.policy.revision
         self.resolved_template = format_of(name, revision, template=self.template).template

@@ -16,6 +16,7 @@ from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.errors import at_least
 from rlaif_pl.models.causal import CausalModel
 from rlaif_pl.rl.generate import DrawingOptions, Responses, generate, serving
+from rlaif_pl.rl.reward_columns import columns_of, score_with
 from rlaif_pl.types import Prompt, Reward
 
 DEMONSTRATION = "demonstration"  # stands for the policy where a person wrote the response
@@ -107,7 +108,7 @@ def _scored(
     seed: int,
 ) -> list[ScoredResponse]:
     texts = [text for own in responses.texts for text in own]
-    asked = [p.text for p, own in zip(prompts, responses.texts, strict=True) for _ in own]
+    asked = [p for p, own in zip(prompts, responses.texts, strict=True) for _ in own]
     rewards = iter(score_all(reward, asked, texts))
     return [
         ScoredResponse(
@@ -136,7 +137,7 @@ def score_demonstrations(
         return known
     path.unlink(missing_ok=True)
     texts = [str(row.reference) for row in rows]
-    rewards = score_all(reward, [row.text for row in rows], texts)
+    rewards = score_all(reward, rows, texts)
     scored = [
         ScoredResponse(row.text, row.group, text, value, 0, 0, DEMONSTRATION, seed)
         for row, text, value in zip(rows, texts, rewards, strict=True)
@@ -145,9 +146,12 @@ def score_demonstrations(
     return scored
 
 
-def score_all(reward: Reward, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
+def score_all(reward: Reward, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[float]:
     """Return the rewards of responses, if there are any; ValueError for one that is not finite."""
-    values = [float(value) for value in reward.score(prompts, responses)] if responses else []
+    if not responses:
+        return []
+    texts = [prompt.text for prompt in prompts]
+    values = [float(v) for v in score_with(reward, texts, responses, columns_of(prompts))]
     for value, response in zip(values, responses, strict=True):
         if not math.isfinite(value):
             raise ValueError(f"expected a finite reward, got {value} for {response[:60]!r}")

@@ -5,6 +5,7 @@
     generation_backend, vllm/   who draws responses: this process, or vLLM servers
     generate, rollout           responses to a data set; those of one step, scored
     function_reward             a Python function as a reward
+    reward_columns              columns of the data for rewards that name them
     shaping, kl                 from a score a response to a reward a token
     objective, losses, update   targets without gradients, and the loss of one step
 """

@@ -7,7 +7,7 @@ import functools
 import hashlib
 import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,10 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from rlaif_pl.models.identity import weights_digest
+from rlaif_pl.rl.reward_columns import Asked, asked_by
 from rlaif_pl.types import Reward
 
 # Returns numbers or a tensor; named so, the command line would refuse functions that do not declare it.
-RewardFunction = Callable[[Sequence[str], Sequence[str]], Any]
+RewardFunction = Callable[..., Any]
+TEXTS = ("prompts", "completions")  # as TRL names them in a call
 # Attributes that are settings, as functions are.
 PLAIN = (
     *(str, int, float, bool, tuple, list, dict, set, frozenset, type(None)),
@@ -34,11 +36,15 @@ class FunctionReward:
     """Rewards responses by a function of prompts and responses.
 
     Args:
-        function: Given ``N`` prompts and their responses, returns ``N`` finite numbers.
+        function: Given ``N`` prompts and their responses, returns ``N`` finite numbers. Further
+            arguments are given the columns that they name (see ``reward_columns``). One that has an
+            argument ``completions`` is called by names, as TRL does, and may leave ``prompts`` out.
     """
 
     def __init__(self, function: RewardFunction) -> None:
         self.function = function
+        self.is_called_by_name = "completions" in _arguments(function)
+        self.asks: Asked = asked_by(function, TEXTS if self.is_called_by_name else ())
 
     @property
     def name(self) -> str:
@@ -50,13 +56,21 @@ class FunctionReward:
         """What tells it from others: where it is, its source, what it was given (``settings_of``)."""
         return f"function {settings_of(self.function)}"
 
-    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> Tensor:
+    def score(self, prompts: Sequence[str], responses: Sequence[str], **columns: Any) -> Tensor:
         """Return rewards ``(N,)`` in float32 on the CPU; see ``types.Reward``.
 
         Raises:
-            ValueError: The function returned another number of rewards, or one that is not finite.
+            ValueError: The function returned another number of rewards, or one that is not finite; or
+                a column is missing that it requires.
         """
-        found = self.function(list(prompts), list(responses))
+        given = self.asks.taken(columns, self.name)
+        if self.is_called_by_name:
+            texts = dict(zip(TEXTS, (list(prompts), list(responses)), strict=True))
+            if "prompts" not in _arguments(self.function) and not self.asks.takes_all:
+                del texts["prompts"]
+            found = self.function(**texts, **given)
+        else:
+            found = self.function(list(prompts), list(responses), **given)
         values = as_scores(found, len(responses), self.name).detach().cpu()
         if not bool(values.isfinite().all()):
             place = int((~values.isfinite()).nonzero()[0])
@@ -65,6 +79,13 @@ class FunctionReward:
                 f"response {responses[place][:60]!r}; return a number for every response"
             )
         return values
+
+
+def _arguments(function: RewardFunction) -> Collection[str]:
+    try:
+        return inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return ()
 
 
 def settings_of(value: object) -> str:

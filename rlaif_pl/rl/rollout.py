@@ -19,6 +19,7 @@ from rlaif_pl.models.reward import RewardModel
 from rlaif_pl.models.sampled_policy import SampledPolicy
 from rlaif_pl.rl.function_reward import as_scores
 from rlaif_pl.rl.generation_backend import GenerationBackend, LocalGenerator
+from rlaif_pl.rl.reward_columns import NO_COLUMNS, Columns, repeated, score_with
 from rlaif_pl.types import Reward
 
 
@@ -88,6 +89,7 @@ def collect(
     seeds: Sequence[int],
     generator: GenerationBackend | None = None,
     samples: Generated | None = None,
+    columns: Columns = NO_COLUMNS,
 ) -> Rollout:
     """Sample responses from the policy and score them.
 
@@ -103,6 +105,7 @@ def collect(
         seeds: One a response.
         generator: Who draws; None draws in this process.
         samples: What was drawn already for these prompts; None draws now.
+        columns: Further columns of the prompts, for a reward that names them. ``G`` values each
     """
     policy = actor.policy
     rows = policy.encode_prompts(prompts)
@@ -131,7 +134,10 @@ def collect(
     ref_logprobs, last = actor.reference_pass(batch, below, params)
     features = last if actor.value_network == "reference_features" else None
     del last  # nothing else reads it: free it before the update
-    scores = score_rollout(actor, reward, prompts, texts, read, kept, reads_states=reads_states)
+    given = repeated(columns, params.n)
+    scores = score_rollout(
+        actor, reward, prompts, texts, read, kept, given, reads_states=reads_states
+    )
     scores = send(scores, policy.device)
     finished = send(torch.tensor(samples.finished), policy.device)
     drawn = None
@@ -164,6 +170,7 @@ def score_rollout(
     texts: Sequence[str],
     batch: ResponseBatch,
     kept: TrunkStates | None,
+    columns: Columns = NO_COLUMNS,
     *,
     reads_states: bool,
 ) -> Tensor:
@@ -171,7 +178,8 @@ def score_rollout(
 
     A reward model on the policy's own trunk reads the sampled tokens from its states
     (``reads_states``, see ``reads_samples``), and then every response of the batch ends in EOS; any
-    other reward is given text, so it may have another tokenizer.
+    other reward is given text, so it may have another tokenizer, and the columns that it asks for
+    (``N`` values each).
     """
     if isinstance(reward, RewardModel) and reads_states:
         return reward.rewards(batch, None if kept is None else batch.gather(kept))
@@ -182,6 +190,6 @@ def score_rollout(
     asked = [p for p in prompts for _ in range(num_generations)]
     name = type(reward).__name__
     if isinstance(reward, nn.Module):  # moved, cast and run by the trainer like the policy
-        return as_scores(reward.score(asked, texts), len(texts), name)
+        return as_scores(score_with(reward, asked, texts, columns), len(texts), name)
     with own_precision(actor.policy.device.type):
-        return as_scores(reward.score(asked, texts), len(texts), name)
+        return as_scores(score_with(reward, asked, texts, columns), len(texts), name)

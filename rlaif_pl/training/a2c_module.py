@@ -24,6 +24,7 @@ from rlaif_pl.rl.function_reward import AnyReward, as_reward
 from rlaif_pl.rl.generation_backend import GenerationBackend
 from rlaif_pl.rl.kl import KLController
 from rlaif_pl.rl.objective import Advantages, Objective
+from rlaif_pl.rl.reward_columns import check_columns, columns_of
 from rlaif_pl.rl.rollout import Rollout, collect
 from rlaif_pl.rl.shaping import RewardShaping, sequence_kl
 from rlaif_pl.rl.update import Update
@@ -47,8 +48,8 @@ class A2CModule(TrainableModule):
         actor: Policy, reference and value network. In Python also a ``Policy``, which makes an
             ``ActorCritic`` with adapters like its own and is left as it is.
         reward: Scores whole responses; a model of any tokenizer, since it is given text. In Python also
-            a function that takes prompts and responses and returns a number each. What a
-            ``LabelerReward`` costs is logged (``labeler_reward/*``).
+            a function that takes prompts and responses, and columns of the data that it names, and
+            returns a number each. What a ``LabelerReward`` costs is logged (``labeler_reward/*``).
         sampling: How ``n`` responses to each prompt are drawn. Temperature and filters hold for policy
             and reference, in sampling and in scoring. Its seed (default 0) keys the noise, beside step,
             prompt and sample, and initializes what is added to a given ``Policy``.
@@ -156,6 +157,8 @@ class A2CModule(TrainableModule):
 
     @override
     def check_lengths(self, rows: Sequence[Prompt]) -> None:
+        check_columns(self.reward, rows)
+
         def texts() -> Iterator[tuple[str, None]]:
             return ((row.text, None) for row in rows)
 
@@ -185,6 +188,7 @@ class A2CModule(TrainableModule):
             seeds=self.seeds(batch, *key),
             generator=self.rollouts.generator,
             samples=samples,
+            columns=columns_of(batch.rows),
         )
 
     def seeds(self, batch: Batch[Prompt], *key: int | str) -> list[int]:

@@ -156,7 +156,7 @@ class TrainableModule(StepMeanModule):
         """Refuse what the last step would miss, before the first; see ``callbacks.preflight``."""
 
     def check_lengths(self, rows: Sequence[Any]) -> None:
-        """Refuse rows that a model is too short for, before any work is spent on the others."""
+        """Refuse rows that cannot be trained on (a text too long), before work is spent."""
 
     def check_accumulation(self) -> None:
         """Refuse what could not be a mean over the whole batch of a step that is cut into parts."""

@@ -26,6 +26,7 @@ from rlaif_pl.recipes.rest_samples import (
     draw_samples,
     read_samples,
 )
+from rlaif_pl.rl.function_reward import as_reward
 from rlaif_pl.text import Template
 from rlaif_pl.training import PreferenceDataModule, SFTModule
 
@@ -321,3 +322,34 @@ def test_validation_prompts_are_not_trained_on(build, small_prompts):
         build(validation=small_prompts[5:8])
     with pytest.raises(ValueError, match="at least one Grow step"):
         build(grow_steps=0)
+
+
+def test_a_reward_is_given_the_columns_of_prompts_and_demonstrations(build, small_prompts):
+    rows = [
+        dataclasses.replace(row, columns={"limit": n}) for n, row in enumerate(small_prompts[:9])
+    ]
+
+    def short(prompts, responses, limit, reference):
+        assert len(prompts) == len(reference)
+        return [-abs(len(text) - most) for text, most in zip(responses, limit, strict=True)]
+
+    loop = build(reward=as_reward(short), train=rows[:6], validation=rows[6:])
+    folder = loop.out / "start"
+    folder.mkdir(parents=True)
+    loop._start(folder)
+    found = [
+        *read_samples(folder / "demonstrations.jsonl"),
+        *read_samples(folder / "validation.jsonl"),
+    ]
+    limits = {row.text: row.columns["limit"] for row in rows}
+    assert len(found) == 6 + 3 * 2
+    assert all(-each.reward == abs(len(each.response) - limits[each.prompt]) for each in found)
+    with pytest.raises(
+        ValueError, match="columns limit, which short asks for, in row 0 .*reference"
+    ):
+        build(reward=as_reward(short), train=rows[:6], validation=small_prompts[6:9])
+    other = build(reward=as_reward(short), train=rows[:6], validation=rows[6:])
+    assert (
+        other.parts.fingerprint
+        == build(reward=as_reward(short), train=rows[:6], validation=rows[6:]).parts.fingerprint
+    )

@@ -14,7 +14,7 @@ from rlaif_pl.models import ActorCritic, Lora, RewardModel
 from rlaif_pl.rl.kl import AdaptiveKL
 from rlaif_pl.rl.objective import Advantages
 from rlaif_pl.rl.shaping import RewardShaping
-from rlaif_pl.training import ConstantWithWarmup
+from rlaif_pl.training import ConstantWithWarmup, PreferenceDataModule
 from rlaif_pl.types import Batch, Reward
 
 NETWORKS = ("separate", "shared_trunk", "reference_features", "none")
@@ -304,3 +304,37 @@ def test_a_reward_without_costs_logs_none(build, trainer, changes):
     run = trainer(1)
     run.fit(*build("a2c", **changes))
     assert not any(name.startswith("labeler_reward/") for name in run.callback_metrics)
+
+
+def starts_with(prompts, responses, first):
+    return [float(text[:1] == letter) for text, letter in zip(responses, first, strict=True)]
+
+
+def test_a_reward_is_given_the_columns_of_its_prompts(build, trainer, small_prompts):
+    rows = [
+        dataclasses.replace(row, columns={"first": chr(97 + n)})
+        for n, row in enumerate(small_prompts)
+    ]
+    seen = []
+
+    def reward(prompts, responses, first, reference):
+        seen.extend(zip(prompts, first, reference, strict=True))
+        return starts_with(prompts, responses, first)
+
+    module, _ = build("a2c", reward=reward)
+    data = PreferenceDataModule("prompts", prompts=rows, batch_size=4, validation_fraction=0.2)
+    trainer(2, limit_val_batches=1, val_check_interval=1).fit(module, data)
+    known = {(row.text, row.columns["first"], row.reference) for row in rows}
+    assert set(seen) <= known
+    assert {row.text for row in data.validation_rows} & {text for text, *_ in seen}
+    assert all(seen.count(row) % 2 == 0 for row in seen)  # of both samples
+
+
+def test_a_column_that_is_not_there_is_refused_before_anything_is_sampled(
+    build, trainer, monkeypatch
+):
+    module, data = build("a2c", reward=starts_with)
+    monkeypatch.setattr(module, "rollout", lambda *_: pytest.fail("sampled"))
+    said = "expected the columns first, which starts_with asks for, in row 0 .*, got reference"
+    with pytest.raises(ValueError, match=said):
+        trainer(1).fit(module, data)

@@ -18,6 +18,7 @@ from rlaif_pl.labeling.registry import build_labeler
 from rlaif_pl.models.device import on_device, put, resolve_device
 from rlaif_pl.models.policy import BackboneOptions, load_policy
 from rlaif_pl.rl.generate import DrawingOptions
+from rlaif_pl.rl.reward_columns import check_columns
 from rlaif_pl.statistics import Estimator
 from rlaif_pl.text import Template
 from rlaif_pl.types import Labeler, Reward
@@ -88,6 +89,7 @@ def policy(
     """
     started = time.monotonic()
     rows = load_prompts(prompts)
+    check_columns(reward, rows)
     place = resolve_device(device)
     before, after = (load_policy(each, template).to(place) for each in (sft, policy))
     both = partial(sample_both, batch_size=drawing.batch_size, generator=drawing.generator)

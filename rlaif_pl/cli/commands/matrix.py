@@ -19,7 +19,6 @@ from rlaif_pl.data.sources import DataSource, is_sensitive, load_prompts
 from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.evaluation.judges import EmbeddingJudge, RougeJudge, rouge_tokens
 from rlaif_pl.evaluation.policy import references_of
-from rlaif_pl.evaluation.reward_accuracy import scored
 from rlaif_pl.evaluation.samples import Reporting
 from rlaif_pl.evaluation.win_rate import copied_shares
 from rlaif_pl.evaluation.win_rates import report as matrix_report
@@ -31,6 +30,7 @@ from rlaif_pl.evaluation.win_rates.measure import (
     check_policies,
     choose_best,
     measure_matrix,
+    rewards_of,
 )
 from rlaif_pl.labeling.registry import build_labeler
 from rlaif_pl.models.backbone import fingerprint_of
@@ -40,6 +40,7 @@ from rlaif_pl.models.text_format import format_of
 from rlaif_pl.recipes.rest_parts import Parts, Result
 from rlaif_pl.rl.generate import Responses, generate
 from rlaif_pl.rl.kl import kl_by_prompt
+from rlaif_pl.rl.reward_columns import check_columns
 from rlaif_pl.statistics import Estimator
 from rlaif_pl.text import Template, strip_surplus_symbols, word_count
 from rlaif_pl.types import Labeler, Prompt, Reward
@@ -91,6 +92,7 @@ def matrix(
     rewards, chosen = judges.rewards or {}, best_of or {}
     check_policies(policies, chosen, rewards)
     for reward in rewards.values():
+        check_columns(reward, rows)
         put(reward, place)
     reference = None if sft is None else load_policy(policies[sft], template).to(place)
     columns = {}
@@ -106,7 +108,7 @@ def matrix(
     asked: dict[str, Labeler] = {
         n: build_labeler(each) for n, each in (judges.labelers or {}).items()
     }
-    asked |= {name: RewardJudge(reward, name) for name, reward in rewards.items()}
+    asked |= {name: RewardJudge(reward, name, rows) for name, reward in rewards.items()}
     references = references_of(rows)
     if judges.independent:
         asked["embedding"] = EmbeddingJudge(references)
@@ -176,10 +178,8 @@ def columns_of(
     mean = partial(estimator.mean, groups=groups)
     clean = [[strip_surplus_symbols(text) for text in texts] for texts in responses.texts]
     copied = copied_shares([prompt.text for prompt in prompts], clean)
-    flat = [text for texts in responses.texts for text in texts]
-    asked = [p.text for p, texts in zip(prompts, responses.texts, strict=True) for _ in texts]
     paid = {
-        name: mean(scored(reward, asked, flat).reshape(len(prompts), -1).mean(1))
+        name: mean(rewards_of(prompts, responses, reward).reshape(len(prompts), -1).mean(1))
         for name, reward in rewards.items()
     }
     return PolicyColumns(

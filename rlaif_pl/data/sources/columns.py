@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from rlaif_pl.data.files import RawRow
 from rlaif_pl.data.preferences import LoadedPreferences, gathered
-from rlaif_pl.data.records import check
+from rlaif_pl.data.records import check, columns_in
 from rlaif_pl.data.sides import chosen_is_first
 from rlaif_pl.data.sources.cells import Columns
 from rlaif_pl.text import shown
@@ -37,7 +37,7 @@ def read_column_prompt(row: RawRow, columns: Columns) -> Prompt | str:
     """Read a prompt with any reference; or why the row is left out.
 
     The reference is ``completion`` or the last of ``messages``, in a table ``reference``; chosen and
-    rejected give none.
+    rejected give none. Columns that are no text or group are kept for rewards that name them.
     """
     references = ("reference",) if columns.is_table else ("completion", "messages")
     reference = next((name for name in references if columns.has(row, name)), None)
@@ -47,7 +47,13 @@ def read_column_prompt(row: RawRow, columns: Columns) -> Prompt | str:
         found = columns.texts(row, *(() if columns.is_table else CHOICE))
     if isinstance(found, str):
         return found
-    return Prompt(found[0], columns.group(row, found[0]), None if reference is None else found[1])
+    read = map(columns.named, ("prompt", "group", "first", "second", *CHOICE, *references))
+    return Prompt(
+        found[0],
+        columns.group(row, found[0]),
+        None if reference is None else found[1],
+        columns_in(row.fields, set(read)),
+    )
 
 
 def _preference(columns: Columns, row: RawRow, seed: int) -> Preference | str:

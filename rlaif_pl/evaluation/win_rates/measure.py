@@ -16,9 +16,11 @@ from typing import TypeVar
 
 from scipy.special import expit
 
+from rlaif_pl.evaluation.pairs import Array
 from rlaif_pl.evaluation.reward_accuracy import scored
 from rlaif_pl.evaluation.win_rate import WinRate, compare
 from rlaif_pl.rl.generate import Responses
+from rlaif_pl.rl.reward_columns import columns_of
 from rlaif_pl.statistics import (
     Estimator,
     Interval,
@@ -38,6 +40,7 @@ class RewardJudge:
 
     reward: Reward
     name: str
+    rows: Sequence[Prompt] = ()  # prompts, with the columns that the reward asks for
 
     @property
     def fingerprint(self) -> str:
@@ -46,7 +49,9 @@ class RewardJudge:
 
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
         """Return the reward of each response."""
-        return [float(value) for value in scored(self.reward, prompts, responses)]
+        known = {row.text: row for row in self.rows}
+        columns = columns_of([known.get(text, Prompt(text, text)) for text in prompts])
+        return [float(value) for value in scored(self.reward, prompts, responses, columns)]
 
     def label(self, pairs: Sequence[Preference]) -> list[Preference]:
         """Return the pairs with ``p_first = sigmoid(reward of first - reward of second)``."""
@@ -273,6 +278,13 @@ def check_policies(
             )
 
 
+def rewards_of(prompts: Sequence[Prompt], responses: Responses, reward: Reward) -> Array:
+    """Reward of each response, prompts in order, ``(N,)``; see ``scored``."""
+    asked = [p for p, texts in zip(prompts, responses.texts, strict=True) for _ in texts]
+    flat = [text for texts in responses.texts for text in texts]
+    return scored(reward, [prompt.text for prompt in asked], flat, columns_of(asked))
+
+
 def choose_best(
     prompts: Sequence[Prompt], responses: Responses, reward: Reward, n: int
 ) -> Responses:
@@ -287,9 +299,7 @@ def choose_best(
     Returns:
         ``k`` responses to each prompt.
     """
-    asked = [p.text for p, texts in zip(prompts, responses.texts, strict=True) for _ in texts]
-    flat = [text for texts in responses.texts for text in texts]
-    rewards = scored(reward, asked, flat).reshape(len(prompts), -1, n)
+    rewards = rewards_of(prompts, responses, reward).reshape(len(prompts), -1, n)
     best = rewards.argmax(-1) + list(range(0, rewards[0].size, n))
 
     def kept(part: list[list[T]]) -> list[list[T]]:

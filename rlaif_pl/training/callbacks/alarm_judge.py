@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 
 from rlaif_pl.ops import wide_dtype
+from rlaif_pl.rl.reward_columns import score_with
 from rlaif_pl.statistics.trends import BatchMean
 from rlaif_pl.types import PointwiseLabeler, Reward
 
@@ -51,7 +52,7 @@ class AlarmJudge:
         """
         samples = list(getattr(module, "latest_samples", []))[: self.num_samples]
         prompts, responses = [s.prompt for s in samples], [s.response for s in samples]
-        scores = [float(value) for value in self.judge_model.score(prompts, responses)]
+        scores = [float(value) for value in score_with(self.judge_model, prompts, responses)]
         groups: dict[str, list[tuple[float, float]]] = defaultdict(list)
         for sample, score in zip(samples, scores, strict=True):
             if math.isfinite(score):
