@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # what type checkers and editors see of the table
         ScoreLabeler,
     )
     from rlaif_pl.models import ActorCritic, BackboneOptions, Lora, Policy, RewardModel
+    from rlaif_pl.rl.function_reward import WeightedRewards
     from rlaif_pl.rl.objective import Advantages
     from rlaif_pl.rl.shaping import RewardShaping
     from rlaif_pl.text import Template
@@ -46,6 +47,7 @@ _NAMES = {
     "rlaif_pl.labeling": "ConstitutionLabeler EndpointBackend EnsembleLabeler FreeFormLabeler "
     "LabelerReward LikelihoodLabeler LocalBackend PairwiseLabeler ScoreLabeler",
     "rlaif_pl.models": "ActorCritic BackboneOptions Lora Policy RewardModel",
+    "rlaif_pl.rl.function_reward": "WeightedRewards",
     "rlaif_pl.rl.objective": "Advantages",
     "rlaif_pl.rl.shaping": "RewardShaping",
     "rlaif_pl.text": "Template",

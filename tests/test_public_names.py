@@ -36,6 +36,7 @@ SIGNATURES = {
     "A2CModule": "actor reward sampling shaping advantages vf_coef ent_coef value_lr_scale "
     "optimizer scheduler micro_batch_tokens rollout",
     "Advantages": "gamma gae_lambda baseline whiten",
+    "WeightedRewards": "rewards weights names",
     "Labeling": "labeler relabel retry_failed store progress",
     "ActorCritic": "backbone lora template value_network seed",
     "PreferenceDataModule": "task preferences prompts demonstrations validation "

@@ -48,7 +48,7 @@ from rlaif_pl.recipes.rest_samples import (
     read_samples,
     score_demonstrations,
 )
-from rlaif_pl.rl.function_reward import settings_of
+from rlaif_pl.rl.function_reward import WeightedRewards, settings_of
 from rlaif_pl.rl.reward_columns import check_columns
 from rlaif_pl.statistics import Estimator
 from rlaif_pl.text import Template, word_count
@@ -244,7 +244,12 @@ def summary(rows: Sequence[ScoredResponse], seed: int) -> Result:
 
 
 def reward_identity(reward: Reward) -> str:
-    """Tell rewards apart: by their fingerprint, a reward model by its weights and texts' form."""
+    """Tell rewards apart: by their fingerprint, a reward model by its weights and texts' form.
+
+    Of several with weights each counts.
+    """
+    if isinstance(reward, WeightedRewards):
+        return str(list(zip(reward.weights, map(reward_identity, reward.rewards), strict=True)))
     if isinstance(reward, RewardModel):
         digest = weights_digest(list(reward.named_parameters()), {})
         reads = f"{reward.pooling} {reward.max_response_tokens} {reward.model.template}"

@@ -1,4 +1,4 @@
-"""A plain Python function as a reward, and no reward at all."""
+"""Rewards made of others: of a plain Python function, of several with weights, of nothing."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import functools
 import hashlib
 import inspect
+import math
 import re
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from rlaif_pl.models.identity import weights_digest
-from rlaif_pl.rl.reward_columns import Asked, asked_by
+from rlaif_pl.rl.reward_columns import Asked, asked_by, asks_of, name_of, score_with
 from rlaif_pl.types import Reward
 
 # Returns numbers or a tensor; named so, the command line would refuse functions that do not declare it.
@@ -27,8 +28,8 @@ PLAIN = (
     *(functools.partial, Tensor, np.ndarray, nn.Module),
 )
 if TYPE_CHECKING:
-    AnyReward = Reward | RewardFunction
-else:  # what a config is checked against: the command line makes a `FunctionReward` of a function
+    AnyReward = Reward | RewardFunction | Sequence[Reward | RewardFunction]
+else:  # what a config is checked against: the command line makes these of functions and lists
     AnyReward = Reward
 
 
@@ -192,6 +193,68 @@ def as_scores(found: Sequence[float] | Tensor, count: int, name: str) -> Tensor:
     return values
 
 
+class WeightedRewards(nn.Module):
+    """Several rewards as one: the sum of weight times reward.
+
+    Args:
+        rewards: Rewards, or functions as ``FunctionReward`` takes them; at least one.
+        weights: Of each, finite; None weighs each 1. A negative one makes a penalty.
+        names: What each is logged under; None takes the function's or class's own.
+
+    Raises:
+        ValueError: The lists differ in length, a weight is not finite, or two names are the same.
+    """
+
+    def __init__(
+        self,
+        rewards: list[AnyReward],
+        weights: list[float] | None = None,
+        names: list[str] | None = None,
+    ) -> None:
+        super().__init__()
+        self.rewards = [as_reward(each) for each in rewards]
+        self.networks = nn.ModuleList(r for r in self.rewards if isinstance(r, nn.Module))
+        self.weights = [1.0] * len(rewards) if weights is None else weights
+        self.names = [name_of(each) for each in self.rewards] if names is None else names
+        if not len(self.rewards) == len(self.weights) == len(self.names) > 0:
+            raise ValueError(
+                f"expected a weight and a name for each of at least one reward, got {len(rewards)} "
+                f"rewards, {len(self.weights)} weights and {len(self.names)} names"
+            )
+        if not all(map(math.isfinite, self.weights)) or len({*self.names}) < len(self.names):
+            raise ValueError(
+                f"expected finite weights and a name of its own for each reward, got {self.weights} "
+                f"and {', '.join(self.names)}; give others as weights and names"
+            )
+
+    @property
+    def asks(self) -> Asked:
+        """Columns that any of them asks for."""
+        found = [asks_of(each) for each in self.rewards]
+        required = frozenset[str]().union(*(each.required for each in found))
+        optional = frozenset[str]().union(*(each.optional for each in found))
+        return Asked(required, optional, any(each.takes_all for each in found))
+
+    def total(self, scores: Sequence[Tensor]) -> Tensor:
+        """Return the weighted sum of what each reward gave, all ``(N,)``."""
+        return torch.stack(
+            [weight * each for weight, each in zip(self.weights, scores, strict=True)]
+        ).sum(0)
+
+    def score(self, prompts: Sequence[str], responses: Sequence[str], **columns: Any) -> Tensor:
+        """Return rewards ``(N,)`` in float32 on the CPU; see ``types.Reward``."""
+        found = [score_with(each, prompts, responses, columns) for each in self.rewards]
+        names = zip(found, self.names, strict=True)
+        return self.total([as_scores(x, len(responses), name).detach().cpu() for x, name in names])
+
+
+def rewards_of(reward: Any) -> dict[str, Any]:
+    """Return the rewards that one is the sum of, by name; of any other, itself."""
+    if isinstance(reward, WeightedRewards):
+        return dict(zip(reward.names, reward.rewards, strict=True))
+    return {name_of(reward): reward}
+
+
 class NoReward:
     """Rewards nothing: a policy then learns from the rules of ``RewardShaping`` and the KL alone."""
 
@@ -202,13 +265,15 @@ class NoReward:
 
 
 def as_reward(reward: AnyReward) -> Reward:
-    """Return a reward as it is, or make one of a function.
+    """Return a reward as it is, or make one of a function, or of a list of either (their sum).
 
     Raises:
-        TypeError: It is neither.
+        TypeError: It is none of these.
     """
     if isinstance(reward, Reward):
         return reward
+    if isinstance(reward, list | tuple):
+        return WeightedRewards(list(reward))
     if callable(reward):
         return FunctionReward(reward)
     raise TypeError(

@@ -17,7 +17,7 @@ from rlaif_pl.models.causal import CausalModel
 from rlaif_pl.models.precision import own_precision
 from rlaif_pl.models.reward import RewardModel
 from rlaif_pl.models.sampled_policy import SampledPolicy
-from rlaif_pl.rl.function_reward import as_scores
+from rlaif_pl.rl.function_reward import WeightedRewards, as_scores, rewards_of
 from rlaif_pl.rl.generation_backend import GenerationBackend, LocalGenerator
 from rlaif_pl.rl.reward_columns import NO_COLUMNS, Columns, repeated, score_with
 from rlaif_pl.types import Reward
@@ -38,6 +38,7 @@ class Rollout(NamedTuple):
     ref_logprobs: Tensor  # (N, R)
     features: Tensor | None  # (tokens, D) last states of the reference, where the values need them
     sampler_logprobs: Tensor | None = None  # (N, R) by who drew them, where that is not the policy
+    rewards: dict[str, Tensor] | None = None  # (N,) each, where the scores are their weighted sum
 
     def part(self, groups: slice) -> Rollout:
         """Return the responses to some of the prompts."""
@@ -58,12 +59,16 @@ class Rollout(NamedTuple):
         )
 
     def means(self, kl: Tensor, rows: Tensor) -> dict[str, Tensor]:
-        """Mean reward, KL ``(N,)``, length and unfinished share of ``rows`` that count ``(N,)``."""
+        """Mean reward (and rewards), KL, length and unfinished share of ``rows`` that count.
+
+        All ``(N,)``; ``kl`` is that of each response.
+        """
         quantities = {
             "reward": self.scores,
             "kl": kl,
             "length": self.lengths.float(),
             "unfinished": (~self.finished).float(),
+            **{f"reward/{name}": each for name, each in (self.rewards or {}).items()},
         }
         count = rows.sum().clamp(min=1)
         return {name: x.masked_fill(~rows, 0.0).sum() / count for name, x in quantities.items()}
@@ -109,7 +114,9 @@ def collect(
     """
     policy = actor.policy
     rows = policy.encode_prompts(prompts)
-    reads_states = reads_samples(reward, policy, params)
+    by_name = rewards_of(reward)
+    reads = [reads_samples(each, policy, params) for each in by_name.values()]
+    reads_states = any(reads)
     if samples is None:
         samples = (generator or LocalGenerator()).generate(
             SampledPolicy(policy),
@@ -135,16 +142,20 @@ def collect(
     features = last if actor.value_network == "reference_features" else None
     del last  # nothing else reads it: free it before the update
     given = repeated(columns, params.n)
-    scores = score_rollout(
-        actor, reward, prompts, texts, read, kept, given, reads_states=reads_states
-    )
-    scores = send(scores, policy.device)
+    found = [
+        score_rollout(actor, each, prompts, texts, read, kept, given, reads_states=reads_each)
+        for each, reads_each in zip(by_name.values(), reads, strict=True)
+    ]
+    found = [send(each, policy.device) for each in found]
+    is_sum = isinstance(reward, WeightedRewards)
+    scores = reward.total(found) if is_sum else found[0]
+    rewards = dict(zip(by_name, found, strict=True)) if is_sum else None
     finished = send(torch.tensor(samples.finished), policy.device)
     drawn = None
     if samples.logprobs is not None:
         flat = torch.tensor([value for row in samples.logprobs for value in row])
         drawn = batch.spread(send(flat, policy.device))
-    return Rollout(batch, below, texts, finished, scores, ref_logprobs, features, drawn)
+    return Rollout(batch, below, texts, finished, scores, ref_logprobs, features, drawn, rewards)
 
 
 def reads_samples(reward: Reward, policy: CausalModel, params: SamplingParams) -> bool:

@@ -20,7 +20,7 @@ from rlaif_pl.labeling.reward import LabelerReward
 from rlaif_pl.models.actor_critic import ActorCritic, ActorSource
 from rlaif_pl.models.policy import Policy
 from rlaif_pl.models.reward import RewardModel
-from rlaif_pl.rl.function_reward import AnyReward, as_reward
+from rlaif_pl.rl.function_reward import AnyReward, as_reward, rewards_of
 from rlaif_pl.rl.generation_backend import GenerationBackend
 from rlaif_pl.rl.kl import KLController
 from rlaif_pl.rl.objective import Advantages, Objective
@@ -49,7 +49,8 @@ class A2CModule(TrainableModule):
             ``ActorCritic`` with adapters like its own and is left as it is.
         reward: Scores whole responses; a model of any tokenizer, since it is given text. In Python also
             a function that takes prompts and responses, and columns of the data that it names, and
-            returns a number each. What a ``LabelerReward`` costs is logged (``labeler_reward/*``).
+            returns a number each, or a list of either (their sum; with weights: ``WeightedRewards``).
+            What a ``LabelerReward`` costs is logged (``labeler_reward/*``).
         sampling: How ``n`` responses to each prompt are drawn. Temperature and filters hold for policy
             and reference, in sampling and in scoring. Its seed (default 0) keys the noise, beside step,
             prompt and sample, and initializes what is added to a given ``Policy``.
@@ -116,8 +117,8 @@ class A2CModule(TrainableModule):
         self.reward = reward
         if isinstance(reward, nn.Module):
             reward.requires_grad_(False)
-        if isinstance(reward, RewardModel):
-            reward.adopt_trunk(actor.policy.trunk)  # one copy of the weights where they are equal
+        for each in self.reward_models():
+            each.adopt_trunk(actor.policy.trunk)  # one copy of the weights where they are equal
         self.sampling = sampling
         self.objective = Objective(
             shaping,
@@ -130,7 +131,7 @@ class A2CModule(TrainableModule):
         self.kl_control = KLController(shaping.kl_coef, shaping.adaptive_kl)
         self.value_lr_scale = value_lr_scale
         self.latest_samples: list[SampledResponse] = []
-        self.is_given = actor.is_given or (isinstance(reward, RewardModel) and reward.is_given)
+        self.is_given = actor.is_given or any(each.is_given for each in self.reward_models())
 
     @property
     def policy(self) -> Policy:
@@ -142,11 +143,15 @@ class A2CModule(TrainableModule):
     def draws_here(self) -> bool:
         return not self.rollouts.generator.is_remote
 
+    def reward_models(self) -> list[RewardModel]:
+        """The reward, or those of its parts, that are reward models."""
+        return [each for each in rewards_of(self.reward).values() if isinstance(each, RewardModel)]
+
     @override
     def before_division(self) -> None:
-        reward = self.reward
-        if isinstance(reward, RewardModel) and reward.model.trunk is self.actor.policy.trunk:
-            reward.model.trunk = copy.deepcopy(reward.model.trunk)  # it runs apart from the actor
+        for reward in self.reward_models():
+            if reward.model.trunk is self.actor.policy.trunk:  # it runs apart from the actor
+                reward.model.trunk = copy.deepcopy(reward.model.trunk)
 
     def policy_to_send(self) -> Policy:
         """Return the policy that servers are sent; its weights are whole on rank 0."""
@@ -165,9 +170,9 @@ class A2CModule(TrainableModule):
         self.actor.policy.check_lengths(
             texts(), self.sampling.max_new_tokens, "sampling.max_new_tokens"
         )
-        if isinstance(self.reward, RewardModel):
-            longest = min(self.sampling.max_new_tokens + 1, self.reward.max_response_tokens)
-            self.reward.model.check_lengths(texts(), longest)
+        for reward in self.reward_models():
+            longest = min(self.sampling.max_new_tokens + 1, reward.max_response_tokens)
+            reward.model.check_lengths(texts(), longest)
 
     def rollout(self, batch: Batch[Prompt], *key: int | str) -> Rollout:
         """Sample and score responses; the noise depends on ``key``, prompt and sample only."""
@@ -225,8 +230,10 @@ class A2CModule(TrainableModule):
         prompts = [prompt for prompt in batch.prompts for _ in range(self.sampling.n)]
         rows = zip(prompts, rollout.texts, rollout.scores.tolist(), strict=True)
         self.latest_samples = [SampledResponse(self.global_step, *row) for row in rows]
-        if isinstance(self.reward, LabelerReward):
-            self.log_dict(self.reward.to_metrics("labeler_reward"), batch_size=1)
+        for name, reward in rewards_of(self.reward).items():
+            if isinstance(reward, LabelerReward):
+                prefix = f"labeler_reward/{name}" if reward is not self.reward else "labeler_reward"
+                self.log_dict(reward.to_metrics(prefix), batch_size=1)
         return self.update_loss(rollout, self.counted(rollout, batch))
 
     def update_loss(self, rollout: Rollout, is_counted: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.labeling import LabelerReward, ScoreLabeler
 from rlaif_pl.labeling.calls import Response
 from rlaif_pl.models import ActorCritic, Lora, RewardModel
+from rlaif_pl.rl.function_reward import WeightedRewards
 from rlaif_pl.rl.kl import AdaptiveKL
 from rlaif_pl.rl.objective import Advantages
 from rlaif_pl.rl.shaping import RewardShaping
@@ -338,3 +339,34 @@ def test_a_column_that_is_not_there_is_refused_before_anything_is_sampled(
     said = "expected the columns first, which starts_with asks for, in row 0 .*, got reference"
     with pytest.raises(ValueError, match=said):
         trainer(1).fit(module, data)
+
+
+def length(prompts, responses):
+    return [float(len(text)) for text in responses]
+
+
+def test_a_sum_of_rewards_is_logged_by_name(build, small_prompts, tiny_reward_folder, backbone):
+    def model():
+        own = dataclasses.replace(backbone, name=str(tiny_reward_folder))
+        return RewardModel(own, frozen=True)
+
+    alone = {}
+    for name, reward in (("RewardModel", model()), ("length", length)):
+        module, _ = build("a2c", reward=reward)
+        alone[name] = module.rollout(batch_of(small_prompts, [0, 3]), 1)
+    summed = WeightedRewards([model(), length], [1.5, -0.5])
+    module, _ = build("a2c", reward=summed)
+    recorder = Recorder(module)
+    rollout = module.rollout(batch_of(small_prompts, [0, 3]), 1)
+    for name, other in alone.items():
+        torch.testing.assert_close(rollout.rewards[name], other.scores)
+    expected = 1.5 * alone["RewardModel"].scores - 0.5 * alone["length"].scores
+    torch.testing.assert_close(rollout.scores, expected)
+    assert summed.rewards[0].model.trunk is module.actor.policy.trunk
+    assert not any(name.startswith("reward.") for name in module.trained())
+    step(module, batch_of(small_prompts, [0, 3]))
+    module.validation_step(batch_of(small_prompts, [0, 3]), 0)
+    for stage in ("train", "val"):
+        means = [recorder[f"a2c/{stage}_reward/{name}"][0] for name in alone]
+        total = 1.5 * means[0] - 0.5 * means[1]
+        assert recorder[f"a2c/{stage}_reward"] == [pytest.approx(total, rel=1e-4)]

@@ -15,6 +15,7 @@ from jsonargparse._util import NestedArg, import_object
 
 REWARD = ("rlaif_pl.types", "Reward")
 FUNCTION_REWARD = "rlaif_pl.rl.function_reward.FunctionReward"
+WEIGHTED_REWARDS = "rlaif_pl.rl.WeightedRewards"
 
 
 def by_path(value: Any, hint: Any) -> Any:
@@ -22,7 +23,7 @@ def by_path(value: Any, hint: Any) -> Any:
 
     Args:
         value: What stands for an option: a path, a mapping with ``class_path``, or anything else.
-        hint: Type that the option has. Of a reward's function a reward is made.
+        hint: Type that the option has. Of a reward's function a reward is made, and one of a list.
 
     Raises:
         ValueError: A function that is wanted itself is given arguments.
@@ -30,6 +31,8 @@ def by_path(value: Any, hint: Any) -> Any:
     is_reward = inspect.isclass(hint) and (hint.__module__, hint.__name__) == REWARD
     if not is_reward and get_origin(hint) is not Callable:
         return value
+    if is_reward and isinstance(value, list):
+        return Namespace(class_path=WEIGHTED_REWARDS, init_args=Namespace(rewards=value))
     path, arguments = value, None
     if isinstance(value, NestedArg) and value.key == "class_path":  # of a command line
         path = value.val

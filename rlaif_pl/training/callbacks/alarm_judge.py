@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 
 from rlaif_pl.ops import wide_dtype
+from rlaif_pl.rl.function_reward import rewards_of
 from rlaif_pl.rl.reward_columns import score_with
 from rlaif_pl.statistics.trends import BatchMean
 from rlaif_pl.types import PointwiseLabeler, Reward
@@ -33,7 +34,9 @@ class AlarmJudge:
         """Put a network where the module is, frozen; refuse the reward that is trained on."""
         judge, reward = self.judge_model, getattr(module, "reward", None)
         name = getattr(judge, "fingerprint", None)
-        if judge is reward or (name is not None and name == getattr(reward, "fingerprint", None)):
+        rewards = [reward, *rewards_of(reward).values()]
+        alike = [name is not None and name == getattr(r, "fingerprint", None) for r in rewards]
+        if any(judge is each for each in rewards) or any(alike):
             raise ValueError(
                 "HackingAlarm: the judge is the reward that the policy is trained on, which cannot "
                 "show that it is gamed; give another model"

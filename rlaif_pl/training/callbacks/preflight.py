@@ -17,6 +17,7 @@ from torch import nn
 
 from rlaif_pl.data.disk import check_writable
 from rlaif_pl.labeling.usage.projection import backends_of
+from rlaif_pl.rl.function_reward import rewards_of
 from rlaif_pl.training.base import TrainableModule
 from rlaif_pl.training.callbacks.export_model import ExportModel
 from rlaif_pl.training.checkpoints import is_remote, refuse_address
@@ -93,7 +94,8 @@ def _check_room(least: Counter[Path], likely: Counter[Path]) -> None:
 def check_servers(module: LightningModule, trainer: Trainer) -> None:
     """Ask each server that rewards or judges whether it is there, or raise the OSError why not."""
     judges = [getattr(callback, "judge", None) for callback in trainer.callbacks]  # type: ignore[attr-defined]
-    asked = [getattr(module, "reward", None), *(getattr(j, "judge_model", None) for j in judges)]
+    rewards = rewards_of(getattr(module, "reward", None)).values()
+    asked = [*rewards, *(getattr(j, "judge_model", None) for j in judges)]
     for each in asked:
         if each is None or isinstance(each, nn.Module):
             continue

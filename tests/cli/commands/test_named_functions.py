@@ -99,6 +99,17 @@ def test_a_function_is_a_reward_wherever_a_class_is(command, data_files):
     assert measure(command, data_files, "--reward", "mine.length") == expected  # an object
 
 
+def test_a_list_of_rewards_is_their_sum(command, data_files):
+    expected = measure(command, data_files, "--reward", "mine.words")
+    twice = {"class_path": "rlaif_pl.rl.WeightedRewards"}
+    twice["init_args"] = {"rewards": ["mine.words", {"class_path": "mine.Length"}]}
+    doubled = measure(command, data_files, "--reward=mine.Length", "--reward.scale=2")
+    for config in (twice, twice["init_args"]["rewards"]):
+        assert measure(command, data_files, config=config) == doubled != expected
+    twice["init_args"] |= {"weights": [1.0, 0.0]}
+    assert measure(command, data_files, config=twice) == expected
+
+
 def test_a_function_that_declares_to_make_a_reward_makes_one(command, data_files):
     made = {"class_path": "mine.make_length", "init_args": {"scale": 0.0}}
     assert measure(command, data_files, config=made) == measure(
