@@ -35,7 +35,7 @@ SIGNATURES = {
     "RewardModule": "reward references probe_penalty optimizer scheduler micro_batch_tokens",
     "A2CModule": "actor reward sampling shaping advantages vf_coef ent_coef value_lr_scale "
     "optimizer scheduler micro_batch_tokens rollout",
-    "Advantages": "gamma gae_lambda baseline whiten",
+    "Advantages": "gamma gae_lambda baseline whiten scale loss",
     "WeightedRewards": "rewards weights names",
     "Labeling": "labeler relabel retry_failed store progress",
     "ActorCritic": "backbone lora template value_network seed",

@@ -1,32 +1,64 @@
 """Actor and critic losses of advantage actor-critic.
 
-``L_PG = -sum_t log pi(a_t | s_t) stopgrad(A_t)`` and ``L_V = sum_t (G_t - V(s_t))^2``
-(arXiv 2309.00267v2, appendix F, with Z_t - V(X_t) as advantage). Left out of PPO: ratio, clipping and
-epochs; each batch is used for one step, so the training pass is also the behavior policy's, but where
-a server drew the responses (``truncated_weights``).
+``L_PG = -log pi(a_t | s_t) stopgrad(A_t)`` and ``L_V = (G_t - V(s_t))^2`` of each token
+(arXiv 2309.00267v2, appendix F, with Z_t - V(X_t) as advantage). The paper writes their sum over a
+response; here they are averaged as ``token_weights`` says, over all tokens of the batch by default.
+Left out of PPO: ratio, clipping and epochs; each batch is used for one step, so the training pass is
+also the behavior policy's, but where a server drew the responses (``truncated_weights``).
 """
 
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 from torch import Tensor
 
-
-def response_mean(values: Tensor, is_response: Tensor) -> Tensor:
-    """Average over response tokens; 0 where there is none. Arguments ``(N, R)``."""
-    return (values * is_response).sum() / is_response.sum().clamp(min=1)
+Average = Literal["token_mean", "sequence_mean", "constant"]
 
 
-def policy_gradient_loss(logprobs: Tensor, advantages: Tensor, is_response: Tensor) -> Tensor:
+def token_weights(is_response: Tensor, average: Average, most_tokens: int) -> tuple[Tensor, Tensor]:
+    """Return what tokens weigh in a loss ``(N, R)``, and the count that their sum is divided by.
+
+    Args:
+        is_response: Which entries count. ``(N, R)`` bool
+        average: ``token_mean``: each token the same (DAPO, arXiv 2503.14476, equation 8).
+            ``sequence_mean``: each response the same (GRPO, arXiv 2402.03300, equation 3).
+            ``constant``: each token ``1 / most_tokens`` of a response, however long its own is (Dr.
+            GRPO, arXiv 2503.20783): the sum over tokens of the paper's loss, up to that factor.
+        most_tokens: Tokens that a response may have.
+    """
+    if average == "token_mean":
+        return is_response, is_response.sum()
+    lengths = is_response.sum(1, keepdim=True).clamp(min=1)
+    weights = is_response / (lengths if average == "sequence_mean" else most_tokens)
+    return weights, is_response.any(1).sum()
+
+
+def response_mean(values: Tensor, weights: Tensor, count: Tensor | None = None) -> Tensor:
+    """Average over response tokens; 0 where there is none.
+
+    Args:
+        values: Of each token. ``(N, R)``
+        weights: What each weighs: True at response tokens, or see ``token_weights``. ``(N, R)``
+        count: What the sum is divided by; None for that of the weights.
+    """
+    total = weights.sum() if count is None else count
+    return (values * weights).sum() / total.clamp(min=1)
+
+
+def policy_gradient_loss(
+    logprobs: Tensor, advantages: Tensor, weights: Tensor, count: Tensor | None = None
+) -> Tensor:
     """Policy-gradient loss, averaged over response tokens.
 
     Args:
         logprobs: Of the tokens taken, with gradient. ``(N, R)``
         advantages: Targets without gradient. ``(N, R)``
-        is_response: Which entries count. ``(N, R)`` bool
+        weights: See ``response_mean``; so is ``count``. ``(N, R)``
+        count: What the sum is divided by.
     """
-    return -response_mean(logprobs * advantages.detach(), is_response)
+    return -response_mean(logprobs * advantages.detach(), weights, count)
 
 
 def truncated_weights(log_ratio: Tensor, cap: float) -> Tensor:
@@ -39,9 +71,11 @@ def truncated_weights(log_ratio: Tensor, cap: float) -> Tensor:
     return log_ratio.clamp(max=math.log(cap)).exp()
 
 
-def value_loss(values: Tensor, returns: Tensor, is_response: Tensor) -> Tensor:
-    """Squared error of the critic, averaged over response tokens. Arguments ``(N, R)``."""
-    return response_mean((values - returns.detach()).square(), is_response)
+def value_loss(
+    values: Tensor, returns: Tensor, weights: Tensor, count: Tensor | None = None
+) -> Tensor:
+    """Squared error of the critic, averaged by ``response_mean``. Values and returns ``(N, R)``."""
+    return response_mean((values - returns.detach()).square(), weights, count)
 
 
 def explained_variance(values: Tensor, returns: Tensor, is_response: Tensor) -> Tensor:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -19,22 +18,24 @@ from rlaif_pl.errors import at_least, one_of, within
 from rlaif_pl.models.actor_critic import Evaluation
 from rlaif_pl.rl.kl import token_kl
 from rlaif_pl.rl.losses import (
+    Average,
     explained_variance,
     policy_gradient_loss,
     response_mean,
+    token_weights,
     truncated_weights,
     value_loss,
 )
 from rlaif_pl.rl.rollout import Rollout
 from rlaif_pl.rl.shaping import (
+    Baseline,
     RewardShaping,
+    Scale,
     final_scores,
-    leave_one_out,
+    relative_scores,
     repeated_share,
     whiten,
 )
-
-Baseline = Literal["rloo"]
 
 
 @dataclass(frozen=True)
@@ -44,24 +45,38 @@ class Advantages:
     Attributes:
         gamma: Discount per token, in [0, 1].
         gae_lambda: Trace decay, in [0, 1]; 1 gives Monte Carlo returns, as in the paper.
-        baseline: ``rloo`` subtracts from each score the mean of the prompt's other responses; the value
-            network then learns what is left. Needs ``sampling.n`` of at least 2. Without a value
-            network it is needed, and the penalties are part of the score: the difference is the
-            advantage (leave-one-out REINFORCE, arXiv 2402.14740).
+        baseline: ``rloo`` subtracts from each score the mean of the prompt's other responses,
+            ``group_mean`` that of all of them; the value network then learns what is left. Needs
+            ``sampling.n`` of at least 2. Without a value network it is needed, and the penalties are
+            part of the score: the difference is the advantage (leave-one-out REINFORCE, arXiv
+            2402.14740; GRPO, arXiv 2402.03300).
         whiten: Scale advantages to mean 0 and variance 1 over all ranks; not with
             ``trainer.accumulate_grad_batches``.
+        scale: ``group_std`` divides what the baseline leaves by the standard deviation of the prompt's
+            scores, as GRPO does; None as Dr. GRPO.
+        loss: How losses (and the entropy) of tokens are averaged; see ``losses.token_weights``.
     """
 
     gamma: float = 1.0
     gae_lambda: float = 1.0
     baseline: Baseline | None = None
     whiten: bool = False
+    scale: Scale | None = None
+    loss: Average = "token_mean"
 
     def __post_init__(self) -> None:
-        """Refuse a discount and a trace decay outside [0, 1], and an unknown baseline."""
+        """Refuse a discount and a trace decay outside [0, 1], and choices that there are not."""
         within(0, 1, gamma=self.gamma, gae_lambda=self.gae_lambda)
+        one_of(Average, loss=self.loss)
         if self.baseline is not None:
             one_of(Baseline, baseline=self.baseline)
+        if self.scale is not None:
+            one_of(Scale, scale=self.scale)
+            if self.baseline is None:
+                raise ValueError(
+                    f"expected scale={self.scale} with a baseline, got none; set baseline: group_mean "
+                    "as in GRPO, or whiten: true"
+                )
 
 
 @dataclass(frozen=True)
@@ -74,6 +89,7 @@ class Objective:
         advantages: Discount, trace decay, baseline, whitening.
         vf_coef: Weight of the value loss, at least 0.
         ent_coef: Weight of the mean entropy a token, at least 0.
+        max_new_tokens: Tokens that a response may have; read with ``loss: constant``.
         importance_cap: Most that a token counts for its policy probability over its sampler's, at least
             1; read where a server drew the responses.
     """
@@ -83,6 +99,7 @@ class Objective:
     advantages: Advantages = Advantages()  # noqa: RUF009 - frozen
     vf_coef: float = 0.5
     ent_coef: float = 0.0
+    max_new_tokens: int = 64
     importance_cap: float = math.inf
 
     def __post_init__(self) -> None:
@@ -98,19 +115,21 @@ class Objective:
 
         Args:
             rollout: Sampled batch.
-            found: What policy and value network say of it. Without values the leave-one-out score,
+            found: What policy and value network say of it. Without values the score less its baseline,
                 penalties included, and the KL still to come are the advantage.
         """
         logprobs = found.tokens.logprobs.detach()
         scores, lengths = rollout.scores.to(logprobs.dtype), rollout.lengths
-        if self.advantages.baseline and found.values is not None:
-            scores = leave_one_out(scores, self.num_generations)
+        baseline, scale = self.advantages.baseline, self.advantages.scale
+        if baseline and found.values is not None:
+            scores = relative_scores(scores, self.num_generations, baseline, scale)
         repeated = None
         if self.shaping.repetition_penalty > 0:
             repeated = repeated_share(rollout.batch.response_ids, rollout.is_sampled)
         final = final_scores(scores, lengths, rollout.finished, self.shaping, repeated)
         if found.values is None:
-            final, values = leave_one_out(final, self.num_generations), torch.zeros_like(logprobs)
+            final = relative_scores(final, self.num_generations, baseline or "rloo", scale)
+            values = torch.zeros_like(logprobs)
         else:
             values = found.values.detach()
         # A response cut by the length limit is scored as it stands, so its end is terminal too.
@@ -140,6 +159,10 @@ class Objective:
         moments = each.masked_fill(~is_counted.any(1)[:, None], 0.0).sum(0)
         return whiten(raw, is_counted, moments)
 
+    def token_weights(self, is_counted: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what tokens weigh ``(N, R)``, and the count that losses are a mean over."""
+        return token_weights(is_counted, self.advantages.loss, self.max_new_tokens)
+
     def log_ratio(self, rollout: Rollout, found: Evaluation, is_counted: Tensor) -> Tensor | None:
         """Log of the policy's probability of each token over its sampler's, 0 where none counts.
 
@@ -158,7 +181,7 @@ class Objective:
         returns: Tensor,
         is_counted: Tensor,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Sum of the weighted losses, each a mean over tokens.
+        """Sum of the weighted losses, each averaged as ``token_weights`` says.
 
         Args:
             rollout: Sampled batch.
@@ -171,23 +194,24 @@ class Objective:
             The loss, and it and its parts (unweighted) by the name they are logged under.
         """
         logprobs, entropies = found.tokens
+        mean = self.token_weights(is_counted)
         ratio = self.log_ratio(rollout, found, is_counted)
         if ratio is not None:
             advantages = advantages * truncated_weights(ratio, self.importance_cap)
         parts = {
-            "policy_loss": policy_gradient_loss(logprobs, advantages, is_counted),
-            "entropy": response_mean(entropies, is_counted),
+            "policy_loss": policy_gradient_loss(logprobs, advantages, *mean),
+            "entropy": response_mean(entropies, *mean),
         }
         loss = self.shaping.policy_weight * parts["policy_loss"]
         if self.ent_coef > 0:
             loss = loss - self.ent_coef * parts["entropy"]
         if self.shaping.kl_placement == "loss":
             kl = token_kl(logprobs, rollout.ref_logprobs, self.shaping.kl_estimator)
-            parts["kl_loss"] = response_mean(kl, is_counted)
+            parts["kl_loss"] = response_mean(kl, *mean)
             loss = loss + self.shaping.kl_coef * parts["kl_loss"]
         if found.values is not None:
             values = found.values
-            parts["value_loss"] = value_loss(values, returns, is_counted)
+            parts["value_loss"] = value_loss(values, returns, *mean)
             parts["explained_variance"] = explained_variance(values.detach(), returns, is_counted)
             loss = loss + self.vf_coef * parts["value_loss"]
         return loss, {"loss": loss, **parts}

@@ -9,6 +9,7 @@ be a term of the loss instead (``kl.py``): ``(1 - beta) L_PG + beta KL``.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -17,6 +18,9 @@ from torch import distributed as dist
 from rlaif_pl.errors import at_least, one_of, within
 from rlaif_pl.rl.kl import AdaptiveKL, KLEstimator, KLPlacement
 
+Baseline = Literal["rloo", "group_mean"]
+Scale = Literal["group_std"]
+STD_EPSILON = 1e-4  # TRL's
 NGRAM = 3
 ID_BITS = 21  # of a token id: three fit into 63 bits
 
@@ -125,26 +129,40 @@ def repeated_share(tokens: Tensor, is_response: Tensor) -> Tensor:
     return repeats / real.sum(1).clamp(min=1)
 
 
-def leave_one_out(scores: Tensor, num_generations: int) -> Tensor:
-    """Subtract from each score the mean of the other responses to its prompt.
+def relative_scores(
+    scores: Tensor, num_generations: int, baseline: Baseline = "rloo", scale: Scale | None = None
+) -> Tensor:
+    """Subtract from each score a baseline of its prompt's responses, and scale. ``(G * K,)``.
 
-    A baseline that does not depend on the response itself leaves the policy gradient unbiased (Kool
-    et al. 2019, "Buy 4 REINFORCE samples, get a baseline for free!").
+    ``rloo`` is the mean of the others: a baseline that does not depend on the response itself leaves
+    the policy gradient unbiased (Kool et al. 2019, "Buy 4 REINFORCE samples, get a baseline for
+    free!").
+    ``group_mean`` is that of all ``K``, which is ``(K - 1) / K`` times as much; over their standard
+    deviation (that of a sample, plus 1e-4 as in TRL) it is GRPO's advantage (arXiv 2402.03300, section
+    4.1.2). Dr. GRPO (arXiv 2503.20783) leaves the deviation out, which weighs prompts by how alike
+    their scores are.
 
     Args:
         scores: Those of a prompt next to each other. ``(G * K,)``
         num_generations: Responses a prompt, ``K``, at least 2.
+        baseline: What is subtracted.
+        scale: What is divided by: ``group_std``, or nothing.
 
     Raises:
         ValueError: ``K`` is below 2.
     """
     if num_generations < 2:
         raise ValueError(
-            f"leave-one-out needs at least 2 responses a prompt, got {num_generations}"
+            f"expected at least 2 responses a prompt with baseline={baseline}, got {num_generations}; "
+            "raise sampling.n"
         )
     groups = scores.view(-1, num_generations)
-    others = (groups.sum(1, keepdim=True) - groups) / (num_generations - 1)
-    return (groups - others).flatten()
+    found = groups - groups.mean(1, keepdim=True)
+    if baseline == "rloo":
+        found = found * (num_generations / (num_generations - 1))
+    if scale == "group_std":
+        found = found / (groups.std(1, keepdim=True) + STD_EPSILON)
+    return found.flatten()
 
 
 def sequence_kl(logprobs: Tensor, ref_logprobs: Tensor, is_response: Tensor) -> Tensor:

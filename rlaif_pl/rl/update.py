@@ -18,7 +18,7 @@ from rlaif_pl.rl.rollout import Rollout
 
 
 class Update:
-    """The loss of a rollout as a sum over parts, each a share of the mean over all tokens.
+    """The loss of a rollout as a sum over parts, each a share of the mean over all of it.
 
     Args:
         actor: Policy and value network.
@@ -42,7 +42,7 @@ class Update:
         self.objective = objective
         self.is_counted = is_counted
         self.params = params
-        self.count = is_counted.sum()
+        self.count = objective.token_weights(is_counted)[1]  # what the loss is a mean over
         cuts, repeat = rollout.batch.cut(most_tokens), rollout.batch.per_prefix
         self._parts = [rollout.part(cut) for cut in cuts]
         self._rows = [slice(cut.start * repeat, cut.stop * repeat) for cut in cuts]
@@ -108,7 +108,7 @@ class Update:
         ratio = self.objective.log_ratio(part, found, is_counted)
         if ratio is not None:
             self._ratios.append(ratio)
-        share = is_counted.sum() / self.count.clamp(min=1)
+        share = self.objective.token_weights(is_counted)[1] / self.count.clamp(min=1)
         self._targets.append(targets)
         self._logs.append({name: value.detach() * share for name, value in logs.items()})
         if found.values is not None:

@@ -55,7 +55,7 @@ class A2CModule(TrainableModule):
             and reference, in sampling and in scoring. Its seed (default 0) keys the noise, beside step,
             prompt and sample, and initializes what is added to a given ``Policy``.
         shaping: KL coefficient, whether it adapts, where the KL enters, and penalties.
-        advantages: Discount, trace decay, baseline, whitening.
+        advantages: Discount, trace decay, baseline, its scale, whitening; how losses are averaged.
         vf_coef: Weight of the value loss.
         ent_coef: Weight of the mean entropy a token, which is subtracted from the loss.
         value_lr_scale: The value network's learning rate as a multiple of the policy's.
@@ -105,7 +105,7 @@ class A2CModule(TrainableModule):
         is_monte_carlo = advantages.baseline is not None and advantages.gae_lambda == 1
         if actor.value_network == "none" and not is_monte_carlo:
             raise ValueError(
-                "expected advantages with baseline=rloo and gae_lambda=1 with value_network=none, got "
+                "expected advantages with a baseline and gae_lambda=1 with value_network=none, got "
                 f"{advantages}; there are no values to bootstrap from"
             )
         if sampling.temperature == 0:
@@ -126,6 +126,7 @@ class A2CModule(TrainableModule):
             advantages=advantages,
             vf_coef=vf_coef,
             ent_coef=ent_coef,
+            max_new_tokens=sampling.max_new_tokens,
             importance_cap=self.rollouts.generator.importance_cap,
         )
         self.kl_control = KLController(shaping.kl_coef, shaping.adaptive_kl)
@@ -252,9 +253,11 @@ class A2CModule(TrainableModule):
         loss = self.backward_parts(update.losses(), update.count)
         parts = update.logged()
         share = rank_share(update.count)
-        for name, value in update.sampler_gap().items():
+        gap = update.sampler_gap()
+        token_share = rank_share(is_counted.sum()) if gap else share
+        for name, value in gap.items():
             fold = "max" if name.endswith("_max") else "mean"
-            whole = value if fold == "max" else value * share
+            whole = value if fold == "max" else value * token_share
             self.log_dict({f"rollout/{name}": whole}, reduce_fx=fold, sync_dist=True, batch_size=1)
         if self.kl_control.rule is not None:
             parts["beta"] = torch.tensor(self.kl_control.kl_coef, dtype=torch.float32)

@@ -14,7 +14,7 @@ from rlaif_pl.rl.rollout import Rollout
 from rlaif_pl.rl.shaping import (
     RewardShaping,
     final_scores,
-    leave_one_out,
+    relative_scores,
     repeated_share,
     whiten,
 )
@@ -187,7 +187,10 @@ def test_a_reward_for_a_fault_is_refused(name):
         (RewardShaping, {"kl_estimator": "k1"}, "kl_estimator to be 'k2' or 'k3', got 'k1'"),
         (RewardShaping, {"kl_placement": "Loss"}, "kl_placement to be 'reward' or 'loss', got 'L"),
         (RewardShaping, {"kl_placement": None}, "kl_placement to be 'reward' or 'loss', got None"),
-        (Advantages, {"baseline": "grpo"}, "baseline to be 'rloo', got 'grpo'"),
+        (Advantages, {"baseline": "grpo"}, "baseline to be 'rloo' or 'group_mean', got 'grpo'"),
+        (Advantages, {"baseline": "rloo", "scale": "std"}, "scale to be 'group_std', got 'std'"),
+        (Advantages, {"scale": "group_std"}, "scale=group_std with a baseline, got none; set"),
+        (Advantages, {"loss": "mean"}, "'token_mean' or 'sequence_mean' or 'constant', got 'mean'"),
     ],
 )
 def test_choices_that_there_are_not_are_refused(settings, wrong, said):
@@ -214,6 +217,35 @@ def test_leave_one_out_without_values_by_hand():
     assert grads[2] is None
 
 
+def test_grpo_by_hand():
+    # KL in the loss, scores 1 and 3: mean 2, deviation of a sample 2^0.5. Both tokens of the first
+    # response get -1 / 2^0.5 and the one of the second 1 / 2^0.5; each response counts the same:
+    # (-(-1 - 2) / 2 x -0.7071 + 0.5 x 0.7071) / 2, and k2 ((0.125 + 0.045) / 2 + 0.5) / 2.
+    shaping = RewardShaping(kl_coef=0.1, scale_score=False, kl_placement="loss")
+    grpo = Advantages(baseline="group_mean", scale="group_std", loss="sequence_mean")
+    run_grpo = Objective(shaping, num_generations=2, advantages=grpo)
+    targets, loss, parts, grads = run(run_grpo, values=None)
+    a = 1 / (math.sqrt(2) + 1e-4)
+    torch.testing.assert_close(targets.advantages, torch.tensor([[-a, -a], [a, 0.0]]))
+    assert parts["policy_loss"] == pytest.approx((-1.5 * a + 0.5 * a) / 2)
+    assert parts["kl_loss"] == pytest.approx((0.085 + 0.5) / 2)
+    assert loss == pytest.approx(-0.5 * a + 0.02925)
+    expected = torch.tensor([[a + 0.05, a - 0.03], [2 * (-a + 0.1), 0.0]]) / 4
+    torch.testing.assert_close(grads[0], expected)
+
+
+def test_a_constant_divides_the_sum_of_tokens_by_hand():
+    # Dr. GRPO: scores less their mean, -1 and 1; sum over tokens (-1 - 2) + 0.5, over 2 responses of 8.
+    advantages = Advantages(baseline="group_mean", loss="constant")
+    objective = Objective(
+        RewardShaping(kl_coef=0.0), num_generations=2, advantages=advantages, max_new_tokens=8
+    )
+    _, loss, parts, grads = run(objective, values=None)
+    assert loss == pytest.approx(-2.5 / 16)
+    assert parts["entropy"] == pytest.approx(6 / 16)
+    torch.testing.assert_close(grads[0], torch.tensor([[1.0, 1.0], [-1.0, 0.0]]) / 16)
+
+
 @pytest.mark.parametrize("gamma", [1.0, 0.9])
 def test_the_fused_targets_are_those_of_rewards_by_token_and_gae(gamma):
     torch.manual_seed(1)
@@ -228,7 +260,7 @@ def test_the_fused_targets_are_those_of_rewards_by_token_and_gae(gamma):
     objective = Objective(shaping, num_generations=3, advantages=Advantages(gamma, 0.8, "rloo"))
     found = evaluation(values, logprobs, torch.zeros_like(logprobs))
     targets = objective.targets(rollout, found)
-    left = leave_one_out(scores, 3)
+    left = relative_scores(scores, 3)
     final = final_scores(left, lengths, finished, shaping)
     rewards = -shaping.reward_kl_coef * (logprobs - ref) * is_sampled
     for row, length in enumerate(lengths.tolist()):

@@ -8,7 +8,7 @@ from torch import distributed as dist
 from rlaif_pl import ops
 from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.models import ActorCritic, BackboneOptions, Lora
-from rlaif_pl.rl.shaping import RewardShaping, final_scores, leave_one_out, sequence_kl, whiten
+from rlaif_pl.rl.shaping import RewardShaping, final_scores, relative_scores, sequence_kl, whiten
 
 REF = torch.tensor([[-1.0, -2.0, -1.5, -9.0], [-3.0, -1.0, -9.0, -9.0], [-9.0] * 4])
 DIFF = torch.tensor([[0.5, -0.2, 0.1, 5.0], [1.0, 0.4, 5.0, 5.0], [5.0] * 4])
@@ -106,13 +106,27 @@ def test_before_training_the_rewards_are_the_scores_alone(tiny_model_folder, lor
 
 def test_leave_one_out_by_hand():
     # 1 - (2 + 6) / 2 = -3, 2 - 3.5 = -1.5, 6 - 1.5 = 4.5; equal scores leave nothing.
-    found = leave_one_out(torch.tensor([1.0, 2.0, 6.0, 5.0, 5.0, 5.0]), 3)
+    found = relative_scores(torch.tensor([1.0, 2.0, 6.0, 5.0, 5.0, 5.0]), 3)
     torch.testing.assert_close(found, torch.tensor([-3.0, -1.5, 4.5, 0.0, 0.0, 0.0]))
+
+
+def test_the_scale_of_grpo_by_hand():
+    # Mean 3: -2, -1, 3. Variance of a sample (4 + 1 + 9) / 2 = 7. Equal scores leave nothing.
+    scores = torch.tensor([1.0, 2.0, 6.0, 5.0, 5.0, 5.0])
+    left = torch.tensor([-2.0, -1.0, 3.0, 0.0, 0.0, 0.0])
+    torch.testing.assert_close(relative_scores(scores, 3, "group_mean"), left)
+    scaled = relative_scores(scores, 3, "group_mean", "group_std")
+    torch.testing.assert_close(scaled, left / (7**0.5 + 1e-4))
+    # as TRL's GRPOTrainer writes it
+    groups = scores.view(-1, 3)
+    means, stds = (each.repeat_interleave(3) for each in (groups.mean(1), groups.std(1)))
+    torch.testing.assert_close(scaled, (scores - means) / (stds + 1e-4))
+    torch.testing.assert_close(relative_scores(scores, 3, "rloo", "group_std"), 1.5 * scaled)
 
 
 def test_leaving_out_the_only_one_is_refused():
     with pytest.raises(ValueError, match="at least 2 responses a prompt, got 1"):
-        leave_one_out(torch.ones(3), 1)
+        relative_scores(torch.ones(3), 1)
 
 
 def test_whitening_is_numpys_over_real_entries():

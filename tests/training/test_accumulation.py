@@ -87,16 +87,31 @@ def test_parts_equal_the_whole(build, trainer, backbone, stage, parts):
 
 
 WHITENED = {"advantages": Advantages(whiten=True)}
+GRPO = Advantages(baseline="group_mean", scale="group_std", loss="sequence_mean")
+AVERAGED = [
+    {"advantages": GRPO, "value_network": "none"},
+    {"advantages": Advantages(loss="constant")},
+]
+
+
+@pytest.mark.parametrize("changes", AVERAGED)
+def test_parts_equal_the_whole_however_losses_are_averaged(build, trainer, backbone, changes):
+    whole, _ = fitted(build, trainer, "a2c", backbone, 1, changes=dict(changes))
+    cut, _ = fitted(build, trainer, "a2c", backbone, 2, changes=dict(changes))
+    torch.testing.assert_close(cut, whole, rtol=0, atol=1e-9)
+    other, _ = fitted(build, trainer, "a2c", backbone, 1)
+    assert max((other[n] - whole[n]).abs().max() for n in whole) > 1e-6
 
 
 @pytest.mark.parametrize(("tokens", "parts"), [(1, 1), (150, 1), (1, 2)])
 @pytest.mark.parametrize(
-    ("stage", "changes"), [("sft", {}), ("reward", {}), ("a2c", {}), ("a2c", WHITENED)]
+    ("stage", "changes"),
+    [("sft", {}), ("reward", {}), ("a2c", {}), ("a2c", WHITENED), *(("a2c", a) for a in AVERAGED)],
 )
 def test_memory_cuts_change_no_step_and_no_log(
     build, trainer, backbone, stage, changes, tokens, parts
 ):
-    if changes and parts > 1:
+    if changes is WHITENED and parts > 1:
         pytest.skip("refused: whitening wants the whole batch at once")
     found = []
     for most in (None, tokens):

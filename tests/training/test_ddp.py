@@ -16,7 +16,7 @@ from rlaif_pl.cli import main as cli
 from rlaif_pl.data.preferences import write_preferences, write_prompts
 from rlaif_pl.data.sources import load_preferences
 
-STAGES = ("sft", "reward", "a2c")
+STAGES = ("sft", "reward", "a2c", "grpo")
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +44,11 @@ def configs(tmp_path_factory, tiny_model_folder, tiny_reward_folder, small_promp
             "shaping": {"adaptive_kl": {"target": 0.05, "gain": 0.9, "limit": 1.0}},
         },
     }
-    kinds = {"sft": "demonstrations", "reward": "pairs", "a2c": "prompts"}
+    grpo = {"baseline": "group_mean", "scale": "group_std", "loss": "sequence_mean"}
+    models["grpo"] = models["a2c"] | {"advantages": grpo}
+    kinds = {"sft": "demonstrations", "reward": "pairs", "a2c": "prompts", "grpo": "prompts"}
     modules = {"sft": "SFTModule", "reward": "RewardModule", "a2c": "A2CModule"}
+    modules["grpo"] = modules["a2c"]
     for stage in STAGES:
         rows = "pairs" if stage == "reward" else "prompts"
         for ranks in (1, 2):
