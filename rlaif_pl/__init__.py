@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # what type checkers and editors see of the table
     from rlaif_pl.text import Template
     from rlaif_pl.training import (
         A2CModule,
+        DPOModule,
         Labeling,
         LinearDecay,
         PreferenceDataModule,
@@ -51,7 +52,8 @@ _NAMES = {
     "rlaif_pl.rl.objective": "Advantages",
     "rlaif_pl.rl.shaping": "RewardShaping",
     "rlaif_pl.text": "Template",
-    "rlaif_pl.training": "A2CModule Labeling LinearDecay PreferenceDataModule RewardModule SFTModule",
+    "rlaif_pl.training": "A2CModule DPOModule Labeling LinearDecay PreferenceDataModule RewardModule "
+    "SFTModule",
     "rlaif_pl.types": "Preference Prompt",
 }  # public names by their modules
 _HOMES = {name: home for home, names in _NAMES.items() for name in names.split()}

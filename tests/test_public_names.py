@@ -33,6 +33,8 @@ SIGNATURES = {
     "SFTModule": "backbone lora template max_response_tokens optimizer scheduler seed "
     "micro_batch_tokens",
     "RewardModule": "reward references probe_penalty optimizer scheduler micro_batch_tokens",
+    "DPOModule": "backbone lora template beta max_response_tokens optimizer scheduler seed "
+    "micro_batch_tokens",
     "A2CModule": "actor reward sampling shaping advantages vf_coef ent_coef value_lr_scale "
     "optimizer scheduler micro_batch_tokens rollout",
     "Advantages": "gamma gae_lambda baseline whiten scale loss",

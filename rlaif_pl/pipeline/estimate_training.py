@@ -144,6 +144,7 @@ class Fit:
         options, self.source, self.drawn = {
             "SFTModule": (model, "demonstrations", 1.0),
             "RewardModule": (at(model, "reward.init_args"), "preferences", 2.0),
+            "DPOModule": (model, "preferences", 2.0),
             "A2CModule": (
                 at(model, "actor.init_args"),
                 "prompts",
@@ -154,6 +155,7 @@ class Fit:
             raise ValueError(f"no estimate for {kind}")
         self.network = read_network(options, inputs)
         self.is_a2c, self.writes = kind == "A2CModule", kind != "RewardModule"
+        self.has_reference = kind in ("A2CModule", "DPOModule")
         response = expect.response_tokens
         uncut = LONGEST * response if kind == "SFTModule" else REWARD_TOKENS
         self.longest = number_at(options, "max_response_tokens", uncut)
@@ -183,17 +185,20 @@ class Fit:
 
     @cached_property
     def roles(self) -> list[Role]:
-        """Networks: the trained one, and with A2C reference, value network and reward model."""
+        """Networks: the trained one, a reference, and with A2C value network and reward model."""
         network, shape, prompt = self.network, self.network.shape, self.inputs.expect.prompt_tokens
         flops = network.training_flops(self.tokens, self.length, self.scored)
-        if not self.is_a2c:
+        if not self.has_reference:
             return [network.role("policy" if self.writes else "reward", flops, self.writes)]
         # The reference of a policy that is trained whole is float32 like it.
         width = 4 if network.rank is None else network.width
         read = shape.forward_flops(self.tokens, self.length, self.scored)
-        read += shape.forward_flops(prompt, prompt)  # prefill
+        if self.is_a2c:
+            read += shape.forward_flops(prompt, prompt)  # prefill
         roles = [Role("reference", 0, shape.parameters, width, read)]
         roles.append(network.role("policy", flops, owns=False))
+        if not self.is_a2c:
+            return roles
         value = at(self.model, "actor.init_args.value_network")
         value = value or ("separate" if network.rank is None else "adapter")
         if value in ("separate", "adapter"):  # else a head on states that are there anyway

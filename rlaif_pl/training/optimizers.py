@@ -25,6 +25,7 @@ class FineTuningAdamW(AdamW):
     | `SFTModule` | 2e-5 | 2e-4 | TRL 1.16, `SFTConfig` |
     | `RewardModule` | 1e-5 | 1e-4 | arXiv 2309.00267, appendix; TRL 1.16's `RewardConfig` has 1e-4 |
     | `A2CModule` | 1e-6 | 1e-5 | TRL 1.16, `RLOOConfig` and `GRPOConfig` |
+    | `DPOModule` | 1e-6 | 1e-5 | TRL 1.16, `DPOConfig` |
 
     Args:
         params: Parameters, or groups of them, as any optimizer of torch takes them.

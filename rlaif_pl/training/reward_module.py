@@ -3,38 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
-from torchmetrics import MeanMetric
-from torchmetrics.classification import BinaryAccuracy
 from typing_extensions import override
 
 from rlaif_pl import ops
 from rlaif_pl.data.sources import Data, load_prompts, named
-from rlaif_pl.engine.batch import send
+from rlaif_pl.engine.response_batch import ResponseBatch
 from rlaif_pl.models.adapter_export import Form
 from rlaif_pl.models.export import check_reward_export
 from rlaif_pl.models.reward import RewardModel
-from rlaif_pl.training.base import TrainableModule
-from rlaif_pl.training.checkpoints import save_last
 from rlaif_pl.training.datamodule import PreferenceDataModule
 from rlaif_pl.training.optimizers import FineTuningAdamW
+from rlaif_pl.training.pairs_module import PairsModule, labels, responses, texts_of
 from rlaif_pl.training.probe import probe
 from rlaif_pl.training.schedules import ConstantWithWarmup
 from rlaif_pl.training.sharding import Division
 from rlaif_pl.training.shards import divided_like
 from rlaif_pl.types import Batch, Preference, Prompt
 
-IGNORED = -1  # verdict of a pair that counts nowhere
 SHIFT = "reward.shift"  # name of the buffer in a checkpoint
 
-
-class RewardModule(TrainableModule):
+class RewardModule(PairsModule):
     """Cross-entropy between soft labels and the softmax over two rewards.
 
     ``loss = -p log sigma(r1 - r2) - (1 - p) log sigma(r2 - r1)`` (arXiv 2309.00267, section 2.2.1).
@@ -54,7 +48,7 @@ class RewardModule(TrainableModule):
         micro_batch_tokens: Tokens that are trained on at a time; see ``TrainableModule``.
     """
 
-    task = "pairs"
+    prefix = "reward"
     divided = Division("reward", ("features",), "reward", unread=("model.unembedding",))
     export_folder = "reward_model"
 
@@ -76,8 +70,6 @@ class RewardModule(TrainableModule):
         self._first_shift = float(reward.shift)
         self.probe_penalty = probe_penalty
         self._is_shifted = False  # whether this fit has come to its end
-        self.val_loss = MeanMetric()
-        self.val_accuracy = BinaryAccuracy(ignore_index=IGNORED)
 
     @override
     def setup(self, stage: str) -> None:
@@ -92,48 +84,20 @@ class RewardModule(TrainableModule):
 
     @override
     def check_lengths(self, rows: Sequence[Preference]) -> None:
-        texts = ((row.prompt, [row.first, row.second]) for row in rows)
-        self.reward.model.check_lengths(texts, self.reward.max_response_tokens)
+        self.reward.model.check_lengths(texts_of(rows), self.reward.max_response_tokens)
 
+    @override
+    def encode(self, batch: Batch[Preference]) -> ResponseBatch:
+        return self.reward.encode(batch.prompts, responses(batch))
+
+    @override
+    def pair_rewards(self, encoded: ResponseBatch) -> Tensor:
+        return self.reward.rewards(encoded).view(-1, 2)
+
+    @override
     def forward(self, batch: Batch[Preference]) -> tuple[Tensor, Tensor]:
-        """Return the loss in nats and the reward margin of each pair, both ``(N,)``."""
         first, second = self.reward(batch.prompts, responses(batch)).unbind(1)
         return ops.pairwise_ce(first, second, *labels(batch, first.device)), first - second
-
-    @override
-    def training_step(self, batch: Batch[Preference], batch_idx: int) -> Tensor:
-        encoded = self.reward.encode(batch.prompts, responses(batch))
-        target, weights = labels(batch, encoded.device)
-        weight = weights.sum()
-        total, found = weight.clamp(min=1e-12), []
-
-        def mean(rows: slice) -> Tensor:
-            first, second = self.reward.rewards(encoded.part(rows)).view(-1, 2).unbind(1)
-            sums = ops.pairwise_ce_sums(first, second, target[rows], weights[rows])
-            facts = (sums.loss.detach(), sums.num_correct, sums.margin)
-            found.append(torch.stack([fact.to(total.dtype) for fact in facts]))
-            return sums.loss / total
-
-        parts = encoded.cut(self.micro_batch_tokens)
-        loss = self.backward_parts([partial(mean, rows) for rows in parts], weight)
-        size = len(batch.rows)
-        names = ("train_loss", "train_accuracy", "train_margin")
-        for name, value in zip(names, torch.stack(found).sum(0) / total, strict=True):
-            self.log(f"reward/{name}", value, prog_bar=name == "train_loss", batch_size=size)
-        return loss
-
-    @override
-    def validation_step(self, batch: Batch[Preference], batch_idx: int) -> None:
-        losses, margin = self(batch)
-        target, weight = labels(batch, losses.device)
-        verdict = (target > 0.5).int().masked_fill(weight == 0, IGNORED)
-        # In bf16-true every move makes it a metric of 16 bits, where a sum of ones stops at 256.
-        self.val_loss.set_dtype(torch.promote_types(self.val_loss.weight.dtype, torch.float32))
-        self.val_loss.update(losses / weight.clamp(min=1e-12), weight)
-        self.val_accuracy.update(margin.sigmoid(), verdict)
-        size = len(batch.rows)
-        self.log("reward/val_loss", self.val_loss, prog_bar=True, batch_size=size)
-        self.log("reward/val_accuracy", self.val_accuracy, prog_bar=True, batch_size=size)
 
     @override
     def on_fit_start(self) -> None:
@@ -209,22 +173,3 @@ class RewardModule(TrainableModule):
                 f"expected references in {named(self.references).name}, got prompts without any"
             )
         return rows
-
-
-def responses(batch: Batch[Preference]) -> list[tuple[str, str]]:
-    """Return both responses of each pair."""
-    return [(row.first, row.second) for row in batch.rows]
-
-
-def labels(batch: Batch[Preference], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return how likely the first is better, and the weight, of each pair; a filler weighs nothing.
-
-    Both ``(N,)`` float32.
-    """
-    weights = [
-        0.0 if filler else row.weight
-        for row, filler in zip(batch.rows, batch.is_padding, strict=True)
-    ]
-    both = torch.tensor([batch.given("p_first"), weights], dtype=torch.float32)
-    target, weight = send(both, device).unbind()
-    return target, weight

@@ -32,6 +32,13 @@ SMALLER = {
         "improve.lora": {"r": 2, "alpha": 4},
         "improve.trainer": {"max_steps": 3, "accelerator": "cpu"},
     },
+    "dpo": {
+        "trainer.max_steps": 2,
+        "trainer.accelerator": "cpu",
+        "model.init_args.backbone.trunk_layers": 2,
+        "model.init_args.lora": {"r": 2, "alpha": 4},
+        "data.batch_size": 4,
+    },
     # test_quickstart draws every metric of every step and compares twice as many texts
     **{stage: {"trainer.log_every_n_steps": 3} for stage in ("sft", "reward", "a2c")},
     "evaluate": {"prompts": {"name": "${prompts}", "limit": 6}},
@@ -87,7 +94,7 @@ def system(experiment, launch, tmp_path, tiny_model_folder, data_files, monkeypa
                 stage["config"] = str((METHODS / stage["config"]).resolve())
             own = stage.get("set", {})
             small = dict(smaller.get(stage["name"], {})) if "config" in stage else {}
-            if name in ("direct_rlaif", "sft"):  # these have no reward model to cut
+            if name in ("direct_rlaif", "sft", "dpo"):  # these have no reward model to cut
                 small = {key: v for key, v in small.items() if "reward" not in key}
             stage["set"] = replaced(small | own | SMALLER.get(stage["name"], {}))
         content["out"] = str(tmp_path / "run")
@@ -115,7 +122,7 @@ def metrics_of(folder):
 
 def test_no_system_is_left_out():
     assert {path.stem for path in METHODS.glob("*.yaml")} >= {
-        *("sft", "rlaif", "rlhf", "hybrid", "direct_rlaif", "same_size", "rest")
+        *("sft", "rlaif", "dpo", "rlhf", "hybrid", "direct_rlaif", "same_size", "rest")
     }
 
 
@@ -132,6 +139,9 @@ def test_every_system_runs_from_its_config(system, tmp_path, capsys):
         return capsys.readouterr().out
 
     finished("rlaif", "a2c")
+
+    finished("dpo", "dpo")  # on the labels of rlaif
+    assert metrics_of(out / "dpo")["dpo/train_loss"] > 0
 
     shown = finished("rest", "rest")  # on the reward model of rlaif
     assert shown.count("skipped, finished in") == 6

@@ -15,6 +15,7 @@ from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.models import ActorCritic, BackboneOptions, Lora, RewardModel
 from rlaif_pl.training import (
     A2CModule,
+    DPOModule,
     LinearDecay,
     PreferenceDataModule,
     RewardModule,
@@ -47,6 +48,11 @@ def build(backbone, tiny_reward_folder, data_files) -> Callable[..., Built]:
             settings = {"backbone": backbone, "lora": LORA, **settings}
             return SFTModule(**settings), PreferenceDataModule(
                 "demonstrations", demonstrations=data_files.prompts, **data
+            )
+        if stage == "dpo":
+            settings = {"backbone": backbone, "lora": LORA, **settings}
+            return DPOModule(**settings), PreferenceDataModule(
+                "pairs", preferences=data_files.pairs, **data
             )
         if stage == "reward":
             reward = settings.pop("reward", None) or RewardModel(backbone, lora=LORA)

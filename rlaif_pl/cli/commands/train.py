@@ -43,8 +43,9 @@ UNHELPFUL = (
 )
 
 TEXTS = {
-    "fit": "Train a module: --model takes SFTModule, RewardModule or A2CModule (rlaif_pl.training), "
-    "--config a file with everything. Without either, a reward model on AI labels.",
+    "fit": "Train a module: --model takes SFTModule, RewardModule, DPOModule or A2CModule "
+    "(rlaif_pl.training), --config a file with everything. Without either, a reward model on AI "
+    "labels.",
     "validate": "Measure a module on held-out data, as in its training.",
     "predict": "Label pairs with a LabelingModule, by as many processes as trainer.devices.",
 }

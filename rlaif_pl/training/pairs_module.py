@@ -1,0 +1,136 @@
+"""What the modules that learn from soft preferences share: the loss of two rewards a pair."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import ClassVar
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
+from torchmetrics import MeanMetric
+from torchmetrics.classification import BinaryAccuracy
+from typing_extensions import override
+
+from rlaif_pl import ops
+from rlaif_pl.engine.batch import send
+from rlaif_pl.engine.response_batch import ResponseBatch
+from rlaif_pl.training.base import TrainableModule
+from rlaif_pl.types import Batch, Preference
+
+IGNORED = -1  # verdict of a pair that counts nowhere
+
+
+class PairsModule(TrainableModule):
+    """Cross-entropy between soft labels and the softmax over the rewards of two responses.
+
+    ``loss = -p log sigma(r1 - r2) - (1 - p) log sigma(r2 - r1)``, a mean over the weights of a step's
+    pairs. What the rewards are is the module's own.
+
+    Attributes:
+        prefix: Of the names of what is logged.
+    """
+
+    task = "pairs"
+    prefix: ClassVar[str]
+
+    def __init__(
+        self,
+        optimizer: OptimizerCallable,
+        scheduler: LRSchedulerCallable,
+        micro_batch_tokens: int | None = None,
+    ) -> None:
+        super().__init__(optimizer, scheduler, micro_batch_tokens)
+        self.val_loss = MeanMetric()
+        self.val_accuracy = BinaryAccuracy(ignore_index=IGNORED)
+
+    def encode(self, batch: Batch[Preference]) -> ResponseBatch:
+        """Encode the pairs of a batch, each prompt once for both responses."""
+        raise NotImplementedError
+
+    def pair_rewards(self, encoded: ResponseBatch) -> Tensor:
+        """Rewards of both responses of each pair, with gradient. ``(N, 2)``."""
+        raise NotImplementedError
+
+    def forward(self, batch: Batch[Preference]) -> tuple[Tensor, Tensor]:
+        """Return the loss in nats and the reward margin of each pair, both ``(N,)``."""
+        first, second = self.pair_rewards(self.encode(batch)).unbind(1)
+        return ops.pairwise_ce(first, second, *labels(batch, first.device)), first - second
+
+    def sums(self, rewards: Tensor, target: Tensor, weights: Tensor) -> dict[str, Tensor]:
+        """Further sums over pairs to log the means of, by name.
+
+        Args:
+            rewards: Without gradient. ``(N, 2)``
+            target: How likely the first is better. ``(N,)``
+            weights: Of each pair. ``(N,)``
+        """
+        del rewards, target, weights
+        return {}
+
+    @override
+    def training_step(self, batch: Batch[Preference], batch_idx: int) -> Tensor:
+        encoded = self.encode(batch)
+        target, weights = labels(batch, encoded.device)
+        weight = weights.sum()
+        total, found = weight.clamp(min=1e-12), []
+
+        def mean(rows: slice) -> Tensor:
+            rewards = self.pair_rewards(encoded.part(rows))
+            sums = ops.pairwise_ce_sums(*rewards.unbind(1), target[rows], weights[rows])
+            facts = {
+                "loss": sums.loss.detach(),
+                "accuracy": sums.num_correct,
+                "margin": sums.margin,
+            }
+            facts |= self.sums(rewards.detach(), target[rows], weights[rows])
+            found.append({name: fact.to(total.dtype) for name, fact in facts.items()})
+            return sums.loss / total
+
+        parts = encoded.cut(self.micro_batch_tokens)
+        loss = self.backward_parts([partial(mean, rows) for rows in parts], weight)
+        for name in found[0]:
+            value = torch.stack([part[name] for part in found]).sum() / total
+            shown = name == "loss"
+            self.log(
+                f"{self.prefix}/train_{name}", value, prog_bar=shown, batch_size=len(batch.rows)
+            )
+        return loss
+
+    @override
+    def validation_step(self, batch: Batch[Preference], batch_idx: int) -> None:
+        losses, margin = self(batch)
+        target, weight = labels(batch, losses.device)
+        verdict = (target > 0.5).int().masked_fill(weight == 0, IGNORED)
+        # In bf16-true every move makes it a metric of 16 bits, where a sum of ones stops at 256.
+        self.val_loss.set_dtype(torch.promote_types(self.val_loss.weight.dtype, torch.float32))
+        self.val_loss.update(losses / weight.clamp(min=1e-12), weight)
+        self.val_accuracy.update(margin.sigmoid(), verdict)
+        size = len(batch.rows)
+        self.log(f"{self.prefix}/val_loss", self.val_loss, prog_bar=True, batch_size=size)
+        self.log(f"{self.prefix}/val_accuracy", self.val_accuracy, prog_bar=True, batch_size=size)
+
+
+def responses(batch: Batch[Preference]) -> list[tuple[str, str]]:
+    """Return both responses of each pair."""
+    return [(row.first, row.second) for row in batch.rows]
+
+
+def labels(batch: Batch[Preference], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return how likely the first is better, and the weight, of each pair; a filler weighs nothing.
+
+    Both ``(N,)`` float32.
+    """
+    weights = [
+        0.0 if filler else row.weight
+        for row, filler in zip(batch.rows, batch.is_padding, strict=True)
+    ]
+    both = torch.tensor([batch.given("p_first"), weights], dtype=torch.float32)
+    target, weight = send(both, device).unbind()
+    return target, weight
+
+
+def texts_of(rows: Sequence[Preference]) -> Iterator[tuple[str, list[str]]]:
+    """Yield prompts with both responses, as ``check_lengths`` of a model takes them."""
+    return ((row.prompt, [row.first, row.second]) for row in rows)
