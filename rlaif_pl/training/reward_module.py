@@ -17,6 +17,7 @@ from rlaif_pl.engine.response_batch import ResponseBatch
 from rlaif_pl.models.adapter_export import Form
 from rlaif_pl.models.export import check_reward_export
 from rlaif_pl.models.reward import RewardModel
+from rlaif_pl.training.checkpoints import save_last
 from rlaif_pl.training.datamodule import PreferenceDataModule
 from rlaif_pl.training.optimizers import FineTuningAdamW
 from rlaif_pl.training.pairs_module import PairsModule, labels, responses, texts_of
