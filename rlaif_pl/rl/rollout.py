@@ -147,9 +147,9 @@ def collect(
         for each, reads_each in zip(by_name.values(), reads, strict=True)
     ]
     found = [send(each, policy.device) for each in found]
-    is_sum = isinstance(reward, WeightedRewards)
-    scores = reward.total(found) if is_sum else found[0]
-    rewards = dict(zip(by_name, found, strict=True)) if is_sum else None
+    scores, rewards = found[0], None
+    if isinstance(reward, WeightedRewards):
+        scores, rewards = reward.total(found), dict(zip(by_name, found, strict=True))
     finished = send(torch.tensor(samples.finished), policy.device)
     drawn = None
     if samples.logprobs is not None:

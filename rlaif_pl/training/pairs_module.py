@@ -78,7 +78,8 @@ class PairsModule(TrainableModule):
 
         def mean(rows: slice) -> Tensor:
             rewards = self.pair_rewards(encoded.part(rows))
-            sums = ops.pairwise_ce_sums(*rewards.unbind(1), target[rows], weights[rows])
+            first, second = rewards.unbind(1)
+            sums = ops.pairwise_ce_sums(first, second, target[rows], weights[rows])
             facts = {
                 "loss": sums.loss.detach(),
                 "accuracy": sums.num_correct,
