@@ -29,6 +29,7 @@ from rlaif_pl.types import Batch, Preference, Prompt
 
 SHIFT = "reward.shift"  # name of the buffer in a checkpoint
 
+
 class RewardModule(PairsModule):
     """Cross-entropy between soft labels and the softmax over two rewards.
 
