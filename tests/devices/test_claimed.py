@@ -122,6 +122,17 @@ def test_flash_attention_takes_prefixes_that_one_text_or_none_goes_on_from(gpu, 
     torch.testing.assert_close(found.float().cpu(), expected, rtol=0, atol=5e-3)
 
 
+def test_one_response_a_prompt_goes_on_where_another_has_ended(gpu, tiny_model_folder, prompts):
+    """At the first look a prompt has no query left, another one: FlashAttention's swap of heads."""
+    options = BackboneOptions(str(tiny_model_folder), dtype="bfloat16")
+    policy = gpu.move(load_policy(options, Template()))
+    ends = list(range(2, len(policy.tokenizer), 12))
+    draw = SamplingParams(max_new_tokens=48, stop_token_ids=ends)
+    drawn = policy.sample(policy.encode_prompts(prompts), draw, range(3))
+    lengths = sorted(map(len, drawn.tokens))
+    assert lengths[0] < TOKENS < lengths[-1], lengths
+
+
 @pytest.mark.parametrize(("draw", "network"), [("plain", "adapter"), ("filters", "shared_trunk")])
 def test_a_step_of_reinforcement_learning(gpu, options, small_prompts, draw, network):
     actor = gpu.move(ActorCritic(options, lora=LORA, value_network=network))
