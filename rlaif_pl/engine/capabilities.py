@@ -20,7 +20,12 @@ from transformers import DynamicCache, PreTrainedModel
 
 from rlaif_pl.engine.attention.dispatch import redirect
 from rlaif_pl.engine.batch import Segment, pack_segments
-from rlaif_pl.engine.decoder_layers import embedding_of, has_window, unpackable_layers
+from rlaif_pl.engine.decoder_layers import (
+    embedding_of,
+    has_window,
+    keep_softcap,
+    unpackable_layers,
+)
 from rlaif_pl.engine.forward import decode_step, eval_mode, packed_forward, plain_forward
 from rlaif_pl.engine.kv_cache import KVCache
 from rlaif_pl.engine.noise import FACTOR, Noise, change_last_bits, wide, with_noise, word_ids
@@ -59,6 +64,7 @@ def probe_capabilities(decoder: PreTrainedModel) -> Capabilities:
 
     Its layers are left with our attention function in front of their own, if it packs, else as before.
     """
+    keep_softcap(decoder)
     before = redirect(decoder)
     device = next(decoder.parameters()).device.type
     with eval_mode(decoder), torch.autocast(device, enabled=False):

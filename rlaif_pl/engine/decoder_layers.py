@@ -40,6 +40,18 @@ def text_part(decoder: PreTrainedModel) -> PreTrainedModel:
     return inner if isinstance(inner, PreTrainedModel) else decoder
 
 
+def keep_softcap(model: PreTrainedModel) -> None:
+    """Let a model whose config caps attention scores use a function that caps them, as Gemma 2.
+
+    Through 5.17 transformers gives such models ``sdpa``, which leaves the cap out without a word.
+    """
+    for module in model.modules():
+        config = getattr(module, "config", None)
+        capped = getattr(config, "attn_logit_softcapping", None) is not None
+        if capped and getattr(config, "_attn_implementation", None) == "sdpa":
+            config._attn_implementation = "eager"
+
+
 def embedding_of(model: PreTrainedModel) -> nn.Module | None:
     """Return the token embedding; None of the upper part of a decoder that was cut."""
     try:

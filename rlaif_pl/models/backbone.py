@@ -21,6 +21,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from rlaif_pl.engine.decoder_layers import keep_softcap
 from rlaif_pl.models.adapter_folder import (
     AdapterSource,
     adapter_identity,
@@ -261,6 +262,7 @@ def _load_weights(
         )
     model, info = cast("tuple[PreTrainedModel, dict[str, set[str]]]", loaded)
     refuse_incomplete(source, model, info["missing_keys"], info["unexpected_keys"])
+    keep_softcap(model)
     return model
 
 

@@ -8,6 +8,7 @@ from typing import Any, cast
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from rlaif_pl.engine.decoder_layers import keep_softcap
 from rlaif_pl.models.adapters import has_adapters
 from rlaif_pl.models.backbone import Backbone, Precision, resolve_dtype
 from rlaif_pl.models.identity import UNNAMED
@@ -117,6 +118,7 @@ def freeze(model: PreTrainedModel, gradient_checkpointing: bool) -> None:
             mode, where a dropout that was left on would act.
     """
     drop_dropout(model.config)
+    keep_softcap(model)
     for module in model.modules():
         drop_dropout(module)
         if isinstance(module, nn.Dropout):

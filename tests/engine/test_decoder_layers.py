@@ -1,8 +1,13 @@
 import pytest
 import torch
+from transformers import AutoTokenizer, Gemma2PreTrainedModel
 
+from rlaif_pl.engine.capabilities import probe_capabilities
 from rlaif_pl.engine.decoder_layers import decoder_of, layers_of
 from rlaif_pl.engine.runner import DecoderRunner, split
+from rlaif_pl.models import BackboneOptions
+from rlaif_pl.models.backbone import load_backbone
+from rlaif_pl.models.loaded import LoadedModel, loaded_backbone
 
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10, 11, 12]])
 REAL = torch.ones_like(IDS, dtype=torch.bool)
@@ -65,3 +70,26 @@ def test_a_cache_continues_where_it_stopped(make_model):
 def test_layers_under_an_unknown_name_are_refused():
     with pytest.raises(ValueError, match="'layers' or 'h'"):
         layers_of(torch.nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize("way", ["name", "memory", "engine"])
+def test_a_model_that_caps_scores_never_runs_without_its_cap(
+    make_model, tiny_model_folder, tmp_path, way, monkeypatch
+):
+    """transformers up to 5.17 gives Gemma 2 sdpa, which leaves the cap out without a word."""
+    monkeypatch.setattr(Gemma2PreTrainedModel, "_supports_sdpa", True)
+    model, tokenizer = make_model("gemma2"), AutoTokenizer.from_pretrained(tiny_model_folder)
+    for holder in (model.config, *(layer.self_attn for layer in model.model.layers)):
+        holder.attn_logit_softcapping = 0.5
+    model.config._attn_implementation = "eager"
+    capped = model(IDS).logits
+    model.config._attn_implementation = "sdpa"
+    if way == "name":
+        for each in (model, tokenizer):
+            each.save_pretrained(tmp_path)
+        model = load_backbone(BackboneOptions(str(tmp_path))).model
+    elif way == "memory":
+        model = loaded_backbone(LoadedModel(model, tokenizer)).model
+    else:
+        assert probe_capabilities(decoder_of(model)).packs
+    torch.testing.assert_close(model(IDS).logits, capped, rtol=0, atol=1e-5)
