@@ -34,6 +34,8 @@ PREFIXES = 4, 2  # tokens of two prompts
 CONTINUATIONS = 3, 1, 2, 3  # and of two texts that go on from each
 # What an architecture raises that cannot be run in a way.
 PROBE_ERRORS = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
+# RuntimeErrors of the machine: a full GPU or a broken one says nothing of an architecture.
+MACHINE_ERRORS = (torch.OutOfMemoryError, torch.AcceleratorError)
 
 _noticed: set[str] = set()  # architectures whose fallback was reported
 
@@ -158,6 +160,8 @@ class _Probe:
                 end += len(text)
                 found[end - len(states) : end] = wide(states)
             error = self.noise.error_of(found)
+        except MACHINE_ERRORS:
+            raise
         except PROBE_ERRORS as wrong:
             why = str(wrong).partition("\n")[0]
             return why if type(wrong) is ValueError else f"{type(wrong).__name__}: {why}"

@@ -217,3 +217,13 @@ def test_other_layers_with_a_state_are_told_by_their_class(make_model):
     with pytest.warns(UserWarning, match="layers with a state of their own"):
         found = probe_capabilities(decoder)
     assert not found.packs
+
+
+@pytest.mark.parametrize("kind", [torch.OutOfMemoryError, torch.AcceleratorError])
+def test_a_fault_of_the_gpu_is_none_of_the_architecture(make_model, monkeypatch, kind):
+    def fail(*args, **options):
+        raise kind("CUDA error: no memory")
+
+    monkeypatch.setattr(capabilities, "packed_forward", fail)
+    with pytest.raises(kind, match="no memory"):
+        capabilities.probe_capabilities(decoder_of(make_model("llama")))
