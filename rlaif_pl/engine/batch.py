@@ -213,10 +213,12 @@ def to_device(lists: Sequence[Sequence[int]], device: torch.device | str) -> lis
 
 
 def send(tensor: Tensor, device: torch.device | str) -> Tensor:
-    """Move a tensor from the host to a device in a copy that nobody waits for.
+    """Move a tensor from the host to a device, on CUDA in a copy that nobody waits for.
 
-    A GPU copies by itself only out of pinned memory; else the host waits until all work before is done.
+    CUDA copies by itself only out of pinned memory; else the host waits until all work before is done.
+    On MPS a copy that is not waited for reads memory that may be freed by then (pytorch #139550).
     """
-    if torch.device(device).type == "cuda" and tensor.device.type == "cpu":
+    is_cuda = torch.device(device).type == "cuda"
+    if is_cuda and tensor.device.type == "cpu":
         tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
+    return tensor.to(device, non_blocking=is_cuda)

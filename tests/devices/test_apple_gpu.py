@@ -4,6 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from rlaif_pl.engine.batch import to_device
+
 
 def test_it_computes_what_the_cpu_does(apple_gpu):
     layer = nn.Linear(4, 3).requires_grad_(False)
@@ -38,3 +40,9 @@ def test_it_has_no_float64(apple_gpu):
 def test_its_numbers_are_not_readable_in_place(apple_gpu):
     with pytest.raises((RuntimeError, TypeError)):
         torch.ones(2, device="mps").numpy()
+
+
+def test_lists_are_moved_in_a_copy_that_is_waited_for(apple_gpu):
+    (there,) = to_device([[1, 2, 3]], "mps")  # what they were copied from is freed at once
+    assert there.device == apple_gpu.place
+    assert there.tolist() == [1, 2, 3]

@@ -20,7 +20,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
+from types import FrameType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -39,6 +39,7 @@ from rlaif_pl.engine.batch import AttentionBlock, Runs
 from rlaif_pl.models import device as devices
 from rlaif_pl.ops import linear, reference
 
+OF_TORCH = torch.__file__.removesuffix("__init__.py"), __file__  # files that pass calls on
 CUDA, MPS = torch.device("cuda", 0), torch.device("mps", 0)
 # What gives a value to the host, or a result whose shape depends on values.
 READS = {"aten::_local_scalar_dense", "aten::equal", "aten::is_nonzero"}
@@ -159,6 +160,7 @@ class Gpu:
         self.place = place
         self.waits: Counter[str] = Counter()
         self.names: dict[Any, tuple[str, str]] = {}  # of ops, and of their overloads
+        self.capability = 9, 0
         self.mode: Claiming | None = None
         self.fake: FakeTensorMode | None = None
 
@@ -365,6 +367,7 @@ def move_to(mode, args, kwargs):
         assert not (tensor.requires_grad and torch.is_grad_enabled()), "no gradient to the host"
         STATE.note("a copy to the host")
         return tensor.held.to(dtype).clone()
+    assert not (non_blocking and STATE.place == MPS), "pytorch #139550: it may read freed memory"
     if not (non_blocking and is_pinned(tensor)):
         STATE.note("a copy from memory of the host that is not pinned, or waited for")
     return Claimed(tensor.detach().to(dtype).clone())
@@ -402,7 +405,21 @@ def backward(mode, args, kwargs):
         )
 
 
+def fused_attention(mode, args, kwargs):
+    """``scaled_dot_product_attention``; this package's calls are to be such as fused kernels take."""
+    function = torch._C._nn.scaled_dot_product_attention
+    caller = next(f for f in frames_above() if not f.f_code.co_filename.startswith(OF_TORCH))
+    query, key = args[:2]
+    is_ours = isinstance(query, Claimed) and is_own(caller.f_code.co_filename)
+    if is_ours and STATE.place == CUDA and query.shape[1] != key.shape[1]:
+        mask = args[3] if len(args) > 3 else kwargs.get("attn_mask")
+        assert mask is None, "FlashAttention takes no mask, the others no shared key heads"
+        assert query.dtype in SIXTEEN, "FlashAttention takes no float32"
+    return function(*args, **kwargs)
+
+
 FUNCTIONS = {
+    torch._C._nn.scaled_dot_product_attention: fused_attention,
     Tensor.to: move_to,
     Tensor.cpu: lambda mode, args, kwargs: move_to(mode, (args[0], "cpu"), {}),
     Tensor.cuda: lambda mode, args, kwargs: move_to(mode, (args[0], CUDA), kwargs),
@@ -443,6 +460,7 @@ def check_flash(*tensors: Tensor) -> None:
         assert tensor.stride(-1) == 1
         assert tensor.shape[-1] % 8 == 0
         assert tensor.shape[-1] <= 256
+    assert STATE.capability >= (8, 0)
     assert tensors[0].shape[-2] % tensors[1].shape[-2] == 0
 
 
@@ -534,6 +552,9 @@ def machine_with(place: torch.device, monkeypatch) -> Iterator[Gpu]:
     """Let this machine have a GPU, for what is run in a block."""
     name = "mps" if place == MPS else str(place)
     monkeypatch.setattr(devices, "devices_here", lambda: ["cpu", name])
+    facts = SimpleNamespace(total_memory=80 << 30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _=None: facts)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _=None: STATE.capability)
     torch.__future__.set_overwrite_module_params_on_conversion(True)  # a tensor of another class
     try:
         with claiming_gpu(place) as found:
