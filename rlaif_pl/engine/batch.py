@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import accumulate, chain, pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -50,6 +51,7 @@ class AttentionBlock:
     query_runs: Runs  # how the queries are cut
     key_runs: Runs  # how the keys are cut, as many runs
     causal: bool  # query j of a run sees keys up to j only; the two parts are then the same
+    groups: dict[int, list[Any]] = field(default_factory=dict, repr=False)  # see attention.padding
 
     def slices(self) -> Iterator[tuple[slice, slice]]:
         """Yield the runs that have queries, relative to ``queries`` and ``keys``."""
@@ -95,6 +97,14 @@ class PackedBatch:
     def lengths(self) -> list[int]:
         """Tokens of every segment in the order of the row."""
         return [segment.length for level in self.levels for segment in level]
+
+    @cached_property
+    def continuation_block(self) -> AttentionBlock:
+        """Attention of all tokens below the first level to their own segments."""
+        edge, count, asking = self.first_level.stop, len(self.levels[0]), self.blocks[0].query_runs
+        rest = slice(edge, len(self))
+        runs = Runs(asking.lengths[count:], asking.cumulative[count:] - edge)
+        return AttentionBlock(rest, rest, runs, runs, causal=True)
 
     def chains(self) -> list[list[int]]:
         """Return for every segment its ancestors that have tokens, topmost first, by their number."""

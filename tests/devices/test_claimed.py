@@ -11,6 +11,8 @@ import pytest
 import torch
 from torch import nn
 
+from rlaif_pl.engine.attention import reference, segments
+from rlaif_pl.engine.attention.leaf import Attended, merge_attention_states
 from rlaif_pl.engine.attention.segments import attend
 from rlaif_pl.engine.batch import Segment, pack_segments
 from rlaif_pl.engine.sampling import SamplingParams
@@ -131,6 +133,48 @@ def test_one_response_a_prompt_goes_on_where_another_has_ended(gpu, tiny_model_f
     drawn = policy.sample(policy.encode_prompts(prompts), draw, range(3))
     lengths = sorted(map(len, drawn.tokens))
     assert lengths[0] < TOKENS < lengths[-1], lengths
+
+
+LEVELS = [[Segment(5), Segment(3)], [Segment(4), Segment(1), Segment(20, 1)]]
+
+
+def attended(attend, place, size, dtype, **options):
+    """Attention of a packed batch with shared key heads on a device, brought to the host."""
+    batch = pack_segments(LEVELS, place)
+    generator = torch.Generator().manual_seed(3)
+    shapes = [(len(batch), heads, size) for heads in (4, 2, 2)]
+    qkv = [torch.randn(shape, generator=generator).to(dtype).to(place) for shape in shapes]
+    return attend(*qkv, batch, **options).cpu()
+
+
+@pytest.mark.parametrize(
+    ("size", "capability"), [(12, (9, 0)), (264, (9, 0)), (16, (7, 5)), (16, (9, 0))]
+)
+def test_heads_and_gpus_that_flash_attention_refuses_are_computed_without_it(gpu, size, capability):
+    gpu.capability = capability
+    there, here = (
+        attended(segments.attend, place, size, torch.bfloat16) for place in ("cuda", "cpu")
+    )
+    torch.testing.assert_close(there, here, rtol=0, atol=3e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("window", [3, None])
+def test_shared_key_heads_go_to_a_fused_kernel_with_a_window_too(gpu, dtype, window):
+    there, here = (
+        attended(reference.attend, place, 16, dtype, window=window) for place in ("cuda", "cpu")
+    )
+    tolerance = 1e-5 if dtype == torch.float32 else 3e-2
+    torch.testing.assert_close(there, here, rtol=0, atol=tolerance)
+
+
+def test_states_are_merged_as_on_the_cpu(gpu):
+    one, other = (Attended(torch.randn(3, 2, 4), torch.randn(3, 2)) for _ in range(2))
+    nothing = Attended(torch.zeros(3, 2, 4), torch.full((3, 2), -torch.inf))
+    for pair in ((one, other), (one, nothing), (nothing, one), (nothing, nothing)):
+        there = [Attended(*(part.to("cuda") for part in state)) for state in pair]
+        found = [part.cpu() for part in merge_attention_states(*there)]
+        torch.testing.assert_close(found, list(merge_attention_states(*pair)))
 
 
 @pytest.mark.parametrize(("draw", "network"), [("plain", "adapter"), ("filters", "shared_trunk")])

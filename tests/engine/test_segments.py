@@ -4,8 +4,9 @@ import dataclasses
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from rlaif_pl.engine.attention import leaf, reference, segments
+from rlaif_pl.engine.attention import leaf, padding, reference, segments
 from rlaif_pl.engine.attention.leaf import Attended, merge_attention_states
 from rlaif_pl.engine.batch import Segment, pack_segments
 from rlaif_pl.engine.kv_cache import KVCache
@@ -95,6 +96,57 @@ def test_results_and_gradients_are_those_of_each_text_alone(attend, heads, key_h
     wanted = torch.autograd.grad(expected, exact, weights.double())
     for one, other in zip((found, *gradients), (expected, *wanted), strict=True):
         check_close(one, other)
+
+
+@pytest.mark.parametrize("most", [1, 100, 1000])
+def test_plain_products_in_many_parts_give_the_same(most, monkeypatch):
+    monkeypatch.setattr(segments, "leaf_for", lambda _: leaf.MATH)
+    monkeypatch.setattr(padding, "MOST_SCORES", most)
+    given = [t.double().requires_grad_() for t in draw(6, 2)]
+    found = segments.attend(*given, pack_segments(LEVELS, "cpu"))
+    expected = plain(*given, 8**-0.5)
+    weights = torch.randn(TOTAL, 6, 8, generator=torch.Generator().manual_seed(4)).double()
+    pairs = [torch.autograd.grad(result, given, weights) for result in (found, expected)]
+    torch.testing.assert_close((found, *pairs[0]), (expected, *pairs[1]))
+
+
+class Made(TorchDispatchMode):
+    """Counts the ops of a block, and the numbers of the largest tensor that one makes."""
+
+    count = largest = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        self.count += 1
+        if isinstance(result, torch.Tensor):
+            self.largest = max(self.largest, result.numel())
+        return result
+
+
+def test_plain_products_are_as_few_for_many_texts(monkeypatch):
+    monkeypatch.setattr(segments, "leaf_for", lambda _: leaf.MATH)
+    counts = []
+    for prompts in (2, 64):
+        levels = [
+            [Segment(5 + n % 3) for n in range(prompts)],
+            [Segment(1 + n % 4, n) for n in range(prompts)],
+        ]
+        batch = pack_segments(levels, "cpu")
+        given = [t.requires_grad_() for t in draw(4, 2, total=len(batch))]
+        with Made() as made:
+            segments.attend(*given, batch).sum().backward()
+        counts.append(made.count)
+    assert counts[1] == counts[0]
+
+
+def test_plain_products_hold_few_scores_however_long_a_text_is(monkeypatch):
+    monkeypatch.setattr(segments, "leaf_for", lambda _: leaf.MATH)
+    monkeypatch.setattr(padding, "MOST_SCORES", 1 << 14)
+    batch = pack_segments([[Segment(300), Segment(40)]], "cpu")
+    given = [t.requires_grad_() for t in draw(4, 2, total=len(batch))]
+    with Made() as made:
+        segments.attend(*given, batch).sum().backward()
+    assert made.largest <= 1 << 14
 
 
 def test_a_root_is_seen_by_every_token(attend):

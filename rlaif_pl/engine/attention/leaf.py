@@ -1,6 +1,6 @@
 """The one attention that everything is made of: runs of queries to runs of keys, with log-sum-exp.
 
-Three implementations of one contract: ``MATH`` (the definition, any device and type), ``CPU`` (torch's
+Three implementations of one contract: ``MATH`` (plain products, any device and type), ``CPU`` (torch's
 fused CPU attention, a call a run) and ``CUDA`` (FlashAttention with variable lengths, one launch).
 
 The backward passes take the output and log-sum-exp of the *joint* softmax over all blocks that the
@@ -11,13 +11,20 @@ arXiv 2205.14135, appendix B.2): each block's gradients are those of plain atten
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
+from rlaif_pl.engine.attention.padding import Group, Places, groups_of
 from rlaif_pl.engine.batch import AttentionBlock
 
+P = ParamSpec("P")
+R = TypeVar("R")
+FLASH_SIZE = 256  # largest head that FlashAttention takes
+FLASH_CAPABILITY = 8, 0  # oldest GPU: Ampere
 FEW_QUERIES = 16  # up to here a CPU call folds the heads of a key head into its queries
 # Up to here torch's CPU kernel is slower back in 16 bits than in float32 (5 times with 20 to 90 keys,
 # on AVX-512 with bfloat16). Elsewhere the border may lie otherwise; float32 is never less exact.
@@ -40,12 +47,21 @@ class Attended(NamedTuple):
 
 
 def leaf_for(query: Tensor) -> MathLeaf:
-    """Return the implementation for a device and type."""
+    """Return the implementation for a device, type and head size."""
     if query.device.type == "cpu":
         return CPU
-    if query.device.type == "cuda" and query.dtype in (torch.float16, torch.bfloat16):
-        return CUDA
-    return MATH
+    return CUDA if query.device.type == "cuda" and _has_flash(query) else MATH
+
+
+def _has_flash(query: Tensor) -> bool:
+    """Whether FlashAttention takes a query: what its C++ checks, and torch's wrappers pad."""
+    size = query.shape[-1]
+    return (
+        query.dtype in (torch.float16, torch.bfloat16)
+        and size % 8 == 0
+        and size <= FLASH_SIZE
+        and torch.cuda.get_device_capability(query.device) >= FLASH_CAPABILITY
+    )
 
 
 def no_keys(query: Tensor) -> Tensor:
@@ -56,55 +72,83 @@ def no_keys(query: Tensor) -> Tensor:
 def merge_attention_states(one: Attended, other: Attended) -> Attended:
     """Join the attention of the same queries to two sets of keys; no keys are a log-sum-exp of -inf."""
     joint = torch.logaddexp(one.lse, other.lse)
+    if joint.device.type != "cpu":  # in half as many launches; a CPU keeps the bits that it has
+        share = (other.lse - one.lse).sigmoid().nan_to_num(0.0)[..., None]
+        outputs = (part.output.to(share.dtype) for part in (one, other))
+        return Attended(torch.lerp(*outputs, share).to(one.output.dtype), joint)
     weights = [(part.lse - joint).exp().nan_to_num(0.0)[..., None] for part in (one, other)]
     mixed = weights[0] * one.output + weights[1] * other.output
     return Attended(mixed.to(one.output.dtype), joint)
 
 
-class MathLeaf:
-    """Scores as a matrix, run by run: what the others compute, too."""
+def _widely(function: Callable[P, R]) -> Callable[P, R]:
+    """Let a leaf's products keep the type of their factors: autocast would round them to 16 bits."""
 
+    @functools.wraps(function)
+    def run(*args: P.args, **options: P.kwargs) -> R:
+        first: Any = args[1]
+        device = (first[0] if isinstance(first, tuple) else first).device.type
+        with torch.autocast(device, enabled=False):
+            return function(*args, **options)
+
+    return run
+
+
+class MathLeaf:
+    """Scores as matrices, of many runs at once and in float32: for whatever has no fused kernel.
+
+    Memory is bounded by ``padding.MOST_SCORES``, however long a text is.
+    """
+
+    @_widely
     def forward(self, qkv: QKV, block: AttentionBlock, scale: float) -> Attended:
         """Attend; queries without keys get 0."""
-        q, k, v = qkv
-        found = Attended(q.new_zeros(*q.shape[:2], v.shape[-1]), no_keys(q))
-        for asking, asked in block.slices():
-            scores = _scores(q[asking], k[asked], block.causal, scale)
-            lse = scores.logsumexp(-1)
-            weights = (scores - lse[..., None]).exp().nan_to_num(0.0)
-            values = _grouped(v[asked], q.shape[1]).to(weights.dtype)
-            found.output[asking] = (weights @ values).transpose(0, 1).to(q.dtype)
-            found.lse[asking] = lse.transpose(0, 1)
-        return found
+        q, _, v = qkv
+        heads = q.shape[1]
+        # One row more than there are queries takes in what padding gives.
+        output = q.new_zeros(len(q) + 1, heads, v.shape[-1])
+        lse = q.new_full((len(q) + 1, heads), -torch.inf, dtype=_wide(q))
+        for group in groups_of(block, heads, q.device):
+            asks, keys, values = _sides(qkv, group)
+            scores, hidden = _scores(asks, keys, group, scale)
+            own = scores.logsumexp(-1, keepdim=True)
+            weights = _visible(scores.sub_(own).exp_(), hidden)
+            found = _spread(weights @ values, group.queries, heads).to(q.dtype)
+            output.index_copy_(0, group.queries.put, found)
+            lse.index_copy_(0, group.queries.put, _spread(own, group.queries, heads)[..., 0])
+        return Attended(output[:-1], lse[:-1])
 
+    @_widely
     def backward(
         self, grad: Tensor, qkv: QKV, joint: Attended, block: AttentionBlock, scale: float
     ) -> QKV:
         """Gradients of queries, keys and values, given the joint result over all blocks."""
         q, k, v = qkv
-        dq, dk, dv = map(torch.zeros_like, qkv)
-        shape = k.shape[1], q.shape[1] // k.shape[1]
-        for asking, asked in block.slices():
-            scores = _scores(q[asking], k[asked], block.causal, scale)
-            p = (scores - joint.lse[asking].T[..., None]).exp()
-            parts = (grad[asking], joint.output[asking], q[asking])
-            g, o, asks = (t.transpose(0, 1).to(p.dtype) for t in parts)
-            keys, values = (_grouped(t[asked], q.shape[1]).to(p.dtype) for t in (k, v))
-            ds = p * (g @ values.transpose(1, 2) - (g * o).sum(-1, keepdim=True)) * scale
-            dq[asking] = (ds @ keys).transpose(0, 1).to(q.dtype)
-            for target, whole in ((dk, ds.transpose(1, 2) @ asks), (dv, p.transpose(1, 2) @ g)):
-                shared = whole.unflatten(0, shape).sum(1)
-                target[asked] += shared.transpose(0, 1).to(target.dtype)
-        return dq, dk, dv
+        heads, key_heads = q.shape[1], k.shape[1]
+        dq, dk, dv = (t.new_zeros(len(t) + 1, *t.shape[1:], dtype=_wide(q)) for t in qkv)
+        for group in groups_of(block, heads, q.device):
+            asks, keys, values = _sides(qkv, group)
+            queries = grad, joint.output, joint.lse[..., None]
+            g, o, lse = (_gathered(t, group.queries, key_heads, _wide(q)) for t in queries)
+            scores, hidden = _scores(asks, keys, group, scale)
+            p = _visible(scores.sub_(lse).exp_(), hidden)
+            ds = g @ values.transpose(2, 3)
+            ds.sub_((g * o).sum(-1, keepdim=True)).mul_(p).mul_(scale)
+            dq.index_copy_(0, group.queries.put, _spread(ds @ keys, group.queries, heads))
+            for target, part in ((dk, ds.transpose(2, 3) @ asks), (dv, p.transpose(2, 3) @ g)):
+                target.index_add_(0, group.keys.put, _spread(part, group.keys, key_heads))
+        return dq[:-1].to(q.dtype), dk[:-1].to(k.dtype), dv[:-1].to(v.dtype)
 
+    @_widely
     def dense(self, qkv: QKV, scale: float) -> Attended:
         """Attend from one query a text ``(n, heads, size)`` to keys ``(n, m, key heads, size)``."""
         q, k, v = qkv
-        keys, values = (t.repeat_interleave(q.shape[1] // k.shape[2], 2).float() for t in (k, v))
-        scores = torch.einsum("nhd,nmhd->nhm", q.float(), keys) * scale
+        asks = q.unflatten(1, (k.shape[2], -1)).to(_wide(q))
+        keys, values = (t.transpose(1, 2).to(_wide(q)) for t in (k, v))
+        scores = asks @ keys.transpose(2, 3) * scale
         lse = scores.logsumexp(-1)
-        weights = (scores - lse[..., None]).exp()
-        return Attended(torch.einsum("nhm,nmhd->nhd", weights, values).to(q.dtype), lse)
+        found = (scores - lse[..., None]).exp() @ values
+        return Attended(found.flatten(1, 2).to(q.dtype), lse.flatten(1, 2))
 
 
 class CPULeaf(MathLeaf):
@@ -220,19 +264,41 @@ def _wide(tensor: Tensor) -> torch.dtype:
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
-def _scores(q: Tensor, k: Tensor, causal: bool, scale: float) -> Tensor:
-    """Scaled scores ``(heads, n, m)``, at least float32."""
-    keys = _grouped(k, q.shape[1]).to(_wide(q))
-    scores = q.transpose(0, 1).to(_wide(q)) @ keys.transpose(1, 2) * scale
-    if causal:
-        ahead = torch.ones(scores.shape[1:], dtype=torch.bool, device=q.device).triu(1)
-        scores = scores.masked_fill(ahead, -torch.inf)
-    return scores
+def _gathered(t: Tensor, places: Places, key_heads: int, dtype: torch.dtype) -> Tensor:
+    """Take tokens ``(T, heads, size)`` as ``(runs, key heads, heads a key head * longest, size)``."""
+    rows = t.index_select(0, places.taken).view(*places.shape, key_heads, -1, t.shape[-1])
+    return rows.permute(0, 2, 3, 1, 4).flatten(2, 3).to(dtype)
 
 
-def _grouped(k: Tensor, heads: int) -> Tensor:
-    """Keys ``(m, key heads, size)`` as ``(heads, m, size)``."""
-    return k.transpose(0, 1).repeat_interleave(heads // k.shape[1], 0)
+def _sides(qkv: QKV, group: Group) -> QKV:
+    """Gather queries, keys and values of a group, at least in float32."""
+    places = group.queries, group.keys, group.keys
+    q, k, v = (
+        _gathered(t, place, qkv[1].shape[1], _wide(t)) for t, place in zip(qkv, places, strict=True)
+    )
+    return q, k, v
+
+
+def _spread(found: Tensor, places: Places, heads: int) -> Tensor:
+    """Undo ``_gathered``, padding included: ``(runs * longest, heads, size)``."""
+    runs, longest = places.shape
+    rows = found.unflatten(2, (-1, longest)).permute(0, 3, 1, 2, 4)
+    return rows.reshape(runs * longest, heads, -1)
+
+
+def _scores(q: Tensor, k: Tensor, group: Group, scale: float) -> tuple[Tensor, Tensor | None]:
+    """Scaled scores ``(runs, key heads, heads a key head * n, m)`` and what is hidden of them."""
+    scores, hidden = (q @ k.transpose(2, 3)).mul_(scale), group.hidden()
+    if hidden is not None:
+        scores.unflatten(2, (-1, hidden.shape[-2])).masked_fill_(hidden, -torch.inf)
+    return scores, hidden
+
+
+def _visible(weights: Tensor, hidden: Tensor | None) -> Tensor:
+    """Leave hidden weights out, also where all of a row are hidden, which are not a number."""
+    if hidden is not None:
+        weights.unflatten(2, (-1, hidden.shape[-2])).masked_fill_(hidden, 0.0)
+    return weights
 
 
 def _by_key_head(t: Tensor, key_heads: int) -> Tensor:

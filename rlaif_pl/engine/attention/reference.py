@@ -54,14 +54,17 @@ def attend_masked(
     """Attend in one text ``(n, heads, size)``; without a mask each token sees those before it."""
     share = query.shape[1] // key.shape[1]
     q, k, v = (t.transpose(0, 1)[None] for t in (query, key, value))
+    # CUDA has no fused kernel for shared key heads with a mask or in float32: all scores would be held.
+    fused = query.device.type != "cuda" or (mask is None and query.element_size() == 2)
+    if share > 1 and not (fused and softcap is None):
+        k, v = (t.repeat_interleave(share, 1) for t in (k, v))
     if softcap is None:
         found = F.scaled_dot_product_attention(
-            q, k, v, mask, is_causal=mask is None, scale=scale, enable_gqa=share > 1
+            q, k, v, mask, is_causal=mask is None, scale=scale, enable_gqa=k.shape[1] < q.shape[1]
         )
         return found[0].transpose(0, 1)
     if mask is None:
         mask = torch.ones(len(query), len(key), dtype=torch.bool, device=query.device).tril()
-    k, v = (t.repeat_interleave(share, 1) for t in (k, v))
     scores = q @ k.transpose(2, 3) * (query.shape[-1] ** -0.5 if scale is None else scale)
     scores = softcap * torch.tanh(scores / softcap)
     weights = scores.masked_fill(~mask, -torch.inf).softmax(-1, dtype=torch.float32)

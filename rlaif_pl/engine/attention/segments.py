@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from rlaif_pl.engine.attention.leaf import Attended, leaf_for, merge_attention_states, no_keys
-from rlaif_pl.engine.batch import AttentionBlock, PackedBatch, Runs
+from rlaif_pl.engine.batch import AttentionBlock, PackedBatch
 
 Keys = tuple[Tensor, Tensor]  # keys and values, each (m, key heads, size)
 
@@ -70,10 +70,7 @@ def _blocks(batch: PackedBatch) -> Iterator[AttentionBlock]:
     if not batch.skip_prefix_queries:
         yield first
     elif len(batch.levels) > 1:  # the first level does not ask itself
-        edge, count = batch.first_level.stop, len(batch.levels[0])
-        asking, rest = first.query_runs, slice(edge, len(batch))
-        runs = Runs(asking.lengths[count:], asking.cumulative[count:] - edge)
-        yield AttentionBlock(rest, rest, runs, runs, causal=True)
+        yield batch.continuation_block
     yield from others
 
 
