@@ -116,7 +116,9 @@ class KVCache:
     def select_rows(self, rows: Sequence[int], index: Tensor) -> None:
         """Go on with these texts only, in ascending order; ``index`` is the same on the device."""
         self._leaves = [self._leaves[row] for row in rows]
-        self._own = {layer: (k[index], v[index]) for layer, (k, v) in self._own.items()}
+        for layer in self._own:  # one after the other: each frees what it was before the next
+            keys, values = self._own[layer]
+            self._own[layer] = keys[index], values[index]
         self._plan()
 
     def _plan(self) -> None:

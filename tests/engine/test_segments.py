@@ -1,6 +1,7 @@
 """Attention of a packed batch against the plain definition: softmax over a text's own scores."""
 
 import dataclasses
+import weakref
 
 import pytest
 import torch
@@ -233,6 +234,28 @@ def test_what_blocks_compute(window, cap, expected):
 def test_heads_of_different_sizes_are_left_to_the_reference():
     query, key, value = draw(4, 2)
     assert not segments.is_supported(query, key, value[..., :4], BATCH.longest, None, None)
+
+
+def test_caches_of_dropped_texts_are_freed_layer_by_layer():
+    """All layers' old keys beside all new ones would hold the caches twice."""
+    cache = KVCache(pack_segments([[Segment(2), Segment(3)]], "cpu"))
+    for layer in range(3):
+        cache.prefill(layer, *draw(2, 2, total=5)[1:])
+    cache.fork([0, 1], 4)
+    for layer in range(3):
+        cache.append(layer, *draw(2, 2, total=2), None)
+    old = [weakref.ref(t) for pair in cache._own.values() for t in pair]
+    alive = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func == torch.ops.aten.index.Tensor:
+                alive.append(sum(each() is not None for each in old))
+            return func(*args, **(kwargs or {}))
+
+    with Watch():
+        cache.select_rows([1], torch.tensor([1]))
+    assert alive == [6, 6, 4, 4, 2, 2]
 
 
 @pytest.mark.parametrize("make", [lambda: leaf.CPU, lambda: leaf.MATH])
