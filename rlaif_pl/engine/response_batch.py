@@ -138,6 +138,13 @@ class ResponseBatch:
         prefixes = slice(edges[groups.start], edges[groups.stop])
         return prefixes, slice(self.starts[rows.start], self.starts[rows.stop])
 
+    def states_of(self, groups: slice, states: Tensor | None) -> Tensor | None:
+        """Return the states of ``part(groups)`` out of those of this batch ``(T, D)``."""
+        if states is None:
+            return None
+        prefixes, own = self.packed_slices(groups)
+        return torch.cat([states[prefixes], states[own]])
+
     def part(self, groups: slice) -> ResponseBatch:
         """Return some of the prompts with their responses, with as many columns as all of them."""
         rows = slice(groups.start * self.per_prefix, groups.stop * self.per_prefix)

@@ -44,12 +44,11 @@ class Rollout(NamedTuple):
         """Return the responses to some of the prompts."""
         rows = slice(groups.start * self.batch.per_prefix, groups.stop * self.batch.per_prefix)
         inputs = self.batch.inputs
-        prefixes, own = inputs.packed_slices(groups)
+        _, own = inputs.packed_slices(groups)
         tokens = slice(own.start - inputs.starts[0], own.stop - inputs.starts[0])
-        below = self.below
         return Rollout(
             self.batch.part(groups),
-            None if below is None else torch.cat([below[prefixes], below[own]]),
+            inputs.states_of(groups, self.below),
             self.texts[rows],
             self.finished[rows],
             self.scores[rows],
@@ -95,6 +94,7 @@ def collect(
     generator: GenerationBackend | None = None,
     samples: Generated | None = None,
     columns: Columns = NO_COLUMNS,
+    most_tokens: int | None = None,
 ) -> Rollout:
     """Sample responses from the policy and score them.
 
@@ -111,6 +111,8 @@ def collect(
         generator: Who draws; None draws in this process.
         samples: What was drawn already for these prompts; None draws now.
         columns: Further columns of the prompts, for a reward that names them. ``G`` values each
+        most_tokens: Tokens that the reference runs at a time, cut as ``Update`` cuts the policy's; None
+            runs all at once.
     """
     policy = actor.policy
     rows = policy.encode_prompts(prompts)
@@ -138,9 +140,7 @@ def collect(
     if kept is None and (states := actor.trunk_states(read)) is not None:
         kept = TrunkStates(states, read.starts)
     below = None if kept is None else batch.inputs.gather(kept)
-    ref_logprobs, last = actor.reference_pass(batch, below, params)
-    features = last if actor.value_network == "reference_features" else None
-    del last  # nothing else reads it: free it before the update
+    ref_logprobs, features = reference_in_parts(actor, batch, below, params, most_tokens)
     given = repeated(columns, params.n)
     found = [
         score_rollout(actor, each, prompts, texts, read, kept, given, reads_states=reads_each)
@@ -156,6 +156,37 @@ def collect(
         flat = torch.tensor([value for row in samples.logprobs for value in row])
         drawn = batch.spread(send(flat, policy.device))
     return Rollout(batch, below, texts, finished, scores, ref_logprobs, features, drawn, rewards)
+
+
+def reference_in_parts(
+    actor: ActorCritic,
+    batch: ResponseBatch,
+    below: Tensor | None,
+    params: SamplingParams,
+    most_tokens: int | None,
+) -> tuple[Tensor, Tensor | None]:
+    """Run the reference over the parts that the policy will be trained in.
+
+    A GPU's products round by how many rows they have, so equal weights give equal numbers, and a KL of
+    exactly 0 before the first update, on equal parts alone.
+
+    Returns:
+        Log-probabilities ``(N, R)``, and last states ``(tokens, D)`` where the values need them.
+    """
+    cuts = batch.cut(most_tokens)
+    keeps = actor.value_network == "reference_features"
+    logprobs, features = [], []
+    for cut in cuts:
+        part = (batch, below)
+        if len(cuts) > 1:
+            part = batch.part(cut), batch.inputs.states_of(cut, below)
+        found, last = actor.reference_pass(*part, params)
+        logprobs.append(found)
+        if keeps:  # nothing else reads them: freed before the next part
+            features.append(last)
+    if len(cuts) == 1:
+        return logprobs[0], features[0] if keeps else None
+    return torch.cat(logprobs), torch.cat(features) if keeps else None
 
 
 def reads_samples(reward: Reward, policy: CausalModel, params: SamplingParams) -> bool:

@@ -195,6 +195,7 @@ class A2CModule(TrainableModule):
             generator=self.rollouts.generator,
             samples=samples,
             columns=columns_of(batch.rows),
+            most_tokens=None if "validation" in key else self.micro_batch_tokens,
         )
 
     def seeds(self, batch: Batch[Prompt], *key: int | str) -> list[int]:

@@ -6,7 +6,9 @@ from rlaif_pl.engine.response_batch import assemble
 from rlaif_pl.engine.sampling import SamplingParams, sample_seed
 from rlaif_pl.models import ActorCritic, BackboneOptions, Lora, RewardModel
 from rlaif_pl.rl.kl import log_ratio
+from rlaif_pl.rl.objective import Objective
 from rlaif_pl.rl.rollout import collect, reads_samples
+from rlaif_pl.rl.update import Update
 
 PROMPTS = ["the dog sat on a mat", "a cat"]
 SEEDS = [sample_seed(1, prompt, k) for prompt in PROMPTS for k in range(3)]
@@ -36,13 +38,14 @@ def actor_of(model_folder):
     return build
 
 
-def roll(actor, reward, max_new_tokens=8, temperature=TEMPERATURE):
+def roll(actor, reward, max_new_tokens=8, temperature=TEMPERATURE, most_tokens=None):
     return collect(
         actor,
         reward,
         PROMPTS,
         params=SamplingParams(n=3, max_new_tokens=max_new_tokens, temperature=temperature),
         seeds=SEEDS,
+        most_tokens=most_tokens,
     )
 
 
@@ -283,3 +286,30 @@ def plain_filtered(model, drawer, batch, params):
         logprobs.append(table[kept.index(token)])
         entropies.append(-(table.exp() * table).sum())
     return torch.stack(logprobs), torch.stack(entropies)
+
+
+@pytest.mark.parametrize("trunk_layers", [0, 2])
+def test_the_reference_runs_in_the_parts_that_the_policy_is_trained_in(actor_of, trunk_layers):
+    """Rows of a product decide how a GPU rounds: other parts would give a KL beside 0."""
+    actor = actor_of(trunk_layers, "reference_features")
+    whole = roll(actor, CountLetters())
+    seen = {"policy": [], "reference": []}
+    for name, ran in seen.items():
+        run = getattr(actor, name).hidden
+
+        def noted(batch, *rest, run=run, ran=ran):
+            ran.append((batch.prefixes, batch.continuations))
+            return run(batch, *rest)
+
+        getattr(actor, name).hidden = noted
+    parts = roll(actor, CountLetters(), most_tokens=1)
+    update = Update(
+        actor, Objective(num_generations=3), parts, parts.is_sampled, PARAMS, most_tokens=1
+    )
+    for loss in update.losses():
+        loss()
+    assert len(seen["reference"]) == len(PROMPTS)
+    assert seen["policy"][-len(PROMPTS) :] == seen["reference"]
+    assert not update.kl.any()
+    torch.testing.assert_close(parts.ref_logprobs, whole.ref_logprobs)
+    torch.testing.assert_close(parts.features, whole.features)
