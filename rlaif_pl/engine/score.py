@@ -12,7 +12,9 @@ from rlaif_pl import ops
 from rlaif_pl.engine.batch import to_device
 from rlaif_pl.engine.sampling import SamplingParams, filter_logits
 
-LOGITS = 1 << 24  # logits held at a time where all of a row are needed
+LOGITS = (
+    1 << 24
+)  # held at a time where all of a row are needed; on CUDA a 128th of the memory if more
 
 
 class CappedHead(nn.Module):
@@ -161,7 +163,8 @@ def _over_kept(
         entropy = -(logprobs.exp() * logprobs.masked_fill(~kept, 0.0)).sum(-1)
         return logprobs.gather(1, taken[:, None])[:, 0], entropy
 
-    size = max(1, LOGITS // (head.weight.shape[0] if info is None else info.vocab_size))
+    most = max(LOGITS, ops.device_memory(hidden.device) >> 9)
+    size = max(1, most // (head.weight.shape[0] if info is None else info.vocab_size))
     cut = (part.split(size) for part in (hidden, drawer.hidden, tokens))
     found = [checkpoint(part, *rows, use_reentrant=False) for rows in zip(*cut, strict=True)]
     return TokenLogprobs(*(torch.cat(parts) for parts in zip(*found, strict=True)))

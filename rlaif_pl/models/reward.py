@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from typing_extensions import override
 
+from rlaif_pl import ops
 from rlaif_pl.engine.hidden_states import hidden_states
 from rlaif_pl.engine.response_batch import ResponseBatch
 from rlaif_pl.engine.runner import DecoderRunner
@@ -45,7 +46,7 @@ from rlaif_pl.models.text_format import format_of
 from rlaif_pl.text import Template
 from rlaif_pl.types import Preference
 
-SCORE_ROWS = 32  # texts scored at once
+SCORE_ROWS = 32  # texts scored at once; on CUDA for every 16 GiB of memory
 MAX_RESPONSE_TOKENS = 128  # where neither a user nor a folder says
 
 
@@ -233,8 +234,9 @@ class RewardModel(nn.Module):
         """Rewards ``(N,)`` on the CPU, in batches of texts of like length; see ``types.Reward``."""
         order = sorted(range(len(prompts)), key=lambda n: len(prompts[n]) + len(responses[n]))
         result = torch.empty(len(prompts), dtype=torch.float32)
-        for start in range(0, len(order), SCORE_ROWS):
-            rows = order[start : start + SCORE_ROWS]
+        most = SCORE_ROWS * max(1, ops.device_memory(self.model.device) >> 34)
+        for start in range(0, len(order), most):
+            rows = order[start : start + most]
             chunk = self([prompts[n] for n in rows], [[responses[n]] for n in rows])
             result[rows] = chunk.squeeze(1).float().cpu()
         return result

@@ -1,7 +1,7 @@
 """Fused ops with PyTorch fallbacks. Import from here; submodules are private."""
 
 from rlaif_pl.ops._library import EXTENSION_LOADED, backend_of, use_reference
-from rlaif_pl.ops._products import linear_logits, widened_once
+from rlaif_pl.ops._products import device_memory, linear_logits, widened_once
 from rlaif_pl.ops.gae import gae
 from rlaif_pl.ops.kl_gae import KLGae, kl_gae
 from rlaif_pl.ops.linear import linear_logprob
@@ -13,6 +13,7 @@ __all__ = [
     "PairwiseSums",
     "KLGae",
     "backend_of",
+    "device_memory",
     "gae",
     "linear_logits",
     "linear_logprob",

@@ -21,17 +21,29 @@ LEAST_COLUMNS = 1024  # below this a matrix product is slow
 MOST_ROWS = BLOCK_LOGITS // LEAST_COLUMNS
 
 
+@functools.cache
+def device_memory(device: torch.device) -> int:
+    """Bytes of a CUDA device, which sizes of batches follow; 0 on others, which take constants."""
+    if device.type != "cuda":
+        return 0
+    return int(torch.cuda.get_device_properties(device).total_memory)
+
+
 def blocks(hidden: Tensor, weight: Tensor) -> Iterator[tuple[slice, slice]]:
     """Yield row and column ranges whose product stays at ``BLOCK_LOGITS``; rows outermost.
+
+    On CUDA at a 1,024th of the memory, if that is more: small products leave most of a GPU idle.
 
     A CPU widens 16-bit embeddings before it multiplies, so there a block of these is no larger either.
     """
     num_rows, (num_columns, size) = len(hidden), weight.shape
-    widens = _widens(weight)
-    for row in range(0, num_rows, MOST_ROWS):
-        rows = slice(row, min(row + MOST_ROWS, num_rows))
+    widens, larger = _widens(weight), device_memory(weight.device) >> 12
+    most_logits = max(BLOCK_LOGITS, larger)
+    most_rows = max(MOST_ROWS, larger // LEAST_COLUMNS)
+    for row in range(0, num_rows, most_rows):
+        rows = slice(row, min(row + most_rows, num_rows))
         entries = max(rows.stop - rows.start, size if widens else 0)
-        width = max(LEAST_COLUMNS, BLOCK_LOGITS // entries)
+        width = max(LEAST_COLUMNS, most_logits // entries)
         for column in range(0, num_columns, width):
             yield rows, slice(column, min(column + width, num_columns))
 

@@ -22,6 +22,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from rlaif_pl import ops
 from rlaif_pl.engine.response_batch import ResponseBatch, assemble
 from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.engine.score import Drawer
@@ -30,7 +31,7 @@ from rlaif_pl.models.causal import CausalModel
 from rlaif_pl.types import Prompt
 
 KLPlacement = Literal["reward", "loss"]
-KL_ROWS = 8  # prompts scored at once
+KL_ROWS = 8  # prompts scored at once; on CUDA for every 16 GiB of memory
 STATE = "kl_beta"  # key in a checkpoint
 KLEstimator = Literal["k2", "k3"]
 
@@ -171,8 +172,9 @@ def kl_by_prompt(
     if params.temperature == 0:
         return None
     result: list[float] = []
-    for start in range(0, len(prompts), KL_ROWS):
-        part = slice(start, start + KL_ROWS)
+    most = KL_ROWS * max(1, ops.device_memory(policy.device) >> 34)
+    for start in range(0, len(prompts), most):
+        part = slice(start, start + most)
         rows = policy.encode_prompts([prompt.text for prompt in prompts[part]])
         tokens = [row for group in tokens_of[part] for row in group]
         batch = assemble(rows, tokens, policy.pad).to(policy.device)

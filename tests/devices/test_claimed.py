@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from rlaif_pl import ops
 from rlaif_pl.engine.attention import reference, segments
 from rlaif_pl.engine.attention.leaf import Attended, merge_attention_states
 from rlaif_pl.engine.attention.segments import attend
@@ -19,6 +20,7 @@ from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.labeling import LikelihoodLabeler, LocalBackend
 from rlaif_pl.models import ActorCritic, BackboneOptions, Lora, RewardModel
 from rlaif_pl.models.policy import load_policy
+from rlaif_pl.ops import _products
 from rlaif_pl.rl.objective import Advantages
 from rlaif_pl.text import Template
 from rlaif_pl.training import A2CModule, RewardModule, SFTModule
@@ -227,3 +229,11 @@ def test_a_labeler(gpu, tiny_model_folder, small_pairs):
     with gpu.counted() as found:  # other texts, since those are known by now
         labelers[0].score(responses, prompts)
     assert sum(found.values()) == 1, found  # all fit into one batch, which is read once
+
+
+def test_sizes_of_batches_follow_the_memory_of_a_gpu(gpu):
+    weight = torch.zeros(4096, 8)
+    cuts = [list(_products.blocks(w[:3000], w)) for w in (weight, weight.to("cuda"))]
+    assert len(cuts[0]) > 1  # 2^21 logits at a time
+    assert len(cuts[1]) == 1  # 80 GiB: 2^24 and more
+    assert ops.device_memory(torch.device("cpu")) == 0

@@ -17,6 +17,7 @@ def small_blocks(monkeypatch):
     monkeypatch.setattr(_products, "BLOCK_LOGITS", 64)
     monkeypatch.setattr(_products, "LEAST_COLUMNS", 7)
     monkeypatch.setattr(_products, "MOST_ROWS", 9)
+    monkeypatch.setattr(_products, "device_memory", lambda _: 0)
 
 
 def sample(device, n=20, d=6, v=37, dtype=torch.float64):
