@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 import torch
-from peft import LoraConfig
-from peft.tuners.lora import LoraLayer
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
@@ -17,8 +15,12 @@ from rlaif_pl.engine.decoder_layers import decoder_of, text_part
 from rlaif_pl.models.card import adapter_card
 from rlaif_pl.models.causal import CausalModel
 from rlaif_pl.models.export import check_policy_export, save_policy
+from rlaif_pl.models.lora_layers import is_lora, require_peft
 from rlaif_pl.models.model_folder import replaced_whole
 from rlaif_pl.models.text_format import TextFormat
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
 
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."  # of names in PEFT's files
@@ -37,7 +39,7 @@ def check_export(model: CausalModel, form: Form = "whole") -> int:
 
 def has_adapters(model: CausalModel) -> bool:
     """Whether a policy's top has adapters."""
-    return any(isinstance(module, LoraLayer) for module in model.top.modules())
+    return any(map(is_lora, model.top.modules()))
 
 
 def check_adapter_export(model: CausalModel) -> int:
@@ -88,15 +90,16 @@ def save_adapter(folder: str | Path, model: CausalModel, *, card: bool = True) -
 
 def adapter_rank(model: CausalModel) -> int:
     """Rank of a policy's adapters; 0 where it has none."""
-    layers = [module for module in model.top.modules() if isinstance(module, LoraLayer)]
+    layers = [module for module in model.top.modules() if is_lora(module)]
     return int(layers[0].r["default"]) if layers else 0
 
 
 def _config(model: CausalModel) -> LoraConfig:
     """Describe the adapters, layers below the top left out."""
-    layers = {n: m for n, m in model.top.decoder.named_modules() if isinstance(m, LoraLayer)}
+    peft = require_peft("to write adapters")
+    layers = {n: m for n, m in model.top.decoder.named_modules() if is_lora(m)}
     first = next(iter(layers.values()))
-    config = LoraConfig(
+    config: LoraConfig = peft.LoraConfig(
         r=int(first.r["default"]),
         lora_alpha=int(first.lora_alpha["default"]),
         lora_dropout=0.0,

@@ -7,8 +7,9 @@ import json
 from pathlib import Path
 from typing import NamedTuple, cast
 
-from peft import PeftModel
 from transformers import PreTrainedModel
+
+from rlaif_pl.models.lora_layers import require_peft
 
 CONFIG = "adapter_config.json"
 
@@ -67,10 +68,12 @@ def merge_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     """Fold a folder's adapters into their base, which is changed; give it in float32.
 
     Raises:
+        ImportError: PEFT is not installed.
         ValueError: The adapters do not fit the model.
     """
+    peft = require_peft(f"to read the adapters in {folder}")
     try:
-        whole = PeftModel.from_pretrained(model, str(folder))
+        whole = peft.PeftModel.from_pretrained(model, str(folder))
         flat = whole.merge_and_unload(safe_merge=True)
     except (KeyError, RuntimeError, ValueError) as error:
         raise ValueError(

@@ -6,14 +6,12 @@ import copy
 from dataclasses import dataclass, field
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from rlaif_pl.engine.decoder_layers import text_part
 from rlaif_pl.engine.runner import DecoderRunner
-from rlaif_pl.models.lora_linear import LoraLinear
+from rlaif_pl.models.lora_layers import is_lora, require_peft
 
 
 @dataclass(frozen=True)
@@ -40,6 +38,10 @@ def clone(stack: DecoderRunner, lora: Lora | None, seed: int = 0) -> DecoderRunn
             a role costs only its adapters and the original stays usable as reference. None copies
             and trains every weight. Parts for images or sound are kept as they are either way.
         seed: Seeds the adapters' initial values.
+
+    Raises:
+        ImportError: There are to be adapters, and PEFT is not installed.
+        ValueError: The stack has adapters already.
     """
     if lora is None:
         twin = copy.deepcopy(stack).requires_grad_(False)
@@ -49,6 +51,9 @@ def clone(stack: DecoderRunner, lora: Lora | None, seed: int = 0) -> DecoderRunn
         raise ValueError(
             "expected a stack without adapters, got one with; call merged(stack) first"
         )
+    peft = require_peft("to train adapters")
+    from rlaif_pl.models.lora_linear import LoraLinear
+
     twin = shared_copy(stack).requires_grad_(False)
     text = text_part(twin.decoder)
     wanted = lora.target_modules
@@ -56,19 +61,19 @@ def clone(stack: DecoderRunner, lora: Lora | None, seed: int = 0) -> DecoderRunn
     if wanted == "all-linear":
         linear = [n for n, m in text.named_modules() if isinstance(m, (nn.Linear, Conv1D))]
         targets = sorted({name.rsplit(".", 1)[-1] for name in linear})
-    config = LoraConfig(
+    config = peft.LoraConfig(
         r=lora.r, lora_alpha=lora.alpha, lora_dropout=0.0, target_modules=targets, bias="none"
     )
     config._register_custom_module({nn.Linear: LoraLinear})
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        inject_adapter_in_model(config, text)
+        peft.inject_adapter_in_model(config, text)
     return twin
 
 
 def has_adapters(module: nn.Module) -> bool:
     """Whether some layers hold LoRA adapters."""
-    return any(isinstance(each, LoraLayer) for each in module.modules())
+    return any(map(is_lora, module.modules()))
 
 
 def shared_copy(stack: DecoderRunner) -> DecoderRunner:
@@ -84,8 +89,8 @@ def merged(stack: DecoderRunner) -> DecoderRunner:
     flat = copy.deepcopy(stack).float()
     for parent in list(flat.modules()):
         for name, child in list(parent.named_children()):
-            if isinstance(child, LoraLayer):
-                child.merge()  # type: ignore[operator]
+            if is_lora(child):
+                child.merge()
                 setattr(parent, name, child.get_base_layer())
     for module in flat.modules():
         vars(module).pop(

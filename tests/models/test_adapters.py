@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -141,3 +144,32 @@ def test_of_a_model_with_a_vision_tower_the_language_model_alone_is_trained(lora
     trained = [name for name, p in twin.named_parameters() if p.requires_grad]
     assert trained
     assert all(name.startswith("decoder.language_model.") for name in trained)
+
+
+WITHOUT_PEFT = """
+import sys
+
+sys.modules["peft"] = None  # as where it is not installed
+import torch
+from rlaif_pl.models import BackboneOptions, Lora
+from rlaif_pl.models.adapters import clone
+from rlaif_pl.models.policy import for_role, load_policy
+
+import rlaif_pl.cli.main
+import rlaif_pl.training
+
+policy = load_policy(BackboneOptions(sys.argv[1]))
+trained = for_role(policy, None, 0)
+assert any(weight.requires_grad for weight in trained.parameters())
+try:
+    for_role(policy, Lora(), 0)
+except ImportError as error:
+    print(error)
+"""
+
+
+def test_without_peft_all_but_adapters_works(tiny_model_folder):
+    asked = [sys.executable, "-c", WITHOUT_PEFT, str(tiny_model_folder)]
+    found = subprocess.run(asked, capture_output=True, text=True, check=True)
+    assert "expected the package peft to train adapters, it is not installed" in found.stdout
+    assert "pip install" in found.stdout
