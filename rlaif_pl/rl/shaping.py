@@ -153,7 +153,7 @@ def relative_scores(
     """
     if num_generations < 2:
         raise ValueError(
-            f"expected at least 2 responses a prompt with baseline={baseline}, got {num_generations}; "
+            f"expected at least 2 responses a prompt, got {num_generations}, for baseline={baseline}; "
             "raise sampling.n"
         )
     groups = scores.view(-1, num_generations)

@@ -75,7 +75,6 @@ def test_values_are_as_json_has_them():
         "half": ("\ud83d",),
         "image": b"\x89PNG",
         "object": object(),
-        3: "no name",
     }
     (prompt,) = load_prompts([{"text": "p"} | row])
     kept = {"gap": None, "pair": [1, None], "day": "2024-05-01", "price": "1.50"}

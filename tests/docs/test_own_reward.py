@@ -60,7 +60,8 @@ def test_its_function_compares_with_a_column(page, tiny_model_folder, tmp_path, 
     rows = [{"prompt": f"{n} + 1", "answer": ""} for n in range(8)]  # every text ends in that
     prompts.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert fitted("my_reward.correct", prompts, tiny_model_folder, tmp_path) == 1
-    prompts.write_text('{"prompt": "1 + 1", "level": 1}\n' * 8)
+    lacking = [{"prompt": row["prompt"], "level": 1} for row in rows]
+    prompts.write_text("".join(json.dumps(row) + "\n" for row in lacking))
     capsys.readouterr()
     fitted("my_reward.correct", prompts, tiny_model_folder, tmp_path, status=1)
     said = capsys.readouterr().err

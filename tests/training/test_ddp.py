@@ -16,7 +16,7 @@ from rlaif_pl.cli import main as cli
 from rlaif_pl.data.preferences import write_preferences, write_prompts
 from rlaif_pl.data.sources import load_preferences
 
-STAGES = ("sft", "reward", "a2c", "grpo")
+STAGES = ("sft", "reward", "dpo", "a2c", "grpo")
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +48,11 @@ def configs(tmp_path_factory, tiny_model_folder, tiny_reward_folder, small_promp
     models["grpo"] = models["a2c"] | {"advantages": grpo}
     kinds = {"sft": "demonstrations", "reward": "pairs", "a2c": "prompts", "grpo": "prompts"}
     modules = {"sft": "SFTModule", "reward": "RewardModule", "a2c": "A2CModule"}
-    modules["grpo"] = modules["a2c"]
+    models["dpo"] = models["sft"]
+    kinds |= {"dpo": "pairs"}
+    modules |= {"dpo": "DPOModule", "grpo": "A2CModule"}
     for stage in STAGES:
-        rows = "pairs" if stage == "reward" else "prompts"
+        rows = "pairs" if kinds[stage] == "pairs" else "prompts"
         for ranks in (1, 2):
             root = folder / f"{stage}{ranks}"
             config = {
@@ -64,7 +66,7 @@ def configs(tmp_path_factory, tiny_model_folder, tiny_reward_folder, small_promp
                 ),
                 "data": {
                     "task": kinds[stage],
-                    "preferences" if stage == "reward" else kinds[stage]: str(
+                    "preferences" if rows == "pairs" else kinds[stage]: str(
                         folder / f"train_{rows}.jsonl"
                     ),
                     "validation": str(folder / f"val_{rows}.jsonl"),
