@@ -74,8 +74,8 @@ def merge_attention_states(one: Attended, other: Attended) -> Attended:
     joint = torch.logaddexp(one.lse, other.lse)
     if joint.device.type != "cpu":  # in half as many launches; a CPU keeps the bits that it has
         share = (other.lse - one.lse).sigmoid().nan_to_num(0.0)[..., None]
-        outputs = (part.output.to(share.dtype) for part in (one, other))
-        return Attended(torch.lerp(*outputs, share).to(one.output.dtype), joint)
+        mixed = torch.lerp(one.output.to(share.dtype), other.output.to(share.dtype), share)
+        return Attended(mixed.to(one.output.dtype), joint)
     weights = [(part.lse - joint).exp().nan_to_num(0.0)[..., None] for part in (one, other)]
     mixed = weights[0] * one.output + weights[1] * other.output
     return Attended(mixed.to(one.output.dtype), joint)

@@ -25,9 +25,9 @@ class Run(NamedTuple):
     """Queries of one run, or some of them where all would take too many scores."""
 
     start: int  # of the queries in the block
-    count: int
+    num_queries: int
     key_start: int  # of the keys in the block
-    key_count: int
+    num_keys: int
     before: int = 0  # queries of the run that lie in front of these
 
 
@@ -81,15 +81,17 @@ def _plan(block: AttentionBlock, heads: int) -> Iterator[list[Run]]:
     """Sort the runs by length and cut them into groups."""
     group: list[Run] = []
     most = real = 0
-    for run in sorted(_runs(block, heads), key=lambda run: (run.before, run.key_count, run.count)):
-        most, real = max(most, run.count), real + run.count * run.key_count
-        padded = (len(group) + 1) * most * run.key_count  # sorted: no run before has more keys
+    for run in sorted(
+        _runs(block, heads), key=lambda run: (run.before, run.num_keys, run.num_queries)
+    ):
+        most, real = max(most, run.num_queries), real + run.num_queries * run.num_keys
+        padded = (len(group) + 1) * most * run.num_keys  # sorted: no run before has more keys
         fits = padded * heads <= MOST_SCORES and (
             padded * heads <= FEW_SCORES or padded <= 2 * real
         )
         if group and not (fits and run.before == group[0].before == 0):
             yield group
-            group, most, real = [], run.count, run.count * run.key_count
+            group, most, real = [], run.num_queries, run.num_queries * run.num_keys
         group.append(run)
     if group:
         yield group
@@ -109,8 +111,8 @@ def _runs(block: AttentionBlock, heads: int) -> Iterator[Run]:
 
 def _group(runs: list[Run], numbers: list[Tensor], totals: tuple[int, int], causal: bool) -> Group:
     starts, counts, key_starts, key_counts = numbers
-    sizes = {(run.count, run.key_count) for run in runs}
-    most, most_keys = max(run.count for run in runs), max(run.key_count for run in runs)
+    sizes = {(run.num_queries, run.num_keys) for run in runs}
+    most, most_keys = max(run.num_queries for run in runs), max(run.num_keys for run in runs)
     queries = _places(starts, counts, most, totals[0])
     keys = _places(key_starts, key_counts, most_keys, totals[1])
     return Group(queries, keys, runs[0].before, causal, len(sizes) > 1)
