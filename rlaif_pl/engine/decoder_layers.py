@@ -47,8 +47,9 @@ def keep_softcap(model: PreTrainedModel) -> None:
     """
     for module in model.modules():
         config = getattr(module, "config", None)
-        capped = getattr(config, "attn_logit_softcapping", None) is not None
-        if capped and getattr(config, "_attn_implementation", None) == "sdpa":
+        if config is None or getattr(config, "attn_logit_softcapping", None) is None:
+            continue
+        if getattr(config, "_attn_implementation", None) == "sdpa":
             config._attn_implementation = "eager"
 
 
