@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import (
     TYPE_CHECKING,
@@ -19,6 +19,59 @@ if TYPE_CHECKING:  # importing torch takes seconds, which commands that compute 
     from torch import Tensor
 
 Source = Literal["ai", "human", "reading", "synthetic"]
+Role = Literal["system", "user", "assistant"]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation.
+
+    Attributes:
+        role: Who speaks: ``system``, ``user`` or ``assistant``.
+        content: What is said.
+    """
+
+    role: Role
+    content: str
+
+
+Messages = tuple[Message, ...]
+
+
+class Conversation(str):
+    """A conversation written as one text that keeps its turns, for a chat template.
+
+    Equal to the plain text, which is what everything but a chat template reads.
+
+    Args:
+        text: The conversation as one text.
+        messages: Its turns, the one to respond to last.
+    """
+
+    messages: Messages
+
+    def __new__(cls, text: str, messages: Messages = ()) -> Conversation:
+        """Make the string."""
+        made = super().__new__(cls, text)
+        made.messages = messages
+        return made
+
+
+def _keep_turns(record: Preference | Prompt, name: str) -> None:
+    """Make the text of a record and its ``messages`` say the same, whichever came with turns."""
+    text = getattr(record, name)
+    given = record.messages or getattr(text, "messages", None) or ()
+    messages = tuple(map(_message, given))
+    if messages:
+        object.__setattr__(record, name, Conversation(text, messages))
+    object.__setattr__(record, "messages", messages or None)
+
+
+def _message(given: Any) -> Message:
+    """Return a message that may be given as JSON has it: a mapping, or its values."""
+    if isinstance(given, Message):
+        return given
+    return Message(**given) if isinstance(given, Mapping) else Message(*given)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +83,19 @@ class Prompt:
         group: Identity of the prompt; splits and bootstraps never separate rows of one group.
         reference: A demonstration written by a person, where there is one.
         columns: Further columns of the row, for rewards that name them: values as JSON has them.
+        messages: Turns of the conversation that ``text`` writes out, the one to respond to last; a
+            chat template reads these (``Template.chat``). None for a text that is no conversation.
     """
 
     text: str
     group: str
     reference: str | None = None
     columns: dict[str, Any] = field(default_factory=dict, hash=False)
+    messages: Messages | None = None
+
+    def __post_init__(self) -> None:
+        """Let the text alone carry the turns, too."""
+        _keep_turns(self, "text")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +160,7 @@ class Preference:
             reasons (``reading``), or nobody (``synthetic``: the pair was written as a better and a
             worse response); None where not labeled.
         provenance: Where responses and label came from.
+        messages: Turns of the prompt; see ``Prompt.messages``.
     """
 
     prompt: str
@@ -110,6 +171,11 @@ class Preference:
     weight: float = 1.0
     source: Source | None = None
     provenance: Provenance = field(default_factory=Provenance)
+    messages: Messages | None = None
+
+    def __post_init__(self) -> None:
+        """Let the prompt's text alone carry the turns, too."""
+        _keep_turns(self, "prompt")
 
 
 Row = TypeVar("Row", Preference, Prompt)

@@ -44,8 +44,8 @@ SIGNATURES = {
     "PreferenceDataModule": "task preferences prompts demonstrations validation "
     "validation_fraction labeling batch_size eval_batch_size drop_last bucket seed",
     "SamplingParams": "n max_new_tokens temperature top_k top_p min_p stop stop_token_ids seed",
-    "Prompt": "text group reference columns",
-    "Preference": "prompt first second group p_first weight source provenance",
+    "Prompt": "text group reference columns messages",
+    "Preference": "prompt first second group p_first weight source provenance messages",
 }
 
 

@@ -99,7 +99,8 @@ class DiskRows(_Rows[Row]):
         start = self._ends[number - 1] if number else 0
         values = json.loads(os.pread(self._file.fileno(), self._ends[number] - start, start))
         if self._kind is Preference:
-            values[-1] = Provenance(*values[-1])
+            place = Preference.__slots__.index("provenance")
+            values[place] = Provenance(*values[place])
         return self._kind(*values)
 
     def __reduce__(self) -> tuple[type[DiskRows[Row]], tuple[list[Row]]]:

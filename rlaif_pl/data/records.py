@@ -20,7 +20,7 @@ from rlaif_pl.text import shown, whole_characters
 from rlaif_pl.types import Preference, Prompt
 
 Record = TypeVar("Record", Preference, Prompt)
-PROMPT_FIELDS = {"text", "group", "reference"}
+PROMPT_FIELDS = {"text", "group", "reference", "messages"}
 _hints = cache(get_type_hints)  # of a dataclass: they take longer to look up than a row to read
 logger = logging.getLogger(__name__)
 
@@ -125,10 +125,17 @@ def check(record: Preference | Prompt, where: str) -> None:
 
 def encode(record: Preference | Prompt) -> str:
     """Return a record as one line of JSON; measurements that are not finite become null."""
-    fields = dataclasses.asdict(record)
+    fields = record_fields(record)
     if isinstance(record, Preference):
         fields["provenance"] = finite(fields["provenance"])
     return json.dumps(fields, ensure_ascii=False, allow_nan=False)
+
+
+def record_fields(record: Preference | Prompt) -> dict[str, Any]:
+    """Return a record as a JSON object; one that is no conversation has no ``messages``."""
+    fields = dataclasses.asdict(record)
+    messages = fields.pop("messages")
+    return fields if messages is None else fields | {"messages": list(messages)}
 
 
 def finite(fields: Mapping[str, object]) -> dict[str, object]:
@@ -179,6 +186,10 @@ def _matched(value: object, hint: Any, where: str, name: str) -> object:
         elif option is type(None):
             if value is None:
                 return None
+        elif get_origin(option) is tuple:  # of messages
+            if isinstance(value, list | tuple) and all(isinstance(each, dict) for each in value):
+                kind = get_args(option)[0]
+                return tuple(_decode(kind, each, where, f"{name}.", set()) for each in value)
         elif isinstance(value, option) and (option is bool or not isinstance(value, bool)):
             return value
         elif option is float and isinstance(value, int) and not isinstance(value, bool):
@@ -189,6 +200,8 @@ def _matched(value: object, hint: Any, where: str, name: str) -> object:
 def _named(hint: Any) -> str:
     if get_origin(hint) is Literal:
         return " or ".join(repr(choice) for choice in get_args(hint))
+    if get_origin(hint) is tuple:
+        return "a list of messages"
     return {str: "text", float: "a number", int: "a whole number", bool: "true or false"}.get(
         hint, "null"
     )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rlaif_pl.data.files import RawRow
+from rlaif_pl.data.records import record_fields
 from rlaif_pl.data.sources.source import DataSource
 from rlaif_pl.text import shown, whole_characters
 from rlaif_pl.types import Preference, Prompt
@@ -57,7 +57,7 @@ def memory_rows(records: Records | datasets.Dataset) -> Iterator[RawRow]:
     for number, record in enumerate(records):
         where = f"record {number}"
         if isinstance(record, Preference | Prompt):
-            yield RawRow(where, whole_characters(dataclasses.asdict(record)))
+            yield RawRow(where, whole_characters(record_fields(record)))
         elif isinstance(record, Mapping):
             yield RawRow(where, whole_characters(dict(record)))
         elif isinstance(record, str):

@@ -6,27 +6,24 @@ judged here: images, tool calls and roles other than the four below are refused,
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from rlaif_pl.data.files import RawRow
 from rlaif_pl.text import shown
+from rlaif_pl.types import Conversation, Message, Role
 
 ASSISTANT = "\n\nAssistant:"
 SYSTEM = "\n\nSystem:"
 SPEAKERS = {"user": "\n\nHuman:", "assistant": ASSISTANT, "system": SYSTEM, "developer": SYSTEM}
+ROLES: dict[str, Role] = {"Human": "user", "Assistant": "assistant", "System": "system"}
+_TURN = re.compile(f"\n\n({'|'.join(ROLES)}):")
 TEXT_PARTS = ("text", "input_text", "output_text")
 CALLS = ("tool_calls", "function_call")
 DIFFERS = "differs before the last message"
 ELSEWHERE = "prompt is not in its dialogue"
 EMPTY = "empty response"
-
-
-class Message(NamedTuple):
-    """One turn of a conversation; ``role`` is a key of ``SPEAKERS``, developers count as system."""
-
-    role: str
-    content: str
 
 
 class Side(NamedTuple):
@@ -90,14 +87,32 @@ def read_exchange(row: RawRow, prompt: str, answers: Sequence[str]) -> list[str]
 def split_dialogue(text: str) -> tuple[str, str]:
     """Split text in HH's layout after its last ``Assistant:``; the response is stripped."""
     head, _, response = text.rpartition(ASSISTANT)
-    return head + ASSISTANT, response.strip()
+    return with_turns(head + ASSISTANT), response.strip()
+
+
+def with_turns(text: str) -> str:
+    """Return a text in HH's layout, up to where the assistant goes on, with its turns; others as is.
+
+    Turns of one speaker in a row become one: chat templates want them to alternate.
+    """
+    before, *parts = _TURN.split(text)
+    if before.strip() or parts[-2:-1] != ["Assistant"] or parts[-1].strip():
+        return text
+    turns: list[Message] = []
+    for speaker, said in zip(parts[:-2:2], parts[1:-2:2], strict=True):
+        role, content = ROLES[speaker], said.strip()
+        if turns and turns[-1].role == role:
+            content = f"{turns.pop().content}\n\n{content}"
+        turns.append(Message(role, content))
+    return Conversation(text, tuple(turns)) if turns and turns[-1].role == "user" else text
 
 
 def as_text(messages: Sequence[Message]) -> str:
-    """Write a conversation as text that the assistant continues."""
+    """Write a conversation as text that the assistant continues, and that keeps its turns."""
     if len(messages) == 1 and messages[0].role == "user":
         return messages[0].content
-    return "".join(f"{SPEAKERS[role]} {content}" for role, content in messages) + ASSISTANT
+    said = "".join(f"{SPEAKERS[each.role]} {each.content}" for each in messages)
+    return Conversation(said + ASSISTANT, tuple(messages))
 
 
 def _sides(row: RawRow, names: Sequence[str], has_prompt: bool) -> list[Side]:
@@ -123,8 +138,7 @@ def _side(row: RawRow, name: str, whole: bool) -> Side:
             f"{row.where}: expected {name!r} to be one message, got {len(messages)}; move all but "
             "the last to the prompt, or repeat the dialogue in every response"
         )
-    role, content = messages[-1]
-    return Side(messages[:-1], content, role)
+    return Side(messages[:-1], messages[-1].content, messages[-1].role)
 
 
 def _joined(row: RawRow, name: str, before: str | list[Message]) -> str | None:
@@ -146,7 +160,7 @@ def _joined(row: RawRow, name: str, before: str | list[Message]) -> str | None:
 def _conversation(row: RawRow, name: str) -> str:
     """Return a prompt's column as text, white space in front included: it belongs to dialogues."""
     value = row.fields.get(name)
-    text = value if isinstance(value, str) else as_text(_messages(row, name))
+    text = with_turns(value) if isinstance(value, str) else as_text(_messages(row, name))
     if not text.strip():
         raise ValueError(f"{row.where}: expected {name!r} to be some text, got none; fix the row")
     return text
@@ -185,7 +199,7 @@ def _message(item: object) -> Message:
         content = "\n".join(_part(part) for part in content)
     if not isinstance(content, str):
         raise ValueError(f"with {shown(content)} as content" if content else "without content")
-    return Message("system" if role == "developer" else str(role), content.strip())
+    return Message("system" if role == "developer" else cast(Role, role), content.strip())
 
 
 def _part(part: object) -> str:

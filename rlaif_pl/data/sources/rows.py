@@ -81,6 +81,8 @@ def detect(row: RawRow, source: DataSource) -> Format:
         # numbers are text in a CSV file, whose first row may have none
         in_text = is_of_csv(row) or isinstance(fields.get("p_first"), str)
         return "columns" if in_text or "label" in fields else "preferences"
+    if {"text", "group", "columns"} <= fields.keys():
+        return "prompts"  # ours, also where it has `messages`
     if {"prompt", "completion"} <= fields.keys() or "messages" in fields:
         return "trl"
     if "prompt" in fields:
