@@ -7,7 +7,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -72,23 +72,46 @@ def filled(marked: str) -> FilledText:
     return FilledText("".join([*parts, marked[place:]]), tuple(data))
 
 
+TLDR = "POST: {prompt}\n\nTL;DR:"
+"""How prompts are written by default."""
+
+
 @dataclass(frozen=True)
 class Template:
     """How a prompt is shown to a policy and how a response continues it.
 
     Attributes:
         prompt: Text with one ``{prompt}``; must not end in a space, which would change the first
-            token of the response.
-        response: Text with one ``{response}``, put right after the rendered prompt.
-        max_prompt_words: Longer prompts are cut after this many words; None keeps them whole.
+            token of the response. With ``chat`` what a user says, by default the prompt as it is.
+        response: Text with one ``{response}``, put right after the rendered prompt. With ``chat`` the
+            chat template has it.
+        max_prompt_words: Longer prompts are cut after this many words, of a conversation each turn;
+            None keeps them whole.
+        chat: Write texts by the chat template of the model's tokenizer: a conversation turn by turn,
+            any other prompt as what a user says, a response as the assistant's turn with the token
+            that ends it.
+        system: With ``chat`` the system prompt of conversations that have none.
+        chat_template_kwargs: With ``chat`` variables of the chat template. Thoughts are switched off
+            (``enable_thinking``, ``thinking``) unless they are named here.
     """
 
-    prompt: str = "POST: {prompt}\n\nTL;DR:"
+    prompt: str = TLDR
     response: str = " {response}"
     max_prompt_words: int | None = None
+    chat: bool = False
+    system: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
         """Refuse a template that would drop the text or shift the first token."""
+        if self.chat:
+            self._check_chat()
+        elif self.system is not None or self.chat_template_kwargs is not None:
+            raise ValueError(
+                "expected template.system and template.chat_template_kwargs only with "
+                "template.chat: true, got chat: false; set it, or write the system prompt into "
+                "template.prompt"
+            )
         for name, text in (("prompt", self.prompt), ("response", self.response)):
             if text.count("{" + name + "}") != 1:
                 raise ValueError(
@@ -107,11 +130,26 @@ class Template:
                 f"{self.max_prompt_words}"
             )
 
+    def _check_chat(self) -> None:
+        """Let the chat template alone frame a text, where no other frame is given."""
+        if self.prompt == TLDR:  # the default is for models that only continue a text
+            object.__setattr__(self, "prompt", "{prompt}")
+        if self.response.strip() != "{response}":
+            raise ValueError(
+                "expected no template.response with template.chat: true, as the chat template frames "
+                f"the assistant's turn, got {self.response!r}; leave it out"
+            )
+        object.__setattr__(self, "response", "{response}")
+
+    def cut(self, prompt: str) -> str:
+        """Return the prompt, cut where it is too long."""
+        if self.max_prompt_words is None:
+            return prompt
+        return truncate_words(prompt, self.max_prompt_words)
+
     def render(self, prompt: str) -> FilledText:
-        """Return the prompt as the policy reads it."""
-        if self.max_prompt_words is not None:
-            prompt = truncate_words(prompt, self.max_prompt_words)
-        return filled(self.prompt.replace("{prompt}", mark_data(prompt)))
+        """Return the prompt as the policy reads it; for ``chat`` see ``models.chat_format``."""
+        return filled(self.prompt.replace("{prompt}", mark_data(self.cut(prompt))))
 
     def continuation(self, response: str) -> FilledText:
         """Return the response as it follows the rendered prompt."""

@@ -109,6 +109,27 @@ def tiny_model_folder(tmp_path_factory) -> Path:
     return folder
 
 
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role + '\\n' + m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.fixture(scope="session")
+def chat_model_folder(tiny_model_folder) -> Path:
+    """Write the tiny Llama with ChatML, whose turns do not end in the tokenizer's EOS."""
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(tiny_model_folder)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    tokenizer.chat_template = CHATML
+    model = LlamaForCausalLM.from_pretrained(tiny_model_folder)
+    with torch.random.fork_rng():
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    folder = tiny_model_folder.with_name("chat_model")
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def tiny_reward_folder(tiny_model_folder) -> Path:
     """Write an untrained reward model over the tiny Llama."""

@@ -14,43 +14,19 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
-
-from transformers import PreTrainedTokenizerBase
 
 from rlaif_pl.labeling.calls import Ask, Call, ChoiceRequest, Decoding, Response, ThinkRequest
+from rlaif_pl.models.chat_format import MARK
 
 UNCLOSED = "unclosed_thought"
 """Failure of a reply that ends inside its thoughts."""
 
-# Opening and closing marks as chat templates and vLLM's reasoning parsers have them.
-_MARKS = (
-    (r"<\s*(?:seed:)?think(?:ing)?\s*>", r"<\s*/\s*(?:seed:)?think(?:ing)?\s*>"),  # DeepSeek, Qwen
-    (r"<\s*(?:thoughts?|reasoning)\s*>", r"<\s*/\s*(?:thoughts?|reasoning)\s*>"),  # EXAONE
-    (r"\[THINK\]", r"\[/THINK\]"),  # Magistral
-    (r"◁think▷", r"◁/think▷"),  # Kimi-VL
-    (r"<\|begin_of_thought\|>", r"<\|end_of_thought\|>"),  # Sky-T1, OpenThinker
-    (r"<\|START_THINKING\|>", r"<\|END_THINKING\|>"),  # Command A
-    (r"<\|channel>thought", r"<channel\|>"),  # Gemma
-    (
-        r"<\|channel\|>(?:analysis|commentary)[^<]*<\|message\|>",  # gpt-oss
-        r"<\|channel\|>final[^<]*<\|message\|>",
-    ),
-    (r"(?-i:\Aanalysis(?=[A-Z]))", r"(?-i:assistantfinal(?=\S))"),  # the same without its tokens
-)
-_OPENING, _CLOSING = ("|".join(part) for part in zip(*_MARKS, strict=True))
-_MARK = re.compile(f"(?P<opens>{_OPENING})|(?:{_CLOSING})", re.IGNORECASE)
-_OPEN_AT_END = re.compile(f"(?P<mark>{_OPENING})\\s*\\Z", re.IGNORECASE)
 # What stands around an answer that follows thoughts.
 _WRAPPING = re.compile(
     r"<\s*/?\s*answer\s*>|<\|(?:begin|end)_of_solution\|>|<\|(?:START|END)_RESPONSE\|>"
     r"|<\|(?:return|end)\|>",
     re.IGNORECASE,
 )
-_HARMONY = "<|start|>assistant"  # gpt-oss: the answer's channel is opened by its own mark
-# Templates name the switch differently and leave alone what they do not know.
-NO_THOUGHTS = {"enable_thinking": False, "thinking": False}
-THOUGHTS = {"enable_thinking": True, "thinking": True}
 
 
 def answer_of(text: str) -> str | None:
@@ -84,7 +60,7 @@ def thoughts_of(text: str, beside: str | None, is_cut: bool) -> tuple[str, bool]
     found, _, is_open, is_marked = _split(text)
     if not is_marked:
         return (text.strip(), False) if is_cut else ("", True)
-    thoughts = "\n".join(_MARK.sub("", part).strip() for part in found)  # nested: marks go
+    thoughts = "\n".join(MARK.sub("", part).strip() for part in found)  # nested: marks go
     return thoughts.strip(), not is_open
 
 
@@ -93,7 +69,7 @@ def _split(text: str) -> tuple[list[str], list[str], bool, bool]:
     thoughts: list[str] = []
     kept: list[str] = []
     start, is_open, is_marked = 0, False, False
-    for mark in _MARK.finditer(text):
+    for mark in MARK.finditer(text):
         is_marked = True
         if mark["opens"]:
             if not is_open:
@@ -106,61 +82,6 @@ def _split(text: str) -> tuple[list[str], list[str], bool, bool]:
         start, is_open = mark.end(), False
     (thoughts if is_open else kept).append(text[start:])
     return thoughts, kept, is_open, is_marked
-
-
-def marks_of(chat_template: str) -> tuple[str, str] | None:
-    """Return the marks that open and close thoughts in a chat template; None where it has none."""
-    found = re.search(_OPENING, chat_template, re.IGNORECASE)
-    return None if found is None else (found[0], _closing_of(found[0]))
-
-
-def thinking_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]]) -> str:
-    """Lay out messages up to where thoughts begin. ``ValueError``: the chat template knows none."""
-    marks = marks_of(str(tokenizer.chat_template or ""))
-    if marks is None:
-        raise ValueError(
-            f"expected a model that thinks, got {tokenizer.name_or_path!r}, whose chat template has no "
-            "marks of thoughts (<think>); leave thinking out, or take cot: true for a rationale"
-        )
-    options: dict[str, Any] = {"tokenize": False, "add_generation_prompt": True, **THOUGHTS}
-    text = str(tokenizer.apply_chat_template(list(messages), **options))
-    return text if _OPEN_AT_END.search(text) else f"{text}{marks[0]}\n"
-
-
-def answer_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]]) -> str:
-    """Lay out messages up to an answer: thoughts switched off, or closed where they are opened."""
-    options: dict[str, Any] = {"tokenize": False, "add_generation_prompt": True, **NO_THOUGHTS}
-    text = tokenizer.apply_chat_template(list(messages), **options)
-    return close_thought(str(text))
-
-
-def close_thought(prompt: str) -> str:
-    """Close thoughts that the end of a prompt opens, as Qwen's templates close empty ones."""
-    if prompt.endswith(_HARMONY):
-        return prompt + "<|channel|>final<|message|>"
-    found = _OPEN_AT_END.search(prompt)
-    if found is None:
-        return prompt
-    return f"{prompt.rstrip()}\n\n{_closing_of(found['mark'])}\n\n"
-
-
-def closing_of(prompt: str) -> str:
-    """Return the mark that closes the thoughts a prompt opens. ``ValueError``: it opens none."""
-    found = _OPEN_AT_END.search(prompt)
-    if found is None:
-        raise ValueError(f"expected a prompt that opens thoughts, got ...{prompt[-40:]!r}")
-    return _closing_of(found["mark"])
-
-
-def _closing_of(mark: str) -> str:
-    """Return the mark that closes thoughts opened by another."""
-    if mark.startswith("<|channel|>"):
-        return "<|end|><|start|>assistant<|channel|>final<|message|>"
-    if mark.startswith("<|channel>"):
-        return "<channel|>"
-    for assistant_prefix, closing in (("begin_of", "end_of"), ("START_", "END_")):
-        mark = mark.replace(assistant_prefix, closing)
-    return mark if "end_of" in mark or "END_" in mark else f"{mark[0]}/{mark[1:]}"
 
 
 @dataclass(frozen=True, slots=True)

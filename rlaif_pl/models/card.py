@@ -11,8 +11,22 @@ from pathlib import Path
 
 import yaml
 
+from rlaif_pl.models.chat_format import NO_THOUGHTS
 from rlaif_pl.text import Template
 
+ASKED = """\
+text = {prompt!r}.replace("{{prompt}}", "{said}")
+asked = tokenizer(text, return_tensors="pt")
+"""
+CHAT_ASKED = """\
+asked = tokenizer.apply_chat_template(
+    {messages},
+    add_generation_prompt=True,
+    return_dict=True,
+    return_tensors="pt",
+    **{options},
+)
+"""
 FROM = "rlaif_pl (reinforcement learning from AI feedback, arXiv 2309.00267)"
 POLICY_USE = """\
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -20,9 +34,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 folder = "."
 tokenizer = AutoTokenizer.from_pretrained(folder)
 model = AutoModelForCausalLM.from_pretrained(folder)
-text = {prompt!r}.replace("{{prompt}}", "What the policy is to respond to.")
-asked = tokenizer(text, return_tensors="pt")
-written = model.generate(**asked, do_sample=False, max_new_tokens=64)
+{asked}written = model.generate(**asked, do_sample=False, max_new_tokens=64)
 response = tokenizer.decode(written[0, asked.input_ids.shape[1] :], skip_special_tokens=True)
 """
 ADAPTER_USE = """\
@@ -31,9 +43,7 @@ from transformers import AutoTokenizer
 
 model = AutoPeftModelForCausalLM.from_pretrained(".")
 tokenizer = AutoTokenizer.from_pretrained(model.peft_config["default"].base_model_name_or_path)
-text = {prompt!r}.replace("{{prompt}}", "What the policy is to respond to.")
-asked = tokenizer(text, return_tensors="pt")
-written = model.generate(**asked, do_sample=False, max_new_tokens=64)
+{asked}written = model.generate(**asked, do_sample=False, max_new_tokens=64)
 response = tokenizer.decode(written[0, asked.input_ids.shape[1] :], skip_special_tokens=True)
 """
 EOS_USE = """\
@@ -43,9 +53,11 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 folder = "."
 tokenizer = AutoTokenizer.from_pretrained(folder)
 model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
-text = {prompt!r}.replace("{{prompt}}", "What was responded to.")
-response = {response!r}.replace("{{response}}", "A response.")
-ids = [*tokenizer(text).input_ids, *tokenizer(response, add_special_tokens=False).input_ids]
+{asked}response = {response!r}.replace("{{response}}", "A response.")
+ids = [
+    *asked.input_ids[0].tolist(),
+    *tokenizer(response, add_special_tokens=False).input_ids,
+]
 ids.append(tokenizer.eos_token_id)  # the reward is read there
 with torch.no_grad():
     reward = model(input_ids=torch.tensor([ids])).logits[0, 0] - model.config.reward_shift
@@ -108,17 +120,39 @@ def _card(
     known["tags"] = ["rlaif", "ai-feedback"]
     words = template.max_prompt_words
     cut = "" if words is None else f" Prompts of more than {words} words were cut there."
-    code = use.format(prompt=template.prompt, response=template.response)
+    said = "What was responded to." if "reward" in title else "What the policy is to respond to."
+    code = use.format(asked=_asked(template, said), response=template.response)
     parts = [
         "---\n" + yaml.safe_dump(known, sort_keys=False) + "---",
         f"# {title}",
         f"{about} Trained from `{base}`.",
         "## How a text is read",
         "White space counts: a prompt written otherwise than in training gets other answers." + cut,
-        f"    prompt:   {template.prompt!r}\n    response: {template.response!r}",
+        _layout(template),
         f"## Use\n\n```python\n{code}```",
         "Config, metrics and versions of the run lie beside this folder where it was made "
         "(`resolved_config.yaml`, `metrics.json`, `run_facts.json`). No license is declared: the base "
         "model's and the data's apply.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _asked(template: Template, said: str) -> str:
+    """Write the code that makes tokens of a prompt."""
+    if not template.chat:
+        return ASKED.format(prompt=template.prompt, said=said)
+    asked = template.prompt.replace("{prompt}", said)
+    messages = [{"role": "user", "content": asked}]
+    if template.system is not None:
+        messages.insert(0, {"role": "system", "content": template.system})
+    options = {**NO_THOUGHTS, **(template.chat_template_kwargs or {})}
+    return CHAT_ASKED.format(messages=messages, options=options)
+
+
+def _layout(template: Template) -> str:
+    """Write how a text is framed."""
+    layout = f"    prompt:   {template.prompt!r}\n    response: {template.response!r}"
+    if not template.chat:
+        return layout
+    system = "" if template.system is None else f"    system:   {template.system!r}\n"
+    return f"By the tokenizer's chat template, in which a user says `prompt`:\n\n{system}{layout}"

@@ -24,6 +24,7 @@ from rlaif_pl.engine.score import (
     token_logprobs,
 )
 from rlaif_pl.models.adapters import Lora
+from rlaif_pl.models.chat_format import with_turn_end
 from rlaif_pl.models.control_tokens import added_around
 from rlaif_pl.models.encoding import Encoding
 from rlaif_pl.models.identity import UNNAMED
@@ -46,7 +47,7 @@ class CausalModel(nn.Module):
         info: End tokens, padding, vocabulary and longest text.
 
     Raises:
-        ValueError: The model's files name no end token.
+        ValueError: The model's files name no end token; or what ``with_turn_end`` raises.
     """
 
     def __init__(
@@ -60,6 +61,8 @@ class CausalModel(nn.Module):
         info: ModelInfo,
     ) -> None:
         super().__init__()
+        if template.chat:
+            tokenizer, info = with_turn_end(tokenizer, template, info)
         self.trunk = trunk
         self.top = top
         self.unembedding = unembedding
@@ -149,16 +152,17 @@ class CausalModel(nn.Module):
         limit = self.info.max_model_len
         if limit is None:
             return
+        encoding, control = self.encoding, self.encoding.control
         around, bound = self._around, sys.maxsize if most is None else most
         long: list[tuple[str, Sequence[str] | None]] = []
         for prompt, responses in texts:
             after = bound if responses is None else min(bound, max(map(_bytes, responses)) + around)
-            if _bytes(self.template.render(prompt)) + around + after > limit:
+            if _bytes(encoding.written(prompt, control)) + around + after > limit:
                 long.append((prompt, responses))
         worst = (0, 0)
         rows = self.encode_prompts([prompt for prompt, _ in long])
         for row, (_, responses) in zip(rows, long, strict=True):
-            closed = self.encoding.responses(responses or [], most)
+            closed = encoding.responses(responses or [], most)
             worst = max(worst, (len(row), max(map(len, closed), default=bound)), key=sum)
         self.info.check_length(*worst, cut)
 
@@ -173,7 +177,9 @@ class CausalModel(nn.Module):
     @property
     def _around(self) -> int:
         """Tokens, at most, that stand around a text's own."""
-        return sum(map(len, added_around(self.tokenizer))) + 2 + len(self.template.response)
+        turn = self.encoding.turn
+        frame = len(turn.before) + len(self.template.response) + len(turn.after)
+        return sum(map(len, added_around(self.tokenizer))) + 2 + frame
 
     def trunk_states(self, batch: ResponseBatch) -> Tensor | None:
         """Run the frozen trunk, if there is one; several roles can start from that. ``(T, D)``."""

@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
+from rlaif_pl.models.chat_format import Turn, assistant_turn, chat_prompt
 from rlaif_pl.models.control_tokens import ControlTokens, added_around
-from rlaif_pl.text import Template
+from rlaif_pl.text import FilledText, Template
 
 
 class Encoding(NamedTuple):
@@ -22,11 +23,46 @@ class Encoding(NamedTuple):
     def control(self) -> ControlTokens:
         """Control tokens: special ones, the template's, and those that end a text."""
         written = f"{self.template.prompt}\0{self.template.response}"
+        if self.template.chat:
+            written += f"\0{self.tokenizer.chat_template}"
         return ControlTokens(self.tokenizer, written, self.stop_token_ids)
+
+    @property
+    def turn(self) -> Turn:
+        """What stands around a response."""
+        if self.template.chat:
+            return assistant_turn(self.tokenizer, self.template)
+        return Turn("", "", int(self.tokenizer.eos_token_id))  # type: ignore[arg-type]
+
+    def continuations(self, responses: Sequence[str]) -> list[FilledText]:
+        """Return responses as they follow their prompt, without the token that ends them."""
+        before, after, _ = self.turn
+        written = map(self.template.continuation, responses)
+        return [FilledText(before) + text + after for text in written]
+
+    def written(self, prompt: str, control: ControlTokens) -> FilledText:
+        """Return a prompt as the model reads it; see ``chat_prompt`` for what a chat template adds."""
+        if self.template.chat:
+            return chat_prompt(self.tokenizer, self.template, prompt, control)
+        return self.template.render(prompt)
+
+    def bare(self, prompt: str) -> FilledText:
+        """Return a prompt as the model reads it, without what the tokenizer puts before any text."""
+        text = self.written(prompt, self.control)
+        own = str(self.tokenizer.decode(added_around(self.tokenizer)[0]))
+        if not (self.template.chat and own and text.startswith(own)):
+            return text
+        size = len(own)
+        return FilledText(text[size:], tuple((a - size, b - size) for a, b in text.data))
 
     def prompts(self, texts: Sequence[str]) -> list[list[int]]:
         """Render prompts by the template and tokenize them; each has at least one token."""
-        rows = tokenize_open(self.control, [self.template.render(text) for text in texts])
+        control = self.control
+        prompts = [self.written(text, control) for text in texts]
+        if self.template.chat:  # which writes itself what the tokenizer puts before a text
+            rows = control.tokenize(prompts, special=False)
+        else:
+            rows = tokenize_open(control, prompts)
         if any(len(row) == 0 for row in rows):
             raise ValueError("expected every prompt to have at least one token, got an empty one")
         return rows
@@ -36,16 +72,17 @@ class Encoding(NamedTuple):
     ) -> list[list[int]]:
         """Tokenize responses as they follow the prompt and close each with EOS, its only end token.
 
+        With a chat template that is the token that ends the assistant's turn.
+
         A response longer than ``max_tokens`` (EOS included) loses its tail. With ``close_cut`` it keeps
         the EOS, because a reward is read there; without, it stays open, because it does not end there.
         """
-        eos = int(self.tokenizer.eos_token_id)  # type: ignore[arg-type]
-        written = [self.template.continuation(text) for text in texts]
-        rows = self.control.tokenize(written, special=False)
+        end = self.turn.end
+        rows = self.control.tokenize(self.continuations(texts), special=False)
         if max_tokens is None or close_cut:
             room = None if max_tokens is None else max_tokens - 1
-            return [[*row[:room], eos] for row in rows]
-        return [[*row, eos][:max_tokens] for row in rows]
+            return [[*row[:room], end] for row in rows]
+        return [[*row, end][:max_tokens] for row in rows]
 
 
 def tokenize_open(control: ControlTokens, texts: Sequence[str]) -> list[list[int]]:

@@ -256,6 +256,10 @@ class RewardModel(nn.Module):
             and ours.trunk is policy.trunk
             and ours.template == policy.template
             and ours.eos == policy.eos
+            and (
+                not ours.template.chat
+                or ours.tokenizer.chat_template == policy.tokenizer.chat_template
+            )
         )
 
     def save_pretrained(self, folder: str | Path) -> Path:

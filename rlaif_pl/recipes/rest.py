@@ -175,7 +175,10 @@ class Rest:
 
         def work(folder: Path) -> Result:
             data = folder / "kept.jsonl"
-            write_prompts(data, [Prompt(row.prompt, row.group, row.response) for row in kept])
+            asked = {row.text: row.text for row in self.train}  # with their turns, which no row has
+            write_prompts(
+                data, [Prompt(asked[row.prompt], row.group, row.response) for row in kept]
+            )
             template = self.resolved_template
             config = fit_config(
                 self.policy, data, folder, self.improve, template, number, self.seed

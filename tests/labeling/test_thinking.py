@@ -18,9 +18,10 @@ from rlaif_pl.labeling.calls import (
 from rlaif_pl.labeling.strategies.pairwise import PairwiseLabeler
 from rlaif_pl.labeling.strategies.scoring import ScoreLabeler
 from rlaif_pl.labeling.strategy import CachedClient
-from rlaif_pl.labeling.thinking import Thinking, closing_of, marks_of, thinking_prompt, thoughts_of
+from rlaif_pl.labeling.thinking import Thinking, thoughts_of
 from rlaif_pl.labeling.usage.projection import estimate_cost
 from rlaif_pl.labeling.usage.reply_store import ReplyStore
+from rlaif_pl.models.chat_format import closing_of, marks_of, thinking_prompt
 
 THINKS = (
     "{% for m in messages %}<s>{{ m['role'] }}\n{{ m['content'] }}</s>{% endfor %}"

@@ -9,7 +9,8 @@ from rlaif_pl.labeling.calls import GenerateRequest, Question, Response
 from rlaif_pl.labeling.prompting.extraction import extract_verdict
 from rlaif_pl.labeling.strategies.pairwise import FreeFormLabeler, PairwiseLabeler
 from rlaif_pl.labeling.strategy import CachedClient
-from rlaif_pl.labeling.thinking import answer_of, answer_prompt, close_thought
+from rlaif_pl.labeling.thinking import answer_of
+from rlaif_pl.models.chat_format import answer_prompt, close_thought
 
 
 @pytest.mark.parametrize(

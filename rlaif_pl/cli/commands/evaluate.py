@@ -79,7 +79,7 @@ def policy(
         prompts: Evaluation prompts, with references where there are any.
         out: Folder for metrics.json, samples.jsonl, win_rates.json and verdicts.jsonl.
         labeler: The labeler whose labels trained the reward.
-        template: How texts are written (`--template.help`); by default as a model's folder says.
+        template: How texts are written, `chat` or keys (`--template.help`); default: as a folder says.
         sampling: How each policy responds, ``n`` times to each prompt; once greedily besides.
         drawing: How many prompts at a time, and who draws; servers serve the SFT policy, and the policy
             is then a folder of adapters on it.

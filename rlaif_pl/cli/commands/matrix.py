@@ -76,7 +76,7 @@ def matrix(
         sft: Name of the policy that KL is measured from; None measures none.
         best_of: More policies by name: the best of n responses of one above, by a reward of ``judges``.
         judges: Who compares.
-        template: How texts are written (`--template.help`); by default as a model's folder says.
+        template: How texts are written, `chat` or keys (`--template.help`); default: as a folder says.
         sampling: How each policy responds, ``n`` times to each prompt.
         batch_size: Prompts at a time.
         seed: Seeds sampling and bootstrap.

@@ -24,6 +24,7 @@ from rlaif_pl.cli.commands.named_functions import by_path
 from rlaif_pl.cli.commands.whole_numbers import adapt as adapt_number
 
 DATA_SOURCE = ("rlaif_pl.data.sources.source", "DataSource")
+TEMPLATE = ("rlaif_pl.text", "Template")
 LABELER = ("rlaif_pl.types", "Labeler")
 NULL = ("null", "~", "")
 LINE_BREAK = re.compile(r"(?<!\\)\n")  # behind a backslash YAML joins the lines
@@ -38,9 +39,11 @@ def adapt(value: Any, hint: Any, *args: Any, **options: Any) -> Any:
     """Check a value as jsonargparse does, of a text what was typed and not what YAML makes of it.
 
     One text stands for a list of one, where texts are listed (``stop``). A key adds to a data set or a
-    labeler that was given by its name alone (see ``named``).
+    labeler that was given by its name alone (see ``named``). ``chat`` is the name of a template.
     """
     typed, before = options.get("orig_val"), options.get("prev_val")
+    if value == "chat" and _names(hint) == TEMPLATE:
+        value = {"chat": True}
     if isinstance(value, NestedArg) and isinstance(before, str):
         options["prev_val"] = named(before, hint)
     if isinstance(value, NestedArg):
@@ -63,7 +66,7 @@ def named(name: str, hint: Any) -> Any:
     also where the name stands in a config or is the default: jsonargparse takes it for the whole value,
     which the key would replace.
     """
-    kind = (getattr(hint, "__module__", ""), getattr(hint, "__name__", ""))
+    kind = _names(hint)
     if kind == DATA_SOURCE:
         return Namespace(name=name)
     if kind != LABELER:
@@ -71,6 +74,10 @@ def named(name: str, hint: Any) -> Any:
     labelers = importlib.import_module("rlaif_pl.labeling.registry").LABELERS  # it loads torch
     known = ({each.__name__: each for each in labelers.values()} | labelers).get(name)
     return name if known is None else Namespace(class_path=f"rlaif_pl.labeling.{known.__name__}")
+
+
+def _names(hint: Any) -> tuple[str, str]:
+    return getattr(hint, "__module__", ""), getattr(hint, "__name__", "")
 
 
 def _reads_texts(hint: Any, key: str) -> bool:

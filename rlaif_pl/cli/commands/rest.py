@@ -64,7 +64,7 @@ def rest(
         grow_steps: Grow steps.
         drawing: How samples are drawn.
         improve: Thresholds, learning rates and the fit.
-        template: How texts are written (`--template.help`); by default as a model's folder says.
+        template: How texts are written, `chat` or keys (`--template.help`); default: as a folder says.
         validation_samples: Samples of each validation prompt.
         seed: Seeds samples, adapters and order.
         device: Where models compute and are fitted: ``auto`` (a GPU where there is one), ``cpu``,

@@ -36,7 +36,7 @@ def sample(
         policy: Model to sample from.
         prompts: What to respond to.
         out: Folder for pairs.jsonl and metrics.json.
-        template: How texts are written (`--template.help`); by default as a model's folder says.
+        template: How texts are written, `chat` or keys (`--template.help`); default: as a folder says.
         sampling: How responses are drawn; every two of the ``n`` make a pair. The paper draws at
             temperature 1.
         drawing: How many prompts at a time, and who draws.

@@ -39,8 +39,9 @@ from rlaif_pl.labeling.calls import (
     Response,
     ThinkRequest,
 )
-from rlaif_pl.labeling.thinking import THOUGHTS, UNCLOSED, thoughts_of
+from rlaif_pl.labeling.thinking import UNCLOSED, thoughts_of
 from rlaif_pl.labeling.usage.spending import Price
+from rlaif_pl.models.chat_format import THOUGHTS
 
 SPLIT = "split_option"
 """Failure of a choice whose options begin with one token, after which the server cannot be asked."""

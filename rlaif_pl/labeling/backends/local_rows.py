@@ -9,7 +9,7 @@ from typing import NamedTuple
 from transformers import PreTrainedTokenizerBase
 
 from rlaif_pl.labeling.calls import ChoiceRequest, LoglikelihoodRequest, Question
-from rlaif_pl.labeling.thinking import answer_prompt, closing_of, thinking_prompt
+from rlaif_pl.models.chat_format import answer_prompt, closing_of, thinking_prompt
 from rlaif_pl.models.control_tokens import ControlTokens
 from rlaif_pl.models.encoding import tokenize_open
 from rlaif_pl.text import FilledText, filled

@@ -9,6 +9,7 @@ from rlaif_pl.cli import main as cli
 from rlaif_pl.config_paths import find_config
 from rlaif_pl.data.sources import load_preferences
 from rlaif_pl.models import BackboneOptions, Policy, RewardModel
+from rlaif_pl.models.policy import load_policy
 from rlaif_pl.models.reward_folder import load_reward_folder
 from rlaif_pl.text import Template
 
@@ -110,3 +111,22 @@ def test_a_fit_takes_and_hands_on_the_templates_of_its_folders(
     assert cli.main(["fit", "--config", "a2c.yaml"]) == 0
     assert [(each.model.template, each.max_response_tokens) for each in loaded] == [(OWN, 5)]
     assert Policy.from_pretrained(tmp_path / "run" / "policy").template == OWN
+
+
+def test_the_chat_template_is_chosen_by_its_name(
+    command, out, chat_model_folder, tiny_model_folder, data_files, tmp_path
+):
+    (tmp_path / "template.yaml").write_text("template: chat\n", encoding="utf-8")
+    texts = []
+    words = [f"--prompts={data_files.prompts}", "--sampling.max_new_tokens=6"]
+    for more in (
+        ["--template", "chat"],
+        ["--template.chat", "true"],
+        ["--config", str(tmp_path / "template.yaml")],
+        ["--template", "{}"],
+    ):
+        command("sample", f"--policy.name={chat_model_folder}", *words, *more)
+        texts.append([row.first for row in load_preferences(str(out / "pairs.jsonl")).rows])
+    assert texts[0] == texts[1] == texts[2] != texts[3]
+    with pytest.raises(ValueError, match="expected a chat template in the tokenizer"):
+        load_policy(BackboneOptions(str(tiny_model_folder)), Template(chat=True))
