@@ -8,9 +8,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from rlaif_pl.labeling.calls import LoglikelihoodRequest, Response
 from rlaif_pl.labeling.strategies.likelihood import (
     LENGTH,
-    SHARED_INFORMATION,
     LikelihoodLabeler,
     WeightedTerm,
+    shared_information,
     shared_words,
     word_set,
 )
@@ -42,7 +42,7 @@ def test_shared_words_by_hand():
 
 def test_shared_information_by_hand():
     # "the" and "the dog" again add nothing new, "fled" is not in the post; a reply's tokens add up.
-    term = SHARED_INFORMATION
+    term = shared_information()
     calls = term.calls(POST, 'The "dog" ate the dog and fled.')
     assert calls == [
         LoglikelihoodRequest("TL;DR:", " The"),

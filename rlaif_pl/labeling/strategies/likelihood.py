@@ -13,18 +13,27 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Literal, NamedTuple, TypeAlias
 
 from rlaif_pl.labeling.calls import Ask, Backend, LoglikelihoodRequest, Response
 from rlaif_pl.labeling.outcome import Judgment
 from rlaif_pl.labeling.prompting.verdicts import Spent
+from rlaif_pl.labeling.strategies.frames import DEFAULT, Frame, frame_of
 from rlaif_pl.labeling.strategies.scoring import ScoringLabeler
 from rlaif_pl.models.backbone import EMBEDDED
-from rlaif_pl.text import WORD, filled, mark_data, refuse_spelled_breaks, title_of, truncate_words
+from rlaif_pl.text import (
+    WORD,
+    Template,
+    filled,
+    mark_data,
+    refuse_spelled_breaks,
+    title_of,
+    truncate_words,
+)
+from rlaif_pl.types import Conversation
 
 TEMPLATE = "TL;DR: {response}\n\nPOST: {prompt}"
-CONDITION = "POST: {prompt}\n\nTL;DR:"
-NO_CONDITION = "TL;DR:"
 
 Kind: TypeAlias = Literal[
     "reconstruction",
@@ -35,6 +44,7 @@ Kind: TypeAlias = Literal[
     "title_words",
     "length",
 ]
+FRAMED = ("likelihood", "pmi", "shared_information")  # kinds that ask how a response follows
 Calls: TypeAlias = list[LoglikelihoodRequest]
 Replies: TypeAlias = Sequence[Response]
 
@@ -115,14 +125,57 @@ def shared_words(only_title: bool = False, offset: float = 1.0) -> Term:
     return Term(f"shared-words-1{'-title' if only_title else ''}-{offset:g}", value)
 
 
-def _given(prompt: str, response: str) -> Calls:
-    target = f" {response}" if response else ""
-    return [LoglikelihoodRequest(CONDITION.replace("{prompt}", prompt), target)]
+def likelihood(frame: Frame = DEFAULT) -> Term:
+    """Return ``log P(response | prompt)`` per token of the response.
+
+    Says how well a response follows from its prompt, grammar and facts alike; by itself it favors what
+    is short, vague or copied, which the reconstruction does not. Together they are the two directions
+    of a noisy channel.
+    """
+
+    def calls(prompt: str, response: str) -> Calls:
+        target = frame.target(response) if response else ""
+        return [LoglikelihoodRequest(frame.given(prompt), target)]
+
+    return Term(f"likelihood-1{frame.version}", _mean, calls)
 
 
-def _given_and_alone(prompt: str, response: str) -> Calls:
-    (given,) = _given(prompt, response)
-    return [given, LoglikelihoodRequest(NO_CONDITION, given.target)]
+def pmi(frame: Frame = DEFAULT) -> Term:
+    """Return ``(log P(response | prompt) - log P(response)) / tokens of the response``.
+
+    A garbled response that names the right words is likely to be found out by it.
+    """
+    asked = likelihood(frame)
+
+    def calls(prompt: str, response: str) -> Calls:
+        (given,) = asked.calls(prompt, response)
+        return [given, LoglikelihoodRequest(frame.alone(), given.target)]
+
+    return Term(f"pmi-1{frame.version}", _gain, calls)
+
+
+def shared_information(frame: Frame = DEFAULT) -> Term:
+    """Return ``log(1 + sum of sqrt(-log P(word)) / 2)`` over the words a response has of its prompt.
+
+    Each word is read where it first occurs, after the response's own beginning and without the prompt.
+    A word that any response would have there tells little; the square root keeps one name from
+    outweighing a sentence. The model never reads the prompt, so long prompts cost no more than short
+    ones.
+    """
+
+    def calls(prompt: str, response: str) -> Calls:
+        known, text = word_set(prompt), str(frame.target(response))
+        found = []
+        for match in WORD.finditer(text):
+            word = match[0].lower()
+            if word in known:
+                known -= {word}
+                start = len(text[: match.start()].rstrip())
+                context = frame.begun(text[:start])
+                found.append(LoglikelihoodRequest(context, text[start : match.end()]))
+        return found
+
+    return Term(f"shared-information-1{frame.version}", _information, calls)
 
 
 def _mean(_: str, __: str, replies: Replies) -> float:
@@ -134,49 +187,22 @@ def _gain(_: str, __: str, replies: Replies) -> float:
     return (total_of(given) - total_of(alone)) / len(given.logprobs)
 
 
-def _shared(prompt: str, response: str) -> Calls:
-    """Ask for each shared word where it first occurs."""
-    known, text = word_set(prompt), f" {response}"
-    calls = []
-    for match in WORD.finditer(text):
-        word = match[0].lower()
-        if word in known:
-            known -= {word}
-            start = len(text[: match.start()].rstrip())
-            calls.append(
-                LoglikelihoodRequest(NO_CONDITION + text[:start], text[start : match.end()])
-            )
-    return calls
-
-
 def _information(_: str, __: str, replies: Replies) -> float:
     surprisals = [-total_of(reply) for reply in replies]
     return math.log1p(math.fsum(math.sqrt(max(value, 0.0)) for value in surprisals) / 2)
 
 
-# log P(response | prompt) per token of the response. Says how well a response follows from its prompt,
-# grammar and facts alike; by itself it favors what is short, vague or copied, which the reconstruction
-# does not. Together they are the two directions of a noisy channel.
-LIKELIHOOD = Term("likelihood-1", _mean, _given)
-# (log P(response | prompt) - log P(response)) / tokens of the response: a garbled response that names
-# the right words is likely to be found out by it.
-PMI = Term("pmi-1", _gain, _given_and_alone)
-# log(1 + sum of sqrt(-log P(word)) / 2) over the different words of the response that the prompt has,
-# each read where it first occurs, after the response's own beginning and without the prompt. A word
-# that any response would have there tells little; the square root keeps one name from outweighing a
-# sentence. The model never reads the prompt, so long prompts cost no more than short ones.
-SHARED_INFORMATION = Term("shared-information-1", _information, _shared)
 # Log of the response's characters: control of length, by a weight of either sign.
 LENGTH = Term("length-1", lambda _, response, __: math.log(1 + len(response)))
 
 
-def build_term(kind: Kind, template: str, normalize: str) -> Term:
-    """Return the term of a kind."""
+def build_term(kind: Kind, template: str, normalize: str, frame: Frame = DEFAULT) -> Term:
+    """Return the term of a kind; ``frame`` is for those that ask for the response's likelihood."""
     terms: dict[str, Term] = {
         "reconstruction": reconstruction(template, normalize),
-        "likelihood": LIKELIHOOD,
-        "pmi": PMI,
-        "shared_information": SHARED_INFORMATION,
+        "likelihood": likelihood(frame),
+        "pmi": pmi(frame),
+        "shared_information": shared_information(frame),
         "shared_words": shared_words(),
         "title_words": shared_words(only_title=True, offset=5.0),
         "length": LENGTH,
@@ -184,6 +210,12 @@ def build_term(kind: Kind, template: str, normalize: str) -> Term:
     if kind not in terms:
         raise ValueError(f"expected a kind of term among {sorted(terms)}, got {kind!r}")
     return terms[kind]
+
+
+def _cut(prompt: str, limit: int | None) -> str:
+    """Return a prompt without white space around it, cut after ``limit`` words; its turns stay."""
+    text = prompt.strip() if limit is None else truncate_words(prompt.strip(), limit)
+    return Conversation(text, prompt.messages) if isinstance(prompt, Conversation) else text
 
 
 def word_set(text: str) -> frozenset[str]:
@@ -226,7 +258,10 @@ class LikelihoodLabeler(ScoringLabeler):
         pmi_weight: Weight of the response's own likelihood gain, at least 0; 0 leaves it out and
             saves two passes of three.
         max_prompt_words: Prompts are cut after this many words, at least 1; None reads them whole.
-        template: Text with ``{response}`` and, at its end, ``{prompt}``.
+        template: Text with ``{response}`` and, at its end, ``{prompt}``, for the reconstruction.
+        policy_template: How a response follows its prompt, for ``likelihood``, ``pmi`` and
+            ``shared_information``; None takes what the model's folder says it was trained with, and
+            TL;DR's frame where none does.
         terms: Summands of the score; None stands for the reconstruction, and PMI where
             ``pmi_weight`` is above 0.
     """
@@ -242,6 +277,7 @@ class LikelihoodLabeler(ScoringLabeler):
         pmi_weight: float = 0.0,
         max_prompt_words: int | None = None,
         template: str = TEMPLATE,
+        policy_template: Template | None = None,
         terms: Sequence[WeightedTerm] | None = None,
     ) -> None:
         super().__init__(backend, temperature)
@@ -263,9 +299,18 @@ class LikelihoodLabeler(ScoringLabeler):
                 f"expected at least one term, and PMI among the terms or as pmi_weight but not "
                 f"both, got terms={list(terms)} and pmi_weight={pmi_weight}"
             )
-        self.terms: list[tuple[float, Term]] = [
-            (term.weight, build_term(term.kind, template, normalize)) for term in terms
-        ]
+        self._weighted, self._policy_template = list(terms), policy_template
+        self._build = partial(build_term, template=template, normalize=normalize)
+        for term in terms:
+            self._build(term.kind)
+
+    @cached_property
+    def terms(self) -> list[tuple[float, Term]]:
+        """Weights and terms; read where they are first needed, when the model's folder is there."""
+        frame = DEFAULT
+        if any(term.kind in FRAMED for term in self._weighted):
+            frame = frame_of(self.backend, self._policy_template, self.max_prompt_words)
+        return [(term.weight, self._build(term.kind, frame=frame)) for term in self._weighted]
 
     @property
     def prompt_version(self) -> str:
@@ -281,8 +326,7 @@ class LikelihoodLabeler(ScoringLabeler):
         self, prompts: Sequence[str], responses: Sequence[str], ask: Ask | None = None
     ) -> list[Judgment]:
         """Return scores in nats, or why there is none (``empty``, ``too_long``, ``nonfinite``)."""
-        limit, cut = self.max_prompt_words, [prompt.strip() for prompt in prompts]
-        cut = cut if limit is None else [truncate_words(prompt, limit) for prompt in cut]
+        cut = [_cut(prompt, self.max_prompt_words) for prompt in prompts]
         texts = list(zip(cut, (response.strip() for response in responses), strict=True))
         calls = [[term.calls(*own) for _, term in self.terms] for own in texts]
         replies = iter((ask or self.ask)([call for own in calls for part in own for call in part]))
