@@ -36,7 +36,11 @@ def main(
     seed_everything(0)
     sampling = rl.SamplingParams(n=8, max_new_tokens=24)
     start = rl.Policy.from_pretrained(
-        model, trunk_layers=trunk_layers, lora=rl.Lora(), dtype="auto"
+        model,
+        trunk_layers=trunk_layers,
+        lora=rl.Lora(),
+        dtype="auto",
+        template=rl.Template("POST: {prompt}\n\nTL;DR:"),  # rl.Template(chat=True) for a chat model
     )
     module = rl.A2CModule(
         rl.ActorCritic(start, lora=rl.Lora(), value_network="none"),

@@ -32,7 +32,9 @@ def main(model: str = "smollm2-135m", trunk_layers: int = 20, limit: int = 24, s
     seed_everything(0)
     posts, held_out = load_prompts("tiny_tldr/train"), load_prompts("tiny_tldr/dev")[: limit // 2]
     few, sampling = (rl.SamplingParams(n, max_new_tokens=28, temperature=0.9) for n in (2, 4))
-    sft = rl.Policy.from_pretrained(model, trunk_layers=trunk_layers, lora=rl.Lora(), dtype="auto")
+    tldr = rl.Template("POST: {prompt}\n\nTL;DR:")  # rl.Template(chat=True) for a chat model
+    load = partial(rl.Policy.from_pretrained, template=tldr, dtype="auto")
+    sft = load(model, trunk_layers=trunk_layers, lora=rl.Lora())
     module = rl.SFTModule(sft, max_response_tokens=32, **recipe(1e-3, steps))
     fit(module, steps, "demonstrations", demonstrations=posts[: 4 * limit])
 

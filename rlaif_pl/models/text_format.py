@@ -11,7 +11,7 @@ from transformers.utils import cached_file
 
 from rlaif_pl.models.adapter_folder import adapter_source
 from rlaif_pl.models.backbone import EMBEDDED
-from rlaif_pl.text import Template, parse_json
+from rlaif_pl.text import TLDR, Template, parse_json
 
 FILE = "rlaif_pl.json"  # beside the weights; transformers, peft and vLLM leave it alone
 
@@ -71,7 +71,8 @@ def format_of(
 ) -> TextFormat:
     """Return how a model is to read its texts: as given, as it was trained, or by the default.
 
-    A warning says where what is given is not what the model was trained with, once for each model.
+    A warning says where what is given is not what the model was trained with, and where the default
+    is taken, once for each model.
 
     Args:
         name: Folder or hub name of the model; empty where it has none.
@@ -80,6 +81,13 @@ def format_of(
         max_response_tokens: The same of a reward model's limit; None stays None where it has none.
     """
     stored = stored_format(name, revision)
+    if stored is None and template is None:
+        warnings.warn(
+            f"{name or 'a model in memory'} comes with no template and is given none, so prompts are "
+            f"written as for TL;DR: {TLDR!r}; say template: chat for the tokenizer's chat template, "
+            "{prompt: '{prompt}'} for prompts as they are, or a layout of your own",
+            stacklevel=1,  # one place, so that it is said once
+        )
     if stored is None:
         return TextFormat(template or Template(), max_response_tokens)
     given = {"template": template, "max_response_tokens": max_response_tokens}
