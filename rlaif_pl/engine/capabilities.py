@@ -122,7 +122,8 @@ class _Probe:
             self.inputs = word_ids(int(config.vocab_size), total, self.device)
         else:  # the upper part of a decoder that was cut
             seed = torch.Generator().manual_seed(0)
-            self.inputs = torch.randn(total, int(config.hidden_size), generator=seed).to(weight)
+            size, exact = (total, int(config.hidden_size)), torch.float32
+            self.inputs = torch.randn(size, generator=seed, dtype=exact).to(weight)
         places = torch.arange(total, device=self.device).split(self.batch.lengths)
         self.prompts, self.own = places[:2], places[2:]
         self.texts = [torch.cat([self.prompts[n // 2], own]) for n, own in enumerate(self.own)]

@@ -83,7 +83,8 @@ def sample_seed(*key: int | str) -> int:
 
 def sample_noise(seeds: Sequence[int], length: int, device: torch.device | str = "cpu") -> Tensor:
     """One uniform a row and token, in [0, 1), made on the host. ``(N, length)`` float32."""
-    noise = torch.empty(len(seeds), length)
+    # A trainer's bf16-true makes bfloat16 the default type: 8 bits, of which tails are never drawn.
+    noise = torch.empty(len(seeds), length, dtype=torch.float32)
     for row, seed in zip(noise, seeds, strict=True):
         torch.rand(length, generator=torch.Generator().manual_seed(seed), out=row)
     return send(noise, device)
@@ -150,7 +151,7 @@ def filter_logits(logits: Tensor, params: SamplingParams) -> Tensor:
     if params.min_p > 0:
         top = logits.amax(-1, keepdim=True)
         # A number of the host: moved to a GPU, each token would wait for it.
-        floor = top + params.temperature * torch.tensor(params.min_p).log()
+        floor = top + params.temperature * torch.tensor(params.min_p, dtype=torch.float32).log()
         logits = logits.masked_fill(logits < floor, -torch.inf)
     if params.top_p < 1:
         scaled = (

@@ -261,7 +261,7 @@ class NoReward:
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> Tensor:
         """Return zeros ``(N,)`` in float32."""
         del prompts
-        return torch.zeros(len(responses))
+        return torch.zeros(len(responses), dtype=torch.float32)
 
 
 def as_reward(reward: AnyReward) -> Reward:

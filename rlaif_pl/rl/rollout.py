@@ -153,7 +153,8 @@ def collect(
     finished = send(torch.tensor(samples.finished), policy.device)
     drawn = None
     if samples.logprobs is not None:
-        flat = torch.tensor([value for row in samples.logprobs for value in row])
+        values = [value for row in samples.logprobs for value in row]
+        flat = torch.tensor(values, dtype=torch.float32)
         drawn = batch.spread(send(flat, policy.device))
     return Rollout(batch, below, texts, finished, scores, ref_logprobs, features, drawn, rewards)
 

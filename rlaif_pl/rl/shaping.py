@@ -98,7 +98,7 @@ def final_scores(
     final = scores * (1 - shaping.kl_coef) if is_scaled else scores
     final = final - shaping.missing_eos_penalty * (~finished).to(final.dtype)
     if shaping.min_length > 0:
-        missing = (1 - lengths / shaping.min_length).clamp(min=0)
+        missing = (1 - lengths.float() / shaping.min_length).clamp(min=0)
         final = final - shaping.min_length_penalty * missing.to(final.dtype)
     if repeated is not None:
         final = final - shaping.repetition_penalty * repeated.to(final.dtype)
@@ -116,7 +116,7 @@ def repeated_share(tokens: Tensor, is_response: Tensor) -> Tensor:
         is_response: True at response tokens, a prefix of each row. ``(N, R)`` bool
     """
     if tokens.shape[1] < NGRAM:
-        return torch.zeros(len(tokens), device=tokens.device)
+        return torch.zeros(len(tokens), dtype=torch.float32, device=tokens.device)
     real = is_response[:, NGRAM - 1 :]
     first, second, third = (
         tokens[:, place : place + real.shape[1]].long() for place in range(NGRAM)
@@ -126,7 +126,7 @@ def repeated_share(tokens: Tensor, is_response: Tensor) -> Tensor:
     own = -1 - torch.arange(real.shape[1], device=tokens.device)
     keys = torch.where(real, grams, own).sort(1).values
     repeats = (keys[:, 1:] == keys[:, :-1]).sum(1)
-    return repeats / real.sum(1).clamp(min=1)
+    return repeats.float() / real.sum(1).clamp(min=1)
 
 
 def relative_scores(

@@ -108,7 +108,8 @@ class Update:
         ratio = self.objective.log_ratio(part, found, is_counted)
         if ratio is not None:
             self._ratios.append(ratio)
-        share = self.objective.token_weights(is_counted)[1] / self.count.clamp(min=1)
+        counted = self.objective.token_weights(is_counted)[1].float()
+        share = counted / self.count.clamp(min=1)
         self._targets.append(targets)
         self._logs.append({name: value.detach() * share for name, value in logs.items()})
         if found.values is not None:

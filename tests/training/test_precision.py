@@ -2,17 +2,23 @@
 
 import dataclasses
 import json
+from contextlib import contextmanager
 
 import pytest
 import torch
 from unpacked import unpack
 
 from rlaif_pl.cli import main as cli
-from rlaif_pl.engine.sampling import SamplingParams
+from rlaif_pl.engine.generate import Generated
+from rlaif_pl.engine.sampling import SamplingParams, filter_logits, sample_noise
 from rlaif_pl.labeling.backends import LocalBackend
 from rlaif_pl.labeling.calls import LoglikelihoodRequest
 from rlaif_pl.models import ActorCritic, BackboneOptions, Lora, RewardModel
+from rlaif_pl.rl.function_reward import NoReward
 from rlaif_pl.rl.objective import Advantages
+from rlaif_pl.rl.rollout import collect
+from rlaif_pl.rl.shaping import RewardShaping, final_scores, repeated_share
+from rlaif_pl.rl.update import Update
 from rlaif_pl.training import LabelingModule, PreferenceDataModule
 
 HALVES = ("bf16-mixed", "bf16-true")
@@ -206,3 +212,67 @@ def test_16_bit_logits_are_not_rounded(backbone):
         logits = policy.logits(hidden)
     assert logits.dtype == torch.float32
     torch.testing.assert_close(logits.double(), exact, rtol=1e-5, atol=1e-5)
+
+
+@contextmanager
+def default_type(dtype):
+    """The default type as Lightning sets it for a step in ``bf16-true``."""
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+TOKENS, LENGTHS = torch.tensor([[3, 4, 5, 3, 4, 5, 3], [1, 2, 0, 0, 0, 0, 0]]), torch.tensor([7, 2])
+LOGITS = torch.log(torch.tensor([[1.0, 0.3001, 0.2999]]))
+SHORT = RewardShaping(min_length=300, min_length_penalty=0.7)
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [
+        lambda: sample_noise([3, 4], 200),
+        lambda: filter_logits(LOGITS, SamplingParams(min_p=0.3)),
+        lambda: repeated_share(TOKENS, torch.arange(7) < LENGTHS[:, None]),
+        lambda: repeated_share(TOKENS[:, :2], torch.ones(2, 2, dtype=torch.bool)),
+        lambda: final_scores(torch.zeros(2, dtype=torch.float32), LENGTHS, LENGTHS > 0, SHORT),
+        lambda: NoReward().score(["a"], ["b"]),
+    ],
+    ids=["noise", "min_p", "repetition", "no 3-gram", "min_length", "no reward"],
+)
+def test_a_default_type_of_16_bits_changes_no_number(compute):
+    exact = compute()
+    with default_type(torch.bfloat16):
+        found = compute()
+    assert found.dtype == torch.float32
+    assert torch.equal(found, exact)
+
+
+def test_what_is_rarely_drawn_is_drawn_under_a_default_type_of_16_bits():
+    with default_type(torch.bfloat16):
+        noise = sample_noise(range(20_000), 1)
+    # in bfloat16: multiples of 1/256
+    assert len(noise.unique()) > 19_900
+
+
+def test_a_servers_logprobs_and_the_shares_of_parts_are_float32(build, backbone, small_prompts):
+    params, drawn = SamplingParams(n=2, max_new_tokens=4), [-5.0123, -0.7071, -2.3456]
+    tokens = [[7, 8, 9], [9, 8, 7], [7, 7, 9], [8, 8, 9]]
+    samples = Generated(tokens, [True] * 4, [False] * 4, logprobs=[drawn] * 4)
+    actor = ActorCritic(options_of(backbone, trunk=0), value_network="none")
+    module, _ = build("a2c", actor=actor, advantages=Advantages(baseline="rloo"))
+    prompts = [prompt.text for prompt in small_prompts[:2]]
+    with default_type(torch.bfloat16):
+        rollout = collect(
+            actor, FixedReward(), prompts, params=params, seeds=[0] * 4, samples=samples
+        )
+        counted = rollout.is_sampled.clone()
+        counted[0, 2:] = False  # 11 tokens count: 5 of one prompt, 6 of the other
+        update = Update(actor, module.objective, rollout, counted, params, most_tokens=1)
+        for compute in update.losses():
+            compute().backward()
+        entropy = update.logged()["entropy"]
+    assert torch.equal(rollout.sampler_logprobs, torch.tensor([drawn] * 4))
+    whole = actor.evaluate(rollout.batch, rollout.below, None, params).tokens.entropy
+    torch.testing.assert_close(entropy, whole[counted].mean(), rtol=1e-6, atol=0)
