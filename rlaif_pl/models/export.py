@@ -20,7 +20,7 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from rlaif_pl.engine.decoder_layers import decoder_of
 from rlaif_pl.engine.runner import DecoderRunner
-from rlaif_pl.models.adapters import merged
+from rlaif_pl.models.adapters import has_adapters, merged
 from rlaif_pl.models.card import policy_card, reward_card
 from rlaif_pl.models.causal import CausalModel
 from rlaif_pl.models.causal_folder import save_causal
@@ -37,9 +37,10 @@ def decoder_weights(model: CausalModel, *, fold: bool = True) -> dict[str, Tenso
     Args:
         model: Trunk and top.
         fold: Fold adapters in, in a float32 copy; without it they are left out, which is right for
-            names and shapes alone.
+            names and shapes alone. Where there are none, the weights are the model's own.
     """
-    top = dict(merged(model.top).decoder.state_dict()) if fold else _without_adapters(model.top)
+    folds = fold and has_adapters(model.top)
+    top = dict(merged(model.top).decoder.state_dict()) if folds else _without_adapters(model.top)
     if model.trunk is None:
         return top
     weights = dict(model.trunk.decoder.state_dict())
@@ -60,12 +61,18 @@ def _without_adapters(stack: DecoderRunner) -> dict[str, Tensor]:
     }
 
 
-def load_into(decoder: PreTrainedModel, weights: dict[str, Tensor]) -> None:
-    """Fill a decoder; a weight without a place, or a place without a weight, is an error."""
-    missing, unexpected = decoder.load_state_dict(weights, strict=False)
+def load_into(module: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Give a module weights in float32, those that are so without a copy.
+
+    A weight without a place, or a place without a weight, is an error.
+    """
+    exact = {
+        n: value.float() if value.is_floating_point() else value for n, value in weights.items()
+    }
+    missing, unexpected = module.load_state_dict(exact, strict=False, assign=True)
     if missing or unexpected:
         raise ValueError(
-            f"expected the weights of {type(decoder).__name__}, missing {missing[:3]}, "
+            f"expected the weights of {type(module).__name__}, missing {missing[:3]}, "
             f"unexpected {unexpected[:3]}"
         )
 
@@ -103,7 +110,10 @@ def save_policy(folder: str | Path, model: CausalModel) -> Path:
 
 @torch.no_grad()
 def exported_weights(model: CausalModel) -> dict[str, Tensor]:
-    """Return the weights that ``save_policy`` writes, under the names they have in its files."""
+    """Return the weights that ``save_policy`` writes, under the names they have in its files.
+
+    Those that no adapter is folded into are the model's own, where they are float32.
+    """
     whole = _filled_policy(model)
     kept = {name for name, _ in whole.named_parameters()}  # a tied head stands once
     weights = {name: value for name, value in whole.state_dict().items() if name in kept}
@@ -113,9 +123,8 @@ def exported_weights(model: CausalModel) -> dict[str, Tensor]:
 def _filled_policy(model: CausalModel) -> PreTrainedModel:
     whole = _empty_policy(model)
     load_into(decoder_of(whole), decoder_weights(model))
-    if not model.is_tied:
-        head = getattr(model.unembedding, "linear", model.unembedding)
-        whole.get_output_embeddings().load_state_dict(head.state_dict())
+    head = getattr(model.unembedding, "linear", model.unembedding)
+    load_into(whole.get_output_embeddings(), head.state_dict())
     whole.tie_weights()
     return whole
 
@@ -143,7 +152,7 @@ def save_reward(
     check = WrittenCheck(model, head)
     whole = _empty_classifier(model)
     load_into(decoder_of(whole), decoder_weights(model))
-    cast(nn.Linear, whole.score).load_state_dict(head.state_dict())
+    load_into(cast(nn.Linear, whole.score), head.state_dict())
     tokenizer = copy.deepcopy(model.tokenizer)
     pad = _pad_apart_from_eos(whole, tokenizer)
     for config in (whole.config, whole.config.get_text_config()):
@@ -179,13 +188,15 @@ def check_reward_export(model: CausalModel) -> int:
 
 
 def _empty_policy(model: CausalModel) -> PreTrainedModel:
+    """Return a causal LM of the model's architecture without weights: drawing them takes minutes."""
     config = copy.deepcopy(model.config)
     config.dtype = torch.float32
-    return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
 
 
 def _empty_classifier(model: CausalModel) -> PreTrainedModel:
-    """Return a one-label classifier of the model's architecture, its weights not yet filled in."""
+    """Return a one-label classifier of the model's architecture without weights."""
     config = copy.deepcopy(model.config)
     if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
         kind = type(config).__name__.removesuffix("Config")
@@ -197,7 +208,8 @@ def _empty_classifier(model: CausalModel) -> PreTrainedModel:
         )
     config.num_labels = 1
     config.dtype = torch.float32
-    whole = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+    with torch.device("meta"):
+        whole = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
     if not isinstance(getattr(whole, "score", None), nn.Linear):
         raise ValueError(
             f"expected a sequence classifier with one linear score, got {type(whole).__name__}; start "
@@ -208,8 +220,7 @@ def _empty_classifier(model: CausalModel) -> PreTrainedModel:
 
 def _check_shapes(model: CausalModel, empty: Callable[[CausalModel], PreTrainedModel]) -> int:
     """Refuse a class for the export whose weights are not the model's by name and shape; its bytes."""
-    with torch.device("meta"):
-        whole = empty(model)
+    whole = empty(model)
     ours = {name: value.shape for name, value in decoder_weights(model, fold=False).items()}
     theirs = {name: value.shape for name, value in decoder_of(whole).state_dict().items()}
     if ours != theirs:

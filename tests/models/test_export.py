@@ -135,6 +135,11 @@ def test_saving_leaves_the_policy_as_it_was(load, tmp_path):
     assert policy.tokenizer.pad_token is None
 
 
+@pytest.mark.parametrize("empty", [export_file._empty_policy, export_file._empty_classifier])
+def test_no_weights_are_drawn_for_an_export(load, empty):
+    assert all(weight.is_meta for weight in empty(load("llama")).parameters())
+
+
 def test_layers_above_the_trunk_get_their_old_numbers(load):
     weights = decoder_weights(load("llama", trunk_layers=3))
     numbers = {int(name.split(".")[1]) for name in weights if name.startswith("layers.")}
