@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -34,6 +35,8 @@ class SampledPolicy:
         model: Policy; trained, or read from files.
         send_whole: Send servers all weights of one that was read from files too: they were started with
             another.
+        device: Where this process computes: a trainer moves the policy there after it was set up, and
+            weights that were divided are put together on the host. None: where its weights are.
 
     Attributes:
         name: Model that it is, or started from.
@@ -43,8 +46,10 @@ class SampledPolicy:
         vocab_size: Ids from here on belong to no token.
     """
 
-    def __init__(self, model: CausalModel, *, send_whole: bool = False) -> None:
-        self.model, self.send_whole = model, send_whole
+    def __init__(
+        self, model: CausalModel, *, send_whole: bool = False, device: torch.device | None = None
+    ) -> None:
+        self.model, self.send_whole, self._device = model, send_whole, device
         self.name, self.is_tied, self.sample = model.base, model.is_tied, model.sample
         self.end_ids, self.vocab_size = model.stop_token_ids, model.info.vocab_size
         self._files: AdapterSource | None = adapter_source(model.base)
@@ -69,9 +74,32 @@ class SampledPolicy:
         return adapter_rank(self.model)
 
     @property
+    def device(self) -> torch.device:
+        """Where this process computes."""
+        return self.model.device if self._device is None else self._device
+
+    @property
     def device_type(self) -> str:
-        """Kind of device its weights are on: "cpu", "cuda", ..."""
-        return self.model.device.type
+        """Kind of device this process computes on: "cpu", "cuda", ..."""
+        return self.device.type
+
+    @contextmanager
+    def on_device(self) -> Iterator[None]:
+        """Have the weights where this process computes, for a while."""
+        if self.model.device.type == self.device.type:
+            yield
+            return
+        weights = [(parameter, parameter.data) for parameter in self.model.parameters()]
+        held = [(m, dict(m._parameters), dict(m._buffers)) for m in self.model.modules()]
+        try:
+            self.model.to(self.device)
+            yield
+        finally:  # as they were: copying them back would take as long again
+            for module, parameters, buffers in held:
+                module._parameters.update(parameters)
+                module._buffers.update(buffers)
+            for parameter, data in weights:
+                parameter.data = data
 
     def stop_checker(self, params: SamplingParams) -> StopStrings | None:
         """Return what finds stop strings; None where there are none."""
@@ -89,9 +117,11 @@ class SampledPolicy:
 
     @torch.no_grad()
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """All weights with adapters folded in, by their names in a folder, on the model's device."""
-        for name, value in exported_weights(self.model).items():
-            yield name, value.to(self.model.device)
+        """All weights with adapters folded in, float32, by their names in a folder.
+
+        They are on the model's device, and the model's own where nothing is folded in.
+        """
+        yield from exported_weights(self.model).items()
 
     def check_prompt(self, most: int) -> list[int]:
         """Return the first tokens of one fixed text, at most so many, at least 1."""

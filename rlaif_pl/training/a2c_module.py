@@ -208,7 +208,9 @@ class A2CModule(TrainableModule):
 
     @override
     def check_inputs(self) -> None:
-        self.rollouts.prepare(self.actor.policy, self.sampling)
+        # A trainer moves the model after this; what is sent then comes from its device.
+        device = self.trainer.strategy.root_device
+        self.rollouts.prepare(self.actor.policy, self.sampling, device)
         drawn = self.sampling.max_new_tokens
         if isinstance(self.reward, RewardModel) and drawn >= self.reward.max_response_tokens:
             rank_zero_warn(

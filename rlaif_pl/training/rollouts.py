@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import distributed as dist
@@ -30,14 +31,21 @@ class Rollouts:
     def __init__(self, generator: GenerationBackend | None) -> None:
         self.generator: GenerationBackend = generator or LocalGenerator()
         self.overlap = self.generator.overlap
+        self._device: torch.device | None = None  # where the trainer computes
         self._served: int | None = None  # step whose weights the backend has
         self._pool: ThreadPoolExecutor | None = None
         self._ahead: Future[Generated] | None = None
         self._key: tuple[int, list[int]] | None = None
 
-    def prepare(self, policy: CausalModel, params: SamplingParams) -> None:
-        """Refuse, before the first step, what could not be drawn; see ``GenerationBackend.prepare``."""
-        self.generator.prepare(SampledPolicy(policy), params, for_training=True)
+    def prepare(
+        self, policy: CausalModel, params: SamplingParams, device: torch.device | None = None
+    ) -> None:
+        """Refuse, before the first step, what could not be drawn; see ``GenerationBackend.prepare``.
+
+        ``device`` is where the trainer will have moved the policy by then; None: where it is.
+        """
+        self._device = device
+        self.generator.prepare(SampledPolicy(policy, device=device), params, for_training=True)
 
     def update(self, policy: Callable[[], CausalModel], step: int) -> None:
         """Let the backend draw with the weights of a step, once what was asked ahead is there.
@@ -48,7 +56,7 @@ class Rollouts:
             return
         if self._ahead is not None:
             self._ahead.result()  # its adapters must stay until it is drawn
-        self._serve(SampledPolicy(policy()))
+        self._serve(SampledPolicy(policy(), device=self._device))
         self._served = step
 
     def _serve(self, policy: SampledPolicy) -> None:

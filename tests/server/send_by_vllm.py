@@ -33,6 +33,7 @@ transfer = WeightTransfer(
     Client("http://127.0.0.1:9", 5, httpx.MockTransport(answer)),
     ServerFacts("http://127.0.0.1:9", "served", dtype="bfloat16"),
 )
-transfer.send(SimpleNamespace(tensors=lambda: iter(WEIGHTS.items())))
+policy = SimpleNamespace(tensors=lambda: iter(WEIGHTS.items()), device=torch.device("cpu"))
+transfer.send(policy)
 transfer.close()
 print(json.dumps([asked, [[str(each.dtype), each.tolist()] for each in sent]]))  # noqa: T201

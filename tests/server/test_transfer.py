@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import stand_in_transfer
@@ -15,6 +16,10 @@ from rlaif_pl.models import Lora
 from rlaif_pl.models.export import save_policy
 from rlaif_pl.models.sampled_policy import SampledPolicy
 from rlaif_pl.rl import VLLMGenerator
+from rlaif_pl.rl.objective import Advantages
+from rlaif_pl.rl.vllm.facts import ServerFacts
+from rlaif_pl.rl.vllm.transfer import WeightTransfer
+from rlaif_pl.training import A2CModule
 
 PARAMS = SamplingParams(n=2, max_new_tokens=6)
 
@@ -74,6 +79,57 @@ def test_what_is_sent_is_what_an_export_writes(actor_of, moved, tmp_path, lora):
     assert sent.keys() == written.keys()
     for name, value in written.items():
         torch.testing.assert_close(sent[name], value, rtol=0, atol=0)
+
+
+def test_weights_trained_whole_are_sent_without_a_copy(actor_of):
+    policy = actor_of(None, trunk_layers=0).policy
+    own = {value.data_ptr() for value in policy.parameters()}
+    assert {value.data_ptr() for _, value in SampledPolicy(policy).tensors()} == own
+
+
+def test_a_fit_asks_for_the_trainers_device_before_the_policy_is_there(
+    stand_in, actor_of, tmp_path, monkeypatch
+):
+    stand_in_transfer.install(monkeypatch)
+    server = stand_in(has_adapters=False, transfer="nccl")
+    rollout = VLLMGenerator(server.url, str(tmp_path / "weights"), weights="nccl")
+    module = A2CModule(
+        actor_of(),
+        lambda prompts, responses: [0.0] * len(responses),  # noqa: ARG005
+        sampling=PARAMS,
+        advantages=Advantages(baseline="rloo"),
+        rollout=rollout,
+    )
+    assert module.actor.policy.device.type == "cpu"  # Lightning moves it after `setup`
+    module._trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cpu")))
+    with pytest.raises(ValueError, match="got the trainer on cpu"):
+        module.check_inputs()
+    module._trainer.strategy.root_device = torch.device("cuda", 0)
+    module.check_inputs()
+
+
+def test_what_was_computed_is_waited_for_before_it_is_sent(monkeypatch):
+    order = []
+    stream = SimpleNamespace(synchronize=lambda: order.append("waited"))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)  # noqa: ARG005
+    client = SimpleNamespace(post=lambda path, body: order.append(path))  # noqa: ARG005
+    transfer = WeightTransfer(client, ServerFacts("http://127.0.0.1:1", "served"))
+    transfer._engine = SimpleNamespace(send_weights=lambda: order.append("sent"))
+    gpu = torch.device("cuda", 0)
+    transfer.send(SimpleNamespace(tensors=lambda: iter(()), device=gpu))
+    assert order == ["waited", "/pause?mode=wait", "sent", "/resume"]
+
+
+def test_a_policy_put_together_on_the_host_is_scored_on_the_trainers_device(actor_of):
+    model = actor_of().policy
+    before = {name: (value, value.data_ptr()) for name, value in model.state_dict().items()}
+    with SampledPolicy(model, device=torch.device("meta")).on_device():
+        assert {value.device.type for value in model.state_dict().values()} == {"meta"}
+        assert {each.device.type for each in model.buffers()} == {"meta"}
+    assert {each.device.type for each in model.buffers()} == {"cpu"}
+    for name, value in model.state_dict().items():
+        assert value.data_ptr() == before[name][1]
+        assert torch.equal(value, before[name][0])
 
 
 @pytest.mark.usefixtures("on_gpu")

@@ -276,11 +276,12 @@ class VLLMGenerator(GenerationBackend):
         seed = 0 if self.seeded else None
         body = request_body(model, prompt, params, (), seed=seed, with_logprobs=True)
         (sample,) = self._complete(client, body, policy.vocab_size)
-        ours = policy.score(prompt, sample.tokens)
-        self.gap, self.allowed = mean_gap(ours, sample.logprobs), self.tolerance
-        if self.allowed is None:
-            rounded = policy.score(prompt, sample.tokens, rounding=found.dtype or "bfloat16")
-            self.allowed = max(LEAST_TOLERANCE, FACTOR * mean_gap(ours, rounded))
+        with policy.on_device():
+            ours = policy.score(prompt, sample.tokens)
+            self.gap, self.allowed = mean_gap(ours, sample.logprobs), self.tolerance
+            if self.allowed is None:
+                rounded = policy.score(prompt, sample.tokens, rounding=found.dtype or "bfloat16")
+                self.allowed = max(LEAST_TOLERANCE, FACTOR * mean_gap(ours, rounded))
         if not self.gap <= self.allowed:
             raise ValueError(
                 f"expected {client.url} to give a fixed text the trainer's log-probabilities after "

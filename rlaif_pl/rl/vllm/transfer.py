@@ -30,6 +30,7 @@ class WeightTransfer:
     def __init__(self, client: Client, facts: ServerFacts) -> None:
         self._client = client
         self._dtype = getattr(torch, facts.dtype or "bfloat16")
+        self._device = torch.device("cpu")
         self._tensors: dict[str, Tensor] = {}
         self._engine: Any = None
 
@@ -40,7 +41,11 @@ class WeightTransfer:
             ValueError: The server refuses them; it has to be started again.
             ConnectionError: It is gone.
         """
-        self._tensors = {name: value.to(self._dtype) for name, value in policy.tensors()}
+        self._device, self._tensors = policy.device, dict(policy.tensors())
+        if (
+            self._device.type == "cuda"
+        ):  # vLLM reads them on streams of its own, which wait for none
+            torch.cuda.current_stream(self._device).synchronize()
         try:
             if self._engine is None:
                 self._engine = self._join()
@@ -69,7 +74,7 @@ class WeightTransfer:
         info = helpers.NCCLTrainerInitInfo(
             master_address=address, master_port=_free_port(address), world_size=1 + workers, rank=0
         )
-        source = _source(helpers, lambda: self._tensors)
+        source = _source(helpers, self)
         return helpers.NCCLTrainerWeightTransferEngine.trainer_init(
             info, client=_Routes(self._client), source=source
         )
@@ -115,16 +120,18 @@ def _helpers() -> Any:
     return importlib.import_module("vllm.distributed.weight_transfer.nccl_engine")
 
 
-def _source(helpers: Any, tensors: Any) -> Any:
+def _source(helpers: Any, transfer: WeightTransfer) -> Any:
     class Source(helpers.WeightSource):  # type: ignore[misc]
         def metadata(self) -> list[Any]:
             return [
-                helpers.ParamMeta(name, value.dtype, tuple(value.shape))
-                for name, value in tensors().items()
+                helpers.ParamMeta(name, transfer._dtype, tuple(value.shape))
+                for name, value in transfer._tensors.items()
             ]
 
         def __iter__(self) -> Iterator[tuple[str, Tensor]]:
-            return iter(list(tensors().items()))
+            # One at a time: of all weights no second copy is held.
+            for name, value in transfer._tensors.items():
+                yield name, value.to(transfer._device, transfer._dtype)
 
     return Source()
 
