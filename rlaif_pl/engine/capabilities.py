@@ -8,13 +8,14 @@ at hand is up to the model's own noise (``noise``).
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, PreTrainedModel
 
@@ -61,16 +62,23 @@ class Capabilities(NamedTuple):
 
 
 @torch.no_grad()
-def probe_capabilities(decoder: PreTrainedModel) -> Capabilities:
+def probe_capabilities(decoder: PreTrainedModel, dtype: torch.dtype | None = None) -> Capabilities:
     """Try the ways a decoder can be run in; where it cannot pack, one line an architecture says so.
 
     Its layers are left with our attention function in front of their own, if it packs, else as before.
+
+    Args:
+        decoder: What is tried.
+        dtype: Type it computes in where that is not its weights' (autocast): attention has other
+            implementations there. Tried on a copy, which is gone afterwards.
     """
     keep_softcap(decoder)
     before = redirect(decoder)
-    device = next(decoder.parameters()).device.type
-    with eval_mode(decoder), torch.autocast(device, enabled=False):
-        found = _probe(decoder)
+    weight = next(decoder.parameters())
+    tried = decoder if dtype in (None, weight.dtype) else _copy_in(decoder, dtype)
+    with eval_mode(tried), torch.autocast(weight.device.type, enabled=False):
+        found = _probe(tried)
+    del tried
     if found.packs:
         return found
     for module, config in before:
@@ -85,6 +93,14 @@ def probe_capabilities(decoder: PreTrainedModel) -> Capabilities:
             stacklevel=2,
         )
     return found
+
+
+def _copy_in(decoder: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    weights = {
+        id(weight): nn.Parameter(weight.to(dtype) if weight.is_floating_point() else weight, False)
+        for weight in decoder.parameters()
+    }
+    return copy.deepcopy(decoder, weights)
 
 
 def _probe(decoder: PreTrainedModel) -> Capabilities:

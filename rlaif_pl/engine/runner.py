@@ -33,6 +33,8 @@ class DecoderRunner(nn.Module):
         self.decoder = decoder
         self._followed: list[DecoderRunner] = []  # in a list, so that it is no part of this module
         self._capabilities: dict[tuple[str, torch.dtype], Capabilities] = {}
+        # Type it computes in, where neither weights nor autocast say so.
+        self.computes_in: torch.dtype | None = None
 
     @property
     def num_layers(self) -> int:
@@ -46,12 +48,17 @@ class DecoderRunner(nn.Module):
 
     @property
     def capabilities(self) -> Capabilities:
-        """What the decoder computes right here; tried on the first call, once a device and type."""
+        """What the decoder computes right here; tried on the first call, once a device and type.
+
+        The type is the one that it computes in: autocast runs weights of 32 bits in 16.
+        """
         weight = next(self.decoder.parameters())
-        key = weight.device.type, weight.dtype
-        if key not in self._capabilities:
-            self._capabilities[key] = probe_capabilities(self.decoder)
-        return self._capabilities[key]
+        kind, dtype = weight.device.type, self.computes_in or weight.dtype
+        if self.computes_in is None and torch.is_autocast_enabled(kind):
+            dtype = torch.get_autocast_dtype(kind)
+        if (kind, dtype) not in self._capabilities:
+            self._capabilities[kind, dtype] = probe_capabilities(self.decoder, dtype)
+        return self._capabilities[kind, dtype]
 
     @property
     def recomputes(self) -> bool:

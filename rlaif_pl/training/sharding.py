@@ -65,8 +65,9 @@ class Sharded:
         self.plain = without_weights(self.exported)
         self._is_filled = False
         unread = [root.get_submodule(name) for name in division.unread]
-        # Ways of running a decoder are tried on whole weights of the type that probes know.
+        # Ways of running a decoder are tried on whole weights, in the type that layers will compute in.
         for runner in _runners(root.to(device)):
+            runner.computes_in = dtype or next(runner.parameters()).dtype
             found = runner.capabilities
             if not (found.packs or found.pads):
                 raise ValueError(

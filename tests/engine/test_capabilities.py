@@ -7,7 +7,7 @@ from transformers import Qwen3_5ForCausalLM, Qwen3_5TextConfig
 
 from rlaif_pl.engine import capabilities
 from rlaif_pl.engine.attention import reference, segments
-from rlaif_pl.engine.batch import PackedBatch
+from rlaif_pl.engine.batch import PackedBatch, Segment, pack_segments
 from rlaif_pl.engine.capabilities import probe_capabilities
 from rlaif_pl.engine.decoder_layers import decoder_of
 from rlaif_pl.engine.hidden_states import hidden_states
@@ -227,3 +227,27 @@ def test_a_fault_of_the_gpu_is_none_of_the_architecture(make_model, monkeypatch,
     monkeypatch.setattr(capabilities, "packed_forward", fail)
     with pytest.raises(kind, match="no memory"):
         capabilities.probe_capabilities(decoder_of(make_model("llama")))
+
+
+def test_what_is_tried_is_the_type_that_is_computed_in(make_model, monkeypatch):
+    runner, types = DecoderRunner(decoder_of(make_model("llama"))), set()
+    attend = segments.attend
+    monkeypatch.setattr(segments, "attend", lambda q, *rest: types.add(q.dtype) or attend(q, *rest))
+    weights = [(weight, weight.dtype) for weight in runner.parameters()]
+    with torch.autocast("cpu", torch.bfloat16):
+        assert runner.capabilities.packs
+        assert types == {torch.bfloat16}
+    assert all(weight.dtype == before for weight, before in weights)
+    types.clear()
+    assert runner.capabilities.packs
+    assert types == {torch.float32}
+    types.clear()
+    with torch.autocast("cpu", torch.bfloat16):
+        ids = torch.arange(6)
+        runner.packed_forward(ids, pack_segments([[Segment(6)]], ids.device))
+    assert types == {torch.bfloat16}
+    runner.computes_in = torch.float32  # as where weights are divided
+    with torch.autocast("cpu", torch.bfloat16):
+        types.clear()
+        assert runner.capabilities.packs
+    assert not types

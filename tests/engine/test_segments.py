@@ -8,7 +8,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rlaif_pl.engine.attention import leaf, padding, reference, segments
-from rlaif_pl.engine.attention.leaf import Attended, merge_attention_states
+from rlaif_pl.engine.attention.leaf import (
+    CUDA,
+    MATH,
+    Attended,
+    leaf_for,
+    merge_attention_states,
+)
 from rlaif_pl.engine.batch import Segment, pack_segments
 from rlaif_pl.engine.kv_cache import KVCache
 
@@ -270,3 +276,9 @@ def test_one_query_a_text_sees_all_of_its_keys(make):
         torch.testing.assert_close(found.lse[n], scores.logsumexp(-1))
         expected = (scores.softmax(-1)[:, None] @ v)[:, 0]
         torch.testing.assert_close(found.output[n], expected)
+
+
+@pytest.mark.parametrize(("size", "expected"), [(8, CUDA), (256, CUDA), (12, MATH), (264, MATH)])
+def test_flash_attention_is_given_only_heads_that_it_takes(gpu, size, expected):
+    for dtype in (torch.bfloat16, torch.float16):
+        assert leaf_for(gpu.claim(torch.zeros(1, 2, size, dtype=dtype))) is expected

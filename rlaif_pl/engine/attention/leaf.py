@@ -23,7 +23,7 @@ from rlaif_pl.engine.batch import AttentionBlock
 
 P = ParamSpec("P")
 R = TypeVar("R")
-FLASH_SIZE = 256  # largest head that FlashAttention takes
+FLASH_SIZE, FLASH_STEP = 256, 8  # of heads that FlashAttention takes: at most, and a multiple of
 FLASH_CAPABILITY = 8, 0  # oldest GPU: Ampere
 FEW_QUERIES = 16  # up to here a CPU call folds the heads of a key head into its queries
 # Up to here torch's CPU kernel is slower back in 16 bits than in float32 (5 times with 20 to 90 keys,
@@ -58,7 +58,7 @@ def _has_flash(query: Tensor) -> bool:
     size = query.shape[-1]
     return (
         query.dtype in (torch.float16, torch.bfloat16)
-        and size % 8 == 0
+        and size % FLASH_STEP == 0
         and size <= FLASH_SIZE
         and torch.cuda.get_device_capability(query.device) >= FLASH_CAPABILITY
     )
