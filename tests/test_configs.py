@@ -6,10 +6,12 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from rlaif_pl.cli import main as cli
 from rlaif_pl.config_paths import config_paths
+from rlaif_pl.models.scalar_head import ScalarHead
 
 FILES = sorted(config_paths().rglob("*.yaml"))
 # What asks a server, or goes after another config: built in tests/cli/commands/test_labeler_configs.py.
@@ -136,3 +138,37 @@ def test_paths_in_comments_exist():
         for word in path.read_text(encoding="utf-8").split():
             if word.startswith("configs/") and word.endswith(".yaml"):
                 assert config_paths().joinpath(*Path(word).parts[1:]).is_file(), (path, word)
+
+
+def modules_of(node, kind):
+    """Yield the arguments of every module of a kind in a config."""
+    if isinstance(node, dict):
+        if str(node.get("class_path")).endswith(kind):
+            yield node["init_args"]
+        node = list(node.values())
+    if isinstance(node, list):
+        for each in node:
+            yield from modules_of(each, kind)
+
+
+WITH_A2C = [file for file in FILES if "training.A2CModule" in file.read_text(encoding="utf-8")]
+
+
+@pytest.mark.parametrize("path", WITH_A2C, ids=lambda p: str(p.relative_to(config_paths())))
+def test_a_value_head_that_starts_at_0_moves(path):
+    """Steps relative to a weight's size leave it where it is: the policy then has no baseline."""
+    (module,) = modules_of(yaml.safe_load(path.read_text(encoding="utf-8")), "training.A2CModule")
+    optimizer = module["optimizer"]
+    place, _, name = optimizer["class_path"].rpartition(".")
+    head, width = ScalarHead(1536), 1536
+    for weight in head.parameters():
+        torch.nn.init.zeros_(weight)
+    built = getattr(import_module(place), name)(head.parameters(), **optimizer["init_args"])
+    built.param_groups[0]["lr"] *= module.get("value_lr_scale", 1.0)
+    # States of texts are alike in large part.
+    states = torch.nn.functional.layer_norm(torch.randn(64, width) + torch.randn(width), (width,))
+    for _ in range(200):
+        built.zero_grad()
+        (head(states / width**0.5) - 0.7).square().mean().backward()
+        built.step()
+    assert head(states / width**0.5).mean() > 0.05

@@ -11,7 +11,7 @@ from rlaif_pl.pipeline.estimate_inputs import Expect
 from rlaif_pl.pipeline.estimate_training import CONTEXT_BYTES, GIB, Role
 from rlaif_pl.tables import Cell, Column, Columns, Rows, Table
 
-CARDS_GIB = (24, 40, 80)
+CARDS_GIB = (24, 40, 80, 141)
 USABLE = 0.9  # of a card; the rest goes to fragments of the allocator
 MILLION, BILLION = 1e6, 1e9
 
