@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -168,6 +169,22 @@ def _collect(
     return Generated(tokens, finished, failed, below)
 
 
+@contextmanager
+def weights_cast_once(device_type: str) -> Iterator[None]:
+    """Under autocast without a cache (Lightning's), cast trained weights once and not for each token.
+
+    Only without gradients: a cached cast is of no use to a backward pass.
+    """
+    if not torch.is_autocast_enabled(device_type) or torch.is_autocast_cache_enabled():
+        yield
+        return
+    try:
+        with torch.autocast(device_type, torch.get_autocast_dtype(device_type), cache_enabled=True):
+            yield
+    finally:
+        torch.clear_autocast_cache()  # memory that the update needs
+
+
 @torch.no_grad()
 def sample_responses(
     model: LanguageModel,
@@ -202,7 +219,7 @@ def sample_responses(
     if params.stop and stop is None:
         raise ValueError(f"expected a stop checker for stop strings {params.stop}, got none")
     ends, runners = list(end_ids), runners_of(model)
-    with eval_mode(nn.ModuleList(runners)):
+    with eval_mode(nn.ModuleList(runners)), weights_cast_once(model.top.device.type):
         if not all(runner.capabilities.decodes for runner in runners):
             return _sample_unpacked(model, prompts, params, seeds, ends, stop)
         closes = close_with if keep_trunk and model.trunk is not None else None

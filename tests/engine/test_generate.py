@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import GenerationConfig
 
 from rlaif_pl.engine import generate
@@ -206,3 +207,35 @@ def test_layers_that_recompute_are_left_alone_while_sampling(model_of, trunk_lay
     policy.train()
     assert draw_tokens(policy, range(4), range(2)) == expected
     assert all(module.training for module in policy.modules())
+
+
+class Casts(TorchDispatchMode):
+    """Counts the casts of trained weights."""
+
+    def __init__(self, weights):
+        super().__init__()
+        self.weights, self.count = {id(weight) for weight in weights}, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._to_copy.default and id(args[0]) in self.weights
+        return func(*args, **(kwargs or {}))
+
+
+def test_autocast_casts_a_trained_weight_once_a_rollout(model_of):
+    model = model_of("llama")
+    for weight in model.parameters():
+        weight.requires_grad_()
+    found, counts = [], []
+    for length in (2, 9):
+        params = SamplingParams(n=2, max_new_tokens=length)
+        # as Lightning enters it
+        with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+            sample_responses(model, [[5, 6, 7]], params, [3, 4], [])
+            with Casts(model.parameters()) as casts:
+                found.append(sample_responses(model, [[5, 6, 7]], params, [3, 4], []).tokens)
+            assert not torch.is_autocast_cache_enabled()
+        counts.append(casts.count)
+    assert counts[0] == counts[1] > 0
+    with torch.autocast("cpu", torch.bfloat16, cache_enabled=True):
+        plain = sample_responses(model, [[5, 6, 7]], params, [3, 4], []).tokens
+    assert plain == found[1]
