@@ -68,7 +68,10 @@ class StepMeanModule(LightningModule):
             if self._trainer is None:
                 (loss * weight).backward()  # type: ignore[no-untyped-call]
             else:
-                self.trainer.strategy.backward(loss * weight / self._parts, None)
+                share = loss * weight / self._parts
+                # As the last part's: in autocast, gradients that are computed in float32 were not.
+                with torch.autocast(share.device.type, enabled=False):
+                    self.trainer.strategy.backward(share, None)
             loss = compute()
         return loss * weight
 

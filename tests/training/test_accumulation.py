@@ -184,3 +184,14 @@ def test_whitening_over_parts_is_refused_before_any_work(build, trainer, schedul
     )
     with pytest.raises(ValueError, match=r"got 3.*batch_size 3 times as high.*micro_batch_tokens"):
         trainer(1, **options).fit(module, data)
+
+
+def test_every_part_runs_backward_outside_of_autocast(build, trainer):
+    """In it, gradients of heads that compute in float32 would have 16 bits."""
+    module, data = build("reward", micro_batch_tokens=1)
+    seen = []
+    for weight in module.trained().values():
+        weight.register_hook(lambda _: seen.append(torch.is_autocast_enabled("cpu")))
+    trainer(1, precision="bf16-mixed").fit(module, data)
+    assert len(seen) > len(module.trained())  # of several parts
+    assert not any(seen)
