@@ -69,7 +69,13 @@ def check_sharding(
 
 
 def check_strategy(trainer: Trainer, module: TrainableModule) -> None:
-    """Refuse FSDP1, DeepSpeed, and what ``check_sharding`` does."""
+    """Refuse FSDP1, DeepSpeed, weights in float16, and what ``check_sharding`` does."""
+    if trainer.precision == "16-true":
+        raise ValueError(
+            "expected trainer.precision of 32-true, bf16-mixed, bf16-true or 16-mixed, got 16-true: "
+            "squares of small gradients, and AdamW's eps, are 0 in float16, so that weights are no "
+            "numbers after a step; take bf16-mixed, or 16-mixed where the GPU has no bfloat16"
+        )
     strategy = trainer.strategy
     name = type(strategy).__name__
     if isinstance(strategy, FSDPStrategy | DeepSpeedStrategy):

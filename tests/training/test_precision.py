@@ -276,3 +276,8 @@ def test_a_servers_logprobs_and_the_shares_of_parts_are_float32(build, backbone,
     assert torch.equal(rollout.sampler_logprobs, torch.tensor([drawn] * 4))
     whole = actor.evaluate(rollout.batch, rollout.below, None, params).tokens.entropy
     torch.testing.assert_close(entropy, whole[counted].mean(), rtol=1e-6, atol=0)
+
+
+def test_weights_in_float16_are_refused_before_a_step(build, trainer):
+    with pytest.raises(ValueError, match="or 16-mixed, got 16-true: squares of small gradients"):
+        trainer(1, precision="16-true").fit(*build("sft"))
