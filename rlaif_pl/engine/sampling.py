@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -90,6 +91,23 @@ def sample_noise(seeds: Sequence[int], length: int, device: torch.device | str =
     return send(noise, device)
 
 
+@contextmanager
+def cumulative_sums() -> Iterator[None]:
+    """Let floats be summed up on a GPU where ``trainer.deterministic`` is set, which refuses that.
+
+    Torch has no other sum; that of several rows has one order of its terms.
+    """
+    warns = torch.is_deterministic_algorithms_warn_only_enabled()
+    if warns or not torch.are_deterministic_algorithms_enabled():
+        yield
+        return
+    torch.use_deterministic_algorithms(False)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(True)
+
+
 class Drawn(NamedTuple):
     """Tokens drawn."""
 
@@ -97,6 +115,7 @@ class Drawn(NamedTuple):
     is_valid: Tensor  # (N,) bool, False where the logits hold NaN or +inf
 
 
+@cumulative_sums()
 def sample_from_logits(logits: Tensor, uniform: Tensor, params: SamplingParams) -> Drawn:
     """Draw one token a row by inverting the cumulative distribution.
 
@@ -172,6 +191,7 @@ def _nucleus(logits: Tensor, top_p: float) -> Tensor:
     return _least(logits.sort(-1, descending=True).values, norm, top_p)
 
 
+@cumulative_sums()
 def _least(values: Tensor, norm: Tensor, top_p: float) -> Tensor:
     """Take the last of descending logits before which less than ``top_p`` has been seen."""
     seen = (values - norm).exp().cumsum(-1)

@@ -197,3 +197,27 @@ def test_one_stop_string_needs_no_list():
     assert (
         SamplingParams(stop="###") == SamplingParams(stop=["###"]) == SamplingParams(stop=("###",))
     )
+
+
+def test_a_strict_trainer_lets_floats_be_summed_up(monkeypatch):
+    """On CUDA torch refuses cumulative sums of floats where algorithms are to be deterministic."""
+    logits, params = torch.randn(3, 900), SamplingParams(top_p=0.9)
+    expected = sample_from_logits(logits, torch.rand(3), params).tokens
+    strict, own = [], torch.Tensor.cumsum
+
+    def cumsum(self, *rest):
+        strict.append(torch.are_deterministic_algorithms_enabled())
+        return own(self, *rest)
+
+    monkeypatch.setattr(torch.Tensor, "cumsum", cumsum)
+    torch.manual_seed(0)
+    torch.use_deterministic_algorithms(True)
+    try:
+        sample_from_logits(logits, torch.rand(3), params)
+        filter_logits(logits, params)
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert len(strict) >= 3
+    assert not any(strict)
+    assert len(expected) == 3
