@@ -74,14 +74,19 @@ def versions() -> str:
 
 
 def compiled_ops() -> str:
-    """Backend of each op on the CPU; the reference alone is slow but right."""
-    backends = {name: ops.backend_of(name, "cpu") for name in ("gae", "pairwise_ce_fwd")}
-    if "reference" in backends.values():
-        raise RuntimeError(
-            f"{backends}: the PyTorch reference is used; for the kernels run "
-            "`pip install --no-build-isolation -e .` with a C++ compiler"
-        )
-    return str(backends)
+    """Backend of each op on the CPU, and on the GPU that is used; the reference is slow but right."""
+    kinds = ["cpu"] + ["cuda"] * (resolve_device().type == "cuda")
+    found = []
+    for kind in kinds:
+        backends = {name: ops.backend_of(name, kind) for name in ("gae", "pairwise_ce_fwd")}
+        found.append(f"{kind}: {backends}")
+        if "reference" in backends.values():
+            needs = "a C++ compiler" if kind == "cpu" else "nvcc, and RLAIF_PL_BUILD=cuda"
+            raise RuntimeError(
+                f"{found[-1]}: the PyTorch reference is used; for the kernels run "
+                f"`pip install --no-build-isolation -e .` with {needs}"
+            )
+    return ", ".join(found)
 
 
 def devices() -> str:

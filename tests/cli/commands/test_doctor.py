@@ -2,8 +2,10 @@ import hashlib
 import json
 
 import pytest
+import torch
 
 from rlaif_pl.cli import main as cli
+from rlaif_pl.cli.commands import doctor
 from rlaif_pl.models import embedded
 
 
@@ -59,3 +61,15 @@ def test_the_way_a_named_model_runs(cache, capsys, tiny_model_folder):
 def test_a_model_that_cannot_be_loaded_is_missing(cache, capsys, tmp_path):
     assert cli.main(["doctor", "--model", str(tmp_path / "none")]) == 1
     assert "MISSING" in line(capsys.readouterr().out, "model /")
+
+
+def test_a_gpu_without_kernels_is_no_good_health(monkeypatch):
+    kinds = {"cpu": "compiled", "cuda": "reference"}
+    monkeypatch.setattr(doctor.ops, "backend_of", lambda _, kind: kinds[kind])
+    monkeypatch.setattr(doctor, "resolve_device", lambda: torch.device("cpu"))
+    assert doctor.compiled_ops() == "cpu: {'gae': 'compiled', 'pairwise_ce_fwd': 'compiled'}"
+    monkeypatch.setattr(doctor, "resolve_device", lambda: torch.device("cuda"))
+    with pytest.raises(RuntimeError, match=r"cuda: .*'reference'.*RLAIF_PL_BUILD=cuda"):
+        doctor.compiled_ops()
+    kinds["cuda"] = "compiled"
+    assert "cuda: {'gae': 'compiled'" in doctor.compiled_ops()
