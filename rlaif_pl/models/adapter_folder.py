@@ -73,7 +73,8 @@ def merge_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     """
     peft = require_peft(f"to read the adapters in {folder}")
     try:
-        whole = peft.PeftModel.from_pretrained(model, str(folder))
+        # PEFT would read them to the first GPU, in each process.
+        whole = peft.PeftModel.from_pretrained(model, str(folder), torch_device="cpu")
         flat = whole.merge_and_unload(safe_merge=True)
     except (KeyError, RuntimeError, ValueError) as error:
         raise ValueError(

@@ -65,8 +65,9 @@ def clone(stack: DecoderRunner, lora: Lora | None, seed: int = 0) -> DecoderRunn
         r=lora.r, lora_alpha=lora.alpha, lora_dropout=0.0, target_modules=targets, bias="none"
     )
     config._register_custom_module({nn.Linear: LoraLinear})
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    # PEFT draws on the host. Of GPUs nothing is touched: each process has one of its own later.
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
         peft.inject_adapter_in_model(config, text)
     return twin
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from peft import AutoPeftModelForCausalLM
+from peft import AutoPeftModelForCausalLM, peft_model
 
 from rlaif_pl.engine.generation_state import runners_of
 from rlaif_pl.models.adapter_export import check_adapter_export, save_adapter
@@ -132,3 +132,16 @@ def test_adapters_belong_to_all_layers(train, tmp_path):
     folder = save_adapter(tmp_path / "adapter", train("llama"))
     with pytest.raises(ValueError, match="expected num_layers=null with the adapters"):
         load_backbone(BackboneOptions(str(folder), num_layers=1))
+
+
+def test_adapters_in_files_are_read_to_the_host(train, tmp_path, monkeypatch):
+    """With a GPU, PEFT's own choice is the first one, in each of several processes."""
+    policy = train("llama")
+    folder = save_adapter(tmp_path / "adapter", policy)
+    monkeypatch.setattr(peft_model, "infer_device", lambda: pytest.fail("a GPU was looked for"))
+    torch.testing.assert_close(
+        logits_of(load_policy(BackboneOptions(str(folder)), Template())),
+        logits_of(policy),
+        rtol=1e-4,
+        atol=1e-4,
+    )

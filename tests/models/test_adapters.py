@@ -173,3 +173,17 @@ def test_without_peft_all_but_adapters_works(tiny_model_folder):
     found = subprocess.run(asked, capture_output=True, text=True, check=True)
     assert "expected the package peft to train adapters, it is not installed" in found.stdout
     assert "pip install" in found.stdout
+
+
+def test_adapters_are_drawn_on_the_host_alone(stack, monkeypatch):
+    """With several GPUs each process would warn of, and seed, all of them."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda *_: pytest.fail("a GPU was read"))
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda _: pytest.fail("GPUs were seeded"))
+    state = torch.get_rng_state()
+    one, same, other = (clone(stack, Lora(r=4), seed).state_dict() for seed in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), state)
+    name = next(name for name in one if "lora_A" in name)
+    assert torch.equal(one[name], same[name])
+    assert not torch.equal(one[name], other[name])
