@@ -17,6 +17,7 @@ from rlaif_pl.data.loader import BatchLoader, BatchOrder
 from rlaif_pl.data.mixing import PreferencePart, is_mix, load_pairs
 from rlaif_pl.data.sources import Data, load_demonstrations, load_prompts, named
 from rlaif_pl.data.splits import split_by_group
+from rlaif_pl.labeling.usage.projection import backends_of
 from rlaif_pl.text import word_count
 from rlaif_pl.types import Labeler, Preference, Prompt
 
@@ -110,6 +111,9 @@ class PreferenceDataModule(LightningDataModule):
             result = label_pairs(
                 unlabeled, labeler, store, progress=how.progress, retry_failed=how.retry_failed
             )
+        for backend in backends_of(labeler):  # of a model on this process's device
+            if (unload := getattr(backend, "unload", None)) is not None:
+                unload()
         rank_zero_info(
             f"labels by {labeler.fingerprint}: {result.new} new, {result.reused} from {store.path}"
         )

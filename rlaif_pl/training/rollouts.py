@@ -69,7 +69,7 @@ class Rollouts:
         if dist.get_rank() == 0:
             try:
                 self.generator.update(policy)
-            except (OSError, ValueError) as error:
+            except (OSError, RuntimeError, ValueError) as error:  # NCCL's are of the second kind
                 failure = error
         told = [self.generator.share() if failure is None else None, str(failure)]
         dist.broadcast_object_list(told, src=0)

@@ -19,7 +19,7 @@ from rlaif_pl.rl import VLLMGenerator
 from rlaif_pl.rl.objective import Advantages
 from rlaif_pl.rl.vllm.facts import ServerFacts
 from rlaif_pl.rl.vllm.transfer import WeightTransfer
-from rlaif_pl.training import A2CModule
+from rlaif_pl.training import A2CModule, rollouts
 
 PARAMS = SamplingParams(n=2, max_new_tokens=6)
 
@@ -220,3 +220,23 @@ def test_vllms_own_helpers_send_what_they_are_given():
         ["torch.bfloat16", [[1.0] * 3] * 2],
         ["torch.bfloat16", [0.0, 1.0, 2.0, 3.0]],
     ]
+
+
+class Broken(VLLMGenerator):
+    """Loses its NCCL group."""
+
+    def update(self, policy):  # noqa: ARG002
+        raise RuntimeError("NCCL error: remote process exited")
+
+
+def test_other_processes_hear_that_nccl_failed(actor_of, tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(rollouts, "has_ranks", lambda: True)
+    monkeypatch.setattr(rollouts.dist, "barrier", lambda: None)
+    monkeypatch.setattr(rollouts.dist, "get_rank", lambda: 0)
+    monkeypatch.setattr(rollouts.dist, "broadcast_object_list", lambda sent, src: told.append(sent))  # noqa: ARG005
+    asked = rollouts.Rollouts(Broken("http://127.0.0.1:1", str(tmp_path)))
+    policy = actor_of().policy
+    with pytest.raises(RuntimeError, match="NCCL error"):
+        asked.update(lambda: policy, 0)
+    assert told == [[None, "NCCL error: remote process exited"]]

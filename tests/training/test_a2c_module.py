@@ -14,8 +14,9 @@ from rlaif_pl.models import ActorCritic, Lora, RewardModel
 from rlaif_pl.rl.function_reward import WeightedRewards
 from rlaif_pl.rl.kl import AdaptiveKL
 from rlaif_pl.rl.objective import Advantages
+from rlaif_pl.rl.rollout import collect
 from rlaif_pl.rl.shaping import RewardShaping
-from rlaif_pl.training import ConstantWithWarmup, PreferenceDataModule
+from rlaif_pl.training import ConstantWithWarmup, PreferenceDataModule, a2c_module
 from rlaif_pl.types import Batch, Reward
 
 NETWORKS = ("separate", "shared_trunk", "reference_features", "none")
@@ -370,3 +371,16 @@ def test_a_sum_of_rewards_is_logged_by_name(build, small_prompts, tiny_reward_fo
         means = [recorder[f"a2c/{stage}_reward/{name}"][0] for name in alone]
         total = 1.5 * means[0] - 0.5 * means[1]
         assert recorder[f"a2c/{stage}_reward"] == [pytest.approx(total, rel=1e-4)]
+
+
+def test_the_reference_is_cut_as_the_update_and_not_in_validation(build, trainer, monkeypatch):
+    cuts = []
+
+    def noted(*args, most_tokens, **options):
+        cuts.append(most_tokens)
+        return collect(*args, most_tokens=most_tokens, **options)
+
+    monkeypatch.setattr(a2c_module, "collect", noted)
+    module, data = build("a2c", micro_batch_tokens=20)
+    trainer(1, limit_val_batches=1, val_check_interval=1).fit(module, data)
+    assert cuts == [20, None]

@@ -16,6 +16,8 @@ from rlaif_pl.data.labeling_pass import Labeling
 from rlaif_pl.data.mixing import PreferencePart
 from rlaif_pl.data.preferences import write_preferences, write_prompts
 from rlaif_pl.data.sources import DataSource
+from rlaif_pl.labeling import LikelihoodLabeler
+from rlaif_pl.labeling.backends import LocalBackend
 from rlaif_pl.training.datamodule import PreferenceDataModule
 from rlaif_pl.types import Preference, Prompt, Provenance
 
@@ -348,3 +350,21 @@ def test_several_sources_are_one_set_with_their_weights(files, tmp_path):
     found = [(row.weight, round(row.p_first, 6)) for row in rows]
     assert sorted(set(found)) == [(1.0, 0.75), (2.0, 0.25)]
     assert (found.count((1.0, 0.75)), found.count((2.0, 0.25))) == (10, 40)
+
+
+def test_a_labelers_model_is_let_go_once_its_labels_are_kept(
+    tiny_model_folder, data_files, tmp_path
+):
+    backend = LocalBackend(str(tiny_model_folder), device="cpu")
+    labeler = LikelihoodLabeler(backend)
+    store = str(tmp_path / "labels.sqlite")
+    data = PreferenceDataModule(
+        "pairs", preferences=data_files.unlabeled, labeling=Labeling(labeler, store=store)
+    )
+    data.prepare_data()
+    assert not {"backbone", "top", "unembedding"} & vars(backend.model).keys()
+    assert not {"runner", "encoder"} & vars(backend).keys()
+    data.setup("fit")
+    assert data.train_rows
+    (again,) = labeler.label([data.train_rows[0]])  # it is read again
+    assert again.p_first == pytest.approx(data.train_rows[0].p_first)

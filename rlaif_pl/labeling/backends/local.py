@@ -196,6 +196,12 @@ class LocalBackend:
             return self._fall_back(str(can.reason))
         return PrefixTreeRunner(self.model, self.batch_tokens)
 
+    def unload(self) -> None:
+        """Let the model go, until it is asked again."""
+        for name in ("encoder", "runner"):
+            vars(self).pop(name, None)
+        self.model.unload()
+
     def answer(self, calls: Sequence[Call], done: Done) -> None:
         """Answer calls; see ``calls.Backend``."""
         rows: list[Row] = []

@@ -6,6 +6,7 @@ layers or logits the engine does not reproduce; right for any model that heeds i
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
@@ -47,6 +48,12 @@ class LocalModel:
     def fingerprint(self) -> str:
         """Identity of weights, layers and precision; known without loading the model."""
         return fingerprint_of(self.options, self.device)
+
+    def unload(self) -> None:
+        """Let the weights go; they are read again on the next use."""
+        for name in ("backbone", "top", "unembedding"):
+            vars(self).pop(name, None)
+        gc.collect()  # modules refer to one another in circles
 
     trunk: DecoderRunner | None = None
 
