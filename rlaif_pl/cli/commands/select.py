@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from functools import partial
 from pathlib import Path
 
+import torch
 from jsonargparse import ArgumentParser
 from rich.console import Console
 
@@ -25,14 +25,17 @@ from rlaif_pl.evaluation.selection import (
 from rlaif_pl.evaluation.win_rate import compare
 from rlaif_pl.labeling.registry import build_labeler
 from rlaif_pl.models.actor_critic import ActorCritic
+from rlaif_pl.models.causal import CausalModel
 from rlaif_pl.models.device import on_device, resolve_device
 from rlaif_pl.models.model_folder import check_place
-from rlaif_pl.pipeline.yaml_files import Value, read_yaml
+from rlaif_pl.pipeline.estimate_inputs import at
+from rlaif_pl.pipeline.yaml_files import read_yaml
 from rlaif_pl.rl.generate import Responses, generate
 from rlaif_pl.statistics import Estimator
 from rlaif_pl.types import Labeler, Prompt
 
 ACTOR = "model.init_args.actor"
+AUTOCAST = {"bf16-true": torch.bfloat16, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 CONFIGS = ("config.yaml", "resolved_config.yaml")  # of a stage of `run`, of a fit alone
 
 
@@ -55,7 +58,7 @@ def select(
 
     Of the ``k`` checkpoints that A2C kept for their validation reward, each answers the prompts; a
     judge compares the answers with those of the SFT policy, which is the actor's reference. The winner
-    becomes OUT/policy.
+    becomes OUT/policy. Models compute in the precision that the run trained in.
 
     Args:
         run: Folder of the finished A2C stage, or of a ``fit``, with its config and checkpoints/.
@@ -78,8 +81,14 @@ def select(
     refuse_final(rows, final)
     found = find_candidates(Path(run) / "checkpoints", monitor, k)
     judge = build_labeler(labeler)
-    actor = build_actor(config_of(Path(run))).to(resolve_device(device))
-    draw = partial(generate, prompts=rows, params=sampling.seeded(seed), batch_size=batch_size)
+    config, place = config_of(Path(run)), resolve_device(device)
+    actor, dtype = build_actor(config).to(place), autocast_of(config)
+
+    def draw(policy: CausalModel, title: str) -> Responses:
+        with torch.autocast(place.type, dtype, enabled=dtype is not None):
+            params = sampling.seeded(seed)
+            return generate(policy, rows, params, batch_size=batch_size, title=title)
+
     before = draw(actor.reference, title="sampling from SFT")
     texts, groups = [row.text for row in rows], [row.group for row in rows]
     judged, answers = [], {}
@@ -146,9 +155,7 @@ def build_actor(config: Path) -> ActorCritic:
     Raises:
         ValueError: The config has no actor, or its arguments are wrong.
     """
-    node: Value = dict(read_yaml(config))
-    for key in ACTOR.split("."):
-        node = node.get(key) if isinstance(node, dict) else None
+    node = at(dict(read_yaml(config)), ACTOR)
     if not isinstance(node, dict):
         raise ValueError(
             f"expected {ACTOR} in {config}, found none; give the folder of an A2C stage"
@@ -159,6 +166,14 @@ def build_actor(config: Path) -> ActorCritic:
     if not isinstance(actor, ActorCritic):
         raise ValueError(f"expected {ACTOR} in {config} to be an ActorCritic, got {type(actor)}")
     return actor.eval()
+
+
+def autocast_of(config: Path) -> torch.dtype | None:
+    """Return the 16-bit type that a stage trained in; None for that of its weights.
+
+    They stay in float32, as they are exported.
+    """
+    return AUTOCAST.get(str(at(dict(read_yaml(config)), "trainer.precision")))
 
 
 def load_weights(actor: ActorCritic, candidate: Candidate) -> None:

@@ -7,6 +7,7 @@ import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from rlaif_pl.cli.commands import select
 from rlaif_pl.cli.commands.select import build_actor, config_of, load_weights
 from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.evaluation.selection import Candidate, find_candidates
@@ -173,3 +174,30 @@ def test_prompts_that_report_the_result_are_refused(command, a2c_run, data_files
         status=1,
     )
     assert "got 12 of 12 that are in `final` too" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("precision", [None, "32-true", "bf16-mixed"])
+def test_policies_compute_as_they_were_trained_and_judges_as_ever(
+    command, a2c_run, data_files, labeler, tmp_path, monkeypatch, precision
+):
+    run, seen = tmp_path / "run", {"generate": [], "compare": []}
+    run.mkdir()
+    (run / "checkpoints").symlink_to(a2c_run[0] / "checkpoints")
+    config = yaml.safe_load((a2c_run[0] / "config.yaml").read_text())
+    trainer = {} if precision is None else {"trainer": {"precision": precision}}
+    (run / "config.yaml").write_text(yaml.safe_dump(config | trainer))
+
+    def spy(name):
+        own = getattr(select, name)
+
+        def noted(*args, **options):
+            seen[name].append(torch.is_autocast_enabled("cpu"))
+            return own(*args, **options)
+
+        monkeypatch.setattr(select, name, noted)
+
+    spy("generate")
+    spy("compare")
+    small = ("--sampling.max_new_tokens=4", "--reporting.draws=20")
+    command("select", f"--run={run}", f"--prompts={data_files.prompts}", *labeler, *small)
+    assert seen == {"generate": [precision == "bf16-mixed"] * 3, "compare": [False] * 2}
