@@ -96,6 +96,8 @@ def devices() -> str:
     nvcc = "nvcc found" if shutil.which("nvcc") else "no nvcc"
     wandb = "W&B installed" if importlib.util.find_spec("wandb") else "no W&B"
     auto = f"auto = {resolve_device()} in {resolve_dtype('auto')}"
+    if resolve_device().type == "cuda":
+        auto += " (models whose dtype is left out: float32, slow here; set dtype: auto)"
     return f"{here}, {torch.get_num_threads()} threads, {auto}, {nvcc}, {wandb}"
 
 
