@@ -2,8 +2,9 @@
 #pragma once
 #include <cuda_runtime.h>
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
-#include <torch/csrc/stable/macros.h>
+#include <torch/csrc/stable/macros.h> // STD_CUDA_KERNEL_LAUNCH_CHECK, of the launchers
 #include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/util/shim_utils.h>
 
 #include <algorithm>
 #include <cstdint>
@@ -13,8 +14,7 @@ namespace rlaif_pl {
 /* The stream the caller is on, so that the kernel is ordered with the rest of the caller's work. */
 inline cudaStream_t current_stream(const torch::stable::Tensor &tensor) {
   void *stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream));
   return static_cast<cudaStream_t>(stream);
 }
 

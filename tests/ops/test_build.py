@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,22 @@ import pytest
 import torch
 
 SETUP = Path(__file__).parents[2] / "setup.py"
+# What csrc/ uses of torch 2.10's headers, in every release from there on. A macro or function of a
+# later one compiles here and nowhere else: look it up in the headers of 2.10 before it joins.
+TORCH_MACROS = {
+    "STABLE_TORCH_LIBRARY_IMPL",
+    "STD_CUDA_KERNEL_LAUNCH_CHECK",
+    "STD_TORCH_CHECK",
+    "TORCH_BOX",
+    "TORCH_ERROR_CODE_CHECK",
+}
+TORCH_FUNCTIONS = {
+    "aoti_torch_empty_strided",
+    "aoti_torch_get_current_cuda_stream",
+    "aoti_torch_get_device_index",
+    "aoti_torch_get_device_type",
+    "aoti_torch_get_dtype",
+}
 
 
 @pytest.fixture
@@ -88,6 +105,15 @@ def test_every_source_is_built_and_every_header_watched(build):
     }
     assert {"csrc/checks.h", "csrc/math/gae.h"} <= set(built.depends)
     assert "torch_python" not in built.libraries
+
+
+def test_every_promised_torch_has_the_macros_and_functions_that_are_used():
+    code = "\n".join(
+        path.read_text() for path in SETUP.with_name("csrc").rglob("*") if path.is_file()
+    )
+    macros = r"\b(?:STABLE|STD|TORCH|C10|AT|CUDA|AOTI)_[A-Z0-9_]+(?=\()"
+    assert set(re.findall(macros, code)) == TORCH_MACROS
+    assert set(re.findall(r"\b(?:aoti_)?torch_\w+(?=\()", code)) == TORCH_FUNCTIONS
 
 
 def test_a_cuda_build_adds_the_launchers_and_names_its_architectures(build, monkeypatch):
