@@ -21,7 +21,7 @@ MOST_SCORES = 1 << 25  # scores of a group: 128 MB of float32, of which a backwa
 FEW_SCORES = 1 << 22  # up to here another launch costs a GPU more than padding
 
 
-class Run(NamedTuple):
+class QueryRun(NamedTuple):
     """Queries of one run, or some of them where all would take too many scores."""
 
     start: int  # of the queries in the block
@@ -77,9 +77,9 @@ def groups_of(block: AttentionBlock, heads: int, device: torch.device) -> list[G
     return found
 
 
-def _plan(block: AttentionBlock, heads: int) -> Iterator[list[Run]]:
+def _plan(block: AttentionBlock, heads: int) -> Iterator[list[QueryRun]]:
     """Sort the runs by length and cut them into groups."""
-    group: list[Run] = []
+    group: list[QueryRun] = []
     most = real = 0
     for run in sorted(
         _runs(block, heads), key=lambda run: (run.before, run.num_keys, run.num_queries)
@@ -97,7 +97,7 @@ def _plan(block: AttentionBlock, heads: int) -> Iterator[list[Run]]:
         yield group
 
 
-def _runs(block: AttentionBlock, heads: int) -> Iterator[Run]:
+def _runs(block: AttentionBlock, heads: int) -> Iterator[QueryRun]:
     """Yield the runs that have queries and keys, cut where all scores of one would be too many."""
     asking, asked = block.query_runs.lengths, block.key_runs.lengths
     starts = accumulate(asking, initial=0), accumulate(asked, initial=0)
@@ -106,10 +106,12 @@ def _runs(block: AttentionBlock, heads: int) -> Iterator[Run]:
         for first in range(0, n if m else 0, most):
             count = min(most, n - first)
             seen = min(m, first + count) if block.causal else m
-            yield Run(start + first, count, key_start, seen, first)
+            yield QueryRun(start + first, count, key_start, seen, first)
 
 
-def _group(runs: list[Run], numbers: list[Tensor], totals: tuple[int, int], causal: bool) -> Group:
+def _group(
+    runs: list[QueryRun], numbers: list[Tensor], totals: tuple[int, int], causal: bool
+) -> Group:
     starts, counts, key_starts, key_counts = numbers
     sizes = {(run.num_queries, run.num_keys) for run in runs}
     most, most_keys = max(run.num_queries for run in runs), max(run.num_keys for run in runs)
