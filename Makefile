@@ -1,6 +1,7 @@
 # `make quickstart` and `make test` do everything from a fresh clone: venv, torch, kernels, run.
 #
-# On a machine with a GPU:  make quickstart TORCH="torch"   (the CUDA build, several GB)
+# On Linux, PyPI's torch is the CUDA build (several GB). The one for CPUs:
+# make quickstart TORCH_INDEX="--extra-index-url https://download.pytorch.org/whl/cpu"
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0

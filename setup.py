@@ -1,8 +1,8 @@
 """Build of the compiled ops; everything else about the package is in pyproject.toml.
 
 RLAIF_PL_BUILD chooses what is built (the reference in PyTorch works without any of it):
-    auto (default)  CUDA and CPU kernels where torch has CUDA and nvcc is found, else CPU kernels,
-                    else, with a warning, nothing.
+    auto (default)  CUDA and CPU kernels where torch has CUDA and an nvcc of its major version is
+                    found, else CPU kernels, else nothing; with a warning what is missing.
     cpu             CPU kernels, or an error.
     cuda            CUDA and CPU kernels, or an error.
     none            nothing.
@@ -16,6 +16,7 @@ import platform
 import re
 import shutil
 import subprocess
+import sysconfig
 import warnings
 from pathlib import Path
 
@@ -67,6 +68,9 @@ def missing_for_cpu() -> str | None:
     compiler = os.environ.get("CXX", "c++").split()[0]
     if shutil.which(compiler) is None:
         return f"the C++ compiler {compiler!r} is not on PATH; install one or set CXX"
+    headers = Path(sysconfig.get_path("include"))
+    if not (headers / "Python.h").exists():
+        return f"Python.h is not in {headers}; install Python's headers (Debian: python3-dev)"
     return None
 
 
@@ -79,6 +83,13 @@ def missing_for_cuda() -> str | None:
         return f"torch {torch.__version__} has no CUDA; install a CUDA build of torch"
     if CUDA_HOME is None or not (Path(CUDA_HOME) / "bin" / "nvcc").exists():
         return "nvcc was not found; install the CUDA toolkit or set CUDA_HOME"
+    found = nvcc_version()
+    if found is not None and found.split(".")[0] != torch.version.cuda.split(".")[0]:
+        return (
+            f"expected nvcc {torch.version.cuda}, the CUDA of torch {torch.__version__}, got {found} "
+            f"in {CUDA_HOME}; install that toolkit, set CUDA_HOME to one, or install a torch "
+            f"for CUDA {found}"
+        )
     return None
 
 
@@ -91,6 +102,12 @@ def wants() -> tuple[bool, bool]:
     if problem is None:
         cuda_problem = missing_for_cuda() if mode in ("auto", "cuda") else "not asked for"
         if mode != "cuda" or cuda_problem is None:
+            if mode == "auto" and cuda_problem is not None and torch_has_cuda():
+                warnings.warn(
+                    f"rlaif_pl is installed without CUDA kernels, on a GPU it takes the slower "
+                    f"PyTorch reference: {cuda_problem}",
+                    stacklevel=2,
+                )
             return True, cuda_problem is None
         problem = cuda_problem
     if mode == "auto":
@@ -109,6 +126,20 @@ def choose_cuda_archs() -> None:
     newest = tuple(int(part) for part in torch.version.cuda.split(".")[:2])
     default = "8.0;9.0;10.0+PTX" if newest >= (12, 8) else "8.0;9.0+PTX"
     os.environ.setdefault("TORCH_CUDA_ARCH_LIST", default)
+
+
+def torch_has_cuda() -> bool:
+    """Return whether torch was built with CUDA."""
+    import torch
+
+    return torch.version.cuda is not None
+
+
+def nvcc_version() -> str | None:
+    """Return the release that nvcc says it is, as ``13.0``; torch refuses one of another major."""
+    said = subprocess.run([nvcc(), "--version"], capture_output=True, text=True, check=False).stdout
+    release = re.search(r"release (\d+\.\d+)", said)
+    return release[1] if release else None
 
 
 def nvcc() -> Path:

@@ -78,6 +78,60 @@ def test_cuda_beside_a_cpu_torch_is_an_error(build, monkeypatch):
         build.wants()
 
 
+@pytest.fixture
+def toolkit(build, monkeypatch, tmp_path):
+    """Stand in for a torch of CUDA 13.0 and for an nvcc that says which release it is."""
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(build, "missing_for_cpu", lambda: None)
+    cpp_extension = importlib.import_module("torch.utils.cpp_extension")
+    monkeypatch.setattr(cpp_extension, "CUDA_HOME", str(tmp_path))
+
+    def install(release):
+        program = tmp_path / "bin" / "nvcc"
+        program.parent.mkdir()
+        program.write_text(
+            "#!/bin/sh\necho 'nvcc: NVIDIA (R) Cuda compiler driver'\n"
+            f"echo 'Cuda compilation tools, release {release}, V{release}.88'\n"
+        )
+        program.chmod(0o755)
+
+    return install
+
+
+@pytest.mark.parametrize("release", ["13.0", "13.2"])
+def test_an_nvcc_of_torchs_major_version_compiles(release, build, toolkit):
+    toolkit(release)
+    assert build.wants() == (True, True)
+
+
+def test_auto_builds_cpu_kernels_beside_an_nvcc_of_another_major_version(build, toolkit):
+    toolkit("12.8")
+    message = r"without CUDA kernels.*: expected nvcc 13.0, .* got 12.8 in .*; install that toolkit"
+    with pytest.warns(UserWarning, match=message):
+        assert build.wants() == (True, False)
+
+
+def test_a_promised_cuda_build_with_another_major_version_is_an_error(build, toolkit, monkeypatch):
+    toolkit("12.8")
+    monkeypatch.setenv("RLAIF_PL_BUILD", "cuda")
+    with pytest.raises(
+        SystemExit, match="BUILD=cuda cannot build.*expected nvcc 13.0, .* got 12.8"
+    ):
+        build.wants()
+
+
+def test_auto_says_that_a_torch_with_cuda_goes_without_kernels(build, toolkit):
+    with pytest.warns(UserWarning, match="without CUDA kernels.*: nvcc was not found"):
+        assert build.wants() == (True, False)
+
+
+def test_auto_without_pythons_headers_builds_nothing(build, monkeypatch, tmp_path):
+    monkeypatch.setattr(build.sysconfig, "get_path", lambda _name: str(tmp_path))
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    with pytest.warns(UserWarning, match="Python.h is not in .*; install Python's headers"):
+        assert build.wants() == (False, False)
+
+
 @pytest.mark.parametrize(
     ("mode", "cuda_problem", "with_cuda"),
     [
