@@ -11,6 +11,7 @@ Environment, read at import:
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import os
@@ -55,10 +56,37 @@ HOW_TO_BUILD = (
     "(cuda instead of cpu where torch has CUDA and nvcc is installed)"
 )
 
+
+@functools.cache
+def _warn_of_missing_cuda_kernels() -> None:
+    if os.environ.get("RLAIF_PL_DISABLE_EXT") == "1":
+        return  # asked for
+    warnings.warn(
+        "no CUDA kernels are built, so on this GPU the PyTorch reference of each op runs, with tens of "
+        "launches for one; build them with `RLAIF_PL_BUILD=cuda pip install "
+        "--no-build-isolation --no-deps -e .`, which needs nvcc",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+
+
+def _fallback(op: str) -> Callable[..., object]:
+    """Return the reference of an op, which says once that it runs on a GPU in place of a kernel."""
+    definition = getattr(reference, op)
+
+    @functools.wraps(definition)
+    def run(first: Tensor, *args: object) -> object:
+        if first.device.type == "cuda":
+            _warn_of_missing_cuda_kernels()
+        return definition(first, *args)
+
+    return run
+
+
 _library = torch.library.Library(NAMESPACE, "DEF")
 for _schema, _op in zip(SCHEMAS, OPS, strict=True):
     _library.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
-    _library.impl(_op, getattr(reference, _op), "CompositeExplicitAutograd")
+    _library.impl(_op, _fallback(_op), "CompositeExplicitAutograd")
 for _op in TARGETS:  # a node of autograd that says "no gradient" would cost more than a small batch
     _library.impl(_op, torch.library.fallthrough_kernel, "Autograd")
 for _schema in COMPOSED:

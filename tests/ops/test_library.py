@@ -90,6 +90,40 @@ def test_a_device_without_kernels_runs_the_reference():
     assert ops.backend_of("gae", "xpu") == "reference"
 
 
+class OnGpu(torch.Tensor):
+    """A tensor that says it is on a GPU, for machines without one."""
+
+    device = torch.device("cuda", 0)
+
+
+def test_a_gpu_without_kernels_is_announced_once(environment):
+    _library._warn_of_missing_cuda_kernels.cache_clear()
+    margin, grad = torch.tensor([0.5, -0.25]), torch.ones(2)
+    run = _library._fallback("pairwise_ce_bwd")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        want = run(margin, grad, 2.0)
+    environment.setattr(_library.reference, "pairwise_ce_bwd", lambda *_: "made")
+    run = _library._fallback("pairwise_ce_bwd")
+    with pytest.warns(
+        RuntimeWarning, match="no CUDA kernels .*RLAIF_PL_BUILD=cuda pip install"
+    ) as said:
+        made = [run(margin.as_subclass(OnGpu), grad, 2.0) for _ in range(2)]
+    assert made == ["made", "made"]
+    assert len(said) == 1
+    assert torch.equal(want[0], 2.0 * margin)
+
+
+def test_a_gpu_whose_kernels_were_switched_off_is_silent(environment):
+    _library._warn_of_missing_cuda_kernels.cache_clear()
+    environment.setenv("RLAIF_PL_DISABLE_EXT", "1")
+    environment.setattr(_library.reference, "gae", lambda *_: "made")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert _library._fallback("gae")(torch.zeros(1).as_subclass(OnGpu)) == "made"
+    _library._warn_of_missing_cuda_kernels.cache_clear()
+
+
 def test_an_unknown_op_is_refused():
     with pytest.raises(ValueError, match="must be one of gae, .*; got 'gea'"):
         ops.backend_of("gea", "cpu")
