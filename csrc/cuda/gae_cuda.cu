@@ -15,8 +15,7 @@ TensorPair gae_cuda(const Tensor &rewards, const Tensor &values, const Tensor &l
   check_gae(rewards, values, lengths, bootstrap);
   // Without the guard a tensor on cuda:1 would launch on cuda:0.
   const torch::stable::accelerator::DeviceGuard guard(rewards.get_device_index());
-  const auto r = torch::stable::contiguous(rewards), v = torch::stable::contiguous(values),
-             l = torch::stable::contiguous(lengths), b = torch::stable::contiguous(bootstrap);
+  const auto r = packed(rewards), v = packed(values), l = packed(lengths), b = packed(bootstrap);
   auto advantages = empty(r, r.sizes());
   auto returns = empty(r, r.sizes());
   if (r.numel() == 0) // a grid of zero blocks is a launch error
