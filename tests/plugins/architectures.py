@@ -40,6 +40,7 @@ SHAPE = {
     "pad_token_id": None,
 }
 GEMMA = {**SHAPE, "head_dim": 8, "query_pre_attn_scalar": 8}
+CAPPED = {"attn_implementation": "eager"}  # transformers up to 5.17 takes one that does not cap
 KINDS = ["sliding_attention", "full_attention"] * 2
 GPT2 = {
     "vocab_size": VOCAB,
@@ -88,7 +89,7 @@ def make_model():
             ),
             "mistral": lambda: MistralForCausalLM(MistralConfig(**SHAPE, sliding_window=window)),
             "gemma2": lambda: Gemma2ForCausalLM(
-                Gemma2Config(**GEMMA, sliding_window=window or 128, layer_types=KINDS)
+                Gemma2Config(**GEMMA, **CAPPED, sliding_window=window or 128, layer_types=KINDS)
             ),
             "gemma3": lambda: Gemma3ForCausalLM(
                 Gemma3TextConfig(**GEMMA, sliding_window=window or 128, layer_types=KINDS)
