@@ -1,7 +1,6 @@
 """RLAIF in memory: SFT, samples, AI labels, a reward model and A2C, with a plain Lightning trainer.
 
-Nothing is downloaded and no file is written: reward.save_pretrained(FOLDER) would keep the reward.
-    python examples/rlaif_in_python.py [MODEL]
+No download, no file (save_pretrained(FOLDER) keeps one): python examples/rlaif_in_python.py [MODEL]
 """
 
 import sys
@@ -51,8 +50,7 @@ def main(model: str = "smollm2-135m", trunk_layers: int = 20, limit: int = 24, s
     fit(a2c, steps, "prompts", prompts=posts[:limit], batch_size=4)
     report = rl.evaluate(a2c.policy, sft, held_out, few, reward=reward, labeler=labeler)
     print("wins against SFT by the labeler:", report.win_rates["policy_vs_sft"].raw.percent())
-    texts = zip(held_out, report.samples.sft, report.samples.policy, strict=True)
-    for post, before, after in list(texts)[:2]:
+    for post, before, after in zip(held_out[:2], report.samples.sft, report.samples.policy):  # noqa: B905
         print(f"\n{post.text}\n  SFT: {before[0]}\n  A2C: {after[0]}")
     return report.to_metrics()
 

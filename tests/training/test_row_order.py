@@ -192,7 +192,9 @@ def served(data) -> list:
 
 
 def digest(value) -> str:
-    return hashlib.sha256(repr(value).encode()).hexdigest()[:16]
+    # Rows had no messages when the digests were taken.
+    said = repr(value).replace(", messages=None", "")
+    return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 
 @pytest.mark.filterwarnings("ignore:left out")

@@ -100,7 +100,7 @@ def select(
         answers[candidate.name] = after.texts
     chosen = choose(judged)
     load_weights(actor, chosen.candidate)
-    actor.save_pretrained(folder / "policy")
+    actor.cpu().save_pretrained(folder / "policy")
     names = {"sft": before.texts, **answers}
     samples = (
         {"prompt": row.text, **{name: given[n] for name, given in names.items()}}
