@@ -131,8 +131,9 @@ def main() -> None:
     sizes = parser.parse_args()
     place = place_of(sizes)
     if sizes.block_logits is not None:
-        _products.BLOCK_LOGITS = sizes.block_logits
-        _products.MOST_ROWS = max(1, sizes.block_logits // _products.LEAST_COLUMNS)
+        columns = place.pick(_products.CPU_BLOCKS.columns, _products.GPU_COLUMNS, None)
+        blocks = _products.BlockSizes(sizes.block_logits, columns)
+        _products.block_sizes = lambda _weight: blocks
     rows, width = place.pick(1024, 8192, sizes.rows), place.pick(576, 2048, sizes.width)
     compiles = place.pick(False, True, sizes.compile)
     seconds, ratios, shares, megabytes, left_out = {}, {}, {}, {}, {}

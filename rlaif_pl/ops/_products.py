@@ -16,9 +16,24 @@ from rlaif_pl.ops.reference import accumulator_dtype
 
 P = ParamSpec("P")
 R = TypeVar("R")
-BLOCK_LOGITS = 1 << 21  # 8 MB of float32 logits at a time; twice that is no faster
-LEAST_COLUMNS = 1024  # below this a matrix product is slow
-MOST_ROWS = BLOCK_LOGITS // LEAST_COLUMNS
+
+
+class BlockSizes(NamedTuple):
+    """How much of a product is made at a time."""
+
+    logits: int  # in float32
+    columns: int  # at least, below this a matrix product is slow
+
+    @property
+    def rows(self) -> int:
+        """Most rows of a block."""
+        return max(1, self.logits // self.columns)
+
+
+CPU_BLOCKS = BlockSizes(1 << 21, 1024)  # 8 MB; twice that is no faster
+GPU_COLUMNS = 4096
+GPU_MOST_LOGITS = 1 << 25  # 128 MB: 38 blocks for 8,192 rows of 151,936, so launches cost little
+GPU_SHARE = 1024  # of the device's memory, float32 logits may take one part in so many
 
 
 @functools.cache
@@ -29,21 +44,31 @@ def device_memory(device: torch.device) -> int:
     return int(torch.cuda.get_device_properties(device).total_memory)
 
 
-def blocks(hidden: Tensor, weight: Tensor) -> Iterator[tuple[slice, slice]]:
-    """Yield row and column ranges whose product stays at ``BLOCK_LOGITS``; rows outermost.
+def block_sizes(weight: Tensor) -> BlockSizes:
+    """Return how much of a product with an output embedding is made at a time on its device.
 
-    On CUDA at a 1,024th of the memory, if that is more: small products leave most of a GPU idle.
+    A block is about six launches and as many calls in Python, whatever its size: a CPU wants a block
+    that fits its cache, a GPU one that keeps it busy until the host has sent the next.
+    """
+    memory = device_memory(weight.device)
+    if memory == 0:
+        return CPU_BLOCKS
+    # A power of two, so that boards of a kind agree whatever their firmware keeps for itself.
+    logits = 1 << (memory // (4 * GPU_SHARE)).bit_length() - 1
+    return BlockSizes(min(max(logits, CPU_BLOCKS.logits), GPU_MOST_LOGITS), GPU_COLUMNS)
+
+
+def blocks(hidden: Tensor, weight: Tensor) -> Iterator[tuple[slice, slice]]:
+    """Yield row and column ranges whose product stays at ``block_sizes``; rows outermost.
 
     A CPU widens 16-bit embeddings before it multiplies, so there a block of these is no larger either.
     """
     num_rows, (num_columns, size) = len(hidden), weight.shape
-    widens, larger = _widens(weight), device_memory(weight.device) >> 12
-    most_logits = max(BLOCK_LOGITS, larger)
-    most_rows = max(MOST_ROWS, larger // LEAST_COLUMNS)
-    for row in range(0, num_rows, most_rows):
-        rows = slice(row, min(row + most_rows, num_rows))
+    widens, most = _widens(weight), block_sizes(weight)
+    for row in range(0, num_rows, most.rows):
+        rows = slice(row, min(row + most.rows, num_rows))
         entries = max(rows.stop - rows.start, size if widens else 0)
-        width = max(LEAST_COLUMNS, most_logits // entries)
+        width = max(most.columns, most.logits // entries)
         for column in range(0, num_columns, width):
             yield rows, slice(column, min(column + width, num_columns))
 
@@ -54,10 +79,10 @@ def product(left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
     Args:
         left: On a GPU brought to the dtype of ``right``. ``(N, K)``
         right: ``(K, M)``
-        out: Where to on a CPU, contiguous. ``(N, M)``
+        out: Where to, contiguous; not for 16 bits on a GPU. ``(N, M)``
     """
     acc = accumulator_dtype(right.dtype)
-    if right.dtype != acc and right.device.type == "cuda":
+    if _multiplies_16_bits(right):
         return torch.mm(left.to(right.dtype), right, out_dtype=acc)
     return torch.mm(left.to(acc), right.to(acc), out=out)
 
@@ -103,7 +128,7 @@ def add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
 class Room(NamedTuple):
     """Uninitialized memory that every block uses again: fresh pages cost as much as the products."""
 
-    logits: Tensor  # as many as the largest block has
+    logits: Tensor | None  # as many as the largest block has, unless a GPU multiplies 16 bits
     embedding: Tensor | None  # rows of the largest block, on a CPU that widens them
 
 
@@ -111,6 +136,8 @@ def make_room(hidden: Tensor, weight: Tensor) -> Room:
     """Return memory for the blocks of a product."""
     acc = accumulator_dtype(weight.dtype)
     sizes = [(r.stop - r.start, c.stop - c.start) for r, c in blocks(hidden, weight)]
+    if _multiplies_16_bits(weight):
+        return Room(None, None)
     logits = hidden.new_empty(max((r * c for r, c in sizes), default=0), dtype=acc)
     if not _widens(weight):
         return Room(logits, None)
@@ -124,13 +151,31 @@ def widened(block: Tensor, room: Room) -> Tensor:
 
 
 def block_logits(hidden: Tensor, block: Tensor, room: Room) -> Tensor:
-    """Logits of rows for a block of the embedding ``(B, D)``, on a CPU in ``room``."""
+    """Logits of rows for a block of the embedding ``(B, D)``, in ``room`` where it has any."""
+    if room.logits is None:
+        return product(hidden, block.t())
     shape = len(hidden), len(block)
     return product(hidden, block.t(), out=room.logits[: shape[0] * shape[1]].view(shape))
 
 
+def _multiplies_16_bits(weight: Tensor) -> bool:
+    return weight.device.type == "cuda" and accumulator_dtype(weight.dtype) != weight.dtype
+
+
 def _widens(weight: Tensor) -> bool:
     return weight.device.type == "cpu" and accumulator_dtype(weight.dtype) != weight.dtype
+
+
+def weight_gradient_dtype(hidden: Tensor, weight: Tensor) -> torch.dtype:
+    """Return the dtype that the gradient of an output embedding is summed in.
+
+    On a GPU it is rounded to 16 bits once, at the end, and not once for every block of rows. A CPU
+    saves the memory.
+    """
+    several = len(hidden) > block_sizes(weight).rows
+    return (
+        accumulator_dtype(weight.dtype) if several and _multiplies_16_bits(weight) else weight.dtype
+    )
 
 
 _widened_weights: ContextVar[dict[int, tuple[Tensor, Tensor]] | None] = ContextVar(

@@ -20,6 +20,7 @@ from rlaif_pl.ops._products import (
     block_logits,
     blocks,
     make_room,
+    weight_gradient_dtype,
     widened,
     without_autocast,
 )
@@ -28,8 +29,8 @@ from rlaif_pl.ops.reference import accumulator_dtype
 OP = "linear_logprob"  # in messages
 
 
-def _part(bias: Tensor | None, columns: slice, dtype: torch.dtype) -> Tensor | None:
-    return None if bias is None else bias[columns].to(accumulator_dtype(dtype))
+def _part(bias: Tensor | None, columns: slice) -> Tensor | None:
+    return None if bias is None else bias[columns]
 
 
 def _forward(
@@ -46,6 +47,7 @@ def _forward(
     state = torch.zeros(num_rows, 5, dtype=acc, device=hidden.device)
     state[:, 0] = -torch.inf
     mean = torch.zeros(num_rows if keep_slope else 0, width, dtype=acc, device=hidden.device)
+    wide_bias = None if bias is None else bias.to(acc)
     room = make_room(hidden, weight)
     for rows, columns in blocks(hidden, weight):
         block = widened(weight[columns], room)
@@ -53,7 +55,7 @@ def _forward(
         torch.ops.rlaif_pl.online_softmax_update_.default(
             logits,
             tokens[rows],
-            _part(bias, columns, hidden.dtype),
+            _part(wide_bias, columns),
             state[rows],
             columns.start,
             1.0 / temperature,
@@ -102,8 +104,12 @@ def _backward_blocks(
 ) -> tuple[Tensor, Tensor, Tensor]:
     acc = accumulator_dtype(hidden.dtype)
     dhidden = torch.zeros(hidden.shape, dtype=acc, device=hidden.device)
-    dweight = weight.new_zeros(weight.shape if trains_weight else (0, weight.shape[1]))
+    dweight = weight.new_zeros(
+        weight.shape if trains_weight else (0, weight.shape[1]),
+        dtype=weight_gradient_dtype(hidden, weight),
+    )
     dbias = torch.zeros(len(weight) if trains_bias else 0, dtype=acc, device=hidden.device)
+    wide_bias = None if bias is None else bias.to(acc)
     room = make_room(hidden, weight)
     for these, columns in blocks(hidden, weight):
         block = widened(weight[columns], room)
@@ -111,7 +117,7 @@ def _backward_blocks(
         torch.ops.rlaif_pl.online_softmax_backward_.default(
             slopes,
             tokens[these],
-            _part(bias, columns, hidden.dtype),
+            _part(wide_bias, columns),
             rows[these],
             columns.start,
             1.0 / temperature,
@@ -123,7 +129,7 @@ def _backward_blocks(
         if trains_bias:
             dbias[columns] += slopes.sum(0, dtype=acc)
     bias_dtype = hidden.dtype if bias is None else bias.dtype
-    return dhidden.to(hidden.dtype), dweight, dbias.to(bias_dtype)
+    return dhidden.to(hidden.dtype), dweight.to(weight.dtype), dbias.to(bias_dtype)
 
 
 implement("linear_logprob_fwd", without_autocast(_forward))
@@ -215,8 +221,12 @@ def linear_logprob(
 
         logprob = z[token] - log(sum(exp(z)))        entropy = -sum(p log p)
 
-    At most ``BLOCK_LOGITS`` logits exist at a time (or 1,024 columns of at most 2,048 rows). Logits
-    and statistics are float32 (float64 for float64 inputs), also those of 16-bit inputs.
+    At most 2^21 logits exist at a time (1,024 columns of 2,048 rows, fewer rows with more columns);
+    on a GPU 2^21 to 2^25 by its memory, 4,096 columns or more. Logits and statistics are float32
+    (float64 for float64 inputs), also those of 16-bit inputs.
+
+    Slopes of a trained float16 embedding are multiplied in float16 on a GPU, where those below 6e-8
+    are 0: scale the loss, as ``16-mixed`` does, or train in bfloat16.
 
     If neither ``weight`` nor ``bias`` requires a gradient, the derivative in ``hidden`` is made in
     the forward pass, ``(N, D)``, and only scaled in the backward. Otherwise, or with

@@ -14,10 +14,7 @@ pytestmark = pytest.mark.usefixtures("implementation")
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     """Let even small shapes take several blocks of rows and columns."""
-    monkeypatch.setattr(_products, "BLOCK_LOGITS", 64)
-    monkeypatch.setattr(_products, "LEAST_COLUMNS", 7)
-    monkeypatch.setattr(_products, "MOST_ROWS", 9)
-    monkeypatch.setattr(_products, "device_memory", lambda _: 0)
+    monkeypatch.setattr(_products, "block_sizes", lambda _weight: _products.BlockSizes(64, 7))
 
 
 def sample(device, n=20, d=6, v=37, dtype=torch.float64):
@@ -226,8 +223,7 @@ def test_a_token_outside_the_vocabulary_is_refused_on_the_cpu(device):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_whole_rows_of_logits_have_gradients(dtype, device, monkeypatch):
-    monkeypatch.setattr(_products, "BLOCK_LOGITS", 64)
-    monkeypatch.setattr(_products, "LEAST_COLUMNS", 8)
+    monkeypatch.setattr(_products, "block_sizes", lambda _weight: _products.BlockSizes(64, 8))
     hidden, weight, _, bias = (t.to(dtype) if t.is_floating_point() else t for t in sample(device))
     leaves = [hidden.requires_grad_(), weight.requires_grad_()]
     got = ops.linear_logits(*leaves, bias)
