@@ -157,9 +157,10 @@ def relative_scores(
             "raise sampling.n"
         )
     groups = scores.view(-1, num_generations)
-    found = groups - groups.mean(1, keepdim=True)
     if baseline == "rloo":
-        found = found * (num_generations / (num_generations - 1))
+        found = groups - (groups.sum(1, keepdim=True) - groups) / (num_generations - 1)
+    else:
+        found = groups - groups.mean(1, keepdim=True)
     if scale == "group_std":
         found = found / (groups.std(1, keepdim=True) + STD_EPSILON)
     return found.flatten()
