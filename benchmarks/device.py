@@ -8,6 +8,7 @@ one.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import platform
 import sys
@@ -128,3 +129,13 @@ def device_name(device: torch.device) -> str:
     lines: Sequence[str] = file.read_text().splitlines() if file.is_file() else ()
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
+
+
+def step_peers(place: Place) -> list[str]:
+    """Return the peers of a training step that are installed and suit the device."""
+    has_trl, has_liger = (
+        importlib.util.find_spec(name) is not None for name in ("trl", "liger_kernel")
+    )
+    peers = ["trl"] if has_trl else []
+    peers += ["trl_liger"] if has_trl and has_liger and place.is_cuda else []
+    return peers if peers and not place.is_cuda else [*peers, "padded"]

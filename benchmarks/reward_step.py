@@ -20,7 +20,6 @@ the first step.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import statistics
@@ -31,7 +30,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from device import Place, add_device_options, place_of
+from device import Place, add_device_options, place_of, step_peers
 from growth import draw, show
 from reward_growth import grow
 from reward_workers import ANSWER, Job
@@ -106,7 +105,7 @@ def main(words: Sequence[str] | None = None) -> int:
     result: dict[str, Any] = {"name": "reward_step", "ratios": {}, "equal": True, **place.facts()}
     if "peer" not in given.skip:
         batch = place.pick(8, 64, given.batch)
-        sides = given.sides or peers_here(place)
+        sides = given.sides or step_peers(place)
         compare(result, sides, batch, given.repeats, given.layers, place)
     if "growth" not in given.skip:
         factor = place.pick(1, 16, given.growth_factor)
@@ -118,16 +117,6 @@ def main(words: Sequence[str] | None = None) -> int:
             draw({"": points}, "pairs", given.plot)
     print(json.dumps(result))
     return 0
-
-
-def peers_here(place: Place) -> list[str]:
-    """Return the peers that are installed and suit the device."""
-    has_trl, has_liger = (
-        importlib.util.find_spec(name) is not None for name in ("trl", "liger_kernel")
-    )
-    peers = ["trl"] if has_trl else []
-    peers += ["trl_liger"] if has_trl and has_liger and place.is_cuda else []
-    return peers if peers and not place.is_cuda else [*peers, "padded"]
 
 
 def compare(

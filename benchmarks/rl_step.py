@@ -24,7 +24,6 @@ Posts are read from $RLAIF_PL_DATA/tldr_comparisons/batch13.json (OpenAI's human
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import statistics
@@ -35,7 +34,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from device import Place, add_device_options, place_of
+from device import Place, add_device_options, place_of, step_peers
 from transformers import AutoTokenizer
 
 from rlaif_pl.data.sources import DataSource, load_preferences
@@ -127,7 +126,7 @@ def main(words: Sequence[str] | None = None) -> int:
         "new_tokens": (32, 64),
     }.items():
         setattr(given, name, place.pick(*usual, getattr(given, name)))
-    given.sides = given.sides or [*peers_here(place), *OURS]
+    given.sides = given.sides or [*step_peers(place), *OURS]
     given.device, given.dtype = place.device.type, place.dtype_name
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -145,16 +144,6 @@ def main(words: Sequence[str] | None = None) -> int:
                 worker.stop()
     report(found, given, prompt_tokens(posts), place, left_out)
     return 0
-
-
-def peers_here(place: Place) -> list[str]:
-    """Return the peers that are installed and suit the device."""
-    has_trl, has_liger = (
-        importlib.util.find_spec(name) is not None for name in ("trl", "liger_kernel")
-    )
-    peers = ["trl"] if has_trl else []
-    peers += ["trl_liger"] if has_trl and has_liger and place.is_cuda else []
-    return peers if peers and not place.is_cuda else [*peers, "padded"]
 
 
 def endless_model(folder: Path) -> Path:

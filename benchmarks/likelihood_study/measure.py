@@ -18,7 +18,7 @@ from pairs import HIGH_CONFIDENCE, half_of
 from rlaif_pl.data.sources import DataSource, load_preferences
 from rlaif_pl.labeling import LikelihoodLabeler
 from rlaif_pl.labeling.backends import LocalBackend
-from rlaif_pl.labeling.strategies.likelihood import WeightedTerm
+from rlaif_pl.labeling.strategies.likelihood_terms import WeightedTerm
 from rlaif_pl.statistics import Estimator, Interval
 from rlaif_pl.types import Preference
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
@@ -207,10 +207,9 @@ class A2CModule(TrainableModule):
         ]
 
     @override
-    def check_inputs(self) -> None:
+    def check_inputs(self, trainer: Trainer) -> None:
         # A trainer moves the model after this; what is sent then comes from its device.
-        device = self.trainer.strategy.root_device
-        self.rollouts.prepare(self.actor.policy, self.sampling, device)
+        self.rollouts.prepare(self.actor.policy, self.sampling, trainer.strategy.root_device)
         drawn = self.sampling.max_new_tokens
         if isinstance(self.reward, RewardModel) and drawn >= self.reward.max_response_tokens:
             rank_zero_warn(

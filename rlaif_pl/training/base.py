@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar, cast
 
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.loops.progress import _ProcessedTracker
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy
@@ -116,7 +117,7 @@ class TrainableModule(StepMeanModule):
         self._loops = None
         if self.is_given:
             self.frozen_digest()  # now: a trainer in 16 bits casts the weights next
-        self.check_inputs()
+        self.check_inputs(self.trainer)
         data = getattr(self.trainer, "datamodule", None)
         if data is not None:
             for name in ("train_rows", "validation_rows"):
@@ -152,8 +153,11 @@ class TrainableModule(StepMeanModule):
         """Return ``divided.exported``, or the gathered copy of what is divided."""
         return cast(Model, self._shards[0].whole()) if self._shards else trained
 
-    def check_inputs(self) -> None:
-        """Refuse what the last step would miss, before the first; see ``callbacks.preflight``."""
+    def check_inputs(self, trainer: Trainer) -> None:
+        """Refuse what the last step would miss, before the first; see ``callbacks.preflight``.
+
+        The module need not be attached to the trainer yet.
+        """
 
     def check_lengths(self, rows: Sequence[Any]) -> None:
         """Refuse rows that cannot be trained on (a text too long), before work is spent."""

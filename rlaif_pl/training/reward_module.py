@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from typing_extensions import override
@@ -163,7 +164,7 @@ class RewardModule(PairsModule):
         return check_reward_export(self.reward.model)
 
     @override
-    def check_inputs(self) -> None:
+    def check_inputs(self, trainer: Trainer) -> None:
         self._reference_rows()
 
     def _reference_rows(self) -> list[Prompt]:

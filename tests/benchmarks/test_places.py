@@ -4,6 +4,7 @@ import dataclasses
 import json
 import sys
 
+import device
 import gae
 import labeling
 import labeling_plain
@@ -146,20 +147,19 @@ def test_both_sides_of_a_step_must_agree():
         rl_step.compare_logprobs(said, timing.CPU)
 
 
-@pytest.mark.parametrize("module", [reward_step, rl_step])
-def test_peers_are_those_that_are_installed(module, monkeypatch):
+def test_peers_are_those_that_are_installed(monkeypatch):
     gpu = Place(CUDA, torch.bfloat16)
     installed = set()
     monkeypatch.setattr(
-        module.importlib.util, "find_spec", lambda name: name if name in installed else None
+        device.importlib.util, "find_spec", lambda name: name if name in installed else None
     )
-    assert module.peers_here(timing.CPU) == module.peers_here(gpu) == ["padded"]
+    assert device.step_peers(timing.CPU) == device.step_peers(gpu) == ["padded"]
     installed |= {"trl"}
-    assert module.peers_here(timing.CPU) == ["trl"]
-    assert module.peers_here(gpu) == ["trl", "padded"]
+    assert device.step_peers(timing.CPU) == ["trl"]
+    assert device.step_peers(gpu) == ["trl", "padded"]
     installed |= {"liger_kernel"}
-    assert module.peers_here(timing.CPU) == ["trl"]
-    assert module.peers_here(gpu) == ["trl", "trl_liger", "padded"]
+    assert device.step_peers(timing.CPU) == ["trl"]
+    assert device.step_peers(gpu) == ["trl", "trl_liger", "padded"]
 
 
 class Ends:

@@ -10,7 +10,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlaif_pl.labeling.backends import LocalBackend
 from rlaif_pl.labeling.calls import Response
-from rlaif_pl.labeling.strategies.likelihood import LikelihoodLabeler, split_template
+from rlaif_pl.labeling.strategies.likelihood import LikelihoodLabeler
+from rlaif_pl.labeling.strategies.likelihood_terms import split_template
 from rlaif_pl.models.embedded import embedded_model_folder
 from rlaif_pl.types import PointwiseLabeler, Preference, Provenance
 

@@ -6,9 +6,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlaif_pl.labeling.calls import LoglikelihoodRequest, Response
-from rlaif_pl.labeling.strategies.likelihood import (
+from rlaif_pl.labeling.strategies.likelihood import LikelihoodLabeler
+from rlaif_pl.labeling.strategies.likelihood_terms import (
     LENGTH,
-    LikelihoodLabeler,
     WeightedTerm,
     shared_information,
     shared_words,

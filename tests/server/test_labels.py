@@ -22,7 +22,7 @@ from rlaif_pl.labeling import (
 from rlaif_pl.labeling.backends.endpoint_errors import EndpointError
 from rlaif_pl.labeling.backends.endpoint_http import Retries
 from rlaif_pl.labeling.prompting.verdicts import ChainOfThought
-from rlaif_pl.labeling.strategies.likelihood import WeightedTerm
+from rlaif_pl.labeling.strategies.likelihood_terms import WeightedTerm
 from rlaif_pl.models.embedded import embedded_model_folder
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]

@@ -101,11 +101,11 @@ def test_a_fit_asks_for_the_trainers_device_before_the_policy_is_there(
         rollout=rollout,
     )
     assert module.actor.policy.device.type == "cpu"  # Lightning moves it after `setup`
-    module._trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cpu")))
+    trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cpu")))
     with pytest.raises(ValueError, match="got the trainer on cpu"):
-        module.check_inputs()
-    module._trainer.strategy.root_device = torch.device("cuda", 0)
-    module.check_inputs()
+        module.check_inputs(trainer)
+    trainer.strategy.root_device = torch.device("cuda", 0)
+    module.check_inputs(trainer)
 
 
 def test_what_was_computed_is_waited_for_before_it_is_sent(monkeypatch):

@@ -37,8 +37,7 @@ def preflight(trainer: Trainer, module: LightningModule) -> None:
         return
     if isinstance(module, TrainableModule):
         check_strategy(trainer, module)
-        module.trainer = trainer  # which the fit attaches later; inputs depend on its device
-        module.check_inputs()
+        module.check_inputs(trainer)
     least, likely = _writes(trainer, module)
     for folder in {**least, **likely}:
         check_writable(folder)
