@@ -20,40 +20,12 @@ from rlaif_pl.statistics.intervals import (
     Interval,
     empty_interval,
     flat_metrics,
-    ratio_of_means,
-    standard_error_by_group,
-    wilson,
-)
-from rlaif_pl.statistics.length_control import length_controlled_win_rate
-from rlaif_pl.statistics.power import (
     holm,
     minimum_detectable_effect,
+    ratio_of_means,
+    standard_error_by_group,
     standard_error_of,
     two_sided_p_value,
+    wilson,
 )
-
-__all__ = [
-    "Estimator",
-    "Interval",
-    "ReliabilityBin",
-    "binomial_test",
-    "brier",
-    "cohen_kappa",
-    "empty_interval",
-    "expected_calibration_error",
-    "fit_temperature",
-    "flat_metrics",
-    "fleiss_kappa",
-    "fold",
-    "holm",
-    "kendall_w",
-    "length_controlled_win_rate",
-    "minimum_detectable_effect",
-    "rank_correlation",
-    "ratio_of_means",
-    "reliability_table",
-    "standard_error_by_group",
-    "standard_error_of",
-    "two_sided_p_value",
-    "wilson",
-]
+from rlaif_pl.statistics.regression import length_controlled_win_rate

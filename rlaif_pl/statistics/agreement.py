@@ -1,7 +1,6 @@
 """Tests of agreement: is a side favored, how far do raters agree on categories and on ranks.
 
-Kappas are written out here since each is drawn anew in all resamples of a bootstrap at once, which
-statsmodels' are not made for; they equal its (tested).
+Kappas equal those of statsmodels (tested), which are not made for all resamples of a bootstrap at once.
 """
 
 from __future__ import annotations
@@ -14,6 +13,8 @@ from numpy.typing import ArrayLike
 
 from rlaif_pl.statistics.intervals import Array, Estimator, Groups, Interval
 
+Ratings = Sequence[Hashable]  # categories
+
 
 def binomial_test(successes: int, n: int, p: float = 0.5) -> float:
     """Two-sided exact p-value of ``successes`` in ``n`` independent trials of probability ``p``."""
@@ -25,76 +26,45 @@ def binomial_test(successes: int, n: int, p: float = 0.5) -> float:
 
 
 def cohen_kappa(
-    a: Sequence[Hashable],
-    b: Sequence[Hashable],
-    groups: Groups | None = None,
-    estimator: Estimator = Estimator(),
+    a: Ratings, b: Ratings, groups: Groups | None = None, estimator: Estimator = Estimator()
 ) -> Interval:
     """Agreement of two raters beyond what their habits alone would give (Cohen 1960).
 
-    Args:
-        a: Category given by the first rater to each item. ``(N,)``
-        b: Category given by the second rater. ``(N,)``
-        groups: Group of each item; items of a group are drawn together; None takes each as its own.
-            ``(N,)``
-        estimator: How the interval is made; resamples in which kappa does not exist are left out.
-
-    Returns:
-        1 for full agreement, 0 for chance, negative below chance; NaN where both raters only ever
-        used one and the same category, since chance then explains everything.
+    ``a`` and ``b`` are the category that each gave to each item, ``(N,)``; ``groups``, ``(N,)``, are
+    drawn together, and None takes each item as its own. Resamples without a kappa are left out. 1 for
+    full agreement, 0 for chance; NaN where both raters only ever used one and the same category.
     """
-    coded = _coded(a, b)
-    member = range(len(coded)) if groups is None else groups
-    return estimator.bootstrap(coded, member, _cohen)
+    if len(a) != len(b):
+        raise ValueError(f"expected two ratings of the same items, got {len(a)} and {len(b)}")
+    number = _numbered([*a, *b])
+    coded = np.array([[number[x], number[y]] for x, y in zip(a, b, strict=True)], np.float64)
+    return estimator.bootstrap(coded, range(len(coded)) if groups is None else groups, _cohen)
 
 
 def fleiss_kappa(
-    ratings: Sequence[Sequence[Hashable]],
-    groups: Groups | None = None,
-    estimator: Estimator = Estimator(),
+    ratings: Sequence[Ratings], groups: Groups | None = None, estimator: Estimator = Estimator()
 ) -> Interval:
-    """Agreement of several raters beyond chance (Fleiss 1971); further arguments as above.
+    """Agreement of several raters beyond chance (Fleiss 1971), ``ratings (N, raters)``; else as above.
 
     Unlike Cohen's, chance is taken from the categories' overall shares, so raters are exchangeable:
-    with two raters the two kappas differ where the raters' habits do.
-
-    Args:
-        ratings: Of each item, the category given by each rater. ``(N, raters)``
-        groups: Group of each item.
-        estimator: How the interval is made.
-
-    Returns:
-        1 for full agreement, 0 for chance; NaN where only one category was ever used.
-
-    Raises:
-        ValueError: No item, fewer than two raters, or items with different numbers of them.
+    with two raters the two kappas differ where the raters' habits do. ``ValueError``: no item, fewer
+    than two raters, or items with different numbers of them.
     """
-    counts = _category_counts(ratings)
-    member = range(len(counts)) if groups is None else groups
-    return estimator.bootstrap(counts, member, _fleiss)
-
-
-def _category_counts(ratings: Sequence[Sequence[Hashable]]) -> Array:
-    """How many raters gave each category to each item, ``(N, categories)``."""
     raters = {len(row) for row in ratings}
     if len(raters) != 1 or min(raters) < 2:
         raise ValueError(
             f"expected the same number of raters, at least 2, for every item, got {sorted(raters)}"
         )
-    number = {c: n for n, c in enumerate(dict.fromkeys(c for row in ratings for c in row))}
-    counts = np.zeros((len(ratings), len(number)))
+    number = _numbered([category for row in ratings for category in row])
+    counts = np.zeros((len(ratings), len(number)))  # raters of each category, by item
     for item, row in enumerate(ratings):
         for category in row:
             counts[item, number[category]] += 1
-    return counts
+    return estimator.bootstrap(counts, range(len(counts)) if groups is None else groups, _fleiss)
 
 
-def _coded(a: Sequence[Hashable], b: Sequence[Hashable]) -> Array:
-    """Categories as numbers, ``(N, 2)``."""
-    if len(a) != len(b):
-        raise ValueError(f"expected two ratings of the same items, got {len(a)} and {len(b)}")
-    number = {category: n for n, category in enumerate(dict.fromkeys([*a, *b]))}
-    return np.array([[number[x], number[y]] for x, y in zip(a, b, strict=True)], np.float64)
+def _numbered(categories: Ratings) -> dict[Hashable, int]:
+    return {category: n for n, category in enumerate(dict.fromkeys(categories))}
 
 
 def _cohen(coded: Array, weights: Array) -> Array:
@@ -122,27 +92,17 @@ def _beyond(observed: Array, chance: Array) -> Array:
     """``(observed - chance) / (1 - chance)``, NaN where chance explains everything."""
     left = 1 - chance
     exists = left > 1e-12
-    kappa: Array = np.where(exists, (observed - chance) / np.where(exists, left, 1.0), np.nan)
-    return kappa
+    return np.where(exists, (observed - chance) / np.where(exists, left, 1.0), np.nan)
 
 
 def kendall_w(ranks: ArrayLike) -> float:
     """Kendall's coefficient of concordance of complete rankings, corrected for ties (Kendall 1948).
 
     ``W = 12 S / (m^2 (n^3 - n) - m T)``, with S the sum of squared deviations of the n rank sums from
-    their mean and T the sum of ``t^3 - t`` over all runs of t equal ranks. Raters who rank at random
-    reach 1/m on average, with or without ties, so a W says little without m: see ``rank_correlation``,
-    which is 0 there.
-
-    Args:
-        ranks: Rank of each of n >= 2 things by each of m >= 2 raters, 1 for the best. Equal ranks are
-            ties; the next rank counts the things before it (1, 1, 3). ``(m, n)``
-
-    Returns:
-        1 where all agree, 0 where all rank sums are equal; NaN where every rater found all equal.
-
-    Raises:
-        ValueError: Fewer than two raters or things, or a row is no ranking.
+    their mean and T the sum of ``t^3 - t`` over all runs of t equal ranks; NaN where every rater found
+    all equal. Ranks at random reach 1/m on average; ``rank_correlation`` is 0 there. ``ranks (m, n)``
+    are those of n >= 2 things by m >= 2 raters, 1 for the best; the rank after ties counts the things
+    before it (1, 1, 3).
     """
     rows = _mid_ranks(ranks)
     m, n = rows.shape
@@ -154,17 +114,10 @@ def kendall_w(ranks: ArrayLike) -> float:
 
 
 def rank_correlation(ranks: ArrayLike) -> float:
-    """Mean Spearman correlation over all pairs of raters; without ties ``(m W - 1) / (m - 1)``.
+    """Mean Spearman correlation over all pairs of raters; ``ranks`` and errors as of ``kendall_w``.
 
-    Args:
-        ranks: As in ``kendall_w``. ``(m, n)``
-
-    Returns:
-        1 for full agreement, 0 for chance, at least ``-1 / (m - 1)`` without ties. A rater who found
-        all equal correlates with nobody and is left out; NaN where fewer than two are left.
-
-    Raises:
-        ValueError: See ``kendall_w``.
+    Without ties ``(m W - 1) / (m - 1)``: 1 for full agreement, 0 for chance. A rater who found all
+    equal correlates with nobody and is left out; NaN where fewer than two are left.
     """
     rows = _mid_ranks(ranks)
     centered = [row - row.mean() for row in rows if np.ptp(row)]
@@ -186,5 +139,4 @@ def _mid_ranks(ranks: ArrayLike) -> Array:
             f"expected each rater's ranks to be 1 to {rows.shape[1]}, each once or, of equal things, "
             f"the same rank and the next ones left out (1, 1, 3), got {rows.tolist()}"
         )
-    mid: Array = np.asarray(rankdata(rows, method="average", axis=1), np.float64)
-    return mid
+    return np.asarray(rankdata(rows, method="average", axis=1), np.float64)

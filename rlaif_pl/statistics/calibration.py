@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.optimize import brentq
 from scipy.special import expit
+
+from rlaif_pl.statistics.intervals import Array
 
 Binning = Literal["equal_mass", "equal_width"]
 
@@ -25,21 +27,16 @@ class ReliabilityBin:
 def fit_temperature(
     margins: ArrayLike, targets: ArrayLike, bounds: tuple[float, float] = (1e-2, 1e2)
 ) -> float:
-    """Fit T so that ``sigmoid(margin / T)`` has the greatest likelihood of the targets.
+    """Fit T > 0, in nats, so that ``sigmoid(margin / T)`` has the greatest likelihood of the targets.
 
-    Temperature scaling (Guo et al. 2017, arXiv 1706.04599, section 4.2) of a two-way choice: one
-    parameter, no intercept, so a margin of 0 stays at one half. With b = 1/T the loss is convex and
-    its derivative, the sum of ``margin * (sigmoid(b * margin) - target)``, rises in b: Brent's
-    method finds its root. Scaling the margins scales T alike.
+    Temperature scaling (Guo et al. 2017, arXiv 1706.04599, section 4.2) of a two-way choice. With
+    b = 1/T the loss is convex, and Brent's method finds the root of its derivative.
 
     Args:
         margins: Log-odds of the first response before scaling, in nats. ``(N,)``
         targets: Label or probability that the first is better, in [0, 1]. ``(N,)``
         bounds: Least and greatest T, in units of the margins' root mean square. Perfectly
             separated labels end at the least, labels that contradict the margins at the greatest.
-
-    Returns:
-        The temperature, greater than 0, in nats.
 
     Raises:
         ValueError: No pairs, shapes differ, a number is not finite, a target lies outside [0, 1],
@@ -66,24 +63,16 @@ def fit_temperature(
 
 
 def brier(p: ArrayLike, y: ArrayLike) -> float:
-    """Mean squared difference of prediction and outcome, in [0, 1]; 0.25 is a coin that says so.
-
-    Args:
-        p: Predicted probability. ``(N,)``
-        y: Outcome or target, in [0, 1]. ``(N,)``
-    """
+    """Mean squared difference of probability and outcome in [0, 1], ``(N,)`` each; 0.25 of a coin."""
     predicted, outcome = _probabilities(p, y)
     return float(np.mean((predicted - outcome) ** 2))
 
 
-def fold(p: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Turn each pair so that the favored response is first.
+def fold(p: ArrayLike, y: ArrayLike) -> tuple[Array, Array]:
+    """Turn each pair so that the favored response is first; which stood there means nothing.
 
-    Which response of a pair stands first means nothing; folded, calibration does not depend on it.
-
-    Returns:
-        ``(confidence, correct)``: ``confidence`` in [0.5, 1], and the outcome seen from the favored
-        side. At exactly one half there is no favored side: the outcome counts as 0.5. ``(N,)`` each
+    Returns confidence in [0.5, 1] and the outcome seen from the favored side, ``(N,)`` each; at exactly
+    one half there is no favored side, and the outcome counts as 0.5.
     """
     predicted, outcome = _probabilities(p, y)
     turned = np.where(predicted < 0.5, 1 - outcome, outcome)
@@ -94,17 +83,11 @@ def fold(p: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.fl
 def reliability_table(
     p: ArrayLike, y: ArrayLike, bins: int = 10, binning: Binning = "equal_mass"
 ) -> list[ReliabilityBin]:
-    """Group predictions and compare each group's mean with its outcomes.
+    """Group predictions ``p (N,)`` and compare each group's mean with its outcomes ``y (N,)``.
 
-    Args:
-        p: Predicted probability. ``(N,)``
-        y: Outcome or target, in [0, 1]. ``(N,)``
-        bins: Most groups to make, at least 1.
-        binning: ``equal_mass`` cuts at quantiles (equal predictions stay together, so there may be
-            fewer groups); ``equal_width`` cuts [0, 1] evenly.
-
-    Returns:
-        Groups that are not empty, by rising prediction.
+    Both lie in [0, 1]. ``equal_mass`` cuts at quantiles (equal predictions stay together, so there may
+    be fewer than ``bins`` groups); ``equal_width`` cuts [0, 1] evenly. Groups come by rising
+    prediction, without empty ones.
     """
     predicted, outcome = _probabilities(p, y)
     if bins < 1:
@@ -113,11 +96,10 @@ def reliability_table(
     if binning == "equal_mass":
         cuts = np.quantile(predicted, cuts)
     which = np.searchsorted(cuts, predicted, side="right")
-    groups = [which == index for index in range(bins)]
+    groups = (which == index for index in np.unique(which))
     return [
         ReliabilityBin(float(predicted[g].mean()), float(outcome[g].mean()), int(g.sum()))
         for g in groups
-        if g.any()
     ]
 
 
@@ -134,7 +116,7 @@ def expected_calibration_error(
     return sum(row.count * abs(row.confidence - row.accuracy) for row in table) / total
 
 
-def _probabilities(p: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _probabilities(p: ArrayLike, y: ArrayLike) -> tuple[Array, Array]:
     predicted, outcome = _checked(p, y, "p", "y")
     if predicted.min() < 0 or predicted.max() > 1:
         raise ValueError(
@@ -144,9 +126,7 @@ def _probabilities(p: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float64], NDA
     return predicted, outcome
 
 
-def _checked(
-    x: ArrayLike, y: ArrayLike, x_name: str, y_name: str
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _checked(x: ArrayLike, y: ArrayLike, x_name: str, y_name: str) -> tuple[Array, Array]:
     """Return both as float64 ``(N,)``, finite, ``y`` in [0, 1]."""
     left, right = np.asarray(x, np.float64), np.asarray(y, np.float64)
     if left.ndim != 1 or left.shape != right.shape or not len(left):

@@ -1,7 +1,4 @@
-"""Intervals: cluster bootstrap by group, Wilson's score interval, paired differences.
-
-Rows of one group (responses to one prompt) are not independent, so groups are drawn, never rows.
-"""
+"""Intervals by group, never by row, since responses to one prompt are not independent; their tests."""
 
 from __future__ import annotations
 
@@ -35,8 +32,7 @@ class Interval:
 
     def to_metrics(self, name: str) -> dict[str, float]:
         """Return ``name``, ``name_low`` and ``name_high``; what does not exist is left out."""
-        named = {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
-        return {key: value for key, value in named.items() if math.isfinite(value)}
+        return {key: value for key, value in self.to_record(name).items() if value is not None}
 
     @classmethod
     def read(cls, metrics: Mapping[str, float], name: str) -> Interval | None:
@@ -52,13 +48,7 @@ class Interval:
         return {key: value if math.isfinite(value) else None for key, value in named.items()}
 
     def text(self, form: str, scale: float = 1.0, unit: str = "") -> str:
-        """Return the estimate, its unit and its limits where it has some.
-
-        Args:
-            form: Format of each number.
-            scale: What each is multiplied by.
-            unit: What stands behind the estimate.
-        """
+        """Return the estimate times ``scale``, its unit and its limits where it has some."""
         value, low, high = (f"{scale * x:{form}}" for x in (self.value, self.low, self.high))
         return f"{value}{unit}" + (f" [{low}, {high}]" if math.isfinite(self.low) else "")
 
@@ -93,15 +83,13 @@ def empty_interval() -> Interval:
 
 def weighted_mean(values: Array, weights: Array) -> Array:
     """Mean of ``values (N,)`` under each row of ``weights (draws, N)``; ``(draws,)``."""
-    mean: Array = weights @ values / weights.sum(1)
-    return mean
+    return np.asarray(weights @ values / weights.sum(1))
 
 
 def ratio_of_means(values: Array, weights: Array) -> Array:
     """Mean of column 0 over mean of column 1 of ``values (N, 2)``, by row of weights."""
     sums = weights @ values
-    ratio: Array = sums[:, 0] / sums[:, 1]
-    return ratio
+    return np.asarray(sums[:, 0] / sums[:, 1])
 
 
 def standard_error_by_group(values: ArrayLike, groups: Groups) -> float:
@@ -109,13 +97,7 @@ def standard_error_by_group(values: ArrayLike, groups: Groups) -> float:
 
     ``sqrt(G / (G - 1) * sum_g (sum of group g - rows of g * mean)^2) / N`` (Cameron and Miller 2015,
     for a constant as the only regressor). With groups of one row this is ``std(ddof=1) / sqrt(N)``.
-
-    Args:
-        values: One number a row. ``(N,)``
-        groups: Group of each row. ``(N,)``
-
-    Raises:
-        ValueError: Lengths differ.
+    ``values`` and ``groups`` are ``(N,)``. ``ValueError``: lengths differ.
     """
     rows = np.asarray(values, np.float64)
     if rows.ndim != 1 or len(rows) != len(groups):
@@ -149,22 +131,16 @@ class Estimator:
     ) -> Interval:
         """Estimate a statistic with an interval from resampled groups.
 
-        Groups are drawn with replacement (cluster bootstrap; Davison and Hinkley 1997, section 3.8).
-        The limits are bias-corrected and accelerated (BCa, Efron 1987), with the acceleration from
-        leaving out one group at a time. Where BCa does not exist (no spread, or the estimate beyond
-        every draw) the limits are plain percentiles.
+        Cluster bootstrap (Davison and Hinkley 1997, section 3.8) with bias-corrected and accelerated
+        limits (BCa, Efron 1987), the acceleration from leaving out one group at a time; plain
+        percentiles where BCa does not exist (no spread, or the estimate beyond every draw). The limits
+        are NaN for a single group, and where the statistic is NaN in more than half of the resamples.
 
         Args:
             values: One row per observation. ``(N,)`` or ``(N, columns)``
             groups: Group of each row; rows of a group are drawn together. ``(N,)``
             statistic: Maps values and weights ``(draws, N)`` to the statistic under each row of
                 weights ``(draws,)``; a row's weight counts how often it was drawn.
-
-        Returns:
-            The statistic of the data as they are, its limits, and N. The limits are NaN where there
-            is a single group: it says nothing about other groups. Resamples in which the statistic
-            does not exist (NaN) are left out; where that is more than half of them the limits are
-            NaN.
         """
         rows = np.asarray(values, np.float64)
         if not len(rows):
@@ -179,21 +155,20 @@ class Estimator:
         sizes = [min(chunk, self.draws - start) for start in range(0, self.draws, chunk)]
         drawn = (generator.multinomial(count, np.full(count, 1 / count), size) for size in sizes)
         replicates = np.concatenate(
-            [statistic(rows, weights[:, member].astype(np.float64)) for weights in drawn]
+            [statistic(rows, weights[:, member].astype(float)) for weights in drawn]
         )
         replicates = replicates[np.isfinite(replicates)]
         if not math.isfinite(value) or 2 * len(replicates) < self.draws:
             return Interval(value, math.nan, math.nan, len(rows))
-        tails = _bca_tails(value, replicates, _leave_one_out(rows, member, statistic, chunk))
+        tails = _bca_tails(value, replicates, _jackknife(rows, member, statistic, chunk))
         low, high = np.quantile(replicates, tails)
         return Interval(value, float(low), float(high), len(rows))
 
     def mean(self, values: ArrayLike, groups: Groups) -> Interval:
         """Estimate a mean, of any number of rows.
 
-        Up to ``MANY_GROUPS`` groups this is ``bootstrap``. Beyond, where its time and memory grow
-        with the square, the limits are normal with ``standard_error_by_group``, which the bootstrap's
-        limits converge to.
+        Beyond ``MANY_GROUPS`` groups, where the bootstrap's cost grows with the square, the limits are
+        those it converges to: normal with ``standard_error_by_group``.
         """
         rows = np.asarray(values, np.float64)
         if not len(rows):
@@ -207,10 +182,9 @@ class Estimator:
     def share(self, values: ArrayLike, groups: Groups) -> Interval:
         """Estimate a mean of numbers in [0, 1], honest also where all rows agree.
 
-        Where every group has the same mean a bootstrap has no spread and would claim certainty; there
-        Wilson's interval is used, with the number of groups as the number of trials. Beyond
-        ``MANY_GROUPS`` groups, where normal limits could leave [0, 1], it is used with as many trials
-        as would give ``standard_error_by_group``.
+        Where every group has the same mean a bootstrap would claim certainty; there the limits are
+        Wilson's, a trial a group. Beyond ``MANY_GROUPS`` groups, where normal limits could leave [0,
+        1], they are too, with as many trials as would give ``standard_error_by_group``.
         """
         rows = np.asarray(values, np.float64)
         if not len(rows):
@@ -237,9 +211,8 @@ class Estimator:
     def share_difference(self, a: ArrayLike, b: ArrayLike, groups: Groups) -> Interval:
         """Estimate the mean of ``a - b`` of numbers in [0, 1], honest also where all groups agree.
 
-        Where no group differs from another a bootstrap would claim certainty; there the limits are
-        those of Newcombe (1998, method 10) from the limits of both shares, which pairing can only
-        narrow.
+        There the limits are those of Newcombe (1998, method 10) from the limits of both shares, which
+        pairing can only narrow.
         """
         paired = self.difference(a, b, groups)
         if not paired.high - paired.low <= SAME:  # there is spread, or there are no limits
@@ -252,12 +225,7 @@ class Estimator:
 
 
 def wilson(successes: float, n: float) -> Interval:
-    """Wilson's score interval of a proportion (Wilson 1927); independent trials, no groups.
-
-    Args:
-        successes: Trials that succeeded, in [0, n]; a tie may count half.
-        n: Trials, at least 1; the size of as good a sample where rows are not independent.
-    """
+    """Wilson's score interval of ``successes`` in [0, n], ties half, of ``n >= 1`` trials (1927)."""
     if n < 1 or not 0 <= successes <= n:
         raise ValueError(f"expected n >= 1 and successes in [0, n], got {n} and {successes}")
     from statsmodels.stats.proportion import proportion_confint
@@ -275,15 +243,12 @@ def _membership(rows: Array, groups: Groups) -> NDArray[np.intp]:
     return np.unique(np.asarray(groups), return_inverse=True)[1]
 
 
-def _leave_one_out(
-    rows: Array, member: NDArray[np.intp], statistic: Statistic, chunk: int
-) -> Array:
+def _jackknife(rows: Array, member: NDArray[np.intp], statistic: Statistic, chunk: int) -> Array:
     """Statistic without each group in turn, ``(groups,)``."""
-    count = int(member.max()) + 1
-    starts = range(0, count, chunk)
-    left_out = (np.arange(s, min(s + chunk, count)) for s in starts)
+    groups = np.arange(int(member.max()) + 1)
+    parts = (groups[start : start + chunk] for start in range(0, len(groups), chunk))
     return np.concatenate(
-        [statistic(rows, (member != g[:, None]).astype(np.float64)) for g in left_out]
+        [statistic(rows, (member != left_out[:, None]).astype(float)) for left_out in parts]
     )
 
 
@@ -301,3 +266,46 @@ def _bca_tails(value: float, replicates: Array, jackknife: Array) -> Array:
     z = bias + ndtri(tails)
     shifted: Array = ndtr(bias + z / (1 - acceleration * z))
     return shifted if np.isfinite(shifted).all() else tails
+
+
+def minimum_detectable_effect(standard_error: float, power: float = 0.8) -> float:
+    """Smallest true difference that a two-sided test finds with the given power.
+
+    ``(z_(1 - alpha/2) + z_power) * standard_error`` (Bloom 1995, Evaluation Review 19:547), 2.80
+    standard errors at a power, in (0, 1), of 0.8. A smaller "not significant" difference says little.
+    """
+    if not 0 < power < 1:
+        raise ValueError(f"expected power in (0, 1), got {power}")
+    return float(Z + ndtri(power)) * standard_error
+
+
+def standard_error_of(interval: Interval) -> float:
+    """Standard error that a normal interval of this width would have; NaN without limits."""
+    return (interval.high - interval.low) / (2 * Z)
+
+
+def two_sided_p_value(interval: Interval, null: float) -> float:
+    """P-value of ``null`` from an interval, by a normal as wide as the side that faces ``null``.
+
+    The other side says nothing of ``null``: near the end of a scale it is cut short, and would make
+    an interval that holds ``null`` look as if it did not. NaN where there are no limits.
+    """
+    if not all(math.isfinite(v) for v in (interval.value, interval.low, interval.high)):
+        return math.nan
+    facing = interval.low if null < interval.value else interval.high
+    error = abs(interval.value - facing) / Z
+    gap = abs(interval.value - null)
+    if gap == 0 or error == 0:
+        return 1.0 if gap == 0 else 0.0
+    return float(2 * ndtr(-gap / error))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjust p-values for their number, whatever their dependence (Holm 1979); NaN is not counted."""
+    from statsmodels.stats.multitest import multipletests
+
+    adjusted = np.array(p_values, np.float64)
+    known = ~np.isnan(adjusted)
+    if known.any():
+        adjusted[known] = multipletests(adjusted[known], method="holm")[1]
+    return list(adjusted.tolist())

@@ -9,7 +9,7 @@ from scipy.special import expit
 from statsmodels.api import Logit
 
 from rlaif_pl.statistics import Estimator, length_controlled_win_rate
-from rlaif_pl.statistics.length_control import PRIOR_PRECISION, win_rate_at_zero
+from rlaif_pl.statistics.regression import PRIOR_PRECISION, win_rate_at_zero
 
 
 def rate(wins, a, b, **options):

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from rlaif_pl.statistics.trends import BatchMean, Trend, divergence, trend
+from rlaif_pl.statistics.regression import BatchMean, Trend, divergence, trend
 
 
 def test_a_line_by_hand():

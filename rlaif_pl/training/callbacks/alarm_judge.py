@@ -12,7 +12,7 @@ from torch import nn
 from rlaif_pl.ops import wide_dtype
 from rlaif_pl.rl.function_reward import rewards_of
 from rlaif_pl.rl.reward_columns import score_with
-from rlaif_pl.statistics.trends import BatchMean
+from rlaif_pl.statistics.regression import BatchMean
 from rlaif_pl.types import PointwiseLabeler, Reward
 
 

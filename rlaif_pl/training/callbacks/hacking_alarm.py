@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from typing_extensions import override
 
 from rlaif_pl.data.metric_files import write_json
-from rlaif_pl.statistics.trends import BatchMean, divergence, trend
+from rlaif_pl.statistics.regression import BatchMean, divergence, trend
 from rlaif_pl.training.callbacks.alarm_judge import AlarmJudge
 from rlaif_pl.training.callbacks.alarm_rules import (
     ADVICE,

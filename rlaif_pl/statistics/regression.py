@@ -1,10 +1,10 @@
-"""Win rate at equal length (arXiv 2309.00267, appendix J).
-
-A logistic regression of "A wins" on one feature, length of A over length of B, read at ratio 1.
-The paper calls the correction imperfect: it removes what is linear in the ratio, nothing else.
-"""
+"""Regressions: win rates at equal length, and trends of means over training steps."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -24,12 +24,12 @@ def length_controlled_win_rate(
     groups: Groups | None = None,
     estimator: Estimator = Estimator(),
 ) -> Interval:
-    """Estimate how often A would win were its responses as long as B's.
+    """Estimate how often A would win were its responses as long as B's (arXiv 2309.00267, appendix J).
 
-    The paper's fit is plain maximum likelihood, which has no finite answer where a ratio separates
-    wins from losses (common in resamples of few prompts). A very wide normal prior on both
-    coefficients keeps it finite there and changes nothing visible elsewhere (under 0.001 from some
-    tens of comparisons on). Without any difference in ratios the result is the plain win rate.
+    A logistic regression of "A wins" on length of A over length of B, read at ratio 1; it removes what
+    is linear in the ratio, nothing else. The paper's maximum likelihood is infinite where a ratio
+    separates wins from losses (common in resamples of few prompts); a very wide normal prior keeps it
+    finite there and changes others by under 0.001 from some tens of comparisons on.
 
     Args:
         wins: 1 where A wins, 0 where B wins, 0.5 for a tie. ``(N,)``
@@ -37,9 +37,6 @@ def length_controlled_win_rate(
         len_b: Length of B's response in characters, greater than 0. ``(N,)``
         groups: Prompt of each comparison; None takes every row as its own. ``(N,)``
         estimator: How the interval is made; the regression is fitted anew in each resample.
-
-    Raises:
-        ValueError: Shapes differ, a win lies outside [0, 1], or a length of B is not positive.
     """
     won, a, b = (np.asarray(x, np.float64) for x in (wins, len_a, len_b))
     if not won.shape == a.shape == b.shape or won.ndim != 1:
@@ -59,16 +56,10 @@ def length_controlled_win_rate(
 
 
 def win_rate_at_zero(values: Array, weights: Array) -> Array:
-    """Fit one logistic regression per row of weights and predict at feature 0.
+    """Fit one logistic regression per row of weights, by Newton's method, and predict at feature 0.
 
-    Newton's method on all fits at once.
-
-    Args:
-        values: Columns are the win in [0, 1] and the feature. ``(N, 2)``
-        weights: How often each row counts, by fit. ``(draws, N)``
-
-    Returns:
-        Predicted win rate. ``(draws,)``
+    Columns of ``values (N, 2)`` are the win in [0, 1] and the feature; ``weights (draws, N)`` say how
+    often a row counts in each fit. Returns ``(draws,)``.
     """
     won, feature = values.T
     design = np.stack([np.ones_like(feature), feature], 1)  # (N, 2)
@@ -85,5 +76,50 @@ def win_rate_at_zero(values: Array, weights: Array) -> Array:
         beta += step * np.minimum(1, LARGEST_STEP / np.maximum(size, 1e-12))
         if size.max() < 1e-8:
             break
-    prediction: Array = expit(beta[:, 0])
-    return prediction
+    return np.asarray(expit(beta[:, 0]))
+
+
+class BatchMean(NamedTuple):
+    """A mean measured at one step."""
+
+    step: int  # where, in optimizer steps
+    mean: float  # the mean
+    std: float  # standard deviation of what was averaged, at least 0
+    size: int  # how many were averaged, at least 1
+
+
+class Trend(NamedTuple):
+    """A straight line through means over steps."""
+
+    # change from the first step to the last along the line, in pooled standard deviations of what
+    # was averaged; 0 where those are 0
+    rise: float
+    z: float  # slope over its standard error from sampling alone; infinite where there is no noise
+
+
+def trend(points: Sequence[BatchMean]) -> Trend:
+    """Fit a line by least squares; the noise of each mean is its ``std / sqrt(size)``.
+
+    Residuals of a handful of points say little of the noise; each point's own samples do. With ``x``
+    the centered steps, ``slope = sum(x m) / sum(x x)`` and
+    ``error^2 = sum(x^2 std^2 / size) / sum(x x)^2``. ``ValueError``: all points lie at one step.
+    """
+    known = {point.step for point in points}
+    if len(known) < 2:
+        raise ValueError(
+            f"expected means at two steps or more, got {len(points)} at {sorted(known)}"
+        )
+    steps, means, stds, sizes = np.array(points, np.float64).T
+    x = steps - steps.mean()
+    slope = float(x @ means / (x @ x))
+    error = math.sqrt(float(x**2 @ (stds**2 / sizes))) / float(x @ x)
+    pooled = math.sqrt(float(sizes @ stds**2 / sizes.sum()))
+    rise = slope * float(np.ptp(steps)) / pooled if pooled > 0 else 0.0
+    if error > 0:
+        return Trend(rise, slope / error)
+    return Trend(rise, math.copysign(math.inf, slope) if slope else 0.0)
+
+
+def divergence(reward: Trend, judge: Trend) -> float:
+    """How far a reward rose while a judge fell, by the smaller movement; 0 unless both did."""
+    return max(0.0, min(reward.rise, -judge.rise))
