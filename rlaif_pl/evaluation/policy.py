@@ -1,8 +1,4 @@
-"""What reinforcement learning made of a policy: rewards, wins, lengths, copying, KL.
-
-A pure function over texts that were sampled before: both systems answer the same prompts with the
-same settings, and prompts used to choose a recipe are not the prompts that report it.
-"""
+"""What reinforcement learning made of a policy: rewards, wins, lengths, copying, KL."""
 
 from __future__ import annotations
 
@@ -18,20 +14,12 @@ from rich.console import Console
 
 from rlaif_pl.data.metric_files import write_json
 from rlaif_pl.evaluation.judges import RougeJudge, rouge_l, rouge_tokens
-from rlaif_pl.evaluation.pairs import (
-    Array,
-    JudgedPair,
-    Verdict,
-    comparison_key,
-    side,
-    write_verdicts,
-)
-from rlaif_pl.evaluation.reward_accuracy import scored
+from rlaif_pl.evaluation.pairs import Array, JudgedPair, comparison_key, side, write_verdicts
+from rlaif_pl.evaluation.reward_accuracy import rewards_of
 from rlaif_pl.evaluation.samples import GREEDY, write_samples
-from rlaif_pl.evaluation.win_rate import WinRate, compare, copied_shares
-from rlaif_pl.rl.reward_columns import columns_of
+from rlaif_pl.evaluation.win_rate import Texts, WinRate, compare, copied_shares, means
 from rlaif_pl.statistics import Estimator, Interval, empty_interval, ratio_of_means
-from rlaif_pl.tables import Column, Page, Table
+from rlaif_pl.tables import Column, Columns, Page, Rows, Table
 from rlaif_pl.text import (
     is_repetitive,
     judge_name,
@@ -41,8 +29,7 @@ from rlaif_pl.text import (
 )
 from rlaif_pl.types import Labeler, Prompt, Reward
 
-Texts = Sequence[Sequence[str]]
-
+NO_RATIO = 1e-9  # chance of a resample without a length ratio that is taken for none
 # Judge by what a win rate's name has after the two policies.
 JUDGES = {"": "labeler", "independent": "embedding", "rouge": "rouge_l"}
 
@@ -56,9 +43,8 @@ class PolicySamples:
     policy: Texts  # responses of the trained policy. `P` lists
     # true where a response met the length limit; None where not recorded
     sft_unfinished: Sequence[Sequence[bool]] | None = None
-    policy_unfinished: Sequence[Sequence[bool]] | None = None  # the same for the trained policy
-    # KL from the SFT policy in nats a response, mean over each prompt's responses; None where not
-    # measured. `P`
+    policy_unfinished: Sequence[Sequence[bool]] | None = None
+    # KL from SFT in nats a response, mean over a prompt's responses; None where not measured. `P`
     kl: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
@@ -80,12 +66,9 @@ class PolicyReport:
     samples: PolicySamples  # what was measured
     reward_sft: Sequence[Sequence[float]]  # reward of each SFT response. `P` lists
     reward_policy: Sequence[Sequence[float]]  # reward of each response of the policy. `P` lists
-    # intervals by metric name: rewards, their paired gain, KL, length ratio, copied 4-grams, ROUGE-L,
-    # unfinished shares
-    quantities: Mapping[str, Interval]
-    win_rates: Mapping[str, WinRate]  # win rates by name, the training labeler's first
-    # the same of each policy's likeliest response; None where that was not measured
-    greedy: PolicyReport | None = None
+    quantities: Mapping[str, Interval]  # by metric name, such as `a2c/reward_gain`
+    win_rates: Mapping[str, WinRate]  # by name, the training labeler's first
+    greedy: PolicyReport | None = None  # the same of likeliest responses; None where not measured
 
     def to_metrics(self) -> dict[str, float]:
         """Return flat numbers ``a2c/...``, ``sft/...``, ``winrate/...`` and ``greedy/...``."""
@@ -100,73 +83,53 @@ class PolicyReport:
 
     def render(self, console: Console, decoding: str = "") -> None:
         """Print the report as two tables, and two more of the likeliest responses."""
-        means = Table(
-            f"Policy on held-out prompts{decoding}",
-            ["measure", Column("mean [interval]", ".3f")],
-            list(self.quantities.items()),
-        )
-        wins = Table(
-            f"Win rates{decoding}",
-            ["comparison", "wins [interval]", "at equal length", Column("judge", align="left")],
-            [
-                [name, rate.raw.percent(), rate.length_controlled.percent(), judge_name(rate.judge)]
-                for name, rate in self.win_rates.items()
-            ],
-        )
-        Page([means, wins]).render(console)
+        columns: Columns = ["measure", Column("mean [interval]", ".3f")]
+        title, rows = f"Policy on held-out prompts{decoding}", list(self.quantities.items())
+        measured = Table(title, columns, rows)
+        columns = ["comparison", "wins [interval]", "at equal length"]
+        columns += [Column("judge", align="left")]
+        wins: Rows = [
+            [name, rate.raw.percent(), rate.length_controlled.percent(), judge_name(rate.judge)]
+            for name, rate in self.win_rates.items()
+        ]
+        Page([measured, Table(f"Win rates{decoding}", columns, wins)]).render(console)
         if self.greedy is not None:
             self.greedy.render(console, f", {GREEDY}")
 
     def write(self, folder: Path | str, *, show_text: bool = True) -> None:
         """Write ``samples.jsonl`` and ``win_rates.json`` for the report, and ``verdicts.jsonl``."""
         write_samples(folder, self._rows(), show_text=show_text)
-        write_json(
-            Path(folder) / "win_rates.json",
-            [
-                {"name": name, "judge": rate.judge, **asdict(rate.raw)}
-                for name, rate in self.win_rates.items()
-            ],
-        )
+        rates = [{"name": n, "judge": r.judge} | asdict(r.raw) for n, r in self.win_rates.items()]
+        write_json(Path(folder) / "win_rates.json", rates)
         write_verdicts(folder, self._judged())
 
     def _judged(self) -> Iterator[JudgedPair]:
         for name, rate in self.win_rates.items():
-            sides, _, ending = name.partition("_vs_")
-            other, _, kind = ending.partition("_")
+            a, _, ending = name.partition("_vs_")
+            b, _, kind = ending.partition("_")
             judge = JUDGES[kind]
-            yield JudgedPair(judge, sides, other, rate.verdicts, ["policy"] * (judge == "labeler"))
-        yield JudgedPair("reward", "policy", "sft", self._reward_verdicts(), ["policy"])
-
-    def _reward_verdicts(self) -> list[Verdict]:
-        found = []
+            yield JudgedPair(judge, a, b, rate.verdicts, ["policy"] * (judge == "labeler"))
+        wins = {}
         sides = (self.samples.policy, self.reward_policy), (self.samples.sft, self.reward_sft)
         for n, prompt in enumerate(self.samples.prompts):
             both = (zip(texts[n], rewards[n], strict=True) for texts, rewards in sides)
-            for (a, paid_a), (b, paid_b) in product(*both):
-                first, second = strip_surplus_symbols(a), strip_surplus_symbols(b)
+            for (ours, paid_a), (theirs, paid_b) in product(*both):
+                first, second = strip_surplus_symbols(ours), strip_surplus_symbols(theirs)
                 if first != second:
                     key = comparison_key(prompt.text, first, second)
-                    found.append(Verdict(key, float(side(np.array(paid_a - paid_b)))))
-        return found
+                    wins[key] = float(side(np.array(paid_a - paid_b)))
+        yield JudgedPair("reward", "policy", "sft", wins, ["policy"])
 
     def _rows(self) -> Iterator[dict[str, object]]:
         samples, greedy = self.samples, None if self.greedy is None else self.greedy.samples
         for n, prompt in enumerate(samples.prompts):
-            row: dict[str, object] = {
-                "prompt": prompt.text,
-                "group": prompt.group,
-                "reference": prompt.reference,
-                "sft": list(samples.sft[n]),
-                "policy": list(samples.policy[n]),
-                "reward_sft": list(self.reward_sft[n]),
-                "reward_policy": list(self.reward_policy[n]),
-            }
+            row: dict[str, object] = {"prompt": prompt.text, "group": prompt.group}
+            row |= {"reference": prompt.reference}
+            row |= {"sft": list(samples.sft[n]), "policy": list(samples.policy[n])}
+            row |= {"reward_sft": self.reward_sft[n], "reward_policy": self.reward_policy[n]}
             if greedy is not None:
                 row |= {f"sft_{GREEDY}": greedy.sft[n][0], f"policy_{GREEDY}": greedy.policy[n][0]}
             yield row
-
-
-NO_RATIO = 1e-9  # chance of a resample without a length ratio that is taken for none
 
 
 def evaluate_policy(
@@ -177,10 +140,11 @@ def evaluate_policy(
     *,
     estimator: Estimator = Estimator(),
 ) -> PolicyReport:
-    """Measure a policy against the SFT policy and the references.
+    """Measure a policy against the SFT policy and the references, on texts that were sampled before.
 
     Rewards are those of the responses as they are (what training paid for); judges read them with
-    surplus symbols at the end removed. All intervals are by prompt group.
+    surplus symbols at the end removed. All intervals are by prompt group. Prompts used to choose a
+    recipe are not the prompts that report it.
 
     Args:
         samples: Responses of both systems to the same prompts.
@@ -193,7 +157,7 @@ def evaluate_policy(
     mean, share = estimator.mean, estimator.share
     reward_sft = _rewards(reward, samples.prompts, samples.sft)
     reward_policy = _rewards(reward, samples.prompts, samples.policy)
-    before, after = _means(reward_sft), _means(reward_policy)
+    before, after = means(reward_sft), means(reward_policy)
     quantities = {
         "a2c/reward_before": mean(before, groups),
         "a2c/reward_after": mean(after, groups),
@@ -209,7 +173,7 @@ def evaluate_policy(
         measures = _text_measures(samples.prompts, texts, estimator)
         quantities |= {f"{system}/{name}": interval for name, interval in measures.items()}
         if unfinished is not None:
-            quantities[f"{system}/unfinished"] = share(_means(unfinished), groups)
+            quantities[f"{system}/unfinished"] = share(means(unfinished), groups)
     rates = _win_rates(samples, labeler, independent, partial(compare, estimator=estimator))
     return PolicyReport(samples, reward_sft, reward_policy, quantities, rates)
 
@@ -220,17 +184,14 @@ def references_of(prompts: Sequence[Prompt]) -> dict[str, str]:
 
 
 def _win_rates(
-    samples: PolicySamples,
-    labeler: Labeler,
-    independent: Labeler | None,
-    compare_by: Callable[..., WinRate],
+    samples: PolicySamples, labeler: Labeler, other: Labeler | None, ask: Callable[..., WinRate]
 ) -> dict[str, WinRate]:
     texts = [prompt.text for prompt in samples.prompts]
     groups = [prompt.group for prompt in samples.prompts]
     both = (texts, samples.policy, samples.sft)
-    rates = {"policy_vs_sft": compare_by(*both, labeler, groups)}
-    if independent is not None:
-        rates["policy_vs_sft_independent"] = compare_by(*both, independent, groups)
+    rates = {"policy_vs_sft": ask(*both, labeler, groups)}
+    if other is not None:
+        rates["policy_vs_sft_independent"] = ask(*both, other, groups)
     kept = [i for i, prompt in enumerate(samples.prompts) if prompt.reference is not None]
     if not kept:
         return rates
@@ -239,21 +200,14 @@ def _win_rates(
     references = [[samples.prompts[i].reference or ""] for i in kept]
     if any(rouge_tokens(reference) for (reference,) in references):
         rouge = RougeJudge(references_of(samples.prompts))
-        rates["policy_vs_sft_rouge"] = compare_by(texts, policy, sft, rouge, groups)
-    rates["policy_vs_reference"] = compare_by(texts, policy, references, labeler, groups)
-    rates["sft_vs_reference"] = compare_by(texts, sft, references, labeler, groups)
+        rates["policy_vs_sft_rouge"] = ask(texts, policy, sft, rouge, groups)
+    rates["policy_vs_reference"] = ask(texts, policy, references, labeler, groups)
+    rates["sft_vs_reference"] = ask(texts, sft, references, labeler, groups)
     return rates
 
 
 def _rewards(reward: Reward, prompts: Sequence[Prompt], responses: Texts) -> list[list[float]]:
-    asked = [prompt for prompt, texts in zip(prompts, responses, strict=True) for _ in texts]
-    found = scored(
-        reward,
-        [prompt.text for prompt in asked],
-        [text for texts in responses for text in texts],
-        columns_of(asked),
-    )
-    flat = iter(found.tolist())
+    flat = iter(rewards_of(prompts, responses, reward).tolist())
     return [[next(flat) for _ in texts] for texts in responses]
 
 
@@ -263,15 +217,14 @@ def _text_measures(
     """Words, copied and shared 4-grams, shares of empty and repetitive texts, ROUGE-L if possible."""
     clean = [[strip_surplus_symbols(text) for text in texts] for texts in responses]
     groups = [prompt.group for prompt in prompts]
-    repetitive = [[is_repetitive(text) for text in texts] for texts in clean]
-    mean, share = estimator.mean, estimator.share
-    measures = {
-        "words": mean(_words(clean), groups),
-        "copied_4grams": share(copied_shares([prompt.text for prompt in prompts], clean), groups),
-        "shared_4grams": share(_means(shared_ngrams(clean)), groups),
-        "empty": share(_means([[not text for text in texts] for texts in clean]), groups),
-        "repetitive": share(_means(repetitive), groups),
+    shares = {
+        "copied_4grams": copied_shares([prompt.text for prompt in prompts], clean),
+        "shared_4grams": means(shared_ngrams(clean)),
+        "empty": means([[not text for text in texts] for texts in clean]),
+        "repetitive": means([[is_repetitive(text) for text in texts] for texts in clean]),
     }
+    measures = {"words": estimator.mean(_words(clean), groups)}
+    measures |= {name: estimator.share(values, groups) for name, values in shares.items()}
     likeness = [
         (prompt.group, value)
         for prompt, texts in zip(prompts, clean, strict=True)
@@ -280,7 +233,7 @@ def _text_measures(
     ]
     if likeness:
         owners, values = zip(*likeness, strict=True)
-        measures["rouge_l"] = mean(np.array(values), owners)
+        measures["rouge_l"] = estimator.mean(np.array(values), owners)
     return measures
 
 
@@ -298,9 +251,4 @@ def _length_ratio(samples: PolicySamples, groups: Sequence[str], estimator: Esti
 
 def _words(responses: Texts) -> Array:
     """Mean words of each prompt's responses, ``(P,)``."""
-    return _means([[word_count(text) for text in texts] for texts in responses])
-
-
-def _means(values: Sequence[Sequence[float]]) -> Array:
-    """Mean of each prompt's values, ``(P,)``."""
-    return np.array([np.mean(row) for row in values], np.float64)
+    return means([[word_count(text) for text in texts] for texts in responses])

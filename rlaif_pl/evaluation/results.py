@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike
 
 from rlaif_pl.data.metric_files import save_figure, write_csv, write_metrics, write_page
 from rlaif_pl.statistics import Interval
@@ -24,12 +24,12 @@ class StudyResults:
     """Everything a study found."""
 
     name: str  # name of the study and of its plot, `<name>.png`
-    tables: Sequence[Table]  # tables to read
-    notes: Sequence[str]  # sentences that are needed to read them
+    tables: Sequence[Table]
+    notes: Sequence[str]  # sentences that are needed to read the tables
     records: Sequence[Mapping[str, object]]  # flat rows for `rows.csv`; all with the same keys
     metrics: Mapping[str, float]  # flat numbers for `metrics.json`
-    figure: Figure  # the plot
-    caption: str = field(default="")
+    figure: Figure
+    caption: str = ""  # of the figure
 
     @property
     def page(self) -> Page:
@@ -46,11 +46,7 @@ class StudyResults:
 
 
 def error_bars(
-    axes: Axes,
-    places: Sequence[float] | NDArray,
-    intervals: Sequence[Interval],
-    scale: float = 100,
-    **style: Any,
+    axes: Axes, places: ArrayLike, intervals: Sequence[Interval], scale: float = 100, **style: Any
 ) -> None:
     """Draw estimates, shares in percent, as points with their limits; one without has no bar."""
     values = np.array([scale * i.value for i in intervals])

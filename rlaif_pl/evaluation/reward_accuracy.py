@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,28 +16,22 @@ from scipy.special import expit
 from rlaif_pl.data.metric_files import write_json
 from rlaif_pl.evaluation.pairs import (
     Array,
+    Pairs,
     correctness,
     decided,
     judge_counts,
     judge_metrics,
     judges_named,
     lengths_of,
+    margins_by,
     p_first_of,
     side,
 )
-from rlaif_pl.rl.reward_columns import NO_COLUMNS, Columns, score_with
-from rlaif_pl.statistics import (
-    Estimator,
-    Interval,
-    ReliabilityBin,
-    brier,
-    expected_calibration_error,
-    flat_metrics,
-    fold,
-    reliability_table,
-)
+from rlaif_pl.evaluation.win_rate import Texts
+from rlaif_pl.rl.reward_columns import NO_COLUMNS, Columns, columns_of, score_with
+from rlaif_pl.statistics import Estimator, Interval, calibration, flat_metrics
 from rlaif_pl.tables import Cell, Table
-from rlaif_pl.types import Preference, Reward
+from rlaif_pl.types import Preference, Prompt, Reward
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +46,11 @@ class RewardReport:
     ece: float
     ece_equal_width: float  # the same with bins of equal width
     brier: float  # mean squared difference of `sigmoid(margin)` and the gold verdict
-    reliability: tuple[ReliabilityBin, ...]  # bins of equal mass behind `ece`
-    # Spearman's correlation of margin and length difference, in [-1, 1]; NaN where one of them never
-    # varies
-    length_correlation: float
+    reliability: tuple[calibration.ReliabilityBin, ...]  # bins of equal mass behind `ece`
+    length_correlation: float  # Spearman's, of margin and length difference; NaN if one is constant
     ai_agreement: Interval  # pair accuracy on held-out AI labels; empty where none were given
-    judged: Mapping[str, int]  # pairs by who gave the gold verdict (a key of `gold.NAMES`)
-    # pairs left out of all of these because the reward reads the same of both responses, as of two
-    # that differ behind its length limit
-    identical: int = 0
+    judged: Mapping[str, int]  # pairs by who gave the gold verdict (a key of `pairs.NAMES`)
+    identical: int = 0  # left out, as the reward reads one text twice within its length limit
 
     def to_metrics(self, prefix: str = "reward") -> dict[str, float]:
         """Return flat numbers; what was not measured is left out."""
@@ -71,15 +62,13 @@ class RewardReport:
 
     def render(self, console: Console) -> None:
         """Print the report as a table."""
-        rows: list[list[Cell]] = [
-            [label, interval.percent(), interval.n]
-            for label, interval in (
-                ("pair accuracy", self.pair_accuracy),
-                ("longer response wins", self.length_baseline),
-                ("gain over length", self.gain_over_length),
-                ("agreement with held-out AI labels", self.ai_agreement),
-            )
-        ]
+        shares = {
+            "pair accuracy": self.pair_accuracy,
+            "longer response wins": self.length_baseline,
+            "gain over length": self.gain_over_length,
+            "agreement with held-out AI labels": self.ai_agreement,
+        }
+        rows: list[list[Cell]] = [[name, x.percent(), x.n] for name, x in shares.items()]
         rows.append(["calibration error / Brier", f"{self.ece:.3f} / {self.brier:.3f}", ""])
         rows.append(["correlation with length", f"{self.length_correlation:.2f}", ""])
         if self.identical:
@@ -93,25 +82,14 @@ class RewardReport:
 
 
 def measure_reward(
-    reward: Reward,
-    gold: Sequence[Preference],
-    ai_labeled: Sequence[Preference] = (),
-    *,
-    estimator: Estimator = Estimator(),
+    reward: Reward, gold: Pairs, ai_labeled: Pairs = (), *, estimator: Estimator = Estimator()
 ) -> RewardReport:
     """Score both responses of every pair and compare the higher one with the verdict.
 
-    Responses are scored as they are: surplus symbols stay, since the policy is paid for them.
-
-    Args:
-        reward: Reward to measure.
-        gold: Pairs with a gold ``p_first``; undecided ones are left out, and those whose responses
-            the reward cannot tell apart (see ``RewardModel.tells_apart``).
-        ai_labeled: Pairs with an AI's ``p_first`` that the reward was not trained on.
-        estimator: How intervals are made.
-
-    Raises:
-        ValueError: No gold pair is decided, or a reward is not finite.
+    Responses are scored as they are: surplus symbols stay, since the policy is paid for them. Left out
+    are undecided pairs, and those whose responses the reward cannot tell apart
+    (``RewardModel.tells_apart``). ``ai_labeled`` are pairs that the reward was not trained on.
+    ``ValueError``: no gold pair is decided, or a reward is not finite.
     """
     people, machine = ([pairs[i] for i in decided(pairs)] for pairs in (gold, ai_labeled))
     if not people:
@@ -130,16 +108,16 @@ def measure_reward(
     correct = correctness(side(margin), side(truth - 0.5))
     first_length, second_length = lengths_of(people)
     by_length = correctness(side(first_length - second_length), side(truth - 0.5))
-    confidence, came_true = fold(expit(margin), truth)
+    folded = calibration.fold(expit(margin), truth)
     ai_correct = correctness(side(margins(reward, machine)), side(p_first_of(machine) - 0.5))
     return RewardReport(
         pair_accuracy=estimator.share(correct, groups),
         length_baseline=estimator.share(by_length, groups),
         gain_over_length=estimator.share_difference(correct, by_length, groups),
-        ece=expected_calibration_error(confidence, came_true),
-        ece_equal_width=expected_calibration_error(confidence, came_true, binning="equal_width"),
-        brier=brier(expit(margin), truth),
-        reliability=tuple(reliability_table(confidence, came_true)),
+        ece=calibration.expected_calibration_error(*folded),
+        ece_equal_width=calibration.expected_calibration_error(*folded, binning="equal_width"),
+        brier=calibration.brier(expit(margin), truth),
+        reliability=tuple(calibration.reliability_table(*folded)),
         length_correlation=_rank_correlation(margin, first_length - second_length),
         ai_agreement=estimator.share(ai_correct, [pair.group for pair in machine]),
         judged=judge_counts(people),
@@ -155,25 +133,17 @@ def told_apart(reward: Reward, pairs: list[Preference]) -> list[Preference]:
     return [pair for pair, differs in zip(pairs, tells_apart(pairs), strict=True) if differs]
 
 
-def margins(reward: Reward, pairs: Sequence[Preference]) -> Array:
+def margins(reward: Reward, pairs: Pairs) -> Array:
     """Reward of the first minus reward of the second response, ``(N,)``; errors as of ``scored``."""
-    if not pairs:
-        return np.zeros(0)
-    prompts = [pair.prompt for pair in pairs for _ in range(2)]  # neighbors share their prompt
-    scores = scored(reward, prompts, [text for pair in pairs for text in (pair.first, pair.second)])
-    return scores[0::2] - scores[1::2]
+    return margins_by(partial(scored, reward), pairs) if pairs else np.zeros(0)
 
 
 def scored(
-    reward: Reward,
-    prompts: Sequence[str],
-    responses: Sequence[str],
-    columns: Columns = NO_COLUMNS,
+    reward: Reward, prompts: Sequence[str], responses: Sequence[str], columns: Columns = NO_COLUMNS
 ) -> Array:
     """Rewards as float64 ``(N,)``; ``columns`` are for a reward that names them.
 
-    Raises:
-        ValueError: It is another number of them, one is not finite, or a column is missing.
+    ``ValueError``: it is another number of them, one is not finite, or a column is missing.
     """
     found = torch.as_tensor(score_with(reward, prompts, responses, columns))  # a list will do, too
     scores: Array = found.detach().cpu().double().numpy()
@@ -186,6 +156,13 @@ def scored(
             "the reward model's training likely diverged: look at its loss"
         )
     return scores
+
+
+def rewards_of(prompts: Sequence[Prompt], responses: Texts, reward: Reward) -> Array:
+    """Reward of each of some responses a prompt, prompts in order, ``(N,)``; see ``scored``."""
+    asked = [prompt for prompt, texts in zip(prompts, responses, strict=True) for _ in texts]
+    flat = [text for texts in responses for text in texts]
+    return scored(reward, [prompt.text for prompt in asked], flat, columns_of(asked))
 
 
 def _rank_correlation(x: Array, y: Array) -> float:

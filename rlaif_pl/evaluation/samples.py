@@ -19,36 +19,22 @@ Row = Mapping[str, object]
 
 
 def write_samples(folder: Path | str, rows: Iterable[Row], *, show_text: bool = True) -> None:
-    """Write FOLDER/samples.jsonl.
+    """Write FOLDER/samples.jsonl, which the report may show: a row a prompt of texts, lists, numbers.
 
-    Args:
-        folder: Where to.
-        rows: A record a prompt: texts, lists of texts, numbers.
-        show_text: Write texts into samples.jsonl, which the report may show. Otherwise they stand there
-            as hashes, and as they are in ``sample_texts.jsonl``, which nothing shows.
+    Without ``show_text`` texts stand there as hashes, and as they are in ``sample_texts.jsonl``, which
+    nothing shows.
     """
-    kept = list(rows)
-    shown = (
-        {
-            name: value if name == PLAIN or show_text else _hidden(value)
-            for name, value in row.items()
-        }
-        for row in kept
-    )
-    hidden = Path(folder) / HIDDEN_TEXTS
+    shown, hidden = list(rows), Path(folder) / HIDDEN_TEXTS
     if show_text:
         hidden.unlink(missing_ok=True)  # of an earlier run: readers would take them for these
     else:
-        write_json_lines(hidden, kept)
+        write_json_lines(hidden, shown)
+        shown = [{k: v if k == PLAIN else _hidden(v) for k, v in row.items()} for row in shown]
     write_json_lines(Path(folder) / FILE, shown)
 
 
 def samples_at(path: Path | str) -> Path:
-    """Return the file to read: of a samples.jsonl that holds hashes, that of the texts beside it.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-    """
+    """Return the file to read: of a samples.jsonl that holds hashes, that of the texts beside it."""
     named = Path(path)
     hidden = named.with_name(HIDDEN_TEXTS)
     found = hidden if named.name == FILE and hidden.is_file() else named
@@ -95,9 +81,6 @@ class PolicyReporting(Reporting):
     """As ``Reporting``, with the judges beside the labeler.
 
     Attributes:
-        draws: Bootstrap resamples.
-        show_text: Whether samples.jsonl, which the report shows, holds texts or their hashes; None
-            shows them unless the prompts are sensitive (harmful requests).
         independent: Also ask a judge that trained nothing here (sentence embeddings).
     """
 

@@ -5,17 +5,20 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 
 from rlaif_pl.data.failures import causes
-from rlaif_pl.evaluation.pairs import Array, Verdict, comparison_key, side
+from rlaif_pl.evaluation.pairs import Array, Pairs, comparison_key, side
 from rlaif_pl.labeling.usage.projection import counted_replies
 from rlaif_pl.statistics import Estimator, Interval, flat_metrics, length_controlled_win_rate
 from rlaif_pl.text import copied_ngrams, strip_surplus_symbols, word_count
 from rlaif_pl.types import Labeler, PointwiseLabeler, Preference
+
+Texts = Sequence[Sequence[str]]  # responses to each prompt
+Scores = dict[tuple[str, str], float]  # by prompt and response
 
 
 class TextMeasures(NamedTuple):
@@ -32,8 +35,7 @@ class WinRate:
 
     judge: str  # fingerprint of the judge
     raw: Interval  # mean over prompts of the share of comparisons A wins; ties count half
-    # predicted share at equal length in characters (arXiv 2309.00267, appendix J)
-    length_controlled: Interval
+    length_controlled: Interval  # predicted share at equal length in characters
     a: TextMeasures  # of A's responses
     b: TextMeasures  # of B's
     length_ratio: float  # mean words of A over mean words of B; NaN where B has none
@@ -41,20 +43,14 @@ class WinRate:
     ties: int  # those without a winner, equal texts among them
     prompts_without_verdict: int  # left out because no comparison of theirs was judged
     failures: Mapping[str, int]  # comparisons left out for want of a verdict, by kind
-    verdicts: Sequence[Verdict] = ()  # each comparison, where they are kept
+    verdicts: Mapping[str, float] = field(default_factory=dict)  # wins by key, where they are kept
 
     def to_metrics(self, name: str, prefix: str = "winrate") -> dict[str, float]:
         """Return flat numbers ``winrate/<name>``, ``_low``, ``_high`` and so on."""
-        values: dict[str, Interval | float] = {
-            "": self.raw,
-            "_length_controlled": self.length_controlled,
-            "_n": self.raw.n,
-            "_comparisons": self.comparisons,
-            "_ties": self.ties,
-            "_failures": sum(self.failures.values()),
-            "_length_ratio": self.length_ratio,
-        }
-        return flat_metrics(prefix, {name + ending: value for ending, value in values.items()})
+        names = ("length_controlled", "comparisons", "ties", "length_ratio")
+        values = {name: self.raw} | {f"{name}_{each}": getattr(self, each) for each in names}
+        counts = {f"{name}_n": self.raw.n, f"{name}_failures": sum(self.failures.values())}
+        return flat_metrics(prefix, values | counts)
 
 
 class Judged(NamedTuple):
@@ -70,12 +66,13 @@ class Judged(NamedTuple):
 
 def compare(
     prompts: Sequence[str],
-    a: Sequence[Sequence[str]],
-    b: Sequence[Sequence[str]],
+    a: Texts,
+    b: Texts,
     judge: Labeler,
     groups: Sequence[str] | None = None,
     *,
     estimator: Estimator = Estimator(),
+    scores: Scores | None = None,
 ) -> WinRate:
     """Judge every response of A against every response of B to the same prompt.
 
@@ -89,13 +86,14 @@ def compare(
         judge: Any labeler.
         groups: Identity of each prompt for the bootstrap; None takes each prompt as its own.
         estimator: How intervals are made.
+        scores: What a pointwise judge has scored before, by prompt and response; new ones are added.
 
     Raises:
         ValueError: Lengths differ, a prompt lacks responses, or no comparison could be judged.
     """
     members = _checked(prompts, a, b, groups)
     clean_a, clean_b = ([[strip_surplus_symbols(t) for t in texts] for texts in x] for x in (a, b))
-    judged = _judge_all(prompts, clean_a, clean_b, members, judge)
+    judged = _judge_all(prompts, clean_a, clean_b, members, judge, {} if scores is None else scores)
     if not len(judged.wins):
         raise ValueError(
             f"the judge gave no verdict on {len(prompts)} prompts: {causes(judged.failures)}. Check "
@@ -113,25 +111,19 @@ def win_rate_of(
     *,
     estimator: Estimator = Estimator(),
 ) -> WinRate:
-    """Make a win rate of verdicts, a model's or people's.
+    """Make a win rate of verdicts, a model's or people's; a comparison may have several.
 
-    Args:
-        judge: Who judged.
-        judged: At least one verdict; a comparison may have several, by as many people.
-        groups: Group of each prompt that responses were judged to, with or without a verdict.
-        measures: Of A's and of B's responses.
-        estimator: How intervals are made.
+    ``groups`` are of all prompts, with or without a verdict; ``measures`` of A's and B's responses.
     """
     prompts, owner = np.unique(judged.prompt, return_inverse=True)
     shares = np.bincount(owner, judged.wins) / np.bincount(owner)
     rows = [groups[i] for i in judged.prompt]
     a, b = measures
+    lengths = judged.wins, judged.chars_a, judged.chars_b
     return WinRate(
         judge=judge,
         raw=estimator.share(shares, [groups[i] for i in prompts]),
-        length_controlled=length_controlled_win_rate(
-            judged.wins, judged.chars_a, judged.chars_b, rows, estimator
-        ),
+        length_controlled=length_controlled_win_rate(*lengths, rows, estimator),
         a=a,
         b=b,
         length_ratio=a.words / b.words if b.words else math.nan,
@@ -140,29 +132,29 @@ def win_rate_of(
         prompts_without_verdict=len(groups) - len(prompts),
         failures=judged.failures,
         # people's comparisons have no keys, so none of them is kept here
-        verdicts=[Verdict(*row) for row in zip(judged.keys, judged.wins.tolist(), strict=False)],
+        verdicts=dict(zip(judged.keys, judged.wins.tolist(), strict=False)),
     )
 
 
-def text_measures(prompts: Sequence[str], responses: Sequence[Sequence[str]]) -> TextMeasures:
+def text_measures(prompts: Sequence[str], responses: Texts) -> TextMeasures:
     """Measure responses, every prompt with the same weight."""
-    words = np.mean([np.mean([word_count(t) for t in texts]) for texts in responses])
-    chars = np.mean([np.mean([len(t) for t in texts]) for texts in responses])
-    return TextMeasures(float(words), float(chars), float(copied_shares(prompts, responses).mean()))
+    words, chars = (means([[of(t) for t in ts] for ts in responses]) for of in (word_count, len))
+    copied = copied_shares(prompts, responses)
+    return TextMeasures(float(words.mean()), float(chars.mean()), float(copied.mean()))
 
 
-def copied_shares(prompts: Sequence[str], responses: Sequence[Sequence[str]]) -> Array:
+def means(values: Sequence[Sequence[float]]) -> Array:
+    """Mean of each prompt's values, ``(P,)``."""
+    return np.array([np.mean(row) for row in values], np.float64)
+
+
+def copied_shares(prompts: Sequence[str], responses: Texts) -> Array:
     """Mean share of 4-grams copied from the prompt, by prompt, ``(P,)``."""
     pairs = zip(prompts, responses, strict=True)
-    return np.array([np.mean([copied_ngrams(t, prompt) for t in texts]) for prompt, texts in pairs])
+    return means([[copied_ngrams(text, prompt) for text in texts] for prompt, texts in pairs])
 
 
-def _checked(
-    prompts: Sequence[str],
-    a: Sequence[Sequence[str]],
-    b: Sequence[Sequence[str]],
-    groups: Sequence[str] | None,
-) -> list[str]:
+def _checked(prompts: Sequence[str], a: Texts, b: Texts, groups: Sequence[str] | None) -> list[str]:
     if not prompts or not len(prompts) == len(a) == len(b):
         raise ValueError(
             f"expected responses of both for each prompt, got {len(prompts)} prompts, "
@@ -177,26 +169,23 @@ def _checked(
 
 
 def _judge_all(
-    prompts: Sequence[str],
-    a: Sequence[Sequence[str]],
-    b: Sequence[Sequence[str]],
-    groups: Sequence[str],
-    judge: Labeler,
+    prompts: Sequence[str], a: Texts, b: Texts, groups: Sequence[str], judge: Labeler, known: Scores
 ) -> Judged:
     """Judge all comparisons; those without a verdict are counted, not guessed."""
-    owner = [i for i in range(len(prompts)) for _ in range(len(a[i]) * len(b[i]))]
-    pairs = [
-        Preference(prompts[i], x, y, groups[i])
-        for i in range(len(prompts))
-        for x in a[i]
-        for y in b[i]
-    ]
+    texts = [(i, x, y) for i in range(len(prompts)) for x in a[i] for y in b[i]]
+    pairs = [Preference(prompts[i], x, y, groups[i]) for i, x, y in texts]
+    asked = {_key(pair): pair for pair in pairs if pair.first != pair.second}
     with counted_replies(judge, f"judging {len(pairs)} comparisons"):
-        outcomes = _outcomes(pairs, judge)
+        if isinstance(judge, PointwiseLabeler):
+            judged = _by_score(list(asked.values()), judge, known)
+        else:
+            judged = _by_label(list(asked.values()), judge)
+    verdicts = dict(zip(asked, judged, strict=True))
+    outcomes = [verdicts.get(_key(pair), 0.5) for pair in pairs]  # 0.5 for equal texts
     kept = [i for i, outcome in enumerate(outcomes) if not isinstance(outcome, str)]
     return Judged(
         wins=np.array([outcomes[i] for i in kept], np.float64),
-        prompt=[owner[i] for i in kept],
+        prompt=[texts[i][0] for i in kept],
         chars_a=np.array([len(pairs[i].first) for i in kept], np.float64),
         chars_b=np.array([max(1, len(pairs[i].second)) for i in kept], np.float64),
         failures=dict(Counter(outcome for outcome in outcomes if isinstance(outcome, str))),
@@ -204,31 +193,22 @@ def _judge_all(
     )
 
 
-def _outcomes(pairs: Sequence[Preference], judge: Labeler) -> list[float | str]:
-    """Share of the win that goes to the first, or why there is no verdict, for each pair."""
-    asked = {_key(pair): pair for pair in pairs if pair.first != pair.second}
-    different = list(asked.values())
-    if isinstance(judge, PointwiseLabeler):
-        judged = _by_score(different, judge)
-    else:
-        judged = _by_label(different, judge)
-    outcomes = dict(zip(asked, judged, strict=True))
-    return [outcomes.get(_key(pair), 0.5) for pair in pairs]
-
-
 def _key(pair: Preference) -> tuple[str, str, str]:
     return pair.prompt, pair.first, pair.second
 
 
-def _by_score(pairs: Sequence[Preference], judge: PointwiseLabeler) -> list[float | str]:
-    distinct = list(dict.fromkeys((p.prompt, t) for p in pairs for t in (p.first, p.second)))
-    scores = judge.score([prompt for prompt, _ in distinct], [text for _, text in distinct])
-    known = dict(zip(distinct, scores, strict=True))
+def _by_score(pairs: Pairs, judge: PointwiseLabeler, known: Scores) -> list[float | str]:
+    """Share of the win that goes to the first, or why there is no verdict, for each pair."""
+    distinct = dict.fromkeys((p.prompt, text) for p in pairs for text in (p.first, p.second))
+    new = [key for key in distinct if key not in known]
+    if new:
+        scores = judge.score([prompt for prompt, _ in new], [text for _, text in new])
+        known |= dict(zip(new, scores, strict=True))
     margins = np.array([known[p.prompt, p.first] - known[p.prompt, p.second] for p in pairs])
     return [float(side(m)) if math.isfinite(m) else "no_score" for m in margins]
 
 
-def _by_label(pairs: Sequence[Preference], judge: Labeler) -> list[float | str]:
+def _by_label(pairs: Pairs, judge: Labeler) -> list[float | str]:
     labeled = judge.label(pairs)
     if len(labeled) != len(pairs):
         raise ValueError(f"expected {len(pairs)} labels, the judge gave {len(labeled)}")

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from rlaif_pl.data.metric_files import save_figure, write_page
-from rlaif_pl.evaluation import selection_text as text_of
+from rlaif_pl.evaluation import selection as text_of
 from rlaif_pl.evaluation.selection import Candidate, JudgedCandidate, choose
 from rlaif_pl.evaluation.win_rate import TextMeasures, WinRate
 from rlaif_pl.statistics import Interval, empty_interval

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from rlaif_pl.evaluation.win_rates.measure import RewardJudge, choose_best
+from rlaif_pl.evaluation.judges import RewardJudge
+from rlaif_pl.evaluation.win_rates.measure import choose_best
 from rlaif_pl.rl.function_reward import FunctionReward, as_reward
 from rlaif_pl.rl.generate import Responses
 from rlaif_pl.rl.reward_columns import asks_of, check_columns, columns_of, repeated, score_with

@@ -11,9 +11,8 @@ from rich.markup import escape
 
 from rlaif_pl.cli.commands.evaluate import write
 from rlaif_pl.data.sources import DataSource, load_preferences
-from rlaif_pl.evaluation.agreement import table_text
-from rlaif_pl.evaluation.agreement.gate import QualityThresholds
-from rlaif_pl.evaluation.agreement.measure import measure_alignment
+from rlaif_pl.evaluation.agreement import table as tables
+from rlaif_pl.evaluation.agreement.measure import QualityThresholds, measure_alignment
 from rlaif_pl.evaluation.agreement.paper_tables import PaperTable
 from rlaif_pl.evaluation.agreement.table import measure_table
 from rlaif_pl.evaluation.pairs import decided, judges_named
@@ -112,10 +111,10 @@ def compare(
         tell=lambda line: progress.print(escape(line), highlight=False),
     )
     shown = f"Alignment with {judges_named(table.judged)}: {title}"
-    table_text.page_of(table, shown).render(Console())
-    metrics = table_text.to_metrics(table)
+    tables.page_of(table, shown).render(Console())
+    metrics = tables.to_metrics(table)
     if out is not None:
-        table_text.write(table, out)
+        tables.write(table, out)
         write(out, metrics)
     return metrics
 

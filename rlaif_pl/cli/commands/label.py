@@ -17,8 +17,7 @@ from rlaif_pl.data.labeling_pass import LabelingResult, label_pairs, missing_pai
 from rlaif_pl.data.metric_files import write_json, write_metrics
 from rlaif_pl.data.preferences import write_preferences
 from rlaif_pl.data.sources import DataSource, load_preferences
-from rlaif_pl.evaluation.agreement.gate import QualityThresholds
-from rlaif_pl.evaluation.agreement.measure import measure_alignment
+from rlaif_pl.evaluation.agreement.measure import QualityThresholds, measure_alignment
 from rlaif_pl.labeling.registry import build_labeler
 from rlaif_pl.labeling.strategies.ensemble import KeepsReplies
 from rlaif_pl.labeling.strategy import calibrate

@@ -17,8 +17,9 @@ from rlaif_pl.data.disk import file_named
 from rlaif_pl.data.metric_files import write_json
 from rlaif_pl.data.sources import DataSource, is_sensitive, load_prompts
 from rlaif_pl.engine.sampling import SamplingParams
-from rlaif_pl.evaluation.judges import EmbeddingJudge, RougeJudge, rouge_tokens
+from rlaif_pl.evaluation.judges import EmbeddingJudge, RewardJudge, RougeJudge, rouge_tokens
 from rlaif_pl.evaluation.policy import references_of
+from rlaif_pl.evaluation.reward_accuracy import rewards_of
 from rlaif_pl.evaluation.samples import Reporting
 from rlaif_pl.evaluation.win_rate import copied_shares
 from rlaif_pl.evaluation.win_rates import report as matrix_report
@@ -26,11 +27,9 @@ from rlaif_pl.evaluation.win_rates.measure import (
     BestOf,
     MatrixJudges,
     PolicyColumns,
-    RewardJudge,
     check_policies,
     choose_best,
     measure_matrix,
-    rewards_of,
 )
 from rlaif_pl.labeling.registry import build_labeler
 from rlaif_pl.models.backbone import fingerprint_of
@@ -179,7 +178,7 @@ def columns_of(
     clean = [[strip_surplus_symbols(text) for text in texts] for texts in responses.texts]
     copied = copied_shares([prompt.text for prompt in prompts], clean)
     paid = {
-        name: mean(rewards_of(prompts, responses, reward).reshape(len(prompts), -1).mean(1))
+        name: mean(rewards_of(prompts, responses.texts, reward).reshape(len(prompts), -1).mean(1))
         for name, reward in rewards.items()
     }
     return PolicyColumns(

@@ -12,13 +12,14 @@ from rich.console import Console
 from rlaif_pl.data.metric_files import save_figure, write_metrics, write_page
 from rlaif_pl.data.sources import DataSource, is_sensitive, load_prompts
 from rlaif_pl.engine.sampling import SamplingParams
-from rlaif_pl.evaluation import selection_text
 from rlaif_pl.evaluation.samples import Reporting, write_samples
 from rlaif_pl.evaluation.selection import (
     Candidate,
     JudgedCandidate,
     choose,
     find_candidates,
+    page_of,
+    plot,
     policy_weights,
     selection_metrics,
 )
@@ -108,10 +109,10 @@ def select(
     )
     shown = reporting.shows(is_sensitive(prompts))
     write_samples(folder, samples, show_text=shown)
-    page = selection_text.page_of(judged, chosen)
+    page = page_of(judged, chosen)
     page.render(Console())
     write_page(folder, page)
-    save_figure(selection_text.plot(judged, chosen), folder / page.plot)
+    save_figure(plot(judged, chosen), folder / page.plot)
     metrics = selection_metrics(judged, chosen)
     seconds = {"select/prompts": float(len(rows)), "select/seconds": time.monotonic() - started}
     write_metrics(folder / "metrics.json", metrics | seconds)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import product
-from typing import Any, Literal
+from typing import Literal
 
 from rlaif_pl.labeling import ChainOfThought, FreeFormLabeler, PairwiseLabeler, VerdictOptions
 from rlaif_pl.labeling.backends import as_backend
@@ -16,19 +16,12 @@ from rlaif_pl.types import Labeler
 
 TableName = Literal["prompts", "self_consistency", "sizes", "formats", "all"]
 TOP_K = 40  # of the sampled rationales (appendix M)
-# Table 2: preamble, examples, chain of thought.
-PROMPTS: tuple[tuple[Literal["base", "detailed"], int, bool], ...] = (
-    ("base", 0, False),
-    ("base", 1, False),
-    ("base", 2, False),
-    ("base", 0, True),
-    ("detailed", 0, False),
-    ("detailed", 1, False),
-    ("detailed", 2, False),
-    ("detailed", 8, False),
-    ("detailed", 0, True),
-    ("detailed", 1, True),
-    ("detailed", 2, True),
+# Table 2: preamble, chain of thought, numbers of examples.
+PROMPTS: tuple[tuple[Literal["base", "detailed"], bool, tuple[int, ...]], ...] = (
+    ("base", False, (0, 1, 2)),
+    ("base", True, (0,)),
+    ("detailed", False, (0, 1, 2, 8)),
+    ("detailed", True, (0, 1, 2)),
 )
 
 
@@ -82,61 +75,41 @@ class PaperTable:
             )
 
     def labelers(self) -> dict[str, Labeler]:
-        """Return the labelers of the table by name, in the paper's order; none without rows."""
-        if self.rows is None:
+        """Return the labelers by name, in the paper's order; none without ``rows``.
+
+        ``prompts`` is table 2, ``self_consistency`` 14, ``sizes`` 3; ``formats`` are soft, one-hot and
+        decoded labels, which the paper names and did not compare. ``ValueError``: sizes without any.
+        """
+        table, asking = self.rows, self.asking
+        if table is None:
             return {}
-        return paper_rows(self.rows, self.backend, self.asking, self.sizes)
+        if table == "sizes" and not self.sizes:
+            raise ValueError(
+                "expected table.sizes to name the models of the table, such as "
+                "{small: HuggingFaceTB/SmolLM2-360M-Instruct, large: ...}, got none"
+            )
+        model = as_backend(self.backend)  # one for all rows
 
-
-def paper_rows(
-    table: TableName,
-    backend: Backend | str,
-    asking: Asking,
-    sizes: Mapping[str, Backend | str] | None = None,
-) -> dict[str, Labeler]:
-    """Return the labelers of a table by name, in the paper's order.
-
-    Args:
-        table: ``prompts`` (table 2: preamble, examples, chain of thought), ``self_consistency``
-            (table 14), ``sizes`` (table 3), ``formats`` (soft, one-hot and decoded labels, which the
-            paper names and did not compare), or ``all`` of them.
-        backend: The model asked in all tables but ``sizes``.
-        asking: What the rows have in common.
-        sizes: Models of the table of sizes by name.
-
-    Raises:
-        ValueError: The table of sizes is wanted and there are no sizes.
-    """
-    if table == "sizes" and not sizes:
-        raise ValueError(
-            "expected table.sizes to name the models of the table, such as "
-            "{small: HuggingFaceTB/SmolLM2-360M-Instruct, large: ...}, got none"
-        )
-    model = as_backend(backend)  # one for all rows
-
-    def cot(samples: int = 1, temperature: float = 0.0, top_k: int = 0) -> ChainOfThought:
-        return ChainOfThought(samples, temperature, top_k, asking.max_rationale_tokens, asking.seed)
-
-    def pairwise(model: Backend | str = model, **options: Any) -> PairwiseLabeler:
-        chat = asking.chat_template
-        return PairwiseLabeler(model, task=asking.task, chat_template=chat, **options)
-
-    rows: dict[str, Labeler] = {}
-    if table in ("prompts", "all"):
-        for preamble, shots, has_cot in PROMPTS:
-            if shots <= asking.max_shots:
-                rows[f"{preamble}{' + CoT' * has_cot}, {shots}-shot"] = pairwise(
-                    preamble=preamble, shots=shots, cot=cot() if has_cot else False
-                )
-    if table in ("self_consistency", "all"):
-        rows["CoT, 1 greedy rationale"] = pairwise(cot=cot())
-        for samples, temperature in product(asking.samples, asking.temperatures):
-            name = f"CoT, {samples} rationales at T {temperature:g}"
-            rows[name] = pairwise(cot=cot(samples, temperature, TOP_K))
-    if table in ("formats", "all"):
-        free = FreeFormLabeler(model, task=asking.task, chat_template=asking.chat_template)
-        one_hot = pairwise(verdict=VerdictOptions(hard=True))
-        rows |= {"soft": pairwise(), "one-hot": one_hot, "free-form": free}
-    if table in ("sizes", "all"):
-        rows |= {name: pairwise(each, cot=cot()) for name, each in (sizes or {}).items()}
-    return rows
+        task, chat = asking.task, asking.chat_template
+        cot = partial(ChainOfThought, max_tokens=asking.max_rationale_tokens, seed=asking.seed)
+        pairwise = partial(PairwiseLabeler, task=task, chat_template=chat)
+        rows: dict[str, Labeler] = {}
+        if table in ("prompts", "all"):
+            for preamble, has_cot, examples in PROMPTS:
+                for shots in examples:
+                    if shots <= asking.max_shots:
+                        name = f"{preamble}{' + CoT' * has_cot}, {shots}-shot"
+                        thought = cot() if has_cot else False
+                        rows[name] = pairwise(model, preamble=preamble, shots=shots, cot=thought)
+        if table in ("self_consistency", "all"):
+            rows["CoT, 1 greedy rationale"] = pairwise(model, cot=cot())
+            for samples, temperature in product(asking.samples, asking.temperatures):
+                name = f"CoT, {samples} rationales at T {temperature:g}"
+                rows[name] = pairwise(model, cot=cot(samples, temperature, TOP_K))
+        if table in ("formats", "all"):
+            one_hot = pairwise(model, verdict=VerdictOptions(hard=True))
+            rows |= {"soft": pairwise(model), "one-hot": one_hot}
+            rows["free-form"] = FreeFormLabeler(model, task=task, chat_template=chat)
+        if table in ("sizes", "all"):
+            rows |= {name: pairwise(each, cot=cot()) for name, each in (self.sizes or {}).items()}
+        return rows

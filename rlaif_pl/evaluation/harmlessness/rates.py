@@ -1,9 +1,6 @@
 """Harmless rate: the share of responses that a judge of single responses finds harmless.
 
-In arXiv 2309.00267 (appendix I) people judge each response alone, since of two harmless responses
-neither is the better. Here a labeler that grades single responses stands in for them: measure it on
-people's choices first (``evaluate alignment``), or the rate says what the grader is like, not the
-policy.
+A labeler stands in for the people of arXiv 2309.00267, appendix I: measure it on their choices first.
 """
 
 from __future__ import annotations
@@ -18,11 +15,14 @@ from matplotlib.figure import Figure
 
 from rlaif_pl.data.metric_files import save_figure, write_page
 from rlaif_pl.evaluation.pairs import Array
-from rlaif_pl.evaluation.policy import Texts
+from rlaif_pl.evaluation.win_rate import Texts, means
 from rlaif_pl.statistics import Estimator, Interval, flat_metrics
-from rlaif_pl.tables import PERCENT, Column, Columns, Page, Rows, Table
+from rlaif_pl.tables import PERCENT, Column, Columns, Page, Table
 from rlaif_pl.text import judge_name
 from rlaif_pl.types import PointwiseLabeler
+
+PLOT = "rates.svg"
+SHORTER = 0.5  # responses below this share of SFT's length may well be refusals
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +30,7 @@ class HarmlessRates:
     """Harmless rates of two policies on the same prompts."""
 
     judge: str  # fingerprint of the judge
-    # share of the SFT policy's responses found harmless, each prompt with the same weight
-    sft: Interval
+    sft: Interval  # share of SFT's responses found harmless, each prompt with the same weight
     policy: Interval  # the trained policy's
     gain: Interval  # paired difference, by prompt
     chars_sft: float  # mean characters of the SFT policy's responses
@@ -55,27 +54,19 @@ def harmless_rates(
     groups: Sequence[str] | None = None,
     estimator: Estimator = Estimator(),
 ) -> HarmlessRates:
-    """Judge every response alone.
+    """Judge every response alone. ``ValueError``: no prompt has a grade for both policies.
 
-    Args:
-        prompts: Texts responded to. ``P``
-        sft: Responses before training. ``P`` lists
-        policy: Responses after. ``P`` lists
-        judge: Grades single responses, more harmless ones higher.
-        threshold: A response with a higher score is harmless; 0 is the middle of ``ScoreLabeler``'s
-            scale, a grade of 5.5 in 10.
-        groups: Identity of each prompt for the intervals; None takes each text as its own. ``P``
-        estimator: How intervals are made.
-
-    Raises:
-        ValueError: No prompt has a grade for both policies.
+    ``P`` prompts have lists of responses before training and after, and ``groups`` for the intervals;
+    None takes each text as its own. A response with a score above ``threshold`` is harmless; 0 is a
+    ``ScoreLabeler`` grade of 5.5.
     """
-    shares, missing = [], 0
+    shares, missing, chars = [], 0, []
     for texts in (sft, policy):
         asked = [prompt for prompt, given in zip(prompts, texts, strict=True) for _ in given]
         scores = judge.score(asked, [text for given in texts for text in given])
         missing += sum(not math.isfinite(value) for value in scores)
         shares.append(_shares(iter(scores), texts, threshold))
+        chars.append(float(means([[len(text) for text in given] for given in texts]).mean()))
     kept = np.flatnonzero(np.isfinite(shares[0]) & np.isfinite(shares[1]))
     if not len(kept):
         raise ValueError(
@@ -89,8 +80,8 @@ def harmless_rates(
         estimator.share(before, owners),
         estimator.share(after, owners),
         estimator.share_difference(after, before, owners),
-        _chars(sft),
-        _chars(policy),
+        chars[0],
+        chars[1],
         missing,
     )
 
@@ -104,23 +95,12 @@ def _shares(scores: Iterator[float], texts: Texts, threshold: float) -> Array:
     return np.array(result, np.float64)
 
 
-def _chars(texts: Texts) -> float:
-    """Mean characters of a response, every prompt with the same weight."""
-    return float(np.mean([np.mean([len(text) for text in given]) for given in texts]))
-
-
-PLOT = "rates.svg"
-SHORTER = 0.5  # responses below this share of SFT's length may well be refusals
-
-
 def page_of(report: HarmlessRates) -> Page:
     """Lay out the rates and what to know to read them."""
     columns: Columns = ["policy", Column("harmless, %", PERCENT), Column("characters", ".0f")]
-    rows: Rows = [
-        ["SFT", report.sft, report.chars_sft],
-        ["policy", report.policy, report.chars_policy],
-    ]
-    table = Table("Harmless rate", columns, rows)
+    sft = ("SFT", report.sft, report.chars_sft)
+    policy = ("policy", report.policy, report.chars_policy)
+    table = Table("Harmless rate", columns, [sft, policy])
     return Page([table], notes(report), PLOT, "Share of harmless responses")
 
 
@@ -128,7 +108,7 @@ def notes(report: HarmlessRates) -> list[str]:
     """Return what has to be known to read the rates, a sentence each."""
     gain = report.gain
     verb = "does not clearly differ"
-    if math.isfinite(gain.low) and (gain.low > 0 or gain.high < 0):
+    if gain.low > 0 or gain.high < 0:
         verb = "is higher after training" if gain.low > 0 else "is lower after training"
     lines = [
         f"The rate {verb}: {gain.points()} points, paired by prompt; {report.sft.n} prompts, 95 % "

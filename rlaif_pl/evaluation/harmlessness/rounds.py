@@ -1,10 +1,7 @@
 """What each round of revision did to harmlessness and helpfulness, and whether its judge can tell.
 
-The comparison of Constitutional AI's figure on revisions (arXiv 2212.08073, section 3.4), with a
-labeler in place of the paper's preference models: the responses of every round against the first
-answers to the same prompts. A judge counts for as much as it agrees with gold verdicts: its alignment
-stands beside its verdicts, and where that is not above chance its verdicts are no
-evidence of anything. No reply is shown.
+The figure on revisions of arXiv 2212.08073, section 3.4. Verdicts of a judge that is not above chance
+are no evidence of anything. No reply is shown.
 """
 
 from __future__ import annotations
@@ -13,20 +10,24 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
 from rlaif_pl.data.metric_files import save_figure, write_csv, write_page
 from rlaif_pl.data.revisions import Revision, chains
 from rlaif_pl.evaluation.agreement.measure import measure_alignment
-from rlaif_pl.evaluation.pairs import judges_named
+from rlaif_pl.evaluation.pairs import Pairs, judges_named
 from rlaif_pl.evaluation.results import error_bars
 from rlaif_pl.evaluation.win_rate import WinRate, compare
 from rlaif_pl.statistics import Estimator, Interval, empty_interval, flat_metrics
 from rlaif_pl.tables import PERCENT, Cell, Column, Columns, Page, Table
-from rlaif_pl.types import Labeler, Preference
+from rlaif_pl.types import Labeler
 
 CHANCE = 0.5
+PLOT = "rounds.svg"
+COLORS = {"harmless": "#1b6ca8", "helpful": "#c2571a"}
+GRAY = "#8a8a8a"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ class JudgeQuality:
     @property
     def can_tell(self) -> bool:
         """Whether the whole interval of its alignment is above chance."""
-        return math.isfinite(self.alignment.low) and self.alignment.low > CHANCE
+        return self.alignment.low > CHANCE
 
     def text(self) -> str:
         """Say in a sentence what the judge is worth."""
@@ -53,28 +54,22 @@ class JudgeQuality:
             return f"{self.name}: the judge was not measured on gold pairs, so nothing is claimed."
         where = f"{self.alignment.percent()} on {self.alignment.n} pairs of {self.gold}"
         rule = f"the longer response wins: {self.length_baseline.percent()}"
+        agrees = f"{self.name}: the judge agrees with {self.judges} in {where}"
         if self.can_tell:
-            return f"{self.name}: the judge agrees with {self.judges} in {where} ({rule})."
+            return f"{agrees} ({rule})."
         if self.alignment.high < CHANCE:
-            return (
-                f"{self.name}: the judge agrees with {self.judges} in {where}, less than by chance "
-                f"({rule}); nothing is claimed."
-            )
-        return (
-            f"{self.name}: the judge is at chance, {where} ({rule}), so nothing is claimed from its "
-            "verdicts."
-        )
+            return f"{agrees}, less than by chance ({rule}); nothing is claimed."
+        claims = "so nothing is claimed from its verdicts."
+        return f"{self.name}: the judge is at chance, {where} ({rule}), {claims}"
 
 
-@dataclass(frozen=True, slots=True)
-class RoundResult:
+class RoundResult(NamedTuple):
     """The responses of one round against earlier ones to the same prompts, by one judge."""
 
     judge: str  # name of the judge
-    round: int  # number of the round, from 1
+    round: int  # from 1
     against: int  # round compared with: 0, or the one before
-    # share of prompts on which the later response is preferred; None where no prompt has both
-    rate: WinRate | None
+    rate: WinRate | None  # of the later responses; None where no prompt has both
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +78,8 @@ class RevisionStudy:
 
     prompts: int  # prompts with a first answer
     missing: Mapping[int, int]  # prompts without a response, by round
-    judges: Mapping[str, JudgeQuality]  # the judges by name
-    results: Sequence[RoundResult]  # results by judge and round
+    judges: Mapping[str, JudgeQuality]
+    results: Sequence[RoundResult]  # by judge and round
 
     def reading(self, result: RoundResult) -> str:
         """Say what a result shows; nothing where its judge cannot tell."""
@@ -103,14 +98,9 @@ class RevisionStudy:
         metrics: dict[str, float] = {"revisions/prompts": self.prompts}
         metrics |= {f"revisions/missing_{n}": count for n, count in self.missing.items()}
         for name, judge in self.judges.items():
-            metrics |= flat_metrics(
-                f"revisions/{name}",
-                {
-                    "judge_alignment": judge.alignment,
-                    "judge_length_baseline": judge.length_baseline,
-                    "judge_can_tell": float(judge.can_tell),
-                },
-            )
+            known = {f"judge_{n}": getattr(judge, n) for n in ("alignment", "length_baseline")}
+            can_tell = {"judge_can_tell": float(judge.can_tell)}
+            metrics |= flat_metrics(f"revisions/{name}", known | can_tell)
         for result in self.results:
             if result.rate is not None:
                 name = f"{result.judge}/round_{result.round}_vs_{result.against}"
@@ -121,7 +111,7 @@ class RevisionStudy:
 def measure_judge(
     name: str,
     labeler: Labeler,
-    gold: Sequence[Preference] | None,
+    gold: Pairs | None,
     gold_name: str | None,
     *,
     estimator: Estimator = Estimator(),
@@ -145,8 +135,7 @@ def compare_rounds(
 ) -> RevisionStudy:
     """Compare every round with the first answers and with the round before.
 
-    Raises:
-        ValueError: No prompt has a first answer and a revision, or a judge gave no verdict at all.
+    ``ValueError``: no prompt has a first answer and a revision, or a judge gave no verdict at all.
     """
     found = chains(rows)
     last = max((number for chain in found.values() for number in chain), default=0)
@@ -155,8 +144,17 @@ def compare_rounds(
             f"expected first answers and revisions, got {len(rows)} rows without any revision; look "
             "at what revise left out"
         )
+
+    def rate(later: int, earlier: int, judge: Labeler) -> WinRate | None:
+        both = [c for c in found.values() if later in c and earlier in c]
+        if not both:
+            return None
+        a, b = ([[chain[n].response] for chain in both] for n in (later, earlier))
+        prompts, groups = [c[later].prompt for c in both], [c[later].group for c in both]
+        return compare(prompts, a, b, judge, groups, estimator=estimator)
+
     results = [
-        RoundResult(name, n, against, _rate(found, n, against, judge, estimator))
+        RoundResult(name, n, against, rate(n, against, judge))
         for name, judge in judges.items()
         for n in range(1, last + 1)
         for against in dict.fromkeys((0, n - 1))
@@ -165,43 +163,11 @@ def compare_rounds(
     return RevisionStudy(len(found), missing, dict(qualities), results)
 
 
-def _rate(
-    found: Mapping[tuple[str, str], Mapping[int, Revision]],
-    number: int,
-    against: int,
-    judge: Labeler,
-    estimator: Estimator,
-) -> WinRate | None:
-    both = [chain for chain in found.values() if number in chain and against in chain]
-    if not both:
-        return None
-    return compare(
-        [chain[number].prompt for chain in both],
-        [[chain[number].response] for chain in both],
-        [[chain[against].response] for chain in both],
-        judge,
-        [chain[number].group for chain in both],
-        estimator=estimator,
-    )
-
-
-PLOT = "rounds.svg"
-COLORS = {"harmless": "#1b6ca8", "helpful": "#c2571a"}
-GRAY = "#8a8a8a"
-
-
 def page_of(study: RevisionStudy) -> Page:
     """Lay out the results and what its judges are worth."""
-    columns: Columns = [
-        "judge",
-        "round",
-        "against",
-        Column("preferred, %", PERCENT),
-        Column("at equal length, %", PERCENT),
-        "words",
-        "n",
-        Column("reading", align="left"),
-    ]
+    columns: Columns = ["judge", "round", "against", Column("preferred, %", PERCENT)]
+    columns += [Column("at equal length, %", PERCENT), "words", "n"]
+    columns += [Column("reading", align="left")]
     rows = [_cells(study, result) for result in study.results]
     title = "Rounds of revision against earlier responses"
     return Page([Table(title, columns, rows)], notes(study), PLOT, "Preferred by round")
@@ -210,12 +176,12 @@ def page_of(study: RevisionStudy) -> Page:
 def notes(study: RevisionStudy) -> list[str]:
     """Return what has to be known to read the table, a sentence each."""
     lines = [judge.text() for judge in study.judges.values()]
-    for judge in study.judges.values():
-        if math.isfinite(judge.same_slot.value):
-            lines.append(
-                f"{judge.name}: the same slot won in both orders in {judge.same_slot.percent()} of "
-                f"the pairs of {judge.gold}."
-            )
+    lines += [
+        f"{judge.name}: the same slot won in both orders in {judge.same_slot.percent()} of the pairs "
+        f"of {judge.gold}."
+        for judge in study.judges.values()
+        if math.isfinite(judge.same_slot.value)
+    ]
     gone = {number: count for number, count in study.missing.items() if count}
     if gone:
         each = ", ".join(f"round {number}: {count}" for number, count in gone.items())
@@ -229,9 +195,8 @@ def notes(study: RevisionStudy) -> list[str]:
 
 def write(study: RevisionStudy, folder: Path | str) -> None:
     """Write ``table.md``, ``tables.json``, ``rows.csv`` and ``rounds.svg`` into a folder."""
-    records = [_record(study, result) for result in study.results]
     target = Path(folder)
-    write_csv(target / "rows.csv", records)
+    write_csv(target / "rows.csv", [_record(study, result) for result in study.results])
     write_page(target, page_of(study), "table.md")
     save_figure(plot(study), target / PLOT)
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rlaif_pl.data.metric_files import save_figure, write_csv, write_page
 from rlaif_pl.evaluation.pairs import JudgedPair, write_verdicts
 from rlaif_pl.evaluation.samples import write_samples
-from rlaif_pl.evaluation.win_rates.measure import Cell as MatrixCell
-from rlaif_pl.evaluation.win_rates.measure import WinMatrix
+from rlaif_pl.evaluation.win_rates.measure import MatrixCell, WinMatrix
 from rlaif_pl.statistics import flat_metrics
 from rlaif_pl.tables import PERCENT, Cell, Column, Columns, Page, Table
 from rlaif_pl.types import Prompt
@@ -30,8 +29,7 @@ def to_metrics(matrix: WinMatrix) -> dict[str, float]:
         metrics |= cell.rate.to_metrics(f"{cell.judge}/{cell.a}_vs_{cell.b}", "matrix")
         metrics[f"matrix/{cell.judge}/{cell.a}_vs_{cell.b}_p"] = cell.p_adjusted
     for name, policy in matrix.policies.items():
-        names = ("words", "copied_4grams", "unfinished", "kl")
-        values = {each: getattr(policy, each) for each in names}
+        values = {n: getattr(policy, n) for n in ("words", "copied_4grams", "unfinished", "kl")}
         values |= {f"reward_{reward}": each for reward, each in policy.rewards.items()}
         metrics |= flat_metrics(f"policy/{name}", values)
     return {key: value for key, value in metrics.items() if math.isfinite(value)}
@@ -70,14 +68,9 @@ def write(
     write_page(target, page_of(matrix))
     ordered = [(c, *names) for c in matrix.cells for names in ((c.a, c.b), (c.b, c.a))]
     write_csv(target / "matrix.csv", [cell_record(matrix, *each) for each in ordered])
-    names = list(matrix.policies)
     rows = (
-        {
-            "prompt": prompt.text,
-            "group": prompt.group,
-            "reference": prompt.reference,
-            **{name: list(matrix.policies[name].texts[n]) for name in names},
-        }
+        {"prompt": prompt.text, "group": prompt.group, "reference": prompt.reference}
+        | {name: list(policy.texts[n]) for name, policy in matrix.policies.items()}
         for n, prompt in enumerate(prompts)
     )
     write_samples(target, rows, show_text=show_text)
@@ -92,25 +85,19 @@ def heat_map(matrix: WinMatrix) -> Figure:
     size = 0.75 * len(matrix.policies) + 1.4
     figure = Figure(figsize=(size * len(matrix.judges), size))
     axes = figure.subplots(1, len(matrix.judges), squeeze=False)[0]
+    names = list(matrix.policies)
     for ax, judge in zip(axes, matrix.judges, strict=True):
-        _draw(ax, matrix, judge)
+        values = np.full((len(names), len(names)), np.nan)
+        for (i, a), (j, b) in permutations(enumerate(names), 2):
+            values[i, j] = 100 * matrix.win_rate(judge, a, b).value
+            ax.text(j, i, f"{values[i, j]:.0f}", ha="center", va="center", fontsize=8)
+        ax.imshow(values, cmap="RdBu", vmin=20, vmax=80)
+        ax.set_xticks(range(len(names)), names, rotation=40, ha="right", fontsize=8)
+        ax.set_yticks(range(len(names)), names, fontsize=8)
+        mark = f" {TAUGHT}" if matrix.judges[judge] else ""
+        ax.set_title(f"{judge}{mark}: row beats column, %", fontsize=9)
     figure.tight_layout()
     return figure
-
-
-def _draw(ax: Axes, matrix: WinMatrix, judge: str) -> None:
-    names = list(matrix.policies)
-    values = np.full((len(names), len(names)), np.nan)
-    for i, a in enumerate(names):
-        for j, b in enumerate(names):
-            if a != b:
-                values[i, j] = 100 * matrix.win_rate(judge, a, b).value
-                ax.text(j, i, f"{values[i, j]:.0f}", ha="center", va="center", fontsize=8)
-    ax.imshow(values, cmap="RdBu", vmin=20, vmax=80)
-    ax.set_xticks(range(len(names)), names, rotation=40, ha="right", fontsize=8)
-    ax.set_yticks(range(len(names)), names, fontsize=8)
-    mark = f" {TAUGHT}" if matrix.judges[judge] else ""
-    ax.set_title(f"{judge}{mark}: row beats column, %", fontsize=9)
 
 
 def judge_table(matrix: WinMatrix, judge: str) -> Table:
@@ -136,14 +123,9 @@ def judge_table(matrix: WinMatrix, judge: str) -> Table:
 
 def _policy_table(matrix: WinMatrix) -> Table:
     rewards = list(next(iter(matrix.policies.values())).rewards)
-    columns: Columns = [
-        "policy",
-        Column("words", ".1f"),
-        Column("copied 4-grams, %", PERCENT),
-        Column("unfinished, %", PERCENT),
-        Column("KL from SFT, nats", ".2f"),
-        *(Column(f"reward, {name}", ".2f") for name in rewards),
-    ]
+    columns: Columns = ["policy", Column("words", ".1f"), Column("copied 4-grams, %", PERCENT)]
+    columns += [Column("unfinished, %", PERCENT), Column("KL from SFT, nats", ".2f")]
+    columns += [Column(f"reward, {name}", ".2f") for name in rewards]
     rows = [
         [name, p.words, p.copied_4grams, p.unfinished, p.kl, *(p.rewards[r] for r in rewards)]
         for name, p in matrix.policies.items()
@@ -153,18 +135,10 @@ def _policy_table(matrix: WinMatrix) -> Table:
 
 def cell_record(matrix: WinMatrix, cell: MatrixCell, a: str, b: str) -> dict[str, object]:
     """Return a row of CSV about policy ``a`` of a cell against ``b``, the other."""
-    rates = [matrix.win_rate(cell.judge, a, b, is_equal) for is_equal in (False, True)]
-    names = ("win_rate", "low", "high", "at_equal_length", "equal_low", "equal_high")
-    numbers = [number for rate in rates for number in (rate.value, rate.low, rate.high)]
-    return {
-        "judge": cell.judge,
-        "policy": a,
-        "against": b,
-        **dict(zip(names, numbers, strict=True)),
-        "p_adjusted": cell.p_adjusted,
-        "detectable": cell.detectable,
-        "taught": int(cell.is_taught),
-        "comparisons": cell.rate.comparisons,
-        "ties": cell.rate.ties,
-        "failures": sum(cell.rate.failures.values()),
-    }
+    raw, equal = (matrix.win_rate(cell.judge, a, b, is_equal) for is_equal in (False, True))
+    row: dict[str, object] = {"judge": cell.judge, "policy": a, "against": b}
+    row |= {"win_rate": raw.value, "low": raw.low, "high": raw.high}
+    row |= {"at_equal_length": equal.value, "equal_low": equal.low, "equal_high": equal.high}
+    row |= {"p_adjusted": cell.p_adjusted, "detectable": cell.detectable}
+    row |= {"taught": int(cell.is_taught), "comparisons": cell.rate.comparisons}
+    return row | {"ties": cell.rate.ties, "failures": sum(cell.rate.failures.values())}

@@ -9,7 +9,7 @@ import yaml
 from rlaif_pl.cli import main as cli
 from rlaif_pl.cli.commands.alignment import gold_pairs
 from rlaif_pl.data.sources import DataSource, load_preferences
-from rlaif_pl.evaluation.agreement.paper_tables import Asking, paper_rows
+from rlaif_pl.evaluation.agreement.paper_tables import PaperTable
 
 
 @pytest.fixture
@@ -83,17 +83,17 @@ def test_an_ensemble_is_compared_with_its_members(command, few, tmp_path, tiny_m
 
 
 def test_the_prompt_table_is_the_papers(tiny_model_folder):
-    rows = paper_rows("prompts", str(tiny_model_folder), Asking())
+    rows = PaperTable("prompts", str(tiny_model_folder)).labelers()
     assert list(rows) == [
         "base, 0-shot", "base, 1-shot", "base, 2-shot", "base + CoT, 0-shot",
         "detailed, 0-shot", "detailed, 1-shot", "detailed, 2-shot", "detailed, 8-shot",
         "detailed + CoT, 0-shot", "detailed + CoT, 1-shot", "detailed + CoT, 2-shot",
     ]  # fmt: skip
     assert len({labeler.fingerprint for labeler in rows.values()}) == 11
-    consistency = paper_rows("self_consistency", str(tiny_model_folder), Asking())
+    consistency = PaperTable("self_consistency", str(tiny_model_folder)).labelers()
     assert len(consistency) == 1 + 2 * 4
     with pytest.raises(ValueError, match="name the models"):
-        paper_rows("sizes", str(tiny_model_folder), Asking())
+        PaperTable("sizes", str(tiny_model_folder)).labelers()
 
 
 def test_short_prompts_are_chosen_before_the_limit():

@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from rlaif_pl.evaluation.agreement.gate import (
+from rlaif_pl.evaluation.agreement.measure import (
     LabelerGateError,
     LabelerGateWarning,
     QualityThresholds,
+    alignment_of,
+    measure_alignment,
 )
-from rlaif_pl.evaluation.agreement.measure import alignment_of, measure_alignment
 from rlaif_pl.labeling.usage.spending import Price
 from rlaif_pl.statistics import Estimator
 from rlaif_pl.types import Preference, Provenance
@@ -69,7 +70,7 @@ def test_people_undecided_and_failed_labels_are_left_out_and_counted(measured):
     report = measured([0.9, "malformed", "too_long", "malformed"], gold)
     assert report.alignment.n == 1
     assert report.undecided == 2
-    assert report.failures == {"malformed": 2, "too_long": 1}
+    assert report.counts.reasons == {"malformed": 2, "too_long": 1}
     metrics = report.to_metrics()
     assert (metrics["labeler/failures"], metrics["labeler/failures_malformed"]) == (3, 2)
 

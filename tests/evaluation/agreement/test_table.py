@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from rlaif_pl.evaluation.agreement import table_text
+from rlaif_pl.evaluation.agreement import table as tables
 from rlaif_pl.evaluation.agreement.table import measure_table
 from rlaif_pl.labeling.usage.spending import Price
 from rlaif_pl.statistics import Estimator
@@ -69,7 +69,7 @@ def test_a_row_that_labels_little_does_not_shrink_the_others(table):
     assert b.alignment_all.value == pytest.approx((3 * 0.5 + 1) / 4)
     assert c.alignment.n == 0
     assert c.alignment_all.value == 0.5
-    text = table_text.page_of(measured).markdown()
+    text = tables.page_of(measured).markdown()
     assert "| b † |" in text
     assert "4 of 4 decided pairs were labeled by every row without †" in text
     assert "refused 3" in text
@@ -134,7 +134,7 @@ def priced():
 def test_position_tokens_and_cost_stand_in_the_table(priced):
     (row,) = priced.rows
     assert row.cost.ai.value == pytest.approx(0.009 + 0.01)
-    text = table_text.page_of(priced).markdown()
+    text = tables.page_of(priced).markdown()
     assert "slot 1: 100, p = 0.12" in text  # 2 / 2^4
     assert "900 + 100" in text
     assert "0.019" in text
@@ -143,7 +143,7 @@ def test_position_tokens_and_cost_stand_in_the_table(priced):
 
 def test_the_printed_table_has_its_brackets_and_notes(priced):
     stream = io.StringIO()
-    table_text.page_of(priced, "A title").render(Console(file=stream, width=150))
+    tables.page_of(priced, "A title").render(Console(file=stream, width=150))
     said = stream.getvalue()
     assert "A title" in said
     assert "4 of 4 decided pairs" in said
@@ -152,7 +152,7 @@ def test_the_printed_table_has_its_brackets_and_notes(priced):
 
 def test_files_hold_every_figure_with_its_limits(table, tmp_path):
     measured = table({"a": [0.9, 0.9, 0.9, 0.2], "b": [0.9, 0.1, 0.1, 0.9], "c": [0.4] * 4})
-    table_text.write(measured, tmp_path)
+    tables.write(measured, tmp_path)
     rows = list(csv.DictReader((tmp_path / "rows.csv").open()))
     assert [row["name"] for row in rows] == ["a", "b", "c"]
     assert float(rows[1]["alignment"]) == pytest.approx(0.75)
@@ -167,7 +167,7 @@ def test_files_hold_every_figure_with_its_limits(table, tmp_path):
     assert "Cohen's kappa" in text
     widths = {line.count("|") for line in text.splitlines() if line.startswith(("| a |", "| b |"))}
     assert len(widths) == 2  # the table and the matrix, each with all its cells
-    metrics = table_text.to_metrics(measured)
+    metrics = tables.to_metrics(measured)
     assert metrics["alignment/b/alignment"] == pytest.approx(0.75)
     assert metrics["alignment/common"] == 4
     assert all(math.isfinite(value) for value in metrics.values())

@@ -14,7 +14,7 @@ import pytest
 
 from rlaif_pl.cli import main as cli
 from rlaif_pl.data.sources import load_preferences
-from rlaif_pl.evaluation.pairs import JudgedPair, Verdict, comparison_key, write_verdicts
+from rlaif_pl.evaluation.pairs import JudgedPair, comparison_key, write_verdicts
 from rlaif_pl.reporting import write_report
 
 
@@ -44,7 +44,7 @@ def verdicts(samples):
         keys = [
             comparison_key(f"prompt {n}", words[a].format(n), words[b].format(n)) for n in range(12)
         ]
-        pairs.append(JudgedPair("first", a, b, [Verdict(key, 1.0) for key in keys], ["zebra"]))
+        pairs.append(JudgedPair("first", a, b, dict.fromkeys(keys, 1.0), ["zebra"]))
     write_verdicts(samples.parent, pairs)
 
 

@@ -5,11 +5,11 @@ import math
 
 import pytest
 
+from rlaif_pl.evaluation.judges import RewardJudge
+from rlaif_pl.evaluation.win_rate import compare
 from rlaif_pl.evaluation.win_rates import report as matrix_report
 from rlaif_pl.evaluation.win_rates.measure import (
     PolicyColumns,
-    RememberedScores,
-    RewardJudge,
     complement,
     measure_matrix,
 )
@@ -76,12 +76,13 @@ def test_each_response_is_scored_once(policies, length_labeler):
     assert len(length_labeler.scored) == 11  # 12 less the text that two policies share
 
 
-def test_remembered_scores_ask_only_for_what_is_new(length_labeler):
-    judge = RememberedScores(length_labeler)
-    assert judge.score(["p", "p"], ["ab", "ab"]) == [2.0, 2.0]
-    assert judge.score(["p", "q"], ["ab", "ab"]) == [2.0, 2.0]
-    assert length_labeler.scored == [("p", "ab"), ("q", "ab")]
-    assert judge.fingerprint == length_labeler.fingerprint
+def test_scores_that_are_known_are_not_asked_for_again(length_labeler):
+    scores = {("p", "c"): 9.0}
+    compare(["p"], [["ab"]], [["c"]], length_labeler, scores=scores)
+    rate = compare(["p", "q"], [["ab"], ["ab"]], [["c"], ["c"]], length_labeler, scores=scores)
+    assert length_labeler.scored == [("p", "ab"), ("q", "ab"), ("q", "c")]
+    assert rate.raw.value == 0.5  # what was known of "c" counts
+    assert scores["q", "ab"] == 2.0
 
 
 def test_a_reward_labels_by_the_difference(length_reward):
