@@ -10,11 +10,10 @@ from rich.console import Console
 
 from rlaif_pl.data.preferences import write_preferences
 from rlaif_pl.evaluation import pairs as verdict_files
-from rlaif_pl.evaluation.human.findings import Reading, reading_of
+from rlaif_pl.evaluation.human.findings import Reading, preferences_of, reading_of
 from rlaif_pl.evaluation.human.records import BY_KIND
 from rlaif_pl.evaluation.human.store import FILE, RatingStore
 from rlaif_pl.evaluation.human.tables import results_of, write_ratings
-from rlaif_pl.evaluation.human.win_rates import preferences_of
 from rlaif_pl.evaluation.pairs import JudgeVerdicts, read_verdicts
 from rlaif_pl.statistics import Estimator
 from rlaif_pl.types import Preference

@@ -19,8 +19,7 @@ from pydantic import StringConstraints
 from rich.console import Console
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from rlaif_pl.evaluation.human.answers import Answer, Person
-from rlaif_pl.evaluation.human.records import Rating, judged, shown_order
+from rlaif_pl.evaluation.human.records import Answer, Person, shown_order
 from rlaif_pl.evaluation.human.store import RatingStore
 from rlaif_pl.evaluation.human.tasks import RatingTask, texts_for
 
@@ -51,8 +50,7 @@ class PageOptions:
     acceptable: bool = True  # whether the page asks of each text whether it is acceptable
     ties: bool = False  # whether two texts may be equally good
     host: str = LOOPBACK[0]  # address the server binds to
-    # what an address must have in it; None for a server that only this machine reaches
-    token: str | None = None
+    token: str | None = None  # what an address must have in it; None: only this machine reaches it
 
 
 class RatingAnswer(Answer):
@@ -77,47 +75,25 @@ class Desk:
         self.tasks = store.tasks()
         self.seed = int(store.facts()["seed"])
 
-    def begin(self, person: Person) -> dict[str, Any]:
-        """Return a rater's next task, after a look at what the rater is."""
-        self._declare(person)
-        return self.next(person.rater)
-
     def next(self, rater: str, **more: object) -> dict[str, Any]:
         """Return the next task of a rater with the state of things."""
         found, others = self.store.next_task(rater, self.options.raters_per_prompt)
         state = "task" if found else "waiting" if others else "done"
         task = self.show(rater, self.tasks[found]) if found else None
         asks = {name: getattr(self.options, name) for name in ("question", "acceptable", "ties")}
-        return {
-            "state": state,
-            "task": task,
-            "progress": self.progress(rater),
-            "asks": asks,
-            **more,
-        }
+        said = {"state": state, "task": task, "progress": self.progress(rater), "asks": asks}
+        return said | more
 
     def take(self, answer: RatingAnswer) -> dict[str, Any]:
         """Commit a rating and return the next task."""
         task = self._task(answer.task)
-        self._declare(answer)
+        self.declare(answer)
         order = shown_order(self.seed, answer.rater, task.id, len(task.items))
         try:
-            ranks, acceptable = judged(order, answer.ranks, answer.acceptable, self.options.ties)
+            rating = answer.rating(answer.submission, task.id, order, self.options.ties)
         except ValueError as error:
             raise HTTPException(422, str(error)) from error
-        rating = Rating(
-            answer.submission,
-            answer.rater,
-            task.id,
-            order,
-            ranks,
-            answer.reason or None,
-            answer.seconds,
-            acceptable=acceptable,
-            kind=answer.kind or "person",
-        )
-        is_new = self.store.put(rating)
-        return self.next(answer.rater, is_new=is_new)
+        return self.next(answer.rater, is_new=self.store.put(rating))
 
     def undo(self, asked: Undo) -> dict[str, Any]:
         """Take a rating back and return its task with what was said of it."""
@@ -125,22 +101,21 @@ class Desk:
         if rating is None:
             raise HTTPException(404, "expected a rating of yours to undo, there is none")
         shown = self.show(asked.rater, self._task(rating.task))
-        if rating.ranks is not None:
-            shown["ranks"] = [rating.ranks[item] for item in rating.shown]
-        if rating.acceptable is not None:
-            shown["acceptable"] = [rating.acceptable[item] for item in rating.shown]
+        for name, said in (("ranks", rating.ranks), ("acceptable", rating.acceptable)):
+            if said is not None:
+                shown[name] = [said[item] for item in rating.shown]
         return {"state": "task", "task": shown, "progress": self.progress(asked.rater)}
 
     def show(self, rater: str, task: RatingTask) -> dict[str, Any]:
         """Return what a person sees of a task: texts in their order, no policy."""
-        texts = texts_for(self.seed, rater, task)
-        return {"id": task.id, "prompt": task.prompt, "texts": texts}
+        return {"id": task.id, "prompt": task.prompt, "texts": texts_for(self.seed, rater, task)}
 
     def progress(self, rater: str) -> dict[str, Any]:
         """Return how far this person and all are."""
         return asdict(self.store.progress(rater, self.options.raters_per_prompt))
 
-    def _declare(self, person: Person) -> None:
+    def declare(self, person: Person) -> None:
+        """Keep what a rater is, or refuse it."""
         try:
             self.store.declare(person.rater, person.kind)
         except ValueError as error:
@@ -181,7 +156,8 @@ def build_app(path: Path, options: PageOptions) -> FastAPI:
     # Not in threads: a request takes milliseconds, and the connection belongs to this one.
     @app.post("/api/next")
     async def ask(person: Person) -> dict[str, Any]:
-        return desks[0].begin(person)
+        desks[0].declare(person)
+        return desks[0].next(person.rater)
 
     @app.post("/api/rating")
     async def answer(given: RatingAnswer) -> dict[str, Any]:
@@ -196,16 +172,10 @@ def build_app(path: Path, options: PageOptions) -> FastAPI:
 
 def _page(options: PageOptions) -> tuple[str, dict[str, str]]:
     loader = jinja2.PackageLoader("rlaif_pl.evaluation.human", "page")
-    environment = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    page = environment.get_template("rate.html.j2").render(
-        question=options.question,
-        hide_text=options.hide_text,
-        acceptable=options.acceptable,
-        ties=options.ties,
-    )
-    return page, {name: loader.get_source(environment, name)[0] for name in PARTS}
+    env = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+    said = {n: getattr(options, n) for n in ("question", "hide_text", "acceptable", "ties")}
+    page = env.get_template("rate.html.j2").render(said)
+    return page, {name: loader.get_source(env, name)[0] for name in PARTS}
 
 
 def _guard(app: FastAPI, options: PageOptions) -> None:

@@ -8,23 +8,21 @@ A task is a row with ``task``, ``prompt``, ``texts``, ``rater``, ``kind``, ``ran
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import ValidationError
 
 from rlaif_pl.data.files import read_rows
 from rlaif_pl.data.metric_files import write_json_lines
-from rlaif_pl.evaluation.human.answers import FiledAnswer
-from rlaif_pl.evaluation.human.records import LONGEST_NAME, Rating, judged
+from rlaif_pl.evaluation.human.records import LONGEST_NAME, FiledAnswer, Rating
 from rlaif_pl.evaluation.human.store import RatingStore
-from rlaif_pl.evaluation.human.tasks import RatingTask, texts_for
+from rlaif_pl.evaluation.human.tasks import Tasks, texts_for
 from rlaif_pl.text import shown, strip_surplus_symbols
 
 
-@dataclass(frozen=True, slots=True)
-class Imported:
+class Imported(NamedTuple):
     """What came of a file of readings."""
 
     new: int  # ratings added
@@ -40,9 +38,7 @@ def export_tasks(store: RatingStore, rater: str, path: Path | str) -> int:
             f"expected --rater to be a name of 1 to {LONGEST_NAME} characters, got {shown(rater)}"
         )
     seed = int(store.facts()["seed"])
-    rated = {
-        rating.task for rating in store.ratings() if rating.rater.casefold() == name.casefold()
-    }
+    rated = {each.task for each in store.ratings() if each.name == name.casefold()}
     empty = dict.fromkeys(("kind", "ranks", "acceptable", "reason"))
     rows = [
         {"task": task.id, "prompt": task.prompt, "texts": texts_for(seed, name, task)}
@@ -57,14 +53,9 @@ def export_tasks(store: RatingStore, rater: str, path: Path | str) -> int:
 def import_ratings(store: RatingStore, path: Path | str, ties: bool = False) -> Imported:
     """Put readings that were made elsewhere into a file of ratings, all or none.
 
-    A row needs ``rater``, ``kind`` (``person`` or ``model``), ``texts`` in the order that was read,
-    ``task`` or ``prompt``, and ``ranks``; or ``reason`` alone, where the rater could not judge.
-    ``acceptable`` and ``seconds`` may stand beside them. Rows with neither ranks nor a reason are
-    passed over, so a file that is half filled in may come twice.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: A row cannot be taken; the message names its line, and nothing was taken.
+    A row is a ``FiledAnswer`` with ``task`` or ``prompt``, and ``ranks``; or ``reason`` alone, where
+    the rater could not judge. Rows with neither are passed over: a half-filled file may come twice.
+    ``ValueError``: a row cannot be taken; the message names its line, and nothing was taken.
     """
     source = Path(path)
     if not source.is_file():
@@ -86,30 +77,9 @@ def import_ratings(store: RatingStore, path: Path | str, ties: bool = False) -> 
     return Imported(new, len(read) - new, unfilled)
 
 
-def _rating(fields: Mapping[str, object], tasks: Mapping[str, RatingTask], ties: bool) -> Rating:
-    said = _answer(fields)
-    texts = [strip_surplus_symbols(text) for text in said.texts]
-    task = _task(said, texts, tasks)
-    places = {item.text: place for place, item in enumerate(task.items)}
-    order = tuple(places[text] for text in texts)
-    ranks, acceptable = judged(order, said.ranks, said.acceptable, ties)
-    return Rating(
-        secrets.token_hex(16),
-        said.rater,
-        task.id,
-        order,
-        ranks,
-        said.reason or None,
-        said.seconds,
-        acceptable=acceptable,
-        kind=said.kind,
-    )
-
-
-def _answer(fields: Mapping[str, object]) -> FiledAnswer:
-    """Check a row. ``ValueError``: a field is missing or of another kind; says which."""
+def _rating(fields: Mapping[str, object], tasks: Tasks, ties: bool) -> Rating:
     try:
-        return FiledAnswer.model_validate({n: v for n, v in fields.items() if v is not None})
+        said = FiledAnswer.model_validate({n: v for n, v in fields.items() if v is not None})
     except ValidationError as error:
         wrong = error.errors()[0]
         name = str(wrong["loc"][0])
@@ -117,9 +87,7 @@ def _answer(fields: Mapping[str, object]) -> FiledAnswer:
             f"expected {name!r} as docs/rating.md has it, got {shown(fields.get(name))} "
             f"({wrong['msg']})"
         ) from error
-
-
-def _task(said: FiledAnswer, texts: Sequence[str], tasks: Mapping[str, RatingTask]) -> RatingTask:
+    texts = [strip_surplus_symbols(text) for text in said.texts]
     found = [
         task
         for task in tasks.values()
@@ -132,4 +100,5 @@ def _task(said: FiledAnswer, texts: Sequence[str], tasks: Mapping[str, RatingTas
             f"{len(found)} (task {shown(said.task)}, {len(texts)} texts); give the rows that "
             "--export_tasks writes, with their texts as they are"
         )
-    return found[0]
+    places = {item.text: place for place, item in enumerate(found[0].items)}
+    return said.rating(secrets.token_hex(16), found[0].id, [places[text] for text in texts], ties)

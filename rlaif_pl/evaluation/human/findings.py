@@ -1,59 +1,133 @@
-"""All that is known of ratings, people's and models' apart."""
+"""All that is known of ratings, people's and models' apart: votes, win rates beside those of judges."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
+from typing import NamedTuple
 
-from rlaif_pl.evaluation.human.agreement import (
-    Agreement,
-    Concordance,
-    Rater,
-    RaterPair,
-    agreements,
-    by_rater_of,
-    concordance,
-    first_shown_best,
-    rater_pairs,
-    raters_of,
-)
-from rlaif_pl.evaluation.human.records import (
-    BY_KIND,
-    PEOPLE,
-    Kind,
-    Rating,
-    Readers,
-    mid_ranks,
-    shares_of_best,
-)
-from rlaif_pl.evaluation.human.tasks import RatingTask
-from rlaif_pl.evaluation.human.win_rates import Ranked, gather, win_matrix
-from rlaif_pl.evaluation.pairs import JudgeVerdicts
-from rlaif_pl.evaluation.win_rates.measure import WinMatrix
+import numpy as np
+
+from rlaif_pl.data.sides import chosen_is_first
+from rlaif_pl.evaluation.human import agreement, records
+from rlaif_pl.evaluation.human.records import BY_KIND, PEOPLE, Kind, Rating, Readers
+from rlaif_pl.evaluation.human.tasks import Ranked, Tasks, gather, grouped, win_of
+from rlaif_pl.evaluation.pairs import Judges, JudgeVerdicts
+from rlaif_pl.evaluation.win_rate import Judged, WinRate, copied_shares, text_measures, win_rate_of
+from rlaif_pl.evaluation.win_rates.measure import MatrixCell, PolicyColumns, WinMatrix, judge_cells
 from rlaif_pl.statistics import Estimator, Interval
+from rlaif_pl.text import word_count
+from rlaif_pl.types import Preference, Provenance
+
+Rows = Sequence[tuple[float, int]]  # a win, and the place of its task
 
 
-@dataclass(frozen=True, slots=True)
-class Acceptability:
+def preferences_of(
+    ranked: Sequence[Ranked], seed: int = 0, readers: Readers = PEOPLE
+) -> tuple[list[Preference], dict[str, int]]:
+    """Return a preference for every two responses that raters of one kind ranked.
+
+    ``p_first`` is the share of raters who put the first above the second; a tie counts half. Which
+    stands first is drawn, so that the side does not tell the policy. Also returned is why others were
+    left out, with their number.
+    """
+    found: list[Preference] = []
+    left_out: Counter[str] = Counter()
+    for each in ranked:
+        task = each.task
+        for pair in task.pairs():
+            texts = [task.items[n].text for n in pair]
+            if not all(text.strip() for text in texts):
+                left_out["empty response"] += 1
+                continue
+            i, j = pair if chosen_is_first(seed, task.id, *texts) else pair[::-1]
+            first, second = task.items[i], task.items[j]
+            provenance = Provenance(
+                first_policy=", ".join(first.policies),
+                second_policy=", ".join(second.policies),
+                labeler=f"{len(each.ranks)} {readers.plural}",
+                strategy="human" if readers is PEOPLE else "blind_ranking",
+            )
+            share, kind = each.share(i, j), readers.source
+            pair_of = Preference(task.prompt, first.text, second.text, task.group, share)
+            found.append(replace(pair_of, source=kind, provenance=provenance))
+    return found, dict(left_out)
+
+
+def win_matrix(
+    ranked: list[Ranked], policies: Sequence[str], judges: Judges, estimator: Estimator, who: str
+) -> WinMatrix:
+    """Compare every two policies by raters, called ``who``, and by judges on the same responses.
+
+    ``ranked`` has at least one task. A judge that judged not all pairs of policies is left out.
+    """
+    prompts, groups = [r.task.prompt for r in ranked], [r.task.group for r in ranked]
+    texts = {name: [[r.task.items[r.task.item_of(name)].text] for r in ranked] for name in policies}
+    measures = {name: text_measures(prompts, own) for name, own in texts.items()}
+
+    def rate(judge: str, a: str, b: str, rows: Rows, failed: tuple[str, int]) -> WinRate:
+        which = [n for _, n in rows]
+        chars = [np.array([max(1, len(texts[p][n][0])) for n in which], float) for p in (a, b)]
+        wins, (kind, count) = np.array([win for win, _ in rows], float), failed
+        failures = {kind: count} if count else {}
+        judged = Judged(wins, which, chars[0], chars[1], failures, [])
+        return win_rate_of(judge, judged, groups, (measures[a], measures[b]), estimator=estimator)
+
+    cells: list[MatrixCell] = []
+    taught: dict[str, Sequence[str]] = {}
+    skipped = sum(each.skipped for each in ranked)
+    for name, verdicts in [(who, None), *judges.items()]:
+        judged = {
+            (a, b): [(win, n) for n, r in enumerate(ranked) for win in _wins(r, a, b, verdicts)]
+            for a, b in combinations(policies, 2)
+        }
+        if all(judged.values()):
+            taught[name] = verdicts.taught if verdicts else ()
+            rates = []
+            for (a, b), rows in judged.items():
+                missing = "no verdict", len(ranked) - len(rows)
+                failed = missing if verdicts else ("cannot judge", skipped)
+                rates.append((a, b, rate(name, a, b, rows, failed)))
+            cells += judge_cells(name, rates, taught[name])
+    columns = {
+        name: PolicyColumns(
+            own,
+            estimator.mean([word_count(text) for (text,) in own], groups),
+            estimator.share(copied_shares(prompts, own), groups),
+            unfinished=None,
+        )
+        for name, own in texts.items()
+    }
+    return WinMatrix(columns, taught, cells, len(set(groups)))
+
+
+def _wins(ranked: Ranked, a: str, b: str, verdicts: JudgeVerdicts | None) -> list[float]:
+    """Return what a judge, or else each rater, says of the responses of two policies."""
+    i, j = ranked.task.item_of(a), ranked.task.item_of(b)
+    if verdicts is None:
+        return [win_of(row, i, j) for row in ranked.ranks]
+    texts = (ranked.task.items[n].text for n in (i, j))
+    win = 0.5 if i == j else verdicts.win(ranked.task.prompt, *texts)
+    return [] if win is None else [win]
+
+
+class Acceptability(NamedTuple):
     """Shares of acceptable texts; without a policy where nobody was asked."""
 
     shares: Mapping[str, Interval]  # of each policy's texts, a row a rating; in [0, 1]
     # share of the first policy minus that of the second, over the same ratings
     differences: Mapping[tuple[str, str], Interval]
-    ratings: int  # ratings that say what is acceptable
 
 
 def acceptability(
-    tasks: Mapping[str, RatingTask],
-    ratings: Sequence[Rating],
-    policies: Sequence[str],
-    estimator: Estimator,
+    tasks: Tasks, ratings: Sequence[Rating], policies: Sequence[str], estimator: Estimator
 ) -> Acceptability:
     """Measure what raters of one kind found acceptable; intervals by prompt."""
     said = [rating for rating in ratings if rating.acceptable is not None]
     if not said:
-        return Acceptability({}, {}, 0)
+        return Acceptability({}, {})
     groups = [tasks[rating.task].group for rating in said]
     columns = {
         name: [float((r.acceptable or ())[tasks[r.task].item_of(name)]) for r in said]
@@ -64,7 +138,7 @@ def acceptability(
         (a, b): estimator.share_difference(columns[a], columns[b], groups)
         for a, b in combinations(policies, 2)
     }
-    return Acceptability(shares, differences, len(said))
+    return Acceptability(shares, differences)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +149,10 @@ class Findings:
     ranked: Sequence[Ranked]  # tasks that they ranked
     matrix: WinMatrix  # win rates by them and by judges
     ranks: Mapping[str, tuple[Interval, Interval]]  # mean rank and share ranked best, by policy
-    acceptable: Acceptability  # shares of acceptable texts
-    people: Concordance  # how far the raters agree
-    judges: Sequence[Agreement]  # how far judges agree with them
-    raters: Mapping[str, Rater]  # what each rater did, by name without capitals
+    acceptable: Acceptability
+    people: agreement.Concordance  # how far the raters agree
+    judges: Sequence[agreement.JudgeAgreement]  # how far judges agree with them
+    raters: Mapping[str, agreement.Rater]  # what each rater did, by name without capitals
     # how often the response at the top of the page was ranked best, and what chance gives
     top: tuple[Interval, float]
     tied: int  # rankings with ties
@@ -90,22 +164,24 @@ class Findings:
         return sum(each.ranked for each in self.raters.values())
 
 
+Raters = Mapping[Kind, Mapping[str, agreement.Rater]]  # by kind and name without capitals
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
     """Everything that is known of a file of ratings."""
 
     findings: Sequence[Findings]  # by kind of rater, people first; only kinds that ranked something
-    # what each rater did, by kind and name without capitals
-    raters: Mapping[Kind, Mapping[str, Rater]]
-    pairs: Sequence[RaterPair]  # agreement of every two raters, also of different kinds
+    raters: Raters
+    pairs: Sequence[agreement.RaterPair]  # agreement of every two raters, also of different kinds
     pairs_left_out: int  # pairs of raters for which there was no room
 
 
 def reading_of(
-    tasks: Mapping[str, RatingTask],
+    tasks: Tasks,
     ratings: Sequence[Rating],
     policies: Sequence[str],
-    judges: Mapping[str, JudgeVerdicts],
+    judges: Judges,
     *,
     show_names: bool = False,
     undone: Mapping[Kind, int] | None = None,
@@ -119,53 +195,36 @@ def reading_of(
             f"expected rankings, got none ({len(ratings)} without a ranking); rank some first: "
             "python -m rlaif_pl rate"
         )
-    raters = {k: raters_of(r, show_names, BY_KIND[k].one) for k, r in by_kind.items()}
-    found = [
-        findings_of(
-            tasks, by_kind[k], policies, judges, raters[k], estimator, (undone or {}).get(k, 0)
+    raters = {k: agreement.raters_of(r, show_names, BY_KIND[k].one) for k, r in by_kind.items()}
+    found = []
+    for kind in ranking:
+        given, readers, back = by_kind[kind], BY_KIND[kind], (undone or {}).get(kind, 0)
+        ranked = gather(tasks, given)
+        one = Findings(
+            readers,
+            ranked,
+            win_matrix(ranked, policies, judges, estimator, readers.plural),
+            {name: _ranks(ranked, name, estimator) for name in policies},
+            acceptability(tasks, given, policies, estimator),
+            agreement.concordance(ranked, estimator),
+            agreement.agreements(ranked, judges, estimator),
+            raters[kind],
+            agreement.first_shown_best(tasks, given, estimator),
+            sum(len(set(row)) < len(row) for each in ranked for row in each.ranks),
+            back,
         )
-        for k in ranking
-    ]
+        found.append(one)
     by_name = {
         raters[kind][key].name: given
         for kind in ranking
-        for key, given in by_rater_of(by_kind[kind]).items()
+        for key, given in grouped(by_kind[kind], "name").items()
     }
-    return Reading(found, raters, *rater_pairs(tasks, by_name, estimator))
+    return Reading(found, raters, *agreement.rater_pairs(tasks, by_name, estimator))
 
 
-def findings_of(
-    tasks: Mapping[str, RatingTask],
-    ratings: Sequence[Rating],
-    policies: Sequence[str],
-    judges: Mapping[str, JudgeVerdicts],
-    raters: Mapping[str, Rater],
-    estimator: Estimator,
-    undone: int = 0,
-) -> Findings:
-    """Measure the ratings of one kind of rater; arguments as of ``reading_of``."""
-    ranked = gather(tasks, ratings)
-    readers = BY_KIND[ratings[0].kind] if ratings else PEOPLE
-    return Findings(
-        readers,
-        ranked,
-        win_matrix(ranked, policies, judges, estimator, readers.plural),
-        {name: _ranks(ranked, name, estimator) for name in policies},
-        acceptability(tasks, ratings, policies, estimator),
-        concordance(ranked, estimator),
-        agreements(ranked, judges, estimator),
-        raters,
-        first_shown_best(tasks, ratings, estimator),
-        sum(len(set(row)) < len(row) for each in ranked for row in each.ranks),
-        undone,
-    )
-
-
-def _ranks(
-    ranked: Sequence[Ranked], policy: str, estimator: Estimator
-) -> tuple[Interval, Interval]:
-    rows = [(row, r.task.item_of(policy), r.task.group) for r in ranked for row in r.ranks]
+def _ranks(ranked: Sequence[Ranked], name: str, estimator: Estimator) -> tuple[Interval, Interval]:
+    rows = [(row, r.task.item_of(name), r.task.group) for r in ranked for row in r.ranks]
     groups = [group for _, _, group in rows]
-    places = [mid_ranks(row)[item] for row, item, _ in rows]
-    best = [shares_of_best(row)[item] for row, item, _ in rows]
+    places = [records.mid_ranks(row)[item] for row, item, _ in rows]
+    best = [records.shares_of_best(row)[item] for row, item, _ in rows]
     return estimator.mean(places, groups), estimator.share(best, groups)

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from rlaif_pl.data.sqlite_file import SqliteFile, TableSchema
-from rlaif_pl.evaluation.human.records import Kind, Progress, Rating, rating_of, said
+from rlaif_pl.evaluation.human.records import Kind, Progress, Rating, rating_of
 from rlaif_pl.evaluation.human.tasks import Item, RatingTask
 
 FILE = "ratings.sqlite"
@@ -55,6 +55,13 @@ SELECT id, done, held FROM (
         AND rater = :rater AND undone IS NULL)
 ) WHERE done < :wanted ORDER BY done + held >= :wanted, mine DESC, done + held, draw LIMIT 1
 """
+PROGRESS = f"""
+SELECT (SELECT COUNT(*) FROM ratings WHERE rater = :rater AND undone IS NULL),
+    (SELECT CAST(TOTAL(MIN(n, :wanted)) AS INTEGER) FROM (SELECT COUNT(*) AS n FROM ratings
+        WHERE undone IS NULL AND ranks IS NOT NULL AND {OF_KIND} GROUP BY task)),
+    (SELECT COUNT(*) FROM tasks) * :wanted,
+    (SELECT submission FROM ratings WHERE rater = :rater AND undone IS NULL ORDER BY id DESC LIMIT 1)
+"""
 SELECT = (
     "SELECT submission, rater, task, shown, ranks, reason, seconds, created, acceptable, "
     f"{KIND.format(table='ratings')} FROM ratings"
@@ -62,12 +69,7 @@ SELECT = (
 
 
 class RatingStore(SqliteFile):
-    """One SQLite file of tasks and ratings.
-
-    Raises:
-        ValueError: The file is of another kind, is damaged, or is of another version.
-        OSError: The file cannot be used: no room, no permission, held by another program.
-    """
+    """One SQLite file of tasks and ratings; errors as of ``SqliteFile``."""
 
     def __init__(self, path: str | Path, now: Callable[[], float] = time.time) -> None:
         super().__init__(path, LAYOUT)
@@ -76,11 +78,16 @@ class RatingStore(SqliteFile):
     def begin(self, tasks: Sequence[RatingTask], facts: dict[str, str]) -> None:
         """Put tasks and facts into an empty file. ``ValueError``: it was begun with others."""
         with self.explained(), self.transaction():
-            known = self._facts()
+            known = self.facts()
             if not known:
                 self.connection.executemany("INSERT INTO facts VALUES (?, ?)", facts.items())
-                rows = [_task_row(place, task, facts) for place, task in enumerate(tasks)]
-                self.connection.executemany("INSERT INTO tasks VALUES (?, ?, ?, ?, ?, ?)", rows)
+                for place, task in enumerate(tasks):
+                    # orders tasks with as many rankings, at random by the seed
+                    drawn = f"{facts.get('seed')}/{task.id}".encode()
+                    draw = hashlib.blake2b(drawn, digest_size=8).digest()
+                    items = json.dumps([asdict(item) for item in task.items], ensure_ascii=False)
+                    row = task.id, place, draw, task.prompt, task.group, items
+                    self.connection.execute("INSERT INTO tasks VALUES (?, ?, ?, ?, ?, ?)", row)
                 return
         changed = [name for name, value in facts.items() if known.get(name) != value]
         if changed or list(self.tasks().values()) != list(tasks):
@@ -94,36 +101,29 @@ class RatingStore(SqliteFile):
         """Keep a further fact, unless it is there already; return the one that is kept."""
         with self.explained():
             self.connection.execute("INSERT OR IGNORE INTO facts VALUES (?, ?)", (name, value))
-            return self._facts()[name]
+            return self.facts()[name]
 
     def facts(self) -> dict[str, str]:
         """Return what the file was begun with, and what was noted; empty for a new file."""
         with self.explained():
-            return self._facts()
+            return dict(self.connection.execute("SELECT name, value FROM facts").fetchall())
 
     def tasks(self) -> dict[str, RatingTask]:
         """Return tasks by id, in the order of the samples."""
         query = "SELECT id, prompt, prompt_group, items FROM tasks ORDER BY place"
         with self.explained():
             rows = self.connection.execute(query).fetchall()
-        return {
-            key: RatingTask(
-                key,
-                prompt,
-                group,
-                tuple(Item(item["text"], tuple(item["policies"])) for item in json.loads(items)),
-            )
-            for key, prompt, group, items in rows
-        }
+        found = {}
+        for key, prompt, group, items in rows:
+            texts = tuple(Item(x["text"], tuple(x["policies"])) for x in json.loads(items))
+            found[key] = RatingTask(key, prompt, group, texts)
+        return found
 
     def next_task(self, rater: str, wanted: int) -> tuple[str | None, bool]:
         """Choose the task with the fewest rankings that this rater has not rated, and lease it.
 
-        Tasks that others look at count as ranked by them; the one this rater looks at comes again.
-        Of others, only those of the same kind count: models take no task away from people.
-
-        Returns:
-            The task's id, or None, and then whether others still have some in hand.
+        Tasks that others of the same kind look at count as ranked by them; the one this rater looks at
+        comes again. Returns its id, or None, and then whether others still have some in hand.
         """
         now = self._now()
         with self.explained(), self.transaction():
@@ -137,12 +137,8 @@ class RatingStore(SqliteFile):
     def declare(self, rater: str, kind: Kind | None) -> None:
         """Keep of which kind a rater is, from the first time that it is said.
 
-        Args:
-            rater: The name.
-            kind: What the rater says; None says nothing, which is a person where nothing is known.
-
-        Raises:
-            ValueError: The rater is known as one of the other kind.
+        None says nothing, which is a person where nothing is known. ``ValueError``: the rater is known
+        as one of the other kind.
         """
         with self.explained():
             self._enter(rater, kind or "person")
@@ -171,7 +167,7 @@ class RatingStore(SqliteFile):
                 row = self.connection.execute(query, (rating.rater, rating.task)).fetchone()
                 if row is None:
                     new += self._insert(rating)
-                elif said(rating_of(row)) != said(rating):
+                elif rating_of(row).said() != rating.said():
                     raise ValueError(
                         f"{where}: expected no other rating of task {rating.task} by "
                         f"{rating.rater!r}, there is one; leave the row out or take another name"
@@ -195,21 +191,8 @@ class RatingStore(SqliteFile):
     def progress(self, rater: str, wanted: int, kind: Kind | None = None) -> Progress:
         """Say how far raters of a kind are; None takes the kind of the rater."""
         with self.explained():
-            (mine,) = self.connection.execute(
-                "SELECT COUNT(*) FROM ratings WHERE rater = ? AND undone IS NULL", (rater,)
-            ).fetchone()
-            (tasks,) = self.connection.execute("SELECT COUNT(*) FROM tasks").fetchone()
-            (done,) = self.connection.execute(
-                "SELECT TOTAL(MIN(n, :wanted)) FROM (SELECT COUNT(*) AS n FROM ratings "
-                f"WHERE undone IS NULL AND ranks IS NOT NULL AND {OF_KIND} GROUP BY task)",
-                {"wanted": wanted, "kind": kind or self._kind(rater)},
-            ).fetchone()
-            last = self.connection.execute(
-                "SELECT submission FROM ratings WHERE rater = ? AND undone IS NULL "
-                "ORDER BY id DESC LIMIT 1",
-                (rater,),
-            ).fetchone()
-        return Progress(mine, int(done), tasks * wanted, last[0] if last else None)
+            values = {"rater": rater, "wanted": wanted, "kind": kind or self._kind(rater)}
+            return Progress(*self.connection.execute(PROGRESS, values).fetchone())
 
     def ratings(self) -> list[Rating]:
         """Return the ratings that count, in the order in which they came."""
@@ -225,26 +208,15 @@ class RatingStore(SqliteFile):
 
     def _insert(self, rating: Rating) -> bool:
         """Add a row and end the lease; False where there was one."""
-        values = (
-            rating.submission,
-            rating.rater,
-            rating.task,
-            json.dumps(rating.shown),
-            _json(rating.ranks),
-            _json(rating.acceptable),
-            rating.reason,
-            rating.seconds,
-            self._now(),
-        )
+        lists = (None if x is None else json.dumps(x) for x in (rating.ranks, rating.acceptable))
+        given = rating.submission, rating.rater, rating.task, json.dumps(rating.shown), *lists
         self._enter(rating.rater, rating.kind)
         cursor = self.connection.execute(
             "INSERT INTO ratings (submission, rater, task, shown, ranks, acceptable, reason, seconds, "
             "created) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-            values,
+            (*given, rating.reason, rating.seconds, self._now()),
         )
-        self.connection.execute(
-            "DELETE FROM leases WHERE rater = ? AND task = ?", (rating.rater, rating.task)
-        )
+        self.connection.execute("DELETE FROM leases WHERE rater = ? AND task = ?", given[1:3])
         return cursor.rowcount == 1
 
     def _enter(self, rater: str, kind: Kind) -> None:
@@ -255,9 +227,6 @@ class RatingStore(SqliteFile):
         row = self.connection.execute(query, (rater,)).fetchone()
         return row[0] if row else "person"
 
-    def _facts(self) -> dict[str, str]:
-        return dict(self.connection.execute("SELECT name, value FROM facts").fetchall())
-
     def _lease(self, rater: str, task: str) -> None:
         """Keep a task for a person, who holds one at a time."""
         self.connection.execute(
@@ -265,14 +234,3 @@ class RatingStore(SqliteFile):
             "task = excluded.task, until = excluded.until",
             (rater, task, self._now() + LEASE_SECONDS),
         )
-
-
-def _task_row(place: int, task: RatingTask, facts: dict[str, str]) -> tuple[object, ...]:
-    """Return a row; ``draw`` orders tasks with as many rankings, at random by the seed."""
-    draw = hashlib.blake2b(f"{facts.get('seed')}/{task.id}".encode(), digest_size=8).digest()
-    items = json.dumps([asdict(item) for item in task.items], ensure_ascii=False)
-    return task.id, place, draw, task.prompt, task.group, items
-
-
-def _json(values: Sequence[object] | None) -> str | None:
-    return None if values is None else json.dumps(values)

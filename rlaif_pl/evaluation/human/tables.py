@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from rlaif_pl.data.metric_files import write_csv
-from rlaif_pl.evaluation.human.agreement import Rater
-from rlaif_pl.evaluation.human.findings import Findings, Reading
-from rlaif_pl.evaluation.human.records import PEOPLE, Kind, Rating
-from rlaif_pl.evaluation.human.tasks import RatingTask
+from rlaif_pl.evaluation.human.findings import Findings, Raters, Reading
+from rlaif_pl.evaluation.human.records import PEOPLE, Rating
+from rlaif_pl.evaluation.human.tasks import Tasks
 from rlaif_pl.evaluation.pairs import judge_metrics
 from rlaif_pl.evaluation.results import StudyResults
 from rlaif_pl.evaluation.win_rates.measure import WinMatrix
 from rlaif_pl.evaluation.win_rates.report import cell_record, heat_map, judge_table, notes
 from rlaif_pl.statistics import Interval, flat_metrics
-from rlaif_pl.tables import PERCENT, POINTS, Cell, Column, Columns, Table
+from rlaif_pl.tables import PERCENT, POINTS, Column, Columns, Rows, Table
 
 
 def notes_of(reading: Reading) -> list[str]:
     """Return whose judgment the tables rest on, and what else has to be known beside them."""
-    found = [note for each in reading.findings for note in _notes(each, len(reading.findings) > 1)]
-    if len(reading.findings) > 1:
-        found.insert(0, "People and language models are never counted together.")
+    is_shared = len(reading.findings) > 1
+    found = ["People and language models are never counted together."] * is_shared
+    for each in reading.findings:
+        who, rankings = each.readers.plural, each.rankings
+        others = "" if each.readers is PEOPLE else ", not by people"
+        found.append(f"Read by {who}{others}: raters {len(each.raters)}, rankings {rankings}.")
+        said = f"{who.capitalize()}: " * is_shared
+        found += [said + note for note in [*notes(each.matrix), *_remarks(each)]]
     if reading.pairs:
         found.append(
             "Cohen's kappa is 0 at chance and 1 in full agreement; n/a where both raters only ever "
@@ -39,96 +43,55 @@ def _tables(found: Findings, is_shared: bool) -> Iterator[Table]:
         table = judge_table(found.matrix, judge)
         on = f", on what {who} ranked" if is_shared and judge != who else ""
         yield replace(table, title=table.title + on)
-    yield _policies(found)
-    if found.acceptable.ratings:
-        yield from _acceptable(found)
-    yield _agreements(found)
-    yield _raters(found)
+    yield from _of_policies(found)
+    yield from _of_raters(found)
 
 
-def _policies(found: Findings) -> Table:
+def _of_policies(found: Findings) -> Iterator[Table]:
+    columns: Columns = ["policy", Column("mean rank", ".2f"), Column("ranked best, %", PERCENT)]
+    columns += [Column("words", ".1f"), Column("copied 4-grams, %", PERCENT)]
     policies = found.matrix.policies
-    rows: list[list[Cell]] = [
+    rows: Rows = [
         [name, *ranks, policies[name].words, policies[name].copied_4grams]
         for name, ranks in found.ranks.items()
     ]
-    columns: Columns = [
-        "policy",
-        Column("mean rank", ".2f"),
-        Column("ranked best, %", PERCENT),
-        Column("words", ".1f"),
-        Column("copied 4-grams, %", PERCENT),
-    ]
-    return Table(f"Policies, by {found.readers.plural}", columns, rows)
+    by, acceptable = f"by {found.readers.plural}", found.acceptable
+    yield Table(f"Policies, {by}", columns, rows)
+    if acceptable.shares:
+        columns = ["policy", Column("acceptable, %", PERCENT), "judged"]
+        rows = [[name, share, share.n] for name, share in acceptable.shares.items()]
+        yield Table(f"Acceptable texts, {by}", columns, rows)
+        columns = ["policy minus policy", Column("percentage points", POINTS)]
+        rows = [[f"{a} minus {b}", each] for (a, b), each in acceptable.differences.items()]
+        yield Table(f"Acceptable texts, paired differences, {by}", columns, rows)
 
 
-def _acceptable(found: Findings) -> Iterator[Table]:
-    shares, who = found.acceptable.shares, found.readers.plural
-    yield Table(
-        f"Acceptable texts, by {who}",
-        ["policy", Column("acceptable, %", PERCENT), "judged"],
-        [[name, share, share.n] for name, share in shares.items()],
-    )
-    yield Table(
-        f"Acceptable texts, paired differences, by {who}",
-        ["policy minus policy", Column("percentage points", POINTS)],
-        [[f"{a} minus {b}", each] for (a, b), each in found.acceptable.differences.items()],
-    )
-
-
-def _agreements(found: Findings) -> Table:
+def _of_raters(found: Findings) -> Iterator[Table]:
     one, who = found.readers.one, found.readers.plural
     shared = sum(len(each.ranks) > 1 for each in found.ranked)
-    rows: list[list[Cell]] = [[f"another {one}", None, found.people.agreement, f"{shared} prompts"]]
+    columns: Columns = ["judge", Column(f"agrees with most {who}, %", PERCENT)]
+    columns += [Column(f"with one {one}, %", PERCENT), "pairs of responses"]
+    rows: Rows = [[f"another {one}", None, found.people.agreement, f"{shared} prompts"]]
     rows += [[each.judge, each.majority, each.person, each.pairs] for each in found.judges]
-    columns: Columns = [
-        "judge",
-        Column(f"agrees with most {who}, %", PERCENT),
-        Column(f"with one {one}, %", PERCENT),
-        "pairs of responses",
-    ]
-    return Table(f"Agreement with {who}", columns, rows)
-
-
-def _raters(found: Findings) -> Table:
-    columns: Columns = [
-        "rater",
-        "ranked",
-        "cannot judge",
-        Column("median s", ".0f"),
-        Column("minutes", ".1f"),
-        Column("correlation with others", ".2f"),
-        "on prompts",
-    ]
-    rows: list[list[Cell]] = [
+    yield Table(f"Agreement with {who}", columns, rows)
+    columns = ["rater", "ranked", "cannot judge", Column("median s", ".0f")]
+    columns += [Column("minutes", ".1f"), Column("correlation with others", ".2f"), "on prompts"]
+    rows = [
         [r.name, r.ranked, r.skipped, r.median_seconds, r.minutes, r.correlation, r.shared]
         for r in found.raters.values()
     ]
-    return Table(found.readers.plural.capitalize(), columns, rows)
+    yield Table(who.capitalize(), columns, rows)
 
 
 def _pairs(reading: Reading) -> Iterator[Table]:
-    if reading.pairs:
-        columns: Columns = [
-            "raters",
-            Column("kappa of preferences", ".2f"),
-            "pairs of texts",
-            Column("kappa of acceptable", ".2f"),
-            "texts",
-        ]
-        rows: list[list[Cell]] = [
-            [f"{p.a} and {p.b}", p.preferences, p.preferences.n, p.acceptable, p.acceptable.n]
-            for p in reading.pairs
-        ]
+    columns: Columns = ["raters", Column("kappa of preferences", ".2f"), "pairs of texts"]
+    columns += [Column("kappa of acceptable", ".2f"), "texts"]
+    rows: Rows = [
+        [f"{p.a} and {p.b}", p.preferences, p.preferences.n, p.acceptable, p.acceptable.n]
+        for p in reading.pairs
+    ]
+    if rows:
         yield Table("Every two raters", columns, rows)
-
-
-def _notes(found: Findings, is_shared: bool) -> Iterator[str]:
-    who = found.readers.plural
-    others = "" if found.readers is PEOPLE else ", not by people"
-    yield f"Read by {who}{others}: raters {len(found.raters)}, rankings {found.rankings}."
-    for note in [*notes(found.matrix), *_remarks(found)]:
-        yield f"{who.capitalize()}: {note}" if is_shared else note
 
 
 def _remarks(found: Findings) -> Iterator[str]:
@@ -162,11 +125,10 @@ PLOT = "win_rates"
 
 def results_of(reading: Reading) -> StudyResults:
     """Lay a reading out as tables, notes, numbers and a plot."""
-    metrics: dict[str, float] = {}
+    judged: dict[str, int] = {found.readers.source: found.rankings for found in reading.findings}
+    metrics = judge_metrics(judged, "rating")
     for found in reading.findings:
         metrics |= _metrics(found)
-    judged: dict[str, int] = {found.readers.source: found.rankings for found in reading.findings}
-    metrics |= judge_metrics(judged, "rating")
     for each in reading.pairs:
         names = f"{each.a}_and_{each.b}".replace(" ", "_")
         metrics |= each.preferences.to_metrics(f"rating/kappa_preferences/{names}")
@@ -189,45 +151,30 @@ def results_of(reading: Reading) -> StudyResults:
 
 
 def write_ratings(
-    folder: Path | str,
-    tasks: Mapping[str, RatingTask],
-    ratings: Sequence[Rating],
-    raters: Mapping[Kind, Mapping[str, Rater]],
+    folder: Path | str, tasks: Tasks, ratings: Sequence[Rating], raters: Raters
 ) -> None:
     """Write FOLDER/ratings.csv: a row a rating and response, without texts."""
     rows: list[dict[str, object]] = []
     for number, rating in enumerate(ratings, 1):
-        task = tasks[rating.task]
+        task, said = tasks[rating.task], rating.acceptable
+        name = raters[rating.kind][rating.name].name
         for place, item in enumerate(rating.shown, 1):
-            said = rating.acceptable
-            rows.append(
-                {
-                    "rating": number,
-                    "rater": raters[rating.kind][rating.rater.casefold()].name,
-                    "kind": rating.kind,
-                    "task": task.id,
-                    "group": task.group,
-                    "policies": "+".join(task.items[item].policies),
-                    "place": place,
-                    "rank": "" if rating.ranks is None else rating.ranks[item],
-                    "acceptable": "" if said is None else int(said[item]),
-                    "seconds": f"{rating.seconds:.1f}",
-                    "time": f"{rating.created:.0f}",
-                    "reason": rating.reason or "",
-                }
-            )
+            row: dict[str, object] = {"rating": number, "rater": name, "kind": rating.kind}
+            row |= {"task": task.id, "group": task.group}
+            row |= {"policies": "+".join(task.items[item].policies), "place": place}
+            row["rank"] = "" if rating.ranks is None else rating.ranks[item]
+            row["acceptable"] = "" if said is None else int(said[item])
+            row |= {"seconds": f"{rating.seconds:.1f}", "time": f"{rating.created:.0f}"}
+            rows.append(row | {"reason": rating.reason or ""})
     write_csv(Path(folder) / "ratings.csv", rows)
 
 
 def _plotted(reading: Reading) -> WinMatrix:
-    first, *others = reading.findings
-    matrix = first.matrix
-    for found in others:
-        who = found.readers.plural
-        cells = [cell for cell in found.matrix.cells if cell.judge == who]
-        judges = {**matrix.judges, who: ()}
-        matrix = replace(matrix, judges=judges, cells=[*matrix.cells, *cells])
-    return matrix
+    first, *rest = (found.matrix for found in reading.findings)
+    names = [found.readers.plural for found in reading.findings[1:]]
+    cells = [c for x, name in zip(rest, names, strict=True) for c in x.cells if c.judge == name]
+    judges = {**first.judges, **dict.fromkeys(names, ())}
+    return replace(first, judges=judges, cells=[*first.cells, *cells])
 
 
 def _metrics(found: Findings) -> dict[str, float]:

@@ -6,11 +6,10 @@ import math
 import pytest
 
 from rlaif_pl.data.preferences import write_preferences
-from rlaif_pl.evaluation.human.findings import reading_of
+from rlaif_pl.evaluation.human.findings import preferences_of, reading_of
 from rlaif_pl.evaluation.human.records import Rating
 from rlaif_pl.evaluation.human.tables import results_of, write_ratings
-from rlaif_pl.evaluation.human.tasks import Item, RatingTask
-from rlaif_pl.evaluation.human.win_rates import Ranked, gather, preferences_of
+from rlaif_pl.evaluation.human.tasks import Item, Ranked, RatingTask, gather
 from rlaif_pl.evaluation.pairs import JudgeVerdicts, comparison_key
 from rlaif_pl.reporting.files import read_results
 from rlaif_pl.statistics import Estimator

@@ -4,10 +4,9 @@ import csv
 
 import pytest
 
-from rlaif_pl.evaluation.human.findings import acceptability, reading_of
+from rlaif_pl.evaluation.human.findings import acceptability, preferences_of, reading_of
 from rlaif_pl.evaluation.human.records import Rating
 from rlaif_pl.evaluation.human.tables import results_of, write_ratings
-from rlaif_pl.evaluation.human.win_rates import preferences_of
 from rlaif_pl.statistics import Estimator, cohen_kappa, wilson
 
 SETTINGS = Estimator(draws=200)
@@ -37,7 +36,7 @@ MODEL = [
 
 def test_shares_of_acceptable_texts_and_their_differences(tasks):
     found = acceptability(tasks, TWO, "abc", SETTINGS)
-    assert found.ratings == 3  # Bo said nothing of t2
+    assert found.shares["a"].n == 3  # Bo said nothing of t2
     assert {name: share.value for name, share in found.shares.items()} == {
         "a": 1, "b": pytest.approx(1 / 3), "c": 0,
     }  # fmt: skip
