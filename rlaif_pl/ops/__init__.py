@@ -2,8 +2,7 @@
 
 from rlaif_pl.ops._library import EXTENSION_LOADED, backend_of, use_reference
 from rlaif_pl.ops._products import device_memory, linear_logits, widened_once
-from rlaif_pl.ops.gae import gae
-from rlaif_pl.ops.kl_gae import KLGae, kl_gae
+from rlaif_pl.ops.gae import KLGae, gae, kl_gae
 from rlaif_pl.ops.linear import linear_logprob
 from rlaif_pl.ops.pairwise import PairwiseSums, pairwise_ce, pairwise_ce_sums
 from rlaif_pl.ops.reference import wide_dtype

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rlaif_pl.ops._library import has_values
-
 FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
@@ -24,7 +22,12 @@ def check(
 
     A letter in ``shape`` stands for any number.
     """
-    fits = tensor.shape == shape or _fits(tensor.shape, shape)
+    fits = tensor.shape == shape or (
+        tensor.dim() == len(shape)
+        and all(
+            isinstance(size, str) or size == n for n, size in zip(tensor.shape, shape, strict=True)
+        )
+    )
     is_here = like is None or tensor.device == like.device
     if fits and is_here and tensor.dtype in dtypes:
         return
@@ -37,10 +40,11 @@ def check(
     )
 
 
-def _fits(found: Sequence[int], wanted: Sequence[int | str]) -> bool:
-    return len(found) == len(wanted) and all(
-        isinstance(size, str) or size == own for own, size in zip(found, wanted, strict=True)
-    )
+def has_values(tensor: Tensor) -> bool:
+    """Return True if elements can be looked at: no tracing, no fake or meta tensor."""
+    if torch.compiler.is_compiling() or tensor.device.type == "meta":
+        return False
+    return type(tensor) in (Tensor, torch.nn.Parameter)
 
 
 def check_values(
@@ -58,19 +62,3 @@ def check_values(
         raise ValueError(
             f"{op}: {name} must {meaning}, got {tensor[row].item()} at index {row}; mend or drop it"
         )
-
-
-def rows_or_whole(
-    op: str, first: Tensor, lengths: Tensor | None, bootstrap: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Check lengths and bootstrap of the rows of ``first``; None stands for whole rows and for 0."""
-    count, width = first.shape
-    if lengths is None:
-        lengths = first.new_full((count,), width, dtype=torch.int64)
-    else:
-        check(op, "lengths", lengths, (count,), (torch.int64,), first)
-        check_values(op, "lengths", lengths, 0, width, f"lie in [0, {width}]")
-    if bootstrap is None:
-        return lengths, first.new_zeros(count)
-    check(op, "bootstrap", bootstrap, (count,), (first.dtype,), first)
-    return lengths, bootstrap

@@ -51,8 +51,9 @@ COMPOSED = (
     " Tensor rows, float temperature, float softcap, bool trains_weight, bool trains_bias)"
     " -> (Tensor dhidden, Tensor dweight, Tensor dbias)",
 )
+BUILD = "RLAIF_PL_BUILD={} pip install --no-build-isolation --no-deps -e ."
 HOW_TO_BUILD = (
-    "build it with `RLAIF_PL_BUILD=cpu pip install --no-build-isolation --no-deps -e .` "
+    f"build it with `{BUILD.format('cpu')}` "
     "(cuda instead of cpu where torch has CUDA and nvcc is installed)"
 )
 
@@ -63,8 +64,7 @@ def _warn_of_missing_cuda_kernels() -> None:
         return  # asked for
     warnings.warn(
         "no CUDA kernels are built, so on this GPU the PyTorch reference of each op runs, with tens of "
-        "launches for one; build them with `RLAIF_PL_BUILD=cuda pip install "
-        "--no-build-isolation --no-deps -e .`, which needs nvcc",
+        f"launches for one; build them with `{BUILD.format('cuda')}`, which needs nvcc",
         RuntimeWarning,
         stacklevel=2,
     )
@@ -151,33 +151,13 @@ def use_reference() -> Iterator[None]:
 
 
 def backend_of(op: str, device_type: str) -> str:
-    """Say which implementation an op runs; log it when a run starts.
-
-    Args:
-        op: Name in the ``rlaif_pl`` namespace, one of ``OPS``.
-        device_type: ``cpu``, ``cuda`` or another torch device type.
-
-    Returns:
-        ``"compiled"`` or ``"reference"``.
+    """Say whether an op, one of ``OPS``, runs "compiled" or by its "reference" on a type of device.
 
     Raises:
         ValueError: No such op.
     """
     if op not in OPS:
         raise ValueError(f"backend_of: op must be one of {', '.join(OPS)}; got {op!r}")
-    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key(
-        f"{NAMESPACE}::{op}", device_type.upper()
-    )
-    return "compiled" if has_kernel and not _overrides else "reference"
-
-
-def implement(op: str, function: Callable[..., object]) -> None:
-    """Give a composed op its one implementation."""
-    _library.impl(op, function, "CompositeExplicitAutograd")
-
-
-def has_values(tensor: Tensor) -> bool:
-    """Return True if elements can be looked at: no tracing, no fake or meta tensor."""
-    if torch.compiler.is_compiling() or tensor.device.type == "meta":
-        return False
-    return type(tensor) in (Tensor, torch.nn.Parameter)
+    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
+    is_compiled = has_kernel(f"{NAMESPACE}::{op}", device_type.upper()) and not _overrides
+    return "compiled" if is_compiled else "reference"

@@ -47,8 +47,8 @@ def device_memory(device: torch.device) -> int:
 def block_sizes(weight: Tensor) -> BlockSizes:
     """Return how much of a product with an output embedding is made at a time on its device.
 
-    A block is about six launches and as many calls in Python, whatever its size: a CPU wants a block
-    that fits its cache, a GPU one that keeps it busy until the host has sent the next.
+    A block is about six launches: a CPU wants one that fits its cache, a GPU one that keeps it busy
+    until the host has sent the next.
     """
     memory = device_memory(weight.device)
     if memory == 0:
@@ -95,12 +95,10 @@ class _Widened(torch.autograd.Function):
         ctx.save_for_backward(hidden, weight)
         if not _widens(weight):
             return product(hidden, weight.t())
-        acc = accumulator_dtype(weight.dtype)
-        logits = hidden.new_empty(len(hidden), len(weight), dtype=acc)
-        wide, room = hidden.to(acc), make_room(hidden, weight)
-        for rows, columns in blocks(hidden, weight):
-            block = widened(weight[columns], room)
-            logits[rows, columns] = block_logits(wide[rows], block, room)
+        wide = hidden.to(accumulator_dtype(weight.dtype))
+        logits = wide.new_empty(len(hidden), len(weight))
+        for rows, columns, _, block_logits in block_products(wide, weight):
+            logits[rows, columns] = block_logits
         return logits
 
     @staticmethod
@@ -109,12 +107,9 @@ class _Widened(torch.autograd.Function):
         hidden, weight = ctx.saved_tensors
         needs_hidden, needs_weight = ctx.needs_input_grad
         slope = grad if _widens(weight) else grad.to(weight.dtype)
-        dhidden = product(slope, weight) if needs_hidden else None
-        dweight = product(slope.t(), hidden) if needs_weight else None
-        return (
-            None if dhidden is None else dhidden.to(hidden.dtype),
-            None if dweight is None else dweight.to(weight.dtype),
-        )
+        dhidden = product(slope, weight).to(hidden.dtype) if needs_hidden else None
+        dweight = product(slope.t(), hidden).to(weight.dtype) if needs_weight else None
+        return dhidden, dweight
 
 
 def add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
@@ -134,10 +129,10 @@ class Room(NamedTuple):
 
 def make_room(hidden: Tensor, weight: Tensor) -> Room:
     """Return memory for the blocks of a product."""
-    acc = accumulator_dtype(weight.dtype)
-    sizes = [(r.stop - r.start, c.stop - c.start) for r, c in blocks(hidden, weight)]
     if _multiplies_16_bits(weight):
         return Room(None, None)
+    acc = accumulator_dtype(weight.dtype)
+    sizes = [(r.stop - r.start, c.stop - c.start) for r, c in blocks(hidden, weight)]
     logits = hidden.new_empty(max((r * c for r, c in sizes), default=0), dtype=acc)
     if not _widens(weight):
         return Room(logits, None)
@@ -145,17 +140,19 @@ def make_room(hidden: Tensor, weight: Tensor) -> Room:
     return Room(logits, weight.new_empty(most, weight.shape[1], dtype=acc))
 
 
-def widened(block: Tensor, room: Room) -> Tensor:
-    """Return rows of an embedding in the type that products take: on a CPU no 16 bits."""
-    return block if room.embedding is None else room.embedding[: len(block)].copy_(block)
+def block_products(hidden: Tensor, weight: Tensor) -> Iterator[tuple[slice, slice, Tensor, Tensor]]:
+    """Yield rows, columns, embedding and logits of each block; the next one may overwrite these two.
 
-
-def block_logits(hidden: Tensor, block: Tensor, room: Room) -> Tensor:
-    """Logits of rows for a block of the embedding ``(B, D)``, in ``room`` where it has any."""
-    if room.logits is None:
-        return product(hidden, block.t())
-    shape = len(hidden), len(block)
-    return product(hidden, block.t(), out=room.logits[: shape[0] * shape[1]].view(shape))
+    The embedding is of the type that products take: on a CPU no 16 bits.
+    """
+    room = make_room(hidden, weight)
+    for rows, columns in blocks(hidden, weight):
+        block = weight[columns]
+        if room.embedding is not None:
+            block = room.embedding[: len(block)].copy_(block)
+        shape = rows.stop - rows.start, len(block)
+        out = None if room.logits is None else room.logits[: shape[0] * shape[1]].view(shape)
+        yield rows, columns, block, product(hidden[rows], block.t(), out)
 
 
 def _multiplies_16_bits(weight: Tensor) -> bool:
@@ -172,10 +169,8 @@ def weight_gradient_dtype(hidden: Tensor, weight: Tensor) -> torch.dtype:
     On a GPU it is rounded to 16 bits once, at the end, and not once for every block of rows. A CPU
     saves the memory.
     """
-    several = len(hidden) > block_sizes(weight).rows
-    return (
-        accumulator_dtype(weight.dtype) if several and _multiplies_16_bits(weight) else weight.dtype
-    )
+    in_parts = len(hidden) > block_sizes(weight).rows and _multiplies_16_bits(weight)
+    return accumulator_dtype(weight.dtype) if in_parts else weight.dtype
 
 
 _widened_weights: ContextVar[dict[int, tuple[Tensor, Tensor]] | None] = ContextVar(
@@ -233,9 +228,8 @@ def linear_logits(hidden: Tensor, weight: Tensor, bias: Tensor | None = None) ->
     acc = accumulator_dtype(weight.dtype)
     if not torch.is_grad_enabled():
         weight = _widened_weight(weight)
-    logits = (
-        product(hidden, weight.t())
-        if weight.dtype == acc
-        else _Widened.apply(hidden if _widens(weight) else hidden.to(weight.dtype), weight)
-    )
+    if weight.dtype == acc:
+        logits = product(hidden, weight.t())
+    else:
+        logits = _Widened.apply(hidden if _widens(weight) else hidden.to(weight.dtype), weight)
     return logits if bias is None else logits + bias.to(acc)

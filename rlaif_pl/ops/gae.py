@@ -1,32 +1,48 @@
-"""Generalized advantage estimation over rows of unequal length.
+"""Advantages of rows of unequal length: GAE, alone or with reward shaping and KL in one pass.
 
-Left out of the algorithm: several episodes in one row. A row is one trajectory, padded at the
-right.
+A row is one trajectory, padded at the right; several episodes in one row are left out.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from rlaif_pl.ops._checks import FLOATING, check, rows_or_whole
-from rlaif_pl.ops._library import has_values
+from rlaif_pl.ops._checks import FLOATING, check, check_values, has_values
+from rlaif_pl.ops.reference import wide_dtype
+
+
+@dataclass(frozen=True, slots=True)
+class KLGae:
+    """Targets of one actor-critic step; none of them has a gradient.
+
+    Attributes:
+        advantages: ``(N, T)``, 0 at padding.
+        returns: Value targets. ``(N, T)``, 0 at padding.
+        kl: Sum of ``logprob - ref_logprob`` over the valid steps of each row, in nats. ``(N,)``
+        moments: Sums of the advantages and of their squares over the valid steps of each row. To
+            whiten, add up the rows that count (of all ranks) and divide by their number of steps.
+            ``(N, 2)`` float64 (float32 on MPS, see ``wide_dtype``)
+    """
+
+    advantages: Tensor
+    returns: Tensor
+    kl: Tensor
+    moments: Tensor
 
 
 @torch.library.register_fake("rlaif_pl::gae")
-def _(
-    rewards: Tensor,
-    values: Tensor,
-    lengths: Tensor,
-    bootstrap: Tensor,
-    gamma: float,
-    gae_lambda: float,
-) -> tuple[Tensor, Tensor]:
-    torch._check(rewards.dim() == 2)
-    torch._check(values.shape == rewards.shape)
-    torch._check(lengths.shape == rewards.shape[:1])
-    torch._check(bootstrap.shape == rewards.shape[:1])
+def _(rewards, values, lengths, bootstrap, gamma, gae_lambda):  # type: ignore[no-untyped-def]
     return rewards.new_empty(rewards.shape), rewards.new_empty(rewards.shape)
+
+
+@torch.library.register_fake("rlaif_pl::kl_gae")
+def _(logprobs, ref_logprobs, values, scores, lengths, bootstrap, kl_coef, gamma, gae_lambda):  # type: ignore[no-untyped-def]
+    targets = logprobs.new_empty(logprobs.shape), logprobs.new_empty(logprobs.shape)
+    moments = logprobs.new_empty(len(logprobs), 2, dtype=wide_dtype(logprobs.device))
+    return *targets, logprobs.new_empty(len(logprobs)), moments
 
 
 def gae(
@@ -76,20 +92,90 @@ def gae(
     """
     check("gae", "rewards", rewards, ("N", "T"), FLOATING)
     check("gae", "values", values, rewards.shape, (rewards.dtype,), rewards)
-    check_coefficients("gae", gamma, gae_lambda)
     if is_response is not None:
         if lengths is not None:
             raise ValueError("gae: got both lengths and is_response; pass one of them")
         lengths = _lengths_of_prefix(is_response, rewards)
-    lengths, bootstrap = rows_or_whole("gae", rewards, lengths, bootstrap)
+    lengths, bootstrap = _checked("gae", rewards, lengths, bootstrap, gamma, gae_lambda)
     return torch.ops.rlaif_pl.gae.default(rewards, values, lengths, bootstrap, gamma, gae_lambda)
 
 
-def check_coefficients(op: str, gamma: float, gae_lambda: float) -> None:
-    """Refuse a discount or trace decay outside [0, 1]."""
+def kl_gae(
+    logprobs: Tensor,
+    ref_logprobs: Tensor,
+    values: Tensor,
+    scores: Tensor,
+    *,
+    lengths: Tensor | None = None,
+    bootstrap: Tensor | None = None,
+    kl_coef: float = 0.05,
+    gamma: float = 1.0,
+    gae_lambda: float = 1.0,
+) -> KLGae:
+    """Estimate advantages under a KL penalty a token and a score at the end of each response.
+
+    With ``L`` valid steps in a row, the rewards are::
+
+        r[t] = -kl_coef * (logprobs[t] - ref_logprobs[t]) + (scores if t == L - 1 else 0)
+
+    and the rest is ``gae``. An empty row has nowhere to put its score. Scale the scores by
+    ``1 - kl_coef`` and subtract penalties first, where wanted.
+
+    Source: Lee et al. 2023 (RLAIF), https://arxiv.org/abs/2309.00267v2, appendix A.3; Schulman et
+    al. 2016, https://arxiv.org/abs/1506.02438, eq. 11, 12 and 16.
+
+    Args:
+        logprobs: Policy's log-probability of each token taken. ``(N, T)``
+        ref_logprobs: Reference's. ``(N, T)``
+        values: Critic's estimate before each token. ``(N, T)``
+        scores: Of each whole response. ``(N,)``
+        lengths: As in ``gae``. ``(N,)`` int64
+        bootstrap: As in ``gae``. ``(N,)``
+        kl_coef: Weight of the KL penalty, at least 0.
+        gamma: Discount per token, in [0, 1].
+        gae_lambda: Trace decay, in [0, 1].
+
+    Returns:
+        The targets, in the dtype of ``logprobs``; what padding holds has no effect.
+
+    Raises:
+        ValueError: Shapes, dtypes or devices do not fit; a number is out of range.
+    """
+    check("kl_gae", "logprobs", logprobs, ("N", "T"), FLOATING)
+    for name, other in (("ref_logprobs", ref_logprobs), ("values", values)):
+        check("kl_gae", name, other, logprobs.shape, (logprobs.dtype,), logprobs)
+    check("kl_gae", "scores", scores, logprobs.shape[:1], (logprobs.dtype,), logprobs)
+    if not kl_coef >= 0:
+        raise ValueError(f"kl_gae: kl_coef must be at least 0, got {kl_coef}")
+    lengths, bootstrap = _checked("kl_gae", logprobs, lengths, bootstrap, gamma, gae_lambda)
+    targets = torch.ops.rlaif_pl.kl_gae.default(
+        logprobs, ref_logprobs, values, scores, lengths, bootstrap, kl_coef, gamma, gae_lambda
+    )
+    return KLGae(*targets)
+
+
+def _checked(
+    op: str,
+    first: Tensor,
+    lengths: Tensor | None,
+    bootstrap: Tensor | None,
+    gamma: float,
+    gae_lambda: float,
+) -> tuple[Tensor, Tensor]:
+    """Check what both ops take; lengths and bootstrap, where None is whole rows of ``first`` and 0."""
     for name, coefficient in (("gamma", gamma), ("gae_lambda", gae_lambda)):
         if not 0.0 <= coefficient <= 1.0:
             raise ValueError(f"{op}: {name} must lie in [0, 1], got {coefficient}")
+    count, width = first.shape
+    if lengths is None:
+        lengths = first.new_full((count,), width, dtype=torch.int64)
+    else:
+        check(op, "lengths", lengths, (count,), (torch.int64,), first)
+        check_values(op, "lengths", lengths, 0, width, f"lie in [0, {width}]")
+    if bootstrap is None:
+        return lengths, first.new_zeros(count)
+    check(op, "bootstrap", bootstrap, (count,), (first.dtype,), first)
+    return lengths, bootstrap
 
 
 def _lengths_of_prefix(is_response: Tensor, rewards: Tensor) -> Tensor:

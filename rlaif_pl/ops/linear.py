@@ -3,9 +3,8 @@
 The output embedding is taken in blocks of columns: a matrix product gives a block's logits, and a
 fused kernel folds them into the running statistics of the softmax. Where only the hidden states
 need a gradient, that same block, by then exp(z - max), is multiplied back onto the embedding, so the
-derivative is ready when the forward pass ends and costs no second look at the logits. Where the
-embedding is trained, the backward pass makes the blocks again and writes each part of the
-embedding's gradient once.
+derivative is ready when the forward pass ends. Where the embedding is trained, the backward pass makes
+the blocks again and writes each part of the embedding's gradient once.
 """
 
 from __future__ import annotations
@@ -14,14 +13,10 @@ import torch
 from torch import Tensor
 
 from rlaif_pl.ops._checks import FLOATING, check, check_values
-from rlaif_pl.ops._library import implement
 from rlaif_pl.ops._products import (
     add_product,
-    block_logits,
-    blocks,
-    make_room,
+    block_products,
     weight_gradient_dtype,
-    widened,
     without_autocast,
 )
 from rlaif_pl.ops.reference import accumulator_dtype
@@ -29,10 +24,7 @@ from rlaif_pl.ops.reference import accumulator_dtype
 OP = "linear_logprob"  # in messages
 
 
-def _part(bias: Tensor | None, columns: slice) -> Tensor | None:
-    return None if bias is None else bias[columns]
-
-
+@without_autocast
 def _forward(
     hidden: Tensor,
     weight: Tensor,
@@ -48,14 +40,11 @@ def _forward(
     state[:, 0] = -torch.inf
     mean = torch.zeros(num_rows if keep_slope else 0, width, dtype=acc, device=hidden.device)
     wide_bias = None if bias is None else bias.to(acc)
-    room = make_room(hidden, weight)
-    for rows, columns in blocks(hidden, weight):
-        block = widened(weight[columns], room)
-        logits = block_logits(hidden[rows], block, room)
+    for rows, columns, block, logits in block_products(hidden, weight):
         torch.ops.rlaif_pl.online_softmax_update_.default(
             logits,
             tokens[rows],
-            _part(wide_bias, columns),
+            None if wide_bias is None else wide_bias[columns],
             state[rows],
             columns.start,
             1.0 / temperature,
@@ -68,29 +57,18 @@ def _forward(
     logsumexp = largest + total.log()
     entropy = total.log() - moment / total
     logprob = taken - logsumexp
-    if keep_slope:
-        mean = _slope(mean, total, taken, weight[tokens], temperature, softcap)
+    if keep_slope:  # d logprob / d hidden: taken minus mean
+        mean.div_(-total[:, None])
+        if softcap == 0:
+            mean.add_(weight[tokens])
+        else:
+            tanh = taken * (temperature / softcap)
+            mean.addcmul_(weight[tokens].to(acc), (1 - tanh * tanh)[:, None])
+        mean.div_(temperature)
     return logprob, entropy, logsumexp, mean.to(hidden.dtype)
 
 
-def _slope(
-    mean: Tensor,
-    total: Tensor,
-    taken: Tensor,
-    embedding: Tensor,
-    temperature: float,
-    softcap: float,
-) -> Tensor:
-    """Turn weighted sums of embeddings into d logprob / d hidden: taken minus mean. ``(N, D)``."""
-    mean.div_(-total[:, None])
-    if softcap == 0:
-        mean.add_(embedding)
-    else:
-        tanh = taken * (temperature / softcap)
-        mean.addcmul_(embedding.to(mean.dtype), (1 - tanh * tanh)[:, None])
-    return mean.div_(temperature)
-
-
+@without_autocast
 def _backward_blocks(
     hidden: Tensor,
     weight: Tensor,
@@ -110,14 +88,11 @@ def _backward_blocks(
     )
     dbias = torch.zeros(len(weight) if trains_bias else 0, dtype=acc, device=hidden.device)
     wide_bias = None if bias is None else bias.to(acc)
-    room = make_room(hidden, weight)
-    for these, columns in blocks(hidden, weight):
-        block = widened(weight[columns], room)
-        slopes = block_logits(hidden[these], block, room)
+    for these, columns, block, slopes in block_products(hidden, weight):
         torch.ops.rlaif_pl.online_softmax_backward_.default(
             slopes,
             tokens[these],
-            _part(wide_bias, columns),
+            None if wide_bias is None else wide_bias[columns],
             rows[these],
             columns.start,
             1.0 / temperature,
@@ -132,8 +107,8 @@ def _backward_blocks(
     return dhidden.to(hidden.dtype), dweight.to(weight.dtype), dbias.to(bias_dtype)
 
 
-implement("linear_logprob_fwd", without_autocast(_forward))
-implement("linear_logprob_bwd", without_autocast(_backward_blocks))
+torch.library.impl("rlaif_pl::linear_logprob_fwd", "default", _forward)
+torch.library.impl("rlaif_pl::linear_logprob_bwd", "default", _backward_blocks)
 
 
 @torch.library.register_fake("rlaif_pl::linear_logprob_fwd")
@@ -250,7 +225,13 @@ def linear_logprob(
     Raises:
         ValueError: Shapes, dtypes, devices, ``temperature`` or ``softcap`` do not fit.
     """
-    _check(hidden, weight, tokens, bias)
+    check(OP, "hidden", hidden, ("N", "D"), FLOATING)
+    check(OP, "weight", weight, ("V", hidden.shape[1]), (hidden.dtype,), hidden)
+    check(OP, "tokens", tokens, hidden.shape[:1], (torch.int64,), hidden)
+    if bias is not None:
+        check(OP, "bias", bias, weight.shape[:1], FLOATING, hidden)
+    most = len(weight) - 1
+    check_values(OP, "tokens", tokens, 0, most, f"lie in [0, {most}], without padding")
     for name, number in (("temperature", temperature), ("softcap", softcap)):
         if number is not None and not number > 0:
             raise ValueError(f"{OP}: {name} must be above 0, got {number}")
@@ -266,13 +247,3 @@ def linear_logprob(
         needs_grad and not trains_head and not entropy_gradient,
     )
     return logprob, entropy
-
-
-def _check(hidden: Tensor, weight: Tensor, tokens: Tensor, bias: Tensor | None) -> None:
-    check(OP, "hidden", hidden, ("N", "D"), FLOATING)
-    check(OP, "weight", weight, ("V", hidden.shape[1]), (hidden.dtype,), hidden)
-    check(OP, "tokens", tokens, hidden.shape[:1], (torch.int64,), hidden)
-    if bias is not None:
-        check(OP, "bias", bias, weight.shape[:1], FLOATING, hidden)
-    most = len(weight) - 1
-    check_values(OP, "tokens", tokens, 0, most, f"lie in [0, {most}], without padding")

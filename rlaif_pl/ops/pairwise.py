@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from rlaif_pl.ops._checks import FLOATING, check, check_values
 from rlaif_pl.ops.reference import accumulator_dtype, wide_dtype
-
-Outputs: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +33,7 @@ class PairwiseSums:
 
     @property
     def num_correct(self) -> Tensor:
-        """Weight of the pairs whose margin and target prefer the same response. ``()`` float64.
-
-        That is, of those with ``(margin > 0) == (target > 0.5)``.
-        """
+        """Weight of the pairs with ``(margin > 0) == (target > 0.5)``. ``()`` float64."""
         return self.others[1]
 
     @property
@@ -48,26 +43,14 @@ class PairwiseSums:
 
 
 @torch.library.register_fake("rlaif_pl::pairwise_ce_fwd")
-def _(
-    first: Tensor, second: Tensor, target: Tensor, weight: Tensor | None, each: bool = True
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    torch._check(first.dim() == 1)
-    torch._check(second.shape == first.shape)
-    torch._check(target.shape == first.shape)
-    torch._check(weight is None or weight.shape == first.shape)
+def _(first, second, target, weight, each=True):  # type: ignore[no-untyped-def]
     loss = first.new_empty(first.shape if each else 0)
-    return (
-        loss,
-        first.new_empty(first.shape),
-        target.new_empty(()),
-        target.new_empty(3, dtype=wide_dtype(target.device)),
-    )
+    sums = target.new_empty(3, dtype=wide_dtype(target.device))
+    return loss, first.new_empty(first.shape), target.new_empty(()), sums
 
 
 @torch.library.register_fake("rlaif_pl::pairwise_ce_bwd")
-def _(dmargin: Tensor, grad: Tensor, scale: float = 1.0) -> tuple[Tensor, Tensor]:
-    torch._check(dmargin.dim() == 1)
-    torch._check(grad.dim() == 0 or grad.shape == dmargin.shape)
+def _(dmargin, grad, scale=1.0):  # type: ignore[no-untyped-def]
     return dmargin.new_empty(dmargin.shape), dmargin.new_empty(dmargin.shape)
 
 
@@ -86,8 +69,7 @@ def _backward(ctx, grad_loss, grad_dmargin, grad_total, _grad_sums):  # type: ig
     if not ctx.each:  # the loss has no entries, and nor has its gradient
         grad_loss = None
     if grad_total is not None:  # () and so broadcast
-        if grad_total.dtype != dmargin.dtype:
-            grad_total = grad_total.to(dmargin.dtype)
+        grad_total = grad_total.to(dmargin.dtype)
         grad_loss = grad_total if grad_loss is None else grad_loss + grad_total
     if grad_dmargin is None and grad_loss is not None and not torch.is_grad_enabled():
         backward = torch.ops.rlaif_pl.pairwise_ce_bwd.default
@@ -161,7 +143,6 @@ def pairwise_ce(
             Its values, like those of ``weight``, are checked on the CPU only, on the way; on a GPU
             it would be a wait for the device. ``(N,)``
         weight: Importance of each pair, finite and at least 0; None stands for ones. ``(N,)``
-
         reduction: ``none``; ``sum``; or ``mean``, the sum over N, whatever the weights (NaN for no
             pairs). The last two never write the losses down, and cost no step of autograd.
 
@@ -187,22 +168,10 @@ def pairwise_ce_sums(
 ) -> PairwiseSums:
     """Add up ``pairwise_ce`` over a batch, with accuracy and margin, in one pass over memory.
 
-    Sums run in float64 over blocks of 1,024 pairs, so the number of threads changes nothing.
-
-    Args:
-        first: As in ``pairwise_ce``. ``(N,)``
-        second: As in ``pairwise_ce``. ``(N,)``
-        target: As in ``pairwise_ce``. ``(N,)``
-        weight: As in ``pairwise_ce``. ``(N,)``
-
-    Returns:
-        The sums; ``loss`` is differentiable like ``pairwise_ce``.
-
-    Raises:
-        ValueError: As ``pairwise_ce``.
+    Sums run in float64 over blocks of 1,024 pairs, so the number of threads changes nothing. Arguments
+    and errors are those of ``pairwise_ce``, and ``loss`` is differentiable like it.
     """
-    _, _, total, sums = _run(first, second, target, weight, False)
-    return PairwiseSums(total, sums)
+    return PairwiseSums(*_run(first, second, target, weight, False)[2:])
 
 
 def _run(
@@ -212,7 +181,7 @@ def _run(
     weight: Tensor | None,
     each: bool,
     is_mean: bool = False,
-) -> Outputs:
+) -> tuple[Tensor, ...]:
     check("pairwise_ce", "first", first, ("N",), FLOATING)
     check("pairwise_ce", "second", second, first.shape, (first.dtype,), first)
     target = _as_label("target", target, first)
@@ -220,7 +189,7 @@ def _run(
         weight = _as_label("weight", weight, first)
     op = torch.ops.rlaif_pl.pairwise_ce_fwd.default
     if torch.compiler.is_compiling():
-        outputs: Outputs = op(first, second, target, weight, each)
+        outputs: tuple[Tensor, ...] = op(first, second, target, weight, each)
         return (*outputs[:2], outputs[2] / len(first), outputs[3]) if is_mean else outputs
     scale = 1.0 if not is_mean else 1.0 / len(first) if len(first) else float("nan")
     try:
@@ -243,5 +212,4 @@ def _as_label(name: str, tensor: Tensor, first: Tensor) -> Tensor:
             f"pairwise_ce: {name} must not require a gradient, since none is computed for it; "
             "pass .detach()"
         )
-    wanted = accumulator_dtype(first.dtype)
-    return tensor if tensor.dtype == wanted else tensor.to(wanted)
+    return tensor.to(accumulator_dtype(first.dtype))

@@ -1,8 +1,7 @@
 """Plain PyTorch statements of every op: the definition the kernels are tested against.
 
-The signatures are those of the schemas in ``_library.py``. Arithmetic runs in ``accumulator_dtype``
-and is rounded once, at the end, to the dtype of the inputs; the kernels do the same. ``no_grad`` marks
-the ops whose results are targets.
+Signatures are those of the schemas in ``_library.py``; the wrappers say what arguments and results are.
+Arithmetic runs in ``accumulator_dtype`` and is rounded once, at the end; the kernels do the same.
 """
 
 from __future__ import annotations
@@ -30,24 +29,10 @@ def gae(
     gamma: float,
     gae_lambda: float,
 ) -> tuple[Tensor, Tensor]:
-    """Generalized advantage estimates and value targets by a reverse loop over time.
+    """Advantages and returns by a reverse loop over time, zero from ``lengths`` on; see ``ops.gae``.
 
-    Source: Schulman et al. 2016, https://arxiv.org/abs/1506.02438, eq. 11, 12 and 16.
-
-    Args:
-        rewards: ``(N, T)``
-        values: ``(N, T)``
-        lengths: Valid steps of each row, in [0, T]. ``(N,)`` int64
-        bootstrap: Value after the last valid step. ``(N,)``
-        gamma: Discount per step.
-        gae_lambda: Trace decay per step.
-
-    Returns:
-        ``(advantages, returns)``, each ``(N, T)`` contiguous, zero from ``lengths[n]`` on.
-
-    Raises:
-        RuntimeError: A length on the CPU is outside [0, T]. Elsewhere, where looking would wait for
-            the device, such a length acts as the nearer bound.
+    A length outside [0, T] is a RuntimeError on the CPU; elsewhere, where looking would wait for the
+    device, it acts as the nearer bound.
     """
     num_steps = rewards.shape[1]
     if lengths.device.type == "cpu" and ((lengths < 0) | (lengths > num_steps)).any():
@@ -81,36 +66,11 @@ def kl_gae(
     gamma: float,
     gae_lambda: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """``gae`` on rewards of ``-kl_coef * (log pi - log ref)`` a token, and the score at the last.
-
-    Source: Lee et al. 2023, https://arxiv.org/abs/2309.00267v2, appendix A.3; ``gae`` above.
-
-    Args:
-        logprobs: ``(N, T)``
-        ref_logprobs: ``(N, T)``
-        values: ``(N, T)``
-        scores: Added to the reward of the last valid step; an empty row has none. ``(N,)``
-        lengths: ``(N,)`` int64
-        bootstrap: ``(N,)``
-        kl_coef: Weight of the log-ratio.
-        gamma: Discount per step.
-        gae_lambda: Trace decay per step.
-
-    Returns:
-        ``(advantages, returns, kl, moments)``: advantages and returns as ``gae`` gives them;
-        ``kl``, the sum of the log-ratio over valid steps, ``(N,)``; ``moments``, the sums of the
-        advantages and of their squares over valid steps, ``(N, 2)`` in ``wide_dtype``.
-
-    Raises:
-        RuntimeError: As ``gae``.
-    """
+    """Return the fields of ``KLGae``: ``gae`` on the rewards that ``ops.kl_gae`` states."""
     acc = accumulator_dtype(logprobs.dtype)
     steps = torch.arange(logprobs.shape[1], device=logprobs.device)
-    ratio = torch.where(
-        steps < lengths[:, None],
-        logprobs.to(acc) - ref_logprobs.to(acc),
-        logprobs.new_zeros((), dtype=acc),
-    )
+    ratio = logprobs.to(acc) - ref_logprobs.to(acc)
+    ratio = torch.where(steps < lengths[:, None], ratio, 0.0)
     rewards = -kl_coef * ratio
     rewards = torch.where(steps == lengths[:, None] - 1, rewards + scores.to(acc)[:, None], rewards)
     advantages, returns = gae(
@@ -127,9 +87,9 @@ def kl_gae(
 def pairwise_ce_fwd(
     first: Tensor, second: Tensor, target: Tensor, weight: Tensor | None, each: bool = True
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Weighted cross-entropy of soft preferences, and its derivative in the margin.
+    """Weighted cross-entropy of soft preferences, its derivative in the margin, and sums.
 
-    With ``m = first - second`` and ``p = target``::
+    With ``m = first - second``, ``p = target`` and ``w = weight``, both in the accumulator dtype::
 
         loss  = w * (p * softplus(-m) + (1 - p) * softplus(m))
         slope = w * ((1 - p) * sigmoid(m) - p * sigmoid(-m))
@@ -138,21 +98,10 @@ def pairwise_ce_fwd(
     slope of a pair the model already has right does not round to zero. A term with a zero factor is
     zero even if the other factor is infinite: its limit.
 
-    Source: Lee et al. 2023 (RLAIF), https://arxiv.org/abs/2309.00267v2, section 2.2.1:
-    cross-entropy between softmax of the two scores and the labeler's distribution.
-
-    Args:
-        first: Score of the first response. ``(N,)``
-        second: Score of the second. ``(N,)``
-        target: Probability that the first is better, in the accumulator dtype. ``(N,)``
-        weight: Importance of each pair, in the accumulator dtype; None stands for ones. ``(N,)``
-        each: Whether the loss of each pair is wanted.
-
     Returns:
-        ``(loss, dmargin, total, sums)``: the first two ``(N,)`` contiguous, but ``loss`` ``(0,)``
-        without ``each``; ``total`` is the sum of the losses, ``()`` in the accumulator dtype;
-        ``sums``, ``(3,)`` in ``wide_dtype``, holds those of the weights, of the weights where margin
-        and target prefer the same response, and of ``w * m``.
+        ``(loss, slope, total, sums)``: ``(N,)`` but ``loss`` ``(0,)`` without ``each``; the sum of the
+        losses, ``()`` in the accumulator dtype; those of the weights, of the weights where margin and
+        target prefer the same response, and of ``w * m``, ``(3,)`` in ``wide_dtype``.
 
     Raises:
         RuntimeError: On the CPU, a target is outside [0, 1] or a weight negative or not finite.
@@ -186,16 +135,7 @@ def pairwise_ce_fwd(
 
 
 def pairwise_ce_bwd(dmargin: Tensor, grad: Tensor, scale: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Gradients of both scores from the derivative in their difference.
-
-    Args:
-        dmargin: As ``pairwise_ce_fwd`` returns it. ``(N,)``
-        grad: Gradient of each loss, or of their sum, in the dtype of ``dmargin``. ``(N,)`` or ``()``
-        scale: Multiplies both results.
-
-    Returns:
-        ``(first, second)``: ``scale * grad * dmargin`` and its negative, each ``(N,)``.
-    """
+    """Return ``scale * grad * dmargin`` ``(N,)`` and its negative; ``grad`` is ``(N,)`` or ``()``."""
     first = (grad * scale) * dmargin
     return first, -first
 
@@ -263,19 +203,12 @@ def online_softmax_backward_(
 ) -> None:
     """Overwrite logits with the derivative of a combination of log-probability and entropy.
 
-    With ``p = exp(z - logsumexp)``::
+    With ``p = exp(z - logsumexp)``, and arguments as in ``online_softmax_update_``::
 
         d logprob / dz = [taken] - p        d entropy / dz = -p (log p + entropy)
 
-    Args:
-        logits: Of columns ``start`` to ``start + B``; overwritten. ``(N, B)`` contiguous
-        tokens: Column of the taken token. ``(N,)`` int64
-        bias: As in ``online_softmax_update_``. ``(B,)``
-        rows: Log-sum-exp of z, entropy, gradient of the log-probability, gradient of the entropy.
-            ``(N, 4)`` accumulator dtype
-        start: Column that the block begins at.
-        inv_temperature: One over the temperature.
-        softcap: As in ``online_softmax_update_``.
+    ``rows`` holds the log-sum-exp of z, the entropy, the gradient of the log-probability and that of
+    the entropy. ``(N, 4)`` accumulator dtype
     """
     z, slope = _shaped(logits, bias, rows.dtype, inv_temperature, softcap)
     logsumexp, entropy, grad_logprob, grad_entropy = rows[:, :, None].unbind(1)

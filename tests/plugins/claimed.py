@@ -59,8 +59,8 @@ SHAPES |= {
 INDEXING = {"aten::index", "aten::index_put", "aten::index_put_", "aten::_index_put_impl_"}
 COPIES = {"aten::copy_", "aten::_to_copy", "aten::set_"}
 COMPOSED = {
-    "rlaif_pl::linear_logprob_fwd": linear.without_autocast(linear._forward),
-    "rlaif_pl::linear_logprob_bwd": linear.without_autocast(linear._backward_blocks),
+    "rlaif_pl::linear_logprob_fwd": linear._forward,
+    "rlaif_pl::linear_logprob_bwd": linear._backward_blocks,
 }
 LOOKED_AT = READS | SHAPES | INDEXING | {"aten::isin", "aten::copy_"}  # may wait for the GPU
 SIXTEEN = (torch.float16, torch.bfloat16)
