@@ -56,7 +56,7 @@ def measure(place: Place, texts: int, rank: int, repeats: int) -> None:
     """
     dtype = place.dtype_name
     own = policy_of(place, rank)
-    with mock.patch("rlaif_pl.models.adapters.LoraLinear", lora.Linear):
+    with mock.patch("rlaif_pl.models.lora_linear.LoraLinear", lora.Linear):
         peft = policy_of(place, rank)
     rows = load_demonstrations(DataSource("tiny_tldr/train"))[:texts]
     batch = own.encode([row.text for row in rows], [[row.reference or ""] for row in rows], 40)

@@ -15,11 +15,11 @@ from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.engine.score import Drawer, TokenLogprobs
 from rlaif_pl.errors import one_of
 from rlaif_pl.models.adapters import Lora
+from rlaif_pl.models.backbone import BackboneOptions
+from rlaif_pl.models.device import widened
 from rlaif_pl.models.export import save_policy
-from rlaif_pl.models.given import PolicySource, start_of
-from rlaif_pl.models.policy import BackboneOptions, Policy, for_role
-from rlaif_pl.models.precision import widened
-from rlaif_pl.models.scalar_head import ScalarHead
+from rlaif_pl.models.heads import ScalarHead
+from rlaif_pl.models.policy import Policy, PolicySource, for_role, start_of
 from rlaif_pl.text import Template
 
 ValueNetwork = Literal["separate", "adapter", "shared_trunk", "reference_features", "none"]
@@ -86,11 +86,10 @@ class ActorCritic(nn.Module):
             self.reference.top.float()
             if self.reference.trunk is None:
                 self.reference.unembedding.float()
-        critic = None
+        self.critic = None
         if value_network in ("separate", "adapter"):
             own = lora if value_network == "adapter" else None
-            critic = for_role(self.reference, own, seed + 1, writes=False).top
-        self.critic = critic
+            self.critic = for_role(self.reference, own, seed + 1, writes=False).top
         self.reference.top.follow(self.policy.top)
         self.value_head: ScalarHead | None = None
         if value_network != "none":
@@ -113,14 +112,7 @@ class ActorCritic(nn.Module):
     def reference_pass(
         self, batch: ResponseBatch, below: Tensor | None, params: SamplingParams
     ) -> tuple[Tensor, Tensor]:
-        """Run the frozen reference once.
-
-        With filters the policy is run, too: what it keeps is what both are scored over.
-
-        Args:
-            batch: Rollout.
-            below: Trunk states of ``batch.inputs``, where they are known.
-            params: How the policy drew the responses.
+        """Run the frozen reference once; with filters the policy, too, which says what both score over.
 
         Returns:
             Log-probabilities of the response tokens ``(N, R)`` and last states before them
@@ -142,7 +134,7 @@ class ActorCritic(nn.Module):
         *,
         entropy_gradient: bool = False,
     ) -> Evaluation:
-        """Run policy and value network once, with gradients.
+        """Run policy and value network once, with gradients; see ``CausalModel.token_logprobs``.
 
         Args:
             batch: Rollout.
@@ -154,12 +146,13 @@ class ActorCritic(nn.Module):
         """
         below = self.policy.trunk_states(batch.inputs) if below is None else below
         hidden = self.policy.hidden(batch, below)
-        facts = self.policy.token_logprobs(hidden, batch, params, entropy_gradient=entropy_gradient)
+        tokens = self.policy.token_logprobs(
+            hidden, batch, params, entropy_gradient=entropy_gradient
+        )
         if self.value_network == "none":
-            return Evaluation(facts, None)
-        if self.value_network == "shared_trunk":
-            features = hidden
-        return Evaluation(facts, self.values(batch, below, features))
+            return Evaluation(tokens, None)
+        features = hidden if self.value_network == "shared_trunk" else features
+        return Evaluation(tokens, self.values(batch, below, features))
 
     def values(self, batch: ResponseBatch, below: Tensor | None, features: Tensor | None) -> Tensor:
         """Estimate the return of the state before each response token. ``(N, R)`` float32.
@@ -170,8 +163,6 @@ class ActorCritic(nn.Module):
             features: What the head reads, ``(tokens, D)``: last states of the reference, or of
                 the policy; None where the value network has layers of its own.
 
-        Raises:
-            ValueError: There is no value network, or no features for its head.
         """
         if self.value_head is None:
             raise ValueError("expected a value network, got value_network=none; it gives no values")
@@ -194,7 +185,7 @@ class ActorCritic(nn.Module):
         return save_policy(folder, self.policy)
 
 
-if TYPE_CHECKING:  # see models.given
+if TYPE_CHECKING:  # see models.policy
     ActorSource = ActorCritic | Policy
 else:
     ActorSource = ActorCritic

@@ -12,10 +12,10 @@ from transformers import AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
 from rlaif_pl.engine.decoder_layers import decoder_of, text_part
-from rlaif_pl.models.card import adapter_card
+from rlaif_pl.models.adapters import has_adapters, is_lora, require_peft
+from rlaif_pl.models.card import model_card
 from rlaif_pl.models.causal import CausalModel
-from rlaif_pl.models.export import check_policy_export, save_policy
-from rlaif_pl.models.lora_layers import is_lora, require_peft
+from rlaif_pl.models.export import check_policy_export, commit_of, name_in_whole, save_policy
 from rlaif_pl.models.model_folder import replaced_whole
 from rlaif_pl.models.text_format import TextFormat
 
@@ -37,21 +37,12 @@ def check_export(model: CausalModel, form: Form = "whole") -> int:
     return check_policy_export(model) if form == "whole" else check_adapter_export(model)
 
 
-def has_adapters(model: CausalModel) -> bool:
-    """Whether a policy's top has adapters."""
-    return any(map(is_lora, model.top.modules()))
-
-
 def check_adapter_export(model: CausalModel) -> int:
-    """Refuse, before training, a policy that ``save_adapter`` could not write.
+    """Refuse (ValueError), before training, what ``save_adapter`` could not write; bytes it will take.
 
-    Returns:
-        Bytes that its adapters will take.
-
-    Raises:
-        ValueError: It has no adapters, or they are not on the weights that its base names.
+    The policy may have no adapters, or some that are not on the weights that its base names.
     """
-    if not has_adapters(model):
+    if not has_adapters(model.top):
         raise ValueError(
             "expected a policy with adapters to export them alone, got one that is trained whole; set "
             "lora, or export it whole (ExportModel: form: whole)"
@@ -82,7 +73,7 @@ def save_adapter(folder: str | Path, model: CausalModel, *, card: bool = True) -
         save_file(_weights(model, _decoder_name(model)), work / WEIGHTS, metadata={"format": "pt"})
         _config(model).save_pretrained(str(work))
         if card:
-            text = adapter_card(model.base, model.template)
+            text = model_card("adapter", model.base, model.template)
             (work / "README.md").write_text(text, encoding="utf-8")
             TextFormat(model.template).save(work)
     return Path(folder)
@@ -90,8 +81,7 @@ def save_adapter(folder: str | Path, model: CausalModel, *, card: bool = True) -
 
 def adapter_rank(model: CausalModel) -> int:
     """Rank of a policy's adapters; 0 where it has none."""
-    layers = [module for module in model.top.modules() if is_lora(module)]
-    return int(layers[0].r["default"]) if layers else 0
+    return next((int(m.r["default"]) for m in model.top.modules() if is_lora(m)), 0)
 
 
 def _config(model: CausalModel) -> LoraConfig:
@@ -108,15 +98,14 @@ def _config(model: CausalModel) -> LoraConfig:
         target_modules=sorted({name.rsplit(".", 1)[-1] for name in layers}),
         fan_in_fan_out=isinstance(first.get_base_layer(), Conv1D),
         base_model_name_or_path=model.base,
-        revision=getattr(model.config, "_commit_hash", None),
+        revision=commit_of(model),
     )
     if model.trunk is not None:
         names = {name.partition(".")[0] for name in layers}
         config.layers_pattern = sorted(names)
         count = len(cast(nn.ModuleList, getattr(model.top.decoder, min(names))))
-        config.layers_to_transform = list(
-            range(model.trunk.num_layers, model.trunk.num_layers + count)
-        )
+        below = model.trunk.num_layers
+        config.layers_to_transform = list(range(below, below + count))
     config.inference_mode = True
     return config
 
@@ -126,16 +115,10 @@ def _weights(model: CausalModel, decoder: str) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     text = text_part(model.top.decoder)
     inner = "" if text is model.top.decoder else "language_model."
-    below = 0 if model.trunk is None else model.trunk.num_layers
     for name, value in text.state_dict().items():
-        if ".lora_" not in name:
-            continue
-        kind, _, rest = name.partition(".")
-        if below and kind in ("layers", "h"):
-            index, _, leaf = rest.partition(".")
-            name = f"{kind}.{int(index) + below}.{leaf}"
-        name = name.replace(".default.", ".")
-        found[f"{PREFIX}{decoder}{inner}{name}"] = value.detach().float().cpu().contiguous()
+        if ".lora_" in name:
+            name = name_in_whole(model, name).replace(".default.", ".")
+            found[f"{PREFIX}{decoder}{inner}{name}"] = value.detach().float().cpu().contiguous()
     return found
 
 
@@ -144,6 +127,5 @@ def _decoder_name(model: CausalModel) -> str:
     with torch.device("meta"):
         whole = AutoModelForCausalLM.from_config(model.config)
     decoder = decoder_of(whole)
-    names = (name for name, module in whole.named_modules() if module is decoder)
-    name = next(names)
+    name = next(name for name, module in whole.named_modules() if module is decoder)
     return f"{name}." if name else ""

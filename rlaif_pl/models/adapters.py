@@ -1,17 +1,29 @@
-"""Copies of a stack for another role: full copies, or LoRA over shared base weights."""
+"""LoRA: copies of a stack for another role, and folders of adapters alone, as PEFT writes them.
+
+PEFT is imported where adapters are made or read, and only there.
+"""
 
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field
+import hashlib
+import importlib
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple, TypeGuard, cast
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from rlaif_pl.engine.decoder_layers import text_part
 from rlaif_pl.engine.runner import DecoderRunner
-from rlaif_pl.models.lora_layers import is_lora, require_peft
+
+CONFIG = "adapter_config.json"
 
 
 @dataclass(frozen=True)
@@ -26,17 +38,53 @@ class Lora:
 
     r: int = 16
     alpha: int = 32
-    target_modules: list[str] | str = field(default="all-linear")
+    target_modules: list[str] | str = "all-linear"
+
+
+class LoraLayer(nn.Module):
+    """What this package asks of PEFT's LoRA layers, for type checkers; no layer is one of these."""
+
+    r: dict[str, int]
+    lora_alpha: dict[str, int]
+
+    def merge(self) -> None:
+        """Fold the adapters into the base layer."""
+
+    def get_base_layer(self) -> nn.Module:
+        """Return the layer that is adapted."""
+        raise NotImplementedError
+
+
+def is_lora(module: Any) -> TypeGuard[LoraLayer]:
+    """Whether a layer holds LoRA adapters; none does where PEFT was never imported."""
+    lora = sys.modules.get("peft.tuners.lora")
+    return lora is not None and isinstance(module, lora.LoraLayer)
+
+
+def has_adapters(module: nn.Module) -> bool:
+    """Whether some layers hold LoRA adapters."""
+    return any(map(is_lora, module.modules()))
+
+
+def require_peft(purpose: str) -> ModuleType:
+    """Import PEFT for a purpose, as in "to train adapters". ``ImportError``: it is not installed."""
+    try:
+        return importlib.import_module("peft")
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"expected the package peft {purpose}, it is not installed ({error}); install it (pip "
+            "install peft), or leave lora out to train weights whole"
+        ) from error
 
 
 def clone(stack: DecoderRunner, lora: Lora | None, seed: int = 0) -> DecoderRunner:
-    """Return a trainable copy of a stack for one role.
+    """Return a trainable copy of a stack for one role; the original stays usable as reference.
 
     Args:
         stack: The stack to start from; left as it is.
         lora: With it, the copy shares the (frozen) base weights and trains adapters of its own, so
-            a role costs only its adapters and the original stays usable as reference. None copies
-            and trains every weight. Parts for images or sound are kept as they are either way.
+            a role costs only its adapters. None copies and trains every weight. Parts for images or
+            sound are kept as they are either way.
         seed: Seeds the adapters' initial values.
 
     Raises:
@@ -72,11 +120,6 @@ def clone(stack: DecoderRunner, lora: Lora | None, seed: int = 0) -> DecoderRunn
     return twin
 
 
-def has_adapters(module: nn.Module) -> bool:
-    """Whether some layers hold LoRA adapters."""
-    return any(map(is_lora, module.modules()))
-
-
 def shared_copy(stack: DecoderRunner) -> DecoderRunner:
     """Return a stack of new modules over the same parameters."""
     return copy.deepcopy(stack, memo={id(parameter): parameter for parameter in stack.parameters()})
@@ -93,8 +136,73 @@ def merged(stack: DecoderRunner) -> DecoderRunner:
             if is_lora(child):
                 child.merge()
                 setattr(parent, name, child.get_base_layer())
-    for module in flat.modules():
-        vars(module).pop(
-            "peft_config", None
-        )  # or PEFT warns of a second adapter where there is one
+    for module in flat.modules():  # or PEFT warns of a second adapter where there is one
+        vars(module).pop("peft_config", None)
     return flat
+
+
+class AdapterSource(NamedTuple):
+    """What a folder of adapters says it belongs to."""
+
+    folder: Path
+    base: str
+    revision: str | None
+
+
+def adapter_source(name: str) -> AdapterSource | None:
+    """Return what a folder of adapters alone belongs to; None where it is no such folder.
+
+    Args:
+        name: Whatever a model is named by. Its base may be a path from here, or from the folder.
+
+    Raises:
+        ValueError: adapter_config.json names no base, or the adapters are for no causal LM.
+    """
+    folder = Path(name)
+    if not (folder / CONFIG).is_file() or (folder / "config.json").is_file():
+        return None
+    written = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    base, task = written.get("base_model_name_or_path"), written.get("task_type")
+    if not base:
+        raise ValueError(
+            f"expected {folder / CONFIG} to name a base model (base_model_name_or_path), got "
+            f"{base!r}; write the folder or hub name of the model the adapters were trained on there"
+        )
+    if task not in (None, "CAUSAL_LM"):
+        raise ValueError(
+            f"expected adapters of a causal LM (task_type CAUSAL_LM) in {folder}, got {task}; merge "
+            "them with PeftModel.merge_and_unload() and save model and tokenizer"
+        )
+    if not Path(base).is_dir() and (folder / base).is_dir():
+        base = str(folder / base)
+    return AdapterSource(folder, base, written.get("revision"))
+
+
+def adapter_identity(folder: Path) -> str:
+    """Hash an adapter folder's settings and weights; its place does not matter."""
+    settings = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    for key in ("base_model_name_or_path", "peft_version", "revision"):
+        settings.pop(key, None)
+    digest = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=16)
+    for path in sorted(folder.glob("adapter_model.*")):
+        digest.update(path.read_bytes())
+    return f"adapter@{digest.hexdigest()}"
+
+
+def merge_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    """Fold a folder's adapters into their base, which is changed; give it in float32.
+
+    Raises:
+        ImportError: PEFT is not installed.
+        ValueError: The adapters do not fit the model.
+    """
+    peft = require_peft(f"to read the adapters in {folder}")
+    try:
+        # PEFT would read them to the first GPU, in each process.
+        whole = peft.PeftModel.from_pretrained(model, str(folder), torch_device="cpu")
+        return cast(PreTrainedModel, whole.merge_and_unload(safe_merge=True))
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"expected the adapters in {folder} to fit {type(model).__name__}, they do not: "
+            f"{str(error).splitlines()[0]}; see base_model_name_or_path in its {CONFIG}"
+        ) from error

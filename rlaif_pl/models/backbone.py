@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -21,19 +21,14 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from rlaif_pl.engine.decoder_layers import keep_softcap
-from rlaif_pl.models.adapter_folder import (
-    AdapterSource,
-    adapter_identity,
-    adapter_source,
-    merge_adapter,
-)
+from rlaif_pl.models.adapters import AdapterSource, adapter_identity, adapter_source, merge_adapter
 from rlaif_pl.models.device import fast_dtype, resolve_device
 from rlaif_pl.models.embedded import embedded_model_folder
 from rlaif_pl.models.identity import weights_identity
 from rlaif_pl.models.model_info import ModelInfo, model_info
-from rlaif_pl.models.prepare import drop_dropout, recompute_activations
 from rlaif_pl.models.suited import (
+    drop_dropout,
+    freeze,
     refuse_classifier,
     refuse_incomplete,
     require_decoder,
@@ -72,11 +67,7 @@ class BackboneOptions:
     create_with: str | None = None
 
     def check_exists(self) -> None:
-        """Refuse a folder that another command should have made.
-
-        Raises:
-            FileNotFoundError: ``create_with`` is given and ``name`` is not a folder.
-        """
+        """Refuse a folder that ``create_with`` should have made (FileNotFoundError)."""
         if self.create_with is not None and not Path(self.name).is_dir():
             raise FileNotFoundError(
                 f"expected a model folder at {self.name}, there is none; make it with: "
@@ -116,37 +107,33 @@ def load_backbone(
     adapters = adapter_source(options.name)
     if adapters is not None:
         return _with_adapters(adapters, options, decoder_only, device)
-    name, source = options.name, _source(options)
-    config, tokenizer = _load_config(options)
+    name = options.name
+    config, tokenizer = load_config(options)
     refuse_classifier(name, config)
     if decoder_only:
         require_decoder(name, config)
     dtype = resolve_dtype(options.dtype, device)
     identity = _full_identity(options, config, dtype)
     drop_dropout(config)
-    model = _load_weights(options, config, dtype)
-    if options.gradient_checkpointing:
-        recompute_activations(model)
-    written, _ = PreTrainedConfig.get_config_dict(source, revision=options.revision)
+    is_encoder_decoder = getattr(config, "is_encoder_decoder", False)
+    kind = AutoModelForSeq2SeqLM if is_encoder_decoder else AutoModelForCausalLM
+    model = read_weights(kind, options, config, dtype)
+    freeze(model, options.gradient_checkpointing)
+    written, _ = PreTrainedConfig.get_config_dict(_source(options), revision=options.revision)
     info = model_info(name, tokenizer, config, written, _rows(model), model.generation_config)
-    model = model.eval().requires_grad_(False)
     if device is not None:
         model.to(device)  # type: ignore[arg-type]
     return Backbone(model, tokenizer, identity, info)
 
 
 def fingerprint_of(options: BackboneOptions, device: torch.device | None = None) -> str:
-    """Return the fingerprint that ``load_backbone`` would give, without reading weights into memory.
-
-    Raises:
-        OSError: There is no such model.
-    """
+    """Return the fingerprint that ``load_backbone`` would give, without reading weights into memory."""
     options.check_exists()
     adapters = adapter_source(options.name)
     if adapters is not None:
         below = fingerprint_of(_base_of(adapters, options), device)
         return f"{adapter_identity(adapters.folder)}:{below}"
-    config, _ = _load_config(options)
+    config, _ = load_config(options)
     return _full_identity(options, config, resolve_dtype(options.dtype, device))
 
 
@@ -164,38 +151,24 @@ def _with_adapters(
         )
     below = replace(_base_of(adapters, options), dtype="float32")
     base = load_backbone(below, decoder_only=decoder_only)
+    folder, tokenizer, info = str(adapters.folder), base.tokenizer, base.info
     model = merge_adapter(base.model, adapters.folder).eval().requires_grad_(False)
     model.to(dtype=resolve_dtype(options.dtype, device), device=device)  # type: ignore[call-overload]
-    tokenizer, info = base.tokenizer, base.info
     if (adapters.folder / "tokenizer_config.json").is_file():
         tokenizer = AutoTokenizer.from_pretrained(
-            adapters.folder, trust_remote_code=options.trust_remote_code
+            folder, trust_remote_code=options.trust_remote_code
         )
-        info = _info_with(tokenizer, str(adapters.folder), model, base.info)
+        # Trained to end texts otherwise than their base, perhaps, whose ends are ends still.
+        ends = [info.eos_token_id, *sorted(info.stop_token_ids - {info.eos_token_id})]
+        written, generation = {"eos_token_id": ends}, info.generation_config
+        info = model_info(folder, tokenizer, model.config, written, _rows(model), generation)
     return Backbone(model, tokenizer, fingerprint_of(options, device), info)
 
 
 def _base_of(adapters: AdapterSource, options: BackboneOptions) -> BackboneOptions:
     """Name the model that adapters belong to; ``create_with`` makes the adapters, not their base."""
-    return replace(
-        options,
-        name=adapters.base,
-        revision=adapters.revision,
-        num_layers=None,
-        create_with=None,
-    )
-
-
-def _info_with(
-    tokenizer: PreTrainedTokenizerBase, name: str, model: PreTrainedModel, base: ModelInfo
-) -> ModelInfo:
-    """Gather the facts about a model of adapters with a tokenizer of their own.
-
-    They may have been trained to end texts otherwise than their base, whose ends are ends still.
-    """
-    ends = [base.eos_token_id, *sorted(base.stop_token_ids - {base.eos_token_id})]
-    written = {"eos_token_id": ends}
-    return model_info(name, tokenizer, model.config, written, _rows(model), base.generation_config)
+    base = {"name": adapters.base, "revision": adapters.revision}
+    return replace(options, **base, num_layers=None, create_with=None)
 
 
 def _rows(model: PreTrainedModel) -> int:
@@ -205,14 +178,9 @@ def _rows(model: PreTrainedModel) -> int:
 
 
 def resolve_dtype(dtype: Precision, device: torch.device | None = None) -> torch.dtype:
-    """Return the torch type for a precision.
+    """Return the torch type for a precision; ``ValueError`` for an unknown one.
 
-    Args:
-        dtype: The precision.
-        device: What ``auto`` depends on: where the weights go; None for ``resolve_device("auto")``.
-
-    Raises:
-        ValueError: The precision is unknown.
+    ``auto`` depends on the device that weights go to; None is that of ``resolve_device("auto")``.
     """
     known = {"float32": torch.float32, "bfloat16": torch.bfloat16}
     if dtype == "auto":
@@ -227,7 +195,7 @@ def _source(options: BackboneOptions) -> str:
     return str(embedded_model_folder()) if options.name == EMBEDDED else options.name
 
 
-def _load_config(options: BackboneOptions) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
+def load_config(options: BackboneOptions) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
     """Load the small files first, so that a wrong name fails at once and with one message."""
     source = _source(options)
     how = {"revision": options.revision, "trust_remote_code": options.trust_remote_code}
@@ -244,13 +212,11 @@ def _load_config(options: BackboneOptions) -> tuple[PreTrainedConfig, PreTrained
     return config, cast(PreTrainedTokenizerBase, tokenizer)
 
 
-def _load_weights(
-    options: BackboneOptions, config: PreTrainedConfig, dtype: torch.dtype
+def read_weights(
+    kind: Any, options: BackboneOptions, config: PreTrainedConfig, dtype: torch.dtype
 ) -> PreTrainedModel:
-    """Read the weights that the config asks for; one that is not there is an error."""
+    """Read the weights of a class that the config asks for; one that is not there is an error."""
     source = _source(options)
-    is_encoder_decoder = getattr(config, "is_encoder_decoder", False)
-    kind = AutoModelForSeq2SeqLM if is_encoder_decoder else AutoModelForCausalLM
     with quiet_loading():
         loaded = kind.from_pretrained(
             source,
@@ -262,7 +228,6 @@ def _load_weights(
         )
     model, info = cast("tuple[PreTrainedModel, dict[str, set[str]]]", loaded)
     refuse_incomplete(source, model, info["missing_keys"], info["unexpected_keys"])
-    keep_softcap(model)
     return model
 
 

@@ -1,13 +1,13 @@
 """Model cards of exported folders: how the model reads a text, and code that uses it as it is.
 
-A policy that is given another template than the one it was trained with answers badly, and nothing
-in a transformers folder says which one that was; so the card does, on the hub and off it.
+A model that is given another template than it was trained with answers badly; its card says which.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import yaml
 
@@ -28,24 +28,24 @@ asked = tokenizer.apply_chat_template(
 )
 """
 FROM = "rlaif_pl (reinforcement learning from AI feedback, arXiv 2309.00267)"
-POLICY_USE = """\
+WRITES = """\
+{asked}written = model.generate(**asked, do_sample=False, max_new_tokens=64)
+response = tokenizer.decode(written[0, asked.input_ids.shape[1] :], skip_special_tokens=True)
+"""
+POLICY_USE = f"""\
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 folder = "."
 tokenizer = AutoTokenizer.from_pretrained(folder)
 model = AutoModelForCausalLM.from_pretrained(folder)
-{asked}written = model.generate(**asked, do_sample=False, max_new_tokens=64)
-response = tokenizer.decode(written[0, asked.input_ids.shape[1] :], skip_special_tokens=True)
-"""
-ADAPTER_USE = """\
+{WRITES}"""
+ADAPTER_USE = f"""\
 from peft import AutoPeftModelForCausalLM
 from transformers import AutoTokenizer
 
 model = AutoPeftModelForCausalLM.from_pretrained(".")
 tokenizer = AutoTokenizer.from_pretrained(model.peft_config["default"].base_model_name_or_path)
-{asked}written = model.generate(**asked, do_sample=False, max_new_tokens=64)
-response = tokenizer.decode(written[0, asked.input_ids.shape[1] :], skip_special_tokens=True)
-"""
+{WRITES}"""
 EOS_USE = """\
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -70,49 +70,43 @@ reward = model.score(["What was responded to."], ["A response."])[0]
 """
 
 
-def policy_card(base: str, template: Template, ends: Sequence[str] = ()) -> str:
-    """Write the card of a policy."""
-    named = ", ".join(f"`{token}`" for token in ends)
-    about = f" A text ends at {named} (generation_config.json)." if ends else ""
-    return _card(
-        "A policy",
-        base,
-        {"library_name": "transformers", "pipeline_tag": "text-generation"},
-        f"A policy trained with {FROM}.{about}",
-        template,
+REWARD = (
+    f"A reward model trained with {FROM}. One number a response, in nats, read {{}}; "
+    "differences between responses to one prompt mean something, the zero does not."
+)
+Kind = Literal["policy", "adapter", "eos", "mean"]
+# title, library_name and pipeline_tag of the hub, about, code; a reward model by its pooling
+CARDS = {
+    "policy": (
+        *("A policy", "transformers", "text-generation"),
+        f"A policy trained with {FROM}.",
         POLICY_USE,
-    )
-
-
-def adapter_card(base: str, template: Template) -> str:
-    """Write the card of a policy's adapters."""
-    return _card(
-        "A policy's adapters",
-        base,
-        {"library_name": "peft", "pipeline_tag": "text-generation"},
+    ),
+    "adapter": (
+        *("A policy's adapters", "peft", "text-generation"),
         f"LoRA adapters of a policy trained with {FROM}; they need their base model.",
-        template,
         ADAPTER_USE,
-    )
+    ),
+    "eos": (
+        *("A reward model", "transformers", "text-classification"),
+        REWARD.format("at EOS, which must follow the response"),
+        EOS_USE,
+    ),
+    "mean": (
+        *("A reward model", "transformers", "text-classification"),
+        REWARD.format("from the mean state"),
+        MEAN_USE,
+    ),
+}
 
 
-def reward_card(base: str, template: Template, pooling: str) -> str:
-    """Write the card of a reward model."""
-    read = "at EOS, which must follow the response" if pooling == "eos" else "from the mean state"
-    return _card(
-        "A reward model",
-        base,
-        {"library_name": "transformers", "pipeline_tag": "text-classification"},
-        f"A reward model trained with {FROM}. One number a response, in nats, read {read}; "
-        "differences between responses to one prompt mean something, the zero does not.",
-        template,
-        EOS_USE if pooling == "eos" else MEAN_USE,
-    )
-
-
-def _card(
-    title: str, base: str, known: dict[str, object], about: str, template: Template, use: str
-) -> str:
+def model_card(kind: Kind, base: str, template: Template, ends: Sequence[str] = ()) -> str:
+    """Write a model's README.md; ``ends`` are the tokens that end a policy's texts."""
+    title, library, task, about, use = CARDS[kind]
+    if ends:
+        named = ", ".join(f"`{token}`" for token in ends)
+        about += f" A text ends at {named} (generation_config.json)."
+    known: dict[str, object] = {"library_name": library, "pipeline_tag": task}
     if Path(base).is_absolute():
         base = "/".join(Path(base).parts[-2:])  # the rest is about this machine
     elif base.count("/") == 1 and not Path(base).exists():

@@ -119,11 +119,7 @@ class CausalModel(nn.Module):
         flat = [text for group in responses for text in group]
         tokens = self.encoding.responses(flat, max_response_tokens, close_cut=close_cut)
         batch = assemble(rows, tokens, self.pad)
-        repeat = batch.per_prefix
-        sizes = [
-            (batch.prefix_lengths[n // repeat] + 1, own - 1)
-            for n, own in enumerate(batch.continuation_lengths)
-        ]
+        sizes = [(len(rows[n // batch.per_prefix]), len(own)) for n, own in enumerate(tokens)]
         self.info.check_length(*max(sizes, key=sum), "max_response_tokens")
         return batch.to(self.device)
 
@@ -145,9 +141,6 @@ class CausalModel(nn.Module):
             texts: Prompts, each with its responses; None stands for one of ``most`` tokens.
             most: Tokens at which responses are cut, EOS included; None where they are not.
             cut: What a user lowers to shorten responses, for the message.
-
-        Raises:
-            ValueError: A prompt with its response is longer than ``info.max_model_len``.
         """
         limit = self.info.max_model_len
         if limit is None:
@@ -189,12 +182,7 @@ class CausalModel(nn.Module):
             return hidden_states(self.trunk, batch)
 
     def hidden(self, batch: ResponseBatch, below: Tensor | None = None) -> Tensor:
-        """Final state before each response token. ``(tokens, D)``.
-
-        Args:
-            batch: Texts.
-            below: Trunk states of ``batch.inputs``, where they are known.
-        """
+        """Final state before each response token. ``(tokens, D)``; see ``logprobs``."""
         below = self.trunk_states(batch.inputs) if below is None else below
         return states_before(self.top, batch, below)
 
@@ -251,7 +239,7 @@ class CausalModel(nn.Module):
         keep_trunk: bool = False,
         close: bool = False,
     ) -> Generated:
-        """Sample responses to prompts; see ``rlaif_pl.engine.generate.sample_responses``.
+        """Sample responses to prompts, see ``sample_responses`` of the engine.
 
         Args:
             prompts: Token ids of each prompt.
@@ -259,9 +247,6 @@ class CausalModel(nn.Module):
             seeds: One a response.
             keep_trunk: Also return the trunk's states.
             close: Keep them up to an EOS after every response, where a reward is read.
-
-        Raises:
-            ValueError: A text could outgrow the model's longest one.
         """
         self.info.check_length(max(map(len, prompts)), params.max_new_tokens, "max_new_tokens")
         return sample_responses(

@@ -54,16 +54,10 @@ class Turn(NamedTuple):
 def chat_prompt(
     tokenizer: PreTrainedTokenizerBase, template: Template, prompt: str, control: ControlTokens
 ) -> FilledText:
-    """Write a prompt up to where the assistant's turn begins.
+    """Write a prompt up to where the assistant's turn begins; in what is said, control tokens are text.
 
-    Args:
-        tokenizer: Tokenizer with a chat template.
-        template: Its ``system``, ``prompt``, ``max_prompt_words`` and ``chat_template_kwargs`` count.
-        prompt: A ``Conversation`` is written turn by turn, any other text as what a user says.
-        control: Control tokens, which in the turns are text.
-
-    Raises:
-        ValueError: The chat template refuses these turns, or there is none.
+    A ``Conversation`` is written turn by turn, any other text as what a user says. ``ValueError``: the
+    chat template refuses these turns, or there is none.
     """
     if isinstance(prompt, Conversation):
         turns = [(turn.role, control.mark(template.cut(turn.content))) for turn in prompt.messages]
@@ -78,11 +72,8 @@ def chat_prompt(
 def assistant_turn(tokenizer: PreTrainedTokenizerBase, template: Template) -> Turn:
     """Return how the assistant's turn is written, as the chat template writes one.
 
-    A chat template that ends no turn leaves that to the tokenizer's EOS.
-
-    Raises:
-        ValueError: There is no chat template, it refuses a system prompt, or a turn ends in text that
-            is no token.
+    A chat template that ends no turn leaves that to the tokenizer's EOS. ``ValueError``: there is no
+    chat template, it refuses a system prompt, or a turn ends in text that is no token.
     """
     asked = [("system", template.system)] if template.system is not None else []
     asked.append(("user", "a"))
@@ -91,6 +82,7 @@ def assistant_turn(tokenizer: PreTrainedTokenizerBase, template: Template) -> Tu
     whole = _written(tokenizer, template, [*asked, ("assistant", said)], False)
     head, _, tail = whole.partition(said)
     before = head.removeprefix(begun)
+    before = "" if before.strip() else before
     ends = ControlTokens(tokenizer, str(tokenizer.chat_template))
     found = ends.pattern.match(tail.lstrip())
     if found is None:
@@ -100,9 +92,9 @@ def assistant_turn(tokenizer: PreTrainedTokenizerBase, template: Template) -> Tu
                 f"with a token of the tokenizer, got {tail.strip()[:40]!r}; add that token to it and "
                 "to the model, or leave template.chat out"
             )
-        return Turn("" if before.strip() else before, "", int(tokenizer.eos_token_id))
+        return Turn(before, "", int(tokenizer.eos_token_id))
     after = tail[: len(tail) - len(tail.lstrip())]
-    return Turn("" if before.strip() else before, after, ends.tokens[found[0]].id)
+    return Turn(before, after, ends.tokens[found[0]].id)
 
 
 def with_turn_end(
@@ -110,8 +102,7 @@ def with_turn_end(
 ) -> tuple[PreTrainedTokenizerBase, ModelInfo]:
     """Return a tokenizer whose EOS ends the assistant's turn, and a model's facts that say so.
 
-    Raises:
-        ValueError: The model has no such token; or what ``assistant_turn`` raises.
+    ``ValueError``: the model has no such token; or what ``assistant_turn`` raises.
     """
     end = assistant_turn(tokenizer, template).end
     token = str(tokenizer.convert_ids_to_tokens(end))
@@ -149,19 +140,25 @@ def _written(
             "as template.prompt"
         )
     messages = [{"role": role, "content": content} for role, content in turns]
-    options: Mapping[str, Any] = {**NO_THOUGHTS, **(template.chat_template_kwargs or {})}
+    own = template.chat_template_kwargs or {}
     try:
-        return str(
-            tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=is_open, **options
-            )
-        )
+        return _laid_out(tokenizer, messages, {**NO_THOUGHTS, **own}, is_open)
     except jinja2.TemplateError as error:
         roles = ", ".join(role for role, _ in turns)
         raise ValueError(
             f"expected turns that the chat template of {tokenizer.name_or_path!r} takes, got {roles}: "
             f"{error}; change the rows, or leave out template.system where it knows no such role"
         ) from error
+
+
+def _laid_out(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[dict[str, str]],
+    options: Mapping[str, Any],
+    is_open: bool = True,
+) -> str:
+    given: dict[str, Any] = {"tokenize": False, "add_generation_prompt": is_open, **options}
+    return str(tokenizer.apply_chat_template(list(messages), **given))
 
 
 def marks_of(chat_template: str) -> tuple[str, str] | None:
@@ -178,16 +175,13 @@ def thinking_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[
             f"expected a model that thinks, got {tokenizer.name_or_path!r}, whose chat template has no "
             "marks of thoughts (<think>); leave thinking out, or take cot: true for a rationale"
         )
-    options: dict[str, Any] = {"tokenize": False, "add_generation_prompt": True, **THOUGHTS}
-    text = str(tokenizer.apply_chat_template(list(messages), **options))
+    text = _laid_out(tokenizer, messages, THOUGHTS)
     return text if _OPEN_AT_END.search(text) else f"{text}{marks[0]}\n"
 
 
 def answer_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]]) -> str:
     """Lay out messages up to an answer: thoughts switched off, or closed where they are opened."""
-    options: dict[str, Any] = {"tokenize": False, "add_generation_prompt": True, **NO_THOUGHTS}
-    text = tokenizer.apply_chat_template(list(messages), **options)
-    return close_thought(str(text))
+    return close_thought(_laid_out(tokenizer, messages, NO_THOUGHTS))
 
 
 def close_thought(prompt: str) -> str:

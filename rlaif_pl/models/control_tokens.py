@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
@@ -73,15 +74,11 @@ class ControlTokens:
         if not texts:
             return []
         rows = self.tokenizer(list(map(str, texts)), add_special_tokens=special).input_ids
-        return [
-            self._as_text(text, special)
-            if not self.ids.isdisjoint(row) and self._is_spelled_by_data(text)
-            else list(row)
-            for text, row in zip(texts, rows, strict=True)
-        ]
-
-    def _is_spelled_by_data(self, text: str) -> bool:
-        return any(is_data for _, is_data in self._found(text))
+        for number, text in enumerate(texts):
+            has_control = not self.ids.isdisjoint(rows[number])
+            if has_control and any(is_data for _, is_data in self._found(text)):
+                rows[number] = self._as_text(text, special)
+        return list(map(list, rows))
 
     def _found(self, text: str) -> Iterator[tuple[re.Match[str], bool]]:
         """Yield control tokens in a text with whether data spells them, wholly or in part."""
@@ -114,10 +111,8 @@ class ControlTokens:
             return list(ids)
         # A token of the vocabulary proper, or one that is not special, is found all the same: break
         # the string that spells it.
-        places = [match.start() + 1 for match in self.pattern.finditer(piece)]
-        parts = [
-            piece[begin:end] for begin, end in zip([0, *places], [*places, len(piece)], strict=True)
-        ]
+        places = [0, *(match.start() + 1 for match in self.pattern.finditer(piece)), len(piece)]
+        parts = [piece[begin:end] for begin, end in pairwise(places)]
         rows = self.tokenizer(parts, add_special_tokens=False, split_special_tokens=True).input_ids
         return [token for row in rows for token in row if token not in self.ids]
 

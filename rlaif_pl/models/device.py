@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from typing import ParamSpec, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rlaif_pl.device_names import KINDS, parse_device
 from rlaif_pl.engine.allocator import keep_freed_memory
@@ -18,17 +18,15 @@ from rlaif_pl.engine.allocator import keep_freed_memory
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
+HALVES = (torch.bfloat16, torch.float16)
 _current: ContextVar[torch.device | None] = ContextVar("device", default=None)
 
 
 def devices_here() -> list[str]:
     """Return the devices of this machine that torch can use: cpu, then cuda:0, cuda:1, ... or mps."""
-    found = ["cpu"]
-    if torch.cuda.is_available():
-        found += [f"cuda:{number}" for number in range(torch.cuda.device_count())]
-    if torch.backends.mps.is_available():
-        found.append("mps")
-    return found
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    mps = ["mps"] if torch.backends.mps.is_available() else []
+    return ["cpu", *(f"cuda:{number}" for number in range(count)), *mps]
 
 
 def resolve_device(name: str = "auto") -> torch.device:
@@ -44,8 +42,7 @@ def resolve_device(name: str = "auto") -> torch.device:
     parse_device(name)
     here = devices_here()
     if name == "auto":
-        kinds = {place.split(":")[0] for place in here}
-        best = next(kind for kind in ("cuda", "mps", "cpu") if kind in kinds)
+        best = "cuda" if "cuda:0" in here else here[-1]  # mps, or cpu alone
         return _current.get() or torch.device(best)
     if name in here or (name == "cuda" and "cuda:0" in here):
         return torch.device(name)
@@ -58,11 +55,7 @@ def resolve_device(name: str = "auto") -> torch.device:
 
 @contextmanager
 def computing_on(name: str) -> Iterator[torch.device]:
-    """Let ``auto`` mean a device for a while: of models that are built, and of their type.
-
-    Raises:
-        ValueError: There is no such device.
-    """
+    """Let ``auto`` mean a device for a while: of models that are built, and of their type."""
     device = resolve_device(name)
     token = _current.set(device)
     try:
@@ -97,6 +90,28 @@ def fast_dtype(device: torch.device) -> torch.dtype:
     else:  # mps: bfloat16 needs macOS 14 and has not been measured
         fast = False
     return torch.bfloat16 if fast else torch.float32
+
+
+def widened(states: Tensor) -> Tensor:
+    """Return states in float32 where they have 16 bits, else as they are."""
+    return states.float() if states.dtype in HALVES else states
+
+
+@contextmanager
+def own_precision(device_type: str) -> Iterator[None]:
+    """Compute in the types that models and data have, whatever precision a trainer has set.
+
+    A labeler's labels belong to the precision that its fingerprint names, which autocast
+    (``bf16-mixed``) and a default type of 16 bits (``bf16-true``) would change.
+    """
+    default = torch.get_default_dtype()
+    if default in HALVES:
+        torch.set_default_dtype(torch.float32)
+    try:
+        with torch.autocast(device_type, enabled=False):
+            yield
+    finally:
+        torch.set_default_dtype(default)
 
 
 def put(thing: T, device: torch.device) -> T:

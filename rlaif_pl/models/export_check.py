@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from transformers import (
 )
 
 from rlaif_pl.engine.generation_state import runners_of
+from rlaif_pl.engine.response_batch import pad_right
 from rlaif_pl.models.backbone import quiet_loading
 from rlaif_pl.models.causal import CausalModel
 
@@ -52,11 +54,7 @@ class WrittenCheck:
 
     @torch.no_grad()
     def policy(self, folder: Path) -> None:
-        """Refuse a causal LM whose logits are not the trained model's.
-
-        Raises:
-            ValueError: They differ, or the tokenizer does.
-        """
+        """Refuse (ValueError) a causal LM whose logits or tokenizer are not the trained model's."""
         self._same_tokens(folder)
         model = self._read(AutoModelForCausalLM, folder)
         with exact_products():
@@ -66,20 +64,13 @@ class WrittenCheck:
 
     @torch.no_grad()
     def reward(self, folder: Path) -> None:
-        """Refuse a classifier that reads a padded batch otherwise than the trained model each text.
-
-        Raises:
-            ValueError: The scores at the last token differ, or the tokenizer does.
-        """
+        """Refuse (ValueError) a classifier that reads a padded batch otherwise than we each text."""
         tokenizer = self._same_tokens(folder)
         model = self._read(AutoModelForSequenceClassification, folder)
-        width = max(map(len, self.rows))
-        pad = int(tokenizer.pad_token_id)  # type: ignore[arg-type]
-        ids = torch.tensor([[*row, *[pad] * (width - len(row))] for row in self.rows])
-        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in self.rows])
+        ids, is_real = pad_right(self.rows, int(tokenizer.pad_token_id))  # type: ignore[arg-type]
         device = self.model.device
         with exact_products():
-            found = model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits
+            found = model(input_ids=ids.to(device), attention_mask=is_real.long().to(device)).logits
         expected = torch.stack([values.flatten()[-1] for values in self.values])
         self._same(found.float().cpu().squeeze(-1), expected, "rewards")
 
@@ -117,19 +108,11 @@ def sample_rows(model: CausalModel, tokenizer: PreTrainedTokenizerBase) -> list[
     """Tokenize two short texts as the model reads them, no longer than it was made for."""
     encoding = model.encoding._replace(tokenizer=tokenizer)
     prompt, responses = encoding.prompts([PROMPT])[0], encoding.responses(RESPONSES)
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    rows: Sequence[list[int]] = [[*prompt, *row] for row in responses]
-    return [row[-limit:] if isinstance(limit, int) and limit > 0 else row for row in rows]
+    return [[*prompt, *row][-(model.info.max_model_len or sys.maxsize) :] for row in responses]
 
 
 def own_states(model: CausalModel, row: Sequence[int], copies: int = 1) -> Tensor:
-    """Last states of one text in float32, by the model's own layers. ``(T, D)``.
-
-    Args:
-        model: The model; left as it is.
-        row: Token ids.
-        copies: Rows of the same text in the batch; the first is returned.
-    """
+    """Last states of one text, of so many in a batch, in float32 by the model's layers. ``(T, D)``."""
     hidden = torch.tensor([list(row)] * copies, device=model.device)
     is_real = torch.ones_like(hidden, dtype=torch.bool)
     places = torch.arange(hidden.shape[1], device=model.device).expand_as(hidden)

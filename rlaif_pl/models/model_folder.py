@@ -1,15 +1,18 @@
-"""Put a written model folder in its place, and never in that of something else."""
+"""Write a model folder, whole and in its own place, and never in that of something else."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from rlaif_pl.models.tokenizer_files import FILES
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from rlaif_pl.models.text_format import TextFormat
+from rlaif_pl.models.tokenizer_files import FILES, name_rope_for_all, save_tokenizer
 
 CONFIGS = ("config.json", "adapter_config.json")  # a folder with neither holds no model
 OURS = (
@@ -24,12 +27,9 @@ TEMPLATES = "additional_chat_templates"  # the one folder that transformers writ
 
 
 def check_place(folder: str | Path) -> None:
-    """Refuse a place for a model where something else stands.
+    """Refuse (ValueError) a place for a model where a file stands, or a folder with others than its.
 
     Nothing, an empty folder and a model that was written earlier may be replaced.
-
-    Raises:
-        ValueError: A file stands there, or a folder with anything but a model's files.
     """
     folder = Path(folder)
     if not folder.exists():
@@ -41,7 +41,9 @@ def check_place(folder: str | Path) -> None:
         )
     names = {path.name: path.is_dir() for path in folder.iterdir()}
     odd = [f"{name}/" for name, is_folder in names.items() if is_folder and name != TEMPLATES]
-    odd += [name for name, is_folder in names.items() if not is_folder and not _is_ours(name)]
+    for name, is_folder in names.items():
+        if not is_folder and not any(fnmatchcase(name, pattern) for pattern in OURS):
+            odd.append(name)
     if names and not odd and not any(name in names for name in CONFIGS):
         odd = list(names)  # such as a README.md alone
     if odd:
@@ -54,14 +56,7 @@ def check_place(folder: str | Path) -> None:
 
 @contextmanager
 def replaced_whole(folder: str | Path) -> Iterator[Path]:
-    """Give a folder to write a model in, which takes its place when all went well.
-
-    Args:
-        folder: Where the model is to stand; an older model there is replaced.
-
-    Raises:
-        ValueError: Something else stands there; see ``check_place``.
-    """
+    """Give a folder to write a model in, which takes its place (``check_place``) when all went well."""
     check_place(folder)
     place = Path(folder).resolve()  # a link stays, and so does what "." names
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -80,6 +75,38 @@ def replaced_whole(folder: str | Path) -> Iterator[Path]:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _is_ours(name: str) -> bool:
-    """Whether a file's name is one that a model's writers give."""
-    return any(fnmatchcase(name, pattern) for pattern in OURS)
+def save_causal(
+    folder: str | Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    card: str | None = None,
+    *,
+    text_format: TextFormat | None = None,
+    revision: str | None = None,
+    check: Callable[[Path], None] | None = None,
+) -> Path:
+    """Write a plain transformers folder (safetensors), whole or not at all.
+
+    Args:
+        folder: Where to; an older model there is replaced.
+        model: A model without adapters (see ``rlaif_pl.models.adapters.merged``).
+        tokenizer: Its tokenizer.
+        card: Text of its README.md, if it is to have one.
+        text_format: How it reads texts, where it was trained to.
+        revision: Commit of the hub model that the tokenizer was read from.
+        check: Raises where the written files are not right; they then take no place.
+
+    Raises:
+        ValueError: Something else than a model stands there.
+    """
+    with replaced_whole(folder) as work:
+        model.save_pretrained(work)
+        name_rope_for_all(work / "config.json")
+        save_tokenizer(work, tokenizer, revision)
+        if card is not None:
+            (work / "README.md").write_text(card, encoding="utf-8")
+        if text_format is not None:
+            text_format.save(work)
+        if check is not None:
+            check(work)
+    return Path(folder)

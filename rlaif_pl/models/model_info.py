@@ -29,11 +29,7 @@ class ModelInfo:
     generation_config: GenerationConfig | None = None
 
     def check_length(self, prompt: int, response: int, cut: str) -> None:
-        """Refuse a text that the model was not made for.
-
-        Raises:
-            ValueError: Both together are longer than ``max_model_len``.
-        """
+        """Refuse (ValueError) a text that is too long; ``cut`` names what shortens responses."""
         if self.max_model_len is not None and prompt + response > self.max_model_len:
             raise ValueError(
                 f"expected prompt and response within the {self.max_model_len} tokens of "
@@ -58,25 +54,21 @@ def model_info(
         name: Folder or name of the model.
         tokenizer: Its tokenizer.
         config: Its configuration.
-        written: config.json as it is written: a class's default for ``eos_token_id`` is not the
-            model's.
+        written: config.json as written: a class's default for ``eos_token_id`` is not the model's.
         rows: Rows of its embeddings.
         generation_config: Its generation configuration, where it writes.
     """
-    text = config.get_text_config()
     in_config = written.get("eos_token_id")
     if in_config is None and isinstance(written.get("text_config"), dict):
         in_config = written["text_config"].get("eos_token_id")
     named = [*_ids(tokenizer.eos_token_id), *_ids(in_config)]
-    if generation_config is not None and not getattr(
-        generation_config, "_from_model_config", False
-    ):
-        named += _ids(generation_config.eos_token_id)
+    if not getattr(generation_config, "_from_model_config", False):
+        named += _ids(getattr(generation_config, "eos_token_id", None))
     ends = [number for number in dict.fromkeys(named) if 0 <= number < rows]
     known = {number for number in tokenizer.get_vocab().values() if number < rows}
     size = max(known, default=rows - 1) + 1
     pads = [*_ids(tokenizer.pad_token_id), *ends, 0]
-    limit = getattr(text, "max_position_embeddings", None)
+    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
     return ModelInfo(
         name=name,
         eos_token_id=ends[0] if ends else None,
@@ -92,8 +84,7 @@ def model_info(
 def require_eos(info: ModelInfo, tokenizer: PreTrainedTokenizerBase) -> int:
     """Return the token that closes responses, and name it in a tokenizer that does not.
 
-    Raises:
-        ValueError: No file names one that the model has.
+    ``ValueError``: no file names one that the model has.
     """
     number = info.eos_token_id
     token = None if number is None else tokenizer.convert_ids_to_tokens(number)

@@ -1,10 +1,14 @@
-"""A policy: a causal language model by name or in memory, cut into trunk and top."""
+"""A policy: a causal language model by name or in memory, cut into trunk and top.
+
+Configs are checked against the annotations of constructors, so those hold what a config can say; type
+checkers are told of more (``PolicySource``).
+"""
 
 from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Self, TypeVar, cast
+from typing import TYPE_CHECKING, Self, TypeVar, cast
 
 import torch
 from torch import nn
@@ -18,11 +22,10 @@ from rlaif_pl.models.backbone import Backbone, BackboneOptions, Precision, load_
 from rlaif_pl.models.causal import CausalModel
 from rlaif_pl.models.device import computing_on
 from rlaif_pl.models.export import save_policy
+from rlaif_pl.models.heads import output_head
 from rlaif_pl.models.identity import UNNAMED, weights_digest
-from rlaif_pl.models.loaded import LoadedModel, loaded_backbone, loaded_model
-from rlaif_pl.models.output_head import output_head
-from rlaif_pl.models.prepare import cast_weights
-from rlaif_pl.models.suited import note_tying, warn_of_experts
+from rlaif_pl.models.loaded import LoadedModel, handed_over, loaded_backbone
+from rlaif_pl.models.suited import cast_weights, note_tying, warn_of_experts
 from rlaif_pl.models.text_format import format_of
 from rlaif_pl.text import Template
 
@@ -91,14 +94,7 @@ class Policy(CausalModel):
             if given is None:
                 policy = load_policy(options, template)
             else:
-                taken = loaded_backbone(
-                    given,
-                    dtype=dtype,
-                    gradient_checkpointing=gradient_checkpointing,
-                    decoder_only=True,
-                )
-                source = str(given.model.name_or_path or "")
-                policy = as_policy(taken, options, format_of(source, template=template).template)
+                policy = taken_over(given, options, dtype, template)
             made = policy if frozen else for_role(policy, lora, seed)
         made.home = place
         return cast(Self, made.to(place))
@@ -113,24 +109,6 @@ class Policy(CausalModel):
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write a plain transformers folder, adapters folded in; returns it."""
         return save_policy(folder, self)
-
-
-def handed_over(
-    model: object, tokenizer: PreTrainedTokenizerBase | None = None
-) -> LoadedModel | None:
-    """Return a model that is in memory, checked; None for the name of one.
-
-    Raises:
-        ValueError: A tokenizer comes with a name, or the model cannot be taken.
-    """
-    if not isinstance(model, str | Path):
-        return loaded_model(model, tokenizer)
-    if tokenizer is not None:
-        raise ValueError(
-            f"expected a tokenizer only with a loaded model, got one with the name {str(model)!r}, "
-            "which brings its own; load the model with transformers to pair it with another tokenizer"
-        )
-    return None
 
 
 def load_policy(options: BackboneOptions, template: Template | None = None) -> Policy:
@@ -148,10 +126,20 @@ def load_policy(options: BackboneOptions, template: Template | None = None) -> P
     options.check_exists()
     backbone = load_backbone(options, decoder_only=True)
     found = format_of(options.name, options.revision, template=template)
-    return as_policy(backbone, options, found.template)
+    return _cut(backbone, options, found.template)
 
 
-def as_policy(backbone: Backbone, options: BackboneOptions, template: Template) -> Policy:
+def taken_over(
+    given: LoadedModel, options: BackboneOptions, dtype: Precision | None, template: Template | None
+) -> Policy:
+    """Take over a causal LM that is in memory as ``load_policy`` loads one; see ``loaded_backbone``."""
+    taken = loaded_backbone(
+        given, dtype=dtype, gradient_checkpointing=options.gradient_checkpointing
+    )
+    return _cut(taken, options, format_of(given.source, template=template).template)
+
+
+def _cut(backbone: Backbone, options: BackboneOptions, template: Template) -> Policy:
     """Cut a loaded causal LM; it must not be used as a whole afterwards."""
     head = output_head(backbone.model)
     config = copy.deepcopy(backbone.model.config)
@@ -245,3 +233,52 @@ def same_trunk(first: DecoderRunner | None, second: DecoderRunner | None) -> boo
         and torch.equal(ours[k], theirs[k].to(ours[k].device))  # a reward may be elsewhere yet
         for k in ours
     )
+
+
+if TYPE_CHECKING:
+    PolicySource = BackboneOptions | Policy
+else:
+    PolicySource = BackboneOptions
+
+
+def start_of(source: PolicySource, template: Template | None) -> Policy:
+    """Return what a role starts from, frozen: loaded by name, or a copy of a policy as it is now."""
+    if isinstance(source, BackboneOptions):
+        return load_policy(source, template)
+    _check_template(source, template)
+    return frozen_copy(source)
+
+
+def to_train(
+    source: PolicySource, lora: Lora | None, template: Template | None, seed: int
+) -> Policy:
+    """Return the policy that is trained: one made of a name, or the given one itself.
+
+    Args:
+        source: Model to start from; a policy that is frozen is left so, and a copy of it trained.
+        lora: Adapters of a policy that is made here; None trains the layers above the trunk whole.
+        template: How prompts and responses are written; None takes the model's own.
+        seed: Seeds the adapters.
+
+    Raises:
+        ValueError: The model suits no policy; or a policy with weights to train comes with ``lora``, or
+            with another template than its own.
+    """
+    if isinstance(source, BackboneOptions) or not any(p.requires_grad for p in source.parameters()):
+        return for_role(start_of(source, template), lora, seed)
+    _check_template(source, template)
+    if lora not in (None, source.lora):
+        raise ValueError(
+            f"expected lora=None with a policy that has weights to train, got {lora}; give it to "
+            "Policy.from_pretrained, which makes the adapters"
+        )
+    return source
+
+
+def _check_template(policy: CausalModel, template: Template | None) -> None:
+    """Refuse (ValueError) a template beside a policy that has another."""
+    if template not in (None, policy.template):
+        raise ValueError(
+            f"expected the policy's own template {policy.template}, got {template}; give it to "
+            "Policy.from_pretrained, or leave it out here"
+        )

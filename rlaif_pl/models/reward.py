@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor, nn
@@ -18,21 +18,13 @@ from rlaif_pl.engine.response_batch import ResponseBatch
 from rlaif_pl.engine.runner import DecoderRunner
 from rlaif_pl.errors import one_of
 from rlaif_pl.models.adapters import Lora
-from rlaif_pl.models.backbone import Precision
+from rlaif_pl.models.backbone import BackboneOptions, Precision
 from rlaif_pl.models.causal import CausalModel
-from rlaif_pl.models.device import computing_on
+from rlaif_pl.models.device import computing_on, widened
 from rlaif_pl.models.export import save_reward
-from rlaif_pl.models.given import RewardSource, check_cut, start_of
-from rlaif_pl.models.loaded import loaded_backbone
-from rlaif_pl.models.policy import (
-    BackboneOptions,
-    Policy,
-    as_policy,
-    for_role,
-    handed_over,
-    same_trunk,
-)
-from rlaif_pl.models.precision import widened
+from rlaif_pl.models.heads import ScalarHead
+from rlaif_pl.models.loaded import handed_over
+from rlaif_pl.models.policy import Policy, for_role, same_trunk, start_of, taken_over
 from rlaif_pl.models.reward_folder import (
     LoadedReward,
     Pooling,
@@ -41,13 +33,16 @@ from rlaif_pl.models.reward_folder import (
     load_reward_folder,
     loaded_reward,
 )
-from rlaif_pl.models.scalar_head import ScalarHead
-from rlaif_pl.models.text_format import format_of
 from rlaif_pl.text import Template
 from rlaif_pl.types import Preference
 
 SCORE_ROWS = 32  # texts scored at once; on CUDA for every 16 GiB of memory
 MAX_RESPONSE_TOKENS = 128  # where neither a user nor a folder says
+
+if TYPE_CHECKING:  # see models.policy
+    RewardSource = BackboneOptions | Policy | LoadedReward
+else:
+    RewardSource = BackboneOptions
 
 
 class RewardModel(nn.Module):
@@ -268,12 +263,7 @@ class RewardModel(nn.Module):
         ``from_pretrained`` then scores with the template and the length limit of this model.
         """
         return save_reward(
-            folder,
-            self.model,
-            self.head,
-            float(self.shift),
-            self.pooling,
-            self.max_response_tokens,
+            folder, self.model, self.head, float(self.shift), self.pooling, self.max_response_tokens
         )
 
 
@@ -287,7 +277,12 @@ def _source(
 ) -> RewardSource:
     """Return what the constructor takes for what ``from_pretrained`` was given."""
     if isinstance(model, Policy):
-        check_cut(model, trunk_layers)
+        own = 0 if model.trunk is None else model.trunk.num_layers
+        if trunk_layers not in (0, own):
+            raise ValueError(
+                f"expected trunk_layers to be the policy's own {own}, got {trunk_layers}; give it to "
+                "Policy.from_pretrained, or leave it out here"
+            )
         return model
     given = handed_over(model, tokenizer)
     name = str(model) if given is None else given.name
@@ -296,6 +291,4 @@ def _source(
         return options
     if is_classifier(model):
         return loaded_reward(given, options, dtype, template, max_response_tokens)
-    found = format_of(str(given.model.name_or_path or ""), template=template)
-    taken = loaded_backbone(given, dtype=dtype, decoder_only=True)
-    return as_policy(taken, options, found.template)
+    return taken_over(given, options, dtype, template)

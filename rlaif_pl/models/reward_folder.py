@@ -6,26 +6,26 @@ import copy
 from typing import Any, Literal, NamedTuple, cast
 
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
+from transformers import AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 
 from rlaif_pl.engine.decoder_layers import decoder_of
 from rlaif_pl.engine.runner import split
-from rlaif_pl.models.backbone import EMBEDDED, Precision, quiet_loading, resolve_dtype
+from rlaif_pl.models.backbone import (
+    EMBEDDED,
+    BackboneOptions,
+    Precision,
+    load_config,
+    read_weights,
+    resolve_dtype,
+)
 from rlaif_pl.models.causal import CausalModel
-from rlaif_pl.models.loaded import LoadedModel, freeze, written_settings
+from rlaif_pl.models.loaded import LoadedModel
 from rlaif_pl.models.model_info import model_info
-from rlaif_pl.models.policy import BackboneOptions
-from rlaif_pl.models.prepare import cast_weights
 from rlaif_pl.models.suited import (
     CLASSIFIER,
+    cast_weights,
     classifier_named,
-    refuse_incomplete,
+    freeze,
     require_decoder,
 )
 from rlaif_pl.models.text_format import format_of
@@ -37,6 +37,11 @@ Pooling = Literal["eos", "mean"]
 def is_reward_folder(name: str, revision: str | None = None) -> bool:
     """Whether a folder or hub model is a sequence classifier, as reward models are saved."""
     return name != EMBEDDED and classifier_named(name, revision)
+
+
+def is_classifier(model: object) -> bool:
+    """Whether a loaded model is a sequence classifier."""
+    return isinstance(model, PreTrainedModel) and type(model).__name__.endswith(CLASSIFIER)
 
 
 class LoadedReward(NamedTuple):
@@ -70,17 +75,12 @@ def load_reward_folder(
             f"expected num_layers=null with the reward folder {options.name}, got "
             f"{options.num_layers}; its head reads the last layer"
         )
-    name = options.name
-    source = {"revision": options.revision, "trust_remote_code": options.trust_remote_code}
-    require_decoder(name, AutoConfig.from_pretrained(name, **source))
-    with quiet_loading():
-        model, info = AutoModelForSequenceClassification.from_pretrained(
-            name, dtype=resolve_dtype(options.dtype), output_loading_info=True, **source
-        )
-    _one_score(name, model)
-    refuse_incomplete(name, model, info["missing_keys"], info["unexpected_keys"])
-    loaded = LoadedModel(model, AutoTokenizer.from_pretrained(name, **source))
-    written, _ = PreTrainedConfig.get_config_dict(name, revision=options.revision)
+    config, tokenizer = load_config(options)
+    require_decoder(options.name, config)
+    dtype = resolve_dtype(options.dtype)
+    model = read_weights(AutoModelForSequenceClassification, options, config, dtype)
+    loaded = LoadedModel(model, tokenizer)
+    written, _ = PreTrainedConfig.get_config_dict(options.name, revision=options.revision)
     return loaded_reward(loaded, options, None, template, max_response_tokens, written=written)
 
 
@@ -99,8 +99,8 @@ def loaded_reward(
         loaded: Model and tokenizer.
         options: How it is cut, and what it is called.
         dtype: Type of the weights; None keeps the model's.
-        template: None takes what lies where the classifier was read; see ``load_reward_folder``.
-        max_response_tokens: The same.
+        template: See ``load_reward_folder``.
+        max_response_tokens: See ``load_reward_folder``.
         written: Its config.json as it is written; None takes what its class does not say already.
 
     Raises:
@@ -113,28 +113,23 @@ def loaded_reward(
         cast_weights(model, resolve_dtype(dtype, model.device))
     freeze(model, options.gradient_checkpointing)
     text_format = format_of(
-        str(model.name_or_path or ""),
-        options.revision,
-        template=template,
-        max_response_tokens=max_response_tokens,
+        loaded.source, options.revision, template=template, max_response_tokens=max_response_tokens
     )
     head, tokenizer = cast(nn.Linear, model.score), loaded.tokenizer
     config = copy.deepcopy(model.config)
     rows = len(cast(Tensor, model.get_input_embeddings().weight))
-    known = written_settings(model) if written is None else written
+    known = config.to_diff_dict() if written is None else written
     info = model_info(options.name, tokenizer, config, known, rows)
     trunk, top = split(decoder_of(model), options.trunk_layers)
     policy = CausalModel(trunk, top, head, tokenizer, text_format.template, config, info)
     policy.base = options.name
-    pooling = cast(Pooling, getattr(config, "reward_pooling", "eos"))
-    shift = float(getattr(config, "reward_shift", 0.0))
-    weight = head.weight.detach().float()
-    return LoadedReward(policy, weight, shift, pooling, text_format.max_response_tokens)
-
-
-def is_classifier(model: object) -> bool:
-    """Whether a loaded model is a sequence classifier."""
-    return isinstance(model, PreTrainedModel) and type(model).__name__.endswith(CLASSIFIER)
+    return LoadedReward(
+        policy,
+        head.weight.detach().float(),
+        float(getattr(config, "reward_shift", 0.0)),
+        cast(Pooling, getattr(config, "reward_pooling", "eos")),
+        text_format.max_response_tokens,
+    )
 
 
 def _one_score(name: str, model: PreTrainedModel) -> None:

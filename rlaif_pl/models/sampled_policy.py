@@ -15,8 +15,8 @@ from rlaif_pl.engine.generation_state import runners_of
 from rlaif_pl.engine.noise import with_noise
 from rlaif_pl.engine.response_batch import assemble
 from rlaif_pl.engine.sampling import SamplingParams, StopStrings
-from rlaif_pl.models.adapter_export import adapter_rank, has_adapters, save_adapter
-from rlaif_pl.models.adapter_folder import AdapterSource, adapter_source
+from rlaif_pl.models.adapter_export import adapter_rank, save_adapter
+from rlaif_pl.models.adapters import adapter_source, has_adapters
 from rlaif_pl.models.causal import CausalModel
 from rlaif_pl.models.export import exported_weights, save_policy
 
@@ -52,19 +52,16 @@ class SampledPolicy:
         self.model, self.send_whole, self._device = model, send_whole, device
         self.name, self.is_tied, self.sample = model.base, model.is_tied, model.sample
         self.end_ids, self.vocab_size = model.stop_token_ids, model.info.vocab_size
-        self._files: AdapterSource | None = adapter_source(model.base)
+        self._files = adapter_source(model.base)
 
     @property
     def changed(self) -> Changed:
         """What differs from the model on a server: adapters beside it, all weights, or nothing."""
-        if has_adapters(self.model):
-            alone = (
-                self.model.rests_on_base and self._files is None
-            )  # all that differs from a server
-            return "adapter" if alone else "whole"
-        if self.send_whole or not self.model.rests_on_base:
-            return "whole"
-        if any(each.requires_grad for each in self.model.parameters()):
+        model = self.model
+        if has_adapters(model.top):  # alone they are all that differs from a server
+            return "adapter" if model.rests_on_base and self._files is None else "whole"
+        is_trained = any(each.requires_grad for each in model.parameters())
+        if self.send_whole or not model.rests_on_base or is_trained:
             return "whole"
         return "nothing" if self._files is None else "adapter"
 

@@ -1,43 +1,40 @@
-"""Whether a model suits a role, by its config alone: told before any weight is read."""
+"""Whether a model suits a role, told before any weight is read, and how it is made ready for one."""
 
 from __future__ import annotations
 
 import warnings
 from typing import Any
 
+import torch
+from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
+from rlaif_pl.engine.decoder_layers import keep_softcap
+
 CLASSIFIER = "ForSequenceClassification"
-LABELERS = "the likelihood labeler and other labelers of a LocalBackend take those"
 
 
 def require_decoder(name: str, config: PreTrainedConfig) -> None:
-    """Refuse what cannot be a policy or a reward model: those are decoders that look back only.
-
-    Raises:
-        ValueError: It is an encoder-decoder, or an encoder whose tokens see those after them.
-    """
+    """Refuse (ValueError) what cannot be a policy or a reward model: those look back only."""
     kind = type(config).__name__.removesuffix("Config")
+    expected = (
+        f"expected a decoder-only language model for a policy or reward model, got {name}, an"
+    )
     if getattr(config, "is_encoder_decoder", False):
         raise ValueError(
-            f"expected a decoder-only language model for a policy or reward model, got {name}, an "
-            f"encoder-decoder ({kind}); {LABELERS}: name a decoder-only model here"
+            f"{expected} encoder-decoder ({kind}); the likelihood labeler and other labelers of a "
+            "LocalBackend take those: name a decoder-only model here"
         )
     sees_all = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
     if sees_all and not getattr(config, "is_decoder", False):
         raise ValueError(
-            f"expected a decoder-only language model for a policy or reward model, got {name}, an "
-            f"encoder ({kind}) whose tokens see those after them; name a decoder-only model"
+            f"{expected} encoder ({kind}) whose tokens see those after them; name a decoder-only model"
         )
 
 
 def refuse_classifier(name: str, config: PreTrainedConfig) -> None:
-    """Refuse a classifier where a language model is meant: its output embedding was never trained.
-
-    Raises:
-        ValueError: The config's ``architectures`` names a sequence classifier.
-    """
+    """Refuse (ValueError) a classifier: its output embedding, if it has one, was never trained."""
     kinds = [kind for kind in config.architectures or [] if kind.endswith(CLASSIFIER)]
     if kinds:
         raise ValueError(
@@ -47,12 +44,7 @@ def refuse_classifier(name: str, config: PreTrainedConfig) -> None:
 
 
 def classifier_named(name: str, revision: str | None = None) -> bool:
-    """Whether a folder's or hub model's config.json names a sequence classifier; no weight is read.
-
-    Args:
-        name: Folder or hub name; what cannot be found names nothing.
-        revision: Branch, tag or commit of a hub model.
-    """
+    """Whether a folder's or hub model's config.json, where there is one, names a classifier."""
     try:
         written: dict[str, Any] = PreTrainedConfig.get_config_dict(name, revision=revision)[0]
     except OSError:
@@ -63,11 +55,7 @@ def classifier_named(name: str, revision: str | None = None) -> bool:
 def refuse_incomplete(
     name: str, model: PreTrainedModel, missing: set[str], unexpected: set[str]
 ) -> None:
-    """Refuse files that lack weights: transformers would fill random ones in.
-
-    Raises:
-        ValueError: Weights are missing; the first are named, beside those that no place takes.
-    """
+    """Refuse (ValueError) files that lack weights: transformers would fill random ones in."""
     if not missing:
         return
     stray = f", found {sorted(unexpected)[:5]} in their place" if unexpected else ""
@@ -97,8 +85,42 @@ def note_tying(config: PreTrainedConfig, model: PreTrainedModel) -> None:
     both; whoever goes by the flag afterwards would put one in the place of the other.
     """
     output = model.get_output_embeddings()
-    if output is None:
-        return
-    is_tied = output.weight is model.get_input_embeddings().weight
-    for each in (config, config.get_text_config()):
-        each.tie_word_embeddings = is_tied
+    if output is not None:
+        is_tied = output.weight is model.get_input_embeddings().weight
+        for each in (config, config.get_text_config()):
+            each.tie_word_embeddings = is_tied
+
+
+def freeze(model: PreTrainedModel, gradient_checkpointing: bool) -> None:
+    """Freeze a model, in eval mode and without dropout.
+
+    Args:
+        model: Changed in place.
+        gradient_checkpointing: Recompute activations in the backward pass; layers are then in train
+            mode, where a dropout that was left on would act.
+    """
+    drop_dropout(model.config)
+    keep_softcap(model)
+    for module in model.modules():
+        drop_dropout(module)
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    if gradient_checkpointing:
+        # transformers renames it from gradient_ to activation_; the argument stays the first
+        old = model.gradient_checkpointing_enable
+        getattr(model, "activation_checkpointing_enable", old)({"use_reentrant": False})
+    model.eval().requires_grad_(False)
+
+
+def drop_dropout(holder: PreTrainedConfig | nn.Module) -> None:
+    """Turn dropout off: with it the log-ratio to the reference is not 0 at the first step."""
+    own = holder.get_text_config() if isinstance(holder, PreTrainedConfig) else holder
+    for name, value in list(vars(own).items()):
+        if isinstance(value, float) and ("dropout" in name or name.endswith("pdrop")):
+            setattr(own, name, 0.0)
+
+
+def cast_weights(module: nn.Module, dtype: torch.dtype) -> None:
+    """Bring parameters to a type; buffers stay (rotary frequencies need float32)."""
+    for parameter in module.parameters():
+        parameter.data = parameter.data.to(dtype)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from transformers.utils import cached_file
 
-from rlaif_pl.models.adapter_folder import adapter_source
+from rlaif_pl.models.adapters import adapter_source
 from rlaif_pl.models.backbone import EMBEDDED
 from rlaif_pl.text import TLDR, Template, parse_json
 
@@ -37,13 +37,8 @@ class TextFormat:
 def stored_format(name: str, revision: str | None = None) -> TextFormat | None:
     """Return what is kept beside a model's weights; None where nothing is.
 
-    Args:
-        name: Folder or hub name of a model, or a folder of adapters; without a file of its own that one
-            is read as its base is.
-        revision: Branch, tag or commit of a hub model.
-
-    Raises:
-        ValueError: The file is damaged.
+    ``name`` is a folder or hub name; a folder of adapters without a file of its own is read as its base
+    is. ``ValueError``: the file is damaged.
     """
     if name in (EMBEDDED, ""):
         return None
@@ -104,11 +99,7 @@ def format_of(
 
 
 def _read(path: Path) -> TextFormat:
-    """Read a file that ``TextFormat.save`` wrote; keys of a later version are left alone.
-
-    Raises:
-        ValueError: It is damaged.
-    """
+    """Read a file that ``TextFormat.save`` wrote; keys of a later version are left alone."""
     try:
         written = parse_json(path.read_text(encoding="utf-8"))
         template, limit = written["template"], written.get("max_response_tokens")

@@ -18,19 +18,9 @@ from transformers.utils import cached_file
 CONFIG = "tokenizer_config.json"
 WHOLE = "tokenizer.json"
 FILES = (
-    CONFIG,
-    WHOLE,
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "tokenizer.model",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "tekken.json",
-    "chat_template.jinja",
-    "chat_template.json",
+    *(CONFIG, WHOLE, "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.json", "vocab.txt", "merges.txt", "chat_template.jinja", "chat_template.json"),
+    *("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "tekken.json"),
 )
 OF_THIS_MACHINE = ("is_local", "local_files_only", "name_or_path")
 Settings = dict[str, Any]
@@ -45,7 +35,11 @@ def save_tokenizer(
     # made in memory, without settings (vocab.json and merges.txt alone), or with code of its own
     is_own = CONFIG not in files or len(files) < 2 or "auto_map" in settings
     before = tokenizer if is_own else AutoTokenizer.from_pretrained(files[CONFIG].parent)
-    if is_own or _reads_otherwise(tokenizer, before):
+    if (
+        is_own
+        or tokenizer.chat_template != before.chat_template
+        or tokenizer("a").input_ids != before("a").input_ids  # it puts something else around a text
+    ):
         tokenizer.save_pretrained(folder)
         _write(folder / CONFIG, portable(_read(folder / CONFIG)))
         return
@@ -54,7 +48,11 @@ def save_tokenizer(
     _write(folder / CONFIG, portable(settings))
     if tokenizer.get_added_vocab() != before.get_added_vocab():
         _take_vocabulary(folder, tokenizer, before)
-    _take_named(folder, tokenizer, before)
+    old, new = before.special_tokens_map, tokenizer.special_tokens_map
+    named = {key: str(value) for key, value in new.items() if old.get(key) != value}  # since then
+    for name in (CONFIG, "special_tokens_map.json"):
+        if named and (folder / name).is_file():
+            _write(folder / name, _read(folder / name) | named)
 
 
 def source_files(
@@ -67,17 +65,11 @@ def source_files(
         return {name: path for name in names if (path := Path(source) / name).is_file()}
     if not source:
         return {}
+    kinds = ("gated_repo", "missing_entries", "connection_errors")
+    quietly = {f"_raise_exceptions_for_{kind}": False for kind in kinds}
     found = {}
     for name in names:  # loading has fetched what there is
-        cached = cached_file(
-            source,
-            name,
-            revision=revision,
-            local_files_only=True,
-            _raise_exceptions_for_gated_repo=False,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
+        cached = cached_file(source, name, revision=revision, local_files_only=True, **quietly)
         if cached is not None:
             found[name] = Path(cached)
     return found
@@ -113,14 +105,6 @@ def name_rope_for_all(path: Path) -> None:
     _write(path, settings)
 
 
-def _reads_otherwise(tokenizer: PreTrainedTokenizerBase, before: PreTrainedTokenizerBase) -> bool:
-    """Whether its chat template, or what it puts around a text, was changed since it was read."""
-    return bool(
-        tokenizer.chat_template != before.chat_template
-        or tokenizer("a").input_ids != before("a").input_ids
-    )
-
-
 def _take_vocabulary(
     folder: Path, tokenizer: PreTrainedTokenizerBase, before: PreTrainedTokenizerBase
 ) -> None:
@@ -141,19 +125,6 @@ def _take_vocabulary(
         _write(folder / CONFIG, settings)
     if (folder / "added_tokens.json").is_file():
         _write(folder / "added_tokens.json", _read(folder / "added_tokens.json") | fresh)
-
-
-def _take_named(
-    folder: Path, tokenizer: PreTrainedTokenizerBase, before: PreTrainedTokenizerBase
-) -> None:
-    """Write the special tokens (pad_token and the like) named since the tokenizer was read."""
-    old, new = before.special_tokens_map, tokenizer.special_tokens_map
-    changed = {key: str(value) for key, value in new.items() if old.get(key) != value}
-    if not changed:
-        return
-    for name in (CONFIG, "special_tokens_map.json"):
-        if (folder / name).is_file():
-            _write(folder / name, _read(folder / name) | changed)
 
 
 def _read(path: Path) -> Settings:

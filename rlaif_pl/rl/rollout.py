@@ -14,7 +14,7 @@ from rlaif_pl.engine.response_batch import ResponseBatch, TrunkStates, assemble
 from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.models.actor_critic import ActorCritic
 from rlaif_pl.models.causal import CausalModel
-from rlaif_pl.models.precision import own_precision
+from rlaif_pl.models.device import own_precision
 from rlaif_pl.models.reward import RewardModel
 from rlaif_pl.models.sampled_policy import SampledPolicy
 from rlaif_pl.rl.function_reward import WeightedRewards, as_scores, rewards_of

@@ -12,8 +12,7 @@ from rlaif_pl.engine.response_batch import ResponseBatch
 from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.models.actor_critic import ActorCritic
 from rlaif_pl.models.adapters import Lora
-from rlaif_pl.models.given import PolicySource
-from rlaif_pl.models.policy import BackboneOptions, Policy
+from rlaif_pl.models.policy import BackboneOptions, Policy, PolicySource
 from rlaif_pl.text import Template
 from rlaif_pl.training.optimizers import FineTuningAdamW
 from rlaif_pl.training.pairs_module import PairsModule, responses, texts_of

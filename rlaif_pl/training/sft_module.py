@@ -15,8 +15,7 @@ from typing_extensions import override
 from rlaif_pl.engine.batch import send
 from rlaif_pl.engine.response_batch import ResponseBatch
 from rlaif_pl.models.adapters import Lora
-from rlaif_pl.models.given import PolicySource, to_train
-from rlaif_pl.models.policy import BackboneOptions
+from rlaif_pl.models.policy import BackboneOptions, PolicySource, to_train
 from rlaif_pl.text import Template
 from rlaif_pl.training.base import TrainableModule
 from rlaif_pl.training.optimizers import FineTuningAdamW

@@ -28,7 +28,7 @@ from transformers import (
 )
 
 from rlaif_pl.labeling.calls import GenerateRequest, LoglikelihoodRequest, Response
-from rlaif_pl.models.causal_folder import save_causal
+from rlaif_pl.models.model_folder import save_causal
 from rlaif_pl.types import Preference
 
 SHAPE = {

@@ -9,7 +9,7 @@ from rlaif_pl.engine.decoder_layers import decoder_of
 from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.models.actor_critic import ActorCritic
 from rlaif_pl.models.adapters import Lora
-from rlaif_pl.models.causal_folder import save_causal
+from rlaif_pl.models.model_folder import save_causal
 from rlaif_pl.models.policy import BackboneOptions
 from rlaif_pl.rl.losses import policy_gradient_loss, value_loss
 

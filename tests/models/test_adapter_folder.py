@@ -10,7 +10,7 @@ from rlaif_pl.engine.generation_state import runners_of
 from rlaif_pl.models.adapter_export import check_adapter_export, save_adapter
 from rlaif_pl.models.adapters import Lora
 from rlaif_pl.models.backbone import EMBEDDED, fingerprint_of, load_backbone
-from rlaif_pl.models.causal_folder import save_causal
+from rlaif_pl.models.model_folder import save_causal
 from rlaif_pl.models.policy import BackboneOptions, for_role, load_policy
 from rlaif_pl.text import Template
 

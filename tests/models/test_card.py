@@ -8,9 +8,9 @@ import torch
 import yaml
 
 from rlaif_pl.models import BackboneOptions, RewardModel
-from rlaif_pl.models.card import policy_card
-from rlaif_pl.models.causal_folder import save_causal
+from rlaif_pl.models.card import model_card
 from rlaif_pl.models.export import save_policy
+from rlaif_pl.models.model_folder import save_causal
 from rlaif_pl.models.policy import load_policy
 from rlaif_pl.text import Template
 
@@ -52,18 +52,20 @@ def front_matter(card):
 
 
 def test_a_base_is_declared_only_if_it_can_be_on_the_hub(tmp_path):
-    assert front_matter(policy_card("org/model", TEMPLATE))["base_model"] == "org/model"
+    assert front_matter(model_card("policy", "org/model", TEMPLATE))["base_model"] == "org/model"
     for base in ("smollm2-135m", "runs/sft/policy", str(tmp_path)):
-        assert "base_model" not in front_matter(policy_card(base, TEMPLATE))
-    assert str(tmp_path.parent) not in policy_card(str(tmp_path), TEMPLATE)
+        assert "base_model" not in front_matter(model_card("policy", base, TEMPLATE))
+    assert str(tmp_path.parent) not in model_card("policy", str(tmp_path), TEMPLATE)
 
 
 def test_the_card_says_how_a_text_is_read():
-    card = policy_card("runs/sft/policy", TEMPLATE)
+    card = model_card("policy", "runs/sft/policy", TEMPLATE)
     assert repr(TEMPLATE.prompt) in card
     assert repr(TEMPLATE.response) in card
     assert "more than 40 words" in card
-    assert "more than" not in policy_card("m", dataclasses.replace(TEMPLATE, max_prompt_words=None))
+    assert "more than" not in model_card(
+        "policy", "m", dataclasses.replace(TEMPLATE, max_prompt_words=None)
+    )
 
 
 def test_a_model_names_what_it_was_trained_from(source, tmp_path):

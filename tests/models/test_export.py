@@ -14,10 +14,9 @@ from transformers import (
 
 from rlaif_pl.engine.decoder_layers import decoder_of
 from rlaif_pl.engine.generation_state import runners_of
-from rlaif_pl.models import RewardModel, causal_folder
+from rlaif_pl.models import RewardModel, model_folder
 from rlaif_pl.models import export as export_file
 from rlaif_pl.models.adapters import Lora
-from rlaif_pl.models.causal_folder import save_causal
 from rlaif_pl.models.export import (
     check_policy_export,
     check_reward_export,
@@ -26,6 +25,7 @@ from rlaif_pl.models.export import (
     save_policy,
     save_reward,
 )
+from rlaif_pl.models.model_folder import save_causal
 from rlaif_pl.models.policy import BackboneOptions, for_role, load_policy
 from rlaif_pl.text import Template
 
@@ -230,7 +230,7 @@ def test_what_was_written_wrong_takes_no_ones_place(load, tmp_path, monkeypatch)
 
 def test_another_tokenizer_than_the_trained_one_is_not_exported(load, tmp_path, monkeypatch):
     policy = load("llama")
-    saved = causal_folder.save_tokenizer
+    saved = model_folder.save_tokenizer
 
     def lose(folder, tokenizer, revision=None):
         saved(folder, tokenizer, revision)
@@ -239,7 +239,7 @@ def test_another_tokenizer_than_the_trained_one_is_not_exported(load, tmp_path, 
         content["model"]["merges"] = []
         path.write_text(json.dumps(content))
 
-    monkeypatch.setattr(causal_folder, "save_tokenizer", lose)
+    monkeypatch.setattr(model_folder, "save_tokenizer", lose)
     with pytest.raises(ValueError, match="give the ids of the one trained with"):
         save_policy(tmp_path / "out", policy)
 

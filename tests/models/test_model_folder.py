@@ -4,9 +4,8 @@ import pytest
 
 from rlaif_pl.models.adapter_export import save_adapter
 from rlaif_pl.models.adapters import Lora
-from rlaif_pl.models.causal_folder import save_causal
 from rlaif_pl.models.export import save_policy
-from rlaif_pl.models.model_folder import check_place, replaced_whole
+from rlaif_pl.models.model_folder import check_place, replaced_whole, save_causal
 from rlaif_pl.models.policy import BackboneOptions, for_role, load_policy
 from rlaif_pl.text import Template
 

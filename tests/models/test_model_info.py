@@ -9,8 +9,8 @@ from unpacked import unpack
 from rlaif_pl.engine.response_batch import assemble
 from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.engine.score import token_logprobs
-from rlaif_pl.models.causal_folder import save_causal
 from rlaif_pl.models.export import save_policy
+from rlaif_pl.models.model_folder import save_causal
 from rlaif_pl.models.model_info import exported_generation_config, model_info, require_eos
 from rlaif_pl.models.policy import BackboneOptions, load_policy
 from rlaif_pl.text import Template

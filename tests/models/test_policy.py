@@ -5,7 +5,7 @@ from unpacked import unpack
 
 from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.models.adapters import Lora
-from rlaif_pl.models.causal_folder import save_causal
+from rlaif_pl.models.model_folder import save_causal
 from rlaif_pl.models.policy import BackboneOptions, for_role, load_policy, same_trunk
 from rlaif_pl.models.reward_folder import is_reward_folder
 from rlaif_pl.text import Template

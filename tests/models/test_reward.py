@@ -10,7 +10,7 @@ from unpacked import unpack
 
 from rlaif_pl.models import reward as reward_file
 from rlaif_pl.models.adapters import Lora
-from rlaif_pl.models.causal_folder import save_causal
+from rlaif_pl.models.model_folder import save_causal
 from rlaif_pl.models.policy import BackboneOptions, load_policy
 from rlaif_pl.models.reward import RewardModel
 from rlaif_pl.models.reward_folder import is_reward_folder

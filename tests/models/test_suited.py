@@ -18,8 +18,8 @@ from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.models import ActorCritic
 from rlaif_pl.models.adapters import Lora
 from rlaif_pl.models.backbone import load_backbone
-from rlaif_pl.models.causal_folder import save_causal
 from rlaif_pl.models.export import save_policy
+from rlaif_pl.models.model_folder import save_causal
 from rlaif_pl.models.policy import BackboneOptions, for_role, load_policy
 from rlaif_pl.models.reward import RewardModel
 from rlaif_pl.text import Template

@@ -27,7 +27,7 @@ from rlaif_pl.labeling.calls import (
 )
 from rlaif_pl.labeling.thinking import UNCLOSED
 from rlaif_pl.models.backbone import EMBEDDED, BackboneOptions, Precision
-from rlaif_pl.models.precision import own_precision
+from rlaif_pl.models.device import own_precision
 
 Runner = PrefixTreeRunner | PlainRunner
 Written = tuple[int, Response]

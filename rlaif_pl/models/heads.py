@@ -1,16 +1,49 @@
-"""What turns a decoder's hidden states into logits, tried on the model itself."""
+"""What reads a decoder's states: a head of logits, tried on the model itself, or of one number."""
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Callable
+from typing import Self, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import PreTrainedModel
+from typing_extensions import override
 
 from rlaif_pl.engine.decoder_layers import decoder_of
 from rlaif_pl.engine.noise import FACTOR, error_in_noise, word_ids
 from rlaif_pl.engine.score import CappedHead, head_logits
+from rlaif_pl.models.device import HALVES
+
+
+class ScalarHead(nn.Linear):
+    """Linear map from a state to a reward or a value, in float32.
+
+    Margins and returns need all 24 bits: the weights stay float32 where a trainer casts the module to
+    16 bits (``bf16-true``), and the product is made outside autocast.
+
+    Args:
+        width: Size of a state, ``D``.
+        bias: Whether to add a constant.
+    """
+
+    def __init__(self, width: int, bias: bool = True) -> None:
+        super().__init__(width, 1, bias)
+
+    @override
+    def forward(self, states: Tensor) -> Tensor:
+        """One number a state. ``(..., D)`` to ``(...)``."""
+        with torch.autocast(states.device.type, enabled=False):
+            return F.linear(states.to(self.weight.dtype), self.weight, self.bias).squeeze(-1)
+
+    @override
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        def kept(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return tensor.to(moved.device) if moved.dtype in HALVES else moved
+
+        return super()._apply(kept, recurse)
 
 
 def output_head(model: PreTrainedModel) -> nn.Linear | CappedHead:
