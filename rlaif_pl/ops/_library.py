@@ -1,8 +1,7 @@
 """Op schemas, fallbacks and the compiled library: the only place op names are declared.
 
-The dispatcher picks the implementation. The PyTorch reference is registered under
-CompositeExplicitAutograd, which the dispatcher uses only where no device kernel exists; a compiled
-kernel (csrc/) is registered under CPU or CUDA and so takes its place.
+The reference is registered under CompositeExplicitAutograd, which the dispatcher uses only where no
+device kernel exists; a compiled kernel (csrc/), registered under CPU or CUDA, takes its place.
 
 Environment, read at import:
     RLAIF_PL_REQUIRE_EXT=1: a compiled library that does not load is an error, not a fallback.
@@ -96,8 +95,7 @@ for _schema in COMPOSED:
 def _load_extension() -> bool:
     """Load the compiled kernels, which register themselves; False selects the reference.
 
-    Raises:
-        ImportError: The library is required but disabled, missing, or does not load.
+    ``ImportError``: the library is required but disabled, missing, or does not load.
     """
     required = os.environ.get("RLAIF_PL_REQUIRE_EXT") == "1"
     if os.environ.get("RLAIF_PL_DISABLE_EXT") == "1":
@@ -151,11 +149,7 @@ def use_reference() -> Iterator[None]:
 
 
 def backend_of(op: str, device_type: str) -> str:
-    """Say whether an op, one of ``OPS``, runs "compiled" or by its "reference" on a type of device.
-
-    Raises:
-        ValueError: No such op.
-    """
+    """Say whether an op, one of ``OPS``, runs "compiled" or by its "reference" on a type of device."""
     if op not in OPS:
         raise ValueError(f"backend_of: op must be one of {', '.join(OPS)}; got {op!r}")
     has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key

@@ -59,15 +59,11 @@ def block_sizes(weight: Tensor) -> BlockSizes:
 
 
 def blocks(hidden: Tensor, weight: Tensor) -> Iterator[tuple[slice, slice]]:
-    """Yield row and column ranges whose product stays at ``block_sizes``; rows outermost.
-
-    A CPU widens 16-bit embeddings before it multiplies, so there a block of these is no larger either.
-    """
-    num_rows, (num_columns, size) = len(hidden), weight.shape
-    widens, most = _widens(weight), block_sizes(weight)
-    for row in range(0, num_rows, most.rows):
-        rows = slice(row, min(row + most.rows, num_rows))
-        entries = max(rows.stop - rows.start, size if widens else 0)
+    """Yield row and column ranges whose product, and widened embedding, stay at ``block_sizes``."""
+    (num_columns, size), most = weight.shape, block_sizes(weight)
+    for row in range(0, len(hidden), most.rows):
+        rows = slice(row, min(row + most.rows, len(hidden)))
+        entries = max(rows.stop - rows.start, size if _widens(weight) else 0)
         width = max(most.columns, most.logits // entries)
         for column in range(0, num_columns, width):
             yield rows, slice(column, min(column + width, num_columns))
@@ -76,10 +72,7 @@ def blocks(hidden: Tensor, weight: Tensor) -> Iterator[tuple[slice, slice]]:
 def product(left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
     """``left @ right`` in the accumulator dtype of ``right``, without rounding to 16 bits between.
 
-    Args:
-        left: On a GPU brought to the dtype of ``right``. ``(N, K)``
-        right: ``(K, M)``
-        out: Where to, contiguous; not for 16 bits on a GPU. ``(N, M)``
+    On a GPU ``left`` is brought to the dtype of ``right``; there ``out`` is not for 16 bits.
     """
     acc = accumulator_dtype(right.dtype)
     if _multiplies_16_bits(right):
@@ -164,11 +157,7 @@ def _widens(weight: Tensor) -> bool:
 
 
 def weight_gradient_dtype(hidden: Tensor, weight: Tensor) -> torch.dtype:
-    """Return the dtype that the gradient of an output embedding is summed in.
-
-    On a GPU it is rounded to 16 bits once, at the end, and not once for every block of rows. A CPU
-    saves the memory.
-    """
+    """Return the dtype to sum an embedding's gradient in: a GPU rounds to 16 bits once, at the end."""
     in_parts = len(hidden) > block_sizes(weight).rows and _multiplies_16_bits(weight)
     return accumulator_dtype(weight.dtype) if in_parts else weight.dtype
 
@@ -182,8 +171,8 @@ _widened_weights: ContextVar[dict[int, tuple[Tensor, Tensor]] | None] = ContextV
 def widened_once() -> Iterator[None]:
     """Within, ``linear_logits`` widens a 16-bit embedding on a CPU once, and not again for each token.
 
-    For a model that draws token by token: for its few rows, widening takes longer than the product.
-    Costs a float32 copy of the embedding; weights must not change meanwhile.
+    For the few rows of a token, widening takes longer than the product. Costs a float32 copy of the
+    embedding; weights must not change meanwhile.
     """
     token = _widened_weights.set({})
     try:

@@ -41,8 +41,8 @@ def _(rewards, values, lengths, bootstrap, gamma, gae_lambda):  # type: ignore[n
 @torch.library.register_fake("rlaif_pl::kl_gae")
 def _(logprobs, ref_logprobs, values, scores, lengths, bootstrap, kl_coef, gamma, gae_lambda):  # type: ignore[no-untyped-def]
     targets = logprobs.new_empty(logprobs.shape), logprobs.new_empty(logprobs.shape)
-    moments = logprobs.new_empty(len(logprobs), 2, dtype=wide_dtype(logprobs.device))
-    return *targets, logprobs.new_empty(len(logprobs)), moments
+    moments = logprobs.new_empty(logprobs.shape[0], 2, dtype=wide_dtype(logprobs.device))
+    return *targets, logprobs.new_empty(logprobs.shape[0]), moments
 
 
 def gae(
@@ -63,11 +63,10 @@ def gae(
         A[t]     = delta[t] + gamma * gae_lambda * A[t + 1]
         returns  = A + V
 
-    Source: Schulman et al. 2016, https://arxiv.org/abs/1506.02438, eq. 11, 12 and 16.
-
-    float32 and float64 are computed natively, bfloat16 and float16 in float32 and rounded once.
-    What padding holds, NaN included, has no effect; a NaN or infinity at a valid step reaches that
-    step and the earlier ones of its row, nothing else.
+    Source: Schulman et al. 2016, https://arxiv.org/abs/1506.02438, eq. 11, 12 and 16. float32 and
+    float64 are computed natively, bfloat16 and float16 in float32 and rounded once. What padding
+    holds, NaN included, has no effect; a NaN or infinity at a valid step reaches that step and the
+    earlier ones of its row, nothing else.
 
     Args:
         rewards: Reward received after the action at step t, in reward-model units. ``(N, T)``

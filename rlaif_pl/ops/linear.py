@@ -40,17 +40,11 @@ def _forward(
     state[:, 0] = -torch.inf
     mean = torch.zeros(num_rows if keep_slope else 0, width, dtype=acc, device=hidden.device)
     wide_bias = None if bias is None else bias.to(acc)
+    update = torch.ops.rlaif_pl.online_softmax_update_.default
+    scaling = 1.0 / temperature, softcap
     for rows, columns, block, logits in block_products(hidden, weight):
-        torch.ops.rlaif_pl.online_softmax_update_.default(
-            logits,
-            tokens[rows],
-            None if wide_bias is None else wide_bias[columns],
-            state[rows],
-            columns.start,
-            1.0 / temperature,
-            softcap,
-            keep_slope,
-        )
+        part = None if wide_bias is None else wide_bias[columns]
+        update(logits, tokens[rows], part, state[rows], columns.start, *scaling, keep_slope)
         if keep_slope:  # sums of exp(z - max) times embeddings, in step with the state's sums
             add_product(mean[rows].mul_(state[rows, 4:]), logits, block)
     largest, total, moment, taken, _ = state.unbind(1)
@@ -82,22 +76,17 @@ def _backward_blocks(
 ) -> tuple[Tensor, Tensor, Tensor]:
     acc = accumulator_dtype(hidden.dtype)
     dhidden = torch.zeros(hidden.shape, dtype=acc, device=hidden.device)
+    trained = len(weight) if trains_weight else 0
     dweight = weight.new_zeros(
-        weight.shape if trains_weight else (0, weight.shape[1]),
-        dtype=weight_gradient_dtype(hidden, weight),
+        trained, weight.shape[1], dtype=weight_gradient_dtype(hidden, weight)
     )
     dbias = torch.zeros(len(weight) if trains_bias else 0, dtype=acc, device=hidden.device)
     wide_bias = None if bias is None else bias.to(acc)
+    backward = torch.ops.rlaif_pl.online_softmax_backward_.default
     for these, columns, block, slopes in block_products(hidden, weight):
-        torch.ops.rlaif_pl.online_softmax_backward_.default(
-            slopes,
-            tokens[these],
-            None if wide_bias is None else wide_bias[columns],
-            rows[these],
-            columns.start,
-            1.0 / temperature,
-            softcap,
-        )
+        part = None if wide_bias is None else wide_bias[columns]
+        scaling = columns.start, 1.0 / temperature, softcap
+        backward(slopes, tokens[these], part, rows[these], *scaling)
         add_product(dhidden[these], slopes, block)
         if trains_weight:
             add_product(dweight[columns], slopes.t(), hidden[these])
@@ -122,12 +111,10 @@ def _(hidden, weight, tokens, bias, temperature, softcap, keep_slope):  # type: 
 def _(  # type: ignore[no-untyped-def]
     hidden, weight, tokens, bias, rows, temperature, softcap, trains_weight, trains_bias
 ):
-    acc_bias = hidden.dtype if bias is None else bias.dtype
-    return (
-        hidden.new_empty(hidden.shape),
-        weight.new_empty(weight.shape[0] if trains_weight else 0, weight.shape[1]),
-        hidden.new_empty(weight.shape[0] if trains_bias else 0, dtype=acc_bias),
-    )
+    dweight = weight.new_empty(weight.shape[0] if trains_weight else 0, weight.shape[1])
+    dtype = hidden.dtype if bias is None else bias.dtype
+    dbias = hidden.new_empty(weight.shape[0] if trains_bias else 0, dtype=dtype)
+    return hidden.new_empty(hidden.shape), dweight, dbias
 
 
 def _setup_context(ctx, inputs, output):  # type: ignore[no-untyped-def]
@@ -154,25 +141,13 @@ def _backward(ctx, grad_logprob, grad_entropy, _grad_logsumexp, _grad_slope):  #
     hidden, weight, tokens, bias, logsumexp, entropy = ctx.saved_tensors
     zero = torch.zeros_like(entropy)
     grads = [zero if grad is None else grad for grad in (grad_logprob, grad_entropy)]
-    needs_hidden, needs_weight, _, needs_bias = ctx.needs_input_grad[:4]
+    rows = torch.stack([logsumexp, entropy, *grads], 1)
+    needs = ctx.needs_input_grad
     dhidden, dweight, dbias = torch.ops.rlaif_pl.linear_logprob_bwd.default(
-        hidden,
-        weight,
-        tokens,
-        bias,
-        torch.stack([logsumexp, entropy, *grads], 1),
-        ctx.temperature,
-        ctx.softcap,
-        needs_weight,
-        needs_bias,
+        hidden, weight, tokens, bias, rows, ctx.temperature, ctx.softcap, needs[1], needs[3]
     )
-    return (
-        dhidden if needs_hidden else None,
-        dweight if needs_weight else None,
-        None,
-        dbias if needs_bias else None,
-        *nothing[4:],
-    )
+    made = dhidden, dweight, None, dbias, *nothing[4:]
+    return tuple(each if needed else None for each, needed in zip(made, needs, strict=True))
 
 
 torch.library.register_autograd(
@@ -198,10 +173,8 @@ def linear_logprob(
 
     At most 2^21 logits exist at a time (1,024 columns of 2,048 rows, fewer rows with more columns);
     on a GPU 2^21 to 2^25 by its memory, 4,096 columns or more. Logits and statistics are float32
-    (float64 for float64 inputs), also those of 16-bit inputs.
-
-    Slopes of a trained float16 embedding are multiplied in float16 on a GPU, where those below 6e-8
-    are 0: scale the loss, as ``16-mixed`` does, or train in bfloat16.
+    (float64 for float64 inputs), also those of 16-bit inputs. Slopes of a trained float16 embedding are
+    multiplied in float16 on a GPU, where those below 6e-8 are 0: scale the loss, as ``16-mixed`` does.
 
     If neither ``weight`` nor ``bias`` requires a gradient, the derivative in ``hidden`` is made in
     the forward pass, ``(N, D)``, and only scaled in the backward. Otherwise, or with
@@ -210,8 +183,7 @@ def linear_logprob(
     Args:
         hidden: State before each token. ``(N, D)`` floating
         weight: Output embedding, of the dtype of ``hidden``. ``(V, D)``
-        tokens: Token taken in each row, in [0, V); the range is checked on the CPU only.
-            ``(N,)`` int64
+        tokens: Token taken in each row, in [0, V), which only a CPU checks. ``(N,)`` int64
         temperature: Divides the logits, above 0.
         bias: Of the output embedding, floating. ``(V,)``
         softcap: Bound of ``cap(x) = softcap * tanh(x / softcap)``, above 0; None for no cap.
@@ -237,13 +209,8 @@ def linear_logprob(
             raise ValueError(f"{OP}: {name} must be above 0, got {number}")
     trains_head = weight.requires_grad or (bias is not None and bias.requires_grad)
     needs_grad = torch.is_grad_enabled() and hidden.requires_grad
-    logprob, entropy, _, _ = torch.ops.rlaif_pl.linear_logprob_fwd.default(
-        hidden,
-        weight,
-        tokens,
-        bias,
-        float(temperature),
-        float(softcap or 0.0),
-        needs_grad and not trains_head and not entropy_gradient,
-    )
+    keep_slope = needs_grad and not trains_head and not entropy_gradient
+    scaling = float(temperature), float(softcap or 0.0)
+    forward = torch.ops.rlaif_pl.linear_logprob_fwd.default
+    logprob, entropy, _, _ = forward(hidden, weight, tokens, bias, *scaling, keep_slope)
     return logprob, entropy

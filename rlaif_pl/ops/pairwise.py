@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -20,26 +20,15 @@ class PairwiseSums:
 
     Attributes:
         loss: Sum of the weighted losses, in nats, in the dtype that arithmetic runs in.
-        others: The sums that the properties name. ``(3,)`` float64
+        weight: Sum of the weights, float64.
+        num_correct: Weight of the pairs with ``(margin > 0) == (target > 0.5)``, float64.
+        margin: Sum of ``weight * (first - second)``, float64.
     """
 
     loss: Tensor
-    others: Tensor
-
-    @property
-    def weight(self) -> Tensor:
-        """Sum of the weights. ``()`` float64."""
-        return self.others[0]
-
-    @property
-    def num_correct(self) -> Tensor:
-        """Weight of the pairs with ``(margin > 0) == (target > 0.5)``. ``()`` float64."""
-        return self.others[1]
-
-    @property
-    def margin(self) -> Tensor:
-        """Sum of ``weight * (first - second)``. ``()`` float64."""
-        return self.others[2]
+    weight: Tensor
+    num_correct: Tensor
+    margin: Tensor
 
 
 @torch.library.register_fake("rlaif_pl::pairwise_ce_fwd")
@@ -130,8 +119,7 @@ def pairwise_ce(
     Source: Lee et al. 2023 (RLAIF), https://arxiv.org/abs/2309.00267v2, section 2.2.1; p in {0, 1}
     gives the Bradley-Terry loss of Ouyang et al. 2022, https://arxiv.org/abs/2203.02155, eq. 1.
 
-    The derivative in the margin is computed with the loss and kept for the backward pass. float32
-    and float64 are computed natively; bfloat16 and float16 in float32, the loss rounded once.
+    float32 and float64 are computed natively; bfloat16 and float16 in float32, the loss rounded once.
     Margins of any finite size are safe. An infinite margin gives the limit: 0 if the target is
     wholly on its side, else infinity, with a finite gradient. A NaN margin (also infinity minus
     infinity) gives NaN. A weight of 0 removes its pair: loss and gradient are 0 for any margin.
@@ -139,9 +127,8 @@ def pairwise_ce(
     Args:
         first: Score of the first response, in nats. ``(N,)``
         second: Score of the second response. ``(N,)``
-        target: Labeler's probability that the first is better, in [0, 1], of any of these dtypes.
-            Its values, like those of ``weight``, are checked on the CPU only, on the way; on a GPU
-            it would be a wait for the device. ``(N,)``
+        target: Labeler's probability that the first is better, in [0, 1], of any of these dtypes. Its
+            values, like those of ``weight``, are checked on the CPU only. ``(N,)``
         weight: Importance of each pair, finite and at least 0; None stands for ones. ``(N,)``
         reduction: ``none``; ``sum``; or ``mean``, the sum over N, whatever the weights (NaN for no
             pairs). The last two never write the losses down, and cost no step of autograd.
@@ -171,7 +158,8 @@ def pairwise_ce_sums(
     Sums run in float64 over blocks of 1,024 pairs, so the number of threads changes nothing. Arguments
     and errors are those of ``pairwise_ce``, and ``loss`` is differentiable like it.
     """
-    return PairwiseSums(*_run(first, second, target, weight, False)[2:])
+    _, _, total, sums = _run(first, second, target, weight, False)
+    return PairwiseSums(total, *sums.unbind())
 
 
 def _run(
@@ -181,7 +169,7 @@ def _run(
     weight: Tensor | None,
     each: bool,
     is_mean: bool = False,
-) -> tuple[Tensor, ...]:
+) -> Any:
     check("pairwise_ce", "first", first, ("N",), FLOATING)
     check("pairwise_ce", "second", second, first.shape, (first.dtype,), first)
     target = _as_label("target", target, first)
@@ -189,11 +177,11 @@ def _run(
         weight = _as_label("weight", weight, first)
     op = torch.ops.rlaif_pl.pairwise_ce_fwd.default
     if torch.compiler.is_compiling():
-        outputs: tuple[Tensor, ...] = op(first, second, target, weight, each)
+        outputs = op(first, second, target, weight, each)
         return (*outputs[:2], outputs[2] / len(first), outputs[3]) if is_mean else outputs
     scale = 1.0 if not is_mean else 1.0 / len(first) if len(first) else float("nan")
     try:
-        outputs = _Eager.apply(scale, first, second, target, weight, each)
+        return _Eager.apply(scale, first, second, target, weight, each)
     except RuntimeError:
         # The kernel saw a bad label and says nothing of where; look only now.
         check_values("pairwise_ce", "target", target, 0, 1, "be a probability in [0, 1]")
@@ -201,7 +189,6 @@ def _run(
             largest = torch.finfo(weight.dtype).max
             check_values("pairwise_ce", "weight", weight, 0, largest, "be finite and at least 0")
         raise
-    return outputs
 
 
 def _as_label(name: str, tensor: Tensor, first: Tensor) -> Tensor:
