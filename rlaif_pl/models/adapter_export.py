@@ -60,13 +60,7 @@ def check_adapter_export(model: CausalModel) -> int:
 def save_adapter(folder: str | Path, model: CausalModel, *, card: bool = True) -> Path:
     """Write a policy's adapters as a PEFT folder that peft, transformers and vLLM load.
 
-    Args:
-        folder: Where to; replaced whole or not at all.
-        model: Policy with adapters.
-        card: Whether to lay a README.md beside them, and how the policy reads texts.
-
-    Raises:
-        ValueError: The policy has no adapters, or something else than a model stands there.
+    It is replaced whole or not at all. ``card``: lay a README.md beside them, and how texts are read.
     """
     check_adapter_export(model)
     with replaced_whole(folder) as work:
@@ -77,11 +71,6 @@ def save_adapter(folder: str | Path, model: CausalModel, *, card: bool = True) -
             (work / "README.md").write_text(text, encoding="utf-8")
             TextFormat(model.template).save(work)
     return Path(folder)
-
-
-def adapter_rank(model: CausalModel) -> int:
-    """Rank of a policy's adapters; 0 where it has none."""
-    return next((int(m.r["default"]) for m in model.top.modules() if is_lora(m)), 0)
 
 
 def _config(model: CausalModel) -> LoraConfig:

@@ -13,7 +13,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple, TypeGuard, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard, cast
 
 import torch
 from torch import nn
@@ -22,6 +22,9 @@ from transformers.pytorch_utils import Conv1D
 
 from rlaif_pl.engine.decoder_layers import text_part
 from rlaif_pl.engine.runner import DecoderRunner
+
+if TYPE_CHECKING:
+    from peft.tuners.lora import LoraLayer
 
 CONFIG = "adapter_config.json"
 
@@ -39,20 +42,6 @@ class Lora:
     r: int = 16
     alpha: int = 32
     target_modules: list[str] | str = "all-linear"
-
-
-class LoraLayer(nn.Module):
-    """What this package asks of PEFT's LoRA layers, for type checkers; no layer is one of these."""
-
-    r: dict[str, int]
-    lora_alpha: dict[str, int]
-
-    def merge(self) -> None:
-        """Fold the adapters into the base layer."""
-
-    def get_base_layer(self) -> nn.Module:
-        """Return the layer that is adapted."""
-        raise NotImplementedError
 
 
 def is_lora(module: Any) -> TypeGuard[LoraLayer]:
@@ -80,16 +69,9 @@ def require_peft(purpose: str) -> ModuleType:
 def clone(stack: DecoderRunner, lora: Lora | None, seed: int = 0) -> DecoderRunner:
     """Return a trainable copy of a stack for one role; the original stays usable as reference.
 
-    Args:
-        stack: The stack to start from; left as it is.
-        lora: With it, the copy shares the (frozen) base weights and trains adapters of its own, so
-            a role costs only its adapters. None copies and trains every weight. Parts for images or
-            sound are kept as they are either way.
-        seed: Seeds the adapters' initial values.
-
-    Raises:
-        ImportError: There are to be adapters, and PEFT is not installed.
-        ValueError: The stack has adapters already.
+    With LoRA the copy shares the (frozen) base weights and trains adapters of its own, drawn by
+    ``seed``, so a role costs only its adapters. Without, every weight is copied and trained. Parts for
+    images or sound are kept as they are either way. ``ValueError``: the stack has adapters already.
     """
     if lora is None:
         twin = copy.deepcopy(stack).requires_grad_(False)
@@ -152,11 +134,8 @@ class AdapterSource(NamedTuple):
 def adapter_source(name: str) -> AdapterSource | None:
     """Return what a folder of adapters alone belongs to; None where it is no such folder.
 
-    Args:
-        name: Whatever a model is named by. Its base may be a path from here, or from the folder.
-
-    Raises:
-        ValueError: adapter_config.json names no base, or the adapters are for no causal LM.
+    Its base may be a path from here, or from the folder. ``ValueError``: adapter_config.json names no
+    base, or the adapters are for no causal LM.
     """
     folder = Path(name)
     if not (folder / CONFIG).is_file() or (folder / "config.json").is_file():
@@ -190,12 +169,7 @@ def adapter_identity(folder: Path) -> str:
 
 
 def merge_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
-    """Fold a folder's adapters into their base, which is changed; give it in float32.
-
-    Raises:
-        ImportError: PEFT is not installed.
-        ValueError: The adapters do not fit the model.
-    """
+    """Fold a folder's adapters into their base, which is changed; ValueError where they do not fit."""
     peft = require_peft(f"to read the adapters in {folder}")
     try:
         # PEFT would read them to the first GPU, in each process.

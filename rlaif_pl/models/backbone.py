@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
-from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -21,6 +20,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from rlaif_pl.errors import one_of
 from rlaif_pl.models.adapters import AdapterSource, adapter_identity, adapter_source, merge_adapter
 from rlaif_pl.models.device import fast_dtype, resolve_device
 from rlaif_pl.models.embedded import embedded_model_folder
@@ -30,7 +30,6 @@ from rlaif_pl.models.suited import (
     drop_dropout,
     freeze,
     refuse_classifier,
-    refuse_incomplete,
     require_decoder,
 )
 
@@ -101,8 +100,7 @@ def load_backbone(
 
     Raises:
         OSError: There is no such model, or it cannot be reached.
-        ValueError: ``num_layers`` is out of range, the model suits no such role, or the files lack
-            weights of the architecture.
+        ValueError: ``num_layers`` is out of range, the model suits no such role, or files lack weights.
     """
     adapters = adapter_source(options.name)
     if adapters is not None:
@@ -120,7 +118,7 @@ def load_backbone(
     model = read_weights(kind, options, config, dtype)
     freeze(model, options.gradient_checkpointing)
     written, _ = PreTrainedConfig.get_config_dict(_source(options), revision=options.revision)
-    info = model_info(name, tokenizer, config, written, _rows(model), model.generation_config)
+    info = model_info(name, tokenizer, model, written)
     if device is not None:
         model.to(device)  # type: ignore[arg-type]
     return Backbone(model, tokenizer, identity, info)
@@ -160,8 +158,7 @@ def _with_adapters(
         )
         # Trained to end texts otherwise than their base, perhaps, whose ends are ends still.
         ends = [info.eos_token_id, *sorted(info.stop_token_ids - {info.eos_token_id})]
-        written, generation = {"eos_token_id": ends}, info.generation_config
-        info = model_info(folder, tokenizer, model.config, written, _rows(model), generation)
+        info = model_info(folder, tokenizer, model, {"eos_token_id": ends})
     return Backbone(model, tokenizer, fingerprint_of(options, device), info)
 
 
@@ -171,23 +168,15 @@ def _base_of(adapters: AdapterSource, options: BackboneOptions) -> BackboneOptio
     return replace(options, **base, num_layers=None, create_with=None)
 
 
-def _rows(model: PreTrainedModel) -> int:
-    """Tokens that a model has a row for."""
-    head = model.get_output_embeddings() or model.get_input_embeddings()
-    return int(cast(Tensor, head.weight).shape[0])
-
-
 def resolve_dtype(dtype: Precision, device: torch.device | None = None) -> torch.dtype:
     """Return the torch type for a precision; ``ValueError`` for an unknown one.
 
     ``auto`` depends on the device that weights go to; None is that of ``resolve_device("auto")``.
     """
-    known = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    one_of(Precision, dtype=dtype)
     if dtype == "auto":
         return fast_dtype(resolve_device() if device is None else device)
-    if dtype not in known:
-        raise ValueError(f"dtype must be one of {[*known, 'auto']}, got {dtype!r}")
-    return known[dtype]
+    return torch.float32 if dtype == "float32" else torch.bfloat16
 
 
 def _source(options: BackboneOptions) -> str:
@@ -227,7 +216,14 @@ def read_weights(
             output_loading_info=True,
         )
     model, info = cast("tuple[PreTrainedModel, dict[str, set[str]]]", loaded)
-    refuse_incomplete(source, model, info["missing_keys"], info["unexpected_keys"])
+    missing, unexpected = (sorted(info[f"{how}_keys"])[:5] for how in ("missing", "unexpected"))
+    if missing:  # transformers filled random ones in
+        stray = f", found {unexpected} in their place" if unexpected else ""
+        raise ValueError(
+            f"expected every weight of {type(model).__name__} in {source}, missing {missing}{stray}; "
+            "the files belong to another architecture, or were saved without their head: save them "
+            "whole (with PEFT, name the head in modules_to_save and merge)"
+        )
     return model
 
 
@@ -263,7 +259,5 @@ def _full_identity(options: BackboneOptions, config: PreTrainedConfig, dtype: to
     if options.num_layers is not None:
         _prune(config, options.num_layers)
     label = EMBEDDED if options.name == EMBEDDED else None
-    kept = "all" if options.num_layers is None else str(options.num_layers)
-    precision = str(dtype).removeprefix("torch.")
     weights = weights_identity(_source(options), config, options.revision, label)
-    return f"{weights}:layers={kept}:{precision}"
+    return f"{weights}:layers={options.num_layers or 'all'}:{str(dtype).removeprefix('torch.')}"

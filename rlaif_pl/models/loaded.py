@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple
 
-from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from rlaif_pl.models.adapters import has_adapters
 from rlaif_pl.models.backbone import Backbone, Precision, resolve_dtype
 from rlaif_pl.models.identity import UNNAMED
 from rlaif_pl.models.model_info import model_info
-from rlaif_pl.models.suited import cast_weights, freeze, refuse_classifier, require_decoder
+from rlaif_pl.models.suited import cast_weights, freeze, require_decoder
 
 
 class LoadedModel(NamedTuple):
@@ -35,11 +34,7 @@ class LoadedModel(NamedTuple):
 def handed_over(
     model: object, tokenizer: PreTrainedTokenizerBase | None = None
 ) -> LoadedModel | None:
-    """Return a model that is in memory, checked; None for the name of one.
-
-    Args:
-        model: A name, or a transformers model, whole and in floating point.
-        tokenizer: Its tokenizer; None reads the one that lies beside the model's weights.
+    """Return a model that is in memory, checked; None for the name of one, which has its own tokenizer.
 
     Raises:
         TypeError: It is neither a name nor a transformers model.
@@ -82,31 +77,22 @@ def handed_over(
 
 
 def loaded_backbone(
-    loaded: LoadedModel, *, dtype: Precision | None = None, gradient_checkpointing: bool = False
+    loaded: LoadedModel,
+    dtype: Precision | None = None,
+    gradient_checkpointing: bool = False,
+    written: dict[str, Any] | None = None,
 ) -> Backbone:
-    """Take over a loaded causal language model: freeze it and turn its dropout off.
+    """Take over a loaded model, which no one else uses any longer: freeze it, without dropout.
 
-    Args:
-        loaded: Model and tokenizer; whoever handed them over no longer uses the model.
-        dtype: Type of the weights; None keeps the model's.
-        gradient_checkpointing: Recompute activations in the backward pass (in train mode only).
-
-    Raises:
-        ValueError: The model is no decoder that writes text.
+    ``dtype`` None keeps the model's own; ``written`` is its config.json, where that is known.
+    ``ValueError``: it is no decoder.
     """
-    model, config = loaded.model, loaded.model.config
-    refuse_classifier(loaded.name, config)
-    output = model.get_output_embeddings()
-    if output is None:
-        raise ValueError(
-            f"expected a causal language model, got {type(model).__name__}, which writes no text; "
-            "load it with AutoModelForCausalLM"
-        )
-    require_decoder(loaded.name, config)
+    model = loaded.model
+    require_decoder(loaded.name, model.config)
     if dtype is not None:
         cast_weights(model, resolve_dtype(dtype, model.device))
     freeze(model, gradient_checkpointing)
-    rows = int(cast(nn.Linear, output).weight.shape[0])
-    own = config.to_diff_dict()  # without the class's defaults, which are not the model's
-    info = model_info(loaded.name, loaded.tokenizer, config, own, rows, model.generation_config)
+    if written is None:  # without the class's defaults, which are not the model's
+        written = model.config.to_diff_dict()
+    info = model_info(loaded.name, loaded.tokenizer, model, written)
     return Backbone(model, loaded.tokenizer, UNNAMED, info)

@@ -42,30 +42,12 @@ class LoraLinear(lora.Linear):
 def low_rank_update(base: Tensor, x: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor:
     """Return ``base + scale * (x @ down.T) @ up.T`` in the type of ``base`` (arXiv 2106.09685, eq. 3).
 
-    Args:
-        base: Result of the layer that is adapted. ``(..., O)``
-        x: Its input. ``(..., I)``
-        down: Adapter A. ``(r, I)``
-        up: Adapter B. ``(O, r)``
-        scale: Factor of the update.
-
-    Returns:
-        ``(..., O)``; differentiable once. Gradients have the types of what they belong to.
+    ``base`` is the result of the layer that is adapted, ``(..., O)``, ``x`` its input, ``(..., I)``;
+    adapter A is ``down``, ``(r, I)``, B is ``up``, ``(O, r)``. Differentiable once; gradients have the
+    types of what they belong to.
     """
-    if not torch.is_grad_enabled():
-        rows, narrow_down, narrow_up = _narrowed(base, x, down, up)
-        return _added(base, (rows @ narrow_down.T).mul_(scale), narrow_up)
     result: Tensor = _LowRankUpdate.apply(base, x, down, up, scale)
     return result
-
-
-def _narrowed(base: Tensor, x: Tensor, down: Tensor, up: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    dtype = base.dtype
-    return x.flatten(0, -2).to(dtype), down.to(dtype), up.to(dtype)
-
-
-def _added(base: Tensor, inner: Tensor, up: Tensor) -> Tensor:
-    return torch.addmm(base.flatten(0, -2), inner, up.T).view_as(base)
 
 
 class _LowRankUpdate(torch.autograd.Function):
@@ -73,11 +55,12 @@ class _LowRankUpdate(torch.autograd.Function):
     def forward(
         ctx: Any, base: Tensor, x: Tensor, down: Tensor, up: Tensor, scale: float
     ) -> Tensor:
-        rows, narrow_down, narrow_up = _narrowed(base, x, down, up)
-        inner = (rows @ narrow_down.T).mul_(scale)
-        ctx.save_for_backward(rows, inner, narrow_down, narrow_up)
         ctx.scale, ctx.types = scale, (x.dtype, down.dtype, up.dtype)
-        return _added(base, inner, narrow_up)
+        rows = x.flatten(0, -2).to(base.dtype)
+        down, up = down.to(base.dtype), up.to(base.dtype)
+        inner = (rows @ down.T).mul_(scale)
+        ctx.save_for_backward(rows, inner, down, up)
+        return torch.addmm(base.flatten(0, -2), inner, up.T).view_as(base)
 
     @staticmethod
     @once_differentiable

@@ -8,11 +8,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlaif_pl.models.text_format import TextFormat
 from rlaif_pl.models.tokenizer_files import FILES, name_rope_for_all, save_tokenizer
+
+if TYPE_CHECKING:
+    from rlaif_pl.models.text_format import TextFormat
 
 CONFIGS = ("config.json", "adapter_config.json")  # a folder with neither holds no model
 OURS = (
@@ -85,19 +88,16 @@ def save_causal(
     revision: str | None = None,
     check: Callable[[Path], None] | None = None,
 ) -> Path:
-    """Write a plain transformers folder (safetensors), whole or not at all.
+    """Write a plain transformers folder (safetensors), whole or not at all; an older model is replaced.
 
     Args:
-        folder: Where to; an older model there is replaced.
+        folder: Where to; ``check_place`` says what may not stand there.
         model: A model without adapters (see ``rlaif_pl.models.adapters.merged``).
         tokenizer: Its tokenizer.
         card: Text of its README.md, if it is to have one.
         text_format: How it reads texts, where it was trained to.
         revision: Commit of the hub model that the tokenizer was read from.
         check: Raises where the written files are not right; they then take no place.
-
-    Raises:
-        ValueError: Something else than a model stands there.
     """
     with replaced_whole(folder) as work:
         model.save_pretrained(work)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import warnings
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
-from transformers import GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
+from torch import Tensor
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -41,23 +42,15 @@ class ModelInfo:
 
 
 def model_info(
-    name: str,
-    tokenizer: PreTrainedTokenizerBase,
-    config: PreTrainedConfig,
-    written: dict[str, Any],
-    rows: int,
-    generation_config: GenerationConfig | None = None,
+    name: str, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, written: dict[str, Any]
 ) -> ModelInfo:
-    """Gather the facts about a model.
+    """Gather the facts about a model; ``name`` is its folder or name, for messages.
 
-    Args:
-        name: Folder or name of the model.
-        tokenizer: Its tokenizer.
-        config: Its configuration.
-        written: config.json as written: a class's default for ``eos_token_id`` is not the model's.
-        rows: Rows of its embeddings.
-        generation_config: Its generation configuration, where it writes.
+    ``written`` is config.json as written: a class's default for ``eos_token_id`` is not the model's.
     """
+    head = model.get_output_embeddings() or model.get_input_embeddings()
+    rows = int(cast(Tensor, head.weight).shape[0])
+    generation_config = model.generation_config
     in_config = written.get("eos_token_id")
     if in_config is None and isinstance(written.get("text_config"), dict):
         in_config = written["text_config"].get("eos_token_id")
@@ -68,7 +61,7 @@ def model_info(
     known = {number for number in tokenizer.get_vocab().values() if number < rows}
     size = max(known, default=rows - 1) + 1
     pads = [*_ids(tokenizer.pad_token_id), *ends, 0]
-    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     return ModelInfo(
         name=name,
         eos_token_id=ends[0] if ends else None,

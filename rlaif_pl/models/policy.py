@@ -25,7 +25,7 @@ from rlaif_pl.models.export import save_policy
 from rlaif_pl.models.heads import output_head
 from rlaif_pl.models.identity import UNNAMED, weights_digest
 from rlaif_pl.models.loaded import LoadedModel, handed_over, loaded_backbone
-from rlaif_pl.models.suited import cast_weights, note_tying, warn_of_experts
+from rlaif_pl.models.suited import cast_weights, note_tying, refuse_classifier, warn_of_experts
 from rlaif_pl.models.text_format import format_of
 from rlaif_pl.text import Template
 
@@ -126,26 +126,37 @@ def load_policy(options: BackboneOptions, template: Template | None = None) -> P
     options.check_exists()
     backbone = load_backbone(options, decoder_only=True)
     found = format_of(options.name, options.revision, template=template)
-    return _cut(backbone, options, found.template)
+    return cut(Policy, backbone, options, found.template, output_head(backbone.model))
 
 
 def taken_over(
     given: LoadedModel, options: BackboneOptions, dtype: Precision | None, template: Template | None
 ) -> Policy:
     """Take over a causal LM that is in memory as ``load_policy`` loads one; see ``loaded_backbone``."""
-    taken = loaded_backbone(
-        given, dtype=dtype, gradient_checkpointing=options.gradient_checkpointing
-    )
-    return _cut(taken, options, format_of(given.source, template=template).template)
+    refuse_classifier(given.name, given.model.config)
+    if given.model.get_output_embeddings() is None:
+        kind = type(given.model).__name__
+        raise ValueError(
+            f"expected a causal language model, got {kind}, which writes no text; load it with "
+            "AutoModelForCausalLM"
+        )
+    taken = loaded_backbone(given, dtype, options.gradient_checkpointing)
+    found = format_of(given.source, template=template)
+    return cut(Policy, taken, options, found.template, output_head(taken.model))
 
 
-def _cut(backbone: Backbone, options: BackboneOptions, template: Template) -> Policy:
-    """Cut a loaded causal LM; it must not be used as a whole afterwards."""
-    head = output_head(backbone.model)
+def cut(
+    kind: type[AnyModel],
+    backbone: Backbone,
+    options: BackboneOptions,
+    template: Template,
+    head: nn.Linear | CappedHead,
+) -> AnyModel:
+    """Cut a loaded model into trunk and top; it must not be used as a whole afterwards."""
     config = copy.deepcopy(backbone.model.config)
     note_tying(config, backbone.model)
     trunk, top = split(decoder_of(backbone.model), options.trunk_layers)
-    policy = Policy(trunk, top, head, backbone.tokenizer, template, config, backbone.info)
+    policy = kind(trunk, top, head, backbone.tokenizer, template, config, backbone.info)
     policy.fingerprint, policy.base = backbone.fingerprint, options.name
     # A name says nothing of the layers left out, nor of what was done to a model in memory.
     policy.rests_on_base = options.num_layers is None and backbone.fingerprint != UNNAMED
@@ -155,16 +166,9 @@ def _cut(backbone: Backbone, options: BackboneOptions, template: Template) -> Po
 def for_role(policy: AnyModel, lora: Lora | None, seed: int, *, writes: bool = True) -> AnyModel:
     """Return a trainable copy of a policy that shares its trunk (and, with LoRA, its weights).
 
-    What is trained is float32. Without trunk and LoRA the copy has its own input and output
-    embeddings, tied where they were tied.
-
-    Args:
-        policy: What to start from; left as it is.
-        lora: Adapters on the top; None copies and trains the top whole.
-        seed: Seeds the adapters.
-        writes: Whether the role gives tokens a probability. One that does not (a reward, a value)
-            keeps the frozen output embedding: trained, it would never get a gradient, which DDP
-            refuses.
+    What is trained is float32. Without trunk and LoRA the copy has its own input and output embeddings,
+    tied where they were tied; a role that gives tokens no probability (not ``writes``) keeps the frozen
+    output embedding, which would never get a gradient, and DDP refuses that.
     """
     top = clone(policy.top, lora, seed)
     if lora is not None and lora.target_modules == "all-linear":
@@ -182,11 +186,9 @@ def for_role(policy: AnyModel, lora: Lora | None, seed: int, *, writes: bool = T
 
 
 def frozen_copy(policy: AnyModel) -> AnyModel:
-    """Return a policy as it is now, frozen: what other roles start from.
+    """Return a policy as it is now, frozen, on the same trunk: what other roles start from.
 
-    The trunk is shared, and so is every weight of a policy that is frozen itself. Otherwise the layers
-    above the trunk are copied with their adapters folded in, so that training the policy further
-    changes nothing here.
+    Layers with something to train are copied, adapters folded in: training them changes nothing here.
     """
     adapted = has_adapters(policy.top)
     if not adapted and not any(p.requires_grad for p in policy.parameters()):
@@ -194,9 +196,9 @@ def frozen_copy(policy: AnyModel) -> AnyModel:
         twin.fingerprint = policy.fingerprint
     else:
         top = merged(policy.top)
-        if adapted:  # as a folder of these weights would be loaded
-            cast_weights(top, policy.unembedding.weight.dtype)
         head = policy.unembedding
+        if adapted:  # as a folder of these weights would be loaded
+            cast_weights(top, head.weight.dtype)
         if any(p.requires_grad for p in head.parameters()):
             head = _own_head(policy, top)
         twin = _twin(policy, top.requires_grad_(False), head.requires_grad_(False))
@@ -252,17 +254,10 @@ def start_of(source: PolicySource, template: Template | None) -> Policy:
 def to_train(
     source: PolicySource, lora: Lora | None, template: Template | None, seed: int
 ) -> Policy:
-    """Return the policy that is trained: one made of a name, or the given one itself.
+    """Return the policy that is trained: one made of a name or of a frozen policy, or the given itself.
 
-    Args:
-        source: Model to start from; a policy that is frozen is left so, and a copy of it trained.
-        lora: Adapters of a policy that is made here; None trains the layers above the trunk whole.
-        template: How prompts and responses are written; None takes the model's own.
-        seed: Seeds the adapters.
-
-    Raises:
-        ValueError: The model suits no policy; or a policy with weights to train comes with ``lora``, or
-            with another template than its own.
+    ``ValueError``: the model suits no policy; or one that has weights to train comes with ``lora``, or
+    with another template than its own.
     """
     if isinstance(source, BackboneOptions) or not any(p.requires_grad for p in source.parameters()):
         return for_role(start_of(source, template), lora, seed)

@@ -121,8 +121,7 @@ class RewardModel(nn.Module):
         self.head.weight.data.copy_(weight)
         self.head.requires_grad_(not frozen)
         self.pooling: Pooling = pooling
-        limit = MAX_RESPONSE_TOKENS if max_response_tokens is None else max_response_tokens
-        self.max_response_tokens = limit
+        self.max_response_tokens = max_response_tokens or MAX_RESPONSE_TOKENS
         self.register_buffer("shift", torch.tensor(shift, dtype=torch.float32))
 
     @classmethod
@@ -143,21 +142,12 @@ class RewardModel(nn.Module):
     ) -> Self:
         """Make a reward model of a model by name or in memory.
 
-        Args:
-            model: What a new head is put on: a name or a loaded causal LM as ``Policy.from_pretrained``
-                takes them, or a policy (a copy of it as it is now, on the same trunk). Or a reward
-                model: a folder written by ``save_pretrained``, or a loaded sequence classifier with one
-                label.
-            tokenizer: Tokenizer of a loaded model; None reads the one beside the model's weights.
-            trunk_layers: First layers that stay frozen; a policy has its own.
-            lora: Adapters on the layers above the trunk; None trains those layers whole.
-            device: Where to put it; see ``Policy.from_pretrained``.
-            dtype: Type of the frozen weights; None is float32, or what a loaded model has.
-            template: How prompts and responses are written; see the class.
-            max_response_tokens: See the class; so are the arguments after it.
-            seed: Seeds head and adapters.
-            frozen: Load a reward model for scoring only.
-            pooling: What a new head reads.
+        ``model`` is what a new head is put on: a name or a loaded causal LM as
+        ``Policy.from_pretrained`` takes them, or a policy (a copy of it as it is now, on the same trunk
+        and so without ``trunk_layers``). Or it is a reward model: a folder written by
+        ``save_pretrained``, or a loaded sequence classifier with one label. ``tokenizer``,
+        ``trunk_layers``, ``device`` and ``dtype`` are those of ``Policy.from_pretrained``, the other
+        arguments those of the class.
 
         Raises:
             OSError: There is no such model.
@@ -193,20 +183,14 @@ class RewardModel(nn.Module):
         Responses that differ behind ``max_response_tokens`` only, or in white space that no token
         keeps, get one and the same reward: such a pair teaches nothing and measures nothing.
         """
-        if not pairs:
-            return []
-        first, second = (
-            self.model.encoding.responses(texts, self.max_response_tokens)
-            for texts in ([pair.first for pair in pairs], [pair.second for pair in pairs])
-        )
-        return [one != other for one, other in zip(first, second, strict=True)]
+        texts = [text for pair in pairs for text in (pair.first, pair.second)]
+        rows = self.model.encoding.responses(texts, self.max_response_tokens)
+        return [one != other for one, other in zip(rows[::2], rows[1::2], strict=True)]
 
     def rewards(self, batch: ResponseBatch, below: Tensor | None = None) -> Tensor:
-        """Reward of each continuation. ``(N,)`` float32, differentiable.
+        """Reward of each continuation, which ends in EOS. ``(N,)`` float32, differentiable.
 
-        Args:
-            batch: Texts that end in EOS.
-            below: Trunk states of the batch, where they are known.
+        ``below`` are the trunk states of the batch, where they are known.
         """
         rewards: Tensor = self.head(self.features(batch, below))
         return rewards - self.shift
@@ -246,16 +230,10 @@ class RewardModel(nn.Module):
     def reads_states_of(self, policy: CausalModel) -> bool:
         """Whether a policy's trunk states and tokens mean the same to this model as its own."""
         ours = self.model
-        return (
-            ours.trunk is not None
-            and ours.trunk is policy.trunk
-            and ours.template == policy.template
-            and ours.eos == policy.eos
-            and (
-                not ours.template.chat
-                or ours.tokenizer.chat_template == policy.tokenizer.chat_template
-            )
-        )
+        if ours.trunk is None or ours.trunk is not policy.trunk or ours.eos != policy.eos:
+            return False
+        same_chat = ours.tokenizer.chat_template == policy.tokenizer.chat_template
+        return ours.template == policy.template and (same_chat or not ours.template.chat)
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write a transformers sequence-classification folder; the shift goes into its config.

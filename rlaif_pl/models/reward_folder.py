@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any, Literal, NamedTuple, cast
 
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 
-from rlaif_pl.engine.decoder_layers import decoder_of
-from rlaif_pl.engine.runner import split
 from rlaif_pl.models.backbone import (
     EMBEDDED,
     BackboneOptions,
@@ -19,15 +16,9 @@ from rlaif_pl.models.backbone import (
     resolve_dtype,
 )
 from rlaif_pl.models.causal import CausalModel
-from rlaif_pl.models.loaded import LoadedModel
-from rlaif_pl.models.model_info import model_info
-from rlaif_pl.models.suited import (
-    CLASSIFIER,
-    cast_weights,
-    classifier_named,
-    freeze,
-    require_decoder,
-)
+from rlaif_pl.models.loaded import LoadedModel, loaded_backbone
+from rlaif_pl.models.policy import cut
+from rlaif_pl.models.suited import CLASSIFIER, require_decoder
 from rlaif_pl.models.text_format import format_of
 from rlaif_pl.text import Template
 
@@ -35,8 +26,14 @@ Pooling = Literal["eos", "mean"]
 
 
 def is_reward_folder(name: str, revision: str | None = None) -> bool:
-    """Whether a folder or hub model is a sequence classifier, as reward models are saved."""
-    return name != EMBEDDED and classifier_named(name, revision)
+    """Whether config.json of a folder or hub model, where there is one, names a classifier."""
+    if name == EMBEDDED:
+        return False
+    try:
+        written, _ = PreTrainedConfig.get_config_dict(name, revision=revision)
+    except OSError:
+        return False  # whoever loads it says what is missing
+    return any(str(kind).endswith(CLASSIFIER) for kind in written.get("architectures") or [])
 
 
 def is_classifier(model: object) -> bool:
@@ -59,16 +56,10 @@ def load_reward_folder(
     template: Template | None = None,
     max_response_tokens: int | None = None,
 ) -> LoadedReward:
-    """Load a reward model saved as a one-label sequence classifier.
+    """Load a one-label sequence classifier; what is None is taken from its training.
 
-    Args:
-        options: Which one, and how it is cut.
-        template: How prompts and responses are written; None takes what it was trained with.
-        max_response_tokens: Where responses are cut; None takes that of its training.
-
-    Raises:
-        ValueError: ``num_layers`` is set, the folder holds another number of scores than one, its
-            files lack weights, or it is no decoder.
+    ``ValueError``: ``num_layers`` is set, the folder holds another number of scores than one, its files
+    lack weights, or it is no decoder.
     """
     if options.num_layers is not None:
         raise ValueError(
@@ -81,7 +72,7 @@ def load_reward_folder(
     model = read_weights(AutoModelForSequenceClassification, options, config, dtype)
     loaded = LoadedModel(model, tokenizer)
     written, _ = PreTrainedConfig.get_config_dict(options.name, revision=options.revision)
-    return loaded_reward(loaded, options, None, template, max_response_tokens, written=written)
+    return loaded_reward(loaded, options, None, template, max_response_tokens, written)
 
 
 def loaded_reward(
@@ -90,50 +81,26 @@ def loaded_reward(
     dtype: Precision | None,
     template: Template | None = None,
     max_response_tokens: int | None = None,
-    *,
     written: dict[str, Any] | None = None,
 ) -> LoadedReward:
-    """Take over a classifier that is in memory; it must not be used as a whole afterwards.
-
-    Args:
-        loaded: Model and tokenizer.
-        options: How it is cut, and what it is called.
-        dtype: Type of the weights; None keeps the model's.
-        template: See ``load_reward_folder``.
-        max_response_tokens: See ``load_reward_folder``.
-        written: Its config.json as it is written; None takes what its class does not say already.
-
-    Raises:
-        ValueError: It gives another number of scores than one, or is no decoder.
-    """
-    model = loaded.model
-    require_decoder(loaded.name, model.config)
-    _one_score(loaded.name, model)
-    if dtype is not None:
-        cast_weights(model, resolve_dtype(dtype, model.device))
-    freeze(model, options.gradient_checkpointing)
+    """Take over a classifier that is in memory; see ``loaded_backbone`` and ``load_reward_folder``."""
+    taken = loaded_backbone(loaded, dtype, options.gradient_checkpointing, written)
+    head = _one_score(loaded.name, taken.model)
     text_format = format_of(
         loaded.source, options.revision, template=template, max_response_tokens=max_response_tokens
     )
-    head, tokenizer = cast(nn.Linear, model.score), loaded.tokenizer
-    config = copy.deepcopy(model.config)
-    rows = len(cast(Tensor, model.get_input_embeddings().weight))
-    known = config.to_diff_dict() if written is None else written
-    info = model_info(options.name, tokenizer, config, known, rows)
-    trunk, top = split(decoder_of(model), options.trunk_layers)
-    policy = CausalModel(trunk, top, head, tokenizer, text_format.template, config, info)
-    policy.base = options.name
+    policy = cut(CausalModel, taken, options, text_format.template, head)
     return LoadedReward(
         policy,
         head.weight.detach().float(),
-        float(getattr(config, "reward_shift", 0.0)),
-        cast(Pooling, getattr(config, "reward_pooling", "eos")),
+        float(getattr(policy.config, "reward_shift", 0.0)),
+        cast(Pooling, getattr(policy.config, "reward_pooling", "eos")),
         text_format.max_response_tokens,
     )
 
 
-def _one_score(name: str, model: PreTrainedModel) -> None:
-    """Refuse a classifier whose head is not one linear score without a bias."""
+def _one_score(name: str, model: PreTrainedModel) -> nn.Linear:
+    """Return a classifier's head; ``ValueError`` where it is not one linear score without a bias."""
     head = getattr(model, "score", None)
     if not isinstance(head, nn.Linear) or head.out_features != 1:
         raise ValueError(
@@ -145,3 +112,4 @@ def _one_score(name: str, model: PreTrainedModel) -> None:
             f"expected {name} to hold a score without a bias, got score.bias; subtract it by "
             "reward_shift in its config.json and save the head without it"
         )
+    return head

@@ -15,8 +15,8 @@ from rlaif_pl.engine.generation_state import runners_of
 from rlaif_pl.engine.noise import with_noise
 from rlaif_pl.engine.response_batch import assemble
 from rlaif_pl.engine.sampling import SamplingParams, StopStrings
-from rlaif_pl.models.adapter_export import adapter_rank, save_adapter
-from rlaif_pl.models.adapters import adapter_source, has_adapters
+from rlaif_pl.models.adapter_export import save_adapter
+from rlaif_pl.models.adapters import adapter_source, has_adapters, is_lora
 from rlaif_pl.models.causal import CausalModel
 from rlaif_pl.models.export import exported_weights, save_policy
 
@@ -38,12 +38,6 @@ class SampledPolicy:
         device: Where this process computes: a trainer moves the policy there after it was set up, and
             weights that were divided are put together on the host. None: where its weights are.
 
-    Attributes:
-        name: Model that it is, or started from.
-        is_tied: Whether its output embedding is its input embedding.
-        sample: Draws responses in this process; see ``CausalModel.sample``.
-        end_ids: Tokens that end a text.
-        vocab_size: Ids from here on belong to no token.
     """
 
     def __init__(
@@ -68,7 +62,7 @@ class SampledPolicy:
     @property
     def rank(self) -> int:
         """Rank of its adapters; 0 where it has none, or they are in files."""
-        return adapter_rank(self.model)
+        return next((int(m.r["default"]) for m in self.model.top.modules() if is_lora(m)), 0)
 
     @property
     def device(self) -> torch.device:
@@ -136,12 +130,9 @@ class SampledPolicy:
         model = self.model
         batch = assemble([prompt], [response], model.pad, model.device)
         if rounding is None:
-            found = model.logprobs(batch)[0]
-        else:
-            dtype, bottom = getattr(torch, rounding), runners_of(model)[0].decoder
-            with torch.autocast(model.device.type, dtype, enabled=dtype != torch.float32):
-                hidden = with_noise(lambda: model.hidden(batch), bottom)
-            table = model.logits(hidden).to(dtype).float().log_softmax(-1)  # logits are rounded too
-            found = table.gather(1, batch.response_ids[0][:, None])[:, 0]
-        values: list[float] = found.tolist()
-        return values
+            return list(map(float, model.logprobs(batch)[0].tolist()))
+        dtype, bottom = getattr(torch, rounding), runners_of(model)[0].decoder
+        with torch.autocast(model.device.type, dtype, enabled=dtype != torch.float32):
+            hidden = with_noise(lambda: model.hidden(batch), bottom)
+        table = model.logits(hidden).to(dtype).float().log_softmax(-1)  # logits are rounded too
+        return list(map(float, table.gather(1, batch.response_ids[0][:, None])[:, 0].tolist()))

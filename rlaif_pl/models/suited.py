@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
 
 import torch
 from torch import nn
@@ -35,35 +34,12 @@ def require_decoder(name: str, config: PreTrainedConfig) -> None:
 
 def refuse_classifier(name: str, config: PreTrainedConfig) -> None:
     """Refuse (ValueError) a classifier: its output embedding, if it has one, was never trained."""
-    kinds = [kind for kind in config.architectures or [] if kind.endswith(CLASSIFIER)]
-    if kinds:
+    kind = next((kind for kind in config.architectures or [] if kind.endswith(CLASSIFIER)), None)
+    if kind is not None:
         raise ValueError(
-            f"expected a language model in {name}, got a reward folder ({kinds[0]} in its "
+            f"expected a language model in {name}, got a reward folder ({kind} in its "
             "config.json), which writes no text; name the policy that it was trained from"
         )
-
-
-def classifier_named(name: str, revision: str | None = None) -> bool:
-    """Whether a folder's or hub model's config.json, where there is one, names a classifier."""
-    try:
-        written: dict[str, Any] = PreTrainedConfig.get_config_dict(name, revision=revision)[0]
-    except OSError:
-        return False  # whoever loads it says what is missing
-    return any(str(kind).endswith(CLASSIFIER) for kind in written.get("architectures") or [])
-
-
-def refuse_incomplete(
-    name: str, model: PreTrainedModel, missing: set[str], unexpected: set[str]
-) -> None:
-    """Refuse (ValueError) files that lack weights: transformers would fill random ones in."""
-    if not missing:
-        return
-    stray = f", found {sorted(unexpected)[:5]} in their place" if unexpected else ""
-    raise ValueError(
-        f"expected every weight of {type(model).__name__} in {name}, missing {sorted(missing)[:5]}"
-        f"{stray}; the files belong to another architecture, or were saved without their head: save "
-        "them whole (with PEFT, name the head in modules_to_save and merge)"
-    )
 
 
 def warn_of_experts(decoder: PreTrainedModel, name: str) -> None:
@@ -92,12 +68,9 @@ def note_tying(config: PreTrainedConfig, model: PreTrainedModel) -> None:
 
 
 def freeze(model: PreTrainedModel, gradient_checkpointing: bool) -> None:
-    """Freeze a model, in eval mode and without dropout.
+    """Freeze a model in place, in eval mode and without dropout.
 
-    Args:
-        model: Changed in place.
-        gradient_checkpointing: Recompute activations in the backward pass; layers are then in train
-            mode, where a dropout that was left on would act.
+    Layers that recompute activations are in train mode, where a dropout that was left on would act.
     """
     drop_dropout(model.config)
     keep_softcap(model)

@@ -19,7 +19,7 @@ RESPONSES = [["a dog", "the cat sat on the mat"], ["cat", "b"]]
 def build(model, tokenizer, trunk_layers):
     head, config = model.get_output_embeddings(), copy.deepcopy(model.config)
     trunk, top = split(decoder_of(model), trunk_layers)
-    info = model_info("tiny", tokenizer, config, config.to_dict(), config.vocab_size)
+    info = model_info("tiny", tokenizer, model, config.to_dict())
     return CausalModel(trunk, top, head, tokenizer, Template(), config, info)
 
 

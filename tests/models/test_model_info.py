@@ -36,7 +36,10 @@ def folder(make_model, tokenizer, tmp_path):
 
 
 def info_of(tokenizer, make_model, rows=320, generation=None, **written):
-    return model_info("tiny", tokenizer, make_model("llama").config, written, rows, generation)
+    model = make_model("llama")
+    model.resize_token_embeddings(rows)
+    model.generation_config = generation
+    return model_info("tiny", tokenizer, model, written)
 
 
 def test_all_named_ends_end_a_text_and_the_tokenizers_closes_it(tokenizer, make_model):
