@@ -93,8 +93,7 @@ class ActorCritic(nn.Module):
         self.reference.top.follow(self.policy.top)
         self.value_head: ScalarHead | None = None
         if value_network != "none":
-            width = int(self.reference.config.get_text_config().hidden_size)
-            self.value_head = ScalarHead(width)
+            self.value_head = ScalarHead(self.reference.width)
             nn.init.zeros_(self.value_head.weight)  # start at 0: the first returns set the scale
             nn.init.zeros_(self.value_head.bias)
 
@@ -114,9 +113,7 @@ class ActorCritic(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Run the frozen reference once; with filters the policy, too, which says what both score over.
 
-        Returns:
-            Log-probabilities of the response tokens ``(N, R)`` and last states before them
-            ``(tokens, D)``.
+        Log-probabilities of the response tokens ``(N, R)`` and last states before them ``(tokens, D)``.
         """
         hidden = self.reference.hidden(batch, below)
         drawer = None
@@ -136,13 +133,8 @@ class ActorCritic(nn.Module):
     ) -> Evaluation:
         """Run policy and value network once, with gradients; see ``CausalModel.token_logprobs``.
 
-        Args:
-            batch: Rollout.
-            below: Trunk states of ``batch.inputs``, where they are known.
-            features: Last states of the reference, from ``reference_pass``; only
-                ``reference_features`` reads them.
-            params: How the policy drew the responses.
-            entropy_gradient: Whether the entropy is differentiable.
+        ``below`` are the trunk states of ``batch.inputs``, where they are known; ``features`` the last
+        states of ``reference_pass``, which only ``reference_features`` reads.
         """
         below = self.policy.trunk_states(batch.inputs) if below is None else below
         hidden = self.policy.hidden(batch, below)
@@ -157,12 +149,8 @@ class ActorCritic(nn.Module):
     def values(self, batch: ResponseBatch, below: Tensor | None, features: Tensor | None) -> Tensor:
         """Estimate the return of the state before each response token. ``(N, R)`` float32.
 
-        Args:
-            batch: Rollout.
-            below: Trunk states of ``batch.inputs``, where they are known.
-            features: What the head reads, ``(tokens, D)``: last states of the reference, or of
-                the policy; None where the value network has layers of its own.
-
+        The head reads ``features`` ``(tokens, D)``, last states of the reference or of the policy, but
+        where the value network has layers of its own.
         """
         if self.value_head is None:
             raise ValueError("expected a value network, got value_network=none; it gives no values")

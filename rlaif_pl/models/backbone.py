@@ -21,17 +21,12 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from rlaif_pl.errors import one_of
+from rlaif_pl.models import suited
 from rlaif_pl.models.adapters import AdapterSource, adapter_identity, adapter_source, merge_adapter
 from rlaif_pl.models.device import fast_dtype, resolve_device
 from rlaif_pl.models.embedded import embedded_model_folder
-from rlaif_pl.models.identity import weights_identity
+from rlaif_pl.models.identity import UNNAMED, weights_identity
 from rlaif_pl.models.model_info import ModelInfo, model_info
-from rlaif_pl.models.suited import (
-    drop_dropout,
-    freeze,
-    refuse_classifier,
-    require_decoder,
-)
 
 EMBEDDED = "smollm2-135m"
 Precision = Literal["float32", "bfloat16", "auto"]
@@ -107,21 +102,43 @@ def load_backbone(
         return _with_adapters(adapters, options, decoder_only, device)
     name = options.name
     config, tokenizer = load_config(options)
-    refuse_classifier(name, config)
+    suited.refuse_classifier(name, config)
     if decoder_only:
-        require_decoder(name, config)
+        suited.require_decoder(name, config)
     dtype = resolve_dtype(options.dtype, device)
     identity = _full_identity(options, config, dtype)
-    drop_dropout(config)
+    suited.drop_dropout(config)
     is_encoder_decoder = getattr(config, "is_encoder_decoder", False)
     kind = AutoModelForSeq2SeqLM if is_encoder_decoder else AutoModelForCausalLM
     model = read_weights(kind, options, config, dtype)
-    freeze(model, options.gradient_checkpointing)
+    suited.freeze(model, options.gradient_checkpointing)
     written, _ = PreTrainedConfig.get_config_dict(_source(options), revision=options.revision)
     info = model_info(name, tokenizer, model, written)
     if device is not None:
         model.to(device)  # type: ignore[arg-type]
     return Backbone(model, tokenizer, identity, info)
+
+
+def loaded_backbone(
+    loaded: suited.LoadedModel,
+    dtype: Precision | None = None,
+    gradient_checkpointing: bool = False,
+    written: dict[str, Any] | None = None,
+) -> Backbone:
+    """Take over a loaded model, which no one else uses any longer: freeze it, without dropout.
+
+    ``dtype`` None keeps the model's own; ``written`` is its config.json, where that is known.
+    ``ValueError``: it is no decoder.
+    """
+    model = loaded.model
+    suited.require_decoder(loaded.name, model.config)
+    if dtype is not None:
+        suited.cast_weights(model, resolve_dtype(dtype, model.device))
+    suited.freeze(model, gradient_checkpointing)
+    if written is None:  # without the class's defaults, which are not the model's
+        written = model.config.to_diff_dict()
+    info = model_info(loaded.name, loaded.tokenizer, model, written)
+    return Backbone(model, loaded.tokenizer, UNNAMED, info)
 
 
 def fingerprint_of(options: BackboneOptions, device: torch.device | None = None) -> str:

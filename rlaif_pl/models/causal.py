@@ -10,19 +10,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
+from rlaif_pl.engine import score
 from rlaif_pl.engine.generate import Generated, sample_responses
 from rlaif_pl.engine.hidden_states import hidden_states, states_before
 from rlaif_pl.engine.response_batch import ResponseBatch, assemble
 from rlaif_pl.engine.runner import DecoderRunner
 from rlaif_pl.engine.sampling import SamplingParams, StopStrings, before_stop
-from rlaif_pl.engine.score import (
-    CappedHead,
-    Drawer,
-    TokenLogprobs,
-    head_logits,
-    mask_unused,
-    token_logprobs,
-)
 from rlaif_pl.models.adapters import Lora
 from rlaif_pl.models.chat_format import with_turn_end
 from rlaif_pl.models.control_tokens import added_around
@@ -54,7 +47,7 @@ class CausalModel(nn.Module):
         self,
         trunk: DecoderRunner | None,
         top: DecoderRunner,
-        unembedding: nn.Linear | CappedHead,
+        unembedding: nn.Linear | score.CappedHead,
         tokenizer: PreTrainedTokenizerBase,
         template: Template,
         config: PreTrainedConfig,
@@ -91,12 +84,17 @@ class CausalModel(nn.Module):
         """Whether the model's input and output embeddings are one weight by its config."""
         return bool(getattr(self.config.get_text_config(), "tie_word_embeddings", False))
 
+    @property
+    def width(self) -> int:
+        """Size of a state, ``D``."""
+        return int(self.config.get_text_config().hidden_size)
+
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits of the tokenizer's tokens, float32. ``(..., D)`` to ``(..., V)``.
 
         Ids that no token has get -inf where they lie between tokens, and no logit after the last.
         """
-        return mask_unused(head_logits(self.unembedding, hidden), self.info)
+        return score.mask_unused(score.head_logits(self.unembedding, hidden), self.info)
 
     @property
     def encoding(self) -> Encoding:
@@ -203,27 +201,25 @@ class CausalModel(nn.Module):
         params: SamplingParams = SamplingParams(),  # noqa: B008 - frozen
         *,
         entropy_gradient: bool = False,
-        drawn_from: Drawer | None = None,
-    ) -> TokenLogprobs:
+        drawn_from: score.Drawer | None = None,
+    ) -> score.TokenLogprobs:
         """Log-probability and entropy of each response token, 0 at padding. ``(N, R)``.
 
-        Args:
-            hidden: States before them. ``(tokens, D)``
-            batch: Texts to score.
-            params: How the tokens were drawn: filters leave out the tokens that were not to be.
-            entropy_gradient: Whether the entropy is differentiable.
-            drawn_from: Who drew them, where it is not this policy.
+        ``hidden`` are the states before them, ``(tokens, D)``. Filters of ``params`` leave out the
+        tokens that were not to be drawn, by this policy or by ``drawn_from``; ``entropy_gradient`` says
+        whether the entropy is differentiable.
         """
-        found = token_logprobs(
+        taken = batch.response_ids.flatten().index_select(0, batch.response_places)
+        found = score.token_logprobs(
             hidden,
             self.unembedding,
-            batch.response_ids.flatten().index_select(0, batch.response_places),
+            taken,
             params,
             entropy_gradient=entropy_gradient,
             info=self.info,
             drawn_from=drawn_from,
         )
-        return TokenLogprobs(*map(batch.spread, found))
+        return score.TokenLogprobs(*map(batch.spread, found))
 
     def sample(
         self,

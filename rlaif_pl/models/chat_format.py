@@ -94,7 +94,7 @@ def assistant_turn(tokenizer: PreTrainedTokenizerBase, template: Template) -> Tu
             )
         return Turn(before, "", int(tokenizer.eos_token_id))
     after = tail[: len(tail) - len(tail.lstrip())]
-    return Turn(before, after, ends.tokens[found[0]].id)
+    return Turn(before, after, ends.tokens[found[0]])
 
 
 def with_turn_end(

@@ -1,8 +1,7 @@
 """Tokenize texts so that control tokens are the template's, and data that spells one is text.
 
-A tokenizer turns "</s>" or "<|im_start|>" into a control token wherever the string stands. In data it
-would end a response twice, or let a candidate open the judge's turn. What is read without such a
-string has exactly the tokens that the tokenizer gives it.
+A tokenizer turns "</s>" or "<|im_start|>" into a control token wherever the string stands: in data it
+would end a response twice, or open the judge's turn. Other texts have exactly the tokenizer's tokens.
 """
 
 from __future__ import annotations
@@ -10,29 +9,17 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Sequence
 from itertools import pairwise
-from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
 from rlaif_pl.text import DATA_BEGIN, DATA_END, FilledText
 
 
-class ControlToken(NamedTuple):
-    """A token that a template may hold and data may not."""
-
-    id: int
-    lstrip: bool  # takes in white space before it
-    rstrip: bool  # takes in white space after it
-
-
 class ControlTokens:
     """Control tokens of a tokenizer, and where a text spells them.
 
-    Args:
-        tokenizer: Tokenizer; all tokens that it calls special are control tokens.
-        template: Template as written: of the tokens that were added to the vocabulary and are not
-            special, those in it are control tokens too (but white space).
-        stop_token_ids: Tokens that end a text, which are control tokens too.
+    Those are all that the tokenizer calls special, those that end a text and, of other tokens that were
+    added to the vocabulary, those in the template as it is written (but white space).
     """
 
     def __init__(
@@ -43,9 +30,10 @@ class ControlTokens:
     ) -> None:
         self.tokenizer = tokenizer
         special = {*tokenizer.all_special_ids, *stop_token_ids}
+        self.added = tokenizer.added_tokens_decoder
         self.tokens = {
-            token.content: ControlToken(number, token.lstrip, token.rstrip)
-            for number, token in tokenizer.added_tokens_decoder.items()
+            token.content: number
+            for number, token in self.added.items()
             if token.content
             and (
                 token.special
@@ -53,7 +41,7 @@ class ControlTokens:
                 or (token.content in template and not token.content.isspace())
             )
         }
-        self.ids = frozenset(token.id for token in self.tokens.values())
+        self.ids = frozenset(self.tokens.values())
         names = sorted(self.tokens, key=len, reverse=True)  # the longest wins, as in tokenizers
         begins = "".join(sorted({re.escape(name[0]) for name in names}))
         choice = "|".join(map(re.escape, names))
@@ -65,11 +53,9 @@ class ControlTokens:
         return self.pattern.sub(f"{DATA_BEGIN}\\g<0>{DATA_END}", bare)
 
     def tokenize(self, texts: Sequence[str], *, special: bool) -> list[list[int]]:
-        """Tokenize texts.
+        """Tokenize texts; of a ``FilledText`` the data is read as text, of any other string all.
 
-        Args:
-            texts: Texts; of a ``FilledText`` the data is read as text, of any other string all.
-            special: Whether to add what the tokenizer puts before and after a text.
+        ``special``: with what the tokenizer puts before and after a text.
         """
         if not texts:
             return []
@@ -93,10 +79,9 @@ class ControlTokens:
         for match, is_data in self._found(text):
             if is_data:
                 continue
-            token = self.tokens[match[0]]
-            piece = str(text)[place : match.start()]
-            ids += self._plain(_stripped(piece, strips, token.lstrip))
-            ids.append(token.id)
+            number = self.tokens[match[0]]
+            token, piece = self.added[number], str(text)[place : match.start()]
+            ids += [*self._plain(_stripped(piece, strips, token.lstrip)), number]
             place, strips = match.end(), token.rstrip
         return [*ids, *self._plain(_stripped(str(text)[place:], strips, False)), *after]
 

@@ -43,10 +43,7 @@ class Checksums:
 
 
 def cache_root() -> Path:
-    """Return where converted models are kept: ``RLAIF_PL_CACHE`` if set, else ``rlaif_pl`` in a cache.
-
-    That is ``XDG_CACHE_HOME``, else ``~/.cache``.
-    """
+    """Return RLAIF_PL_CACHE, or rlaif_pl in XDG_CACHE_HOME or ~/.cache: where converted models are."""
     if own := os.environ.get("RLAIF_PL_CACHE"):
         return Path(own).expanduser()
     shared = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
@@ -65,11 +62,8 @@ def embedded_gguf() -> Path | None:
 def embedded_model_folder() -> Path:
     """Return the embedded model as a transformers folder, converting it on first use.
 
-    Safe with several processes at once: one converts behind a file lock, the others wait. The
-    folder appears by a rename, so a killed conversion leaves nothing that looks like a model.
-
-    Raises:
-        FileNotFoundError: There is no converted folder and the wheel is not installed.
+    One of several processes converts behind a file lock, the others wait; a killed conversion leaves
+    nothing that looks like a model. ``FileNotFoundError``: no such folder, and no wheel to convert.
     """
     folder = cache_root() / f"smollm2-135m-instruct-v{CONVERTER}"
     if _looks_whole(folder):

@@ -70,12 +70,10 @@ class Encoding(NamedTuple):
     def responses(
         self, texts: Sequence[str], max_tokens: int | None = None, *, close_cut: bool = True
     ) -> list[list[int]]:
-        """Tokenize responses as they follow the prompt and close each with EOS, its only end token.
+        """Tokenize responses as they follow the prompt, closed by EOS (of a chat, the end of the turn).
 
-        With a chat template that is the token that ends the assistant's turn.
-
-        A response longer than ``max_tokens`` (EOS included) loses its tail. With ``close_cut`` it keeps
-        the EOS, because a reward is read there; without, it stays open, because it does not end there.
+        One longer than ``max_tokens`` (EOS included) loses its tail. With ``close_cut`` it keeps the
+        EOS, because a reward is read there; without, it stays open, because it does not end there.
         """
         end = self.turn.end
         rows = self.control.tokenize(self.continuations(texts), special=False)

@@ -90,10 +90,7 @@ def save_policy(folder: str | Path, model: CausalModel) -> Path:
 
 @torch.no_grad()
 def exported_weights(model: CausalModel) -> dict[str, Tensor]:
-    """Return the weights that ``save_policy`` writes, under the names they have in its files.
-
-    Those that no adapter is folded into are the model's own, where they are float32.
-    """
+    """Return what ``save_policy`` writes by name; the model's own where nothing is folded in."""
     whole = _filled_policy(model)
     kept = {name for name, _ in whole.named_parameters()}  # a tied head stands once
     weights = {name: value for name, value in whole.state_dict().items() if name in kept}
@@ -147,10 +144,7 @@ def save_reward(
 
 
 def check_policy_export(model: CausalModel) -> int:
-    """Refuse (ValueError), before training, what ``save_policy`` could not write; bytes it will take.
-
-    The architecture may have no class to write it as, or one of other weights.
-    """
+    """Refuse (ValueError) before training what ``save_policy`` could not write; bytes it will take."""
     return _check_shapes(model, _empty_policy)
 
 

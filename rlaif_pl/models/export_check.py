@@ -34,8 +34,7 @@ NOISE = 10.0  # times what the model's own values move by when the batch has ano
 class WrittenCheck:
     """What a trained model says of two short texts, to hold a written folder against.
 
-    Computed in float32, as the folder is written, before the weights are copied. ``head`` makes the
-    compared values of the last states.
+    Computed in float32, before the weights are copied; ``head`` makes the values of the last states.
     """
 
     def __init__(self, model: CausalModel, head: nn.Module) -> None:

@@ -18,14 +18,10 @@ from rlaif_pl.models.device import HALVES
 
 
 class ScalarHead(nn.Linear):
-    """Linear map from a state to a reward or a value, in float32.
+    """Linear map from a state ``(D,)`` to a reward or a value, in float32.
 
     Margins and returns need all 24 bits: the weights stay float32 where a trainer casts the module to
     16 bits (``bf16-true``), and the product is made outside autocast.
-
-    Args:
-        width: Size of a state, ``D``.
-        bias: Whether to add a constant.
     """
 
     def __init__(self, width: int, bias: bool = True) -> None:
@@ -47,13 +43,10 @@ class ScalarHead(nn.Linear):
 
 
 def output_head(model: PreTrainedModel) -> nn.Linear | CappedHead:
-    """Return what turns the decoder's last hidden states into logits.
+    """Return what turns the decoder's last hidden states into logits, and may be called on some alone.
 
-    Calling it on chosen rows saves the logits of all others. Architectures that do more there than
-    multiply and cap (Cohere and Granite scale) are caught by a self-test, not guessed.
-
-    Raises:
-        ValueError: The head and the decoder do not reproduce the model's own logits.
+    Architectures that do more there than multiply and cap (Cohere and Granite scale) are caught by a
+    self-test (ValueError), not guessed.
     """
     linear = cast(nn.Linear, model.get_output_embeddings())
     cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)

@@ -88,16 +88,10 @@ def save_causal(
     revision: str | None = None,
     check: Callable[[Path], None] | None = None,
 ) -> Path:
-    """Write a plain transformers folder (safetensors), whole or not at all; an older model is replaced.
+    """Write a plain transformers folder (safetensors), whole or not at all; see ``check_place``.
 
-    Args:
-        folder: Where to; ``check_place`` says what may not stand there.
-        model: A model without adapters (see ``rlaif_pl.models.adapters.merged``).
-        tokenizer: Its tokenizer.
-        card: Text of its README.md, if it is to have one.
-        text_format: How it reads texts, where it was trained to.
-        revision: Commit of the hub model that the tokenizer was read from.
-        check: Raises where the written files are not right; they then take no place.
+    The model holds no adapters (see ``adapters.merged``); ``card`` is its README.md, ``revision`` the
+    commit that the tokenizer was read from. ``check`` raises where the written files are not right.
     """
     with replaced_whole(folder) as work:
         model.save_pretrained(work)

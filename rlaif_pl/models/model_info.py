@@ -75,10 +75,7 @@ def model_info(
 
 
 def require_eos(info: ModelInfo, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return the token that closes responses, and name it in a tokenizer that does not.
-
-    ``ValueError``: no file names one that the model has.
-    """
+    """Return the token that closes responses (ValueError: none), named in a tokenizer without one."""
     number = info.eos_token_id
     token = None if number is None else tokenizer.convert_ids_to_tokens(number)
     if number is None or token is None:
@@ -101,8 +98,8 @@ def require_eos(info: ModelInfo, tokenizer: PreTrainedTokenizerBase) -> int:
 def exported_generation_config(info: ModelInfo) -> GenerationConfig | None:
     """Return the generation configuration to lay beside trained weights, with every end token.
 
-    transformers refuses to write some settings that it reads (a temperature without sampling); such
-    a file is replaced by one of the token ids alone.
+    One that transformers reads and refuses to write (a temperature without sampling) keeps its ids
+    alone.
     """
     if info.generation_config is None:
         return None

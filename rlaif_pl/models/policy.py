@@ -17,15 +17,21 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rlaif_pl.engine.decoder_layers import decoder_of
 from rlaif_pl.engine.runner import DecoderRunner, split
 from rlaif_pl.engine.score import CappedHead
+from rlaif_pl.models import suited
 from rlaif_pl.models.adapters import Lora, clone, has_adapters, merged, shared_copy
-from rlaif_pl.models.backbone import Backbone, BackboneOptions, Precision, load_backbone
+from rlaif_pl.models.backbone import (
+    Backbone,
+    BackboneOptions,
+    Precision,
+    load_backbone,
+    loaded_backbone,
+)
 from rlaif_pl.models.causal import CausalModel
 from rlaif_pl.models.device import computing_on
 from rlaif_pl.models.export import save_policy
 from rlaif_pl.models.heads import output_head
 from rlaif_pl.models.identity import UNNAMED, weights_digest
-from rlaif_pl.models.loaded import LoadedModel, handed_over, loaded_backbone
-from rlaif_pl.models.suited import cast_weights, note_tying, refuse_classifier, warn_of_experts
+from rlaif_pl.models.suited import LoadedModel
 from rlaif_pl.models.text_format import format_of
 from rlaif_pl.text import Template
 
@@ -81,7 +87,7 @@ class Policy(CausalModel):
             raise ValueError(
                 "expected lora only for a policy that is trained, got frozen=True; drop one"
             )
-        given = handed_over(model, tokenizer)
+        given = suited.handed_over(model, tokenizer)
         options = BackboneOptions(
             str(model) if given is None else given.name,
             trunk_layers=trunk_layers,
@@ -114,14 +120,9 @@ class Policy(CausalModel):
 def load_policy(options: BackboneOptions, template: Template | None = None) -> Policy:
     """Load a causal LM, frozen, as trunk and top.
 
-    Args:
-        options: Which one, and how it is cut.
-        template: How prompts and responses are written; None takes what the model's folder says it was
-            trained with, or the default.
-
-    Raises:
-        OSError: There is no such model.
-        ValueError: The model cannot be cut after ``trunk_layers`` layers, or is no decoder alone.
+    ``template`` says how prompts and responses are written; None takes what the model's folder says it
+    was trained with, or the default. ``OSError``: there is no such model. ``ValueError``: it cannot be
+    cut after ``trunk_layers`` layers, or is no decoder alone.
     """
     options.check_exists()
     backbone = load_backbone(options, decoder_only=True)
@@ -133,7 +134,7 @@ def taken_over(
     given: LoadedModel, options: BackboneOptions, dtype: Precision | None, template: Template | None
 ) -> Policy:
     """Take over a causal LM that is in memory as ``load_policy`` loads one; see ``loaded_backbone``."""
-    refuse_classifier(given.name, given.model.config)
+    suited.refuse_classifier(given.name, given.model.config)
     if given.model.get_output_embeddings() is None:
         kind = type(given.model).__name__
         raise ValueError(
@@ -154,7 +155,7 @@ def cut(
 ) -> AnyModel:
     """Cut a loaded model into trunk and top; it must not be used as a whole afterwards."""
     config = copy.deepcopy(backbone.model.config)
-    note_tying(config, backbone.model)
+    suited.note_tying(config, backbone.model)
     trunk, top = split(decoder_of(backbone.model), options.trunk_layers)
     policy = kind(trunk, top, head, backbone.tokenizer, template, config, backbone.info)
     policy.fingerprint, policy.base = backbone.fingerprint, options.name
@@ -172,7 +173,7 @@ def for_role(policy: AnyModel, lora: Lora | None, seed: int, *, writes: bool = T
     """
     top = clone(policy.top, lora, seed)
     if lora is not None and lora.target_modules == "all-linear":
-        warn_of_experts(policy.top.decoder, policy.base)
+        suited.warn_of_experts(policy.top.decoder, policy.base)
     for parameter in top.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
@@ -198,7 +199,7 @@ def frozen_copy(policy: AnyModel) -> AnyModel:
         top = merged(policy.top)
         head = policy.unembedding
         if adapted:  # as a folder of these weights would be loaded
-            cast_weights(top, head.weight.dtype)
+            suited.cast_weights(top, head.weight.dtype)
         if any(p.requires_grad for p in head.parameters()):
             head = _own_head(policy, top)
         twin = _twin(policy, top.requires_grad_(False), head.requires_grad_(False))

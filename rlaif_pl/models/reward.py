@@ -23,7 +23,6 @@ from rlaif_pl.models.causal import CausalModel
 from rlaif_pl.models.device import computing_on, widened
 from rlaif_pl.models.export import save_reward
 from rlaif_pl.models.heads import ScalarHead
-from rlaif_pl.models.loaded import handed_over
 from rlaif_pl.models.policy import Policy, for_role, same_trunk, start_of, taken_over
 from rlaif_pl.models.reward_folder import (
     LoadedReward,
@@ -33,6 +32,7 @@ from rlaif_pl.models.reward_folder import (
     load_reward_folder,
     loaded_reward,
 )
+from rlaif_pl.models.suited import handed_over
 from rlaif_pl.text import Template
 from rlaif_pl.types import Preference
 
@@ -113,9 +113,8 @@ class RewardModel(nn.Module):
                     "and name the folder that the fit exports"
                 )
             loaded = start_of(backbone, template)
-            width = int(loaded.config.get_text_config().hidden_size)
             generator = torch.Generator().manual_seed(seed)
-            weight = torch.randn(1, width, generator=generator) / math.sqrt(width + 1)
+            weight = torch.randn(1, loaded.width, generator=generator) / math.sqrt(loaded.width + 1)
         self.model = loaded if frozen else for_role(loaded, lora, seed, writes=False)
         self.head = ScalarHead(weight.shape[1], bias=False)
         self.head.weight.data.copy_(weight)
@@ -180,8 +179,7 @@ class RewardModel(nn.Module):
     def tells_apart(self, pairs: Sequence[Preference]) -> list[bool]:
         """Whether what is read of a pair's two responses differs; one answer a pair.
 
-        Responses that differ behind ``max_response_tokens`` only, or in white space that no token
-        keeps, get one and the same reward: such a pair teaches nothing and measures nothing.
+        Cut responses may be equal, or differ in white space that no token keeps: that teaches nothing.
         """
         texts = [text for pair in pairs for text in (pair.first, pair.second)]
         rows = self.model.encoding.responses(texts, self.max_response_tokens)
@@ -236,10 +234,7 @@ class RewardModel(nn.Module):
         return ours.template == policy.template and (same_chat or not ours.template.chat)
 
     def save_pretrained(self, folder: str | Path) -> Path:
-        """Write a transformers sequence-classification folder; the shift goes into its config.
-
-        ``from_pretrained`` then scores with the template and the length limit of this model.
-        """
+        """Write a transformers sequence classifier that knows its shift, template and length limit."""
         return save_reward(
             folder, self.model, self.head, float(self.shift), self.pooling, self.max_response_tokens
         )

@@ -7,18 +7,10 @@ from typing import Any, Literal, NamedTuple, cast
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 
-from rlaif_pl.models.backbone import (
-    EMBEDDED,
-    BackboneOptions,
-    Precision,
-    load_config,
-    read_weights,
-    resolve_dtype,
-)
+from rlaif_pl.models import backbone
 from rlaif_pl.models.causal import CausalModel
-from rlaif_pl.models.loaded import LoadedModel, loaded_backbone
 from rlaif_pl.models.policy import cut
-from rlaif_pl.models.suited import CLASSIFIER, require_decoder
+from rlaif_pl.models.suited import CLASSIFIER, LoadedModel, require_decoder
 from rlaif_pl.models.text_format import format_of
 from rlaif_pl.text import Template
 
@@ -27,7 +19,7 @@ Pooling = Literal["eos", "mean"]
 
 def is_reward_folder(name: str, revision: str | None = None) -> bool:
     """Whether config.json of a folder or hub model, where there is one, names a classifier."""
-    if name == EMBEDDED:
+    if name == backbone.EMBEDDED:
         return False
     try:
         written, _ = PreTrainedConfig.get_config_dict(name, revision=revision)
@@ -52,7 +44,7 @@ class LoadedReward(NamedTuple):
 
 
 def load_reward_folder(
-    options: BackboneOptions,
+    options: backbone.BackboneOptions,
     template: Template | None = None,
     max_response_tokens: int | None = None,
 ) -> LoadedReward:
@@ -66,10 +58,10 @@ def load_reward_folder(
             f"expected num_layers=null with the reward folder {options.name}, got "
             f"{options.num_layers}; its head reads the last layer"
         )
-    config, tokenizer = load_config(options)
+    config, tokenizer = backbone.load_config(options)
     require_decoder(options.name, config)
-    dtype = resolve_dtype(options.dtype)
-    model = read_weights(AutoModelForSequenceClassification, options, config, dtype)
+    dtype = backbone.resolve_dtype(options.dtype)
+    model = backbone.read_weights(AutoModelForSequenceClassification, options, config, dtype)
     loaded = LoadedModel(model, tokenizer)
     written, _ = PreTrainedConfig.get_config_dict(options.name, revision=options.revision)
     return loaded_reward(loaded, options, None, template, max_response_tokens, written)
@@ -77,14 +69,14 @@ def load_reward_folder(
 
 def loaded_reward(
     loaded: LoadedModel,
-    options: BackboneOptions,
-    dtype: Precision | None,
+    options: backbone.BackboneOptions,
+    dtype: backbone.Precision | None,
     template: Template | None = None,
     max_response_tokens: int | None = None,
     written: dict[str, Any] | None = None,
 ) -> LoadedReward:
     """Take over a classifier that is in memory; see ``loaded_backbone`` and ``load_reward_folder``."""
-    taken = loaded_backbone(loaded, dtype, options.gradient_checkpointing, written)
+    taken = backbone.loaded_backbone(loaded, dtype, options.gradient_checkpointing, written)
     head = _one_score(loaded.name, taken.model)
     text_format = format_of(
         loaded.source, options.revision, template=template, max_response_tokens=max_response_tokens

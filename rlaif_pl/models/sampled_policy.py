@@ -29,15 +29,11 @@ CHECK_TEXT = (
 
 
 class SampledPolicy:
-    """A policy as a generation backend sees it.
+    """A policy as a generation backend sees it, trained or read from files.
 
-    Args:
-        model: Policy; trained, or read from files.
-        send_whole: Send servers all weights of one that was read from files too: they were started with
-            another.
-        device: Where this process computes: a trainer moves the policy there after it was set up, and
-            weights that were divided are put together on the host. None: where its weights are.
-
+    ``send_whole``: send servers all weights of one that was read from files too: they were started with
+    another. ``device`` is where this process computes: a trainer moves the policy there after it was
+    set up, and divided weights are put together on the host. None: where its weights are.
     """
 
     def __init__(
@@ -108,10 +104,7 @@ class SampledPolicy:
 
     @torch.no_grad()
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """All weights with adapters folded in, float32, by their names in a folder.
-
-        They are on the model's device, and the model's own where nothing is folded in.
-        """
+        """All weights on the model's device, adapters folded in; see ``exported_weights``."""
         yield from exported_weights(self.model).items()
 
     def check_prompt(self, most: int) -> list[int]:

@@ -3,15 +3,78 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from rlaif_pl.engine.decoder_layers import keep_softcap
+from rlaif_pl.models.adapters import has_adapters
 
 CLASSIFIER = "ForSequenceClassification"
+
+
+class LoadedModel(NamedTuple):
+    """A model and its tokenizer."""
+
+    model: PreTrainedModel  # as `from_pretrained` of transformers returns it
+    tokenizer: PreTrainedTokenizerBase  # its tokenizer
+
+    @property
+    def source(self) -> str:
+        """Where it was read from; empty where that is not known."""
+        return str(self.model.name_or_path or "")
+
+    @property
+    def name(self) -> str:
+        """What messages and model cards call it: where it was read from, or its class."""
+        return self.source or type(self.model).__name__
+
+
+def handed_over(
+    model: object, tokenizer: PreTrainedTokenizerBase | None = None
+) -> LoadedModel | None:
+    """Return a model that is in memory, checked; None for the name of one, which has its own tokenizer.
+
+    ``TypeError``: it is neither. ``ValueError``: it holds adapters or quantized weights, its tokenizer
+    is not known, or a tokenizer comes with a name.
+    """
+    if isinstance(model, str | Path):
+        if tokenizer is not None:
+            raise ValueError(
+                f"expected a tokenizer only with a loaded model, got one with the name {str(model)!r}, "
+                "which brings its own; load the model with transformers to pair it with another "
+                "tokenizer"
+            )
+        return None
+    kind = type(model).__name__
+    if not isinstance(model, PreTrainedModel):
+        raise TypeError(
+            f"expected the name of a model, a folder, or a transformers model, got {kind}; of a PEFT "
+            "model give what merge_and_unload() returns"
+        )
+    if has_adapters(model):
+        raise ValueError(
+            f"expected {kind} without adapters, got LoRA layers in it; merge them "
+            "(PEFT: merge_and_unload()) and ask for new ones with lora=Lora(...)"
+        )
+    is_exact = all(p.is_floating_point() for p in model.parameters())
+    if not is_exact or getattr(model, "is_quantized", False):
+        raise ValueError(
+            f"expected weights in floating point, got a quantized {kind}; load it with "
+            "dtype=torch.bfloat16 or torch.float32"
+        )
+    if tokenizer is None:
+        if not model.name_or_path:
+            raise ValueError(
+                f"expected a tokenizer with {kind}, which was not read from a folder or the hub; pass "
+                "tokenizer="
+            )
+        tokenizer = AutoTokenizer.from_pretrained(model.name_or_path)
+    return LoadedModel(model, tokenizer)
 
 
 def require_decoder(name: str, config: PreTrainedConfig) -> None:
@@ -57,8 +120,8 @@ def warn_of_experts(decoder: PreTrainedModel, name: str) -> None:
 def note_tying(config: PreTrainedConfig, model: PreTrainedModel) -> None:
     """Let a config say of the embeddings what the weights are: one matrix, or two.
 
-    A folder may hold two different matrices beside ``tie_word_embeddings: true``. transformers loads
-    both; whoever goes by the flag afterwards would put one in the place of the other.
+    transformers loads two different matrices beside ``tie_word_embeddings: true``; whoever goes by the
+    flag afterwards would put one in the place of the other.
     """
     output = model.get_output_embeddings()
     if output is not None:
@@ -68,10 +131,7 @@ def note_tying(config: PreTrainedConfig, model: PreTrainedModel) -> None:
 
 
 def freeze(model: PreTrainedModel, gradient_checkpointing: bool) -> None:
-    """Freeze a model in place, in eval mode and without dropout.
-
-    Layers that recompute activations are in train mode, where a dropout that was left on would act.
-    """
+    """Freeze a model, in eval mode; dropout is off in train mode too, in which layers recompute."""
     drop_dropout(model.config)
     keep_softcap(model)
     for module in model.modules():

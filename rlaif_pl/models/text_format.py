@@ -18,15 +18,10 @@ FILE = "rlaif_pl.json"  # beside the weights; transformers, peft and vLLM leave 
 
 @dataclass(frozen=True, slots=True)
 class TextFormat:
-    """What a model was trained to read.
+    """What a model was trained to read."""
 
-    Attributes:
-        template: How prompts and responses are written.
-        max_response_tokens: Where a reward model cuts responses (EOS included); None for a policy.
-    """
-
-    template: Template
-    max_response_tokens: int | None = None
+    template: Template  # how prompts and responses are written
+    max_response_tokens: int | None = None  # where a reward model cuts responses (EOS included)
 
     def save(self, folder: Path) -> None:
         """Write it beside a model's weights."""
@@ -35,11 +30,7 @@ class TextFormat:
 
 
 def stored_format(name: str, revision: str | None = None) -> TextFormat | None:
-    """Return what is kept beside a model's weights; None where nothing is.
-
-    ``name`` is a folder or hub name; a folder of adapters without a file of its own is read as its base
-    is. ``ValueError``: the file is damaged.
-    """
+    """Return what is kept beside the weights of a folder, of adapters or their base, or hub model."""
     if name in (EMBEDDED, ""):
         return None
     path = Path(name) / FILE
@@ -66,14 +57,8 @@ def format_of(
 ) -> TextFormat:
     """Return how a model is to read its texts: as given, as it was trained, or by the default.
 
-    A warning says where what is given is not what the model was trained with, and where the default
-    is taken, once for each model.
-
-    Args:
-        name: Folder or hub name of the model; empty where it has none.
-        revision: Branch, tag or commit of a hub model.
-        template: What is asked for; None takes the model's own, or the default where it has none.
-        max_response_tokens: The same of a reward model's limit; None stays None where it has none.
+    A warning says, once for each model, where what is given is not what it was trained with, and where
+    the default template is taken. ``name`` is its folder or hub name; empty where it has none.
     """
     stored = stored_format(name, revision)
     if stored is None and template is None:

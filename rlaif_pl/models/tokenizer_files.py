@@ -91,8 +91,7 @@ def portable(settings: Settings) -> Settings:
 def name_rope_for_all(path: Path) -> None:
     """Repeat the base of the rotary positions under the name that transformers 4 reads.
 
-    transformers 5 writes ``rope_parameters`` alone; an older one would take its default base for it and
-    compute other positions without a word.
+    Of ``rope_parameters``, which 5 writes alone, that knows nothing, and takes its default base.
     """
     settings = _read(path)
     rope = settings.get("rope_parameters")

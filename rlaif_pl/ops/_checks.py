@@ -18,10 +18,7 @@ def check(
     dtypes: Sequence[torch.dtype],
     like: Tensor | None = None,
 ) -> None:
-    """Refuse (ValueError) a tensor of another shape or type, or on another device than ``like``.
-
-    A letter in ``shape`` stands for any number.
-    """
+    """Refuse (ValueError) another shape (a letter is any number), dtype, or device than ``like``'s."""
     fits = tensor.shape == shape or (
         tensor.dim() == len(shape)
         and all(
@@ -50,10 +47,7 @@ def has_values(tensor: Tensor) -> bool:
 def check_values(
     op: str, name: str, tensor: Tensor, least: float, most: float, meaning: str
 ) -> None:
-    """Refuse (ValueError) a value outside ``[least, most]``, NaN too, and say what it must do.
-
-    Only a CPU is looked at: a GPU would have to be waited for.
-    """
+    """Refuse (ValueError) a value outside ``[least, most]``, NaN too; only a CPU is looked at."""
     if not has_values(tensor) or tensor.device.type != "cpu" or tensor.numel() == 0:
         return
     lowest, highest = (bound.item() for bound in tensor.aminmax())

@@ -93,10 +93,7 @@ for _schema in COMPOSED:
 
 
 def _load_extension() -> bool:
-    """Load the compiled kernels, which register themselves; False selects the reference.
-
-    ``ImportError``: the library is required but disabled, missing, or does not load.
-    """
+    """Load the compiled kernels, which register themselves; False selects the reference."""
     required = os.environ.get("RLAIF_PL_REQUIRE_EXT") == "1"
     if os.environ.get("RLAIF_PL_DISABLE_EXT") == "1":
         if required:
@@ -130,10 +127,7 @@ _overrides: list[torch.library.Library] = []
 
 @contextmanager
 def use_reference() -> Iterator[None]:
-    """Let every op run its PyTorch reference inside the block, compiled library or not.
-
-    For tests and benchmarks: it changes the dispatcher of the whole process, all threads included.
-    """
+    """Let every op of the process run its PyTorch reference inside, for tests and benchmarks."""
     override = torch.library.Library(NAMESPACE, "IMPL")
     _overrides.append(override)
     try:

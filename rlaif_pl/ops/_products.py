@@ -45,10 +45,9 @@ def device_memory(device: torch.device) -> int:
 
 
 def block_sizes(weight: Tensor) -> BlockSizes:
-    """Return how much of a product with an output embedding is made at a time on its device.
+    """Return how much of a product with an output embedding, of about six launches, is made at a time.
 
-    A block is about six launches: a CPU wants one that fits its cache, a GPU one that keeps it busy
-    until the host has sent the next.
+    A CPU wants a block that fits its cache, a GPU one that keeps it busy until the next is sent.
     """
     memory = device_memory(weight.device)
     if memory == 0:

@@ -71,23 +71,22 @@ def gae(
     Args:
         rewards: Reward received after the action at step t, in reward-model units. ``(N, T)``
         values: Critic estimate of the state before the action at step t. ``(N, T)``
-        lengths: Valid steps of each row, in [0, T]; None means T, or what ``is_response`` says.
-            On a GPU the range is not looked at (that would wait for the device): a length outside
-            it acts as the nearer bound. ``(N,)`` int64
+        lengths: Valid steps of each row, in [0, T]; None means T, or what ``is_response`` says. On a
+            GPU, which nothing waits for, a length outside acts as the nearer bound. ``(N,)`` int64
         is_response: Instead of ``lengths``: True at valid steps, a run from step 0. Looking at it
-            waits for a GPU; pass ``lengths`` where that matters. ``(N, T)`` bool
-        bootstrap: Value of the state after the last valid step: 0 where the text ended, the
-            critic's estimate where it was cut at the length limit. None means 0. ``(N,)``
+            waits for a GPU. ``(N, T)`` bool
+        bootstrap: Value of the state after the last valid step: 0 (None) where the text ended, the
+            critic's estimate where it was cut at the length limit. ``(N,)``
         gamma: Discount per token, in [0, 1].
         gae_lambda: Trace decay, in [0, 1]; 0 gives one-step TD, 1 gives Monte Carlo returns.
 
     Returns:
         ``(advantages, returns)``, each ``(N, T)`` in the dtype of ``rewards``, zero at padding.
-        Not differentiable: both are targets, so neither requires a gradient.
+        Both are targets, so neither requires a gradient.
 
     Raises:
-        ValueError: Shapes, dtypes or devices do not fit; a length, ``gamma`` or ``gae_lambda`` is out
-            of range; ``is_response`` has a gap; both ``lengths`` and ``is_response`` are given.
+        ValueError: Shapes, dtypes or devices do not fit; a number is out of range; ``is_response`` has
+            a gap, or comes with ``lengths``.
     """
     check("gae", "rewards", rewards, ("N", "T"), FLOATING)
     check("gae", "values", values, rewards.shape, (rewards.dtype,), rewards)

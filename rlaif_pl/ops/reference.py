@@ -31,8 +31,7 @@ def gae(
 ) -> tuple[Tensor, Tensor]:
     """Advantages and returns by a reverse loop over time, zero from ``lengths`` on; see ``ops.gae``.
 
-    A length outside [0, T] is a RuntimeError on the CPU; elsewhere, where looking would wait for the
-    device, it acts as the nearer bound.
+    A length outside [0, T] is a RuntimeError on a CPU; others, not waited for, take the nearer bound.
     """
     num_steps = rewards.shape[1]
     if lengths.device.type == "cpu" and ((lengths < 0) | (lengths > num_steps)).any():

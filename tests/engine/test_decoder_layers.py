@@ -6,8 +6,8 @@ from rlaif_pl.engine.capabilities import probe_capabilities
 from rlaif_pl.engine.decoder_layers import decoder_of, layers_of
 from rlaif_pl.engine.runner import DecoderRunner, split
 from rlaif_pl.models import BackboneOptions
-from rlaif_pl.models.backbone import load_backbone
-from rlaif_pl.models.loaded import LoadedModel, loaded_backbone
+from rlaif_pl.models.backbone import load_backbone, loaded_backbone
+from rlaif_pl.models.suited import LoadedModel
 
 IDS = torch.tensor([[5, 6, 7, 8, 9, 10, 11, 12]])
 REAL = torch.ones_like(IDS, dtype=torch.bool)
