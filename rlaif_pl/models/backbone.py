@@ -244,18 +244,6 @@ def read_weights(
     return model
 
 
-def _prune(config: PreTrainedConfig, num_layers: int) -> None:
-    """Keep the first layers; the others are then never read from disk."""
-    text = config.get_text_config()
-    if not 1 <= num_layers <= text.num_hidden_layers:
-        raise ValueError(
-            f"num_layers must be in [1, {text.num_hidden_layers}] for this model, got {num_layers}"
-        )
-    text.num_hidden_layers = num_layers
-    if getattr(text, "layer_types", None):
-        text.layer_types = text.layer_types[:num_layers]
-
-
 @contextmanager
 def quiet_loading() -> Iterator[None]:
     """Hide progress bars and the report on layers left out on purpose; missing ones are checked."""
@@ -272,9 +260,16 @@ def quiet_loading() -> Iterator[None]:
 
 
 def _full_identity(options: BackboneOptions, config: PreTrainedConfig, dtype: torch.dtype) -> str:
-    """Name weights, layers and precision; also cuts the layers off in the config."""
-    if options.num_layers is not None:
-        _prune(config, options.num_layers)
+    """Name weights, layers and precision; also cut layers off in the config: they are never read."""
+    text, count = config.get_text_config(), options.num_layers
+    if count is not None:
+        if not 1 <= count <= text.num_hidden_layers:
+            raise ValueError(
+                f"num_layers must be in [1, {text.num_hidden_layers}] for this model, got {count}"
+            )
+        text.num_hidden_layers = count
+        if getattr(text, "layer_types", None):
+            text.layer_types = text.layer_types[:count]
     label = EMBEDDED if options.name == EMBEDDED else None
     weights = weights_identity(_source(options), config, options.revision, label)
-    return f"{weights}:layers={options.num_layers or 'all'}:{str(dtype).removeprefix('torch.')}"
+    return f"{weights}:layers={count or 'all'}:{str(dtype).removeprefix('torch.')}"

@@ -115,6 +115,11 @@ def model_card(kind: Kind, base: str, template: Template, ends: Sequence[str] = 
     words = template.max_prompt_words
     cut = "" if words is None else f" Prompts of more than {words} words were cut there."
     said = "What was responded to." if "reward" in title else "What the policy is to respond to."
+    layout = f"    prompt:   {template.prompt!r}\n    response: {template.response!r}"
+    if template.chat:
+        system = "" if template.system is None else f"    system:   {template.system!r}\n"
+        by = "By the tokenizer's chat template, in which a user says `prompt`:"
+        layout = f"{by}\n\n{system}{layout}"
     code = use.format(asked=_asked(template, said), response=template.response)
     parts = [
         "---\n" + yaml.safe_dump(known, sort_keys=False) + "---",
@@ -122,7 +127,7 @@ def model_card(kind: Kind, base: str, template: Template, ends: Sequence[str] = 
         f"{about} Trained from `{base}`.",
         "## How a text is read",
         "White space counts: a prompt written otherwise than in training gets other answers." + cut,
-        _layout(template),
+        layout,
         f"## Use\n\n```python\n{code}```",
         "Config, metrics and versions of the run lie beside this folder where it was made "
         "(`resolved_config.yaml`, `metrics.json`, `run_facts.json`). No license is declared: the base "
@@ -141,12 +146,3 @@ def _asked(template: Template, said: str) -> str:
         messages.insert(0, {"role": "system", "content": template.system})
     options = {**NO_THOUGHTS, **(template.chat_template_kwargs or {})}
     return CHAT_ASKED.format(messages=messages, options=options)
-
-
-def _layout(template: Template) -> str:
-    """Write how a text is framed."""
-    layout = f"    prompt:   {template.prompt!r}\n    response: {template.response!r}"
-    if not template.chat:
-        return layout
-    system = "" if template.system is None else f"    system:   {template.system!r}\n"
-    return f"By the tokenizer's chat template, in which a user says `prompt`:\n\n{system}{layout}"

@@ -206,7 +206,10 @@ def _pad_apart_from_eos(whole: PreTrainedModel, tokenizer: PreTrainedTokenizerBa
     rows = cast(nn.Embedding, whole.get_input_embeddings()).num_embeddings
     pad = tokenizer.pad_token_id
     if pad is None or pad == tokenizer.eos_token_id:
-        other = _other_special_token(tokenizer, rows)
+        ids = dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
+        usable = [token for token, n in ids.items() if n != tokenizer.eos_token_id and n < rows]
+        named = [getattr(tokenizer, name, None) for name in ("unk_token", "bos_token")]
+        other = next((token for token in [*named, *usable] if token in usable), None)
         if other is None:
             known = tokenizer.get_vocab()
             names = (PAD.format(number) for number in range(len(known) + 1))
@@ -220,14 +223,6 @@ def _pad_apart_from_eos(whole: PreTrainedModel, tokenizer: PreTrainedTokenizerBa
         table = cast(nn.Embedding, whole.get_input_embeddings())
         table.weight[rows:] = 0.0  # not at random: it is in the file
     return number
-
-
-def _other_special_token(tokenizer: PreTrainedTokenizerBase, rows: int) -> str | None:
-    """Return a special token that is not EOS, to pad with; None where the tokenizer has none."""
-    ids = dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
-    tokens = [token for token, n in ids.items() if n != tokenizer.eos_token_id and n < rows]
-    named = [*(getattr(tokenizer, name, None) for name in ("unk_token", "bos_token")), *tokens]
-    return next((str(token) for token in named if token in tokens), None)
 
 
 def commit_of(model: CausalModel) -> str | None:

@@ -27,12 +27,11 @@ from rlaif_pl.models.policy import Policy, for_role, same_trunk, start_of, taken
 from rlaif_pl.models.reward_folder import (
     LoadedReward,
     Pooling,
-    is_classifier,
     is_reward_folder,
     load_reward_folder,
     loaded_reward,
 )
-from rlaif_pl.models.suited import handed_over
+from rlaif_pl.models.suited import CLASSIFIER, handed_over
 from rlaif_pl.text import Template
 from rlaif_pl.types import Preference
 
@@ -262,6 +261,6 @@ def _source(
     options = BackboneOptions(name, trunk_layers=trunk_layers, dtype=dtype or "float32")
     if given is None:
         return options
-    if is_classifier(model):
+    if type(model).__name__.endswith(CLASSIFIER):
         return loaded_reward(given, options, dtype, template, max_response_tokens)
     return taken_over(given, options, dtype, template)

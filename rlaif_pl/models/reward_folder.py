@@ -28,11 +28,6 @@ def is_reward_folder(name: str, revision: str | None = None) -> bool:
     return any(str(kind).endswith(CLASSIFIER) for kind in written.get("architectures") or [])
 
 
-def is_classifier(model: object) -> bool:
-    """Whether a loaded model is a sequence classifier."""
-    return isinstance(model, PreTrainedModel) and type(model).__name__.endswith(CLASSIFIER)
-
-
 class LoadedReward(NamedTuple):
     """A sequence classifier with one label, taken apart."""
 

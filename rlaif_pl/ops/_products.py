@@ -180,15 +180,6 @@ def widened_once() -> Iterator[None]:
         _widened_weights.reset(token)
 
 
-def _widened_weight(weight: Tensor) -> Tensor:
-    kept = _widened_weights.get()
-    if kept is None or not _widens(weight):
-        return weight
-    if id(weight) not in kept:  # with the weight, so that no other one gets its identity
-        kept[id(weight)] = weight, weight.to(accumulator_dtype(weight.dtype))
-    return kept[id(weight)][1]
-
-
 def without_autocast(kernel: Callable[P, R]) -> Callable[P, R]:
     """Let a kernel choose its types itself: autocast would round products to 16 bits."""
 
@@ -214,8 +205,11 @@ def linear_logits(hidden: Tensor, weight: Tensor, bias: Tensor | None = None) ->
         Logits ``(N, V)``, float32 or float64; those of 16-bit inputs are not rounded again.
     """
     acc = accumulator_dtype(weight.dtype)
-    if not torch.is_grad_enabled():
-        weight = _widened_weight(weight)
+    kept = _widened_weights.get()
+    if kept is not None and _widens(weight) and not torch.is_grad_enabled():
+        if id(weight) not in kept:  # with the weight, so that no other one gets its identity
+            kept[id(weight)] = weight, weight.to(acc)
+        weight = kept[id(weight)][1]
     if weight.dtype == acc:
         logits = product(hidden, weight.t())
     else:
