@@ -70,33 +70,20 @@ reward = model.score(["What was responded to."], ["A response."])[0]
 """
 
 
+POLICY = f"A policy trained with {FROM}."
+ADAPTER = f"LoRA adapters of a policy trained with {FROM}; they need their base model."
 REWARD = (
     f"A reward model trained with {FROM}. One number a response, in nats, read {{}}; "
     "differences between responses to one prompt mean something, the zero does not."
 )
-Kind = Literal["policy", "adapter", "eos", "mean"]
-# title, library_name and pipeline_tag of the hub, about, code; a reward model by its pooling
+EOS, MEAN = map(REWARD.format, ("at EOS, which must follow the response", "from the mean state"))
+Kind = Literal["policy", "adapter", "eos", "mean"]  # a reward model's is its pooling
+# Title, library_name and pipeline_tag of the hub, what it is, code.
 CARDS = {
-    "policy": (
-        *("A policy", "transformers", "text-generation"),
-        f"A policy trained with {FROM}.",
-        POLICY_USE,
-    ),
-    "adapter": (
-        *("A policy's adapters", "peft", "text-generation"),
-        f"LoRA adapters of a policy trained with {FROM}; they need their base model.",
-        ADAPTER_USE,
-    ),
-    "eos": (
-        *("A reward model", "transformers", "text-classification"),
-        REWARD.format("at EOS, which must follow the response"),
-        EOS_USE,
-    ),
-    "mean": (
-        *("A reward model", "transformers", "text-classification"),
-        REWARD.format("from the mean state"),
-        MEAN_USE,
-    ),
+    "policy": ("A policy", "transformers", "text-generation", POLICY, POLICY_USE),
+    "adapter": ("A policy's adapters", "peft", "text-generation", ADAPTER, ADAPTER_USE),
+    "eos": ("A reward model", "transformers", "text-classification", EOS, EOS_USE),
+    "mean": ("A reward model", "transformers", "text-classification", MEAN, MEAN_USE),
 }
 
 

@@ -24,23 +24,15 @@ from rlaif_pl.models.identity import UNNAMED
 from rlaif_pl.models.model_info import ModelInfo, require_eos
 from rlaif_pl.text import Template
 
+PLAIN = SamplingParams()
 TOKENIZED_AT_ONCE = 1024  # texts whose tokens are counted
 
 
 class CausalModel(nn.Module):
-    """A policy: trunk (frozen, shareable), top and output embedding.
+    """A policy: trunk (frozen, shareable; None where the top holds all layers), top and unembedding.
 
-    Args:
-        trunk: Lower layers, or None where the top holds them all.
-        top: Upper layers with the final norm.
-        unembedding: Output embedding ``(V, D)``; frozen unless the top embeds the ids itself.
-        tokenizer: Tokenizer of the model.
-        template: How prompts and responses are written.
-        config: Configuration of the whole, uncut model.
-        info: End tokens, padding, vocabulary and longest text.
-
-    Raises:
-        ValueError: The model's files name no end token; or what ``with_turn_end`` raises.
+    The last, ``(V, D)``, is frozen unless the top embeds the ids itself; ``config`` is that of the
+    whole, uncut model. ``ValueError``: the model's files name no end token; or as ``with_turn_end``.
     """
 
     def __init__(
@@ -182,10 +174,7 @@ class CausalModel(nn.Module):
         return states_before(self.top, batch, below)
 
     def logprobs(
-        self,
-        batch: ResponseBatch,
-        below: Tensor | None = None,
-        params: SamplingParams = SamplingParams(),  # noqa: B008 - frozen
+        self, batch: ResponseBatch, below: Tensor | None = None, params: SamplingParams = PLAIN
     ) -> Tensor:
         """Log-probability of each response token, 0 at padding. ``(N, R)`` float32.
 
@@ -198,7 +187,7 @@ class CausalModel(nn.Module):
         self,
         hidden: Tensor,
         batch: ResponseBatch,
-        params: SamplingParams = SamplingParams(),  # noqa: B008 - frozen
+        params: SamplingParams = PLAIN,
         *,
         entropy_gradient: bool = False,
         drawn_from: score.Drawer | None = None,
@@ -251,11 +240,7 @@ class CausalModel(nn.Module):
         """Return a text as it is, without special tokens."""
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))
 
-    def texts(
-        self,
-        tokens: Sequence[Sequence[int]],
-        params: SamplingParams = SamplingParams(),  # noqa: B008 - frozen
-    ) -> list[str]:
+    def texts(self, tokens: Sequence[Sequence[int]], params: SamplingParams = PLAIN) -> list[str]:
         """Decode responses as they were drawn, without what ended them, special tokens and white space.
 
         What ends them are the stop tokens and strings of ``params`` and of the model.

@@ -37,7 +37,9 @@ def decoder_weights(model: CausalModel, *, fold: bool = True) -> dict[str, Tenso
     names and shapes alone. Where there are none, the weights are the model's own.
     """
     top = merged(model.top) if fold and has_adapters(model.top) else model.top
-    weights = {} if model.trunk is None else dict(model.trunk.decoder.state_dict())
+    weights: dict[str, Tensor] = {}
+    if model.trunk is not None:
+        weights |= model.trunk.decoder.state_dict()
     for name, value in top.decoder.state_dict().items():
         if ".lora_" not in name:
             weights[name_in_whole(model, name.replace(".base_layer.", "."))] = value
