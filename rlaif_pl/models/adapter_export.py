@@ -13,11 +13,10 @@ from transformers.pytorch_utils import Conv1D
 
 from rlaif_pl.engine.decoder_layers import decoder_of, text_part
 from rlaif_pl.models.adapters import has_adapters, is_lora, require_peft
-from rlaif_pl.models.card import model_card
 from rlaif_pl.models.causal import CausalModel
 from rlaif_pl.models.export import check_policy_export, commit_of, name_in_whole, save_policy
 from rlaif_pl.models.model_folder import replaced_whole
-from rlaif_pl.models.text_format import TextFormat
+from rlaif_pl.models.text_format import TextFormat, model_card
 
 if TYPE_CHECKING:
     from peft import LoraConfig

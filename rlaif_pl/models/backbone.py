@@ -25,8 +25,7 @@ from rlaif_pl.models import suited
 from rlaif_pl.models.adapters import AdapterSource, adapter_identity, adapter_source, merge_adapter
 from rlaif_pl.models.device import fast_dtype, resolve_device
 from rlaif_pl.models.embedded import embedded_model_folder
-from rlaif_pl.models.identity import UNNAMED, weights_identity
-from rlaif_pl.models.model_info import ModelInfo, model_info
+from rlaif_pl.models.model_info import UNNAMED, ModelInfo, model_info, weights_identity
 
 EMBEDDED = "smollm2-135m"
 Precision = Literal["float32", "bfloat16", "auto"]

@@ -20,8 +20,7 @@ from rlaif_pl.models.adapters import Lora
 from rlaif_pl.models.chat_format import with_turn_end
 from rlaif_pl.models.control_tokens import added_around
 from rlaif_pl.models.encoding import Encoding
-from rlaif_pl.models.identity import UNNAMED
-from rlaif_pl.models.model_info import ModelInfo, require_eos
+from rlaif_pl.models.model_info import UNNAMED, ModelInfo, require_eos
 from rlaif_pl.text import Template
 
 PLAIN = SamplingParams()

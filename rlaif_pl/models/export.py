@@ -20,12 +20,11 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from rlaif_pl.engine.decoder_layers import decoder_of
 from rlaif_pl.models.adapters import has_adapters, merged
-from rlaif_pl.models.card import model_card
 from rlaif_pl.models.causal import CausalModel
 from rlaif_pl.models.export_check import WrittenCheck
 from rlaif_pl.models.model_folder import save_causal
 from rlaif_pl.models.model_info import exported_generation_config
-from rlaif_pl.models.text_format import TextFormat
+from rlaif_pl.models.text_format import TextFormat, model_card
 
 PAD = "<|pad_{}|>"  # added where a tokenizer has no other token to pad with than EOS
 

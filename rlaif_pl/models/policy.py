@@ -30,7 +30,7 @@ from rlaif_pl.models.causal import CausalModel
 from rlaif_pl.models.device import computing_on
 from rlaif_pl.models.export import save_policy
 from rlaif_pl.models.heads import output_head
-from rlaif_pl.models.identity import UNNAMED, weights_digest
+from rlaif_pl.models.model_info import UNNAMED, weights_digest
 from rlaif_pl.models.suited import LoadedModel
 from rlaif_pl.models.text_format import format_of
 from rlaif_pl.text import Template

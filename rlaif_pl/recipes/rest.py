@@ -34,7 +34,7 @@ from rlaif_pl.data.preferences import write_prompts
 from rlaif_pl.engine.sampling import sample_seed
 from rlaif_pl.models.backbone import fingerprint_of
 from rlaif_pl.models.device import resolve_device
-from rlaif_pl.models.identity import weights_digest
+from rlaif_pl.models.model_info import weights_digest
 from rlaif_pl.models.policy import BackboneOptions, load_policy
 from rlaif_pl.models.reward import RewardModel
 from rlaif_pl.models.text_format import format_of

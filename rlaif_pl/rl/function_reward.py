@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rlaif_pl.models.identity import weights_digest
+from rlaif_pl.models.model_info import weights_digest
 from rlaif_pl.rl.reward_columns import Asked, asked_by, asks_of, name_of, score_with
 from rlaif_pl.types import Reward
 

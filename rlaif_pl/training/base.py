@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from rlaif_pl.models.adapter_export import Form, check_export, export_policy
 from rlaif_pl.models.causal import CausalModel
-from rlaif_pl.models.identity import weights_digest
+from rlaif_pl.models.model_info import weights_digest
 from rlaif_pl.training.checkpoints import (
     FROZEN,
     MODELS,

@@ -8,10 +8,10 @@ import torch
 import yaml
 
 from rlaif_pl.models import BackboneOptions, RewardModel
-from rlaif_pl.models.card import model_card
 from rlaif_pl.models.export import save_policy
 from rlaif_pl.models.model_folder import save_causal
 from rlaif_pl.models.policy import load_policy
+from rlaif_pl.models.text_format import model_card
 from rlaif_pl.text import Template
 
 TEMPLATE = Template('Q: "{prompt}"\nA:', " {response}", 40)

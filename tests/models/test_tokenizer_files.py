@@ -6,7 +6,7 @@ import pytest
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
-from rlaif_pl.models.tokenizer_files import (
+from rlaif_pl.models.model_folder import (
     name_rope_for_all,
     portable,
     save_tokenizer,
