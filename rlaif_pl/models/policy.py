@@ -29,7 +29,6 @@ from rlaif_pl.models.backbone import (
 from rlaif_pl.models.causal import CausalModel
 from rlaif_pl.models.device import computing_on
 from rlaif_pl.models.export import save_policy
-from rlaif_pl.models.heads import output_head
 from rlaif_pl.models.model_info import UNNAMED, weights_digest
 from rlaif_pl.models.suited import LoadedModel
 from rlaif_pl.models.text_format import format_of
@@ -127,7 +126,7 @@ def load_policy(options: BackboneOptions, template: Template | None = None) -> P
     options.check_exists()
     backbone = load_backbone(options, decoder_only=True)
     found = format_of(options.name, options.revision, template=template)
-    return cut(Policy, backbone, options, found.template, output_head(backbone.model))
+    return cut(Policy, backbone, options, found.template, suited.output_head(backbone.model))
 
 
 def taken_over(
@@ -143,7 +142,7 @@ def taken_over(
         )
     taken = loaded_backbone(given, dtype, options.gradient_checkpointing)
     found = format_of(given.source, template=template)
-    return cut(Policy, taken, options, found.template, output_head(taken.model))
+    return cut(Policy, taken, options, found.template, suited.output_head(taken.model))
 
 
 def cut(

@@ -20,9 +20,8 @@ from rlaif_pl.errors import one_of
 from rlaif_pl.models.adapters import Lora
 from rlaif_pl.models.backbone import BackboneOptions, Precision
 from rlaif_pl.models.causal import CausalModel
-from rlaif_pl.models.device import computing_on, widened
+from rlaif_pl.models.device import ScalarHead, computing_on, widened
 from rlaif_pl.models.export import save_reward
-from rlaif_pl.models.heads import ScalarHead
 from rlaif_pl.models.policy import Policy, for_role, same_trunk, start_of, taken_over
 from rlaif_pl.models.reward_folder import (
     LoadedReward,

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
-from rlaif_pl.engine.decoder_layers import keep_softcap
+from rlaif_pl.engine.decoder_layers import decoder_of, keep_softcap
+from rlaif_pl.engine.noise import FACTOR, error_in_noise, word_ids
+from rlaif_pl.engine.score import CappedHead, head_logits
 from rlaif_pl.models.adapters import has_adapters
 
 CLASSIFIER = "ForSequenceClassification"
@@ -157,3 +159,29 @@ def cast_weights(module: nn.Module, dtype: torch.dtype) -> None:
     """Bring parameters to a type; buffers stay (rotary frequencies need float32)."""
     for parameter in module.parameters():
         parameter.data = parameter.data.to(dtype)
+
+
+def output_head(model: PreTrainedModel) -> nn.Linear | CappedHead:
+    """Return what turns the decoder's last hidden states into logits, and may be called on some alone.
+
+    Architectures that do more there than multiply and cap (Cohere and Granite scale) are caught by a
+    self-test (ValueError), not guessed.
+    """
+    linear = cast(nn.Linear, model.get_output_embeddings())
+    cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+    head = linear if cap is None else CappedHead(linear, float(cap))
+    ids = word_ids(linear.weight.shape[0], 8, linear.weight.device)[None]
+
+    def whole() -> Tensor:
+        return cast(Tensor, model(input_ids=ids).logits[0])
+
+    with torch.no_grad():
+        parts = head_logits(head, decoder_of(model)(input_ids=ids).last_hidden_state[0])
+        error = error_in_noise(parts, whole(), whole, model)
+    if not error <= FACTOR:
+        raise ValueError(
+            f"expected {type(model).__name__}'s decoder and output embedding to reproduce its "
+            f"logits, got some off by {error:.1e} times its rounding; use a model of another "
+            "architecture"
+        )
+    return head

@@ -28,7 +28,7 @@ from torch.distributed.fsdp import (
 from rlaif_pl.engine.decoder_layers import layers_of, text_part
 from rlaif_pl.engine.runner import DecoderRunner
 from rlaif_pl.models.causal import CausalModel
-from rlaif_pl.models.heads import ScalarHead
+from rlaif_pl.models.device import ScalarHead
 from rlaif_pl.training.shards import gathered
 from rlaif_pl.training.trainer_check import INSTEAD
 

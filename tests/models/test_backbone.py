@@ -10,8 +10,8 @@ from rlaif_pl.engine.decoder_layers import decoder_of
 from rlaif_pl.engine.score import CappedHead
 from rlaif_pl.models import embedded
 from rlaif_pl.models.backbone import BackboneOptions, load_backbone, resolve_dtype
-from rlaif_pl.models.heads import output_head
 from rlaif_pl.models.model_folder import save_causal
+from rlaif_pl.models.suited import output_head
 
 IDS = torch.arange(5, 15)[None]
 

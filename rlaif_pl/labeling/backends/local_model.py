@@ -23,8 +23,8 @@ from rlaif_pl.engine.tree_runner import Scores, buckets
 from rlaif_pl.labeling.backends.local_rows import Row
 from rlaif_pl.models.backbone import Backbone, BackboneOptions, fingerprint_of, load_backbone
 from rlaif_pl.models.device import resolve_device
-from rlaif_pl.models.heads import output_head
 from rlaif_pl.models.model_info import ModelInfo
+from rlaif_pl.models.suited import output_head
 
 
 class LocalModel:
