@@ -86,11 +86,8 @@ def load_backbone(
 ) -> Backbone:
     """Load a causal language model and its tokenizer, whole: ``trunk_layers`` is for others to read.
 
-    Args:
-        options: Which one, and how.
-        decoder_only: Refuse encoders and encoder-decoders, which only labelers take.
-        device: Where to put it; None leaves it on the CPU for whoever moves it, and ``auto`` is then
-            the type for the device that ``resolve_device("auto")`` names.
+    ``decoder_only`` refuses encoders and encoder-decoders, which only labelers take. Without ``device``
+    it stays on the CPU for whoever moves it, and ``auto`` is the type for ``resolve_device("auto")``.
 
     Raises:
         OSError: There is no such model, or it cannot be reached.
@@ -111,7 +108,7 @@ def load_backbone(
     kind = AutoModelForSeq2SeqLM if is_encoder_decoder else AutoModelForCausalLM
     model = read_weights(kind, options, config, dtype)
     suited.freeze(model, options.gradient_checkpointing)
-    written, _ = PreTrainedConfig.get_config_dict(_source(options), revision=options.revision)
+    written, _ = PreTrainedConfig.get_config_dict(_source(options)[0], revision=options.revision)
     info = model_info(name, tokenizer, model, written)
     if device is not None:
         model.to(device)  # type: ignore[arg-type]
@@ -195,15 +192,15 @@ def resolve_dtype(dtype: Precision, device: torch.device | None = None) -> torch
     return torch.float32 if dtype == "float32" else torch.bfloat16
 
 
-def _source(options: BackboneOptions) -> str:
-    """Where transformers finds a model: a folder, or a hub name."""
-    return str(embedded_model_folder()) if options.name == EMBEDDED else options.name
+def _source(options: BackboneOptions) -> tuple[str, dict[str, Any]]:
+    """Where transformers finds a model, a folder or a hub name, and what else it has to know of it."""
+    name = str(embedded_model_folder()) if options.name == EMBEDDED else options.name
+    return name, {"revision": options.revision, "trust_remote_code": options.trust_remote_code}
 
 
 def load_config(options: BackboneOptions) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
     """Load the small files first, so that a wrong name fails at once and with one message."""
-    source = _source(options)
-    how = {"revision": options.revision, "trust_remote_code": options.trust_remote_code}
+    source, how = _source(options)
     try:
         config = AutoConfig.from_pretrained(source, **how)
         tokenizer = AutoTokenizer.from_pretrained(source, **how)
@@ -221,16 +218,10 @@ def read_weights(
     kind: Any, options: BackboneOptions, config: PreTrainedConfig, dtype: torch.dtype
 ) -> PreTrainedModel:
     """Read the weights of a class that the config asks for; one that is not there is an error."""
-    source = _source(options)
+    source, how = _source(options)
     with quiet_loading():
-        loaded = kind.from_pretrained(
-            source,
-            config=config,
-            dtype=dtype,
-            revision=options.revision,
-            trust_remote_code=options.trust_remote_code,
-            output_loading_info=True,
-        )
+        how |= {"config": config, "dtype": dtype, "output_loading_info": True}
+        loaded = kind.from_pretrained(source, **how)
     model, info = cast("tuple[PreTrainedModel, dict[str, set[str]]]", loaded)
     missing, unexpected = (sorted(info[f"{how}_keys"])[:5] for how in ("missing", "unexpected"))
     if missing:  # transformers filled random ones in
@@ -270,5 +261,5 @@ def _full_identity(options: BackboneOptions, config: PreTrainedConfig, dtype: to
         if getattr(text, "layer_types", None):
             text.layer_types = text.layer_types[:count]
     label = EMBEDDED if options.name == EMBEDDED else None
-    weights = weights_identity(_source(options), config, options.revision, label)
+    weights = weights_identity(_source(options)[0], config, options.revision, label)
     return f"{weights}:layers={count or 'all'}:{str(dtype).removeprefix('torch.')}"
