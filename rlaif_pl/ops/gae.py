@@ -94,7 +94,8 @@ def gae(
         if lengths is not None:
             raise ValueError("gae: got both lengths and is_response; pass one of them")
         lengths = _lengths_of_prefix(is_response, rewards)
-    lengths, bootstrap = _checked("gae", rewards, lengths, bootstrap, gamma, gae_lambda)
+    shares = {"gamma": gamma, "gae_lambda": gae_lambda}
+    lengths, bootstrap = _checked("gae", rewards, lengths, bootstrap, **shares)
     return torch.ops.rlaif_pl.gae.default(rewards, values, lengths, bootstrap, gamma, gae_lambda)
 
 
@@ -145,7 +146,8 @@ def kl_gae(
     check("kl_gae", "scores", scores, logprobs.shape[:1], (logprobs.dtype,), logprobs)
     if not kl_coef >= 0:
         raise ValueError(f"kl_gae: kl_coef must be at least 0, got {kl_coef}")
-    lengths, bootstrap = _checked("kl_gae", logprobs, lengths, bootstrap, gamma, gae_lambda)
+    shares = {"gamma": gamma, "gae_lambda": gae_lambda}
+    lengths, bootstrap = _checked("kl_gae", logprobs, lengths, bootstrap, **shares)
     targets = torch.ops.rlaif_pl.kl_gae.default(
         logprobs, ref_logprobs, values, scores, lengths, bootstrap, kl_coef, gamma, gae_lambda
     )
@@ -153,17 +155,12 @@ def kl_gae(
 
 
 def _checked(
-    op: str,
-    first: Tensor,
-    lengths: Tensor | None,
-    bootstrap: Tensor | None,
-    gamma: float,
-    gae_lambda: float,
+    op: str, first: Tensor, lengths: Tensor | None, bootstrap: Tensor | None, **shares: float
 ) -> tuple[Tensor, Tensor]:
     """Check what both ops take; lengths and bootstrap, where None is whole rows of ``first`` and 0."""
-    for name, coefficient in (("gamma", gamma), ("gae_lambda", gae_lambda)):
-        if not 0.0 <= coefficient <= 1.0:
-            raise ValueError(f"{op}: {name} must lie in [0, 1], got {coefficient}")
+    for name, share in shares.items():
+        if not 0.0 <= share <= 1.0:
+            raise ValueError(f"{op}: {name} must lie in [0, 1], got {share}")
     count, width = first.shape
     if lengths is None:
         lengths = first.new_full((count,), width, dtype=torch.int64)

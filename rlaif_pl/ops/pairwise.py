@@ -144,7 +144,7 @@ def pairwise_ce(
             ``reduction``.
     """
     if reduction == "none":
-        return _run(first, second, target, weight, True)[0]
+        return _run(first, second, target, weight, True, False)[0]
     if reduction not in ("mean", "sum"):
         raise ValueError(f"pairwise_ce: reduction must be none, mean or sum, got {reduction!r}")
     return _run(first, second, target, weight, False, reduction == "mean")[2]
@@ -158,17 +158,12 @@ def pairwise_ce_sums(
     Sums run in float64 over blocks of 1,024 pairs, so the number of threads changes nothing. Arguments
     and errors are those of ``pairwise_ce``, and ``loss`` is differentiable like it.
     """
-    _, _, total, sums = _run(first, second, target, weight, False)
+    _, _, total, sums = _run(first, second, target, weight, False, False)
     return PairwiseSums(total, *sums.unbind())
 
 
 def _run(
-    first: Tensor,
-    second: Tensor,
-    target: Tensor,
-    weight: Tensor | None,
-    each: bool,
-    is_mean: bool = False,
+    first: Tensor, second: Tensor, target: Tensor, weight: Tensor | None, each: bool, is_mean: bool
 ) -> Any:
     check("pairwise_ce", "first", first, ("N",), FLOATING)
     check("pairwise_ce", "second", second, first.shape, (first.dtype,), first)
