@@ -68,7 +68,7 @@ def model_info(
     """
     head = model.get_output_embeddings() or model.get_input_embeddings()
     rows = int(cast(Tensor, head.weight).shape[0])
-    generation_config = model.generation_config
+    generation_config = getattr(model, "generation_config", None)  # a classifier has none
     in_config = written.get("eos_token_id")
     if in_config is None and isinstance(written.get("text_config"), dict):
         in_config = written["text_config"].get("eos_token_id")
