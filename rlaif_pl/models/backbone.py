@@ -177,8 +177,8 @@ def _with_adapters(
 
 def _base_of(adapters: AdapterSource, options: BackboneOptions) -> BackboneOptions:
     """Name the model that adapters belong to; ``create_with`` makes the adapters, not their base."""
-    base = {"name": adapters.base, "revision": adapters.revision}
-    return replace(options, **base, num_layers=None, create_with=None)
+    base = replace(options, name=adapters.base, revision=adapters.revision)
+    return replace(base, num_layers=None, create_with=None)
 
 
 def resolve_dtype(dtype: Precision, device: torch.device | None = None) -> torch.dtype:
