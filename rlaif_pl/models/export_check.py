@@ -63,7 +63,7 @@ class WrittenCheck:
 
     @torch.no_grad()
     def reward(self, folder: Path) -> None:
-        """Refuse (ValueError) a classifier that reads a padded batch otherwise than we each text."""
+        """Refuse (ValueError) a classifier that scores a padded batch otherwise than we each text."""
         tokenizer = self._same_tokens(folder)
         model = self._read(AutoModelForSequenceClassification, folder)
         ids, is_real = pad_right(self.rows, int(tokenizer.pad_token_id))  # type: ignore[arg-type]
@@ -111,7 +111,7 @@ def sample_rows(model: CausalModel, tokenizer: PreTrainedTokenizerBase) -> list[
 
 
 def own_states(model: CausalModel, row: Sequence[int], copies: int = 1) -> Tensor:
-    """Last states of one text, of so many in a batch, in float32 by the model's layers. ``(T, D)``."""
+    """Last states of one text, with copies in its batch, in float32 by our own layers. ``(T, D)``."""
     hidden = torch.tensor([list(row)] * copies, device=model.device)
     is_real = torch.ones_like(hidden, dtype=torch.bool)
     places = torch.arange(hidden.shape[1], device=model.device).expand_as(hidden)

@@ -1,4 +1,4 @@
-"""Whether a model suits a role, told before any weight is read, and how it is made ready for one."""
+"""Whether a model suits a role, and how it is made ready for one."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def cast_weights(module: nn.Module, dtype: torch.dtype) -> None:
 
 
 def output_head(model: PreTrainedModel) -> nn.Linear | CappedHead:
-    """Return what turns the decoder's last hidden states into logits, and may be called on some alone.
+    """Return what turns the decoder's last hidden states, or some of them alone, into logits.
 
     Architectures that do more there than multiply and cap (Cohere and Granite scale) are caught by a
     self-test (ValueError), not guessed.

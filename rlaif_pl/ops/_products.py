@@ -71,7 +71,7 @@ def blocks(hidden: Tensor, weight: Tensor) -> Iterator[tuple[slice, slice]]:
 def product(left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
     """``left @ right`` in the accumulator dtype of ``right``, without rounding to 16 bits between.
 
-    On a GPU ``left`` is brought to the dtype of ``right``; there ``out`` is not for 16 bits.
+    On a GPU ``left`` is brought to the dtype of ``right``, and products of 16 bits take no ``out``.
     """
     acc = accumulator_dtype(right.dtype)
     if _multiplies_16_bits(right):
