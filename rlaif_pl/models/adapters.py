@@ -13,7 +13,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard, cast
+from typing import Any, NamedTuple, TypeGuard, cast
 
 import torch
 from torch import nn
@@ -22,9 +22,6 @@ from transformers.pytorch_utils import Conv1D
 
 from rlaif_pl.engine.decoder_layers import text_part
 from rlaif_pl.engine.runner import DecoderRunner
-
-if TYPE_CHECKING:
-    from peft.tuners.lora import LoraLayer
 
 CONFIG = "adapter_config.json"
 
@@ -44,7 +41,7 @@ class Lora:
     target_modules: list[str] | str = "all-linear"
 
 
-def is_lora(module: Any) -> TypeGuard[LoraLayer]:
+def is_lora(module: Any) -> TypeGuard[Any]:
     """Whether a layer holds LoRA adapters; none does where PEFT was never imported."""
     lora = sys.modules.get("peft.tuners.lora")
     return lora is not None and isinstance(module, lora.LoraLayer)

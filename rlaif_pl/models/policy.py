@@ -1,7 +1,7 @@
 """A policy: a causal language model by name or in memory, cut into trunk and top.
 
-Configs are checked against the annotations of constructors, so those hold what a config can say; type
-checkers are told of more (``PolicySource``).
+Configs are checked against the annotations of constructors, so those hold what a config can say. Type
+checkers are told of more (``PolicySource``) where jsonargparse does not look: in another module.
 """
 
 from __future__ import annotations

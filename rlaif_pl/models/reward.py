@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from rlaif_pl.models.policy import Policy, for_role, same_trunk, start_of, taken
 from rlaif_pl.models.reward_folder import (
     LoadedReward,
     Pooling,
+    RewardSource,
     is_reward_folder,
     load_reward_folder,
     loaded_reward,
@@ -36,11 +37,6 @@ from rlaif_pl.types import Preference
 
 SCORE_ROWS = 32  # texts scored at once; on CUDA for every 16 GiB of memory
 MAX_RESPONSE_TOKENS = 128  # where neither a user nor a folder says
-
-if TYPE_CHECKING:  # see models.policy
-    RewardSource = BackboneOptions | Policy | LoadedReward
-else:
-    RewardSource = BackboneOptions
 
 
 class RewardModel(nn.Module):

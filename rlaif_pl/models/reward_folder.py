@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 
 from rlaif_pl.models import backbone
 from rlaif_pl.models.causal import CausalModel
-from rlaif_pl.models.policy import cut
+from rlaif_pl.models.policy import Policy, cut
 from rlaif_pl.models.suited import CLASSIFIER, LoadedModel, require_decoder
 from rlaif_pl.models.text_format import format_of
 from rlaif_pl.text import Template
@@ -36,6 +36,12 @@ class LoadedReward(NamedTuple):
     shift: float  # what is subtracted from each score
     pooling: Pooling  # how the head reads the states
     max_response_tokens: int | None  # where it cuts responses; None where nothing says
+
+
+if TYPE_CHECKING:  # see models.policy
+    RewardSource = backbone.BackboneOptions | Policy | LoadedReward
+else:
+    RewardSource = backbone.BackboneOptions
 
 
 def load_reward_folder(
