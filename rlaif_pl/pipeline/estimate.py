@@ -1,26 +1,29 @@
 """What every stage of an experiment takes: memory, time, tokens, money. Orders of magnitude, stated.
 
-Nothing is downloaded, loaded or run: sizes come from a table, local configs and ``expect``; a labeler's
-requests are those that it writes out for a made-up pair.
+Nothing is downloaded, loaded or run; a labeler's requests are those that it writes for a made-up pair.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from jsonargparse import ArgumentError, ArgumentParser
+from rich.console import Console
 
-from rlaif_pl.labeling.registry import LABELERS
+from rlaif_pl.labeling.registry import LABELERS, build_labeler
 from rlaif_pl.labeling.usage.projection import CHARACTERS_PER_TOKEN, Projection, estimate_cost
 from rlaif_pl.pipeline.estimate_inputs import Expect, Inputs, at, number_at
-from rlaif_pl.pipeline.estimate_models import ModelShape
-from rlaif_pl.pipeline.estimate_training import Fit
+from rlaif_pl.pipeline.estimate_training import CONTEXT_BYTES, GIB, Fit
 from rlaif_pl.pipeline.experiment import Experiment
 from rlaif_pl.pipeline.yaml_files import Value
+from rlaif_pl.tables import Cell, Column, Columns, Rows, Table
 from rlaif_pl.types import Labeler, Preference
 
 NO_ROWS = "rows not known: give expect.rows"
 SAMPLES = {"sample": 2, "select": 1, "evaluate policy": 4}  # a prompt, where a config does not say
+CARDS_GIB = (24, 40, 80, 141)
+USABLE = 0.9  # of a card; the rest goes to fragments of the allocator
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +50,11 @@ class StageEstimate:
 
 def estimate(experiment: Experiment) -> tuple[Expect, list[StageEstimate]]:
     """Estimate every stage; one that nothing is known of says so."""
-    inputs = Inputs(experiment)
-    stages = [
-        replace(
-            _stage(stage.command, experiment.resolve(stage, "${out}"), inputs), stage=stage.name
-        )
-        for stage in experiment.stages
-    ]
-    return inputs.expect, stages
+    inputs, found = Inputs(experiment), []
+    for stage in experiment.stages:
+        one = _stage(stage.command, experiment.resolve(stage, "${out}"), inputs)
+        found.append(replace(one, stage=stage.name))
+    return inputs.expect, found
 
 
 def _stage(command: str, content: dict[str, Value], inputs: Inputs) -> StageEstimate:
@@ -62,29 +62,28 @@ def _stage(command: str, content: dict[str, Value], inputs: Inputs) -> StageEsti
         return _fit(content, inputs)
     if command in SAMPLES:
         return _sampling(command, content, inputs)
+    gold = inputs.rows(content["gold"]) if content.get("gold") else None
     if command == "evaluate reward":  # both responses of each pair, read once
-        name, tokens = at(content, "reward.init_args.backbone.name"), inputs.expect.text_tokens
-        return _run(str(name), inputs.rows(content.get("gold")), 2 * tokens, 0.0, inputs)
-    if command in ("label", "evaluate alignment"):
-        rows = inputs.rows(content.get("pairs") or content.get("data"))
-        gold = inputs.rows(content["gold"]) if content.get("gold") else None
-        asked = None if rows is None else rows + (gold or 0.0)
-        return replace(_labeling(content.get("labeler"), asked, inputs), rows=rows)
+        read = 2 * (inputs.expect.prompt_tokens + inputs.expect.response_tokens)
+        return _run(str(at(content, "reward.init_args.backbone.name")), gold, read, 0.0, inputs)
+    if command not in ("label", "evaluate alignment", "evaluate harmless"):
+        is_known = command in ("report", "export")
+        return StageEstimate(note="minutes, no GPU" if is_known else "no estimate for this command")
+    source = content.get("pairs") or content.get("data")
     if command == "evaluate harmless":  # both policies' responses, each read once
-        samples = content.get("samples")
-        rows = inputs.rows(inputs.maker(str(samples))[1].get("prompts") or samples)
-        return replace(_labeling(content.get("labeler"), rows, inputs), rows=rows)
-    is_known = command in ("report", "export")
-    return StageEstimate(note="minutes, no GPU" if is_known else "no estimate for this command")
+        samples, gold = content.get("samples"), None
+        source = inputs.maker(str(samples))[1].get("prompts") or samples
+    rows = inputs.rows(source)
+    asked = None if rows is None else rows + (gold or 0.0)
+    return replace(_labeling(content.get("labeler"), asked, inputs), rows=rows)
 
 
 def _fit(content: dict[str, Value], inputs: Inputs) -> StageEstimate:
-    expect = inputs.expect
+    expect, labels = inputs.expect, StageEstimate()
     try:
         fit = Fit(content, inputs)
     except ValueError as error:
-        return StageEstimate(note=str(error))
-    labels = StageEstimate()
+        return replace(labels, note=str(error))
     asked = at(content, "model.init_args.reward.init_args.labeler")
     if asked is not None:  # direct RLAIF: the labeler is asked for every response
         labels = _labeling(asked, (fit.rows or 0.0) * fit.drawn / 2, inputs)
@@ -106,83 +105,71 @@ def _sampling(command: str, content: dict[str, Value], inputs: Inputs) -> StageE
     found = _run(str(name), rows, read, written, inputs)
     if command == "sample" or found.note or rows is None:
         return found
-    pairs = (each * each + besides) * (policies - 1)
-    told = ""
+    pairs, told = (each * each + besides) * (policies - 1), ""
     if command == "evaluate policy":  # both policies' responses beside the reference, too
         pairs, told = pairs + 2 * (each + besides), "if prompts have references"
         if at(content, "reward.init_args.labeler") is not None:  # another, asked besides
             told += "; without the reward's labeler"
     labels = _labeling(content.get("labeler"), rows * pairs, inputs)
-    note = labels.note or told
-    return replace(labels, rows=rows, gpu_hours=found.gpu_hours, note=note)
+    return replace(labels, rows=rows, gpu_hours=found.gpu_hours, note=labels.note or told)
 
 
-def _run(
-    name: str, rows: float | None, read: float, written: float, inputs: Inputs
-) -> StageEstimate:
+def _run(name: str, rows: float | None, read: float, write: float, inputs: Inputs) -> StageEstimate:
     """A model that reads and writes so many tokens a row."""
-    shape, expect = inputs.shape(name), inputs.expect
-    if rows is None or shape is None:
-        missing = NO_ROWS if rows is None else f"size of {name} not known"
-        return StageEstimate(rows=rows, note=missing)
-    hours = _hours(
-        shape, rows * read, rows * written, expect.text_tokens, expect.decode_utilization, expect
-    )
-    return StageEstimate(rows=rows, gpu_hours=hours)
+    if rows is None:
+        return StageEstimate(note=NO_ROWS)
+    expect = inputs.expect
+    rate, length = expect.decode_utilization, expect.prompt_tokens + expect.response_tokens
+    hours = _hours(name, rows * read, rows * write, length, rate, inputs)
+    note = f"size of {name} not known" if hours is None else ""
+    return StageEstimate(rows=rows, gpu_hours=hours or 0.0, note=note)
 
 
 def _hours(
-    shape: ModelShape,
-    read: float,
-    written: float,
-    length: float,
-    utilization: float,
-    expect: Expect,
-) -> float:
-    """GPU-hours of reading and writing tokens of texts of some length."""
+    name: str, read: float, written: float, length: float, rate: float, inputs: Inputs
+) -> float | None:
+    """GPU-hours of reading texts of some length and writing tokens; None for a model of no size."""
+    shape, expect = inputs.shape(name), inputs.expect
+    if shape is None:
+        return None
     reading = expect.hours(shape.forward_flops(read, length))
-    return reading + expect.hours(shape.forward_flops(written, length, written), utilization)
+    return reading + expect.hours(shape.forward_flops(written, length, written), rate)
 
 
 def _labeling(labeler: Value, pairs: float | None, inputs: Inputs) -> StageEstimate:
     """What a labeler asks about a made-up pair, times the pairs, and GPU-hours of its model."""
     if pairs is None:
         return StageEstimate(note=NO_ROWS)
-    expect, spec = inputs.expect, labeler or "likelihood"
-    backend = at(spec, "init_args.backend")
+    backend = at(labeler, "init_args.backend")
     model = at(backend, "init_args.model") if isinstance(backend, dict) else backend
     name = str(model or "smollm2-135m")
-    called = name.removeprefix("${out}/")
+    found = StageEstimate(labeler=name.removeprefix("${out}/"))
     try:
-        cost = label_cost(build(spec), round(pairs), expect)
+        cost = label_cost(build(labeler or "likelihood"), round(pairs), inputs.expect)
     except (ArgumentError, ValueError, TypeError, OSError) as error:
-        return StageEstimate(labeler=called, note=f"no estimate: {' '.join(str(error).split())}")
+        return replace(found, note=f"no estimate: {' '.join(str(error).split())}")
     if cost is None:
-        return StageEstimate(labeler=called, note="no estimate for this labeler")
-    shape, length = inputs.shape(name), cost.read / max(cost.calls, 1)
-    if shape is None:
-        note = f"size of {called} not known" if cost.cost_usd is None else ""
-        return StageEstimate(labels=cost, labeler=called, note=note)
-    hours = _hours(shape, cost.read, cost.written, length, expect.server_utilization, expect)
-    return StageEstimate(labels=cost, labeler=called, server_hours=hours)
+        return replace(found, note="no estimate for this labeler")
+    length, rate = cost.read / max(cost.calls, 1), inputs.expect.server_utilization
+    hours = _hours(name, cost.read, cost.written, length, rate, inputs)
+    is_unknown = hours is None and cost.cost_usd is None
+    note = f"size of {found.labeler} not known" if is_unknown else ""
+    return replace(found, labels=cost, server_hours=hours or 0.0, note=note)
 
 
 def label_cost(labeler: Labeler, pairs: int, expect: Expect) -> Projection | None:
     """Project what a labeler asks about pairs of the expected lengths; None where nobody knows."""
-    prompt, response = (
-        round(CHARACTERS_PER_TOKEN * n) for n in (expect.prompt_tokens, expect.response_tokens)
-    )
-    pair = Preference("p" * prompt, "a" * response, "b" * response, "made up")
-    return estimate_cost(
-        labeler, [pair][:pairs], sample=1, text_tokens=expect.rationale_tokens, total=pairs
-    )
+    prompt = round(CHARACTERS_PER_TOKEN * expect.prompt_tokens)
+    response = round(CHARACTERS_PER_TOKEN * expect.response_tokens)
+    made_up = [Preference("p" * prompt, "a" * response, "b" * response, "made up")][:pairs]
+    texts = expect.rationale_tokens
+    return estimate_cost(labeler, made_up, sample=1, text_tokens=texts, total=pairs)
 
 
 def build(labeler: Value) -> Labeler:
     """Build a labeler from its name or config; it loads no model before it is asked."""
-    kind = LABELERS.get(labeler) if isinstance(labeler, str) else None
-    if kind is not None:
-        labeler = {"class_path": f"{kind.__module__}.{kind.__name__}"}
+    if isinstance(labeler, str) and labeler in LABELERS:
+        return build_labeler(labeler)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--it", type=Labeler)
     return parser.instantiate(parser.parse_object({"it": _on_any_machine(labeler)})).it
@@ -194,8 +181,83 @@ def _on_any_machine(config: Value) -> Value:
         return [_on_any_machine(item) for item in config]
     if not isinstance(config, dict):
         return config
-    return {
-        key: _on_any_machine(value)
-        for key, value in config.items()
-        if key != "device" and not (isinstance(value, str) and value.startswith("${out}"))
+    here = {k: v for k, v in config.items() if k != "device" and not str(v).startswith("${out}")}
+    return {key: _on_any_machine(value) for key, value in here.items()}
+
+
+def show_estimates(console: Console, expect: Expect, stages: Sequence[StageEstimate]) -> None:
+    """Print memory by role, time and money by stage, and what they rest on."""
+    titles = ("weights", "gradients", "optimizer", "kept / recomputed", "logits", "total")
+    columns: Columns = ["stage", Column("parameters", align="left"), *titles]
+    columns += [f"{card} GiB" for card in CARDS_GIB]
+    rows: Rows = []
+    for stage, fit in ((each.stage, each.fit) for each in stages if each.fit):
+        held, roles = fit.memory(), [f"{r.name} {_weights(r.trained, r.frozen)}" for r in fit.roles]
+        cells = [_gib(size) for size in (held.weights, held.gradients, held.optimizer)]
+        cells.append(" / ".join(_gib(fit.activations(flag)) for flag in (False, True)))
+        cells += [_gib(held.logits), _gib(held.total)]
+        cells += ["fits" if held.total <= USABLE * card * GIB else "no" for card in CARDS_GIB]
+        rows.append([stage, tuple(roles), *cells])
+    if rows:
+        title = f"memory a GPU in GiB, {expect.gpus} GPU(s)"
+        console.print(Table(title, columns, rows).rich())
+        console.print(
+            f"Estimates, for a GPU and batch at the longest prompt ({expect.longest:.0f} tokens); "
+            f"total with {CONTEXT_BYTES / GIB:.0f} GiB for driver and libraries; {USABLE:.0%} of a "
+            "card are counted as usable. 'kept / recomputed': activations without and with "
+            "gradient_checkpointing.",
+            highlight=False,
+        )
+    console.print(_cost_table(expect, stages).rich())
+    money = expect.usd_per_gpu_hour
+    price = "no price a GPU-hour given" if money is None else f"{money:g} USD a GPU-hour"
+    console.print(
+        f"Estimates at {expect.tflops:.0f} TFLOP/s a GPU, {expect.utilization:.0%} of it in training "
+        f"and scoring, {expect.decode_utilization:.1%} in sampling, {expect.server_utilization:.0%} "
+        f"for tokens a labeling server writes; {expect.prompt_tokens:.0f} tokens a prompt, "
+        f"{expect.response_tokens:.0f} a response; {price}. Change them with `expect` in the "
+        "experiment file.",
+        highlight=False,
+    )
+
+
+def _cost_table(expect: Expect, stages: Sequence[StageEstimate]) -> Table:
+    columns: Columns = ["stage", Column("rows", ",.0f"), "steps x batch", Column("PFLOP", ",.0f")]
+    columns += [Column("GPU-hours", ",.1f"), Column("requests", ",.0f"), "tokens read", "written"]
+    columns += [
+        Column("server GPU-hours", ",.1f"),
+        Column("USD", ",.2f"),
+        Column("note", align="left"),
+    ]
+    rows: Rows = []
+    for stage in stages:
+        fit, labels = stage.fit, stage.labels
+        cells: list[Cell] = [stage.stage, "" if stage.rows is None else stage.rows, "", ""]
+        if fit is not None:
+            batch = fit.effective_batch
+            cells[2] = "" if fit.rows is None else f"{fit.rows / batch:,.0f} x {batch}"
+            cells[3] = (fit.flops + fit.decode_flops) / 1e15
+        cells += [stage.gpu_hours or "", "", "", ""]
+        if labels is not None:
+            cells[5:] = [
+                labels.calls,
+                *(f"{n / 1e6:,.1f} M" for n in (labels.read, labels.written)),
+            ]
+        note = " ".join(part for part in (stage.labeler, stage.note) if part)
+        rows.append([*cells, stage.server_hours or "", stage.usd(expect) or "", note])
+    money = [usd for stage in stages if (usd := stage.usd(expect))]
+    total: list[Cell] = ["all", *[""] * 3, sum(s.gpu_hours for s in stages), *[""] * 3]
+    total += [sum(s.server_hours for s in stages), sum(money) if money else "", ""]
+    return Table("time and cost", columns, rows, total)
+
+
+def _weights(trained: int, frozen: int) -> str:
+    kinds = {"trained": trained, "frozen": frozen}
+    sizes = {
+        kind: f"{n / 1e9:.2f}B" if n >= 1e8 else f"{n / 1e6:.1f}M" for kind, n in kinds.items()
     }
+    return " + ".join(f"{size} {kind}" for kind, size in sizes.items() if kinds[kind])
+
+
+def _gib(size: float) -> str:
+    return f"{size / GIB:.2f}" if size < 10 * GIB else f"{size / GIB:.1f}"

@@ -7,9 +7,8 @@ import yaml
 
 from rlaif_pl.pipeline import load_experiment
 from rlaif_pl.pipeline.estimate import build, estimate, label_cost
-from rlaif_pl.pipeline.estimate_inputs import Expect
-from rlaif_pl.pipeline.estimate_models import known_shape
-from rlaif_pl.pipeline.estimate_training import CONTEXT_BYTES, GIB, Network, Role, memory
+from rlaif_pl.pipeline.estimate_inputs import Expect, known_shape
+from rlaif_pl.pipeline.estimate_training import CONTEXT_BYTES, GIB, Memory, Network, Role
 
 QWEN = known_shape("Qwen/Qwen2.5-1.5B")
 P = 1_543_714_304
@@ -17,18 +16,18 @@ WHOLE = Network(QWEN, top=28)
 
 
 def test_adamw_in_float32_takes_16_bytes_a_weight():
-    found = memory([WHOLE.role("policy")], half=False)
+    found = Memory([WHOLE.role("policy")], half=False)
     assert found.weights + found.gradients + found.optimizer == 16 * P
     assert found.total == 16 * P + CONTEXT_BYTES
-    assert memory([WHOLE.role("policy")], moments=0, half=False).optimizer == 0
+    assert Memory([WHOLE.role("policy")], moments=0, half=False).optimizer == 0
 
 
 def test_ddp_adds_its_buckets_fsdp_divides_and_autocast_keeps_casts():
     roles = [WHOLE.role("policy")]
-    ddp = memory(roles, ranks=8)
+    ddp = Memory(roles, ranks=8)
     assert (ddp.gradients, ddp.weights) == ((4 + 4) * P, (4 + 2) * P)
-    assert memory(roles, ranks=8, bucket_views=True).gradients == 4 * P
-    fsdp = memory(roles, ranks=8, sharded=True, gathered=9)
+    assert Memory(roles, ranks=8, bucket_views=True).gradients == 4 * P
+    fsdp = Memory(roles, ranks=8, sharded=True, gathered=9)
     assert fsdp.weights + fsdp.gradients + fsdp.optimizer == 16 * P // 8 + 9
     assert fsdp.total == 4 * P + CONTEXT_BYTES  # at the start, when the weights are whole
 
@@ -36,7 +35,7 @@ def test_ddp_adds_its_buckets_fsdp_divides_and_autocast_keeps_casts():
 def test_fsdp2_gives_each_role_a_copy_and_leaves_the_reward_whole():
     adapters, trunk = Network(QWEN, top=8, rank=8), 20 * QWEN.layer
     policy, reward = adapters.role("policy", owns=False), Role("reward", 0, 30, stays_whole=True)
-    found = memory([Role("reference", 0, P), policy, reward], ranks=8, sharded=True)
+    found = Memory([Role("reference", 0, P), policy, reward], ranks=8, sharded=True)
     trained = 4 * policy.trained
     assert found.weights == (trained + 2 * P + 2 * (P - trunk)) // 8 + 60
     assert found.total == trained + 2 * P + 60 + CONTEXT_BYTES  # whole, once, at the start
@@ -67,13 +66,13 @@ def test_adapters_share_the_frozen_weights():
 
 
 def test_logits_are_held_in_rows():
-    found = memory([Role("policy", 0, 0)], scored_tokens=2048, vocab=151936)
+    found = Memory([Role("policy", 0, 0)], scored_tokens=2048, vocab=151936)
     assert found.logits == 3 * 4 * 256 * 151936
 
 
 def test_sampling_and_training_do_not_peak_together():
     role = Role("policy", 0, 312)
-    found = memory([role], half=False, activations=5 * GIB, cache=3 * GIB)
+    found = Memory([role], half=False, activations=5 * GIB, cache=3 * GIB)
     assert found.total == 2 * 312 + 5 * GIB + CONTEXT_BYTES
 
 

@@ -11,8 +11,7 @@ from rich.console import Console
 from rlaif_pl.cli.commands.config_check import ConfigCheck
 from rlaif_pl.cli.commands.stage_check import located
 from rlaif_pl.pipeline import load_experiment, run
-from rlaif_pl.pipeline.estimate import estimate
-from rlaif_pl.pipeline.estimate_table import show_estimates
+from rlaif_pl.pipeline.estimate import estimate, show_estimates
 
 
 def dry_run(
