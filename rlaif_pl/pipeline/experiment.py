@@ -23,41 +23,30 @@ A number in a dotted key picks an item of a list, ``+`` at its end adds one.
 
 from __future__ import annotations
 
-import copy
+import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 
 from rlaif_pl.device_names import parse_device, trainer_options
-from rlaif_pl.pipeline.keys import closest, refuse_unknown, take, take_names
-from rlaif_pl.pipeline.yaml_files import Value, flatten, overlay, read_yaml
+from rlaif_pl.pipeline.yaml_files import Value, flatten, overlay, read_yaml, whole_number
 
 TRAINER_COMMANDS = ("fit", "validate", "predict")
 # Those that load a model themselves; fit and its like take the trainer's accelerator.
 DEVICE_COMMANDS = (
-    "doctor",
-    "sample",
-    "label",
-    "revise",
-    "rest",
-    "evaluate alignment",
-    "evaluate reward",
-    "evaluate policy",
-    "evaluate matrix",
-    "study rewards",
-    "study curve",
-    "evaluate revisions",
-    "evaluate harmless",
-    "select",
+    *("doctor", "sample", "label", "revise", "rest", "select"),
+    *(f"evaluate {what}" for what in ("alignment", "reward", "policy", "matrix", "revisions")),
+    *("evaluate harmless", "study rewards", "study curve"),
 )
 NO_MODEL = ("study pairs", "study sizes", "study cost", "report", "export")
 COMMANDS = (*TRAINER_COMMANDS, *DEVICE_COMMANDS[1:], *NO_MODEL)  # what stages may be
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 PLACEHOLDER = re.compile(r"\$\{([^}]*)\}")
-RESERVED = ("replaced",)  # folders of the run folder that are not stages
+RESERVED = "replaced"  # a folder of the run folder that is no stage
+T = TypeVar("T", str, int, list, dict)  # type: ignore[type-arg]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,18 +60,21 @@ class Stage:
     needs: tuple[str, ...]  # earlier stages whose output this one reads
     produces: tuple[str, ...]  # files below the stage's folder that must exist afterwards
 
+    def missing(self, folder: Path) -> list[str]:
+        """Return the files that the stage should have made and did not."""
+        return [name for name in self.produces if not (folder / name).exists()]
+
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
     """A checked experiment file."""
 
-    file: Path  # the file
-    name: str  # name of the experiment
+    file: Path
+    name: str
     out: Path  # run folder; each stage has a folder of its name in it
     seed: int  # value of `${seed}`
-    stages: tuple[Stage, ...]  # stages in the order they run
-    # assumptions of `--dry_run`; no stage's result depends on them
-    expect: Mapping[str, Value] = field(default_factory=dict)
+    stages: tuple[Stage, ...]  # in the order they run
+    expect: Mapping[str, Value] = field(default_factory=dict)  # of `--dry_run`, of no result
     # device of every stage; None leaves each stage's own. No reason to run one again
     device: str | None = None
 
@@ -91,17 +83,11 @@ class Experiment:
         return self.out / stage.name
 
     def resolve(self, stage: Stage, out: str | None = None) -> dict[str, Value]:
-        """Return a stage's config with ``set`` laid over it, ``out`` in place of ``${out}``.
-
-        A fingerprint passes a fixed text, so that a renamed run folder stays valid.
-        """
-        content = {} if stage.config is None else copy.deepcopy(read_yaml(stage.config))
+        """Return a stage's config with ``set`` laid over it; fingerprints give a fixed ``out``."""
+        content = {} if stage.config is None else read_yaml(stage.config)
         place = str(self.out) if out is None else out
-        known: dict[str, Value] = {
-            "out": place,
-            "seed": self.seed,
-            "stage": f"{place}/{stage.name}",
-        }
+        known: dict[str, Value] = {"out": place, "seed": self.seed}
+        known["stage"] = f"{place}/{stage.name}"
         for key, value in stage.overrides.items():
             try:
                 overlay(content, key, fill(value, known))
@@ -130,43 +116,33 @@ def fill(value: Value, known: Mapping[str, Value]) -> Value:
         return value
     for name in PLACEHOLDER.findall(value):
         if name not in known:
-            raise ValueError(
-                f"unknown placeholder ${{{name}}} in {value!r}; "
-                f"known are {', '.join('${' + key + '}' for key in known)}"
-            )
-    whole = PLACEHOLDER.fullmatch(value)
-    if whole:
-        return known[whole.group(1)]
-    return PLACEHOLDER.sub(lambda match: str(known[match.group(1)]), value)
+            possible = ", ".join(f"${{{key}}}" for key in known)
+            raise ValueError(f"unknown placeholder ${{{name}}} in {value!r}; known are {possible}")
+    if whole := PLACEHOLDER.fullmatch(value):
+        return known[whole[1]]
+    return PLACEHOLDER.sub(lambda match: str(known[match[1]]), value)
 
 
 def load_experiment(
     file: Path, out: Path | None = None, seed: int | None = None, device: str | None = None
 ) -> Experiment:
     """Read and check an experiment file; ValueError names what is missing or wrong."""
-    content = read_yaml(file)
-    refuse_unknown(content, ("name", "out", "seed", "device", "expect", "stages"), str(file))
-    rows = take(content, "stages", list, None, str(file))
-    if not rows:
-        raise ValueError(f"{file}: expected at least one stage under stages, got none")
+    content, where = read_yaml(file), str(file)
+    _refuse_unknown(content, ("name", "out", "seed", "device", "expect", "stages"), where)
     stages: list[Stage] = []
-    for number, row in enumerate(rows, 1):
+    for number, row in enumerate(_take(content, "stages", list, None, where), 1):
         stages.append(_stage(file, row, f"{file}, stage {number}", stages))
-    name = take(content, "name", str, file.stem, str(file))
+    if not stages:
+        raise ValueError(f"{file}: expected at least one stage under stages, got none")
+    name = _take(content, "name", str, file.stem, where)
     if device is None and "device" in content:
-        device = take(content, "device", str, None, str(file))
+        device = _take(content, "device", str, None, where)
     if device is not None:
         parse_device(device)
-    folder = Path(take(content, "out", str, f"runs/{name}", str(file))) if out is None else out
-    experiment = Experiment(
-        file,
-        name,
-        folder.expanduser(),
-        take(content, "seed", int, 0, str(file)) if seed is None else seed,
-        tuple(stages),
-        take(content, "expect", dict, {}, str(file)),
-        device,
-    )
+    folder = Path(_take(content, "out", str, f"runs/{name}", where)) if out is None else out
+    seed = _take(content, "seed", int, 0, where) if seed is None else seed
+    expect = _take(content, "expect", dict, {}, where)
+    experiment = Experiment(file, name, folder.expanduser(), seed, tuple(stages), expect, device)
     _check_needs(experiment)
     for stage in stages:
         _check_reads(experiment, stage)
@@ -177,48 +153,43 @@ def _stage(file: Path, row: Value, where: str, before: list[Stage]) -> Stage:
     if not isinstance(row, dict):
         raise ValueError(f"{where}: expected a mapping with name and command, got {row!r}")
     keys = tuple(each.name for each in fields(Stage) if each.name != "overrides") + ("set",)
-    refuse_unknown(row, keys, where)
-    name = take(row, "name", str, None, where)
-    if not NAME.fullmatch(name) or name in RESERVED:
+    _refuse_unknown(row, keys, where)
+    name = _take(row, "name", str, None, where)
+    if not NAME.fullmatch(name) or name == RESERVED:
         raise ValueError(
-            f"{where}: expected a name of letters, digits, '-' and '_' other than {RESERVED[0]!r}, "
+            f"{where}: expected a name of letters, digits, '-' and '_' other than {RESERVED!r}, "
             f"got {name!r}"
         )
     where = f"{file}, stage {name!r}"
     if name in {stage.name for stage in before}:
         raise ValueError(f"{where}: the name is taken by an earlier stage; choose another")
-    command = " ".join(take(row, "command", str, None, where).split())
+    command = " ".join(_take(row, "command", str, None, where).split())
     if command not in COMMANDS:
-        raise ValueError(f"{where}: unknown command {command!r}{closest(command, COMMANDS)}")
-    config = file.parent / take(row, "config", str, None, where) if "config" in row else None
+        raise ValueError(f"{where}: unknown command {command!r}{_closest(command, COMMANDS)}")
+    config = file.parent / _take(row, "config", str, None, where) if "config" in row else None
     if config is not None and not config.is_file():
         raise ValueError(f"{where}: the config file {config} does not exist")
-    return Stage(
-        name,
-        command,
-        config,
-        take(row, "set", dict, {}, where),
-        take_names(row, "needs", [stage.name for stage in before[-1:]], where),
-        take_names(row, "produces", [], where),
-    )
+    needs = _take_names(row, "needs", [stage.name for stage in before[-1:]], where)
+    produces = _take_names(row, "produces", [], where)
+    return Stage(name, command, config, _take(row, "set", dict, {}, where), needs, produces)
 
 
 def _check_needs(experiment: Experiment) -> None:
     order = {stage.name: number for number, stage in enumerate(experiment.stages)}
-    needs = [(stage.name, need) for stage in experiment.stages for need in stage.needs]
-    for name, need in needs:
-        if need not in order:
-            where = f"{experiment.file}, stage {name!r}"
-            raise ValueError(f"{where}: needs unknown stage {need!r}{closest(need, order)}")
     try:
         TopologicalSorter({stage.name: stage.needs for stage in experiment.stages}).prepare()
+        circle = ""
     except CycleError as error:
         circle = " -> ".join(reversed(error.args[1]))
-        raise ValueError(f"{experiment.file}: needs go in a circle: {circle}") from error
-    for name, need in needs:
-        if order[need] > order[name]:
-            where = f"{experiment.file}, stage {name!r}"
-            raise ValueError(f"{where}: needs {need!r}, which must then stand above it")
+    for stage in experiment.stages:
+        where = f"{experiment.file}, stage {stage.name!r}"
+        for need in stage.needs:
+            if need not in order:
+                raise ValueError(f"{where}: needs unknown stage {need!r}{_closest(need, order)}")
+            if not circle and order[need] > order[stage.name]:
+                raise ValueError(f"{where}: needs {need!r}, which must then stand above it")
+    if circle:
+        raise ValueError(f"{experiment.file}: needs go in a circle: {circle}")
 
 
 def _check_reads(experiment: Experiment, stage: Stage) -> None:
@@ -227,14 +198,49 @@ def _check_reads(experiment: Experiment, stage: Stage) -> None:
     for earlier in reversed(experiment.stages):
         if earlier.name in upstream:
             upstream.update(earlier.needs)
-    marker = "${out}/"
+    others = {other.name for other in experiment.stages} - {stage.name} - upstream
     for key, value in flatten(experiment.resolve(stage, "${out}")).items():
-        if not isinstance(value, str) or not value.startswith(marker):
+        if not isinstance(value, str) or not value.startswith("${out}/"):
             continue
-        read = value.removeprefix(marker).split("/", 1)[0]
-        others = {other.name for other in experiment.stages} - {stage.name}
-        if read in others - upstream:
+        read = value.removeprefix("${out}/").split("/", 1)[0]
+        if read in others:
             raise ValueError(
                 f"{experiment.file}, stage {stage.name!r}: {key} reads {value} but the stage does "
                 f"not need {read!r}; add it to needs (and put it above, if it is below)"
             )
+
+
+def _take(row: Mapping[str, Value], key: str, kind: type[T], default: T | None, where: str) -> T:
+    """Return a key's value, or the default (None: it is required), or refuse another type."""
+    value = row.get(key)
+    if value is None:
+        value = cast(Value, default)
+    if value is None:
+        raise ValueError(f"{where}: expected the key {key!r} (a {kind.__name__}), got none")
+    if kind is int and (number := whole_number(value)) is not None:
+        value = number
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise ValueError(f"{where}: expected {key} to be of type {kind.__name__}, got {value!r}")
+    return value
+
+
+def _take_names(
+    row: Mapping[str, Value], key: str, default: list[str], where: str
+) -> tuple[str, ...]:
+    values = _take(row, key, list, default, where)
+    if any(not isinstance(value, str) for value in values):
+        raise ValueError(f"{where}: expected {key} to be a list of names, got {values!r}")
+    return tuple(cast("list[str]", values))
+
+
+def _refuse_unknown(row: Mapping[str, Value], known: tuple[str, ...], where: str) -> None:
+    for key in row:
+        if key not in known:
+            raise ValueError(f"{where}: unknown key {key!r}{_closest(str(key), known)}")
+
+
+def _closest(word: str, known: Iterable[str]) -> str:
+    """Say what was probably meant, and what is possible."""
+    options = list(known)
+    near = difflib.get_close_matches(word, options, 1)
+    return (f"; did you mean {near[0]!r}?" if near else ";") + f" known are {', '.join(options)}"

@@ -1,17 +1,5 @@
 """What a stage's result depends on, so that it runs again exactly when that changes.
 
-A fingerprint covers four things:
-
-* config: the command and its resolved config, with ``${out}`` left symbolic, so a run folder may be
-  renamed;
-* code: every file of the installed package below which the command sits. Parts that only look at
-  finished results (``LATE_PARTS``) count for the ``report`` command alone, so that work on the
-  report does not train again;
-* data: local files and folders that the config names, outside the run folder, except what the stage
-  itself writes (``WRITTEN``). A file up to ``CONTENT_LIMIT`` bytes counts by its contents, a larger
-  one by size and time of change;
-* upstream: the fingerprints of the stages it needs.
-
 Not covered: versions of other libraries, the machine, and data sets and models named on a hub.
 """
 
@@ -24,19 +12,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rlaif_pl.pipeline.experiment import Experiment, Stage
+from rlaif_pl.pipeline.experiment import Experiment
 from rlaif_pl.pipeline.yaml_files import Value, flatten
 
-CONTENT_LIMIT = 64 * 2**20
+CONTENT_LIMIT = 64 * 2**20  # bytes; a larger file counts by size and time of change
 FOLDER_LIMIT = 4096  # files of one folder that are looked at
 # Keys of what stages write. `replies`, `store` and `states` are read too, to spare what is known:
 # several experiments may share them, and no result depends on what they hold.
-WRITTEN = frozenset(
-    (
-        *("out", "default_root_dir", "dirpath", "save_dir", "adapter_dir", "export_to"),
-        *("replies", "store", "states"),
-    )
-)
+WRITTEN = frozenset(("out", "default_root_dir", "dirpath", "save_dir", "adapter_dir", "export_to"))
+WRITTEN |= {"replies", "store", "states"}
+# Parts that only look at finished results: they count for `report` alone, so that work on them does
+# not train again.
 LATE_PARTS = ("reporting", "evaluation/human", "pipeline")
 PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -45,10 +31,10 @@ PACKAGE = Path(__file__).resolve().parents[1]
 class Fingerprint:
     """Digests of all a stage depends on."""
 
-    config: str  # digest of command and config
-    code: str  # digest of the package
-    data: Mapping[str, str]  # digest of each local file or folder the config names
-    upstream: Mapping[str, str]  # digest of each stage it needs
+    config: str  # of command and config, with `${out}` left symbolic: a run folder may be renamed
+    code: str  # of the package below the command
+    data: Mapping[str, str]  # of each local file or folder the config names outside the run folder
+    upstream: Mapping[str, str]  # of each stage it needs
 
     @property
     def digest(self) -> str:
@@ -60,8 +46,8 @@ class Fingerprint:
         changed = [name for name in ("config", "code") if getattr(self, name) != getattr(old, name)]
         for part in ("data", "upstream"):
             mine, theirs = getattr(self, part), getattr(old, part)
-            keys = [key for key in {**mine, **theirs} if mine.get(key) != theirs.get(key)]
-            changed += [f"{part} {key}" for key in sorted(keys)]
+            keys = sorted({**mine, **theirs})
+            changed += [f"{part} {key}" for key in keys if mine.get(key) != theirs.get(key)]
         return changed
 
 
@@ -71,10 +57,11 @@ def fingerprints(experiment: Experiment, package: Path = PACKAGE) -> dict[str, F
     found: dict[str, Fingerprint] = {}
     for stage in experiment.stages:
         content = {"command": stage.command, "config": experiment.resolve(stage, "${out}")}
+        written = WRITTEN - {"replies"} if stage.command == "export" else WRITTEN
         found[stage.name] = Fingerprint(
             _digest(json.dumps(content, sort_keys=True).encode()),
             late if stage.command == "report" else early,
-            dict(data_digests(experiment.resolve(stage), experiment.out, written_by(stage))),
+            dict(data_digests(experiment.resolve(stage), experiment.out, written)),
             {need: found[need].digest for need in stage.needs},
         )
     return found
@@ -86,15 +73,9 @@ def code_digest(package: Path, without: tuple[str, ...]) -> str:
     for path in sorted(package.rglob("*")):
         place = path.relative_to(package).as_posix()
         is_without = any(place == part or place.startswith(f"{part}/") for part in without)
-        if is_without or "__pycache__" in path.parts or not path.is_file():
-            continue
-        total.update(f"{place} {_digest(path.read_bytes())}\n".encode())
+        if not is_without and "__pycache__" not in path.parts and path.is_file():
+            total.update(f"{place} {_digest(path.read_bytes())}\n".encode())
     return total.hexdigest()
-
-
-def written_by(stage: Stage) -> frozenset[str]:
-    """Return the keys of what a stage writes."""
-    return WRITTEN - {"replies"} if stage.command == "export" else WRITTEN
 
 
 def data_digests(
@@ -103,14 +84,19 @@ def data_digests(
     """Digest the local files and folders named in a config, outside the run folder.
 
     A folder counts only where its name has a ``/``, so that a word like ``cpu`` is not taken for
-    one, and not if it holds the run folder. What stands under a ``written`` key does not count.
+    one, and not if it holds the run folder. What stands under a ``written`` key does not count, nor
+    the folder of an ``ExportModel``.
     """
-    run = out.resolve()
-    leaves = flatten(dict(config))
-    read = (value for key, value in leaves.items() if not is_written(key, leaves, written))
-    for value in sorted({value for value in read if isinstance(value, str)}):
-        if not value or len(value) > 1024 or "\n" in value:
-            continue
+    run, leaves = out.resolve(), flatten(dict(config))
+    read = set()
+    for key, value in leaves.items():
+        front, _, last = key.rpartition(".")
+        owner = str(leaves.get(f"{front.removesuffix('.init_args')}.class_path"))
+        is_written = last in written or last == "folder" and owner.endswith(".ExportModel")
+        is_name = isinstance(value, str) and 0 < len(value) <= 1024 and "\n" not in value
+        if is_name and not is_written:
+            read.add(str(value))
+    for value in sorted(read):
         path = Path(os.path.expanduser(value))
         where = path.resolve()
         if where == run or run in where.parents or where in run.parents:
@@ -121,13 +107,6 @@ def data_digests(
             files = sorted(each for each in path.rglob("*") if each.is_file())[:FOLDER_LIMIT]
             rows = [f"{each.relative_to(path)} {_file_digest(each)}" for each in files]
             yield value, _digest("\n".join(rows).encode())
-
-
-def is_written(key: str, leaves: Mapping[str, Value], written: frozenset[str]) -> bool:
-    """Whether a leaf of a config names what the stage writes; also the folder of an ``ExportModel``."""
-    front, _, last = key.rpartition(".")
-    owner = leaves.get(f"{front.removesuffix('.init_args')}.class_path")
-    return last in written or last == "folder" and str(owner).endswith(".ExportModel")
 
 
 def _file_digest(path: Path) -> str:

@@ -1,9 +1,9 @@
 """One experiment on several nodes: node 0 runs it, the others join the stages that span nodes.
 
-Nodes speak through files of the run folder, which all of them see: node 0 shows that it lives and
-says which stage begins where, each other node shows whom it follows. Only node 0 decides, starts and
-records stages, so none is started twice. The processes of a stage
-meet each other at the address and port that node 0 names.
+Nodes speak through files of the run folder, which all of them see: node 0 shows that it lives and says
+which stage begins where (``0.json``), each other node whom it follows and which part failed. Only node
+0 decides, starts and records stages, so none is started twice. The processes of a stage meet each other
+at the address and port that node 0 names.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import Any
 from rlaif_pl.data.metric_files import write_json
 from rlaif_pl.pipeline.experiment import TRAINER_COMMANDS, Experiment, Stage
 from rlaif_pl.pipeline.process import arguments, stream
+from rlaif_pl.pipeline.yaml_files import flatten
 
 FOLDER = ".nodes"
 BEAT = 1.0  # seconds between two signs of life of node 0
@@ -35,11 +36,8 @@ LOOK = 0.2  # seconds between two looks at files
 
 def num_nodes(experiment: Experiment, stage: Stage) -> int:
     """Return how many nodes a stage spans: its ``trainer.num_nodes``."""
-    trainer = experiment.placed(stage).get("trainer")
-    if stage.command not in TRAINER_COMMANDS or not isinstance(trainer, dict):
-        return 1
-    number = trainer.get("num_nodes", 1)
-    return number if isinstance(number, int) else 1
+    number = flatten(experiment.placed(stage)).get("trainer.num_nodes")
+    return number if isinstance(number, int) and stage.command in TRAINER_COMMANDS else 1
 
 
 def check_nodes(experiment: Experiment, stages: Sequence[Stage], nodes: int) -> None:
@@ -60,73 +58,60 @@ class MainNode:
     def __init__(
         self, experiment: Experiment, nodes: int, address: str, launch: Callable[[Stage, Path], int]
     ) -> None:
-        self.experiment, self.nodes, self.address = experiment, nodes, address
-        self.launch_here = launch
+        self.experiment, self.address, self.launch_here = experiment, address, launch
         self.folder = experiment.out / FOLDER
-        self.state: dict[str, Any] = {"run": uuid.uuid4().hex, "beat": 0, "number": 0}
-        self._lock = threading.Lock()
-        self._ended = threading.Event()
+        self.others = {rank: self.folder / f"{rank}.json" for rank in range(1, nodes)}
+        self.run = uuid.uuid4().hex  # which no other run ever had
+        self.state: dict[str, Any] = {"run": self.run, "beat": 0, "number": 0}
+        self._lock, self._ended = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._beat, name="nodes", daemon=True)
         self._failed_since: float | None = None
         self._is_running = False
+        self.code = 1  # how the run ended, for the other nodes
 
     def __enter__(self) -> MainNode:
-        self.folder.mkdir(parents=True, exist_ok=True)
         self._tell()
         self._thread.start()
-        try:
-            self._gather()
-        except BaseException:
-            self.__exit__()
-            raise
         return self
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
         self._thread.join()
-        self._tell(ended=self.state.get("ended", 1))
+        self._tell(ended=self.code)
 
     def launch(self, stage: Stage, folder: Path) -> int:
         """Run a stage, with all nodes if it spans them; returns this node's exit status."""
         if num_nodes(self.experiment, stage) == 1:
             return self.launch_here(stage, folder)
+        with socket.socket() as probe:
+            probe.bind(("", 0))  # a port that nothing listens at now
+            port = probe.getsockname()[1]
         words = arguments(stage, folder)[1:]
-        order = {"stage": stage.name, "address": self.address, "port": free_port(), "words": words}
+        order = {"stage": stage.name, "address": self.address, "port": port, "words": words}
         self._tell(order=order, number=self.state["number"] + 1)
         self._failed_since, self._is_running = None, True
         try:
-            with environment(meeting(order, 0)):
+            with _meeting(order, 0):
                 return self.launch_here(stage, folder)
         finally:
             self._is_running = False
 
-    def finish(self, code: int) -> None:
-        """Note how the run ended, for the other nodes."""
-        self.state["ended"] = code
-
-    def _gather(self) -> None:
+    def gather(self) -> None:
         """Wait until all other nodes follow this run: one that came after its end would wait."""
         deadline, is_said = time.monotonic() + ARRIVAL, False
-        while missing := [n for n in range(1, self.nodes) if self._of(n).get("run") != self.run]:
-            names = ", ".join(map(str, missing))
+        others = self.others.items()
+        while missing := [str(n) for n, path in others if _read(path).get("run") != self.run]:
+            names, nodes = ", ".join(missing), len(others) + 1
             if time.monotonic() > deadline:
                 raise RuntimeError(
-                    f"expected {self.nodes} nodes, node {names} did not come in {ARRIVAL:g} s; give "
-                    "the same command there with its --node_rank, and look whether it sees "
+                    f"expected {nodes} nodes, node {names} did not come in {ARRIVAL:g} s; give the "
+                    "same command there with its --node_rank, and look whether it sees "
                     f"{self.experiment.out}"
                 )
             if not is_said:
-                sys.stderr.write(f"waiting for node {names} of {self.nodes}\n")
+                sys.stderr.write(f"waiting for node {names} of {nodes}\n")
                 is_said = True
             time.sleep(LOOK)
-
-    @property
-    def run(self) -> str:
-        """Name of this run, which no other ever had."""
-        return str(self.state["run"])
-
-    def _of(self, rank: int) -> dict[str, Any]:
-        return read(self.folder / f"{rank}.json")
 
     def _tell(self, **news: Any) -> None:
         with self._lock:
@@ -137,22 +122,20 @@ class MainNode:
         """Show that this node lives; end a stage whose part on another node has failed."""
         while not self._ended.wait(BEAT):
             self._tell(beat=self.state["beat"] + 1)
-            failed = [n for n in range(1, self.nodes) if self._of(n).get("failed") == self._order]
+            order = f"{self.run}/{self.state['number']}"
+            others = self.others.items()
+            failed = [rank for rank, path in others if _read(path).get("failed") == order]
             if not (self._is_running and failed):
                 continue
             self._failed_since = self._failed_since or time.monotonic()
             if time.monotonic() - self._failed_since > GRACE:
                 stage = self.state["order"]["stage"]
+                log = self.experiment.out / stage / f"log-node{failed[0]}.txt"
                 sys.stderr.write(
-                    f"node {failed[0]} failed in the stage {stage}; its log is "
-                    f"{self.experiment.out / stage / log_name(failed[0])}\n"
+                    f"node {failed[0]} failed in the stage {stage}; its log is {log}\n"
                 )
                 self._is_running = False
                 os.kill(os.getpid(), signal.SIGTERM)
-
-    @property
-    def _order(self) -> str:
-        return f"{self.run}/{self.state['number']}"
 
 
 def follow(
@@ -160,7 +143,6 @@ def follow(
 ) -> int:
     """Join the stages that span nodes, until node 0 says that the run has ended, and how."""
     folder = experiment.out / FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
     own, number = {"run": ""}, 0
     for news in _news(folder / "0.json"):
         if news["run"] != own["run"]:
@@ -172,8 +154,8 @@ def follow(
             continue
         number, order = news["number"], news["order"]
         sys.stdout.write(f"stage {order['stage']}: joined by node {rank}\n")
-        log = experiment.out / order["stage"] / log_name(rank)
-        with environment(meeting(order, rank)):
+        log = experiment.out / order["stage"] / f"log-node{rank}.txt"
+        with _meeting(order, rank):
             code = launch([sys.executable, *order["words"]], log, sys.stdout.isatty())
         if code:
             own["failed"] = f"{news['run']}/{number}"
@@ -183,9 +165,9 @@ def follow(
 
 def _news(path: Path) -> Iterator[dict[str, Any]]:
     """Yield what node 0 says whenever it changes; what it said before this node came is of old."""
-    known, since, patience = read(path), time.monotonic(), ARRIVAL
+    known, since, patience = _read(path), time.monotonic(), ARRIVAL
     while True:
-        news = read(path)
+        news = _read(path)
         if news and news != known:
             yield news
             known, since, patience = news, time.monotonic(), PATIENCE
@@ -197,43 +179,22 @@ def _news(path: Path) -> Iterator[dict[str, Any]]:
         time.sleep(LOOK)
 
 
-def meeting(order: dict[str, Any], rank: int) -> dict[str, str]:
-    """Return the environment of a stage's processes, by which they meet."""
-    return {
-        "MASTER_ADDR": str(order["address"]),
-        "MASTER_PORT": str(order["port"]),
-        "NODE_RANK": str(rank),
-    }
-
-
 @contextmanager
-def environment(more: dict[str, str]) -> Iterator[None]:
-    """Set variables for the programs that are started meanwhile."""
-    before = {name: os.environ.get(name) for name in more}
-    os.environ.update(more)
+def _meeting(order: dict[str, Any], rank: int) -> Iterator[None]:
+    """Set the variables by which a stage's processes meet, for programs that are started meanwhile."""
+    place = {"MASTER_ADDR": order["address"], "MASTER_PORT": str(order["port"])}
+    place["NODE_RANK"] = str(rank)
+    before = {name: os.environ.pop(name) for name in place if name in os.environ}
+    os.environ.update(place)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        for name in place:
+            del os.environ[name]
+        os.environ.update(before)
 
 
-def log_name(rank: int) -> str:
-    """Return the name of a node's log in a stage's folder."""
-    return f"log-node{rank}.txt"
-
-
-def free_port() -> int:
-    """Return a port that nothing listens at now."""
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return int(probe.getsockname()[1])
-
-
-def read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, Any]:
     """Read a small file that another node replaces; empty where it is not there (yet)."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

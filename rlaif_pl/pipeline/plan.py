@@ -1,35 +1,79 @@
-"""Decide which stages to run, and show it."""
+"""What a run folder remembers, and what is to be done in it.
+
+::
+
+    <out>/.lock                  held while `run` works here
+    <out>/metrics.json           metrics.json of all stages in one, and run/seconds; what stages
+                                 give different values stands there as stage:name
+    <out>/<stage>/config.yaml    the resolved config
+    <out>/<stage>/log.txt        what the stage printed
+    <out>/<stage>/started.json   a StageRecord, written before the stage starts
+    <out>/<stage>/done.json      a StageRecord, written after it succeeded
+    <out>/replaced/<stage>-<n>/  an earlier stage folder that no longer fits
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import fcntl
+import json
+import math
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from rich.text import Text
-
+from rlaif_pl.data.metric_files import merge_stages, read_metrics, write_json, write_metrics
 from rlaif_pl.pipeline.experiment import Experiment, Stage
 from rlaif_pl.pipeline.fingerprint import Fingerprint, fingerprints
-from rlaif_pl.pipeline.folder import read_record
-from rlaif_pl.pipeline.yaml_files import Value, flatten, read_yaml
-from rlaif_pl.tables import Cell, Column, Columns, Table, duration
+from rlaif_pl.pipeline.yaml_files import flatten, read_yaml
+from rlaif_pl.tables import duration
 
+LOCK_PATIENCE = 5.0  # seconds; processes of a killed run need a moment to go
 Action = Literal["run", "skip", "resume", "rerun"]
-COLORS: Mapping[Action, str] = {
-    "run": "cyan",
-    "skip": "green",
-    "resume": "yellow",
-    "rerun": "magenta",
-}
 SHOWN_CHANGES = 3
+
+
+class FolderInUseError(RuntimeError):
+    """Another `run` works in the folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageRecord:
+    """One stage, started or finished."""
+
+    command: str  # the program and its arguments, as one line
+    fingerprint: Fingerprint
+    attempts: int  # how often it was started
+    # seconds it ran, all attempts together; before the current one in `started.json`
+    seconds: float
+    time: float  # when it was started or finished, in seconds since 1970
+
+    def write(self, path: Path) -> None:
+        """Write the record atomically."""
+        write_json(path, asdict(self))
+
+
+def read_record(path: Path) -> StageRecord | None:
+    """Read a record; None where there is none, ValueError where it is damaged."""
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return StageRecord(**{**content, "fingerprint": Fingerprint(**content["fingerprint"])})
+    except (json.JSONDecodeError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"{path} is not a stage record ({error}); delete it to run the stage again"
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What happens to a stage."""
 
-    stage: Stage  # the stage
+    stage: Stage
     folder: Path  # where it works
     # `run` for the first time, `skip` as finished, `resume` after an interruption, or `rerun` from
     # the start with the old folder moved aside
@@ -39,10 +83,7 @@ class Plan:
 
 
 def make_plan(experiment: Experiment, force: Sequence[str] = ()) -> list[Plan]:
-    """Return what happens to each stage, in order; changes nothing.
-
-    ``force`` names stages to run whatever their state; those that need them run again too.
-    """
+    """Return what happens to each stage; ``force`` names some to run whatever their state."""
     names = [stage.name for stage in experiment.stages]
     for name in force:
         if name not in names:
@@ -74,36 +115,22 @@ def _decide(
     if record is None:
         return "rerun", "the folder holds files of something else"
     if record.fingerprint.digest != current.digest:
+        changes = current.changes_since(record.fingerprint)
+        if "config" in changes and (folder / "config.yaml").is_file():
+            changes[changes.index("config")] = f"config ({_config_changes(experiment, stage)})"
         state = "changed" if done else "unfinished and changed"
-        changes = describe_changes(experiment, stage, record.fingerprint, current)
-        return "rerun", f"{state}: {changes}"
+        return "rerun", f"{state}: {', '.join(changes)}"
     if done is None:
         return "resume", f"interrupted in attempt {record.attempts}"
-    missing = missing_products(stage, folder)
-    if missing:
+    if missing := stage.missing(folder):
         return "rerun", f"{missing[0]} is gone"
     return "skip", f"finished in {duration(done.seconds)}"
 
 
-def missing_products(stage: Stage, folder: Path) -> list[str]:
-    """Return the files a stage should have made and did not."""
-    return [name for name in stage.produces if not (folder / name).exists()]
-
-
-def describe_changes(
-    experiment: Experiment, stage: Stage, old: Fingerprint, new: Fingerprint
-) -> str:
-    """Say what changed, with the first changed config keys where the old config is there."""
-    parts = new.changes_since(old)
-    path = experiment.folder(stage) / "config.yaml"
-    if "config" in parts and path.is_file():
-        before, after = flatten(read_yaml(path)), flatten(experiment.placed(stage))
-        parts[parts.index("config")] = f"config ({_key_changes(before, after)})"
-    return ", ".join(parts)
-
-
-def _key_changes(before: Mapping[str, Value], after: Mapping[str, Value]) -> str:
-    absent = object()
+def _config_changes(experiment: Experiment, stage: Stage) -> str:
+    """Name the first keys that differ from the config the stage ran with."""
+    before = flatten(read_yaml(experiment.folder(stage) / "config.yaml"))
+    after, absent = flatten(experiment.placed(stage)), object()
     changed = [
         f"{key}: {before.get(key, 'absent')} -> {after.get(key, 'absent')}"
         for key in {**before, **after}
@@ -113,25 +140,48 @@ def _key_changes(before: Mapping[str, Value], after: Mapping[str, Value]) -> str
     return "; ".join(changed[:SHOWN_CHANGES]) + (f"; {more} more" if more > 0 else "") or "command"
 
 
-def plan_table(experiment: Experiment, plans: Sequence[Plan]) -> Table:
-    """Show what will happen."""
-    columns: Columns = [
-        Column(title, align="left") for title in ("stage", "command", "needs", "plan")
-    ]
-    rows: list[list[Cell]] = []
-    for plan in plans:
-        action = Text.assemble((plan.action, COLORS[plan.action]), f" {plan.reason}".rstrip())
-        rows.append([plan.stage.name, plan.stage.command, ", ".join(plan.stage.needs), action])
-    return Table(f"{experiment.name}, seed {experiment.seed}, in {experiment.out}", columns, rows)
+@contextmanager
+def folder_lock(out: Path, patience: float = LOCK_PATIENCE) -> Iterator[None]:
+    """Hold the run folder, made if absent; FolderInUseError after ``patience`` seconds.
+
+    The stage that is started inherits the lock: one that outlives a killed run keeps others out.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / ".lock").open("a+", encoding="utf-8") as stream:
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                fcntl.flock(stream.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() > deadline:
+                    stream.seek(0)
+                    raise FolderInUseError(
+                        f"{out} is in use by another run ({stream.read().strip() or 'unknown'}); "
+                        "wait for it to end, end it, or choose another folder with --out"
+                    ) from error
+            time.sleep(0.1)
+        os.set_inheritable(stream.fileno(), True)
+        stream.truncate(0)
+        stream.write(f"process {os.getpid()}\n")
+        stream.flush()
+        yield
 
 
-def result_table(experiment: Experiment, plans: Sequence[Plan], ended: Mapping[str, str]) -> Table:
-    """Show what happened and how long each stage took."""
-    done = {plan.stage.name: read_record(plan.folder / "done.json") for plan in plans}
-    rows = [
-        [name, ended.get(name, "not reached"), duration(record.seconds) if record else ""]
-        for name, record in done.items()
-    ]
-    spent = duration(sum(record.seconds for record in done.values() if record))
-    columns: Columns = ["stage", Column("result", align="left"), "time"]
-    return Table(f"{experiment.name}: stages", columns, rows, ["all", "", spent])
+def merge_metrics(experiment: Experiment) -> dict[str, float]:
+    """Write ``<out>/metrics.json`` of the finished stages (see ``merge_stages``), and return it."""
+    found: dict[str, dict[str, float]] = {}
+    seconds: dict[str, float] = {}
+    for stage in experiment.stages:
+        folder = experiment.folder(stage)
+        record = read_record(folder / "done.json")
+        if record is None:
+            continue
+        path = folder / "metrics.json"
+        found[stage.name] = read_metrics(path) if path.is_file() else {}
+        seconds[f"run/seconds_{stage.name}"] = round(record.seconds, 3)
+    total = {"run/seconds": round(sum(seconds.values()), 3)}
+    merged = merge_stages(found) | seconds | total
+    missing = [key for key, value in merged.items() if not math.isfinite(value)]
+    write_metrics(experiment.out / "metrics.json", merged, may_be_missing=missing)
+    return merged

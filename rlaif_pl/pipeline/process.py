@@ -1,7 +1,6 @@
 """Run one stage in a process of its own, its output going to the terminal and to a log.
 
-One process a stage, because a distributed strategy starts the program once a rank with the same
-arguments: stages that shared a process would each run once a rank.
+One a stage, since a distributed strategy starts the program once a rank with the same arguments.
 """
 
 from __future__ import annotations
@@ -38,11 +37,7 @@ LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 def arguments(stage: Stage, folder: Path) -> list[str]:
-    """Return the program and arguments of a stage.
-
-    A checkpoint in the folder means that the stage was interrupted (a stage that starts over starts
-    with an empty folder), so ``fit`` goes on from it.
-    """
+    """Return the program and arguments of a stage; an interrupted ``fit`` goes on from a checkpoint."""
     line = [sys.executable, "-m", "rlaif_pl", *stage.command.split()]
     line += ["--config", str(folder / "config.yaml")]
     if stage.command == "fit" and (saved := last_checkpoint(folder / "checkpoints")):
@@ -51,15 +46,14 @@ def arguments(stage: Stage, folder: Path) -> list[str]:
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """Return the newest checkpoint to resume from that is as it was written.
-
-    Where none is, the newest: `fit` says what is wrong with it. None where there is none.
-    """
+    """Return the newest checkpoint that is whole, else the newest (`fit` refuses it); None: none."""
     found = sorted(folder.glob("last*.ckpt"), key=lambda p: p.stat().st_mtime_ns, reverse=True)
-    whole = next((path for path in found if is_whole(path)), None)
-    if whole is not None and whole != found[0]:
-        sys.stderr.write(f"{found[0]} is damaged; going on from {whole}, which is whole\n")
-    return whole or next(iter(found), None)
+    for path in found:
+        if is_whole(path):
+            if path != found[0]:
+                sys.stderr.write(f"{found[0]} is damaged; going on from {path}, which is whole\n")
+            return path
+    return found[0] if found else None
 
 
 def launch(stage: Stage, folder: Path) -> int:
@@ -70,8 +64,7 @@ def launch(stage: Stage, folder: Path) -> int:
 def stream(line: list[str], log: Path, terminal: bool) -> int:
     """Run a program, copying its output to standard output and, without control codes, to a log.
 
-    Whatever ends this function early ends the program and its children too. With ``terminal`` it has
-    one, so that it draws progress bars.
+    Whatever ends this early ends the program and its children too; with a ``terminal`` it draws bars.
     """
     reader, writer = pty.openpty() if terminal else os.pipe()
     if terminal:
@@ -102,8 +95,7 @@ class Tee:
     """Copies what a program prints to standard output and, in finished lines, to a log."""
 
     def __init__(self, reader: int, log: TextIO) -> None:
-        self.reader = reader
-        self.log = log
+        self.reader, self.log = reader, log
         self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self.line = ""
 
@@ -126,12 +118,12 @@ class Tee:
             self._write("\n")
 
     def _step(self) -> bool:
+        chunk = b""
         try:
             chunk = os.read(self.reader, CHUNK)
         except OSError as error:
             if error.errno != errno.EIO:  # how Linux says that nobody has the terminal open
                 raise
-            chunk = b""
         text = self.decoder.decode(chunk, final=not chunk)
         sys.stdout.write(text)
         sys.stdout.flush()
@@ -150,10 +142,9 @@ class Tee:
 
 
 def last_lines(log: Path, count: int) -> str:
-    """Return the end of a log."""
-    if not log.is_file():
-        return ""
-    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-count:])
+    """Return the end of a log, "" where there is none."""
+    text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+    return "\n".join(text.splitlines()[-count:])
 
 
 def _end(process: subprocess.Popen[bytes], tee: Tee) -> None:
@@ -172,11 +163,8 @@ def _end(process: subprocess.Popen[bytes], tee: Tee) -> None:
 
 
 def _prepare_child() -> None:
-    """Let a stage be interrupted, and end when the parent is killed (Linux; elsewhere the lock waits).
-
-    A shell that starts a program in the background has it ignore SIGINT, and its children with it:
-    a stage would sleep through the polite signal and be ended before it could save.
-    """
+    """Let a stage be interrupted, and end with a killed parent (Linux; elsewhere the lock waits)."""
+    # a shell has what it starts in the background ignore SIGINT: a stage could not save in time
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     if LIBC is not None:
         LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -6,10 +6,9 @@ Whole numbers may be written with an exponent, too: ``1e3`` is 1000.
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 import yaml  # type: ignore[import-untyped]
 
@@ -24,10 +23,7 @@ EXPONENT = re.compile(r"[-+]?(?:\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d{1,2}")
 
 
 def whole_number(value: object) -> int | None:
-    """Return the whole number that a float, or text with an exponent, stands for; None for others.
-
-    ``1e3``, ``"1e3"``, ``"2.5E1"`` and ``8.0`` do; ``1e-4``, ``2.5``, ``"8.0"`` and ints do not.
-    """
+    """Return the whole number that a float, or text with an exponent, stands for; None for others."""
     if isinstance(value, str) and EXPONENT.fullmatch(value):
         exact = Decimal(value.replace("_", ""))
         return int(exact) if exact == exact.to_integral_value() else None
@@ -48,9 +44,7 @@ class Loader(yaml.SafeLoader):  # type: ignore[misc]
         """Read text, with halves of characters mended."""
         return str(whole_characters(super().construct_yaml_str(node)))
 
-    def construct_mapping(
-        self, node: yaml.MappingNode, deep: bool = False
-    ) -> dict[Hashable, object]:
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:
         """Build a mapping, as the base class does, after looking for repeated keys."""
         seen: set[str] = set()
         for key, _ in node.value:
@@ -60,7 +54,7 @@ class Loader(yaml.SafeLoader):  # type: ignore[misc]
                     f"{key.value!r} is given twice in one mapping; keep one of the two"
                 )
             seen.add(str(key.value))
-        return cast("dict[Hashable, object]", super().construct_mapping(node, deep))
+        return super().construct_mapping(node, deep)
 
 
 class Dumper(yaml.SafeDumper):  # type: ignore[misc]
@@ -132,13 +126,9 @@ def _place(node: Value, part: str, key: str, above: str) -> str | int:
 
 def flatten(content: Value, prefix: str = "") -> dict[str, Value]:
     """Return the leaves of nested mappings and lists under dotted keys."""
-    if isinstance(content, dict) and content:
-        pairs = list(content.items())
-    elif isinstance(content, list) and content:
-        pairs = [(str(n), item) for n, item in enumerate(content)]
-    else:
+    if not isinstance(content, dict | list) or not content:
         return {prefix: content}
     leaves: dict[str, Value] = {}
-    for key, value in pairs:
-        leaves.update(flatten(value, f"{prefix}.{key}" if prefix else key))
+    for key, value in content.items() if isinstance(content, dict) else enumerate(content):
+        leaves |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
     return leaves

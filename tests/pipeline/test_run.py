@@ -6,7 +6,7 @@ import warnings
 import pytest
 
 from rlaif_pl.pipeline import FolderInUseError
-from rlaif_pl.pipeline.folder import folder_lock
+from rlaif_pl.pipeline.plan import folder_lock
 from rlaif_pl.pipeline.process import stream
 from rlaif_pl.pipeline.runner import Interrupted
 

@@ -7,7 +7,7 @@ import pytest
 
 from rlaif_pl.data.metric_files import move_aside
 from rlaif_pl.pipeline.fingerprint import Fingerprint
-from rlaif_pl.pipeline.folder import (
+from rlaif_pl.pipeline.plan import (
     FolderInUseError,
     StageRecord,
     folder_lock,
