@@ -12,7 +12,7 @@ from rlaif_pl.pipeline import load_experiment
 from rlaif_pl.pipeline.experiment import Experiment, Stage
 from rlaif_pl.pipeline.plan import make_plan
 from rlaif_pl.pipeline.yaml_files import Value, flatten
-from rlaif_pl.recipes.studies import pairs
+from rlaif_pl.recipes.studies.sources import located as located_pairs
 
 # Keys of what stages read: data sets, and files that earlier stages make.
 INPUTS = frozenset(
@@ -90,7 +90,7 @@ def absent_data(experiment: Experiment, stage: Stage, content: Mapping[str, Valu
         told = f"expected a data file at {value}, found none; check the name"
         if stage.command == "study pairs":  # looks in another folder, too
             try:
-                path = Path(pairs.located(str(value)).name)
+                path = Path(located_pairs(str(value)).name)
             except FileNotFoundError as error:
                 told = str(error)
         if not path.exists():

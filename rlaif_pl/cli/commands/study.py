@@ -15,10 +15,8 @@ from rlaif_pl.evaluation.results import StudyResults
 from rlaif_pl.labeling.usage.spending import Price
 from rlaif_pl.models.device import on_device, put, resolve_device
 from rlaif_pl.models.reward import RewardModel
-from rlaif_pl.recipes.studies import labelers, reward_curve, reward_sources, reward_sources_text
+from rlaif_pl.recipes.studies import labelers, reward_curve, reward_sources, sources
 from rlaif_pl.recipes.studies.fitting import Fitter, Method, Recipe
-from rlaif_pl.recipes.studies.pairs import located, write_study
-from rlaif_pl.recipes.studies.sources import ARMS, TwiceLabeled, label_twice
 from rlaif_pl.recipes.studies.states import StateCache
 from rlaif_pl.statistics import Estimator
 
@@ -79,7 +77,7 @@ def pairs(
         max_words: Keep only pairs whose prompt has at most so many words.
         limit: Keep the first so many pairs.
     """
-    write(out, write_study(located(data), Path(out), votes or {}, max_words, limit))
+    write(out, sources.write_study(sources.located(data), Path(out), votes or {}, max_words, limit))
     return 0
 
 
@@ -125,9 +123,9 @@ def rewards(
         "top": range(seed, seed + seeds.top),
     }
     report = reward_sources.compare_sources(
-        fitter, data, arms or list(ARMS), ranges, folds, ai_weight, Estimator(draws)
+        fitter, data, arms or list(sources.ARMS), ranges, folds, ai_weight, Estimator(draws)
     )
-    finish(reward_sources_text.to_results(report), out, started)
+    finish(reward_sources.to_results(report), out, started)
     return 0
 
 
@@ -204,16 +202,16 @@ def cost(rows: str, prices: dict[str, Price], out: str) -> int:
 
 def twice_labeled(
     human: DataSource | str, ai: DataSource | str, votes: dict[str, str] | None
-) -> TwiceLabeled:
+) -> sources.TwiceLabeled:
     """Read both files of labels and the subsets of votes."""
-    return label_twice(
+    return sources.label_twice(
         load_preferences(human).rows,
         load_preferences(ai).rows,
         {name: load_preferences(path).rows for name, path in (votes or {}).items()},
     )
 
 
-def make_fitter(fitting: Fitting, data: TwiceLabeled, device: str) -> Fitter:
+def make_fitter(fitting: Fitting, data: sources.TwiceLabeled, device: str) -> Fitter:
     """Fill the cache of trunk states and say what it holds."""
     reward, states = put(fitting.reward, resolve_device(device)), fitting.states
     cache = StateCache(reward, data.pairs, states)

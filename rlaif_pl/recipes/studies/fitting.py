@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,18 +13,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.progress import track
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from rlaif_pl import ops
+from rlaif_pl.data.disk import replaced
 from rlaif_pl.data.metric_files import write_json
+from rlaif_pl.errors import above, at_least
 from rlaif_pl.models.reward import RewardModel
-from rlaif_pl.recipes.studies.folds import Index
-from rlaif_pl.recipes.studies.states import StateCache
+from rlaif_pl.recipes.studies.states import StateCache, digest_weights
 from rlaif_pl.training.probe import fit_probe
 from rlaif_pl.training.schedules import LinearDecay
 
 Array = NDArray[np.float64]
+Index = NDArray[np.intp]
 Method = Literal["head", "top"]
 WINDOW = 8  # batches whose pairs are sorted by length together, to pad less
 
@@ -51,10 +52,9 @@ class Recipe:
     clip: float = 1.0
 
     def __post_init__(self) -> None:
-        if min(self.epochs, self.batch_size) < 1 or self.penalty < 0 or self.lr <= 0:
-            raise ValueError(
-                f"expected epochs and batch_size of at least 1, penalty >= 0 and lr > 0, got {self}"
-            )
+        at_least(1, epochs=self.epochs, batch_size=self.batch_size)
+        at_least(0, penalty=self.penalty)
+        above(0, lr=self.lr)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,17 +72,23 @@ class Labels:
 
 
 def merged(*parts: Labels) -> Labels:
-    """Put labels of several sources together, one row a pair.
+    """Put labels of several sources together, one row a pair, which trains as they would.
 
-    ``a CE(p) + b CE(q) = (a + b) CE((a p + b q) / (a + b))`` plus what no reward changes, so one row
-    with the mean label trains as both would, at half the cost.
+    ``a CE(p) + b CE(q) = (a + b) CE((a p + b q) / (a + b))`` plus what no reward changes.
     """
-    rows = np.concatenate([part.rows for part in parts])
-    target = np.concatenate([part.target for part in parts])
     weight = np.concatenate([part.weight for part in parts])
-    pairs, place = np.unique(rows, return_inverse=True)
+    target = np.concatenate([part.target for part in parts])
+    pairs, place = np.unique(np.concatenate([part.rows for part in parts]), return_inverse=True)
     total = np.bincount(place, weight).astype(np.float64)
     return Labels(pairs, np.bincount(place, weight * target) / total, total)
+
+
+def labels_of(rows: Sequence[int], p_first: Sequence[float | None], weight: float = 1.0) -> Labels:
+    """Make labels of those pairs ``rows`` that have one; others are None or NaN. ``(M,)``."""
+    target = np.array(p_first, np.float64)  # None is NaN
+    kept = np.isfinite(target)
+    places = np.array(rows, np.intp)[kept]
+    return Labels(places, target[kept], np.full(len(places), weight))
 
 
 class Fitter:
@@ -91,26 +97,24 @@ class Fitter:
     def __init__(
         self, reward: RewardModel, cache: StateCache, recipe: Recipe, folder: Path | str
     ) -> None:
-        self.reward = reward
-        self.cache = cache
-        self.recipe = recipe
+        self.reward, self.cache, self.recipe = reward, cache, recipe
         self.folder = Path(folder)
-        self.start = {n: p.detach().clone() for n, p in self._trained()}
-        self.key = self._key()
+        self.lengths = np.array([len(pair.prompt) for pair in cache.pairs], np.intp)
+        self.trained = [p for p in reward.parameters() if p.requires_grad]
+        self.start = [p.detach().clone() for p in self.trained]
+        digest = hashlib.blake2b(cache.key.encode(), digest_size=10)
+        digest.update(reward.pooling.encode())
+        digest_weights(digest, reward.model.top)
+        self.key = digest.hexdigest()  # of the states and every weight above, adapters included
+        # of what the head reads of both responses, before training. `(N, D)`
         self.differences = self._features()
 
     def margins(self, labels: Labels, test: Index, method: Method, seed: int) -> Array:
-        """Fit on labels and return reward of the first minus of the second for other pairs.
+        """Fit on labels, at least one; reward of the first less that of the second of ``test`` pairs.
 
-        Args:
-            labels: What to train on, at least one.
-            test: Pairs to judge; none of their posts may be among the labels' pairs.
-            method: ``head`` fits the head by logistic regression on the frozen model's states;
-                ``top`` then trains adapters and head from there.
-            seed: Order of the pairs in training; the head alone has no randomness.
-
-        Returns:
-            Margins in nats, all finite (else ValueError). ``(len(test),)``
+        ``head`` fits the head by logistic regression on the frozen model's states; ``top`` then trains
+        adapters and head from there, in an order by ``seed``. Margins are in nats, all finite (else
+        ValueError), ``(len(test),)``; no post of ``test`` may be among the labels' pairs.
         """
         if not len(labels.rows):
             raise ValueError("expected labels to train on, got none; see the labeler's failures")
@@ -128,8 +132,7 @@ class Fitter:
                 f"expected finite margins after fitting {len(target)} labels, got NaN or infinity; "
                 f"{advice}"
             )
-        margins: Array = result.double().numpy()
-        return margins
+        return np.asarray(result.double().numpy(), np.float64)
 
     def _kept_top(self, labels: Labels, test: Index, head: Tensor, seed: int) -> Tensor:
         facts = [self.key, asdict(self.recipe), seed, labels.rows.tolist(), labels.target.tolist()]
@@ -145,94 +148,62 @@ class Fitter:
         return result
 
     def _train(self, labels: Labels, head: Tensor, seed: int) -> None:
-        for name, parameter in self._trained():
-            parameter.data.copy_(self.start[name])
+        for parameter, value in zip(self.trained, self.start, strict=True):
+            parameter.data.copy_(value)
         self.reward.head.weight.data.copy_(head[None])
-        recipe, parameters = self.recipe, [p for _, p in self._trained()]
-        optimizer = torch.optim.AdamW(parameters, lr=recipe.lr, weight_decay=0.0)
+        recipe = self.recipe
+        optimizer = torch.optim.AdamW(self.trained, lr=recipe.lr, weight_decay=0.0)
         batches = list(self._batches(labels.rows, seed))
         warmup = min(recipe.warmup_steps, len(batches) - 1)
         schedule = LinearDecay(optimizer, warmup_steps=warmup, total_steps=len(batches))
         for chosen in track(batches, description=f"fitting {len(labels.rows)} labels"):
-            batch, below = self.cache.batch(labels.rows[chosen].tolist())
-            first, second = self.reward.rewards(batch, below).view(-1, 2).unbind(1)
+            batch = self.cache.batch(labels.rows[chosen].tolist())
+            first, second = self.reward.rewards(*batch).view(-1, 2).unbind(1)
             target = torch.tensor(labels.target[chosen], dtype=torch.float32, device=first.device)
             weight = torch.tensor(labels.weight[chosen], dtype=torch.float32, device=first.device)
             loss = ops.pairwise_ce(first, second, target, weight).sum() / weight.sum().clamp(1e-12)
             optimizer.zero_grad()
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(parameters, recipe.clip)
+            torch.nn.utils.clip_grad_norm_(self.trained, recipe.clip)
             optimizer.step()
             schedule.step()
-
-    @torch.no_grad()
-    def _judge(self, test: Index) -> Tensor:
-        """Margins of pairs by the model as it is now. ``(len(test),)``."""
-        result = torch.empty(len(self.cache.pairs))
-        for rows in self._by_length(test, self.recipe.batch_size):
-            batch, below = self.cache.batch(rows.tolist())
-            first, second = self.reward.rewards(batch, below).view(-1, 2).unbind(1)
-            result[torch.from_numpy(rows)] = (first - second).float().cpu()
-        return result[torch.from_numpy(test)]
 
     def _batches(self, rows: Index, seed: int) -> Iterator[Index]:
         """Places in ``rows`` of each step, pairs of like length together within a window."""
         size, generator = self.recipe.batch_size, np.random.default_rng(seed)
-        lengths = self._lengths(rows)
         for _ in range(self.recipe.epochs):
             order = generator.permutation(len(rows))
             for start in range(0, len(rows), size * WINDOW):
                 window = order[start : start + size * WINDOW]
-                window = window[np.argsort(lengths[window], kind="stable")]
+                window = window[np.argsort(self.lengths[rows[window]], kind="stable")]
                 parts = [window[n : n + size] for n in range(0, len(window), size)]
                 for part in generator.permutation(len(parts)):
                     yield parts[part]
 
-    def _by_length(self, rows: Index, size: int) -> list[Index]:
-        order = rows[np.argsort(self._lengths(rows), kind="stable")]
-        return [order[n : n + size] for n in range(0, len(order), size)]
+    def _judge(self, test: Index) -> Tensor:
+        """Margins of pairs by the model as it is now. ``(len(test),)``."""
+        return self._less_second(test, self.reward.rewards, self.recipe.batch_size).squeeze(1)
 
-    def _lengths(self, rows: Index) -> Index:
-        return np.array([len(self.cache.pairs[row].prompt) for row in rows], np.intp)
-
-    @torch.no_grad()
     def _features(self) -> Tensor:
-        """Difference of what the head reads of both responses, before training. ``(N, D)``."""
         path = self.folder / f"{self.key}-features.safetensors"
         if path.is_file():
             return load_file(path)["differences"]
-        result = torch.empty(len(self.cache.pairs), self.reward.head.in_features)
         everything = np.arange(len(self.cache.pairs))
-        for rows in track(self._by_length(everything, 8), description="features"):
-            batch, below = self.cache.batch(rows.tolist())
-            first, second = self.reward.features(batch, below).view(len(rows), 2, -1).unbind(1)
-            result[torch.from_numpy(rows)] = (first - second).cpu()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        work = path.with_suffix(".part")
-        save_file({"differences": result}, work)
-        work.replace(path)
+        result = self._less_second(everything, self.reward.features, 8, "features")
+        with replaced(path) as file:
+            file.write(save({"differences": result}))
         return result
 
-    def _trained(self) -> list[tuple[str, torch.nn.Parameter]]:
-        return [(n, p) for n, p in self.reward.named_parameters() if p.requires_grad]
-
-    def _key(self) -> str:
-        """Digest of the states and of every weight above them, adapters included."""
-        digest = hashlib.blake2b(self.cache.key.encode(), digest_size=10)
-        digest.update(self.reward.pooling.encode())
-        for name, tensor in sorted(self.reward.model.top.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
-        return digest.hexdigest()
-
-
-def labels_of(rows: Sequence[int], p_first: Sequence[float | None], weight: float = 1.0) -> Labels:
-    """Make labels of those pairs ``rows`` that have one; others are None or NaN. ``(M,)``."""
-    kept = [
-        (r, p) for r, p in zip(rows, p_first, strict=True) if p is not None and not math.isnan(p)
-    ]
-    return Labels(
-        np.array([row for row, _ in kept], np.intp),
-        np.array([p for _, p in kept], np.float64),
-        np.full(len(kept), weight),
-    )
+    @torch.no_grad()
+    def _less_second(
+        self, rows: Index, of: Callable[..., Tensor], size: int, title: str = ""
+    ) -> Tensor:
+        """What ``of`` gives for the first response less that for the second. ``(len(rows), D)``."""
+        order = np.argsort(self.lengths[rows], kind="stable")
+        found = []
+        for start in track(range(0, len(rows), size), description=title, disable=not title):
+            chosen = rows[order[start : start + size]]
+            values = of(*self.cache.batch(chosen.tolist())).view(len(chosen), 2, -1)
+            found.append((values[:, 0] - values[:, 1]).float().cpu())
+        result = torch.cat(found)
+        return result[torch.from_numpy(np.argsort(order))]

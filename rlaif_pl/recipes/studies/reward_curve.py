@@ -1,7 +1,6 @@
 """Study 2: accuracy of a reward against the pairs it was trained on (arXiv 2309.00267, figure 5).
 
-Each size is drawn several times by post; within one draw a smaller training set is part of a larger
-one.
+Each size is drawn several times by post; a draw's smaller training sets are parts of its larger ones.
 """
 
 from __future__ import annotations
@@ -12,25 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.figure import Figure
 
+from rlaif_pl import statistics
 from rlaif_pl.evaluation.pairs import judge_counts, judges_named
 from rlaif_pl.evaluation.results import COLORS, StudyResults, plain_axes
+from rlaif_pl.recipes.studies import sources
 from rlaif_pl.recipes.studies.fitting import Array, Fitter, Method
-from rlaif_pl.recipes.studies.sources import (
-    ARM_TITLES,
-    TwiceLabeled,
-    cross_fitted,
-    decided_in,
-    length_margin,
-    right,
-    smallest_training_part,
-)
-from rlaif_pl.statistics import (
-    Estimator,
-    Interval,
-    minimum_detectable_effect,
-    standard_error_by_group,
-)
-from rlaif_pl.tables import PERCENT, POINTS, Column, Columns, Table
+from rlaif_pl.recipes.studies.sources import ARM_TITLES, TwiceLabeled
+from rlaif_pl.statistics import Estimator, Interval
+from rlaif_pl.tables import PERCENT, POINTS, Column, Columns, Rows, Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,59 +58,21 @@ def draw_curve(
     method: Method = "head",
     estimator: Estimator = Estimator(),
 ) -> CurveReport:
-    """Fit every arm at every size for every seed.
-
-    Sizes that a fold does not leave are replaced by the largest that it does.
-    """
-    kept = decided_in(data.human)
+    """Fit every arm at every size, at most what a fold leaves, for every seed."""
+    kept = sources.decided_in(data.human)
     truth, groups = data.human[kept], [data.groups[row] for row in kept]
-    most = smallest_training_part(data.groups, folds, seeds)
+    most = sources.smallest_training_part(data.groups, folds, seeds)
     points = []
     for size in sorted({min(size, most) for size in sizes}):
         correct = {}
         for arm in arms:
-            margins = cross_fitted(fitter, data, arm, method, seeds, folds, size=size)
-            correct[arm] = np.array([right(row, truth) for row in margins[:, kept]])
+            margins = sources.cross_fitted(fitter, data, arm, method, seeds, folds, size=size)
+            correct[arm] = np.array([sources.right(row, truth) for row in margins[:, kept]])
         points.append(_point(size, correct, groups, estimator))
-    by_length = right(length_margin([data.pairs[row] for row in kept]), truth)
+    by_length = sources.right(sources.length_margin([data.pairs[row] for row in kept]), truth)
     rule = estimator.share(by_length, groups)
     gold = judges_named(judge_counts(data.pairs))
     return CurveReport(points, rule, gold, len(kept), len(seeds), folds, method)
-
-
-def to_results(report: CurveReport) -> StudyResults:
-    """Lay a report out."""
-    arms = list(report.points[0].accuracy)
-    has_gap = report.points[0].gap is not None
-    header: Columns = ["pairs", *(Column(f"{ARM_TITLES[arm]}, %", PERCENT) for arm in arms)]
-    header += [Column(f"sd over draws, {ARM_TITLES[arm]}", ".1f") for arm in arms]
-    if has_gap:
-        header += [Column("RLAIF - RLHF, points", POINTS), Column("detectable", ".1f")]
-    body = [
-        [
-            point.size,
-            *(point.accuracy[arm] for arm in arms),
-            *(100 * point.spread[arm] for arm in arms),
-            *((point.gap, 100 * point.detectable) if point.gap is not None else ()),
-        ]
-        for point in report.points
-    ]
-    notes = [
-        f"{report.pairs} pairs that {report.gold} decided, {report.folds} folds by post, "
-        f'{report.draws} draws a size, method "{report.method}". "Longer one wins": '
-        f"{report.length_rule.percent()}.",
-        "The interval is over posts that are judged; the spread over draws is the luck of the pairs "
-        "that are trained on, one standard deviation in points.",
-    ]
-    return StudyResults(
-        "reward_curve",
-        [Table(f"Agreement with {report.gold} by pairs trained on", header, body)],
-        notes,
-        _records(report),
-        _metrics(report),
-        _figure(report),
-        "Accuracy of a reward against the number of pairs it was trained on",
-    )
 
 
 def _point(
@@ -130,45 +80,53 @@ def _point(
 ) -> Point:
     """Summarize one size; ``correct`` is ``(seeds, N)`` by arm."""
     mean = {arm: values.mean(0) for arm, values in correct.items()}
+    accuracy = {arm: estimator.share(values, groups) for arm, values in mean.items()}
     by_draw = {arm: values.mean(1) for arm, values in correct.items()}
-    gap, detectable = None, float("nan")
-    if {"ai", "human"} <= mean.keys():
-        gap = estimator.share_difference(mean["ai"], mean["human"], groups)
-        error = standard_error_by_group(mean["ai"] - mean["human"], groups)
-        detectable = minimum_detectable_effect(error)
-    return Point(
-        size,
-        {arm: estimator.share(values, groups) for arm, values in mean.items()},
-        {a: float(np.std(v, ddof=1)) if len(v) > 1 else float("nan") for a, v in by_draw.items()},
-        gap,
-        detectable,
-    )
+    spread = {a: float(np.std(v, ddof=1)) if len(v) > 1 else np.nan for a, v in by_draw.items()}
+    if not {"ai", "human"} <= mean.keys():
+        return Point(size, accuracy, spread, None, np.nan)
+    gap = estimator.share_difference(mean["ai"], mean["human"], groups)
+    error = statistics.standard_error_by_group(mean["ai"] - mean["human"], groups)
+    return Point(size, accuracy, spread, gap, statistics.minimum_detectable_effect(error))
 
 
-def _records(report: CurveReport) -> list[dict[str, object]]:
-    return [
-        {
-            "arm": ARM_TITLES[arm],
-            "pairs": point.size,
-            "accuracy": interval.value,
-            "low": interval.low,
-            "high": interval.high,
-            "sd_over_draws": point.spread[arm],
-        }
-        for point in report.points
-        for arm, interval in point.accuracy.items()
-    ]
-
-
-def _metrics(report: CurveReport) -> dict[str, float]:
+def to_results(report: CurveReport) -> StudyResults:
+    """Lay a report out."""
+    arms = list(report.points[0].accuracy)
+    header: Columns = ["pairs", *(Column(f"{ARM_TITLES[arm]}, %", PERCENT) for arm in arms)]
+    header += [Column(f"sd over draws, {ARM_TITLES[arm]}", ".1f") for arm in arms]
+    if report.points[0].gap is not None:
+        header += [Column("RLAIF - RLHF, points", POINTS), Column("detectable", ".1f")]
+    body: Rows = []
+    records: list[dict[str, object]] = []
     metrics: dict[str, float] = report.length_rule.to_metrics("curve/length_rule")
     for point in report.points:
-        for arm, interval in point.accuracy.items():
-            metrics |= interval.to_metrics(f"curve/{arm}/{point.size}")
+        shares = [point.accuracy[arm] for arm in arms]
+        body.append([point.size, *shares, *(100 * point.spread[arm] for arm in arms)])
+        for arm, share in zip(arms, shares, strict=True):
+            metrics |= share.to_metrics(f"curve/{arm}/{point.size}")
+            row: dict[str, object] = {
+                "arm": ARM_TITLES[arm],
+                "pairs": point.size,
+                "accuracy": share.value,
+            }
+            row |= {"low": share.low, "high": share.high, "sd_over_draws": point.spread[arm]}
+            records.append(row)
         if point.gap is not None:
+            body[-1] += [point.gap, 100 * point.detectable]
             metrics |= point.gap.to_metrics(f"curve/gap/{point.size}")
             metrics[f"curve/gap/{point.size}_detectable"] = point.detectable
-    return {key: value for key, value in metrics.items() if np.isfinite(value)}
+    notes = [
+        f"{report.pairs} pairs that {report.gold} decided, {report.folds} folds by post, "
+        f'{report.draws} draws a size, method "{report.method}". "Longer one wins": '
+        f"{report.length_rule.percent()}.",
+        "The interval is over posts that are judged; the spread over draws is the luck of the pairs "
+        "that are trained on, one standard deviation in points.",
+    ]
+    tables = [Table(f"Agreement with {report.gold} by pairs trained on", header, body)]
+    finite = {key: value for key, value in metrics.items() if np.isfinite(value)}
+    caption = "Accuracy of a reward against the number of pairs it was trained on"
+    return StudyResults("reward_curve", tables, notes, records, finite, _figure(report), caption)
 
 
 def _figure(report: CurveReport) -> Figure:
@@ -180,9 +138,8 @@ def _figure(report: CurveReport) -> Figure:
         ax.plot(sizes, [100 * i.value for i in intervals], "o-", color=color, label=ARM_TITLES[arm])
         low, high = [100 * i.low for i in intervals], [100 * i.high for i in intervals]
         ax.fill_between(sizes, low, high, color=color, alpha=0.12, linewidth=0)
-    ax.axhline(
-        100 * report.length_rule.value, color="#777777", linestyle="--", label="longer one wins"
-    )
+    rule = 100 * report.length_rule.value
+    ax.axhline(rule, color="#777777", linestyle="--", label="longer one wins")
     ax.set_xscale("log", base=2)
     # the size that all pairs make may stand so close to the one before it that the two overlap
     named = [size for size in sizes if size == sizes[-1] or size * 1.25 <= sizes[-1]]

@@ -15,9 +15,10 @@ from pathlib import Path
 import torch
 from rich.progress import track
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
+from rlaif_pl.data.disk import replaced
 from rlaif_pl.engine.response_batch import ResponseBatch
 from rlaif_pl.models.reward import RewardModel
 from rlaif_pl.types import Preference
@@ -28,11 +29,7 @@ PARTS = ("prefix", "first", "second")
 
 
 class StateCache:
-    """Trunk states of pairs, made where they are missing.
-
-    Raises:
-        ValueError: The model has no trunk, or there is no pair.
-    """
+    """Trunk states of pairs, made where they are missing; ValueError without a trunk or pairs."""
 
     def __init__(
         self, reward: RewardModel, pairs: Sequence[Preference], folder: Path | str
@@ -44,17 +41,16 @@ class StateCache:
             )
         if not pairs:
             raise ValueError("expected pairs to keep the states of, got none")
-        self.reward = reward
-        self.pairs = list(pairs)
-        self.folder = Path(folder)
-        self.key = self._key()
-        self.made = 0  # pairs whose states this object computed
-
-    @property
-    def shards(self) -> list[Path]:
-        """Files of the cache, made or not."""
+        self.reward, self.pairs, self.folder = reward, list(pairs), Path(folder)
+        digest = hashlib.blake2b(digest_size=10)
+        digest_weights(digest, reward.model.trunk)
+        facts = [repr(reward.model.template), reward.max_response_tokens]
+        for each in (facts, *([pair.prompt, pair.first, pair.second] for pair in pairs)):
+            digest.update(json.dumps(each).encode())
+        self.key = digest.hexdigest()  # of trunk, texts, template and length limit
+        # files of the cache, made or not
         count = (len(self.pairs) + SHARD - 1) // SHARD
-        return [self.folder / f"{self.key}-{n:04d}.safetensors" for n in range(count)]
+        self.shards = [self.folder / f"{self.key}-{n:04d}.safetensors" for n in range(count)]
 
     @property
     def bytes(self) -> int:
@@ -63,44 +59,38 @@ class StateCache:
 
     def fill(self) -> int:
         """Compute what is missing; returns how many pairs that were."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        missing = [n for n, path in enumerate(self.shards) if not path.is_file()]
+        missing, made = [n for n, path in enumerate(self.shards) if not path.is_file()], 0
         for number in track(missing, description="trunk states", disable=not missing):
-            rows = range(number * SHARD, min((number + 1) * SHARD, len(self.pairs)))
+            rows = list(range(number * SHARD, min((number + 1) * SHARD, len(self.pairs))))
             tensors: dict[str, Tensor] = {}
-            for row, parts in self._compute(list(rows)):
+            for row, parts in self._compute(rows):
                 tensors |= {f"{row}/{name}": t for name, t in zip(PARTS, parts, strict=True)}
-            path = self.shards[number]
-            work = path.with_suffix(".part")
-            save_file(tensors, work)
-            work.replace(path)  # a kill leaves whole files only
-            self.made += len(rows)
-        return self.made
+            with replaced(self.shards[number]) as file:
+                file.write(save(tensors))
+            made += len(rows)
+        return made
 
     def batch(self, rows: Sequence[int]) -> tuple[ResponseBatch, Tensor]:
         """Encode pairs and read their states: ``G`` prompts with two responses each, and ``(T, D)``."""
-        pairs = [self.pairs[row] for row in rows]
-        batch = self.reward.encode([p.prompt for p in pairs], [[p.first, p.second] for p in pairs])
-        read = [self._read(row) for row in rows]
-        prefixes = [states[0] for states in read]
-        states = torch.cat([*prefixes, *(part for parts in read for part in parts[1:])])
-        return batch, states.to(batch.device)
+        batch = self._encoded(rows)
+        prefixes, responses = [], []
+        for row in rows:
+            with safe_open(self.shards[row // SHARD], framework="pt") as file:
+                prefix, *own = (file.get_tensor(f"{row}/{part}") for part in PARTS)
+            prefixes.append(prefix)
+            responses += own
+        return batch, torch.cat([*prefixes, *responses]).to(batch.device)
 
-    def _read(self, row: int) -> list[Tensor]:
-        with safe_open(self.shards[row // SHARD], framework="pt") as file:
-            return [file.get_tensor(f"{row}/{part}") for part in PARTS]
+    def _encoded(self, rows: Sequence[int]) -> ResponseBatch:
+        pairs = [self.pairs[row] for row in rows]
+        return self.reward.encode([p.prompt for p in pairs], [[p.first, p.second] for p in pairs])
 
     def _compute(self, rows: list[int]) -> Iterator[tuple[int, list[Tensor]]]:
-        """Run the trunk over pairs of like length; yields each pair's place and its states.
-
-        They are those of the prompt ``(P, D)`` and of both responses ``(1 + R, D)``.
-        """
+        """Yield a pair's place and states, of prompt ``(P, D)`` and responses ``(1 + R, D)``."""
         order = sorted(rows, key=lambda row: len(self.pairs[row].prompt))
         for start in range(0, len(order), ROWS):
             chosen = order[start : start + ROWS]
-            pairs = [self.pairs[row] for row in chosen]
-            texts = [[pair.first, pair.second] for pair in pairs]
-            batch = self.reward.encode([pair.prompt for pair in pairs], texts)
+            batch = self._encoded(chosen)
             states = self.reward.model.trunk_states(batch)
             assert states is not None  # the constructor saw a trunk
             pieces = states.split([*batch.prefix_lengths, *batch.continuation_lengths])
@@ -109,16 +99,9 @@ class StateCache:
                 parts = (prefixes[n], *own[2 * n : 2 * n + 2])
                 yield row, [part.cpu().clone() for part in parts]
 
-    def _key(self) -> str:
-        """Digest of trunk, texts, template and length limit."""
-        digest = hashlib.blake2b(digest_size=10)
-        trunk = self.reward.model.trunk
-        assert trunk is not None
-        for name, tensor in sorted(trunk.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
-        facts = [repr(self.reward.model.template), self.reward.max_response_tokens]
-        digest.update(json.dumps(facts).encode())
-        for pair in self.pairs:
-            digest.update(json.dumps([pair.prompt, pair.first, pair.second]).encode())
-        return digest.hexdigest()
+
+def digest_weights(digest: hashlib.blake2b, module: torch.nn.Module) -> None:
+    """Add a module's weights, by their names, to a digest."""
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from rlaif_pl.recipes.studies.folds import draw_subset, fold_of
+from rlaif_pl.recipes.studies.sources import draw_subset, fold_of
 
 GROUPS = [f"p{n // 2}" for n in range(20)]  # ten posts of two pairs
 

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from rlaif_pl.data.sources import DataSource, load_preferences
-from rlaif_pl.recipes.studies.pairs import located, write_study
+from rlaif_pl.recipes.studies.sources import located, write_study
 
 
 def comparison(post, confidence, worker="w"):

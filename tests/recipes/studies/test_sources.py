@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from rlaif_pl.recipes.studies import reward_curve, reward_sources, reward_sources_text
+from rlaif_pl.recipes.studies import reward_curve, reward_sources
 from rlaif_pl.recipes.studies.fitting import Fitter, Recipe
 from rlaif_pl.recipes.studies.sources import cross_fitted, label_twice, smallest_training_part
 from rlaif_pl.statistics import Estimator
@@ -82,7 +82,7 @@ def test_sources_report(fitter, twice, tmp_path):
     # 22 zeros, one -1, one -1/2, all of different posts but for the pairs of one
     assert versus[0].difference.value == pytest.approx(-1.5 / 24)
     assert versus[0].detectable > 0
-    results = reward_sources_text.to_results(report)
+    results = reward_sources.to_results(report)
     results.write(tmp_path / "out")
     page = (tmp_path / "out" / "results.md").read_text(encoding="utf-8")
     assert "detectable" in page
@@ -101,7 +101,7 @@ def test_every_subset_of_votes_is_drawn(fitter, twice):
         dataclasses.replace(judge, accuracy=dict.fromkeys(["all", *most], judge.accuracy["all"]))
         for judge in report.judges
     ]
-    results = reward_sources_text.to_results(dataclasses.replace(report, judges=judges))
+    results = reward_sources.to_results(dataclasses.replace(report, judges=judges))
     legend = results.figure.axes[0].get_legend()
     assert [text.get_text() for text in legend.get_texts()] == ["all", *most]
 
