@@ -13,11 +13,8 @@
 Only the last policy that was kept feeds the next Grow. Left out: other losses than the likelihood
 (the paper found none better), and the choice among checkpoints within one Improve by their reward.
 
-::
-
-    <out>/start/                 demonstrations.jsonl; validation.jsonl: samples of the first policy
-    <out>/grow-<g>/              samples.jsonl, each sample with where it came from
-    <out>/improve-<g>-<i>/       kept.jsonl, config.yaml and policy/ of the fit, validation.jsonl
+Folders: ``start`` (demonstrations.jsonl; validation.jsonl: samples of the first policy), ``grow-<g>``
+(samples.jsonl) and ``improve-<g>-<i>`` (kept.jsonl, config.yaml, policy, validation.jsonl).
 """
 
 from __future__ import annotations
@@ -25,37 +22,46 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from matplotlib.figure import Figure
+
 from rlaif_pl.data.preferences import write_prompts
 from rlaif_pl.engine.sampling import sample_seed
+from rlaif_pl.evaluation.results import COLORS, error_bars, plain_axes
 from rlaif_pl.models.backbone import fingerprint_of
 from rlaif_pl.models.device import resolve_device
 from rlaif_pl.models.model_info import weights_digest
 from rlaif_pl.models.policy import BackboneOptions, load_policy
 from rlaif_pl.models.reward import RewardModel
 from rlaif_pl.models.text_format import format_of
+from rlaif_pl.recipes import rest_samples
 from rlaif_pl.recipes.rest_improve import Improve, fit_config, select
 from rlaif_pl.recipes.rest_parts import Parts, Result
-from rlaif_pl.recipes.rest_samples import (
-    DEMONSTRATION,
-    Drawing,
-    ScoredResponse,
-    draw_samples,
-    read_samples,
-    score_demonstrations,
-)
+from rlaif_pl.recipes.rest_samples import Drawing, ScoredResponse
 from rlaif_pl.rl.function_reward import WeightedRewards, settings_of
 from rlaif_pl.rl.reward_columns import check_columns
-from rlaif_pl.statistics import Estimator
+from rlaif_pl.statistics import Estimator, Interval, empty_interval
+from rlaif_pl.tables import PERCENT, Column, Columns, Page, Rows, Table
 from rlaif_pl.text import Template, word_count
 from rlaif_pl.types import Prompt, Reward
 
 logger = logging.getLogger(__name__)
 Fit = Callable[[dict[str, object], Path], None]
+PLOT = "steps.svg"
+# Title and format of what a step's result holds.
+SHOWN = {
+    "level": ("threshold", ".4g"),
+    "kept": ("kept samples", ".0f"),
+    "demonstrations": ("of these demonstrations", ".0f"),
+    "lr": ("learning rate", ".4g"),
+    "reward": ("validation reward", ".3g"),
+    "words": ("words", ".1f"),
+    "unfinished": ("unfinished, %", PERCENT),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,62 +115,56 @@ class Rest:
         self.origin = "start"
         sampling = dataclasses.replace(self.drawing.sampling, n=self.validation_samples)
         self.judging = dataclasses.replace(self.drawing, sampling=sampling)
-        self.parts = Parts(self.out, self._dependencies())
+        depends = {
+            "policy": fingerprint_of(self.policy),
+            "trunk_layers": self.policy.trunk_layers,
+            "train": [dataclasses.astuple(row) for row in self.train],
+            "validation": [dataclasses.astuple(row) for row in self.validation],
+            "reward": reward_identity(self.reward),
+            "template": dataclasses.asdict(self.resolved_template),
+            "drawing": self.drawing.identity,
+            "judging": self.judging.identity,
+            "seed": self.seed,
+        }
+        self.parts = Parts(self.out, depends)
 
     def run(self) -> list[Step]:
         """Run what is not finished; afterwards ``policy`` names the policy that was kept last."""
         start, result = self.parts.run("start", {}, self._start)
         steps, best = [Step(0, 0, True, result)], result["reward"]
-        demonstrations = read_samples(start / "demonstrations.jsonl")
+        demonstrations = rest_samples.read_samples(start / "demonstrations.jsonl")
         for grow in range(1, self.grow_steps + 1):
             before, given = self.policy, {"policy": self.origin}
             folder, _ = self.parts.run(f"grow-{grow}", given, partial(self._grow, number=grow))
-            rows = [*demonstrations, *read_samples(folder / "samples.jsonl")]
-            for step in self._improve_steps(grow, rows, best):
-                steps.append(step)
-                best = step.result["reward"] if step.is_kept else best
+            rows = [*demonstrations, *rest_samples.read_samples(folder / "samples.jsonl")]
+            for number in range(1, len(self.improve.levels) + 1):
+                folder, result = self._improve(grow, number, rows)
+                is_kept = self.improve.is_rise(best, result["reward"])
+                logger.info(
+                    "Grow %d, Improve %d: %d rows, validation reward %.3f to %.3f, %s",
+                    *(grow, number, result["kept"], best, result["reward"]),
+                    "kept" if is_kept else "not kept",
+                )
+                steps.append(Step(grow, number, is_kept, result))
+                if not is_kept:
+                    break
+                best, self.policy = result["reward"], self._trained(folder)
+                self.origin = folder.name
             if self.policy is before:
                 logger.warning("ReST: no Improve of Grow %d raised the validation reward", grow)
                 break
         return steps
 
-    def _improve_steps(
-        self, grow: int, rows: Sequence[ScoredResponse], best: float
-    ) -> Iterator[Step]:
-        """Run the Improve steps of a Grow step, up to the first that is not kept."""
-        for number in range(1, len(self.improve.levels) + 1):
-            folder, result = self._improve(grow, number, rows)
-            is_kept = self.improve.is_rise(best, result["reward"])
-            logger.info(
-                "Grow %d, Improve %d: %d rows, validation reward %.3f to %.3f, %s",
-                *(grow, number, result["kept"], best, result["reward"]),
-                "kept" if is_kept else "not kept",
-            )
-            if is_kept:
-                best, self.policy = result["reward"], self._trained(folder)
-                self.origin = folder.name
-            yield Step(grow, number, is_kept, result)
-            if not is_kept:
-                return
-
     def _start(self, folder: Path) -> Result:
-        rows = score_demonstrations(
-            folder / "demonstrations.jsonl", self.reward, self.train, self.seed
-        )
+        path = folder / "demonstrations.jsonl"
+        rows = rest_samples.score_demonstrations(path, self.reward, self.train, self.seed)
         mean = math.fsum(row.reward for row in rows) / max(len(rows), 1)
         return {"demonstration_reward": mean} | self._judge(folder, self.policy)
 
     def _grow(self, folder: Path, number: int) -> Result:
-        rows = draw_samples(
-            folder / "samples.jsonl",
-            load_policy(self.policy, self.resolved_template).to(resolve_device()),
-            self.reward,
-            self.train,
-            self.drawing,
-            grow=number,
-            seed=sample_seed(self.seed, "grow", number),
-        )
-        return {"samples": float(len(rows))} | summary(rows, self.seed)
+        seed = sample_seed(self.seed, "grow", number)
+        path = folder / "samples.jsonl"
+        return self._draw(path, self.policy, self.train, self.drawing, number, seed)
 
     def _improve(
         self, grow: int, number: int, rows: Sequence[ScoredResponse]
@@ -176,9 +176,7 @@ class Rest:
         def work(folder: Path) -> Result:
             data = folder / "kept.jsonl"
             asked = {row.text: row.text for row in self.train}  # with their turns, which no row has
-            write_prompts(
-                data, [Prompt(asked[row.prompt], row.group, row.response) for row in kept]
-            )
+            write_prompts(data, [Prompt(asked[r.prompt], r.group, r.response) for r in kept])
             template = self.resolved_template
             config = fit_config(
                 self.policy, data, folder, self.improve, template, number, self.seed
@@ -187,33 +185,45 @@ class Rest:
                 self.fit(config, folder)
             return {
                 "kept": float(len(kept)),
-                "demonstrations": float(sum(row.policy == DEMONSTRATION for row in kept)),
+                "demonstrations": float(
+                    sum(row.policy == rest_samples.DEMONSTRATION for row in kept)
+                ),
                 "level": level,
                 "lr": self.improve.rate(number),
             } | self._judge(folder, self._trained(folder))
 
         # what changes what a fit gives, not when the loop ends
         fitting = dataclasses.replace(self.improve, levels=[0.0], early_stop=True, min_gain=0.0)
-        given = {
-            "policy": self.origin,
-            "level": level,
-            "step": number,
-            "improve": dataclasses.asdict(fitting),
-        }
+        given = {"policy": self.origin, "level": level, "step": number}
+        given["improve"] = dataclasses.asdict(fitting)
         return self.parts.run(f"improve-{grow}-{number}", given, work)
 
     def _judge(self, folder: Path, policy: BackboneOptions) -> Result:
         """Measure a policy on the validation prompts, with the same noise for every policy."""
-        rows = draw_samples(
-            folder / "validation.jsonl",
-            load_policy(policy, self.resolved_template).to(resolve_device()),
-            self.reward,
-            self.validation,
-            self.judging,
-            grow=0,
-            seed=sample_seed(self.seed, "validation"),
+        path, seed = folder / "validation.jsonl", sample_seed(self.seed, "validation")
+        return self._draw(path, policy, self.validation, self.judging, 0, seed)
+
+    def _draw(
+        self,
+        path: Path,
+        policy: BackboneOptions,
+        prompts: Sequence[Prompt],
+        drawing: Drawing,
+        grow: int,
+        seed: int,
+    ) -> Result:
+        """Draw samples; mean reward with its interval by prompt, words, share of unfinished ones."""
+        model = load_policy(policy, self.resolved_template).to(resolve_device())
+        rows = rest_samples.draw_samples(
+            path, model, self.reward, prompts, drawing, grow=grow, seed=seed
         )
-        return summary(rows, self.seed)
+        rewards, groups = [row.reward for row in rows], [row.group for row in rows]
+        result = Estimator(seed=self.seed).mean(rewards, groups).to_metrics("reward")
+        result |= {"samples": float(len(rows))} if grow else {}
+        return result | {
+            "words": sum(word_count(row.response) for row in rows) / len(rows),
+            "unfinished": sum(not row.is_finished for row in rows) / len(rows),
+        }
 
     def _trained(self, folder: Path) -> BackboneOptions:
         """Return the policy an Improve step wrote, cut as the first one is."""
@@ -222,35 +232,9 @@ class Rest:
             self.policy, name=name, num_layers=None, revision=None, create_with=None
         )
 
-    def _dependencies(self) -> dict[str, object]:
-        return {
-            "policy": fingerprint_of(self.policy),
-            "trunk_layers": self.policy.trunk_layers,
-            "train": [dataclasses.astuple(row) for row in self.train],
-            "validation": [dataclasses.astuple(row) for row in self.validation],
-            "reward": reward_identity(self.reward),
-            "template": dataclasses.asdict(self.resolved_template),
-            "drawing": self.drawing.identity,
-            "judging": self.judging.identity,
-            "seed": self.seed,
-        }
-
-
-def summary(rows: Sequence[ScoredResponse], seed: int) -> Result:
-    """Return mean reward with its interval by prompt, words and the share of unfinished samples."""
-    reward = Estimator(seed=seed).mean([row.reward for row in rows], [row.group for row in rows])
-    count = len(rows)
-    return reward.to_metrics("reward") | {
-        "words": sum(word_count(row.response) for row in rows) / count,
-        "unfinished": sum(not row.is_finished for row in rows) / count,
-    }
-
 
 def reward_identity(reward: Reward) -> str:
-    """Tell rewards apart: by their fingerprint, a reward model by its weights and texts' form.
-
-    Of several with weights each counts.
-    """
+    """Tell rewards apart: by fingerprints, a reward model by its weights and how it reads texts."""
     if isinstance(reward, WeightedRewards):
         return str(list(zip(reward.weights, map(reward_identity, reward.rewards), strict=True)))
     if isinstance(reward, RewardModel):
@@ -258,3 +242,55 @@ def reward_identity(reward: Reward) -> str:
         reads = f"{reward.pooling} {reward.max_response_tokens} {reward.model.template}"
         return f"reward model {digest} {float(reward.shift)!r} {reads}"
     return str(getattr(reward, "fingerprint", None) or settings_of(reward))
+
+
+def page_of(steps: Sequence[Step]) -> Page:
+    """Lay the steps out, the start first, with what to know to read them."""
+    columns: Columns = ["grow", "improve", *(Column(*each) for each in SHOWN.values()), "policy"]
+    rows: Rows = []
+    for step in steps:
+        known = {name: step.result.get(name) for name in SHOWN} | {"reward": _reward(step)}
+        names = [str(step.grow), str(step.improve)] if step.improve else ["start", ""]
+        verdict = "kept" if step.is_kept else "not kept"
+        rows.append([*names, *known.values(), verdict if step.improve else ""])
+    notes = [
+        reading(steps),
+        "Steps are named grow.improve. The threshold is on what improve.by of the config says. "
+        "Intervals are of 95 %, by prompt.",
+    ]
+    return Page([Table("ReST", columns, rows)], notes, PLOT, "Validation reward by step")
+
+
+def reading(steps: Sequence[Step]) -> str:
+    """Say what the loop did to the validation reward, and what that is worth."""
+    tried = [step for step in steps if step.improve]
+    kept = [step for step in tried if step.is_kept]
+    text = f"{len(kept)} of {len(tried)} Improve steps were kept."
+    if not kept:
+        return f"{text} The policy is the one it started from."
+    before, after = _reward(steps[0]), _reward(kept[-1])
+    text += f" Validation reward went from {before.value:.3g} to {after.value:.3g}"
+    if math.isfinite(before.low) and math.isfinite(after.low):
+        overlap = after.low <= before.high and before.low <= after.high
+        text += "; their intervals overlap" if overlap else "; their intervals are apart"
+    return (
+        f"{text}. That reward decided which steps were kept, so it flatters the last one: believe what "
+        "is measured on other prompts."
+    )
+
+
+def plot(steps: Sequence[Step]) -> Figure:
+    """Draw the validation reward of each step with its interval."""
+    figure = Figure(figsize=(6.4, 2.2), layout="constrained")
+    axes = plain_axes(figure)
+    places = list(range(len(steps)))
+    rewards = [_reward(step) for step in steps]
+    error_bars(axes, places, rewards, scale=1, fmt="o-", color=COLORS[0], linewidth=1.2)
+    names = [f"{step.grow}.{step.improve}" if step.improve else "start" for step in steps]
+    axes.set_xticks(places, names)
+    axes.set_ylabel("validation reward")
+    return figure
+
+
+def _reward(step: Step) -> Interval:
+    return Interval.read(step.result, "reward") or empty_interval()

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rlaif_pl.device_names import trainer_options
+from rlaif_pl.errors import above, one_of, within
 from rlaif_pl.models.adapters import Lora
 from rlaif_pl.models.device import resolve_device
 from rlaif_pl.models.policy import BackboneOptions
@@ -19,46 +20,28 @@ from rlaif_pl.recipes.rest_samples import ScoredResponse
 from rlaif_pl.text import Template
 
 Schedule = Literal["normalized", "percentile", "max_mean"]
-GREATEST: dict[Schedule, float] = {"normalized": 1.0, "percentile": 100.0, "max_mean": 1.0}
 
 
 def check_levels(by: Schedule, levels: Sequence[float]) -> None:
     """Refuse a schedule that is empty, out of range or falling."""
-    if by not in GREATEST:
-        raise ValueError(f"expected by to be one of {', '.join(GREATEST)}, got {by!r}")
+    one_of(Schedule, by=by)
     if not levels:
         raise ValueError("expected a level for each Improve step, got none")
     for level in levels:
-        if not 0 <= level <= GREATEST[by]:
-            raise ValueError(f"expected {by} levels in [0, {GREATEST[by]:g}], got {level}")
+        within(0, 100 if by == "percentile" else 1, levels=level)
     if list(levels) != sorted(levels):
         raise ValueError(f"expected levels that rise from step to step, got {list(levels)}")
-
-
-def scaled(rewards: ArrayLike) -> NDArray[np.float64]:
-    """Scale rewards to 0 (the least) .. 1 (the greatest); all 1 where they are equal. ``(N,)``."""
-    values = np.asarray(rewards, np.float64)
-    least, greatest = values.min(), values.max()
-    if least == greatest:
-        return np.ones_like(values)
-    return (values - least) / (greatest - least)
 
 
 def passes(
     rewards: ArrayLike, groups: Sequence[str], by: Schedule, level: float
 ) -> NDArray[np.bool_]:
-    """Tell which samples reach the threshold of an Improve step. ``(N,)``.
+    """Tell which finite rewards ``(N,)``, of prompts ``groups``, reach a step's threshold. ``(N,)``.
 
-    Reaching it is enough, where the paper asks for more than it, so that level 0 of ``normalized``
-    is all data as in its tables and the best sample of a prompt always passes the other two.
-
-    Args:
-        rewards: Finite rewards of samples and demonstrations. ``(N,)``
-        groups: Prompt of each. ``(N,)``
-        by: ``normalized``: rewards of the whole set scaled to 0..1 reach ``level``; ``percentile``:
-            a reward reaches that percentile (0..100) of its prompt's; ``max_mean``: it reaches
-            ``level * max + (1 - level) * mean`` of its prompt's.
-        level: Threshold in the units of ``by``.
+    ``level`` is, by ``normalized``, on the rewards of the whole set scaled to 0..1 (all 1 where they
+    are equal); by ``percentile`` that of a prompt's rewards; by ``max_mean`` the place between their
+    mean and greatest. Reaching it is enough, where the paper asks for more, so that level 0 of
+    ``normalized`` is all data as in its tables and the best of a prompt always passes the other two.
     """
     values = np.asarray(rewards, np.float64)
     check_levels(by, [level])
@@ -67,7 +50,10 @@ def passes(
     if not np.isfinite(values).all():
         raise ValueError("expected finite rewards; look at the reward of the first that is not")
     if by == "normalized":
-        return scaled(values) >= level
+        least, greatest = values.min(), values.max()
+        if least == greatest:
+            return np.ones(len(values), bool)
+        return (values - least) / (greatest - least) >= level
     thresholds = np.empty_like(values)
     names = np.asarray(groups)
     for name in dict.fromkeys(groups):
@@ -121,10 +107,8 @@ class Improve:
 
     def __post_init__(self) -> None:
         check_levels(self.by, self.levels)
-        if not (self.lr > 0 and 0 < self.lr_decay <= 1):
-            raise ValueError(
-                f"expected lr above 0 and lr_decay in (0, 1], got {self.lr} and {self.lr_decay}"
-            )
+        above(0, lr=self.lr, lr_decay=self.lr_decay)
+        within(0, 1, lr_decay=self.lr_decay)
 
     def rate(self, step: int) -> float:
         """Return the learning rate of an Improve step, counted from 1."""
@@ -138,8 +122,8 @@ class Improve:
 def select(rows: Sequence[ScoredResponse], improve: Improve, level: float) -> list[ScoredResponse]:
     """Return the rows an Improve step learns from, at least one.
 
-    Empty responses, repetitions of a response to its prompt and, unless they are asked for, samples
-    that the length limit cut are left out first: they set no threshold either.
+    Empty responses, repetitions and, unless asked for, samples that the length limit cut are left out
+    first: they set no threshold either.
     """
     usable: dict[tuple[str, str, str], ScoredResponse] = {}
     for row in rows:
@@ -165,41 +149,26 @@ def fit_config(
     seed: int,
 ) -> dict[str, object]:
     """Return the config of ``fit`` for an Improve step."""
-    trainer = {
-        "max_epochs": improve.epochs,
-        "devices": 1,
-        **trainer_options(str(resolve_device())),  # where the loop itself computes
-        "gradient_clip_val": 1.0,
-        "num_sanity_val_steps": 0,
-        "log_every_n_steps": 1,
-        **improve.trainer,
-        "default_root_dir": str(folder),
-    }
+    trainer: dict[str, object] = {"max_epochs": improve.epochs, "devices": 1}
+    trainer |= trainer_options(str(resolve_device()))  # where the loop itself computes
+    trainer |= {"gradient_clip_val": 1.0, "num_sanity_val_steps": 0, "log_every_n_steps": 1}
+    trainer |= {**improve.trainer, "default_root_dir": str(folder)}
+    rate = {"lr": improve.rate(step), "weight_decay": 0.0}
+    warmup = {"warmup_steps": improve.warmup_steps}
     model = {
         "backbone": dataclasses.asdict(policy),
         "lora": None if improve.lora is None else dataclasses.asdict(improve.lora),
         "template": dataclasses.asdict(template),
         "max_response_tokens": improve.max_response_tokens,
-        "optimizer": {
-            "class_path": "torch.optim.AdamW",
-            "init_args": {"lr": improve.rate(step), "weight_decay": 0.0},
-        },
-        "scheduler": {
-            "class_path": "rlaif_pl.training.ConstantWithWarmup",
-            "init_args": {"warmup_steps": improve.warmup_steps},
-        },
+        "optimizer": {"class_path": "torch.optim.AdamW", "init_args": rate},
+        "scheduler": {"class_path": "rlaif_pl.training.ConstantWithWarmup", "init_args": warmup},
         "seed": seed,
     }
+    rows = {"demonstrations": {"name": str(data), "format": "prompts"}, "validation_fraction": 0.0}
     return {
         "seed_everything": seed,
         "trainer": trainer,
         "default_callbacks": {"checkpoint_every": 10},
         "model": {"class_path": "rlaif_pl.training.SFTModule", "init_args": model},
-        "data": {
-            "task": "demonstrations",
-            "demonstrations": {"name": str(data), "format": "prompts"},
-            "validation_fraction": 0.0,
-            "batch_size": improve.batch_size,
-            "seed": seed,
-        },
+        "data": {"task": "demonstrations", **rows, "batch_size": improve.batch_size, "seed": seed},
     }

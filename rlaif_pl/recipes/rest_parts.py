@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from rlaif_pl.data.metric_files import move_aside, write_json
 
@@ -24,49 +23,38 @@ class Parts:
 
     def __init__(self, out: Path, start: Mapping[str, object]) -> None:
         self.out = out
-        self.fingerprint = digest(dict(start))
+        self.fingerprint = _digest(dict(start))
         self.skipped = 0
 
     def run(
         self, name: str, given: Mapping[str, object], work: Callable[[Path], Result]
     ) -> tuple[Path, Result]:
-        """Return a part's folder and its result.
-
-        It also depends on what is ``given``; ``work`` does it in its folder and must be able to go
-        on there.
-        """
-        self.fingerprint = digest({"before": self.fingerprint, "name": name, "given": dict(given)})
+        """Return a part's folder and its result; ``work`` depends on ``given`` and can go on there."""
+        self.fingerprint = _digest({"before": self.fingerprint, "name": name, "given": dict(given)})
         folder = self.out / name
-        record = _read(folder / RECORD)
-        if record is not None and record.get("fingerprint") == self.fingerprint:
+        path = folder / RECORD
+        try:
+            record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        except json.JSONDecodeError as error:
+            record = error
+        if not isinstance(record, dict):
+            raise ValueError(
+                f"expected the record of a part at {path}, got {record!r:.200}; delete its folder to "
+                "run the part again"
+            )
+        if record.get("fingerprint") == self.fingerprint:
             if record.get("result") is not None:
                 self.skipped += 1
                 return folder, record["result"]
         elif folder.exists():
             move_aside(self.out, folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / RECORD, {"fingerprint": self.fingerprint, "result": None})
+        write_json(path, {"fingerprint": self.fingerprint, "result": None})
         result = work(folder)
-        write_json(folder / RECORD, {"fingerprint": self.fingerprint, "result": result})
+        write_json(path, {"fingerprint": self.fingerprint, "result": result})
         return folder, result
 
 
-def digest(content: object) -> str:
+def _digest(content: object) -> str:
     """Digest anything that JSON can hold; other values count by their text."""
     text = json.dumps(content, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"expected the record of a part at {path}, got {error}; delete its folder to run the "
-            "part again"
-        ) from error
-    if not isinstance(content, dict):
-        raise ValueError(f"expected one object in {path}, got {type(content).__name__}; delete it")
-    return content

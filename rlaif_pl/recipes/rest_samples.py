@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 
+from rlaif_pl.data.disk import replace_end
 from rlaif_pl.data.files import read_rows, write_lines
 from rlaif_pl.data.records import decode_fields
 from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.errors import at_least
 from rlaif_pl.models.causal import CausalModel
-from rlaif_pl.rl.generate import DrawingOptions, Responses, generate, serving
+from rlaif_pl.rl.generate import DrawingOptions, generate, serving
 from rlaif_pl.rl.reward_columns import columns_of, score_with
 from rlaif_pl.types import Prompt, Reward
 
@@ -57,12 +58,8 @@ class Drawing(DrawingOptions):
     def identity(self) -> dict[str, object]:
         """What samples depend on, beside policy and seed: servers draw others than this process."""
         drawn_by = None if self.generator is None else type(self.generator).__name__
-        return {
-            "sampling": asdict(self.sampling),
-            "batch_size": self.batch_size,
-            "chunk": self.chunk,
-            "generator": drawn_by,
-        }
+        sizes = {"batch_size": self.batch_size, "chunk": self.chunk}
+        return {"sampling": asdict(self.sampling), "generator": drawn_by, **sizes}
 
 
 def draw_samples(
@@ -77,12 +74,14 @@ def draw_samples(
 ) -> list[ScoredResponse]:
     """Draw and score what the file lacks, append it, and return all of it.
 
-    The noise of a sample depends on seed, prompt and its number alone, so a drawing that was killed
-    and resumed gives the samples of an unbroken one.
+    Noise depends on seed, prompt and a sample's number alone: one that was killed resumes to the same.
     """
-    known = whole_prompts(path, drawing.sampling.n)
-    found = {(row.group, row.prompt) for row in known}
-    missing = [prompt for prompt in prompts if (prompt.group, prompt.text) not in found]
+    rows, count = read_samples(path), drawing.sampling.n
+    counts = Counter((row.group, row.prompt) for row in rows)
+    known = [row for row in rows if counts[row.group, row.prompt] == count]
+    if len(known) < len(rows):  # a kill left a part of a prompt's samples
+        write_lines(path, map(_line, known))
+    missing = [prompt for prompt in prompts if counts[prompt.group, prompt.text] != count]
     if not missing:
         return known
     params = drawing.sampling.seeded(seed)
@@ -93,38 +92,13 @@ def draw_samples(
             responses = generate(
                 policy, part, params, batch_size=drawing.batch_size, title=title, draw=draw
             )
-            rows = _scored(part, responses, policy.fingerprint, reward, grow, seed)
-            append_samples(path, rows)
+            asked = [prompt for prompt in part for _ in range(count)]
+            texts, cut = list(chain(*responses.texts)), list(chain(*responses.unfinished))
+            drawn_by = policy.fingerprint
+            rows = _scored(asked, texts, reward, drawn_by, grow, seed, cut, count)
+            _append_samples(path, rows)
             known += rows
     return known
-
-
-def _scored(
-    prompts: Sequence[Prompt],
-    responses: Responses,
-    policy: str,
-    reward: Reward,
-    grow: int,
-    seed: int,
-) -> list[ScoredResponse]:
-    texts = [text for own in responses.texts for text in own]
-    asked = [p for p, own in zip(prompts, responses.texts, strict=True) for _ in own]
-    rewards = iter(score_all(reward, asked, texts))
-    return [
-        ScoredResponse(
-            prompt=prompt.text,
-            group=prompt.group,
-            response=text,
-            reward=next(rewards),
-            grow=grow,
-            sample=number,
-            policy=policy,
-            seed=seed,
-            is_finished=not unfinished,
-        )
-        for prompt, own, cut in zip(prompts, responses.texts, responses.unfinished, strict=True)
-        for number, (text, unfinished) in enumerate(zip(own, cut, strict=True))
-    ]
 
 
 def score_demonstrations(
@@ -136,36 +110,38 @@ def score_demonstrations(
     if len(known) == len(rows):
         return known
     path.unlink(missing_ok=True)
-    texts = [str(row.reference) for row in rows]
-    rewards = score_all(reward, rows, texts)
-    scored = [
-        ScoredResponse(row.text, row.group, text, value, 0, 0, DEMONSTRATION, seed)
-        for row, text, value in zip(rows, texts, rewards, strict=True)
-    ]
-    append_samples(path, scored)
+    scored = _scored(rows, [str(row.reference) for row in rows], reward, DEMONSTRATION, 0, seed)
+    _append_samples(path, scored)
     return scored
 
 
-def score_all(reward: Reward, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[float]:
-    """Return the rewards of responses, if there are any; ValueError for one that is not finite."""
-    if not responses:
-        return []
-    texts = [prompt.text for prompt in prompts]
-    values = [float(v) for v in score_with(reward, texts, responses, columns_of(prompts))]
-    for value, response in zip(values, responses, strict=True):
+def _scored(
+    prompts: Sequence[Prompt],
+    texts: Sequence[str],
+    reward: Reward,
+    policy: str,
+    grow: int,
+    seed: int,
+    is_cut: Sequence[bool] | None = None,
+    count: int = 1,
+) -> list[ScoredResponse]:
+    """Score responses, ``count`` to a prompt behind each other; ValueError for one not finite."""
+    asked = [prompt.text for prompt in prompts]
+    rows: list[ScoredResponse] = []
+    scores = score_with(reward, asked, texts, columns_of(prompts)) if texts else []
+    for n, (prompt, text, score) in enumerate(zip(prompts, texts, scores, strict=True)):
+        value, finished = float(score), not (is_cut and is_cut[n])
         if not math.isfinite(value):
-            raise ValueError(f"expected a finite reward, got {value} for {response[:60]!r}")
-    return values
+            raise ValueError(f"expected a finite reward, got {value} for {text[:60]!r}")
+        place = grow, n % count, policy, seed, finished
+        rows.append(ScoredResponse(prompt.text, prompt.group, text, value, *place))
+    return rows
 
 
-def append_samples(path: Path, rows: Iterable[ScoredResponse]) -> None:
-    """Append rows and wait until they are on disk."""
+def _append_samples(path: Path, rows: Iterable[ScoredResponse]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = "".join(_line(row) + "\n" for row in rows)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    path.touch()
+    replace_end(path, "".join(_line(row) + "\n" for row in rows).encode(), sync=True)
 
 
 def read_samples(path: Path) -> list[ScoredResponse]:
@@ -177,16 +153,6 @@ def read_samples(path: Path) -> list[ScoredResponse]:
     if whole != content:
         path.write_bytes(whole)  # a kill left a part of a line
     return [decode_fields(ScoredResponse, row.fields, row.where) for row in read_rows(path)]
-
-
-def whole_prompts(path: Path, num_generations: int) -> list[ScoredResponse]:
-    """Read the prompts that have all their samples; a kill may have left others, which are dropped."""
-    rows = read_samples(path)
-    counts = Counter((row.group, row.prompt) for row in rows)
-    kept = [row for row in rows if counts[row.group, row.prompt] == num_generations]
-    if len(kept) < len(rows):
-        write_lines(path, map(_line, kept))
-    return kept
 
 
 def _line(row: ScoredResponse) -> str:

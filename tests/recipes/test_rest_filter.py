@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rlaif_pl.recipes.rest_improve import check_levels, passes, scaled
+from rlaif_pl.recipes.rest_improve import check_levels, passes
 
 # Prompt a has rewards -1, 0, 1, 3; prompt b has 5 alone; prompt c has 2, 2.
 REWARDS = [-1.0, 0.0, 1.0, 3.0, 5.0, 2.0, 2.0]
@@ -16,9 +16,10 @@ def kept(by, level):
 
 def test_rewards_scaled_by_hand():
     # the least is -1, the greatest 5: one sixth a unit
-    expected = [0, 1 / 6, 1 / 3, 2 / 3, 1, 0.5, 0.5]
-    np.testing.assert_allclose(scaled(REWARDS), expected)
-    np.testing.assert_array_equal(scaled([4.0, 4.0]), [1.0, 1.0])
+    for n, place in enumerate([0, 1 / 6, 1 / 3, 2 / 3, 1, 0.5, 0.5]):
+        assert n in kept("normalized", max(place - 1e-9, 0))
+        assert place == 1 or n not in kept("normalized", place + 1e-9)
+    assert passes([4.0, 4.0], ["a", "b"], "normalized", 1.0).tolist() == [True, True]
 
 
 @pytest.mark.parametrize(
@@ -91,7 +92,7 @@ def test_a_rising_level_keeps_ever_fewer():
         ("normalized", [], "a level for each Improve step, got none"),
         ("normalized", [0.5, 1.5], r"levels in \[0, 1\], got 1.5"),
         ("percentile", [90.0, 50.0], "levels that rise"),
-        ("median", [1.0], "one of normalized, percentile, max_mean"),
+        ("median", [1.0], "by to be 'normalized' or 'percentile' or 'max_mean', got 'median'"),
     ],
 )
 def test_schedules_that_mean_nothing_are_refused(by, levels, message):

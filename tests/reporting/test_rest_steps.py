@@ -1,7 +1,7 @@
 """The table of ReST, and how the report shows it."""
 
 from rlaif_pl.cli.commands.rest import write_steps
-from rlaif_pl.recipes import rest_text
+from rlaif_pl.recipes import rest
 from rlaif_pl.recipes.rest import Step
 
 
@@ -23,7 +23,7 @@ STEPS = [
 
 
 def test_steps_stand_below_each_other():
-    found = rest_text.page_of(STEPS).tables[0].cells()
+    found = rest.page_of(STEPS).tables[0].cells()
     assert found[0] == [
         "start", "", "–", "–", "–", "–", "0.5 [0.4, 0.6]", "12.5", "25.0", "",
     ]  # fmt: skip
@@ -46,11 +46,11 @@ def test_the_report_shows_every_round(stage, page_of):
 
 
 def test_the_plot_has_a_point_a_step():
-    (axes,) = rest_text.plot(STEPS).axes
+    (axes,) = rest.plot(STEPS).axes
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["start", "1.1", "1.2", "2.1"]
     assert axes.lines[0].get_ydata().tolist() == [0.5, 0.55, 0.9, 0.85]
 
 
 def test_intervals_that_overlap_and_loops_that_never_helped_are_said():
-    assert "their intervals overlap" in rest_text.reading([STEPS[0], STEPS[1]])
-    assert "The policy is the one it started from" in rest_text.reading([STEPS[0], STEPS[3]])
+    assert "their intervals overlap" in rest.reading([STEPS[0], STEPS[1]])
+    assert "The policy is the one it started from" in rest.reading([STEPS[0], STEPS[3]])

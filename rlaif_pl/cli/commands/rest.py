@@ -27,8 +27,7 @@ from rlaif_pl.models.policy import BackboneOptions, load_policy
 from rlaif_pl.pipeline.experiment import Stage
 from rlaif_pl.pipeline.process import launch
 from rlaif_pl.pipeline.yaml_files import Value, dump_yaml
-from rlaif_pl.recipes import rest_text
-from rlaif_pl.recipes.rest import Rest, Step
+from rlaif_pl.recipes.rest import Rest, Step, page_of, plot
 from rlaif_pl.recipes.rest_improve import Improve
 from rlaif_pl.recipes.rest_samples import Drawing
 from rlaif_pl.text import Template
@@ -93,7 +92,7 @@ def rest(
     write_steps(folder, steps)
     metrics = summarize(steps) | {"rest/parts_skipped": float(loop.parts.skipped)}
     write_metrics(folder / "metrics.json", metrics | {"rest/seconds": time.monotonic() - started})
-    rest_text.page_of(steps).render(Console())
+    page_of(steps).render(Console())
     return 0
 
 
@@ -133,9 +132,9 @@ def summarize(steps: Sequence[Step]) -> dict[str, float]:
 
 def write_steps(folder: Path, steps: Sequence[Step]) -> None:
     """Write steps.json, and what the report shows: table, plot, and history.csv with a row a step."""
-    page = rest_text.page_of(steps)
+    page = page_of(steps)
     write_page(folder, page)
-    save_figure(rest_text.plot(steps), folder / page.plot)
+    save_figure(plot(steps), folder / page.plot)
     write_json(folder / "steps.json", [dataclasses.asdict(step) for step in steps])
     columns = ["step", "rest/val_reward", "rest/val_words", "rest/val_unfinished", "rest/kept"]
     rows: list[dict[str, Cell]] = []
