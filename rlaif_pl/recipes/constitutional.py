@@ -2,38 +2,30 @@
 
 Bai et al. 2022, arXiv 2212.08073, section 3: answers to harmful requests are criticized by a
 principle and revised, several times, with a principle drawn anew each time; all revisions are then
-what a model is fine-tuned on, together with helpful answers. What differs from the paper: principles
-and examples are this project's own; a round whose critique or revision is unusable is counted and
-left out, and the next goes on from the last response there is.
+what a model is fine-tuned on, with helpful answers. Unlike the paper's, principles and examples
+are this project's own, and a round whose critique or revision is unusable is counted and left out.
 
-The reinforcement stage needs no code of its own: ``label`` with a ``ConstitutionLabeler``, ``fit`` of a
-reward model on its labels and people's, ``fit`` of A2C (configs/methods/constitutional.yaml).
+The reinforcement stage needs no code of its own (configs/methods/constitutional.yaml).
 """
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Literal
 
 from rlaif_pl.data.revisions import HARMFUL, HELPFUL, Revision
-from rlaif_pl.labeling.calls import (
-    Backend,
-    Decoding,
-    GenerateRequest,
-    Question,
-    Response,
-    Watch,
-)
+from rlaif_pl.errors import at_least, one_of
+from rlaif_pl.labeling.calls import Backend, Decoding, GenerateRequest, Question, Response, Watch
 from rlaif_pl.labeling.strategy import CachedClient, ReplyCache
-from rlaif_pl.recipes.revision_prompt import (
-    Principle,
-    RevisionLayout,
-    draw_principle,
-    load_examples,
-    load_layout,
-    load_principles,
-)
+from rlaif_pl.recipes import revision_prompt
 from rlaif_pl.types import Prompt
+
+Cut = Literal["sentence", "keep", "drop"]
+LAST_SENTENCE = re.compile(r"^.*[.!?][\"')\]]*(?=\s|$)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -72,19 +64,16 @@ class RevisionOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("rounds", "max_answer_tokens", "max_critique_tokens", "helpful_answers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"expected {name} of at least 1, got {getattr(self, name)}")
-        for name in ("shots", "temperature", "top_k"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"expected {name} of at least 0, got {getattr(self, name)}")
+        at_least(1, rounds=self.rounds, helpful_answers=self.helpful_answers)
+        at_least(1, max_answer_tokens=self.max_answer_tokens)
+        at_least(1, max_critique_tokens=self.max_critique_tokens)
+        at_least(0, shots=self.shots, temperature=self.temperature, top_k=self.top_k)
 
 
 class Reviser:
     """Answers prompts and revises the answers, round after round.
 
-    Every call is keyed by what is asked and kept in the store of replies, so a job that was killed
-    asks only for what is missing and ends with the very same texts.
+    Every reply is kept by what was asked, so a job that was killed ends with the very same texts.
     """
 
     def __init__(
@@ -94,14 +83,14 @@ class Reviser:
         store: ReplyCache | None = None,
         watch: Watch | None = None,
     ) -> None:
-        self.backend = backend
-        self.options = options
-        self.store = store
-        self.watch = watch
-        self.principles, principles_version = load_principles(options.principles)
-        texts, layout_version = load_layout(options.layout)
-        shown, examples_version = load_examples(options.examples, self.principles, options.shots)
-        self.layout = RevisionLayout(
+        self.backend, self.options = backend, options
+        self.store, self.watch = store, watch
+        self.principles, principles_version = revision_prompt.load_principles(options.principles)
+        texts, layout_version = revision_prompt.load_layout(options.layout)
+        shown, examples_version = revision_prompt.load_examples(
+            options.examples, self.principles, options.shots
+        )
+        self.layout = revision_prompt.RevisionLayout(
             texts, self.principles, shown, options.critiques, options.chat_template
         )
         self.prompt_version = (
@@ -120,8 +109,8 @@ class Reviser:
     def revise(self, prompts: Sequence[Prompt]) -> list[Revision]:
         """Answer prompts and revise the answers.
 
-        A row for every round of every prompt, round 0 first, prompts in order; rounds that failed say
-        why. A prompt whose first answer failed has no rounds.
+        A row for every round of every prompt, round 0 first; rounds that failed say why, a prompt whose
+        first answer failed has no other.
         """
         asker = CachedClient(self.backend, self.store, self.watch)
         latest = self._first(prompts, HARMFUL, asker)
@@ -136,10 +125,7 @@ class Reviser:
         return [row for rows in history for row in rows]
 
     def answer(self, prompts: Sequence[Prompt]) -> list[Revision]:
-        """Answer helpful prompts, ``helpful_answers`` times each; nothing is revised.
-
-        A row an answer, each with what it took, also where two are equal; ``round`` is 0 for every one.
-        """
+        """Answer helpful prompts, ``helpful_answers`` times each: a row of round 0 each."""
         asker = CachedClient(self.backend, self.store, self.watch)
         counted = range(self.options.helpful_answers)
         drawn = [self._first(prompts, HELPFUL, asker, sample) for sample in counted]
@@ -148,71 +134,51 @@ class Reviser:
     def _first(
         self, prompts: Sequence[Prompt], kind: str, asker: CachedClient, sample: int = 0
     ) -> list[Revision]:
-        decoding = self._decoding(self.options.max_answer_tokens, self.layout.answer_stops)
-        asked = [
-            GenerateRequest(self.layout.answer(each.text), decoding, sample) for each in prompts
-        ]
+        asked, limit = [self.layout.answer(p.text) for p in prompts], self.options.max_answer_tokens
+        replies = self._ask(asked, limit, asker, self.layout.answer_stops, sample)
         return [
             self._row(Revision(each.group, each.text, kind, 0, ""), "answer", [reply])
-            for each, reply in zip(prompts, asker.ask(asked), strict=True)
+            for each, reply in zip(prompts, replies, strict=True)
         ]
 
     def _round(self, rows: Sequence[Revision], number: int, asker: CachedClient) -> list[Revision]:
-        drawn = [
-            draw_principle(self.principles, self.options.seed, row.group, row.prompt, number)
-            for row in rows
-        ]
-        critiques: Sequence[Response | None] = [None] * len(rows)
-        if self.options.critiques:
-            asked = [
-                self.layout.critique(row.prompt, row.response, principle)
-                for row, principle in zip(rows, drawn, strict=True)
-            ]
-            critiques = self._ask(asked, self.options.max_critique_tokens, asker)
-        begun = [
-            self._begun(row, number, principle, critique)
-            for row, principle, critique in zip(rows, drawn, critiques, strict=True)
-        ]
-        going = [n for n, row in enumerate(begun) if row.failure is None]
-        asked = [
-            self.layout.revision(row.prompt, row.response, principle, blank.critique)
-            for row, principle, blank in ((rows[n], drawn[n], begun[n]) for n in going)
-        ]
-        replies = self._ask(asked, self.options.max_answer_tokens, asker)
+        options, layout = self.options, self.layout
+        draw = partial(revision_prompt.draw_principle, self.principles, options.seed)
+        drawn = [draw(row.group, row.prompt, number) for row in rows]
+        told: list[Response | None] = [None] * len(rows)
+        if options.critiques:
+            pairs = zip(rows, drawn, strict=True)
+            asked = [layout.critique(row.prompt, row.response, drew) for row, drew in pairs]
+            told = [*self._ask(asked, options.max_critique_tokens, asker, layout.stops)]
+        critiques = [None if reply is None else reply.text.strip() for reply in told]
+        failures = [None if reply is None else self._failure("critique", reply) for reply in told]
+        going = [n for n, failure in enumerate(failures) if failure is None]
+        revise = layout.revision
+        asked = [revise(rows[n].prompt, rows[n].response, drawn[n], critiques[n]) for n in going]
+        replies = self._ask(asked, options.max_answer_tokens, asker, layout.stops)
         written = dict(zip(going, replies, strict=True))
         made = []
-        for n, blank in enumerate(begun):
-            spent = [reply for reply in (critiques[n], written.get(n)) if reply is not None]
-            made.append(self._row(blank, "revision", spent, revises=rows[n].response))
+        for n, row in enumerate(rows):
+            found = drawn[n].name, critiques[n], failures[n]
+            blank = Revision(row.group, row.prompt, row.kind, number, "", *found, revises=row.round)
+            spent = [reply for reply in (told[n], written.get(n)) if reply is not None]
+            made.append(self._row(blank, "revision", spent, row.response))
         return made
 
-    def _begun(
-        self, row: Revision, number: int, principle: Principle, critique: Response | None
-    ) -> Revision:
-        return Revision(
-            row.group,
-            row.prompt,
-            row.kind,
-            number,
-            response="",
-            principle=principle.name,
-            critique=None if critique is None else critique.text.strip(),
-            failure=None if critique is None else self._failure("critique", critique),
-            revises=row.round,
-        )
-
     def _ask(
-        self, questions: Sequence[Question], limit: int, asker: CachedClient
+        self,
+        questions: Sequence[Question],
+        limit: int,
+        asker: CachedClient,
+        stops: tuple[str, ...],
+        sample: int = 0,
     ) -> list[Response]:
-        decoding = self._decoding(limit, self.layout.stops)
-        return asker.ask([GenerateRequest(question, decoding) for question in questions])
-
-    def _decoding(self, limit: int, stops: tuple[str, ...]) -> Decoding:
         options = self.options
-        return Decoding(limit, options.temperature, options.top_k, stops, options.seed)
+        decoding = Decoding(limit, options.temperature, options.top_k, stops, options.seed)
+        return asker.ask([GenerateRequest(each, decoding, sample) for each in questions])
 
     def _row(
-        self, blank: Revision, part: str, replies: Sequence[Response], revises: str | None = None
+        self, blank: Revision, part: str, replies: Sequence[Response], revised: str | None = None
     ) -> Revision:
         """Fill in what came of a round; its last reply is the response."""
         failure = blank.failure or self._failure(part, replies[-1])
@@ -222,7 +188,7 @@ class Reviser:
             response=text,
             failure=failure,
             finished=failure is not None or replies[-1].finished,
-            unchanged=failure is None and text == revises,
+            unchanged=failure is None and text == revised,
             backend=self.backend.fingerprint,
             prompt_version=self.prompt_version,
             read=sum(reply.read for reply in replies),
@@ -237,3 +203,60 @@ class Reviser:
         if not reply.text.strip():
             return f"{part}_empty"
         return f"{part}_malformed" if self.layout.is_malformed(reply.text) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Demonstrations:
+    """What a policy is fine-tuned on, with an account of what was left out."""
+
+    rows: list[Prompt]  # prompts with references: revisions, then helpful answers
+    revised: int  # number of rows that are revisions
+    dropped: dict[str, int] = field(default_factory=dict)  # reason to number of responses left out
+
+
+def whole_sentences(text: str) -> str:
+    """Return the text up to its last full sentence; nothing where it has none."""
+    found = LAST_SENTENCE.search(text)
+    return found[0].strip() if found else ""
+
+
+def demonstrations(
+    revisions: Sequence[Revision],
+    helpful: Sequence[Prompt] = (),
+    *,
+    only_last: bool = False,
+    cut: Cut = "sentence",
+) -> Demonstrations:
+    """Take all revisions of harmful prompts, or only each one's last, and helpful answers as they are.
+
+    First answers to harmful prompts are never taken, nor revisions that changed nothing. What the
+    length limit ``cut`` ends with its last full ``sentence`` (or is left out, lest a policy learn to
+    stop within one); ``keep`` takes it, ``drop`` does not.
+    """
+    one_of(Cut, cut=cut)
+    dropped: Counter[str] = Counter()
+    changed = (row for row in revisions if row.failure is None and not row.unchanged)
+    last = {(row.group, row.prompt): row.round for row in changed}
+    rows: dict[Prompt, None] = {}
+    for row in revisions:
+        text = row.response
+        if not row.finished and cut != "keep":
+            text = whole_sentences(text) if cut == "sentence" else ""
+        demonstration, is_revision = Prompt(row.prompt, row.group, text), row.kind == HARMFUL
+        if is_revision and row.round == 0:
+            continue
+        if row.failure is not None:
+            dropped[row.failure] += 1
+        elif row.unchanged:
+            dropped["unchanged"] += 1
+        elif is_revision and only_last and row.round != last[row.group, row.prompt]:
+            dropped["not the last"] += 1
+        elif not text:
+            dropped["cut by the length limit"] += 1
+        elif demonstration in rows:
+            dropped["repeats an earlier one"] += 1
+        else:
+            rows[demonstration] = None
+    harmful = {(row.group, row.prompt) for row in revisions if row.kind == HARMFUL}
+    revised = sum((row.group, row.text) in harmful for row in rows)
+    return Demonstrations([*rows, *helpful], revised, dict(dropped))

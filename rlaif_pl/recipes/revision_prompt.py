@@ -11,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os.path
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import TypeVar
 
 from rlaif_pl.labeling.calls import Question
 from rlaif_pl.labeling.prompting.templates import parse_yaml, read_versioned
@@ -42,16 +43,12 @@ class Example:
     revision: str
 
 
-def load_principles(name: str) -> tuple[tuple[Principle, ...], str]:
-    """Load principles of the package by name, or one's own file by path, with their version.
+Entry = TypeVar("Entry", Principle, Example)
 
-    Raises:
-        FileNotFoundError: There is neither.
-        ValueError: The file is no list of entries with different names and both requests.
-    """
-    content, version = read_versioned(name, ".yaml")
-    entries = _entries(content, version, ("name", "critique", "revision"))
-    principles = tuple(Principle(**entry) for entry in entries)
+
+def load_principles(name: str) -> tuple[tuple[Principle, ...], str]:
+    """Load principles of the package by name, or one's own file by path, with their version."""
+    principles, version = _load(name, Principle)
     if len({each.name for each in principles}) < len(principles):
         raise ValueError(f"expected principles of {version} to have different names; rename some")
     return principles, version
@@ -60,17 +57,11 @@ def load_principles(name: str) -> tuple[tuple[Principle, ...], str]:
 def load_examples(
     name: str, principles: tuple[Principle, ...], shots: int
 ) -> tuple[tuple[Example, ...], str]:
-    """Load the first ``shots`` examples, and the version of all, as ``load_principles`` does.
-
-    ValueError where there are fewer, or one of them names a principle that is not given.
-    """
-    content, version = read_versioned(name, ".yaml")
-    fields = ("prompt", "response", "principle", "critique", "revision")
-    entries = _entries(content, version, fields)
-    if not 0 <= shots <= len(entries):
-        raise ValueError(f"expected shots from 0 to {len(entries)} with {version}, got {shots}")
-    examples = tuple(Example(**entry) for entry in entries[:shots])
-    known = {each.name for each in principles}
+    """Load the first ``shots`` examples, which name given principles, and the version of all."""
+    examples, version = _load(name, Example)
+    if not 0 <= shots <= len(examples):
+        raise ValueError(f"expected shots from 0 to {len(examples)} with {version}, got {shots}")
+    examples, known = examples[:shots], {each.name for each in principles}
     if missing := sorted({each.principle for each in examples} - known):
         raise ValueError(
             f"expected the examples of {version} to name principles that are there, got {missing}; "
@@ -79,14 +70,38 @@ def load_examples(
     return examples, version
 
 
+def load_layout(name: str) -> tuple[dict[str, str], str]:
+    """Load the parts of a layout (see `KEYS`), with its version."""
+    content, version = read_versioned(name, ".yaml")
+    return _texts(parse_yaml(content, version), KEYS, version), version
+
+
+def _load(name: str, kind: type[Entry]) -> tuple[tuple[Entry, ...], str]:
+    content, version = read_versioned(name, ".yaml")
+    rows = parse_yaml(content, version)
+    if not isinstance(rows, list) or not rows:
+        raise ValueError(f"expected {version} to be a list of entries, got {type(rows).__name__}")
+    names = tuple(each.name for each in fields(kind))
+    entries = [_texts(row, names, f"entry {n} of {version}") for n, row in enumerate(rows, 1)]
+    return tuple(kind(**entry) for entry in entries), version
+
+
+def _texts(row: object, names: tuple[str, ...], where: str) -> dict[str, str]:
+    """Return the texts of a mapping that has some by these names and nothing else."""
+    if (
+        isinstance(row, dict)
+        and set(row) == set(names)
+        and all(isinstance(text, str) and text.strip() for text in row.values())
+    ):
+        return {key: text.strip() for key, text in row.items()}
+    got = sorted(map(str, row)) if isinstance(row, dict) else type(row).__name__
+    raise ValueError(f"expected {where} to have a text for each of {list(names)}, got {got}")
+
+
 def draw_principle(
     principles: tuple[Principle, ...], seed: int, group: str, prompt: str, round_number: int
 ) -> Principle:
-    """Draw the principle of one round of one prompt, all equally likely.
-
-    A hash of the arguments decides, so draws of different rounds and prompts are independent and a draw
-    is the same whatever else a job contains.
-    """
+    """Draw the principle of a round of a prompt, all equally likely, by a hash of the arguments."""
     text = json.dumps([seed, group, prompt, round_number])
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
     return principles[int.from_bytes(digest, "big") % len(principles)]
@@ -97,7 +112,7 @@ class RevisionLayout:
     """Lays questions out."""
 
     texts: dict[str, str]  # the parts of a layout file by name (see `KEYS`)
-    principles: tuple[Principle, ...]  # the principles, for the requests of the examples
+    principles: tuple[Principle, ...]  # for the requests of the examples
     examples: tuple[Example, ...] = ()  # examples to show before the conversation
     critiques: bool = True  # whether examples show their critiques; False for jobs that skip them
     # ask through the model's chat template; what opens the answer begins the assistant's turn
@@ -126,8 +141,7 @@ class RevisionLayout:
     def dialogue(self, prompt: str, *, marked: bool = False) -> str:
         """Return a prompt as a conversation that ends where the assistant is to speak.
 
-        Dialogues (HH's) stay as they are, but for white space at both ends; anything else becomes
-        what the person says.
+        Dialogues (HH's) stay as they are; anything else becomes what the person says.
         """
         text = prompt.strip()
         said = mark_data(text) if marked else text
@@ -138,8 +152,7 @@ class RevisionLayout:
     def answer(self, prompt: str) -> Question:
         """Return the question whose answer is the first reply."""
         head = self.texts["answer preamble"] + BLANK
-        dialogue = self.dialogue(prompt)
-        said = dialogue.removesuffix(self.texts["assistant"]).strip()
+        said = self.dialogue(prompt).removesuffix(self.texts["assistant"]).strip()
         if not self.chat:
             return self._ask(head, mark_data(said), self.texts["assistant"])
         speaker = f"{self.texts['human']} "
@@ -149,93 +162,51 @@ class RevisionLayout:
 
     def critique(self, prompt: str, response: str, principle: Principle) -> Question:
         """Return the question whose answer is a critique of a response."""
-        head = self._head(prompt)
-        return self._ask(head, self._asked(prompt, response, principle), self.texts["critique"])
+        asked = self._asked(
+            prompt, response, f"{self.texts['critique request']} {principle.critique}"
+        )
+        return self._ask(self._head(prompt), asked, self.texts["critique"])
 
     def revision(
         self, prompt: str, response: str, principle: Principle, critique: str | None
     ) -> Question:
         """Return the question whose answer is a revision; right away where there is no critique."""
-        return self._ask(
-            self._head(prompt),
-            self._asked(prompt, response, principle, critique, to_revise=True),
-            self.texts["revision"],
-        )
+        asked = self._to_revise(prompt, response, principle, critique)
+        return self._ask(self._head(prompt), asked, self.texts["revision"])
 
     def _ask(self, head: str, body: str, assistant_prefix: str) -> Question:
         """Make the question: in chats the opening begins the answer, without a gap."""
         text = filled(head + body.rstrip())
-        asked = text if self.chat else text + BLANK
-        return Question(asked, assistant_prefix, self.chat)
+        return Question(text if self.chat else text + BLANK, assistant_prefix, self.chat)
 
     def _head(self, prompt: str) -> str:
         """Return what the questions of a job begin with; an example about the prompt is left out."""
-        own = self._said(prompt)
-        shown = [each for each in self.examples if self._said(each.prompt) != own]
-        parts = [self.texts["preamble"], *(self._example(each) for each in shown)]
+
+        def plain(prompt: str) -> str:
+            return " ".join(self.dialogue(prompt).split()).casefold()
+
+        shown = [each for each in self.examples if plain(each.prompt) != plain(prompt)]
+        parts = [self.texts["preamble"], *map(self._example, shown)]
         parts += [self.texts["after examples"]] * bool(shown)
         return "".join(part + BLANK for part in parts)
 
-    def _said(self, prompt: str) -> str:
-        """Return a prompt without regard to case and white space."""
-        return " ".join(self.dialogue(prompt).split()).casefold()
-
     def _example(self, example: Example) -> str:
-        """Lay an example out, with a critique where the job has critiques."""
         principle = next(each for each in self.principles if each.name == example.principle)
         critique = example.critique if self.critiques else None
-        asked = self._asked(example.prompt, example.response, principle, critique, to_revise=True)
+        asked = self._to_revise(example.prompt, example.response, principle, critique)
         revision = f"{self.texts['revision']} {mark_data(example.revision)}"
         return BLANK.join([self.texts["example"], asked, revision])
 
-    def _asked(
-        self,
-        prompt: str,
-        response: str,
-        principle: Principle,
-        critique: str | None = None,
-        *,
-        to_revise: bool = False,
+    def _to_revise(
+        self, prompt: str, response: str, principle: Principle, critique: str | None
     ) -> str:
-        """Return conversation and requests up to where the model goes on."""
-        parts = [f"{self.dialogue(prompt, marked=True)} {mark_data(response.strip())}"]
-        if critique is not None or not to_revise:
-            parts.append(f"{self.texts['critique request']} {principle.critique}")
+        """Return a conversation up to where the model revises."""
+        requests = [f"{self.texts['revision request']} {principle.revision}"]
         if critique is not None:
-            parts.append(f"{self.texts['critique']} {mark_data(critique.strip())}")
-        if to_revise:
-            parts.append(f"{self.texts['revision request']} {principle.revision}")
-        return BLANK.join(parts)
+            said = f"{self.texts['critique']} {mark_data(critique.strip())}"
+            requests = [f"{self.texts['critique request']} {principle.critique}", said, *requests]
+        return self._asked(prompt, response, *requests)
 
-
-def load_layout(name: str) -> tuple[dict[str, str], str]:
-    """Load a layout as ``load_principles`` does; ValueError for a missing, unknown or empty part."""
-    content, version = read_versioned(name, ".yaml")
-    rows = parse_yaml(content, version)
-    if (
-        not isinstance(rows, dict)
-        or set(rows) != set(KEYS)
-        or not all(map(_is_text, rows.values()))
-    ):
-        got = sorted(map(str, rows)) if isinstance(rows, dict) else type(rows).__name__
-        raise ValueError(f"expected {version} to have a text for each of {list(KEYS)}, got {got}")
-    return {key: text.strip() for key, text in rows.items()}, version
-
-
-def _entries(content: str, version: str, fields: tuple[str, ...]) -> list[dict[str, str]]:
-    rows = parse_yaml(content, version)
-    if not isinstance(rows, list) or not rows:
-        raise ValueError(f"expected {version} to be a list of entries, got {type(rows).__name__}")
-    for number, row in enumerate(rows, 1):
-        if not (
-            isinstance(row, dict) and set(row) == set(fields) and all(map(_is_text, row.values()))
-        ):
-            raise ValueError(
-                f"expected entry {number} of {version} to have the texts {list(fields)}, got "
-                f"{sorted(map(str, row)) if isinstance(row, dict) else type(row).__name__}"
-            )
-    return [{key: text.strip() for key, text in row.items()} for row in rows]
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and bool(value.strip())
+    def _asked(self, prompt: str, response: str, *requests: str) -> str:
+        said = f"{self.dialogue(prompt, marked=True)} {mark_data(response.strip())}"
+        return BLANK.join([said, *requests])

@@ -3,8 +3,12 @@ import pytest
 from rlaif_pl.data.revisions import Revision, chains, read_revisions, write_revisions
 from rlaif_pl.labeling.calls import Response
 from rlaif_pl.labeling.usage.reply_store import ReplyStore
-from rlaif_pl.recipes.constitutional import Reviser, RevisionOptions
-from rlaif_pl.recipes.demonstrations import demonstrations, whole_sentences
+from rlaif_pl.recipes.constitutional import (
+    Reviser,
+    RevisionOptions,
+    demonstrations,
+    whole_sentences,
+)
 from rlaif_pl.recipes.revision_prompt import draw_principle
 from rlaif_pl.types import Prompt
 

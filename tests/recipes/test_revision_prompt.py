@@ -127,7 +127,7 @@ def test_texts_end_where_a_model_goes_on_to_something_else():
 def test_files_that_are_laid_out_otherwise_are_refused(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("- {name: a, critique: b}\n")
-    with pytest.raises(ValueError, match="entry 1 of mine-.* to have the texts"):
+    with pytest.raises(ValueError, match="entry 1 of mine-.* to have a text for each of"):
         load_principles(str(path))
     path.write_text(
         "- {name: a, critique: b, revision: c}\n- {name: a, critique: d, revision: e}\n"

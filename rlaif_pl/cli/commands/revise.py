@@ -21,8 +21,13 @@ from rlaif_pl.labeling.usage.reply_store import ReplyStore
 from rlaif_pl.labeling.usage.spending import BudgetTracker, OutOfBudget, refuse_unpriced
 from rlaif_pl.models.backbone import EMBEDDED
 from rlaif_pl.models.device import on_device
-from rlaif_pl.recipes.constitutional import Reviser, RevisionOptions
-from rlaif_pl.recipes.demonstrations import Cut, Demonstrations, demonstrations
+from rlaif_pl.recipes.constitutional import (
+    Cut,
+    Demonstrations,
+    Reviser,
+    RevisionOptions,
+    demonstrations,
+)
 from rlaif_pl.tables import Cell, Column, Columns, Table
 from rlaif_pl.text import word_count
 from rlaif_pl.types import Prompt
