@@ -18,9 +18,8 @@ from rlaif_pl.labeling.registry import build_labeler
 from rlaif_pl.models.device import put
 from rlaif_pl.models.policy import Policy
 from rlaif_pl.rl.function_reward import AnyReward, as_reward
+from rlaif_pl.rl.generate import GenerationBackend, pairs_of
 from rlaif_pl.rl.generate import generate as sample_all
-from rlaif_pl.rl.generate import pairs_of
-from rlaif_pl.rl.generation_backend import GenerationBackend
 from rlaif_pl.rl.kl import kl_by_prompt
 from rlaif_pl.rl.reward_columns import check_columns
 from rlaif_pl.statistics import Estimator

@@ -60,16 +60,14 @@ class FunctionReward:
     def score(self, prompts: Sequence[str], responses: Sequence[str], **columns: Any) -> Tensor:
         """Return rewards ``(N,)`` in float32 on the CPU; see ``types.Reward``.
 
-        Raises:
-            ValueError: The function returned another number of rewards, or one that is not finite; or
-                a column is missing that it requires.
+        ValueError: the function returned another number of rewards, or one that is not finite; or a
+        column is missing that it requires.
         """
         given = self.asks.taken(columns, self.name)
         if self.is_called_by_name:
-            texts = dict(zip(TEXTS, (list(prompts), list(responses)), strict=True))
-            if "prompts" not in _arguments(self.function) and not self.asks.takes_all:
-                del texts["prompts"]
-            found = self.function(**texts, **given)
+            if "prompts" in _arguments(self.function) or self.asks.takes_all:
+                given["prompts"] = list(prompts)
+            found = self.function(completions=list(responses), **given)
         else:
             found = self.function(list(prompts), list(responses), **given)
         values = as_scores(found, len(responses), self.name).detach().cpu()
@@ -138,16 +136,10 @@ def _attributes(value: object) -> dict[str, object]:
     parts = state if isinstance(state, tuple) else (state,)  # of a class with slots: two
     found: dict[str, Any] = {name: part[name] for part in parts if part for name in part}
     if isinstance(value, nn.Module):
-        found = {
-            name: item for name, item in found.items() if name[0] != "_" and name != "training"
-        }
+        found = {k: item for k, item in found.items() if k[0] != "_" and k != "training"}
         found["weights"] = {**dict(value.named_parameters()), **dict(value.named_buffers())}
         found["layers"] = re.sub(" at 0x[0-9a-f]+", "", str(value))  # those without weights, too
-    return {
-        name: item
-        for name, item in found.items()
-        if isinstance(item, PLAIN) or inspect.isroutine(item)
-    }
+    return {k: v for k, v in found.items() if isinstance(v, PLAIN) or inspect.isroutine(v)}
 
 
 def _told(value: object, above: tuple[int, ...]) -> str:
@@ -179,11 +171,7 @@ def _told(value: object, above: tuple[int, ...]) -> str:
 
 
 def as_scores(found: Sequence[float] | Tensor, count: int, name: str) -> Tensor:
-    """Return what a reward gave as float32 ``(N,)``.
-
-    Raises:
-        ValueError: It is another number of scores.
-    """
+    """Return what a reward gave as float32 ``(N,)``; ValueError where it is another number."""
     values = torch.as_tensor(found, dtype=torch.float32)
     if values.shape != (count,):
         raise ValueError(
@@ -237,9 +225,8 @@ class WeightedRewards(nn.Module):
 
     def total(self, scores: Sequence[Tensor]) -> Tensor:
         """Return the weighted sum of what each reward gave, all ``(N,)``."""
-        return torch.stack(
-            [weight * each for weight, each in zip(self.weights, scores, strict=True)]
-        ).sum(0)
+        weighted = zip(self.weights, scores, strict=True)
+        return torch.stack([weight * each for weight, each in weighted]).sum(0)
 
     def score(self, prompts: Sequence[str], responses: Sequence[str], **columns: Any) -> Tensor:
         """Return rewards ``(N,)`` in float32 on the CPU; see ``types.Reward``."""
@@ -265,11 +252,7 @@ class NoReward:
 
 
 def as_reward(reward: AnyReward) -> Reward:
-    """Return a reward as it is, or make one of a function, or of a list of either (their sum).
-
-    Raises:
-        TypeError: It is none of these.
-    """
+    """Return a reward as it is, or make one of a function, or of a list of either (their sum)."""
     if isinstance(reward, Reward):
         return reward
     if isinstance(reward, list | tuple):

@@ -1,12 +1,13 @@
-"""Sample from a policy over a whole data set, with a progress bar; pairs of what was sampled."""
+"""Who draws responses (this process, or inference servers), and those to a whole data set."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from rich.progress import Progress
@@ -16,8 +17,66 @@ from rlaif_pl.engine.sampling import SamplingParams, sample_seed
 from rlaif_pl.errors import at_least
 from rlaif_pl.models.causal import CausalModel
 from rlaif_pl.models.sampled_policy import SampledPolicy
-from rlaif_pl.rl.generation_backend import GenerationBackend, LocalGenerator
 from rlaif_pl.types import Preference, Prompt, Provenance
+
+
+class GenerationBackend:
+    """Draws responses to prompts; by default in this process, from the policy itself.
+
+    Attributes:
+        is_remote: Whether texts are drawn elsewhere, with weights that are sent there.
+        overlap: Whether training asks for the next step's texts while a step trains.
+        importance_cap: Most that a token counts in training for its policy probability over its
+            sampler's.
+    """
+
+    is_remote: bool = False
+    overlap: bool = False
+    importance_cap: float = math.inf  # the policy draws itself: there is nothing to weigh
+
+    def prepare(self, policy: SampledPolicy, params: SamplingParams, *, for_training: bool) -> None:
+        """Refuse (ValueError), before any work, what could not be drawn; OSError: no server answers.
+
+        ``for_training`` says whether the log-probabilities that texts are drawn with will be needed.
+        """
+
+    def update(self, policy: SampledPolicy) -> None:
+        """Let the texts that are asked from now on be drawn with the policy's present weights.
+
+        ValueError: a server draws from other weights than the policy's. OSError: no server is left.
+        """
+
+    def share(self) -> Any:
+        """Return, as plain values, what other processes need to ask for the weights that were sent."""
+
+    def follow(self, state: Any) -> None:
+        """Ask for the weights that another process sent; ``state`` is what its ``share`` gave."""
+
+    def generate(
+        self,
+        policy: SampledPolicy,
+        prompts: Sequence[Sequence[int]],
+        params: SamplingParams,
+        seeds: Sequence[int],
+        *,
+        keep_trunk: bool = False,
+        close: bool = False,
+    ) -> Generated:
+        """Draw ``params.n`` responses of a policy that ``update`` was called with to each prompt.
+
+        Arguments as of ``CausalModel.sample``; only texts drawn in this process have trunk states.
+        ValueError: a text could outgrow the servers' longest one, or a request is refused. OSError: no
+        server is left.
+        """
+        return policy.sample(prompts, params, seeds, keep_trunk=keep_trunk, close=close)
+
+    def close(self) -> None:
+        """Take back what was sent, from servers and disk; raises nothing, and may be used again."""
+
+
+class LocalGenerator(GenerationBackend):
+    """Draws in this process, from the policy itself: no weights are sent, no text is off policy."""
+
 
 # Draws responses to prompts' tokens with a seed each, from a policy that was sent.
 Draw = Callable[[Sequence[Sequence[int]], SamplingParams, Sequence[int]], Generated]
@@ -45,7 +104,6 @@ class DrawingOptions:
     generator: GenerationBackend | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a batch without prompts."""
         at_least(1, batch_size=self.batch_size)
 
 
@@ -66,15 +124,15 @@ def generate(
         policy: Policy to sample from.
         prompts: Prompts; ``Prompt.group`` keys the noise.
         params: How to draw, ``n`` responses a prompt.
-        batch_size: Prompts at a time.
+        batch_size: Prompts at a time, at least 1.
         title: Name of the progress bar.
         generator: Who draws: this process (None), or servers; see ``serving``.
         draw: What ``serving`` gave for the policy, where several calls share it; in place of
             ``generator``.
 
     Raises:
-        ValueError: ``batch_size`` is below 1, or a text could outgrow the model: nothing is sampled
-            then; or the policy's logits are not finite; or what ``serving`` raises.
+        ValueError: A text could outgrow the model: nothing is sampled then; or the policy's logits are
+            not finite; or what ``serving`` raises.
         OSError: No server is left.
     """
     at_least(1, batch_size=batch_size)
@@ -95,16 +153,10 @@ def serving(
 ) -> Iterator[Draw]:
     """Have a policy drawn from: within it servers hold its weights, afterwards they are taken back.
 
-    Args:
-        policy: Policy to sample from.
-        params: How to draw.
-        generator: Who draws: this process (None), or servers, which are first sent what the policy
-            differs from their model by and asked whether they then draw from it.
-        send_whole: They serve another model: send all weights.
-
-    Raises:
-        ValueError: A server lacks something, or draws from other weights.
-        OSError: No server is left.
+    ``generator`` is who draws: this process (None), or servers, which are first sent what the policy
+    differs from their model by (all weights where that is another: ``send_whole``) and asked whether
+    they then draw from it. ValueError: one lacks something, or draws from other weights. OSError: none
+    is left.
     """
     backend, served = generator or LocalGenerator(), SampledPolicy(policy, send_whole=send_whole)
     try:
@@ -125,9 +177,7 @@ def _draw_all(
     title: str,
 ) -> Responses:
     order = sorted(range(len(prompts)), key=lambda n: (len(prompts[n].text), n))
-    texts: list[list[str]] = [[] for _ in prompts]
-    unfinished: list[list[bool]] = [[] for _ in prompts]
-    tokens: list[list[list[int]]] = [[] for _ in prompts]
+    found = Responses([[] for _ in prompts], [[] for _ in prompts], [[] for _ in prompts])
     with Progress() as progress:
         task = progress.add_task(title, total=len(prompts))
         for start in range(0, len(order), batch_size):
@@ -137,8 +187,7 @@ def _draw_all(
                 for n in rows
                 for k in range(params.n)
             ]
-            chosen = [encoded[n] for n in rows]
-            drawn = draw(chosen, params, seeds)
+            drawn = draw([encoded[n] for n in rows], params, seeds)
             if any(drawn.failed):
                 raise ValueError(
                     f"expected finite logits from {policy.info.name}, got NaN or infinity after prompt "
@@ -146,13 +195,13 @@ def _draw_all(
                     "are broken, or its type overflows: look at the run that trained it, or take "
                     "float32"
                 )
-            decoded, ended = policy.texts(drawn.tokens, params), drawn.finished
+            decoded = policy.texts(drawn.tokens, params)
             for place, n in enumerate(rows):
                 part = slice(place * params.n, (place + 1) * params.n)
-                texts[n], tokens[n] = decoded[part], drawn.tokens[part]
-                unfinished[n] = [not end for end in ended[part]]
+                found.texts[n], found.tokens[n] = decoded[part], drawn.tokens[part]
+                found.unfinished[n] = [not end for end in drawn.finished[part]]
             progress.advance(task, len(rows))
-    return Responses(texts, unfinished, tokens)
+    return found
 
 
 def pairs_of(

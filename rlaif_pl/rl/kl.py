@@ -37,13 +37,7 @@ KLEstimator = Literal["k2", "k3"]
 
 
 def token_kl(logprobs: Tensor, ref_logprobs: Tensor, estimator: KLEstimator) -> Tensor:
-    """Estimate the KL at each token, differentiable in ``logprobs``, in nats.
-
-    Args:
-        logprobs: Policy's log-probability of each token taken. ``(N, R)``
-        ref_logprobs: Reference's, of the same tokens. ``(N, R)``
-        estimator: ``k2`` or ``k3``.
-    """
+    """Estimate the KL at each token taken, differentiable in ``logprobs``, in nats. ``(N, R)``."""
     ratio = logprobs - ref_logprobs
     return 0.5 * ratio.square() if estimator == "k2" else torch.expm1(-ratio) + ratio
 
@@ -66,7 +60,6 @@ class AdaptiveKL:
     limit: float = 0.2
 
     def __post_init__(self) -> None:
-        """Refuse numbers that are not above 0, and steps that could make the coefficient negative."""
         above(0, **{f"adaptive_kl.{name}": number for name, number in vars(self).items()})
         if not self.gain * self.limit < 1:
             raise ValueError(
@@ -76,14 +69,9 @@ class AdaptiveKL:
 
 
 class KLController:
-    """Holds the KL coefficient of the next batch.
+    """Holds the KL coefficient of the next batch; ``rule`` says how it adapts, None keeps it.
 
-    Args:
-        kl_coef: Coefficient of the first batch, in [0, 1]; above 0 where it is to adapt.
-        rule: How it adapts; None keeps it.
-
-    Raises:
-        ValueError: It is to adapt from 0, which it would never leave.
+    ValueError: it is to adapt from 0, which it would never leave.
     """
 
     def __init__(self, kl_coef: float, rule: AdaptiveKL | None = None) -> None:
@@ -96,12 +84,7 @@ class KLController:
         self._sums: list[Tensor] = []  # of the parts of a step
 
     def observe(self, kl: Tensor, rows: Tensor) -> None:
-        """Note the log-ratios of a part of a step, if the coefficient adapts.
-
-        Args:
-            kl: Log-ratio of each response, in nats. ``(N,)``
-            rows: Which responses count. ``(N,)`` bool
-        """
+        """Note the log-ratio in nats of each response ``(N,)`` that counts, of a part of a step."""
         if self.rule is not None:
             self._sums.append(torch.stack([kl.masked_fill(~rows, 0.0).sum(), rows.sum()]))
 
@@ -115,11 +98,7 @@ class KLController:
         return {} if self.rule is None else {STATE: self.kl_coef}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a checkpoint's coefficient, if it adapts.
-
-        Raises:
-            ValueError: The checkpoint has none.
-        """
+        """Go on from a checkpoint's coefficient, if it adapts; ValueError where there is none."""
         if self.rule is None:
             return
         if STATE not in state:
@@ -132,8 +111,7 @@ class KLController:
     def update(self, kl: float) -> None:
         """Take in the mean KL of a batch, in nats a response; one that is not finite is left out."""
         if self.rule is not None and math.isfinite(kl):
-            error = kl / self.rule.target - 1
-            error = min(max(error, -self.rule.limit), self.rule.limit)
+            error = min(max(kl / self.rule.target - 1, -self.rule.limit), self.rule.limit)
             self.kl_coef = min(self.kl_coef * (1 + self.rule.gain * error), 1.0)
 
 
@@ -142,11 +120,8 @@ def log_ratio(
 ) -> Tensor:
     """Log-ratio of each response token, of the distributions that sampling knew. ``(N, R)`` float32.
 
-    Args:
-        policy: Drew the responses; what its filters kept is what both are scored over.
-        reference: The other.
-        batch: Responses.
-        params: How they were drawn, with a temperature above 0.
+    The policy drew the responses, at a temperature above 0; what its filters kept is what both are
+    scored over.
     """
     hidden = policy.hidden(batch)
     own = policy.token_logprobs(hidden, batch, params).logprobs
@@ -165,9 +140,7 @@ def kl_by_prompt(
 ) -> list[float] | None:
     """Estimate the KL from the reference in nats a response, mean over each prompt's responses.
 
-    Both are scored at the sampling temperature, and over the tokens that the policy's filters kept; the
-    estimate is the log-ratio of what was sampled. None of greedy texts, whose log-ratio estimates no
-    KL: they are not drawn from a distribution.
+    It is the ``log_ratio`` of what was sampled; None of greedy texts, which no distribution gave.
     """
     if params.temperature == 0:
         return None

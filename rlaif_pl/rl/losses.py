@@ -3,8 +3,6 @@
 ``L_PG = -log pi(a_t | s_t) stopgrad(A_t)`` and ``L_V = (G_t - V(s_t))^2`` of each token
 (arXiv 2309.00267v2, appendix F, with Z_t - V(X_t) as advantage). The paper writes their sum over a
 response; here they are averaged as ``token_weights`` says, over all tokens of the batch by default.
-Left out of PPO: ratio, clipping and epochs; each batch is used for one step, so the training pass is
-also the behavior policy's, but where a server drew the responses (``truncated_weights``).
 """
 
 from __future__ import annotations
@@ -36,12 +34,10 @@ def token_weights(is_response: Tensor, average: Average, most_tokens: int) -> tu
 
 
 def response_mean(values: Tensor, weights: Tensor, count: Tensor | None = None) -> Tensor:
-    """Average over response tokens; 0 where there is none.
+    """Average over response tokens, 0 where there is none. Values and weights ``(N, R)``.
 
-    Args:
-        values: Of each token. ``(N, R)``
-        weights: What each weighs: True at response tokens, or see ``token_weights``. ``(N, R)``
-        count: What the sum is divided by; None for that of the weights.
+    Weights are True at response tokens, or as of ``token_weights``; ``count`` is what the sum is
+    divided by, None for that of the weights.
     """
     total = weights.sum() if count is None else count
     return (values * weights).sum() / total.clamp(min=1)
@@ -50,23 +46,14 @@ def response_mean(values: Tensor, weights: Tensor, count: Tensor | None = None) 
 def policy_gradient_loss(
     logprobs: Tensor, advantages: Tensor, weights: Tensor, count: Tensor | None = None
 ) -> Tensor:
-    """Policy-gradient loss, averaged over response tokens.
-
-    Args:
-        logprobs: Of the tokens taken, with gradient. ``(N, R)``
-        advantages: Targets without gradient. ``(N, R)``
-        weights: See ``response_mean``; so is ``count``. ``(N, R)``
-        count: What the sum is divided by.
-    """
+    """Policy-gradient loss of the tokens taken, averaged by ``response_mean``. All ``(N, R)``."""
     return -response_mean(logprobs * advantages.detach(), weights, count)
 
 
 def truncated_weights(log_ratio: Tensor, cap: float) -> Tensor:
-    """Importance weights ``min(pi / mu, C)`` of tokens that another policy mu drew. ``(N, R)``.
+    """Importance weights ``min(pi / mu, cap)`` of tokens that another policy mu drew. ``(N, R)``.
 
-    Args:
-        log_ratio: Log of pi over mu, without gradient. ``(N, R)``
-        cap: ``C``, at least 1; it bounds the variance, and biases what lies above.
+    A cap of at least 1 bounds the variance, and biases what lies above.
     """
     return log_ratio.clamp(max=math.log(cap)).exp()
 
@@ -83,12 +70,11 @@ def explained_variance(values: Tensor, returns: Tensor, is_response: Tensor) -> 
 
     A batch without response tokens (a rank that holds only fillers) gives 0, not NaN.
     """
-    left, spread = (_variance(each, is_response) for each in (returns - values, returns))
+    count = is_response.sum().clamp(min=1)  # never on the host
+
+    def variance(each: Tensor) -> Tensor:
+        mean = each.masked_fill(~is_response, 0.0).sum() / count
+        return (each - mean).square().masked_fill(~is_response, 0.0).sum() / count
+
+    left, spread = variance(returns - values), variance(returns)
     return (1 - left / spread.clamp(min=1e-12)).where(is_response.any(), 0.0)
-
-
-def _variance(values: Tensor, is_response: Tensor) -> Tensor:
-    """Mean square around the mean of some values, without their number on the host."""
-    count = is_response.sum().clamp(min=1)
-    mean = values.masked_fill(~is_response, 0.0).sum() / count
-    return (values - mean).square().masked_fill(~is_response, 0.0).sum() / count

@@ -1,4 +1,4 @@
-"""The objective of one A2C update: targets without gradients, and the loss.
+"""The objective of one A2C update: targets without gradients, and the loss, in parts or whole.
 
 ``(1 - beta) r - beta KL`` of arXiv 2309.00267v2, appendix A.3, with the actor and critic losses of its
 appendix F. Defaults are the paper's where it gives a number.
@@ -7,35 +7,22 @@ appendix F. Defaults are the paper's where it gives a number.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from rlaif_pl import ops
+from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.errors import at_least, one_of, within
-from rlaif_pl.models.actor_critic import Evaluation
+from rlaif_pl.models.actor_critic import ActorCritic, Evaluation
+from rlaif_pl.rl import losses, shaping
 from rlaif_pl.rl.kl import token_kl
-from rlaif_pl.rl.losses import (
-    Average,
-    explained_variance,
-    policy_gradient_loss,
-    response_mean,
-    token_weights,
-    truncated_weights,
-    value_loss,
-)
+from rlaif_pl.rl.losses import response_mean
 from rlaif_pl.rl.rollout import Rollout
-from rlaif_pl.rl.shaping import (
-    Baseline,
-    RewardShaping,
-    Scale,
-    final_scores,
-    relative_scores,
-    repeated_share,
-    whiten,
-)
+from rlaif_pl.rl.shaping import Baseline, RewardShaping, Scale
 
 
 @dataclass(frozen=True)
@@ -62,12 +49,11 @@ class Advantages:
     baseline: Baseline | None = None
     whiten: bool = False
     scale: Scale | None = None
-    loss: Average = "token_mean"
+    loss: losses.Average = "token_mean"
 
     def __post_init__(self) -> None:
-        """Refuse a discount and a trace decay outside [0, 1], and choices that there are not."""
         within(0, 1, gamma=self.gamma, gae_lambda=self.gae_lambda)
-        one_of(Average, loss=self.loss)
+        one_of(losses.Average, loss=self.loss)
         if self.baseline is not None:
             one_of(Baseline, baseline=self.baseline)
         if self.scale is not None:
@@ -103,7 +89,6 @@ class Objective:
     importance_cap: float = math.inf
 
     def __post_init__(self) -> None:
-        """Refuse weights that would reward a wrong value or a certain policy."""
         at_least(0, vf_coef=self.vf_coef, ent_coef=self.ent_coef)
 
     def at(self, kl_coef: float) -> Objective:
@@ -113,22 +98,20 @@ class Objective:
     def targets(self, rollout: Rollout, found: Evaluation) -> ops.KLGae:
         """Advantages, returns and KL of a batch, without gradients.
 
-        Args:
-            rollout: Sampled batch.
-            found: What policy and value network say of it. Without values the score less its baseline,
-                penalties included, and the KL still to come are the advantage.
+        Without values in ``found`` the score less its baseline, penalties included, and the KL still to
+        come are the advantage.
         """
         logprobs = found.tokens.logprobs.detach()
         scores, lengths = rollout.scores.to(logprobs.dtype), rollout.lengths
         baseline, scale = self.advantages.baseline, self.advantages.scale
         if baseline and found.values is not None:
-            scores = relative_scores(scores, self.num_generations, baseline, scale)
+            scores = shaping.relative_scores(scores, self.num_generations, baseline, scale)
         repeated = None
         if self.shaping.repetition_penalty > 0:
-            repeated = repeated_share(rollout.batch.response_ids, rollout.is_sampled)
-        final = final_scores(scores, lengths, rollout.finished, self.shaping, repeated)
+            repeated = shaping.repeated_share(rollout.batch.response_ids, rollout.is_sampled)
+        final = shaping.final_scores(scores, lengths, rollout.finished, self.shaping, repeated)
         if found.values is None:
-            final = relative_scores(final, self.num_generations, baseline or "rloo", scale)
+            final = shaping.relative_scores(final, self.num_generations, baseline or "rloo", scale)
             values = torch.zeros_like(logprobs)
         else:
             values = found.values.detach()
@@ -145,11 +128,9 @@ class Objective:
         )
 
     def scaled_advantages(self, targets: Sequence[ops.KLGae], is_counted: Tensor) -> Tensor:
-        """Advantages of all responses, whitened over them and all ranks if they are to be. ``(N, R)``.
+        """Advantages of all parts' responses ``(N, R)``, whitened over all ranks if they are to be.
 
-        Args:
-            targets: Of each part of the batch; see ``targets``.
-            is_counted: Response tokens that count. ``(N, R)`` bool
+        ``is_counted`` says which response tokens count. ``(N, R)`` bool
         """
         raw = torch.cat([each.advantages for each in targets])
         if not self.advantages.whiten:
@@ -157,21 +138,11 @@ class Objective:
         # Not by a mask as an index: the host would wait for a GPU to learn how many rows.
         each = torch.cat([part.moments for part in targets])
         moments = each.masked_fill(~is_counted.any(1)[:, None], 0.0).sum(0)
-        return whiten(raw, is_counted, moments)
+        return shaping.whiten(raw, is_counted, moments)
 
     def token_weights(self, is_counted: Tensor) -> tuple[Tensor, Tensor]:
         """Return what tokens weigh ``(N, R)``, and the count that losses are a mean over."""
-        return token_weights(is_counted, self.advantages.loss, self.max_new_tokens)
-
-    def log_ratio(self, rollout: Rollout, found: Evaluation, is_counted: Tensor) -> Tensor | None:
-        """Log of the policy's probability of each token over its sampler's, 0 where none counts.
-
-        None where the policy drew the tokens itself. ``(N, R)``
-        """
-        if rollout.sampler_logprobs is None:
-            return None
-        ratio = found.tokens.logprobs.detach() - rollout.sampler_logprobs
-        return ratio.masked_fill(~is_counted, 0.0)
+        return losses.token_weights(is_counted, self.advantages.loss, self.max_new_tokens)
 
     def loss(
         self,
@@ -183,23 +154,16 @@ class Objective:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Sum of the weighted losses, each averaged as ``token_weights`` says.
 
-        Args:
-            rollout: Sampled batch.
-            found: What policy and value network say of it, with gradients.
-            advantages: See ``scaled_advantages``. ``(N, R)``
-            returns: Value targets. ``(N, R)``
-            is_counted: Response tokens that count. ``(N, R)`` bool
-
-        Returns:
-            The loss, and it and its parts (unweighted) by the name they are logged under.
+        Advantages, returns and ``is_counted`` are ``(N, R)``. Returns the loss with gradient, and it
+        and its parts (unweighted) by the name they are logged under.
         """
         logprobs, entropies = found.tokens
         mean = self.token_weights(is_counted)
-        ratio = self.log_ratio(rollout, found, is_counted)
+        ratio = sampler_log_ratio(rollout, found, is_counted)
         if ratio is not None:
-            advantages = advantages * truncated_weights(ratio, self.importance_cap)
+            advantages = advantages * losses.truncated_weights(ratio, self.importance_cap)
         parts = {
-            "policy_loss": policy_gradient_loss(logprobs, advantages, *mean),
+            "policy_loss": losses.policy_gradient_loss(logprobs, advantages, *mean),
             "entropy": response_mean(entropies, *mean),
         }
         loss = self.shaping.policy_weight * parts["policy_loss"]
@@ -209,9 +173,122 @@ class Objective:
             kl = token_kl(logprobs, rollout.ref_logprobs, self.shaping.kl_estimator)
             parts["kl_loss"] = response_mean(kl, *mean)
             loss = loss + self.shaping.kl_coef * parts["kl_loss"]
-        if found.values is not None:
-            values = found.values
-            parts["value_loss"] = value_loss(values, returns, *mean)
-            parts["explained_variance"] = explained_variance(values.detach(), returns, is_counted)
+        if (values := found.values) is not None:
+            parts["value_loss"] = losses.value_loss(values, returns, *mean)
+            explained = losses.explained_variance(values.detach(), returns, is_counted)
+            parts["explained_variance"] = explained
             loss = loss + self.vf_coef * parts["value_loss"]
         return loss, {"loss": loss, **parts}
+
+
+def sampler_log_ratio(rollout: Rollout, found: Evaluation, is_counted: Tensor) -> Tensor | None:
+    """Log of the policy's probability of each token over its sampler's ``(N, R)``; 0 if not counted.
+
+    None where the policy drew the tokens itself.
+    """
+    if rollout.sampler_logprobs is None:
+        return None
+    ratio = found.tokens.logprobs.detach() - rollout.sampler_logprobs
+    return ratio.masked_fill(~is_counted, 0.0)
+
+
+class Update:
+    """The loss of a rollout as a sum over parts, each a share of the mean over all of it.
+
+    Args:
+        actor: Policy and value network.
+        objective: What is maximized.
+        rollout: Sampled batch.
+        is_counted: Response tokens that count. ``(N, R)`` bool
+        params: How the policy drew the responses.
+        most_tokens: Tokens of a part; whole prompts with their responses. None for one part.
+    """
+
+    def __init__(
+        self,
+        actor: ActorCritic,
+        objective: Objective,
+        rollout: Rollout,
+        is_counted: Tensor,
+        params: SamplingParams,
+        most_tokens: int | None = None,
+    ) -> None:
+        self.actor, self.objective, self.params = actor, objective, params
+        self.is_counted = is_counted
+        self.count = objective.token_weights(is_counted)[1]  # what the loss is a mean over
+        cuts, repeat = rollout.batch.cut(most_tokens), rollout.batch.per_prefix
+        self._parts = [rollout.part(cut) for cut in cuts]
+        self._rows = [slice(cut.start * repeat, cut.stop * repeat) for cut in cuts]
+        self._targets: list[ops.KLGae] = []
+        self._values: list[Tensor] = []
+        self._logs: list[dict[str, Tensor]] = []
+        self._ratios: list[Tensor] = []
+
+    def losses(self) -> list[Callable[[], Tensor]]:
+        """Return functions that run a part forward and give its share of the loss.
+
+        What advantages are whitened over is known only once every part was evaluated, so in several
+        parts whitening takes one more pass, without gradients.
+        """
+        whitened = None
+        if len(self._parts) > 1 and self.objective.advantages.whiten:
+            with torch.no_grad():
+                known = [self.objective.targets(p, self._evaluate(p)) for p in self._parts]
+            whitened = self.objective.scaled_advantages(known, self.is_counted)
+        return [partial(self._loss, n, whitened) for n in range(len(self._parts))]
+
+    @property
+    def kl(self) -> Tensor:
+        """Log-ratio of each response (see ``sequence_kl``), once all losses were computed. ``(N,)``."""
+        return torch.cat([targets.kl for targets in self._targets])
+
+    def logged(self) -> dict[str, Tensor]:
+        """Return the loss and its parts (unweighted) of the whole rollout, by name."""
+        logs = self._logs
+        means = {name: torch.stack([part[name] for part in logs]).sum() for name in logs[0]}
+        if self._values and len(self._parts) > 1:  # the one that is no mean over tokens
+            returns = torch.cat([targets.returns for targets in self._targets])
+            whole = losses.explained_variance(torch.cat(self._values), returns, self.is_counted)
+            means["explained_variance"] = whole
+        return means
+
+    def sampler_gap(self) -> dict[str, Tensor]:
+        """Return how far the policy is from who drew the tokens; empty where it drew them itself.
+
+        Mean and maximum of the absolute log-ratio in nats a token, and the share of tokens whose weight
+        was truncated, once all losses were computed.
+        """
+        if not self._ratios:
+            return {}
+        ratio = torch.cat(self._ratios)
+        is_clipped = ratio > math.log(self.objective.importance_cap)
+        return {
+            "log_ratio_mean": response_mean(ratio.abs(), self.is_counted),
+            "log_ratio_max": ratio.abs().max(),
+            "share_clipped": response_mean(is_clipped.float(), self.is_counted),
+        }
+
+    def _loss(self, n: int, whitened: Tensor | None) -> Tensor:
+        part, rows = self._parts[n], self._rows[n]
+        is_counted, found = self.is_counted[rows], self._evaluate(part)
+        targets = self.objective.targets(part, found)
+        if whitened is None:
+            advantages = self.objective.scaled_advantages([targets], is_counted)
+        else:
+            advantages = whitened[rows]
+        loss, logs = self.objective.loss(part, found, advantages, targets.returns, is_counted)
+        if (ratio := sampler_log_ratio(part, found, is_counted)) is not None:
+            self._ratios.append(ratio)
+        counted = self.objective.token_weights(is_counted)[1].float()
+        share = counted / self.count.clamp(min=1)
+        self._targets.append(targets)
+        self._logs.append({name: value.detach() * share for name, value in logs.items()})
+        if found.values is not None:
+            self._values.append(found.values.detach())
+        return loss * share
+
+    def _evaluate(self, part: Rollout) -> Evaluation:
+        gradient = self.objective.ent_coef > 0
+        return self.actor.evaluate(
+            part.batch, part.below, part.features, self.params, entropy_gradient=gradient
+        )

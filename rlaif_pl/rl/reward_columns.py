@@ -34,11 +34,9 @@ class Asked(NamedTuple):
 
 
 def asked_by(function: Callable[..., Any], texts: Collection[str] = ()) -> Asked:
-    """Return what a callable asks for beside prompts and responses.
+    """Return what a callable asks for by name beside prompts and responses.
 
-    Args:
-        function: Takes the two by position, first of all, and columns by name.
-        texts: Names that the two are given by; empty where they come by position.
+    ``texts`` are the names that these two are given by; empty where they come by position.
     """
     try:
         parameters = list(inspect.signature(function).parameters.values())
@@ -48,11 +46,8 @@ def asked_by(function: Callable[..., Any], texts: Collection[str] = ()) -> Asked
     others = [p for p in parameters if p.name not in texts] if texts else parameters[2:]
     asked = [p for p in others if p.kind in KINDS and p.name not in bound]
     required = frozenset(p.name for p in asked if p.default is p.empty)
-    return Asked(
-        required,
-        frozenset(p.name for p in asked) - required,
-        any(p.kind is p.VAR_KEYWORD for p in parameters),
-    )
+    optional = frozenset(p.name for p in asked) - required
+    return Asked(required, optional, any(p.kind is p.VAR_KEYWORD for p in parameters))
 
 
 def asks_of(reward: Reward | PointwiseLabeler) -> Asked:
@@ -75,11 +70,10 @@ def score_with(
 def columns_of(rows: Sequence[Prompt]) -> dict[str, list[Any]]:
     """Return the columns of some prompts, ``reference`` among them; None where a row lacks one."""
     names = dict.fromkeys(name for row in rows for name in row.columns)
-    found = {name: [row.columns.get(name) for row in rows] for name in names}
-    references = [row.reference for row in rows]
-    return found | (
-        {"reference": references} if any(each is not None for each in references) else {}
-    )
+    found: dict[str, list[Any]] = {n: [row.columns.get(n) for row in rows] for n in names}
+    if any(row.reference is not None for row in rows):
+        found["reference"] = [row.reference for row in rows]
+    return found
 
 
 def repeated(columns: Columns, count: int) -> dict[str, list[Any]]:
@@ -88,11 +82,7 @@ def repeated(columns: Columns, count: int) -> dict[str, list[Any]]:
 
 
 def check_columns(reward: Reward, rows: Sequence[Prompt]) -> None:
-    """Refuse prompts that lack a column that a reward requires, before anything is sampled.
-
-    Raises:
-        ValueError: Names the first such row and the columns that it has.
-    """
+    """Refuse prompts that lack a column that a reward requires, before anything is sampled."""
     required = asks_of(reward).required
     for number, row in enumerate(rows if required else ()):
         has = {*row.columns} | ({"reference"} if row.reference is not None else set())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -18,7 +19,7 @@ from rlaif_pl.models.device import own_precision
 from rlaif_pl.models.reward import RewardModel
 from rlaif_pl.models.sampled_policy import SampledPolicy
 from rlaif_pl.rl.function_reward import WeightedRewards, as_scores, rewards_of
-from rlaif_pl.rl.generation_backend import GenerationBackend, LocalGenerator
+from rlaif_pl.rl.generate import GenerationBackend, LocalGenerator
 from rlaif_pl.rl.reward_columns import NO_COLUMNS, Columns, repeated, score_with
 from rlaif_pl.types import Reward
 
@@ -58,10 +59,7 @@ class Rollout(NamedTuple):
         )
 
     def means(self, kl: Tensor, rows: Tensor) -> dict[str, Tensor]:
-        """Mean reward (and rewards), KL, length and unfinished share of ``rows`` that count.
-
-        All ``(N,)``; ``kl`` is that of each response.
-        """
+        """Mean reward (and rewards), KL ``(N,)``, length and unfinished share of ``rows`` ``(N,)``."""
         quantities = {
             "reward": self.scores,
             "kl": kl,
@@ -121,12 +119,7 @@ def collect(
     reads_states = any(reads)
     if samples is None:
         samples = (generator or LocalGenerator()).generate(
-            SampledPolicy(policy),
-            rows,
-            params,
-            seeds,
-            keep_trunk=True,
-            close=reads_states,
+            SampledPolicy(policy), rows, params, seeds, keep_trunk=True, close=reads_states
         )
     texts = policy.texts(samples.tokens, params)
     batch = assemble(rows, samples.tokens, policy.pad, policy.device)
@@ -140,13 +133,15 @@ def collect(
     if kept is None and (states := actor.trunk_states(read)) is not None:
         kept = TrunkStates(states, read.starts)
     below = None if kept is None else batch.inputs.gather(kept)
-    ref_logprobs, features = reference_in_parts(actor, batch, below, params, most_tokens)
+    ref_logprobs, features = _reference_in_parts(actor, batch, below, params, most_tokens)
     given = repeated(columns, params.n)
-    found = [
-        score_rollout(actor, each, prompts, texts, read, kept, given, reads_states=reads_each)
-        for each, reads_each in zip(by_name.values(), reads, strict=True)
-    ]
-    found = [send(each, policy.device) for each in found]
+    found = []
+    for each, reads_each in zip(by_name.values(), reads, strict=True):
+        if isinstance(each, RewardModel) and reads_each:
+            scores = each.rewards(read, None if kept is None else read.gather(kept))
+        else:
+            scores = _scores_of_texts(each, prompts, texts, given, policy.device.type)
+        found.append(send(scores, policy.device))
     scores, rewards = found[0], None
     if isinstance(reward, WeightedRewards):
         scores, rewards = reward.total(found), dict(zip(by_name, found, strict=True))
@@ -154,25 +149,21 @@ def collect(
     drawn = None
     if samples.logprobs is not None:
         values = [value for row in samples.logprobs for value in row]
-        flat = torch.tensor(values, dtype=torch.float32)
-        drawn = batch.spread(send(flat, policy.device))
+        drawn = batch.spread(send(torch.tensor(values, dtype=torch.float32), policy.device))
     return Rollout(batch, below, texts, finished, scores, ref_logprobs, features, drawn, rewards)
 
 
-def reference_in_parts(
+def _reference_in_parts(
     actor: ActorCritic,
     batch: ResponseBatch,
     below: Tensor | None,
     params: SamplingParams,
     most_tokens: int | None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Run the reference over the parts that the policy will be trained in.
+    """Log-probabilities, and last states where values need them, by the parts of the update.
 
     A GPU's products round by how many rows they have, so equal weights give equal numbers, and a KL of
     exactly 0 before the first update, on equal parts alone.
-
-    Returns:
-        Log-probabilities ``(N, R)``, and last states ``(tokens, D)`` where the values need them.
     """
     cuts = batch.cut(most_tokens)
     keeps = actor.value_network == "reference_features"
@@ -193,9 +184,8 @@ def reference_in_parts(
 def reads_samples(reward: Reward, policy: CausalModel, params: SamplingParams) -> bool:
     """Whether a reward reads the drawn tokens, on the states of the policy's trunk, instead of text.
 
-    Stop strings and tokens of the caller's are no part of the text, and the states that sampling keeps
-    do not reach to an EOS in their place. Nor do they to the EOS of a text that the reward cuts, so it
-    has to read as many tokens as may be drawn, and an EOS.
+    The states that sampling keeps do not reach to an EOS in place of the caller's stop strings and
+    tokens, nor to the EOS of a text that the reward cuts.
     """
     return (
         isinstance(reward, RewardModel)
@@ -206,33 +196,17 @@ def reads_samples(reward: Reward, policy: CausalModel, params: SamplingParams) -
     )
 
 
-def score_rollout(
-    actor: ActorCritic,
-    reward: Reward,
-    prompts: Sequence[str],
-    texts: Sequence[str],
-    batch: ResponseBatch,
-    kept: TrunkStates | None,
-    columns: Columns = NO_COLUMNS,
-    *,
-    reads_states: bool,
+def _scores_of_texts(
+    reward: Reward, prompts: Sequence[str], texts: Sequence[str], columns: Columns, device_type: str
 ) -> Tensor:
-    """Score every response. ``(N,)`` float32.
-
-    A reward model on the policy's own trunk reads the sampled tokens from its states
-    (``reads_states``, see ``reads_samples``), and then every response of the batch ends in EOS; any
-    other reward is given text, so it may have another tokenizer, and the columns that it asks for
-    (``N`` values each).
-    """
-    if isinstance(reward, RewardModel) and reads_states:
-        return reward.rewards(batch, None if kept is None else batch.gather(kept))
+    """Score responses ``(N,)`` float32 by their text, and by the columns that the reward asks for."""
     num_generations = len(texts) // len(prompts)
     if isinstance(reward, RewardModel):
         groups = [texts[n : n + num_generations] for n in range(0, len(texts), num_generations)]
         return reward(prompts, groups).flatten()
     asked = [p for p in prompts for _ in range(num_generations)]
-    name = type(reward).__name__
-    if isinstance(reward, nn.Module):  # moved, cast and run by the trainer like the policy
-        return as_scores(score_with(reward, asked, texts, columns), len(texts), name)
-    with own_precision(actor.policy.device.type):
-        return as_scores(score_with(reward, asked, texts, columns), len(texts), name)
+    # a module is moved, cast and run by the trainer like the policy
+    is_module = isinstance(reward, nn.Module)
+    with nullcontext() if is_module else own_precision(device_type):
+        scores = score_with(reward, asked, texts, columns)
+        return as_scores(scores, len(texts), type(reward).__name__)

@@ -57,13 +57,11 @@ class RewardShaping:
     adaptive_kl: AdaptiveKL | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a KL coefficient outside [0, 1], unknown choices, and rewards for what is a fault."""
         within(0, 1, kl_coef=self.kl_coef)
         one_of(KLPlacement, kl_placement=self.kl_placement)
         one_of(KLEstimator, kl_estimator=self.kl_estimator)
-        at_least(0, missing_eos_penalty=self.missing_eos_penalty, min_length=self.min_length)
-        at_least(0, min_length_penalty=self.min_length_penalty)
-        at_least(0, repetition_penalty=self.repetition_penalty)
+        names = ("missing_eos_penalty", "min_length", "min_length_penalty", "repetition_penalty")
+        at_least(0, **{name: getattr(self, name) for name in names})
 
     @property
     def reward_kl_coef(self) -> float:
@@ -86,13 +84,8 @@ def final_scores(
 ) -> Tensor:
     """What the last token of each response is rewarded with: scaled score minus penalties. ``(N,)``.
 
-    Args:
-        scores: Reward of each whole response. ``(N,)``
-        lengths: Tokens of each response. ``(N,)``
-        finished: False where the length limit cut the response. ``(N,)`` bool
-        shaping: Coefficients.
-        repeated: Share of repeated 3-grams of each response ``(N,)``; see ``repeated_share``. None
-            where nothing is subtracted for it.
+    Of each response ``(N,)``: score, tokens, whether it finished (bool), and its ``repeated_share``,
+    None where nothing is subtracted for it.
     """
     is_scaled = shaping.scale_score and shaping.kl_placement == "reward"
     final = scores * (1 - shaping.kl_coef) if is_scaled else scores
@@ -109,21 +102,17 @@ def repeated_share(tokens: Tensor, is_response: Tensor) -> Tensor:
     """Share of each response's token 3-grams that stood in it before, in [0, 1). ``(N,)`` float32.
 
     ``1 - distinct / all`` (seq-rep-3 of Welleck et al. 2020, arXiv 1908.04319, section 6.1); 0 of
-    responses shorter than 3 tokens.
-
-    Args:
-        tokens: Response tokens, ids below 2^21. ``(N, R)``
-        is_response: True at response tokens, a prefix of each row. ``(N, R)`` bool
+    responses shorter than 3 tokens. Token ids ``(N, R)`` are below 2^21; ``is_response`` is True at a
+    prefix of each row ``(N, R)``.
     """
     if tokens.shape[1] < NGRAM:
         return torch.zeros(len(tokens), dtype=torch.float32, device=tokens.device)
     real = is_response[:, NGRAM - 1 :]
-    first, second, third = (
-        tokens[:, place : place + real.shape[1]].long() for place in range(NGRAM)
-    )
+    width = real.shape[1]
+    first, second, third = (tokens[:, place : place + width].long() for place in range(NGRAM))
     grams = (first << 2 * ID_BITS) | (second << ID_BITS) | third
     # Padding gets keys of its own, so that none of it repeats.
-    own = -1 - torch.arange(real.shape[1], device=tokens.device)
+    own = -1 - torch.arange(width, device=tokens.device)
     keys = torch.where(real, grams, own).sort(1).values
     repeats = (keys[:, 1:] == keys[:, :-1]).sum(1)
     return repeats.float() / real.sum(1).clamp(min=1)
@@ -132,24 +121,14 @@ def repeated_share(tokens: Tensor, is_response: Tensor) -> Tensor:
 def relative_scores(
     scores: Tensor, num_generations: int, baseline: Baseline = "rloo", scale: Scale | None = None
 ) -> Tensor:
-    """Subtract from each score a baseline of its prompt's responses, and scale. ``(G * K,)``.
+    """Subtract from each score a baseline of its prompt's ``K`` responses, and scale. ``(G * K,)``.
 
     ``rloo`` is the mean of the others: a baseline that does not depend on the response itself leaves
     the policy gradient unbiased (Kool et al. 2019, "Buy 4 REINFORCE samples, get a baseline for
-    free!").
-    ``group_mean`` is that of all ``K``, which is ``(K - 1) / K`` times as much; over their standard
-    deviation (that of a sample, plus 1e-4 as in TRL) it is GRPO's advantage (arXiv 2402.03300, section
-    4.1.2). Dr. GRPO (arXiv 2503.20783) leaves the deviation out, which weighs prompts by how alike
-    their scores are.
-
-    Args:
-        scores: Those of a prompt next to each other. ``(G * K,)``
-        num_generations: Responses a prompt, ``K``, at least 2.
-        baseline: What is subtracted.
-        scale: What is divided by: ``group_std``, or nothing.
-
-    Raises:
-        ValueError: ``K`` is below 2.
+    free!"). ``group_mean`` is that of all ``K``, which is ``(K - 1) / K`` times as much; over their
+    standard deviation (that of a sample, plus 1e-4 as in TRL) it is GRPO's advantage (arXiv 2402.03300,
+    section 4.1.2). Dr. GRPO (arXiv 2503.20783) leaves the deviation out, which weighs prompts by how
+    alike their scores are. ValueError: ``K`` is below 2.
     """
     if num_generations < 2:
         raise ValueError(
@@ -172,12 +151,9 @@ def sequence_kl(logprobs: Tensor, ref_logprobs: Tensor, is_response: Tensor) -> 
 
 
 def whiten(values: Tensor, is_real: Tensor, moments: Tensor) -> Tensor:
-    """Scale to mean 0 and variance 1 over the real entries of all ranks; 0 elsewhere.
+    """Scale ``(N, R)`` to mean 0 and variance 1 over the real entries of all ranks; 0 elsewhere.
 
-    Args:
-        values: ``(N, R)``
-        is_real: Which entries count. ``(N, R)`` bool
-        moments: Sums of the real entries and of their squares, in ``wide_dtype``. ``(2,)``
+    ``moments`` are the sums of the real entries and of their squares, in ``wide_dtype``. ``(2,)``
     """
     sums = torch.cat([is_real.sum()[None].to(moments), moments])
     if dist.is_available() and dist.is_initialized():

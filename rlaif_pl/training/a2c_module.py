@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 import torch
@@ -21,19 +22,17 @@ from rlaif_pl.models.actor_critic import ActorCritic, ActorSource
 from rlaif_pl.models.policy import Policy
 from rlaif_pl.models.reward import RewardModel
 from rlaif_pl.rl.function_reward import AnyReward, as_reward, rewards_of
-from rlaif_pl.rl.generation_backend import GenerationBackend
+from rlaif_pl.rl.generate import GenerationBackend
 from rlaif_pl.rl.kl import KLController
-from rlaif_pl.rl.objective import Advantages, Objective
+from rlaif_pl.rl.objective import Advantages, Objective, Update
 from rlaif_pl.rl.reward_columns import check_columns, columns_of
 from rlaif_pl.rl.rollout import Rollout, collect
 from rlaif_pl.rl.shaping import RewardShaping, sequence_kl
-from rlaif_pl.rl.update import Update
 from rlaif_pl.training.base import TrainableModule
-from rlaif_pl.training.optimizers import FineTuningAdamW
-from rlaif_pl.training.ranks import mean_over_ranks, rank_share
+from rlaif_pl.training.optimizers import ConstantWithWarmup, FineTuningAdamW
 from rlaif_pl.training.rollouts import CloseRollouts, Rollouts, next_batch
-from rlaif_pl.training.schedules import ConstantWithWarmup
 from rlaif_pl.training.sharding import Division
+from rlaif_pl.training.step_mean import mean_over_ranks, rank_share
 from rlaif_pl.training.trainer_check import most_parts
 from rlaif_pl.types import Batch, Prompt, SampledResponse
 
@@ -41,8 +40,8 @@ from rlaif_pl.types import Batch, Prompt, SampledResponse
 class A2CModule(TrainableModule):
     """One rollout and one gradient step a batch of prompts.
 
-    Left out, because each batch is used once: clipping, replayed epochs, and importance ratios unless
-    servers draw. The training pass is also the behavior policy's, so no second policy pass is made.
+    The training pass is also the behavior policy's: no second one, no clipping, and no importance
+    ratios unless servers draw.
 
     Args:
         actor: Policy, reference and value network. In Python also a ``Policy``, which makes an
@@ -66,10 +65,6 @@ class A2CModule(TrainableModule):
             responses; the rollout is sampled whole. See ``TrainableModule`` and ``Update``.
         rollout: Who draws the responses: this process (None), or servers that are sent the weights of
             every step, such as ``rlaif_pl.rl.VLLMGenerator``.
-
-    Raises:
-        ValueError: There is no value network, and no baseline or a ``gae_lambda`` below 1; or nothing
-            would be sampled.
     """
 
     task = "prompts"
@@ -88,20 +83,18 @@ class A2CModule(TrainableModule):
         vf_coef: float = 0.5,
         ent_coef: float = 0.0,
         value_lr_scale: float = 1.0,
-        optimizer: OptimizerCallable = lambda params: FineTuningAdamW(
-            params, lr=1e-6, adapter_lr=1e-5
-        ),
+        optimizer: OptimizerCallable = lambda p: FineTuningAdamW(p, lr=1e-6, adapter_lr=1e-5),
         scheduler: LRSchedulerCallable = ConstantWithWarmup,
         micro_batch_tokens: int | None = None,
         rollout: GenerationBackend | None = None,
     ) -> None:
         super().__init__(optimizer, scheduler, micro_batch_tokens)
         self.rollouts = Rollouts(rollout)
+        self.draws_here = not self.rollouts.generator.is_remote
         sampling = sampling.seeded(0)
         if isinstance(actor, Policy):
             seed = sampling.seed or 0
             actor = ActorCritic(actor, lora=actor.lora, template=actor.template, seed=seed)
-        reward = as_reward(reward)
         is_monte_carlo = advantages.baseline is not None and advantages.gae_lambda == 1
         if actor.value_network == "none" and not is_monte_carlo:
             raise ValueError(
@@ -114,9 +107,9 @@ class A2CModule(TrainableModule):
                 "learn from"
             )
         self.actor = actor
-        self.reward = reward
-        if isinstance(reward, nn.Module):
-            reward.requires_grad_(False)
+        self.reward = as_reward(reward)
+        if isinstance(self.reward, nn.Module):
+            self.reward.requires_grad_(False)
         for each in self.reward_models():
             each.adopt_trunk(actor.policy.trunk)  # one copy of the weights where they are equal
         self.sampling = sampling
@@ -139,11 +132,6 @@ class A2CModule(TrainableModule):
         """The policy that is trained."""
         return self.actor.policy
 
-    @property
-    @override
-    def draws_here(self) -> bool:
-        return not self.rollouts.generator.is_remote
-
     def reward_models(self) -> list[RewardModel]:
         """The reward, or those of its parts, that are reward models."""
         return [each for each in rewards_of(self.reward).values() if isinstance(each, RewardModel)]
@@ -157,23 +145,18 @@ class A2CModule(TrainableModule):
     def policy_to_send(self) -> Policy:
         """Return the policy that servers are sent; its weights are whole on rank 0."""
         self.gather_weights()
-        if self._shards and not self.trainer.is_global_zero:
-            return self.actor.policy
-        return self.whole(self.actor.policy)
+        is_divided = bool(self._shards) and not self.trainer.is_global_zero
+        return self.policy if is_divided else self.whole(self.policy)
 
     @override
     def check_lengths(self, rows: Sequence[Prompt]) -> None:
         check_columns(self.reward, rows)
-
-        def texts() -> Iterator[tuple[str, None]]:
-            return ((row.text, None) for row in rows)
-
-        self.actor.policy.check_lengths(
-            texts(), self.sampling.max_new_tokens, "sampling.max_new_tokens"
-        )
+        drawn = self.sampling.max_new_tokens
+        texts = ((row.text, None) for row in rows)
+        self.policy.check_lengths(texts, drawn, "sampling.max_new_tokens")
         for reward in self.reward_models():
-            longest = min(self.sampling.max_new_tokens + 1, reward.max_response_tokens)
-            reward.model.check_lengths(texts(), longest)
+            texts = ((row.text, None) for row in rows)
+            reward.model.check_lengths(texts, min(drawn + 1, reward.max_response_tokens))
 
     def rollout(self, batch: Batch[Prompt], *key: int | str) -> Rollout:
         """Sample and score responses; the noise depends on ``key``, prompt and sample only."""
@@ -181,35 +164,31 @@ class A2CModule(TrainableModule):
         samples = self.rollouts.take(step, batch) if key == (step,) else None
         if samples is None or self.rollouts.overlap:
             self.rollouts.update(self.policy_to_send, step)
-        if self.rollouts.overlap and key == (step,):
-            ahead = next_batch(self.trainer)
-            if ahead is not None:
-                seeds, policy = self.seeds(ahead, step + 1), self.actor.policy
-                self.rollouts.ask(step + 1, ahead, policy, self.sampling, seeds)
+        asks_ahead = self.rollouts.overlap and key == (step,)
+        ahead = next_batch(self.trainer) if asks_ahead else None
+        if ahead is not None:
+            seeds = self._seeds(ahead, step + 1)
+            self.rollouts.ask(step + 1, ahead, self.policy, self.sampling, seeds)
         return collect(
             self.actor,
             self.reward,
             batch.prompts,
             params=self.sampling,
-            seeds=self.seeds(batch, *key),
+            seeds=self._seeds(batch, *key),
             generator=self.rollouts.generator,
             samples=samples,
             columns=columns_of(batch.rows),
             most_tokens=None if "validation" in key else self.micro_batch_tokens,
         )
 
-    def seeds(self, batch: Batch[Prompt], *key: int | str) -> list[int]:
-        """Seed of each response, prompts in order."""
-        return [
-            sample_seed(self.sampling.seed or 0, *key, position, sample)
-            for position in batch.positions
-            for sample in range(self.sampling.n)
-        ]
+    def _seeds(self, batch: Batch[Prompt], *key: int | str) -> list[int]:
+        places = product(batch.positions, range(self.sampling.n))
+        return [sample_seed(self.sampling.seed or 0, *key, *place) for place in places]
 
     @override
     def check_inputs(self, trainer: Trainer) -> None:
         # A trainer moves the model after this; what is sent then comes from its device.
-        self.rollouts.prepare(self.actor.policy, self.sampling, trainer.strategy.root_device)
+        self.rollouts.prepare(self.policy, self.sampling, trainer.strategy.root_device)
         drawn = self.sampling.max_new_tokens
         if isinstance(self.reward, RewardModel) and drawn >= self.reward.max_response_tokens:
             rank_zero_warn(
@@ -240,18 +219,9 @@ class A2CModule(TrainableModule):
         return self.update_loss(rollout, self.counted(rollout, batch))
 
     def update_loss(self, rollout: Rollout, is_counted: Tensor) -> Tensor:
-        """Loss of one update, whose policy pass is the only one with gradients.
-
-        ``is_counted`` says which response tokens count. ``(N, R)`` bool
-        """
-        update = Update(
-            self.actor,
-            self.objective.at(self.kl_control.kl_coef),
-            rollout,
-            is_counted,
-            self.sampling,
-            self.micro_batch_tokens,
-        )
+        """Loss of one update on the response tokens that count ``(N, R)`` bool."""
+        objective, most = self.objective.at(self.kl_control.kl_coef), self.micro_batch_tokens
+        update = Update(self.actor, objective, rollout, is_counted, self.sampling, most)
         loss = self.backward_parts(update.losses(), update.count)
         parts = update.logged()
         share = rank_share(update.count)
@@ -260,26 +230,20 @@ class A2CModule(TrainableModule):
         for name, value in gap.items():
             fold = "max" if name.endswith("_max") else "mean"
             whole = value if fold == "max" else value * token_share
-            self.log_dict({f"rollout/{name}": whole}, reduce_fx=fold, sync_dist=True, batch_size=1)
+            self.log(f"rollout/{name}", whole, reduce_fx=fold, sync_dist=True, batch_size=1)
         if self.kl_control.rule is not None:
             parts["beta"] = torch.tensor(self.kl_control.kl_coef, dtype=torch.float32)
-        self.log_dict(
-            {  # a rank with fillers alone has nothing to say
-                f"a2c/train_{name}": torch.where(share > 0, value * share, 0.0)
-                for name, value in parts.items()
-            },
-            batch_size=len(rollout.texts),
-            sync_dist=True,
-        )
+        # a rank with fillers alone has nothing to say
+        parts = {name: torch.where(share > 0, value * share, 0.0) for name, value in parts.items()}
+        self._log_all("train", parts, len(rollout.texts), prog_bar=False)
         rows, kl = is_counted.any(1), update.kl
         self.log_update(rollout, kl, rows)
         self.kl_control.observe(kl, rows)
         if self._parts == 1:
-            self.follow_kl()
+            self._follow_kl()
         return loss
 
-    def follow_kl(self) -> None:
-        """Let the KL coefficient follow the responses of the step that ends."""
+    def _follow_kl(self) -> None:
         sums = self.kl_control.take()
         if sums is not None:
             self.kl_control.update(mean_over_ranks(*sums).item())
@@ -287,19 +251,18 @@ class A2CModule(TrainableModule):
     @override
     def finish_step(self) -> None:
         super().finish_step()
-        self.follow_kl()
+        self._follow_kl()
 
     @override
     def check_accumulation(self) -> None:
         super().check_accumulation()
+        parts = most_parts(self.trainer)
         if self.rollouts.overlap:
             raise ValueError(
-                "expected trainer.accumulate_grad_batches of 1 with rollout.overlap, got "
-                f"{most_parts(self.trainer)}: what comes next is asked by step; raise data.batch_size "
-                "instead"
+                f"expected trainer.accumulate_grad_batches of 1 with rollout.overlap, got {parts}: "
+                "what comes next is asked by step; raise data.batch_size instead"
             )
         if self.objective.advantages.whiten:
-            parts = most_parts(self.trainer)
             raise ValueError(
                 f"expected trainer.accumulate_grad_batches of 1 with advantages.whiten, got {parts}: "
                 "the mean and spread of all advantages of a step are not known before its last part is "
@@ -310,13 +273,14 @@ class A2CModule(TrainableModule):
     def log_update(self, rollout: Rollout, kl: Tensor, rows: Tensor) -> None:
         """Log reward, KL and lengths of a training batch, means over the rows of all ranks."""
         share = rank_share(rows.sum())
-        values = rollout.means(kl, rows)
-        self.log_dict(
-            {f"a2c/train_{name}": value * share for name, value in values.items()},
-            prog_bar=True,
-            batch_size=len(rows),  # of no effect on what is logged each step
-            sync_dist=True,
-        )
+        values = {name: value * share for name, value in rollout.means(kl, rows).items()}
+        self._log_all("train", values, len(rows))  # a size has no effect on what each step logs
+
+    def _log_all(
+        self, split: str, values: dict[str, Tensor], size: int, prog_bar: bool = True
+    ) -> None:
+        named = {f"a2c/{split}_{name}": value for name, value in values.items()}
+        self.log_dict(named, prog_bar=prog_bar, batch_size=size, sync_dist=True)
 
     def counted(self, rollout: Rollout, batch: Batch[Prompt]) -> Tensor:
         """Response tokens of rows that are not fillers. ``(N, R)`` bool."""
@@ -329,19 +293,13 @@ class A2CModule(TrainableModule):
         rows = self.counted(rollout, batch).any(1)
         logprobs = self.actor.logprobs(rollout.batch, rollout.below, self.sampling)
         kl = sequence_kl(logprobs, rollout.ref_logprobs, rollout.is_sampled)
-        values = rollout.means(kl, rows)
-        self.log_dict(
-            {f"a2c/val_{name}": value for name, value in values.items()},
-            prog_bar=True,
-            batch_size=int(rows.sum()),
-            sync_dist=True,
-        )
+        self._log_all("val", rollout.means(kl, rows), int(rows.sum()))
 
     @override
     def build_optimizer(self) -> Optimizer:
-        trained = self.trained()
-        policy = [value for name, value in trained.items() if name.startswith("actor.policy.")]
-        critic = [value for name, value in trained.items() if not name.startswith("actor.policy.")]
+        named = self.trained().items()
+        policy = [value for name, value in named if name.startswith("actor.policy.")]
+        critic = [value for name, value in named if not name.startswith("actor.policy.")]
         groups = [{"params": group} for group in (policy, critic) if group]
         optimizer = self.optimizer(groups)  # type: ignore[arg-type]
         for group in optimizer.param_groups[1:]:

@@ -15,6 +15,7 @@ from torch import nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from rlaif_pl.errors import at_least
 from rlaif_pl.models.adapter_export import Form, check_export, export_policy
 from rlaif_pl.models.causal import CausalModel
 from rlaif_pl.models.model_info import weights_digest
@@ -28,8 +29,7 @@ from rlaif_pl.training.checkpoints import (
     note_resumed,
     save_last,
 )
-from rlaif_pl.training.optimizers import mark_adapters
-from rlaif_pl.training.schedules import LinearDecay
+from rlaif_pl.training.optimizers import LinearDecay, mark_adapters
 from rlaif_pl.training.sharding import Division, Sharded
 from rlaif_pl.training.sharding_strategy import ShardingStrategy
 from rlaif_pl.training.step_mean import StepMeanModule
@@ -43,14 +43,12 @@ class TrainableModule(StepMeanModule):
     """A LightningModule with one optimizer, which checkpoints and exports only what it trains.
 
     Frozen weights come from the named backbone, so a checkpoint of adapters is megabytes.
-    ``micro_batch_tokens`` bounds the memory of a batch: its parts are run forward and backward one
-    after the other (see ``backward_parts``).
 
     Args:
         optimizer: Builds the optimizer from parameters.
         scheduler: Builds the learning-rate schedule, stepped every batch.
-        micro_batch_tokens: Tokens of a batch that are trained on at a time, prompts once for all their
-            responses, at least 1; None for all.
+        micro_batch_tokens: Tokens of a batch that are trained on at a time, forward and backward (see
+            ``backward_parts``), prompts once for all their responses, at least 1; None for all.
 
     Attributes:
         task: Kind of batch that the module reads; empty for any.
@@ -58,6 +56,7 @@ class TrainableModule(StepMeanModule):
             checkpoint, which holds what is trained, records a hash of the frozen weights beside it.
         export_folder: Where the default callbacks export to, below the folder of a fit.
         samples_while_training: Whether a training step leaves ``latest_samples`` to show.
+        draws_here: Whether training samples responses in this process.
         divided: What FSDP2 may divide; None where weights stay whole.
     """
 
@@ -73,25 +72,16 @@ class TrainableModule(StepMeanModule):
         micro_batch_tokens: int | None = None,
     ) -> None:
         super().__init__()
-        if micro_batch_tokens is not None and micro_batch_tokens < 1:
-            raise ValueError(
-                f"expected micro_batch_tokens of at least 1, got {micro_batch_tokens}; leave it out to "
-                "train on whole batches"
-            )
+        at_least(1, micro_batch_tokens=micro_batch_tokens)
         self.micro_batch_tokens = micro_batch_tokens
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.strict_loading = False
-        self.is_given = False
+        self.is_given = self.draws_here = False
         self._frozen: str | None = None
         self._loops: dict[str, Any] | None = None  # of the trainer, as the last batch left them
         self._is_between = True  # whether no batch is being trained on or validated after
         self._shards: list[Sharded] = []  # one where weights are divided; a list is no part of this
-
-    @property
-    def draws_here(self) -> bool:
-        """Whether training samples responses in this process."""
-        return False
 
     def build_optimizer(self) -> Optimizer:
         """Build the one optimizer; modules with several learning rates give it groups."""
@@ -118,10 +108,8 @@ class TrainableModule(StepMeanModule):
         if self.is_given:
             self.frozen_digest()  # now: a trainer in 16 bits casts the weights next
         self.check_inputs(self.trainer)
-        data = getattr(self.trainer, "datamodule", None)
-        if data is not None:
-            for name in ("train_rows", "validation_rows"):
-                self.check_lengths(getattr(data, name, ()))
+        for name in ("train_rows", "validation_rows"):
+            self.check_lengths(getattr(getattr(self.trainer, "datamodule", None), name, ()))
         if most_parts(self.trainer) > 1:
             self.check_accumulation()
         if self.micro_batch_tokens is not None and not isinstance(strategy, CUTTABLE):
@@ -154,10 +142,7 @@ class TrainableModule(StepMeanModule):
         return cast(Model, self._shards[0].whole()) if self._shards else trained
 
     def check_inputs(self, trainer: Trainer) -> None:
-        """Refuse what the last step would miss, before the first; see ``callbacks.preflight``.
-
-        The module need not be attached to the trainer yet.
-        """
+        """Refuse what the last step would miss, before the first; it need not be attached yet."""
 
     def check_lengths(self, rows: Sequence[Any]) -> None:
         """Refuse rows that cannot be trained on (a text too long), before work is spent."""
@@ -179,10 +164,7 @@ class TrainableModule(StepMeanModule):
         schedule = self.scheduler(optimizer)
         if isinstance(schedule, LinearDecay) and schedule.total_steps is None:
             schedule.end_at(self.trainer.estimated_stepping_batches)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -200,8 +182,8 @@ class TrainableModule(StepMeanModule):
     def frozen_digest(self) -> str:
         """Return a hash of the frozen weights as they came."""
         if self._frozen is None:
-            named = self.named_parameters()
-            self._frozen = weights_digest([(n, p) for n, p in named if not p.requires_grad], {})
+            frozen = [(n, p) for n, p in self.named_parameters() if not p.requires_grad]
+            self._frozen = weights_digest(frozen, {})
         return self._frozen
 
     @override
@@ -216,7 +198,12 @@ class TrainableModule(StepMeanModule):
         # Dropout stays off in every stage: the log-ratio must be 0 at the first step. Not at the
         # start of an epoch: a fit that resumes within one has no such start.
         self.eval()
-        self.train_checkpointed_layers()
+        # But trained layers that recompute activations, which transformers does in train mode alone.
+        # Frozen ones recompute nothing, and in train mode would keep no cache.
+        for module in self.modules():
+            recomputes = getattr(module, "gradient_checkpointing", False)
+            if recomputes and any(p.requires_grad for p in module.parameters()):
+                module.train()
         self._is_between = True
         if self._trainer is not None:
             self._count_epochs_again()
@@ -251,21 +238,8 @@ class TrainableModule(StepMeanModule):
             if loop.restarted_mid_epoch:  # else they are counted when the epoch begins
                 counts.ready = counts.started = counts.processed + 1
 
-    def train_checkpointed_layers(self) -> None:
-        """Put trained layers that recompute activations in train mode, where transformers does it.
-
-        Frozen ones stay in eval mode: they recompute nothing, and in train mode would keep no cache.
-        """
-        for module in self.modules():
-            recomputes = getattr(module, "gradient_checkpointing", False)
-            if recomputes and any(p.requires_grad for p in module.parameters()):
-                module.train()
-
     def export(self, folder: Path, form: Form = "whole") -> Path:
-        """Write the trained policy as a plain transformers folder, or its adapters as one of PEFT's.
-
-        ``form`` is ``whole`` or, of a policy with adapters alone, ``adapter``. Returns the folder.
-        """
+        """Write the trained policy as a transformers folder, or as one of PEFT its adapters."""
         return export_policy(folder, self.whole(self._policy), form)
 
     def check_export(self, form: Form = "whole") -> int:

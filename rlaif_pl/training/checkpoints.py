@@ -1,8 +1,7 @@
 """Checkpoints on disk: written aside and renamed, with a checksum, and never unpickled.
 
 A file that is there is whole. The one it replaced stays beside it (``last.previous.ckpt``) until the
-next is to be written, so that a disk that loses bytes costs one interval and not the run. A checkpoint
-of divided weights may be a folder with a file a process.
+next is to be written. A checkpoint of divided weights may be a folder with a file a process.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
@@ -28,7 +27,7 @@ from typing_extensions import override
 from rlaif_pl.data.checksum import DamagedFileError, is_whole, parts_of, previous_of, seal, verify
 from rlaif_pl.data.disk import replaced
 from rlaif_pl.models.causal import CausalModel
-from rlaif_pl.training.shards import DIVIDED, joined
+from rlaif_pl.training.sharding import DIVIDED, joined
 
 # Keys of a checkpoint: what its models were, by place, and a hash of frozen weights without a name.
 MODELS, FROZEN = "rlaif_pl_models", "rlaif_pl_frozen"
@@ -112,8 +111,7 @@ class _Writer:
     """A file that adds up what is written; keeps the system's error, which torch loses."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self.file = file
-        self.digest = hashlib.sha256()
+        self.file, self.digest = file, hashlib.sha256()
         self.error: OSError | None = None
 
     def save(self, content: Mapping[str, Any]) -> None:
@@ -144,12 +142,8 @@ def read_checkpoint(
     """Read a checkpoint of Lightning, a file or a folder with one a process: tensors, values, no code.
 
     ``sum_up`` compares it with its checksum (one without, of an earlier version, is warned of);
-    ``mmap`` leaves tensors on disk until they are used.
-
-    Raises:
-        FileNotFoundError: There is no file.
-        ValueError: It is damaged, cut, pickled, or no checkpoint of Lightning; says which, and which
-            checkpoints beside it are whole.
+    ``mmap`` leaves tensors on disk until they are used. FileNotFoundError: there is none. ValueError:
+    it is damaged, cut, pickled, or no checkpoint of Lightning; says which, and who beside it are whole.
     """
     if not path.exists():
         raise FileNotFoundError(f"expected a checkpoint at {path}, found none; check the name")
@@ -159,34 +153,28 @@ def read_checkpoint(
             parts = [read_checkpoint(f, map_location, sum_up=sum_up, mmap=mmap) for f in files]
             return parts[0] | {k: joined([p[k] for p in parts]) for k in DIVIDED if k in parts[0]}
         if sum_up and not verify(path):
-            warnings.warn(
-                f"{path} has no checksum (an earlier version or another program wrote it): read as "
-                "it is",
-                stacklevel=2,
+            unknown = (
+                "has no checksum (an earlier version or another program wrote it): read as it is"
             )
+            warnings.warn(f"{path} {unknown}", stacklevel=2)
         content = torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
         if isinstance(content, dict) and content.keys() >= {"state_dict", LIGHTNING}:
             return content
-        held = (
-            sorted(map(str, content))[:5] if isinstance(content, dict) else type(content).__name__
-        )
+        is_named = isinstance(content, dict)
+        held = sorted(map(str, content))[:5] if is_named else type(content).__name__
         raise DamagedFileError(f"a file of torch that holds {held}, and no state of a training")
-    except DamagedFileError as error:
-        raise ValueError(_refusal(path, str(error))) from error
-    except UnpicklingError as error:
-        reason = "Python objects beside tensors and plain values, which would run code when read"
-        raise ValueError(_refusal(path, reason)) from error
-    except (RuntimeError, EOFError, KeyError) as error:
-        raise ValueError(_refusal(path, f"an archive torch cannot read ({error})")) from error
-
-
-def _refusal(path: Path, found: str) -> str:
-    whole = [str(p) for p in sorted(path.parent.glob("*.ckpt")) if p != path and is_whole(p)]
-    others = f" (whole: {', '.join(whole[:3])})" if whole else ""
-    return (
-        f"expected a checkpoint of Lightning at {path}, got {found}; name another with "
-        f"--ckpt_path{others}, or leave that out to start over"
-    )
+    except (DamagedFileError, UnpicklingError, RuntimeError, EOFError, KeyError) as error:
+        found = f"an archive torch cannot read ({error})"
+        if isinstance(error, DamagedFileError):
+            found = str(error)
+        elif isinstance(error, UnpicklingError):
+            found = "Python objects beside tensors and plain values, which would run code when read"
+        whole = [str(p) for p in sorted(path.parent.glob("*.ckpt")) if p != path and is_whole(p)]
+        others = f" (whole: {', '.join(whole[:3])})" if whole else ""
+        raise ValueError(
+            f"expected a checkpoint of Lightning at {path}, got {found}; name another with "
+            f"--ckpt_path{others}, or leave that out to start over"
+        ) from error
 
 
 def save_last(trainer: Trainer, again: bool = False) -> None:
@@ -221,21 +209,19 @@ def note_resumed(trainer: Trainer) -> None:
 
 
 def models_of(module: LightningModule) -> dict[str, dict[str, str]]:
-    """Describe the language models that a module trains, by their place in it."""
-    return {
-        name: {"architecture": _architecture(model), "tokenizer": tokenizer_digest(model.tokenizer)}
-        for name, model in module.named_modules()
-        if isinstance(model, CausalModel) and any(p.requires_grad for p in model.parameters())
-    }
+    """Describe the language models that a module trains, by their place in it.
 
-
-def _architecture(model: CausalModel) -> str:
-    """Say what two models must share for one's weights to mean something in the other."""
-    text = model.config.get_text_config()
-    return (
-        f"{model.config.model_type} of {text.num_hidden_layers} layers, width {text.hidden_size}, "
-        f"{text.vocab_size} tokens"
-    )
+    Two must share this for one's weights to mean something in the other.
+    """
+    found: dict[str, dict[str, str]] = {}
+    for name, model in module.named_modules():
+        if isinstance(model, CausalModel) and any(p.requires_grad for p in model.parameters()):
+            text = model.config.get_text_config()
+            size = f"{text.num_hidden_layers} layers, width {text.hidden_size}"
+            architecture = f"{model.config.model_type} of {size}, {text.vocab_size} tokens"
+            digest = tokenizer_digest(model.tokenizer)
+            found[name] = {"architecture": architecture, "tokenizer": digest}
+    return found
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -248,28 +234,24 @@ def check_fits(
     module: LightningModule, trained: Mapping[str, torch.Tensor], checkpoint: Mapping[str, Any]
 ) -> None:
     """Refuse a checkpoint of another architecture, tokenizer or weights before any is put anywhere."""
-    way_out = "use the config the checkpoint was written with"
-    written = checkpoint.get(MODELS, {})
+
+    def refuse(expected: str) -> NoReturn:
+        raise ValueError(
+            f"expected a checkpoint {expected}; use the config the checkpoint was written with"
+        )
+
+    written, state = checkpoint.get(MODELS, {}), checkpoint["state_dict"]
     for name, found in models_of(module).items() if written else ():
         for part, value in found.items():
             other = written.get(name, {}).get(part, value)
             if other != value:
-                raise ValueError(
-                    f"expected a checkpoint with the {part} of {name} ({value}), got one of another "
-                    f"{part} ({other}); {way_out}"
-                )
-    state = checkpoint["state_dict"]
-    missing = sorted(trained.keys() - state.keys())
-    if missing:
-        raise ValueError(
-            f"expected a checkpoint of this configuration, it lacks {missing[:3]}; {way_out}"
-        )
+                refuse(f"with the {part} of {name} ({value}), got one of another {part} ({other})")
+    if missing := sorted(trained.keys() - state.keys()):
+        refuse(f"of this configuration, it lacks {missing[:3]}")
     for name, parameter in trained.items():
-        if state[name].shape != parameter.shape:
-            raise ValueError(
-                f"expected a checkpoint of this configuration, its {name} is "
-                f"{tuple(state[name].shape)} in place of {tuple(parameter.shape)}; {way_out}"
-            )
+        sizes = tuple(state[name].shape), tuple(parameter.shape)
+        if sizes[0] != sizes[1]:
+            refuse(f"of this configuration, its {name} is {sizes[0]} in place of {sizes[1]}")
 
 
 def check_frozen(checkpoint: Mapping[str, Any], digest: str, name: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from lightning.pytorch import LightningDataModule
@@ -17,6 +17,7 @@ from rlaif_pl.data.loader import BatchLoader, BatchOrder
 from rlaif_pl.data.mixing import PreferencePart, is_mix, load_pairs
 from rlaif_pl.data.sources import Data, load_demonstrations, load_prompts, named
 from rlaif_pl.data.splits import split_by_group
+from rlaif_pl.errors import one_of
 from rlaif_pl.labeling.usage.projection import backends_of
 from rlaif_pl.text import word_count
 from rlaif_pl.types import Labeler, Preference, Prompt
@@ -58,9 +59,6 @@ class PreferenceDataModule(LightningDataModule):
     Attributes:
         train_rows: Rows trained on, once set up; ``Batch.positions`` counts in them.
         validation_rows: Rows held out, once set up.
-
-    Raises:
-        ValueError: The source of the served kind is missing, or a setting is out of range.
     """
 
     train_rows: Sequence[Row] = ()
@@ -83,18 +81,12 @@ class PreferenceDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         self.prepare_data_per_node = False  # several nodes would each pay for the same labels
-        self.task = task
-        self.source = _required(
-            task, preferences=preferences, prompts=prompts, demonstrations=demonstrations
-        )
-        self.validation = validation
-        self.validation_fraction = validation_fraction
+        sources = {"preferences": preferences, "prompts": prompts, "demonstrations": demonstrations}
+        self.task, self.source = task, _required(task, **sources)
+        self.validation, self.validation_fraction = validation, validation_fraction
         self.labeling = labeling
-        self.batch_size = batch_size
-        self.eval_batch_size = eval_batch_size
-        self.drop_last = drop_last
-        self.bucket = bucket
-        self.seed = seed
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
+        self.drop_last, self.bucket, self.seed = drop_last, bucket, seed
 
     @override
     def prepare_data(self) -> None:
@@ -108,9 +100,8 @@ class PreferenceDataModule(LightningDataModule):
             return
         labeler = self._labeler_for(len(unlabeled))
         with LabelStore(how.store) as store:
-            result = label_pairs(
-                unlabeled, labeler, store, progress=how.progress, retry_failed=how.retry_failed
-            )
+            options = {"progress": how.progress, "retry_failed": how.retry_failed}
+            result = label_pairs(unlabeled, labeler, store, **options)
         for backend in backends_of(labeler):  # of a model on this process's device
             if (unload := getattr(backend, "unload", None)) is not None:
                 unload()
@@ -132,9 +123,8 @@ class PreferenceDataModule(LightningDataModule):
             return
         left_out = 0
         if self.validation is None:
-            self.train_rows, self.validation_rows = split_by_group(
-                rows, self.validation_fraction, self.seed
-            )
+            split = split_by_group(rows, self.validation_fraction, self.seed)
+            self.train_rows, self.validation_rows = split
         else:
             self.validation_rows = self._rows(self.validation)
             reserved = {row.group for row in self.validation_rows}
@@ -157,9 +147,16 @@ class PreferenceDataModule(LightningDataModule):
         ``choose`` tells of some rows which to keep, of each split at least one; ``reason`` says
         why, and what to do.
         """
+
+        def chosen(rows: Sequence[Any]) -> Iterator[int]:
+            for start in range(0, len(rows), CHOSEN_AT_ONCE):
+                part = list(rows[start : start + CHOSEN_AT_ONCE])
+                answers = zip(part, choose(part), strict=True)
+                yield from (n for n, (_, keep) in enumerate(answers, start) if keep)
+
         for split, name in (("training", "train_rows"), ("validation", "validation_rows")):
             rows = getattr(self, name)
-            kept = select(rows, _chosen(rows, choose))
+            kept = select(rows, chosen(rows))
             if rows and not kept:
                 raise ValueError(
                     f"expected {self.task} to use in {split}, all {len(rows)} are left out: {reason}"
@@ -183,9 +180,9 @@ class PreferenceDataModule(LightningDataModule):
 
     @override
     def predict_dataloader(self) -> BatchLoader[Any] | list[Any]:
-        if self.task == "comparisons":
-            return self._loader(self.train_rows, self.eval_batch_size, shuffle=False)
-        return self.val_dataloader()
+        if self.task != "comparisons":
+            return self.val_dataloader()
+        return self._loader(self.train_rows, self.eval_batch_size, shuffle=False)
 
     def _needs_label(self, pair: Preference) -> bool:
         return self.labeling.relabel or pair.p_first is None
@@ -253,8 +250,7 @@ class PreferenceDataModule(LightningDataModule):
 
 
 def _required(task: Serve, **sources: Pairs | None) -> Pairs:
-    if task not in get_args(Serve):
-        raise ValueError(f"expected task to be one of {', '.join(get_args(Serve))}, got {task!r}")
+    one_of(Serve, task=task)
     argument = "preferences" if task in ("pairs", "comparisons") else task
     source = sources[argument]
     if source is None:
@@ -264,15 +260,6 @@ def _required(task: Serve, **sources: Pairs | None) -> Pairs:
             f"{', '.join(given) or 'no source'}; name a file or data set"
         )
     return source
-
-
-def _chosen(
-    rows: Sequence[Any], choose: Callable[[Sequence[Any]], Sequence[bool]]
-) -> Iterator[int]:
-    for start in range(0, len(rows), CHOSEN_AT_ONCE):
-        part = list(rows[start : start + CHOSEN_AT_ONCE])
-        answers = zip(part, choose(part), strict=True)
-        yield from (n for n, (_, keep) in enumerate(answers, start) if keep)
 
 
 def _words(row: Row) -> int:

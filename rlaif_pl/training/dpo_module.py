@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
@@ -14,9 +15,8 @@ from rlaif_pl.models.actor_critic import ActorCritic
 from rlaif_pl.models.adapters import Lora
 from rlaif_pl.models.policy import BackboneOptions, Policy, PolicySource
 from rlaif_pl.text import Template
-from rlaif_pl.training.optimizers import FineTuningAdamW
+from rlaif_pl.training.optimizers import ConstantWithWarmup, FineTuningAdamW
 from rlaif_pl.training.pairs_module import PairsModule, responses, texts_of
-from rlaif_pl.training.schedules import ConstantWithWarmup
 from rlaif_pl.training.sharding import Division
 from rlaif_pl.types import Batch, Preference
 
@@ -45,9 +45,6 @@ class DPOModule(PairsModule):
         scheduler: Builds the learning-rate schedule, stepped every batch.
         seed: Seeds the adapters.
         micro_batch_tokens: Tokens that are trained on at a time; see ``TrainableModule``.
-
-    Raises:
-        ValueError: ``beta`` is not above 0, or nothing of a response would be read.
     """
 
     prefix = "dpo"
@@ -60,9 +57,7 @@ class DPOModule(PairsModule):
         template: Template | None = None,
         beta: float = 0.1,
         max_response_tokens: int | None = None,
-        optimizer: OptimizerCallable = lambda params: FineTuningAdamW(
-            params, lr=1e-6, adapter_lr=1e-5
-        ),
+        optimizer: OptimizerCallable = lambda p: FineTuningAdamW(p, lr=1e-6, adapter_lr=1e-5),
         scheduler: LRSchedulerCallable = ConstantWithWarmup,
         seed: int = 0,
         micro_batch_tokens: int | None = None,
@@ -75,9 +70,8 @@ class DPOModule(PairsModule):
             )
         if isinstance(backbone, Policy) and lora is None:
             lora = backbone.lora
-        self.actor = ActorCritic(
-            backbone, lora=lora, template=template, value_network="none", seed=seed
-        )
+        options: dict[str, Any] = {"lora": lora, "template": template, "seed": seed}
+        self.actor = ActorCritic(backbone, value_network="none", **options)
         self.is_given = self.actor.is_given
         self.beta = beta
         self.max_response_tokens = max_response_tokens
@@ -107,9 +101,5 @@ class DPOModule(PairsModule):
     def sums(self, rewards: Tensor, target: Tensor, weights: Tensor) -> dict[str, Tensor]:
         # over beta: how far the policy has moved in nats a response, up from the reference or down
         better = (target < 0.5).long()[:, None]
-        chosen, rejected = (rewards.gather(1, side)[:, 0] for side in (better, 1 - better))
-        names = ("reward_chosen", "reward_rejected")
-        return {
-            name: (weights * each).sum()
-            for name, each in zip(names, (chosen, rejected), strict=True)
-        }
+        sides = {"reward_chosen": better, "reward_rejected": 1 - better}
+        return {k: (weights * rewards.gather(1, s)[:, 0]).sum() for k, s in sides.items()}

@@ -42,9 +42,7 @@ class LabelingModule(LightningModule):
 
     def __init__(self, labeler: Labeler, out: str, store: str | None = None) -> None:
         super().__init__()
-        self.labeler = labeler
-        self.out = Path(out)
-        self.store = store
+        self.labeler, self.out, self.store = labeler, Path(out), store
         self.labeled: list[Preference] = []
         self._known: dict[Texts, Preference] = {}
         self._parts: LabelParts | None = None

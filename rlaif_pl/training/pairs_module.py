@@ -27,13 +27,10 @@ class PairsModule(TrainableModule):
 
     ``loss = -p log sigma(r1 - r2) - (1 - p) log sigma(r2 - r1)``, a mean over the weights of a step's
     pairs. What the rewards are is the module's own.
-
-    Attributes:
-        prefix: Of the names of what is logged.
     """
 
     task = "pairs"
-    prefix: ClassVar[str]
+    prefix: ClassVar[str]  # of the names of what is logged
 
     def __init__(
         self,
@@ -59,13 +56,7 @@ class PairsModule(TrainableModule):
         return ops.pairwise_ce(first, second, *labels(batch, first.device)), first - second
 
     def sums(self, rewards: Tensor, target: Tensor, weights: Tensor) -> dict[str, Tensor]:
-        """Further sums over pairs to log the means of, by name.
-
-        Args:
-            rewards: Without gradient. ``(N, 2)``
-            target: How likely the first is better. ``(N,)``
-            weights: Of each pair. ``(N,)``
-        """
+        """Further sums over pairs to log the means of; rewards ``(N, 2)`` without gradient."""
         del rewards, target, weights
         return {}
 
@@ -80,11 +71,8 @@ class PairsModule(TrainableModule):
             rewards = self.pair_rewards(encoded.part(rows))
             first, second = rewards.unbind(1)
             sums = ops.pairwise_ce_sums(first, second, target[rows], weights[rows])
-            facts = {
-                "loss": sums.loss.detach(),
-                "accuracy": sums.num_correct,
-                "margin": sums.margin,
-            }
+            facts = {"loss": sums.loss.detach(), "accuracy": sums.num_correct}
+            facts["margin"] = sums.margin
             facts |= self.sums(rewards.detach(), target[rows], weights[rows])
             found.append({name: fact.to(total.dtype) for name, fact in facts.items()})
             return sums.loss / total
@@ -93,10 +81,8 @@ class PairsModule(TrainableModule):
         loss = self.backward_parts([partial(mean, rows) for rows in parts], weight)
         for name in found[0]:
             value = torch.stack([part[name] for part in found]).sum() / total
-            shown = name == "loss"
-            self.log(
-                f"{self.prefix}/train_{name}", value, prog_bar=shown, batch_size=len(batch.rows)
-            )
+            key, shown = f"{self.prefix}/train_{name}", name == "loss"
+            self.log(key, value, prog_bar=shown, batch_size=len(batch.rows))
         return loss
 
     @override
@@ -119,14 +105,9 @@ def responses(batch: Batch[Preference]) -> list[tuple[str, str]]:
 
 
 def labels(batch: Batch[Preference], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return how likely the first is better, and the weight, of each pair; a filler weighs nothing.
-
-    Both ``(N,)`` float32.
-    """
-    weights = [
-        0.0 if filler else row.weight
-        for row, filler in zip(batch.rows, batch.is_padding, strict=True)
-    ]
+    """Return how likely the first is better, and the weight (0 of a filler). Both ``(N,)`` float32."""
+    rows = zip(batch.rows, batch.is_padding, strict=True)
+    weights = [0.0 if filler else row.weight for row, filler in rows]
     both = torch.tensor([batch.given("p_first"), weights], dtype=torch.float32)
     target, weight = send(both, device).unbind()
     return target, weight

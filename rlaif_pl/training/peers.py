@@ -1,9 +1,4 @@
-"""Which of the processes that train together died or does not answer, and an end to waiting for it.
-
-A collective knows an address at most, and waits for half an hour (while labels are made: for ever).
-Here each process shows every second that it lives, in a store apart from training, and looks at the
-others.
-"""
+"""Processes that train together: where those of one start meet, and which of them died since."""
 
 from __future__ import annotations
 
@@ -14,32 +9,116 @@ import socket
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 
 from torch import distributed as dist
-from torch.distributed import TCPStore
+from torch.distributed import Store, TCPStore
 
 BEAT = 1.0  # seconds
 GO_ON = (
     "see its log above, and whether its host ran out of memory; then give the same command again with "
     "--ckpt_path last (run and torchrun --max-restarts go on by themselves)"
 )
-OF_COLLECTIVES = (
-    "gloo",
-    "nccl",
-    "connection closed by peer",
-    "connection reset",
-    "socket",
-    "timed out",
-)
+CLOSED = ("connection closed by peer", "connection reset", "socket", "timed out")
+OF_COLLECTIVES = ("gloo", "nccl", *CLOSED)
+SHARED = "TORCHELASTIC_USE_AGENT_STORE"
+WAIT = 0.02  # seconds between two looks at torchrun's store
+PREFIX = "rlaif_pl"
+_kept: list[TCPStore] = []  # rank 0's server has to live as long as the process
+
+
+def meet(timeout: float = 600.0) -> bool:
+    """Let the processes of this attempt meet in a new store, if torchrun's agent has one for all.
+
+    torchrun keeps one store for all attempts, and the processes put their addresses into it under the
+    same names each time (torch 2.13: ``_create_c10d_store``): those of a second attempt would connect
+    to processes that are dead. Sets MASTER_PORT; does nothing in a process that torchrun did not start.
+    Returns whether the attempt is a restart, alike on all ranks; RuntimeError after ``timeout``.
+    """
+    if os.environ.get(SHARED) != str(True):
+        return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    agent = TCPStore(address, port, is_master=False, timeout=timedelta(seconds=timeout))
+    if rank == 0:
+        # More than one may listen at a port within a process: env:// then takes this server.
+        server = TCPStore(address, 0, is_master=True, wait_for_workers=False, multi_tenant=True)
+        _kept.append(server)
+        # The first rank 0 that this store sees counts 1, also where agents count restarts differently.
+        attempt = agent.add(f"{PREFIX}/attempts", 1)
+        is_restart = attempt > 1 or int(os.environ["TORCHELASTIC_RESTART_COUNT"]) > 0
+        said: dict[str, object] = {"port": server.port, "is_restart": is_restart}
+        invite(agent, size, said, time.monotonic() + timeout)
+    else:
+        said = accept(agent, rank, time.monotonic() + timeout)
+    os.environ.update({SHARED: str(False), "MASTER_PORT": str(said["port"])})
+    return bool(said["is_restart"])
+
+
+def invite(agent: Store, size: int, said: dict[str, object], deadline: float) -> None:
+    """Tell all other ranks what ``said`` holds, once each has shown that it belongs to this attempt.
+
+    What is in the store may be of processes that are dead. So each rank leaves a token that no other
+    process ever had, and takes an invitation only if it names that token; rank 0 repeats it until all
+    have taken the same one.
+    """
+    others = [str(rank) for rank in range(1, size)]
+    tokens: dict[str, str] = {}
+    invitation = ""
+    while True:
+        found = {rank: _get(agent, f"token/{rank}") for rank in others}
+        if found != tokens or not invitation:
+            tokens, invitation = found, uuid.uuid4().hex
+            _set(agent, "invitation", json.dumps({**said, "id": invitation, "tokens": tokens}))
+        missing = [rank for rank in others if _get(agent, f"taken/{rank}") != invitation]
+        if not missing:
+            _set(agent, "begun", invitation)
+            return
+        _pause(deadline, f"rank {', '.join(missing)}")
+
+
+def accept(agent: Store, rank: int, deadline: float) -> dict[str, object]:
+    """Leave this rank's token and wait for the invitation that names it."""
+    token, taken = uuid.uuid4().hex, ""
+    _set(agent, f"token/{rank}", token)
+    while True:
+        invitation = json.loads(_get(agent, "invitation") or "{}")
+        if invitation.get("tokens", {}).get(str(rank)) == token:
+            if taken != invitation["id"]:
+                taken = invitation["id"]
+                _set(agent, f"taken/{rank}", taken)
+            if _get(agent, "begun") == taken:
+                return dict(invitation)
+        _pause(deadline, "rank 0")
+
+
+def _get(store: Store, name: str) -> str:
+    key = f"{PREFIX}/{name}"
+    return store.get(key).decode() if store.check([key]) else ""
+
+
+def _set(store: Store, name: str, value: str) -> None:
+    store.set(f"{PREFIX}/{name}", value)
+
+
+def _pause(deadline: float, awaited: str) -> None:
+    if time.monotonic() > deadline:
+        raise RuntimeError(
+            f"expected all processes of this start by torchrun to come, {awaited} did not; look at its "
+            "log and at its host, then start again: a fit goes on from its last checkpoint"
+        )
+    time.sleep(WAIT)
 
 
 class Peers:
     """Shows the others that this process lives, and ends it where one of them does not answer.
 
-    The store is used by nothing else; after ``patience`` seconds a rank is given up, with 0 never.
+    A collective knows an address at most, and waits for half an hour (while labels are made: for ever).
+    Here each process shows every second that it lives, in a store that nothing else uses, and looks at
+    the others. After ``patience`` seconds a rank is given up, with 0 never.
     """
 
     def __init__(self, store: TCPStore, rank: int, size: int, patience: float) -> None:
@@ -72,14 +151,11 @@ class Peers:
 
     def diagnosis(self, seconds: float = 3 * BEAT) -> str:
         """Name the ranks that died or failed; empty where all live."""
-        deadline = time.monotonic() + seconds
         began = time.monotonic()
         while True:
             told = [text for other in self.others if (text := self._state(other, began, seconds))]
-            if told:
+            if told or time.monotonic() > began + seconds:
                 return "; ".join(told)
-            if time.monotonic() > deadline:
-                return ""
             time.sleep(0.1)
 
     def _state(self, other: int, began: float, seconds: float) -> str:
@@ -159,16 +235,14 @@ class Peers:
                 f"answered for {self.patience:g} s (--peer_timeout); {GO_ON}\n"
             )
             sys.stderr.flush()
-        self._end_children()
-        os._exit(1)
-
-    def _end_children(self) -> None:
-        """Kill the ranks that this process started: one that is stopped would outlive the run."""
-        here = socket.gethostname()
-        for facts in self._facts.values():
-            if (facts["host"], facts.get("parent")) == (here, os.getpid()):
+        here = (socket.gethostname(), os.getpid())
+        for (
+            facts
+        ) in self._facts.values():  # a rank that this one started, stopped, would outlive it
+            if (facts["host"], facts.get("parent")) == here:
                 with suppress(ProcessLookupError, PermissionError):
                     os.kill(int(str(facts["pid"])), signal.SIGKILL)
+        os._exit(1)
 
 
 def join(patience: float) -> Peers | None:
@@ -181,11 +255,9 @@ def join(patience: float) -> Peers | None:
     server = None
     if rank == 0:
         server = TCPStore(address, 0, is_master=True, wait_for_workers=False, timeout=wait)
-    said = [None if server is None else server.port]
+    said = [server.port if server else 0]
     dist.broadcast_object_list(said, src=0)
-    port = said[0]
-    assert port is not None
-    store = server or TCPStore(address, port, is_master=False, timeout=wait)
+    store = server or TCPStore(address, said[0], is_master=False, timeout=wait)
     peers = Peers(store, rank, size, patience)
     peers.start()
     return peers
@@ -199,7 +271,7 @@ def is_of_collectives(error: BaseException) -> bool:
 
 def explained(error: BaseException, peers: Peers) -> str:
     """Return the message of a failed collective: who is gone, and what to do."""
-    lost = peers.diagnosis()
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    cause = lost or "no process is known to be dead: the network between hosts may be cut"
-    return f"rank {peers.rank} expected all processes to go on, {cause}; {GO_ON} ({first})"
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    alive = "no process is known to be dead: the network between hosts may be cut"
+    cause = peers.diagnosis() or alive
+    return f"rank {peers.rank} expected all processes to go on, {cause}; {GO_ON} ({lines[0]})"

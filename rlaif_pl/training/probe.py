@@ -17,15 +17,14 @@ ITERATIONS = 200  # of L-BFGS, which converges in far fewer
 
 
 @torch.no_grad()
-def pair_differences(reward: RewardModel, pairs: Sequence[Preference]) -> Tensor:
+def _pair_differences(reward: RewardModel, pairs: Sequence[Preference]) -> Tensor:
     """Difference of the states the head reads of both responses. ``(N, D)`` float32, on the CPU."""
     order = sorted(range(len(pairs)), key=lambda n: len(pairs[n].prompt))
     result = torch.empty(len(pairs), reward.head.in_features)
     chunks = [order[n : n + PROBE_ROWS] for n in range(0, len(order), PROBE_ROWS)]
     for rows in track(chunks, description="probing"):
-        batch = reward.encode(
-            [pairs[n].prompt for n in rows], [[pairs[n].first, pairs[n].second] for n in rows]
-        )
+        responses = [[pairs[n].first, pairs[n].second] for n in rows]
+        batch = reward.encode([pairs[n].prompt for n in rows], responses)
         first, second = reward.features(batch).view(len(rows), 2, -1).unbind(1)
         result[rows] = (first - second).cpu()
     return result
@@ -34,11 +33,8 @@ def pair_differences(reward: RewardModel, pairs: Sequence[Preference]) -> Tensor
 def fit_probe(differences: Tensor, target: Tensor, weight: Tensor, penalty: float) -> Tensor:
     """Weights ``w`` that minimize ``mean CE(sigma(w . d), p) + penalty * |w * std(d)|^2``. ``(D,)``.
 
-    Args:
-        differences: State of the first minus state of the second response. ``(N, D)``
-        target: Probability that the first is better. ``(N,)``
-        weight: Importance of each pair. ``(N,)``
-        penalty: At least 0, on weights of features scaled to unit spread.
+    ``d`` are states of the first minus states of the second response ``(N, D)``, ``p`` how likely the
+    first is better ``(N,)``; each pair has a weight ``(N,)``.
     """
     scale = differences.std(0).clamp(min=1e-6)
     inputs = differences / scale
@@ -59,7 +55,7 @@ def fit_probe(differences: Tensor, target: Tensor, weight: Tensor, penalty: floa
 
 def probe(reward: RewardModel, pairs: Sequence[Preference], penalty: float) -> Tensor:
     """Return a head weight ``(1, D)`` fitted on labeled pairs."""
-    differences = pair_differences(reward, pairs)
+    differences = _pair_differences(reward, pairs)
     target = torch.tensor([float(pair.p_first or 0.0) for pair in pairs])
     weight = torch.tensor([pair.weight for pair in pairs])
     return fit_probe(differences, target, weight, penalty)[None]

@@ -12,7 +12,6 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from typing_extensions import override
 
-from rlaif_pl import ops
 from rlaif_pl.data.sources import Data, load_prompts, named
 from rlaif_pl.engine.response_batch import ResponseBatch
 from rlaif_pl.models.adapter_export import Form
@@ -20,15 +19,11 @@ from rlaif_pl.models.export import check_reward_export
 from rlaif_pl.models.reward import RewardModel
 from rlaif_pl.training.checkpoints import save_last
 from rlaif_pl.training.datamodule import PreferenceDataModule
-from rlaif_pl.training.optimizers import FineTuningAdamW
-from rlaif_pl.training.pairs_module import PairsModule, labels, responses, texts_of
+from rlaif_pl.training.optimizers import ConstantWithWarmup, FineTuningAdamW
+from rlaif_pl.training.pairs_module import PairsModule, responses, texts_of
 from rlaif_pl.training.probe import probe
-from rlaif_pl.training.schedules import ConstantWithWarmup
-from rlaif_pl.training.sharding import Division
-from rlaif_pl.training.shards import divided_like
+from rlaif_pl.training.sharding import Division, divided_like
 from rlaif_pl.types import Batch, Preference, Prompt
-
-SHIFT = "reward.shift"  # name of the buffer in a checkpoint
 
 
 class RewardModule(PairsModule):
@@ -60,18 +55,14 @@ class RewardModule(PairsModule):
         reward: RewardModel,
         references: Data | None = None,
         probe_penalty: float | None = None,
-        optimizer: OptimizerCallable = lambda params: FineTuningAdamW(
-            params, lr=1e-5, adapter_lr=1e-4
-        ),
+        optimizer: OptimizerCallable = lambda p: FineTuningAdamW(p, lr=1e-5, adapter_lr=1e-4),
         scheduler: LRSchedulerCallable = ConstantWithWarmup,
         micro_batch_tokens: int | None = None,
     ) -> None:
         super().__init__(optimizer, scheduler, micro_batch_tokens)
-        self.reward = reward
-        self.is_given = reward.is_given
-        self.references = references
+        self.reward, self.is_given = reward, reward.is_given
+        self.references, self.probe_penalty = references, probe_penalty
         self._first_shift = float(reward.shift)
-        self.probe_penalty = probe_penalty
         self._is_shifted = False  # whether this fit has come to its end
 
     @override
@@ -98,11 +89,6 @@ class RewardModule(PairsModule):
         return self.reward.rewards(encoded).view(-1, 2)
 
     @override
-    def forward(self, batch: Batch[Preference]) -> tuple[Tensor, Tensor]:
-        first, second = self.reward(batch.prompts, responses(batch)).unbind(1)
-        return ops.pairwise_ce(first, second, *labels(batch, first.device)), first - second
-
-    @override
     def on_fit_start(self) -> None:
         self._is_shifted = False
         if self.probe_penalty is None or self.trainer.ckpt_path is not None:
@@ -121,7 +107,7 @@ class RewardModule(PairsModule):
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        checkpoint["state_dict"][SHIFT] = self.reward.shift.cpu()
+        checkpoint["state_dict"]["reward.shift"] = self.reward.shift.cpu()  # a buffer
 
     @override
     def on_train_end(self) -> None:

@@ -16,9 +16,11 @@ from rlaif_pl.engine.generate import Generated
 from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.models.causal import CausalModel
 from rlaif_pl.models.sampled_policy import SampledPolicy
-from rlaif_pl.rl.generation_backend import GenerationBackend, LocalGenerator
-from rlaif_pl.training.ranks import has_ranks
+from rlaif_pl.rl.generate import GenerationBackend, LocalGenerator
+from rlaif_pl.training.step_mean import has_ranks
 from rlaif_pl.types import Batch, Prompt
+
+DRAWN = ("tokens", "finished", "failed", "logprobs")  # of what was asked ahead, in checkpoints
 
 
 class Rollouts:
@@ -40,10 +42,7 @@ class Rollouts:
     def prepare(
         self, policy: CausalModel, params: SamplingParams, device: torch.device | None = None
     ) -> None:
-        """Refuse, before the first step, what could not be drawn; see ``GenerationBackend.prepare``.
-
-        ``device`` is where the trainer will have moved the policy by then; None: where it is.
-        """
+        """Refuse, before the first step, what could not be drawn (on the trainer's device by then)."""
         self._device = device
         self.generator.prepare(SampledPolicy(policy, device=device), params, for_training=True)
 
@@ -90,13 +89,10 @@ class Rollouts:
         seeds: Sequence[int],
     ) -> None:
         """Ask for the responses of a later step, to be drawn with the weights that the backend has."""
-        if not self.overlap:
-            return
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(1)
+        self._pool = self._pool or ThreadPoolExecutor(1)
         rows = policy.encode_prompts(batch.prompts)
-        draw = self.generator.generate
         self._key = (step, list(batch.positions))
+        draw = self.generator.generate
         self._ahead = self._pool.submit(draw, SampledPolicy(policy), rows, params, seeds)
 
     def take(self, step: int, batch: Batch[Prompt]) -> Generated | None:
@@ -111,10 +107,7 @@ class Rollouts:
         return None
 
     def close(self) -> None:
-        """Take back what servers were sent; what was asked ahead is dropped, once it is there.
-
-        A later ``update`` sends anew.
-        """
+        """Take back what servers were sent, and drop what was asked ahead; an ``update`` sends anew."""
         if self._pool is not None:
             self._pool.shutdown()
         self._pool = self._ahead = self._served = None
@@ -125,8 +118,7 @@ class Rollouts:
         own: dict[str, Any] = {}
         if self._ahead is not None and self._key is not None:
             found, (step, rows) = self._ahead.result(), self._key
-            own = {"step": step, "rows": rows, "logprobs": found.logprobs, "tokens": found.tokens}
-            own |= {"finished": found.finished, "failed": found.failed}
+            own = {name: getattr(found, name) for name in DRAWN} | {"step": step, "rows": rows}
         if not (self.overlap and has_ranks()):
             return own
         states: list[dict[str, Any]] = [{}] * dist.get_world_size()
@@ -141,11 +133,7 @@ class Rollouts:
         if not state:
             return
         self._key, self._ahead = (state["step"], state["rows"]), Future()
-        self._ahead.set_result(
-            Generated(
-                state["tokens"], state["finished"], state["failed"], logprobs=state["logprobs"]
-            )
-        )
+        self._ahead.set_result(Generated(**{name: state[name] for name in DRAWN}))
 
 
 class CloseRollouts(Callback):

@@ -18,8 +18,7 @@ from rlaif_pl.models.adapters import Lora
 from rlaif_pl.models.policy import BackboneOptions, PolicySource, to_train
 from rlaif_pl.text import Template
 from rlaif_pl.training.base import TrainableModule
-from rlaif_pl.training.optimizers import FineTuningAdamW
-from rlaif_pl.training.schedules import ConstantWithWarmup
+from rlaif_pl.training.optimizers import ConstantWithWarmup, FineTuningAdamW
 from rlaif_pl.training.sharding import Division
 from rlaif_pl.types import Batch, Prompt
 
@@ -40,9 +39,6 @@ class SFTModule(TrainableModule):
         scheduler: Builds the learning-rate schedule, stepped every batch; the default is constant.
         seed: Seeds the adapters.
         micro_batch_tokens: Tokens that are trained on at a time; see ``TrainableModule``.
-
-    Raises:
-        ValueError: No token of a response would be left to learn.
     """
 
     task = "demonstrations"
@@ -54,19 +50,15 @@ class SFTModule(TrainableModule):
         lora: Lora | None = None,
         template: Template | None = None,
         max_response_tokens: int | None = None,
-        optimizer: OptimizerCallable = lambda params: FineTuningAdamW(
-            params, lr=2e-5, adapter_lr=2e-4
-        ),
+        optimizer: OptimizerCallable = lambda p: FineTuningAdamW(p, lr=2e-5, adapter_lr=2e-4),
         scheduler: LRSchedulerCallable = ConstantWithWarmup,
         seed: int = 0,
         micro_batch_tokens: int | None = None,
     ) -> None:
         super().__init__(optimizer, scheduler, micro_batch_tokens)
         if max_response_tokens is not None and max_response_tokens < 2:
-            raise ValueError(
-                f"expected max_response_tokens of at least 2 (a token and EOS), got "
-                f"{max_response_tokens}"
-            )
+            least = "expected max_response_tokens of at least 2 (a token and EOS)"
+            raise ValueError(f"{least}, got {max_response_tokens}")
         self.policy = to_train(backbone, lora, template, seed)
         self.is_given = not isinstance(backbone, BackboneOptions)
         self.max_response_tokens = max_response_tokens
@@ -75,7 +67,7 @@ class SFTModule(TrainableModule):
     def setup(self, stage: str) -> None:
         super().setup(stage)
         data, most = getattr(self.trainer, "datamodule", None), self.max_response_tokens
-        if stage != "fit" or most is None or data is None:
+        if stage != "fit" or most is None:
             return
         rows = chain(getattr(data, "train_rows", ()), getattr(data, "validation_rows", ()))
         cut = self.policy.count_cut((row.reference or "" for row in rows), most)
@@ -96,12 +88,9 @@ class SFTModule(TrainableModule):
         return -(self.policy.logprobs(encoded) * counted).sum(), counted.sum()
 
     def _encode(self, batch: Batch[Prompt]) -> tuple[ResponseBatch, Tensor]:
-        encoded = self.policy.encode(
-            batch.prompts,
-            [[text] for text in batch.given("reference")],
-            self.max_response_tokens,
-            close_cut=False,
-        )
+        texts = [[text] for text in batch.given("reference")]
+        limit = self.max_response_tokens
+        encoded = self.policy.encode(batch.prompts, texts, limit, close_cut=False)
         filler = send(torch.tensor(batch.is_padding), encoded.device)
         return encoded, encoded.is_response & ~filler[:, None]
 
@@ -124,10 +113,5 @@ class SFTModule(TrainableModule):
     @override
     def validation_step(self, batch: Batch[Prompt], batch_idx: int) -> None:
         total, count = self(batch)
-        self.log(
-            "sft/val_loss",
-            total / count.clamp(min=1),
-            prog_bar=True,
-            batch_size=int(count),
-            sync_dist=True,
-        )
+        mean, size = total / count.clamp(min=1), int(count)
+        self.log("sft/val_loss", mean, prog_bar=True, batch_size=size, sync_dist=True)

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
+from torch import Tensor, nn
 from torch import distributed as dist
-from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import (
     FSDPModule,
@@ -24,29 +24,26 @@ from torch.distributed.fsdp import (
     fully_shard,
     register_fsdp_forward_method,
 )
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+from torch.utils._pytree import tree_map, tree_map_only
 
 from rlaif_pl.engine.decoder_layers import layers_of, text_part
 from rlaif_pl.engine.runner import DecoderRunner
 from rlaif_pl.models.causal import CausalModel
 from rlaif_pl.models.device import ScalarHead
-from rlaif_pl.training.shards import gathered
 from rlaif_pl.training.trainer_check import INSTEAD
+
+LOCAL, SHAPE = "rlaif_pl_local", "rlaif_pl_shape"  # keys of what stands for a divided tensor
+DIVIDED = ("state_dict", "optimizer_states")  # entries of a checkpoint that hold such tensors
 
 
 class Division(NamedTuple):
-    """What FSDP2 divides of a module.
+    """What FSDP2 divides of a module, by the names of its attributes."""
 
-    Attributes:
-        root: Attribute that holds all of it.
-        forwards: Methods of the root that run layers, each as often on one process as on another.
-        exported: Attribute that is put together again, the root or a part of it.
-        unread: Weights of the root that nobody reads, by name.
-    """
-
-    root: str
-    forwards: tuple[str, ...]
-    exported: str
-    unread: tuple[str, ...] = ()
+    root: str  # holds all of it
+    forwards: tuple[str, ...]  # methods that run layers, on each process as often as on the others
+    exported: str  # is put together again, the root or a part of it
+    unread: tuple[str, ...] = ()  # weights of the root that nobody reads
 
 
 class Sharded:
@@ -62,7 +59,7 @@ class Sharded:
     ) -> None:
         self.root = root = module.get_submodule(division.root)
         self.exported = module.get_submodule(division.exported)
-        self.plain = without_weights(self.exported)
+        self.plain = _without_weights(self.exported)
         self._is_filled = False
         unread = [root.get_submodule(name) for name in division.unread]
         # Ways of running a decoder are tried on whole weights, in the type that layers will compute in.
@@ -87,7 +84,7 @@ class Sharded:
         # Decoder layers, those of a trunk first.
         owned: set[int] = set()
         for layer in (one for each in _runners(root) for one in layers_of(text_part(each.decoder))):
-            own_weights(layer, owned)
+            _own_weights(layer, owned)
             if dtype is not None:
                 layer.register_forward_pre_hook(_cast_to(dtype), with_kwargs=True)
             fully_shard(layer, mesh=mesh, mp_policy=policy)
@@ -114,7 +111,7 @@ class Sharded:
         }
         self._is_filled = True
         if is_wanted:
-            fill(self.plain, found)
+            _fill(self.plain, found)
 
     def whole(self) -> nn.Module:
         """Return the undivided copy, once it was gathered."""
@@ -126,7 +123,7 @@ class Sharded:
         return self.plain
 
 
-def without_weights(module: nn.Module) -> nn.Module:
+def _without_weights(module: nn.Module) -> nn.Module:
     """Return a copy of a module with parameters that hold nothing, shared where they were shared."""
     memo: dict[int, Any] = {
         id(p): nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad)
@@ -138,7 +135,7 @@ def without_weights(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module, memo)
 
 
-def own_weights(unit: nn.Module, owned: set[int]) -> None:
+def _own_weights(unit: nn.Module, owned: set[int]) -> None:
     """Give a unit parameters of its own for those in ``owned``, by identity; values stay shared.
 
     An identity may be that of a parameter that is gone: then a copy is made that nobody needs.
@@ -146,22 +143,24 @@ def own_weights(unit: nn.Module, owned: set[int]) -> None:
     made: dict[int, nn.Parameter] = {}
     for name, old in list(unit.named_parameters(remove_duplicate=False)):
         if id(old) in owned:
-            new = made.setdefault(id(old), nn.Parameter(old.data, old.requires_grad))
-            parent, _, leaf = name.rpartition(".")
-            setattr(unit.get_submodule(parent), leaf, new)
+            _put(unit, name, made.setdefault(id(old), nn.Parameter(old.data, old.requires_grad)))
     owned |= {id(p) for p in unit.parameters()}
 
 
 @torch.no_grad()
-def fill(module: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
+def _fill(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Put weights into a module by name; one name of those that share a weight is enough."""
     made = {
         id(old): nn.Parameter(weights[name], old.requires_grad) if name in weights else old
         for name, old in module.named_parameters()
     }
     for name, old in list(module.named_parameters(remove_duplicate=False)):
-        parent, _, leaf = name.rpartition(".")
-        setattr(module.get_submodule(parent), leaf, made[id(old)])
+        _put(module, name, made[id(old)])
+
+
+def _put(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
+    parent, _, leaf = name.rpartition(".")
+    setattr(module.get_submodule(parent), leaf, parameter)
 
 
 def _runners(root: nn.Module) -> Iterator[DecoderRunner]:
@@ -182,7 +181,7 @@ def _cast_to(dtype: torch.dtype) -> Callable[..., tuple[Any, dict[str, Any]]]:
     """
 
     def cast(value: Any) -> Any:
-        if isinstance(value, torch.Tensor) and value.is_floating_point():
+        if isinstance(value, Tensor) and value.is_floating_point():
             return value.to(dtype)
         return tuple(map(cast, value)) if type(value) is tuple else value
 
@@ -190,3 +189,70 @@ def _cast_to(dtype: torch.dtype) -> Callable[..., tuple[Any, dict[str, Any]]]:
         return cast(args), {key: cast(value) for key, value in options.items()}
 
     return hook
+
+
+def own_parts(state: Any) -> Any:
+    """Return a state with this process's rows in place of divided tensors, on the CPU."""
+
+    def part(value: Tensor) -> Any:
+        if not isinstance(value, DTensor):
+            return value.detach().cpu()
+        if value.placements != (Shard(0),):
+            return value.full_tensor().detach().cpu()
+        return {LOCAL: value.to_local().detach().cpu().clone(), SHAPE: list(value.shape)}
+
+    return tree_map_only(Tensor, part, state)
+
+
+def gathered(state: Any, keep: bool) -> Any:
+    """Return a state with whole tensors on the CPU, None unless ``keep``; called on every process."""
+
+    def whole(value: Tensor) -> Tensor | None:
+        full = value.full_tensor() if isinstance(value, DTensor) else value
+        return full.detach().cpu() if keep else None
+
+    return tree_map_only(Tensor, whole, state)
+
+
+def joined(states: Sequence[Any]) -> Any:
+    """Put the parts of all processes together, in the order of their ranks; see ``own_parts``."""
+
+    def whole(first: Any, *others: Any) -> Any:
+        if not _is_part(first):
+            return first
+        rows = [part[LOCAL] for part in (first, *others) if part[LOCAL].numel()]
+        return torch.cat(rows).view(first[SHAPE])
+
+    return tree_map(whole, *states, is_leaf=_is_part)
+
+
+def placed(state: Any, mesh: DeviceMesh) -> Any:
+    """Return a state with divided tensors in place of this process's rows."""
+
+    def part(value: Any) -> Any:
+        if not _is_part(value):
+            return value
+        shape = torch.Size(value[SHAPE])
+        return DTensor.from_local(
+            value[LOCAL].to(mesh.device_type),
+            mesh,
+            (Shard(0),),
+            run_check=False,
+            shape=shape,
+            stride=torch.empty(shape, device="meta").stride(),
+        )
+
+    return tree_map(part, state, is_leaf=_is_part)
+
+
+def _is_part(value: Any) -> bool:
+    return isinstance(value, dict) and LOCAL in value
+
+
+def divided_like(value: Any, other: Tensor) -> Any:
+    """Return a whole tensor divided as another of its shape is; anything else as it is."""
+    is_whole = isinstance(value, Tensor) and not isinstance(value, DTensor)
+    if not (is_whole and isinstance(other, DTensor) and value.shape == other.shape):
+        return value
+    # every process has read all of it: none has to send
+    return distribute_tensor(value, other.device_mesh, other.placements, src_data_rank=None)

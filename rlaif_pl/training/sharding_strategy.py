@@ -25,7 +25,7 @@ from rlaif_pl.training.checkpoints import (
     refuse_address,
     write_checkpoint,
 )
-from rlaif_pl.training.shards import DIVIDED, divided_like, gathered, own_parts, placed
+from rlaif_pl.training.sharding import DIVIDED, divided_like, gathered, own_parts, placed
 
 if TYPE_CHECKING:
     from rlaif_pl.training.base import TrainableModule
@@ -57,11 +57,9 @@ class ShardingStrategy(ModelParallelStrategy):
         return self._written(plain.state_dict())
 
     def _written(self, state: dict[str, Any]) -> dict[str, Any]:
-        if self._save_distributed_checkpoint:
-            parts: dict[str, Any] = own_parts(state)
-            return parts
-        whole: dict[str, Any] = gathered(state, self.is_global_zero)
-        return whole
+        is_parts = self._save_distributed_checkpoint
+        written: Any = own_parts(state) if is_parts else gathered(state, self.is_global_zero)
+        return dict(written)
 
     @override
     def save_checkpoint(

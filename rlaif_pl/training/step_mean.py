@@ -9,10 +9,45 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
+from torch import distributed as dist
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from rlaif_pl.training.ranks import over_ranks, rank_share
+from rlaif_pl.ops import wide_dtype
+
+
+def has_ranks() -> bool:
+    """Whether several processes train."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def over_ranks(count: Tensor) -> tuple[Tensor, int]:
+    """Return the sum of a tensor over all ranks, and how many they are."""
+    if not has_ranks():
+        return count, 1
+    total = count.clone()
+    dist.all_reduce(total)
+    return total, dist.get_world_size()
+
+
+def rank_share(count: Tensor) -> Tensor:
+    """Return how much of a batch is on this rank: its count over the mean count of all ranks.
+
+    Distributed strategies average gradients over ranks as if all had as much to average. A rank's
+    mean loss times its share gives the mean over what all ranks have, so that two ranks do what
+    one does with both batches, fillers and uneven lengths included. 1 in a single process.
+    """
+    own = count.detach()
+    own = own if own.is_floating_point() else own.float()
+    total, ranks = over_ranks(own)
+    return torch.ones_like(own) if ranks == 1 else own * ranks / total.clamp(min=1e-12)
+
+
+def mean_over_ranks(total: Tensor, count: Tensor) -> Tensor:
+    """Return the sum of ``total`` over the sum of ``count``, both over all ranks; 0 without any."""
+    wide = wide_dtype(total.device)
+    sums, _ = over_ranks(torch.stack([total.detach().to(wide), count.detach().to(wide)]))
+    return sums[0] / sums[1].clamp(min=1)
 
 
 class StepMeanModule(LightningModule):
@@ -32,18 +67,14 @@ class StepMeanModule(LightningModule):
         """Return the parameters that are trained, by name."""
         return {name: value for name, value in self.named_parameters() if value.requires_grad}
 
-    def weighted(self, loss: Tensor, count: Tensor) -> Tensor:
-        """Weigh a micro-batch's mean loss over ``count`` by its share of the optimizer step's batch.
+    def _weight_of(self, count: Tensor) -> Tensor:
+        """Return what a micro-batch's mean loss over ``count`` is multiplied with; once for each.
 
         Lightning averages over the parts of a step (``accumulate_grad_batches``), and distributed
         strategies over ranks, as if each had as much to average. How much all of them have is known
         when the last is computed, so losses are weighted relative to the first part, and the
         gradient is put right in ``optimizer_step``. Without a trainer each batch is a step.
         """
-        return loss * self.weight_of(count.detach().to(loss.dtype))
-
-    def weight_of(self, count: Tensor) -> Tensor:
-        """Return what ``weighted`` multiplies a mean with; to be asked once a micro-batch."""
         if self._parts == 1:
             return rank_share(count)
         if not self._counts:
@@ -58,12 +89,10 @@ class StepMeanModule(LightningModule):
         Each computes its share of the mean loss over ``count``. Returns the last one's loss, whose
         backward pass is the caller's; before it gradients stay on this rank.
         """
-        if len(losses) == 1:
-            return self.weighted(losses[0](), count)
         # Ranks may have one part and several: what they ask one another comes in the same order, the
         # loss's own questions (whitening) before the weights.
         loss = losses[0]()
-        weight = self.weight_of(count.detach().to(loss.dtype))
+        weight = self._weight_of(count.detach().to(loss.dtype))
         for compute in losses[1:]:
             if self._trainer is None:
                 (loss * weight).backward()  # type: ignore[no-untyped-call]
@@ -102,7 +131,7 @@ class StepMeanModule(LightningModule):
 
     @torch.no_grad()
     def finish_step(self) -> None:
-        """Make the accumulated gradient that of the mean over the step's batch; see ``weighted``."""
+        """Make the accumulated gradient that of the mean over the step's batch."""
         counts, self._counts = self._counts, []
         if not counts:
             return

@@ -84,18 +84,11 @@ def check_strategy(trainer: Trainer, module: TrainableModule) -> None:
         )
     if not isinstance(strategy, ModelParallelStrategy):
         return
-    sizes = [strategy._data_parallel_size, strategy._tensor_parallel_size]
-    meant = [strategy.num_nodes, strategy.num_processes]  # by auto
-    data, tensor = (n if size == "auto" else size for size, n in zip(sizes, meant, strict=True))
-    check_sharding(
-        type(module),
-        data,
-        tensor,
-        trainer.world_size,
-        trainer.precision,
-        module.micro_batch_tokens,
-        draws_here=module.draws_here,
-    )
+    data, tensor = strategy._data_parallel_size, strategy._tensor_parallel_size
+    data = strategy.num_nodes if data == "auto" else data
+    tensor = strategy.num_processes if tensor == "auto" else tensor
+    given = trainer.world_size, trainer.precision, module.micro_batch_tokens
+    check_sharding(type(module), data, tensor, *given, draws_here=module.draws_here)
     if module.is_given:
         raise ValueError(
             f"expected models by name with {name}, got some in memory, which would be left without "

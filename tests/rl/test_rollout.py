@@ -6,9 +6,8 @@ from rlaif_pl.engine.response_batch import assemble
 from rlaif_pl.engine.sampling import SamplingParams, sample_seed
 from rlaif_pl.models import ActorCritic, BackboneOptions, Lora, RewardModel
 from rlaif_pl.rl.kl import log_ratio
-from rlaif_pl.rl.objective import Objective
+from rlaif_pl.rl.objective import Objective, Update
 from rlaif_pl.rl.rollout import collect, reads_samples
-from rlaif_pl.rl.update import Update
 
 PROMPTS = ["the dog sat on a mat", "a cat"]
 SEEDS = [sample_seed(1, prompt, k) for prompt in PROMPTS for k in range(3)]

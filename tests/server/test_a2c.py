@@ -14,7 +14,7 @@ from rlaif_pl.engine import SamplingParams
 from rlaif_pl.rl import LocalGenerator, VLLMGenerator
 from rlaif_pl.rl.losses import truncated_weights
 from rlaif_pl.rl.objective import Advantages
-from rlaif_pl.rl.vllm.completions import MOST_SEED
+from rlaif_pl.rl.vllm.client import MOST_SEED
 from rlaif_pl.training import A2CModule, LinearDecay, PreferenceDataModule
 from rlaif_pl.training.rollouts import Rollouts
 from rlaif_pl.types import Prompt

@@ -16,8 +16,7 @@ from rlaif_pl.recipes.rest_samples import Drawing, draw_samples
 from rlaif_pl.rl import GenerationBackend, LocalGenerator, VLLMGenerator
 from rlaif_pl.rl.generate import generate
 from rlaif_pl.rl.rollout import collect
-from rlaif_pl.rl.vllm.client import Client
-from rlaif_pl.rl.vllm.division import Servers
+from rlaif_pl.rl.vllm.client import Client, Servers
 from rlaif_pl.rl.vllm.facts import measured_mode, read_facts
 from rlaif_pl.text import Template
 from rlaif_pl.types import Prompt

@@ -15,8 +15,7 @@ from rlaif_pl.models.sampled_policy import SampledPolicy
 from rlaif_pl.rl import LocalGenerator, VLLMGenerator
 from rlaif_pl.rl.objective import Advantages
 from rlaif_pl.rl.rollout import collect
-from rlaif_pl.rl.vllm.client import Client
-from rlaif_pl.rl.vllm.completions import read_samples, request_body
+from rlaif_pl.rl.vllm.client import Client, read_samples, request_body
 from rlaif_pl.rl.vllm.facts import measured_mode, read_facts
 from rlaif_pl.training import A2CModule
 

@@ -21,7 +21,7 @@ from rlaif_pl.training.checkpoints import (
     tokenizer_digest,
     write_checkpoint,
 )
-from rlaif_pl.training.shards import LOCAL, SHAPE
+from rlaif_pl.training.sharding import LOCAL, SHAPE
 
 CONTENT = {"state_dict": {"w": torch.arange(5000.0)}, "pytorch-lightning_version": "2.6.6"}
 

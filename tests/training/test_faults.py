@@ -15,8 +15,7 @@ from torch.distributed import TCPStore
 from two_ranks import component, environment, small_fit
 
 from rlaif_pl.data.preferences import write_prompts
-from rlaif_pl.training import elastic
-from rlaif_pl.training.peers import Peers, explained, is_of_collectives
+from rlaif_pl.training.peers import Peers, accept, explained, invite, is_of_collectives
 
 PATIENCE = 300  # seconds, for machines that are busy with something else
 
@@ -38,13 +37,11 @@ def meeting(store, port):
     deadline = time.monotonic() + 20
 
     def rank(number, own):
-        told[number] = elastic.accept(own, number, deadline)["port"]
+        told[number] = accept(own, number, deadline)["port"]
 
     threads = [threading.Thread(target=rank, args=(n, client(store))) for n in (1, 2)]
     threads[0].start()
-    host = threading.Thread(
-        target=elastic.invite, args=(client(store), 3, {"port": port}, deadline)
-    )
+    host = threading.Thread(target=invite, args=(client(store), 3, {"port": port}, deadline))
     host.start()
     time.sleep(0.2)  # rank 2 comes late: until then its token is a dead process's
     threads[1].start()
@@ -60,7 +57,7 @@ def test_a_second_attempt_does_not_take_the_invitation_of_the_first(store):
 
 def test_a_rank_that_does_not_come_is_named(store):
     with pytest.raises(RuntimeError, match="expected all processes .* rank 1 did not; look at its"):
-        elastic.invite(store, 2, {"port": 1}, time.monotonic() + 0.1)
+        invite(store, 2, {"port": 1}, time.monotonic() + 0.1)
 
 
 @pytest.fixture

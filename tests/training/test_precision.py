@@ -15,10 +15,9 @@ from rlaif_pl.labeling.backends import LocalBackend
 from rlaif_pl.labeling.calls import LoglikelihoodRequest
 from rlaif_pl.models import ActorCritic, BackboneOptions, Lora, RewardModel
 from rlaif_pl.rl.function_reward import NoReward
-from rlaif_pl.rl.objective import Advantages
+from rlaif_pl.rl.objective import Advantages, Update
 from rlaif_pl.rl.rollout import collect
 from rlaif_pl.rl.shaping import RewardShaping, final_scores, repeated_share
-from rlaif_pl.rl.update import Update
 from rlaif_pl.training import LabelingModule, PreferenceDataModule
 
 HALVES = ("bf16-mixed", "bf16-true")

@@ -51,7 +51,7 @@ def test_loss_is_the_soft_cross_entropy_by_hand(build, small_pairs):
 def test_one_pair_in_numbers(build, small_pairs, monkeypatch):
     # rewards 1.5 and 0.5, p 0.8: m = 1, -0.8 ln s(1) - 0.2 ln s(-1) = 0.8*0.31326 + 0.2*1.31326
     module, _ = build("reward")
-    monkeypatch.setattr(module.reward, "forward", lambda *_: torch.tensor([[1.5, 0.5]]))
+    monkeypatch.setattr(module.reward, "rewards", lambda *_: torch.tensor([1.5, 0.5]))
     losses, margin = module(batch_of(small_pairs[:1], targets=[0.8]))
     assert margin.item() == 1.0
     assert losses.item() == pytest.approx(0.51326, abs=1e-5)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import LinearLR, SequentialLR
 
-from rlaif_pl.training.schedules import ConstantWithWarmup, LinearDecay
+from rlaif_pl.training.optimizers import ConstantWithWarmup, LinearDecay
 
 PEAK = 0.2
 

@@ -16,8 +16,8 @@ from rlaif_pl.data.checksum import is_whole, parts_of, previous_of
 from rlaif_pl.data.preferences import write_preferences, write_prompts
 from rlaif_pl.training import A2CModule, LabelingModule, RewardModule
 from rlaif_pl.training.checkpoints import read_checkpoint
+from rlaif_pl.training.sharding import LOCAL, SHAPE, joined
 from rlaif_pl.training.sharding_strategy import ShardingStrategy
-from rlaif_pl.training.shards import LOCAL, SHAPE, joined
 from rlaif_pl.training.trainer_check import check_sharding
 
 FSDP2 = "lightning.pytorch.strategies.ModelParallelStrategy"

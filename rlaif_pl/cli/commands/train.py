@@ -23,7 +23,7 @@ from rlaif_pl.cli.commands.parsers import ShortHelp
 from rlaif_pl.cli.commands.usage import OneSentence
 from rlaif_pl.models.device import computing_on
 from rlaif_pl.slurm import is_requeued
-from rlaif_pl.training import PreferenceDataModule, elastic, peers
+from rlaif_pl.training import PreferenceDataModule, peers
 from rlaif_pl.training.callbacks.default import DefaultCallbacks, callback_specs
 from rlaif_pl.training.callbacks.preflight import preflight
 from rlaif_pl.training.callbacks.slurm_requeue import add_requeue
@@ -233,7 +233,7 @@ def train(words: list[str]) -> int:
     for message in UNHELPFUL:
         warnings.filterwarnings("ignore", message=message)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(is_no_advertisement)
-    by_torchrun = elastic.meet()
+    by_torchrun = peers.meet()
     CommandLine.restarted_by = "torchrun" if by_torchrun else "SLURM" if is_requeued() else ""
     CommandLine.peers, CommandLine.command = None, words[0]
     try:

@@ -22,8 +22,8 @@ from rlaif_pl.data.metric_files import write_json
 from rlaif_pl.errors import above, at_least
 from rlaif_pl.models.reward import RewardModel
 from rlaif_pl.recipes.studies.states import StateCache, digest_weights
+from rlaif_pl.training.optimizers import LinearDecay
 from rlaif_pl.training.probe import fit_probe
-from rlaif_pl.training.schedules import LinearDecay
 
 Array = NDArray[np.float64]
 Index = NDArray[np.intp]

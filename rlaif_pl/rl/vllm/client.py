@@ -1,13 +1,23 @@
-"""Requests to one vLLM server, with failures told apart: it is gone, or it refuses."""
+"""Requests to vLLM servers: failures told apart, samples by token ids, several asked at a time."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+import threading
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, TypeVar
 
 import httpx
 
+from rlaif_pl.engine.sampling import SamplingParams
+
 CONNECT_S = 10.0
+MOST_SEED = 1 << 62  # seeds of n samples are seed + k, and none may pass 2^63 - 1
+Job = TypeVar("Job")
+Result = TypeVar("Result")
 
 
 class ServerGoneError(ConnectionError):
@@ -15,17 +25,14 @@ class ServerGoneError(ConnectionError):
 
 
 class RefusedError(ValueError):
-    """A request that a server refuses; asking again would not help.
+    """A request that a server refuses (4xx); asking again would not help.
 
-    Attributes:
-        status: HTTP status, 4xx.
-        sentence: What the server said.
-        is_route: Whether the server knows the path at all.
+    ``is_route`` says whether the server knows the path at all.
     """
 
-    def __init__(self, url: str, path: str, status: int, sentence: str, is_route: bool) -> None:
-        super().__init__(f"{url}{path} answered {status}: {sentence}")
-        self.status, self.sentence, self.is_route = status, sentence, is_route
+    def __init__(self, message: str, is_route: bool) -> None:
+        super().__init__(message)
+        self.is_route = is_route
 
 
 class Client:
@@ -40,11 +47,9 @@ class Client:
         self._http = self._opened()
 
     def _opened(self) -> httpx.Client:
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
         return httpx.Client(
-            base_url=self.url,
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
-            transport=self._transport,
-            trust_env=False,
+            base_url=self.url, limits=limits, transport=self._transport, trust_env=False
         )
 
     def get(self, path: str) -> dict[str, Any]:
@@ -66,17 +71,20 @@ class Client:
         try:
             reply = self._http.request(method, path, json=body, timeout=wait)
         except httpx.TimeoutException as error:
-            raise ServerGoneError(
-                f"{self.url} gave no answer to {path} within {most:g} s"
-            ) from error
+            said = f"{self.url} gave no answer to {path} within {most:g} s"
+            raise ServerGoneError(said) from error
         except httpx.TransportError as error:
             raise ServerGoneError(f"{self.url} cannot be reached: {error}") from error
+        found = _json(reply)
         if reply.is_success:
-            return _json(reply)
-        said, is_route = _sentence(reply)
+            return found
+        error = found.get("error", found)
+        said = error.get("message") if isinstance(error, dict) else error
+        text = " ".join(str(said or found.get("detail") or reply.text).split())[:600]
+        message = f"{self.url}{path} answered {reply.status_code}: {text}"
         if reply.status_code >= 500:
-            raise ServerGoneError(f"{self.url}{path} answered {reply.status_code}: {said}")
-        raise RefusedError(self.url, path, reply.status_code, said, is_route)
+            raise ServerGoneError(message)
+        raise RefusedError(message, is_route=found != {"detail": "Not Found"})
 
     def close(self) -> None:
         """Close the connections; the next request opens new ones."""
@@ -92,11 +100,174 @@ def _json(reply: httpx.Response) -> dict[str, Any]:
     return found if isinstance(found, dict) else {"text": reply.text, "value": found}
 
 
-def _sentence(reply: httpx.Response) -> tuple[str, bool]:
-    """What an error says, and whether the path is one of the server's."""
-    found = _json(reply)
-    error = found.get("error", found)
-    said = error.get("message") if isinstance(error, dict) else error
-    is_bare = found == {"detail": "Not Found"}
-    text = str(said or found.get("detail") or reply.text)
-    return " ".join(text.split())[:600], not is_bare
+class Sample(NamedTuple):
+    """One response as a server drew it."""
+
+    tokens: list[int]
+    logprobs: list[float]  # nats; empty where none were asked
+    finished: bool
+
+
+def request_body(
+    model: str,
+    prompt: Sequence[int],
+    params: SamplingParams,
+    end_ids: Iterable[int],
+    *,
+    seed: int | None,
+    with_logprobs: bool,
+) -> dict[str, Any]:
+    """Return the body of a request for ``params.n`` samples; one where they are greedy.
+
+    Every setting is sent: what is left out comes from the model's generation_config.json. The ends are
+    the trainer's alone, so the server's own is ignored.
+    """
+    greedy = params.temperature == 0
+    body: dict[str, Any] = {
+        "model": model,
+        "prompt": list(prompt),
+        "n": 1 if greedy else params.n,
+        "max_tokens": params.max_new_tokens,
+        "temperature": params.temperature,
+        "top_p": 1.0 if greedy else params.top_p,
+        "top_k": -1 if greedy or params.top_k == 0 else params.top_k,
+        "min_p": 0.0 if greedy else params.min_p,
+        "repetition_penalty": 1.0,
+        "presence_penalty": 0.0,
+        "frequency_penalty": 0.0,
+        "min_tokens": 0,
+        "stop": list(params.stop),
+        "stop_token_ids": sorted({*end_ids, *params.stop_token_ids}),
+        "ignore_eos": True,
+        "return_token_ids": True,
+    }
+    if with_logprobs:
+        body["logprobs"] = 0
+    if seed is not None and not greedy:
+        body["seed"] = seed % MOST_SEED
+    return body
+
+
+def read_samples(
+    answer: dict[str, Any], body: dict[str, Any], vocab_size: int, url: str
+) -> list[Sample]:
+    """Return the samples of an answer, in order; ValueError where they are not what was asked for."""
+    choices = sorted(answer.get("choices") or [], key=lambda choice: int(choice.get("index", 0)))
+    if len(choices) != body["n"]:
+        raise ValueError(f"expected {body['n']} samples from {url}, got {len(choices)}")
+    return [_sample(choice, body, vocab_size, url) for choice in choices]
+
+
+def _sample(choice: dict[str, Any], body: dict[str, Any], vocab_size: int, url: str) -> Sample:
+    tokens, read = choice.get("token_ids"), choice.get("prompt_token_ids")
+    if not isinstance(tokens, list) or not tokens:
+        raise ValueError(
+            f"expected token_ids in what {url} samples, got {tokens!r}; it is too old or no vLLM: "
+            "return_token_ids came with 0.10.2"
+        )
+    if read is not None and read != body["prompt"]:
+        raise ValueError(
+            f"expected {url} to read the prompt's {len(body['prompt'])} tokens, it read {len(read)} "
+            "others (truncated?); raise its --max-model-len"
+        )
+    if max(tokens) >= vocab_size:
+        raise ValueError(
+            f"expected token ids below {vocab_size}, which the trainer's tokenizer ends at, got "
+            f"{max(tokens)} from {url}; it serves a model of another vocabulary"
+        )
+    reason = choice.get("finish_reason")
+    if reason not in ("stop", "length"):
+        raise ValueError(
+            f"expected samples of {url} to end by stop or length, got {reason!r}; did something else "
+            "pause or abort it?"
+        )
+    logprobs: list[float] = []
+    if "logprobs" in body:
+        found = (choice.get("logprobs") or {}).get("token_logprobs") or []
+        logprobs = [math.nan if value is None else float(value) for value in found]
+        if len(logprobs) != len(tokens) or not all(map(math.isfinite, logprobs)):
+            raise ValueError(
+                f"expected a finite log-probability of each of {len(tokens)} tokens from {url}, got "
+                f"{found[:3]}... ({len(found)})"
+            )
+    return Sample([int(token) for token in tokens], logprobs, reason == "stop")
+
+
+class Servers:
+    """Servers that answer, of those named; each is sent ``concurrency`` requests at a time."""
+
+    def __init__(self, clients: Sequence[Client], concurrency: int) -> None:
+        self.all = tuple(clients)
+        self.alive = list(clients)
+        self.concurrency = concurrency
+        self._reasons: dict[str, str] = {}
+        self._lock = threading.Lock()
+
+    def drop(self, client: Client, error: Exception) -> None:
+        """Ask a server no more, with a notice."""
+        with self._lock:
+            if client not in self.alive:
+                return
+            self.alive.remove(client)
+            self._reasons[client.url] = str(error)
+        left = ", ".join(each.url for each in self.alive) or "none"
+        said = f"{error}; its prompts are asked elsewhere, servers left: {left}"
+        warnings.warn(said, stacklevel=2)
+
+    def each(self, do: Callable[[Client], object]) -> None:
+        """Do something with every server that answers, one after the other, as long as one is left."""
+        for client in list(self.alive):
+            try:
+                do(client)
+            except ServerGoneError as error:
+                self.drop(client, error)
+        self.require()
+
+    def require(self) -> None:
+        """Refuse (ConnectionError) to go on without a server."""
+        if self.alive:
+            return
+        said = "; ".join(self._reasons[url] for url in sorted(self._reasons))
+        raise ConnectionError(
+            f"expected a vLLM server to sample from, none of {len(self.all)} is left: {said}; start "
+            "them again and resume the run from its last checkpoint, or leave rollout out to sample "
+            "in this process"
+        )
+
+    def ask_all(self, jobs: Sequence[Job], ask: Callable[[Client, Job], Result]) -> list[Result]:
+        """Ask every job of some server; each takes the next as it has room. In the jobs' order.
+
+        What a dying server had is left for another round.
+        """
+        results: dict[int, Result] = {}
+        waiting: deque[int] = deque()
+
+        def work(client: Client) -> None:
+            while client in self.alive:
+                try:
+                    n = waiting.popleft()
+                except IndexError:
+                    return
+                try:
+                    results[n] = ask(client, jobs[n])
+                except ServerGoneError as error:
+                    self.drop(client, error)
+                except BaseException:
+                    waiting.clear()  # the others are to stop, too
+                    raise
+
+        while len(results) < len(jobs):
+            self.require()
+            waiting.clear()  # of what a server that died has left
+            waiting.extend(n for n in range(len(jobs)) if n not in results)
+            each = min(self.concurrency, len(waiting))
+            workers = [client for client in self.alive for _ in range(each)]
+            with ThreadPoolExecutor(len(workers)) as pool:
+                futures = [pool.submit(work, client) for client in workers]
+                try:
+                    for future in futures:
+                        future.result()
+                except BaseException:
+                    waiting.clear()  # an interrupt reaches this thread alone
+                    raise
+        return [results[n] for n in range(len(jobs))]

@@ -11,7 +11,6 @@ from rlaif_pl.rl.vllm.client import Client, RefusedError
 LogprobsMode = Literal["raw_logprobs", "processed_logprobs", "raw_logits", "processed_logits"]
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that --max-lora-rank takes
 PROBE = (1, 2, 3)
-START = "vllm serve MODEL --host 127.0.0.1 --port 8000"
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class ServerFacts:
             ("adapters while it runs", adapters),
             ("whole weights while it runs", whole),
             ("weights without a folder", self.transfer or "no: --weight-transfer-config"),
-            ("log-probabilities", f"{self.logprobs_mode or 'unknown'}"),
+            ("log-probabilities", self.logprobs_mode or "unknown"),
             ("replicas", str(self.replicas or "unknown")),
             ("seeds", seeds),
         ]
@@ -89,25 +88,23 @@ def measured_mode(client: Client, model: str) -> LogprobsMode:
 
     def top(temperature: float) -> float:
         body = {"model": model, "prompt": list(PROBE), "max_tokens": 1, "temperature": temperature}
-        asked = body | {"logprobs": 1, "top_p": 1.0, "top_k": -1, "min_p": 0.0}
-        choice = client.post("/v1/completions", asked)["choices"][0]
+        body |= {"logprobs": 1, "top_p": 1.0, "top_k": -1, "min_p": 0.0}
+        choice = client.post("/v1/completions", body)["choices"][0]
         return float(max((choice["logprobs"]["top_logprobs"] or [{}])[0].values()))
 
     return "raw_logprobs" if abs(top(1.0) - top(0.5)) < 1e-3 else "processed_logprobs"
 
 
-def check_replicas(facts: ServerFacts) -> None:
-    """Refuse several copies behind one address: only one of them would get new weights."""
+def check_sampling(
+    facts: ServerFacts, params: SamplingParams, *, for_training: bool, seeded: bool
+) -> None:
+    """Refuse a server that would draw by old weights, tell of another distribution, or end."""
     if facts.replicas is not None and facts.replicas > 1:
         raise ValueError(
             f"expected one copy of the model behind {facts.url}, got {facts.replicas}: an update "
             "reaches one of them and the others answer with old weights; start it with "
             "--data-parallel-size 1, several times, and name each in base_url"
         )
-
-
-def check_sampling(facts: ServerFacts, params: SamplingParams, *, for_training: bool) -> None:
-    """Refuse settings whose log-probabilities would be of another distribution than was drawn from."""
     shapes = params.temperature != 1 or params.filters
     if for_training and shapes and facts.logprobs_mode != "processed_logprobs":
         what = f"temperature {params.temperature}" + (" with filters" if params.filters else "")
@@ -117,10 +114,17 @@ def check_sampling(facts: ServerFacts, params: SamplingParams, *, for_training: 
             "--logprobs-mode processed_logprobs, or set sampling.temperature to 1 without top_k, "
             "top_p and min_p"
         )
+    if seeded and facts.seed_kills:
+        raise ValueError(
+            f"expected {facts.url} to survive requests with a seed, it runs on a CPU with chunked "
+            "prefill and would end; start it with --no-enable-chunked-prefill "
+            "--max-num-batched-tokens 8192, or set rollout.init_args.seeded to false"
+        )
 
 
 def check_adapters(facts: ServerFacts, rank: int) -> None:
     """Refuse a server that cannot load adapters of a rank."""
+    least = next((known for known in RANKS if known >= rank), rank)
     if not facts.has_adapter_route:
         raise ValueError(
             f"expected {facts.url} to load adapters while it runs, it knows no such route; start it "
@@ -129,12 +133,12 @@ def check_adapters(facts: ServerFacts, rank: int) -> None:
     if facts.has_adapters is False:
         raise ValueError(
             f"expected {facts.url} to be started for adapters, it is not; add --enable-lora "
-            f"--max-lora-rank {least_rank(rank)} --max-loras 2"
+            f"--max-lora-rank {least} --max-loras 2"
         )
     if facts.max_rank is not None and rank > facts.max_rank:
         raise ValueError(
             f"expected {facts.url} to take adapters of rank {rank}, it takes up to {facts.max_rank}; "
-            f"start it with --max-lora-rank {least_rank(rank)}"
+            f"start it with --max-lora-rank {least}"
         )
 
 
@@ -162,11 +166,6 @@ def check_whole(facts: ServerFacts, *, is_tied: bool) -> None:
         )
 
 
-def least_rank(rank: int) -> int:
-    """Return the least value of --max-lora-rank that holds a rank."""
-    return next((known for known in RANKS if known >= rank), rank)
-
-
 def _optional(client: Client, path: str) -> dict[str, Any]:
     try:
         return client.get(path)
@@ -186,17 +185,18 @@ def _has_adapter_route(client: Client) -> bool:
 def _from_settings(told: dict[str, Any]) -> dict[str, Any]:
     if not told:
         return {}
-    lora = told.get("lora_config")
-    is_cpu = "cpu" in str((told.get("device_config") or {}).get("device"))
-    chunks = (told.get("scheduler_config") or {}).get("enable_chunked_prefill")
-    model = told.get("model_config") or {}
+
+    def setting(group: str, name: str) -> Any:
+        return (told.get(group) or {}).get(name)
+
+    is_cpu = "cpu" in str(setting("device_config", "device"))
     return {
-        "has_adapters": lora is not None,
-        "max_rank": None if lora is None else lora.get("max_lora_rank"),
-        "logprobs_mode": model.get("logprobs_mode"),
-        "dtype": str(model.get("dtype", "")).removeprefix("torch.") or None,
-        "replicas": (told.get("parallel_config") or {}).get("data_parallel_size"),
-        "seed_kills": is_cpu and bool(chunks),
+        "has_adapters": told.get("lora_config") is not None,
+        "max_rank": setting("lora_config", "max_lora_rank"),
+        "logprobs_mode": setting("model_config", "logprobs_mode"),
+        "dtype": str(setting("model_config", "dtype") or "").removeprefix("torch.") or None,
+        "replicas": setting("parallel_config", "data_parallel_size"),
+        "seed_kills": is_cpu and bool(setting("scheduler_config", "enable_chunked_prefill")),
         "is_cpu": is_cpu,
-        "transfer": (told.get("weight_transfer_config") or {}).get("backend"),
+        "transfer": setting("weight_transfer_config", "backend"),
     }

@@ -18,11 +18,17 @@ from rlaif_pl.engine.generate import Generated
 from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.errors import above, at_least, one_of
 from rlaif_pl.models.sampled_policy import Changed, SampledPolicy
-from rlaif_pl.rl.generation_backend import GenerationBackend
+from rlaif_pl.rl.generate import GenerationBackend
 from rlaif_pl.rl.vllm import facts as known
-from rlaif_pl.rl.vllm.client import Client, RefusedError, ServerGoneError
-from rlaif_pl.rl.vllm.completions import Sample, read_samples, request_body
-from rlaif_pl.rl.vllm.division import Servers
+from rlaif_pl.rl.vllm.client import (
+    Client,
+    RefusedError,
+    Sample,
+    ServerGoneError,
+    Servers,
+    read_samples,
+    request_body,
+)
 from rlaif_pl.rl.vllm.transfer import WeightTransfer, check_transfer
 
 Weights = Literal["folder", "nccl"]
@@ -102,22 +108,15 @@ class VLLMGenerator(GenerationBackend):
     def _read(self, client: Client, policy: SampledPolicy, params: SamplingParams) -> None:
         found = known.read_facts(client, self.model)
         if found.logprobs_mode is None and self._for_training:
-            mode = known.measured_mode(client, found.model)
-            found = replace(found, logprobs_mode=mode)
-        known.check_replicas(found)
-        known.check_sampling(found, params, for_training=self._for_training)
+            found = replace(found, logprobs_mode=known.measured_mode(client, found.model))
+        training, seeded = self._for_training, self.seeded
+        known.check_sampling(found, params, for_training=training, seeded=seeded)
         if policy.changed != "nothing" and self.weights == "nccl":
             check_transfer(found, policy)
         elif policy.changed == "adapter":
             known.check_adapters(found, policy.rank)
         elif policy.changed == "whole":
             known.check_whole(found, is_tied=policy.is_tied)
-        if self.seeded and found.seed_kills:
-            raise ValueError(
-                f"expected {client.url} to survive requests with a seed, it runs on a CPU with chunked "
-                "prefill and would end; start it with --no-enable-chunked-prefill "
-                "--max-num-batched-tokens 8192, or set rollout.init_args.seeded to false"
-            )
         self.facts[client.url] = found
 
     @override
@@ -128,7 +127,8 @@ class VLLMGenerator(GenerationBackend):
         if policy.changed != "nothing" and self.weights == "nccl":
             self.servers.each(lambda client: self._transfer(client, policy))
         elif policy.changed != "nothing":
-            folder = self.adapter_dir / self._next_name()
+            self._version += 1  # under an old name servers serve keys of the old weights
+            folder = self.adapter_dir / f"policy-{self._run}-v{self._version}"
             self._written[folder] = policy.changed
             policy.write(folder)
             if policy.changed == "adapter":
@@ -193,30 +193,23 @@ class VLLMGenerator(GenerationBackend):
                 seed=seeds[n * params.n] if self.seeded else None,
                 with_logprobs=self._for_training,
             )
-            found = self._complete(client, body, policy.vocab_size)
+            found = _complete(client, body, policy.vocab_size)
             return found * params.n if params.temperature == 0 else found
 
         asked = self.servers.ask_all(range(len(prompts)), ask)
         samples = [sample for group in asked for sample in group]
-        stop = policy.stop_checker(params)
-        if stop is not None:
+        if (stop := policy.stop_checker(params)) is not None:
             # at what ended it, as the trainer's own sampler does
             cuts = [stop.cut(sample.tokens) for sample in samples]
             samples = [
                 s if cut is None else Sample(s.tokens[:cut], s.logprobs[:cut], finished=True)
                 for s, cut in zip(samples, cuts, strict=True)
             ]
-        logprobs = [sample.logprobs for sample in samples] if self._for_training else None
+        tokens, logprobs, finished = (list(each) for each in zip(*samples, strict=True))
+        failed = [False] * len(samples)
         return Generated(
-            [sample.tokens for sample in samples],
-            [sample.finished for sample in samples],
-            [False] * len(samples),
-            logprobs=logprobs,
+            tokens, finished, failed, logprobs=logprobs if self._for_training else None
         )
-
-    def _complete(self, client: Client, body: dict[str, Any], vocabulary: int) -> list[Sample]:
-        answer = client.post("/v1/completions", body)
-        return read_samples(answer, body, vocabulary, client.url)
 
     def _check_lengths(self, prompt: int, response: int) -> None:
         for found in self.facts.values():
@@ -226,11 +219,6 @@ class VLLMGenerator(GenerationBackend):
                     f"{found.url}, got {prompt} and up to {response}; start it with --max-model-len "
                     f"{prompt + response} or more, or shorten prompts or sampling.max_new_tokens"
                 )
-
-    def _next_name(self) -> str:
-        """Name that was never used: under an old one servers serve keys of the old weights."""
-        self._version += 1
-        return f"policy-{self._run}-v{self._version}"
 
     def _load(self, client: Client, folder: Path) -> None:
         body = {"lora_name": folder.name, "lora_path": str(folder)}
@@ -248,23 +236,13 @@ class VLLMGenerator(GenerationBackend):
     def _reload(self, client: Client, folder: Path) -> None:
         body = {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}}
         client.post("/collective_rpc", body)
-        self._forget(client)
+        _forget(client)
 
     def _transfer(self, client: Client, policy: SampledPolicy) -> None:
         if client.url not in self._transfers:
             self._transfers[client.url] = WeightTransfer(client, self.facts[client.url])
         self._transfers[client.url].send(policy)
-        self._forget(client)
-
-    def _forget(self, client: Client) -> None:
-        """Empty a server's prefix cache, whose keys are of the weights before."""
-        answer = client.post("/reset_prefix_cache", {})
-        if answer.get("success") is False:
-            raise ValueError(
-                f"expected {client.url} to forget the keys of its former weights, it did not "
-                "(/reset_prefix_cache: success false): something else asks it; leave the server to "
-                "this run alone"
-            )
+        _forget(client)
 
     def _check(self, client: Client, policy: SampledPolicy) -> None:
         """Score one fixed text by server and trainer; a server that differs ends the run."""
@@ -272,16 +250,15 @@ class VLLMGenerator(GenerationBackend):
         most = (found.max_model_len or CHECK_PROMPT + CHECK_TOKENS) - CHECK_TOKENS
         prompt = policy.check_prompt(min(CHECK_PROMPT, most))
         params = SamplingParams(max_new_tokens=CHECK_TOKENS)
-        model = self._loaded or found.model
-        seed = 0 if self.seeded else None
+        model, seed = self._loaded or found.model, 0 if self.seeded else None
         body = request_body(model, prompt, params, (), seed=seed, with_logprobs=True)
-        (sample,) = self._complete(client, body, policy.vocab_size)
+        (sample,) = _complete(client, body, policy.vocab_size)
         with policy.on_device():
             ours = policy.score(prompt, sample.tokens)
-            self.gap, self.allowed = mean_gap(ours, sample.logprobs), self.tolerance
+            self.gap, self.allowed = _mean_gap(ours, sample.logprobs), self.tolerance
             if self.allowed is None:
                 rounded = policy.score(prompt, sample.tokens, rounding=found.dtype or "bfloat16")
-                self.allowed = max(LEAST_TOLERANCE, FACTOR * mean_gap(ours, rounded))
+                self.allowed = max(LEAST_TOLERANCE, FACTOR * _mean_gap(ours, rounded))
         if not self.gap <= self.allowed:
             raise ValueError(
                 f"expected {client.url} to give a fixed text the trainer's log-probabilities after "
@@ -292,12 +269,25 @@ class VLLMGenerator(GenerationBackend):
             )
 
 
+def _complete(client: Client, body: dict[str, Any], vocabulary: int) -> list[Sample]:
+    return read_samples(client.post("/v1/completions", body), body, vocabulary, client.url)
+
+
+def _forget(client: Client) -> None:
+    """Empty a server's prefix cache, whose keys are of the weights before."""
+    if client.post("/reset_prefix_cache", {}).get("success") is False:
+        raise ValueError(
+            f"expected {client.url} to forget the keys of its former weights, it did not "
+            "(/reset_prefix_cache: success false): something else asks it; leave the server to this "
+            "run alone"
+        )
+
+
 def _unload(client: Client, name: str, timeout_s: float = math.inf) -> None:
     """Have a server forget adapters; one that never loaded them says so."""
     with contextlib.suppress(RefusedError):
         client.post("/v1/unload_lora_adapter", {"lora_name": name}, timeout_s)
 
 
-def mean_gap(one: Sequence[float], other: Sequence[float]) -> float:
-    """Mean absolute difference of log-probabilities, in nats."""
+def _mean_gap(one: Sequence[float], other: Sequence[float]) -> float:
     return sum(abs(a - b) for a, b in zip(one, other, strict=True)) / len(one)

@@ -37,14 +37,10 @@ class WeightTransfer:
     def send(self, policy: SampledPolicy) -> None:
         """Send the present weights, adapters folded in; the server answers nothing meanwhile.
 
-        Raises:
-            ValueError: The server refuses them; it has to be started again.
-            ConnectionError: It is gone.
+        ValueError: it refuses them and has to be started again. ConnectionError: it is gone.
         """
         self._device, self._tensors = policy.device, dict(policy.tensors())
-        if (
-            self._device.type == "cuda"
-        ):  # vLLM reads them on streams of its own, which wait for none
+        if self._device.type == "cuda":  # vLLM reads them on streams of its own, that wait for none
             torch.cuda.current_stream(self._device).synchronize()
         try:
             if self._engine is None:
@@ -74,9 +70,8 @@ class WeightTransfer:
         info = helpers.NCCLTrainerInitInfo(
             master_address=address, master_port=_free_port(address), world_size=1 + workers, rank=0
         )
-        source = _source(helpers, self)
         return helpers.NCCLTrainerWeightTransferEngine.trainer_init(
-            info, client=_Routes(self._client), source=source
+            info, client=_Routes(self._client), source=_source(helpers, self)
         )
 
 

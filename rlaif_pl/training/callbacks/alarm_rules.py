@@ -1,11 +1,23 @@
-"""What counts as reward hacking: limits, the texts' own symptoms, and when a limit is crossed."""
+"""What counts as reward hacking: limits, the texts' own symptoms, a held-out judge's opinion."""
 
 from __future__ import annotations
 
+import math
+from collections import defaultdict
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import nn
+
+from rlaif_pl.errors import at_least
+from rlaif_pl.ops import wide_dtype
+from rlaif_pl.rl.function_reward import rewards_of
+from rlaif_pl.rl.reward_columns import score_with
+from rlaif_pl.statistics.regression import BatchMean
 from rlaif_pl.text import repeated_ngrams
+from rlaif_pl.types import PointwiseLabeler, Reward
 
 ADVICE = {
     "length_ratio": "look at samples.csv; raise shaping.kl_coef; add shaping.missing_eos_penalty (too "
@@ -34,8 +46,7 @@ class Repetition:
     share: float = 0.25
 
     def __post_init__(self) -> None:
-        if self.ngram < 1:
-            raise ValueError(f"expected repetition.ngram of at least 1, got {self.ngram}")
+        at_least(1, **{"repetition.ngram": self.ngram})
 
 
 @dataclass(frozen=True)
@@ -62,13 +73,10 @@ class AlarmLimits:
     divergence: float | None = 0.3
 
     def __post_init__(self) -> None:
-        for each in fields(self):
-            value = getattr(self, each.name)
-            if value is not None and value < 0:
-                raise ValueError(f"AlarmLimits: {each.name} must be at least 0, got {value}")
+        at_least(0, **{f"limits.{name}": value for name, value in vars(self).items()})
         if self.shortest is not None and self.longest is not None and self.shortest >= self.longest:
             raise ValueError(
-                f"AlarmLimits: expected shortest < longest, got {self.shortest} and {self.longest}"
+                f"expected limits.shortest below longest, got {self.shortest} and {self.longest}"
             )
 
     def crossed(self, values: Mapping[str, float]) -> dict[str, float]:
@@ -94,13 +102,73 @@ def count_streaks(
 ) -> None:
     """Count for how many steps in a row each quantity has been beyond its limit.
 
-    Args:
-        streaks: First step and number of steps of each streak that goes on; changed in place.
-        step: Step to take in.
-        watched: Quantities measured at it; streaks of others stay as they are.
-        crossed: Quantities beyond their limit.
+    ``streaks`` has the first step and the number of steps of each that goes on, and is changed in
+    place; those of quantities that are not ``watched`` at this step stay as they are.
     """
     for name in watched:
         onset, length = streaks.pop(name, (step, 0))
         if name in crossed:
             streaks[name] = (onset, length + 1)
+
+
+class AlarmJudge:
+    """Has at least 2 samples that a policy was paid for scored by what it was not trained on."""
+
+    def __init__(self, judge: Reward | PointwiseLabeler, num_samples: int) -> None:
+        at_least(2, judge_samples=num_samples)
+        if not hasattr(judge, "score"):
+            raise ValueError(
+                f"HackingAlarm: expected a judge that scores single responses, got "
+                f"{type(judge).__name__}; use a RewardModel, ScoreLabeler or LikelihoodLabeler"
+            )
+        self.judge_model = judge
+        self.num_samples = num_samples
+
+    def prepare(self, module: LightningModule) -> None:
+        """Put a network where the module is, frozen; refuse the reward that is trained on."""
+        judge, reward = self.judge_model, getattr(module, "reward", None)
+        name = getattr(judge, "fingerprint", None)
+        rewards = [reward, *rewards_of(reward).values()]
+        alike = [name is not None and name == getattr(r, "fingerprint", None) for r in rewards]
+        if any(judge is each for each in rewards) or any(alike):
+            raise ValueError(
+                "HackingAlarm: the judge is the reward that the policy is trained on, which cannot "
+                "show that it is gamed; give another model"
+            )
+        if isinstance(judge, nn.Module):
+            judge.to(module.device).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def judge(
+        self, trainer: Trainer, module: LightningModule
+    ) -> tuple[BatchMean | None, BatchMean | None, float]:
+        """Judge the latest samples of all ranks; each prompt counts once: its responses are alike.
+
+        Returns the mean reward, the mean opinion of the same prompts, and the share of samples without
+        one.
+        """
+        samples = list(getattr(module, "latest_samples", []))[: self.num_samples]
+        prompts, responses = [s.prompt for s in samples], [s.response for s in samples]
+        scores = [float(value) for value in score_with(self.judge_model, prompts, responses)]
+        groups: dict[str, list[tuple[float, float]]] = defaultdict(list)
+        for sample, score in zip(samples, scores, strict=True):
+            if math.isfinite(score):
+                groups[sample.prompt].append((float(sample.reward), score))
+        means = [torch.tensor(rows, dtype=torch.float64).mean(0) for rows in groups.values()]
+        table = torch.stack(means) if means else torch.zeros(0, 2, dtype=torch.float64)
+        missing = sum(not math.isfinite(score) for score in scores)
+        counts = torch.tensor([len(table), missing, len(scores)], dtype=torch.float64)
+        sums = torch.cat([counts, table.sum(0), table.square().sum(0)])
+        sums = sums.to(wide_dtype(module.device)).to(module.device)
+        total = trainer.strategy.reduce(sums, reduce_op="sum").tolist()
+        count, missing, asked, *rest = total
+        share = missing / asked if asked else 0.0
+        if count < 2:
+            return None, None, share
+
+        def batch_mean(total: float, squares: float) -> BatchMean:
+            mean = total / count
+            variance = max(0.0, (squares - count * mean * mean) / (count - 1))
+            return BatchMean(trainer.global_step, mean, math.sqrt(variance), int(count))
+
+        return batch_mean(rest[0], rest[2]), batch_mean(rest[1], rest[3]), share

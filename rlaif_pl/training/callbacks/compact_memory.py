@@ -6,6 +6,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
 from rlaif_pl.engine.allocator import page_tensors
+from rlaif_pl.errors import above
 
 
 class CompactMemory(Callback):
@@ -21,8 +22,7 @@ class CompactMemory(Callback):
     """
 
     def __init__(self, threshold_kb: int = 128) -> None:
-        if not threshold_kb > 0:
-            raise ValueError(f"threshold_kb must be above 0, got {threshold_kb}")
+        above(0, threshold_kb=threshold_kb)
         self.threshold_kb = threshold_kb
 
     @override

@@ -10,13 +10,12 @@ from typing import Any, TypeAlias
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from rlaif_pl.errors import at_least
 from rlaif_pl.training.base import TrainableModule
 from rlaif_pl.training.callbacks.export_model import ExportModel
-from rlaif_pl.training.callbacks.metrics_file import MetricsFile
-from rlaif_pl.training.callbacks.run_metadata import RunMetadata
-from rlaif_pl.training.callbacks.sample_table import SampleTable
+from rlaif_pl.training.callbacks.loggers import RunLoggers
+from rlaif_pl.training.callbacks.run_records import MetricsFile, RunMetadata, SampleTable
 from rlaif_pl.training.callbacks.terminate_on_nan import TerminateOnNaN
-from rlaif_pl.training.callbacks.wandb_logger import RunLoggers
 
 Spec: TypeAlias = dict[str, Any]  # class_path and init_args, as configs have them
 Kinds: TypeAlias = tuple[type[Callback], ...]
@@ -51,10 +50,7 @@ class DefaultCallbacks:
                 f"expected names of default_callbacks.off among all, {', '.join(NAMES)}, got {name!r}"
             )
         for name in ("checkpoint_every", "sample_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"expected default_callbacks.{name} of at least 1, got {getattr(self, name)}"
-                )
+            at_least(1, **{f"default_callbacks.{name}": getattr(self, name)})
 
 
 def callback_specs(
@@ -79,11 +75,9 @@ def callback_specs(
             return checkpointing and not any(issubclass(_class_of(s), kind) for s in keeping)
         return not any(issubclass(_class_of(spec), kind) for spec in given)
 
-    def made(kinds: Sequence[type[Callback]]) -> list[Spec]:
-        homes = {False: "rlaif_pl.training.callbacks", True: "lightning.pytorch.callbacks"}
-        paths = {kind: f"{homes[kind is ModelCheckpoint]}.{kind.__name__}" for kind in kinds}
+    def made(kinds: Kinds) -> list[Spec]:
         return [
-            {"class_path": paths[kind], "init_args": arguments[kind]}
+            {"class_path": f"{_home(kind)}.{kind.__name__}", "init_args": arguments[kind]}
             for kind in kinds
             if wanted(kind)
         ]
@@ -94,13 +88,15 @@ def callback_specs(
 def default_callbacks(
     module: LightningModule | type[LightningModule], options: DefaultCallbacks | None = None
 ) -> list[Callback]:
-    """Return the callbacks of every fit of the command line, for a trainer made in Python.
-
-    Modules that sample or export have more than others.
-    """
+    """Return the callbacks of every fit of the command line, for a trainer made in Python."""
     kind = module if isinstance(module, type) else type(module)
     specs = callback_specs(kind, (), options)
     return [_class_of(spec)(**spec["init_args"]) for spec in specs]
+
+
+def _home(kind: type[Callback]) -> str:
+    is_lightnings = kind is ModelCheckpoint
+    return "lightning.pytorch.callbacks" if is_lightnings else "rlaif_pl.training.callbacks"
 
 
 def _arguments(
@@ -111,12 +107,8 @@ def _arguments(
         result[SampleTable] = {"every_n_steps": options.sample_every}
     if issubclass(module, TrainableModule):
         result[ExportModel] = {"folder": options.export_to or module.export_folder}
-    result[ModelCheckpoint] = {
-        "save_last": True,
-        "save_top_k": 0,
-        "every_n_train_steps": options.checkpoint_every,
-    }
-    return result
+    every = {"every_n_train_steps": options.checkpoint_every}
+    return result | {ModelCheckpoint: {"save_last": True, "save_top_k": 0, **every}}
 
 
 def _class_of(spec: Mapping[str, Any]) -> type[Callback]:

@@ -26,8 +26,7 @@ class ExportModel(Callback):
 
     def __init__(self, folder: str = "model", form: Form = "whole") -> None:
         one_of(Form, form=form)
-        self.folder = folder
-        self.form = form
+        self.folder, self.form = folder, form
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -38,10 +37,10 @@ class ExportModel(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.interrupted:
             return
-        exporter(pl_module).gather_weights()
+        module = _exporter(pl_module)
+        module.gather_weights()
         if trainer.is_global_zero:
-            target = exporter(pl_module).export(self.target(trainer), self.form)
-            rank_zero_info(f"Model written to {target}")
+            rank_zero_info(f"Model written to {module.export(self.target(trainer), self.form)}")
 
     def target(self, trainer: Trainer) -> Path:
         """Where the model will be written."""
@@ -49,7 +48,7 @@ class ExportModel(Callback):
 
     def check(self, trainer: Trainer, pl_module: LightningModule) -> int:
         """Refuse, before training, an export that would fail after it; bytes that it will take."""
-        size = exporter(pl_module).check_export(self.form)
+        size = _exporter(pl_module).check_export(self.form)
         target = self.target(trainer)
         root, place = Path(trainer.default_root_dir).resolve(), target.resolve()
         if place in (root, *root.parents, root / "checkpoints"):
@@ -64,8 +63,7 @@ class ExportModel(Callback):
         return size
 
 
-def exporter(module: LightningModule) -> TrainableModule:
-    """Return the module as one that exports; ValueError if it does not."""
+def _exporter(module: LightningModule) -> TrainableModule:
     if not isinstance(module, TrainableModule):
         raise ValueError(
             f"ExportModel: expected a module with export(folder), got {type(module).__name__}; leave "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -14,10 +15,11 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from typing_extensions import override
 
 from rlaif_pl.data.metric_files import write_json
+from rlaif_pl.errors import at_least, one_of
 from rlaif_pl.statistics.regression import BatchMean, divergence, trend
-from rlaif_pl.training.callbacks.alarm_judge import AlarmJudge
 from rlaif_pl.training.callbacks.alarm_rules import (
     ADVICE,
+    AlarmJudge,
     AlarmLimits,
     Repetition,
     count_streaks,
@@ -30,6 +32,8 @@ from rlaif_pl.types import PointwiseLabeler, Reward
 ALARMS_FILE, BEST_FILE = "alarms.json", "checkpoints/before_alarm.ckpt"
 MEANS = ("length", "kl", "unfinished")  # read from the module's a2c/train_*
 LEAST_POINTS = 3  # judged steps before a trend is looked at
+Action = Literal["warn", "stop"]
+Best = Literal["validation", "judge"]
 
 
 class HackingAlarm(Callback):
@@ -65,9 +69,9 @@ class HackingAlarm(Callback):
 
     def __init__(
         self,
-        action: Literal["warn", "stop"] = "warn",
+        action: Action = "warn",
         limits: AlarmLimits = AlarmLimits(),  # noqa: B008 - frozen
-        best: Literal["validation", "judge"] | None = None,
+        best: Best | None = None,
         judge: Reward | PointwiseLabeler | None = None,
         judge_every: int = 10,
         judge_samples: int = 64,
@@ -78,30 +82,18 @@ class HackingAlarm(Callback):
         patience: int = 3,
         repetition: Repetition = Repetition(),  # noqa: B008 - frozen
     ) -> None:
-        for name, value, least in (
-            ("judge_every", judge_every, 1),
-            ("judge_window", judge_window, LEAST_POINTS),
-            ("baseline_steps", baseline_steps, 1),
-            ("window", window, 1),
-            ("patience", patience, 1),
-        ):
-            if value < least:
-                raise ValueError(f"HackingAlarm: {name} must be at least {least}, got {value}")
-        if action not in ("warn", "stop") or best not in (None, "validation", "judge"):
-            raise ValueError(
-                f"HackingAlarm: expected action warn or stop and best validation or judge, got "
-                f"{action!r} and {best!r}"
-            )
+        at_least(1, judge_every=judge_every, baseline_steps=baseline_steps)
+        at_least(1, window=window, patience=patience)
+        at_least(LEAST_POINTS, judge_window=judge_window)
+        one_of(Action, action=action)
+        if best is not None:
+            one_of(Best, best=best)
         if best == "judge" and judge is None:
             raise ValueError("HackingAlarm: best is 'judge', so give a judge")
-        self.action = action
-        self.limits = limits
+        self.action, self.limits, self.z, self.patience = action, limits, z, patience
         self.best = best or ("validation" if judge is None else "judge")
         self.judge = None if judge is None else AlarmJudge(judge, judge_samples)
-        self.judge_every = judge_every
-        self.z = z
-        self.baseline_steps = baseline_steps
-        self.patience = patience
+        self.judge_every, self.baseline_steps = judge_every, baseline_steps
         self.repetition = repetition
         self.best_value: float | None = None  # of the weights that are kept; None before the first
         self.best_step = -1  # optimizer step it was measured at
@@ -144,10 +136,10 @@ class HackingAlarm(Callback):
             return  # gradients are being accumulated
         self._last_step = step
         rows, self._pending = self._pending, []
-        values = self._windowed(mean_of(rows))
+        values = self._windowed(_mean_of(rows))
         logged = {f"alarm_{name}": value for name, value in values.items()}
         if self.judge is not None and step % self.judge_every == 0:
-            values |= self._judge(trainer, pl_module, logged, self.judge)
+            values |= self._judged_values(trainer, pl_module, logged, self.judge)
         crossed = self.limits.crossed(values)
         count_streaks(self.streaks, step, values, crossed)
         if self.best == "judge" and self.judged and self.judged[-1][1].step == step:
@@ -196,10 +188,8 @@ class HackingAlarm(Callback):
         self.baseline = list(state_dict["baseline"])
         self.recent.extend(state_dict["recent"])
         self.judged.extend((BatchMean(*r), BatchMean(*j)) for r, j in state_dict["judged"])
-        lengths = state_dict["lengths"]
-        self.streaks = {
-            name: (onset, lengths[name]) for name, onset in state_dict["onsets"].items()
-        }
+        onsets, lengths = state_dict["onsets"], state_dict["lengths"]
+        self.streaks = {name: (onsets[name], lengths[name]) for name in onsets}
         self.alarms = list(state_dict["alarms"])
         self.stopped = state_dict.get("stopped", bool(self.alarms))  # not in earlier checkpoints
         best = state_dict["weights"]
@@ -216,11 +206,9 @@ class HackingAlarm(Callback):
                 "it with A2CModule"
             )
         row = {name: float(metrics[f"a2c/train_{name}"]) for name in MEANS}
-        counts = symptoms(
-            [s.response for s in samples], self.repetition.ngram, self.repetition.share
-        )
-        device = pl_module.device
-        sums = torch.tensor(counts, dtype=torch.float32, device=device)
+        responses, kind = [s.response for s in samples], self.repetition
+        counts = symptoms(responses, kind.ngram, kind.share)
+        sums = torch.tensor(counts, dtype=torch.float32, device=pl_module.device)
         repetitive, empty, total = trainer.strategy.reduce(sums, reduce_op="sum").tolist()
         return row | {"repetitive": repetitive / total, "empty": empty / total}
 
@@ -229,7 +217,7 @@ class HackingAlarm(Callback):
         if len(self.baseline) < self.baseline_steps:
             self.baseline.append(row)
         self.recent.append(row)
-        first, now = mean_of(self.baseline), mean_of(list(self.recent))
+        first, now = _mean_of(self.baseline), _mean_of(self.recent)
         return {
             "length_ratio": now["length"] / first["length"] if first["length"] else 1.0,
             "kl": now["kl"],
@@ -238,14 +226,11 @@ class HackingAlarm(Callback):
             "empty": now["empty"],
         }
 
-    def _judge(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        logged: dict[str, float],
-        judge: AlarmJudge,
+    def _judged_values(
+        self, trainer: Trainer, module: LightningModule, logged: dict[str, float], judge: AlarmJudge
     ) -> dict[str, float]:
-        reward, opinion, missing = judge.judge(trainer, pl_module)
+        """Judge a step; returns the divergence, if a trend can be told, and adds what is logged."""
+        reward, opinion, missing = judge.judge(trainer, module)
         logged["alarm_judge_missing"] = missing
         if reward is None or opinion is None:
             return {}
@@ -270,31 +255,24 @@ class HackingAlarm(Callback):
             trainer.save_checkpoint(place, weights_only=True)
 
     def _best_weights(self) -> dict[str, Any]:
-        """Return what is kept, for checkpoints and for alarms.json."""
         return {"value": self.best_value, "step": self.best_step, "file": BEST_FILE}
-
-    def _best_line(self) -> str:
-        """Say what is kept."""
-        if self.best_value is None:
-            return "no weights were measured before, so the last ones stay"
-        return (
-            f"the best weights are those of step {self.best_step} ({self.best_value:.4g}), in "
-            f"{BEST_FILE}"
-        )
 
     def _raise_alarm(
         self, trainer: Trainer, step: int, name: str, value: float, limit: float
     ) -> None:
         """Warn once a quantity, when it has been beyond its limit for long enough."""
         needed = 1 if name == "divergence" else self.patience
-        known = {alarm["quantity"] for alarm in self.alarms}
         onset, length = self.streaks[name]
-        if length < needed or name in known:
+        if length < needed or any(alarm["quantity"] == name for alarm in self.alarms):
             return
-        self.alarms.append(
-            {"quantity": name, "value": value, "limit": limit, "step": step, "since": onset}
-        )
-        end = f"stopping; {self._best_line()}" if self.action == "stop" else "training goes on"
+        alarm = {"quantity": name, "value": value, "limit": limit, "step": step, "since": onset}
+        self.alarms.append(alarm)
+        end = "training goes on"
+        if self.action == "stop":
+            end = "stopping; no weights were measured before, so the last ones stay"
+            if self.best_value is not None:
+                kept = f"step {self.best_step} ({self.best_value:.4g}), in {BEST_FILE}"
+                end = f"stopping; the best weights are those of {kept}"
         rank_zero_warn(
             f"reward hacking alarm at step {step}: {name} is {value:.3g}, beyond its limit of "
             f"{limit:g} since step {onset}; {end}. What to try: {ADVICE[name]}."
@@ -307,6 +285,5 @@ class HackingAlarm(Callback):
             self.stopped = trainer.should_stop = True
 
 
-def mean_of(rows: list[dict[str, float]]) -> dict[str, float]:
-    """Mean of each quantity over rows that all have the same."""
+def _mean_of(rows: Sequence[dict[str, float]]) -> dict[str, float]:
     return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}

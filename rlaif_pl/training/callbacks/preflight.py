@@ -1,8 +1,4 @@
-"""Before the first step: look for what the last one needs.
-
-A fit takes hours; an architecture that cannot be exported, a full disk or a judge that is not there
-should end it before, not after.
-"""
+"""Before the first step: look for what the last one needs, which may be hours away."""
 
 from __future__ import annotations
 
@@ -52,9 +48,9 @@ def _writes(trainer: Trainer, module: LightningModule) -> tuple[Counter[Path], C
     trained = sum(p.numel() * p.element_size() for p in module.parameters() if p.requires_grad)
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, ExportModel):
-            size = callback.check(trainer, module)
-            least[callback.target(trainer).parent] += size
-            likely[callback.target(trainer).parent] += size
+            folder, size = callback.target(trainer).parent, callback.check(trainer, module)
+            least[folder] += size
+            likely[folder] += size
         elif isinstance(callback, Checkpoint):
             place = getattr(callback, "dirpath", None) or trainer.default_root_dir
             if getattr(trainer.strategy, "_save_distributed_checkpoint", False):

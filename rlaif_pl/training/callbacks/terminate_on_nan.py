@@ -11,6 +11,8 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from rlaif_pl.errors import at_least
+
 ADVICE = (
     "Try, in this order: a lower learning rate, gradient clipping (trainer.gradient_clip_val: "
     "1.0), float32 or bf16 in place of fp16, and a look at the batch (an empty response, an "
@@ -34,10 +36,7 @@ class TerminateOnNaN(Callback):
     """
 
     def __init__(self, every_n_steps: int = 1) -> None:
-        if every_n_steps < 1:
-            raise ValueError(
-                f"TerminateOnNaN: every_n_steps must be at least 1, got {every_n_steps}"
-            )
+        at_least(1, every_n_steps=every_n_steps)
         self.every_n_steps = every_n_steps
         self._losses: list[Tensor] = []
 
@@ -72,13 +71,12 @@ def gradient_problem(parameters: Iterable[tuple[str, nn.Parameter]]) -> str | No
     found = [(name, p.grad) for name, p in parameters if p.grad is not None]
     # Of divided gradients each process looks at its own rows; it may have none.
     own = [(name, g.to_local() if isinstance(g, DTensor) else g) for name, g in found]
-    with_gradient = [(name, g) for name, g in own if g.numel()]
-    if not with_gradient:
-        return None
     # The largest absolute value: unlike a sum of squares it cannot overflow where nothing else did.
-    largest = [torch.linalg.vector_norm(g, ord=float("inf")) for _, g in with_gradient]
-    finite = torch.stack([torch.isfinite(value) for value in largest]).tolist()
-    bad = [name for (name, _), good in zip(with_gradient, finite, strict=True) if not good]
+    largest = {n: torch.linalg.vector_norm(g, ord=float("inf")) for n, g in own if g.numel()}
+    if not largest:
+        return None
+    finite = torch.stack([torch.isfinite(value) for value in largest.values()]).tolist()
+    bad = [name for name, good in zip(largest, finite, strict=True) if not good]
     if not bad:
         return None
     return f"the gradient norm is not finite, in {len(bad)} parameter(s), the first {bad[0]}"

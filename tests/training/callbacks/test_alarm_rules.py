@@ -44,7 +44,7 @@ def test_limits_work_both_ways_and_can_be_off():
 
 @pytest.mark.parametrize("wrong", [{"kl": -1.0}, {"shortest": 2.0, "longest": 1.0}])
 def test_limits_that_mean_nothing_are_refused(wrong):
-    with pytest.raises(ValueError, match="AlarmLimits"):
+    with pytest.raises(ValueError, match=r"limits\."):
         AlarmLimits(**wrong)
 
 

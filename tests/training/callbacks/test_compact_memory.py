@@ -39,5 +39,5 @@ def test_freed_tensors_leave_no_holes():
 
 
 def test_the_threshold_is_above_0():
-    with pytest.raises(ValueError, match="threshold_kb must be above 0, got 0"):
+    with pytest.raises(ValueError, match="threshold_kb above 0, got 0"):
         CompactMemory(0)

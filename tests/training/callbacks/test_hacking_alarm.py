@@ -235,9 +235,9 @@ def test_it_must_stand_above_the_export(fit, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"window": 0}, "window must be at least 1"),
-        ({"judge_window": 2}, "judge_window must be at least 3"),
-        ({"action": "shout"}, "expected action warn or stop"),
+        ({"window": 0}, "window of at least 1"),
+        ({"judge_window": 2}, "judge_window of at least 3"),
+        ({"action": "shout"}, "expected action to be 'warn' or 'stop'"),
         ({"best": "judge"}, "so give a judge"),
     ],
 )

@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningDataModule
 from rlaif_pl.data.csv_rows import read_table
 from rlaif_pl.ops import use_reference
 from rlaif_pl.training.callbacks import MetricsFile, RunMetadata, SampleTable
-from rlaif_pl.training.callbacks.run_metadata import commit_of, gather, version_of
+from rlaif_pl.training.callbacks.run_records import commit_of, gather, version_of
 
 
 def test_facts_are_written_when_a_fit_starts(tmp_path, fit):
@@ -117,7 +117,7 @@ def test_a_module_that_does_not_sample_is_named(fit, tiny):
 
 @pytest.mark.parametrize("options", [{"every_n_steps": 0}, {"num_samples": 0}])
 def test_counts_below_one_are_refused(options):
-    with pytest.raises(ValueError, match="must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="of at least 1, got 0"):
         SampleTable(**options)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import netrc
 import os
 import secrets
+from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -13,12 +15,16 @@ import wandb
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.utilities import rank_zero_only
 from typing_extensions import override
 
-from rlaif_pl.data.disk import check_writable
+from rlaif_pl.data.csv_rows import Cell, read_table, write_table
+from rlaif_pl.data.disk import check_writable, replace_end
 from rlaif_pl.data.metric_files import write_text
-from rlaif_pl.training.callbacks.history import HISTORY, HistoryFile
+from rlaif_pl.tables import csv_text
 
+STEP = "step"
+HISTORY = "history.csv"
 WANDB_ID = "wandb_id.txt"
 WANDB_HOST = "https://api.wandb.ai"
 # Variables that say where W&B keeps its own files, and its defaults below the home folder.
@@ -28,6 +34,85 @@ WANDB_FOLDERS = {
     "WANDB_DATA_DIR": ".local/share/wandb",
 }
 Mode = Literal["online", "offline", "disabled"]
+
+
+class HistoryFile(Logger):
+    """Logger that writes ``<save_dir>/history.csv``: every metric, a row a step, across interruptions.
+
+    Train and validation metrics of one step share a row; what was not logged at a step is empty. A row
+    that is logged again (a resumed run repeats the steps after its last checkpoint) takes the place of
+    the old one, where Lightning's CSVLogger would begin anew. A killed process loses nothing.
+
+    Args:
+        save_dir: Folder of the file; made if need be.
+    """
+
+    def __init__(self, save_dir: str | Path) -> None:
+        super().__init__()
+        self.folder = Path(save_dir)
+        self.path = self.folder / HISTORY
+        self._columns: list[str] | None = None  # None until the file has been looked at
+        self._last: dict[str, Cell] = {}  # last row of the file
+        self._offset = 0  # where that row starts, in bytes
+
+    @property
+    @override
+    def name(self) -> str:
+        # Name and version are empty so that ModelCheckpoint saves in <save_dir>/checkpoints.
+        return ""
+
+    @property
+    @override
+    def version(self) -> str:
+        return ""
+
+    @property
+    @override
+    def save_dir(self) -> str:
+        return str(self.folder)
+
+    @override
+    @rank_zero_only
+    def log_hyperparams(self, params: Namespace | dict[str, object]) -> None:  # type: ignore[override]
+        """Leave them out: the stage's config.yaml holds them."""
+
+    @override
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Write metrics of a step, by default one after the last row's."""
+        if self._columns is None:
+            self._load()
+        last = int(self._last.get(STEP, -1))
+        step = last + 1 if step is None else step
+        values: dict[str, Cell] = {STEP: step, **{k: float(v) for k, v in metrics.items()}}
+        if step < last or not set(values) <= set(self._columns or ()):
+            self._merge(values)
+            return
+        row = self._last | values if step == last else values
+        data = csv_text([row], self._columns, header=False).encode()
+        self._offset = replace_end(self.path, data, self._offset if step == last else None)
+        self._last = row
+
+    def _merge(self, values: dict[str, Cell]) -> None:
+        """Rewrite the file with the values laid over the row of their step."""
+        columns, rows = read_table(self.path)
+        columns = list(dict.fromkeys([STEP, *columns, *values]))
+        by_step: dict[int, dict[str, Cell]] = {int(row[STEP]): dict(row) for row in rows}
+        step = int(values[STEP])
+        by_step[step] = {**by_step.get(step, {}), **values}
+        write_table(self.path, columns, [by_step[key] for key in sorted(by_step)])
+        self._load()
+
+    def _load(self) -> None:
+        """Take over the file as it is, without a row that was cut short."""
+        columns, rows = read_table(self.path)
+        if columns:
+            write_table(self.path, columns, rows)
+        self._columns = columns
+        self._last = dict(rows[-1]) if rows else {}
+        self._offset = self.path.stat().st_size if columns else 0
+        if rows:
+            self._offset -= len(csv_text(rows[-1:], columns, header=False).encode())
 
 
 def default_loggers(

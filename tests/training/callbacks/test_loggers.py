@@ -8,7 +8,7 @@ from lightning.pytorch.strategies import Strategy
 
 from rlaif_pl.data.csv_rows import read_table
 from rlaif_pl.training.callbacks import HistoryFile, RunLoggers, default_loggers
-from rlaif_pl.training.callbacks.wandb_logger import (
+from rlaif_pl.training.callbacks.loggers import (
     WANDB_FOLDERS,
     has_credentials,
     run_id,
