@@ -44,13 +44,9 @@ class FunctionReward:
 
     def __init__(self, function: RewardFunction) -> None:
         self.function = function
+        self.name = str(getattr(function, "__name__", type(function).__name__))
         self.is_called_by_name = "completions" in _arguments(function)
         self.asks: Asked = asked_by(function, TEXTS if self.is_called_by_name else ())
-
-    @property
-    def name(self) -> str:
-        """What messages call the function."""
-        return str(getattr(self.function, "__name__", type(self.function).__name__))
 
     @property
     def fingerprint(self) -> str:
@@ -87,24 +83,18 @@ def _arguments(function: RewardFunction) -> Collection[str]:
         return ()
 
 
-def settings_of(value: object) -> str:
+def settings_of(value: object, above: tuple[int, ...] = ()) -> str:
     """What tells a function or an object from others: where it is, its source, what it was given.
 
     Given are a partial's arguments, a function's defaults and what it closes over, a method's object,
-    and an object's attributes; of those numbers, texts, functions, networks (weights, buffers and
-    layers as printed), arrays and collections of such.
-    Other objects among the attributes (clients, loggers) change from run to run and are left out.
+    and an object's attributes; of those numbers, texts, functions, networks, arrays and collections of
+    such: others (clients, loggers) change from run to run. ``above`` are ids of what holds the value.
     """
-    return _settings(value, ())
-
-
-def _settings(value: object, above: tuple[int, ...]) -> str:
-    """See ``settings_of``; ``above`` are the ids of what holds the value."""
     above = (*above, id(value))
     if isinstance(value, functools.partial):
         given: dict[str, object] = {str(n): each for n, each in enumerate(value.args)}
         given |= value.keywords
-        return f"partial {_settings(value.func, above)} {_told(given, above)}"
+        return f"partial {settings_of(value.func, above)} {_told(given, above)}"
     is_itself = inspect.isroutine(value) or inspect.isclass(value)
     kind: Any = value if is_itself else type(value)
     try:
@@ -165,7 +155,7 @@ def _told(value: object, above: tuple[int, ...]) -> str:
     if inspect.ismodule(value):
         return value.__name__
     if inspect.isroutine(value) or hasattr(value, "__dict__"):
-        return _settings(value, above)
+        return settings_of(value, above)
     text = repr(value)
     return text if " at 0x" not in text else type(value).__qualname__
 

@@ -21,30 +21,18 @@ from rlaif_pl.types import Preference, Prompt, Provenance
 
 
 class GenerationBackend:
-    """Draws responses to prompts; by default in this process, from the policy itself.
+    """Draws responses to prompts; by default in this process, from the policy itself."""
 
-    Attributes:
-        is_remote: Whether texts are drawn elsewhere, with weights that are sent there.
-        overlap: Whether training asks for the next step's texts while a step trains.
-        importance_cap: Most that a token counts in training for its policy probability over its
-            sampler's.
-    """
-
-    is_remote: bool = False
-    overlap: bool = False
-    importance_cap: float = math.inf  # the policy draws itself: there is nothing to weigh
+    is_remote: bool = False  # whether texts are drawn elsewhere, with weights that are sent there
+    overlap: bool = False  # whether the next step's texts are asked for while a step trains
+    # most that a token counts in training for its policy probability over its sampler's
+    importance_cap: float = math.inf
 
     def prepare(self, policy: SampledPolicy, params: SamplingParams, *, for_training: bool) -> None:
-        """Refuse (ValueError), before any work, what could not be drawn; OSError: no server answers.
-
-        ``for_training`` says whether the log-probabilities that texts are drawn with will be needed.
-        """
+        """Refuse what could not be drawn (OSError: no server); training needs its log-probabilities."""
 
     def update(self, policy: SampledPolicy) -> None:
-        """Let the texts that are asked from now on be drawn with the policy's present weights.
-
-        ValueError: a server draws from other weights than the policy's. OSError: no server is left.
-        """
+        """Draw with the policy's present weights from now on; ValueError: a server has others."""
 
     def share(self) -> Any:
         """Return, as plain values, what other processes need to ask for the weights that were sent."""
@@ -62,12 +50,7 @@ class GenerationBackend:
         keep_trunk: bool = False,
         close: bool = False,
     ) -> Generated:
-        """Draw ``params.n`` responses of a policy that ``update`` was called with to each prompt.
-
-        Arguments as of ``CausalModel.sample``; only texts drawn in this process have trunk states.
-        ValueError: a text could outgrow the servers' longest one, or a request is refused. OSError: no
-        server is left.
-        """
+        """Draw as ``CausalModel.sample``; ValueError: too long, or refused. OSError: no server left."""
         return policy.sample(prompts, params, seeds, keep_trunk=keep_trunk, close=close)
 
     def close(self) -> None:
@@ -127,20 +110,39 @@ def generate(
         batch_size: Prompts at a time, at least 1.
         title: Name of the progress bar.
         generator: Who draws: this process (None), or servers; see ``serving``.
-        draw: What ``serving`` gave for the policy, where several calls share it; in place of
-            ``generator``.
+        draw: What ``serving`` gave for the policy, where several calls share it.
 
     Raises:
-        ValueError: A text could outgrow the model: nothing is sampled then; or the policy's logits are
-            not finite; or what ``serving`` raises.
-        OSError: No server is left.
+        ValueError: A text could outgrow the model, or its logits are not finite; or see ``serving``.
     """
     at_least(1, batch_size=batch_size)
     encoded = policy.encode_prompts([prompt.text for prompt in prompts])
     if encoded:
         policy.info.check_length(max(map(len, encoded)), params.max_new_tokens, "max_new_tokens")
-    with serving(policy, params, generator) if draw is None else nullcontext(draw) as drawing:
-        return _draw_all(policy, prompts, encoded, params, drawing, batch_size, title)
+    order = sorted(range(len(prompts)), key=lambda n: (len(prompts[n].text), n))
+    found = Responses([[] for _ in prompts], [[] for _ in prompts], [[] for _ in prompts])
+    drawing = serving(policy, params, generator) if draw is None else nullcontext(draw)
+    with drawing as ask, Progress() as progress:
+        task = progress.add_task(title, total=len(prompts))
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            keys = [(prompts[n].group, k) for n in rows for k in range(params.n)]
+            seeds = [sample_seed(params.seed or 0, "sample", *key) for key in keys]
+            drawn = ask([encoded[n] for n in rows], params, seeds)
+            if any(drawn.failed):
+                place = rows[drawn.failed.index(True) // params.n] + 1
+                raise ValueError(
+                    f"expected finite logits from {policy.info.name}, got NaN or infinity after prompt "
+                    f"{place} of {len(prompts)}; its weights are broken, or its type overflows: look "
+                    "at the run that trained it, or take float32"
+                )
+            decoded = policy.texts(drawn.tokens, params)
+            for place, n in enumerate(rows):
+                part = slice(place * params.n, (place + 1) * params.n)
+                found.texts[n], found.tokens[n] = decoded[part], drawn.tokens[part]
+                found.unfinished[n] = [not end for end in drawn.finished[part]]
+            progress.advance(task, len(rows))
+    return found
 
 
 @contextmanager
@@ -153,10 +155,8 @@ def serving(
 ) -> Iterator[Draw]:
     """Have a policy drawn from: within it servers hold its weights, afterwards they are taken back.
 
-    ``generator`` is who draws: this process (None), or servers, which are first sent what the policy
-    differs from their model by (all weights where that is another: ``send_whole``) and asked whether
-    they then draw from it. ValueError: one lacks something, or draws from other weights. OSError: none
-    is left.
+    They are sent what the policy differs from their model by (all weights where that is another:
+    ``send_whole``). ValueError: one lacks something, or draws from others. OSError: none is left.
     """
     backend, served = generator or LocalGenerator(), SampledPolicy(policy, send_whole=send_whole)
     try:
@@ -165,43 +165,6 @@ def serving(
         yield partial(backend.generate, served)
     finally:
         backend.close()
-
-
-def _draw_all(
-    policy: CausalModel,
-    prompts: Sequence[Prompt],
-    encoded: Sequence[Sequence[int]],
-    params: SamplingParams,
-    draw: Draw,
-    batch_size: int,
-    title: str,
-) -> Responses:
-    order = sorted(range(len(prompts)), key=lambda n: (len(prompts[n].text), n))
-    found = Responses([[] for _ in prompts], [[] for _ in prompts], [[] for _ in prompts])
-    with Progress() as progress:
-        task = progress.add_task(title, total=len(prompts))
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            seeds = [
-                sample_seed(params.seed or 0, "sample", prompts[n].group, k)
-                for n in rows
-                for k in range(params.n)
-            ]
-            drawn = draw([encoded[n] for n in rows], params, seeds)
-            if any(drawn.failed):
-                raise ValueError(
-                    f"expected finite logits from {policy.info.name}, got NaN or infinity after prompt "
-                    f"{rows[drawn.failed.index(True) // params.n] + 1} of {len(prompts)}; its weights "
-                    "are broken, or its type overflows: look at the run that trained it, or take "
-                    "float32"
-                )
-            decoded = policy.texts(drawn.tokens, params)
-            for place, n in enumerate(rows):
-                part = slice(place * params.n, (place + 1) * params.n)
-                found.texts[n], found.tokens[n] = decoded[part], drawn.tokens[part]
-                found.unfinished[n] = [not end for end in drawn.finished[part]]
-            progress.advance(task, len(rows))
-    return found
 
 
 def pairs_of(

@@ -1,15 +1,14 @@
 """KL to the reference: estimators that can be differentiated, and a coefficient that adapts.
 
 The sampled log-ratio ``k1 = log pi - log ref`` estimates ``KL(pi || ref)`` without bias, but its
-gradient is 0 on average, so as a loss it does nothing. Of the two that can be a loss (names after
-Schulman, http://joschu.net/blog/kl-approx.html), averaged over tokens drawn from ``pi``:
+gradient is 0 on average. Two can be a loss (names after Schulman,
+http://joschu.net/blog/kl-approx.html), averaged over tokens drawn from ``pi``:
 
 - ``k2 = (log pi - log ref)^2 / 2`` has the gradient of ``KL(pi || ref)``;
 - ``k3 = ref / pi - 1 + log pi - log ref`` is an unbiased value of ``KL(pi || ref)``, at least 0, but
   has the gradient of ``KL(ref || pi)``. The two gradients agree near ``pi = ref``.
 
-Either is the KL of the next token alone: unlike a penalty in the reward it leaves out that a token
-also decides which states follow.
+Either is the KL of the next token alone: it leaves out that a token decides which states follow.
 """
 
 from __future__ import annotations
@@ -69,10 +68,7 @@ class AdaptiveKL:
 
 
 class KLController:
-    """Holds the KL coefficient of the next batch; ``rule`` says how it adapts, None keeps it.
-
-    ValueError: it is to adapt from 0, which it would never leave.
-    """
+    """Holds the KL coefficient of the next batch; ``rule`` says how it adapts, None keeps it."""
 
     def __init__(self, kl_coef: float, rule: AdaptiveKL | None = None) -> None:
         if rule is not None and kl_coef == 0:
@@ -118,11 +114,7 @@ class KLController:
 def log_ratio(
     policy: CausalModel, reference: CausalModel, batch: ResponseBatch, params: SamplingParams
 ) -> Tensor:
-    """Log-ratio of each response token, of the distributions that sampling knew. ``(N, R)`` float32.
-
-    The policy drew the responses, at a temperature above 0; what its filters kept is what both are
-    scored over.
-    """
+    """Log-ratio of each token that the policy drew, over what its filters kept. ``(N, R)`` float32."""
     hidden = policy.hidden(batch)
     own = policy.token_logprobs(hidden, batch, params).logprobs
     drawer = Drawer(hidden, policy.unembedding)
@@ -138,10 +130,7 @@ def kl_by_prompt(
     tokens_of: Sequence[Sequence[Sequence[int]]],
     params: SamplingParams,
 ) -> list[float] | None:
-    """Estimate the KL from the reference in nats a response, mean over each prompt's responses.
-
-    It is the ``log_ratio`` of what was sampled; None of greedy texts, which no distribution gave.
-    """
+    """Mean ``log_ratio`` in nats of each prompt's responses, which estimates the KL; None of greedy."""
     if params.temperature == 0:
         return None
     result: list[float] = []

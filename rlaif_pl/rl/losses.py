@@ -34,11 +34,7 @@ def token_weights(is_response: Tensor, average: Average, most_tokens: int) -> tu
 
 
 def response_mean(values: Tensor, weights: Tensor, count: Tensor | None = None) -> Tensor:
-    """Average over response tokens, 0 where there is none. Values and weights ``(N, R)``.
-
-    Weights are True at response tokens, or as of ``token_weights``; ``count`` is what the sum is
-    divided by, None for that of the weights.
-    """
+    """Weighted sum of ``(N, R)`` over ``count``, None for the weights'; 0 without response tokens."""
     total = weights.sum() if count is None else count
     return (values * weights).sum() / total.clamp(min=1)
 
@@ -51,10 +47,7 @@ def policy_gradient_loss(
 
 
 def truncated_weights(log_ratio: Tensor, cap: float) -> Tensor:
-    """Importance weights ``min(pi / mu, cap)`` of tokens that another policy mu drew. ``(N, R)``.
-
-    A cap of at least 1 bounds the variance, and biases what lies above.
-    """
+    """Importance weights ``min(pi / mu, cap)`` of tokens that another policy mu drew. ``(N, R)``."""
     return log_ratio.clamp(max=math.log(cap)).exp()
 
 
@@ -66,10 +59,7 @@ def value_loss(
 
 
 def explained_variance(values: Tensor, returns: Tensor, is_response: Tensor) -> Tensor:
-    """``1 - Var(G - V) / Var(G)`` over response tokens: 1 is perfect, 0 is a constant guess.
-
-    A batch without response tokens (a rank that holds only fillers) gives 0, not NaN.
-    """
+    """``1 - Var(G - V) / Var(G)`` over response tokens, 1 at best; 0, not NaN, where there are none."""
     count = is_response.sum().clamp(min=1)  # never on the host
 
     def variance(each: Tensor) -> Tensor:

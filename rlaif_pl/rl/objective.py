@@ -1,7 +1,6 @@
 """The objective of one A2C update: targets without gradients, and the loss, in parts or whole.
 
-``(1 - beta) r - beta KL`` of arXiv 2309.00267v2, appendix A.3, with the actor and critic losses of its
-appendix F. Defaults are the paper's where it gives a number.
+``(1 - beta) r - beta KL`` of arXiv 2309.00267v2, appendix A.3, with the losses of its appendix F.
 """
 
 from __future__ import annotations
@@ -34,9 +33,9 @@ class Advantages:
         gae_lambda: Trace decay, in [0, 1]; 1 gives Monte Carlo returns, as in the paper.
         baseline: ``rloo`` subtracts from each score the mean of the prompt's other responses,
             ``group_mean`` that of all of them; the value network then learns what is left. Needs
-            ``sampling.n`` of at least 2. Without a value network it is needed, and the penalties are
-            part of the score: the difference is the advantage (leave-one-out REINFORCE, arXiv
-            2402.14740; GRPO, arXiv 2402.03300).
+            ``sampling.n`` of at least 2. Without a value network it is needed, and the difference,
+            penalties included, is the advantage (leave-one-out REINFORCE, arXiv 2402.14740; GRPO,
+            arXiv 2402.03300).
         whiten: Scale advantages to mean 0 and variance 1 over all ranks; not with
             ``trainer.accumulate_grad_batches``.
         scale: ``group_std`` divides what the baseline leaves by the standard deviation of the prompt's
@@ -67,25 +66,15 @@ class Advantages:
 
 @dataclass(frozen=True)
 class Objective:
-    """What an update maximizes, and how.
-
-    Attributes:
-        shaping: KL coefficient, where the KL enters, and penalties.
-        num_generations: Responses a prompt, ``K``.
-        advantages: Discount, trace decay, baseline, whitening.
-        vf_coef: Weight of the value loss, at least 0.
-        ent_coef: Weight of the mean entropy a token, at least 0.
-        max_new_tokens: Tokens that a response may have; read with ``loss: constant``.
-        importance_cap: Most that a token counts for its policy probability over its sampler's, at least
-            1; read where a server drew the responses.
-    """
+    """What an update maximizes, and how."""
 
     shaping: RewardShaping = RewardShaping()  # noqa: RUF009 - frozen
-    num_generations: int = 4
+    num_generations: int = 4  # responses a prompt, K
     advantages: Advantages = Advantages()  # noqa: RUF009 - frozen
-    vf_coef: float = 0.5
-    ent_coef: float = 0.0
-    max_new_tokens: int = 64
+    vf_coef: float = 0.5  # weight of the value loss, at least 0
+    ent_coef: float = 0.0  # weight of the mean entropy a token, at least 0
+    max_new_tokens: int = 64  # of a response; read with ``loss: constant``
+    # most that a token counts for its policy probability over its sampler's, where a server drew
     importance_cap: float = math.inf
 
     def __post_init__(self) -> None:
@@ -96,13 +85,9 @@ class Objective:
         return replace(self, shaping=replace(self.shaping, kl_coef=kl_coef))
 
     def targets(self, rollout: Rollout, found: Evaluation) -> ops.KLGae:
-        """Advantages, returns and KL of a batch, without gradients.
-
-        Without values in ``found`` the score less its baseline, penalties included, and the KL still to
-        come are the advantage.
-        """
+        """Advantages, returns and KL of a batch, without gradients; values are 0 without a network."""
         logprobs = found.tokens.logprobs.detach()
-        scores, lengths = rollout.scores.to(logprobs.dtype), rollout.lengths
+        scores, lengths = rollout.scores.to(logprobs.dtype), rollout.batch.lengths
         baseline, scale = self.advantages.baseline, self.advantages.scale
         if baseline and found.values is not None:
             scores = shaping.relative_scores(scores, self.num_generations, baseline, scale)
@@ -128,10 +113,7 @@ class Objective:
         )
 
     def scaled_advantages(self, targets: Sequence[ops.KLGae], is_counted: Tensor) -> Tensor:
-        """Advantages of all parts' responses ``(N, R)``, whitened over all ranks if they are to be.
-
-        ``is_counted`` says which response tokens count. ``(N, R)`` bool
-        """
+        """Advantages of all parts' responses ``(N, R)``, whitened over all ranks if they are to be."""
         raw = torch.cat([each.advantages for each in targets])
         if not self.advantages.whiten:
             return raw
@@ -152,11 +134,7 @@ class Objective:
         returns: Tensor,
         is_counted: Tensor,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Sum of the weighted losses, each averaged as ``token_weights`` says.
-
-        Advantages, returns and ``is_counted`` are ``(N, R)``. Returns the loss with gradient, and it
-        and its parts (unweighted) by the name they are logged under.
-        """
+        """Sum of the weighted losses; and it and its parts, unweighted, to log. Targets ``(N, R)``."""
         logprobs, entropies = found.tokens
         mean = self.token_weights(is_counted)
         ratio = sampler_log_ratio(rollout, found, is_counted)
@@ -182,10 +160,7 @@ class Objective:
 
 
 def sampler_log_ratio(rollout: Rollout, found: Evaluation, is_counted: Tensor) -> Tensor | None:
-    """Log of the policy's probability of each token over its sampler's ``(N, R)``; 0 if not counted.
-
-    None where the policy drew the tokens itself.
-    """
+    """Log of each token's policy probability over its sampler's ``(N, R)``; None if that is itself."""
     if rollout.sampler_logprobs is None:
         return None
     ratio = found.tokens.logprobs.detach() - rollout.sampler_logprobs
@@ -193,16 +168,7 @@ def sampler_log_ratio(rollout: Rollout, found: Evaluation, is_counted: Tensor) -
 
 
 class Update:
-    """The loss of a rollout as a sum over parts, each a share of the mean over all of it.
-
-    Args:
-        actor: Policy and value network.
-        objective: What is maximized.
-        rollout: Sampled batch.
-        is_counted: Response tokens that count. ``(N, R)`` bool
-        params: How the policy drew the responses.
-        most_tokens: Tokens of a part; whole prompts with their responses. None for one part.
-    """
+    """The loss of a rollout on tokens that count ``(N, R)``, as a sum over parts of whole prompts."""
 
     def __init__(
         self,
@@ -217,25 +183,23 @@ class Update:
         self.is_counted = is_counted
         self.count = objective.token_weights(is_counted)[1]  # what the loss is a mean over
         cuts, repeat = rollout.batch.cut(most_tokens), rollout.batch.per_prefix
-        self._parts = [rollout.part(cut) for cut in cuts]
-        self._rows = [slice(cut.start * repeat, cut.stop * repeat) for cut in cuts]
+        rows = [slice(cut.start * repeat, cut.stop * repeat) for cut in cuts]
+        self._parts = [(rollout.part(cut), own) for cut, own in zip(cuts, rows, strict=True)]
         self._targets: list[ops.KLGae] = []
         self._values: list[Tensor] = []
         self._logs: list[dict[str, Tensor]] = []
         self._ratios: list[Tensor] = []
 
     def losses(self) -> list[Callable[[], Tensor]]:
-        """Return functions that run a part forward and give its share of the loss.
-
-        What advantages are whitened over is known only once every part was evaluated, so in several
-        parts whitening takes one more pass, without gradients.
-        """
-        whitened = None
+        """Return functions that run a part forward and give its share of the loss."""
+        whitened = (
+            None  # which needs all advantages: of several parts one more pass, without gradients
+        )
         if len(self._parts) > 1 and self.objective.advantages.whiten:
             with torch.no_grad():
-                known = [self.objective.targets(p, self._evaluate(p)) for p in self._parts]
+                known = [self.objective.targets(p, self._evaluate(p)) for p, _ in self._parts]
             whitened = self.objective.scaled_advantages(known, self.is_counted)
-        return [partial(self._loss, n, whitened) for n in range(len(self._parts))]
+        return [partial(self._loss, *part, whitened) for part in self._parts]
 
     @property
     def kl(self) -> Tensor:
@@ -253,11 +217,7 @@ class Update:
         return means
 
     def sampler_gap(self) -> dict[str, Tensor]:
-        """Return how far the policy is from who drew the tokens; empty where it drew them itself.
-
-        Mean and maximum of the absolute log-ratio in nats a token, and the share of tokens whose weight
-        was truncated, once all losses were computed.
-        """
+        """Return how far (nats a token) the policy is from who drew; empty where it drew itself."""
         if not self._ratios:
             return {}
         ratio = torch.cat(self._ratios)
@@ -268,8 +228,7 @@ class Update:
             "share_clipped": response_mean(is_clipped.float(), self.is_counted),
         }
 
-    def _loss(self, n: int, whitened: Tensor | None) -> Tensor:
-        part, rows = self._parts[n], self._rows[n]
+    def _loss(self, part: Rollout, rows: slice, whitened: Tensor | None) -> Tensor:
         is_counted, found = self.is_counted[rows], self._evaluate(part)
         targets = self.objective.targets(part, found)
         if whitened is None:

@@ -1,7 +1,7 @@
 """Columns of the data for rewards that name them, as TRL's reward functions do.
 
-A reward may compare with an answer, or run test cases: each further argument of its function, or of
-its ``score``, takes the column of that name, one value a response. ``reference`` is one of them.
+Each further argument of a reward's function, or of its ``score``, takes the column of that name, one
+value a response. ``reference`` is one of them.
 """
 
 from __future__ import annotations
@@ -34,10 +34,7 @@ class Asked(NamedTuple):
 
 
 def asked_by(function: Callable[..., Any], texts: Collection[str] = ()) -> Asked:
-    """Return what a callable asks for by name beside prompts and responses.
-
-    ``texts`` are the names that these two are given by; empty where they come by position.
-    """
+    """Return what a callable asks for beside prompts and responses (by position, or as ``texts``)."""
     try:
         parameters = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):  # not every callable can say it

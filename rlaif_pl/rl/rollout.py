@@ -25,13 +25,9 @@ from rlaif_pl.types import Reward
 
 
 class Rollout(NamedTuple):
-    """``N = G * K`` sampled responses and what the update needs of them.
+    """``N = G * K`` sampled responses and what the update needs of them."""
 
-    A response in ``batch`` is what the policy drew: it ends in an end token where it finished, and in
-    the last token drawn where the length limit cut it.
-    """
-
-    batch: ResponseBatch
+    batch: ResponseBatch  # responses as drawn: without an end token where the length limit cut them
     below: Tensor | None  # trunk states of the batch's inputs, shared by all roles
     texts: list[str]  # N responses
     finished: Tensor  # (N,) bool
@@ -63,7 +59,7 @@ class Rollout(NamedTuple):
         quantities = {
             "reward": self.scores,
             "kl": kl,
-            "length": self.lengths.float(),
+            "length": self.batch.lengths.float(),
             "unfinished": (~self.finished).float(),
             **{f"reward/{name}": each for name, each in (self.rewards or {}).items()},
         }
@@ -74,11 +70,6 @@ class Rollout(NamedTuple):
     def is_sampled(self) -> Tensor:
         """True at the tokens drawn ``(N, R)``."""
         return self.batch.is_response
-
-    @property
-    def lengths(self) -> Tensor:
-        """Sampled tokens a row ``(N,)``."""
-        return self.batch.lengths
 
 
 @torch.no_grad()
@@ -94,23 +85,18 @@ def collect(
     columns: Columns = NO_COLUMNS,
     most_tokens: int | None = None,
 ) -> Rollout:
-    """Sample responses from the policy and score them.
-
-    The trunk is run once, while sampling: its states serve policy, reference, value network and a
-    reward model that holds the same trunk.
+    """Sample responses and score them; the trunk is run once for all roles that share it.
 
     Args:
         actor: Policy and reference.
         reward: Scores whole texts.
         prompts: ``G`` prompts.
-        params: How to draw, ``n`` responses a prompt. Temperature and filters hold for policy and
-            reference alike, so that their KL is exactly 0 before the first update.
+        params: How to draw, ``n`` responses a prompt, and how policy and reference are scored.
         seeds: One a response.
         generator: Who draws; None draws in this process.
         samples: What was drawn already for these prompts; None draws now.
         columns: Further columns of the prompts, for a reward that names them. ``G`` values each
-        most_tokens: Tokens that the reference runs at a time, cut as ``Update`` cuts the policy's; None
-            runs all at once.
+        most_tokens: Tokens that the reference runs at a time, as ``Update`` does; None: all at once.
     """
     policy = actor.policy
     rows = policy.encode_prompts(prompts)
@@ -160,11 +146,8 @@ def _reference_in_parts(
     params: SamplingParams,
     most_tokens: int | None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Log-probabilities, and last states where values need them, by the parts of the update.
-
-    A GPU's products round by how many rows they have, so equal weights give equal numbers, and a KL of
-    exactly 0 before the first update, on equal parts alone.
-    """
+    """Log-probabilities, and last states where values need them, by the parts of the update."""
+    # A GPU's products round by how many rows they have: only equal parts give a first KL of exactly 0.
     cuts = batch.cut(most_tokens)
     keeps = actor.value_network == "reference_features"
     logprobs, features = [], []

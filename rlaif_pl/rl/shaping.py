@@ -1,9 +1,8 @@
 """From one score a response to a reward a token: the KL penalty and where the score goes.
 
 Objective (arXiv 2309.00267v2, appendix A.3): ``E[(1 - beta) r(x, y) - beta KL(pi || pi_SFT)]``. The
-KL enters as ``-beta (log pi - log pi_SFT)`` at each token, whose sum over a sampled text is an unbiased
-estimate of the sequence KL; the score enters at the last token and gamma is 1 in the paper. The KL can
-be a term of the loss instead (``kl.py``): ``(1 - beta) L_PG + beta KL``.
+KL enters as ``-beta (log pi - log pi_SFT)`` at each token, an unbiased estimate once summed; the score
+at the last token. The KL can be a term of the loss instead (``kl.py``): ``(1 - beta) L_PG + beta KL``.
 """
 
 from __future__ import annotations
@@ -36,13 +35,11 @@ class RewardShaping:
         kl_placement: ``reward``: a penalty in the reward of each token; ``loss``: a term of the loss.
         kl_estimator: What that term is, ``k2`` or ``k3``; see ``kl.py``.
         missing_eos_penalty: Subtracted from the score of a response that the length limit cut.
-        min_length: Tokens below which a response is too short. A reward model has seen few such
-            texts and may score them high; a policy finds that out.
+        min_length: Tokens below which a response is too short: a reward model has seen few such texts.
         min_length_penalty: Subtracted from the score of an empty response; one of ``n`` tokens loses
             the share ``1 - n / min_length`` of it.
         repetition_penalty: Times the share of a response's token 3-grams that stood in it before,
-            subtracted from its score. A reward model trained on texts without much repetition does not
-            see it; this and the other penalties are rules, not feedback.
+            subtracted from its score. This and the other penalties are rules, not feedback.
         adaptive_kl: Lets the KL coefficient follow a target, from ``kl_coef`` on; None keeps it.
     """
 
@@ -82,11 +79,7 @@ def final_scores(
     shaping: RewardShaping,
     repeated: Tensor | None = None,
 ) -> Tensor:
-    """What the last token of each response is rewarded with: scaled score minus penalties. ``(N,)``.
-
-    Of each response ``(N,)``: score, tokens, whether it finished (bool), and its ``repeated_share``,
-    None where nothing is subtracted for it.
-    """
+    """What the last token of each response is rewarded with: scaled score minus penalties. ``(N,)``."""
     is_scaled = shaping.scale_score and shaping.kl_placement == "reward"
     final = scores * (1 - shaping.kl_coef) if is_scaled else scores
     final = final - shaping.missing_eos_penalty * (~finished).to(final.dtype)
@@ -123,12 +116,11 @@ def relative_scores(
 ) -> Tensor:
     """Subtract from each score a baseline of its prompt's ``K`` responses, and scale. ``(G * K,)``.
 
-    ``rloo`` is the mean of the others: a baseline that does not depend on the response itself leaves
-    the policy gradient unbiased (Kool et al. 2019, "Buy 4 REINFORCE samples, get a baseline for
-    free!"). ``group_mean`` is that of all ``K``, which is ``(K - 1) / K`` times as much; over their
-    standard deviation (that of a sample, plus 1e-4 as in TRL) it is GRPO's advantage (arXiv 2402.03300,
-    section 4.1.2). Dr. GRPO (arXiv 2503.20783) leaves the deviation out, which weighs prompts by how
-    alike their scores are. ValueError: ``K`` is below 2.
+    ``rloo`` is the mean of the others, which leaves the gradient unbiased (Kool et al. 2019, "Buy
+    4 REINFORCE samples, get a baseline for free!"). ``group_mean`` is that of all ``K``, which gives
+    ``(K - 1) / K`` times as much; over their standard deviation (that of a sample, plus 1e-4 as in TRL)
+    it is GRPO's advantage (arXiv 2402.03300, section 4.1.2), which Dr. GRPO (arXiv 2503.20783) leaves
+    out. ValueError: ``K`` is below 2.
     """
     if num_generations < 2:
         raise ValueError(
@@ -151,10 +143,7 @@ def sequence_kl(logprobs: Tensor, ref_logprobs: Tensor, is_response: Tensor) -> 
 
 
 def whiten(values: Tensor, is_real: Tensor, moments: Tensor) -> Tensor:
-    """Scale ``(N, R)`` to mean 0 and variance 1 over the real entries of all ranks; 0 elsewhere.
-
-    ``moments`` are the sums of the real entries and of their squares, in ``wide_dtype``. ``(2,)``
-    """
+    """Scale ``(N, R)`` to mean 0, variance 1 over all ranks, given sums of values, squares ``(2,)``."""
     sums = torch.cat([is_real.sum()[None].to(moments), moments])
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(sums)

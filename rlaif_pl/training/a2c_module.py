@@ -50,21 +50,20 @@ class A2CModule(TrainableModule):
             a function that takes prompts and responses, and columns of the data that it names, and
             returns a number each, or a list of either (their sum; with weights: ``WeightedRewards``).
             What a ``LabelerReward`` costs is logged (``labeler_reward/*``).
-        sampling: How ``n`` responses to each prompt are drawn. Temperature and filters hold for policy
-            and reference, in sampling and in scoring. Its seed (default 0) keys the noise, beside step,
-            prompt and sample, and initializes what is added to a given ``Policy``.
+        sampling: How ``n`` responses to each prompt are drawn, and policy and reference are scored. Its
+            seed (default 0) keys the noise, beside step, prompt and sample, and initializes what is
+            added to a given ``Policy``.
         shaping: KL coefficient, whether it adapts, where the KL enters, and penalties.
         advantages: Discount, trace decay, baseline, its scale, whitening; how losses are averaged.
         vf_coef: Weight of the value loss.
         ent_coef: Weight of the mean entropy a token, which is subtracted from the loss.
         value_lr_scale: The value network's learning rate as a multiple of the policy's.
-        optimizer: Builds the optimizer from parameters; the default has a learning rate of 1e-6, or
-            1e-5 where adapters are trained (``FineTuningAdamW`` has the sources).
+        optimizer: Builds the optimizer; the default rate is 1e-6, 1e-5 where adapters are trained.
         scheduler: Builds the learning-rate schedule, stepped every batch; the default is constant.
         micro_batch_tokens: Tokens that are trained on at a time, whole prompts with all their
             responses; the rollout is sampled whole. See ``TrainableModule`` and ``Update``.
-        rollout: Who draws the responses: this process (None), or servers that are sent the weights of
-            every step, such as ``rlaif_pl.rl.VLLMGenerator``.
+        rollout: Who draws: this process (None), or servers that are sent each step's weights, such as
+            ``rlaif_pl.rl.VLLMGenerator``.
     """
 
     task = "prompts"
@@ -102,10 +101,8 @@ class A2CModule(TrainableModule):
                 f"{advantages}; there are no values to bootstrap from"
             )
         if sampling.temperature == 0:
-            raise ValueError(
-                "expected sampling.temperature above 0, got 0: greedy responses have no probability to "
-                "learn from"
-            )
+            greedy = "greedy responses have no probability to learn from"
+            raise ValueError(f"expected sampling.temperature above 0, got 0: {greedy}")
         self.actor = actor
         self.reward = as_reward(reward)
         if isinstance(self.reward, nn.Module):
@@ -113,14 +110,9 @@ class A2CModule(TrainableModule):
         for each in self.reward_models():
             each.adopt_trunk(actor.policy.trunk)  # one copy of the weights where they are equal
         self.sampling = sampling
+        cap = self.rollouts.generator.importance_cap
         self.objective = Objective(
-            shaping,
-            num_generations=sampling.n,
-            advantages=advantages,
-            vf_coef=vf_coef,
-            ent_coef=ent_coef,
-            max_new_tokens=sampling.max_new_tokens,
-            importance_cap=self.rollouts.generator.importance_cap,
+            shaping, sampling.n, advantages, vf_coef, ent_coef, sampling.max_new_tokens, cap
         )
         self.kl_control = KLController(shaping.kl_coef, shaping.adaptive_kl)
         self.value_lr_scale = value_lr_scale
@@ -230,12 +222,12 @@ class A2CModule(TrainableModule):
         for name, value in gap.items():
             fold = "max" if name.endswith("_max") else "mean"
             whole = value if fold == "max" else value * token_share
-            self.log(f"rollout/{name}", whole, reduce_fx=fold, sync_dist=True, batch_size=1)
+            self.log_dict({f"rollout/{name}": whole}, reduce_fx=fold, sync_dist=True, batch_size=1)
         if self.kl_control.rule is not None:
             parts["beta"] = torch.tensor(self.kl_control.kl_coef, dtype=torch.float32)
         # a rank with fillers alone has nothing to say
         parts = {name: torch.where(share > 0, value * share, 0.0) for name, value in parts.items()}
-        self._log_all("train", parts, len(rollout.texts), prog_bar=False)
+        self._log_all("train", parts, len(rollout.texts), bar=False)
         rows, kl = is_counted.any(1), update.kl
         self.log_update(rollout, kl, rows)
         self.kl_control.observe(kl, rows)
@@ -276,11 +268,9 @@ class A2CModule(TrainableModule):
         values = {name: value * share for name, value in rollout.means(kl, rows).items()}
         self._log_all("train", values, len(rows))  # a size has no effect on what each step logs
 
-    def _log_all(
-        self, split: str, values: dict[str, Tensor], size: int, prog_bar: bool = True
-    ) -> None:
+    def _log_all(self, split: str, values: dict[str, Tensor], size: int, bar: bool = True) -> None:
         named = {f"a2c/{split}_{name}": value for name, value in values.items()}
-        self.log_dict(named, prog_bar=prog_bar, batch_size=size, sync_dist=True)
+        self.log_dict(named, prog_bar=bar, batch_size=size, sync_dist=True)
 
     def counted(self, rollout: Rollout, batch: Batch[Prompt]) -> Tensor:
         """Response tokens of rows that are not fillers. ``(N, R)`` bool."""

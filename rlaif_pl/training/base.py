@@ -19,16 +19,7 @@ from rlaif_pl.errors import at_least
 from rlaif_pl.models.adapter_export import Form, check_export, export_policy
 from rlaif_pl.models.causal import CausalModel
 from rlaif_pl.models.model_info import weights_digest
-from rlaif_pl.training.checkpoints import (
-    FROZEN,
-    MODELS,
-    ChecksumCheckpointIO,
-    check_fits,
-    check_frozen,
-    models_of,
-    note_resumed,
-    save_last,
-)
+from rlaif_pl.training import checkpoints
 from rlaif_pl.training.optimizers import LinearDecay, mark_adapters
 from rlaif_pl.training.sharding import Division, Sharded
 from rlaif_pl.training.sharding_strategy import ShardingStrategy
@@ -42,28 +33,17 @@ CUTTABLE = (SingleDeviceStrategy, DDPStrategy)  # backward passes before the las
 class TrainableModule(StepMeanModule):
     """A LightningModule with one optimizer, which checkpoints and exports only what it trains.
 
-    Frozen weights come from the named backbone, so a checkpoint of adapters is megabytes.
-
     Args:
         optimizer: Builds the optimizer from parameters.
         scheduler: Builds the learning-rate schedule, stepped every batch.
         micro_batch_tokens: Tokens of a batch that are trained on at a time, forward and backward (see
             ``backward_parts``), prompts once for all their responses, at least 1; None for all.
-
-    Attributes:
-        task: Kind of batch that the module reads; empty for any.
-        is_given: Whether it holds models that were given as objects. No config names those, so that a
-            checkpoint, which holds what is trained, records a hash of the frozen weights beside it.
-        export_folder: Where the default callbacks export to, below the folder of a fit.
-        samples_while_training: Whether a training step leaves ``latest_samples`` to show.
-        draws_here: Whether training samples responses in this process.
-        divided: What FSDP2 may divide; None where weights stay whole.
     """
 
-    task: ClassVar[str] = ""
-    export_folder: ClassVar[str] = "policy"
-    samples_while_training: ClassVar[bool] = False
-    divided: ClassVar[Division | None] = None
+    task: ClassVar[str] = ""  # kind of batch that the module reads; empty for any
+    export_folder: ClassVar[str] = "policy"  # of the default callbacks, below the folder of a fit
+    samples_while_training: ClassVar[bool] = False  # whether a step leaves ``latest_samples``
+    divided: ClassVar[Division | None] = None  # what FSDP2 may divide; None: weights stay whole
 
     def __init__(
         self,
@@ -74,10 +54,12 @@ class TrainableModule(StepMeanModule):
         super().__init__()
         at_least(1, micro_batch_tokens=micro_batch_tokens)
         self.micro_batch_tokens = micro_batch_tokens
-        self.optimizer = optimizer
-        self.scheduler = scheduler
+        self.optimizer, self.scheduler = optimizer, scheduler
         self.strict_loading = False
-        self.is_given = self.draws_here = False
+        # Models given as objects: no config names those, so that a checkpoint, which holds what is
+        # trained, records a hash of the frozen weights beside it.
+        self.is_given = False
+        self.draws_here = False  # whether training samples responses in this process
         self._frozen: str | None = None
         self._loops: dict[str, Any] | None = None  # of the trainer, as the last batch left them
         self._is_between = True  # whether no batch is being trained on or validated after
@@ -101,7 +83,7 @@ class TrainableModule(StepMeanModule):
             strategy.__class__ = ShardingStrategy  # which adds methods only
         known = (*CUTTABLE, ShardingStrategy)
         if isinstance(strategy, known) and type(strategy.checkpoint_io) is TorchCheckpointIO:
-            strategy.checkpoint_io = ChecksumCheckpointIO()
+            strategy.checkpoint_io = checkpoints.ChecksumCheckpointIO()
         if stage != "fit":
             return
         self._loops = None
@@ -171,13 +153,13 @@ class TrainableModule(StepMeanModule):
         kept = self.trained().keys()
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {name: state[name] for name in state if name in kept}
-        checkpoint[MODELS] = models_of(self)
+        checkpoint[checkpoints.MODELS] = checkpoints.models_of(self)
         if self._is_between and self._loops is not None:
             # At the end of a fit Lightning counts the epoch as over, though max_steps or an alarm may
             # have ended it before its last batch: whoever goes on would miss the rest.
             checkpoint["loops"]["fit_loop"] = self._loops
         if self.is_given:
-            checkpoint[FROZEN] = self.frozen_digest()
+            checkpoint[checkpoints.FROZEN] = self.frozen_digest()
 
     def frozen_digest(self) -> str:
         """Return a hash of the frozen weights as they came."""
@@ -188,9 +170,9 @@ class TrainableModule(StepMeanModule):
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if FROZEN in checkpoint:
-            check_frozen(checkpoint, self.frozen_digest(), type(self).__name__)
-        check_fits(self, self.trained(), checkpoint)
+        if checkpoints.FROZEN in checkpoint:
+            checkpoints.check_frozen(checkpoint, self.frozen_digest(), type(self).__name__)
+        checkpoints.check_fits(self, self.trained(), checkpoint)
         self._loops = checkpoint.get("loops", {}).get("fit_loop")
 
     @override
@@ -205,9 +187,17 @@ class TrainableModule(StepMeanModule):
             if recomputes and any(p.requires_grad for p in module.parameters()):
                 module.train()
         self._is_between = True
-        if self._trainer is not None:
-            self._count_epochs_again()
-            note_resumed(self.trainer)
+        if self._trainer is None:
+            return
+        # After a resume from the last batch of an epoch Lightning 2.6 begins the next one uncounted;
+        # another such resume counts one twice.
+        loop = self.trainer.fit_loop
+        for counts in (loop.epoch_progress.total, loop.epoch_progress.current):
+            counts = cast(_ProcessedTracker, counts)
+            counts.completed = counts.processed
+            if loop.restarted_mid_epoch:  # else they are counted when the epoch begins
+                counts.ready = counts.started = counts.processed + 1
+        checkpoints.note_resumed(self.trainer)
 
     @override
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
@@ -224,19 +214,7 @@ class TrainableModule(StepMeanModule):
     @override
     def on_train_end(self) -> None:
         # Lightning does this only where it saved nothing in the whole fit.
-        save_last(self.trainer)
-
-    def _count_epochs_again(self) -> None:
-        """Put counters of epochs right after a resume from the last batch of one.
-
-        Lightning 2.6 then begins the next epoch uncounted; another such resume counts one twice.
-        """
-        loop = self.trainer.fit_loop
-        for counts in (loop.epoch_progress.total, loop.epoch_progress.current):
-            counts = cast(_ProcessedTracker, counts)
-            counts.completed = counts.processed
-            if loop.restarted_mid_epoch:  # else they are counted when the epoch begins
-                counts.ready = counts.started = counts.processed + 1
+        checkpoints.save_last(self.trainer)
 
     def export(self, folder: Path, form: Form = "whole") -> Path:
         """Write the trained policy as a transformers folder, or as one of PEFT its adapters."""

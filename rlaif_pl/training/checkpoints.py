@@ -178,10 +178,7 @@ def read_checkpoint(
 
 
 def save_last(trainer: Trainer, again: bool = False) -> None:
-    """Save ``last.ckpt`` of this step, where a callback keeps one and has not saved it yet.
-
-    With ``again`` it is replaced where it was saved: the module has changed since.
-    """
+    """Save this step's ``last.ckpt`` where a callback keeps one, if not yet, or (``again``) anew."""
     for callback in trainer.checkpoint_callbacks:
         if not isinstance(callback, ModelCheckpoint) or not callback.save_last:
             continue
@@ -195,10 +192,7 @@ def save_last(trainer: Trainer, again: bool = False) -> None:
 
 
 def note_resumed(trainer: Trainer) -> None:
-    """Tell callbacks that the checkpoint a fit goes on from is theirs, so that it is not written again.
-
-    Lightning forgets it: a fit that has nothing left to train would replace its own end.
-    """
+    """Tell callbacks, as Lightning forgets, that the checkpoint a fit resumes from is their last."""
     for callback in trainer.checkpoint_callbacks:
         if not isinstance(callback, ModelCheckpoint) or not trainer.ckpt_path:
             continue
@@ -209,10 +203,7 @@ def note_resumed(trainer: Trainer) -> None:
 
 
 def models_of(module: LightningModule) -> dict[str, dict[str, str]]:
-    """Describe the language models that a module trains, by their place in it.
-
-    Two must share this for one's weights to mean something in the other.
-    """
+    """Describe trained language models by their place: what two share whose weights are exchanged."""
     found: dict[str, dict[str, str]] = {}
     for name, model in module.named_modules():
         if isinstance(model, CausalModel) and any(p.requires_grad for p in model.parameters()):

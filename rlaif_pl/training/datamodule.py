@@ -32,9 +32,8 @@ class PreferenceDataModule(LightningDataModule):
     """Serves one kind of batch, splits by prompt and labels what has no label.
 
     ``prepare_data`` asks ``labeling.labeler`` for missing labels in one process of the run and keeps
-    them in ``labeling.store``; ``setup`` reads them there on every rank, so all ranks must see that
-    file. Training order depends on ``seed`` and epoch only and resumes within an epoch. Batches hold
-    text.
+    them in ``labeling.store``, which all ranks must see. Training order depends on ``seed`` and epoch
+    only and resumes within an epoch. Batches hold text.
 
     Args:
         task: ``pairs`` for the reward model, ``prompts`` for the actor, ``demonstrations`` for
@@ -52,8 +51,7 @@ class PreferenceDataModule(LightningDataModule):
         eval_batch_size: Rows a process takes at a time in validation and prediction.
         drop_last: Leave out the last training batch of an epoch if it is not full. Otherwise ranks
             that are a row short get a filler (see ``Batch.is_padding``).
-        bucket: Put pairs or demonstrations of like lengths into a batch, to pad less; a model whose
-            texts are packed (``rlaif_pl.engine``) pads nothing anyway.
+        bucket: Put pairs or demonstrations of like lengths into a batch, for models that pad.
         seed: Seeds split and order.
 
     Attributes:
@@ -100,8 +98,8 @@ class PreferenceDataModule(LightningDataModule):
             return
         labeler = self._labeler_for(len(unlabeled))
         with LabelStore(how.store) as store:
-            options = {"progress": how.progress, "retry_failed": how.retry_failed}
-            result = label_pairs(unlabeled, labeler, store, **options)
+            progress, again = how.progress, how.retry_failed
+            result = label_pairs(unlabeled, labeler, store, progress=progress, retry_failed=again)
         for backend in backends_of(labeler):  # of a model on this process's device
             if (unload := getattr(backend, "unload", None)) is not None:
                 unload()
@@ -142,11 +140,7 @@ class PreferenceDataModule(LightningDataModule):
         )
 
     def keep_rows(self, choose: Callable[[Sequence[Any]], Sequence[bool]], reason: str) -> None:
-        """Leave rows out of both splits, with a warning that counts them; after ``setup``.
-
-        ``choose`` tells of some rows which to keep, of each split at least one; ``reason`` says
-        why, and what to do.
-        """
+        """Leave rows that are not chosen out of both splits, with a warning that counts them."""
 
         def chosen(rows: Sequence[Any]) -> Iterator[int]:
             for start in range(0, len(rows), CHOSEN_AT_ONCE):

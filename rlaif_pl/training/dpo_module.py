@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -13,12 +12,12 @@ from rlaif_pl.engine.response_batch import ResponseBatch
 from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.models.actor_critic import ActorCritic
 from rlaif_pl.models.adapters import Lora
+from rlaif_pl.models.causal import CausalModel
 from rlaif_pl.models.policy import BackboneOptions, Policy, PolicySource
 from rlaif_pl.text import Template
 from rlaif_pl.training.optimizers import ConstantWithWarmup, FineTuningAdamW
-from rlaif_pl.training.pairs_module import PairsModule, responses, texts_of
+from rlaif_pl.training.pairs_module import PairsModule
 from rlaif_pl.training.sharding import Division
-from rlaif_pl.types import Batch, Preference
 
 AS_IT_IS = SamplingParams()  # temperature 1, every token
 
@@ -35,8 +34,7 @@ class DPOModule(PairsModule):
         backbone: Policy to start from, usually an SFT policy. In Python also a ``Policy``, which is
             left as it is and whose ``lora`` counts unless another is given.
         lora: Adapters on the layers above the trunk; None trains copies of those layers.
-        template: How prompts and responses are written; None takes what the backbone was trained with,
-            or the default.
+        template: How texts are written; None takes what the backbone was trained with, or the default.
         beta: How strongly the policy is held to the reference, above 0.
         max_response_tokens: Longer responses lose their tail and have no EOS then (EOS included), at
             least 2; None reads them whole.
@@ -47,7 +45,7 @@ class DPOModule(PairsModule):
         micro_batch_tokens: Tokens that are trained on at a time; see ``TrainableModule``.
     """
 
-    prefix = "dpo"
+    prefix, close_cut = "dpo", False
     divided = Division("actor", ("trunk_states", "reference_pass", "logprobs"), "actor.policy")
 
     def __init__(
@@ -82,13 +80,8 @@ class DPOModule(PairsModule):
         return self.actor.policy
 
     @override
-    def check_lengths(self, rows: Sequence[Preference]) -> None:
-        self.policy.check_lengths(texts_of(rows), self.max_response_tokens)
-
-    @override
-    def encode(self, batch: Batch[Preference]) -> ResponseBatch:
-        limit = self.max_response_tokens
-        return self.policy.encode(batch.prompts, responses(batch), limit, close_cut=False)
+    def reader(self) -> tuple[CausalModel, int | None]:
+        return self.policy, self.max_response_tokens
 
     @override
     def pair_rewards(self, encoded: ResponseBatch) -> Tensor:

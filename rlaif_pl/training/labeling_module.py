@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from rlaif_pl.data.failures import is_asked_again
 from rlaif_pl.data.label_parts import LabelParts, Texts, texts_of, with_label
 from rlaif_pl.data.label_store import LabelStore
 from rlaif_pl.data.labeling_pass import unlabeled
-from rlaif_pl.data.metric_files import write_text
+from rlaif_pl.data.metric_files import write_metrics
 from rlaif_pl.data.preferences import write_preferences
 from rlaif_pl.engine.allocator import keep_freed_memory
 from rlaif_pl.labeling.usage.summary import summarize_labels
@@ -27,8 +26,7 @@ class LabelingModule(LightningModule):
     """Each rank labels its share of the pairs; rank 0 puts the shares together.
 
     Serve ``comparisons``. Labels are kept batch by batch in ``OUT/parts``, which all ranks must see: a
-    repeated run asks only for what is missing, also with another number of ranks, and again for what
-    failed in a way that may pass (``timeout``, ``http_429``, ...).
+    repeated run asks only for what is missing, or failed in a way that may pass (``timeout``, ...).
 
     Args:
         labeler: Who judges; each rank has its own copy.
@@ -91,36 +89,31 @@ class LabelingModule(LightningModule):
         self.trainer.strategy.barrier("labels-written")
         if self.global_rank == 0:
             loader: Any = self.trainer.predict_dataloaders
-            self.labeled = merged(loader.rows, self.parts)
-            self._publish()
+            self._publish(loader.rows)
         self.trainer.strategy.barrier("labels-merged")
 
     @override
     def configure_optimizers(self) -> None:
         return None
 
-    def _publish(self) -> None:
+    def _publish(self, pairs: Sequence[Preference]) -> None:
+        found = self.parts.read()
+        missing = sum(texts_of(pair) not in found for pair in pairs)
+        if missing:
+            raise ValueError(
+                f"expected labels of {len(pairs)} pairs in {self.parts.folder}, {missing} are missing; "
+                "let every rank write to a folder that rank 0 sees, and predict all batches"
+            )
+        self.labeled = [with_label(pair, found[texts_of(pair)]) for pair in pairs]
         usable = [pair for pair in self.labeled if pair.p_first is not None]
         write_preferences(self.out / "labeled.jsonl", usable)
         if self.store is not None:
             with LabelStore(self.store) as store:
                 store.put(self.labeler.fingerprint, self.labeled)
         summary = summarize_labels(self.labeled)
-        metrics = json.dumps(summary.to_metrics(), indent=2, sort_keys=True)
-        write_text(self.out / "metrics.json", metrics + "\n")
+        metrics = summary.to_metrics()
+        write_metrics(self.out / "metrics.json", metrics, may_be_missing=metrics)
         rank_zero_info(
             f"labels: {summary.labeled} of {summary.pairs} pairs in {self.out / 'labeled.jsonl'}; "
             f"failures: {summary.failures or 'none'}"
         )
-
-
-def merged(pairs: Sequence[Preference], parts: LabelParts) -> list[Preference]:
-    """Return the label of every pair, in order; ValueError where some have none."""
-    found = parts.read()
-    missing = sum(texts_of(pair) not in found for pair in pairs)
-    if missing:
-        raise ValueError(
-            f"expected labels of {len(pairs)} pairs in {parts.folder}, {missing} are missing; let "
-            "every rank write to a folder that rank 0 sees, and predict all batches"
-        )
-    return [with_label(pair, found[texts_of(pair)]) for pair in pairs]

@@ -22,8 +22,7 @@ class FineTuningAdamW(AdamW):
 
     One rate holds for all weights of a module: ``adapter_lr`` where adapters are among them, ``lr``
     otherwise. Adapters want about ten times the rate of whole layers, in SFT as in RL (Schulman et al.
-    2025, "LoRA Without Regret"; TRL's guide to PEFT). torch's own default, 1e-3, ruins a language model
-    that is trained whole. No weight decay, as in transformers' trainer.
+    2025, "LoRA Without Regret"; TRL's guide to PEFT). No weight decay, as in transformers' trainer.
 
     | default of | `lr` | `adapter_lr` | source of `lr` |
     |---|---|---|---|
@@ -51,18 +50,14 @@ class FineTuningAdamW(AdamW):
         weight_decay: float = 0.0,
     ) -> None:
         given = list(params)
-        tensors = chain.from_iterable(
-            [each] if isinstance(each, Tensor) else each["params"] for each in given
-        )
-        rate = adapter_lr if any(getattr(each, MARK, False) for each in tensors) else lr
+        groups = ([each] if isinstance(each, Tensor) else each["params"] for each in given)
+        has_adapters = any(getattr(each, MARK, False) for each in chain.from_iterable(groups))
+        rate = adapter_lr if has_adapters else lr
         super().__init__(given, lr=rate, betas=betas, eps=eps, weight_decay=weight_decay)
 
 
 def mark_adapters(named: Mapping[str, nn.Parameter]) -> None:
-    """Let optimizers know which parameters belong to LoRA adapters.
-
-    To be called right before an optimizer is made: FSDP2 puts other parameters in their places.
-    """
+    """Let an optimizer that is made next (FSDP2 replaces parameters) know which are LoRA adapters'."""
     for name, parameter in named.items():
         setattr(parameter, MARK, ".lora_" in name)
 
@@ -70,9 +65,9 @@ def mark_adapters(named: Mapping[str, nn.Parameter]) -> None:
 class ConstantWithWarmup(LambdaLR):
     """Rise linearly over ``warmup_steps``, then stay: what modules take where no schedule is named.
 
-    The first step has ``1 / warmup_steps`` of the peak, the last one of the warmup all of it. No rate
-    depends on where a fit ends, so that one which goes on after its end equals a longer one. A resumed
-    schedule has the step and the peak of its checkpoint, and the ``warmup_steps`` it was made with.
+    The first step has ``1 / warmup_steps`` of the peak, the last of the warmup all of it. A fit that
+    goes on after its end equals a longer one. A resumed schedule has the step and the peak of its
+    checkpoint, and the ``warmup_steps`` it was made with.
 
     Args:
         optimizer: Its learning rates are the peak.

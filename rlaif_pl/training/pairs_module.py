@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torchmetrics import MeanMetric
 from torchmetrics.classification import BinaryAccuracy
@@ -16,6 +15,7 @@ from typing_extensions import override
 from rlaif_pl import ops
 from rlaif_pl.engine.batch import send
 from rlaif_pl.engine.response_batch import ResponseBatch
+from rlaif_pl.models.causal import CausalModel
 from rlaif_pl.training.base import TrainableModule
 from rlaif_pl.types import Batch, Preference
 
@@ -23,28 +23,31 @@ IGNORED = -1  # verdict of a pair that counts nowhere
 
 
 class PairsModule(TrainableModule):
-    """Cross-entropy between soft labels and the softmax over the rewards of two responses.
-
-    ``loss = -p log sigma(r1 - r2) - (1 - p) log sigma(r2 - r1)``, a mean over the weights of a step's
-    pairs. What the rewards are is the module's own.
-    """
+    """Soft cross-entropy ``-p log sigma(r1 - r2) - (1 - p) log sigma(r2 - r1)``, weighted."""
 
     task = "pairs"
     prefix: ClassVar[str]  # of the names of what is logged
+    close_cut: ClassVar[bool] = True  # whether a response that is cut ends in EOS
 
-    def __init__(
-        self,
-        optimizer: OptimizerCallable,
-        scheduler: LRSchedulerCallable,
-        micro_batch_tokens: int | None = None,
-    ) -> None:
-        super().__init__(optimizer, scheduler, micro_batch_tokens)
+    def __init__(self, *options: Any) -> None:
+        super().__init__(*options)
         self.val_loss = MeanMetric()
         self.val_accuracy = BinaryAccuracy(ignore_index=IGNORED)
 
+    def reader(self) -> tuple[CausalModel, int | None]:
+        """Return the model that reads the pairs, and how many tokens of a response, None for all."""
+        raise NotImplementedError
+
+    @override
+    def check_lengths(self, rows: Sequence[Preference]) -> None:
+        model, most = self.reader()
+        model.check_lengths(((row.prompt, [row.first, row.second]) for row in rows), most)
+
     def encode(self, batch: Batch[Preference]) -> ResponseBatch:
         """Encode the pairs of a batch, each prompt once for both responses."""
-        raise NotImplementedError
+        model, most = self.reader()
+        responses = [(row.first, row.second) for row in batch.rows]
+        return model.encode(batch.prompts, responses, most, close_cut=self.close_cut)
 
     def pair_rewards(self, encoded: ResponseBatch) -> Tensor:
         """Rewards of both responses of each pair, with gradient. ``(N, 2)``."""
@@ -99,11 +102,6 @@ class PairsModule(TrainableModule):
         self.log(f"{self.prefix}/val_accuracy", self.val_accuracy, prog_bar=True, batch_size=size)
 
 
-def responses(batch: Batch[Preference]) -> list[tuple[str, str]]:
-    """Return both responses of each pair."""
-    return [(row.first, row.second) for row in batch.rows]
-
-
 def labels(batch: Batch[Preference], device: torch.device) -> tuple[Tensor, Tensor]:
     """Return how likely the first is better, and the weight (0 of a filler). Both ``(N,)`` float32."""
     rows = zip(batch.rows, batch.is_padding, strict=True)
@@ -111,8 +109,3 @@ def labels(batch: Batch[Preference], device: torch.device) -> tuple[Tensor, Tens
     both = torch.tensor([batch.given("p_first"), weights], dtype=torch.float32)
     target, weight = send(both, device).unbind()
     return target, weight
-
-
-def texts_of(rows: Sequence[Preference]) -> Iterator[tuple[str, list[str]]]:
-    """Yield prompts with both responses, as ``check_lengths`` of a model takes them."""
-    return ((row.prompt, [row.first, row.second]) for row in rows)

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 
 from torch import distributed as dist
-from torch.distributed import Store, TCPStore
+from torch.distributed import PrefixStore, Store, TCPStore
 
 BEAT = 1.0  # seconds
 GO_ON = (
@@ -26,7 +26,6 @@ CLOSED = ("connection closed by peer", "connection reset", "socket", "timed out"
 OF_COLLECTIVES = ("gloo", "nccl", *CLOSED)
 SHARED = "TORCHELASTIC_USE_AGENT_STORE"
 WAIT = 0.02  # seconds between two looks at torchrun's store
-PREFIX = "rlaif_pl"
 _kept: list[TCPStore] = []  # rank 0's server has to live as long as the process
 
 
@@ -42,13 +41,14 @@ def meet(timeout: float = 600.0) -> bool:
         return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    agent = TCPStore(address, port, is_master=False, timeout=timedelta(seconds=timeout))
+    whole = TCPStore(address, port, is_master=False, timeout=timedelta(seconds=timeout))
+    agent = PrefixStore("rlaif_pl", whole)
     if rank == 0:
         # More than one may listen at a port within a process: env:// then takes this server.
         server = TCPStore(address, 0, is_master=True, wait_for_workers=False, multi_tenant=True)
         _kept.append(server)
         # The first rank 0 that this store sees counts 1, also where agents count restarts differently.
-        attempt = agent.add(f"{PREFIX}/attempts", 1)
+        attempt = agent.add("attempts", 1)
         is_restart = attempt > 1 or int(os.environ["TORCHELASTIC_RESTART_COUNT"]) > 0
         said: dict[str, object] = {"port": server.port, "is_restart": is_restart}
         invite(agent, size, said, time.monotonic() + timeout)
@@ -61,9 +61,8 @@ def meet(timeout: float = 600.0) -> bool:
 def invite(agent: Store, size: int, said: dict[str, object], deadline: float) -> None:
     """Tell all other ranks what ``said`` holds, once each has shown that it belongs to this attempt.
 
-    What is in the store may be of processes that are dead. So each rank leaves a token that no other
-    process ever had, and takes an invitation only if it names that token; rank 0 repeats it until all
-    have taken the same one.
+    What is in the store may be of dead processes. So each rank leaves a token that none ever had, and
+    takes an invitation only if it names that; rank 0 repeats it until all have taken the same one.
     """
     others = [str(rank) for rank in range(1, size)]
     tokens: dict[str, str] = {}
@@ -72,10 +71,10 @@ def invite(agent: Store, size: int, said: dict[str, object], deadline: float) ->
         found = {rank: _get(agent, f"token/{rank}") for rank in others}
         if found != tokens or not invitation:
             tokens, invitation = found, uuid.uuid4().hex
-            _set(agent, "invitation", json.dumps({**said, "id": invitation, "tokens": tokens}))
+            agent.set("invitation", json.dumps({**said, "id": invitation, "tokens": tokens}))
         missing = [rank for rank in others if _get(agent, f"taken/{rank}") != invitation]
         if not missing:
-            _set(agent, "begun", invitation)
+            agent.set("begun", invitation)
             return
         _pause(deadline, f"rank {', '.join(missing)}")
 
@@ -83,25 +82,20 @@ def invite(agent: Store, size: int, said: dict[str, object], deadline: float) ->
 def accept(agent: Store, rank: int, deadline: float) -> dict[str, object]:
     """Leave this rank's token and wait for the invitation that names it."""
     token, taken = uuid.uuid4().hex, ""
-    _set(agent, f"token/{rank}", token)
+    agent.set(f"token/{rank}", token)
     while True:
         invitation = json.loads(_get(agent, "invitation") or "{}")
         if invitation.get("tokens", {}).get(str(rank)) == token:
             if taken != invitation["id"]:
                 taken = invitation["id"]
-                _set(agent, f"taken/{rank}", taken)
+                agent.set(f"taken/{rank}", taken)
             if _get(agent, "begun") == taken:
                 return dict(invitation)
         _pause(deadline, "rank 0")
 
 
-def _get(store: Store, name: str) -> str:
-    key = f"{PREFIX}/{name}"
+def _get(store: Store, key: str) -> str:
     return store.get(key).decode() if store.check([key]) else ""
-
-
-def _set(store: Store, name: str, value: str) -> None:
-    store.set(f"{PREFIX}/{name}", value)
 
 
 def _pause(deadline: float, awaited: str) -> None:
@@ -185,10 +179,7 @@ class Peers:
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
-        """Use the store alone; TimeoutError where the other thread does not come back from it.
-
-        With a cut cable TCPStore 2.13 waits as long as the system's sockets do, a quarter of an hour.
-        """
+        """Use the store alone; TimeoutError where the other thread is stuck in it (a cut cable)."""
         if not self._lock.acquire(timeout=3 * BEAT):
             raise TimeoutError("the store does not answer")
         try:

@@ -9,21 +9,26 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from rich.progress import track
 from torch import Tensor
+from torch.nn import functional as F
 from typing_extensions import override
 
 from rlaif_pl.data.sources import Data, load_prompts, named
 from rlaif_pl.engine.response_batch import ResponseBatch
 from rlaif_pl.models.adapter_export import Form
+from rlaif_pl.models.causal import CausalModel
 from rlaif_pl.models.export import check_reward_export
 from rlaif_pl.models.reward import RewardModel
 from rlaif_pl.training.checkpoints import save_last
 from rlaif_pl.training.datamodule import PreferenceDataModule
 from rlaif_pl.training.optimizers import ConstantWithWarmup, FineTuningAdamW
-from rlaif_pl.training.pairs_module import PairsModule, responses, texts_of
-from rlaif_pl.training.probe import probe
+from rlaif_pl.training.pairs_module import PairsModule
 from rlaif_pl.training.sharding import Division, divided_like
-from rlaif_pl.types import Batch, Preference, Prompt
+from rlaif_pl.types import Preference, Prompt
+
+PROBE_ROWS = 16  # pairs computed at once
+ITERATIONS = 200  # of L-BFGS, which converges in far fewer
 
 
 class RewardModule(PairsModule):
@@ -40,8 +45,7 @@ class RewardModule(PairsModule):
         probe_penalty: With it the head starts from a logistic fit on the frozen states of the training
             pairs, with this L2 penalty on weights of standardized features ("linear probing, then
             fine-tuning", Kumar et al. 2022, arXiv 2202.10054); None starts from the random head.
-        optimizer: Builds the optimizer from parameters; the default has a learning rate of 1e-5, or
-            1e-4 where adapters are trained (``FineTuningAdamW`` has the sources).
+        optimizer: Builds the optimizer; the default rate is 1e-5, 1e-4 where adapters are trained.
         scheduler: Builds the learning-rate schedule, stepped every batch; the default is constant.
         micro_batch_tokens: Tokens that are trained on at a time; see ``TrainableModule``.
     """
@@ -77,12 +81,8 @@ class RewardModule(PairsModule):
             )
 
     @override
-    def check_lengths(self, rows: Sequence[Preference]) -> None:
-        self.reward.model.check_lengths(texts_of(rows), self.reward.max_response_tokens)
-
-    @override
-    def encode(self, batch: Batch[Preference]) -> ResponseBatch:
-        return self.reward.encode(batch.prompts, responses(batch))
+    def reader(self) -> tuple[CausalModel, int | None]:
+        return self.reward.model, self.reward.max_response_tokens
 
     @override
     def pair_rewards(self, encoded: ResponseBatch) -> Tensor:
@@ -162,3 +162,38 @@ class RewardModule(PairsModule):
                 f"expected references in {named(self.references).name}, got prompts without any"
             )
         return rows
+
+
+def fit_probe(differences: Tensor, target: Tensor, weight: Tensor, penalty: float) -> Tensor:
+    """``w (D,)`` least in ``mean CE(sigma(w . d), target) + penalty * |w * std(d)|^2``, weighted."""
+    scale = differences.std(0).clamp(min=1e-6)
+    inputs = differences / scale
+    probe = torch.zeros(differences.shape[1], requires_grad=True)
+    optimizer = torch.optim.LBFGS([probe], max_iter=ITERATIONS, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        losses = F.binary_cross_entropy_with_logits(inputs @ probe, target, reduction="none")
+        loss = (losses * weight).sum() / weight.sum() + penalty * probe.square().sum()
+        loss.backward()
+        return loss
+
+    with torch.enable_grad():
+        optimizer.step(closure)  # type: ignore[arg-type]
+    return probe.detach() / scale
+
+
+@torch.no_grad()
+def probe(reward: RewardModel, pairs: Sequence[Preference], penalty: float) -> Tensor:
+    """Return a head weight ``(1, D)`` fitted on the states that the head reads of labeled pairs."""
+    order = sorted(range(len(pairs)), key=lambda n: len(pairs[n].prompt))
+    differences = torch.empty(len(pairs), reward.head.in_features)
+    chunks = [order[n : n + PROBE_ROWS] for n in range(0, len(order), PROBE_ROWS)]
+    for rows in track(chunks, description="probing"):
+        responses = [[pairs[n].first, pairs[n].second] for n in rows]
+        batch = reward.encode([pairs[n].prompt for n in rows], responses)
+        first, second = reward.features(batch).view(len(rows), 2, -1).unbind(1)
+        differences[rows] = (first - second).cpu()
+    target = torch.tensor([float(pair.p_first or 0.0) for pair in pairs])
+    weight = torch.tensor([pair.weight for pair in pairs])
+    return fit_probe(differences, target, weight, penalty)[None]

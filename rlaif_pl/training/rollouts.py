@@ -24,11 +24,7 @@ DRAWN = ("tokens", "finished", "failed", "logprobs")  # of what was asked ahead,
 
 
 class Rollouts:
-    """Who draws a run's responses (None: this process), and what was asked ahead.
-
-    Where it has ``overlap``, the next step's responses are asked for before this step's update, so that
-    they are drawn while it runs, from weights that are one step old.
-    """
+    """Who draws a run's responses (None: this process), and what was asked a step ahead."""
 
     def __init__(self, generator: GenerationBackend | None) -> None:
         self.generator: GenerationBackend = generator or LocalGenerator()
@@ -47,10 +43,7 @@ class Rollouts:
         self.generator.prepare(SampledPolicy(policy, device=device), params, for_training=True)
 
     def update(self, policy: Callable[[], CausalModel], step: int) -> None:
-        """Let the backend draw with the weights of a step, once what was asked ahead is there.
-
-        ``policy`` is called on every process: weights may have to be gathered. A step's are sent once.
-        """
+        """Let the backend draw with a step's weights, gathered by ``policy()`` on every process."""
         if self._served == step:
             return
         if self._ahead is not None:
@@ -117,8 +110,9 @@ class Rollouts:
         """Return what was asked and not used yet, once it is there; of several processes, a list."""
         own: dict[str, Any] = {}
         if self._ahead is not None and self._key is not None:
-            found, (step, rows) = self._ahead.result(), self._key
-            own = {name: getattr(found, name) for name in DRAWN} | {"step": step, "rows": rows}
+            found = self._ahead.result()
+            own = dict(zip(("step", "rows"), self._key, strict=True))
+            own |= {name: getattr(found, name) for name in DRAWN}
         if not (self.overlap and has_ranks()):
             return own
         states: list[dict[str, Any]] = [{}] * dist.get_world_size()

@@ -30,12 +30,10 @@ class SFTModule(TrainableModule):
         backbone: Model to start from. In Python also a ``Policy``: one that has weights to train is
             trained itself, so that it has learned when the fit is over.
         lora: Adapters on the layers above the trunk; None trains those layers whole.
-        template: How prompts and responses are written; None takes what the backbone was trained with
-            (its folder says so, a ``Policy`` has one of its own), or the default.
-        max_response_tokens: Longer references (EOS included) lose their tail, and are not taught to end
-            where they are cut; how many is said in a warning. None takes references whole.
-        optimizer: Builds the optimizer from parameters; the default has a learning rate of 2e-5, or
-            2e-4 where adapters are trained (``FineTuningAdamW`` has the sources).
+        template: How texts are written; None takes what the backbone was trained with, or the default.
+        max_response_tokens: Longer references (EOS included) lose their tail, with a warning, and are
+            not taught to end there. None takes references whole.
+        optimizer: Builds the optimizer; the default rate is 2e-5, 2e-4 where adapters are trained.
         scheduler: Builds the learning-rate schedule, stepped every batch; the default is constant.
         seed: Seeds the adapters.
         micro_batch_tokens: Tokens that are trained on at a time; see ``TrainableModule``.

@@ -1,10 +1,9 @@
 """Divide a model among processes by FSDP2, and put it together again for an export.
 
 Each decoder layer is a unit whose weights are gathered while it runs; embeddings, last norm and heads
-are gathered for a whole pass. FSDP2 gathers in front of ``forward``. Losses here read the output
-embedding outside of any ``forward``, so the methods that compute from tokens to what a loss reads
-(``Division.forwards``) are made forwards of the model that holds all units. Roles that share frozen
-weights get a part of their own each: a weight belongs to one unit.
+are gathered for a whole pass. FSDP2 gathers in front of ``forward``, so the methods that compute from
+tokens to what a loss reads (``Division.forwards``) are made forwards of the model that holds all units.
+Roles that share frozen weights get a part of their own each: a weight belongs to one unit.
 """
 
 from __future__ import annotations
@@ -17,13 +16,8 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
+from torch.distributed import fsdp
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import (
-    FSDPModule,
-    MixedPrecisionPolicy,
-    fully_shard,
-    register_fsdp_forward_method,
-)
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from torch.utils._pytree import tree_map, tree_map_only
 
@@ -73,32 +67,32 @@ class Sharded:
                 )
         self._divide(mesh, dtype, unread)
         for method in division.forwards:
-            register_fsdp_forward_method(root, method)
+            fsdp.register_fsdp_forward_method(root, method)
         # What a method returns may be a view; nothing here changes it in place.
         warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* returned a view tensor")
 
     def _divide(self, mesh: DeviceMesh, dtype: torch.dtype | None, unread: list[nn.Module]) -> None:
         root = self.root
-        policy = MixedPrecisionPolicy(dtype, torch.float32, cast_forward_inputs=False)
-        exact = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
+        policy = fsdp.MixedPrecisionPolicy(dtype, torch.float32, cast_forward_inputs=False)
+        exact = fsdp.MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
         # Decoder layers, those of a trunk first.
         owned: set[int] = set()
         for layer in (one for each in _runners(root) for one in layers_of(text_part(each.decoder))):
             _own_weights(layer, owned)
             if dtype is not None:
                 layer.register_forward_pre_hook(_cast_to(dtype), with_kwargs=True)
-            fully_shard(layer, mesh=mesh, mp_policy=policy)
+            fsdp.fully_shard(layer, mesh=mesh, mp_policy=policy)
         for unit in _others(root, unread):
-            fully_shard(unit, mesh=mesh, mp_policy=exact)
+            fsdp.fully_shard(unit, mesh=mesh, mp_policy=exact)
         # Divided again after each pass, so that whoever lists parameters finds what is trained.
-        fully_shard(root, mesh=mesh, mp_policy=exact, reshard_after_forward=True)
+        fsdp.fully_shard(root, mesh=mesh, mp_policy=exact, reshard_after_forward=True)
         # FSDP2 would gather what ran before, which may have no backward pass.
         for runner in _runners(root):
-            first = cast(FSDPModule, layers_of(text_part(runner.decoder))[0])
+            first = cast(fsdp.FSDPModule, layers_of(text_part(runner.decoder))[0])
             first.set_modules_to_backward_prefetch([first])
         if dist.get_backend() == "gloo":  # which adds up, and takes no means
             for unit in root.modules():
-                if isinstance(unit, FSDPModule):
+                if isinstance(unit, fsdp.FSDPModule):
                     unit.set_force_sum_reduction_for_comms(True)
 
     def gather(self, is_wanted: bool) -> None:
@@ -136,10 +130,7 @@ def _without_weights(module: nn.Module) -> nn.Module:
 
 
 def _own_weights(unit: nn.Module, owned: set[int]) -> None:
-    """Give a unit parameters of its own for those in ``owned``, by identity; values stay shared.
-
-    An identity may be that of a parameter that is gone: then a copy is made that nobody needs.
-    """
+    """Give a unit parameters of its own for those in ``owned``, by identity; values stay shared."""
     made: dict[int, nn.Parameter] = {}
     for name, old in list(unit.named_parameters(remove_duplicate=False)):
         if id(old) in owned:
@@ -175,10 +166,7 @@ def _others(root: nn.Module, unread: list[nn.Module]) -> Iterator[nn.Module]:
 
 
 def _cast_to(dtype: torch.dtype) -> Callable[..., tuple[Any, dict[str, Any]]]:
-    """Return a hook that brings what enters a layer to a type.
-
-    FSDP2's own makes new layouts of packed batches for each layer, whose plans are then made anew.
-    """
+    """Return a hook that brings what enters a layer to a type; FSDP2's own copies packed layouts."""
 
     def cast(value: Any) -> Any:
         if isinstance(value, Tensor) and value.is_floating_point():

@@ -1,8 +1,4 @@
-"""Lightning's FSDP2 strategy with the checkpoints of this package: of what is trained, with checksums.
-
-Lightning's own go through ``torch.distributed.checkpoint``, which pickles its index, wants every weight
-of the model in the file, and writes in place.
-"""
+"""Lightning's FSDP2 strategy with the checkpoints of this package: what is trained, with checksums."""
 
 from __future__ import annotations
 
@@ -14,17 +10,12 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ModelParallelStrategy, ParallelStrategy
+from torch.nn import Parameter
 from torch.optim import Optimizer
 from typing_extensions import override
 
 from rlaif_pl.data.checksum import part_name
-from rlaif_pl.training.checkpoints import (
-    is_remote,
-    put_in_place,
-    read_checkpoint,
-    refuse_address,
-    write_checkpoint,
-)
+from rlaif_pl.training import checkpoints
 from rlaif_pl.training.sharding import DIVIDED, divided_like, gathered, own_parts, placed
 
 if TYPE_CHECKING:
@@ -43,13 +34,12 @@ class ShardingStrategy(ModelParallelStrategy):
     def lightning_restore_optimizer(self) -> bool:
         return True
 
-    @property
-    def _trained(self) -> TrainableModule:
-        return cast("TrainableModule", self.lightning_module)
+    def _trained(self) -> dict[str, Parameter]:
+        return cast("TrainableModule", self.lightning_module).trained()
 
     @override
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        return self._written(dict(self._trained.trained()))
+        return self._written(self._trained())
 
     @override
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
@@ -69,7 +59,7 @@ class ShardingStrategy(ModelParallelStrategy):
         if not self._save_distributed_checkpoint:
             super(ParallelStrategy, self).save_checkpoint(checkpoint, place, storage_options)
             return
-        refuse_address(place)
+        checkpoints.refuse_address(place)
         path = Path(place)
         work = path.with_name(f".{path.name}.partial")
         if self.is_global_zero:
@@ -77,7 +67,8 @@ class ShardingStrategy(ModelParallelStrategy):
         self.barrier()
         failure: OSError | None = None
         try:
-            write_checkpoint(checkpoint, work / part_name(self.global_rank, self.world_size))
+            part = part_name(self.global_rank, self.world_size)
+            checkpoints.write_checkpoint(checkpoint, work / part)
         except OSError as error:
             failure = error
         if not self.reduce_boolean_decision(failure is None):
@@ -88,28 +79,28 @@ class ShardingStrategy(ModelParallelStrategy):
                 "message says why); the checkpoint before it is as it was"
             )
         if self.is_global_zero:
-            put_in_place(work, path)
+            checkpoints.put_in_place(work, path)
 
     @override
     def load_checkpoint(
         self, checkpoint_path: Any, weights_only: bool | None = None
     ) -> dict[str, Any]:
         place = self.broadcast(checkpoint_path)
-        if is_remote(place):
+        if checkpoints.is_remote(place):
             return dict(self.checkpoint_io.load_checkpoint(place))
         path = Path(place)
         own = path / part_name(self.global_rank, self.world_size)
         if not own.is_file():  # whole, or of another number of processes
-            return read_checkpoint(path, mmap=True)
+            return checkpoints.read_checkpoint(path, mmap=True)
         mesh = self.device_mesh["data_parallel"]
-        content = read_checkpoint(own)
+        content = checkpoints.read_checkpoint(own)
         return content | {key: placed(content[key], mesh) for key in DIVIDED if key in content}
 
     @override
     @torch.no_grad()
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         state = checkpoint["state_dict"]
-        for name, parameter in self._trained.trained().items():
+        for name, parameter in self._trained().items():
             parameter.copy_(divided_like(state[name], parameter))
 
     @override

@@ -33,9 +33,8 @@ def over_ranks(count: Tensor) -> tuple[Tensor, int]:
 def rank_share(count: Tensor) -> Tensor:
     """Return how much of a batch is on this rank: its count over the mean count of all ranks.
 
-    Distributed strategies average gradients over ranks as if all had as much to average. A rank's
-    mean loss times its share gives the mean over what all ranks have, so that two ranks do what
-    one does with both batches, fillers and uneven lengths included. 1 in a single process.
+    Strategies average gradients over ranks as if all had as much to average. A rank's mean loss times
+    its share gives the mean over what all ranks have, fillers and uneven lengths included.
     """
     own = count.detach()
     own = own if own.is_floating_point() else own.float()
@@ -51,12 +50,7 @@ def mean_over_ranks(total: Tensor, count: Tensor) -> Tensor:
 
 
 class StepMeanModule(LightningModule):
-    """A LightningModule whose loss is a mean over a step.
-
-    The mean is over all ranks, all of ``trainer.accumulate_grad_batches`` and all parts that a batch is
-    cut into to bound its memory: losses are divided by what the whole batch has to average, so that the
-    step is the same however it is cut.
-    """
+    """A LightningModule whose loss is a mean over a step: all its ranks, batches and parts of these."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,10 +64,9 @@ class StepMeanModule(LightningModule):
     def _weight_of(self, count: Tensor) -> Tensor:
         """Return what a micro-batch's mean loss over ``count`` is multiplied with; once for each.
 
-        Lightning averages over the parts of a step (``accumulate_grad_batches``), and distributed
-        strategies over ranks, as if each had as much to average. How much all of them have is known
-        when the last is computed, so losses are weighted relative to the first part, and the
-        gradient is put right in ``optimizer_step``. Without a trainer each batch is a step.
+        Lightning averages over the parts of a step, and strategies over ranks, as if each had as much
+        to average. All is known with the last part, so losses are weighted relative to the first, and
+        the gradient is put right in ``finish_step``. Without a trainer each batch is a step.
         """
         if self._parts == 1:
             return rank_share(count)

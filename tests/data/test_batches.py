@@ -5,7 +5,7 @@ import torch
 from lightning.pytorch.plugins import HalfPrecision
 from lightning.pytorch.utilities import move_data_to_device
 
-from rlaif_pl.training.reward_module import labels, responses
+from rlaif_pl.training.pairs_module import labels
 from rlaif_pl.types import Batch, Preference, Prompt
 
 PAIRS = [Preference("p", "a", "b", "g", 0.25, 2.0), Preference("q", "c", "d", "h", 1.0)]
@@ -14,7 +14,8 @@ PROMPTS = [Prompt("p", "g", "ref p"), Prompt("q", "h", "ref q")]
 
 def test_pairs_keep_targets_and_a_filler_weighs_nothing():
     batch = Batch(PAIRS, [4, 7], [False, True])
-    assert (batch.prompts, responses(batch)) == (["p", "q"], [("a", "b"), ("c", "d")])
+    pairs = [(row.first, row.second) for row in batch.rows]
+    assert (batch.prompts, pairs) == (["p", "q"], [("a", "b"), ("c", "d")])
     target, weight = labels(batch, torch.device("cpu"))
     torch.testing.assert_close(target, torch.tensor([0.25, 1.0]))
     torch.testing.assert_close(weight, torch.tensor([2.0, 0.0]))

@@ -16,7 +16,7 @@ from rlaif_pl.data.mixing import (
 from rlaif_pl.data.preferences import write_preferences
 from rlaif_pl.data.sources import DataSource
 from rlaif_pl.ops import pairwise_ce
-from rlaif_pl.training.reward_module import labels
+from rlaif_pl.training.pairs_module import labels
 from rlaif_pl.types import Batch, Preference
 
 

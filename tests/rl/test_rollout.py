@@ -83,7 +83,7 @@ def test_a_batch_holds_the_drawn_tokens_and_no_other(actor_of, trunk_layers):
         assert actor.policy.eos not in row[:-1]
         assert rollout.finished[n] or length == 8
         assert rollout.is_sampled[n].tolist() == [place < length for place in range(8)]
-    assert torch.equal(rollout.lengths, rollout.is_sampled.sum(1))
+    assert torch.equal(rollout.batch.lengths, rollout.is_sampled.sum(1))
 
 
 def test_a_text_reward_is_asked_about_every_pair_in_order(actor_of):

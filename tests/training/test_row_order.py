@@ -17,7 +17,7 @@ from rlaif_pl.data.loader import BatchOrder
 from rlaif_pl.data.mixing import PreferencePart
 from rlaif_pl.data.sources import DataSource
 from rlaif_pl.training.datamodule import PreferenceDataModule
-from rlaif_pl.training.reward_module import labels
+from rlaif_pl.training.pairs_module import labels
 from rlaif_pl.types import Preference, Prompt, Provenance
 
 COUNT = 700

@@ -23,7 +23,7 @@ from rlaif_pl.errors import above, at_least
 from rlaif_pl.models.reward import RewardModel
 from rlaif_pl.recipes.studies.states import StateCache, digest_weights
 from rlaif_pl.training.optimizers import LinearDecay
-from rlaif_pl.training.probe import fit_probe
+from rlaif_pl.training.reward_module import fit_probe
 
 Array = NDArray[np.float64]
 Index = NDArray[np.intp]
@@ -36,7 +36,7 @@ class Recipe:
     """How a reward is fitted.
 
     Attributes:
-        penalty: L2 penalty of the logistic fit that gives the head (see ``training.probe``).
+        penalty: L2 penalty of the logistic fit that gives the head (see ``fit_probe``).
         epochs: Passes over the labels after it, where the top is trained.
         batch_size: Pairs a step.
         lr: Peak learning rate of AdamW; it falls to 0 linearly.

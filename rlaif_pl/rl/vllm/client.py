@@ -25,10 +25,7 @@ class ServerGoneError(ConnectionError):
 
 
 class RefusedError(ValueError):
-    """A request that a server refuses (4xx); asking again would not help.
-
-    ``is_route`` says whether the server knows the path at all.
-    """
+    """A request that a server refuses (4xx); ``is_route``: whether it knows the path at all."""
 
     def __init__(self, message: str, is_route: bool) -> None:
         super().__init__(message)
@@ -57,10 +54,7 @@ class Client:
         return self._ask("GET", path, None)
 
     def post(self, path: str, body: dict[str, Any], timeout_s: float = math.inf) -> dict[str, Any]:
-        """Post JSON and return what is answered, a text under ``text``; else an error from above.
-
-        ``timeout_s`` shortens the client's own.
-        """
+        """Post JSON and return what is answered, a text under ``text``; else an error from above."""
         return self._ask("POST", path, body, timeout_s)
 
     def _ask(
@@ -71,15 +65,15 @@ class Client:
         try:
             reply = self._http.request(method, path, json=body, timeout=wait)
         except httpx.TimeoutException as error:
-            said = f"{self.url} gave no answer to {path} within {most:g} s"
-            raise ServerGoneError(said) from error
+            late = f"{self.url} gave no answer to {path} within {most:g} s"
+            raise ServerGoneError(late) from error
         except httpx.TransportError as error:
             raise ServerGoneError(f"{self.url} cannot be reached: {error}") from error
         found = _json(reply)
         if reply.is_success:
             return found
-        error = found.get("error", found)
-        said = error.get("message") if isinstance(error, dict) else error
+        fault = found.get("error", found)
+        said = fault.get("message") if isinstance(fault, dict) else fault
         text = " ".join(str(said or found.get("detail") or reply.text).split())[:600]
         message = f"{self.url}{path} answered {reply.status_code}: {text}"
         if reply.status_code >= 500:
@@ -235,10 +229,7 @@ class Servers:
         )
 
     def ask_all(self, jobs: Sequence[Job], ask: Callable[[Client, Job], Result]) -> list[Result]:
-        """Ask every job of some server; each takes the next as it has room. In the jobs' order.
-
-        What a dying server had is left for another round.
-        """
+        """Ask every job of some server, in rounds: what a dying one had is left for the next."""
         results: dict[int, Result] = {}
         waiting: deque[int] = deque()
 

@@ -81,10 +81,7 @@ def read_facts(client: Client, model: str | None = None) -> ServerFacts:
 
 
 def measured_mode(client: Client, model: str) -> LogprobsMode:
-    """Find out by trying whether log-probabilities follow the temperature.
-
-    The likeliest token is the same at any temperature; its log-probability is not.
-    """
+    """Find out by trying whether the likeliest token's log-probability follows the temperature."""
 
     def top(temperature: float) -> float:
         body = {"model": model, "prompt": list(PROBE), "max_tokens": 1, "temperature": temperature}
@@ -143,11 +140,7 @@ def check_adapters(facts: ServerFacts, rank: int) -> None:
 
 
 def check_whole(facts: ServerFacts, *, is_tied: bool) -> None:
-    """Refuse a server that cannot be given whole weights.
-
-    On a CPU vLLM 0.32 keeps a packed copy of an output embedding that is tied to the input's, which new
-    weights do not reach.
-    """
+    """Refuse a server that cannot be given whole weights."""
     if not facts.has_dev_routes:
         raise ValueError(
             f"expected {facts.url} to take whole weights while it runs, it knows no such route; start "
@@ -158,7 +151,7 @@ def check_whole(facts: ServerFacts, *, is_tied: bool) -> None:
             f"expected {facts.url} to be started without --enable-lora to take whole weights, which it "
             "reads wrongly with it; leave the flag out, or train adapters (lora)"
         )
-    if facts.is_cpu and is_tied:
+    if facts.is_cpu and is_tied:  # vLLM 0.32 packs a copy there, which new weights do not reach
         raise ValueError(
             f"expected {facts.url} to take whole weights while it runs, it computes on a CPU and would "
             "keep its old output embedding, which this model ties to the input's; train adapters "

@@ -43,18 +43,16 @@ FACTOR, LEAST_TOLERANCE = 4.0, 1e-3
 class VLLMGenerator(GenerationBackend):
     """Draws by one or several vLLM servers, in the trainer's place.
 
-    Each update gets a name of its own, ``policy-RUN-vN``: adapters as a PEFT folder that is loaded
-    under it, all weights as a folder that the server reads over its own, or over NCCL without a folder.
-    After it the server draws a continuation of one fixed prompt, and the run stops where its
-    log-probabilities are not the trainer's.
+    Each update is a folder of its own, ``policy-RUN-vN``: adapters as PEFT's, or all weights; over NCCL
+    there is none. After it the server draws a continuation of one fixed prompt, and the run stops where
+    its log-probabilities are not the trainer's.
 
     Args:
         base_url: Where a server listens, or several; prompts are divided among them.
         adapter_dir: Folder that trainer and servers see under one path; weights pass through it.
         model: Name that the servers serve the policy's base model by; None takes the first.
         tolerance: Most that log-probabilities of the fixed text may differ by, in nats a token on
-            average. None measures it: some times what rounding in the server's type (bfloat16 where it
-            does not say) does to the trainer's own.
+            average; None: some times what rounding in the server's type does to the trainer's own.
         concurrency: Prompts a server is asked at a time.
         timeout_s: Seconds to wait for a prompt's responses; a server that takes longer is dropped.
         seeded: Send each prompt a seed, so that a server draws the same again.

@@ -1,8 +1,7 @@
 """Send all weights of a policy to vLLM servers from GPU to GPU, by vLLM's own helpers over NCCL.
 
 Written against vLLM 0.32 (https://docs.vllm.ai/en/latest/training/weight_transfer/) and run with a
-stand-in only: nobody here has two GPUs. The fixed text that is scored after every update says whether
-what arrived is the policy.
+stand-in only. The fixed text that is scored after every update tells what arrived.
 """
 
 from __future__ import annotations
@@ -35,10 +34,7 @@ class WeightTransfer:
         self._engine: Any = None
 
     def send(self, policy: SampledPolicy) -> None:
-        """Send the present weights, adapters folded in; the server answers nothing meanwhile.
-
-        ValueError: it refuses them and has to be started again. ConnectionError: it is gone.
-        """
+        """Send the present weights, adapters folded in; ValueError: the server refuses them."""
         self._device, self._tensors = policy.device, dict(policy.tensors())
         if self._device.type == "cuda":  # vLLM reads them on streams of its own, that wait for none
             torch.cuda.current_stream(self._device).synchronize()

@@ -100,11 +100,7 @@ def symptoms(responses: Sequence[str], n: int, share: float) -> tuple[int, int, 
 def count_streaks(
     streaks: dict[str, tuple[int, int]], step: int, watched: Iterable[str], crossed: Container[str]
 ) -> None:
-    """Count for how many steps in a row each quantity has been beyond its limit.
-
-    ``streaks`` has the first step and the number of steps of each that goes on, and is changed in
-    place; those of quantities that are not ``watched`` at this step stay as they are.
-    """
+    """Note in ``streaks`` since when, for how many steps in a row, watched quantities have crossed."""
     for name in watched:
         onset, length = streaks.pop(name, (step, 0))
         if name in crossed:
@@ -142,11 +138,7 @@ class AlarmJudge:
     def judge(
         self, trainer: Trainer, module: LightningModule
     ) -> tuple[BatchMean | None, BatchMean | None, float]:
-        """Judge the latest samples of all ranks; each prompt counts once: its responses are alike.
-
-        Returns the mean reward, the mean opinion of the same prompts, and the share of samples without
-        one.
-        """
+        """Mean reward and opinion of all ranks' latest prompts, and the share without an opinion."""
         samples = list(getattr(module, "latest_samples", []))[: self.num_samples]
         prompts, responses = [s.prompt for s in samples], [s.response for s in samples]
         scores = [float(value) for value in score_with(self.judge_model, prompts, responses)]

@@ -12,16 +12,11 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from rlaif_pl.errors import at_least
 from rlaif_pl.training.base import TrainableModule
-from rlaif_pl.training.callbacks.export_model import ExportModel
-from rlaif_pl.training.callbacks.loggers import RunLoggers
-from rlaif_pl.training.callbacks.run_records import MetricsFile, RunMetadata, SampleTable
-from rlaif_pl.training.callbacks.terminate_on_nan import TerminateOnNaN
 
 Spec: TypeAlias = dict[str, Any]  # class_path and init_args, as configs have them
-Kinds: TypeAlias = tuple[type[Callback], ...]
-FIRST: Kinds = (RunLoggers, RunMetadata, MetricsFile, TerminateOnNaN, SampleTable)
-LAST: Kinds = (ExportModel, ModelCheckpoint)
-NAMES = tuple(kind.__name__ for kind in (*FIRST, *LAST))
+OURS = "rlaif_pl.training.callbacks"
+RECORDS = ("RunLoggers", "RunMetadata", "MetricsFile", "TerminateOnNaN")
+NAMES = (*RECORDS, "SampleTable", "ExportModel", "ModelCheckpoint")
 
 
 @dataclass(frozen=True)
@@ -65,24 +60,29 @@ def callback_specs(
     the last or the trainer saves none. So a list that has been completed stays as it is.
     """
     chosen = options or DefaultCallbacks()
-    arguments = _arguments(module, chosen)
+    first: list[Spec] = [{"class_path": f"{OURS}.{name}", "init_args": {}} for name in RECORDS]
+    if getattr(module, "samples_while_training", False):
+        every = {"every_n_steps": chosen.sample_every}
+        first.append({"class_path": f"{OURS}.SampleTable", "init_args": every})
+    last: list[Spec] = []
+    if issubclass(module, TrainableModule):
+        place = {"folder": chosen.export_to or module.export_folder}
+        last.append({"class_path": f"{OURS}.ExportModel", "init_args": place})
+    if checkpointing:
+        path = "lightning.pytorch.callbacks.ModelCheckpoint"
+        kept = {"save_last": True, "save_top_k": 0, "every_n_train_steps": chosen.checkpoint_every}
+        last.append({"class_path": path, "init_args": kept})
 
-    def wanted(kind: type[Callback]) -> bool:
-        if kind not in arguments or {"all", kind.__name__} & set(chosen.off):
+    def is_wanted(spec: Spec) -> bool:
+        kind = _class_of(spec)
+        if {"all", kind.__name__} & set(chosen.off):
             return False
+        alike = [each for each in given if issubclass(_class_of(each), kind)]
         if kind is ModelCheckpoint:
-            keeping = [spec for spec in given if (spec.get("init_args") or {}).get("save_last")]
-            return checkpointing and not any(issubclass(_class_of(s), kind) for s in keeping)
-        return not any(issubclass(_class_of(spec), kind) for spec in given)
+            alike = [each for each in alike if (each.get("init_args") or {}).get("save_last")]
+        return not alike
 
-    def made(kinds: Kinds) -> list[Spec]:
-        return [
-            {"class_path": f"{_home(kind)}.{kind.__name__}", "init_args": arguments[kind]}
-            for kind in kinds
-            if wanted(kind)
-        ]
-
-    return [*made(FIRST), *given, *made(LAST)]
+    return [*filter(is_wanted, first), *given, *filter(is_wanted, last)]
 
 
 def default_callbacks(
@@ -92,23 +92,6 @@ def default_callbacks(
     kind = module if isinstance(module, type) else type(module)
     specs = callback_specs(kind, (), options)
     return [_class_of(spec)(**spec["init_args"]) for spec in specs]
-
-
-def _home(kind: type[Callback]) -> str:
-    is_lightnings = kind is ModelCheckpoint
-    return "lightning.pytorch.callbacks" if is_lightnings else "rlaif_pl.training.callbacks"
-
-
-def _arguments(
-    module: type[LightningModule], options: DefaultCallbacks
-) -> dict[type[Callback], dict[str, Any]]:
-    result: dict[type[Callback], dict[str, Any]] = {kind: {} for kind in FIRST[:-1]}
-    if getattr(module, "samples_while_training", False):
-        result[SampleTable] = {"every_n_steps": options.sample_every}
-    if issubclass(module, TrainableModule):
-        result[ExportModel] = {"folder": options.export_to or module.export_folder}
-    every = {"every_n_train_steps": options.checkpoint_every}
-    return result | {ModelCheckpoint: {"save_last": True, "save_top_k": 0, **every}}
 
 
 def _class_of(spec: Mapping[str, Any]) -> type[Callback]:

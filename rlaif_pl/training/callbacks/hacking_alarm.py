@@ -17,14 +17,7 @@ from typing_extensions import override
 from rlaif_pl.data.metric_files import write_json
 from rlaif_pl.errors import at_least, one_of
 from rlaif_pl.statistics.regression import BatchMean, divergence, trend
-from rlaif_pl.training.callbacks.alarm_rules import (
-    ADVICE,
-    AlarmJudge,
-    AlarmLimits,
-    Repetition,
-    count_streaks,
-    symptoms,
-)
+from rlaif_pl.training.callbacks import alarm_rules as rules
 from rlaif_pl.training.callbacks.export_model import ExportModel
 from rlaif_pl.training.checkpoints import read_checkpoint
 from rlaif_pl.types import PointwiseLabeler, Reward
@@ -43,19 +36,16 @@ class HackingAlarm(Callback):
     first steps (which are the SFT policy's), KL, and the shares of unfinished, repetitive and empty
     responses. Every ``judge_every`` steps a judge that did not train the policy scores the latest
     samples: where the reward rises while the judge falls, both by ``z`` standard errors, the reward is
-    being gamed (Gao et al. 2023, arXiv 2210.10760). Reads ``a2c/train_length``, ``_kl``,
-    ``_unfinished`` and ``latest_samples``; logs ``a2c/alarm_*``; writes ``alarms.json`` below
-    ``trainer.default_root_dir`` when one goes off. All ranks see the same numbers and decide the same.
+    being gamed (Gao et al. 2023, arXiv 2210.10760). Logs ``a2c/alarm_*``; writes ``alarms.json`` below
+    ``trainer.default_root_dir`` when one goes off. All ranks decide the same.
 
     Args:
-        action: ``warn`` says so once a quantity; ``stop`` also ends training. The weights are then put
-            back to the best before the trouble began, so that what is exported is them;
-            ``last.ckpt`` stays that of the last step, and a fit resumed from it stops again.
+        action: ``warn`` says so once a quantity; ``stop`` also ends training, and what is exported are
+            the best weights before the trouble began. A fit resumed from ``last.ckpt`` stops again.
         limits: Where an alarm goes off.
         best: What the best weights are measured by: the mean reward in ``validation``, or the mean
-            opinion of the ``judge``; None takes the judge where there is one, since a gamed reward is
-            highest when it is gamed most. They are kept in ``checkpoints/before_alarm.ckpt``, from
-            steps at which nothing was beyond its limit.
+            opinion of the ``judge``; None takes the judge where there is one. They are kept in
+            ``checkpoints/before_alarm.ckpt``, from steps at which nothing was beyond its limit.
         judge: A reward or pointwise labeler that the policy was not trained on; None for no judge.
         judge_every: Optimizer steps between two judgments, at least 1.
         judge_samples: Latest samples a process has judged each time, at least 2.
@@ -70,7 +60,7 @@ class HackingAlarm(Callback):
     def __init__(
         self,
         action: Action = "warn",
-        limits: AlarmLimits = AlarmLimits(),  # noqa: B008 - frozen
+        limits: rules.AlarmLimits = rules.AlarmLimits(),  # noqa: B008 - frozen
         best: Best | None = None,
         judge: Reward | PointwiseLabeler | None = None,
         judge_every: int = 10,
@@ -80,7 +70,7 @@ class HackingAlarm(Callback):
         baseline_steps: int = 5,
         window: int = 5,
         patience: int = 3,
-        repetition: Repetition = Repetition(),  # noqa: B008 - frozen
+        repetition: rules.Repetition = rules.Repetition(),  # noqa: B008 - frozen
     ) -> None:
         at_least(1, judge_every=judge_every, baseline_steps=baseline_steps)
         at_least(1, window=window, patience=patience)
@@ -92,11 +82,11 @@ class HackingAlarm(Callback):
             raise ValueError("HackingAlarm: best is 'judge', so give a judge")
         self.action, self.limits, self.z, self.patience = action, limits, z, patience
         self.best = best or ("validation" if judge is None else "judge")
-        self.judge = None if judge is None else AlarmJudge(judge, judge_samples)
+        self.judge = None if judge is None else rules.AlarmJudge(judge, judge_samples)
         self.judge_every, self.baseline_steps = judge_every, baseline_steps
         self.repetition = repetition
-        self.best_value: float | None = None  # of the weights that are kept; None before the first
-        self.best_step = -1  # optimizer step it was measured at
+        # The weights that are kept: what they were measured at (None before the first), and when.
+        self.kept: dict[str, Any] = {"value": None, "step": -1, "file": BEST_FILE}
         self.streaks: dict[str, tuple[int, int]] = {}  # see `count_streaks`
         self.baseline: list[dict[str, float]] = []
         self.recent: deque[dict[str, float]] = deque(maxlen=window)
@@ -139,9 +129,9 @@ class HackingAlarm(Callback):
         values = self._windowed(_mean_of(rows))
         logged = {f"alarm_{name}": value for name, value in values.items()}
         if self.judge is not None and step % self.judge_every == 0:
-            values |= self._judged_values(trainer, pl_module, logged, self.judge)
+            values |= self._judge(trainer, pl_module, logged)
         crossed = self.limits.crossed(values)
-        count_streaks(self.streaks, step, values, crossed)
+        rules.count_streaks(self.streaks, step, values, crossed)
         if self.best == "judge" and self.judged and self.judged[-1][1].step == step:
             self._offer(trainer, step, self.judged[-1][1].mean)
         for name, limit in crossed.items():
@@ -160,7 +150,7 @@ class HackingAlarm(Callback):
         # After ModelCheckpoint's last save, which is thus of the last step, and before the export.
         if self.action != "stop" or not self.stopped:
             return
-        if self.best_value is None:
+        if self.kept["value"] is None:
             rank_zero_warn(
                 "HackingAlarm: stopped before any weights were measured, so those of the last step "
                 "stay; validate more often (trainer.val_check_interval), or judge more often"
@@ -180,7 +170,7 @@ class HackingAlarm(Callback):
             "lengths": {name: length for name, (_, length) in self.streaks.items()},
             "alarms": self.alarms,
             "stopped": self.stopped,
-            "weights": self._best_weights(),
+            "weights": dict(self.kept),
         }
 
     @override
@@ -192,8 +182,7 @@ class HackingAlarm(Callback):
         self.streaks = {name: (onsets[name], lengths[name]) for name in onsets}
         self.alarms = list(state_dict["alarms"])
         self.stopped = state_dict.get("stopped", bool(self.alarms))  # not in earlier checkpoints
-        best = state_dict["weights"]
-        self.best_value, self.best_step = best["value"], best["step"]
+        self.kept = dict(state_dict["weights"])
 
     def _observe(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
         metrics = trainer.callback_metrics
@@ -207,7 +196,7 @@ class HackingAlarm(Callback):
             )
         row = {name: float(metrics[f"a2c/train_{name}"]) for name in MEANS}
         responses, kind = [s.response for s in samples], self.repetition
-        counts = symptoms(responses, kind.ngram, kind.share)
+        counts = rules.symptoms(responses, kind.ngram, kind.share)
         sums = torch.tensor(counts, dtype=torch.float32, device=pl_module.device)
         repetitive, empty, total = trainer.strategy.reduce(sums, reduce_op="sum").tolist()
         return row | {"repetitive": repetitive / total, "empty": empty / total}
@@ -226,11 +215,12 @@ class HackingAlarm(Callback):
             "empty": now["empty"],
         }
 
-    def _judged_values(
-        self, trainer: Trainer, module: LightningModule, logged: dict[str, float], judge: AlarmJudge
+    def _judge(
+        self, trainer: Trainer, module: LightningModule, logged: dict[str, float]
     ) -> dict[str, float]:
         """Judge a step; returns the divergence, if a trend can be told, and adds what is logged."""
-        reward, opinion, missing = judge.judge(trainer, module)
+        assert self.judge is not None
+        reward, opinion, missing = self.judge.judge(trainer, module)
         logged["alarm_judge_missing"] = missing
         if reward is None or opinion is None:
             return {}
@@ -249,13 +239,10 @@ class HackingAlarm(Callback):
         """Save the weights if they are the best and nothing is beyond its limit; on every rank."""
         if self.streaks or self.alarms or not math.isfinite(value):
             return
-        if self.best_value is None or value > self.best_value:
-            self.best_value, self.best_step = value, step
+        if self.kept["value"] is None or value > self.kept["value"]:
+            self.kept |= {"value": value, "step": step}
             place = Path(trainer.default_root_dir) / BEST_FILE
             trainer.save_checkpoint(place, weights_only=True)
-
-    def _best_weights(self) -> dict[str, Any]:
-        return {"value": self.best_value, "step": self.best_step, "file": BEST_FILE}
 
     def _raise_alarm(
         self, trainer: Trainer, step: int, name: str, value: float, limit: float
@@ -270,17 +257,17 @@ class HackingAlarm(Callback):
         end = "training goes on"
         if self.action == "stop":
             end = "stopping; no weights were measured before, so the last ones stay"
-            if self.best_value is not None:
-                kept = f"step {self.best_step} ({self.best_value:.4g}), in {BEST_FILE}"
-                end = f"stopping; the best weights are those of {kept}"
+            if self.kept["value"] is not None:
+                best = f"step {self.kept['step']} ({self.kept['value']:.4g}), in {BEST_FILE}"
+                end = f"stopping; the best weights are those of {best}"
         rank_zero_warn(
             f"reward hacking alarm at step {step}: {name} is {value:.3g}, beyond its limit of "
-            f"{limit:g} since step {onset}; {end}. What to try: {ADVICE[name]}."
+            f"{limit:g} since step {onset}; {end}. What to try: {rules.ADVICE[name]}."
         )
         if trainer.is_global_zero:
             folder = Path(trainer.default_root_dir)
             content = {"action": self.action, "limits": asdict(self.limits), "alarms": self.alarms}
-            write_json(folder / ALARMS_FILE, content | {"best": self._best_weights()})
+            write_json(folder / ALARMS_FILE, content | {"best": self.kept})
         if self.action == "stop":
             self.stopped = trainer.should_stop = True
 

@@ -47,6 +47,8 @@ class HistoryFile(Logger):
         save_dir: Folder of the file; made if need be.
     """
 
+    name = version = ""  # so that ModelCheckpoint saves in <save_dir>/checkpoints
+
     def __init__(self, save_dir: str | Path) -> None:
         super().__init__()
         self.folder = Path(save_dir)
@@ -54,17 +56,6 @@ class HistoryFile(Logger):
         self._columns: list[str] | None = None  # None until the file has been looked at
         self._last: dict[str, Cell] = {}  # last row of the file
         self._offset = 0  # where that row starts, in bytes
-
-    @property
-    @override
-    def name(self) -> str:
-        # Name and version are empty so that ModelCheckpoint saves in <save_dir>/checkpoints.
-        return ""
-
-    @property
-    @override
-    def version(self) -> str:
-        return ""
 
     @property
     @override
@@ -120,13 +111,11 @@ def default_loggers(
 ) -> list[Logger]:
     """Return the history file and, unless it is disabled, a W&B logger of the folder ``root``.
 
-    The history file comes first, so ModelCheckpoint saves in ``<root>/checkpoints`` by default. The
-    W&B run keeps its identity in ``<root>/wandb_id.txt``: a resumed run goes on in it. By default
-    it has the folder's name.
+    The history file comes first, so ModelCheckpoint saves in ``<root>/checkpoints`` by default. The W&B
+    run, named like the folder, keeps its identity in ``<root>/wandb_id.txt``: a resumed one goes on.
     """
-    folder = Path(root)
+    folder, mode = Path(root), wandb_mode()
     loggers: list[Logger] = [HistoryFile(folder)]
-    mode = wandb_mode()
     if mode == "disabled":
         return loggers
     folder.mkdir(parents=True, exist_ok=True)
@@ -147,10 +136,7 @@ def default_loggers(
 
 
 class RunLoggers(Callback):
-    """Attaches ``default_loggers`` for the trainer's ``default_root_dir``.
-
-    A config that says ``trainer.default_root_dir`` needs no second path for its loggers. Loggers
-    the trainer already has stay, after these.
+    """Attaches ``default_loggers`` for the trainer's ``default_root_dir``, before those it has.
 
     A resumed fit goes on in the folder's history and W&B run. One that starts anew has its own: the
     files of the run before it, ``history.csv`` and ``wandb_id.txt``, then end in ``.old``.
@@ -161,8 +147,7 @@ class RunLoggers(Callback):
     """
 
     def __init__(self, project: str = "rlaif_pl", name: str | None = None) -> None:
-        self.project = project
-        self.name = name
+        self.project, self.name = project, name
         self._new: list[Logger] = []  # attached for a fit that has not begun
 
     @override

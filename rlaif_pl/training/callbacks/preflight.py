@@ -35,16 +35,28 @@ def preflight(trainer: Trainer, module: LightningModule) -> None:
         check_strategy(trainer, module)
         module.check_inputs(trainer)
     least, likely = _writes(trainer, module)
-    for folder in {**least, **likely}:
+    disks: dict[int, list[Path]] = {}
+    for folder in likely:
         check_writable(folder)
-    _check_room(least, likely)
+        disks.setdefault(folder.stat().st_dev, []).append(folder)
+    for folders in disks.values():
+        free = shutil.disk_usage(folders[0]).free
+        places = ", ".join(map(str, folders))
+        needed, wished = sum(least[f] for f in folders), sum(likely[f] for f in folders)
+        if free < needed:
+            raise ValueError(
+                f"expected {_size(needed)} of room for the export and a checkpoint in {places}, got "
+                f"{_size(free)}; free some, or name a folder on another disk"
+            )
+        if free < wished:
+            most = f"export and checkpoints may take {_size(wished)} in {places}"
+            rank_zero_warn(f"{most}, where {_size(free)} are free")
     check_servers(module, trainer)
 
 
 def _writes(trainer: Trainer, module: LightningModule) -> tuple[Counter[Path], Counter[Path]]:
     """Bytes that a fit writes by folder: at least, and likely."""
-    least: Counter[Path] = Counter()
-    likely: Counter[Path] = Counter()
+    least, likely = Counter[Path](), Counter[Path]()
     trained = sum(p.numel() * p.element_size() for p in module.parameters() if p.requires_grad)
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, ExportModel):
@@ -66,38 +78,14 @@ def _writes(trainer: Trainer, module: LightningModule) -> tuple[Counter[Path], C
     return least, likely
 
 
-def _check_room(least: Counter[Path], likely: Counter[Path]) -> None:
-    """Refuse disks that are clearly too small for what is written to them, and warn of tight ones."""
-    disks: dict[int, list[Path]] = {}
-    for folder in likely:
-        disks.setdefault(folder.stat().st_dev, []).append(folder)
-    for folders in disks.values():
-        free = shutil.disk_usage(folders[0]).free
-        places = ", ".join(map(str, folders))
-        needed, wished = sum(least[f] for f in folders), sum(likely[f] for f in folders)
-        if free < needed:
-            raise ValueError(
-                f"expected {_size(needed)} of room for the export and a checkpoint in {places}, got "
-                f"{_size(free)}; free some, or name a folder on another disk"
-            )
-        if free < wished:
-            rank_zero_warn(
-                f"export and checkpoints may take {_size(wished)} in {places}, where {_size(free)} "
-                "are free"
-            )
-
-
 def check_servers(module: LightningModule, trainer: Trainer) -> None:
     """Ask each server that rewards or judges whether it is there, or raise the OSError why not."""
     judges = [getattr(callback, "judge", None) for callback in trainer.callbacks]  # type: ignore[attr-defined]
     rewards = rewards_of(getattr(module, "reward", None)).values()
-    asked = [*rewards, *(getattr(j, "judge_model", None) for j in judges)]
-    for each in asked:
-        if each is None or isinstance(each, nn.Module):
-            continue
-        for backend in backends_of(getattr(each, "labeler", each)):
-            check = getattr(backend, "check", None)
-            if check is not None:
+    for each in [*rewards, *(getattr(judge, "judge_model", None) for judge in judges)]:
+        is_asked = each is not None and not isinstance(each, nn.Module)
+        for backend in backends_of(getattr(each, "labeler", each)) if is_asked else ():
+            if (check := getattr(backend, "check", None)) is not None:
                 check()
 
 

@@ -42,8 +42,7 @@ class MetricsFile(Callback):
     """Writes ``<default_root_dir>/metrics.json`` at the end of a fit or validation.
 
     Values come from ``trainer.callback_metrics``, and from the checkpoint where a fit that was resumed
-    did not log them again. One that is not finite is written as ``null``, with a warning, so that the
-    report can say it was not measured.
+    did not log them again. One that is not finite is written as ``null``, with a warning.
     """
 
     def __init__(self) -> None:

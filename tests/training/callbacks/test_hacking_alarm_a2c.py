@@ -62,9 +62,9 @@ def test_a_run_is_stopped_and_its_best_policy_exported(stopped, tmp_path):
     trainer, alarm, module = stopped
     (raised,) = [each for each in alarm.alarms if each["quantity"] == "kl"]
     assert trainer.global_step == raised["step"] < 30
-    assert 0 < alarm.best_step < raised["since"]
+    assert 0 < alarm.kept["step"] < raised["since"]
     kept = torch.load(tmp_path / "checkpoints/before_alarm.ckpt", weights_only=True)
-    assert kept["global_step"] == alarm.best_step
+    assert kept["global_step"] == alarm.kept["step"]
     now = {name: value.detach() for name, value in module.trained().items()}
     torch.testing.assert_close(now, kept["state_dict"], rtol=0, atol=0)
     # what was exported is the kept policy, not the last
