@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -54,7 +53,6 @@ class Samples:
         Raises:
             ValueError: There is an odd number of responses a prompt, or no pair is left.
         """
-        flat = [text for texts in self.texts for text in texts]
         if any(len(texts) % 2 for texts in self.texts):
             raise ValueError(
                 f"expected an even number of responses a prompt, as pairs are made of them, got "
@@ -64,8 +62,8 @@ class Samples:
         if not pairs:
             raise ValueError(
                 "expected pairs of two different responses, got none from "
-                f"{len(self.prompts)} prompts: all {len(flat)} responses are empty or the "
-                "same as the other one; raise sampling.temperature or sampling.max_new_tokens, or "
+                f"{len(self.prompts)} prompts: all {sum(map(len, self.texts))} responses are empty or "
+                "the same as the other one; raise sampling.temperature or sampling.max_new_tokens, or "
                 "look at the policy"
             )
         return pairs
@@ -106,9 +104,8 @@ def generate(
         policy.to(policy.home)  # a trainer leaves models on the CPU
     rows, params = list(load_prompts(prompts)), sampling.seeded(seed)
     policy.eval()
-    found = sample_all(
-        policy, rows, params, batch_size=batch_size, title=title, generator=generator
-    )
+    draw = partial(sample_all, policy, rows, params, batch_size=batch_size, title=title)
+    found = draw(generator=generator)
     return Samples(rows, *found, author=f"{policy.identity()} {params}")
 
 
@@ -216,23 +213,16 @@ def sample_both(
     """
     params, rows = sampling.seeded(seed), list(load_prompts(prompts))
     draw = partial(generate, batch_size=batch_size, generator=generator)
-    both = partial(_sample_both, policy, sft, rows, draw)
+
+    def both(params: SamplingParams) -> PolicySamples:
+        how = "greedily" if params.temperature == 0 else "sampling"
+        old = draw(sft, rows, params, title=f"{how} from SFT")
+        new = draw(policy, rows, params, title=f"{how} from policy")
+        kl = kl_by_prompt(policy, sft, rows, new.tokens, params)
+        return PolicySamples(rows, old.texts, new.texts, old.unfinished, new.unfinished, kl)
+
     likeliest = replace(params, n=1, temperature=0.0)
     return both(params), None if likeliest == params else both(likeliest)
-
-
-def _sample_both(
-    policy: Policy,
-    sft: Policy,
-    rows: list[Prompt],
-    draw: Callable[..., Samples],
-    params: SamplingParams,
-) -> PolicySamples:
-    how = "greedily" if params.temperature == 0 else "sampling"
-    old = draw(sft, rows, params, title=f"{how} from SFT")
-    new = draw(policy, rows, params, title=f"{how} from policy")
-    kl = kl_by_prompt(policy, sft, rows, new.tokens, params)
-    return PolicySamples(rows, old.texts, new.texts, old.unfinished, new.unfinished, kl)
 
 
 def report_on(
@@ -247,11 +237,8 @@ def report_on(
     other: Labeler | None = None if isinstance(independent, bool) else independent
     if independent is True:
         other = EmbeddingJudge(references_of(sampled.prompts))
+    paid = as_reward(reward)
     measure = partial(
-        evaluate_policy,
-        reward=as_reward(reward),
-        labeler=labeler,
-        independent=other,
-        estimator=estimator,
+        evaluate_policy, reward=paid, labeler=labeler, independent=other, estimator=estimator
     )
     return replace(measure(sampled), greedy=None if greedy is None else measure(greedy))

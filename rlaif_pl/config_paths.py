@@ -9,11 +9,7 @@ PACKAGE = Path(__file__).resolve().parent
 
 
 def config_paths() -> Path:
-    """Return the folder of configs: inside an installed package, beside it in a checkout.
-
-    Raises:
-        FileNotFoundError: Neither exists.
-    """
+    """Return the folder of configs: in an installed package, beside it in a checkout; else an error."""
     for folder in (PACKAGE / "configs", PACKAGE.parent / "configs"):
         if (folder / "quickstart").is_dir():
             return folder
@@ -32,17 +28,18 @@ def find_config(name: str | Path) -> Path:
     path = Path(name)
     if path.exists():
         return path
+    folder = config_paths()
     parts = path.parts[1:] if path.parts[:1] == ("configs",) else path.parts
-    packaged = config_paths().joinpath(*parts)
+    packaged = folder.joinpath(*parts)
     if not path.is_absolute() and packaged.is_file():
         return packaged
-    known = sorted(str(p.relative_to(config_paths())) for p in config_paths().rglob("*.yaml"))
-    near = get_close_matches(str(Path(*parts)), known, 3) or [
-        k for k in known if parts and parts[-1] in k
-    ]
-    shown = near or [name for name in known if name.startswith("quickstart/")]
-    rest = len(known) - len(shown)
+    known = sorted(str(each.relative_to(folder)) for each in folder.rglob("*.yaml"))
+    shown = (
+        get_close_matches(str(Path(*parts)), known, 3)
+        or [each for each in known if parts and parts[-1] in each]
+        or [each for each in known if each.startswith("quickstart/")]
+    )
     raise FileNotFoundError(
         f"expected a config file at {path} or {packaged}, there is none; the package has "
-        f"{', '.join(shown)} and {rest} more in {config_paths()}"
+        f"{', '.join(shown)} and {len(known) - len(shown)} more in {folder}"
     )

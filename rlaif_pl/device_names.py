@@ -9,11 +9,7 @@ NAME = re.compile(r"(auto|cpu|mps|cuda)(?::(\d+))?")
 
 
 def parse_device(name: str) -> tuple[str, int | None]:
-    """Split the name of a device into its kind and its number.
-
-    Raises:
-        ValueError: It is no such name.
-    """
+    """Split the name of a device into its kind and its number; ``ValueError``: it is no such name."""
     found = NAME.fullmatch(name)
     # torch itself writes a Mac's one GPU as mps:0
     numbered = found is not None and found[2] is not None and found[0] != "mps:0"
@@ -23,13 +19,9 @@ def parse_device(name: str) -> tuple[str, int | None]:
 
 
 def trainer_options(name: str) -> dict[str, str | list[int]]:
-    """Return the options of Lightning's trainer that take a device.
+    """Return the options of Lightning's trainer that take a device; ``ValueError``: it is no such name.
 
-    Args:
-        name: The device. One with a number takes that GPU alone; else how many is the config's matter.
-
-    Raises:
-        ValueError: It is no such name.
+    One with a number takes that GPU alone; else how many is the config's matter.
     """
     kind, number = parse_device(name)
     return {"accelerator": kind} | ({} if number is None else {"devices": [number]})

@@ -23,19 +23,15 @@ NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 def foreseen_errors() -> tuple[type[BaseException], ...]:
     """Return the errors that end a command with a sentence in place of a traceback."""
-    found: list[type[BaseException]] = [ValueError, OSError, RuntimeError, ImportError]
-    for module, name in OF_LIBRARIES:
-        kind = getattr(sys.modules.get(module), name, None)
-        if kind is not None:
-            found.append(kind)
-    return tuple(found)
+    found = [getattr(sys.modules.get(module), name, None) for module, name in OF_LIBRARIES]
+    return (ValueError, OSError, RuntimeError, ImportError, *filter(None, found))
 
 
 def is_of_user(error: BaseException) -> bool:
     """Tell whether code of a user's own was running, such as a reward or a callback.
 
-    Messages of such an error were not written for this program, and say nothing of where it came from.
-    A user's code is what is neither this package's, nor Python's, nor an installed library's.
+    Messages of such an error say nothing of where it came from. A user's code is what is neither this
+    package's, nor Python's, nor an installed library's.
     """
     chain: BaseException | None = error
     while chain is not None:
@@ -96,21 +92,21 @@ def _without_dump(message: str) -> str:
 def _of_system(error: OSError) -> str:
     """Explain what the system refused."""
     place = error.filename if error.filename is not None else "a file"
-    said = error.strerror
-    if error.errno in NO_ROOM:
+    said, number = error.strerror, error.errno
+    if number in NO_ROOM:
         return (
             f"expected room to write {place}, got: {said}; free some or name a place on another disk; "
             f"{GO_ON}"
         )
-    if error.errno in NOT_ALLOWED:
+    if number in NOT_ALLOWED:
         return f"expected to be allowed to use {place}, got: {said}; name another place"
-    if error.errno in (errno.EEXIST, errno.ENOTDIR):
+    if number in (errno.EEXIST, errno.ENOTDIR):
         return (
             f"expected a folder at {place}, got: {said}; a file is in the way: name another place"
         )
-    if error.errno == errno.EISDIR:
+    if number == errno.EISDIR:
         return f"expected a file at {place}, got a folder; name a file"
-    if error.errno == errno.ENOENT:
+    if number == errno.ENOENT:
         return f"expected a file or folder at {place}, found nothing; check the name"
     return str(error)
 

@@ -29,15 +29,14 @@ def requeue() -> bool:
         return False
     try:
         done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True)
-        reason = done.stderr.strip() or f"exit status {done.returncode}"
-        code = done.returncode
+        code, reason = done.returncode, done.stderr.strip() or f"exit status {done.returncode}"
     except OSError as error:
         code, reason = 1, str(error)
+    told = "is queued again"
     if code:
-        sys.stderr.write(
-            f"job {job} could not be queued again ({reason}); submit it once more, it goes on from its "
-            f"last checkpoint (it needs {SIGNAL_HELP})\n"
+        told = (
+            f"could not be queued again ({reason}); submit it once more, it goes on from its last "
+            f"checkpoint (it needs {SIGNAL_HELP})"
         )
-    else:
-        sys.stderr.write(f"job {job} is queued again\n")
+    sys.stderr.write(f"job {job} {told}\n")
     return not code

@@ -1,18 +1,13 @@
-"""Tables: data once, shown in a terminal, as Markdown and as HTML; records as CSV.
-
-At the root, above ``statistics`` alone, because cards of data sets, evaluations and recipes, all of
-them below the report, make tables too.
-"""
+"""Tables: data once, shown in a terminal, as Markdown and, by the report, as HTML; records as CSV."""
 
 from __future__ import annotations
 
 import csv
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal, cast
 
-from markupsafe import Markup, escape
 from rich.console import Console
 from rich.markup import escape as plain
 from rich.table import Table as RichTable
@@ -38,8 +33,7 @@ class Column:
     # how numbers and intervals are written: a format such as `.2f`, `%` for a share in percent or
     # `+%` for a difference of shares in points; "" writes numbers as they are
     form: str = ""
-    # side its cells stand on; None is left in the first column and right in the others
-    align: Align | None = None
+    align: Align | None = None  # side of its cells; None: left in the first column, else right
 
 
 Columns = list[Column | str]
@@ -57,7 +51,6 @@ class Table:
     total: Sequence[Cell] | None = None  # a last row below a rule
 
     def __post_init__(self) -> None:
-        """Refuse a row of another length than the header."""
         wrong = [n for n, row in enumerate(self._rows(), 1) if len(row) != len(self.columns)]
         if wrong:
             raise ValueError(f"expected rows of {len(self.columns)} cells, got others in {wrong}")
@@ -67,23 +60,38 @@ class Table:
         """Titles of the columns."""
         return [column.title for column in self._columns()]
 
+    def lines(self) -> list[list[list[str]]]:
+        """Return the rows as text: cells of lines, which stand below each other."""
+        columns = self._columns()
+
+        def lines(cell: Cell, form: str) -> list[str]:
+            return [_text(value, form) for value in (cell if isinstance(cell, tuple) else (cell,))]
+
+        return [
+            [lines(cell, column.form) for cell, column in zip(row, columns, strict=True)]
+            for row in self._rows()
+        ]
+
     def cells(self) -> list[list[str]]:
         """Return the rows as text; "; " parts what stands below each other."""
-        return [["; ".join(lines) for lines in row] for row in self._lines()]
+        return [["; ".join(lines) for lines in row] for row in self.lines()]
 
     def rich(self) -> RichTable:
         """Return it for a terminal; in a wide table, limits stand under their estimate."""
         table = RichTable(title=plain(self.title), title_justify="left")
+
+        def cell_text(lines: Sequence[str]) -> str:
+            is_wide = len(self.columns) > WIDE and len(lines) == 1
+            return lines[0].replace(" [", "\n[") if is_wide else "\n".join(lines)
+
         for column in self._columns():
             table.add_column(plain(column.title), justify=column.align or "left", overflow="fold")
-        for row, lines in zip(self._rows(), self._lines(), strict=True):
+        for row, lines in zip(self._rows(), self.lines(), strict=True):
             if row is self.total:
                 table.add_section()
+            cells = zip(row, lines, strict=True)
             table.add_row(
-                *(
-                    cell if isinstance(cell, Text) else plain(self._cell_text(parts))
-                    for cell, parts in zip(row, lines, strict=True)
-                )
+                *(c if isinstance(c, Text) else plain(cell_text(parts)) for c, parts in cells)
             )
         return table
 
@@ -96,19 +104,6 @@ class Table:
         )
         return (f"**{self.title}**\n\n" if self.title else "") + "\n".join(lines)
 
-    def html(self) -> Markup:
-        """Return it as HTML, all text escaped."""
-        head = Markup().join(Markup("<th>{}</th>").format(title) for title in self.header)
-        body = Markup()
-        for row in self._lines():
-            cells = (Markup("<td>{}</td>").format(Markup("<br>").join(lines)) for lines in row)
-            body += Markup("<tr>{}</tr>\n").format(Markup().join(cells))
-        caption = Markup("<caption>{}</caption>\n").format(self.title) if self.title else ""
-        return Markup(
-            '<div class="scroll"><table class="results">\n{}<thead><tr>{}</tr></thead>\n'
-            "<tbody>\n{}</tbody>\n</table></div>"
-        ).format(escape(caption), head, body)
-
     def to_json(self) -> dict[str, object]:
         """Return it as plain values for JSON; ``from_json`` reads them."""
         columns = [asdict(column) for column in self._columns()]
@@ -117,50 +112,29 @@ class Table:
 
     @classmethod
     def from_json(cls, content: Mapping[str, object]) -> Table:
-        """Read what ``to_json`` gave; a total is a row like others.
-
-        Raises:
-            KeyError, TypeError, ValueError: It is something else.
-        """
+        """Read what ``to_json`` gave, or any error; a total is a row like others."""
         columns = [Column(**column) for column in content["columns"]]  # type: ignore[attr-defined]
         rows = [[_cell(value) for value in row] for row in content["rows"]]  # type: ignore[attr-defined]
         return cls(str(content["title"]), columns, rows)
 
     def _columns(self) -> list[Column]:
-        found = [Column(c) if isinstance(c, str) else c for c in self.columns]
-        sides: list[Align] = ["right" if number else "left" for number in range(len(found))]
+        found = (Column(c) if isinstance(c, str) else c for c in self.columns)
         return [
-            Column(c.title, c.form, c.align or side) for c, side in zip(found, sides, strict=True)
+            replace(column, align=column.align or ("right" if number else "left"))
+            for number, column in enumerate(found)
         ]
-
-    def _cell_text(self, lines: Sequence[str]) -> str:
-        """Lay out a cell of a terminal's table."""
-        is_wide = len(self.columns) > WIDE and len(lines) == 1
-        return lines[0].replace(" [", "\n[") if is_wide else "\n".join(lines)
 
     def _rows(self) -> list[Sequence[Cell]]:
         return [*self.rows, *([] if self.total is None else [self.total])]
-
-    def _lines(self) -> list[list[list[str]]]:
-        """Rows of cells of lines."""
-        forms = [column.form for column in self._columns()]
-        return [
-            [
-                [_text(value, form) for value in (cell if isinstance(cell, tuple) else (cell,))]
-                for cell, form in zip(row, forms, strict=True)
-            ]
-            for row in self._rows()
-        ]
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
     """Tables with what has to be known to read them, as a command prints and writes them."""
 
-    tables: Sequence[Table]  # the tables
+    tables: Sequence[Table]
     notes: Sequence[str] = ()  # sentences
-    # name of a picture in the folder that the page is written to; "" where there is none
-    plot: str = ""
+    plot: str = ""  # name of a picture in the page's folder; "" where there is none
     caption: str = ""  # of the plot
 
     def markdown(self) -> str:
@@ -180,20 +154,13 @@ class Page:
 
     def to_json(self) -> dict[str, object]:
         """Return it as plain values for JSON."""
-        return {
-            "tables": [table.to_json() for table in self.tables],
-            "notes": list(self.notes),
-            "plot": self.plot,
-            "caption": self.caption,
-        }
+        tables = [table.to_json() for table in self.tables]
+        notes = list(self.notes)
+        return {"tables": tables, "notes": notes, "plot": self.plot, "caption": self.caption}
 
     @classmethod
     def from_json(cls, content: object) -> Page:
-        """Read what ``to_json`` gave.
-
-        Raises:
-            ValueError: It is something else.
-        """
+        """Read what ``to_json`` gave. ``ValueError``: it is something else."""
         try:
             tables = [Table.from_json(each) for each in content["tables"]]  # type: ignore[index]
             notes = [str(note) for note in content["notes"]]  # type: ignore[index]
@@ -223,12 +190,9 @@ def csv_text(
     columns: Sequence[str] | None = None,
     header: bool = True,
 ) -> str:
-    """Return records as CSV; None, and what a record lacks, is an empty cell.
+    """Return records (values by column) as CSV; None, and what a record lacks, is an empty cell.
 
-    Args:
-        records: Values by column.
-        columns: Names of the columns; None takes those of all records.
-        header: Begin with a row of the names.
+    ``columns`` are those of all records by default; a ``header`` has their names.
     """
     rows = list(records)
     lines = CsvLines()
@@ -241,7 +205,6 @@ def csv_text(
 
 
 def _text(value: Value, form: str) -> str:
-    """Write one value."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return NONE
     if isinstance(value, str | Text):
@@ -264,15 +227,12 @@ def _plain_value(cell: Cell) -> object:
 
 
 def _cell(value: object) -> Cell:
-    """Read a cell from JSON."""
     if isinstance(value, list):
         return tuple(cast("Value", _cell(each)) for each in value)
     if isinstance(value, Mapping):
-        value_, low, high = (
-            math.nan if value[key] is None else float(value[key])
-            for key in ("value", "value_low", "value_high")
-        )
-        return Interval(value_, low, high, int(value["n"]))
+        given = [value[key] for key in ("value", "value_low", "value_high")]
+        estimate, low, high = (math.nan if each is None else float(each) for each in given)
+        return Interval(estimate, low, high, int(value["n"]))
     if value is None or isinstance(value, str | int | float):
         return value
     raise ValueError(f"expected text, a number, an interval or null in a cell, got {value!r}")

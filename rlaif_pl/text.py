@@ -28,11 +28,7 @@ class FilledText(str):
 
     A tokenizer's control tokens are control tokens in the template, and text in the data; see
     ``rlaif_pl.models.control_tokens``. Equal to the plain string; of its operations ``+`` alone keeps
-    the places.
-
-    Args:
-        text: The text.
-        data: Begin and end of each part that came from data, in order, in characters.
+    the places: ``data`` has begin and end, in characters, of each part that came from data, in order.
     """
 
     data: tuple[tuple[int, int], ...]
@@ -44,8 +40,7 @@ class FilledText(str):
         return made
 
     def __add__(self, other: str) -> FilledText:
-        """Append a text; one that knows no places is a template."""
-        after = other.data if isinstance(other, FilledText) else ()
+        after = other.data if isinstance(other, FilledText) else ()  # others are templates
         moved = tuple((begin + len(self), end + len(self)) for begin, end in after)
         return FilledText(str(self) + str(other), self.data + moved)
 
@@ -62,18 +57,15 @@ def filled(marked: str) -> FilledText:
     data: list[tuple[int, int]] = []
     place = length = 0
     for match in _DATA.finditer(marked):
-        parts.append(marked[place : match.start()])
-        length += len(parts[-1])
-        place = match.end()
+        begin = length + match.start() - place
+        parts += [marked[place : match.start()], match[1] or ""]
+        place, length = match.end(), begin + len(match[1] or "")
         if match[1]:
-            parts.append(match[1])
-            data.append((length, length + len(match[1])))
-            length += len(match[1])
+            data.append((begin, length))
     return FilledText("".join([*parts, marked[place:]]), tuple(data))
 
 
-TLDR = "POST: {prompt}\n\nTL;DR:"
-"""How prompts are written by default."""
+TLDR = "POST: {prompt}\n\nTL;DR:"  # how prompts are written by default
 
 
 @dataclass(frozen=True)
@@ -103,7 +95,6 @@ class Template:
     chat_template_kwargs: dict[str, Any] | None = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
-        """Refuse a template that would drop the text or shift the first token."""
         if self.chat:
             self._check_chat()
         elif self.system is not None or self.chat_template_kwargs is not None:
@@ -143,9 +134,8 @@ class Template:
 
     def cut(self, prompt: str) -> str:
         """Return the prompt, cut where it is too long."""
-        if self.max_prompt_words is None:
-            return prompt
-        return truncate_words(prompt, self.max_prompt_words)
+        most = self.max_prompt_words
+        return prompt if most is None else truncate_words(prompt, most)
 
     def render(self, prompt: str) -> FilledText:
         """Return the prompt as the policy reads it; for ``chat`` see ``models.chat_format``."""
@@ -157,12 +147,9 @@ class Template:
 
 
 def refuse_spelled_breaks(name: str, *texts: str) -> None:
-    r"""Refuse texts that spell a line break as a backslash and an n, as a shell hands on ``'\n'``.
+    r"""Refuse (ValueError) texts that spell line breaks as a backslash and an n, as shells do ``'\n'``.
 
     A text that has a real one as well means what it says (``\neq``).
-
-    Raises:
-        ValueError: One spells all it has.
     """
     for text in texts:
         if "\\n" in text and "\n" not in text:
@@ -189,8 +176,7 @@ def title_of(prompt: str) -> str | None:
 
 def truncate_words(text: str, limit: int) -> str:
     """Cut after ``limit`` whitespace-separated words, keeping the white space between them."""
-    words = re.finditer(r"\S+", text)
-    ends = [match.end() for match in words]
+    ends = [match.end() for match in re.finditer(r"\S+", text)]
     return text if len(ends) <= limit else text[: ends[limit - 1]]
 
 
@@ -200,10 +186,7 @@ def word_count(text: str) -> int:
 
 
 def concealed(text: str) -> str:
-    """Return what stands for a text that is not to be shown: part of a hash, and its words.
-
-    Equal texts have the same hash, so rows can be told apart and found again in the files.
-    """
+    """Return what stands for a text that is not to be shown: part of a hash, equal for equal texts."""
     digest = hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
     return f"[{digest}, {word_count(text)} words, not shown]"
 
@@ -211,11 +194,14 @@ def concealed(text: str) -> str:
 def strip_surplus_symbols(text: str) -> str:
     """Drop runs of full stops and white space at the end, keeping one full stop.
 
-    RL policies learn to append them; they are removed before a judge sees the text
-    (arXiv 2309.00267, appendix E).
+    RL policies learn to append them; judges see texts without (arXiv 2309.00267, appendix E).
     """
     stripped = re.sub(r"[\s.]+$", "", text)
     return stripped + "." if re.search(r"\.", text[len(stripped) :]) else stripped
+
+
+def _ngrams(items: Sequence[str], n: int) -> list[tuple[str, ...]]:
+    return [tuple(items[i : i + n]) for i in range(len(items) - n + 1)]
 
 
 def copied_ngrams(response: str, prompt: str, n: int = 4) -> float:
@@ -223,12 +209,9 @@ def copied_ngrams(response: str, prompt: str, n: int = 4) -> float:
 
     Words are compared without case or punctuation; a response shorter than ``n`` words gives 0.
     """
-    said, read = (WORD.findall(text.lower()) for text in (response, prompt))
-    grams = [tuple(said[i : i + n]) for i in range(len(said) - n + 1)]
-    if not grams:
-        return 0.0
-    known = {tuple(read[i : i + n]) for i in range(len(read) - n + 1)}
-    return sum(gram in known for gram in grams) / len(grams)
+    said, read = (_ngrams(WORD.findall(text.lower()), n) for text in (response, prompt))
+    known = set(read)
+    return sum(gram in known for gram in said) / len(said) if said else 0.0
 
 
 def shared_ngrams(responses: Sequence[Sequence[str]], n: int = 4) -> list[list[float]]:
@@ -236,17 +219,9 @@ def shared_ngrams(responses: Sequence[Sequence[str]], n: int = 4) -> list[list[f
 
     It rises where a policy ends every response in one phrase, which no measure of a single text sees
     (as self-BLEU does, Zhu et al. 2018, arXiv 1802.01886). Compare it at equal numbers of prompts.
-    A response shorter than ``n`` words gives 0.
-
-    Args:
-        responses: Responses to each prompt.
-        n: Words of an n-gram; case and punctuation do not count.
+    A response shorter than ``n`` words gives 0; case and punctuation do not count.
     """
-    said = [[WORD.findall(text.lower()) for text in texts] for texts in responses]
-    grams = [
-        [[tuple(words[i : i + n]) for i in range(len(words) - n + 1)] for words in texts]
-        for texts in said
-    ]
+    grams = [[_ngrams(WORD.findall(text.lower()), n) for text in texts] for texts in responses]
     prompts = Counter(gram for texts in grams for gram in {gram for own in texts for gram in own})
     return [
         [sum(prompts[gram] > 1 for gram in own) / len(own) if own else 0.0 for own in texts]
@@ -261,8 +236,7 @@ def repeated_ngrams(text: str, n: int = 3) -> float:
     and single symbols without case, so that a row of full stops is repetition too. A text shorter
     than ``n`` gives 0.
     """
-    tokens = TOKEN.findall(text.lower())
-    grams = [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
+    grams = _ngrams(TOKEN.findall(text.lower()), n)
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
@@ -291,11 +265,7 @@ def whole_characters(value: Any) -> Any:
 
 
 def parse_json(text: str) -> Any:
-    """Parse JSON whose texts all can be written again; see ``whole_characters``.
-
-    Raises:
-        json.JSONDecodeError: It is none, or is nested too deeply.
-    """
+    """Parse JSON whose texts can be written again (``whole_characters``); ``JSONDecodeError``: none."""
     try:
         found = json.loads(text)
     except RecursionError as error:
@@ -316,10 +286,7 @@ def shown(value: object) -> str:
 
 
 def judge_name(fingerprint: str) -> str:
-    """Return what a table calls a judge: strategy and model of its fingerprint, digests cut short.
-
-    The whole fingerprint names everything that can change a verdict and stands in the files.
-    """
+    """Return what a table calls a judge: strategy and model of its fingerprint, digests cut short."""
     kind, *settings = fingerprint.split(";")
     if kind == "ensemble":
         return kind

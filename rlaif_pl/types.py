@@ -24,12 +24,7 @@ Role = Literal["system", "user", "assistant"]
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation.
-
-    Attributes:
-        role: Who speaks: ``system``, ``user`` or ``assistant``.
-        content: What is said.
-    """
+    """One turn of a conversation: who speaks, and what is said."""
 
     role: Role
     content: str
@@ -41,11 +36,8 @@ Messages = tuple[Message, ...]
 class Conversation(str):
     """A conversation written as one text that keeps its turns, for a chat template.
 
-    Equal to the plain text, which is what everything but a chat template reads.
-
-    Args:
-        text: The conversation as one text.
-        messages: Its turns, the one to respond to last.
+    Equal to the plain text, which is what everything but a chat template reads. Of ``messages``, its
+    turns, the one to respond to comes last.
     """
 
     messages: Messages
@@ -76,105 +68,65 @@ def _message(given: Any) -> Message:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One thing to respond to.
+    """One thing to respond to."""
 
-    Attributes:
-        text: What the response is about, without any template (a post, a dialogue).
-        group: Identity of the prompt; splits and bootstraps never separate rows of one group.
-        reference: A demonstration written by a person, where there is one.
-        columns: Further columns of the row, for rewards that name them: values as JSON has them.
-        messages: Turns of the conversation that ``text`` writes out, the one to respond to last; a
-            chat template reads these (``Template.chat``). None for a text that is no conversation.
-    """
-
-    text: str
-    group: str
-    reference: str | None = None
+    text: str  # what the response is about, without any template (a post, a dialogue)
+    group: str  # identity of the prompt; splits and bootstraps never separate rows of one group
+    reference: str | None = None  # a demonstration written by a person, where there is one
+    # further columns of the row, for rewards that name them: values as JSON has them
     columns: dict[str, Any] = field(default_factory=dict, hash=False)
+    # turns of the conversation that `text` writes out, the one to respond to last; a chat template
+    # reads these (`Template.chat`); None for a text that is no conversation
     messages: Messages | None = None
 
     def __post_init__(self) -> None:
-        """Let the text alone carry the turns, too."""
         _keep_turns(self, "text")
 
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Where a preference came from and what its label cost.
+    """Where a preference came from and what its label cost."""
 
-    Attributes:
-        first_policy: Who wrote the first response (checkpoint fingerprint, or a person's role).
-        second_policy: Who wrote the second response.
-        labeler: Model (and revision) that labeled, or the human annotator.
-        strategy: ``likelihood``, ``pairwise``, ``free_form``, ``score``, ``rubric``,
-            ``listwise``, ``constitution``, ``ensemble`` or ``human``.
-        prompt_version: Version of the labeling prompt.
-        margin: Log-odds of the first response before any temperature, in nats.
-        position_gap: ``|p(first) in order 1 - p(first) in order 2|``; None where a strategy has no
-            order.
-        slot: Slot (1 or 2) that was named in both orders, which for prompts that ask for the worse
-            response is where the worse one stood; None where there is no order or they differ.
-        same_slot: True where the same slot won in both orders; None where there is no order.
-        off_option_mass: Probability outside the verdict tokens, averaged over orders, in [0, 1].
-        tie_mass: Probability of a tie among the verdicts, averaged over orders, in [0, 1]; None where
-            ties are not asked for.
-        ensemble_spread: Greatest difference of two members' ``p_first`` in an ensemble, in [0, 1].
-        confidence: Annotator's confidence on the data set's own scale.
-        tokens: Tokens read and written to make the label.
-        written: Of these, the tokens written (rationales, free-form verdicts); the rest was read.
-        cost_usd: Money paid for the label.
-        failure: Why there is no usable label (``malformed``, ``nonfinite``, ...); None if there is one.
-    """
-
-    first_policy: str | None = None
-    second_policy: str | None = None
-    labeler: str | None = None
-    strategy: str | None = None
-    prompt_version: str | None = None
-    margin: float | None = None
+    first_policy: str | None = None  # who wrote the first response: a checkpoint, a person's role
+    second_policy: str | None = None  # who wrote the second
+    labeler: str | None = None  # model (and revision) that labeled, or the human annotator
+    strategy: str | None = None  # of the labeler (`likelihood`, `pairwise`, ...), or `human`
+    prompt_version: str | None = None  # of the labeling prompt
+    margin: float | None = None  # log-odds of the first response before any temperature, in nats
+    # |p(first) in order 1 - p(first) in order 2|; None where a strategy has no order
     position_gap: float | None = None
+    # slot (1 or 2) that was named in both orders, which for prompts that ask for the worse response is
+    # where the worse one stood; None where there is no order or they differ
     slot: int | None = None
-    same_slot: bool | None = None
-    off_option_mass: float | None = None
-    tie_mass: float | None = None
+    same_slot: bool | None = None  # whether the same slot won in both orders; None: no order
+    off_option_mass: float | None = None  # probability outside the verdicts, mean of the orders
+    tie_mass: float | None = None  # of a tie among them, likewise; None where none is asked for
+    # greatest difference of two members' `p_first` in an ensemble, in [0, 1]
     ensemble_spread: float | None = None
-    confidence: int | None = None
-    tokens: int = 0
-    written: int = 0
-    cost_usd: float = 0.0
-    failure: str | None = None
+    confidence: int | None = None  # annotator's, on the data set's own scale
+    tokens: int = 0  # read and written to make the label
+    written: int = 0  # of these, written (rationales, free-form verdicts)
+    cost_usd: float = 0.0  # paid for the label
+    failure: str | None = None  # why there is no usable label (`malformed`, ...); None if there is
 
 
 @dataclass(frozen=True, slots=True)
 class Preference:
-    """Two responses to one prompt and how much better the first is.
+    """Two responses to one prompt and how much better the first is."""
 
-    Attributes:
-        prompt: Text both responses reply to, without any template.
-        first: One response.
-        second: The other.
-        group: Identity of the prompt (see ``Prompt.group``).
-        p_first: Probability that the first is better, in [0, 1]; None where not labeled.
-        weight: Importance in the reward loss, at least 0.
-        source: Who judged: an AI labeler, people, a language model that read the pair blind and with
-            reasons (``reading``), or nobody (``synthetic``: the pair was written as a better and a
-            worse response); None where not labeled.
-        provenance: Where responses and label came from.
-        messages: Turns of the prompt; see ``Prompt.messages``.
-    """
-
-    prompt: str
-    first: str
-    second: str
-    group: str
-    p_first: float | None = None
-    weight: float = 1.0
+    prompt: str  # text both responses reply to, without any template
+    first: str  # one response
+    second: str  # the other
+    group: str  # identity of the prompt; see `Prompt.group`
+    p_first: float | None = None  # probability that the first is better; None where not labeled
+    weight: float = 1.0  # importance in the reward loss, at least 0
+    # who judged: an AI labeler, people, a language model that read the pair blind and with reasons
+    # (`reading`), or nobody (`synthetic`: written as a better and a worse response); None: not labeled
     source: Source | None = None
     provenance: Provenance = field(default_factory=Provenance)
-    messages: Messages | None = None
+    messages: Messages | None = None  # turns of the prompt; see `Prompt.messages`
 
     def __post_init__(self) -> None:
-        """Let the prompt's text alone carry the turns, too."""
         _keep_turns(self, "prompt")
 
 
@@ -186,18 +138,14 @@ class Batch(Generic[Row]):
 
     No tuple and no dataclass: Lightning would take the records apart to look for tensors, and cast
     labels to the precision of the trainer.
-
-    Attributes:
-        rows: The records.
-        positions: Place of each in the data set; keys its sampling noise.
-        is_padding: True where a row repeats another only to keep ranks in step; it must count nowhere.
     """
 
     def __init__(
         self, rows: Sequence[Row], positions: Sequence[int], is_padding: Sequence[bool]
     ) -> None:
         self.rows: Sequence[Row] = rows
-        self.positions = positions
+        self.positions = positions  # of each in the data set; keys its sampling noise
+        # True where a row repeats another only to keep ranks in step; it must count nowhere
         self.is_padding = is_padding
 
     @property

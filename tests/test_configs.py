@@ -52,8 +52,8 @@ def commands_that_take(config) -> list[str]:
     if "stages" in config:
         return ["run"]
     found = []
-    for command, (module, name) in cli.FUNCTIONS.items():
-        options = inspect.signature(getattr(import_module(module), name)).parameters
+    for command in cli.FUNCTIONS:
+        options = inspect.signature(cli.function_of(command)).parameters
         required = {key for key, option in options.items() if option.default is option.empty}
         if config and required <= config.keys() <= options.keys():
             found.append(command)

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
+from rlaif_pl.reporting.html import TEMPLATES
 from rlaif_pl.statistics import Interval, empty_interval
 from rlaif_pl.tables import NONE, PERCENT, POINTS, Column, Page, Table, csv_text
 
@@ -50,7 +51,7 @@ def test_markdown_has_names_to_the_left_and_bars_escaped():
 
 
 def test_html_escapes_text_and_breaks_lines():
-    page = TABLE.html()
+    page = TEMPLATES.get_template("table.html.j2").module.results_table(TABLE)
     assert "<caption>A &lt;title&gt; [x]</caption>" in page
     assert "<th>policy | name</th>" in page
     assert "<td>a | b &lt;i&gt;</td><td>50.0 [40.0, 60.0]</td>" in page

@@ -8,17 +8,16 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
+import re
 import sys
 import textwrap
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from difflib import get_close_matches
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlaif_pl import __version__
-from rlaif_pl.config_paths import find_config
 from rlaif_pl.errors import explained, foreseen_errors, is_of_user
 
 if TYPE_CHECKING:
@@ -26,31 +25,8 @@ if TYPE_CHECKING:
 
 LIGHTNING = ("fit", "validate", "predict")
 DEFAULT_FIT = "quickstart/reward_from_pairs.yaml"
-# Command to module and function; the function's signature is the command's options.
-FUNCTIONS = {
-    "sample": ("rlaif_pl.cli.commands.sample", "sample"),
-    "label": ("rlaif_pl.cli.commands.label", "label"),
-    "revise": ("rlaif_pl.cli.commands.revise", "revise"),
-    "rest": ("rlaif_pl.cli.commands.rest", "rest"),
-    "evaluate alignment": ("rlaif_pl.cli.commands.alignment", "alignment"),
-    "evaluate reward": ("rlaif_pl.cli.commands.evaluate", "reward"),
-    "evaluate policy": ("rlaif_pl.cli.commands.evaluate", "policy"),
-    "evaluate matrix": ("rlaif_pl.cli.commands.matrix", "matrix"),
-    "evaluate revisions": ("rlaif_pl.cli.commands.revisions", "revisions"),
-    "evaluate harmless": ("rlaif_pl.cli.commands.harmless", "harmless"),
-    "rate": ("rlaif_pl.cli.commands.rate", "rate"),
-    "evaluate ratings": ("rlaif_pl.cli.commands.ratings", "ratings"),
-    "study pairs": ("rlaif_pl.cli.commands.study", "pairs"),
-    "study rewards": ("rlaif_pl.cli.commands.study", "rewards"),
-    "study curve": ("rlaif_pl.cli.commands.study", "curve"),
-    "study sizes": ("rlaif_pl.cli.commands.study", "sizes"),
-    "study cost": ("rlaif_pl.cli.commands.study", "cost"),
-    "select": ("rlaif_pl.cli.commands.select", "select"),
-    "report": ("rlaif_pl.cli.commands.report", "report"),
-    "export": ("rlaif_pl.cli.commands.export", "export"),
-    "doctor": ("rlaif_pl.cli.commands.doctor", "doctor"),
-}
 GROUPS = ("evaluate", "study")  # commands of two words
+ASKS = ("-h", "--help", "help")
 INTERRUPTED = 130  # exit status, as of a shell: 128 + SIGINT
 HELP = """\
 usage: python -m rlaif_pl COMMAND [options]        COMMAND --help says more; --version
@@ -95,6 +71,17 @@ examples
   python -m rlaif_pl run configs/quickstart/rlaif.yaml --out runs/mine
   python -m rlaif_pl evaluate reward --reward.help rlaif_pl.models.RewardModel
 """
+# Commands that are functions, by their module in `cli.commands`: that of their first word, or another.
+# They are called as the command's last word, and their signatures are the options.
+ELSEWHERE = {
+    **{"evaluate alignment": "alignment", "evaluate matrix": "matrix"},
+    **{"evaluate ratings": "rate", "report": "export"},
+}
+FUNCTIONS = {
+    command: ELSEWHERE.get(command, command.split()[0])
+    for command in re.findall(r"^  ([a-z]+(?: [a-z]+)?)  ", HELP, re.MULTILINE)
+    if command not in LIGHTNING
+}
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -110,32 +97,24 @@ def main(args: Sequence[str] | None = None) -> int:
     if args is None:
         find_own_classes()
     words = list(sys.argv[1:] if args is None else args)
-    if not words or words[0] in ("-h", "--help", "help"):
+    if not words or words[0] in ASKS:
         sys.stdout.write(HELP)
         return 0 if words else 2
     if words[0] == "--version":
         sys.stdout.write(f"rlaif_pl {__version__}\n")
         return 0
-    if words[0] in GROUPS and words[1:2] and words[1] in ("-h", "--help", "help"):
+    if words[0] in GROUPS and words[1:2] and words[1] in ASKS:
         lines = [line for line in HELP.splitlines() if line.startswith(f"  {words[0]} ")]
         sys.stdout.write("\n".join([*lines, ""]))
         return 0
-    command = " ".join(words[:2]) if words[0] in GROUPS else words[0]
-    rest = words[len(command.split()) :]
+    length = 2 if words[0] in GROUPS else 1
+    command, rest = " ".join(words[:length]), words[length:]
     known = [*LIGHTNING, "run", *FUNCTIONS, "completion"]
     if command not in known:
         sys.stderr.write(unknown_command(command, known))
         return 2
     try:
-        if command == "run":
-            from rlaif_pl.cli.commands.run import run_experiment
-
-            return run_experiment(rest, FUNCTIONS)
-        if command == "completion":
-            return run_completion(rest)
-        if command in LIGHTNING:
-            return run_lightning(command, rest)
-        return run_function(command, rest)
+        return run_command(command, rest)
     except KeyboardInterrupt:
         sys.stderr.write(f"{command} was interrupted\n")
         return INTERRUPTED
@@ -148,6 +127,17 @@ def main(args: Sequence[str] | None = None) -> int:
         else:
             sys.stderr.write(f"error: {explained(error)}\n(RLAIF_PL_TRACEBACK=1 shows where)\n")
         return 1
+
+
+def run_command(command: str, args: list[str]) -> int:
+    """Run a command that there is."""
+    if command == "run":
+        from rlaif_pl.cli.commands.run import run_experiment
+
+        return run_experiment(args)
+    if command == "completion":
+        return run_completion(args)
+    return run_lightning(command, args) if command in LIGHTNING else run_function(command, args)
 
 
 def find_own_classes() -> None:
@@ -164,25 +154,21 @@ def find_own_classes() -> None:
 def unknown_command(command: str, known: Sequence[str]) -> str:
     """Return the error of a command that is not known: the nearest, the known, where help is."""
     group, _, last = command.rpartition(" ")
-    beside = [name for name in known if name.rpartition(" ")[0] == group]
-    near = [
-        f"{group} {each}".strip()
-        for each in get_close_matches(last, [n.split()[-1] for n in beside])
-    ]
+    beside = {name.split()[-1]: name for name in known if name.rpartition(" ")[0] == group}
+    near = [beside[each] for each in get_close_matches(last, beside)]
     near = near or get_close_matches(command, known)
     meant = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
-    single = [name for name in known if " " not in name]
-    groups = [
-        f"{g} {'|'.join(n.split()[1] for n in known if n.startswith(g + ' '))}" for g in GROUPS
-    ]
-    listed = textwrap.fill(f"known: {', '.join(single)}, {', '.join(groups)}", 100)
+    listed = [name for name in known if " " not in name]
+    for each in GROUPS:
+        listed.append(f"{each} {'|'.join(n.split()[1] for n in known if n.startswith(f'{each} '))}")
+    shown = textwrap.fill(f"known: {', '.join(listed)}", 100)
     hint = "(python -m rlaif_pl --help says more)"
-    return f"error: unknown command {command!r}{meant}\n{listed}\n{hint}\n"
+    return f"error: unknown command {command!r}{meant}\n{shown}\n{hint}\n"
 
 
 def run_completion(args: list[str]) -> int:
     """``completion SHELL``: a script that a shell completes commands and options with."""
-    from rlaif_pl.cli.commands.usage import PlainParser
+    from rlaif_pl.cli.commands.parsers import PlainParser
 
     parser = PlainParser(
         "python -m rlaif_pl completion",
@@ -192,40 +178,49 @@ def run_completion(args: list[str]) -> int:
     parser.add_argument("shell", help="bash, zsh, fish or tcsh")
     given = parser.parse_args(args)
     from rlaif_pl.cli.commands.completion import completion
-    from rlaif_pl.cli.commands.run import run_parser
 
-    return completion(given.shell, FUNCTIONS, run_parser())
+    return completion(given.shell)
 
 
 def run_lightning(command: str, args: list[str]) -> int:
     """``fit`` and its like through LightningCLI."""
-    asks = {"-h", "--help", "--print_config"}
-    if command == "fit" and not any(
-        word.split("=")[0] in ("--config", "-c", "--model", *asks) for word in args
-    ):
+    from rlaif_pl.cli.commands.parsers import find_configs
+
+    complete = {"--config", "-c", "--model", "-h", "--help", "--print_config"}
+    if command == "fit" and complete.isdisjoint(word.split("=")[0] for word in args):
         sys.stdout.write(
             f"No --config: training the quickstart reward model on AI labels ({DEFAULT_FIT}).\n"
         )
-        args = ["--config", str(find_config(DEFAULT_FIT)), *args]
+        args = ["--config", DEFAULT_FIT, *args]
+    words = [command, *find_configs(args)]
     from rlaif_pl.cli.commands.train import train
 
-    return train([command, *find_configs(args)])
+    return train(words)
+
+
+def function_of(command: str) -> Callable[..., int]:
+    """Import the function of a command."""
+    module = importlib.import_module(f"rlaif_pl.cli.commands.{FUNCTIONS[command]}")
+    function: Callable[..., int] = getattr(module, command.split()[-1])
+    return function
 
 
 def run_function(command: str, args: list[str]) -> int:
-    """A command that is one typed function."""
-    from rlaif_pl.cli.args import expand_home, gather_lists
-    from rlaif_pl.cli.commands.parsers import function_parser
+    """A command that is one typed function; models are built for the device that it is given."""
+    from rlaif_pl.cli.commands.parsers import (
+        expand_home,
+        find_configs,
+        function_parser,
+        gather_lists,
+    )
 
-    module, name = FUNCTIONS[command]
-    function: Callable[..., int] = getattr(importlib.import_module(module), name)
+    function = function_of(command)
     parser = function_parser(function, f"python -m rlaif_pl {command}")
     words = parser.parse_args(gather_lists(function, find_configs(args)))
     expand_home(words)
     with place_of(words):
         given = parser.instantiate(words)
-        options = {key: getattr(given, key) for key in inspect.signature(function).parameters}
-        return function(**options)
+        return function(**{key: given[key] for key in inspect.signature(function).parameters})
 
 
 def place_of(words: Namespace) -> AbstractContextManager[object]:
@@ -235,33 +230,3 @@ def place_of(words: Namespace) -> AbstractContextManager[object]:
     from rlaif_pl.models.device import computing_on
 
     return computing_on(words.device)
-
-
-def find_configs(args: list[str]) -> list[str]:
-    """Replace names of configs that come with the package by their paths."""
-    result: list[str] = []
-    for before, word in zip(["", *args], args, strict=False):
-        option, _, value = word.partition("=")
-        if before in ("--config", "-c"):
-            word = str(utf8(find_config(word)))
-        elif value and option in ("--config", "-c"):
-            word = f"{option}={utf8(find_config(value))}"
-        result.append(word)
-    return result
-
-
-def utf8(path: Path) -> Path:
-    """Return a config's path after a look at its bytes: the parser's refusal would name no file.
-
-    Raises:
-        ValueError: It is not UTF-8.
-    """
-    if path.is_file():
-        try:
-            path.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise ValueError(
-                f"expected {path} to be UTF-8, got bytes that are none ({error.reason}); save the "
-                "file as UTF-8"
-            ) from error
-    return path

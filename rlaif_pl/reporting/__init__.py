@@ -1,5 +1,3 @@
 """One self-contained page about a run."""
 
-from rlaif_pl.reporting.html import write_report
-
-__all__ = ["write_report"]
+from rlaif_pl.reporting.html import write_report as write_report

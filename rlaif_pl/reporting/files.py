@@ -16,7 +16,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rlaif_pl.data.csv_rows import read_table
 from rlaif_pl.evaluation.pairs import READERS, judges_in
@@ -41,24 +41,23 @@ def read_history(path: Path) -> dict[str, list[tuple[int, float]]]:
     points: dict[str, dict[int, float]] = {}
     for row in read_table(path).rows:
         step = finite(row.pop("step", None))
-        if step is None:
-            continue
         for name, text in row.items():
-            value = finite(text)
-            if value is not None:
+            if step is not None and (value := finite(text)) is not None:
                 points.setdefault(name, {})[int(step)] = value
     return {name: sorted(values.items()) for name, values in points.items()}
 
 
-def read_json(path: Path) -> object:
-    """Read one JSON value."""
-    return json.loads(path.read_text(encoding="utf-8"))
+def read_json(path: Path) -> Any:
+    """Read one JSON value, or a list of one a line."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix != ".jsonl":
+        return json.loads(text)
+    return [json.loads(line) for line in text.split("\n") if line.strip()]
 
 
-def read_json_lines(path: Path) -> list[object]:
-    """Read a JSON value a line."""
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines if line.strip()]
+def read_records(kind: type[T], path: Path) -> list[T]:
+    """Read JSON objects as records; see ``records``."""
+    return records(kind, read_json(path))
 
 
 def read_mapping(path: Path) -> dict[str, object]:
@@ -78,14 +77,13 @@ def records(kind: type[T], content: object) -> list[T]:
     if not isinstance(content, list):
         raise ValueError(f"expected a JSON list, got {type(content).__name__}")
     known = fields(kind)  # type: ignore[arg-type]
-    names = [f.name for f in known]
     needed = [f.name for f in known if f.default is MISSING and f.default_factory is MISSING]
     found = []
     for number, row in enumerate(content, 1):
         missing = [name for name in needed if not isinstance(row, dict) or name not in row]
         if missing:
             raise ValueError(f"entry {number} lacks {', '.join(missing)}")
-        found.append(kind(**{name: row[name] for name in names if name in row}))
+        found.append(kind(**{f.name: row[f.name] for f in known if f.name in row}))
     return found
 
 
@@ -133,20 +131,16 @@ def title_of(stage: str, command: str, metrics: Mapping[str, float]) -> str:
 def read_results(path: Path) -> Results:
     """Read tables and the plot beside. ``ValueError``: the file is another, or the plot too large."""
     page = Page.from_json(read_json(path))
-    return Results(page, _plot(path.parent, page.plot))
-
-
-def _plot(folder: Path, name: str) -> str:
-    """Return a plot as an address that holds all of it."""
-    path = folder / name
-    if Path(name).name != name or path.suffix not in PLOTS or not path.is_file():
-        return ""
-    size = path.stat().st_size
+    plot = path.parent / page.plot
+    if Path(page.plot).name != page.plot or plot.suffix not in PLOTS or not plot.is_file():
+        return Results(page, "")
+    size = plot.stat().st_size
     if size > LARGEST_PLOT:
         raise ValueError(
-            f"expected a plot of at most {LARGEST_PLOT} bytes, got {size} in {path.name}"
+            f"expected a plot of at most {LARGEST_PLOT} bytes, got {size} in {plot.name}"
         )
-    return f"data:{PLOTS[path.suffix]};base64,{base64.b64encode(path.read_bytes()).decode()}"
+    data = base64.b64encode(plot.read_bytes()).decode()
+    return Results(page, f"data:{PLOTS[plot.suffix]};base64,{data}")
 
 
 COUNT = "a2c/alarm_count"  # logged at every step that is watched
@@ -171,7 +165,6 @@ class Alarm:
     since: int  # first step beyond the limit
 
     def __post_init__(self) -> None:
-        """Refuse what is not a number, which a page cannot lay out."""
         numbers = (self.value, self.limit, self.step, self.since)
         if any(finite(number) is None for number in numbers):
             raise ValueError(f"expected numbers in an alarm, got {numbers}")
@@ -183,10 +176,8 @@ class Alarm:
 
     def sentence(self) -> str:
         """Say it in a sentence."""
-        return (
-            f"{self.text}: {self.value:.3g} at step {self.step}, beyond its limit of "
-            f"{self.limit:g} since step {self.since}"
-        )
+        limit = f"beyond its limit of {self.limit:g} since step {self.since}"
+        return f"{self.text}: {self.value:.3g} at step {self.step}, {limit}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,11 +205,9 @@ class Alarms:
         if self.best_value is not None:
             best = f"step {self.best_step} (validation reward or judge: {self.best_value:.4g})"
         if self.action != "stop":
+            went = "Training went on (action: warn): what is exported are the weights of the last step."
             kept = f" The best before the alarm are those of {best}, in {self.best_file}."
-            return (
-                "Training went on (action: warn): what is exported are the weights of the last step."
-                + (kept if best else "")
-            )
+            return went + (kept if best else "")
         stop = f"Training was stopped at step {max(alarm.step for alarm in self.alarms)}."
         if not best:
             return f"{stop} No weights had been measured before, so those of the last step stayed."
@@ -236,10 +225,6 @@ def read_alarms(path: Path) -> Alarms:
         raise ValueError("expected at least one alarm, got none")
     best = mapping(content.get("best", {}))
     value, step = finite(best.get("value")), finite(best.get("step"))
-    return Alarms(
-        str(content.get("action")),
-        alarms,
-        None if step is None or value is None else int(step),
-        value,
-        str(best.get("file", "checkpoints")),
-    )
+    best_step = None if step is None or value is None else int(step)
+    file = str(best.get("file", "checkpoints"))
+    return Alarms(str(content.get("action")), alarms, best_step, value, file)

@@ -1,4 +1,4 @@
-"""What a report shows, read from the files of a run folder.
+"""What a report shows, read from the files of a run folder, each of which may be missing.
 
 ::
 
@@ -19,54 +19,35 @@
     <run>/<stage>/labels.json       "order_gap_counts": pairs by order gap, in bins over [0, 1]
 
 The last four are looked for in ``evaluate`` first, then in every stage, the latest first; so is the
-value of a metric that several stages measured. Each file may be missing; one that cannot be read is
-named in ``Run.problems`` and counts as missing. ``samples.jsonl`` of ``select`` and ``evaluate
-matrix`` is of another kind and is not read.
+value of a metric that several stages measured. A damaged file is named in ``Run.problems``.
+``samples.jsonl`` of ``select`` and ``evaluate matrix`` is of another kind and is not read.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from rlaif_pl.data.metric_files import (
-    OF_STAGE,
-    TABLES,
-    estimate_of,
-    merge_stages,
-    read_metrics,
-)
+from rlaif_pl.data.metric_files import OF_STAGE, TABLES, estimate_of, merge_stages, read_metrics
 from rlaif_pl.evaluation.pairs import METRIC
-from rlaif_pl.reporting.files import (
-    Alarms,
-    Results,
-    attempt,
-    finite,
-    read_alarms,
-    read_history,
-    read_json,
-    read_json_lines,
-    read_mapping,
-    read_results,
-    records,
-)
+from rlaif_pl.reporting import files
 from rlaif_pl.statistics import ReliabilityBin
 
 T = TypeVar("T")
 RATINGS = "ratings.csv"
 VERDICTS = f"/{METRIC}_"  # in names of `judge_metrics`
 OTHER_SAMPLES = ("select", "evaluate matrix")  # commands with a samples.jsonl of their own
-EVALUATION = "evaluate"  # the stage whose word counts most
 
 
 @dataclass(frozen=True, slots=True)
 class ShownSample:
     """Responses of both policies to one prompt."""
 
-    prompt: str  # the prompt
+    prompt: str
     reference: str | None  # a person's response; None where there is none
     sft: list[str]  # responses before reinforcement learning
     policy: list[str]  # responses after it
@@ -105,12 +86,10 @@ class ReportStage:
     command: str  # what ran
     config: str = ""  # text of its config
     facts: Mapping[str, object] = field(default_factory=dict)  # facts of its run
-    # points `(step, value)` by metric
-    history: Mapping[str, list[tuple[int, float]]] = field(default_factory=dict)
-    # its own numbers; what is not finite is left out
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    alarms: Alarms | None = None  # reward hacking alarms; None where none went off
-    results: Results | None = None  # tables and plot; None where it left none
+    history: Mapping[str, list[tuple[int, float]]] = field(default_factory=dict)  # steps and values
+    metrics: Mapping[str, float] = field(default_factory=dict)  # its own finite numbers
+    alarms: files.Alarms | None = None  # reward hacking alarms; None where none went off
+    results: files.Results | None = None  # tables and plot; None where it left none
 
     def ran(self, *commands: str) -> bool:
         """Tell whether it is one of these commands, such as ``evaluate matrix``."""
@@ -125,8 +104,7 @@ class Run:
     metrics: Mapping[str, float]  # flat numbers by bare name; what is not finite is left out
     stages: Sequence[ReportStage]  # stages in the order they ended
     samples: Sequence[ShownSample]  # samples of the evaluation
-    # win rates of all stages, those of the first that has some in front
-    win_rates: Sequence[ShownWinRate]
+    win_rates: Sequence[ShownWinRate]  # of all stages, those of the first that has some in front
     reliability: Sequence[ReliabilityBin]  # reliability of the reward model
     problems: Sequence[str]  # files that are there and could not be read, and why
     # labeled pairs by the gap between the two orders, in bins of equal width over [0, 1]; none where
@@ -135,15 +113,11 @@ class Run:
     # the same numbers, where stages measured different values once a stage, as `stage:name`
     by_stage: Mapping[str, float] = field(default_factory=dict)
 
-    def preferred(self) -> list[ReportStage]:
-        """Return finished stages, those whose word counts most first."""
-        return preferred([stage for stage in self.stages if stage.is_finished])
-
 
 def preferred(stages: Sequence[ReportStage]) -> list[ReportStage]:
-    """Put ``evaluate`` first, then the latest."""
+    """Put the stage whose word counts most first, ``evaluate``, then the latest."""
     latest = list(reversed(stages))
-    return sorted(latest, key=lambda stage: stage.name != EVALUATION)
+    return sorted(latest, key=lambda stage: stage.name != "evaluate")
 
 
 def read_run(folder: Path) -> Run:
@@ -161,7 +135,7 @@ def read_run(folder: Path) -> Run:
 
     def found(name: str, read: Callable[[Path], list[T]]) -> Iterator[tuple[str, list[T]]]:
         for stage in order:
-            rows = attempt(folder / stage.name / name, read, problems)
+            rows = files.attempt(folder / stage.name / name, read, problems)
             if rows:
                 yield stage.name, rows
 
@@ -171,18 +145,18 @@ def read_run(folder: Path) -> Run:
     others = {stage.name for stage in order if stage.ran(*OTHER_SAMPLES)}
 
     def samples(path: Path) -> list[ShownSample]:
-        return [] if path.parent.name in others else records(ShownSample, read_json_lines(path))
+        return [] if path.parent.name in others else files.read_records(ShownSample, path)
 
-    merged = attempt(folder / "metrics.json", read_metrics, problems) or {}
+    merged = files.attempt(folder / "metrics.json", read_metrics, problems) or {}
     metrics, by_stage = _metrics(merged, stages)
-    judged = list(found("win_rates.json", lambda path: records(ShownWinRate, read_json(path))))
+    judged = found("win_rates.json", partial(files.read_records, ShownWinRate))
     return Run(
         folder.resolve().name,
         metrics,
         stages,
         first("samples.jsonl", samples),
         _win_rates(judged),
-        first("reliability.json", lambda path: records(ReliabilityBin, read_json(path))),
+        first("reliability.json", partial(files.read_records, ReliabilityBin)),
         problems,
         first("labels.json", _order_gaps),
         by_stage,
@@ -196,11 +170,8 @@ def _metrics(
     finished = [stage for stage in stages if stage.is_finished]
     names = {stage.name for stage in stages}
     known = {name for stage in finished for name in stage.metrics}
-    bare = {
-        name: value
-        for name, value in merged.items()
-        if math.isfinite(value) and name.split(OF_STAGE)[0] not in names
-    }
+    own = {n: value for n, value in merged.items() if n.split(OF_STAGE)[0] not in names}
+    bare = {name: value for name, value in own.items() if math.isfinite(value)}
     by_stage = {name: value for name, value in bare.items() if name not in known}
     by_stage |= merge_stages({stage.name: stage.metrics for stage in finished})
     for stage in reversed(preferred(finished)):
@@ -220,44 +191,43 @@ def _laid_over(older: Mapping[str, float], newer: Mapping[str, float]) -> dict[s
 
 
 def _read_stage(folder: Path, problems: list[str]) -> ReportStage:
-    is_finished = any((folder / name).is_file() for name in ("done.json", RATINGS))
-    record = folder / ("done.json" if is_finished else "started.json")
-    known = attempt(record, read_mapping, problems) or _rated(folder / RATINGS)
-    metrics = attempt(folder / "metrics.json", read_metrics, problems) or {}
+    def read(name: str, how: Callable[[Path], T]) -> T | None:
+        return files.attempt(folder / name, how, problems)
+
+    rated = folder / RATINGS  # of people, who leave no done.json
+    is_finished = (folder / "done.json").is_file() or rated.is_file()
+    known = read("done.json" if is_finished else "started.json", files.read_mapping)
+    if not known and rated.is_file():
+        command = "-m rlaif_pl evaluate ratings --out"
+        known = {"command": command, "time": rated.stat().st_mtime}
+    known, metrics = known or {}, read("metrics.json", read_metrics) or {}
     return ReportStage(
         folder.name,
         is_finished,
-        finite(known.get("seconds")) if is_finished else None,
-        int(finite(known.get("attempts")) or 1),
-        finite(known.get("time")) or 0.0,
+        files.finite(known.get("seconds")) if is_finished else None,
+        int(files.finite(known.get("attempts")) or 1),
+        files.finite(known.get("time")) or 0.0,
         str(known.get("command", "")),
-        attempt(folder / "config.yaml", lambda path: path.read_text("utf-8"), problems) or "",
-        attempt(folder / "run_facts.json", read_mapping, problems) or {},
-        attempt(folder / "history.csv", read_history, problems) or {},
+        read("config.yaml", lambda path: path.read_text("utf-8")) or "",
+        read("run_facts.json", files.read_mapping) or {},
+        read("history.csv", files.read_history) or {},
         {name: value for name, value in metrics.items() if math.isfinite(value)},
-        attempt(folder / "alarms.json", read_alarms, problems),
-        attempt(folder / TABLES, read_results, problems),
+        read("alarms.json", files.read_alarms),
+        read(TABLES, files.read_results),
     )
 
 
-def _rated(path: Path) -> dict[str, object]:
-    """Return what done.json would say of people's ratings; nothing where there are none."""
-    if not path.is_file():
-        return {}
-    return {"command": "-m rlaif_pl evaluate ratings --out", "time": path.stat().st_mtime}
-
-
-def _win_rates(judged: Sequence[tuple[str, list[ShownWinRate]]]) -> list[ShownWinRate]:
-    kept = list(judged[0][1]) if judged else []
-    for stage, rates in judged[1:]:
+def _win_rates(judged: Iterable[tuple[str, list[ShownWinRate]]]) -> list[ShownWinRate]:
+    kept: list[ShownWinRate] = []
+    for number, (stage, rates) in enumerate(judged):
         known = {replace(rate, stage="") for rate in kept}
-        kept += [replace(rate, stage=stage) for rate in rates if rate not in known]
+        kept += [replace(r, stage=stage if number else "") for r in rates if r not in known]
     return kept
 
 
 def _order_gaps(path: Path) -> list[int]:
     """Read the histogram of a labeling job; no pairs at all are no histogram."""
-    counts = read_mapping(path).get("order_gap_counts")
+    counts = files.read_mapping(path).get("order_gap_counts")
     if not isinstance(counts, list) or not all(isinstance(n, int) and n >= 0 for n in counts):
         raise ValueError(f"expected order_gap_counts to be a list of counts, got {counts!r}")
     return counts if any(counts) else []

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
-from rlaif_pl.data.metric_files import OF_STAGE
+from rlaif_pl.data.metric_files import LIMITS, OF_STAGE
 from rlaif_pl.evaluation.pairs import judges_in
 from rlaif_pl.evaluation.samples import GREEDY
 from rlaif_pl.labeling.usage.spending import factor
@@ -79,8 +79,7 @@ ALIGNMENT = (
 REINFORCED = r"(^|[/_-])(a2c|rl|ppo)"  # names of stages and metrics of reinforcement learning
 
 
-@dataclass(frozen=True, slots=True)
-class MetricRow:
+class MetricRow(NamedTuple):
     """One line of the metrics table."""
 
     name: str  # metric
@@ -93,30 +92,23 @@ def metric_rows(run: Run) -> list[MetricRow]:
     """Return all metrics of a run without the limits beside them; known ones first."""
     metrics = run.by_stage or run.metrics
     stages = {stage.name: stage.metrics for stage in run.stages}
-    limits = {
-        f"{name}_{side}" for name in metrics for side in ("low", "high") if f"{name}_low" in metrics
-    }
+    limits = {f"{name}{end}" for name in metrics if f"{name}_low" in metrics for end in LIMITS}
     rank = {name: number for number, name in enumerate(MEANINGS)}
     rows = []
     for key in metrics:
-        if key not in limits:
-            stage, _, name = key.rpartition(OF_STAGE)
-            meaning = _meaning(stages.get(stage, run.metrics), name)
-            rows.append(MetricRow(name, meaning, _number(metrics, key), stage))
+        if key in limits:
+            continue
+        stage, _, name = key.rpartition(OF_STAGE)
+        plain = name.removeprefix(f"{GREEDY}/")
+        judges = judges_in(stages.get(stage, run.metrics), name.partition("/")[0])
+        meaning = MEANINGS.get(plain, "").replace("{judges}", judges)
+        meaning += " (likeliest responses)" if meaning and plain != name else ""
+        rows.append(MetricRow(name, meaning, _number(metrics, key), stage))
     return sorted(rows, key=lambda row: (rank.get(row.name, len(rank)), row.name, row.stage))
 
 
-def _meaning(metrics: Mapping[str, float], name: str) -> str:
-    """Say what a metric is; ``metrics`` are those of the stage that measured it."""
-    judges = judges_in(metrics, name.partition("/")[0])
-    plain = name.removeprefix(f"{GREEDY}/")
-    meaning = MEANINGS.get(plain, "").replace("{judges}", judges)
-    return f"{meaning} (likeliest responses)" if meaning and plain != name else meaning
-
-
 def _number(metrics: Mapping[str, float], name: str) -> str:
-    value = metrics[name]
-    found = Interval.read(metrics, name)
+    value, found = metrics[name], Interval.read(metrics, name)
     if found is not None and math.isfinite(found.low):
         return found.number(".3g")
     return f"{value:,.0f}" if float(value).is_integer() else f"{value:.4g}"
@@ -124,22 +116,22 @@ def _number(metrics: Mapping[str, float], name: str) -> str:
 
 def reinforced(run: Run) -> ReportStage | None:
     """Return the last stage whose history is reinforcement learning's."""
-    found = (
-        stage
-        for stage in reversed(run.stages)
-        if stage.history and any(re.search(REINFORCED, n) for n in (stage.name, *stage.history))
-    )
-    return next(found, None)
+    for stage in reversed(run.stages):
+        names = (stage.name, *stage.history)
+        if stage.history and any(re.search(REINFORCED, name) for name in names):
+            return stage
+    return None
 
 
 def training_curves(stage: ReportStage | None) -> list[tuple[str, str | None]]:
     """Return title and plot of each of ``CURVES``; None where it was not measured."""
     history = {} if stage is None else stage.history
-    return [
-        (title, name and curve(history[name], f"{title} ({name})", number))
-        for number, (title, patterns) in enumerate(CURVES)
-        for name in [_match(list(history), patterns)]
-    ]
+    names = sorted(history, key=lambda name: ("val" in name, name))  # training before others
+    found: list[tuple[str, str | None]] = []
+    for number, (title, patterns) in enumerate(CURVES):
+        name = next((n for each in patterns for n in names if re.search(each, n)), None)
+        found.append((title, name and curve(history[name], f"{title} ({name})", number)))
+    return found
 
 
 def all_curves(stage: ReportStage) -> list[str]:
@@ -151,13 +143,6 @@ def all_curves(stage: ReportStage) -> list[str]:
     ]
 
 
-def _match(names: Sequence[str], patterns: Sequence[str]) -> str | None:
-    """Return the first name that the earliest possible pattern matches; training before others."""
-    ordered = sorted(names, key=lambda name: ("val" in name, name))
-    found = (name for pattern in patterns for name in ordered if re.search(pattern, name))
-    return next(found, None)
-
-
 def alignment_bars(metrics: Mapping[str, float]) -> list[tuple[str, Interval, bool]]:
     """Return the labeler's agreement with gold verdicts beside its baselines, for ``plots.bars``."""
     read = ((label, Interval.read(metrics, name), flag) for label, name, flag in ALIGNMENT)
@@ -166,23 +151,22 @@ def alignment_bars(metrics: Mapping[str, float]) -> list[tuple[str, Interval, bo
 
 def fact_rows(stages: Sequence[ReportStage]) -> list[tuple[str, list[str]]]:
     """Return each fact with its values; one value where all stages agree, else one a stage."""
+
+    def shown(value: object) -> str:
+        if isinstance(value, dict):
+            return ", ".join(f"{key} {item}" for key, item in value.items())
+        if isinstance(value, int) and not isinstance(value, bool) and value >= 10_000:
+            return f"{value:,}"
+        return "none" if value is None else str(value)
+
     known = [stage for stage in stages if stage.facts]
-    names = list(dict.fromkeys(name for stage in known for name in stage.facts))
     rows = []
-    for name in names:
-        values = [_fact(stage.facts.get(name)) for stage in known]
-        same = len(set(values)) == 1
-        each = [f"{s.name}: {v}" for s, v in zip(known, values, strict=True)]
-        rows.append((name.replace("_", " "), values[:1] if same else each))
+    for name in dict.fromkeys(name for stage in known for name in stage.facts):
+        values = {stage.name: shown(stage.facts.get(name)) for stage in known}
+        different = set(values.values())
+        each = [f"{stage}: {value}" for stage, value in values.items()]
+        rows.append((name.replace("_", " "), list(different) if len(different) == 1 else each))
     return rows
-
-
-def _fact(value: object) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {item}" for key, item in value.items())
-    if isinstance(value, int) and not isinstance(value, bool):
-        return f"{value:,}" if value >= 10_000 else str(value)
-    return "none" if value is None else str(value)
 
 
 KINDS = {
@@ -200,8 +184,6 @@ SHARES = {
     "decided": "labels further than 0.1 from one half",
     "off_option_mass": "probability outside the verdict tokens",
 }
-
-
 Lines = list[tuple[str, str]]  # what was measured, and the figure with its interval, if any
 
 
@@ -220,18 +202,20 @@ def position_lines(metrics: Mapping[str, float], prefix: str = "label") -> Lines
     """Return what is known of position bias; none where the labeler has no orders."""
     names = ("same_slot", "same_slot_first", "position_gap")
     same, first, gap = (Interval.read(metrics, f"{prefix}/{name}") for name in names)
+    if not same:
+        return []
     p_value = metrics.get(f"{prefix}/same_slot_p_value")
+    told = None if p_value is None else f"{p_value:.2g}"
     counts = [metrics.get(f"{prefix}/same_slot_{slot}", math.nan) for slot in (1, 2)]
-    lines = {
-        "same slot won in both orders": same and same.percent(),
-        "of these, slot 1": first and first.percent(),
-        "pairs won by slot 1 / slot 2": first and " / ".join(f"{n:,.0f}" for n in counts),
-        "two-sided binomial p of 'either slot as often'": None
-        if p_value is None
-        else f"{p_value:.2g}",
-        "mean difference of the probability between the orders": gap and gap.number(".3g"),
-    }
-    return [(text, value) for text, value in lines.items() if value] if same else []
+    return _known(
+        {
+            "same slot won in both orders": same.percent(),
+            "of these, slot 1": first and first.percent(),
+            "pairs won by slot 1 / slot 2": first and " / ".join(f"{n:,.0f}" for n in counts),
+            "two-sided binomial p of 'either slot as often'": told,
+            "mean difference of the probability between the orders": gap and gap.number(".3g"),
+        }
+    )
 
 
 def cost_lines(metrics: Mapping[str, float], prefix: str = "label/cost") -> Lines:
@@ -240,16 +224,23 @@ def cost_lines(metrics: Mapping[str, float], prefix: str = "label/cost") -> Line
     read, written, words, ai, human = (
         Interval.read(metrics, f"{prefix}/{name}_per_pair") for name in names
     )
+    if not human:
+        return []
     cheaper = metrics.get(f"{prefix}/times_cheaper")
-    lines = {
-        "tokens read a pair": read and read.number(".3g"),
-        "tokens written a pair": written and written.number(".3g"),
-        "AI label, $ a pair": _dollars(ai),
-        "words a person would read for a pair": words and words.number(".3g"),
-        "person's label at $0.11 per 50 words, $ a pair": _dollars(human),
-        "times cheaper": None if cheaper is None else factor(cheaper),
-    }
-    return [(text, value) for text, value in lines.items() if value] if human else []
+    return _known(
+        {
+            "tokens read a pair": read and read.number(".3g"),
+            "tokens written a pair": written and written.number(".3g"),
+            "AI label, $ a pair": _dollars(ai),
+            "words a person would read for a pair": words and words.number(".3g"),
+            "person's label at $0.11 per 50 words, $ a pair": _dollars(human),
+            "times cheaper": None if cheaper is None else factor(cheaper),
+        }
+    )
+
+
+def _known(lines: Mapping[str, object]) -> Lines:
+    return [(text, str(value)) for text, value in lines.items() if value]
 
 
 def _dollars(found: Interval | None) -> str:
@@ -262,14 +253,12 @@ def _dollars(found: Interval | None) -> str:
 def label_warnings(metrics: Mapping[str, float]) -> list[str]:
     """Say what of the labels a reader should know before believing what was trained on them."""
     found = []
-    for prefix in ("label", "labeler"):
-        same = metrics.get(f"{prefix}/same_slot")
-        if same is not None and same > MAX_SAME_SLOT:
-            found.append(
-                f"The same slot won in both orders in {100 * same:.0f} % of pairs: the labels say "
-                "more about slots than about responses."
-            )
-            break
+    shares = [metrics.get(f"{prefix}/same_slot", 0.0) for prefix in ("label", "labeler")]
+    if same := next((share for share in shares if share > MAX_SAME_SLOT), None):
+        found.append(
+            f"The same slot won in both orders in {100 * same:.0f} % of pairs: the labels say more "
+            "about slots than about responses."
+        )
     asked = metrics.get("label/count/asked", 0.0)
     missing = sum(metrics.get(f"label/count/{kind}", 0.0) for kind in UNUSABLE)
     if asked and missing / asked > MAX_UNUSABLE:

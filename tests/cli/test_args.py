@@ -7,7 +7,7 @@ import yaml
 from jsonargparse import Namespace
 
 from rlaif_pl.cli import main as cli
-from rlaif_pl.cli.args import expand_home, gather_lists
+from rlaif_pl.cli.commands.parsers import expand_home, gather_lists
 
 CLASS = "rlaif_pl.labeling.PairwiseLabeler"
 

@@ -1,6 +1,5 @@
 """Every command that loads a model computes on the device that it is given."""
 
-import importlib
 import inspect
 import json
 
@@ -103,8 +102,8 @@ def takes_model(function) -> bool:
 
 def test_commands_that_load_a_model_take_a_device():
     found = []
-    for name, (module, attribute) in cli.FUNCTIONS.items():
-        function = getattr(importlib.import_module(module), attribute)
+    for name in cli.FUNCTIONS:
+        function = cli.function_of(name)
         parameters = inspect.signature(function).parameters
         assert ("device" in parameters) == (takes_model(function) or name in LOADS_BY_ITSELF), name
         if "device" in parameters:
@@ -116,10 +115,8 @@ def test_commands_that_load_a_model_take_a_device():
 
 @pytest.mark.parametrize("name", DEVICE_COMMANDS)
 def test_a_device_that_is_not_there_is_refused_before_anything_is_read(name):
-    module, attribute = cli.FUNCTIONS[name]
-    function = getattr(importlib.import_module(module), attribute)
     with pytest.raises(ValueError, match=r"this machine has cpu.*got 'cuda:99'"):
-        function(device="cuda:99")
+        cli.function_of(name)(device="cuda:99")
 
 
 def test_sampling_draws_there_what_the_cpu_draws(command, tmp_path, tiny_model_folder, prompts):

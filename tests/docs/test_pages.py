@@ -1,7 +1,6 @@
 """Pages say what is so: their lines are short, and paths, metrics and commands in them exist."""
 
 import ast
-import importlib
 import os
 import re
 from argparse import ArgumentParser
@@ -67,9 +66,7 @@ def options_of(command: str) -> frozenset[str]:
         of_command = ("--config", "--print_config", *(f"--{key}" for key in OUTER))
         return frozenset((*of_command, *lightning_parser()._option_string_actions))
     else:
-        module, name = cli.FUNCTIONS[command]
-        function = getattr(importlib.import_module(module), name)
-        parser = function_parser(function, f"python -m rlaif_pl {command}")
+        parser = function_parser(cli.function_of(command), f"python -m rlaif_pl {command}")
     return frozenset(parser._option_string_actions)
 
 

@@ -1,5 +1,3 @@
-"""What the command line runs besides fit: one module a command, each a typed function."""
+"""What the command line runs besides fit: each a typed function."""
 
-from rlaif_pl.cli.commands.plain_texts import accept_plain_texts
-
-accept_plain_texts()  # before any command makes its parser
+import rlaif_pl.cli.commands.values  # noqa: F401 - before any command makes its parser

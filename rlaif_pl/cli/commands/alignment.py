@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 
-from rlaif_pl.cli.commands.evaluate import write
+from rlaif_pl.data.metric_files import write_metrics
 from rlaif_pl.data.sources import DataSource, load_preferences
 from rlaif_pl.evaluation.agreement import table as tables
 from rlaif_pl.evaluation.agreement.measure import QualityThresholds, measure_alignment
@@ -87,7 +88,7 @@ def alignment(
             members |= {f"member {n}": member for n, member in enumerate(judge.labelers, 1)}
             metrics |= compare(members, gold, "members", prices, estimator, out, store)
     if out is not None:
-        write(out, metrics)
+        write_metrics(Path(out) / "metrics.json", metrics)
     gate.check(report)
     return 0
 
@@ -102,9 +103,15 @@ def compare(
     store: ReplyStore | None,
 ) -> dict[str, float]:
     """Measure labelers side by side, print their table, write it, and return its metrics."""
+
+    def one_by_one() -> Iterator[tuple[str, Labeler]]:
+        """Let go of each labeler, so that the models of all rows are not held at once."""
+        for name in list(rows):
+            yield name, ready(build_labeler(rows.pop(name)), gold, store, prices, name)
+
     progress = Console(stderr=True)
     table = measure_table(
-        _one_by_one(rows, gold, store, prices),
+        one_by_one(),
         gold,
         prices=prices,
         estimator=estimator,
@@ -115,7 +122,7 @@ def compare(
     metrics = tables.to_metrics(table)
     if out is not None:
         tables.write(table, out)
-        write(out, metrics)
+        write_metrics(Path(out) / "metrics.json", metrics)
     return metrics
 
 
@@ -124,18 +131,13 @@ def gold_pairs(
     max_words: int | None = None,
     words: Callable[[Preference], int] = lambda pair: len(pair.prompt.split()),
 ) -> Sequence[Preference]:
-    """Return the pairs of a source that have at most so many words, of the prompt by default.
-
-    Raises:
-        ValueError: No pair is left.
-    """
+    """Return a source's pairs of at most so many words, by default of the prompt; ValueError: none."""
     source = DataSource(data) if isinstance(data, str) else data
-    limit = source.limit
-    # Of the pairs that are short enough the first are kept, so the limit comes last.
-    source = replace(source, limit=limit if max_words is None else None)
-    rows = load_preferences(source).rows
-    if max_words is not None:
-        rows = [row for row in rows if words(row) <= max_words][:limit]
+    if max_words is None:
+        rows = load_preferences(source).rows
+    else:  # of the pairs that are short enough the first are kept, so the limit comes last
+        rows = load_preferences(replace(source, limit=None)).rows
+        rows = [row for row in rows if words(row) <= max_words][: source.limit]
     if not rows:
         raise ValueError(
             f"expected pairs of at most {max_words} words in {source.name}, got none; raise max_words"
@@ -154,29 +156,26 @@ def ready(
 
     ``prices`` are those of a back end that has none of its own.
     """
-    console = Console(stderr=True)
 
     def tell(line: str) -> None:
-        text = f"{name}: {line}" if name else line
-        console.print(escape(text), highlight=False, soft_wrap=True)
+        text = escape(f"{name}: {line}" if name else line)
+        Console(stderr=True).print(text, highlight=False, soft_wrap=True)
 
-    people = [gold[place] for place in decided(gold)]
-    projection = estimate_cost(labeler, people, prices) if people else None
-    if projection is not None:
-        tell(projection.line())
+    pace = announced(labeler, [gold[place] for place in decided(gold)], tell, prices)
     if isinstance(labeler, KeepsReplies):
-        labeler.keep_replies(
-            store, None if projection is None else ThroughputEstimator(projection, tell).count
-        )
+        labeler.keep_replies(store, None if pace is None else pace.count)
     return labeler
 
 
-def _one_by_one(
-    rows: dict[str, Labeler | str],
-    gold: Sequence[Preference],
-    store: ReplyStore | None,
-    prices: Price | None,
-) -> Iterator[tuple[str, Labeler]]:
-    """Yield labelers and let go of each, so that the models of all rows are not held at once."""
-    for name in list(rows):
-        yield name, ready(build_labeler(rows.pop(name)), gold, store, prices, name)
+def announced(
+    labeler: Labeler,
+    pairs: Sequence[Preference],
+    tell: Callable[[str], None],
+    prices: Price | None = None,
+) -> ThroughputEstimator | None:
+    """Tell what labeling pairs is likely to take, before it is; None where nothing is known."""
+    projection = estimate_cost(labeler, pairs, prices) if pairs else None
+    if projection is None:
+        return None
+    tell(projection.line())
+    return ThroughputEstimator(projection, tell)

@@ -25,10 +25,7 @@ from rlaif_pl.tables import Column, Table
 
 @on_device
 def doctor(
-    model: str | None = None,
-    dtype: str = "auto",
-    device: str = "auto",
-    server: str | None = None,
+    model: str | None = None, dtype: str = "auto", device: str = "auto", server: str | None = None
 ) -> int:
     """Check compiled ops, embedded models, configs and devices; exit 1 where a part is missing.
 
@@ -39,38 +36,31 @@ def doctor(
             ``mps``.
         server: Also ask a vLLM server, by its address, what it can do.
     """
-    checks: list[tuple[str, Callable[[], str]]] = [
-        ("python and torch", versions),
-        ("compiled ops", compiled_ops),
-        (
-            "embedded model",
-            lambda: f"sha256 {verify_embedded_model().weights_sha256[:16]}... verified",
+    checks: dict[str, Callable[[], str]] = {
+        "python and torch": lambda: f"python {sys.version.split()[0]}, torch {torch.__version__}",
+        "compiled ops": compiled_ops,
+        "embedded model": lambda: (
+            f"sha256 {verify_embedded_model().weights_sha256[:16]}... verified"
         ),
-        ("independent judge", lambda: str(minilm_folder())),
-        ("configs", lambda: str(config_paths())),
-        ("device", devices),
-        ("disk", disk),
-    ]
+        "independent judge": lambda: str(minilm_folder()),
+        "configs": lambda: str(config_paths()),
+        "device": devices,
+        "disk": disk,
+    }
     if model is not None:
-        checks.append((f"model {model}", lambda: way_of(model, dtype, device)))
+        checks[f"model {model}"] = lambda: way_of(model, dtype, device)
     if server is not None:
-        checks.append((f"server {server}", lambda: server_facts(server)))
-    rows = []
-    healthy = True
-    for name, check in checks:
+        checks[f"server {server}"] = lambda: server_facts(server)
+    rows, status = [], 0
+    for name, check in checks.items():
         try:
             rows.append([name, "ok", check()])
         except (OSError, ValueError, RuntimeError) as error:
-            healthy = False
+            status = 1
             rows.append([name, "MISSING", str(error)])
     columns = [Column(title, align="left") for title in ("part", "", "what was found")]
     Console().print(Table("", columns, rows).rich())
-    return 0 if healthy else 1
-
-
-def versions() -> str:
-    """Python and library versions."""
-    return f"python {sys.version.split()[0]}, torch {torch.__version__}"
+    return status
 
 
 def compiled_ops() -> str:
@@ -108,10 +98,8 @@ def way_of(model: str, dtype: str, device: str) -> str:
     found = policy.top.capabilities
     place = f"{policy.device}, {str(resolve_dtype(options.dtype)).removeprefix('torch.')}"
     if found.packs:
-        sampled = (
-            "one token a text over one copy of each prompt's keys" if found.decodes else "whole"
-        )
-        return f"packed without padding ({place}); samples: {sampled}"
+        steps = "one token a text over one copy of each prompt's keys"
+        return f"packed without padding ({place}); samples: {steps if found.decodes else 'whole'}"
     way = "padded batches" if found.pads else "texts of one length"
     return f"{way} ({place}), each prompt once a response: {found.reason}"
 

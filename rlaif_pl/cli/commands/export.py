@@ -1,4 +1,4 @@
-"""``export``: preferences as Parquet or JSON lines, in our columns or those other trainers read."""
+"""``export``: preferences and policies as other trainers read them; ``report``: a run as a page."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from rlaif_pl.data.card import dataset_card
 from rlaif_pl.data.label_export import Exported, ExportLayout, soft_rows, trl_rows, write_parquet
 from rlaif_pl.data.metric_files import read_metrics, write_json_lines, write_text
 from rlaif_pl.data.sources import DataSource, load_preferences
+from rlaif_pl.errors import within
 from rlaif_pl.evaluation.selection import Candidate
 from rlaif_pl.labeling.usage.reply_export import export_replies
 from rlaif_pl.labeling.usage.reply_store import ReplyStore
 from rlaif_pl.models.adapter_export import Form, check_export, export_policy
 from rlaif_pl.models.model_folder import check_place
+from rlaif_pl.reporting import write_report
 
 
 def export(
@@ -65,19 +67,19 @@ def export(
         sys.stdout.write(f"{form} of {run} written to {target}\n")
         return 0
     if preferences is None:
-        return _export_replies(str(replies), out)
-    if not 0 <= min_margin <= 0.5:
-        raise ValueError(f"expected min_margin in [0, 0.5], got {min_margin}")
-    if with_margin and layout != "trl":
+        if not Path(str(replies)).is_file():
+            raise FileNotFoundError(f"expected a file of replies at {replies}, found none")
+        with ReplyStore(str(replies)) as store:
+            sys.stdout.write(f"{export_replies(store, out)} calls written to {out}\n")
+        return 0
+    is_trl = layout == "trl"
+    within(0, 0.5, min_margin=min_margin)
+    if with_margin and not is_trl:
         raise ValueError("expected with_margin only with layout trl; the soft layout has p_first")
     source = DataSource(preferences) if isinstance(preferences, str) else preferences
     loaded = load_preferences(source)
     pairs = loaded.rows
-    table = (
-        trl_rows(pairs, min_margin, with_margin)
-        if layout == "trl"
-        else soft_rows(pairs, min_margin)
-    )
+    table = trl_rows(pairs, min_margin, with_margin) if is_trl else soft_rows(pairs, min_margin)
     left_out = Counter(loaded.dropped) + Counter(table.left_out)
     reasons = ", ".join(f"{reason} {n}" for reason, n in sorted(left_out.items()))
     if not table.rows:
@@ -96,21 +98,16 @@ def export(
         title = name or target.resolve().name
         card = dataset_card(title, pairs, table, "train.parquet", license_id, known)
         write_text(target / "README.md", card)
-    missing = left_out.total()
-    sys.stdout.write(
-        f"{len(table.rows)} pairs written to {out}, {missing} left out"
-        + (f" ({reasons})\n" if reasons else "\n")
-    )
+    told = f"{len(table.rows)} pairs written to {out}, {left_out.total()} left out"
+    sys.stdout.write(told + (f" ({reasons})\n" if reasons else "\n"))
     return 0
 
 
 def export_run(run: Path, checkpoint: str | None, out: Path, form: Form) -> Path:
     """Write the policy of an A2C stage's checkpoint.
 
-    Raises:
-        FileNotFoundError: There is no such checkpoint.
-        ValueError: The run has no actor, other weights, or no adapters to write alone; or something
-            else than a model stands at ``out``.
+    ``FileNotFoundError``: there is no such checkpoint. ``ValueError``: the run has no actor, other
+    weights, or no adapters to write alone; or something else than a model stands at ``out``.
     """
     path = run / "checkpoints" / "last.ckpt" if checkpoint is None else Path(checkpoint)
     if not path.exists():
@@ -124,20 +121,6 @@ def export_run(run: Path, checkpoint: str | None, out: Path, form: Form) -> Path
     return export_policy(out, actor.policy, form)
 
 
-def _export_replies(replies: str, out: str) -> int:
-    """Write the rows of a reply store.
-
-    Raises:
-        FileNotFoundError: There is no such store.
-    """
-    if not Path(replies).is_file():
-        raise FileNotFoundError(f"expected a file of replies at {replies}, found none")
-    with ReplyStore(replies) as store:
-        count = export_replies(store, out)
-    sys.stdout.write(f"{count} calls written to {out}\n")
-    return 0
-
-
 def write_table(path: Path, table: Exported) -> None:
     """Write the rows as the file's ending says."""
     if path.suffix == ".parquet":
@@ -147,17 +130,20 @@ def write_table(path: Path, table: Exported) -> None:
 
 
 def metrics_of(source: DataSource, metrics: str | None) -> Path | None:
-    """Return the metrics file of the job that made the labels; None where there is none.
+    """Return the metrics file of the labeling job, named or beside; None where none is there."""
+    if metrics is None:
+        beside = Path(source.name).parent / "metrics.json"
+        return beside if Path(source.name).is_file() and beside.is_file() else None
+    if not Path(metrics).is_file():
+        raise FileNotFoundError(f"expected metrics of the labeling job at {metrics}, found no file")
+    return Path(metrics)
 
-    Raises:
-        FileNotFoundError: One was named and is not there.
+
+def report(run_dir: str) -> int:
+    """Write RUN_DIR/report.html from what the stages of a run left in their folders.
+
+    Args:
+        run_dir: Folder of the run.
     """
-    if metrics is not None:
-        path = Path(metrics)
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"expected metrics of the labeling job at {path}, found no file"
-            )
-        return path
-    beside = Path(source.name).parent / "metrics.json"
-    return beside if Path(source.name).is_file() and beside.is_file() else None
+    sys.stdout.write(f"report: {write_report(Path(run_dir)).resolve()}\n")
+    return 0

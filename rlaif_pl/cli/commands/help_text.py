@@ -7,7 +7,7 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 from typing_extensions import override
@@ -18,6 +18,18 @@ LONGEST = 300  # of a description; more is cut to its first sentence
 OFTEN = ("accelerator", "devices", "strategy", "precision", "max_steps", "max_epochs", "callbacks")
 GENERAL = ("config", "print_config", "help")
 BOOL = "true|false"
+SHOWN_AS = {
+    "DataSource": "DATA",
+    "Labeler": "LABELER",
+    "Backend": "BACKEND",
+    "Reward": "REWARD",
+    "list[": "LIST",
+    "dict[": "MAPPING",
+    "int": "INT",
+    "bool": BOOL,
+    "whole": "INT",
+    "float": "FLOAT",
+}  # the kind of value by what its type has in it; the first counts
 
 
 class GroupHelp(argparse.Action):
@@ -30,8 +42,7 @@ class GroupHelp(argparse.Action):
     @override
     def __call__(self, parser: argparse.ArgumentParser, *args: Any) -> NoReturn:
         name = self.option_strings[0].removeprefix("--").removesuffix(".help")
-        rows = [row for action in _group(parser, name) for row in _rows(action)]
-        sys.stdout.write("\n".join([f"keys of {name}:", *rows, ""]))
+        sys.stdout.write("\n".join([f"keys of {name}:", *_rows(_group(parser, name)), ""]))
         sys.exit(0)
 
 
@@ -45,28 +56,26 @@ def add_group_helps(parser: argparse.ArgumentParser) -> None:
 
 def help_text(parser: argparse.ArgumentParser) -> str:
     """Return a command's help: usage, what it does, required options, the others, groups in a line."""
+    listed = [action for action in parser._actions if _is_listed(action)]
     if getattr(parser, "_inner_parser", False):  # `--OPTION.help CLASS`
-        rows = [row for action in filter(_is_listed, parser._actions) for row in _rows(action)]
-        return "\n".join([f"{parser.description}:", *rows, ""])
-    required: list[argparse.Action] = []
-    others: list[argparse.Action] = []
-    for action in parser._actions:
-        if _is_listed(action) and "." not in action.dest:
-            (required if action.required else others).append(action)
-    groups = [row for name in _group_names(parser) for row in _group_rows(parser, name)]
-    usage = " ".join(
-        ["usage:", parser.prog.replace(" [options]", "")]
-        + [f"{_invocation(action)}" for action in required]
-        + ["[options]"]
-    )
-    parts = [textwrap.fill(usage, _width(), subsequent_indent="       ")]
-    parts.append("\n".join(textwrap.wrap(_clean(parser.description or ""), _width())))
-    for title, actions in (("required", required), ("options", others)):
-        if actions:
-            rows = [row for action in actions for row in _rows(action)]
+        return "\n".join([f"{parser.description}:", *_rows(listed), ""])
+    single = [action for action in listed if "." not in action.dest]
+    required = [action for action in single if action.required]
+    others = [action for action in single if not action.required]
+    names = dict.fromkeys(a.dest.partition(".")[0] for a in listed if "." in a.dest)
+    groups = [row for name in names for row in _group_rows(parser, name)]
+    usage = ["usage:", parser.prog.replace(" [options]", ""), *map(_invocation, required)]
+    parts = [
+        textwrap.fill(" ".join([*usage, "[options]"]), _width(), subsequent_indent="       "),
+        "\n".join(textwrap.wrap(_clean(parser.description or ""), _width())),
+    ]
+    for title, rows in (
+        ("required", _rows(required)),
+        ("options", _rows(others)),
+        ("groups of options (--GROUP.help says more of each)", groups),
+    ):
+        if rows:
             parts.append("\n".join([f"{title}:", *rows]))
-    if groups:
-        parts.append("\n".join(["groups of options (--GROUP.help says more of each):", *groups]))
     parts.append(_general(parser))
     return "\n\n".join(filter(None, parts)) + "\n"
 
@@ -78,12 +87,10 @@ def _general(parser: argparse.ArgumentParser) -> str:
     classes = [a for a in parser._actions if a.dest.endswith(".help") and "CLASS" in str(a.metavar)]
     names = [str(action.option_strings[0]) for action in classes if action.dest.count(".") == 1]
     more = f"; {' '.join(names)} CLASS: arguments of a class" if names else ""
-    return textwrap.fill(
-        f"also: --config FILE.yaml: a file with these options; --print_config: show them all{more}",
-        _width(),
-        subsequent_indent="      ",
-        break_on_hyphens=False,
+    text = (
+        f"also: --config FILE.yaml: a file with these options; --print_config: show them all{more}"
     )
+    return textwrap.fill(text, _width(), subsequent_indent="      ", break_on_hyphens=False)
 
 
 def _is_listed(action: argparse.Action) -> bool:
@@ -93,87 +100,68 @@ def _is_listed(action: argparse.Action) -> bool:
     return not action.dest.endswith(".help") and type(action).__name__ != "_ActionConfigLoad"
 
 
-def _group(parser: argparse.ArgumentParser, name: str) -> Iterator[argparse.Action]:
-    """Yield the options of a group."""
-    for action in parser._actions:
-        if action.dest.startswith(f"{name}.") and _is_listed(action):
-            yield action
-
-
-def _group_names(parser: argparse.ArgumentParser) -> list[str]:
-    """Return the groups in order."""
-    dests = [action.dest for action in parser._actions if _is_listed(action)]
-    return list(dict.fromkeys(dest.partition(".")[0] for dest in dests if "." in dest))
+def _group(parser: argparse.ArgumentParser, name: str) -> list[argparse.Action]:
+    return [a for a in parser._actions if a.dest.startswith(f"{name}.") and _is_listed(a)]
 
 
 def _group_rows(parser: argparse.ArgumentParser, name: str) -> list[str]:
     """Return the lines of a group: what it is, and its keys."""
-    actions = list(_group(parser, name))
+    actions = _group(parser, name)
     keys = [action.dest.removeprefix(f"{name}.") for action in actions]
     title = next((g.title for g in parser._action_groups if actions[0] in g._group_actions), "")
     if len(keys) > 3 * len(OFTEN):  # Lightning's trainer
         keys = [key for key in OFTEN if key in keys] + ["..."]
-    text = f"{_clean(title or '').rstrip(':.')}: {', '.join(keys)}"
-    return _row(f"--{name}.KEY", text)
+    return _row(f"--{name}.KEY", f"{_clean(title or '').rstrip(':.')}: {', '.join(keys)}")
 
 
-def _rows(action: argparse.Action) -> list[str]:
-    """Return the lines of an option."""
-    text = _clean(action.help or "")
-    if len(text) > LONGEST:  # of Lightning
-        text = text[: text.index(". ") + 1] if ". " in text else text
-    default = action.default
-    is_shown = default not in (None, argparse.SUPPRESS, False, (), "") and not action.required
-    if is_shown and not isinstance(default, dict | list) and "default" not in text.lower():
-        text = f"{text} [{str(default).lower() if isinstance(default, bool) else default}]"
-    return _row(_invocation(action), text)
+def _rows(actions: Iterable[argparse.Action]) -> list[str]:
+    rows: list[str] = []
+    for action in actions:
+        text, default = _clean(action.help or ""), action.default
+        if len(text) > LONGEST:  # of Lightning
+            text = text[: text.index(". ") + 1] if ". " in text else text
+        is_shown = default not in (None, argparse.SUPPRESS, False, (), "") and not action.required
+        if is_shown and not isinstance(default, dict | list) and "default" not in text.lower():
+            text = f"{text} [{str(default).lower() if isinstance(default, bool) else default}]"
+        rows += _row(_invocation(action), text)
+    return rows
 
 
 def _row(left: str, text: str) -> list[str]:
     """Return a line with its description beside it, or below where it is long."""
     lines = textwrap.wrap(text, _width() - COLUMN, break_on_hyphens=False) or [""]
-    if len(left) > COLUMN - 4:
-        return [f"  {left}", *(" " * COLUMN + line for line in lines)]
-    first = f"  {left}".ljust(COLUMN) + lines[0]
-    return [first.rstrip(), *(" " * COLUMN + line for line in lines[1:])]
+    first = f"  {left}"
+    if len(left) <= COLUMN - 4:
+        first = (first.ljust(COLUMN) + lines.pop(0)).rstrip()
+    return [first, *(" " * COLUMN + line for line in lines)]
 
 
 def _invocation(action: argparse.Action) -> str:
-    """Return an option with the kind of value that it takes."""
-    if not action.option_strings:
+    names = action.option_strings
+    if not names:
         return str(action.metavar or action.dest).upper()
-    option = next(
-        (o for o in action.option_strings if o.startswith("--")), action.option_strings[0]
-    )
-    if action.nargs == 0:
-        return option
-    return f"{option} {_metavar(action)}"
+    option = next((name for name in names if name.startswith("--")), names[0])
+    return option if action.nargs == 0 else f"{option} {_metavar(action)}"
 
 
 def _metavar(action: argparse.Action) -> str:
     """Return the kind of value that an option takes, in a word."""
     hint = getattr(action, "_typehint", None) or action.type
     name = str(getattr(hint, "__name__", hint) if isinstance(hint, type) else hint)
-    literal = re.search(r"Literal\[([^\]]+)\]", name)
-    if literal:
-        return "|".join(part.strip(" '\"") for part in literal[1].split(","))
-    for sign, shown in (
-        ("DataSource", "DATA"),
-        ("Labeler", "LABELER"),
-        ("Backend", "BACKEND"),
-        ("Reward", "REWARD"),
-        ("list[", "LIST"),
-        ("dict[", "MAPPING"),
-        ("int", "INT"),
-        ("bool", BOOL),
-        ("whole", "INT"),
-        ("float", "FLOAT"),
-    ):
+    if choices := literals(name):
+        return "|".join(choices)
+    for sign, shown in SHOWN_AS.items():
         if sign in name:
             return shown
     if "CLASS_PATH" in str(action.metavar):
         return "CLASS"
     return str(action.metavar) if isinstance(action.metavar, str) else action.dest.upper()
+
+
+def literals(kind: str) -> list[str]:
+    """Return the values that the name of a type lists."""
+    found = re.search(r"Literal\[([^\]]+)\]", kind)
+    return [part.strip(" '\"") for part in found[1].split(",")] if found else []
 
 
 def _clean(text: str) -> str:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
+from rlaif_pl.cli.commands.alignment import announced
 from rlaif_pl.data.failures import advice, causes
 from rlaif_pl.data.label_store import LabelStore
 from rlaif_pl.data.labeling_pass import LabelingResult, label_pairs, missing_pairs
@@ -21,18 +20,12 @@ from rlaif_pl.evaluation.agreement.measure import QualityThresholds, measure_ali
 from rlaif_pl.labeling.registry import build_labeler
 from rlaif_pl.labeling.strategies.ensemble import KeepsReplies
 from rlaif_pl.labeling.strategy import calibrate
-from rlaif_pl.labeling.usage.projection import (
-    Projection,
-    ThroughputEstimator,
-    backends_of,
-    estimate_cost,
-    watched,
-)
+from rlaif_pl.labeling.usage.projection import backends_of, watched
 from rlaif_pl.labeling.usage.reply_store import ReplyStore
 from rlaif_pl.labeling.usage.spending import BudgetTracker, OutOfBudget, refuse_unpriced
 from rlaif_pl.labeling.usage.summary import LABELS_FILE, summarize_labels
 from rlaif_pl.models.device import on_device
-from rlaif_pl.types import Labeler, Preference
+from rlaif_pl.types import Labeler
 
 
 @on_device
@@ -73,10 +66,8 @@ def label(
         device: Where models compute: ``auto`` (a GPU if any), ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
     """
     started = time.monotonic()
-    judge = build_labeler(labeler)
-    folder = Path(out)
+    judge, spending, folder = build_labeler(labeler), BudgetTracker(max_cost), Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    spending = BudgetTracker(max_cost)
     refuse_unpriced(max_cost, backends_of(judge))
     rows = load_preferences(pairs).rows
     metrics: dict[str, float] = {}
@@ -89,11 +80,20 @@ def label(
                 people = load_preferences(fit_temperature_on).rows
                 metrics["label/temperature"] = calibrate(judge, people)
             if gold is not None:
-                metrics |= measured(judge, gold, gate)
-            projection = announce(judge, rows, answers, retry_failed)
-            pace = None if projection is None else ThroughputEstimator(projection, say)
+                report = measure_alignment(judge, load_preferences(gold).rows)
+                report.render(Console())
+                gate.check(report)
+                metrics |= report.to_metrics("labeler")
+            missing = missing_pairs(
+                rows, judge.fingerprint, answers, retry_failed, retry_transient=True
+            )
+            pace = announced(judge, missing, say)
             if pace is not None:
                 files.enter_context(watched(judge, pace.count))
+
+            def note() -> str:
+                return ", ".join(filter(None, [spending.line(), pace.line() if pace else ""]))
+
             result = label_pairs(
                 rows,
                 judge,
@@ -101,24 +101,24 @@ def label(
                 chunk=chunk,
                 retry_failed=retry_failed,
                 retry_transient=True,
-                note=None if kept is None else partial(noted, spending, pace),
+                note=None if kept is None else note,
             )
         except OutOfBudget as stop:
             write_metrics(folder / "metrics.json", metrics | totals_of(kept, spending))
-            raise stopped(stop, judge, rows, answers, spending) from stop
+            left = len(missing_pairs(rows, judge.fingerprint, answers, retry_transient=True))
+            raise OutOfBudget(
+                f"{stop}: {len(rows) - left} of {len(rows)} pairs are labeled, {spending.calls} calls "
+                "were made in this run and all are kept; run the same command again (max_cost counts "
+                "each run) and it goes on from here without repeating any of them"
+            ) from stop
         metrics |= totals_of(kept, spending)
     metrics["label/seconds"] = time.monotonic() - started
     write_results(folder, result, metrics)
-    if not result.rows:
-        raise ValueError(
-            f"the labeler gave no usable label for {len(rows)} pairs: {causes(result.unusable)}. "
-            f"{advice(result.unusable)}"
-        )
     return 0
 
 
 def write_results(folder: Path, result: LabelingResult, metrics: dict[str, float]) -> None:
-    """Write the labels, what the report draws of them, and the job's metrics with theirs."""
+    """Write the labels, what the report draws of them, and all metrics; ``ValueError``: no labels."""
     write_preferences(folder / "labeled.jsonl", result.rows)
     summary = summarize_labels(result.answers)
     for note in summary.notes():
@@ -126,14 +126,11 @@ def write_results(folder: Path, result: LabelingResult, metrics: dict[str, float
     write_json(folder / LABELS_FILE, summary.to_json())
     counts = {"label/reused": float(result.reused), "label/new": float(result.new)}
     write_metrics(folder / "metrics.json", metrics | summary.to_metrics("label") | counts)
-
-
-def measured(labeler: Labeler, gold: DataSource | str, gate: QualityThresholds) -> dict[str, float]:
-    """Measure the labeler on gold pairs, show it, and let the gate warn or stop."""
-    report = measure_alignment(labeler, load_preferences(gold).rows)
-    report.render(Console())
-    gate.check(report)
-    return report.to_metrics("labeler")
+    if not result.rows:
+        raise ValueError(
+            f"the labeler gave no usable label for {len(result.answers)} pairs: "
+            f"{causes(result.unusable)}. {advice(result.unusable)}"
+        )
 
 
 def keep_replies(
@@ -141,60 +138,23 @@ def keep_replies(
 ) -> ReplyStore | None:
     """Attach a store of replies and the counting of what they cost; None for a labeler without.
 
-    Raises:
-        ValueError: A limit is set for a labeler whose spending is unknown.
+    ``ValueError``: a limit is set for a labeler whose spending is unknown.
     """
-    if not isinstance(labeler, KeepsReplies):
-        if spending.max_cost is not None:
-            raise ValueError(
-                f"expected a labeler whose calls can be counted for max_cost, got "
-                f"{type(labeler).__name__}; leave max_cost out"
-            )
-        return None
-    store = files.enter_context(ReplyStore(path, retry_failed=retry_failed))
-    labeler.keep_replies(store, spending.count)
-    return store
-
-
-def announce(
-    labeler: Labeler, rows: Sequence[Preference], store: LabelStore, retry_failed: bool
-) -> Projection | None:
-    """Say what labeling is likely to take before anything is spent on it.
-
-    Returns:
-        What was said; None where nothing is known or left to do.
-    """
-    missing = missing_pairs(rows, labeler.fingerprint, store, retry_failed, retry_transient=True)
-    projection = estimate_cost(labeler, missing) if missing else None
-    if projection is not None:
-        say(projection.line())
-    return projection
-
-
-def noted(spending: BudgetTracker, pace: ThroughputEstimator | None) -> str:
-    """Say in a few words what was spent and what is to come."""
-    return ", ".join(filter(None, [spending.line(), "" if pace is None else pace.line()]))
+    if isinstance(labeler, KeepsReplies):
+        store = files.enter_context(ReplyStore(path, retry_failed=retry_failed))
+        labeler.keep_replies(store, spending.count)
+        return store
+    if spending.max_cost is not None:
+        raise ValueError(
+            f"expected a labeler whose calls can be counted for max_cost, got "
+            f"{type(labeler).__name__}; leave max_cost out"
+        )
+    return None
 
 
 def say(line: str) -> None:
     """Write a line to standard error."""
     sys.stderr.write(line + "\n")
-
-
-def stopped(
-    stop: OutOfBudget,
-    labeler: Labeler,
-    rows: Sequence[Preference],
-    store: LabelStore,
-    spending: BudgetTracker,
-) -> OutOfBudget:
-    """Say how far a job came that ran out of money, and how to go on."""
-    left = len(missing_pairs(rows, labeler.fingerprint, store, retry_transient=True))
-    return OutOfBudget(
-        f"{stop}: {len(rows) - left} of {len(rows)} pairs are labeled, {spending.calls} calls were "
-        "made in this run and all are kept; run the same command again (max_cost counts each run) and "
-        "it goes on from here without repeating any of them"
-    )
 
 
 def totals_of(store: ReplyStore | None, spending: BudgetTracker) -> dict[str, float]:

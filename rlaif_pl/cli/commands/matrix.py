@@ -12,9 +12,8 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from rlaif_pl.cli.commands.evaluate import write
 from rlaif_pl.data.disk import file_named
-from rlaif_pl.data.metric_files import write_json
+from rlaif_pl.data.metric_files import write_json, write_metrics
 from rlaif_pl.data.sources import DataSource, is_sensitive, load_prompts
 from rlaif_pl.engine.sampling import SamplingParams
 from rlaif_pl.evaluation.judges import EmbeddingJudge, RewardJudge, RougeJudge, rouge_tokens
@@ -22,15 +21,9 @@ from rlaif_pl.evaluation.policy import references_of
 from rlaif_pl.evaluation.reward_accuracy import rewards_of
 from rlaif_pl.evaluation.samples import Reporting
 from rlaif_pl.evaluation.win_rate import copied_shares
+from rlaif_pl.evaluation.win_rates import measure
 from rlaif_pl.evaluation.win_rates import report as matrix_report
-from rlaif_pl.evaluation.win_rates.measure import (
-    BestOf,
-    MatrixJudges,
-    PolicyColumns,
-    check_policies,
-    choose_best,
-    measure_matrix,
-)
+from rlaif_pl.evaluation.win_rates.measure import MatrixJudges
 from rlaif_pl.labeling.registry import build_labeler
 from rlaif_pl.models.backbone import fingerprint_of
 from rlaif_pl.models.device import on_device, put, resolve_device
@@ -53,7 +46,7 @@ def matrix(
     prompts: DataSource | str,
     out: str,
     sft: str | None = None,
-    best_of: dict[str, BestOf] | None = None,
+    best_of: dict[str, measure.BestOf] | None = None,
     judges: MatrixJudges = MatrixJudges(),  # noqa: B008 - frozen
     template: Template | None = None,
     sampling: SamplingParams = SamplingParams(n=2, temperature=0.9),  # noqa: B008 - frozen
@@ -89,7 +82,7 @@ def matrix(
     rows = list(load_prompts(prompts))
     params = sampling.seeded(seed)
     rewards, chosen = judges.rewards or {}, best_of or {}
-    check_policies(policies, chosen, rewards)
+    measure.check_policies(policies, chosen, rewards)
     for reward in rewards.values():
         check_columns(reward, rows)
         put(reward, place)
@@ -101,25 +94,26 @@ def matrix(
         many = params if rule is None else replace(params, n=params.n * rule.n)
         made, kl = sample(name, options, rows, many, batch_size, template, reference, Path(out))
         if rule is not None:  # what was chosen is no longer distributed as its policy writes
-            made, kl = choose_best(rows, made, rewards[rule.reward], rule.n), None
+            made, kl = measure.choose_best(rows, made, rewards[rule.reward], rule.n), None
         columns[name] = columns_of(rows, made, kl, rewards, estimator)
     del reference
     asked: dict[str, Labeler] = {
-        n: build_labeler(each) for n, each in (judges.labelers or {}).items()
+        **{name: build_labeler(each) for name, each in (judges.labelers or {}).items()},
+        **{name: RewardJudge(reward, name, rows) for name, reward in rewards.items()},
     }
-    asked |= {name: RewardJudge(reward, name, rows) for name, reward in rewards.items()}
     references = references_of(rows)
     if judges.independent:
         asked["embedding"] = EmbeddingJudge(references)
     is_whole = len(references) == len({row.text for row in rows})
     if judges.rouge and is_whole and any(map(rouge_tokens, references.values())):
         asked["rouge_l"] = RougeJudge(references)
-    result = measure_matrix(rows, columns, asked, judges.taught or {}, estimator=estimator)
+    result = measure.measure_matrix(rows, columns, asked, judges.taught or {}, estimator=estimator)
     matrix_report.page_of(result).render(Console())
     shown = reporting.shows(is_sensitive(prompts))
     matrix_report.write(result, rows, out, show_text=shown)
     metrics = matrix_report.to_metrics(result)
-    write(out, metrics | {"matrix/seconds": time.monotonic() - started})
+    seconds = {"matrix/seconds": time.monotonic() - started}
+    write_metrics(Path(out) / "metrics.json", metrics | seconds)
     return 0
 
 
@@ -138,10 +132,8 @@ def sample(
     What is kept is read where prompts, settings and weights are the same. Parts of a policy depend on
     no other's: one more policy has none sampled again.
     """
-    part = file_named(Path("sampled"), name, "")
-    weights = fingerprint_of(options)
     given = {
-        "policy": weights,
+        "policy": fingerprint_of(options),
         "template": asdict(format_of(options.name, options.revision, template=template).template),
         "sft": None if reference is None else [reference.fingerprint, asdict(reference.template)],
         "sampling": asdict(params),
@@ -150,16 +142,13 @@ def sample(
 
     def work(folder: Path) -> Result:
         model, title = load_policy(options, template).to(resolve_device()), f"sampling {name}"
-        made = generate(model, prompts, params, batch_size=batch_size, title=title)
-        kl = (
-            None
-            if reference is None
-            else kl_by_prompt(model, reference, prompts, made.tokens, params)
-        )
+        made, kl = generate(model, prompts, params, batch_size=batch_size, title=title), None
+        if reference is not None:
+            kl = kl_by_prompt(model, reference, prompts, made.tokens, params)
         write_json(folder / KEPT, {**made._asdict(), "kl": kl})
         return {}
 
-    folder, _ = Parts(out, given).run(str(part), {}, work)
+    folder, _ = Parts(out, given).run(str(file_named(Path("sampled"), name, "")), {}, work)
     content = json.loads((folder / KEPT).read_text(encoding="utf-8"))
     kl = content.pop("kl")
     return Responses(**content), kl
@@ -171,7 +160,7 @@ def columns_of(
     kl: list[float] | None,
     rewards: Mapping[str, Reward],
     estimator: Estimator,
-) -> PolicyColumns:
+) -> measure.PolicyColumns:
     """Measure a policy's responses: words, copying, unfinished ones, KL and rewards."""
     groups = [prompt.group for prompt in prompts]
     mean = partial(estimator.mean, groups=groups)
@@ -181,7 +170,7 @@ def columns_of(
         name: mean(rewards_of(prompts, responses.texts, reward).reshape(len(prompts), -1).mean(1))
         for name, reward in rewards.items()
     }
-    return PolicyColumns(
+    return measure.PolicyColumns(
         texts=responses.texts,
         words=mean([np.mean([word_count(text) for text in texts]) for texts in clean]),
         copied_4grams=estimator.share(copied, groups),

@@ -1,10 +1,11 @@
-"""``rate``: responses are ranked by who does not know who wrote them, on a page or by file."""
+"""``rate``: responses ranked blind, on a page or by file; ``evaluate ratings``: what came of it."""
 
 from __future__ import annotations
 
 import importlib
 import json
 import secrets
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -12,14 +13,19 @@ from types import ModuleType
 from rich.console import Console
 
 from rlaif_pl.data.metric_files import update_metrics
+from rlaif_pl.data.preferences import write_preferences
+from rlaif_pl.errors import at_least
+from rlaif_pl.evaluation import pairs as verdict_files
 from rlaif_pl.evaluation.human.exchange import export_tasks as write_tasks
 from rlaif_pl.evaluation.human.exchange import import_ratings as import_ratings_of
+from rlaif_pl.evaluation.human.findings import Reading, preferences_of, reading_of
 from rlaif_pl.evaluation.human.records import BY_KIND, MODELS
 from rlaif_pl.evaluation.human.store import FILE, RatingStore
+from rlaif_pl.evaluation.human.tables import results_of, write_ratings
 from rlaif_pl.evaluation.human.tasks import SamplesFile, read_samples
+from rlaif_pl.statistics import Estimator
 from rlaif_pl.text import refuse_spelled_breaks
-
-QUESTION = "Which response is best? Rank all of them."
+from rlaif_pl.types import Preference
 
 
 @dataclass(frozen=True)
@@ -36,14 +42,13 @@ class RatingPage:
         port: Port; 0 takes a free one.
     """
 
-    question: str = QUESTION
+    question: str = "Which response is best? Rank all of them."
     hide_text: bool | None = None
     acceptable: bool = True
     host: str = "127.0.0.1"
     port: int = 8000
 
     def __post_init__(self) -> None:
-        """Refuse a question that spells a line break."""
         refuse_spelled_breaks("page.question", self.question)
 
 
@@ -85,28 +90,29 @@ def rate(
         rater: Name of the rater for whom tasks are exported.
         import_ratings: Such a file with ranks, to be taken whole or not at all.
     """
-    if raters_per_prompt < 1:
-        raise ValueError(f"expected raters_per_prompt of at least 1, got {raters_per_prompt}")
+    at_least(1, raters_per_prompt=raters_per_prompt)
     is_file = export_tasks is not None or import_ratings is not None
     server = None if is_file else server_module()
-    console = Console()
-    path = Path(out) / FILE
+    console, path = Console(), Path(out) / FILE
     with RatingStore(path) as store:
         if samples is not None:
             begin(store, read_samples(samples, policies, per_prompt, limit), samples, seed, console)
         elif not store.facts():
             raise ValueError(f"expected --samples for the new file {path}, got none")
-        if server is None:
-            exchange(store, console, import_ratings, export_tasks, rater or "", ties)
-        else:
+        if import_ratings is not None:
+            taken = import_ratings_of(store, import_ratings, ties)
+            told = f"{taken.known} were here before, {taken.unfilled} rows are not filled in"
+            say(console, f"{taken.new} ratings taken from {import_ratings}; {told}")
+        if export_tasks is not None:
+            count = write_tasks(store, rater or "", export_tasks)
+            say(console, f"{count} prompts that {rater or ''} has not rated in {export_tasks}")
+        if server is not None:
             is_local = page.host in server.LOOPBACK  # only this machine reaches it
             token = None if is_local else store.note("token", secrets.token_urlsafe(16))
             is_sensitive = store.facts()["sensitive"] == "1"
             is_hidden = is_sensitive if page.hide_text is None else page.hide_text
-            say(
-                console,
-                f"{len(store.tasks())} prompts, {raters_per_prompt} rankings wanted of each",
-            )
+            wanted = f"{raters_per_prompt} rankings wanted of each"
+            say(console, f"{len(store.tasks())} prompts, {wanted}")
     if server is not None:
         asked = (page.question, raters_per_prompt, is_hidden, page.acceptable, ties)
         say(console, f"ratings in {path}")
@@ -137,38 +143,13 @@ def begin(store: RatingStore, read: SamplesFile, source: str, seed: int, console
         say(console, f"left out {count}: {reason}")
 
 
-def exchange(
-    store: RatingStore,
-    console: Console,
-    readings: str | None,
-    tasks: str | None,
-    rater: str,
-    ties: bool,
-) -> None:
-    """Take readings from a file, then write tasks to another."""
-    if readings is not None:
-        taken = import_ratings_of(store, readings, ties)
-        say(
-            console,
-            f"{taken.new} ratings taken from {readings}; {taken.known} were here before, "
-            f"{taken.unfilled} rows are not filled in",
-        )
-    if tasks is not None:
-        count = write_tasks(store, rater, tasks)
-        say(console, f"{count} prompts that {rater} has not rated in {tasks}")
-
-
 def say(console: Console, text: str) -> None:
     """Print a line as it is."""
     console.print(text, highlight=False, soft_wrap=True, markup=False)
 
 
 def server_module() -> ModuleType:
-    """Import the server on first use.
-
-    Raises:
-        RuntimeError: What it needs is not installed.
-    """
+    """Import the server on first use; ``RuntimeError``: what it needs is not installed."""
     try:
         return importlib.import_module("rlaif_pl.evaluation.human.app")
     except ImportError as error:
@@ -176,3 +157,85 @@ def server_module() -> ModuleType:
             f"expected fastapi and uvicorn for the rating page, got: {error}; run: "
             "pip install 'rlaif_pl[rating]'"
         ) from error
+
+
+def ratings(
+    ratings: str,
+    out: str,
+    verdicts: list[str] | None = None,
+    names: bool = False,
+    draws: int = 2000,
+    seed: int = 0,
+) -> int:
+    """Win rates by people beside those of judges, their agreement, and preferences to train on.
+
+    May be run at any time, also while people rate. Where language models read too, their figures stand
+    apart under their own name.
+
+    Args:
+        ratings: Folder of `rate`, or its ratings.sqlite.
+        out: Folder for results.md, rows.csv, ratings.csv, win_rates.png, metrics.json and
+            preferences.jsonl (people's votes on every two responses, for training).
+        verdicts: verdicts.jsonl of evaluate policy or evaluate matrix, whose judges are compared with
+            people; None reads the file beside the samples, where there is one.
+        names: Call raters by their names; otherwise they are numbers in every file.
+        draws: Bootstrap resamples.
+        seed: Seeds the bootstrap.
+    """
+    path = Path(ratings)
+    path = path / FILE if path.is_dir() else path
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"expected ratings at {path}, there are none; collect some: python -m rlaif_pl rate"
+        )
+    with RatingStore(path) as store:
+        tasks, given, facts = store.tasks(), store.ratings(), store.facts()
+        undone = {kind: store.count_undone(kind) for kind in BY_KIND}
+    reading = reading_of(
+        tasks,
+        given,
+        json.loads(facts.get("policies", "[]")),
+        judges_of(verdicts, facts.get("samples")),
+        show_names=names,
+        undone=undone,
+        estimator=Estimator(draws, seed),
+    )
+    results = results_of(reading)
+    console = Console()
+    results.page.render(console)
+    results.write(out)
+    write_ratings(out, tasks, given, reading.raters)
+    write_votes(reading, Path(out) / "preferences.jsonl", seed, console)
+    return 0
+
+
+def write_votes(reading: Reading, path: Path, seed: int, console: Console) -> None:
+    """Write the votes as preferences and say whose they are; kinds of raters are rows of their own."""
+    pairs: list[Preference] = []
+    said, left_out = [], Counter[str]()
+    for found in reading.findings:
+        votes, others = preferences_of(found.ranked, seed, found.readers)
+        pairs += votes
+        left_out += Counter(others)
+        said.append(f"{len(votes)} by {found.readers.plural} (source: {found.readers.source})")
+    write_preferences(path, pairs)
+    told = "".join(f"; left out {count}: {reason}" for reason, count in left_out.items())
+    say(console, f"{len(pairs)} preferences in {path}: {', '.join(said)}{told}")
+
+
+def judges_of(
+    files: list[str] | None, samples: str | None
+) -> dict[str, verdict_files.JudgeVerdicts]:
+    """Read verdicts; of judges with the same name in two files the later counts."""
+    if files is None:
+        beside = Path(samples).with_name(verdict_files.FILE) if samples else None
+        files = [str(beside)] if beside is not None and beside.is_file() else []
+    judges: dict[str, verdict_files.JudgeVerdicts] = {}
+    for file in files:
+        if not Path(file).is_file():
+            raise FileNotFoundError(
+                f"expected verdicts at {file}, there are none; evaluate policy and evaluate matrix "
+                f"write {verdict_files.FILE}"
+            )
+        judges |= verdict_files.read_verdicts(file)
+    return judges

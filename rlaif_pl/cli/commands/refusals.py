@@ -15,7 +15,9 @@ from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 
 from jsonargparse import ArgumentParser
+from jsonargparse._util import import_object
 
+from rlaif_pl.cli.commands.help_text import literals
 from rlaif_pl.errors import explained
 
 SHOWN = 3  # nearest names
@@ -39,40 +41,33 @@ NO_MAPPING = re.compile(r"Unable to load config '(.*)'")
 WRONG_TYPE = re.compile(r"Expected (?:an? )?(.+?)\. Got value: (.*)")
 ONE_TYPE = re.compile(r"- Expected (?:an? )?(.+)")
 GIVEN = re.compile(r"Given value: (.*)")
-NO_TEXT = re.compile(r"Key must be a string, got: (.+)\.$")
-NO_VALUE = re.compile(r"argument (\S+): expected (one|at least one) argument")
-NOT_READ = re.compile(r"argument (\S+): invalid (\w+) value: (.*)")
-NO_CONFIG = re.compile(r"Unexpected config:(.*)", re.DOTALL)
 NO_FILE = "Expected a path but"
 REQUIRED = "the following arguments are required: "
-PROTOCOLS = {
-    "Reward": "rlaif_pl.types",
-    "Labeler": "rlaif_pl.types",
-    "Backend": "rlaif_pl.labeling.calls",
-}  # where they are, by the name that the parser knows them by
-PLAIN = {"NoneType": "null", "whole": "int", "dict": "a mapping"} | dict.fromkeys(
-    ("list", "tuple"), "a list"
-)
+PROTOCOLS = ("rlaif_pl.types.Reward", "rlaif_pl.types.Labeler", "rlaif_pl.labeling.calls.Backend")
+PLAIN = {
+    **{"NoneType": "null", "whole": "int", "dict": "a mapping"},
+    **{"list": "a list", "tuple": "a list"},
+}
 
 
 @dataclass(frozen=True)
 class Refusal:
     """Why a command line or a config is refused."""
 
-    text: str  # what was expected and what came; `{key}` stands for the option or key at fault
+    # what was expected and what came; `{key}` is the option or key at fault, `{of}` its class
+    text: str
     key: str = ""  # dotted key at fault; empty where no single one is
-    # class that the key belongs to, by its path; None for the command itself
-    owner: str | None = None
+    owner: str | None = None  # class that the key belongs to, by its path; None for the command
     near: tuple[str, ...] = ()  # the nearest names that there are
     option: str = ""  # option of the command that the class was given for; empty without a class
 
     def said(self, is_option: bool = False) -> str:
         """Return the sentence."""
         prefix = "--" if is_option and self.owner is None else ""
-        text = self.text.replace("{key}", f"{prefix}{self.key}")
+        of = f" of {self.owner.rpartition('.')[2]}" if self.owner else ""
+        text = self.text.replace("{key}", f"{prefix}{self.key}").replace("{of}", of)
         text = text.replace("{kind}", "option" if is_option else "key")
-        near = " or ".join(f"{prefix}{name}" for name in self.near)
-        return text + (f"; did you mean {near}?" if near else "")
+        return text + meant([f"{prefix}{name}" for name in self.near])
 
 
 @dataclass
@@ -96,33 +91,35 @@ class _Context:
         """Return the dotted key of something here."""
         return ".".join([*self.keys, *filter(None, below)])
 
+    def refuses(self, text: str) -> Refusal:
+        """Return the refusal of what is here."""
+        return Refusal(text, self.key(), self.owner)
+
 
 def refusal(parser: argparse.ArgumentParser, message: str) -> Refusal:
     """Return what a parser's message comes to."""
     if message.startswith(UNKNOWN):
         return _unknown_words(parser, message.removeprefix(UNKNOWN).split())
     if message.startswith(REQUIRED):
-        names = message.removeprefix(REQUIRED).split(", ")
         plain = [action.dest for action in parser._actions if not action.option_strings]
-        options = [name if name in plain else f"--{name}" for name in names]
-        return Refusal(
-            f"expected {' and '.join(options)}, got none; give it, or a --config with it"
-        )
-    if found := NO_CONFIG.match(message):
+        names = message.removeprefix(REQUIRED).split(", ")
+        told = " and ".join(name if name in plain else f"--{name}" for name in names)
+        return Refusal(f"expected {told}, got none; give it, or a --config with it")
+    if found := re.match(r"Unexpected config:((?s:.*))", message):
         return Refusal(f"expected a mapping of keys, got {found[1].strip()[:80]!r}")
-    if found := NO_TEXT.match(message):
+    if found := re.match(r"Key must be a string, got: (.+)\.$", message):
         return Refusal(f"expected keys that are text, got {found[1]}; put it in quotes")
-    if found := NO_VALUE.match(message):
+    if found := re.match(r"argument (\S+): expected (?:one|at least one) argument", message):
         return Refusal(f"expected a value after {found[1]}, got none")
-    if found := NOT_READ.match(message):
+    if found := re.match(r"argument (\S+): invalid (\w+) value: (.*)", message):
         return Refusal(f"expected {found[1]} to be {_type(found[2])}, got {found[3]}")
     context = _Context()
     lines = message.splitlines()
     for number, line in enumerate(lines):
         context.enter(line)
-        if told := _definite(parser, context, line, lines[number:]):
-            is_of_option = told.owner is not None and told.owner == context.owner
-            return replace(told, option=context.option if is_of_option else "")
+        if definite := _definite(parser, context, line, lines[number:]):
+            is_of_option = definite.owner is not None and definite.owner == context.owner
+            return replace(definite, option=context.option if is_of_option else "")
     stripped = [line.strip() for line in lines if line.strip()]
     shown = explained(ValueError("\n".join(stripped[1:]))) if stripped[1:] else ""
     return Refusal(" ".join(filter(None, [stripped[0] if stripped else message, shown])))
@@ -141,16 +138,15 @@ def _definite(
     if found := NO_CLASS.search(line):
         return _no_class(found[1], found[2], found[3], context.owner)
     if found := NOT_OF_KIND.search(line):
-        value = next((each[1] for each in map(GIVEN.search, rest) if each), "another")
-        return _not_of_kind(context.key(), context.owner, found[1] or value, found[2])
+        return _not_of_kind(context, found[1] or _given(rest, "another"), found[2])
     if found := NOT_CALLED_FOR.search(line.partition(" Got value: ")[0]):
         bases = re.sub(r"\w+\[(.*)\]", r"\1", _type(found[3])).replace(", ", " or ")
         kind = f"subclass of {bases}"
         kind += ", or a function that declares to return one" * (found[2][0] == "f")
-        return _refused_object(context.key(), context.owner, found[1], kind)
+        return _refused_object(context, found[1], kind)
     if found := NO_PATH.search(line):
         text = f"expected {{key}} to be a class (such as package.module.Class), got {found[1]!r}"
-        return Refusal(text, context.key(), context.owner)
+        return context.refuses(text)
     if found := NO_MAPPING.search(line):
         return Refusal(f"expected {{key}} to be a mapping of keys, got {found[1]!r}", context.key())
     if found := WRONG_TYPE.search(line):
@@ -159,29 +155,29 @@ def _definite(
         depth = len(line) - len(line.lstrip())
         beside = [other for other in rest if len(other) - len(other.lstrip()) == depth]
         kinds = [each[1] for each in map(ONE_TYPE.search, beside) if each]
-        value = next((each[1] for each in map(GIVEN.search, rest) if each), "another value")
-        return _wrong_type(context, kinds, value)
+        return _wrong_type(context, kinds, _given(rest, "another value"))
     return None
 
 
+def _given(lines: Sequence[str], default: str) -> str:
+    return next((found[1] for found in map(GIVEN.search, lines) if found), default)
+
+
 def _unknown_words(parser: argparse.ArgumentParser, words: Sequence[str]) -> Refusal:
-    """Refuse words of a command line that no option takes."""
     given = [word.split("=")[0] for word in words if word.startswith("-")]
     if not given:
         prog = parser.prog.replace(" [options]", "")
         return Refusal(f"expected options after {prog}, got {' '.join(words)!r}")
     known = [name for action in parser._actions for name in action.option_strings]
-    told = [f"unknown option {name}{meant(name, known)}" for name in given]
-    return Refusal("; ".join(told))
+    return Refusal("; ".join(f"unknown option {n}{meant(nearest(n, known))}" for n in given))
 
 
 def _unknown(parser: argparse.ArgumentParser, key: str, owner: str | None) -> Refusal:
     """Refuse a key that the command, or a class, does not have."""
-    known = _keys(parser) if owner is None else _keys(_parser_of(owner))
+    known = _keys(parser, owner)
     near = nearest(key, known)
-    of_class = f" of {owner.rpartition('.')[2]}" if owner else ""
     has = f"; it has {', '.join(known)}" if owner and not near and known else ""
-    return Refusal(f"unknown {{kind}} {{key}}{of_class}{has}", key, owner, near)
+    return Refusal(f"unknown {{kind}} {{key}}{{of}}{has}", key, owner, near)
 
 
 def _no_class(
@@ -193,31 +189,31 @@ def _no_class(
             f"expected to import {owner}, which needs the module {missing}, got none of that name; "
             "install it, or leave its import out"
         )
-    known: list[str] = []
+    near: tuple[str, ...] = ()
     if module is not None and name is not None:
         holder = importlib.import_module(module)
         known = [each for each in dir(holder) if isinstance(getattr(holder, each, None), type)]
+        near = tuple(f"{module}.{each}" for each in nearest(name, known))
     text = f"expected class_path to name a class that exists, got {owner!r}"
-    return Refusal(
-        text, "class_path", None, tuple(f"{module}.{near}" for near in nearest(name or "", known))
-    )
+    return Refusal(text, "class_path", None, near)
 
 
-def _not_of_kind(key: str, owner: str | None, path: str, kind: str) -> Refusal:
+def _not_of_kind(context: _Context, path: str, kind: str) -> Refusal:
     """Refuse an object that is no class of the kind that an option takes, and say how to write one."""
-    protocol = _protocol(kind)
-    if protocol is None:
-        return _refused_object(key, owner, path, f"subclass of {kind}")
-    wanted = [name for name in vars(protocol) if not name.startswith("_")]
-    told = " and ".join(_signature(protocol, name) for name in wanted)
+    place = next((each for each in PROTOCOLS if each.endswith(f".{kind}")), None)
+    if place is None:
+        return _refused_object(context, path, f"subclass of {kind}")
+    members = {n: each for n, each in vars(import_object(place)).items() if not n.startswith("_")}
+    told = " and ".join(
+        name if isinstance(each, property) else f"{name}{inspect.signature(each)}".replace("'", "")
+        for name, each in members.items()
+    )
     if kind == "Reward":
         told += ", or a function of prompts and responses without init_args"
-    return _refused_object(key, owner, path, f"class with {told}", wanted)
+    return _refused_object(context, path, f"class with {told}", list(members))
 
 
-def _refused_object(
-    key: str, owner: str | None, path: str, kind: str, wanted: Sequence[str] = ()
-) -> Refusal:
+def _refused_object(context: _Context, path: str, kind: str, wanted: Sequence[str] = ()) -> Refusal:
     """Refuse an object by its path, saying what it is and what it lacks."""
     module, _, name = path.rpartition(".")
     found = getattr(importlib.import_module(module), name, None) if module else None
@@ -231,76 +227,46 @@ def _refused_object(
             lacks = ", whose arguments or types are others"
     elif callable(found):
         what = f"the function {path}"
-    of_class = f" of {owner.rpartition('.')[2]}" if owner else ""
-    return Refusal(f"expected {{key}}{of_class} to be a {kind}, got {what}{lacks}", key, owner)
-
-
-def _protocol(name: str) -> type | None:
-    """Return the protocol of this package that has a name; None where there is none."""
-    module = PROTOCOLS.get(name)
-    return None if module is None else getattr(importlib.import_module(module), name)
-
-
-def _signature(protocol: type, name: str) -> str:
-    """Return a protocol's member as a class declares it."""
-    member = vars(protocol)[name]
-    return (
-        name
-        if isinstance(member, property)
-        else f"{name}{inspect.signature(member)}".replace("'", "")
-    )
+    return context.refuses(f"expected {{key}}{{of}} to be a {kind}, got {what}{lacks}")
 
 
 def _wrong_type(context: _Context, kinds: Sequence[str], value: str) -> Refusal:
-    """Refuse a value of another type."""
-    told = list(dict.fromkeys(_type(kind) for kind in kinds))
-    literals = re.findall(r"'([^']+)'", kinds[0]) if "Literal" in kinds[0] else []
-    near = get_close_matches(value, literals, 1)
-    meant_one = f"; did you mean {near[0]}?" if near else ""
-    of_class = f" of {context.owner.rpartition('.')[2]}" if context.owner else ""
-    text = f"expected {{key}}{of_class} to be {' or '.join(told)}, got {value[:80]!r}{meant_one}"
-    return Refusal(text, context.key(), context.owner)
+    told = " or ".join(dict.fromkeys(map(_type, kinds)))
+    near = meant(get_close_matches(value, literals(kinds[0]), 1))
+    return context.refuses(f"expected {{key}}{{of}} to be {told}, got {value[:80]!r}{near}")
 
 
 def _type(kind: str) -> str:
     """Return a type as a user would say it: ``int``, ``null``, ``warn or stop``."""
-    if "Literal[" in kind:
-        return " or ".join(part.strip(" '\"") for part in kind.partition("[")[2][:-1].split(","))
+    if choices := literals(kind):
+        return " or ".join(choices)
     plain = re.sub(r"<class '([^']+)'>", r"\1", kind)
     plain = re.sub(r"\b[A-Za-z_][\w.]*\.(\w+)", r"\1", plain)
     return PLAIN.get(plain, plain)
 
 
-def _keys(parser: argparse.ArgumentParser | None) -> list[str]:
-    """Return the dotted keys that a parser knows."""
-    actions = [] if parser is None else parser._actions
-    keys = [action.dest for action in actions if action.option_strings]
+def _keys(parser: argparse.ArgumentParser, owner: str | None) -> list[str]:
+    """Return the dotted keys that a parser, or a class, knows; none of one that cannot be looked at."""
+    if owner is not None:
+        parser = made = ArgumentParser(exit_on_error=False)
+        try:
+            made.add_class_arguments(import_object(owner), fail_untyped=False)
+        except (ImportError, AttributeError, ValueError, TypeError):
+            return []
+    keys = [action.dest for action in parser._actions if action.option_strings]
     return [key for key in keys if key not in ("help", "print_config") and key[-5:] != ".help"]
-
-
-def _parser_of(path: str) -> argparse.ArgumentParser | None:
-    """Return a parser of a class's arguments; None where it cannot be made."""
-    module, _, name = path.rpartition(".")
-    made = ArgumentParser(exit_on_error=False)
-    try:
-        made.add_class_arguments(getattr(importlib.import_module(module), name), fail_untyped=False)
-    except (ImportError, AttributeError, ValueError, TypeError):
-        return None
-    return made
 
 
 def nearest(name: str, known: Iterable[str]) -> tuple[str, ...]:
     """Return the nearest names; of dotted ones, those with the same front first."""
     listed = list(known)
     front, dot, last = name.rpartition(".")
-    beside = {
-        key.rpartition(".")[2]: key for key in listed if key.rpartition(".")[:2] == (front, dot)
-    }
-    near = [beside[key] for key in get_close_matches(last, beside, SHOWN)]
+    parts = {key: key.rpartition(".") for key in listed}
+    beside = {end: key for key, (*above, end) in parts.items() if above == [front, dot]}
+    near = [beside[end] for end in get_close_matches(last, beside, SHOWN)]
     return tuple(near or get_close_matches(name, listed, SHOWN))
 
 
-def meant(name: str, known: Iterable[str]) -> str:
+def meant(near: Sequence[str]) -> str:
     """Ask whether one of the nearest names was meant; nothing where none is near."""
-    near = nearest(name, known)
     return f"; did you mean {' or '.join(near)}?" if near else ""

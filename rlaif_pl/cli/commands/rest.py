@@ -99,14 +99,11 @@ def rest(
 def fit(config: dict[str, object], folder: Path) -> None:
     """Run ``fit`` on a config in a process of its own; a checkpoint in the folder is resumed.
 
-    Raises:
-        RuntimeError: It failed; what it printed is in the folder's log.txt.
+    ``RuntimeError``: it failed; what it printed is in the folder's log.txt.
     """
-    text = dump_yaml(cast("dict[str, Value]", config))
-    write_text(folder / "config.yaml", text)
-    stage = Stage(folder.name, "fit", None, {}, (), ())
+    write_text(folder / "config.yaml", dump_yaml(cast("dict[str, Value]", config)))
     sys.stdout.flush()
-    code = launch(stage, folder)
+    code = launch(Stage(folder.name, "fit", None, {}, (), ()), folder)
     if code != 0:
         raise RuntimeError(
             f"expected {folder.name} to fit, it ended with status {code}; see {folder / 'log.txt'}"
@@ -115,18 +112,18 @@ def fit(config: dict[str, object], folder: Path) -> None:
 
 def summarize(steps: Sequence[Step]) -> dict[str, float]:
     """Return the metrics of the loop: the start and the last step that was kept."""
-    before, after = steps[0].result, [step for step in steps if step.is_kept][-1].result
+    kept = [step for step in steps if step.is_kept]
+    before, after = steps[0].result, kept[-1].result
     metrics = {
         "rest/improve_steps": float(len(steps) - 1),
-        "rest/steps_kept": float(sum(step.is_kept for step in steps) - 1),
+        "rest/steps_kept": float(len(kept) - 1),
         "rest/reward_gain": after["reward"] - before["reward"],
         "rest/demonstration_reward": before["demonstration_reward"],
     }
     for name, result in (("before", before), ("after", after)):
-        for key in ("reward", "reward_low", "reward_high", "words", "unfinished"):
-            if key in result:
-                part, _, end = key.partition("_")
-                metrics[f"rest/{part}_{name}" + (f"_{end}" if end else "")] = result[key]
+        for key in {"reward", "reward_low", "reward_high", "words", "unfinished"} & result.keys():
+            part, sign, end = key.partition("_")
+            metrics[f"rest/{part}_{name}{sign}{end}"] = result[key]
     return metrics
 
 
@@ -136,14 +133,10 @@ def write_steps(folder: Path, steps: Sequence[Step]) -> None:
     write_page(folder, page)
     save_figure(plot(steps), folder / page.plot)
     write_json(folder / "steps.json", [dataclasses.asdict(step) for step in steps])
-    columns = ["step", "rest/val_reward", "rest/val_words", "rest/val_unfinished", "rest/kept"]
+    names = {f"rest/val_{key}": key for key in ("reward", "words", "unfinished")}
+    names["rest/kept"] = "kept"  # not of the first step
     rows: list[dict[str, Cell]] = []
     for number, step in enumerate(steps):
-        row: dict[str, Cell] = {
-            "step": number,
-            "rest/val_reward": step.result["reward"],
-            "rest/val_words": step.result["words"],
-            "rest/val_unfinished": step.result["unfinished"],
-        }
-        rows.append(row | ({"rest/kept": step.result["kept"]} if "kept" in step.result else {}))
-    write_table(folder / "history.csv", columns, rows)
+        measured = {n: step.result[key] for n, key in names.items() if key in step.result}
+        rows.append({"step": number, **measured})
+    write_table(folder / "history.csv", ["step", *names], rows)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.progress import Progress
@@ -15,6 +15,7 @@ from rlaif_pl.data.metric_files import write_metrics
 from rlaif_pl.data.preferences import write_prompts
 from rlaif_pl.data.revisions import HARMFUL, Revision, write_revisions
 from rlaif_pl.data.sources import DataSource, load_demonstrations, load_prompts
+from rlaif_pl.errors import at_least
 from rlaif_pl.labeling.backends import as_backend
 from rlaif_pl.labeling.calls import Backend, Call, Response
 from rlaif_pl.labeling.usage.reply_store import ReplyStore
@@ -73,20 +74,16 @@ def revise(
         device: Where models compute: ``auto`` (a GPU if any), ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
     """
     started = time.monotonic()
-    if chunk < 1:
-        raise ValueError(f"expected chunk of at least 1, got {chunk}")
-    folder = Path(out)
+    at_least(1, chunk=chunk)
+    folder, spending, author = Path(out), BudgetTracker(max_cost), as_backend(backend)
     folder.mkdir(parents=True, exist_ok=True)
-    spending = BudgetTracker(max_cost)
-    author = as_backend(backend)
     refuse_unpriced(max_cost, [author])
     asked = load_prompts(prompts)
     mixed = [] if helpful is None else load_demonstrations(helpful)
     known = [row for row in mixed if row.reference is not None]
     open_prompts = [row for row in mixed if row.reference is None]
-    with ExitStack() as files:
-        path = replies or str(folder / "replies.sqlite")
-        store = files.enter_context(ReplyStore(path, retry_failed=retry_failed))
+    path = replies or str(folder / "replies.sqlite")
+    with ReplyStore(path, retry_failed=retry_failed) as store:
         reviser = Reviser(author, options, store)
         try:
             rows = run(reviser, asked, open_prompts, chunk, spending)
@@ -153,56 +150,60 @@ def measures(rows: Sequence[Revision], found: Demonstrations) -> dict[str, float
     }
     for reason, count in found.dropped.items():
         metrics[f"revise/dropped/{reason.replace(' ', '_')}"] = float(count)
-    for number, own in by_round(rows).items():
-        good = [row for row in own if row.failure is None]
-        name = f"revise/round_{number}"
-        metrics[f"{name}/responses"] = float(len(good))
-        for reason, count in Counter(row.failure for row in own if row.failure).items():
-            metrics[f"{name}/{reason}"] = float(count)
-        if good:
-            metrics[f"{name}/words"] = sum(word_count(row.response) for row in good) / len(good)
-            metrics[f"{name}/cut"] = sum(not row.finished for row in good) / len(good)
-            metrics[f"{name}/unchanged"] = sum(row.unchanged for row in good) / len(good)
+    for each in rounds_of(rows):
+        name = f"revise/round_{each.number}"
+        metrics[f"{name}/responses"] = float(each.responses)
+        metrics |= {f"{name}/{reason}": float(count) for reason, count in each.failures.items()}
+        if each.responses:
+            metrics[f"{name}/words"] = each.words
+            metrics[f"{name}/cut"] = each.cut / each.responses
+            metrics[f"{name}/unchanged"] = each.unchanged / each.responses
     return metrics
 
 
-def by_round(rows: Sequence[Revision]) -> dict[int, list[Revision]]:
-    """Return the rows of harmful prompts by round."""
+class Round(NamedTuple):
+    """What a round gave: counts of responses, their mean words, and failures by reason."""
+
+    number: int
+    responses: int
+    words: float
+    cut: int
+    unchanged: int
+    failures: Counter[str]
+
+
+def rounds_of(rows: Sequence[Revision]) -> list[Round]:
+    """Count the rows of harmful prompts by round."""
     found: dict[int, list[Revision]] = {}
     for row in filter(_harmful, rows):
         found.setdefault(row.round, []).append(row)
-    return dict(sorted(found.items()))
+    rounds = []
+    for number, own in sorted(found.items()):
+        good = [row for row in own if row.failure is None]
+        words = sum(word_count(row.response) for row in good) / max(len(good), 1)
+        cut = sum(not row.finished for row in good)
+        unchanged = sum(row.unchanged for row in good)
+        failures = Counter(row.failure for row in own if row.failure)
+        rounds.append(Round(number, len(good), words, cut, unchanged, failures))
+    return rounds
 
 
 def summary(rows: Sequence[Revision], found: Demonstrations) -> Table:
     """Show what each round gave, without any text."""
-    columns: Columns = [
-        "round",
-        "responses",
-        Column("words", ".1f"),
-        "cut",
-        "unchanged",
-        "without response",
+    cells: list[list[Cell]] = [
+        [
+            each.number or "first answer",
+            *(each.responses, each.words, each.cut, each.unchanged),
+            ", ".join(f"{reason} {n}" for reason, n in sorted(each.failures.items())) or 0,
+        ]
+        for each in rounds_of(rows)
     ]
-    cells: list[list[Cell]] = []
-    for number, own in by_round(rows).items():
-        good = [row for row in own if row.failure is None]
-        failures = Counter(row.failure for row in own if row.failure)
-        cells.append(
-            [
-                "first answer" if number == 0 else number,
-                len(good),
-                sum(word_count(row.response) for row in good) / max(len(good), 1),
-                sum(not row.finished for row in good),
-                sum(row.unchanged for row in good),
-                ", ".join(f"{reason} {count}" for reason, count in sorted(failures.items())) or 0,
-            ]
-        )
     title = (
         f"{len(found.rows)} demonstrations, {found.revised} of them revisions; "
         f"{sum(found.dropped.values())} responses left out"
     )
-    return Table(title, columns, cells)
+    columns: Columns = ["round", "responses", Column("words", ".1f"), "cut", "unchanged"]
+    return Table(title, [*columns, "without response"], cells)
 
 
 def _harmful(row: Revision) -> bool:

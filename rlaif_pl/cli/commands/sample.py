@@ -50,11 +50,10 @@ def sample(
         raise ValueError(
             f"expected an even sampling.n, as pairs are made of them, got {sampling.n}"
         )
-    started = time.monotonic()
+    started, folder = time.monotonic(), Path(out)
     rows = load_prompts(prompts)
-    model = load_policy(policy, template).to(resolve_device(device))
     responses = generate(
-        model,
+        load_policy(policy, template).to(resolve_device(device)),
         rows,
         sampling,
         seed,
@@ -63,21 +62,18 @@ def sample(
         generator=drawing.generator,
     )
     pairs = pairs_of(rows, responses.texts, responses.author)
-    folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
     flat = [text for texts in responses.texts for text in texts]
     cut = [flag for flags in responses.unfinished for flag in flags]
-    measures = text_measures([prompt.text for prompt in rows], responses.texts)
-    write_metrics(
-        folder / "metrics.json",
-        {
-            "sample/pairs": len(pairs),
-            "sample/dropped": len(rows) * sampling.n // 2 - len(pairs),
-            "sample/words": sum(map(word_count, flat)) / len(flat),
-            "sample/unfinished": sum(cut) / len(cut),
-            "sample/copied_4grams": measures.copied_4grams,
-            "sample/seconds": time.monotonic() - started,
-        },
-    )
+    metrics = {
+        "sample/pairs": len(pairs),
+        "sample/dropped": len(rows) * sampling.n // 2 - len(pairs),
+        "sample/words": sum(map(word_count, flat)) / len(flat),
+        "sample/unfinished": sum(cut) / len(cut),
+        "sample/copied_4grams": text_measures(
+            [p.text for p in rows], responses.texts
+        ).copied_4grams,
+        "sample/seconds": time.monotonic() - started,
+    }
+    write_metrics(folder / "metrics.json", metrics)
     write_preferences(folder / "pairs.jsonl", responses.pairs())  # an error where there are none
     return 0

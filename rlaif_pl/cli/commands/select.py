@@ -12,17 +12,8 @@ from rich.console import Console
 from rlaif_pl.data.metric_files import save_figure, write_metrics, write_page
 from rlaif_pl.data.sources import DataSource, is_sensitive, load_prompts
 from rlaif_pl.engine.sampling import SamplingParams
+from rlaif_pl.evaluation import selection
 from rlaif_pl.evaluation.samples import Reporting, write_samples
-from rlaif_pl.evaluation.selection import (
-    Candidate,
-    JudgedCandidate,
-    choose,
-    find_candidates,
-    page_of,
-    plot,
-    policy_weights,
-    selection_metrics,
-)
 from rlaif_pl.evaluation.win_rate import compare
 from rlaif_pl.labeling.registry import build_labeler
 from rlaif_pl.models.actor_critic import ActorCritic
@@ -80,10 +71,11 @@ def select(
     check_place(folder / "policy")
     rows = list(load_prompts(prompts))
     refuse_final(rows, final)
-    found = find_candidates(Path(run) / "checkpoints", monitor, k)
+    found = selection.find_candidates(Path(run) / "checkpoints", monitor, k)
     judge = build_labeler(labeler)
     config, place = config_of(Path(run)), resolve_device(device)
-    actor, dtype = build_actor(config).to(place), autocast_of(config)
+    actor = build_actor(config).to(place)
+    dtype = AUTOCAST.get(str(at(dict(read_yaml(config)), "trainer.precision")))
 
     def draw(policy: CausalModel, title: str) -> Responses:
         with torch.autocast(place.type, dtype, enabled=dtype is not None):
@@ -92,42 +84,35 @@ def select(
 
     before = draw(actor.reference, title="sampling from SFT")
     texts, groups = [row.text for row in rows], [row.group for row in rows]
-    judged, answers = [], {}
+    judged, answers = [], {"sft": before.texts}
     for candidate in found:
         load_weights(actor, candidate)
         after = draw(actor.policy, title=f"sampling from step {candidate.step}")
         rate = compare(texts, after.texts, before.texts, judge, groups, estimator=estimator)
-        judged.append(JudgedCandidate(candidate, rate, cut_share(after)))
+        cut = [flag for row in after.unfinished for flag in row]
+        judged.append(selection.JudgedCandidate(candidate, rate, sum(cut) / len(cut)))
         answers[candidate.name] = after.texts
-    chosen = choose(judged)
+    chosen = selection.choose(judged)
     load_weights(actor, chosen.candidate)
     actor.cpu().save_pretrained(folder / "policy")
-    names = {"sft": before.texts, **answers}
     samples = (
-        {"prompt": row.text, **{name: given[n] for name, given in names.items()}}
+        {"prompt": row.text, **{name: given[n] for name, given in answers.items()}}
         for n, row in enumerate(rows)
     )
-    shown = reporting.shows(is_sensitive(prompts))
-    write_samples(folder, samples, show_text=shown)
-    page = page_of(judged, chosen)
+    write_samples(folder, samples, show_text=reporting.shows(is_sensitive(prompts)))
+    page = selection.page_of(judged, chosen)
     page.render(Console())
     write_page(folder, page)
-    save_figure(plot(judged, chosen), folder / page.plot)
-    metrics = selection_metrics(judged, chosen)
+    save_figure(selection.plot(judged, chosen), folder / page.plot)
+    metrics = selection.selection_metrics(judged, chosen)
     seconds = {"select/prompts": float(len(rows)), "select/seconds": time.monotonic() - started}
     write_metrics(folder / "metrics.json", metrics | seconds)
     return 0
 
 
 def refuse_final(rows: list[Prompt], final: DataSource | str | None) -> None:
-    """Refuse to choose on prompts that report the result.
-
-    Raises:
-        ValueError: Some prompts are in both.
-    """
-    if final is None:
-        return
-    reserved = {row.group for row in load_prompts(final)}
+    """Refuse (ValueError) to choose on prompts that report the result."""
+    reserved = set() if final is None else {row.group for row in load_prompts(final)}
     shared = sum(row.group in reserved for row in rows)
     if shared:
         raise ValueError(
@@ -137,25 +122,17 @@ def refuse_final(rows: list[Prompt], final: DataSource | str | None) -> None:
 
 
 def config_of(run: Path) -> Path:
-    """Return the config of a folder of ``run``'s, or of a ``fit`` that was started alone.
-
-    Raises:
-        FileNotFoundError: Neither is there.
-    """
-    found = next((run / name for name in CONFIGS if (run / name).is_file()), None)
-    if found is None:
-        raise FileNotFoundError(
-            f"expected {' or '.join(CONFIGS)} in {run}, found neither; give the folder of an A2C stage"
-        )
-    return found
+    """Return the config in a folder of ``run``'s, or of a lone ``fit``; ``FileNotFoundError``: none."""
+    for name in CONFIGS:
+        if (run / name).is_file():
+            return run / name
+    raise FileNotFoundError(
+        f"expected {' or '.join(CONFIGS)} in {run}, found neither; give the folder of an A2C stage"
+    )
 
 
 def build_actor(config: Path) -> ActorCritic:
-    """Build the actor of an A2C stage from its resolved config.
-
-    Raises:
-        ValueError: The config has no actor, or its arguments are wrong.
-    """
+    """Build the actor of an A2C stage from its resolved config; ``ValueError``: it has no such one."""
     node = at(dict(read_yaml(config)), ACTOR)
     if not isinstance(node, dict):
         raise ValueError(
@@ -169,21 +146,9 @@ def build_actor(config: Path) -> ActorCritic:
     return actor.eval()
 
 
-def autocast_of(config: Path) -> torch.dtype | None:
-    """Return the 16-bit type that a stage trained in; None for that of its weights.
-
-    They stay in float32, as they are exported.
-    """
-    return AUTOCAST.get(str(at(dict(read_yaml(config)), "trainer.precision")))
-
-
-def load_weights(actor: ActorCritic, candidate: Candidate) -> None:
-    """Put a checkpoint's weights into the actor.
-
-    Raises:
-        ValueError: The checkpoint lacks weights that this actor trains.
-    """
-    weights = policy_weights(candidate.path)
+def load_weights(actor: ActorCritic, candidate: selection.Candidate) -> None:
+    """Put a checkpoint's weights into the actor; ``ValueError``: it lacks some that are trained."""
+    weights = selection.policy_weights(candidate.path)
     trained = {name for name, value in actor.named_parameters() if value.requires_grad}
     missing = sorted(trained - weights.keys())
     if missing:
@@ -192,9 +157,3 @@ def load_weights(actor: ActorCritic, candidate: Candidate) -> None:
             f"{missing[:3]}; the config beside it is of another run"
         )
     actor.load_state_dict(weights, strict=False)
-
-
-def cut_share(responses: Responses) -> float:
-    """Share of responses that the length limit cut."""
-    flags = [flag for row in responses.unfinished for flag in row]
-    return sum(flags) / len(flags)

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from rlaif_pl.cli.commands.evaluate import write
-from rlaif_pl.data.metric_files import update_metrics
+from rlaif_pl.data.metric_files import update_metrics, write_metrics
 from rlaif_pl.data.sources import DataSource, load_preferences
 from rlaif_pl.evaluation.results import StudyResults
 from rlaif_pl.labeling.usage.spending import Price
@@ -19,8 +18,6 @@ from rlaif_pl.recipes.studies import labelers, reward_curve, reward_sources, sou
 from rlaif_pl.recipes.studies.fitting import Fitter, Method, Recipe
 from rlaif_pl.recipes.studies.states import StateCache
 from rlaif_pl.statistics import Estimator
-
-SIZES = [25, 50, 100, 200, 400]
 
 
 @dataclass(frozen=True)
@@ -51,7 +48,6 @@ class FitSeeds:
     top: int = 1
 
     def __post_init__(self) -> None:
-        """Refuse a study of nothing."""
         if self.head + self.top < 1:
             raise ValueError(
                 "expected seeds.head or seeds.top above 0, got neither; nothing is fitted"
@@ -77,7 +73,8 @@ def pairs(
         max_words: Keep only pairs whose prompt has at most so many words.
         limit: Keep the first so many pairs.
     """
-    write(out, sources.write_study(sources.located(data), Path(out), votes or {}, max_words, limit))
+    metrics = sources.write_study(sources.located(data), Path(out), votes or {}, max_words, limit)
+    write_metrics(Path(out) / "metrics.json", metrics)
     return 0
 
 
@@ -116,12 +113,9 @@ def rewards(
         device: Where models compute: ``auto`` (a GPU if any), ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
     """
     started = time.monotonic()
-    data = twice_labeled(human, ai, votes)
-    fitter = make_fitter(fitting, data, device)
-    ranges: dict[Method, range] = {
-        "head": range(seed, seed + seeds.head),
-        "top": range(seed, seed + seeds.top),
-    }
+    data, fitter = read_study(human, ai, votes, fitting, device)
+    counts: dict[Method, int] = {"head": seeds.head, "top": seeds.top}
+    ranges = {method: range(seed, seed + count) for method, count in counts.items()}
     report = reward_sources.compare_sources(
         fitter, data, arms or list(sources.ARMS), ranges, folds, ai_weight, Estimator(draws)
     )
@@ -161,17 +155,11 @@ def curve(
         device: Where models compute: ``auto`` (a GPU if any), ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
     """
     started = time.monotonic()
-    data = twice_labeled(human, ai, None)
-    fitter = make_fitter(fitting, data, device)
+    data, fitter = read_study(human, ai, None, fitting, device)
+    compared, seeds = arms or ["human", "ai"], range(seed, seed + subsets)
+    sizes = sizes or [25, 50, 100, 200, 400]
     report = reward_curve.draw_curve(
-        fitter,
-        data,
-        arms or ["human", "ai"],
-        sizes or SIZES,
-        range(seed, seed + subsets),
-        folds,
-        method,
-        Estimator(draws),
+        fitter, data, compared, sizes, seeds, folds, method, Estimator(draws)
     )
     finish(reward_curve.to_results(report), out, started)
     return 0
@@ -200,19 +188,19 @@ def cost(rows: str, prices: dict[str, Price], out: str) -> int:
     return 0
 
 
-def twice_labeled(
-    human: DataSource | str, ai: DataSource | str, votes: dict[str, str] | None
-) -> sources.TwiceLabeled:
-    """Read both files of labels and the subsets of votes."""
-    return sources.label_twice(
+def read_study(
+    human: DataSource | str,
+    ai: DataSource | str,
+    votes: dict[str, str] | None,
+    fitting: Fitting,
+    device: str,
+) -> tuple[sources.TwiceLabeled, Fitter]:
+    """Read both files of labels and the subsets of votes, fill the cache of trunk states and say so."""
+    data = sources.label_twice(
         load_preferences(human).rows,
         load_preferences(ai).rows,
         {name: load_preferences(path).rows for name, path in (votes or {}).items()},
     )
-
-
-def make_fitter(fitting: Fitting, data: sources.TwiceLabeled, device: str) -> Fitter:
-    """Fill the cache of trunk states and say what it holds."""
     reward, states = put(fitting.reward, resolve_device(device)), fitting.states
     cache = StateCache(reward, data.pairs, states)
     made = cache.fill()
@@ -221,7 +209,7 @@ def make_fitter(fitting: Fitting, data: sources.TwiceLabeled, device: str) -> Fi
         f"{cache.bytes / 2**20:.0f} MiB; recipe {asdict(fitting.recipe)}",
         highlight=False,
     )
-    return Fitter(reward, cache, fitting.recipe, states)
+    return data, Fitter(reward, cache, fitting.recipe, states)
 
 
 def finish(results: StudyResults, out: str, started: float | None = None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 import warnings
@@ -11,16 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
+from jsonargparse._util import import_object
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from typing_extensions import override
 
-from rlaif_pl.cli.args import expand_home
 from rlaif_pl.cli.commands.help_text import add_group_helps
-from rlaif_pl.cli.commands.parsers import ShortHelp
-from rlaif_pl.cli.commands.usage import OneSentence
+from rlaif_pl.cli.commands.parsers import InPlainWords, expand_home
 from rlaif_pl.models.device import computing_on
 from rlaif_pl.slurm import is_requeued
 from rlaif_pl.training import PreferenceDataModule, peers
@@ -49,19 +47,15 @@ TEXTS = {
     "validate": "Measure a module on held-out data, as in its training.",
     "predict": "Label pairs with a LabelingModule, by as many processes as trainer.devices.",
 }
-BY_CLASS = (
-    "strategy",
-    "accelerator",
-    "profiler",
-)  # options of the trainer: a short name or a class
+BY_CLASS = ("strategy", "accelerator", "profiler")  # of the trainer: a short name or a class
 FSDP2 = "lightning.pytorch.strategies.ModelParallelStrategy"
 
 
-class Parser(ShortHelp, OneSentence, LightningArgumentParser):
+class Parser(InPlainWords, LightningArgumentParser):
     """LightningCLI's parser, without configs inside of configs.
 
-    The original would read any string that names a file as a config first: a data file is then read
-    as YAML from end to end, and an empty one means null.
+    The original reads any string that names a file as a config first: a data file from end to end, and
+    an empty one means null.
     """
 
     @override
@@ -95,12 +89,8 @@ class CommandLine(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         add_default_callbacks(parser)
         add_group_helps(parser)
-        parser.add_argument(
-            "--peer_timeout",
-            type=float,
-            default=60.0,
-            help="seconds without a sign of life after which another process is given up; 0: never",
-        )
+        told = "seconds without a sign of life after which another process is given up; 0: never"
+        parser.add_argument("--peer_timeout", type=float, default=60.0, help=told)
 
     @override
     def before_instantiate_classes(self) -> None:
@@ -111,11 +101,16 @@ class CommandLine(LightningCLI):
             return
         config = self.config[self.subcommand]
         trainer, options = config.trainer, config.default_callbacks
-        module = import_class(config.model.class_path)
-        given = [each for each in _listed(trainer.callbacks) if "class_path" in each]
+        listed = trainer.callbacks or []
+        listed = list(listed) if isinstance(listed, list | tuple) else [listed]
+        given = [each for each in listed if "class_path" in each]
         saves = trainer.enable_checkpointing is not False
+        module = import_object(config.model.class_path)
         specs = callback_specs(module, given, DefaultCallbacks(**vars(options)), saves)
-        trainer.callbacks = [Namespace(**{**spec, "init_args": _arguments(spec)}) for spec in specs]
+        arguments = [spec.get("init_args") or {} for spec in specs]
+        made = [each if isinstance(each, Namespace) else Namespace(**each) for each in arguments]
+        specs = [{**spec, "init_args": each} for spec, each in zip(specs, made, strict=True)]
+        trainer.callbacks = [Namespace(**spec) for spec in specs]
         if any(spec["class_path"].endswith(".RunLoggers") for spec in specs):
             trainer.logger = trainer.logger or False  # RunLoggers adds them
             trainer.default_root_dir = trainer.default_root_dir or DEFAULT_ROOT
@@ -135,11 +130,20 @@ class CommandLine(LightningCLI):
             self.config_init[str(self.subcommand)]["ckpt_path"] = last
             rank_zero_info(f"restarted by {starter}: going on from {last}")
 
-    def watch_peers(self) -> None:
-        """Watch the other processes from the moment that they know each other.
+    @override
+    def instantiate_classes(self) -> None:
+        """Build, and watch the other processes from the moment that they know each other.
 
         Lightning has no hook there: what follows, labeling on one rank, may already wait for ever.
         """
+        config = self.config.get(str(self.subcommand), self.config)
+        for key in BY_CLASS:
+            value = config.get(f"trainer.{key}")
+            if isinstance(value, str) and "." in value:
+                config[f"trainer.{key}"] = Namespace(class_path=value, init_args=Namespace())
+        refuse_sharding(config)
+        with computing_on("cpu" if config.get("trainer.accelerator") == "cpu" else "auto"):
+            super().instantiate_classes()
         strategy, patience = self.trainer.strategy, self.config_init.get(str(self.subcommand))
         set_up = strategy.setup_environment
 
@@ -149,26 +153,9 @@ class CommandLine(LightningCLI):
 
         strategy.setup_environment = set_up_and_watch  # type: ignore[method-assign]
 
-    @override
-    def instantiate_classes(self) -> None:
-        config = self.config.get(str(self.subcommand), self.config)
-        for key in BY_CLASS:
-            value = config.get(f"trainer.{key}")
-            if isinstance(value, str) and "." in value:
-                config[f"trainer.{key}"] = Namespace(class_path=value, init_args=Namespace())
-        refuse_sharding(config)
-        on_cpu = config.get("trainer.accelerator") == "cpu"
-        with computing_on("cpu" if on_cpu else "auto"):
-            super().instantiate_classes()
-        self.watch_peers()
-
 
 def refuse_sharding(config: Mapping[str, Any]) -> None:
-    """Refuse strategies that divide the weights among ranks, except FSDP2 where it is supported.
-
-    Raises:
-        ValueError: The strategy is FSDP1 or DeepSpeed, or FSDP2 does not go with the rest.
-    """
+    """Refuse (ValueError) strategies that divide weights among ranks, except FSDP2 where supported."""
     trainer, model = config.get("trainer") or {}, config.get("model") or {}
     strategy: Any = trainer.get("strategy")
     options: Any = {}
@@ -182,7 +169,7 @@ def refuse_sharding(config: Mapping[str, Any]) -> None:
     if name.rpartition(".")[2] != FSDP2.rpartition(".")[2]:
         return
     devices, nodes = trainer.get("devices"), trainer.get("num_nodes") or 1
-    kind, arguments = import_class(model["class_path"]), model.get("init_args") or {}
+    kind, arguments = import_object(model["class_path"]), model.get("init_args") or {}
     check_sharding(
         kind,
         options.get("data_parallel_size", "auto"),
@@ -208,26 +195,6 @@ def add_default_callbacks(parser: LightningArgumentParser) -> None:
     parser.add_argument("--default_callbacks", type=DefaultCallbacks, default=DefaultCallbacks())
 
 
-def import_class(path: str) -> type[LightningModule]:
-    """Import a module's class by its path."""
-    module, _, name = path.rpartition(".")
-    kind: type[LightningModule] = getattr(importlib.import_module(module), name)
-    return kind
-
-
-def _listed(callbacks: Any) -> list[Any]:
-    """Return a trainer's callbacks as a list; they may be none or a single one."""
-    if callbacks is None:
-        return []
-    return list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks]
-
-
-def _arguments(spec: Mapping[str, Any]) -> Namespace:
-    """Return a callback's arguments as the parser has them."""
-    arguments = spec.get("init_args") or {}
-    return arguments if isinstance(arguments, Namespace) else Namespace(**arguments)
-
-
 def train(words: list[str]) -> int:
     """Run a LightningCLI command."""
     for message in UNHELPFUL:
@@ -237,7 +204,20 @@ def train(words: list[str]) -> int:
     CommandLine.restarted_by = "torchrun" if by_torchrun else "SLURM" if is_requeued() else ""
     CommandLine.peers, CommandLine.command = None, words[0]
     try:
-        command_line(words)
+        CommandLine(
+            LightningModule,
+            PreferenceDataModule,
+            subclass_mode_model=True,
+            seed_everything_default=0,
+            parser_class=Parser,
+            parser_kwargs={
+                "prog": "python -m rlaif_pl",
+                words[0]: {"description": TEXTS[words[0]]},
+            },
+            auto_configure_optimizers=False,  # modules take optimizer and scheduler themselves
+            save_config_callback=None,  # `run` keeps the resolved config; a lone fit has its file
+            args=words,
+        )
     except BaseException as error:
         others = CommandLine.peers
         if others is None:
@@ -251,24 +231,6 @@ def train(words: list[str]) -> int:
     if CommandLine.peers is not None:
         CommandLine.peers.stop()
     return 0
-
-
-def command_line(words: list[str]) -> None:
-    """Parse and run; see ``train``."""
-    CommandLine(
-        LightningModule,
-        PreferenceDataModule,
-        subclass_mode_model=True,
-        seed_everything_default=0,
-        parser_class=Parser,
-        parser_kwargs={
-            "prog": "python -m rlaif_pl",
-            words[0]: {"description": TEXTS[words[0]]},
-        },
-        auto_configure_optimizers=False,  # modules take optimizer and scheduler themselves
-        save_config_callback=None,  # `run` keeps the resolved config; a lone fit has its file
-        args=words,
-    )
 
 
 def is_no_advertisement(record: logging.LogRecord) -> bool:

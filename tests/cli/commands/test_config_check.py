@@ -4,7 +4,6 @@ import sys
 
 import pytest
 
-from rlaif_pl.cli import main as cli
 from rlaif_pl.cli.commands.config_check import ConfigCheck
 
 MODULE = """
@@ -85,8 +84,9 @@ def module(tmp_path, monkeypatch):
 
 
 def problem(command, content, check=None):
-    check = check or ConfigCheck(cli.FUNCTIONS)
-    return check.problem(command, {"out": "y", **NEEDED.get(command, {}), **content})
+    check = check or ConfigCheck()
+    found = check.refused(command, {"out": "y", **NEEDED.get(command, {}), **content})
+    return found and found.said()
 
 
 def labeler(kind, **options):
@@ -107,7 +107,7 @@ def test_what_a_constructor_refuses_is_refused_in_its_words(command, content, sa
 
 
 def test_labelers_are_built_with_models_of_every_kind():
-    check = ConfigCheck(cli.FUNCTIONS)
+    check = ConfigCheck()
     local = {"class_path": "rlaif_pl.labeling.LocalBackend", "init_args": {"device": "cuda:7"}}
     for backend in (local, SERVER, "some/model"):
         wrong = labeler("Pairwise", backend=backend, prompt="none.yaml")
@@ -130,7 +130,7 @@ def test_code_of_a_user_is_not_run(path):
     assert problem("evaluate reward", {"gold": "x", "reward": reward}) is None
     module = {"class_path": "rlaif_pl.training.A2CModule", "init_args": {"reward": reward}}
     module["init_args"] |= {"actor": {}, "shaping": {"kl_coef": 2.0}}
-    assert "expected kl_coef in" in ConfigCheck(cli.FUNCTIONS).problem("fit", {"model": module})
+    assert "expected kl_coef in" in ConfigCheck().refused("fit", {"model": module}).said()
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_code_of_a_user_is_not_run(path):
 def test_what_stands_beside_what_a_function_makes_is_checked(reward):
     made = {"class_path": "mine.make_labeler"}
     members = {"labelers": [made, labeler("Likelihood", backend=SERVER)]}
-    check = ConfigCheck(cli.FUNCTIONS)
+    check = ConfigCheck()
     assert problem("label", {"labeler": labeler("Ensemble", **members)}, check) is None
     assert list(check.servers) == [SERVER["init_args"]["base_url"]]
     content = {"data": "x", "labelers": {"one": made, "two": labeler("Score", samples=0)}}
@@ -162,14 +162,14 @@ def test_callbacks_and_optimizers_that_functions_make_pass():
     }
     callbacks = [{"class_path": "mine.make_callback", "init_args": {"n": 2}}, stop]
     content = {"model": module, "trainer": {"callbacks": callbacks}}
-    check = ConfigCheck(cli.FUNCTIONS)
-    assert check.problem("fit", content) is None
+    check = ConfigCheck()
+    assert check.refused("fit", content) is None
     assert check.built == 2  # stop and the default schedule
     stop["init_args"]["mode"] = "least"
-    assert "least" in check.problem("fit", content)
+    assert "least" in check.refused("fit", content).said()
     stop["init_args"].pop("mode")
     callbacks[0]["init_args"]["n"] = "x"
-    assert "expected" in check.problem("fit", content)
+    assert "expected" in check.refused("fit", content).said()
 
 
 def test_optimizers_and_schedules_are_tried():
@@ -177,10 +177,10 @@ def test_optimizers_and_schedules_are_tried():
     options = module["init_args"]
     options["optimizer"] = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1}}
     options["scheduler"] = {"class_path": "rlaif_pl.training.LinearDecay", "init_args": {}}
-    check = ConfigCheck(cli.FUNCTIONS)
-    assert check.problem("fit", {"model": module}) is None
+    check = ConfigCheck()
+    assert check.refused("fit", {"model": module}) is None
     assert check.built == 2
     options["scheduler"]["init_args"]["warmup_steps"] = -1
-    assert "warmup_steps" in check.problem("fit", {"model": module})
+    assert "warmup_steps" in check.refused("fit", {"model": module}).said()
     options["optimizer"]["init_args"]["momentum"] = -1.0
-    assert "momentum" in check.problem("fit", {"model": module})
+    assert "momentum" in check.refused("fit", {"model": module}).said()

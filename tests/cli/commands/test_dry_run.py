@@ -91,9 +91,9 @@ def broken(tmp_path, stage, key, value):
 def test_a_mistake_in_a_stage_is_named(tmp_path, stage, key, value, words):
     experiment = load_experiment(broken(tmp_path, stage, key, value))
     (wrong,) = [each for each in experiment.stages if each.name == stage]
-    problem = ConfigCheck(cli.FUNCTIONS).problem(wrong.command, experiment.resolve(wrong))
+    problem = ConfigCheck().refused(wrong.command, experiment.resolve(wrong))
     assert problem is not None
-    assert words in problem
+    assert words in problem.said()
 
 
 def test_a_dry_run_with_a_mistake_fails_and_names_the_stage(tmp_path, capsys):
@@ -115,11 +115,11 @@ def test_the_judge_in_the_comments_works_as_written(tmp_path):
     content = experiment.resolve(stage)
     alarm = next(c for c in content["trainer"]["callbacks"] if "HackingAlarm" in c["class_path"])
     assert alarm["init_args"]["judge"]["class_path"].endswith("ScoreLabeler")
-    check = ConfigCheck(cli.FUNCTIONS)
-    assert check.problem("fit", content) is None
+    check = ConfigCheck()
+    assert check.refused("fit", content) is None
     for judge in (
         {"class_path": "rlaif_pl.models.RewardModel", "init_args": {"frozen": True}},
         {"class_path": "rlaif_pl.labeling.LikelihoodLabeler"},
     ):
         alarm["init_args"]["judge"] = judge
-        assert check.problem("fit", content) is None
+        assert check.refused("fit", content) is None

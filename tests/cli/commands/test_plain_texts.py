@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from rlaif_pl.cli import main as cli
-from rlaif_pl.cli.commands.plain_texts import keep_line_breaks
+from rlaif_pl.cli.commands.values import keep_line_breaks
 from rlaif_pl.text import Template
 
 SAMPLE = ["sample", "--prompts", "x", "--out", "y"]

@@ -1,6 +1,5 @@
 """Before an experiment starts, stages that come later are looked at."""
 
-import importlib
 import inspect
 import re
 
@@ -11,7 +10,7 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from rlaif_pl import training
 from rlaif_pl.cli import main as cli
 from rlaif_pl.cli.commands import run
-from rlaif_pl.cli.commands.stage_check import INPUTS
+from rlaif_pl.cli.commands.config_check import INPUTS
 
 DATA = re.compile(r"\b(DataSource|Data|Pairs)\b")  # in an annotation, which is text
 NOBODY = "http://127.0.0.1:9/v1"
@@ -95,9 +94,7 @@ def test_data_files_of_every_command_are_looked_for(absent, command, key, more):
 
 
 def test_every_data_set_that_a_command_takes_is_looked_for():
-    takers = [
-        getattr(importlib.import_module(module), name) for module, name in cli.FUNCTIONS.values()
-    ]
+    takers = [cli.function_of(command) for command in cli.FUNCTIONS]
     modules = [each for each in vars(training).values() if inspect.isclass(each)]
     modules = [each for each in modules if issubclass(each, LightningModule | LightningDataModule)]
     assert {training.RewardModule, training.PreferenceDataModule} <= set(modules)

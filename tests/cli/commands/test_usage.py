@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from rlaif_pl.cli import main as cli
+from rlaif_pl.cli.commands.parsers import PlainParser
 from rlaif_pl.cli.commands.refusals import refusal
-from rlaif_pl.cli.commands.usage import PlainParser
 
 FIT = {
     "model": {
