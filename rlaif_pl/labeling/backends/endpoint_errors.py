@@ -6,37 +6,16 @@ import html
 import json
 import re
 from collections.abc import Sequence
-from typing import Any, Literal, TypeAlias
-
-Table: TypeAlias = tuple[tuple[str, float], ...]
-"""Likeliest tokens at one place: text and log-probability in nats."""
+from typing import Any, Literal
 
 LONGEST_SENTENCE = 300  # characters shown of what a server says
-TOO_LONG = (
-    "context length",
-    "context window",
-    "context_length",
-    "maximum context",
-    "maximum model length",
-    "max_model_len",
-    "too long",
-)
-FILTERED = (
-    "content_filter",
-    "content_policy",
-    "content management policy",
-    "usage policy",
-    "flagged",
-    "moderation",
-)
-QUOTA = (
-    "insufficient_quota",
-    "insufficient credit",
-    "insufficient balance",
-    "credit balance",
-    "billing_hard_limit",
-    "payment required",
-)
+# Words of a refusal, in lower case.
+TOO_LONG = ("context length", "context window", "context_length", "maximum context")
+TOO_LONG += ("maximum model length", "max_model_len", "too long")
+FILTERED = ("content_filter", "content_policy", "content management policy", "usage policy")
+FILTERED += ("flagged", "moderation")
+QUOTA = ("insufficient_quota", "insufficient credit", "insufficient balance", "credit balance")
+QUOTA += ("billing_hard_limit", "payment required")
 # Words of errors that come without a status, and the status that they stand for; the first fits.
 _STATUS_WORDS = (
     (402, QUOTA),
@@ -45,39 +24,26 @@ _STATUS_WORDS = (
     (404, ("model_not_found", "no such model", "unknown model")),
     (400, ("invalid_request", "unsupported", "bad request")),
 )
+_AFTER_USER = "set chat_assistant_prefix: user in the back end"
+_FEWER = "set a smaller server.top_logprobs in the back end, or "
 # What to set, by what the sentence names; the first fits. Names are of the back end's init_args.
-_HINTS = (
-    (
-        "max_completion_tokens",
-        "set server: {max_tokens_field: max_completion_tokens} in the back end",
-    ),
-    (
-        "temperature",
-        "set server: {supports_temperature: false} in the back end: the server then draws its way",
-    ),
-    (
-        "top_logprobs",
-        "set a smaller server.top_logprobs in the back end, or let the server report more",
-    ),
-    (
-        "logprobs",
-        "set a smaller server.top_logprobs in the back end, or, where the model reports none, take "
-        "FreeFormLabeler",
-    ),
-    ("top_k", "set server: {supports_top_k: false} in the back end"),
-    ("continue_final_message", "set chat_assistant_prefix: user in the back end"),
-    ("add_generation_prompt", "set chat_assistant_prefix: user in the back end"),
-    ("assistant message", "set chat_assistant_prefix: user in the back end"),
-    ("prefill", "set chat_assistant_prefix: user in the back end"),
-    ("chat template", "set chat_template: false in the labeler, or give the server a template"),
-    ("chat_template", "leave chat_template_kwargs out of the back end's extra_body"),
-    ("stream", "take a server or route that answers without streaming; streams are not read"),
-)
+_HINTS = {
+    "max_completion_tokens": "set server: {max_tokens_field: max_completion_tokens} in the back end",
+    "temperature": "set server: {supports_temperature: false} in the back end: the server then draws "
+    "its way",
+    "top_logprobs": f"{_FEWER}let the server report more",
+    "logprobs": f"{_FEWER}where the model reports none, take FreeFormLabeler",
+    "top_k": "set server: {supports_top_k: false} in the back end",
+    "continue_final_message": _AFTER_USER,
+    "add_generation_prompt": _AFTER_USER,
+    "assistant message": _AFTER_USER,
+    "prefill": _AFTER_USER,
+    "chat template": "set chat_template: false in the labeler, or give the server a template",
+    "chat_template": "leave chat_template_kwargs out of the back end's extra_body",
+    "stream": "take a server or route that answers without streaming; streams are not read",
+}
 _UNKNOWN = "see to the server, or to extra_body in the back end's init_args"
-AGAIN = (
-    "then give the same command again: what was answered is kept, what was refused is asked again"
-)
-
+AGAIN = "then give the same command again: answers are kept, what was refused is asked again"
 Meaning = Literal["useless", "too_long", "refused", "again", "never"]
 
 
@@ -85,18 +51,12 @@ class EndpointError(ConnectionError):
     """The server cannot be used at all: every further call would fail in the same way."""
 
 
-class ReportedError(Exception):
-    """A body of status 200 that holds an error in place of an answer.
+class BodyError(ValueError):
+    """A body of status 200 without an answer: ``kind`` is the failure, ``status`` an error's in it."""
 
-    Attributes:
-        status: HTTP status that the error stands for.
-        sentence: What the server says.
-    """
-
-    def __init__(self, status: int, sentence: str) -> None:
-        super().__init__(sentence)
-        self.status = status
-        self.sentence = sentence
+    def __init__(self, message: str, kind: str = "malformed_reply", status: int = 0) -> None:
+        super().__init__(message)
+        self.kind, self.status = kind, status
 
 
 def raise_reported(body: object) -> None:
@@ -105,11 +65,10 @@ def raise_reported(body: object) -> None:
         return
     choices = body.get("choices")
     first = choices[0] if isinstance(choices, list) and choices else None
-    error = first.get("error") if isinstance(first, dict) else None
-    if first is None:
-        error = body.get("error")
+    holder = body if first is None else first
+    error = holder.get("error") if isinstance(holder, dict) else None
     if error:
-        raise ReportedError(_status_of(error), sentence_of(json.dumps({"error": error})))
+        raise BodyError(sentence_of(json.dumps({"error": error})), status=_status_of(error))
 
 
 def _status_of(error: object) -> int:
@@ -164,34 +123,30 @@ def meaning_of(status: int, text: str) -> Meaning:
     return "again" if status in (408, 409, 429) or status >= 500 else "never"
 
 
-def useless(url: object, status: int, sentence: str, api_key_env: str, model: str) -> str:
+def useless(url: str, status: int, sentence: str, api_key_env: str, model: str) -> str:
     """Say that a server refuses every call, and what to do."""
+    what = f"answers for no more money: see to the account of the key in {api_key_env}"
     if status == 404:
         what = f"has no such model or route: set model (now {model!r}), base_url or api"
     elif status in (401, 403):
         what = f"does not accept the key: put a valid one into {api_key_env} (api_key_env)"
-    else:
-        what = f"answers for no more money: see to the account of the key in {api_key_env}"
     return f"{url} {what}, {AGAIN}. It says (HTTP {status}): {sentence}"
 
 
-def refuses_all(url: object, status: int, sentence: str) -> str:
+def refuses_all(url: str, status: int, sentence: str) -> str:
     """Say that a server refuses every request for one reason, and what to set."""
     words = sentence.lower()
-    hint = next((hint for word, hint in _HINTS if word in words), _UNKNOWN)
+    hint = next((hint for word, hint in _HINTS.items() if word in words), _UNKNOWN)
     return f"{url} refuses every request (HTTP {status}): {sentence}\nTo go on, {hint}; {AGAIN}"
 
 
-def unreachable(url: object, reason: str) -> str:
-    """Say that a server was never reached, and what to do."""
-    return (
-        f"Cannot reach {url} ({reason}). Start the server there, or set base_url to its address or a "
-        f"longer timeout, {AGAIN}"
-    )
-
-
-def failing(url: object, failed: int, reason: str) -> str:
-    """Say that a server fails call after call, and what to do."""
+def silent(url: str, reason: str, failed: int, is_reached: bool) -> str:
+    """Say that a server was never reached, or failed so many calls in a row, and what to do."""
+    if not is_reached:
+        return (
+            f"Cannot reach {url} ({reason}). Start the server there, or set base_url to its address "
+            f"or a longer timeout, {AGAIN}"
+        )
     see = "See to the server"
     if any(word in reason.lower() for word in ("connect", "enginecore", "cpu generator")):
         see = (
@@ -205,7 +160,17 @@ def failing(url: object, failed: int, reason: str) -> str:
     )
 
 
-def without_field(url: object, name: str, sentence: str) -> str:
+def split_option(url: str, options: Sequence[str], token: str, failure: str) -> str:
+    """Say that options are not told apart by the first token of an answer, and what to set."""
+    return (
+        f"{url} was to answer {' or '.join(map(repr, options))} and reports {token!r}, after which it "
+        f"cannot be asked how an option goes on: such answers become no labels ({failure}). "
+        "Set chat_assistant_prefix: assistant in the back end where the server goes on with a begun "
+        "answer, or a prompt file of your own whose options are one token each"
+    )
+
+
+def without_field(url: str, name: str, sentence: str) -> str:
     """Say that a server does not take an optional field, and what becomes of it."""
     effect = {
         "seed": "texts are then drawn anew by every run that has to ask again",
@@ -214,13 +179,3 @@ def without_field(url: object, name: str, sentence: str) -> str:
         "vLLM takes it where it was started with a reasoning parser",
     }.get(name, "the server's own setting holds, which may come from the model's folder")
     return f"{url} does not take {name} ({sentence}): it is left out from now on; {effect}"
-
-
-def split_option(url: object, options: Sequence[str], token: str) -> str:
-    """Say that options are not told apart by the first token of an answer, and what to set."""
-    return (
-        f"{url} was to answer {' or '.join(map(repr, options))} and reports {token!r}, after which it "
-        "cannot be asked how an option goes on: such answers become no labels (split_option). "
-        "Set chat_assistant_prefix: assistant in the back end where the server goes on with a begun "
-        "answer, or a prompt file of your own whose options are one token each"
-    )

@@ -7,51 +7,41 @@ import importlib
 import random
 import time
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from rlaif_pl.labeling.backends.endpoint_body import BodyError, Completion, parse_body
-from rlaif_pl.labeling.backends.endpoint_choose import VerdictTokens
-from rlaif_pl.labeling.backends.endpoint_errors import (
-    AGAIN,
-    EndpointError,
-    ReportedError,
-    failing,
-    meaning_of,
-    reason_of,
-    refuses_all,
-    sentence_of,
-    unreachable,
-    useless,
-    without_field,
-)
-from rlaif_pl.labeling.backends.endpoint_request import Draft, Route, refused_fields
+from rlaif_pl.errors import above, at_least
+from rlaif_pl.labeling.backends import endpoint_errors as said
+from rlaif_pl.labeling.backends.endpoint_body import Completion, parse_body
+from rlaif_pl.labeling.backends.endpoint_errors import BodyError, EndpointError, reason_of
+from rlaif_pl.labeling.backends.endpoint_logprobs import VerdictTokens
+from rlaif_pl.labeling.backends.endpoint_request import Request, refused_fields
+from rlaif_pl.labeling.calls import Response
+from rlaif_pl.labeling.usage.spending import Price
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
+
+    from rlaif_pl.labeling.backends.endpoint import EndpointBackend
 
 
 @dataclass(slots=True)
 class Learned:
     """What a back end has found out about its server, kept from one batch of calls to the next."""
 
-    # how the server's echo lies against its tokens; None before it was tested
-    shift: int | None = None
+    tokens: VerdictTokens
+    shift: int | None = None  # how its echo lies against its tokens; None before it was tested
     is_reached: bool = False  # it answered a request in any way
     has_answered: bool = False  # it answered one otherwise than with an error of its own
-    # first questions by the reason for which they were refused (see ``reason_of``)
-    refused: dict[str, set[str]] = field(default_factory=dict)
-    # reasons that lie in the questions, not in every request
-    excused: set[str] = field(default_factory=set)
+    refused: dict[str, set[str]] = field(default_factory=dict)  # first questions by the reason
+    excused: set[str] = field(default_factory=set)  # reasons that lie in the questions
     has_split: bool = False  # a choice's options began with one token, and that was said
-    # by optional field of a request, how many of its values the server refused
-    lacks: dict[str, int] = field(default_factory=dict)
-    tokens: VerdictTokens | None = None  # knows the verdicts' tokens; None before any was looked up
+    lacks: dict[str, int] = field(default_factory=dict)  # refused values of each optional field
 
 
-# A server that reports no log-probabilities twice is likely to have none.
-MOST_IN_ROW = {"no_logprobs": 2}
+MOST_MISSES = 2  # a server that reports no log-probabilities twice in a row is likely to have none
 UNREACHED = ("connection", "timeout")
 MOST_SAID = 5  # different reasons whose sentence is shown
 REFUSED_ALIKE = 3  # questions refused for one reason before it is asked whether all would be
@@ -77,240 +67,216 @@ class Retries:
     longest_wait: float = 60.0
 
     def __post_init__(self) -> None:
-        if self.max_retries < 0 or self.timeout <= 0 or min(self.first_wait, self.longest_wait) < 0:
-            raise ValueError(
-                "expected max_retries and waits of at least 0 and timeout above 0 seconds, got "
-                f"max_retries={self.max_retries}, timeout={self.timeout}, "
-                f"first_wait={self.first_wait}, longest_wait={self.longest_wait}"
-            )
+        waits = {"first_wait": self.first_wait, "longest_wait": self.longest_wait}
+        at_least(0, max_retries=self.max_retries, **waits)
+        above(0, timeout=self.timeout)
 
 
-class Sent(NamedTuple):
-    """What came of a request: a completion, or the failure of the last attempt."""
+@dataclass
+class Tally:
+    """What the requests of one call took."""
 
-    completion: Completion | None
-    failure: str | None
-    attempts: int
+    price: Price | None
+    started: float = field(default_factory=time.monotonic)
+    read: int = 0
+    written: int = 0
+    attempts: int = 0
+
+    def reply(self, failure: str | None = None, **fields: Any) -> Response:
+        """Make a reply of it."""
+        return Response(
+            read=self.read,
+            written=self.written,
+            cost_usd=0.0 if self.price is None else self.price.of(self.read, self.written),
+            seconds=time.monotonic() - self.started,
+            attempts=max(self.attempts, 1),
+            failure=failure,
+            **fields,
+        )
 
 
-class _Failed(NamedTuple):
+@dataclass(eq=False)
+class FailedRequest(Exception):  # noqa: N818 - mostly tried again
+    """An attempt without an answer."""
+
     kind: str
-    again: bool
-    wait: float = 0.0  # seconds the server asks for
     sentence: str = ""  # what the server, or the system, says
+    again: bool = False
+    wait: float = 0.0  # seconds the server asks for
     status: int = 0  # of a request that the server refuses, for whatever reason
     text: str = ""  # all that it says then
 
 
 class Sender:
-    """Sends requests through one client; a server's wish to be left alone holds for all of them.
+    """Sends requests through one client, whose own retries are off, and counts every attempt.
 
-    Attributes:
-        last: What the server or the system said about the last attempt that failed.
-
-    Args:
-        client: Client of the ``openai`` package, its own retries switched off.
-        retries: When to repeat.
-        api_key_env: Environment variable that the key came from, for messages.
-        learned: What is known about the server; added to.
-        seed: Seeds the random part of waits, which changes no reply.
+    A server's wish to be left alone holds for all of them.
     """
 
-    def __init__(
-        self,
-        client: AsyncOpenAI,
-        retries: Retries,
-        api_key_env: str = "OPENAI_API_KEY",
-        learned: Learned | None = None,
-        seed: int = 0,
-    ) -> None:
+    def __init__(self, client: AsyncOpenAI, backend: EndpointBackend) -> None:
         self.client = client
-        self.retries = retries
-        self.api_key_env = api_key_env
-        self.last = ""
-        self._random = random.Random(seed)
+        self.backend = backend
+        self._last = ""  # said about the last attempt that failed
+        self._random = random.Random(0)  # of waits, which change no reply
         self._quiet_until = 0.0
-        self._openai: Any = openai_package()
-        self.learned = learned or Learned()
-        self._testing = asyncio.Lock()
+        self._considering, self._finding_out = asyncio.Lock(), asyncio.Lock()
         self._stop: EndpointError | None = None
 
-    def silent(self, failed: int) -> str:
-        """Say that the server gave no answer to so many calls, and what to do."""
-        if not self.learned.is_reached:
-            return unreachable(self.client.base_url, self.last)
-        return failing(self.client.base_url, failed, self.last)
+    def silent(self, failed: int) -> EndpointError:
+        """Return that the server gave no answer to so many calls, and what to do."""
+        is_reached = self.backend.learned.is_reached
+        return EndpointError(said.silent(self.backend.base_url, self._last, failed, is_reached))
 
-    async def send(self, made: Draft, logprobs: bool = False) -> Sent:
-        """Send a request until it is answered or repeating it will not help.
-
-        Args:
-            made: The request; an optional field that is refused is left out, and so are later ones.
-            logprobs: Whether an answer without log-probabilities is a failure.
+    async def send(self, request: Request, tally: Tally) -> Completion:
+        """Send a request until it is answered; optional fields that are refused are left out.
 
         Raises:
+            FailedRequest: Repeating it would not help.
             EndpointError: Address, key, model, account or every request are refused.
         """
-        attempt, in_row, last = 0, 0, ""
-        route, request = made.route, made.body
+        learned, attempt, misses = self.backend.learned, 0, 0
         while True:
             attempt += 1
-            await self._wait_for_quiet()
-            found = await self._once(route, request, logprobs)
-            self.learned.is_reached |= isinstance(found, Completion) or found.kind not in UNREACHED
-            if isinstance(found, Completion):
-                return Sent(found, None, attempt)
-            self.last = found.sentence or self.last
-            if found.status and (rest := self._without_refused(made, found)):
-                made, request = rest, rest.body
+            tally.attempts += 1
+            while (left := self._quiet_until - time.monotonic()) > 0:
+                await asyncio.sleep(left)
+            body, optional = request.body(self.backend)
+            try:
+                found = await self._once(body, request.top is not None)
+            except FailedRequest as failed:
+                learned.is_reached |= failed.kind not in UNREACHED
+                self._last = failed.sentence or self._last
+                if failed.status:
+                    if names := refused_fields(failed.sentence, failed.text, optional):
+                        self._leave_out(names, request, body, failed.sentence)
+                        continue
+                    await self._consider(body, failed)
+                misses = misses + 1 if failed.kind == "no_logprobs" else 0
+                if not failed.again or misses == MOST_MISSES:
+                    raise
+                await self._back_off(attempt, failed)
                 continue
-            if found.status:
-                await self._consider(route, request, found)
-            in_row, last = (in_row + 1 if found.kind == last else 1), found.kind
-            is_last = attempt > self.retries.max_retries or in_row >= MOST_IN_ROW.get(
-                last, attempt + 1
-            )
-            if not found.again or is_last or found.wait > self.retries.longest_wait:
-                return Sent(None, found.kind, attempt)
-            await self._back_off(attempt, found.wait)
+            learned.is_reached = True
+            tally.read += found.read
+            tally.written += found.written
+            return found
 
-    def _without_refused(self, made: Draft, failed: _Failed) -> Draft | None:
-        names = refused_fields(failed.sentence, failed.text, made.optional)
-        if not names:
-            return None
-        extra = made.body.get("extra_body", {})
+    def _leave_out(
+        self, names: list[str], request: Request, body: dict[str, Any], sentence: str
+    ) -> None:
+        """Go on to the next value of refused fields, if no other request did; say if none is left."""
+        lacks = self.backend.learned.lacks
         for name in names:
-            known = self.learned.lacks
-            if made.without(known).body["extra_body"].get(name) == extra.get(name):
-                known[name] = known.get(name, 0) + 1
-                if name not in made.without(known).optional:
-                    url, sentence = self.client.base_url, failed.sentence
-                    warnings.warn(without_field(url, name, sentence), stacklevel=2)
-        return made.without(self.learned.lacks)
+            if request.body(self.backend)[0].get(name) == body[name]:
+                lacks[name] = lacks.get(name, 0) + 1
+                if name not in request.body(self.backend)[0]:
+                    url = self.backend.base_url
+                    warnings.warn(said.without_field(url, name, sentence), stacklevel=2)
 
-    async def _once(
-        self, route: Route, request: dict[str, Any], logprobs: bool
-    ) -> Completion | _Failed:
-        api = self.client.completions if route == "completions" else self.client.chat.completions
-        create: Any = api.with_raw_response.create
-        try:
-            # The client's timeout counts anew with every byte; this one does not.
-            raw = await asyncio.wait_for(create(**request), self.retries.timeout)
-            self._refuse_redirect(raw.http_response)
-            completion = parse_body(raw.text)
-        except BodyError as error:
-            if error.kind == "streamed":
-                raise EndpointError(
-                    f"{self.client.base_url} streams its answers though none was asked to be; streams "
-                    f"are not read. Switch that off at the server or take another route, {AGAIN}"
-                ) from error
-            return _Failed(error.kind, again=True, sentence=str(error))
-        except ReportedError as error:
-            headers = raw.http_response.headers
-            return self._status(error.status, error.sentence, error.sentence, headers, request)
-        except (TimeoutError, self._openai.APITimeoutError):
-            return _Failed("timeout", True, sentence=f"no answer in {self.retries.timeout:g} s")
-        except self._openai.APIStatusError as error:
-            self._refuse_redirect(error.response)
-            text = error.response.text
-            said = sentence_of(text)
-            return self._status(error.status_code, said, text, error.response.headers, request)
-        except self._openai.APIConnectionError as error:
-            return _Failed("connection", again=True, sentence=str(error.__cause__ or error))
-        if completion.refused:
-            return _Failed("refused", again=False)
-        if logprobs and not completion.tokens and not any(completion.tables):
-            return _Failed(
-                "no_logprobs", again=True, sentence="an answer without log-probabilities"
-            )
-        return completion
-
-    def _status(
-        self, status: int, sentence: str, text: str, headers: Any, request: dict[str, Any]
-    ) -> _Failed:
-        """Tell what an HTTP status means. ``EndpointError``: every call would be refused."""
-        meaning = meaning_of(status, text)
-        url = self.client.base_url
-        if meaning == "useless":
-            model = str(request["model"])
-            raise EndpointError(useless(url, status, sentence, self.api_key_env, model))
-        if meaning in ("too_long", "refused"):
-            return _Failed(meaning, again=False, sentence=sentence)
-        said = f"HTTP {status}: {sentence}"
-        if meaning == "again":
-            return _Failed(f"http_{status}", True, wanted_wait(headers), said)
-        return _Failed(f"http_{status}", False, sentence=said, status=status, text=text)
-
-    def _refuse_redirect(self, response: Any) -> None:
-        """Refuse an answer to a question that a redirect has lost: most turn a POST into a GET."""
-        if response.history and response.request.method != "POST":
-            raise EndpointError(
-                f"{self.client.base_url} sends requests on to {response.url} and loses what they ask. "
-                f"Set base_url to the address it leads to, {AGAIN}"
-            )
-
-    async def _consider(self, route: Route, request: dict[str, Any], failed: _Failed) -> None:
-        """Find out whether a refusal is about the question or about every request, and say so.
-
-        After a few questions that are refused for the same reason a harmless one is sent with the
-        same settings.
-
-        Raises:
-            EndpointError: It is refused in the same way.
-        """
-        sentence, url = failed.sentence, self.client.base_url
-        reason = reason_of(sentence)
-        refused, excused = self.learned.refused, self.learned.excused
-        if reason not in refused and len(refused) < MOST_SAID:
-            warnings.warn(f"{url} refuses a request: {sentence}", stacklevel=2)
-        asked = refused.setdefault(reason, set())
-        if len(asked) < REFUSED_ALIKE:
-            asked.add(str(request.get("messages", request.get("prompt"))))
-        async with self._testing:
-            if self._stop is not None:
-                raise self._stop
-            if reason in excused or len(asked) < REFUSED_ALIKE:
-                return
-            found = await self._once(route, harmless(request), logprobs=False)
-            if isinstance(found, Completion):
-                excused.add(reason)
-            elif reason_of(found.sentence) == reason:
-                plain = sentence.removeprefix(f"HTTP {failed.status}: ")
-                self._stop = EndpointError(refuses_all(url, failed.status, plain))
-                raise self._stop
-
-    async def _wait_for_quiet(self) -> None:
-        while (left := self._quiet_until - time.monotonic()) > 0:
-            await asyncio.sleep(left)
-
-    async def _back_off(self, attempt: int, wanted: float) -> None:
-        if wanted:
-            self._quiet_until = max(self._quiet_until, time.monotonic() + wanted)
-        wait = min(self.retries.first_wait * 2 ** (attempt - 1), self.retries.longest_wait)
+    async def _back_off(self, attempt: int, failed: FailedRequest) -> None:
+        """Wait before the next attempt, or raise where there is none."""
+        retries = self.backend.retries
+        if attempt > retries.max_retries or failed.wait > retries.longest_wait:
+            raise failed
+        if failed.wait:
+            self._quiet_until = max(self._quiet_until, time.monotonic() + failed.wait)
+        wait = min(retries.first_wait * 2 ** (attempt - 1), retries.longest_wait)
         await asyncio.sleep(wait * (1 - self._random.random() / 2))
 
+    async def _once(self, body: dict[str, Any], logprobs: bool) -> Completion:
+        openai, timeout, url = openai_package(), self.backend.retries.timeout, self.backend.base_url
+        api = self.client.chat if "messages" in body else self.client
+        create: Any = api.completions.with_raw_response.create
+        required = {name: body[name] for name in ("model", "prompt", "messages") if name in body}
+        try:
+            # The client's timeout counts anew with every byte; this one does not.
+            raw = await asyncio.wait_for(create(**required, extra_body=body), timeout)
+            response = raw.http_response
+        except openai.APIStatusError as error:
+            response = error.response
+        except (TimeoutError, openai.APITimeoutError) as error:
+            raise FailedRequest("timeout", f"no answer in {timeout:g} s", again=True) from error
+        except openai.APIConnectionError as error:
+            raise FailedRequest("connection", str(error.__cause__ or error), again=True) from error
+        if response.history and response.request.method != "POST":  # which loses the question
+            raise EndpointError(
+                f"{url} sends requests on to {response.url} and loses what they ask. Set base_url to "
+                f"the address it leads to, {said.AGAIN}"
+            )
+        text, headers = response.text, response.headers
+        if not response.is_success:
+            raise self._refused(response.status_code, said.sentence_of(text), text, headers)
+        try:
+            completion = parse_body(text)
+        except BodyError as error:
+            if error.status:
+                raise self._refused(error.status, str(error), str(error), headers) from error
+            if error.kind == "streamed":
+                raise EndpointError(
+                    f"{url} streams its answers though none was asked to be; streams are not read. "
+                    f"Switch that off at the server or take another route, {said.AGAIN}"
+                ) from error
+            raise FailedRequest(error.kind, str(error), again=True) from error
+        if completion.refused:
+            raise FailedRequest("refused")
+        if logprobs and not completion.tokens and not any(completion.tables):
+            raise FailedRequest("no_logprobs", "an answer without log-probabilities", again=True)
+        return completion
 
-def harmless(request: dict[str, Any]) -> dict[str, Any]:
-    """Return a request with the same settings that asks nothing a server could object to."""
-    if "prompt" in request:
-        return request | {"prompt": HARMLESS["user"]}
-    turns = [{**turn, "content": HARMLESS[turn["role"]]} for turn in request["messages"]]
-    return request | {"messages": turns}
+    def _refused(self, status: int, sentence: str, text: str, headers: Any) -> FailedRequest:
+        """Tell what an HTTP status means. ``EndpointError``: every call would be refused."""
+        meaning, backend = said.meaning_of(status, text), self.backend
+        if meaning == "useless":
+            key, model = backend.api_key_env, backend.model
+            raise EndpointError(said.useless(backend.base_url, status, sentence, key, model))
+        if meaning in ("too_long", "refused"):
+            return FailedRequest(meaning, sentence)
+        kind, sentence = f"http_{status}", f"HTTP {status}: {sentence}"
+        if meaning == "again":
+            return FailedRequest(kind, sentence, again=True, wait=wanted_wait(headers))
+        return FailedRequest(kind, sentence, status=status, text=text)
+
+    async def _consider(self, body: dict[str, Any], failed: FailedRequest) -> None:
+        """Say why; after a few questions refused for one reason, ask a harmless one in the same way.
+
+        ``EndpointError``: it is refused in the same way.
+        """
+        sentence, url, learned = failed.sentence, self.backend.base_url, self.backend.learned
+        reason = reason_of(sentence)
+        if reason not in learned.refused and len(learned.refused) < MOST_SAID:
+            warnings.warn(f"{url} refuses a request: {sentence}", stacklevel=2)
+        asked = learned.refused.setdefault(reason, set())
+        if len(asked) < REFUSED_ALIKE:
+            asked.add(str(body.get("messages", body.get("prompt"))))
+        async with self._considering:
+            if self._stop is not None:
+                raise self._stop
+            if reason in learned.excused or len(asked) < REFUSED_ALIKE:
+                return
+            turns = [
+                turn | {"content": HARMLESS[turn["role"]]} for turn in body.get("messages", [])
+            ]
+            harmless: dict[str, Any] = (
+                {"messages": turns} if turns else {"prompt": HARMLESS["user"]}
+            )
+            try:
+                await self._once(body | harmless, logprobs=False)
+                learned.excused.add(reason)
+            except FailedRequest as again:
+                if reason_of(again.sentence) == reason:
+                    plain = sentence.removeprefix(f"HTTP {failed.status}: ")
+                    self._stop = EndpointError(said.refuses_all(url, failed.status, plain))
+                    raise self._stop from again
 
 
 def wanted_wait(headers: Any) -> float:
     """Seconds a server asks to wait (Retry-After, as a number or a date); 0 where it does not say."""
-    value = headers.get("retry-after")
-    if value is None:
-        return 0.0
-    try:
+    value = headers.get("retry-after", "0")
+    with suppress(ValueError):
         return max(float(value), 0.0)
-    except ValueError:
-        pass
-    try:
+    with suppress(ValueError):
         return max(parsedate_to_datetime(value).timestamp() - time.time(), 0.0)
-    except ValueError:
-        return 0.0
+    return 0.0
 
 
 def openai_package() -> Any:

@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from rlaif_pl.labeling.backends.endpoint_body import BodyError, parse_body, token_text
+from rlaif_pl.labeling.backends.endpoint_body import parse_body, token_text
+from rlaif_pl.labeling.backends.endpoint_errors import BodyError
 
 COMPLETION = {
     "choices": [

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from rlaif_pl.labeling.backends.endpoint_body import Completion
-from rlaif_pl.labeling.backends.endpoint_echo import (
+from rlaif_pl.labeling.backends.endpoint_errors import EndpointError
+from rlaif_pl.labeling.backends.endpoint_logprobs import (
     KNOWN_TEXT,
     EchoError,
     find_shift,
@@ -14,7 +15,6 @@ from rlaif_pl.labeling.backends.endpoint_echo import (
     starts_of,
     target_logprobs,
 )
-from rlaif_pl.labeling.backends.endpoint_errors import EndpointError
 from rlaif_pl.labeling.calls import ChoiceRequest, LoglikelihoodRequest, Question
 
 
