@@ -9,7 +9,6 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,12 +27,9 @@ from rlaif_pl.models.suited import output_head
 
 
 class LocalModel:
-    """A frozen causal language model, loaded on first use.
+    """A frozen causal language model, loaded on first use."""
 
-    Args:
-        options: Which one; see ``rlaif_pl.models.backbone.load_backbone``.
-        device: See ``LocalBackend``.
-    """
+    trunk: DecoderRunner | None = None
 
     def __init__(self, options: BackboneOptions, device: str = "auto") -> None:
         self.name, self.options = options.name, options
@@ -54,8 +50,6 @@ class LocalModel:
         for name in ("backbone", "top", "unembedding"):
             vars(self).pop(name, None)
         gc.collect()  # modules refer to one another in circles
-
-    trunk: DecoderRunner | None = None
 
     @cached_property
     def top(self) -> DecoderRunner:
@@ -97,12 +91,7 @@ LOGITS = 2**28  # numbers of one batch's logits, 1 GiB of float32
 
 
 class PlainRunner:
-    """Scores tokens by full forward passes.
-
-    Args:
-        model: Model to run.
-        batch_tokens: Most tokens in one forward pass, padding included.
-    """
+    """Scores tokens by full forward passes of at most ``batch_tokens``, padding included."""
 
     def __init__(self, model: LocalModel, batch_tokens: int) -> None:
         self.model = model
@@ -120,11 +109,9 @@ class PlainRunner:
             logits = self.logits([row.ids for row in chosen], [row.source for row in chosen])
             found = []
             for place, row, table in zip(group, chosen, logits, strict=True):
-                scored = (
-                    table[row.first - 1 : len(row.ids) - 1].float().log_softmax(-1).clamp(max=0)
-                )
-                picks = torch.tensor(row.ids[row.first :], device=scored.device)
-                found.append((place, scored.gather(1, picks[:, None]).squeeze(1).tolist()))
+                scored = table[row.first - 1 : len(row.ids) - 1].float().log_softmax(-1)
+                picks = torch.tensor(row.ids[row.first :], device=scored.device)[:, None]
+                found.append((place, scored.clamp(max=0).gather(1, picks).squeeze(1).tolist()))
             yield found
 
     @torch.no_grad()
@@ -132,35 +119,28 @@ class PlainRunner:
         self, rows: Sequence[Row], copies: Sequence[int], max_new_tokens: int
     ) -> Iterator[tuple[PlainState, list[int]]]:
         """Yield batches of texts to be continued; see ``PrefixTreeRunner.states``."""
-        sizes = [
-            (row.size + max_new_tokens) * count for row, count in zip(rows, copies, strict=True)
-        ]
+        counts = zip(rows, copies, strict=True)
+        sizes = [(row.size + max_new_tokens) * count for row, count in counts]
         for group in buckets(sizes, self.batch_tokens, padded=True):
             yield PlainState(self, [rows[n] for n in group for _ in range(copies[n])]), group
 
     def logits(self, rows: Sequence[Sequence[int]], sources: Sequence[Sequence[int]]) -> Tensor:
         """Logits after every token of every row. ``(N, T, V)``."""
         if not self.pads and len({len(row) for row in rows}) > 1:
-            alone = [
-                self.logits([row], [source])[0] for row, source in zip(rows, sources, strict=True)
-            ]
+            pairs = zip(rows, sources, strict=True)
+            alone = [self.logits([row], [source])[0] for row, source in pairs]
             return torch.nn.utils.rnn.pad_sequence(alone, batch_first=True)
-        ids, is_real = self._padded(rows)
-        inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": is_real.long()}
+        ids, mask = self._padded(rows)
+        inputs = {"input_ids": ids, "attention_mask": mask}
         if self.model.is_encoder_decoder:
-            read, is_read = self._padded(sources)
-            inputs = {
-                "input_ids": read,
-                "attention_mask": is_read.long(),
-                "decoder_input_ids": ids,
-                "decoder_attention_mask": is_real.long(),
-            }
+            inputs = {"decoder_input_ids": ids, "decoder_attention_mask": mask}
+            inputs["input_ids"], inputs["attention_mask"] = self._padded(sources)
         logits: Tensor = self.model.backbone.model(**inputs, use_cache=False).logits
         return logits
 
     def _padded(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         ids, is_real = pad_right(rows, self.model.info.pad_token_id)
-        return ids.to(self.model.device), is_real.to(self.model.device)
+        return ids.to(self.model.device), is_real.long().to(self.model.device)
 
 
 class PlainState:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from os.path import commonprefix
 from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
@@ -22,8 +24,7 @@ class Row(NamedTuple):
 
     ids: tuple[int, ...]  # all of them; of an encoder-decoder, what its decoder reads
     first: int  # tokens from here on are judged, each by those before it; at least 1
-    # what the encoder of an encoder-decoder reads; empty for other models
-    source: tuple[int, ...] = ()
+    source: tuple[int, ...] = ()  # what the encoder of an encoder-decoder reads
 
     @property
     def size(self) -> int:
@@ -35,56 +36,35 @@ class UnreadableError(Exception):
     """A call that this model cannot answer; the message is the reply's ``failure``."""
 
 
+@dataclass(eq=False)
 class Encoder:
-    """Turns calls into rows.
+    """Turns calls into rows."""
 
-    Args:
-        tokenizer: Tokenizer of the model.
-        limit: Longest row in tokens, answers included.
-        decoder_start: First token of an encoder-decoder's decoder; None for other models.
-        stop_token_ids: Tokens that end a text; data cannot spell them, nor other control tokens.
-    """
+    tokenizer: PreTrainedTokenizerBase
+    limit: int  # longest row in tokens, answers included
+    decoder_start: int | None = None  # first token of an encoder-decoder's decoder
+    stop_token_ids: Collection[int] = ()  # data cannot spell them, nor other control tokens
 
-    def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        limit: int,
-        decoder_start: int | None = None,
-        stop_token_ids: Collection[int] = (),
-    ) -> None:
-        self.tokenizer = tokenizer
-        self.limit = limit
-        self.decoder_start = decoder_start
-        template = str(tokenizer.chat_template or "")
-        self.control = ControlTokens(tokenizer, template, stop_token_ids)
+    def __post_init__(self) -> None:
+        template = str(self.tokenizer.chat_template or "")
+        self.control = ControlTokens(self.tokenizer, template, self.stop_token_ids)
 
     def rows(self, call: ChoiceRequest | LoglikelihoodRequest) -> list[Row]:
-        """Return the rows whose log-probabilities answer a call; see ``choose`` and ``score``."""
-        return self.choose(call) if isinstance(call, ChoiceRequest) else self.score(call)
+        """Return the rows to be judged. ``UnreadableError``: the text is too long or there is none."""
+        return self._choose(call) if isinstance(call, ChoiceRequest) else [self._score(call)]
 
-    def choose(self, call: ChoiceRequest) -> list[Row]:
-        """Return a row an option.
-
-        Text and option are tokenized as one string, since after some texts "1" is another token. What
-        all options and the bare question begin with is not judged.
-
-        Raises:
-            UnreadableError: The text is too long or there is none.
-        """
+    def _choose(self, call: ChoiceRequest) -> list[Row]:
+        # Text and option are tokenized as one string, since after some texts "1" is another token. What
+        # all options and the bare question begin with is not judged.
         head, tail, source = self._parts(call.question)
-        bare, *rows = self._tokenize(
-            [tail, *(tail + option for option in call.options)], not call.question.chat
-        )
-        rows = [head + row for row in rows]
-        first = _begin_alike([head + bare, *rows])
-        shortest = min(len(row) for row in rows)
-        if first < 1 or shortest <= first:
+        texts = [tail, *(tail + option for option in call.options)]
+        bare, *rows = [head + row for row in self._tokenize(texts, not call.question.chat)]
+        first = len(commonprefix([bare, *rows]))
+        if not 1 <= first < min(map(len, rows)):
             raise UnreadableError("empty")
-        self._check([*rows, source])
-        return [Row(tuple(row), first, tuple(source)) for row in rows]
+        return [self._row(row, first, source) for row in rows]
 
-    def score(self, call: LoglikelihoodRequest) -> list[Row]:
-        """Return the row of a context and target. ``UnreadableError``: too long, or one is empty."""
+    def _score(self, call: LoglikelihoodRequest) -> Row:
         (target,) = self._tokenize([call.target], special=False)
         (context,) = self._tokenize([call.context], special=True)
         source: list[int] = []
@@ -92,8 +72,7 @@ class Encoder:
             source, context = context, [self.decoder_start]
         if not context or not target:
             raise UnreadableError("empty")
-        self._check([context + target, source])
-        return [Row((*context, *target), len(context), tuple(source))]
+        return self._row(context + target, len(context), source)
 
     def question(self, question: Question) -> Row:
         """Return what is read before an answer. ``UnreadableError``: it is too long or empty."""
@@ -102,22 +81,18 @@ class Encoder:
         row = head + row
         if not row:
             raise UnreadableError("empty")
-        self._check([[*row, 0], source])
-        return Row(tuple(row), len(row), tuple(source))
+        return self._row(row, len(row), source)
 
     def thinking(self, question: Question) -> tuple[Row, str]:
         """Return what is read before thoughts are written, and the mark that closes them.
 
-        Raises:
-            UnreadableError: The text is too long.
-            ValueError: The model does not think, or is an encoder-decoder.
+        ``UnreadableError``: too long. ``ValueError``: the model does not think, or has an encoder.
         """
         if self.decoder_start is not None:
             raise ValueError("expected a decoder-only model for thinking, got an encoder-decoder")
         prompt = filled(thinking_prompt(self.tokenizer, self._messages(question.text)))
         (row,) = self._tokenize([prompt], special=False)
-        self._check([[*row, 0]])
-        return Row(tuple(row), len(row)), closing_of(prompt)
+        return self._row(row, len(row)), closing_of(prompt)
 
     def _parts(self, question: Question) -> tuple[list[int], FilledText, list[int]]:
         """Tokens put in front, text of the decoder, and tokens of the encoder."""
@@ -136,11 +111,7 @@ class Encoder:
         return self.control.tokenize(texts, special=False)
 
     def _chat(self, question: Question) -> FilledText:
-        """Put a question into the tokenizer's chat format, up to where the answer begins.
-
-        All of the question is data there, and so are thoughts: the turns and the marks are the chat
-        template's alone.
-        """
+        """Put a question, all of it data, into the chat format up to where the answer begins."""
         messages = self._messages(question.text)
         if question.thoughts is None:
             return filled(answer_prompt(self.tokenizer, messages))
@@ -157,9 +128,11 @@ class Encoder:
             )
         return [{"role": "user", "content": self.control.mark(text)}]
 
-    def _check(self, rows: Sequence[Sequence[int]]) -> None:
-        if max(map(len, rows)) > self.limit:
+    def _row(self, ids: Sequence[int], first: int, source: Sequence[int] = ()) -> Row:
+        # with room for a token where none is judged
+        if max(len(ids) + (first == len(ids)), len(source)) > self.limit:
             raise UnreadableError("too_long")
+        return Row(tuple(ids), first, tuple(source))
 
 
 def option_logprobs(rows: Sequence[Row], logprobs: Sequence[Sequence[float]]) -> list[float]:
@@ -171,9 +144,8 @@ def option_logprobs(rows: Sequence[Row], logprobs: Sequence[Sequence[float]]) ->
     result = []
     for place, answer in enumerate(answers):
         longer = [n for n, other in enumerate(answers) if _continues(other, answer)]
-        nearest = [
-            n for n in longer if not any(_continues(answers[n], answers[other]) for other in longer)
-        ]
+        beyond = {n for n in longer for m in longer if _continues(answers[n], answers[m])}
+        nearest = [n for n in longer if n not in beyond]
         parts = [math.exp(min(whole[n] - whole[place], 0.0)) for n in nearest if whole[n] > LOWEST]
         rest = 1.0 - math.fsum(parts)
         value = whole[place] + math.log(rest) if rest > 0 else LOWEST
@@ -181,11 +153,5 @@ def option_logprobs(rows: Sequence[Row], logprobs: Sequence[Sequence[float]]) ->
     return result
 
 
-def _continues(longer: Sequence[int], shorter: Sequence[int]) -> bool:
-    return len(longer) > len(shorter) and tuple(longer[: len(shorter)]) == tuple(shorter)
-
-
-def _begin_alike(rows: Sequence[Sequence[int]]) -> int:
-    columns = zip(*rows, strict=False)
-    least = min(map(len, rows))
-    return next((n for n, column in enumerate(columns) if len(set(column)) > 1), least)
+def _continues(longer: tuple[int, ...], shorter: tuple[int, ...]) -> bool:
+    return len(longer) > len(shorter) and longer[: len(shorter)] == shorter
