@@ -114,6 +114,6 @@ class LabelingModule(LightningModule):
         metrics = summary.to_metrics()
         write_metrics(self.out / "metrics.json", metrics, may_be_missing=metrics)
         rank_zero_info(
-            f"labels: {summary.labeled} of {summary.pairs} pairs in {self.out / 'labeled.jsonl'}; "
-            f"failures: {summary.failures or 'none'}"
+            f"labels: {len(usable)} of {len(self.labeled)} pairs in {self.out / 'labeled.jsonl'}; "
+            f"failures: {summary.counts.reasons or 'none'}"
         )

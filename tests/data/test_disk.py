@@ -18,8 +18,7 @@ from rlaif_pl.data.label_store import LabelStore
 from rlaif_pl.data.preferences import write_preferences
 from rlaif_pl.errors import explained
 from rlaif_pl.labeling.calls import GenerateRequest, Question, Response
-from rlaif_pl.labeling.usage.reply_export import export_replies
-from rlaif_pl.labeling.usage.reply_store import ReplyStore
+from rlaif_pl.labeling.usage.reply_store import ReplyStore, export_replies
 from rlaif_pl.training.callbacks.loggers import HistoryFile
 from rlaif_pl.types import Preference
 

@@ -19,8 +19,7 @@ from rlaif_pl.labeling.calls import (
     key_of,
 )
 from rlaif_pl.labeling.strategy import CachedClient
-from rlaif_pl.labeling.usage.reply_export import export_replies
-from rlaif_pl.labeling.usage.reply_store import ReplyStore
+from rlaif_pl.labeling.usage.reply_store import ReplyStore, export_replies
 
 CALLS = (
     ChoiceRequest(Question("which? "), ("1", "2")),

@@ -19,7 +19,7 @@ from rlaif_pl.labeling.strategies.ensemble import EnsembleLabeler
 from rlaif_pl.labeling.strategies.listwise import ListwiseLabeler
 from rlaif_pl.labeling.strategy import ModelLabeler
 from rlaif_pl.labeling.usage import projection
-from rlaif_pl.labeling.usage.projection import ThroughputEstimator, estimate_cost, project
+from rlaif_pl.labeling.usage.projection import ThroughputEstimator, estimate_cost
 from rlaif_pl.labeling.usage.spending import (
     BudgetTracker,
     OutOfBudget,
@@ -107,10 +107,24 @@ def rationale_then_verdict(pairs, ask):
          for pair, reply in zip(pairs, texts, strict=True)])  # fmt: skip
 
 
+class Judging(ModelLabeler):
+    """Asks what a function of pairs and ``ask`` asks, of nobody; free, or at a price."""
+
+    strategy = "judging"
+    prompt_version = "1"
+
+    def __init__(self, judge, price=None):
+        super().__init__(SimpleNamespace(fingerprint="nobody", price=price), 1.0)
+        self.judge_pairs = judge
+
+    def judge(self, pairs, ask):
+        return self.judge_pairs(pairs, ask)
+
+
 def test_a_projection_writes_the_calls_out_for_a_sample():
     # prompts of 40 characters: 10 tokens to write the text, 10 + 10 to judge it, 10 + 1 written
     pairs = [Preference(f"{n:40}", "a", "b", "g") for n in range(100)]
-    found = project(rationale_then_verdict, pairs, Price(1.0, 2.0), sample=20)
+    found = estimate_cost(Judging(rationale_then_verdict, Price(1.0, 2.0)), pairs, sample=20)
     assert (found.pairs, found.sampled, found.calls, found.rounds) == (100, 20, 200, 2)
     assert (found.read, found.written) == (3000, 1100)
     assert found.cost_usd == pytest.approx((3000 + 2 * 1100) / 1e6)
@@ -120,7 +134,7 @@ def test_a_projection_writes_the_calls_out_for_a_sample():
 def test_a_projection_counts_calls_that_pairs_share_once():
     # 200 prompts with 4 responses each: 6 pairs a prompt, and 2 rankings of its responses
     pairs = [Preference(str(n), *both, "g") for n in range(200) for both in combinations("abcd", 2)]
-    found = estimate_cost(ListwiseLabeler(Once().backend), pairs)
+    found = estimate_cost(ListwiseLabeler(once().backend), pairs)
     assert (found.pairs, found.sampled, found.calls) == (1200, 120, 400)
 
 
@@ -128,7 +142,8 @@ def test_a_projection_counts_calls_that_pairs_share_once():
 def test_a_projection_looks_at_prompts_from_the_first_to_the_last(count):
     seen = []
     pairs = [Preference(str(n), "a", "b", "g") for n in range(count)]
-    project(lambda chosen, _: seen.extend(int(pair.prompt) for pair in chosen), pairs, sample=20)
+    judge = Judging(lambda chosen, _: seen.extend(int(pair.prompt) for pair in chosen))
+    estimate_cost(judge, pairs, sample=20)
     assert len(set(seen)) == min(count, 20)
     gaps = [b - a for a, b in pairwise([*seen, count])]
     assert max(gaps) - min(gaps) <= 1
@@ -136,46 +151,31 @@ def test_a_projection_looks_at_prompts_from_the_first_to_the_last(count):
 
 
 def test_a_projection_of_one_pair_at_most_takes_one():
-    assert (
-        project(rationale_then_verdict, [Preference("p", "a", "b", "g")] * 9, sample=1).calls == 18
-    )
-
-
-def test_a_projection_counts_tokens_as_it_is_told():
-    pairs = [Preference("three small words", "a", "b", "g")]
-
-    def once(pairs, ask):
-        ask([ChoiceRequest(Question(pair.prompt), ("1", "2")) for pair in pairs])
-
-    found = project(once, pairs, count=lambda text: len(text.split()))
-    assert (found.read, found.written, found.cost_usd) == (3, 1, None)
-    assert "no price given" in found.line()
+    pairs = [Preference("p", "a", "b", "g")] * 9
+    assert estimate_cost(Judging(rationale_then_verdict), pairs, sample=1).calls == 18
 
 
 def test_nothing_to_label_is_projected_to_nothing():
-    assert project(rationale_then_verdict, []).calls == 0
+    assert estimate_cost(Judging(rationale_then_verdict), []).calls == 0
 
 
-class Once(ModelLabeler):
-    """One call of 40 characters a pair; free, or at a price."""
+def ask_once(pairs, ask):
+    """One call of 40 characters a pair."""
+    ask([ChoiceRequest(Question(f"{pair.prompt:40}"), ("1", "2")) for pair in pairs])
 
-    strategy = "once"
-    prompt_version = "1"
 
-    def __init__(self, price=None):
-        super().__init__(SimpleNamespace(fingerprint="nobody", price=price), 1.0)
-
-    def judge(self, pairs, ask):
-        ask([ChoiceRequest(Question(f"{pair.prompt:40}"), ("1", "2")) for pair in pairs])
+def once(price=None):
+    return Judging(ask_once, price)
 
 
 def test_an_ensemble_takes_what_its_members_take():
     pairs = [Preference(str(n), "a", "b", "g") for n in range(5)]
-    found = estimate_cost(EnsembleLabeler([Once(), Once(Price(1.0, 0.0))]), pairs)
+    found = estimate_cost(EnsembleLabeler([once(), once(Price(1.0, 0.0))]), pairs)
     assert (found.calls, found.rounds, found.read, found.written) == (10, 2, 100, 10)
     assert found.cost_usd == pytest.approx(50e-6)  # of the one with a price
-    nested = EnsembleLabeler([Once(), EnsembleLabeler([Once(), Once()])])
+    nested = EnsembleLabeler([once(), EnsembleLabeler([once(), once()])])
     assert (estimate_cost(nested, pairs).calls, estimate_cost(nested, pairs).cost_usd) == (15, None)
+    assert "no price given" in estimate_cost(nested, pairs).line()
     assert estimate_cost(SimpleNamespace(), pairs) is None
 
 
@@ -186,14 +186,14 @@ def test_the_pairs_of_an_ensembles_projection_are_chosen_once(monkeypatch):
         projection, "key_codes", lambda keys: whole(looked_at.append(key) or key for key in keys)
     )
     pairs = [Preference(str(n), "a", "b", "g") for n in range(1000)]
-    found = estimate_cost(EnsembleLabeler([Once(), Once(), Once()]), pairs)
+    found = estimate_cost(EnsembleLabeler([once(), once(), once()]), pairs)
     assert (found.pairs, found.sampled, found.calls) == (1000, 20, 3000)
-    assert len(looked_at) == 1000 + 3 * 20
+    assert len(looked_at) == 1000
 
 
 def test_a_few_pairs_stand_for_all():
     pairs = [Preference(str(n), "a", "b", "g") for n in range(2)]
-    found = estimate_cost(Once(Price(1.0, 0.0)), pairs, total=1000)
+    found = estimate_cost(once(Price(1.0, 0.0)), pairs, total=1000)
     assert (found.pairs, found.sampled, found.calls, found.read) == (1000, 2, 1000, 10_000)
     assert found.cost_usd == pytest.approx(0.01)
 
@@ -201,8 +201,8 @@ def test_a_few_pairs_stand_for_all():
 def test_a_price_is_given_where_the_back_end_has_none():
     # 5 calls of 10 tokens read: 50 tokens at 2 and at 1 USD a million
     pairs = [Preference(str(n), "a", "b", "g") for n in range(5)]
-    assert estimate_cost(Once(), pairs, Price(2.0, 0.0)).cost_usd == pytest.approx(1e-4)
-    assert estimate_cost(Once(Price(1.0, 0.0)), pairs, Price(2.0, 0.0)).cost_usd == pytest.approx(
+    assert estimate_cost(once(), pairs, Price(2.0, 0.0)).cost_usd == pytest.approx(1e-4)
+    assert estimate_cost(once(Price(1.0, 0.0)), pairs, Price(2.0, 0.0)).cost_usd == pytest.approx(
         5e-5
     )
 
@@ -212,7 +212,7 @@ def test_the_pace_of_the_first_calls_tells_how_long_it_takes():
     # at the ninth 24 s and 8 calls have passed since the first, so 91 more at 3 s each are 273 s.
     pairs = [Preference(str(n), "a", "b", "g") for n in range(100)]
     now, lines = [0.0], []
-    pace = ThroughputEstimator(estimate_cost(Once(), pairs), lines.append, lambda: now[0])
+    pace = ThroughputEstimator(estimate_cost(once(), pairs), lines.append, lambda: now[0])
     assert pace.line() == ""
     left = []
     for second in (60.0, 72.0, 84.0):

@@ -22,8 +22,8 @@ def test_by_hand():
         pair(None),
     ]
     summary = summarize_labels(rows)
-    assert (summary.pairs, summary.labeled) == (8, 4)
-    assert summary.failures == {"nonfinite": 1, "too_long": 2, "unlabeled": 1}
+    assert (summary.counts.asked, summary.counts.unusable) == (8, 4)
+    assert summary.counts.reasons == {"nonfinite": 1, "too_long": 2, "unlabeled": 1}
     assert summary.mean_p_first.value == pytest.approx((0.9 + 0.55 + 0.2 + 0.5) / 4)
     assert summary.decided.value == pytest.approx(2 / 4)  # 0.9 and 0.2
     assert summary.longer_wins.value == pytest.approx(2 / 3)  # equal lengths do not count
@@ -37,6 +37,7 @@ def test_by_hand():
         "failures": {"nonfinite": 1, "too_long": 2, "unlabeled": 1},
     }
     metrics = summary.to_metrics("label")
+    assert (metrics["label/pairs"], metrics["label/labeled"]) == (8, 4)
     assert metrics["label/count/tied"] == 1
     assert metrics["label/count/malformed"] == 1
     assert metrics["label/cost/ai_usd_per_pair"] == pytest.approx(0.03 / 8)

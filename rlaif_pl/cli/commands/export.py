@@ -13,8 +13,7 @@ from rlaif_pl.data.metric_files import read_metrics, write_json_lines, write_tex
 from rlaif_pl.data.sources import DataSource, load_preferences
 from rlaif_pl.errors import within
 from rlaif_pl.evaluation.selection import Candidate
-from rlaif_pl.labeling.usage.reply_export import export_replies
-from rlaif_pl.labeling.usage.reply_store import ReplyStore
+from rlaif_pl.labeling.usage.reply_store import ReplyStore, export_replies
 from rlaif_pl.models.adapter_export import Form, check_export, export_policy
 from rlaif_pl.models.model_folder import check_place
 from rlaif_pl.reporting import write_report

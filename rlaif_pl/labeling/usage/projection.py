@@ -6,7 +6,8 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 from rich.console import Console
@@ -14,7 +15,6 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from rlaif_pl.data.disk_rows import key_codes
 from rlaif_pl.labeling.calls import (
-    Ask,
     Backend,
     Call,
     GenerateRequest,
@@ -47,89 +47,21 @@ class Projection:
     cost_usd: float | None  # cost of the tokens above; None without a price
     reread: int = 0  # of the tokens read, those that a prefix cache cannot spare
 
-    @property
-    def tokens(self) -> int:
-        """Tokens read and written."""
-        return self.read + self.written
-
     def line(self) -> str:
         """Say it in a sentence."""
-        cost = "no price given"
+        cost, reread = "no price given", ""
         if self.cost_usd is not None:
             cost = f"at most about {self.cost_usd:.4g} USD"
-        reread = (
-            f"; {self.reread:,} of them are read anew whatever the server's prefix cache holds, since "
-            "log-probabilities of given text bypass it"
-        )
+        if self.reread:
+            reread = (
+                f"; {self.reread:,} of them are read anew whatever the server's prefix cache holds, "
+                "since log-probabilities of given text bypass it"
+            )
         return (
             f"{self.pairs} pairs to label: about {self.calls:,} calls in {self.rounds} round(s), "
             f"{self.read:,} tokens read and at most {self.written:,} written, {cost} "
-            f"(from the prompts of {self.sampled} pairs)"
-        ) + reread * bool(self.reread)
-
-
-def project(
-    judge: Callable[[Sequence[Preference], Ask], object],
-    pairs: Sequence[Preference],
-    price: Price | None = None,
-    count: Callable[[str], float] | None = None,
-    sample: int = 20,
-    rereads_scored: bool = False,
-    text_tokens: float | None = None,
-    total: int | None = None,
-) -> Projection:
-    """Write out the calls for a sample of the pairs, without asking anybody, and extrapolate.
-
-    Calls of a later round hold texts that are not there yet; a text of the length written stands in.
-
-    Args:
-        judge: Judges pairs with the answers it is given, as ``ModelLabeler.judge``.
-        pairs: What is to be labeled.
-        price: Of the model.
-        count: Tokens of a text; a quarter of its characters without.
-        sample: Prompts to write out, evenly spread over all, each with up to so many of its pairs:
-            labelers may share calls between the pairs of a prompt.
-        rereads_scored: Whether the model reads scored texts without a cache.
-        text_tokens: Mean tokens of an answer that is a text; None takes each call's limit.
-        total: Pairs to be labeled, where ``pairs`` are a few that stand for all; None: only those.
-    """
-    total = len(pairs) if total is None else total
-    chosen = _whole_prompts(pairs, sample)
-    tokens = count or (lambda text: len(text) / CHARACTERS_PER_TOKEN)
-    asked: dict[Call, None] = {}
-    rounds = 0
-
-    def ask(calls: Sequence[Call]) -> list[Response]:
-        nonlocal rounds
-        rounds += 1
-        asked.update(dict.fromkeys(calls))
-        return [_stand_in(call, text_tokens) for call in calls]
-
-    if chosen:
-        judge(chosen, ask)
-    scored = [call for call in asked if rereads_scored and isinstance(call, LoglikelihoodRequest)]
-    scale = total / max(len(chosen), 1)
-    read = round(scale * sum(tokens(_text_of(call)) for call in asked))
-    written = round(scale * sum(_written(call, text_tokens) for call in asked))
-    return Projection(
-        pairs=total,
-        sampled=len(chosen),
-        calls=round(scale * len(asked)),
-        rounds=rounds,
-        read=read,
-        written=written,
-        cost_usd=None if price is None else price.of(read, written),
-        reread=round(scale * sum(tokens(_text_of(call)) for call in scored)),
-    )
-
-
-def _whole_prompts(pairs: Sequence[Preference], sample: int) -> list[Preference]:
-    """Return the pairs of some prompts; of others only a number is held, since files may be large."""
-    prompts = key_codes([pair.prompt] for pair in pairs)
-    count = len(np.unique(prompts))
-    spread = {n * count // min(sample, count) for n in range(min(sample, count))}
-    places = [np.flatnonzero(prompts == number)[:sample] for number in sorted(spread)]
-    return [pairs[int(place)] for group in places for place in group]
+            f"(from the prompts of {self.sampled} pairs){reread}"
+        )
 
 
 def members_of(labeler: object) -> list[ModelLabeler]:
@@ -152,36 +84,63 @@ def estimate_cost(
     text_tokens: float | None = None,
     total: int | None = None,
 ) -> Projection | None:
-    """Project what a labeler will take; an ensemble takes what its members do, one after another.
+    """Write out a labeler's calls for a sample of pairs, without asking anybody, and extrapolate.
 
-    Members that ask the same model the same question are counted each. Where only some have a price,
-    the cost is that of those; ``prices`` are for back ends without. Other arguments as of ``project``.
+    Calls of a later round hold texts that are not there yet; a text of the length written stands in.
+    An ensemble takes what its members do, one after another, each counted by itself. Where only some
+    have a price, the cost is that of those.
 
-    Returns:
-        None where nothing is known about a labeler's calls.
+    Args:
+        labeler: Whose calls; None is returned where nothing is known about them.
+        pairs: What is to be labeled.
+        prices: Of back ends without a price of their own.
+        sample: Prompts to write out, evenly spread over all, each with up to so many of its pairs:
+            labelers may share calls between the pairs of a prompt.
+        text_tokens: Mean tokens of an answer that is a text; None takes each call's limit.
+        total: Pairs to be labeled, where ``pairs`` are a few that stand for all; None: only those.
     """
-    total = len(pairs) if total is None else total
-    chosen = _whole_prompts(pairs, sample)  # once for all members, since it goes through all pairs
-
-    def part_of(each: ModelLabeler) -> Projection:
-        return project(
-            lambda judged, ask: each.judge(judged, thoughtful(ask, each.thinking)),
-            chosen,
-            getattr(each.backend, "price", None) or prices,
-            sample=sample,
-            text_tokens=text_tokens,
-            rereads_scored=getattr(each.backend, "rereads_scored", False),
-            total=total,
-        )
-
-    parts = [part_of(each) for each in members_of(labeler)]
+    prompts = key_codes(
+        [pair.prompt] for pair in pairs
+    )  # held as numbers, since files may be large
+    count, total = len(np.unique(prompts)), len(pairs) if total is None else total
+    spread = sorted({n * count // min(sample, count) for n in range(min(sample, count))})
+    chosen = [pairs[int(at)] for n in spread for at in np.flatnonzero(prompts == n)[:sample]]
+    parts = [_project(each, chosen, total, prices, text_tokens) for each in members_of(labeler)]
     if not parts:
         return None
     costs = [part.cost_usd for part in parts if part.cost_usd is not None]
     names = ("calls", "rounds", "read", "written", "reread")
     sums = {name: sum(getattr(part, name) for part in parts) for name in names}
-    cost, sampled = math.fsum(costs) if costs else None, max(part.sampled for part in parts)
-    return Projection(pairs=total, sampled=sampled, cost_usd=cost, **sums)
+    return replace(parts[0], cost_usd=math.fsum(costs) if costs else None, **sums)
+
+
+def _project(
+    labeler: ModelLabeler,
+    chosen: Sequence[Preference],
+    total: int,
+    prices: Price | None,
+    text_tokens: float | None,
+) -> Projection:
+    asked: dict[Call, None] = {}
+    rounds = 0
+
+    def ask(calls: Sequence[Call]) -> list[Response]:
+        nonlocal rounds
+        rounds += 1
+        asked.update(dict.fromkeys(calls))
+        return [_stand_in(call, text_tokens) for call in calls]
+
+    if chosen:
+        labeler.judge(chosen, thoughtful(ask, labeler.thinking))
+    scale = total / max(len(chosen), 1)
+    rereads = getattr(labeler.backend, "rereads_scored", False)
+    scored = [call for call in asked if rereads and isinstance(call, LoglikelihoodRequest)]
+    read, reread = (round(scale * sum(map(_read, calls))) for calls in (asked, scored))
+    written = round(scale * sum(_written(call, text_tokens) for call in asked))
+    price = getattr(labeler.backend, "price", None) or prices
+    cost = None if price is None else price.of(read, written)
+    calls = round(scale * len(asked))
+    return Projection(total, len(chosen), calls, rounds, read, written, cost, reread)
 
 
 @dataclass(eq=False)
@@ -195,31 +154,31 @@ class ThroughputEstimator:
     projection: Projection  # what the job was said to take
     tell: Callable[[str], None]  # told a line once `LONG_ENOUGH` has passed and more is ahead
     clock: Callable[[], float] = time.monotonic  # seconds
-    _first: float | None = field(default=None, init=False)  # when the first reply came
+    _begun: tuple[float, float] | None = field(
+        default=None, init=False
+    )  # time and tokens till then
     _done: float = field(default=0.0, init=False)
-    _since_first: float = field(default=0.0, init=False)
     _told: bool = field(default=False, init=False)
 
     def count(self, call: Call, reply: Response) -> None:
         """Add one reply."""
-        now = self.clock()
-        tokens = len(_text_of(call)) / CHARACTERS_PER_TOKEN + (reply.written or _written(call))
-        self._done += tokens
-        if self._first is None:
-            self._first = now
+        self._done += _read(call) + (reply.written or _written(call))
+        if self._begun is None:
+            self._begun = (self.clock(), self._done)
             return
-        self._since_first += tokens
-        left = self.seconds_left()
-        if not self._told and now - self._first >= LONG_ENOUGH and left > LONG_ENOUGH:
+        passed, left = self.clock() - self._begun[0], self.seconds_left()
+        if not self._told and passed >= LONG_ENOUGH and left > LONG_ENOUGH:
             self._told = True
             self.tell(f"at the pace of the first calls {self.line()}")
 
     def seconds_left(self) -> float:
         """Seconds to go at the pace so far; infinite until a second after the first reply."""
-        passed = 0.0 if self._first is None else self.clock() - self._first
-        if passed < 1.0 or not self._since_first:
+        began, before = self._begun or (math.inf, 0.0)
+        passed, counted = self.clock() - began, self._done - before
+        if passed < 1.0 or not counted:
             return math.inf
-        return passed * max(self.projection.tokens - self._done, 0.0) / self._since_first
+        left = self.projection.read + self.projection.written - self._done
+        return passed * max(left, 0.0) / counted
 
     def line(self) -> str:
         """Say how long it still takes."""
@@ -227,10 +186,12 @@ class ThroughputEstimator:
         return "" if math.isinf(left) else f"about {duration(left)} to go"
 
 
-def _text_of(call: Call) -> str:
+def _read(call: Call) -> float:
+    """Tokens a model reads for a call, as far as that is known without its tokenizer."""
     if isinstance(call, LoglikelihoodRequest):
-        return call.context + call.target
-    return call.question.text + (call.question.thoughts or "") + call.question.assistant_prefix
+        return len(call.context + call.target) / CHARACTERS_PER_TOKEN
+    q = call.question
+    return len(q.text + (q.thoughts or "") + q.assistant_prefix) / CHARACTERS_PER_TOKEN
 
 
 def _written(call: Call, text_tokens: float | None = None) -> float:
@@ -254,23 +215,19 @@ def _stand_in(call: Call, text_tokens: float | None) -> Response:
 @contextmanager
 def watched(labeler: Labeler, watch: Watch) -> Iterator[None]:
     """Tell ``watch``, too, of a labeler's new replies inside the block."""
-    clients = [each.asker for each in members_of(labeler)]
-    before = [client.watch for client in clients]
+    before = {each.asker: each.asker.watch for each in members_of(labeler)}
 
-    def both(told: Watch | None) -> Watch:
-        def tell(call: Call, reply: Response) -> None:
-            if told is not None:
-                told(call, reply)
-            watch(call, reply)
+    def both(told: Watch | None, call: Call, reply: Response) -> None:
+        if told is not None:
+            told(call, reply)
+        watch(call, reply)
 
-        return tell
-
-    for client, told in zip(clients, before, strict=True):
-        client.watch = both(told)
+    for client, told in before.items():
+        client.watch = partial(both, told)
     try:
         yield
     finally:
-        for client, told in zip(clients, before, strict=True):
+        for client, told in before.items():
             client.watch = told
 
 

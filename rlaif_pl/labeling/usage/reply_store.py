@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -10,45 +12,34 @@ from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rlaif_pl.data.disk import replaced
 from rlaif_pl.data.failures import is_asked_again
+from rlaif_pl.data.files import write_lines
 from rlaif_pl.data.sqlite_file import SqliteFile, TableSchema
 from rlaif_pl.labeling.calls import Call, Response, kind_of
 
 APPLICATION = 0x524C4149  # "RLAI", tells these files from other SQLite files
-# Of a ``Response``, in its order.
-NAMES = (
-    "logprobs, text, finished, read_tokens, written_tokens, cost_usd, seconds, attempts, failure"
-)
-COLUMNS = NAMES.split(", ")
-ROW = ("digest", "kind", "fingerprint", "call", *COLUMNS, "created")  # what is exported
-TABLE = """
-CREATE TABLE replies (
-    id INTEGER PRIMARY KEY,
-    digest BLOB NOT NULL,
-    kind TEXT NOT NULL,
-    fingerprint TEXT NOT NULL,
-    call BLOB NOT NULL,
-    logprobs TEXT NOT NULL,
-    text TEXT NOT NULL,
-    finished INTEGER NOT NULL,
-    read_tokens INTEGER NOT NULL,
-    written_tokens INTEGER NOT NULL,
-    cost_usd REAL NOT NULL,
-    seconds REAL NOT NULL,
-    attempts INTEGER NOT NULL,
-    failure TEXT,
-    is_transient INTEGER NOT NULL,
-    created REAL NOT NULL
-)
-"""
+# Columns with their types in SQLite: of the call, and of its ``Response`` in that one's order.
+CALL = {"digest": "BLOB", "kind": "TEXT", "fingerprint": "TEXT", "call": "BLOB"}
+REPLY = {"logprobs": "TEXT", "text": "TEXT", "finished": "INTEGER", "read_tokens": "INTEGER"}
+REPLY |= {"written_tokens": "INTEGER", "cost_usd": "REAL", "seconds": "REAL", "attempts": "INTEGER"}
+REPLY |= {"failure": "TEXT"}
+COLUMNS = {**CALL, **REPLY, "is_transient": "INTEGER", "created": "REAL"}
+ROW = [name for name in COLUMNS if name != "is_transient"]  # what is exported
+BATCH = 1024  # rows of a Parquet row group
+ARROW = {"INTEGER": pa.int64(), "REAL": pa.float64(), "TEXT": pa.string(), "BLOB": pa.string()}
+OWN = {"logprobs": pa.list_(pa.float64()), "finished": pa.bool_()}
+SCHEMA = pa.schema([(name, OWN.get(name, ARROW[COLUMNS[name]])) for name in ROW])
+
+_TYPED = [f"{name} {kind}" + " NOT NULL" * (name != "failure") for name, kind in COLUMNS.items()]
+TABLE = f"CREATE TABLE replies (id INTEGER PRIMARY KEY, {', '.join(_TYPED)})"
 INDEX = "CREATE INDEX replies_by_digest ON replies (digest)"
 LAYOUT = TableSchema("reply store", 1, (TABLE, INDEX), application=APPLICATION)
-SELECT = f"SELECT digest, {NAMES} FROM replies WHERE digest IN ({{marks}}) ORDER BY id"
-INSERT = (
-    f"INSERT INTO replies (digest, kind, fingerprint, call, {NAMES}, is_transient, created) "
-    f"VALUES ({', '.join('?' * (len(COLUMNS) + 6))})"
-)
-KEYS_PER_QUERY = 500  # below SQLite's smallest limit on parameters, 999
+SELECT = f"SELECT {', '.join(REPLY)} FROM replies WHERE digest = ? ORDER BY id"
+INSERT = f"INSERT INTO replies ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,21 +55,17 @@ class Totals:
 
     def to_metrics(self, prefix: str) -> dict[str, float]:
         """Return flat numbers of calls, tokens and money."""
-        return {
-            f"{prefix}/calls": float(self.calls),
-            f"{prefix}/read_tokens": float(self.read),
-            f"{prefix}/written_tokens": float(self.written),
-            f"{prefix}/paid_usd": self.cost_usd,
-        }
+        numbers = {"calls": self.calls, "read_tokens": self.read, "written_tokens": self.written}
+        named = {**numbers, "paid_usd": self.cost_usd}
+        return {f"{prefix}/{name}": float(value) for name, value in named.items()}
 
 
 class ReplyStore(SqliteFile):
     """One SQLite file with a row per model call.
 
-    A row is on disk when ``put`` returns and survives a kill or a power cut. Several processes of
-    one machine may use the file at once. Rows are never changed: a call that failed and was asked
-    again has two, and what was paid for both is counted. The file must not lie on a network file
-    system, which SQLite's write-ahead log cannot use.
+    A row is on disk when ``put`` returns and survives a kill or a power cut. Rows are never changed: a
+    call that failed and was asked again has two, and what was paid for both is counted. Several
+    processes of one machine may use the file at once; a network file system cannot hold it.
 
     Args:
         path: The file; made with its folder if it is not there. ``~`` is expanded.
@@ -112,30 +99,29 @@ class ReplyStore(SqliteFile):
         ``is_asked_again``) or ``retry_failed`` is set.
         """
         found: dict[bytes, Response] = {}
-        digests = list(dict.fromkeys(keys))
         with self.explained():
-            for start in range(0, len(digests), KEYS_PER_QUERY):
-                part = digests[start : start + KEYS_PER_QUERY]
-                query = SELECT.format(marks=",".join("?" * len(part)))
-                for digest, *columns in self.connection.execute(query, part):
-                    reply = _reply(columns)
-                    kept = _worth(found[digest]) if digest in found else 0
+            for key in dict.fromkeys(keys):
+                for columns in self.connection.execute(SELECT, (key,)):
+                    reply = _reply(*columns)
+                    kept = _worth(found[key]) if key in found else 0
                     if kept and kept >= _worth(reply):
                         continue
                     # by today's rule, not by that of the version that wrote the row
                     asks_again = self.retry_failed or is_asked_again(reply.failure)
                     if reply.is_whole or not asks_again:
-                        found[digest] = reply
+                        found[key] = reply
         return found
 
     def put(self, key: bytes, call: Call, reply: Response, fingerprint: str) -> None:
         """Commit one reply; it is on disk when this returns."""
+        # what JSON has no number for, as text: "-inf", "nan"
+        values = [v if v is None or math.isfinite(v) else str(v) for v in reply.logprobs]
         row = (
             key,
             kind_of(call),
             fingerprint,
             zlib.compress(json.dumps(asdict(call), ensure_ascii=False).encode()),
-            json.dumps([_plain(value) for value in reply.logprobs]),
+            json.dumps(values),
             *astuple(reply)[1:],
             is_asked_again(reply.failure),
             self._now(),
@@ -146,14 +132,12 @@ class ReplyStore(SqliteFile):
     def totals(self) -> Totals:
         """Add up all rows."""
         with self.explained():
-            calls, read, written, cost = self.connection.execute(
-                "SELECT COUNT(*), TOTAL(read_tokens), TOTAL(written_tokens), TOTAL(cost_usd) "
-                "FROM replies"
+            run = self.connection.execute
+            calls, answered, read, written, cost = run(
+                "SELECT COUNT(*), COUNT(DISTINCT digest) FILTER (WHERE failure IS NULL), "
+                "TOTAL(read_tokens), TOTAL(written_tokens), TOTAL(cost_usd) FROM replies"
             ).fetchone()
-            (answered,) = self.connection.execute(
-                "SELECT COUNT(DISTINCT digest) FROM replies WHERE failure IS NULL"
-            ).fetchone()
-            failures = self.connection.execute(
+            failures = run(
                 "SELECT failure, COUNT(*) FROM replies WHERE failure IS NOT NULL GROUP BY failure"
             ).fetchall()
         return Totals(calls, answered, dict(failures), int(read), int(written), cost)
@@ -166,19 +150,10 @@ class ReplyStore(SqliteFile):
                 row = dict(zip(ROW, values, strict=True))
                 row["digest"] = row["digest"].hex()
                 row["call"] = zlib.decompress(row["call"]).decode()
-                row["logprobs"] = [
-                    value if isinstance(value, int | float) else None
-                    for value in json.loads(row["logprobs"])
-                ]
+                values = json.loads(row["logprobs"])
+                row["logprobs"] = [v if isinstance(v, int | float) else None for v in values]
                 row["finished"] = bool(row["finished"])
                 yield row
-
-
-def _plain(value: float | None) -> float | str | None:
-    """Write what JSON has no number for as text: ``"-inf"``, ``"nan"``."""
-    if value is None or value - value == 0:
-        return value
-    return str(value)
 
 
 def _worth(reply: Response) -> int:
@@ -186,12 +161,22 @@ def _worth(reply: Response) -> int:
     return 0 if reply.failure is not None else 1 + reply.is_whole
 
 
-def _reply(columns: Sequence[Any]) -> Response:
-    logprobs, text, finished, *rest = columns
+def _reply(logprobs: str, text: str, finished: int, *rest: Any) -> Response:
     values = json.loads(logprobs)
-    return Response(
-        tuple(None if value is None else float(value) for value in values),
-        text,
-        bool(finished),
-        *rest,
-    )
+    known = tuple(None if value is None else float(value) for value in values)
+    return Response(known, text, bool(finished), *rest)
+
+
+def export_replies(store: ReplyStore, path: str | Path) -> int:
+    """Write a store to .jsonl or .parquet, at once; return its rows. ``ValueError``: another ending."""
+    target = Path(path)
+    if target.suffix == ".jsonl":
+        write_lines(target, (json.dumps(row, ensure_ascii=False) for row in store.rows()))
+    elif target.suffix == ".parquet":
+        with replaced(target) as file, pq.ParquetWriter(file, SCHEMA) as writer:
+            rows = store.rows()
+            while part := list(itertools.islice(rows, BATCH)):
+                writer.write_table(pa.Table.from_pylist(part, SCHEMA))
+    else:
+        raise ValueError(f"expected a file ending in .jsonl or .parquet, got {target}")
+    return len(store)

@@ -76,8 +76,7 @@ class OutOfBudget(RuntimeError):  # noqa: N818 (a limit that was asked for is no
 class BudgetTracker:
     """Counts every call of a run as its reply arrives."""
 
-    # USD that this run may spend, at least 0; None for no limit. Calls in flight when it is reached
-    # are still paid
+    # USD that this run may spend, at least 0; None for no limit. Calls in flight then are still paid
     max_cost: float | None = None
     calls: int = 0
     failures: int = 0
@@ -114,15 +113,10 @@ class BudgetTracker:
 
     def to_metrics(self, prefix: str) -> dict[str, float]:
         """Return flat metrics ``prefix/name`` of this run."""
-        return {
-            f"{prefix}/run_calls": float(self.calls),
-            f"{prefix}/run_failed_calls": float(self.failures),
-            f"{prefix}/run_requests": float(self.attempts),
-            f"{prefix}/run_read_tokens": float(self.read),
-            f"{prefix}/run_written_tokens": float(self.written),
-            f"{prefix}/run_cost_usd": self.cost_usd,
-            f"{prefix}/run_call_seconds": self.seconds,
-        }
+        numbers = {"calls": self.calls, "failed_calls": self.failures, "requests": self.attempts}
+        numbers |= {"read_tokens": self.read, "written_tokens": self.written}
+        money = {"cost_usd": self.cost_usd, "call_seconds": self.seconds}
+        return {f"{prefix}/run_{name}": float(value) for name, value in (numbers | money).items()}
 
 
 HUMAN_USD_PER_50_WORDS = 0.11  # Google Cloud's data labeling service, as cited in the paper
@@ -155,23 +149,14 @@ class CostComparison:
 
     def to_metrics(self, prefix: str) -> dict[str, float]:
         """Return flat numbers, each with its limits."""
-        return flat_metrics(
-            prefix,
-            {
-                "ai_usd_per_pair": self.ai,
-                "human_usd_per_pair": self.human,
-                "words_per_pair": self.words,
-                "tokens_read_per_pair": self.read,
-                "tokens_written_per_pair": self.written,
-                "times_cheaper": self.times_cheaper,
-            },
-        )
+        names = ("ai_usd", "human_usd", "words", "tokens_read", "tokens_written")
+        values = (self.ai, self.human, self.words, self.read, self.written)
+        means = {f"{name}_per_pair": value for name, value in zip(names, values, strict=True)}
+        return flat_metrics(prefix, {**means, "times_cheaper": self.times_cheaper})
 
 
 def compare_costs(
-    rows: Sequence[Preference],
-    prices: Price | None = None,
-    estimator: Estimator = Estimator(),
+    rows: Sequence[Preference], prices: Price | None = None, estimator: Estimator = Estimator()
 ) -> CostComparison:
     """Compare the cost of labels with what people would be paid for them.
 
@@ -187,10 +172,8 @@ def compare_costs(
     words = np.array([words_of(row) for row in rows], np.float64)
     charged = np.array([row.provenance.cost_usd for row in rows], np.float64)
     ai = charged if prices is None else (read * prices.read + written * prices.written) / MILLION
-    human = words / 50 * HUMAN_USD_PER_50_WORDS
-    return CostComparison(
-        *(estimator.mean(each, groups) for each in (ai, human, words, read, written))
-    )
+    values = (ai, words / 50 * HUMAN_USD_PER_50_WORDS, words, read, written)
+    return CostComparison(*(estimator.mean(each, groups) for each in values))
 
 
 def words_of(pair: Preference) -> int:

@@ -22,31 +22,21 @@ from rlaif_pl.types import Preference
 
 Kind = Literal["malformed", "refused", "too_long", "failed"]
 TIE = 1e-9  # a label this near to one half favors neither side
-KINDS: dict[str, Kind] = {
-    "malformed": "malformed",  # an answer came, but no verdict could be read from it
-    "empty": "malformed",
-    "empty_rationale": "malformed",
-    "both": "malformed",  # the answer names both, or neither
-    "neither": "malformed",
-    "nonfinite": "malformed",
-    "missing_logprob": "malformed",
-    "split_option": "malformed",  # the options begin with one token, and no more could be asked
-    "low_option_mass": "malformed",  # the model would nearly always write something else
-    "unclosed_thought": "malformed",  # the length limit came before the answer
-    "refused": "refused",  # the model declined to judge
-    "too_long": "too_long",  # the question does not fit; its ending is never cut off
-}
-# Every other failure is the call's own (timeouts, connections, http_500, ...): "failed".
+# An answer came, but no verdict could be read from it.
+UNREADABLE = ("malformed", "empty", "empty_rationale", "both", "neither", "nonfinite")
+UNREADABLE += ("missing_logprob", "split_option", "low_option_mass", "unclosed_thought")
 
 
 def kind_of(failure: str | None) -> Kind:
     """Return the kind of a failure; what is not known here counts as a failed call."""
-    return KINDS.get(failure or "", "failed")
+    if failure == "refused" or failure == "too_long":
+        return failure
+    return "malformed" if failure in UNREADABLE else "failed"
 
 
 @dataclass(frozen=True, slots=True)
 class OutcomeCounts:
-    """Pairs by what became of them; every pair asked about is in exactly one of the other counts."""
+    """Pairs by what became of them; each is in exactly one of the counts but the first."""
 
     asked: int  # all pairs
     decided: int  # with a label that favors a side
@@ -54,13 +44,13 @@ class OutcomeCounts:
     # (which pulls two rewards together), counts half in alignment and is left out where a format has
     # no place for it (chosen/rejected)
     tied: int
-    malformed: int  # an answer from which no verdict could be read. No label
-    refused: int  # the model declined. No label
-    too_long: int  # the question did not fit into the model's context. No label
-    # the call had no answer (timeouts, errors of the server), or was never made. No label
+    # without a label: no verdict could be read; the model declined; the question did not fit; the
+    # call had no answer (timeouts, errors of the server) or was never made
+    malformed: int
+    refused: int
+    too_long: int
     failed: int
-    # pairs without a label by the reason on record
-    reasons: dict[str, int] = field(default_factory=dict)
+    reasons: dict[str, int] = field(default_factory=dict)  # of pairs without a label, as recorded
 
     @property
     def unusable(self) -> int:
@@ -74,12 +64,12 @@ class OutcomeCounts:
 
     def to_metrics(self, prefix: str) -> dict[str, float]:
         """Return flat counts."""
-        kinds = ("asked", "decided", "tied", "malformed", "refused", "too_long", "failed")
+        kinds = ("asked", "decided", "tied", *get_args(Kind))
         return {f"{prefix}/{kind}": float(getattr(self, kind)) for kind in kinds}
 
     def text(self) -> str:
         """Name the kinds that occurred, for example ``malformed 3, tied 1``; "none" without any."""
-        kinds = ("malformed", "refused", "too_long", "failed", "tied")
+        kinds = (*get_args(Kind), "tied")
         named = [f"{kind} {getattr(self, kind)}" for kind in kinds if getattr(self, kind)]
         return ", ".join(named) or "none"
 
@@ -99,6 +89,17 @@ def count_outcomes(rows: Sequence[Preference]) -> OutcomeCounts:
     )
 
 
+def _share(
+    rows: Sequence[Preference],
+    of: Callable[[Preference], float | None],
+    estimator: Estimator = Estimator(),
+) -> Interval:
+    """Mean of a number in [0, 1] over the rows that have it."""
+    known = [(value, row.group) for row in rows if (value := of(row)) is not None]
+    values = np.clip([value for value, _ in known], 0, 1)  # a mass may miss them by rounding
+    return estimator.share(values, [group for _, group in known])
+
+
 BINS = 10  # of equal width over the order gap's range, [0, 1]
 
 
@@ -107,29 +108,19 @@ class PositionBias:
     """How often a labeler keeps to a slot, and to which (arXiv 2309.00267, appendix B)."""
 
     same_slot: Interval  # share of pairs where the same slot won in both orders
-    # among those, the share in which it was slot 1; NaN where slots are not recorded
-    first_slot: Interval
-    # two-sided binomial test of "slot 1 as often as slot 2", pairs taken as independent; NaN where
-    # slots are not recorded
+    first_slot: Interval  # among those, the share of slot 1; NaN where slots are not recorded
+    # two-sided binomial test of "slot 1 as often as slot 2", pairs taken as independent; NaN as above
     p_value: float
     slots: tuple[int, int]  # pairs won in both orders by slot 1 and by slot 2
     position_gap: Interval  # mean of `|p(first) in order 1 - p(first) in order 2|`, in [0, 1]
-    # pairs by order gap, in `BINS` bins of equal width; the last includes 1
-    gap_counts: tuple[int, ...]
+    gap_counts: tuple[int, ...]  # pairs by that gap in `BINS` bins; the last includes 1
 
     def to_metrics(self, prefix: str) -> dict[str, float]:
         """Return flat numbers; what was not recorded is left out."""
-        return flat_metrics(
-            prefix,
-            {
-                "same_slot": self.same_slot,
-                "same_slot_first": self.first_slot,
-                "same_slot_1": self.slots[0],
-                "same_slot_2": self.slots[1],
-                "same_slot_p_value": self.p_value,
-                "position_gap": self.position_gap,
-            },
-        )
+        first, second = self.slots
+        shares = {"same_slot": self.same_slot, "same_slot_first": self.first_slot}
+        slots = {"same_slot_1": first, "same_slot_2": second, "same_slot_p_value": self.p_value}
+        return flat_metrics(prefix, {**shares, **slots, "position_gap": self.position_gap})
 
     def text(self) -> str:
         """Return it in words."""
@@ -152,20 +143,16 @@ def position_bias(
     same = [row for row in asked if row.provenance.same_slot]
     told = [row for row in same if row.provenance.slot is not None]
     first = sum(row.provenance.slot == 1 for row in told)
-    gaps = [row for row in asked if row.provenance.position_gap is not None]
-    values = np.array([row.provenance.position_gap for row in gaps], np.float64)
+    gaps = [row.provenance.position_gap for row in asked]
+    values = np.array([gap for gap in gaps if gap is not None], np.float64)
     places = np.minimum(np.floor(values * BINS + 1e-9), BINS - 1)  # 0.3 belongs to [0.3, 0.4)
     counts = np.bincount(places.astype(np.intp), minlength=BINS)
     return PositionBias(
-        same_slot=estimator.share(
-            [float(row.provenance.same_slot is True) for row in asked], [row.group for row in asked]
-        ),
-        first_slot=estimator.share(
-            [float(row.provenance.slot == 1) for row in told], [row.group for row in told]
-        ),
+        same_slot=_share(asked, lambda row: row.provenance.same_slot is True, estimator),
+        first_slot=_share(told, lambda row: row.provenance.slot == 1, estimator),
         p_value=binomial_test(first, len(told)) if told else math.nan,
         slots=(first, len(told) - first),
-        position_gap=estimator.share(values, [row.group for row in gaps]),
+        position_gap=_share(asked, lambda row: row.provenance.position_gap, estimator),
         gap_counts=tuple(int(count) for count in counts),
     )
 
@@ -182,56 +169,42 @@ class LabelSummary:
     A share without any pair to count is NaN and not exported.
     """
 
-    counts: OutcomeCounts  # pairs by what became of them
-    # mean of `p_first`; far from 0.5 where sides were not assigned at random
-    mean_p_first: Interval
+    counts: OutcomeCounts
+    mean_p_first: Interval  # far from 0.5 where sides were not assigned at random
     decided: Interval  # share of labels with `|p_first - 0.5| > 0.1`
     # share of labels that favor the response with more characters, among those that favor one and
     # whose lengths differ: the bias to know before training
     longer_wins: Interval
-    position: PositionBias | None  # position bias; None where the labels have no order
+    position: PositionBias | None  # None where the labels have no order
     # mean probability outside the verdict tokens, where there are any; also of pairs that have no
     # label because of it
     off_option_mass: Interval
     tie_mass: Interval  # mean probability of a tie among the verdicts, where ties are asked for
-    cost: CostComparison  # what a label cost, beside what a person's would have
+    cost: CostComparison
     tokens: int  # tokens read and written, failures included
     cost_usd: float  # money paid, failures included
 
-    @property
-    def pairs(self) -> int:
-        """Rows given."""
-        return self.counts.asked
-
-    @property
-    def labeled(self) -> int:
-        """Rows with a usable label, ties included."""
-        return self.counts.asked - self.counts.unusable
-
-    @property
-    def failures(self) -> dict[str, int]:
-        """Rows without one, by reason."""
-        return self.counts.reasons
-
     def to_metrics(self, prefix: str = "label") -> dict[str, float]:
         """Return flat metrics ``prefix/name``; what does not apply is left out."""
-        names = ["pairs", "labeled", "tokens", "cost_usd", "mean_p_first", "decided"]
+        names = ["tokens", "cost_usd", "mean_p_first", "decided"]
         names += ["longer_wins", "off_option_mass", "tie_mass"]
-        metrics = flat_metrics(prefix, {name: getattr(self, name) for name in names})
-        metrics[f"{prefix}/failed"] = self.counts.unusable
-        metrics |= {f"{prefix}/failed_{reason}": n for reason, n in self.failures.items()}
-        metrics |= self.counts.to_metrics(f"{prefix}/count")
+        counts, missing = self.counts, self.counts.unusable
+        numbers = {"pairs": counts.asked, "labeled": counts.asked - missing, "failed": missing}
+        numbers |= {f"failed_{reason}": n for reason, n in counts.reasons.items()}
+        metrics = flat_metrics(prefix, numbers | {name: getattr(self, name) for name in names})
+        metrics |= counts.to_metrics(f"{prefix}/count") | self.cost.to_metrics(f"{prefix}/cost")
         if self.position is not None:
             metrics |= self.position.to_metrics(prefix)
-        metrics |= self.cost.to_metrics(f"{prefix}/cost")
         return {name: float(value) for name, value in metrics.items()}
 
     def notes(self) -> list[str]:
         """Return sentences on what to see to before training on the labels; mostly none."""
-        mass, low = self.off_option_mass.value, self.failures.get(LOW_MASS, 0)
+        mass, low = self.off_option_mass.value, self.counts.reasons.get(LOW_MASS, 0)
         if not (low or mass > MOSTLY_OUTSIDE):
             return []
-        left_out = f"; {low} of {self.pairs} pairs have no label for it ({LOW_MASS})" * bool(low)
+        left_out = ""
+        if low:
+            left_out = f"; {low} of {self.counts.asked} pairs have no label for it ({LOW_MASS})"
         return [
             f"warning: on average {mass:.2%} of the probability lies outside the verdict tokens"
             f"{left_out}. The model would rather write something else: see docs/labeling.md, Verdicts "
@@ -241,28 +214,20 @@ class LabelSummary:
     def to_json(self) -> dict[str, object]:
         """Return what is no flat number, as ``labels.json`` holds it."""
         gaps = list(self.position.gap_counts) if self.position else []
-        return {"order_gap_counts": gaps, "failures": self.failures}
+        return {"order_gap_counts": gaps, "failures": self.counts.reasons}
 
 
 def summarize_labels(pairs: Sequence[Preference]) -> LabelSummary:
     """Count and average the outcome of labeling; see ``LabelSummary``."""
     usable = [pair for pair in pairs if pair.p_first is not None]
-
-    def share(
-        of: Callable[[Preference], float | None], rows: Sequence[Preference] = usable
-    ) -> Interval:
-        known = [(value, pair.group) for pair in rows if (value := of(pair)) is not None]
-        values = np.clip([value for value, _ in known], 0, 1)  # a mass may miss them by rounding
-        return Estimator().share(values, [group for _, group in known])
-
     return LabelSummary(
         counts=count_outcomes(pairs),
-        mean_p_first=share(label_of),
-        decided=share(lambda pair: abs(label_of(pair) - 0.5) > DECIDED),
-        longer_wins=share(_longer_wins),
+        mean_p_first=_share(usable, label_of),
+        decided=_share(usable, lambda pair: abs(label_of(pair) - 0.5) > DECIDED),
+        longer_wins=_share(usable, _longer_wins),
         position=position_bias(pairs),
-        off_option_mass=share(lambda pair: pair.provenance.off_option_mass, pairs),
-        tie_mass=share(lambda pair: pair.provenance.tie_mass),
+        off_option_mass=_share(pairs, lambda pair: pair.provenance.off_option_mass),
+        tie_mass=_share(usable, lambda pair: pair.provenance.tie_mass),
         cost=compare_costs(pairs),
         tokens=sum(pair.provenance.tokens for pair in pairs),
         cost_usd=math.fsum(pair.provenance.cost_usd for pair in pairs),
