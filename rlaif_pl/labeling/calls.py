@@ -1,8 +1,4 @@
-"""What labelers ask of a model and what it answers; strategies and back ends speak only this.
-
-A strategy turns pairs into calls and replies into judgments; a back end answers calls. Between them
-stands ``strategy.CachedClient``, which keeps every reply on disk and counts what it cost.
-"""
+"""What labelers ask of a model and what it answers; strategies and back ends speak only this."""
 
 from __future__ import annotations
 
@@ -21,11 +17,9 @@ class Question:
     knows where; ``assistant_prefix`` holds no data otherwise), and text in everything else.
     """
 
-    # all of it up to `assistant_prefix`: the plain prompt, or the user's message where `chat`
-    text: str
-    # what the answer begins with and the model goes on from ("Preferred Summary=", or ""). Plain
-    # text: `text + assistant_prefix` is read as one string. Chat: it is put at the start of the
-    # assistant's turn
+    text: str  # all up to `assistant_prefix`: the plain prompt, or the user's message where `chat`
+    # what the answer begins with and the model goes on from ("Preferred Summary=", or ""): in plain
+    # text read as one string with `text`, in a chat the start of the assistant's turn
     assistant_prefix: str = ""
     chat: bool = False  # whether `text` goes through the model's chat template
     # what the model thought before the answer, without marks; the back end closes them in the
@@ -42,6 +36,12 @@ class Decoding:
     top_k: int = 0  # only this many likeliest tokens are drawn from; 0 takes all
     stop: tuple[str, ...] = ()  # strings at which the answer ends; they are not part of it
     seed: int = 0  # seeds the drawing, with the sample's number; without effect when greedy
+
+    @classmethod
+    def drawn(cls, max_tokens: int, temperature: float, top_k: int, seed: int) -> Decoding:
+        """Return the decoding of settings; what has no effect when greedy makes no difference."""
+        top_k, seed = (top_k, seed) if temperature else (0, 0)
+        return cls(max_tokens, temperature, top_k, (), seed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class GenerateRequest:
     """Write an answer."""
 
     question: Question  # what is read before the answer
-    decoding: Decoding = Decoding()  # how to draw it
+    decoding: Decoding = Decoding()
     sample: int = 0  # number of the sample among those of the same question and decoding, from 0
 
 
@@ -72,8 +72,8 @@ class ThinkRequest:
     """
 
     question: Question  # what is thought about; for a chat template, and without `thoughts`
-    decoding: Decoding = Decoding()  # how to draw them
-    sample: int = 0  # number of the sample among those of the same question and decoding, from 0
+    decoding: Decoding = Decoding()
+    sample: int = 0  # as of a ``GenerateRequest``
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +113,11 @@ class Response:
     failure: str | None = None
 
     @property
+    def tokens(self) -> int:
+        """Tokens read and written."""
+        return self.read + self.written
+
+    @property
     def is_whole(self) -> bool:
         """Whether it is an answer, and one with the log-probability of every option."""
         return self.failure is None and None not in self.logprobs
@@ -139,7 +144,6 @@ class Backend(Protocol):
 
 Ask: TypeAlias = Callable[[Sequence[Call]], list[Response]]
 """Answers calls in order; equal calls are asked once. What strategies are given."""
-
 
 Watch: TypeAlias = Callable[[Call, Response], None]
 """Told of every new reply (progress, spending); may raise to stop before further calls."""

@@ -13,10 +13,8 @@ MIN_OPTION_MASS = 0.005
 """Least probability of all options together. Below it, a model that was to name an option writes
 something else at least 199 times in 200 (an opened thought, "Sure"), and which of two such
 numbers is larger says nothing. Small models that do answer give 0.01 to 0.9."""
-LOW_MASS = "low_option_mass"
-"""Failure of a choice whose options are too unlikely."""
-MISSING = "missing_logprob"
-"""Failure of a choice with an option whose probability was not reported."""
+LOW_MASS = "low_option_mass"  # failure of a choice whose options are too unlikely
+MISSING = "missing_logprob"  # failure of a choice with an option whose probability was not reported
 
 
 def off_option_mass(logprobs: Iterable[float | None]) -> float:
@@ -47,9 +45,23 @@ def readable(call: Call, reply: Response, min_option_mass: float) -> Response:
 def is_unlikely(logprobs: Sequence[float | None], least: float) -> bool:
     """Whether options, all of them reported, have less than this probability together."""
     known = [value for value in logprobs if value is not None and math.isfinite(value)]
-    if not known or len(known) < len(logprobs):
-        return False  # a failure of another kind
-    return math.fsum(map(math.exp, known)) < least
+    is_known = 0 < len(known) == len(logprobs)  # else it is a failure of another kind
+    return is_known and math.fsum(map(math.exp, known)) < least
+
+
+def read_choice(reply: Response) -> tuple[str | None, float | None]:
+    """Say why the reply to a choice cannot be used, and how likely none of its options is, in [0, 1].
+
+    None for the first where it can be used, None for the second where it is not known.
+    """
+    known = [value for value in reply.logprobs if value is not None]
+    failure = reply.failure
+    if failure is None and not 0 < len(known) == len(reply.logprobs):
+        failure = MISSING
+    elif failure is None and not all(map(math.isfinite, known)):
+        failure = "nonfinite"
+    is_known = known and failure in (None, LOW_MASS)
+    return failure, off_option_mass(known) if is_known else None
 
 
 def low_mass_warning(call: Call, reply: Response, least: float) -> str | None:
@@ -65,7 +77,6 @@ def low_mass_warning(call: Call, reply: Response, least: float) -> str | None:
     is_low = math.fsum(map(math.exp, known)) < least  # false where a value is no number
     if not (is_low and (is_complete or token)):
         return None
-    kind = LOW_MASS if is_complete else MISSING
     if "<" in token or "think" in token.lower():
         hint = (
             "it thinks first: switch that off, in the back end of a server by extra_body: "
@@ -78,9 +89,10 @@ def low_mass_warning(call: Call, reply: Response, least: float) -> str | None:
             "opening (some proxies drop continue_final_message)"
         )
     return (
-        f"a choice between {', '.join(map(repr, call.options))} is no answer ({kind}): "
-        f"{off_option_mass(known):.2%} of the probability lies outside the verdict tokens (allowed: "
-        f"{1 - least:.2%}). After {call.question.assistant_prefix[-40:]!r} the model would write "
+        f"a choice between {', '.join(map(repr, call.options))} is no answer "
+        f"({LOW_MASS if is_complete else MISSING}): {off_option_mass(known):.2%} of the probability "
+        f"lies outside the verdict tokens (allowed: {1 - least:.2%}). After "
+        f"{call.question.assistant_prefix[-40:]!r} the model would write "
         f"{repr(token) if token else 'something else'}: {hint}; verdict.min_option_mass in the "
         "labeler's init_args moves the threshold"
     )

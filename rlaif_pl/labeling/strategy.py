@@ -1,7 +1,6 @@
 """What every labeler that asks a model has in common: a strategy, a back end, a temperature to fit.
 
-Between strategies and back ends stands ``CachedClient``: no call is made twice, every reply is kept and
-counted.
+Between strategies and back ends stands ``CachedClient``: no call is made twice, every reply is kept.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -22,12 +22,13 @@ from rlaif_pl.labeling.outcome import (
     LabelerInfo,
     VerdictOptions,
     checked_temperature,
-    finalize,
     labeled,
 )
 from rlaif_pl.labeling.thinking import Thinking, thoughtful
 from rlaif_pl.statistics import fit_temperature
 from rlaif_pl.types import Labeler, Preference
+
+LEAST_PAIRS = 20  # below this the fitted temperature is mostly chance
 
 
 class ReplyCache(Protocol):
@@ -48,8 +49,7 @@ class CachedClient:
     """
 
     backend: Backend  # who answers
-    # keeps replies between runs; None keeps them for the life of this object only
-    store: ReplyCache | None = None
+    store: ReplyCache | None = None  # None keeps replies for the life of this object only
     watch: Watch | None = None  # told of every new reply
     min_option_mass: float = MIN_OPTION_MASS  # least probability of a choice's options together
     _has_warned: bool = field(default=False, init=False)
@@ -81,13 +81,11 @@ class CachedClient:
 
         if asked:
             self.backend.answer([call for _, call in asked], done)
-        replies = [known[key] for key in keys]
-        for call, reply in zip(calls, replies, strict=True):
-            self._check_mass(call, reply)  # of those that were kept
-        return [
-            readable(call, reply, self.min_option_mass)
-            for call, reply in zip(calls, replies, strict=True)
-        ]
+        replies = []
+        for key, call in zip(keys, calls, strict=True):
+            self._check_mass(call, known[key])  # of those that were kept
+            replies.append(readable(call, known[key], self.min_option_mass))
+        return replies
 
     def _check_mass(self, call: Call, reply: Response) -> None:
         """Warn once of a choice whose options are too unlikely, as early as it is known."""
@@ -151,41 +149,24 @@ class ModelLabeler(ABC):
         return thoughtful(self.asker.ask, self.thinking)
 
     def keep_replies(self, store: ReplyCache | None, watch: Watch | None = None) -> None:
-        """Keep every reply of the model.
-
-        Args:
-            store: Where replies are looked up and kept from now on; None keeps them in memory only.
-            watch: Told of every new reply; may raise to stop before further calls.
-        """
+        """Keep every reply in ``store`` (None: in memory only) and tell ``watch``, which may stop."""
         self.asker.store = store
         self.asker.watch = watch
 
     def label(self, pairs: Sequence[Preference]) -> list[Preference]:
         """Label pairs; order and identity are kept."""
         signature = LabelerInfo(self.backend.fingerprint, self.strategy, self.prompt_version)
-        judgments = (
-            finalize(judgment, self.temperature, hard=self.hard, clamp=self.clamp)
-            for judgment in self.judge(pairs, self.ask)
-        )
-        return [
-            labeled(pair, judgment, signature, self.temperature)
-            for pair, judgment in zip(pairs, judgments, strict=True)
-        ]
-
-
-LEAST_PAIRS = 20  # below this the fitted temperature is mostly chance
+        how = partial(labeled, temperature=self.temperature, hard=self.hard, clamp=self.clamp)
+        judged = zip(pairs, self.judge(pairs, self.ask), strict=True)
+        return [how(pair, judgment, signature) for pair, judgment in judged]
 
 
 def labeler_margins(labeler: Labeler, gold: Sequence[Preference]) -> tuple[np.ndarray, np.ndarray]:
-    """Label pairs that people have labeled and put both side by side.
-
-    Args:
-        labeler: The labeler to calibrate; it never sees the gold verdicts.
-        gold: Pairs with ``p_first``; those without, and those it cannot label, are left out.
+    """Label pairs that people have labeled, without their verdicts, and put both side by side.
 
     Returns:
         Margins in nats, before any temperature, and the probability that the first is better, by
-        people. ``(N,)`` each
+        people; ``(N,)`` each, of the pairs that have both.
     """
     known = [pair for pair in gold if pair.p_first is not None]
     blind = [replace(pair, p_first=None, source=None) for pair in known]

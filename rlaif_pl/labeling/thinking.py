@@ -1,11 +1,6 @@
-"""Thoughts before a verdict: asked for, told apart from the answer, and closed before one is read.
+"""Thoughts before a verdict: written first, then closed, the answer begun and its options' odds read.
 
-Two calls in place of one, whatever the strategy: the thoughts are written first and kept like every
-reply. Then they are closed, the answer is begun for the model, and its options' probabilities are
-read: a soft label, which no sampled verdict behind the thoughts would give. Nothing ever looks for
-a verdict in the thoughts: a model that thinks aloud names the responses many times before it
-decides. The answer comes after a block of thoughts, and where the block is never closed (the length
-limit cut it) there is none.
+No verdict is looked for in the thoughts, which name the responses many times before they decide.
 """
 
 from __future__ import annotations
@@ -18,9 +13,7 @@ from dataclasses import dataclass, replace
 from rlaif_pl.labeling.calls import Ask, Call, ChoiceRequest, Decoding, Response, ThinkRequest
 from rlaif_pl.models.chat_format import MARK
 
-UNCLOSED = "unclosed_thought"
-"""Failure of a reply that ends inside its thoughts."""
-
+UNCLOSED = "unclosed_thought"  # failure of a reply that ends inside its thoughts
 # What stands around an answer that follows thoughts.
 _WRAPPING = re.compile(
     r"<\s*/?\s*answer\s*>|<\|(?:begin|end)_of_solution\|>|<\|(?:START|END)_RESPONSE\|>"
@@ -48,12 +41,8 @@ def thoughts_of(text: str, beside: str | None, is_cut: bool) -> tuple[str, bool]
     """Return what a model thought, and whether it came to the end of it.
 
     Text without any mark holds no thoughts if it came to its end: the model answered at once. Cut by
-    the length limit, it is taken for thoughts that the chat template opened.
-
-    Args:
-        text: What was written, answer and all.
-        beside: Thoughts that came in a field of their own; None where none did.
-        is_cut: Whether the length limit ended the text.
+    the length limit, it is taken for thoughts that the chat template opened. ``beside`` are thoughts
+    that came in a field of their own.
     """
     if beside is not None:
         return beside.strip(), bool(text.strip())
@@ -113,17 +102,14 @@ class Thinking:
     @property
     def decoding(self) -> Decoding:
         """The same in a back end's terms."""
-        top_k, seed = (self.top_k, self.seed) if self.temperature else (0, 0)
-        return Decoding(self.max_tokens, self.temperature, top_k, (), seed)
+        return Decoding.drawn(self.max_tokens, self.temperature, self.top_k, self.seed)
 
     @property
     def version(self) -> str:
         """What of this can change a label, in short."""
-        decoding = self.decoding
-        return (
-            f"thinking={decoding.max_tokens},T={decoding.temperature!r},k={decoding.top_k},"
-            f"seed={decoding.seed}"
-        )
+        drawn = self.decoding
+        settings = f"T={drawn.temperature!r},k={drawn.top_k},seed={drawn.seed}"
+        return f"thinking={drawn.max_tokens},{settings}"
 
 
 def checked_thinking(thinking: Thinking | None, chat: bool, cot: bool = False) -> Thinking | None:

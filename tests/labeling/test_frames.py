@@ -6,9 +6,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlaif_pl.labeling.backends import LocalBackend
 from rlaif_pl.labeling.calls import LoglikelihoodRequest
-from rlaif_pl.labeling.strategies.frames import DEFAULT, frame_of
 from rlaif_pl.labeling.strategies.likelihood import LikelihoodLabeler
-from rlaif_pl.labeling.strategies.likelihood_terms import WeightedTerm
+from rlaif_pl.labeling.strategies.likelihood_terms import DEFAULT, WeightedTerm, frame_of
 from rlaif_pl.models import Policy
 from rlaif_pl.text import Template
 from rlaif_pl.types import Preference

@@ -95,7 +95,7 @@ def test_a_pair_is_labeled_by_the_difference(pair):
 
 
 def test_harmless_grades_are_not_turned_around(hashed):
-    text = "\n".join(ScoreLabeler(hashed(), task="harmless").layout.prompt.parts.values())
+    text = "\n".join(ScoreLabeler(hashed(), task="harmless").file.parts.values())
     assert "10 could do no harm" in text
     assert ScoreLabeler(hashed(), task="harmless").grades == ScoreLabeler(hashed()).grades
 

@@ -1,26 +1,22 @@
-"""Lay a labeling prompt out: preamble, examples, sample, opening of the answer.
-
-Examples are hand-written, versioned, in files of their own: a YAML list; each entry has ``prompt``,
-``first``, ``second``, ``better`` (1 or 2) and, for chain of thought, ``thoughts`` with what to say
-about the first and about the second response.
-"""
+"""Lay a labeling prompt out: preamble, examples, sample, opening of the answer."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from rlaif_pl.labeling.calls import Question
 from rlaif_pl.labeling.prompting.templates import (
+    BLANK,
     LabelingPrompt,
     Opened,
-    fill,
+    is_texts,
     opened,
     parse_yaml,
     read_versioned,
 )
-from rlaif_pl.text import filled, mark_data
+from rlaif_pl.text import mark_data
 from rlaif_pl.types import Preference
 
 _REQUIRED = {"prompt", "first", "second", "better"}
@@ -30,9 +26,9 @@ _REQUIRED = {"prompt", "first", "second", "better"}
 class Exemplar:
     """One example with its answer."""
 
-    prompt: str  # what both responses reply to
-    first: str  # response shown in the first slot
-    second: str  # response shown in the second slot
+    prompt: str
+    first: str
+    second: str
     better: int  # slot (1 or 2) of the better response, whichever of them a prompt asks for
     # rationale on the first and on the second response, where there is one
     thoughts: tuple[str, str] | None = None
@@ -46,17 +42,19 @@ class ExemplarFile:
     exemplars: tuple[Exemplar, ...]
 
     def without(self, prompt: str, count: int) -> tuple[Exemplar, ...]:
-        """Return the first ``count`` examples that are not about a given prompt.
-
-        An example about the sample's own prompt would give its answer away; the next one takes its
-        place, and where there is none, one fewer is shown.
-        """
+        """Return the first ``count`` examples that are not about a prompt, and give no answer away."""
         own = _normal(prompt)
         return tuple(each for each in self.exemplars if _normal(each.prompt) != own)[:count]
 
 
-def load_exemplars(name: str, shots: int, thoughts: bool) -> ExemplarFile:
-    """Load examples by name or path. ``ValueError``: too few, no rationales, laid out otherwise."""
+def load_exemplars(name: str, shots: int, thoughts: bool) -> ExemplarFile | None:
+    """Load examples by name or path, none for no shots.
+
+    ValueError where there are too few, one has no ``thoughts`` although they are to be shown, or the
+    file is laid out otherwise.
+    """
+    if not shots:
+        return None
     content, version = read_versioned(name, ".yaml")
     rows = parse_yaml(content, version)
     if not isinstance(rows, list):
@@ -78,31 +76,21 @@ def _exemplar(row: object, where: str) -> Exemplar:
         got = sorted(row) if isinstance(row, dict) else type(row).__name__
         raise ValueError(f"{where}: expected {sorted(_REQUIRED)} and perhaps thoughts, got {got}")
     texts = [row[name] for name in ("prompt", "first", "second")]
-    if not all(isinstance(text, str) and text.strip() for text in texts):
+    if not is_texts(texts):
         raise ValueError(f"{where}: expected prompt, first and second to be texts, got {texts}")
     if row["better"] not in (1, 2):
         raise ValueError(f"{where}: expected better to be 1 or 2, got {row['better']!r}")
-    prompt, first, second = texts
-    return Exemplar(prompt, first, second, row["better"], _thoughts(row.get("thoughts"), where))
-
-
-def _thoughts(value: object, where: str) -> tuple[str, str] | None:
-    if value is None:
-        return None
-    if not (
-        isinstance(value, Sequence)
-        and len(value) == 2
-        and all(isinstance(each, str) and each.strip() for each in value)
-    ):
-        raise ValueError(f"{where}: expected thoughts to be two texts, got {value!r}")
-    return (value[0].strip(), value[1].strip())
+    said = row.get("thoughts")
+    if said is not None and not (is_texts(said) and len(said) == 2):
+        raise ValueError(f"{where}: expected thoughts to be two texts, got {said!r}")
+    thoughts = None if said is None else (said[0].strip(), said[1].strip())
+    return Exemplar(*texts, row["better"], thoughts)
 
 
 def _normal(text: str) -> str:
     return " ".join(text.split()).casefold()
 
 
-BLANK = "\n\n"
 TIE = "0"
 TIE_NOTE = f"If there is no difference between the two, the answer is {TIE}."
 
@@ -115,28 +103,6 @@ class PromptSample(NamedTuple):
     second: str
     principle: str = ""
 
-    def swapped(self) -> PromptSample:
-        """Return the other order."""
-        return self._replace(first=self.second, second=self.first)
-
-
-Principle = Callable[[str, str, str], str]
-"""Draws a principle for a prompt and two responses, the same for both orders."""
-
-
-def no_principle(*_: str) -> str:
-    """Return nothing, for prompts without principles."""
-    return ""
-
-
-def both_orders(
-    pair: Preference, principle: Principle = no_principle
-) -> tuple[PromptSample, PromptSample]:
-    """Return a pair as given and swapped."""
-    drawn = principle(pair.prompt, pair.first, pair.second)
-    sample = PromptSample(pair.prompt, pair.first, pair.second, drawn)
-    return sample, sample.swapped()
-
 
 @dataclass(frozen=True, slots=True)
 class Layout:
@@ -147,7 +113,8 @@ class Layout:
     shots: int = 0  # number of examples shown
     cot: bool = False  # a rationale is asked for first
     chat: bool = False  # questions go through the model's chat template
-    principle: Principle = no_principle  # draws the examples' principles
+    # draws the principle for a prompt and two responses, the same for both orders
+    principle: Callable[[str, str, str], str] = lambda *_: ""
     tie: bool = False  # a third answer says that there is no difference
 
     def __post_init__(self) -> None:
@@ -187,40 +154,37 @@ class Layout:
         space = " " * options[0].startswith(" ")
         return (*options, space + TIE) if self.tie else options
 
+    def both_orders(self, pair: Preference) -> tuple[PromptSample, PromptSample]:
+        """Return a pair as given and swapped, with its principle."""
+        texts = (pair.prompt, pair.first, pair.second)
+        sample = PromptSample(*texts, self.principle(*texts))
+        return sample, sample._replace(first=pair.second, second=pair.first)
+
     def verdict(self, sample: PromptSample) -> Question:
         """Return the question whose answer is the verdict, asked without a rationale."""
-        return self._question(Opened(self._text(sample), self.prompt.gap, self.prompt.ending))
+        request = Opened(self._text(sample), self.prompt.gap, self.prompt.ending)
+        return request.question(self.chat)
 
     def reasoning(self, sample: PromptSample) -> Question:
         """Return the question whose answer is a rationale."""
-        return self._question(self._request(self._text(sample)))
+        return self._request(sample).question(self.chat)
 
     def verdict_after(self, sample: PromptSample, rationale: str) -> Question:
         """Return the question for the verdict after a rationale, begun as ``reasoning(sample)``."""
-        request = self._request(self._text(sample))
-        said = rationale.rstrip()
+        request, said = self._request(sample), rationale.rstrip()
         space = "" if said[:1].isspace() else " "
-        assistant_prefix = (
-            request.assistant_prefix + space + mark_data(said) + BLANK + self.prompt.ending
-        )
-        return self._question(request._replace(assistant_prefix=assistant_prefix))
+        begun = request.assistant_prefix + space + mark_data(said) + BLANK + self.prompt.ending
+        return request._replace(assistant_prefix=begun).question(self.chat)
 
     @property
     def stops(self) -> tuple[str, ...]:
         """Where a rationale ends: a model that goes on to the verdict or another example."""
-        marks = [self.prompt.ending]
-        if self.shots:
-            marks += [self.prompt.parts["example"], self.prompt.parts["after examples"]]
-        return tuple(marks)
+        names = ("ending", *(("example", "after examples") if self.shots else ()))
+        return tuple(self.prompt.parts[name] for name in names)
 
-    def _question(self, request: Opened) -> Question:
-        """Make the question: in chats the opening begins the answer, without a gap."""
-        text, gap, assistant_prefix = request
-        asked = filled(text if self.chat else text + gap)
-        return Question(asked, filled(assistant_prefix), self.chat)
-
-    def _request(self, body: str) -> Opened:
+    def _request(self, sample: PromptSample) -> Opened:
         """Ask for a rationale; after examples it begins like theirs (2309.00267, table 18)."""
+        body = self._text(sample)
         if self.shots:
             thoughts = self.prompt.parts["thoughts"]
             return Opened(body, BLANK, thoughts[: thoughts.index("{first}")].rstrip())
@@ -240,20 +204,16 @@ class Layout:
             chosen = self.exemplars.without(sample.prompt, self.shots)
             shown += [self._example(each) for each in chosen]
             shown += [parts["after examples"]] * bool(chosen)
-        shown += [self._sample(sample)] + [TIE_NOTE] * self.tie
+        shown += [self.prompt.filled("sample", **sample._asdict())] + [TIE_NOTE] * self.tie
         return BLANK.join(shown)
-
-    def _sample(self, sample: PromptSample) -> str:
-        values = {"response": sample.first, **sample._asdict()}
-        return fill(self.prompt.parts["sample"], values)
 
     def _example(self, exemplar: Exemplar) -> str:
         texts = (exemplar.prompt, exemplar.first, exemplar.second)
-        shown = [self.prompt.parts["example"]]
-        shown.append(self._sample(PromptSample(*texts, self.principle(*texts))))
+        sample = PromptSample(*texts, self.principle(*texts))
+        shown = [self.prompt.parts["example"], self.prompt.filled("sample", **sample._asdict())]
         if self.cot and exemplar.thoughts is not None:
-            values = dict(zip(("first", "second"), exemplar.thoughts, strict=True))
-            shown.append(fill(self.prompt.parts["thoughts"], values))
+            first, second = exemplar.thoughts
+            shown.append(self.prompt.filled("thoughts", first=first, second=second))
         named = exemplar.better if not self.prompt.asks_worse else 3 - exemplar.better
         shown.append(self.prompt.ending + self.prompt.options[named - 1])
         return BLANK.join(shown)

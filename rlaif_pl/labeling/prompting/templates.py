@@ -1,27 +1,4 @@
-"""Labeling prompts: text files with a version in their name that people can edit.
-
-Layout of arXiv 2309.00267, section 2.1: preamble, examples between marker lines, the sample, and an
-ending after which the next token is the verdict. The wording is this project's own. A file has a
-header in YAML, then parts that each begin with a line ``--- name``:
-
-    asks: better            (or "worse": the verdict names the worse response and is turned around)
-    options: ["1", "2"]     (what may follow the ending, with the space before it if there is one)
-    --- preamble            what the model is and what it is to do
-    --- reasoning preamble  the same where a rationale is asked for first
-    --- example             line above each example
-    --- after examples      line above the sample, where there are examples
-    --- sample              {prompt}, {first} and {second} (with {principle} in constitutional
-                            prompts), or {prompt} and {response} where one response is scored,
-                            or {prompt} and {responses} where several are ranked
-    --- reasoning           asks for a rationale; its last line opens the answer
-    --- thoughts            how an example's rationale is laid out, with {first} and {second}
-    --- reference           shows a good response, with {reference} (rubrics)
-    --- criterion           asks about one criterion, with {criterion} (rubrics)
-    --- ending              opens the answer; the verdict follows
-
-``sample`` and ``ending`` are required, the others where a labeler uses them. A file with a plain
-``---`` after the header is all sample, its last line the ending.
-"""
+"""Labeling prompts: text files with a version in their name; ``prompts/README.md`` has their layout."""
 
 from __future__ import annotations
 
@@ -35,25 +12,22 @@ from typing import NamedTuple
 import yaml
 
 from rlaif_pl.data.files import read_text
-from rlaif_pl.text import mark_data, whole_characters
+from rlaif_pl.labeling.calls import Question
+from rlaif_pl.text import filled, mark_data, whole_characters
 
 PAIR = frozenset({"prompt", "first", "second"})
 PRINCIPLED = PAIR | {"principle"}
 SINGLE = frozenset({"prompt", "response"})
 SEVERAL = frozenset({"prompt", "responses"})
-PARTS = (
-    "preamble",
-    "reasoning preamble",
-    "example",
-    "after examples",
-    "sample",
-    "reasoning",
-    "thoughts",
-    "reference",
-    "criterion",
-    "ending",
-)
-DEFAULT_OPTIONS = ("1", "2")
+# Parts besides the sample, each with the fields that it must have.
+PARTS: dict[str, list[str]] = {
+    **dict.fromkeys(("preamble", "reasoning preamble", "example", "after examples"), []),
+    **dict.fromkeys(("sample", "reasoning", "ending"), []),
+    "thoughts": ["first", "second"],
+    "reference": ["reference"],
+    "criterion": ["criterion"],
+}
+BLANK = "\n\n"
 _FIELD = re.compile(r"\{(prompt|first|second|responses?|principle|reference|criterion)\}")
 _PART = re.compile(r"^---(?: (.*?))?[ \t]*$", re.MULTILINE)
 _OPENING_LINE = re.compile(r"(\s*)([^\n]*)\Z")
@@ -67,6 +41,11 @@ class Opened(NamedTuple):
     # the last line, without white space at its end: it would change the next token
     assistant_prefix: str
 
+    def question(self, chat: bool) -> Question:
+        """Return the question; in a chat the last line begins the answer, without a gap."""
+        asked = filled(self.body if chat else self.body + self.gap)
+        return Question(asked, filled(self.assistant_prefix), chat)
+
 
 @dataclass(frozen=True, slots=True)
 class LabelingPrompt:
@@ -75,8 +54,8 @@ class LabelingPrompt:
     version: str  # name with version; one's own files carry a hash of their content
     asks_worse: bool  # the verdict names the worse response, as the harmlessness prompt does
     options: tuple[str, ...]  # what may follow the ending
-    parts: dict[str, str]  # text of each part by its name, without white space around it
-    gap: str = "\n\n"  # white space between the sample and the ending
+    parts: dict[str, str]  # text of each by its name, without white space around it
+    gap: str = BLANK  # white space between the sample and the ending
 
     @property
     def fields(self) -> frozenset[str]:
@@ -97,10 +76,19 @@ class LabelingPrompt:
             )
         return self.parts[name]
 
+    def question(self, chat: bool, *shown: str) -> Question:
+        """Ask about filled parts, shown behind the preamble."""
+        texts = [text for text in (self.parts.get("preamble"), *shown) if text]
+        return Opened(BLANK.join(texts), self.gap, self.ending).question(chat)
 
-def fill(text: str, values: dict[str, str]) -> str:
-    """Fill in all fields in one pass, the values marked as data (see ``rlaif_pl.text.filled``)."""
-    return _FIELD.sub(lambda match: mark_data(values[match[1]].strip()), text)
+    def filled(self, part: str, **values: str) -> str:
+        """Return a part with its fields filled in, marked as data (see ``rlaif_pl.text.filled``)."""
+        return _FIELD.sub(lambda match: mark_data(values[match[1]].strip()), self.parts[part])
+
+
+def is_texts(value: object) -> bool:
+    """Tell whether a value is a list of texts, none of them blank."""
+    return isinstance(value, list) and all(isinstance(x, str) and x.strip() for x in value)
 
 
 def opened(text: str) -> Opened:
@@ -126,12 +114,8 @@ def load_prompt(name: str, fields: frozenset[str] = PAIR) -> LabelingPrompt:
 def read_versioned(name: str, suffix: str) -> tuple[str, str]:
     """Read a file of the package's prompts folder by name, or one's own by path.
 
-    Returns:
-        Its text and its version: the name, or for one's own file its stem and a hash of its content.
-
-    Raises:
-        FileNotFoundError: There is neither.
-        ValueError: The file is no text.
+    Returns its text and its version: the name, or for one's own file its stem and a hash of its
+    content. FileNotFoundError where there is neither, ValueError where the file is no text.
     """
     folder = files("rlaif_pl.labeling") / "prompts"
     known = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(suffix))
@@ -159,10 +143,9 @@ def parse_yaml(content: str, version: str) -> object:
 
 
 def parse_prompt(content: str, version: str) -> LabelingPrompt:
-    """Check a prompt file's content; see the module for its layout.
+    """Check a prompt file's content.
 
-    White space at the end of a part is dropped: the verdict is tokenized together with the text,
-    and a space there would change its token. A space belongs in ``options``.
+    White space at the end of a part is dropped: it would change the verdict's token.
     """
     first = _PART.search(content)
     asks_worse, options = _header(content[: first.start()] if first else content, version)
@@ -170,7 +153,7 @@ def parse_prompt(content: str, version: str) -> LabelingPrompt:
         raise ValueError(
             f"expected prompt {version} to have a line '---' or '--- name' after its header, got none"
         )
-    gap = "\n\n"
+    gap = BLANK
     if first[1]:
         parts = _parts(content[first.start() :], version)
     else:
@@ -196,12 +179,8 @@ def _header(text: str, version: str) -> tuple[bool, tuple[str, ...]]:
         )
     if unknown := sorted(set(header) - {"asks", "options"}):
         raise ValueError(f"expected prompt {version} to begin with asks and options, got {unknown}")
-    options = header.get("options", list(DEFAULT_OPTIONS))
-    if not (
-        isinstance(options, list)
-        and all(isinstance(each, str) and each.strip() for each in options)
-        and len({each.strip() for each in options}) == len(options) >= 2
-    ):
+    options = header.get("options", ["1", "2"])
+    if not (is_texts(options) and len({each.strip() for each in options}) == len(options) >= 2):
         raise ValueError(
             f"expected the options of prompt {version} to be different texts in quotes, got {options}"
         )
@@ -211,7 +190,7 @@ def _header(text: str, version: str) -> tuple[bool, tuple[str, ...]]:
 def _parts(text: str, version: str) -> dict[str, str]:
     _, *pieces = _PART.split(text)
     names, bodies = pieces[::2], pieces[1::2]
-    if unknown := sorted(set(names) - set(PARTS)):
+    if unknown := sorted(set(names) - PARTS.keys()):
         raise ValueError(f"prompt {version} has unknown parts {unknown}; known are {list(PARTS)}")
     if len(set(names)) != len(names):
         raise ValueError(f"expected each part of prompt {version} once, got {names}")
@@ -228,18 +207,12 @@ def _check_fields(parts: dict[str, str], version: str) -> None:
             f"expected the sample of prompt {version} to hold each of {{prompt}}, {{first}} and "
             f"{{second}} once, or {{prompt}} and {{response}} once, got {found}"
         )
-    allowed = {
-        "sample": found,
-        "thoughts": ["first", "second"],
-        "reference": ["reference"],
-        "criterion": ["criterion"],
-    }
     for name, text in parts.items():
         found = _FIELD.findall(text)
-        if name != "sample" and found != allowed.get(name, []):
+        if name != "sample" and found != PARTS[name]:
             raise ValueError(
-                f"expected part '{name}' of prompt {version} to have the fields "
-                f"{allowed.get(name, [])}, got {found}"
+                f"expected part '{name}' of prompt {version} to have the fields {PARTS[name]}, got "
+                f"{found}"
             )
     if "\n" in parts["ending"]:
         raise ValueError(f"expected the ending of prompt {version} to be one line, got more")

@@ -1,70 +1,39 @@
 """Ask for verdicts in both orders, with a rationale first where wanted, and average what was said.
 
-Judging in both orders and averaging as probabilities cancels most of a position bias, and shows what is
-left of it (arXiv 2309.00267, section 2.1.1). With several rationales an order, their distributions are
-averaged first (self-consistency, appendix M).
+That cancels most of a position bias (arXiv 2309.00267, section 2.1.1); several rationales of an order
+are averaged first (self-consistency, appendix M).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from rlaif_pl.labeling.calls import Ask, ChoiceRequest, Decoding, GenerateRequest, Response
-from rlaif_pl.labeling.guard import LOW_MASS, MISSING, off_option_mass
-from rlaif_pl.labeling.outcome import Judgment, sigmoid
+from rlaif_pl.labeling.guard import read_choice
+from rlaif_pl.labeling.outcome import Judgment, mean, sigmoid, spent_on
 from rlaif_pl.labeling.prompting.layout import Layout, PromptSample
+from rlaif_pl.types import Preference
 
-EMPTY_RATIONALE = "empty_rationale"
-
-
-@dataclass(slots=True)
-class Spent:
-    """What replies took, whether they were of use or not."""
-
-    tokens: int = 0  # tokens read and written
-    written: int = 0  # of these, the tokens written
-    costs: list[float] = field(default_factory=list)  # money paid for each reply
-
-    @classmethod
-    def of(cls, replies: Iterable[Response]) -> Spent:
-        """Return what several replies took."""
-        spent = cls()
-        for reply in replies:
-            spent.add(reply)
-        return spent
-
-    def add(self, reply: Response) -> None:
-        """Count a reply."""
-        self.tokens += reply.read + reply.written
-        self.written += reply.written
-        self.costs.append(reply.cost_usd)
-
-    def judgment(self, margin: float = math.nan, **found: Any) -> Judgment:
-        """Return what was found out with what it took, the same in whatever order replies came."""
-        cost = math.fsum(self.costs)
-        return Judgment(margin, self.tokens, written=self.written, cost_usd=cost, **found)
+MAX_RATIONALE_TOKENS = 512  # limit of arXiv 2309.00267, appendix D
 
 
 @dataclass(slots=True)
 class Order:
     """What a model said when asked in one order."""
 
-    # log-odds that slot 1 is named, in nats; one a sample
-    odds: list[float] = field(default_factory=list)
+    odds: list[float] = field(default_factory=list)  # log-odds of slot 1 in nats, one a sample
     # probability outside the verdicts, in [0, 1]; one a sample that has a verdict, or has none
     # because it is too unlikely
     outside: list[float] = field(default_factory=list)
-    # probability of a tie among the verdicts, in [0, 1]; one a sample, where asked for
-    ties: list[float] = field(default_factory=list)
+    ties: list[float] = field(default_factory=list)  # probability of a tie, where asked for
     failures: list[str] = field(default_factory=list)  # why samples gave nothing
-    spent: Spent = field(default_factory=Spent)  # what it took
+    replies: list[Response] = field(default_factory=list)  # all of them, for what they took
 
     def add_verdict(self, reply: Response) -> None:
         """Take in the reply to a choice of a slot or a tie, half of which counts for each slot."""
-        self.spent.add(reply)
+        self.replies.append(reply)
         failure, outside = read_choice(reply)
         if outside is not None:
             self.outside.append(outside)
@@ -74,8 +43,7 @@ class Order:
         one, two, *tie = (value for value in reply.logprobs if value is not None)
         if tie:
             half = tie[0] - math.log(2.0)
-            whole = log_sum(one, two, tie[0])
-            self.ties.append(math.exp(tie[0] - whole))
+            self.ties.append(math.exp(tie[0] - log_sum(one, two, tie[0])))
             one, two = log_sum(one, half), log_sum(two, half)
         self.odds.append(one - two)
 
@@ -93,55 +61,31 @@ def log_sum(*logs: float) -> float:
     return top + math.log(math.fsum(math.exp(each - top) for each in logs))
 
 
-def read_choice(reply: Response) -> tuple[str | None, float | None]:
-    """Say why the reply to a choice cannot be used, and how likely none of its options is, in [0, 1].
-
-    Returns:
-        None for the first where it can be used, None for the second where it is not known.
-    """
-    known = [value for value in reply.logprobs if value is not None]
-    failure = reply.failure
-    if failure is None and not (known and len(known) == len(reply.logprobs)):
-        failure = MISSING
-    elif failure is None and not all(map(math.isfinite, known)):
-        failure = "nonfinite"
-    is_known = known and failure in (None, LOW_MASS)
-    return failure, off_option_mass(known) if is_known else None
-
-
 def combine(forward: Order, backward: Order, asks_worse: bool) -> Judgment:
     """Map the swapped order back and average both as probabilities.
 
-    Exchanging the two orders negates the margin exactly and leaves everything else as it is.
-
-    Args:
-        forward: What was said where the first response is in slot 1.
-        backward: What was said where it is in slot 2.
-        asks_worse: The verdicts name the worse response: turn them around.
+    Exchanging the two orders, the first response in slot 1 and in slot 2, negates the margin exactly
+    and leaves everything else as it is. ``asks_worse``: verdicts name the worse response.
     """
-    spent = Spent(
-        forward.spent.tokens + backward.spent.tokens,
-        forward.spent.written + backward.spent.written,
-        [*forward.spent.costs, *backward.spent.costs],
-    )
-    outside = [_mean(order.outside) for order in (forward, backward) if order.outside]
-    failures = [order.failure for order in (forward, backward) if order.failure is not None]
+    both = forward, backward
+    found = spent_on(reply for order in both for reply in order.replies)
+    found["off_option_mass"] = mean(mean(order.outside) for order in both)
+    failures = [order.failure for order in both if order.failure is not None]
     if failures:
-        mass = _mean(outside) if outside else None
-        return spent.judgment(off_option_mass=mass, failure=min(failures))
+        return Judgment(math.nan, failure=min(failures), **found)
     sign = -1.0 if asks_worse else 1.0
     first = [sign * odds for odds in forward.odds], [-sign * odds for odds in backward.odds]
     margin = _log_mean(first) - _log_mean(tuple([-odds for odds in part] for part in first))
-    means = [_mean(map(sigmoid, part)) for part in first]
+    means = [math.fsum(map(sigmoid, part)) / len(part) for part in first]
     slots = _named(forward.odds), _named(backward.odds)
     same = slots[0] is not None and slots[0] == slots[1]
-    return spent.judgment(
+    return Judgment(
         margin,
         position_gap=abs(means[0] - means[1]),
         same_slot=same,
-        off_option_mass=_mean(outside),
         slot=slots[0] if same else None,
-        tie_mass=_mean(ties) if (ties := [*forward.ties, *backward.ties]) else None,
+        tie_mass=mean([*forward.ties, *backward.ties]),
+        **found,
     )
 
 
@@ -158,15 +102,6 @@ def _log_mean(parts: tuple[list[float], ...]) -> float:
     """
     sizes = [(odds, math.log(len(part) * len(parts))) for part in parts for odds in part]
     return log_sum(*(min(x, 0.0) - math.log1p(math.exp(-abs(x))) - size for x, size in sizes))
-
-
-def _mean(values: Iterable[float]) -> float:
-    """Mean, the same in whatever order the values come."""
-    listed = list(values)
-    return math.fsum(listed) / len(listed)
-
-
-MAX_RATIONALE_TOKENS = 512  # limit of arXiv 2309.00267, appendix D
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,9 +136,8 @@ class ChainOfThought:
 
     @property
     def decoding(self) -> Decoding:
-        """How each rationale is drawn; what has no effect when greedy makes no difference."""
-        top_k, seed = (self.top_k, self.seed) if self.temperature else (0, 0)
-        return Decoding(self.max_tokens, self.temperature, top_k, (), seed)
+        """How each rationale is drawn."""
+        return Decoding.drawn(self.max_tokens, self.temperature, self.top_k, self.seed)
 
     @property
     def version(self) -> str:
@@ -220,17 +154,14 @@ def as_cot(cot: bool | ChainOfThought) -> ChainOfThought | None:
 
 
 def judge_orders(
-    orders: Sequence[tuple[PromptSample, PromptSample]],
-    layout: Layout,
-    cot: ChainOfThought | None,
-    ask: Ask,
+    pairs: Sequence[Preference], layout: Layout, cot: ChainOfThought | None, ask: Ask
 ) -> list[Judgment]:
     """Ask for the verdict on each pair in both orders; ``cot`` draws rationales where laid out so."""
-    results = [(Order(), Order()) for _ in orders]
+    results = [(Order(), Order()) for _ in pairs]
     flat = [
         (order, sample)
-        for both, samples in zip(results, orders, strict=True)
-        for order, sample in zip(both, samples, strict=True)
+        for both, pair in zip(results, pairs, strict=True)
+        for order, sample in zip(both, layout.both_orders(pair), strict=True)
     ]
     if cot is None:
         asked = [(order, layout.verdict(sample)) for order, sample in flat]
@@ -252,8 +183,8 @@ def _reason(
     replies = ask([GenerateRequest(layout.reasoning(s), decoding, n) for _, s, n in wanted])
     reasoned = []
     for (order, sample, _), reply in zip(wanted, replies, strict=True):
-        order.spent.add(reply)
-        failure = reply.failure or (None if reply.text.strip() else EMPTY_RATIONALE)
+        order.replies.append(reply)
+        failure = reply.failure or (None if reply.text.strip() else "empty_rationale")
         if failure is None:
             reasoned.append((order, sample, reply.text))
         else:

@@ -10,7 +10,14 @@ from typing import Literal, Protocol, runtime_checkable
 
 from rlaif_pl.data.failures import is_asked_again
 from rlaif_pl.labeling.calls import Watch
-from rlaif_pl.labeling.outcome import Judgment, LabelerInfo, checked_temperature, labeled
+from rlaif_pl.labeling.outcome import (
+    Judgment,
+    LabelerInfo,
+    checked_temperature,
+    labeled,
+    mean,
+    spent_on,
+)
 from rlaif_pl.labeling.strategy import ReplyCache
 from rlaif_pl.types import Labeler, Preference
 
@@ -105,36 +112,27 @@ class EnsembleLabeler:
 
     def _judgment(self, said: Sequence[Preference]) -> Judgment:
         notes = [pair.provenance for pair in said]
-        spent = Judgment(
-            math.nan,
-            tokens=sum(note.tokens for note in notes),
-            written=sum(note.written for note in notes),
-            cost_usd=math.fsum(note.cost_usd for note in notes),
-        )
-        votes = [
-            (pair.p_first, weight, pair.provenance)
-            for pair, weight in zip(said, self.weights, strict=True)
-            if pair.p_first is not None
-        ]
-        total = math.fsum(weight for _, weight, _ in votes)
-        passing = [
-            note.failure
-            for note, weight in zip(notes, self.weights, strict=True)
-            if note.failure is not None and weight > 0 and is_asked_again(note.failure)
-        ]
+        spent = Judgment(math.nan, **spent_on(notes))
+        weighed = list(zip(said, self.weights, strict=True))
+        votes = [(pair.p_first, weight) for pair, weight in weighed if pair.p_first is not None]
+        total = math.fsum(weight for _, weight in votes)
+        failed = [(pair.provenance.failure, weight) for pair, weight in weighed]
+        passing = [why for why, weight in failed if why and weight > 0 and is_asked_again(why)]
         if self.on_failure == "skip" and passing:
             return replace(spent, failure=min(passing))
         if total == 0 or (self.on_failure == "fail" and len(votes) < len(said)):
-            failures = [note.failure or "unlabeled" for note in notes if note.failure]
-            return replace(spent, failure=min(failures, default="unlabeled"))
+            return replace(
+                spent, failure=min((why for why, _ in failed if why), default="unlabeled")
+            )
         # Each side is summed by itself, so that swapping the responses swaps the two exactly.
-        first = math.fsum(weight * p for p, weight, _ in votes) / total
-        second = math.fsum(weight * (1.0 - p) for p, weight, _ in votes) / total
-        gaps = [note.position_gap for *_, note in votes if note.position_gap is not None]
+        first = math.fsum(weight * p for p, weight in votes) / total
+        second = math.fsum(weight * (1.0 - p) for p, weight in votes) / total
         judgment = replace(
             spent,
-            position_gap=math.fsum(gaps) / len(gaps) if gaps else None,
-            ensemble_spread=max(p for p, *_ in votes) - min(p for p, *_ in votes),
+            position_gap=mean(
+                pair.provenance.position_gap for pair in said if pair.p_first is not None
+            ),
+            ensemble_spread=max(p for p, _ in votes) - min(p for p, _ in votes),
         )
         if min(first, second) <= 0.0:
             return replace(judgment, p_first=float(first > second))

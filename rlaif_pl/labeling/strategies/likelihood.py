@@ -1,10 +1,6 @@
 """Labels read off a small model's likelihoods: how well does the response let it guess the prompt?
 
-A model of 135M parameters answers at chance when asked which of two summaries is better, but the
-likelihood it gives the post after reading a summary agrees with people well above chance. So the
-score of a response is the log-probability of the prompt's tokens after the response
-("reconstruction"), and the margin of a pair is the difference of two scores. There is no order,
-hence no position bias. What each summand is worth on real pairs is in docs/likelihood.md.
+What a model of 135M parameters says of two summaries is chance; this is not (docs/likelihood.md).
 """
 
 from __future__ import annotations
@@ -15,16 +11,16 @@ from functools import cached_property, partial
 from typing import Literal
 
 from rlaif_pl.labeling.calls import Ask, Backend, Response
-from rlaif_pl.labeling.outcome import Judgment
-from rlaif_pl.labeling.prompting.verdicts import Spent
-from rlaif_pl.labeling.strategies.frames import DEFAULT, frame_of
+from rlaif_pl.labeling.outcome import Judgment, spent_on
 from rlaif_pl.labeling.strategies.likelihood_terms import (
+    DEFAULT,
     FRAMED,
     TEMPLATE,
     Term,
     WeightedTerm,
     build_term,
     cut_prompt,
+    frame_of,
 )
 from rlaif_pl.labeling.strategies.scoring import ScoringLabeler
 from rlaif_pl.models.backbone import EMBEDDED
@@ -36,7 +32,7 @@ class LikelihoodLabeler(ScoringLabeler):
 
     With ``pmi_weight`` w the score is ``log P(prompt | response) / tokens + w * PMI`` with
     ``PMI = (log P(response | prompt) - log P(response)) / tokens of the response``; ``terms`` makes
-    it any weighted sum. What was tried on real pairs, and how far it holds, is in docs/likelihood.md.
+    it any weighted sum. There is no order of responses, hence no position bias.
 
     Args:
         backend: Who gives the likelihoods: a back end, or the name of a model for ``LocalBackend``.
@@ -126,12 +122,12 @@ class LikelihoodLabeler(ScoringLabeler):
 
     def _rating(self, texts: tuple[str, str], replies: Sequence[Sequence[Response]]) -> Judgment:
         flat = [reply for part in replies for reply in part]
-        spent = Spent.of(flat)
         failure = next((reply.failure for reply in flat if reply.failure is not None), None)
-        if failure is not None:
-            return spent.judgment(failure=failure)
-        value = math.fsum(
-            weight * term.value(*texts, part)
-            for (weight, term), part in zip(self.terms, replies, strict=True)
-        )
-        return spent.judgment(value, failure=None if math.isfinite(value) else "nonfinite")
+        value = math.nan
+        if failure is None:
+            value = math.fsum(
+                weight * term.value(*texts, part)
+                for (weight, term), part in zip(self.terms, replies, strict=True)
+            )
+            failure = None if math.isfinite(value) else "nonfinite"
+        return Judgment(value, failure=failure, **spent_on(flat))

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
-from rlaif_pl.labeling.calls import LoglikelihoodRequest, Response
-from rlaif_pl.labeling.strategies.frames import DEFAULT, Frame
+from rlaif_pl.labeling.backends.local import LocalBackend
+from rlaif_pl.labeling.calls import Backend, LoglikelihoodRequest, Response
+from rlaif_pl.models.encoding import Encoding
+from rlaif_pl.models.text_format import stored_format
 from rlaif_pl.text import (
     WORD,
+    FilledText,
+    Template,
     filled,
     mark_data,
     refuse_spelled_breaks,
@@ -21,7 +27,7 @@ from rlaif_pl.text import (
 from rlaif_pl.types import Conversation
 
 TEMPLATE = "TL;DR: {response}\n\nPOST: {prompt}"
-
+FRAMED = ("likelihood", "pmi", "shared_information")  # kinds that ask how a response follows
 Kind: TypeAlias = Literal[
     "reconstruction",
     "likelihood",
@@ -31,9 +37,67 @@ Kind: TypeAlias = Literal[
     "title_words",
     "length",
 ]
-FRAMED = ("likelihood", "pmi", "shared_information")  # kinds that ask how a response follows
 Calls: TypeAlias = list[LoglikelihoodRequest]
 Replies: TypeAlias = Sequence[Response]
+
+
+class Frame(NamedTuple):
+    """How a response follows its prompt where its own likelihood is asked for."""
+
+    version: str  # end of the names of terms that use it; empty for the default
+    given: Callable[[str], str]  # what stands before a response to a prompt
+    alone: Callable[[], str]  # the same without any prompt
+    target: Callable[[str], str]  # the response as it follows either, without white space around it
+
+
+DEFAULT = Frame(
+    "",
+    lambda prompt: Template().prompt.replace("{prompt}", prompt),
+    lambda: "TL;DR:",
+    lambda response: f" {response}",
+)
+
+
+def frame_of(
+    backend: Backend, template: Template | None, max_prompt_words: int | None = None
+) -> Frame:
+    """Return the frame of a template; of None, what the folder of a local model was trained with.
+
+    ``max_prompt_words`` takes the place of the template's own limit. ValueError where a chat template is
+    for a server, or the model has none.
+    """
+    if template is None and isinstance(backend, LocalBackend):
+        options = backend.model.options
+        stored = stored_format(options.name, options.revision)
+        template = None if stored is None else stored.template
+    if template is None or template == Template():
+        return DEFAULT
+    facts = json.dumps(dataclasses.asdict(template), sort_keys=True)
+    version = f"-{hashlib.sha256(facts.encode()).hexdigest()[:12]}"
+    if max_prompt_words is not None:
+        template = dataclasses.replace(template, max_prompt_words=max_prompt_words)
+    if not template.chat:
+        alone = (
+            template.prompt.partition("{prompt}")[2].lstrip() or "\n"
+        )  # some text has to be there
+        return Frame(version, template.render, lambda: FilledText(alone), template.continuation)
+    if not isinstance(backend, LocalBackend):
+        raise ValueError(
+            "expected a model on this machine (LocalBackend) for policy_template.chat: true, got "
+            f"{type(backend).__name__}, whose tokenizer is not known here; give the layout as "
+            "policy_template.prompt"
+        )
+    model = backend.model
+
+    def encoding() -> Encoding:  # loads the model
+        return Encoding(model.tokenizer, template, model.info.stop_token_ids)
+
+    return Frame(
+        version,
+        lambda prompt: encoding().bare(prompt),
+        lambda: encoding().bare(""),
+        lambda response: encoding().continuations([response])[0],
+    )
 
 
 class Term(NamedTuple):
@@ -69,12 +133,11 @@ class WeightedTerm:
             )
 
 
-def reconstruction(template: str = TEMPLATE, normalize: str = "token") -> Term:
+def reconstruction(template: str, normalize: str) -> Term:
     """Return ``log P(prompt | response)``, per ``token`` or the ``sum``.
 
     Context and prompt are tokenized apart (the prompt with the white space before it) and joined,
-    so both responses of a pair are scored on exactly the same tokens of the prompt. A template of the
-    user's own is named by its hash.
+    so both responses of a pair are scored on exactly the same tokens of the prompt.
     """
     version = "reconstruction-1"
     if template != TEMPLATE:
@@ -87,21 +150,16 @@ def reconstruction(template: str = TEMPLATE, normalize: str = "token") -> Term:
         return [LoglikelihoodRequest(context, scored if prompt else "")]
 
     if normalize == "token":
-        return Term(version, _mean, calls)
+        return Term(version, _per_token, calls)
     return Term(f"{version}-{normalize}", lambda _, __, replies: total_of(replies[0]), calls)
 
 
 def shared_words(only_title: bool = False, offset: float = 1.0) -> Term:
     """Return the log of the characters of the different words that a response shares with its prompt.
 
-    A crude stand-in for reconstruction that needs no model: long words say more than short ones,
-    said twice they say no more, and words the prompt lacks say nothing of it. A response that
-    copies the whole prompt has the highest value, so do not train on it alone without a limit on
-    the response's length.
-
-    Args:
-        only_title: Compare with the prompt's title alone; a prompt without one gives 0 to all.
-        offset: Characters added before the logarithm, above 0: how little the first word counts.
+    A crude stand-in for reconstruction without a model. A response that copies the whole prompt has the
+    highest value, so do not train on it alone without a limit on length. ``only_title`` compares with
+    the prompt's title (without one, all get 0); ``offset`` characters, above 0, are added first.
     """
 
     def value(prompt: str, response: str, _: Replies) -> float:
@@ -112,42 +170,36 @@ def shared_words(only_title: bool = False, offset: float = 1.0) -> Term:
     return Term(f"shared-words-1{'-title' if only_title else ''}-{offset:g}", value)
 
 
-def likelihood(frame: Frame = DEFAULT) -> Term:
-    """Return ``log P(response | prompt)`` per token of the response.
-
-    Says how well a response follows from its prompt, grammar and facts alike; by itself it favors what
-    is short, vague or copied, which the reconstruction does not. Together they are the two directions
-    of a noisy channel.
-    """
+def likelihood(frame: Frame) -> Term:
+    """Return ``log P(response | prompt)`` per token; alone it favors what is short, vague or copied."""
 
     def calls(prompt: str, response: str) -> Calls:
         target = frame.target(response) if response else ""
         return [LoglikelihoodRequest(frame.given(prompt), target)]
 
-    return Term(f"likelihood-1{frame.version}", _mean, calls)
+    return Term(f"likelihood-1{frame.version}", _per_token, calls)
 
 
-def pmi(frame: Frame = DEFAULT) -> Term:
-    """Return ``(log P(response | prompt) - log P(response)) / tokens of the response``.
-
-    A garbled response that names the right words is likely to be found out by it.
-    """
+def pmi(frame: Frame) -> Term:
+    """Return ``(log P(response | prompt) - log P(response)) / tokens of the response``."""
     asked = likelihood(frame)
 
     def calls(prompt: str, response: str) -> Calls:
         (given,) = asked.calls(prompt, response)
         return [given, LoglikelihoodRequest(frame.alone(), given.target)]
 
-    return Term(f"pmi-1{frame.version}", _gain, calls)
+    def value(_: str, __: str, replies: Replies) -> float:
+        given, alone = replies
+        return (total_of(given) - total_of(alone)) / len(given.logprobs)
+
+    return Term(f"pmi-1{frame.version}", value, calls)
 
 
 def shared_information(frame: Frame = DEFAULT) -> Term:
     """Return ``log(1 + sum of sqrt(-log P(word)) / 2)`` over the words a response has of its prompt.
 
-    Each word is read where it first occurs, after the response's own beginning and without the prompt.
-    A word that any response would have there tells little; the square root keeps one name from
-    outweighing a sentence. The model never reads the prompt, so long prompts cost no more than short
-    ones.
+    Each word is read where it first occurs, after the response's own beginning and without the prompt,
+    which the model never reads. The square root keeps one name from outweighing a sentence.
     """
 
     def calls(prompt: str, response: str) -> Calls:
@@ -158,25 +210,15 @@ def shared_information(frame: Frame = DEFAULT) -> Term:
             if word in known:
                 known -= {word}
                 start = len(text[: match.start()].rstrip())
-                context = frame.begun(text[:start])
+                context = frame.alone() + filled(mark_data(text[:start]))
                 found.append(LoglikelihoodRequest(context, text[start : match.end()]))
         return found
 
-    return Term(f"shared-information-1{frame.version}", _information, calls)
+    def value(_: str, __: str, replies: Replies) -> float:
+        surprisals = [-total_of(reply) for reply in replies]
+        return math.log1p(math.fsum(math.sqrt(max(each, 0.0)) for each in surprisals) / 2)
 
-
-def _mean(_: str, __: str, replies: Replies) -> float:
-    return total_of(replies[0]) / len(replies[0].logprobs)
-
-
-def _gain(_: str, __: str, replies: Replies) -> float:
-    given, alone = replies
-    return (total_of(given) - total_of(alone)) / len(given.logprobs)
-
-
-def _information(_: str, __: str, replies: Replies) -> float:
-    surprisals = [-total_of(reply) for reply in replies]
-    return math.log1p(math.fsum(math.sqrt(max(value, 0.0)) for value in surprisals) / 2)
+    return Term(f"shared-information-1{frame.version}", value, calls)
 
 
 # Log of the response's characters: control of length, by a weight of either sign.
@@ -213,6 +255,10 @@ def word_set(text: str) -> frozenset[str]:
 def total_of(reply: Response) -> float:
     """Log-probability of a whole target in nats; nan where the server left a token out."""
     return math.fsum(math.nan if value is None else value for value in reply.logprobs)
+
+
+def _per_token(_: str, __: str, replies: Replies) -> float:
+    return total_of(replies[0]) / len(replies[0].logprobs)
 
 
 def split_template(template: str) -> tuple[str, str]:

@@ -1,8 +1,7 @@
 """Pairs labeled by rankings: all responses to a prompt are ranked in one call, in shuffled positions.
 
-k responses make k (k - 1) / 2 pairs; a ranking reads each response once where pairs would read it
-2 (k - 1) times. Judges favor places in a list as they favor slots, so every list is also shown in its
-reverse, and what both rankings agree on is the label.
+A ranking of k reads each response once where pairs would read it 2 (k - 1) times. Judges favor places
+in a list as they favor slots, so every list is also shown in its reverse.
 """
 
 from __future__ import annotations
@@ -14,13 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from rlaif_pl.labeling.calls import Ask, Backend, Decoding, GenerateRequest, Question, Response
-from rlaif_pl.labeling.outcome import Judgment
-from rlaif_pl.labeling.prompting.layout import BLANK
-from rlaif_pl.labeling.prompting.templates import SEVERAL, fill, load_prompt
-from rlaif_pl.labeling.prompting.verdicts import Spent
+from rlaif_pl.labeling.outcome import Judgment, spent_on
+from rlaif_pl.labeling.prompting.templates import BLANK, SEVERAL, load_prompt
 from rlaif_pl.labeling.strategy import ModelLabeler
 from rlaif_pl.models.backbone import EMBEDDED
-from rlaif_pl.text import filled
 from rlaif_pl.types import Preference
 
 NAME = re.compile(r"\[(\d+)\]")  # as the question shows them
@@ -82,11 +78,8 @@ class ListwiseLabeler(ModelLabeler):
                 "expected max_responses of at least 2, shuffles and max_answer_tokens of at least 1, "
                 f"got {max_responses}, {shuffles} and {max_answer_tokens}"
             )
-        self.file = load_prompt(prompt, SEVERAL)
-        self.max_responses = max_responses
-        self.shuffles = shuffles
-        self.seed = seed
-        self.chat = chat_template
+        self.file, self.chat = load_prompt(prompt, SEVERAL), chat_template
+        self.max_responses, self.shuffles, self.seed = max_responses, shuffles, seed
         self.decoding = Decoding(max_answer_tokens, stop=("\n\n",))
 
     @property
@@ -124,12 +117,9 @@ class ListwiseLabeler(ModelLabeler):
         return orders
 
     def _question(self, prompt: str, responses: Sequence[str]) -> Question:
-        parts = self.file.parts
-        head = parts["preamble"] + BLANK if "preamble" in parts else ""
         listed = BLANK.join(f"[{n}] {text.strip()}" for n, text in enumerate(responses, 1))
-        text = head + fill(parts["sample"], {"prompt": prompt, "responses": listed})
-        gap = "" if self.chat else self.file.gap
-        return Question(filled(text + gap), self.file.ending, self.chat)
+        sample = self.file.filled("sample", prompt=prompt, responses=listed)
+        return self.file.question(self.chat, sample)
 
 
 def lists_of(pairs: Sequence[Preference], most: int) -> list[ResponseList]:
@@ -164,28 +154,26 @@ def _judgments(
     each: ResponseList, pairs: Sequence[Preference], answers: Sequence[tuple[list[str], Response]]
 ) -> dict[int, Judgment]:
     """Label the pairs of a list by its rankings; each pays its share of them."""
-    spent = Spent()
+    spent = spent_on(reply for _, reply in answers)
     ranks: list[dict[str, int]] = []
     failures: list[str] = []
     for order, reply in answers:
-        spent.add(reply)
         ranking = None if reply.failure else ranking_of(reply.text, len(order))
         if ranking is None:
             failures.append(reply.failure or "malformed")
         else:
             ranks.append({order[place]: rank for rank, place in enumerate(ranking)})
     found: dict[int, Judgment] = {}
-    share = len(each.pairs)
+    share, is_known = len(each.pairs), len(ranks) > len(failures)
     for number, place in enumerate(each.pairs):
         pair = pairs[place]
         places = [(rank[pair.first], rank[pair.second]) for rank in ranks]
         ahead = [0.5 if a == b else float(a < b) for a, b in places]  # 0.5: a text beside itself
-        is_known = len(ranks) > len(failures)
         found[place] = Judgment(
             math.nan,
-            tokens=spent.tokens // share + (number < spent.tokens % share),
-            written=spent.written // share + (number < spent.written % share),
-            cost_usd=math.fsum(spent.costs) / share,
+            tokens=spent["tokens"] // share + (number < spent["tokens"] % share),
+            written=spent["written"] // share + (number < spent["written"] % share),
+            cost_usd=spent["cost_usd"] / share,
             position_gap=max(ahead) - min(ahead) if is_known else None,
             p_first=math.fsum(ahead) / len(ahead) if is_known else None,
             failure=None if is_known else min(failures),

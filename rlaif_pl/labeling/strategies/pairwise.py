@@ -1,36 +1,35 @@
 """Labelers that are asked which of two responses is better, in both orders.
 
-``PairwiseLabeler`` and ``ConstitutionLabeler`` read how likely each verdict is: all of arXiv
-2309.00267's ways of asking (base and detailed preambles, examples, chain of thought,
-self-consistency; sections 2.1 and 2.1.1, appendices L and M), and one principle a pair, asked as a
-choice between (A) and (B), as in the feedback of RL-CAI (Bai et al. 2022, arXiv 2212.08073, section
-4). There a principle is drawn for each comparison, the labels are soft, and after chain of thought
-they are clamped, because a model that has reasoned is nearly certain. What differs here: both orders
-are asked and averaged, and the principles are this project's own.
-
-``FreeFormLabeler`` has the model answer in words; rules find out whom it named. arXiv 2309.00267,
-section 2.1, names this as what it does not do; it is here to be measured against soft labels, and
-for servers that give no log-probabilities.
+By how likely each verdict is (arXiv 2309.00267, sections 2.1 and 2.1.1, appendices L and M), by one
+principle a pair (RL-CAI, arXiv 2212.08073, section 4), or in words.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from typing import Literal
 
 from rlaif_pl.labeling.calls import Ask, Backend, Decoding, GenerateRequest, Response
-from rlaif_pl.labeling.outcome import Judgment, VerdictOptions, label_version, one_hot
+from rlaif_pl.labeling.outcome import (
+    Judgment,
+    VerdictOptions,
+    label_version,
+    one_hot,
+    spent_on,
+)
 from rlaif_pl.labeling.prompting.extraction import continued_verdict
-from rlaif_pl.labeling.prompting.layout import Layout, both_orders, load_exemplars
+from rlaif_pl.labeling.prompting.layout import Layout, load_exemplars
 from rlaif_pl.labeling.prompting.templates import (
     PRINCIPLED,
+    is_texts,
     load_prompt,
     parse_yaml,
     read_versioned,
 )
-from rlaif_pl.labeling.prompting.verdicts import ChainOfThought, Spent, as_cot, judge_orders
+from rlaif_pl.labeling.prompting.verdicts import ChainOfThought, as_cot, judge_orders
 from rlaif_pl.labeling.strategy import ModelLabeler
 from rlaif_pl.labeling.thinking import Thinking, checked_thinking
 from rlaif_pl.models.backbone import EMBEDDED
@@ -40,7 +39,24 @@ Task = Literal["summarization", "helpful", "harmless"]
 Preamble = Literal["base", "detailed"]
 
 
-class PairwiseLabeler(ModelLabeler):
+class VerdictLabeler(ModelLabeler):
+    """Asks for the verdict on each pair in both orders, after a rationale where ``cot`` says how."""
+
+    layout: Layout
+    cot: ChainOfThought | None
+
+    @property
+    def prompt_version(self) -> str:
+        """Version of the prompt and of every setting of the strategy that can change a label."""
+        drawn = f"+{self.cot.version}" if self.cot else ""
+        return self.layout.version + drawn + label_version(self.hard, self.clamp)
+
+    def judge(self, pairs: Sequence[Preference], ask: Ask) -> list[Judgment]:
+        """Judge pairs in order by both orders' verdicts."""
+        return judge_orders(pairs, self.layout, self.cot, ask)
+
+
+class PairwiseLabeler(VerdictLabeler):
     """Asks a language model which of two responses is better, in both orders.
 
     Args:
@@ -85,28 +101,18 @@ class PairwiseLabeler(ModelLabeler):
         self.cot = as_cot(cot)
         thinking = checked_thinking(thinking, chat_template, self.cot is not None)
         super().__init__(backend, temperature, verdict, thinking)
-        shown = (
-            load_exemplars(exemplars or f"exemplars-{task}-1", shots, bool(cot)) if shots else None
-        )
+        shown = load_exemplars(exemplars or f"exemplars-{task}-1", shots, bool(cot))
         file = load_prompt(prompt or f"{task}-{preamble}-1")
         self.layout = Layout(file, shown, shots, bool(cot), chat_template, tie=tie)
-
-    @property
-    def prompt_version(self) -> str:
-        """Version of the prompt and of every setting of the strategy that can change a label."""
-        drawn = f"+{self.cot.version}" if self.cot else ""
-        return self.layout.version + drawn + label_version(self.hard, self.clamp)
-
-    def judge(self, pairs: Sequence[Preference], ask: Ask) -> list[Judgment]:
-        """Judge pairs in order by both orders' verdicts."""
-        return judge_orders([both_orders(pair) for pair in pairs], self.layout, self.cot, ask)
 
 
 COT_CLAMP = (0.4, 0.6)  # 2212.08073, section 4.1
 
 
-class ConstitutionLabeler(ModelLabeler):
+class ConstitutionLabeler(VerdictLabeler):
     """Asks which response answers a drawn principle better, in both orders.
+
+    Unlike in RL-CAI both orders are averaged, and the principles are this project's own.
 
     Args:
         backend: Who answers; a name is that of a model on this machine.
@@ -144,16 +150,14 @@ class ConstitutionLabeler(ModelLabeler):
         self.principles, self.principles_version = load_principles(principles)
         self.seed = seed
         self.cot = as_cot(cot)
-        shown = load_exemplars(exemplars, shots, bool(cot)) if shots else None
+        shown = load_exemplars(exemplars, shots, bool(cot))
         file = load_prompt(prompt, PRINCIPLED)
         self.layout = Layout(file, shown, shots, bool(cot), chat_template, self.principle)
 
     @property
     def prompt_version(self) -> str:
-        """Version of the prompt and of every setting of the strategy that can change a label."""
-        drawn = f"+{self.cot.version}" if self.cot else ""
-        read = self.layout.version + drawn + label_version(self.hard, self.clamp)
-        return f"{read}+{self.principles_version},seed={self.seed}"
+        """Version of prompt and principles and of every setting that can change a label."""
+        return f"{super().prompt_version}+{self.principles_version},seed={self.seed}"
 
     def principle(self, prompt: str, first: str, second: str) -> str:
         """Draw the principle of a pair: decided by the seed and the texts, not by their order."""
@@ -161,22 +165,12 @@ class ConstitutionLabeler(ModelLabeler):
         digest = hashlib.blake2b(texts.encode(), digest_size=8).digest()
         return self.principles[int.from_bytes(digest, "big") % len(self.principles)]
 
-    def judge(self, pairs: Sequence[Preference], ask: Ask) -> list[Judgment]:
-        """Judge pairs in order by both orders' verdicts."""
-        orders = [both_orders(pair, self.principle) for pair in pairs]
-        return judge_orders(orders, self.layout, self.cot, ask)
-
 
 def load_principles(name: str) -> tuple[tuple[str, ...], str]:
     """Load principles by name or path, with their version. ``ValueError``: not different texts."""
     content, version = read_versioned(name, ".yaml")
     rows = parse_yaml(content, version)
-    if not (
-        isinstance(rows, list)
-        and rows
-        and all(isinstance(row, str) and row.strip() for row in rows)
-        and len(set(rows)) == len(rows)
-    ):
+    if not (isinstance(rows, list) and rows and is_texts(rows) and len(set(rows)) == len(rows)):
         raise ValueError(
             f"expected {version} to be a YAML list of different questions, got {str(rows)[:60]!r}"
         )
@@ -190,9 +184,10 @@ SHARES = {"first": 1.0, "second": 0.0, "tie": 0.5}  # of slot 1
 class FreeFormLabeler(ModelLabeler):
     """Has verdicts written in both orders and labels with 1, 0, or 0.5 where the orders disagree.
 
-    An answer without a verdict is a failure of its kind (``refused``, ``both``, ``neither``,
-    ``malformed``, ``empty``, ``unclosed_thought``), never a label; one that calls the responses equal
-    counts as a half.
+    To be measured against soft labels (arXiv 2309.00267, section 2.1), and for servers that give no
+    log-probabilities. An answer without a verdict is a failure of its kind (``refused``, ``both``,
+    ``neither``, ``malformed``, ``empty``, ``unclosed_thought``), never a label; one that calls the
+    responses equal counts as a half.
 
     Args:
         backend: Who answers; a name is that of a model on this machine.
@@ -221,11 +216,11 @@ class FreeFormLabeler(ModelLabeler):
         super().__init__(backend, 1.0)
         if max_answer_tokens < 1:
             raise ValueError(f"expected max_answer_tokens of at least 1, got {max_answer_tokens}")
-        shown = load_exemplars(exemplars or f"exemplars-{task}-1", shots, False) if shots else None
+        shown = load_exemplars(exemplars or f"exemplars-{task}-1", shots, False)
         file = load_prompt(prompt or f"free_form-{task}-1")
         self.layout = Layout(file, shown, shots, False, chat_template)
-        stops = self.layout.stops[1:]  # an answer may well begin with the ending
-        self.decoding = Decoding(max_answer_tokens, stop=stops)
+        # an answer may well begin with the ending
+        self.decoding = Decoding(max_answer_tokens, stop=self.layout.stops[1:])
 
     @property
     def prompt_version(self) -> str:
@@ -234,7 +229,7 @@ class FreeFormLabeler(ModelLabeler):
 
     def judge(self, pairs: Sequence[Preference], ask: Ask) -> list[Judgment]:
         """Judge pairs in order by what is written in both orders."""
-        samples = [sample for pair in pairs for sample in both_orders(pair)]
+        samples = [sample for pair in pairs for sample in self.layout.both_orders(pair)]
         replies = ask(
             [GenerateRequest(self.layout.verdict(each), self.decoding) for each in samples]
         )
@@ -243,26 +238,23 @@ class FreeFormLabeler(ModelLabeler):
 
     def _judgment(self, forward: Response, backward: Response) -> Judgment:
         """Map the swapped order back and take the majority."""
-        spent = Spent()
-        slots, failures = [], []
-        for reply in (forward, backward):
-            spent.add(reply)
-            verdict = reply.failure or self._verdict(reply.text)
-            if verdict in SHARES:
-                slots.append(SHARES[verdict])
-            else:
-                failures.append(verdict)
+        both = forward, backward
+        verdicts = [reply.failure or self._verdict(reply.text) for reply in both]
+        failures = [verdict for verdict in verdicts if verdict not in SHARES]
         if failures:
-            return spent.judgment(failure=min(failures))
+            return Judgment(math.nan, failure=min(failures), **spent_on(both))
+        slots = [SHARES[verdict] for verdict in verdicts]
         first = [slots[0], 1.0 - slots[1]]
         if self.layout.prompt.asks_worse:
             first = [1.0 - share for share in first]
         same = slots[0] == slots[1] != SHARES["tie"]
-        return spent.judgment(
+        return Judgment(
+            math.nan,
             position_gap=abs(first[0] - first[1]),
             same_slot=same,
             slot=(1 if slots[0] else 2) if same else None,
             p_first=one_hot(sum(first) - 1.0),
+            **spent_on(both),
         )
 
     def _verdict(self, text: str) -> str:

@@ -1,8 +1,6 @@
 """Scores by criteria: how likely is "Yes" to each of them, and the weighted mean over all.
 
-Several narrow questions are easier for a judge than one broad grade, and say what a response lacks.
-Prompt and response come first and the criterion last, so that all questions about a response share all
-but their end: read once by a local model, taken from the cache by a server.
+The criterion comes last, so that all questions about a response share a prefix, which is read once.
 """
 
 from __future__ import annotations
@@ -16,21 +14,21 @@ from pathlib import Path
 
 from rlaif_pl.data.files import read_rows
 from rlaif_pl.labeling.calls import Ask, Backend, ChoiceRequest, Question, Response
-from rlaif_pl.labeling.outcome import Judgment, VerdictOptions, label_version, sigmoid
-from rlaif_pl.labeling.prompting.layout import BLANK
-from rlaif_pl.labeling.prompting.templates import (
-    SINGLE,
-    fill,
-    load_prompt,
-    parse_yaml,
-    read_versioned,
+from rlaif_pl.labeling.guard import read_choice
+from rlaif_pl.labeling.outcome import (
+    Judgment,
+    VerdictOptions,
+    label_version,
+    mean,
+    sigmoid,
+    spent_on,
 )
-from rlaif_pl.labeling.prompting.verdicts import Spent, read_choice
+from rlaif_pl.labeling.prompting.templates import SINGLE, load_prompt, parse_yaml, read_versioned
 from rlaif_pl.labeling.strategies.pairwise import Task
 from rlaif_pl.labeling.strategies.scoring import ScoringLabeler
 from rlaif_pl.labeling.thinking import Thinking, checked_thinking
 from rlaif_pl.models.backbone import EMBEDDED
-from rlaif_pl.text import filled, shown
+from rlaif_pl.text import shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,17 +85,10 @@ def _criterion(row: object, where: str) -> Criterion:
 
 
 def load_rows(path: str) -> tuple[Mapping[str, PromptRubric], str]:
-    """Load criteria and references of single prompts.
+    """Load criteria and references of single prompts from a data file (see ``RubricLabeler.rows``).
 
-    Args:
-        path: JSON Lines (or another data file) with ``prompt`` and, each where there is one,
-            ``criteria`` (a list as in a file of criteria) and ``reference``; other fields are let be.
-
-    Returns:
-        By prompt, without white space around it, and a version made of the content.
-
-    Raises:
-        ValueError: A field is of another kind, or a prompt stands there twice.
+    Returns them by prompt, without white space around it, and a version made of the content.
+    ValueError where a field is of another kind, or a prompt stands there twice.
     """
     known: dict[str, PromptRubric] = {}
     digest = hashlib.sha256()
@@ -170,8 +161,7 @@ class RubricLabeler(ScoringLabeler):
             )
         self.criteria, version = load_criteria(criteria or f"criteria-{task}-1")
         self.rows: Mapping[str, PromptRubric] = {}
-        self._has_warned = False
-        self.versions = [version]
+        self._has_warned, self.versions = False, [version]
         if rows is not None:
             self.rows, version = load_rows(rows)
             self.versions.append(version)
@@ -209,7 +199,6 @@ class RubricLabeler(ScoringLabeler):
         return self.rows.get(prompt.strip(), PromptRubric())
 
     def _warn_of_missing(self, prompts: Sequence[str]) -> None:
-        """Say once that prompts have no row: the task's criteria, in place of theirs, show nowhere."""
         asked = set(map(str.strip, prompts))
         missing = asked - self.rows.keys()
         if self.rows and missing and not self._has_warned:
@@ -236,14 +225,12 @@ class RubricLabeler(ScoringLabeler):
         return [[next(replies) for _ in own] for own in calls]
 
     def _question(self, prompt: str, response: str, criterion: Criterion) -> Question:
-        parts, reference = self.file.parts, self._row(prompt).reference
-        shown = [parts["preamble"]] if "preamble" in parts else []
-        shown.append(fill(parts["sample"], {"prompt": prompt, "response": response}))
+        shown = [self.file.filled("sample", prompt=prompt, response=response)]
+        reference = self._row(prompt).reference
         if reference is not None:
-            shown.append(fill(parts["reference"], {"reference": reference}))
-        shown.append(fill(parts["criterion"], {"criterion": criterion.description}))
-        text = BLANK.join(shown) + ("" if self.chat else self.file.gap)
-        return Question(filled(text), self.file.ending, self.chat)
+            shown.append(self.file.filled("reference", reference=reference))
+        shown.append(self.file.filled("criterion", criterion=criterion.description))
+        return self.file.question(self.chat, *shown)
 
 
 def _yes(reply: Response) -> float:
@@ -257,11 +244,11 @@ def _yes(reply: Response) -> float:
 def _weighted(criteria: Sequence[Criterion], replies: Sequence[Response]) -> Judgment:
     read = [read_choice(reply) for reply in replies]
     failures = [failure for failure, _ in read if failure is not None]
-    outside = [mass for _, mass in read if mass is not None]
     pairs = zip(criteria, replies, strict=True)
     total = math.fsum(criterion.weight * _yes(reply) for criterion, reply in pairs)
-    return Spent.of(replies).judgment(
+    return Judgment(
         total / math.fsum(criterion.weight for criterion in criteria),  # nan where one is not known
-        off_option_mass=math.fsum(outside) / len(outside) if outside else None,
+        off_option_mass=mean(mass for _, mass in read),
         failure=min(failures, default=None),
+        **spent_on(replies),
     )

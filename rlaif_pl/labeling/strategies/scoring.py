@@ -1,9 +1,6 @@
 """Labelers that score responses one by one: a pair's margin is the difference of two scores.
 
-Each response is judged alone, so there is no order and no position bias; any of them is also a reward,
-as in direct RLAIF (arXiv 2309.00267, section 2.2.2): the likelihood of each grade from 1 to 10,
-normalized over the ten, gives an expectation that is mapped to [-1, 1]. Grades are whole strings,
-because "10" may begin with the token of "1".
+There is no order and no position bias; any of them is also a reward (see ``LabelerReward``).
 """
 
 from __future__ import annotations
@@ -13,10 +10,9 @@ from abc import abstractmethod
 from collections.abc import Sequence
 
 from rlaif_pl.labeling.calls import Ask, Backend, ChoiceRequest, Response
-from rlaif_pl.labeling.outcome import Judgment, VerdictOptions, label_version
-from rlaif_pl.labeling.prompting.layout import Layout, PromptSample
+from rlaif_pl.labeling.guard import read_choice
+from rlaif_pl.labeling.outcome import Judgment, VerdictOptions, label_version, mean, spent_on
 from rlaif_pl.labeling.prompting.templates import SINGLE, load_prompt
-from rlaif_pl.labeling.prompting.verdicts import Spent, read_choice
 from rlaif_pl.labeling.strategies.pairwise import Task
 from rlaif_pl.labeling.strategy import ModelLabeler
 from rlaif_pl.labeling.thinking import Thinking, checked_thinking
@@ -51,19 +47,20 @@ class ScoringLabeler(ModelLabeler):
 def _difference(first: Judgment, second: Judgment) -> Judgment:
     both = first, second
     failures = [each.failure for each in both if each.failure is not None]
-    known = [each.off_option_mass for each in both if each.off_option_mass is not None]
     return Judgment(
         margin=math.nan if failures else first.margin - second.margin,
-        tokens=first.tokens + second.tokens,
-        written=first.written + second.written,
-        cost_usd=math.fsum([first.cost_usd, second.cost_usd]),
-        off_option_mass=math.fsum(known) / len(known) if known else None,
+        off_option_mass=mean(each.off_option_mass for each in both),
         failure=min(failures, default=None),
+        **spent_on(both),
     )
 
 
 class ScoreLabeler(ScoringLabeler):
     """Grades each response on its own; also a pointwise labeler, so a reward.
+
+    The likelihood of each grade from 1 to 10, normalized over the ten, gives an expectation that is
+    mapped to [-1, 1] (arXiv 2309.00267, section 2.2.2). Grades are whole strings: "10" may begin with
+    the token of "1".
 
     Args:
         backend: Who answers; a name is that of a model on this machine.
@@ -94,38 +91,36 @@ class ScoreLabeler(ScoringLabeler):
     ) -> None:
         thinking = checked_thinking(thinking, chat_template)
         super().__init__(backend, temperature, verdict, thinking)
-        file = load_prompt(prompt or f"score-{task}-1", SINGLE)
-        self.layout = Layout(file, chat=chat_template)
-        middle = (len(file.options) - 1) / 2
-        grades = [(place - middle) / middle for place in range(len(file.options))]
+        self.file, self.chat = load_prompt(prompt or f"score-{task}-1", SINGLE), chat_template
+        middle = (len(self.file.options) - 1) / 2
+        grades = [(place - middle) / middle for place in range(len(self.file.options))]
         # mapped evenly to [-1, 1]: of ten, grade g becomes (g - 5.5) / 4.5
-        self.grades = grades[::-1] if file.asks_worse else grades
+        self.grades = grades[::-1] if self.file.asks_worse else grades
 
     @property
     def prompt_version(self) -> str:
         """Version of the prompt and of every setting of the strategy that can change a label."""
-        return self.layout.version + label_version(self.hard, self.clamp)
+        return self.file.version + "+chat" * self.chat + label_version(self.hard, self.clamp)
 
     def details(
         self, prompts: Sequence[str], responses: Sequence[str], ask: Ask | None = None
     ) -> list[Judgment]:
         """Return scores in [-1, 1]; see ``ScoringLabeler``."""
-        questions = [
-            self.layout.verdict(PromptSample(prompt, response, ""))
+        shown = [
+            self.file.filled("sample", prompt=prompt, response=response)
             for prompt, response in zip(prompts, responses, strict=True)
         ]
-        options = self.layout.prompt.options
-        replies = (ask or self.ask)([ChoiceRequest(each, options) for each in questions])
+        questions = [self.file.question(self.chat, each) for each in shown]
+        replies = (ask or self.ask)([ChoiceRequest(each, self.file.options) for each in questions])
         return [self._score(reply) for reply in replies]
 
     def _score(self, reply: Response) -> Judgment:
         """Turn the likelihoods of the grades into an expectation."""
-        spent, (failure, outside) = Spent.of([reply]), read_choice(reply)
-        if failure is not None:
-            return spent.judgment(off_option_mass=outside, failure=failure)
-        logs = [value for value in reply.logprobs if value is not None]
-        weights = [math.exp(value - max(logs)) for value in logs]
-        mean = math.fsum(
-            grade * weight for grade, weight in zip(self.grades, weights, strict=True)
-        ) / math.fsum(weights)
-        return spent.judgment(mean, off_option_mass=outside)
+        failure, outside = read_choice(reply)
+        expected = math.nan
+        if failure is None:
+            logs = [value for value in reply.logprobs if value is not None]
+            weights = [math.exp(value - max(logs)) for value in logs]
+            graded = zip(self.grades, weights, strict=True)
+            expected = math.fsum(grade * weight for grade, weight in graded) / math.fsum(weights)
+        return Judgment(expected, off_option_mass=outside, failure=failure, **spent_on([reply]))
