@@ -13,13 +13,13 @@ from rlaif_pl.tables import Column, Table
 from rlaif_pl.types import Preference
 
 # Borders of the hub's size categories, each with its name below it.
-SIZES = (
-    (1_000, "n<1K"),
-    (10_000, "1K<n<10K"),
-    (100_000, "10K<n<100K"),
-    (1_000_000, "100K<n<1M"),
-    (10_000_000, "1M<n<10M"),
-)
+SIZES = {
+    10**3: "n<1K",
+    10**4: "1K<n<10K",
+    10**5: "10K<n<100K",
+    10**6: "100K<n<1M",
+    10**7: "1M<n<10M",
+}
 COLUMNS = {
     "prompt": "what both responses reply to",
     "first": "one response; sides carry no meaning",
@@ -66,19 +66,21 @@ def dataset_card(
     license_id: str = "unknown",
     metrics: Mapping[str, float] | None = None,
 ) -> str:
-    """Write the card of an export, of ``pairs`` of which some may be left out.
-
-    ``data_file`` lies beside the card, ``license_id`` is the hub's, and ``metrics`` of the labeling job
-    have counts of failures and, as ``labeler/*``, what was measured.
-    """
-    known = metrics or {}
+    """Write the card of an export of ``pairs``; ``metrics`` are those of the labeling job."""
+    known, names = metrics or {}, exported.schema.names
+    soft = {"margin": "log-odds of `first` in nats, before any temperature"}
+    meanings = COLUMNS | soft if "p_first" in names else COLUMNS
     parts = [
         "---\n" + _front_matter(name, exported, data_file, license_id) + "---",
         f"# {name}",
         "Preferences between two responses to a prompt, labeled "
         + _labeled_by(pairs)
         + ". Made with rlaif_pl (reinforcement learning from AI feedback, arXiv 2309.00267).",
-        _table("Columns", ["column", "meaning"], _columns(exported)),
+        _table(
+            "Columns",
+            ["column", "meaning"],
+            [[f"`{name}`", meanings.get(name, name)] for name in names],
+        ),
         _table("Provenance", ["labeler", "strategy", "prompt version", "rows"], _provenance(pairs)),
         _table("Counts", ["pairs", "number"], _counts(pairs, exported, known)),
         _believe(known),
@@ -92,23 +94,17 @@ def dataset_card(
 
 def _front_matter(name: str, exported: Exported, data_file: str, license_id: str) -> str:
     rows = len(exported.rows)
-    size = next((label for border, label in SIZES if rows < border), "n>10M")
+    size = next((label for border, label in SIZES.items() if rows < border), "n>10M")
+    files = [{"split": "train", "path": data_file}]
     content = {
         "pretty_name": name,
         "license": license_id,
         "size_categories": [size],
-        "tags": [
-            "preference",
-            "rlaif",
-            "ai-feedback",
-            *(["trl"] if "chosen" in exported.schema.names else []),
-        ],
-        "configs": [
-            {"config_name": "default", "data_files": [{"split": "train", "path": data_file}]}
-        ],
+        "tags": ["preference", "rlaif", "ai-feedback"]
+        + ["trl"] * ("chosen" in exported.schema.names),
+        "configs": [{"config_name": "default", "data_files": files}],
     }
-    text: str = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-    return text
+    return str(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 
 def _labeled_by(pairs: Sequence[Preference]) -> str:
@@ -120,16 +116,8 @@ def _labeled_by(pairs: Sequence[Preference]) -> str:
         "synthetic": "by construction",
         None: "by unknown judges",
     }
-    return (
-        " and ".join(f"{who[source]} ({n})" for source, n in sources.most_common()) or "by nobody"
-    )
-
-
-def _columns(exported: Exported) -> list[list[str]]:
-    meanings = dict(COLUMNS)
-    if "p_first" in exported.schema.names:
-        meanings["margin"] = "log-odds of `first` in nats, before any temperature"
-    return [[f"`{name}`", meanings.get(name, name)] for name in exported.schema.names]
+    named = [f"{who[source]} ({n})" for source, n in sources.most_common()]
+    return " and ".join(named) or "by nobody"
 
 
 def _provenance(pairs: Sequence[Preference]) -> list[list[str]]:
@@ -161,22 +149,19 @@ def _counts(
 def _believe(metrics: Mapping[str, float]) -> str:
     prefix = "labeler/"
     rows = []
-    for name, meaning in MEASURES.items():
-        key = prefix + name
+    for key, meaning in ((prefix + name, meaning) for name, meaning in MEASURES.items()):
         if key in metrics:
-            ends = [metrics.get(f"{key}_{end}") for end in ("low", "high")]
-            known = [f"{100 * end:.1f}" for end in ends if end is not None]
-            limits = f" [{', '.join(known)}]" if len(known) == 2 else ""
-            rows.append([meaning, f"{100 * metrics[key]:.1f} %{limits}"])
+            ends = [metrics[end] for end in (f"{key}_low", f"{key}_high") if end in metrics]
+            limits = ", ".join(f"{100 * end:.1f}" for end in ends)
+            rows.append(
+                [meaning, f"{100 * metrics[key]:.1f} %" + f" [{limits}]" * (len(ends) == 2)]
+            )
     if not rows:
         return "## Agreement with gold verdicts\n\nNot measured. Treat the labels as unverified."
     pairs = metrics.get(f"{prefix}n", math.nan)
     count = f" on {pairs:.0f} pairs with gold verdicts" if math.isfinite(pairs) else ""
-    return _table(
-        f"Agreement with gold verdicts\n\nThe labeler{count}, with 95 % intervals:",
-        ["", "share"],
-        rows,
-    )
+    title = f"Agreement with gold verdicts\n\nThe labeler{count}, with 95 % intervals:"
+    return _table(title, ["", "share"], rows)
 
 
 def _table(title: str, header: list[str], rows: list[list[str]]) -> str:

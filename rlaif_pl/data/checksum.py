@@ -1,9 +1,4 @@
-"""A checksum inside a checkpoint: SHA-256 of the archive, in the comment that ends every ZIP file.
-
-Inside and not beside the file, so that both take their place in one rename and are copied together.
-Readers of ZIP files, torch among them, pass over the comment. No torch here: `run` looks at
-checkpoints too.
-"""
+"""A checksum inside a checkpoint: SHA-256 of the archive, in the comment that ends every ZIP file."""
 
 from __future__ import annotations
 
@@ -37,9 +32,7 @@ def seal(file: BinaryIO, digest: str) -> None:
 def verify(path: Path) -> bool:
     """Compare a file with its checksum; False where the archive is whole but has none.
 
-    Raises:
-        DamagedFileError: It is empty, no ZIP archive, cut, or other bytes than were written. The
-            message says only what is wrong, to stand behind the name of the file.
+    DamagedFileError for any other file; its message is to stand behind the file's name.
     """
     size = path.stat().st_size
     with path.open("rb") as file:

@@ -23,21 +23,13 @@ class CsvTable(NamedTuple):
 
 
 def read_table(path: Path) -> CsvTable:
-    """Read a table without a last row that a kill has cut short; no file is an empty table.
-
-    The last column must not be able to end in a line break, or a cut in it could pass unseen.
-    """
-    if not path.is_file():
-        return CsvTable([], [])
-    with path.open(encoding="utf-8", newline="") as stream:
-        text = stream.read()
+    """Read a table without a last row that a kill has cut short; no file is an empty table."""
+    text = path.read_bytes().decode() if path.is_file() else ""
     allow_long_cells()
     lines = list(csv.reader(io.StringIO(text, newline="")))
     if lines and not text.endswith("\n"):
         lines.pop()
-    if not lines:
-        return CsvTable([], [])
-    columns = lines[0]
+    columns = lines[0] if lines else []
     whole = [line for line in lines[1:] if len(line) == len(columns)]
     return CsvTable(columns, [dict(zip(columns, line, strict=True)) for line in whole])
 

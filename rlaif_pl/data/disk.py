@@ -30,18 +30,14 @@ def naming(path: Path) -> Iterator[None]:
 
 @contextmanager
 def replaced(path: Path, work: Path | None = None) -> Iterator[BinaryIO]:
-    """Open a file beside a path; it takes the path's place, on disk, when the block ends.
+    """Open a file beside a path; it takes the path's place, on disk, when the block ends well.
 
-    Where the block or the disk fails (OSError), the path is as it was and nothing is left beside it.
-    ``work`` is where to write meanwhile, a name that no other process writes to; by default one of its
-    own, which a kill leaves there.
+    ``work`` is where to write meanwhile, which no other process may; a kill leaves it there.
     """
     with naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         if work is None:
-            handle, name = tempfile.mkstemp(
-                dir=path.parent, prefix=f".{path.name}.", suffix=".partial"
-            )
+            handle, name = tempfile.mkstemp(".partial", f".{path.name}.", path.parent)
             work = Path(name)
         else:
             handle = os.open(work, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -61,10 +57,9 @@ def replaced(path: Path, work: Path | None = None) -> Iterator[BinaryIO]:
 
 
 def replace_end(path: Path, data: bytes, offset: int | None = None, *, sync: bool = False) -> int:
-    """Write bytes in place of the end of a file that is there, all of them or none (OSError).
+    """Write bytes in place of a file's end, from ``offset`` on (None: behind it), or none (OSError).
 
-    The end begins at ``offset`` bytes, None writes behind it; ``sync`` waits for the disk. Returns
-    where the data begin.
+    ``sync`` waits for the disk. Returns where the data begin.
     """
     with naming(path), path.open("r+b", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
@@ -90,12 +85,7 @@ def check_writable(folder: Path) -> None:
 
 
 def file_named(folder: Path, name: str, ending: str) -> Path:
-    """Return a file of a folder for a name that a config or data give, which may not lead elsewhere.
-
-    Raises:
-        ValueError: It is empty, over 100 characters, begins with a dot, or has slashes or control
-            characters.
-    """
+    """Return a folder's file for a name of a config or data; ValueError if it would lead elsewhere."""
     if not FILE_NAME.fullmatch(name):
         raise ValueError(
             "expected a name of 1 to 100 characters without / and \\ that begins with no dot, since "

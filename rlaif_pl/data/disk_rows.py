@@ -1,8 +1,6 @@
 """Records on disk: a data set of any size takes a few bytes of memory a row.
 
-Rows are written in blocks, as JSON, to a file without a name, which is gone with the process, and read
-one at a time. What is selected of them (a split, a part, rows that differ once cut) is an array of
-their places. Fewer rows than a block never touch the disk.
+They are written in blocks, as JSON, to a file without a name, which is gone with the process.
 """
 
 from __future__ import annotations
@@ -64,11 +62,7 @@ class _Rows(Sequence[Row], Generic[Row]):
 class DiskRows(_Rows[Row]):
     """Preferences, or prompts, that are kept on disk; grows at its end, no row ever changes.
 
-    Holds 8 bytes of memory a row, and at most the last 127 rows themselves. Processes that are forked
-    may read it too.
-
-    Raises:
-        OSError: There is no room; names the folder (``TMPDIR``, else ``/var/tmp``).
+    Forked processes may read it too. OSError names the folder without room (``TMPDIR``, ``/var/tmp``).
     """
 
     def __init__(self, rows: Iterable[Row] = ()) -> None:
@@ -114,9 +108,8 @@ class DiskRows(_Rows[Row]):
                 self._kind = type(self._tail[0])
                 self._file = cast(BinaryIO, tempfile.TemporaryFile(dir=folder, buffering=0))  # noqa: SIM115
                 weakref.finalize(self, self._file.close)
-            rows = [
-                json.dumps(row, default=_values, ensure_ascii=False).encode() for row in self._tail
-            ]
+            texts = (json.dumps(row, default=_values, ensure_ascii=False) for row in self._tail)
+            rows = [text.encode() for text in texts]
             start = end = self._ends[-1] if self._ends else 0
             view = memoryview(b"".join(rows))
             while view:
@@ -160,17 +153,12 @@ def scratch_folder() -> str:
 
 
 def key_codes(keys: Iterable[Sequence[str | None]]) -> np.ndarray:
-    """Number rows by the first appearance of their key, from 0. ``(N,)`` int32.
-
-    Args:
-        keys: One of each row, texts that tell rows apart; compared by a hash of 16 bytes.
-    """
+    """Number rows by the first appearance of their key (of its hash), from 0. ``(N,)`` int32."""
     data = bytearray()
     for key in keys:
         data += hashlib.blake2b(json.dumps(key).encode(), digest_size=KEY_BYTES).digest()
-    kind = pa.binary(KEY_BYTES)
-    count = len(data) // KEY_BYTES
-    hashes = pa.FixedSizeBinaryArray.from_buffers(kind, count, [None, pa.py_buffer(data)])
+    parts = (pa.binary(KEY_BYTES), len(data) // KEY_BYTES, [None, pa.py_buffer(data)])
+    hashes = pa.FixedSizeBinaryArray.from_buffers(*parts)
     return hashes.dictionary_encode().indices.to_numpy()
 
 

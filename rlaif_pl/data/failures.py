@@ -28,11 +28,7 @@ def advice(failures: Mapping[str, int]) -> str:
 
 
 def is_transient(failure: str | None) -> bool:
-    """Tell whether asking again on another day is likely to help.
-
-    So it is with timeouts, broken connections or bodies and a server's own errors; not with what was
-    said about the question (``refused``, ``too_long``, ``http_400``) or cannot be read (``malformed``).
-    """
+    """Tell whether asking again on another day may help: not of what was said about the question."""
     return failure is not None and (failure in TRANSIENT or bool(_SERVER.fullmatch(failure)))
 
 
@@ -44,7 +40,6 @@ def is_of_server(failure: str | None) -> bool:
 def is_asked_again(failure: str | None) -> bool:
     """Tell whether the next run asks again without being told to.
 
-    Besides what may pass, that is every request that a server refused (``http_400``, ...): most often
-    a setting or the server is at fault and gets put right, and a refused request costs nothing.
+    So it does also what a server refused (``http_400``, ...), which cost nothing.
     """
     return is_transient(failure) or (failure or "").startswith("http_4")

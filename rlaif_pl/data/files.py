@@ -31,6 +31,10 @@ class RawRow(NamedTuple):
     where: str  # file and line (or row), as error messages name it
     fields: dict[str, object]  # column name to value, unchecked
 
+    def wrong(self, expected: str, got: str, do: str = "fix or remove the row") -> ValueError:
+        """Return the error that names the row, what was expected, what came and what to do."""
+        return ValueError(f"{self.where}: expected {expected}, got {got}; {do}")
+
 
 def is_data_file(path: Path) -> bool:
     """Tell whether the name ends like a file that ``read_rows`` understands."""
@@ -44,43 +48,35 @@ def is_of_csv(row: RawRow) -> bool:
 
 
 def data_files(path: Path, split: str) -> list[Path]:
-    """Return the file itself, or the files of a folder that belong to a split, sorted by name.
-
-    In a folder, files whose name starts with the split count; without any, a single data file does.
+    """Return the file itself, or those of a folder named after the split (or a single one), sorted.
 
     Raises:
         FileNotFoundError: Nothing is there, or no file of the folder can be told to be the split.
         ValueError: The file has an unknown ending.
     """
+    endings = ", ".join(SUFFIXES)
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if is_data_file(file))
         chosen = [file for file in files if file.name.startswith(split)]
-        if not chosen and len(files) == 1:
-            chosen = files
-        if not chosen:
+        if not chosen and len(files) != 1:
             names = ", ".join(file.name for file in files) or "no data file"
             raise FileNotFoundError(
-                f"expected files of the split {split!r} in {path} (named {split}*, one of "
-                f"{', '.join(SUFFIXES)}), found {names}; name one file, or set split"
+                f"expected files of the split {split!r} in {path} (named {split}*, one of {endings}), "
+                f"found {names}; name one file, or set split"
             )
-        return chosen
+        return chosen or files
     if not path.exists():
         raise FileNotFoundError(f"expected a data file at {path}, found nothing; check the name")
     if not is_data_file(path):
-        raise ValueError(f"expected a file ending in {', '.join(SUFFIXES)}, got {path}; rename it")
+        raise ValueError(f"expected a file ending in {endings}, got {path}; rename it")
     return [path]
 
 
 def read_rows(path: Path) -> Iterator[RawRow]:
-    r"""Yield the rows of one file in file order.
+    r"""Yield the rows of one file in file order; ValueError names file and line.
 
-    Text is UTF-8, or UTF-16 or UTF-32 as a byte order mark (or JSON's first bytes) tells; the mark
-    itself is no text. Lines may end as on Unix, Windows or old Macs, and line ends inside CSV cells
-    become ``\n``. Half a surrogate pair, which JSON can spell and no text can hold, is read as
-    U+FFFD. A ``.json`` file may hold one array or one object a line.
-
-    Raises:
-        ValueError: The file is not what its name says; the message names file and line.
+    Text is UTF-8, or UTF-16 or UTF-32 as the first bytes tell. Line ends of all systems are ``\n``.
+    Half a surrogate pair is read as U+FFFD. A ``.json`` file may hold one array or one object a line.
     """
     name = path.name.removesuffix(".gz")
     if name.endswith(".parquet"):
@@ -101,19 +97,11 @@ def read_rows(path: Path) -> Iterator[RawRow]:
 
 
 def open_text(path: Path) -> TextIO:
-    r"""Open a text file, compressed or not, in the encoding that its first bytes tell.
-
-    Line ends are ``\n`` whatever they are in the file; a byte order mark is skipped.
-    """
-    stream = _open_bytes(path)
-    try:
+    """Open a text file, compressed or not, in the encoding of its first bytes, with line feeds."""
+    with _open_bytes(path) as stream:
         # json.detect_encoding knows the marks of UTF-8, -16 and -32, and the latter two without
         encoding = json.detect_encoding(stream.read(4))
-        stream.seek(0)
-    except BaseException:
-        stream.close()
-        raise
-    return io.TextIOWrapper(stream, encoding=encoding, newline=None)
+    return io.TextIOWrapper(_open_bytes(path), encoding=encoding, newline=None)
 
 
 def read_text(path: Path) -> str:
@@ -155,27 +143,18 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
 
 
 def _json_rows(path: Path, file: TextIO, may_be_array: bool) -> Iterator[RawRow]:
-    lines: Iterable[str] = file
-    if may_be_array:
-        head = list(_until_text(file))
-        if head and head[-1].lstrip().startswith("["):
-            text = "".join(head) + file.read()
-            for n, item in enumerate(cast("list[object]", _parse(text, str(path)))):
-                yield _as_row(item, f"{path}[{n}]")
-            return
-        lines = itertools.chain(head, file)
-    for number, line in enumerate(lines, start=1):
+    head: list[str] = []
+    while may_be_array and not "".join(head[-1:]).strip() and (line := file.readline()):
+        head.append(line)
+    if "".join(head[-1:]).lstrip().startswith("["):
+        items = cast("list[object]", _parse("".join(head) + file.read(), str(path)))
+        yield from (_as_row(item, f"{path}[{n}]") for n, item in enumerate(items))
+        return
+    for number, line in enumerate(itertools.chain(head, file), start=1):
         line = line.lstrip(MARK)  # files that were joined have marks inside
         if line.strip():
             where = f"{path}:{number}"
             yield _as_row(_parse(line, where), where)
-
-
-def _until_text(lines: Iterable[str]) -> Iterator[str]:
-    for line in lines:
-        yield line
-        if line.strip():
-            return
 
 
 def _parse(text: str, where: str) -> object:
@@ -188,19 +167,15 @@ def _parse(text: str, where: str) -> object:
 
 
 def _as_row(item: object, where: str) -> RawRow:
+    row = RawRow(where, item if isinstance(item, dict) else {})
     if not isinstance(item, dict):
-        raise ValueError(
-            f"{where}: expected one object with named fields, got {shown(item)}; "
-            "write one {...} a row"
-        )
-    return RawRow(where, item)
+        expected = "one object with named fields"
+        raise row.wrong(expected, shown(item), "write one {...} a row")
+    return row
 
 
 def _csv_rows(path: Path, file: TextIO) -> Iterator[RawRow]:
-    """Yield the rows of a CSV file with a header; empty cells become None.
-
-    A row is named by the line that it begins on.
-    """
+    """Yield a CSV file's rows, named by the line that they begin on; empty cells become None."""
     allow_long_cells()
     reader = csv.DictReader(file, strict=True)
     begins = 1
@@ -208,30 +183,25 @@ def _csv_rows(path: Path, file: TextIO) -> Iterator[RawRow]:
         names = reader.fieldnames or ()
         begins = reader.line_num + 1
         for row in reader:
-            where = f"{path}:{begins}"
+            found = RawRow(f"{path}:{begins}", {key: value or None for key, value in row.items()})
             if None in row:
-                raise ValueError(
-                    f"{where}: expected {len(names)} cells as in the header, got more; quote cells "
-                    "that hold commas"
-                )
-            yield RawRow(where, {key: value or None for key, value in row.items()})
+                expected = f"{len(names)} cells as in the header"
+                raise found.wrong(expected, "more", "quote cells that hold commas")
+            yield found
             begins = reader.line_num + 1
     except csv.Error as error:
-        raise ValueError(f"{path}:{begins}: {_csv_problem(error)}") from error
+        what = f"expected CSV ({error}); fix the quoting of the row that begins here"
+        if "field limit" in str(error):
+            what = (
+                f"expected cells of at most {csv.field_size_limit():,} characters, got a longer one; "
+                "close the quote that this row opens, or cut the cell"
+            )
+        raise ValueError(f"{path}:{begins}: {what}") from error
 
 
 def allow_long_cells() -> None:
     """Let the csv module read cells of up to ``LONGEST_CELL`` characters, in this process."""
     csv.field_size_limit(max(csv.field_size_limit(), LONGEST_CELL))
-
-
-def _csv_problem(error: csv.Error) -> str:
-    if "field limit" in str(error):
-        return (
-            f"expected cells of at most {csv.field_size_limit():,} characters, got a longer one; "
-            "close the quote that this row opens, or cut the cell"
-        )
-    return f"expected CSV ({error}); fix the quoting of the row that begins here"
 
 
 def _parquet_rows(path: Path) -> Iterator[RawRow]:
@@ -258,12 +228,9 @@ def _plain_rows(batch: pa.RecordBatch, path: Path, first: int) -> list[dict[str,
     try:
         return batch.to_pylist()
     except UnicodeDecodeError as error:
-        for n in range(batch.num_rows):
-            try:
-                batch.slice(n, 1).to_pylist()
-            except UnicodeDecodeError:
-                first += n
-                break
+        if batch.num_rows > 1:  # to name the row
+            ones = (_plain_rows(batch.slice(n, 1), path, first + n) for n in range(batch.num_rows))
+            return [row for one in ones for row in one]
         raise ValueError(
             f"{path} row {first}: expected UTF-8 text, got bytes that are none ({error.reason}); "
             "write the file again with whole characters"

@@ -26,10 +26,8 @@ SOFT = pa.schema(
         *((field.name, NUMBERS[field.type.split(" | ")[0]]) for field in fields(Provenance)),
     ]
 )
-TRL = pa.schema(
-    [(name, pa.string()) for name in ("prompt", "chosen", "rejected")]
-    + [("p_chosen", pa.float64())]
-)
+TEXTS = [(name, pa.string()) for name in ("prompt", "chosen", "rejected")]
+TRL = pa.schema([*TEXTS, ("p_chosen", pa.float64())])
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +50,7 @@ def soft_rows(pairs: Sequence[Preference], min_margin: float = 0.0) -> Exported:
         flat = finite(flat | flat.pop("provenance"))
         return {name: flat[name] for name in SOFT.names}
 
-    return _exported(SOFT, pairs, lambda pair: _reason(pair, min_margin, ties_fit=True), row)
+    return _exported(SOFT, pairs, min_margin, row)
 
 
 def trl_rows(
@@ -60,9 +58,9 @@ def trl_rows(
 ) -> Exported:
     """Return labels in TRL's columns: prompt, chosen, rejected, with ``p_chosen`` beside them.
 
-    A soft label becomes a hard one there, so ties have no place and are left out and counted, as in
-    ``soft_rows``. ``with_margin`` adds ``margin``, the log-odds of ``p_chosen`` in nats (null where
-    infinite), which TRL's RewardTrainer subtracts inside its loss: it changes what is trained.
+    A soft label becomes a hard one there, so ties are left out and counted, too. ``with_margin`` adds
+    ``margin``, the log-odds of ``p_chosen`` in nats (null where infinite), which TRL's RewardTrainer
+    subtracts inside its loss: it changes what is trained.
     """
 
     def row(pair: Preference) -> dict[str, object]:
@@ -74,29 +72,30 @@ def trl_rows(
         return found | {"margin": odds} if with_margin else found
 
     schema = TRL.append(pa.field("margin", pa.float64())) if with_margin else TRL
-    return _exported(schema, pairs, lambda pair: _reason(pair, min_margin, ties_fit=False), row)
+    return _exported(schema, pairs, min_margin, row, ties_fit=False)
 
 
 def _exported(
     schema: pa.Schema,
     pairs: Sequence[Preference],
-    reason_of: Callable[[Preference], str | None],
+    min_margin: float,
     row_of: Callable[[Preference], dict[str, object]],
+    ties_fit: bool = True,
 ) -> Exported:
-    reasons = [reason_of(pair) for pair in pairs]
-    rows = [row_of(pair) for pair, why in zip(pairs, reasons, strict=True) if why is None]
-    return Exported(schema, rows, Counter(why for why in reasons if why is not None))
+    rows, left_out = [], Counter[str]()
+    for pair in pairs:
+        if pair.p_first is None:
+            left_out[pair.provenance.failure or "unlabeled"] += 1
+        elif pair.p_first == 0.5 and not ties_fit:
+            left_out["tied"] += 1
+        elif abs(pair.p_first - 0.5) < min_margin:
+            left_out["close call"] += 1
+        else:
+            rows.append(row_of(pair))
+    return Exported(schema, rows, left_out)
 
 
 def write_parquet(path: Path, exported: Exported) -> None:
     """Write the rows as one Parquet file, which is the old one or the new one, never a part."""
     with replaced(path) as file:
         pq.write_table(pa.Table.from_pylist(exported.rows, exported.schema), file)
-
-
-def _reason(pair: Preference, min_margin: float, *, ties_fit: bool) -> str | None:
-    if pair.p_first is None:
-        return pair.provenance.failure or "unlabeled"
-    if pair.p_first == 0.5 and not ties_fit:
-        return "tied"
-    return "close call" if abs(pair.p_first - 0.5) < min_margin else None

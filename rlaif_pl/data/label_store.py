@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TypeAlias
 
-from rlaif_pl.data.label_parts import texts_of, with_label
-from rlaif_pl.data.records import decode_fields, finite
+from rlaif_pl.data.disk import replace_end
+from rlaif_pl.data.records import decode_fields, encode, finite
 from rlaif_pl.data.sqlite_file import SqliteFile, TableSchema
-from rlaif_pl.types import Preference, Provenance
+from rlaif_pl.types import Preference, Provenance, Source
 
 TABLE = """
 CREATE TABLE IF NOT EXISTS labels (
@@ -25,15 +26,31 @@ CREATE TABLE IF NOT EXISTS labels (
 LAYOUT = TableSchema("label store", 1, (TABLE,), setting="store")
 IN_MEMORY = ":memory:"  # as SQLite names it
 SELECT = "SELECT key, p_first, source, provenance FROM labels WHERE key IN ({marks})"
+INSERT = (
+    "INSERT INTO labels VALUES (?, ?, ?, ?, ?) ON CONFLICT(key) DO UPDATE SET "
+    "p_first=excluded.p_first, source=excluded.source, provenance=excluded.provenance "
+    "WHERE labels.p_first IS NULL"
+)
 KEYS_PER_QUERY = 500  # below SQLite's smallest limit on parameters, 999
+Texts: TypeAlias = tuple[str, str, str]
+
+
+def texts_of(pair: Preference) -> Texts:
+    """Return what a label depends on: prompt, first and second response."""
+    return pair.prompt, pair.first, pair.second
+
+
+def with_label(pair: Preference, answer: Preference) -> Preference:
+    """Return a pair with an answer's label, keeping what belongs to the pair itself."""
+    own = pair.provenance
+    provenance = replace(
+        answer.provenance, first_policy=own.first_policy, second_policy=own.second_policy
+    )
+    return replace(pair, p_first=answer.p_first, source=answer.source, provenance=provenance)
 
 
 class LabelStore(SqliteFile):
-    """One SQLite file of labels; ``:memory:`` keeps them in memory until it is closed.
-
-    A batch of labels is committed whole. A label that is there is never replaced by a later one, a
-    failure is.
-    """
+    """One SQLite file of labels (``:memory:``: none); later answers replace only failures."""
 
     def __init__(self, path: str | Path) -> None:
         super().__init__(path, LAYOUT)
@@ -47,53 +64,41 @@ class LabelStore(SqliteFile):
     def get_many(self, fingerprint: str, pairs: Sequence[Preference]) -> list[Preference | None]:
         """Look labels up by ``Labeler.fingerprint`` and texts.
 
-        Returns:
-            In order, the pair with ``p_first``, ``source`` and ``provenance`` filled in (its own
-            group, weight and policies kept), or None where this labeler was never asked. A stored
-            failure has ``p_first=None`` and ``provenance.failure``.
+        Returns, in order, the pair with ``p_first``, ``source`` and ``provenance`` filled in (None and
+        ``provenance.failure`` for a failure), or None where this labeler was never asked.
         """
         keys = [_key(fingerprint, pair) for pair in pairs]
-        found: dict[bytes, tuple[float | None, str | None, str]] = {}
+        found: dict[bytes, tuple[float | None, Source | None, str]] = {}
         with self.explained():
             for start in range(0, len(keys), KEYS_PER_QUERY):
                 part = keys[start : start + KEYS_PER_QUERY]
-                marks = ",".join("?" * len(part))
-                query = SELECT.format(marks=marks)
+                query = SELECT.format(marks=",".join("?" * len(part)))
                 found.update({row[0]: row[1:] for row in self.connection.execute(query, part)})
         return [
-            self._filled(pair, found[key]) if key in found else None
+            self._filled(pair, *found[key]) if key in found else None
             for key, pair in zip(keys, pairs, strict=True)
         ]
 
     def put(self, fingerprint: str, labeled: Sequence[Preference]) -> None:
         """Commit a batch of answers, all or none; ValueError for a ``p_first`` outside [0, 1]."""
-        rows = [self._row(fingerprint, pair) for pair in labeled]
+        rows = []
+        for pair in labeled:
+            p = pair.p_first
+            if p is not None and not 0.0 <= p <= 1.0:
+                raise ValueError(
+                    f"expected p_first in [0, 1], got {p} from {fingerprint}; a labeler that cannot "
+                    "judge returns None and says why in provenance.failure"
+                )
+            text = json.dumps(finite(asdict(pair.provenance)), allow_nan=False)
+            rows.append((_key(fingerprint, pair), fingerprint, p, pair.source, text))
         with self.explained(), self.transaction():
-            self.connection.executemany(
-                "INSERT INTO labels VALUES (?, ?, ?, ?, ?) ON CONFLICT(key) DO UPDATE SET "
-                "p_first=excluded.p_first, source=excluded.source, "
-                "provenance=excluded.provenance WHERE labels.p_first IS NULL",
-                rows,
-            )
+            self.connection.executemany(INSERT, rows)
 
-    def _row(
-        self, fingerprint: str, pair: Preference
-    ) -> tuple[bytes, str, float | None, str | None, str]:
-        p = pair.p_first
-        if p is not None and not 0.0 <= p <= 1.0:
-            raise ValueError(
-                f"expected p_first in [0, 1], got {p} from {fingerprint}; a labeler that cannot "
-                "judge returns None and says why in provenance.failure"
-            )
-        text = json.dumps(finite(dataclasses.asdict(pair.provenance)), allow_nan=False)
-        return _key(fingerprint, pair), fingerprint, p, pair.source, text
-
-    def _filled(self, pair: Preference, stored: tuple[float | None, str | None, str]) -> Preference:
-        """Return the pair with a stored answer, keeping what belongs to the pair itself."""
-        p_first, source, text = stored
-        provenance: Provenance = decode_fields(Provenance, json.loads(text), str(self.path))
-        answer = dataclasses.replace(pair, p_first=p_first, source=source, provenance=provenance)  # type: ignore[arg-type]
-        return with_label(pair, answer)
+    def _filled(
+        self, pair: Preference, p_first: float | None, source: Source | None, text: str
+    ) -> Preference:
+        note: Provenance = decode_fields(Provenance, json.loads(text), str(self.path))
+        return with_label(pair, replace(pair, p_first=p_first, source=source, provenance=note))
 
 
 def _key(fingerprint: str, pair: Preference) -> bytes:
@@ -104,3 +109,37 @@ def _key(fingerprint: str, pair: Preference) -> bytes:
         digest.update(len(data).to_bytes(8, "little"))
         digest.update(data)
     return digest.digest()
+
+
+class LabelParts:
+    """Files of labels by one labeler, one a rank, to be merged at the end; ``rank``'s is written to.
+
+    For a network file system, which SQLite cannot use. A kill costs the line that was being written.
+    """
+
+    def __init__(self, folder: str | Path, fingerprint: str, rank: int = 0) -> None:
+        self.folder = Path(folder)
+        self.name = hashlib.blake2b(fingerprint.encode(), digest_size=8).hexdigest()
+        self.path = self.folder / f"{self.name}-rank{rank:05d}.jsonl"
+        self._end: int | None = None  # size of rank's file when it was last written to here
+
+    def read(self) -> dict[Texts, Preference]:
+        """Return the labels in all ranks' files, failures included; a label wins over a failure."""
+        found: dict[Texts, Preference] = {}
+        for path in sorted(self.folder.glob(f"{self.name}-rank*.jsonl")):
+            *lines, _ = path.read_bytes().split(b"\n")  # what follows the last was cut by a kill
+            for line in lines:
+                pair: Preference = decode_fields(Preference, json.loads(line), str(path))
+                texts = texts_of(pair)
+                if pair.p_first is not None or texts not in found or found[texts].p_first is None:
+                    found[texts] = pair
+        return found
+
+    def append(self, labeled: Sequence[Preference]) -> None:
+        """Add labels to this rank's file; they are on disk when this returns."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        data = "".join(encode(pair) + "\n" for pair in labeled).encode()
+        self.path.touch()
+        if self._end != self.path.stat().st_size:  # a kill may have left a part of a line
+            self._end = self.path.read_bytes().rfind(b"\n") + 1
+        self._end = replace_end(self.path, data, self._end, sync=True) + len(data)

@@ -13,8 +13,7 @@ from rich.text import Text
 
 from rlaif_pl.data.disk_rows import DiskRows, first_places, key_codes, select
 from rlaif_pl.data.failures import is_asked_again
-from rlaif_pl.data.label_parts import texts_of
-from rlaif_pl.data.label_store import LabelStore
+from rlaif_pl.data.label_store import LabelStore, texts_of
 from rlaif_pl.types import Labeler, Preference, Provenance
 
 LOOK_UP = 1000  # pairs looked up in the store at a time
@@ -43,10 +42,8 @@ class Labeling:
 class LabelingResult:
     """Labels with an account of what they cost and what failed."""
 
-    # all pairs in order; one the labeler could not judge has `p_first=None`
-    answers: Sequence[Preference]
-    # why a pair has no label, to number of pairs
-    unusable: dict[str, int] = field(default_factory=dict)
+    answers: Sequence[Preference]  # all pairs in order; `p_first=None` where there is no label
+    unusable: dict[str, int] = field(default_factory=dict)  # why there is none, to number of pairs
     reused: int = 0  # answers (usable or not) that were in the store already
     new: int = 0  # answers asked for now
 
@@ -59,8 +56,7 @@ class LabelingResult:
 
 def unlabeled(pair: Preference) -> Preference:
     """Return a pair without its label and whence that came; who wrote the responses is kept."""
-    own = pair.provenance
-    provenance = Provenance(own.first_policy, own.second_policy)
+    provenance = Provenance(pair.provenance.first_policy, pair.provenance.second_policy)
     return dataclasses.replace(pair, p_first=None, source=None, provenance=provenance)
 
 
@@ -74,33 +70,34 @@ def label_pairs(
     retry_transient: bool = False,
     note: Callable[[], str] | None = None,
 ) -> LabelingResult:
-    """Label pairs through the store.
+    """Label pairs through the store; labels they already have are not shown to the labeler.
 
     Args:
-        pairs: What to label; labels they already have are not shown to the labeler.
-        labeler: Who judges.
-        store: Where answers are looked up and kept; each chunk is committed before the next.
+        pairs: What to label.
+        labeler: Who judges; ValueError where it returns other pairs than it was given.
+        store: Where answers are looked up and kept.
         chunk: Pairs asked for between two commits, at least 1.
         progress: Whether to show a progress bar.
-        retry_failed: Ask again where the stored answer is a failure; a resumed run may then train
-            on other rows than the unbroken one.
+        retry_failed: Ask again where the stored answer is a failure.
         retry_transient: The same only where the failure may have passed by now (``is_asked_again``).
         note: Says in a few words what was spent so far, shown beside the progress bar.
-
-    Raises:
-        ValueError: ``chunk`` is below 1, or the labeler returns other pairs than it was given.
     """
     if chunk < 1:
         raise ValueError(f"expected chunk of at least 1, got {chunk}")
     fingerprint = labeler.fingerprint
     missing = missing_pairs(pairs, fingerprint, store, retry_failed, retry_transient)
     columns = [*Progress.get_default_columns(), *([] if note is None else [_Note(note)])]
-    is_shown = progress and bool(missing)
-    with Progress(*columns, console=Console(stderr=True), disable=not is_shown) as bar:
+    is_hidden = not (progress and missing)
+    with Progress(*columns, console=Console(stderr=True), disable=is_hidden) as bar:
         task = bar.add_task("labeling", total=len(missing))
         for start in range(0, len(missing), chunk):
             asked = list(missing[start : start + chunk])
-            answers = _checked(fingerprint, asked, labeler.label(asked))
+            answers = labeler.label(asked)
+            if list(map(texts_of, asked)) != list(map(texts_of, answers)):
+                raise ValueError(
+                    f"expected {fingerprint} to return the {len(asked)} pairs it was given, in order, "
+                    f"got {len(answers)} others; fix its label()"
+                )
             store.put(fingerprint, answers)
             bar.advance(task, len(asked))
     found = stored_labels(pairs, fingerprint, store)
@@ -161,14 +158,3 @@ class _Note(ProgressColumn):
 
     def render(self, task: Task) -> Text:  # noqa: ARG002 (the words are about the whole job)
         return Text(self._say())
-
-
-def _checked(
-    fingerprint: str, asked: Sequence[Preference], answers: Sequence[Preference]
-) -> Sequence[Preference]:
-    if list(map(texts_of, asked)) != list(map(texts_of, answers)):
-        raise ValueError(
-            f"expected {fingerprint} to return the {len(asked)} pairs it was given, in order, got "
-            f"{len(answers)} others; fix its label()"
-        )
-    return answers

@@ -1,9 +1,4 @@
-"""Batches in an order that depends on seed and epoch only, the same after a kill as without one.
-
-This is not a ``torch.utils.data.DataLoader``: batches are lists of strings that cost nothing to
-make, so worker processes have no use, and Lightning (2.6.6) leaves a loader of another class alone
-where it would put its own sampler, and with it other batches, into a ``DataLoader``.
-"""
+"""Batches in an order that depends on seed and epoch only, the same after a kill as without one."""
 
 from __future__ import annotations
 
@@ -29,8 +24,8 @@ class Shard(NamedTuple):
 class BatchOrder:
     """Which rows make up which batch of which rank.
 
-    All ranks shuffle alike, cut the rows into global batches and take every ``num_ranks``-th row of
-    each. In the last, uneven batch a rank may be one row short; it repeats a row as filler.
+    Ranks shuffle alike and take every ``num_ranks``-th row of each global batch; in the last, uneven
+    one a rank that is a row short repeats a row.
     """
 
     num_rows: int  # rows in the data set
@@ -51,9 +46,9 @@ class BatchOrder:
                 raise ValueError(f"expected {name} of at least 1, got {getattr(self, name)}")
         if not len(self):
             raise ValueError(
-                f"expected at least {self.global_batch} rows for one full batch of "
-                f"{self.num_ranks} x {self.batch_size}, got {self.num_rows}; make batch_size "
-                "smaller or set drop_last to false"
+                f"expected at least {self.global_batch} rows for one full batch of {self.num_ranks} x "
+                f"{self.batch_size}, got {self.num_rows}; make batch_size smaller or "
+                "set drop_last to false"
             )
 
     @property
@@ -79,8 +74,10 @@ class BatchOrder:
         """Yield this rank's batches of the current epoch, from a number on."""
         rows, ends = self._global_batches()
         for number in range(start, len(ends)):
-            begin = ends[number - 1] if number else 0
-            yield self._shard(rows[begin : ends[number]].tolist())
+            batch = rows[ends[number - 1] if number else 0 : ends[number]].tolist()
+            own = batch[self.rank :: self.num_ranks]
+            missing = -(-len(batch) // self.num_ranks) - len(own)
+            yield Shard(own + batch[:missing], [False] * len(own) + [True] * missing)
 
     def _global_batches(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the rows of the epoch in order, and where each global batch ends in them."""
@@ -106,15 +103,12 @@ class BatchOrder:
             ends[first : first + len(cut)] = first * size + np.cumsum(sizes)
         return rows, ends
 
-    def _shard(self, batch: list[int]) -> Shard:
-        own = batch[self.rank :: self.num_ranks]
-        per_rank = -(-len(batch) // self.num_ranks)
-        missing = per_rank - len(own)
-        return Shard(own + batch[:missing], [False] * len(own) + [True] * missing)
-
 
 class BatchLoader(Generic[Row]):
-    """Iterate over one rank's batches; stateful, so Lightning resumes it within an epoch."""
+    """Iterate over one rank's batches; stateful, so Lightning resumes it within an epoch.
+
+    No ``DataLoader``, into which Lightning would put its own sampler.
+    """
 
     def __init__(self, rows: Sequence[Row], order: BatchOrder) -> None:
         self.rows: Sequence[Row] = rows
@@ -127,10 +121,8 @@ class BatchLoader(Generic[Row]):
         return len(self.batch_sampler)
 
     def __iter__(self) -> Iterator[Batch[Row]]:
-        """Yield the (remaining) batches of the current epoch.
-
-        The epoch is read at the first batch: Lightning makes a run's first iterator before it names it.
-        """
+        """Yield the (remaining) batches of the current epoch."""
+        # read at the first batch: Lightning makes a run's first iterator before it names the epoch
         epoch = self.batch_sampler.epoch
         start = self._resume[1] if self._resume is not None and self._resume[0] == epoch else 0
         self._resume = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -25,8 +26,7 @@ def write_metrics(
 ) -> Path:
     """Write metrics (``part/quantity``) as one flat JSON object with sorted keys, all or none.
 
-    Those that ``may_be_missing`` are written as ``null`` where they are not finite; others are a
-    ValueError.
+    Those that are not finite are ``null`` if they ``may_be_missing``, else a ValueError.
     """
     clean = {key: _number(key, value, may_be_missing) for key, value in metrics.items()}
     text = json.dumps(clean, indent=2, sort_keys=True, allow_nan=False)
@@ -55,10 +55,7 @@ def read_metrics(path: Path | str) -> dict[str, float]:
 def update_metrics(
     path: Path | str, metrics: Mapping[str, float], may_be_missing: Collection[str] = ()
 ) -> Path:
-    """Lay metrics over those already in the file (none if there is no file); new values win.
-
-    Two processes must not update one file at the same time: the later would drop the earlier's.
-    """
+    """Lay metrics over those already in the file, if any; no two processes at the same time."""
     old = read_metrics(path) if Path(path).is_file() else {}
     kept = [key for key, value in old.items() if not math.isfinite(value) and key not in metrics]
     return write_metrics(path, {**old, **metrics}, [*may_be_missing, *kept])
@@ -67,15 +64,17 @@ def update_metrics(
 def merge_stages(stages: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     """Put the metrics of several stages into one flat mapping, losing none.
 
-    A name keeps its value where all stages that have it agree. Where two differ, it stands there once
-    a stage, as ``stage:name``, and not alone, for it would not say whose it is. An estimate and its
-    limits (``name_low``, ``name_high``) stay together.
+    Where two differ in a name, it stands there once a stage, as ``stage:name``, with its limits.
     """
     given: dict[str, dict[str, float]] = {}
     for stage, metrics in stages.items():
         for name, value in metrics.items():
             given.setdefault(name, {})[stage] = value
-    differing = {estimate_of(name, given) for name, values in given.items() if _differ(values)}
+    differing = {
+        estimate_of(name, given)
+        for name, values in given.items()
+        if len({None if math.isnan(value) else value for value in values.values()}) > 1
+    }
     merged: dict[str, float] = {}
     for name, values in given.items():
         if estimate_of(name, given) in differing:
@@ -91,11 +90,6 @@ def estimate_of(name: str, known: Collection[str]) -> str:
         if name.endswith(limit) and name.removesuffix(limit) in known:
             return name.removesuffix(limit)
     return name
-
-
-def _differ(values: Mapping[str, float]) -> bool:
-    first, *others = values.values()
-    return any(v != first and not (math.isnan(v) and math.isnan(first)) for v in others)
 
 
 def write_json(path: Path | str, content: object) -> Path:
@@ -119,9 +113,7 @@ def write_text(path: Path | str, text: str) -> Path:
 
 def _number(key: str, value: float, may_be_missing: Collection[str]) -> float | None:
     """Return a plain Python number for JSON, or None where it may be missing and is."""
-    if not isinstance(value, int | float) and not hasattr(value, "item"):
-        raise ValueError(f"expected a number for metric {key!r}, got {value!r}")
-    plain = value if isinstance(value, int | float) else value.item()
+    plain = value.item() if hasattr(value, "item") else value
     if isinstance(plain, bool) or not isinstance(plain, int | float):
         raise ValueError(f"expected a number for metric {key!r}, got {value!r}")
     if math.isfinite(plain):
@@ -148,10 +140,8 @@ def move_aside(out: Path, folder: Path) -> Path:
     """Move a folder below ``OUT/replaced``, where nothing is ever deleted, and return its new place."""
     shelf = out / "replaced"
     shelf.mkdir(exist_ok=True)
-    number = 1
-    while (target := shelf / f"{folder.name}-{number}").exists():
-        number += 1
-    return folder.rename(target)
+    targets = (shelf / f"{folder.name}-{number}" for number in itertools.count(1))
+    return folder.rename(next(each for each in targets if not each.exists()))
 
 
 def save_figure(figure: Figure, path: Path) -> None:

@@ -1,15 +1,10 @@
-"""Preferences of several sources in one training set: people's and a labeler's, each with a weight.
-
-The hybrid of arXiv 2309.00267, appendix K, trains one reward model on human and AI labels together. A
-source's weight multiplies the weight of each of its pairs in the loss. Its temperature T turns a
-label p into ``sigmoid(logit(p) / T)``: a labeler that is too sure of itself is toned down before it
-meets people's labels. T can be fitted on pairs that both have judged.
-"""
+"""Preferences of several sources, each with a weight, as in arXiv 2309.00267, appendix K."""
 
 from __future__ import annotations
 
 import logging
 import math
+import operator
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -31,10 +26,8 @@ class Calibration:
     """What a source's temperature is fitted on.
 
     Attributes:
-        labeled: Pairs that people have judged, as the source's labeler labeled them (what ``label``
-            wrote).
-        people: The same pairs with people's labels. Use none that later report the reward model's
-            quality.
+        labeled: Pairs that people have judged, as the source's labeler labeled them.
+        people: The same pairs with people's labels. Use none that later report the reward's quality.
     """
 
     labeled: Data
@@ -48,8 +41,8 @@ class PreferencePart:
     Attributes:
         source: Pairs of responses.
         weight: Multiplies the weight of each pair, above 0.
-        temperature: Divides the log-odds of each label, above 0; 1 leaves them as they are. Labels
-            of 0 and 1 stay.
+        temperature: Divides the log-odds of each label, above 0: tones a labeler down that is too
+            sure of itself; 1 leaves them as they are. Labels of 0 and 1 stay.
         calibration: Fit the temperature on these pairs in place of giving it.
     """
 
@@ -74,12 +67,7 @@ class PreferencePart:
 
 
 def load_pairs(source: Data | Sequence[PreferencePart]) -> LoadedPreferences:
-    """Read one source of pairs, or several as one set in the order given.
-
-    Raises:
-        ValueError: A source cannot be used (see ``load_preferences``), pairs that are to be tempered
-            have no label, or a temperature cannot be fitted.
-    """
+    """Read one source of pairs, or several as one set in order; see ``load_preferences`` for errors."""
     if not is_mix(source):
         return load_preferences(source)
     rows: DiskRows[Preference] = DiskRows()
@@ -87,9 +75,8 @@ def load_pairs(source: Data | Sequence[PreferencePart]) -> LoadedPreferences:
     for part in source:
         loaded = load_preferences(part.source)
         name = named(part.source).name
-        temperature = part.temperature
-        if part.calibration is not None:
-            temperature = fitted_temperature(part.calibration)
+        fitted = None if part.calibration is None else fitted_temperature(part.calibration)
+        temperature = fitted or part.temperature
         for row in loaded.rows:
             rows.append(_weighed(row, part.weight, temperature, name))
         dropped.update(loaded.dropped)
@@ -121,12 +108,13 @@ def tempered(p_first: float, temperature: float) -> float:
 
 def fitted_temperature(calibration: Calibration) -> float:
     """Return the temperature that makes people's labels likeliest given the labeler's."""
-    people = {_key(row): row.p_first for row in load_preferences(calibration.people).rows}
+    key = operator.attrgetter("group", "first", "second")  # responses are in the same order in both
+    people = {key(row): row.p_first for row in load_preferences(calibration.people).rows}
     labeled = load_preferences(calibration.labeled).rows
     both = [
         (min(max(row.p_first, SUREST), 1 - SUREST), target)
         for row in labeled
-        if row.p_first is not None and (target := people.get(_key(row))) is not None
+        if row.p_first is not None and (target := people.get(key(row))) is not None
     ]
     if len(both) < LEAST_PAIRS:
         raise ValueError(
@@ -138,17 +126,12 @@ def fitted_temperature(calibration: Calibration) -> float:
 
 
 def _weighed(row: Preference, weight: float, temperature: float, name: str) -> Preference:
+    row = replace(row, weight=row.weight * weight)
     if temperature == 1.0:
-        return replace(row, weight=row.weight * weight)
+        return row
     if row.p_first is None:
         raise ValueError(
             f"expected labeled pairs in {name}, since they have a temperature, got one without "
             "p_first; label them first, or drop the temperature"
         )
-    label = tempered(row.p_first, temperature)
-    return replace(row, weight=row.weight * weight, p_first=label)
-
-
-def _key(row: Preference) -> tuple[str, str, str]:
-    """Tell pairs apart; both sources must have the responses in the same order."""
-    return row.group, row.first, row.second
+    return replace(row, p_first=tempered(row.p_first, temperature))

@@ -26,11 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 def group_of(text: str) -> str:
-    """Return the group of a prompt that has no identity of its own: a hash of its text.
-
-    White space around it does not count: some layouts keep it and others do not, and a post's rows
-    belong together whatever layout they come in.
-    """
+    """Return the group of a prompt that has no identity of its own: a hash of its stripped text."""
     return hashlib.blake2b(text.strip().encode(), digest_size=8).hexdigest()
 
 
@@ -47,9 +43,8 @@ def group_text(group: str | float) -> str:
 def decode_all(kind: type[Record], rows: Iterable[RawRow]) -> Iterator[tuple[str, Record]]:
     """Yield ``(where, record)`` for rows in our own schema; unknown fields are warned of once.
 
-    A row without ``group`` gets one from its text; other fields of a prompt are its columns. Rows
-    without ``provenance`` are of somebody's table: a gap (NaN) is an absent field there, and a group
-    may be a number. ValueError names file, line and field.
+    Other fields of a prompt are its columns. Rows without ``provenance`` are of somebody's table, with
+    gaps and numbers as groups. ValueError names file, line and field.
     """
     text_field = "prompt" if kind is Preference else "text"
     warned: set[str] = set()
@@ -61,31 +56,27 @@ def decode_all(kind: type[Record], rows: Iterable[RawRow]) -> Iterator[tuple[str
                 columns |= columns.pop("columns")
             fields = {name: value for name, value in fields.items() if name != "columns"}
         if "provenance" not in fields:
-            fields = _of_table(fields)
+            fields = {key: value for key, value in fields.items() if not is_gap(value)}
+            group = fields.get("group")
+            if isinstance(group, int | float) and not isinstance(group, bool):
+                fields["group"] = group_text(group)
         text = fields.get(text_field)
         if fields.get("group") is None and isinstance(text, str):
             fields = {**fields, "group": group_of(text)}
-        record = _decode(kind, fields, where, "", set() if kind is Prompt else warned)
+        record = decode_fields(kind, fields, where, "", None if kind is Prompt else warned)
         if columns:
             record = dataclasses.replace(record, columns=columns)
-        check(record, where)
-        yield where, record
+        yield where, check(record, where)
     if warned:
         logger.warning("ignored unknown fields: %s", ", ".join(sorted(warned)))
 
 
 def columns_in(fields: Mapping[str, object], others: Collection[str]) -> dict[str, Any]:
-    """Return a row's further columns, those not in ``others``, as JSON holds them.
-
-    A gap (NaN) is null, and a date or an exact number its text. What JSON cannot hold (images) is left
-    out.
-    """
+    """Return a row's columns but ``others`` as JSON holds them: gaps as null, dates as text."""
     found = {}
-    for name, value in fields.items():
-        if name in others or not isinstance(name, str):
-            continue
-        with contextlib.suppress(TypeError, ValueError, RecursionError):
-            text = json.dumps(value, default=_plain)
+    for name in (name for name in fields if isinstance(name, str) and name not in others):
+        with contextlib.suppress(TypeError, ValueError, RecursionError):  # images, and the like
+            text = json.dumps(fields[name], default=_plain)
             found[name] = whole_characters(json.loads(text, parse_constant=lambda _: None))
     return found
 
@@ -99,18 +90,10 @@ def _plain(value: Any) -> object:
     raise TypeError(type(value).__name__)
 
 
-def _of_table(fields: dict[str, object]) -> dict[str, object]:
-    given = {key: value for key, value in fields.items() if not is_gap(value)}
-    group = given.get("group")
-    if isinstance(group, int | float) and not isinstance(group, bool):
-        given["group"] = group_text(group)
-    return given
-
-
-def check(record: Preference | Prompt, where: str) -> None:
-    """Refuse empty text, ``p_first`` outside [0, 1] or NaN, and a weight below 0 or infinite."""
-    names = ("prompt", "first", "second") if isinstance(record, Preference) else ("text",)
-    for name in (*names, "group"):
+def check(record: Record, where: str) -> Record:
+    """Return it; refuse empty text, ``p_first`` outside [0, 1] and a weight below 0 or infinite."""
+    is_pair = isinstance(record, Preference)
+    for name in ("prompt", "first", "second", "group") if is_pair else ("text", "group"):
         if not getattr(record, name).strip():
             raise _complaint(where, name, "some text", getattr(record, name))
     if isinstance(record, Preference):
@@ -121,6 +104,7 @@ def check(record: Preference | Prompt, where: str) -> None:
             raise _complaint(where, "weight", "a finite number, at least 0", weight)
     elif record.reference is not None and not record.reference.strip():
         raise _complaint(where, "reference", "some text, or null", record.reference)
+    return record
 
 
 def encode(record: Preference | Prompt) -> str:
@@ -146,15 +130,15 @@ def finite(fields: Mapping[str, object]) -> dict[str, object]:
     }
 
 
-def decode_fields(kind: type[Any], fields: dict[str, object], where: str) -> Any:
-    """Build one dataclass from a JSON object whose unknown fields are ignored in silence."""
-    return _decode(kind, fields, where, "", set())
-
-
-def _decode(
-    kind: type[Any], fields: dict[str, object], where: str, prefix: str, unknown: set[str]
+def decode_fields(
+    kind: type[Any],
+    fields: dict[str, object],
+    where: str,
+    prefix: str = "",
+    unknown: set[str] | None = None,
 ) -> Any:
-    """Build a dataclass from a JSON object, checking each value against its annotation."""
+    """Build a dataclass from a JSON object, checking each value; ``unknown`` gathers further names."""
+    unknown = set() if unknown is None else unknown
     hints = _hints(kind)  # type: ignore[arg-type]  # mypy does not count type[Any] as hashable
     unknown.update(prefix + name for name in fields if name not in hints)
     values = {}
@@ -165,7 +149,7 @@ def _decode(
             if dataclasses.is_dataclass(hint):
                 if not isinstance(value, dict):
                     raise _complaint(where, name, "an object", value)
-                values[field.name] = _decode(hint, value, where, f"{name}.", unknown)  # type: ignore[arg-type]
+                values[field.name] = decode_fields(hint, value, where, f"{name}.", unknown)  # type: ignore[arg-type]
             else:
                 values[field.name] = _matched(value, hint, where, name)
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
@@ -180,31 +164,26 @@ def _matched(value: object, hint: Any, where: str, name: str) -> object:
     """Return the value if its type is the annotated one (an int may stand for a float)."""
     options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     for option in options:
-        if get_origin(option) is Literal:
-            if value in get_args(option):
-                return value
-        elif option is type(None):
-            if value is None:
-                return None
-        elif get_origin(option) is tuple:  # of messages
-            if isinstance(value, list | tuple) and all(isinstance(each, dict) for each in value):
-                kind = get_args(option)[0]
-                return tuple(_decode(kind, each, where, f"{name}.", set()) for each in value)
-        elif isinstance(value, option) and (option is bool or not isinstance(value, bool)):
+        kind = get_origin(option)
+        if kind is Literal and value in get_args(option):
             return value
-        elif option is float and isinstance(value, int) and not isinstance(value, bool):
-            return float(value)
+        if kind is tuple and isinstance(value, list | tuple):  # of messages
+            if all(isinstance(each, dict) for each in value):
+                message = get_args(option)[0]
+                return tuple(decode_fields(message, each, where, f"{name}.") for each in value)
+        elif kind is None and (option is bool or not isinstance(value, bool)):
+            if isinstance(value, option):
+                return value
+            if option is float and isinstance(value, int):
+                return float(value)
     raise _complaint(where, name, " or ".join(_named(option) for option in options), value)
 
 
 def _named(hint: Any) -> str:
     if get_origin(hint) is Literal:
         return " or ".join(repr(choice) for choice in get_args(hint))
-    if get_origin(hint) is tuple:
-        return "a list of messages"
-    return {str: "text", float: "a number", int: "a whole number", bool: "true or false"}.get(
-        hint, "null"
-    )
+    names = {str: "text", float: "a number", int: "a whole number", bool: "true or false"}
+    return "a list of messages" if get_origin(hint) is tuple else names.get(hint, "null")
 
 
 def _complaint(where: str, name: str, expected: str, got: object) -> ValueError:

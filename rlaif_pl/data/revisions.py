@@ -24,10 +24,8 @@ class Revision:
     round: int  # 0 for the first answer, else the number of the round
     response: str  # the answer or revision; empty where there is a `failure`
     principle: str | None = None  # name of the principle that was drawn; None in round 0
-    # what the round's critique said; None in round 0 and where critiques are skipped
-    critique: str | None = None
-    # why the round gave no revision (`critique_empty`, `revision_malformed`, `critique_too_long`,
-    # ...); None if it did. The next round goes on from the last response there is
+    critique: str | None = None  # None in round 0 and where critiques are skipped
+    # why the round gave no revision (`critique_empty`, ...); the next goes on from the last response
     failure: str | None = None
     finished: bool = True  # false where the length limit cut the response
     unchanged: bool = False  # the revision is the text that it was to revise, word for word
@@ -46,15 +44,12 @@ def write_revisions(path: str | Path, rows: Iterable[Revision]) -> None:
 
 def read_revisions(path: str | Path) -> list[Revision]:
     """Read what ``write_revisions`` wrote; ValueError where a revised prompt has a round twice."""
-    rows: list[Revision] = [
-        decode_fields(Revision, row.fields, row.where) for row in read_rows(Path(path))
-    ]
+    found = read_rows(Path(path))
+    rows: list[Revision] = [decode_fields(Revision, row.fields, row.where) for row in found]
     seen: set[tuple[str, str, int]] = set()
     for row in rows:
-        if row.kind != HARMFUL:
-            continue
         key = (row.group, row.prompt, row.round)
-        if key in seen:
+        if row.kind == HARMFUL and key in seen:
             raise ValueError(
                 f"expected each round of a prompt once in {path}, got round {row.round} of "
                 f"{row.group} twice; name the file of one revise job"

@@ -1,4 +1,4 @@
-"""Splits by prompt that stay the same whatever else is in the data set."""
+"""Splits by prompt, and sides of responses, that stay the same whatever else is in the data set."""
 
 from __future__ import annotations
 
@@ -13,15 +13,10 @@ from rlaif_pl.data.disk_rows import Row, select
 def split_by_group(
     rows: Sequence[Row], fraction: float, seed: int = 0
 ) -> tuple[Sequence[Row], Sequence[Row]]:
-    """Hold out about a fraction of the groups, all rows of a group on one side.
+    """Hold out about a fraction, in [0, 1), of the groups, all rows of a group on one side.
 
-    Which side a group is on follows from its name and the seed alone (unless a side would stay
-    empty), so the pairs, prompts and demonstrations of one post are held out together, and adding
-    rows moves no group. The fraction is in [0, 1); small data sets get near it only roughly.
-
-    Returns:
-        ``(training rows, held-out rows)``, each in the order given; of two groups or more, neither
-        empty.
+    The side of a group follows from its name and the seed alone (unless a side would stay empty).
+    Returns ``(training rows, held-out rows)``, each in the order given.
     """
     if not 0.0 <= fraction < 1.0:
         raise ValueError(f"expected a fraction in [0, 1), got {fraction}")
@@ -43,3 +38,9 @@ def group_position(group: str, seed: int) -> float:
     """Return a number in [0, 1) that looks random and depends on group and seed only."""
     digest = hashlib.blake2b(f"{seed}/{group}".encode(), digest_size=6).digest()
     return int.from_bytes(digest, "little") / 2.0**48
+
+
+def chosen_is_first(seed: int, *texts: str) -> bool:
+    """Toss a coin that depends on seed and texts only, so that the side tells nothing."""
+    key = "\x00".join((str(seed), *texts)).encode()
+    return hashlib.blake2b(key, digest_size=1).digest()[0] % 2 == 0

@@ -21,25 +21,20 @@ class TableSchema:
     """What a kind of file looks like."""
 
     kind: str  # its name in messages ("label store")
-    version: int  # version of the layout, at least 1; raise it with `statements`
+    version: int  # of the layout, at least 1; raise it with `statements`
     statements: tuple[str, ...]  # SQL that makes an empty file
     setting: str = "file"  # what a user changes to name another file, in messages
-    # SQLite's application id, which tells these files from others; 0 sets none
-    application: int = 0
-    # SQL that turns a file of a version into one of the next, by that version. A file of an earlier
-    # version is brought up to date when it is opened, all at once
+    application: int = 0  # SQLite's id of these files; 0 sets none
+    # SQL that turns a file of a version into one of the next, by that version, when it is opened
     upgrades: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
 
 
 class SqliteFile:
     """A file in write-ahead mode whose commits survive a kill or a power cut.
 
-    Several processes of one machine may use it at once, and one thread of each. It must not lie on a
-    network file system, which the write-ahead log cannot use.
-
-    Raises:
-        ValueError: The file is of another kind or version, or damaged.
-        OSError: The file cannot be used: no room, no permission, held by another program.
+    Several processes of one machine may use it at once, and one thread of each; it must not lie on a
+    network file system. ValueError: the file is of another kind or version, or damaged. OSError: it
+    cannot be used, for want of room or permission, or held by another program.
     """
 
     def __init__(self, path: str | Path, layout: TableSchema) -> None:
@@ -51,14 +46,13 @@ class SqliteFile:
             self.connection = sqlite3.connect(
                 self.path, timeout=PATIENCE, isolation_level=None, check_same_thread=False
             )
-        try:
-            with self.explained():
+            try:
                 self._log_ahead()
                 self.connection.execute("PRAGMA synchronous=FULL")
                 self._prepare()
-        except (OSError, ValueError):
-            self.connection.close()
-            raise
+            except BaseException:
+                self.connection.close()
+                raise
 
     def __enter__(self) -> Self:
         return self
@@ -101,10 +95,7 @@ class SqliteFile:
             raise
 
     def _log_ahead(self) -> None:
-        """Switch a new file to write-ahead mode, in which it stays.
-
-        SQLite waits for no lock here: of two processes that open a new file at once, one is refused.
-        """
+        """Switch a new file to write-ahead mode, for which SQLite waits for no lock."""
         end = time.monotonic() + PATIENCE
         while True:
             try:
@@ -118,36 +109,33 @@ class SqliteFile:
     def _prepare(self) -> None:
         """Make the tables in a new file, upgrade an older one, or refuse what is none of ours."""
         layout = self.layout
-        wanted = (layout.application, layout.version)
+        wanted = (layout.version, layout.application)
         if self._found() == wanted:
             return
         with self.transaction():
-            application, version = self._found()  # another process may have made it meanwhile
-            if (application, version) == wanted:
+            if self._found() == wanted:  # another process has made it meanwhile
                 return
-            for statement in self._missing(application, version):
+            version, application = self._found()
+            tables = self._number("SELECT COUNT(*) FROM sqlite_master")
+            steps = range(version, layout.version)
+            if not (tables or version or application):
+                statements = layout.statements
+            elif application == layout.application and steps and set(steps) <= set(layout.upgrades):
+                statements = tuple(each for step in steps for each in layout.upgrades[step])
+            else:
+                raise ValueError(
+                    f"expected {self.path} to be a {layout.kind} of version {layout.version}, got "
+                    f"version {version} with {tables} tables (application id {application:#x}); "
+                    f"name another {layout.setting}"
+                )
+            for statement in statements:
                 self.connection.execute(statement)
             self.connection.execute(f"PRAGMA application_id={layout.application}")
             self.connection.execute(f"PRAGMA user_version={layout.version}")
 
-    def _missing(self, application: int, version: int) -> Iterator[str]:
-        """Yield what makes a new file, or an earlier version, one of the layout."""
-        layout = self.layout
-        (tables,) = self.connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
-        if not (application or version or tables):
-            yield from layout.statements
-            return
-        steps = range(version, layout.version)
-        if application != layout.application or not steps or not set(steps) <= set(layout.upgrades):
-            raise ValueError(
-                f"expected {self.path} to be a {layout.kind} of version {layout.version}, got "
-                f"version {version} with {tables} tables (application id {application:#x}); "
-                f"name another {layout.setting}"
-            )
-        for step in steps:
-            yield from layout.upgrades[step]
-
     def _found(self) -> tuple[int, int]:
-        (application,) = self.connection.execute("PRAGMA application_id").fetchone()
-        (version,) = self.connection.execute("PRAGMA user_version").fetchone()
-        return application, version
+        return self._number("PRAGMA user_version"), self._number("PRAGMA application_id")
+
+    def _number(self, query: str) -> int:
+        (value,) = self.connection.execute(query).fetchone()
+        return int(value)

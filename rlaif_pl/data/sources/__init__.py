@@ -1,8 +1,7 @@
 """Preferences and prompts from wherever they are: local files, the embedded data, the hub."""
 
 from rlaif_pl.data.sources.load import load_demonstrations, load_preferences, load_prompts
-from rlaif_pl.data.sources.memory import Data, Records, named
-from rlaif_pl.data.sources.source import DataSource, Format, is_sensitive
+from rlaif_pl.data.sources.source import Data, DataSource, Format, Records, is_sensitive, named
 
 __all__ = [
     "Data",

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import get_args
 
 from rlaif_pl.data.files import RawRow
-from rlaif_pl.data.preferences import LoadedPreferences, gathered
-from rlaif_pl.data.records import check, columns_in
-from rlaif_pl.data.sides import chosen_is_first
-from rlaif_pl.data.sources.cells import Columns
+from rlaif_pl.data.records import check, columns_in, group_of, group_text, is_gap
+from rlaif_pl.data.sources.messages import read_exchange
+from rlaif_pl.data.splits import chosen_is_first
 from rlaif_pl.text import shown
-from rlaif_pl.types import Preference, Prompt, Provenance
+from rlaif_pl.types import Preference, Prompt, Provenance, Source
 
 LABELS = {
     **dict.fromkeys(("0", "first", "a", "modela"), 1.0),
@@ -22,92 +23,122 @@ YES_NO = {"true": 1.0, "false": 0.0}
 CHOICE = ("chosen", "rejected")
 
 
-def read_columns(rows: Iterable[RawRow], columns: Columns, seed: int) -> LoadedPreferences:
-    """Read pairs: first and second with a label, or chosen and rejected (arXiv 2204.05862, TRL).
+class Columns:
+    """Reads one data set's rows by our names; a column of our own name needs no entry in ``theirs``.
 
-    Texts may be messages, and responses may repeat the whole dialogue; see ``messages.read_exchange``.
-    Rows whose sides differ before the last message, whose prompt is not in their dialogue, that have
-    an empty response or the same twice are left out and counted. ``seed`` decides which side the chosen
-    one is put on. ValueError names file, line and column.
+    Tables have a column for each text; in TRL's and HH's layouts responses may repeat the prompt.
+    ValueError names file, line and column.
     """
-    return gathered(_preference(columns, row, seed) for row in rows)
 
+    def __init__(self, theirs: Mapping[str, str] | None, *, is_table: bool) -> None:
+        self.theirs = dict(theirs or {})
+        self.is_table = is_table
 
-def read_column_prompt(row: RawRow, columns: Columns) -> Prompt | str:
-    """Read a prompt with any reference; or why the row is left out.
+    def prompt(self, row: RawRow) -> Prompt | str:
+        """Read a prompt with any ``completion`` or ``reference``; or why the row is left out."""
+        references = ("reference",) if self.is_table else ("completion", "messages")
+        there = [name for name in references if self._value(row, name) is not None][:1]
+        found = self._texts(row, *(there or (() if self.is_table else CHOICE)))
+        if isinstance(found, str):
+            return found
+        read = map(self._named, ("prompt", "group", "first", "second", *CHOICE, *references))
+        further = columns_in(row.fields, set(read))
+        return Prompt(found[0], self._group(row, found[0]), found[1] if there else None, further)
 
-    The reference is ``completion`` or the last of ``messages``, in a table ``reference``; chosen and
-    rejected give none. Columns that are no text or group are kept for rewards that name them.
-    """
-    references = ("reference",) if columns.is_table else ("completion", "messages")
-    reference = next((name for name in references if columns.has(row, name)), None)
-    if reference is not None:
-        found = columns.texts(row, reference)
-    else:
-        found = columns.texts(row, *(() if columns.is_table else CHOICE))
-    if isinstance(found, str):
-        return found
-    read = map(columns.named, ("prompt", "group", "first", "second", *CHOICE, *references))
-    return Prompt(
-        found[0],
-        columns.group(row, found[0]),
-        None if reference is None else found[1],
-        columns_in(row.fields, set(read)),
-    )
+    def preference(self, row: RawRow, seed: int) -> Preference | str:
+        """Read a pair, with a label or chosen and rejected; or why the row is left out.
 
-
-def _preference(columns: Columns, row: RawRow, seed: int) -> Preference | str:
-    is_choice = not columns.is_table or "chosen" in columns.theirs or columns.has(row, "chosen")
-    found = columns.texts(row, *(CHOICE if is_choice else ("first", "second")))
-    if isinstance(found, str):
-        return found
-    prompt, first, second = found
-    p = columns.p_chosen(row) if is_choice else _p_first(columns, row)
-    if is_choice:
+        ``seed`` decides which side the chosen one is put on (arXiv 2204.05862, TRL have no sides).
+        """
+        is_choice = not self.is_table or "chosen" in self.theirs
+        is_choice = is_choice or self._value(row, "chosen") is not None
+        found = self._texts(row, *(CHOICE if is_choice else ("first", "second")))
+        if isinstance(found, str):
+            return found
+        prompt, first, second = found
+        p = self._number(row, "p_chosen") if is_choice else self._p_first(row)
+        said = self._value(row, "source")  # in other words than ours: where texts are from
+        source: Source | None = next((each for each in get_args(Source) if each == said), None)
         # who gave a `p_chosen` is not known where the row does not tell: most often an AI
-        source = columns.source(row) or ("human" if p is None else None)
-        p = 1.0 if p is None else p
-        # a hash of seed and texts, so that the side tells nothing and no row's depends on the others
-        if not chosen_is_first(seed, *found):
-            first, second, p = second, first, 1.0 - p
-    else:
-        source = None if p is None else columns.source(row) or "human"
-    pair = Preference(
-        prompt,
-        first,
-        second,
-        group=columns.group(row, prompt),
-        p_first=p,
-        weight=columns.weight(row),
-        source=source,
-        provenance=Provenance(strategy="human" if source == "human" else None),
-    )
-    check(pair, row.where)
-    return pair
+        if source is None and (p is None) == is_choice:
+            source = "human"
+        if is_choice:
+            p = 1.0 if p is None else p
+            if not 0.0 <= p <= 1.0:
+                raise row.wrong(
+                    f"{self._named('p_chosen')!r} to be a probability in [0, 1]", str(p)
+                )
+            if not chosen_is_first(seed, *found):
+                first, second, p = second, first, 1.0 - p
+        elif p is None:
+            source = None
+        group, weight = self._group(row, prompt), self._number(row, "weight")
+        weight = 1.0 if weight is None else weight
+        provenance = Provenance(strategy="human" if source == "human" else None)
+        pair = Preference(prompt, first, second, group, p, weight, source, provenance)
+        return check(pair, row.where)
 
+    def _named(self, name: str) -> str:
+        return self.theirs.get(name, name)
 
-def _p_first(columns: Columns, row: RawRow) -> float | None:
-    """Read the label, None where the row has none.
+    def _value(self, row: RawRow, name: str) -> object:
+        """Return what stands in our column; None where it is absent, null or a gap (NaN)."""
+        value = row.fields.get(self._named(name))
+        return None if is_gap(value) else value
 
-    A label that is a number is the place of the better response, 0 or 1, so a boolean would mean
-    one side to some and the other to others: only ``p_first`` may be one.
-    """
-    given = columns.value(row, "p_first")
-    if given is not None:
-        said = YES_NO.get(str(given).strip().lower())
-        return columns.number(row, "p_first") if said is None else said
-    label = columns.value(row, "label")
-    if label is None:
-        return None
-    p_first = LABELS.get(_plain(label))
-    if p_first is None:
-        theirs = columns.named("label")
-        raise ValueError(
-            f"{row.where}: expected the label to be 0, 'first', 'A' or 'model_a', 1, 'second', 'B' or "
-            f"'model_b', or a tie, got {shown(label)} in {theirs!r}; rename the values, or map the "
-            "column to p_first if true and 1 mean that the first is better"
-        )
-    return p_first
+    def _texts(self, row: RawRow, *answers: str) -> list[str] | str:
+        """Return prompt and responses, as ``read_exchange`` does; or why the row is left out."""
+        prompt, *others = map(self._named, ("prompt", *answers))
+        for name in (prompt, *others) if self.is_table else ():
+            value = row.fields.get(name)
+            if name not in row.fields:
+                ours = next(each for each in ("prompt", *answers) if self._named(each) == name)
+                there = ", ".join(sorted(row.fields))
+                raise row.wrong(
+                    f"the column {name!r} (our {ours!r})", there, "map it with `columns`"
+                )
+            is_text = isinstance(value, str) and (name != prompt or value.strip())
+            if not is_text and not isinstance(value, list | dict):
+                raise row.wrong(f"{name!r} to be some text", shown(value))
+        found = read_exchange(row, prompt, others)
+        if self.is_table and isinstance(found, list) and found[0] == row.fields[prompt]:
+            found[0] = found[0].strip()  # of dialogues it is a part
+        return found
+
+    def _number(self, row: RawRow, name: str) -> float | None:
+        """Return the number in our column, also where a CSV holds it as text; None where none is."""
+        value = self._value(row, name)
+        with suppress(ValueError):
+            if value is None or (
+                isinstance(value, str | int | float) and not isinstance(value, bool)
+            ):
+                return None if value is None else float(value)
+        raise row.wrong(f"{self._named(name)!r} to be a number", shown(value), "fix it")
+
+    def _group(self, row: RawRow, prompt: str) -> str:
+        """Return the group as text (see ``group_text``), or a hash of the prompt."""
+        value = self._value(row, "group")
+        if value is not None and not isinstance(value, str | int | float):
+            expected = f"{self._named('group')!r} to be text or a number"
+            raise row.wrong(expected, shown(value), "fix or leave out the column")
+        return group_of(prompt) if value is None else group_text(value)
+
+    def _p_first(self, row: RawRow) -> float | None:
+        """Read the label, None where the row has none; a boolean names no place."""
+        given = self._value(row, "p_first")
+        if given is not None:
+            said = YES_NO.get(str(given).strip().lower())
+            return self._number(row, "p_first") if said is None else said
+        label = self._value(row, "label")
+        p_first = LABELS.get(_plain(label))
+        if label is not None and p_first is None:
+            raise row.wrong(
+                "the label to be 0, 'first', 'A' or 'model_a', 1, 'second', 'B' or 'model_b', or a tie",
+                f"{shown(label)} in {self._named('label')!r}",
+                "rename the values, or map the column to p_first if true and 1 mean that the first is "
+                "better",
+            )
+        return p_first
 
 
 def _plain(label: object) -> str:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -13,16 +12,14 @@ import numpy as np
 
 from rlaif_pl.data.disk_rows import DiskRows, Row, first_places, key_codes, select
 from rlaif_pl.data.files import RawRow
-from rlaif_pl.data.preferences import LoadedPreferences, preferences_from_rows
+from rlaif_pl.data.preferences import LoadedPreferences, gathered
 from rlaif_pl.data.records import decode_all
-from rlaif_pl.data.sources.cells import Columns
-from rlaif_pl.data.sources.columns import read_column_prompt, read_columns
-from rlaif_pl.data.sources.memory import Data, is_records, memory_rows, named
+from rlaif_pl.data.sources.columns import Columns
 from rlaif_pl.data.sources.openai_comparisons import read_comparisons
 from rlaif_pl.data.sources.rows import WITH_COLUMNS, open_rows
-from rlaif_pl.data.sources.source import DataSource, Format
+from rlaif_pl.data.sources.source import Data, DataSource, Format, memory_rows, named
 from rlaif_pl.data.splits import group_position
-from rlaif_pl.types import Prompt
+from rlaif_pl.types import Preference, Prompt
 
 EMBEDDED = ("tiny_tldr", "tiny_requests")  # data sets of the package, each in a folder
 FOLDER = Path(__file__).parents[1]
@@ -39,18 +36,11 @@ def load_preferences(data: Data) -> LoadedPreferences:
         OSError: A hub data set cannot be had.
         ValueError: A row is malformed (file, line and field are named), or none is left.
     """
-    source = named(data)
-    loaded = _read_pairs(source, *open_rows(_located(source, "pairs"), _records(data)))
-    rows, dropped = loaded.rows, dict(loaded.dropped)
+    loaded = _read_pairs(*_opened(data, "pairs"))
+    source, rows, dropped = named(data), loaded.rows, dict(loaded.dropped)
     if source.hard_labels:
         ties = sum(row.p_first == 0.5 for row in rows)
-        rows = DiskRows(
-            row
-            if row.p_first is None
-            else dataclasses.replace(row, p_first=float(row.p_first > 0.5))
-            for row in rows
-            if row.p_first != 0.5
-        )
+        rows = DiskRows(_hard(row) for row in rows if row.p_first != 0.5)
         dropped.update({"tie": ties} if ties else {})
     rows, elsewhere = _in_part(rows, source)
     dropped.update({"in another part": elsewhere} if elsewhere else {})
@@ -61,36 +51,35 @@ def load_preferences(data: Data) -> LoadedPreferences:
     return LoadedPreferences(rows[: source.limit], dropped)
 
 
-def load_prompts(data: Data) -> Sequence[Prompt]:
-    """Read prompts, each text once a group, from what ``load_preferences`` takes or a prompt file.
+def _hard(row: Preference) -> Preference:
+    return row if row.p_first is None else replace(row, p_first=float(row.p_first > 0.5))
 
-    In file order; ``reference`` is filled in where the data set has demonstrations. Raises what
-    ``load_preferences`` does.
+
+def load_prompts(data: Data) -> Sequence[Prompt]:
+    """Read prompts, each text once a group, in file order, from what ``load_preferences`` takes, too.
+
+    ``reference`` is filled in where the data set has demonstrations.
     """
-    source, found = _all_prompts(data)
+    found = _all_prompts(data)
     codes = key_codes((prompt.group, prompt.text) for prompt in found)
     places = first_places(codes)
     # a prompt without a reference gives way to the first of the same text that has one
-    with_reference = np.fromiter(
-        (n for n, prompt in enumerate(found) if prompt.reference is not None), np.int64
-    )
+    has_reference = (n for n, prompt in enumerate(found) if prompt.reference is not None)
+    with_reference = np.fromiter(has_reference, np.int64)
     known, first = np.unique(codes[with_reference], return_index=True)
     places[known] = with_reference[first]
-    return _kept_prompts(source, select(found, places), "prompts")
+    return _kept_prompts(data, select(found, places), "prompts")
 
 
 def load_demonstrations(data: Data) -> Sequence[Prompt]:
-    """Read prompts with references, each different reference of a prompt once, as ``load_prompts``.
-
-    A prompt has several where several good responses to it are known, as after filtering samples.
-    Those without a reference are among them.
-    """
-    source, found = _all_prompts(data)
+    """Read prompts as ``load_prompts``, but each different reference of a prompt once."""
+    found = _all_prompts(data)
     codes = key_codes((prompt.group, prompt.text, prompt.reference) for prompt in found)
-    return _kept_prompts(source, select(found, first_places(codes)), "demonstrations")
+    return _kept_prompts(data, select(found, first_places(codes)), "demonstrations")
 
 
-def _kept_prompts(source: DataSource, found: Sequence[Prompt], kind: str) -> Sequence[Prompt]:
+def _kept_prompts(data: Data, found: Sequence[Prompt], kind: str) -> Sequence[Prompt]:
+    source = named(data)
     kept, elsewhere = _in_part(found, source)
     if not kept:
         raise ValueError(
@@ -100,10 +89,7 @@ def _kept_prompts(source: DataSource, found: Sequence[Prompt], kind: str) -> Seq
 
 
 def _located(source: DataSource, kind: Literal["pairs", "prompts"]) -> DataSource:
-    """Name the file that an embedded data set's pairs, or prompts, are in; others stay as they are.
-
-    A name with pairs alone gives their prompts.
-    """
+    """Name the file that an embedded data set's pairs, or prompts (of pairs, too), are in."""
     folder = source.name.partition("/")[0]
     if folder not in EMBEDDED:
         return source
@@ -115,57 +101,43 @@ def _located(source: DataSource, kind: Literal["pairs", "prompts"]) -> DataSourc
     }
     if source.name not in files:
         raise ValueError(f"expected for {kind} one of {', '.join(files)}, got {source.name!r}")
-    return dataclasses.replace(source, name=files[source.name])
+    return replace(source, name=files[source.name])
 
 
-def _records(data: Data) -> Iterator[RawRow] | None:
-    return memory_rows(data) if is_records(data) else None  # type: ignore[arg-type]
-
-
-def _all_prompts(data: Data) -> tuple[DataSource, Sequence[Prompt]]:
+def _opened(
+    data: Data, kind: Literal["pairs", "prompts"]
+) -> tuple[DataSource, Format, Iterator[RawRow]]:
+    rows = None if isinstance(data, DataSource | str) else memory_rows(data)
     source = named(data)
-    found, rows = open_rows(_located(source, "prompts"), _records(data))
-    return source, _read_prompts(source, found, rows)
+    return source, *open_rows(_located(source, kind), rows)
 
 
 def _read_pairs(source: DataSource, found: Format, rows: Iterable[RawRow]) -> LoadedPreferences:
     if found == "openai_comparisons":
         return read_comparisons(rows, source.confidence, with_title=source.with_title)
     if found in WITH_COLUMNS:
-        return read_columns(rows, _columns(source, found), source.seed)
+        columns = Columns(source.columns, is_table=found == "columns")
+        return LoadedPreferences(*gathered(columns.preference(row, source.seed) for row in rows))
     if found == "preferences":
-        return preferences_from_rows(rows)
+        return LoadedPreferences(*gathered(pair for _, pair in decode_all(Preference, rows)))
     raise ValueError(
         f"expected pairs of responses in {source.name}, got {found} without responses; sample two "
         "responses a prompt first, or give it as prompts"
     )
 
 
-def _read_prompts(source: DataSource, found: Format, rows: Iterable[RawRow]) -> Sequence[Prompt]:
+def _all_prompts(data: Data) -> Sequence[Prompt]:
+    source, found, rows = _opened(data, "prompts")
     if found == "prompts":
         return DiskRows(prompt for _, prompt in decode_all(Prompt, rows))
-    if found in ("columns", "trl"):
-        columns = _columns(source, found)
-        return _kept(source, (read_column_prompt(row, columns) for row in rows))
-    pairs = _read_pairs(source, found, rows).rows
-    return DiskRows(Prompt(pair.prompt, pair.group) for pair in pairs)
-
-
-def _columns(source: DataSource, found: Format) -> Columns:
-    return Columns(source.columns, is_table=found == "columns")
-
-
-def _kept(source: DataSource, found: Iterable[Prompt | str]) -> Sequence[Prompt]:
-    kept: DiskRows[Prompt] = DiskRows()
-    dropped: Counter[str] = Counter()
-    for prompt in found:
-        if isinstance(prompt, str):
-            dropped[prompt] += 1
-        else:
-            kept.append(prompt)
+    if found not in ("columns", "trl"):
+        pairs = _read_pairs(source, found, rows).rows
+        return DiskRows(Prompt(pair.prompt, pair.group) for pair in pairs)
+    columns = Columns(source.columns, is_table=found == "columns")
+    kept, dropped = gathered(columns.prompt(row) for row in rows)
     if dropped:
         reasons = ", ".join(f"{reason} ({count})" for reason, count in dropped.items())
-        logger.warning("%s: left out %d rows: %s", source.name, dropped.total(), reasons)
+        logger.warning("%s: left out %d rows: %s", source.name, sum(dropped.values()), reasons)
     return kept
 
 

@@ -1,8 +1,4 @@
-"""Conversations as data sets hold them, and the text that is made of them.
-
-A message has ``role`` and ``content``; the content is text or a list of parts. Only text can be
-judged here: images, tool calls and roles other than the four below are refused, never written out.
-"""
+"""Conversations as data sets hold them, and the text that is made of them; only text can be judged."""
 
 from __future__ import annotations
 
@@ -35,24 +31,14 @@ class Side(NamedTuple):
 
 
 def read_exchange(row: RawRow, prompt: str, answers: Sequence[str]) -> list[str] | str:
-    """Read a prompt and the responses to it, each given as text or as messages.
+    """Read a prompt and the responses to it from these columns, each given as text or as messages.
 
-    Responses may repeat the whole dialogue, as messages or in HH's layout: then what stands before
-    the last message is the prompt, if all responses agree on it and the prompt's column, where
-    there is one, is part of it. A lone user message stands as it is; a longer conversation is
-    written with ``Human:`` and ``Assistant:``.
+    Responses may repeat the whole dialogue: then what stands before the last message is the prompt, if
+    all responses agree on it and the prompt's column, where there is one, is part of it. A lone user
+    message stands as it is; a longer conversation is written with ``Human:`` and ``Assistant:``.
 
-    Args:
-        row: The row.
-        prompt: Column of the prompt; may be absent or null where the responses repeat it.
-        answers: Columns of the responses.
-
-    Returns:
-        The prompt's text and the stripped responses; or why the row has to be left out.
-
-    Raises:
-        ValueError: A column is missing or of another kind, or the prompt's is empty; names file, line
-            and column.
+    Returns the prompt's text and the stripped responses, or why the row has to be left out. ValueError:
+    a column is missing or of another kind, or the prompt's is empty.
     """
     has_prompt = row.fields.get(prompt) is not None
     sides = _sides(row, answers, has_prompt)
@@ -60,18 +46,14 @@ def read_exchange(row: RawRow, prompt: str, answers: Sequence[str]) -> list[str]
         return EMPTY
     before = sides[0].before if sides else []
     if not has_prompt and sides and not all(each.before for each in sides):
+        do = f"add a {prompt!r} column, or take another format"
         for name in answers:
             text = row.fields.get(name)
             if isinstance(text, str) and ASSISTANT not in text:
-                raise ValueError(
-                    f"{row.where}: expected {name!r} to be a dialogue with {ASSISTANT!r}, got "
-                    f"{shown(text)}; add a {prompt!r} column, or take another format"
-                )
+                raise row.wrong(f"{name!r} to be a dialogue with {ASSISTANT!r}", shown(text), do)
+        names = " and ".join(map(repr, answers))
         counts = " and ".join(str(len(_listed(row, name)) or "no") for name in answers)
-        raise ValueError(
-            f"{row.where}: expected {' and '.join(map(repr, answers))} to share all messages but "
-            f"the last, got {counts} messages; add a {prompt!r} column, or take another format"
-        )
+        raise row.wrong(f"{names} to share all messages but the last", f"{counts} messages", do)
     for name, side in zip(answers, sides, strict=True):
         if side.role != "assistant":
             raise _no_messages(row, name, f"a response of the role {side.role!r}")
@@ -91,10 +73,7 @@ def split_dialogue(text: str) -> tuple[str, str]:
 
 
 def with_turns(text: str) -> str:
-    """Return a text in HH's layout, up to where the assistant goes on, with its turns; others as is.
-
-    Turns of one speaker in a row become one: chat templates want them to alternate.
-    """
+    """Return a text in HH's layout, up to where the assistant goes on, with its turns; others as is."""
     before, *parts = _TURN.split(text)
     if before.strip() or parts[-2:-1] != ["Assistant"] or parts[-1].strip():
         return text
@@ -134,10 +113,8 @@ def _side(row: RawRow, name: str, whole: bool) -> Side:
         return Side("", value.strip())
     messages = _messages(row, name)
     if len(messages) > 1 and not whole:
-        raise ValueError(
-            f"{row.where}: expected {name!r} to be one message, got {len(messages)}; move all but "
-            "the last to the prompt, or repeat the dialogue in every response"
-        )
+        do = "move all but the last to the prompt, or repeat the dialogue in every response"
+        raise row.wrong(f"{name!r} to be one message", str(len(messages)), do)
     return Side(messages[:-1], messages[-1].content, messages[-1].role)
 
 
@@ -162,7 +139,7 @@ def _conversation(row: RawRow, name: str) -> str:
     value = row.fields.get(name)
     text = with_turns(value) if isinstance(value, str) else as_text(_messages(row, name))
     if not text.strip():
-        raise ValueError(f"{row.where}: expected {name!r} to be some text, got none; fix the row")
+        raise row.wrong(f"{name!r} to be some text", "none", "fix the row")
     return text
 
 
@@ -177,12 +154,11 @@ def _messages(row: RawRow, name: str) -> list[Message]:
     items = _listed(row, name)
     if not items:
         raise _no_messages(row, name, shown(row.fields.get(name)))
-    messages = []
-    for number, item in enumerate(items, start=1):
-        try:
-            messages.append(_message(item))
-        except ValueError as error:
-            raise _no_messages(row, name, f"message {number} {error}") from error
+    messages: list[Message] = []
+    try:
+        messages.extend(map(_message, items))
+    except ValueError as error:
+        raise _no_messages(row, name, f"message {len(messages) + 1} {error}") from error
     return messages
 
 
@@ -217,7 +193,5 @@ def _part(part: object) -> str:
 
 
 def _no_messages(row: RawRow, name: str, got: str) -> ValueError:
-    return ValueError(
-        f"{row.where}: expected {name!r} to be text or a list of messages with role "
-        f"({', '.join(SPEAKERS)}) and text as content, got {got}; fix, leave out or map it"
-    )
+    kinds = f"messages with role ({', '.join(SPEAKERS)}) and text as content"
+    return row.wrong(f"{name!r} to be text or a list of {kinds}", got, "fix, leave out or map it")

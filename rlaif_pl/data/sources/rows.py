@@ -33,11 +33,9 @@ def open_rows(
 ) -> tuple[Format, Iterator[RawRow]]:
     """Return the format of a source and its rows.
 
-    Raises:
-        FileNotFoundError: A file, folder or split is not there.
-        OSError: A hub data set cannot be had.
-        ValueError: There is no row, or the format cannot be told; while rows are read: none has a
-            column that ``columns`` names. An option is given that rows of this format do not have.
+    FileNotFoundError where a file, folder or split is not there, OSError where a hub data set cannot be
+    had, ValueError where there is no row, no known format, or an option or column that would be
+    ignored.
     """
     rows = _rows(source) if rows is None else rows
     if source.columns:
@@ -49,17 +47,12 @@ def open_rows(
     if found == "auto":
         found = detect(head, source)
         logger.info("%s: reading as %s", source.name, found)
-    _check_options(source, found)
-    return found, itertools.chain([head], rows)
-
-
-def _check_options(source: DataSource, found: Format) -> None:
-    """Refuse options that would be ignored."""
-    for option, formats in OPTIONS.items():
+    for option, formats in OPTIONS.items():  # those that would be ignored
         if getattr(source, option) not in (None, False, {}) and found not in formats:
             raise ValueError(
                 f"expected {option} only with {', '.join(formats)}, {source.name} is {found}; drop it"
             )
+    return found, itertools.chain([head], rows)
 
 
 def detect(row: RawRow, source: DataSource) -> Format:
@@ -90,8 +83,8 @@ def detect(row: RawRow, source: DataSource) -> Format:
     if "text" in fields:
         return "prompts"
     raise ValueError(
-        f"{row.where}: cannot tell the format from the fields {', '.join(sorted(fields))}; "
-        "expected prompt/first/second, prompt/chosen/rejected, prompt/completion, messages, "
+        f"{row.where}: cannot tell the format from the fields {', '.join(sorted(fields))}; expected "
+        "prompt/first/second, prompt/chosen/rejected, prompt/completion, messages, "
         "info/summaries/choice or text; map yours with `columns`"
     )
 
@@ -164,13 +157,8 @@ def _from_hub(source: DataSource) -> datasets.Dataset:
     import datasets
 
     try:
-        return datasets.load_dataset(
-            source.name,
-            name=source.subset,
-            data_dir=source.data_dir,
-            split=source.split,
-            revision=source.revision,
-        )
+        where = {"name": source.subset, "data_dir": source.data_dir, "revision": source.revision}
+        return datasets.load_dataset(source.name, split=source.split, **where)
     except (datasets.exceptions.DatasetNotFoundError, OSError) as error:
         raise OSError(
             f"expected a file, a folder or a Hugging Face data set named {source.name!r}, got "
