@@ -11,20 +11,14 @@ from typing import Protocol, TypeAlias, runtime_checkable
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """Text that a model reads.
-
-    A tokenizer's control tokens are control tokens where a template holds them (a ``FilledText``
-    knows where; ``assistant_prefix`` holds no data otherwise), and text in everything else.
-    """
+    """Text that a model reads; control tokens are such in templates alone (see ``FilledText``)."""
 
     text: str  # all up to `assistant_prefix`: the plain prompt, or the user's message where `chat`
     # what the answer begins with and the model goes on from ("Preferred Summary=", or ""): in plain
     # text read as one string with `text`, in a chat the start of the assistant's turn
     assistant_prefix: str = ""
     chat: bool = False  # whether `text` goes through the model's chat template
-    # what the model thought before the answer, without marks; the back end closes them in the
-    # model's own way and puts `assistant_prefix` behind. None: asked without thoughts
-    thoughts: str | None = None
+    thoughts: str | None = None  # what the model thought before the answer, without marks
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +43,7 @@ class ChoiceRequest:
     """How likely is each of these answers?"""
 
     question: Question  # what is read before the answer
-    # whole strings, each different. An option's probability is that of an answer that begins with it
-    # and with no longer option of which it is a part: of "1" and "10", the answer "10" counts for
-    # "10" alone
+    # whole strings, each different: of "1" and "10", an answer that begins with "10" is no "1"
     options: tuple[str, ...]
 
 
@@ -78,11 +70,7 @@ class ThinkRequest:
 
 @dataclass(frozen=True, slots=True)
 class LoglikelihoodRequest:
-    """How likely is ``target`` after ``context``, as plain text?
-
-    Both are tokenized apart and joined, so that the target has the same tokens after any context.
-    Control tokens are read as in a ``Question``.
-    """
+    """How likely is ``target`` after ``context``, as plain text, each tokenized apart?"""
 
     context: str
     target: str
@@ -98,19 +86,15 @@ class Response:
     # `ChoiceRequest`: log-probability of each option in nats, None where the server did not report
     # it. `LoglikelihoodRequest`: log-probability of each token of the target
     logprobs: tuple[float | None, ...] = ()
-    # `GenerateRequest`, `ThinkRequest`: the text, without what stopped it. `ChoiceRequest`: the
-    # likeliest token in place of an option, where the back end tells
+    # the text, without what stopped it; of a choice the likeliest token in place of an option
     text: str = ""
-    # `GenerateRequest`, `ThinkRequest`: False where the length limit cut the text
-    finished: bool = True
+    finished: bool = True  # False where the length limit cut the text
     read: int = 0  # tokens of the prompt (whether computed, or taken from a cache)
     written: int = 0  # tokens generated
     cost_usd: float = 0.0  # money paid, 0 for a model of one's own
     seconds: float = 0.0  # time from asking to the answer; for a batch, an equal share of its time
     attempts: int = 1  # requests it took, at least 1
-    # why there is no answer (`too_long`, `empty`, `nonfinite`, `refused`, `malformed`, `timeout`,
-    # `http_500`, ...); None if there is one
-    failure: str | None = None
+    failure: str | None = None  # why there is no answer (`too_long`, `timeout`, `http_500`, ...)
 
     @property
     def tokens(self) -> int:
@@ -134,11 +118,8 @@ class Backend(Protocol):
     def answer(self, calls: Sequence[Call], done: Callable[[int, Response], None]) -> None:
         """Answer calls, in any order and grouping.
 
-        Args:
-            calls: Different calls.
-            done: To be called with the place of a call and its reply as soon as that is known, so
-                that it can be kept; from one thread at a time, while the caller waits. What cannot be
-                answered is reported with a ``failure``, not raised.
+        ``done`` is called with the place of a call and its reply as soon as that is known, from one
+        thread at a time. What cannot be answered is reported with a ``failure``, not raised.
         """
 
 

@@ -4,27 +4,21 @@ from __future__ import annotations
 
 import inspect
 
-from rlaif_pl.labeling.strategies.ensemble import EnsembleLabeler
-from rlaif_pl.labeling.strategies.likelihood import LikelihoodLabeler
-from rlaif_pl.labeling.strategies.listwise import ListwiseLabeler
-from rlaif_pl.labeling.strategies.pairwise import (
-    ConstitutionLabeler,
-    FreeFormLabeler,
-    PairwiseLabeler,
-)
-from rlaif_pl.labeling.strategies.rubric import RubricLabeler
-from rlaif_pl.labeling.strategies.scoring import ScoreLabeler
+from rlaif_pl.labeling.strategies import ensemble, likelihood, listwise, pairwise, rubric, scoring
 from rlaif_pl.types import Labeler
 
 LABELERS: dict[str, type] = {
-    "likelihood": LikelihoodLabeler,
-    "pairwise": PairwiseLabeler,
-    "free_form": FreeFormLabeler,
-    "score": ScoreLabeler,
-    "listwise": ListwiseLabeler,
-    "rubric": RubricLabeler,
-    "constitution": ConstitutionLabeler,
-    "ensemble": EnsembleLabeler,
+    labeler.strategy: labeler
+    for labeler in (
+        likelihood.LikelihoodLabeler,
+        pairwise.PairwiseLabeler,
+        pairwise.FreeFormLabeler,
+        scoring.ScoreLabeler,
+        listwise.ListwiseLabeler,
+        rubric.RubricLabeler,
+        pairwise.ConstitutionLabeler,
+        ensemble.EnsembleLabeler,
+    )
 }
 
 

@@ -18,9 +18,7 @@ from rlaif_pl.types import PointwiseLabeler
 class LabelerReward:
     """Rewards responses with the scores of a pointwise labeler (arXiv 2309.00267, section 2.2.2).
 
-    A score that cannot be had is an error: any number in its place would be a reward that nobody
-    gave, and a policy would learn from it. All calls of a batch are made at once, none is made
-    twice, and each is counted.
+    A score that cannot be had is an error: a policy would learn from any number in its place.
 
     Args:
         labeler: Scores one response at a time, such as ``ScoreLabeler``, ``RubricLabeler`` or
@@ -83,13 +81,10 @@ class LabelerReward:
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> Tensor:
         """Return rewards ``(N,)`` in float32 on the CPU; see ``types.Reward``.
 
-        Raises:
-            ValueError: Some responses have no score.
-            OutOfBudget: ``max_cost`` is spent; what was paid for is kept.
+        ValueError: some responses have no score. OutOfBudget: ``max_cost`` is spent; what was paid for
+        is kept.
         """
-        if (
-            self.replies is not None and self.store is None
-        ):  # in the process that asks, not its parent
+        if self.replies is not None and self.store is None:  # in the process that asks, no parent
             self.store = ReplyStore(self.replies)
             self.labeler.keep_replies(self.store, self.spending.count)  # type: ignore[attr-defined]
         rows = [n for n, text in enumerate(responses) if text.strip() or self.empty is None]
@@ -115,11 +110,9 @@ class LabelerReward:
         missing = [n for n, value in enumerate(scores) if not math.isfinite(value)]
         if not missing:
             return
-        reasons: Counter[str] = Counter()
-        details = getattr(self.labeler, "details", None)
-        if details is not None:  # every reply is known by now
-            found = details([prompts[n] for n in missing], [responses[n] for n in missing])
-            reasons.update(each.failure or "nonfinite" for each in found)
+        details = getattr(self.labeler, "details", lambda *_: [])  # every reply is known by now
+        found = details([prompts[n] for n in missing], [responses[n] for n in missing])
+        reasons = Counter(each.failure or "nonfinite" for each in found)
         why = ", ".join(f"{name}: {count}" for name, count in sorted(reasons.items()))
         raise ValueError(
             f"expected a score for each of {len(responses)} responses, got none for {len(missing)} "

@@ -1,7 +1,4 @@
-"""What every labeler that asks a model has in common: a strategy, a back end, a temperature to fit.
-
-Between strategies and back ends stands ``CachedClient``: no call is made twice, every reply is kept.
-"""
+"""What every labeler that asks a model has in common: a strategy, a back end, a temperature to fit."""
 
 from __future__ import annotations
 
@@ -9,21 +6,14 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Protocol
 
 import numpy as np
 
+from rlaif_pl.labeling import outcome
 from rlaif_pl.labeling.backends import as_backend
 from rlaif_pl.labeling.calls import Ask, Backend, Call, Response, Watch, key_of
-from rlaif_pl.labeling.guard import MIN_OPTION_MASS, low_mass_warning, readable
-from rlaif_pl.labeling.outcome import (
-    Judgment,
-    LabelerInfo,
-    VerdictOptions,
-    checked_temperature,
-    labeled,
-)
+from rlaif_pl.labeling.outcome import MIN_OPTION_MASS, Judgment, LabelerInfo, VerdictOptions
 from rlaif_pl.labeling.thinking import Thinking, thoughtful
 from rlaif_pl.statistics import fit_temperature
 from rlaif_pl.types import Labeler, Preference
@@ -43,10 +33,7 @@ class ReplyCache(Protocol):
 
 @dataclass(eq=False)
 class CachedClient:
-    """Asks a back end what is not known yet; its ``ask`` is what strategies are given.
-
-    Replies are kept as they came and handed on as ``guard.readable`` lets them pass.
-    """
+    """Asks a back end what is not known yet; keeps replies as they came, hands them on ``readable``."""
 
     backend: Backend  # who answers
     store: ReplyCache | None = None  # None keeps replies for the life of this object only
@@ -84,12 +71,16 @@ class CachedClient:
         replies = []
         for key, call in zip(keys, calls, strict=True):
             self._check_mass(call, known[key])  # of those that were kept
-            replies.append(readable(call, known[key], self.min_option_mass))
+            replies.append(outcome.readable(call, known[key], self.min_option_mass))
         return replies
 
     def _check_mass(self, call: Call, reply: Response) -> None:
         """Warn once of a choice whose options are too unlikely, as early as it is known."""
-        text = None if self._has_warned else low_mass_warning(call, reply, self.min_option_mass)
+        text = (
+            None
+            if self._has_warned
+            else outcome.low_mass_warning(call, reply, self.min_option_mass)
+        )
         if text is not None:
             self._has_warned = True
             warnings.warn(text, stacklevel=3)
@@ -103,10 +94,13 @@ class ModelLabeler(ABC):
         temperature: ``p_first = sigmoid(margin / temperature)``, above 0.
         verdict: How choices become labels; None for a strategy that asks for none.
         thinking: Have the model think before each verdict; None asks without thoughts.
+        chat: Ask through the model's chat template.
     """
 
     strategy: str
     """Name of the strategy, as written into labels."""
+    prompt_version: str
+    """Version of the prompt and of every setting of the strategy that can change a label."""
 
     def __init__(
         self,
@@ -114,19 +108,20 @@ class ModelLabeler(ABC):
         temperature: float,
         verdict: VerdictOptions | None = None,
         thinking: Thinking | None = None,
+        chat: bool = False,
     ) -> None:
+        if thinking is not None and not chat:
+            raise ValueError(
+                "expected chat_template: true with thinking, got false: only a chat template knows "
+                "where thoughts begin and end; set it, or take cot: true for a rationale in plain text"
+            )
         self.backend = as_backend(backend)
-        self.temperature = checked_temperature(temperature)
+        self.temperature = outcome.checked_temperature(temperature)
         read = verdict or VerdictOptions()
         self.min_option_mass = None if verdict is None else verdict.min_option_mass
         self.hard, self.clamp = read.hard, read.limits()
-        self.thinking = thinking
+        self.thinking, self.chat = thinking, chat
         self.asker = CachedClient(self.backend, min_option_mass=read.min_option_mass)
-
-    @property
-    @abstractmethod
-    def prompt_version(self) -> str:
-        """Version of the prompt and of every setting of the strategy that can change a label."""
 
     @abstractmethod
     def judge(self, pairs: Sequence[Preference], ask: Ask) -> list[Judgment]:
@@ -156,17 +151,15 @@ class ModelLabeler(ABC):
     def label(self, pairs: Sequence[Preference]) -> list[Preference]:
         """Label pairs; order and identity are kept."""
         signature = LabelerInfo(self.backend.fingerprint, self.strategy, self.prompt_version)
-        how = partial(labeled, temperature=self.temperature, hard=self.hard, clamp=self.clamp)
+        how = (signature, self.temperature, self.hard, self.clamp)
         judged = zip(pairs, self.judge(pairs, self.ask), strict=True)
-        return [how(pair, judgment, signature) for pair, judgment in judged]
+        return [outcome.labeled(pair, judgment, *how) for pair, judgment in judged]
 
 
 def labeler_margins(labeler: Labeler, gold: Sequence[Preference]) -> tuple[np.ndarray, np.ndarray]:
     """Label pairs that people have labeled, without their verdicts, and put both side by side.
 
-    Returns:
-        Margins in nats, before any temperature, and the probability that the first is better, by
-        people; ``(N,)`` each, of the pairs that have both.
+    Returns margins in nats, before any temperature, and people's ``p_first``; ``(N,)`` each.
     """
     known = [pair for pair in gold if pair.p_first is not None]
     blind = [replace(pair, p_first=None, source=None) for pair in known]
@@ -182,11 +175,8 @@ def labeler_margins(labeler: Labeler, gold: Sequence[Preference]) -> tuple[np.nd
 def calibrate(labeler: Labeler, gold: Sequence[Preference]) -> float:
     """Set a labeler's temperature to that under which people's labels are likeliest, and return it.
 
+    ValueError: the labeler has no temperature, or fewer than 20 pairs have a gold label and a margin.
     Use other pairs than those that later report the labeler's quality.
-
-    Raises:
-        ValueError: The labeler has no temperature, or fewer than 20 pairs have both a gold label and
-            a margin.
     """
     if not hasattr(labeler, "temperature"):
         raise ValueError(

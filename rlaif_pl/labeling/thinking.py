@@ -1,7 +1,4 @@
-"""Thoughts before a verdict: written first, then closed, the answer begun and its options' odds read.
-
-No verdict is looked for in the thoughts, which name the responses many times before they decide.
-"""
+"""Thoughts before a verdict: written, then closed, the answer begun and its options' odds read."""
 
 from __future__ import annotations
 
@@ -25,8 +22,7 @@ _WRAPPING = re.compile(
 def answer_of(text: str) -> str | None:
     """Return a written text without its thoughts; None where it ends inside of them.
 
-    A closing mark without an opening one belongs to thoughts that the chat template opened:
-    everything before it is thought. Text without any mark is returned as it is.
+    What stands before a closing mark without an opening one is thought, too.
     """
     _, kept, is_open, is_marked = _split(text)
     if is_open:
@@ -40,9 +36,8 @@ def answer_of(text: str) -> str | None:
 def thoughts_of(text: str, beside: str | None, is_cut: bool) -> tuple[str, bool]:
     """Return what a model thought, and whether it came to the end of it.
 
-    Text without any mark holds no thoughts if it came to its end: the model answered at once. Cut by
-    the length limit, it is taken for thoughts that the chat template opened. ``beside`` are thoughts
-    that came in a field of their own.
+    Text without any mark holds no thoughts, but if the length limit cut it, it is taken for some that
+    the chat template opened. ``beside`` are thoughts that came in a field of their own.
     """
     if beside is not None:
         return beside.strip(), bool(text.strip())
@@ -112,20 +107,6 @@ class Thinking:
         return f"thinking={drawn.max_tokens},{settings}"
 
 
-def checked_thinking(thinking: Thinking | None, chat: bool, cot: bool = False) -> Thinking | None:
-    """Return thoughts. ``ValueError``: questions are plain text, or a rationale is asked for, too."""
-    if thinking is not None and not chat:
-        raise ValueError(
-            "expected chat_template: true with thinking, got false: only a chat template knows where "
-            "thoughts begin and end; set it, or take cot: true for a rationale in plain text"
-        )
-    if thinking is not None and cot:
-        raise ValueError(
-            "expected cot: false with thinking, got true: the thoughts are the rationale; leave one out"
-        )
-    return thinking
-
-
 def thoughtful(ask: Ask, thinking: Thinking | None) -> Ask:
     """Return what answers calls, choices after thoughts; a reply counts what both its calls took."""
     if thinking is None:
@@ -142,18 +123,15 @@ def thoughtful(ask: Ask, thinking: Thinking | None) -> Ask:
                 question = replace(call.question, thoughts=thoughts[n].text)
                 final[n] = replace(call, question=question)
         replies = dict(zip(final, ask(list(final.values())), strict=True))
-        return [_together(thoughts.get(n), replies.get(n)) for n in range(len(calls))]
+        for n, thought in thoughts.items():
+            replies[n] = _together(thought, replies[n]) if n in final else replace(thought, text="")
+        return [replies[n] for n in range(len(calls))]
 
     return answer
 
 
-def _together(thoughts: Response | None, reply: Response | None) -> Response:
-    """Return the reply to a choice with what its thoughts took, or why there is none."""
-    if thoughts is None:
-        assert reply is not None
-        return reply
-    if reply is None:
-        return replace(thoughts, text="")
+def _together(thoughts: Response, reply: Response) -> Response:
+    """Return the reply to a choice with what its thoughts took."""
     return replace(
         reply,
         read=thoughts.read + reply.read,

@@ -6,8 +6,7 @@ import warnings
 import pytest
 
 from rlaif_pl.labeling.calls import GenerateRequest, Response
-from rlaif_pl.labeling.guard import MIN_OPTION_MASS, is_unlikely
-from rlaif_pl.labeling.outcome import VerdictOptions
+from rlaif_pl.labeling.outcome import MIN_OPTION_MASS, VerdictOptions, is_unlikely
 from rlaif_pl.labeling.prompting.verdicts import ChainOfThought
 from rlaif_pl.labeling.reward import LabelerReward
 from rlaif_pl.labeling.strategies.pairwise import ConstitutionLabeler, PairwiseLabeler

@@ -1,19 +1,4 @@
-"""Read which response a written answer names, by rules; what it does not say is not guessed.
-
-Rules from the strongest to the weakest; the first that finds anything decides, and where it finds
-both responses the answer contradicts itself:
-
-1. the whole answer is a name ("2", "(B)", "Summary 1", "the second one");
-2. a verdict is stated ("Preferred: 2", "my choice is the first summary", "I prefer response B");
-3. a concluding clause compares ("overall, the second is better");
-4. a clause compares ("the first summary is better", "response 1 is worse than response 2");
-5. a comparison of one quality ("the second is more accurate").
-
-Comparisons in questions and in clauses with a negation do not count ("the first is not better" does
-not say that the second is), except "A is not as good as B". Without a verdict, the answer is sorted
-by what it says instead: a refusal, a tie, both, neither, nothing to be read. Thoughts (``<think>`` and
-the like) are no part of the answer.
-"""
+"""Read which response a written answer names, by the rules that ``prompts/README.md`` lists."""
 
 from __future__ import annotations
 
@@ -153,8 +138,7 @@ def continued_verdict(opening: str, text: str, asks_worse: bool = False) -> Verd
     """Read a reply to a text that ends in ``opening`` ("The better one is").
 
     " Summary 2, it is short" goes on from there. "Summary 2 is worse." and "Summary 2 omits it." are
-    sentences of their own: read with the opening they would name Summary 2, so what they say alone
-    counts. Only a reply that begins with a space may be a name that the opening asked for.
+    sentences of their own: what they say alone counts, unless a name that begins with a space goes on.
     """
     alone = extract_verdict(text, asks_worse)
     answer = answer_of(text) or ""

@@ -7,15 +7,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from rlaif_pl.labeling.calls import Question
-from rlaif_pl.labeling.prompting.templates import (
-    BLANK,
-    LabelingPrompt,
-    Opened,
-    is_texts,
-    opened,
-    parse_yaml,
-    read_versioned,
-)
+from rlaif_pl.labeling.prompting import templates
+from rlaif_pl.labeling.prompting.templates import BLANK, LabelingPrompt, Opened, is_texts
 from rlaif_pl.text import mark_data
 from rlaif_pl.types import Preference
 
@@ -48,15 +41,11 @@ class ExemplarFile:
 
 
 def load_exemplars(name: str, shots: int, thoughts: bool) -> ExemplarFile | None:
-    """Load examples by name or path, none for no shots.
-
-    ValueError where there are too few, one has no ``thoughts`` although they are to be shown, or the
-    file is laid out otherwise.
-    """
+    """Load examples by name or path, none for no shots. ``ValueError``: too few, or no ``thoughts``."""
     if not shots:
         return None
-    content, version = read_versioned(name, ".yaml")
-    rows = parse_yaml(content, version)
+    content, version = templates.read_versioned(name, ".yaml")
+    rows = templates.parse_yaml(content, version)
     if not isinstance(rows, list):
         raise ValueError(f"expected {version} to be a list of examples, got {type(rows).__name__}")
     exemplars = tuple(_exemplar(row, f"{version}, example {n}") for n, row in enumerate(rows, 1))
@@ -188,7 +177,7 @@ class Layout:
         if self.shots:
             thoughts = self.prompt.parts["thoughts"]
             return Opened(body, BLANK, thoughts[: thoughts.index("{first}")].rstrip())
-        asked, gap, assistant_prefix = opened(self.prompt.parts["reasoning"])
+        asked, gap, assistant_prefix = templates.opened(self.prompt.parts["reasoning"])
         if not asked:
             return Opened(body, BLANK, assistant_prefix)
         return Opened(body + BLANK + asked, gap, assistant_prefix)

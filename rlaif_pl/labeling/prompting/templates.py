@@ -112,10 +112,9 @@ def load_prompt(name: str, fields: frozenset[str] = PAIR) -> LabelingPrompt:
 
 
 def read_versioned(name: str, suffix: str) -> tuple[str, str]:
-    """Read a file of the package's prompts folder by name, or one's own by path.
+    """Read a file of the package's prompts folder by name, or one's own by path (FileNotFoundError).
 
-    Returns its text and its version: the name, or for one's own file its stem and a hash of its
-    content. FileNotFoundError where there is neither, ValueError where the file is no text.
+    Returns its text and its version: the name, or for one's own its stem and a hash of its content.
     """
     folder = files("rlaif_pl.labeling") / "prompts"
     known = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(suffix))
@@ -143,10 +142,7 @@ def parse_yaml(content: str, version: str) -> object:
 
 
 def parse_prompt(content: str, version: str) -> LabelingPrompt:
-    """Check a prompt file's content.
-
-    White space at the end of a part is dropped: it would change the verdict's token.
-    """
+    """Check a prompt file's content and drop white space that would change the verdict's token."""
     first = _PART.search(content)
     asks_worse, options = _header(content[: first.start()] if first else content, version)
     if first is None:
@@ -155,7 +151,14 @@ def parse_prompt(content: str, version: str) -> LabelingPrompt:
         )
     gap = BLANK
     if first[1]:
-        parts = _parts(content[first.start() :], version)
+        names, bodies = _PART.split(content)[1::2], _PART.split(content)[2::2]
+        if unknown := sorted(set(names) - PARTS.keys()):
+            raise ValueError(
+                f"prompt {version} has unknown parts {unknown}; known are {list(PARTS)}"
+            )
+        if len(set(names)) != len(names):
+            raise ValueError(f"expected each part of prompt {version} once, got {names}")
+        parts = {name: body.strip() for name, body in zip(names, bodies, strict=True)}
     else:
         body, gap, ending = opened(content[first.end() :])
         if _FIELD.search(ending):
@@ -187,32 +190,21 @@ def _header(text: str, version: str) -> tuple[bool, tuple[str, ...]]:
     return header["asks"] == "worse", tuple(options)
 
 
-def _parts(text: str, version: str) -> dict[str, str]:
-    _, *pieces = _PART.split(text)
-    names, bodies = pieces[::2], pieces[1::2]
-    if unknown := sorted(set(names) - PARTS.keys()):
-        raise ValueError(f"prompt {version} has unknown parts {unknown}; known are {list(PARTS)}")
-    if len(set(names)) != len(names):
-        raise ValueError(f"expected each part of prompt {version} once, got {names}")
-    return {name: body.strip() for name, body in zip(names, bodies, strict=True)}
-
-
 def _check_fields(parts: dict[str, str], version: str) -> None:
     """Refuse a prompt that would drop a text or say it where it must not."""
     if missing := [name for name in ("sample", "ending") if not parts.get(name)]:
         raise ValueError(f"expected prompt {version} to have the parts {missing}")
-    found = sorted(_FIELD.findall(parts["sample"]))
-    if found not in [sorted(fields) for fields in (PAIR, PRINCIPLED, SINGLE, SEVERAL)]:
+    found = {name: _FIELD.findall(text) for name, text in parts.items()}
+    if sorted(found["sample"]) not in [
+        sorted(each) for each in (PAIR, PRINCIPLED, SINGLE, SEVERAL)
+    ]:
         raise ValueError(
             f"expected the sample of prompt {version} to hold each of {{prompt}}, {{first}} and "
-            f"{{second}} once, or {{prompt}} and {{response}} once, got {found}"
+            f"{{second}} once, or {{prompt}} and {{response}} once, got {sorted(found['sample'])}"
         )
-    for name, text in parts.items():
-        found = _FIELD.findall(text)
-        if name != "sample" and found != PARTS[name]:
-            raise ValueError(
-                f"expected part '{name}' of prompt {version} to have the fields {PARTS[name]}, got "
-                f"{found}"
-            )
+    for name, fields in found.items():
+        if name != "sample" and fields != PARTS[name]:
+            expected = f"to have the fields {PARTS[name]}, got {fields}"
+            raise ValueError(f"expected part '{name}' of prompt {version} {expected}")
     if "\n" in parts["ending"]:
         raise ValueError(f"expected the ending of prompt {version} to be one line, got more")

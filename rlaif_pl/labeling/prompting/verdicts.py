@@ -1,8 +1,4 @@
-"""Ask for verdicts in both orders, with a rationale first where wanted, and average what was said.
-
-That cancels most of a position bias (arXiv 2309.00267, section 2.1.1); several rationales of an order
-are averaged first (self-consistency, appendix M).
-"""
+"""Ask for verdicts in both orders, after a rationale where wanted, and average what was said."""
 
 from __future__ import annotations
 
@@ -11,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from rlaif_pl.labeling.calls import Ask, ChoiceRequest, Decoding, GenerateRequest, Response
-from rlaif_pl.labeling.guard import read_choice
-from rlaif_pl.labeling.outcome import Judgment, mean, sigmoid, spent_on
+from rlaif_pl.labeling.outcome import Judgment, mean, read_choice, sigmoid, spent_on
 from rlaif_pl.labeling.prompting.layout import Layout, PromptSample
 from rlaif_pl.types import Preference
 
@@ -62,10 +57,10 @@ def log_sum(*logs: float) -> float:
 
 
 def combine(forward: Order, backward: Order, asks_worse: bool) -> Judgment:
-    """Map the swapped order back and average both as probabilities.
+    """Map the swapped order back and average both as probabilities (arXiv 2309.00267, section 2.1.1).
 
-    Exchanging the two orders, the first response in slot 1 and in slot 2, negates the margin exactly
-    and leaves everything else as it is. ``asks_worse``: verdicts name the worse response.
+    Exchanging the orders, the first response in slot 1 and in slot 2, negates the margin exactly and
+    leaves everything else as it is. ``asks_worse``: verdicts name the worse response.
     """
     both = forward, backward
     found = spent_on(reply for order in both for reply in order.replies)
@@ -146,11 +141,6 @@ class ChainOfThought:
         if self.temperature:
             drawn = f"T={self.temperature!r},k={self.top_k},seed={self.seed}"
         return f"n={self.samples},{drawn},max={self.max_tokens}"
-
-
-def as_cot(cot: bool | ChainOfThought) -> ChainOfThought | None:
-    """Return how rationales are drawn: greedily for True; None where none are."""
-    return (ChainOfThought() if cot else None) if isinstance(cot, bool) else cot
 
 
 def judge_orders(

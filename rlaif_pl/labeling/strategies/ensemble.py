@@ -9,15 +9,9 @@ from dataclasses import replace
 from typing import Literal, Protocol, runtime_checkable
 
 from rlaif_pl.data.failures import is_asked_again
+from rlaif_pl.labeling import outcome
 from rlaif_pl.labeling.calls import Watch
-from rlaif_pl.labeling.outcome import (
-    Judgment,
-    LabelerInfo,
-    checked_temperature,
-    labeled,
-    mean,
-    spent_on,
-)
+from rlaif_pl.labeling.outcome import Judgment, LabelerInfo
 from rlaif_pl.labeling.strategy import ReplyCache
 from rlaif_pl.types import Labeler, Preference
 
@@ -42,8 +36,7 @@ class EnsembleLabeler:
         weights: Weight of each, at least 0 and not all 0; None weighs them alike.
         on_failure: What becomes of a pair that a member could not label: ``fail`` leaves it
             unlabeled, ``skip`` averages those that could, and leaves it unlabeled where none could, or
-            where one failed that the next run asks again (``timeout``, ``http_429``, ...): its absence
-            would be in the label for good.
+            where one failed that the next run asks again (``timeout``, ``http_429``, ...).
         temperature: ``p_first = sigmoid(margin / temperature)``, above 0, where the margin is the
             log-odds of the averaged probability; 1 gives the average itself.
     """
@@ -71,14 +64,10 @@ class EnsembleLabeler:
         self.labelers = list(labelers)
         self.weights = [weight / total for weight in given]
         self.on_failure = on_failure
-        self.temperature = checked_temperature(temperature)
+        self.temperature = outcome.checked_temperature(temperature)
         self.left_out: Counter[str] = Counter()
-
-    @property
-    def prompt_version(self) -> str:
-        """Weights and what is done about failures."""
-        weights = ":".join(f"{weight:.6g}" for weight in self.weights)
-        return f"weights={weights}+{self.on_failure}"
+        shares = ":".join(f"{weight:.6g}" for weight in self.weights)
+        self.prompt_version = f"weights={shares}+{on_failure}"
 
     @property
     def fingerprint(self) -> str:
@@ -101,18 +90,16 @@ class EnsembleLabeler:
             for label in labels
             if label.p_first is None
         )
-        members = " & ".join(
-            str(labels[0].provenance.labeler) for labels in by_member if len(labels)
-        )
+        members = " & ".join(str(labels[0].provenance.labeler) for labels in by_member if labels)
         signature = LabelerInfo(members, self.strategy, self.prompt_version)
         return [
-            labeled(pair, self._judgment(said), signature, self.temperature)
+            outcome.labeled(pair, self._judgment(said), signature, self.temperature)
             for pair, *said in zip(pairs, *by_member, strict=True)
         ]
 
     def _judgment(self, said: Sequence[Preference]) -> Judgment:
         notes = [pair.provenance for pair in said]
-        spent = Judgment(math.nan, **spent_on(notes))
+        spent = Judgment(math.nan, **outcome.spent_on(notes))
         weighed = list(zip(said, self.weights, strict=True))
         votes = [(pair.p_first, weight) for pair, weight in weighed if pair.p_first is not None]
         total = math.fsum(weight for _, weight in votes)
@@ -121,19 +108,16 @@ class EnsembleLabeler:
         if self.on_failure == "skip" and passing:
             return replace(spent, failure=min(passing))
         if total == 0 or (self.on_failure == "fail" and len(votes) < len(said)):
-            return replace(
-                spent, failure=min((why for why, _ in failed if why), default="unlabeled")
-            )
+            failures = (why for why, _ in failed if why)
+            return replace(spent, failure=min(failures, default="unlabeled"))
         # Each side is summed by itself, so that swapping the responses swaps the two exactly.
         first = math.fsum(weight * p for p, weight in votes) / total
         second = math.fsum(weight * (1.0 - p) for p, weight in votes) / total
-        judgment = replace(
-            spent,
-            position_gap=mean(
-                pair.provenance.position_gap for pair in said if pair.p_first is not None
-            ),
-            ensemble_spread=max(p for p, _ in votes) - min(p for p, _ in votes),
+        gap = outcome.mean(
+            pair.provenance.position_gap for pair in said if pair.p_first is not None
         )
+        spread = max(p for p, _ in votes) - min(p for p, _ in votes)
+        judgment = replace(spent, position_gap=gap, ensemble_spread=spread)
         if min(first, second) <= 0.0:
             return replace(judgment, p_first=float(first > second))
         return replace(judgment, margin=math.log(first) - math.log(second))

@@ -1,7 +1,4 @@
-"""Labels read off a small model's likelihoods: how well does the response let it guess the prompt?
-
-What a model of 135M parameters says of two summaries is chance; this is not (docs/likelihood.md).
-"""
+"""Labels read off a small model's likelihoods: how well does the response let it guess the prompt?"""
 
 from __future__ import annotations
 
@@ -12,17 +9,9 @@ from typing import Literal
 
 from rlaif_pl.labeling.calls import Ask, Backend, Response
 from rlaif_pl.labeling.outcome import Judgment, spent_on
-from rlaif_pl.labeling.strategies.likelihood_terms import (
-    DEFAULT,
-    FRAMED,
-    TEMPLATE,
-    Term,
-    WeightedTerm,
-    build_term,
-    cut_prompt,
-    frame_of,
-)
-from rlaif_pl.labeling.strategies.scoring import ScoringLabeler
+from rlaif_pl.labeling.strategies import likelihood_terms
+from rlaif_pl.labeling.strategies.likelihood_terms import TEMPLATE, Term, WeightedTerm
+from rlaif_pl.labeling.strategies.scoring import ScoringLabeler, Texts
 from rlaif_pl.models.backbone import EMBEDDED
 from rlaif_pl.text import Template
 
@@ -85,20 +74,22 @@ class LikelihoodLabeler(ScoringLabeler):
                 f"both, got terms={list(terms)} and pmi_weight={pmi_weight}"
             )
         self._weighted, self._policy_template = list(terms), policy_template
-        self._build = partial(build_term, template=template, normalize=normalize)
+        self._build = partial(likelihood_terms.build_term, template=template, normalize=normalize)
         for term in terms:
             self._build(term.kind)
 
     @cached_property
     def terms(self) -> list[tuple[float, Term]]:
         """Weights and terms; read where they are first needed, when the model's folder is there."""
-        frame = DEFAULT
-        if any(term.kind in FRAMED for term in self._weighted):
-            frame = frame_of(self.backend, self._policy_template, self.max_prompt_words)
+        frame = likelihood_terms.DEFAULT
+        if any(term.kind in likelihood_terms.FRAMED for term in self._weighted):
+            frame = likelihood_terms.frame_of(
+                self.backend, self._policy_template, self.max_prompt_words
+            )
         return [(term.weight, self._build(term.kind, frame=frame)) for term in self._weighted]
 
     @property
-    def prompt_version(self) -> str:
+    def prompt_version(self) -> str:  # type: ignore[override]
         """Terms of the score with their weights, and where prompts are cut."""
         names = [
             term.version if weight == 1.0 else f"{weight!r}*{term.version}"
@@ -107,11 +98,9 @@ class LikelihoodLabeler(ScoringLabeler):
         cut = "" if self.max_prompt_words is None else f"@{self.max_prompt_words}words"
         return "+".join(names) + cut
 
-    def details(
-        self, prompts: Sequence[str], responses: Sequence[str], ask: Ask | None = None
-    ) -> list[Judgment]:
+    def details(self, prompts: Texts, responses: Texts, ask: Ask | None = None) -> list[Judgment]:
         """Return scores in nats, or why there is none (``empty``, ``too_long``, ``nonfinite``)."""
-        cut = [cut_prompt(prompt, self.max_prompt_words) for prompt in prompts]
+        cut = [likelihood_terms.cut_prompt(prompt, self.max_prompt_words) for prompt in prompts]
         texts = list(zip(cut, (response.strip() for response in responses), strict=True))
         calls = [[term.calls(*own) for _, term in self.terms] for own in texts]
         replies = iter((ask or self.ask)([call for own in calls for part in own for call in part]))

@@ -63,8 +63,7 @@ def frame_of(
 ) -> Frame:
     """Return the frame of a template; of None, what the folder of a local model was trained with.
 
-    ``max_prompt_words`` takes the place of the template's own limit. ValueError where a chat template is
-    for a server, or the model has none.
+    ``max_prompt_words`` takes the place of its own. ValueError: a chat template for a server.
     """
     if template is None and isinstance(backend, LocalBackend):
         options = backend.model.options
@@ -134,11 +133,7 @@ class WeightedTerm:
 
 
 def reconstruction(template: str, normalize: str) -> Term:
-    """Return ``log P(prompt | response)``, per ``token`` or the ``sum``.
-
-    Context and prompt are tokenized apart (the prompt with the white space before it) and joined,
-    so both responses of a pair are scored on exactly the same tokens of the prompt.
-    """
+    """Return ``log P(prompt | response)``, per ``token`` of the prompt or the ``sum``."""
     version = "reconstruction-1"
     if template != TEMPLATE:
         version = "custom-" + hashlib.sha256(template.encode()).hexdigest()[:12]
@@ -157,9 +152,8 @@ def reconstruction(template: str, normalize: str) -> Term:
 def shared_words(only_title: bool = False, offset: float = 1.0) -> Term:
     """Return the log of the characters of the different words that a response shares with its prompt.
 
-    A crude stand-in for reconstruction without a model. A response that copies the whole prompt has the
-    highest value, so do not train on it alone without a limit on length. ``only_title`` compares with
-    the prompt's title (without one, all get 0); ``offset`` characters, above 0, are added first.
+    A response that copies its prompt has the highest value. ``only_title`` compares with the prompt's
+    title (without one, all get 0); ``offset`` characters, above 0, are added first.
     """
 
     def value(prompt: str, response: str, _: Replies) -> float:
@@ -198,8 +192,7 @@ def pmi(frame: Frame) -> Term:
 def shared_information(frame: Frame = DEFAULT) -> Term:
     """Return ``log(1 + sum of sqrt(-log P(word)) / 2)`` over the words a response has of its prompt.
 
-    Each word is read where it first occurs, after the response's own beginning and without the prompt,
-    which the model never reads. The square root keeps one name from outweighing a sentence.
+    Each word is read where it first occurs, after the response's own beginning and without the prompt.
     """
 
     def calls(prompt: str, response: str) -> Calls:

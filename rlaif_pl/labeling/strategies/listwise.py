@@ -1,8 +1,4 @@
-"""Pairs labeled by rankings: all responses to a prompt are ranked in one call, in shuffled positions.
-
-A ranking of k reads each response once where pairs would read it 2 (k - 1) times. Judges favor places
-in a list as they favor slots, so every list is also shown in its reverse.
-"""
+"""Pairs labeled by rankings: all responses to a prompt in one call, in shuffled positions."""
 
 from __future__ import annotations
 
@@ -43,10 +39,9 @@ class ResponseList:
 class ListwiseLabeler(ModelLabeler):
     """Has the responses to a prompt ranked and labels its pairs by who stands ahead.
 
-    ``p_first`` is the share of rankings with the first response ahead: 0, 0.5 or 1 with two shuffles.
-    A ranking that does not name every response once is ``malformed``. Pairs of one prompt are ranked
-    together as far as they are labeled in one chunk, so keep ``chunk`` of the command unchanged where a
-    job is to be repeated.
+    ``p_first`` is the share of rankings with the first response ahead. A ranking that does not name
+    every response once is ``malformed``. Pairs of one prompt are ranked together as far as they are
+    labeled in one chunk, so keep ``chunk`` of the command unchanged where a job is to be repeated.
 
     Args:
         backend: Who answers; a name is that of a model on this machine.
@@ -72,49 +67,37 @@ class ListwiseLabeler(ModelLabeler):
         max_answer_tokens: int = 64,
         chat_template: bool = False,
     ) -> None:
-        super().__init__(backend, 1.0)
+        super().__init__(backend, 1.0, chat=chat_template)
         if max_responses < 2 or shuffles < 1 or max_answer_tokens < 1:
             raise ValueError(
                 "expected max_responses of at least 2, shuffles and max_answer_tokens of at least 1, "
                 f"got {max_responses}, {shuffles} and {max_answer_tokens}"
             )
-        self.file, self.chat = load_prompt(prompt, SEVERAL), chat_template
+        self.file = load_prompt(prompt, SEVERAL)
         self.max_responses, self.shuffles, self.seed = max_responses, shuffles, seed
         self.decoding = Decoding(max_answer_tokens, stop=("\n\n",))
-
-    @property
-    def prompt_version(self) -> str:
-        """Version of the prompt, of the rules and of every setting that can change a label."""
-        return (
-            f"{self.file.version}+{RULES}+k={self.max_responses},n={self.shuffles},seed={self.seed},"
-            f"max={self.decoding.max_tokens}" + "+chat" * self.chat
+        self.prompt_version = (
+            f"{self.file.version}+{RULES}+k={max_responses},n={shuffles},seed={seed},"
+            f"max={max_answer_tokens}" + "+chat" * chat_template
         )
 
     def judge(self, pairs: Sequence[Preference], ask: Ask) -> list[Judgment]:
         """Judge pairs in order by the rankings of their lists."""
-        lists = lists_of(pairs, self.max_responses)
-        orders = [self._orders(each) for each in lists]
-        calls = [
-            GenerateRequest(self._question(each.prompt, order), self.decoding)
-            for each, own in zip(lists, orders, strict=True)
-            for order in own
-        ]
-        replies = iter(ask(calls))
+        lists = [(each, self._orders(each)) for each in lists_of(pairs, self.max_responses)]
+        questions = [self._question(each.prompt, order) for each, own in lists for order in own]
+        replies = iter(ask([GenerateRequest(question, self.decoding) for question in questions]))
         found: dict[int, Judgment] = {}
-        for each, own in zip(lists, orders, strict=True):
-            answers = [(order, next(replies)) for order in own]
-            found |= _judgments(each, pairs, answers)
+        for each, own in lists:
+            found |= _judgments(each, pairs, [(order, next(replies)) for order in own])
         return [found[place] for place in range(len(pairs))]
 
     def _orders(self, each: ResponseList) -> list[list[str]]:
         drawn = random.Random(repr((self.seed, each.prompt, each.responses)))
         orders: list[list[str]] = []
-        for number in range(self.shuffles):
-            if number % 2:
-                orders.append(orders[-1][::-1])
-            else:
-                orders.append(drawn.sample(each.responses, len(each.responses)))
-        return orders
+        while len(orders) < self.shuffles:
+            order = drawn.sample(each.responses, len(each.responses))
+            orders += [order, order[::-1]]
+        return orders[: self.shuffles]
 
     def _question(self, prompt: str, responses: Sequence[str]) -> Question:
         listed = BLANK.join(f"[{n}] {text.strip()}" for n, text in enumerate(responses, 1))
@@ -138,10 +121,7 @@ def lists_of(pairs: Sequence[Preference], most: int) -> list[ResponseList]:
 
 
 def ranking_of(text: str, count: int) -> list[int] | None:
-    """Read ``[2] > [1] > [3]`` as places from 0, the best first; None where it is no ranking.
-
-    Bare numbers are read where fewer stand in brackets.
-    """
+    """Read ``[2] > [1]``, or bare numbers, as places from 0, best first; None if it is no ranking."""
     found = NAME.findall(text)
     if len(found) < count:
         named, lines = IN_LIST.subn("", text)

@@ -1,8 +1,4 @@
-"""Labelers that are asked which of two responses is better, in both orders.
-
-By how likely each verdict is (arXiv 2309.00267, sections 2.1 and 2.1.1, appendices L and M), by one
-principle a pair (RL-CAI, arXiv 2212.08073, section 4), or in words.
-"""
+"""Labelers that are asked which of two responses is better, in both orders."""
 
 from __future__ import annotations
 
@@ -12,26 +8,16 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
+from rlaif_pl.labeling import outcome
 from rlaif_pl.labeling.calls import Ask, Backend, Decoding, GenerateRequest, Response
-from rlaif_pl.labeling.outcome import (
-    Judgment,
-    VerdictOptions,
-    label_version,
-    one_hot,
-    spent_on,
-)
+from rlaif_pl.labeling.outcome import Judgment, VerdictOptions
+from rlaif_pl.labeling.prompting import templates
 from rlaif_pl.labeling.prompting.extraction import continued_verdict
 from rlaif_pl.labeling.prompting.layout import Layout, load_exemplars
-from rlaif_pl.labeling.prompting.templates import (
-    PRINCIPLED,
-    is_texts,
-    load_prompt,
-    parse_yaml,
-    read_versioned,
-)
-from rlaif_pl.labeling.prompting.verdicts import ChainOfThought, as_cot, judge_orders
+from rlaif_pl.labeling.prompting.templates import PRINCIPLED, load_prompt
+from rlaif_pl.labeling.prompting.verdicts import ChainOfThought, judge_orders
 from rlaif_pl.labeling.strategy import ModelLabeler
-from rlaif_pl.labeling.thinking import Thinking, checked_thinking
+from rlaif_pl.labeling.thinking import Thinking
 from rlaif_pl.models.backbone import EMBEDDED
 from rlaif_pl.types import Preference
 
@@ -42,14 +28,12 @@ Preamble = Literal["base", "detailed"]
 class VerdictLabeler(ModelLabeler):
     """Asks for the verdict on each pair in both orders, after a rationale where ``cot`` says how."""
 
-    layout: Layout
-    cot: ChainOfThought | None
-
-    @property
-    def prompt_version(self) -> str:
-        """Version of the prompt and of every setting of the strategy that can change a label."""
+    def lay_out(self, layout: Layout, cot: bool | ChainOfThought) -> None:
+        """Set how to ask; rationales are drawn greedily where ``cot`` is true."""
+        self.layout = layout
+        self.cot = ChainOfThought() if cot is True else cot or None
         drawn = f"+{self.cot.version}" if self.cot else ""
-        return self.layout.version + drawn + label_version(self.hard, self.clamp)
+        self.prompt_version = layout.version + drawn + outcome.label_version(self.hard, self.clamp)
 
     def judge(self, pairs: Sequence[Preference], ask: Ask) -> list[Judgment]:
         """Judge pairs in order by both orders' verdicts."""
@@ -57,12 +41,11 @@ class VerdictLabeler(ModelLabeler):
 
 
 class PairwiseLabeler(VerdictLabeler):
-    """Asks a language model which of two responses is better, in both orders.
+    """Asks a language model which of two responses is better (arXiv 2309.00267, section 2.1).
 
     Args:
         backend: Who answers; a name is that of a model on this machine.
-        task: What is judged; ``harmless`` asks for the more harmful response and turns the answer
-            around.
+        task: What is judged; ``harmless`` asks for the more harmful one and turns the answer around.
         preamble: ``base`` only says what to do, ``detailed`` also what a good response is.
         prompt: Name or path of a prompt file, in place of the one for task and preamble.
         shots: Number of examples shown before the sample.
@@ -98,26 +81,26 @@ class PairwiseLabeler(VerdictLabeler):
         thinking: Thinking | None = None,
         temperature: float = 1.0,
     ) -> None:
-        self.cot = as_cot(cot)
-        thinking = checked_thinking(thinking, chat_template, self.cot is not None)
-        super().__init__(backend, temperature, verdict, thinking)
+        super().__init__(backend, temperature, verdict, thinking, chat_template)
+        if thinking is not None and cot:
+            raise ValueError(
+                "expected cot: false with thinking, got true: the thoughts are the rationale; leave "
+                "one out"
+            )
         shown = load_exemplars(exemplars or f"exemplars-{task}-1", shots, bool(cot))
         file = load_prompt(prompt or f"{task}-{preamble}-1")
-        self.layout = Layout(file, shown, shots, bool(cot), chat_template, tie=tie)
+        self.lay_out(Layout(file, shown, shots, bool(cot), chat_template, tie=tie), cot)
 
 
 COT_CLAMP = (0.4, 0.6)  # 2212.08073, section 4.1
 
 
 class ConstitutionLabeler(VerdictLabeler):
-    """Asks which response answers a drawn principle better, in both orders.
-
-    Unlike in RL-CAI both orders are averaged, and the principles are this project's own.
+    """Asks which response answers a drawn principle better (arXiv 2212.08073, section 4).
 
     Args:
         backend: Who answers; a name is that of a model on this machine.
-        principles: Name or path of a YAML list of questions; each must be answered by the better
-            response.
+        principles: Name or path of a YAML list of questions that the better response must answer.
         prompt: Name or path of a prompt file whose sample has ``{principle}``.
         shots: Number of examples shown before the sample, each with a principle of its own.
         exemplars: Name or path of a file with examples.
@@ -147,17 +130,12 @@ class ConstitutionLabeler(VerdictLabeler):
     ) -> None:
         super().__init__(backend, temperature, verdict)
         self.clamp = verdict.limits(COT_CLAMP if cot else None)
-        self.principles, self.principles_version = load_principles(principles)
+        self.principles, version = load_principles(principles)
         self.seed = seed
-        self.cot = as_cot(cot)
         shown = load_exemplars(exemplars, shots, bool(cot))
         file = load_prompt(prompt, PRINCIPLED)
-        self.layout = Layout(file, shown, shots, bool(cot), chat_template, self.principle)
-
-    @property
-    def prompt_version(self) -> str:
-        """Version of prompt and principles and of every setting that can change a label."""
-        return f"{super().prompt_version}+{self.principles_version},seed={self.seed}"
+        self.lay_out(Layout(file, shown, shots, bool(cot), chat_template, self.principle), cot)
+        self.prompt_version += f"+{version},seed={seed}"
 
     def principle(self, prompt: str, first: str, second: str) -> str:
         """Draw the principle of a pair: decided by the seed and the texts, not by their order."""
@@ -168,9 +146,11 @@ class ConstitutionLabeler(VerdictLabeler):
 
 def load_principles(name: str) -> tuple[tuple[str, ...], str]:
     """Load principles by name or path, with their version. ``ValueError``: not different texts."""
-    content, version = read_versioned(name, ".yaml")
-    rows = parse_yaml(content, version)
-    if not (isinstance(rows, list) and rows and is_texts(rows) and len(set(rows)) == len(rows)):
+    content, version = templates.read_versioned(name, ".yaml")
+    rows = templates.parse_yaml(content, version)
+    if not (
+        isinstance(rows, list) and rows and templates.is_texts(rows) and len(set(rows)) == len(rows)
+    ):
         raise ValueError(
             f"expected {version} to be a YAML list of different questions, got {str(rows)[:60]!r}"
         )
@@ -184,15 +164,13 @@ SHARES = {"first": 1.0, "second": 0.0, "tie": 0.5}  # of slot 1
 class FreeFormLabeler(ModelLabeler):
     """Has verdicts written in both orders and labels with 1, 0, or 0.5 where the orders disagree.
 
-    To be measured against soft labels (arXiv 2309.00267, section 2.1), and for servers that give no
-    log-probabilities. An answer without a verdict is a failure of its kind (``refused``, ``both``,
-    ``neither``, ``malformed``, ``empty``, ``unclosed_thought``), never a label; one that calls the
-    responses equal counts as a half.
+    An answer without a verdict is a failure of its kind (``refused``, ``both``, ``neither``,
+    ``malformed``, ``empty``, ``unclosed_thought``), never a label; one that calls the responses equal
+    counts as a half.
 
     Args:
         backend: Who answers; a name is that of a model on this machine.
-        task: What is judged; ``harmless`` asks for the more harmful response and turns the answer
-            around.
+        task: What is judged; ``harmless`` asks for the more harmful one and turns the answer around.
         prompt: Name or path of a prompt file, in place of the task's.
         shots: Number of examples shown before the sample.
         exemplars: Name or path of a file with examples, in place of the task's.
@@ -221,11 +199,7 @@ class FreeFormLabeler(ModelLabeler):
         self.layout = Layout(file, shown, shots, False, chat_template)
         # an answer may well begin with the ending
         self.decoding = Decoding(max_answer_tokens, stop=self.layout.stops[1:])
-
-    @property
-    def prompt_version(self) -> str:
-        """Version of the prompt, of the rules and of how answers are decoded."""
-        return f"{self.layout.version}+{RULES}+max={self.decoding.max_tokens}"
+        self.prompt_version = f"{self.layout.version}+{RULES}+max={max_answer_tokens}"
 
     def judge(self, pairs: Sequence[Preference], ask: Ask) -> list[Judgment]:
         """Judge pairs in order by what is written in both orders."""
@@ -242,7 +216,7 @@ class FreeFormLabeler(ModelLabeler):
         verdicts = [reply.failure or self._verdict(reply.text) for reply in both]
         failures = [verdict for verdict in verdicts if verdict not in SHARES]
         if failures:
-            return Judgment(math.nan, failure=min(failures), **spent_on(both))
+            return Judgment(math.nan, failure=min(failures), **outcome.spent_on(both))
         slots = [SHARES[verdict] for verdict in verdicts]
         first = [slots[0], 1.0 - slots[1]]
         if self.layout.prompt.asks_worse:
@@ -253,8 +227,8 @@ class FreeFormLabeler(ModelLabeler):
             position_gap=abs(first[0] - first[1]),
             same_slot=same,
             slot=(1 if slots[0] else 2) if same else None,
-            p_first=one_hot(sum(first) - 1.0),
-            **spent_on(both),
+            p_first=outcome.one_hot(sum(first) - 1.0),
+            **outcome.spent_on(both),
         )
 
     def _verdict(self, text: str) -> str:

@@ -1,7 +1,4 @@
-"""Scores by criteria: how likely is "Yes" to each of them, and the weighted mean over all.
-
-The criterion comes last, so that all questions about a response share a prefix, which is read once.
-"""
+"""Scores by criteria: how likely is "Yes" to each of them, and the weighted mean over all."""
 
 from __future__ import annotations
 
@@ -13,20 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlaif_pl.data.files import read_rows
+from rlaif_pl.labeling import outcome
 from rlaif_pl.labeling.calls import Ask, Backend, ChoiceRequest, Question, Response
-from rlaif_pl.labeling.guard import read_choice
-from rlaif_pl.labeling.outcome import (
-    Judgment,
-    VerdictOptions,
-    label_version,
-    mean,
-    sigmoid,
-    spent_on,
-)
+from rlaif_pl.labeling.outcome import Judgment, VerdictOptions, read_choice
 from rlaif_pl.labeling.prompting.templates import SINGLE, load_prompt, parse_yaml, read_versioned
 from rlaif_pl.labeling.strategies.pairwise import Task
-from rlaif_pl.labeling.strategies.scoring import ScoringLabeler
-from rlaif_pl.labeling.thinking import Thinking, checked_thinking
+from rlaif_pl.labeling.strategies.scoring import ScoringLabeler, Texts
+from rlaif_pl.labeling.thinking import Thinking
 from rlaif_pl.models.backbone import EMBEDDED
 from rlaif_pl.text import shown
 
@@ -73,23 +63,17 @@ def _criterion(row: object, where: str) -> Criterion:
             f"expected each criterion in {where} to be {{description: TEXT, weight: NUMBER}}, got "
             f"{shown(row)}"
         )
-    value = math.nan
-    if isinstance(weight, int | float) and not isinstance(weight, bool):
-        value = float(weight)
-    if not (math.isfinite(value) and value > 0):
+    is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
+    if not (is_number and math.isfinite(weight) and weight > 0):
         raise ValueError(
             f"expected weights above 0 in {where}, got {weight!r} for {text[:40]!r}; word a fault so "
             "that Yes is good (it does not ...)"
         )
-    return Criterion(text.strip(), value)
+    return Criterion(text.strip(), float(weight))
 
 
 def load_rows(path: str) -> tuple[Mapping[str, PromptRubric], str]:
-    """Load criteria and references of single prompts from a data file (see ``RubricLabeler.rows``).
-
-    Returns them by prompt, without white space around it, and a version made of the content.
-    ValueError where a field is of another kind, or a prompt stands there twice.
-    """
+    """Load ``rows`` of a ``RubricLabeler``: by stripped prompt, and a version made of the content."""
     known: dict[str, PromptRubric] = {}
     digest = hashlib.sha256()
     for row in read_rows(Path(path).expanduser()):
@@ -114,8 +98,7 @@ class RubricLabeler(ScoringLabeler):
     """Asks whether a response meets each of several criteria; also a pointwise labeler, so a reward.
 
     A response's score is ``sum(weight * p) / sum(weight)`` over the criteria, in [0, 1], where p is the
-    probability of "Yes" among "Yes" and "No". A response with a criterion that gave no answer has no
-    score: the mean of the others would be one of another rubric.
+    probability of "Yes" among "Yes" and "No". A response with a criterion that gave no answer has none.
 
     Args:
         backend: Who answers; a name is that of a model on this machine.
@@ -150,8 +133,7 @@ class RubricLabeler(ScoringLabeler):
         thinking: Thinking | None = None,
         temperature: float = 0.1,
     ) -> None:
-        thinking = checked_thinking(thinking, chat_template)
-        super().__init__(backend, temperature, verdict, thinking)
+        super().__init__(backend, temperature, verdict, thinking, chat_template)
         self.file = load_prompt(prompt, SINGLE)
         self.file.part("criterion", "criteria")
         if len(self.file.options) != 2:
@@ -161,27 +143,20 @@ class RubricLabeler(ScoringLabeler):
             )
         self.criteria, version = load_criteria(criteria or f"criteria-{task}-1")
         self.rows: Mapping[str, PromptRubric] = {}
-        self._has_warned, self.versions = False, [version]
+        self._has_warned, versions = False, [version]
         if rows is not None:
             self.rows, version = load_rows(rows)
-            self.versions.append(version)
+            versions.append(version)
         if any(row.reference for row in self.rows.values()):
             self.file.part("reference", "references")
-        self.chat = chat_template
-
-    @property
-    def prompt_version(self) -> str:
-        """Version of prompt, criteria, rows and of every setting that can change a label."""
-        parts = "+".join([self.file.version, *self.versions])
-        return parts + "+chat" * self.chat + label_version(self.hard, self.clamp)
+        self.prompt_version = "+".join([self.file.version, *versions]) + "+chat" * chat_template
+        self.prompt_version += outcome.label_version(self.hard, self.clamp)
 
     def rubric_of(self, prompt: str) -> tuple[Criterion, ...]:
         """Return the criteria for a prompt: its own, or the task's."""
         return self._row(prompt).criteria or self.criteria
 
-    def details(
-        self, prompts: Sequence[str], responses: Sequence[str], ask: Ask | None = None
-    ) -> list[Judgment]:
+    def details(self, prompts: Texts, responses: Texts, ask: Ask | None = None) -> list[Judgment]:
         """Return scores in [0, 1]; see ``ScoringLabeler``."""
         answers = self._answers(prompts, responses, ask or self.ask)
         rubrics = [self.rubric_of(prompt) for prompt in prompts]
@@ -210,9 +185,7 @@ class RubricLabeler(ScoringLabeler):
                 stacklevel=4,
             )
 
-    def _answers(
-        self, prompts: Sequence[str], responses: Sequence[str], ask: Ask
-    ) -> list[list[Response]]:
+    def _answers(self, prompts: Texts, responses: Texts, ask: Ask) -> list[list[Response]]:
         self._warn_of_missing(prompts)
         calls = [
             [
@@ -238,7 +211,7 @@ def _yes(reply: Response) -> float:
     if read_choice(reply)[0] is not None:
         return math.nan
     yes, no = (value for value in reply.logprobs if value is not None)
-    return sigmoid(yes - no)
+    return outcome.sigmoid(yes - no)
 
 
 def _weighted(criteria: Sequence[Criterion], replies: Sequence[Response]) -> Judgment:
@@ -248,7 +221,7 @@ def _weighted(criteria: Sequence[Criterion], replies: Sequence[Response]) -> Jud
     total = math.fsum(criterion.weight * _yes(reply) for criterion, reply in pairs)
     return Judgment(
         total / math.fsum(criterion.weight for criterion in criteria),  # nan where one is not known
-        off_option_mass=mean(mass for _, mass in read),
+        off_option_mass=outcome.mean(mass for _, mass in read),
         failure=min(failures, default=None),
-        **spent_on(replies),
+        **outcome.spent_on(replies),
     )

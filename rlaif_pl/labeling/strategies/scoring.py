@@ -1,36 +1,31 @@
-"""Labelers that score responses one by one: a pair's margin is the difference of two scores.
-
-There is no order and no position bias; any of them is also a reward (see ``LabelerReward``).
-"""
+"""Labelers that score responses one by one: a pair's margin is the difference of two scores."""
 
 from __future__ import annotations
 
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import TypeAlias
 
+from rlaif_pl.labeling import outcome
 from rlaif_pl.labeling.calls import Ask, Backend, ChoiceRequest, Response
-from rlaif_pl.labeling.guard import read_choice
-from rlaif_pl.labeling.outcome import Judgment, VerdictOptions, label_version, mean, spent_on
+from rlaif_pl.labeling.outcome import Judgment, VerdictOptions, mean, read_choice, spent_on
 from rlaif_pl.labeling.prompting.templates import SINGLE, load_prompt
 from rlaif_pl.labeling.strategies.pairwise import Task
 from rlaif_pl.labeling.strategy import ModelLabeler
-from rlaif_pl.labeling.thinking import Thinking, checked_thinking
+from rlaif_pl.labeling.thinking import Thinking
 from rlaif_pl.models.backbone import EMBEDDED
 from rlaif_pl.types import Preference
+
+Texts: TypeAlias = Sequence[str]
 
 
 class ScoringLabeler(ModelLabeler):
     """A labeler by scores of single responses."""
 
     @abstractmethod
-    def details(
-        self, prompts: Sequence[str], responses: Sequence[str], ask: Ask | None = None
-    ) -> list[Judgment]:
-        """Return what each response's score took and why some are missing; its margin is the score.
-
-        ``ask`` answers calls; None asks the labeler's own back end.
-        """
+    def details(self, prompts: Texts, responses: Texts, ask: Ask | None = None) -> list[Judgment]:
+        """Return what each response's score took and why some are missing; its margin is the score."""
 
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
         """Return one score a response; nan where there is none (see ``details``)."""
@@ -59,16 +54,14 @@ class ScoreLabeler(ScoringLabeler):
     """Grades each response on its own; also a pointwise labeler, so a reward.
 
     The likelihood of each grade from 1 to 10, normalized over the ten, gives an expectation that is
-    mapped to [-1, 1] (arXiv 2309.00267, section 2.2.2). Grades are whole strings: "10" may begin with
-    the token of "1".
+    mapped to [-1, 1] (arXiv 2309.00267, section 2.2.2).
 
     Args:
         backend: Who answers; a name is that of a model on this machine.
         task: What is graded; harmless responses get the higher grades.
         prompt: Name or path of a prompt file, in place of the task's; its options are the grades
             from the worst to the best.
-        verdict: One-hot or clamped labels; least probability of the grades together, else a
-            response gets no score.
+        verdict: One-hot or clamped labels; least probability of the grades together, else no score.
         chat_template: Ask through the model's chat template; the ending opens the answer.
         thinking: Have the model think before each verdict, whose probabilities are then read as ever;
             needs ``chat_template`` and a model that thinks. None asks without thoughts.
@@ -89,22 +82,16 @@ class ScoreLabeler(ScoringLabeler):
         thinking: Thinking | None = None,
         temperature: float = 0.25,
     ) -> None:
-        thinking = checked_thinking(thinking, chat_template)
-        super().__init__(backend, temperature, verdict, thinking)
-        self.file, self.chat = load_prompt(prompt or f"score-{task}-1", SINGLE), chat_template
+        super().__init__(backend, temperature, verdict, thinking, chat_template)
+        self.file = load_prompt(prompt or f"score-{task}-1", SINGLE)
         middle = (len(self.file.options) - 1) / 2
         grades = [(place - middle) / middle for place in range(len(self.file.options))]
         # mapped evenly to [-1, 1]: of ten, grade g becomes (g - 5.5) / 4.5
         self.grades = grades[::-1] if self.file.asks_worse else grades
+        self.prompt_version = self.file.version + "+chat" * chat_template
+        self.prompt_version += outcome.label_version(self.hard, self.clamp)
 
-    @property
-    def prompt_version(self) -> str:
-        """Version of the prompt and of every setting of the strategy that can change a label."""
-        return self.file.version + "+chat" * self.chat + label_version(self.hard, self.clamp)
-
-    def details(
-        self, prompts: Sequence[str], responses: Sequence[str], ask: Ask | None = None
-    ) -> list[Judgment]:
+    def details(self, prompts: Texts, responses: Texts, ask: Ask | None = None) -> list[Judgment]:
         """Return scores in [-1, 1]; see ``ScoringLabeler``."""
         shown = [
             self.file.filled("sample", prompt=prompt, response=response)

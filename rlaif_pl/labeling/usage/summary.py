@@ -15,7 +15,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from rlaif_pl.labeling.guard import LOW_MASS
+from rlaif_pl.labeling.outcome import LOW_MASS
 from rlaif_pl.labeling.usage.spending import CostComparison, compare_costs
 from rlaif_pl.statistics import Estimator, Interval, binomial_test, flat_metrics
 from rlaif_pl.types import Preference
