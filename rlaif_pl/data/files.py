@@ -9,7 +9,7 @@ import itertools
 import json
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TextIO, cast
 
@@ -20,6 +20,7 @@ from rlaif_pl.data.disk import replaced
 from rlaif_pl.text import parse_json, shown
 
 SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".csv", ".csv.gz", ".parquet")
+UNREADABLE = (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError)
 DAMAGED = (gzip.BadGzipFile, zlib.error, EOFError)  # what reading a damaged compressed file raises
 MARK = "\ufeff"  # byte order mark, once decoded
 LONGEST_CELL = 2**26  # characters; bounds what an open quote reads (the csv module's own is 2**17)
@@ -39,12 +40,6 @@ class RawRow(NamedTuple):
 def is_data_file(path: Path) -> bool:
     """Tell whether the name ends like a file that ``read_rows`` understands."""
     return path.name.endswith(SUFFIXES)
-
-
-def is_of_csv(row: RawRow) -> bool:
-    """Tell whether a row is of a CSV file, whose cells are all text or null."""
-    path, _, line = row.where.rpartition(":")
-    return line.isdecimal() and path.removesuffix(".gz").endswith(".csv")
 
 
 def data_files(path: Path, split: str) -> list[Path]:
@@ -204,23 +199,31 @@ def allow_long_cells() -> None:
     csv.field_size_limit(max(csv.field_size_limit(), LONGEST_CELL))
 
 
+@contextmanager
+def undamaged(name: str, expected: str, do: str) -> Iterator[None]:
+    """Say in a ValueError what pyarrow or ``datasets`` cannot read; their errors are of all kinds.
+
+    Errors of the system, and such as have the name, pass.
+    """
+    try:
+        yield
+    except (pa.ArrowException, *UNREADABLE) as error:
+        is_of_system = isinstance(error, OSError) and error.errno is not None
+        if is_of_system or name in str(error):
+            raise
+        reason = next(iter(str(error).splitlines()), "")
+        got = f"something else ({type(error).__name__}: {reason})"
+        raise ValueError(f"{name}: expected {expected}, got {got}; {do}") from error
+
+
 def _parquet_rows(path: Path) -> Iterator[RawRow]:
     number = 0
-    try:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=1024):
-                for fields in _plain_rows(batch, path, number):
-                    yield RawRow(f"{path} row {number}", fields)
-                    number += 1
-    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
-        # pyarrow tells damage by errors of all these kinds, OSError among them, and names no file
-        is_of_system = isinstance(error, OSError) and error.errno is not None
-        if is_of_system or str(path) in str(error):
-            raise
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ValueError(
-            f"{path}: expected a Parquet file, got something else ({reason}); download it again"
-        ) from error
+    expected = "a Parquet file", "download it again"
+    with undamaged(str(path), *expected), pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=1024):
+            for fields in _plain_rows(batch, path, number):
+                yield RawRow(f"{path} row {number}", fields)
+                number += 1
 
 
 def _plain_rows(batch: pa.RecordBatch, path: Path, first: int) -> list[dict[str, Any]]:

@@ -13,13 +13,12 @@ import math
 import types
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cache
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from rlaif_pl.data.files import RawRow
 from rlaif_pl.text import shown, whole_characters
-from rlaif_pl.types import Preference, Prompt
+from rlaif_pl.types import Preference, Prompt, Row
 
-Record = TypeVar("Record", Preference, Prompt)
 PROMPT_FIELDS = {"text", "group", "reference", "messages"}
 _hints = cache(get_type_hints)  # of a dataclass: they take longer to look up than a row to read
 logger = logging.getLogger(__name__)
@@ -40,7 +39,7 @@ def group_text(group: str | float) -> str:
     return str(int(group)) if isinstance(group, float) and group.is_integer() else str(group)
 
 
-def decode_all(kind: type[Record], rows: Iterable[RawRow]) -> Iterator[tuple[str, Record]]:
+def decode_all(kind: type[Row], rows: Iterable[RawRow]) -> Iterator[tuple[str, Row]]:
     """Yield ``(where, record)`` for rows in our own schema; unknown fields are warned of once.
 
     Other fields of a prompt are its columns. Rows without ``provenance`` are of somebody's table, with
@@ -90,7 +89,7 @@ def _plain(value: Any) -> object:
     raise TypeError(type(value).__name__)
 
 
-def check(record: Record, where: str) -> Record:
+def check(record: Row, where: str) -> Row:
     """Return it; refuse empty text, ``p_first`` outside [0, 1] and a weight below 0 or infinite."""
     is_pair = isinstance(record, Preference)
     for name in ("prompt", "first", "second", "group") if is_pair else ("text", "group"):

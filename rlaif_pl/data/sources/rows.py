@@ -5,20 +5,17 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pyarrow as pa
-
-from rlaif_pl.data.files import RawRow, data_files, is_data_file, is_of_csv, read_rows
+from rlaif_pl.data.files import RawRow, data_files, is_data_file, read_rows, undamaged
 from rlaif_pl.data.sources.source import DataSource, Format
 
 if TYPE_CHECKING:
     import datasets
 
 logger = logging.getLogger(__name__)
-DAMAGE = (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError)
+AS_WRITTEN = ("files as `datasets` wrote them", "make or download the data set again")
 WITH_COLUMNS: tuple[Format, ...] = ("columns", "hh", "trl")
 OPTIONS: dict[str, tuple[Format, ...]] = {  # of a source, with the formats that have them
     "columns": WITH_COLUMNS,
@@ -71,9 +68,11 @@ def detect(row: RawRow, source: DataSource) -> Format:
         is_dialogue = isinstance(fields[chosen], str) and fields.get("prompt") is None
         return "hh" if is_dialogue and "\n\nAssistant:" in str(fields[chosen]) else "trl"
     if {"prompt", "first", "second"} <= fields.keys():
-        # numbers are text in a CSV file, whose first row may have none
-        in_text = is_of_csv(row) or isinstance(fields.get("p_first"), str)
-        return "columns" if in_text or "label" in fields else "preferences"
+        # numbers are text in a CSV file (FILE:LINE), whose first row may have none
+        path, _, line = row.where.rpartition(":")
+        is_csv = line.isdecimal() and path.removesuffix(".gz").endswith(".csv")
+        in_text = is_csv or "label" in fields or isinstance(fields.get("p_first"), str)
+        return "columns" if in_text else "preferences"
     if {"text", "group", "columns"} <= fields.keys():
         return "prompts"  # ours, also where it has `messages`
     if {"prompt", "completion"} <= fields.keys() or "messages" in fields:
@@ -117,31 +116,15 @@ def _with_columns(rows: Iterable[RawRow], name: str, wanted: set[str]) -> Iterat
 
 
 def _dataset_rows(source: DataSource, table: datasets.Dataset) -> Iterator[RawRow]:
-    with undamaged(source.name):
+    with undamaged(source.name, *AS_WRITTEN):
         for number, fields in enumerate(table):
             yield RawRow(f"{source.name} ({source.split}) row {number}", dict(fields))
-
-
-@contextmanager
-def undamaged(name: str) -> Iterator[None]:
-    """Name the data set whose files ``datasets`` or pyarrow cannot read, in a ValueError."""
-    try:
-        yield
-    except (pa.ArrowException, *DAMAGE) as error:
-        is_of_system = isinstance(error, OSError) and error.errno is not None
-        if is_of_system or name in str(error):
-            raise
-        reason = next(iter(str(error).splitlines()), "")
-        raise ValueError(
-            f"expected the data set {name} to be as `datasets` wrote it, got damaged files "
-            f"({type(error).__name__}: {reason}); make or download it again"
-        ) from error
 
 
 def _saved(path: Path, split: str) -> datasets.Dataset:
     import datasets  # with pandas; files of all other kinds do without
 
-    with undamaged(str(path)):
+    with undamaged(str(path), *AS_WRITTEN):
         saved = datasets.load_from_disk(str(path))
     if not isinstance(saved, datasets.DatasetDict):
         return saved

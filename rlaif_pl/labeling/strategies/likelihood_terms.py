@@ -49,6 +49,10 @@ class Frame(NamedTuple):
     alone: Callable[[], str]  # the same without any prompt
     target: Callable[[str], str]  # the response as it follows either, without white space around it
 
+    def request(self, context: str, response: str) -> LoglikelihoodRequest:
+        """Ask how likely a response is after a context."""
+        return LoglikelihoodRequest(context, self.target(response) if response else "")
+
 
 DEFAULT = Frame(
     "",
@@ -166,27 +170,22 @@ def shared_words(only_title: bool = False, offset: float = 1.0) -> Term:
 
 def likelihood(frame: Frame) -> Term:
     """Return ``log P(response | prompt)`` per token; alone it favors what is short, vague or copied."""
-
-    def calls(prompt: str, response: str) -> Calls:
-        target = frame.target(response) if response else ""
-        return [LoglikelihoodRequest(frame.given(prompt), target)]
-
-    return Term(f"likelihood-1{frame.version}", _per_token, calls)
+    return Term(
+        f"likelihood-1{frame.version}",
+        _per_token,
+        lambda prompt, response: [frame.request(frame.given(prompt), response)],
+    )
 
 
 def pmi(frame: Frame) -> Term:
     """Return ``(log P(response | prompt) - log P(response)) / tokens of the response``."""
-    asked = likelihood(frame)
-
-    def calls(prompt: str, response: str) -> Calls:
-        (given,) = asked.calls(prompt, response)
-        return [given, LoglikelihoodRequest(frame.alone(), given.target)]
-
-    def value(_: str, __: str, replies: Replies) -> float:
-        given, alone = replies
-        return (total_of(given) - total_of(alone)) / len(given.logprobs)
-
-    return Term(f"pmi-1{frame.version}", value, calls)
+    return Term(
+        f"pmi-1{frame.version}",
+        lambda _, __, both: (total_of(both[0]) - total_of(both[1])) / len(both[0].logprobs),
+        lambda prompt, response: [
+            frame.request(context, response) for context in (frame.given(prompt), frame.alone())
+        ],
+    )
 
 
 def shared_information(frame: Frame = DEFAULT) -> Term:
@@ -208,8 +207,8 @@ def shared_information(frame: Frame = DEFAULT) -> Term:
         return found
 
     def value(_: str, __: str, replies: Replies) -> float:
-        surprisals = [-total_of(reply) for reply in replies]
-        return math.log1p(math.fsum(math.sqrt(max(each, 0.0)) for each in surprisals) / 2)
+        surprisals = [math.sqrt(max(-total_of(reply), 0.0)) for reply in replies]
+        return math.log1p(math.fsum(surprisals) / 2)
 
     return Term(f"shared-information-1{frame.version}", value, calls)
 
