@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TypeAlias
@@ -12,7 +12,7 @@ from typing import TypeAlias
 from rlaif_pl.data.disk import replace_end
 from rlaif_pl.data.records import decode_fields, encode, finite
 from rlaif_pl.data.sqlite_file import SqliteFile, TableSchema
-from rlaif_pl.types import Preference, Provenance, Source
+from rlaif_pl.types import Preference, Provenance
 
 TABLE = """
 CREATE TABLE IF NOT EXISTS labels (
@@ -61,23 +61,27 @@ class LabelStore(SqliteFile):
             (count,) = self.connection.execute("SELECT COUNT(*) FROM labels").fetchone()
         return int(count)
 
-    def get_many(self, fingerprint: str, pairs: Sequence[Preference]) -> list[Preference | None]:
-        """Look labels up by ``Labeler.fingerprint`` and texts.
+    def look_up(
+        self, fingerprint: str, pairs: Sequence[Preference]
+    ) -> Iterator[tuple[Preference, Preference | None]]:
+        """Yield each pair and what a labeler, by its fingerprint, made of it; None if it was not asked.
 
-        Returns, in order, the pair with ``p_first``, ``source`` and ``provenance`` filled in (None and
-        ``provenance.failure`` for a failure), or None where this labeler was never asked.
+        A stored failure has ``p_first=None`` and ``provenance.failure``.
         """
-        keys = [_key(fingerprint, pair) for pair in pairs]
-        found: dict[bytes, tuple[float | None, Source | None, str]] = {}
-        with self.explained():
-            for start in range(0, len(keys), KEYS_PER_QUERY):
-                part = keys[start : start + KEYS_PER_QUERY]
-                query = SELECT.format(marks=",".join("?" * len(part)))
-                found.update({row[0]: row[1:] for row in self.connection.execute(query, part)})
-        return [
-            self._filled(pair, *found[key]) if key in found else None
-            for key, pair in zip(keys, pairs, strict=True)
-        ]
+        for start in range(0, len(pairs), KEYS_PER_QUERY):
+            part = list(pairs[start : start + KEYS_PER_QUERY])
+            keys = [_key(fingerprint, pair) for pair in part]
+            query = SELECT.format(marks=",".join("?" * len(part)))
+            with self.explained():
+                found = {row[0]: row[1:] for row in self.connection.execute(query, keys)}
+            for key, pair in zip(keys, part, strict=True):
+                if key not in found:
+                    yield pair, None
+                    continue
+                p_first, source, text = found[key]
+                note: Provenance = decode_fields(Provenance, json.loads(text), str(self.path))
+                answer = replace(pair, p_first=p_first, source=source, provenance=note)
+                yield pair, with_label(pair, answer)
 
     def put(self, fingerprint: str, labeled: Sequence[Preference]) -> None:
         """Commit a batch of answers, all or none; ValueError for a ``p_first`` outside [0, 1]."""
@@ -93,12 +97,6 @@ class LabelStore(SqliteFile):
             rows.append((_key(fingerprint, pair), fingerprint, p, pair.source, text))
         with self.explained(), self.transaction():
             self.connection.executemany(INSERT, rows)
-
-    def _filled(
-        self, pair: Preference, p_first: float | None, source: Source | None, text: str
-    ) -> Preference:
-        note: Provenance = decode_fields(Provenance, json.loads(text), str(self.path))
-        return with_label(pair, replace(pair, p_first=p_first, source=source, provenance=note))
 
 
 def _key(fingerprint: str, pair: Preference) -> bytes:

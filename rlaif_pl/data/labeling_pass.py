@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from rich.console import Console
@@ -15,8 +15,6 @@ from rlaif_pl.data.disk_rows import DiskRows, first_places, key_codes, select
 from rlaif_pl.data.failures import is_asked_again
 from rlaif_pl.data.label_store import LabelStore, texts_of
 from rlaif_pl.types import Labeler, Preference, Provenance
-
-LOOK_UP = 1000  # pairs looked up in the store at a time
 
 
 @dataclass(frozen=True)
@@ -118,7 +116,7 @@ def missing_pairs(
             return answer is None
         return retry_failed or (retry_transient and is_asked_again(answer.provenance.failure))
 
-    found = _looked_up(pairs, fingerprint, store)
+    found = store.look_up(fingerprint, pairs)
     rows = DiskRows(unlabeled(pair) for pair, answer in found if is_missing(answer))
     return select(rows, first_places(key_codes(map(texts_of, rows))))
 
@@ -127,8 +125,8 @@ def stored_labels(
     pairs: Sequence[Preference], fingerprint: str, store: LabelStore
 ) -> LabelingResult:
     """Read the labels of pairs that were all asked for before; ValueError if some were not."""
-    answers = (answer for _, answer in _looked_up(pairs, fingerprint, store))
-    found = DiskRows(answer for answer in answers if answer is not None)
+    answers = store.look_up(fingerprint, pairs)
+    found = DiskRows(answer for _, answer in answers if answer is not None)
     if len(found) < len(pairs):
         raise ValueError(
             f"expected labels of {len(pairs)} pairs by {fingerprint} in {store.path}, "
@@ -139,14 +137,6 @@ def stored_labels(
         answer.provenance.failure or "no reason given" for answer in found if answer.p_first is None
     )
     return LabelingResult(found, dict(unusable), reused=len(pairs))
-
-
-def _looked_up(
-    pairs: Sequence[Preference], fingerprint: str, store: LabelStore
-) -> Iterator[tuple[Preference, Preference | None]]:
-    for start in range(0, len(pairs), LOOK_UP):
-        part = list(pairs[start : start + LOOK_UP])
-        yield from zip(part, store.get_many(fingerprint, part), strict=True)
 
 
 class _Note(ProgressColumn):

@@ -99,7 +99,7 @@ def test_two_ranks_equal_one_process_and_no_pair_comes_twice(config, tiny_model_
         assert metrics["label/failed_too_long"] == 1
         with LabelStore(out / "labels.sqlite") as store:
             labeler = LikelihoodLabeler(str(tiny_model_folder), temperature=0.5)
-            assert [row.p_first for row in store.get_many(labeler.fingerprint, ours)] == [
+            assert [row.p_first for _, row in store.look_up(labeler.fingerprint, ours)] == [
                 pytest.approx(row.p_first, abs=1e-5) for row in ours
             ]
 

@@ -140,6 +140,8 @@ def continued_verdict(opening: str, text: str, asks_worse: bool = False) -> Verd
     " Summary 2, it is short" goes on from there. "Summary 2 is worse." and "Summary 2 omits it." are
     sentences of their own: what they say alone counts, unless a name that begins with a space goes on.
     """
+    if not text.strip():
+        return "empty"
     alone = extract_verdict(text, asks_worse)
     answer = answer_of(text) or ""
     begin = _plain(answer)

@@ -1,15 +1,13 @@
-"""Ask for verdicts in both orders, after a rationale where wanted, and average what was said."""
+"""Verdicts in both orders, each after several rationales where wanted, and their average."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-from rlaif_pl.labeling.calls import Ask, ChoiceRequest, Decoding, GenerateRequest, Response
+from rlaif_pl.labeling.calls import Decoding, Response
 from rlaif_pl.labeling.outcome import Judgment, mean, read_choice, sigmoid, spent_on
-from rlaif_pl.labeling.prompting.layout import Layout, PromptSample
-from rlaif_pl.types import Preference
 
 MAX_RATIONALE_TOKENS = 512  # limit of arXiv 2309.00267, appendix D
 
@@ -141,42 +139,3 @@ class ChainOfThought:
         if self.temperature:
             drawn = f"T={self.temperature!r},k={self.top_k},seed={self.seed}"
         return f"n={self.samples},{drawn},max={self.max_tokens}"
-
-
-def judge_orders(
-    pairs: Sequence[Preference], layout: Layout, cot: ChainOfThought | None, ask: Ask
-) -> list[Judgment]:
-    """Ask for the verdict on each pair in both orders; ``cot`` draws rationales where laid out so."""
-    results = [(Order(), Order()) for _ in pairs]
-    flat = [
-        (order, sample)
-        for both, pair in zip(results, pairs, strict=True)
-        for order, sample in zip(both, layout.both_orders(pair), strict=True)
-    ]
-    if cot is None:
-        asked = [(order, layout.verdict(sample)) for order, sample in flat]
-    else:
-        reasoned = _reason(flat, layout, cot, ask)
-        asked = [(order, layout.verdict_after(sample, text)) for order, sample, text in reasoned]
-    replies = ask([ChoiceRequest(question, layout.options) for _, question in asked])
-    for (order, _), reply in zip(asked, replies, strict=True):
-        order.add_verdict(reply)
-    return [combine(*both, layout.prompt.asks_worse) for both in results]
-
-
-def _reason(
-    flat: Sequence[tuple[Order, PromptSample]], layout: Layout, cot: ChainOfThought, ask: Ask
-) -> list[tuple[Order, PromptSample, str]]:
-    """Have rationales written; those that failed are counted in their order."""
-    decoding = replace(cot.decoding, stop=layout.stops)
-    wanted = [(order, sample, number) for order, sample in flat for number in range(cot.samples)]
-    replies = ask([GenerateRequest(layout.reasoning(s), decoding, n) for _, s, n in wanted])
-    reasoned = []
-    for (order, sample, _), reply in zip(wanted, replies, strict=True):
-        order.replies.append(reply)
-        failure = reply.failure or (None if reply.text.strip() else "empty_rationale")
-        if failure is None:
-            reasoned.append((order, sample, reply.text))
-        else:
-            order.failures.append(failure)
-    return reasoned

@@ -6,16 +6,25 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 from rlaif_pl.labeling import outcome
-from rlaif_pl.labeling.calls import Ask, Backend, Decoding, GenerateRequest, Response
+from rlaif_pl.labeling.calls import (
+    Ask,
+    Backend,
+    ChoiceRequest,
+    Decoding,
+    GenerateRequest,
+    Question,
+    Response,
+)
 from rlaif_pl.labeling.outcome import Judgment, VerdictOptions
 from rlaif_pl.labeling.prompting import templates
 from rlaif_pl.labeling.prompting.extraction import continued_verdict
-from rlaif_pl.labeling.prompting.layout import Layout, load_exemplars
+from rlaif_pl.labeling.prompting.layout import Layout, PromptSample, load_exemplars
 from rlaif_pl.labeling.prompting.templates import PRINCIPLED, load_prompt
-from rlaif_pl.labeling.prompting.verdicts import ChainOfThought, judge_orders
+from rlaif_pl.labeling.prompting.verdicts import ChainOfThought, Order, combine
 from rlaif_pl.labeling.strategy import ModelLabeler
 from rlaif_pl.labeling.thinking import Thinking
 from rlaif_pl.models.backbone import EMBEDDED
@@ -37,7 +46,36 @@ class VerdictLabeler(ModelLabeler):
 
     def judge(self, pairs: Sequence[Preference], ask: Ask) -> list[Judgment]:
         """Judge pairs in order by both orders' verdicts."""
-        return judge_orders(pairs, self.layout, self.cot, ask)
+        results = [(Order(), Order()) for _ in pairs]
+        flat = [
+            (order, sample)
+            for both, pair in zip(results, pairs, strict=True)
+            for order, sample in zip(both, self.layout.both_orders(pair), strict=True)
+        ]
+        if self.cot is None:
+            asked = [(order, self.layout.verdict(sample)) for order, sample in flat]
+        else:
+            asked = self._reasoned(flat, self.cot, ask)
+        replies = ask([ChoiceRequest(question, self.layout.options) for _, question in asked])
+        for (order, _), reply in zip(asked, replies, strict=True):
+            order.add_verdict(reply)
+        return [combine(*both, self.layout.prompt.asks_worse) for both in results]
+
+    def _reasoned(
+        self, flat: Sequence[tuple[Order, PromptSample]], cot: ChainOfThought, ask: Ask
+    ) -> list[tuple[Order, Question]]:
+        """Have rationales written; those that failed are counted in their order."""
+        decoding = replace(cot.decoding, stop=self.layout.stops)
+        wanted = [(order, each, number) for order, each in flat for number in range(cot.samples)]
+        requests = [GenerateRequest(self.layout.reasoning(s), decoding, n) for _, s, n in wanted]
+        asked = []
+        for (order, sample, _), reply in zip(wanted, ask(requests), strict=True):
+            order.replies.append(reply)
+            if reply.failure is None and reply.text.strip():
+                asked.append((order, self.layout.verdict_after(sample, reply.text)))
+            else:
+                order.failures.append(reply.failure or "empty_rationale")
+        return asked
 
 
 class PairwiseLabeler(VerdictLabeler):
@@ -212,14 +250,17 @@ class FreeFormLabeler(ModelLabeler):
 
     def _judgment(self, forward: Response, backward: Response) -> Judgment:
         """Map the swapped order back and take the majority."""
-        both = forward, backward
-        verdicts = [reply.failure or self._verdict(reply.text) for reply in both]
+        both, prompt = (forward, backward), self.layout.prompt
+        verdicts = [
+            reply.failure or continued_verdict(prompt.ending, reply.text, prompt.asks_worse)
+            for reply in both
+        ]
         failures = [verdict for verdict in verdicts if verdict not in SHARES]
         if failures:
             return Judgment(math.nan, failure=min(failures), **outcome.spent_on(both))
         slots = [SHARES[verdict] for verdict in verdicts]
         first = [slots[0], 1.0 - slots[1]]
-        if self.layout.prompt.asks_worse:
+        if prompt.asks_worse:
             first = [1.0 - share for share in first]
         same = slots[0] == slots[1] != SHARES["tie"]
         return Judgment(
@@ -230,10 +271,3 @@ class FreeFormLabeler(ModelLabeler):
             p_first=outcome.one_hot(sum(first) - 1.0),
             **outcome.spent_on(both),
         )
-
-    def _verdict(self, text: str) -> str:
-        """Read an answer, which may go on from what opened it ("The better one is" ...)."""
-        prompt = self.layout.prompt
-        if not text.strip():
-            return "empty"
-        return continued_verdict(prompt.ending, text, prompt.asks_worse)
