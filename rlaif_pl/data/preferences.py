@@ -10,7 +10,7 @@ from pathlib import Path
 from rlaif_pl.data.disk_rows import DiskRows
 from rlaif_pl.data.files import write_lines
 from rlaif_pl.data.records import check, encode
-from rlaif_pl.types import Preference, Prompt, Row
+from rlaif_pl.types import Preference, Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ def gathered(found: Iterable[Row | str]) -> tuple[DiskRows[Row], dict[str, int]]
     return kept, dict(dropped)
 
 
-def write_preferences(path: str | Path, rows: Sequence[Preference] | Sequence[Prompt]) -> None:
+def write_preferences(path: str | Path, rows: Iterable[Row]) -> None:
     """Write rows, all or none; ValueError for one that could not be read back."""
     numbered = enumerate(rows, start=1)
     write_lines(Path(path), (encode(check(row, f"{path}:{n}")) for n, row in numbered))

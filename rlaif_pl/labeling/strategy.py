@@ -156,22 +156,6 @@ class ModelLabeler(ABC):
         return [outcome.labeled(pair, judgment, *how) for pair, judgment in judged]
 
 
-def labeler_margins(labeler: Labeler, gold: Sequence[Preference]) -> tuple[np.ndarray, np.ndarray]:
-    """Label pairs that people have labeled, without their verdicts, and put both side by side.
-
-    Returns margins in nats, before any temperature, and people's ``p_first``; ``(N,)`` each.
-    """
-    known = [pair for pair in gold if pair.p_first is not None]
-    blind = [replace(pair, p_first=None, source=None) for pair in known]
-    rows = [
-        (judged.provenance.margin, pair.p_first)
-        for judged, pair in zip(labeler.label(blind), known, strict=True)
-        if judged.p_first is not None and judged.provenance.margin is not None
-    ]
-    table = np.asarray(rows, dtype=np.float64).reshape(-1, 2)
-    return table[:, 0], table[:, 1]
-
-
 def calibrate(labeler: Labeler, gold: Sequence[Preference]) -> float:
     """Set a labeler's temperature to that under which people's labels are likeliest, and return it.
 
@@ -183,11 +167,17 @@ def calibrate(labeler: Labeler, gold: Sequence[Preference]) -> float:
             f"expected a labeler with a temperature to fit, got {type(labeler).__name__}; "
             "leave fit_temperature_on out"
         )
-    margins, targets = labeler_margins(labeler, gold)
-    if len(margins) < LEAST_PAIRS:
+    known = [pair for pair in gold if pair.p_first is not None]
+    judged = labeler.label([replace(pair, p_first=None, source=None) for pair in known])
+    rows = [
+        (label.provenance.margin, pair.p_first)
+        for label, pair in zip(judged, known, strict=True)
+        if label.p_first is not None and label.provenance.margin is not None
+    ]
+    if len(rows) < LEAST_PAIRS:
         raise ValueError(
             f"expected at least {LEAST_PAIRS} labeled gold pairs to fit a temperature, got "
-            f"{len(margins)} of {len(gold)}; set the temperature by hand or bring more pairs"
+            f"{len(rows)} of {len(gold)}; set the temperature by hand or bring more pairs"
         )
-    labeler.temperature = fit_temperature(margins, targets)
+    labeler.temperature = fit_temperature(*np.asarray(rows, dtype=np.float64).T)
     return float(labeler.temperature)

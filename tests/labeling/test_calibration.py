@@ -5,7 +5,7 @@ import pytest
 from scipy.special import expit
 
 from rlaif_pl.labeling.outcome import Judgment, LabelerInfo, labeled
-from rlaif_pl.labeling.strategy import calibrate, labeler_margins
+from rlaif_pl.labeling.strategy import calibrate
 from rlaif_pl.types import Preference
 
 
@@ -48,11 +48,12 @@ def test_the_temperature_that_made_the_labels_is_found(temperature):
 
 
 def test_pairs_without_gold_or_label_are_left_out():
-    pairs = gold(30, 1.0)
+    pairs = gold(21, 1.0)
     pairs[0] = replace(pairs[0], p_first=None)
     pairs[1] = replace(pairs[1], first="")
-    margins, targets = labeler_margins(ByLength(), pairs)
-    assert len(margins) == len(targets) == 28
+    with pytest.raises(ValueError, match="got 19 of 21"):
+        calibrate(ByLength(), pairs)
+    assert calibrate(ByLength(), pairs + gold(1, 1.0)) == pytest.approx(1.0, rel=1e-4)
 
 
 def test_too_few_pairs_are_refused():
