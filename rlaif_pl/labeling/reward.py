@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -110,7 +111,9 @@ class LabelerReward:
         missing = [n for n, value in enumerate(scores) if not math.isfinite(value)]
         if not missing:
             return
-        details = getattr(self.labeler, "details", lambda *_: [])  # every reply is known by now
+        details: Any = getattr(
+            self.labeler, "details", lambda *_: []
+        )  # every reply is known by now
         found = details([prompts[n] for n in missing], [responses[n] for n in missing])
         reasons = Counter(each.failure or "nonfinite" for each in found)
         why = ", ".join(f"{name}: {count}" for name, count in sorted(reasons.items()))

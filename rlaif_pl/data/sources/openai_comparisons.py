@@ -62,7 +62,8 @@ def _vote(row: RawRow, with_title: bool) -> Preference:
     first, second = (_text(row, f"summaries[{n}].text", text) for n, text in enumerate(texts))
     extra, worker = row.fields.get("extra"), row.fields.get("worker")
     provenance = Provenance(
-        *(each.get("policy") for each in summaries),
+        first_policy=summaries[0].get("policy"),
+        second_policy=summaries[1].get("policy"),
         labeler=worker if isinstance(worker, str) else None,
         strategy="human",
         confidence=_whole(extra.get("confidence")) if isinstance(extra, dict) else None,

@@ -73,7 +73,8 @@ def _exemplar(row: object, where: str) -> Exemplar:
     if said is not None and not (is_texts(said) and len(said) == 2):
         raise ValueError(f"{where}: expected thoughts to be two texts, got {said!r}")
     thoughts = None if said is None else (said[0].strip(), said[1].strip())
-    return Exemplar(*texts, row["better"], thoughts)
+    prompt, first, second = texts
+    return Exemplar(prompt, first, second, row["better"], thoughts)
 
 
 def _normal(text: str) -> str:

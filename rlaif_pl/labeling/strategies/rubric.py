@@ -63,13 +63,15 @@ def _criterion(row: object, where: str) -> Criterion:
             f"expected each criterion in {where} to be {{description: TEXT, weight: NUMBER}}, got "
             f"{shown(row)}"
         )
-    is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
-    if not (is_number and math.isfinite(weight) and weight > 0):
+    value = math.nan
+    if isinstance(weight, int | float) and not isinstance(weight, bool):
+        value = float(weight)
+    if not (math.isfinite(value) and value > 0):
         raise ValueError(
             f"expected weights above 0 in {where}, got {weight!r} for {text[:40]!r}; word a fault so "
             "that Yes is good (it does not ...)"
         )
-    return Criterion(text.strip(), float(weight))
+    return Criterion(text.strip(), value)
 
 
 def load_rows(path: str) -> tuple[Mapping[str, PromptRubric], str]:
