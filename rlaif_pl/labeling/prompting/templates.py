@@ -144,67 +144,54 @@ def parse_yaml(content: str, version: str) -> object:
 def parse_prompt(content: str, version: str) -> LabelingPrompt:
     """Check a prompt file's content and drop white space that would change the verdict's token."""
     first = _PART.search(content)
-    asks_worse, options = _header(content[: first.start()] if first else content, version)
-    if first is None:
-        raise ValueError(
-            f"expected prompt {version} to have a line '---' or '--- name' after its header, got none"
-        )
-    gap = BLANK
-    if first[1]:
-        names, bodies = _PART.split(content)[1::2], _PART.split(content)[2::2]
-        if unknown := sorted(set(names) - PARTS.keys()):
-            raise ValueError(
-                f"prompt {version} has unknown parts {unknown}; known are {list(PARTS)}"
-            )
-        if len(set(names)) != len(names):
-            raise ValueError(f"expected each part of prompt {version} once, got {names}")
-        parts = {name: body.strip() for name, body in zip(names, bodies, strict=True)}
-    else:
-        body, gap, ending = opened(content[first.end() :])
-        if _FIELD.search(ending):
-            raise ValueError(
-                f"expected prompt {version} to end in a line without fields, got {ending!r}"
-            )
-        parts = {"sample": body.strip("\n"), "ending": ending}
-    _check_fields(parts, version)
-    return LabelingPrompt(version, asks_worse, options, parts, gap)
-
-
-def _header(text: str, version: str) -> tuple[bool, tuple[str, ...]]:
+    head = content[: first.start()] if first else content
     try:
-        header = yaml.safe_load(text)
+        header = yaml.safe_load(head)
     except yaml.YAMLError:
         header = None
-    if not isinstance(header, dict) or header.get("asks") not in ("better", "worse"):
-        raise ValueError(
-            f"expected prompt {version} to begin with 'asks: better' or 'asks: worse' and a line "
-            f"'---', got {text[:40]!r}"
-        )
-    if unknown := sorted(set(header) - {"asks", "options"}):
-        raise ValueError(f"expected prompt {version} to begin with asks and options, got {unknown}")
+    asks = header.get("asks") if isinstance(header, dict) else None
+    begin = "to begin with 'asks: better' or 'asks: worse' and a line '---'"
+    _need(asks in ("better", "worse"), version, begin, repr(head[:40]))
+    unknown = sorted(set(header) - {"asks", "options"})
+    _need(not unknown, version, "to begin with asks and options", unknown)
     options = header.get("options", ["1", "2"])
-    if not (is_texts(options) and len({each.strip() for each in options}) == len(options) >= 2):
-        raise ValueError(
-            f"expected the options of prompt {version} to be different texts in quotes, got {options}"
-        )
-    return header["asks"] == "worse", tuple(options)
+    different = is_texts(options) and len({each.strip() for each in options}) == len(options) >= 2
+    _need(different, version, "to have options that are different texts in quotes", options)
+    _need(first, version, "to have a line '---' or '--- name' after its header", "none")
+    if first and first[1]:
+        gap, parts = BLANK, _parts(content, version)
+    else:
+        body, gap, ending = opened(content[first.end() if first else 0 :])
+        _need(not _FIELD.search(ending), version, "to end in a line without fields", repr(ending))
+        parts = {"sample": body.strip("\n"), "ending": ending}
+    _check_fields(parts, version)
+    return LabelingPrompt(version, asks == "worse", tuple(options), parts, gap)
+
+
+def _need(holds: object, version: str, expected: str, got: object) -> None:
+    if not holds:
+        raise ValueError(f"expected prompt {version} {expected}, got {got}")
+
+
+def _parts(content: str, version: str) -> dict[str, str]:
+    _, *pieces = _PART.split(content)
+    names, bodies = pieces[::2], pieces[1::2]
+    unknown = sorted(set(names) - PARTS.keys())
+    _need(not unknown, version, f"to have parts among {list(PARTS)}", unknown)
+    _need(len(set(names)) == len(names), version, "to have each part once", names)
+    return {name: body.strip() for name, body in zip(names, bodies, strict=True)}
 
 
 def _check_fields(parts: dict[str, str], version: str) -> None:
     """Refuse a prompt that would drop a text or say it where it must not."""
-    if missing := [name for name in ("sample", "ending") if not parts.get(name)]:
-        raise ValueError(f"expected prompt {version} to have the parts {missing}")
-    found = {name: _FIELD.findall(text) for name, text in parts.items()}
-    if sorted(found["sample"]) not in [
-        sorted(each) for each in (PAIR, PRINCIPLED, SINGLE, SEVERAL)
-    ]:
-        raise ValueError(
-            f"expected the sample of prompt {version} to hold each of {{prompt}}, {{first}} and "
-            f"{{second}} once, or {{prompt}} and {{response}} once, got {sorted(found['sample'])}"
-        )
-    for name, fields in found.items():
-        if name != "sample" and fields != PARTS[name]:
-            expected = f"to have the fields {PARTS[name]}, got {fields}"
-            raise ValueError(f"expected part '{name}' of prompt {version} {expected}")
-    if "\n" in parts["ending"]:
-        raise ValueError(f"expected the ending of prompt {version} to be one line, got more")
+    missing = [name for name in ("sample", "ending") if not parts.get(name)]
+    _need(not missing, version, f"to have the parts {missing}", sorted(parts))
+    fields = {name: _FIELD.findall(text) for name, text in parts.items()}
+    sample = sorted(fields.pop("sample"))
+    texts = "{prompt}, {first} and {second} once, or {prompt} and {response} once"
+    is_known = sample in [sorted(each) for each in (PAIR, PRINCIPLED, SINGLE, SEVERAL)]
+    _need(is_known, version, f"to have a sample that holds each of {texts}", sample)
+    for name, found in fields.items():
+        expected = f"to have a part '{name}' with the fields {PARTS[name]}"
+        _need(found == PARTS[name], version, expected, found)
+    _need("\n" not in parts["ending"], version, "to have an ending of one line", "more")
