@@ -12,14 +12,8 @@ from rlaif_pl.data.label_export import Exported
 from rlaif_pl.tables import Column, Table
 from rlaif_pl.types import Preference
 
-# Borders of the hub's size categories, each with its name below it.
-SIZES = {
-    10**3: "n<1K",
-    10**4: "1K<n<10K",
-    10**5: "10K<n<100K",
-    10**6: "100K<n<1M",
-    10**7: "1M<n<10M",
-}
+# The hub's size categories: numbers of rows of up to three digits, of four, of five, ...
+SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "n>10M")
 COLUMNS = {
     "prompt": "what both responses reply to",
     "first": "one response; sides carry no meaning",
@@ -70,17 +64,14 @@ def dataset_card(
     known, names = metrics or {}, exported.schema.names
     soft = {"margin": "log-odds of `first` in nats, before any temperature"}
     meanings = COLUMNS | soft if "p_first" in names else COLUMNS
+    columns = [[f"`{name}`", meanings.get(name, name)] for name in names]
     parts = [
         "---\n" + _front_matter(name, exported, data_file, license_id) + "---",
         f"# {name}",
         "Preferences between two responses to a prompt, labeled "
         + _labeled_by(pairs)
         + ". Made with rlaif_pl (reinforcement learning from AI feedback, arXiv 2309.00267).",
-        _table(
-            "Columns",
-            ["column", "meaning"],
-            [[f"`{name}`", meanings.get(name, name)] for name in names],
-        ),
+        _table("Columns", ["column", "meaning"], columns),
         _table("Provenance", ["labeler", "strategy", "prompt version", "rows"], _provenance(pairs)),
         _table("Counts", ["pairs", "number"], _counts(pairs, exported, known)),
         _believe(known),
@@ -93,8 +84,8 @@ def dataset_card(
 
 
 def _front_matter(name: str, exported: Exported, data_file: str, license_id: str) -> str:
-    rows = len(exported.rows)
-    size = next((label for border, label in SIZES.items() if rows < border), "n>10M")
+    digits = len(str(len(exported.rows)))
+    size = SIZES[min(max(digits, 3), 8) - 3]
     files = [{"split": "train", "path": data_file}]
     content = {
         "pretty_name": name,
@@ -153,9 +144,8 @@ def _believe(metrics: Mapping[str, float]) -> str:
         if key in metrics:
             ends = [metrics[end] for end in (f"{key}_low", f"{key}_high") if end in metrics]
             limits = ", ".join(f"{100 * end:.1f}" for end in ends)
-            rows.append(
-                [meaning, f"{100 * metrics[key]:.1f} %" + f" [{limits}]" * (len(ends) == 2)]
-            )
+            known = f" [{limits}]" if len(ends) == 2 else ""
+            rows.append([meaning, f"{100 * metrics[key]:.1f} %{known}"])
     if not rows:
         return "## Agreement with gold verdicts\n\nNot measured. Treat the labels as unverified."
     pairs = metrics.get(f"{prefix}n", math.nan)

@@ -175,7 +175,7 @@ class RubricLabeler(ScoringLabeler):
     def _row(self, prompt: str) -> PromptRubric:
         return self.rows.get(prompt.strip(), PromptRubric())
 
-    def _warn_of_missing(self, prompts: Sequence[str]) -> None:
+    def _answers(self, prompts: Texts, responses: Texts, ask: Ask) -> list[list[Response]]:
         asked = set(map(str.strip, prompts))
         missing = asked - self.rows.keys()
         if self.rows and missing and not self._has_warned:
@@ -184,11 +184,8 @@ class RubricLabeler(ScoringLabeler):
                 f"expected a row of criteria for each prompt, got none for {len(missing)} of "
                 f"{len(asked)}; they are judged by the task's criteria without a reference: add rows, "
                 "or see whether their prompts are the same",
-                stacklevel=4,
+                stacklevel=3,
             )
-
-    def _answers(self, prompts: Texts, responses: Texts, ask: Ask) -> list[list[Response]]:
-        self._warn_of_missing(prompts)
         calls = [
             [
                 ChoiceRequest(self._question(prompt, response, criterion), self.file.options)
