@@ -20,7 +20,6 @@ from typing import Any, BinaryIO, Generic, cast, overload
 
 import numpy as np
 import pyarrow as pa
-from typing_extensions import override
 
 from rlaif_pl.data.disk import naming
 from rlaif_pl.types import Preference, Provenance, Row
@@ -40,13 +39,11 @@ class _Rows(Sequence[Row], Generic[Row]):
     def __getitem__(self, index: int) -> Row: ...
     @overload
     def __getitem__(self, index: slice) -> Sequence[Row]: ...
-    @override
     def __getitem__(self, index: int | slice) -> Row | Sequence[Row]:
         if isinstance(index, slice):
             return select(self, np.arange(len(self))[index])
         return self._row(range(len(self))[index])
 
-    @override
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Sequence):
             return NotImplemented
@@ -54,7 +51,6 @@ class _Rows(Sequence[Row], Generic[Row]):
 
     __hash__ = None  # type: ignore[assignment]  # as of a list
 
-    @override
     def __repr__(self) -> str:
         return f"<{len(self)} rows>"
 
@@ -79,11 +75,9 @@ class DiskRows(_Rows[Row]):
         if len(self._tail) == BLOCK:
             self._write_block()
 
-    @override
     def __len__(self) -> int:
         return len(self._ends) + len(self._tail)
 
-    @override
     def _row(self, number: int) -> Row:
         """Read a row; by its place alone, since forked processes share the file's own."""
         if number >= len(self._ends):
@@ -127,11 +121,9 @@ class SelectedRows(_Rows[Row]):
         self.rows: Sequence[Row] = rows
         self.places = places
 
-    @override
     def __len__(self) -> int:
         return len(self.places)
 
-    @override
     def _row(self, number: int) -> Row:
         return self.rows[int(self.places[number])]
 
