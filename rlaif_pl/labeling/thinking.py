@@ -132,11 +132,7 @@ def thoughtful(ask: Ask, thinking: Thinking | None) -> Ask:
 
 def _together(thoughts: Response, reply: Response) -> Response:
     """Return the reply to a choice with what its thoughts took."""
+    names = ("read", "written", "cost_usd", "seconds", "attempts")
     return replace(
-        reply,
-        read=thoughts.read + reply.read,
-        written=thoughts.written + reply.written,
-        cost_usd=math.fsum([thoughts.cost_usd, reply.cost_usd]),
-        seconds=thoughts.seconds + reply.seconds,
-        attempts=thoughts.attempts + reply.attempts,
+        reply, **{name: getattr(thoughts, name) + getattr(reply, name) for name in names}
     )
