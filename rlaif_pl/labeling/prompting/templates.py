@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import yaml
 
@@ -86,7 +86,7 @@ class LabelingPrompt:
         return _FIELD.sub(lambda match: mark_data(values[match[1]].strip()), self.parts[part])
 
 
-def is_texts(value: object) -> bool:
+def is_texts(value: object) -> TypeGuard[list[str]]:
     """Tell whether a value is a list of texts, none of them blank."""
     return isinstance(value, list) and all(isinstance(x, str) and x.strip() for x in value)
 

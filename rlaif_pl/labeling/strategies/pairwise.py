@@ -166,7 +166,7 @@ class ConstitutionLabeler(VerdictLabeler):
         chat_template: bool = False,
         temperature: float = 1.0,
     ) -> None:
-        super().__init__(backend, temperature, verdict)
+        super().__init__(backend, temperature, verdict, chat=chat_template)
         self.clamp = verdict.limits(COT_CLAMP if cot else None)
         self.principles, version = load_principles(principles)
         self.seed = seed
@@ -186,9 +186,7 @@ def load_principles(name: str) -> tuple[tuple[str, ...], str]:
     """Load principles by name or path, with their version. ``ValueError``: not different texts."""
     content, version = templates.read_versioned(name, ".yaml")
     rows = templates.parse_yaml(content, version)
-    if not (
-        isinstance(rows, list) and rows and templates.is_texts(rows) and len(set(rows)) == len(rows)
-    ):
+    if not (rows and templates.is_texts(rows) and len(set(rows)) == len(rows)):
         raise ValueError(
             f"expected {version} to be a YAML list of different questions, got {str(rows)[:60]!r}"
         )
@@ -229,7 +227,7 @@ class FreeFormLabeler(ModelLabeler):
         max_answer_tokens: int = 64,
         chat_template: bool = False,
     ) -> None:
-        super().__init__(backend, 1.0)
+        super().__init__(backend, 1.0, chat=chat_template)
         if max_answer_tokens < 1:
             raise ValueError(f"expected max_answer_tokens of at least 1, got {max_answer_tokens}")
         shown = load_exemplars(exemplars or f"exemplars-{task}-1", shots, False)
