@@ -185,7 +185,7 @@ def _parts(content: str, version: str) -> dict[str, str]:
 def _check_fields(parts: dict[str, str], version: str) -> None:
     """Refuse a prompt that would drop a text or say it where it must not."""
     missing = [name for name in ("sample", "ending") if not parts.get(name)]
-    _need(not missing, version, f"to have the parts {missing}", sorted(parts))
+    _need(not missing, version, f"to have the parts {missing}", sorted(filter(parts.get, parts)))
     fields = {name: _FIELD.findall(text) for name, text in parts.items()}
     sample = sorted(fields.pop("sample"))
     texts = "{prompt}, {first} and {second} once, or {prompt} and {response} once"
