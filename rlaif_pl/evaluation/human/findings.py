@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rlaif_pl.data.sides import chosen_is_first
+from rlaif_pl.data.splits import chosen_is_first
 from rlaif_pl.evaluation.human import agreement, records
 from rlaif_pl.evaluation.human.records import BY_KIND, PEOPLE, Kind, Rating, Readers
 from rlaif_pl.evaluation.human.tasks import Ranked, Tasks, gather, grouped, win_of
