@@ -10,12 +10,18 @@ from typing import Any, Literal
 
 LONGEST_SENTENCE = 300  # characters shown of what a server says
 # Words of a refusal, in lower case.
-TOO_LONG = ("context length", "context window", "context_length", "maximum context")
-TOO_LONG += ("maximum model length", "max_model_len", "too long")
-FILTERED = ("content_filter", "content_policy", "content management policy", "usage policy")
-FILTERED += ("flagged", "moderation")
-QUOTA = ("insufficient_quota", "insufficient credit", "insufficient balance", "credit balance")
-QUOTA += ("billing_hard_limit", "payment required")
+TOO_LONG = (
+    "context length", "context window", "context_length", "maximum context",
+    "maximum model length", "max_model_len", "too long",
+)  # fmt: skip
+FILTERED = (
+    "content_filter", "content_policy", "content management policy", "usage policy",
+    "flagged", "moderation",
+)  # fmt: skip
+QUOTA = (
+    "insufficient_quota", "insufficient credit", "insufficient balance", "credit balance",
+    "billing_hard_limit", "payment required",
+)  # fmt: skip
 # Words of errors that come without a status, and the status that they stand for; the first fits.
 _STATUS_WORDS = (
     (402, QUOTA),

@@ -23,14 +23,18 @@ from rlaif_pl.types import Preference
 Kind = Literal["malformed", "refused", "too_long", "failed"]
 TIE = 1e-9  # a label this near to one half favors neither side
 # An answer came, but no verdict could be read from it.
-UNREADABLE = ("malformed", "empty", "empty_rationale", "both", "neither", "nonfinite")
-UNREADABLE += ("missing_logprob", "split_option", "low_option_mass", "unclosed_thought")
+UNREADABLE = (
+    "malformed", "empty", "empty_rationale", "both", "neither", "nonfinite",
+    "missing_logprob", "split_option", "low_option_mass", "unclosed_thought",
+)  # fmt: skip
 
 
 def kind_of(failure: str | None) -> Kind:
     """Return the kind of a failure; what is not known here counts as a failed call."""
-    if failure == "refused" or failure == "too_long":
-        return failure
+    if failure == "refused":
+        return "refused"
+    if failure == "too_long":
+        return "too_long"
     return "malformed" if failure in UNREADABLE else "failed"
 
 
